@@ -1,0 +1,1 @@
+"""Bars to arrays: candles, features, datasets, venues; used by training and live trading alike."""

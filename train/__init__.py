@@ -1,0 +1,1 @@
+"""Training: settings, environments, the loop, evaluation; studies and validation below."""

@@ -1,0 +1,1 @@
+"""An Optuna study of training runs."""

@@ -1,0 +1,1 @@
+"""Splits, metrics and reports on equity curves; third-party libraries only."""
