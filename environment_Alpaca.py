@@ -1,0 +1,482 @@
+"""CryptoEnvAlpaca: one trading account, one bar at a time, in plain NumPy and Python floats.
+
+This file is the executable specification of the simulator (docs/simulator.md). It is written to be read: every rule
+is a line or a short loop over assets, all arithmetic is float64, and nothing is vectorized. The batched simulator in
+``environment_Alpaca_vectorized.py`` is compared with it at every step and in every field. The two share their settings
+(`EnvParams`, one table of rule sets) and nothing that computes, so that one cannot hide a mistake of the other.
+
+Units: money in quote currency (USD), quantities in coins, ``*_rate`` and ``*_pct`` are fractions (0.0025 is 0.25 %).
+Causality: the observation at bar ``t`` uses rows ``<= t``; the action chosen there fills at the close of ``t + 1``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from environment_Alpaca_vectorized import (
+    EQUITY_FLOOR,
+    HELD_BARS_SCALE,
+    INCREMENT_SLACK,
+    TARGET_WEIGHT,
+    EnvParams,
+    check_arrays,
+    smallest_orders,
+)
+
+
+@dataclass
+class Account:
+    """Everything that changes within an episode. One function, `CryptoEnvAlpaca._open_account`, builds it."""
+
+    bar: int                  # row of price_array the account stands at
+    first_bar: int            # bar of the episode's first observation
+    last_bar: int             # the episode is over at this bar
+    cash: float               # quote
+    qty: list[float]          # (A,) coins
+    held_bars: list[int]      # (A,) bars since the position was opened or last sold from
+    high: list[float]         # (A,) highest price while held, quote; kept when the trailing stop is on
+    order_scale: list[float]  # (A,) coins per unit of action; host presets only
+    benchmark_qty: list[float]  # (A,) coins of the equal-weight portfolio
+    equity: float             # quote, marked at `bar`
+    benchmark: float          # quote, value of the equal-weight portfolio at `bar`
+    peak: float               # quote, highest equity of the episode
+    max_drawdown: float       # fraction, largest fall from a peak in the episode
+    discounted_return: float = 0.0  # host presets: G = gamma * G + r
+    traded: Traded = field(default_factory=lambda: Traded())
+
+
+@dataclass
+class Traded:
+    """What was executed within one step."""
+
+    trades: int = 0
+    fees: float = 0.0      # quote
+    slippage: float = 0.0  # quote
+    turnover: float = 0.0  # quote, |quantity| * close
+
+
+class CryptoEnvAlpaca:
+    """A long-only spot account over A coins, stepped one bar at a time.
+
+    Args:
+        config: `price_array` (T, A) closes, `tech_array` (T, F) features, and optionally `tickers` (A), `segments`
+            [(first, last_exclusive), ...], `min_order_qty` (A,) and `qty_increment` (A,) in coins.
+        env_params: `rules` ("finrl_crypto", "cappuccino" or "standard"), `lookback` and any setting of
+            `EnvParams`. In "standard" an unknown key is an error; host presets ignore it.
+        initial_capital: quote; None takes the rule set's.
+        buy_cost_pct: fee fraction of a purchase; None takes the rule set's.
+        sell_cost_pct: fee fraction of a sale; None takes the rule set's.
+        gamma: discount of the host presets' final reward.
+        if_log: kept for hosts, whose constructors pass it; this environment does not log.
+        seed: of the random starts.
+        start: "first" or "random"; None takes the rule set's.
+        episode_bars: length of a window in steps; None runs to the end of the segment.
+
+    Raises:
+        ValueError: for arrays or settings that cannot be traded; the message names the value and what to do.
+    """
+
+    def __init__(
+        self, config: Mapping[str, Any], env_params: Mapping[str, Any], initial_capital: float | None = None,
+        buy_cost_pct: float | None = None, sell_cost_pct: float | None = None, gamma: float = 0.99,
+        if_log: bool = False, *, seed: int | None = None, start: str | None = None, episode_bars: int | None = None,
+    ) -> None:  # fmt: skip
+        self.params = p = EnvParams.from_mapping(env_params, initial_capital, buy_cost_pct, sell_cost_pct, gamma)
+        self.lookback, self.initial_capital, self.if_log = p.lookback, p.initial_capital, if_log
+        self.price_array = np.asarray(config["price_array"], dtype=np.float64)
+        self.tech_array = np.asarray(config["tech_array"], dtype=np.float64)
+        check_arrays(self.price_array, self.tech_array)
+        n_bars, n_assets = self.price_array.shape
+        self.min_qty = np.broadcast_to(np.asarray(smallest_orders(p.rules, config, n_assets), float), (n_assets,)).tolist()
+        self.qty_increment = np.broadcast_to(np.asarray(config.get("qty_increment", 0.0), float), (n_assets,)).tolist()
+        self.segments = [(int(a), int(b)) for a, b in config.get("segments") or [(0, n_bars)]]
+        self.seed, self.start, self.episode_bars = seed or 0, start or p.start, episode_bars
+        self._starts = [self._starts_of(segment) for segment in self.segments]
+        if not any(self._starts):
+            raise ValueError(f"no segment is long enough for lookback {self.lookback}: {self.segments}; give more bars")
+        self.episode = -1
+
+        self.env_name, self.env_num, self.num_envs = "CryptoEnvAlpaca", 1, 1
+        self.max_step = max(self._window_end(i, s[0]) - s[0] for i, s in enumerate(self._starts) if s)
+        self.state_dim = 1 + n_assets + self.lookback * self.tech_array.shape[1]
+        self.state_dim += (2 + n_assets) if p.observe_account else 0
+        self.action_dim, self.if_discrete, self.target_return = n_assets, False, 10.0
+        self.initial_total_asset = self.initial_capital
+        self.reset()  # the attributes that hosts read exist from the start
+        self.episode, self.done = -1, True  # but the caller's first reset() begins episode 0
+
+    # ---------------------------------------------------------------- what hosts read
+    @property
+    def cash(self) -> float:
+        """Quote currency in the account."""
+        return self.account.cash
+
+    @property
+    def stocks(self) -> np.ndarray:
+        """(A,) coins in the account, a copy."""
+        return np.array(self.account.qty)
+
+    @property
+    def time(self) -> int:
+        """Row of price_array the account stands at."""
+        return self.account.bar
+
+    @property
+    def total_asset(self) -> float:
+        """Account value, quote."""
+        return self.account.equity
+
+    @property
+    def episode_return(self) -> float:
+        """Account value over initial capital."""
+        return self.account.equity / self.initial_capital
+
+    def reset(self, bar: int | None = None) -> np.ndarray:
+        """Open a fresh account and return its first observation, (S,) float32.
+
+        `bar` forces the first bar of the episode; it must lie in a segment with a full lookback before it.
+        """
+        self.episode += 1
+        self.rejected_actions = 0
+        segment, first = self._draw_start() if bar is None else self._locate(bar)
+        self.account = self._open_account(segment, first)
+        self.done = False
+        return self._observe()
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, float, bool, dict[str, Any]]:
+        """Advance one bar.
+
+        Args:
+            actions: (A,) in [-1, 1]; positive buys, negative sells. Any non-finite entry makes the step a hold.
+
+        Returns:
+            observation (S,) float32, reward, done, info. The account is not restarted: call `reset()`.
+
+        Raises:
+            ValueError: for a wrong shape.
+            RuntimeError: before the first reset and after the end of the episode.
+        """
+        if self.done:
+            raise RuntimeError("no episode is running: call reset() before step()")
+        action = np.asarray(actions, dtype=np.float32)
+        if action.shape != (self.action_dim,):
+            raise ValueError(f"actions must have shape ({self.action_dim},), one per asset; received {action.shape}")
+        if not np.isfinite(action).all():
+            self.rejected_actions += 1
+            action = np.zeros_like(action)
+        reward, terms, truncated = self._transition(action)
+        state = self._observe()
+        return state, reward, self.done, self._info(terms, truncated, state)
+
+    # ---------------------------------------------------------------- the bar
+    def _transition(self, action: np.ndarray) -> tuple[float, dict[str, float], bool]:
+        """One bar, in the order of docs/simulator.md -> reward, its terms, truncated."""
+        acct, p = self.account, self.params
+        acct.traded = Traded()
+        before, benchmark_before, drawdown_before = acct.equity, acct.benchmark, acct.max_drawdown
+
+        acct.bar += 1
+        acct.held_bars = [n + 1 if q > 0 else n for n, q in zip(acct.held_bars, acct.qty, strict=True)]
+        price = self.price_array[acct.bar].tolist()
+        equity_at_fill = acct.cash + sum(q * x for q, x in zip(acct.qty, price, strict=True))
+        if p.trailing_stop_pct > 0:
+            self._trailing_stop(price)
+        order = self._order_quantities(action, price, equity_at_fill)
+        if p.max_position_weight > 0:
+            order = self._cap_positions(order, price, equity_at_fill)
+        self._sell(order, price)
+        if p.stale_bars > 0:
+            self._release_stale(price)
+        self._buy(order, price, equity_at_fill)
+
+        acct.equity = acct.cash + sum(q * x for q, x in zip(acct.qty, price, strict=True))
+        acct.benchmark = sum(q * x for q, x in zip(acct.benchmark_qty, price, strict=True))
+        acct.peak = max(acct.peak, acct.equity)
+        acct.max_drawdown = max(acct.max_drawdown, 1.0 - acct.equity / acct.peak)
+        terms = self._reward_terms(price, before, benchmark_before, drawdown_before)
+        reward = math.fsum(terms.values())
+
+        ruined = acct.equity <= p.terminal_equity_fraction * self.initial_capital and p.truncates
+        at_end = acct.bar >= acct.last_bar
+        self.done = at_end or ruined
+        if p.final_reward == "discounted_return":
+            acct.discounted_return = self.params.gamma * acct.discounted_return + reward
+            reward = acct.discounted_return if self.done else reward
+        return reward, terms, at_end and not ruined and p.truncates
+
+    def _order_quantities(self, action: np.ndarray, price: list[float], equity: float) -> list[float]:
+        """Coins each action asks for: positive to buy, negative to sell."""
+        if self.params.order_sizing == "price_magnitude":
+            return [float(a) * s for a, s in zip(action, self.account.order_scale, strict=True)]
+        if self.params.order_sizing == "initial_capital":  # in float32, as the host computes it
+            scale = np.array(self.account.order_scale, dtype=np.float32)
+            with np.errstate(over="ignore"):
+                return (action * scale).astype(np.float64).tolist()
+        norm = self.params.norm_action
+        return [float(a) * equity / (x * norm) if x > 0 else 0.0 for a, x in zip(action, price, strict=True)]
+
+    def _cap_positions(self, order: list[float], price: list[float], equity: float) -> list[float]:
+        """Cut every buy so that the position would not exceed its share of the account."""
+        limit = self.params.max_position_weight * equity
+        room = [max(0.0, limit / x - q) if x > 0 else 0.0 for x, q in zip(price, self.account.qty, strict=True)]
+        return [min(o, r) for o, r in zip(order, room, strict=True)]
+
+    def _trailing_stop(self, price: list[float]) -> None:
+        """Sell a whole position whose price fell by more than trailing_stop_pct from its high."""
+        acct = self.account
+        for i, x in enumerate(price):
+            if acct.qty[i] > 0:
+                acct.high[i] = max(acct.high[i], x)
+                if 0 < x < acct.high[i] * (1.0 - self.params.trailing_stop_pct):
+                    self._execute_sale(i, acct.qty[i], x)
+
+    def _sell(self, order: list[float], price: list[float]) -> None:
+        """Sell what the orders ask for, at most the position."""
+        acct, p = self.account, self.params
+        for i, x in enumerate(price):
+            wanted = -order[i]
+            if not (wanted > 0 and acct.qty[i] > 0 and x > 0):
+                continue
+            closes = p.always_allow_close and wanted >= acct.qty[i]
+            if not closes:
+                wanted = self._whole_increments(i, wanted)
+                if not (wanted > self.min_qty[i] and wanted * x >= p.min_order_notional):
+                    continue
+            self._execute_sale(i, min(acct.qty[i], wanted), x)
+
+    def _release_stale(self, price: list[float]) -> None:
+        """Sell a fraction of every position held for stale_bars or longer."""
+        acct, p = self.account, self.params
+        for i, x in enumerate(price):
+            if acct.held_bars[i] >= p.stale_bars and (x > 0 or p.release_unpriced):
+                self._execute_sale(i, acct.qty[i] * p.stale_fraction, x)
+
+    def _buy(self, order: list[float], price: list[float], equity: float) -> None:
+        """Buy what the orders ask for and the cash allows."""
+        wanted = [0.0] * len(price)
+        for i, x in enumerate(price):
+            quantity = self._whole_increments(i, order[i])
+            if x > 0 and self._is_large_enough(i, quantity, x):
+                wanted[i] = quantity
+        if self.params.buys == "sequential":
+            for i in range(len(price)):
+                self._execute_purchase(i, min(wanted[i], self._affordable(price[i], equity)), price[i])
+            return
+        cost = sum(q * self._purchase_price(x) for q, x in zip(wanted, price, strict=True))
+        budget = self._spendable_cash(equity)
+        scale = min(1.0, budget / cost) if cost > 0 else 0.0
+        for i in range(len(price)):
+            self._execute_purchase(i, self._whole_increments(i, wanted[i] * scale), price[i])
+
+    def _spendable_cash(self, equity: float) -> float:
+        base = equity if self.params.reserve_base == "equity" else self.initial_capital
+        return max(0.0, self.account.cash - self.params.min_cash_reserve * base) * self.params.cash_haircut
+
+    def _affordable(self, price: float, equity: float) -> float:
+        return self._spendable_cash(equity) / self._purchase_price(price) if price > 0 else 0.0
+
+    def _purchase_price(self, price: float) -> float:
+        """Quote paid per coin bought, slippage and fee included."""
+        return price * (1.0 + self.params.slippage_rate) * (1.0 + self.params.buy_fee_rate)
+
+    def _is_large_enough(self, i: int, quantity: float, price: float) -> bool:
+        return quantity > self.min_qty[i] and quantity * price >= self.params.min_order_notional
+
+    def _whole_increments(self, i: int, quantity: float) -> float:
+        step = self.qty_increment[i]
+        return math.floor(quantity / step + INCREMENT_SLACK) * step if step > 0 and math.isfinite(quantity) else quantity
+
+    def _execute_sale(self, i: int, quantity: float, price: float) -> None:
+        """Take `quantity` coins out at the close less slippage and fee; the position's clock starts again."""
+        acct = self.account
+        fill = price * (1.0 - self.params.slippage_rate)
+        acct.qty[i] -= quantity
+        acct.cash += quantity * fill * (1.0 - self.params.sell_fee_rate)
+        acct.held_bars[i] = 0
+        if acct.qty[i] == 0.0:
+            acct.high[i] = 0.0
+        self._book(quantity, price, fill * self.params.sell_fee_rate)
+
+    def _execute_purchase(self, i: int, quantity: float, price: float) -> None:
+        """Add `quantity` coins, unless what the cash left of the order is below the minimum."""
+        # A buy cut to exactly the minimum is kept: the hosts drop it only when it is smaller.
+        if quantity <= 0 or quantity < self.min_qty[i] or quantity * price < self.params.min_order_notional:
+            return
+        acct = self.account
+        acct.high[i] = price if acct.qty[i] == 0.0 else acct.high[i]
+        acct.qty[i] += quantity
+        acct.cash = max(0.0, acct.cash - quantity * self._purchase_price(price))  # max: rounding, at most one ulp
+        self._book(quantity, price, price * (1.0 + self.params.slippage_rate) * self.params.buy_fee_rate)
+
+    def _book(self, quantity: float, price: float, fee_per_coin: float) -> None:
+        traded = self.account.traded
+        traded.trades += quantity > 0
+        traded.turnover += quantity * price
+        traded.fees += quantity * fee_per_coin
+        traded.slippage += quantity * price * self.params.slippage_rate
+
+    # ---------------------------------------------------------------- reward
+    def _reward_terms(
+        self, price: list[float], before: float, benchmark_before: float, drawdown_before: float
+    ) -> dict[str, float]:
+        """Named terms whose sum is the reward."""
+        acct, p = self.account, self.params
+        if p.reward == "benchmark_difference":
+            gain = (acct.equity - before) - (acct.benchmark - benchmark_before)
+            return {"alpha": gain * p.norm_reward}
+        weights = [q * x / acct.equity if acct.equity > 0 else 0.0 for q, x in zip(acct.qty, price, strict=True)]
+        if p.reward == "cappuccino":
+            return self._cappuccino_terms(weights, before, benchmark_before)
+        floor = EQUITY_FLOOR * self.initial_capital
+        growth = math.log(max(acct.equity, floor) / max(before, floor))
+        tracked = math.log(max(acct.benchmark, floor) / max(benchmark_before, floor))
+        terms = {
+            "growth": p.growth_weight * growth,
+            "benchmark": -p.benchmark_weight * tracked,
+            "drawdown": -p.drawdown_penalty * (acct.max_drawdown - drawdown_before),
+            "volatility": -p.volatility_penalty * growth**2,
+            "concentration": -p.concentration_penalty * max(0.0, max(weights) - TARGET_WEIGHT),
+            "turnover": -p.turnover_penalty * acct.traded.turnover / max(acct.equity, floor),
+        }
+        return {name: p.norm_reward * value for name, value in terms.items()}
+
+    def _cappuccino_terms(self, weights: list[float], before: float, benchmark_before: float) -> dict[str, float]:
+        acct, p, norm = self.account, self.params, self.params.norm_reward
+        gain, benchmark_gain = acct.equity - before, acct.benchmark - benchmark_before
+        decay = self._time_decay()
+        market = benchmark_gain / benchmark_before if benchmark_before > 0 else 0.0
+        cash_share = acct.cash / acct.equity if acct.equity > 0 else 0.0
+        cash_bonus = abs(market) * cash_share * norm * 0.1 if market < 0 and cash_share > 0.1 else 0.0
+        reserve = p.min_cash_reserve * self.initial_capital
+        shortfall = max(0.0, reserve - acct.cash) if p.min_cash_reserve > 0 else 0.0
+        return {
+            "alpha": 0.5 * (gain - benchmark_gain) * norm * decay,
+            "absolute": 0.3 * gain / self.initial_capital * norm * decay,
+            "cash_bonus": 0.2 * cash_bonus,
+            "cash_reserve": -shortfall / self.initial_capital * norm * 0.5,
+            "concentration": self._cappuccino_concentration(weights, p.concentration_penalty),
+        }
+
+    def _time_decay(self) -> float:
+        acct = self.account
+        first, last = self._segment[0] + self.lookback - 1, self._segment[1] - self.lookback - 1
+        progress = min(max((acct.bar - first) / max(last - first, 1), 0.0), 1.0)
+        return max(1.0 - progress, self.params.time_decay_floor)
+
+    def _cappuccino_concentration(self, weights: list[float], penalty: float) -> float:
+        """Penalty for one large position and for few positions, bonus for evenly spread ones (Gini under 0.4)."""
+        if not (penalty > 0 and self.account.equity > 0):
+            return 0.0
+        total = -penalty * max(0.0, max(weights) - TARGET_WEIGHT)
+        held = sorted(w for w in weights if w > 0.01)
+        n = len(held)
+        if n < 3:
+            return total - 0.5 * penalty * (3 - n)
+        gini = 2.0 * sum(j * w for j, w in enumerate(held, start=1)) / (n * sum(held)) - (n + 1) / n
+        return total + 0.1 * penalty * max(0.0, 0.4 - gini)
+
+    # ---------------------------------------------------------------- observation
+    def _observe(self) -> np.ndarray:
+        """(S,) float32: account, then L rows of features, newest first, then what observe_account adds."""
+        acct, p = self.account, self.params
+        if p.observation == "absolute":
+            account = [acct.cash * p.norm_cash, *(q * p.norm_stocks for q in acct.qty)]
+        else:
+            equity = max(acct.equity, EQUITY_FLOOR * self.initial_capital)
+            price = self.price_array[acct.bar].tolist()
+            account = [acct.cash / equity, *(q * x / equity for q, x in zip(acct.qty, price, strict=True))]
+        newest_first = self.tech_array[acct.bar - self.lookback + 1 : acct.bar + 1][::-1]
+        blocks = [account, (newest_first * p.norm_tech).ravel()]
+        if p.observe_account:
+            progress = (acct.bar - acct.first_bar) / (acct.last_bar - acct.first_bar)
+            blocks.append([progress, 1.0 - acct.equity / acct.peak, *(n * HELD_BARS_SCALE for n in acct.held_bars)])
+        return np.concatenate(blocks).astype(np.float32)
+
+    def _info(self, terms: dict[str, float], truncated: bool, state: np.ndarray) -> dict[str, Any]:
+        acct = self.account
+        return {
+            "truncated": truncated, "final_state": state, "episode_return": self.episode_return,
+            "equity": acct.equity, "benchmark_equity": acct.benchmark, "reward_terms": terms,
+            "trades": acct.traded.trades, "fees": acct.traded.fees, "slippage": acct.traded.slippage,
+            "turnover": acct.traded.turnover, "rejected_actions": self.rejected_actions,
+        }  # fmt: skip
+
+    # ---------------------------------------------------------------- episodes
+    def _starts_of(self, segment: tuple[int, int]) -> range:
+        """First bars from which at least one step (a whole window, where one fits) can be made."""
+        first = segment[0] + self.lookback - 1
+        steps = min(self.episode_bars or 1, max(self._last_bar_of(segment) - first, 1))
+        return range(first, self._last_bar_of(segment) - steps + 1)
+
+    def _last_bar_of(self, segment: tuple[int, int]) -> int:
+        return segment[1] - 1 - (self.lookback if self.params.ends_lookback_early else 0)
+
+    def _window_end(self, segment: int, first: int) -> int:
+        last = self._last_bar_of(self.segments[segment])
+        return min(last, first + self.episode_bars) if self.episode_bars else last
+
+    def _draw_start(self) -> tuple[int, int]:
+        """(segment, first bar) of the current episode: environment 0 of the batched class draws the same."""
+        usable = [i for i, starts in enumerate(self._starts) if starts]
+        if self.start == "first":
+            segment = usable[self.episode % len(usable)]
+            return segment, self._starts[segment][0]
+        if self.start != "random":
+            raise ValueError(f'start must be "first" or "random" for one environment; received {self.start!r}')
+        n_starts = sum(len(starts) for starts in self._starts)
+        k = (hash32(self.seed, 0, self.episode) * n_starts) >> 32
+        for segment in usable:
+            if k < len(self._starts[segment]):
+                return segment, self._starts[segment][k]
+            k -= len(self._starts[segment])
+        raise AssertionError("k is below the number of starts")
+
+    def _locate(self, bar: int) -> tuple[int, int]:
+        for segment, (first, _) in enumerate(self.segments):
+            if first + self.lookback - 1 <= bar < self._last_bar_of(self.segments[segment]):
+                return segment, bar
+        raise ValueError(f"bar {bar} is no first bar: it needs {self.lookback - 1} bars before it and one after it")
+
+    def _open_account(self, segment: int, first: int) -> Account:
+        """The only place where an account is made, so that nothing survives a reset by accident."""
+        p, capital, n_assets = self.params, self.initial_capital, self.action_dim
+        self._segment = self.segments[segment]
+        base = self._segment[0] if p.benchmark_base == "segment" else first
+        base_price = self.price_array[base]
+        priced = base_price > 0
+        fee = 1.0 + (self.params.buy_fee_rate if p.benchmark_pays_fee else 0.0)
+        share = capital / max(int(priced.sum()), 1)
+        benchmark_qty = [share / (x * fee) if x > 0 else 0.0 for x in base_price.tolist()]
+        benchmark = sum(q * x for q, x in zip(benchmark_qty, self.price_array[first].tolist(), strict=True))
+        return Account(
+            bar=first, first_bar=first, last_bar=self._window_end(segment, first), cash=capital,
+            qty=[0.0] * n_assets, held_bars=[0] * n_assets, high=[0.0] * n_assets,
+            order_scale=self._order_scale(self.price_array[self._segment[0]].tolist()), benchmark_qty=benchmark_qty,
+            equity=capital, benchmark=benchmark, peak=capital, max_drawdown=0.0,
+        )  # fmt: skip
+
+    def _order_scale(self, first_price: list[float]) -> list[float]:
+        norm, sizing = self.params.norm_action, self.params.order_sizing
+        if sizing == "price_magnitude":
+            return [norm / 10.0 ** math.floor(math.log10(x)) if x > 0 else 0.0 for x in first_price]
+        if sizing == "initial_capital":
+            return [self.initial_capital / (x * norm) if x > 0 else 0.0 for x in first_price]
+        return [0.0] * len(first_price)
+
+
+def hash32(seed: int, env: int, episode: int) -> int:
+    """A 32-bit number that depends on nothing but its arguments (finalizer of C. Wellons' `lowbias32`)."""
+    x = 0
+    for word in (seed, env, episode):
+        x = (x + word + 0x9E3779B9) & 0xFFFFFFFF
+        x ^= x >> 16
+        x = (x * 0x7FEB352D) & 0xFFFFFFFF
+        x ^= x >> 15
+        x = (x * 0x846CA68B) & 0xFFFFFFFF
+        x ^= x >> 16
+    return x

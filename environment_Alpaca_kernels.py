@@ -1,0 +1,553 @@
+"""The step of `environment_Alpaca_vectorized.py` as one native loop over environments (numba, CPU).
+
+Imported lazily by VectorizedCryptoEnvAlpacaOptimized; without numba that class runs the plain torch step instead.
+Phases, names and order are those of the plain file, so that the two can be read side by side; every test of the plain
+class runs on this one too. The loop mutates the account arrays in place and writes observation, reward and flags
+straight into the caller's storage: nothing is allocated in a step.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, get_type_hints
+
+import numpy as np
+import torch
+from numba import njit, prange
+
+from environment_Alpaca_vectorized import (
+    EQUITY_FLOOR,
+    HELD_BARS_SCALE,
+    INCREMENT_SLACK,
+    TARGET_WEIGHT,
+    VectorizedCryptoEnvAlpacaOptimized,
+)
+
+# Below this many environments the cost of waking a second thread exceeds its gain (benchmarks/step.py).
+PARALLEL_FROM_N_ENVS = 2048
+
+ORDER_SIZINGS = ("price_magnitude", "initial_capital", "equity")
+REWARDS = ("benchmark_difference", "cappuccino", "weighted_terms")
+STARTS = ("first", "random", "stratified")
+
+
+class Rules(NamedTuple):
+    """`EnvParams` as numbers, which is what a compiled function takes; choices are indices into the tuples above."""
+
+    initial_capital: float
+    buy_fee_rate: float
+    sell_fee_rate: float
+    gamma: float
+    slippage_rate: float
+    order_sizing: int
+    min_order_notional: float
+    always_allow_close: bool
+    stale_bars: int
+    stale_fraction: float
+    release_unpriced: bool
+    buys_sequentially: bool
+    cash_haircut: float
+    reserve_of_equity: bool
+    truncates: bool
+    terminal_equity_fraction: float
+    reward: int
+    discounts_final_reward: bool
+    observes_absolute: bool
+    benchmark_of_episode: bool
+    benchmark_pays_fee: bool
+    norm_cash: float
+    norm_stocks: float
+    norm_reward: float
+    norm_action: float
+    min_cash_reserve: float
+    max_position_weight: float
+    trailing_stop_pct: float
+    time_decay_floor: float
+    growth_weight: float
+    benchmark_weight: float
+    drawdown_penalty: float
+    volatility_penalty: float
+    concentration_penalty: float
+    turnover_penalty: float
+    observe_account: bool
+    lookback: int
+    start: int
+    seed: int
+    episode_bars: int  # 0: to the end of the segment
+
+
+class MarketArrays(NamedTuple):
+    """`Market` as NumPy views of the same memory."""
+
+    price: np.ndarray
+    tech: np.ndarray
+    min_qty: np.ndarray
+    qty_increment: np.ndarray
+    segment_first: np.ndarray
+    segment_end: np.ndarray
+    episode_limit: np.ndarray
+    first_start: np.ndarray
+    start_offset: np.ndarray
+    usable_segment: np.ndarray
+
+
+class Books(NamedTuple):
+    """`Portfolio` as NumPy views of the same memory, with the episode numbers and a scratch row of orders."""
+
+    bar: np.ndarray
+    first_bar: np.ndarray
+    last_bar: np.ndarray
+    segment: np.ndarray
+    cash: np.ndarray
+    qty: np.ndarray
+    held_bars: np.ndarray
+    high: np.ndarray
+    order_scale: np.ndarray
+    benchmark_qty: np.ndarray
+    equity: np.ndarray
+    benchmark: np.ndarray
+    peak: np.ndarray
+    max_drawdown: np.ndarray
+    discounted_return: np.ndarray
+    trades: np.ndarray
+    fees: np.ndarray
+    slippage: np.ndarray
+    turnover: np.ndarray
+    episode: np.ndarray
+    rejected: np.ndarray
+    order_qty: np.ndarray
+
+
+class Outputs(NamedTuple):
+    """What a step writes: the caller's slots for state, reward and done, and the environment's own info buffers."""
+
+    state: np.ndarray        # (N, S) float32
+    reward: np.ndarray       # (N,) float32
+    done: np.ndarray         # (N,) bool
+    final_state: np.ndarray  # (N, S) float32, written where done
+    truncated: np.ndarray    # (N,) bool
+    terms: np.ndarray        # (K, N) float64
+    equity: np.ndarray       # (N,) float64, before a restart
+    benchmark: np.ndarray
+    trades: np.ndarray
+    fees: np.ndarray
+    slippage: np.ndarray
+    turnover: np.ndarray
+
+
+def _step_all(action: np.ndarray, m: MarketArrays, b: Books, p: Rules, out: Outputs, restarts: bool) -> None:
+    """Advance every environment one bar; action (N, A) float32."""
+    for i in prange(action.shape[0]):
+        step_one(i, action, m, b, p, out, restarts)
+
+
+@njit(inline="always")
+def account_value(i: int, price: np.ndarray, b: Books) -> float:  # noqa: D103
+    value = b.cash[i]
+    for a in range(price.shape[0]):
+        value += b.qty[i, a] * price[a]
+    return value
+
+
+@njit(inline="always")
+def whole_increments(quantity: float, step: float) -> float:  # noqa: D103
+    if step > 0 and math.isfinite(quantity):
+        return math.floor(quantity / step + INCREMENT_SLACK) * step
+    return quantity
+
+
+@njit
+def order_quantities(i: int, action: np.ndarray, price: np.ndarray, equity: float, b: Books, p: Rules) -> None:
+    """Fill b.order_qty[i]; a non-finite action is a hold."""
+    order_qty = b.order_qty[i]
+    for a in range(price.shape[0]):
+        if not math.isfinite(action[i, a]):
+            b.rejected[i] += 1
+            order_qty[:] = 0.0
+            return
+    for a in range(price.shape[0]):
+        if p.order_sizing == 0:
+            order_qty[a] = np.float64(action[i, a]) * b.order_scale[i, a]
+        elif p.order_sizing == 1:  # in float32, as the host computes it
+            order_qty[a] = np.float64(action[i, a] * np.float32(b.order_scale[i, a]))
+        elif price[a] > 0:
+            order_qty[a] = np.float64(action[i, a]) * (equity / (price[a] * p.norm_action))
+        else:
+            order_qty[a] = 0.0
+
+
+@njit(inline="always")
+def cap_positions(i: int, price: np.ndarray, equity: float, b: Books, p: Rules) -> None:  # noqa: D103
+    for a in range(price.shape[0]):
+        room = max(p.max_position_weight * equity / price[a] - b.qty[i, a], 0.0) if price[a] > 0 else 0.0
+        b.order_qty[i, a] = min(b.order_qty[i, a], room)
+
+
+@njit(inline="always")
+def execute_sale(i: int, a: int, sold: float, price: float, b: Books, p: Rules) -> None:  # noqa: D103
+    if sold <= 0:
+        return
+    fill = price * (1.0 - p.slippage_rate)
+    b.qty[i, a] -= sold
+    b.cash[i] += sold * fill * (1.0 - p.sell_fee_rate)
+    b.held_bars[i, a] = 0
+    if b.qty[i, a] == 0.0:
+        b.high[i, a] = 0.0
+    book_trade(i, sold, price, fill * p.sell_fee_rate, b, p)
+
+
+@njit(inline="always")
+def book_trade(i: int, quantity: float, price: float, fee_per_coin: float, b: Books, p: Rules) -> None:  # noqa: D103
+    b.trades[i] += 1
+    b.fees[i] += quantity * fee_per_coin
+    b.slippage[i] += quantity * price * p.slippage_rate
+    b.turnover[i] += quantity * price
+
+
+@njit(inline="always")
+def execute_trailing_stops(i: int, price: np.ndarray, b: Books, p: Rules) -> None:  # noqa: D103
+    for a in range(price.shape[0]):
+        if b.qty[i, a] > 0:
+            b.high[i, a] = max(b.high[i, a], price[a])
+            if 0 < price[a] < b.high[i, a] * (1.0 - p.trailing_stop_pct):
+                execute_sale(i, a, b.qty[i, a], price[a], b, p)
+
+
+@njit(inline="always")
+def execute_sells(i: int, price: np.ndarray, m: MarketArrays, b: Books, p: Rules) -> None:  # noqa: D103
+    for a in range(price.shape[0]):
+        order = -b.order_qty[i, a]
+        if not (order > 0 and b.qty[i, a] > 0 and price[a] > 0):
+            continue
+        if p.always_allow_close and order >= b.qty[i, a]:
+            execute_sale(i, a, b.qty[i, a], price[a], b, p)
+            continue
+        wanted = whole_increments(order, m.qty_increment[a])
+        if wanted > m.min_qty[a] and wanted * price[a] >= p.min_order_notional:
+            execute_sale(i, a, min(b.qty[i, a], wanted), price[a], b, p)
+
+
+@njit(inline="always")
+def release_stale(i: int, price: np.ndarray, b: Books, p: Rules) -> None:  # noqa: D103
+    for a in range(price.shape[0]):
+        if b.held_bars[i, a] >= p.stale_bars and (price[a] > 0 or p.release_unpriced):
+            execute_sale(i, a, b.qty[i, a] * p.stale_fraction, price[a], b, p)
+
+
+@njit(inline="always")
+def spendable_cash(i: int, equity: float, b: Books, p: Rules) -> float:  # noqa: D103
+    base = equity if p.reserve_of_equity else p.initial_capital
+    return max(b.cash[i] - p.min_cash_reserve * base, 0.0) * p.cash_haircut
+
+
+@njit(inline="always")
+def execute_purchase(i: int, a: int, bought: float, price: float, m: MarketArrays, b: Books, p: Rules) -> None:  # noqa: D103
+    if bought <= 0 or bought < m.min_qty[a] or bought * price < p.min_order_notional:
+        return
+    if b.qty[i, a] == 0.0:
+        b.high[i, a] = price
+    b.qty[i, a] += bought
+    b.cash[i] = max(b.cash[i] - bought * unit_cost(price, p), 0.0)  # max: rounding only
+    book_trade(i, bought, price, price * (1.0 + p.slippage_rate) * p.buy_fee_rate, b, p)
+
+
+@njit(inline="always")
+def unit_cost(price: float, p: Rules) -> float:  # noqa: D103
+    return price * (1.0 + p.slippage_rate) * (1.0 + p.buy_fee_rate)
+
+
+@njit
+def execute_buys(i: int, price: np.ndarray, equity: float, m: MarketArrays, b: Books, p: Rules) -> None:
+    """Asset by asset in the hosts' rules, all scaled together when cash is short in "standard"."""
+    order_qty = b.order_qty[i]
+    cost = 0.0
+    for a in range(price.shape[0]):
+        wanted = whole_increments(order_qty[a], m.qty_increment[a])
+        is_order = price[a] > 0 and wanted > m.min_qty[a] and wanted * price[a] >= p.min_order_notional
+        order_qty[a] = wanted if is_order else 0.0
+        cost += order_qty[a] * unit_cost(price[a], p) if is_order else 0.0
+    if not p.buys_sequentially:
+        scale = min(1.0, spendable_cash(i, equity, b, p) / cost) if cost > 0 else 0.0
+        for a in range(price.shape[0]):
+            execute_purchase(i, a, whole_increments(order_qty[a] * scale, m.qty_increment[a]), price[a], m, b, p)
+        return
+    for a in range(price.shape[0]):
+        if order_qty[a] > 0:
+            affordable = spendable_cash(i, equity, b, p) / unit_cost(price[a], p)
+            execute_purchase(i, a, min(order_qty[a], affordable), price[a], m, b, p)
+
+
+@njit
+def mark_to_market(i: int, price: np.ndarray, b: Books) -> None:  # noqa: D103
+    b.equity[i] = account_value(i, price, b)
+    benchmark = 0.0
+    for a in range(price.shape[0]):
+        benchmark += b.benchmark_qty[i, a] * price[a]
+    b.benchmark[i] = benchmark
+    b.peak[i] = max(b.peak[i], b.equity[i])
+    b.max_drawdown[i] = max(b.max_drawdown[i], 1.0 - b.equity[i] / b.peak[i])
+
+
+@njit
+def largest_weight(i: int, price: np.ndarray, b: Books) -> float:  # noqa: D103
+    largest = 0.0
+    for a in range(price.shape[0]):
+        largest = max(largest, b.qty[i, a] * price[a] / b.equity[i] if b.equity[i] > 0 else 0.0)
+    return largest
+
+
+@njit
+def weighted_terms(
+    i: int, price: np.ndarray, before: float, benchmark_before: float, drawdown_before: float, b: Books, p: Rules,
+    terms: np.ndarray,
+) -> None:  # fmt: skip  # noqa: D103
+    floor = EQUITY_FLOOR * p.initial_capital
+    growth = math.log(max(b.equity[i], floor) / max(before, floor))
+    tracked = math.log(max(b.benchmark[i], floor) / max(benchmark_before, floor))
+    terms[0, i] = p.norm_reward * p.growth_weight * growth
+    terms[1, i] = -p.norm_reward * p.benchmark_weight * tracked
+    terms[2, i] = -p.norm_reward * p.drawdown_penalty * (b.max_drawdown[i] - drawdown_before)
+    terms[3, i] = -p.norm_reward * p.volatility_penalty * growth**2
+    terms[4, i] = -p.norm_reward * p.concentration_penalty * max(0.0, largest_weight(i, price, b) - TARGET_WEIGHT)
+    terms[5, i] = -p.norm_reward * p.turnover_penalty * b.turnover[i] / max(b.equity[i], floor)
+
+
+@njit
+def cappuccino_terms(
+    i: int, price: np.ndarray, before: float, benchmark_before: float, m: MarketArrays, b: Books, p: Rules,
+    terms: np.ndarray,
+) -> None:  # fmt: skip  # noqa: D103
+    gain, benchmark_gain = b.equity[i] - before, b.benchmark[i] - benchmark_before
+    decay = time_decay(i, m, b, p)
+    market_return = benchmark_gain / benchmark_before if benchmark_before > 0 else 0.0
+    cash_share = b.cash[i] / b.equity[i] if b.equity[i] > 0 else 0.0
+    earns_bonus = market_return < 0 and cash_share > 0.1
+    shortfall = max(p.min_cash_reserve * p.initial_capital - b.cash[i], 0.0)
+    terms[0, i] = 0.5 * (gain - benchmark_gain) * p.norm_reward * decay
+    terms[1, i] = 0.3 * gain / p.initial_capital * p.norm_reward * decay
+    terms[2, i] = 0.02 * abs(market_return) * cash_share * p.norm_reward if earns_bonus else 0.0
+    terms[3, i] = -shortfall / p.initial_capital * p.norm_reward * 0.5
+    terms[4, i] = cappuccino_concentration(i, price, b, p)
+
+
+@njit
+def time_decay(i: int, m: MarketArrays, b: Books, p: Rules) -> float:  # noqa: D103
+    first = m.segment_first[b.segment[i]] + p.lookback - 1
+    last = m.segment_end[b.segment[i]] - p.lookback - 1
+    progress = min(max((b.bar[i] - first) / max(last - first, 1), 0.0), 1.0)
+    return max(1.0 - progress, p.time_decay_floor)
+
+
+@njit
+def cappuccino_concentration(i: int, price: np.ndarray, b: Books, p: Rules) -> float:
+    """Penalty for one large position and for few, bonus for evenly spread ones (Gini coefficient by ranks)."""
+    if p.concentration_penalty <= 0 or b.equity[i] <= 0:
+        return 0.0
+    n_held, total, ranked = 0, 0.0, 0.0
+    for a in range(price.shape[0]):
+        weight = b.qty[i, a] * price[a] / b.equity[i]
+        if weight > 0.01:
+            n_held += 1
+            total += weight
+            ranked += weight * rank_among_held(i, a, weight, price, b)
+    large = p.concentration_penalty * max(0.0, largest_weight(i, price, b) - TARGET_WEIGHT)
+    if n_held < 3:
+        return -large - 0.5 * p.concentration_penalty * (3 - n_held)
+    gini = 2.0 * ranked / (n_held * total) - (n_held + 1.0) / n_held
+    return 0.1 * p.concentration_penalty * max(0.0, 0.4 - gini) - large
+
+
+@njit
+def rank_among_held(i: int, a: int, weight: float, price: np.ndarray, b: Books) -> int:  # noqa: D103
+    rank = 1
+    for other in range(price.shape[0]):
+        other_weight = b.qty[i, other] * price[other] / b.equity[i]
+        rank += 0.01 < other_weight < weight or (other_weight == weight and other < a)
+    return rank
+
+
+@njit
+def step_one(
+    i: int, action: np.ndarray, m: MarketArrays, b: Books, p: Rules, out: Outputs, restarts: bool
+) -> None:
+    """One environment, one bar: stops, sells, releases, buys, then mark to market."""
+    before, benchmark_before, drawdown_before = b.equity[i], b.benchmark[i], b.max_drawdown[i]
+    b.bar[i] += 1
+    for a in range(action.shape[1]):
+        b.held_bars[i, a] += b.qty[i, a] > 0
+    b.trades[i], b.fees[i], b.slippage[i], b.turnover[i] = 0, 0.0, 0.0, 0.0
+    price = m.price[b.bar[i]]
+    equity = account_value(i, price, b)
+
+    if p.trailing_stop_pct > 0:
+        execute_trailing_stops(i, price, b, p)
+    order_quantities(i, action, price, equity, b, p)
+    if p.max_position_weight > 0:
+        cap_positions(i, price, equity, b, p)
+    execute_sells(i, price, m, b, p)
+    if p.stale_bars > 0:
+        release_stale(i, price, b, p)
+    execute_buys(i, price, equity, m, b, p)
+
+    mark_to_market(i, price, b)
+    reward = reward_of(i, price, before, benchmark_before, drawdown_before, m, b, p, out.terms)
+
+    is_ruined = p.truncates and b.equity[i] <= p.terminal_equity_fraction * p.initial_capital
+    at_end = b.bar[i] >= b.last_bar[i]
+    done = at_end or is_ruined
+    if p.discounts_final_reward:
+        b.discounted_return[i] = p.gamma * b.discounted_return[i] + reward
+        reward = b.discounted_return[i] if done else reward
+
+    out.reward[i], out.done[i], out.truncated[i] = reward, done, at_end and not is_ruined and p.truncates
+    out.equity[i], out.benchmark[i], out.trades[i] = b.equity[i], b.benchmark[i], b.trades[i]
+    out.fees[i], out.slippage[i], out.turnover[i] = b.fees[i], b.slippage[i], b.turnover[i]
+    if done and restarts:
+        observe(i, m, b, p, out.final_state)
+        b.episode[i] += 1
+        open_portfolio(i, m, b, p)
+    observe(i, m, b, p, out.state)
+
+
+@njit
+def reward_of(
+    i: int, price: np.ndarray, before: float, benchmark_before: float, drawdown_before: float, m: MarketArrays,
+    b: Books, p: Rules, terms: np.ndarray,
+) -> float:  # fmt: skip  # noqa: D103
+    if p.reward == 0:
+        terms[0, i] = ((b.equity[i] - before) - (b.benchmark[i] - benchmark_before)) * p.norm_reward
+    elif p.reward == 1:
+        cappuccino_terms(i, price, before, benchmark_before, m, b, p, terms)
+    else:
+        weighted_terms(i, price, before, benchmark_before, drawdown_before, b, p, terms)
+    reward = 0.0
+    for k in range(terms.shape[0]):
+        reward += terms[k, i]
+    return reward
+
+
+@njit
+def observe(i: int, m: MarketArrays, b: Books, p: Rules, out: np.ndarray) -> None:
+    """Write row i of out (N, S) float32: account, L rows of features newest first, extras."""
+    n_assets, n_features = m.price.shape[1], m.tech.shape[1]
+    bar, row = b.bar[i], out[i]
+    if p.observes_absolute:
+        row[0] = b.cash[i] * p.norm_cash
+        for a in range(n_assets):
+            row[1 + a] = b.qty[i, a] * p.norm_stocks
+    else:
+        equity = max(b.equity[i], EQUITY_FLOOR * p.initial_capital)
+        row[0] = b.cash[i] / equity
+        for a in range(n_assets):
+            row[1 + a] = b.qty[i, a] * m.price[bar, a] / equity
+    at = 1 + n_assets
+    for back in range(p.lookback):
+        row[at : at + n_features] = m.tech[bar - back]
+        at += n_features
+    if p.observe_account:
+        row[at] = (bar - b.first_bar[i]) / (b.last_bar[i] - b.first_bar[i])
+        row[at + 1] = 1.0 - b.equity[i] / b.peak[i]
+        for a in range(n_assets):
+            row[at + 2 + a] = b.held_bars[i, a] * HELD_BARS_SCALE
+
+
+@njit
+def hash32(seed: int, env: int, episode: int) -> int:  # noqa: D103
+    x = np.int64(0)
+    for word in (np.int64(seed), np.int64(env), np.int64(episode)):
+        x = (x + word + np.int64(0x9E3779B9)) & np.int64(0xFFFFFFFF)
+        x = x ^ (x >> 16)
+        x = (x * np.int64(0x7FEB352D)) & np.int64(0xFFFFFFFF)
+        x = x ^ (x >> 15)
+        x = (x * np.int64(0x846CA68B)) & np.int64(0xFFFFFFFF)
+        x = x ^ (x >> 16)
+    return x
+
+
+@njit
+def draw_start(i: int, m: MarketArrays, b: Books, p: Rules) -> None:
+    """Set b.segment[i] and b.first_bar[i] for episode number b.episode[i]."""
+    n_envs, n_starts = b.bar.shape[0], m.start_offset[-1]
+    if p.start == 0:
+        segment = m.usable_segment[(i + b.episode[i]) % m.usable_segment.shape[0]]
+        b.segment[i], b.first_bar[i] = segment, m.first_start[segment]
+        return
+    low, width = 0, n_starts
+    if p.start == 2:
+        low = i * n_starts // n_envs
+        width = max((i + 1) * n_starts // n_envs - low, 1)
+    k = low + ((hash32(p.seed, i, b.episode[i]) * width) >> 32)
+    segment = np.searchsorted(m.start_offset, k, side="right") - 1
+    b.segment[i], b.first_bar[i] = segment, m.first_start[segment] + k - m.start_offset[segment]
+
+
+@njit
+def open_portfolio(i: int, m: MarketArrays, b: Books, p: Rules) -> None:
+    """A fresh account at a new start, holding cash only."""
+    draw_start(i, m, b, p)
+    segment, first_bar = b.segment[i], b.first_bar[i]
+    limit = m.episode_limit[segment]
+    b.bar[i], b.last_bar[i] = first_bar, min(limit, first_bar + p.episode_bars) if p.episode_bars > 0 else limit
+    segment_price, first_price = m.price[m.segment_first[segment]], m.price[first_bar]
+    base_price = first_price if p.benchmark_of_episode else segment_price
+    share = p.initial_capital / max((base_price > 0).sum(), 1)
+    fee = 1.0 + (p.buy_fee_rate if p.benchmark_pays_fee else 0.0)
+    benchmark = 0.0
+    for a in range(base_price.shape[0]):
+        b.qty[i, a], b.held_bars[i, a], b.high[i, a] = 0.0, 0, 0.0
+        b.order_scale[i, a] = order_scale(segment_price[a], p)
+        b.benchmark_qty[i, a] = share / (base_price[a] * fee) if base_price[a] > 0 else 0.0
+        benchmark += b.benchmark_qty[i, a] * first_price[a]
+    b.cash[i] = b.equity[i] = b.peak[i] = p.initial_capital
+    b.benchmark[i], b.max_drawdown[i], b.discounted_return[i] = benchmark, 0.0, 0.0
+    b.trades[i], b.fees[i], b.slippage[i], b.turnover[i] = 0, 0.0, 0.0, 0.0
+
+
+@njit
+def order_scale(first_price: float, p: Rules) -> float:  # noqa: D103
+    if first_price <= 0:
+        return 0.0
+    if p.order_sizing == 0:
+        return p.norm_action / 10.0 ** math.floor(math.log10(first_price))
+    return p.initial_capital / (first_price * p.norm_action) if p.order_sizing == 1 else 0.0
+
+
+# One source, compiled twice: prange is a plain range unless parallel=True.
+step_serial = njit(cache=True)(_step_all)
+step_parallel = njit(cache=True, parallel=True)(_step_all)
+
+
+class CpuStep:
+    """Binds the compiled step to one environment's memory; calling it advances that environment in place."""
+
+    def __init__(self, env: VectorizedCryptoEnvAlpacaOptimized) -> None:
+        """Take NumPy views of the market, the books and the buffers of `env`; nothing is copied."""
+        self.market = MarketArrays(*(getattr(env.market, name).numpy() for name in MarketArrays._fields))
+        own = {"episode": env._episode, "rejected": env._rejected, "order_qty": torch.zeros_like(env.book.qty)}
+        self.books = Books(*(own.get(name, getattr(env.book, name, None)).numpy() for name in Books._fields))
+        self.rules = rules_of(env)
+        self.outputs = Outputs(*(env._slots[name].numpy() for name in Outputs._fields))
+        self.restarts = not env.as_numpy
+        self.step = step_parallel if env.n_envs >= PARALLEL_FROM_N_ENVS else step_serial
+
+    def __call__(self, action: torch.Tensor, slots: dict[str, torch.Tensor], has_callers_storage: bool) -> None:
+        """Advance one bar; action (N, A) float32 on the CPU."""
+        out = self.outputs
+        if has_callers_storage:
+            out = out._replace(**{name: slots[name].numpy() for name in ("state", "reward", "done")})
+        self.step(action.contiguous().numpy(), self.market, self.books, self.rules, out, self.restarts)
+
+
+def rules_of(env: VectorizedCryptoEnvAlpacaOptimized) -> Rules:
+    """`EnvParams` and the options of starts as the numbers that the compiled step takes."""
+    p = env.params
+    own = {
+        "order_sizing": ORDER_SIZINGS.index(p.order_sizing), "reward": REWARDS.index(p.reward),
+        "buys_sequentially": p.buys == "sequential", "reserve_of_equity": p.reserve_base == "equity",
+        "discounts_final_reward": p.final_reward == "discounted_return", "start": STARTS.index(env.start),
+        "observes_absolute": p.observation == "absolute", "benchmark_of_episode": p.benchmark_base == "episode",
+        "seed": env.seed, "episode_bars": env.episode_bars or 0,
+    }  # fmt: skip
+    kinds = get_type_hints(Rules)
+    values = {name: own[name] if name in own else getattr(p, name) for name in Rules._fields}
+    return Rules(**{name: kinds[name](value) for name, value in values.items()})

@@ -1,0 +1,1090 @@
+"""VectorizedCryptoEnvAlpaca: N trading accounts over one market, stepped together as torch tensors.
+
+Copy this one file beside a host's ``environment_Alpaca.py``; it needs torch and numpy and nothing else. What one step
+means is written in docs/simulator.md and, as plain loops, in this repository's ``environment_Alpaca.py``; the tests
+compare the classes here with that one at every step and in every field.
+
+Read it top to bottom: settings and state, then the phases of a bar in the order in which they happen, the pure `step`,
+and the two classes that hold the state for a caller.
+
+Axes: N environments, A assets, T bars, F features, L lookback, G segments, S state width. Money is in quote currency,
+quantities in coins, ``*_rate`` and ``*_pct`` are fractions. Books are float64 on every device, observations float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib
+import inspect
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# A rule set is a row of settings, not a program: every one of them can be overridden alone through env_params.
+RULES: dict[str, dict[str, Any]] = {
+    "finrl_crypto": {
+        "initial_capital": 1_000_000.0, "fee_rate": 0.003, "slippage_rate": 0.0,
+        "order_sizing": "price_magnitude", "min_order_notional": 0.0, "always_allow_close": False,
+        "stale_bars": 48, "stale_fraction": 0.05, "release_unpriced": True,
+        "buys": "sequential", "cash_haircut": 0.9, "reserve_base": "initial_capital",
+        "start": "first", "ends_lookback_early": True, "truncates": False, "terminal_equity_fraction": 0.0,
+        "reward": "benchmark_difference", "final_reward": "discounted_return",
+        "observation": "absolute", "benchmark_base": "segment", "benchmark_pays_fee": False,
+    },
+    "cappuccino": {
+        "initial_capital": 500.0, "fee_rate": 0.0025, "slippage_rate": 0.0,
+        "order_sizing": "initial_capital", "min_order_notional": 0.0, "always_allow_close": False,
+        "stale_bars": 48, "stale_fraction": 0.05, "release_unpriced": False,
+        "buys": "sequential", "cash_haircut": 0.99, "reserve_base": "initial_capital",
+        "start": "first", "ends_lookback_early": True, "truncates": False, "terminal_equity_fraction": 0.0,
+        "reward": "cappuccino", "final_reward": "discounted_return",
+        "observation": "absolute", "benchmark_base": "segment", "benchmark_pays_fee": True,
+    },
+    "standard": {
+        "initial_capital": 10_000.0, "fee_rate": 0.0025, "slippage_rate": 0.0005,
+        "order_sizing": "equity", "min_order_notional": 10.0, "always_allow_close": True,
+        "stale_bars": 0, "stale_fraction": 0.05, "release_unpriced": False,
+        "buys": "proportional", "cash_haircut": 1.0, "reserve_base": "equity",
+        "start": "random", "ends_lookback_early": False, "truncates": True, "terminal_equity_fraction": 0.01,
+        "reward": "weighted_terms", "final_reward": "plain",
+        "observation": "relative", "benchmark_base": "episode", "benchmark_pays_fee": True,
+    },
+}  # fmt: skip
+TERM_NAMES = {
+    "benchmark_difference": ("alpha",),
+    "cappuccino": ("alpha", "absolute", "cash_bonus", "cash_reserve", "concentration"),
+    "weighted_terms": ("growth", "benchmark", "drawdown", "volatility", "concentration", "turnover"),
+}
+NORMS = ("norm_cash", "norm_stocks", "norm_tech", "norm_reward", "norm_action")
+
+# Smallest orders of the hosts, in coins, before their factor of 1.1: by column, and by ticker in that column order.
+FINRL_LIMITS = (0.01, 0.10, 0.0001, 0.1, 0.1, 0.001, 0.01, 10.0, 0.1, 0.01)
+CAPPUCCINO_LIMITS = {
+    "AAVE": 0.005, "AVAX": 0.03, "BTC": 0.00001, "LINK": 0.1, "ETH": 0.0003, "LTC": 0.01, "UNI": 0.15,
+}  # fmt: skip
+
+TARGET_WEIGHT = 0.40    # a position above this share of the account is called concentrated
+HELD_BARS_SCALE = 0.01  # observe_account shows held_bars in hundreds
+EQUITY_FLOOR = 1e-6     # logarithms and ratios see at least this fraction of the initial capital
+INCREMENT_SLACK = 1e-9  # a quantity this close below a whole increment counts as whole
+
+
+# ---------------------------------------------------------------------------------------------- settings and state
+@dataclass(frozen=True)
+class EnvParams:
+    """Settings of one simulator; a rule set with the caller's overrides. Choices are listed in docs/simulator.md."""
+
+    rules: str
+    lookback: int                    # bars of features in an observation
+    initial_capital: float           # quote
+    buy_fee_rate: float              # fraction of notional
+    sell_fee_rate: float
+    gamma: float                     # of the host presets' final reward
+    slippage_rate: float             # buys pay, sells receive this fraction less
+    order_sizing: str                # "price_magnitude" | "initial_capital" | "equity"
+    min_order_notional: float        # quote
+    always_allow_close: bool         # a sale of the whole position may be below the minimum
+    stale_bars: int                  # 0: off
+    stale_fraction: float
+    release_unpriced: bool
+    buys: str                        # "sequential" | "proportional"
+    cash_haircut: float              # share of the spendable cash a buy may use
+    reserve_base: str                # "initial_capital" | "equity"
+    start: str                       # "first" | "random" | "stratified"
+    ends_lookback_early: bool
+    truncates: bool                  # the end of a window is a time limit, not a terminal state
+    terminal_equity_fraction: float  # of initial capital
+    reward: str                      # "benchmark_difference" | "cappuccino" | "weighted_terms"
+    final_reward: str                # "discounted_return" | "plain"
+    observation: str                 # "absolute" | "relative"
+    benchmark_base: str              # "segment" | "episode"
+    benchmark_pays_fee: bool
+    norm_cash: float = 1.0
+    norm_stocks: float = 1.0
+    norm_tech: float = 1.0
+    norm_reward: float = 100.0
+    norm_action: float = 4.0         # "equity": action 1 trades equity / norm_action
+    min_cash_reserve: float = 0.0    # fraction of reserve_base
+    max_position_weight: float = 0.0  # 0: off
+    trailing_stop_pct: float = 0.0   # fraction, 0: off
+    time_decay_floor: float = 0.0
+    growth_weight: float = 1.0
+    benchmark_weight: float = 0.0
+    drawdown_penalty: float = 0.0
+    volatility_penalty: float = 0.0
+    concentration_penalty: float = 0.0
+    turnover_penalty: float = 0.0
+    observe_account: bool = False
+
+    @classmethod
+    def from_mapping(
+        cls, env_params: Mapping[str, Any], initial_capital: float | None = None, buy_fee_rate: float | None = None,
+        sell_fee_rate: float | None = None, gamma: float = 0.99,
+    ) -> EnvParams:  # fmt: skip
+        """Resolve a caller's env_params.
+
+        Raises:
+            ValueError: unknown rule set; a host preset without its norms; an unknown key in "standard" (host presets
+                ignore those, because host trainers keep keys there that no environment reads); a value out of range.
+        """
+        name = env_params.get("rules", "cappuccino")
+        if name not in RULES:
+            raise ValueError(f'env_params["rules"] must be one of {", ".join(RULES)}; received {name!r}')
+        is_host = name != "standard"
+        missing = [key for key in ("lookback", *(NORMS if is_host else ())) if key not in env_params]
+        if missing:
+            raise ValueError(f"env_params lacks {', '.join(missing)}, which the {name} rules need")
+        own = {field.name for field in fields(cls)} - {"buy_fee_rate", "sell_fee_rate", "gamma"}
+        unknown = sorted(set(env_params) - own - {"fee_rate", "n_envs"})
+        if unknown and not is_host:
+            raise ValueError(f"env_params has unknown keys {', '.join(unknown)}; known are {', '.join(sorted(own))}")
+        row = {**RULES[name], **{key: value for key, value in env_params.items() if key in own | {"fee_rate"}}}
+        fee_rate = row.pop("fee_rate")
+        row["rules"] = name
+        row["buy_fee_rate"] = fee_rate if buy_fee_rate is None else buy_fee_rate
+        row["sell_fee_rate"] = fee_rate if sell_fee_rate is None else sell_fee_rate
+        row["initial_capital"] = float(row["initial_capital"] if initial_capital is None else initial_capital)
+        if int(row["lookback"]) != row["lookback"]:
+            raise ValueError(f"lookback is a whole number of bars; received {row['lookback']!r}")
+        return cls(**{**row, "lookback": int(row["lookback"])}, gamma=gamma)
+
+    def __post_init__(self) -> None:
+        """Refuse values with which no account can be simulated."""
+        for name in ("buy_fee_rate", "sell_fee_rate", "slippage_rate"):
+            rate = getattr(self, name)
+            if not 0.0 <= rate < 1.0:
+                raise ValueError(f"{name} is a fraction of notional, 0.0025 means 0.25 %; received {rate}")
+        for name, least in (("lookback", 1), ("initial_capital", 1e-12), ("norm_action", 1e-300), ("stale_bars", 0)):
+            if not getattr(self, name) >= least:
+                raise ValueError(f"{name} must be at least {least}; received {getattr(self, name)}")
+        if not 0.0 <= self.min_cash_reserve < 1.0 or not 0.0 <= self.trailing_stop_pct < 1.0:
+            raise ValueError("min_cash_reserve and trailing_stop_pct are fractions in [0, 1)")
+
+    @property
+    def has_trailing_stop(self) -> bool:
+        """Whether positions are watched for a fall from their high."""
+        return self.trailing_stop_pct > 0.0
+
+
+@dataclass(frozen=True)
+class Market:
+    """What all accounts share and no step changes; `copy.deepcopy` of an environment keeps the same Market."""
+
+    price: Tensor           # (T, A) float64, close
+    tech: Tensor            # (T, F) float32, features times norm_tech
+    min_qty: Tensor         # (A,) float64, smallest order in coins
+    qty_increment: Tensor   # (A,) float64, 0 where any quantity will do
+    window: Tensor          # (L,) int64, 0, 1, ... L - 1: bars back, newest first
+    segment_first: Tensor   # (G,) int64, first bar
+    segment_end: Tensor     # (G,) int64, bar after the last one
+    episode_limit: Tensor   # (G,) int64, last bar an episode may reach
+    first_start: Tensor     # (G,) int64, first bar an episode may start at
+    start_offset: Tensor    # (G + 1,) int64, number of starts in the segments before
+    usable_segment: Tensor  # (<= G,) int64, segments with at least one start
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Market:
+        """Shared, never copied."""
+        return self
+
+
+@dataclass(frozen=True)
+class Portfolio:
+    """Everything that changes in a step. Only `open_portfolio` makes one, so nothing survives a reset by accident."""
+
+    bar: Tensor            # (N,) int64, row of Market.price
+    first_bar: Tensor      # (N,) int64, bar of the episode's first observation
+    last_bar: Tensor       # (N,) int64, the episode is over here
+    segment: Tensor        # (N,) int64
+    cash: Tensor           # (N,) float64, quote
+    qty: Tensor            # (N, A) float64, coins
+    held_bars: Tensor      # (N, A) int64, bars since the position was opened or last sold from
+    high: Tensor           # (N, A) float64, highest price while held, quote
+    order_scale: Tensor    # (N, A) float64, coins per unit of action; host presets only
+    benchmark_qty: Tensor  # (N, A) float64, coins of the equal-weight portfolio
+    equity: Tensor         # (N,) float64, quote
+    benchmark: Tensor      # (N,) float64, quote, value of the equal-weight portfolio
+    peak: Tensor           # (N,) float64, quote, highest equity of the episode
+    max_drawdown: Tensor   # (N,) float64, fraction
+    discounted_return: Tensor  # (N,) float64, G = gamma * G + r
+    trades: Tensor         # (N,) int64, fills of the last step
+    fees: Tensor           # (N,) float64, quote, last step
+    slippage: Tensor       # (N,) float64, quote, last step
+    turnover: Tensor       # (N,) float64, quote, |quantity| * close, last step
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step reports beside the new portfolio."""
+
+    reward: Tensor            # (N,) float64
+    terms: dict[str, Tensor]  # name -> (N,) float64; their sum is the reward before the hosts' final reward
+    done: Tensor              # (N,) bool, terminal or truncated
+    truncated: Tensor         # (N,) bool, ended by the clock alone
+
+
+# ---------------------------------------------------------------------------------------------- orders
+def order_quantities(action: Tensor, book: Portfolio, price: Tensor, equity: Tensor, p: EnvParams) -> Tensor:
+    """action (N, A) float32 -> coins asked for (N, A) float64: positive to buy, negative to sell."""
+    if p.order_sizing == "price_magnitude":
+        return action.double() * book.order_scale
+    if p.order_sizing == "initial_capital":  # in float32, as the host computes it
+        return (action * book.order_scale.float()).double()
+    is_priced = price > 0
+    per_unit = equity[:, None] / (torch.where(is_priced, price, 1.0) * p.norm_action)
+    return torch.where(is_priced, action.double() * per_unit, 0.0)
+
+
+def cap_positions(order_qty: Tensor, book: Portfolio, price: Tensor, equity: Tensor, p: EnvParams) -> Tensor:
+    """Cut every buy (N, A) so that the position would not exceed max_position_weight of the account."""
+    is_priced = price > 0
+    limit_qty = p.max_position_weight * equity[:, None] / torch.where(is_priced, price, 1.0)
+    room = torch.where(is_priced, (limit_qty - book.qty).clamp(min=0.0), 0.0)
+    return torch.minimum(order_qty, room)
+
+
+def whole_increments(quantity: Tensor, market: Market) -> Tensor:
+    """Quantity (N, A) cut to the venue's step; a huge order stays as it is."""
+    step = market.qty_increment
+    whole = torch.floor(quantity / torch.where(step > 0, step, 1.0) + INCREMENT_SLACK) * step
+    return torch.where((step > 0) & quantity.isfinite(), whole, quantity)
+
+
+def execute_trailing_stops(book: Portfolio, price: Tensor, p: EnvParams) -> Portfolio:
+    """Sell whole positions whose price fell by more than trailing_stop_pct from its high since the purchase."""
+    is_held = book.qty > 0
+    high = torch.where(is_held, torch.maximum(book.high, price), book.high)
+    is_stopped = is_held & (price > 0) & (price < high * (1.0 - p.trailing_stop_pct))
+    return execute_sales(replace(book, high=high), torch.where(is_stopped, book.qty, 0.0), price, p)
+
+
+def execute_sells(book: Portfolio, order_qty: Tensor, price: Tensor, market: Market, p: EnvParams) -> Portfolio:
+    """Sell what the orders ask for, at most the position; order_qty (N, A)."""
+    wanted = whole_increments(-order_qty, market)
+    is_large = (wanted > market.min_qty) & (wanted * price >= p.min_order_notional)
+    closes = (-order_qty >= book.qty) & p.always_allow_close
+    is_sold = (order_qty < 0) & (book.qty > 0) & (price > 0) & (is_large | closes)
+    sold = torch.where(closes, book.qty, torch.minimum(book.qty, wanted))
+    return execute_sales(book, torch.where(is_sold, sold, 0.0), price, p)
+
+
+def release_stale(book: Portfolio, price: Tensor, p: EnvParams) -> Portfolio:
+    """Sell stale_fraction of every position held for stale_bars or longer."""
+    is_stale = (book.held_bars >= p.stale_bars) & ((price > 0) | p.release_unpriced)
+    return execute_sales(book, torch.where(is_stale, book.qty * p.stale_fraction, 0.0), price, p)
+
+
+def execute_sales(book: Portfolio, sold: Tensor, price: Tensor, p: EnvParams) -> Portfolio:
+    """Take sold (N, A) coins out at the close less slippage and fee; a position's clock starts again."""
+    fill = price * (1.0 - p.slippage_rate)
+    qty = book.qty - sold
+    is_sold = sold > 0
+    return _book_trades(
+        replace(
+            book,
+            qty=qty,
+            cash=book.cash + (sold * fill * (1.0 - p.sell_fee_rate)).sum(-1),
+            held_bars=torch.where(is_sold, 0, book.held_bars),
+            high=torch.where(is_sold & (qty == 0), 0.0, book.high),
+        ),
+        sold, price, fill * p.sell_fee_rate, p,
+    )  # fmt: skip
+
+
+def execute_buys(
+    book: Portfolio, order_qty: Tensor, price: Tensor, equity: Tensor, market: Market, p: EnvParams
+) -> Portfolio:
+    """Buy what the orders ask for and the cash allows; order_qty (N, A), equity (N,) at this bar before trading."""
+    wanted = whole_increments(order_qty, market)
+    is_order = (price > 0) & (wanted > market.min_qty) & (wanted * price >= p.min_order_notional)
+    wanted = torch.where(is_order, wanted, 0.0)
+    unit_cost = price * (1.0 + p.slippage_rate) * (1.0 + p.buy_fee_rate)  # (N, A) quote a coin, all included
+    if p.buys == "sequential":
+        # Assets stay a loop: each buy spends cash the next one sees. A is about ten, N is the batch.
+        for i in range(price.shape[1]):
+            budget = _spendable_cash(book, equity, p)
+            affordable = budget / torch.where(price[:, i] > 0, unit_cost[:, i], 1.0)
+            filled = torch.zeros_like(wanted)
+            filled[:, i] = torch.minimum(wanted[:, i], affordable)
+            book = execute_purchases(book, filled, price, unit_cost, market, p)
+        return book
+    cost = (wanted * unit_cost).sum(-1)
+    scale = (_spendable_cash(book, equity, p) / torch.where(cost > 0, cost, 1.0)).clamp(max=1.0)
+    filled = whole_increments(wanted * scale[:, None], market)
+    return execute_purchases(book, filled, price, unit_cost, market, p)
+
+
+def execute_purchases(
+    book: Portfolio, filled: Tensor, price: Tensor, unit_cost: Tensor, market: Market, p: EnvParams
+) -> Portfolio:
+    """Add filled (N, A) coins, except where what the cash left of an order is below the minimum."""
+    is_kept = (filled > 0) & (filled >= market.min_qty) & (filled * price >= p.min_order_notional)
+    bought = torch.where(is_kept, filled, 0.0)
+    spent = (bought * unit_cost).sum(-1)
+    return _book_trades(
+        replace(
+            book,
+            qty=book.qty + bought,
+            cash=(book.cash - spent).clamp(min=0.0),  # rounding only: at most a few ulp
+            high=torch.where(is_kept & (book.qty == 0), price, book.high),
+        ),
+        bought, price, price * (1.0 + p.slippage_rate) * p.buy_fee_rate, p,
+    )  # fmt: skip
+
+
+def _spendable_cash(book: Portfolio, equity: Tensor, p: EnvParams) -> Tensor:
+    base = equity if p.reserve_base == "equity" else p.initial_capital
+    return (book.cash - p.min_cash_reserve * base).clamp(min=0.0) * p.cash_haircut
+
+
+def _book_trades(book: Portfolio, quantity: Tensor, price: Tensor, fee_per_coin: Tensor, p: EnvParams) -> Portfolio:
+    notional = (quantity * price).sum(-1)
+    return replace(
+        book,
+        trades=book.trades + (quantity > 0).sum(-1),
+        fees=book.fees + (quantity * fee_per_coin).sum(-1),
+        slippage=book.slippage + notional * p.slippage_rate,
+        turnover=book.turnover + notional,
+    )
+
+
+# ---------------------------------------------------------------------------------------------- valuation and reward
+def account_value(book: Portfolio, price: Tensor) -> Tensor:
+    """Cash plus positions at the close, (N,) quote."""
+    return book.cash + (book.qty * price).sum(-1)
+
+
+def mark_to_market(book: Portfolio, price: Tensor) -> Portfolio:
+    """Value account and benchmark at this bar and carry the running peak and largest drawdown on."""
+    equity = account_value(book, price)
+    peak = torch.maximum(book.peak, equity)
+    return replace(
+        book,
+        equity=equity,
+        benchmark=(book.benchmark_qty * price).sum(-1),
+        peak=peak,
+        max_drawdown=torch.maximum(book.max_drawdown, 1.0 - equity / peak),
+    )
+
+
+def reward_terms(before: Portfolio, book: Portfolio, price: Tensor, market: Market, p: EnvParams) -> dict[str, Tensor]:
+    """Named terms (N,) whose sum is the reward; `before` and `book` are marked at consecutive bars."""
+    if p.reward == "benchmark_difference":
+        gain = (book.equity - before.equity) - (book.benchmark - before.benchmark)
+        return {"alpha": gain * p.norm_reward}
+    weights = torch.where(book.equity[:, None] > 0, book.qty * price / book.equity[:, None], 0.0)  # (N, A)
+    if p.reward == "cappuccino":
+        return _cappuccino_terms(before, book, weights, market, p)
+    floor = EQUITY_FLOOR * p.initial_capital
+    growth = torch.log(book.equity.clamp(min=floor) / before.equity.clamp(min=floor))
+    tracked = torch.log(book.benchmark.clamp(min=floor) / before.benchmark.clamp(min=floor))
+    terms = {
+        "growth": p.growth_weight * growth,
+        "benchmark": -p.benchmark_weight * tracked,
+        "drawdown": -p.drawdown_penalty * (book.max_drawdown - before.max_drawdown),
+        "volatility": -p.volatility_penalty * growth.square(),
+        "concentration": -p.concentration_penalty * (weights.amax(-1) - TARGET_WEIGHT).clamp(min=0.0),
+        "turnover": -p.turnover_penalty * book.turnover / book.equity.clamp(min=floor),
+    }
+    return {name: p.norm_reward * value for name, value in terms.items()}
+
+
+def _cappuccino_terms(
+    before: Portfolio, book: Portfolio, weights: Tensor, market: Market, p: EnvParams
+) -> dict[str, Tensor]:
+    gain, benchmark_gain = book.equity - before.equity, book.benchmark - before.benchmark
+    decay = _time_decay(book, market, p)
+    market_return = torch.where(before.benchmark > 0, benchmark_gain / before.benchmark, 0.0)
+    cash_share = torch.where(book.equity > 0, book.cash / book.equity, 0.0)
+    earns_bonus = (market_return < 0) & (cash_share > 0.1)
+    reserve = p.min_cash_reserve * p.initial_capital
+    return {
+        "alpha": 0.5 * (gain - benchmark_gain) * p.norm_reward * decay,
+        "absolute": 0.3 * gain / p.initial_capital * p.norm_reward * decay,
+        "cash_bonus": torch.where(earns_bonus, 0.02 * market_return.abs() * cash_share * p.norm_reward, 0.0),
+        "cash_reserve": -(reserve - book.cash).clamp(min=0.0) / p.initial_capital * p.norm_reward * 0.5,
+        "concentration": _cappuccino_concentration(weights, p.concentration_penalty) * (book.equity > 0),
+    }
+
+
+def _time_decay(book: Portfolio, market: Market, p: EnvParams) -> Tensor:
+    first = market.segment_first[book.segment] + p.lookback - 1
+    last = market.segment_end[book.segment] - p.lookback - 1
+    progress = ((book.bar - first).double() / (last - first).clamp(min=1)).clamp(0.0, 1.0)
+    return (1.0 - progress).clamp(min=p.time_decay_floor)
+
+
+def _cappuccino_concentration(weights: Tensor, penalty: float) -> Tensor:
+    """weights (N, A) -> (N,): penalty for one large position and for few, bonus for evenly spread ones."""
+    is_held = weights > 0.01
+    n_held = is_held.sum(-1)
+    held = torch.where(is_held, weights, 0.0).sort(-1).values  # ascending, those not held are zeros in front
+    rank = torch.arange(1, weights.shape[1] + 1, device=weights.device) - (weights.shape[1] - n_held[:, None])
+    n = n_held.clamp(min=1).double()
+    total = held.sum(-1)
+    gini = 2.0 * (rank * held).sum(-1) / (n * torch.where(total > 0, total, 1.0)) - (n + 1.0) / n
+    large = -penalty * (weights.amax(-1) - TARGET_WEIGHT).clamp(min=0.0)
+    spread = torch.where(n_held < 3, -0.5 * penalty * (3 - n_held), 0.1 * penalty * (0.4 - gini).clamp(min=0.0))
+    return large + spread
+
+
+# ---------------------------------------------------------------------------------------------- the bar
+def step(book: Portfolio, action: Tensor, market: Market, p: EnvParams) -> tuple[Portfolio, Outcome]:
+    """Advance every environment one bar: stops, sells, releases, buys, then mark to market.
+
+    action (N, A) float32, finite, chosen at the bar before and filled at this bar's close.
+    """
+    before = book
+    book = replace(book, bar=book.bar + 1, held_bars=book.held_bars + (book.qty > 0), **_nothing_traded(book))
+    price = market.price[book.bar]  # (N, A)
+    equity = account_value(book, price)  # before any trade of this bar
+
+    if p.has_trailing_stop:
+        book = execute_trailing_stops(book, price, p)
+    order_qty = order_quantities(action, book, price, equity, p)
+    if p.max_position_weight > 0:
+        order_qty = cap_positions(order_qty, book, price, equity, p)
+    book = execute_sells(book, order_qty, price, market, p)
+    if p.stale_bars > 0:
+        book = release_stale(book, price, p)
+    book = execute_buys(book, order_qty, price, equity, market, p)
+
+    book = mark_to_market(book, price)
+    terms = reward_terms(before, book, price, market, p)
+    reward = torch.stack(tuple(terms.values())).sum(0)
+
+    is_ruined = (book.equity <= p.terminal_equity_fraction * p.initial_capital) & p.truncates
+    at_end = book.bar >= book.last_bar
+    done = at_end | is_ruined
+    if p.final_reward == "discounted_return":
+        book = replace(book, discounted_return=p.gamma * book.discounted_return + reward)
+        reward = torch.where(done, book.discounted_return, reward)
+    return book, Outcome(reward, terms, done, at_end & ~is_ruined & p.truncates)
+
+
+def _nothing_traded(book: Portfolio) -> dict[str, Tensor]:
+    zero = torch.zeros_like(book.cash)
+    return {"trades": torch.zeros_like(book.bar), "fees": zero, "slippage": zero, "turnover": zero}
+
+
+# ---------------------------------------------------------------------------------------------- observation
+def observation_layout(
+    env_params: Mapping[str, Any] | EnvParams, n_assets: int, n_features: int
+) -> tuple[tuple[str, int], ...]:
+    """(name, width) of the blocks of an observation, in order. Their widths add up to S."""
+    p = env_params if isinstance(env_params, EnvParams) else EnvParams.from_mapping(env_params)
+    account = (("cash", 1), ("qty", n_assets)) if p.observation == "absolute" else (("cash_weight", 1), ("weight", n_assets))
+    extra = (("progress", 1), ("drawdown", 1), ("held_bars", n_assets)) if p.observe_account else ()
+    return (*account, ("tech", p.lookback * n_features), *extra)
+
+
+def observe(book: Portfolio, market: Market, p: EnvParams) -> Tensor:
+    """(N, S) float32 in the order of `observation_layout`: account, L rows of features newest first, extras."""
+    if p.observation == "absolute":
+        account = (book.cash[:, None] * p.norm_cash, book.qty * p.norm_stocks)
+    else:
+        equity = book.equity.clamp(min=EQUITY_FLOOR * p.initial_capital)[:, None]
+        account = (book.cash[:, None] / equity, book.qty * market.price[book.bar] / equity)
+    tech = market.tech[book.bar[:, None] - market.window].flatten(1)  # (N, L * F)
+    blocks = [*account, tech]
+    if p.observe_account:
+        progress = (book.bar - book.first_bar).double() / (book.last_bar - book.first_bar)
+        drawdown = 1.0 - book.equity / book.peak
+        blocks += [progress[:, None], drawdown[:, None], book.held_bars * HELD_BARS_SCALE]
+    return torch.cat([block.float() for block in blocks], dim=1)
+
+
+# ---------------------------------------------------------------------------------------------- episodes
+def hash32(seed: int, env: Tensor, episode: Tensor) -> Tensor:
+    """(N,) int64 in [0, 2**32) that depends on nothing but its arguments (finalizer of C. Wellons' `lowbias32`).
+
+    A counter instead of a generator: environment i never depends on j, every device draws the same numbers, and a
+    captured GPU graph needs no generator state. The products wrap around in int64; their low 32 bits are exact.
+    """
+    x = torch.zeros_like(env)
+    for word in (seed, env, episode):
+        x = (x + word + 0x9E3779B9) & 0xFFFFFFFF
+        x = x ^ (x >> 16)
+        x = (x * 0x7FEB352D) & 0xFFFFFFFF
+        x = x ^ (x >> 15)
+        x = (x * 0x846CA68B) & 0xFFFFFFFF
+        x = x ^ (x >> 16)
+    return x
+
+
+def draw_starts(
+    episode: Tensor, n_starts: int, mode: str, seed: int, market: Market
+) -> tuple[Tensor, Tensor]:
+    """Segment (N,) and first bar (N,) of every environment's episode number `episode` (N,)."""
+    env = torch.arange(len(episode), device=episode.device)
+    if mode == "first":  # environment i begins with segment i and takes the next one after every episode
+        segment = market.usable_segment[(env + episode) % len(market.usable_segment)]
+        return segment, market.first_start[segment]
+    low, width = 0, n_starts
+    if mode == "stratified":  # environment i draws from the i-th of N equal shares of all starts
+        low = env * n_starts // len(episode)
+        width = ((env + 1) * n_starts // len(episode) - low).clamp(min=1)
+    k = low + ((hash32(seed, env, episode) * width) >> 32)
+    segment = torch.searchsorted(market.start_offset, k, right=True) - 1
+    return segment, market.first_start[segment] + k - market.start_offset[segment]
+
+
+def open_portfolio(
+    segment: Tensor, first_bar: Tensor, episode_bars: int | None, market: Market, p: EnvParams
+) -> Portfolio:
+    """Fresh accounts at first_bar (N,), holding cash only."""
+    last_bar = market.episode_limit[segment]
+    if episode_bars is not None:
+        last_bar = torch.minimum(last_bar, first_bar + episode_bars)
+    segment_price = market.price[market.segment_first[segment]]  # (N, A)
+    base_price = segment_price if p.benchmark_base == "segment" else market.price[first_bar]
+    is_priced = base_price > 0
+    fee = 1.0 + (p.buy_fee_rate if p.benchmark_pays_fee else 0.0)
+    share = p.initial_capital / is_priced.sum(-1, keepdim=True).clamp(min=1).double()
+    benchmark_qty = torch.where(is_priced, share / (base_price * fee), 0.0)
+    zero = torch.zeros_like(base_price[:, 0])
+    count, capital = torch.zeros_like(first_bar), torch.full_like(zero, p.initial_capital)
+    return Portfolio(
+        bar=first_bar, first_bar=first_bar, last_bar=last_bar, segment=segment, cash=capital,
+        qty=torch.zeros_like(base_price), held_bars=torch.zeros_like(base_price, dtype=torch.int64),
+        high=torch.zeros_like(base_price), order_scale=_order_scale(segment_price, p), benchmark_qty=benchmark_qty,
+        equity=capital, benchmark=(benchmark_qty * market.price[first_bar]).sum(-1), peak=capital,
+        max_drawdown=zero, discounted_return=zero, trades=count, fees=zero, slippage=zero, turnover=zero,
+    )  # fmt: skip
+
+
+def _order_scale(first_price: Tensor, p: EnvParams) -> Tensor:
+    """Coins per unit of action (N, A) of the host presets, from the segment's first prices."""
+    priced = torch.where(first_price > 0, first_price, 1.0)
+    if p.order_sizing == "price_magnitude":
+        scale = p.norm_action / 10.0 ** torch.floor(torch.log10(priced))
+    elif p.order_sizing == "initial_capital":
+        scale = p.initial_capital / (priced * p.norm_action)
+    else:
+        return torch.zeros_like(first_price)
+    return torch.where(first_price > 0, scale, 0.0)
+
+
+def restart(is_over: Tensor, fresh: Portfolio, book: Portfolio) -> Portfolio:
+    """Fresh accounts where is_over (N,), the running ones elsewhere."""
+    merged = {}
+    for field in fields(Portfolio):
+        new, old = getattr(fresh, field.name), getattr(book, field.name)
+        merged[field.name] = torch.where(is_over if new.ndim == 1 else is_over[:, None], new, old)
+    return Portfolio(**merged)
+
+
+def build_market(config: Mapping[str, Any], p: EnvParams, episode_bars: int | None, device: torch.device) -> Market:
+    """Check a caller's arrays and put them on the device. The caller's arrays are copied, never written.
+
+    Raises:
+        ValueError: for arrays that cannot be traded; the message names the array, the bar and what to do.
+    """
+    price, tech = np.asarray(config["price_array"]), np.asarray(config["tech_array"])
+    check_arrays(price, tech)
+    n_bars, n_assets = price.shape
+    segments = [(int(a), int(b)) for a, b in config.get("segments") or [(0, n_bars)]]
+    if any(a < 0 or b > n_bars or a >= b for a, b in segments):
+        raise ValueError(f"segments are (first, last_exclusive) within the {n_bars} bars given; received {segments}")
+    limit = [b - 1 - (p.lookback if p.ends_lookback_early else 0) for _, b in segments]
+    first_start = [a + p.lookback - 1 for a, _ in segments]
+    n_starts = []
+    for first, last in zip(first_start, limit, strict=True):
+        steps = min(episode_bars or 1, max(last - first, 1))
+        n_starts.append(max(last - first - steps + 1, 0))
+    if sum(n_starts) == 0:
+        needed = p.lookback + 1 + (p.lookback if p.ends_lookback_early else 0)
+        raise ValueError(f"lookback {p.lookback} needs a segment of {needed} bars; received {segments}")
+
+    def integers(values: Sequence[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=device)
+
+    def per_asset(values: object) -> Tensor:
+        row = np.broadcast_to(np.asarray(values, dtype=np.float64), (n_assets,)).copy()
+        return torch.from_numpy(row).to(device)
+
+    return Market(
+        price=torch.tensor(price.astype(np.float64), device=device),
+        tech=torch.tensor((tech.astype(np.float64) * p.norm_tech).astype(np.float32), device=device),
+        min_qty=per_asset(smallest_orders(p.rules, config, n_assets)),
+        qty_increment=per_asset(config.get("qty_increment", 0.0)),
+        window=torch.arange(p.lookback, device=device),
+        segment_first=integers([a for a, _ in segments]), segment_end=integers([b for _, b in segments]),
+        episode_limit=integers(limit), first_start=integers(first_start),
+        start_offset=integers(np.cumsum([0, *n_starts]).tolist()),
+        usable_segment=integers([i for i, n in enumerate(n_starts) if n > 0]),
+    )  # fmt: skip
+
+
+def check_arrays(price: np.ndarray, tech: np.ndarray) -> None:
+    if price.ndim != 2 or tech.ndim != 2 or price.shape[0] != tech.shape[0]:
+        raise ValueError(
+            f"price_array (T, A) and tech_array (T, F) need the same number of bars; received {price.shape}, {tech.shape}"
+        )
+    for name, array in (("price_array", price), ("tech_array", tech)):
+        if array.dtype.kind not in "fiu":
+            raise ValueError(f"{name} must hold numbers; received dtype {array.dtype}")
+        bad = np.argwhere(~np.isfinite(array))
+        if len(bad):
+            raise ValueError(f"{name} has a non-finite value at bar {bad[0][0]}, column {bad[0][1]}; drop or fill it")
+    if (price < 0).any():
+        bar, column = np.argwhere(price < 0)[0]
+        raise ValueError(f"price_array has a negative price at bar {bar}, column {column}; prices are quote per coin")
+
+
+def smallest_orders(rules: str, config: Mapping[str, Any], n_assets: int) -> Sequence[float] | np.ndarray:
+    """(A,) smallest order in coins: the caller's as given, else the host's limits times 1.1, else none."""
+    given, tickers = config.get("min_order_qty"), config.get("tickers")
+    if given is not None:
+        return given
+    if rules == "standard":
+        return [0.0] * n_assets
+    if rules == "cappuccino" and tickers is not None:
+        names = [str(ticker).upper().replace("/", "").removesuffix("USDT").removesuffix("USD") for ticker in tickers]
+        unknown = [name for name in names if name not in CAPPUCCINO_LIMITS]
+        if unknown:
+            raise ValueError(f"no smallest order is known for {', '.join(unknown)}; give config['min_order_qty'] (A,)")
+        return [CAPPUCCINO_LIMITS[name] * 1.1 for name in names]
+    limits = FINRL_LIMITS if rules == "finrl_crypto" else tuple(CAPPUCCINO_LIMITS.values())
+    if n_assets > len(limits):
+        raise ValueError(
+            f"the {rules} rules know the smallest order of {len(limits)} columns, price_array has {n_assets}; "
+            "give config['min_order_qty'] (A,) in coins"
+        )
+    return [limit * 1.1 for limit in limits[:n_assets]]
+
+
+# ---------------------------------------------------------------------------------------------- the classes
+class VectorizedCryptoEnvAlpaca:
+    """N long-only spot accounts over A coins, in plain torch: the readable reference of the fast class.
+
+    `reset() -> state` and `step(action) -> state, reward, done, info`, tensors on `device`: state (N, S) float32,
+    reward (N,) float32, done (N,) bool, info a dict of tensors. An environment whose episode is over restarts in the
+    same step: the returned state is the new episode's first, `info["final_state"]` holds the old one's last, and
+    `info["truncated"]` says where the clock alone ended it (bootstrap the value from final_state there).
+
+    With n_envs = 1 the interface is the hosts' scalar one: NumPy (S,), float, bool, a dict of Python numbers, and no
+    restart, because hosts read `cash` and `total_asset` after the last step and call `reset()` themselves. Stepping
+    on raises RuntimeError. `as_numpy=False` gives the tensor interface for one environment too.
+
+    Args:
+        config: `price_array` (T, A), `tech_array` (T, F), optionally `segments` [(first, last_exclusive), ...] that no
+            episode crosses, `tickers` (A), `min_order_qty` (A,), `qty_increment` (A,).
+        env_params: `rules`, `lookback` and any setting of `EnvParams`.
+        n_envs: number of accounts N. `num_envs` is elegantrl's name for it and wins when given.
+        initial_capital: quote; None takes the rule set's.
+        buy_cost_pct: fee fraction of a purchase; None takes the rule set's.
+        sell_cost_pct: fee fraction of a sale; None takes the rule set's.
+        gamma: discount of the host presets' final reward.
+        if_log: kept for hosts, whose constructors pass it; this environment does not log.
+        device: torch device; None takes `cuda:gpu_id` where there is one, else the CPU.
+        gpu_id: -1 is the CPU.
+        num_envs: see n_envs.
+        seed: of the random starts; None is 0.
+        start: "first", "random" or "stratified"; None takes the rule set's.
+        episode_bars: steps of a window; None runs to the end of the segment.
+        as_numpy: None means n_envs == 1.
+        env_name: a label.
+
+    Raises:
+        ValueError: for settings, arrays or sizes that cannot be simulated.
+    """
+
+    def __init__(
+        self, config: Mapping[str, Any], env_params: Mapping[str, Any], n_envs: int = 8, *,
+        initial_capital: float | None = None, buy_cost_pct: float | None = None, sell_cost_pct: float | None = None,
+        gamma: float = 0.99, if_log: bool = False, device: str | torch.device | None = None, gpu_id: int = 0,
+        num_envs: int | None = None, seed: int | None = None, start: str | None = None,
+        episode_bars: int | None = None, as_numpy: bool | None = None, env_name: str = "VectorizedCryptoEnvAlpaca",
+    ) -> None:  # fmt: skip
+        self.params = EnvParams.from_mapping(env_params, initial_capital, buy_cost_pct, sell_cost_pct, gamma)
+        self.n_envs = self.num_envs = self.env_num = n_envs if num_envs is None else num_envs
+        self.start, self.seed = start or self.params.start, int(seed or 0)
+        self.episode_bars = episode_bars
+        self.as_numpy = self.n_envs == 1 if as_numpy is None else as_numpy
+        self.if_log, self.env_name, self.if_discrete, self.target_return = if_log, env_name, False, 10.0
+        has_gpu = gpu_id >= 0 and torch.cuda.is_available()
+        self.device = torch.device(device or (f"cuda:{gpu_id}" if has_gpu else "cpu"))
+        self._check_options()
+        shape = np.shape(config["price_array"]), np.shape(config["tech_array"])
+        self.action_dim = shape[0][-1]
+        self.state_dim = sum(width for _, width in observation_layout(self.params, self.action_dim, shape[1][-1]))
+        self._check_memory()
+
+        self.market = build_market(config, self.params, episode_bars, self.device)
+        self._n_starts = int(self.market.start_offset[-1])
+        room = self.market.episode_limit - self.market.first_start
+        self.max_step = min(int(room.max()), episode_bars or int(room.max()))
+        self.initial_total_asset = self.params.initial_capital
+        self.price_array = self.market.price.cpu().numpy() if self.as_numpy else self.market.price
+        self._episode = torch.full((self.n_envs,), -1, dtype=torch.int64, device=self.device)
+        self._rejected = torch.zeros_like(self._episode)
+        self._needs_reset = True
+        self.book = self._fresh_book(self._episode + 1)
+        self._allocate()
+
+    def _allocate(self) -> None:
+        """For the class with buffers; this one has none."""
+
+    def _check_options(self) -> None:
+        n_envs = self.n_envs
+        if isinstance(n_envs, bool) or not isinstance(n_envs, int | np.integer) or n_envs < 1:
+            raise ValueError(f"n_envs is a whole number of environments >= 1; received {n_envs!r}")
+        if self.start not in ("first", "random", "stratified"):
+            raise ValueError(f'start must be "first", "random" or "stratified"; received {self.start!r}')
+        if self.episode_bars is not None and self.episode_bars < 1:
+            raise ValueError(f"episode_bars is a number of steps >= 1, or None; received {self.episode_bars!r}")
+        if self.as_numpy and n_envs != 1:
+            raise ValueError(f"as_numpy needs n_envs == 1; received {n_envs}")
+
+    def _check_memory(self) -> None:
+        needed = self.n_envs * (3 * 4 * self.state_dim + 8 * (8 * self.action_dim + 20))
+        if self.device.type == "cuda":
+            free = torch.cuda.mem_get_info(self.device)[0]
+        elif hasattr(os, "sysconf"):
+            free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        else:
+            return
+        if needed > free:
+            raise ValueError(
+                f"n_envs = {self.n_envs} needs about {needed / 2**30:,.1f} GiB, {self.device} has {free / 2**30:,.1f}; "
+                f"at most {self.n_envs * free // needed} fit"
+            )
+
+    # what hosts read; tensors for a batch, NumPy and Python numbers for one environment
+    @property
+    def cash(self) -> Any:  # noqa: ANN401
+        """(N,) quote currency in the accounts."""
+        return self._out(self.book.cash)
+
+    @property
+    def stocks(self) -> Any:  # noqa: ANN401
+        """(N, A) coins in the accounts."""
+        return self._out(self.book.qty)
+
+    @property
+    def time(self) -> Any:  # noqa: ANN401
+        """(N,) row of price_array the accounts stand at."""
+        return self._out(self.book.bar)
+
+    @property
+    def total_asset(self) -> Any:  # noqa: ANN401
+        """(N,) account values, quote."""
+        return self._out(self.book.equity)
+
+    @property
+    def episode_return(self) -> Any:  # noqa: ANN401
+        """(N,) account value over initial capital."""
+        return self._out(self.book.equity / self.params.initial_capital)
+
+    @torch.no_grad()
+    def reset(self) -> Any:  # noqa: ANN401
+        """Open fresh accounts in all environments -> first observations (N, S), or NumPy (S,) for one environment."""
+        self._episode = self._episode + 1
+        self._rejected.zero_()
+        self._needs_reset = False
+        self.book = self._fresh_book(self._episode)
+        return self._out(observe(self.book, self.market, self.params))
+
+    @torch.no_grad()
+    def step(self, action: Any) -> tuple[Any, Any, Any, dict[str, Any]]:  # noqa: ANN401
+        """Advance every environment one bar.
+
+        Args:
+            action: (N, A) in [-1, 1], or (A,) for one environment; positive buys, negative sells. Converted to
+                float32 on `device`, never modified. A row with a non-finite entry is a hold, counted in
+                `info["rejected_actions"]`.
+
+        Returns:
+            state, reward, done, info as the class says.
+
+        Raises:
+            ValueError: for a wrong shape.
+            RuntimeError: before the first reset, and for one environment after the end of its episode.
+        """
+        action = self._hold_invalid(self._accept(action))
+        book, outcome = step(self.book, action, self.market, self.params)
+        final_state = observe(book, self.market, self.params)
+        info = self._info(book, outcome, final_state)
+        if self.as_numpy:
+            self.book, state, self._needs_reset = book, final_state, bool(outcome.done)
+        else:
+            self._episode = self._episode + outcome.done
+            self.book = restart(outcome.done, self._fresh_book(self._episode), book)
+            state = observe(self.book, self.market, self.params)
+        return self._out(state), self._out(outcome.reward.float()), self._out(outcome.done), info
+
+    def close(self) -> None:
+        """Nothing to release; hosts call it."""
+
+    def _fresh_book(self, episode: Tensor) -> Portfolio:
+        segment, first_bar = draw_starts(episode, self._n_starts, self.start, self.seed, self.market)
+        return open_portfolio(segment, first_bar, self.episode_bars, self.market, self.params)
+
+    def _accept(self, action: Any) -> Tensor:  # noqa: ANN401
+        if self._needs_reset:
+            raise RuntimeError("no episode is running: call reset() before step()")
+        action = torch.as_tensor(action).detach().to(self.device, torch.float32)
+        expected = (self.action_dim,) if self.as_numpy else (self.n_envs, self.action_dim)
+        if action.shape != expected:
+            raise ValueError(f"action must have shape {expected}; received {tuple(action.shape)}")
+        return action.reshape(self.n_envs, self.action_dim)
+
+    def _hold_invalid(self, action: Tensor) -> Tensor:
+        is_valid = action.isfinite().all(-1)
+        self._rejected += ~is_valid
+        return torch.where(is_valid[:, None], action, 0.0)
+
+    def _info(self, book: Portfolio, outcome: Outcome, final_state: Tensor) -> dict[str, Any]:
+        info = {
+            "truncated": outcome.truncated, "final_state": final_state, "equity": book.equity,
+            "episode_return": book.equity / self.params.initial_capital, "benchmark_equity": book.benchmark,
+            "trades": book.trades, "fees": book.fees, "slippage": book.slippage, "turnover": book.turnover,
+            "rejected_actions": self._rejected.clone(),
+        }  # fmt: skip
+        info = {name: self._out(value) for name, value in info.items()}
+        return {**info, "reward_terms": {name: self._out(value) for name, value in outcome.terms.items()}}
+
+    def _out(self, value: Tensor) -> Any:  # noqa: ANN401
+        if not self.as_numpy:
+            return value
+        row = value[0]
+        return row.item() if row.ndim == 0 else row.cpu().numpy()
+
+
+class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
+    """The same environment, same constructor and same numbers, with preallocated buffers and a native loop on the CPU.
+
+    What `reset` and `step` return are this object's own buffers, `info` included: valid until the next call. Clone
+    them to keep them, or hand the environment your own storage: `step(action, out={"state": ..., "reward": ...,
+    "done": ...})` writes straight into those slots (contiguous, on `device`) and returns them. Rows of
+    `info["final_state"]` are valid where `done`.
+
+    The loop is in environment_Alpaca_kernels.py and needs numba. Without it, and on a GPU, the plain step fills the
+    same buffers.
+    """
+
+    def _allocate(self) -> None:
+        n, p = self.n_envs, self.params
+
+        def empty(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=self.device)
+
+        names = TERM_NAMES[p.reward]
+        self._slots = {
+            "state": empty(n, self.state_dim, dtype=torch.float32), "reward": empty(n, dtype=torch.float32),
+            "done": empty(n, dtype=torch.bool), "final_state": empty(n, self.state_dim, dtype=torch.float32),
+            "truncated": empty(n, dtype=torch.bool), "terms": empty(len(names), n), "equity": empty(n),
+            "benchmark": empty(n), "trades": empty(n, dtype=torch.int64), "fees": empty(n), "slippage": empty(n),
+            "turnover": empty(n), "episode_return": empty(n),
+        }  # fmt: skip
+        slots = self._slots
+        self._infos = {name: slots[name] for name in ("truncated", "final_state", "equity", "episode_return")}
+        self._infos |= {name: slots[name] for name in ("trades", "fees", "slippage", "turnover")}
+        self._infos |= {"benchmark_equity": slots["benchmark"], "rejected_actions": self._rejected}
+        self._infos["reward_terms"] = dict(zip(names, slots["terms"], strict=True))
+        self.book = Portfolio(**{field.name: getattr(self.book, field.name).clone() for field in fields(Portfolio)})
+        self._kernel = self._native_kernel() if self.device.type == "cpu" else None
+
+    def _native_kernel(self) -> Any:  # noqa: ANN401
+        try:
+            kernels = importlib.import_module("environment_Alpaca_kernels")
+        except ImportError:  # the drop-in alone, or no numba: the plain step fills the buffers
+            return None
+        return kernels.CpuStep(self)
+
+    @torch.no_grad()
+    def reset(self, out_state: Tensor | None = None) -> Any:  # noqa: ANN401
+        """Open fresh accounts -> first observations, written into out_state (N, S) when given."""
+        self._episode += 1
+        self._rejected.zero_()
+        self._needs_reset = False
+        self._keep(self._fresh_book(self._episode))
+        state = self._slots["state"] if out_state is None else out_state
+        state.copy_(observe(self.book, self.market, self.params))
+        return self._out(state)
+
+    @torch.no_grad()
+    def step(self, action: Any, out: dict[str, Tensor] | None = None) -> tuple[Any, Any, Any, dict[str, Any]]:  # noqa: ANN401
+        """As the plain class; `out` maps "state", "reward" and "done", or some of them, to the caller's storage."""
+        action = self._accept(action)
+        slots = self._slots if out is None else {**self._slots, **out}
+        if self._kernel is not None:
+            self._kernel(action, slots, out is not None)
+        else:
+            self._plain_step(action, slots)
+        torch.div(slots["equity"], self.params.initial_capital, out=slots["episode_return"])
+        if not self.as_numpy:
+            return slots["state"], slots["reward"], slots["done"], self._infos
+        self._needs_reset = bool(slots["done"])
+        slots["final_state"].copy_(slots["state"])
+        info = {name: self._out(value) for name, value in self._infos.items() if name != "reward_terms"}
+        info["reward_terms"] = {name: self._out(value) for name, value in self._infos["reward_terms"].items()}
+        return self._out(slots["state"]), self._out(slots["reward"]), self._out(slots["done"]), info
+
+    def _plain_step(self, action: Tensor, slots: dict[str, Tensor]) -> None:
+        book, outcome = step(self.book, self._hold_invalid(action), self.market, self.params)
+        for name in ("equity", "benchmark", "trades", "fees", "slippage", "turnover"):
+            slots[name].copy_(getattr(book, name))
+        for name in ("reward", "done", "truncated"):
+            slots[name].copy_(getattr(outcome, name))
+        torch.stack(tuple(outcome.terms.values()), out=slots["terms"])
+        slots["final_state"].copy_(observe(book, self.market, self.params))
+        if not self.as_numpy:
+            self._episode += outcome.done
+            book = restart(outcome.done, self._fresh_book(self._episode), book)
+        self._keep(book)
+        slots["state"].copy_(observe(self.book, self.market, self.params))
+
+    def _keep(self, book: Portfolio) -> None:
+        for field in fields(Portfolio):
+            getattr(self.book, field.name).copy_(getattr(book, field.name))
+
+
+# ---------------------------------------------------------------------------------------------- beside a host
+# What the settings are called in the scalar environments of FinRL_Crypto and Cappuccino.
+HOST_NAMES = {
+    "initial_capital": ("initial_capital", "initial_cash", "initial_total_asset"),
+    "buy_cost_pct": ("buy_cost_pct", "buy_fee_rate"),
+    "sell_cost_pct": ("sell_cost_pct", "sell_fee_rate"),
+    "gamma": ("gamma",),
+    "min_order_qty": ("minimum_qty_alpaca", "minimum_qty_crypto", "min_qty"),
+    "cash_haircut": ("safety_factor_stock_buy",),
+}
+HOST_SETTINGS = (*NORMS, "lookback", "min_cash_reserve", "concentration_penalty", "trailing_stop_pct", "time_decay_floor")
+
+
+def _host_value(env: object, name: str) -> Any:  # noqa: ANN401
+    return next((getattr(env, host_name) for host_name in HOST_NAMES[name] if hasattr(env, host_name)), None)
+
+
+def from_scalar_env(
+    env: Any, n_envs: int = 8, env_class: type[VectorizedCryptoEnvAlpaca] = VectorizedCryptoEnvAlpaca, **options: Any  # noqa: ANN401
+) -> VectorizedCryptoEnvAlpaca:  # fmt: skip
+    """A batched environment with the data and settings of a host's scalar one.
+
+    Arrays, norms, fees, capital and smallest orders are read from the instance. The rules are Cappuccino's where the
+    host knows `time_decay_floor`, else FinRL_Crypto's; an instance with `params: EnvParams` says itself. `options` go
+    to the constructor.
+    """
+    config = {"price_array": np.asarray(env.price_array), "tech_array": np.asarray(env.tech_array)}
+    limits = _host_value(env, "min_order_qty")
+    config["min_order_qty"] = None if limits is None else np.asarray(limits)[: config["price_array"].shape[1]]
+    params = getattr(env, "params", None)
+    if isinstance(params, EnvParams):
+        own = ("buy_fee_rate", "sell_fee_rate", "gamma")
+        env_params = {f.name: getattr(params, f.name) for f in fields(EnvParams) if f.name not in own}
+        config["segments"], config["qty_increment"] = env.segments, env.qty_increment
+    else:
+        rules = "cappuccino" if hasattr(env, "time_decay_floor") else "finrl_crypto"
+        env_params = {name: getattr(env, name) for name in HOST_SETTINGS if hasattr(env, name)} | {"rules": rules}
+        haircut = _host_value(env, "cash_haircut")
+        env_params |= {} if haircut is None else {"cash_haircut": haircut}
+    inherited = {name: _host_value(env, name) for name in ("initial_capital", "buy_cost_pct", "sell_cost_pct")}
+    gamma = 0.99 if _host_value(env, "gamma") is None else _host_value(env, "gamma")
+    return env_class(config, env_params, n_envs, **{"gamma": gamma, **inherited, **options})
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where a batched environment first departs from a scalar one."""
+
+    step: int
+    env: int
+    field: str
+    scalar: Any
+    vectorized: Any
+
+    def __str__(self) -> str:
+        """One line for a terminal."""
+        where = f"step {self.step}, environment {self.env}, field {self.field}"
+        return f"differs first at {where}: scalar {self.scalar}, vectorized {self.vectorized}"
+
+
+def compare_with_scalar(
+    scalar_env: Any, n_steps: int = 1000, seed: int = 0, n_envs: int = 4, tolerance: float = 1e-5,  # noqa: ANN401
+    env_class: type[VectorizedCryptoEnvAlpaca] = VectorizedCryptoEnvAlpaca,
+) -> Difference | None:  # fmt: skip
+    """Step copies of a freshly made scalar environment beside a batch with its settings, on random actions.
+
+    Every environment of the batch gets its own actions and its own copy. Compared are state, reward, done, cash,
+    stocks and total_asset, to `tolerance` of the largest value a field has had (hosts keep quantities in float32).
+    The comparison ends with the first episode: hosts carry their benchmark over a reset, this simulator does not.
+
+    Returns:
+        None when all agree, else the first `Difference`.
+    """
+    shared = {id(array): array for array in (scalar_env.price_array, scalar_env.tech_array)}
+    scalars = [copy.deepcopy(scalar_env, dict(shared)) for _ in range(n_envs)]
+    batch = from_scalar_env(scalar_env, n_envs, env_class, as_numpy=False, start="first", gpu_id=-1)
+    rng = np.random.default_rng(seed)
+    largest: dict[str, float] = {}
+
+    def differing(t: int, pairs: list[dict[str, tuple[Any, Any]]]) -> Difference | None:
+        for i, pair in enumerate(pairs):
+            for name, (scalar, vectorized) in pair.items():
+                expected, received = np.asarray(scalar, np.float64), np.asarray(vectorized, np.float64)
+                largest[name] = max(largest.get(name, 0.0), float(np.abs(expected).max()))
+                if not np.allclose(received, expected, rtol=0.0, atol=tolerance * max(largest[name], 1e-12)):
+                    return Difference(t, i, name, scalar, vectorized)
+        return None
+
+    states = batch.reset()
+    found = differing(0, [{"state": (env.reset(), states[i])} for i, env in enumerate(scalars)])
+    for t in range(1, n_steps + 1):
+        if found:
+            return found
+        actions = rng.uniform(-1.0, 1.0, (n_envs, batch.action_dim)).astype(np.float32)
+        _, reward, done, info = batch.step(torch.from_numpy(actions))
+        results = [env.step(action.copy()) for env, action in zip(scalars, actions, strict=True)]
+        if done.all() and all(result[2] for result in results):
+            return None
+        found = differing(t, [
+            {"state": (result[0], info["final_state"][i]), "reward": (result[1], reward[i]), "done": (result[2], done[i]),
+             "cash": (env.cash, batch.cash[i]), "stocks": (env.stocks, batch.stocks[i]),
+             "total_asset": (env.total_asset, info["equity"][i])}
+            for i, (env, result) in enumerate(zip(scalars, results, strict=True))
+        ])  # fmt: skip
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compare with the scalar environment that lies beside this file."""
+    parser = argparse.ArgumentParser(description="Batched crypto trading environment; see the module's docstring.")
+    parser.add_argument("--compare", action="store_true", help="step a host's CryptoEnvAlpaca beside the batched class")
+    parser.add_argument("--env-file", type=Path, default=Path(__file__).with_name("environment_Alpaca.py"),
+                        help="file with the class CryptoEnvAlpaca (default: environment_Alpaca.py beside this file)")  # fmt: skip
+    parser.add_argument("--steps", type=int, default=1000, help="steps to compare (default 1000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random market and actions (default 0)")
+    args = parser.parse_args(argv)
+    if not args.compare:
+        parser.print_help()
+        return 2
+    if not args.env_file.is_file():
+        parser.error(f"{args.env_file} does not exist; name the host's file with --env-file")
+    sys.path.insert(0, str(args.env_file.parent.resolve()))
+    host_class = importlib.import_module(args.env_file.stem).CryptoEnvAlpaca
+    rng = np.random.default_rng(args.seed)
+    first_price = np.array([95.0, 34.0, 43_000.0, 14.5, 2_300.0, 68.0, 6.4])
+    price = first_price * np.exp(np.cumsum(rng.normal(0.0, 0.004, (args.steps + 20, 7)), axis=0))
+    config = {"price_array": price, "tech_array": rng.normal(0.0, 30.0, (len(price), 14))}
+    env_params = {"lookback": 5, "norm_cash": 2.0**-12, "norm_stocks": 2.0**-8, "norm_tech": 2.0**-6,
+                  "norm_reward": 2.0**-10, "norm_action": 4.0}  # fmt: skip
+    defaults = inspect.signature(host_class.__init__).parameters
+    if (defaults["initial_capital"].default or 0) >= 1e6:  # FinRL_Crypto sizes orders by the price's magnitude
+        env_params["norm_action"] = 10_000.0
+    difference = compare_with_scalar(host_class(config, env_params), args.steps, args.seed)
+    sys.stdout.write(f"{args.env_file}: {difference or f'equal over {args.steps} steps'}\n")
+    return 1 if difference else 0
+
+
+if __name__ == "__main__":  # through the module's name, so that its classes are the ones a host imports
+    sys.exit(importlib.import_module(Path(__file__).stem).main())
