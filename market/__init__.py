@@ -1,1 +1,1 @@
-"""Bars to arrays: candles, features, datasets, venues; used by training and live trading alike."""
+"""Bars to arrays: candles, features, datasets, venue rules, and a synthetic sample market."""

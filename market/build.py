@@ -1,0 +1,91 @@
+"""From tidy bars to a dataset: the one pipeline for exchange files, downloads and the sample market."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from market.candles import (
+    DEFAULT_MAX_FILL_BARS,
+    BarGrid,
+    fill_short_gaps,
+    gap_report,
+    resample,
+    segments_of,
+    to_grid,
+)
+from market.checks import MIN_SEGMENT_BARS
+from market.dataset import Dataset, make_dataset
+from market.errors import BarsError
+from market.features import WARMUP_BARS, feature_names, segment_features
+from market.names import timeframe_name, timeframe_seconds
+
+
+def dataset_from_bars(
+    bars: pd.DataFrame,
+    tickers: Sequence[str],
+    timeframe: str,
+    *,
+    source: str,
+    synthetic: bool = False,
+    start: pd.Timestamp | None = None,
+    end: pd.Timestamp | None = None,
+    max_fill_bars: int = DEFAULT_MAX_FILL_BARS,
+) -> Dataset:
+    """Align, fill short gaps, resample, cut into segments, compute features, drop warm-up.
+
+    Args:
+        bars: as `market.candles.read_bars` returns them.
+        tickers: names in any form, in the order of the dataset's columns.
+        timeframe: of the dataset; the bars' own or a longer one.
+        source: where the bars come from, kept in the manifest and used in errors.
+        synthetic: True for made-up bars.
+        start: first bar open, UTC, included.
+        end: bar opens before this, UTC.
+        max_fill_bars: longest run of missing source bars that is filled; a longer one splits the data.
+
+    Returns:
+        A dataset whose rows are exactly the usable bars: every row belongs to a segment.
+    """
+    bar_seconds = timeframe_seconds(timeframe)
+    fine = fill_short_gaps(to_grid(bars, tickers, source, start, end), max_fill_bars)
+    grid = resample(fine, bar_seconds)
+    runs = [run for run in segments_of(grid) if run[1] - run[0] >= WARMUP_BARS + MIN_SEGMENT_BARS]
+    if not runs:
+        raise BarsError(_too_few(grid, source))
+    rows = np.concatenate([np.arange(first + WARMUP_BARS, last) for first, last in runs])
+    ends = np.cumsum([last - first - WARMUP_BARS for first, last in runs])
+    return make_dataset(
+        price=grid.close[rows],
+        tech=np.concatenate([_features(grid, first, last) for first, last in runs]),
+        time=grid.time[rows] + bar_seconds,
+        tickers=grid.tickers,
+        feature_names=feature_names(grid.tickers),
+        bar_seconds=bar_seconds,
+        segments=list(zip([0, *ends[:-1]], ends, strict=True)),
+        source=source,
+        synthetic=synthetic,
+        quality=_quality(fine, grid, len(rows), max_fill_bars),
+    )
+
+
+def _features(grid: BarGrid, first: int, last: int) -> np.ndarray:
+    columns = (grid.open, grid.high, grid.low, grid.close, grid.volume)
+    return segment_features(*(column[first:last] for column in columns), bar_seconds=grid.bar_seconds)
+
+
+def _too_few(grid: BarGrid, source: str) -> str:
+    longest = max((last - first for first, last in segments_of(grid)), default=0)
+    return (
+        f"{source}: the longest run of {timeframe_name(grid.bar_seconds)} bars that {', '.join(grid.tickers)} all have "
+        f"is {longest}; at least {WARMUP_BARS + MIN_SEGMENT_BARS} are needed ({WARMUP_BARS} of them warm-up); "
+        "give a longer period, a shorter timeframe, or fewer tickers"
+    )
+
+
+def _quality(fine: BarGrid, grid: BarGrid, n_rows: int, max_fill_bars: int) -> dict[str, object]:
+    """What was there, filled and left out; plain JSON values."""
+    report = gap_report(fine, max_fill_bars)
+    return report | {"warmup_bars": WARMUP_BARS, "grid_bars": len(grid.time), "dropped_bars": len(grid.time) - n_rows}

@@ -1,0 +1,367 @@
+"""Bars from files, validated and put on one full time grid.
+
+A tidy table has one row per bar and symbol: `timestamp` (the bar's OPEN time), `symbol`, `open, high, low, close`
+(quote per coin) and `volume` (coins). Axes: T bars, A assets. The steps, in the order they are meant to be used:
+
+    read_bars -> to_grid -> fill_short_gaps -> resample -> segments_of
+
+A missing bar is NaN, never zero. Timestamps without a time zone are UTC; others are converted to UTC; whole numbers are
+epoch seconds, milliseconds, microseconds or nanoseconds, told apart one by one by their size.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from market.errors import BarsError
+from market.names import match_symbols, ticker_of, timeframe_name
+
+PRICES = ("open", "high", "low", "close")
+COLUMNS = ("timestamp", "symbol", *PRICES, "volume")
+EARLIEST_S = 1_230_768_000  # 2009-01-01, the first bitcoin
+LATEST_S = 4_102_444_800  # 2100-01-01
+DEFAULT_MAX_FILL_BARS = 3
+LEAST_COVERAGE = 0.01  # bars there are / bars of the full grid; below it the times must be wrong
+
+
+@dataclass(frozen=True)
+class BarGrid:
+    """Bars of several coins on one full time grid; a missing bar is NaN in every price and in volume."""
+
+    time: np.ndarray  # (T,) int64, UTC seconds, bar OPEN
+    open: np.ndarray  # (T, A) float64, quote per coin
+    high: np.ndarray  # (T, A) float64, quote per coin
+    low: np.ndarray  # (T, A) float64, quote per coin
+    close: np.ndarray  # (T, A) float64, quote per coin
+    volume: np.ndarray  # (T, A) float64, coins
+    filled: np.ndarray  # (T, A) bool, bar made up by fill_short_gaps
+    tickers: tuple[str, ...]
+    bar_seconds: int
+
+    @property
+    def missing(self) -> np.ndarray:
+        """(T, A) bool, bars that are not there."""
+        return np.isnan(self.close)
+
+
+def utc_text(seconds: float) -> str:
+    """`2024-08-05 12:35` for UTC seconds."""
+    return pd.Timestamp(int(seconds), unit="s").strftime("%Y-%m-%d %H:%M")
+
+
+def read_bars(path: Path | str) -> pd.DataFrame:
+    """Read and validate a tidy Parquet or CSV file.
+
+    Returns:
+        The columns `COLUMNS`, sorted by symbol and time; `timestamp` is datetime64[s, UTC].
+
+    Raises:
+        BarsError: one line with the file, ticker and bar at fault.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BarsError(f"{path}: no such file; give a tidy .parquet or .csv file of bars")
+    readers = {".parquet": _read_parquet, ".csv": _read_csv, ".gz": _read_csv}
+    if path.suffix not in readers:
+        raise BarsError(f"{path}: expected a .parquet, .csv or .csv.gz file")
+    return tidy_bars(readers[path.suffix](path), str(path))
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise BarsError(f"{path}: not a readable Parquet file ({_first_line(error)}); fetch it again") from error
+    return table.to_pandas()
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError, EOFError) as error:
+        raise BarsError(f"{path}: not a readable CSV file ({_first_line(error)}); fetch it again") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
+
+
+def tidy_bars(table: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Bring any table with the tidy columns to the exact form of `read_bars`; `where` names it in errors."""
+    table = table.rename(columns=lambda name: str(name).strip().lower())
+    absent = [name for name in COLUMNS if name not in table.columns]
+    if absent:
+        raise BarsError(f"{where}: column {', '.join(absent)} is missing; expected {', '.join(COLUMNS)}")
+    if len(table) == 0:
+        raise BarsError(f"{where}: holds no bars")
+    columns = {name: pd.Series(table[name]) for name in COLUMNS}
+    symbol = columns["symbol"].astype("category")
+    if symbol.isna().any():
+        raise BarsError(f"{where}: row {int(symbol.isna().to_numpy().argmax())} has no symbol")
+    symbol = symbol.cat.rename_categories(str).cat.remove_unused_categories()
+    bars = pd.DataFrame({"timestamp": _utc_seconds(columns["timestamp"], where), "symbol": symbol.array})
+    for name in (*PRICES, "volume"):
+        bars[name] = _numbers(columns[name], name, where)
+    order = np.lexsort((bars["timestamp"].to_numpy(), bars["symbol"].cat.codes.to_numpy()))
+    bars = bars.iloc[order].reset_index(drop=True)
+    _check_bars(bars, where)
+    bars["timestamp"] = pd.to_datetime(bars["timestamp"], unit="s", utc=True).dt.as_unit("s")
+    return bars
+
+
+def _numbers(column: pd.Series, name: str, where: str) -> np.ndarray:
+    try:
+        return column.to_numpy(dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise BarsError(
+            f"{where}: column {name} holds something that is not a number ({_first_line(error)})"
+        ) from error
+
+
+def _utc_seconds(column: pd.Series, where: str) -> np.ndarray:
+    """(rows,) int64 UTC seconds from date-times, text or epoch numbers."""
+    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+        seconds = epoch_seconds(_numbers(column, "timestamp", where))
+    else:
+        try:
+            stamps = pd.to_datetime(column.to_numpy(), utc=True, format=_text_format(column))
+        except (ValueError, TypeError, OverflowError) as error:
+            raise BarsError(f"{where}: a timestamp cannot be read ({_first_line(error)}); use UTC ISO 8601") from error
+        nanoseconds = pd.DatetimeIndex(stamps).as_unit("ns")
+        seconds = np.where(nanoseconds.isna(), np.nan, nanoseconds.asi8 / 1e9)
+    in_range = (seconds >= EARLIEST_S) & (seconds < LATEST_S)
+    if not in_range.all():
+        row = int((~in_range).argmax())
+        raise BarsError(f"{where}: row {row} has the timestamp {column.iloc[row]}, outside 2009..2099; check its unit")
+    if (seconds % 1 != 0).any():
+        row = int((seconds % 1 != 0).argmax())
+        raise BarsError(f"{where}: row {row} has a fraction of a second ({column.iloc[row]}); expected bar open times")
+    return seconds.astype(np.int64)
+
+
+def _text_format(column: pd.Series) -> str | None:
+    return None if pd.api.types.is_datetime64_any_dtype(column) else "ISO8601"
+
+
+def epoch_seconds(epoch: np.ndarray) -> np.ndarray:
+    """Seconds from epoch seconds, milliseconds, microseconds or nanoseconds, each value told by its size."""
+    epoch = np.asarray(epoch, dtype=np.float64)
+    scale = np.select([epoch >= 1e17, epoch >= 1e14, epoch >= 1e11], [1e9, 1e6, 1e3], default=1.0)
+    return epoch / scale
+
+
+def _check_bars(bars: pd.DataFrame, where: str) -> None:
+    """Refuse the first bad bar by name; `bars` is sorted, its timestamp in seconds."""
+    values = {name: bars[name].to_numpy() for name in (*PRICES, "volume")}
+    body_high = np.maximum(values["open"], values["close"])
+    body_low = np.minimum(values["open"], values["close"])
+    same_symbol = bars["symbol"].cat.codes.diff().to_numpy() == 0
+    faults = {f"{name} is not a finite number": ~np.isfinite(column) for name, column in values.items()}
+    faults |= {f"{name} is not positive": values[name] <= 0 for name in PRICES}
+    faults["volume is negative"] = values["volume"] < 0
+    faults["high is below open or close"] = values["high"] < body_high
+    faults["low is above open or close"] = values["low"] > body_low
+    faults["the same bar comes twice"] = same_symbol & (bars["timestamp"].diff().to_numpy() == 0)
+    for fault, is_bad in faults.items():
+        if is_bad.any():
+            bar = bars.iloc[int(is_bad.argmax())]
+            raise BarsError(
+                f"{where}: {bar['symbol']} bar {utc_text(bar['timestamp'])}: {fault} "
+                f"({int(is_bad.sum())} such bars); remove or mend them"
+            )
+
+
+def bar_seconds_of(bars: pd.DataFrame, where: str) -> int:
+    """Seconds between bars: the commonest step, which every bar's open time must be a multiple of."""
+    seconds = bars["timestamp"].dt.as_unit("s").astype("int64")
+    steps = seconds.diff()[(bars["symbol"].cat.codes.diff() == 0).to_numpy()]
+    if len(steps) == 0:
+        raise BarsError(f"{where}: one bar per symbol is too few; at least 2 are needed")
+    step = int(steps.mode().iloc[0])
+    off_grid = (seconds % step != 0).to_numpy()
+    if off_grid.any():
+        bar = bars.iloc[int(off_grid.argmax())]
+        raise BarsError(
+            f"{where}: {bar['symbol']} bar {bar['timestamp']:%Y-%m-%d %H:%M:%S} is off the {timeframe_name(step)} grid "
+            f"({int(off_grid.sum())} such bars); give bars of one timeframe, stamped with their open time"
+        )
+    return step
+
+
+def to_grid(
+    bars: pd.DataFrame,
+    tickers: Sequence[str],
+    where: str,
+    start: pd.Timestamp | None = None,
+    end: pd.Timestamp | None = None,
+) -> BarGrid:
+    """Put the bars of `tickers` on one full time grid, from the first to the last bar of any of them.
+
+    Args:
+        bars: as `read_bars` returns them.
+        tickers: names in any form; the grid's columns are in this order.
+        where: name of the source in errors.
+        start: first bar open, UTC, included.
+        end: bar opens before this, UTC.
+    """
+    symbols = _match(bars, tickers, where)
+    bars = bars.loc[bars["symbol"].isin(symbols)]
+    step = bar_seconds_of(bars, where)
+    kept = np.ones(len(bars), dtype=bool)
+    kept &= True if start is None else (bars["timestamp"] >= start).to_numpy()
+    kept &= True if end is None else (bars["timestamp"] < end).to_numpy()
+    bars = bars.loc[kept]
+    _check_every_symbol_has_bars(bars, symbols, where)
+    seconds = bars["timestamp"].dt.as_unit("s").astype("int64").to_numpy()
+    first, last = int(seconds.min()), int(seconds.max())
+    time = np.arange(first, last + step, step, dtype=np.int64)
+    if len(bars) < LEAST_COVERAGE * len(time) * len(symbols):
+        span = f"{utc_text(first)} .. {utc_text(last)}"
+        raise BarsError(f"{where}: only {len(bars)} bars lie over {span}; check the timestamps")
+    place = pd.Index(symbols).get_indexer(pd.Index(bars["symbol"].astype(str)))
+    row = (seconds - first) // step
+    columns = {}
+    for name in (*PRICES, "volume"):
+        columns[name] = np.full((len(time), len(symbols)), np.nan)
+        columns[name][row, place] = bars[name].to_numpy()
+    filled = np.zeros((len(time), len(symbols)), dtype=bool)
+    return BarGrid(time=time, **columns, filled=filled, tickers=tuple(map(ticker_of, symbols)), bar_seconds=step)
+
+
+def _match(bars: pd.DataFrame, tickers: Sequence[str], where: str) -> tuple[str, ...]:
+    try:
+        return match_symbols(tickers, map(str, bars["symbol"].cat.categories))
+    except BarsError as error:
+        raise BarsError(f"{where}: {error}") from error
+
+
+def _check_every_symbol_has_bars(bars: pd.DataFrame, symbols: Sequence[str], where: str) -> None:
+    there = set(map(str, bars["symbol"].unique()))
+    empty = [symbol for symbol in symbols if symbol not in there]
+    if empty:
+        raise BarsError(f"{where}: {', '.join(empty)} has no bars in the dates asked for; widen --start and --end")
+
+
+def fill_short_gaps(grid: BarGrid, max_fill_bars: int = DEFAULT_MAX_FILL_BARS) -> BarGrid:
+    """Fill runs of at most `max_fill_bars` missing bars between two real ones; longer runs stay missing.
+
+    The rule is that nobody traded: open, high, low and close are the last close before the run, volume is 0. What a
+    filled bar holds never depends on what came after it. Filled bars are flagged in `filled`.
+    """
+    missing = grid.missing
+    last_real = _last_true_index(~missing)  # (T, A)
+    next_real = (len(grid.time) - 1 - _last_true_index(~missing[::-1]))[::-1]  # (T, A)
+    inside = (last_real >= 0) & (next_real < len(grid.time))
+    filled = missing & inside & (next_real - last_real - 1 <= max_fill_bars)
+    carried = np.take_along_axis(grid.close, np.maximum(last_real, 0), axis=0)
+    prices = {name: np.where(filled, carried, getattr(grid, name)) for name in PRICES}
+    return replace(grid, **prices, volume=np.where(filled, 0.0, grid.volume), filled=grid.filled | filled)
+
+
+def _last_true_index(mask: np.ndarray) -> np.ndarray:
+    """(T, A) index of the last true row up to each row, -1 before the first."""
+    rows = np.arange(len(mask))[:, None]
+    return np.maximum.accumulate(np.where(mask, rows, -1), axis=0)
+
+
+def resample(grid: BarGrid, bar_seconds: int) -> BarGrid:
+    """Aggregate to longer bars by calendar time; a bar with any missing part is missing itself.
+
+    Bars open at multiples of `bar_seconds` since 1970-01-01 00:00 UTC, so days open at midnight UTC.
+    """
+    n_parts, rest = divmod(bar_seconds, grid.bar_seconds)
+    if n_parts < 1 or rest:
+        raise BarsError(
+            f"{timeframe_name(grid.bar_seconds)} bars cannot make {timeframe_name(bar_seconds)} bars; "
+            f"choose a multiple of {timeframe_name(grid.bar_seconds)}"
+        )
+    if n_parts == 1:
+        return grid
+    first = int(-(-grid.time[0] // bar_seconds) * bar_seconds - grid.time[0]) // grid.bar_seconds
+    n_bars = (len(grid.time) - first) // n_parts
+    if n_bars < 1:
+        raise BarsError(f"{len(grid.time)} bars hold no whole {timeframe_name(bar_seconds)} bar; give a longer period")
+
+    def parts(column: np.ndarray) -> np.ndarray:
+        """(T, A) -> (T / n_parts, n_parts, A)."""
+        return column[first : first + n_bars * n_parts].reshape(n_bars, n_parts, *column.shape[1:])
+
+    # NaN spreads through max, min and sum; open and close are masked by hand.
+    volume = parts(grid.volume).sum(axis=1)
+    whole = np.where(np.isnan(volume), np.nan, 0.0)
+    return replace(
+        grid,
+        time=parts(grid.time)[:, 0],
+        open=parts(grid.open)[:, 0] + whole,
+        high=parts(grid.high).max(axis=1),
+        low=parts(grid.low).min(axis=1),
+        close=parts(grid.close)[:, -1] + whole,
+        volume=volume,
+        filled=parts(grid.filled).any(axis=1),
+        bar_seconds=bar_seconds,
+    )
+
+
+def segments_of(grid: BarGrid) -> tuple[tuple[int, int], ...]:
+    """Runs [first, last_exclusive) of bars that every coin has."""
+    whole = np.concatenate([[False], ~grid.missing.any(axis=1), [False]])
+    edges = np.flatnonzero(whole[1:] != whole[:-1])
+    return tuple((int(a), int(b)) for a, b in edges.reshape(-1, 2))
+
+
+def gap_report(grid: BarGrid, max_fill_bars: int) -> dict[str, object]:
+    """Missing, filled and zero-volume bars per ticker and the longest gap, as plain JSON values.
+
+    `grid` is the result of `fill_short_gaps`, at the timeframe of the source.
+    """
+    return {
+        "source_bar_seconds": grid.bar_seconds,
+        "max_fill_bars": max_fill_bars,
+        "fill_rule": "last close, zero volume",
+        "tickers": {ticker: _ticker_report(grid, a) for a, ticker in enumerate(grid.tickers)},
+    }
+
+
+def _ticker_report(grid: BarGrid, asset: int) -> dict[str, object]:
+    absent = grid.missing[:, asset] | grid.filled[:, asset]
+    padded = np.concatenate([[False], absent, [False]])
+    edges = np.flatnonzero(padded[1:] != padded[:-1]).reshape(-1, 2)
+    lengths = edges[:, 1] - edges[:, 0]
+    longest = int(lengths.argmax()) if len(lengths) else -1
+    return {
+        "bars": int((~absent).sum()),
+        "filled_bars": int(grid.filled[:, asset].sum()),
+        "missing_bars": int(grid.missing[:, asset].sum()),
+        "gaps": len(lengths),
+        "longest_gap_bars": int(lengths[longest]) if longest >= 0 else 0,
+        "longest_gap_start": utc_text(int(grid.time[edges[longest, 0]])) if longest >= 0 else None,
+        "zero_volume_bars": int((grid.volume[:, asset] == 0).sum() - grid.filled[:, asset].sum()),
+    }
+
+
+def write_bars(bars: pd.DataFrame, path: Path | str) -> None:
+    """Write tidy bars as Parquet or CSV, whole or not at all."""
+    path = Path(path)
+    if path.suffix not in (".parquet", ".csv"):
+        raise BarsError(f"{path}: expected a name that ends in .parquet or .csv")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with unfinished.open("wb") as file:
+            if path.suffix == ".parquet":
+                bars.to_parquet(file, index=False)
+            else:
+                bars.to_csv(file, index=False, date_format="%Y-%m-%dT%H:%M:%SZ")
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

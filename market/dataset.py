@@ -1,0 +1,273 @@
+"""The dataset: prices, features, times and their manifest, saved whole or not at all and checked on every load.
+
+A folder holds `price_array.npy (T, A) float64`, `tech_array.npy (T, F) float32`, `time_array.npy (T,) int64` (UTC
+seconds of the bar CLOSE) and `manifest.json`. Rows belong to contiguous segments; time jumps only between segments. See
+data/README.md for every field.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from market.candles import utc_text
+from market.checks import ARRAYS, MIN_SEGMENT_BARS, check_dataset
+from market.errors import REBUILD, DatasetError
+from market.files import put_in_place, read_array, sync_file, sync_folder
+from market.names import timeframe_name
+from market.venues import order_rules
+
+__all__ = ["MIN_SEGMENT_BARS", "Dataset", "DatasetError", "load_dataset", "make_dataset", "save_dataset"]
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+LARGEST_MANIFEST_BYTES = 16 * 2**20
+SECONDS_PER_YEAR = 365.0 * 86_400.0
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Market arrays of A coins over T bars with F feature columns. Arrays are shared, never to be written."""
+
+    price: np.ndarray  # (T, A) float64, close, quote per coin
+    tech: np.ndarray  # (T, F) float32, row t uses bars <= t
+    time: np.ndarray  # (T,) int64, UTC seconds, bar close
+    tickers: tuple[str, ...]  # A
+    feature_names: tuple[str, ...]  # F
+    bar_seconds: int
+    segments: tuple[tuple[int, int], ...]  # contiguous [first, last_exclusive)
+    source: str
+    synthetic: bool
+    sha256: str  # over the arrays, names, segments and origin
+    quality: Mapping[str, Any] = field(default_factory=dict)  # gap report of the bars it was built from
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The three arrays under the names of their files."""
+        return {"price_array": self.price, "tech_array": self.tech, "time_array": self.time}
+
+    @property
+    def bars_per_year(self) -> float:
+        """Bars in 365 days: crypto trades every day."""
+        return SECONDS_PER_YEAR / self.bar_seconds
+
+    @property
+    def label(self) -> str:
+        """One line for logs: `REAL 5m, 7 coins, 70144 bars, 2024-01-01 10:45 .. 2024-09-01 00:00 UTC, source ...`."""
+        kind = "SYNTHETIC" if self.synthetic else "REAL"
+        span = f"{utc_text(self.time[0])} .. {utc_text(self.time[-1])} UTC"
+        size = f"{timeframe_name(self.bar_seconds)}, {len(self.tickers)} coins, {len(self.time)} bars"
+        return f"{kind} {size}, {len(self.segments)} segments, {span}, source {self.source}"
+
+    def env_config(self, segments: Sequence[tuple[int, int]] | None = None) -> dict[str, Any]:
+        """The `config` of an environment, on all segments or on the given parts of them.
+
+        Order minima and increments are joined by ticker name, so column order does not matter.
+        """
+        chosen = self.segments if segments is None else tuple((int(a), int(b)) for a, b in segments)
+        for first, last in chosen:
+            if not any(a <= first < last <= b for a, b in self.segments):
+                raise DatasetError(f"segment ({first}, {last}) lies in none of the dataset's {self.segments}")
+        if not chosen:
+            raise DatasetError("no segments given; an environment needs at least one")
+        rules = order_rules(self.tickers)
+        return {
+            "price_array": self.price,
+            "tech_array": self.tech,
+            "time_array": self.time,
+            "tickers": self.tickers,
+            "segments": chosen,
+            "min_order_qty": rules.min_order_qty,
+            "qty_increment": rules.qty_increment,
+        }
+
+
+def make_dataset(
+    *,
+    price: np.ndarray,
+    tech: np.ndarray,
+    time: np.ndarray,
+    tickers: Sequence[str],
+    feature_names: Sequence[str],
+    bar_seconds: int,
+    segments: Sequence[tuple[int, int]],
+    source: str,
+    synthetic: bool,
+    quality: Mapping[str, Any] | None = None,
+) -> Dataset:
+    """A checked dataset with its hash; shapes as in `Dataset`."""
+    dataset = Dataset(
+        price=price,
+        tech=tech,
+        time=time,
+        tickers=tuple(tickers),
+        feature_names=tuple(feature_names),
+        bar_seconds=bar_seconds,
+        segments=tuple((int(a), int(b)) for a, b in segments),
+        source=source,
+        synthetic=synthetic,
+        sha256="",
+        quality=dict(quality or {}),
+    )
+    check_dataset(dataset, "dataset")
+    return replace(dataset, sha256=dataset_hash(dataset, _array_hashes(dataset)))
+
+
+def _array_hashes(dataset: Dataset) -> dict[str, str]:
+    """Sha256 of the values of each array, row by row, little endian."""
+    return {
+        name: hashlib.sha256(np.ascontiguousarray(array).data).hexdigest() for name, array in dataset.arrays.items()
+    }
+
+
+def dataset_hash(dataset: Dataset, array_hashes: Mapping[str, str]) -> str:
+    """One hash over the arrays and everything that says what their numbers mean."""
+    meaning = {
+        "arrays": dict(array_hashes),
+        "tickers": dataset.tickers,
+        "feature_names": dataset.feature_names,
+        "bar_seconds": dataset.bar_seconds,
+        "segments": dataset.segments,
+        "synthetic": dataset.synthetic,
+    }
+    return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+
+
+def save_dataset(dataset: Dataset, folder: Path | str, overwrite: bool = False) -> None:
+    """Write the folder whole or not at all: a kill at any moment leaves the old folder or the new one.
+
+    Raises:
+        DatasetError: the dataset is not valid, or something is there already; only a dataset folder is ever replaced,
+            and only with `overwrite`.
+    """
+    folder = Path(folder).absolute()
+    check_dataset(dataset, str(folder))
+    check_target(folder, overwrite)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    try:
+        unfinished.chmod(0o755)
+        _write_files(dataset, unfinished)
+        put_in_place(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def check_target(folder: Path | str, overwrite: bool) -> None:
+    """Refuse a folder that must not be replaced, before any long work."""
+    folder = Path(folder)
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise DatasetError(f"{folder}: is a link or a file; choose another folder")
+    names = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
+    foreign = sorted(names - {MANIFEST, *(f"{name}.npy" for name in ARRAYS)})
+    if foreign:
+        raise DatasetError(f"{folder}: holds {foreign[0]}, which is not part of a dataset; choose another folder")
+    if names and not overwrite:
+        raise DatasetError(f"{folder}: holds a dataset already; pass --overwrite to replace it")
+
+
+def _write_files(dataset: Dataset, folder: Path) -> None:
+    for name, array in dataset.arrays.items():
+        with (folder / f"{name}.npy").open("wb") as file:
+            np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+            sync_file(file)
+    with (folder / MANIFEST).open("wb") as file:
+        file.write((json.dumps(_manifest(dataset), indent=1) + "\n").encode())
+        sync_file(file)
+    sync_folder(folder)
+
+
+def _manifest(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "kind": "synthetic" if dataset.synthetic else "real",
+        "source": dataset.source,
+        "timeframe": timeframe_name(dataset.bar_seconds),
+        "bar_seconds": dataset.bar_seconds,
+        "first_close": utc_text(dataset.time[0]),
+        "last_close": utc_text(dataset.time[-1]),
+        "bars": len(dataset.time),
+        "segments": dataset.segments,
+        "tickers": dataset.tickers,
+        "feature_names": dataset.feature_names,
+        "sha256": dataset.sha256,
+        "arrays": _array_hashes(dataset),
+        "quality": dict(dataset.quality),
+    }
+
+
+def load_dataset(folder: Path | str, mmap: bool = True) -> Dataset:
+    """Read a dataset and check everything about it, hash included.
+
+    Args:
+        folder: as `save_dataset` wrote it.
+        mmap: map the arrays instead of reading them; writes to them would stay private to this process.
+
+    Raises:
+        DatasetError: one line that names the file and says what to do.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: no such dataset folder; build one with scripts/data/build_dataset.py")
+    manifest = _read_manifest(folder / MANIFEST)
+    arrays = {name: read_array(folder / f"{name}.npy", mmap) for name in ARRAYS}
+    dataset = _from_manifest(manifest, arrays, folder / MANIFEST)
+    check_dataset(dataset, str(folder))
+    hashes = _array_hashes(dataset)
+    for name, found in hashes.items():
+        if manifest["arrays"].get(name) != found:
+            raise DatasetError(f"{folder / name}.npy: content does not match its hash in the manifest; {REBUILD}")
+    if dataset_hash(dataset, hashes) != dataset.sha256:
+        raise DatasetError(f"{folder / MANIFEST}: does not match its own hash, so it was edited; {REBUILD}")
+    return dataset
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > LARGEST_MANIFEST_BYTES:
+            raise DatasetError(f"{path}: larger than {LARGEST_MANIFEST_BYTES} bytes, so not a manifest; {REBUILD}")
+        manifest = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error.strerror}); {REBUILD}") from error
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, DatasetError):
+            raise
+        raise DatasetError(f"{path}: not valid JSON, perhaps truncated; {REBUILD}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise DatasetError(f"{path}: not a dataset manifest of format {FORMAT}; {REBUILD}")
+    return manifest
+
+
+def _from_manifest(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray], path: Path) -> Dataset:
+    text, whole = str, int
+    kinds = {"tickers": list, "feature_names": list, "segments": list, "bar_seconds": whole, "kind": text}
+    kinds |= {"source": text, "sha256": text, "arrays": dict, "quality": dict}
+    for name, kind in kinds.items():
+        if not isinstance(manifest.get(name), kind):
+            raise DatasetError(f"{path}: field {name} is missing or not of type {kind.__name__}; {REBUILD}")
+    segments = manifest["segments"]
+    is_pair = [isinstance(s, list) and len(s) == 2 and all(isinstance(edge, int) for edge in s) for s in segments]
+    are_names = all(isinstance(name, str) for name in manifest["tickers"] + manifest["feature_names"])
+    if not all(is_pair) or not are_names or manifest["kind"] not in ("real", "synthetic"):
+        raise DatasetError(f"{path}: tickers, feature_names, segments or kind have an unknown form; {REBUILD}")
+    return Dataset(
+        price=arrays["price_array"],
+        tech=arrays["tech_array"],
+        time=arrays["time_array"],
+        tickers=tuple(manifest["tickers"]),
+        feature_names=tuple(manifest["feature_names"]),
+        bar_seconds=manifest["bar_seconds"],
+        segments=tuple((a, b) for a, b in segments),
+        source=manifest["source"],
+        synthetic=manifest["kind"] == "synthetic",
+        sha256=manifest["sha256"],
+        quality=manifest["quality"],
+    )

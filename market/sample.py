@@ -1,0 +1,186 @@
+"""A synthetic market that looks like crypto and holds nothing to learn.
+
+Log price = the coin's level + market factor x beta + its own noise, with volatility that clusters over hours to weeks
+(log-volatility is a sum of autoregressions, half of it shared), Student-t shocks, shared and own jumps, and volume that
+rises with volatility and with the hour of the day. Highs and lows follow the law of a Brownian bridge's extremes.
+Returns cannot be predicted beyond a pull to the starting level with a time constant of two years, which only keeps
+century-long daily samples inside a sane range. Same arguments, same bars; a coin's path does not depend on which
+other coins are asked for.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from market.build import dataset_from_bars
+from market.candles import COLUMNS, EARLIEST_S, LATEST_S
+from market.dataset import Dataset
+from market.errors import BarsError
+from market.features import SECONDS_PER_YEAR, WARMUP_BARS
+from market.names import DEFAULT_TICKERS, ticker_of, timeframe_seconds
+
+MARKET_VOLATILITY = 0.42  # per year
+SHOCK_FREEDOM = 5.0  # degrees of freedom of the Student-t shocks
+CLUSTER_SECONDS = (7_200.0, 86_400.0, 14 * 86_400.0)  # time constants of log-volatility
+CLUSTER_SPREAD = 0.35  # standard deviation of each part of log-volatility
+JUMPS_PER_YEAR = 40.0  # shared, and as many of each coin's own
+JUMP_SPREAD = 0.02  # log price
+PULL_SECONDS = 2.0 * SECONDS_PER_YEAR
+LARGEST_MOVE = 0.5  # log return of one bar
+LEAST_LOG_RANGE = 1e-6  # keeps high above low
+DAY_SECONDS = 86_400
+
+
+@dataclass(frozen=True)
+class Coin:
+    """What tells one synthetic coin from another."""
+
+    price: float  # quote per coin, at the first bar
+    own_volatility: float  # per year, beside the market's
+    beta: float  # share of the market's moves
+    daily_notional: float  # quote traded a day
+
+
+COINS = {
+    "AAVE": Coin(100.0, 0.75, 1.1, 1e7),
+    "AVAX": Coin(35.0, 0.7, 1.2, 5e7),
+    "BTC": Coin(60_000.0, 0.2, 1.0, 1.5e9),
+    "DOGE": Coin(0.12, 0.8, 1.3, 1e8),
+    "ETH": Coin(3_000.0, 0.35, 1.1, 8e8),
+    "LINK": Coin(15.0, 0.65, 1.1, 4e7),
+    "LTC": Coin(75.0, 0.55, 0.9, 3e7),
+    "PEPE": Coin(8e-6, 1.4, 1.4, 2e8),
+    "SHIB": Coin(1.8e-5, 0.9, 1.3, 5e7),
+    "SOL": Coin(140.0, 0.7, 1.3, 5e8),
+    "UNI": Coin(8.0, 0.85, 1.1, 1.2e7),
+    "XRP": Coin(0.55, 0.6, 0.9, 1.5e8),
+}
+
+
+def sample_bars(
+    timeframe: str = "5m",
+    n_bars: int = 70_000,
+    tickers: Sequence[str] = DEFAULT_TICKERS,
+    seed: int = 0,
+    start: str = "2024-01-01",
+) -> pd.DataFrame:
+    """Tidy synthetic bars, the form of `market.candles.read_bars`: `n_bars` per ticker from `start` (UTC).
+
+    Raises:
+        BarsError: no bars asked for, or more than the calendar holds.
+    """
+    step = timeframe_seconds(timeframe)
+    first = int(np.datetime64(start, "s").astype(np.int64)) // step * step
+    if n_bars < 1:
+        raise BarsError(f"n_bars must be at least 1; received {n_bars}")
+    if first < EARLIEST_S or first + n_bars * step > LATEST_S:
+        raise BarsError(f"{n_bars} {timeframe} bars from {start} leave the years 2009..2099; ask for fewer")
+    time = first + step * np.arange(n_bars, dtype=np.int64)
+    market, clusters = _market(n_bars, step, seed)
+    coins = [_coin_bars(ticker, time, step, market, clusters, seed) for ticker in sorted(tickers)]
+    bars = pd.concat(coins, ignore_index=True)
+    bars["symbol"] = pd.Categorical(bars["symbol"])
+    bars["timestamp"] = pd.to_datetime(bars["timestamp"], unit="s", utc=True).dt.as_unit("s")
+    return bars.loc[:, list(COLUMNS)]
+
+
+def synthetic_dataset(
+    timeframe: str = "5m", n_bars: int = 70_000, tickers: Sequence[str] = DEFAULT_TICKERS, seed: int = 0
+) -> Dataset:
+    """A dataset of exactly `n_bars` usable rows from the sample market, through the same steps as real bars."""
+    bars = sample_bars(timeframe, n_bars + WARMUP_BARS, tickers, seed)
+    source = f"sample market, seed {seed}"
+    return dataset_from_bars(bars, tickers, timeframe, source=source, synthetic=True)
+
+
+def _generator(seed: int, name: str) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(name.encode())])
+
+
+def _market(n_bars: int, step: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(n_bars,) log returns of the market factor and its log-volatility."""
+    rng = _generator(seed, "market")
+    clusters = _clusters(rng, n_bars, step)
+    return _moves(rng, clusters, MARKET_VOLATILITY, step), clusters
+
+
+def _moves(rng: np.random.Generator, clusters: np.ndarray, volatility: float, step: int) -> np.ndarray:
+    """(n_bars,) log returns: Student-t shocks of clustering size, and jumps."""
+    n_bars = len(clusters)
+    shocks = rng.standard_t(SHOCK_FREEDOM, n_bars) / np.sqrt(SHOCK_FREEDOM / (SHOCK_FREEDOM - 2.0))
+    n_jumps = rng.poisson(JUMPS_PER_YEAR * step / SECONDS_PER_YEAR, n_bars)
+    jumps = rng.standard_normal(n_bars) * JUMP_SPREAD * np.sqrt(n_jumps)
+    return shocks * volatility * np.sqrt(step / SECONDS_PER_YEAR) * np.exp(clusters) + jumps
+
+
+def _clusters(rng: np.random.Generator, n_bars: int, step: int) -> np.ndarray:
+    """(n_bars,) log-volatility, mean such that the mean variance factor is 1."""
+    parts = [_autoregression(rng, n_bars, step, seconds) for seconds in CLUSTER_SECONDS]
+    return CLUSTER_SPREAD * np.sum(parts, axis=0) - len(CLUSTER_SECONDS) * CLUSTER_SPREAD**2
+
+
+def _autoregression(rng: np.random.Generator, n_bars: int, step: int, seconds: float) -> np.ndarray:
+    """(n_bars,) stationary Gaussian series, variance 1, that forgets with the time constant `seconds`."""
+    keep = np.exp(-step / seconds)
+    noise = rng.standard_normal(n_bars)
+    return _smooth(np.concatenate([noise[:1], noise[1:] * np.sqrt(1.0 - keep**2)]), keep)
+
+
+def _smooth(inputs: np.ndarray, keep: float) -> np.ndarray:
+    """y[0] = x[0], y[t] = keep * y[t-1] + x[t]."""
+    scaled = np.concatenate([inputs[:1], inputs[1:] / (1.0 - keep)])
+    return pd.Series(scaled).ewm(alpha=1.0 - keep, adjust=False).mean().to_numpy()
+
+
+def _coin(ticker: str) -> Coin:
+    """The coin of that name; a name without an entry gets properties of its own from the name alone."""
+    name = ticker_of(ticker)
+    if name in COINS:
+        return COINS[name]
+    rng = _generator(0, name)
+    return Coin(float(10.0 ** rng.uniform(-2, 2)), rng.uniform(0.5, 1.0), rng.uniform(0.8, 1.3), 2e7)
+
+
+def _coin_bars(
+    ticker: str, time: np.ndarray, step: int, market: np.ndarray, market_clusters: np.ndarray, seed: int
+) -> pd.DataFrame:
+    """Tidy bars of one coin; `time` (n_bars,) is the bar open in UTC seconds."""
+    coin, rng = _coin(ticker), _generator(seed, ticker_of(ticker))
+    clusters = 0.5 * market_clusters + 0.5 * _clusters(rng, len(time), step)
+    own = _moves(rng, clusters, coin.own_volatility, step)
+    moves = np.clip(coin.beta * market + own, -LARGEST_MOVE, LARGEST_MOVE)
+    log_close = np.log(coin.price) + _smooth(moves, np.exp(-step / PULL_SECONDS))
+    log_open = np.concatenate([[np.log(coin.price)], log_close[:-1]])
+    yearly = np.hypot(coin.beta * MARKET_VOLATILITY, coin.own_volatility)
+    spread = yearly * np.sqrt(step / SECONDS_PER_YEAR) * np.exp(clusters)
+    high, low = _extremes(rng, log_open, log_close, spread)
+    notional = _notional(rng, time, step, coin, clusters, np.abs(log_close - log_open) / spread)
+    columns = {"timestamp": time, "symbol": f"{ticker_of(ticker)}/USD", "open": np.exp(log_open), "high": high}
+    return pd.DataFrame(columns | {"low": low, "close": np.exp(log_close), "volume": notional / np.exp(log_close)})
+
+
+def _extremes(
+    rng: np.random.Generator, log_open: np.ndarray, log_close: np.ndarray, spread: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(n_bars,) high and low of a Brownian path from open to close, each by inversion of its own law."""
+    middle, half = (log_open + log_close) / 2.0, np.abs(log_close - log_open) / 2.0
+    u, v = rng.uniform(np.finfo(float).tiny, 1.0, (2, len(spread)))
+    above = np.sqrt(half**2 - spread**2 * np.log(u) / 2.0) + LEAST_LOG_RANGE
+    below = np.sqrt(half**2 - spread**2 * np.log(v) / 2.0) + LEAST_LOG_RANGE
+    return np.exp(middle + above), np.exp(middle - below)
+
+
+def _notional(
+    rng: np.random.Generator, time: np.ndarray, step: int, coin: Coin, clusters: np.ndarray, move: np.ndarray
+) -> np.ndarray:
+    """(n_bars,) quote traded: more in volatile times, on large moves, and in the afternoon (UTC)."""
+    hour = 2.0 * np.pi * (time % DAY_SECONDS) / DAY_SECONDS
+    slow = 0.5 * _autoregression(rng, len(time), step, 3_600.0)
+    noise = 0.4 * rng.standard_normal(len(time))
+    log_level = clusters + 0.3 * np.minimum(move, 5.0) - 0.35 * np.cos(hour - np.pi / 6.0) + slow + noise
+    return coin.daily_notional * step / DAY_SECONDS * np.exp(log_level)
