@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# Sets up, lints, type-checks, runs the programs once at small size, then the tests.
+set -euo pipefail
+
+readonly PROGRAM="run_tests.sh"
+REPO="$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
+readonly REPO
+
+# shellcheck source=scripts/setup/messages.sh
+source "$REPO/scripts/setup/messages.sh"
+# shellcheck source=scripts/setup/environment.sh
+source "$REPO/scripts/setup/environment.sh"
+
+usage() {
+    cat <<'HELP'
+usage: scripts/run_tests.sh [--fast] [--help]
+
+Makes or reuses the Python environment, then, stopping at the first failure: shellcheck, ruff, the type checker,
+a two-trial study through the command line, every benchmark with --quick, the fast tests, the slow tests.
+
+  --fast  leave the benchmarks, the study and the slow tests out
+  --help  this text
+
+Real bars for the tests that use them are looked for in the folder CRYPTO_BARS_DIR, then in ../shared/data;
+without them those tests are skipped and say so.
+HELP
+}
+
+parse_arguments() {
+    FAST=false
+    while (($#)); do
+        case "$1" in
+            --fast) FAST=true ;;
+            --help | -h) usage && exit 0 ;;
+            *) die "unknown flag $1; see --help" ;;
+        esac
+        shift
+    done
+}
+
+step() { printf '\n=== %s (%s s since the start)\n' "$1" "$SECONDS"; }
+
+lint() {
+    step "lint"
+    run "$BIN/shellcheck" -x start_vectorized_training.sh scripts/run_tests.sh scripts/setup/*.sh
+    run "$BIN/ruff" check .
+}
+
+check_types() {
+    step "types"
+    run "$BIN/basedpyright" --pythonpath "$PYTHON"
+}
+
+# A real study, small: sample market, two trials, twelve environments, in a folder of its own.
+smoke_study() {
+    step "a small study through the command line"
+    SCRATCH="$(mktemp -d)"
+    local study
+    study="smoke_$(basename -- "$SCRATCH")"
+    trap 'rm -rf -- "$SCRATCH" "$REPO/train_results/smoke_$(basename -- "$SCRATCH")"' EXIT
+    run "$PYTHON" scripts/data/make_sample.py --timeframe 5m --bars 6000 --out "$SCRATCH/data"
+    run "$PYTHON" scripts/training/1_optimize_unified.py --n-trials 2 --gpu -1 --break-step 2000 --n-envs 12 \
+        --study-name "$study" --storage "sqlite:///$SCRATCH/study.db" --timeframe 5m --data-dir "$SCRATCH/data"
+}
+
+smoke_benchmarks() {
+    step "benchmarks, small"
+    local script
+    for script in benchmarks/*.py; do
+        if ! grep -q __main__ "$script"; then continue; fi
+        run "$PYTHON" "$script" --quick
+    done
+}
+
+main() {
+    parse_arguments "$@"
+    cd -- "$REPO"
+    step "set-up"
+    ensure_environment dev
+    BIN="$(dirname -- "$PYTHON")"
+    # One thread per operation: the tensors here are small, and two pools on few cores slow each other down.
+    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+    lint
+    check_types
+    if ! $FAST; then
+        smoke_study
+        smoke_benchmarks
+    fi
+    step "fast tests"
+    run "$PYTHON" -m pytest -m "not slow"
+    if ! $FAST; then
+        step "slow tests"
+        run "$PYTHON" -m pytest -m slow --durations=10
+    fi
+}
+
+main "$@"

@@ -1,0 +1,121 @@
+# The Python environment: found or made, filled once, reused after that.
+# Sourced by start_vectorized_training.sh and scripts/run_tests.sh, with REPO set.
+# shellcheck shell=bash
+
+# ensure_environment runtime|dev: sets PYTHON to an interpreter that imports what the repository needs.
+ensure_environment() {
+    local purpose="$1"
+    choose_python
+    if is_environment_current "$purpose"; then
+        say "environment: $PYTHON (up to date)"
+        return
+    fi
+    install_requirements "$purpose"
+    mark_environment_current "$purpose"
+}
+
+# An active environment is the user's choice and is respected; .venv in the repository comes next.
+choose_python() {
+    local prefix=""
+    if [[ -n "${VIRTUAL_ENV:-}" ]]; then
+        prefix="$VIRTUAL_ENV"
+    elif [[ -n "${CONDA_PREFIX:-}" && "${CONDA_DEFAULT_ENV:-base}" != base ]]; then
+        prefix="$CONDA_PREFIX"
+    fi
+    if [[ -n "$prefix" ]]; then
+        PYTHON="$prefix/bin/python"
+        "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
+            die "the active environment $prefix has no Python 3.11 or newer; run 'deactivate' or activate another"
+        say "environment: the active one, $prefix"
+        return
+    fi
+    PYTHON="$REPO/.venv/bin/python"
+    "$PYTHON" -m pip --version >/dev/null 2>&1 || make_venv
+}
+
+make_venv() {
+    local base options=()
+    base="$(find_base_python)" || die "needs Python 3.11 or newer and found none on PATH; install it and start again"
+    # A torch that came with the machine (a container for AMD cards, say) stays in use: a bare venv would hide it.
+    if has_torch "$base"; then options+=(--system-site-packages); fi
+    run "$base" -m venv ${options[@]+"${options[@]}"} "$REPO/.venv" ||
+        die "could not make $REPO/.venv; on Debian and Ubuntu the package python3-venv is needed, and space on the disk"
+}
+
+# Prefers an interpreter that has torch already, then the oldest supported one.
+find_base_python() {
+    local name path found=""
+    for name in python3.11 python3.12 python3.13 python3 python; do
+        path="$(command -v "$name")" || continue
+        "$path" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue
+        if has_torch "$path"; then
+            printf '%s\n' "$path"
+            return
+        fi
+        found="${found:-$path}"
+    done
+    [[ -n "$found" ]] && printf '%s\n' "$found"
+}
+
+# Asks the package's metadata, not an import: a torch that is there but broken is still not ours to replace.
+has_torch() {
+    "$1" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)' 2>/dev/null
+}
+
+requirement_files() {
+    printf '%s\n' requirements.txt requirements-elegantrl.txt
+    if [[ "$1" == dev ]]; then printf '%s\n' requirements-dev.txt; fi
+}
+
+requirements_digest() {
+    (cd "$REPO" && requirement_files "$1" | xargs cat | sha256sum | cut -d ' ' -f 1)
+}
+
+stamp_path() {
+    "$PYTHON" -c 'import sys; print(sys.prefix)' | sed "s|\$|/.requirements-installed-$1|"
+}
+
+is_environment_current() {
+    local stamp
+    stamp="$(stamp_path "$1")"
+    [[ -f "$stamp" && "$(<"$stamp")" == "$(requirements_digest "$1")" ]] &&
+        "$PYTHON" -c 'import importlib.util as u, sys; sys.exit(not (u.find_spec("torch") and u.find_spec("elegantrl")))'
+}
+
+# A stamp that cannot be written (an environment of somebody else's) only costs time at the next start.
+mark_environment_current() {
+    requirements_digest "$1" >"$(stamp_path "$1")" 2>/dev/null || true
+}
+
+# A subshell, so that its scratch folder goes away on every way out.
+install_requirements() (
+    purpose="$1"
+    scratch="$(mktemp -d)"
+    trap 'rm -rf -- "$scratch"' EXIT
+    : >"$scratch/constraints.txt"
+    cp -- "$REPO/requirements.txt" "$scratch/requirements.txt"
+    if has_torch "$PYTHON"; then keep_installed_torch "$scratch"; else warn_about_amd_card; fi
+    sources=(-r "$scratch/requirements.txt")
+    if [[ "$purpose" == dev ]]; then sources+=(-r "$REPO/requirements-dev.txt"); fi
+    run "$PYTHON" -m pip install -c "$scratch/constraints.txt" "${sources[@]}" ||
+        die "pip could not install requirements.txt (its reason is above: no network, a full disk, or a version it cannot reconcile)"
+    run "$PYTHON" -m pip install --no-deps -r "$REPO/requirements-elegantrl.txt" ||
+        die "pip could not install requirements-elegantrl.txt (its reason is above)"
+)
+
+# Takes the torch line out and pins what is there, so that no other package can move it.
+keep_installed_torch() {
+    local scratch="$1" version
+    version="$("$PYTHON" -c 'import torch; print(torch.__version__)')" ||
+        die "torch is installed for $PYTHON but does not import (reason above); mend it there, this script never replaces a torch"
+    say "environment: torch $version is installed and stays as it is"
+    printf 'torch==%s\n' "$version" >"$scratch/constraints.txt"
+    grep -v '^torch==' "$REPO/requirements.txt" >"$scratch/requirements.txt"
+}
+
+warn_about_amd_card() {
+    if [[ -e /dev/kfd ]]; then
+        say "environment: an AMD card is here, and the torch that pip installs by default does not drive it."
+        say "             To use it: stop now, install a ROCm build of torch into $REPO/.venv, start again; it will be kept."
+    fi
+}

@@ -1,0 +1,83 @@
+# One background trainer: its pid file, the proof that a process is ours, and stopping it.
+# Sourced by start_vectorized_training.sh, with PID_FILE, TRAINER and LOG set.
+# shellcheck shell=bash
+
+# Clock ticks from boot to the start of process $1: with the pid, a name no other process can have.
+# The command name in field 2 may hold blanks and brackets, so the fields are counted after its last ')'.
+process_start_ticks() {
+    local stat
+    stat="$(cat "/proc/$1/stat" 2>/dev/null)" || return 1
+    read -r -a stat <<<"${stat##*) }"
+    printf '%s\n' "${stat[19]}" # field 22 of the line
+}
+
+# A zombie has ended: only its parent has not asked for the exit code yet.
+is_alive() {
+    local stat
+    stat="$(cat "/proc/$1/stat" 2>/dev/null)" || return 1
+    [[ "${stat##*) }" != Z* ]]
+}
+
+# record_process PID COMMAND...: three lines (pid, start ticks, command), complete or not there at all.
+record_process() {
+    local pid="$1"
+    shift
+    {
+        printf '%s\n' "$pid"
+        process_start_ticks "$pid"
+        quoted "$@"
+    } >"$PID_FILE.new" && mv -- "$PID_FILE.new" "$PID_FILE"
+}
+
+# Prints the pid of our running trainer; fails when the pid file is absent, stale or another process's.
+running_pid() {
+    local pid ticks
+    [[ -f "$PID_FILE" ]] || return 1
+    { read -r pid && read -r ticks; } <"$PID_FILE" || return 1
+    is_ours "$pid" "$ticks" && printf '%s\n' "$pid"
+}
+
+# The same pid, the same start, and our trainer's own path as one whole argument.
+is_ours() {
+    local pid="$1" ticks="$2" argument
+    [[ "$pid" =~ ^[0-9]+$ && "$ticks" =~ ^[0-9]+$ ]] || return 1
+    is_alive "$pid" || return 1
+    [[ "$(process_start_ticks "$pid")" == "$ticks" ]] || return 1
+    while IFS= read -r -d '' argument; do
+        if [[ "$argument" == "$TRAINER" ]]; then return 0; fi
+    done <"/proc/$pid/cmdline"
+    return 1
+}
+
+stop_trainer() {
+    local pid give_up_at=$((SECONDS + STOP_WAIT_S))
+    pid="$(running_pid)" || {
+        say "no training runs here"
+        return 0
+    }
+    run kill -TERM "$pid"
+    while running_pid >/dev/null; do
+        if ((SECONDS >= give_up_at)); then
+            die "pid $pid still runs $STOP_WAIT_S s after SIGTERM; ask again with --stop, or force it with: kill -KILL $pid"
+        fi
+        sleep 0.2
+    done
+    rm -f -- "$PID_FILE"
+    say "stopped pid $pid; the same command starts the study again where it stands"
+}
+
+show_status() {
+    local pid
+    pid="$(running_pid)" || {
+        say "not running"
+        if [[ -s "$LOG" ]]; then
+            say "last lines of $LOG:"
+            tail -n 5 -- "$LOG"
+        fi
+        return 3
+    }
+    say "running: pid $pid, for $(ps -o etime= -p "$pid" | tr -d ' ') (days-hours:minutes:seconds)"
+    say "command: $(sed -n 3p "$PID_FILE")"
+    say "last lines of $LOG:"
+    tail -n 5 -- "$LOG"
+}

@@ -1,0 +1,215 @@
+#!/usr/bin/env bash
+# Trains the study cappuccino_5m_vectorized in the background: sets up what is missing, then starts the trainer.
+set -euo pipefail
+
+readonly PROGRAM="start_vectorized_training.sh"
+REPO="$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
+readonly REPO CALLER_DIR="$PWD"
+readonly TRAINER="$REPO/scripts/training/1_optimize_unified.py"
+readonly LOG="$REPO/logs/worker_vectorized.log"
+readonly PID_FILE="$REPO/logs/worker_vectorized.pid"
+readonly LOCK_FILE="$REPO/logs/worker_vectorized.lock"
+# Seconds; settable from outside for a slow machine.
+STOP_WAIT_S="${STOP_WAIT_S:-120}"
+FIRST_TRIAL_WAIT_S="${FIRST_TRIAL_WAIT_S:-600}"
+
+# shellcheck source=scripts/setup/messages.sh
+source "$REPO/scripts/setup/messages.sh"
+# shellcheck source=scripts/setup/environment.sh
+source "$REPO/scripts/setup/environment.sh"
+# shellcheck source=scripts/setup/data.sh
+source "$REPO/scripts/setup/data.sh"
+# shellcheck source=scripts/setup/process.sh
+source "$REPO/scripts/setup/process.sh"
+
+usage() {
+    cat <<'HELP'
+usage: start_vectorized_training.sh [--foreground | --status | --stop | --help] [trainer flags]
+
+Makes or reuses a Python environment, finds or makes data/5m, starts the study in the background
+and returns once its first trial trains. The same command again, after a stop, goes on with the study.
+
+  --foreground  train in this terminal; Ctrl-C stops it
+  --status      say whether it runs, and show its last log lines (exit code 0: runs, 3: does not)
+  --stop        send SIGTERM to our own trainer and wait until it has ended
+  --help        this text; the trainer's flags: python scripts/training/1_optimize_unified.py --help
+
+Any other flag goes to the trainer and overrides the default given here:
+  --n-trials 500 --gpu 0 (-1 without a GPU) --study-name cappuccino_5m_vectorized
+  --timeframe 5m --data-dir data/5m --n-envs 12
+With --timeframe X alone, the study's name and the data folder follow it.
+A relative --data-dir starts at the folder you are in.
+
+Log: logs/worker_vectorized.log   Process: logs/worker_vectorized.pid
+Environment variables: FIRST_TRIAL_WAIT_S (600), STOP_WAIT_S (120), in seconds.
+HELP
+}
+
+# Sets ACTION, TIMEFRAME, DATA_DIR, DATA_DIR_GIVEN, GPU, STUDY, STORAGE and PASSED (what goes on to the trainer).
+parse_arguments() {
+    ACTION=start TIMEFRAME=5m DATA_DIR="" GPU="" STUDY="" STORAGE="sqlite:///databases/optuna_cappuccino.db" PASSED=()
+    local flag value
+    while (($#)); do
+        flag="$1"
+        shift
+        case "$flag" in
+            --foreground | --status | --stop) ACTION="${flag#--}" && continue ;;
+            --help | -h) ACTION=help && continue ;;
+            --data-dir | --timeframe | --gpu | --study-name | --storage)
+                (($#)) || die "$flag needs a value"
+                value="$1"
+                shift
+                ;;
+            --data-dir=* | --timeframe=* | --gpu=* | --study-name=* | --storage=*)
+                value="${flag#*=}"
+                flag="${flag%%=*}"
+                ;;
+            *) PASSED+=("$flag") && continue ;;
+        esac
+        keep_value "$flag" "$value"
+    done
+}
+
+keep_value() {
+    case "$1" in
+        --data-dir) if [[ "$2" == /* ]]; then DATA_DIR="$2"; else DATA_DIR="$CALLER_DIR/$2"; fi ;;
+        --timeframe) TIMEFRAME="$2" ;;
+        --gpu) GPU="$2" ;;
+        --study-name) STUDY="$2" ;;
+        --storage) STORAGE="$2" PASSED+=(--storage "$2") ;;
+    esac
+}
+
+# One start at a time; the kernel drops the lock when its holder ends, however it ends.
+take_lock() {
+    mkdir -p -- "$REPO/logs" 2>/dev/null || die "cannot make the folder $REPO/logs"
+    { : >>"$LOCK_FILE"; } 2>/dev/null || die "cannot write in $REPO/logs; make the folder writable (ls -ld shows its owner)"
+    exec 9>>"$LOCK_FILE"
+    flock -n 9 || die "another start is at work in $REPO; see it with --status"
+}
+
+refuse_second_start() {
+    local pid
+    if pid="$(running_pid)"; then
+        die "training runs already (pid $pid); watch it with: tail -f $(quoted "$LOG")   stop it with --stop"
+    fi
+    rm -f -- "$PID_FILE" 2>/dev/null || die "cannot remove the old $PID_FILE; make $REPO/logs writable"
+}
+
+choose_gpu() {
+    "$PYTHON" -c 'import torch; print(0 if torch.cuda.is_available() else -1)' ||
+        die "torch does not import in $PYTHON (reason above)"
+}
+
+build_command() {
+    GPU="${GPU:-$(choose_gpu)}"
+    COMMAND=("$PYTHON" "$TRAINER" --n-trials 500 --gpu "$GPU" --study-name "$STUDY" --timeframe "$TIMEFRAME"
+        --data-dir "$DATA_DIR" --n-envs 12 ${PASSED[@]+"${PASSED[@]}"})
+}
+
+announce_in_log() {
+    { printf '%s launcher: %s\n' "$(date -u +%FT%TZ)" "$(quoted "${COMMAND[@]}")" >>"$LOG"; } 2>/dev/null ||
+        die "cannot write $LOG (read-only, or the disk is full: df -h $(quoted "$REPO"))"
+}
+
+record_or_die() {
+    record_process "$@" 2>/dev/null || die "cannot write $PID_FILE (read-only, or the disk is full); nothing was started"
+}
+
+start_in_foreground() {
+    record_or_die "$$" "${COMMAND[@]}"
+    exec 9>&-
+    # tee ignores Ctrl-C so that the trainer's last lines still reach the log.
+    exec > >(tee -i -a -- "$LOG") 2>&1
+    exec "${COMMAND[@]}"
+}
+
+# setsid takes the trainer out of this terminal's session: closing the terminal does not reach it.
+start_in_background() {
+    local log_start_bytes pid
+    log_start_bytes="$(stat -c %s -- "$LOG")"
+    (
+        record_or_die "$BASHPID" "${COMMAND[@]}"
+        exec 9>&-
+        exec setsid "${COMMAND[@]}" >>"$LOG" 2>&1 </dev/null
+    ) &
+    pid=$!
+    trap 'say "training goes on in the background (pid '"$pid"'); stop it with --stop"; exit 130' INT
+    wait_for_first_trial "$pid" "$log_start_bytes"
+    trap - INT
+    explain_next_steps "$pid"
+}
+
+log_since() { tail -c "+$(($1 + 1))" -- "$LOG"; }
+
+# The trainer's own words: this line for batched environments, a rate line for the scalar class.
+is_training() { log_since "$1" | grep -Eq 'Using Vectorized Environments|env-steps/s'; }
+
+wait_for_first_trial() {
+    local pid="$1" log_start_bytes="$2" give_up_at=$((SECONDS + FIRST_TRIAL_WAIT_S))
+    say "waiting for the first trial (log: $LOG)"
+    until is_training "$log_start_bytes"; do
+        is_alive "$pid" || report_early_end "$pid" "$log_start_bytes"
+        if ((SECONDS >= give_up_at)); then
+            die "pid $pid runs, but no trial trains after $FIRST_TRIAL_WAIT_S s; watch $LOG, or stop it with --stop"
+        fi
+        sleep 0.2
+    done
+    log_since "$log_start_bytes" | head -n 20
+}
+
+# Exit code 0 is a study that had all its trials already.
+report_early_end() {
+    local exit_code=0
+    wait "$1" || exit_code=$?
+    rm -f -- "$PID_FILE"
+    log_since "$2" | tail -n 20
+    if ((exit_code == 0)); then
+        say "the trainer ended with exit code 0 before a trial began: the lines above say why"
+        exit 0
+    fi
+    die "the trainer ended at once with exit code $exit_code; its last lines are above and in $LOG"
+}
+
+explain_next_steps() {
+    local me log repo bin
+    me="$(quoted "$REPO/$PROGRAM")" log="$(quoted "$LOG")" repo="$(quoted "$REPO")" bin="$(quoted "$(dirname -- "$PYTHON")")"
+    say ""
+    say "Training runs in the background (pid $1)."
+    say "  watch:  tail -f $log"
+    say "  query:  $me --status"
+    say "          cd $repo && $bin/optuna best-trial --storage $(quoted "$STORAGE") --study-name $(quoted "$STUDY")"
+    say "          cd $repo && $bin/optuna-dashboard $(quoted "$STORAGE")"
+    say "  stop:   $me --stop"
+}
+
+start() {
+    take_lock
+    refuse_second_start
+    [[ -z "$DATA_DIR" ]] || describe_data "$DATA_DIR"
+    ensure_environment runtime
+    if [[ -z "$DATA_DIR" ]]; then
+        DATA_DIR="$REPO/data/$TIMEFRAME"
+        ensure_data "$DATA_DIR" "$TIMEFRAME"
+    fi
+    build_command
+    announce_in_log
+    printf '+ %s\n' "$(quoted "${COMMAND[@]}")"
+    export PYTHONUNBUFFERED=1
+    "start_in_$1"
+}
+
+main() {
+    parse_arguments "$@"
+    STUDY="${STUDY:-cappuccino_${TIMEFRAME}_vectorized}"
+    cd -- "$REPO"
+    case "$ACTION" in
+        help) usage ;;
+        status) show_status ;;
+        stop) stop_trainer ;;
+        foreground) start foreground ;;
+        start) start background ;;
+    esac
+}
+
+main "$@"

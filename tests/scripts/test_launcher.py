@@ -1,0 +1,276 @@
+"""The launcher on a stand-in repository: starting, refusing, stopping, failing clearly."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.launcher_clone import Clone, clean_environment, is_running, make_stub_venv
+
+
+@pytest.fixture
+def decoy(clone: Clone) -> Iterator[subprocess.Popen]:
+    """A process of somebody else's with the trainer's very words in its command line."""
+    words = [str(clone.trainer), "--study-name", "cappuccino_5m_vectorized"]
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(90)", *words])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def wait_until(condition, timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "gave up waiting"
+        time.sleep(0.05)
+
+
+def start_in_own_session(clone: Clone, *flags: str) -> subprocess.Popen:
+    """As from a terminal of its own, so that Ctrl-C can be sent to everything in it."""
+    return subprocess.Popen(
+        [*clone.command, *flags],
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def assert_one_line_error(result: subprocess.CompletedProcess, *words: str) -> None:
+    assert result.returncode != 0
+    error = result.stderr.strip()
+    assert len(error.splitlines()) == 1, error
+    assert all(word in error for word in words), error
+
+
+def test_a_start_trains_in_the_background_and_says_how_to_watch_query_and_stop(clone):
+    result = clone.launch()
+    assert result.returncode == 0, result.stderr
+    assert is_running(clone.pid)
+    assert os.getsid(clone.pid) == clone.pid, "still in the terminal's session"
+    for word in ("watch:", "tail -f", "query:", "--status", "stop:", "--stop", "Using Vectorized Environments: 12"):
+        assert word in result.stdout
+
+
+def test_the_trainer_gets_the_defaults_and_flags_after_them_win(clone):
+    result = clone.launch("--n-trials", "4", "--break-step", "100")
+    assert result.returncode == 0, result.stderr
+    flags = next(line for line in clone.log.read_text().splitlines() if line.startswith("stub trainer"))
+    for pair in ("'--n-trials', '500'", "'--gpu', '-1'", "'--timeframe', '5m'", "'--n-envs', '12'"):
+        assert pair in flags
+    assert "'--study-name', 'cappuccino_5m_vectorized'" in flags
+    assert flags.index("'--n-trials', '4'") > flags.index("'--n-trials', '500'")
+
+
+def test_a_relative_data_dir_starts_at_the_callers_folder(clone, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "my bars").mkdir(parents=True)
+    (elsewhere / "my bars" / "manifest.json").write_text('{"synthetic": false}')
+    result = clone.launch("--data-dir", "my bars", cwd=elsewhere)
+    assert result.returncode == 0, result.stderr
+    assert f"'--data-dir', '{elsewhere}/my bars'" in clone.log.read_text()
+
+
+def test_the_study_and_its_data_follow_the_timeframe(clone):
+    clone.launch("--timeframe=1h")
+    log = clone.log.read_text()
+    assert "'cappuccino_1h_vectorized'" in log
+    assert f"'{clone.root}/data/1h'" in log
+
+
+def test_a_data_dir_without_a_dataset_is_refused_before_anything_starts(clone):
+    assert_one_line_error(clone.launch("--data-dir", "/nowhere"), "/nowhere", "manifest.json")
+    assert not clone.pid_file.exists()
+
+
+def test_real_bars_are_preferred_and_the_sample_market_is_labelled(clone):
+    assert "SYNTHETIC" not in clone.launch().stdout
+    clone.launch("--stop")
+    shutil.rmtree(clone.root / "data")
+    result = clone.launch(STUB_DOWNLOAD_ERROR="no network")
+    assert "no network" in result.stderr
+    assert "*** SYNTHETIC DATA" in result.stdout
+
+
+def test_a_second_start_is_refused_and_changes_nothing(clone):
+    clone.launch()
+    first = clone.pid
+    assert_one_line_error(clone.launch(), "runs already", str(first), "--stop")
+    assert clone.pid == first
+    assert is_running(first)
+
+
+def test_of_two_simultaneous_starts_exactly_one_trains(clone):
+    starts = [
+        subprocess.Popen(clone.command, env=clean_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(2)
+    ]
+    assert sorted(start.wait(timeout=60) for start in starts) == [0, 1]
+    assert clone.log.read_text().count("stub trainer") == 1
+
+
+def test_stop_ends_our_own_process_and_a_decoy_survives(clone, decoy):
+    clone.launch()
+    pid = clone.pid
+    result = clone.launch("--stop")
+    assert result.returncode == 0, result.stderr
+    assert not is_running(pid)
+    assert not clone.pid_file.exists()
+    assert decoy.poll() is None
+
+
+def test_a_pid_file_with_a_reused_pid_leads_to_no_kill(clone, decoy):
+    clone.launch()
+    started, first_ticks = clone.pid, clone.pid_file.read_text().split()[1]
+    clone.launch("--stop")
+    clone.pid_file.write_text(f"{decoy.pid}\n{int(first_ticks) - 1}\nsome command\n")
+    assert clone.launch("--stop").returncode == 0
+    assert clone.launch("--status").returncode == 3
+    assert decoy.poll() is None
+    assert clone.launch().returncode == 0, "a stale pid file blocks no start"
+    assert clone.pid not in (started, decoy.pid)
+
+
+def test_the_right_start_time_with_another_command_leads_to_no_kill(clone):
+    stranger = subprocess.Popen(["sleep", "90"])
+    try:
+        ticks = Path(f"/proc/{stranger.pid}/stat").read_text().rpartition(")")[2].split()[19]
+        clone.pid_file.parent.mkdir()
+        clone.pid_file.write_text(f"{stranger.pid}\n{ticks}\nsleep 90\n")
+        clone.launch("--stop")
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+@pytest.mark.parametrize("content", ["", "\n", "garbage\nmore\n", "1\n", "-1\n5\nx\n"])
+def test_a_damaged_pid_file_is_not_a_running_trainer(clone, content):
+    clone.pid_file.parent.mkdir()
+    clone.pid_file.write_text(content)
+    assert clone.launch("--status").returncode == 3
+    assert clone.launch("--stop").returncode == 0
+
+
+def test_stop_says_so_when_the_trainer_does_not_end(clone):
+    clone.launch("--ignore-sigterm")
+    pid = clone.pid
+    assert_one_line_error(clone.launch("--stop", STOP_WAIT_S="1"), str(pid), "still runs", "kill -KILL")
+    assert is_running(pid)
+
+
+def test_a_trainer_that_dies_at_once_shows_its_last_lines(clone):
+    result = clone.launch("--die")
+    assert_one_line_error(result, "exit code 1")
+    assert "ValueError: the stub was told to die" in result.stdout
+    assert clone.launch("--status").returncode == 3
+    assert clone.launch().returncode == 0
+
+
+def test_a_study_that_is_complete_already_is_no_failure(clone):
+    result = clone.launch("--complete")
+    assert result.returncode == 0, result.stderr
+    assert "has its trials already" in result.stdout
+
+
+def test_a_trainer_that_never_trains_is_reported_after_the_wait(clone):
+    clone.trainer.write_text("import time\nprint('loading', flush=True)\ntime.sleep(90)\n")
+    assert_one_line_error(clone.launch(FIRST_TRIAL_WAIT_S="1"), "no trial trains", "--stop")
+
+
+def test_status_tells_running_from_not_running(clone):
+    assert clone.launch("--status").returncode == 3
+    clone.launch()
+    result = clone.launch("--status")
+    assert result.returncode == 0
+    assert str(clone.pid) in result.stdout
+    assert "Using Vectorized Environments" in result.stdout
+
+
+def test_the_foreground_trains_in_place_and_ctrl_c_ends_it(clone):
+    process = start_in_own_session(clone, "--foreground")
+    wait_until(lambda: clone.log.is_file() and "Using Vectorized" in clone.log.read_text())
+    assert clone.pid == process.pid
+    assert clone.launch("--status").returncode == 0
+    assert_one_line_error(clone.launch(), "runs already")
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode != 0
+    assert "Using Vectorized" in output
+    assert clone.launch("--status").returncode == 3
+
+
+def test_the_wait_survives_ctrl_c_and_training_goes_on(clone):
+    clone.trainer.write_text("import time\nprint('loading', flush=True)\ntime.sleep(90)\n")
+    process = start_in_own_session(clone)
+    wait_until(lambda: clone.log.is_file() and "loading" in clone.log.read_text())
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "goes on" in output
+    assert is_running(clone.pid)
+
+
+def test_a_log_folder_that_cannot_be_used_is_a_one_line_error(clone):
+    (clone.root / "logs").write_text("a file where the folder should be")
+    assert_one_line_error(clone.launch(), "logs")
+
+
+def test_a_full_disk_at_the_log_is_a_one_line_error(clone):
+    clone.log.parent.mkdir()
+    clone.log.symlink_to("/dev/full")
+    assert_one_line_error(clone.launch(), str(clone.log), "full")
+    assert not clone.pid_file.exists()
+
+
+def test_a_full_disk_at_the_pid_file_starts_nothing(clone):
+    clone.log.parent.mkdir()
+    (clone.log.parent / "worker_vectorized.pid.new").symlink_to("/dev/full")
+    result = clone.launch()
+    assert result.returncode != 0
+    assert "nothing was started" in result.stderr
+    assert "stub trainer" not in clone.log.read_text()
+
+
+def test_an_installed_torch_is_pinned_and_left_out(clone):
+    clone.launch()
+    calls = (clone.root / ".venv" / "pip-calls.txt").read_text()
+    assert "torch==2.99.0+stub" in calls
+    assert "torch==2.13.0" not in calls
+    assert "install --no-deps" in calls
+
+
+def test_the_same_environment_is_not_installed_twice(clone):
+    clone.launch()
+    clone.launch("--stop")
+    assert "up to date" in clone.launch().stdout
+    calls = (clone.root / ".venv" / "pip-calls.txt").read_text()
+    assert calls.count("install -c") == 1
+
+
+def test_an_active_environment_is_used_instead_of_our_own(clone, tmp_path):
+    active = tmp_path / "my env"
+    make_stub_venv(active)
+    shutil.rmtree(clone.root / ".venv")
+    result = clone.launch(VIRTUAL_ENV=str(active))
+    assert result.returncode == 0, result.stderr
+    assert not (clone.root / ".venv").exists()
+    assert (active / "pip-calls.txt").exists()
+
+
+def test_an_active_environment_that_is_gone_is_a_one_line_error(clone):
+    assert_one_line_error(clone.launch(VIRTUAL_ENV="/nowhere"), "/nowhere", "deactivate")
+
+
+def test_a_password_in_the_storage_url_is_not_written_down(clone):
+    result = clone.launch("--storage", "postgresql://me:secret@localhost/studies")
+    written = result.stdout.replace(clone.log.read_text(), "") + clone.pid_file.read_text()
+    launcher_lines = [line for line in clone.log.read_text().splitlines() if "launcher:" in line]
+    assert "secret" not in "".join(launcher_lines)
+    assert "secret" not in "\n".join(line for line in written.splitlines() if not line.startswith("stub trainer"))

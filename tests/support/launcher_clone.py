@@ -1,0 +1,146 @@
+"""A stand-in repository for the launcher: its real shell files, a trainer and an environment made of stubs."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+TRAINER = """
+import signal, sys, time
+print("stub trainer", sys.argv[1:], flush=True)
+if "--die" in sys.argv:
+    sys.exit("ValueError: the stub was told to die")
+if "--complete" in sys.argv:
+    print("the study has its trials already")
+    sys.exit(0)
+if "--ignore-sigterm" in sys.argv:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+time.sleep(0.3)
+print("Using Vectorized Environments: 12 parallel envs", flush=True)
+time.sleep(90)
+"""
+DOWNLOAD = """
+import os, sys
+print("stub download", sys.argv[1:])
+sys.exit(os.environ.get("STUB_DOWNLOAD_ERROR"))
+"""
+MAKE_DATASET = """
+import json, pathlib, sys
+folder = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
+folder.mkdir(parents=True)
+(folder / "manifest.json").write_text(json.dumps({"synthetic": "make_sample" in sys.argv[0]}))
+"""
+# Writes down what it was asked to install, and under which constraints.
+PIP = """
+import pathlib, sys
+if "--version" not in sys.argv:
+    note = [" ".join(sys.argv[1:])]
+    note += [pathlib.Path(f).read_text() for flag, f in zip(sys.argv, sys.argv[1:]) if flag in ("-c", "-r")]
+    with open(pathlib.Path(sys.prefix) / "pip-calls.txt", "a") as calls:
+        calls.write("\\n".join(note))
+"""
+TORCH = """
+__version__ = "2.99.0+stub"
+class cuda:
+    is_available = staticmethod(lambda: False)
+"""
+
+
+@dataclass(frozen=True)
+class Clone:
+    """A folder with blanks in its name that the launcher takes for its repository."""
+
+    root: Path
+
+    @property
+    def log(self) -> Path:
+        return self.root / "logs" / "worker_vectorized.log"
+
+    @property
+    def pid_file(self) -> Path:
+        return self.root / "logs" / "worker_vectorized.pid"
+
+    @property
+    def pid(self) -> int:
+        return int(self.pid_file.read_text().split()[0])
+
+    @property
+    def trainer(self) -> Path:
+        return self.root / "scripts" / "training" / "1_optimize_unified.py"
+
+    @property
+    def command(self) -> list[str]:
+        return ["bash", str(self.root / "start_vectorized_training.sh")]
+
+    def launch(self, *flags: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [*self.command, *flags],
+            cwd=cwd or self.root.parent,
+            env=clean_environment() | variables,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+
+def clean_environment() -> dict[str, str]:
+    """Without an active virtual environment, which the launcher would respect."""
+    return {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "CONDA_PREFIX")}
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process exists and has not ended (a zombie has)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def processes_of(clone: Clone) -> list[int]:
+    """Processes that run this clone's trainer: its path, under pytest's temporary folder, is nobody else's."""
+    wanted = str(clone.trainer).encode()
+    return [
+        int(folder.name)
+        for folder in Path("/proc").glob("[0-9]*")
+        if wanted in read_bytes_if_there(folder / "cmdline").split(b"\0")
+    ]
+
+
+def read_bytes_if_there(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def make_stub_venv(folder: Path, *, with_torch: bool = True) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    packages = next((folder / "lib").glob("python3*")) / "site-packages"
+    write(packages / "pip" / "__main__.py", PIP)
+    write(packages / "elegantrl.py", "")
+    if with_torch:
+        write(packages / "torch.py", TORCH)
+
+
+def make_clone(root: Path) -> Clone:
+    shutil.copytree(ROOT / "scripts" / "setup", root / "scripts" / "setup")
+    for name in ("start_vectorized_training.sh", *(path.name for path in ROOT.glob("requirements*.txt"))):
+        shutil.copy(ROOT / name, root / name)
+    clone = Clone(root)
+    write(clone.trainer, TRAINER)
+    write(root / "scripts" / "data" / "download_bars.py", DOWNLOAD)
+    write(root / "scripts" / "data" / "build_dataset.py", MAKE_DATASET)
+    write(root / "scripts" / "data" / "make_sample.py", MAKE_DATASET)
+    make_stub_venv(root / ".venv")
+    return clone
