@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 import numpy as np
 import pandas as pd
@@ -30,8 +31,8 @@ def dataset_from_bars(
     *,
     source: str,
     synthetic: bool = False,
-    start: pd.Timestamp | None = None,
-    end: pd.Timestamp | None = None,
+    start: datetime | None = None,
+    end: datetime | None = None,
     max_fill_bars: int = DEFAULT_MAX_FILL_BARS,
 ) -> Dataset:
     """Align, fill short gaps, resample, cut into segments, compute features, drop warm-up.

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -132,7 +133,7 @@ def _utc_seconds(column: pd.Series, where: str) -> np.ndarray:
         seconds = epoch_seconds(_numbers(column, "timestamp", where))
     else:
         try:
-            stamps = pd.to_datetime(column.to_numpy(), utc=True, format=_text_format(column))
+            stamps = pd.to_datetime(column, utc=True, format=_text_format(column))
         except (ValueError, TypeError, OverflowError) as error:
             raise BarsError(f"{where}: a timestamp cannot be read ({_first_line(error)}); use UTC ISO 8601") from error
         nanoseconds = pd.DatetimeIndex(stamps).as_unit("ns")
@@ -200,8 +201,8 @@ def to_grid(
     bars: pd.DataFrame,
     tickers: Sequence[str],
     where: str,
-    start: pd.Timestamp | None = None,
-    end: pd.Timestamp | None = None,
+    start: datetime | None = None,
+    end: datetime | None = None,
 ) -> BarGrid:
     """Put the bars of `tickers` on one full time grid, from the first to the last bar of any of them.
 

@@ -232,14 +232,15 @@ def load_dataset(folder: Path | str, mmap: bool = True) -> Dataset:
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > LARGEST_MANIFEST_BYTES:
-            raise DatasetError(f"{path}: larger than {LARGEST_MANIFEST_BYTES} bytes, so not a manifest; {REBUILD}")
-        manifest = json.loads(path.read_bytes())
+        with path.open("rb") as file:
+            content = file.read(LARGEST_MANIFEST_BYTES + 1)
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror}); {REBUILD}") from error
+    if len(content) > LARGEST_MANIFEST_BYTES:
+        raise DatasetError(f"{path}: larger than {LARGEST_MANIFEST_BYTES} bytes, so not a manifest; {REBUILD}")
+    try:
+        manifest = json.loads(content)
     except (ValueError, RecursionError) as error:
-        if isinstance(error, DatasetError):
-            raise
         raise DatasetError(f"{path}: not valid JSON, perhaps truncated; {REBUILD}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise DatasetError(f"{path}: not a dataset manifest of format {FORMAT}; {REBUILD}")

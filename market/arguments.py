@@ -1,0 +1,71 @@
+"""Values of the data scripts' command lines: text in, checked value out, and errors that name what was wrong."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from market.errors import BarsError, DatasetError
+from market.names import TIMEFRAME_SECONDS, ticker_of
+
+
+def utc_date(text: str) -> datetime:
+    """An ISO date or date-time as UTC; without a zone it is UTC."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an ISO date such as 2024-01-31") from error
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """A parser of whole numbers of at least `least`."""
+
+    def parse(text: str) -> int:
+        if not text.strip().lstrip("+-").isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+        return int(text)
+
+    return parse
+
+
+def add_tickers(parser: argparse.ArgumentParser, default: tuple[str, ...]) -> None:
+    """Add --tickers and --timeframe, which every data script has."""
+    parser.add_argument(
+        "--tickers",
+        nargs="+",
+        default=list(default),
+        metavar="TICKER",
+        help="coins, as BTC, BTC/USD, BTC/USDT or BTCUSD, in column order (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--timeframe", choices=TIMEFRAME_SECONDS, default="5m", help="bar length (default: %(default)s)"
+    )
+
+
+def split_tickers(words: list[str]) -> list[str]:
+    """Tickers from words that may hold commas; repeated coins are refused by name."""
+    tickers = [ticker for word in words for ticker in word.split(",") if ticker.strip()]
+    names = [ticker_of(ticker) for ticker in tickers]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated or not tickers:
+        raise BarsError(f"--tickers: {', '.join(repeated) or 'nothing'} is given; name each coin once")
+    return tickers
+
+
+def exit_code(work: Callable[[], None]) -> int:
+    """Run a script's work; a fault that its user can mend is one line on stderr and exit code 1."""
+    try:
+        work()
+    except (BarsError, DatasetError) as error:
+        sys.stderr.write(f"error: {error}\n")
+    except OSError as error:
+        sys.stderr.write(f"error: {error.filename or 'file'}: {error.strerror or error}\n")
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; nothing was written\n")
+        return 130
+    else:
+        return 0
+    return 1

@@ -1,0 +1,97 @@
+#!/usr/bin/env python3
+"""Build a dataset folder from a tidy Parquet or CSV file of bars."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from market.arguments import add_tickers, exit_code, split_tickers, utc_date, whole_number
+from market.build import dataset_from_bars
+from market.candles import DEFAULT_MAX_FILL_BARS, read_bars
+from market.dataset import Dataset, check_target, save_dataset
+from market.names import DEFAULT_TICKERS
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=f"{__doc__} Bars are put on one UTC time grid and resampled by calendar time; short gaps are "
+        "filled, longer ones split the data into segments; the folder is written whole or not at all.",
+    )
+    parser.add_argument(
+        "--bars",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="tidy .parquet, .csv or .csv.gz: timestamp (bar open, UTC), symbol, open, high, low, close, volume",
+    )
+    add_tickers(parser, DEFAULT_TICKERS)
+    parser.add_argument(
+        "--start", type=utc_date, metavar="DATE", help="first bar, included (default: the file's first)"
+    )
+    parser.add_argument(
+        "--end", type=utc_date, metavar="DATE", help="bars before this (default: the file's last, included)"
+    )
+    parser.add_argument(
+        "--max-fill-bars",
+        type=whole_number(0),
+        default=DEFAULT_MAX_FILL_BARS,
+        metavar="N",
+        help="longest run of missing bars of the file that is filled with the last close and zero volume; a longer one "
+        "splits the data (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--synthetic", action="store_true", help="label the dataset synthetic: the bars are not from an exchange"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="dataset folder, for example data/5m")
+    parser.add_argument("--overwrite", action="store_true", help="replace a dataset that is there already")
+    return parser.parse_args(argv)
+
+
+def build(args: argparse.Namespace) -> None:
+    """Do what the command line says."""
+    tickers = split_tickers(args.tickers)
+    check_target(args.out, args.overwrite)
+    print(f"reading {args.bars}", flush=True)
+    dataset = dataset_from_bars(
+        read_bars(args.bars),
+        tickers,
+        args.timeframe,
+        source=args.bars.name,
+        synthetic=args.synthetic,
+        start=args.start,
+        end=args.end,
+        max_fill_bars=args.max_fill_bars,
+    )
+    save_dataset(dataset, args.out, args.overwrite)
+    report(dataset)
+    print(f"wrote {args.out}: {dataset.label}")
+
+
+def report(dataset: Dataset) -> None:
+    """Print what was missing, filled and left out."""
+    quality = dataset.quality
+    for ticker, found in quality["tickers"].items():
+        gap = (
+            f", longest gap {found['longest_gap_bars']} bars from {found['longest_gap_start']}" if found["gaps"] else ""
+        )
+        print(
+            f"  {ticker}: {found['bars']} bars, {found['missing_bars']} missing, {found['filled_bars']} filled, "
+            f"{found['zero_volume_bars']} without volume{gap}"
+        )
+    print(f"  {quality['dropped_bars']} of {quality['grid_bars']} bars left out (warm-up and gaps)")
+    print(f"  segments: {', '.join(f'{first}..{last}' for first, last in dataset.segments)}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, build, report; 0 on success, 1 on bad data, 2 on a bad command line."""
+    args = parse_arguments(argv)
+    return exit_code(lambda: build(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

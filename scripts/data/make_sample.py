@@ -1,0 +1,58 @@
+#!/usr/bin/env python3
+"""Make a dataset folder from the synthetic sample market. Nothing in it is real, and its label says so."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from market.arguments import add_tickers, exit_code, split_tickers, whole_number
+from market.candles import write_bars
+from market.checks import MIN_SEGMENT_BARS
+from market.dataset import check_target, save_dataset
+from market.features import WARMUP_BARS
+from market.names import DEFAULT_TICKERS
+from market.sample import sample_bars, synthetic_dataset
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_tickers(parser, DEFAULT_TICKERS)
+    parser.add_argument(
+        "--n-bars",
+        type=whole_number(MIN_SEGMENT_BARS),
+        default=70_000,
+        metavar="N",
+        help="usable bars per coin (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="dataset folder, for example data/5m")
+    parser.add_argument("--bars", type=Path, metavar="FILE", help="write the bars too, as .parquet or .csv")
+    parser.add_argument("--overwrite", action="store_true", help="replace a dataset that is there already")
+    return parser.parse_args(argv)
+
+
+def make(args: argparse.Namespace) -> None:
+    """Do what the command line says."""
+    tickers = split_tickers(args.tickers)
+    check_target(args.out, args.overwrite)
+    dataset = synthetic_dataset(args.timeframe, args.n_bars, tickers, args.seed)
+    if args.bars is not None:
+        write_bars(sample_bars(args.timeframe, args.n_bars + WARMUP_BARS, tickers, args.seed), args.bars)
+        print(f"wrote {args.bars}")
+    save_dataset(dataset, args.out, args.overwrite)
+    print(f"wrote {args.out}: {dataset.label}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, make, report; 0 on success, 1 on a fault, 2 on a bad command line."""
+    args = parse_arguments(argv)
+    return exit_code(lambda: make(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
