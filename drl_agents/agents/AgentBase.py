@@ -1,0 +1,197 @@
+"""What all agents share on top of elegantrl 0.3.6: seeding, exploration, observation statistics, saving."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from elegantrl.agents.AgentBase import AgentBase as StockAgentBase
+from elegantrl.train.config import Config
+from torch import Tensor
+
+from drl_agents.agents.agent_state import load_agent_state, save_agent_state
+from drl_agents.agents.nets import OBSERVATION_CLIP, NormBuffers, PolicyNet
+from drl_agents.agents.normalizer import RunningNorm
+from drl_agents.agents.rollout import PolicyForward, Rollout, RolloutStep, explore_batch, explore_single
+from drl_agents.policy import Policy
+
+HOST = torch.device("cpu")
+STATE_FILE = "agent_state.safetensors"
+
+
+class AgentBase(StockAgentBase):
+    """elegantrl's agent with our exploration. Subclasses say how an action is drawn and how networks learn.
+
+    Args:
+        net_dims: widths of the hidden layers.
+        state_dim: S.
+        action_dim: A.
+        gpu_id: index of the GPU, -1 for the CPU; the CPU also where there is none.
+        args: elegantrl's Config. Read beside its own fields, where present: `random_seed`, `normalize_observations`,
+            `lr_schedule` ("constant" or "linear" over `break_step` time steps) and `adam_eps`.
+    """
+
+    act: PolicyNet
+    cri: NormBuffers
+    num_envs: int
+    last_state: Tensor | None
+
+    def __init__(
+        self, net_dims: Sequence[int], state_dim: int, action_dim: int, gpu_id: int = 0, args: Config | None = None
+    ) -> None:
+        args = args or Config()
+        seed = int(getattr(args, "random_seed", 0) or 0)
+        # elegantrl's networks draw their weights from torch's global generator; it is put back afterwards.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            super().__init__(list(net_dims), state_dim, action_dim, gpu_id=gpu_id, args=args)
+        self.net_dims = tuple(net_dims)
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.host_generator = torch.Generator(HOST).manual_seed(seed)
+        self.normalizes = bool(getattr(args, "normalize_observations", True))
+        self.obs_norm = RunningNorm(state_dim, self.device)
+        self.lr_schedule = getattr(args, "lr_schedule", "constant")
+        self.adam_eps = float(getattr(args, "adam_eps", 1e-5))
+        self.schedule_steps = float(getattr(args, "break_step", float("inf")))   # time steps of one environment
+        self.time_steps = 0          # taken so far by each environment
+        self.gradient_steps = 0
+        self.rollout: Rollout | None = None
+        self.host_rollout: Rollout | None = None   # staging, when one NumPy environment feeds a GPU
+
+    # --- exploration ------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def explore_one_env(self, env: Any, horizon_len: int, if_random: bool = False) -> tuple[Tensor, ...]:
+        """Collect `horizon_len` steps from an environment of NumPy states; returns elegantrl's tuple.
+
+        The actor is evaluated on the host, where the environment is: no step waits for a GPU.
+        """
+        rollout = self._storage(horizon_len)
+        host = rollout if self.device == HOST else self._host_storage(rollout)
+        self._fill_from(host, lambda choose: explore_single(env, host, choose), if_random)
+        if host is not rollout:
+            rollout.copy_from(host)
+        return self._finish(rollout, if_random)
+
+    @torch.no_grad()
+    def explore_vec_env(self, env: Any, horizon_len: int, if_random: bool = False) -> tuple[Tensor, ...]:
+        """Collect `horizon_len` steps from N environments at once; returns elegantrl's tuple.
+
+        The tensors are this agent's storage: valid until its next exploration.
+        """
+        rollout = self._storage(horizon_len)
+        self._fill_from(rollout, lambda choose: explore_batch(env, rollout, choose), if_random)
+        return self._finish(rollout, if_random)
+
+    def _storage(self, horizon_len: int) -> Rollout:
+        shape = (horizon_len, self.num_envs, self.state_dim, self.action_dim)
+        if self.rollout is None or self.rollout.shape != shape:
+            self.rollout = Rollout(*shape, self.device)
+        return self.rollout
+
+    def _host_storage(self, rollout: Rollout) -> Rollout:
+        if self.host_rollout is None or self.host_rollout.shape != rollout.shape:
+            self.host_rollout = Rollout(*rollout.shape, HOST)
+        return self.host_rollout
+
+    def _fill_from(self, rollout: Rollout, explore: Any, if_random: bool) -> None:
+        if self.last_state is None:
+            raise RuntimeError("agent.last_state is not set: assign it env.reset() before exploring")
+        rollout.states[0].copy_(self.last_state)
+        self._draw_noise(rollout, if_random)
+        norm = (self.act.state_avg, self.act.state_std, OBSERVATION_CLIP)
+        forward = PolicyForward(norm, self.act.raw_layers(), self.num_envs, rollout.device)
+        env_action = torch.empty((self.num_envs, self.action_dim), device=rollout.device)
+        draw = self._action_sampler(rollout.device)
+
+        def choose(slots: RolloutStep) -> Tensor:
+            if if_random:
+                return self._random_action(slots, env_action)
+            draw(forward(slots.state), slots, env_action)
+            return env_action
+
+        explore(choose)
+
+    def _draw_noise(self, rollout: Rollout, if_random: bool) -> None:
+        """All randomness of a rollout in one call: uniform for a warm-up, else standard normal."""
+        generator = self.generator if rollout.device == self.device else self.host_generator
+        if if_random:
+            rollout.noise.uniform_(-1.0, 1.0, generator=generator)
+        else:
+            rollout.noise.normal_(generator=generator)
+
+    def _action_sampler(self, device: torch.device) -> Any:
+        """Function (raw actor output, slots, env_action) that writes the stored and the executed action."""
+        raise NotImplementedError
+
+    def _random_action(self, slots: RolloutStep, env_action: Tensor) -> Tensor:
+        slots.action.copy_(slots.noise)
+        return env_action.copy_(slots.noise)
+
+    def _finish(self, rollout: Rollout, if_random: bool) -> tuple[Tensor, ...]:
+        rollout.rewards *= self.reward_scale
+        self.last_state = rollout.states[-1]
+        self.time_steps += rollout.shape[0]
+        return self._rollout_items(rollout)
+
+    def _rollout_items(self, rollout: Rollout) -> tuple[Tensor, ...]:
+        """elegantrl's off-policy tuple: states, actions, rewards, undones."""
+        return rollout.states[:-1], rollout.actions, rollout.rewards, (~rollout.done).float()
+
+    # --- learning ---------------------------------------------------------------------------------------------------
+
+    def _norm_nets(self) -> list[NormBuffers]:
+        """Every network that normalises observations."""
+        nets = {id(net): net for net in (self.act, self.act_target, self.cri, self.cri_target)}
+        return list(nets.values())
+
+    @torch.no_grad()
+    def _update_obs_norm(self, rows: Tensor) -> None:
+        """Merge observations (M, S) into the running statistics and hand them to the networks."""
+        if not self.normalizes:
+            return
+        self.obs_norm.update(rows)
+        average, std = self.obs_norm.mean.float(), self.obs_norm.std().float()
+        for net in self._norm_nets():
+            net.set_state_norm(average, std)
+
+    def _optimizer(self, parameters: Any, learning_rate: float) -> torch.optim.Adam:
+        """Adam in one fused kernel. elegantrl's AdamW decays weights by 1 %, which pulls a policy towards 0."""
+        trainable = [p for p in parameters if p.requires_grad]
+        return torch.optim.Adam(trainable, lr=learning_rate, eps=self.adam_eps, fused=True)
+
+    def scheduled_learning_rate(self) -> float:
+        """Learning rate now: constant, or falling linearly to 0 at `break_step`."""
+        if self.lr_schedule == "constant" or self.schedule_steps == float("inf"):
+            return self.learning_rate
+        return self.learning_rate * max(0.0, 1.0 - self.time_steps / self.schedule_steps)
+
+    # --- keeping ----------------------------------------------------------------------------------------------------
+
+    def policy(self) -> Policy:
+        """A detached copy of the deterministic policy on the CPU."""
+        return self.act.to_policy().to(HOST)
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """By name, for saving."""
+        return {"act_optimizer": self.act_optimizer, "cri_optimizer": self.cri_optimizer}
+
+    def extra_tensors(self) -> dict[str, Tensor]:
+        """State beyond networks, optimisers and observation statistics, for saving."""
+        return {}
+
+    def load_extra_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `extra_tensors` returned."""
+
+    def save_or_load_agent(self, cwd: str, if_save: bool) -> None:
+        """Save or load everything needed to go on training, as one safetensors file in `cwd`.
+
+        elegantrl pickles whole modules here, which torch >= 2.6 refuses to load again.
+        """
+        path = os.path.join(cwd, STATE_FILE)
+        if if_save:
+            save_agent_state(self, path)
+        elif os.path.isfile(path):
+            load_agent_state(self, path)

@@ -1,0 +1,289 @@
+"""Proximal policy optimisation (Schulman et al. 2017), complete, on elegantrl 0.3.6's class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from elegantrl.agents.AgentPPO import AgentPPO as StockAgentPPO
+from elegantrl.train.config import Config
+from torch import Tensor
+
+from drl_agents.agents.advantages import bootstrap_values, generalized_advantages
+from drl_agents.agents.AgentBase import AgentBase
+from drl_agents.agents.nets import ActorPPO, CriticPPO, gaussian_log_prob
+from drl_agents.agents.normalizer import RunningNorm
+from drl_agents.agents.rollout import Rollout, RolloutStep
+
+VALUE_CHUNK_ROWS = 1 << 16   # states valued at once: bounds the memory of a long rollout of many environments
+
+
+@dataclass(frozen=True)
+class PPOSettings:
+    """What PPO reads from elegantrl's Config, under elegantrl's names where it has one.
+
+    `repeat_times` is the number of epochs: passes over every sample of a rollout, so the number of gradient steps
+    follows `horizon_len * num_envs`.
+    """
+
+    n_epochs: int
+    gae_lambda: float
+    clip_range: float
+    entropy_coef: float
+    value_coef: float
+    max_grad_norm: float
+    target_kl: float | None
+    action_std_init_log: float
+    normalize_values: bool
+
+    @classmethod
+    def from_args(cls, args: Any) -> PPOSettings:
+        """Read `args`, with PPO's usual values where it is silent."""
+        return cls(
+            n_epochs=max(1, round(args.repeat_times)),
+            gae_lambda=getattr(args, "lambda_gae_adv", 0.95),
+            clip_range=getattr(args, "ratio_clip", 0.25),
+            entropy_coef=float(getattr(args, "lambda_entropy", 0.01)),
+            value_coef=getattr(args, "value_coef", 0.5),
+            max_grad_norm=args.clip_grad_norm,
+            target_kl=getattr(args, "target_kl", None),
+            action_std_init_log=getattr(args, "action_std_init_log", -0.5),
+            normalize_values=getattr(args, "normalize_values", True),
+        )
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Rows to learn from; M of them, in any order."""
+
+    states: Tensor       # (M, S) normalised
+    actions: Tensor      # (M, A) before the tanh
+    logprobs: Tensor     # (M,) under the policy that acted
+    advantages: Tensor   # (M,) standardised
+    targets: Tensor      # (M,) normalised returns
+
+    def __len__(self) -> int:
+        return self.states.shape[0]
+
+    def take(self, rows: Tensor) -> Samples:
+        """The given rows."""
+        return Samples(
+            self.states[rows], self.actions[rows], self.logprobs[rows], self.advantages[rows], self.targets[rows]
+        )
+
+    def minibatches(self, n_minibatches: int, order: Tensor) -> Iterator[Samples]:
+        """Every sample once, in the given order, in parts of nearly equal size."""
+        shuffled = self.take(order)      # one gather per field and epoch; the parts are views
+        fields = (shuffled.states, shuffled.actions, shuffled.logprobs, shuffled.advantages, shuffled.targets)
+        parts = [field.tensor_split(n_minibatches) for field in fields]
+        return (Samples(*part) for part in zip(*parts, strict=True))
+
+
+@dataclass(frozen=True)
+class UpdateStats:
+    """Means over the gradient steps of one update."""
+
+    policy_loss: float
+    value_loss: float
+    entropy: float
+    approx_kl: float
+    clipped_fraction: float
+    gradient_norm: float
+    gradient_steps: int
+    epochs: int
+    learning_rate: float
+
+
+class AgentPPO(AgentBase, StockAgentPPO):
+    """Clipped surrogate, GAE, one joint gradient step for actor and critic per minibatch.
+
+    Differences to elegantrl's: gradient steps follow the number of samples; minibatches are drawn without
+    replacement; ends of data are bootstrapped; observations and returns are normalised; nothing is read back from
+    the device within an epoch.
+    """
+
+    act_class = ActorPPO
+    cri_class = CriticPPO
+    act: ActorPPO
+    cri: CriticPPO
+
+    def __init__(
+        self, net_dims: Sequence[int], state_dim: int, action_dim: int, gpu_id: int = 0, args: Config | None = None
+    ) -> None:
+        args = args or Config(agent_class=type(self))
+        super().__init__(net_dims, state_dim, action_dim, gpu_id=gpu_id, args=args)
+        self.ppo = PPOSettings.from_args(args)
+        with torch.no_grad():
+            self.act.action_std_log.fill_(self.ppo.action_std_init_log)
+        self.trained_parameters = [p for p in (*self.act.parameters(), *self.cri.parameters()) if p.requires_grad]
+        self.optimizer = self._optimizer(self.trained_parameters, self.learning_rate)
+        self.act_optimizer = self.cri_optimizer = self.optimizer   # elegantrl's names
+        self.value_norm = RunningNorm(1, self.device)
+        self.last_update: UpdateStats | None = None
+
+    # --- exploration ------------------------------------------------------------------------------------------------
+
+    def _action_sampler(self, device: torch.device) -> Any:
+        std = self.act.action_std_log.detach().exp().to(device)     # (1, A)
+
+        def draw(mean: Tensor, slots: RolloutStep, env_action: Tensor) -> None:
+            torch.addcmul(mean, slots.noise, std, out=slots.action)
+            torch.tanh(slots.action, out=env_action)
+
+        return draw
+
+    def _random_action(self, slots: RolloutStep, env_action: Tensor) -> Tensor:
+        """PPO learns from its own actions only: a random warm-up stores the action before its tanh."""
+        env_action.copy_(slots.noise)
+        torch.atanh(slots.noise.clamp(-0.999, 0.999), out=slots.action)
+        return env_action
+
+    def _rollout_items(self, rollout: Rollout) -> tuple[Tensor, ...]:
+        """elegantrl's on-policy tuple: states, actions, logprobs, rewards, undones."""
+        logprobs = gaussian_log_prob(rollout.noise, self.act.action_std_log.detach())      # (H, N)
+        return rollout.states[:-1], rollout.actions, logprobs, rollout.rewards, (~rollout.done).float()
+
+    # --- learning ---------------------------------------------------------------------------------------------------
+
+    def update_net(self, buffer: Any) -> tuple[float, ...]:
+        """Learn from a rollout: (states, actions, logprobs, rewards, undones), as `explore_*_env` returned it.
+
+        Returns:
+            Value loss, surrogate objective and mean action deviation, elegantrl's three numbers.
+        """
+        samples = self._samples(*buffer)
+        learning_rate = self.scheduled_learning_rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        n_minibatches = math.ceil(len(samples) / self.batch_size)
+        totals = torch.zeros(6, device=self.device)
+        epochs = 0
+        with torch.enable_grad():
+            while epochs < self.ppo.n_epochs:
+                kl_before = totals[3].clone()
+                order = torch.randperm(len(samples), generator=self.generator, device=self.device)
+                for minibatch in samples.minibatches(n_minibatches, order):
+                    totals += self._gradient_step(minibatch)
+                epochs += 1
+                if self._policy_moved_enough(totals[3] - kl_before, n_minibatches):
+                    break
+        n_steps = epochs * n_minibatches
+        self.gradient_steps += n_steps
+        self._update_obs_norm(buffer[0].reshape(-1, self.state_dim))
+        means = (totals / n_steps).tolist()      # the update's one synchronisation
+        self.last_update = UpdateStats(*means, gradient_steps=n_steps, epochs=epochs, learning_rate=learning_rate)
+        return self.last_update.value_loss, -self.last_update.policy_loss, self.act.action_std_log.exp().mean().item()
+
+    def _policy_moved_enough(self, kl_sum: Tensor, n_minibatches: int) -> bool:
+        """Whether the epoch's mean divergence passed the target; reads it back only when there is one."""
+        return self.ppo.target_kl is not None and (kl_sum / n_minibatches).item() > self.ppo.target_kl
+
+    @torch.no_grad()
+    def _samples(self, states: Tensor, actions: Tensor, logprobs: Tensor, rewards: Tensor, undones: Tensor) -> Samples:
+        """Rollout (H, N, ...) -> flat samples with advantages and value targets."""
+        if self.normalizes and self.obs_norm.count == 0:
+            logprobs = self._adopt_first_statistics(states, actions)
+        done = undones < 0.5
+        values, last_value, final_values, truncated = self._values(states, done)
+        next_values = bootstrap_values(values, last_value, final_values, done, truncated)
+        advantages = generalized_advantages(rewards, values, next_values, done, self.gamma, self.ppo.gae_lambda)
+        returns = advantages + values
+        self._update_value_norm(returns)
+        return Samples(
+            states=self.act.state_norm(states.reshape(-1, self.state_dim)),
+            actions=actions.reshape(-1, self.action_dim),
+            logprobs=logprobs.reshape(-1),
+            advantages=standardize(advantages).reshape(-1),
+            targets=self.cri.normalize_value(returns).reshape(-1),
+        )
+
+    def _adopt_first_statistics(self, states: Tensor, actions: Tensor) -> Tensor:
+        """Before the first update, normalise by the first rollout and score its actions anew, (H, N).
+
+        The first policy answers every state almost alike (its last layer is near 0), so the scores hardly change,
+        while a first update on raw observations could be wasted.
+        """
+        self._update_obs_norm(states.reshape(-1, self.state_dim))
+        logprobs, _ = self.act.get_logprob_entropy(states.reshape(-1, self.state_dim), actions.flatten(0, 1))
+        return logprobs.view(states.shape[:2])
+
+    def _values(self, states: Tensor, done: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Values (H, N) of the states, (N,) after the last, (H, N) where cut off, and the cut-off mask.
+
+        How episodes ended is read from this agent's storage; a buffer that is not its own ends in terminals.
+        """
+        values = self._value_of(states)
+        last_value = self._value_of(torch.as_tensor(self.last_state))
+        final_values = torch.zeros_like(values)
+        truncated = torch.zeros_like(done)
+        if self.rollout is not None and self.rollout.states.data_ptr() == states.data_ptr():
+            truncated = self.rollout.truncated
+            rows = truncated.nonzero(as_tuple=True)
+            final_values[rows] = self._value_of(self.rollout.final_states[rows])
+        return values, last_value, final_values, truncated
+
+    def _value_of(self, states: Tensor) -> Tensor:
+        """Critic on (..., S) -> (...)."""
+        flat = states.reshape(-1, self.state_dim)
+        if not len(flat):
+            return flat.new_zeros(states.shape[:-1])
+        values = [self.cri(chunk) for chunk in flat.split(VALUE_CHUNK_ROWS)]
+        return torch.cat(values).view(states.shape[:-1])
+
+    def _update_value_norm(self, returns: Tensor) -> None:
+        if not self.ppo.normalize_values:
+            return
+        is_first = self.value_norm.count == 0
+        self.value_norm.update(returns.reshape(-1, 1))
+        # The untrained critic is better off predicting the first mean than keeping its random predictions.
+        adopt = self.cri.set_value_norm if is_first else self.cri.rescale_values
+        adopt(self.value_norm.mean.float(), self.value_norm.std().float())
+
+    def _gradient_step(self, samples: Samples) -> Tensor:
+        """One joint step on actor and critic; returns six summed statistics without reading them back."""
+        mean = self.act.net(samples.states)
+        log_std = self.act.action_std_log
+        logprob = gaussian_log_prob((samples.actions - mean) * (-log_std).exp(), log_std)
+        entropy = (log_std + 0.5 + 0.5 * math.log(2.0 * math.pi)).sum()
+        policy_loss, kl, clipped = self._policy_loss(logprob, samples)
+        value_loss = (self.cri.net(samples.states).squeeze(1) - samples.targets).square().mean()
+        loss = policy_loss - self.ppo.entropy_coef * entropy + self.ppo.value_coef * value_loss
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.trained_parameters, self.ppo.max_grad_norm, foreach=True)
+        self.optimizer.step()
+        return torch.stack((policy_loss, value_loss, entropy, kl, clipped, norm)).detach()
+
+    def _policy_loss(self, logprob: Tensor, samples: Samples) -> tuple[Tensor, Tensor, Tensor]:
+        """Clipped surrogate loss, approximate divergence and share of clipped samples, all scalars.
+
+        The divergence is Schulman's low-variance estimate `mean(ratio - 1 - log ratio)`.
+        """
+        log_ratio = logprob - samples.logprobs
+        ratio = log_ratio.exp()
+        limited = ratio.clamp(1.0 - self.ppo.clip_range, 1.0 + self.ppo.clip_range)
+        surrogate = torch.minimum(ratio * samples.advantages, limited * samples.advantages)
+        kl = (ratio - 1.0 - log_ratio).detach().mean()
+        clipped = ((ratio - 1.0).abs() > self.ppo.clip_range).float().mean()
+        return -surrogate.mean(), kl, clipped
+
+    def extra_tensors(self) -> dict[str, Tensor]:
+        """State beyond networks and observation statistics."""
+        return {f"value_norm.{name}": value for name, value in self.value_norm.tensors().items()}
+
+    def load_extra_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `extra_tensors` returned."""
+        self.value_norm.load({name.removeprefix("value_norm."): value for name, value in tensors.items()})
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """One for both networks."""
+        return {"optimizer": self.optimizer}
+
+
+def standardize(x: Tensor) -> Tensor:
+    """Zero mean, unit deviation; all zeros when `x` does not vary."""
+    centred = x - x.mean()
+    return centred / (centred.square().mean().sqrt() + 1e-8)

@@ -1,0 +1,45 @@
+"""Running mean and standard deviation of observations."""
+
+import torch
+from torch import Tensor
+
+# A column is taken for constant when it varies by less than float32 can resolve around its mean.
+RELATIVE_FLOOR, ABSOLUTE_FLOOR = 1e-6, 1e-8
+
+
+class RunningNorm:
+    """Mean and variance of every row seen so far, merged batch by batch in float64.
+
+    Chan, Golub, LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample variances".
+    """
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        self.count = 0                                                             # rows seen
+        self.mean = torch.zeros(width, dtype=torch.float64, device=device)         # (S,)
+        self.variance = torch.ones(width, dtype=torch.float64, device=device)      # (S,)
+
+    def update(self, rows: Tensor) -> None:
+        """Merge `rows` (M, S)."""
+        variance, mean = torch.var_mean(rows.double(), dim=0, correction=0)        # (S,), (S,)
+        total = self.count + rows.shape[0]
+        shift = mean - self.mean
+        weight = rows.shape[0] / total
+        self.variance = self.variance * (1 - weight) + variance * weight + shift.square() * weight * (1 - weight)
+        self.mean = self.mean + shift * weight
+        self.count = total
+
+    def std(self) -> Tensor:
+        """(S,) standard deviation; 1 for a column that does not vary, so that it stays near 0 and finite."""
+        std = self.variance.sqrt()
+        is_constant = std <= RELATIVE_FLOOR * self.mean.abs() + ABSOLUTE_FLOOR
+        return torch.where(is_constant, torch.ones_like(std), std)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What must be stored to go on from here."""
+        return {"count": torch.tensor(self.count), "mean": self.mean, "variance": self.variance}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `tensors` returned."""
+        self.count = int(tensors["count"])
+        self.mean.copy_(tensors["mean"])
+        self.variance.copy_(tensors["variance"])

@@ -1,0 +1,108 @@
+"""What SAC, TD3 and DDPG share: replay of true transitions, target networks, the loop of gradient steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from elegantrl.train.config import Config
+from torch import Tensor, nn
+
+from drl_agents.agents.AgentBase import AgentBase
+from drl_agents.agents.nets import Critic, CriticTwin
+from drl_agents.agents.replay import Replay
+from drl_agents.agents.rollout import Rollout
+
+
+class OffPolicyAgent(AgentBase):
+    """Learns from a replay memory that it keeps itself and fills as it explores.
+
+    Settings beyond AgentBase's, under elegantrl's names: `buffer_size` transitions over all environments and
+    `repeat_times` gradient steps per new sample.
+    """
+
+    cri: Critic | CriticTwin
+    cri_target: Critic | CriticTwin
+    has_target_actor = True
+
+    def __init__(
+        self, net_dims: Sequence[int], state_dim: int, action_dim: int, gpu_id: int = 0, args: Config | None = None
+    ) -> None:
+        args = args or Config(agent_class=type(self))
+        super().__init__(net_dims, state_dim, action_dim, gpu_id=gpu_id, args=args)
+        self.cri_target = deepcopy(self.cri)
+        self.act_target = deepcopy(self.act) if self.has_target_actor else self.act
+        self.act_optimizer = self._optimizer(self.act.parameters(), self.learning_rate)
+        self.cri_optimizer = self._optimizer(self.cri.parameters(), self.learning_rate)
+        self.replay_capacity = int(getattr(args, "buffer_size", None) or 1_000_000)
+        self.replay: Replay | None = None
+        self.unlearned_samples = 0      # collected since the last update
+
+    # --- exploration ------------------------------------------------------------------------------------------------
+
+    def _finish(self, rollout: Rollout, if_random: bool) -> tuple[Tensor, ...]:
+        items = super()._finish(rollout, if_random)
+        if self.replay is None:
+            self.replay = Replay(self.replay_capacity, self.num_envs, self.state_dim, self.action_dim, self.device)
+        self.replay.add(rollout)
+        self._update_obs_norm(rollout.states[:-1].reshape(-1, self.state_dim))
+        self.unlearned_samples += 0 if if_random else rollout.n_samples
+        return items
+
+    # --- learning ---------------------------------------------------------------------------------------------------
+
+    def update_net(self, buffer: Any = None) -> tuple[float, ...]:
+        """One gradient step per new sample times `repeat_times`, from this agent's own replay.
+
+        Args:
+            buffer: elegantrl's, ignored: it holds the same steps with wrong successors at the ends of episodes.
+
+        Returns:
+            Means of the critic's loss, the actor's objective and one number of the algorithm's own.
+        """
+        if self.replay is None:
+            raise RuntimeError("nothing to learn from: call explore_one_env or explore_vec_env first")
+        n_steps = max(1, int(self.unlearned_samples * self.repeat_times))
+        self.unlearned_samples = 0
+        for optimizer in (self.act_optimizer, self.cri_optimizer):
+            for group in optimizer.param_groups:
+                group["lr"] = self.scheduled_learning_rate()
+        totals = torch.zeros(3, device=self.device)
+        with torch.enable_grad():
+            for step in range(n_steps):
+                totals += self._gradient_step(step, *self.replay.sample(self.batch_size, self.generator))
+        self.gradient_steps += n_steps
+        return tuple((totals / n_steps).tolist())      # the update's one synchronisation
+
+    def _gradient_step(
+        self, step: int, states: Tensor, actions: Tensor, rewards: Tensor, continues: Tensor, next_states: Tensor
+    ) -> Tensor:
+        """One step on the critic, one on the actor where due; returns three statistics (3,)."""
+        raise NotImplementedError
+
+    def _learn_critic(self, states: Tensor, actions: Tensor, targets: Tensor) -> Tensor:
+        """Step on the sum of the critics' losses against `targets` (B,); moves the target critic."""
+        loss = torch.stack([self.criterion(q, targets) for q in self.cri.q_values(states, actions)]).sum()
+        self._descend(self.cri_optimizer, loss, list(self.cri.parameters()))
+        self._follow(self.cri_target, self.cri)
+        return loss.detach()
+
+    def _descend(self, optimizer: torch.optim.Optimizer, loss: Tensor, parameters: Sequence[Tensor]) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        # Gradients of these parameters only: an actor's loss passes through the critic without touching its own.
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = gradient
+        nn.utils.clip_grad_norm_(parameters, self.clip_grad_norm, foreach=True)
+        optimizer.step()
+
+    @torch.no_grad()
+    def _follow(self, target: nn.Module, current: nn.Module) -> None:
+        """Move `target` a fraction `soft_update_tau` of the way to `current`."""
+        for ours, theirs in zip(target.parameters(), current.parameters(), strict=True):
+            ours.lerp_(theirs, self.soft_update_tau)
+
+    def _noise_like(self, actions: Tensor) -> Tensor:
+        """Standard normal noise of the shape of `actions`."""
+        return torch.randn(actions.shape, generator=self.generator, device=self.device)

@@ -1,0 +1,166 @@
+"""Storage of one rollout and the two loops that fill it. Every agent explores through this file.
+
+The environment writes state, reward and done of each step straight into the storage where it can
+(`step(action, out=...)`); nothing is read back inside a loop, so a GPU is never waited for.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drl_agents.policy import Layers
+
+Choose = Callable[["RolloutStep"], Tensor]
+
+
+@dataclass(frozen=True)
+class RolloutStep:
+    """Views of one time step's slots in a `Rollout`, made once."""
+
+    state: Tensor        # (N, S) before the step
+    next_state: Tensor   # (N, S) after it, and after a restart where the episode ended
+    final_state: Tensor  # (N, S) last observation of an episode that ended here; meaningless elsewhere
+    action: Tensor       # (N, A) as the agent stores it
+    noise: Tensor        # (N, A) drawn before the rollout
+    reward: Tensor       # (N,)
+    done: Tensor         # (N,) bool
+    truncated: Tensor    # (N,) bool
+
+    @cached_property
+    def out(self) -> dict[str, Tensor]:
+        """The slots an environment may write into."""
+        return {"state": self.next_state, "reward": self.reward, "done": self.done}
+
+
+class Rollout:
+    """H steps of N environments. Allocated once; each exploration overwrites it.
+
+    All floats live in one buffer and all flags in another, so that a rollout gathered on the host reaches a GPU in
+    two transfers.
+    """
+
+    def __init__(self, horizon_len: int, n_envs: int, state_dim: int, action_dim: int, device: torch.device) -> None:
+        self.shape = (horizon_len, n_envs, state_dim, action_dim)
+        self.device = device
+        rows = horizon_len * n_envs
+        sizes = [rows * state_dim + n_envs * state_dim, rows * state_dim, rows * action_dim, rows * action_dim, rows]
+        self.floats = torch.zeros(sum(sizes), device=device)
+        self.flags = torch.zeros((2, horizon_len, n_envs), dtype=torch.bool, device=device)
+        states, finals, actions, noise, rewards = self.floats.split(sizes)
+        self.states = states.view(horizon_len + 1, n_envs, state_dim)         # row H is where the next rollout starts
+        self.final_states = finals.view(horizon_len, n_envs, state_dim)
+        self.actions = actions.view(horizon_len, n_envs, action_dim)
+        self.noise = noise.view(horizon_len, n_envs, action_dim)
+        self.rewards = rewards.view(horizon_len, n_envs)
+        self.done, self.truncated = self.flags
+        self.steps = tuple(self._step(t) for t in range(horizon_len))
+
+    def _step(self, t: int) -> RolloutStep:
+        return RolloutStep(
+            self.states[t], self.states[t + 1], self.final_states[t], self.actions[t], self.noise[t],
+            self.rewards[t], self.done[t], self.truncated[t],
+        )  # fmt: skip
+
+    @property
+    def n_samples(self) -> int:
+        """H * N."""
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def terminal(self) -> Tensor:
+        """(H, N) bool: the episode ended and nothing of value follows."""
+        return self.done & ~self.truncated
+
+    def next_states(self) -> Tensor:
+        """(H, N, S) true successor of every step: an episode's own last observation where it ended."""
+        return torch.where(self.done[..., None], self.final_states, self.states[1:])
+
+    def copy_from(self, other: Rollout) -> None:
+        """Take over another rollout of the same shape: two transfers."""
+        self.floats.copy_(other.floats)
+        self.flags.copy_(other.flags)
+
+
+class PolicyForward:
+    """Normaliser and layers of an actor over a fixed batch, into buffers of its own.
+
+    With the outputs preallocated a pass of 12 rows through 80-128-128-7 took 19 us where the module took 36 us
+    (2-core EPYC, one thread, torch 2.13); at that size the calls, not the arithmetic, are what is paid for.
+    """
+
+    def __init__(self, norm: tuple[Tensor, Tensor, float], layers: Layers, n_rows: int, device: torch.device) -> None:
+        average, std, self.clip = norm
+        self.average, self.std = average.to(device), std.to(device)
+        self.layers = [(bias.to(device), weight.to(device).t()) for weight, bias in layers]
+        widths = [weight.shape[1] for _, weight in self.layers]
+        self.state = torch.empty((n_rows, average.shape[0]), device=device)
+        self.outputs = [torch.empty((n_rows, width), device=device) for width in widths]
+
+    def __call__(self, state: Tensor) -> Tensor:
+        """(N, S) -> (N, out). The result is this object's buffer, valid until the next call."""
+        torch.sub(state, self.average, out=self.state)
+        x = self.state.div_(self.std).clamp_(-self.clip, self.clip)
+        for (bias, weight), output in zip(self.layers[:-1], self.outputs[:-1], strict=True):
+            x = torch.addmm(bias, x, weight, out=output).relu_()
+        bias, weight = self.layers[-1]
+        return torch.addmm(bias, x, weight, out=self.outputs[-1])
+
+
+def writes_into_slots(env: Any, device: torch.device) -> bool:
+    """Whether `env.step` takes `out=` and its tensors are where the storage is."""
+    same_device = torch.device(getattr(env, "device", "cpu")) == device
+    return same_device and "out" in inspect.signature(env.step).parameters
+
+
+def explore_batch(env: Any, rollout: Rollout, choose: Choose) -> None:
+    """Fill `rollout` from a vectorized environment, which restarts finished episodes by itself.
+
+    `choose` writes the step's stored action and returns what the environment is to do, (N, A).
+    """
+    if writes_into_slots(env, rollout.device):
+        for slots in rollout.steps:
+            *_, info = env.step(choose(slots), out=slots.out)
+            _record_end(slots, info)
+        return
+    for slots in rollout.steps:
+        state, reward, done, info = env.step(choose(slots))
+        slots.next_state.copy_(state)
+        slots.reward.copy_(reward)
+        slots.done.copy_(done)
+        _record_end(slots, info)
+
+
+def _record_end(slots: RolloutStep, info: Any) -> None:
+    """Keep how episodes ended. An environment that does not tell has terminal ends only."""
+    if isinstance(info, dict) and "truncated" in info:
+        slots.truncated.copy_(info["truncated"])
+        slots.final_state.copy_(info["final_state"])
+    else:
+        slots.truncated.zero_()
+
+
+def explore_single(env: Any, rollout: Rollout, choose: Choose) -> None:
+    """Fill a host `rollout` with N = 1 from an environment that speaks NumPy and is reset by its caller."""
+    states, finals = rollout.states[:, 0].numpy(), rollout.final_states[:, 0].numpy()     # (H + 1, S), (H, S)
+    rewards, done = rollout.rewards[:, 0].numpy(), rollout.done[:, 0].numpy()             # (H,)
+    truncated = rollout.truncated[:, 0].numpy()
+    for t, slots in enumerate(rollout.steps):
+        state, reward, is_done, info = env.step(choose(slots)[0].numpy())
+        rewards[t], done[t] = reward, is_done
+        truncated[t] = bool(is_done) and _is_truncated(info)
+        if is_done:
+            finals[t] = np.asarray(state)
+            state = env.reset()
+        states[t + 1] = np.asarray(state)
+
+
+def _is_truncated(info: Any) -> bool:
+    return isinstance(info, dict) and bool(info.get("truncated", False))

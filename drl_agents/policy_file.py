@@ -1,0 +1,166 @@
+"""Policies on disk: safetensors with one JSON header. No code is stored, so none can run on loading.
+
+The file carries everything needed to use the policy honestly: weights and normaliser, the observation it expects, the
+environment it was trained in, the coins and features by name, the data's hash, the seed and the version of the code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from drl_agents.atomic_file import write_atomically
+from drl_agents.policy import Policy
+
+FORMAT, FORMAT_VERSION = "crypto-trading-policy", 1
+# Present in every file, null where the caller did not say.
+METADATA_KEYS = (
+    "agent", "env_params", "observation_layout", "tickers", "feature_names", "bar_seconds", "data_sha256",
+    "data_source", "synthetic", "seed", "code_version", "env_steps",
+)  # fmt: skip
+
+
+class PolicyFileError(ValueError):
+    """A policy file that cannot be used. The message names the file and the reason in one line."""
+
+
+def save_policy(path: str | Path, policy: Policy, metadata: Mapping[str, Any] | None = None) -> Path:
+    """Write `policy` atomically; `metadata` is added to the policy's own.
+
+    Raises:
+        PolicyFileError: for weights that are not finite; an existing file stays as it is.
+    """
+    path = Path(path)
+    tensors = {name: value.detach().float().cpu().contiguous() for name, value in _tensors(policy).items()}
+    _check_weights(path, tensors)
+    known = {**dict.fromkeys(METADATA_KEYS), **policy.metadata, **(metadata or {})}
+    header = {"clip": policy.clip, "n_layers": len(policy.layers), "metadata": known}
+    header["weights_sha256"] = _digest(tensors)
+    text = json.dumps(header, sort_keys=True, default=_plain)
+    content = save(tensors, {"format": FORMAT, "format_version": str(FORMAT_VERSION), "header": text})
+    write_atomically(path, content)
+    return path
+
+
+def load_policy(
+    path: str | Path,
+    *,
+    state_dim: int | None = None,
+    action_dim: int | None = None,
+    net_dims: Sequence[int] | None = None,
+) -> Policy:
+    """Read a policy onto the CPU.
+
+    Args:
+        path: file written by `save_policy`.
+        state_dim: expected width of the observation, None for any.
+        action_dim: expected number of assets, None for any.
+        net_dims: expected hidden widths, None for any.
+
+    Raises:
+        PolicyFileError: for a missing, truncated, damaged, foreign or mismatched file.
+    """
+    path = Path(path)
+    tags, tensors = _read(path)
+    if tags.get("format") != FORMAT:
+        raise PolicyFileError(f"{path} is not a policy of this repository: its header has no format {FORMAT!r}")
+    if tags.get("format_version") != str(FORMAT_VERSION):
+        version = tags.get("format_version")
+        raise PolicyFileError(f"{path} has policy format {version}; this code reads {FORMAT_VERSION}")
+    header = _header(path, tags)
+    if _digest(tensors) != header["weights_sha256"]:
+        raise PolicyFileError(f"{path} is damaged: its weights do not have the checksum in its header")
+    _check_weights(path, tensors)
+    policy = _assemble(path, tensors, header)
+    widths = None if net_dims is None else tuple(net_dims)
+    for name, value in (("state_dim", state_dim), ("action_dim", action_dim), ("net_dims", widths)):
+        found = getattr(policy, name)
+        if value is not None and value != found:
+            raise PolicyFileError(f"{path} does not match: its {name} is {found}, expected {value}")
+    return policy
+
+
+def _tensors(policy: Policy) -> dict[str, Tensor]:
+    tensors = {"state_avg": policy.state_avg, "state_std": policy.state_std}
+    for i, (weight, bias) in enumerate(policy.layers):
+        tensors |= {f"layer{i}.weight": weight, f"layer{i}.bias": bias}
+    return tensors
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """One hash over names, shapes and contents."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name}{tuple(tensors[name].shape)}".encode())
+        digest.update(tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """JSON form of NumPy scalars and arrays, tensors and paths."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"policy metadata must be JSON: {type(value).__name__} {value!r} is not")
+
+
+def _check_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    for name, value in tensors.items():
+        if not bool(torch.isfinite(value).all()):
+            raise PolicyFileError(f"{path}: {name} holds values that are not finite; training diverged")
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            # The file is mapped; copies outlive a later replacement of it.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
+            return file.metadata() or {}, tensors
+    except FileNotFoundError as error:
+        raise PolicyFileError(f"{path} does not exist") from error
+    except (SafetensorError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise PolicyFileError(f"{path} is not a whole safetensors file: {reason}") from error
+
+
+def _header(path: Path, tags: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        header = json.loads(tags["header"])
+        return {name: header[name] for name in ("clip", "n_layers", "weights_sha256", "metadata")}
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise PolicyFileError(f"{path} is damaged: its header cannot be read ({error})") from error
+
+
+def _assemble(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Policy:
+    """Policy of the stored tensors, after checking that they fit one another and the observation."""
+    try:
+        layers = tuple((tensors[f"layer{i}.weight"], tensors[f"layer{i}.bias"]) for i in range(header["n_layers"]))
+        policy = Policy(tensors["state_avg"], tensors["state_std"], layers, float(header["clip"]), header["metadata"])
+    except KeyError as error:
+        raise PolicyFileError(f"{path} is incomplete: it has no tensor {error}") from error
+    width = policy.state_dim
+    for i, (weight, bias) in enumerate(layers):
+        if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
+            shape = tuple(weight.shape)
+            raise PolicyFileError(f"{path} is inconsistent: layer {i} is {shape} and takes {width} inputs")
+        width = weight.shape[0]
+    _check_description(path, policy)
+    return policy
+
+
+def _check_description(path: Path, policy: Policy) -> None:
+    """What the header says of the observation and the coins must fit the weights."""
+    layout, tickers = policy.metadata.get("observation_layout"), policy.metadata.get("tickers")
+    if layout is not None and sum(width for _, width in layout) != policy.state_dim:
+        raise PolicyFileError(f"{path} is inconsistent: observation_layout {layout} is not {policy.state_dim} wide")
+    if tickers is not None and len(tickers) != policy.action_dim:
+        raise PolicyFileError(f"{path} is inconsistent: {len(tickers)} tickers for {policy.action_dim} actions")

@@ -1,0 +1,161 @@
+"""Policies on disk: nothing lost, nothing foreign accepted."""
+
+import json
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from drl_agents.agents import AGENTS
+from drl_agents.policy_file import METADATA_KEYS, PolicyFileError, load_policy, save_policy
+from tests.support.agent_args import make_agent
+from tests.support.toy_envs import ToyBatch
+
+METADATA = {
+    "agent": "ppo", "env_params": {"rules": "standard"}, "observation_layout": [["cash", 1], ["tech", 2]],
+    "tickers": ["BTC", "ETH"], "feature_names": ["rsi"], "data_sha256": "ab" * 32, "seed": 3, "code_version": "1.0",
+    "fee": np.float64(0.0025), "weights": np.arange(3),
+}  # fmt: skip
+
+
+def trained(name="ppo"):
+    env = ToyBatch([[3, 4], [5]], [[True, False], [False]])
+    agent = make_agent(AGENTS[name], env, batch_size=8)
+    agent.update_net(agent.explore_vec_env(env, 20))
+    return agent
+
+
+@pytest.fixture
+def stored(tmp_path):
+    return save_policy(tmp_path / "policy.safetensors", trained().policy(), METADATA)
+
+
+def refusal(path, **expected):
+    with pytest.raises(PolicyFileError) as error:
+        load_policy(path, **expected)
+    message = str(error.value)
+    assert str(path) in message
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_a_saved_policy_acts_as_the_agent_did(name, tmp_path):
+    agent = trained(name)
+    policy = load_policy(save_policy(tmp_path / "p.safetensors", agent.policy(), METADATA))
+    states = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)) * 5
+    with torch.no_grad():
+        assert torch.equal(policy(states), agent.act(states))
+    assert policy(states).abs().max() <= 1.0
+    torch.testing.assert_close(policy(states[0]), policy(states)[0])
+    assert (policy.state_dim, policy.action_dim, policy.net_dims) == (3, 2, (16, 16))
+
+
+def test_without_its_normaliser_a_policy_would_act_differently(stored):
+    policy = load_policy(stored)
+    bare = type(policy)(torch.zeros(3), torch.ones(3), policy.layers, policy.clip)
+    states = torch.randn(50, 3)
+    assert not torch.equal(policy(states), bare(states))
+
+
+def test_the_metadata_comes_back(stored):
+    metadata = load_policy(stored).metadata
+    assert set(METADATA_KEYS) <= set(metadata)
+    assert metadata["tickers"] == ["BTC", "ETH"]
+    assert metadata["fee"] == 0.0025
+    assert metadata["weights"] == [0, 1, 2]
+    assert metadata["bar_seconds"] is None
+
+
+def test_truncated_files_are_refused_at_any_length(stored, tmp_path):
+    content = stored.read_bytes()
+    for length in (0, 1, 8, 100, len(content) // 2, len(content) - 1):
+        cut = tmp_path / f"cut{length}"
+        cut.write_bytes(content[:length])
+        assert "safetensors" in refusal(cut)
+
+
+def test_a_flipped_bit_is_refused(stored):
+    content = bytearray(stored.read_bytes())
+    content[-20] ^= 1
+    stored.write_bytes(content)
+    assert "checksum" in refusal(stored)
+
+
+def test_foreign_files_are_refused(tmp_path):
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"weight": torch.zeros(2)}, foreign)
+    assert "not a policy" in refusal(foreign)
+    foreign.write_bytes(b"hello world, this is text" * 10)
+    refusal(foreign)
+    assert "does not exist" in refusal(tmp_path / "nothing")
+    refusal(tmp_path)
+
+
+def test_code_in_a_file_never_runs(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "exploded"),)
+
+    path = tmp_path / "policy.safetensors"
+    path.write_bytes(pickle.dumps(Bomb()))
+    refusal(path)
+    torch.save({"x": Bomb()}, path)
+    refusal(path)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_mismatches_are_named(stored):
+    assert "state_dim is 3, expected 4" in refusal(stored, state_dim=4)
+    assert "action_dim is 2, expected 5" in refusal(stored, action_dim=5)
+    assert "net_dims is (16, 16), expected (64, 64)" in refusal(stored, net_dims=[64, 64])
+    assert load_policy(stored, state_dim=3, action_dim=2, net_dims=[16, 16]).state_dim == 3
+
+
+@pytest.mark.parametrize("wrong", [{"tickers": ["BTC"]}, {"observation_layout": [["cash", 1]]}], ids=str)
+def test_a_description_that_does_not_fit_the_weights_is_refused(tmp_path, wrong):
+    assert "inconsistent" in refusal(save_policy(tmp_path / "p", trained().policy(), {**METADATA, **wrong}))
+
+
+def test_another_format_version_is_refused(stored, monkeypatch):
+    monkeypatch.setattr("drl_agents.policy_file.FORMAT_VERSION", 2)
+    assert "format 1" in refusal(stored)
+
+
+def test_diverged_weights_are_never_stored(stored):
+    before = stored.read_bytes()
+    policy = trained().policy()
+    policy.layers[0][0][0, 0] = float("nan")
+    with pytest.raises(PolicyFileError, match=r"layer0\.weight"):
+        save_policy(stored, policy)
+    assert stored.read_bytes() == before
+
+
+def test_metadata_that_is_not_json_is_refused_before_writing(tmp_path):
+    with pytest.raises(TypeError, match="metadata must be JSON"):
+        save_policy(tmp_path / "p", trained().policy(), {"env": object()})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("moment", ["os.fsync", "os.replace"])
+def test_a_failure_while_writing_leaves_the_old_file(stored, monkeypatch, moment):
+    before = stored.read_bytes()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(moment, fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_policy(stored, trained().policy(), METADATA)
+    monkeypatch.undo()
+    assert stored.read_bytes() == before
+    assert [p.name for p in stored.parent.iterdir()] == [stored.name]
+
+
+def test_the_header_is_plain_json(stored):
+    length = int.from_bytes(stored.read_bytes()[:8], "little")
+    header = json.loads(stored.read_bytes()[8 : 8 + length])
+    assert json.loads(header["__metadata__"]["header"])["metadata"]["seed"] == 3

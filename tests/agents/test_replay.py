@@ -1,0 +1,66 @@
+"""The replay memory holds true transitions, at ends of episodes and at its own seam."""
+
+import pytest
+import torch
+
+from drl_agents.agents import AGENTS, AgentSAC
+from drl_agents.agents.replay import Replay
+from tests.support.agent_args import make_agent
+from tests.support.toy_envs import ToyBatch, ToyBatchWithSlots
+
+LENGTHS, CUTS = [[3, 4], [5]], [[True, False], [False]]
+
+
+def transitions(replay: Replay) -> dict[tuple, tuple]:
+    """(environment, episode, clock) -> (successor, continues) of everything stored."""
+    stored = {}
+    for state, successor, go_on in zip(
+        replay.states[: replay.filled].flatten(0, 1), replay.next_states[: replay.filled].flatten(0, 1),
+        replay.continues[: replay.filled].flatten(), strict=True,
+    ):  # fmt: skip
+        stored[tuple(state.int().tolist())] = (tuple(successor.int().tolist()), bool(go_on))
+    return stored
+
+
+@pytest.mark.parametrize("env_class", [ToyBatch, ToyBatchWithSlots])
+@pytest.mark.parametrize("capacity", [1000, 14])    # 14: the ring of 7 rows overflows twice
+def test_every_successor_belongs_to_the_same_episode(env_class, capacity):
+    env = env_class(LENGTHS, CUTS)
+    agent = make_agent(AgentSAC, env, buffer_size=capacity)
+    for _ in range(4):
+        agent.explore_vec_env(env, 5)
+    stored = transitions(agent.replay)
+    assert len(stored) == min(capacity, 40)
+    for (i, episode, clock), (successor, go_on) in stored.items():
+        assert successor == (i, episode, clock + 1)
+        length = LENGTHS[i][episode % len(LENGTHS[i])]
+        is_terminal = clock + 1 == length and not CUTS[i][episode % len(CUTS[i])]
+        assert go_on == (not is_terminal)
+
+
+def test_the_ring_keeps_the_latest_rows():
+    env = ToyBatch(LENGTHS, CUTS)
+    agent = make_agent(AgentSAC, env, buffer_size=14)
+    for _ in range(3):
+        agent.explore_vec_env(env, 5)
+    seen = {key for key in transitions(agent.replay) if key[0] == 1}
+    everything = [(1, step // 5, step % 5) for step in range(15)]
+    assert seen == set(everything[-7:])
+
+
+def test_every_row_can_be_sampled():
+    env = ToyBatch(LENGTHS, CUTS)
+    agent = make_agent(AgentSAC, env, buffer_size=1000)
+    agent.explore_vec_env(env, 6)
+    states, *_ = agent.replay.sample(2000, torch.Generator().manual_seed(0))
+    assert len(states.unique(dim=0)) == 12
+
+
+@pytest.mark.parametrize("name", ["sac", "td3", "ddpg"])
+def test_gradient_steps_follow_the_samples(name):
+    for n_envs in (1, 4):
+        env = ToyBatch([[50]] * n_envs, [[True]] * n_envs)
+        agent = make_agent(AGENTS[name], env, batch_size=16, repeat_times=0.5)
+        agent.explore_vec_env(env, 20, if_random=True)      # warm-up samples are not paid for
+        agent.update_net(agent.explore_vec_env(env, 20))
+        assert agent.gradient_steps == 20 * n_envs // 2
