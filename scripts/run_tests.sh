@@ -58,7 +58,7 @@ smoke_study() {
     local study
     study="smoke_$(basename -- "$SCRATCH")"
     trap 'rm -rf -- "$SCRATCH" "$REPO/train_results/smoke_$(basename -- "$SCRATCH")"' EXIT
-    run "$PYTHON" scripts/data/make_sample.py --timeframe 5m --bars 6000 --out "$SCRATCH/data"
+    run "$PYTHON" scripts/data/make_sample.py --timeframe 5m --n-bars 6000 --out "$SCRATCH/data"
     run "$PYTHON" scripts/training/1_optimize_unified.py --n-trials 2 --gpu -1 --break-step 2000 --n-envs 12 \
         --study-name "$study" --storage "sqlite:///$SCRATCH/study.db" --timeframe 5m --data-dir "$SCRATCH/data"
 }

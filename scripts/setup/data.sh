@@ -2,9 +2,6 @@
 # Sourced by start_vectorized_training.sh, with PYTHON and REPO set.
 # shellcheck shell=bash
 
-DOWNLOAD_DAYS=240
-DOWNLOAD_TICKERS=(BTC ETH LTC BCH LINK UNI AAVE)
-
 # ensure_data FOLDER TIMEFRAME
 ensure_data() {
     local folder="$1" timeframe="$2"
@@ -15,12 +12,19 @@ ensure_data() {
     describe_data "$folder"
 }
 
+# The bars themselves are kept in data/raw, so a dataset that could not be built costs no second download.
 download_data() {
     local folder="$1" timeframe="$2" bars="$REPO/data/raw/bars_$2.parquet"
-    run "$PYTHON" "$REPO/scripts/data/download_bars.py" --tickers "${DOWNLOAD_TICKERS[@]}" --timeframe "$timeframe" \
-        --start "$(date -u -d "-$DOWNLOAD_DAYS days" +%F)" --end "$(date -u +%F)" --out "$bars" &&
-        run "$PYTHON" "$REPO/scripts/data/build_dataset.py" --bars "$bars" --tickers "${DOWNLOAD_TICKERS[@]}" \
-            --timeframe "$timeframe" --out "$folder"
+    [[ -f "$bars" ]] || fetch_bars "$timeframe" "$bars" || return 1
+    run "$PYTHON" "$REPO/scripts/data/build_dataset.py" --bars "$bars" --timeframe "$timeframe" --out "$folder"
+}
+
+fetch_bars() {
+    local source
+    for source in alpaca binance; do
+        run "$PYTHON" "$REPO/scripts/data/download_bars.py" --source "$source" --timeframe "$1" --out "$2" && return
+    done
+    return 1
 }
 
 make_sample_data() {
@@ -32,7 +36,7 @@ make_sample_data() {
 describe_data() {
     local folder="$1"
     [[ -f "$folder/manifest.json" ]] || die "$folder holds no dataset (manifest.json is missing); name another with --data-dir"
-    if grep -Eq '"synthetic": *true' "$folder/manifest.json"; then
+    if grep -Eq '"kind": *"synthetic"' "$folder/manifest.json"; then
         say "*** SYNTHETIC DATA: $folder is a generated market. Its results say nothing about real coins. ***"
         say "*** For real bars: move that folder away and start again with a network, under a new --study-name. ***"
     else

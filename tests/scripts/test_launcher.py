@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from market.dataset import save_dataset
+from market.sample import synthetic_dataset
 from tests.support.launcher_clone import Clone, clean_environment, is_running, make_stub_venv
 
 
@@ -71,7 +73,7 @@ def test_the_trainer_gets_the_defaults_and_flags_after_them_win(clone):
 def test_a_relative_data_dir_starts_at_the_callers_folder(clone, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "my bars").mkdir(parents=True)
-    (elsewhere / "my bars" / "manifest.json").write_text('{"synthetic": false}')
+    (elsewhere / "my bars" / "manifest.json").write_text('{"kind": "real"}')
     result = clone.launch("--data-dir", "my bars", cwd=elsewhere)
     assert result.returncode == 0, result.stderr
     assert f"'--data-dir', '{elsewhere}/my bars'" in clone.log.read_text()
@@ -89,13 +91,25 @@ def test_a_data_dir_without_a_dataset_is_refused_before_anything_starts(clone):
     assert not clone.pid_file.exists()
 
 
-def test_real_bars_are_preferred_and_the_sample_market_is_labelled(clone):
-    assert "SYNTHETIC" not in clone.launch().stdout
+def test_real_bars_are_downloaded_when_there_are_none(clone):
+    result = clone.launch()
+    assert "stub download" in result.stdout
+    assert "SYNTHETIC" not in result.stdout
+
+
+def test_downloaded_bars_are_not_downloaded_again(clone):
+    clone.launch()
     clone.launch("--stop")
-    shutil.rmtree(clone.root / "data")
+    shutil.rmtree(clone.root / "data" / "5m")
+    assert "stub download" not in clone.launch().stdout
+
+
+def test_without_a_network_the_sample_market_is_made_and_labelled(clone):
     result = clone.launch(STUB_DOWNLOAD_ERROR="no network")
     assert "no network" in result.stderr
     assert "*** SYNTHETIC DATA" in result.stdout
+    clone.launch("--stop")
+    assert "*** SYNTHETIC DATA" in clone.launch().stdout, "said once only"
 
 
 def test_a_second_start_is_refused_and_changes_nothing(clone):
@@ -274,3 +288,8 @@ def test_a_password_in_the_storage_url_is_not_written_down(clone):
     launcher_lines = [line for line in clone.log.read_text().splitlines() if "launcher:" in line]
     assert "secret" not in "".join(launcher_lines)
     assert "secret" not in "\n".join(line for line in written.splitlines() if not line.startswith("stub trainer"))
+
+
+def test_the_synthetic_label_is_the_one_that_datasets_carry(clone, tmp_path):
+    save_dataset(synthetic_dataset("5m", 500, ("BTC", "ETH"), 0), tmp_path / "sample")
+    assert "*** SYNTHETIC DATA" in clone.launch("--data-dir", str(tmp_path / "sample")).stdout

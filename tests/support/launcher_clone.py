@@ -24,15 +24,19 @@ print("Using Vectorized Environments: 12 parallel envs", flush=True)
 time.sleep(90)
 """
 DOWNLOAD = """
-import os, sys
+import os, pathlib, sys
 print("stub download", sys.argv[1:])
-sys.exit(os.environ.get("STUB_DOWNLOAD_ERROR"))
+if error := os.environ.get("STUB_DOWNLOAD_ERROR"):
+    sys.exit(error)
+bars = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
+bars.parent.mkdir(parents=True)
+bars.touch()
 """
 MAKE_DATASET = """
 import json, pathlib, sys
 folder = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
 folder.mkdir(parents=True)
-(folder / "manifest.json").write_text(json.dumps({"synthetic": "make_sample" in sys.argv[0]}))
+(folder / "manifest.json").write_text(json.dumps({"kind": "synthetic" if "make_sample" in sys.argv[0] else "real"}))
 """
 # Writes down what it was asked to install, and under which constraints.
 PIP = """
