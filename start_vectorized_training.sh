@@ -38,7 +38,7 @@ Any other flag goes to the trainer and overrides the default given here:
   --n-trials 500 --gpu 0 (-1 without a GPU) --study-name cappuccino_5m_vectorized
   --timeframe 5m --data-dir data/5m --n-envs 12
 With --timeframe X alone, the study's name and the data folder follow it.
-A relative --data-dir starts at the folder you are in.
+Relative paths start at the folder you are in.
 
 Log: logs/worker_vectorized.log   Process: logs/worker_vectorized.pid
 Environment variables: FIRST_TRIAL_WAIT_S (600), STOP_WAIT_S (120), in seconds.
@@ -47,7 +47,7 @@ HELP
 
 # Sets ACTION, TIMEFRAME, DATA_DIR, DATA_DIR_GIVEN, GPU, STUDY, STORAGE and PASSED (what goes on to the trainer).
 parse_arguments() {
-    ACTION=start TIMEFRAME=5m DATA_DIR="" GPU="" STUDY="" STORAGE="sqlite:///databases/optuna_cappuccino.db" PASSED=()
+    ACTION=start TIMEFRAME=5m DATA_DIR="" GPU="" STUDY="" STORAGE="sqlite:///$REPO/databases/optuna_cappuccino.db" PASSED=()
     local flag value
     while (($#)); do
         flag="$1"
@@ -76,7 +76,16 @@ keep_value() {
         --timeframe) TIMEFRAME="$2" ;;
         --gpu) GPU="$2" ;;
         --study-name) STUDY="$2" ;;
-        --storage) STORAGE="$2" PASSED+=(--storage "$2") ;;
+        --storage) STORAGE="$(absolute_storage "$2")" ;;
+    esac
+}
+
+# A relative SQLite file starts at the caller's folder, as every other relative path does.
+absolute_storage() {
+    case "$1" in
+        sqlite:////*) printf '%s\n' "$1" ;;
+        sqlite:///*) printf 'sqlite:///%s/%s\n' "$CALLER_DIR" "${1#sqlite:///}" ;;
+        *) printf '%s\n' "$1" ;;
     esac
 }
 
@@ -96,6 +105,15 @@ refuse_second_start() {
     rm -f -- "$PID_FILE" 2>/dev/null || die "cannot remove the old $PID_FILE; make $REPO/logs writable"
 }
 
+# --data-dir names a dataset, or a folder of datasets named by timeframe.
+describe_given_data() {
+    if [[ ! -f "$DATA_DIR/manifest.json" && -f "$DATA_DIR/$TIMEFRAME/manifest.json" ]]; then
+        describe_data "$DATA_DIR/$TIMEFRAME"
+    else
+        describe_data "$DATA_DIR"
+    fi
+}
+
 choose_gpu() {
     "$PYTHON" -c 'import torch; print(0 if torch.cuda.is_available() else -1)' ||
         die "torch does not import in $PYTHON (reason above)"
@@ -104,7 +122,7 @@ choose_gpu() {
 build_command() {
     GPU="${GPU:-$(choose_gpu)}"
     COMMAND=("$PYTHON" "$TRAINER" --n-trials 500 --gpu "$GPU" --study-name "$STUDY" --timeframe "$TIMEFRAME"
-        --data-dir "$DATA_DIR" --n-envs 12 ${PASSED[@]+"${PASSED[@]}"})
+        --data-dir "$DATA_DIR" --storage "$STORAGE" --n-envs 12 ${PASSED[@]+"${PASSED[@]}"})
 }
 
 announce_in_log() {
@@ -172,21 +190,21 @@ report_early_end() {
 }
 
 explain_next_steps() {
-    local me log repo bin
-    me="$(quoted "$REPO/$PROGRAM")" log="$(quoted "$LOG")" repo="$(quoted "$REPO")" bin="$(quoted "$(dirname -- "$PYTHON")")"
+    local me log bin
+    me="$(quoted "$REPO/$PROGRAM")" log="$(quoted "$LOG")" bin="$(quoted "$(dirname -- "$PYTHON")")"
     say ""
     say "Training runs in the background (pid $1)."
     say "  watch:  tail -f $log"
     say "  query:  $me --status"
-    say "          cd $repo && $bin/optuna best-trial --storage $(quoted "$STORAGE") --study-name $(quoted "$STUDY")"
-    say "          cd $repo && $bin/optuna-dashboard $(quoted "$STORAGE")"
+    say "          $bin/optuna best-trial --storage $(quoted "$STORAGE") --study-name $(quoted "$STUDY")"
+    say "          $bin/optuna-dashboard $(quoted "$STORAGE")"
     say "  stop:   $me --stop"
 }
 
 start() {
     take_lock
     refuse_second_start
-    [[ -z "$DATA_DIR" ]] || describe_data "$DATA_DIR"
+    [[ -z "$DATA_DIR" ]] || describe_given_data
     ensure_environment runtime
     if [[ -z "$DATA_DIR" ]]; then
         DATA_DIR="$REPO/data/$TIMEFRAME"
@@ -196,6 +214,7 @@ start() {
     announce_in_log
     printf '+ %s\n' "$(quoted "${COMMAND[@]}")"
     export PYTHONUNBUFFERED=1
+    cd -- "$CALLER_DIR" # where the user's relative paths start
     "start_in_$1"
 }
 

@@ -91,6 +91,17 @@ def test_a_data_dir_without_a_dataset_is_refused_before_anything_starts(clone):
     assert not clone.pid_file.exists()
 
 
+def test_a_folder_of_datasets_is_accepted(clone, tmp_path):
+    (tmp_path / "all" / "5m").mkdir(parents=True)
+    (tmp_path / "all" / "5m" / "manifest.json").write_text('{"kind": "real"}')
+    assert clone.launch("--data-dir", str(tmp_path / "all")).returncode == 0
+
+
+def test_a_relative_storage_starts_at_the_callers_folder(clone, tmp_path):
+    clone.launch("--storage", "sqlite:///mine.db", cwd=tmp_path)
+    assert f"'--storage', 'sqlite:///{tmp_path}/mine.db'" in clone.log.read_text()
+
+
 def test_real_bars_are_downloaded_when_there_are_none(clone):
     result = clone.launch()
     assert "stub download" in result.stdout
