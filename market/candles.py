@@ -29,6 +29,7 @@ PRICES = ("open", "high", "low", "close")
 COLUMNS = ("timestamp", "symbol", *PRICES, "volume")
 EARLIEST_S = 1_230_768_000  # 2009-01-01, the first bitcoin
 LATEST_S = 4_102_444_800  # 2100-01-01
+LEAST_BAR_SECONDS = 60
 DEFAULT_MAX_FILL_BARS = 3
 LEAST_COVERAGE = 0.01  # bars there are / bars of the full grid; below it the times must be wrong
 
@@ -133,7 +134,8 @@ def _utc_seconds(column: pd.Series, where: str) -> np.ndarray:
         seconds = epoch_seconds(_numbers(column, "timestamp", where))
     else:
         try:
-            stamps = pd.to_datetime(column, utc=True, format=_text_format(column))
+            is_time = pd.api.types.is_datetime64_any_dtype(column)
+            stamps = pd.to_datetime(column, utc=True) if is_time else _from_iso(column)
         except (ValueError, TypeError, OverflowError) as error:
             raise BarsError(f"{where}: a timestamp cannot be read ({_first_line(error)}); use UTC ISO 8601") from error
         nanoseconds = pd.DatetimeIndex(stamps).as_unit("ns")
@@ -148,8 +150,8 @@ def _utc_seconds(column: pd.Series, where: str) -> np.ndarray:
     return seconds.astype(np.int64)
 
 
-def _text_format(column: pd.Series) -> str | None:
-    return None if pd.api.types.is_datetime64_any_dtype(column) else "ISO8601"
+def _from_iso(column: pd.Series) -> pd.Series:
+    return pd.to_datetime(column.astype(str), utc=True, format="ISO8601")
 
 
 def epoch_seconds(epoch: np.ndarray) -> np.ndarray:
@@ -181,12 +183,14 @@ def _check_bars(bars: pd.DataFrame, where: str) -> None:
 
 
 def bar_seconds_of(bars: pd.DataFrame, where: str) -> int:
-    """Seconds between bars: the commonest step, which every bar's open time must be a multiple of."""
+    """Seconds between bars: the greatest step that every bar's open time is a multiple of."""
     seconds = bars["timestamp"].dt.as_unit("s").astype("int64")
     steps = seconds.diff()[(bars["symbol"].cat.codes.diff() == 0).to_numpy()]
     if len(steps) == 0:
         raise BarsError(f"{where}: one bar per symbol is too few; at least 2 are needed")
-    step = int(steps.mode().iloc[0])
+    # Holes leave the common divisor as it is; a stray time makes it tiny, and the commonest step then names it.
+    divisor = int(np.gcd.reduce(steps.to_numpy(dtype=np.int64)))
+    step = divisor if divisor >= LEAST_BAR_SECONDS else int(steps.mode().iloc[0])
     off_grid = (seconds % step != 0).to_numpy()
     if off_grid.any():
         bar = bars.iloc[int(off_grid.argmax())]

@@ -72,8 +72,8 @@ def load_host_array(path: Path | str) -> np.ndarray:
         raise DatasetError(f"{path}: refused, a pickle may hold NumPy arrays only ({error})") from error
     except (EOFError, AttributeError, LookupError, TypeError, ValueError, MemoryError, OverflowError) as error:
         raise DatasetError(f"{path}: not a whole pickle of an array ({type(error).__name__})") from error
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
-        raise DatasetError(f"{path}: holds {type(value).__name__}, expected an array of numbers")
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu" or value.size == 0:
+        raise DatasetError(f"{path}: holds {type(value).__name__}, expected a non-empty array of numbers")
     return value
 
 

@@ -49,7 +49,8 @@ def split_symbol(symbol: str) -> tuple[str, str]:
     if name in QUOTES:
         return name, ""
     for quote in sorted(QUOTES, key=len, reverse=True):
-        if name.endswith(quote):
+        # USDTUSD is tether in dollars, not dollars in TUSD.
+        if name.endswith(quote) and name.removesuffix(quote) != "USD":
             return name.removesuffix(quote), quote
     return name, ""
 

@@ -1,0 +1,279 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_np
+
+from market.candles import (
+    PRICES,
+    epoch_seconds,
+    fill_short_gaps,
+    gap_report,
+    read_bars,
+    resample,
+    segments_of,
+    tidy_bars,
+    to_grid,
+    write_bars,
+)
+from market.errors import BarsError
+
+STEP = 300
+START = 1_704_067_200  # 2024-01-01
+
+
+def table(n_bars=6, symbol="BTC/USD", price=100.0):
+    time = START + STEP * np.arange(n_bars)
+    columns = {"timestamp": time, "symbol": symbol, "open": price, "high": price + 1, "low": price - 1}
+    return pd.DataFrame(columns | {"close": price + np.arange(n_bars) / n_bars, "volume": 5.0})
+
+
+def grid_with(missing, n_bars=12):
+    """A one-coin grid whose bars at the given places are missing."""
+    keep = np.setdiff1d(np.arange(n_bars), missing)
+    return to_grid(tidy_bars(table(n_bars).iloc[keep], "t"), ["BTC"], "t")
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_bars_survive_a_file(bars, tmp_path, suffix):
+    path = tmp_path / f"my bars{suffix}"
+    write_bars(bars, path)
+    again = read_bars(path)
+    assert list(again.columns) == list(bars.columns)
+    assert (again["timestamp"] == bars["timestamp"]).all()
+    assert again[[*PRICES, "volume"]].to_numpy().tolist() == bars[[*PRICES, "volume"]].to_numpy().tolist()
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    "stamp",
+    [
+        lambda s: s,
+        lambda s: s * 1_000,
+        lambda s: s * 1_000_000,
+        lambda s: s * 1_000_000_000,
+        lambda s: s.astype(float),
+        lambda s: pd.to_datetime(s, unit="s"),
+        lambda s: pd.to_datetime(s, unit="s", utc=True).dt.tz_convert("Asia/Tokyo"),
+        lambda s: pd.to_datetime(s, unit="s").dt.strftime("%Y-%m-%d %H:%M:%S"),
+        lambda s: pd.to_datetime(s, unit="s").dt.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        lambda s: pd.to_datetime(s + 7_200, unit="s").dt.strftime("%Y-%m-%dT%H:%M:%S+02:00"),
+    ],
+)
+def test_every_way_to_write_a_time_gives_the_same_utc_seconds(stamp):
+    rows = table()
+    rows["timestamp"] = stamp(rows["timestamp"])
+    assert to_grid(tidy_bars(rows, "t"), ["BTC"], "t").time.tolist() == (START + STEP * np.arange(6)).tolist()
+
+
+def test_units_are_told_apart_one_by_one():
+    # Binance's archives change from ms to us at 2025-01-01.
+    assert epoch_seconds(np.array([1_735_689_300_000, 1_735_689_600_000_000])).tolist() == [
+        1_735_689_300,
+        1_735_689_600,
+    ]
+
+
+def test_order_of_rows_and_capitals_in_headers_do_not_matter():
+    rows = pd.concat([table(), table(symbol="ETH/USD", price=10.0)])
+    shuffled = rows.sample(frac=1.0, random_state=0).rename(columns=str.upper)
+    pd.testing.assert_frame_equal(tidy_bars(shuffled, "t"), tidy_bars(rows, "t"))
+
+
+def spoil(column, value, row=3):
+    def change(rows):
+        rows[column] = rows[column].astype(object)
+        rows.loc[row, column] = value
+        return rows.infer_objects()
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (spoil("close", np.nan), "BTC/USD bar 2024-01-01 00:15: close is not a finite number"),
+        (spoil("open", np.inf), "open is not a finite number"),
+        (spoil("low", 0.0), "low is not positive"),
+        (spoil("low", -1.0), "low is not positive"),
+        (spoil("volume", -1.0), "volume is negative"),
+        (spoil("high", 99.5), "high is below open or close"),
+        (spoil("low", 100.5), "low is above open or close"),
+        (spoil("close", "abc"), "column close holds something that is not a number"),
+        (spoil("timestamp", START + 2 * STEP), "BTC/USD bar 2024-01-01 00:10: the same bar comes twice"),
+        (spoil("timestamp", START + 2 * STEP + 7), "00:10:07 is off the 5m grid"),
+        (spoil("timestamp", 12), "row 3 has the timestamp 12, outside 2009..2099; check its unit"),
+        (spoil("timestamp", np.nan), "row 3 has the timestamp nan"),
+        (spoil("timestamp", "yesterday"), "a timestamp cannot be read"),
+        (spoil("symbol", None), "row 3 has no symbol"),
+        (lambda rows: rows.drop(columns=["low", "volume"]), "column low, volume is missing"),
+        (lambda rows: rows.iloc[:0], "holds no bars"),
+        (lambda rows: rows.iloc[:1], "one bar per symbol is too few"),
+        (lambda rows: pd.concat([rows, rows.tail(1).assign(timestamp=START + 10**6 * STEP)]), "check the timestamps"),
+    ],
+)
+def test_a_bad_bar_is_refused_in_one_line_that_names_it(change, message):
+    with pytest.raises(BarsError, match=message) as caught:
+        to_grid(tidy_bars(change(table()), "bars.csv"), ["BTC"], "bars.csv")
+    assert str(caught.value).startswith("bars.csv: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.parquet", b""),
+        ("a.parquet", b"PAR1 this is garbage PAR1"),
+        ("a.csv", b""),
+        ("a.csv", b"\xff\xfe\x00\x80"),
+        ("a.csv", b'timestamp,"open\n1,2,3,4\n'),
+        ("a.csv.gz", b"not gzip"),
+        ("a.txt", b"x"),
+    ],
+)
+def test_a_damaged_file_is_refused_by_name(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BarsError, match=name):
+        read_bars(tmp_path / name)
+
+
+def test_a_truncated_parquet_file_and_an_absent_one_are_refused_by_name(bars, tmp_path):
+    write_bars(bars, tmp_path / "a.parquet")
+    content = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(content[: len(content) // 2])
+    with pytest.raises(BarsError, match=r"a\.parquet: not a readable Parquet file"):
+        read_bars(tmp_path / "a.parquet")
+    with pytest.raises(BarsError, match="no such file"):
+        read_bars(tmp_path / "b.parquet")
+
+
+def test_dates_outside_the_file_are_an_error_that_names_the_symbol():
+    with pytest.raises(BarsError, match="BTC/USD has no bars in the dates asked for"):
+        to_grid(tidy_bars(table(), "t"), ["BTC"], "t", start=pd.Timestamp("2025-01-01", tz="UTC"))
+
+
+def test_columns_follow_the_tickers_asked_for(bars):
+    grid = to_grid(bars, ["ETH", "PEPE"], "t")
+    assert grid.tickers == ("ETH", "PEPE")
+    assert (grid.close[:, 1] < 1e-3).all()
+
+
+# ---------------------------------------------------------------------------------------------- gaps
+
+
+def test_a_missing_bar_is_missing_and_never_zero():
+    grid = grid_with([4])
+    assert np.isnan(grid.close[4, 0])
+    assert np.isnan(grid.volume[4, 0])
+    assert segments_of(grid) == ((0, 4), (5, 12))
+
+
+def test_short_gaps_repeat_the_last_close_with_no_volume_and_long_ones_stay():
+    grid = fill_short_gaps(grid_with([2, 3, 6, 7, 8]), max_fill_bars=2)
+    assert grid.close[2:4, 0].tolist() == [grid.close[1, 0]] * 2
+    assert grid.high[2:4, 0].tolist() == [grid.close[1, 0]] * 2
+    assert grid.volume[2:4, 0].tolist() == [0.0, 0.0]
+    assert np.flatnonzero(grid.filled[:, 0]).tolist() == [2, 3]
+    assert segments_of(grid) == ((0, 6), (9, 12))
+
+
+def test_no_gap_is_filled_when_none_may_be():
+    assert not fill_short_gaps(grid_with([4]), max_fill_bars=0).filled.any()
+
+
+def test_a_coin_that_starts_late_or_ends_early_is_not_filled():
+    rows = pd.concat([table(10), table(10, "ETH/USD").iloc[2:8]])
+    grid = fill_short_gaps(to_grid(tidy_bars(rows, "t"), ["BTC", "ETH"], "t"), max_fill_bars=5)
+    assert segments_of(grid) == ((2, 8),)
+
+
+def test_the_report_counts_gaps_where_they_are():
+    report = gap_report(fill_short_gaps(grid_with([2, 6, 7, 8]), 2), 2)["tickers"]["BTC"]
+    expected = {"bars": 8, "filled_bars": 1, "missing_bars": 3, "gaps": 2, "longest_gap_bars": 3}
+    assert report == expected | {"longest_gap_start": "2024-01-01 00:30", "zero_volume_bars": 0}
+
+
+@given(absent=st_np.arrays(bool, 40), max_fill_bars=st.integers(0, 6))
+@settings(max_examples=60, deadline=None)
+def test_filling_by_a_plain_loop_gives_the_same_bars(absent, max_fill_bars):
+    absent[[0, -1]] = False
+    absent[1] = False  # two neighbours, so the step is known
+    grid = fill_short_gaps(grid_with(np.flatnonzero(absent), 40), max_fill_bars)
+    close, last, run = grid_with([], 40).close[:, 0], 0, []
+    for bar in range(40):
+        if absent[bar]:
+            run.append(bar)
+            continue
+        for gap in run:
+            expected = close[last] if len(run) <= max_fill_bars else np.nan
+            np.testing.assert_equal(grid.close[gap, 0], expected)
+        last, run = bar, []
+        assert grid.close[bar, 0] == close[bar]
+
+
+# ---------------------------------------------------------------------------------------------- resampling
+
+
+def test_hand_computed_resampling_starts_at_the_calendar_and_not_at_the_first_bar():
+    # 00:05 .. 00:30: the 15-minute bar of 00:15 is whole, those of 00:00 and 00:30 are not.
+    rows = table(7).iloc[1:]
+    rows["open"], rows["high"], rows["low"], rows["close"] = 10.0, [11, 12, 13, 19, 15, 16], [9, 8, 7, 6, 5, 4], 10.5
+    grid = resample(to_grid(tidy_bars(rows, "t"), ["BTC"], "t"), 900)
+    assert grid.time.tolist() == [START + 900]
+    assert (grid.open[0, 0], grid.high[0, 0], grid.low[0, 0], grid.close[0, 0]) == (10.0, 19.0, 5.0, 10.5)
+    assert grid.volume[0, 0] == 15.0
+
+
+def test_a_bar_with_a_missing_part_is_missing():
+    grid = resample(grid_with([4]), 900)
+    assert segments_of(grid) == ((0, 1), (2, 4))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "message"), [(60, "cannot make 1m"), (450, "cannot make"), (86_400, "no whole 1d")]
+)
+def test_impossible_resampling_is_refused(seconds, message):
+    with pytest.raises(BarsError, match=message):
+        resample(grid_with([]), seconds)
+
+
+def real_grid(folder, name, tickers):
+    return to_grid(read_bars(folder / name), tickers, name)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "name", "n_coins"), [(900, "15m", 4), (3_600, "1h", 18)], ids=["15m, 4 coins", "1h, 18 coins"]
+)
+def test_real_bars_resampled_equal_the_exchanges_own(real_bars_dir, seconds, name, n_coins):
+    truth_bars = read_bars(real_bars_dir / f"crypto_{name}_2024-01_2024-08.parquet")
+    tickers = list(truth_bars["symbol"].cat.categories)
+    assert len(tickers) == n_coins
+    truth = to_grid(truth_bars, tickers, name)
+    made = resample(real_grid(real_bars_dir, "crypto_5m_2024-01_2024-08.parquet", tickers), seconds)
+    assert (made.time == truth.time).all()
+    for column in PRICES:
+        assert (getattr(made, column) == getattr(truth, column)).all()
+    np.testing.assert_allclose(made.volume, truth.volume, rtol=1e-12)
+
+
+def test_real_bars_with_holes_resample_to_the_exchanges_own_where_whole(real_bars_dir):
+    tickers = ["BTC", "ETH"]
+    truth = real_grid(real_bars_dir, "crypto_1h_2024-01_2024-08.parquet", tickers)
+    bars = read_bars(real_bars_dir / "crypto_5m_2024-01_2024-08.parquet")
+    bars = bars[bars["symbol"].isin(["BTC/USDT", "ETH/USDT"])]
+    is_kept = np.random.default_rng(0).random(len(bars)) > 0.02
+    is_kept[[0, 70_271, 70_272, -1]] = True
+    made = resample(to_grid(bars[is_kept], tickers, "5m"), 3_600)
+    whole = is_kept.reshape(2, -1, 12).all(axis=2).T
+    assert (made.missing == ~whole).all()
+    assert (made.close[whole] == truth.close[whole]).all()
+    assert (made.open[whole] == truth.open[whole]).all()
+
+
+def test_the_real_gappy_file_is_split_at_its_outage(real_bars_dir):
+    grid = fill_short_gaps(real_grid(real_bars_dir, "crypto_1m_gappy_coinbase_2018-04.parquet", ["BTC", "LTC/USD"]), 3)
+    assert segments_of(grid) == ((0, 1008), (1440, 4320))

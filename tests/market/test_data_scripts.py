@@ -1,0 +1,119 @@
+"""The data scripts as their user runs them: another working directory, blanks in paths, wrong values."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from market.candles import write_bars
+from market.dataset import load_dataset
+from market.sample import sample_bars
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "data"
+
+
+def run(name, *arguments, cwd):
+    command = [sys.executable, str(SCRIPTS / f"{name}.py"), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    return folder
+
+
+def test_a_file_of_bars_becomes_a_dataset(bars, folder):
+    write_bars(bars, folder / "bars.csv")
+    done = run("build_dataset", "--bars", "bars.csv", "--tickers", "BTC/USDT,ETH", "--out", "data/5m", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    dataset = load_dataset(folder / "data" / "5m")
+    assert dataset.tickers == ("BTC", "ETH")
+    assert not dataset.synthetic
+    assert dataset.source == "bars.csv"
+    assert "REAL 5m, 2 coins, 472 bars" in done.stdout
+    again = run("build_dataset", "--bars", "bars.csv", "--tickers", "BTC", "--out", "data/5m", cwd=folder)
+    assert again.returncode == 1
+    assert "pass --overwrite" in again.stderr
+    assert load_dataset(folder / "data" / "5m").sha256 == dataset.sha256
+
+
+def test_the_sample_becomes_a_dataset_that_says_it_is_synthetic(folder):
+    done = run(
+        "make_sample", "--n-bars", 200, "--tickers", "BTC", "ETH", "--bars", "b.csv", "--out", "x/1h",
+        "--timeframe", "1h", "--seed", 7, cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    dataset = load_dataset(folder / "x" / "1h")
+    assert dataset.synthetic
+    assert len(dataset.time) == 200
+    assert "SYNTHETIC 1h" in done.stdout
+    built = run(
+        "build_dataset", "--bars", "b.csv", "--tickers", "BTC", "ETH", "--timeframe", "1h", "--synthetic",
+        "--out", "y", cwd=folder,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    assert load_dataset(folder / "y").sha256 == dataset.sha256
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "code", "message"),
+    [
+        ("build_dataset", ["--bars", "no.csv", "--out", "o"], 1, "no.csv: no such file"),
+        ("build_dataset", ["--bars", "b.csv", "--out", "o", "--tickers", "BTC", "XYZ"], 1, "unknown ticker XYZ"),
+        ("build_dataset", ["--bars", "b.csv", "--out", "o", "--tickers", "BTC", "BTCUSD"], 1, "BTC is given"),
+        ("build_dataset", ["--bars", "b.csv", "--out", "b.csv", "--tickers", "BTC"], 1, "is a link or a file"),
+        (
+            "build_dataset",
+            ["--bars", "b.csv", "--out", "o", "--timeframe", "7m"],
+            2,
+            "--timeframe: invalid choice: '7m'",
+        ),
+        (
+            "build_dataset",
+            ["--bars", "b.csv", "--out", "o", "--start", "soon"],
+            2,
+            "--start: 'soon' is not an ISO date",
+        ),
+        ("build_dataset", ["--bars", "b.csv", "--out", "o", "--max-fill-bars", "-1"], 2, "--max-fill-bars: '-1'"),
+        ("build_dataset", ["--bars", "b.csv", "--out", "/dev/null/o", "--tickers", "BTC"], 1, "error: /dev/null"),
+        ("make_sample", ["--out", "o", "--n-bars", "3"], 2, "--n-bars: '3' is not a whole number of at least 32"),
+        ("make_sample", ["--out", "o", "--bars", "b.txt", "--n-bars", "50"], 1, "b.txt"),
+        ("download_bars", ["--out", "o.txt"], 1, "--out o.txt: expected a name that ends in .parquet or .csv"),
+        ("download_bars", ["--out", "b.csv"], 1, "pass --overwrite"),
+        ("download_bars", ["--out", "o.csv", "--source", "cnn"], 2, "--source: invalid choice: 'cnn'"),
+        ("download_bars", ["--out", "o.csv", "--start", "2024-02-01", "--end", "2024-01-01"], 1, "is not before end"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name_before_anything_is_written(folder, name, arguments, code, message):
+    write_bars(sample_bars("5m", 200, ("BTC",)), folder / "b.csv")
+    before = (folder / "b.csv").read_bytes()
+    done = run(name, *arguments, cwd=folder)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert code == 2 or done.stderr.count("\n") == 1
+    assert [entry.name for entry in folder.iterdir()] == ["b.csv"]
+    assert (folder / "b.csv").read_bytes() == before
+
+
+def test_real_bars_of_seven_coins_become_a_dataset(real_bars_dir, folder):
+    bars = real_bars_dir / "crypto_5m_2024-01_2024-08.parquet"
+    done = run("build_dataset", "--bars", bars, "--timeframe", "1h", "--out", "data/1h", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    dataset = load_dataset(folder / "data" / "1h")
+    assert dataset.tech.shape == (5_856 - 128, 77)
+    assert "REAL 1h, 7 coins" in dataset.label
+    shutil.rmtree(folder / "data")
+
+
+def test_the_real_gappy_file_becomes_segments(real_bars_dir, folder):
+    bars = real_bars_dir / "crypto_1m_gappy_coinbase_2018-04.parquet"
+    arguments = ["--bars", bars, "--tickers", "BTC/USD", "ETH/USD", "LTC/USD", "--timeframe", "1m", "--out", "o"]
+    done = run("build_dataset", *arguments, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert load_dataset(folder / "o").segments == ((0, 880), (880, 2192))
+    assert "longest gap 432 bars from 2018-04-04 16:48" in done.stdout
