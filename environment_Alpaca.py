@@ -92,8 +92,8 @@ class CryptoEnvAlpaca:
         self.tech_array = np.asarray(config["tech_array"], dtype=np.float64)
         check_arrays(self.price_array, self.tech_array)
         n_bars, n_assets = self.price_array.shape
-        self.min_qty = np.broadcast_to(np.asarray(smallest_orders(p.rules, config, n_assets), float), (n_assets,)).tolist()
-        self.qty_increment = np.broadcast_to(np.asarray(config.get("qty_increment", 0.0), float), (n_assets,)).tolist()
+        self.min_qty = (np.zeros(n_assets) + smallest_orders(p.rules, config, n_assets)).tolist()
+        self.qty_increment = (np.zeros(n_assets) + config.get("qty_increment", 0.0)).tolist()
         self.segments = [(int(a), int(b)) for a, b in config.get("segments") or [(0, n_bars)]]
         self.seed, self.start, self.episode_bars = seed or 0, start or p.start, episode_bars
         self._starts = [self._starts_of(segment) for segment in self.segments]
@@ -289,7 +289,9 @@ class CryptoEnvAlpaca:
 
     def _whole_increments(self, i: int, quantity: float) -> float:
         step = self.qty_increment[i]
-        return math.floor(quantity / step + INCREMENT_SLACK) * step if step > 0 and math.isfinite(quantity) else quantity
+        if step > 0 and math.isfinite(quantity):
+            return math.floor(quantity / step + INCREMENT_SLACK) * step
+        return quantity
 
     def _execute_sale(self, i: int, quantity: float, price: float) -> None:
         """Take `quantity` coins out at the close less slippage and fee; the position's clock starts again."""

@@ -17,7 +17,6 @@ import argparse
 import copy
 import importlib
 import inspect
-import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -287,16 +286,11 @@ def execute_sales(book: Portfolio, sold: Tensor, price: Tensor, p: EnvParams) ->
     fill = price * (1.0 - p.slippage_rate)
     qty = book.qty - sold
     is_sold = sold > 0
-    return _book_trades(
-        replace(
-            book,
-            qty=qty,
-            cash=book.cash + (sold * fill * (1.0 - p.sell_fee_rate)).sum(-1),
-            held_bars=torch.where(is_sold, 0, book.held_bars),
-            high=torch.where(is_sold & (qty == 0), 0.0, book.high),
-        ),
-        sold, price, fill * p.sell_fee_rate, p,
-    )  # fmt: skip
+    cash = book.cash + (sold * fill * (1.0 - p.sell_fee_rate)).sum(-1)
+    held_bars = torch.where(is_sold, 0, book.held_bars)
+    high = torch.where(is_sold & (qty == 0), 0.0, book.high)
+    book = replace(book, qty=qty, cash=cash, held_bars=held_bars, high=high)
+    return _book_trades(book, sold, price, fill * p.sell_fee_rate, p)
 
 
 def execute_buys(
@@ -328,16 +322,10 @@ def execute_purchases(
     """Add filled (N, A) coins, except where what the cash left of an order is below the minimum."""
     is_kept = (filled > 0) & (filled >= market.min_qty) & (filled * price >= p.min_order_notional)
     bought = torch.where(is_kept, filled, 0.0)
-    spent = (bought * unit_cost).sum(-1)
-    return _book_trades(
-        replace(
-            book,
-            qty=book.qty + bought,
-            cash=(book.cash - spent).clamp(min=0.0),  # rounding only: at most a few ulp
-            high=torch.where(is_kept & (book.qty == 0), price, book.high),
-        ),
-        bought, price, price * (1.0 + p.slippage_rate) * p.buy_fee_rate, p,
-    )  # fmt: skip
+    cash = (book.cash - (bought * unit_cost).sum(-1)).clamp(min=0.0)  # clamp: rounding only, at most a few ulp
+    high = torch.where(is_kept & (book.qty == 0), price, book.high)
+    book = replace(book, qty=book.qty + bought, cash=cash, high=high)
+    return _book_trades(book, bought, price, price * (1.0 + p.slippage_rate) * p.buy_fee_rate, p)
 
 
 def _spendable_cash(book: Portfolio, equity: Tensor, p: EnvParams) -> Tensor:
@@ -347,13 +335,10 @@ def _spendable_cash(book: Portfolio, equity: Tensor, p: EnvParams) -> Tensor:
 
 def _book_trades(book: Portfolio, quantity: Tensor, price: Tensor, fee_per_coin: Tensor, p: EnvParams) -> Portfolio:
     notional = (quantity * price).sum(-1)
-    return replace(
-        book,
-        trades=book.trades + (quantity > 0).sum(-1),
-        fees=book.fees + (quantity * fee_per_coin).sum(-1),
-        slippage=book.slippage + notional * p.slippage_rate,
-        turnover=book.turnover + notional,
-    )
+    trades = book.trades + (quantity > 0).sum(-1)
+    fees = book.fees + (quantity * fee_per_coin).sum(-1)
+    slippage = book.slippage + notional * p.slippage_rate
+    return replace(book, trades=trades, fees=fees, slippage=slippage, turnover=book.turnover + notional)
 
 
 # ---------------------------------------------------------------------------------------------- valuation and reward
@@ -366,13 +351,9 @@ def mark_to_market(book: Portfolio, price: Tensor) -> Portfolio:
     """Value account and benchmark at this bar and carry the running peak and largest drawdown on."""
     equity = account_value(book, price)
     peak = torch.maximum(book.peak, equity)
-    return replace(
-        book,
-        equity=equity,
-        benchmark=(book.benchmark_qty * price).sum(-1),
-        peak=peak,
-        max_drawdown=torch.maximum(book.max_drawdown, 1.0 - equity / peak),
-    )
+    max_drawdown = torch.maximum(book.max_drawdown, 1.0 - equity / peak)
+    benchmark = (book.benchmark_qty * price).sum(-1)
+    return replace(book, equity=equity, benchmark=benchmark, peak=peak, max_drawdown=max_drawdown)
 
 
 def reward_terms(before: Portfolio, book: Portfolio, price: Tensor, market: Market, p: EnvParams) -> dict[str, Tensor]:
@@ -432,8 +413,8 @@ def _cappuccino_concentration(weights: Tensor, penalty: float) -> Tensor:
     total = held.sum(-1)
     gini = 2.0 * (rank * held).sum(-1) / (n * torch.where(total > 0, total, 1.0)) - (n + 1.0) / n
     large = -penalty * (weights.amax(-1) - TARGET_WEIGHT).clamp(min=0.0)
-    spread = torch.where(n_held < 3, -0.5 * penalty * (3 - n_held), 0.1 * penalty * (0.4 - gini).clamp(min=0.0))
-    return large + spread
+    even = 0.1 * penalty * (0.4 - gini).clamp(min=0.0)
+    return large + torch.where(n_held < 3, -0.5 * penalty * (3.0 - n_held.double()), even)
 
 
 # ---------------------------------------------------------------------------------------------- the bar
@@ -481,7 +462,8 @@ def observation_layout(
 ) -> tuple[tuple[str, int], ...]:
     """(name, width) of the blocks of an observation, in order. Their widths add up to S."""
     p = env_params if isinstance(env_params, EnvParams) else EnvParams.from_mapping(env_params)
-    account = (("cash", 1), ("qty", n_assets)) if p.observation == "absolute" else (("cash_weight", 1), ("weight", n_assets))
+    names = ("cash", "qty") if p.observation == "absolute" else ("cash_weight", "weight")
+    account = ((names[0], 1), (names[1], n_assets))
     extra = (("progress", 1), ("drawdown", 1), ("held_bars", n_assets)) if p.observe_account else ()
     return (*account, ("tech", p.lookback * n_features), *extra)
 
@@ -498,7 +480,7 @@ def observe(book: Portfolio, market: Market, p: EnvParams) -> Tensor:
     if p.observe_account:
         progress = (book.bar - book.first_bar).double() / (book.last_bar - book.first_bar)
         drawdown = 1.0 - book.equity / book.peak
-        blocks += [progress[:, None], drawdown[:, None], book.held_bars * HELD_BARS_SCALE]
+        blocks += [progress[:, None], drawdown[:, None], book.held_bars.double() * HELD_BARS_SCALE]
     return torch.cat([block.float() for block in blocks], dim=1)
 
 
@@ -520,9 +502,7 @@ def hash32(seed: int, env: Tensor, episode: Tensor) -> Tensor:
     return x
 
 
-def draw_starts(
-    episode: Tensor, n_starts: int, mode: str, seed: int, market: Market
-) -> tuple[Tensor, Tensor]:
+def draw_starts(episode: Tensor, n_starts: int, mode: str, seed: int, market: Market) -> tuple[Tensor, Tensor]:
     """Segment (N,) and first bar (N,) of every environment's episode number `episode` (N,)."""
     env = torch.arange(len(episode), device=episode.device)
     if mode == "first":  # environment i begins with segment i and takes the next one after every episode
@@ -625,10 +605,10 @@ def build_market(config: Mapping[str, Any], p: EnvParams, episode_bars: int | No
 
 
 def check_arrays(price: np.ndarray, tech: np.ndarray) -> None:
+    """Raise ValueError for arrays that cannot be traded; the message names the array, the bar and what to do."""
     if price.ndim != 2 or tech.ndim != 2 or price.shape[0] != tech.shape[0]:
-        raise ValueError(
-            f"price_array (T, A) and tech_array (T, F) need the same number of bars; received {price.shape}, {tech.shape}"
-        )
+        shapes = f"{price.shape} and {tech.shape}"
+        raise ValueError(f"price_array (T, A) and tech_array (T, F) need the same number of bars; received {shapes}")
     for name, array in (("price_array", price), ("tech_array", tech)):
         if array.dtype.kind not in "fiu":
             raise ValueError(f"{name} must hold numbers; received dtype {array.dtype}")
@@ -749,10 +729,8 @@ class VectorizedCryptoEnvAlpaca:
         needed = self.n_envs * (3 * 4 * self.state_dim + 8 * (8 * self.action_dim + 20))
         if self.device.type == "cuda":
             free = torch.cuda.mem_get_info(self.device)[0]
-        elif hasattr(os, "sysconf"):
-            free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        else:
-            return
+        else:  # no such call on Windows: no limit is known there
+            free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else needed
         if needed > free:
             raise ValueError(
                 f"n_envs = {self.n_envs} needs about {needed / 2**30:,.1f} GiB, {self.device} has {free / 2**30:,.1f}; "
@@ -761,32 +739,32 @@ class VectorizedCryptoEnvAlpaca:
 
     # what hosts read; tensors for a batch, NumPy and Python numbers for one environment
     @property
-    def cash(self) -> Any:  # noqa: ANN401
+    def cash(self) -> Any:
         """(N,) quote currency in the accounts."""
         return self._out(self.book.cash)
 
     @property
-    def stocks(self) -> Any:  # noqa: ANN401
+    def stocks(self) -> Any:
         """(N, A) coins in the accounts."""
         return self._out(self.book.qty)
 
     @property
-    def time(self) -> Any:  # noqa: ANN401
+    def time(self) -> Any:
         """(N,) row of price_array the accounts stand at."""
         return self._out(self.book.bar)
 
     @property
-    def total_asset(self) -> Any:  # noqa: ANN401
+    def total_asset(self) -> Any:
         """(N,) account values, quote."""
         return self._out(self.book.equity)
 
     @property
-    def episode_return(self) -> Any:  # noqa: ANN401
+    def episode_return(self) -> Any:
         """(N,) account value over initial capital."""
         return self._out(self.book.equity / self.params.initial_capital)
 
     @torch.no_grad()
-    def reset(self) -> Any:  # noqa: ANN401
+    def reset(self) -> Any:
         """Open fresh accounts in all environments -> first observations (N, S), or NumPy (S,) for one environment."""
         self._episode = self._episode + 1
         self._rejected.zero_()
@@ -795,7 +773,7 @@ class VectorizedCryptoEnvAlpaca:
         return self._out(observe(self.book, self.market, self.params))
 
     @torch.no_grad()
-    def step(self, action: Any) -> tuple[Any, Any, Any, dict[str, Any]]:  # noqa: ANN401
+    def step(self, action: Any) -> tuple[Any, Any, Any, dict[str, Any]]:
         """Advance every environment one bar.
 
         Args:
@@ -817,19 +795,21 @@ class VectorizedCryptoEnvAlpaca:
         if self.as_numpy:
             self.book, state, self._needs_reset = book, final_state, bool(outcome.done)
         else:
-            self._episode = self._episode + outcome.done
-            self.book = restart(outcome.done, self._fresh_book(self._episode), book)
-            state = observe(self.book, self.market, self.params)
+            self._episode += outcome.done
+            self.book = self._restart(outcome.done, book)
+            state = final_state if self.book is book else observe(self.book, self.market, self.params)
         return self._out(state), self._out(outcome.reward.float()), self._out(outcome.done), info
 
-    def close(self) -> None:
-        """Nothing to release; hosts call it."""
+    def _restart(self, is_over: Tensor, book: Portfolio) -> Portfolio:
+        if self.device.type == "cpu" and not is_over.any():  # a GPU is not asked: the answer would stall it
+            return book
+        return restart(is_over, self._fresh_book(self._episode), book)
 
     def _fresh_book(self, episode: Tensor) -> Portfolio:
         segment, first_bar = draw_starts(episode, self._n_starts, self.start, self.seed, self.market)
         return open_portfolio(segment, first_bar, self.episode_bars, self.market, self.params)
 
-    def _accept(self, action: Any) -> Tensor:  # noqa: ANN401
+    def _accept(self, action: Any) -> Tensor:
         if self._needs_reset:
             raise RuntimeError("no episode is running: call reset() before step()")
         action = torch.as_tensor(action).detach().to(self.device, torch.float32)
@@ -848,14 +828,15 @@ class VectorizedCryptoEnvAlpaca:
             "truncated": outcome.truncated, "final_state": final_state, "equity": book.equity,
             "episode_return": book.equity / self.params.initial_capital, "benchmark_equity": book.benchmark,
             "trades": book.trades, "fees": book.fees, "slippage": book.slippage, "turnover": book.turnover,
-            "rejected_actions": self._rejected.clone(),
+            "rejected_actions": self._rejected.clone(), "reward_terms": outcome.terms,
         }  # fmt: skip
-        info = {name: self._out(value) for name, value in info.items()}
-        return {**info, "reward_terms": {name: self._out(value) for name, value in outcome.terms.items()}}
+        return self._out(info)
 
-    def _out(self, value: Tensor) -> Any:  # noqa: ANN401
+    def _out(self, value: Any) -> Any:
         if not self.as_numpy:
             return value
+        if isinstance(value, dict):
+            return {name: self._out(item) for name, item in value.items()}
         row = value[0]
         return row.item() if row.ndim == 0 else row.cpu().numpy()
 
@@ -886,23 +867,30 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
             "benchmark": empty(n), "trades": empty(n, dtype=torch.int64), "fees": empty(n), "slippage": empty(n),
             "turnover": empty(n), "episode_return": empty(n),
         }  # fmt: skip
-        slots = self._slots
-        self._infos = {name: slots[name] for name in ("truncated", "final_state", "equity", "episode_return")}
-        self._infos |= {name: slots[name] for name in ("trades", "fees", "slippage", "turnover")}
-        self._infos |= {"benchmark_equity": slots["benchmark"], "rejected_actions": self._rejected}
-        self._infos["reward_terms"] = dict(zip(names, slots["terms"], strict=True))
+        kept = ("truncated", "final_state", "equity", "episode_return", "trades", "fees", "slippage", "turnover")
+        self._infos: dict[str, Any] = {name: self._slots[name] for name in kept}
+        self._infos |= {"benchmark_equity": self._slots["benchmark"], "rejected_actions": self._rejected}
+        self._infos["reward_terms"] = dict(zip(names, self._slots["terms"], strict=True))
         self.book = Portfolio(**{field.name: getattr(self.book, field.name).clone() for field in fields(Portfolio)})
         self._kernel = self._native_kernel() if self.device.type == "cpu" else None
 
-    def _native_kernel(self) -> Any:  # noqa: ANN401
+    def _native_kernel(self) -> Any:
         try:
             kernels = importlib.import_module("environment_Alpaca_kernels")
         except ImportError:  # the drop-in alone, or no numba: the plain step fills the buffers
             return None
         return kernels.CpuStep(self)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> VectorizedCryptoEnvAlpacaOptimized:
+        """The native loop holds views of this object's memory, so the copy binds one of its own."""
+        twin = copy.copy(self)
+        memo[id(self)] = twin
+        vars(twin).update({name: copy.deepcopy(value, memo) for name, value in vars(self).items() if name != "_kernel"})
+        twin._kernel = None if self._kernel is None else twin._native_kernel()
+        return twin
+
     @torch.no_grad()
-    def reset(self, out_state: Tensor | None = None) -> Any:  # noqa: ANN401
+    def reset(self, out_state: Tensor | None = None) -> Any:
         """Open fresh accounts -> first observations, written into out_state (N, S) when given."""
         self._episode += 1
         self._rejected.zero_()
@@ -913,7 +901,7 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
         return self._out(state)
 
     @torch.no_grad()
-    def step(self, action: Any, out: dict[str, Tensor] | None = None) -> tuple[Any, Any, Any, dict[str, Any]]:  # noqa: ANN401
+    def step(self, action: Any, out: dict[str, Tensor] | None = None) -> tuple[Any, Any, Any, dict[str, Any]]:
         """As the plain class; `out` maps "state", "reward" and "done", or some of them, to the caller's storage."""
         action = self._accept(action)
         slots = self._slots if out is None else {**self._slots, **out}
@@ -926,9 +914,7 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
             return slots["state"], slots["reward"], slots["done"], self._infos
         self._needs_reset = bool(slots["done"])
         slots["final_state"].copy_(slots["state"])
-        info = {name: self._out(value) for name, value in self._infos.items() if name != "reward_terms"}
-        info["reward_terms"] = {name: self._out(value) for name, value in self._infos["reward_terms"].items()}
-        return self._out(slots["state"]), self._out(slots["reward"]), self._out(slots["done"]), info
+        return self._out(slots["state"]), self._out(slots["reward"]), self._out(slots["done"]), self._out(self._infos)
 
     def _plain_step(self, action: Tensor, slots: dict[str, Tensor]) -> None:
         book, outcome = step(self.book, self._hold_invalid(action), self.market, self.params)
@@ -940,7 +926,7 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
         slots["final_state"].copy_(observe(book, self.market, self.params))
         if not self.as_numpy:
             self._episode += outcome.done
-            book = restart(outcome.done, self._fresh_book(self._episode), book)
+            book = self._restart(outcome.done, book)
         self._keep(book)
         slots["state"].copy_(observe(self.book, self.market, self.params))
 
@@ -959,15 +945,18 @@ HOST_NAMES = {
     "min_order_qty": ("minimum_qty_alpaca", "minimum_qty_crypto", "min_qty"),
     "cash_haircut": ("safety_factor_stock_buy",),
 }
-HOST_SETTINGS = (*NORMS, "lookback", "min_cash_reserve", "concentration_penalty", "trailing_stop_pct", "time_decay_floor")
+COMPARED = ("state", "reward", "done", "total_asset", "cash", "stocks")
+HOST_SETTINGS = (
+    *NORMS, "lookback", "min_cash_reserve", "concentration_penalty", "trailing_stop_pct", "time_decay_floor",
+)  # fmt: skip
 
 
-def _host_value(env: object, name: str) -> Any:  # noqa: ANN401
+def _host_value(env: object, name: str) -> Any:
     return next((getattr(env, host_name) for host_name in HOST_NAMES[name] if hasattr(env, host_name)), None)
 
 
 def from_scalar_env(
-    env: Any, n_envs: int = 8, env_class: type[VectorizedCryptoEnvAlpaca] = VectorizedCryptoEnvAlpaca, **options: Any  # noqa: ANN401
+    env: Any, n_envs: int = 8, env_class: type[VectorizedCryptoEnvAlpaca] = VectorizedCryptoEnvAlpaca, **options: Any
 ) -> VectorizedCryptoEnvAlpaca:  # fmt: skip
     """A batched environment with the data and settings of a host's scalar one.
 
@@ -977,7 +966,8 @@ def from_scalar_env(
     """
     config = {"price_array": np.asarray(env.price_array), "tech_array": np.asarray(env.tech_array)}
     limits = _host_value(env, "min_order_qty")
-    config["min_order_qty"] = None if limits is None else np.asarray(limits)[: config["price_array"].shape[1]]
+    if limits is not None:
+        config["min_order_qty"] = np.asarray(limits)[: config["price_array"].shape[1]]
     params = getattr(env, "params", None)
     if isinstance(params, EnvParams):
         own = ("buy_fee_rate", "sell_fee_rate", "gamma")
@@ -1010,7 +1000,7 @@ class Difference:
 
 
 def compare_with_scalar(
-    scalar_env: Any, n_steps: int = 1000, seed: int = 0, n_envs: int = 4, tolerance: float = 1e-5,  # noqa: ANN401
+    scalar_env: Any, n_steps: int = 1000, seed: int = 0, n_envs: int = 4, tolerance: float = 1e-5,
     env_class: type[VectorizedCryptoEnvAlpaca] = VectorizedCryptoEnvAlpaca,
 ) -> Difference | None:  # fmt: skip
     """Step copies of a freshly made scalar environment beside a batch with its settings, on random actions.
@@ -1022,38 +1012,42 @@ def compare_with_scalar(
     Returns:
         None when all agree, else the first `Difference`.
     """
-    shared = {id(array): array for array in (scalar_env.price_array, scalar_env.tech_array)}
+    shared = {id(array): array for array in (scalar_env.price_array, scalar_env.tech_array)}  # not copied N times
     scalars = [copy.deepcopy(scalar_env, dict(shared)) for _ in range(n_envs)]
     batch = from_scalar_env(scalar_env, n_envs, env_class, as_numpy=False, start="first", gpu_id=-1)
     rng = np.random.default_rng(seed)
-    largest: dict[str, float] = {}
-
-    def differing(t: int, pairs: list[dict[str, tuple[Any, Any]]]) -> Difference | None:
-        for i, pair in enumerate(pairs):
-            for name, (scalar, vectorized) in pair.items():
-                expected, received = np.asarray(scalar, np.float64), np.asarray(vectorized, np.float64)
-                largest[name] = max(largest.get(name, 0.0), float(np.abs(expected).max()))
-                if not np.allclose(received, expected, rtol=0.0, atol=tolerance * max(largest[name], 1e-12)):
-                    return Difference(t, i, name, scalar, vectorized)
-        return None
-
-    states = batch.reset()
-    found = differing(0, [{"state": (env.reset(), states[i])} for i, env in enumerate(scalars)])
+    largest: dict[str, float] = {name: 1e-12 for name in COMPARED}
+    found = _first_difference(0, [(env.reset(),) for env in scalars], (batch.reset(),), largest, tolerance)
     for t in range(1, n_steps + 1):
         if found:
-            return found
+            break
         actions = rng.uniform(-1.0, 1.0, (n_envs, batch.action_dim)).astype(np.float32)
         _, reward, done, info = batch.step(torch.from_numpy(actions))
         results = [env.step(action.copy()) for env, action in zip(scalars, actions, strict=True)]
-        if done.all() and all(result[2] for result in results):
-            return None
-        found = differing(t, [
-            {"state": (result[0], info["final_state"][i]), "reward": (result[1], reward[i]), "done": (result[2], done[i]),
-             "cash": (env.cash, batch.cash[i]), "stocks": (env.stocks, batch.stocks[i]),
-             "total_asset": (env.total_asset, info["equity"][i])}
-            for i, (env, result) in enumerate(zip(scalars, results, strict=True))
-        ])  # fmt: skip
+        pairs = zip(scalars, results, strict=True)
+        scalar = [(*result[:3], env.total_asset, env.cash, env.stocks) for env, result in pairs]
+        batched = (info["final_state"], reward, done, info["equity"], batch.cash, batch.stocks)
+        ended = bool(done.all()) and all(result[2] for result in results)
+        if ended:  # the batch's cash and stocks are the next episode's already
+            scalar, batched = [row[:4] for row in scalar], batched[:4]
+        found = _first_difference(t, scalar, batched, largest, tolerance)
+        if ended:
+            break
     return found
+
+
+def _first_difference(
+    t: int, scalar: list[tuple[Any, ...]], batched: tuple[Tensor, ...], largest: dict[str, float], tolerance: float
+) -> Difference | None:
+    """Scalar N rows of values and batched (N, ...) tensors, both in the order of COMPARED."""
+    for name, values, received in zip(COMPARED, zip(*scalar, strict=True), batched, strict=False):
+        expected = np.asarray(values, dtype=np.float64)
+        largest[name] = max(largest[name], float(np.abs(expected).max()))
+        departs = ~(np.abs(received.double().numpy() - expected) <= tolerance * largest[name])
+        if departs.any():
+            i = int(np.argwhere(departs)[0][0])
+            return Difference(t, i, name, expected[i], received[i].numpy())
+    return None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -1061,7 +1055,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Batched crypto trading environment; see the module's docstring.")
     parser.add_argument("--compare", action="store_true", help="step a host's CryptoEnvAlpaca beside the batched class")
     parser.add_argument("--env-file", type=Path, default=Path(__file__).with_name("environment_Alpaca.py"),
-                        help="file with the class CryptoEnvAlpaca (default: environment_Alpaca.py beside this file)")  # fmt: skip
+                        help="file with the class CryptoEnvAlpaca (default: the one beside this file)")  # fmt: skip
     parser.add_argument("--steps", type=int, default=1000, help="steps to compare (default 1000)")
     parser.add_argument("--seed", type=int, default=0, help="of the random market and actions (default 0)")
     args = parser.parse_args(argv)
