@@ -222,8 +222,13 @@ def test_the_first_traded_bar_is_the_same_for_every_lookback(design, max_lookbac
 
 def test_warm_up_bars_come_from_before_the_block_where_there_is_no_gap():
     segments = ((0, 10), (20, 40))
-    blocks = ((0, 10), (20, 30), (30, 40), (38, 40))
-    assert with_warmup(blocks, segments, 3, 5) == ((2, 10), (22, 30), (28, 40), (36, 40))
+    blocks = ((0, 10), (20, 30), (30, 35), (35, 40))
+    assert with_warmup(blocks, segments, 3, 5) == ((2, 10), (22, 30), (28, 35), (33, 40))
+
+
+def test_blocks_too_short_to_trade_are_dropped_so_that_warm_up_reaches_no_other_blocks_start():
+    assert with_warmup(((10, 12), (12, 40)), ((0, 40),), 5, 5) == ((8, 40),)
+    assert with_warmup(((0, 8), (20, 25)), ((0, 8), (20, 40)), 1, 5) == ()
 
 
 @given(layouts(), layouts())

@@ -145,7 +145,8 @@ def with_warmup(blocks: Iterable[Segment], segments: Sequence[Segment], lookback
     An environment's first trading bar is its segment's first + lookback - 1. The blocks are moved so that this bar is
     the same for every lookback up to `max_lookback`: a block's own first bar where the data before it has no gap, else
     the first bar with `max_lookback` bars behind it. Settings are then compared on the very same bars. The bars added
-    in front are observed, never traded. Blocks with fewer than 2 bars left to trade are dropped.
+    in front are observed, never traded. Blocks with fewer than `max_lookback` bars left to trade (at least 2) are
+    dropped: no warm-up then reaches back to where another block begins to trade.
     """
     if not 1 <= lookback <= max_lookback:
         raise SplitError(
@@ -155,7 +156,7 @@ def with_warmup(blocks: Iterable[Segment], segments: Sequence[Segment], lookback
     for first, last in blocks:
         seam = next(a for a, b in segments if a <= first and last <= b)
         first_traded = max(first, seam + max_lookback - 1)
-        if last - first_traded >= 2:
+        if last - first_traded >= max(max_lookback, 2):
             out.append((first_traded - lookback + 1, last))
     return tuple(out)
 
