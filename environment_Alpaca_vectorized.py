@@ -968,19 +968,19 @@ def from_scalar_env(
     limits = _host_value(env, "min_order_qty")
     if limits is not None:
         config["min_order_qty"] = np.asarray(limits)[: config["price_array"].shape[1]]
-    params = getattr(env, "params", None)
-    if isinstance(params, EnvParams):
-        own = ("buy_fee_rate", "sell_fee_rate", "gamma")
-        env_params = {f.name: getattr(params, f.name) for f in fields(EnvParams) if f.name not in own}
+    source = getattr(env, "params", env)
+    if isinstance(source, EnvParams):
+        given_apart = ("buy_fee_rate", "sell_fee_rate", "gamma")
+        env_params = {f.name: getattr(source, f.name) for f in fields(EnvParams) if f.name not in given_apart}
         config["segments"], config["qty_increment"] = env.segments, env.qty_increment
     else:
-        rules = "cappuccino" if hasattr(env, "time_decay_floor") else "finrl_crypto"
+        source, rules = env, "cappuccino" if hasattr(env, "time_decay_floor") else "finrl_crypto"
         env_params = {name: getattr(env, name) for name in HOST_SETTINGS if hasattr(env, name)} | {"rules": rules}
         haircut = _host_value(env, "cash_haircut")
         env_params |= {} if haircut is None else {"cash_haircut": haircut}
-    inherited = {name: _host_value(env, name) for name in ("initial_capital", "buy_cost_pct", "sell_cost_pct")}
-    gamma = 0.99 if _host_value(env, "gamma") is None else _host_value(env, "gamma")
-    return env_class(config, env_params, n_envs, **{"gamma": gamma, **inherited, **options})
+    names = ("initial_capital", "buy_cost_pct", "sell_cost_pct", "gamma")
+    inherited = {name: _host_value(source, name) for name in names}
+    return env_class(config, env_params, n_envs, **{**{k: v for k, v in inherited.items() if v is not None}, **options})
 
 
 @dataclass(frozen=True)
@@ -1008,6 +1008,7 @@ def compare_with_scalar(
     Every environment of the batch gets its own actions and its own copy. Compared are state, reward, done, cash,
     stocks and total_asset, to `tolerance` of the largest value a field has had (hosts keep quantities in float32).
     The comparison ends with the first episode: hosts carry their benchmark over a reset, this simulator does not.
+    The scalar environment must begin at its first bar.
 
     Returns:
         None when all agree, else the first `Difference`.
@@ -1022,11 +1023,12 @@ def compare_with_scalar(
         if found:
             break
         actions = rng.uniform(-1.0, 1.0, (n_envs, batch.action_dim)).astype(np.float32)
-        _, reward, done, info = batch.step(torch.from_numpy(actions))
+        state, reward, done, info = batch.step(torch.from_numpy(actions))
+        state = torch.where(done[:, None], info["final_state"], state)
         results = [env.step(action.copy()) for env, action in zip(scalars, actions, strict=True)]
         pairs = zip(scalars, results, strict=True)
         scalar = [(*result[:3], env.total_asset, env.cash, env.stocks) for env, result in pairs]
-        batched = (info["final_state"], reward, done, info["equity"], batch.cash, batch.stocks)
+        batched = (state, reward, done, info["equity"], batch.cash, batch.stocks)
         ended = bool(done.all()) and all(result[2] for result in results)
         if ended:  # the batch's cash and stocks are the next episode's already
             scalar, batched = [row[:4] for row in scalar], batched[:4]

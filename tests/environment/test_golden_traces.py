@@ -83,7 +83,8 @@ def test_one_environment_reproduces_the_trace_in_the_hosts_numpy_interface(path,
         assert isinstance(reward, float)
         assert isinstance(done, bool)
         assert_close(trace, "state", t + 1, state)
-        for name, value in {"reward": reward, "cash": env.cash, "qty": env.stocks, "total_asset": env.total_asset}.items():
+        assert_close(trace, "reward", t, reward)
+        for name, value in {"cash": env.cash, "qty": env.stocks, "total_asset": env.total_asset}.items():
             assert_close(trace, name, t, value)
     assert done
 

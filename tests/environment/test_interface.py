@@ -12,7 +12,6 @@ from environment_Alpaca_vectorized import (
     RULES,
     EnvParams,
     VectorizedCryptoEnvAlpaca,
-    VectorizedCryptoEnvAlpacaOptimized,
     observation_layout,
 )
 from tests.support.markets import ENV_CLASSES, params_of, random_config
@@ -306,7 +305,7 @@ def test_states_of_the_plain_class_stay_valid():
 def test_states_of_the_fast_class_are_its_buffer(env_class):
     env = make(env_class)
     first = env.reset()
-    second, reward, done, info = env.step(torch.ones(4, 3))
+    second, reward, _done, _info = env.step(torch.ones(4, 3))
     assert first.data_ptr() == second.data_ptr()
     assert env.step(torch.ones(4, 3))[1].data_ptr() == reward.data_ptr()
 
@@ -403,7 +402,8 @@ def test_smallest_orders_of_the_hosts_go_by_name_and_say_how_to_supply_more():
     del config["min_order_qty"]
     by_column = make(VectorizedCryptoEnvAlpaca, rules="cappuccino", config=config).market.min_qty
     assert by_column.tolist() == pytest.approx([0.0055, 0.033, 0.000011])
-    named = make(VectorizedCryptoEnvAlpaca, rules="cappuccino", config={**config, "tickers": ["UNI/USD", "BTC", "ETHUSDT"]})
+    config["tickers"] = ["UNI/USD", "BTC", "ETHUSDT"]
+    named = make(VectorizedCryptoEnvAlpaca, rules="cappuccino", config=config)
     assert named.market.min_qty.tolist() == pytest.approx([0.165, 0.000011, 0.00033])
     with pytest.raises(ValueError, match="min_order_qty"):
         make(VectorizedCryptoEnvAlpaca, rules="cappuccino", config={**config, "tickers": ["BTC", "DOGE", "ETH"]})
