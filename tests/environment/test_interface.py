@@ -409,7 +409,7 @@ def test_smallest_orders_of_the_hosts_go_by_name_and_say_how_to_supply_more():
         make(VectorizedCryptoEnvAlpaca, rules="cappuccino", config={**config, "tickers": ["BTC", "DOGE", "ETH"]})
     wide = random_config(60, n_assets=11)
     del wide["min_order_qty"]
-    with pytest.raises(ValueError, match="10 columns.*11.*min_order_qty"):
+    with pytest.raises(ValueError, match=r"10 columns.*11.*min_order_qty"):
         make(VectorizedCryptoEnvAlpaca, rules="finrl_crypto", config=wide)
 
 

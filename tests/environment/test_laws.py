@@ -87,7 +87,8 @@ def test_books_never_go_negative_and_equity_moves_only_by_prices_fees_and_slippa
 def test_without_costs_trading_does_not_change_the_account_value(env_class, rules, market, option):
     config = random_config(**{**market, "volatility": 0.0})
     option = {**option, "slippage_rate": 0.0}
-    env = env_class(config, params_of(rules, **option), 4, gpu_id=-1, buy_cost_pct=0.0, sell_cost_pct=0.0, episode_bars=12)
+    costs = {"buy_cost_pct": 0.0, "sell_cost_pct": 0.0}
+    env = env_class(config, params_of(rules, **option), 4, gpu_id=-1, episode_bars=12, **costs)
     _, _, equity = rollout(env, make_actions("random", 10, 4, market["n_assets"], market["seed"]))
     torch.testing.assert_close(equity, torch.full_like(equity, env.initial_total_asset), rtol=1e-12, atol=0)
 
@@ -188,10 +189,10 @@ def test_n_environments_equal_n_single_ones(env_class):
 
 @pytest.mark.parametrize("rules", ["cappuccino", "standard"])
 @pytest.mark.parametrize(
-    ("env_class", "n_steps"),
-    [(VectorizedCryptoEnvAlpacaOptimized, 70_000), pytest.param(VectorizedCryptoEnvAlpaca, 70_000, marks=pytest.mark.slow)],
+    "env_class", [VectorizedCryptoEnvAlpacaOptimized, pytest.param(VectorizedCryptoEnvAlpaca, marks=pytest.mark.slow)]
 )
-def test_seventy_thousand_steps_stay_with_the_float64_reference(env_class, n_steps, rules):
+def test_seventy_thousand_steps_stay_with_the_float64_reference(env_class, rules):
+    n_steps = 70_000
     rng = np.random.default_rng(0)
     config = random_config(n_steps + 20, n_assets=4, n_features=1, seed=6, volatility=1e-3)
     env_params = params_of(rules, norm_action=50.0, **({"stale_bars": 0} if rules == "standard" else {}))

@@ -52,7 +52,8 @@ class ScalarBatch:
 
     def assert_books(self):
         book, accounts = self.batch.book, [env.account for env in self.envs]
-        for name in ("cash", "qty", "equity", "benchmark", "benchmark_qty", "peak", "max_drawdown", "discounted_return"):
+        money = ("cash", "qty", "equity", "benchmark", "benchmark_qty", "peak", "max_drawdown", "discounted_return")
+        for name in money:
             assert_column(name, getattr(book, name), [getattr(account, name) for account in accounts])
         for name in ("bar", "first_bar", "last_bar", "held_bars"):
             np.testing.assert_array_equal(getattr(book, name).numpy(), [getattr(account, name) for account in accounts])
