@@ -29,8 +29,8 @@ class Metrics:
     sharpe: float  # per year, no risk-free rate
     sortino: float  # per year, target 0
     max_drawdown: float  # fraction of the running maximum, 0 or more
-    turnover: float  # traded notional over mean equity, whole period
-    fees: float  # paid, over the equity each segment started with
+    turnover: float  # traded notional over mean equity, all segments together
+    fees: float  # paid, over mean equity, all segments together
     trades: int
 
 
@@ -116,7 +116,6 @@ def measure(
     """
     r = joined_returns(equities)
     values = [np.asarray(equity, dtype=np.float64) for equity in equities]
-    started_with = sum(float(value[0]) for value in values)
     mean_equity = float(np.mean(np.concatenate(values))) if values else float("nan")
     return Metrics(
         bars=int(r.size),
@@ -127,7 +126,7 @@ def measure(
         sortino=float(sortino(r, bars_per_year)),
         max_drawdown=float(max_drawdown(r)),
         turnover=_ratio(_total(turnover_notional), mean_equity),
-        fees=_ratio(_total(fees_quote), started_with),
+        fees=_ratio(_total(fees_quote), mean_equity),
         trades=int(_total(trades)),
     )
 

@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+"""Search for the settings of a trading agent: an Optuna study of PPO trials on purged splits of a data set."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPO))
+
+from market.errors import DatasetError  # noqa: E402
+from train.study.data import MODES, TIMEFRAMES, SplitPlan, StudyError  # noqa: E402
+from train.study.session import PRUNERS, StudyRequest, run_study  # noqa: E402
+from train.study.storage import DEFAULT_STORAGE, absolute_url  # noqa: E402
+from train.validation.splits import SplitError  # noqa: E402
+
+EPILOG = """
+The same command continues a study: trials that finished stay, a killed one is tried again, and --n-trials counts all of
+them. A study of the same name with other data, splits or search space is refused.
+
+Relative paths are taken from the current directory; the defaults lie in the repository. Results, one folder per trial
+and split: <results-dir>/<study-name>/. Exit code: 0 when the study has a completed trial, 1 when none completed or
+trials failed again and again, 2 for a bad flag, 130 or 143 when stopped by Ctrl-C or kill.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    p = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("--n-trials", type=int, default=50, help="finished trials the study is to have (default 50)")
+    p.add_argument("--gpu", type=int, default=-1, help="number of the GPU; -1 = CPU (default)")
+    p.add_argument("--n-envs", type=int, default=1,
+                   help="environments stepped together; 1 (default) uses the scalar class, more the vectorized one")
+    p.add_argument("--timeframe", choices=TIMEFRAMES, help="of the bars (default: 5m, or that of --data-dir)")
+    p.add_argument("--data-dir", type=Path, metavar="DIR",
+                   help="a data set, or a folder of data sets named by timeframe (default: data/<timeframe>)")
+    p.add_argument("--tickers", nargs="+", metavar="COIN", help="coins of the data set to trade (default: all)")
+    p.add_argument("--study-name", help="(default: cappuccino_<timeframe>)")
+    p.add_argument("--storage", metavar="URL",
+                   help=f"sqlite:///FILE or postgresql://USER@HOST/NAME (default {DEFAULT_STORAGE})")
+    p.add_argument("--results-dir", type=Path, metavar="DIR", help="(default: train_results)")
+    p.add_argument("--resume", action="store_true", help="the study must exist; an error otherwise")
+    p.add_argument("--mode", choices=MODES, default="standard",
+                   help="standard: combinatorial purged splits; rolling: walk forward; multi-timeframe: standard, and "
+                   "trials also choose among the data sets <timeframe> beside --data-dir")
+    p.add_argument("--num-paths", type=int, default=3,
+                   help="the data is cut into num_paths + 1 groups; with k = 2 that gives num_paths full test paths. "
+                   "In rolling mode the number of test blocks (default 3)")
+    p.add_argument("--k-test-groups", type=int, help="groups tested together (default 2); not for rolling mode")
+    p.add_argument("--use-best-ranges", action="store_true", help="search the narrow ranges around known good values")
+    p.add_argument("--break-step", type=int, metavar="STEPS",
+                   help="environment steps per split, in place of the sampled budget (60 000 to 240 000)")
+    p.add_argument("--episode-bars", type=int, metavar="BARS", help="longest training window, not sampled")
+    p.add_argument("--pruner", choices=PRUNERS, default="wilcoxon",
+                   help="wilcoxon (default): stop a trial whose splits are worse, pair by pair, than the best trial's")
+    p.add_argument("--seed", type=int, default=0, help="of the sampler and of every split's training (default 0)")
+    p.add_argument("--timeout", type=float, metavar="SECONDS", help="begin no trial after this; the running one ends")
+    p.add_argument("--log-level", choices=("debug", "info", "warning"), default="info",
+                   help="debug shows the traceback of a failed split")
+    return p  # fmt: skip
+
+
+def request(args: argparse.Namespace) -> StudyRequest:
+    """The flags as a checked request; raises StudyError."""
+    if args.mode == "rolling" and args.k_test_groups is not None:
+        raise StudyError("--k-test-groups has no meaning with --mode rolling, where every test block is one group")
+    timeframe = args.timeframe or "5m"
+    here = Path.cwd()
+    return StudyRequest(
+        n_trials=args.n_trials,
+        study_name=args.study_name,
+        storage=absolute_url(args.storage, here) if args.storage else absolute_url(DEFAULT_STORAGE, REPO),
+        results_dir=here / args.results_dir if args.results_dir else REPO / "train_results",
+        data_dir=here / args.data_dir if args.data_dir else REPO / "data" / timeframe,
+        plan=SplitPlan(args.mode, args.num_paths, args.k_test_groups if args.k_test_groups is not None else 2),
+        timeframe=args.timeframe,
+        tickers=tuple(args.tickers) if args.tickers else None,
+        gpu_id=args.gpu,
+        n_envs=args.n_envs,
+        break_step=args.break_step,
+        episode_bars=args.episode_bars,
+        use_best_ranges=args.use_best_ranges,
+        pruner=args.pruner,
+        seed=args.seed,
+        timeout_s=args.timeout,
+        resume=args.resume,
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, run, report."""
+    args = parser().parse_args(argv)
+    logging.basicConfig(
+        level=args.log_level.upper(), format="%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S", stream=sys.stdout
+    )
+    for noisy in ("optuna", "matplotlib", "sqlalchemy"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    try:
+        return run_study(request(args))
+    except (StudyError, DatasetError, SplitError) as error:
+        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""A small market on disk, and a stand-in for the training of a split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from market.dataset import Dataset, save_dataset
+from market.sample import synthetic_dataset
+from train.study.data import SplitPlan, fold_data
+from train.study.interruption import Interruption
+from train.study.objective import Objective, RunSettings
+from train.study.progress import Reporter
+from train.study.search_space import build_space
+from train.study.split_run import SplitOutcome
+from train.study.storage import absolute_url, open_study
+from train.study.worker import Limits, run_worker
+from train.validation.metrics import Metrics
+
+TICKERS = ("BTC", "ETH", "LTC")
+IDENTITY = {"data_sha256": {"5m": "a"}, "search space": {"x": "1"}}
+
+
+@pytest.fixture(scope="session")
+def market() -> Dataset:
+    return synthetic_dataset("5m", 3000, TICKERS, seed=1)
+
+
+@pytest.fixture(scope="session")
+def market_folder(market, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "5m"
+    save_dataset(market, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def folded(market):
+    return fold_data(market, SplitPlan("standard", 3, 2))
+
+
+def figures(sharpe: float, trades: int = 3) -> Metrics:
+    return Metrics(100, 0.01, 0.1, 0.2, sharpe, 1.0, 0.05, 2.0, 0.001, trades)
+
+
+def outcome(fold: int, sharpe: float, equal_weight: float = 0.0, trades: int = 3) -> SplitOutcome:
+    return SplitOutcome(fold, figures(sharpe, trades), figures(equal_weight), 1000, 5e4, 1e4, 0.01)
+
+
+@dataclass
+class FakeRunner:
+    """Returns the Sharpes it was given, trial after trial and split after split; an exception is raised instead."""
+
+    results: list = field(default_factory=list)
+    calls: list = field(default_factory=list)
+
+    def __call__(self, settings, data, fold, out_dir, metadata, on_progress=None) -> SplitOutcome:
+        self.calls.append((settings, fold, out_dir, metadata))
+        result = self.results.pop(0) if self.results else 1.0
+        if isinstance(result, BaseException):
+            raise result
+        if callable(result):
+            result = result()
+        return result if isinstance(result, SplitOutcome) else outcome(fold.index, result)
+
+
+@dataclass
+class Lab:
+    """A study on a database of its own, with a stand-in for training."""
+
+    folder: Path
+    folded: object
+    runner: FakeRunner
+    interruption: Interruption
+    pruner: object
+    seed: int = 0
+
+    @property
+    def url(self):
+        return absolute_url("sqlite:///study.db", self.folder)
+
+    def open(self, must_exist: bool = False, identity=None):
+        return open_study(self.url, "s", identity or IDENTITY, must_exist, self.pruner)
+
+    def run(self, target: int, timeout_s: float | None = None):
+        study = self.open()
+        space = build_space(longest_episode_bars=self.folded.longest_episode_bars)
+        run = RunSettings(4, self.seed, -1, self.folder / "results", "test")
+        reporter = Reporter(study, space, len(self.folded.folds), target)
+        objective = Objective(space, [self.folded], run, reporter, self.interruption, self.runner)
+        with self.interruption:
+            ending = run_worker(study, objective, self.url, Limits(target, timeout_s), self.interruption)
+        return study, ending
+
+
+@pytest.fixture
+def lab(tmp_path, folded):
+    from optuna.pruners import NopPruner
+
+    return Lab(tmp_path, folded, FakeRunner(), Interruption(), NopPruner())

@@ -1,0 +1,112 @@
+"""What trials share: data sets, coins and folds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from market.dataset import DatasetError, save_dataset
+from market.features import WARMUP_BARS
+from market.sample import synthetic_dataset
+from train.study.data import (
+    EMBARGO_FRACTION,
+    FILL_DELAY_BARS,
+    SplitPlan,
+    StudyError,
+    fold_data,
+    identity,
+    load_study_data,
+    select_tickers,
+)
+from train.study.search_space import MAX_LOOKBACK
+from train.validation.splits import SplitError, bars_in
+
+STANDARD = SplitPlan("standard", 3, 2)
+
+
+def test_folds_keep_lookback_feature_warm_up_and_fill_delay_apart(folded):
+    purge = MAX_LOOKBACK + WARMUP_BARS + FILL_DELAY_BARS
+    assert folded.purge_bars == purge
+    assert folded.embargo_bars == np.ceil(EMBARGO_FRACTION * 3000)
+    assert len(folded.folds) == 6
+    for fold in folded.folds:
+        for first, last in fold.test:
+            for a, b in (*fold.fit, *fold.validation):
+                assert b <= first - purge or a >= last + purge + folded.embargo_bars
+
+
+def test_validation_comes_from_training_bars_with_a_purge_before_it(folded):
+    for fold in folded.folds:
+        assert bars_in(fold.validation) > 0
+        for first, last in fold.validation:
+            assert any(b == first - folded.purge_bars for _, b in fold.fit)
+            assert last - first >= 64
+
+
+def test_chosen_coins_take_their_features_along_in_the_order_asked_for(market):
+    chosen = select_tickers(market, ["LTC/USD", "btc"])
+    assert chosen.tickers == ("LTC", "BTC")
+    np.testing.assert_array_equal(chosen.price, market.price[:, [2, 0]])
+    per_coin = len(market.feature_names) // 3
+    np.testing.assert_array_equal(chosen.tech[:, :per_coin], market.tech[:, 2 * per_coin :])
+    assert chosen.feature_names[0].startswith("LTC:")
+    assert chosen.sha256 != market.sha256
+    assert select_tickers(market, None) is market
+
+
+def test_unknown_coins_are_refused_with_what_there_is(market):
+    with pytest.raises(StudyError, match=r"--tickers.*DOGE.*BTC"):
+        select_tickers(market, ["BTC", "DOGE"])
+
+
+def test_a_folder_of_data_sets_is_searched_by_timeframe(market, tmp_path):
+    save_dataset(market, tmp_path / "5m")
+    save_dataset(synthetic_dataset("1h", 3000, ("BTC",)), tmp_path / "1h")
+    for folder in (tmp_path, tmp_path / "5m"):
+        assert [d.timeframe for d in load_study_data(folder, None, None, STANDARD)] == ["5m"]
+    assert [d.timeframe for d in load_study_data(tmp_path, "1h", None, STANDARD)] == ["1h"]
+    with pytest.raises(StudyError, match="--timeframe 4h"):
+        load_study_data(tmp_path, "4h", None, STANDARD)
+    with pytest.raises(StudyError, match=r"--timeframe 1h: .* holds 5m bars"):
+        load_study_data(tmp_path / "5m", "1h", None, STANDARD)
+
+
+def test_multi_timeframe_takes_the_data_sets_side_by_side(market, tmp_path):
+    plan = SplitPlan("multi-timeframe", 3, 2)
+    save_dataset(market, tmp_path / "5m")
+    with pytest.raises(StudyError, match="fewer than two"):
+        load_study_data(tmp_path / "5m", None, None, plan)
+    save_dataset(synthetic_dataset("1h", 3000, ("BTC", "ETH", "LTC")), tmp_path / "1h")
+    data = load_study_data(tmp_path / "5m", None, ["BTC"], plan)
+    assert [d.timeframe for d in data] == ["5m", "1h"]
+    assert {d.dataset.tickers for d in data} == {("BTC",)}
+    assert set(identity(data, plan)["data_sha256"]) == {"5m", "1h"}
+
+
+def test_rolling_folds_train_before_their_test(market):
+    data = fold_data(market, SplitPlan("rolling", 3, 2))
+    assert len(data.folds) == 3
+    for fold in data.folds:
+        assert max(b for _, b in (*fold.fit, *fold.validation)) <= fold.test[0][0] - data.purge_bars
+
+
+def test_a_missing_folder_says_how_to_build_one(tmp_path):
+    with pytest.raises(DatasetError, match=r"scripts/data/build_dataset\.py"):
+        load_study_data(tmp_path / "none", None, None, STANDARD)
+
+
+@pytest.mark.parametrize(("paths", "k", "flag"), [(0, 1, "--num-paths"), (3, 0, "--k-test"), (3, 4, "--k-test")])
+def test_impossible_designs_are_refused_by_their_flag(paths, k, flag):
+    with pytest.raises(StudyError, match=flag):
+        SplitPlan("standard", paths, k)
+
+
+def test_too_little_data_is_refused_before_any_trial(market):
+    with pytest.raises(SplitError, match="no training segment"):
+        fold_data(market, SplitPlan("standard", 20, 15))
+
+
+def test_the_longest_episode_fits_every_folds_training_data(folded):
+    for fold in folded.folds:
+        longest = max(b - a for a, b in fold.fit)
+        assert folded.longest_episode_bars <= longest - MAX_LOOKBACK

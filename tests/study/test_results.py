@@ -1,0 +1,60 @@
+"""Files of a study."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from train.study.data import StudyError
+from train.study.results import read_equity, study_folder, write_equity, write_file, write_json
+
+
+def record(first: int, n: int) -> SimpleNamespace:
+    bars = np.arange(first, first + n + 1)
+    return SimpleNamespace(
+        segment=(first, first + n + 1),
+        bars=bars,
+        equity=bars * 2.0,
+        benchmark_equity=bars * 3.0,
+        exposure=bars * 0.0,
+        turnover=np.full(n, 5.0),
+        fees=np.full(n, 0.1),
+        trades=np.full(n, 2),
+    )
+
+
+def test_equity_files_hold_every_bar_of_every_segment(tmp_path):
+    write_equity(tmp_path / "equity.npz", [record(0, 2), record(10, 1)], np.arange(100) * 300)
+    curves = read_equity(tmp_path / "equity.npz")
+    assert curves["bar"].tolist() == [0, 1, 2, 10, 11]
+    assert curves["segment"].tolist() == [0, 0, 0, 1, 1]
+    assert curves["time_s"].tolist() == [0, 300, 600, 3000, 3300]
+    assert curves["turnover"].tolist() == [0, 5, 5, 0, 5]
+    assert curves["trades"].tolist() == [0, 2, 2, 0, 2]
+
+
+def test_two_studies_of_one_name_never_share_a_folder(tmp_path):
+    first = study_folder(tmp_path, "s", "a" * 32)
+    assert study_folder(tmp_path, "s", "a" * 32) == first
+    other = study_folder(tmp_path, "s", "b" * 32)
+    assert other.name == "s-bbbbbbbb"
+    assert study_folder(tmp_path, "s", "b" * 32) == other
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    for name in ("s", "s-aaaaaaaa"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.txt").write_text("x")
+    with pytest.raises(StudyError, match="another study"):
+        study_folder(tmp_path, "s", "a" * 32)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    write_json(tmp_path / "a.json", {"x": np.float64(1.5), "n": np.int64(2)})
+    with pytest.raises(TypeError):
+        write_file(tmp_path / "a.json", "text, not bytes")
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1.5, "n": 2}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]

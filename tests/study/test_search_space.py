@@ -1,0 +1,121 @@
+"""The table of searched settings: complete, consistent, and with orders that fill."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from environment_Alpaca import CryptoEnvAlpaca
+from environment_Alpaca_vectorized import EnvParams
+from train.config import TrainConfig
+from train.study.search_space import (
+    FIXED_ENV,
+    FIXED_TRAIN,
+    MAX_LOOKBACK,
+    SEARCH_SPACE,
+    build_space,
+    expected_env_steps,
+    resolve,
+    sample,
+)
+
+MADE_OF_OTHERS = {"net_width", "net_depth", "rollout_samples"}
+N_SETTINGS = 12
+
+
+def random_settings(use_best_ranges: bool) -> list[dict]:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=3))
+    space = build_space(use_best_ranges, longest_episode_bars=1000)
+    return [sample(space, study.ask()) for _ in range(N_SETTINGS)]
+
+
+def test_names_are_unique_and_no_setting_is_both_searched_and_fixed():
+    names = [s.name for s in SEARCH_SPACE]
+    assert len(names) == len(set(names))
+    assert not set(names) & (set(FIXED_TRAIN) | set(FIXED_ENV))
+
+
+@pytest.mark.parametrize("setting", SEARCH_SPACE, ids=lambda s: s.name)
+def test_the_best_range_lies_inside_the_broad_one_and_is_a_range(setting):
+    broad, best = setting.broad, setting.best
+    assert type(broad) is type(best)
+    assert not broad.single()
+    assert not best.single()
+    if isinstance(broad, CategoricalDistribution):
+        assert set(best.choices) <= set(broad.choices)
+    else:
+        assert isinstance(broad, FloatDistribution | IntDistribution)
+        assert broad.low <= best.low < best.high <= broad.high
+        assert broad.log == best.log
+
+
+def test_every_setting_is_a_field_of_what_reads_it():
+    for setting in SEARCH_SPACE:
+        if setting.target == "env":
+            assert setting.name in {f.name for f in fields(EnvParams)}
+        elif setting.name not in MADE_OF_OTHERS:
+            assert setting.name in {f.name for f in fields(TrainConfig)}
+
+
+@pytest.mark.parametrize("use_best_ranges", [False, True])
+@pytest.mark.parametrize("n_envs", [1, 12, 64])
+def test_every_sample_resolves_to_settings_that_the_trainer_and_the_simulator_accept(use_best_ranges, n_envs):
+    for values in random_settings(use_best_ranges):
+        settings = resolve(values, n_envs, seed=1, gpu_id=-1)
+        config = TrainConfig(**settings.train)
+        assert EnvParams.from_mapping(settings.env).lookback <= MAX_LOOKBACK
+        # Whatever n_envs is, an update sees the sampled number of samples, to a rollout step.
+        assert values["rollout_samples"] - n_envs < config.horizon_len * n_envs <= values["rollout_samples"]
+        assert config.net_dims == (values["net_width"],) * values["net_depth"]
+
+
+def test_a_small_budget_still_gets_several_updates():
+    values = random_settings(False)[0] | {"total_env_steps": 1000}
+    settings = resolve(values, 12, seed=1, gpu_id=-1)
+    assert settings.train["horizon_len"] * 12 <= 250
+
+
+def test_what_is_given_on_the_command_line_is_not_sampled():
+    space = build_space(given={"total_env_steps": 500, "episode_bars": 64})
+    values = sample(space, optuna.create_study().ask())
+    assert values["total_env_steps"] == 500
+    assert values["episode_bars"] == 64
+    assert "total_env_steps" not in space.ranges
+    assert expected_env_steps(space) == 500
+
+
+def test_spaces_of_other_ranges_are_told_apart():
+    texts = [
+        str(build_space(*arguments).to_json())
+        for arguments in ((False, 900), (True, 900), (False, 800), (False, 900, ("5m", "1h")))
+    ]
+    assert len(set(texts)) == 4
+    assert str(build_space(False, 900).to_json()) == texts[0]
+
+
+def test_episode_windows_never_exceed_what_the_data_holds():
+    for longest in (20, 100, 1000, 10**6):
+        range_ = build_space(longest_episode_bars=longest).ranges["episode_bars"]
+        assert 16 <= range_.low <= range_.high <= max(longest, 16)
+
+
+def test_orders_of_the_default_space_fill(market):
+    """Random actions on the sample market, scalar environment: most orders must trade.
+
+    A buy needs cash and a sell a position, so not every order can fill; none did in the range this space replaces.
+    """
+    rng = np.random.default_rng(0)
+    shares = []
+    for values in random_settings(False) + random_settings(True):
+        by_order_only = resolve(values, 1, 0, -1).env | {"trailing_stop_pct": 0.0, "stale_bars": 0}
+        env = CryptoEnvAlpaca(market.env_config(), by_order_only, start="first")
+        env.reset()
+        n_steps = 200
+        trades = sum(env.step(rng.uniform(-1, 1, 3).astype(np.float32))[3]["trades"] for _ in range(n_steps))
+        shares.append(trades / (n_steps * 3))
+    assert min(shares) > 0.5
+    assert np.mean(shares) > 0.75

@@ -1,0 +1,199 @@
+"""What the trials of a study share: the data sets, cut into folds, the same for every trial.
+
+A fold is a split with a validation slice: fit bars, validation bars (choose the checkpoint), test bars (score). The
+distances use the largest lookback of the search space, so the bars of a fold do not depend on a trial's settings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from market.dataset import Dataset, load_dataset, make_dataset
+from market.errors import BarsError
+from market.names import match_symbols, timeframe_name
+from train.study.search_space import LEAST_EPISODE_BARS, MAX_LOOKBACK
+from train.validation.splits import (
+    Segments,
+    Split,
+    bars_in,
+    combinatorial_purged_splits,
+    rolling_splits,
+    validation_cut,
+    with_warmup,
+)
+
+TIMEFRAMES = ("5m", "15m", "30m", "1h", "4h", "12h", "1d")
+MODES = ("standard", "multi-timeframe", "rolling")
+ROLLING_TRAIN_GROUPS = 2  # length of a walk-forward training window, in test blocks
+FILL_DELAY_BARS = 1  # an order decided on bar t is filled on bar t + 1
+EMBARGO_FRACTION = 0.01  # of all bars (Lopez de Prado 2018, section 7.4.2)
+VALIDATION_FRACTION = 0.15  # of every training segment
+LEAST_TRADED_BARS = 64  # of a validation slice, and of all test blocks of a fold together
+
+
+class StudyError(ValueError):
+    """A study that cannot run as asked; one line that names the flag or file and says what to do."""
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """How the data is divided; part of a study's identity."""
+
+    mode: str  # one of MODES
+    num_paths: int
+    k_test_groups: int
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that divide nothing."""
+        if self.num_paths < 1:
+            raise StudyError(f"--num-paths must be at least 1; received {self.num_paths}")
+        if self.mode != "rolling" and not 1 <= self.k_test_groups <= self.num_paths:
+            raise StudyError(
+                f"--k-test-groups must be between 1 and --num-paths ({self.num_paths}), because the data is cut into "
+                f"num_paths + 1 groups and one must train; received {self.k_test_groups}"
+            )
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One split of one data set, ready to train on. Blocks are bars of the data set."""
+
+    index: int
+    fit: Segments
+    validation: Segments  # may be empty when the data is short
+    test: Segments
+    test_groups: tuple[int, ...]  # of each test block
+
+
+@dataclass(frozen=True)
+class FoldedData:
+    """A data set and its folds."""
+
+    timeframe: str
+    dataset: Dataset
+    folds: tuple[Fold, ...]
+    purge_bars: int
+    embargo_bars: int
+
+    @property
+    def longest_episode_bars(self) -> int:
+        """Steps in the longest window that every fold's training data holds."""
+        longest = min(max(last - first for first, last in fold.fit) for fold in self.folds)
+        return longest - MAX_LOOKBACK
+
+
+def load_study_data(
+    data_dir: Path, timeframe: str | None, tickers: Sequence[str] | None, plan: SplitPlan
+) -> tuple[FoldedData, ...]:
+    """The data sets a study uses: one, or in multi-timeframe mode every timeframe beside it.
+
+    Args:
+        data_dir: a data set, or a folder of data sets named by their timeframes.
+        timeframe: of the data set to use; None takes the data set's own.
+        tickers: coins to keep, in this order; None keeps all.
+        plan: how to divide each.
+
+    Raises:
+        StudyError, DatasetError, SplitError: one line that says what is wrong and what to do.
+    """
+    folder = _dataset_folder(data_dir, timeframe)
+    folders = _siblings(folder) if plan.mode == "multi-timeframe" else (folder,)
+    datasets = [load_dataset(f) for f in folders]
+    own = timeframe_name(datasets[folders.index(folder)].bar_seconds)
+    if timeframe not in (None, own):
+        raise StudyError(
+            f"--timeframe {timeframe}: {folder} holds {own} bars; pass --timeframe {own} or another folder"
+        )
+    return tuple(fold_data(select_tickers(dataset, tickers), plan) for dataset in datasets)
+
+
+def fold_data(dataset: Dataset, plan: SplitPlan) -> FoldedData:
+    """Divide a data set and cut the validation slices."""
+    purge = MAX_LOOKBACK + int(dataset.quality.get("warmup_bars", 0)) + FILL_DELAY_BARS
+    embargo = math.ceil(EMBARGO_FRACTION * bars_in(dataset.segments))
+    min_train = MAX_LOOKBACK + LEAST_EPISODE_BARS
+    if plan.mode == "rolling":
+        splits = rolling_splits(dataset.segments, plan.num_paths, ROLLING_TRAIN_GROUPS, purge, embargo, min_train)
+    else:
+        groups = plan.num_paths + 1
+        splits = combinatorial_purged_splits(dataset.segments, groups, plan.k_test_groups, purge, embargo, min_train)
+    folds = tuple(_fold(i, split, dataset, purge, min_train) for i, split in enumerate(splits))
+    return FoldedData(timeframe_name(dataset.bar_seconds), dataset, folds, purge, embargo)
+
+
+def select_tickers(dataset: Dataset, tickers: Sequence[str] | None) -> Dataset:
+    """The data set with only these coins' columns, in this order, under a hash of its own."""
+    if tickers is None:
+        return dataset
+    try:
+        names = match_symbols(tickers, dataset.tickers)
+    except BarsError as error:
+        raise StudyError(f"--tickers: {error}") from error
+    if names == dataset.tickers:
+        return dataset
+    columns = [dataset.tickers.index(name) for name in names]
+    features = [
+        i for name in names for i, feature in enumerate(dataset.feature_names) if feature.startswith(f"{name}:")
+    ]
+    return make_dataset(
+        price=dataset.price[:, columns],
+        tech=dataset.tech[:, features],
+        time=dataset.time,
+        tickers=names,
+        feature_names=[dataset.feature_names[i] for i in features],
+        bar_seconds=dataset.bar_seconds,
+        segments=dataset.segments,
+        source=dataset.source,
+        synthetic=dataset.synthetic,
+        quality=dataset.quality,
+    )
+
+
+def identity(data: Sequence[FoldedData], plan: SplitPlan) -> dict[str, Any]:
+    """What makes results comparable: the bars by hash and their division. Plain JSON values."""
+    return {
+        "data_sha256": {d.timeframe: d.dataset.sha256 for d in data},
+        "splits": {"mode": plan.mode, "num_paths": plan.num_paths, "k_test_groups": plan.k_test_groups}
+        | {d.timeframe: {"purge_bars": d.purge_bars, "embargo_bars": d.embargo_bars} for d in data},
+    }
+
+
+def _fold(index: int, split: Split, dataset: Dataset, purge_bars: int, min_fit_bars: int) -> Fold:
+    # The slice's own warm-up is taken from the purged bars before it.
+    fit, validation = validation_cut(split.train, VALIDATION_FRACTION, purge_bars, min_fit_bars, LEAST_TRADED_BARS)
+    traded = bars_in(with_warmup(split.test, dataset.segments, 1, MAX_LOOKBACK))
+    if traded < LEAST_TRADED_BARS:
+        raise StudyError(
+            f"test block {index} has {traded} bars that can be traded and at least {LEAST_TRADED_BARS} are needed; "
+            f"the data has {bars_in(dataset.segments)} bars. Give more data, or a smaller --num-paths"
+        )
+    return Fold(index, fit, validation, split.test, split.test_groups)
+
+
+def _dataset_folder(data_dir: Path, timeframe: str | None) -> Path:
+    """The data set meant by --data-dir: the folder itself, or the one of that timeframe (else the shortest) inside."""
+    inside = [name for name in TIMEFRAMES if (data_dir / name / "manifest.json").exists()]
+    if (data_dir / "manifest.json").exists() or not inside:
+        return data_dir
+    if timeframe is not None and timeframe not in inside:
+        raise StudyError(f"--timeframe {timeframe}: {data_dir} holds {', '.join(inside)} only")
+    return data_dir / (timeframe or inside[0])
+
+
+def _siblings(folder: Path) -> tuple[Path, ...]:
+    """Data sets of other timeframes beside this one, itself included, shortest bars first.
+
+    They are real data sets built from bars, not resampled here: features cannot be made from closing prices alone.
+    """
+    found = [folder.parent / name for name in TIMEFRAMES if (folder.parent / name / "manifest.json").exists()]
+    if folder not in found or len(found) < 2:
+        names = ", ".join(str(f) for f in found) or "none"
+        raise StudyError(
+            f"--mode multi-timeframe searches over the data sets {folder.parent}/<timeframe>, and fewer than two are "
+            f"there ({names}); build more, as scripts/data/build_dataset.py --timeframe 1h --out {folder.parent / '1h'}"
+        )
+    return tuple(found)

@@ -1,0 +1,103 @@
+"""A picture of a study: best value so far, the splits of every trial, and the best trial's account on its test bars."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import optuna
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from optuna.trial import FrozenTrial, TrialState
+
+from train.study.progress import best_trial
+from train.study.results import read_equity, split_folder, write_file
+
+AGENT, BENCHMARK, FAINT = "#1f5fa8", "#c2571a", "#9a9a9a"
+SIZE_INCHES, DOTS_PER_INCH = (11.0, 9.0), 110
+CURVE_POINTS = 2000  # drawn per curve
+
+
+def plot_study(study: optuna.Study, folder: Path, out: Path) -> Path:
+    """Draw the study's picture as PNG; returns `out`.
+
+    Args:
+        study: with at least one completed trial.
+        folder: the study's results.
+        out: file to write.
+
+    Raises:
+        ValueError: no trial completed.
+    """
+    best = best_trial(study)
+    if best is None:
+        raise ValueError(f"study {study.study_name} has no completed trial to draw")
+    figure = Figure(figsize=SIZE_INCHES, dpi=DOTS_PER_INCH, layout="constrained")
+    FigureCanvasAgg(figure)
+    values_axes, splits_axes, equity_axes = figure.subplot_mosaic([["values", "splits"], ["equity", "equity"]]).values()
+    _draw_values(values_axes, study)
+    _draw_splits(splits_axes, study, best)
+    _draw_equity(equity_axes, best, folder)
+    labels = "\n".join(study.user_attrs.get("data", []))
+    figure.suptitle(f"{study.study_name}: best value {best.value:+.3f} (trial {best.number})\n{labels}", fontsize=10)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    write_file(out, buffer.getvalue())
+    return out
+
+
+def _draw_values(axes: Axes, study: optuna.Study) -> None:
+    """Value of each completed trial and the best so far."""
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    numbers, values = [t.number for t in done], np.array([t.value for t in done], dtype=np.float64)
+    axes.plot(numbers, values, "o", color=FAINT, markersize=4, label="trial")
+    axes.step(numbers, np.maximum.accumulate(values), where="post", color=AGENT, label="best so far")
+    axes.set(title="Objective", xlabel="trial", ylabel="mean excess Sharpe - 0.1 std")
+    axes.legend(frameon=False)
+    _tidy(axes)
+
+
+def _draw_splits(axes: Axes, study: optuna.Study, best: FrozenTrial) -> None:
+    """Excess Sharpe of every split of every completed trial, the best trial's in colour."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        axes.plot(*_steps(trial), "o", color=FAINT, markersize=3, alpha=0.6)
+    axes.plot(*_steps(best), "o", color=AGENT, label=f"trial {best.number}")
+    axes.axhline(0.0, color="black", linewidth=0.8)
+    axes.set(title="Splits: Sharpe minus equal weight's", xlabel="split", ylabel="per year")
+    axes.set_xticks(sorted(best.intermediate_values))
+    axes.legend(frameon=False)
+    _tidy(axes)
+
+
+def _steps(trial: FrozenTrial) -> tuple[list[int], list[float]]:
+    steps = sorted(trial.intermediate_values)
+    return steps, [trial.intermediate_values[step] for step in steps]
+
+
+def _draw_equity(axes: Axes, best: FrozenTrial, folder: Path) -> None:
+    """The best trial's account and the equal-weight portfolio on every test block, each block starting at 1."""
+    axes.axhline(1.0, color="black", linewidth=0.8)
+    for fold in sorted(best.intermediate_values):
+        path = split_folder(folder, best.number, fold) / "equity.npz"
+        if not path.is_file():
+            continue
+        curves = read_equity(path)
+        for segment in np.unique(curves["segment"]):
+            rows = np.flatnonzero(curves["segment"] == segment)
+            rows = rows[:: max(len(rows) // CURVE_POINTS, 1)]
+            time = curves["time_s"][rows].astype("datetime64[s]")
+            start = curves["equity"][rows[0]]
+            axes.plot(time, curves["equity"][rows] / start, color=AGENT, linewidth=0.9)
+            axes.plot(time, curves["benchmark_equity"][rows] / start, color=BENCHMARK, linewidth=0.9, alpha=0.5)
+    axes.set(title=f"Trial {best.number} on its test blocks, each starting at 1", ylabel="equity")
+    axes.plot([], [], color=AGENT, label="agent")
+    axes.plot([], [], color=BENCHMARK, label="equal weight")
+    axes.legend(frameon=False)
+    _tidy(axes)
+
+
+def _tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)

@@ -1,0 +1,187 @@
+"""What a study says while it runs: plain log lines, and a progress bar only where a person watches a terminal."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from tqdm import tqdm
+
+from train.study.data import Fold, FoldedData
+from train.study.search_space import Resolved, Space, expected_env_steps
+from train.study.storage import FAILURE, n_finished
+from train.validation.splits import Segments, bars_in
+
+if TYPE_CHECKING:
+    from train.run import Progress
+    from train.study.split_run import SplitOutcome
+
+logger = logging.getLogger(__name__)
+
+
+class Reporter:
+    """Writes the log of one worker and keeps the time it needs.
+
+    Rates are measured over the splits this process finished.
+    """
+
+    def __init__(self, study: optuna.Study, space: Space, n_folds: int, target: int) -> None:
+        self._study, self._n_folds, self._target = study, n_folds, target
+        self._expected_env_steps = expected_env_steps(space)
+        self._wall_s = 0.0
+        self._env_steps = 0
+        self._trial_started_s = 0.0
+
+    def trial_started(self, number: int, values: Mapping[str, Any]) -> None:
+        """Name the settings of the trial that begins."""
+        self._trial_started_s = time.monotonic()
+        logger.info("trial %d: %s", number, ", ".join(f"{name}={shown(value)}" for name, value in values.items()))
+
+    def split_finished(self, number: int, outcome: SplitOutcome) -> None:
+        """Log a split's figures; after the first one, how long the study will take."""
+        logger.info("trial %d split %d: %s", number, outcome.fold, outcome_text(outcome))
+        is_first = self._env_steps == 0
+        self._wall_s += outcome.wall_s
+        self._env_steps += outcome.env_steps
+        if is_first:
+            logger.info("ETA: %s", self.eta_text())
+
+    def trial_finished(self, trial: FrozenTrial) -> None:
+        """Log how the trial ended, the best one, and what is left."""
+        logger.info("trial %d: %s, %s", trial.number, ending_text(trial), duration_text(self._trial_s()))
+        left = f"{n_finished(self._study)} of {self._target} trials finished"
+        eta = f", ETA {self.eta_text()}" if self._env_steps and n_finished(self._study) < self._target else ""
+        logger.info("%s; %s%s", best_text(self._study), left, eta)
+
+    def eta_text(self) -> str:
+        """How long the trials that are left take at the pace so far."""
+        left = max(self._target - n_finished(self._study), 0)
+        split_s = self._expected_env_steps * self._wall_s / max(self._env_steps, 1)
+        total_s = left * self._n_folds * split_s
+        return (
+            f"{duration_text(total_s)} for {left} trials of {self._n_folds} splits, {split_s:.1f} s an average split; "
+            "pruning shortens it"
+        )
+
+    @contextmanager
+    def progress_bar(self, number: int, settings: Resolved, fold: Fold) -> Iterator[Callable[[Progress], None] | None]:
+        """A bar of environment steps when standard error is a terminal; otherwise nothing."""
+        if not sys.stderr.isatty():
+            yield None
+            return
+        total = settings.train["total_env_steps"]
+        title = f"trial {number} split {fold.index}"
+        with tqdm(total=total, unit="step", unit_scale=True, desc=title, leave=False) as bar:
+
+            def advance(progress: Progress) -> None:
+                bar.update(min(progress.env_steps, total) - bar.n)
+
+            yield advance
+
+    def _trial_s(self) -> float:
+        return time.monotonic() - self._trial_started_s
+
+
+def log_data(data: Sequence[FoldedData]) -> None:
+    """Shape, dates and origin of each data set, and how it is divided."""
+    for d in data:
+        set_ = d.dataset
+        logger.info("data: %s", set_.label)
+        logger.info(
+            "data: price %s, features %s, tickers %s, sha256 %s",
+            set_.price.shape, set_.tech.shape, ",".join(set_.tickers), set_.sha256[:16],
+        )  # fmt: skip
+        if set_.synthetic:
+            logger.warning("data: SYNTHETIC, a generated market: results say nothing about real coins")
+        logger.info("splits: %d of %s, purge %d bars on both sides of a test block, embargo %d bars after it",
+                    len(d.folds), d.timeframe, d.purge_bars, d.embargo_bars)  # fmt: skip
+        for fold in d.folds:
+            logger.info("split %d: fit %s | validation %s | test %s", fold.index, span_text(fold.fit, d),
+                        span_text(fold.validation, d), span_text(fold.test, d))  # fmt: skip
+
+
+def span_text(blocks: Segments, data: FoldedData) -> str:
+    """`34000 bars, 2024-01-01..2024-02-03 + 2024-05-01..2024-06-07`."""
+    time_s = data.dataset.time
+    dates = [f"{_date(time_s[first])}..{_date(time_s[last - 1])}" for first, last in blocks]
+    return f"{bars_in(blocks)} bars" + (", " + " + ".join(dates) if dates else "")
+
+
+def outcome_text(outcome: SplitOutcome) -> str:
+    """A split's figures in one line."""
+    agent, other = outcome.agent, outcome.equal_weight
+    parts = (
+        f"Sharpe {agent.sharpe:.2f}, equal weight {other.sharpe:.2f}, excess {outcome.excess_sharpe:+.2f}",
+        f"return {agent.total_return:+.2%}, equal weight {other.total_return:+.2%}, drawdown {agent.max_drawdown:.1%}",
+        f"turnover {agent.turnover:.1f} x equity, fees {agent.fees:.2%} of equity, {agent.trades} trades",
+        f"explore {outcome.explore_steps_per_s:,.0f} env-steps/s, update {outcome.update_samples_per_s:,.0f} samples/s",
+        f"{outcome.wall_s:.1f} s",
+    )
+    return " | ".join(parts)
+
+
+def ending_text(trial: FrozenTrial) -> str:
+    """How a trial ended."""
+    if trial.state == TrialState.COMPLETE:
+        return f"value {trial.value:+.4f}"
+    if trial.state == TrialState.PRUNED:
+        return f"pruned, {trial.user_attrs.get('pruned', 'no reason given')}"
+    return f"FAILED, {trial.user_attrs.get(FAILURE, 'no reason given')}"
+
+
+def best_text(study: optuna.Study) -> str:
+    """The best trial so far."""
+    best = best_trial(study)
+    return "best: none yet" if best is None else f"best: {best.value:+.4f} (trial {best.number})"
+
+
+def best_trial(study: optuna.Study) -> FrozenTrial | None:
+    """The completed trial with the largest finite value, None without one."""
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    scored = [t for t in done if t.value is not None and math.isfinite(t.value)]
+    return max(scored, key=lambda t: t.value or 0.0, default=None)
+
+
+def summary_lines(study: optuna.Study) -> list[str]:
+    """The final table: counts, the best value and its settings."""
+    counts = {state.name.lower(): 0 for state in TrialState}
+    for trial in study.get_trials(deepcopy=False):
+        counts[trial.state.name.lower()] += 1
+    lines = [f"study {study.study_name}: " + ", ".join(f"{n} {name}" for name, n in counts.items() if n)]
+    lines += [f"data: {label}" for label in study.user_attrs.get("data", [])]
+    best = best_trial(study)
+    if best is None:
+        return [*lines, "no trial completed, so there is no best one"]
+    lines.append(f"best value {best.value:+.4f}, trial {best.number}; splits: {splits_text(best)}")
+    width = max(len(name) for name in best.params)
+    return lines + [f"  {name:<{width}}  {shown(value)}" for name, value in best.params.items()]
+
+
+def splits_text(trial: FrozenTrial) -> str:
+    """Excess Sharpe of each split."""
+    return " ".join(f"{value:+.2f}" for _, value in sorted(trial.intermediate_values.items()))
+
+
+def duration_text(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 05 min`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def shown(value: Any) -> str:
+    """A setting as a short text."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _date(time_s: Any) -> str:
+    return datetime.fromtimestamp(int(time_s), tz=UTC).strftime("%Y-%m-%d")

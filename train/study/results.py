@@ -1,0 +1,109 @@
+"""What is kept of every trial, in `<results>/<study>/trial_<n>/`.
+
+    settings.json                     resolved settings, seeds, folds, data hash, code version: enough to run it again
+    split_<k>/policy_best.safetensors  scored on the test blocks; chosen on the validation slice
+    split_<k>/policy_last.safetensors
+    split_<k>/equity.npz              the account and the equal-weight portfolio on every test bar
+    split_<k>/result.json             the figures of both
+
+Every file is whole or not there.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from market.files import sync_file, sync_folder
+from train.evaluator import EpisodeRecord
+from train.study.data import StudyError
+
+OWNER_FILE = "study.json"
+
+
+def study_folder(results: Path, name: str, study_uuid: str) -> Path:
+    """The study's own folder, made on first use.
+
+    A folder left by another study of that name (its database was moved, say) is never written to: the new one gets the
+    beginning of its own id behind the name.
+    """
+    owner = json.dumps({"study": name, "uuid": study_uuid}) + "\n"
+    for folder in (results / name, results / f"{name}-{study_uuid[:8]}"):
+        if not folder.exists() or not any(folder.iterdir()):
+            write_file(folder / OWNER_FILE, owner.encode())
+            return folder
+        if (folder / OWNER_FILE).is_file() and (folder / OWNER_FILE).read_text() == owner:
+            return folder
+    raise StudyError(f"{results / name}: holds results of another study; move it away")
+
+
+def trial_folder(study_folder: Path, trial_number: int) -> Path:
+    """`<study>/trial_<n>`."""
+    return study_folder / f"trial_{trial_number}"
+
+
+def split_folder(study_folder: Path, trial_number: int, fold: int) -> Path:
+    """`<study>/trial_<n>/split_<k>`."""
+    return trial_folder(study_folder, trial_number) / f"split_{fold}"
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write plain values, whole or not at all."""
+    write_file(path, (json.dumps(content, indent=1, default=_plain) + "\n").encode())
+
+
+def write_equity(path: Path, records: Sequence[EpisodeRecord], time_s: np.ndarray) -> None:
+    """Write the segments one after the other.
+
+    Columns, all (M,): `segment` number, `bar` of the data set, `time_s` (UTC, bar close), `equity`, `benchmark_equity`,
+    `exposure`, and `turnover`, `fees`, `trades` of the step that led to the bar (0 on a segment's first).
+    """
+    columns = {
+        "segment": np.concatenate([np.full(len(r.bars), i) for i, r in enumerate(records)]),
+        "bar": np.concatenate([r.bars for r in records]),
+        "time_s": np.concatenate([time_s[r.bars] for r in records]),
+    }
+    for name in ("equity", "benchmark_equity", "exposure"):
+        columns[name] = np.concatenate([getattr(r, name) for r in records])
+    for name in ("turnover", "fees", "trades"):
+        columns[name] = np.concatenate([np.insert(getattr(r, name), 0, 0) for r in records])
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **columns)
+    write_file(path, buffer.getvalue())
+
+
+def read_equity(path: Path) -> dict[str, np.ndarray]:
+    """The columns of an equity file."""
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Temporary file in the same folder, flushed, renamed over `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            sync_file(file)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def _plain(value: object) -> Any:
+    """NumPy scalars and paths as JSON values; nan stays nan."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")

@@ -1,0 +1,160 @@
+"""From a request to an ended study: check everything, open the study, run trials, say what came of it."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shlex
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from sqlalchemy.engine import URL
+
+from train.provenance import code_version
+from train.study.data import FoldedData, SplitPlan, StudyError, identity, load_study_data
+from train.study.interruption import Interruption
+from train.study.objective import Objective, RunSettings
+from train.study.plot import plot_study
+from train.study.progress import Reporter, best_trial, log_data, summary_lines
+from train.study.results import study_folder
+from train.study.search_space import LEAST_EPISODE_BARS, Space, build_space
+from train.study.storage import experimental_allowed, n_finished, open_study
+from train.study.worker import Ending, Limits, run_worker
+
+logger = logging.getLogger(__name__)
+
+PRUNERS = ("wilcoxon", "none")
+# One-sided, over at most a dozen splits: 4 splits that are all worse than the best trial's have p = 1/16.
+PRUNING_P = 0.1
+LEAST_BREAK_STEP = 256
+
+
+@dataclass(frozen=True)
+class StudyRequest:
+    """What the command line asks for, checked as far as it can be without looking at any file."""
+
+    n_trials: int
+    study_name: str | None  # None: named by the timeframe
+    storage: URL
+    results_dir: Path
+    data_dir: Path
+    plan: SplitPlan
+    timeframe: str | None = None  # None: the data set's own
+    tickers: tuple[str, ...] | None = None
+    gpu_id: int = -1
+    n_envs: int = 1
+    break_step: int | None = None
+    episode_bars: int | None = None
+    use_best_ranges: bool = False
+    pruner: str = "wilcoxon"
+    seed: int = 0
+    timeout_s: float | None = None
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse values by the name of their flag."""
+        for flag, value, least in (
+            ("--n-trials", self.n_trials, 1),
+            ("--n-envs", self.n_envs, 1),
+            ("--break-step", self.break_step, LEAST_BREAK_STEP),
+            ("--episode-bars", self.episode_bars, LEAST_EPISODE_BARS),
+            ("--seed", self.seed, 0),
+            ("--gpu", self.gpu_id, -1),
+        ):
+            if value is not None and value < least:
+                raise StudyError(f"{flag} must be at least {least}; received {value}")
+        if self.timeout_s is not None and not self.timeout_s > 0:
+            raise StudyError(f"--timeout is in seconds and must be above 0; received {self.timeout_s}")
+        if self.study_name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", self.study_name):
+            raise StudyError(
+                f"--study-name {self.study_name!r} names a folder too: up to 100 letters, digits, _ - and ."
+            )
+        self._check_gpu()
+
+    def _check_gpu(self) -> None:
+        n_gpus = torch.cuda.device_count()
+        if self.gpu_id >= n_gpus:
+            seen = f"numbers 0 to {n_gpus - 1}" if n_gpus else "none"
+            raise StudyError(f"--gpu {self.gpu_id}: torch sees GPUs: {seen}; pass --gpu -1 for the CPU")
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Settings fixed on the command line, not sampled."""
+        given = {"total_env_steps": self.break_step, "episode_bars": self.episode_bars}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+def run_study(request: StudyRequest) -> int:
+    """Run or continue a study; returns the exit code.
+
+    0: the study has a completed trial and this run ended as it should; 1: none completed, or the same failure came
+    again and again; 128 + n: stopped by signal n.
+
+    Raises:
+        StudyError, DatasetError, SplitError: the request cannot be carried out; nothing was written.
+    """
+    data = load_study_data(request.data_dir, request.timeframe, request.tickers, request.plan)
+    space = make_space(request, data)
+    study = open_study(
+        request.storage,
+        request.study_name or f"cappuccino_{data[0].timeframe}",
+        identity(data, request.plan) | {"search space": space.to_json()},
+        must_exist=request.resume,
+        pruner=make_pruner(request.pruner),
+    )
+    folder = study_folder(request.results_dir, study.study_name, study.user_attrs["uuid"])
+    log_data(data)
+    logger.info("study %s: %d of %d trials finished, database %s, results in %s", study.study_name,
+                n_finished(study), request.n_trials, request.storage.render_as_string(), folder)  # fmt: skip
+    study.set_user_attr("data", [d.dataset.label for d in data])
+    study.set_user_attr("results", str(folder))
+    reporter = Reporter(study, space, len(data[0].folds), request.n_trials)
+    run = RunSettings(request.n_envs, request.seed, request.gpu_id, folder, code_version())
+    with Interruption() as interruption:
+        objective = Objective(space, data, run, reporter, interruption)
+        limits = Limits(request.n_trials, request.timeout_s)
+        ending = run_worker(study, objective, request.storage, limits, interruption)
+    return _conclude(study, ending, folder, request)
+
+
+def make_space(request: StudyRequest, data: tuple[FoldedData, ...]) -> Space:
+    """The search space that fits the data and the flags."""
+    longest = min(d.longest_episode_bars for d in data)
+    if request.episode_bars is not None and request.episode_bars > longest:
+        raise StudyError(
+            f"--episode-bars {request.episode_bars}: the shortest of the splits' longest training segments holds "
+            f"windows of {longest} bars; give fewer, or more data"
+        )
+    return build_space(request.use_best_ranges, longest, [d.timeframe for d in data], request.given)
+
+
+def make_pruner(name: str) -> optuna.pruners.BasePruner:
+    """`wilcoxon`: stop a trial whose splits are, pair by pair, worse than the best trial's; `none`: never."""
+    if name == "none":
+        return optuna.pruners.NopPruner()
+    with experimental_allowed():
+        return optuna.pruners.WilcoxonPruner(p_threshold=PRUNING_P, n_startup_steps=2)
+
+
+def _conclude(study: optuna.Study, ending: Ending, folder: Path, request: StudyRequest) -> int:
+    for line in summary_lines(study):
+        logger.info("%s", line)
+    best = best_trial(study)
+    if best is not None:
+        logger.info("picture: %s", plot_study(study, folder, folder / "study.png"))
+    if ending.signal_number is not None:
+        name = signal.Signals(ending.signal_number).name
+        logger.info("stopped by %s; the running trial is marked failed and queued again", name)
+        logger.info("to continue: %s", shlex.join(sys.orig_argv))
+        return 128 + ending.signal_number
+    if ending.repeated_failure is not None:
+        logger.error("stopped: trials fail again and again, the last with: %s", ending.repeated_failure)
+        return 1
+    if ending.timed_out:
+        logger.info("stopped by --timeout; the same command continues, up to %d trials", request.n_trials)
+    return 0 if best is not None else 1

@@ -1,0 +1,114 @@
+"""One split of one trial: train on fit bars, choose the checkpoint on validation bars, score on test bars."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from train.config import TrainConfig
+from train.evaluator import EpisodeRecord, evaluate_policy
+from train.run import Progress, train_policy
+from train.study.data import Fold, FoldedData
+from train.study.results import write_equity, write_json
+from train.study.search_space import MAX_LOOKBACK, Resolved
+from train.validation.metrics import Metrics, measure
+from train.validation.splits import Segments, with_warmup
+
+
+@dataclass(frozen=True)
+class SplitOutcome:
+    """What one split showed."""
+
+    fold: int
+    agent: Metrics
+    equal_weight: Metrics
+    env_steps: int
+    explore_steps_per_s: float  # environment steps
+    update_samples_per_s: float  # samples, each counted once an epoch
+    wall_s: float
+
+    @property
+    def excess_sharpe(self) -> float:
+        """The agent's annualised Sharpe minus the equal-weight portfolio's; nan where either is undefined."""
+        return self.agent.sharpe - self.equal_weight.sharpe
+
+
+def run_split(
+    settings: Resolved,
+    data: FoldedData,
+    fold: Fold,
+    out_dir: Path,
+    metadata: Mapping[str, Any],
+    on_progress: Callable[[Progress], None] | None = None,
+) -> SplitOutcome:
+    """Train and score; policies, curves and figures are written to `out_dir`."""
+    started = time.monotonic()
+    dataset, lookback = data.dataset, settings.env["lookback"]
+    config = TrainConfig(**settings.train)
+    result = train_policy(
+        config,
+        dataset.env_config(fold.fit),
+        settings.env,
+        out_dir,
+        validation_config=_traded_config(data, fold.validation, lookback),
+        metadata=dict(metadata),
+        on_progress=on_progress,
+    )
+    test_config = _traded_config(data, fold.test, lookback)
+    assert test_config is not None  # `fold_data` refuses folds without bars to test
+    records = evaluate_policy(result.best_policy, test_config, settings.env, gpu_id=config.gpu_id)
+    outcome = SplitOutcome(
+        fold=fold.index,
+        agent=agent_metrics(records, dataset.bars_per_year),
+        equal_weight=equal_weight_metrics(records, dataset.bars_per_year),
+        env_steps=result.env_steps,
+        explore_steps_per_s=result.explore_steps_per_s,
+        update_samples_per_s=result.update_samples_per_s,
+        wall_s=time.monotonic() - started,
+    )
+    write_equity(out_dir / "equity.npz", records, dataset.time)
+    write_json(out_dir / "result.json", outcome_json(outcome))
+    return outcome
+
+
+def agent_metrics(records: Sequence[EpisodeRecord], bars_per_year: float) -> Metrics:
+    """The account's figures over all test blocks."""
+    return measure(
+        [r.equity for r in records],
+        bars_per_year,
+        turnover_notional=[r.turnover for r in records],
+        fees_quote=[r.fees for r in records],
+        trades=[r.trades for r in records],
+    )
+
+
+def equal_weight_metrics(records: Sequence[EpisodeRecord], bars_per_year: float) -> Metrics:
+    """The equal-weight portfolio's figures on the same bars.
+
+    The environment values it after its entry fee from the first bar on. It starts from the same cash as the agent here,
+    so the fee it pays for its coins is part of its first return, as the agent's fees are of its own.
+    """
+    return measure([np.concatenate([r.equity[:1], r.benchmark_equity[1:]]) for r in records], bars_per_year)
+
+
+def outcome_json(outcome: SplitOutcome) -> dict[str, Any]:
+    """Plain values; what is undefined becomes null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: plain(item) for name, item in value.items()}
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return plain(asdict(outcome) | {"excess_sharpe": outcome.excess_sharpe})
+
+
+def _traded_config(data: FoldedData, blocks: Segments, lookback: int) -> dict[str, Any] | None:
+    """The environment's config for blocks that are traded from their first bar on; None when there are none."""
+    segments = with_warmup(blocks, data.dataset.segments, lookback, MAX_LOOKBACK)
+    return data.dataset.env_config(segments) if segments else None
