@@ -43,9 +43,9 @@ def save_policy(path: str | Path, policy: Policy, metadata: Mapping[str, Any] | 
     _check_weights(path, tensors)
     known = {**dict.fromkeys(METADATA_KEYS), **policy.metadata, **(metadata or {})}
     header = {"clip": policy.clip, "n_layers": len(policy.layers), "metadata": known}
-    header["weights_sha256"] = _digest(tensors)
-    text = json.dumps(header, sort_keys=True, default=_plain)
-    content = save(tensors, {"format": FORMAT, "format_version": str(FORMAT_VERSION), "header": text})
+    header |= {"format_version": FORMAT_VERSION, "weights_sha256": _digest(tensors)}
+    # One key only: safetensors writes several in an order of its own, and equal policies should be equal files.
+    content = save(tensors, {FORMAT: json.dumps(header, sort_keys=True, default=_plain)})
     write_atomically(path, content)
     return path
 
@@ -70,12 +70,11 @@ def load_policy(
     """
     path = Path(path)
     tags, tensors = _read(path)
-    if tags.get("format") != FORMAT:
-        raise PolicyFileError(f"{path} is not a policy of this repository: its header has no format {FORMAT!r}")
-    if tags.get("format_version") != str(FORMAT_VERSION):
-        version = tags.get("format_version")
-        raise PolicyFileError(f"{path} has policy format {version}; this code reads {FORMAT_VERSION}")
-    header = _header(path, tags)
+    if FORMAT not in tags:
+        raise PolicyFileError(f"{path} is not a policy of this repository: its header has no {FORMAT!r}")
+    header = _header(path, tags[FORMAT])
+    if header["format_version"] != FORMAT_VERSION:
+        raise PolicyFileError(f"{path} has policy format {header['format_version']}; this code reads {FORMAT_VERSION}")
     if _digest(tensors) != header["weights_sha256"]:
         raise PolicyFileError(f"{path} is damaged: its weights do not have the checksum in its header")
     _check_weights(path, tensors)
@@ -132,10 +131,10 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         raise PolicyFileError(f"{path} is not a whole safetensors file: {reason}") from error
 
 
-def _header(path: Path, tags: Mapping[str, str]) -> dict[str, Any]:
+def _header(path: Path, text: str) -> dict[str, Any]:
     try:
-        header = json.loads(tags["header"])
-        return {name: header[name] for name in ("clip", "n_layers", "weights_sha256", "metadata")}
+        header = json.loads(text)
+        return {name: header[name] for name in ("format_version", "clip", "n_layers", "weights_sha256", "metadata")}
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise PolicyFileError(f"{path} is damaged: its header cannot be read ({error})") from error
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from drl_agents.agents import AGENTS
-from drl_agents.policy_file import METADATA_KEYS, PolicyFileError, load_policy, save_policy
+from drl_agents.policy_file import FORMAT, METADATA_KEYS, PolicyFileError, load_policy, save_policy
 from tests.support.agent_args import make_agent
 from tests.support.toy_envs import ToyBatch
 
@@ -158,4 +158,4 @@ def test_a_failure_while_writing_leaves_the_old_file(stored, monkeypatch, moment
 def test_the_header_is_plain_json(stored):
     length = int.from_bytes(stored.read_bytes()[:8], "little")
     header = json.loads(stored.read_bytes()[8 : 8 + length])
-    assert json.loads(header["__metadata__"]["header"])["metadata"]["seed"] == 3
+    assert json.loads(header["__metadata__"][FORMAT])["metadata"]["seed"] == 3

@@ -1,0 +1,32 @@
+"""Settings are refused by name, with the value and what is expected."""
+
+import pytest
+
+from train.config import TrainConfig
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("agent", "dqn"), ("n_envs", 0), ("n_envs", True), ("n_envs", 2.0), ("total_env_steps", 0), ("net_dims", ()),
+        ("net_dims", (64, 0)), ("learning_rate", 0.0), ("learning_rate", float("nan")), ("lr_schedule", "cosine"),
+        ("gamma", 1.5), ("gae_lambda", -0.1), ("clip_range", 0.0), ("entropy_coef", -1.0), ("batch_size", 0),
+        ("target_kl", 0.0), ("episode_bars", 0), ("start", "last"), ("seed", -1), ("gpu_id", -2), ("cpu_threads", 0),
+        ("max_grad_norm", float("inf")), ("updates_per_sample", 0.0),
+    ],
+)  # fmt: skip
+def test_a_bad_value_is_named(name, value):
+    with pytest.raises(ValueError, match=name) as error:
+        TrainConfig(**{name: value})
+    assert "received" in str(error.value)
+
+
+def test_rollouts_spend_the_budget():
+    settings = TrainConfig(n_envs=4, horizon_len=32, total_env_steps=1000)
+    assert (settings.rollout_len, settings.n_updates) == (32, 8)      # 8 * 128 = 1024: the last rollout is finished
+    short = TrainConfig(n_envs=4, horizon_len=1000, total_env_steps=100)
+    assert (short.rollout_len, short.n_updates) == (25, 1)
+
+
+def test_net_dims_may_come_as_a_list():
+    assert TrainConfig(net_dims=[8, 8]).net_dims == (8, 8)

@@ -1,0 +1,65 @@
+"""Batched evaluation equals walking the scalar environment through each segment."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from environment_Alpaca import CryptoEnvAlpaca
+from tests.support.markets import params_of
+from tests.support.train_cases import small_market
+from train.evaluator import evaluate_policy, mean_growth
+
+SEGMENTS = [(0, 60), (60, 61), (70, 200), (200, 300)]
+
+
+def zigzag(state):
+    """Some deterministic policy: leans on what it sees."""
+    return torch.tanh(torch.stack((state.sum(1), state[:, -1] - state[:, 0]), dim=1))
+
+
+@pytest.mark.parametrize("rules", ["standard", "cappuccino", "finrl_crypto"])
+def test_records_equal_the_scalar_walk(rules, caplog):
+    params = params_of(rules)
+    with caplog.at_level(logging.WARNING):
+        records = evaluate_policy(zigzag, small_market(segments=SEGMENTS), params)
+    assert [r.segment for r in records] == [SEGMENTS[0], SEGMENTS[2], SEGMENTS[3]]
+    assert "60 to 61" in caplog.text
+    for record in records:
+        env = CryptoEnvAlpaca(small_market(segments=[record.segment]), params, start="first")
+        state, done = env.reset(), False
+        rows = [(env.time, env.total_asset, env.cash)]
+        steps = []
+        while not done:
+            state, _, done, info = env.step(zigzag(torch.as_tensor(state)[None])[0].numpy())
+            rows.append((env.time, env.total_asset, env.cash))
+            steps.append((info["turnover"], info["fees"], info["trades"], info["benchmark_equity"]))
+        bars, equity, cash = (np.array(column) for column in zip(*rows, strict=True))
+        turnover, fees, trades, benchmark = (np.array(column) for column in zip(*steps, strict=True))
+        assert np.array_equal(record.bars, bars)
+        for ours, theirs in (
+            (record.equity, equity), (record.turnover, turnover), (record.fees, fees), (record.trades, trades),
+            (record.benchmark_equity[1:], benchmark),
+        ):  # fmt: skip
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+        np.testing.assert_allclose(record.exposure, 1.0 - cash / equity, atol=1e-4)
+        assert record.exposure[0] == 0.0
+        assert record.trades.sum() > 0
+
+
+def test_a_policy_that_never_buys_keeps_its_cash():
+    (record,) = evaluate_policy(lambda state: -torch.ones(len(state), 2), small_market(), params_of("standard"))
+    assert np.all(record.equity == 10_000.0)
+    assert np.all(record.exposure == 0.0)
+    assert mean_growth([record]) == 0.0
+
+
+def test_fees_reach_the_environment():
+    market, params = small_market(), params_of("standard")
+
+    def growth(fee):
+        kwargs = {"buy_cost_pct": fee, "sell_cost_pct": fee}
+        return mean_growth(evaluate_policy(zigzag, market, params, env_kwargs=kwargs))
+
+    assert growth(0.0) > growth(0.01)

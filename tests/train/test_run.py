@@ -1,0 +1,138 @@
+"""The loop: what it spends, what it keeps, what it repeats."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from drl_agents.agents import AGENTS
+from drl_agents.policy_file import METADATA_KEYS, load_policy
+from environment_Alpaca import CryptoEnvAlpaca
+from tests.support.train_cases import ENV_PARAMS, small_market, small_settings
+from train.evaluator import evaluate_policy, mean_growth
+from train.run import TrainingDiverged, train_policy
+
+TRAIN, VALIDATION = [(0, 200)], [(200, 250), (250, 300)]
+
+
+def trained(out_dir, env_params=ENV_PARAMS, validation=True, **changes):
+    options = {name: changes.pop(name) for name in ("score", "on_progress", "metadata", "env_class") if name in changes}
+    validation_config = small_market(segments=VALIDATION) if validation else None
+    return train_policy(
+        small_settings(**changes), small_market(segments=TRAIN), env_params, out_dir,
+        validation_config=validation_config, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("n_envs", [1, 4])
+@pytest.mark.parametrize("agent", AGENTS)
+def test_the_same_seed_gives_the_same_bytes(agent, n_envs, tmp_path):
+    torch.manual_seed(0)
+    first = trained(tmp_path / "a", agent=agent, n_envs=n_envs, total_env_steps=256)
+    torch.manual_seed(1)
+    np.random.seed(1)
+    second = trained(tmp_path / "b", agent=agent, n_envs=n_envs, total_env_steps=256)
+    other = trained(tmp_path / "c", agent=agent, n_envs=n_envs, total_env_steps=256, seed=1)
+    a, b, c = (load_policy(result.last_policy) for result in (first, second, other))
+    for (weight, bias), (weight2, bias2) in zip(a.layers, b.layers, strict=True):
+        assert torch.equal(weight, weight2)
+        assert torch.equal(bias, bias2)
+    assert torch.equal(a.state_avg, b.state_avg)
+    assert not torch.equal(a.layers[0][0], c.layers[0][0])
+    assert first.last_policy.read_bytes() == second.last_policy.read_bytes()
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_the_budget_counts_all_environments(agent, tmp_path):
+    result = trained(tmp_path, agent=agent, n_envs=4, total_env_steps=500, warmup_env_steps=64)
+    warm_up = 0 if agent in ("ppo", "a2c") else 64
+    assert result.env_steps == 512 + warm_up
+    assert result.n_updates == 4
+    assert result.gradient_steps == (4 * 2 * 2 if not warm_up else 512 // 4)
+    assert result.history[-1].env_steps == result.env_steps
+    assert result.explore_steps_per_s > 0
+    assert result.update_samples_per_s > 0
+
+
+def test_the_best_policy_is_the_one_with_the_best_score(tmp_path):
+    scores = iter([1.0, 3.0, 2.0])
+    seen = []
+    result = trained(
+        tmp_path, total_env_steps=128 * 6, score=lambda records: next(scores), on_progress=seen.append
+    )
+    assert [p.validation_score for p in result.history] == [None, 1.0, None, 3.0, None, 2.0]
+    assert [p.is_best for p in result.history] == [False, True, False, True, False, False]
+    assert seen == list(result.history)
+    assert result.best_score == 3.0
+    best, last = load_policy(result.best_policy), load_policy(result.last_policy)
+    assert (best.metadata["env_steps"], last.metadata["env_steps"]) == (128 * 4, 128 * 6)
+    assert not torch.equal(best.layers[0][0], last.layers[0][0])
+
+
+def test_a_score_that_is_not_finite_is_never_best(tmp_path):
+    scores = iter([float("nan"), 1.0, float("inf")])
+    result = trained(tmp_path, total_env_steps=128 * 6, score=lambda records: next(scores))
+    assert [p.is_best for p in result.history] == [False, False, False, True, False, False]
+    nothing = trained(tmp_path / "n", score=lambda records: float("nan"))
+    assert nothing.best_policy.exists()
+    assert math.isnan(nothing.best_score)
+
+
+def test_without_validation_the_best_is_the_last(tmp_path):
+    result = trained(tmp_path, validation=False)
+    assert result.best_policy.read_bytes() == result.last_policy.read_bytes()
+
+
+def test_the_stored_policy_earns_the_reported_score(tmp_path):
+    result = trained(tmp_path)
+    records = evaluate_policy(result.best_policy, small_market(segments=VALIDATION), ENV_PARAMS)
+    assert mean_growth(records) == pytest.approx(result.best_score, abs=1e-9)
+
+
+def test_the_policy_file_says_what_it_was_trained_on(tmp_path):
+    metadata = load_policy(trained(tmp_path, metadata={"data_sha256": "ab", "synthetic": True}).last_policy).metadata
+    assert set(METADATA_KEYS) <= set(metadata)
+    assert metadata["tickers"] == ["BTC", "ETH"]
+    assert metadata["env_params"] == ENV_PARAMS
+    assert metadata["data_sha256"] == "ab"
+    assert metadata["settings"]["horizon_len"] == 32
+    assert [name for name, _ in metadata["observation_layout"]]
+    assert metadata["code_version"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_reward_that_is_not_finite_ends_the_run_with_its_cause(tmp_path, value):
+    class Broken(CryptoEnvAlpaca):
+        def step(self, action):
+            state, _, done, info = super().step(action)
+            return state, value, done, info
+
+    with pytest.raises(TrainingDiverged, match="mean reward"):
+        trained(tmp_path, n_envs=1, env_class=Broken)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exploding_update_ends_the_run_with_its_cause(tmp_path):
+    with pytest.raises((TrainingDiverged, ValueError), match="finite"):
+        trained(tmp_path, learning_rate=1e30, max_grad_norm=1e30)
+
+
+def test_constant_rewards_are_survived(tmp_path):
+    class Constant(CryptoEnvAlpaca):
+        def step(self, action):
+            state, _, done, info = super().step(action)
+            return state, 1.0, done, info
+
+    result = trained(tmp_path, n_envs=1, env_class=Constant)
+    assert load_policy(result.last_policy).state_dim > 0
+
+
+def test_an_exception_of_the_caller_ends_the_run(tmp_path):
+    def stop(progress):
+        if progress.n_updates == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, on_progress=stop)
+    assert load_policy(tmp_path / "policy_last.safetensors").metadata["env_steps"] == 256

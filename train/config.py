@@ -1,0 +1,144 @@
+"""Settings of one training run, checked once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+ON_POLICY, OFF_POLICY = ("ppo", "a2c"), ("sac", "td3", "ddpg")
+LR_SCHEDULES = ("constant", "linear")
+STARTS = (None, "first", "random", "stratified")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What a policy is trained with. Everything an environment is made of is in `env_params` instead.
+
+    Attributes:
+        agent: "ppo", "a2c", "sac", "td3" or "ddpg".
+        n_envs: environments stepped at once; 1 takes the scalar class.
+        total_env_steps: steps of all environments together; the last rollout is finished.
+        horizon_len: steps of each environment in a rollout.
+        net_dims: widths of the hidden layers.
+        learning_rate: Adam's step size.
+        lr_schedule: "constant", or "linear": falling to 0 over the budget.
+        gamma: discount per bar.
+        gae_lambda: of the advantages; on-policy.
+        clip_range: of the probability ratio; PPO.
+        entropy_coef: weight of the policy's entropy; on-policy.
+        value_coef: weight of the value loss in the joint gradient; on-policy.
+        max_grad_norm: bound on the gradient's norm.
+        n_epochs: passes over every sample of a rollout; on-policy. A2C proper is 1.
+        batch_size: samples per gradient step.
+        target_kl: an epoch whose mean divergence passes it is an update's last; None never stops. On-policy.
+        adam_eps: Adam's epsilon.
+        normalize_observations: by running mean and deviation, saved with the policy.
+        action_std_init_log: log of the first deviation of an action before its tanh; on-policy.
+        buffer_size: transitions remembered, over all environments; off-policy.
+        updates_per_sample: gradient steps per new sample; off-policy.
+        warmup_env_steps: uniformly random steps before learning; off-policy.
+        soft_update_tau: how far a target network moves per step; off-policy.
+        eval_every_updates: updates between two evaluations on validation bars.
+        episode_bars: steps of a training window; None runs to the end of its segment.
+        start: where windows begin: "random", "first", "stratified", or None for the rule set's own way.
+        seed: of weights, noise, minibatches and starts.
+        gpu_id: -1 is the CPU.
+        cpu_threads: of torch. The default is 1: more are faster only where idle cores are certain (docs in
+            `train.device`), and another number gives other rounding, so other bits.
+    """
+
+    agent: str = "ppo"
+    n_envs: int = 1
+    total_env_steps: int = 100_000
+    horizon_len: int = 128
+    net_dims: tuple[int, ...] = (128, 128)
+    learning_rate: float = 3e-4
+    lr_schedule: str = "constant"
+    gamma: float = 0.99
+    gae_lambda: float = 0.95
+    clip_range: float = 0.2
+    entropy_coef: float = 0.0
+    value_coef: float = 0.5
+    max_grad_norm: float = 0.5
+    n_epochs: int = 4
+    batch_size: int = 512
+    target_kl: float | None = None
+    adam_eps: float = 1e-5
+    normalize_observations: bool = True
+    action_std_init_log: float = -0.5
+    buffer_size: int = 200_000
+    updates_per_sample: float = 0.25
+    warmup_env_steps: int = 1_000
+    soft_update_tau: float = 5e-3
+    eval_every_updates: int = 10
+    episode_bars: int | None = None
+    start: str | None = "random"
+    seed: int = 0
+    gpu_id: int = -1
+    cpu_threads: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained with, naming the setting, the value and what is expected."""
+        object.__setattr__(self, "net_dims", tuple(self.net_dims))
+        _one_of("agent", self.agent, ON_POLICY + OFF_POLICY)
+        _one_of("lr_schedule", self.lr_schedule, LR_SCHEDULES)
+        _one_of("start", self.start, STARTS)
+        counts = ("n_envs", "total_env_steps", "horizon_len", "n_epochs", "batch_size", "buffer_size")
+        for name in (*counts, "eval_every_updates", "cpu_threads"):
+            _count(name, getattr(self, name), least=1)
+        _count("warmup_env_steps", self.warmup_env_steps, least=0)
+        _count("gpu_id", self.gpu_id, least=-1)
+        _count("seed", self.seed, least=0)
+        if self.episode_bars is not None:
+            _count("episode_bars", self.episode_bars, least=1)
+        if not self.net_dims:
+            raise ValueError("net_dims needs at least one hidden layer; received ()")
+        for width in self.net_dims:
+            _count("net_dims", width, least=1)
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        for name in ("learning_rate", "clip_range", "max_grad_norm", "adam_eps", "updates_per_sample"):
+            _number(name, getattr(self, name), above=0.0)
+        for name in ("gamma", "gae_lambda", "soft_update_tau"):
+            _number(name, getattr(self, name), least=0.0, most=1.0)
+        for name in ("entropy_coef", "value_coef"):
+            _number(name, getattr(self, name), least=0.0)
+        _number("action_std_init_log", self.action_std_init_log, least=-10.0, most=3.0)
+        if self.target_kl is not None:
+            _number("target_kl", self.target_kl, above=0.0)
+
+    @property
+    def is_off_policy(self) -> bool:
+        """Whether the agent learns from a replay memory."""
+        return self.agent in OFF_POLICY
+
+    @property
+    def rollout_len(self) -> int:
+        """Steps of each environment in a rollout: `horizon_len`, less where the whole budget is shorter."""
+        return min(self.horizon_len, math.ceil(self.total_env_steps / self.n_envs))
+
+    @property
+    def n_updates(self) -> int:
+        """Rollouts, and so updates, that spend the budget."""
+        return math.ceil(self.total_env_steps / (self.rollout_len * self.n_envs))
+
+
+def _one_of(name: str, value: object, known: tuple[object, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, known))}; received {value!r}")
+
+
+def _count(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}; received {value!r}")
+
+
+def _number(
+    name: str, value: float, *, above: float = -math.inf, least: float = -math.inf, most: float = math.inf
+) -> None:
+    """Bounds: above < value, least <= value <= most; finite."""
+    if not (math.isfinite(value) and value > above and least <= value <= most):
+        bounds = [f"above {above}"] * (above > -math.inf) + [f"at least {least}"] * (least > -math.inf)
+        bounds += [f"at most {most}"] * (most < math.inf)
+        raise ValueError(f"{name} must be a finite number {' and '.join(bounds)}; received {value!r}")

@@ -1,0 +1,52 @@
+"""Set-up of the compute device, once, before its first use.
+
+What is set, and why:
+
+* torch's CPU threads, to `TrainConfig.cpu_threads`, 1 by default. A 12-row forward pass is too small to share, and an
+  update of 128-wide networks gains a factor of 1.4 from a second idle core but loses a factor of 10 and more when that
+  core is taken (benchmarks/train_rates.py): the threads of torch's pool spin while they wait for one another. A study
+  fills further cores with workers instead. The number also fixes the order of sums, so it belongs to the seed.
+* float32 matrix products on NVIDIA GPUs in TF32: weights and activations of a policy need no 24-bit mantissa, and
+  tensor cores work at a multiple of the plain rate. Accounts are float64 elementwise and unaffected.
+  On AMD GPUs the same switch is accepted and used where the chip has such a mode.
+
+What is left out, and why:
+
+* MIOpen (find mode, cache): convolutions, recurrent layers and batch normalisation only; these networks have none.
+* hipBLASLt or cuBLASLt by preference: torch already takes them for `addmm` with a bias, the one product used here,
+  on chips that support it.
+* allocator options (expandable segments, split sizes): rollout storage is allocated once and minibatches have one
+  size, so there is nothing to fragment.
+* cuDNN autotuning: no convolutions.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+log = logging.getLogger(__name__)
+
+
+def prepare_device(gpu_id: int, cpu_threads: int = 1) -> torch.device:
+    """Set threads and matrix precision of this process and return the device.
+
+    Args:
+        gpu_id: index of the GPU, -1 for the CPU.
+        cpu_threads: torch's threads within one operation.
+
+    Raises:
+        ValueError: for a GPU that is not there.
+    """
+    if torch.get_num_threads() != cpu_threads:
+        torch.set_num_threads(cpu_threads)
+    if gpu_id < 0:
+        return torch.device("cpu")
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpu_id >= n_gpus:
+        raise ValueError(f"there is no GPU {gpu_id}: torch sees {n_gpus}; take -1 for the CPU")
+    torch.set_float32_matmul_precision("high")
+    device = torch.device(f"cuda:{gpu_id}")
+    log.info("Device: %s, %s", device, torch.cuda.get_device_name(device))
+    return device

@@ -1,0 +1,56 @@
+"""Builds environments, ours and the hosts'. The constructor's signature tells one account from a batch."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from environment_Alpaca import CryptoEnvAlpaca
+from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpacaOptimized
+
+log = logging.getLogger(__name__)
+
+# Options without meaning for a class that does not name them: it has no random starts and lives on the host.
+DROPPABLE = {"seed", "gpu_id", "device", "if_log", "as_numpy"}
+
+
+def env_class_for(n_envs: int) -> type:
+    """The scalar class for one environment, the fast vectorized one for several."""
+    return CryptoEnvAlpaca if n_envs == 1 else VectorizedCryptoEnvAlpacaOptimized
+
+
+def is_vectorized(env_class: type) -> bool:
+    """Whether the constructor has an `n_envs` parameter."""
+    return "n_envs" in inspect.signature(env_class).parameters
+
+
+def make_env(
+    env_class: type, config: Mapping[str, Any], env_params: Mapping[str, Any], n_envs: int = 1, **options: Any
+) -> Any:
+    """Build an environment, vectorized when its class can be.
+
+    Args:
+        env_class: any class with the hosts' constructor, `env_class(config=..., env_params=..., ...)`.
+        config: arrays, segments and names.
+        env_params: rules and settings.
+        n_envs: environments; must be 1 for a class that cannot hold more.
+        options: further named parameters of the constructor. None means its default.
+
+    Raises:
+        ValueError: for an option that the class does not know and that would change the simulation.
+    """
+    known = inspect.signature(env_class).parameters
+    given = {name: value for name, value in options.items() if value is not None}
+    unknown = sorted(set(given) - set(known) - DROPPABLE)
+    if unknown:
+        raise ValueError(f"{env_class.__name__} has no parameter {', '.join(unknown)}; it takes {', '.join(known)}")
+    arguments = {name: value for name, value in given.items() if name in known}
+    if "n_envs" in known:
+        env = env_class(config=config, env_params=env_params, n_envs=n_envs, **arguments)
+        log.info("Using Vectorized Environments: %d parallel envs", n_envs)
+        return env
+    if n_envs != 1:
+        raise ValueError(f"{env_class.__name__} has no n_envs parameter and holds one account; received {n_envs}")
+    return env_class(config=config, env_params=env_params, **arguments)

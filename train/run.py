@@ -1,0 +1,263 @@
+"""The training loop: explore, update, evaluate, keep."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from elegantrl.train.config import Config
+
+from drl_agents.agents import AGENTS, AgentBase
+from drl_agents.agents.AgentPPO import AgentPPO
+from drl_agents.policy_file import save_policy
+from environment_Alpaca import CryptoEnvAlpaca
+from environment_Alpaca_vectorized import EnvParams, VectorizedCryptoEnvAlpaca, observation_layout
+from train.config import TrainConfig
+from train.device import prepare_device
+from train.env_factory import env_class_for, make_env
+from train.evaluator import Score, evaluate_policy, mean_growth
+from train.provenance import code_version
+
+log = logging.getLogger(__name__)
+
+LAST_POLICY, BEST_POLICY = "policy_last.safetensors", "policy_best.safetensors"
+
+
+class TrainingDiverged(ArithmeticError):  # noqa: N818 - says what happened
+    """A reward, loss or weight is not finite. The message says which, and when."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands after an update."""
+
+    env_steps: int                  # of all environments together
+    total_env_steps: int
+    n_updates: int
+    gradient_steps: int
+    explore_s: float
+    update_s: float
+    evaluate_s: float
+    mean_reward: float              # of the rollout
+    losses: tuple[float, ...]       # as the agent's update returns them
+    validation_score: float | None  # None where this update was not evaluated
+    is_best: bool
+
+    @property
+    def share_done(self) -> float:
+        """0 to 1."""
+        return min(1.0, self.env_steps / self.total_env_steps)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run left behind and how fast it was."""
+
+    best_policy: Path
+    last_policy: Path
+    best_score: float               # on validation bars; nan without any
+    env_steps: int
+    n_updates: int
+    gradient_steps: int
+    explore_steps_per_s: float      # environment steps per second of exploring
+    update_samples_per_s: float     # samples through gradient steps, each counted once an epoch
+    wall_s: float
+    history: tuple[Progress, ...]
+
+
+def train_policy(
+    settings: TrainConfig,
+    train_config: Mapping[str, Any],
+    env_params: Mapping[str, Any],
+    out_dir: str | Path,
+    *,
+    validation_config: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    env_class: type | None = None,
+    score: Score = mean_growth,
+) -> TrainResult:
+    """Train one policy and keep its last and its best version in `out_dir`.
+
+    Args:
+        settings: agent, sizes, budget, seed.
+        train_config: environment config with the segments to train on.
+        env_params: rules and settings of the environment.
+        out_dir: gets `policy_last.safetensors` and `policy_best.safetensors`.
+        validation_config: the same arrays with other segments; without it the best policy is the last.
+        metadata: where the data came from; stored in the policy files.
+        on_progress: called after every update; an exception it raises ends the run.
+        env_kwargs: further named parameters of the environments, such as fees.
+        env_class: None takes the scalar class for one environment and the fast vectorized one for several.
+        score: of the validation records; the highest is best. Not finite never is.
+
+    Raises:
+        TrainingDiverged: when a reward, loss or weight stops being finite.
+    """
+    prepare_device(settings.gpu_id, settings.cpu_threads)
+    options = {"gpu_id": settings.gpu_id, **(env_kwargs or {})}
+    windows = {"seed": settings.seed, "start": settings.start, "episode_bars": settings.episode_bars}
+    env_class = env_class or env_class_for(settings.n_envs)
+    env = make_env(env_class, train_config, env_params, settings.n_envs, **{**windows, **options})
+    agent = build_agent(settings, env)
+    known = policy_metadata(settings, train_config, env_params, env) | dict(metadata or {})
+    known["env_options"] = dict(env_kwargs or {})
+    run = _Run(settings, agent, env, Path(out_dir), known)
+    if validation_config is not None:
+        run.evaluate = lambda: score(
+            evaluate_policy(agent.act, validation_config, env_params, gpu_id=settings.gpu_id, env_kwargs=env_kwargs)
+        )
+    return run.to_the_end(on_progress)
+
+
+def build_agent(settings: TrainConfig, env: Any) -> AgentBase:
+    """Agent for `env`, on its device, standing at a fresh reset."""
+    agent_class = AGENTS[settings.agent]
+    args = agent_args(settings, agent_class, env)
+    agent = agent_class(settings.net_dims, env.state_dim, env.action_dim, gpu_id=settings.gpu_id, args=args)
+    state = torch.as_tensor(env.reset(), dtype=torch.float32, device=agent.device)
+    agent.last_state = state.reshape(settings.n_envs, env.state_dim).clone()
+    return agent
+
+
+def agent_args(settings: TrainConfig, agent_class: type, env: Any) -> Config:
+    """`settings` under the names that elegantrl's classes and ours read."""
+    sizes = {"state_dim": env.state_dim, "action_dim": env.action_dim, "if_discrete": False}
+    args = Config(agent_class, None, {"env_name": "crypto", "num_envs": settings.n_envs, **sizes})
+    same = ("net_dims", "learning_rate", "batch_size", "gamma", "lr_schedule", "value_coef", "target_kl", "adam_eps")
+    same += ("normalize_observations", "action_std_init_log", "buffer_size", "soft_update_tau")
+    renamed = {
+        "random_seed": settings.seed, "clip_grad_norm": settings.max_grad_norm, "horizon_len": settings.rollout_len,
+        "lambda_gae_adv": settings.gae_lambda, "ratio_clip": settings.clip_range,
+        "lambda_entropy": settings.entropy_coef, "break_step": settings.n_updates * settings.rollout_len,
+        "repeat_times": settings.updates_per_sample if settings.is_off_policy else settings.n_epochs,
+    }  # fmt: skip
+    for name, value in {**{name: getattr(settings, name) for name in same}, **renamed}.items():
+        setattr(args, name, value)
+    return args
+
+
+def policy_metadata(
+    settings: TrainConfig, config: Mapping[str, Any], env_params: Mapping[str, Any], env: Any
+) -> dict[str, Any]:
+    """What a run itself knows about its policy. A host's own environment class has no layout that we know."""
+    layout = None
+    if isinstance(env, CryptoEnvAlpaca | VectorizedCryptoEnvAlpaca):
+        n_assets, n_features = config["price_array"].shape[1], config["tech_array"].shape[1]
+        layout = observation_layout(EnvParams.from_mapping(env_params), n_assets, n_features)
+    return {
+        "agent": settings.agent, "settings": asdict(settings), "env_params": dict(env_params),
+        "observation_layout": layout, "tickers": config.get("tickers"), "seed": settings.seed,
+        "train_segments": config.get("segments"), "code_version": code_version(),
+    }  # fmt: skip
+
+
+@dataclass
+class _Run:
+    """The state of one training run."""
+
+    settings: TrainConfig
+    agent: AgentBase
+    env: Any
+    out_dir: Path
+    metadata: dict[str, Any]
+    evaluate: Callable[[], float] | None = None
+    history: list[Progress] = field(default_factory=list)
+    env_steps: int = 0
+    samples_learned: int = 0
+    explore_s: float = 0.0
+    update_s: float = 0.0
+    evaluate_s: float = 0.0
+    best_score: float = -math.inf
+    has_best: bool = False      # written by this run; an earlier one may have left a file in the same folder
+
+    def to_the_end(self, on_progress: Callable[[Progress], None] | None) -> TrainResult:
+        """Spend the budget."""
+        started = time.perf_counter()
+        if self.settings.is_off_policy and self.settings.warmup_env_steps:
+            self._explore(math.ceil(self.settings.warmup_env_steps / self.settings.n_envs), if_random=True)
+        for n_updates in range(1, self.settings.n_updates + 1):
+            progress = self._one_update(n_updates)
+            self.history.append(progress)
+            if on_progress is not None:
+                on_progress(progress)
+        return self._result(time.perf_counter() - started)
+
+    def _one_update(self, n_updates: int) -> Progress:
+        mean_reward, items = self._explore(self.settings.rollout_len)
+        losses = self._update(items, n_updates)
+        score, is_best = None, False
+        if n_updates % self.settings.eval_every_updates == 0 or n_updates == self.settings.n_updates:
+            score, is_best = self._keep()
+        return Progress(
+            env_steps=self.env_steps, total_env_steps=self.settings.total_env_steps, n_updates=n_updates,
+            gradient_steps=self.agent.gradient_steps, explore_s=self.explore_s, update_s=self.update_s,
+            evaluate_s=self.evaluate_s, mean_reward=mean_reward, losses=losses, validation_score=score,
+            is_best=is_best,
+        )  # fmt: skip
+
+    def _explore(self, n_steps: int, if_random: bool = False) -> tuple[float, Any]:
+        started = time.perf_counter()
+        items = self.agent.explore_env(self.env, n_steps, if_random)
+        self.env_steps += n_steps * self.settings.n_envs
+        mean_reward = items[-2].mean().item()      # waits for the device, so the clock is true
+        self.explore_s += time.perf_counter() - started
+        self._check_finite("the mean reward of a rollout", mean_reward)
+        return mean_reward, items
+
+    def _update(self, items: Any, n_updates: int) -> tuple[float, ...]:
+        started, before = time.perf_counter(), self.agent.gradient_steps
+        losses = self.agent.update_net(items)
+        self.update_s += time.perf_counter() - started
+        for loss in losses:
+            self._check_finite(f"a loss of update {n_updates}", loss)
+        self.samples_learned += self._samples_of(self.agent.gradient_steps - before)
+        return losses
+
+    def _samples_of(self, gradient_steps: int) -> int:
+        if isinstance(self.agent, AgentPPO) and self.agent.last_update is not None:
+            return self.agent.last_update.epochs * self.settings.rollout_len * self.settings.n_envs
+        return gradient_steps * self.settings.batch_size
+
+    def _check_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise TrainingDiverged(
+                f"{what} is {value}, not a finite number, after {self.env_steps} environment steps; "
+                f"learning_rate is {self.settings.learning_rate}, lower it, or look for it in the data"
+            )
+
+    def _keep(self) -> tuple[float | None, bool]:
+        """Evaluate and write the policy files; score, and whether it is the best so far."""
+        started = time.perf_counter()
+        score = None if self.evaluate is None else self.evaluate()
+        is_best = score is None or (math.isfinite(score) and score > self.best_score)
+        policy = self.agent.policy()
+        facts = {**self.metadata, "env_steps": self.env_steps, "validation_score": score}
+        save_policy(self.out_dir / LAST_POLICY, policy, facts)
+        # A run whose scores are never finite still leaves a best policy: its first.
+        if is_best or not self.has_best:
+            save_policy(self.out_dir / BEST_POLICY, policy, facts)
+            self.has_best = True
+        if is_best and score is not None:
+            self.best_score = score
+        self.evaluate_s += time.perf_counter() - started
+        return score, is_best
+
+    def _result(self, wall_s: float) -> TrainResult:
+        explored = self.env_steps / max(self.explore_s, 1e-9)
+        return TrainResult(
+            best_policy=self.out_dir / BEST_POLICY, last_policy=self.out_dir / LAST_POLICY,
+            best_score=self.best_score if math.isfinite(self.best_score) else math.nan,
+            env_steps=self.env_steps, n_updates=len(self.history), gradient_steps=self.agent.gradient_steps,
+            explore_steps_per_s=explored, update_samples_per_s=self.samples_learned / max(self.update_s, 1e-9),
+            wall_s=wall_s, history=tuple(self.history),
+        )  # fmt: skip
+
+
