@@ -82,9 +82,13 @@ is_environment_current() {
         "$PYTHON" -c 'import importlib.util as u, sys; sys.exit(not (u.find_spec("torch") and u.find_spec("elegantrl")))'
 }
 
+# What is there for developers is there for the runtime too.
 # A stamp that cannot be written (an environment of somebody else's) only costs time at the next start.
 mark_environment_current() {
-    requirements_digest "$1" >"$(stamp_path "$1")" 2>/dev/null || true
+    local level
+    for level in runtime "$1"; do
+        { requirements_digest "$level" >"$(stamp_path "$level")"; } 2>/dev/null || true
+    done
 }
 
 # A subshell, so that its scratch folder goes away on every way out.
