@@ -231,6 +231,8 @@ def test_hand_computed_resampling_starts_at_the_calendar_and_not_at_the_first_ba
 def test_a_bar_with_a_missing_part_is_missing():
     grid = resample(grid_with([4]), 900)
     assert segments_of(grid) == ((0, 1), (2, 4))
+    for column in (*PRICES, "volume"):
+        assert np.isnan(getattr(grid, column)).ravel().tolist() == [False, True, False, False]
 
 
 @pytest.mark.parametrize(

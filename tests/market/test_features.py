@@ -69,7 +69,7 @@ def test_one_coin_does_not_change_another():
     np.testing.assert_array_equal(features(alone), features(columns)[:, :11])
 
 
-@pytest.mark.parametrize("scale", [1e-9, 0.37, 1e6])
+@pytest.mark.parametrize("scale", [1e-4, 0.37, 1e6])
 def test_features_do_not_depend_on_the_unit_of_price_or_volume(scale):
     open_, high, low, close, volume = market()
     scaled = [column * scale for column in (open_, high, low, close)]
@@ -177,6 +177,13 @@ def test_rows_are_usable_bars_with_closing_times(bars):
     assert dataset.time.tolist() == (grid.time[WARMUP_BARS:] + 300).tolist()
     assert dataset.segments == ((0, 600 - WARMUP_BARS),)
     assert dataset.feature_names[11] == "BTC:log_return_1"
+
+
+def test_row_i_of_the_features_belongs_to_row_i_of_the_prices(bars):
+    dataset = dataset_from_bars(bars, ["ETH", "BTC"], "5m", source="sample")
+    for a, ticker in enumerate(dataset.tickers):
+        last_return = dataset.tech[1:, dataset.feature_names.index(f"{ticker}:log_return_1")]
+        assert (np.sign(last_return) == np.sign(np.diff(dataset.price[:, a]))).all()
 
 
 def test_a_gap_splits_segments_and_each_has_its_own_warm_up(bars):
