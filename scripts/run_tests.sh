@@ -5,6 +5,9 @@ set -euo pipefail
 readonly PROGRAM="run_tests.sh"
 REPO="$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 readonly REPO
+# Test processes: one a core, and no more than the memory of a small machine holds.
+N_CORES="$(nproc)"
+readonly WORKERS=$((N_CORES < 4 ? N_CORES : 4))
 
 # shellcheck source=scripts/setup/messages.sh
 source "$REPO/scripts/setup/messages.sh"
@@ -87,10 +90,10 @@ main() {
         smoke_benchmarks
     fi
     step "fast tests"
-    run "$PYTHON" -m pytest -m "not slow"
+    run "$PYTHON" -m pytest -n "$WORKERS" -m "not slow"
     if ! $FAST; then
         step "slow tests"
-        run "$PYTHON" -m pytest -m slow --durations=10
+        run "$PYTHON" -m pytest -n "$WORKERS" -m slow --durations=10
     fi
 }
 
