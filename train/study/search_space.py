@@ -91,8 +91,6 @@ SEARCH_SPACE: tuple[Setting, ...] = (
     Setting("max_position_weight", "env", _real(0.15, 1.0), _real(0.2, 0.6), "of the account in one coin"),
     Setting("trailing_stop_pct", "env", _one_of(0.0, 0.03, 0.06, 0.12), _one_of(0.0, 0.06, 0.12), "0 is off"),
     Setting("stale_bars", "env", _one_of(0, 48, 144, 432), _one_of(0, 144, 432), "then sold bit by bit; 0 is off"),
-    Setting("norm_reward", "env", _log(10.0, 1000.0), _log(50.0, 500.0), "scale of the reward"),
-    Setting("growth_weight", "env", _real(0.5, 1.5), _real(0.8, 1.2), "of the account's log growth"),
     Setting("benchmark_weight", "env", _real(0.0, 1.0), _real(0.0, 1.0), "of the equal-weight portfolio's growth"),
     Setting("drawdown_penalty", "env", _real(0.0, 2.0), _real(0.0, 0.5), "on new depths of the drawdown"),
     Setting("volatility_penalty", "env", _real(0.0, 10.0), _real(0.0, 3.0), "on squared growth"),
@@ -100,7 +98,8 @@ SEARCH_SPACE: tuple[Setting, ...] = (
     Setting("turnover_penalty", "env", _log(1e-5, 1e-2), _log(1e-4, 1e-2), "beside fees"),
 )  # fmt: skip
 
-# Not searched: what the question is, and what is known not to matter or to be one scale too many.
+# Not searched: what the question is, and scales that the learner normalises away. Advantages and returns are divided by
+# their deviation, so of the reward only the weights' ratios to `growth_weight` matter; observations likewise.
 FIXED_TRAIN: dict[str, Any] = {
     "agent": "ppo",
     "adam_eps": 1e-5,
@@ -110,6 +109,8 @@ FIXED_TRAIN: dict[str, Any] = {
 FIXED_ENV: dict[str, Any] = {
     "rules": "standard",
     "norm_tech": 1.0,
+    "norm_reward": 100.0,
+    "growth_weight": 1.0,
     "min_order_notional": 10.0,  # quote; the venue's
     "slippage_rate": 0.0005,
 }

@@ -1,0 +1,203 @@
+"""The command line as a user runs it: subprocesses, real training on a small sample market, real SQLite files."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import optuna
+import pytest
+
+from train.study.results import read_equity
+
+REPO = Path(__file__).resolve().parents[2]
+SCRIPT = REPO / "scripts" / "training" / "1_optimize_unified.py"
+TIMEOUT_S = 120
+# Small enough for seconds: 2 groups, so 2 splits, with a few hundred steps each.
+SMALL = ("--num-paths", "1", "--k-test-groups", "1", "--break-step", "512", "--n-envs", "4")
+
+
+def command(folder: Path, data: Path, *flags: str) -> list[str]:
+    where = ("--storage", f"sqlite:///{folder}/s.db", "--results-dir", f"{folder}/results", "--data-dir", str(data))
+    return [sys.executable, str(SCRIPT), "--study-name", "s", *where, *SMALL, *flags]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def call(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        arguments, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+
+
+def states(folder: Path) -> Counter:
+    return Counter(t.state.name for t in load(folder).get_trials())
+
+
+def load(folder: Path) -> optuna.Study:
+    return optuna.load_study(study_name="s", storage=f"sqlite:///{folder}/s.db")
+
+
+def start_and_wait_for(arguments: list[str], cwd: Path, text: str) -> subprocess.Popen:
+    """Start, and return once a line with `text` was logged."""
+    log = cwd / "log.txt"
+    process = subprocess.Popen(arguments, cwd=cwd, env=environment(), stdout=log.open("w"), stderr=subprocess.STDOUT)
+    end = time.monotonic() + TIMEOUT_S
+    while text not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(0.05)
+    return process
+
+
+@pytest.mark.slow
+def test_a_study_reaches_its_target_exactly_and_the_same_command_adds_nothing(tmp_path, market_folder):
+    arguments = command(tmp_path, market_folder, "--n-trials", "2", "--pruner", "none")
+    first = call(arguments, tmp_path)
+    assert first.returncode == 0, first.stderr
+    for words in ("Using Vectorized Environments: 4 parallel envs", "SYNTHETIC", "ETA", "env-steps/s", "samples/s"):
+        assert words in first.stdout
+    assert "\x1b" not in first.stdout + first.stderr
+    values = [t.value for t in load(tmp_path).trials]
+    second = call(arguments, tmp_path)
+    assert second.returncode == 0, second.stderr
+    assert states(tmp_path) == {"COMPLETE": 2}
+    assert [t.value for t in load(tmp_path).trials] == values
+    third = call(command(tmp_path, market_folder, "--n-trials", "3", "--resume", "--pruner", "none"), tmp_path)
+    assert third.returncode == 0, third.stderr
+    assert states(tmp_path) == {"COMPLETE": 3}
+    check_files(tmp_path / "results" / "s")
+
+
+def check_files(folder: Path) -> None:
+    assert (folder / "study.png").stat().st_size > 10_000
+    for trial in range(3):
+        settings = json.loads((folder / f"trial_{trial}" / "settings.json").read_text())
+        assert len(settings["data"]["sha256"]) == 64
+        for split in range(2):
+            names = {p.name for p in (folder / f"trial_{trial}" / f"split_{split}").iterdir()}
+            assert names == {"policy_best.safetensors", "policy_last.safetensors", "equity.npz", "result.json"}
+            assert len(read_equity(folder / f"trial_{trial}" / f"split_{split}" / "equity.npz")["equity"]) > 1000
+
+
+@pytest.mark.slow
+def test_one_environment_uses_the_scalar_class(tmp_path, market_folder):
+    done = call(command(tmp_path, market_folder, "--n-trials", "1", "--n-envs", "1", "--pruner", "none"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Using Vectorized Environments" not in done.stdout
+
+
+@pytest.mark.slow
+def test_a_study_killed_three_times_loses_nothing_and_ends_at_its_target(tmp_path, market_folder):
+    flags = ("--pruner", "none", "--break-step", "4096")
+    assert call(command(tmp_path, market_folder, "--n-trials", "1", *flags), tmp_path).returncode == 0
+    value = load(tmp_path).trials[0].value
+    arguments = command(tmp_path, market_folder, "--n-trials", "3", *flags)
+    for _ in range(3):
+        process = start_and_wait_for(arguments, tmp_path, "Using Vectorized")
+        process.kill()
+        process.wait()
+        assert states(tmp_path)["RUNNING"] == 1
+    done = call(arguments, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "was killed" in done.stdout
+    # Tried again twice, then given up for other settings.
+    assert states(tmp_path) == {"COMPLETE": 3, "FAIL": 3}
+    first, *killed, fourth, _ = load(tmp_path).trials
+    assert first.value == value
+    assert killed[0].params == killed[1].params == killed[2].params != fourth.params
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_study_leaves_no_running_trial_and_says_how_to_go_on(tmp_path, market_folder, number, code):
+    arguments = command(tmp_path, market_folder, "--n-trials", "3", "--pruner", "none", "--break-step", "200000")
+    process = start_and_wait_for(arguments, tmp_path, "Using Vectorized")
+    time.sleep(1.0)
+    process.send_signal(number)
+    assert process.wait(timeout=30) == code
+    log = (tmp_path / "log.txt").read_text()
+    assert f"stopped by {signal.Signals(number).name}" in log
+    assert f"to continue: {' '.join(arguments)}" in log
+    assert "Traceback" not in log
+    assert states(tmp_path) == {"FAIL": 1, "WAITING": 1}
+
+
+REFUSED = {
+    "no trials": (("--n-trials", "0"), "--n-trials must be at least 1"),
+    "no environments": (("--n-envs", "0"), "--n-envs must be at least 1"),
+    "unknown coins": (("--tickers", "BTC", "NOPE"), "NOPE"),
+    "no data": (("--data-dir", "nowhere"), "build_dataset.py"),
+    "unknown gpu": (("--gpu", "99"), "--gpu 99"),
+    "not a url": (("--storage", "nonsense"), "--storage nonsense"),
+    "negative timeout": (("--timeout", "-1"), "--timeout"),
+    "timeframe of other data": (("--timeframe", "1h"), "--timeframe 1h"),
+    "too many groups": (("--k-test-groups", "2"), "--k-test-groups"),
+    "k in rolling mode": (("--mode", "rolling"), "--k-test-groups has no meaning"),
+    "one timeframe only": (("--mode", "multi-timeframe"), "fewer than two"),
+    "episode too long": (("--episode-bars", "100000"), "--episode-bars 100000"),
+    "budget too small": (("--break-step", "10"), "--break-step must be at least"),
+    "name with a slash": (("--study-name", "../x"), "--study-name"),
+    "resume without a study": (("--resume",), "there is no database"),
+    "unknown mode": (("--mode", "sideways"), "--mode"),
+}
+
+
+@pytest.fixture(scope="module")
+def script():
+    """The script as a module, to call its `main` without starting Python again."""
+    spec = importlib.util.spec_from_file_location("optimize_unified", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_bad_value_is_refused_by_name_before_anything_is_written(
+    tmp_path, market_folder, script, capsys, monkeypatch, case
+):
+    flags, words = REFUSED[case]
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = script.main(command(tmp_path, market_folder, *flags)[2:])
+    except SystemExit as argparse_refused:
+        code = argparse_refused.code
+    assert code == 2
+    assert words in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refusal_is_one_line_and_quick(tmp_path, market_folder):
+    started = time.monotonic()
+    done = call(command(tmp_path, market_folder, "--n-trials", "0"), tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "1_optimize_unified.py: --n-trials must be at least 1; received 0\n"
+    assert time.monotonic() - started < 10
+
+
+def test_another_search_space_on_an_old_study_is_refused(tmp_path, market_folder, script, capsys):
+    arguments = command(tmp_path, market_folder, "--n-trials", "1", "--timeout", "0.000001")[2:]
+    assert script.main(arguments) == 1  # the study exists, no trial began
+    for flags in (("--use-best-ranges",), ("--break-step", "600"), ("--tickers", "BTC", "ETH")):
+        assert script.main([*arguments, *flags]) == 2
+        assert "give the old flags, or another --study-name" in capsys.readouterr().err
+    assert states(tmp_path) == {}
+
+
+def test_help_names_every_flag_and_the_script_runs_from_any_folder(tmp_path):
+    done = call([sys.executable, str(SCRIPT), "--help"], tmp_path)
+    assert done.returncode == 0
+    for flag in (
+        "n-trials", "gpu", "break-step", "study-name", "storage", "mode", "timeframe", "use-best-ranges", "num-paths",
+        "k-test-groups", "tickers", "data-dir", "n-envs", "episode-bars", "seed", "timeout", "resume",
+    ):  # fmt: skip
+        assert f"--{flag} " in done.stdout or f"--{flag}\n" in done.stdout

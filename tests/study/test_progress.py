@@ -1,0 +1,109 @@
+"""What the log and the picture say."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from train.study.plot import plot_study
+from train.study.progress import Reporter, duration_text, log_data, outcome_text, summary_lines
+from train.study.results import split_folder, write_equity
+from train.study.search_space import build_space
+from train.study.split_run import SplitOutcome, agent_metrics, equal_weight_metrics, outcome_json
+from train.validation.metrics import Metrics
+
+FIGURES = Metrics(100, 0.05, 0.1, 0.2, 1.5, 1.0, 0.08, 12.5, 0.031, 42)
+OUTCOME = SplitOutcome(0, FIGURES, replace(FIGURES, sharpe=0.5), 1000, 54321.0, 9876.0, 10.0)
+
+
+def records() -> list[SimpleNamespace]:
+    """Two segments of 3 bars by hand; the benchmark paid 1 % for its coins before the first bar."""
+    return [
+        SimpleNamespace(
+            segment=(first, first + 3),
+            bars=np.arange(first, first + 3),
+            equity=np.array([100.0, 110.0, 99.0]),
+            benchmark_equity=np.array([99.0, 100.0, 102.0]),
+            exposure=np.zeros(3),
+            turnover=np.array([50.0, 0.0]),
+            fees=np.array([0.5, 0.0]),
+            trades=np.array([2, 0]),
+        )
+        for first in (0, 10)
+    ]
+
+
+def test_the_estimate_scales_the_pace_so_far_to_the_budgets_to_come(lab, caplog):
+    caplog.set_level(logging.INFO)
+    space = build_space(given={"total_env_steps": 2000})
+    reporter = Reporter(lab.open(), space, n_folds=6, target=50)
+    reporter.split_finished(0, OUTCOME)  # 1000 steps in 10 s, so a split of 2000 takes 20 s
+    assert reporter.eta_text().startswith(duration_text(50 * 6 * 20.0))
+    assert [r.message for r in caplog.records if r.message.startswith("ETA: ")] == [f"ETA: {reporter.eta_text()}"]
+    reporter.split_finished(0, OUTCOME)
+    assert sum(r.message.startswith("ETA: ") for r in caplog.records) == 1
+
+
+def test_a_splits_line_has_both_sharpes_turnover_fees_and_both_rates():
+    text = outcome_text(OUTCOME)
+    for part in (
+        "Sharpe 1.50",
+        "equal weight 0.50",
+        "excess +1.00",
+        "turnover 12.5",
+        "fees 3.10%",
+        "54,321 env-steps/s",
+    ):
+        assert part in text
+    assert "9,876 samples/s" in text
+
+
+def test_the_log_says_that_the_data_is_synthetic_and_where_every_split_lies(folded, caplog):
+    caplog.set_level(logging.INFO)
+    log_data([folded])
+    assert "SYNTHETIC" in caplog.text
+    assert "(3000, 3)" in caplog.text
+    assert "2024-01-01" in caplog.text
+    assert sum(r.message.startswith("split ") for r in caplog.records) == 6
+
+
+def test_durations_read_well():
+    assert [duration_text(s) for s in (45, 119, 720, 11_100)] == ["45 s", "119 s", "12 min", "3 h 05 min"]
+
+
+def test_the_equal_weight_portfolio_pays_its_fee_within_its_first_return():
+    found = equal_weight_metrics(records(), 100.0)
+    assert found.total_return == pytest.approx((1.02) ** 2 - 1.0)
+    returns = np.array([0.0, 0.02, 0.0, 0.02])
+    assert found.sharpe == pytest.approx(returns.mean() / returns.std(ddof=1) * 10.0)
+    agent = agent_metrics(records(), 100.0)
+    assert agent.total_return == pytest.approx(0.99**2 - 1.0)
+    assert agent.turnover == pytest.approx(100.0 / 103.0)
+    assert agent.fees == pytest.approx(1.0 / 103.0)
+    assert agent.trades == 4
+
+
+def test_what_is_not_defined_is_null_in_json():
+    nothing = outcome_json(replace(OUTCOME, agent=replace(FIGURES, sharpe=float("nan"))))
+    assert nothing["agent"]["sharpe"] is None
+    assert nothing["excess_sharpe"] is None
+    assert nothing["equal_weight"]["sharpe"] == 0.5
+
+
+def test_the_picture_is_drawn_from_what_the_study_left(lab, folded, tmp_path):
+    study, _ = lab.run(2)
+    for fold in range(6):
+        write_equity(split_folder(tmp_path, 0, fold) / "equity.npz", records(), folded.dataset.time)
+    path = plot_study(study, tmp_path, tmp_path / "study.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_study_without_a_completed_trial_has_no_picture_and_no_best(lab):
+    study = lab.open()
+    assert summary_lines(study)[-1].startswith("no trial completed")
+    with pytest.raises(ValueError, match="no completed trial"):
+        plot_study(study, lab.folder, lab.folder / "study.png")
