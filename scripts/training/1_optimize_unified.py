@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--k-test-groups", type=int, help="groups tested together (default 2); not for rolling mode")
     p.add_argument("--use-best-ranges", action="store_true", help="search the narrow ranges around known good values")
     p.add_argument("--break-step", type=int, metavar="STEPS",
-                   help="environment steps per split, in place of the sampled budget (60 000 to 240 000)")
+                   help="environment steps per split, in place of the sampled budget (100 000 to 400 000)")
     p.add_argument("--episode-bars", type=int, metavar="BARS", help="longest training window, not sampled")
     p.add_argument("--pruner", choices=PRUNERS, default="wilcoxon",
                    help="wilcoxon (default): stop a trial whose splits are worse, pair by pair, than the best trial's")

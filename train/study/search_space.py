@@ -82,7 +82,7 @@ SEARCH_SPACE: tuple[Setting, ...] = (
     Setting("net_width", "train", _one_of(32, 64, 128, 256), _one_of(64, 128), "units of a hidden layer"),
     Setting("net_depth", "train", _whole(1, 3), _whole(2, 3), "hidden layers"),
     Setting("episode_bars", "train", _steps(128, 4096), _steps(256, 2048), "longest window"),
-    Setting("total_env_steps", "train", _steps(60_000, 240_000), _steps(120_000, 240_000), "budget of a split"),
+    Setting("total_env_steps", "train", _steps(100_000, 400_000), _steps(200_000, 400_000), "budget of a split"),
     # The simulator: what is seen, what an order may do, what is rewarded.
     Setting("lookback", "env", _whole(1, 8), _whole(1, 4), "bars of features in an observation"),
     Setting("observe_account", "env", _one_of(False, True), _one_of(False, True), "see drawdown, holding times, ..."),
