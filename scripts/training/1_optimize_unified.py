@@ -11,6 +11,8 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO))
 
+from optuna.exceptions import StorageInternalError  # noqa: E402
+
 from market.errors import DatasetError  # noqa: E402
 from train.study.data import MODES, TIMEFRAMES, SplitPlan, StudyError  # noqa: E402
 from train.study.session import PRUNERS, StudyRequest, run_study  # noqa: E402
@@ -105,6 +107,11 @@ def main(argv: list[str] | None = None) -> int:
     except (StudyError, DatasetError, SplitError) as error:
         print(f"{Path(__file__).name}: {error}", file=sys.stderr)
         return 2
+    except StorageInternalError as error:
+        print(f"{Path(__file__).name}: the database failed: {error.__cause__}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

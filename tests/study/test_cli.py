@@ -132,9 +132,23 @@ def test_a_stopped_study_leaves_no_running_trial_and_says_how_to_go_on(tmp_path,
     assert states(tmp_path) == {"FAIL": 1, "WAITING": 1}
 
 
+@pytest.mark.slow
+def test_three_workers_together_stop_exactly_at_the_target(tmp_path, market_folder):
+    arguments = command(tmp_path, market_folder, "--n-trials", "5", "--pruner", "none")
+    workers = [
+        subprocess.Popen(arguments, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for _ in range(3)
+    ]
+    outputs = [worker.communicate(timeout=TIMEOUT_S)[0].decode() for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0, 0], outputs
+    assert states(tmp_path) == {"COMPLETE": 5}
+    assert len({str(t.params) for t in load(tmp_path).trials}) == 5
+
+
 REFUSED = {
     "no trials": (("--n-trials", "0"), "--n-trials must be at least 1"),
     "no environments": (("--n-envs", "0"), "--n-envs must be at least 1"),
+    "a billion environments": (("--n-envs", "1000000000"), "needs about"),
     "unknown coins": (("--tickers", "BTC", "NOPE"), "NOPE"),
     "no data": (("--data-dir", "nowhere"), "build_dataset.py"),
     "unknown gpu": (("--gpu", "99"), "--gpu 99"),

@@ -52,7 +52,7 @@ class Reporter:
         self._wall_s += outcome.wall_s
         self._env_steps += outcome.env_steps
         if is_first:
-            logger.info("ETA: %s", self.eta_text())
+            logger.info("ETA: about %s", self.eta_text())
 
     def trial_finished(self, trial: FrozenTrial) -> None:
         """Log how the trial ended, the best one, and what is left."""

@@ -15,6 +15,7 @@ import optuna
 import torch
 from sqlalchemy.engine import URL
 
+from train.env_factory import env_class_for
 from train.provenance import code_version
 from train.study.data import FoldedData, SplitPlan, StudyError, identity, load_study_data
 from train.study.interruption import Interruption
@@ -22,7 +23,7 @@ from train.study.objective import Objective, RunSettings
 from train.study.plot import plot_study
 from train.study.progress import Reporter, best_trial, log_data, summary_lines
 from train.study.results import study_folder
-from train.study.search_space import LEAST_EPISODE_BARS, Space, build_space
+from train.study.search_space import FIXED_ENV, LEAST_EPISODE_BARS, MAX_LOOKBACK, Space, build_space
 from train.study.storage import experimental_allowed, n_finished, open_study
 from train.study.worker import Ending, Limits, run_worker
 
@@ -100,6 +101,7 @@ def run_study(request: StudyRequest) -> int:
     """
     data = load_study_data(request.data_dir, request.timeframe, request.tickers, request.plan)
     space = make_space(request, data)
+    check_environments(request, data)
     study = open_study(
         request.storage,
         request.study_name or f"cappuccino_{data[0].timeframe}",
@@ -131,6 +133,17 @@ def make_space(request: StudyRequest, data: tuple[FoldedData, ...]) -> Space:
             f"windows of {longest} bars; give fewer, or more data"
         )
     return build_space(request.use_best_ranges, longest, [d.timeframe for d in data], request.given)
+
+
+def check_environments(request: StudyRequest, data: tuple[FoldedData, ...]) -> None:
+    """Build the largest environments of the study once: too many of them are refused here, not in every trial."""
+    for d in data:
+        env_params = FIXED_ENV | {"lookback": MAX_LOOKBACK, "observe_account": True}
+        options = {"n_envs": request.n_envs, "gpu_id": request.gpu_id} if request.n_envs > 1 else {}
+        try:
+            env_class_for(request.n_envs)(d.dataset.env_config(), env_params, **options)
+        except (ValueError, MemoryError) as error:
+            raise StudyError(f"--n-envs {request.n_envs}: {error}") from error
 
 
 def make_pruner(name: str) -> optuna.pruners.BasePruner:

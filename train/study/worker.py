@@ -67,6 +67,7 @@ def run_worker(
     """
     started = time.monotonic()
     failures: list[str] = []
+    is_waiting = False
     for number in fail_abandoned_trials(study):
         logger.info("trial %d: its process was killed; marked failed, its settings will be tried again", number)
     while n_finished(study) < limits.target:
@@ -76,8 +77,12 @@ def run_worker(
             interruption.check()
             trial = _next_trial(study, objective, url, limits.target)
             if trial is None:
+                if not is_waiting:
+                    logger.info("other workers run the trials that are left; waiting for them")
+                is_waiting = True
                 _wait_for_others(study, interruption)
                 continue
+            is_waiting = False
         except Interrupted as signal:
             return Ending(signal_number=signal.signal_number)
         objective.reporter.trial_finished(trial)
@@ -125,7 +130,6 @@ def _trial(study: optuna.Study, number: int) -> FrozenTrial:
 
 
 def _wait_for_others(study: optuna.Study, interruption: Interruption) -> None:
-    logger.info("other workers run the trials that are left; waiting for them")
     with interruption.interruptible():
         time.sleep(WAIT_S)
     fail_abandoned_trials(study)
