@@ -1,0 +1,202 @@
+"""Does PPO learn? Two planted markets, five seeds, one picture.
+
+    python benchmarks/learning.py            # writes benchmarks/results/learning.json and learning.png
+    python benchmarks/learning.py --quick    # one seed and a third of the budget, as a check
+
+Announced trend: the share of the known best policy's log growth that the trained policy earns on unseen bars, fees
+and slippage included. Silence: what the exploring policy trades and what the trained one pays in fees on unseen bars,
+where the best that can be done is nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.planted_markets import (  # noqa: E402 - the repository is not installed
+    AnnouncedMarket,
+    is_the_rule,
+    noisy,
+    silent_config,
+    solve_plan,
+)
+from train.config import TrainConfig  # noqa: E402
+from train.env_factory import env_class_for, make_env  # noqa: E402
+from train.evaluator import EpisodeRecord, evaluate_policy, mean_growth  # noqa: E402
+from train.run import Progress, build_agent, train_policy  # noqa: E402
+
+MARKET = AnnouncedMarket(rise=0.0015, fall=-0.0015, volatility=0.005, n_noise_features=4)
+# One order can move the whole account, so that the best policy is a rule that can be proved (planted_markets).
+SIGNAL_PARAMS = {"rules": "standard", "lookback": 2, "norm_action": 1.0}
+SILENT_PARAMS = {"rules": "standard", "lookback": 2}
+COST_RATE = 0.0025 + 0.0005          # fee and slippage of the standard rules
+TRAIN_BARS, VALIDATION_BARS, TEST_BARS = 10_000, 1_500, 3_000
+TRAIN_SEED, VALIDATION_SEED, TEST_SEED = 1, 2, 3
+SILENT_ASSETS = 3
+REPORTS = 8                          # looks at the silent market during training
+
+
+def settings(seed: int, total_env_steps: int) -> TrainConfig:
+    """Twelve environments, small networks."""
+    return TrainConfig(
+        n_envs=12, horizon_len=128, total_env_steps=total_env_steps, net_dims=(64, 64), learning_rate=1e-3,
+        episode_bars=256, seed=seed, eval_every_updates=10,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SignalRun:
+    """What one seed learned on the announced market."""
+
+    seed: int
+    env_steps: list[int]
+    share_of_best: list[float]   # on validation bars, by env_steps
+    test_share_of_best: float
+    best_growth: float           # log growth of the known best policy on the test bars
+    wall_s: float
+
+
+@dataclass(frozen=True)
+class SilentRun:
+    """What one seed unlearned on the silent market, on unseen bars, by env_steps."""
+
+    seed: int
+    env_steps: list[int]
+    exploring_turnover: list[float]   # of the policy with its noise, in accounts per 1000 bars
+    turnover: list[float]             # of the policy without it, in accounts per 1000 bars
+    fee_share: list[float]            # fees of the latter over all test bars, of the initial capital
+    wall_s: float
+
+
+def run_signal(seed: int, total_env_steps: int = 150_000, hide_signal: bool = False) -> SignalRun:
+    """Train on the announced market. `hide_signal` shuffles the features in time: a control that cannot succeed."""
+    started = time.perf_counter()
+    configs = [MARKET.config(bars, bars_seed) for bars, bars_seed in (
+        (TRAIN_BARS, TRAIN_SEED), (VALIDATION_BARS, VALIDATION_SEED), (TEST_BARS, TEST_SEED)
+    )]  # fmt: skip
+    best = [mean_growth(evaluate_policy(MARKET.follow, config, SIGNAL_PARAMS)) for config in configs]
+    if hide_signal:
+        for config in configs:
+            order = torch.randperm(len(config["tech_array"]), generator=torch.Generator().manual_seed(seed)).numpy()
+            config["tech_array"] = config["tech_array"][order]
+    train, validation, test = configs
+    seen: list[Progress] = []
+    with tempfile.TemporaryDirectory() as folder:
+        result = train_policy(
+            settings(seed, total_env_steps), train, SIGNAL_PARAMS, folder,
+            validation_config=validation, on_progress=seen.append,
+        )  # fmt: skip
+        growth = mean_growth(evaluate_policy(result.best_policy, test, SIGNAL_PARAMS))
+    looks = [(p.env_steps, p.validation_score / best[1]) for p in seen if p.validation_score is not None]
+    steps, shares = zip(*looks, strict=True)
+    return SignalRun(seed, list(steps), list(shares), growth / best[2], best[2], time.perf_counter() - started)
+
+
+def run_silent(seed: int, total_env_steps: int = 200_000) -> SilentRun:
+    """Train where there is nothing to learn but to keep still."""
+    started = time.perf_counter()
+    config = settings(seed, total_env_steps)
+    market = silent_config(TRAIN_BARS, SILENT_ASSETS, TRAIN_SEED)
+    unseen = silent_config(TEST_BARS, SILENT_ASSETS, TEST_SEED)
+    options = {"gpu_id": -1, "seed": seed, "start": config.start, "episode_bars": config.episode_bars}
+    env = make_env(env_class_for(config.n_envs), market, SILENT_PARAMS, config.n_envs, **options)
+    agent = build_agent(config, env)
+    every = max(1, config.n_updates // REPORTS)
+    looks = []
+    for update in range(config.n_updates + 1):
+        if update % every == 0 or update == config.n_updates:
+            calm = evaluate_policy(agent.act, unseen, SILENT_PARAMS)[0]
+            generator = torch.Generator().manual_seed(TEST_SEED)
+            excited = evaluate_policy(noisy(agent.act, generator), unseen, SILENT_PARAMS)[0]
+            steps = update * config.horizon_len * config.n_envs
+            looks.append((steps, _turnover(excited), _turnover(calm), calm.fees.sum() / calm.equity[0]))
+        if update < config.n_updates:
+            agent.update_net(agent.explore_env(env, config.horizon_len))
+    columns = [list(map(float, column)) for column in zip(*looks, strict=True)]
+    return SilentRun(seed, [int(step) for step in columns[0]], *columns[1:], time.perf_counter() - started)
+
+
+def _turnover(record: EpisodeRecord) -> float:
+    """Traded notional in accounts per 1000 bars."""
+    return float((record.turnover / record.equity[:-1]).sum() / len(record.turnover) * 1000.0)
+
+
+def report(signal: Sequence[SignalRun], silent: Sequence[SilentRun]) -> dict[str, Any]:
+    """Everything that was measured, and the proof that the yardstick is the best policy."""
+    plan = solve_plan(MARKET, COST_RATE)
+    return {
+        "market": asdict(MARKET), "rule_is_optimal": is_the_rule(plan), "optimal_growth_per_bar": plan.growth,
+        "settings": asdict(settings(0, 1)), "signal": [asdict(run) for run in signal],
+        "silent": [asdict(run) for run in silent], "torch": torch.__version__,
+    }  # fmt: skip
+
+
+def draw(signal: Sequence[SignalRun], silent: Sequence[SilentRun], path: Path) -> None:
+    """Two panels: share of the best earned; turnover given up."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for run in signal:
+        left.plot(run.env_steps, run.share_of_best, color="tab:blue", alpha=0.7)
+        left.plot(run.env_steps[-1], run.test_share_of_best, "o", color="tab:orange")
+    left.axhline(1.0, color="black", lw=1, ls=":")
+    left.axhline(0.8, color="tab:red", lw=1, ls="--")
+    left.set(xlabel="environment steps", ylabel="share of the best policy's log growth", ylim=(0.0, 1.05))
+    left.set_title("Announced trend, costs included\nlines: validation bars; dots: test bars; dashed: 80 %")
+    for i, run in enumerate(silent):
+        label = ("while exploring", "without noise") if i == 0 else (None, None)
+        right.plot(run.env_steps, run.exploring_turnover, color="tab:blue", alpha=0.7, label=label[0])
+        right.plot(run.env_steps, run.turnover, color="tab:orange", alpha=0.7, label=label[1])
+    right.set_yscale("symlog", linthresh=0.1)
+    right.set(xlabel="environment steps", ylabel="accounts traded per 1000 bars", ylim=(0, None))
+    right.set_title("No signal: trading stops\non unseen bars")
+    right.legend()
+    for axis in (left.xaxis, right.xaxis):
+        axis.set_major_formatter(lambda steps, _: f"{steps / 1000:.0f}k")
+    figure.savefig(path, dpi=110)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run both markets, print a table, write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one seed, a third of the budget")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds (default 5)")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the results")
+    args = parser.parse_args(argv)
+    n_seeds, share = (1, 3) if args.quick else (args.seeds, 1)
+    signal, silent = [], []
+    for seed in range(n_seeds):
+        signal.append(run_signal(seed, 150_000 // share))
+        silent.append(run_silent(seed, 200_000 // share))
+        s, n = signal[-1], silent[-1]
+        print(
+            f"seed {seed}: {s.test_share_of_best:6.1%} of the best policy's growth on unseen bars ({s.wall_s:.0f} s); "
+            f"without signal, accounts traded per 1000 bars {n.exploring_turnover[0]:.1f} -> "
+            f"{n.exploring_turnover[-1]:.1f} exploring, {n.turnover[-1]:.2f} without noise, "
+            f"{n.fee_share[-1]:.2%} of the account lost to fees ({n.wall_s:.0f} s)",
+            flush=True,
+        )
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "learning.json").write_text(json.dumps(report(signal, silent), indent=1) + "\n")
+    draw(signal, silent, args.out / "learning.png")
+    print(f"{args.out / 'learning.json'} and learning.png written")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

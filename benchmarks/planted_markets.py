@@ -1,0 +1,148 @@
+"""Markets whose best policy is known: one with an announced trend, one with nothing to know.
+
+The announced market: at every bar a hidden regime names one coin, or none. The named coin drifts up, all others drift
+down, around independent noise. The regime is a Markov chain, and the features show the regime that rules the return
+*after* the coming fill, so an order placed on it arrives in time. Two further features are noise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AnnouncedMarket:
+    """Parameters of the market with a signal. Rates are log returns per bar."""
+
+    n_assets: int = 2
+    rise: float = 0.003            # of the named coin
+    fall: float = -0.002           # of every other coin
+    volatility: float = 0.004
+    mean_regime_bars: float = 25.0
+    n_noise_features: int = 2
+
+    @property
+    def n_regimes(self) -> int:
+        """One for each coin, and one for none."""
+        return self.n_assets + 1
+
+    def switching(self) -> np.ndarray:
+        """(R, R) probabilities of the next bar's regime: stay, or go to any other alike."""
+        leave = 1.0 / self.mean_regime_bars
+        chances = np.full((self.n_regimes, self.n_regimes), leave / self.n_assets)
+        np.fill_diagonal(chances, 1.0 - leave)
+        return chances
+
+    def drift(self) -> np.ndarray:
+        """(R, A) log return per bar; the last regime names no coin."""
+        drift = np.full((self.n_regimes, self.n_assets), self.fall)
+        np.fill_diagonal(drift, self.rise)
+        return drift
+
+    def config(self, n_bars: int, seed: int) -> dict[str, Any]:
+        """Environment config of `n_bars` bars. Another seed is another, unseen stretch of the same market."""
+        rng = np.random.default_rng(seed)
+        is_leaving = rng.random(n_bars + 1) < 1.0 / self.mean_regime_bars
+        step = rng.integers(1, self.n_regimes, n_bars + 1)
+        regime = np.cumsum(np.where(is_leaving, step, 0)) % self.n_regimes           # (T + 1,) rules bar t -> t + 1
+        returns = self.drift()[regime[:-1]] + rng.normal(0.0, self.volatility, (n_bars, self.n_assets))
+        log_price = np.cumsum(returns, axis=0) - returns                             # (T, A), bar 0 at 0
+        shown = np.eye(self.n_regimes, self.n_assets)[regime[1:]]                    # (T, A) one bar ahead
+        noise = rng.normal(size=(n_bars, self.n_noise_features))
+        return {
+            "price_array": 100.0 * np.exp(log_price), "tech_array": np.hstack((shown, noise)).astype(np.float32),
+            "tickers": [f"COIN{i}" for i in range(self.n_assets)], "min_order_qty": np.zeros(self.n_assets),
+        }  # fmt: skip
+
+    def follow(self, state: Tensor) -> Tensor:
+        """The rule `solve_plan` finds: everything into the named coin, out of all others. (N, S) -> (N, A)."""
+        first = 1 + self.n_assets                                                    # after cash and weights
+        return state[:, first : first + self.n_assets] * 2.0 - 1.0
+
+
+def silent_config(n_bars: int, n_assets: int, seed: int, volatility: float = 0.004) -> dict[str, Any]:
+    """A market without signal: no drift in the log price, features of noise. No policy earns more than nothing."""
+    rng = np.random.default_rng(seed)
+    log_price = np.cumsum(rng.normal(0.0, volatility, (n_bars, n_assets)), axis=0)
+    return {
+        "price_array": 100.0 * np.exp(log_price), "tech_array": rng.normal(size=(n_bars, 4)).astype(np.float32),
+        "tickers": [f"COIN{i}" for i in range(n_assets)], "min_order_qty": np.zeros(n_assets),
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The solved market: what to hold in every regime, whatever is held now."""
+
+    weights: np.ndarray      # (K, A) portfolios considered, shares of equity
+    target: np.ndarray       # (R, K) index of the portfolio to hold
+    growth: float            # log growth per bar of following it for ever
+
+
+def solve_plan(market: AnnouncedMarket, cost_rate: float, parts: int = 10, tolerance: float = 1e-9) -> Plan:
+    """Best long-run log growth by relative value iteration over regimes and portfolios.
+
+    Portfolios are a grid of `parts` equal parts of equity. Trading costs `cost_rate` of the traded notional (fee and
+    slippage), is paid from equity and shrinks a purchase that lacks the cash, as in the environment with
+    norm_action = 1, where one order can move the whole account. Ignored: drift of mixed weights within a bar, which
+    cannot matter where, as here, the plan holds one coin or none.
+    """
+    grid = [w for w in product(range(parts + 1), repeat=market.n_assets) if sum(w) <= parts]
+    weights = np.array(grid) / parts                                                     # (K, A)
+    move = np.array([[_cost(old, new, cost_rate) for new in weights] for old in weights])  # (K, K) log equity lost
+    gain = _expected_log_growth(market, weights)                                         # (R, K)
+    chances, value = market.switching(), np.zeros((market.n_regimes, len(weights)))
+    while True:
+        future = gain + chances @ value                                                  # (R, K) of holding k
+        options = future[:, None, :] - move[None]                                        # (R, K held, K wanted)
+        updated = options.max(-1)
+        growth = updated - value
+        if growth.max() - growth.min() < tolerance:
+            return Plan(weights, options.argmax(-1), float(growth.mean()))
+        value = updated - updated[0, 0]
+
+
+def _cost(old: np.ndarray, new: np.ndarray, cost_rate: float) -> float:
+    """Log equity lost by trading weights `old` into `new`: c of all that is sold and bought, bought from what is left.
+
+    A full purchase is cut so that cost and coins fit the cash; equity then is what the coins are worth.
+    """
+    sold, bought = np.maximum(old - new, 0.0).sum(), np.maximum(new - old, 0.0).sum()
+    cash = 1.0 - old.sum() + sold * (1.0 - cost_rate)
+    bought = min(bought, cash / (1.0 + cost_rate))
+    return -float(np.log(1.0 - cost_rate * (sold + bought)))
+
+
+def _expected_log_growth(market: AnnouncedMarket, weights: np.ndarray) -> np.ndarray:
+    """(R, K) mean of log(1 + sum w (e^r - 1)) over the noise, by Gauss-Hermite quadrature."""
+    points, masses = np.polynomial.hermite_e.hermegauss(7)
+    masses = masses / masses.sum()
+    growth = np.zeros((market.n_regimes, len(weights)))
+    for index in product(range(len(points)), repeat=market.n_assets):
+        noise = market.volatility * points[list(index)]
+        simple = np.exp(market.drift() + noise) - 1.0                                    # (R, A)
+        growth += masses[list(index)].prod() * np.log1p(simple @ weights.T)
+    return growth
+
+
+def is_the_rule(plan: Plan) -> bool:
+    """Whether the plan, from cash and from any single coin, is `AnnouncedMarket.follow`: the named coin or nothing."""
+    n_assets = plan.weights.shape[1]
+    corners = [np.flatnonzero((plan.weights == corner).all(1))[0] for corner in np.eye(n_assets + 1, n_assets)]
+    return all(plan.target[regime, held] == corners[regime] for regime in range(n_assets + 1) for held in corners)
+
+
+def noisy(actor: torch.nn.Module, generator: torch.Generator) -> Any:
+    """The policy as it explores: tanh(mean + deviation * noise)."""
+
+    def act(state: Tensor) -> Tensor:
+        mean = actor.net(actor.state_norm(state))   # type: ignore[operator]
+        return torch.tanh(mean + actor.action_std_log.exp() * torch.randn(mean.shape, generator=generator))
+
+    return act
