@@ -1,0 +1,205 @@
+"""DRLAgent: the factory that FinRL's and Cappuccino's scripts call, on this repository's training loop."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from drl_agents.agents import AGENTS
+from drl_agents.policy_file import load_policy
+from train.config import TrainConfig
+from train.env_factory import is_vectorized
+from train.run import BEST_POLICY, TrainResult, train_policy
+
+log = logging.getLogger(__name__)
+
+MODELS = AGENTS
+DEFAULT_N_ENVS = 8          # of a vectorized class when env_params does not say, as in the hosts
+HIDDEN_LAYERS = 2           # of `net_dimension` units each
+LEAST_UPDATES = 4           # a target_step as long as the budget would never let the policy act on what it learned
+
+# The hosts' and elegantrl's names for settings of TrainConfig, with what makes the value fit.
+KWARG_NAMES: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "net_dimension": ("net_dims", lambda width: (int(width),) * HIDDEN_LAYERS),
+    "net_dim": ("net_dims", lambda width: (int(width),) * HIDDEN_LAYERS),
+    "net_dims": ("net_dims", lambda widths: tuple(int(width) for width in widths)),
+    "learning_rate": ("learning_rate", float),
+    "batch_size": ("batch_size", int),
+    "gamma": ("gamma", float),
+    "lambda_gae_adv": ("gae_lambda", float),
+    "lambda_entropy": ("entropy_coef", float),
+    "ratio_clip": ("clip_range", float),
+    "clip_grad_norm": ("max_grad_norm", float),
+    "soft_update_tau": ("soft_update_tau", float),
+    "horizon_len": ("horizon_len", int),
+    "max_memo": ("buffer_size", int),
+    "thread_num": ("cpu_threads", int),
+    "random_seed": ("seed", int),
+}
+# Named by hosts, without meaning here: evaluation goes by updates and workers are the study's.
+SILENT_KWARGS = {"eval_time_gap", "eval_gap", "eval_times", "break_step", "worker_num", "use_multiprocessing"}
+
+
+@dataclass(frozen=True)
+class Model:
+    """What `get_model` prepares for `train_model`."""
+
+    settings: TrainConfig
+    target_step: int | None     # samples of a rollout over all environments; None keeps settings.horizon_len
+    env_class: type
+    config: Mapping[str, Any]
+    env_params: Mapping[str, Any]
+    env_options: Mapping[str, Any]
+
+
+class DRLAgent:
+    """Trains and applies agents for hosts.
+
+    Args:
+        env: the environment's class; one whose constructor has an `n_envs` parameter is built vectorized.
+        price_array: (T, A) closes.
+        tech_array: (T, F) features.
+        env_params: rules and norms; `n_envs` there is passed on to a vectorized class.
+        if_log: handed to the environment.
+        host_options: anything further, such as `tickers`. Handed to the environment where its constructor names it.
+    """
+
+    def __init__(
+        self,
+        env: type,
+        price_array: np.ndarray,
+        tech_array: np.ndarray,
+        env_params: Mapping[str, Any],
+        if_log: bool = False,
+        **host_options: Any,
+    ) -> None:
+        self.env = env
+        self.price_array = price_array
+        self.tech_array = tech_array
+        self.env_params = env_params
+        self.if_log = if_log
+        self.host_options = host_options
+
+    def get_model(self, model_name: str, gpu_id: int = -1, model_kwargs: Mapping[str, Any] | None = None) -> Model:
+        """Settings of a run.
+
+        Args:
+            model_name: "ppo", "a2c", "sac", "td3" or "ddpg".
+            gpu_id: -1 is the CPU, which is also taken, with a warning, where there is no GPU.
+            model_kwargs: under elegantrl's and the hosts' names, or TrainConfig's.
+        """
+        _check_model_name(model_name)
+        n_envs = int(self.env_params.get("n_envs", DEFAULT_N_ENVS)) if is_vectorized(self.env) else 1
+        given = _settings_of(model_name, model_kwargs or {})
+        target_step = given.pop("target_step", None)
+        settings = TrainConfig(**{"start": None, **given}, agent=model_name, n_envs=n_envs, gpu_id=_usable_gpu(gpu_id))
+        config = {"price_array": self.price_array, "tech_array": self.tech_array, "if_train": True}
+        if self.host_options.get("tickers") is not None:
+            config["tickers"] = list(self.host_options["tickers"])
+        return Model(settings, target_step, self.env, config, self.env_params, self._env_options())
+
+    def _env_options(self) -> dict[str, Any]:
+        """Host options that the environment's constructor names; others that would have mattered are warned about."""
+        known = inspect.signature(self.env).parameters
+        options = {"if_log": self.if_log, **self.host_options}
+        ignored = sorted(name for name, value in options.items() if name not in known and value)
+        for name in sorted(set(ignored) - {"if_log", "tickers", "data_interval"}):
+            log.warning("%s has no parameter %s; it has no effect", self.env.__name__, name)
+        return {name: value for name, value in options.items() if name in known}
+
+    def train_model(self, model: Model, cwd: str | Path, total_timesteps: float = 5000) -> TrainResult:
+        """Train for `total_timesteps` steps of all environments together; policies are written into `cwd`."""
+        settings = replace(model.settings, total_env_steps=int(total_timesteps))
+        longest = max(1, math.ceil(settings.total_env_steps / settings.n_envs / LEAST_UPDATES))
+        wanted = settings.horizon_len if model.target_step is None else max(1, model.target_step // settings.n_envs)
+        settings = replace(settings, horizon_len=min(wanted, longest))
+        return train_policy(
+            settings, model.config, model.env_params, cwd, env_class=model.env_class, env_kwargs=model.env_options
+        )
+
+    @staticmethod
+    def DRL_prediction(  # noqa: N802 - the hosts' name
+        model_name: str, cwd: str | Path, net_dimension: int | None, environment: Any, gpu_id: int = -1
+    ) -> list[float]:
+        """Trade one episode with the policy in `cwd`.
+
+        Returns:
+            Account values, the initial one first. Of a vectorized environment, those of its first account.
+
+        Raises:
+            PolicyFileError: for a missing, damaged or mismatched policy.
+        """
+        _check_model_name(model_name)
+        policy = load_policy(
+            Path(cwd) / BEST_POLICY,
+            state_dim=environment.state_dim,
+            action_dim=environment.action_dim,
+            net_dims=None if net_dimension is None else (net_dimension,) * HIDDEN_LAYERS,
+        )
+        if getattr(environment, "start", "first") != "first":
+            log.warning('The environment draws its first bar; build it with start="first" to trade all of its bars')
+        gpu_id = _usable_gpu(gpu_id)
+        device = torch.device(f"cuda:{gpu_id}" if gpu_id >= 0 else "cpu")
+        values = _trade_one_episode(policy.to(device), environment, device)
+        log.info("Test finished, episode return %.4f", values[-1] / values[0] - 1.0)
+        return values
+
+
+def _check_model_name(model_name: str) -> None:
+    if model_name not in MODELS:
+        raise NotImplementedError(f"model_name must be one of {', '.join(MODELS)}; received {model_name!r}")
+
+
+def _settings_of(model_name: str, model_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """model_kwargs as fields of TrainConfig, and `target_step` as it is."""
+    settings: dict[str, Any] = {}
+    own = set(TrainConfig.__dataclass_fields__) - {"agent", "n_envs", "gpu_id", "total_env_steps"}
+    for name, value in model_kwargs.items():
+        if name == "target_step":
+            settings[name] = int(value)
+        elif name == "repeat_times":
+            is_off_policy = TrainConfig(agent=model_name).is_off_policy
+            settings |= {"updates_per_sample": float(value)} if is_off_policy else {"n_epochs": max(1, round(value))}
+        elif name in KWARG_NAMES:
+            field, convert = KWARG_NAMES[name]
+            settings[field] = convert(value)
+        elif name in own:
+            settings[name] = value
+        elif name not in SILENT_KWARGS:
+            log.warning("model_kwargs: %s is not a setting of these agents; it has no effect", name)
+    return settings
+
+
+def _usable_gpu(gpu_id: int) -> int:
+    """`gpu_id` where there is such a GPU, else -1: hosts ask for GPU 0 by default."""
+    if gpu_id < 0 or (torch.cuda.is_available() and gpu_id < torch.cuda.device_count()):
+        return gpu_id
+    log.warning("There is no GPU %d; the CPU is used", gpu_id)
+    return -1
+
+
+def _trade_one_episode(policy: Callable[[torch.Tensor], torch.Tensor], env: Any, device: torch.device) -> list[float]:
+    values = [float(env.initial_total_asset)]
+    state, is_done = env.reset(), False
+    while not is_done:
+        batch = torch.as_tensor(state, dtype=torch.float32, device=device)
+        action = policy(batch)
+        state, _, done, info = env.step(action if batch.ndim == 2 else action.cpu().numpy())
+        values.append(_account_value(env, info))
+        is_done = bool(done[0]) if batch.ndim == 2 else bool(done)
+    return values
+
+
+def _account_value(env: Any, info: Any) -> float:
+    """The first account's value after a step. A batch restarts within the step, so there `info` is asked."""
+    if isinstance(info, dict) and "equity" in info:
+        return float(np.atleast_1d(torch.as_tensor(info["equity"]).cpu().numpy())[0])
+    return float(env.cash + (env.price_array[env.time] * env.stocks).sum())
