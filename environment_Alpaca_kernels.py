@@ -17,6 +17,7 @@ import torch
 from numba import njit, prange
 
 from environment_Alpaca_vectorized import (
+    COSTS,
     EQUITY_FLOOR,
     HELD_BARS_SCALE,
     INCREMENT_SLACK,
@@ -24,7 +25,7 @@ from environment_Alpaca_vectorized import (
     VectorizedCryptoEnvAlpacaOptimized,
 )
 
-# Below this many environments the cost of waking a second thread exceeds its gain (benchmarks/step.py).
+# Below this many environments the cost of waking a second thread exceeds its gain (benchmarks/bench_step.py).
 PARALLEL_FROM_N_ENVS = 2048
 
 ORDER_SIZINGS = ("price_magnitude", "initial_capital", "equity")
@@ -32,58 +33,66 @@ REWARDS = ("benchmark_difference", "cappuccino", "weighted_terms")
 STARTS = ("first", "random", "stratified")
 
 
-FLOATS = (
-    "initial_capital", "buy_fee_rate", "sell_fee_rate", "gamma", "slippage_rate", "min_order_notional",
-    "stale_fraction", "cash_haircut", "terminal_equity_fraction", "norm_cash", "norm_stocks", "norm_reward",
-    "norm_action", "min_cash_reserve", "max_position_weight", "trailing_stop_pct", "time_decay_floor", "growth_weight",
-    "benchmark_weight", "drawdown_penalty", "volatility_penalty", "concentration_penalty", "turnover_penalty",
-)  # fmt: skip
-INTEGERS = ("lookback", "stale_bars", "order_sizing", "reward", "start", "seed", "episode_bars")
-FLAGS = (
-    "always_allow_close", "release_unpriced", "buys_sequentially", "reserve_of_equity", "truncates",
-    "discounts_final_reward", "observes_absolute", "benchmark_of_episode", "benchmark_pays_fee", "observe_account",
-)  # fmt: skip
+def columns(kind: str, names: str) -> list[tuple[str, str]]:
+    """Fields of one kind of an array of records."""
+    return [(name, kind) for name in names.split()]
+
 
 # `EnvParams` as numbers, which is what a compiled function takes: choices are indices into the tuples above, and
 # episode_bars 0 means to the end of the segment.
-Rules = namedtuple("Rules", (*FLOATS, *INTEGERS, *FLAGS))
-
-# `Market` as NumPy views of the same memory.
-MarketArrays = namedtuple(
-    "MarketArrays",
-    "price tech min_qty qty_increment segment_first segment_end episode_limit first_start start_offset usable_segment",
+RULES = np.dtype(
+    columns(
+        "f8",
+        "initial_capital buy_fee_rate sell_fee_rate gamma slippage_rate min_order_notional stale_fraction cash_haircut "
+        "terminal_equity_fraction norm_cash norm_stocks norm_reward norm_action min_cash_reserve max_position_weight "
+        "trailing_stop_pct time_decay_floor growth_weight benchmark_weight drawdown_penalty volatility_penalty "
+        "concentration_penalty turnover_penalty",
+    )
+    + columns("i8", "lookback stale_bars order_sizing reward start seed episode_bars n_envs n_starts n_usable")
+    + columns("?", "always_allow_close release_unpriced buys_sequentially reserve_of_equity truncates restarts")
+    + columns("?", "discounts_final_reward observes_absolute benchmark_of_episode benchmark_pays_fee observe_account"),
+    align=True,
 )
+ASSET = np.dtype(columns("f8", "min_qty qty_increment"))
+SEGMENT = np.dtype(columns("i8", "first end limit first_start starts_before usable"))
+Record = Any  # one element of an array of records, its fields as attributes
+Marks = tuple[float, float, float]  # equity, benchmark and largest drawdown at the bar before
 
-# `Portfolio` as NumPy views of the same memory, with the episode numbers and a scratch row of orders.
-Books = namedtuple(
-    "Books",
-    "bar first_bar last_bar segment cash qty held_bars high order_scale benchmark_qty equity benchmark peak "
-    "max_drawdown discounted_return trades fees slippage turnover episode rejected order_qty",
-)
+# The arguments of the compiled step are few, because each costs a fraction of a microsecond a call, and their types do
+# not depend on the number of assets or terms, so that one compiled version serves all. `Books` is `Portfolio` as rows
+# of `Memory`, in this order.
+COUNTS = ("bar", "first_bar", "last_bar", "segment", "trades", "episode", "rejected")
+MONEY = ("cash", "equity", "benchmark", "peak", "max_drawdown", "discounted_return", *COSTS)
+COINS = ("qty", "high", "order_scale", "benchmark_qty", "order_qty")
+REPORTED = ("equity", "benchmark", "episode_return", *COSTS)
+MarketArrays = namedtuple("MarketArrays", "price tech assets segments")
+Memory = namedtuple("Memory", "counts money coins held_bars")  # (7, N), (9, N), (5, N, A), (N, A)
+Books = namedtuple("Books", (*COUNTS, *MONEY, *COINS, "held_bars"))
+Outputs = namedtuple("Outputs", "state reward done final_state truncated trades money terms")
 
-# What a step writes: the caller's slots for state (N, S) float32, reward (N,) float32 and done (N,) bool, and the
-# environment's own buffers: final_state where done, terms (K, N), and the books before a restart.
-Outputs = namedtuple(
-    "Outputs", "state reward done final_state truncated terms equity benchmark trades fees slippage turnover"
-)
 
 # Without numba's reference counting (_nrt=False) nothing may be allocated in here, and nothing is. It counted 400
 # times in a step: 2.9 us an environment step with it, 1.0 us without (2-core x86-64, standard rules, 7 assets).
-native: Any = njit(_nrt=False)  # pyright: ignore[reportCallIssue]
+native: Any = njit(_nrt=False, error_model="numpy")  # pyright: ignore[reportCallIssue]
 
 
-def _step_all(action: np.ndarray, m: MarketArrays, b: Books, p: Rules, out: Outputs, restarts: bool) -> None:
+def _step_all(action: np.ndarray, m: MarketArrays, memory: Memory, rules: np.ndarray, out: Outputs) -> None:
     """Advance every environment one bar; action (N, A) float32."""
+    c, d, q = memory.counts, memory.money, memory.coins
+    books = Books(
+        c[0], c[1], c[2], c[3], c[4], c[5], c[6], d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7], d[8],
+        q[0], q[1], q[2], q[3], q[4], memory.held_bars,
+    )  # fmt: skip
     for i in prange(action.shape[0]):
-        step_one(i, action, m, b, p, out, restarts)
+        step_one(i, action, m, books, rules[0], out)
 
 
 @native
-def account_value(i: int, price: np.ndarray, b: Books) -> float:
-    """Cash plus positions at the close, quote."""
-    value = b.cash[i]
+def value_of(qty: np.ndarray, price: np.ndarray) -> float:
+    """Coins at the close, quote."""
+    value = 0.0
     for a in range(price.shape[0]):
-        value += b.qty[i, a] * price[a]
+        value += qty[a] * price[a]
     return value
 
 
@@ -96,28 +105,24 @@ def whole_increments(quantity: float, step: float) -> float:
 
 
 @native
-def order_quantities(i: int, action: np.ndarray, price: np.ndarray, equity: float, b: Books, p: Rules) -> None:
+def order_quantities(i: int, action: np.ndarray, price: np.ndarray, equity: float, b: Books, p: Record) -> None:
     """Fill b.order_qty[i]; a non-finite action is a hold."""
-    order_qty = b.order_qty[i]
+    is_valid = True
     for a in range(price.shape[0]):
-        if not math.isfinite(action[i, a]):
-            b.rejected[i] += 1
-            for other in range(price.shape[0]):
-                order_qty[other] = 0.0
-            return
+        is_valid = is_valid and math.isfinite(action[i, a])
+    b.rejected[i] += not is_valid
     for a in range(price.shape[0]):
+        wish = action[i, a] if is_valid else np.float32(0.0)
         if p.order_sizing == 0:
-            order_qty[a] = np.float64(action[i, a]) * b.order_scale[i, a]
+            b.order_qty[i, a] = np.float64(wish) * b.order_scale[i, a]
         elif p.order_sizing == 1:  # in float32, as the host computes it
-            order_qty[a] = np.float64(action[i, a] * np.float32(b.order_scale[i, a]))
-        elif price[a] > 0:
-            order_qty[a] = np.float64(action[i, a]) * (equity / (price[a] * p.norm_action))
+            b.order_qty[i, a] = np.float64(wish * np.float32(b.order_scale[i, a]))
         else:
-            order_qty[a] = 0.0
+            b.order_qty[i, a] = np.float64(wish) * (equity / (price[a] * p.norm_action)) if price[a] > 0 else 0.0
 
 
 @native
-def cap_positions(i: int, price: np.ndarray, equity: float, b: Books, p: Rules) -> None:
+def cap_positions(i: int, price: np.ndarray, equity: float, b: Books, p: Record) -> None:
     """Cut buys to max_position_weight of the account."""
     for a in range(price.shape[0]):
         room = max(p.max_position_weight * equity / price[a] - b.qty[i, a], 0.0) if price[a] > 0 else 0.0
@@ -125,7 +130,7 @@ def cap_positions(i: int, price: np.ndarray, equity: float, b: Books, p: Rules) 
 
 
 @native
-def execute_sale(i: int, a: int, sold: float, price: float, b: Books, p: Rules) -> None:
+def execute_sale(i: int, a: int, sold: float, price: float, b: Books, p: Record) -> None:
     """Take `sold` coins out at the close less slippage and fee."""
     if sold <= 0:
         return
@@ -139,7 +144,7 @@ def execute_sale(i: int, a: int, sold: float, price: float, b: Books, p: Rules) 
 
 
 @native
-def book_trade(i: int, quantity: float, price: float, fee_per_coin: float, b: Books, p: Rules) -> None:
+def book_trade(i: int, quantity: float, price: float, fee_per_coin: float, b: Books, p: Record) -> None:
     """Count one fill in the step's totals."""
     b.trades[i] += 1
     b.fees[i] += quantity * fee_per_coin
@@ -148,7 +153,7 @@ def book_trade(i: int, quantity: float, price: float, fee_per_coin: float, b: Bo
 
 
 @native
-def execute_trailing_stops(i: int, price: np.ndarray, b: Books, p: Rules) -> None:
+def execute_trailing_stops(i: int, price: np.ndarray, b: Books, p: Record) -> None:
     """Sell whole positions that fell too far from their high."""
     for a in range(price.shape[0]):
         if b.qty[i, a] > 0:
@@ -158,7 +163,7 @@ def execute_trailing_stops(i: int, price: np.ndarray, b: Books, p: Rules) -> Non
 
 
 @native
-def execute_sells(i: int, price: np.ndarray, m: MarketArrays, b: Books, p: Rules) -> None:
+def execute_sells(i: int, price: np.ndarray, m: MarketArrays, b: Books, p: Record) -> None:
     """Sell what the orders ask for, at most the position."""
     for a in range(price.shape[0]):
         order = -b.order_qty[i, a]
@@ -167,13 +172,13 @@ def execute_sells(i: int, price: np.ndarray, m: MarketArrays, b: Books, p: Rules
         if p.always_allow_close and order >= b.qty[i, a]:
             execute_sale(i, a, b.qty[i, a], price[a], b, p)
             continue
-        wanted = whole_increments(order, m.qty_increment[a])
-        if wanted > m.min_qty[a] and wanted * price[a] >= p.min_order_notional:
+        wanted = whole_increments(order, m.assets[a].qty_increment)
+        if wanted > m.assets[a].min_qty and wanted * price[a] >= p.min_order_notional:
             execute_sale(i, a, min(b.qty[i, a], wanted), price[a], b, p)
 
 
 @native
-def release_stale(i: int, price: np.ndarray, b: Books, p: Rules) -> None:
+def release_stale(i: int, price: np.ndarray, b: Books, p: Record) -> None:
     """Sell a fraction of every position held too long."""
     for a in range(price.shape[0]):
         if b.held_bars[i, a] >= p.stale_bars and (price[a] > 0 or p.release_unpriced):
@@ -181,16 +186,16 @@ def release_stale(i: int, price: np.ndarray, b: Books, p: Rules) -> None:
 
 
 @native
-def spendable_cash(i: int, equity: float, b: Books, p: Rules) -> float:
+def spendable_cash(i: int, equity: float, b: Books, p: Record) -> float:
     """Quote that buys may use, reserve kept."""
     base = equity if p.reserve_of_equity else p.initial_capital
     return max(b.cash[i] - p.min_cash_reserve * base, 0.0) * p.cash_haircut
 
 
 @native
-def execute_purchase(i: int, a: int, bought: float, price: float, m: MarketArrays, b: Books, p: Rules) -> None:
+def execute_purchase(i: int, a: int, bought: float, price: float, m: MarketArrays, b: Books, p: Record) -> None:
     """Add `bought` coins unless the order became too small."""
-    if bought <= 0 or bought < m.min_qty[a] or bought * price < p.min_order_notional:
+    if bought <= 0 or bought < m.assets[a].min_qty or bought * price < p.min_order_notional:
         return
     if b.qty[i, a] == 0.0:
         b.high[i, a] = price
@@ -200,25 +205,25 @@ def execute_purchase(i: int, a: int, bought: float, price: float, m: MarketArray
 
 
 @native
-def unit_cost(price: float, p: Rules) -> float:
+def unit_cost(price: float, p: Record) -> float:
     """Quote paid per coin, slippage and fee included."""
     return price * (1.0 + p.slippage_rate) * (1.0 + p.buy_fee_rate)
 
 
 @native
-def execute_buys(i: int, price: np.ndarray, equity: float, m: MarketArrays, b: Books, p: Rules) -> None:
+def execute_buys(i: int, price: np.ndarray, equity: float, m: MarketArrays, b: Books, p: Record) -> None:
     """Asset by asset in the hosts' rules, all scaled together when cash is short in "standard"."""
     order_qty = b.order_qty[i]
     cost = 0.0
     for a in range(price.shape[0]):
-        wanted = whole_increments(order_qty[a], m.qty_increment[a])
-        is_order = price[a] > 0 and wanted > m.min_qty[a] and wanted * price[a] >= p.min_order_notional
+        wanted = whole_increments(order_qty[a], m.assets[a].qty_increment)
+        is_order = price[a] > 0 and wanted > m.assets[a].min_qty and wanted * price[a] >= p.min_order_notional
         order_qty[a] = wanted if is_order else 0.0
         cost += order_qty[a] * unit_cost(price[a], p) if is_order else 0.0
     if not p.buys_sequentially:
         scale = min(1.0, spendable_cash(i, equity, b, p) / cost) if cost > 0 else 0.0
         for a in range(price.shape[0]):
-            execute_purchase(i, a, whole_increments(order_qty[a] * scale, m.qty_increment[a]), price[a], m, b, p)
+            execute_purchase(i, a, whole_increments(order_qty[a] * scale, m.assets[a].qty_increment), price[a], m, b, p)
         return
     for a in range(price.shape[0]):
         if order_qty[a] > 0:
@@ -229,11 +234,7 @@ def execute_buys(i: int, price: np.ndarray, equity: float, m: MarketArrays, b: B
 @native
 def mark_to_market(i: int, price: np.ndarray, b: Books) -> None:
     """Value account and benchmark; carry peak and drawdown on."""
-    b.equity[i] = account_value(i, price, b)
-    benchmark = 0.0
-    for a in range(price.shape[0]):
-        benchmark += b.benchmark_qty[i, a] * price[a]
-    b.benchmark[i] = benchmark
+    b.equity[i], b.benchmark[i] = b.cash[i] + value_of(b.qty[i], price), value_of(b.benchmark_qty[i], price)
     b.peak[i] = max(b.peak[i], b.equity[i])
     b.max_drawdown[i] = max(b.max_drawdown[i], 1.0 - b.equity[i] / b.peak[i])
 
@@ -248,17 +249,14 @@ def largest_weight(i: int, price: np.ndarray, b: Books) -> float:
 
 
 @native
-def weighted_terms(
-    i: int, price: np.ndarray, before: float, benchmark_before: float, drawdown_before: float, b: Books, p: Rules,
-    terms: np.ndarray,
-) -> None:  # fmt: skip
-    """Fill terms[:, i] of the standard reward."""
+def weighted_terms(i: int, price: np.ndarray, before: Marks, b: Books, p: Record, terms: np.ndarray) -> None:
+    """Fill the terms of the standard reward."""
     floor = EQUITY_FLOOR * p.initial_capital
-    growth = math.log(max(b.equity[i], floor) / max(before, floor))
-    tracked = math.log(max(b.benchmark[i], floor) / max(benchmark_before, floor))
+    growth = math.log(max(b.equity[i], floor) / max(before[0], floor))
+    tracked = math.log(max(b.benchmark[i], floor) / max(before[1], floor))
     terms[0, i] = p.norm_reward * p.growth_weight * growth
     terms[1, i] = -p.norm_reward * p.benchmark_weight * tracked
-    terms[2, i] = -p.norm_reward * p.drawdown_penalty * (b.max_drawdown[i] - drawdown_before)
+    terms[2, i] = -p.norm_reward * p.drawdown_penalty * (b.max_drawdown[i] - before[2])
     terms[3, i] = -p.norm_reward * p.volatility_penalty * growth**2
     terms[4, i] = -p.norm_reward * p.concentration_penalty * max(0.0, largest_weight(i, price, b) - TARGET_WEIGHT)
     terms[5, i] = -p.norm_reward * p.turnover_penalty * b.turnover[i] / max(b.equity[i], floor)
@@ -266,13 +264,12 @@ def weighted_terms(
 
 @native
 def cappuccino_terms(
-    i: int, price: np.ndarray, before: float, benchmark_before: float, m: MarketArrays, b: Books, p: Rules,
-    terms: np.ndarray,
-) -> None:  # fmt: skip
-    """Fill terms[:, i] of the Cappuccino reward."""
-    gain, benchmark_gain = b.equity[i] - before, b.benchmark[i] - benchmark_before
+    i: int, price: np.ndarray, before: Marks, m: MarketArrays, b: Books, p: Record, terms: np.ndarray
+) -> None:
+    """Fill the terms of the Cappuccino reward."""
+    gain, benchmark_gain = b.equity[i] - before[0], b.benchmark[i] - before[1]
     decay = time_decay(i, m, b, p)
-    market_return = benchmark_gain / benchmark_before if benchmark_before > 0 else 0.0
+    market_return = benchmark_gain / before[1] if before[1] > 0 else 0.0
     cash_share = b.cash[i] / b.equity[i] if b.equity[i] > 0 else 0.0
     earns_bonus = market_return < 0 and cash_share > 0.1
     shortfall = max(p.min_cash_reserve * p.initial_capital - b.cash[i], 0.0)
@@ -284,16 +281,16 @@ def cappuccino_terms(
 
 
 @native
-def time_decay(i: int, m: MarketArrays, b: Books, p: Rules) -> float:
+def time_decay(i: int, m: MarketArrays, b: Books, p: Record) -> float:
     """Factor that falls over the segment."""
-    first = m.segment_first[b.segment[i]] + p.lookback - 1
-    last = m.segment_end[b.segment[i]] - p.lookback - 1
+    first = m.segments[b.segment[i]].first + p.lookback - 1
+    last = m.segments[b.segment[i]].end - p.lookback - 1
     progress = min(max((b.bar[i] - first) / max(last - first, 1), 0.0), 1.0)
     return max(1.0 - progress, p.time_decay_floor)
 
 
 @native
-def cappuccino_concentration(i: int, price: np.ndarray, b: Books, p: Rules) -> float:
+def cappuccino_concentration(i: int, price: np.ndarray, b: Books, p: Record) -> float:
     """Penalty for one large position and for few, bonus for evenly spread ones (Gini coefficient by ranks)."""
     if p.concentration_penalty <= 0 or b.equity[i] <= 0:
         return 0.0
@@ -322,17 +319,15 @@ def rank_among_held(i: int, a: int, weight: float, price: np.ndarray, b: Books) 
 
 
 @native
-def step_one(
-    i: int, action: np.ndarray, m: MarketArrays, b: Books, p: Rules, out: Outputs, restarts: bool
-) -> None:
+def step_one(i: int, action: np.ndarray, m: MarketArrays, b: Books, p: Record, out: Outputs) -> None:
     """One environment, one bar: stops, sells, releases, buys, then mark to market."""
-    before, benchmark_before, drawdown_before = b.equity[i], b.benchmark[i], b.max_drawdown[i]
+    before = (b.equity[i], b.benchmark[i], b.max_drawdown[i])
     b.bar[i] += 1
     for a in range(action.shape[1]):
         b.held_bars[i, a] += b.qty[i, a] > 0
     b.trades[i], b.fees[i], b.slippage[i], b.turnover[i] = 0, 0.0, 0.0, 0.0
     price = m.price[b.bar[i]]
-    equity = account_value(i, price, b)
+    equity = b.cash[i] + value_of(b.qty[i], price)  # before any trade of this bar
 
     if p.trailing_stop_pct > 0:
         execute_trailing_stops(i, price, b, p)
@@ -345,7 +340,7 @@ def step_one(
     execute_buys(i, price, equity, m, b, p)
 
     mark_to_market(i, price, b)
-    reward = reward_of(i, price, before, benchmark_before, drawdown_before, m, b, p, out.terms)
+    reward = reward_of(i, price, before, m, b, p, out.terms)
 
     is_ruined = p.truncates and b.equity[i] <= p.terminal_equity_fraction * p.initial_capital
     at_end = b.bar[i] >= b.last_bar[i]
@@ -355,27 +350,27 @@ def step_one(
         reward = b.discounted_return[i] if done else reward
 
     out.reward[i], out.done[i], out.truncated[i] = reward, done, at_end and not is_ruined and p.truncates
-    out.equity[i], out.benchmark[i], out.trades[i] = b.equity[i], b.benchmark[i], b.trades[i]
-    out.fees[i], out.slippage[i], out.turnover[i] = b.fees[i], b.slippage[i], b.turnover[i]
-    if done and restarts:
-        observe(i, m, b, p, out.final_state)
+    out.money[0, i], out.money[1, i], out.money[2, i] = b.equity[i], b.benchmark[i], b.equity[i] / p.initial_capital
+    out.money[3, i], out.money[4, i], out.money[5, i] = b.fees[i], b.slippage[i], b.turnover[i]
+    out.trades[i] = b.trades[i]
+    if done and p.restarts:
+        observe(i, m, b, p, out.final_state[i])
         b.episode[i] += 1
         open_portfolio(i, m, b, p)
-    observe(i, m, b, p, out.state)
+    observe(i, m, b, p, out.state[i])
 
 
 @native
 def reward_of(
-    i: int, price: np.ndarray, before: float, benchmark_before: float, drawdown_before: float, m: MarketArrays,
-    b: Books, p: Rules, terms: np.ndarray,
-) -> float:  # fmt: skip
-    """Fill terms[:, i] and return their sum."""
+    i: int, price: np.ndarray, before: Marks, m: MarketArrays, b: Books, p: Record, terms: np.ndarray
+) -> float:
+    """Fill the terms and return their sum."""
     if p.reward == 0:
-        terms[0, i] = ((b.equity[i] - before) - (b.benchmark[i] - benchmark_before)) * p.norm_reward
+        terms[0, i] = ((b.equity[i] - before[0]) - (b.benchmark[i] - before[1])) * p.norm_reward
     elif p.reward == 1:
-        cappuccino_terms(i, price, before, benchmark_before, m, b, p, terms)
+        cappuccino_terms(i, price, before, m, b, p, terms)
     else:
-        weighted_terms(i, price, before, benchmark_before, drawdown_before, b, p, terms)
+        weighted_terms(i, price, before, b, p, terms)
     reward = 0.0
     for k in range(terms.shape[0]):
         reward += terms[k, i]
@@ -383,10 +378,10 @@ def reward_of(
 
 
 @native
-def observe(i: int, m: MarketArrays, b: Books, p: Rules, out: np.ndarray) -> None:
-    """Write row i of out (N, S) float32: account, L rows of features newest first, extras."""
+def observe(i: int, m: MarketArrays, b: Books, p: Record, row: np.ndarray) -> None:
+    """Write a row (S,) float32: account, L rows of features newest first, extras."""
     n_assets, n_features = m.price.shape[1], m.tech.shape[1]
-    bar, row = b.bar[i], out[i]
+    bar = b.bar[i]
     if p.observes_absolute:
         row[0] = b.cash[i] * p.norm_cash
         for a in range(n_assets):
@@ -424,51 +419,49 @@ def hash32(seed: int, env: int, episode: int) -> np.int64:
 
 
 @native
-def draw_start(i: int, m: MarketArrays, b: Books, p: Rules) -> None:
+def draw_start(i: int, m: MarketArrays, b: Books, p: Record) -> None:
     """Set b.segment[i] and b.first_bar[i] for episode number b.episode[i]."""
-    n_envs, n_starts = b.bar.shape[0], m.start_offset[-1]
     if p.start == 0:
-        segment = m.usable_segment[(i + b.episode[i]) % m.usable_segment.shape[0]]
-        b.segment[i], b.first_bar[i] = segment, m.first_start[segment]
+        b.segment[i] = m.segments[(i + b.episode[i]) % p.n_usable].usable
+        b.first_bar[i] = m.segments[b.segment[i]].first_start
         return
-    low, width = 0, n_starts
+    low, width = 0, p.n_starts
     if p.start == 2:
-        low = i * n_starts // n_envs
-        width = max((i + 1) * n_starts // n_envs - low, 1)
+        low = i * p.n_starts // p.n_envs
+        width = max((i + 1) * p.n_starts // p.n_envs - low, 1)
     k = low + ((hash32(p.seed, i, b.episode[i]) * width) >> 32)
     segment = 0
-    while m.start_offset[segment + 1] <= k:
+    while segment + 1 < m.segments.shape[0] and m.segments[segment + 1].starts_before <= k:
         segment += 1
-    b.segment[i], b.first_bar[i] = segment, m.first_start[segment] + k - m.start_offset[segment]
+    b.segment[i], b.first_bar[i] = segment, m.segments[segment].first_start + k - m.segments[segment].starts_before
 
 
 @native
-def open_portfolio(i: int, m: MarketArrays, b: Books, p: Rules) -> None:
+def open_portfolio(i: int, m: MarketArrays, b: Books, p: Record) -> None:
     """A fresh account at a new start, holding cash only."""
     draw_start(i, m, b, p)
-    segment, first_bar = b.segment[i], b.first_bar[i]
-    limit = m.episode_limit[segment]
-    b.bar[i], b.last_bar[i] = first_bar, min(limit, first_bar + p.episode_bars) if p.episode_bars > 0 else limit
-    segment_price, first_price = m.price[m.segment_first[segment]], m.price[first_bar]
+    segment, first_bar = m.segments[b.segment[i]], b.first_bar[i]
+    b.bar[i], b.last_bar[i] = first_bar, segment.limit
+    if p.episode_bars > 0:
+        b.last_bar[i] = min(segment.limit, first_bar + p.episode_bars)
+    segment_price, first_price = m.price[segment.first], m.price[first_bar]
     base_price = first_price if p.benchmark_of_episode else segment_price
     n_priced = 0
-    for a in range(base_price.shape[0]):
-        n_priced += base_price[a] > 0
+    for base in base_price:
+        n_priced += base > 0
     share = p.initial_capital / max(n_priced, 1)
     fee = 1.0 + (p.buy_fee_rate if p.benchmark_pays_fee else 0.0)
-    benchmark = 0.0
     for a in range(base_price.shape[0]):
         b.qty[i, a], b.held_bars[i, a], b.high[i, a] = 0.0, 0, 0.0
         b.order_scale[i, a] = order_scale(segment_price[a], p)
         b.benchmark_qty[i, a] = share / (base_price[a] * fee) if base_price[a] > 0 else 0.0
-        benchmark += b.benchmark_qty[i, a] * first_price[a]
-    b.cash[i] = b.equity[i] = b.peak[i] = p.initial_capital
-    b.benchmark[i], b.max_drawdown[i], b.discounted_return[i] = benchmark, 0.0, 0.0
+    b.cash[i], b.equity[i], b.peak[i] = p.initial_capital, p.initial_capital, p.initial_capital
+    b.benchmark[i], b.max_drawdown[i], b.discounted_return[i] = value_of(b.benchmark_qty[i], first_price), 0.0, 0.0
     b.trades[i], b.fees[i], b.slippage[i], b.turnover[i] = 0, 0.0, 0.0, 0.0
 
 
 @native
-def order_scale(first_price: float, p: Rules) -> float:
+def order_scale(first_price: float, p: Record) -> float:
     """Coins per unit of action of the host presets."""
     if first_price <= 0:
         return 0.0
@@ -478,41 +471,62 @@ def order_scale(first_price: float, p: Rules) -> float:
 
 
 # One source, compiled twice: prange is a plain range unless parallel=True.
-step_serial: Any = njit(cache=True, _nrt=False)(_step_all)  # pyright: ignore[reportCallIssue]
-step_parallel = njit(cache=True, parallel=True)(_step_all)
+step_serial: Any = njit(cache=True, _nrt=False, error_model="numpy")(_step_all)  # pyright: ignore[reportCallIssue]
+step_parallel = njit(cache=True, parallel=True, error_model="numpy")(_step_all)
 
 
 class CpuStep:
-    """Binds the compiled step to one environment's memory; calling it advances that environment in place."""
+    """The compiled step bound to one environment's memory; calling it advances that environment in place."""
 
-    def __init__(self, env: VectorizedCryptoEnvAlpacaOptimized) -> None:
-        """Take NumPy views of the market, the books and the buffers of `env`; nothing is copied."""
-        self.market = MarketArrays(*(getattr(env.market, name).numpy() for name in MarketArrays._fields))
-        own = {"episode": env._episode, "rejected": env._rejected, "order_qty": torch.zeros_like(env.book.qty)}
-        tensors = {**vars(env.book), **own}
-        self.books = Books(*(tensors[name].numpy() for name in Books._fields))
+    def __init__(self, env: VectorizedCryptoEnvAlpacaOptimized, n_terms: int) -> None:
+        """Allocate the records and view the market of `env`; the market is not copied."""
+        market = env.market
+        assets = np.zeros(env.action_dim, ASSET)
+        assets["min_qty"], assets["qty_increment"] = market.min_qty, market.qty_increment
+        segments = np.zeros(len(market.segment_first), SEGMENT)
+        segments["first"], segments["end"] = market.segment_first, market.segment_end
+        segments["limit"], segments["first_start"] = market.episode_limit, market.first_start
+        segments["starts_before"] = market.start_offset[:-1]
+        segments["usable"][: len(market.usable_segment)] = market.usable_segment
+        self.market = MarketArrays(market.price.numpy(), market.tech.numpy(), assets, segments)
+        n, n_assets = env.n_envs, env.action_dim
+        self.memory = Memory(
+            np.zeros((len(COUNTS), n), np.int64), np.zeros((len(MONEY), n)), np.zeros((len(COINS), n, n_assets)),
+            np.zeros((n, n_assets), np.int64),
+        )  # fmt: skip
+        own = [env._slots[name].numpy() for name in Outputs._fields[:5]]
+        self.outputs = Outputs._make([*own, np.zeros(n, np.int64), np.zeros((len(REPORTED), n)), np.zeros((n_terms, n))])
         self.rules = rules_of(env)
-        self.outputs = Outputs(*(env._slots[name].numpy() for name in Outputs._fields))
-        self.restarts = not env.as_numpy
         self.step = step_parallel if env.n_envs >= PARALLEL_FROM_N_ENVS else step_serial
 
-    def __call__(self, action: torch.Tensor, slots: dict[str, torch.Tensor], has_callers_storage: bool) -> None:
+    def tensors(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Books and reports by name, as tensors on this memory; the scratch row of orders is left out."""
+        memory, out = self.memory, self.outputs
+        rows = [*zip(COUNTS, memory.counts, strict=True), *zip(MONEY, memory.money, strict=True)]
+        rows += [*zip(COINS[:-1], memory.coins, strict=False), ("held_bars", memory.held_bars)]
+        reports = [*zip(REPORTED, out.money, strict=True), ("trades", out.trades), ("terms", out.terms)]
+        return {name: torch.from_numpy(row) for name, row in rows}, {n: torch.from_numpy(row) for n, row in reports}
+
+    def __call__(self, action: torch.Tensor, callers_slots: dict[str, torch.Tensor]) -> None:
         """Advance one bar; action (N, A) float32 on the CPU."""
         out = self.outputs
-        if has_callers_storage:
-            out = out._replace(**{name: slots[name].numpy() for name in ("state", "reward", "done")})
-        self.step(action.contiguous().numpy(), self.market, self.books, self.rules, out, self.restarts)
+        if callers_slots:
+            out = out._replace(**{name: slot.numpy() for name, slot in callers_slots.items()})
+        self.step(action.contiguous().numpy(), self.market, self.memory, self.rules, out)
 
 
-def rules_of(env: VectorizedCryptoEnvAlpacaOptimized) -> Rules:
-    """`EnvParams` and the options of starts as the numbers that the compiled step takes."""
+def rules_of(env: VectorizedCryptoEnvAlpacaOptimized) -> np.ndarray:
+    """(1,) record of `EnvParams` and the options of starts."""
     p = env.params
     own = {
         "order_sizing": ORDER_SIZINGS.index(p.order_sizing), "reward": REWARDS.index(p.reward),
         "buys_sequentially": p.buys == "sequential", "reserve_of_equity": p.reserve_base == "equity",
         "discounts_final_reward": p.final_reward == "discounted_return", "start": STARTS.index(env.start),
         "observes_absolute": p.observation == "absolute", "benchmark_of_episode": p.benchmark_base == "episode",
-        "seed": env.seed, "episode_bars": env.episode_bars or 0,
+        "seed": env.seed, "episode_bars": env.episode_bars or 0, "restarts": not env.as_numpy, "n_envs": env.n_envs,
+        "n_starts": int(env.market.start_offset[-1]), "n_usable": len(env.market.usable_segment),
     }  # fmt: skip
-    kinds = {**dict.fromkeys(FLOATS, float), **dict.fromkeys(INTEGERS, int), **dict.fromkeys(FLAGS, bool)}
-    return Rules(**{name: kind(own[name] if name in own else getattr(p, name)) for name, kind in kinds.items()})
+    rules = np.zeros(1, RULES)
+    for name in RULES.names or ():
+        rules[name] = own[name] if name in own else getattr(p, name)
+    return rules

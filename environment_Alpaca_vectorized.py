@@ -63,6 +63,7 @@ TERM_NAMES = {
     "cappuccino": ("alpha", "absolute", "cash_bonus", "cash_reserve", "concentration"),
     "weighted_terms": ("growth", "benchmark", "drawdown", "volatility", "concentration", "turnover"),
 }
+COSTS = ("fees", "slippage", "turnover")
 NORMS = ("norm_cash", "norm_stocks", "norm_tech", "norm_reward", "norm_action")
 
 # Smallest orders of the hosts, in coins, before their factor of 1.1: by column, and by ticker in that column order.
@@ -452,8 +453,7 @@ def step(book: Portfolio, action: Tensor, market: Market, p: EnvParams) -> tuple
 
 
 def _nothing_traded(book: Portfolio) -> dict[str, Tensor]:
-    zero = torch.zeros_like(book.cash)
-    return {"trades": torch.zeros_like(book.bar), "fees": zero, "slippage": zero, "turnover": zero}
+    return {"trades": torch.zeros_like(book.bar), **dict.fromkeys(COSTS, torch.zeros_like(book.cash))}
 
 
 # ---------------------------------------------------------------------------------------------- observation
@@ -812,11 +812,13 @@ class VectorizedCryptoEnvAlpaca:
     def _accept(self, action: Any) -> Tensor:
         if self._needs_reset:
             raise RuntimeError("no episode is running: call reset() before step()")
-        action = torch.as_tensor(action).detach().to(self.device, torch.float32)
+        is_ready = isinstance(action, Tensor) and action.dtype == torch.float32 and action.device == self.device
+        if not is_ready or action.requires_grad:
+            action = torch.as_tensor(action).detach().to(self.device, torch.float32)
         expected = (self.action_dim,) if self.as_numpy else (self.n_envs, self.action_dim)
         if action.shape != expected:
             raise ValueError(f"action must have shape {expected}; received {tuple(action.shape)}")
-        return action.reshape(self.n_envs, self.action_dim)
+        return action[None] if self.as_numpy else action
 
     def _hold_invalid(self, action: Tensor) -> Tensor:
         is_valid = action.isfinite().all(-1)
@@ -854,39 +856,46 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
     """
 
     def _allocate(self) -> None:
-        n, p = self.n_envs, self.params
+        n, names = self.n_envs, TERM_NAMES[self.params.reward]
 
         def empty(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=self.device)
 
-        names = TERM_NAMES[p.reward]
         self._slots = {
             "state": empty(n, self.state_dim, dtype=torch.float32), "reward": empty(n, dtype=torch.float32),
             "done": empty(n, dtype=torch.bool), "final_state": empty(n, self.state_dim, dtype=torch.float32),
-            "truncated": empty(n, dtype=torch.bool), "terms": empty(len(names), n), "equity": empty(n),
-            "benchmark": empty(n), "trades": empty(n, dtype=torch.int64), "fees": empty(n), "slippage": empty(n),
-            "turnover": empty(n), "episode_return": empty(n),
+            "truncated": empty(n, dtype=torch.bool),
         }  # fmt: skip
-        kept = ("truncated", "final_state", "equity", "episode_return", "trades", "fees", "slippage", "turnover")
+        self._kernel = self._native_kernel(len(names)) if self.device.type == "cpu" else None
+        if self._kernel is None:
+            book = {field.name: getattr(self.book, field.name).clone() for field in fields(Portfolio)}
+            reports = {"trades": empty(n, dtype=torch.int64), "terms": empty(len(names), n)}
+            reports |= {name: empty(n) for name in ("equity", "benchmark", "episode_return", *COSTS)}
+        else:  # the books and reports are columns of the native loop's records
+            book, reports = self._kernel.tensors()
+            self._episode, self._rejected = book.pop("episode").fill_(-1), book.pop("rejected")
+        self._slots |= reports
+        self.book = Portfolio(**book)
+        kept = ("truncated", "final_state", "equity", "episode_return", "trades", *COSTS)
         self._infos: dict[str, Any] = {name: self._slots[name] for name in kept}
-        self._infos |= {"benchmark_equity": self._slots["benchmark"], "rejected_actions": self._rejected}
-        self._infos["reward_terms"] = dict(zip(names, self._slots["terms"], strict=True))
-        self.book = Portfolio(**{field.name: getattr(self.book, field.name).clone() for field in fields(Portfolio)})
-        self._kernel = self._native_kernel() if self.device.type == "cpu" else None
+        self._infos |= {"benchmark_equity": reports["benchmark"], "rejected_actions": self._rejected}
+        self._infos["reward_terms"] = dict(zip(names, reports["terms"], strict=True))
 
-    def _native_kernel(self) -> Any:
+    def _native_kernel(self, n_terms: int) -> Any:
         try:
             kernels = importlib.import_module("environment_Alpaca_kernels")
         except ImportError:  # the drop-in alone, or no numba: the plain step fills the buffers
             return None
-        return kernels.CpuStep(self)
+        return kernels.CpuStep(self, n_terms)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> VectorizedCryptoEnvAlpacaOptimized:
-        """The native loop holds views of this object's memory, so the copy binds one of its own."""
+        """The native loop and the tensors share memory, so the copy allocates its own and takes over the values."""
         twin = copy.copy(self)
-        memo[id(self)] = twin
-        vars(twin).update({name: copy.deepcopy(value, memo) for name, value in vars(self).items() if name != "_kernel"})
-        twin._kernel = None if self._kernel is None else twin._native_kernel()
+        twin._episode, twin._rejected = self._episode.clone(), self._rejected.clone()
+        twin._allocate()
+        twin._keep(self.book)
+        twin._episode.copy_(self._episode)
+        twin._rejected.copy_(self._rejected)
         return twin
 
     @torch.no_grad()
@@ -906,10 +915,9 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
         action = self._accept(action)
         slots = self._slots if out is None else {**self._slots, **out}
         if self._kernel is not None:
-            self._kernel(action, slots, out is not None)
+            self._kernel(action, out or {})
         else:
             self._plain_step(action, slots)
-        torch.div(slots["equity"], self.params.initial_capital, out=slots["episode_return"])
         if not self.as_numpy:
             return slots["state"], slots["reward"], slots["done"], self._infos
         self._needs_reset = bool(slots["done"])
@@ -918,10 +926,11 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
 
     def _plain_step(self, action: Tensor, slots: dict[str, Tensor]) -> None:
         book, outcome = step(self.book, self._hold_invalid(action), self.market, self.params)
-        for name in ("equity", "benchmark", "trades", "fees", "slippage", "turnover"):
+        for name in ("equity", "benchmark", "trades", *COSTS):
             slots[name].copy_(getattr(book, name))
         for name in ("reward", "done", "truncated"):
             slots[name].copy_(getattr(outcome, name))
+        slots["episode_return"].copy_(book.equity / self.params.initial_capital)
         torch.stack(tuple(outcome.terms.values()), out=slots["terms"])
         slots["final_state"].copy_(observe(book, self.market, self.params))
         if not self.as_numpy:

@@ -54,7 +54,7 @@ def test_a_sale_receives_less_slippage_and_fee(env_class):
     env.step(np.array([1.0]))
     object.__setattr__(env.params, "slippage_rate", 0.01)
     if getattr(env, "_kernel", None) is not None:
-        env._kernel.rules = env._kernel.rules._replace(slippage_rate=0.01)
+        env._kernel.rules["slippage_rate"] = 0.01
     env.step(np.array([-0.8]))
     assert env.stocks[0] == pytest.approx(1.5, rel=1e-6)
     assert env.cash == pytest.approx(750 + 201.663, rel=1e-6)

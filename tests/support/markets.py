@@ -19,7 +19,7 @@ REPO = Path(__file__).resolve().parents[2]
 class BufferedWithoutKernel(VectorizedCryptoEnvAlpacaOptimized):
     """The fast class where numba is missing or the device is a GPU: plain step, preallocated buffers."""
 
-    def _native_kernel(self) -> None:
+    def _native_kernel(self, n_terms: int) -> None:
         return None
 
 
