@@ -79,10 +79,9 @@ native: Any = njit(_nrt=False, error_model="numpy")  # pyright: ignore[reportCal
 def _step_all(action: np.ndarray, m: MarketArrays, memory: Memory, rules: np.ndarray, out: Outputs) -> None:
     """Advance every environment one bar; action (N, A) float32."""
     c, d, q = memory.counts, memory.money, memory.coins
-    books = Books(
-        c[0], c[1], c[2], c[3], c[4], c[5], c[6], d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7], d[8],
-        q[0], q[1], q[2], q[3], q[4], memory.held_bars,
-    )  # fmt: skip
+    money = (d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7], d[8])
+    coins = (q[0], q[1], q[2], q[3], q[4], memory.held_bars)
+    books = Books(c[0], c[1], c[2], c[3], c[4], c[5], c[6], *money, *coins)
     for i in prange(action.shape[0]):
         step_one(i, action, m, books, rules[0], out)
 
@@ -495,7 +494,8 @@ class CpuStep:
             np.zeros((n, n_assets), np.int64),
         )  # fmt: skip
         own = [env._slots[name].numpy() for name in Outputs._fields[:5]]
-        self.outputs = Outputs._make([*own, np.zeros(n, np.int64), np.zeros((len(REPORTED), n)), np.zeros((n_terms, n))])
+        reports = (np.zeros(n, np.int64), np.zeros((len(REPORTED), n)), np.zeros((n_terms, n)))
+        self.outputs = Outputs._make([*own, *reports])
         self.rules = rules_of(env)
         self.step = step_parallel if env.n_envs >= PARALLEL_FROM_N_ENVS else step_serial
 
