@@ -79,7 +79,7 @@ def render(results: Path = RESULTS) -> str:
         result = json.loads(path.read_text())
         if result.get("benchmark") in SECTIONS:
             blocks.append("\n".join(SECTIONS[result["benchmark"]](result)))
-    return "\n\n".join(blocks)
+    return "\n\n".join(blocks) or "Nothing is measured yet: the commands below do it."
 
 
 def replaced(readme: str, table: str) -> str:
