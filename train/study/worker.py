@@ -76,13 +76,12 @@ def run_worker(
         try:
             interruption.check()
             trial = _next_trial(study, objective, url, limits.target)
+            if trial is None and not is_waiting:
+                logger.info("other workers run the trials that are left; waiting for them")
+            is_waiting = trial is None
             if trial is None:
-                if not is_waiting:
-                    logger.info("other workers run the trials that are left; waiting for them")
-                is_waiting = True
                 _wait_for_others(study, interruption)
                 continue
-            is_waiting = False
         except Interrupted as signal:
             return Ending(signal_number=signal.signal_number)
         objective.reporter.trial_finished(trial)
