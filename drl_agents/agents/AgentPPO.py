@@ -154,6 +154,7 @@ class AgentPPO(AgentBase, StockAgentPPO):
         Returns:
             Value loss, surrogate objective and mean action deviation, elegantrl's three numbers.
         """
+        is_first = self.obs_norm.count == 0
         samples = self._samples(*buffer)
         learning_rate = self.scheduled_learning_rate()
         for group in self.optimizer.param_groups:
@@ -172,10 +173,12 @@ class AgentPPO(AgentBase, StockAgentPPO):
                     break
         n_steps = epochs * n_minibatches
         self.gradient_steps += n_steps
-        self._update_obs_norm(buffer[0].reshape(-1, self.state_dim))
-        means = (totals / n_steps).tolist()      # the update's one synchronisation
+        if not is_first:      # the first rollout's statistics are in already
+            self._update_obs_norm(buffer[0].reshape(-1, self.state_dim))
+        action_std = self.act.action_std_log.detach().exp().mean()
+        *means, std = torch.cat((totals / n_steps, action_std[None])).tolist()      # the update's one synchronisation
         self.last_update = UpdateStats(*means, gradient_steps=n_steps, epochs=epochs, learning_rate=learning_rate)
-        return self.last_update.value_loss, -self.last_update.policy_loss, self.act.action_std_log.exp().mean().item()
+        return self.last_update.value_loss, -self.last_update.policy_loss, std
 
     def _policy_moved_enough(self, kl_sum: Tensor, n_minibatches: int) -> bool:
         """Whether the epoch's mean divergence passed the target; reads it back only when there is one."""
@@ -207,8 +210,9 @@ class AgentPPO(AgentBase, StockAgentPPO):
         while a first update on raw observations could be wasted.
         """
         self._update_obs_norm(states.reshape(-1, self.state_dim))
-        logprobs, _ = self.act.get_logprob_entropy(states.reshape(-1, self.state_dim), actions.flatten(0, 1))
-        return logprobs.view(states.shape[:2])
+        mean = self.act.net(self.act.state_norm(states))
+        log_std = self.act.action_std_log
+        return gaussian_log_prob((actions - mean) * (-log_std).exp(), log_std)
 
     def _values(self, states: Tensor, done: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Values (H, N) of the states, (N,) after the last, (H, N) where cut off, and the cut-off mask.

@@ -121,6 +121,45 @@ def test_a_missing_first_state_is_named():
         agent.explore_vec_env(env, 4)
 
 
+def test_one_environment_can_feed_a_device_through_host_staging():
+    # A CPU under another name stands for the device: it is told apart from the host, so the staging path runs.
+    items = []
+    for device in ("cpu", "cpu:0"):
+        env = ToySingle([3, 4], [True, False])
+        agent = make_agent(AgentPPO, env)
+        agent.device = torch.device(device)
+        agent.explore_one_env(env, 8)
+        items.append([x.clone() for x in (*agent.explore_one_env(env, 8), agent.rollout.truncated, agent.last_state)])
+    assert agent.host_rollout is not None
+    assert agent.host_rollout is not agent.rollout
+    assert all(torch.equal(a, b) for a, b in zip(*items, strict=True))
+
+
+class Constant(ToyBatch):
+    """Steps without looking at anything, as a simulator on a GPU does."""
+
+    def __init__(self):
+        super().__init__([[9], [9]], [[True], [True]])
+        self.answer = (torch.rand(2, 3), torch.rand(2), torch.tensor([True, False]))
+        self.info = {"truncated": torch.tensor([True, False]), "final_state": torch.rand(2, 3)}
+
+    def step(self, action):
+        return *self.answer, self.info
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_nothing_is_read_back_while_exploring(name, monkeypatch):
+    agent = make_agent(AGENTS[name], Constant())
+    agent.explore_vec_env(Constant(), 8)
+
+    def refuse(*_):
+        raise AssertionError("read back from the device")
+
+    for method in ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__int__", "__float__"):
+        monkeypatch.setattr(torch.Tensor, method, refuse)
+    agent.explore_vec_env(Constant(), 8)
+
+
 def test_the_fields_of_a_rollout_do_not_overlap():
     rollout = Rollout(5, 2, 3, 2, torch.device("cpu"))
     fields = (rollout.states, rollout.final_states, rollout.actions, rollout.noise, rollout.rewards)

@@ -102,6 +102,22 @@ def test_the_ratio_is_one_before_the_first_step():
         items = agent.explore_vec_env(env, 16)
 
 
+@pytest.mark.parametrize("target_kl", [None, 1e9])
+def test_readings_from_the_device_do_not_grow_with_the_minibatches(monkeypatch, target_kl):
+    def readings(batch_size):
+        agent, items = explored(batch_size=batch_size, repeat_times=3, target_kl=target_kl)
+        counted = []
+        with monkeypatch.context() as patch:
+            for method in ("item", "tolist", "__bool__", "__float__", "__int__"):
+                original = getattr(torch.Tensor, method)
+                patch.setattr(torch.Tensor, method, lambda *a, f=original: counted.append(1) or f(*a))
+            agent.update_net(items)
+        return len(counted)
+
+    assert readings(4) == readings(32)
+    assert readings(4) == (1 if target_kl is None else 1 + 3)
+
+
 def test_the_clipped_surrogate_by_hand():
     agent, _ = explored(ratio_clip=0.2)
     ratio = torch.tensor([1.5, 1.5, 0.5, 0.5])

@@ -28,12 +28,13 @@ def trained(out_dir, env_params=ENV_PARAMS, validation=True, **changes):
 @pytest.mark.parametrize("n_envs", [1, 4])
 @pytest.mark.parametrize("agent", AGENTS)
 def test_the_same_seed_gives_the_same_bytes(agent, n_envs, tmp_path):
+    run = {"agent": agent, "n_envs": n_envs, "total_env_steps": 128, "validation": False}
     torch.manual_seed(0)
-    first = trained(tmp_path / "a", agent=agent, n_envs=n_envs, total_env_steps=256)
+    first = trained(tmp_path / "a", **run)
     torch.manual_seed(1)
     np.random.seed(1)
-    second = trained(tmp_path / "b", agent=agent, n_envs=n_envs, total_env_steps=256)
-    other = trained(tmp_path / "c", agent=agent, n_envs=n_envs, total_env_steps=256, seed=1)
+    second = trained(tmp_path / "b", **run)
+    other = trained(tmp_path / "c", **run, seed=1)
     a, b, c = (load_policy(result.last_policy) for result in (first, second, other))
     for (weight, bias), (weight2, bias2) in zip(a.layers, b.layers, strict=True):
         assert torch.equal(weight, weight2)
