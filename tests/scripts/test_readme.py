@@ -63,7 +63,7 @@ def test_every_figure_comes_from_the_result_files():
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("st*_*.json")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("st*_*.json")), ids=lambda p: p.name)
 def test_a_result_file_of_the_table_says_how_it_was_made(path):
     result = json.loads(path.read_text())
     assert {"benchmark", "command", "date", "machine"} <= result.keys()
