@@ -48,11 +48,11 @@ SILENT_ASSETS = 3
 REPORTS = 8                          # looks at the silent market during training
 
 
-def settings(seed: int, total_env_steps: int) -> TrainConfig:
-    """Twelve environments, small networks."""
+def settings(seed: int, total_env_steps: int, n_envs: int = 12) -> TrainConfig:
+    """Small networks, rollouts of 1536 samples."""
     return TrainConfig(
-        n_envs=12, horizon_len=128, total_env_steps=total_env_steps, net_dims=(64, 64), learning_rate=1e-3,
-        episode_bars=256, seed=seed, eval_every_updates=10,
+        n_envs=n_envs, horizon_len=1536 // n_envs, total_env_steps=total_env_steps, net_dims=(64, 64),
+        learning_rate=1e-3, episode_bars=256, seed=seed, eval_every_updates=10,
     )  # fmt: skip
 
 
@@ -80,7 +80,9 @@ class SilentRun:
     wall_s: float
 
 
-def run_signal(seed: int, total_env_steps: int = 150_000, hide_signal: bool = False) -> SignalRun:
+def run_signal(
+    seed: int, total_env_steps: int = 150_000, n_envs: int = 12, hide_signal: bool = False
+) -> SignalRun:
     """Train on the announced market. `hide_signal` shuffles the features in time: a control that cannot succeed."""
     started = time.perf_counter()
     configs = [MARKET.config(bars, bars_seed) for bars, bars_seed in (
@@ -95,7 +97,7 @@ def run_signal(seed: int, total_env_steps: int = 150_000, hide_signal: bool = Fa
     seen: list[Progress] = []
     with tempfile.TemporaryDirectory() as folder:
         result = train_policy(
-            settings(seed, total_env_steps), train, SIGNAL_PARAMS, folder,
+            settings(seed, total_env_steps, n_envs), train, SIGNAL_PARAMS, folder,
             validation_config=validation, on_progress=seen.append,
         )  # fmt: skip
         growth = mean_growth(evaluate_policy(result.best_policy, test, SIGNAL_PARAMS))

@@ -49,11 +49,6 @@ class Progress:
     validation_score: float | None  # None where this update was not evaluated
     is_best: bool
 
-    @property
-    def share_done(self) -> float:
-        """0 to 1."""
-        return min(1.0, self.env_steps / self.total_env_steps)
-
 
 @dataclass(frozen=True)
 class TrainResult:

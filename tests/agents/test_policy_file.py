@@ -3,6 +3,10 @@
 import json
 import os
 import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -153,6 +157,34 @@ def test_a_failure_while_writing_leaves_the_old_file(stored, monkeypatch, moment
     monkeypatch.undo()
     assert stored.read_bytes() == before
     assert [p.name for p in stored.parent.iterdir()] == [stored.name]
+
+
+ENDLESS = """
+import sys, torch
+from drl_agents.policy import Policy
+from drl_agents.policy_file import save_policy
+for i in range(10**9):
+    layers = ((torch.full((512, 512), float(i)), torch.zeros(512)),)
+    save_policy(sys.argv[1], Policy(torch.zeros(512), torch.ones(512), layers), {"seed": i})
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path):
+    path = tmp_path / "policy.safetensors"
+    seen = set()
+    for n in range(5):
+        writer = subprocess.Popen([sys.executable, "-c", ENDLESS, str(path)], cwd=Path(__file__).parents[2])
+        before = path.stat().st_mtime_ns if path.exists() else 0
+        while not path.exists() or path.stat().st_mtime_ns == before:
+            time.sleep(0.01)
+        time.sleep(0.037 * n)
+        writer.kill()
+        writer.wait()
+        policy = load_policy(path)
+        assert torch.all(policy.layers[0][0] == policy.metadata["seed"])
+        seen.add(policy.metadata["seed"])
+    assert len(seen) > 1
 
 
 def test_the_header_is_plain_json(stored):

@@ -34,6 +34,15 @@ def test_an_epochs_minibatches_hold_every_sample_once(n, parts):
     assert max(len(b) for b in batches) - min(len(b) for b in batches) <= 1
 
 
+def test_every_epoch_visits_every_sample_once_in_an_order_of_its_own(monkeypatch):
+    agent, items = explored(batch_size=8, repeat_times=3)
+    orders, minibatches = [], Samples.minibatches
+    monkeypatch.setattr(Samples, "minibatches", lambda s, n, order: orders.append(order) or minibatches(s, n, order))
+    agent.update_net(items)
+    assert [sorted(order.tolist()) for order in orders] == [list(range(32))] * 3
+    assert len({tuple(order.tolist()) for order in orders}) == 3
+
+
 @pytest.mark.parametrize("n_envs", [1, 3])
 @pytest.mark.parametrize(("horizon", "batch_size", "epochs"), [(16, 8, 3), (15, 8, 1), (4, 64, 5)])
 def test_gradient_steps_follow_the_samples(n_envs, horizon, batch_size, epochs):

@@ -57,6 +57,11 @@ def test_ppo_earns_at_least_four_fifths_of_the_best_on_unseen_bars(seed):
 
 
 @pytest.mark.slow
+def test_one_environment_learns_it_too():
+    assert run_signal(0, n_envs=1).test_share_of_best >= 0.8
+
+
+@pytest.mark.slow
 def test_with_the_signal_hidden_it_earns_next_to_nothing():
     assert run_signal(0, hide_signal=True).test_share_of_best < 0.2
 
