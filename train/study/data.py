@@ -14,6 +14,7 @@ from typing import Any
 
 from market.dataset import Dataset, load_dataset, make_dataset
 from market.errors import BarsError
+from market.features import WARMUP_BARS
 from market.names import match_symbols, timeframe_name
 from train.study.search_space import LEAST_EPISODE_BARS, MAX_LOOKBACK
 from train.validation.splits import (
@@ -113,7 +114,7 @@ def load_study_data(
 
 def fold_data(dataset: Dataset, plan: SplitPlan) -> FoldedData:
     """Divide a data set and cut the validation slices."""
-    purge = MAX_LOOKBACK + int(dataset.quality.get("warmup_bars", 0)) + FILL_DELAY_BARS
+    purge = MAX_LOOKBACK + int(dataset.quality.get("warmup_bars", WARMUP_BARS)) + FILL_DELAY_BARS
     embargo = math.ceil(EMBARGO_FRACTION * bars_in(dataset.segments))
     min_train = MAX_LOOKBACK + LEAST_EPISODE_BARS
     if plan.mode == "rolling":

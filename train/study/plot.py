@@ -10,6 +10,7 @@ import optuna
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
 
 from train.study.progress import best_trial
@@ -55,6 +56,7 @@ def _draw_values(axes: Axes, study: optuna.Study) -> None:
     axes.plot(numbers, values, "o", color=FAINT, markersize=4, label="trial")
     axes.step(numbers, np.maximum.accumulate(values), where="post", color=AGENT, label="best so far")
     axes.set(title="Objective", xlabel="trial", ylabel="mean excess Sharpe - 0.1 std")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
     _tidy(axes)
 

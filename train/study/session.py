@@ -136,14 +136,20 @@ def make_space(request: StudyRequest, data: tuple[FoldedData, ...]) -> Space:
 
 
 def check_environments(request: StudyRequest, data: tuple[FoldedData, ...]) -> None:
-    """Build the largest environments of the study once: too many of them are refused here, not in every trial."""
+    """Build the largest environments of the study and step them once.
+
+    Too many of them are refused here, and not in every trial; and kernels are compiled before the clock of the first
+    split runs. Evaluation is always vectorized, so one environment is stood in for by two.
+    """
+    n_envs = max(request.n_envs, 2)
+    env_params = FIXED_ENV | {"lookback": MAX_LOOKBACK, "observe_account": True}
     for d in data:
-        env_params = FIXED_ENV | {"lookback": MAX_LOOKBACK, "observe_account": True}
-        options = {"n_envs": request.n_envs, "gpu_id": request.gpu_id} if request.n_envs > 1 else {}
         try:
-            env_class_for(request.n_envs)(d.dataset.env_config(), env_params, **options)
+            env = env_class_for(n_envs)(d.dataset.env_config(), env_params, n_envs=n_envs, gpu_id=request.gpu_id)
         except (ValueError, MemoryError) as error:
             raise StudyError(f"--n-envs {request.n_envs}: {error}") from error
+        env.reset()
+        env.step(torch.zeros((n_envs, len(d.dataset.tickers))))
 
 
 def make_pruner(name: str) -> optuna.pruners.BasePruner:
