@@ -187,10 +187,13 @@ def test_n_environments_equal_n_single_ones(env_class):
         torch.testing.assert_close(one[1][:, 0], rewards[:, i], rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("rules", ["cappuccino", "standard"])
 @pytest.mark.parametrize(
-    "env_class", [VectorizedCryptoEnvAlpacaOptimized, pytest.param(VectorizedCryptoEnvAlpaca, marks=pytest.mark.slow)]
-)
+    ("env_class", "rules"),
+    [
+        (VectorizedCryptoEnvAlpacaOptimized, "cappuccino"), (VectorizedCryptoEnvAlpacaOptimized, "standard"),
+        pytest.param(VectorizedCryptoEnvAlpaca, "standard", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_seventy_thousand_steps_stay_with_the_float64_reference(env_class, rules):
     n_steps = 70_000
     rng = np.random.default_rng(0)
@@ -198,13 +201,13 @@ def test_seventy_thousand_steps_stay_with_the_float64_reference(env_class, rules
     env_params = params_of(rules, norm_action=50.0, **({"stale_bars": 0} if rules == "standard" else {}))
     costs = {"buy_cost_pct": 1e-6, "sell_cost_pct": 1e-6}  # small, so that the account trades to the end
     scalar = CryptoEnvAlpaca(config, env_params, **costs, start="first")
-    batch = env_class(config, env_params, 2, gpu_id=-1, **costs, start="first")
+    batch = env_class(config, env_params, 1, gpu_id=-1, as_numpy=False, **costs, start="first")
     scalar.reset()
     batch.reset()
-    actions = rng.uniform(-1, 1, (1000, 4)).astype(np.float32)
-    pairs = np.stack([actions, actions], axis=1)
+    actions = rng.uniform(-1, 1, (1000, 1, 4)).astype(np.float32)
+    on_device = torch.from_numpy(actions)
     for t in range(min(n_steps, scalar.max_step - 1)):
-        scalar.step(actions[t % 1000])
-        batch.step(pairs[t % 1000])
-    assert scalar.total_asset == pytest.approx(float(batch.total_asset[0]), rel=1e-4)
-    assert scalar.total_asset == pytest.approx(float(batch.total_asset[1]), rel=1e-9), "both books are float64"
+        scalar.step(actions[t % 1000, 0])
+        batch.step(on_device[t % 1000])
+    # 1e-4 is the promise; float64 books keep far more of it.
+    assert float(batch.total_asset[0]) == pytest.approx(scalar.total_asset, rel=1e-8)
