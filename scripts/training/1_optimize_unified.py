@@ -21,7 +21,7 @@ from train.validation.splits import SplitError  # noqa: E402
 
 EPILOG = """
 The same command continues a study: trials that finished stay, a killed one is tried again, and --n-trials counts all of
-them. A study of the same name with other data, splits or search space is refused.
+them. A study of the same name with other data, splits, search space, --seed, --n-envs, fees or other rules is refused.
 
 Relative paths are taken from the current directory; the defaults lie in the repository. Results, one folder per trial
 and split: <results-dir>/<study-name>/. Exit code: 0 when the study has a completed trial, 1 when none completed or

@@ -16,7 +16,9 @@ from pathlib import Path
 import optuna
 import pytest
 
+import environment_Alpaca_vectorized
 from train.study.results import read_equity
+from train.study.search_space import FIXED_TRAIN
 
 REPO = Path(__file__).resolve().parents[2]
 SCRIPT = REPO / "scripts" / "training" / "1_optimize_unified.py"
@@ -204,10 +206,32 @@ def test_a_refusal_is_one_line_and_quick(tmp_path, market_folder):
 def test_another_search_space_on_an_old_study_is_refused(tmp_path, market_folder, script, capsys):
     arguments = command(tmp_path, market_folder, "--n-trials", "1", "--timeout", "0.000001")[2:]
     assert script.main(arguments) == 1  # the study exists, no trial began
-    for flags in (("--use-best-ranges",), ("--break-step", "600"), ("--tickers", "BTC", "ETH")):
+    for flags, words in (
+        (("--use-best-ranges",), "another search space"),
+        (("--break-step", "600"), "total_env_steps is given: 512 there and given: 600 here"),
+        (("--tickers", "BTC", "ETH"), "another data_sha256"),
+        (("--seed", "7"), "another run: seed is 0 there and 7 here"),
+        (("--n-envs", "2"), "another run: n_envs is 4 there and 2 here"),
+    ):
         assert script.main([*arguments, *flags]) == 2
-        assert "give the old flags, or another --study-name" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert words in error
+        assert "give the old flags, or another --study-name" in error
     assert states(tmp_path) == {}
+
+
+def test_other_fees_or_rules_on_an_old_study_are_refused(tmp_path, market_folder, script, capsys, monkeypatch):
+    arguments = command(tmp_path, market_folder, "--n-trials", "1", "--timeout", "0.000001")[2:]
+    assert script.main(arguments) == 1
+    with monkeypatch.context() as changed:
+        changed.setitem(environment_Alpaca_vectorized.RULES["standard"], "fee_rate", 0.001)
+        assert script.main(arguments) == 2
+        assert "another simulator rules: buy_fee_rate is 0.0025 there and 0.001 here" in capsys.readouterr().err
+    with monkeypatch.context() as changed:
+        changed.setitem(FIXED_TRAIN, "adam_eps", 1e-8)
+        assert script.main(arguments) == 2
+        assert "another learner: adam_eps is 1e-05 there and 1e-08 here" in capsys.readouterr().err
+    assert script.main(arguments) == 1  # as before
 
 
 def test_help_names_every_flag_and_the_script_runs_from_any_folder(tmp_path):

@@ -14,7 +14,6 @@ from train.study.data import (
     SplitPlan,
     StudyError,
     fold_data,
-    identity,
     load_study_data,
     select_tickers,
 )
@@ -80,7 +79,6 @@ def test_multi_timeframe_takes_the_data_sets_side_by_side(market, tmp_path):
     data = load_study_data(tmp_path / "5m", None, ["BTC"], plan)
     assert [d.timeframe for d in data] == ["5m", "1h"]
     assert {d.dataset.tickers for d in data} == {("BTC",)}
-    assert set(identity(data, plan)["data_sha256"]) == {"5m", "1h"}
 
 
 def test_rolling_folds_train_before_their_test(market):

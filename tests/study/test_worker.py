@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import fields
 
 import numpy as np
 import psutil
@@ -16,8 +17,10 @@ import pytest
 from optuna.pruners import WilcoxonPruner
 from optuna.trial import TrialState
 
+from train.config import TrainConfig
 from train.study.objective import score, split_seed
 from train.study.progress import best_trial, summary_lines
+from train.study.rules import warn_of_other_code
 from train.study.storage import FAILURE, RETRY_OF, WORKER, fail_abandoned_trials, this_worker
 
 N_FOLDS = 6  # 4 groups, 2 tested
@@ -189,5 +192,19 @@ def test_every_trial_leaves_complete_settings(lab):
     assert len(settings["train"]["seed"]) == N_FOLDS
     assert settings["env"]["rules"] == "standard"
     assert settings["data"]["sha256"] == lab.folded.dataset.sha256
+    assert settings["data"]["parent_sha256"] == lab.folded.parent_sha256
+    assert settings["data"]["tickers"] == ["BTC", "ETH", "LTC"]
+    resolved = settings["env_resolved"]
+    assert (resolved["buy_fee_rate"], resolved["sell_fee_rate"], resolved["slippage_rate"]) == (0.0025, 0.0025, 0.0005)
+    assert resolved["initial_capital"] == 10_000.0
+    assert set(settings["train"]) == {f.name for f in fields(TrainConfig)}
     assert "SYNTHETIC" in settings["data"]["label"]
     assert len(settings["folds"]) == N_FOLDS
+
+
+def test_trials_of_another_version_of_the_code_are_warned_of(lab, caplog):
+    study, _ = lab.run(1)
+    warn_of_other_code(study, "test")
+    assert "code:" not in caplog.text
+    warn_of_other_code(study, "newer")
+    assert "this is newer, earlier trials of the study ran test" in caplog.text

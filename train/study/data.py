@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from market.dataset import Dataset, load_dataset, make_dataset
 from market.errors import BarsError
@@ -79,6 +78,7 @@ class FoldedData:
     folds: tuple[Fold, ...]
     purge_bars: int
     embargo_bars: int
+    parent_sha256: str  # of the data set on disk, before coins were chosen and bars cut
 
     @property
     def longest_episode_bars(self) -> int:
@@ -109,10 +109,11 @@ def load_study_data(
         raise StudyError(
             f"--timeframe {timeframe}: {folder} holds {own} bars; pass --timeframe {own} or another folder"
         )
-    return tuple(fold_data(select_tickers(dataset, tickers), plan) for dataset in datasets)
+    chosen = [select_tickers(dataset, tickers) for dataset in datasets]
+    return tuple(fold_data(cut, plan, parent.sha256) for cut, parent in zip(chosen, datasets, strict=True))
 
 
-def fold_data(dataset: Dataset, plan: SplitPlan) -> FoldedData:
+def fold_data(dataset: Dataset, plan: SplitPlan, parent_sha256: str | None = None) -> FoldedData:
     """Divide a data set and cut the validation slices."""
     purge = MAX_LOOKBACK + int(dataset.quality.get("warmup_bars", WARMUP_BARS)) + FILL_DELAY_BARS
     embargo = math.ceil(EMBARGO_FRACTION * bars_in(dataset.segments))
@@ -123,7 +124,8 @@ def fold_data(dataset: Dataset, plan: SplitPlan) -> FoldedData:
         groups = plan.num_paths + 1
         splits = combinatorial_purged_splits(dataset.segments, groups, plan.k_test_groups, purge, embargo, min_train)
     folds = tuple(_fold(i, split, dataset, purge, min_train) for i, split in enumerate(splits))
-    return FoldedData(timeframe_name(dataset.bar_seconds), dataset, folds, purge, embargo)
+    parent = parent_sha256 or dataset.sha256
+    return FoldedData(timeframe_name(dataset.bar_seconds), dataset, folds, purge, embargo, parent)
 
 
 def select_tickers(dataset: Dataset, tickers: Sequence[str] | None) -> Dataset:
@@ -152,15 +154,6 @@ def select_tickers(dataset: Dataset, tickers: Sequence[str] | None) -> Dataset:
         synthetic=dataset.synthetic,
         quality=dataset.quality,
     )
-
-
-def identity(data: Sequence[FoldedData], plan: SplitPlan) -> dict[str, Any]:
-    """What makes results comparable: the bars by hash and their division. Plain JSON values."""
-    return {
-        "data_sha256": {d.timeframe: d.dataset.sha256 for d in data},
-        "splits": {"mode": plan.mode, "num_paths": plan.num_paths, "k_test_groups": plan.k_test_groups}
-        | {d.timeframe: {"purge_bars": d.purge_bars, "embargo_bars": d.embargo_bars} for d in data},
-    }
 
 
 def _fold(index: int, split: Split, dataset: Dataset, purge_bars: int, min_fit_bars: int) -> Fold:

@@ -14,13 +14,15 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 
+from environment_Alpaca_vectorized import EnvParams
+from train.config import TrainConfig
 from train.run import Progress, TrainingDiverged
 from train.study.data import Fold, FoldedData
 from train.study.interruption import Interrupted, Interruption
@@ -28,7 +30,7 @@ from train.study.progress import Reporter
 from train.study.results import split_folder, trial_folder, write_json
 from train.study.search_space import Resolved, Space, resolve, sample
 from train.study.split_run import SplitOutcome, outcome_json, run_split
-from train.study.storage import FAILURE, sign_trial
+from train.study.storage import CODE_VERSION, FAILURE, sign_trial
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +95,7 @@ class Objective:
             Interrupted: a signal.
         """
         sign_trial(trial)
+        trial.set_user_attr(CODE_VERSION, self.run.code_version)
         values = sample(self.space, trial)
         data = self.data[values["timeframe"]] if "timeframe" in values else next(iter(self.data.values()))
         self.reporter.trial_started(trial.number, values)
@@ -148,19 +151,32 @@ class Objective:
     def _write_settings(self, trial: optuna.Trial, values: Mapping[str, Any], data: FoldedData) -> None:
         """Everything another run needs to repeat this trial; one file."""
         first = self._resolve(values, data.folds[0])
+        seeds = [split_seed(self.run.seed, fold.index) for fold in data.folds]
         content = {
             "study": trial.study.study_name,
             "trial": trial.number,
             "sampled": dict(values),
-            "train": first.train | {"seed": [split_seed(self.run.seed, fold.index) for fold in data.folds]},
-            "env": first.env,
-            "data": {"label": data.dataset.label, "sha256": data.dataset.sha256},
+            "train": asdict(TrainConfig(**first.train)) | {"seed": seeds},
+            "env": first.env,  # what the simulator is called with
+            "env_resolved": asdict(EnvParams.from_mapping(first.env)),  # fees, capital and every rule
+            "data": self._data_json(data),
             "folds": [vars(fold) for fold in data.folds],
             "purge_bars": data.purge_bars,
             "embargo_bars": data.embargo_bars,
             "code_version": self.run.code_version,
         }
         write_json(trial_folder(self.run.folder, trial.number) / "settings.json", content)
+
+    def _data_json(self, data: FoldedData) -> dict[str, Any]:
+        set_ = data.dataset
+        return {
+            "label": set_.label,
+            "sha256": set_.sha256,
+            "parent_sha256": data.parent_sha256,
+            "tickers": list(set_.tickers),
+            "source": set_.source,
+            "synthetic": set_.synthetic,
+        }
 
 
 def _defined(trial: optuna.Trial, outcome: SplitOutcome) -> float:

@@ -17,12 +17,13 @@ from sqlalchemy.engine import URL
 
 from train.env_factory import env_class_for
 from train.provenance import code_version
-from train.study.data import FoldedData, SplitPlan, StudyError, identity, load_study_data
+from train.study.data import FoldedData, SplitPlan, StudyError, load_study_data
 from train.study.interruption import Interruption
 from train.study.objective import Objective, RunSettings
 from train.study.plot import plot_study
 from train.study.progress import Reporter, best_trial, log_data, summary_lines
 from train.study.results import study_folder
+from train.study.rules import study_identity, warn_of_other_code
 from train.study.search_space import FIXED_ENV, LEAST_EPISODE_BARS, MAX_LOOKBACK, Space, build_space
 from train.study.storage import experimental_allowed, n_finished, open_study
 from train.study.worker import Ending, Limits, run_worker
@@ -105,7 +106,7 @@ def run_study(request: StudyRequest) -> int:
     study = open_study(
         request.storage,
         request.study_name or f"cappuccino_{data[0].timeframe}",
-        identity(data, request.plan) | {"search space": space.to_json()},
+        study_identity(data, request.plan, space, n_envs=request.n_envs, seed=request.seed),
         must_exist=request.resume,
         pruner=make_pruner(request.pruner),
     )
@@ -113,6 +114,7 @@ def run_study(request: StudyRequest) -> int:
     log_data(data)
     logger.info("study %s: %d of %d trials finished, database %s, results in %s", study.study_name,
                 n_finished(study), request.n_trials, request.storage.render_as_string(), folder)  # fmt: skip
+    warn_of_other_code(study, code_version())
     study.set_user_attr("data", [d.dataset.label for d in data])
     study.set_user_attr("results", str(folder))
     reporter = Reporter(study, space, len(data[0].folds), request.n_trials)

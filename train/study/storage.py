@@ -1,8 +1,8 @@
 """Where a study is kept: opening it, recognising it, and clearing up after workers that died.
 
 SQLite by default (write-ahead log, 60 s of patience with a locked file), any other database by its URL. A study carries
-its identity (bars, splits, search space) as a user attribute; the same name with another identity is refused, because
-its trials could not be compared.
+its identity (`train.study.rules`) as a user attribute; the same name with another identity is refused, because its
+trials could not be compared.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from train.study.data import StudyError
 DEFAULT_STORAGE = "sqlite:///databases/optuna_cappuccino.db"  # in the repository
 DIRECTION = "maximize"
 IDENTITY, FAILURE, WORKER, RETRY_OF = "identity", "failure", "worker", "retry_of"
+CODE_VERSION = "code_version"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # a failed trial does not count towards the target
 MAX_RETRIES = 2  # of a killed or interrupted trial
 LOCK_TIMEOUT_S = 60
@@ -246,6 +247,8 @@ def _first_difference(study: Study, stored: Mapping[str, Any] | None, identity: 
         theirs = stored.get(part)
         if theirs == ours:
             continue
+        if theirs is None:
+            return f"was made by a version of this program that did not write down its {part}"
         if not isinstance(ours, Mapping) or not isinstance(theirs, Mapping):
             return f"has {part} {theirs!r}, not {ours!r}"
         name = next(n for n in sorted({*ours, *theirs}) if ours.get(n) != theirs.get(n))

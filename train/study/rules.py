@@ -1,0 +1,68 @@
+"""What makes the trials of a study comparable: the bars, their division, and every rule they are run under.
+
+Written to the study when it is made; a run under anything else is refused (`train.study.storage`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import optuna
+
+from environment_Alpaca_vectorized import EnvParams
+from train.config import TrainConfig
+from train.study.data import LEAST_TRADED_BARS, VALIDATION_FRACTION, FoldedData, SplitPlan
+from train.study.objective import SPREAD_WEIGHT
+from train.study.search_space import FIXED_ENV, FIXED_TRAIN, LEAST_UPDATES, Space
+from train.study.storage import CODE_VERSION
+
+logger = logging.getLogger(__name__)
+
+RUN_FIELDS = ("n_envs", "seed", "gpu_id")  # of TrainConfig; the first two stand under "run", any device may help out
+
+
+def study_identity(
+    data: Sequence[FoldedData], plan: SplitPlan, space: Space, *, n_envs: int, seed: int
+) -> dict[str, Any]:
+    """Plain JSON values: part -> name -> value. Equal identities mean comparable trials."""
+    parts = {
+        "data_sha256": {d.timeframe: d.dataset.sha256 for d in data},
+        "splits": {"mode": plan.mode, "num_paths": plan.num_paths, "k_test_groups": plan.k_test_groups}
+        | {d.timeframe: {"purge_bars": d.purge_bars, "embargo_bars": d.embargo_bars} for d in data}
+        | {"validation_fraction": VALIDATION_FRACTION, "least_validation_bars": LEAST_TRADED_BARS},
+        "search space": space.to_json(),
+        "run": {"n_envs": n_envs, "seed": seed},
+        "simulator rules": asdict(EnvParams.from_mapping(FIXED_ENV | {"lookback": 1})),
+        "order rules": _order_rules(data),
+        "learner": {k: v for k, v in asdict(TrainConfig(**FIXED_TRAIN)).items() if k not in RUN_FIELDS}
+        | {"least_updates": LEAST_UPDATES},
+        "scoring": {"spread_weight": SPREAD_WEIGHT},
+    }
+    return json.loads(json.dumps(parts))
+
+
+def warn_of_other_code(study: optuna.Study, version: str) -> None:
+    """Say when earlier trials ran another version of the code: the rules are equal, the program may not be."""
+    trials = study.get_trials(deepcopy=False)
+    others = sorted({t.user_attrs[CODE_VERSION] for t in trials if CODE_VERSION in t.user_attrs} - {version})
+    if others:
+        logger.warning(
+            "code: this is %s, earlier trials of the study ran %s; where the change matters their values cannot be "
+            "compared, and another --study-name starts afresh", version, ", ".join(others),
+        )  # fmt: skip
+
+
+def _order_rules(data: Sequence[FoldedData]) -> dict[str, Any]:
+    """Coin -> smallest order and increment, in coins."""
+    rules = {}
+    for d in data:
+        config = d.dataset.env_config()
+        for ticker, least, step in zip(
+            config["tickers"], config["min_order_qty"], config["qty_increment"], strict=True
+        ):
+            rules[ticker] = {"min_order_qty": float(least), "qty_increment": float(step)}
+    return rules
