@@ -196,6 +196,16 @@ def test_every_setting_changes_what_is_learned(change):
     assert not torch.equal(trained_weights(), trained_weights(**change))
 
 
+def test_the_entropy_bonus_widens_the_policy():
+    def deviation(coefficient):
+        agent, items = explored(lambda_entropy=coefficient, learning_rate=1e-2, repeat_times=5, batch_size=8)
+        agent.update_net(items)
+        return agent.act.action_std_log.mean().item()
+
+    assert deviation(10.0) > deviation(0.0)
+    assert deviation(10.0) > -0.5
+
+
 def test_rescaling_the_value_normaliser_keeps_predictions():
     agent, items = explored()
     agent.update_net(items)

@@ -48,6 +48,50 @@ def test_the_ring_keeps_the_latest_rows():
     assert seen == set(everything[-7:])
 
 
+def test_of_a_rollout_longer_than_the_ring_the_end_is_kept():
+    env = ToyBatch(LENGTHS, CUTS)
+    agent = make_agent(AgentSAC, env, buffer_size=8)
+    agent.explore_vec_env(env, 10)
+    assert {key for key in transitions(agent.replay) if key[0] == 1} == {(1, 1, clock) for clock in (1, 2, 3, 4)}
+
+
+@pytest.mark.parametrize("name", ["sac", "td3", "ddpg"])
+def test_target_networks_follow_by_their_fraction(name):
+    env = ToyBatch([[50]], [[True]])
+    agent = make_agent(AGENTS[name], env, batch_size=16, repeat_times=0.05, soft_update_tau=0.25, learning_rate=1e-2)
+    agent.explore_vec_env(env, 20)
+    before = [p.detach().clone() for p in agent.cri_target.parameters()]
+    agent.update_net()      # one step
+    for old, now, current in zip(before, agent.cri_target.parameters(), agent.cri.parameters(), strict=True):
+        torch.testing.assert_close(now, old + 0.25 * (current - old))
+    assert agent.gradient_steps == 1
+    assert (agent.act_target is agent.act) == (name == "sac")
+
+
+@pytest.mark.parametrize("name", ["sac", "td3", "ddpg"])
+def test_critics_learn_the_bellman_targets_of_their_paper(name, monkeypatch):
+    env = ToyBatch(LENGTHS, CUTS)
+    agent = make_agent(AGENTS[name], env, gamma=0.9, batch_size=32)
+    agent.explore_vec_env(env, 20)
+    states, actions, rewards, continues, next_states = agent.replay.sample(32, torch.Generator().manual_seed(3))
+    given = []
+    monkeypatch.setattr(agent, "_learn_critic", lambda s, a, targets: given.append(targets) or torch.zeros(()))
+    noise = torch.randn(32, 2, generator=torch.Generator().manual_seed(5))
+    agent.generator.manual_seed(5)
+    with torch.no_grad():
+        if name == "sac":
+            next_actions, logprob = agent.act.sample(next_states, noise)
+            bonus = -agent.alpha_log.exp() * logprob
+        else:
+            smoothing = (noise * agent.policy_noise_std).clamp(-0.5, 0.5)
+            next_actions, bonus = (agent.act_target(next_states) + smoothing).clamp(-1, 1), 0.0
+        smaller = torch.stack(agent.cri_target.q_values(next_states, next_actions)).min(0).values
+        expected = rewards + 0.9 * continues * (smaller + bonus)
+    agent._gradient_step(0, states, actions, rewards, continues, next_states)
+    torch.testing.assert_close(given[0], expected)
+    assert (continues == 0).any()
+
+
 def test_every_row_can_be_sampled():
     env = ToyBatch(LENGTHS, CUTS)
     agent = make_agent(AgentSAC, env, buffer_size=1000)
