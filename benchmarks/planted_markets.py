@@ -67,9 +67,9 @@ class AnnouncedMarket:
 
 
 def silent_config(n_bars: int, n_assets: int, seed: int, volatility: float = 0.004) -> dict[str, Any]:
-    """A market without signal: no drift in the log price, features of noise. No policy earns more than nothing."""
+    """A market without signal: simple returns of mean 0, features of noise. No policy has a positive mean growth."""
     rng = np.random.default_rng(seed)
-    log_price = np.cumsum(rng.normal(0.0, volatility, (n_bars, n_assets)), axis=0)
+    log_price = np.cumsum(rng.normal(-(volatility**2) / 2.0, volatility, (n_bars, n_assets)), axis=0)
     return {
         "price_array": 100.0 * np.exp(log_price), "tech_array": rng.normal(size=(n_bars, 4)).astype(np.float32),
         "tickers": [f"COIN{i}" for i in range(n_assets)], "min_order_qty": np.zeros(n_assets),

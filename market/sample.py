@@ -3,9 +3,12 @@
 Log price = the coin's level + market factor x beta + its own noise, with volatility that clusters over hours to weeks
 (log-volatility is a sum of autoregressions, half of it shared), Student-t shocks, shared and own jumps, and volume that
 rises with volatility and with the hour of the day. Highs and lows follow the law of a Brownian bridge's extremes.
-Returns cannot be predicted beyond a pull to the starting level with a time constant of two years, which only keeps
-century-long daily samples inside a sane range. Same arguments, same bars; a coin's path does not depend on which
-other coins are asked for.
+
+Simple returns are a martingale difference: whatever is known before a bar, the volatility of the bar included, its mean
+simple return is exactly 0, so holding earns nothing on average and no policy has a positive expected log growth. The
+price of that is a log price that falls by about half the variance: over decades of daily bars a wild coin all but
+vanishes, as a fair game with such stakes does. Same arguments, same bars; a coin's path does not depend on which other
+coins are asked for.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -30,8 +34,7 @@ CLUSTER_SECONDS = (7_200.0, 86_400.0, 14 * 86_400.0)  # time constants of log-vo
 CLUSTER_SPREAD = 0.35  # standard deviation of each part of log-volatility
 JUMPS_PER_YEAR = 40.0  # shared, and as many of each coin's own
 JUMP_SPREAD = 0.02  # log price
-PULL_SECONDS = 2.0 * SECONDS_PER_YEAR
-LARGEST_MOVE = 0.5  # log return of one bar
+LARGEST_SHOCK = 0.5  # log return; without a bound the mean of exp(Student-t) is infinite
 LEAST_LOG_RANGE = 1e-6  # keeps high above low
 DAY_SECONDS = 86_400
 
@@ -81,8 +84,8 @@ def sample_bars(
     if first < EARLIEST_S or first + n_bars * step > LATEST_S:
         raise BarsError(f"{n_bars} {timeframe} bars from {start} leave the years 2009..2099; ask for fewer")
     time = first + step * np.arange(n_bars, dtype=np.int64)
-    market, clusters = _market(n_bars, step, seed)
-    coins = [_coin_bars(ticker, time, step, market, clusters, seed) for ticker in sorted(tickers)]
+    market = _market(n_bars, step, seed)
+    coins = [_coin_bars(ticker, time, step, market, seed) for ticker in sorted(tickers)]
     bars = pd.concat(coins, ignore_index=True)
     bars["symbol"] = pd.Categorical(bars["symbol"])
     bars["timestamp"] = pd.to_datetime(bars["timestamp"], unit="s", utc=True).dt.as_unit("s")
@@ -102,20 +105,60 @@ def _generator(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
-def _market(n_bars: int, step: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(n_bars,) log returns of the market factor and its log-volatility."""
+@dataclass(frozen=True)
+class Noise:
+    """One source of returns before it is scaled: the market's, or a coin's own."""
+
+    shocks: np.ndarray  # (T,) Student-t, variance 1
+    jumps: np.ndarray  # (T,) log return
+    clusters: np.ndarray  # (T,) log-volatility
+
+
+def _market(n_bars: int, step: int, seed: int) -> Noise:
     rng = _generator(seed, "market")
-    clusters = _clusters(rng, n_bars, step)
-    return _moves(rng, clusters, MARKET_VOLATILITY, step), clusters
+    return _noise(rng, _clusters(rng, n_bars, step), step)
 
 
-def _moves(rng: np.random.Generator, clusters: np.ndarray, volatility: float, step: int) -> np.ndarray:
-    """(n_bars,) log returns: Student-t shocks of clustering size, and jumps."""
+def _noise(rng: np.random.Generator, clusters: np.ndarray, step: int) -> Noise:
     n_bars = len(clusters)
     shocks = rng.standard_t(SHOCK_FREEDOM, n_bars) / np.sqrt(SHOCK_FREEDOM / (SHOCK_FREEDOM - 2.0))
-    n_jumps = rng.poisson(JUMPS_PER_YEAR * step / SECONDS_PER_YEAR, n_bars)
-    jumps = rng.standard_normal(n_bars) * JUMP_SPREAD * np.sqrt(n_jumps)
-    return shocks * volatility * np.sqrt(step / SECONDS_PER_YEAR) * np.exp(clusters) + jumps
+    n_jumps = rng.poisson(_jumps_per_bar(step), n_bars)
+    return Noise(shocks, rng.standard_normal(n_bars) * JUMP_SPREAD * np.sqrt(n_jumps), clusters)
+
+
+def _jumps_per_bar(step: int) -> float:
+    return JUMPS_PER_YEAR * step / SECONDS_PER_YEAR
+
+
+def _fair_moves(noise: Noise, volatility: float, jump_weight: float, step: int) -> np.ndarray:
+    """(T,) log returns whose exp has mean 1 in every bar, given that bar's volatility (`volatility` a year)."""
+    spread = volatility * np.sqrt(step / SECONDS_PER_YEAR) * np.exp(noise.clusters)
+    shocks = np.clip(noise.shocks * spread, -LARGEST_SHOCK, LARGEST_SHOCK)
+    # A Poisson number of normal jumps: log E exp = rate x (E exp(one jump) - 1).
+    jumps_log_mean = _jumps_per_bar(step) * np.expm1((jump_weight * JUMP_SPREAD) ** 2 / 2.0)
+    return shocks - _shock_log_mean(spread) + jump_weight * noise.jumps - jumps_log_mean
+
+
+def _shock_log_mean(spread: np.ndarray) -> np.ndarray:
+    """(T,) log E exp(clip(spread x shock)) of a Student-t shock of variance 1, about spread^2 / 2."""
+    log_spreads, log_values = _shock_log_mean_table()
+    return np.exp(np.interp(np.log(spread), log_spreads, log_values))
+
+
+@cache
+def _shock_log_mean_table() -> tuple[np.ndarray, np.ndarray]:
+    """(K,) logs of spreads and of `_shock_log_mean` there, by quadrature.
+
+    With t = sqrt(freedom) tan(angle) the Student-t density becomes cos(angle)^(freedom - 1). The shock is symmetric, so
+    E exp - 1 = E (cosh - 1) = E 2 sinh^2(half), which keeps its digits where the spread is small.
+    """
+    spreads = np.geomspace(1e-7, 1e2, 600)
+    angles = (np.arange(2_000) + 0.5) * (np.pi / 2.0 / 2_000)  # (Q,) midpoints
+    masses = np.cos(angles) ** (SHOCK_FREEDOM - 1.0)
+    shocks = np.sqrt(SHOCK_FREEDOM - 2.0) * np.tan(angles)
+    clipped = np.minimum(np.outer(spreads, shocks), LARGEST_SHOCK)  # (K, Q)
+    excess = 2.0 * np.sinh(clipped / 2.0) ** 2 @ (masses / masses.sum())
+    return np.log(spreads), np.log(np.log1p(excess))
 
 
 def _clusters(rng: np.random.Generator, n_bars: int, step: int) -> np.ndarray:
@@ -146,15 +189,13 @@ def _coin(ticker: str) -> Coin:
     return Coin(float(10.0 ** rng.uniform(-2, 2)), rng.uniform(0.5, 1.0), rng.uniform(0.8, 1.3), 2e7)
 
 
-def _coin_bars(
-    ticker: str, time: np.ndarray, step: int, market: np.ndarray, market_clusters: np.ndarray, seed: int
-) -> pd.DataFrame:
+def _coin_bars(ticker: str, time: np.ndarray, step: int, market: Noise, seed: int) -> pd.DataFrame:
     """Tidy bars of one coin; `time` (n_bars,) is the bar open in UTC seconds."""
     coin, rng = _coin(ticker), _generator(seed, ticker_of(ticker))
-    clusters = 0.5 * market_clusters + 0.5 * _clusters(rng, len(time), step)
-    own = _moves(rng, clusters, coin.own_volatility, step)
-    moves = np.clip(coin.beta * market + own, -LARGEST_MOVE, LARGEST_MOVE)
-    log_close = np.log(coin.price) + _smooth(moves, np.exp(-step / PULL_SECONDS))
+    clusters = 0.5 * market.clusters + 0.5 * _clusters(rng, len(time), step)
+    shared = _fair_moves(market, coin.beta * MARKET_VOLATILITY, coin.beta, step)
+    own = _fair_moves(_noise(rng, clusters, step), coin.own_volatility, 1.0, step)
+    log_close = np.log(coin.price) + np.cumsum(shared + own)
     log_open = np.concatenate([[np.log(coin.price)], log_close[:-1]])
     yearly = np.hypot(coin.beta * MARKET_VOLATILITY, coin.own_volatility)
     spread = yearly * np.sqrt(step / SECONDS_PER_YEAR) * np.exp(clusters)

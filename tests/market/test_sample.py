@@ -7,7 +7,7 @@ import pytest
 from market.candles import PRICES, tidy_bars, to_grid
 from market.errors import BarsError
 from market.names import DEFAULT_TICKERS, TIMEFRAME_SECONDS
-from market.sample import sample_bars, synthetic_dataset
+from market.sample import _shock_log_mean, sample_bars, synthetic_dataset
 
 TICKERS = ("BTC", "ETH", "PEPE", "NOSUCHCOIN")
 
@@ -62,10 +62,12 @@ def test_prices_span_pepe_to_bitcoin():
     assert last["BTC/USD"] > 1e4
 
 
-def test_daily_bars_of_a_century_would_stay_in_a_sane_range():
-    bars = sample_bars("1d", 30_000, ("BTC", "PEPE"), start="2010-01-01")[["symbol", *PRICES]]
-    spread = bars.groupby("symbol", observed=True)["close"].agg(lambda close: close.max() / close.min())
-    assert (spread < 1e6).all()
+def test_decades_of_daily_bars_stay_numbers():
+    bars = sample_bars("1d", 30_000, ("BTC", "PEPE"), start="2010-01-01")
+    values = bars[[*PRICES, "volume"]].to_numpy()
+    assert np.isfinite(values).all()
+    assert (values > 0).all()
+    tidy_bars(bars, "sample")
 
 
 def test_returns_have_fat_tails_and_jumps(log_returns):
@@ -79,6 +81,37 @@ def test_volatility_clusters_and_returns_do_not_predict(log_returns):
         assert abs(returns.autocorr(1)) < 0.03
         assert returns.abs().autocorr(1) > 0.1
         assert returns.abs().autocorr(288) > 0.03
+
+
+@pytest.fixture(scope="module")
+def simple_returns():
+    """(seeds, coins, bars) of two years of daily bars, close over open."""
+    frames = [sample_bars("1d", 730, DEFAULT_TICKERS, seed) for seed in range(150)]
+    return np.stack([(bars["close"] / bars["open"] - 1.0).to_numpy().reshape(7, 730) for bars in frames])
+
+
+def standard_errors_from_zero(by_seed):
+    return abs(by_seed.mean()) / (by_seed.std() / np.sqrt(len(by_seed)))
+
+
+def test_holding_earns_nothing_on_average(simple_returns):
+    assert standard_errors_from_zero(simple_returns.mean(axis=(1, 2))) < 3.0
+
+
+def test_a_volatile_coin_or_time_pays_no_more_than_a_calm_one(simple_returns):
+    n_days = 30
+    days = np.lib.stride_tricks.sliding_window_view(simple_returns**2, n_days, axis=2)
+    known = days.mean(axis=3)[:, :, :-1]  # variance of the month before each bar
+    following = simple_returns[:, :, n_days:]
+    assert standard_errors_from_zero(((known - known.mean()) * following).mean(axis=(1, 2))) < 3.0
+
+
+@pytest.mark.parametrize("spread", [0.01, 0.1, 1.0])
+def test_the_mean_of_a_clipped_shock_is_exact(spread):
+    shocks = np.random.default_rng(0).standard_t(5.0, 1_000_000) / np.sqrt(5.0 / 3.0)
+    paid = np.exp(np.clip(spread * np.concatenate([shocks, -shocks]), -0.5, 0.5))
+    expected = np.exp(_shock_log_mean(np.array([spread]))[0])
+    assert abs(paid.mean() - expected) < 3.0 * (paid[:1_000_000] + paid[1_000_000:]).std() / 2.0 / 1_000.0
 
 
 def test_coins_move_together(log_returns):
