@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from environment_Alpaca import CryptoEnvAlpaca
-from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpacaOptimized
+from environment_Alpaca_vectorized import EnvParams, VectorizedCryptoEnvAlpacaOptimized
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +20,11 @@ DROPPABLE = {"seed", "gpu_id", "device", "if_log", "as_numpy"}
 def env_class_for(n_envs: int) -> type:
     """The scalar class for one environment, the fast vectorized one for several."""
     return CryptoEnvAlpaca if n_envs == 1 else VectorizedCryptoEnvAlpacaOptimized
+
+
+def resolved_rules(env_params: Mapping[str, Any]) -> dict[str, Any]:
+    """Every rule that these env_params come to: fees, slippage and capital included."""
+    return asdict(EnvParams.from_mapping(env_params))
 
 
 def is_vectorized(env_class: type) -> bool:

@@ -40,12 +40,14 @@ def folded(market):
     return fold_data(market, SplitPlan("standard", 3, 2))
 
 
-def figures(sharpe: float, trades: int = 3) -> Metrics:
-    return Metrics(100, 0.01, 0.1, 0.2, sharpe, 1.0, 0.05, 2.0, 0.001, trades)
+def figures(sharpe: float, trades: int = 3, exposure: float = 0.5) -> Metrics:
+    return Metrics(100, 0.01, 0.1, 0.2, sharpe, 1.0, 0.05, 2.0, 0.001, trades, exposure)
 
 
-def outcome(fold: int, sharpe: float, equal_weight: float = 0.0, trades: int = 3) -> SplitOutcome:
-    return SplitOutcome(fold, figures(sharpe, trades), figures(equal_weight), 1000, 5e4, 1e4, 0.01)
+def outcome(
+    fold: int, sharpe: float, equal_weight: float = 0.0, trades: int = 3, exposure: float = 0.5
+) -> SplitOutcome:
+    return SplitOutcome(fold, figures(sharpe, trades, exposure), figures(equal_weight), 1000, 5e4, 1e4, 0.01)
 
 
 @dataclass
@@ -92,6 +94,11 @@ class Lab:
         with self.interruption:
             ending = run_worker(study, objective, self.url, Limits(target, timeout_s), self.interruption)
         return study, ending
+
+
+@pytest.fixture
+def make_outcome():
+    return outcome
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from train.study.search_space import build_space
 from train.study.split_run import SplitOutcome, agent_metrics, equal_weight_metrics, outcome_json
 from train.validation.metrics import Metrics
 
-FIGURES = Metrics(100, 0.05, 0.1, 0.2, 1.5, 1.0, 0.08, 12.5, 0.031, 42)
+FIGURES = Metrics(100, 0.05, 0.1, 0.2, 1.5, 1.0, 0.08, 12.5, 0.031, 42, 0.375)
 OUTCOME = SplitOutcome(0, FIGURES, replace(FIGURES, sharpe=0.5), 1000, 54321.0, 9876.0, 10.0)
 
 
@@ -56,6 +56,7 @@ def test_a_splits_line_has_both_sharpes_turnover_fees_and_both_rates():
         "excess +1.00",
         "turnover 12.5",
         "fees 3.10%",
+        "mean exposure 37.5%",
         "54,321 env-steps/s",
     ):
         assert part in text

@@ -89,6 +89,16 @@ def test_an_undefined_sharpe_is_never_best_and_counts_as_finished(lab, undefined
     assert "no trial completed" in summary_lines(study)[-1]
 
 
+@pytest.mark.parametrize("exposure", [0.0009, 0.0, math.nan])
+def test_an_account_hardly_in_the_market_is_never_best_however_high_its_sharpe(lab, make_outcome, exposure):
+    lab.runner.results = [0.5] * N_FOLDS + [50.0, make_outcome(1, 50.0, exposure=exposure)]
+    study, _ = lab.run(2)
+    assert states(study) == {"COMPLETE": 1, "PRUNED": 1}
+    assert best_trial(study).number == study.best_trial.number == 0
+    assert study.trials[1].user_attrs["pruned"].startswith("split 1: mean exposure")
+    assert study.trials[1].value == 50.0  # Optuna's: the last report
+
+
 def test_a_trial_that_is_worse_on_every_split_is_pruned(lab):
     lab.pruner = WilcoxonPruner(p_threshold=0.1)
     lab.runner.results = [3.0, 3.1, 3.2, 3.3, 3.4, 3.5, -1.0, -1.1, -1.2, -1.3]

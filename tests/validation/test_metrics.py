@@ -57,8 +57,10 @@ def test_all_figures_of_two_segments_by_hand():
         turnover_notional=[[50.0, 20.0], [40.0]],
         fees_quote=[[0.5, 0.2], [0.3]],
         trades=[[1, 2], [1]],
+        exposure=[[0.0, 0.5, 0.7], [0.0, 0.8]],
     )
     assert (found.bars, found.trades) == (3, 4)
+    assert found.exposure == pytest.approx(0.4)
     assert found.total_return == pytest.approx(1.1 * 0.9 * 1.2 - 1.0)
     assert found.annual_return == pytest.approx((1.1 * 0.9 * 1.2) ** (4.0 / 3.0) - 1.0)
     assert found.max_drawdown == pytest.approx(0.1)

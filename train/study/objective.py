@@ -2,8 +2,10 @@
 
 value = mean over splits of (agent's annualised Sharpe - equal-weight portfolio's, same bars and fees) - 0.1 * std.
 
-* A split whose Sharpe is undefined (the policy never traded, so its account never moved) makes the trial PRUNED with
-  the reason: finished, counted, without a value, never best. Nothing is put in its place.
+* A split whose Sharpe is undefined (the policy never traded, so its account never moved), or whose account was hardly
+  ever in the market (mean exposure under 1 %), makes the trial PRUNED with the reason: finished, counted, never best.
+  Nothing is put in the split's place. (Optuna gives every PRUNED trial its last report, an earlier split's excess, as
+  its value; `best_trial` and `study.best_trial` look at COMPLETE trials only.)
 * A split that fails makes the trial FAIL with the reason; the study goes on.
 * Every split's excess Sharpe is reported as step k, where the pruner pairs it with the best trial's split k.
 * Split k of every trial trains from the same seed, so settings are compared on equal luck.
@@ -21,8 +23,8 @@ from typing import Any
 import numpy as np
 import optuna
 
-from environment_Alpaca_vectorized import EnvParams
 from train.config import TrainConfig
+from train.env_factory import resolved_rules
 from train.run import Progress, TrainingDiverged
 from train.study.data import Fold, FoldedData
 from train.study.interruption import Interrupted, Interruption
@@ -35,6 +37,9 @@ from train.study.storage import CODE_VERSION, FAILURE, sign_trial
 logger = logging.getLogger(__name__)
 
 SPREAD_WEIGHT = 0.1
+# Mean share of equity in coins. A Sharpe ratio does not see the size of positions: 10 dollars that rose would outrank
+# every account that was really invested.
+LEAST_EXPOSURE = 0.01
 # What a bad setting, a full disk or too little memory raises. A mistake in the program (TypeError, KeyError, ...) is
 # not here: it stops the run.
 SPLIT_ERRORS = (TrainingDiverged, ValueError, ArithmeticError, RuntimeError, MemoryError, OSError)
@@ -158,7 +163,7 @@ class Objective:
             "sampled": dict(values),
             "train": asdict(TrainConfig(**first.train)) | {"seed": seeds},
             "env": first.env,  # what the simulator is called with
-            "env_resolved": asdict(EnvParams.from_mapping(first.env)),  # fees, capital and every rule
+            "env_resolved": resolved_rules(first.env),  # fees, capital and every rule
             "data": self._data_json(data),
             "folds": [vars(fold) for fold in data.folds],
             "purge_bars": data.purge_bars,
@@ -180,9 +185,15 @@ class Objective:
 
 
 def _defined(trial: optuna.Trial, outcome: SplitOutcome) -> float:
-    """The split's excess Sharpe, if there is one."""
+    """The split's excess Sharpe, if there is one and the account was in the market."""
     if math.isfinite(outcome.excess_sharpe):
-        return outcome.excess_sharpe
+        if outcome.agent.exposure >= LEAST_EXPOSURE:
+            return outcome.excess_sharpe
+        raise _pruned(
+            trial,
+            f"split {outcome.fold}: mean exposure {outcome.agent.exposure:.3%} is under {LEAST_EXPOSURE:.0%}, so its "
+            f"Sharpe says nothing of an invested account",
+        )
     if not math.isfinite(outcome.equal_weight.sharpe):
         raise _pruned(
             trial, f"split {outcome.fold}: the equal-weight portfolio's Sharpe is not defined, prices stand still"

@@ -121,7 +121,8 @@ def outcome_text(outcome: SplitOutcome) -> str:
     parts = (
         f"Sharpe {agent.sharpe:.2f}, equal weight {other.sharpe:.2f}, excess {outcome.excess_sharpe:+.2f}",
         f"return {agent.total_return:+.2%}, equal weight {other.total_return:+.2%}, drawdown {agent.max_drawdown:.1%}",
-        f"turnover {agent.turnover:.1f} x equity, fees {agent.fees:.2%} of equity, {agent.trades} trades",
+        f"turnover {agent.turnover:.1f} x equity, fees {agent.fees:.2%} of equity, {agent.trades} trades, "
+        f"mean exposure {agent.exposure:.1%}",
         f"explore {outcome.explore_steps_per_s:,.0f} env-steps/s, update {outcome.update_samples_per_s:,.0f} samples/s",
         f"{outcome.wall_s:.1f} s",
     )

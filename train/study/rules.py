@@ -13,10 +13,10 @@ from typing import Any
 
 import optuna
 
-from environment_Alpaca_vectorized import EnvParams
 from train.config import TrainConfig
+from train.env_factory import resolved_rules
 from train.study.data import LEAST_TRADED_BARS, VALIDATION_FRACTION, FoldedData, SplitPlan
-from train.study.objective import SPREAD_WEIGHT
+from train.study.objective import LEAST_EXPOSURE, SPREAD_WEIGHT
 from train.study.search_space import FIXED_ENV, FIXED_TRAIN, LEAST_UPDATES, Space
 from train.study.storage import CODE_VERSION
 
@@ -36,11 +36,11 @@ def study_identity(
         | {"validation_fraction": VALIDATION_FRACTION, "least_validation_bars": LEAST_TRADED_BARS},
         "search space": space.to_json(),
         "run": {"n_envs": n_envs, "seed": seed},
-        "simulator rules": asdict(EnvParams.from_mapping(FIXED_ENV | {"lookback": 1})),
+        "simulator rules": resolved_rules(FIXED_ENV | {"lookback": 1}),
         "order rules": _order_rules(data),
         "learner": {k: v for k, v in asdict(TrainConfig(**FIXED_TRAIN)).items() if k not in RUN_FIELDS}
         | {"least_updates": LEAST_UPDATES},
-        "scoring": {"spread_weight": SPREAD_WEIGHT},
+        "scoring": {"spread_weight": SPREAD_WEIGHT, "least_exposure": LEAST_EXPOSURE},
     }
     return json.loads(json.dumps(parts))
 

@@ -85,6 +85,7 @@ def agent_metrics(records: Sequence[EpisodeRecord], bars_per_year: float) -> Met
         turnover_notional=[r.turnover for r in records],
         fees_quote=[r.fees for r in records],
         trades=[r.trades for r in records],
+        exposure=[r.exposure for r in records],
     )
 
 

@@ -32,6 +32,7 @@ class Metrics:
     turnover: float  # traded notional over mean equity, all segments together
     fees: float  # paid, over mean equity, all segments together
     trades: int
+    exposure: float = float("nan")  # mean share of equity in coins; nan where it was not kept
 
 
 def bar_returns(equity: ArrayLike) -> np.ndarray:
@@ -104,6 +105,7 @@ def measure(
     turnover_notional: Sequence[ArrayLike] = (),
     fees_quote: Sequence[ArrayLike] = (),
     trades: Sequence[ArrayLike] = (),
+    exposure: Sequence[ArrayLike] = (),
 ) -> Metrics:
     """All figures of an account that traded several segments, one entry per segment in each list.
 
@@ -113,6 +115,7 @@ def measure(
         turnover_notional: (n_i,) quote traded on each bar.
         fees_quote: (n_i,) quote paid on each bar.
         trades: (n_i,) orders filled on each bar.
+        exposure: (n_i + 1,) share of equity in coins.
     """
     r = joined_returns(equities)
     values = [np.asarray(equity, dtype=np.float64) for equity in equities]
@@ -128,6 +131,7 @@ def measure(
         turnover=_ratio(_total(turnover_notional), mean_equity),
         fees=_ratio(_total(fees_quote), mean_equity),
         trades=int(_total(trades)),
+        exposure=float(np.mean(np.concatenate([np.asarray(e, np.float64) for e in exposure]))) if exposure else np.nan,
     )
 
 
