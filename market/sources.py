@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import socket
 import threading
 import zipfile
@@ -33,6 +34,8 @@ BINANCE_URL = "https://data.binance.vision"
 LARGEST_ARCHIVE_BYTES = 256 * 2**20  # a month of one-minute bars is about 3 MB
 BINANCE_COLUMNS = ("timestamp", "open", "high", "low", "close", "volume")  # the first 6 of 12
 ALPACA_UNITS = {"m": "Min", "h": "Hour", "d": "Day"}
+
+LOGGER = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
@@ -160,26 +163,48 @@ def binance_bars(
     Args:
         tickers: coins in any form; each is asked for as `COINUSDT` unless it names another quote than USD.
         timeframe: such as `5m`.
-        period: half-open, UTC; archives appear some days after their month has ended.
+        period: half-open, UTC. Archives appear some days after their month has ended, so a last month that lacks one
+            for any of the coins is left out, which is logged; any other absent month is an error.
         on_progress: called after each coin's month.
         url: another server with the same files, for tests.
     """
     timeframe_seconds(timeframe)
     if url == BINANCE_URL:
         check_reachable(url.removeprefix("https://"))
-    jobs = [(_pair(ticker, "", "USDT"), month) for ticker in tickers for month in period.months()]
-    frames = []
+    pairs, frames = [_pair(ticker, "", "USDT") for ticker in tickers], []
     with requests.Session() as session:
         session.mount("http", _TimeoutAdapter(max_retries=REQUEST_ATTEMPTS - 1))
+        months = _published_months(session, url, pairs, timeframe, period.months())
+        jobs = [(pair, month) for pair in pairs for month in months]
         for done, (pair, month) in enumerate(jobs, start=1):
             frames.append(_binance_month(session, url, pair, timeframe, month))
             on_progress(done, len(jobs))
     return _cut(tidy_bars(pd.concat(frames, ignore_index=True), "Binance"), period)
 
 
+def _published_months(
+    session: requests.Session, url: str, pairs: Sequence[str], timeframe: str, months: list[datetime]
+) -> list[datetime]:
+    """The months, less the last one where it is not published yet. A single month stays: its absence is an error."""
+    if len(months) < 2:
+        return months
+    for pair in pairs:
+        if not _is_published(session, _archive_address(url, pair, timeframe, months[-1])):
+            LOGGER.warning(
+                "Binance has no %s archive of %s for %s yet; bars end with %s",
+                timeframe, f"{months[-1]:%Y-%m}", pair, f"{months[-2]:%Y-%m}",
+            )  # fmt: skip
+            return months[:-1]
+    return months
+
+
+def _archive_address(url: str, pair: str, timeframe: str, month: datetime) -> str:
+    return f"{url}/data/spot/monthly/klines/{pair}/{timeframe}/{pair}-{timeframe}-{month:%Y-%m}.zip"
+
+
 def _binance_month(session: requests.Session, url: str, pair: str, timeframe: str, month: datetime) -> pd.DataFrame:
-    name = f"{pair}-{timeframe}-{month:%Y-%m}"
-    address = f"{url}/data/spot/monthly/klines/{pair}/{timeframe}/{name}.zip"
+    address = _archive_address(url, pair, timeframe, month)
+    name = address.rsplit("/", 1)[-1].removesuffix(".zip")
     archive = _get(session, address)
     expected = _get(session, f"{address}.CHECKSUM").split()[:1]
     actual = hashlib.sha256(archive).hexdigest().encode()
@@ -189,12 +214,20 @@ def _binance_month(session: requests.Session, url: str, pair: str, timeframe: st
     return parse_binance_archive(archive, name).assign(symbol=f"{coin}/{quote}")
 
 
+def _is_published(session: requests.Session, address: str) -> bool:
+    return _answer(session, f"{address}.CHECKSUM").status_code != 404
+
+
+def _answer(session: requests.Session, address: str) -> requests.Response:
+    try:
+        return session.get(address)
+    except requests.RequestException as error:
+        raise BarsError(f"Binance, {address.rsplit('/', 1)[-1]}: {_one_line(error)}; try again later") from error
+
+
 def _get(session: requests.Session, address: str) -> bytes:
     name = address.rsplit("/", 1)[-1]
-    try:
-        answer = session.get(address)
-    except requests.RequestException as error:
-        raise BarsError(f"Binance, {name}: {_one_line(error)}; try again later") from error
+    answer = _answer(session, address)
     if answer.status_code == 404:
         raise BarsError(f"Binance has no archive {name}; check the ticker, and that its month is complete and past")
     if not answer.ok:

@@ -33,16 +33,21 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--start", type=utc_date, metavar="DATE", help=f"first bar, UTC (default: {DEFAULT_DAYS} days before the end)"
     )
-    parser.add_argument("--end", type=utc_date, metavar="DATE", help="bars before this, UTC (default: today)")
+    parser.add_argument(
+        "--end",
+        type=utc_date,
+        metavar="DATE",
+        help="bars before this, UTC (default: today; binance: the first of this month)",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=".parquet or .csv")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there already")
     return parser.parse_args(argv)
 
 
 def period_of(args: argparse.Namespace) -> Period:
-    """The period asked for; the end defaults to the last midnight."""
+    """The period asked for; the end defaults to the last midnight, or to the end of the last whole month."""
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    end = args.end or midnight
+    end = args.end or (midnight.replace(day=1) if args.source == "binance" else midnight)
     return Period(args.start or end - timedelta(days=DEFAULT_DAYS), end)
 
 

@@ -3,20 +3,24 @@
 import hashlib
 import io
 import json
+import runpy
 import threading
 import time
 import zipfile
 from datetime import UTC, datetime
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from market import sources
-from market.candles import to_grid
+from market.candles import read_bars, to_grid
 from market.errors import BarsError
 from market.sources import Period, alpaca_bars, binance_bars, check_reachable
 
+DOWNLOAD = Path(__file__).resolve().parents[2] / "scripts" / "data" / "download_bars.py"
 DEC, JAN, FEB = (int(datetime(y, m, 1, tzinfo=UTC).timestamp()) for y, m in ((2024, 12), (2025, 1), (2025, 2)))
 PERIOD = Period(datetime(2024, 12, 31, 23, tzinfo=UTC), datetime(2025, 1, 1, 2, tzinfo=UTC))
 
@@ -92,6 +96,50 @@ def test_a_damaged_binance_archive_is_refused(server):
 def test_an_absent_binance_month_or_coin_is_named(server):
     with pytest.raises(BarsError, match=r"no archive XYZUSDT-5m-2024-12\.zip; check the ticker"):
         fetch_binance(server, ["XYZ"])
+
+
+def test_a_last_binance_month_that_is_not_there_yet_is_left_out_and_said(server, caplog):
+    for pair in ("BTCUSDT", "ETHUSDT"):
+        offer(server, f"{pair}-5m-2024-12", archive(DEC, JAN, 1_000))
+    offer(server, "BTCUSDT-5m-2025-01", archive(JAN, FEB, 1_000_000))
+    bars = fetch_binance(server, ["BTC", "ETH"])
+    assert to_grid(bars, ["BTC", "ETH"], "binance").time.tolist() == list(range(JAN - 3_600, JAN, 300))
+    assert caplog.messages == ["Binance has no 5m archive of 2025-01 for ETHUSDT yet; bars end with 2024-12"]
+
+
+def test_an_earlier_binance_month_that_is_absent_is_an_error(server):
+    offer(server, "BTCUSDT-5m-2025-01", archive(JAN, FEB, 1_000_000))
+    with pytest.raises(BarsError, match=r"no archive BTCUSDT-5m-2024-12\.zip"):
+        fetch_binance(server)
+
+
+@pytest.mark.parametrize(
+    ("source", "end"), [("binance", datetime(2025, 2, 1, tzinfo=UTC)), ("alpaca", datetime(2025, 2, 17, tzinfo=UTC))]
+)
+def test_the_default_end_is_a_bar_that_the_source_can_have(source, end, monkeypatch):
+    class Today(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime(2025, 2, 17, 13, 5, tzinfo=tz)
+
+    script = runpy.run_path(str(DOWNLOAD))
+    monkeypatch.setitem(script["period_of"].__globals__, "datetime", Today)
+    args = script["parse_arguments"](["--source", source, "--out", "bars.parquet"])
+    assert script["period_of"](args).end == end
+
+
+def test_the_download_script_takes_the_months_that_have_ended(server, tmp_path, monkeypatch):
+    today = datetime.now(UTC)
+    this_month = int(datetime(today.year, today.month, 1, tzinfo=UTC).timestamp())
+    start = datetime.fromtimestamp(this_month - 20 * 86_400, UTC)
+    month = start.replace(day=1)
+    offer(server, f"BTCUSDT-5m-{month:%Y-%m}", archive(int(month.timestamp()), this_month, 1_000_000))
+    script = runpy.run_path(str(DOWNLOAD))
+    monkeypatch.setitem(script["SOURCES"], "binance", partial(binance_bars, url=server.url))
+    out = tmp_path / "bars.parquet"
+    arguments = ["--source", "binance", "--tickers", "BTC", "--start", f"{start:%Y-%m-%d}", "--out", str(out)]
+    assert script["main"](arguments) == 0
+    assert read_bars(out)["timestamp"].max().timestamp() == this_month - 300
 
 
 def alpaca_server(server, page_bars=7):
