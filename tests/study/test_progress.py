@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from train.study.plot import plot_study
 from train.study.progress import Reporter, duration_text, log_data, outcome_text, summary_lines
@@ -101,6 +103,17 @@ def test_the_picture_is_drawn_from_what_the_study_left(lab, folded, tmp_path):
         write_equity(split_folder(tmp_path, 0, fold) / "equity.npz", records(), folded.dataset.time)
     path = plot_study(study, tmp_path, tmp_path / "study.png")
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_final_table_and_the_picture_say_that_the_best_of_many_is_biased(lab, tmp_path, monkeypatch):
+    lab.runner.results = [1.0] * 12 + [math.nan]
+    study, _ = lab.run(3)
+    words = "the largest of 2 completed trials on these same test blocks, so it is biased upwards"
+    assert any(words in line for line in summary_lines(study))
+    titles = []
+    monkeypatch.setattr(Figure, "suptitle", lambda self, text, **_: titles.append(text))
+    plot_study(study, tmp_path, tmp_path / "study.png")
+    assert words in titles[0]
 
 
 def test_a_study_without_a_completed_trial_has_no_picture_and_no_best(lab):

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
 
-from train.study.progress import best_trial
+from train.study.progress import best_trial, selection_text
 from train.study.results import read_equity, split_folder, write_file
 
 AGENT, BENCHMARK, FAINT = "#1f5fa8", "#c2571a", "#9a9a9a"
@@ -42,7 +42,8 @@ def plot_study(study: optuna.Study, folder: Path, out: Path) -> Path:
     _draw_splits(splits_axes, study, best)
     _draw_equity(equity_axes, best, folder)
     labels = "\n".join(study.user_attrs.get("data", []))
-    figure.suptitle(f"{study.study_name}: best value {best.value:+.3f} (trial {best.number})\n{labels}", fontsize=10)
+    title = f"{study.study_name}: best value {best.value:+.3f} (trial {best.number})"
+    figure.suptitle(f"{title}\n{selection_text(study)}\n{labels}", fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     write_file(out, buffer.getvalue())

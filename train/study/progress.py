@@ -162,8 +162,18 @@ def summary_lines(study: optuna.Study) -> list[str]:
     if best is None:
         return [*lines, "no trial completed, so there is no best one"]
     lines.append(f"best value {best.value:+.4f}, trial {best.number}; splits: {splits_text(best)}")
+    lines.append(selection_text(study))
     width = max(len(name) for name in best.params)
     return lines + [f"  {name:<{width}}  {shown(value)}" for name, value in best.params.items()]
+
+
+def selection_text(study: optuna.Study) -> str:
+    """What the best value is not: an estimate for unseen bars."""
+    n = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    return (
+        f"the best value is the largest of {n} completed trials on these same test blocks, so it is biased upwards; "
+        "no bars were held out to check it"
+    )
 
 
 def splits_text(trial: FrozenTrial) -> str:
