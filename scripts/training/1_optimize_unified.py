@@ -49,7 +49,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--resume", action="store_true", help="the study must exist; an error otherwise")
     p.add_argument("--mode", choices=MODES, default="standard",
                    help="standard: combinatorial purged splits; rolling: walk forward; multi-timeframe: standard, and "
-                   "trials also choose among the data sets <timeframe> beside --data-dir")
+                   "trials also choose among the data sets <timeframe> beside --data-dir: the same coins, cut to the period "
+                   "all of them cover")
     p.add_argument("--num-paths", type=int, default=3,
                    help="the data is cut into num_paths + 1 groups; with k = 2 that gives num_paths full test paths. "
                    "In rolling mode the number of test blocks (default 3)")

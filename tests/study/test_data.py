@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from train.study.data import (
     FILL_DELAY_BARS,
     SplitPlan,
     StudyError,
+    common_market,
     fold_data,
     load_study_data,
     select_tickers,
@@ -75,10 +78,35 @@ def test_multi_timeframe_takes_the_data_sets_side_by_side(market, tmp_path):
     save_dataset(market, tmp_path / "5m")
     with pytest.raises(StudyError, match="fewer than two"):
         load_study_data(tmp_path / "5m", None, None, plan)
-    save_dataset(synthetic_dataset("1h", 3000, ("BTC", "ETH", "LTC")), tmp_path / "1h")
+    save_dataset(synthetic_dataset("15m", 1000, ("BTC", "ETH", "LTC")), tmp_path / "15m")
     data = load_study_data(tmp_path / "5m", None, ["BTC"], plan)
-    assert [d.timeframe for d in data] == ["5m", "1h"]
+    assert [d.timeframe for d in data] == ["5m", "15m"]
     assert {d.dataset.tickers for d in data} == {("BTC",)}
+    assert data[0].parent_sha256 == market.sha256
+
+
+def test_timeframes_are_cut_to_the_period_that_all_of_them_cover(market):
+    long = synthetic_dataset("15m", 2000, market.tickers)
+    five, fifteen = common_market([market, long])
+    # Both begin at one midnight with 128 bars of warm-up, which take 15m bars 1280 minutes longer.
+    assert fifteen.time[0] - 15 * 60 == five.time[0] - 5 * 60
+    assert fifteen.time[-1] <= five.time[-1] < fifteen.time[-1] + 15 * 60
+    assert (len(five.time), len(fifteen.time)) == (3000 - 256, (3000 - 256) // 3)
+    assert fifteen.segments == ((0, len(fifteen.time)),)
+    np.testing.assert_array_equal(fifteen.price, long.price[: len(fifteen.time)])
+    np.testing.assert_array_equal(five.tech, market.tech[256:])
+    assert common_market([five, five])[1] is five
+
+
+def test_timeframes_of_other_markets_are_refused(market):
+    long = synthetic_dataset("15m", 1000, market.tickers)
+    for other, words in (
+        (synthetic_dataset("15m", 1000, ("BTC", "ETH", "SOL")), "5m holds BTC, ETH, LTC and 15m BTC, ETH, SOL"),
+        (replace(long, synthetic=False), "5m holds synthetic bars and 15m real ones"),
+        (replace(long, time=long.time + 10**8), "no period in common"),
+    ):
+        with pytest.raises(StudyError, match=words):
+            common_market([market, other])
 
 
 def test_rolling_folds_train_before_their_test(market):

@@ -6,10 +6,13 @@ distances use the largest lookback of the search space, so the bars of a fold do
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from market.dataset import Dataset, load_dataset, make_dataset
 from market.errors import BarsError
@@ -25,6 +28,8 @@ from train.validation.splits import (
     validation_cut,
     with_warmup,
 )
+
+logger = logging.getLogger(__name__)
 
 TIMEFRAMES = ("5m", "15m", "30m", "1h", "4h", "12h", "1d")
 MODES = ("standard", "multi-timeframe", "rolling")
@@ -109,7 +114,7 @@ def load_study_data(
         raise StudyError(
             f"--timeframe {timeframe}: {folder} holds {own} bars; pass --timeframe {own} or another folder"
         )
-    chosen = [select_tickers(dataset, tickers) for dataset in datasets]
+    chosen = common_market([select_tickers(dataset, tickers) for dataset in datasets])
     return tuple(fold_data(cut, plan, parent.sha256) for cut, parent in zip(chosen, datasets, strict=True))
 
 
@@ -150,6 +155,61 @@ def select_tickers(dataset: Dataset, tickers: Sequence[str] | None) -> Dataset:
         feature_names=[dataset.feature_names[i] for i in features],
         bar_seconds=dataset.bar_seconds,
         segments=dataset.segments,
+        source=dataset.source,
+        synthetic=dataset.synthetic,
+        quality=dataset.quality,
+    )
+
+
+def common_market(datasets: Sequence[Dataset]) -> list[Dataset]:
+    """Timeframes of one market over one period: the data sets cut to the time that all of them cover.
+
+    Raises:
+        StudyError: other coins, generated bars beside real ones, or no time in common. A trial that chose among such
+            data sets would win by its market and not by its settings.
+    """
+    first = datasets[0]
+    name = timeframe_name(first.bar_seconds)
+    for other in datasets[1:]:
+        theirs = timeframe_name(other.bar_seconds)
+        if other.tickers != first.tickers:
+            raise StudyError(
+                f"--mode multi-timeframe: {name} holds {', '.join(first.tickers)} and {theirs} "
+                f"{', '.join(other.tickers)}; name the coins they share with --tickers"
+            )
+        if other.synthetic != first.synthetic:
+            kinds = {True: "synthetic", False: "real"}
+            raise StudyError(
+                f"--mode multi-timeframe: {name} holds {kinds[first.synthetic]} bars and {theirs} "
+                f"{kinds[other.synthetic]} ones; build all from the same bars with scripts/data/build_dataset.py"
+            )
+    opens = max(int(d.time[0]) - d.bar_seconds for d in datasets)
+    closes = min(int(d.time[-1]) for d in datasets)
+    if opens >= closes:
+        raise StudyError("--mode multi-timeframe: the data sets have no period in common; build all from the same bars")
+    return [_cut_to(d, opens, closes) for d in datasets]
+
+
+def _cut_to(dataset: Dataset, opens_s: int, closes_s: int) -> Dataset:
+    """Bars that open at or after one time and close at or before the other (UTC seconds)."""
+    time_s = np.asarray(dataset.time)
+    a, b = np.searchsorted(time_s, (opens_s + dataset.bar_seconds, closes_s + 1)).tolist()
+    if (a, b) == (0, len(time_s)):
+        return dataset
+    kept = [(max(first, a), min(last, b)) for first, last in dataset.segments]
+    segments = [(first - a, last - a) for first, last in kept if first < last]
+    name = timeframe_name(dataset.bar_seconds)
+    if not segments:
+        raise StudyError(f"--mode multi-timeframe: {name} has no bar in the period that all data sets cover")
+    logger.info("multi-timeframe: %d of %d bars of %s lie in the period that all share", b - a, len(time_s), name)
+    return make_dataset(
+        price=dataset.price[a:b],
+        tech=dataset.tech[a:b],
+        time=dataset.time[a:b],
+        tickers=dataset.tickers,
+        feature_names=dataset.feature_names,
+        bar_seconds=dataset.bar_seconds,
+        segments=segments,
         source=dataset.source,
         synthetic=dataset.synthetic,
         quality=dataset.quality,
