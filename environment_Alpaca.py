@@ -245,16 +245,20 @@ class CryptoEnvAlpaca:
             closes = p.always_allow_close and wanted >= acct.qty[i]
             if not closes:
                 wanted = self._whole_increments(i, wanted)
-                if not (wanted > self.min_qty[i] and wanted * x >= p.min_order_notional):
+                if not self._is_large_enough(i, wanted, x):
                     continue
             self._execute_sale(i, min(acct.qty[i], wanted), x)
 
     def _release_stale(self, price: list[float]) -> None:
-        """Sell a fraction of every position held for stale_bars or longer."""
+        """Sell a fraction of every position held for stale_bars or longer, or all where the venue wants more."""
         acct, p = self.account, self.params
         for i, x in enumerate(price):
             if acct.held_bars[i] >= p.stale_bars and (x > 0 or p.release_unpriced):
-                self._execute_sale(i, acct.qty[i] * p.stale_fraction, x)
+                released = acct.qty[i] * p.stale_fraction
+                if p.always_allow_close:
+                    released = self._whole_increments(i, released)
+                    released = released if self._is_large_enough(i, released, x) else acct.qty[i]
+                self._execute_sale(i, released, x)
 
     def _buy(self, order: list[float], price: list[float], equity: float) -> None:
         """Buy what the orders ask for and the cash allows."""

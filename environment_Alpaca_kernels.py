@@ -23,6 +23,7 @@ from environment_Alpaca_vectorized import (
     INCREMENT_SLACK,
     TARGET_WEIGHT,
     VectorizedCryptoEnvAlpacaOptimized,
+    order_scale,
 )
 
 # Below this many environments the cost of waking a second thread exceeds its gain (benchmarks/bench_step.py).
@@ -65,7 +66,7 @@ COUNTS = ("bar", "first_bar", "last_bar", "segment", "trades", "episode", "rejec
 MONEY = ("cash", "equity", "benchmark", "peak", "max_drawdown", "discounted_return", *COSTS)
 COINS = ("qty", "high", "order_scale", "benchmark_qty", "order_qty")
 REPORTED = ("equity", "benchmark", "episode_return", *COSTS)
-MarketArrays = namedtuple("MarketArrays", "price tech assets segments")
+MarketArrays = namedtuple("MarketArrays", "price tech assets segments order_scale")
 Memory = namedtuple("Memory", "counts money coins held_bars")  # (7, N), (9, N), (5, N, A), (N, A)
 Books = namedtuple("Books", (*COUNTS, *MONEY, *COINS, "held_bars"))
 Outputs = namedtuple("Outputs", "state reward done final_state truncated trades money terms")
@@ -98,9 +99,8 @@ def value_of(qty: np.ndarray, price: np.ndarray) -> float:
 @native
 def whole_increments(quantity: float, step: float) -> float:
     """Quantity cut to the venue's step."""
-    if step > 0 and math.isfinite(quantity):
-        return math.floor(quantity / step + INCREMENT_SLACK) * step
-    return quantity
+    # np.floor: math.floor makes an int64 here, which 1e10 coins in steps of 1e-9 overflow.
+    return np.floor(quantity / step + INCREMENT_SLACK) * step if step > 0 and math.isfinite(quantity) else quantity
 
 
 @native
@@ -118,6 +118,12 @@ def order_quantities(i: int, action: np.ndarray, price: np.ndarray, equity: floa
             b.order_qty[i, a] = np.float64(wish * np.float32(b.order_scale[i, a]))
         else:
             b.order_qty[i, a] = np.float64(wish) * (equity / (price[a] * p.norm_action)) if price[a] > 0 else 0.0
+
+
+@native
+def is_large_enough(quantity: float, price: float, asset: Record, p: Record) -> bool:
+    """Whether the venue takes an order of this size."""
+    return quantity > asset.min_qty and quantity * price >= p.min_order_notional
 
 
 @native
@@ -172,16 +178,20 @@ def execute_sells(i: int, price: np.ndarray, m: MarketArrays, b: Books, p: Recor
             execute_sale(i, a, b.qty[i, a], price[a], b, p)
             continue
         wanted = whole_increments(order, m.assets[a].qty_increment)
-        if wanted > m.assets[a].min_qty and wanted * price[a] >= p.min_order_notional:
+        if is_large_enough(wanted, price[a], m.assets[a], p):
             execute_sale(i, a, min(b.qty[i, a], wanted), price[a], b, p)
 
 
 @native
-def release_stale(i: int, price: np.ndarray, b: Books, p: Record) -> None:
-    """Sell a fraction of every position held too long."""
+def release_stale(i: int, price: np.ndarray, m: MarketArrays, b: Books, p: Record) -> None:
+    """Sell a fraction of every position held too long, or all where the venue wants more."""
     for a in range(price.shape[0]):
         if b.held_bars[i, a] >= p.stale_bars and (price[a] > 0 or p.release_unpriced):
-            execute_sale(i, a, b.qty[i, a] * p.stale_fraction, price[a], b, p)
+            released = b.qty[i, a] * p.stale_fraction
+            if p.always_allow_close:
+                released = whole_increments(released, m.assets[a].qty_increment)
+                released = released if is_large_enough(released, price[a], m.assets[a], p) else b.qty[i, a]
+            execute_sale(i, a, released, price[a], b, p)
 
 
 @native
@@ -216,7 +226,7 @@ def execute_buys(i: int, price: np.ndarray, equity: float, m: MarketArrays, b: B
     cost = 0.0
     for a in range(price.shape[0]):
         wanted = whole_increments(order_qty[a], m.assets[a].qty_increment)
-        is_order = price[a] > 0 and wanted > m.assets[a].min_qty and wanted * price[a] >= p.min_order_notional
+        is_order = price[a] > 0 and is_large_enough(wanted, price[a], m.assets[a], p)
         order_qty[a] = wanted if is_order else 0.0
         cost += order_qty[a] * unit_cost(price[a], p) if is_order else 0.0
     if not p.buys_sequentially:
@@ -335,7 +345,7 @@ def step_one(i: int, action: np.ndarray, m: MarketArrays, b: Books, p: Record, o
         cap_positions(i, price, equity, b, p)
     execute_sells(i, price, m, b, p)
     if p.stale_bars > 0:
-        release_stale(i, price, b, p)
+        release_stale(i, price, m, b, p)
     execute_buys(i, price, equity, m, b, p)
 
     mark_to_market(i, price, b)
@@ -443,8 +453,7 @@ def open_portfolio(i: int, m: MarketArrays, b: Books, p: Record) -> None:
     b.bar[i], b.last_bar[i] = first_bar, segment.limit
     if p.episode_bars > 0:
         b.last_bar[i] = min(segment.limit, first_bar + p.episode_bars)
-    segment_price, first_price = m.price[segment.first], m.price[first_bar]
-    base_price = first_price if p.benchmark_of_episode else segment_price
+    base_price = m.price[first_bar if p.benchmark_of_episode else segment.first]
     n_priced = 0
     for base in base_price:
         n_priced += base > 0
@@ -452,21 +461,11 @@ def open_portfolio(i: int, m: MarketArrays, b: Books, p: Record) -> None:
     fee = 1.0 + (p.buy_fee_rate if p.benchmark_pays_fee else 0.0)
     for a in range(base_price.shape[0]):
         b.qty[i, a], b.held_bars[i, a], b.high[i, a] = 0.0, 0, 0.0
-        b.order_scale[i, a] = order_scale(segment_price[a], p)
+        b.order_scale[i, a] = m.order_scale[b.segment[i], a]
         b.benchmark_qty[i, a] = share / (base_price[a] * fee) if base_price[a] > 0 else 0.0
     b.cash[i], b.equity[i], b.peak[i] = p.initial_capital, p.initial_capital, p.initial_capital
-    b.benchmark[i], b.max_drawdown[i], b.discounted_return[i] = value_of(b.benchmark_qty[i], first_price), 0.0, 0.0
-    b.trades[i], b.fees[i], b.slippage[i], b.turnover[i] = 0, 0.0, 0.0, 0.0
-
-
-@native
-def order_scale(first_price: float, p: Record) -> float:
-    """Coins per unit of action of the host presets."""
-    if first_price <= 0:
-        return 0.0
-    if p.order_sizing == 0:
-        return p.norm_action / 10.0 ** math.floor(math.log10(first_price))
-    return p.initial_capital / (first_price * p.norm_action) if p.order_sizing == 1 else 0.0
+    b.benchmark[i] = value_of(b.benchmark_qty[i], m.price[first_bar])
+    b.max_drawdown[i], b.discounted_return[i] = 0.0, 0.0
 
 
 # One source, compiled twice: prange is a plain range unless parallel=True.
@@ -487,7 +486,8 @@ class CpuStep:
         segments["limit"], segments["first_start"] = market.episode_limit, market.first_start
         segments["starts_before"] = market.start_offset[:-1]
         segments["usable"][: len(market.usable_segment)] = market.usable_segment
-        self.market = MarketArrays(market.price.numpy(), market.tech.numpy(), assets, segments)
+        scale = order_scale(market.price[market.segment_first], env.params).numpy()  # (G, A)
+        self.market = MarketArrays(market.price.numpy(), market.tech.numpy(), assets, segments, scale)
         n, n_assets = env.n_envs, env.action_dim
         self.memory = Memory(
             np.zeros((len(COUNTS), n), np.int64), np.zeros((len(MONEY), n)), np.zeros((len(COINS), n, n_assets)),

@@ -169,11 +169,6 @@ class EnvParams:
         if not 0.0 <= self.min_cash_reserve < 1.0 or not 0.0 <= self.trailing_stop_pct < 1.0:
             raise ValueError("min_cash_reserve and trailing_stop_pct are fractions in [0, 1)")
 
-    @property
-    def has_trailing_stop(self) -> bool:
-        """Whether positions are watched for a fall from their high."""
-        return self.trailing_stop_pct > 0.0
-
 
 @dataclass(frozen=True)
 class Market:
@@ -258,6 +253,11 @@ def whole_increments(quantity: Tensor, market: Market) -> Tensor:
     return torch.where((step > 0) & quantity.isfinite(), whole, quantity)
 
 
+def is_large_enough(quantity: Tensor, price: Tensor, market: Market, p: EnvParams) -> Tensor:
+    """(N, A) bool: whether the venue takes an order of this size."""
+    return (quantity > market.min_qty) & (quantity * price >= p.min_order_notional)
+
+
 def execute_trailing_stops(book: Portfolio, price: Tensor, p: EnvParams) -> Portfolio:
     """Sell whole positions whose price fell by more than trailing_stop_pct from its high since the purchase."""
     is_held = book.qty > 0
@@ -269,17 +269,21 @@ def execute_trailing_stops(book: Portfolio, price: Tensor, p: EnvParams) -> Port
 def execute_sells(book: Portfolio, order_qty: Tensor, price: Tensor, market: Market, p: EnvParams) -> Portfolio:
     """Sell what the orders ask for, at most the position; order_qty (N, A)."""
     wanted = whole_increments(-order_qty, market)
-    is_large = (wanted > market.min_qty) & (wanted * price >= p.min_order_notional)
+    is_large = is_large_enough(wanted, price, market, p)
     closes = (-order_qty >= book.qty) & p.always_allow_close
     is_sold = (order_qty < 0) & (book.qty > 0) & (price > 0) & (is_large | closes)
     sold = torch.where(closes, book.qty, torch.minimum(book.qty, wanted))
     return execute_sales(book, torch.where(is_sold, sold, 0.0), price, p)
 
 
-def release_stale(book: Portfolio, price: Tensor, p: EnvParams) -> Portfolio:
-    """Sell stale_fraction of every position held for stale_bars or longer."""
+def release_stale(book: Portfolio, price: Tensor, market: Market, p: EnvParams) -> Portfolio:
+    """Sell stale_fraction of every position held for stale_bars or longer, or all where the venue wants more."""
     is_stale = (book.held_bars >= p.stale_bars) & ((price > 0) | p.release_unpriced)
-    return execute_sales(book, torch.where(is_stale, book.qty * p.stale_fraction, 0.0), price, p)
+    released = book.qty * p.stale_fraction
+    if p.always_allow_close:
+        released = whole_increments(released, market)
+        released = torch.where(is_large_enough(released, price, market, p), released, book.qty)
+    return execute_sales(book, torch.where(is_stale, released, 0.0), price, p)
 
 
 def execute_sales(book: Portfolio, sold: Tensor, price: Tensor, p: EnvParams) -> Portfolio:
@@ -299,8 +303,7 @@ def execute_buys(
 ) -> Portfolio:
     """Buy what the orders ask for and the cash allows; order_qty (N, A), equity (N,) at this bar before trading."""
     wanted = whole_increments(order_qty, market)
-    is_order = (price > 0) & (wanted > market.min_qty) & (wanted * price >= p.min_order_notional)
-    wanted = torch.where(is_order, wanted, 0.0)
+    wanted = torch.where((price > 0) & is_large_enough(wanted, price, market, p), wanted, 0.0)
     unit_cost = price * (1.0 + p.slippage_rate) * (1.0 + p.buy_fee_rate)  # (N, A) quote a coin, all included
     if p.buys == "sequential":
         # Assets stay a loop: each buy spends cash the next one sees. A is about ten, N is the batch.
@@ -429,14 +432,14 @@ def step(book: Portfolio, action: Tensor, market: Market, p: EnvParams) -> tuple
     price = market.price[book.bar]  # (N, A)
     equity = account_value(book, price)  # before any trade of this bar
 
-    if p.has_trailing_stop:
+    if p.trailing_stop_pct > 0:
         book = execute_trailing_stops(book, price, p)
     order_qty = order_quantities(action, book, price, equity, p)
     if p.max_position_weight > 0:
         order_qty = cap_positions(order_qty, book, price, equity, p)
     book = execute_sells(book, order_qty, price, market, p)
     if p.stale_bars > 0:
-        book = release_stale(book, price, p)
+        book = release_stale(book, price, market, p)
     book = execute_buys(book, order_qty, price, equity, market, p)
 
     book = mark_to_market(book, price)
@@ -462,10 +465,9 @@ def observation_layout(
 ) -> tuple[tuple[str, int], ...]:
     """(name, width) of the blocks of an observation, in order. Their widths add up to S."""
     p = env_params if isinstance(env_params, EnvParams) else EnvParams.from_mapping(env_params)
-    names = ("cash", "qty") if p.observation == "absolute" else ("cash_weight", "weight")
-    account = ((names[0], 1), (names[1], n_assets))
+    cash, coins = ("cash", "qty") if p.observation == "absolute" else ("cash_weight", "weight")
     extra = (("progress", 1), ("drawdown", 1), ("held_bars", n_assets)) if p.observe_account else ()
-    return (*account, ("tech", p.lookback * n_features), *extra)
+    return ((cash, 1), (coins, n_assets), ("tech", p.lookback * n_features), *extra)
 
 
 def observe(book: Portfolio, market: Market, p: EnvParams) -> Tensor:
@@ -479,8 +481,8 @@ def observe(book: Portfolio, market: Market, p: EnvParams) -> Tensor:
     blocks = [*account, tech]
     if p.observe_account:
         progress = (book.bar - book.first_bar).double() / (book.last_bar - book.first_bar)
-        drawdown = 1.0 - book.equity / book.peak
-        blocks += [progress[:, None], drawdown[:, None], book.held_bars.double() * HELD_BARS_SCALE]
+        drawdown, held_bars = 1.0 - book.equity / book.peak, book.held_bars.double() * HELD_BARS_SCALE
+        blocks += [progress[:, None], drawdown[:, None], held_bars]
     return torch.cat([block.float() for block in blocks], dim=1)
 
 
@@ -535,13 +537,13 @@ def open_portfolio(
     return Portfolio(
         bar=first_bar, first_bar=first_bar, last_bar=last_bar, segment=segment, cash=capital,
         qty=torch.zeros_like(base_price), held_bars=torch.zeros_like(base_price, dtype=torch.int64),
-        high=torch.zeros_like(base_price), order_scale=_order_scale(segment_price, p), benchmark_qty=benchmark_qty,
+        high=torch.zeros_like(base_price), order_scale=order_scale(segment_price, p), benchmark_qty=benchmark_qty,
         equity=capital, benchmark=(benchmark_qty * market.price[first_bar]).sum(-1), peak=capital,
         max_drawdown=zero, discounted_return=zero, trades=count, fees=zero, slippage=zero, turnover=zero,
     )  # fmt: skip
 
 
-def _order_scale(first_price: Tensor, p: EnvParams) -> Tensor:
+def order_scale(first_price: Tensor, p: EnvParams) -> Tensor:
     """Coins per unit of action (N, A) of the host presets, from the segment's first prices."""
     priced = torch.where(first_price > 0, first_price, 1.0)
     if p.order_sizing == "price_magnitude":
@@ -691,8 +693,7 @@ class VectorizedCryptoEnvAlpaca:
         self.episode_bars = episode_bars
         self.as_numpy = self.n_envs == 1 if as_numpy is None else as_numpy
         self.if_log, self.env_name, self.if_discrete, self.target_return = if_log, env_name, False, 10.0
-        has_gpu = gpu_id >= 0 and torch.cuda.is_available()
-        self.device = torch.device(device or (f"cuda:{gpu_id}" if has_gpu else "cpu"))
+        self.device = torch.device(device or (f"cuda:{gpu_id}" if gpu_id >= 0 and torch.cuda.is_available() else "cpu"))
         self._check_options()
         shape = np.shape(config["price_array"]), np.shape(config["tech_array"])
         self.action_dim = shape[0][-1]

@@ -159,6 +159,20 @@ def test_a_stale_position_is_released_after_48_bars(env_class):
 
 
 @each_class
+def test_a_release_below_the_venue_minimum_closes_the_position(env_class):
+    # standard with stale_bars 2: 250 USD at 50 are 5 coins; half of them are 125 USD, above 100 USD: sold. Half of the
+    # rest is 62.5 USD, below: the whole rest goes.
+    settings = {"initial_capital": 1000, "buy_cost_pct": 0, "stale_bars": 2, "stale_fraction": 0.5}
+    env = make(env_class, market([50] * 12), min_order_notional=100.0, **settings)
+    env.step(np.array([1.0]))
+    held = [env.stocks[0]]
+    for _ in range(5):
+        env.step(np.array([0.0]))
+        held.append(env.stocks[0])
+    assert held == pytest.approx([5.0, 5.0, 2.5, 2.5, 0.0, 0.0])
+
+
+@each_class
 def test_the_drawdown_term_adds_up_to_the_largest_drawdown(env_class):
     # Fully invested at 100: equity follows 100, 80, 90, 70, 120: the drawdown grows by 0.2, 0, 0.1, 0.
     env = make(
