@@ -13,6 +13,7 @@ from market.candles import (
     BarGrid,
     fill_short_gaps,
     gap_report,
+    is_synthetic,
     resample,
     segments_of,
     to_grid,
@@ -42,7 +43,7 @@ def dataset_from_bars(
         tickers: names in any form, in the order of the dataset's columns.
         timeframe: of the dataset; the bars' own or a longer one.
         source: where the bars come from, kept in the manifest and used in errors.
-        synthetic: True for made-up bars.
+        synthetic: True for made-up bars; bars that are marked so make it True by themselves.
         start: first bar open, UTC, included.
         end: bar opens before this, UTC.
         max_fill_bars: longest run of missing source bars that is filled; a longer one splits the data.
@@ -67,7 +68,7 @@ def dataset_from_bars(
         bar_seconds=bar_seconds,
         segments=list(zip([0, *ends[:-1]], ends, strict=True)),
         source=source,
-        synthetic=synthetic,
+        synthetic=synthetic or is_synthetic(bars),
         quality=_quality(fine, grid, len(rows), max_fill_bars),
     )
 

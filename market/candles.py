@@ -7,6 +7,8 @@ A tidy table has one row per bar and symbol: `timestamp` (the bar's OPEN time), 
 
 A missing bar is NaN, never zero. Timestamps without a time zone are UTC; others are converted to UTC; whole numbers are
 epoch seconds, milliseconds, microseconds or nanoseconds, told apart one by one by their size.
+
+A made-up table says so in a column `synthetic`, which a copy, a filter or another file format keeps.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from market.names import match_symbols, ticker_of, timeframe_name
 
 PRICES = ("open", "high", "low", "close")
 COLUMNS = ("timestamp", "symbol", *PRICES, "volume")
+SYNTHETIC = "synthetic"  # optional column: whether the bar is made up
+FALSE_WORDS = ("", "0", "0.0", "false", "no", "nan", "none", "<na>")
 EARLIEST_S = 1_230_768_000  # 2009-01-01, the first bitcoin
 LATEST_S = 4_102_444_800  # 2100-01-01
 LEAST_BAR_SECONDS = 60
@@ -63,7 +67,8 @@ def read_bars(path: Path | str) -> pd.DataFrame:
     """Read and validate a tidy Parquet or CSV file.
 
     Returns:
-        The columns `COLUMNS`, sorted by symbol and time; `timestamp` is datetime64[s, UTC].
+        The columns `COLUMNS`, sorted by symbol and time; `timestamp` is datetime64[s, UTC]. A column `synthetic` (bool)
+        comes last where the file has one.
 
     Raises:
         BarsError: one line with the file, ticker and bar at fault.
@@ -112,11 +117,23 @@ def tidy_bars(table: pd.DataFrame, where: str) -> pd.DataFrame:
     bars = pd.DataFrame({"timestamp": _utc_seconds(columns["timestamp"], where), "symbol": symbol.array})
     for name in (*PRICES, "volume"):
         bars[name] = _numbers(columns[name], name, where)
+    if SYNTHETIC in table.columns:
+        bars[SYNTHETIC] = _is_true(pd.Series(table[SYNTHETIC]))
     order = np.lexsort((bars["timestamp"].to_numpy(), bars["symbol"].cat.codes.to_numpy()))
     bars = bars.iloc[order].reset_index(drop=True)
     _check_bars(bars, where)
     bars["timestamp"] = pd.to_datetime(bars["timestamp"], unit="s", utc=True).dt.as_unit("s")
     return bars
+
+
+def _is_true(column: pd.Series) -> np.ndarray:
+    """(rows,) bool; whatever does not say no counts as yes, so that a strange mark never makes bars real."""
+    return ~column.astype(str).str.strip().str.lower().fillna("").isin(FALSE_WORDS).to_numpy(dtype=bool)
+
+
+def is_synthetic(bars: pd.DataFrame) -> bool:
+    """Whether any bar is marked as made up."""
+    return SYNTHETIC in bars.columns and bool(bars[SYNTHETIC].any())
 
 
 def _numbers(column: pd.Series, name: str, where: str) -> np.ndarray:

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from market.build import dataset_from_bars
-from market.candles import COLUMNS, EARLIEST_S, LATEST_S
+from market.candles import COLUMNS, EARLIEST_S, LATEST_S, SYNTHETIC
 from market.dataset import Dataset
 from market.errors import BarsError
 from market.features import SECONDS_PER_YEAR, WARMUP_BARS
@@ -72,7 +72,7 @@ def sample_bars(
     seed: int = 0,
     start: str = "2024-01-01",
 ) -> pd.DataFrame:
-    """Tidy synthetic bars, the form of `market.candles.read_bars`: `n_bars` per ticker from `start` (UTC).
+    """Tidy bars in the form of `market.candles.read_bars`, marked synthetic: `n_bars` per ticker from `start` (UTC).
 
     Raises:
         BarsError: no bars asked for, or more than the calendar holds.
@@ -89,7 +89,7 @@ def sample_bars(
     bars = pd.concat(coins, ignore_index=True)
     bars["symbol"] = pd.Categorical(bars["symbol"])
     bars["timestamp"] = pd.to_datetime(bars["timestamp"], unit="s", utc=True).dt.as_unit("s")
-    return bars.loc[:, list(COLUMNS)]
+    return bars.loc[:, list(COLUMNS)].assign(**{SYNTHETIC: True})
 
 
 def synthetic_dataset(
@@ -98,7 +98,7 @@ def synthetic_dataset(
     """A dataset of exactly `n_bars` usable rows from the sample market, through the same steps as real bars."""
     bars = sample_bars(timeframe, n_bars + WARMUP_BARS, tickers, seed)
     source = f"sample market, seed {seed}"
-    return dataset_from_bars(bars, tickers, timeframe, source=source, synthetic=True)
+    return dataset_from_bars(bars, tickers, timeframe, source=source)
 
 
 def _generator(seed: int, name: str) -> np.random.Generator:

@@ -45,7 +45,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "splits the data (default: %(default)s)",
     )
     parser.add_argument(
-        "--synthetic", action="store_true", help="label the dataset synthetic: the bars are not from an exchange"
+        "--synthetic",
+        action="store_true",
+        help="label the dataset synthetic: the bars are not from an exchange (those of make_sample.py are marked)",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="dataset folder, for example data/5m")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset that is there already")

@@ -10,6 +10,7 @@ from market.candles import (
     epoch_seconds,
     fill_short_gaps,
     gap_report,
+    is_synthetic,
     read_bars,
     resample,
     segments_of,
@@ -139,6 +140,27 @@ def test_a_damaged_file_is_refused_by_name(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(BarsError, match=name):
         read_bars(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize(
+    ("marks", "expected"),
+    [
+        ([True, True, True], True),
+        ([False, False, True], True),
+        ([None, None, 1.0], True),
+        (["", "", "made up"], True),
+        ([False, False, False], False),
+        ([0, 0, 0], False),
+        ([None, None, None], False),
+        (["no", "", "False"], False),
+    ],
+)
+def test_one_marked_bar_makes_a_file_synthetic(tmp_path, marks, expected, suffix):
+    marked = table(3).assign(synthetic=marks)
+    write_bars(marked, tmp_path / f"bars{suffix}")
+    assert is_synthetic(read_bars(tmp_path / f"bars{suffix}")) == expected
+    assert not is_synthetic(tidy_bars(marked.drop(columns="synthetic"), "bars"))
 
 
 def test_a_truncated_parquet_file_and_an_absent_one_are_refused_by_name(bars, tmp_path):

@@ -43,7 +43,7 @@ def folder(tmp_path):
 
 
 def test_a_file_of_bars_becomes_a_dataset(bars, folder):
-    write_bars(bars, folder / "bars.csv")
+    write_bars(bars.drop(columns="synthetic"), folder / "bars.csv")
     done = run("build_dataset", "--bars", "bars.csv", "--tickers", "BTC/USDT,ETH", "--out", "data/5m", cwd=folder)
     assert done.returncode == 0, done.stderr
     dataset = load_dataset(folder / "data" / "5m")
@@ -57,9 +57,10 @@ def test_a_file_of_bars_becomes_a_dataset(bars, folder):
     assert load_dataset(folder / "data" / "5m").sha256 == dataset.sha256
 
 
-def test_the_sample_becomes_a_dataset_that_says_it_is_synthetic(folder):
+@pytest.mark.parametrize("name", ["b.csv", "b.parquet"])
+def test_the_sample_and_its_bars_become_datasets_that_say_they_are_synthetic(folder, name):
     done = run(
-        "make_sample", "--n-bars", 200, "--tickers", "BTC", "ETH", "--bars", "b.csv", "--out", "x/1h",
+        "make_sample", "--n-bars", 200, "--tickers", "BTC", "ETH", "--bars", name, "--out", "x/1h",
         "--timeframe", "1h", "--seed", 7, cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -68,11 +69,21 @@ def test_the_sample_becomes_a_dataset_that_says_it_is_synthetic(folder):
     assert len(dataset.time) == 200
     assert "SYNTHETIC 1h" in done.stdout
     built = run(
-        "build_dataset", "--bars", "b.csv", "--tickers", "BTC", "ETH", "--timeframe", "1h", "--synthetic",
-        "--out", "y", cwd=folder,
-    )  # fmt: skip
+        "build_dataset", "--bars", name, "--tickers", "BTC", "ETH", "--timeframe", "1h", "--out", "y", cwd=folder
+    )
     assert built.returncode == 0, built.stderr
-    assert load_dataset(folder / "y").sha256 == dataset.sha256
+    assert "SYNTHETIC 1h" in built.stdout
+    again = load_dataset(folder / "y")
+    assert again.synthetic
+    for array, expected in zip(again.arrays.values(), dataset.arrays.values(), strict=True):
+        assert array.tobytes() == expected.tobytes()
+
+
+def test_real_bars_can_be_called_synthetic(bars, folder):
+    write_bars(bars.drop(columns="synthetic"), folder / "bars.csv")
+    arguments = ["--bars", "bars.csv", "--tickers", "BTC", "--out", "o", "--synthetic"]
+    assert run("build_dataset", *arguments, cwd=folder).returncode == 0
+    assert load_dataset(folder / "o").synthetic
 
 
 @pytest.mark.parametrize(
