@@ -27,7 +27,7 @@ from market.venues import order_rules
 
 __all__ = ["MIN_SEGMENT_BARS", "Dataset", "DatasetError", "load_dataset", "make_dataset", "save_dataset"]
 
-FORMAT = 1
+FORMAT = 2  # 2: the hash covers source and quality
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST_BYTES = 16 * 2**20
 SECONDS_PER_YEAR = 365.0 * 86_400.0
@@ -46,7 +46,7 @@ class Dataset:
     segments: tuple[tuple[int, int], ...]  # contiguous [first, last_exclusive)
     source: str
     synthetic: bool
-    sha256: str  # over the arrays, names, segments and origin
+    sha256: str  # over everything else here
     quality: Mapping[str, Any] = field(default_factory=dict)  # gap report of the bars it was built from
 
     @property
@@ -129,14 +129,16 @@ def _array_hashes(dataset: Dataset) -> dict[str, str]:
 
 
 def dataset_hash(dataset: Dataset, array_hashes: Mapping[str, str]) -> str:
-    """One hash over the arrays and everything that says what their numbers mean."""
+    """One hash over the arrays and everything that says what their numbers mean and where they come from."""
     meaning = {
         "arrays": dict(array_hashes),
         "tickers": dataset.tickers,
         "feature_names": dataset.feature_names,
         "bar_seconds": dataset.bar_seconds,
         "segments": dataset.segments,
+        "source": dataset.source,
         "synthetic": dataset.synthetic,
+        "quality": dict(dataset.quality),
     }
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
@@ -180,12 +182,12 @@ def _write_files(dataset: Dataset, folder: Path) -> None:
             np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
             sync_file(file)
     with (folder / MANIFEST).open("wb") as file:
-        file.write((json.dumps(_manifest(dataset), indent=1) + "\n").encode())
+        file.write((json.dumps(_manifest(dataset, _array_hashes(dataset)), indent=1) + "\n").encode())
         sync_file(file)
     sync_folder(folder)
 
 
-def _manifest(dataset: Dataset) -> dict[str, Any]:
+def _manifest(dataset: Dataset, array_hashes: Mapping[str, str]) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "kind": "synthetic" if dataset.synthetic else "real",
@@ -199,7 +201,7 @@ def _manifest(dataset: Dataset) -> dict[str, Any]:
         "tickers": dataset.tickers,
         "feature_names": dataset.feature_names,
         "sha256": dataset.sha256,
-        "arrays": _array_hashes(dataset),
+        "arrays": dict(array_hashes),
         "quality": dict(dataset.quality),
     }
 
@@ -225,7 +227,9 @@ def load_dataset(folder: Path | str, mmap: bool = True) -> Dataset:
     for name, found in hashes.items():
         if manifest["arrays"].get(name) != found:
             raise DatasetError(f"{folder / name}.npy: content does not match its hash in the manifest; {REBUILD}")
-    if dataset_hash(dataset, hashes) != dataset.sha256:
+    # Fields that only repeat others for the reader are in no hash; they must still say the same.
+    is_edited = json.loads(json.dumps(_manifest(dataset, hashes))) != manifest
+    if is_edited or dataset_hash(dataset, hashes) != dataset.sha256:
         raise DatasetError(f"{folder / MANIFEST}: does not match its own hash, so it was edited; {REBUILD}")
     return dataset
 
@@ -242,6 +246,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: not valid JSON, perhaps truncated; {REBUILD}") from error
+    if isinstance(manifest, dict) and manifest.get("format") == 1:
+        raise DatasetError(f"{path}: of format 1, from an older version of this program; {REBUILD}")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise DatasetError(f"{path}: not a dataset manifest of format {FORMAT}; {REBUILD}")
     return manifest

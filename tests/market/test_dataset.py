@@ -25,8 +25,9 @@ def folder(dataset, tmp_path):
 
 
 def parts(dataset, **changes):
-    names = ("price", "tech", "time", "tickers", "feature_names", "bar_seconds", "segments", "source", "synthetic")
-    return {name: getattr(dataset, name) for name in names} | changes
+    names = ("price", "tech", "time", "tickers", "feature_names", "bar_seconds", "segments")
+    origin = ("source", "synthetic", "quality")
+    return {name: getattr(dataset, name) for name in (*names, *origin)} | changes
 
 
 def poke(array, place, value):
@@ -66,10 +67,21 @@ def test_the_hash_follows_every_number_and_name(dataset):
         {"feature_names": dataset.feature_names[::-1]},
         {"segments": ((0, 299),)},
         {"synthetic": False},
+        {"source": "an exchange"},
+        {"quality": {"max_fill_bars": 3}},
+        {"quality": {"max_fill_bars": 4}},
     ]
     hashes = {make_dataset(**parts(dataset, **change)).sha256 for change in [{}, *changes]}
     assert len(hashes) == len(changes) + 1
     assert make_dataset(**parts(dataset)).sha256 == dataset.sha256
+
+
+def test_one_number_of_the_quality_report_cannot_be_edited(folder):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["quality"]["tickers"]["BTC"]["gaps"] += 1
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DatasetError, match="does not match its own hash, so it was edited"):
+        load_dataset(folder)
 
 
 def test_writes_to_a_mapped_array_never_reach_the_file(folder):
@@ -223,7 +235,8 @@ def test_an_object_array_never_runs_its_code(tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("format", 2, "format 1"),
+        ("format", 1, "of format 1, from an older version"),
+        ("format", 3, "not a dataset manifest of format 2"),
         ("tickers", "BTC", "field tickers"),
         ("tickers", ["BTC", 3], "unknown form"),
         ("segments", [[0, 1, 2]], "unknown form"),
@@ -231,6 +244,11 @@ def test_an_object_array_never_runs_its_code(tmp_path):
         ("bar_seconds", "300", "field bar_seconds"),
         ("kind", "imaginary", "unknown form"),
         ("kind", "real", "does not match its own hash"),
+        ("source", "an exchange", "does not match its own hash"),
+        ("quality", {}, "does not match its own hash"),
+        ("first_close", "2020-01-01 00:00", "does not match its own hash"),
+        ("bars", 7, "does not match its own hash"),
+        ("note", "checked by hand", "does not match its own hash"),
         ("tickers", ["PEPE", "BTC"], "does not match its own hash"),
         ("bar_seconds", 60, "steps 300 s at bar 1"),
         ("sha256", None, "field sha256"),
