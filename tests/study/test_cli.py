@@ -67,6 +67,7 @@ def test_a_study_reaches_its_target_exactly_and_the_same_command_adds_nothing(tm
     arguments = command(tmp_path, market_folder, "--n-trials", "2", "--pruner", "none")
     first = call(arguments, tmp_path)
     assert first.returncode == 0, first.stderr
+    assert "rollout holds at most 128 samples" in first.stdout
     for words in ("Using Vectorized Environments: 4 parallel envs", "SYNTHETIC", "ETA", "env-steps/s", "samples/s"):
         assert words in first.stdout
     assert "\x1b" not in first.stdout + first.stderr
@@ -151,7 +152,7 @@ def test_three_workers_together_stop_exactly_at_the_target(tmp_path, market_fold
 REFUSED = {
     "no trials": (("--n-trials", "0"), "--n-trials must be at least 1"),
     "no environments": (("--n-envs", "0"), "--n-envs must be at least 1"),
-    "a billion environments": (("--n-envs", "1000000000"), "needs about"),
+    "more environments than samples": (("--n-envs", "1025"), "--n-envs 1025: an update takes rollout_samples"),
     "unknown coins": (("--tickers", "BTC", "NOPE"), "NOPE"),
     "no data": (("--data-dir", "nowhere"), "build_dataset.py"),
     "unknown gpu": (("--gpu", "99"), "--gpu 99"),

@@ -15,6 +15,7 @@ from train.config import TrainConfig
 from train.study.search_space import (
     FIXED_ENV,
     FIXED_TRAIN,
+    LEAST_EPISODE_BARS,
     MAX_LOOKBACK,
     SEARCH_SPACE,
     build_space,
@@ -23,8 +24,9 @@ from train.study.search_space import (
     sample,
 )
 
-MADE_OF_OTHERS = {"net_width", "net_depth", "rollout_samples"}
+MADE_OF_OTHERS = {"net_width", "net_depth", "rollout_samples", "stale_share"}
 N_SETTINGS = 12
+CONCENTRATION_LIMIT = 0.4  # share of the account in one coin
 
 
 def random_settings(use_best_ranges: bool) -> list[dict]:
@@ -55,9 +57,11 @@ def test_the_best_range_lies_inside_the_broad_one_and_is_a_range(setting):
 
 def test_every_setting_is_a_field_of_what_reads_it():
     for setting in SEARCH_SPACE:
+        if setting.name in MADE_OF_OTHERS:
+            continue
         if setting.target == "env":
             assert setting.name in {f.name for f in fields(EnvParams)}
-        elif setting.name not in MADE_OF_OTHERS:
+        else:
             assert setting.name in {f.name for f in fields(TrainConfig)}
 
 
@@ -70,6 +74,7 @@ def test_every_sample_resolves_to_settings_that_the_trainer_and_the_simulator_ac
         assert EnvParams.from_mapping(settings.env).lookback <= MAX_LOOKBACK
         # Whatever n_envs is, an update sees the sampled number of samples, to a rollout step.
         assert values["rollout_samples"] - n_envs < config.horizon_len * n_envs <= values["rollout_samples"]
+        assert config.batch_size == min(values["batch_size"], config.horizon_len * n_envs)
         assert config.net_dims == (values["net_width"],) * values["net_depth"]
 
 
@@ -77,6 +82,32 @@ def test_a_small_budget_still_gets_several_updates():
     values = random_settings(False)[0] | {"total_env_steps": 1000}
     settings = resolve(values, 12, seed=1, gpu_id=-1)
     assert settings.train["horizon_len"] * 12 <= 250
+    assert settings.train["batch_size"] <= settings.train["horizon_len"] * 12
+
+
+@pytest.mark.parametrize("use_best_ranges", [False, True])
+def test_stale_positions_lie_inside_the_window_and_the_cap_leaves_room_for_the_concentration_penalty(use_best_ranges):
+    rows = {s.name: s.best if use_best_ranges else s.broad for s in SEARCH_SPACE}
+    assert rows["max_position_weight"].low > CONCENTRATION_LIMIT
+    values = random_settings(use_best_ranges)[0]
+    for episode_bars in (LEAST_EPISODE_BARS, rows["episode_bars"].low, rows["episode_bars"].high):
+        bars = [
+            resolve(values | {"stale_share": share, "episode_bars": episode_bars}, 4, 1, -1).env["stale_bars"]
+            for share in rows["stale_share"].choices
+        ]
+        assert bars[0] == 0
+        assert len(set(bars)) == len(bars)
+        assert max(bars) < episode_bars
+
+
+def test_the_simulators_concentration_limit_is_the_one_the_table_is_made_for(market):
+    """One coin at 40 % costs nothing, a little more does."""
+    params = FIXED_ENV | {"lookback": 1, "norm_action": 1.0, "concentration_penalty": 1.0, "slippage_rate": 0.0}
+    for share, is_charged in ((CONCENTRATION_LIMIT - 0.02, False), (CONCENTRATION_LIMIT + 0.02, True)):
+        env = CryptoEnvAlpaca(market.env_config(), params, start="first")
+        env.reset()
+        *_, info = env.step(np.array([share, 0.0, 0.0], dtype=np.float32))
+        assert (info["reward_terms"]["concentration"] != 0.0) == is_charged
 
 
 def test_what_is_given_on_the_command_line_is_not_sampled():

@@ -88,12 +88,13 @@ SEARCH_SPACE: tuple[Setting, ...] = (
     Setting("observe_account", "env", _one_of(False, True), _one_of(False, True), "see drawdown, holding times, ..."),
     Setting("norm_action", "env", _log(1.0, 20.0), _log(4.0, 20.0), "action 1 trades equity / norm_action"),
     Setting("min_cash_reserve", "env", _real(0.0, 0.3), _real(0.0, 0.1), "fraction of equity no buy may use"),
-    Setting("max_position_weight", "env", _real(0.15, 1.0), _real(0.2, 0.6), "of the account in one coin"),
+    Setting("max_position_weight", "env", _real(0.45, 1.0), _real(0.5, 1.0), "of the account in one coin"),
     Setting("trailing_stop_pct", "env", _one_of(0.0, 0.03, 0.06, 0.12), _one_of(0.0, 0.06, 0.12), "0 is off"),
-    Setting("stale_bars", "env", _one_of(0, 48, 144, 432), _one_of(0, 144, 432), "then sold bit by bit; 0 is off"),
+    Setting("stale_share", "env", _one_of(0.0, 0.1, 0.25, 0.5), _one_of(0.0, 0.25, 0.5), "of episode_bars; 0 is off"),
     Setting("benchmark_weight", "env", _real(0.0, 1.0), _real(0.0, 1.0), "of the equal-weight portfolio's growth"),
     Setting("drawdown_penalty", "env", _real(0.0, 2.0), _real(0.0, 0.5), "on new depths of the drawdown"),
     Setting("volatility_penalty", "env", _real(0.0, 10.0), _real(0.0, 3.0), "on squared growth"),
+    # Bites above 40 % in one coin: the cap above must lie higher.
     Setting("concentration_penalty", "env", _log(1e-5, 1e-2), _log(1e-5, 1e-3), "on one coin above 40 %"),
     Setting("turnover_penalty", "env", _log(1e-5, 1e-2), _log(1e-4, 1e-2), "beside fees"),
 )  # fmt: skip
@@ -176,15 +177,31 @@ def resolve(values: Mapping[str, Any], n_envs: int, seed: int, gpu_id: int) -> R
     """Sampled values as the arguments of a run.
 
     `rollout_samples` counts all environments together, so the learner sees the same number of samples an update
-    whatever `n_envs` is.
+    whatever `n_envs` is. `stale_share` becomes bars of the training window: a position held for longer is sold bit
+    by bit, which the policy must meet while it learns. A minibatch cannot hold more than a rollout.
     """
     train = {s.name: values[s.name] for s in SEARCH_SPACE if s.target == "train"}
     env = {s.name: values[s.name] for s in SEARCH_SPACE if s.target == "env"}
     net_dims = (train.pop("net_width"),) * train.pop("net_depth")
-    samples = min(train.pop("rollout_samples"), max(train["total_env_steps"] // LEAST_UPDATES, 1))
-    train |= {"net_dims": net_dims, "horizon_len": max(samples // n_envs, 1)}
+    horizon_len = max(min(train.pop("rollout_samples"), most_rollout_samples(train["total_env_steps"])) // n_envs, 1)
+    train |= {"net_dims": net_dims, "horizon_len": horizon_len}
+    train["batch_size"] = min(train["batch_size"], horizon_len * n_envs)
+    stale_share = env.pop("stale_share")
+    env["stale_bars"] = max(round(stale_share * train["episode_bars"]), 1) if stale_share > 0.0 else 0
     train |= {"n_envs": n_envs, "seed": seed, "gpu_id": gpu_id}
     return Resolved(FIXED_TRAIN | train, FIXED_ENV | env, values.get("timeframe"))
+
+
+def most_rollout_samples(total_env_steps: int) -> int:
+    """Samples of a rollout that the budget has room for, when it is to hold a few updates."""
+    return max(total_env_steps // LEAST_UPDATES, 1)
+
+
+def choices(space: Space, name: str) -> list[int]:
+    """The whole numbers that a setting is chosen from, the smallest first."""
+    range_ = space.ranges[name]
+    assert isinstance(range_, CategoricalDistribution)
+    return sorted(choice for choice in range_.choices if isinstance(choice, int))
 
 
 def expected_env_steps(space: Space) -> float:

@@ -24,7 +24,15 @@ from train.study.plot import plot_study
 from train.study.progress import Reporter, best_trial, log_data, summary_lines
 from train.study.results import study_folder
 from train.study.rules import study_identity, warn_of_other_code
-from train.study.search_space import FIXED_ENV, LEAST_EPISODE_BARS, MAX_LOOKBACK, Space, build_space
+from train.study.search_space import (
+    FIXED_ENV,
+    LEAST_EPISODE_BARS,
+    MAX_LOOKBACK,
+    Space,
+    build_space,
+    choices,
+    most_rollout_samples,
+)
 from train.study.storage import experimental_allowed, n_finished, open_study
 from train.study.worker import Ending, Limits, run_worker
 
@@ -112,6 +120,7 @@ def run_study(request: StudyRequest) -> int:
     )
     folder = study_folder(request.results_dir, study.study_name, study.user_attrs["uuid"])
     log_data(data)
+    warn_of_small_budget(space)
     logger.info("study %s: %d of %d trials finished, database %s, results in %s", study.study_name,
                 n_finished(study), request.n_trials, request.storage.render_as_string(), folder)  # fmt: skip
     warn_of_other_code(study, code_version())
@@ -134,7 +143,26 @@ def make_space(request: StudyRequest, data: tuple[FoldedData, ...]) -> Space:
             f"--episode-bars {request.episode_bars}: the shortest of the splits' longest training segments holds "
             f"windows of {longest} bars; give fewer, or more data"
         )
-    return build_space(request.use_best_ranges, longest, [d.timeframe for d in data], request.given)
+    space = build_space(request.use_best_ranges, longest, [d.timeframe for d in data], request.given)
+    least = choices(space, "rollout_samples")[0]
+    if request.n_envs > least:
+        raise StudyError(
+            f"--n-envs {request.n_envs}: an update takes rollout_samples of all environments together, and the "
+            f"smallest choice is {least}: more environments than that would be another setting; give at most {least}"
+        )
+    return space
+
+
+def warn_of_small_budget(space: Space) -> None:
+    """Say which searched settings a small --break-step cuts, so that some of their choices are the same run."""
+    budget = space.given.get("total_env_steps")
+    if budget is None:
+        return
+    most = most_rollout_samples(budget)
+    cut = [name for name in ("rollout_samples", "batch_size") if choices(space, name)[-1] > most]
+    if cut:
+        logger.warning("--break-step %d: a rollout holds at most %d samples, so that there are a few updates; %s above "
+                       "that are cut to it and change nothing", budget, most, " and ".join(cut))  # fmt: skip
 
 
 def check_environments(request: StudyRequest, data: tuple[FoldedData, ...]) -> None:
