@@ -55,6 +55,36 @@ def test_a_policy_that_never_buys_keeps_its_cash():
     assert mean_growth([record]) == 0.0
 
 
+def crash_config(segments):
+    """One coin of two falls by 97 % at bar 20 of 60 and comes back at bar 40."""
+    price = np.full((60, 2), 100.0)
+    price[20:40, 0] = 3.0
+    price[:, 1] += np.arange(60)
+    return {"price_array": price, "tech_array": np.zeros((60, 2), np.float32), "segments": segments}
+
+
+def test_a_ruined_account_stays_flat_while_its_benchmark_goes_on(caplog):
+    params = {"rules": "standard", "lookback": 1, "norm_action": 1.0, "terminal_equity_fraction": 0.1}
+    all_in = torch.tensor([1.0, -1.0])
+    config = crash_config([(0, 60), (25, 60)])
+    with caplog.at_level(logging.WARNING):
+        ruined, other = evaluate_policy(lambda state: all_in.expand(len(state), 2), config, params)
+        (holder, _) = evaluate_policy(lambda state: torch.zeros(len(state), 2), config, params)
+    assert caplog.messages == [
+        f"Segment 0 to 60: ruined at bar 20, 39 bars before its end; the account stays at {ruined.equity[20]:.2f}"
+    ]
+    assert np.array_equal(ruined.bars, np.arange(60))
+    assert ruined.equity[19] > 9_000.0
+    assert np.all(ruined.equity[20:] == ruined.equity[20])
+    assert ruined.equity[20] < 1_000.0
+    np.testing.assert_allclose(ruined.benchmark_equity, holder.benchmark_equity, rtol=1e-12)
+    assert np.all(ruined.exposure[21:] == 0.0)
+    assert [len(getattr(ruined, name)) for name in ("turnover", "fees", "trades")] == [59] * 3
+    assert np.all(ruined.turnover[20:] == 0.0)
+    assert len(other.bars) == 35
+    assert other.equity[-1] > other.equity[0]
+
+
 def test_fees_reach_the_environment():
     market, params = small_market(), params_of("standard")
 
