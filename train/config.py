@@ -21,7 +21,8 @@ class TrainConfig:
         horizon_len: steps of each environment in a rollout.
         net_dims: widths of the hidden layers.
         learning_rate: Adam's step size.
-        lr_schedule: "constant", or "linear": falling to 0 over the budget.
+        lr_schedule: "constant", or "linear": falling with the share of the budget spent before each rollout, from
+            the whole rate for the first update to 1 / n_updates of it for the last.
         gamma: discount per bar.
         gae_lambda: of the advantages; on-policy.
         clip_range: of the probability ratio; PPO.

@@ -55,7 +55,8 @@ class AgentBase(StockAgentBase):
         self.lr_schedule = getattr(args, "lr_schedule", "constant")
         self.adam_eps = float(getattr(args, "adam_eps", 1e-5))
         self.schedule_steps = float(getattr(args, "break_step", float("inf")))   # time steps of one environment
-        self.time_steps = 0          # taken so far by each environment
+        self.time_steps = 0          # taken so far by each environment, random warm-ups not counted
+        self.rollout_start = 0       # time_steps when the rollout now learned from began
         self.gradient_steps = 0
         self.rollout: Rollout | None = None
         self.host_rollout: Rollout | None = None   # staging, when one NumPy environment feeds a GPU
@@ -133,7 +134,8 @@ class AgentBase(StockAgentBase):
     def _finish(self, rollout: Rollout, if_random: bool) -> tuple[Tensor, ...]:
         rollout.rewards *= self.reward_scale
         self.last_state = rollout.states[-1]
-        self.time_steps += rollout.shape[0]
+        if not if_random:
+            self.rollout_start, self.time_steps = self.time_steps, self.time_steps + rollout.shape[0]
         return self._rollout_items(rollout)
 
     def _rollout_items(self, rollout: Rollout) -> tuple[Tensor, ...]:
@@ -163,10 +165,14 @@ class AgentBase(StockAgentBase):
         return torch.optim.Adam(trainable, lr=learning_rate, eps=self.adam_eps, fused=True)
 
     def scheduled_learning_rate(self) -> float:
-        """Learning rate now: constant, or falling linearly to 0 at `break_step`."""
+        """Learning rate of an update now: constant, or falling linearly with the share of `break_step` spent.
+
+        What counts is what was spent before the rollout learned from: of K updates the first has the whole rate and
+        the last 1/K of it. elegantrl's own loop makes one update beyond `break_step`, which then changes nothing.
+        """
         if self.lr_schedule == "constant" or self.schedule_steps == float("inf"):
             return self.learning_rate
-        return self.learning_rate * max(0.0, 1.0 - self.time_steps / self.schedule_steps)
+        return self.learning_rate * max(0.0, 1.0 - self.rollout_start / self.schedule_steps)
 
     # --- keeping ----------------------------------------------------------------------------------------------------
 

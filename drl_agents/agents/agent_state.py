@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from drl_agents.agents.AgentBase import AgentBase
 
 NETWORKS = ("act", "act_target", "cri", "cri_target")
-COUNTERS = ("time_steps", "gradient_steps")
+COUNTERS = ("time_steps", "rollout_start", "gradient_steps")
 
 
 class AgentStateError(ValueError):

@@ -66,9 +66,9 @@ class OffPolicyAgent(AgentBase):
             raise RuntimeError("nothing to learn from: call explore_one_env or explore_vec_env first")
         n_steps = max(1, int(self.unlearned_samples * self.repeat_times))
         self.unlearned_samples = 0
-        for optimizer in (self.act_optimizer, self.cri_optimizer):
-            for group in optimizer.param_groups:
-                group["lr"] = self.scheduled_learning_rate()
+        learning_rate = self.scheduled_learning_rate()
+        for group in (group for optimizer in self.optimizers().values() for group in optimizer.param_groups):
+            group["lr"] = learning_rate
         totals = torch.zeros(3, device=self.device)
         with torch.enable_grad():
             for step in range(n_steps):

@@ -166,12 +166,14 @@ def test_the_gradient_is_clipped_to_its_norm():
 
 
 def test_the_learning_rate_falls_linearly():
+    # What counts is what was spent before the rollout learned from; 4 rollouts of 16 steps are the budget of 64.
     agent, items = explored(lr_schedule="linear", learning_rate=1.0, break_step=64)
-    assert agent.scheduled_learning_rate() == 0.75      # 16 of 64 steps are taken
-    agent.update_net(items)
-    assert agent.optimizer.param_groups[0]["lr"] == 0.75
-    agent.time_steps = 100
-    assert agent.scheduled_learning_rate() == 0.0
+    rates = []
+    for _ in range(5):      # elegantrl's loop goes one beyond
+        agent.update_net(items)
+        rates.append(agent.optimizer.param_groups[0]["lr"])
+        items = agent.explore_vec_env(ToyBatch(LENGTHS, CUTS), 16)
+    assert rates == [1.0, 0.75, 0.5, 0.25, 0.0]
 
 
 CHANGES = [

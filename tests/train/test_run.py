@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from drl_agents.agents import AGENTS
+from drl_agents.agents import AGENTS, AgentBase
 from drl_agents.policy_file import METADATA_KEYS, load_policy
 from environment_Alpaca import CryptoEnvAlpaca
 from tests.support.train_cases import ENV_PARAMS, small_market, small_settings
@@ -42,6 +42,18 @@ def test_the_same_seed_gives_the_same_bytes(agent, n_envs, tmp_path):
     assert torch.equal(a.state_avg, b.state_avg)
     assert not torch.equal(a.layers[0][0], c.layers[0][0])
     assert first.last_policy.read_bytes() == second.last_policy.read_bytes()
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("n_updates", [1, 4])
+def test_a_linear_schedule_falls_with_the_updates_and_not_the_warm_up(agent, n_updates, tmp_path, monkeypatch):
+    rates, update = [], AgentBase.scheduled_learning_rate
+    monkeypatch.setattr(AgentBase, "scheduled_learning_rate", lambda a: rates.append(update(a)) or rates[-1])
+    trained(
+        tmp_path, agent=agent, n_envs=4, total_env_steps=128 * n_updates, warmup_env_steps=256, learning_rate=1.0,
+        max_grad_norm=1e-6, lr_schedule="linear", validation=False,
+    )  # fmt: skip
+    assert rates == [1.0 - k / n_updates for k in range(n_updates)]
 
 
 @pytest.mark.parametrize("agent", AGENTS)
