@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +19,7 @@ import numpy as np
 from market.candles import utc_text
 from market.checks import ARRAYS, MIN_SEGMENT_BARS, check_dataset
 from market.errors import REBUILD, DatasetError
-from market.files import put_in_place, read_array, sync_file, sync_folder
+from market.files import put_in_place, read_array, sweep_leftovers, sync_file, sync_folder, unfinished_folder
 from market.names import timeframe_name
 from market.venues import order_rules
 
@@ -29,6 +27,7 @@ __all__ = ["MIN_SEGMENT_BARS", "Dataset", "DatasetError", "load_dataset", "make_
 
 FORMAT = 2  # 2: the hash covers source and quality
 MANIFEST = "manifest.json"
+OWN_NAMES = frozenset({MANIFEST, *(f"{name}.npy" for name in ARRAYS)})
 LARGEST_MANIFEST_BYTES = 16 * 2**20
 SECONDS_PER_YEAR = 365.0 * 86_400.0
 
@@ -146,6 +145,8 @@ def dataset_hash(dataset: Dataset, array_hashes: Mapping[str, str]) -> str:
 def save_dataset(dataset: Dataset, folder: Path | str, overwrite: bool = False) -> None:
     """Write the folder whole or not at all: a kill at any moment leaves the old folder or the new one.
 
+    Hidden folders that a killed save of this folder left beside it are swept away.
+
     Raises:
         DatasetError: the dataset is not valid, or something is there already; only a dataset folder is ever replaced,
             and only with `overwrite`.
@@ -154,13 +155,10 @@ def save_dataset(dataset: Dataset, folder: Path | str, overwrite: bool = False) 
     check_dataset(dataset, str(folder))
     check_target(folder, overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
-    try:
-        unfinished.chmod(0o755)
+    sweep_leftovers(folder, OWN_NAMES)
+    with unfinished_folder(folder) as unfinished:
         _write_files(dataset, unfinished)
         put_in_place(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def check_target(folder: Path | str, overwrite: bool) -> None:
@@ -169,7 +167,7 @@ def check_target(folder: Path | str, overwrite: bool) -> None:
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise DatasetError(f"{folder}: is a link or a file; choose another folder")
     names = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
-    foreign = sorted(names - {MANIFEST, *(f"{name}.npy" for name in ARRAYS)})
+    foreign = sorted(names - OWN_NAMES)
     if foreign:
         raise DatasetError(f"{folder}: holds {foreign[0]}, which is not part of a dataset; choose another folder")
     if names and not overwrite:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import ast
 import ctypes
+import fcntl
 import math
 import os
+import re
 import shutil
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +21,7 @@ import numpy as np
 from market.errors import REBUILD, DatasetError
 
 LARGEST_HEADER_BYTES = 4_096
+LONGEST_MAKING_S = 60.0
 
 
 def sync_file(file: BinaryIO) -> None:
@@ -31,6 +37,55 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def unfinished_folder(folder: Path) -> Iterator[Path]:
+    """A hidden folder beside `folder` to be filled and put in its place; gone afterwards, whatever happened.
+
+    Its writer holds a lock on it, which a kill releases: that tells a leftover from the work of another process.
+    """
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    lock = os.open(unfinished, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        unfinished.chmod(0o755)
+        yield unfinished
+    finally:
+        os.close(lock)
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def sweep_leftovers(folder: Path, own_names: frozenset[str]) -> None:
+    """Remove hidden folders that a killed save of the same `folder` left beside it.
+
+    Only real folders with a name that `unfinished_folder` or `put_in_place` gives, nothing in them but files in
+    `own_names`, and nobody at work on them. An old dataset set aside stays while nothing is in its place.
+    """
+    suffixes = "tmp|old" if folder.exists() else "tmp"
+    pattern = re.compile(rf"\.{re.escape(folder.name)}\.[a-z0-9_]{{8}}\.({suffixes})")
+    for entry in list(folder.parent.iterdir()):
+        if pattern.fullmatch(entry.name) and entry.is_dir() and not entry.is_symlink():
+            _remove_if_left_over(entry, own_names)
+
+
+def _remove_if_left_over(folder: Path, own_names: frozenset[str]) -> None:
+    """Nothing happens to a folder that cannot be read, that another process removes or that one is writing."""
+    try:
+        lock = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        names = frozenset(os.listdir(lock))
+        # Between its making and its lock a folder is empty.
+        is_being_made = not names and time.time() - os.fstat(lock).st_mtime < LONGEST_MAKING_S
+        if names <= own_names and not is_being_made:
+            shutil.rmtree(folder, ignore_errors=True)
+    except OSError:
+        return
+    finally:
+        os.close(lock)
 
 
 def put_in_place(unfinished: Path, folder: Path) -> None:

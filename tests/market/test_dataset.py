@@ -328,14 +328,14 @@ save_dataset(data, sys.argv[1], overwrite=True)
 """
 
 
-@pytest.mark.parametrize("n_events", [1, 4, 7, 8, 9, 10])
+@pytest.mark.parametrize("n_events", [1, 5, 8, 9, 10, 11])
 def test_a_kill_at_any_moment_leaves_the_old_dataset_or_the_new_one(dataset, folder, n_events):
     root = os.path.dirname(os.path.dirname(dataset_module.__file__))
     script = [sys.executable, "-c", KILL.format(root=root), str(folder), str(n_events)]
     done = subprocess.run(script, check=False, timeout=60)
-    assert done.returncode == (9 if n_events < 10 else 0)
+    assert done.returncode == (9 if n_events < 11 else 0)
     # Loading checks the hash, so what is there is one whole dataset.
-    assert (load_dataset(folder).sha256 == dataset.sha256) == (n_events < 8)
+    assert (load_dataset(folder).sha256 == dataset.sha256) == (n_events < 9)
 
 
 def test_a_full_disk_leaves_the_old_dataset_and_no_rubbish(dataset, folder, monkeypatch):
