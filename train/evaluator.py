@@ -80,8 +80,8 @@ def evaluate_policy(
     for i in sorted(set(range(len(segments))) - set(usable)):
         log.warning("Segment %d to %d is too short for one step and is not evaluated", *segments[i])
     last_bars = env.market.episode_limit[usable].tolist()
-    *tracks, qty = _trade(act, env)
-    records = _records([segments[i] for i in usable], *tracks)
+    first_bars, tracks, ends, qty = _trade(act, env)
+    records = _records([segments[i] for i in usable], first_bars, tracks, ends)
     price = config["price_array"]
     return [_to_the_end(r, last, price, q) for r, last, q in zip(records, last_bars, qty[: len(usable)], strict=True)]
 

@@ -49,15 +49,16 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--resume", action="store_true", help="the study must exist; an error otherwise")
     p.add_argument("--mode", choices=MODES, default="standard",
                    help="standard: combinatorial purged splits; rolling: walk forward; multi-timeframe: standard, and "
-                   "trials also choose among the data sets <timeframe> beside --data-dir: the same coins, cut to the period "
-                   "all of them cover")
+                   "trials also choose among the data sets <timeframe> beside --data-dir: the same coins, cut to the "
+                   "period that all of them cover")
     p.add_argument("--num-paths", type=int, default=3,
                    help="the data is cut into num_paths + 1 groups; with k = 2 that gives num_paths full test paths. "
                    "In rolling mode the number of test blocks (default 3)")
     p.add_argument("--k-test-groups", type=int, help="groups tested together (default 2); not for rolling mode")
     p.add_argument("--use-best-ranges", action="store_true", help="search the narrow ranges around known good values")
     p.add_argument("--break-step", type=int, metavar="STEPS",
-                   help="environment steps per split, in place of the sampled budget (100 000 to 400 000)")
+                   help="environment steps per split, in place of the sampled budget (100 000 to 400 000); "
+                   "rounded up to whole rollouts")
     p.add_argument("--episode-bars", type=int, metavar="BARS", help="longest training window, not sampled")
     p.add_argument("--pruner", choices=PRUNERS, default="wilcoxon",
                    help="wilcoxon (default): stop a trial whose splits are worse, pair by pair, than the best trial's")

@@ -238,6 +238,7 @@ def test_other_fees_or_rules_on_an_old_study_are_refused(tmp_path, market_folder
 def test_help_names_every_flag_and_the_script_runs_from_any_folder(tmp_path):
     done = call([sys.executable, str(SCRIPT), "--help"], tmp_path)
     assert done.returncode == 0
+    assert "rounded up to whole rollouts" in " ".join(done.stdout.split())
     for flag in (
         "n-trials", "gpu", "break-step", "study-name", "storage", "mode", "timeframe", "use-best-ranges", "num-paths",
         "k-test-groups", "tickers", "data-dir", "n-envs", "episode-bars", "seed", "timeout", "resume",

@@ -72,6 +72,16 @@ def test_the_log_says_that_the_data_is_synthetic_and_where_every_split_lies(fold
     assert "(3000, 3)" in caplog.text
     assert "2024-01-01" in caplog.text
     assert sum(r.message.startswith("split ") for r in caplog.records) == 6
+    fewest = min(sum(b - a for a, b in fold.test) for fold in folded.folds)
+    error = math.sqrt(365 * 288 / fewest)
+    assert caplog.text.count(f"{fewest} test bars of the smallest split has a standard error of about {error:.1f}") == 1
+    assert "validation slice" not in caplog.text
+
+
+def test_a_split_without_validation_bars_is_warned_of(folded, caplog):
+    log_data([replace(folded, folds=(replace(folded.folds[0], validation=()), *folded.folds[1:]))])
+    assert caplog.text.count("the last checkpoint is taken for the best") == 1
+    assert "split 0: no training segment is long enough for a validation slice" in caplog.text
 
 
 def test_durations_read_well():

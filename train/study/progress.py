@@ -103,9 +103,25 @@ def log_data(data: Sequence[FoldedData]) -> None:
             logger.warning("data: SYNTHETIC, a generated market: results say nothing about real coins")
         logger.info("splits: %d of %s, purge %d bars on both sides of a test block, embargo %d bars after it",
                     len(d.folds), d.timeframe, d.purge_bars, d.embargo_bars)  # fmt: skip
+        logger.info("splits: %s", precision_text(d))
         for fold in d.folds:
+            if not fold.validation:
+                logger.warning(
+                    "split %d: no training segment is long enough for a validation slice; the last checkpoint is taken "
+                    "for the best. Give more data, or a smaller --num-paths", fold.index,
+                )  # fmt: skip
             logger.info("split %d: fit %s | validation %s | test %s", fold.index, span_text(fold.fit, d),
                         span_text(fold.validation, d), span_text(fold.test, d))  # fmt: skip
+
+
+def precision_text(data: FoldedData) -> str:
+    """How far chance alone moves a split's figure: for small Sharpe ratios it is known to sqrt(years^-1) (Lo 2002)."""
+    fewest = min(bars_in(fold.test) for fold in data.folds)
+    error = math.sqrt(data.dataset.bars_per_year / fewest)
+    return (
+        f"an annualised Sharpe ratio over the {fewest} test bars of the smallest split has a standard error of about "
+        f"{error:.1f}; differences below that may be chance"
+    )
 
 
 def span_text(blocks: Segments, data: FoldedData) -> str:
