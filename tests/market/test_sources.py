@@ -191,13 +191,20 @@ def test_a_server_that_is_not_there_is_one_line(fetch):
 
 
 def test_a_name_look_up_that_hangs_is_given_up(monkeypatch):
+    released = threading.Event()
+
+    def hang(*_):
+        released.wait(30.0)
+        raise OSError("released")
+
     monkeypatch.setattr(sources, "CONNECT_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(sources.socket, "create_connection", lambda *_: time.sleep(30))
+    monkeypatch.setattr(sources.socket, "create_connection", hang)
     monkeypatch.setattr(sources.requests.utils, "get_environ_proxies", lambda _: {})
     began = time.perf_counter()
     with pytest.raises(BarsError, match=r"example\.invalid cannot be reached \(no answer in 0.2 s\)"):
         check_reachable("example.invalid")
     assert time.perf_counter() - began < 5.0
+    released.set()
 
 
 def test_an_empty_period_is_refused():
