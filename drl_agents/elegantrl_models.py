@@ -14,7 +14,9 @@ import numpy as np
 import torch
 
 from drl_agents.agents import AGENTS
-from drl_agents.policy_file import load_policy
+from drl_agents.policy import Policy
+from drl_agents.policy_file import PolicyFileError, load_policy
+from environment_Alpaca_vectorized import EnvParams, observation_layout
 from train.config import TrainConfig
 from train.env_factory import is_vectorized
 from train.run import BEST_POLICY, TrainResult, train_policy
@@ -135,15 +137,18 @@ class DRLAgent:
             Account values, the initial one first. Of a vectorized environment, those of its first account.
 
         Raises:
-            PolicyFileError: for a missing, damaged or mismatched policy.
+            PolicyFileError: for a missing or damaged policy, one of another agent, or one that was trained on other
+                observations than `environment` gives.
         """
         _check_model_name(model_name)
+        path = Path(cwd) / BEST_POLICY
         policy = load_policy(
-            Path(cwd) / BEST_POLICY,
+            path,
             state_dim=environment.state_dim,
             action_dim=environment.action_dim,
             net_dims=None if net_dimension is None else (net_dimension,) * HIDDEN_LAYERS,
         )
+        _check_match(path, policy, model_name, environment)
         if getattr(environment, "start", "first") != "first":
             log.warning('The environment draws its first bar; build it with start="first" to trade all of its bars')
         gpu_id = _usable_gpu(gpu_id)
@@ -156,6 +161,29 @@ class DRLAgent:
 def _check_model_name(model_name: str) -> None:
     if model_name not in MODELS:
         raise NotImplementedError(f"model_name must be one of {', '.join(MODELS)}; received {model_name!r}")
+
+
+def _check_match(path: Path, policy: Policy, model_name: str, environment: Any) -> None:
+    """Refuse a policy of another agent or of other observations of the same width, as far as the file tells."""
+    agent, layout = policy.metadata.get("agent"), policy.metadata.get("observation_layout")
+    if agent is not None and agent != model_name:
+        raise PolicyFileError(f"{path} does not match: its agent is {agent}, expected {model_name}")
+    params = getattr(environment, "params", None)
+    if not isinstance(params, EnvParams) or layout is None:
+        return
+    lookback = EnvParams.from_mapping(policy.metadata.get("env_params") or {}).lookback
+    if lookback != params.lookback:
+        raise PolicyFileError(f"{path} does not match: its lookback is {lookback}, the environment's {params.lookback}")
+    found, expected = dict(layout), _layout_of(environment, params)
+    if list(found.items()) != list(expected.items()):
+        raise PolicyFileError(f"{path} does not match: its observation is {found}, the environment's {expected}")
+
+
+def _layout_of(environment: Any, params: EnvParams) -> dict[str, int]:
+    """Blocks of the environment's observation; the features are what the account leaves of its width."""
+    account = sum(width for _, width in observation_layout(params, environment.action_dim, 0))
+    n_features = (environment.state_dim - account) // params.lookback
+    return dict(observation_layout(params, environment.action_dim, n_features))
 
 
 def _settings_of(model_name: str, model_kwargs: Mapping[str, Any]) -> dict[str, Any]:

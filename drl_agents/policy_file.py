@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from torch import Tensor
 from drl_agents.atomic_file import write_atomically
 from drl_agents.policy import Policy
 
-FORMAT, FORMAT_VERSION = "crypto-trading-policy", 1
+FORMAT, FORMAT_VERSION = "crypto-trading-policy", 2
+HEADER_KEYS = ("clip", "n_layers", "metadata", "sha256")
 # Present in every file, null where the caller did not say.
 METADATA_KEYS = (
     "agent", "env_params", "observation_layout", "tickers", "feature_names", "bar_seconds", "data_sha256",
@@ -42,11 +44,13 @@ def save_policy(path: str | Path, policy: Policy, metadata: Mapping[str, Any] | 
     tensors = {name: value.detach().float().cpu().contiguous() for name, value in _tensors(policy).items()}
     _check_weights(path, tensors)
     known = {**dict.fromkeys(METADATA_KEYS), **policy.metadata, **(metadata or {})}
-    header = {"clip": policy.clip, "n_layers": len(policy.layers), "metadata": known}
-    header |= {"format_version": FORMAT_VERSION, "weights_sha256": _digest(tensors)}
+    clip = policy.clip if math.isfinite(policy.clip) else None      # JSON has no infinity
+    described = {"format_version": FORMAT_VERSION, "clip": clip, "n_layers": len(policy.layers), "metadata": known}
+    # Through JSON once, so that what is hashed is what a reader gets: keys that are text, lists for tuples.
+    header = json.loads(json.dumps(described, default=_plain))
+    header["sha256"] = _digest(tensors, header)
     # One key only: safetensors writes several in an order of its own, and equal policies should be equal files.
-    content = save(tensors, {FORMAT: json.dumps(header, sort_keys=True, default=_plain)})
-    write_atomically(path, content)
+    write_atomically(path, save(tensors, {FORMAT: json.dumps(header, sort_keys=True)}))
     return path
 
 
@@ -73,10 +77,9 @@ def load_policy(
     if FORMAT not in tags:
         raise PolicyFileError(f"{path} is not a policy of this repository: its header has no {FORMAT!r}")
     header = _header(path, tags[FORMAT])
-    if header["format_version"] != FORMAT_VERSION:
-        raise PolicyFileError(f"{path} has policy format {header['format_version']}; this code reads {FORMAT_VERSION}")
-    if _digest(tensors) != header["weights_sha256"]:
-        raise PolicyFileError(f"{path} is damaged: its weights do not have the checksum in its header")
+    _check_types(path, tensors)
+    if _digest(tensors, header) != header["sha256"]:
+        raise PolicyFileError(f"{path} is damaged: weights and header do not have the checksum stored with them")
     _check_weights(path, tensors)
     policy = _assemble(path, tensors, header)
     widths = None if net_dims is None else tuple(net_dims)
@@ -94,9 +97,10 @@ def _tensors(policy: Policy) -> dict[str, Tensor]:
     return tensors
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """One hash over names, shapes and contents."""
-    digest = hashlib.sha256()
+def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
+    """One hash over the header, but for the hash itself, and the tensors' names, shapes and contents."""
+    described = {name: value for name, value in header.items() if name != "sha256"}
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(f"{name}{tuple(tensors[name].shape)}".encode())
         digest.update(tensors[name].contiguous().numpy().tobytes())
@@ -110,6 +114,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"policy metadata must be JSON: {type(value).__name__} {value!r} is not")
+
+
+def _check_types(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    for name, value in tensors.items():
+        if value.dtype != torch.float32:
+            raise PolicyFileError(f"{path} is inconsistent: {name} is {value.dtype}, expected torch.float32")
 
 
 def _check_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -134,26 +144,59 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 def _header(path: Path, text: str) -> dict[str, Any]:
     try:
         header = json.loads(text)
-        return {name: header[name] for name in ("format_version", "clip", "n_layers", "weights_sha256", "metadata")}
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        version = header["format_version"]
+    except (json.JSONDecodeError, KeyError, TypeError, RecursionError) as error:
         raise PolicyFileError(f"{path} is damaged: its header cannot be read ({error})") from error
+    if version != FORMAT_VERSION:
+        raise PolicyFileError(f"{path} has policy format {version}; this code reads {FORMAT_VERSION}")
+    missing = [name for name in HEADER_KEYS if name not in header]
+    if missing:
+        raise PolicyFileError(f"{path} is damaged: its header has no {missing[0]}")
+    return header
 
 
 def _assemble(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Policy:
     """Policy of the stored tensors, after checking that they fit one another and the observation."""
     try:
         layers = tuple((tensors[f"layer{i}.weight"], tensors[f"layer{i}.bias"]) for i in range(header["n_layers"]))
-        policy = Policy(tensors["state_avg"], tensors["state_std"], layers, float(header["clip"]), header["metadata"])
+        clip = math.inf if header["clip"] is None else float(header["clip"])
+        policy = Policy(tensors["state_avg"], tensors["state_std"], layers, clip, dict(header["metadata"]))
+        if set(_tensors(policy)) != set(tensors):
+            raise PolicyFileError(f"{path} is inconsistent: it has {len(tensors)} tensors for {len(layers)} layers")
+        _check_normalizer(path, policy)
+        _check_layers(path, policy)
+        _check_description(path, policy)
     except KeyError as error:
-        raise PolicyFileError(f"{path} is incomplete: it has no tensor {error}") from error
+        raise PolicyFileError(f"{path} is incomplete: it has no {error}") from error
+    except (TypeError, IndexError, AttributeError, OverflowError) as error:
+        raise PolicyFileError(f"{path} is inconsistent: {error}") from error
+    except ValueError as error:
+        if isinstance(error, PolicyFileError):
+            raise
+        raise PolicyFileError(f"{path} is inconsistent: {error}") from error
+    return policy
+
+
+def _check_normalizer(path: Path, policy: Policy) -> None:
+    average, std, clip = policy.state_avg, policy.state_std, policy.clip
+    if average.ndim != 1 or std.shape != average.shape:
+        shapes = f"{tuple(average.shape)} and {tuple(std.shape)}"
+        raise PolicyFileError(f"{path} is inconsistent: state_avg and state_std are {shapes}, expected (S,) both")
+    if not bool((std > 0.0).all()):
+        raise PolicyFileError(f"{path} is inconsistent: state_std must be above 0; its smallest is {std.min().item()}")
+    if not clip > 0.0:
+        raise PolicyFileError(f"{path} is inconsistent: clip must be above 0; it is {clip}")
+
+
+def _check_layers(path: Path, policy: Policy) -> None:
+    if not policy.layers:
+        raise PolicyFileError(f"{path} is inconsistent: it has no layers")
     width = policy.state_dim
-    for i, (weight, bias) in enumerate(layers):
+    for i, (weight, bias) in enumerate(policy.layers):
         if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
             shape = tuple(weight.shape)
             raise PolicyFileError(f"{path} is inconsistent: layer {i} is {shape} and takes {width} inputs")
         width = weight.shape[0]
-    _check_description(path, policy)
-    return policy
 
 
 def _check_description(path: Path, policy: Policy) -> None:

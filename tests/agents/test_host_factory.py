@@ -106,3 +106,22 @@ def test_mismatches_are_refused_by_name(tmp_path):
         DRLAgent.DRL_prediction("ppo", tmp_path, 32, environment, -1)
     with pytest.raises(NotImplementedError, match="dqn"):
         factory.get_model("dqn", -1, {})
+
+
+def test_a_policy_of_another_agent_or_other_observations_is_refused_by_name(tmp_path):
+    factory = agent(CryptoEnvAlpaca)
+    factory.train_model(factory.get_model("ppo", -1, KWARGS), tmp_path, 120)
+    environment = CryptoEnvAlpaca(CONFIG, params_of("cappuccino"))
+    with pytest.raises(PolicyFileError, match="its agent is ppo, expected a2c"):
+        DRLAgent.DRL_prediction("a2c", tmp_path, 16, environment, -1)
+    # One row of as many features more is as wide.
+    lookback = environment.params.lookback
+    wider = {**CONFIG, "tech_array": np.tile(CONFIG["tech_array"], (1, lookback))}
+    other = CryptoEnvAlpaca(wider, params_of("cappuccino", lookback=1))
+    assert other.state_dim == environment.state_dim
+    with pytest.raises(PolicyFileError, match=f"its lookback is {lookback}, the environment's 1"):
+        DRLAgent.DRL_prediction("ppo", tmp_path, 16, other, -1)
+    standard = VectorizedCryptoEnvAlpaca(CONFIG, {"rules": "standard", "lookback": lookback}, n_envs=2, start="first")
+    assert standard.state_dim == environment.state_dim
+    with pytest.raises(PolicyFileError, match="its observation is"):
+        DRLAgent.DRL_prediction("ppo", tmp_path, 16, standard, -1)

@@ -1,20 +1,23 @@
 """Policies on disk: nothing lost, nothing foreign accepted."""
 
 import json
+import math
 import os
 import pickle
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import save, save_file
 
 from drl_agents.agents import AGENTS
-from drl_agents.policy_file import FORMAT, METADATA_KEYS, PolicyFileError, load_policy, save_policy
+from drl_agents.policy_file import FORMAT, METADATA_KEYS, PolicyFileError, _digest, load_policy, save_policy
 from tests.support.agent_args import make_agent
 from tests.support.toy_envs import ToyBatch
 
@@ -125,8 +128,76 @@ def test_a_description_that_does_not_fit_the_weights_is_refused(tmp_path, wrong)
 
 
 def test_another_format_version_is_refused(stored, monkeypatch):
-    monkeypatch.setattr("drl_agents.policy_file.FORMAT_VERSION", 2)
-    assert "format 1" in refusal(stored)
+    monkeypatch.setattr("drl_agents.policy_file.FORMAT_VERSION", 99)
+    assert "format 2; this code reads 99" in refusal(stored)
+
+
+def rewritten(path, tensors=None, reseal=True, **header):
+    """The file with other tensors (None drops one) and header entries, under a checksum of its own."""
+    with safe_open(path, framework="pt") as file:
+        kept = {name: file.get_tensor(name) for name in file.keys()} | (tensors or {})  # noqa: SIM118 - not a dict
+        described = json.loads(file.metadata()[FORMAT]) | header
+    kept = {name: value for name, value in kept.items() if value is not None}
+    if reseal:
+        described["sha256"] = _digest(kept, described)
+    path.write_bytes(save(kept, {FORMAT: json.dumps(described)}))
+    return path
+
+
+@pytest.mark.parametrize("change", [{"clip": 3.0}, {"metadata": {**METADATA, "fee": 0.5, "weights": []}}], ids=str)
+def test_a_changed_header_is_refused(stored, change):
+    assert "checksum" in refusal(rewritten(stored, reseal=False, **change))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "header", "reason"),
+    [
+        ({"state_std": torch.ones(2)}, {}, "state_std"),
+        ({"state_std": torch.tensor([1.0, 0.0, 1.0])}, {}, "state_std must be above 0"),
+        ({"state_std": torch.tensor([1.0, -1.0, 1.0])}, {}, "state_std must be above 0"),
+        ({"state_avg": torch.tensor(0.0), "state_std": torch.tensor(1.0)}, {}, "state_avg"),
+        ({"layer1.weight": torch.zeros(16, 15)}, {}, "layer 1"),
+        ({"layer1.weight": torch.zeros(16)}, {}, "layer 1"),
+        ({"layer1.bias": torch.zeros(3)}, {}, "layer 1"),
+        ({"layer1.bias": None}, {}, "layer1.bias"),
+        ({"layer9.bias": torch.zeros(3)}, {}, "tensors"),
+        ({}, {"clip": 0.0}, "clip"),
+        ({}, {"clip": float("nan")}, "clip"),
+        ({}, {"clip": "wide"}, "wide"),
+        ({}, {"clip": []}, "float"),
+        ({}, {"n_layers": 0}, "layers"),
+        ({}, {"n_layers": 2}, "tensors"),
+        ({}, {"n_layers": "3"}, "integer"),
+        ({}, {"metadata": None}, "not iterable"),
+        ({}, {"metadata": 3}, "not iterable"),
+        ({}, {"metadata": {"tickers": 3}}, "int"),
+        ({}, {"metadata": {"observation_layout": [["cash"]]}}, "unpack"),
+        ({}, {"metadata": {"observation_layout": [["cash", "3"]]}}, "int"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_a_policy_is_refused_even_under_a_right_checksum(stored, tensors, header, reason):
+    assert reason in refusal(rewritten(stored, tensors, **header))
+
+
+def test_weights_of_another_type_are_refused(stored):
+    assert "float64" in refusal(rewritten(stored, {"state_avg": torch.zeros(3, dtype=torch.float64)}))
+    assert "bfloat16" in refusal(rewritten(stored, {"state_avg": torch.zeros(3).bfloat16()}, reseal=False))
+
+
+@pytest.mark.parametrize("header", [[], 3, None, {}, {"format_version": 2}], ids=str)
+def test_a_header_of_another_form_is_refused(stored, header):
+    with safe_open(stored, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    stored.write_bytes(save(tensors, {FORMAT: json.dumps(header)}))
+    assert "header" in refusal(stored)
+
+
+def test_no_clip_and_keys_that_are_not_text_come_back(tmp_path):
+    policy = replace(trained().policy(), clip=math.inf)
+    back = load_policy(save_policy(tmp_path / "p", policy, {"by_rank": {10: "a", 9: "b"}, "score": float("nan")}))
+    assert back.clip == math.inf
+    assert back.metadata["by_rank"] == {"10": "a", "9": "b"}
 
 
 def test_diverged_weights_are_never_stored(stored):
