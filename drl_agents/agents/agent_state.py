@@ -1,4 +1,7 @@
-"""An agent's whole training state as one safetensors file: networks, optimisers, statistics, random generators."""
+"""An agent's training state as one safetensors file: networks, optimisers, statistics, random generators.
+
+The replay memory of off-policy agents is not in it: an agent that goes on fills a new one.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from drl_agents.atomic_file import write_atomically
@@ -19,35 +22,86 @@ NETWORKS = ("act", "act_target", "cri", "cri_target")
 COUNTERS = ("time_steps", "rollout_start", "gradient_steps")
 
 
+GENERATORS = ("generator", "host_generator")
+ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
+NEVER_NEGATIVE = (".exp_avg_sq", ".step", ".count", ".variance", ".state_std", ".value_std")
+
+
 class AgentStateError(ValueError):
     """An agent's state file that cannot be used. The message names the file and the reason in one line."""
 
 
 def save_agent_state(agent: AgentBase, path: str | Path) -> None:
-    """Write `agent`'s state atomically."""
+    """Write `agent`'s state atomically; the replay memory is left out."""
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in _tensors(agent).items()}
     write_atomically(Path(path), save(tensors, {"agent": type(agent).__name__}))
 
 
 def load_agent_state(agent: AgentBase, path: str | Path) -> None:
-    """Put the state in `path` into `agent`, or change nothing and raise AgentStateError."""
-    try:
-        stored = load_file(path, device=str(agent.device))
-    except (SafetensorError, OSError) as error:
-        raise AgentStateError(f"{path} is not a whole agent state file: {error}") from error
-    expected = {name: tuple(value.shape) for name, value in _tensors(agent).items() if not _is_optimizer(name)}
-    found = {name: tuple(value.shape) for name, value in stored.items() if not _is_optimizer(name)}
-    if expected != found:
-        different = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
-        name = different[0]
+    """Put the state in `path` into `agent`, or change nothing and raise AgentStateError.
+
+    The replay memory is not part of the state; the agent keeps its own, which is empty in a new process.
+    """
+    name, stored = _read(path, agent.device)
+    own_name = type(agent).__name__
+    if name != own_name:
+        raise AgentStateError(f"{path} belongs to another agent: it is of {name}, expected {own_name}")
+    found = {key: (tuple(value.shape), value.dtype) for key, value in stored.items()}
+    expected = _expected(agent, stored)
+    different = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+    if different:
+        key = different[0]
         raise AgentStateError(
-            f"{path} belongs to another agent: {name} has shape {found.get(name)}, expected {expected.get(name)}"
+            f"{path} belongs to another agent: {key} is {found.get(key)}, expected {expected.get(key)}"
         )
+    for key, value in stored.items():
+        _check_values(path, key, value)
+    _check_generators(path, agent, stored)
     _restore(agent, stored)
 
 
-def _is_optimizer(name: str) -> bool:
-    return name.startswith("optimizer.")
+def _read(path: str | Path, device: torch.device) -> tuple[str | None, dict[str, Tensor]]:
+    """The stored agent's class name and its tensors."""
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a dict
+            return (file.metadata() or {}).get("agent"), tensors
+    except (SafetensorError, OSError) as error:
+        raise AgentStateError(f"{path} is not a whole agent state file: {error}") from error
+
+
+def _expected(agent: AgentBase, stored: dict[str, Tensor]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and dtype of every tensor that a state of `agent` has.
+
+    An optimiser has moments of the parameters that it stepped on, which a new one does not know yet: those of a
+    parameter are expected in full where `stored` has any of them.
+    """
+    own = {key: value for key, value in _tensors(agent).items() if not key.startswith("optimizer.")}
+    for name, optimizer in agent.optimizers().items():
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for index, parameter in enumerate(parameters):
+            prefix = f"optimizer.{name}.{index}"
+            if _group(stored, prefix):
+                own |= {f"{prefix}.{key}": parameter for key in ADAM_MOMENTS} | {f"{prefix}.step": torch.zeros(())}
+    return {key: (tuple(value.shape), value.dtype) for key, value in own.items()}
+
+
+def _check_values(path: str | Path, name: str, value: Tensor) -> None:
+    if not bool(torch.isfinite(value).all()):
+        raise AgentStateError(f"{path}: {name} holds values that are not finite")
+    if name.startswith("counter.") or name.endswith(NEVER_NEGATIVE):
+        smallest = value.min().item()
+        if smallest < 0:
+            raise AgentStateError(f"{path}: {name} must not be negative; its smallest value is {smallest}")
+
+
+def _check_generators(path: str | Path, agent: AgentBase, stored: dict[str, Tensor]) -> None:
+    """Try the states on generators that nobody draws from."""
+    for name in GENERATORS:
+        try:
+            torch.Generator(getattr(agent, name).device).set_state(stored[name].cpu())
+        except RuntimeError as error:
+            raise AgentStateError(f"{path}: {name} is not the state of a generator: {error}") from error
 
 
 def _tensors(agent: AgentBase) -> dict[str, Tensor]:
@@ -56,7 +110,7 @@ def _tensors(agent: AgentBase) -> dict[str, Tensor]:
     tensors |= {f"obs_norm.{key}": value for key, value in agent.obs_norm.tensors().items()}
     tensors |= {f"extra.{key}": value for key, value in agent.extra_tensors().items()}
     tensors |= {f"counter.{name}": torch.tensor(getattr(agent, name)) for name in COUNTERS}
-    tensors |= {"generator": agent.generator.get_state(), "host_generator": agent.host_generator.get_state()}
+    tensors |= {name: getattr(agent, name).get_state() for name in GENERATORS}
     for name, optimizer in agent.optimizers().items():
         for index, values in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{name}.{index}.{key}": torch.as_tensor(value) for key, value in values.items()}
@@ -75,8 +129,8 @@ def _restore(agent: AgentBase, stored: dict[str, Tensor]) -> None:
     agent.load_extra_tensors(_group(stored, "extra"))
     for name in COUNTERS:
         setattr(agent, name, int(stored[f"counter.{name}"]))
-    agent.generator.set_state(stored["generator"].cpu())
-    agent.host_generator.set_state(stored["host_generator"].cpu())
+    for name in GENERATORS:
+        getattr(agent, name).set_state(stored[name].cpu())
     for name, optimizer in agent.optimizers().items():
         _restore_optimizer(optimizer, _group(stored, f"optimizer.{name}"))
 

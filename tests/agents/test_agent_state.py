@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from drl_agents.agents import AGENTS
-from drl_agents.agents.agent_state import AgentStateError
+from drl_agents.agents.agent_state import AgentStateError, _tensors
 from drl_agents.agents.AgentBase import STATE_FILE
 from tests.support.agent_args import make_agent
 from tests.support.toy_envs import ToyBatch
@@ -63,3 +65,59 @@ def test_another_agents_state_is_refused_by_name(tmp_path):
     (tmp_path / STATE_FILE).write_bytes(b"\x00" * 40)
     with pytest.raises(AgentStateError, match="not a whole"):
         other.save_or_load_agent(str(tmp_path), if_save=False)
+
+
+def everything(agent):
+    return {name: value.detach().clone() for name, value in _tensors(agent).items()}
+
+
+SPOILT = {
+    "another agent's name": (None, None),
+    "act.net.0.weight": ("missing", "act.net.0.weight"),
+    "an unknown tensor": ("unknown", "optimizer.optimizer.99.exp_avg"),
+    "a moment missing": ("missing", "optimizer.optimizer.0.exp_avg"),
+    "a step missing": ("missing", "optimizer.optimizer.0.step"),
+    "a moment of another shape": (lambda x: x[:-1], "optimizer.optimizer.0.exp_avg_sq"),
+    "a moment of another type": (lambda x: x.double(), "optimizer.optimizer.0.exp_avg"),
+    "a moment that is not finite": (lambda x: x * torch.nan, "optimizer.optimizer.0.exp_avg"),
+    "a negative second moment": (lambda x: x - 1.0, "optimizer.optimizer.0.exp_avg_sq"),
+    "weights of another type": (lambda x: x.half(), "act.net.0.weight"),
+    "weights that are not finite": (lambda x: x + torch.inf, "cri.net.0.weight"),
+    "a negative counter": (lambda x: x - 1000, "counter.gradient_steps"),
+    "a negative count": (lambda x: -x, "obs_norm.count"),
+    "a generator of another length": (lambda x: x[:-1], "generator"),
+    "a generator's state that is none": (lambda x: torch.full_like(x, 255), "host_generator"),
+}
+
+
+@pytest.mark.parametrize("fault", SPOILT)
+def test_a_state_that_cannot_be_used_changes_nothing(fault, tmp_path):
+    how, key = SPOILT[fault]
+    env = ToyBatch(LENGTHS, CUTS)
+    agent = make_agent(AGENTS["ppo"], env, batch_size=8)
+    agent.update_net(agent.explore_vec_env(env, 16))
+    agent.save_or_load_agent(str(tmp_path), if_save=True)
+    path = tmp_path / STATE_FILE
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    if how == "missing":
+        del tensors[key]
+    elif how == "unknown":
+        tensors[key] = torch.zeros(3)
+    elif how is not None:
+        tensors[key] = how(tensors[key]).contiguous()
+    save_file(tensors, path, {"agent": "AgentA2C" if how is None else "AgentPPO"})
+    other = make_agent(AGENTS["ppo"], ToyBatch(LENGTHS, CUTS), batch_size=8, random_seed=99)
+    before = everything(other)
+    with pytest.raises(AgentStateError, match=key or "AgentA2C"):
+        other.save_or_load_agent(str(tmp_path), if_save=False)
+    after = everything(other)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_an_agent_that_never_learned_comes_back(tmp_path):
+    make_agent(AGENTS["sac"], ToyBatch(LENGTHS, CUTS)).save_or_load_agent(str(tmp_path), if_save=True)
+    other = make_agent(AGENTS["sac"], ToyBatch(LENGTHS, CUTS), random_seed=99)
+    other.save_or_load_agent(str(tmp_path), if_save=False)
+    assert torch.equal(weights(other), weights(make_agent(AGENTS["sac"], ToyBatch(LENGTHS, CUTS))))
