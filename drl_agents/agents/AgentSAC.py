@@ -62,11 +62,12 @@ class AgentSAC(OffPolicyAgent, StockAgentSAC):
         return torch.stack((critic_loss, objective.detach(), alpha[0]))
 
     def extra_tensors(self) -> dict[str, Tensor]:
-        """The temperature."""
-        return {"alpha_log": self.alpha_log.detach()}
+        """The temperature, beside what every off-policy agent has."""
+        return {**super().extra_tensors(), "alpha_log": self.alpha_log.detach()}
 
     def load_extra_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Take over the temperature."""
+        """Take over what `extra_tensors` returned."""
+        super().load_extra_tensors(tensors)
         with torch.no_grad():
             self.alpha_log.copy_(tensors["alpha_log"])
 

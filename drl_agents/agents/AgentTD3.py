@@ -40,10 +40,15 @@ class AgentTD3(OffPolicyAgent, StockAgentTD3):
             targets = rewards + self.gamma * continues * self.cri_target.get_q_min(next_states, next_actions)
         critic_loss = self._learn_critic(states, actions, targets)
         objective = torch.zeros((), device=self.device)
-        if step % self.update_freq == 0:
-            # Times update_freq, so that the mean over all steps is the mean over the actor's own.
-            objective = self._learn_actor(states) * self.update_freq
+        # Counted over the agent's life: an update of one step would else always move the actor, or never.
+        if (self.gradient_steps + step) % self.update_freq == 0:
+            objective = self._learn_actor(states)
         return torch.stack((critic_loss, objective, targets.mean()))
+
+    def _actor_steps(self, n_steps: int) -> int:
+        """Multiples of `update_freq` among the next `n_steps` steps."""
+        first, last = self.gradient_steps, self.gradient_steps + n_steps - 1
+        return last // self.update_freq - (first - 1) // self.update_freq
 
     def _learn_actor(self, states: Tensor) -> Tensor:
         """Step on the first critic's value of the actor's own actions; moves the target actor."""

@@ -15,6 +15,8 @@ from drl_agents.agents.nets import Critic, CriticTwin
 from drl_agents.agents.replay import Replay
 from drl_agents.agents.rollout import Rollout
 
+ROUNDING_SLACK = 1e-9   # of owed steps: ten samples at a rate of 0.1 are one step
+
 
 class OffPolicyAgent(AgentBase):
     """Learns from a replay memory that it keeps itself and fills as it explores.
@@ -38,7 +40,8 @@ class OffPolicyAgent(AgentBase):
         self.cri_optimizer = self._optimizer(self.cri.parameters(), self.learning_rate)
         self.replay_capacity = int(getattr(args, "buffer_size", None) or 1_000_000)
         self.replay: Replay | None = None
-        self.unlearned_samples = 0      # collected since the last update
+        self.owed_steps = 0.0           # gradient steps that collected samples have still to pay for
+        self.last_losses = (0.0, 0.0, 0.0)
 
     # --- exploration ------------------------------------------------------------------------------------------------
 
@@ -48,24 +51,30 @@ class OffPolicyAgent(AgentBase):
             self.replay = Replay(self.replay_capacity, self.num_envs, self.state_dim, self.action_dim, self.device)
         self.replay.add(rollout)
         self._update_obs_norm(rollout.states[:-1].reshape(-1, self.state_dim))
-        self.unlearned_samples += 0 if if_random else rollout.n_samples
+        self.owed_steps += 0.0 if if_random else rollout.n_samples * self.repeat_times
         return items
 
     # --- learning ---------------------------------------------------------------------------------------------------
 
     def update_net(self, buffer: Any = None) -> tuple[float, ...]:
-        """One gradient step per new sample times `repeat_times`, from this agent's own replay.
+        """`repeat_times` gradient steps per new sample, from this agent's own replay.
+
+        Fractions of a step are owed to the next update. One that owes less than a whole step changes nothing.
 
         Args:
             buffer: elegantrl's, ignored: it holds the same steps with wrong successors at the ends of episodes.
 
         Returns:
-            Means of the critic's loss, the actor's objective and one number of the algorithm's own.
+            Means of the critic's loss, the actor's objective and one number of the algorithm's own; without a step
+            the last ones again, 0 before there are any.
         """
         if self.replay is None:
             raise RuntimeError("nothing to learn from: call explore_one_env or explore_vec_env first")
-        n_steps = max(1, int(self.unlearned_samples * self.repeat_times))
-        self.unlearned_samples = 0
+        n_steps = int(self.owed_steps + ROUNDING_SLACK)
+        if n_steps == 0:
+            return self.last_losses
+        self.owed_steps -= n_steps
+        n_actor_steps = self._actor_steps(n_steps)
         learning_rate = self.scheduled_learning_rate()
         for group in (group for optimizer in self.optimizers().values() for group in optimizer.param_groups):
             group["lr"] = learning_rate
@@ -74,12 +83,22 @@ class OffPolicyAgent(AgentBase):
             for step in range(n_steps):
                 totals += self._gradient_step(step, *self.replay.sample(self.batch_size, self.generator))
         self.gradient_steps += n_steps
-        return tuple((totals / n_steps).tolist())      # the update's one synchronisation
+        critic_loss, objective, own = totals.tolist()      # the update's one synchronisation
+        objective = objective / n_actor_steps if n_actor_steps else self.last_losses[1]
+        self.last_losses = (critic_loss / n_steps, objective, own / n_steps)
+        return self.last_losses
+
+    def _actor_steps(self, n_steps: int) -> int:
+        """How many of the next `n_steps` gradient steps move the actor."""
+        return n_steps
 
     def _gradient_step(
         self, step: int, states: Tensor, actions: Tensor, rewards: Tensor, continues: Tensor, next_states: Tensor
     ) -> Tensor:
-        """One step on the critic, one on the actor where due; returns three statistics (3,)."""
+        """One step on the critic, one on the actor where due; returns three statistics (3,).
+
+        `step` counts within the update; the agent's life has had `gradient_steps + step` of them before.
+        """
         raise NotImplementedError
 
     def _learn_critic(self, states: Tensor, actions: Tensor, targets: Tensor) -> Tensor:
@@ -102,6 +121,14 @@ class OffPolicyAgent(AgentBase):
         """Move `target` a fraction `soft_update_tau` of the way to `current`."""
         for ours, theirs in zip(target.parameters(), current.parameters(), strict=True):
             ours.lerp_(theirs, self.soft_update_tau)
+
+    def extra_tensors(self) -> dict[str, Tensor]:
+        """The gradient steps owed."""
+        return {"owed_steps": torch.tensor(self.owed_steps, dtype=torch.float64)}
+
+    def load_extra_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `extra_tensors` returned."""
+        self.owed_steps = float(tensors["owed_steps"])
 
     def _noise_like(self, actions: Tensor) -> Tensor:
         """Standard normal noise of the shape of `actions`."""

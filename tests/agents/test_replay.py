@@ -108,3 +108,50 @@ def test_gradient_steps_follow_the_samples(name):
         agent.explore_vec_env(env, 20, if_random=True)      # warm-up samples are not paid for
         agent.update_net(agent.explore_vec_env(env, 20))
         assert agent.gradient_steps == 20 * n_envs // 2
+
+
+@pytest.mark.parametrize("name", ["sac", "td3", "ddpg"])
+def test_fractions_of_a_gradient_step_are_owed_and_nothing_is_learned_for_less(name):
+    env = ToyBatch([[50]] * 2, [[True]] * 2)
+    agent = make_agent(AGENTS[name], env, batch_size=8, repeat_times=0.1)
+    agent.explore_vec_env(env, 3)
+    assert agent.update_net() == (0.0, 0.0, 0.0)      # 6 samples owe 0.6 steps
+    assert agent.gradient_steps == 0
+    steps, losses = [], []
+    for _ in range(9):
+        agent.explore_vec_env(env, 3)
+        losses.append(agent.update_net())
+        steps.append(agent.gradient_steps)
+    assert steps == [int(0.6 * k + 1e-9) for k in range(2, 11)]
+    assert losses[1] == losses[0] or steps[1] > steps[0]
+    assert agent.update_net() == losses[-1]
+
+
+@pytest.mark.parametrize("steps_per_update", [1, 3, 4])
+def test_td3s_actor_moves_every_second_step_whatever_the_updates_are_cut_into(steps_per_update, monkeypatch):
+    env = ToyBatch([[50]], [[True]])
+    agent = make_agent(AGENTS["td3"], env, batch_size=8, repeat_times=1.0)
+    objectives, moved, learn = [], [], agent._learn_actor
+    monkeypatch.setattr(agent, "_learn_actor", lambda states: moved.append(learn(states)) or moved[-1])
+    for _ in range(12 // steps_per_update):
+        agent.explore_vec_env(env, steps_per_update)
+        before = len(moved)
+        objectives.append((agent.update_net()[1], moved[before:]))
+    assert agent.gradient_steps == 12
+    assert len(moved) == 6
+    for reported, own in objectives:
+        if own:
+            assert reported == pytest.approx(torch.stack(own).mean().item(), rel=1e-5)
+    if steps_per_update == 1:      # an update without an actor step repeats the last objective
+        assert [value for value, _ in objectives[::2]] == [value for value, _ in objectives[1::2]]
+
+
+def test_every_optimizer_of_sac_follows_the_schedule():
+    env = ToyBatch([[50]], [[True]])
+    agent = make_agent(AgentSAC, env, batch_size=8, learning_rate=1e-3, lr_schedule="linear", break_step=16)
+    agent.explore_vec_env(env, 64, if_random=True)
+    for share_left in (1.0, 0.5):
+        agent.explore_vec_env(env, 8)
+        agent.update_net()
+        rates = [group["lr"] for optimizer in agent.optimizers().values() for group in optimizer.param_groups]
+        assert rates == [pytest.approx(1e-3 * share_left)] * 3
