@@ -10,21 +10,14 @@ from __future__ import annotations
 
 import math
 from collections import namedtuple
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from numba import njit, prange
 
-from environment_Alpaca_vectorized import (
-    COSTS,
-    EQUITY_FLOOR,
-    HELD_BARS_SCALE,
-    INCREMENT_SLACK,
-    TARGET_WEIGHT,
-    VectorizedCryptoEnvAlpacaOptimized,
-    order_scale,
-)
+import environment_Alpaca_vectorized as drop_in
 
 # Below this many environments the cost of waking a second thread exceeds its gain (benchmarks/bench_step.py).
 PARALLEL_FROM_N_ENVS = 2048
@@ -47,7 +40,7 @@ RULES = np.dtype(
         "initial_capital buy_fee_rate sell_fee_rate gamma slippage_rate min_order_notional stale_fraction cash_haircut "
         "terminal_equity_fraction norm_cash norm_stocks norm_reward norm_action min_cash_reserve max_position_weight "
         "trailing_stop_pct time_decay_floor growth_weight benchmark_weight drawdown_penalty volatility_penalty "
-        "concentration_penalty turnover_penalty",
+        "concentration_penalty turnover_penalty target_weight held_bars_scale equity_floor increment_slack",
     )
     + columns("i8", "lookback stale_bars order_sizing reward start seed episode_bars n_envs n_starts n_usable")
     + columns("?", "always_allow_close release_unpriced buys_sequentially reserve_of_equity truncates restarts")
@@ -63,9 +56,9 @@ Marks = tuple[float, float, float]  # equity, benchmark and largest drawdown at 
 # not depend on the number of assets or terms, so that one compiled version serves all. `Books` is `Portfolio` as rows
 # of `Memory`, in this order.
 COUNTS = ("bar", "first_bar", "last_bar", "segment", "trades", "episode", "rejected")
-MONEY = ("cash", "equity", "benchmark", "peak", "max_drawdown", "discounted_return", *COSTS)
+MONEY = ("cash", "equity", "benchmark", "peak", "max_drawdown", "discounted_return", *drop_in.COSTS)
 COINS = ("qty", "high", "order_scale", "benchmark_qty", "order_qty")
-REPORTED = ("equity", "benchmark", "episode_return", *COSTS)
+REPORTED = ("equity", "benchmark", "episode_return", *drop_in.COSTS)
 MarketArrays = namedtuple("MarketArrays", "price tech assets segments order_scale")
 Memory = namedtuple("Memory", "counts money coins held_bars")  # (7, N), (9, N), (5, N, A), (N, A)
 Books = namedtuple("Books", (*COUNTS, *MONEY, *COINS, "held_bars"))
@@ -77,14 +70,13 @@ Outputs = namedtuple("Outputs", "state reward done final_state truncated trades 
 native: Any = njit(_nrt=False, error_model="numpy")  # pyright: ignore[reportCallIssue]
 
 
-def _step_all(action: np.ndarray, m: MarketArrays, memory: Memory, rules: np.ndarray, out: Outputs) -> None:
-    """Advance every environment one bar; action (N, A) float32."""
+@native
+def books_of(memory: Memory) -> Books:
+    """The rows of `memory` by name."""
     c, d, q = memory.counts, memory.money, memory.coins
     money = (d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7], d[8])
     coins = (q[0], q[1], q[2], q[3], q[4], memory.held_bars)
-    books = Books(c[0], c[1], c[2], c[3], c[4], c[5], c[6], *money, *coins)
-    for i in prange(action.shape[0]):
-        step_one(i, action, m, books, rules[0], out)
+    return Books(c[0], c[1], c[2], c[3], c[4], c[5], c[6], *money, *coins)
 
 
 @native
@@ -97,10 +89,12 @@ def value_of(qty: np.ndarray, price: np.ndarray) -> float:
 
 
 @native
-def whole_increments(quantity: float, step: float) -> float:
+def whole_increments(quantity: float, asset: Record, p: Record) -> float:
     """Quantity cut to the venue's step."""
     # np.floor: math.floor makes an int64 here, which 1e10 coins in steps of 1e-9 overflow.
-    return np.floor(quantity / step + INCREMENT_SLACK) * step if step > 0 and math.isfinite(quantity) else quantity
+    if asset.qty_increment > 0 and math.isfinite(quantity):
+        return np.floor(quantity / asset.qty_increment + p.increment_slack) * asset.qty_increment
+    return quantity
 
 
 @native
@@ -177,7 +171,7 @@ def execute_sells(i: int, price: np.ndarray, m: MarketArrays, b: Books, p: Recor
         if p.always_allow_close and order >= b.qty[i, a]:
             execute_sale(i, a, b.qty[i, a], price[a], b, p)
             continue
-        wanted = whole_increments(order, m.assets[a].qty_increment)
+        wanted = whole_increments(order, m.assets[a], p)
         if is_large_enough(wanted, price[a], m.assets[a], p):
             execute_sale(i, a, min(b.qty[i, a], wanted), price[a], b, p)
 
@@ -189,7 +183,7 @@ def release_stale(i: int, price: np.ndarray, m: MarketArrays, b: Books, p: Recor
         if b.held_bars[i, a] >= p.stale_bars and (price[a] > 0 or p.release_unpriced):
             released = b.qty[i, a] * p.stale_fraction
             if p.always_allow_close:
-                released = whole_increments(released, m.assets[a].qty_increment)
+                released = whole_increments(released, m.assets[a], p)
                 released = released if is_large_enough(released, price[a], m.assets[a], p) else b.qty[i, a]
             execute_sale(i, a, released, price[a], b, p)
 
@@ -225,14 +219,14 @@ def execute_buys(i: int, price: np.ndarray, equity: float, m: MarketArrays, b: B
     order_qty = b.order_qty[i]
     cost = 0.0
     for a in range(price.shape[0]):
-        wanted = whole_increments(order_qty[a], m.assets[a].qty_increment)
+        wanted = whole_increments(order_qty[a], m.assets[a], p)
         is_order = price[a] > 0 and is_large_enough(wanted, price[a], m.assets[a], p)
         order_qty[a] = wanted if is_order else 0.0
         cost += order_qty[a] * unit_cost(price[a], p) if is_order else 0.0
     if not p.buys_sequentially:
         scale = min(1.0, spendable_cash(i, equity, b, p) / cost) if cost > 0 else 0.0
         for a in range(price.shape[0]):
-            execute_purchase(i, a, whole_increments(order_qty[a] * scale, m.assets[a].qty_increment), price[a], m, b, p)
+            execute_purchase(i, a, whole_increments(order_qty[a] * scale, m.assets[a], p), price[a], m, b, p)
         return
     for a in range(price.shape[0]):
         if order_qty[a] > 0:
@@ -260,14 +254,14 @@ def largest_weight(i: int, price: np.ndarray, b: Books) -> float:
 @native
 def weighted_terms(i: int, price: np.ndarray, before: Marks, b: Books, p: Record, terms: np.ndarray) -> None:
     """Fill the terms of the standard reward."""
-    floor = EQUITY_FLOOR * p.initial_capital
+    floor = p.equity_floor * p.initial_capital
     growth = math.log(max(b.equity[i], floor) / max(before[0], floor))
     tracked = math.log(max(b.benchmark[i], floor) / max(before[1], floor))
     terms[0, i] = p.norm_reward * p.growth_weight * growth
     terms[1, i] = -p.norm_reward * p.benchmark_weight * tracked
     terms[2, i] = -p.norm_reward * p.drawdown_penalty * (b.max_drawdown[i] - before[2])
     terms[3, i] = -p.norm_reward * p.volatility_penalty * growth**2
-    terms[4, i] = -p.norm_reward * p.concentration_penalty * max(0.0, largest_weight(i, price, b) - TARGET_WEIGHT)
+    terms[4, i] = -p.norm_reward * p.concentration_penalty * max(0.0, largest_weight(i, price, b) - p.target_weight)
     terms[5, i] = -p.norm_reward * p.turnover_penalty * b.turnover[i] / max(b.equity[i], floor)
 
 
@@ -310,7 +304,7 @@ def cappuccino_concentration(i: int, price: np.ndarray, b: Books, p: Record) -> 
             n_held += 1
             total += weight
             ranked += weight * rank_among_held(i, a, weight, price, b)
-    large = p.concentration_penalty * max(0.0, largest_weight(i, price, b) - TARGET_WEIGHT)
+    large = p.concentration_penalty * max(0.0, largest_weight(i, price, b) - p.target_weight)
     if n_held < 3:
         return -large - 0.5 * p.concentration_penalty * (3 - n_held)
     gini = 2.0 * ranked / (n_held * total) - (n_held + 1.0) / n_held
@@ -328,8 +322,9 @@ def rank_among_held(i: int, a: int, weight: float, price: np.ndarray, b: Books) 
 
 
 @native
-def step_one(i: int, action: np.ndarray, m: MarketArrays, b: Books, p: Record, out: Outputs) -> None:
+def step_one(i: int, action: np.ndarray, m: MarketArrays, memory: Memory, p: Record, out: Outputs) -> None:
     """One environment, one bar: stops, sells, releases, buys, then mark to market."""
+    b = books_of(memory)
     before = (b.equity[i], b.benchmark[i], b.max_drawdown[i])
     b.bar[i] += 1
     for a in range(action.shape[1]):
@@ -380,10 +375,7 @@ def reward_of(
         cappuccino_terms(i, price, before, m, b, p, terms)
     else:
         weighted_terms(i, price, before, b, p, terms)
-    reward = 0.0
-    for k in range(terms.shape[0]):
-        reward += terms[k, i]
-    return reward
+    return terms[:, i].sum()
 
 
 @native
@@ -396,7 +388,7 @@ def observe(i: int, m: MarketArrays, b: Books, p: Record, row: np.ndarray) -> No
         for a in range(n_assets):
             row[1 + a] = b.qty[i, a] * p.norm_stocks
     else:
-        equity = max(b.equity[i], EQUITY_FLOOR * p.initial_capital)
+        equity = max(b.equity[i], p.equity_floor * p.initial_capital)
         row[0] = b.cash[i] / equity
         for a in range(n_assets):
             row[1 + a] = b.qty[i, a] * m.price[bar, a] / equity
@@ -410,7 +402,7 @@ def observe(i: int, m: MarketArrays, b: Books, p: Record, row: np.ndarray) -> No
         row[at] = (bar - b.first_bar[i]) / (b.last_bar[i] - b.first_bar[i])
         row[at + 1] = 1.0 - b.equity[i] / b.peak[i]
         for a in range(n_assets):
-            row[at + 2 + a] = b.held_bars[i, a] * HELD_BARS_SCALE
+            row[at + 2 + a] = b.held_bars[i, a] * p.held_bars_scale
 
 
 @native
@@ -419,10 +411,8 @@ def hash32(seed: int, env: int, episode: int) -> np.int64:
     x = np.int64(0)
     for word in (np.int64(seed), np.int64(env), np.int64(episode)):
         x = (x + word + np.int64(0x9E3779B9)) & np.int64(0xFFFFFFFF)
-        x = x ^ (x >> 16)
-        x = (x * np.int64(0x7FEB352D)) & np.int64(0xFFFFFFFF)
-        x = x ^ (x >> 15)
-        x = (x * np.int64(0x846CA68B)) & np.int64(0xFFFFFFFF)
+        x = ((x ^ (x >> 16)) * np.int64(0x7FEB352D)) & np.int64(0xFFFFFFFF)
+        x = ((x ^ (x >> 15)) * np.int64(0x846CA68B)) & np.int64(0xFFFFFFFF)
         x = x ^ (x >> 16)
     return x
 
@@ -468,15 +458,34 @@ def open_portfolio(i: int, m: MarketArrays, b: Books, p: Record) -> None:
     b.max_drawdown[i], b.discounted_return[i] = 0.0, 0.0
 
 
-# One source, compiled twice: prange is a plain range unless parallel=True.
-step_serial: Any = njit(cache=True, _nrt=False, error_model="numpy")(_step_all)  # pyright: ignore[reportCallIssue]
-step_parallel = njit(cache=True, parallel=True, error_model="numpy")(_step_all)
+def compiled(step: Callable[..., None], **options: Any) -> Any:
+    """Compiled code is kept on disk where there is a folder to write to, else compiled anew by each process."""
+    try:
+        return njit(cache=True, error_model="numpy", **options)(step)
+    except RuntimeError:  # numba: no locator available
+        return njit(error_model="numpy", **options)(step)
+
+
+# Two functions and not one compiled twice: numba's cache on disk would take the one for the other.
+def step_serially(action: np.ndarray, m: MarketArrays, memory: Memory, rules: np.ndarray, out: Outputs) -> None:
+    """Advance every environment one bar; action (N, A) float32."""
+    for i in range(action.shape[0]):
+        step_one(i, action, m, memory, rules[0], out)
+
+
+def step_in_parallel(action: np.ndarray, m: MarketArrays, memory: Memory, rules: np.ndarray, out: Outputs) -> None:
+    """The same on all of numba's threads."""
+    for i in prange(action.shape[0]):
+        step_one(i, action, m, memory, rules[0], out)
+
+
+step_serial, step_parallel = compiled(step_serially, _nrt=False), compiled(step_in_parallel, parallel=True)
 
 
 class CpuStep:
     """The compiled step bound to one environment's memory; calling it advances that environment in place."""
 
-    def __init__(self, env: VectorizedCryptoEnvAlpacaOptimized, n_terms: int) -> None:
+    def __init__(self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized, n_terms: int) -> None:
         """Allocate the records and view the market of `env`; the market is not copied."""
         market = env.market
         assets = np.zeros(env.action_dim, ASSET)
@@ -486,7 +495,7 @@ class CpuStep:
         segments["limit"], segments["first_start"] = market.episode_limit, market.first_start
         segments["starts_before"] = market.start_offset[:-1]
         segments["usable"][: len(market.usable_segment)] = market.usable_segment
-        scale = order_scale(market.price[market.segment_first], env.params).numpy()  # (G, A)
+        scale = drop_in.order_scale(market.price[market.segment_first], env.params).numpy()  # (G, A)
         self.market = MarketArrays(market.price.numpy(), market.tech.numpy(), assets, segments, scale)
         n, n_assets = env.n_envs, env.action_dim
         self.memory = Memory(
@@ -509,13 +518,12 @@ class CpuStep:
 
     def __call__(self, action: torch.Tensor, callers_slots: dict[str, torch.Tensor]) -> None:
         """Advance one bar; action (N, A) float32 on the CPU."""
-        out = self.outputs
-        if callers_slots:
-            out = out._replace(**{name: slot.numpy() for name, slot in callers_slots.items()})
+        given = {name: slot.numpy() for name, slot in callers_slots.items()}
+        out = self.outputs._replace(**given) if given else self.outputs
         self.step(action.contiguous().numpy(), self.market, self.memory, self.rules, out)
 
 
-def rules_of(env: VectorizedCryptoEnvAlpacaOptimized) -> np.ndarray:
+def rules_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> np.ndarray:
     """(1,) record of `EnvParams` and the options of starts."""
     p = env.params
     own = {
@@ -523,7 +531,9 @@ def rules_of(env: VectorizedCryptoEnvAlpacaOptimized) -> np.ndarray:
         "buys_sequentially": p.buys == "sequential", "reserve_of_equity": p.reserve_base == "equity",
         "discounts_final_reward": p.final_reward == "discounted_return", "start": STARTS.index(env.start),
         "observes_absolute": p.observation == "absolute", "benchmark_of_episode": p.benchmark_base == "episode",
-        "seed": env.seed, "episode_bars": env.episode_bars or 0, "restarts": not env.as_numpy, "n_envs": env.n_envs,
+        "target_weight": drop_in.TARGET_WEIGHT, "held_bars_scale": drop_in.HELD_BARS_SCALE,
+        "equity_floor": drop_in.EQUITY_FLOOR, "increment_slack": drop_in.INCREMENT_SLACK, "seed": env.seed,
+        "episode_bars": env.episode_bars or 0, "restarts": not env.as_numpy, "n_envs": env.n_envs,
         "n_starts": int(env.market.start_offset[-1]), "n_usable": len(env.market.usable_segment),
     }  # fmt: skip
     rules = np.zeros(1, RULES)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib
-import inspect
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -645,6 +644,10 @@ def smallest_orders(rules: str, config: Mapping[str, Any], n_assets: int) -> Seq
 
 
 # ---------------------------------------------------------------------------------------------- the classes
+def _reads(field: str, meaning: str) -> property:
+    return property(lambda env: env._out(getattr(env.book, field)), doc=meaning)
+
+
 class VectorizedCryptoEnvAlpaca:
     """N long-only spot accounts over A coins, in plain torch: the readable reference of the fast class.
 
@@ -738,26 +741,11 @@ class VectorizedCryptoEnvAlpaca:
                 f"at most {self.n_envs * free // needed} fit"
             )
 
-    # what hosts read; tensors for a batch, NumPy and Python numbers for one environment
-    @property
-    def cash(self) -> Any:
-        """(N,) quote currency in the accounts."""
-        return self._out(self.book.cash)
-
-    @property
-    def stocks(self) -> Any:
-        """(N, A) coins in the accounts."""
-        return self._out(self.book.qty)
-
-    @property
-    def time(self) -> Any:
-        """(N,) row of price_array the accounts stand at."""
-        return self._out(self.book.bar)
-
-    @property
-    def total_asset(self) -> Any:
-        """(N,) account values, quote."""
-        return self._out(self.book.equity)
+    # What hosts read: tensors for a batch, NumPy and Python numbers for one environment.
+    cash = _reads("cash", "(N,) quote currency in the accounts.")
+    stocks = _reads("qty", "(N, A) coins in the accounts.")
+    time = _reads("bar", "(N,) row of price_array the accounts stand at.")
+    total_asset = _reads("equity", "(N,) account values, quote.")
 
     @property
     def episode_return(self) -> Any:
@@ -841,7 +829,7 @@ class VectorizedCryptoEnvAlpaca:
         if isinstance(value, dict):
             return {name: self._out(item) for name, item in value.items()}
         row = value[0]
-        return row.item() if row.ndim == 0 else row.cpu().numpy()
+        return row.item() if row.ndim == 0 else row.cpu().numpy().copy()
 
 
 class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
@@ -889,15 +877,18 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
             return None
         return kernels.CpuStep(self, n_terms)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> VectorizedCryptoEnvAlpacaOptimized:
-        """The native loop and the tensors share memory, so the copy allocates its own and takes over the values."""
-        twin = copy.copy(self)
-        twin._episode, twin._rejected = self._episode.clone(), self._rejected.clone()
-        twin._allocate()
-        twin._keep(self.book)
-        twin._episode.copy_(self._episode)
-        twin._rejected.copy_(self._rejected)
-        return twin
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the native loop and its buffers: a copy or an unpickled object allocates its own."""
+        return {name: value for name, value in vars(self).items() if name not in ("_kernel", "_slots", "_infos")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Allocate, then take over the values: books, episode numbers and rejected actions share memory anew."""
+        vars(self).update(state)
+        book, episode, rejected = self.book, self._episode, self._rejected
+        self._allocate()
+        self._keep(book)
+        self._episode.copy_(episode)
+        self._rejected.copy_(rejected)
 
     @torch.no_grad()
     def reset(self, out_state: Tensor | None = None) -> Any:
@@ -907,6 +898,7 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
         self._needs_reset = False
         self._keep(self._fresh_book(self._episode))
         state = self._slots["state"] if out_state is None else out_state
+        self._check_slots({"state": state})
         state.copy_(observe(self.book, self.market, self.params))
         return self._out(state)
 
@@ -914,6 +906,7 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
     def step(self, action: Any, out: dict[str, Tensor] | None = None) -> tuple[Any, Any, Any, dict[str, Any]]:
         """As the plain class; `out` maps "state", "reward" and "done", or some of them, to the caller's storage."""
         action = self._accept(action)
+        self._check_slots(out or {})
         slots = self._slots if out is None else {**self._slots, **out}
         if self._kernel is not None:
             self._kernel(action, out or {})
@@ -924,6 +917,14 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
         self._needs_reset = bool(slots["done"])
         slots["final_state"].copy_(slots["state"])
         return self._out(slots["state"]), self._out(slots["reward"]), self._out(slots["done"]), self._out(self._infos)
+
+    def _check_slots(self, out: dict[str, Tensor]) -> None:
+        for name, slot in out.items():
+            own = self._slots[name if name in ("reward", "done") else "state"]
+            fits = slot.shape == own.shape and slot.dtype == own.dtype and slot.device == own.device
+            if name not in ("state", "reward", "done") or not fits or not slot.is_contiguous():
+                wanted, got = (f"shape {tuple(t.shape)}, {t.dtype}, {t.device}" for t in (own, slot))
+                raise ValueError(f"out slots are state, reward and done; {name}: {wanted}, contiguous; received {got}")
 
     def _plain_step(self, action: Tensor, slots: dict[str, Tensor]) -> None:
         book, outcome = step(self.book, self._hold_invalid(action), self.market, self.params)
@@ -1084,9 +1085,6 @@ def main(argv: list[str] | None = None) -> int:
     config = {"price_array": price, "tech_array": rng.normal(0.0, 30.0, (len(price), 14))}
     env_params = {"lookback": 5, "norm_cash": 2.0**-12, "norm_stocks": 2.0**-8, "norm_tech": 2.0**-6,
                   "norm_reward": 2.0**-10, "norm_action": 4.0}  # fmt: skip
-    defaults = inspect.signature(host_class.__init__).parameters
-    if (defaults["initial_capital"].default or 0) >= 1e6:  # FinRL_Crypto sizes orders by the price's magnitude
-        env_params["norm_action"] = 10_000.0
     difference = compare_with_scalar(host_class(config, env_params), args.steps, args.seed)
     sys.stdout.write(f"{args.env_file}: {difference or f'equal over {args.steps} steps'}\n")
     return 1 if difference else 0

@@ -2,6 +2,10 @@
 
 import copy
 import inspect
+import os
+import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -14,7 +18,7 @@ from environment_Alpaca_vectorized import (
     VectorizedCryptoEnvAlpaca,
     observation_layout,
 )
-from tests.support.markets import ENV_CLASSES, params_of, random_config
+from tests.support.markets import ENV_CLASSES, REPO, params_of, random_config
 
 each_class = pytest.mark.parametrize("env_class", ENV_CLASSES)
 
@@ -326,6 +330,77 @@ def test_the_fast_class_writes_into_the_callers_storage(env_class):
         torch.testing.assert_close(states[t + 1], want, rtol=1e-6, atol=1e-7)
         torch.testing.assert_close(rewards[t], want_reward, rtol=1e-6, atol=1e-7)
         assert torch.equal(dones[t], want_done)
+
+
+@pytest.mark.parametrize("env_class", ENV_CLASSES[1:])
+@pytest.mark.parametrize(
+    ("name", "slot"),
+    [
+        ("state", torch.zeros(4, 3)), ("state", torch.zeros(2, 16)), ("state", torch.zeros(16, 4).T),
+        ("state", torch.zeros(4, 16, dtype=torch.float64)), ("state", torch.zeros(4, 32)[:, ::2]),
+        ("reward", torch.zeros(0)), ("reward", torch.zeros(4, dtype=torch.int64)), ("done", torch.zeros(4)),
+        ("final_state", torch.zeros(4, 16)), ("nonsense", torch.zeros(4)),
+    ],
+)  # fmt: skip
+def test_a_slot_that_does_not_fit_is_refused_before_anything_is_written(env_class, name, slot):
+    env = make(env_class)
+    assert env.state_dim == 16
+    env.reset()
+    before = env.time.clone()
+    with pytest.raises(ValueError, match=f"{name}: shape"):
+        env.step(torch.ones(4, 3), out={name: slot})
+    assert torch.equal(env.time, before)
+    assert not slot.any()
+    if name == "state":
+        with pytest.raises(ValueError, match="state: shape"):
+            env.reset(out_state=slot)
+
+
+@each_class
+def test_a_pickled_environment_goes_on_like_the_original(env_class):
+    env = make(env_class, start="random", seed=3)
+    env.reset()
+    env.step(torch.ones(4, 3))
+    twin = pickle.loads(pickle.dumps(env))
+    for action in (-torch.ones(4, 3), torch.ones(4, 3)):
+        assert torch.equal(twin.step(action)[0], env.step(action)[0])
+        assert torch.equal(twin.cash, env.cash)
+    assert torch.equal(twin.reset(), env.reset())
+
+
+@each_class
+def test_numpy_states_of_one_environment_stay_valid(env_class):
+    env = make(env_class, 1)
+    states = [env.reset()]
+    kept = [states[0].copy()]
+    stocks = env.stocks
+    for _ in range(3):
+        states.append(env.step(np.ones(3))[0])
+        kept.append(states[-1].copy())
+    assert all(np.array_equal(a, b) for a, b in zip(states, kept, strict=True))
+    assert not stocks.any()
+
+
+NATIVE = """
+import sys, torch
+from tests.support.markets import params_of, random_config
+from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpacaOptimized
+import environment_Alpaca_kernels as kernels
+for n_envs in map(int, sys.argv[1:]):
+    env = VectorizedCryptoEnvAlpacaOptimized(random_config(40), params_of("standard"), n_envs, gpu_id=-1)
+    env.reset()
+    env.step(torch.ones(n_envs, 3))
+hits = [sum(f.stats.cache_hits.values()) for f in (kernels.step_serial, kernels.step_parallel)]
+print(sum(hits), env._kernel is not None)
+"""
+
+
+def test_the_serial_and_the_parallel_loop_are_kept_apart_on_disk(tmp_path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(REPO)}
+    command = [sys.executable, "-c", NATIVE, "12", "2100"]
+    for expected in ("0 True", "2 True"):  # compiled, then found again: each its own
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert done.stdout.split("\n")[0] == expected, done.stderr
 
 
 @pytest.mark.parametrize("n_envs", [0, -3, 1.5, True, "4"])
