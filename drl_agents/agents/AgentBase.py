@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from elegantrl.train.config import Config
 from torch import Tensor
 
 from drl_agents.agents.agent_state import load_agent_state, save_agent_state
-from drl_agents.agents.nets import OBSERVATION_CLIP, NormBuffers, PolicyNet
+from drl_agents.agents.nets import NormBuffers, PolicyNet
 from drl_agents.agents.normalizer import RunningNorm
 from drl_agents.agents.rollout import PolicyForward, Rollout, RolloutStep, explore_batch, explore_single
 from drl_agents.policy import Policy
@@ -51,6 +52,9 @@ class AgentBase(StockAgentBase):
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.host_generator = torch.Generator(HOST).manual_seed(seed)
         self.normalizes = bool(getattr(args, "normalize_observations", True))
+        if not self.normalizes:
+            for net in self._norm_nets():
+                net.observation_clip = math.inf     # the bound is in standard deviations, not in raw units
         self.obs_norm = RunningNorm(state_dim, self.device)
         self.lr_schedule = getattr(args, "lr_schedule", "constant")
         self.adam_eps = float(getattr(args, "adam_eps", 1e-5))
@@ -100,9 +104,9 @@ class AgentBase(StockAgentBase):
     def _fill_from(self, rollout: Rollout, explore: Any, if_random: bool) -> None:
         if self.last_state is None:
             raise RuntimeError("agent.last_state is not set: assign it env.reset() before exploring")
-        rollout.states[0].copy_(self.last_state)
+        rollout.states[0].copy_(torch.as_tensor(self.last_state))
         self._draw_noise(rollout, if_random)
-        norm = (self.act.state_avg, self.act.state_std, OBSERVATION_CLIP)
+        norm = (self.act.state_avg, self.act.state_std, self.act.observation_clip)
         forward = PolicyForward(norm, self.act.raw_layers(), self.num_envs, rollout.device)
         env_action = torch.empty((self.num_envs, self.action_dim), device=rollout.device)
         draw = self._action_sampler(rollout.device)

@@ -101,8 +101,8 @@ class AgentPPO(AgentBase, StockAgentPPO):
     """Clipped surrogate, GAE, one joint gradient step for actor and critic per minibatch.
 
     Differences to elegantrl's: gradient steps follow the number of samples; minibatches are drawn without
-    replacement; ends of data are bootstrapped; observations and returns are normalised; nothing is read back from
-    the device within an epoch.
+    replacement; ends of data are bootstrapped; observations and returns are normalised. An update reads from the device
+    twice, for the rows of truncated steps and for its statistics, and with `target_kl` once more an epoch.
     """
 
     act_class = ActorPPO
@@ -136,10 +136,8 @@ class AgentPPO(AgentBase, StockAgentPPO):
         return draw
 
     def _random_action(self, slots: RolloutStep, env_action: Tensor) -> Tensor:
-        """PPO learns from its own actions only: a random warm-up stores the action before its tanh."""
-        env_action.copy_(slots.noise)
-        torch.atanh(slots.noise.clamp(-0.999, 0.999), out=slots.action)
-        return env_action
+        """Refused before the environment is stepped: uniform actions have no log-probability under the policy."""
+        raise ValueError(f"{type(self).__name__} learns from its own actions only; explore with if_random=False")
 
     def _rollout_items(self, rollout: Rollout) -> tuple[Tensor, ...]:
         """elegantrl's on-policy tuple: states, actions, logprobs, rewards, undones."""
@@ -176,7 +174,7 @@ class AgentPPO(AgentBase, StockAgentPPO):
         if not is_first:      # the first rollout's statistics are in already
             self._update_obs_norm(buffer[0].reshape(-1, self.state_dim))
         action_std = self.act.action_std_log.detach().exp().mean()
-        *means, std = torch.cat((totals / n_steps, action_std[None])).tolist()      # the update's one synchronisation
+        *means, std = torch.cat((totals / n_steps, action_std[None])).tolist()      # waits for the gradient steps
         self.last_update = UpdateStats(*means, gradient_steps=n_steps, epochs=epochs, learning_rate=learning_rate)
         return self.last_update.value_loss, -self.last_update.policy_loss, std
 
@@ -225,6 +223,8 @@ class AgentPPO(AgentBase, StockAgentPPO):
         truncated = torch.zeros_like(done)
         if self.rollout is not None and self.rollout.states.data_ptr() == states.data_ptr():
             truncated = self.rollout.truncated
+            # Waits for the device, once an update and before its gradient steps are queued: valuing all of
+            # final_states instead would not, but costs a pass over as many states as the rollout has.
             rows = truncated.nonzero(as_tuple=True)
             final_values[rows] = self._value_of(self.rollout.final_states[rows])
         return values, last_value, final_values, truncated

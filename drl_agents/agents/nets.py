@@ -51,6 +51,7 @@ class NormBuffers(nn.Module):
 
     state_avg: Tensor
     state_std: Tensor
+    observation_clip: float = OBSERVATION_CLIP      # inf where observations stay as they are
 
     def own_normalizer(self) -> None:
         """Register `state_avg`, `state_std` (S,) and, for critics, `value_avg`, `value_std` (1,) as buffers."""
@@ -66,7 +67,7 @@ class NormBuffers(nn.Module):
 
     def state_norm(self, state: Tensor) -> Tensor:
         """(N, S) -> (N, S) in standard deviations, clipped."""
-        return normalize(state, self.state_avg, self.state_std, OBSERVATION_CLIP)
+        return normalize(state, self.state_avg, self.state_std, self.observation_clip)
 
 
 class PolicyNet(NormBuffers):
@@ -83,7 +84,7 @@ class PolicyNet(NormBuffers):
     def to_policy(self) -> Policy:
         """A detached copy of the deterministic policy."""
         layers = tuple((weight.clone(), bias.clone()) for weight, bias in self.mean_layers())
-        return Policy(self.state_avg.clone(), self.state_std.clone(), layers, OBSERVATION_CLIP)
+        return Policy(self.state_avg.clone(), self.state_std.clone(), layers, self.observation_clip)
 
 
 class ActorPPO(PolicyNet, StockActorPPO):

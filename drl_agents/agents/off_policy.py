@@ -33,6 +33,11 @@ class OffPolicyAgent(AgentBase):
         self, net_dims: Sequence[int], state_dim: int, action_dim: int, gpu_id: int = 0, args: Config | None = None
     ) -> None:
         args = args or Config(agent_class=type(self))
+        if getattr(args, "if_use_per", False):
+            raise ValueError(
+                f"{type(self).__name__} samples its replay uniformly and has no prioritized one: "
+                f"if_use_per must be False; received {args.if_use_per}"
+            )
         super().__init__(net_dims, state_dim, action_dim, gpu_id=gpu_id, args=args)
         self.cri_target = deepcopy(self.cri)
         self.act_target = deepcopy(self.act) if self.has_target_actor else self.act

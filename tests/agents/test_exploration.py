@@ -121,6 +121,25 @@ def test_a_missing_first_state_is_named():
         agent.explore_vec_env(env, 4)
 
 
+@pytest.mark.parametrize("name", AGENTS)
+def test_a_first_state_may_be_numpy(name):
+    single, batch = ToySingle([3, 4], [True, False]), ToyBatch(LENGTHS, CUTS)
+    for env, explore in ((single, "explore_one_env"), (batch, "explore_vec_env")):
+        given, expected = make_agent(AGENTS[name], env), make_agent(AGENTS[name], env)
+        given.last_state = np.asarray(env.reset(), dtype=np.float64)
+        start = expected.last_state.clone()
+        assert torch.equal(getattr(given, explore)(env, 4)[0][0], start)
+
+
+@pytest.mark.parametrize("name", ["ppo", "a2c"])
+def test_on_policy_agents_refuse_random_actions_before_anything_is_stepped(name):
+    env = ToyBatch(LENGTHS, CUTS)
+    agent = make_agent(AGENTS[name], env)
+    with pytest.raises(ValueError, match="if_random=False"):
+        agent.explore_vec_env(env, 4, if_random=True)
+    assert env.actions == []
+
+
 def test_one_environment_can_feed_a_device_through_host_staging():
     # A CPU under another name stands for the device: it is told apart from the host, so the staging path runs.
     items = []

@@ -1,9 +1,14 @@
 """Running statistics of observations."""
 
+import math
+
+import pytest
 import torch
 
-from drl_agents.agents import AgentPPO
+from drl_agents.agents import AGENTS, AgentPPO
 from drl_agents.agents.normalizer import RunningNorm
+from drl_agents.agents.rollout import PolicyForward
+from drl_agents.policy_file import load_policy, save_policy
 from tests.support.agent_args import make_agent
 from tests.support.toy_envs import ToyBatch
 
@@ -41,6 +46,22 @@ def test_normalised_observations_are_clipped_and_finite():
     agent.update_net(agent.explore_vec_env(env, 20))
     far = agent.act.state_norm(torch.tensor([[1e9, -1e9, 0.0]]))
     assert far.abs().max() == 10.0
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_observations_that_are_not_normalised_are_not_clipped_either(name, tmp_path):
+    env = ToyBatch([[5]], [[True]])
+    agent = make_agent(AGENTS[name], env, normalize_observations=False, batch_size=8)
+    agent.update_net(agent.explore_vec_env(env, 20))
+    far = torch.tensor([[1e4, -1e4, 20.0], [1e4, -1e4, 30.0]])
+    for net in (agent.act, agent.act_target, agent.cri, agent.cri_target):
+        assert torch.equal(net.state_norm(far), far)
+    policy = load_policy(save_policy(tmp_path / "p.safetensors", agent.policy()))
+    assert policy.clip == math.inf
+    with torch.no_grad():
+        assert torch.equal(policy(far), agent.act(far))
+    forward = PolicyForward((policy.state_avg, policy.state_std, policy.clip), policy.layers, 2, CPU)
+    torch.testing.assert_close(forward(far).tanh(), policy(far))
 
 
 def test_every_network_of_an_agent_normalises_alike_and_none_trains_it():

@@ -155,3 +155,23 @@ def test_every_optimizer_of_sac_follows_the_schedule():
         agent.update_net()
         rates = [group["lr"] for optimizer in agent.optimizers().values() for group in optimizer.param_groups]
         assert rates == [pytest.approx(1e-3 * share_left)] * 3
+
+
+@pytest.mark.parametrize("name", ["sac", "td3", "ddpg"])
+def test_a_prioritized_replay_is_refused(name):
+    with pytest.raises(ValueError, match="if_use_per must be False"):
+        make_agent(AGENTS[name], ToyBatch(LENGTHS, CUTS), if_use_per=True)
+
+
+@pytest.mark.parametrize("name", ["sac", "td3", "ddpg"])
+def test_an_update_reads_from_the_device_once(name, monkeypatch):
+    env = ToyBatch(LENGTHS, CUTS)
+    agent = make_agent(AGENTS[name], env, batch_size=8, repeat_times=1.0)
+    agent.explore_vec_env(env, 8)
+    counted = []
+    for method in ("item", "tolist", "nonzero", "cpu", "numpy", "__bool__", "__float__", "__int__"):
+        original = getattr(torch.Tensor, method)
+        monkeypatch.setattr(torch.Tensor, method, lambda *a, f=original, **k: counted.append(1) or f(*a, **k))
+    agent.update_net()
+    assert agent.gradient_steps == 16
+    assert len(counted) == 1
