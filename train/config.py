@@ -35,7 +35,7 @@ class TrainConfig:
         adam_eps: Adam's epsilon.
         normalize_observations: by running mean and deviation, saved with the policy.
         action_std_init_log: log of the first deviation of an action before its tanh; on-policy.
-        buffer_size: transitions remembered, over all environments; off-policy.
+        buffer_size: transitions remembered, over all environments, where a run has as many; off-policy.
         updates_per_sample: gradient steps per new sample; off-policy.
         warmup_env_steps: uniformly random steps before learning; off-policy.
         soft_update_tau: how far a target network moves per step; off-policy.
@@ -44,7 +44,7 @@ class TrainConfig:
         start: where windows begin: "random", "first", "stratified", or None for the rule set's own way.
         seed: of weights, noise, minibatches and starts.
         gpu_id: -1 is the CPU.
-        cpu_threads: of torch. The default is 1: more are faster only where idle cores are certain (docs in
+        cpu_threads: of torch and numba. The default is 1: more are faster only where idle cores are certain (docs in
             `train.device`), and another number gives other rounding, so other bits.
     """
 
@@ -115,6 +115,11 @@ class TrainConfig:
         return self.agent in OFF_POLICY
 
     @property
+    def warmup_len(self) -> int:
+        """Random steps of each environment before learning."""
+        return math.ceil(self.warmup_env_steps / self.n_envs) if self.is_off_policy else 0
+
+    @property
     def rollout_len(self) -> int:
         """Steps of each environment in a rollout: `horizon_len`, less where the whole budget is shorter."""
         return min(self.horizon_len, math.ceil(self.total_env_steps / self.n_envs))
@@ -123,6 +128,11 @@ class TrainConfig:
     def n_updates(self) -> int:
         """Rollouts, and so updates, that spend the budget."""
         return math.ceil(self.total_env_steps / (self.rollout_len * self.n_envs))
+
+    @property
+    def replay_size(self) -> int:
+        """Transitions to keep room for: `buffer_size`, less where the whole run has fewer."""
+        return min(self.buffer_size, (self.warmup_len + self.n_updates * self.rollout_len) * self.n_envs)
 
 
 def _one_of(name: str, value: object, known: tuple[object, ...]) -> None:

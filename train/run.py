@@ -127,11 +127,12 @@ def agent_args(settings: TrainConfig, agent_class: type, env: Any) -> Config:
     sizes = {"state_dim": env.state_dim, "action_dim": env.action_dim, "if_discrete": False}
     args = Config(agent_class, None, {"env_name": "crypto", "num_envs": settings.n_envs, **sizes})
     same = ("net_dims", "learning_rate", "batch_size", "gamma", "lr_schedule", "value_coef", "target_kl", "adam_eps")
-    same += ("normalize_observations", "action_std_init_log", "buffer_size", "soft_update_tau")
+    same += ("normalize_observations", "action_std_init_log", "soft_update_tau")
     renamed = {
         "random_seed": settings.seed, "clip_grad_norm": settings.max_grad_norm, "horizon_len": settings.rollout_len,
         "lambda_gae_adv": settings.gae_lambda, "ratio_clip": settings.clip_range,
-        "lambda_entropy": settings.entropy_coef, "break_step": settings.n_updates * settings.rollout_len,
+        "buffer_size": settings.replay_size, "lambda_entropy": settings.entropy_coef,
+        "break_step": settings.n_updates * settings.rollout_len,
         "repeat_times": settings.updates_per_sample if settings.is_off_policy else settings.n_epochs,
     }  # fmt: skip
     for name, value in {**{name: getattr(settings, name) for name in same}, **renamed}.items():
@@ -176,8 +177,8 @@ class _Run:
     def to_the_end(self, on_progress: Callable[[Progress], None] | None) -> TrainResult:
         """Spend the budget."""
         started = time.perf_counter()
-        if self.settings.is_off_policy and self.settings.warmup_env_steps:
-            self._explore(math.ceil(self.settings.warmup_env_steps / self.settings.n_envs), if_random=True)
+        if self.settings.warmup_len:
+            self._explore(self.settings.warmup_len, if_random=True)
         for n_updates in range(1, self.settings.n_updates + 1):
             progress = self._one_update(n_updates)
             self.history.append(progress)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import train.run
 from drl_agents.agents import AGENTS, AgentBase
 from drl_agents.policy_file import METADATA_KEYS, load_policy
 from environment_Alpaca import CryptoEnvAlpaca
@@ -66,6 +67,17 @@ def test_the_budget_counts_all_environments(agent, tmp_path):
     assert result.history[-1].env_steps == result.env_steps
     assert result.explore_steps_per_s > 0
     assert result.update_samples_per_s > 0
+
+
+@pytest.mark.parametrize(("buffer_size", "n_rows"), [(400, 100), (200_000, 16 + 4 * 32)])
+def test_the_replay_is_no_larger_than_the_run(buffer_size, n_rows, tmp_path, monkeypatch):
+    agents, build = [], train.run.build_agent
+    monkeypatch.setattr(train.run, "build_agent", lambda *a: agents.append(build(*a)) or agents[-1])
+    trained(tmp_path, agent="sac", n_envs=4, total_env_steps=500, warmup_env_steps=61, buffer_size=buffer_size,
+            validation=False, updates_per_sample=0.01)  # fmt: skip
+    replay = agents[0].replay
+    assert replay.n_rows == n_rows
+    assert replay.filled == replay.n_rows
 
 
 def test_the_best_policy_is_the_one_with_the_best_score(tmp_path):
