@@ -60,4 +60,5 @@ def _limit_numba(cpu_threads: int) -> None:
         import numba
     except ImportError:     # optional: without it the simulator steps in torch
         return
-    numba.set_num_threads(min(cpu_threads, numba.config.NUMBA_NUM_THREADS))
+    most: int = numba.config.NUMBA_NUM_THREADS  # pyright: ignore - numba sets it at run time
+    numba.set_num_threads(min(cpu_threads, most))
