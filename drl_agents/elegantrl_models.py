@@ -16,9 +16,8 @@ import torch
 from drl_agents.agents import AGENTS
 from drl_agents.policy import Policy
 from drl_agents.policy_file import PolicyFileError, load_policy
-from environment_Alpaca_vectorized import EnvParams, observation_layout
 from train.config import TrainConfig
-from train.env_factory import is_vectorized
+from train.env_factory import is_vectorized, observation_of, resolved_rules
 from train.run import BEST_POLICY, TrainResult, train_policy
 
 log = logging.getLogger(__name__)
@@ -168,22 +167,15 @@ def _check_match(path: Path, policy: Policy, model_name: str, environment: Any) 
     agent, layout = policy.metadata.get("agent"), policy.metadata.get("observation_layout")
     if agent is not None and agent != model_name:
         raise PolicyFileError(f"{path} does not match: its agent is {agent}, expected {model_name}")
-    params = getattr(environment, "params", None)
-    if not isinstance(params, EnvParams) or layout is None:
+    seen = observation_of(environment)
+    if seen is None or layout is None:
         return
-    lookback = EnvParams.from_mapping(policy.metadata.get("env_params") or {}).lookback
-    if lookback != params.lookback:
-        raise PolicyFileError(f"{path} does not match: its lookback is {lookback}, the environment's {params.lookback}")
-    found, expected = dict(layout), _layout_of(environment, params)
+    lookback = resolved_rules(policy.metadata.get("env_params") or {})["lookback"]
+    if lookback != seen.lookback:
+        raise PolicyFileError(f"{path} does not match: its lookback is {lookback}, the environment's {seen.lookback}")
+    found, expected = dict(layout), dict(seen.layout)
     if list(found.items()) != list(expected.items()):
         raise PolicyFileError(f"{path} does not match: its observation is {found}, the environment's {expected}")
-
-
-def _layout_of(environment: Any, params: EnvParams) -> dict[str, int]:
-    """Blocks of the environment's observation; the features are what the account leaves of its width."""
-    account = sum(width for _, width in observation_layout(params, environment.action_dim, 0))
-    n_features = (environment.state_dim - account) // params.lookback
-    return dict(observation_layout(params, environment.action_dim, n_features))
 
 
 def _settings_of(model_name: str, model_kwargs: Mapping[str, Any]) -> dict[str, Any]:

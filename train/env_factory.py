@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from environment_Alpaca import CryptoEnvAlpaca
-from environment_Alpaca_vectorized import EnvParams, VectorizedCryptoEnvAlpacaOptimized
+from environment_Alpaca_vectorized import EnvParams, VectorizedCryptoEnvAlpacaOptimized, observation_layout
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,25 @@ def env_class_for(n_envs: int) -> type:
 def resolved_rules(env_params: Mapping[str, Any]) -> dict[str, Any]:
     """Every rule that these env_params come to: fees, slippage and capital included."""
     return asdict(EnvParams.from_mapping(env_params))
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What an environment shows."""
+
+    lookback: int                        # bars of features
+    layout: tuple[tuple[str, int], ...]  # blocks by name and width
+
+
+def observation_of(env: Any) -> Observation | None:
+    """Lookback and blocks of an environment of ours that keeps its `EnvParams`; None for any other."""
+    params = getattr(env, "params", None)
+    if not isinstance(params, EnvParams):
+        return None
+    # The features are what the account leaves of the width.
+    account = sum(width for _, width in observation_layout(params, env.action_dim, 0))
+    n_features = (env.state_dim - account) // params.lookback
+    return Observation(params.lookback, observation_layout(params, env.action_dim, n_features))
 
 
 def is_vectorized(env_class: type) -> bool:
