@@ -9,6 +9,7 @@ readonly TRAINER="$REPO/scripts/training/1_optimize_unified.py"
 readonly LOG="$REPO/logs/worker_vectorized.log"
 readonly PID_FILE="$REPO/logs/worker_vectorized.pid"
 readonly LOCK_FILE="$REPO/logs/worker_vectorized.lock"
+readonly TIMEFRAMES="5m 15m 30m 1h 4h 12h 1d"
 # Seconds; settable from outside for a slow machine.
 STOP_WAIT_S="${STOP_WAIT_S:-120}"
 FIRST_TRIAL_WAIT_S="${FIRST_TRIAL_WAIT_S:-600}"
@@ -30,8 +31,8 @@ Makes or reuses a Python environment, finds or makes data/5m, starts the study i
 and returns once its first trial trains. The same command again, after a stop, goes on with the study.
 
   --foreground  train in this terminal; Ctrl-C stops it
-  --status      say whether it runs, and show its last log lines (exit code 0: runs, 3: does not)
-  --stop        send SIGTERM to our own trainer and wait until it has ended
+  --status      say whether it runs, and show its last log lines (exit code 0: it or its set-up runs, 3: neither)
+  --stop        send SIGTERM to our own trainer, or to a start still in set-up, and wait until it has ended
   --help        this text; the trainer's flags: python scripts/training/1_optimize_unified.py --help
 
 Any other flag goes to the trainer and overrides the default given here:
@@ -95,6 +96,8 @@ take_lock() {
     { : >>"$LOCK_FILE"; } 2>/dev/null || die "cannot write in $REPO/logs; make the folder writable (ls -ld shows its owner)"
     exec 9>>"$LOCK_FILE"
     flock -n 9 || die "another start is at work in $REPO; see it with --status"
+    { printf '%s\n' "$$" "$(process_start_ticks "$$")" >"$LOCK_FILE"; } 2>/dev/null ||
+        die "cannot write $LOCK_FILE (read-only, or the disk is full)"
 }
 
 refuse_second_start() {
@@ -103,6 +106,11 @@ refuse_second_start() {
         die "training runs already (pid $pid); watch it with: tail -f $(quoted "$LOG")   stop it with --stop"
     fi
     rm -f -- "$PID_FILE" 2>/dev/null || die "cannot remove the old $PID_FILE; make $REPO/logs writable"
+}
+
+refuse_unknown_timeframe() {
+    [[ -n "$TIMEFRAME" && "$TIMEFRAME" != *" "* && " $TIMEFRAMES " == *" $TIMEFRAME "* ]] ||
+        die "--timeframe '$TIMEFRAME' is not one of: $TIMEFRAMES"
 }
 
 # --data-dir names a dataset, or a folder of datasets named by timeframe.
@@ -178,12 +186,17 @@ wait_for_first_trial() {
 
 # Exit code 0 is a study that had all its trials already.
 report_early_end() {
-    local exit_code=0
+    local exit_code=0 finished
     wait "$1" || exit_code=$?
     rm -f -- "$PID_FILE"
+    if ((exit_code == 0)) && finished="$(log_since "$2" | grep -E '[0-9]+ of [0-9]+ trials finished' | tail -n 1)"; then
+        say "$finished"
+        say "give a larger --n-trials to go on"
+        exit 0
+    fi
     log_since "$2" | tail -n 20
     if ((exit_code == 0)); then
-        say "the trainer ended with exit code 0 before a trial began: the lines above say why"
+        say "the trainer ended with exit code 0 before a trial began; its last lines are above"
         exit 0
     fi
     die "the trainer ended at once with exit code $exit_code; its last lines are above and in $LOG"
@@ -202,6 +215,7 @@ explain_next_steps() {
 }
 
 start() {
+    refuse_unknown_timeframe
     take_lock
     refuse_second_start
     [[ -z "$DATA_DIR" ]] || describe_given_data

@@ -1,5 +1,5 @@
 # One background trainer: its pid file, the proof that a process is ours, and stopping it.
-# Sourced by start_vectorized_training.sh, with PID_FILE, TRAINER and LOG set.
+# Sourced by start_vectorized_training.sh, with PID_FILE, LOCK_FILE, PROGRAM, TRAINER and LOG set.
 # shellcheck shell=bash
 
 # Clock ticks from boot to the start of process $1: with the pid, a name no other process can have.
@@ -37,21 +37,65 @@ running_pid() {
     is_ours "$pid" "$ticks" && printf '%s\n' "$pid"
 }
 
+is_same_process() {
+    local pid="$1" ticks="$2"
+    [[ "$pid" =~ ^[0-9]+$ && "$ticks" =~ ^[0-9]+$ ]] || return 1
+    is_alive "$pid" || return 1
+    [[ "$(process_start_ticks "$pid")" == "$ticks" ]]
+}
+
 # The same pid, the same start, and our trainer's own path as one whole argument.
 is_ours() {
     local pid="$1" ticks="$2" argument
-    [[ "$pid" =~ ^[0-9]+$ && "$ticks" =~ ^[0-9]+$ ]] || return 1
-    is_alive "$pid" || return 1
-    [[ "$(process_start_ticks "$pid")" == "$ticks" ]] || return 1
+    is_same_process "$pid" "$ticks" || return 1
     while IFS= read -r -d '' argument; do
         if [[ "$argument" == "$TRAINER" ]]; then return 0; fi
     done <"/proc/$pid/cmdline"
     return 1
 }
 
+# Prints the pid of the start that holds the lock; fails when it has ended, or has become the trainer (--foreground).
+setup_pid() {
+    local pid ticks argument
+    [[ -f "$LOCK_FILE" ]] || return 1
+    { read -r pid && read -r ticks; } <"$LOCK_FILE" || return 1
+    is_same_process "$pid" "$ticks" || return 1
+    while IFS= read -r -d '' argument; do
+        if [[ "${argument##*/}" == "$PROGRAM" ]]; then printf '%s\n' "$pid" && return 0; fi
+    done <"/proc/$pid/cmdline"
+    return 1
+}
+
+# Prints process $1 and all it started, parents first.
+process_tree() {
+    local child
+    printf '%s\n' "$1"
+    for child in $(ps -o pid= --ppid "$1"); do process_tree "$child"; done
+}
+
+# Parents first, so that none goes on with its next step; pip or a download would outlive the start and keep its lock.
+stop_setup() {
+    local pid="$1" give_up_at=$((SECONDS + STOP_WAIT_S)) member tree
+    mapfile -t tree < <(process_tree "$pid")
+    say "set-up is at work (pid $pid); ending it and what it started"
+    for member in "${tree[@]}"; do kill -TERM "$member" 2>/dev/null || true; done
+    for member in "${tree[@]}"; do
+        while is_alive "$member"; do
+            ((SECONDS < give_up_at)) ||
+                die "pid $member of the set-up still runs $STOP_WAIT_S s after SIGTERM; force it with: kill -KILL $member"
+            sleep 0.2
+        done
+    done
+    say "stopped the set-up (pid $pid); the same command starts it again"
+}
+
 stop_trainer() {
     local pid give_up_at=$((SECONDS + STOP_WAIT_S))
     pid="$(running_pid)" || {
+        if pid="$(setup_pid)"; then
+            stop_setup "$pid"
+            return
+        fi
         say "no training runs here"
         return 0
     }
@@ -69,6 +113,10 @@ stop_trainer() {
 show_status() {
     local pid
     pid="$(running_pid)" || {
+        if pid="$(setup_pid)"; then
+            say "set-up is running (pid $pid)"
+            return 0
+        fi
         say "not running"
         if [[ -s "$LOG" ]]; then
             say "last lines of $LOG:"

@@ -14,6 +14,7 @@ import pytest
 from market.dataset import save_dataset
 from market.sample import synthetic_dataset
 from tests.support.launcher_clone import Clone, clean_environment, is_running, make_stub_venv
+from train.study.data import TIMEFRAMES
 
 
 @pytest.fixture
@@ -140,6 +141,46 @@ def test_of_two_simultaneous_starts_exactly_one_trains(clone):
     assert clone.log.read_text().count("stub trainer") == 1
 
 
+def test_a_start_in_set_up_is_seen_by_status_and_ended_by_stop(clone):
+    assert clone.launch("--status").returncode == 3
+    download = clone.root / "scripts" / "data" / "download_bars.py"
+    words = download.read_text()
+    began = clone.root / "began"
+    download.write_text(f"import os, time\nopen({str(began)!r}, 'w').write(str(os.getpid()))\ntime.sleep(90)\n")
+    setup = start_in_own_session(clone)
+    wait_until(lambda: began.is_file() and began.read_text())
+    status = clone.launch("--status")
+    assert (status.returncode, status.stdout) == (0, f"set-up is running (pid {setup.pid})\n")
+    assert_one_line_error(clone.launch(), "another start", "--status")
+    stop = clone.launch("--stop")
+    assert stop.returncode == 0, stop.stderr
+    assert f"stopped the set-up (pid {setup.pid})" in stop.stdout
+    assert not is_running(int(began.read_text()))
+    assert setup.wait(timeout=20) == -signal.SIGTERM
+    setup.stdout.close()
+    assert clone.launch("--status").returncode == 3
+    download.write_text(words)
+    assert clone.launch().returncode == 0, "the lock is free again"
+
+
+def test_a_reused_pid_in_the_lock_file_leads_to_no_kill(clone, decoy):
+    ticks = Path(f"/proc/{decoy.pid}/stat").read_text().rpartition(")")[2].split()[19]
+    clone.pid_file.parent.mkdir()
+    for written in (ticks, str(int(ticks) - 1)):
+        (clone.pid_file.parent / "worker_vectorized.lock").write_text(f"{decoy.pid}\n{written}\n")
+        assert clone.launch("--status").returncode == 3
+        assert clone.launch("--stop").returncode == 0
+    assert decoy.poll() is None
+
+
+@pytest.mark.parametrize("timeframe", ["7m", "", "5m 15m"])
+def test_an_unknown_timeframe_is_refused_before_any_set_up(clone, timeframe):
+    result = clone.launch("--timeframe", timeframe)
+    assert_one_line_error(result, "--timeframe", " ".join(TIMEFRAMES))
+    assert result.stdout == ""
+    assert not clone.log.parent.exists()
+
+
 def test_stop_ends_our_own_process_and_a_decoy_survives(clone, decoy):
     clone.launch()
     pid = clone.pid
@@ -201,7 +242,9 @@ def test_a_trainer_that_dies_at_once_shows_its_last_lines(clone):
 def test_a_study_that_is_complete_already_is_no_failure(clone):
     result = clone.launch("--complete")
     assert result.returncode == 0, result.stderr
-    assert "has its trials already" in result.stdout
+    assert "4 of 4 trials finished" in result.stdout
+    assert "larger --n-trials" in result.stdout
+    assert "hyperparameters" not in result.stdout
 
 
 def test_a_trainer_that_never_trains_is_reported_after_the_wait(clone):
