@@ -97,7 +97,10 @@ def check_reachable(host: str, port: int = 443) -> None:
     thread.join(CONNECT_TIMEOUT_S)
     fault = outcome[0] if outcome else f"no answer in {CONNECT_TIMEOUT_S:g} s"
     if fault:
-        raise BarsError(f"{host} cannot be reached ({fault}); check the network, or give a file with --bars")
+        raise BarsError(
+            f"{host} cannot be reached ({fault}); check the network, or build a dataset from a file: "
+            "scripts/data/build_dataset.py --bars FILE"
+        )
 
 
 def alpaca_bars(

@@ -11,22 +11,27 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO))
 
-from optuna.exceptions import StorageInternalError  # noqa: E402
+try:
+    from optuna.exceptions import StorageInternalError
 
-from market.errors import DatasetError  # noqa: E402
-from train.study.data import MODES, TIMEFRAMES, SplitPlan, StudyError  # noqa: E402
-from train.study.session import PRUNERS, StudyRequest, run_study  # noqa: E402
-from train.study.storage import DEFAULT_STORAGE, absolute_url  # noqa: E402
-from train.validation.splits import SplitError  # noqa: E402
+    from market.errors import DatasetError
+    from train.study.data import MODES, TIMEFRAMES, SplitPlan, StudyError
+    from train.study.session import PRUNERS, StudyRequest, run_study
+    from train.study.storage import DEFAULT_STORAGE, absolute_url
+    from train.validation.splits import SplitError
+except ModuleNotFoundError as missing:
+    if str(missing.name).startswith(("market", "train")):
+        raise
+    print(f"{missing.name} is not installed for this python; activate the environment: source .venv/bin/activate "
+          "(./start_vectorized_training.sh makes it)", file=sys.stderr)  # fmt: skip
+    sys.exit(2)
 
 EPILOG = """
 The same command continues a study: trials that finished stay, a killed one is tried again, and --n-trials counts all of
 them. A study of the same name with other data, splits, search space, --seed, --n-envs, fees or other rules is refused.
-
 Relative paths are taken from the current directory; the defaults lie in the repository. Results, one folder per trial
 and split: <results-dir>/<study-name>/. Exit code: 0 when the study has a completed trial, 1 when none completed or
-trials failed again and again, 2 for a bad flag, 130 or 143 when stopped by Ctrl-C or kill.
-"""
+trials failed again and again, 2 for a bad flag, 130 or 143 when stopped by Ctrl-C or kill."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,23 +54,19 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--resume", action="store_true", help="the study must exist; an error otherwise")
     p.add_argument("--mode", choices=MODES, default="standard",
                    help="standard: combinatorial purged splits; rolling: walk forward; multi-timeframe: standard, and "
-                   "trials also choose among the data sets <timeframe> beside --data-dir: the same coins, cut to the "
-                   "period that all of them cover")
+                   "trials choose among the data sets <timeframe> beside --data-dir, cut to the period all cover")
     p.add_argument("--num-paths", type=int, default=3,
-                   help="the data is cut into num_paths + 1 groups; with k = 2 that gives num_paths full test paths. "
-                   "In rolling mode the number of test blocks (default 3)")
+                   help="with k = 2 the full test paths, of num_paths + 1 groups; rolling: test blocks (default 3)")
     p.add_argument("--k-test-groups", type=int, help="groups tested together (default 2); not for rolling mode")
     p.add_argument("--use-best-ranges", action="store_true", help="search the narrow ranges around known good values")
     p.add_argument("--break-step", type=int, metavar="STEPS",
-                   help="environment steps per split, in place of the sampled budget (100 000 to 400 000); "
-                   "rounded up to whole rollouts")
+                   help="environment steps per split, not the sampled 100 000 to 400 000; rounded up to whole rollouts")
     p.add_argument("--episode-bars", type=int, metavar="BARS", help="longest training window, not sampled")
     p.add_argument("--pruner", choices=PRUNERS, default="wilcoxon",
                    help="wilcoxon (default): stop a trial whose splits are worse, pair by pair, than the best trial's")
     p.add_argument("--seed", type=int, default=0, help="of the sampler and of every split's training (default 0)")
     p.add_argument("--timeout", type=float, metavar="SECONDS", help="begin no trial after this; the running one ends")
-    p.add_argument("--log-level", choices=("debug", "info", "warning"), default="info",
-                   help="debug shows the traceback of a failed split")
+    p.add_argument("--log-level", choices=("debug", "info", "warning"), default="info", help="debug shows tracebacks")
     return p  # fmt: skip
 
 
@@ -73,14 +74,13 @@ def request(args: argparse.Namespace) -> StudyRequest:
     """The flags as a checked request; raises StudyError."""
     if args.mode == "rolling" and args.k_test_groups is not None:
         raise StudyError("--k-test-groups has no meaning with --mode rolling, where every test block is one group")
-    timeframe = args.timeframe or "5m"
     here = Path.cwd()
     return StudyRequest(
         n_trials=args.n_trials,
         study_name=args.study_name,
         storage=absolute_url(args.storage, here) if args.storage else absolute_url(DEFAULT_STORAGE, REPO),
         results_dir=here / args.results_dir if args.results_dir else REPO / "train_results",
-        data_dir=here / args.data_dir if args.data_dir else REPO / "data" / timeframe,
+        data_dir=here / args.data_dir if args.data_dir else REPO / "data" / (args.timeframe or "5m"),
         plan=SplitPlan(args.mode, args.num_paths, args.k_test_groups if args.k_test_groups is not None else 2),
         timeframe=args.timeframe,
         tickers=tuple(args.tickers) if args.tickers else None,

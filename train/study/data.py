@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -84,6 +85,12 @@ class FoldedData:
     purge_bars: int
     embargo_bars: int
     parent_sha256: str  # of the data set on disk, before coins were chosen and bars cut
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Which bars a result stands on, as plain values to write beside it."""
+        set_ = self.dataset
+        return {"synthetic": set_.synthetic, "data_label": set_.label, "data_sha256": set_.sha256}
 
     @property
     def longest_episode_bars(self) -> int:

@@ -103,6 +103,8 @@ class Objective:
         trial.set_user_attr(CODE_VERSION, self.run.code_version)
         values = sample(self.space, trial)
         data = self.data[values["timeframe"]] if "timeframe" in values else next(iter(self.data.values()))
+        for name, value in data.origin.items():
+            trial.set_user_attr(name, value)
         self.reporter.trial_started(trial.number, values)
         self._write_settings(trial, values, data)
         excess: list[float] = []

@@ -56,10 +56,18 @@ def _draw_values(axes: Axes, study: optuna.Study) -> None:
     numbers, values = [t.number for t in done], np.array([t.value for t in done], dtype=np.float64)
     axes.plot(numbers, values, "o", color=FAINT, markersize=4, label="trial")
     axes.step(numbers, np.maximum.accumulate(values), where="post", color=AGENT, label="best so far")
-    axes.set(title="Objective", xlabel="trial", ylabel="mean excess Sharpe - 0.1 std")
+    axes.set(title=f"Objective{_left_out(study)}", xlabel="trial", ylabel="mean excess Sharpe - 0.1 std")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
     _tidy(axes)
+
+
+def _left_out(study: optuna.Study) -> str:
+    """How many trials ended without a value of their own."""
+    states = [t.state for t in study.get_trials(deepcopy=False)]
+    counts = {"pruned": states.count(TrialState.PRUNED), "failed": states.count(TrialState.FAIL)}
+    parts = ", ".join(f"{n} {name}" for name, n in counts.items() if n)
+    return f" (not drawn: {parts})" if parts else ""
 
 
 def _draw_splits(axes: Axes, study: optuna.Study, best: FrozenTrial) -> None:
@@ -68,9 +76,10 @@ def _draw_splits(axes: Axes, study: optuna.Study, best: FrozenTrial) -> None:
         axes.plot(*_steps(trial), "o", color=FAINT, markersize=3, alpha=0.6)
     axes.plot(*_steps(best), "o", color=AGENT, label=f"trial {best.number}")
     axes.axhline(0.0, color="black", linewidth=0.8)
-    axes.set(title="Splits: Sharpe minus equal weight's", xlabel="split", ylabel="per year")
+    axes.set(xlabel="split", ylabel="per year")
+    axes.set_title("Splits: Sharpe minus equal weight's", loc="left")
     axes.set_xticks(sorted(best.intermediate_values))
-    axes.legend(frameon=False)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=True)  # inside, its marker would look like a split
     _tidy(axes)
 
 
@@ -95,7 +104,7 @@ def _draw_equity(axes: Axes, best: FrozenTrial, folder: Path) -> None:
             axes.plot(time, curves["equity"][rows] / start, color=AGENT, linewidth=0.9)
             axes.plot(time, curves["benchmark_equity"][rows] / start, color=BENCHMARK, linewidth=0.9, alpha=0.5)
     axes.set(title=f"Trial {best.number} on its test blocks, each starting at 1", ylabel="equity")
-    axes.plot([], [], color=AGENT, label="agent")
+    axes.plot([], [], color=AGENT, label="agent (one line per split)")
     axes.plot([], [], color=BENCHMARK, label="equal weight")
     axes.legend(frameon=False)
     _tidy(axes)

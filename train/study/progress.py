@@ -186,6 +186,8 @@ def summary_lines(study: optuna.Study) -> list[str]:
 def selection_text(study: optuna.Study) -> str:
     """What the best value is not: an estimate for unseen bars."""
     n = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    if n == 1:
+        return "one completed trial; no bars were held out to check it"
     return (
         f"the best value is the largest of {n} completed trials on these same test blocks, so it is biased upwards; "
         "no bars were held out to check it"

@@ -1,5 +1,6 @@
 """What is kept of every trial, in `<results>/<study>/trial_<n>/`.
 
+    ../study.json                     the study's id, and which data it stands on
     settings.json                     resolved settings, seeds, folds, data hash, code version: enough to run it again
     split_<k>/policy_best.safetensors  scored on the test blocks; chosen on the validation slice
     split_<k>/policy_last.safetensors
@@ -28,20 +29,30 @@ from train.study.data import StudyError
 OWNER_FILE = "study.json"
 
 
-def study_folder(results: Path, name: str, study_uuid: str) -> Path:
+def study_folder(results: Path, name: str, study_uuid: str, about: Mapping[str, Any] | None = None) -> Path:
     """The study's own folder, made on first use.
 
     A folder left by another study of that name (its database was moved, say) is never written to: the new one gets the
-    beginning of its own id behind the name.
+    beginning of its own id behind the name. `about` is written into study.json beside the owner.
     """
-    owner = json.dumps({"study": name, "uuid": study_uuid}) + "\n"
+    owner = {"study": name, "uuid": study_uuid}
     for folder in (results / name, results / f"{name}-{study_uuid[:8]}"):
-        if not folder.exists() or not any(folder.iterdir()):
-            write_file(folder / OWNER_FILE, owner.encode())
-            return folder
-        if (folder / OWNER_FILE).is_file() and (folder / OWNER_FILE).read_text() == owner:
-            return folder
+        is_new = not folder.exists() or not any(folder.iterdir())
+        if not is_new and not _is_owned(folder / OWNER_FILE, owner):
+            continue
+        if is_new or about is not None:
+            write_json(folder / OWNER_FILE, owner | dict(about or {}))
+        return folder
     raise StudyError(f"{results / name}: holds results of another study; move it away")
+
+
+def _is_owned(path: Path, owner: Mapping[str, str]) -> bool:
+    """Whether the file names this owner, whatever else it says."""
+    try:
+        content = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return False
+    return isinstance(content, dict) and owner.items() <= content.items()
 
 
 def trial_folder(study_folder: Path, trial_number: int) -> Path:

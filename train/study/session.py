@@ -118,7 +118,8 @@ def run_study(request: StudyRequest) -> int:
         must_exist=request.resume,
         pruner=make_pruner(request.pruner),
     )
-    folder = study_folder(request.results_dir, study.study_name, study.user_attrs["uuid"])
+    about = {"synthetic": data[0].dataset.synthetic, "data": [d.origin for d in data]}
+    folder = study_folder(request.results_dir, study.study_name, study.user_attrs["uuid"], about)
     log_data(data)
     warn_of_small_budget(space)
     logger.info("study %s: %d of %d trials finished, database %s, results in %s", study.study_name,

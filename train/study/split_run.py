@@ -73,7 +73,7 @@ def run_split(
         wall_s=time.monotonic() - started,
     )
     write_equity(out_dir / "equity.npz", records, dataset.time)
-    write_json(out_dir / "result.json", outcome_json(outcome))
+    write_json(out_dir / "result.json", data.origin | outcome_json(outcome))
     return outcome
 
 
@@ -99,14 +99,20 @@ def equal_weight_metrics(records: Sequence[EpisodeRecord], bars_per_year: float)
 
 
 def outcome_json(outcome: SplitOutcome) -> dict[str, Any]:
-    """Plain values; what is undefined becomes null."""
+    """Plain values; what is undefined becomes null.
+
+    The equal-weight portfolio's equity has paid its entry fee, but its trades are not kept: it has no such figures.
+    """
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
             return {name: plain(item) for name, item in value.items()}
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    return plain(asdict(outcome) | {"excess_sharpe": outcome.excess_sharpe})
+    content = asdict(outcome) | {"excess_sharpe": outcome.excess_sharpe}
+    for name in ("turnover", "fees", "trades"):
+        del content["equal_weight"][name]
+    return plain(content)
 
 
 def _traded_config(data: FoldedData, blocks: Segments, lookback: int) -> dict[str, Any] | None:
