@@ -1,0 +1,8 @@
+"""What every test process starts with."""
+
+import signal
+
+# A suite started in the background (nohup, a CI runner) inherits an ignored SIGINT and would hand it on to the trainers
+# whose answer to Ctrl-C is tested. A handler of our own is put back to the default in every child.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
