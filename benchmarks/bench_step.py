@@ -14,6 +14,7 @@ import platform
 import subprocess
 import sys
 import time
+from dataclasses import is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,24 @@ def memory_bytes(gpu: int) -> int:
     return torch.cuda.memory_allocated(gpu) if gpu >= 0 else psutil.Process().memory_info().rss
 
 
+def buffer_bytes(env: Any) -> int:
+    """Bytes of the tensors that grow with the number of environments: books and buffers, without the shared market.
+
+    Counted, because a process grows by less: the allocator hands out again what building the market left free.
+    """
+    kept = [value for name, value in vars(env).items() if name not in ("market", "price_array")]
+    storages = [tensor.untyped_storage() for value in kept for tensor in tensors_in(value)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    """Tensors in a value, in the values of a dict, or in the fields of a dataclass."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    items = value.values() if isinstance(value, dict) else vars(value).values() if is_dataclass(value) else ()
+    return [tensor for item in items for tensor in tensors_in(item)]
+
+
 def measure(kind: str, n_envs: int, gpu: int, quick: bool) -> dict[str, Any]:
     """One row of the result."""
     n_bars, seconds = (N_BARS_QUICK, 0.2) if quick else (N_BARS, 5.0)
@@ -106,6 +125,7 @@ def measure(kind: str, n_envs: int, gpu: int, quick: bool) -> dict[str, Any]:
         "state_dim": env.state_dim,
         "env_steps_per_s": round(rate),
         "process_bytes": memory_bytes(gpu),
+        "buffer_bytes": buffer_bytes(env),
     }
 
 

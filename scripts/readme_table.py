@@ -35,14 +35,13 @@ def step_section(result: dict[str, Any]) -> list[str]:
 
 
 def memory_text(rows: dict[int, dict[str, Any]]) -> str:
-    """Bytes per environment: the growth of the process between the smallest and the largest batch."""
-    few, many = min(rows), max(rows)
-    growth = (rows[many]["process_bytes"] - rows[few]["process_bytes"]) / (many - few)
+    """Bytes of books and buffers per environment, and of the whole process."""
+    many = max(rows)
+    each, process = rows[many]["buffer_bytes"] / many, rows[many]["process_bytes"]
     return (
-        f"Memory, optimized class, observation of {rows[many]['state_dim']} numbers: "
-        f"{rows[few]['process_bytes'] / 2**20:,.0f} MiB at n_envs {few}, "
-        f"{rows[many]['process_bytes'] / 2**20:,.0f} MiB at n_envs {many:,}: "
-        f"{growth / 2**10:,.1f} KiB for one more environment."
+        f"Memory, optimized class, observation of {rows[many]['state_dim']} numbers: {each / 2**10:,.1f} KiB of books "
+        f"and buffers for one environment; the whole process at n_envs {many:,}, market and libraries included: "
+        f"{process / 2**20:,.0f} MiB."
     )
 
 
