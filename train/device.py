@@ -6,8 +6,6 @@ What is set, and why:
   update of 128-wide networks gains a factor of 1.4 from a second idle core but loses a factor of 10 and more when that
   core is taken (benchmarks/bench_rollout.py): the threads of torch's pool spin while they wait for one another. A study
   fills further cores with workers instead. The number also fixes the order of sums, so it belongs to the seed.
-* numba's CPU threads, to the same number: the native loop of the simulator would else take every core for many
-  environments. Never more than numba was started with (NUMBA_NUM_THREADS).
 * float32 matrix products on NVIDIA GPUs in TF32: weights and activations of a policy need no 24-bit mantissa, and
   tensor cores work at a multiple of the plain rate. Accounts are float64 elementwise and unaffected.
   On AMD GPUs the same switch is accepted and used where the chip has such a mode.
@@ -20,6 +18,8 @@ What is left out, and why:
 * allocator options (expandable segments, split sizes): rollout storage is allocated once and minibatches have one
   size, so there is nothing to fragment.
 * cuDNN autotuning: no convolutions.
+* `numba.set_num_threads`: its first call in a process starts another OpenMP pool, after which the same seed no longer
+  gave the same bits as before it (tests/study/test_every_setting_matters.py).
 """
 
 from __future__ import annotations
@@ -36,14 +36,13 @@ def prepare_device(gpu_id: int, cpu_threads: int = 1) -> torch.device:
 
     Args:
         gpu_id: index of the GPU, -1 for the CPU.
-        cpu_threads: of torch within one operation, and of numba within one loop.
+        cpu_threads: of torch within one operation.
 
     Raises:
         ValueError: for a GPU that is not there.
     """
     if torch.get_num_threads() != cpu_threads:
         torch.set_num_threads(cpu_threads)
-    _limit_numba(cpu_threads)
     if gpu_id < 0:
         return torch.device("cpu")
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -53,12 +52,3 @@ def prepare_device(gpu_id: int, cpu_threads: int = 1) -> torch.device:
     device = torch.device(f"cuda:{gpu_id}")
     log.info("Device: %s, %s", device, torch.cuda.get_device_name(device))
     return device
-
-
-def _limit_numba(cpu_threads: int) -> None:
-    try:
-        import numba
-    except ImportError:     # optional: without it the simulator steps in torch
-        return
-    most: int = numba.config.NUMBA_NUM_THREADS  # pyright: ignore - numba sets it at run time
-    numba.set_num_threads(min(cpu_threads, most))
