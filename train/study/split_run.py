@@ -109,7 +109,7 @@ def outcome_json(outcome: SplitOutcome) -> dict[str, Any]:
             return {name: plain(item) for name, item in value.items()}
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    content = asdict(outcome) | {"excess_sharpe": outcome.excess_sharpe}
+    content: dict[str, Any] = {**asdict(outcome), "excess_sharpe": outcome.excess_sharpe}
     for name in ("turnover", "fees", "trades"):
         del content["equal_weight"][name]
     return plain(content)
