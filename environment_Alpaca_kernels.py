@@ -44,7 +44,7 @@ RULES = np.dtype(
     )
     + columns("i8", "lookback stale_bars order_sizing reward start seed episode_bars n_envs n_starts n_usable")
     + columns("?", "always_allow_close release_unpriced buys_sequentially reserve_of_equity truncates restarts")
-    + columns("?", "discounts_final_reward observes_absolute benchmark_of_episode benchmark_pays_fee observe_account"),
+    + columns("?", "discounts_final_reward observes_absolute benchmark_of_episode benchmark_pays_fee observe_account compact"),
     align=True,
 )
 ASSET = np.dtype(columns("f8", "min_qty qty_increment"))
@@ -59,7 +59,7 @@ COUNTS = ("bar", "first_bar", "last_bar", "segment", "trades", "episode", "rejec
 MONEY = ("cash", "equity", "benchmark", "peak", "max_drawdown", "discounted_return", *drop_in.COSTS)
 COINS = ("qty", "high", "order_scale", "benchmark_qty", "order_qty")
 REPORTED = ("equity", "benchmark", "episode_return", *drop_in.COSTS)
-MarketArrays = namedtuple("MarketArrays", "price tech assets segments order_scale")
+MarketArrays = namedtuple("MarketArrays", "price windows assets segments order_scale")
 Memory = namedtuple("Memory", "counts money coins held_bars")  # (7, N), (9, N), (5, N, A), (N, A)
 Books = namedtuple("Books", (*COUNTS, *MONEY, *COINS, "held_bars"))
 Outputs = namedtuple("Outputs", "state reward done final_state truncated trades money terms")
@@ -381,8 +381,7 @@ def reward_of(
 @native
 def observe(i: int, m: MarketArrays, b: Books, p: Record, row: np.ndarray) -> None:
     """Write a row (S,) float32: account, L rows of features newest first, extras."""
-    n_assets, n_features = m.price.shape[1], m.tech.shape[1]
-    bar = b.bar[i]
+    n_assets, bar = m.price.shape[1], b.bar[i]
     if p.observes_absolute:
         row[0] = b.cash[i] * p.norm_cash
         for a in range(n_assets):
@@ -393,16 +392,18 @@ def observe(i: int, m: MarketArrays, b: Books, p: Record, row: np.ndarray) -> No
         for a in range(n_assets):
             row[1 + a] = b.qty[i, a] * m.price[bar, a] / equity
     at = 1 + n_assets
-    for back in range(p.lookback):
-        tech = m.tech[bar - back]
-        for f in range(n_features):
-            row[at + f] = tech[f]
-        at += n_features
+    if not p.compact:
+        window = m.windows[m.price.shape[0] - 1 - bar]
+        for f in range(window.shape[0]):
+            row[at + f] = window[f]
+        at += window.shape[0]
     if p.observe_account:
         row[at] = (bar - b.first_bar[i]) / (b.last_bar[i] - b.first_bar[i])
         row[at + 1] = 1.0 - b.equity[i] / b.peak[i]
         for a in range(n_assets):
             row[at + 2 + a] = b.held_bars[i, a] * p.held_bars_scale
+    if p.compact:
+        row[row.shape[0] - 1] = bar
 
 
 @native
@@ -496,7 +497,7 @@ class CpuStep:
         segments["starts_before"] = market.start_offset[:-1]
         segments["usable"][: len(market.usable_segment)] = market.usable_segment
         scale = drop_in.order_scale(market.price[market.segment_first], env.params).numpy()  # (G, A)
-        self.market = MarketArrays(market.price.numpy(), market.tech.numpy(), assets, segments, scale)
+        self.market = MarketArrays(market.price.numpy(), market.windows.numpy(), assets, segments, scale)
         n, n_assets = env.n_envs, env.action_dim
         self.memory = Memory(
             np.zeros((len(COUNTS), n), np.int64), np.zeros((len(MONEY), n)), np.zeros((len(COINS), n, n_assets)),
@@ -533,7 +534,7 @@ def rules_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> np.ndarray:
         "observes_absolute": p.observation == "absolute", "benchmark_of_episode": p.benchmark_base == "episode",
         "target_weight": drop_in.TARGET_WEIGHT, "held_bars_scale": drop_in.HELD_BARS_SCALE,
         "equity_floor": drop_in.EQUITY_FLOOR, "increment_slack": drop_in.INCREMENT_SLACK, "seed": env.seed,
-        "episode_bars": env.episode_bars or 0, "restarts": not env.as_numpy, "n_envs": env.n_envs,
+        "episode_bars": env.episode_bars or 0, "restarts": not env.as_numpy, "compact": env.compact, "n_envs": env.n_envs,
         "n_starts": int(env.market.start_offset[-1]), "n_usable": len(env.market.usable_segment),
     }  # fmt: skip
     rules = np.zeros(1, RULES)

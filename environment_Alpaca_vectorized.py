@@ -174,10 +174,9 @@ class Market:
     """What all accounts share and no step changes; `copy.deepcopy` of an environment keeps the same Market."""
 
     price: Tensor           # (T, A) float64, close
-    tech: Tensor            # (T, F) float32, features times norm_tech
+    windows: Tensor         # (T - L + 1, L * F) float32, features times norm_tech: row T - 1 - t is the lookback of bar t
     min_qty: Tensor         # (A,) float64, smallest order in coins
     qty_increment: Tensor   # (A,) float64, 0 where any quantity will do
-    window: Tensor          # (L,) int64, 0, 1, ... L - 1: bars back, newest first
     segment_first: Tensor   # (G,) int64, first bar
     segment_end: Tensor     # (G,) int64, bar after the last one
     episode_limit: Tensor   # (G,) int64, last bar an episode may reach
@@ -469,20 +468,34 @@ def observation_layout(
     return ((cash, 1), (coins, n_assets), ("tech", p.lookback * n_features), *extra)
 
 
-def observe(book: Portfolio, market: Market, p: EnvParams) -> Tensor:
-    """(N, S) float32 in the order of `observation_layout`: account, L rows of features newest first, extras."""
+def observe(book: Portfolio, market: Market, p: EnvParams, compact: bool = False) -> Tensor:
+    """(N, S) float32 in the order of `observation_layout`: account, L rows of features newest first, extras.
+
+    compact (N, C): account, extras, and the number of the bar in place of its features; `expand` puts them in.
+    """
     if p.observation == "absolute":
         account = (book.cash[:, None] * p.norm_cash, book.qty * p.norm_stocks)
     else:
         equity = book.equity.clamp(min=EQUITY_FLOOR * p.initial_capital)[:, None]
         account = (book.cash[:, None] / equity, book.qty * market.price[book.bar] / equity)
-    tech = market.tech[book.bar[:, None] - market.window].flatten(1)  # (N, L * F)
-    blocks = [*account, tech]
+    extras: tuple[Tensor, ...] = ()
     if p.observe_account:
         progress = (book.bar - book.first_bar).double() / (book.last_bar - book.first_bar)
         drawdown, held_bars = 1.0 - book.equity / book.peak, book.held_bars.double() * HELD_BARS_SCALE
-        blocks += [progress[:, None], drawdown[:, None], held_bars]
+        extras = (progress[:, None], drawdown[:, None], held_bars)
+    blocks = (*account, *extras, book.bar[:, None]) if compact else (*account, _windows_at(book.bar, market), *extras)
     return torch.cat([block.float() for block in blocks], dim=1)
+
+
+def _windows_at(bar: Tensor, market: Market) -> Tensor:
+    return market.windows[len(market.price) - 1 - bar]  # (..., L * F)
+
+
+def expand(compact: Tensor, market: Market) -> Tensor:
+    """Compact observations (..., C) -> the full ones (..., S)."""
+    account = 1 + market.price.shape[1]
+    tech = _windows_at(compact[..., -1].long(), market)
+    return torch.cat((compact[..., :account], tech, compact[..., account:-1]), dim=-1)
 
 
 # ---------------------------------------------------------------------------------------------- episodes
@@ -594,15 +607,24 @@ def build_market(config: Mapping[str, Any], p: EnvParams, episode_bars: int | No
 
     return Market(
         price=torch.tensor(price.astype(np.float64), device=device),
-        tech=torch.tensor((tech.astype(np.float64) * p.norm_tech).astype(np.float32), device=device),
+        windows=lookback_windows((tech.astype(np.float64) * p.norm_tech).astype(np.float32), p.lookback, device),
         min_qty=per_asset(smallest_orders(p.rules, config, n_assets)),
         qty_increment=per_asset(config.get("qty_increment", 0.0)),
-        window=torch.arange(p.lookback, device=device),
         segment_first=integers([a for a, _ in segments]), segment_end=integers([b for _, b in segments]),
         episode_limit=integers(limit), first_start=integers(first_start),
         start_offset=integers(np.cumsum([0, *n_starts]).tolist()),
         usable_segment=integers([i for i, n in enumerate(n_starts) if n > 0]),
     )  # fmt: skip
+
+
+def lookback_windows(tech: np.ndarray, lookback: int, device: torch.device) -> Tensor:
+    """Features (T, F) -> (T - L + 1, L * F): row T - 1 - t holds bars t, t - 1, ... t - L + 1.
+
+    An overlapping view: stored once and back in time, the rows of a lookback lie in memory as an observation has them.
+    """
+    n_bars, n_features = tech.shape
+    backwards = torch.from_numpy(np.ascontiguousarray(tech[::-1])).to(device).flatten()
+    return backwards.as_strided((n_bars - lookback + 1, lookback * n_features), (n_features, 1))
 
 
 def check_arrays(price: np.ndarray, tech: np.ndarray) -> None:
@@ -677,6 +699,8 @@ class VectorizedCryptoEnvAlpaca:
         start: "first", "random" or "stratified"; None takes the rule set's.
         episode_bars: steps of a window; None runs to the end of the segment.
         as_numpy: None means n_envs == 1.
+        compact: observations hold the number of their bar, as the last column, in place of its features; `expand`
+            gives the full ones.
         env_name: a label.
 
     Raises:
@@ -688,19 +712,22 @@ class VectorizedCryptoEnvAlpaca:
         initial_capital: float | None = None, buy_cost_pct: float | None = None, sell_cost_pct: float | None = None,
         gamma: float = 0.99, if_log: bool = False, device: str | torch.device | None = None, gpu_id: int = 0,
         num_envs: int | None = None, seed: int | None = None, start: str | None = None,
-        episode_bars: int | None = None, as_numpy: bool | None = None, env_name: str = "VectorizedCryptoEnvAlpaca",
+        episode_bars: int | None = None, as_numpy: bool | None = None, compact: bool = False,
+        env_name: str = "VectorizedCryptoEnvAlpaca",
     ) -> None:  # fmt: skip
         self.params = EnvParams.from_mapping(env_params, initial_capital, buy_cost_pct, sell_cost_pct, gamma)
         self.n_envs = self.num_envs = self.env_num = n_envs if num_envs is None else num_envs
         self.start, self.seed = start or self.params.start, int(seed or 0)
         self.episode_bars = episode_bars
         self.as_numpy = self.n_envs == 1 if as_numpy is None else as_numpy
+        self.compact = compact
         self.if_log, self.env_name, self.if_discrete, self.target_return = if_log, env_name, False, 10.0
         self.device = torch.device(device or (f"cuda:{gpu_id}" if gpu_id >= 0 and torch.cuda.is_available() else "cpu"))
         self._check_options()
         shape = np.shape(config["price_array"]), np.shape(config["tech_array"])
         self.action_dim = shape[0][-1]
-        self.state_dim = sum(width for _, width in observation_layout(self.params, self.action_dim, shape[1][-1]))
+        self.full_state_dim = sum(width for _, width in observation_layout(self.params, self.action_dim, shape[1][-1]))
+        self.state_dim = self.full_state_dim - (self.params.lookback * shape[1][-1] - 1 if compact else 0)
         self._check_memory()
 
         self.market = build_market(config, self.params, episode_bars, self.device)
@@ -759,7 +786,7 @@ class VectorizedCryptoEnvAlpaca:
         self._rejected.zero_()
         self._needs_reset = False
         self.book = self._fresh_book(self._episode)
-        return self._out(observe(self.book, self.market, self.params))
+        return self._out(self._observe(self.book))
 
     @torch.no_grad()
     def step(self, action: Any) -> tuple[Any, Any, Any, dict[str, Any]]:
@@ -779,15 +806,22 @@ class VectorizedCryptoEnvAlpaca:
         """
         action = self._hold_invalid(self._accept(action))
         book, outcome = step(self.book, action, self.market, self.params)
-        final_state = observe(book, self.market, self.params)
+        final_state = self._observe(book)
         info = self._info(book, outcome, final_state)
         if self.as_numpy:
             self.book, state, self._needs_reset = book, final_state, bool(outcome.done)
         else:
             self._episode += outcome.done
             self.book = self._restart(outcome.done, book)
-            state = final_state if self.book is book else observe(self.book, self.market, self.params)
+            state = final_state if self.book is book else self._observe(self.book)
         return self._out(state), self._out(outcome.reward.float()), self._out(outcome.done), info
+
+    def _observe(self, book: Portfolio) -> Tensor:
+        return observe(book, self.market, self.params, self.compact)
+
+    def expand(self, state: Tensor) -> Tensor:
+        """Observations (..., state_dim) of this environment -> full ones (..., full_state_dim)."""
+        return expand(state, self.market) if self.compact else state
 
     def _restart(self, is_over: Tensor, book: Portfolio) -> Portfolio:
         if self.device.type == "cpu" and not is_over.any():  # a GPU is not asked: the answer would stall it
@@ -899,7 +933,7 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
         self._keep(self._fresh_book(self._episode))
         state = self._slots["state"] if out_state is None else out_state
         self._check_slots({"state": state})
-        state.copy_(observe(self.book, self.market, self.params))
+        state.copy_(self._observe(self.book))
         return self._out(state)
 
     @torch.no_grad()
@@ -934,12 +968,12 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
             slots[name].copy_(getattr(outcome, name))
         slots["episode_return"].copy_(book.equity / self.params.initial_capital)
         torch.stack(tuple(outcome.terms.values()), out=slots["terms"])
-        slots["final_state"].copy_(observe(book, self.market, self.params))
+        slots["final_state"].copy_(self._observe(book))
         if not self.as_numpy:
             self._episode += outcome.done
             book = self._restart(outcome.done, book)
         self._keep(book)
-        slots["state"].copy_(observe(self.book, self.market, self.params))
+        slots["state"].copy_(self._observe(self.book))
 
     def _keep(self, book: Portfolio) -> None:
         for field in fields(Portfolio):
