@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,7 @@ TERM_NAMES = {
     "weighted_terms": ("growth", "benchmark", "drawdown", "volatility", "concentration", "turnover"),
 }
 COSTS = ("fees", "slippage", "turnover")
+REPORTED = ("equity", "benchmark", "episode_return", *COSTS)
 NORMS = ("norm_cash", "norm_stocks", "norm_tech", "norm_reward", "norm_action")
 
 # Smallest orders of the hosts, in coins, before their factor of 1.1: by column, and by ticker in that column order.
@@ -174,7 +176,7 @@ class Market:
     """What all accounts share and no step changes; `copy.deepcopy` of an environment keeps the same Market."""
 
     price: Tensor           # (T, A) float64, close
-    windows: Tensor         # (T - L + 1, L * F) float32, features times norm_tech: row T - 1 - t is the lookback of bar t
+    windows: Tensor         # (T - L + 1, L * F) float32, features times norm_tech; row T - 1 - t: lookback of bar t
     min_qty: Tensor         # (A,) float64, smallest order in coins
     qty_increment: Tensor   # (A,) float64, 0 where any quantity will do
     segment_first: Tensor   # (G,) int64, first bar
@@ -667,7 +669,7 @@ def smallest_orders(rules: str, config: Mapping[str, Any], n_assets: int) -> Seq
 
 # ---------------------------------------------------------------------------------------------- the classes
 def _reads(field: str, meaning: str) -> property:
-    return property(lambda env: env._out(getattr(env.book, field)), doc=meaning)
+    return property(lambda env: env._out(env._read(field)), doc=meaning)
 
 
 class VectorizedCryptoEnvAlpaca:
@@ -739,8 +741,8 @@ class VectorizedCryptoEnvAlpaca:
         self._episode = torch.full((self.n_envs,), -1, dtype=torch.int64, device=self.device)
         self._rejected = torch.zeros_like(self._episode)
         self._needs_reset = True
-        self.book = self._fresh_book(self._episode + 1)
         self._allocate()
+        self.book = self._fresh_book(self._episode + 1)
 
     def _allocate(self) -> None:
         """For the class with buffers; this one has none."""
@@ -777,7 +779,10 @@ class VectorizedCryptoEnvAlpaca:
     @property
     def episode_return(self) -> Any:
         """(N,) account value over initial capital."""
-        return self._out(self.book.equity / self.params.initial_capital)
+        return self._out(self._read("equity") / self.params.initial_capital)
+
+    def _read(self, field: str) -> Tensor:
+        return getattr(self.book, field)
 
     @torch.no_grad()
     def reset(self) -> Any:
@@ -841,7 +846,7 @@ class VectorizedCryptoEnvAlpaca:
         expected = (self.action_dim,) if self.as_numpy else (self.n_envs, self.action_dim)
         if action.shape != expected:
             raise ValueError(f"action must have shape {expected}; received {tuple(action.shape)}")
-        return action[None] if self.as_numpy else action
+        return (action[None] if self.as_numpy else action).contiguous()
 
     def _hold_invalid(self, action: Tensor) -> Tensor:
         is_valid = action.isfinite().all(-1)
@@ -867,21 +872,21 @@ class VectorizedCryptoEnvAlpaca:
 
 
 class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
-    """The same environment, same constructor and same numbers, with preallocated buffers and a native loop on the CPU.
+    """The same environment, same constructor and same numbers, with preallocated buffers and a native step.
 
     What `reset` and `step` return are this object's own buffers, `info` included: valid until the next call. Clone
     them to keep them, or hand the environment your own storage: `step(action, out={"state": ..., "reward": ...,
     "done": ...})` writes straight into those slots (contiguous, on `device`) and returns them. Rows of
-    `info["final_state"]` are valid where `done`.
+    `info["final_state"]` are valid where `done`. `book` and what hosts read (`cash`, `stocks`, ...) are copies.
 
-    The loop is in environment_Alpaca_kernels.py and needs numba. Without it, and on a GPU, the plain step fills the
-    same buffers.
+    The native step is in environment_Alpaca_kernels.py and needs numba. Without it, and on a GPU, the plain step fills
+    the same buffers.
     """
 
     def _allocate(self) -> None:
         n, names = self.n_envs, TERM_NAMES[self.params.reward]
 
-        def empty(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        def empty(*shape: int, dtype: torch.dtype) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=self.device)
 
         self._slots = {
@@ -889,38 +894,50 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
             "done": empty(n, dtype=torch.bool), "final_state": empty(n, self.state_dim, dtype=torch.float32),
             "truncated": empty(n, dtype=torch.bool),
         }  # fmt: skip
-        self._kernel = self._native_kernel(len(names)) if self.device.type == "cpu" else None
-        if self._kernel is None:
-            book = {field.name: getattr(self.book, field.name).clone() for field in fields(Portfolio)}
-            reports = {"trades": empty(n, dtype=torch.int64), "terms": empty(len(names), n)}
-            reports |= {name: empty(n) for name in ("equity", "benchmark", "episode_return", *COSTS)}
-        else:  # the books and reports are columns of the native loop's records
-            book, reports = self._kernel.tensors()
-            self._episode, self._rejected = book.pop("episode").fill_(-1), book.pop("rejected")
-        self._slots |= reports
-        self.book = Portfolio(**book)
-        kept = ("truncated", "final_state", "equity", "episode_return", "trades", *COSTS)
-        self._infos: dict[str, Any] = {name: self._slots[name] for name in kept}
+        self._kernel = self._native_kernel(len(names)) or BufferedStep(self, len(names))
+        self._advance = self._kernel.bind(self._slots)
+        reports = self._kernel.tensors()
+        self._episode, self._rejected = reports["episode"].fill_(-1), reports["rejected"]
+        kept = ("equity", "episode_return", "trades", *COSTS)
+        self._infos: dict[str, Any] = {name: reports[name] for name in kept}
+        self._infos |= {"truncated": self._slots["truncated"], "final_state": self._slots["final_state"]}
         self._infos |= {"benchmark_equity": reports["benchmark"], "rejected_actions": self._rejected}
         self._infos["reward_terms"] = dict(zip(names, reports["terms"], strict=True))
+        self._shape = torch.Size((n, self.action_dim))  # of an action that needs no attention
+        self._returned = (self._slots["state"], self._slots["reward"], self._slots["done"], self._infos)
 
     def _native_kernel(self, n_terms: int) -> Any:
+        if self.device.type != "cpu":
+            return None
         try:
-            kernels = importlib.import_module("environment_Alpaca_kernels")
+            return importlib.import_module("environment_Alpaca_kernels.cpu").CpuStep(self, n_terms)
         except ImportError:  # the drop-in alone, or no numba: the plain step fills the buffers
             return None
-        return kernels.CpuStep(self, n_terms)
+
+    @property
+    def book(self) -> Portfolio:
+        """A copy of the accounts; assigning one takes it over."""
+        return Portfolio(**{field.name: self._read(field.name) for field in fields(Portfolio)})
+
+    @book.setter
+    def book(self, book: Portfolio) -> None:
+        self._kernel.load(book)
+
+    def _read(self, field: str) -> Tensor:
+        return self._kernel.read(field)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the native loop and its buffers: a copy or an unpickled object allocates its own."""
-        return {name: value for name, value in vars(self).items() if name not in ("_kernel", "_slots", "_infos")}
+        """Without the native step and its buffers: a copy or an unpickled object allocates its own."""
+        own = ("_kernel", "_advance", "_slots", "_infos", "_returned")
+        return {"book": self.book} | {name: value for name, value in vars(self).items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Allocate, then take over the values: books, episode numbers and rejected actions share memory anew."""
+        """Allocate, then take over the values."""
+        book = state.pop("book")
         vars(self).update(state)
-        book, episode, rejected = self.book, self._episode, self._rejected
+        episode, rejected = self._episode, self._rejected
         self._allocate()
-        self._keep(book)
+        self.book = book
         self._episode.copy_(episode)
         self._rejected.copy_(rejected)
 
@@ -930,27 +947,30 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
         self._episode += 1
         self._rejected.zero_()
         self._needs_reset = False
-        self._keep(self._fresh_book(self._episode))
+        book = self._fresh_book(self._episode)
+        self.book = book
         state = self._slots["state"] if out_state is None else out_state
         self._check_slots({"state": state})
-        state.copy_(self._observe(self.book))
-        return self._out(state)
+        return self._out(state.copy_(self._observe(book)))
 
-    @torch.no_grad()
     def step(self, action: Any, out: dict[str, Tensor] | None = None) -> tuple[Any, Any, Any, dict[str, Any]]:
         """As the plain class; `out` maps "state", "reward" and "done", or some of them, to the caller's storage."""
-        action = self._accept(action)
-        self._check_slots(out or {})
-        slots = self._slots if out is None else {**self._slots, **out}
-        if self._kernel is not None:
-            self._kernel(action, out or {})
+        is_ready = type(action) is Tensor and action.dtype is torch.float32 and action.device == self.device
+        if not is_ready or action.shape != self._shape or self._needs_reset or not action.is_contiguous():
+            action = self._accept(action)
+        if out is not None:
+            self._check_slots(out)
+            slots = {**self._slots, **out}
+            self._kernel.bind(slots)(action)
+            returned = (slots["state"], slots["reward"], slots["done"], self._infos)
         else:
-            self._plain_step(action, slots)
+            self._advance(action)
+            returned = self._returned
         if not self.as_numpy:
-            return slots["state"], slots["reward"], slots["done"], self._infos
-        self._needs_reset = bool(slots["done"])
-        slots["final_state"].copy_(slots["state"])
-        return self._out(slots["state"]), self._out(slots["reward"]), self._out(slots["done"]), self._out(self._infos)
+            return returned
+        self._needs_reset = bool(returned[2])
+        self._slots["final_state"].copy_(returned[0])
+        return self._out(returned[0]), self._out(returned[1]), self._out(returned[2]), self._out(self._infos)
 
     def _check_slots(self, out: dict[str, Tensor]) -> None:
         for name, slot in out.items():
@@ -960,24 +980,48 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
                 wanted, got = (f"shape {tuple(t.shape)}, {t.dtype}, {t.device}" for t in (own, slot))
                 raise ValueError(f"out slots are state, reward and done; {name}: {wanted}, contiguous; received {got}")
 
-    def _plain_step(self, action: Tensor, slots: dict[str, Tensor]) -> None:
-        book, outcome = step(self.book, self._hold_invalid(action), self.market, self.params)
-        for name in ("equity", "benchmark", "trades", *COSTS):
-            slots[name].copy_(getattr(book, name))
+
+class BufferedStep:
+    """What a native step offers, from the plain one: where there is none, and the reference of the others."""
+
+    def __init__(self, env: VectorizedCryptoEnvAlpacaOptimized, n_terms: int) -> None:
+        self.env = env
+        counted, kinds = ("episode", "rejected", "trades"), (torch.int64, torch.float64)
+        counts, reports = (torch.zeros((k, env.n_envs), dtype=t, device=env.device) for k, t in zip((3, 6), kinds))
+        self.reports = dict(zip((*counted, *REPORTED), (*counts, *reports), strict=True))
+        self.reports["terms"] = torch.zeros((n_terms, env.n_envs), dtype=torch.float64, device=env.device)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Counters (N,) and reports by name, "terms" (n_terms, N) among them: overwritten by every step."""
+        return self.reports
+
+    def read(self, name: str) -> Tensor:
+        """A copy of one field of `Portfolio`."""
+        return getattr(self.book, name).clone()
+
+    def load(self, book: Portfolio) -> None:
+        """Take over a portfolio."""
+        self.book = book
+
+    def bind(self, slots: dict[str, Tensor]) -> Callable[[Tensor], None]:
+        """A function of the action (N, A) that advances one bar and writes into `slots`."""
+        return functools.partial(self._advance, slots)
+
+    @torch.no_grad()
+    def _advance(self, slots: dict[str, Tensor], action: Tensor) -> None:
+        env = self.env
+        self.book, outcome = step(self.book, env._hold_invalid(action), env.market, env.params)
+        shown = vars(self.book) | {"episode_return": self.book.equity / env.params.initial_capital}
+        for name in ("trades", *REPORTED):
+            self.reports[name].copy_(shown[name])
+        torch.stack(tuple(outcome.terms.values()), out=self.reports["terms"])
         for name in ("reward", "done", "truncated"):
             slots[name].copy_(getattr(outcome, name))
-        slots["episode_return"].copy_(book.equity / self.params.initial_capital)
-        torch.stack(tuple(outcome.terms.values()), out=slots["terms"])
-        slots["final_state"].copy_(self._observe(book))
-        if not self.as_numpy:
-            self._episode += outcome.done
-            book = self._restart(outcome.done, book)
-        self._keep(book)
-        slots["state"].copy_(self._observe(self.book))
-
-    def _keep(self, book: Portfolio) -> None:
-        for field in fields(Portfolio):
-            getattr(self.book, field.name).copy_(getattr(book, field.name))
+        slots["final_state"].copy_(env._observe(self.book))
+        if not env.as_numpy:
+            env._episode += outcome.done
+            self.book = env._restart(outcome.done, self.book)
+        slots["state"].copy_(env._observe(self.book))
 
 
 # ---------------------------------------------------------------------------------------------- beside a host

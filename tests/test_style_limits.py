@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("market", "drl_agents", "train", "paper_trading", "scripts", "benchmarks")
+FOLDERS = ("environment_Alpaca_kernels", "market", "drl_agents", "train", "paper_trading", "scripts", "benchmarks")
 SOURCES = sorted([*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))])
 
 MAX_FUNCTION_LINES = 60

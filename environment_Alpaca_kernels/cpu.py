@@ -1,0 +1,183 @@
+"""The step of `environment_Alpaca_vectorized.py` as one native loop over blocks of accounts (numba, CPU).
+
+Imported lazily by VectorizedCryptoEnvAlpacaOptimized; without numba that class runs the plain torch step instead.
+Phases, names and order are those of the plain file, so that the two can be read side by side, and a phase is written as
+there: the same arithmetic for all accounts, with masks in place of branches. Every test of the plain class runs on this
+one too.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+
+import environment_Alpaca_vectorized as drop_in
+from environment_Alpaca_kernels.episodes import begin_bar, finish, prefetch_windows, report
+from environment_Alpaca_kernels.memory import (
+    ACCOUNTS,
+    ASSET,
+    COUNTED,
+    LANES,
+    POSITION_BYTES,
+    POSITIONS,
+    SEGMENT,
+    Array,
+    account_at,
+    rules_at,
+    rules_of,
+)  # fmt: skip
+from environment_Alpaca_kernels.orders import (
+    cap_positions,
+    execute_buys,
+    execute_sells,
+    execute_trailing_stops,
+    order_quantities,
+    release_stale,
+)  # fmt: skip
+from environment_Alpaca_kernels.reward import mark_to_market, reward_terms, value_accounts
+
+# From this many environments on, torch's threads share the blocks: handing work to a second thread takes some 20 us.
+PARALLEL_FROM_N_ENVS = 1024
+
+
+def sources() -> int:
+    """A number that changes with the text of this package: numba's cache on disk looks at one file only."""
+    return zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
+
+
+def step_of(version: int) -> Any:
+    """The compiled step, found again on disk by its version where there is a folder to write to."""
+
+    def step_blocks(
+        first: int, end: int, action: int, state: int, reward: int, done: int,
+        price: Array, scale: Array, counts: Array, reports: Array, rules: int,
+    ) -> None:  # fmt: skip
+        """Advance the blocks first .. end - 1 one bar: stops, sells, releases, buys, then mark to market.
+
+        action (N, A) float32, state (N, S) float32, reward (N,) float32 and done (N,) bool are addresses of the caller's
+        tensors, rules that of a record of RULES. price (T, A), scale (G, A), counts (3, 16 B) int64, reports (6 + n_terms,
+        16 B) for B blocks.
+        """
+        _ = version  # captured, and so part of what the cache on disk is asked for
+        p = rules_at(rules, 0)
+        for block in range(first, end):
+            b, coins = account_at(p.accounts, block), p.positions + block * p.n_assets * POSITION_BYTES
+            i = block * LANES
+            n = min(LANES, p.n_envs - i)
+            if block + 1 < end and not p.compact:
+                prefetch_windows(account_at(p.accounts, block + 1), p)
+            begin_bar(n, b, coins, price, p)
+            value_accounts(b, coins, p)
+
+            if p.trailing_stop_pct > 0:
+                execute_trailing_stops(b, coins, p)
+            order_quantities(i, n, action, b, coins, counts, p)
+            if p.max_position_weight > 0:
+                cap_positions(b, coins, p)
+            execute_sells(b, coins, p)
+            if p.stale_bars > 0:
+                release_stale(b, coins, p)
+            execute_buys(b, coins, p)
+
+            mark_to_market(b, coins, p)
+            reward_terms(i, n, b, coins, reports[6:], p)
+            report(i, b, counts, reports, p)
+            finish(i, n, state, reward, done, b, coins, price, scale, counts, p)
+
+    options = {"_nrt": False, "nogil": True, "error_model": "numpy"}
+    try:
+        return njit(cache=True, **options)(step_blocks)
+    except RuntimeError:  # numba: no locator available
+        return njit(**options)(step_blocks)
+
+
+step = step_of(sources())
+
+
+@functools.lru_cache(maxsize=1)
+def helpers(_process: int) -> ThreadPoolExecutor:
+    """Threads that share the blocks of large batches; a forked process makes its own."""
+    return ThreadPoolExecutor(thread_name_prefix="environment_step")
+
+
+class CpuStep:
+    """The compiled step bound to one environment's memory; calling it advances that environment in place."""
+
+    def __init__(self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized, n_terms: int) -> None:
+        """Allocate the records and view the market of `env`; the market is not copied."""
+        market = env.market
+        assets = np.zeros(env.action_dim, ASSET)
+        assets["min_qty"], assets["qty_increment"] = market.min_qty, market.qty_increment
+        segments = np.zeros(len(market.segment_first), SEGMENT)
+        segments["first"], segments["end"] = market.segment_first, market.segment_end
+        segments["limit"], segments["first_start"] = market.episode_limit, market.first_start
+        segments["starts_before"] = market.start_offset[:-1]
+        segments["usable"][: len(market.usable_segment)] = market.usable_segment
+        n_features = market.windows.shape[1] // env.params.lookback
+        self.n_envs, self.n_blocks = env.n_envs, -(-env.n_envs // LANES)
+        self.accounts = np.zeros(self.n_blocks, ACCOUNTS)
+        self.positions = np.zeros((self.n_blocks, env.action_dim), POSITIONS)
+        self.counts = np.zeros((len(COUNTED), self.n_blocks * LANES), np.int64)
+        self.reports = np.zeros((len(drop_in.REPORTED) + n_terms, self.n_blocks * LANES))
+        self.rules = rules_of(env)
+        self.rules["feature_bytes"], self.rules["window_bytes"] = 4 * n_features, 4 * market.windows.shape[1]
+        self.rules["features"] = market.windows.data_ptr()
+        self.addressed = {"assets": assets, "segments": segments, "accounts": self.accounts, "positions": self.positions}
+        for name, array in self.addressed.items():  # kept alive by this object as long as their addresses are in use
+            self.rules[name] = array.ctypes.data
+        for name in ("final_state", "truncated"):
+            self.rules[name] = env._slots[name].data_ptr()
+        scale = drop_in.order_scale(market.price[market.segment_first], env.params).numpy()  # (G, A)
+        self.arguments = (market.price.numpy(), scale, self.counts, self.reports, self.rules.ctypes.data)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Counters (N,) and reports by name, "terms" (n_terms, N) among them, as tensors on this memory."""
+        counts, reports = (torch.from_numpy(rows)[:, : self.n_envs] for rows in (self.counts, self.reports))
+        named = dict(zip((*COUNTED, *drop_in.REPORTED), (*counts, *reports), strict=False))
+        return {**named, "terms": reports[len(drop_in.REPORTED) :]}
+
+    def read(self, name: str) -> torch.Tensor:
+        """A copy of one field of `Portfolio`, (N,) or (N, A)."""
+        if name in (ACCOUNTS.names or ()):
+            return torch.from_numpy(self.accounts[name].reshape(-1)[: self.n_envs].copy())
+        rows = self.positions[name].transpose(0, 2, 1).reshape(-1, self.positions.shape[1])  # (16 B, A)
+        return torch.from_numpy(rows[: self.n_envs].copy())
+
+    def load(self, book: drop_in.Portfolio) -> None:
+        """Take over a portfolio."""
+        for field in fields(book):
+            value = getattr(book, field.name).numpy()
+            rows = np.zeros((self.n_blocks * LANES, *value.shape[1:]), value.dtype)
+            rows[: self.n_envs] = value
+            blocks = rows.reshape(self.n_blocks, LANES, *value.shape[1:])
+            records = self.accounts if value.ndim == 1 else self.positions
+            records[field.name] = blocks if value.ndim == 1 else blocks.transpose(0, 2, 1)
+
+    def bind(self, slots: dict[str, torch.Tensor]) -> Callable[[torch.Tensor], None]:
+        """A function of the action (N, A) that advances one bar and writes into `slots`."""
+        rest = (*(slots[name].data_ptr() for name in ("state", "reward", "done")), *self.arguments)
+        if self.n_envs >= PARALLEL_FROM_N_ENVS:
+            return lambda action: self._share(action.data_ptr(), *rest)
+        n_blocks = self.n_blocks
+        return lambda action: step(0, n_blocks, action.data_ptr(), *rest)
+
+    def _share(self, *arguments: Any) -> None:
+        """The same on as many threads as torch may use."""
+        n_threads = torch.get_num_threads()
+        ends = [k * self.n_blocks // n_threads for k in range(n_threads + 1)]
+        submit = helpers(os.getpid()).submit
+        others = [submit(step, first, end, *arguments) for first, end in itertools.pairwise(ends[1:])]
+        step(ends[0], ends[1], *arguments)
+        for other in others:
+            other.result()
