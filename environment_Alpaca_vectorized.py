@@ -986,10 +986,9 @@ class BufferedStep:
 
     def __init__(self, env: VectorizedCryptoEnvAlpacaOptimized, n_terms: int) -> None:
         self.env = env
-        counted, kinds = ("episode", "rejected", "trades"), (torch.int64, torch.float64)
-        counts, reports = (torch.zeros((k, env.n_envs), dtype=t, device=env.device) for k, t in zip((3, 6), kinds))
-        self.reports = dict(zip((*counted, *REPORTED), (*counts, *reports), strict=True))
-        self.reports["terms"] = torch.zeros((n_terms, env.n_envs), dtype=torch.float64, device=env.device)
+        money = torch.zeros((n_terms + len(REPORTED), env.n_envs), dtype=torch.float64, device=env.device)
+        self.reports = {name: torch.zeros_like(env._episode) for name in ("episode", "rejected", "trades")}
+        self.reports |= {"terms": money[:n_terms], **dict(zip(REPORTED, money[n_terms:], strict=True))}
 
     def tensors(self) -> dict[str, Tensor]:
         """Counters (N,) and reports by name, "terms" (n_terms, N) among them: overwritten by every step."""

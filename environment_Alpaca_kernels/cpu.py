@@ -65,9 +65,9 @@ def step_of(version: int) -> Any:
     ) -> None:  # fmt: skip
         """Advance the blocks first .. end - 1 one bar: stops, sells, releases, buys, then mark to market.
 
-        action (N, A) float32, state (N, S) float32, reward (N,) float32 and done (N,) bool are addresses of the caller's
-        tensors, rules that of a record of RULES. price (T, A), scale (G, A), counts (3, 16 B) int64, reports (6 + n_terms,
-        16 B) for B blocks.
+        action (N, A) float32, state (N, S) float32, reward (N,) float32 and done (N,) bool are addresses of the
+        caller's tensors, rules that of a record of RULES. price (T, A), scale (G, A), and for B blocks counts (3, 16 B)
+        int64 and reports (6 + n_terms, 16 B).
         """
         _ = version  # captured, and so part of what the cache on disk is asked for
         p = rules_at(rules, 0)
@@ -133,8 +133,10 @@ class CpuStep:
         self.rules = rules_of(env)
         self.rules["feature_bytes"], self.rules["window_bytes"] = 4 * n_features, 4 * market.windows.shape[1]
         self.rules["features"] = market.windows.data_ptr()
-        self.addressed = {"assets": assets, "segments": segments, "accounts": self.accounts, "positions": self.positions}
-        for name, array in self.addressed.items():  # kept alive by this object as long as their addresses are in use
+        # Kept by this object, because their addresses are in use as long as it is.
+        self.addressed = {"assets": assets, "segments": segments}
+        self.addressed |= {"accounts": self.accounts, "positions": self.positions}
+        for name, array in self.addressed.items():
             self.rules[name] = array.ctypes.data
         for name in ("final_state", "truncated"):
             self.rules[name] = env._slots[name].data_ptr()
