@@ -80,14 +80,14 @@ class Local:
     wait: Callable[[], None] = lambda: None   # for a device that works behind the caller's back
     least_calls: int = 1
     row: dict[str, Any] = field(default_factory=dict)   # further columns of the table
-    _calls: int = 0
+    _call_s: float = 0.0
 
     def rate(self, seconds: float) -> float:
-        """Units per second; the number of calls is fixed in the first turn, after one call to warm up."""
-        self.work()
-        if not self._calls:
-            self._calls = max(self.least_calls, math.ceil(seconds / self._time_of(1)))
-        return self._calls * self.units / self._time_of(self._calls)
+        """Units per second, after one call to warm up; as many calls as the turn before says."""
+        first_s = self._time_of(1)
+        calls = max(self.least_calls, math.ceil(seconds / (self._call_s or first_s)))
+        self._call_s = self._time_of(calls) / calls
+        return self.units / self._call_s
 
     def _time_of(self, calls: int) -> float:
         self.wait()

@@ -113,6 +113,18 @@ def checks(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def scale_table(args: argparse.Namespace) -> None:
+    """Measure, print, write, draw."""
+    from benchmarks import scale
+
+    part = scale.measure(args, BYTES_PER_STEP)
+    path = measuring.finish(args, "scale", part)
+    if path is not None:
+        about = measuring.machine(args.gpu)
+        title = f"{about['gpu'] or about['cpu']}, {args.threads} threads, {part['date']}"
+        scale.draw(part["rows"], part["floor_ns"], title, path.with_name(f"{path.stem}_scale.png"))
+
+
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = measuring.arguments(__doc__)
@@ -136,7 +148,14 @@ def main(argv: list[str] | None = None) -> int:
 
     torch.set_num_threads(args.threads)
     torch.set_grad_enabled(False)   # as elegantrl does while it explores
-    measuring.finish(args, "step", measure(args))
+    if args.scale:
+        scale_table(args)
+    elif args.startup:
+        from benchmarks import startup
+
+        measuring.finish(args, "startup", startup.measure(args))
+    else:
+        measuring.finish(args, "step", measure(args))
     return 0
 
 
