@@ -32,10 +32,11 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 # --------------------------------------------------------------------------------------------------- command line
-def arguments(description: str | None) -> argparse.ArgumentParser:
-    """The flags that every benchmark takes."""
+def arguments(description: str | None, gpu: bool = True) -> argparse.ArgumentParser:
+    """The flags that the benchmarks share; without `gpu` for one that has no use of it."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gpu", type=int, default=-1, metavar="N", help="number of the GPU; -1 = CPU (default)")
+    known = {"help": "number of the GPU; -1 = CPU (default)"} if gpu else {"choices": [-1], "help": "-1: the CPU only"}
+    parser.add_argument("--gpu", type=int, default=-1, metavar="N", **known)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch and numba (default 2)")
     parser.add_argument("--quick", action="store_true",
                         help="only check that it runs, in seconds; the figures mean nothing and are not kept")
@@ -83,8 +84,9 @@ class Local:
     _call_s: float = 0.0
 
     def rate(self, seconds: float) -> float:
-        """Units per second, after one call to warm up; as many calls as the turn before says."""
-        first_s = self._time_of(1)
+        """Units per second; as many calls as the turn before says, after one to warm up where a call is short."""
+        if self._call_s < seconds / 4:
+            first_s = self._time_of(1)
         calls = max(self.least_calls, math.ceil(seconds / (self._call_s or first_s)))
         self._call_s = self._time_of(calls) / calls
         return self.units / self._call_s

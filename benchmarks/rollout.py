@@ -1,102 +1,112 @@
 #!/usr/bin/env python3
-"""Exploring and updating rates of PPO by number of environments, width of the network and torch threads.
+"""Environment steps per second of PPO's exploration, beside the bare cost of its actor and beside elegantrl's.
 
-The market is the sample market: seven coins, the features of the repository, lookback 4, rule set "standard". A
-rollout is 2048 samples whatever the number of environments; an update is 4 passes in minibatches of 512. The fastest
-of the repeats counts: on a shared machine the others measure the neighbours.
+Twelve environments, standard rules, observations of 393 numbers, networks of two layers of 128 or 512 units. "Bare" is
+what no exploration can do without: the actor's layers on 12 rows at every step, into memory that is there, and the
+sampling from noise that was drawn before; no environment, no normalising, nothing stored.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import sys
-import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO))
 
-import torch  # noqa: E402
+from benchmarks import measuring  # noqa: E402 - the repository is not installed
 
-from market.names import DEFAULT_TICKERS  # noqa: E402
-from market.sample import synthetic_dataset  # noqa: E402
-from train.config import TrainConfig  # noqa: E402
-from train.device import prepare_device  # noqa: E402
-from train.env_factory import env_class_for, make_env  # noqa: E402
-from train.run import build_agent  # noqa: E402
-
-ENV_PARAMS = {"rules": "standard", "lookback": 4}
-N_BARS, N_BARS_QUICK = 70_000, 2_000
-ROLLOUT_SAMPLES, N_EPOCHS, BATCH_SIZE = 2048, 4, 512
-N_ENVS, WIDTHS = (1, 12, 64, 512), (128, 512)
-
-
-def fastest_s(work: Callable[[], Any], repeats: int, gpu: int) -> float:
-    """Seconds of the fastest run, after one to warm up."""
-    times = []
-    for _ in range(repeats + 1):
-        started = time.perf_counter()
-        work()
-        if gpu >= 0:
-            torch.cuda.synchronize(gpu)
-        times.append(time.perf_counter() - started)
-    return min(times[1:])
+WIDTHS, HORIZON_LEN, HORIZON_LEN_QUICK = (128, 512), 128, 4
+OURS, BARE = "ours, explore_vec_env over the batched environment", "bare actor and sampling"
+MOST_OVER_BARE = 1.5
+COLUMNS = {
+    "contender": "contender", "net": "net", "n_envs": "n_envs", "per_s": "env-steps/s", "ratio": "ours, times this",
+}  # fmt: skip
+ABOUT = (
+    "Environment steps per second of exploring with PPO, standard rules, observations of 393 numbers, two hidden "
+    "layers."
+)
 
 
-def measure(config: dict[str, Any], n_envs: int, width: int, threads: int, gpu: int, repeats: int) -> dict[str, Any]:
-    """One row of the result. Rates count samples of environments; an update's are counted once an epoch."""
-    prepare_device(gpu, threads)
-    settings = TrainConfig(
-        n_envs=n_envs, horizon_len=max(1, ROLLOUT_SAMPLES // n_envs), net_dims=(width, width), n_epochs=N_EPOCHS,
-        batch_size=BATCH_SIZE, gpu_id=gpu, cpu_threads=threads, episode_bars=512,
-    )  # fmt: skip
-    env = make_env(env_class_for(n_envs), config, ENV_PARAMS, n_envs, gpu_id=gpu, seed=0, start="random")
-    agent = build_agent(settings, env)
-    items = agent.explore_env(env, settings.horizon_len)
-    samples = settings.horizon_len * n_envs
-    explore_s = fastest_s(lambda: agent.explore_env(env, settings.horizon_len), repeats, gpu)
-    update_s = fastest_s(lambda: agent.update_net(items), repeats, gpu)
-    return {
-        "n_envs": n_envs, "net_width": width, "threads": threads, "state_dim": env.state_dim,
-        "explore_steps_per_s": round(samples / explore_s),
-        "update_samples_per_s": round(samples * N_EPOCHS / update_s),
-        "env_steps_per_s": round(samples / (explore_s + update_s)),
-    }  # fmt: skip
+def bare(width: int, horizon_len: int) -> measuring.Local:
+    """The actor's layers and the sampling, H times on 12 rows."""
+    import torch
+
+    from benchmarks import contenders as who
+    from benchmarks.learners import N_ENVS
+
+    dims = (who.STATE_DIM, width, width, who.N_ASSETS)
+    generator = torch.Generator().manual_seed(0)
+    layers = [(torch.randn(a, b, generator=generator) / a**0.5, torch.zeros(b)) for a, b in pairwise(dims)]
+    outputs = [torch.empty(N_ENVS, n) for n in dims[1:]]
+    state, std = torch.randn(N_ENVS, who.STATE_DIM, generator=generator), torch.full((1, who.N_ASSETS), 0.6)
+    noise = torch.randn(horizon_len, N_ENVS, who.N_ASSETS, generator=generator).unbind()
+    action, env_action = torch.empty_like(noise[0]), torch.empty_like(noise[0])
+
+    def work() -> None:
+        for drawn in noise:
+            x = state
+            for (weight, bias), out in zip(layers[:-1], outputs[:-1], strict=True):
+                x = torch.addmm(bias, x, weight, out=out).relu_()
+            mean = torch.addmm(layers[-1][1], x, layers[-1][0], out=outputs[-1])
+            torch.addcmul(mean, drawn, std, out=action)
+            torch.tanh(action, out=env_action)
+
+    return measuring.Local(BARE, N_ENVS, work, horizon_len * N_ENVS)
 
 
-def cpu_name() -> str:
-    """As the kernel calls it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+def contenders(width: int, horizon_len: int, threads: int) -> list[measuring.Local]:
+    """Ours first, then the bare actor, then elegantrl's agent over three environments."""
+    from benchmarks import contenders as who
+    from benchmarks import learners
+
+    n_envs = learners.N_ENVS
+    batch, same_batch = (who.batched_env(True, learners.RULES, n_envs) for _ in range(2))
+    loop, single = learners.ScalarLoop(n_envs), who.scalar_env(learners.RULES)
+    agents = [
+        (OURS, learners.our_agent(batch, width, horizon_len, threads), batch, n_envs),
+        ("elegantrl's explore_vec_env over the batched environment", learners.stock_agent(same_batch, n_envs, width),
+         same_batch, n_envs),
+        ("elegantrl's explore_vec_env over a Python loop of scalar ones", learners.stock_agent(loop, n_envs, width),
+         loop, n_envs),
+        ("elegantrl's explore_one_env over a scalar one", learners.stock_agent(single, 1, width), single, 1),
+    ]  # fmt: skip
+    timed = [
+        measuring.Local(name, n, lambda agent=agent, env=env: agent.explore_env(env, horizon_len), horizon_len * n)
+        for name, agent, env, n in agents
+    ]
+    return [timed[0], bare(width, horizon_len), *timed[1:]]
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """The section."""
+    horizon_len = HORIZON_LEN_QUICK if args.quick else HORIZON_LEN
+    rows: list[dict[str, Any]] = []
+    checks: list[dict[str, Any]] = []
+    for width in WIDTHS:
+        timed = contenders(width, horizon_len, args.threads)
+        rates = measuring.interleaved(timed, *measuring.rounds_of(args))
+        own = measuring.rows_of(timed, rates, OURS, {})
+        for row, rate in zip(own, rates, strict=True):
+            rows.append(row | {"net": width, "ratio": measuring.ratio(rates[0], rate)})
+        over_bare = measuring.ratio(rates[1], rates[0])
+        checks.append(measuring.check(f"time of exploring over the bare actor's, net {width}", over_bare,
+                                      most=MOST_OVER_BARE))  # fmt: skip
+    return measuring.section(args, ABOUT, COLUMNS, rows=rows, checks=[] if args.quick else checks)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gpu", type=int, default=-1, help="number of the GPU; -1 = CPU (default)")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="torch threads (default 1 2)")
-    parser.add_argument("--repeats", type=int, default=7, help="the fastest counts (default 7)")
-    parser.add_argument("--quick", action="store_true", help="only check that it runs, on a small market")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the result as JSON")
-    args = parser.parse_args(argv)
-    config = synthetic_dataset("5m", N_BARS_QUICK if args.quick else N_BARS, DEFAULT_TICKERS, 0).env_config()
-    cases = [(n, w, t) for t in args.threads for w in WIDTHS for n in N_ENVS]
-    rows = []
-    for n_envs, width, threads in cases[:1] if args.quick else cases:
-        rows.append(measure(config, n_envs, width, threads, args.gpu, 1 if args.quick else args.repeats))
-        print(json.dumps(rows[-1]), flush=True)
-    if args.out:
-        machine = {"cpu": cpu_name(), "python": platform.python_version(), "torch": torch.__version__}
-        machine["gpu"] = torch.cuda.get_device_name(args.gpu) if args.gpu >= 0 else None
-        date = datetime.now(UTC).date().isoformat()
-        result = {"benchmark": "rollout", "date": date, "machine": machine, "rows": rows}
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+    args = measuring.arguments(__doc__, gpu=False).parse_args(argv)
+    measuring.with_threads(args.threads)
+    import torch
+
+    torch.set_num_threads(args.threads)
+    torch.set_grad_enabled(False)   # as elegantrl's training loop does
+    measuring.finish(args, "rollout", measure(args))
     return 0
 
 
