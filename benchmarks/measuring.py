@@ -85,9 +85,10 @@ class Local:
 
     def rate(self, seconds: float) -> float:
         """Units per second; as many calls as the turn before says, after one to warm up where a call is short."""
-        if self._call_s < seconds / 4:
+        if not self._call_s or self._call_s < seconds / 4:
             first_s = self._time_of(1)
-        calls = max(self.least_calls, math.ceil(seconds / (self._call_s or first_s)))
+            self._call_s = self._call_s or first_s
+        calls = max(self.least_calls, math.ceil(seconds / self._call_s), 1)
         self._call_s = self._time_of(calls) / calls
         return self.units / self._call_s
 

@@ -19,8 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import contenders as who
-from benchmarks import measuring
+REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO))
+
+from benchmarks import contenders as who  # noqa: E402 - the repository is not installed
+from benchmarks import measuring  # noqa: E402
 
 RUNS, MOST_S = 5, 3.0
 PHASES = ("interpreter", "import torch", "import the environment", "load arrays", "construct and reset", "first step")
@@ -67,6 +70,6 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 def phases(command: list[str]) -> list[float]:
     """Seconds of each phase in one fresh interpreter; the clock is the system's, so parent and child share it."""
     started = time.monotonic()
-    done = subprocess.run(command, cwd=who.REPO, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, cwd=REPO, stdout=subprocess.PIPE, text=True, check=True)
     marks = [started, *json.loads(done.stdout.splitlines()[-1])]
     return [later - earlier for earlier, later in pairwise(marks)]
