@@ -37,7 +37,8 @@ def arguments(description: str | None, gpu: bool = True) -> argparse.ArgumentPar
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = {"help": "number of the GPU; -1 = CPU (default)"} if gpu else {"choices": [-1], "help": "-1: the CPU only"}
     parser.add_argument("--gpu", type=int, default=-1, metavar="N", **known)
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch and numba (default 2)")
+    parser.add_argument("--threads", type=int, metavar="N",
+                        help="CPU threads of torch and numba (default 2; 1 with --quick)")
     parser.add_argument("--quick", action="store_true",
                         help="only check that it runs, in seconds; the figures mean nothing and are not kept")
     parser.add_argument("--out", type=Path, metavar="FILE",
@@ -46,9 +47,13 @@ def arguments(description: str | None, gpu: bool = True) -> argparse.ArgumentPar
     return parser  # fmt: skip
 
 
-def with_threads(n_threads: int) -> None:
-    """Start this program again when the environment does not limit its threads: libraries read that when they load."""
-    wanted = dict.fromkeys(THREAD_VARIABLES, str(n_threads))
+def with_threads(args: argparse.Namespace) -> None:
+    """Settle `args.threads` and hold the libraries to it.
+
+    They read the number when they load, so the program starts again where its environment does not give it.
+    """
+    args.threads = args.threads or (1 if args.quick else 2)
+    wanted = dict.fromkeys(THREAD_VARIABLES, str(args.threads))
     if any(os.environ.get(name) != value for name, value in wanted.items()):
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | wanted)
 

@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
 
         measuring.serve(who.gym_trading_env())
         return 0
-    measuring.with_threads(args.threads)
+    measuring.with_threads(args)
     import torch
 
     torch.set_num_threads(args.threads)

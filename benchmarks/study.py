@@ -64,7 +64,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, write."""
     args = parse_arguments(argv)
-    measuring.with_threads(args.threads)
+    measuring.with_threads(args)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         make = [sys.executable, str(SAMPLE), "--n-bars", str(args.n_bars), "--out", str(scratch / "data")]

@@ -101,7 +101,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     horizon_len = HORIZON_LEN_QUICK if args.quick else HORIZON_LEN
     has_baselines = who.is_installed("stable_baselines3")
     rows: list[dict[str, Any]] = []
-    for width in WIDTHS[1:2] if args.quick else WIDTHS:
+    for width in WIDTHS[:1] if args.quick else WIDTHS:
         timed = elegantrl_contenders(width, horizon_len, args.threads)
         if has_baselines:
             timed.append(baselines_contender(width, horizon_len))
@@ -129,7 +129,7 @@ def checks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, write."""
     args = measuring.arguments(__doc__, gpu=False).parse_args(argv)
-    measuring.with_threads(args.threads)
+    measuring.with_threads(args)
     import torch
 
     torch.set_num_threads(args.threads)

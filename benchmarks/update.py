@@ -79,7 +79,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, write."""
     args = measuring.arguments(__doc__, gpu=False).parse_args(argv)
-    measuring.with_threads(args.threads)
+    measuring.with_threads(args)
     import torch
 
     torch.set_num_threads(args.threads)
