@@ -1,108 +1,132 @@
 #!/usr/bin/env python3
-"""Write the measured tables of README.md from benchmarks/results/*.json. Figures reach the README in no other way."""
+"""Write the measured parts of README.md and docs/results.md from benchmarks/results/*.json.
+
+Figures reach the two pages in no other way.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 REPO = Path(__file__).resolve().parents[1]
-README = REPO / "README.md"
+sys.path.insert(0, str(REPO))
+
+from benchmarks.measuring import check_line, section_lines, table_lines  # noqa: E402 - not an installed package
+
 RESULTS = REPO / "benchmarks" / "results"
 BEGIN, END = "<!-- measured:begin (scripts/readme_table.py writes this) -->", "<!-- measured:end -->"
+NOTHING = "Nothing is measured yet: the commands below do it."
+TITLES = {
+    "step": "Stepping", "scale": "Number of environments", "startup": "Starting up", "rollout": "Exploring",
+    "update": "Updating", "trial": "Whole trials", "study": "Whole studies",
+}  # fmt: skip
+SHORT = ("step", "trial")   # what the README shows
+GPU_LINE = "Not yet measured on a GPU: `python benchmarks/step.py --gpu 0` does it."
 
 
-def step_section(result: dict[str, Any]) -> list[str]:
-    """Rates by class and batch size, and the memory that one more environment takes."""
-    columns = sorted({row["n_envs"] for row in result["rows"]})
-    by_class: dict[str, dict[int, dict[str, Any]]] = {}
-    for row in result["rows"]:
-        by_class.setdefault(row["class"], {})[row["n_envs"]] = row
-    lines = [
-        f"`{result['command']}`, {machine_text(result)}. Environment steps per second:",
-        "",
-        "| class | " + " | ".join(f"n_envs {n}" for n in columns) + " |",
-        "|---|" + "---:|" * len(columns),
-    ]
-    for name, rows in by_class.items():
-        cells = [f"{rows[n]['env_steps_per_s']:,}" if n in rows else "" for n in columns]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    fast = by_class["optimized"]
-    return [*lines, "", memory_text(fast)]
+def machines(results: Path = RESULTS) -> list[tuple[str, dict[str, Any]]]:
+    """(name of the file without .json, content) of every machine's result file."""
+    loaded = [(path.stem, json.loads(path.read_text())) for path in sorted(results.glob("*.json"))]
+    return [(stem, content) for stem, content in loaded if "sections" in content]
 
 
-def memory_text(rows: dict[int, dict[str, Any]]) -> str:
-    """Bytes of books and buffers per environment, and of the whole process."""
-    many = max(rows)
-    each, process = rows[many]["buffer_bytes"] / many, rows[many]["process_bytes"]
-    return (
-        f"Memory, optimized class, observation of {rows[many]['state_dim']} numbers: {each / 2**10:,.1f} KiB of books "
-        f"and buffers for one environment; the whole process at n_envs {many:,}, market and libraries included: "
-        f"{process / 2**20:,.0f} MiB."
-    )
+def machine_text(machine: Mapping[str, Any]) -> str:
+    """The GPU's name, or `AMD EPYC, 2 cores`."""
+    return machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
 
 
-def study_section(result: dict[str, Any]) -> list[str]:
-    """Wall time of a study by number of environments, and where the time goes."""
-    lines = [
-        f"`{result['command']}`, {machine_text(result)}. {result['trials']} trials of {result['splits']} splits, "
-        f"{result['break_step']:,} environment steps each, {result['data']}:",
-        "",
-        "| n_envs | study, s | explore, env-steps/s | update, samples/s |",
-        "|---:|---:|---:|---:|",
-    ]
-    return lines + [
-        f"| {row['n_envs']} | {row['wall_s']:.0f} | {row['explore_steps_per_s']:,.0f} "
-        f"| {row['update_samples_per_s']:,.0f} |"
-        for row in result["rows"]
-    ]
+def origin(part: Mapping[str, Any]) -> str:
+    """How a section was made."""
+    versions = f"torch {part['torch']}, commit {part['commit']}, {part['date']}"
+    return f"`{part['command']}`, {part['threads']} threads, {versions}."
 
 
-def machine_text(result: dict[str, Any]) -> str:
-    """`2 cores of a ..., torch 2.13.0, 2026-11-23`."""
-    machine = result["machine"]
-    device = machine["gpu"] or f"{machine['cores']} cores of {machine['cpu']}"
-    return f"{device}, torch {machine['torch']}, {result['date']}"
-
-
-SECTIONS = {"step": step_section, "study": study_section}
-
-
-def render(results: Path = RESULTS) -> str:
-    """The text between the markers."""
+def short_blocks(found: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """For the README: the tables it shows, what is measured on what, and which targets are missed."""
     blocks = []
-    for path in sorted(results.glob("*.json")):
-        result = json.loads(path.read_text())
-        if result.get("benchmark") in SECTIONS:
-            blocks.append("\n".join(SECTIONS[result["benchmark"]](result)))
-    return "\n\n".join(blocks) or "Nothing is measured yet: the commands below do it."
+    for _, content in found:
+        sections = content["sections"]
+        for name in [name for name in SHORT if name in sections]:
+            part = sections[name]
+            lines = [f"**{TITLES[name]}**, {machine_text(content['machine'])}. {part['about']}"]
+            lines += ["", *table_lines(part["columns"], part["rows"]), "", *part.get("notes", [])]
+            lines += ["", *map(check_line, part.get("checks", [])), "", origin(part)]
+            blocks.append(tidied(lines))
+    return blocks
 
 
-def replaced(readme: str, table: str) -> str:
-    """The README with `table` between its markers."""
-    before, found, rest = readme.partition(BEGIN)
+def long_blocks(found: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """For docs/results.md: every section of every machine."""
+    blocks = []
+    for stem, content in found:
+        blocks.append(f"## {machine_text(content['machine'])}")
+        for name in [name for name in TITLES if name in content["sections"]]:
+            part = content["sections"][name]
+            lines = [f"### {TITLES[name]}", "", *section_lines(part), "", origin(part)]
+            if name == "scale":
+                lines += ["", f"![Cost of a step and memory]({picture(stem)})"]
+            blocks.append(tidied(lines))
+    return blocks
+
+
+def picture(stem: str) -> str:
+    """Of the section "scale", as docs/results.md links to it."""
+    return f"../benchmarks/results/{stem}_scale.png"
+
+
+def tidied(lines: Sequence[str]) -> str:
+    """Text without two blank lines in a row."""
+    kept = [line for number, line in enumerate(lines) if line or (number and lines[number - 1])]
+    return "\n".join(kept).strip()
+
+
+def render(blocks: Sequence[str], found: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """The text between the markers."""
+    if not blocks:
+        return f"{NOTHING}\n\n{GPU_LINE}"
+    has_gpu = any(content["machine"]["gpu"] for _, content in found)
+    return "\n\n".join([*blocks, *([] if has_gpu else [GPU_LINE])])
+
+
+def replaced(page: str, text: str, name: str = "README.md") -> str:
+    """The page with `text` between its markers."""
+    before, found, rest = page.partition(BEGIN)
     _, closed, after = rest.partition(END)
     if not found or not closed:
-        raise ValueError(f"README.md lost its markers: {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+        raise ValueError(f"{name} lost its markers: {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+
+
+def pages(results: Path = RESULTS, repo: Path = REPO) -> dict[Path, tuple[str, str]]:
+    """Page -> its text now, and its text from the result files."""
+    found = machines(results)
+    texts = {
+        repo / "README.md": render(short_blocks(found), found),
+        repo / "docs" / "results.md": render(long_blocks(found), found),
+    }
+    return {path: (path.read_text(), replaced(path.read_text(), text, path.name)) for path, text in texts.items()}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Rewrite README.md, or with --check say whether it is up to date."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 when it is not up to date")
+    """Rewrite both pages, or with --check say whether they are up to date."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 when a page is old")
     args = parser.parse_args(argv)
-    old = README.read_text()
-    new = replaced(old, render())
-    if args.check:
-        print("README.md is up to date" if new == old else "README.md is old; run: python scripts/readme_table.py")
-        return int(new != old)
-    README.write_text(new)
-    print(f"wrote {README}")
-    return 0
+    is_old = False
+    for path, (now, wanted) in pages().items():
+        name = path.relative_to(REPO)
+        if args.check:
+            print(f"{name} is up to date" if now == wanted else f"{name} is old; run: python scripts/readme_table.py")
+            is_old = is_old or now != wanted
+            continue
+        path.write_text(wanted)
+        print(f"wrote {name}")
+    return int(is_old)
 
 
 if __name__ == "__main__":

@@ -73,6 +73,8 @@ smoke_benchmarks() {
         if ! grep -q __main__ "$script"; then continue; fi
         run "$PYTHON" "$script" --quick
     done
+    run "$PYTHON" benchmarks/step.py --scale --quick
+    run "$PYTHON" benchmarks/step.py --startup --quick
 }
 
 main() {

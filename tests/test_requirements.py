@@ -7,6 +7,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+BENCHMARKS = ("requirements-bench.txt",)  # peers, imported where they are installed
 RUNTIME = ("market", "drl_agents", "train", "paper_trading", "scripts", "benchmarks")
 
 
@@ -36,7 +37,7 @@ def imported_packages(paths: list[Path]) -> set[str]:
 
 def test_the_programs_import_runtime_requirements_only():
     paths = [*ROOT.glob("*.py"), *(path for folder in RUNTIME for path in (ROOT / folder).rglob("*.py"))]
-    assert imported_packages(paths) - required("requirements.txt", "requirements-elegantrl.txt") == set()
+    assert imported_packages(paths) - required("requirements.txt", "requirements-elegantrl.txt", *BENCHMARKS) == set()
 
 
 def test_the_tests_import_nothing_else_but_developer_requirements():

@@ -3,9 +3,10 @@
 What is set, and why:
 
 * torch's CPU threads, to `TrainConfig.cpu_threads`, 1 by default. A 12-row forward pass is too small to share, and an
-  update of 128-wide networks gains a factor of 1.4 from a second idle core but loses a factor of 10 and more when that
-  core is taken (benchmarks/bench_rollout.py): the threads of torch's pool spin while they wait for one another. A study
-  fills further cores with workers instead. The number also fixes the order of sums, so it belongs to the seed.
+  update of 128-wide networks gains a factor of 1.4 from a second idle core but loses a factor of 10 and more when
+  that core is taken (benchmarks/update.py --threads): the threads of torch's pool spin while they wait for one
+  another. A study fills further cores with workers instead. The number also fixes the order of sums, so it belongs to
+  the seed.
 * float32 matrix products on NVIDIA GPUs in TF32: weights and activations of a policy need no 24-bit mantissa, and
   tensor cores work at a multiple of the plain rate. Accounts are float64 elementwise and unaffected.
   On AMD GPUs the same switch is accepted and used where the chip has such a mode.

@@ -41,8 +41,10 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--n-trials", type=int, default=50, help="finished trials the study is to have (default 50)")
     p.add_argument("--gpu", type=int, default=-1, help="number of the GPU; -1 = CPU (default)")
-    p.add_argument("--n-envs", type=int, default=1,
-                   help="environments stepped together; 1 (default) uses the scalar class, more the vectorized one")
+    p.add_argument("--n-envs", type=number_or_auto, default=1, metavar="N",
+                   help="environments stepped together; 1 (default) uses the scalar class, more the vectorized one; "
+                   "auto: as many as memory, device and the smallest rollout allow, logged with the reason; a study "
+                   "keeps the number it began with")
     p.add_argument("--timeframe", choices=TIMEFRAMES, help="of the bars (default: 5m, or that of --data-dir)")
     p.add_argument("--data-dir", type=Path, metavar="DIR",
                    help="a data set, or a folder of data sets named by timeframe (default: data/<timeframe>)")
@@ -68,6 +70,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--timeout", type=float, metavar="SECONDS", help="begin no trial after this; the running one ends")
     p.add_argument("--log-level", choices=("debug", "info", "warning"), default="info", help="debug shows tracebacks")
     return p  # fmt: skip
+
+
+def number_or_auto(text: str) -> int | None:
+    """A whole number, or None for "auto"."""
+    return None if text == "auto" else int(text)
 
 
 def request(args: argparse.Namespace) -> StudyRequest:

@@ -1,5 +1,6 @@
 """The README's commands, flags, links and figures are the repository's."""
 
+import argparse
 import json
 import os
 import re
@@ -9,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from benchmarks import measuring
+from scripts import readme_table
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -64,7 +68,81 @@ def test_every_figure_comes_from_the_result_files():
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("st*_*.json")), ids=lambda p: p.name)
-def test_a_result_file_of_the_table_says_how_it_was_made(path):
-    result = json.loads(path.read_text())
-    assert {"benchmark", "command", "date", "machine"} <= result.keys()
+@pytest.mark.parametrize(("stem", "content"), readme_table.machines(), ids=lambda value: str(value)[:40])
+def test_a_section_of_a_result_file_says_how_it_was_made(stem, content):
+    assert stem == measuring.slug(content["machine"])
+    assert content["sections"].keys() <= readme_table.TITLES.keys()
+    for part in content["sections"].values():
+        assert {"command", "date", "torch", "threads", "commit", "about", "columns", "rows"} <= part.keys()
+        assert "--quick" not in part["command"]
+        assert "/" not in part["command"].removeprefix("python benchmarks/")
+    if "scale" in content["sections"]:
+        assert (ROOT / "docs" / readme_table.picture(stem)).is_file()
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\(([^)#]+)\)", (ROOT / "docs" / "results.md").read_text()), ids=str)
+def test_a_link_of_the_results_leads_somewhere(target):
+    assert (ROOT / "docs" / target).is_file()
+
+
+def written(folder: Path, **sections: dict) -> None:
+    machine = {"cpu": "A Chip", "cores": 2, "gpu": None, "python": "3.11"}
+    (folder / "a_chip_2_cores.json").write_text(json.dumps({"machine": machine, "sections": sections}))
+
+
+def part(**changed) -> dict:
+    usual = {
+        "command": "python benchmarks/step.py", "date": "2026-01-02", "torch": "2.13.0", "threads": 2, "commit": "abc",
+        "about": "What was measured.",
+        "columns": {"contender": "contender", "n_envs": "n_envs", "per_s": "env-steps/s"},
+        "rows": [{"contender": "ours", "n_envs": 12, "per_s": 1_234_567}],
+    }  # fmt: skip
+    return usual | changed
+
+
+def test_a_table_holds_the_figures_of_the_file_and_the_missed_target(tmp_path):
+    rows = [*part()["rows"], measuring.missing_row("theirs", "their-package", 12)]
+    checks = [measuring.check("times the peer", 99.4, least=400.0), measuring.check("seconds", 2.1, most=3.0)]
+    written(tmp_path, step=part(rows=rows, checks=checks), update=part())
+    found = readme_table.machines(tmp_path)
+    short = readme_table.render(readme_table.short_blocks(found), found)
+    assert "| ours | 12 | 1,234,567 |" in short
+    assert "| theirs | 12 | not installed: pip install their-package |" in short
+    assert "- missed: times the peer: 99.4, wanted at least 400" in short
+    assert "- met: seconds: 2.1, wanted at most 3" in short
+    assert "commit abc, 2026-01-02." in short
+    assert "Updating" not in short
+    assert "Not yet measured on a GPU" in short
+    assert "### Updating" in readme_table.render(readme_table.long_blocks(found), found)
+
+
+def test_without_results_the_pages_say_so(tmp_path):
+    (tmp_path / "learning.json").write_text("{}")
+    found = readme_table.machines(tmp_path)
+    assert readme_table.render(readme_table.short_blocks(found), found).startswith(readme_table.NOTHING)
+
+
+def test_a_section_is_merged_and_leaves_the_others(tmp_path, capsys):
+    written(tmp_path, step=part())
+    path = tmp_path / "a_chip_2_cores.json"
+    args = argparse.Namespace(quick=True, out=path, gpu=-1)
+    measuring.finish(args, "update", part(about="Another."))
+    sections = json.loads(path.read_text())["sections"]
+    assert sections == {"step": part(), "update": part(about="Another.")}
+    args.out = None
+    assert measuring.finish(args, "trial", part()) is None  # --quick keeps nothing
+    assert "What was measured." in capsys.readouterr().out
+
+
+def test_a_ratio_is_the_median_within_rounds_and_never_of_medians():
+    # the second round was slow for both
+    assert measuring.ratio([100.0, 10.0, 300.0], [10.0, 1.0, 100.0]) == 10.0
+
+
+def test_contenders_take_turns():
+    turns = []
+    contenders = [measuring.Local(name, 1, lambda name=name: turns.append(name), 1) for name in "ab"]
+    rates = measuring.interleaved(contenders, rounds=3, seconds=0.0)
+    assert [len(own) for own in rates] == [3, 3]
+    changes = [name for name, before in zip(turns, ["", *turns], strict=False) if name != before]
+    assert changes == ["a", "b"] * 4

@@ -221,6 +221,25 @@ def test_another_search_space_on_an_old_study_is_refused(tmp_path, market_folder
     assert states(tmp_path) == {}
 
 
+def test_auto_chooses_a_number_of_environments_and_says_why(tmp_path, market_folder, script, caplog):
+    caplog.set_level("INFO")
+    arguments = command(tmp_path, market_folder, "--n-trials", "1", "--timeout", "0.000001", "--break-step", "4096")[2:]
+    assert script.main([*arguments, "--n-envs", "auto"]) == 1  # the study exists, no trial began
+    (line,) = [text for text in caplog.messages if text.startswith("--n-envs auto")]
+    # 4096 steps in four rollouts of at most 1024 samples, so 16 environments take 64 steps each.
+    assert line.startswith("--n-envs auto: 16: the smallest rollout, 1,024 samples, then has 64 steps of each")
+    assert load(tmp_path).user_attrs["identity"]["run"]["n_envs"] == 16
+
+
+def test_auto_keeps_the_number_of_a_study(tmp_path, market_folder, script, caplog):
+    caplog.set_level("INFO")
+    arguments = command(tmp_path, market_folder, "--n-trials", "1", "--timeout", "0.000001")[2:]
+    assert script.main([*arguments, "--n-envs", "6"]) == 1
+    assert script.main([*arguments, "--n-envs", "auto"]) == 1
+    assert "--n-envs auto: 6, the number that study s began with" in caplog.messages
+    assert load(tmp_path).user_attrs["identity"]["run"]["n_envs"] == 6
+
+
 def test_other_fees_or_rules_on_an_old_study_are_refused(tmp_path, market_folder, script, capsys, monkeypatch):
     arguments = command(tmp_path, market_folder, "--n-trials", "1", "--timeout", "0.000001")[2:]
     assert script.main(arguments) == 1

@@ -16,6 +16,7 @@ import torch
 from sqlalchemy.engine import URL
 
 from train.env_factory import env_class_for
+from train.n_envs import Choice, buffer_bytes, choose_n_envs, free_bytes, rollout_bytes
 from train.provenance import code_version
 from train.study.data import FoldedData, SplitPlan, StudyError, load_study_data
 from train.study.interruption import Interruption
@@ -33,7 +34,7 @@ from train.study.search_space import (
     choices,
     most_rollout_samples,
 )
-from train.study.storage import experimental_allowed, n_finished, open_study
+from train.study.storage import experimental_allowed, n_finished, open_study, stored_identity
 from train.study.worker import Ending, Limits, run_worker
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ PRUNERS = ("wilcoxon", "none")
 # One-sided, over at most a dozen splits: 4 splits that are all worse than the best trial's have p = 1/16.
 PRUNING_P = 0.1
 LEAST_BREAK_STEP = 256
+PROBED_N_ENVS = 16  # enough that what does not grow with their number hardly counts
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class StudyRequest:
     timeframe: str | None = None  # None: the data set's own
     tickers: tuple[str, ...] | None = None
     gpu_id: int = -1
-    n_envs: int = 1
+    n_envs: int | None = 1  # None: the study's own, or chosen for a new one
     break_step: int | None = None
     episode_bars: int | None = None
     use_best_ranges: bool = False
@@ -110,11 +112,13 @@ def run_study(request: StudyRequest) -> int:
     """
     data = load_study_data(request.data_dir, request.timeframe, request.tickers, request.plan)
     space = make_space(request, data)
-    check_environments(request, data)
+    name = request.study_name or f"cappuccino_{data[0].timeframe}"
+    n_envs = request.n_envs or automatic_n_envs(request, data, space, name)
+    check_environments(n_envs, request.gpu_id, data)
     study = open_study(
         request.storage,
-        request.study_name or f"cappuccino_{data[0].timeframe}",
-        study_identity(data, request.plan, space, n_envs=request.n_envs, seed=request.seed),
+        name,
+        study_identity(data, request.plan, space, n_envs=n_envs, seed=request.seed),
         must_exist=request.resume,
         pruner=make_pruner(request.pruner),
     )
@@ -128,7 +132,7 @@ def run_study(request: StudyRequest) -> int:
     study.set_user_attr("data", [d.dataset.label for d in data])
     study.set_user_attr("results", str(folder))
     reporter = Reporter(study, space, len(data[0].folds), request.n_trials)
-    run = RunSettings(request.n_envs, request.seed, request.gpu_id, folder, code_version())
+    run = RunSettings(n_envs, request.seed, request.gpu_id, folder, code_version())
     with Interruption() as interruption:
         objective = Objective(space, data, run, reporter, interruption)
         limits = Limits(request.n_trials, request.timeout_s)
@@ -146,7 +150,7 @@ def make_space(request: StudyRequest, data: tuple[FoldedData, ...]) -> Space:
         )
     space = build_space(request.use_best_ranges, longest, [d.timeframe for d in data], request.given)
     least = choices(space, "rollout_samples")[0]
-    if request.n_envs > least:
+    if request.n_envs is not None and request.n_envs > least:
         raise StudyError(
             f"--n-envs {request.n_envs}: an update takes rollout_samples of all environments together, and the "
             f"smallest choice is {least}: more environments than that would be another setting; give at most {least}"
@@ -166,21 +170,54 @@ def warn_of_small_budget(space: Space) -> None:
                        "that are cut to it and change nothing", budget, most, " and ".join(cut))  # fmt: skip
 
 
-def check_environments(request: StudyRequest, data: tuple[FoldedData, ...]) -> None:
+def automatic_n_envs(request: StudyRequest, data: tuple[FoldedData, ...], space: Space, name: str) -> int:
+    """The study's own number of environments; for a new study the one that `train.n_envs` chooses. Logs why."""
+    stored = stored_identity(request.storage, name)
+    if stored is not None:
+        n_envs = int(stored["run"]["n_envs"])
+        logger.info("--n-envs auto: %d, the number that study %s began with", n_envs, name)
+        return n_envs
+    choice = choose_for(request.gpu_id, data, space)
+    logger.info("--n-envs auto: %d: %s", choice.n_envs, choice.reason)
+    return choice.n_envs
+
+
+def choose_for(gpu_id: int, data: tuple[FoldedData, ...], space: Space) -> Choice:
+    """Count the bytes of the study's largest environment and of its largest rollout, and choose."""
+    envs = [largest_environment(d, PROBED_N_ENVS, gpu_id) for d in data]
+    samples = choices(space, "rollout_samples")
+    budget = most_rollout_samples(space.given.get("total_env_steps", sys.maxsize))
+    try:
+        return choose_n_envs(
+            bytes_per_env=max(buffer_bytes(env) for env in envs) // PROBED_N_ENVS,
+            rollout_bytes=max(rollout_bytes(samples[-1], env.state_dim, env.action_dim) for env in envs),
+            free_bytes=free_bytes(envs[0].device),
+            least_rollout_samples=min(samples[0], budget),
+            on_gpu=envs[0].device.type == "cuda",
+        )
+    except ValueError as error:
+        raise StudyError(f"--n-envs auto: {error}") from error
+
+
+def largest_environment(d: FoldedData, n_envs: int, gpu_id: int) -> Any:
+    """A batched environment on the whole data with the widest observation that the study searches."""
+    env_params = FIXED_ENV | {"lookback": MAX_LOOKBACK, "observe_account": True}
+    return env_class_for(n_envs)(d.dataset.env_config(), env_params, n_envs=n_envs, gpu_id=gpu_id)
+
+
+def check_environments(n_envs: int, gpu_id: int, data: tuple[FoldedData, ...]) -> None:
     """Build the largest environments of the study and step them once.
 
     Too many of them are refused here, and not in every trial; and kernels are compiled before the clock of the first
     split runs. Evaluation is always vectorized, so one environment is stood in for by two.
     """
-    n_envs = max(request.n_envs, 2)
-    env_params = FIXED_ENV | {"lookback": MAX_LOOKBACK, "observe_account": True}
     for d in data:
         try:
-            env = env_class_for(n_envs)(d.dataset.env_config(), env_params, n_envs=n_envs, gpu_id=request.gpu_id)
+            env = largest_environment(d, max(n_envs, 2), gpu_id)
         except (ValueError, MemoryError) as error:
-            raise StudyError(f"--n-envs {request.n_envs}: {error}") from error
+            raise StudyError(f"--n-envs {n_envs}: {error}") from error
         env.reset()
-        env.step(torch.zeros((n_envs, len(d.dataset.tickers))))
+        env.step(torch.zeros((env.n_envs, env.action_dim)))
 
 
 def make_pruner(name: str) -> optuna.pruners.BasePruner:

@@ -110,6 +110,22 @@ def load_study(url: URL, name: str) -> Study:
     return optuna.load_study(study_name=name, storage=storage)
 
 
+def stored_identity(url: URL, name: str) -> Mapping[str, Any] | None:
+    """What the study of that name was begun under; None where there is no such study, or one that is not ours.
+
+    Raises:
+        StudyError: the database cannot be used.
+    """
+    path = sqlite_path(url)
+    if path is not None and not path.exists():
+        return None
+    with study_lock(url):
+        storage = _open_storage(url)
+        if name not in optuna.study.get_all_study_names(storage):
+            return None
+        return optuna.load_study(study_name=name, storage=storage).user_attrs.get(IDENTITY)
+
+
 def sqlite_path(url: URL) -> Path | None:
     """The database file, None for a server."""
     return Path(str(url.database)) if url.get_backend_name() == "sqlite" else None

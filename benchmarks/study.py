@@ -9,21 +9,26 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO))
+
+from benchmarks import measuring  # noqa: E402 - the repository is not installed
+
 TRAINER = REPO / "scripts" / "training" / "1_optimize_unified.py"
 SAMPLE = REPO / "scripts" / "data" / "make_sample.py"
 DEFAULT_N_ENVS = (1, 12, 64)
+COLUMNS = {
+    "n_envs": "n_envs", "wall_s": "study, s", "explore_steps_per_s": "explore, env-steps/s",
+    "update_samples_per_s": "update, samples/s",
+}  # fmt: skip
 
 
 def run_study(n_envs: int, data: str, scratch: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -43,31 +48,13 @@ def run_study(n_envs: int, data: str, scratch: Path, args: argparse.Namespace) -
     return {"n_envs": n_envs, "wall_s": wall_s, "splits": len(splits) // args.n_trials, **rates}
 
 
-def machine(gpu: int) -> dict[str, Any]:
-    """What the figures were measured on."""
-    import torch  # here, so that --help needs no second to load it
-
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "gpu": torch.cuda.get_device_name(gpu) if gpu >= 0 else None,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-
-
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gpu", type=int, default=-1, help="number of the GPU; -1 = CPU (default)")
+    parser = measuring.arguments(__doc__)
     parser.add_argument("--n-envs", type=int, nargs="+", default=DEFAULT_N_ENVS, metavar="N", help="(default: 1 12 64)")
     parser.add_argument("--n-trials", type=int, default=4, help="trials of each study (default 4)")
     parser.add_argument("--break-step", type=int, default=60_000, help="environment steps per split (default 60000)")
     parser.add_argument("--n-bars", type=int, default=20_000, help="bars of the sample market (default 20000)")
-    parser.add_argument("--quick", action="store_true", help="only check that it runs: one tiny trial")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the result as JSON, for the README's table")
     args = parser.parse_args(argv)
     if args.quick:
         args.n_envs, args.n_trials, args.break_step, args.n_bars = [12], 1, 2_000, 6_000
@@ -77,28 +64,18 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, write."""
     args = parse_arguments(argv)
-    rows = []
+    measuring.with_threads(args)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         make = [sys.executable, str(SAMPLE), "--n-bars", str(args.n_bars), "--out", str(scratch / "data")]
         subprocess.run(make, check=True, stdout=subprocess.DEVNULL)
-        for n_envs in args.n_envs:
-            rows.append(run_study(n_envs, str(scratch / "data"), scratch, args))
-            print(json.dumps(rows[-1]), flush=True)
-    if args.out:
-        result = {
-            "benchmark": "study",
-            "date": datetime.now(UTC).date().isoformat(),
-            "command": f"python benchmarks/bench_study.py --gpu {args.gpu}",
-            "data": f"sample market of {args.n_bars:,} five-minute bars",
-            "trials": args.n_trials,
-            "splits": rows[0]["splits"],
-            "break_step": args.break_step,
-            "machine": machine(args.gpu),
-            "rows": rows,
-        }
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        rows = [run_study(n_envs, str(scratch / "data"), scratch, args) for n_envs in args.n_envs]
+    about = (
+        f"Wall time of a study of {args.n_trials} trials of {rows[0]['splits']} splits, {args.break_step:,} "
+        f"environment steps each, on a sample market of {args.n_bars:,} five-minute bars. Rates are medians over "
+        "the splits."
+    )
+    measuring.finish(args, "study", measuring.section(args, about, COLUMNS, rows=rows))
     return 0
 
 

@@ -1,0 +1,232 @@
+"""Who competes in the benchmarks: our environments and other people's, on one market.
+
+The market: seven coins, 30 000 bars, 77 feature columns, lookback 5, so an observation has 393 numbers. Every actor
+gets actions that were drawn beforehand, and whatever does not restart by itself is reset when its episode ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO))
+
+from benchmarks.measuring import Local, waiter  # noqa: E402
+from environment_Alpaca import CryptoEnvAlpaca  # noqa: E402
+from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpaca, VectorizedCryptoEnvAlpacaOptimized  # noqa: E402
+
+N_ASSETS, N_FEATURES, LOOKBACK, N_BARS = 7, 77, 5, 30_000
+STATE_DIM = 1 + N_ASSETS + LOOKBACK * N_FEATURES
+FIRST_PRICE = (95.0, 34.0, 43_000.0, 14.5, 2_300.0, 68.0, 6.4)
+RULES: dict[str, dict[str, Any]] = {
+    "cappuccino": {"rules": "cappuccino", "lookback": LOOKBACK, "norm_cash": 2.0**-12, "norm_stocks": 2.0**-8,
+                   "norm_tech": 2.0**-6, "norm_reward": 2.0**-10, "norm_action": 4.0},
+    "standard": {"rules": "standard", "lookback": LOOKBACK},
+}  # fmt: skip
+N_ACTIONS = 32   # drawn beforehand; a contender's call goes through all of them
+
+PEER = "elegantrl StockTradingVmapEnv"
+FAST, PLAIN, SCALAR = "VectorizedCryptoEnvAlpacaOptimized", "VectorizedCryptoEnvAlpaca", "CryptoEnvAlpaca"
+TRADING_ENV = "gym-trading-env TradingEnv"
+
+
+def market(seed: int = 0) -> dict[str, Any]:
+    """Random walks and noise: the arithmetic of a step does not depend on what the bars mean."""
+    rng = np.random.default_rng(seed)
+    price = np.array(FIRST_PRICE) * np.exp(np.cumsum(rng.normal(0.0, 0.002, (N_BARS, N_ASSETS)), axis=0))
+    return {"price_array": price, "tech_array": rng.normal(0.0, 1.0, (N_BARS, N_FEATURES))}
+
+
+@cache
+def config() -> dict[str, Any]:
+    """The market, made once a process."""
+    return market()
+
+
+def drawn_actions(*shape: int) -> np.ndarray:
+    """(N_ACTIONS, *shape) float32 in [-1, 1]."""
+    return np.random.default_rng(1).random((N_ACTIONS, *shape), dtype=np.float32) * 2.0 - 1.0
+
+
+def tensor_actions(n_envs: int, device: torch.device | str = "cpu") -> tuple[torch.Tensor, ...]:
+    """N_ACTIONS tensors (N, A)."""
+    return torch.as_tensor(drawn_actions(n_envs, N_ASSETS), device=device).unbind()
+
+
+def scalar_env(rules: str, seed: int = 0, start: str = "random") -> CryptoEnvAlpaca:
+    """One account, the readable class."""
+    return CryptoEnvAlpaca(config(), RULES[rules], seed=seed, start=start)
+
+
+def batched_env(fast: bool, rules: str, n_envs: int, start: str = "random", gpu: int = -1) -> Any:
+    """N accounts with the tensor interface."""
+    env_class = VectorizedCryptoEnvAlpacaOptimized if fast else VectorizedCryptoEnvAlpaca
+    return env_class(config(), RULES[rules], n_envs, start=start, gpu_id=gpu, as_numpy=False)
+
+
+def stepping(env: Any, actions: Sequence[Any]) -> Callable[[], None]:
+    """Every action once, for environments that restart by themselves."""
+
+    def work() -> None:
+        step = env.step
+        for action in actions:
+            step(action)
+
+    env.reset()
+    return work
+
+
+def batched(fast: bool, rules: str, n_envs: int, start: str = "random", gpu: int = -1) -> Local:
+    """Our batched classes."""
+    env = batched_env(fast, rules, n_envs, start, gpu)
+    bars = {"random": "random bars", "first": "one bar"}[start]
+    name = f"{FAST if fast else PLAIN}, {rules}, {bars}"
+    work = stepping(env, tensor_actions(n_envs, env.device))
+    # A GPU's clock is read after at least 200 steps.
+    least = -(-200 // N_ACTIONS) if gpu >= 0 else 1
+    return Local(name, n_envs, work, N_ACTIONS * n_envs, waiter(gpu), least)
+
+
+def scalar_loop(rules: str, n_envs: int) -> Local:
+    """The scalar class in a Python loop."""
+    envs = [scalar_env(rules, seed) for seed in range(n_envs)]
+    for env in envs:
+        env.reset()
+    actions = drawn_actions(n_envs, N_ASSETS)
+
+    def work() -> None:
+        for rows in actions:
+            for env, action in zip(envs, rows, strict=True):
+                if env.step(action)[2]:
+                    env.reset()
+
+    return Local(f"{SCALAR}, {rules}, Python loop", n_envs, work, N_ACTIONS * n_envs)
+
+
+def empty_step(n_envs: int) -> Local:
+    """A Python call that returns tensors that are there: no step that hands out tensors is faster."""
+    answer = (torch.zeros(n_envs, STATE_DIM), torch.zeros(n_envs), torch.zeros(n_envs, dtype=torch.bool), {})
+
+    class Nothing:
+        def reset(self) -> torch.Tensor:
+            return answer[0]
+
+        def step(self, action: torch.Tensor) -> tuple[Any, ...]:
+            return answer
+
+    return Local("empty Python step", n_envs, stepping(Nothing(), tensor_actions(n_envs)), N_ACTIONS * n_envs)
+
+
+# --------------------------------------------------------------------------------------------------- gymnasium
+def gymnasium_env(rules: str, seed: int) -> Any:
+    """The scalar class as gymnasium wants one."""
+    import gymnasium
+
+    class ScalarEnv(gymnasium.Env):
+        """Thin: it renames, and tells terminated from truncated."""
+
+        observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (STATE_DIM,), np.float32)
+        action_space = gymnasium.spaces.Box(-1.0, 1.0, (N_ASSETS,), np.float32)
+
+        def __init__(self) -> None:
+            self.env = scalar_env(rules, seed)
+
+        def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+            return self.env.reset(), {}
+
+        def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+            state, reward, done, info = self.env.step(action)
+            truncated = bool(info["truncated"])
+            return state, reward, done and not truncated, truncated, {}
+
+    return ScalarEnv()
+
+
+def gymnasium_vector(kind: str, rules: str, n_envs: int) -> Local:
+    """gymnasium's own vector environments over the scalar class: kind "Sync" or "Async".
+
+    The workers of "Async" are forked, so they share the market's arrays, and idle between their turns.
+    """
+    import gymnasium
+
+    makers = [(lambda seed=seed: gymnasium_env(rules, seed)) for seed in range(n_envs)]
+    if kind == "Sync":
+        env = gymnasium.vector.SyncVectorEnv(makers)
+    else:
+        config()  # before the fork
+        env = gymnasium.vector.AsyncVectorEnv(makers, context="fork")
+    work = stepping(env, list(drawn_actions(n_envs, N_ASSETS)))
+    return Local(f"gymnasium {kind}VectorEnv over {SCALAR}, {rules}", n_envs, work, N_ACTIONS * n_envs)
+
+
+# --------------------------------------------------------------------------------------------------- other people's
+def elegantrl_vmap(n_envs: int) -> Local:
+    """The vectorized stock environment that comes with elegantrl 0.3.6, in its own way.
+
+    It reads its market from a file; here it gets arrays in memory, of a width that makes its observation as wide as
+    ours. All its environments stand on one bar, which is its design. It does not restart by itself, so it is reset at
+    its last bar, as elegantrl's own check does.
+    """
+    from elegantrl.envs.StockTradingVmapEnv import StockTradingVmapEnv
+
+    rng = np.random.default_rng(2)
+    # cash, shares and closes stand beside the features in its observation
+    features = rng.normal(0.0, 30.0, (N_BARS, STATE_DIM - 1 - 2 * N_ASSETS))
+    closes = 50.0 * np.exp(np.cumsum(rng.normal(0.0, 0.002, (N_BARS, N_ASSETS)), axis=0))
+
+    class InMemory(StockTradingVmapEnv):
+        def load_data_from_disk(self, tech_id_list: Any = None) -> tuple[np.ndarray, np.ndarray]:
+            return closes, features
+
+    with contextlib.redirect_stdout(None), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)   # of functorch's vmap, which it uses
+        env = InMemory(beg_idx=0, end_idx=N_BARS, gpu_id=-1, num_envs=n_envs)
+    assert env.reset().shape == (n_envs, STATE_DIM)
+    actions = tensor_actions(n_envs)
+    last_day = env.max_step - 1
+
+    def work() -> None:
+        for action in actions:
+            env.step(action)
+            if env.day == last_day:
+                env.reset()
+
+    return Local(PEER, n_envs, work, N_ACTIONS * n_envs)
+
+
+def gym_trading_env() -> Local:
+    """gym-trading-env's TradingEnv: one asset, a window of 5 bars of 77 features, random positions."""
+    import pandas as pd
+    from gym_trading_env.environments import TradingEnv
+
+    rng = np.random.default_rng(3)
+    close = 100.0 * np.exp(np.cumsum(rng.normal(0.0, 0.002, N_BARS)))
+    columns = {f"feature_{k}": rng.normal(size=N_BARS) for k in range(N_FEATURES)}
+    prices = {"open": close, "high": close * 1.001, "low": close * 0.999, "close": close}
+    frame = pd.DataFrame(prices | columns, index=pd.date_range("2024-01-01", periods=N_BARS, freq="5min"))
+    env = TradingEnv(frame, positions=[0, 0.5, 1], windows=LOOKBACK, trading_fees=0.0025, verbose=0)
+    actions = rng.integers(0, 3, N_ACTIONS).tolist()
+
+    def work() -> None:
+        for action in actions:
+            *_, terminated, truncated, _ = env.step(action)
+            if terminated or truncated:
+                env.reset()
+
+    env.reset()
+    return Local(f"{TRADING_ENV}, one asset", 1, work, N_ACTIONS)
+
+
+def is_installed(module: str) -> bool:
+    """Whether an optional peer is there."""
+    return find_spec(module) is not None

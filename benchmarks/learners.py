@@ -1,0 +1,92 @@
+"""PPO in the benchmarks: ours, elegantrl's and stable-baselines3's, over the environments of benchmarks/contenders.py.
+
+All learn with one setting: a rollout of 12 environments (or as many steps of one), so many epochs, so many samples a
+gradient step. The learning rate is tiny, because a measurement repeats an update on one rollout.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from elegantrl.agents.AgentPPO import AgentPPO as StockPPO
+from elegantrl.train.config import Config
+from torch import Tensor
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO))
+
+from benchmarks import contenders as who  # noqa: E402 - the repository is not installed
+from environment_Alpaca import CryptoEnvAlpaca  # noqa: E402
+from train.config import TrainConfig  # noqa: E402
+from train.run import build_agent  # noqa: E402
+
+N_ENVS, RULES, LEARNING_RATE = 12, "standard", 1e-6
+
+
+def our_agent(env: Any, width: int, horizon_len: int, threads: int, batch_size: int = 512, n_epochs: int = 4) -> Any:
+    """The repository's PPO for a batched environment, on so many threads."""
+    settings = TrainConfig(
+        n_envs=env.n_envs, horizon_len=horizon_len, net_dims=(width, width), n_epochs=n_epochs, batch_size=batch_size,
+        learning_rate=LEARNING_RATE, total_env_steps=10**9, cpu_threads=threads,
+    )  # fmt: skip
+    return build_agent(settings, env)
+
+
+def stock_agent(env: Any, n_envs: int, width: int, batch_size: int = 512, repeat_times: float = 4.0) -> StockPPO:
+    """elegantrl 0.3.6's PPO; `repeat_times` times the horizon over `batch_size` is its number of gradient steps."""
+    sizes = {"state_dim": env.state_dim, "action_dim": env.action_dim, "if_discrete": False}
+    args = Config(StockPPO, None, {"env_name": "crypto", "num_envs": n_envs, **sizes})
+    args.batch_size, args.repeat_times, args.learning_rate = batch_size, repeat_times, LEARNING_RATE
+    agent = StockPPO([width, width], env.state_dim, env.action_dim, gpu_id=-1, args=args)
+    state = torch.as_tensor(env.reset(), dtype=torch.float32)
+    agent.last_state = state.reshape(n_envs, env.state_dim).clone()
+    return agent
+
+
+@contextmanager
+def gradients(enabled: bool) -> Iterator[None]:
+    """As elegantrl's training loop switches them: off to explore, on to update."""
+    with torch.set_grad_enabled(enabled):
+        yield
+
+
+class ScalarLoop:
+    """N scalar environments in a Python loop, with the tensor interface that elegantrl's agent wants of a batch."""
+
+    def __init__(self, n_envs: int) -> None:
+        self.envs = [who.scalar_env(RULES, seed) for seed in range(n_envs)]
+        self.state_dim, self.action_dim = self.envs[0].state_dim, self.envs[0].action_dim
+
+    def reset(self) -> Tensor:
+        """(N, S)."""
+        return torch.from_numpy(np.stack([env.reset() for env in self.envs]))
+
+    def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+        """(N, A) -> state, reward, done, info; what ended is reset."""
+        results = [step_and_restart(env, row) for env, row in zip(self.envs, action.numpy(), strict=True)]
+        states, rewards, done = zip(*results, strict=True)
+        return torch.from_numpy(np.stack(states)), torch.tensor(rewards), torch.tensor(done), {}
+
+
+def step_and_restart(env: CryptoEnvAlpaca, action: np.ndarray) -> tuple[np.ndarray, float, bool]:
+    """One step; the state of the next episode where this one ended."""
+    state, reward, done, _ = env.step(action)
+    return env.reset() if done else state, reward, done
+
+
+def gemm_flops(width: int) -> float:
+    """FLOPs of the matrix products that one sample costs in one gradient step of actor and critic.
+
+    Forward, gradient of the weights, and gradient of the layer's input, the last not for the first layer.
+    """
+    total = 0
+    for n_outputs in (who.N_ASSETS, 1):
+        first, others = who.STATE_DIM * width, width * width + width * n_outputs
+        total += 2 * (2 * first + 3 * others)
+    return float(total)

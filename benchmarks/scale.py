@@ -1,0 +1,79 @@
+"""Cost of a step and memory of an environment by their number, as a table and a picture; called by step.py --scale."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO))
+
+from benchmarks import contenders as who  # noqa: E402 - the repository is not installed
+from benchmarks import measuring  # noqa: E402
+from train.n_envs import buffer_bytes  # noqa: E402
+
+N_ENVS, N_ENVS_QUICK = (1, 4, 12, 64, 512, 4096, 16_384, 65_536), (1, 12)
+COLUMNS = {
+    "rules": "rules", "n_envs": "n_envs", "per_s": "env-steps/s", "ns": "ns per env-step",
+    "bytes": "bytes per environment",
+}  # fmt: skip
+ABOUT = (
+    "Cost of one environment step, and books and buffers of one environment, by the number of environments stepped "
+    "together; VectorizedCryptoEnvAlpacaOptimized on random bars, observations of 393 numbers. The bars are stored "
+    "once, whatever the number, and are not counted."
+)
+COLORS = {"cappuccino": "#b5532c", "standard": "#1f5f99"}
+
+
+def measure(args: argparse.Namespace, bytes_per_step: int) -> dict[str, Any]:
+    """The section "scale"."""
+    sizes = N_ENVS_QUICK if args.quick else N_ENVS
+    cases = [(rules, n) for rules in who.RULES for n in sizes]
+    contenders = [who.batched(True, rules, n, gpu=args.gpu) for rules, n in cases]
+    bandwidth = measuring.copy_bandwidth(args.gpu, args.quick)
+    *rates, copied = measuring.interleaved([*contenders, bandwidth], *measuring.rounds_of(args))
+    rows = []
+    for (rules, n), own in zip(cases, rates, strict=True):
+        rate = statistics.median(own)
+        each = buffer_bytes(who.batched_env(True, rules, n, gpu=args.gpu)) / n
+        rows.append({"rules": rules, "n_envs": n, "per_s": round(rate), "ns": 1e9 / rate, "bytes": round(each)})
+    floor_ns = 1e9 * bytes_per_step / statistics.median(copied)
+    note = f"Moving {bytes_per_step:,} bytes at the rate of copy_ would take {floor_ns:.0f} ns."
+    return measuring.section(args, ABOUT, COLUMNS, rows=rows, notes=[note], floor_ns=floor_ns)
+
+
+def draw(rows: Sequence[dict[str, Any]], floor_ns: float, title: str, path: Path) -> None:
+    """Two panels below one another, legible at the width of a phone."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    plt.rcParams.update({"font.size": 15})
+    figure, (cost, memory) = plt.subplots(2, 1, figsize=(7, 10), sharex=True, constrained_layout=True)
+    for rules, color in COLORS.items():
+        own = [row for row in rows if row["rules"] == rules]
+        n_envs = [row["n_envs"] for row in own]
+        marks = {"marker": "o", "color": color, "linewidth": 2.5, "label": f"{rules} rules"}
+        cost.plot(n_envs, [row["ns"] for row in own], **marks)
+        memory.plot(n_envs, [row["bytes"] / 1024 for row in own], **marks)
+    cost.axhline(floor_ns, color="#555555", linestyle="--", label="memory traffic alone")
+    cost.set(xscale="log", yscale="log", title="Nanoseconds per environment step")
+    memory.set(xscale="log", yscale="log", title="KiB of books and buffers per environment", ylim=(1, 10),
+               xlabel="environments stepped together")
+    memory.set_yticks([1, 2, 5, 10], ["1", "2", "5", "10"])
+    memory.minorticks_off()
+    sizes = sorted({row["n_envs"] for row in rows})
+    labels = [f"{n // 1024}k" if n >= 4096 else str(n) for n in sizes]
+    memory.set_xticks(sizes, labels)
+    for panel in (cost, memory):
+        panel.grid(alpha=0.3)
+        panel.legend(frameon=False)
+    figure.suptitle(title, fontsize=13, color="#555555")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

@@ -1,0 +1,75 @@
+"""Seconds from starting Python to the first step, by phase; called by step.py --startup.
+
+Every run is a fresh interpreter on warm caches: the file system's, and numba's on disk. The arrays are made once and
+loaded from a file, as a study does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO))
+
+from benchmarks import contenders as who  # noqa: E402 - the repository is not installed
+from benchmarks import measuring  # noqa: E402
+
+RUNS, MOST_S = 5, 3.0
+PHASES = ("interpreter", "import torch", "import the environment", "load arrays", "construct and reset", "first step")
+COLUMNS = {"phase": "phase", "s": "seconds", "share": "share"}
+ABOUT = (
+    "Seconds from starting `python -c` to the end of the first step of VectorizedCryptoEnvAlpacaOptimized, 12 "
+    "environments, standard rules, warm caches; medians of 5 fresh interpreters."
+)
+PROGRAM = """
+import time; marks = [time.monotonic()]
+import torch; marks.append(time.monotonic())
+from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpacaOptimized; marks.append(time.monotonic())
+import json, sys, numpy
+bars = numpy.load(sys.argv[1]); config = dict(bars); marks.append(time.monotonic())
+env = VectorizedCryptoEnvAlpacaOptimized(config, json.loads(sys.argv[2]), 12, gpu_id=int(sys.argv[3]))
+env.reset(); marks.append(time.monotonic())
+env.step(torch.zeros(12, env.action_dim, device=env.device)); marks.append(time.monotonic())
+print(json.dumps(marks))
+"""
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """The section "startup"."""
+    with tempfile.TemporaryDirectory() as folder:
+        bars = Path(folder) / "bars.npz"
+        np.savez(bars, **who.config())
+        command = [sys.executable, "-c", PROGRAM, str(bars), json.dumps(who.RULES["standard"]), str(args.gpu)]
+        phases(command)   # fills the caches
+        runs = [phases(command) for _ in range(1 if args.quick else RUNS)]
+    total = statistics.median(sum(run) for run in runs)
+    rows: list[dict[str, Any]] = [
+        {"phase": name, "s": statistics.median(run[k] for run in runs)} for k, name in enumerate(PHASES)
+    ]
+    for row in rows:
+        row["share"] = row["s"] / total
+    longest = max(rows, key=lambda row: row["s"])
+    rows.append({"phase": "all", "s": total})
+    note = f"The longest phase is: {longest['phase']}."
+    target = measuring.check("seconds from starting Python to the first step", total, most=MOST_S)
+    checks = [] if args.quick else [target]
+    return measuring.section(args, ABOUT, COLUMNS, rows=rows, notes=[note], checks=checks)
+
+
+def phases(command: list[str]) -> list[float]:
+    """Seconds of each phase in one fresh interpreter; the clock is the system's, so parent and child share it."""
+    started = time.monotonic()
+    done = subprocess.run(command, cwd=REPO, stdout=subprocess.PIPE, text=True, check=True)
+    marks = [started, *json.loads(done.stdout.splitlines()[-1])]
+    return [later - earlier for earlier, later in pairwise(marks)]

@@ -1,0 +1,141 @@
+#!/usr/bin/env python3
+"""A whole trial, exploring and updating, at equal gradient work: ours, elegantrl's single path, stable-baselines3's.
+
+One turn is one rollout of 3072 steps (12 environments times 256, or 3072 of one) and its update: 4 epochs, 512 samples
+a gradient step, so 24 gradient steps of the same network for everybody. The single path is elegantrl's own agent over
+one scalar environment; stable-baselines3's PPO runs over a Python loop (DummyVecEnv) of 12 scalar ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO))
+
+from benchmarks import measuring  # noqa: E402 - the repository is not installed
+
+HORIZON_LEN, HORIZON_LEN_QUICK, BATCH_SIZE, N_EPOCHS = 256, 8, 512, 4
+OURS, SINGLE, BASELINES = "ours, batched", "elegantrl, one scalar environment", "stable-baselines3, loop of scalar ones"
+AIMS = {(SINGLE, 128): 4.5, (SINGLE, 512): 2.5, (SINGLE, 1024): 1.4, (BASELINES, 512): 1.5}
+WIDTHS = (128, 512, 1024)
+COLUMNS = {
+    "contender": "contender", "net": "net", "n_envs": "n_envs", "per_s": "env-steps/s", "ratio": "ours, times this",
+    "share_update": "time spent updating",
+}  # fmt: skip
+ABOUT = (
+    "Environment steps per second of a whole trial, exploring and updating, at equal gradient work: "
+    f"{N_EPOCHS} epochs, {BATCH_SIZE} samples a gradient step, observations of 393 numbers, two hidden layers."
+)
+
+
+class Trial:
+    """One rollout and its update by an agent with elegantrl's interface; keeps the time of both."""
+
+    def __init__(self, agent: Any, env: Any, horizon_len: int) -> None:
+        self.agent, self.env, self.horizon_len = agent, env, horizon_len
+        self.explore_s = self.update_s = 0.0
+
+    def __call__(self) -> None:
+        """One turn."""
+        from benchmarks.learners import gradients
+
+        started = time.perf_counter()
+        with gradients(False):
+            items = self.agent.explore_env(self.env, self.horizon_len)
+        explored = time.perf_counter()
+        with gradients(True):
+            self.agent.update_net(items)
+        self.explore_s += explored - started
+        self.update_s += time.perf_counter() - explored
+
+    @property
+    def share_update(self) -> float:
+        """Of the time."""
+        return self.update_s / max(self.explore_s + self.update_s, 1e-9)
+
+
+def elegantrl_contenders(width: int, horizon_len: int, threads: int) -> list[measuring.Local]:
+    """Ours, and elegantrl's agent with one environment."""
+    from benchmarks import contenders as who
+    from benchmarks import learners
+
+    n_envs, n_steps = learners.N_ENVS, learners.N_ENVS * horizon_len
+    batch_size = min(BATCH_SIZE, n_steps)
+    batch, single = who.batched_env(True, learners.RULES, n_envs), who.scalar_env(learners.RULES)
+    ours = learners.our_agent(batch, width, horizon_len, threads, batch_size, N_EPOCHS)
+    stock = learners.stock_agent(single, 1, width, batch_size, N_EPOCHS)
+    return [
+        measuring.Local(OURS, n_envs, Trial(ours, batch, horizon_len), n_steps),
+        measuring.Local(SINGLE, 1, Trial(stock, single, n_steps), n_steps),
+    ]
+
+
+def baselines_contender(width: int, horizon_len: int) -> measuring.Local:
+    """stable-baselines3's PPO with the same network and numbers, over gymnasium environments in a Python loop."""
+    import torch
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    from benchmarks import contenders as who
+    from benchmarks import learners
+
+    n_envs, n_steps = learners.N_ENVS, learners.N_ENVS * horizon_len
+    env = DummyVecEnv([lambda seed=seed: who.gymnasium_env(learners.RULES, seed) for seed in range(n_envs)])
+    layers = {"net_arch": {"pi": [width, width], "vf": [width, width]}, "activation_fn": torch.nn.ReLU}
+    model = PPO("MlpPolicy", env, learning_rate=learners.LEARNING_RATE, n_steps=horizon_len, n_epochs=N_EPOCHS,
+                batch_size=min(BATCH_SIZE, n_steps), policy_kwargs=layers, device="cpu", verbose=0)  # fmt: skip
+    return measuring.Local(
+        BASELINES, n_envs, lambda: model.learn(n_steps, reset_num_timesteps=False), n_steps
+    )  # fmt: skip
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """The section."""
+    from benchmarks import contenders as who
+
+    horizon_len = HORIZON_LEN_QUICK if args.quick else HORIZON_LEN
+    has_baselines = who.is_installed("stable_baselines3")
+    rows: list[dict[str, Any]] = []
+    for width in WIDTHS[:1] if args.quick else WIDTHS:
+        timed = elegantrl_contenders(width, horizon_len, args.threads)
+        if has_baselines:
+            timed.append(baselines_contender(width, horizon_len))
+        rates = measuring.interleaved(timed, *measuring.rounds_of(args))
+        own = zip(timed, measuring.rows_of(timed, rates, OURS, {}), rates, strict=True)
+        for contender, row, rate in own:
+            row |= {"net": width, "ratio": measuring.ratio(rates[0], rate)}
+            if isinstance(contender.work, Trial):
+                row["share_update"] = contender.work.share_update
+            rows.append(row)
+    if not has_baselines:
+        rows.append(measuring.missing_row(BASELINES, "stable-baselines3"))
+    return measuring.section(args, ABOUT, COLUMNS, rows=rows, checks=[] if args.quick else checks(rows))
+
+
+def checks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What is aimed at, for two cores."""
+    ratios = {(row["contender"], row.get("net")): row.get("ratio") for row in rows}
+    return [
+        measuring.check(f"times {name}, net {width}", ratios.get((name, width)), least=least)
+        for (name, width), least in AIMS.items()
+    ]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, print, write."""
+    args = measuring.arguments(__doc__, gpu=False).parse_args(argv)
+    measuring.with_threads(args)
+    import torch
+
+    torch.set_num_threads(args.threads)
+    measuring.finish(args, "trial", measure(args))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
