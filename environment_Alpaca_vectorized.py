@@ -29,24 +29,20 @@ import torch
 from torch import Tensor
 
 # A rule set is a row of settings, not a program: every one of them can be overridden alone through env_params.
+_HOST_RULES: dict[str, Any] = {
+    "slippage_rate": 0.0, "min_order_notional": 0.0, "always_allow_close": False,
+    "stale_bars": 48, "stale_fraction": 0.05, "buys": "sequential", "reserve_base": "initial_capital",
+    "start": "first", "ends_lookback_early": True, "truncates": False, "terminal_equity_fraction": 0.0,
+    "final_reward": "discounted_return", "observation": "absolute", "benchmark_base": "segment",
+}  # fmt: skip
 RULES: dict[str, dict[str, Any]] = {
-    "finrl_crypto": {
-        "initial_capital": 1_000_000.0, "fee_rate": 0.003, "slippage_rate": 0.0,
-        "order_sizing": "price_magnitude", "min_order_notional": 0.0, "always_allow_close": False,
-        "stale_bars": 48, "stale_fraction": 0.05, "release_unpriced": True,
-        "buys": "sequential", "cash_haircut": 0.9, "reserve_base": "initial_capital",
-        "start": "first", "ends_lookback_early": True, "truncates": False, "terminal_equity_fraction": 0.0,
-        "reward": "benchmark_difference", "final_reward": "discounted_return",
-        "observation": "absolute", "benchmark_base": "segment", "benchmark_pays_fee": False,
+    "finrl_crypto": _HOST_RULES | {
+        "initial_capital": 1_000_000.0, "fee_rate": 0.003, "order_sizing": "price_magnitude", "cash_haircut": 0.9,
+        "release_unpriced": True, "reward": "benchmark_difference", "benchmark_pays_fee": False,
     },
-    "cappuccino": {
-        "initial_capital": 500.0, "fee_rate": 0.0025, "slippage_rate": 0.0,
-        "order_sizing": "initial_capital", "min_order_notional": 0.0, "always_allow_close": False,
-        "stale_bars": 48, "stale_fraction": 0.05, "release_unpriced": False,
-        "buys": "sequential", "cash_haircut": 0.99, "reserve_base": "initial_capital",
-        "start": "first", "ends_lookback_early": True, "truncates": False, "terminal_equity_fraction": 0.0,
-        "reward": "cappuccino", "final_reward": "discounted_return",
-        "observation": "absolute", "benchmark_base": "segment", "benchmark_pays_fee": True,
+    "cappuccino": _HOST_RULES | {
+        "initial_capital": 500.0, "fee_rate": 0.0025, "order_sizing": "initial_capital", "cash_haircut": 0.99,
+        "release_unpriced": False, "reward": "cappuccino", "benchmark_pays_fee": True,
     },
     "standard": {
         "initial_capital": 10_000.0, "fee_rate": 0.0025, "slippage_rate": 0.0005,
@@ -64,7 +60,8 @@ TERM_NAMES = {
     "weighted_terms": ("growth", "benchmark", "drawdown", "volatility", "concentration", "turnover"),
 }
 COSTS = ("fees", "slippage", "turnover")
-REPORTED = ("equity", "benchmark", "episode_return", *COSTS)
+REPORTED = ("equity", "benchmark_equity", "episode_return", *COSTS)  # what `info` has of the books, float64
+COUNTED = ("episode", "rejected_actions", "trades")                  # int64
 NORMS = ("norm_cash", "norm_stocks", "norm_tech", "norm_reward", "norm_action")
 
 # Smallest orders of the hosts, in coins, before their factor of 1.1: by column, and by ticker in that column order.
@@ -510,10 +507,8 @@ def hash32(seed: int, env: Tensor, episode: Tensor) -> Tensor:
     x = torch.zeros_like(env)
     for word in (seed, env, episode):
         x = (x + word + 0x9E3779B9) & 0xFFFFFFFF
-        x = x ^ (x >> 16)
-        x = (x * 0x7FEB352D) & 0xFFFFFFFF
-        x = x ^ (x >> 15)
-        x = (x * 0x846CA68B) & 0xFFFFFFFF
+        x = ((x ^ (x >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
+        x = ((x ^ (x >> 15)) * 0x846CA68B) & 0xFFFFFFFF
         x = x ^ (x >> 16)
     return x
 
@@ -787,11 +782,14 @@ class VectorizedCryptoEnvAlpaca:
     @torch.no_grad()
     def reset(self) -> Any:
         """Open fresh accounts in all environments -> first observations (N, S), or NumPy (S,) for one environment."""
-        self._episode = self._episode + 1
+        return self._out(self._begin())
+
+    def _begin(self) -> Tensor:
+        self._episode += 1
         self._rejected.zero_()
         self._needs_reset = False
-        self.book = self._fresh_book(self._episode)
-        return self._out(self._observe(self.book))
+        self.book = book = self._fresh_book(self._episode)
+        return self._observe(book)
 
     @torch.no_grad()
     def step(self, action: Any) -> tuple[Any, Any, Any, dict[str, Any]]:
@@ -809,17 +807,24 @@ class VectorizedCryptoEnvAlpaca:
             ValueError: for a wrong shape.
             RuntimeError: before the first reset, and for one environment after the end of its episode.
         """
-        action = self._hold_invalid(self._accept(action))
-        book, outcome = step(self.book, action, self.market, self.params)
-        final_state = self._observe(book)
-        info = self._info(book, outcome, final_state)
-        if self.as_numpy:
-            self.book, state, self._needs_reset = book, final_state, bool(outcome.done)
-        else:
+        self.book, *returned = self._transition(self.book, self._accept(action))
+        self._needs_reset = self.as_numpy and bool(returned[2])
+        state, reward, done, info = map(self._out, returned)
+        return state, reward, done, info
+
+    def _transition(self, book: Portfolio, action: Tensor) -> tuple[Portfolio, Tensor, Tensor, Tensor, dict[str, Any]]:
+        book, outcome = step(book, self._hold_invalid(action), self.market, self.params)
+        state = final_state = self._observe(book)
+        info = {name: getattr(book, name) for name in ("equity", "trades", *COSTS)} | {
+            "episode_return": book.equity / self.params.initial_capital, "benchmark_equity": book.benchmark,
+            "truncated": outcome.truncated, "final_state": final_state, "reward_terms": outcome.terms,
+            "rejected_actions": self._rejected.clone(),
+        }  # fmt: skip
+        if not self.as_numpy:
             self._episode += outcome.done
-            self.book = self._restart(outcome.done, book)
-            state = final_state if self.book is book else self._observe(self.book)
-        return self._out(state), self._out(outcome.reward.float()), self._out(outcome.done), info
+            ended, book = book, self._restart(outcome.done, book)
+            state = final_state if book is ended else self._observe(book)
+        return book, state, outcome.reward.float(), outcome.done, info
 
     def _observe(self, book: Portfolio) -> Tensor:
         return observe(book, self.market, self.params, self.compact)
@@ -853,15 +858,6 @@ class VectorizedCryptoEnvAlpaca:
         self._rejected += ~is_valid
         return torch.where(is_valid[:, None], action, 0.0)
 
-    def _info(self, book: Portfolio, outcome: Outcome, final_state: Tensor) -> dict[str, Any]:
-        info = {
-            "truncated": outcome.truncated, "final_state": final_state, "equity": book.equity,
-            "episode_return": book.equity / self.params.initial_capital, "benchmark_equity": book.benchmark,
-            "trades": book.trades, "fees": book.fees, "slippage": book.slippage, "turnover": book.turnover,
-            "rejected_actions": self._rejected.clone(), "reward_terms": outcome.terms,
-        }  # fmt: skip
-        return self._out(info)
-
     def _out(self, value: Any) -> Any:
         if not self.as_numpy:
             return value
@@ -885,24 +881,17 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
 
     def _allocate(self) -> None:
         n, names = self.n_envs, TERM_NAMES[self.params.reward]
-
-        def empty(*shape: int, dtype: torch.dtype) -> Tensor:
-            return torch.zeros(shape, dtype=dtype, device=self.device)
-
-        self._slots = {
-            "state": empty(n, self.state_dim, dtype=torch.float32), "reward": empty(n, dtype=torch.float32),
-            "done": empty(n, dtype=torch.bool), "final_state": empty(n, self.state_dim, dtype=torch.float32),
-            "truncated": empty(n, dtype=torch.bool),
-        }  # fmt: skip
+        widths: dict[str, tuple[int, ...]] = {"state": (n, self.state_dim), "reward": (n,), "done": (n,)}
+        widths |= {"final_state": widths["state"], "truncated": (n,)}
+        kinds = {"done": torch.bool, "truncated": torch.bool}
+        kind_of = {name: {"dtype": kinds.get(name, torch.float32), "device": self.device} for name in widths}
+        self._slots = {name: torch.zeros(shape, **kind_of[name]) for name, shape in widths.items()}
         self._kernel = self._native_kernel(len(names)) or BufferedStep(self, len(names))
         self._advance = self._kernel.bind(self._slots)
-        reports = self._kernel.tensors()
-        self._episode, self._rejected = reports["episode"].fill_(-1), reports["rejected"]
-        kept = ("equity", "episode_return", "trades", *COSTS)
-        self._infos: dict[str, Any] = {name: reports[name] for name in kept}
-        self._infos |= {"truncated": self._slots["truncated"], "final_state": self._slots["final_state"]}
-        self._infos |= {"benchmark_equity": reports["benchmark"], "rejected_actions": self._rejected}
-        self._infos["reward_terms"] = dict(zip(names, reports["terms"], strict=True))
+        self._infos: dict[str, Any] = self._kernel.tensors()
+        self._episode, self._rejected = self._infos.pop("episode").fill_(-1), self._infos["rejected_actions"]
+        self._infos |= {name: self._slots[name] for name in ("truncated", "final_state")}
+        self._infos["reward_terms"] = dict(zip(names, self._infos.pop("terms"), strict=True))
         self._shape = torch.Size((n, self.action_dim))  # of an action that needs no attention
         self._returned = (self._slots["state"], self._slots["reward"], self._slots["done"], self._infos)
 
@@ -944,14 +933,9 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
     @torch.no_grad()
     def reset(self, out_state: Tensor | None = None) -> Any:
         """Open fresh accounts -> first observations, written into out_state (N, S) when given."""
-        self._episode += 1
-        self._rejected.zero_()
-        self._needs_reset = False
-        book = self._fresh_book(self._episode)
-        self.book = book
         state = self._slots["state"] if out_state is None else out_state
         self._check_slots({"state": state})
-        return self._out(state.copy_(self._observe(book)))
+        return self._out(state.copy_(self._begin()))
 
     def step(self, action: Any, out: dict[str, Tensor] | None = None) -> tuple[Any, Any, Any, dict[str, Any]]:
         """As the plain class; `out` maps "state", "reward" and "done", or some of them, to the caller's storage."""
@@ -987,12 +971,12 @@ class BufferedStep:
     def __init__(self, env: VectorizedCryptoEnvAlpacaOptimized, n_terms: int) -> None:
         self.env = env
         money = torch.zeros((n_terms + len(REPORTED), env.n_envs), dtype=torch.float64, device=env.device)
-        self.reports = {name: torch.zeros_like(env._episode) for name in ("episode", "rejected", "trades")}
-        self.reports |= {"terms": money[:n_terms], **dict(zip(REPORTED, money[n_terms:], strict=True))}
+        self.reports = {name: torch.zeros_like(env._episode) for name in COUNTED} | {"terms": money[:n_terms]}
+        self.reports |= dict(zip(REPORTED, money[n_terms:], strict=True))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Counters (N,) and reports by name, "terms" (n_terms, N) among them: overwritten by every step."""
-        return self.reports
+        """COUNTED and REPORTED (N,) by name and "terms" (n_terms, N): overwritten by every step."""
+        return dict(self.reports)
 
     def read(self, name: str) -> Tensor:
         """A copy of one field of `Portfolio`."""
@@ -1008,19 +992,12 @@ class BufferedStep:
 
     @torch.no_grad()
     def _advance(self, slots: dict[str, Tensor], action: Tensor) -> None:
-        env = self.env
-        self.book, outcome = step(self.book, env._hold_invalid(action), env.market, env.params)
-        shown = vars(self.book) | {"episode_return": self.book.equity / env.params.initial_capital}
-        for name in ("trades", *REPORTED):
-            self.reports[name].copy_(shown[name])
-        torch.stack(tuple(outcome.terms.values()), out=self.reports["terms"])
-        for name in ("reward", "done", "truncated"):
-            slots[name].copy_(getattr(outcome, name))
-        slots["final_state"].copy_(env._observe(self.book))
-        if not env.as_numpy:
-            env._episode += outcome.done
-            self.book = env._restart(outcome.done, self.book)
-        slots["state"].copy_(env._observe(self.book))
+        self.book, state, reward, done, info = self.env._transition(self.book, action)
+        torch.stack(tuple(info["reward_terms"].values()), out=self.reports["terms"])
+        targets = self.reports | slots
+        for name, value in {**info, "state": state, "reward": reward, "done": done}.items():
+            if name in targets and targets[name] is not value:
+                targets[name].copy_(value)
 
 
 # ---------------------------------------------------------------------------------------------- beside a host

@@ -27,7 +27,6 @@ from environment_Alpaca_kernels.episodes import begin_bar, finish, prefetch_wind
 from environment_Alpaca_kernels.memory import (
     ACCOUNTS,
     ASSET,
-    COUNTED,
     LANES,
     POSITION_BYTES,
     POSITIONS,
@@ -128,7 +127,7 @@ class CpuStep:
         self.n_envs, self.n_blocks = env.n_envs, -(-env.n_envs // LANES)
         self.accounts = np.zeros(self.n_blocks, ACCOUNTS)
         self.positions = np.zeros((self.n_blocks, env.action_dim), POSITIONS)
-        self.counts = np.zeros((len(COUNTED), self.n_blocks * LANES), np.int64)
+        self.counts = np.zeros((len(drop_in.COUNTED), self.n_blocks * LANES), np.int64)
         self.reports = np.zeros((len(drop_in.REPORTED) + n_terms, self.n_blocks * LANES))
         self.rules = rules_of(env)
         self.rules["feature_bytes"], self.rules["window_bytes"] = 4 * n_features, 4 * market.windows.shape[1]
@@ -146,7 +145,7 @@ class CpuStep:
     def tensors(self) -> dict[str, torch.Tensor]:
         """Counters (N,) and reports by name, "terms" (n_terms, N) among them, as tensors on this memory."""
         counts, reports = (torch.from_numpy(rows)[:, : self.n_envs] for rows in (self.counts, self.reports))
-        named = dict(zip((*COUNTED, *drop_in.REPORTED), (*counts, *reports), strict=False))
+        named = dict(zip((*drop_in.COUNTED, *drop_in.REPORTED), (*counts, *reports), strict=False))
         return {**named, "terms": reports[len(drop_in.REPORTED) :]}
 
     def read(self, name: str) -> torch.Tensor:

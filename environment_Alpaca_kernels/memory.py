@@ -71,7 +71,6 @@ POSITIONS = np.dtype(
     align=True,
 )
 POSITION_BYTES = POSITIONS.itemsize
-COUNTED = ("episode", "rejected", "trades")  # rows of `counts`
 Record = Any  # one element of an array of records, its fields as attributes
 Array = np.ndarray
 
