@@ -96,7 +96,7 @@ def train_policy(
     Raises:
         TrainingDiverged: when a reward, loss or weight stops being finite.
     """
-    prepare_device(settings.gpu_id, settings.cpu_threads)
+    prepare_device(settings.gpu_id, settings.cpu_threads, settings.matmul_precision)
     options = {"gpu_id": settings.gpu_id, **(env_kwargs or {})}
     windows = {"seed": settings.seed, "start": settings.start, "episode_bars": settings.episode_bars}
     env_class = env_class or env_class_for(settings.n_envs)
@@ -127,7 +127,7 @@ def agent_args(settings: TrainConfig, agent_class: type, env: Any) -> Config:
     sizes = {"state_dim": env.state_dim, "action_dim": env.action_dim, "if_discrete": False}
     args = Config(agent_class, None, {"env_name": "crypto", "num_envs": settings.n_envs, **sizes})
     same = ("net_dims", "learning_rate", "batch_size", "gamma", "lr_schedule", "value_coef", "target_kl", "adam_eps")
-    same += ("normalize_observations", "action_std_init_log", "soft_update_tau")
+    same += ("normalize_observations", "action_std_init_log", "soft_update_tau", "gradients", "matmul_precision")
     renamed = {
         "random_seed": settings.seed, "clip_grad_norm": settings.max_grad_norm, "horizon_len": settings.rollout_len,
         "lambda_gae_adv": settings.gae_lambda, "ratio_clip": settings.clip_range,
