@@ -8,6 +8,7 @@ from dataclasses import dataclass
 ON_POLICY, OFF_POLICY = ("ppo", "a2c"), ("sac", "td3", "ddpg")
 LR_SCHEDULES = ("constant", "linear")
 GRADIENTS = ("auto", "autograd", "by_hand")
+OBSERVATION_STORES = ("rows", "bars")
 PRECISIONS = (None, "highest", "high", "bf16")
 STARTS = (None, "first", "random", "stratified")
 
@@ -43,6 +44,11 @@ class TrainConfig:
         matmul_precision: of float32 matrix products. "highest" keeps float32; "high" is TF32, on GPUs; "bf16" computes
             the hidden layers of gradient steps in bfloat16 (on-policy; by hand), and else what the device's default
             says. None is the device's default: "highest" on the CPU, "high" on a GPU.
+        observation_store: what a rollout keeps of an observation: its whole "rows", or account columns and the number
+            of its bar ("bars"), for vectorized environments of this repository. The same numbers to rounding in 35
+            times less memory (7 coins, lookback 4). Exploring and updating together, bars took 0.97 to 1.02 of the rate
+            of rows at random starts and 1.06 to 1.33 where accounts share bars, `start` "first" (12 and 512
+            environments, 128 and 512 wide, one thread); hence rows unless asked. On-policy.
         buffer_size: transitions remembered, over all environments, where a run has as many; off-policy.
         updates_per_sample: gradient steps per new sample; off-policy.
         warmup_env_steps: uniformly random steps before learning; off-policy.
@@ -77,6 +83,7 @@ class TrainConfig:
     action_std_init_log: float = -0.5
     gradients: str = "auto"
     matmul_precision: str | None = None
+    observation_store: str = "rows"
     buffer_size: int = 200_000
     updates_per_sample: float = 0.25
     warmup_env_steps: int = 1_000
@@ -97,6 +104,10 @@ class TrainConfig:
         _one_of("gradients", self.gradients, GRADIENTS)
         _one_of("matmul_precision", self.matmul_precision, PRECISIONS)
         self._check_precision()
+        _one_of("observation_store", self.observation_store, OBSERVATION_STORES)
+        if self.observation_store == "bars" and (self.is_off_policy or self.n_envs == 1):
+            raise ValueError('observation_store "bars" needs an on-policy agent and several environments; '
+                             f'received agent "{self.agent}", n_envs {self.n_envs}')  # fmt: skip
         counts = ("n_envs", "total_env_steps", "horizon_len", "n_epochs", "batch_size", "buffer_size")
         for name in (*counts, "eval_every_updates", "cpu_threads"):
             _count(name, getattr(self, name), least=1)

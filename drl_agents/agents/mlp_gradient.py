@@ -13,6 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from drl_agents.agents.bar_features import SharedBars
+
 
 class Products(Protocol):
     """The three matrix products of a linear layer with weight (out, in) on rows (B, in)."""
@@ -137,22 +139,27 @@ class MlpGradient:
         self.dtype, self.trunk_dtype = first.dtype, trunk_dtype or first.dtype
         self.products = products_for(first.device, first.dtype)
         self.trunk_products = products_for(first.device, self.trunk_dtype)
-        self.inputs: list[Tensor] = []      # of each layer, (B, in)
+        self.inputs: list[Tensor | SharedBars] = []     # of each layer, (B, in)
         self.weights: list[Tensor] = []     # as the products took them
 
     @torch.no_grad()
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | SharedBars) -> Tensor:
         """(B, S) of the trunk's type -> (B, out). Keeps the layers' inputs for `backward`."""
         self.inputs, self.weights = [], []
         for layer in self.linears[:-1]:
             weight, bias = layer.weight.to(self.trunk_dtype), layer.bias.to(self.trunk_dtype)
             self.inputs.append(x)
             self.weights.append(weight)
-            x = self.trunk_products.affine(x, weight, bias, is_last=False)
+            if isinstance(x, SharedBars):
+                x = self._affine_of_bars(x, weight, bias)
+            else:
+                x = self.trunk_products.affine(x, weight, bias, is_last=False)
+        assert isinstance(x, Tensor), "a network has a hidden layer"
         last = self.linears[-1]
-        self.inputs.append(x.to(self.dtype))
+        x = x.to(self.dtype)
+        self.inputs.append(x)
         self.weights.append(last.weight)
-        return self.products.affine(self.inputs[-1], last.weight, last.bias, is_last=True)
+        return self.products.affine(x, last.weight, last.bias, is_last=True)
 
     @torch.no_grad()
     def backward(self, gradient: Tensor) -> None:
@@ -160,9 +167,27 @@ class MlpGradient:
         for index in reversed(range(len(self.linears))):
             x, (d_weight, d_bias) = self.inputs[index], self.gradients[index]
             products = self.products if index == len(self.linears) - 1 else self.trunk_products
+            if isinstance(x, SharedBars):
+                self._sums_of_bars(gradient, x, d_weight, d_bias)
+                break
             products.sums(gradient, x, d_weight, d_bias)
             if index > 0:       # the first layer's input is data
                 gradient = products.times(gradient, self.weights[index])
                 torch.ops.aten.threshold_backward.grad_input(gradient, x, 0, grad_input=gradient)
                 gradient = gradient.to(self.trunk_dtype)
         self.inputs, self.weights = [], []
+
+    def _affine_of_bars(self, x: SharedBars, weight: Tensor, bias: Tensor) -> Tensor:
+        """First layer: the features' product once a bar, the accounts' added."""
+        of_bars = self.trunk_products.affine(x.features, x.bars.features_of(weight).contiguous(), bias, is_last=True)
+        return of_bars.index_select(0, x.index).addmm_(x.account, x.bars.account_of(weight).t()).relu_()
+
+    def _sums_of_bars(self, gradient: Tensor, x: SharedBars, d_weight: Tensor, d_bias: Tensor) -> None:
+        """Gradients of the first layer from (B, W), summed over a bar's accounts before the product."""
+        of_bars = d_bias.new_zeros((len(x.features), len(d_bias))).index_add_(0, x.index, gradient.to(d_bias.dtype))
+        d_features = torch.empty((len(d_bias), x.bars.width), dtype=d_weight.dtype, device=d_weight.device)
+        self.trunk_products.sums(of_bars.to(self.trunk_dtype), x.features, d_features, d_bias)
+        x.bars.features_of(d_weight).copy_(d_features)
+        d_account = (gradient.t() @ x.account).to(d_weight.dtype)
+        d_weight[:, : x.bars.account].copy_(d_account[:, : x.bars.account])
+        d_weight[:, x.bars.account + x.bars.width :].copy_(d_account[:, x.bars.account :])
