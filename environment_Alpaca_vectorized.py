@@ -158,8 +158,7 @@ class EnvParams:
     def __post_init__(self) -> None:
         """Refuse values with which no account can be simulated."""
         for name in ("buy_fee_rate", "sell_fee_rate", "slippage_rate"):
-            rate = getattr(self, name)
-            if not 0.0 <= rate < 1.0:
+            if not 0.0 <= (rate := getattr(self, name)) < 1.0:
                 raise ValueError(f"{name} is a fraction of notional, 0.0025 means 0.25 %; received {rate}")
         for name, least in (("lookback", 1), ("initial_capital", 1e-12), ("norm_action", 1e-300), ("stale_bars", 0)):
             if not getattr(self, name) >= least:
@@ -587,20 +586,16 @@ def build_market(config: Mapping[str, Any], p: EnvParams, episode_bars: int | No
         raise ValueError(f"segments are (first, last_exclusive) within the {n_bars} bars given; received {segments}")
     limit = [b - 1 - (p.lookback if p.ends_lookback_early else 0) for _, b in segments]
     first_start = [a + p.lookback - 1 for a, _ in segments]
-    n_starts = []
-    for first, last in zip(first_start, limit, strict=True):
-        steps = min(episode_bars or 1, max(last - first, 1))
-        n_starts.append(max(last - first - steps + 1, 0))
+    room = [last - first for first, last in zip(first_start, limit, strict=True)]
+    n_starts = [max(steps - min(episode_bars or 1, max(steps, 1)) + 1, 0) for steps in room]
     if sum(n_starts) == 0:
         needed = p.lookback + 1 + (p.lookback if p.ends_lookback_early else 0)
         raise ValueError(f"lookback {p.lookback} needs a segment of {needed} bars; received {segments}")
 
-    def integers(values: Sequence[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=device)
+    def per_asset(values: Any) -> Tensor:
+        return torch.tensor(np.full(n_assets, values, dtype=np.float64), device=device)
 
-    def per_asset(values: object) -> Tensor:
-        row = np.broadcast_to(np.asarray(values, dtype=np.float64), (n_assets,)).copy()
-        return torch.from_numpy(row).to(device)
+    integers = functools.partial(torch.tensor, dtype=torch.int64, device=device)
 
     return Market(
         price=torch.tensor(price.astype(np.float64), device=device),
@@ -635,8 +630,7 @@ def check_arrays(price: np.ndarray, tech: np.ndarray) -> None:
         bad = np.argwhere(~np.isfinite(array))
         if len(bad):
             raise ValueError(f"{name} has a non-finite value at bar {bad[0][0]}, column {bad[0][1]}; drop or fill it")
-    if (price < 0).any():
-        bar, column = np.argwhere(price < 0)[0]
+    for bar, column in np.argwhere(price < 0)[:1]:
         raise ValueError(f"price_array has a negative price at bar {bar}, column {column}; prices are quote per coin")
 
 
@@ -655,10 +649,8 @@ def smallest_orders(rules: str, config: Mapping[str, Any], n_assets: int) -> Seq
         return [CAPPUCCINO_LIMITS[name] * 1.1 for name in names]
     limits = FINRL_LIMITS if rules == "finrl_crypto" else tuple(CAPPUCCINO_LIMITS.values())
     if n_assets > len(limits):
-        raise ValueError(
-            f"the {rules} rules know the smallest order of {len(limits)} columns, price_array has {n_assets}; "
-            "give config['min_order_qty'] (A,) in coins"
-        )
+        known = f"the {rules} rules know the smallest order of {len(limits)} columns, price_array has {n_assets}"
+        raise ValueError(f"{known}; give config['min_order_qty'] (A,) in coins")
     return [limit * 1.1 for limit in limits[:n_assets]]
 
 
@@ -760,10 +752,8 @@ class VectorizedCryptoEnvAlpaca:
         else:  # no such call on Windows: no limit is known there
             free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else needed
         if needed > free:
-            raise ValueError(
-                f"n_envs = {self.n_envs} needs about {needed / 2**30:,.1f} GiB, {self.device} has {free / 2**30:,.1f}; "
-                f"at most {self.n_envs * free // needed} fit"
-            )
+            sizes = f"needs about {needed / 2**30:,.1f} GiB, {self.device} has {free / 2**30:,.1f}"
+            raise ValueError(f"n_envs = {self.n_envs} {sizes}; at most {self.n_envs * free // needed} fit")
 
     # What hosts read: tensors for a batch, NumPy and Python numbers for one environment.
     cash = _reads("cash", "(N,) quote currency in the accounts.")
@@ -771,10 +761,8 @@ class VectorizedCryptoEnvAlpaca:
     time = _reads("bar", "(N,) row of price_array the accounts stand at.")
     total_asset = _reads("equity", "(N,) account values, quote.")
 
-    @property
-    def episode_return(self) -> Any:
-        """(N,) account value over initial capital."""
-        return self._out(self._read("equity") / self.params.initial_capital)
+    episode_return = property(lambda env: env._out(env._read("equity") / env.params.initial_capital),
+                              doc="(N,) account value over initial capital.")  # fmt: skip
 
     def _read(self, field: str) -> Tensor:
         return getattr(self.book, field)
@@ -822,8 +810,8 @@ class VectorizedCryptoEnvAlpaca:
         }  # fmt: skip
         if not self.as_numpy:
             self._episode += outcome.done
-            ended, book = book, self._restart(outcome.done, book)
-            state = final_state if book is ended else self._observe(book)
+            going_on = self._restart(outcome.done, book)
+            state, book = final_state if going_on is book else self._observe(going_on), going_on
         return book, state, outcome.reward.float(), outcome.done, info
 
     def _observe(self, book: Portfolio) -> Tensor:
@@ -845,9 +833,7 @@ class VectorizedCryptoEnvAlpaca:
     def _accept(self, action: Any) -> Tensor:
         if self._needs_reset:
             raise RuntimeError("no episode is running: call reset() before step()")
-        is_ready = isinstance(action, Tensor) and action.dtype == torch.float32 and action.device == self.device
-        if not is_ready or action.requires_grad:
-            action = torch.as_tensor(action).detach().to(self.device, torch.float32)
+        action = torch.as_tensor(action).detach().to(self.device, torch.float32)
         expected = (self.action_dim,) if self.as_numpy else (self.n_envs, self.action_dim)
         if action.shape != expected:
             raise ValueError(f"action must have shape {expected}; received {tuple(action.shape)}")
@@ -875,17 +861,16 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
     "done": ...})` writes straight into those slots (contiguous, on `device`) and returns them. Rows of
     `info["final_state"]` are valid where `done`. `book` and what hosts read (`cash`, `stocks`, ...) are copies.
 
-    The native step is in environment_Alpaca_kernels.py and needs numba. Without it, and on a GPU, the plain step fills
-    the same buffers.
+    The native step is in the folder environment_Alpaca_kernels and needs numba on the CPU, Triton on a GPU. Without
+    it the plain step fills the same buffers.
     """
 
     def _allocate(self) -> None:
         n, names = self.n_envs, TERM_NAMES[self.params.reward]
         widths: dict[str, tuple[int, ...]] = {"state": (n, self.state_dim), "reward": (n,), "done": (n,)}
         widths |= {"final_state": widths["state"], "truncated": (n,)}
-        kinds = {"done": torch.bool, "truncated": torch.bool}
-        kind_of = {name: {"dtype": kinds.get(name, torch.float32), "device": self.device} for name in widths}
-        self._slots = {name: torch.zeros(shape, **kind_of[name]) for name, shape in widths.items()}
+        kinds = {name: torch.bool if name in ("done", "truncated") else torch.float32 for name in widths}
+        self._slots = {name: torch.zeros(widths[name], dtype=kinds[name], device=self.device) for name in widths}
         self._kernel = self._native_kernel(len(names)) or BufferedStep(self, len(names))
         self._advance = self._kernel.bind(self._slots)
         self._infos: dict[str, Any] = self._kernel.tensors()
@@ -896,11 +881,10 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
         self._returned = (self._slots["state"], self._slots["reward"], self._slots["done"], self._infos)
 
     def _native_kernel(self, n_terms: int) -> Any:
-        if self.device.type != "cpu":
-            return None
+        where = "cpu" if self.device.type == "cpu" else "gpu"
         try:
-            return importlib.import_module("environment_Alpaca_kernels.cpu").CpuStep(self, n_terms)
-        except ImportError:  # the drop-in alone, or no numba: the plain step fills the buffers
+            return importlib.import_module(f"environment_Alpaca_kernels.{where}").NativeStep(self, n_terms)
+        except ImportError:  # the drop-in alone, or no numba or triton: the plain step fills the buffers
             return None
 
     @property
@@ -1003,17 +987,14 @@ class BufferedStep:
 # ---------------------------------------------------------------------------------------------- beside a host
 # What the settings are called in the scalar environments of FinRL_Crypto and Cappuccino.
 HOST_NAMES = {
-    "initial_capital": ("initial_capital", "initial_cash", "initial_total_asset"),
-    "buy_cost_pct": ("buy_cost_pct", "buy_fee_rate"),
-    "sell_cost_pct": ("sell_cost_pct", "sell_fee_rate"),
-    "gamma": ("gamma",),
+    "initial_capital": ("initial_capital", "initial_cash", "initial_total_asset"), "gamma": ("gamma",),
+    "buy_cost_pct": ("buy_cost_pct", "buy_fee_rate"), "sell_cost_pct": ("sell_cost_pct", "sell_fee_rate"),
     "min_order_qty": ("minimum_qty_alpaca", "minimum_qty_crypto", "min_qty"),
     "cash_haircut": ("safety_factor_stock_buy",),
-}
+}  # fmt: skip
 COMPARED = ("state", "reward", "done", "total_asset", "cash", "stocks")
-HOST_SETTINGS = (
-    *NORMS, "lookback", "min_cash_reserve", "concentration_penalty", "trailing_stop_pct", "time_decay_floor",
-)  # fmt: skip
+HOST_SETTINGS = (*NORMS, "lookback", "min_cash_reserve", "concentration_penalty", "trailing_stop_pct")
+HOST_SETTINGS += ("time_decay_floor",)
 
 
 def _host_value(env: object, name: str) -> Any:
@@ -1043,9 +1024,9 @@ def from_scalar_env(
         env_params = {name: getattr(env, name) for name in HOST_SETTINGS if hasattr(env, name)} | {"rules": rules}
         haircut = _host_value(env, "cash_haircut")
         env_params |= {} if haircut is None else {"cash_haircut": haircut}
-    names = ("initial_capital", "buy_cost_pct", "sell_cost_pct", "gamma")
-    inherited = {name: _host_value(source, name) for name in names}
-    return env_class(config, env_params, n_envs, **{**{k: v for k, v in inherited.items() if v is not None}, **options})
+    for name in ("initial_capital", "buy_cost_pct", "sell_cost_pct", "gamma"):
+        options.setdefault(name, _host_value(source, name))
+    return env_class(config, env_params, n_envs, **{k: v for k, v in options.items() if v is not None})
 
 
 @dataclass(frozen=True)
@@ -1084,9 +1065,9 @@ def compare_with_scalar(
     rng = np.random.default_rng(seed)
     largest: dict[str, float] = {name: 1e-12 for name in COMPARED}
     found = _first_difference(0, [(env.reset(),) for env in scalars], (batch.reset(),), largest, tolerance)
-    for t in range(1, n_steps + 1):
-        if found:
-            break
+    t, ended = 0, False
+    while t < n_steps and not found and not ended:
+        t += 1
         actions = rng.uniform(-1.0, 1.0, (n_envs, batch.action_dim)).astype(np.float32)
         state, reward, done, info = batch.step(torch.from_numpy(actions))
         state = torch.where(done[:, None], info["final_state"], state)
@@ -1098,8 +1079,6 @@ def compare_with_scalar(
         if ended:  # the batch's cash and stocks are the next episode's already
             scalar, batched = [row[:4] for row in scalar], batched[:4]
         found = _first_difference(t, scalar, batched, largest, tolerance)
-        if ended:
-            break
     return found
 
 

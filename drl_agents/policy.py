@@ -14,7 +14,7 @@ Layers = Sequence[tuple[Tensor, Tensor]]   # (weight (out, in), bias (out,)) of 
 
 def normalize(state: Tensor, average: Tensor, std: Tensor, clip: float) -> Tensor:
     """(N, S) observation in standard deviations from its running mean, clipped to +-`clip`."""
-    return ((state - average) / std).clamp(-clip, clip)
+    return (state - average).div_(std).clamp_(-clip, clip)
 
 
 def mlp(x: Tensor, layers: Layers) -> Tensor:

@@ -110,7 +110,7 @@ def helpers(_process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(thread_name_prefix="environment_step")
 
 
-class CpuStep:
+class NativeStep:
     """The compiled step bound to one environment's memory; calling it advances that environment in place."""
 
     def __init__(self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized, n_terms: int) -> None:

@@ -15,6 +15,7 @@ from elegantrl.train.config import Config
 
 from drl_agents.agents import AGENTS, AgentBase
 from drl_agents.agents.AgentPPO import AgentPPO
+from drl_agents.agents.bar_features import BarFeatures
 from drl_agents.policy_file import save_policy
 from environment_Alpaca import CryptoEnvAlpaca
 from environment_Alpaca_vectorized import EnvParams, VectorizedCryptoEnvAlpaca, observation_layout
@@ -96,8 +97,10 @@ def train_policy(
     Raises:
         TrainingDiverged: when a reward, loss or weight stops being finite.
     """
-    prepare_device(settings.gpu_id, settings.cpu_threads)
+    prepare_device(settings.gpu_id, settings.cpu_threads, settings.matmul_precision)
     options = {"gpu_id": settings.gpu_id, **(env_kwargs or {})}
+    if settings.observation_store == "bars":
+        options["compact"] = True
     windows = {"seed": settings.seed, "start": settings.start, "episode_bars": settings.episode_bars}
     env_class = env_class or env_class_for(settings.n_envs)
     env = make_env(env_class, train_config, env_params, settings.n_envs, **{**windows, **options})
@@ -116,7 +119,11 @@ def build_agent(settings: TrainConfig, env: Any) -> AgentBase:
     """Agent for `env`, on its device, standing at a fresh reset."""
     agent_class = AGENTS[settings.agent]
     args = agent_args(settings, agent_class, env)
-    agent = agent_class(settings.net_dims, env.state_dim, env.action_dim, gpu_id=settings.gpu_id, args=args)
+    full_dim = getattr(env, "full_state_dim", env.state_dim)
+    agent = agent_class(settings.net_dims, full_dim, env.action_dim, gpu_id=settings.gpu_id, args=args)
+    bars = BarFeatures.of(env)
+    if bars is not None:
+        agent.observe_bars(bars)
     state = torch.as_tensor(env.reset(), dtype=torch.float32, device=agent.device)
     agent.last_state = state.reshape(settings.n_envs, env.state_dim).clone()
     return agent
@@ -124,10 +131,12 @@ def build_agent(settings: TrainConfig, env: Any) -> AgentBase:
 
 def agent_args(settings: TrainConfig, agent_class: type, env: Any) -> Config:
     """`settings` under the names that elegantrl's classes and ours read."""
-    sizes = {"state_dim": env.state_dim, "action_dim": env.action_dim, "if_discrete": False}
+    state_dim = getattr(env, "full_state_dim", env.state_dim)
+    sizes = {"state_dim": state_dim, "action_dim": env.action_dim, "if_discrete": False}
     args = Config(agent_class, None, {"env_name": "crypto", "num_envs": settings.n_envs, **sizes})
     same = ("net_dims", "learning_rate", "batch_size", "gamma", "lr_schedule", "value_coef", "target_kl", "adam_eps")
     same += ("normalize_observations", "action_std_init_log", "soft_update_tau")
+    same += ("gradients", "matmul_precision")
     renamed = {
         "random_seed": settings.seed, "clip_grad_norm": settings.max_grad_norm, "horizon_len": settings.rollout_len,
         "lambda_gae_adv": settings.gae_lambda, "ratio_clip": settings.clip_range,

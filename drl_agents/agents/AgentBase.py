@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Sequence
@@ -13,12 +14,16 @@ from elegantrl.train.config import Config
 from torch import Tensor
 
 from drl_agents.agents.agent_state import load_agent_state, save_agent_state
+from drl_agents.agents.bar_features import BarFeatures
+from drl_agents.agents.bar_forward import ExpandedForward, ProjectedForward
 from drl_agents.agents.nets import NormBuffers, PolicyNet
-from drl_agents.agents.normalizer import RunningNorm
-from drl_agents.agents.rollout import PolicyForward, Rollout, RolloutStep, explore_batch, explore_single
+from drl_agents.agents.normalizer import CHUNK_ROWS, RunningNorm
+from drl_agents.agents.rollout import PolicyForward, Rollout, RolloutStep, Take, explore_batch, explore_single
+from drl_agents.agents.step_graphs import StepGraphs
 from drl_agents.policy import Policy
 
 HOST = torch.device("cpu")
+Forward = PolicyForward | ProjectedForward
 STATE_FILE = "agent_state.safetensors"
 
 
@@ -62,6 +67,12 @@ class AgentBase(StockAgentBase):
         self.time_steps = 0          # taken so far by each environment, random warm-ups not counted
         self.rollout_start = 0       # time_steps when the rollout now learned from began
         self.gradient_steps = 0
+        self.bars: BarFeatures | None = None       # set by `observe_bars`
+        self.forward: Forward | None = None        # of the actor, while it explores
+        self.forward_memory: tuple[object, ...] = ()
+        self.env_action = torch.empty(0)
+        # None where there is no GPU; anything that records and replays will do.
+        self.graphs = StepGraphs() if self.device.type == "cuda" else None
         self.rollout: Rollout | None = None
         self.host_rollout: Rollout | None = None   # staging, when one NumPy environment feeds a GPU
 
@@ -87,11 +98,27 @@ class AgentBase(StockAgentBase):
         The tensors are this agent's storage: valid until its next exploration.
         """
         rollout = self._storage(horizon_len)
-        self._fill_from(rollout, lambda choose: explore_batch(env, rollout, choose), if_random)
+        is_graphed = self.graphs is not None and not if_random and getattr(env, "is_capturable", False)
+
+        def replay(take: Take) -> None:
+            assert self.graphs is not None
+            self.graphs.run(env, rollout, self.forward, take)
+
+        run = replay if is_graphed else None
+        self._fill_from(rollout, lambda choose: explore_batch(env, rollout, choose, run), if_random)
         return self._finish(rollout, if_random)
 
+    def observe_bars(self, bars: BarFeatures) -> None:
+        """Explore an environment whose observations name their bar; S stays the width of the full ones."""
+        self.bars = bars
+
+    @property
+    def row_dim(self) -> int:
+        """Width of an observation as the environment gives it and the rollout keeps it."""
+        return self.state_dim if self.bars is None else self.bars.compact_dim(self.state_dim)
+
     def _storage(self, horizon_len: int) -> Rollout:
-        shape = (horizon_len, self.num_envs, self.state_dim, self.action_dim)
+        shape = (horizon_len, self.num_envs, self.row_dim, self.action_dim)
         if self.rollout is None or self.rollout.shape != shape:
             self.rollout = Rollout(*shape, self.device)
         return self.rollout
@@ -106,10 +133,8 @@ class AgentBase(StockAgentBase):
             raise RuntimeError("agent.last_state is not set: assign it env.reset() before exploring")
         rollout.states[0].copy_(torch.as_tensor(self.last_state))
         self._draw_noise(rollout, if_random)
-        norm = (self.act.state_avg, self.act.state_std, self.act.observation_clip)
-        forward = PolicyForward(norm, self.act.raw_layers(), self.num_envs, rollout.device)
-        env_action = torch.empty((self.num_envs, self.action_dim), device=rollout.device)
-        draw = self._action_sampler(rollout.device)
+        forward = self._forward_on(rollout.device)
+        env_action, draw = self.env_action, self._action_sampler(rollout.device)
 
         def choose(slots: RolloutStep) -> Tensor:
             if if_random:
@@ -118,6 +143,24 @@ class AgentBase(StockAgentBase):
             return env_action
 
         explore(choose)
+
+    def _forward_on(self, device: torch.device) -> Forward:
+        """The actor's forward pass with its present weights: one object for as long as its memory stays the same."""
+        norm = (self.act.state_avg, self.act.state_std, self.act.observation_clip)
+        layers = self.act.raw_layers()
+        tensors = (*norm[:2], *(tensor for layer in layers for tensor in layer))
+        memory = (device, self.num_envs, self.bars, *(tensor.data_ptr() for tensor in tensors))
+        if self.forward is None or memory != self.forward_memory:
+            kind = PolicyForward
+            if self.bars is not None:
+                # On a GPU the projection would have to ask which bars are new, so it takes full rows.
+                which = ProjectedForward if device.type == "cpu" else ExpandedForward
+                kind = functools.partial(which, bars=self.bars)
+            self.forward, self.forward_memory = kind(norm, layers, self.num_envs, device), memory
+            self.env_action = torch.empty((self.num_envs, self.action_dim), device=device)
+        else:
+            self.forward.refresh()
+        return self.forward
 
     def _draw_noise(self, rollout: Rollout, if_random: bool) -> None:
         """All randomness of a rollout in one call: uniform for a warm-up, else standard normal."""
@@ -155,10 +198,11 @@ class AgentBase(StockAgentBase):
 
     @torch.no_grad()
     def _update_obs_norm(self, rows: Tensor) -> None:
-        """Merge observations (M, S) into the running statistics and hand them to the networks."""
+        """Merge observations (M, S), or compact ones, into the running statistics and hand them to the networks."""
         if not self.normalizes:
             return
-        self.obs_norm.update(rows)
+        for chunk in rows.split(CHUNK_ROWS):
+            self.obs_norm.update(chunk if self.bars is None else self.bars.expand(chunk))
         average, std = self.obs_norm.mean.float(), self.obs_norm.std().float()
         for net in self._norm_nets():
             net.set_state_norm(average, std)

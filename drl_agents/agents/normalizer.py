@@ -5,6 +5,7 @@ from torch import Tensor
 
 # A column is taken for constant when it varies by less than float32 can resolve around its mean.
 RELATIVE_FLOOR, ABSOLUTE_FLOOR = 1e-6, 1e-8
+CHUNK_ROWS = 1 << 10    # taken to float64 at once
 
 
 class RunningNorm:
@@ -17,10 +18,19 @@ class RunningNorm:
         self.count = 0                                                             # rows seen
         self.mean = torch.zeros(width, dtype=torch.float64, device=device)         # (S,)
         self.variance = torch.ones(width, dtype=torch.float64, device=device)      # (S,)
+        self.scratch = torch.empty((CHUNK_ROWS, width), dtype=torch.float64, device=device)
 
     def update(self, rows: Tensor) -> None:
         """Merge `rows` (M, S)."""
-        variance, mean = torch.var_mean(rows.double(), dim=0, correction=0)        # (S,), (S,)
+        # Plain sums, a chunk at a time in one buffer: torch.var_mean along the first axis of 2048 x 393 took 4.0 ms on
+        # one core, 6 % of an update of 128-wide networks, and this 0.6 ms.
+        for chunk in rows.split(CHUNK_ROWS):
+            self._merge(self.scratch[: len(chunk)].copy_(chunk))
+
+    def _merge(self, rows: Tensor) -> None:
+        """Merge `rows` (M, S) float64, which are overwritten."""
+        mean = rows.mean(0)                                                        # (S,)
+        variance = rows.sub_(mean).square_().mean(0)                               # (S,)
         total = self.count + rows.shape[0]
         shift = mean - self.mean
         weight = rows.shape[0] / total

@@ -11,6 +11,7 @@ from elegantrl.train.config import Config
 from torch import Tensor, nn
 
 from drl_agents.agents.AgentBase import AgentBase
+from drl_agents.agents.bar_features import BarFeatures
 from drl_agents.agents.nets import Critic, CriticTwin
 from drl_agents.agents.replay import Replay
 from drl_agents.agents.rollout import Rollout
@@ -47,6 +48,12 @@ class OffPolicyAgent(AgentBase):
         self.replay: Replay | None = None
         self.owed_steps = 0.0           # gradient steps that collected samples have still to pay for
         self.last_losses = (0.0, 0.0, 0.0)
+
+    def observe_bars(self, bars: BarFeatures) -> None:
+        """Refused: the replay memory holds full observations."""
+        raise ValueError(
+            f"{type(self).__name__} keeps full observations in its replay memory: build its environment without compact"
+        )
 
     # --- exploration ------------------------------------------------------------------------------------------------
 

@@ -397,7 +397,7 @@ print(sum(kernels.step.stats.cache_hits.values()), type(env._kernel).__name__)
 def test_the_native_loop_is_compiled_once_and_found_on_disk_after_that(tmp_path):
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(REPO)}
     command = [sys.executable, "-c", NATIVE, "12", "2100"]
-    for expected in ("0 CpuStep", "1 CpuStep"):
+    for expected in ("0 NativeStep", "1 NativeStep"):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
         assert done.stdout.split("\n")[0] == expected, done.stderr
 

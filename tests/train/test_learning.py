@@ -1,8 +1,11 @@
 """It learns: against a policy proved best where there is a signal, and to keep still where there is none."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+import benchmarks.learning
 from benchmarks.learning import COST_RATE, MARKET, SIGNAL_PARAMS, TEST_BARS, TEST_SEED, run_signal, run_silent
 from benchmarks.planted_markets import AnnouncedMarket, is_the_rule, silent_config, solve_plan
 from train.evaluator import evaluate_policy, mean_growth
@@ -55,6 +58,14 @@ def test_the_silent_market_pays_nothing_for_holding():
 @pytest.mark.parametrize("seed", [0, 1])
 def test_ppo_earns_at_least_four_fifths_of_the_best_on_unseen_bars(seed):
     assert run_signal(seed).test_share_of_best >= 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [{"matmul_precision": "bf16"}, {"observation_store": "bars"}], ids=str)
+def test_bfloat16_and_bars_learn_it_too(change, monkeypatch):
+    settings = benchmarks.learning.settings
+    monkeypatch.setattr(benchmarks.learning, "settings", lambda *args: replace(settings(*args), **change))
+    assert run_signal(0).test_share_of_best >= 0.8
 
 
 @pytest.mark.slow

@@ -45,6 +45,24 @@ def test_the_same_seed_gives_the_same_bytes(agent, n_envs, tmp_path):
     assert first.last_policy.read_bytes() == second.last_policy.read_bytes()
 
 
+def test_a_run_of_bars_is_a_run_of_rows(tmp_path):
+    rows, bars = (trained(tmp_path / store, observation_store=store) for store in ("rows", "bars"))
+    a, b = load_policy(rows.last_policy), load_policy(bars.last_policy)
+    assert a.metadata["observation_layout"] == b.metadata["observation_layout"]
+    for (weight, bias), (weight2, bias2) in zip(a.layers, b.layers, strict=True):
+        torch.testing.assert_close(weight2, weight, rtol=1e-2, atol=1e-3)
+        torch.testing.assert_close(bias2, bias, rtol=1e-2, atol=1e-3)
+    assert bars.best_score == pytest.approx(rows.best_score, abs=1e-3)
+
+
+@pytest.mark.parametrize("change", [{"gradients": "by_hand"}, {"matmul_precision": "bf16"}], ids=str)
+def test_gradients_and_precision_reach_the_agent(change, tmp_path):
+    autograd, other = trained(tmp_path / "a", gradients="autograd"), trained(tmp_path / "b", **change)
+    a, b = load_policy(autograd.last_policy).layers[0][0], load_policy(other.last_policy).layers[0][0]
+    assert not torch.equal(a, b)      # other rounding
+    torch.testing.assert_close(b, a, rtol=0.05, atol=0.02)
+
+
 @pytest.mark.parametrize("agent", AGENTS)
 @pytest.mark.parametrize("n_updates", [1, 4])
 def test_a_linear_schedule_falls_with_the_updates_and_not_the_warm_up(agent, n_updates, tmp_path, monkeypatch):

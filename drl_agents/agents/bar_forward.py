@@ -1,0 +1,103 @@
+"""A policy's forward pass over compact observations while it explores."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from drl_agents.agents.bar_features import BarFeatures
+from drl_agents.agents.mlp_gradient import products_for
+from drl_agents.agents.rollout import Layer, PolicyForward
+from drl_agents.policy import Layers
+
+CHUNK_ROWS = 1 << 12    # bars projected at once: enough for a large product, few enough to stay in the cache
+
+
+class ExpandedForward(PolicyForward):
+    """The plain way: full observations every step, on any device."""
+
+    def __init__(
+        self, norm: tuple[Tensor, Tensor, float], layers: Layers, n_rows: int, device: torch.device, bars: BarFeatures
+    ) -> None:
+        super().__init__(norm, layers, n_rows, device)
+        self.bars = bars
+
+    def __call__(self, state: Tensor) -> Tensor:
+        """Compact (N, C) -> (N, out)."""
+        return super().__call__(self.bars.expand(state))
+
+
+class ProjectedForward:
+    """The first layer's product with the features taken for many bars at once, on the CPU.
+
+    Time goes on bar by bar, so the next K steps' bars are known and projected together. An account that starts an
+    episode elsewhere is at a bar that nobody foresaw: such bars are projected when they are met.
+    """
+
+    def __init__(
+        self, norm: tuple[Tensor, Tensor, float], layers: Layers, n_rows: int, device: torch.device, bars: BarFeatures
+    ) -> None:
+        average, std, self.clip = norm
+        self.sources = (average, std, *layers[0])
+        self.bars, self.n_rows, self.device = bars, n_rows, device
+        self.steps_ahead = max(1, CHUNK_ROWS // n_rows)
+        self.offsets = torch.arange(self.steps_ahead)[:, None]                          # (K, 1)
+        self.slot = torch.full((bars.last_bar + 1,), -1, dtype=torch.int64)             # bar -> row of the table
+        width = layers[0][0].shape[0]
+        # A projection is replaced when its steps are over; until then every step may bring N unforeseen bars.
+        self.table = torch.empty((self.steps_ahead * 2 * n_rows, width), device=device)
+        self.hidden = torch.empty((n_rows, width), device=device)
+        self.account = torch.empty((n_rows, bars.compact_dim(len(average)) - 1), device=device)
+        self.known = self.slot[:0]                                                      # bars in the table
+        self.steps_left = 0
+        self.products = products_for(device, average.dtype)
+        self.later = [Layer(*layer, n_rows, device, is_last=layer is layers[-1]) for layer in layers[1:]]
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take over the networks' present weights; projections made with others are void."""
+        average, std, weight, bias = (source.to(self.device) for source in self.sources)
+        bars = self.bars
+        self.average, self.std = bars.account_of(average), bars.account_of(std)         # (C - 1,)
+        self.tech_average, self.tech_std = bars.features_of(average), bars.features_of(std)
+        self.account_weight = bars.account_of(weight).t()                               # (C - 1, W)
+        self.tech_weight, self.bias = bars.features_of(weight).contiguous(), bias       # (W, L * F), (W,)
+        for layer in self.later:
+            layer.refresh()
+        self._forget()
+
+    def _forget(self) -> None:
+        self.slot[self.known] = -1
+        self.known = self.slot[:0]
+        self.steps_left = 0
+
+    def _project(self, bar: Tensor) -> None:
+        """Add distinct bars (U,) to the table."""
+        first = len(self.known)
+        for part in bar.split(CHUNK_ROWS):
+            x = self.bars.windows_at(part)
+            x.sub_(self.tech_average).div_(self.tech_std).clamp_(-self.clip, self.clip)
+            self.table[first : first + len(part)] = self.products.affine(x, self.tech_weight, self.bias, is_last=True)
+            first += len(part)
+        self.slot[bar] = torch.arange(len(self.known), first)
+        self.known = torch.cat((self.known, bar))
+
+    def __call__(self, state: Tensor) -> Tensor:
+        """Compact (N, C) -> (N, out). The result is this object's buffer, valid until the next call."""
+        bar = state[:, -1].long()
+        if self.steps_left == 0:
+            self._forget()
+            self._project((bar + self.offsets).clamp_(max=self.bars.last_bar).unique())
+            self.steps_left = self.steps_ahead
+        self.steps_left -= 1
+        rows = self.slot[bar]
+        if rows.min() < 0:
+            self._project(bar[rows < 0].unique())
+            rows = self.slot[bar]
+        torch.index_select(self.table, 0, rows, out=self.hidden)
+        torch.sub(state[:, :-1], self.average, out=self.account)
+        self.account.div_(self.std).clamp_(-self.clip, self.clip)
+        x = self.hidden.addmm_(self.account, self.account_weight).relu_()
+        for layer in self.later:
+            x = layer(x)
+        return x
