@@ -889,7 +889,7 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
             "done": empty(n, dtype=torch.bool), "final_state": empty(n, self.state_dim, dtype=torch.float32),
             "truncated": empty(n, dtype=torch.bool),
         }  # fmt: skip
-        self._kernel = self._native_kernel(len(names)) if self.device.type == "cpu" else None
+        self._kernel = self._native_kernel(len(names))
         if self._kernel is None:
             book = {field.name: getattr(self.book, field.name).clone() for field in fields(Portfolio)}
             reports = {"trades": empty(n, dtype=torch.int64), "terms": empty(len(names), n)}
@@ -905,11 +905,12 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
         self._infos["reward_terms"] = dict(zip(names, reports["terms"], strict=True))
 
     def _native_kernel(self, n_terms: int) -> Any:
+        on_cpu = self.device.type == "cpu"
         try:
-            kernels = importlib.import_module("environment_Alpaca_kernels")
-        except ImportError:  # the drop-in alone, or no numba: the plain step fills the buffers
+            kernels = importlib.import_module("environment_Alpaca_kernels" if on_cpu else "environment_Alpaca_triton")
+        except ImportError:  # the drop-in alone, or no numba or triton: the plain step fills the buffers
             return None
-        return kernels.CpuStep(self, n_terms)
+        return (kernels.CpuStep if on_cpu else kernels.GpuStep)(self, n_terms)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the native loop and its buffers: a copy or an unpickled object allocates its own."""
