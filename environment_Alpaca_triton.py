@@ -11,6 +11,10 @@ coins are (N, A) in memory, so that a tile is one contiguous run. Choices of `En
 that are off vanish; its numbers are read from memory, so that changing a fee compiles nothing.
 """
 
+# Compiled functions are Python in syntax only: their values have no types that a checker of Python could know.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportOperatorIssue=false
+# pyright: reportInvalidTypeForm=false
+
 from __future__ import annotations
 
 import contextlib
@@ -25,8 +29,7 @@ import environment_Alpaca_vectorized as drop_in
 
 BLOCK = 16       # environments a program: small, because the observations' copy needs many programs to fill a GPU
 N_WARPS = 4
-TILE_WIDTH = 128  # features copied at a time
-MAX_TILES = 16   # a lookback of more than 16 tiles takes wider ones, because the copy is unrolled
+TILE_WIDTH = 32  # features copied at a time: a wider tile costs registers, of which the kernel takes about 150
 # Below this a launch is expected to take longer than the kernel runs (about 10 us of memory traffic). Not measured yet.
 GRAPH_UP_TO_N_ENVS = 16_384
 WARM_UPS = 3     # plain launches before a graph is captured: the first one compiles
@@ -43,9 +46,11 @@ EQUITY_FLOOR = tl.constexpr(drop_in.EQUITY_FLOOR)
 INCREMENT_SLACK = tl.constexpr(drop_in.INCREMENT_SLACK)
 
 jit: Any = triton.jit
+# Annotations of compiled functions may name nothing but Triton's own types and named tuples.
 Lane = tl.tensor
 Tile = tl.tensor
-Number = tl.tensor
+Number = tl.tensor   # one value for all environments
+Pointer = tl.tensor  # a torch tensor where the kernel is launched
 
 
 class Choices(NamedTuple):
@@ -78,6 +83,7 @@ class Choices(NamedTuple):
     state_dim: int
     block: int
     tile: int
+    offset_type: tl.dtype  # of features: int32 unless there are more than 2**31
 
 
 class Numbers(NamedTuple):
@@ -124,70 +130,72 @@ class Whole(NamedTuple):
 class Market(NamedTuple):
     """Shared by all environments, never written."""
 
-    price: Any        # (T, A) float64
-    windows: Any      # (T - L + 1, L * F) float32, rows F apart
-    assets: Any       # (2, A) float64: min_qty, qty_increment
-    segments: Any     # (6, G) int64: first, end, limit, first_start, starts_before, usable
-    order_scale: Any  # (G, A) float64
+    price: Pointer        # (T, A) float64
+    windows: Pointer      # (T - L + 1, L * F) float32, rows F apart
+    assets: Pointer       # (2, A) float64: min_qty, qty_increment
+    segments: Pointer     # (6, G) int64: first, end, limit, first_start, starts_before, usable
+    order_scale: Pointer  # (G, A) float64
 
 
 class Memory(NamedTuple):
     """The books, rows of N environments."""
 
-    counts: Any     # (7, N) int64
-    money: Any      # (9, N) float64
-    coins: Any      # (4, N, A) float64
-    held_bars: Any  # (N, A) int64
+    counts: Pointer     # (7, N) int64
+    money: Pointer      # (9, N) float64
+    coins: Pointer      # (4, N, A) float64
+    held_bars: Pointer  # (N, A) int64
 
 
 class Outputs(NamedTuple):
     """What a step reports."""
 
-    state: Any        # (N, S) float32
-    reward: Any       # (N,) float32
-    done: Any         # (N,) bool
-    final_state: Any  # (N, S) float32, written where done
-    truncated: Any    # (N,) bool
-    trades: Any       # (N,) int64
-    money: Any        # (6, N) float64
-    terms: Any        # (K, N) float64
+    state: Pointer        # (N, S) float32
+    reward: Pointer       # (N,) float32
+    done: Pointer         # (N,) bool
+    final_state: Pointer  # (N, S) float32, written where done
+    truncated: Pointer    # (N,) bool
+    trades: Pointer       # (N,) int64
+    money: Pointer        # (6, N) float64
+    terms: Pointer        # (K, N) float64
 
 
 class Books(NamedTuple):
     """`Portfolio` as pointers to row 0 of each field."""
 
-    bar: Any
-    first_bar: Any
-    last_bar: Any
-    segment: Any
-    trades: Any
-    episode: Any
-    rejected: Any
-    cash: Any
-    equity: Any
-    benchmark: Any
-    peak: Any
-    max_drawdown: Any
-    discounted_return: Any
-    fees: Any
-    slippage: Any
-    turnover: Any
-    qty: Any
-    high: Any
-    order_scale: Any
-    benchmark_qty: Any
-    held_bars: Any
+    bar: Pointer
+    first_bar: Pointer
+    last_bar: Pointer
+    segment: Pointer
+    trades: Pointer
+    episode: Pointer
+    rejected: Pointer
+    cash: Pointer
+    equity: Pointer
+    benchmark: Pointer
+    peak: Pointer
+    max_drawdown: Pointer
+    discounted_return: Pointer
+    fees: Pointer
+    slippage: Pointer
+    turnover: Pointer
+    qty: Pointer
+    high: Pointer
+    order_scale: Pointer
+    benchmark_qty: Pointer
+    held_bars: Pointer
 
 
 class Lanes(NamedTuple):
     """Which environments and cells this program works on."""
 
+    lane: Lane       # int32, 0 to BLOCK - 1: offset from the program's first environment
     env: Lane        # int64, number of the environment
     is_real: Lane    # False beyond the last environment
     column: Lane     # (1, A padded)
     is_column: Lane  # (1, A padded), False beyond the last asset
-    cell: Tile       # int64, where a cell lies in an (N, A) array
+    cell: Tile       # int32, offset in an (N, A) array from the program's first environment
     is_cell: Tile
+    first: Number    # int64, the program's first environment
     n_envs: Number   # int64
 
 
@@ -230,7 +238,7 @@ class Marks(NamedTuple):
 
 # ---------------------------------------------------------------------------------------------- memory
 @jit
-def numbers_at(at: Any) -> Numbers:
+def numbers_at(at: Pointer) -> Numbers:
     """Read the float settings; what a compiled kernel does not use is not read."""
     return Numbers(
         tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3), tl.load(at + 4), tl.load(at + 5),
@@ -241,7 +249,7 @@ def numbers_at(at: Any) -> Numbers:
 
 
 @jit
-def whole_at(at: Any) -> Whole:
+def whole_at(at: Pointer) -> Whole:
     """Read the whole settings."""
     return Whole(
         tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3), tl.load(at + 4), tl.load(at + 5),
@@ -250,24 +258,43 @@ def whole_at(at: Any) -> Whole:
 
 
 @jit
-def books_of(memory: Memory, n: Number, c: tl.constexpr) -> Books:
-    """The rows of `memory` by name."""
-    k, d, q, cells = memory.counts, memory.money, memory.coins, n * c.n_assets
+def books_of(memory: Memory, lanes: Lanes, c: tl.constexpr) -> Books:
+    """The rows of `memory` by name, from the program's first environment on."""
+    n, cells, first_cell = lanes.n_envs, lanes.n_envs * c.n_assets, lanes.first * c.n_assets
+    k, d, q = memory.counts + lanes.first, memory.money + lanes.first, memory.coins + first_cell
     return Books(
         k, k + n, k + 2 * n, k + 3 * n, k + 4 * n, k + 5 * n, k + 6 * n,
         d, d + n, d + 2 * n, d + 3 * n, d + 4 * n, d + 5 * n, d + 6 * n, d + 7 * n, d + 8 * n,
-        q, q + cells, q + 2 * cells, q + 3 * cells, memory.held_bars,
+        q, q + cells, q + 2 * cells, q + 3 * cells, memory.held_bars + first_cell,
+    )  # fmt: skip
+
+
+@jit
+def outputs_of(out: Outputs, lanes: Lanes, c: tl.constexpr) -> Outputs:
+    """The outputs from the program's first environment on."""
+    first, first_row = lanes.first, lanes.first * c.state_dim
+    return Outputs(
+        out.state + first_row, out.reward + first, out.done + first, out.final_state + first_row, out.truncated + first,
+        out.trades + first, out.money + first, out.terms + first,
     )  # fmt: skip
 
 
 @jit
 def lanes_of(n_envs: Number, c: tl.constexpr) -> Lanes:
     """The environments of this program."""
-    env = tl.program_id(0).to(tl.int64) * c.block + tl.arange(0, c.block)
-    column = tl.arange(0, c.n_columns)[None, :]
-    is_real, is_column = env < n_envs, column < c.n_assets
-    cell = env[:, None] * c.n_assets + column
-    return Lanes(env, is_real, column, is_column, cell, is_real[:, None] & is_column, n_envs)
+    first = tl.program_id(0).to(tl.int64) * c.block
+    lane, column = tl.arange(0, c.block), tl.arange(0, c.n_columns)[None, :]
+    is_real, is_column = first + lane < n_envs, column < c.n_assets
+    cell = lane[:, None] * c.n_assets + column
+    return Lanes(
+        lane, first + lane, is_real, column, is_column, cell, is_real[:, None] & is_column, first, n_envs
+    )  # fmt: skip
+
+
+@jit
+def any_of(flags: Lane) -> Number:
+    """Whether one of this program's environments has the flag."""
+    return tl.max(flags.to(tl.int32), 0) > 0
 
 
 @jit
@@ -283,7 +310,7 @@ def load_account(b: Books, lanes: Lanes) -> Account:
     qty = tl.load(b.qty + lanes.cell, mask=lanes.is_cell, other=0.0)
     held_bars = tl.load(b.held_bars + lanes.cell, mask=lanes.is_cell, other=0) + (qty > 0).to(tl.int64)
     high = tl.load(b.high + lanes.cell, mask=lanes.is_cell, other=0.0)
-    cash = tl.load(b.cash + lanes.env, mask=lanes.is_real, other=0.0)
+    cash = tl.load(b.cash + lanes.lane, mask=lanes.is_real, other=0.0)
     nothing = cash * 0.0
     return Account(cash, qty, held_bars, high, lanes.env * 0, nothing, nothing, nothing)
 
@@ -292,10 +319,10 @@ def load_account(b: Books, lanes: Lanes) -> Account:
 def load_marks(b: Books, lanes: Lanes) -> Marks:
     """The values of the bar before; 1 beyond the last environment, so that nothing divides by 0 there."""
     return Marks(
-        tl.load(b.equity + lanes.env, mask=lanes.is_real, other=1.0),
-        tl.load(b.benchmark + lanes.env, mask=lanes.is_real, other=1.0),
-        tl.load(b.peak + lanes.env, mask=lanes.is_real, other=1.0),
-        tl.load(b.max_drawdown + lanes.env, mask=lanes.is_real, other=0.0),
+        tl.load(b.equity + lanes.lane, mask=lanes.is_real, other=1.0),
+        tl.load(b.benchmark + lanes.lane, mask=lanes.is_real, other=1.0),
+        tl.load(b.peak + lanes.lane, mask=lanes.is_real, other=1.0),
+        tl.load(b.max_drawdown + lanes.lane, mask=lanes.is_real, other=0.0),
     )
 
 
@@ -305,41 +332,41 @@ def store_books(account: Account, marks: Marks, bar: Lane, b: Books, lanes: Lane
     tl.store(b.qty + lanes.cell, account.qty, mask=lanes.is_cell)
     tl.store(b.held_bars + lanes.cell, account.held_bars, mask=lanes.is_cell)
     tl.store(b.high + lanes.cell, account.high, mask=lanes.is_cell)
-    tl.store(b.cash + lanes.env, account.cash, mask=lanes.is_real)
-    tl.store(b.bar + lanes.env, bar, mask=lanes.is_real)
-    tl.store(b.equity + lanes.env, marks.equity, mask=lanes.is_real)
-    tl.store(b.benchmark + lanes.env, marks.benchmark, mask=lanes.is_real)
-    tl.store(b.peak + lanes.env, marks.peak, mask=lanes.is_real)
-    tl.store(b.max_drawdown + lanes.env, marks.max_drawdown, mask=lanes.is_real)
-    tl.store(b.trades + lanes.env, account.trades, mask=lanes.is_real)
-    tl.store(b.fees + lanes.env, account.fees, mask=lanes.is_real)
-    tl.store(b.slippage + lanes.env, account.slippage, mask=lanes.is_real)
-    tl.store(b.turnover + lanes.env, account.turnover, mask=lanes.is_real)
+    tl.store(b.cash + lanes.lane, account.cash, mask=lanes.is_real)
+    tl.store(b.bar + lanes.lane, bar, mask=lanes.is_real)
+    tl.store(b.equity + lanes.lane, marks.equity, mask=lanes.is_real)
+    tl.store(b.benchmark + lanes.lane, marks.benchmark, mask=lanes.is_real)
+    tl.store(b.peak + lanes.lane, marks.peak, mask=lanes.is_real)
+    tl.store(b.max_drawdown + lanes.lane, marks.max_drawdown, mask=lanes.is_real)
+    tl.store(b.trades + lanes.lane, account.trades, mask=lanes.is_real)
+    tl.store(b.fees + lanes.lane, account.fees, mask=lanes.is_real)
+    tl.store(b.slippage + lanes.lane, account.slippage, mask=lanes.is_real)
+    tl.store(b.turnover + lanes.lane, account.turnover, mask=lanes.is_real)
 
 
 @jit
 def store_reports(account: Account, marks: Marks, out: Outputs, p: Numbers, lanes: Lanes) -> None:
     """Report the episode that this bar belongs to, whether or not it is over."""
-    money, n = out.money + lanes.env, lanes.n_envs
+    money, n = out.money + lanes.lane, lanes.n_envs
     tl.store(money, marks.equity, mask=lanes.is_real)
     tl.store(money + n, marks.benchmark, mask=lanes.is_real)
     tl.store(money + 2 * n, marks.equity / p.initial_capital, mask=lanes.is_real)
     tl.store(money + 3 * n, account.fees, mask=lanes.is_real)
     tl.store(money + 4 * n, account.slippage, mask=lanes.is_real)
     tl.store(money + 5 * n, account.turnover, mask=lanes.is_real)
-    tl.store(out.trades + lanes.env, account.trades, mask=lanes.is_real)
+    tl.store(out.trades + lanes.lane, account.trades, mask=lanes.is_real)
 
 
 # ---------------------------------------------------------------------------------------------- orders
 @jit
 def order_quantities(
-    action: Any, price: Tile, equity: Lane, b: Books, p: Numbers, lanes: Lanes, c: tl.constexpr
+    action: Pointer, price: Tile, equity: Lane, b: Books, p: Numbers, lanes: Lanes, c: tl.constexpr
 ) -> Tile:  # fmt: skip
     """Coins asked for: positive to buy, negative to sell; a non-finite action is a hold, counted in b.rejected."""
-    wish = tl.load(action + lanes.cell, mask=lanes.is_cell, other=0.0)  # float32
+    wish = tl.load(action + lanes.first * c.n_assets + lanes.cell, mask=lanes.is_cell, other=0.0)  # float32
     is_finite = tl.abs(wish) < float("inf")
     is_rejected = tl.sum((~is_finite).to(tl.int32), 1) > 0
-    tl.atomic_add(b.rejected + lanes.env, 1, mask=is_rejected)
+    tl.atomic_add(b.rejected + lanes.lane, 1, mask=is_rejected)
     wish = tl.where(is_rejected[:, None], 0.0, wish)
     if c.order_sizing == "equity":
         is_priced = price > 0
@@ -450,7 +477,7 @@ def execute_buys(
     if c.buys_sequentially:
         # Assets stay a loop: each buy spends cash the next one sees. Columns are filled in order.
         per_coin = tl.where(price > 0, unit_cost, 1.0)
-        for a in tl.static_range(c.n_assets):
+        for a in range(c.n_assets):
             affordable = spendable_cash(account.cash, equity, p, c)[:, None] / per_coin
             filled = tl.where(lanes.column == a, tl.minimum(wanted, affordable), 0.0)
             account = execute_purchases(account, filled, price, unit_cost, venue, p)
@@ -481,10 +508,8 @@ def execute_purchases(
 @jit
 def spendable_cash(cash: Lane, equity: Lane, p: Numbers, c: tl.constexpr) -> Lane:
     """Quote that buys may use, reserve kept."""
-    if c.reserve_of_equity:
-        reserve = p.min_cash_reserve * equity
-    else:
-        reserve = p.min_cash_reserve * p.initial_capital
+    base = equity if c.reserve_of_equity else p.initial_capital
+    reserve = p.min_cash_reserve * base
     return tl.maximum(cash - reserve, 0.0) * p.cash_haircut
 
 
@@ -521,7 +546,7 @@ def mark_to_market(account: Account, before: Marks, price: Tile, b: Books, lanes
 @jit
 def reward_terms(
     before: Marks, marks: Marks, account: Account, price: Tile, bar: Lane, m: Market, b: Books, p: Numbers, w: Whole,
-    terms: Any, lanes: Lanes, c: tl.constexpr,
+    terms: Pointer, lanes: Lanes, c: tl.constexpr,
 ) -> Lane:  # fmt: skip
     """Store the named terms of the reward and return their sum."""
     if c.reward == "benchmark_difference":
@@ -536,9 +561,9 @@ def reward_terms(
 
 
 @jit
-def keep_term(value: Lane, row: tl.constexpr, terms: Any, lanes: Lanes) -> Lane:
+def keep_term(value: Lane, row: tl.constexpr, terms: Pointer, lanes: Lanes) -> Lane:
     """Store one named term and pass it on."""
-    tl.store(terms + row * lanes.n_envs + lanes.env, value, mask=lanes.is_real)
+    tl.store(terms + row * lanes.n_envs + lanes.lane, value, mask=lanes.is_real)
     return value
 
 
@@ -551,7 +576,7 @@ def weights_of(account: Account, equity: Lane, price: Tile) -> Tile:
 
 @jit
 def weighted_terms(
-    before: Marks, marks: Marks, account: Account, price: Tile, p: Numbers, terms: Any, lanes: Lanes
+    before: Marks, marks: Marks, account: Account, price: Tile, p: Numbers, terms: Pointer, lanes: Lanes
 ) -> Lane:  # fmt: skip
     """Terms of the standard reward."""
     floor = EQUITY_FLOOR * p.initial_capital
@@ -571,7 +596,7 @@ def weighted_terms(
 
 @jit
 def cappuccino_terms(
-    before: Marks, marks: Marks, account: Account, price: Tile, decay: Lane, p: Numbers, terms: Any, lanes: Lanes,
+    before: Marks, marks: Marks, account: Account, price: Tile, decay: Lane, p: Numbers, terms: Pointer, lanes: Lanes,
     c: tl.constexpr,
 ) -> Lane:  # fmt: skip
     """Terms of the Cappuccino reward."""
@@ -598,7 +623,7 @@ def cappuccino_terms(
 @jit
 def time_decay(bar: Lane, m: Market, b: Books, p: Numbers, w: Whole, lanes: Lanes) -> Lane:
     """Factor that falls over the segment."""
-    at = m.segments + tl.load(b.segment + lanes.env, mask=lanes.is_real, other=0)
+    at = m.segments + tl.load(b.segment + lanes.lane, mask=lanes.is_real, other=0)
     first = tl.load(at, mask=lanes.is_real, other=0) + w.lookback - 1
     last = tl.load(at + w.n_segments, mask=lanes.is_real, other=0) - w.lookback - 1
     progress = (bar - first).to(tl.float64) / tl.maximum(last - first, 1).to(tl.float64)
@@ -612,7 +637,7 @@ def cappuccino_concentration(weights: Tile, penalty: Number, lanes: Lanes, c: tl
     held = tl.where(is_held, weights, 0.0)
     n_held = tl.sum(is_held.to(tl.int32), 1).to(tl.float64)
     rank = held * 0.0  # 1 for the smallest held weight; ties go by column
-    for a in tl.static_range(c.n_assets):
+    for a in range(c.n_assets):
         other = tl.sum(tl.where(lanes.column == a, held, 0.0), 1)[:, None]
         is_before = (other > 0) & ((other < held) | ((other == held) & (lanes.column >= a)))
         rank += is_before.to(tl.float64)
@@ -624,17 +649,19 @@ def cappuccino_concentration(weights: Tile, penalty: Number, lanes: Lanes, c: tl
 
 
 # ---------------------------------------------------------------------------------------------- the bar
-@triton.jit(do_not_specialize=["n_envs"])
+@jit(do_not_specialize=["n_envs"])
 def step(
-    action: Any, m: Market, memory: Memory, out: Outputs, numbers: Any, whole: Any, n_envs: Any, c: tl.constexpr
+    action: Pointer, m: Market, memory: Memory, out: Outputs, numbers: Pointer, whole: Pointer, n_envs: Number,
+    c: tl.constexpr,
 ) -> None:  # fmt: skip
     """Advance every environment one bar: stops, sells, releases, buys, then mark to market."""
     lanes = lanes_of(n_envs.to(tl.int64), c)
-    p, w, b = numbers_at(numbers), whole_at(whole), books_of(memory, lanes.n_envs, c)
+    p, w = numbers_at(numbers), whole_at(whole)
+    b, out = books_of(memory, lanes, c), outputs_of(out, lanes, c)
     account, before = load_account(b, lanes), load_marks(b, lanes)
-    bar = tl.load(b.bar + lanes.env, mask=lanes.is_real, other=0) + 1
-    first_bar = tl.load(b.first_bar + lanes.env, mask=lanes.is_real, other=0)
-    last_bar = tl.load(b.last_bar + lanes.env, mask=lanes.is_real, other=1)
+    bar = tl.load(b.bar + lanes.lane, mask=lanes.is_real, other=0) + 1
+    first_bar = tl.load(b.first_bar + lanes.lane, mask=lanes.is_real, other=0)
+    last_bar = tl.load(b.last_bar + lanes.lane, mask=lanes.is_real, other=1)
     min_qty = tl.load(m.assets + lanes.column, mask=lanes.is_column, other=0.0)
     venue = Venue(min_qty, tl.load(m.assets + c.n_assets + lanes.column, mask=lanes.is_column, other=0.0))
     price = close_at(bar, lanes.is_real, m, lanes, c)
@@ -661,19 +688,19 @@ def step(
     done = done & lanes.is_real
     discounted = equity * 0.0
     if c.discounts_final_reward:
-        discounted = p.gamma * tl.load(b.discounted_return + lanes.env, mask=lanes.is_real, other=0.0) + reward
+        discounted = p.gamma * tl.load(b.discounted_return + lanes.lane, mask=lanes.is_real, other=0.0) + reward
         reward = tl.where(done, discounted, reward)
-    episode = tl.load(b.episode + lanes.env, mask=done, other=0)
+    episode = tl.load(b.episode + lanes.lane, mask=done, other=0)
     # Several threads may have loaded the same value, and one of them stores it: none may store before all have loaded.
     tl.debug_barrier()
-    tl.store(out.reward + lanes.env, reward.to(tl.float32), mask=lanes.is_real)
-    tl.store(out.done + lanes.env, done, mask=lanes.is_real)
-    tl.store(out.truncated + lanes.env, truncated, mask=lanes.is_real)
+    tl.store(out.reward + lanes.lane, reward.to(tl.float32), mask=lanes.is_real)
+    tl.store(out.done + lanes.lane, done, mask=lanes.is_real)
+    tl.store(out.truncated + lanes.lane, truncated, mask=lanes.is_real)
     store_reports(account, marks, out, p, lanes)
 
     clock = Clock(bar, first_bar, last_bar)
     if c.restarts:
-        if tl.max(done.to(tl.int32), 0) > 0:
+        if any_of(done):
             observe(out.final_state, done, account, clock, marks, price, m, p, w, lanes, c)
             clock, benchmark = open_portfolio(done, episode + 1, clock, marks.benchmark, m, b, p, w, lanes, c)
             account = empty_account(done, account, p)
@@ -681,18 +708,18 @@ def step(
         discounted = tl.where(done, 0.0, discounted)
     store_books(account, marks, clock.bar, b, lanes)
     if c.discounts_final_reward:
-        tl.store(b.discounted_return + lanes.env, discounted, mask=lanes.is_real)
+        tl.store(b.discounted_return + lanes.lane, discounted, mask=lanes.is_real)
     observe(out.state, lanes.is_real, account, clock, marks, price, m, p, w, lanes, c)
 
 
 # ---------------------------------------------------------------------------------------------- observation
 @jit
 def observe(
-    rows: Any, is_seen: Lane, account: Account, clock: Clock, marks: Marks, price: Tile, m: Market, p: Numbers, w: Whole,
-    lanes: Lanes, c: tl.constexpr,
+    rows: Pointer, is_seen: Lane, account: Account, clock: Clock, marks: Marks, price: Tile, m: Market, p: Numbers,
+    w: Whole, lanes: Lanes, c: tl.constexpr,
 ) -> None:  # fmt: skip
     """Write rows (N, S) float32 where is_seen: account, L rows of features newest first, extras."""
-    row = rows + lanes.env * c.state_dim
+    row = rows + lanes.lane * c.state_dim
     cells = row[:, None] + lanes.column
     is_cell = is_seen[:, None] & lanes.is_column
     if c.observes_absolute:
@@ -706,7 +733,7 @@ def observe(
     if c.compact:
         tl.store(row + (c.state_dim - 1), clock.bar.to(tl.float32), mask=is_seen)
     else:
-        copy_windows(row + at, is_seen, clock.bar, m, w, c)
+        copy_windows(rows + at, is_seen, clock.bar, m, w, lanes, c)
     if c.observe_account:
         extras: tl.constexpr = at if c.compact else at + c.window
         progress = (clock.bar - clock.first_bar).to(tl.float64) / (clock.last_bar - clock.first_bar).to(tl.float64)
@@ -717,13 +744,18 @@ def observe(
 
 
 @jit
-def copy_windows(row: Any, is_seen: Lane, bar: Lane, m: Market, w: Whole, c: tl.constexpr) -> None:
-    """Copy the lookback of each environment's bar, one contiguous run, to row (BLOCK,) of pointers."""
-    source = m.windows + (w.n_bars - 1 - bar) * c.n_features
-    for first in tl.static_range(0, c.window, c.tile):
+def copy_windows(
+    rows: Pointer, is_seen: Lane, bar: Lane, m: Market, w: Whole, lanes: Lanes, c: tl.constexpr
+) -> None:  # fmt: skip
+    """Copy the lookback of each environment's bar, one contiguous run, to rows that are state_dim apart."""
+    # Offsets of 32 bits from one pointer take half the registers of a pointer for each element.
+    source = ((w.n_bars - 1 - bar) * c.n_features).to(c.offset_type)
+    target = lanes.lane * c.state_dim
+    for first in range(0, c.window, c.tile):
         column = first + tl.arange(0, c.tile)[None, :]
         is_inside = is_seen[:, None] & (column < c.window)
-        tl.store(row[:, None] + column, tl.load(source[:, None] + column, mask=is_inside), mask=is_inside)
+        features = tl.load(m.windows + (source[:, None] + column), mask=is_inside)
+        tl.store(rows + (target[:, None] + column), features, mask=is_inside)
 
 
 # ---------------------------------------------------------------------------------------------- episodes
@@ -773,7 +805,7 @@ def open_portfolio(
     is_over: Lane, episode: Lane, clock: Clock, benchmark: Lane, m: Market, b: Books, p: Numbers, w: Whole,
     lanes: Lanes, c: tl.constexpr,
 ) -> tuple[Clock, Lane]:  # fmt: skip
-    """Begin episode number `episode` where is_over: its clock and the value of its benchmark, the running ones elsewhere."""
+    """Begin episode number `episode` where is_over -> clock and value of the benchmark, the running ones elsewhere."""
     segment, first_bar = draw_starts(episode, is_over, m, w, lanes, c)
     last_bar = tl.load(m.segments + 2 * w.n_segments + segment, mask=is_over, other=0)
     if w.episode_bars > 0:
@@ -794,10 +826,10 @@ def open_portfolio(
     scale = tl.load(m.order_scale + segment[:, None] * c.n_assets + lanes.column, mask=is_fresh, other=0.0)
     tl.store(b.order_scale + lanes.cell, scale, mask=is_fresh)
     tl.store(b.benchmark_qty + lanes.cell, benchmark_qty, mask=is_fresh)
-    tl.store(b.episode + lanes.env, episode, mask=is_over)
-    tl.store(b.segment + lanes.env, segment, mask=is_over)
-    tl.store(b.first_bar + lanes.env, first_bar, mask=is_over)
-    tl.store(b.last_bar + lanes.env, last_bar, mask=is_over)
+    tl.store(b.episode + lanes.lane, episode, mask=is_over)
+    tl.store(b.segment + lanes.lane, segment, mask=is_over)
+    tl.store(b.first_bar + lanes.lane, first_bar, mask=is_over)
+    tl.store(b.last_bar + lanes.lane, last_bar, mask=is_over)
     value = tl.sum(benchmark_qty * first_price, 1)
     opened = Clock(
         tl.where(is_over, first_bar, clock.bar), tl.where(is_over, first_bar, clock.first_bar),
@@ -855,18 +887,21 @@ class GpuStep:
             zeros(len(COUNTS), n, dtype=torch.int64), zeros(len(MONEY), n), zeros(len(COINS), n, n_assets),
             zeros(n, n_assets, dtype=torch.int64),
         )  # fmt: skip
-        own = [env._slots[name] for name in Outputs._fields[:5]]
-        self.outputs = Outputs(*own, zeros(n, dtype=torch.int64), zeros(len(REPORTED), n), zeros(n_terms, n))
+        own = {name: env._slots[name] for name in Outputs._fields[:5]}
+        reports = {"trades": zeros(n, dtype=torch.int64), "money": zeros(len(REPORTED), n), "terms": zeros(n_terms, n)}
+        self.outputs = Outputs(**own, **reports)
         self.rules = Rules(vars(env.params), env.device)
         self.choices = choices_of(env)
         self.n_envs = n
         self.graph: GraphedStep | None = None
         if env.device.type == "cuda" and n <= GRAPH_UP_TO_N_ENVS:
-            self.graph = GraphedStep(self.launch, zeros(n, n_assets, dtype=torch.float32), capture_on_gpu, warm_up_on_gpu)
+            buffer = zeros(n, n_assets, dtype=torch.float32)
+            self.graph = GraphedStep(self.launch, buffer, capture_on_gpu, warm_up_on_gpu)
 
     def tensors(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Books and reports by name: (N,), (N, A), and terms (K, N), views of the memory that the kernel mutates."""
-        memory, out = self.memory, self.outputs
+        memory: Any = self.memory
+        out: Any = self.outputs
         books = {**dict(zip(COUNTS, memory.counts, strict=True)), **dict(zip(MONEY, memory.money, strict=True))}
         books |= {**dict(zip(COINS, memory.coins, strict=True)), "held_bars": memory.held_bars}
         return books, {**dict(zip(REPORTED, out.money, strict=True)), "trades": out.trades, "terms": out.terms}
@@ -884,8 +919,9 @@ class GpuStep:
         """Put one step on the current stream."""
         out = self.outputs._replace(**callers_slots) if callers_slots else self.outputs
         step[(triton.cdiv(self.n_envs, self.choices.block),)](
-            action.contiguous(), self.market, self.memory, out, self.rules.values, self.whole, self.n_envs, self.choices,
-            num_warps=N_WARPS, enable_fp_fusion=False,  # a fused multiply-add rounds otherwise than the plain step
+            action.contiguous(), self.market, self.memory, out, self.rules.values, self.whole, self.n_envs,
+            self.choices, num_warps=N_WARPS,
+            enable_fp_fusion=False,  # a fused multiply-add rounds otherwise than the plain step
         )  # fmt: skip
 
 
@@ -898,8 +934,9 @@ def market_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> tuple[Market, 
     scale = drop_in.order_scale(m.price[m.segment_first], env.params)
     assets = torch.stack((m.min_qty, m.qty_increment))
     whole = Whole(
-        lookback=env.params.lookback, stale_bars=env.params.stale_bars, seed=env.seed, episode_bars=env.episode_bars or 0,
-        n_starts=int(m.start_offset[-1]), n_usable=len(m.usable_segment), n_segments=n_segments, n_bars=len(m.price),
+        lookback=env.params.lookback, stale_bars=env.params.stale_bars, seed=env.seed,
+        episode_bars=env.episode_bars or 0, n_starts=int(m.start_offset[-1]), n_usable=len(m.usable_segment),
+        n_segments=n_segments, n_bars=len(m.price),
     )  # fmt: skip
     view = Market(m.price, m.windows, assets, torch.stack(rows), scale.contiguous())
     return view, torch.tensor(whole, dtype=torch.int64, device=env.device)
@@ -908,7 +945,6 @@ def market_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> tuple[Market, 
 def choices_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> Choices:
     """What the kernel is compiled for."""
     p, n_assets, window = env.params, env.action_dim, env.market.windows.shape[1]
-    tile = max(TILE_WIDTH, triton.next_power_of_2(triton.cdiv(window, MAX_TILES)))
     return Choices(
         order_sizing=p.order_sizing, reward=p.reward, start=env.start, buys_sequentially=p.buys == "sequential",
         always_allow_close=bool(p.always_allow_close), release_unpriced=bool(p.release_unpriced),
@@ -919,7 +955,8 @@ def choices_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> Choices:
         stops=p.trailing_stop_pct > 0, caps_positions=p.max_position_weight > 0, releases_stale=p.stale_bars > 0,
         has_increments=bool((env.market.qty_increment > 0).any()), penalizes_concentration=p.concentration_penalty > 0,
         n_assets=n_assets, n_columns=triton.next_power_of_2(n_assets), n_features=window // p.lookback, window=window,
-        state_dim=env.state_dim, block=BLOCK, tile=min(tile, triton.next_power_of_2(window)),
+        state_dim=env.state_dim, block=BLOCK, tile=min(TILE_WIDTH, triton.next_power_of_2(window)),
+        offset_type=tl.int32 if len(env.market.price) * (window // p.lookback) < 2**31 else tl.int64,
     )  # fmt: skip
 
 
