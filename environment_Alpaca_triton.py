@@ -908,9 +908,10 @@ class GpuStep:
 
     def __call__(self, action: torch.Tensor, callers_slots: dict[str, torch.Tensor]) -> None:
         """Advance one bar; action (N, A) float32 on the device. callers_slots replace state, reward and done."""
-        on_device = torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
-        with on_device:
-            if self.graph is None or callers_slots:
+        on_gpu = self.device.type == "cuda"
+        with torch.cuda.device(self.device) if on_gpu else contextlib.nullcontext():
+            is_captured = on_gpu and torch.cuda.is_current_stream_capturing()  # by the caller, who gets a bare launch
+            if self.graph is None or callers_slots or is_captured:
                 self.launch(action, callers_slots)
             else:
                 self.graph(action)
@@ -938,7 +939,8 @@ def market_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> tuple[Market, 
         episode_bars=env.episode_bars or 0, n_starts=int(m.start_offset[-1]), n_usable=len(m.usable_segment),
         n_segments=n_segments, n_bars=len(m.price),
     )  # fmt: skip
-    view = Market(m.price, m.windows, assets, torch.stack(rows), scale.contiguous())
+    # Closes keep the order in memory of the caller's array, which may be by column: only then are they copied.
+    view = Market(m.price.contiguous(), m.windows, assets, torch.stack(rows), scale.contiguous())
     return view, torch.tensor(whole, dtype=torch.int64, device=env.device)
 
 
@@ -955,7 +957,7 @@ def choices_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> Choices:
         stops=p.trailing_stop_pct > 0, caps_positions=p.max_position_weight > 0, releases_stale=p.stale_bars > 0,
         has_increments=bool((env.market.qty_increment > 0).any()), penalizes_concentration=p.concentration_penalty > 0,
         n_assets=n_assets, n_columns=triton.next_power_of_2(n_assets), n_features=window // p.lookback, window=window,
-        state_dim=env.state_dim, block=BLOCK, tile=min(TILE_WIDTH, triton.next_power_of_2(window)),
+        state_dim=env.state_dim, block=BLOCK, tile=min(TILE_WIDTH, triton.next_power_of_2(max(window, 1))),
         offset_type=tl.int32 if len(env.market.price) * (window // p.lookback) < 2**31 else tl.int64,
     )  # fmt: skip
 
