@@ -19,7 +19,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     # the drop-in stands alone (it looks the two kernels up at run time); the others take their shared structs from it
     "environment_Alpaca_vectorized": set(),
     "environment_Alpaca_kernels": {"environment_Alpaca_vectorized"},
-    "environment_Alpaca_triton": {"environment_Alpaca_vectorized"},
+    "environment_Alpaca_triton_rules": {"environment_Alpaca_vectorized"},
+    "environment_Alpaca_triton_step": {"environment_Alpaca_vectorized", "environment_Alpaca_triton_rules"},
+    "environment_Alpaca_triton": {
+        "environment_Alpaca_vectorized", "environment_Alpaca_triton_rules", "environment_Alpaca_triton_step",
+    },
     "environment_Alpaca": {"environment_Alpaca_vectorized"},
     # layer 1
     "train": {"drl_agents", "train.config", *ENVIRONMENTS},

@@ -238,6 +238,7 @@ from triton.backends import backends
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 import environment_Alpaca_triton as triton_step
+from environment_Alpaca_triton_step import step
 from tests.support.markets import InterpretedTriton, params_of, random_config
 from tests.environment.test_parity import VARIANTS
 
@@ -253,11 +254,11 @@ for backend, arch, warp_size, rules, variant, n_assets in cases:
     if {"cuda": "nvidia", "hip": "amd"}[backend] not in backends:
         continue
     driver.set_active(Device(GPUTarget(backend, arch, warp_size)))
-    triton_step.step.device_caches.clear()
+    step.device_caches.clear()
     config = random_config(60, n_assets=n_assets, n_features=20, segments=[(0, 30), (30, 60)])
     env = InterpretedTriton(config, params_of(rules, **VARIANTS[variant]), 48, gpu_id=-1)
     k = env._kernel
-    compiled = triton_step.step.warmup(
+    compiled = step.warmup(
         torch.zeros(48, n_assets), k.market, k.memory, k.outputs, k.rules.values, k.whole, 48, k.choices,
         grid=(3,), num_warps=triton_step.N_WARPS, enable_fp_fusion=False)
     text = compiled.asm.get("ptx") or compiled.asm["amdgcn"]
