@@ -336,7 +336,7 @@ def weighted_terms(
     before: Marks, marks: Marks, account: Account, price: Tile, p: Numbers, terms: Pointer, lanes: Lanes
 ) -> Lane:  # fmt: skip
     """Terms of the standard reward."""
-    floor = EQUITY_FLOOR * p.initial_capital
+    floor = p.initial_capital * EQUITY_FLOOR
     growth = tl.log(tl.maximum(marks.equity, floor) / tl.maximum(before.equity, floor))
     tracked = tl.log(tl.maximum(marks.benchmark, floor) / tl.maximum(before.benchmark, floor))
     excess = tl.maximum(tl.max(weights_of(account, marks.equity, price), 1) - TARGET_WEIGHT, 0.0)

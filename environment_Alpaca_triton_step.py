@@ -272,7 +272,7 @@ def observe(
     if c.observes_absolute:
         cash, coins = account.cash * p.norm_cash, account.qty * p.norm_stocks
     else:  # an account that has just restarted holds nothing, so that its old price does not matter
-        equity = tl.maximum(marks.equity, EQUITY_FLOOR * p.initial_capital)
+        equity = tl.maximum(marks.equity, p.initial_capital * EQUITY_FLOOR)
         cash, coins = account.cash / equity, account.qty * price / equity[:, None]
     tl.store(row, cash.to(tl.float32), mask=is_seen)
     tl.store(cells + 1, coins.to(tl.float32), mask=is_cell)
