@@ -1,8 +1,15 @@
 """What every test process starts with."""
 
+import os
 import signal
+
+import torch
 
 # A suite started in the background (nohup, a CI runner) inherits an ignored SIGINT and would hand it on to the trainers
 # whose answer to Ctrl-C is tested. A handler of our own is put back to the default in every child.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Without a GPU the Triton kernel is tested in Triton's interpreter, which is chosen before triton is first imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")

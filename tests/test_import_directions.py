@@ -16,7 +16,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "drl_agents": set(),
     "train.config": set(),
     "train.validation": set(),
-    # the drop-in stands alone (it looks the other two up at run time); they take their shared structs from it
+    # the drop-in stands alone (it looks the two kernels up at run time); the others take their shared structs from it
     "environment_Alpaca_vectorized": set(),
     "environment_Alpaca_kernels": {"environment_Alpaca_vectorized"},
     "environment_Alpaca": {"environment_Alpaca_vectorized"},

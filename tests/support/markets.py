@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,25 @@ REPO = Path(__file__).resolve().parents[2]
 
 
 class BufferedWithoutKernel(VectorizedCryptoEnvAlpacaOptimized):
-    """The fast class where numba is missing or the device is a GPU: plain step, preallocated buffers."""
+    """The fast class where numba or triton is missing: plain step, preallocated buffers."""
 
     def _native_kernel(self, n_terms: int) -> None:
         return None
 
 
-ENV_CLASSES = (VectorizedCryptoEnvAlpaca, VectorizedCryptoEnvAlpacaOptimized, BufferedWithoutKernel)
+class InterpretedTriton(VectorizedCryptoEnvAlpacaOptimized):
+    """The fast class with its GPU kernel run by Triton's interpreter, on tensors of the CPU."""
+
+    def _native_kernel(self, n_terms: int) -> Any:
+        return importlib.import_module("environment_Alpaca_kernels.gpu").NativeStep(self, n_terms)
+
+
+# tests/conftest.py chooses the interpreter where there is no GPU.
+INTERPRETS_TRITON = importlib.util.find_spec("triton") is not None and os.environ.get("TRITON_INTERPRET") == "1"
+ENV_CLASSES = (
+    VectorizedCryptoEnvAlpaca, VectorizedCryptoEnvAlpacaOptimized, BufferedWithoutKernel,
+    *((InterpretedTriton,) if INTERPRETS_TRITON else ()),
+)  # fmt: skip
 
 
 def random_config(

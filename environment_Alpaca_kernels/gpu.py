@@ -1,0 +1,217 @@
+"""The step of `environment_Alpaca_vectorized.py` as one Triton kernel (one source for NVIDIA and AMD GPUs).
+
+Imported lazily by VectorizedCryptoEnvAlpacaOptimized; without triton that class runs the plain torch step instead. The
+kernel is in gpu_step.py and the phases of a bar in gpu_rules.py. It mutates
+the account arrays in place and writes observation, reward and flags straight into the caller's storage: nothing is
+allocated in a step and the host is not waited for, so that a step can be captured in a CUDA or HIP graph.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+import environment_Alpaca_vectorized as drop_in
+from environment_Alpaca_kernels.gpu_rules import Choices, Market, Numbers, Whole
+from environment_Alpaca_kernels.gpu_step import Memory, Outputs, step
+
+BLOCK = 16       # environments a program: small, because the observations' copy needs many programs to fill a GPU
+N_WARPS = 4
+TILE_WIDTH = 32  # features copied at a time: a wider tile costs registers, of which the kernel takes about 150
+# Below this a launch is expected to take longer than the kernel runs (about 10 us of memory traffic). Not measured yet.
+GRAPH_UP_TO_N_ENVS = 16_384
+WARM_UPS = 3     # plain launches before a graph is captured: the first one compiles
+
+# Rows of the packed arrays; `tensors` and `books_of` give them names.
+COUNTS = ("bar", "first_bar", "last_bar", "segment", "trades", "episode", "rejected")
+MONEY = ("cash", "equity", "benchmark", "peak", "max_drawdown", "discounted_return", *drop_in.COSTS)
+COINS = ("qty", "high", "order_scale", "benchmark_qty")
+
+
+class Rules:
+    """Float settings by name, on the device; assigning one takes effect with the next step."""
+
+    def __init__(self, values: dict[str, float], device: torch.device) -> None:
+        """Values in the order of `Numbers`."""
+        self.values = torch.tensor([values[name] for name in Numbers._fields], dtype=torch.float64, device=device)
+
+    def __setitem__(self, name: str, value: float) -> None:
+        """Change one setting; whether a phase is on stays as compiled."""
+        self.values[Numbers._fields.index(name)] = value
+
+
+class NativeStep:
+    """The kernel bound to one environment's memory; calling it advances that environment in place."""
+
+    def __init__(self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized, n_terms: int) -> None:
+        """Allocate the books on the device of `env` and view its market, which is not copied."""
+        n, n_assets, self.device = env.n_envs, env.action_dim, env.device
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+            return torch.zeros(shape, dtype=dtype, device=env.device)
+
+        self.market, self.whole = market_of(env)
+        self.memory = Memory(
+            zeros(len(COUNTS), n, dtype=torch.int64), zeros(len(MONEY), n), zeros(len(COINS), n, n_assets),
+            zeros(n, n_assets, dtype=torch.int64),
+        )  # fmt: skip
+        self.slots = env._slots
+        own = {name: env._slots[name] for name in Outputs._fields[:5]}
+        reports = {"trades": zeros(n, dtype=torch.int64), "money": zeros(len(drop_in.REPORTED), n), "terms": zeros(n_terms, n)}
+        self.outputs = Outputs(**own, **reports)
+        self.rules = Rules(vars(env.params), env.device)
+        self.choices = choices_of(env)
+        self.n_envs = n
+        self.graph: GraphedStep | None = None
+        if env.device.type == "cuda" and n <= GRAPH_UP_TO_N_ENVS:
+            buffer = zeros(n, n_assets, dtype=torch.float32)
+            self.graph = GraphedStep(self.launch, buffer, capture_on_gpu, warm_up_on_gpu)
+        env.is_capturable = True  # a step touches nothing but device memory: an agent may record a rollout as a graph
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Counters and reports by name, (N,), and "terms" (K, N): views of the memory that the kernel writes."""
+        memory: Any = self.memory
+        out: Any = self.outputs
+        counters = {"episode": memory.counts[5], "rejected_actions": memory.counts[6], "trades": out.trades}
+        return counters | dict(zip(drop_in.REPORTED, out.money, strict=True)) | {"terms": out.terms}
+
+    def read(self, name: str) -> torch.Tensor:
+        """A copy of one field of `Portfolio`, (N,) or (N, A)."""
+        return self.field(name).clone()
+
+    def load(self, book: drop_in.Portfolio) -> None:
+        """Take over a portfolio."""
+        for field in fields(book):
+            self.field(field.name).copy_(getattr(book, field.name))
+
+    def field(self, name: str) -> torch.Tensor:
+        """The memory of one field of `Portfolio`."""
+        memory: Any = self.memory
+        if name == "held_bars":
+            return memory.held_bars
+        rows, names = next(pair for pair in zip(memory[:3], (COUNTS, MONEY, COINS), strict=True) if name in pair[1])
+        return rows[names.index(name)]
+
+    def bind(self, slots: dict[str, torch.Tensor]) -> Callable[[torch.Tensor], None]:
+        """A function of the action (N, A) that advances one bar and writes into `slots`."""
+        callers = {name: slot for name, slot in slots.items() if slot is not self.slots[name]}
+        return functools.partial(self.advance, callers)
+
+    def advance(self, callers_slots: dict[str, torch.Tensor], action: torch.Tensor) -> None:
+        """Advance one bar; action (N, A) float32 on the device. callers_slots replace state, reward and done."""
+        on_gpu = self.device.type == "cuda"
+        with torch.cuda.device(self.device) if on_gpu else contextlib.nullcontext():
+            is_captured = on_gpu and torch.cuda.is_current_stream_capturing()  # by the caller, who gets a bare launch
+            if self.graph is None or callers_slots or is_captured:
+                self.launch(action, callers_slots)
+            else:
+                self.graph(action)
+
+    def launch(self, action: torch.Tensor, callers_slots: dict[str, torch.Tensor]) -> None:
+        """Put one step on the current stream."""
+        out = self.outputs._replace(**callers_slots) if callers_slots else self.outputs
+        step[(triton.cdiv(self.n_envs, self.choices.block),)](
+            action.contiguous(), self.market, self.memory, out, self.rules.values, self.whole, self.n_envs,
+            self.choices, num_warps=N_WARPS,
+            enable_fp_fusion=False,  # a fused multiply-add rounds otherwise than the plain step
+        )  # fmt: skip
+
+
+def market_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> tuple[Market, torch.Tensor]:
+    """The kernel's view of the market, and the whole settings (8,) int64 in the order of `Whole`."""
+    m, n_segments = env.market, len(env.market.segment_first)
+    usable = torch.zeros_like(m.segment_first)
+    usable[: len(m.usable_segment)] = m.usable_segment
+    rows = (m.segment_first, m.segment_end, m.episode_limit, m.first_start, m.start_offset[:-1], usable)
+    scale = drop_in.order_scale(m.price[m.segment_first], env.params)
+    assets = torch.stack((m.min_qty, m.qty_increment))
+    whole = Whole(
+        lookback=env.params.lookback, stale_bars=env.params.stale_bars, seed=env.seed,
+        episode_bars=env.episode_bars or 0, n_starts=int(m.start_offset[-1]), n_usable=len(m.usable_segment),
+        n_segments=n_segments, n_bars=len(m.price),
+    )  # fmt: skip
+    # Closes keep the order in memory of the caller's array, which may be by column: only then are they copied.
+    view = Market(m.price.contiguous(), m.windows, assets, torch.stack(rows), scale.contiguous())
+    return view, torch.tensor(whole, dtype=torch.int64, device=env.device)
+
+
+def choices_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> Choices:
+    """What the kernel is compiled for."""
+    p, n_assets, window = env.params, env.action_dim, env.market.windows.shape[1]
+    return Choices(
+        order_sizing=p.order_sizing, reward=p.reward, start=env.start, buys_sequentially=p.buys == "sequential",
+        always_allow_close=bool(p.always_allow_close), release_unpriced=bool(p.release_unpriced),
+        reserve_of_equity=p.reserve_base == "equity", truncates=bool(p.truncates),
+        discounts_final_reward=p.final_reward == "discounted_return", observes_absolute=p.observation == "absolute",
+        benchmark_of_episode=p.benchmark_base == "episode", benchmark_pays_fee=bool(p.benchmark_pays_fee),
+        observe_account=bool(p.observe_account), compact=bool(env.compact), restarts=not env.as_numpy,
+        stops=p.trailing_stop_pct > 0, caps_positions=p.max_position_weight > 0, releases_stale=p.stale_bars > 0,
+        has_increments=bool((env.market.qty_increment > 0).any()), penalizes_concentration=p.concentration_penalty > 0,
+        n_assets=n_assets, n_columns=triton.next_power_of_2(n_assets), n_features=window // p.lookback, window=window,
+        state_dim=env.state_dim, block=BLOCK, tile=min(TILE_WIDTH, triton.next_power_of_2(max(window, 1))),
+        offset_type=tl.int32 if len(env.market.price) * (window // p.lookback) < 2**31 else tl.int64,
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- CUDA and HIP graphs
+Launch = Callable[[torch.Tensor, dict[str, torch.Tensor]], None]
+
+
+class GraphedStep:
+    """Replays a captured launch: at small N the host needs longer for a launch than the GPU for the kernel.
+
+    The graph reads its action from a buffer of its own and writes to the environment's own buffers. The first WARM_UPS
+    calls are plain launches, each a real step, on a side stream as torch asks for; then one launch is captured, which
+    does not run it, and replayed from there on. Where no graph can be captured every call stays a plain launch.
+    """
+
+    def __init__(
+        self, launch: Launch, action: torch.Tensor, capture: Callable[[Callable[[], None]], Callable[[], None]],
+        warm_up: Callable[[Callable[[], None]], None],
+    ) -> None:  # fmt: skip
+        """`capture` records a closure and returns its replay, or raises RuntimeError; `warm_up` runs one."""
+        self.launch, self.action, self.capture, self.warm_up = launch, action, capture, warm_up
+        self.n_warm_ups = 0
+        self.replay: Callable[[], None] | None = None
+
+    def __call__(self, action: torch.Tensor) -> None:
+        """Advance one bar; action (N, A) float32 is copied."""
+        self.action.copy_(action)
+        if self.n_warm_ups < WARM_UPS:
+            self.n_warm_ups += 1
+            self.warm_up(self.plain)
+            return
+        if self.replay is None:
+            try:
+                self.replay = self.capture(self.plain)
+            except RuntimeError:  # torch's answer where the driver or the caller's own capture forbids it
+                self.replay = self.plain
+        self.replay()
+
+    def plain(self) -> None:
+        """One launch on the buffer's action."""
+        self.launch(self.action, {})
+
+
+def capture_on_gpu(launch: Callable[[], None]) -> Callable[[], None]:
+    """Record a launch in a CUDA or HIP graph. Waits for the GPU, once."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        launch()
+    return graph.replay
+
+
+def warm_up_on_gpu(launch: Callable[[], None]) -> None:
+    """Run a launch on a side stream, in order with the current one."""
+    current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+    side.wait_stream(current)
+    with torch.cuda.stream(side):
+        launch()
+    current.wait_stream(side)

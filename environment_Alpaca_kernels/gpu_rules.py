@@ -1,0 +1,405 @@
+"""Phases of a bar as Triton functions: orders, fills, valuation, reward. gpu_step.py runs them.
+
+Names and order are those of environment_Alpaca_vectorized.py, so that the two can be read side by side. A `Lane` holds
+one value an environment, (BLOCK,); a `Tile` one value an environment and asset, (BLOCK, A padded to a power of two),
+whose padding has price 0 and is therefore never traded. Choices of `EnvParams` are compiled in and phases that are off
+vanish; its numbers are read from memory, so that changing a fee compiles nothing.
+"""
+
+# Compiled functions are Python in syntax only: their values have no types that a checker of Python could know.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportOperatorIssue=false
+# pyright: reportInvalidTypeForm=false, reportCallIssue=false
+
+from __future__ import annotations
+
+from collections import namedtuple
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+import environment_Alpaca_vectorized as drop_in
+
+TARGET_WEIGHT = tl.constexpr(drop_in.TARGET_WEIGHT)
+EQUITY_FLOOR = tl.constexpr(drop_in.EQUITY_FLOOR)
+INCREMENT_SLACK = tl.constexpr(drop_in.INCREMENT_SLACK)
+
+jit: Any = triton.jit
+# Annotations of compiled functions may name nothing but Triton's own types and named tuples.
+Lane = tl.tensor     # (BLOCK,), one value an environment
+Tile = tl.tensor     # (BLOCK, A padded to a power of two), one value an environment and asset
+Number = tl.tensor   # one value for all environments
+Pointer = tl.tensor  # a torch tensor where the kernel is launched
+
+# What is compiled in: choices of `EnvParams`, phases that are on, sizes. n_columns is n_assets padded, window is L * F,
+# offset_type is that of an offset among the features: int32 unless there are more than 2**31.
+Choices = namedtuple(
+    "Choices",
+    "order_sizing reward start buys_sequentially always_allow_close release_unpriced reserve_of_equity truncates "
+    "discounts_final_reward observes_absolute benchmark_of_episode benchmark_pays_fee observe_account compact "
+    "restarts stops caps_positions releases_stale has_increments penalizes_concentration n_assets n_columns "
+    "n_features window state_dim block tile offset_type",
+)
+# Float settings in the order of the array they are read from.
+Numbers = namedtuple(
+    "Numbers",
+    "initial_capital buy_fee_rate sell_fee_rate gamma slippage_rate min_order_notional stale_fraction "
+    "cash_haircut terminal_equity_fraction norm_cash norm_stocks norm_reward norm_action min_cash_reserve "
+    "max_position_weight trailing_stop_pct time_decay_floor growth_weight benchmark_weight drawdown_penalty "
+    "volatility_penalty concentration_penalty turnover_penalty",
+)
+# Whole settings likewise; episode_bars 0 means to the end of the segment.
+Whole = namedtuple(
+    "Whole",
+    "lookback stale_bars seed episode_bars n_starts n_usable n_segments n_bars",
+)
+# `Portfolio` as pointers to each field of the program's first environment.
+Books = namedtuple(
+    "Books",
+    "bar first_bar last_bar segment trades episode rejected cash equity benchmark peak max_drawdown "
+    "discounted_return fees slippage turnover qty high order_scale benchmark_qty held_bars",
+)
+
+
+class Market(NamedTuple):
+    """Shared by all environments, never written."""
+
+    price: Any        # (T, A) float64
+    windows: Any      # (T - L + 1, L * F) float32, rows F apart
+    assets: Any       # (2, A) float64: min_qty, qty_increment
+    segments: Any     # (6, G) int64: first, end, limit, first_start, starts_before, usable
+    order_scale: Any  # (G, A) float64
+
+
+class Lanes(NamedTuple):
+    """Which environments and cells this program works on."""
+
+    lane: Lane       # int32, 0 to BLOCK - 1: offset from the program's first environment
+    env: Lane        # int64, number of the environment
+    is_real: Lane    # False beyond the last environment
+    column: Lane     # (1, A padded)
+    is_column: Lane  # (1, A padded), False beyond the last asset
+    cell: Tile       # int32, offset in an (N, A) array from the program's first environment
+    is_cell: Tile
+    first: Number    # int64, the program's first environment
+    n_envs: Number   # int64
+
+
+class Venue(NamedTuple):
+    """Rows (1, A padded) of the smallest orders."""
+
+    min_qty: Lane
+    qty_increment: Lane
+
+
+class Account(NamedTuple):
+    """What trading changes."""
+
+    cash: Lane
+    qty: Tile
+    held_bars: Tile
+    high: Tile
+    trades: Lane
+    fees: Lane
+    slippage: Lane
+    turnover: Lane
+
+
+class Marks(NamedTuple):
+    """Values at one bar."""
+
+    equity: Lane
+    benchmark: Lane
+    peak: Lane
+    max_drawdown: Lane
+
+
+# ---------------------------------------------------------------------------------------------- orders
+@jit
+def order_quantities(
+    action: Pointer, price: Tile, equity: Lane, b: Books, p: Numbers, lanes: Lanes, c: tl.constexpr
+) -> Tile:  # fmt: skip
+    """Coins asked for: positive to buy, negative to sell; a non-finite action is a hold, counted in b.rejected."""
+    wish = tl.load(action + lanes.first * c.n_assets + lanes.cell, mask=lanes.is_cell, other=0.0)  # float32
+    is_finite = tl.abs(wish) < float("inf")
+    is_rejected = tl.sum((~is_finite).to(tl.int32), 1) > 0
+    tl.atomic_add(b.rejected + lanes.lane, 1, mask=is_rejected)
+    wish = tl.where(is_rejected[:, None], 0.0, wish)
+    if c.order_sizing == "equity":
+        is_priced = price > 0
+        per_unit = equity[:, None] / (tl.where(is_priced, price, 1.0) * p.norm_action)
+        order_qty = tl.where(is_priced, wish.to(tl.float64) * per_unit, 0.0)
+    else:
+        scale = tl.load(b.order_scale + lanes.cell, mask=lanes.is_cell, other=0.0)
+        if c.order_sizing == "price_magnitude":
+            order_qty = wish.to(tl.float64) * scale
+        else:  # in float32, as the host computes it
+            order_qty = (wish * scale.to(tl.float32)).to(tl.float64)
+    return order_qty
+
+
+@jit
+def cap_positions(order_qty: Tile, account: Account, price: Tile, equity: Lane, p: Numbers) -> Tile:
+    """Cut every buy so that the position would not exceed max_position_weight of the account."""
+    is_priced = price > 0
+    limit_qty = p.max_position_weight * equity[:, None] / tl.where(is_priced, price, 1.0)
+    room = tl.where(is_priced, tl.maximum(limit_qty - account.qty, 0.0), 0.0)
+    return tl.minimum(order_qty, room)
+
+
+@jit
+def whole_increments(quantity: Tile, venue: Venue, c: tl.constexpr) -> Tile:
+    """Quantity cut to the venue's step; a huge order stays as it is."""
+    if c.has_increments:
+        step = venue.qty_increment
+        whole = tl.floor(quantity / tl.where(step > 0, step, 1.0) + INCREMENT_SLACK) * step
+        quantity = tl.where((step > 0) & (tl.abs(quantity) < float("inf")), whole, quantity)
+    return quantity
+
+
+@jit
+def is_large_enough(quantity: Tile, price: Tile, venue: Venue, p: Numbers) -> Tile:
+    """Whether the venue takes an order of this size."""
+    return (quantity > venue.min_qty) & (quantity * price >= p.min_order_notional)
+
+
+@jit
+def execute_trailing_stops(account: Account, price: Tile, p: Numbers) -> Account:
+    """Sell whole positions whose price fell by more than trailing_stop_pct from its high since the purchase."""
+    is_held = account.qty > 0
+    high = tl.where(is_held, tl.maximum(account.high, price), account.high)
+    is_stopped = is_held & (price > 0) & (price < high * (1.0 - p.trailing_stop_pct))
+    account = Account(
+        account.cash, account.qty, account.held_bars, high, account.trades, account.fees, account.slippage,
+        account.turnover,
+    )  # fmt: skip
+    return execute_sales(account, tl.where(is_stopped, account.qty, 0.0), price, p)
+
+
+@jit
+def execute_sells(
+    account: Account, order_qty: Tile, price: Tile, venue: Venue, p: Numbers, c: tl.constexpr
+) -> Account:  # fmt: skip
+    """Sell what the orders ask for, at most the position."""
+    wanted = whole_increments(-order_qty, venue, c)
+    is_taken = is_large_enough(wanted, price, venue, p)
+    sold = tl.minimum(account.qty, wanted)
+    if c.always_allow_close:
+        closes = -order_qty >= account.qty
+        is_taken = is_taken | closes
+        sold = tl.where(closes, account.qty, sold)
+    is_sold = (order_qty < 0) & (account.qty > 0) & (price > 0) & is_taken
+    return execute_sales(account, tl.where(is_sold, sold, 0.0), price, p)
+
+
+@jit
+def release_stale(
+    account: Account, price: Tile, venue: Venue, p: Numbers, w: Whole, c: tl.constexpr
+) -> Account:  # fmt: skip
+    """Sell stale_fraction of every position held for stale_bars or longer, or all where the venue wants more."""
+    is_stale = account.held_bars >= w.stale_bars
+    if not c.release_unpriced:
+        is_stale = is_stale & (price > 0)
+    released = account.qty * p.stale_fraction
+    if c.always_allow_close:
+        released = whole_increments(released, venue, c)
+        released = tl.where(is_large_enough(released, price, venue, p), released, account.qty)
+    return execute_sales(account, tl.where(is_stale, released, 0.0), price, p)
+
+
+@jit
+def execute_sales(account: Account, sold: Tile, price: Tile, p: Numbers) -> Account:
+    """Take sold coins out at the close less slippage and fee; a position's clock starts again."""
+    fill = price * (1.0 - p.slippage_rate)
+    qty = account.qty - sold
+    is_sold = sold > 0
+    cash = account.cash + tl.sum(sold * fill * (1.0 - p.sell_fee_rate), 1)
+    held_bars = tl.where(is_sold, 0, account.held_bars)
+    high = tl.where(is_sold & (qty == 0), 0.0, account.high)
+    account = Account(
+        cash, qty, held_bars, high, account.trades, account.fees, account.slippage, account.turnover
+    )  # fmt: skip
+    return book_trades(account, sold, price, fill * p.sell_fee_rate, p)
+
+
+@jit
+def execute_buys(
+    account: Account, order_qty: Tile, price: Tile, equity: Lane, venue: Venue, p: Numbers, lanes: Lanes,
+    c: tl.constexpr,
+) -> Account:  # fmt: skip
+    """Buy what the orders ask for and the cash allows; equity is this bar's, before trading."""
+    wanted = whole_increments(order_qty, venue, c)
+    wanted = tl.where((price > 0) & is_large_enough(wanted, price, venue, p), wanted, 0.0)
+    unit_cost = price * (1.0 + p.slippage_rate) * (1.0 + p.buy_fee_rate)  # quote a coin, all included
+    if c.buys_sequentially:
+        # Assets stay a loop: each buy spends cash the next one sees. Columns are filled in order.
+        per_coin = tl.where(price > 0, unit_cost, 1.0)
+        for a in range(c.n_assets):
+            affordable = spendable_cash(account.cash, equity, p, c)[:, None] / per_coin
+            filled = tl.where(lanes.column == a, tl.minimum(wanted, affordable), 0.0)
+            account = execute_purchases(account, filled, price, unit_cost, venue, p)
+    else:
+        cost = tl.sum(wanted * unit_cost, 1)
+        scale = tl.minimum(spendable_cash(account.cash, equity, p, c) / tl.where(cost > 0, cost, 1.0), 1.0)
+        filled = whole_increments(wanted * scale[:, None], venue, c)
+        account = execute_purchases(account, filled, price, unit_cost, venue, p)
+    return account
+
+
+@jit
+def execute_purchases(
+    account: Account, filled: Tile, price: Tile, unit_cost: Tile, venue: Venue, p: Numbers
+) -> Account:  # fmt: skip
+    """Add filled coins, except where what the cash left of an order is below the minimum."""
+    is_kept = (filled > 0) & (filled >= venue.min_qty) & (filled * price >= p.min_order_notional)
+    bought = tl.where(is_kept, filled, 0.0)
+    cash = tl.maximum(account.cash - tl.sum(bought * unit_cost, 1), 0.0)  # maximum: rounding only
+    high = tl.where(is_kept & (account.qty == 0), price, account.high)
+    account = Account(
+        cash, account.qty + bought, account.held_bars, high, account.trades, account.fees, account.slippage,
+        account.turnover,
+    )  # fmt: skip
+    return book_trades(account, bought, price, price * (1.0 + p.slippage_rate) * p.buy_fee_rate, p)
+
+
+@jit
+def spendable_cash(cash: Lane, equity: Lane, p: Numbers, c: tl.constexpr) -> Lane:
+    """Quote that buys may use, reserve kept."""
+    base = equity if c.reserve_of_equity else p.initial_capital
+    reserve = p.min_cash_reserve * base
+    return tl.maximum(cash - reserve, 0.0) * p.cash_haircut
+
+
+@jit
+def book_trades(account: Account, quantity: Tile, price: Tile, fee_per_coin: Tile, p: Numbers) -> Account:
+    """Count fills in the step's totals."""
+    notional = tl.sum(quantity * price, 1)
+    trades = account.trades + tl.sum((quantity > 0).to(tl.int64), 1)
+    fees = account.fees + tl.sum(quantity * fee_per_coin, 1)
+    slippage = account.slippage + notional * p.slippage_rate
+    return Account(
+        account.cash, account.qty, account.held_bars, account.high, trades, fees, slippage,
+        account.turnover + notional,
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- valuation and reward
+@jit
+def account_value(account: Account, price: Tile) -> Lane:
+    """Cash plus positions at the close, quote."""
+    return account.cash + tl.sum(account.qty * price, 1)
+
+
+@jit
+def mark_to_market(account: Account, before: Marks, price: Tile, b: Books, lanes: Lanes) -> Marks:
+    """Value account and benchmark at this bar and carry the running peak and largest drawdown on."""
+    equity = account_value(account, price)
+    peak = tl.maximum(before.peak, equity)
+    max_drawdown = tl.maximum(before.max_drawdown, 1.0 - equity / peak)
+    benchmark_qty = tl.load(b.benchmark_qty + lanes.cell, mask=lanes.is_cell, other=0.0)
+    return Marks(equity, tl.sum(benchmark_qty * price, 1), peak, max_drawdown)
+
+
+@jit
+def reward_terms(
+    before: Marks, marks: Marks, account: Account, price: Tile, bar: Lane, m: Market, b: Books, p: Numbers, w: Whole,
+    terms: Pointer, lanes: Lanes, c: tl.constexpr,
+) -> Lane:  # fmt: skip
+    """Store the named terms of the reward and return their sum."""
+    if c.reward == "benchmark_difference":
+        gain = (marks.equity - before.equity) - (marks.benchmark - before.benchmark)
+        reward = keep_term(gain * p.norm_reward, 0, terms, lanes)
+    elif c.reward == "cappuccino":
+        decay = time_decay(bar, m, b, p, w, lanes)
+        reward = cappuccino_terms(before, marks, account, price, decay, p, terms, lanes, c)
+    else:
+        reward = weighted_terms(before, marks, account, price, p, terms, lanes)
+    return reward
+
+
+@jit
+def keep_term(value: Lane, row: tl.constexpr, terms: Pointer, lanes: Lanes) -> Lane:
+    """Store one named term and pass it on."""
+    tl.store(terms + row * lanes.n_envs + lanes.lane, value, mask=lanes.is_real)
+    return value
+
+
+@jit
+def weights_of(account: Account, equity: Lane, price: Tile) -> Tile:
+    """Positions as shares of the account."""
+    is_solvent = equity > 0
+    return tl.where(is_solvent[:, None], account.qty * price / tl.where(is_solvent, equity, 1.0)[:, None], 0.0)
+
+
+@jit
+def weighted_terms(
+    before: Marks, marks: Marks, account: Account, price: Tile, p: Numbers, terms: Pointer, lanes: Lanes
+) -> Lane:  # fmt: skip
+    """Terms of the standard reward."""
+    floor = p.initial_capital * EQUITY_FLOOR
+    growth = tl.log(tl.maximum(marks.equity, floor) / tl.maximum(before.equity, floor))
+    tracked = tl.log(tl.maximum(marks.benchmark, floor) / tl.maximum(before.benchmark, floor))
+    excess = tl.maximum(tl.max(weights_of(account, marks.equity, price), 1) - TARGET_WEIGHT, 0.0)
+    drawdown = -p.drawdown_penalty * (marks.max_drawdown - before.max_drawdown)
+    turnover = -p.turnover_penalty * account.turnover / tl.maximum(marks.equity, floor)
+    reward = keep_term(p.norm_reward * (p.growth_weight * growth), 0, terms, lanes)
+    reward += keep_term(p.norm_reward * (-p.benchmark_weight * tracked), 1, terms, lanes)
+    reward += keep_term(p.norm_reward * drawdown, 2, terms, lanes)
+    reward += keep_term(p.norm_reward * (-p.volatility_penalty * (growth * growth)), 3, terms, lanes)
+    reward += keep_term(p.norm_reward * (-p.concentration_penalty * excess), 4, terms, lanes)
+    reward += keep_term(p.norm_reward * turnover, 5, terms, lanes)
+    return reward
+
+
+@jit
+def cappuccino_terms(
+    before: Marks, marks: Marks, account: Account, price: Tile, decay: Lane, p: Numbers, terms: Pointer, lanes: Lanes,
+    c: tl.constexpr,
+) -> Lane:  # fmt: skip
+    """Terms of the Cappuccino reward."""
+    gain, benchmark_gain = marks.equity - before.equity, marks.benchmark - before.benchmark
+    had_benchmark, is_solvent = before.benchmark > 0, marks.equity > 0
+    market_return = tl.where(had_benchmark, benchmark_gain / tl.where(had_benchmark, before.benchmark, 1.0), 0.0)
+    cash_share = tl.where(is_solvent, account.cash / tl.where(is_solvent, marks.equity, 1.0), 0.0)
+    earns_bonus = (market_return < 0) & (cash_share > 0.1)
+    bonus = tl.where(earns_bonus, 0.02 * tl.abs(market_return) * cash_share * p.norm_reward, 0.0)
+    shortfall = tl.maximum(p.min_cash_reserve * p.initial_capital - account.cash, 0.0)
+    reward = keep_term(0.5 * (gain - benchmark_gain) * p.norm_reward * decay, 0, terms, lanes)
+    reward += keep_term(0.3 * gain / p.initial_capital * p.norm_reward * decay, 1, terms, lanes)
+    reward += keep_term(bonus, 2, terms, lanes)
+    reward += keep_term(-shortfall / p.initial_capital * p.norm_reward * 0.5, 3, terms, lanes)
+    concentration = gain * 0.0
+    if c.penalizes_concentration:
+        weights = weights_of(account, marks.equity, price)
+        value = cappuccino_concentration(weights, p.concentration_penalty, lanes, c)
+        concentration = tl.where(is_solvent, value, 0.0)
+    reward += keep_term(concentration, 4, terms, lanes)
+    return reward
+
+
+@jit
+def time_decay(bar: Lane, m: Market, b: Books, p: Numbers, w: Whole, lanes: Lanes) -> Lane:
+    """Factor that falls over the segment."""
+    at = m.segments + tl.load(b.segment + lanes.lane, mask=lanes.is_real, other=0)
+    first = tl.load(at, mask=lanes.is_real, other=0) + w.lookback - 1
+    last = tl.load(at + w.n_segments, mask=lanes.is_real, other=0) - w.lookback - 1
+    progress = (bar - first).to(tl.float64) / tl.maximum(last - first, 1).to(tl.float64)
+    return tl.maximum(1.0 - tl.minimum(tl.maximum(progress, 0.0), 1.0), p.time_decay_floor)
+
+
+@jit
+def cappuccino_concentration(weights: Tile, penalty: Number, lanes: Lanes, c: tl.constexpr) -> Lane:
+    """Penalty for one large position and for few, bonus for evenly spread ones (Gini coefficient by ranks)."""
+    is_held = weights > 0.01
+    held = tl.where(is_held, weights, 0.0)
+    n_held = tl.sum(is_held.to(tl.int32), 1).to(tl.float64)
+    rank = held * 0.0  # 1 for the smallest held weight; ties go by column
+    for a in range(c.n_assets):
+        other = tl.sum(tl.where(lanes.column == a, held, 0.0), 1)[:, None]
+        is_before = (other > 0) & ((other < held) | ((other == held) & (lanes.column >= a)))
+        rank += is_before.to(tl.float64)
+    n, total = tl.maximum(n_held, 1.0), tl.sum(held, 1)
+    gini = 2.0 * tl.sum(rank * held, 1) / (n * tl.where(total > 0, total, 1.0)) - (n + 1.0) / n
+    large = -penalty * tl.maximum(tl.max(weights, 1) - TARGET_WEIGHT, 0.0)
+    even = 0.1 * penalty * tl.maximum(0.4 - gini, 0.0)
+    return large + tl.where(n_held < 3, -0.5 * penalty * (3.0 - n_held), even)

@@ -1,0 +1,406 @@
+"""One step as a Triton kernel: memory, the bar, observation, episodes. gpu.py launches it.
+
+A program is `block` environments; lanes beyond the last one are masked. Books of coins are (N, A) in memory, so that a
+tile is one contiguous run, and memory is addressed by 32-bit offsets from the program's first environment.
+"""
+
+# Compiled functions are Python in syntax only: their values have no types that a checker of Python could know.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportOperatorIssue=false
+# pyright: reportInvalidTypeForm=false, reportCallIssue=false
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import triton.language as tl
+
+import environment_Alpaca_vectorized as drop_in
+from environment_Alpaca_kernels.gpu_rules import (
+    EQUITY_FLOOR,
+    Account,
+    Books,
+    Lane,
+    Lanes,
+    Market,
+    Marks,
+    Number,
+    Numbers,
+    Pointer,
+    Tile,
+    Venue,
+    Whole,
+    account_value,
+    cap_positions,
+    execute_buys,
+    execute_sells,
+    execute_trailing_stops,
+    jit,
+    mark_to_market,
+    order_quantities,
+    release_stale,
+    reward_terms,
+)
+
+HELD_BARS_SCALE = tl.constexpr(drop_in.HELD_BARS_SCALE)
+
+
+class Memory(NamedTuple):
+    """The books, rows of N environments."""
+
+    counts: Any     # (7, N) int64
+    money: Any      # (9, N) float64
+    coins: Any      # (4, N, A) float64
+    held_bars: Any  # (N, A) int64
+
+
+class Outputs(NamedTuple):
+    """What a step reports."""
+
+    state: Any        # (N, S) float32
+    reward: Any       # (N,) float32
+    done: Any         # (N,) bool
+    final_state: Any  # (N, S) float32, written where done
+    truncated: Any    # (N,) bool
+    trades: Any       # (N,) int64
+    money: Any        # (6, N) float64
+    terms: Any        # (K, N) float64
+
+
+class Clock(NamedTuple):
+    """Where an episode stands."""
+
+    bar: Lane
+    first_bar: Lane
+    last_bar: Lane
+
+
+# ---------------------------------------------------------------------------------------------- memory
+@jit
+def numbers_at(at: Pointer) -> Numbers:
+    """Read the float settings; what a compiled kernel does not use is not read."""
+    return Numbers(
+        tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3), tl.load(at + 4), tl.load(at + 5),
+        tl.load(at + 6), tl.load(at + 7), tl.load(at + 8), tl.load(at + 9), tl.load(at + 10), tl.load(at + 11),
+        tl.load(at + 12), tl.load(at + 13), tl.load(at + 14), tl.load(at + 15), tl.load(at + 16), tl.load(at + 17),
+        tl.load(at + 18), tl.load(at + 19), tl.load(at + 20), tl.load(at + 21), tl.load(at + 22),
+    )  # fmt: skip
+
+
+@jit
+def whole_at(at: Pointer) -> Whole:
+    """Read the whole settings."""
+    return Whole(
+        tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3), tl.load(at + 4), tl.load(at + 5),
+        tl.load(at + 6), tl.load(at + 7),
+    )  # fmt: skip
+
+
+@jit
+def books_of(memory: Memory, lanes: Lanes, c: tl.constexpr) -> Books:
+    """The rows of `memory` by name, from the program's first environment on."""
+    n, cells, first_cell = lanes.n_envs, lanes.n_envs * c.n_assets, lanes.first * c.n_assets
+    k, d, q = memory.counts + lanes.first, memory.money + lanes.first, memory.coins + first_cell
+    return Books(
+        k, k + n, k + 2 * n, k + 3 * n, k + 4 * n, k + 5 * n, k + 6 * n,
+        d, d + n, d + 2 * n, d + 3 * n, d + 4 * n, d + 5 * n, d + 6 * n, d + 7 * n, d + 8 * n,
+        q, q + cells, q + 2 * cells, q + 3 * cells, memory.held_bars + first_cell,
+    )  # fmt: skip
+
+
+@jit
+def outputs_of(out: Outputs, lanes: Lanes, c: tl.constexpr) -> Outputs:
+    """The outputs from the program's first environment on."""
+    first, first_row = lanes.first, lanes.first * c.state_dim
+    return Outputs(
+        out.state + first_row, out.reward + first, out.done + first, out.final_state + first_row, out.truncated + first,
+        out.trades + first, out.money + first, out.terms + first,
+    )  # fmt: skip
+
+
+@jit
+def lanes_of(n_envs: Number, c: tl.constexpr) -> Lanes:
+    """The environments of this program."""
+    first = tl.program_id(0).to(tl.int64) * c.block
+    lane, column = tl.arange(0, c.block), tl.arange(0, c.n_columns)[None, :]
+    is_real, is_column = first + lane < n_envs, column < c.n_assets
+    cell = lane[:, None] * c.n_assets + column
+    return Lanes(
+        lane, first + lane, is_real, column, is_column, cell, is_real[:, None] & is_column, first, n_envs
+    )  # fmt: skip
+
+
+@jit
+def any_of(flags: Lane) -> Number:
+    """Whether one of this program's environments has the flag."""
+    return tl.max(flags.to(tl.int32), 0) > 0
+
+
+@jit
+def close_at(bar: Lane, is_wanted: Lane, m: Market, lanes: Lanes, c: tl.constexpr) -> Tile:
+    """Closes of the bars given, 0 where not wanted."""
+    at = m.price + bar[:, None] * c.n_assets + lanes.column
+    return tl.load(at, mask=is_wanted[:, None] & lanes.is_column, other=0.0)
+
+
+@jit
+def load_account(b: Books, lanes: Lanes) -> Account:
+    """The accounts before the bar: held_bars counts it, nothing is traded yet."""
+    qty = tl.load(b.qty + lanes.cell, mask=lanes.is_cell, other=0.0)
+    held_bars = tl.load(b.held_bars + lanes.cell, mask=lanes.is_cell, other=0) + (qty > 0).to(tl.int64)
+    high = tl.load(b.high + lanes.cell, mask=lanes.is_cell, other=0.0)
+    cash = tl.load(b.cash + lanes.lane, mask=lanes.is_real, other=0.0)
+    nothing = cash * 0.0
+    return Account(cash, qty, held_bars, high, lanes.env * 0, nothing, nothing, nothing)
+
+
+@jit
+def load_marks(b: Books, lanes: Lanes) -> Marks:
+    """The values of the bar before; 1 beyond the last environment, so that nothing divides by 0 there."""
+    return Marks(
+        tl.load(b.equity + lanes.lane, mask=lanes.is_real, other=1.0),
+        tl.load(b.benchmark + lanes.lane, mask=lanes.is_real, other=1.0),
+        tl.load(b.peak + lanes.lane, mask=lanes.is_real, other=1.0),
+        tl.load(b.max_drawdown + lanes.lane, mask=lanes.is_real, other=0.0),
+    )
+
+
+@jit
+def store_books(account: Account, marks: Marks, bar: Lane, b: Books, lanes: Lanes) -> None:
+    """Write back what every step changes."""
+    tl.store(b.qty + lanes.cell, account.qty, mask=lanes.is_cell)
+    tl.store(b.held_bars + lanes.cell, account.held_bars, mask=lanes.is_cell)
+    tl.store(b.high + lanes.cell, account.high, mask=lanes.is_cell)
+    tl.store(b.cash + lanes.lane, account.cash, mask=lanes.is_real)
+    tl.store(b.bar + lanes.lane, bar, mask=lanes.is_real)
+    tl.store(b.equity + lanes.lane, marks.equity, mask=lanes.is_real)
+    tl.store(b.benchmark + lanes.lane, marks.benchmark, mask=lanes.is_real)
+    tl.store(b.peak + lanes.lane, marks.peak, mask=lanes.is_real)
+    tl.store(b.max_drawdown + lanes.lane, marks.max_drawdown, mask=lanes.is_real)
+    tl.store(b.trades + lanes.lane, account.trades, mask=lanes.is_real)
+    tl.store(b.fees + lanes.lane, account.fees, mask=lanes.is_real)
+    tl.store(b.slippage + lanes.lane, account.slippage, mask=lanes.is_real)
+    tl.store(b.turnover + lanes.lane, account.turnover, mask=lanes.is_real)
+
+
+@jit
+def store_reports(account: Account, marks: Marks, out: Outputs, p: Numbers, lanes: Lanes) -> None:
+    """Report the episode that this bar belongs to, whether or not it is over."""
+    money, n = out.money + lanes.lane, lanes.n_envs
+    tl.store(money, marks.equity, mask=lanes.is_real)
+    tl.store(money + n, marks.benchmark, mask=lanes.is_real)
+    tl.store(money + 2 * n, marks.equity / p.initial_capital, mask=lanes.is_real)
+    tl.store(money + 3 * n, account.fees, mask=lanes.is_real)
+    tl.store(money + 4 * n, account.slippage, mask=lanes.is_real)
+    tl.store(money + 5 * n, account.turnover, mask=lanes.is_real)
+    tl.store(out.trades + lanes.lane, account.trades, mask=lanes.is_real)
+
+
+# ---------------------------------------------------------------------------------------------- the bar
+@jit(do_not_specialize=["n_envs"])
+def step(
+    action: Pointer, m: Market, memory: Memory, out: Outputs, numbers: Pointer, whole: Pointer, n_envs: Number,
+    c: tl.constexpr,
+) -> None:  # fmt: skip
+    """Advance every environment one bar: stops, sells, releases, buys, then mark to market."""
+    lanes = lanes_of(n_envs.to(tl.int64), c)
+    p, w = numbers_at(numbers), whole_at(whole)
+    b, out = books_of(memory, lanes, c), outputs_of(out, lanes, c)
+    account, before = load_account(b, lanes), load_marks(b, lanes)
+    bar = tl.load(b.bar + lanes.lane, mask=lanes.is_real, other=0) + 1
+    first_bar = tl.load(b.first_bar + lanes.lane, mask=lanes.is_real, other=0)
+    last_bar = tl.load(b.last_bar + lanes.lane, mask=lanes.is_real, other=1)
+    min_qty = tl.load(m.assets + lanes.column, mask=lanes.is_column, other=0.0)
+    venue = Venue(min_qty, tl.load(m.assets + c.n_assets + lanes.column, mask=lanes.is_column, other=0.0))
+    price = close_at(bar, lanes.is_real, m, lanes, c)
+    equity = account_value(account, price)  # before any trade of this bar
+
+    if c.stops:
+        account = execute_trailing_stops(account, price, p)
+    order_qty = order_quantities(action, price, equity, b, p, lanes, c)
+    if c.caps_positions:
+        order_qty = cap_positions(order_qty, account, price, equity, p)
+    account = execute_sells(account, order_qty, price, venue, p, c)
+    if c.releases_stale:
+        account = release_stale(account, price, venue, p, w, c)
+    account = execute_buys(account, order_qty, price, equity, venue, p, lanes, c)
+
+    marks = mark_to_market(account, before, price, b, lanes)
+    reward = reward_terms(before, marks, account, price, bar, m, b, p, w, out.terms, lanes, c)
+
+    at_end = bar >= last_bar
+    done, truncated = at_end, at_end & False
+    if c.truncates:
+        is_ruined = marks.equity <= p.terminal_equity_fraction * p.initial_capital
+        done, truncated = at_end | is_ruined, at_end & ~is_ruined
+    done = done & lanes.is_real
+    discounted = equity * 0.0
+    if c.discounts_final_reward:
+        discounted = p.gamma * tl.load(b.discounted_return + lanes.lane, mask=lanes.is_real, other=0.0) + reward
+        reward = tl.where(done, discounted, reward)
+    episode = tl.load(b.episode + lanes.lane, mask=done, other=0)
+    # Several threads may have loaded the same value, and one of them stores it: none may store before all have loaded.
+    tl.debug_barrier()
+    tl.store(out.reward + lanes.lane, reward.to(tl.float32), mask=lanes.is_real)
+    tl.store(out.done + lanes.lane, done, mask=lanes.is_real)
+    tl.store(out.truncated + lanes.lane, truncated, mask=lanes.is_real)
+    store_reports(account, marks, out, p, lanes)
+
+    clock = Clock(bar, first_bar, last_bar)
+    if c.restarts:
+        if any_of(done):
+            observe(out.final_state, done, account, clock, marks, price, m, p, w, lanes, c)
+            clock, benchmark = open_portfolio(done, episode + 1, clock, marks.benchmark, m, b, p, w, lanes, c)
+            account = empty_account(done, account, p)
+            marks = opening_marks(done, marks, benchmark, p)
+        discounted = tl.where(done, 0.0, discounted)
+    store_books(account, marks, clock.bar, b, lanes)
+    if c.discounts_final_reward:
+        tl.store(b.discounted_return + lanes.lane, discounted, mask=lanes.is_real)
+    observe(out.state, lanes.is_real, account, clock, marks, price, m, p, w, lanes, c)
+
+
+# ---------------------------------------------------------------------------------------------- observation
+@jit
+def observe(
+    rows: Pointer, is_seen: Lane, account: Account, clock: Clock, marks: Marks, price: Tile, m: Market, p: Numbers,
+    w: Whole, lanes: Lanes, c: tl.constexpr,
+) -> None:  # fmt: skip
+    """Write rows (N, S) float32 where is_seen: account, L rows of features newest first, extras."""
+    row = rows + lanes.lane * c.state_dim
+    cells = row[:, None] + lanes.column
+    is_cell = is_seen[:, None] & lanes.is_column
+    if c.observes_absolute:
+        cash, coins = account.cash * p.norm_cash, account.qty * p.norm_stocks
+    else:  # an account that has just restarted holds nothing, so that its old price does not matter
+        equity = tl.maximum(marks.equity, p.initial_capital * EQUITY_FLOOR)
+        cash, coins = account.cash / equity, account.qty * price / equity[:, None]
+    tl.store(row, cash.to(tl.float32), mask=is_seen)
+    tl.store(cells + 1, coins.to(tl.float32), mask=is_cell)
+    at: tl.constexpr = 1 + c.n_assets
+    if c.compact:
+        tl.store(row + (c.state_dim - 1), clock.bar.to(tl.float32), mask=is_seen)
+    else:
+        copy_windows(rows + at, is_seen, clock.bar, m, w, lanes, c)
+    if c.observe_account:
+        extras: tl.constexpr = at if c.compact else at + c.window
+        progress = (clock.bar - clock.first_bar).to(tl.float64) / (clock.last_bar - clock.first_bar).to(tl.float64)
+        tl.store(row + extras, progress.to(tl.float32), mask=is_seen)
+        tl.store(row + (extras + 1), (1.0 - marks.equity / marks.peak).to(tl.float32), mask=is_seen)
+        held_bars = (account.held_bars.to(tl.float64) * HELD_BARS_SCALE).to(tl.float32)
+        tl.store(cells + (extras + 2), held_bars, mask=is_cell)
+
+
+@jit
+def copy_windows(
+    rows: Pointer, is_seen: Lane, bar: Lane, m: Market, w: Whole, lanes: Lanes, c: tl.constexpr
+) -> None:  # fmt: skip
+    """Copy the lookback of each environment's bar, one contiguous run, to rows that are state_dim apart."""
+    # Offsets of 32 bits from one pointer take half the registers of a pointer for each element.
+    source = ((w.n_bars - 1 - bar) * c.n_features).to(c.offset_type)
+    target = lanes.lane * c.state_dim
+    for first in range(0, c.window, c.tile):
+        column = first + tl.arange(0, c.tile)[None, :]
+        is_inside = is_seen[:, None] & (column < c.window)
+        features = tl.load(m.windows + (source[:, None] + column), mask=is_inside)
+        tl.store(rows + (target[:, None] + column), features, mask=is_inside)
+
+
+# ---------------------------------------------------------------------------------------------- episodes
+@jit
+def hash32(seed: Number, env: Lane, episode: Lane) -> Lane:
+    """As the plain hash32; int64 products wrap around, their low 32 bits are exact."""
+    x = scramble(env * 0 + seed)
+    x = scramble(x + env)
+    return scramble(x + episode)
+
+
+@jit
+def scramble(x: Lane) -> Lane:
+    """One round of hash32."""
+    x = (x + 0x9E3779B9) & 0xFFFFFFFF
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & 0xFFFFFFFF
+    return x ^ (x >> 16)
+
+
+@jit
+def draw_starts(
+    episode: Lane, is_over: Lane, m: Market, w: Whole, lanes: Lanes, c: tl.constexpr
+) -> tuple[Lane, Lane]:  # fmt: skip
+    """Segment and first bar of every environment's episode number."""
+    n = w.n_segments
+    if c.start == "first":  # environment i begins with segment i and takes the next one after every episode
+        turn = (lanes.env + episode) % w.n_usable
+        segment = tl.load(m.segments + 5 * n + turn, mask=is_over, other=0)
+        first_bar = tl.load(m.segments + 3 * n + segment, mask=is_over, other=0)
+    else:
+        low, width = lanes.env * 0, lanes.env * 0 + w.n_starts
+        if c.start == "stratified":  # environment i draws from the i-th of N equal shares of all starts
+            low = lanes.env * w.n_starts // lanes.n_envs
+            width = tl.maximum((lanes.env + 1) * w.n_starts // lanes.n_envs - low, 1)
+        k = low + ((hash32(w.seed, lanes.env, episode) * width) >> 32)
+        segment = lanes.env * 0
+        for g in range(1, n):  # segments are few
+            segment += (tl.load(m.segments + 4 * n + g) <= k).to(tl.int64)
+        starts_before = tl.load(m.segments + 4 * n + segment, mask=is_over, other=0)
+        first_bar = tl.load(m.segments + 3 * n + segment, mask=is_over, other=0) + k - starts_before
+    return segment, first_bar
+
+
+@jit
+def open_portfolio(
+    is_over: Lane, episode: Lane, clock: Clock, benchmark: Lane, m: Market, b: Books, p: Numbers, w: Whole,
+    lanes: Lanes, c: tl.constexpr,
+) -> tuple[Clock, Lane]:  # fmt: skip
+    """Begin episode number `episode` where is_over -> clock and value of the benchmark, the running ones elsewhere."""
+    segment, first_bar = draw_starts(episode, is_over, m, w, lanes, c)
+    last_bar = tl.load(m.segments + 2 * w.n_segments + segment, mask=is_over, other=0)
+    if w.episode_bars > 0:
+        last_bar = tl.minimum(last_bar, first_bar + w.episode_bars)
+    first_price = close_at(first_bar, is_over, m, lanes, c)
+    base_price = first_price
+    if not c.benchmark_of_episode:
+        segment_first = tl.load(m.segments + segment, mask=is_over, other=0)
+        base_price = close_at(segment_first, is_over, m, lanes, c)
+    is_priced = base_price > 0
+    fee = p.buy_fee_rate * 0.0 + 1.0
+    if c.benchmark_pays_fee:
+        fee = 1.0 + p.buy_fee_rate
+    share = p.initial_capital / tl.maximum(tl.sum(is_priced.to(tl.int32), 1), 1).to(tl.float64)
+    benchmark_qty = tl.where(is_priced, share[:, None] / (tl.where(is_priced, base_price, 1.0) * fee), 0.0)
+
+    is_fresh = is_over[:, None] & lanes.is_column
+    scale = tl.load(m.order_scale + segment[:, None] * c.n_assets + lanes.column, mask=is_fresh, other=0.0)
+    tl.store(b.order_scale + lanes.cell, scale, mask=is_fresh)
+    tl.store(b.benchmark_qty + lanes.cell, benchmark_qty, mask=is_fresh)
+    tl.store(b.episode + lanes.lane, episode, mask=is_over)
+    tl.store(b.segment + lanes.lane, segment, mask=is_over)
+    tl.store(b.first_bar + lanes.lane, first_bar, mask=is_over)
+    tl.store(b.last_bar + lanes.lane, last_bar, mask=is_over)
+    value = tl.sum(benchmark_qty * first_price, 1)
+    opened = Clock(
+        tl.where(is_over, first_bar, clock.bar), tl.where(is_over, first_bar, clock.first_bar),
+        tl.where(is_over, last_bar, clock.last_bar),
+    )  # fmt: skip
+    return opened, tl.where(is_over, value, benchmark)
+
+
+@jit
+def empty_account(is_over: Lane, account: Account, p: Numbers) -> Account:
+    """Cash only where is_over, the running account elsewhere."""
+    is_fresh = is_over[:, None]
+    return Account(
+        tl.where(is_over, p.initial_capital, account.cash), tl.where(is_fresh, 0.0, account.qty),
+        tl.where(is_fresh, 0, account.held_bars), tl.where(is_fresh, 0.0, account.high),
+        tl.where(is_over, 0, account.trades), tl.where(is_over, 0.0, account.fees),
+        tl.where(is_over, 0.0, account.slippage), tl.where(is_over, 0.0, account.turnover),
+    )  # fmt: skip
+
+
+@jit
+def opening_marks(is_over: Lane, marks: Marks, benchmark: Lane, p: Numbers) -> Marks:
+    """Values at the first bar where is_over, the running ones elsewhere."""
+    return Marks(
+        tl.where(is_over, p.initial_capital, marks.equity), benchmark,
+        tl.where(is_over, p.initial_capital, marks.peak), tl.where(is_over, 0.0, marks.max_drawdown),
+    )  # fmt: skip
