@@ -598,7 +598,7 @@ def build_market(config: Mapping[str, Any], p: EnvParams, episode_bars: int | No
     integers = functools.partial(torch.tensor, dtype=torch.int64, device=device)
 
     return Market(
-        price=torch.tensor(price.astype(np.float64), device=device),
+        price=torch.tensor(np.ascontiguousarray(price, dtype=np.float64), device=device),
         windows=lookback_windows((tech.astype(np.float64) * p.norm_tech).astype(np.float32), p.lookback, device),
         min_qty=per_asset(smallest_orders(p.rules, config, n_assets)),
         qty_increment=per_asset(config.get("qty_increment", 0.0)),

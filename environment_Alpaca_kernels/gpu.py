@@ -64,7 +64,8 @@ class NativeStep:
         )  # fmt: skip
         self.slots = env._slots
         own = {name: env._slots[name] for name in Outputs._fields[:5]}
-        reports = {"trades": zeros(n, dtype=torch.int64), "money": zeros(len(drop_in.REPORTED), n), "terms": zeros(n_terms, n)}
+        money, terms = zeros(len(drop_in.REPORTED), n), zeros(n_terms, n)
+        reports = {"trades": zeros(n, dtype=torch.int64), "money": money, "terms": terms}
         self.outputs = Outputs(**own, **reports)
         self.rules = Rules(vars(env.params), env.device)
         self.choices = choices_of(env)
@@ -73,7 +74,8 @@ class NativeStep:
         if env.device.type == "cuda" and n <= GRAPH_UP_TO_N_ENVS:
             buffer = zeros(n, n_assets, dtype=torch.float32)
             self.graph = GraphedStep(self.launch, buffer, capture_on_gpu, warm_up_on_gpu)
-        env.is_capturable = True  # a step touches nothing but device memory: an agent may record a rollout as a graph
+        # A step touches nothing but device memory, so that an agent may record a rollout as a graph.
+        vars(env)["is_capturable"] = env.device.type == "cuda"
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Counters and reports by name, (N,), and "terms" (K, N): views of the memory that the kernel writes."""
@@ -137,8 +139,7 @@ def market_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> tuple[Market, 
         episode_bars=env.episode_bars or 0, n_starts=int(m.start_offset[-1]), n_usable=len(m.usable_segment),
         n_segments=n_segments, n_bars=len(m.price),
     )  # fmt: skip
-    # Closes keep the order in memory of the caller's array, which may be by column: only then are they copied.
-    view = Market(m.price.contiguous(), m.windows, assets, torch.stack(rows), scale.contiguous())
+    view = Market(m.price, m.windows, assets, torch.stack(rows), scale.contiguous())
     return view, torch.tensor(whole, dtype=torch.int64, device=env.device)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ("requirements-bench.txt",)  # peers, imported where they are installed
-RUNTIME = ("market", "drl_agents", "train", "paper_trading", "scripts", "benchmarks")
+RUNTIME = ("environment_Alpaca_kernels", "market", "drl_agents", "train", "paper_trading", "scripts", "benchmarks")
 
 
 def canonical(name: str) -> str:
