@@ -140,7 +140,7 @@ class NativeStep:
         for name in ("final_state", "truncated"):
             self.rules[name] = env._slots[name].data_ptr()
         scale = drop_in.order_scale(market.price[market.segment_first], env.params).numpy()  # (G, A)
-        self.arguments = (market.price.numpy(), scale, self.counts, self.reports, self.rules.ctypes.data)
+        self.market = (market.price.numpy(), scale)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Counters (N,) and reports by name, "terms" (n_terms, N) among them, as tensors on this memory."""
@@ -167,7 +167,8 @@ class NativeStep:
 
     def bind(self, slots: dict[str, torch.Tensor]) -> Callable[[torch.Tensor], None]:
         """A function of the action (N, A) that advances one bar and writes into `slots`."""
-        rest = (*(slots[name].data_ptr() for name in ("state", "reward", "done")), *self.arguments)
+        slots_at = (slots[name].data_ptr() for name in ("state", "reward", "done"))
+        rest = (*slots_at, *self.market, self.counts, self.reports, self.rules.ctypes.data)
         if self.n_envs >= PARALLEL_FROM_N_ENVS:
             return lambda action: self._share(action.data_ptr(), *rest)
         n_blocks = self.n_blocks

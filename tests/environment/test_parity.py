@@ -22,7 +22,6 @@ VARIANTS = {
 }  # fmt: skip
 # A step in Triton's interpreter takes some 25 ms; this many still cover a restart of every environment.
 INTERPRETED_STEPS = 42
-HOST_KEYS_ONLY = {"growth_weight", "benchmark_weight"}
 INFO_SCALARS = ("equity", "benchmark_equity", "fees", "slippage", "turnover", "trades", "truncated", "episode_return")
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from environment_Alpaca_vectorized import Portfolio, VectorizedCryptoEnvAlpaca, VectorizedCryptoEnvAlpacaOptimized
+from tests.environment import test_laws as laws
 from tests.environment.test_parity import VARIANTS
 from tests.support.markets import INTERPRETS_TRITON, REPO, InterpretedTriton, params_of, random_config
 
@@ -240,6 +241,7 @@ from triton.runtime import driver
 import environment_Alpaca_kernels.gpu as triton_step
 from environment_Alpaca_kernels.gpu_step import step
 from tests.support.markets import InterpretedTriton, params_of, random_config
+from tests.environment import test_laws as laws
 from tests.environment.test_parity import VARIANTS
 
 class Device:
@@ -304,3 +306,35 @@ def test_a_callers_graph_holds_a_step():
     graph.replay()
     twin.step(action), twin.step(action)
     assert torch.equal(env.cash, twin.cash)
+
+
+# ---------------------------------------------------------------- laws
+SMALL_MARKET = {"n_bars": 40, "n_assets": 3, "n_features": 2, "seed": 5, "volatility": 0.02}
+OPTION = {
+    "trailing_stop_pct": 0.01, "min_cash_reserve": 0.2, "slippage_rate": 0.01, "norm_action": 1.0, "stale_bars": 3,
+    "max_position_weight": 0.3,
+}  # fmt: skip
+LAWS = {
+    laws.test_books_never_go_negative_and_equity_moves_only_by_prices_fees_and_slippage: {
+        "market": SMALL_MARKET, "option": OPTION, "kind": "alternate",
+    },
+    laws.test_without_costs_trading_does_not_change_the_account_value: {"market": SMALL_MARKET, "option": OPTION},
+    laws.test_an_environment_does_not_depend_on_its_neighbours: {"market": SMALL_MARKET, "option": OPTION},
+    laws.test_permuting_environments_permutes_the_outputs: {"market": SMALL_MARKET, "order": [3, 0, 5, 1, 4, 2]},
+    laws.test_a_second_episode_equals_a_first_one: {"market": SMALL_MARKET, "option": OPTION},
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@interpreted
+@each_rules
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__.removeprefix("test_"))
+def test_the_laws_hold_for_the_kernel_too(law, rules):
+    law.hypothesis.inner_test(env_class=InterpretedTriton, rules=rules, **LAWS[law])
+
+
+@pytest.mark.slow
+@interpreted
+@each_rules
+def test_scrambling_later_bars_changes_nothing_earlier_in_the_kernel(rules):
+    laws.test_scrambling_later_bars_changes_nothing_earlier(InterpretedTriton, rules, 9)
