@@ -877,7 +877,7 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
         self._episode, self._rejected = self._infos.pop("episode").fill_(-1), self._infos["rejected_actions"]
         self._infos |= {name: self._slots[name] for name in ("truncated", "final_state")}
         self._infos["reward_terms"] = dict(zip(names, self._infos.pop("terms"), strict=True))
-        self._shape = torch.Size((n, self.action_dim))  # of an action that needs no attention
+        self._shape = None if self.as_numpy else torch.Size((n, self.action_dim))  # of an action ready to use
         self._returned = (self._slots["state"], self._slots["reward"], self._slots["done"], self._infos)
 
     def _native_kernel(self, n_terms: int) -> Any:

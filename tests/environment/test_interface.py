@@ -143,6 +143,8 @@ def test_a_wrong_shape_names_both_shapes(env_class):
     single.reset()
     with pytest.raises(ValueError, match=r"\(3,\).*\(4,\)"):
         single.step(np.zeros(4))
+    with pytest.raises(ValueError, match=r"\(3,\).*\(1, 3\)"):
+        single.step(torch.zeros(1, 3))
 
 
 @each_class
