@@ -145,9 +145,8 @@ class EnvParams:
         unknown = sorted(set(env_params) - own - {"fee_rate", "n_envs"})
         if unknown and not is_host:
             raise ValueError(f"env_params has unknown keys {', '.join(unknown)}; known are {', '.join(sorted(own))}")
-        row = {**RULES[name], **{key: value for key, value in env_params.items() if key in own | {"fee_rate"}}}
+        row = RULES[name] | {"rules": name} | {k: v for k, v in env_params.items() if k in own | {"fee_rate"}}
         fee_rate = row.pop("fee_rate")
-        row["rules"] = name
         row["buy_fee_rate"] = fee_rate if buy_fee_rate is None else buy_fee_rate
         row["sell_fee_rate"] = fee_rate if sell_fee_rate is None else sell_fee_rate
         row["initial_capital"] = float(row["initial_capital"] if initial_capital is None else initial_capital)
@@ -689,7 +688,7 @@ class VectorizedCryptoEnvAlpaca:
         episode_bars: steps of a window; None runs to the end of the segment.
         as_numpy: None means n_envs == 1.
         compact: observations hold the number of their bar, as the last column, in place of its features; `expand`
-            gives the full ones.
+            gives the full ones. Not for more than 2**24 bars: a float32 counts no further.
         env_name: a label.
 
     Raises:
@@ -707,13 +706,15 @@ class VectorizedCryptoEnvAlpaca:
         self.params = EnvParams.from_mapping(env_params, initial_capital, buy_cost_pct, sell_cost_pct, gamma)
         self.n_envs = self.num_envs = self.env_num = n_envs if num_envs is None else num_envs
         self.start, self.seed = start or self.params.start, int(seed or 0)
-        self.episode_bars = episode_bars
+        self.episode_bars, self.target_return = episode_bars, 10.0
         self.as_numpy = self.n_envs == 1 if as_numpy is None else as_numpy
-        self.compact = compact
-        self.if_log, self.env_name, self.if_discrete, self.target_return = if_log, env_name, False, 10.0
-        self.device = torch.device(device or (f"cuda:{gpu_id}" if gpu_id >= 0 and torch.cuda.is_available() else "cpu"))
+        self.compact, self.if_log, self.env_name, self.if_discrete = compact, if_log, env_name, False
+        device = device or (f"cuda:{gpu_id}" if gpu_id >= 0 and torch.cuda.is_available() else "cpu")
+        self.device = torch.empty(0, device=device).device  # with its number, as tensors there have it
         self._check_options()
         shape = np.shape(config["price_array"]), np.shape(config["tech_array"])
+        if compact and shape[0][0] > 2**24:
+            raise ValueError(f"compact observations count bars up to 2**24; price_array has {shape[0][0]}")
         self.action_dim = shape[0][-1]
         self.full_state_dim = sum(width for _, width in observation_layout(self.params, self.action_dim, shape[1][-1]))
         self.state_dim = self.full_state_dim - (self.params.lookback * shape[1][-1] - 1 if compact else 0)
@@ -724,7 +725,6 @@ class VectorizedCryptoEnvAlpaca:
         room = self.market.episode_limit - self.market.first_start
         self.max_step = min(int(room.max()), episode_bars or int(room.max()))
         self.initial_total_asset = self.params.initial_capital
-        self.price_array = self.market.price.cpu().numpy() if self.as_numpy else self.market.price
         self._episode = torch.full((self.n_envs,), -1, dtype=torch.int64, device=self.device)
         self._rejected = torch.zeros_like(self._episode)
         self._needs_reset = True
@@ -760,6 +760,7 @@ class VectorizedCryptoEnvAlpaca:
     stocks = _reads("qty", "(N, A) coins in the accounts.")
     time = _reads("bar", "(N,) row of price_array the accounts stand at.")
     total_asset = _reads("equity", "(N,) account values, quote.")
+    price_array = property(lambda env: env.market.price.cpu().numpy() if env.as_numpy else env.market.price)  # (T, A)
 
     episode_return = property(lambda env: env._out(env._read("equity") / env.params.initial_capital),
                               doc="(N,) account value over initial capital.")  # fmt: skip
@@ -993,8 +994,7 @@ HOST_NAMES = {
     "cash_haircut": ("safety_factor_stock_buy",),
 }  # fmt: skip
 COMPARED = ("state", "reward", "done", "total_asset", "cash", "stocks")
-HOST_SETTINGS = (*NORMS, "lookback", "min_cash_reserve", "concentration_penalty", "trailing_stop_pct")
-HOST_SETTINGS += ("time_decay_floor",)
+HOST_KEYS = (*NORMS, "lookback", "min_cash_reserve", "concentration_penalty", "trailing_stop_pct", "time_decay_floor")
 
 
 def _host_value(env: object, name: str) -> Any:
@@ -1021,7 +1021,7 @@ def from_scalar_env(
         config["segments"], config["qty_increment"] = env.segments, env.qty_increment
     else:
         source, rules = env, "cappuccino" if hasattr(env, "time_decay_floor") else "finrl_crypto"
-        env_params = {name: getattr(env, name) for name in HOST_SETTINGS if hasattr(env, name)} | {"rules": rules}
+        env_params = {name: getattr(env, name) for name in HOST_KEYS if hasattr(env, name)} | {"rules": rules}
         haircut = _host_value(env, "cash_haircut")
         env_params |= {} if haircut is None else {"cash_haircut": haircut}
     for name in ("initial_capital", "buy_cost_pct", "sell_cost_pct", "gamma"):

@@ -165,13 +165,19 @@ def copy_bandwidth(gpu: int, quick: bool) -> Local:
     return Local("copy_", None, lambda: target.copy_(source), 2.0 * n_bytes, wait=waiter(gpu))
 
 
-def matmul_rate(rows: int, inner: int, columns: int) -> Local:
-    """FLOPs per second of one matrix product on the CPU, written into memory that is there."""
+def matmul_rates(rows: int, inner: int, columns: int) -> list[Local]:
+    """FLOPs per second of one matrix product on the CPU: torch.mm, and oneDNN's where our agents use it."""
     import torch
 
+    from drl_agents.agents.mlp_gradient import has_onednn
+
     a, b, out = torch.randn(rows, inner), torch.randn(inner, columns), torch.empty(rows, columns)
-    return Local(f"torch.mm {rows}x{inner}x{columns}", None, lambda: torch.mm(a, b, out=out),
-                 2.0 * rows * inner * columns)  # fmt: skip
+    flops, weight = 2.0 * rows * inner * columns, b.t().contiguous()
+    made = [Local("torch.mm", None, lambda: torch.mm(a, b, out=out), flops)]
+    if has_onednn():
+        linear = torch.ops.mkldnn._linear_pointwise
+        made.append(Local("oneDNN", None, lambda: linear(a, weight, None, "none", [], ""), flops))
+    return made
 
 
 def waiter(gpu: int) -> Callable[[], None]:

@@ -19,7 +19,7 @@ from train.n_envs import buffer_bytes  # noqa: E402
 N_ENVS, N_ENVS_QUICK = (1, 4, 12, 64, 512, 4096, 16_384, 65_536), (1, 12)
 COLUMNS = {
     "rules": "rules", "n_envs": "n_envs", "per_s": "env-steps/s", "ns": "ns per env-step",
-    "bytes": "bytes per environment",
+    "share": "share of the floor", "bytes": "bytes per environment",
 }  # fmt: skip
 ABOUT = (
     "Cost of one environment step, and books and buffers of one environment, by the number of environments stepped "
@@ -42,6 +42,8 @@ def measure(args: argparse.Namespace, bytes_per_step: int) -> dict[str, Any]:
         each = buffer_bytes(who.batched_env(True, rules, n, gpu=args.gpu)) / n
         rows.append({"rules": rules, "n_envs": n, "per_s": round(rate), "ns": 1e9 / rate, "bytes": round(each)})
     floor_ns = 1e9 * bytes_per_step / statistics.median(copied)
+    for row in rows:
+        row["share"] = floor_ns / row["ns"]
     note = (
         f"Moving {bytes_per_step:,} bytes at the rate of copy_ would take {floor_ns:.0f} ns. copy_ goes to memory, "
         "which a few thousand environments need not: their books and observations stay in the last-level cache."

@@ -86,7 +86,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     copied = sorted(rates[-1])[len(rates[-1]) // 2]
     notes = [f"Floor: {BYTES_PER_STEP:,} bytes per step at the {copied / 1e9:.1f} GB/s of copy_."]
     if on_cpu:
-        notes.append("A share above 100% is no error: copy_ goes to memory, 4,096 observations stay in the cache.")
+        notes.append("A share above 100%: copy_ goes to memory; on one bar all read the same features, kept near.")
         notes.append(f"The peer is {who.PEER} with as many environments; for one environment, with {FEW}.")
     return measuring.section(
         args, ABOUT, COLUMNS, peer=who.PEER, unit="env-steps/s", rows=[*rows, *missing], notes=notes,

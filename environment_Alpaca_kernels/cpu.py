@@ -13,7 +13,7 @@ import itertools
 import os
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -156,7 +156,10 @@ class NativeStep:
         return torch.from_numpy(rows[: self.n_envs].copy())
 
     def load(self, book: drop_in.Portfolio) -> None:
-        """Take over a portfolio."""
+        """Take over a portfolio; a compiled loop does not check the bars it reads, so they are checked here."""
+        lookback, n_bars = int(self.rules["lookback"][0]), int(self.rules["n_bars"][0])
+        if len(book.bar) != self.n_envs or int(book.bar.min()) < lookback - 1 or int(book.bar.max()) >= n_bars:
+            raise ValueError(f"book must hold {self.n_envs} accounts at bars {lookback - 1} to {n_bars - 1}")
         for field in fields(book):
             value = getattr(book, field.name).numpy()
             rows = np.zeros((self.n_blocks * LANES, *value.shape[1:]), value.dtype)
@@ -170,9 +173,9 @@ class NativeStep:
         slots_at = (slots[name].data_ptr() for name in ("state", "reward", "done"))
         rest = (*slots_at, *self.market, self.counts, self.reports, self.rules.ctypes.data)
         if self.n_envs >= PARALLEL_FROM_N_ENVS:
-            return lambda action: self._share(action.data_ptr(), *rest)
-        n_blocks = self.n_blocks
-        return lambda action: step(0, n_blocks, action.data_ptr(), *rest)
+            return lambda action, _kept=slots: self._share(action.data_ptr(), *rest)
+        n_blocks = self.n_blocks  # and what the addresses stand for lives as long as the function
+        return lambda action, _kept=(self, slots): step(0, n_blocks, action.data_ptr(), *rest)
 
     def _share(self, *arguments: Any) -> None:
         """The same on as many threads as torch may use."""
@@ -180,6 +183,9 @@ class NativeStep:
         ends = [k * self.n_blocks // n_threads for k in range(n_threads + 1)]
         submit = helpers(os.getpid()).submit
         others = [submit(step, first, end, *arguments) for first, end in itertools.pairwise(ends[1:])]
-        step(ends[0], ends[1], *arguments)
+        try:
+            step(ends[0], ends[1], *arguments)
+        finally:  # whatever happens, nobody writes to these addresses once this call is over
+            wait(others)
         for other in others:
             other.result()

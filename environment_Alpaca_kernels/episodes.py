@@ -137,6 +137,7 @@ def open_portfolio(
     fee = 1.0 + (p.buy_fee_rate if p.benchmark_pays_fee else 0.0)
     b.cash[w], b.equity[w], b.peak[w], b.benchmark[w] = p.initial_capital, p.initial_capital, p.initial_capital, 0.0
     b.max_drawdown[w], b.discounted_return[w] = 0.0, 0.0
+    b.trades[w], b.fees[w], b.slippage[w], b.turnover[w] = 0, 0.0, 0.0, 0.0
     for a in range(p.n_assets):
         coin = position_at(coins, a)
         coin.qty[w], coin.held_bars[w], coin.high[w], coin.price[w] = 0.0, 0, 0.0, price[first_bar, a]

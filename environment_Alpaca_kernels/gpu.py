@@ -184,7 +184,7 @@ class GraphedStep:
 
     def __call__(self, action: torch.Tensor) -> None:
         """Advance one bar; action (N, A) float32 is copied."""
-        self.action.copy_(action)
+        self.action.copy_(action.detach())
         if self.n_warm_ups < WARM_UPS:
             self.n_warm_ups += 1
             self.warm_up(self.plain)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 LEAST_HORIZON_CPU, LEAST_HORIZON_GPU = 64, 8   # steps of each environment in the smallest rollout
 MOST_MEMORY = 0.5                              # share of the free memory that environments and rollout may take
-SHARED = ("market", "price_array")   # attributes that all environments of an object share, whatever their number
+SHARED = ("market", "price_array", "env")   # attributes that all environments of an object share, or that lead back
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from environment_Alpaca_vectorized import (
     RULES,
     EnvParams,
     VectorizedCryptoEnvAlpaca,
+    VectorizedCryptoEnvAlpacaOptimized,
     observation_layout,
 )
 from tests.support.markets import ENV_CLASSES, REPO, params_of, random_config
@@ -506,3 +508,23 @@ def test_a_gpu_makes_the_same_steps(env_class, rules):
         torch.testing.assert_close(gpu_reward.cpu(), reward, rtol=1e-5, atol=1e-6)
         assert torch.equal(gpu_done.cpu(), done)
         torch.testing.assert_close(gpu.cash.cpu(), cpu.cash, rtol=1e-9, atol=1e-9)
+
+
+def test_a_book_that_stands_outside_the_market_is_refused_by_the_compiled_loop():
+    env = make(VectorizedCryptoEnvAlpacaOptimized)
+    env.reset()
+    with pytest.raises(ValueError, match="4 accounts at bars 2 to 59"):
+        env.book = replace(env.book, bar=env.book.bar + 60)
+
+
+@each_class
+def test_a_copy_shares_the_market_and_its_prices(env_class):
+    env = make(env_class)
+    twin = copy.deepcopy(env)
+    assert twin.price_array.data_ptr() == env.price_array.data_ptr()
+
+
+def test_compact_observations_refuse_more_bars_than_a_float32_counts():
+    bars = np.lib.stride_tricks.as_strided(np.ones((1, 1)), (2**24 + 1, 1), (0, 8))
+    with pytest.raises(ValueError, match="16777217"):
+        make(VectorizedCryptoEnvAlpaca, config={"price_array": bars, "tech_array": bars}, compact=True)

@@ -1,11 +1,13 @@
 """The batched classes against the scalar environment: every step, every field, every rule set."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
 
 from environment_Alpaca import CryptoEnvAlpaca
-from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpaca, VectorizedCryptoEnvAlpacaOptimized
+from environment_Alpaca_vectorized import Portfolio, VectorizedCryptoEnvAlpaca, VectorizedCryptoEnvAlpacaOptimized
 from tests.support.markets import ENV_CLASSES, InterpretedTriton, params_of, random_config, real_bars_folder
 
 VARIANTS = {
@@ -137,6 +139,23 @@ def test_zero_prices_are_not_traded_and_equal_the_scalar_environment(env_class, 
     price[20:40, 1] = 0.0
     price[55, :] = 0.0
     assert_equal_to_scalar(env_class, config, params_of(rules, stale_bars=4), 6, 90, start="first")
+
+
+@pytest.mark.parametrize("rules", ["finrl_crypto", "cappuccino", "standard"])
+@pytest.mark.parametrize("env_class", ENV_CLASSES[1:])
+def test_every_field_of_the_books_equals_the_plain_classes_over_restarts(env_class, rules):
+    config = random_config(60, seed=3, segments=[(0, 30), (33, 60)])
+    options = {"start": "random", "episode_bars": 7, "gpu_id": -1}
+    plain, fast = (made(config, params_of(rules), 5, **options) for made in (VectorizedCryptoEnvAlpaca, env_class))
+    assert torch.equal(plain.reset(), fast.reset())
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(20):
+        action = torch.rand(5, 3, generator=generator) * 2 - 1
+        plain.step(action)
+        fast.step(action)
+        for field in fields(Portfolio):
+            received, expected = getattr(fast.book, field.name), getattr(plain.book, field.name)
+            torch.testing.assert_close(received, expected, rtol=1e-9, atol=1e-9, msg=field.name)
 
 
 @pytest.mark.parametrize("env_class", ENV_CLASSES)

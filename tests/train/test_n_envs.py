@@ -78,6 +78,12 @@ def test_counted_bytes_grow_with_environments_and_not_with_bars(env_class):
     assert buffer_bytes(environment(env_class, 16, n_bars=2_000)) == few
 
 
+def test_bytes_are_counted_where_the_plain_step_fills_the_buffers(monkeypatch):
+    monkeypatch.setattr(VectorizedCryptoEnvAlpacaOptimized, "_native_kernel", lambda _env, _n_terms: None)
+    few, many = (buffer_bytes(environment(VectorizedCryptoEnvAlpacaOptimized, n)) for n in (16, 64))
+    assert many == pytest.approx(4 * few, rel=0.05)
+
+
 def test_counted_bytes_are_at_least_both_observations():
     env = environment(VectorizedCryptoEnvAlpacaOptimized, 64)
     assert 64 * 2 * 4 * env.state_dim < buffer_bytes(env) < 64 * (2 * 4 * env.state_dim + 1000)
