@@ -204,7 +204,7 @@ class GraphedStep:
 def capture_on_gpu(launch: Callable[[], None]) -> Callable[[], None]:
     """Record a launch in a CUDA or HIP graph. Waits for the GPU, once."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=torch.cuda.Stream()):  # of this device: torch's own is on whichever came first
         launch()
     return graph.replay
 

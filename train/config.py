@@ -137,6 +137,8 @@ class TrainConfig:
         if self.matmul_precision == "high" and self.gpu_id < 0:
             raise ValueError('matmul_precision "high" is TF32, which CPUs do not have: take "highest" or "bf16"; '
                              f"received gpu_id {self.gpu_id}")  # fmt: skip
+        if self.gradients != "auto" and self.is_off_policy:
+            raise ValueError(f'gradients "{self.gradients}" is for on-policy agents; received agent "{self.agent}"')
         if self.matmul_precision == "bf16" and (self.is_off_policy or self.gradients == "autograd"):
             raise ValueError('matmul_precision "bf16" needs an on-policy agent and gradients "auto" or "by_hand"; '
                              f'received agent "{self.agent}", gradients "{self.gradients}"')  # fmt: skip

@@ -19,7 +19,7 @@ from drl_agents.agents.bar_forward import ExpandedForward, ProjectedForward
 from drl_agents.agents.nets import NormBuffers, PolicyNet
 from drl_agents.agents.normalizer import CHUNK_ROWS, RunningNorm
 from drl_agents.agents.rollout import PolicyForward, Rollout, RolloutStep, Take, explore_batch, explore_single
-from drl_agents.agents.step_graphs import StepGraphs
+from drl_agents.agents.step_graphs import CudaGraph, StepGraphs
 from drl_agents.policy import Policy
 
 HOST = torch.device("cpu")
@@ -72,7 +72,8 @@ class AgentBase(StockAgentBase):
         self.forward_memory: tuple[object, ...] = ()
         self.env_action = torch.empty(0)
         # None where there is no GPU; anything that records and replays will do.
-        self.graphs = StepGraphs() if self.device.type == "cuda" else None
+        on_gpu = self.device.type == "cuda"
+        self.graphs = StepGraphs(functools.partial(CudaGraph, self.device)) if on_gpu else None
         self.rollout: Rollout | None = None
         self.host_rollout: Rollout | None = None   # staging, when one NumPy environment feeds a GPU
 
@@ -97,6 +98,8 @@ class AgentBase(StockAgentBase):
 
         The tensors are this agent's storage: valid until its next exploration.
         """
+        if self.bars is not None and env.market.windows.data_ptr() != self.bars.windows.data_ptr():
+            raise ValueError("the environment shows another market's bars: call observe_bars with its features first")
         rollout = self._storage(horizon_len)
         is_graphed = self.graphs is not None and not if_random and getattr(env, "is_capturable", False)
 
@@ -133,7 +136,7 @@ class AgentBase(StockAgentBase):
             raise RuntimeError("agent.last_state is not set: assign it env.reset() before exploring")
         rollout.states[0].copy_(torch.as_tensor(self.last_state))
         self._draw_noise(rollout, if_random)
-        forward = self._forward_on(rollout.device)
+        forward = self._forward_on(rollout.device, rollout.shape[0])
         env_action, draw = self.env_action, self._action_sampler(rollout.device)
 
         def choose(slots: RolloutStep) -> Tensor:
@@ -144,18 +147,19 @@ class AgentBase(StockAgentBase):
 
         explore(choose)
 
-    def _forward_on(self, device: torch.device) -> Forward:
+    def _forward_on(self, device: torch.device, horizon_len: int) -> Forward:
         """The actor's forward pass with its present weights: one object for as long as its memory stays the same."""
         norm = (self.act.state_avg, self.act.state_std, self.act.observation_clip)
         layers = self.act.raw_layers()
         tensors = (*norm[:2], *(tensor for layer in layers for tensor in layer))
-        memory = (device, self.num_envs, self.bars, *(tensor.data_ptr() for tensor in tensors))
+        memory = (device, self.num_envs, self.bars, horizon_len, *(tensor.data_ptr() for tensor in tensors))
         if self.forward is None or memory != self.forward_memory:
             kind = PolicyForward
             if self.bars is not None:
                 # On a GPU the projection would have to ask which bars are new, so it takes full rows.
-                which = ProjectedForward if device.type == "cpu" else ExpandedForward
-                kind = functools.partial(which, bars=self.bars)
+                expanded = functools.partial(ExpandedForward, bars=self.bars)
+                projected = functools.partial(ProjectedForward, bars=self.bars, horizon_len=horizon_len)
+                kind = projected if device.type == "cpu" else expanded
             self.forward, self.forward_memory = kind(norm, layers, self.num_envs, device), memory
             self.env_action = torch.empty((self.num_envs, self.action_dim), device=device)
         else:

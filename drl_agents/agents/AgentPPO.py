@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -217,13 +217,28 @@ class AgentPPO(AgentBase, StockAgentPPO):
         advantages = generalized_advantages(rewards, values, next_values, done, self.gamma, self.ppo.gae_lambda)
         returns = advantages + values
         self._update_value_norm(returns)
-        return Samples(
+        samples = Samples(
             states=self._sample_rows(states.reshape(-1, self.row_dim)),
             actions=actions.reshape(-1, self.action_dim),
             logprobs=logprobs.reshape(-1),
             advantages=standardize(advantages).reshape(-1),
             targets=self.cri.normalize_value(returns).reshape(-1),
         )
+        return samples if self.ppo.hidden_dtype == torch.float32 else self._scored_as_trained(samples)
+
+    def _scored_as_trained(self, samples: Samples) -> Samples:
+        """With log-probabilities from the rounded network that learns, so that the first ratio is 1.
+
+        The network that acted is not rounded. Its means differ in the third digit, which at a small deviation is more
+        than `clip_range`.
+        """
+        assert self.by_hand is not None
+        actor = self.by_hand[1]
+        parts = [actor.forward(self._inputs(rows)) for rows in samples.states.split(self.batch_size)]
+        actor.forget()
+        log_std = self.act.action_std_log
+        logprobs = gaussian_log_prob((samples.actions - torch.cat(parts)) * (-log_std).exp(), log_std)
+        return replace(samples, logprobs=logprobs)
 
     def _adopt_first_statistics(self, states: Tensor, actions: Tensor) -> Tensor:
         """Before the first update, normalise by the first rollout and score its actions anew, (H, N).
@@ -265,7 +280,9 @@ class AgentPPO(AgentBase, StockAgentPPO):
         """(M, S) -> (M,), by the faster products where there are such."""
         if self.by_hand is None or self.ppo.hidden_dtype != torch.float32:
             return self.cri(full)
-        value = self.by_hand[2].forward(self.cri.state_norm(full))
+        critic = self.by_hand[2]
+        value = critic.forward(self.cri.state_norm(full))
+        critic.forget()
         return (value * self.cri.value_std + self.cri.value_avg).squeeze(1)
 
     def _in_chunks(self, states: Tensor) -> tuple[Tensor, ...]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)     # the same object or another one: tensors have no truth value
 class BarFeatures:
     """The features of a market and where they stand in an observation. Shared memory with the environment's."""
 

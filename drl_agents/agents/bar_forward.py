@@ -35,12 +35,13 @@ class ProjectedForward:
     """
 
     def __init__(
-        self, norm: tuple[Tensor, Tensor, float], layers: Layers, n_rows: int, device: torch.device, bars: BarFeatures
-    ) -> None:
+        self, norm: tuple[Tensor, Tensor, float], layers: Layers, n_rows: int, device: torch.device, bars: BarFeatures,
+        horizon_len: int,
+    ) -> None:  # fmt: skip
         average, std, self.clip = norm
         self.sources = (average, std, *layers[0])
         self.bars, self.n_rows, self.device = bars, n_rows, device
-        self.steps_ahead = max(1, CHUNK_ROWS // n_rows)
+        self.steps_ahead = min(max(1, CHUNK_ROWS // n_rows), horizon_len)
         self.offsets = torch.arange(self.steps_ahead)[:, None]                          # (K, 1)
         self.slot = torch.full((bars.last_bar + 1,), -1, dtype=torch.int64)             # bar -> row of the table
         width = layers[0][0].shape[0]

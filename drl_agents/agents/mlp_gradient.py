@@ -133,6 +133,9 @@ class MlpGradient:
     """
 
     def __init__(self, net: nn.Sequential, gradients: FlatGradients, trunk_dtype: torch.dtype | None = None) -> None:
+        kinds = [type(module) for module in net]
+        if kinds != [nn.Linear, nn.ReLU] * (len(kinds) // 2) + [nn.Linear]:
+            raise ValueError(f"gradients by hand are for linear layers with ReLU between them; received {net}")
         self.linears = [module for module in net if isinstance(module, nn.Linear)]
         self.gradients = [(gradients.of(layer.weight), gradients.of(layer.bias)) for layer in self.linears]
         first = self.linears[0].weight
@@ -175,6 +178,10 @@ class MlpGradient:
                 gradient = products.times(gradient, self.weights[index])
                 torch.ops.aten.threshold_backward.grad_input(gradient, x, 0, grad_input=gradient)
                 gradient = gradient.to(self.trunk_dtype)
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of what the last `forward` kept."""
         self.inputs, self.weights = [], []
 
     def _affine_of_bars(self, x: SharedBars, weight: Tensor, bias: Tensor) -> Tensor:

@@ -29,15 +29,17 @@ class Graph(Protocol):
 
 
 class CudaGraph:
-    """torch's graph of a CUDA or HIP stream."""
+    """torch's graph of a stream on one CUDA or HIP device."""
 
-    def __init__(self) -> None:
-        self.graph = torch.cuda.CUDAGraph()
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.graph = device, torch.cuda.CUDAGraph()
 
     def capture(self, work: Callable[[], None]) -> None:
-        """Record what `work` launches."""
-        with torch.cuda.graph(self.graph):
-            work()
+        """Record what `work` launches: on a stream of its device, because torch's own is on whichever came first."""
+        with torch.cuda.device(self.device):
+            stream = torch.cuda.Stream(self.device)
+            with torch.cuda.graph(self.graph, stream=stream):
+                work()
 
     def replay(self) -> None:
         """Launch it."""
@@ -49,11 +51,12 @@ class StepGraphs:
 
     The first rollout with an environment, a storage and a policy runs eagerly: libraries set themselves up in it,
     which cannot be recorded. The second is recorded and replayed, the later ones are replayed. Another environment,
-    storage or policy starts afresh.
+    storage or policy starts afresh. Where recording fails, the rollouts stay eager.
     """
 
-    def __init__(self, make_graph: Callable[[], Graph] = CudaGraph) -> None:
+    def __init__(self, make_graph: Callable[[], Graph]) -> None:
         self.make_graph = make_graph
+        self.is_eager = False
         self.made_of: tuple[object, ...] = ()
         self.graphs: list[Graph] | None = None
 
@@ -62,14 +65,22 @@ class StepGraphs:
         made_of = (env, rollout, policy)
         is_known = len(self.made_of) == 3 and all(a is b for a, b in zip(made_of, self.made_of, strict=True))
         if not is_known:
-            self.made_of, self.graphs = made_of, None
+            self.made_of, self.graphs, self.is_eager = made_of, None, False
+        elif self.graphs is None and not self.is_eager:
+            try:
+                self.graphs = self._recorded(rollout, take)
+            except RuntimeError:    # torch's answer where memory or the driver forbids it; nothing has run
+                self.is_eager = True
+        if self.graphs is None:
             take(rollout.steps)
             return
-        if self.graphs is None:
-            self.graphs = []
-            for first in range(0, len(rollout.steps), CHUNK_STEPS):
-                graph, steps = self.make_graph(), rollout.steps[first : first + CHUNK_STEPS]
-                graph.capture(lambda steps=steps: take(steps))
-                self.graphs.append(graph)
         for graph in self.graphs:
             graph.replay()
+
+    def _recorded(self, rollout: Rollout, take: Take) -> list[Graph]:
+        graphs = []
+        for first in range(0, len(rollout.steps), CHUNK_STEPS):
+            graph, steps = self.make_graph(), rollout.steps[first : first + CHUNK_STEPS]
+            graph.capture(lambda steps=steps: take(steps))
+            graphs.append(graph)
+        return graphs

@@ -93,7 +93,8 @@ def test_accounts_at_the_same_bars_share_their_products():
 
 def both_forwards(env, agent, n_rows):
     norm = (agent.act.state_avg, agent.act.state_std, agent.act.observation_clip)
-    return [kind(norm, agent.act.raw_layers(), n_rows, CPU, agent.bars) for kind in (ProjectedForward, ExpandedForward)]
+    arguments = (norm, agent.act.raw_layers(), n_rows, CPU, agent.bars)
+    return [ProjectedForward(*arguments, horizon_len=4096), ExpandedForward(*arguments)]
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 26, 4096])
@@ -141,3 +142,9 @@ def test_an_agent_with_a_replay_memory_refuses():
     with pytest.raises(ValueError, match="compact"):
         AgentSAC.observe_bars(object.__new__(AgentSAC), BarFeatures.of(env))
     assert BarFeatures.of(made(False)[0]) is None
+
+
+def test_an_environment_of_another_market_is_refused():
+    (_, agent), (other, _) = made(True), made(True, config=random_config(120, 3, 4, seed=1))
+    with pytest.raises(ValueError, match="another market"):
+        agent.explore_vec_env(other, 4)

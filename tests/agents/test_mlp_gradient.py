@@ -17,6 +17,7 @@ from drl_agents.agents.mlp_gradient import (
     has_onednn,
     products_for,
 )
+from drl_agents.agents.nets import gaussian_log_prob
 from tests.agents.test_every_agent_learns import BUDGETS, Echo
 from tests.agents.test_ppo import explored
 from tests.support.agent_args import make_agent
@@ -154,3 +155,22 @@ def test_bfloat16_learns_what_float32_learns(name):
     assert all(p.dtype == torch.float32 for p in agent.trained_parameters)
     states = torch.rand(500, 2, generator=torch.Generator().manual_seed(1)) * 1.6 - 0.8
     assert (agent.policy()(states) - states).square().mean().item() < 0.03     # as in float32
+
+
+def test_the_first_ratio_of_a_rounded_network_is_one():
+    # At a deviation of exp(-4) the rounding of a mean alone is worth whole clip ranges.
+    env = Echo()
+    settings = {"matmul_precision": "bf16", "action_std_init_log": -4.0, "learning_rate": 1e-2}
+    agent = make_agent(AgentPPO, env, net_dims=(32, 32), **settings)
+    for _ in range(5):      # until the means are no longer near 0
+        agent.update_net(agent.explore_vec_env(env, 32))
+    samples = agent._samples(*agent.explore_vec_env(env, 32))
+    mean, log_std = agent.by_hand[1].forward(samples.states), agent.act.action_std_log.detach()
+    logprob = gaussian_log_prob((samples.actions - mean) * (-log_std).exp(), log_std)
+    torch.testing.assert_close(logprob, samples.logprobs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_network_with_other_layers_is_refused_by_hand():
+    net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1))
+    with pytest.raises(ValueError, match="ReLU"):
+        MlpGradient(net, FlatGradients(list(net.parameters())))

@@ -110,3 +110,20 @@ def test_random_warm_ups_are_not_recorded():
     for _ in range(3):
         agent.explore_vec_env(env, 8, if_random=True)
     assert Recorded.made == []
+
+
+class Refusing(Recorded):
+    """Fails as a driver or a full memory does."""
+
+    def capture(self, work):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+
+def test_rollouts_stay_eager_where_recording_fails():
+    env, agent = graphed()
+    agent.graphs = StepGraphs(Refusing)
+    eager_env = Capturable(LENGTHS, CUTS)
+    eager = make_agent(AgentPPO, eager_env, batch_size=8)
+    for ours, theirs in zip(rollouts(env, agent), rollouts(eager_env, eager), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert len(Recorded.made) == 1, "asked once"

@@ -267,7 +267,8 @@ def _first_difference(study: Study, stored: Mapping[str, Any] | None, identity: 
             return f"was made by a version of this program that did not write down its {part}"
         if not isinstance(ours, Mapping) or not isinstance(theirs, Mapping):
             return f"has {part} {theirs!r}, not {ours!r}"
-        name = next(n for n in sorted({*ours, *theirs}) if ours.get(n) != theirs.get(n))
+        missing = object()      # told apart from a None that was written down
+        name = next(n for n in sorted({*ours, *theirs}) if ours.get(n, missing) != theirs.get(n, missing))
         return f"has another {part}: {name} is {_said(theirs.get(name))} there and {_said(ours.get(name))} here"
     return ""
 
