@@ -820,7 +820,7 @@ class VectorizedCryptoEnvAlpaca:
 
     def expand(self, state: Tensor) -> Tensor:
         """Observations (..., state_dim) of this environment -> full ones (..., full_state_dim)."""
-        return expand(state, self.market) if self.compact else state
+        return expand(torch.as_tensor(state), self.market) if self.compact else state
 
     def _restart(self, is_over: Tensor, book: Portfolio) -> Portfolio:
         if self.device.type == "cpu" and not is_over.any():  # a GPU is not asked: the answer would stall it

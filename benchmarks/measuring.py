@@ -52,6 +52,11 @@ def with_threads(args: argparse.Namespace) -> None:
 
     They read the number when they load, so the program starts again where its environment does not give it.
     """
+    if args.gpu >= 0:
+        import torch
+
+        if args.gpu >= torch.cuda.device_count():
+            raise SystemExit(f"--gpu {args.gpu}: torch sees {torch.cuda.device_count()} GPUs here; -1 is the CPU")
     args.threads = args.threads or (1 if args.quick else 2)
     wanted = dict.fromkeys(THREAD_VARIABLES, str(args.threads))
     if any(os.environ.get(name) != value for name, value in wanted.items()):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import warnings
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -20,7 +21,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
+
+try:
+    from numba import njit
+except ImportError as error:
+    warnings.warn(f"numba does not import ({error}): the far slower plain step runs in its place", stacklevel=2)
+    raise
 
 import environment_Alpaca_vectorized as drop_in
 from environment_Alpaca_kernels.episodes import begin_bar, finish, prefetch_windows, report
