@@ -17,8 +17,8 @@ What is set, and why:
 What is left out, and why:
 
 * MIOpen (find mode, cache): convolutions, recurrent layers and batch normalisation only; these networks have none.
-* hipBLASLt or cuBLASLt by preference: torch already takes them for `addmm` with a bias, the one product used here,
-  on chips that support it.
+* hipBLASLt or cuBLASLt by preference: torch already takes them for `addmm` with a bias, on chips that support it;
+  nothing here could measure the other products of an update.
 * allocator options (expandable segments, split sizes): rollout storage is allocated once and minibatches have one
   size, so there is nothing to fragment.
 * cuDNN autotuning: no convolutions.

@@ -110,7 +110,8 @@ class AgentPPO(AgentBase, StockAgentPPO):
 
     Differences to elegantrl's: gradient steps follow the number of samples; minibatches are drawn without
     replacement; ends of data are bootstrapped; observations and returns are normalised. An update reads from the device
-    twice, for the rows of truncated steps and for its statistics, and with `target_kl` once more an epoch.
+    twice, for the rows of truncated steps and for its statistics, with bars in place of observations once more for the
+    bars it holds, and with `target_kl` once more an epoch.
     """
 
     act_class = ActorPPO
