@@ -63,8 +63,11 @@ def dataset_from_bars(
         price=grid.close[rows],
         tech=np.concatenate([_features(grid, first, last) for first, last in runs]),
         time=grid.time[rows] + bar_seconds,
+        filled=grid.filled[rows],
         tickers=grid.tickers,
+        feature_set="default",
         feature_names=feature_names(grid.tickers),
+        warmup_bars=WARMUP_BARS,
         bar_seconds=bar_seconds,
         segments=list(zip([0, *ends[:-1]], ends, strict=True)),
         source=source,
@@ -90,4 +93,4 @@ def _too_few(grid: BarGrid, source: str) -> str:
 def _quality(fine: BarGrid, grid: BarGrid, n_rows: int, max_fill_bars: int) -> dict[str, object]:
     """What was there, filled and left out; plain JSON values."""
     report = gap_report(fine, max_fill_bars)
-    return report | {"warmup_bars": WARMUP_BARS, "grid_bars": len(grid.time), "dropped_bars": len(grid.time) - n_rows}
+    return report | {"grid_bars": len(grid.time), "dropped_bars": len(grid.time) - n_rows}

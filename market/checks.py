@@ -13,7 +13,12 @@ from market.errors import REBUILD, DatasetError
 if TYPE_CHECKING:
     from market.dataset import Dataset
 
-ARRAYS = {"price_array": (np.float64, 2), "tech_array": (np.float32, 2), "time_array": (np.int64, 1)}
+ARRAYS = {
+    "price_array": (np.float64, 2),
+    "tech_array": (np.float32, 2),
+    "time_array": (np.int64, 1),
+    "filled_array": (np.bool_, 2),
+}
 MIN_SEGMENT_BARS = 32  # a shorter run holds no lookback and no episode
 
 
@@ -25,6 +30,7 @@ def check_dataset(dataset: Dataset, where: str) -> None:
     n_bars = len(dataset.time)
     _check_names(dataset, where)
     _check_shape(dataset.price, "price_array", (n_bars, len(dataset.tickers)), "bars x tickers", where)
+    _check_shape(dataset.filled, "filled_array", (n_bars, len(dataset.tickers)), "bars x tickers", where)
     _check_shape(dataset.tech, "tech_array", (n_bars, len(dataset.feature_names)), "bars x features", where)
     _check_price(dataset, where)
     _check_tech(dataset, where)
@@ -46,6 +52,8 @@ def _check_names(dataset: Dataset, where: str) -> None:
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise DatasetError(f"{where}: {what} {', '.join(repeated[:5])} comes twice; {REBUILD}")
+    if dataset.warmup_bars < 0:
+        raise DatasetError(f"{where}: warmup_bars is {dataset.warmup_bars}, expected at least 0; {REBUILD}")
     if dataset.bar_seconds < 1:
         raise DatasetError(f"{where}: bar_seconds is {dataset.bar_seconds}, expected at least 1; {REBUILD}")
 

@@ -1,8 +1,8 @@
 """The dataset: prices, features, times and their manifest, saved whole or not at all and checked on every load.
 
 A folder holds `price_array.npy (T, A) float64`, `tech_array.npy (T, F) float32`, `time_array.npy (T,) int64` (UTC
-seconds of the bar CLOSE) and `manifest.json`. Rows belong to contiguous segments; time jumps only between segments. See
-data/README.md for every field.
+seconds of the bar CLOSE), `filled_array.npy (T, A) bool` (bars that stand for missing ones) and `manifest.json`. Rows
+belong to contiguous segments; time jumps only between segments. See data/README.md for every field.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from market.venues import order_rules
 
 __all__ = ["MIN_SEGMENT_BARS", "Dataset", "DatasetError", "load_dataset", "make_dataset", "save_dataset"]
 
-FORMAT = 2  # 2: the hash covers source and quality
+FORMAT = 3  # 2: the hash covers source and quality; 3: filled bars, feature set and warm-up
 MANIFEST = "manifest.json"
 OWN_NAMES = frozenset({MANIFEST, *(f"{name}.npy" for name in ARRAYS)})
 LARGEST_MANIFEST_BYTES = 16 * 2**20
@@ -39,8 +39,11 @@ class Dataset:
     price: np.ndarray  # (T, A) float64, close, quote per coin
     tech: np.ndarray  # (T, F) float32, row t uses bars <= t
     time: np.ndarray  # (T,) int64, UTC seconds, bar close
+    filled: np.ndarray  # (T, A) bool, the bar was missing, or a part of it, and repeats the last close
     tickers: tuple[str, ...]  # A
-    feature_names: tuple[str, ...]  # F
+    feature_set: str  # a name in market.features.FEATURE_SETS, or where the columns come from
+    feature_names: tuple[str, ...]  # F, `BTC:rsi_14`, or `time:day_sin` for a column of all coins
+    warmup_bars: int  # bars before each segment that its first row depends on
     bar_seconds: int
     segments: tuple[tuple[int, int], ...]  # contiguous [first, last_exclusive)
     source: str
@@ -50,8 +53,9 @@ class Dataset:
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """The three arrays under the names of their files."""
-        return {"price_array": self.price, "tech_array": self.tech, "time_array": self.time}
+        """The arrays under the names of their files."""
+        named = {"price_array": self.price, "tech_array": self.tech, "time_array": self.time}
+        return named | {"filled_array": self.filled}
 
     @property
     def bars_per_year(self) -> float:
@@ -65,6 +69,44 @@ class Dataset:
         span = f"{utc_text(self.time[0])} .. {utc_text(self.time[-1])} UTC"
         size = f"{timeframe_name(self.bar_seconds)}, {len(self.tickers)} coins, {len(self.time)} bars"
         return f"{kind} {size}, {len(self.segments)} segments, {span}, source {self.source}"
+
+    def with_tickers(self, tickers: Sequence[str]) -> Dataset:
+        """The same bars with only these coins' columns, in this order, under a hash of its own.
+
+        Feature columns that belong to no coin stay, last.
+        """
+        columns = [self.tickers.index(ticker) for ticker in tickers]
+        owners = [name.partition(":")[0] for name in self.feature_names]
+        features = [i for ticker in tickers for i, owner in enumerate(owners) if owner == ticker]
+        features += [i for i, owner in enumerate(owners) if owner not in self.tickers]
+        return _checked(
+            replace(
+                self,
+                price=self.price[:, columns],
+                tech=self.tech[:, features],
+                filled=self.filled[:, columns],
+                tickers=tuple(tickers),
+                feature_names=tuple(self.feature_names[i] for i in features),
+            )
+        )
+
+    def with_rows(self, first: int, last: int) -> Dataset:
+        """Rows [first, last) only, segments cut to them, under a hash of its own.
+
+        Raises:
+            DatasetError: no segment of a useful length is left.
+        """
+        kept = [(max(a, first) - first, min(b, last) - first) for a, b in self.segments]
+        return _checked(
+            replace(
+                self,
+                price=self.price[first:last],
+                tech=self.tech[first:last],
+                time=self.time[first:last],
+                filled=self.filled[first:last],
+                segments=tuple((a, b) for a, b in kept if a < b),
+            )
+        )
 
     def env_config(self, segments: Sequence[tuple[int, int]] | None = None) -> dict[str, Any]:
         """The `config` of an environment, on all segments or on the given parts of them.
@@ -100,15 +142,21 @@ def make_dataset(
     segments: Sequence[tuple[int, int]],
     source: str,
     synthetic: bool,
+    filled: np.ndarray | None = None,
+    feature_set: str = "given",
+    warmup_bars: int = 0,
     quality: Mapping[str, Any] | None = None,
 ) -> Dataset:
-    """A checked dataset with its hash; shapes as in `Dataset`."""
+    """A checked dataset with its hash; shapes as in `Dataset`. Without `filled` every bar is a real one."""
     dataset = Dataset(
         price=price,
         tech=tech,
         time=time,
+        filled=np.zeros(price.shape, dtype=bool) if filled is None else filled,
         tickers=tuple(tickers),
+        feature_set=feature_set,
         feature_names=tuple(feature_names),
+        warmup_bars=warmup_bars,
         bar_seconds=bar_seconds,
         segments=tuple((int(a), int(b)) for a, b in segments),
         source=source,
@@ -116,6 +164,11 @@ def make_dataset(
         sha256="",
         quality=dict(quality or {}),
     )
+    return _checked(dataset)
+
+
+def _checked(dataset: Dataset) -> Dataset:
+    """The dataset, found valid, under the hash of what it now holds."""
     check_dataset(dataset, "dataset")
     return replace(dataset, sha256=dataset_hash(dataset, _array_hashes(dataset)))
 
@@ -132,7 +185,9 @@ def dataset_hash(dataset: Dataset, array_hashes: Mapping[str, str]) -> str:
     meaning = {
         "arrays": dict(array_hashes),
         "tickers": dataset.tickers,
+        "feature_set": dataset.feature_set,
         "feature_names": dataset.feature_names,
+        "warmup_bars": dataset.warmup_bars,
         "bar_seconds": dataset.bar_seconds,
         "segments": dataset.segments,
         "source": dataset.source,
@@ -197,7 +252,9 @@ def _manifest(dataset: Dataset, array_hashes: Mapping[str, str]) -> dict[str, An
         "bars": len(dataset.time),
         "segments": dataset.segments,
         "tickers": dataset.tickers,
+        "feature_set": dataset.feature_set,
         "feature_names": dataset.feature_names,
+        "warmup_bars": dataset.warmup_bars,
         "sha256": dataset.sha256,
         "arrays": dict(array_hashes),
         "quality": dict(dataset.quality),
@@ -216,7 +273,10 @@ def load_dataset(folder: Path | str, mmap: bool = True) -> Dataset:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DatasetError(f"{folder}: no such dataset folder; build one with scripts/data/build_dataset.py")
+        raise DatasetError(
+            f"{folder}: no such dataset folder; build one with scripts/data/build_dataset.py, or "
+            "a made-up one with scripts/data/make_sample.py"
+        )
     manifest = _read_manifest(folder / MANIFEST)
     arrays = {name: read_array(folder / f"{name}.npy", mmap) for name in ARRAYS}
     dataset = _from_manifest(manifest, arrays, folder / MANIFEST)
@@ -244,8 +304,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: not valid JSON, perhaps truncated; {REBUILD}") from error
-    if isinstance(manifest, dict) and manifest.get("format") == 1:
-        raise DatasetError(f"{path}: of format 1, from an older version of this program; {REBUILD}")
+    if isinstance(manifest, dict) and manifest.get("format") in range(1, FORMAT):
+        older = f"of format {manifest['format']}, from an older version of this program"
+        raise DatasetError(f"{path}: {older}; {REBUILD}")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise DatasetError(f"{path}: not a dataset manifest of format {FORMAT}; {REBUILD}")
     return manifest
@@ -255,6 +316,7 @@ def _from_manifest(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
     text, whole = str, int
     kinds = {"tickers": list, "feature_names": list, "segments": list, "bar_seconds": whole, "kind": text}
     kinds |= {"source": text, "sha256": text, "arrays": dict, "quality": dict}
+    kinds |= {"feature_set": text, "warmup_bars": whole}
     for name, kind in kinds.items():
         if not isinstance(manifest.get(name), kind):
             raise DatasetError(f"{path}: field {name} is missing or not of type {kind.__name__}; {REBUILD}")
@@ -267,8 +329,11 @@ def _from_manifest(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
         price=arrays["price_array"],
         tech=arrays["tech_array"],
         time=arrays["time_array"],
+        filled=arrays["filled_array"],
         tickers=tuple(manifest["tickers"]),
+        feature_set=manifest["feature_set"],
         feature_names=tuple(manifest["feature_names"]),
+        warmup_bars=manifest["warmup_bars"],
         bar_seconds=manifest["bar_seconds"],
         segments=tuple((a, b) for a, b in segments),
         source=manifest["source"],

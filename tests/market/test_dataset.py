@@ -26,6 +26,7 @@ def folder(dataset, tmp_path):
 
 def parts(dataset, **changes):
     names = ("price", "tech", "time", "tickers", "feature_names", "bar_seconds", "segments")
+    names += ("filled", "feature_set", "warmup_bars")
     origin = ("source", "synthetic", "quality")
     return {name: getattr(dataset, name) for name in (*names, *origin)} | changes
 
@@ -46,6 +47,7 @@ def test_a_dataset_comes_back_as_it_was_saved(dataset, folder, mmap):
         np.testing.assert_array_equal(again.arrays[name], array)
         assert again.arrays[name].dtype == array.dtype
     plain = ("tickers", "feature_names", "bar_seconds", "segments", "source", "synthetic", "sha256", "quality")
+    plain += ("feature_set", "warmup_bars")
     assert [getattr(again, name) for name in plain] == [getattr(dataset, name) for name in plain]
     assert sorted(entry.name for entry in folder.parent.iterdir()) == ["5m"]
 
@@ -53,7 +55,7 @@ def test_a_dataset_comes_back_as_it_was_saved(dataset, folder, mmap):
 def test_the_shapes_types_and_label_are_the_contract(dataset):
     assert dataset.price.shape == (300, 2)
     assert dataset.tech.shape == (300, 22)
-    assert [a.dtype.str for a in dataset.arrays.values()] == ["<f8", "<f4", "<i8"]
+    assert [a.dtype.str for a in dataset.arrays.values()] == ["<f8", "<f4", "<i8", "|b1"]
     assert dataset.bars_per_year == 365 * 288
     assert dataset.label.startswith("SYNTHETIC 5m, 2 coins, 300 bars, 1 segments, ")
 
@@ -66,6 +68,9 @@ def test_the_hash_follows_every_number_and_name(dataset):
         {"tickers": ("BTC", "SHIB")},
         {"feature_names": dataset.feature_names[::-1]},
         {"segments": ((0, 299),)},
+        {"filled": poke(dataset.filled, (7, 1), True)},
+        {"feature_set": "host"},
+        {"warmup_bars": dataset.warmup_bars + 1},
         {"synthetic": False},
         {"source": "an exchange"},
         {"quality": {"max_fill_bars": 3}},
@@ -141,6 +146,9 @@ def test_no_window_may_cross_a_seam(dataset):
         (lambda d: {"time": poke(d.time, 5, d.time[5] + 60)}, "steps 360 s at bar 5 "),
         (lambda d: {"time": d.time + 300 * (np.arange(300) >= 50)}, "steps 600 s at bar 50 .* split the segment"),
         (lambda d: {"time": d.time.astype(np.float64)}, "time_array has dtype float64"),
+        (lambda d: {"filled": d.filled[:, :1]}, r"filled_array is \(300, 1\), expected \(300, 2\)"),
+        (lambda d: {"filled": d.filled.astype(np.int8)}, "filled_array has dtype int8, expected bool"),
+        (lambda d: {"warmup_bars": -1}, "warmup_bars is -1"),
         (lambda d: {"segments": ()}, "no segments"),
         (lambda d: {"segments": ((0, 200), (150, 300))}, "overlap"),
         (lambda d: {"segments": ((150, 300), (0, 150))}, "out of order"),
@@ -236,7 +244,8 @@ def test_an_object_array_never_runs_its_code(tmp_path):
     ("field", "value", "message"),
     [
         ("format", 1, "of format 1, from an older version"),
-        ("format", 3, "not a dataset manifest of format 2"),
+        ("format", 2, "of format 2, from an older version"),
+        ("format", 4, "not a dataset manifest of format 3"),
         ("tickers", "BTC", "field tickers"),
         ("tickers", ["BTC", 3], "unknown form"),
         ("segments", [[0, 1, 2]], "unknown form"),
@@ -328,14 +337,14 @@ save_dataset(data, sys.argv[1], overwrite=True)
 """
 
 
-@pytest.mark.parametrize("n_events", [1, 5, 8, 9, 10, 11])
+@pytest.mark.parametrize("n_events", [1, 5, 8, 9, 10, 11, 12])
 def test_a_kill_at_any_moment_leaves_the_old_dataset_or_the_new_one(dataset, folder, n_events):
     root = os.path.dirname(os.path.dirname(dataset_module.__file__))
     script = [sys.executable, "-c", KILL.format(root=root), str(folder), str(n_events)]
     done = subprocess.run(script, check=False, timeout=60)
-    assert done.returncode == (9 if n_events < 11 else 0)
+    assert done.returncode == (9 if n_events < 12 else 0)
     # Loading checks the hash, so what is there is one whole dataset.
-    assert (load_dataset(folder).sha256 == dataset.sha256) == (n_events < 9)
+    assert (load_dataset(folder).sha256 == dataset.sha256) == (n_events < 10)
 
 
 def test_a_full_disk_leaves_the_old_dataset_and_no_rubbish(dataset, folder, monkeypatch):

@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from market.dataset import Dataset, load_dataset, make_dataset
+from market.dataset import Dataset, load_dataset
 from market.errors import BarsError
-from market.features import WARMUP_BARS
 from market.names import match_symbols, timeframe_name
 from train.study.search_space import LEAST_EPISODE_BARS, MAX_LOOKBACK
 from train.validation.splits import (
@@ -127,7 +126,7 @@ def load_study_data(
 
 def fold_data(dataset: Dataset, plan: SplitPlan, parent_sha256: str | None = None) -> FoldedData:
     """Divide a data set and cut the validation slices."""
-    purge = MAX_LOOKBACK + int(dataset.quality.get("warmup_bars", WARMUP_BARS)) + FILL_DELAY_BARS
+    purge = MAX_LOOKBACK + dataset.warmup_bars + FILL_DELAY_BARS
     embargo = math.ceil(EMBARGO_FRACTION * bars_in(dataset.segments))
     min_train = MAX_LOOKBACK + LEAST_EPISODE_BARS
     if plan.mode == "rolling":
@@ -150,22 +149,7 @@ def select_tickers(dataset: Dataset, tickers: Sequence[str] | None) -> Dataset:
         raise StudyError(f"--tickers: {error}") from error
     if names == dataset.tickers:
         return dataset
-    columns = [dataset.tickers.index(name) for name in names]
-    features = [
-        i for name in names for i, feature in enumerate(dataset.feature_names) if feature.startswith(f"{name}:")
-    ]
-    return make_dataset(
-        price=dataset.price[:, columns],
-        tech=dataset.tech[:, features],
-        time=dataset.time,
-        tickers=names,
-        feature_names=[dataset.feature_names[i] for i in features],
-        bar_seconds=dataset.bar_seconds,
-        segments=dataset.segments,
-        source=dataset.source,
-        synthetic=dataset.synthetic,
-        quality=dataset.quality,
-    )
+    return dataset.with_tickers(names)
 
 
 def common_market(datasets: Sequence[Dataset]) -> list[Dataset]:
@@ -203,24 +187,11 @@ def _cut_to(dataset: Dataset, opens_s: int, closes_s: int) -> Dataset:
     a, b = np.searchsorted(time_s, (opens_s + dataset.bar_seconds, closes_s + 1)).tolist()
     if (a, b) == (0, len(time_s)):
         return dataset
-    kept = [(max(first, a), min(last, b)) for first, last in dataset.segments]
-    segments = [(first - a, last - a) for first, last in kept if first < last]
     name = timeframe_name(dataset.bar_seconds)
-    if not segments:
+    if not any(max(first, a) < min(last, b) for first, last in dataset.segments):
         raise StudyError(f"--mode multi-timeframe: {name} has no bar in the period that all data sets cover")
     logger.info("multi-timeframe: %d of %d bars of %s lie in the period that all share", b - a, len(time_s), name)
-    return make_dataset(
-        price=dataset.price[a:b],
-        tech=dataset.tech[a:b],
-        time=dataset.time[a:b],
-        tickers=dataset.tickers,
-        feature_names=dataset.feature_names,
-        bar_seconds=dataset.bar_seconds,
-        segments=segments,
-        source=dataset.source,
-        synthetic=dataset.synthetic,
-        quality=dataset.quality,
-    )
+    return dataset.with_rows(a, b)
 
 
 def _fold(index: int, split: Split, dataset: Dataset, purge_bars: int, min_fit_bars: int) -> Fold:
