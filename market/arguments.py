@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from market.errors import BarsError, DatasetError
+from market.features import FEATURE_SETS
 from market.names import TIMEFRAME_SECONDS, ticker_of
 
 
@@ -42,6 +43,17 @@ def add_tickers(parser: argparse.ArgumentParser, default: tuple[str, ...]) -> No
     )
     parser.add_argument(
         "--timeframe", choices=TIMEFRAME_SECONDS, default="5m", help="bar length (default: %(default)s)"
+    )
+
+
+def add_features(parser: argparse.ArgumentParser) -> None:
+    """Add --features to a script that makes a dataset."""
+    parser.add_argument(
+        "--features",
+        choices=FEATURE_SETS,
+        default="default",
+        help="columns: default is stationary and scaled; host is the raw set of the FinRL_Crypto family, in dollars, "
+        "coins and points (default: %(default)s)",
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from market.arguments import add_tickers, exit_code, split_tickers, utc_date, whole_number
+from market.arguments import add_features, add_tickers, exit_code, split_tickers, utc_date, whole_number
 from market.build import dataset_from_bars
 from market.candles import DEFAULT_MAX_FILL_BARS, read_bars
 from market.dataset import Dataset, check_target, save_dataset
@@ -44,6 +44,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="longest run of missing bars of the file that is filled with the last close and zero volume; a longer one "
         "splits the data (default: %(default)s)",
     )
+    add_features(parser)
     parser.add_argument(
         "--synthetic",
         action="store_true",
@@ -68,6 +69,7 @@ def build(args: argparse.Namespace) -> None:
         start=args.start,
         end=args.end,
         max_fill_bars=args.max_fill_bars,
+        features=args.features,
     )
     save_dataset(dataset, args.out, args.overwrite)
     report(dataset)
