@@ -39,6 +39,23 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """A file that holds all of `content`, or what it held before; an error names `path`, not the name for a while."""
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    unfinished = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            sync_file(file)
+        unfinished.chmod(0o644)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 @contextmanager
 def unfinished_folder(folder: Path) -> Iterator[Path]:
     """A hidden folder beside `folder` to be filled and put in its place; gone afterwards, whatever happened.

@@ -14,6 +14,7 @@ from market.candles import write_bars
 from market.checks import MIN_SEGMENT_BARS
 from market.dataset import check_target, save_dataset
 from market.names import DEFAULT_TICKERS
+from market.pictures import quality_picture
 from market.sample import sample_bars, synthetic_dataset
 
 
@@ -44,7 +45,7 @@ def make(args: argparse.Namespace) -> None:
     if args.bars is not None:
         write_bars(sample_bars(args.timeframe, args.n_bars + dataset.warmup_bars, tickers, args.seed), args.bars)
         print(f"wrote {args.bars}")
-    save_dataset(dataset, args.out, args.overwrite)
+    save_dataset(dataset, args.out, args.overwrite, quality_picture(dataset))
     print(f"wrote {args.out}: {dataset.label}")
 
 
