@@ -19,7 +19,7 @@ from market.candles import tidy_bars
 from market.errors import BarsError
 from market.names import pair_of, timeframe_name, timeframe_seconds
 from market.periods import Period, SymbolMonth
-from market.transport import DamagedAnswerError, Patience, be_patient, check_reachable, one_line, patiently
+from market.transport import DamagedAnswerError, Patience, be_patient, check_reachable, one_line, patiently, refusal
 
 URL = "https://data.alpaca.markets"
 URL_VARIABLE = "CRYPTO_BARS_ALPACA_URL"
@@ -90,7 +90,7 @@ class Alpaca:
         return bars.loc[inside].assign(symbol=unit.symbol)
 
     def _ask(self, symbols: list[str], timeframe: str, period: Period) -> dict[str, list[dict[str, Any]]]:
-        """Raw rows by symbol, from all pages. Alpaca includes the end, so it is one bar before ours."""
+        """Raw rows by symbol, from all pages. Alpaca includes the end, so it is a second before ours."""
         from alpaca.common.exceptions import APIError
         from alpaca.data.requests import CryptoBarsRequest
         from alpaca.data.timeframe import TimeFrame, TimeFrameUnit
@@ -100,15 +100,13 @@ class Alpaca:
             symbol_or_symbols=symbols,
             timeframe=TimeFrame(int(timeframe[:-1]), TimeFrameUnit(UNITS[timeframe[-1]])),
             start=period.start,
-            end=max(period.start, period.end - timedelta(seconds=timeframe_seconds(timeframe))),
+            end=period.end - timedelta(seconds=1),
         )
         try:
             answer = dict(self._client.get_crypto_bars(request))
         except APIError as error:
-            raise BarsError(
-                f"Alpaca answers {error.status_code} for {', '.join(symbols)} {period.start:%Y-%m}: {one_line(error)}; "
-                "try again later"
-            ) from error
+            what = f"Alpaca, {', '.join(symbols)} {period.start:%Y-%m}"
+            raise BarsError(f"{what}: {refusal(error.status_code, one_line(error))}") from error
         except requests.JSONDecodeError as error:
             raise DamagedAnswerError("the answer is not JSON") from error
         except (TypeError, AttributeError, KeyError, ValueError) as error:

@@ -19,7 +19,7 @@ from market.candles import tidy_bars
 from market.errors import BarsError
 from market.names import pair_of, timeframe_seconds
 from market.periods import Period, SymbolMonth
-from market.transport import DamagedAnswerError, Patience, be_patient, check_reachable, one_line, patiently
+from market.transport import DamagedAnswerError, Patience, be_patient, check_reachable, one_line, patiently, refusal
 
 URL = "https://data.binance.vision"
 URL_VARIABLE = "CRYPTO_BARS_BINANCE_URL"
@@ -89,7 +89,7 @@ class Binance:
         table = parse_archive(archive, name).assign(symbol=unit.symbol)
         bars = tidy_bars(table, f"Binance, {name}")
         whole = unit.period
-        first, last = bars["timestamp"].min(), bars["timestamp"].max()
+        first, last = (pd.Timestamp(bars["timestamp"].iloc[row]) for row in (0, -1))
         if first < whole.start or last >= whole.end:
             raise BarsError(f"Binance, {name}: holds bars of {first:%Y-%m-%d} .. {last:%Y-%m-%d}; use another source")
         return bars.assign(symbol=unit.symbol)

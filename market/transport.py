@@ -154,6 +154,12 @@ def _cause(error: BaseException | None) -> str:
     return "the answer was cut short" if "IncompleteRead" in repr(error) else one_line(error)
 
 
+def refusal(status: int | None, detail: str) -> str:
+    """What an answer without bars means, and whether it is worth while to ask again."""
+    advice = "try again later" if status in PASSING_FAULTS else "the same request will not do; check ticker and dates"
+    return f"the server answers {status} {detail}; {advice}"
+
+
 def one_line(error: BaseException) -> str:
     """An error's text without line breaks, shortened."""
     return " ".join(str(error).split())[:200] or type(error).__name__
