@@ -112,9 +112,7 @@ class Binance:
         if answer.status_code == 404:
             raise BarsError(_absent(name))
         if not answer.ok:
-            raise BarsError(
-                f"Binance, {name}: the server answers {answer.status_code} {answer.reason}; try again later"
-            )
+            raise BarsError(f"Binance, {name}: {refusal(answer.status_code, answer.reason)}")
         return answer.content
 
 

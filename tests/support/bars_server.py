@@ -155,7 +155,10 @@ class BarsServer:
             self.resume.wait(60.0)
         if is_over:
             return Answer(429, b'{"message": "too many requests."}', {"Retry-After": "1"})
-        good = self._alpaca(query) if parts.path == ALPACA_PATH else self._binance(parts.path)
+        if parts.path == ALPACA_PATH:
+            good = self._alpaca(query)
+        else:
+            good = self._binance(parts.path) if parts.path.startswith(BINANCE_PATH) else Answer(404)
         return good if fault is None else _spoilt(good, fault)
 
     def _is_over_limit(self) -> bool:
