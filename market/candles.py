@@ -132,7 +132,8 @@ def tidy_bars(table: pd.DataFrame, where: str, stamp: str = "open") -> pd.DataFr
     _check_bars(bars, where)
     bars["timestamp"] = pd.to_datetime(bars["timestamp"], unit="s", utc=True).dt.as_unit("s")
     if stamp == "close":
-        bars["timestamp"] -= pd.Timedelta(seconds=bar_seconds_of(bars, where))
+        opens = bars["timestamp"] - pd.Timedelta(seconds=bar_seconds_of(bars, where))
+        bars["timestamp"] = opens.dt.as_unit("s")
     return bars
 
 
