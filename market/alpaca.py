@@ -32,7 +32,6 @@ PROBE_MARGIN = timedelta(days=2)  # daily bars have opened at other hours than m
 class Alpaca:
     """Bars of one timeframe from Alpaca or another server with the same interface."""
 
-    name = "alpaca"
     title = "Alpaca"
 
     def __init__(self, timeframe: str, url: str | None = None, patience: Patience | None = None) -> None:

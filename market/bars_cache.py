@@ -1,4 +1,4 @@
-"""Downloaded bars kept on disk, one Parquet file per source, symbol, timeframe and calendar month.
+"""Downloaded bars kept on disk, one Parquet file per server, symbol, timeframe and calendar month.
 
 A file is there whole or not at all, says what it holds, and carries a SHA-256 of its values that is checked whenever it
 is read. Whatever fails that check is fetched again. An empty file says that the symbol had no bars in that month.
@@ -11,6 +11,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
@@ -31,11 +32,10 @@ LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BarsCache:
-    """The months of one source at one timeframe."""
+    """The months of one server at one timeframe."""
 
     folder: Path
-    source: str
-    server: str  # bars of another server are not taken for this one's
+    url: str  # of the server
     timeframe: str
 
     def __post_init__(self) -> None:
@@ -44,9 +44,9 @@ class BarsCache:
             raise BarsError(f"cache {self.folder}: is not a folder; name another one, or go without a cache")
 
     def path(self, unit: SymbolMonth) -> Path:
-        """`alpaca/BTC-USD/5m/2024-01.parquet` in the folder."""
-        symbol = unit.symbol.replace("/", "-")
-        return self.folder / self.source / symbol / self.timeframe / f"{unit.month:%Y-%m}.parquet"
+        """`data.alpaca.markets/BTC-USD/5m/2024-01.parquet` in the folder."""
+        server, symbol = urlsplit(self.url).netloc.replace(":", "_"), unit.symbol.replace("/", "-")
+        return self.folder / server / symbol / self.timeframe / f"{unit.month:%Y-%m}.parquet"
 
     def read(self, unit: SymbolMonth) -> pd.DataFrame | None:
         """The month's tidy bars, or None where there is no file, or none that passes its check, which is logged."""
@@ -85,7 +85,7 @@ class BarsCache:
             pq.write_table(table, file)
 
     def _label(self, unit: SymbolMonth) -> bytes:
-        fields = [self.source, self.server, unit.symbol, self.timeframe, f"{unit.month:%Y-%m}"]
+        fields = [self.url, unit.symbol, self.timeframe, f"{unit.month:%Y-%m}"]
         return json.dumps(fields).encode()
 
 

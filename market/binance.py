@@ -32,7 +32,6 @@ LOGGER = logging.getLogger(__name__)
 class Binance:
     """Bars of one timeframe from Binance's archives or another server with the same files."""
 
-    name = "binance"
     title = "Binance"
 
     def __init__(self, timeframe: str, url: str | None = None, patience: Patience | None = None) -> None:

@@ -7,7 +7,7 @@ has not closed yet.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
@@ -34,7 +34,6 @@ LOGGER = logging.getLogger(__name__)
 class Source(Protocol):
     """A server of bars at one timeframe."""
 
-    name: str
     title: str
     url: str
 
@@ -117,7 +116,7 @@ def download(
     now = now or datetime.now(UTC)
     period = _past(period, timeframe, now)
     symbols = [source.symbol(ticker) for ticker in tickers]
-    cache = None if cache_folder is None else BarsCache(cache_folder, source.name, source.url, timeframe)
+    cache = None if cache_folder is None else BarsCache(cache_folder, source.url, timeframe)
     units = [SymbolMonth(symbol, month) for symbol in symbols for month in period.months()]
     parts = {unit: bars for unit in units if cache and (bars := cache.read(unit)) is not None}
     try:
@@ -130,7 +129,7 @@ def download(
             parts[unit] = _fetch(source, unit, period, cache, now)
             on_progress(len(parts), len(units))
     except (KeyboardInterrupt, BarsError) as stop:
-        raise _with_what_is_kept(stop, cache, units) from stop
+        raise _with_what_is_kept(stop, cache, units, parts) from stop
     return _joined(source, symbols, list(parts.values()), period)
 
 
@@ -154,10 +153,10 @@ def _fetch(source: Source, unit: SymbolMonth, period: Period, cache: BarsCache |
 
 
 def _with_what_is_kept(
-    stop: BaseException, cache: BarsCache | None, units: Sequence[SymbolMonth]
+    stop: BaseException, cache: BarsCache | None, units: Sequence[SymbolMonth], there: Container[SymbolMonth]
 ) -> KeyboardInterrupt | BarsError:
     """The same stop, saying what the next start needs not fetch again."""
-    n_kept = sum(cache.path(unit).is_file() for unit in units) if cache else 0
+    n_kept = sum(unit in there and cache.path(unit).is_file() for unit in units) if cache else 0
     kept = f"{n_kept} of {len(units)} symbol-months are kept in {cache.folder}" if cache and n_kept else ""
     if isinstance(stop, BarsError):
         return BarsError(f"{stop}; {kept}" if kept else str(stop))
