@@ -94,7 +94,8 @@ def bars_of(args: argparse.Namespace) -> pd.DataFrame:
         def show(done: int, total: int) -> None:
             if bar.total is None:
                 bar.reset(total)
-                bar.initial = bar.n = done  # months from the cache took no time and count for no speed
+                # Months from the cache took no time and count for no speed.
+                bar.initial = bar.n = bar.last_print_n = done
             bar.update(done - bar.n)
 
         return SERVERS[args.source](tickers, args.timeframe or "5m", period, show, cache=cache)

@@ -66,7 +66,7 @@ def test_files_that_contradict_each_other_are_named_with_the_bar(write):
         BarsError, match=r"a\.parquet and .*b\.csv contradict each other: BTC/USDT bar 2024-12-31 22:35 is"
     ):
         file_bars(paths)
-    # A coin that is not asked for does no harm less: the files are at odds.
+    # Also where another coin is asked for: one of the files is wrong.
     with pytest.raises(BarsError, match="1 such bars"):
         file_bars(paths, ["ETH"])
 

@@ -20,7 +20,6 @@ from tests.support.bars_server import BarsServer, made_up_bars, seconds
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "data"
 DOWNLOAD = SCRIPTS / "download_bars.py"
 PERIOD = ("--start", "2024-11-01", "--end", "2025-02-01", "--timeframe", "1h")
-PROBE = "BTC/USD,ETH/USD 1Day 2024-10"
 
 
 @pytest.fixture
