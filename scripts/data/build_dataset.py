@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from market.arguments import add_features, add_tickers, exit_code, split_tickers, utc_date, whole_number
+from market.arguments import add_features, add_stamp, add_tickers, exit_code, split_tickers, utc_date, whole_number
 from market.build import dataset_from_bars
 from market.candles import DEFAULT_MAX_FILL_BARS, read_bars
 from market.dataset import Dataset, check_target, save_dataset
@@ -29,8 +29,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         type=Path,
         required=True,
         metavar="FILE",
-        help="tidy .parquet, .csv or .csv.gz: timestamp (bar open, UTC), symbol, open, high, low, close, volume",
+        help="tidy .parquet, .csv or .csv.gz: timestamp (UTC), symbol, open, high, low, close, volume",
     )
+    add_stamp(parser)
     add_tickers(parser, DEFAULT_TICKERS)
     parser.add_argument(
         "--start", type=utc_date, metavar="DATE", help="first bar, included (default: the file's first)"
@@ -63,7 +64,7 @@ def build(args: argparse.Namespace) -> None:
     check_target(args.out, args.overwrite)
     print(f"reading {args.bars}", flush=True)
     dataset = dataset_from_bars(
-        read_bars(args.bars),
+        read_bars(args.bars, args.stamp),
         tickers,
         args.timeframe,
         source=args.bars.name,
