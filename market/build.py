@@ -23,6 +23,7 @@ from market.dataset import Dataset, make_dataset
 from market.errors import BarsError
 from market.features import WARMUP_BARS, feature_names, segment_features
 from market.names import timeframe_name, timeframe_seconds
+from market.venues import ALPACA, Venue
 
 
 def dataset_from_bars(
@@ -35,6 +36,7 @@ def dataset_from_bars(
     start: datetime | None = None,
     end: datetime | None = None,
     max_fill_bars: int = DEFAULT_MAX_FILL_BARS,
+    venue: Venue = ALPACA,
 ) -> Dataset:
     """Align, fill short gaps, resample, cut into segments, compute features, drop warm-up.
 
@@ -47,6 +49,7 @@ def dataset_from_bars(
         start: first bar open, UTC, included.
         end: bar opens before this, UTC.
         max_fill_bars: longest run of missing source bars that is filled; a longer one splits the data.
+        venue: where the coins are traded: order rules and fees.
 
     Returns:
         A dataset whose rows are exactly the usable bars: every row belongs to a segment.
@@ -72,6 +75,7 @@ def dataset_from_bars(
         segments=list(zip([0, *ends[:-1]], ends, strict=True)),
         source=source,
         synthetic=synthetic or is_synthetic(bars),
+        venue=venue,
         quality=_quality(fine, grid, len(rows), max_fill_bars),
     )
 

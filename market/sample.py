@@ -27,6 +27,7 @@ from market.dataset import Dataset
 from market.errors import BarsError
 from market.features import SECONDS_PER_YEAR, WARMUP_BARS
 from market.names import DEFAULT_TICKERS, ticker_of, timeframe_seconds
+from market.venues import ALPACA, Venue
 
 MARKET_VOLATILITY = 0.42  # per year
 SHOCK_FREEDOM = 5.0  # degrees of freedom of the Student-t shocks
@@ -93,12 +94,16 @@ def sample_bars(
 
 
 def synthetic_dataset(
-    timeframe: str = "5m", n_bars: int = 70_000, tickers: Sequence[str] = DEFAULT_TICKERS, seed: int = 0
+    timeframe: str = "5m",
+    n_bars: int = 70_000,
+    tickers: Sequence[str] = DEFAULT_TICKERS,
+    seed: int = 0,
+    venue: Venue = ALPACA,
 ) -> Dataset:
     """A dataset of exactly `n_bars` usable rows from the sample market, through the same steps as real bars."""
     bars = sample_bars(timeframe, n_bars + WARMUP_BARS, tickers, seed)
     source = f"sample market, seed {seed}"
-    return dataset_from_bars(bars, tickers, timeframe, source=source)
+    return dataset_from_bars(bars, tickers, timeframe, source=source, venue=venue)
 
 
 def _generator(seed: int, name: str) -> np.random.Generator:
