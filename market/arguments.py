@@ -68,10 +68,10 @@ def venue_lines(venue: Venue, tickers: Sequence[str]) -> list[str]:
     lines = [f"order rules: {venue.label} ({venue.source}); fees of {venue.fees_as_of}"]
     missing = venue.unlisted(tickers)
     if missing:
+        notional = venue.order_rules(missing).min_order_notional
+        bound = f"bound by {notional:g} {currency_of(missing[0])} an order alone" if notional else "bound by nothing"
         lines.append(
-            f"no entry for {', '.join(missing)}: no minimum quantity, "
-            f"{venue.order_rules(missing).min_order_notional:g} {currency_of(missing[0])} an order; "
-            "scripts/data/refresh_venues.py reads the venue's own rules"
+            f"no entry for {', '.join(missing)}: {bound}; scripts/data/refresh_venues.py reads the venue's own rules"
         )
     return lines
 
