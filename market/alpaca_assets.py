@@ -45,7 +45,8 @@ def keys_of(environ: Mapping[str, str]) -> Keys:
     for names in KEY_VARIABLES:
         absent = [name for name in names if not environ.get(name)]
         if len(absent) == 1:
-            raise VenueError(f"{names[names[0] == absent[0]]} is set and {absent[0]} is not; set both")
+            (present,) = set(names) - set(absent)
+            raise VenueError(f"{present} is set and {absent[0]} is not; set both")
         if absent:
             continue
         for name in names:
