@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from market.errors import BarsError, DatasetError, VenueError
+from market.features import FEATURE_SETS
 from market.names import TIMEFRAME_SECONDS, currency_of, ticker_of
 from market.venues import ALPACA, Venue, load_venue
 
@@ -44,6 +45,17 @@ def add_tickers(parser: argparse.ArgumentParser, default: tuple[str, ...]) -> No
     )
     parser.add_argument(
         "--timeframe", choices=TIMEFRAME_SECONDS, default="5m", help="bar length (default: %(default)s)"
+    )
+
+
+def add_features(parser: argparse.ArgumentParser) -> None:
+    """Add --features to a script that makes a dataset."""
+    parser.add_argument(
+        "--features",
+        choices=FEATURE_SETS,
+        default="default",
+        help="columns: default is stationary and scaled; host is the raw set of the FinRL_Crypto family, in dollars, "
+        "coins and points (default: %(default)s)",
     )
 
 

@@ -21,7 +21,7 @@ from market.candles import (
 from market.checks import MIN_SEGMENT_BARS
 from market.dataset import Dataset, make_dataset
 from market.errors import BarsError
-from market.features import WARMUP_BARS, feature_names, segment_features
+from market.features import feature_set, segment_features
 from market.names import timeframe_name, timeframe_seconds
 from market.venues import ALPACA, Venue
 
@@ -36,6 +36,7 @@ def dataset_from_bars(
     start: datetime | None = None,
     end: datetime | None = None,
     max_fill_bars: int = DEFAULT_MAX_FILL_BARS,
+    features: str = "default",
     venue: Venue = ALPACA,
 ) -> Dataset:
     """Align, fill short gaps, resample, cut into segments, compute features, drop warm-up.
@@ -49,28 +50,29 @@ def dataset_from_bars(
         start: first bar open, UTC, included.
         end: bar opens before this, UTC.
         max_fill_bars: longest run of missing source bars that is filled; a longer one splits the data.
+        features: name of the feature set.
         venue: where the coins are traded: order rules and fees.
 
     Returns:
         A dataset whose rows are exactly the usable bars: every row belongs to a segment.
     """
-    bar_seconds = timeframe_seconds(timeframe)
+    bar_seconds, chosen = timeframe_seconds(timeframe), feature_set(features)
     fine = fill_short_gaps(to_grid(bars, tickers, source, start, end), max_fill_bars)
-    grid = resample(fine, bar_seconds)
-    runs = [run for run in segments_of(grid) if run[1] - run[0] >= WARMUP_BARS + MIN_SEGMENT_BARS]
+    grid, warmup = resample(fine, bar_seconds), chosen.warmup_bars
+    runs = [run for run in segments_of(grid) if run[1] - run[0] >= warmup + MIN_SEGMENT_BARS]
     if not runs:
-        raise BarsError(_too_few(grid, source))
-    rows = np.concatenate([np.arange(first + WARMUP_BARS, last) for first, last in runs])
-    ends = np.cumsum([last - first - WARMUP_BARS for first, last in runs])
+        raise BarsError(_too_few(grid, source, warmup))
+    rows = np.concatenate([np.arange(first + warmup, last) for first, last in runs])
+    ends = np.cumsum([last - first - warmup for first, last in runs])
     return make_dataset(
         price=grid.close[rows],
-        tech=np.concatenate([_features(grid, first, last) for first, last in runs]),
+        tech=np.concatenate([segment_features(grid.rows(first, last), chosen) for first, last in runs]),
         time=grid.time[rows] + bar_seconds,
         filled=grid.filled[rows],
         tickers=grid.tickers,
-        feature_set="default",
-        feature_names=feature_names(grid.tickers),
-        warmup_bars=WARMUP_BARS,
+        feature_set=features,
+        feature_names=chosen.names(grid.tickers, bar_seconds),
+        warmup_bars=warmup,
         bar_seconds=bar_seconds,
         segments=list(zip([0, *ends[:-1]], ends, strict=True)),
         source=source,
@@ -80,16 +82,11 @@ def dataset_from_bars(
     )
 
 
-def _features(grid: BarGrid, first: int, last: int) -> np.ndarray:
-    columns = (grid.open, grid.high, grid.low, grid.close, grid.volume)
-    return segment_features(*(column[first:last] for column in columns), bar_seconds=grid.bar_seconds)
-
-
-def _too_few(grid: BarGrid, source: str) -> str:
+def _too_few(grid: BarGrid, source: str, warmup: int) -> str:
     longest = max((last - first for first, last in segments_of(grid)), default=0)
     return (
         f"{source}: the longest run of {timeframe_name(grid.bar_seconds)} bars that {', '.join(grid.tickers)} all have "
-        f"is {longest}; at least {WARMUP_BARS + MIN_SEGMENT_BARS} are needed ({WARMUP_BARS} of them warm-up); "
+        f"is {longest}; at least {warmup + MIN_SEGMENT_BARS} are needed ({warmup} of them warm-up); "
         "give a longer period, a shorter timeframe, or fewer tickers"
     )
 

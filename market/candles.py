@@ -57,6 +57,11 @@ class BarGrid:
         """(T, A) bool, bars that are not there."""
         return np.isnan(self.close)
 
+    def rows(self, first: int, last: int) -> BarGrid:
+        """Bars [first, last) as views."""
+        names = ("time", *PRICES, "volume", "filled")
+        return replace(self, **{name: getattr(self, name)[first:last] for name in names})
+
 
 def utc_text(seconds: float) -> str:
     """`2024-08-05 12:35` for UTC seconds."""

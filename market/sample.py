@@ -25,7 +25,8 @@ from market.build import dataset_from_bars
 from market.candles import COLUMNS, EARLIEST_S, LATEST_S, SYNTHETIC
 from market.dataset import Dataset
 from market.errors import BarsError
-from market.features import SECONDS_PER_YEAR, WARMUP_BARS
+from market.features import feature_set
+from market.indicators import SECONDS_PER_YEAR
 from market.names import DEFAULT_TICKERS, ticker_of, timeframe_seconds
 from market.venues import ALPACA, Venue
 
@@ -98,12 +99,13 @@ def synthetic_dataset(
     n_bars: int = 70_000,
     tickers: Sequence[str] = DEFAULT_TICKERS,
     seed: int = 0,
+    features: str = "default",
     venue: Venue = ALPACA,
 ) -> Dataset:
     """A dataset of exactly `n_bars` usable rows from the sample market, through the same steps as real bars."""
-    bars = sample_bars(timeframe, n_bars + WARMUP_BARS, tickers, seed)
+    bars = sample_bars(timeframe, n_bars + feature_set(features).warmup_bars, tickers, seed)
     source = f"sample market, seed {seed}"
-    return dataset_from_bars(bars, tickers, timeframe, source=source, venue=venue)
+    return dataset_from_bars(bars, tickers, timeframe, source=source, features=features, venue=venue)
 
 
 def _generator(seed: int, name: str) -> np.random.Generator:

@@ -23,7 +23,7 @@ BEGIN, END = "<!-- measured:begin (scripts/readme_table.py writes this) -->", "<
 NOTHING = "Nothing is measured yet: the commands below do it."
 TITLES = {
     "step": "Stepping", "scale": "Number of environments", "startup": "Starting up", "rollout": "Exploring",
-    "update": "Updating", "trial": "Whole trials", "study": "Whole studies",
+    "update": "Updating", "trial": "Whole trials", "study": "Whole studies", "dataset": "Bars to a dataset",
 }  # fmt: skip
 SHORT = ("step", "trial")   # what the README shows
 GPU_LINE = "Not yet measured on a GPU: `python benchmarks/step.py --gpu 0` does it."

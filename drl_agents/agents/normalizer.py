@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-# A column is taken for constant when it varies by less than float32 can resolve around its mean.
-RELATIVE_FLOOR, ABSOLUTE_FLOOR = 1e-6, 1e-8
+# A column is taken for constant when it varies by less than float32 can resolve around its mean. Columns in dollars of
+# a coin worth 1e-5 of one vary by 1e-9 around 0 (MACD of PEPE), so the absolute floor is far below that.
+RELATIVE_FLOOR, ABSOLUTE_FLOOR = 1e-6, 1e-18
 CHUNK_ROWS = 1 << 10    # taken to float64 at once
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from market.arguments import (
+    add_features,
     add_tickers,
     add_venue,
     exit_code,
@@ -53,6 +54,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="longest run of missing bars of the file that is filled with the last close and zero volume; a longer one "
         "splits the data (default: %(default)s)",
     )
+    add_features(parser)
     parser.add_argument(
         "--synthetic",
         action="store_true",
@@ -79,6 +81,7 @@ def build(args: argparse.Namespace) -> None:
         start=args.start,
         end=args.end,
         max_fill_bars=args.max_fill_bars,
+        features=args.features,
         venue=venue,
     )
     save_dataset(dataset, args.out, args.overwrite)

@@ -9,11 +9,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from market.arguments import add_tickers, add_venue, exit_code, split_tickers, venue_lines, venue_of, whole_number
+from market.arguments import (
+    add_features,
+    add_tickers,
+    add_venue,
+    exit_code,
+    split_tickers,
+    venue_lines,
+    venue_of,
+    whole_number,
+)
 from market.candles import write_bars
 from market.checks import MIN_SEGMENT_BARS
 from market.dataset import check_target, save_dataset
-from market.features import WARMUP_BARS
 from market.names import DEFAULT_TICKERS
 from market.sample import sample_bars, synthetic_dataset
 
@@ -29,6 +37,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="N",
         help="usable bars per coin (default: %(default)s)",
     )
+    add_features(parser)
     parser.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="(default: %(default)s)")
     add_venue(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="dataset folder, for example data/5m")
@@ -41,9 +50,10 @@ def make(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     tickers = split_tickers(args.tickers)
     check_target(args.out, args.overwrite)
-    dataset = synthetic_dataset(args.timeframe, args.n_bars, tickers, args.seed, venue_of(args.venue))
+    venue = venue_of(args.venue)
+    dataset = synthetic_dataset(args.timeframe, args.n_bars, tickers, args.seed, args.features, venue)
     if args.bars is not None:
-        write_bars(sample_bars(args.timeframe, args.n_bars + WARMUP_BARS, tickers, args.seed), args.bars)
+        write_bars(sample_bars(args.timeframe, args.n_bars + dataset.warmup_bars, tickers, args.seed), args.bars)
         print(f"wrote {args.bars}")
     save_dataset(dataset, args.out, args.overwrite)
     for line in venue_lines(dataset.venue, dataset.tickers):

@@ -50,7 +50,7 @@ def test_a_file_of_bars_becomes_a_dataset(bars, folder):
     assert dataset.tickers == ("BTC", "ETH")
     assert not dataset.synthetic
     assert dataset.source == "bars.csv"
-    assert "REAL 5m, 2 coins, 472 bars" in done.stdout
+    assert "REAL 5m, 2 coins, 344 bars" in done.stdout
     again = run("build_dataset", "--bars", "bars.csv", "--tickers", "BTC", "--out", "data/5m", cwd=folder)
     assert again.returncode == 1
     assert "pass --overwrite" in again.stderr
@@ -129,7 +129,7 @@ def test_a_bad_value_is_refused_by_name_before_anything_is_written(
     folder, name, arguments, code, message, monkeypatch, capsys
 ):
     monkeypatch.chdir(folder)
-    write_bars(sample_bars("5m", 200, ("BTC",)), folder / "b.csv")
+    write_bars(sample_bars("5m", 400, ("BTC",)), folder / "b.csv")
     before = (folder / "b.csv").read_bytes()
     assert exit_code_of(name, arguments) == code
     error = capsys.readouterr().err
@@ -144,7 +144,7 @@ def test_real_bars_of_seven_coins_become_a_dataset(real_bars_dir, folder):
     done = run("build_dataset", "--bars", bars, "--timeframe", "1h", "--out", "data/1h", cwd=folder)
     assert done.returncode == 0, done.stderr
     dataset = load_dataset(folder / "data" / "1h")
-    assert dataset.tech.shape == (5_856 - 128, 77)
+    assert dataset.tech.shape == (5_856 - 256, 109)
     assert "REAL 1h, 7 coins" in dataset.label
     shutil.rmtree(folder / "data")
 
@@ -154,5 +154,5 @@ def test_the_real_gappy_file_becomes_segments(real_bars_dir, folder):
     arguments = ["--bars", bars, "--tickers", "BTC/USD", "ETH/USD", "LTC/USD", "--timeframe", "1m", "--out", "o"]
     done = run("build_dataset", *arguments, cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert load_dataset(folder / "o").segments == ((0, 880), (880, 2192))
+    assert load_dataset(folder / "o").segments == ((0, 752), (752, 1936))
     assert "longest gap 432 bars from 2018-04-04 16:48" in done.stdout

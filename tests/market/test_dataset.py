@@ -54,7 +54,7 @@ def test_a_dataset_comes_back_as_it_was_saved(dataset, folder, mmap):
 
 def test_the_shapes_types_and_label_are_the_contract(dataset):
     assert dataset.price.shape == (300, 2)
-    assert dataset.tech.shape == (300, 22)
+    assert dataset.tech.shape == (300, 34)
     assert [a.dtype.str for a in dataset.arrays.values()] == ["<f8", "<f4", "<i8", "|b1"]
     assert dataset.bars_per_year == 365 * 288
     assert dataset.label.startswith("SYNTHETIC 5m, 2 coins, 300 bars, 1 segments, ")

@@ -52,7 +52,7 @@ def test_seven_coins_and_seventy_thousand_bars_take_seconds():
     dataset = synthetic_dataset("5m", 70_000, DEFAULT_TICKERS)
     assert time.perf_counter() - began < 5.0
     assert dataset.price.shape == (70_000, 7)
-    assert dataset.tech.shape == (70_000, 77)
+    assert dataset.tech.shape == (70_000, 109)
     assert dataset.synthetic
 
 

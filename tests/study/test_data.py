@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from market.dataset import DatasetError, save_dataset
-from market.features import WARMUP_BARS
+from market.features import DEFAULT, WARMUP_BARS
 from market.sample import synthetic_dataset
 from train.study.data import (
     EMBARGO_FRACTION,
@@ -49,8 +49,10 @@ def test_chosen_coins_take_their_features_along_in_the_order_asked_for(market):
     chosen = select_tickers(market, ["LTC/USD", "btc"])
     assert chosen.tickers == ("LTC", "BTC")
     np.testing.assert_array_equal(chosen.price, market.price[:, [2, 0]])
-    per_coin = len(market.feature_names) // 3
-    np.testing.assert_array_equal(chosen.tech[:, :per_coin], market.tech[:, 2 * per_coin :])
+    per_coin = len(DEFAULT)
+    np.testing.assert_array_equal(chosen.tech[:, :per_coin], market.tech[:, 2 * per_coin : 3 * per_coin])
+    np.testing.assert_array_equal(chosen.tech[:, 2 * per_coin :], market.tech[:, 3 * per_coin :])
+    assert chosen.feature_names[-1] == "time:week_cos"
     assert chosen.feature_names[0].startswith("LTC:")
     assert chosen.sha256 != market.sha256
     assert select_tickers(market, None) is market
@@ -73,12 +75,13 @@ def test_a_folder_of_data_sets_is_searched_by_timeframe(market, tmp_path):
         load_study_data(tmp_path / "5m", "1h", None, STANDARD)
 
 
-def test_multi_timeframe_takes_the_data_sets_side_by_side(market, tmp_path):
+def test_multi_timeframe_takes_the_data_sets_side_by_side(tmp_path):
     plan = SplitPlan("multi-timeframe", 3, 2)
+    market = synthetic_dataset("5m", 6000, ("BTC", "ETH", "LTC"))
     save_dataset(market, tmp_path / "5m")
     with pytest.raises(StudyError, match="fewer than two"):
         load_study_data(tmp_path / "5m", None, None, plan)
-    save_dataset(synthetic_dataset("15m", 1000, ("BTC", "ETH", "LTC")), tmp_path / "15m")
+    save_dataset(synthetic_dataset("15m", 2000, ("BTC", "ETH", "LTC")), tmp_path / "15m")
     data = load_study_data(tmp_path / "5m", None, ["BTC"], plan)
     assert [d.timeframe for d in data] == ["5m", "15m"]
     assert {d.dataset.tickers for d in data} == {("BTC",)}
@@ -88,13 +91,13 @@ def test_multi_timeframe_takes_the_data_sets_side_by_side(market, tmp_path):
 def test_timeframes_are_cut_to_the_period_that_all_of_them_cover(market):
     long = synthetic_dataset("15m", 2000, market.tickers)
     five, fifteen = common_market([market, long])
-    # Both begin at one midnight with 128 bars of warm-up, which take 15m bars 1280 minutes longer.
+    # Both begin at one midnight with 256 bars of warm-up, which take 15m bars 2560 minutes longer.
     assert fifteen.time[0] - 15 * 60 == five.time[0] - 5 * 60
     assert fifteen.time[-1] <= five.time[-1] < fifteen.time[-1] + 15 * 60
-    assert (len(five.time), len(fifteen.time)) == (3000 - 256, (3000 - 256) // 3)
+    assert (len(five.time), len(fifteen.time)) == (3000 - 512, (3000 - 512) // 3)
     assert fifteen.segments == ((0, len(fifteen.time)),)
     np.testing.assert_array_equal(fifteen.price, long.price[: len(fifteen.time)])
-    np.testing.assert_array_equal(five.tech, market.tech[256:])
+    np.testing.assert_array_equal(five.tech, market.tech[512:])
     assert common_market([five, five])[1] is five
 
 

@@ -45,6 +45,25 @@ def test_the_same_seed_gives_the_same_bytes(agent, n_envs, tmp_path):
     assert first.last_policy.read_bytes() == second.last_policy.read_bytes()
 
 
+def test_scaling_statistics_are_fitted_on_training_bars_only_and_travel_with_the_policy(tmp_path):
+    clean = small_market(segments=TRAIN)
+    poisoned = {**clean, "price_array": clean["price_array"].copy(), "tech_array": clean["tech_array"].copy()}
+    poisoned["price_array"][200:] *= 7.0
+    poisoned["tech_array"][200:] += 1_000.0
+    a, b = (
+        load_policy(train_policy(small_settings(), config, ENV_PARAMS, tmp_path / name).last_policy)
+        for name, config in (("clean", clean), ("poisoned", poisoned))
+    )
+    assert torch.equal(a.state_avg, b.state_avg)
+    assert torch.equal(a.state_std, b.state_std)
+    assert all(torch.equal(weight, other) for (weight, _), (other, _) in zip(a.layers, b.layers, strict=True))
+    n_features = clean["tech_array"].shape[1]
+    newest = a.state_avg[1 + clean["price_array"].shape[1] :][:n_features].numpy()
+    seen = clean["tech_array"][:200]
+    assert (np.abs(newest - seen.mean(0)) < seen.std(0)).all()
+    assert np.abs(newest).max() > 1e-3
+
+
 def test_a_run_of_bars_is_a_run_of_rows(tmp_path):
     rows, bars = (trained(tmp_path / store, observation_store=store) for store in ("rows", "bars"))
     a, b = load_policy(rows.last_policy), load_policy(bars.last_policy)
