@@ -6,11 +6,13 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 from market.candles import STAMPS
-from market.errors import BarsError, DatasetError
+from market.errors import BarsError, DatasetError, VenueError
 from market.features import FEATURE_SETS
-from market.names import TIMEFRAME_SECONDS, ticker_of
+from market.names import TIMEFRAME_SECONDS, currency_of, ticker_of
+from market.venues import ALPACA, Venue, load_venue
 
 
 def utc_date(text: str) -> datetime:
@@ -76,6 +78,35 @@ def add_features(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_venue(parser: argparse.ArgumentParser) -> None:
+    """Add --venue, which every script that makes a dataset has."""
+    parser.add_argument(
+        "--venue",
+        type=Path,
+        metavar="FILE",
+        help="order rules and fees that go into the dataset, as scripts/data/refresh_venues.py writes them "
+        f"(default: the built-in table, {ALPACA.label}; a refreshed file is used only when it is named here)",
+    )
+
+
+def venue_of(path: Path | None) -> Venue:
+    """The table that --venue names; the built-in one without it."""
+    return ALPACA if path is None else load_venue(path)
+
+
+def venue_lines(venue: Venue, tickers: Sequence[str]) -> list[str]:
+    """Which rules the coins are under, and which of them have none."""
+    lines = [f"order rules: {venue.label} ({venue.source}); fees of {venue.fees_as_of}"]
+    missing = venue.unlisted(tickers)
+    if missing:
+        notional = venue.order_rules(missing).min_order_notional
+        bound = f"bound by {notional:g} {currency_of(missing[0])} an order alone" if notional else "bound by nothing"
+        lines.append(
+            f"no entry for {', '.join(missing)}: {bound}; scripts/data/refresh_venues.py reads the venue's own rules"
+        )
+    return lines
+
+
 def split_tickers(words: list[str]) -> list[str]:
     """Tickers from words that may hold commas; repeated coins are refused by name."""
     tickers = [ticker for word in words for ticker in word.split(",") if ticker.strip()]
@@ -90,7 +121,7 @@ def exit_code(work: Callable[[], None]) -> int:
     """Run a script's work; a fault that its user can mend is one line on stderr and exit code 1."""
     try:
         work()
-    except (BarsError, DatasetError) as error:
+    except (BarsError, DatasetError, VenueError) as error:
         sys.stderr.write(f"error: {error}\n")
     except OSError as error:
         sys.stderr.write(f"error: {error.filename or 'file'}: {error.strerror or error}\n")

@@ -23,6 +23,7 @@ from market.errors import BarsError
 from market.features import feature_set, segment_features
 from market.names import timeframe_name, timeframe_seconds
 from market.quality import account_of_bars, gap_report
+from market.venues import ALPACA, Venue
 
 
 def dataset_from_bars(
@@ -36,6 +37,7 @@ def dataset_from_bars(
     end: datetime | None = None,
     max_fill_bars: int = DEFAULT_MAX_FILL_BARS,
     features: str = "default",
+    venue: Venue = ALPACA,
 ) -> Dataset:
     """Align, fill short gaps, resample, cut into segments, compute features, drop warm-up.
 
@@ -49,6 +51,7 @@ def dataset_from_bars(
         end: bar opens before this, UTC.
         max_fill_bars: longest run of missing source bars that is filled; a longer one splits the data.
         features: name of the feature set.
+        venue: where the coins are traded: order rules and fees.
 
     Returns:
         A dataset whose rows are exactly the usable bars: every row belongs to a segment.
@@ -75,6 +78,7 @@ def dataset_from_bars(
         source=source,
         synthetic=synthetic or is_synthetic(bars),
         quality=gap_report(fine, max_fill_bars) | account_of_bars(grid, runs, warmup),
+        venue=venue,
     )
 
 

@@ -18,14 +18,14 @@ import numpy as np
 
 from market.candles import utc_text
 from market.checks import ARRAYS, MIN_SEGMENT_BARS, check_dataset
-from market.errors import REBUILD, DatasetError
+from market.errors import REBUILD, DatasetError, VenueError
 from market.files import put_in_place, read_array, sweep_leftovers, sync_file, sync_folder, unfinished_folder
 from market.names import timeframe_name
-from market.venues import order_rules
+from market.venues import ALPACA, Venue
 
 __all__ = ["MIN_SEGMENT_BARS", "Dataset", "DatasetError", "load_dataset", "make_dataset", "save_dataset"]
 
-FORMAT = 3  # 2: the hash covers source and quality; 3: filled bars, feature set and warm-up
+FORMAT = 3  # 2: the hash covers source and quality; 3: filled bars, feature set, warm-up and venue
 MANIFEST = "manifest.json"
 PICTURE = "quality.png"  # for people: in no hash, may be absent
 OWN_NAMES = frozenset({MANIFEST, PICTURE, *(f"{name}.npy" for name in ARRAYS)})
@@ -49,6 +49,7 @@ class Dataset:
     segments: tuple[tuple[int, int], ...]  # contiguous [first, last_exclusive)
     source: str
     synthetic: bool
+    venue: Venue  # order rules of these tickers, and fees
     sha256: str  # over everything else here
     quality: Mapping[str, Any] = field(default_factory=dict)  # market.quality's report of the bars it was built from
 
@@ -87,6 +88,7 @@ class Dataset:
                 tech=self.tech[:, features],
                 filled=self.filled[:, columns],
                 tickers=tuple(tickers),
+                venue=self.venue.only(tickers),
                 feature_names=tuple(self.feature_names[i] for i in features),
             )
         )
@@ -120,7 +122,7 @@ class Dataset:
                 raise DatasetError(f"segment ({first}, {last}) lies in none of the dataset's {self.segments}")
         if not chosen:
             raise DatasetError("no segments given; an environment needs at least one")
-        rules = order_rules(self.tickers)
+        rules = self.venue.order_rules(self.tickers)
         return {
             "price_array": self.price,
             "tech_array": self.tech,
@@ -146,9 +148,13 @@ def make_dataset(
     filled: np.ndarray | None = None,
     feature_set: str = "given",
     warmup_bars: int = 0,
+    venue: Venue = ALPACA,
     quality: Mapping[str, Any] | None = None,
 ) -> Dataset:
-    """A checked dataset with its hash; shapes as in `Dataset`. Without `filled` every bar is a real one."""
+    """A checked dataset with its hash; shapes as in `Dataset`. Without `filled` every bar is a real one.
+
+    Of `venue` the entries of these tickers are kept.
+    """
     dataset = Dataset(
         price=price,
         tech=tech,
@@ -162,6 +168,7 @@ def make_dataset(
         segments=tuple((int(a), int(b)) for a, b in segments),
         source=source,
         synthetic=synthetic,
+        venue=venue.only(tickers),
         sha256="",
         quality=dict(quality or {}),
     )
@@ -193,6 +200,7 @@ def dataset_hash(dataset: Dataset, array_hashes: Mapping[str, str]) -> str:
         "segments": dataset.segments,
         "source": dataset.source,
         "synthetic": dataset.synthetic,
+        "venue": dataset.venue.to_json(),
         "quality": dict(dataset.quality),
     }
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
@@ -263,6 +271,7 @@ def _manifest(dataset: Dataset, array_hashes: Mapping[str, str]) -> dict[str, An
         "warmup_bars": dataset.warmup_bars,
         "sha256": dataset.sha256,
         "arrays": dict(array_hashes),
+        "venue": dataset.venue.to_json(),
         "quality": dict(dataset.quality),
     }
 
@@ -331,6 +340,10 @@ def _from_manifest(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
     are_names = all(isinstance(name, str) for name in manifest["tickers"] + manifest["feature_names"])
     if not all(is_pair) or not are_names or manifest["kind"] not in ("real", "synthetic"):
         raise DatasetError(f"{path}: tickers, feature_names, segments or kind have an unknown form; {REBUILD}")
+    try:
+        venue = Venue.from_json(manifest.get("venue"))
+    except VenueError as error:
+        raise DatasetError(f"{path}: field venue: {error}; {REBUILD}") from error
     return Dataset(
         price=arrays["price_array"],
         tech=arrays["tech_array"],
@@ -344,6 +357,7 @@ def _from_manifest(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
         segments=tuple((a, b) for a, b in segments),
         source=manifest["source"],
         synthetic=manifest["kind"] == "synthetic",
+        venue=venue,
         sha256=manifest["sha256"],
         quality=manifest["quality"],
     )

@@ -41,20 +41,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """A file that holds all of `content`, or what it held before; an error names `path`, not the name for a while."""
-    try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    unfinished = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            sync_file(file)
-        unfinished.chmod(0o644)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    """A file that holds all of `content`, or what it held before."""
+    with whole_file(path) as file:
+        file.write(content)
 
 
 @contextmanager
@@ -68,7 +57,11 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         _unlink_if_left_over(leftover)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with unfinished.open("wb") as file:
+        try:
+            file = unfinished.open("wb")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield file
             sync_file(file)

@@ -9,7 +9,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from market.arguments import add_features, add_stamp, add_tickers, exit_code, split_tickers, utc_date, whole_number
+from market.arguments import (
+    add_features,
+    add_stamp,
+    add_tickers,
+    add_venue,
+    exit_code,
+    split_tickers,
+    utc_date,
+    venue_lines,
+    venue_of,
+    whole_number,
+)
 from market.build import dataset_from_bars
 from market.candles import DEFAULT_MAX_FILL_BARS, read_bars
 from market.dataset import Dataset, check_target, save_dataset
@@ -53,6 +64,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="label the dataset synthetic: the bars are not from an exchange (those of make_sample.py are marked)",
     )
+    add_venue(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="dataset folder, for example data/5m")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset that is there already")
     return parser.parse_args(argv)
@@ -62,6 +74,7 @@ def build(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     tickers = split_tickers(args.tickers)
     check_target(args.out, args.overwrite)
+    venue = venue_of(args.venue)
     print(f"reading {args.bars}", flush=True)
     dataset = dataset_from_bars(
         read_bars(args.bars, args.stamp),
@@ -73,6 +86,7 @@ def build(args: argparse.Namespace) -> None:
         end=args.end,
         max_fill_bars=args.max_fill_bars,
         features=args.features,
+        venue=venue,
     )
     save_dataset(dataset, args.out, args.overwrite, quality_picture(dataset))
     report(dataset)
@@ -82,6 +96,8 @@ def build(args: argparse.Namespace) -> None:
 def report(dataset: Dataset) -> None:
     """Print what was there, missing, filled and left out."""
     for line in (*quality_lines(dataset), *segment_lines(dataset)):
+        print(line)
+    for line in venue_lines(dataset.venue, dataset.tickers):
         print(line)
 
 

@@ -82,6 +82,16 @@ def test_the_sample_and_its_bars_become_datasets_that_say_they_are_synthetic(fol
         assert array.tobytes() == expected.tobytes()
 
 
+def test_a_coin_in_another_currency_is_said_to_have_no_rule(bars, folder):
+    euros = bars.drop(columns="synthetic").assign(symbol=bars["symbol"].astype(str).str.replace("USD", "EUR"))
+    write_bars(euros, folder / "bars.csv")
+    done = run("build_dataset", "--bars", "bars.csv", "--tickers", "BTC/EUR", "ETH/EUR", "--out", "o", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "no entry for BTC/EUR, ETH/EUR: bound by nothing; scripts/data/refresh_venues.py" in done.stdout
+    dataset = load_dataset(folder / "o")
+    assert dataset.venue.order_rules(dataset.tickers).min_order_notional == 0.0
+
+
 def test_real_bars_can_be_called_synthetic(bars, folder):
     write_bars(bars.drop(columns="synthetic"), folder / "bars.csv")
     arguments = ["--bars", "bars.csv", "--tickers", "BTC", "--out", "o", "--synthetic"]
