@@ -12,7 +12,6 @@ from market.candles import (
     DEFAULT_MAX_FILL_BARS,
     BarGrid,
     fill_short_gaps,
-    gap_report,
     is_synthetic,
     resample,
     segments_of,
@@ -23,6 +22,7 @@ from market.dataset import Dataset, make_dataset
 from market.errors import BarsError
 from market.features import feature_set, segment_features
 from market.names import timeframe_name, timeframe_seconds
+from market.quality import account_of_bars, gap_report
 from market.venues import ALPACA, Venue
 
 
@@ -78,7 +78,7 @@ def dataset_from_bars(
         source=source,
         synthetic=synthetic or is_synthetic(bars),
         venue=venue,
-        quality=_quality(fine, grid, len(rows), max_fill_bars),
+        quality=gap_report(fine, max_fill_bars) | account_of_bars(grid, runs, warmup),
     )
 
 
@@ -89,9 +89,3 @@ def _too_few(grid: BarGrid, source: str, warmup: int) -> str:
         f"is {longest}; at least {warmup + MIN_SEGMENT_BARS} are needed ({warmup} of them warm-up); "
         "give a longer period, a shorter timeframe, or fewer tickers"
     )
-
-
-def _quality(fine: BarGrid, grid: BarGrid, n_rows: int, max_fill_bars: int) -> dict[str, object]:
-    """What was there, filled and left out; plain JSON values."""
-    report = gap_report(fine, max_fill_bars)
-    return report | {"grid_bars": len(grid.time), "dropped_bars": len(grid.time) - n_rows}

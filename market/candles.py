@@ -344,36 +344,6 @@ def segments_of(grid: BarGrid) -> tuple[tuple[int, int], ...]:
     return tuple((int(a), int(b)) for a, b in edges.reshape(-1, 2))
 
 
-def gap_report(grid: BarGrid, max_fill_bars: int) -> dict[str, object]:
-    """Missing, filled and zero-volume bars per ticker and the longest gap, as plain JSON values.
-
-    `grid` is the result of `fill_short_gaps`, at the timeframe of the source.
-    """
-    return {
-        "source_bar_seconds": grid.bar_seconds,
-        "max_fill_bars": max_fill_bars,
-        "fill_rule": "last close, zero volume",
-        "tickers": {ticker: _ticker_report(grid, a) for a, ticker in enumerate(grid.tickers)},
-    }
-
-
-def _ticker_report(grid: BarGrid, asset: int) -> dict[str, object]:
-    absent = grid.missing[:, asset] | grid.filled[:, asset]
-    padded = np.concatenate([[False], absent, [False]])
-    edges = np.flatnonzero(padded[1:] != padded[:-1]).reshape(-1, 2)
-    lengths = edges[:, 1] - edges[:, 0]
-    longest = int(lengths.argmax()) if len(lengths) else -1
-    return {
-        "bars": int((~absent).sum()),
-        "filled_bars": int(grid.filled[:, asset].sum()),
-        "missing_bars": int(grid.missing[:, asset].sum()),
-        "gaps": len(lengths),
-        "longest_gap_bars": int(lengths[longest]) if longest >= 0 else 0,
-        "longest_gap_start": utc_text(int(grid.time[edges[longest, 0]])) if longest >= 0 else None,
-        "zero_volume_bars": int((grid.volume[:, asset] == 0).sum() - grid.filled[:, asset].sum()),
-    }
-
-
 def write_bars(bars: pd.DataFrame, path: Path | str) -> None:
     """Write tidy bars as Parquet or CSV, whole or not at all."""
     path = Path(path)

@@ -27,7 +27,8 @@ __all__ = ["MIN_SEGMENT_BARS", "Dataset", "DatasetError", "load_dataset", "make_
 
 FORMAT = 3  # 2: the hash covers source and quality; 3: filled bars, feature set, warm-up and venue
 MANIFEST = "manifest.json"
-OWN_NAMES = frozenset({MANIFEST, *(f"{name}.npy" for name in ARRAYS)})
+PICTURE = "quality.png"  # for people: in no hash, may be absent
+OWN_NAMES = frozenset({MANIFEST, PICTURE, *(f"{name}.npy" for name in ARRAYS)})
 LARGEST_MANIFEST_BYTES = 16 * 2**20
 SECONDS_PER_YEAR = 365.0 * 86_400.0
 
@@ -50,7 +51,7 @@ class Dataset:
     synthetic: bool
     venue: Venue  # order rules of these tickers, and fees
     sha256: str  # over everything else here
-    quality: Mapping[str, Any] = field(default_factory=dict)  # gap report of the bars it was built from
+    quality: Mapping[str, Any] = field(default_factory=dict)  # market.quality's report of the bars it was built from
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -205,10 +206,11 @@ def dataset_hash(dataset: Dataset, array_hashes: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
 
-def save_dataset(dataset: Dataset, folder: Path | str, overwrite: bool = False) -> None:
+def save_dataset(dataset: Dataset, folder: Path | str, overwrite: bool = False, picture: bytes | None = None) -> None:
     """Write the folder whole or not at all: a kill at any moment leaves the old folder or the new one.
 
-    Hidden folders that a killed save of this folder left beside it are swept away.
+    Hidden folders that a killed save of this folder left beside it are swept away. `picture` is the PNG of
+    `market.pictures.quality_picture`; without one the folder holds none.
 
     Raises:
         DatasetError: the dataset is not valid, or something is there already; only a dataset folder is ever replaced,
@@ -220,7 +222,7 @@ def save_dataset(dataset: Dataset, folder: Path | str, overwrite: bool = False) 
     folder.parent.mkdir(parents=True, exist_ok=True)
     sweep_leftovers(folder, OWN_NAMES)
     with unfinished_folder(folder) as unfinished:
-        _write_files(dataset, unfinished)
+        _write_files(dataset, unfinished, picture)
         put_in_place(unfinished, folder)
 
 
@@ -237,10 +239,14 @@ def check_target(folder: Path | str, overwrite: bool) -> None:
         raise DatasetError(f"{folder}: holds a dataset already; pass --overwrite to replace it")
 
 
-def _write_files(dataset: Dataset, folder: Path) -> None:
+def _write_files(dataset: Dataset, folder: Path, picture: bytes | None) -> None:
     for name, array in dataset.arrays.items():
         with (folder / f"{name}.npy").open("wb") as file:
             np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+            sync_file(file)
+    if picture is not None:
+        with (folder / PICTURE).open("wb") as file:
+            file.write(picture)
             sync_file(file)
     with (folder / MANIFEST).open("wb") as file:
         file.write((json.dumps(_manifest(dataset, _array_hashes(dataset)), indent=1) + "\n").encode())

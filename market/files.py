@@ -39,19 +39,21 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Temporary file in the same folder, flushed, renamed over `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+def write_whole(path: Path, content: bytes) -> None:
+    """A file that holds all of `content`, or what it held before; an error names `path`, not the name for a while."""
     try:
-        with os.fdopen(handle, "wb") as file:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    unfinished = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             sync_file(file)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        unfinished.chmod(0o644)
+        unfinished.replace(path)
     finally:
-        Path(name).unlink(missing_ok=True)
-    sync_folder(path.parent)
+        unfinished.unlink(missing_ok=True)
 
 
 @contextmanager

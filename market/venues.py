@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from market.errors import VenueError
-from market.files import write_file
+from market.files import write_whole
 from market.names import currency_of, ticker_of
 
 FORMAT = 1
@@ -200,7 +200,9 @@ class Venue:
 
 def save_venue(venue: Venue, path: Path | str) -> None:
     """Write the table as JSON, whole or not at all, in place of a table that is there."""
-    write_file(Path(path), (json.dumps(venue.to_json(), indent=1) + "\n").encode())
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, (json.dumps(venue.to_json(), indent=1) + "\n").encode())
 
 
 def load_venue(path: Path | str) -> Venue:

@@ -16,14 +16,15 @@ from market.arguments import (
     exit_code,
     split_tickers,
     utc_date,
-    venue_lines,
     venue_of,
     whole_number,
 )
 from market.build import dataset_from_bars
 from market.candles import DEFAULT_MAX_FILL_BARS, read_bars
 from market.dataset import Dataset, check_target, save_dataset
+from market.describe import quality_lines, segment_lines, venue_lines
 from market.names import DEFAULT_TICKERS
+from market.pictures import quality_picture
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -84,26 +85,15 @@ def build(args: argparse.Namespace) -> None:
         features=args.features,
         venue=venue,
     )
-    save_dataset(dataset, args.out, args.overwrite)
+    save_dataset(dataset, args.out, args.overwrite, quality_picture(dataset))
     report(dataset)
     print(f"wrote {args.out}: {dataset.label}")
 
 
 def report(dataset: Dataset) -> None:
-    """Print what was missing, filled and left out."""
-    quality = dataset.quality
-    for ticker, found in quality["tickers"].items():
-        gap = (
-            f", longest gap {found['longest_gap_bars']} bars from {found['longest_gap_start']}" if found["gaps"] else ""
-        )
-        print(
-            f"  {ticker}: {found['bars']} bars, {found['missing_bars']} missing, {found['filled_bars']} filled, "
-            f"{found['zero_volume_bars']} without volume{gap}"
-        )
-    print(f"  {quality['dropped_bars']} of {quality['grid_bars']} bars left out (warm-up and gaps)")
-    for line in venue_lines(dataset.venue, dataset.tickers):
-        print(f"  {line}")
-    print(f"  segments: {', '.join(f'{first}..{last}' for first, last in dataset.segments)}")
+    """Print what was there, missing, filled and left out."""
+    for line in (*quality_lines(dataset), *segment_lines(dataset), *venue_lines(dataset)):
+        print(line)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,6 +12,7 @@ import pytest
 
 from market import dataset as dataset_module
 from market import files
+from market.checks import ARRAYS
 from market.dataset import DatasetError, load_dataset, make_dataset, save_dataset
 from market.files import read_array
 from market.host_pickles import load_host_array
@@ -173,6 +174,12 @@ def test_no_window_may_cross_a_seam(dataset):
         (lambda d: {"tech": poke(d.tech, (9, 3), -np.inf)}, "BTC:volatility at bar 9 is -inf"),
         (lambda d: {"tech": d.tech.astype(np.float64)}, "tech_array has dtype float64"),
         (lambda d: {"tech": d.tech[:, :-1]}, "bars x features"),
+        (lambda d: {"tech": d.tech.T.copy()}, "transposed"),
+        (lambda d: {"tech": d.tech[:, 0].copy()}, "tech_array has shape .* expected 2 dimensions"),
+        (lambda d: {"tech": d.tech.astype(object)}, "tech_array has dtype object"),
+        (lambda d: {"tech": d.tech.astype(str)}, "tech_array has dtype <U"),
+        (lambda d: {"time": d.time[:, None]}, "time_array has shape .* expected 1 dimensions"),
+        (lambda d: {"time": d.time // 60}, "time_array at bar 0 is .*, expected UTC seconds"),
         (lambda d: {"time": d.time * 1_000}, "expected UTC seconds"),
         (lambda d: {"time": d.time[::-1].copy()}, "goes back at bar 1 "),
         (lambda d: {"time": poke(d.time, 5, d.time[4])}, "repeats at bar 5 "),
@@ -225,7 +232,7 @@ def object_array_bytes(path):
     return out.getvalue()
 
 
-@pytest.mark.parametrize("name", ["price_array.npy", "tech_array.npy", "time_array.npy", "manifest.json"])
+@pytest.mark.parametrize("name", [*(f"{name}.npy" for name in ARRAYS), "manifest.json"])
 @pytest.mark.parametrize("damage", ["absent", "empty", "garbage", "truncated", "longer", "bit flip", "folder"])
 def test_every_damaged_file_is_refused_by_name(folder, name, damage):
     path = folder / name
@@ -332,6 +339,19 @@ def test_only_a_dataset_is_replaced_and_only_when_asked(dataset, folder):
         save_dataset(dataset, folder, overwrite=True)
     assert load_dataset(folder).sha256 == other.sha256
     assert sorted(entry.name for entry in folder.parent.iterdir()) == ["5m"]
+
+
+def test_the_picture_comes_and_goes_with_the_folder_and_is_no_part_of_the_dataset(dataset, tmp_path):
+    folder = tmp_path / "5m"
+    save_dataset(dataset, folder, picture=b"picture")
+    assert (folder / "quality.png").read_bytes() == b"picture"
+    assert load_dataset(folder).sha256 == dataset.sha256
+    (folder / "quality.png").write_bytes(b"scribbled on")
+    assert load_dataset(folder).sha256 == dataset.sha256
+    save_dataset(load_dataset(folder, mmap=False), folder, overwrite=True)
+    assert sorted(entry.name for entry in folder.iterdir()) == sorted([*(f"{n}.npy" for n in ARRAYS), "manifest.json"])
+    save_dataset(load_dataset(folder, mmap=False), folder, overwrite=True, picture=b"another")
+    assert (folder / "quality.png").read_bytes() == b"another"
 
 
 def test_a_file_or_a_link_in_the_way_is_left_alone(dataset, tmp_path):

@@ -146,7 +146,10 @@ def test_three_workers_together_stop_exactly_at_the_target(tmp_path, market_fold
     ]
     outputs = [worker.communicate(timeout=TIMEOUT_S)[0].decode() for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0, 0], outputs
-    assert states(tmp_path) == {"COMPLETE": 5}
+    # A policy that hardly traded is PRUNED, which is finished too.
+    found = states(tmp_path)
+    assert found["COMPLETE"] + found["PRUNED"] == 5 == sum(found.values())
+    assert found["COMPLETE"] > 0
     assert len({str(t.params) for t in load(tmp_path).trials}) == 5
 
 

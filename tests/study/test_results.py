@@ -8,9 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from market.files import write_file
 from train.study.data import StudyError
-from train.study.results import read_equity, study_folder, write_equity, write_json
+from train.study.results import read_equity, study_folder, write_equity, write_file, write_json
 
 
 def record(first: int, n: int) -> SimpleNamespace:

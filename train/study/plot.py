@@ -13,9 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
 
-from market.files import write_file
 from train.study.progress import best_trial, selection_text
-from train.study.results import read_equity, split_folder
+from train.study.results import read_equity, split_folder, write_file
 
 AGENT, BENCHMARK, FAINT = "#1f5fa8", "#c2571a", "#9a9a9a"
 SIZE_INCHES, DOTS_PER_INCH = (11.0, 9.0), 110

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from market.files import write_file
+from market.files import sync_folder, write_whole
 from train.evaluator import EpisodeRecord
 from train.study.data import StudyError
 
@@ -92,6 +92,13 @@ def read_equity(path: Path) -> dict[str, np.ndarray]:
     """The columns of an equity file."""
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write whole or not at all, folders included, and durably."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, content)
+    sync_folder(path.parent)
 
 
 def _plain(value: object) -> Any:
