@@ -15,7 +15,7 @@ import requests
 
 from market.errors import BarsError, VenueError
 from market.names import DOLLARS, currency_of, split_symbol, ticker_of
-from market.sources import _TimeoutAdapter, check_reachable
+from market.transport import Patience, be_patient, check_reachable
 from market.venues import OrderRule, Venue
 
 PAPER_URL = "https://paper-api.alpaca.markets"
@@ -26,6 +26,7 @@ SIZES = {  # ours -> theirs
     "price_increment": "price_increment",
 }
 LONGEST_SYMBOL = 40
+PATIENCE = Patience(read_s=20.0, retries=2)
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,13 @@ def keys_of(environ: Mapping[str, str]) -> Keys:
     )
 
 
-def fetch_assets(keys: Keys, url: str | None = None) -> list[Any]:
+def fetch_assets(keys: Keys, url: str | None = None, patience: Patience = PATIENCE) -> list[Any]:
     """Alpaca's crypto assets as they are sent.
 
     Args:
         keys: of the paper account.
         url: another server with the same interface, for tests.
+        patience: how long to wait, and how often to ask again.
 
     Raises:
         VenueError: no network, refused keys, or an answer that is not a list; one line.
@@ -75,11 +77,10 @@ def fetch_assets(keys: Keys, url: str | None = None) -> list[Any]:
     from alpaca.trading.requests import GetAssetsRequest
 
     address = url or PAPER_URL
-    if address.startswith("https://"):
-        _check_reachable(address)
+    _check_reachable(address, patience)
     client = TradingClient(keys.key_id, keys.secret, paper=True, raw_data=True, url_override=address)
-    for scheme in ("https://", "http://"):
-        client._session.mount(scheme, _TimeoutAdapter())
+    client._retry = 0  # alpaca-py's own retries, on top of the session's
+    be_patient(client._session, patience)
     try:
         answer = client.get_all_assets(GetAssetsRequest(asset_class=AssetClass.CRYPTO))
     except APIError as error:
@@ -93,9 +94,9 @@ def fetch_assets(keys: Keys, url: str | None = None) -> list[Any]:
     return answer
 
 
-def _check_reachable(address: str) -> None:
+def _check_reachable(address: str, patience: Patience) -> None:
     try:
-        check_reachable(address.removeprefix("https://"))
+        check_reachable(address, patience)
     except BarsError as error:
         fault = str(error).partition(";")[0]
         raise VenueError(f"{fault}; check the network; the rules you have stay as they are") from None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from market.candles import STAMPS
 from market.errors import BarsError, DatasetError, VenueError
 from market.features import FEATURE_SETS
 from market.names import TIMEFRAME_SECONDS, ticker_of
@@ -34,17 +35,35 @@ def whole_number(least: int) -> Callable[[str], int]:
     return parse
 
 
-def add_tickers(parser: argparse.ArgumentParser, default: tuple[str, ...]) -> None:
-    """Add --tickers and --timeframe, which every data script has."""
+def add_tickers(
+    parser: argparse.ArgumentParser,
+    default: Sequence[str] | None,
+    default_timeframe: str | None = "5m",
+    default_words: tuple[str, str] = ("%(default)s", "%(default)s"),
+) -> None:
+    """Add --tickers and --timeframe, which every data script has; `default_words` say what their defaults are."""
     parser.add_argument(
         "--tickers",
         nargs="+",
-        default=list(default),
+        default=None if default is None else list(default),
         metavar="TICKER",
-        help="coins, as BTC, BTC/USD, BTC/USDT or BTCUSD, in column order (default: %(default)s)",
+        help=f"coins, as BTC, BTC/USD, BTC/USDT or BTCUSD, in column order (default: {default_words[0]})",
     )
     parser.add_argument(
-        "--timeframe", choices=TIMEFRAME_SECONDS, default="5m", help="bar length (default: %(default)s)"
+        "--timeframe",
+        choices=TIMEFRAME_SECONDS,
+        default=default_timeframe,
+        help=f"bar length (default: {default_words[1]})",
+    )
+
+
+def add_stamp(parser: argparse.ArgumentParser, default: str | None = "open") -> None:
+    """Add --stamp, which every script that reads files of bars has."""
+    parser.add_argument(
+        "--stamp",
+        choices=STAMPS,
+        default=default,
+        help="which time of a bar the timestamps in the file are; they become open times (default: open)",
     )
 
 
@@ -93,8 +112,8 @@ def exit_code(work: Callable[[], None]) -> int:
         sys.stderr.write(f"error: {error}\n")
     except OSError as error:
         sys.stderr.write(f"error: {error.filename or 'file'}: {error.strerror or error}\n")
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; nothing was written\n")
+    except KeyboardInterrupt as interruption:
+        sys.stderr.write(f"interrupted; {interruption if interruption.args else 'nothing was written'}\n")
         return 130
     else:
         return 0

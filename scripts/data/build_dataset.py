@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from market.arguments import (
     add_features,
+    add_stamp,
     add_tickers,
     add_venue,
     exit_code,
@@ -38,8 +39,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         type=Path,
         required=True,
         metavar="FILE",
-        help="tidy .parquet, .csv or .csv.gz: timestamp (bar open, UTC), symbol, open, high, low, close, volume",
+        help="tidy .parquet, .csv or .csv.gz: timestamp (UTC), symbol, open, high, low, close, volume",
     )
+    add_stamp(parser)
     add_tickers(parser, DEFAULT_TICKERS)
     parser.add_argument(
         "--start", type=utc_date, metavar="DATE", help="first bar, included (default: the file's first)"
@@ -74,7 +76,7 @@ def build(args: argparse.Namespace) -> None:
     venue = venue_of(args.venue)
     print(f"reading {args.bars}", flush=True)
     dataset = dataset_from_bars(
-        read_bars(args.bars),
+        read_bars(args.bars, args.stamp),
         tickers,
         args.timeframe,
         source=args.bars.name,
