@@ -26,7 +26,7 @@ SIZES = {  # ours -> theirs
     "price_increment": "price_increment",
 }
 LONGEST_SYMBOL = 40
-PATIENCE = Patience(retries=2, longest_wait_s=5.0)  # somebody waits in front of a terminal
+PATIENCE = Patience(read_s=20.0, retries=2)
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,9 @@ def fetch_assets(keys: Keys, url: str | None = None, patience: Patience = PATIEN
     from alpaca.trading.requests import GetAssetsRequest
 
     address = url or PAPER_URL
-    if address.startswith("https://"):
-        _check_reachable(address, patience)
+    _check_reachable(address, patience)
     client = TradingClient(keys.key_id, keys.secret, paper=True, raw_data=True, url_override=address)
-    client._retry = 0  # alpaca-py's own retries, on top of the adapter's
+    client._retry = 0  # alpaca-py's own retries, on top of the session's
     be_patient(client._session, patience)
     try:
         answer = client.get_all_assets(GetAssetsRequest(asset_class=AssetClass.CRYPTO))

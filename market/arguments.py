@@ -11,7 +11,7 @@ from pathlib import Path
 from market.candles import STAMPS
 from market.errors import BarsError, DatasetError, VenueError
 from market.features import FEATURE_SETS
-from market.names import TIMEFRAME_SECONDS, currency_of, ticker_of
+from market.names import TIMEFRAME_SECONDS, ticker_of
 from market.venues import ALPACA, Venue, load_venue
 
 
@@ -92,19 +92,6 @@ def add_venue(parser: argparse.ArgumentParser) -> None:
 def venue_of(path: Path | None) -> Venue:
     """The table that --venue names; the built-in one without it."""
     return ALPACA if path is None else load_venue(path)
-
-
-def venue_lines(venue: Venue, tickers: Sequence[str]) -> list[str]:
-    """Which rules the coins are under, and which of them have none."""
-    lines = [f"order rules: {venue.label} ({venue.source}); fees of {venue.fees_as_of}"]
-    missing = venue.unlisted(tickers)
-    if missing:
-        notional = venue.order_rules(missing).min_order_notional
-        bound = f"bound by {notional:g} {currency_of(missing[0])} an order alone" if notional else "bound by nothing"
-        lines.append(
-            f"no entry for {', '.join(missing)}: {bound}; scripts/data/refresh_venues.py reads the venue's own rules"
-        )
-    return lines
 
 
 def split_tickers(words: list[str]) -> list[str]:

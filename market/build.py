@@ -77,8 +77,8 @@ def dataset_from_bars(
         segments=list(zip([0, *ends[:-1]], ends, strict=True)),
         source=source,
         synthetic=synthetic or is_synthetic(bars),
-        quality=gap_report(fine, max_fill_bars) | account_of_bars(grid, runs, warmup),
         venue=venue,
+        quality=gap_report(fine, max_fill_bars) | account_of_bars(grid, runs, warmup),
     )
 
 

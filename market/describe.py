@@ -9,7 +9,7 @@ import numpy as np
 
 from market.candles import utc_text
 from market.dataset import Dataset
-from market.names import timeframe_name
+from market.names import currency_of, timeframe_name
 from market.quality import FILL_RULE, LISTED_GAPS, has_report
 
 LISTED_SEGMENTS = 12
@@ -125,6 +125,19 @@ def _dropped_lines(dataset: Dataset) -> Iterator[str]:
 def _filled_text(dataset: Dataset) -> str:
     counts = dict(zip(dataset.tickers, dataset.filled.sum(axis=0).tolist(), strict=True))
     return ", ".join(f"{ticker} {count}" for ticker, count in counts.items() if count) or "none"
+
+
+def venue_lines(dataset: Dataset) -> list[str]:
+    """Which order rules and fees the coins are under, and which coins have no rule."""
+    venue = dataset.venue
+    lines = [f"  order rules: {venue.label} ({venue.source}); fees of {venue.fees_as_of}"]
+    missing = venue.unlisted(dataset.tickers)
+    if missing:
+        notional = venue.order_rules(missing).min_order_notional
+        bound = f"bound by {notional:g} {currency_of(missing[0])} an order alone" if notional else "bound by nothing"
+        own = "scripts/data/refresh_venues.py reads the venue's own rules"
+        lines.append(f"  no entry for {', '.join(missing)}: {bound}; {own}")
+    return lines
 
 
 def price_lines(dataset: Dataset) -> list[str]:

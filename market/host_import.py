@@ -21,6 +21,7 @@ from market.features import WARMUP_BARS
 from market.host_pickles import load_host_array
 from market.names import ticker_of, timeframe_name
 from market.quality import account_of_bars, gap_report
+from market.venues import ALPACA, Venue
 
 FEATURE_SET = "host arrays"
 FILL_RULE = "unknown: the host's own bars, of closes only"
@@ -45,6 +46,7 @@ def dataset_from_host(
     start: datetime | None = None,
     synthetic: bool = False,
     warmup_bars: int = WARMUP_BARS,
+    venue: Venue = ALPACA,
 ) -> Dataset:
     """The folder's arrays as a dataset; its rows are exactly the usable bars.
 
@@ -55,6 +57,7 @@ def dataset_from_host(
         start: open of the first row when there is no `time_array` to be read; the rows then count as contiguous.
         synthetic: True for made-up bars.
         warmup_bars: bars before a row that its features reach back to; the host removed its own warm-up already.
+        venue: where the coins are traded: order rules and fees.
 
     Raises:
         DatasetError: one line that names the file and says what is wrong.
@@ -84,6 +87,7 @@ def dataset_from_host(
         segments=list(zip([0, *ends[:-1]], ends, strict=True)),
         source=f"host folder {folder.absolute().name}" + ("" if start is None else ", times counted from --start"),
         synthetic=synthetic,
+        venue=venue,
         quality=quality | account_of_bars(grid, kept, warmup_bars=0),
     )
 

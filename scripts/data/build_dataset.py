@@ -17,14 +17,13 @@ from market.arguments import (
     exit_code,
     split_tickers,
     utc_date,
-    venue_lines,
     venue_of,
     whole_number,
 )
 from market.build import dataset_from_bars
 from market.candles import DEFAULT_MAX_FILL_BARS, read_bars
 from market.dataset import Dataset, check_target, save_dataset
-from market.describe import quality_lines, segment_lines
+from market.describe import quality_lines, segment_lines, venue_lines
 from market.names import DEFAULT_TICKERS
 from market.pictures import quality_picture
 
@@ -95,9 +94,7 @@ def build(args: argparse.Namespace) -> None:
 
 def report(dataset: Dataset) -> None:
     """Print what was there, missing, filled and left out."""
-    for line in (*quality_lines(dataset), *segment_lines(dataset)):
-        print(line)
-    for line in venue_lines(dataset.venue, dataset.tickers):
+    for line in (*quality_lines(dataset), *segment_lines(dataset), *venue_lines(dataset)):
         print(line)
 
 

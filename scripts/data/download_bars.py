@@ -19,12 +19,12 @@ from market.arguments import add_stamp, add_tickers, exit_code, split_tickers, u
 from market.bar_files import file_bars
 from market.candles import utc_text, write_bars
 from market.errors import BarsError
-from market.names import DEFAULT_TICKERS
+from market.names import DEFAULT_TICKERS, timeframe_seconds
 from market.periods import Period
 from market.sources import alpaca_bars, binance_bars
 
 SERVERS = {"alpaca": alpaca_bars, "binance": binance_bars}
-DEFAULT_DAYS = 240
+DEFAULT_DAYS, DEFAULT_BARS = 240, 2_000  # whichever is longer
 DEFAULT_CACHE = Path(__file__).resolve().parents[2] / "data" / "cache"
 # What each kind of source has no use for: giving it is an error rather than ignored.
 ONLY_FILES, ONLY_SERVERS = ("bars", "stamp"), ("cache", "no_cache")
@@ -45,7 +45,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--start",
         type=utc_date,
         metavar="DATE",
-        help=f"first bar; UTC unless it has a zone (default: {DEFAULT_DAYS} days before the end; file: its first)",
+        help=f"first bar; UTC unless it has a zone (default: {DEFAULT_DAYS} days or "
+        f"{DEFAULT_BARS} bars before the end, whichever is longer; file: its first)",
     )
     parser.add_argument(
         "--end",
@@ -79,7 +80,9 @@ def period_of(args: argparse.Namespace) -> Period:
     """The period asked for; the end defaults to the last midnight, or to the end of the last whole month."""
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     end = args.end or (midnight.replace(day=1) if args.source == "binance" else midnight)
-    return Period(args.start or end - timedelta(days=DEFAULT_DAYS), end)
+    bar = timedelta(seconds=timeframe_seconds(args.timeframe or "5m"))
+    length = max(timedelta(days=DEFAULT_DAYS), DEFAULT_BARS * bar)
+    return Period(args.start or end - length, end)
 
 
 def bars_of(args: argparse.Namespace) -> pd.DataFrame:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from market.arguments import exit_code, split_tickers, utc_date, whole_number
+from market.arguments import add_venue, exit_code, split_tickers, utc_date, venue_of, whole_number
 from market.dataset import Dataset, check_target, save_dataset
-from market.describe import feature_lines, quality_lines, segment_lines
+from market.describe import feature_lines, quality_lines, segment_lines, venue_lines
 from market.features import WARMUP_BARS
 from market.host_import import dataset_from_host
 from market.names import TIMEFRAME_SECONDS, timeframe_seconds
@@ -50,6 +50,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="bars that a feature reaches back, for purging (default: %(default)s)",
     )
     parser.add_argument("--synthetic", action="store_true", help="label the dataset synthetic: the bars are made up")
+    add_venue(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for example data/5m_host")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset that is there already")
     return parser.parse_args(argv)
@@ -66,6 +67,7 @@ def bring_in(args: argparse.Namespace) -> None:
         start=args.start,
         synthetic=args.synthetic,
         warmup_bars=args.warmup_bars,
+        venue=venue_of(args.venue),
     )
     save_dataset(dataset, args.out, args.overwrite, quality_picture(dataset))
     report(dataset)
@@ -75,8 +77,9 @@ def bring_in(args: argparse.Namespace) -> None:
 
 
 def report(dataset: Dataset) -> None:
-    """Print gaps, segments and what the feature columns hold."""
-    for line in (*quality_lines(dataset), *segment_lines(dataset), *feature_lines(dataset)):
+    """Print gaps, segments, order rules and what the feature columns hold."""
+    lines = (*quality_lines(dataset), *segment_lines(dataset), *venue_lines(dataset), *feature_lines(dataset))
+    for line in lines:
         print(line)
 
 

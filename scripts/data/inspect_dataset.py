@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from market.arguments import exit_code
 from market.dataset import Dataset, load_dataset
-from market.describe import feature_lines, price_lines, quality_lines, segment_lines
+from market.describe import feature_lines, price_lines, quality_lines, segment_lines, venue_lines
 from market.errors import DatasetError
 from market.files import write_whole
 from market.pictures import dataset_picture
@@ -60,6 +60,7 @@ def described(dataset: Dataset, folder: Path) -> Iterator[str]:
     parts = {
         "quality of the bars": quality_lines(dataset),
         "bars used": segment_lines(dataset),
+        "venue": venue_lines(dataset),
         "prices": price_lines(dataset),
         f"features: {len(dataset.feature_names)} columns of the set {dataset.feature_set!r}, warm-up "
         f"{dataset.warmup_bars} bars": feature_lines(dataset),

@@ -15,13 +15,13 @@ from market.arguments import (
     add_venue,
     exit_code,
     split_tickers,
-    venue_lines,
     venue_of,
     whole_number,
 )
 from market.candles import write_bars
 from market.checks import MIN_SEGMENT_BARS
 from market.dataset import check_target, save_dataset
+from market.describe import venue_lines
 from market.names import DEFAULT_TICKERS
 from market.pictures import quality_picture
 from market.sample import sample_bars, synthetic_dataset
@@ -57,7 +57,7 @@ def make(args: argparse.Namespace) -> None:
         write_bars(sample_bars(args.timeframe, args.n_bars + dataset.warmup_bars, tickers, args.seed), args.bars)
         print(f"wrote {args.bars}")
     save_dataset(dataset, args.out, args.overwrite, quality_picture(dataset))
-    for line in venue_lines(dataset.venue, dataset.tickers):
+    for line in venue_lines(dataset):
         print(line)
     print(f"wrote {args.out}: {dataset.label}")
 
