@@ -65,7 +65,8 @@ class CryptoEnvAlpaca:
 
     Args:
         config: `price_array` (T, A) closes, `tech_array` (T, F) features, and optionally `tickers` (A), `segments`
-            [(first, last_exclusive), ...], `min_order_qty` (A,) and `qty_increment` (A,) in coins.
+            [(first, last_exclusive), ...], `min_order_qty` (A,) and `qty_increment` (A,) in coins, and `filled_array`
+            (T, A) bool: bars in which nobody traded the coin, so that no order fills.
         env_params: `rules` ("finrl_crypto", "cappuccino" or "standard"), `lookback` and any setting of
             `EnvParams`. In "standard" an unknown key is an error; host presets ignore it.
         initial_capital: quote; None takes the rule set's.
@@ -94,6 +95,8 @@ class CryptoEnvAlpaca:
         n_bars, n_assets = self.price_array.shape
         self.min_qty = (np.zeros(n_assets) + smallest_orders(p.rules, config, n_assets)).tolist()
         self.qty_increment = (np.zeros(n_assets) + config.get("qty_increment", 0.0)).tolist()
+        filled = np.asarray(config.get("filled_array", False), dtype=bool)
+        self.trades = ~np.broadcast_to(filled, self.price_array.shape)  # (T, A), whether anybody traded the coin
         self.segments = [(int(a), int(b)) for a, b in config.get("segments") or [(0, n_bars)]]
         self.seed, self.start, self.episode_bars = seed or 0, start or p.start, episode_bars
         self._starts = [self._starts_of(segment) for segment in self.segments]
@@ -169,6 +172,8 @@ class CryptoEnvAlpaca:
         if not np.isfinite(action).all():
             self.rejected_actions += 1
             action = np.zeros_like(action)
+        # Nobody trades the coin in the bar that would fill the order, so nothing fills.
+        action = np.where(self.trades[self.account.bar + 1], action, np.float32(0.0))
         reward, terms, truncated = self._transition(action)
         state = self._observe()
         return state, reward, self.done, self._info(terms, truncated, state)

@@ -45,13 +45,12 @@ RULES: dict[str, dict[str, Any]] = {
         "release_unpriced": False, "reward": "cappuccino", "benchmark_pays_fee": True,
     },
     "standard": {
-        "initial_capital": 10_000.0, "fee_rate": 0.0025, "slippage_rate": 0.0005,
-        "order_sizing": "equity", "min_order_notional": 10.0, "always_allow_close": True,
-        "stale_bars": 0, "stale_fraction": 0.05, "release_unpriced": False,
-        "buys": "proportional", "cash_haircut": 1.0, "reserve_base": "equity",
+        "initial_capital": 10_000.0, "fee_rate": 0.0025, "slippage_rate": 0.0005, "order_sizing": "equity",
+        "min_order_notional": 10.0, "always_allow_close": True, "stale_bars": 0, "stale_fraction": 0.05,
+        "release_unpriced": False, "buys": "proportional", "cash_haircut": 1.0, "reserve_base": "equity",
         "start": "random", "ends_lookback_early": False, "truncates": True, "terminal_equity_fraction": 0.01,
-        "reward": "weighted_terms", "final_reward": "plain",
-        "observation": "relative", "benchmark_base": "episode", "benchmark_pays_fee": True,
+        "reward": "weighted_terms", "final_reward": "plain", "observation": "relative", "benchmark_base": "episode",
+        "benchmark_pays_fee": True,
     },
 }  # fmt: skip
 TERM_NAMES = {
@@ -67,8 +66,7 @@ NORMS = ("norm_cash", "norm_stocks", "norm_tech", "norm_reward", "norm_action")
 # Smallest orders of the hosts, in coins, before their factor of 1.1: by column, and by ticker in that column order.
 FINRL_LIMITS = (0.01, 0.10, 0.0001, 0.1, 0.1, 0.001, 0.01, 10.0, 0.1, 0.01)
 CAPPUCCINO_LIMITS = {
-    "AAVE": 0.005, "AVAX": 0.03, "BTC": 0.00001, "LINK": 0.1, "ETH": 0.0003, "LTC": 0.01, "UNI": 0.15,
-}  # fmt: skip
+    "AAVE": 0.005, "AVAX": 0.03, "BTC": 0.00001, "LINK": 0.1, "ETH": 0.0003, "LTC": 0.01, "UNI": 0.15}  # fmt: skip
 
 TARGET_WEIGHT = 0.40    # a position above this share of the account is called concentrated
 HELD_BARS_SCALE = 0.01  # observe_account shows held_bars in hundreds
@@ -180,6 +178,7 @@ class Market:
     first_start: Tensor     # (G,) int64, first bar an episode may start at
     start_offset: Tensor    # (G + 1,) int64, number of starts in the segments before
     usable_segment: Tensor  # (<= G,) int64, segments with at least one start
+    trades: Tensor | None   # (T, A) float32, 0 where nobody traded the coin in the bar; None: all trade in every bar
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Market:
         """Shared, never copied."""
@@ -408,8 +407,7 @@ def _cappuccino_concentration(weights: Tensor, penalty: float) -> Tensor:
     n_held = is_held.sum(-1)
     held = torch.where(is_held, weights, 0.0).sort(-1).values  # ascending, those not held are zeros in front
     rank = torch.arange(1, weights.shape[1] + 1, device=weights.device) - (weights.shape[1] - n_held[:, None])
-    n = n_held.clamp(min=1).double()
-    total = held.sum(-1)
+    n, total = n_held.clamp(min=1).double(), held.sum(-1)
     gini = 2.0 * (rank * held).sum(-1) / (n * torch.where(total > 0, total, 1.0)) - (n + 1.0) / n
     large = -penalty * (weights.amax(-1) - TARGET_WEIGHT).clamp(min=0.0)
     even = 0.1 * penalty * (0.4 - gini).clamp(min=0.0)
@@ -490,9 +488,8 @@ def _windows_at(bar: Tensor, market: Market) -> Tensor:
 
 def expand(compact: Tensor, market: Market) -> Tensor:
     """Compact observations (..., C) -> the full ones (..., S)."""
-    account = 1 + market.price.shape[1]
-    tech = _windows_at(compact[..., -1].long(), market)
-    return torch.cat((compact[..., :account], tech, compact[..., account:-1]), dim=-1)
+    n = 1 + market.price.shape[1]  # cash and coins
+    return torch.cat((compact[..., :n], _windows_at(compact[..., -1].long(), market), compact[..., n:-1]), dim=-1)
 
 
 # ---------------------------------------------------------------------------------------------- episodes
@@ -564,11 +561,10 @@ def order_scale(first_price: Tensor, p: EnvParams) -> Tensor:
 
 def restart(is_over: Tensor, fresh: Portfolio, book: Portfolio) -> Portfolio:
     """Fresh accounts where is_over (N,), the running ones elsewhere."""
-    merged = {}
-    for field in fields(Portfolio):
-        new, old = getattr(fresh, field.name), getattr(book, field.name)
-        merged[field.name] = torch.where(is_over if new.ndim == 1 else is_over[:, None], new, old)
-    return Portfolio(**merged)
+    def chosen(new: Tensor, old: Tensor) -> Tensor:
+        return torch.where(is_over if new.ndim == 1 else is_over[:, None], new, old)
+
+    return Portfolio(**{f.name: chosen(getattr(fresh, f.name), getattr(book, f.name)) for f in fields(Portfolio)})
 
 
 def build_market(config: Mapping[str, Any], p: EnvParams, episode_bars: int | None, device: torch.device) -> Market:
@@ -580,6 +576,7 @@ def build_market(config: Mapping[str, Any], p: EnvParams, episode_bars: int | No
     price, tech = np.asarray(config["price_array"]), np.asarray(config["tech_array"])
     check_arrays(price, tech)
     n_bars, n_assets = price.shape
+    filled = np.broadcast_to(np.asarray(config.get("filled_array", False), dtype=bool), price.shape)
     segments = [(int(a), int(b)) for a, b in config.get("segments") or [(0, n_bars)]]
     if any(a < 0 or b > n_bars or a >= b for a, b in segments):
         raise ValueError(f"segments are (first, last_exclusive) within the {n_bars} bars given; received {segments}")
@@ -605,6 +602,7 @@ def build_market(config: Mapping[str, Any], p: EnvParams, episode_bars: int | No
         episode_limit=integers(limit), first_start=integers(first_start),
         start_offset=integers(np.cumsum([0, *n_starts]).tolist()),
         usable_segment=integers([i for i, n in enumerate(n_starts) if n > 0]),
+        trades=torch.tensor(~filled, dtype=torch.float32, device=device) if filled.any() else None,
     )  # fmt: skip
 
 
@@ -672,7 +670,8 @@ class VectorizedCryptoEnvAlpaca:
 
     Args:
         config: `price_array` (T, A), `tech_array` (T, F), optionally `segments` [(first, last_exclusive), ...] that no
-            episode crosses, `tickers` (A), `min_order_qty` (A,), `qty_increment` (A,).
+            episode crosses, `tickers` (A), `min_order_qty` (A,), `qty_increment` (A,), and `filled_array` (T, A) bool:
+            bars in which nobody traded the coin, so that no order fills.
         env_params: `rules`, `lookback` and any setting of `EnvParams`.
         n_envs: number of accounts N. `num_envs` is elegantrl's name for it and wins when given.
         initial_capital: quote; None takes the rule set's.
@@ -796,7 +795,7 @@ class VectorizedCryptoEnvAlpaca:
             ValueError: for a wrong shape.
             RuntimeError: before the first reset, and for one environment after the end of its episode.
         """
-        self.book, *returned = self._transition(self.book, self._accept(action))
+        self.book, *returned = self._transition(self.book, self._fillable(self._accept(action)))
         self._needs_reset = self.as_numpy and bool(returned[2])
         state, reward, done, info = map(self._out, returned)
         return state, reward, done, info
@@ -839,6 +838,10 @@ class VectorizedCryptoEnvAlpaca:
         if action.shape != expected:
             raise ValueError(f"action must have shape {expected}; received {tuple(action.shape)}")
         return (action[None] if self.as_numpy else action).contiguous()
+
+    def _fillable(self, action: Tensor) -> Tensor:
+        trades = self.market.trades  # a product: what is not finite stays so, and is counted as that
+        return action if trades is None else action * trades[self._read("bar") + 1]
 
     def _hold_invalid(self, action: Tensor) -> Tensor:
         is_valid = action.isfinite().all(-1)
@@ -927,6 +930,7 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
         is_ready = type(action) is Tensor and action.dtype is torch.float32 and action.device == self.device
         if not is_ready or action.shape != self._shape or self._needs_reset or not action.is_contiguous():
             action = self._accept(action)
+        action = self._fillable(action)
         if out is not None:
             self._check_slots(out)
             slots = {**self._slots, **out}
@@ -1018,7 +1022,7 @@ def from_scalar_env(
     if isinstance(source, EnvParams):
         given_apart = ("buy_fee_rate", "sell_fee_rate", "gamma")
         env_params = {f.name: getattr(source, f.name) for f in fields(EnvParams) if f.name not in given_apart}
-        config["segments"], config["qty_increment"] = env.segments, env.qty_increment
+        config |= {"segments": env.segments, "qty_increment": env.qty_increment, "filled_array": ~env.trades}
     else:
         source, rules = env, "cappuccino" if hasattr(env, "time_decay_floor") else "finrl_crypto"
         env_params = {name: getattr(env, name) for name in HOST_KEYS if hasattr(env, name)} | {"rules": rules}
@@ -1071,11 +1075,10 @@ def compare_with_scalar(
         actions = rng.uniform(-1.0, 1.0, (n_envs, batch.action_dim)).astype(np.float32)
         state, reward, done, info = batch.step(torch.from_numpy(actions))
         state = torch.where(done[:, None], info["final_state"], state)
-        results = [env.step(action.copy()) for env, action in zip(scalars, actions, strict=True)]
-        pairs = zip(scalars, results, strict=True)
-        scalar = [(*result[:3], env.total_asset, env.cash, env.stocks) for env, result in pairs]
+        results = [(env, env.step(action.copy())) for env, action in zip(scalars, actions, strict=True)]
+        scalar = [(*result[:3], env.total_asset, env.cash, env.stocks) for env, result in results]
         batched = (state, reward, done, info["equity"], batch.cash, batch.stocks)
-        ended = bool(done.all()) and all(result[2] for result in results)
+        ended = bool(done.all()) and all(result[2] for _, result in results)
         if ended:  # the batch's cash and stocks are the next episode's already
             scalar, batched = [row[:4] for row in scalar], batched[:4]
         found = _first_difference(t, scalar, batched, largest, tolerance)

@@ -11,7 +11,7 @@ import pandas as pd
 from market.candles import (
     DEFAULT_MAX_FILL_BARS,
     BarGrid,
-    fill_short_gaps,
+    fill_gaps,
     is_synthetic,
     resample,
     segments_of,
@@ -49,7 +49,7 @@ def dataset_from_bars(
         synthetic: True for made-up bars; bars that are marked so make it True by themselves.
         start: first bar open, UTC, included.
         end: bar opens before this, UTC.
-        max_fill_bars: longest run of missing source bars that is filled; a longer one splits the data.
+        max_fill_bars: missing source bars filled in each gap, from its first on; a longer gap splits the data.
         features: name of the feature set.
         venue: where the coins are traded: order rules and fees.
 
@@ -57,7 +57,7 @@ def dataset_from_bars(
         A dataset whose rows are exactly the usable bars: every row belongs to a segment.
     """
     bar_seconds, chosen = timeframe_seconds(timeframe), feature_set(features)
-    fine = fill_short_gaps(to_grid(bars, tickers, source, start, end), max_fill_bars)
+    fine = fill_gaps(to_grid(bars, tickers, source, start, end), max_fill_bars)
     grid, warmup = resample(fine, bar_seconds), chosen.warmup_bars
     runs = [run for run in segments_of(grid) if run[1] - run[0] >= warmup + MIN_SEGMENT_BARS]
     if not runs:

@@ -3,7 +3,7 @@
 A tidy table has one row per bar and symbol: `timestamp` (the bar's OPEN time), `symbol`, `open, high, low, close`
 (quote per coin) and `volume` (coins). Axes: T bars, A assets. The steps, in the order they are meant to be used:
 
-    read_bars -> to_grid -> fill_short_gaps -> resample -> segments_of
+    read_bars -> to_grid -> fill_gaps -> resample -> segments_of
 
 A file whose timestamps are CLOSE times is read with `stamp="close"`, which moves every bar back by its length.
 A missing bar is NaN, never zero. Timestamps without a time zone are UTC; others are converted to UTC; whole numbers are
@@ -50,7 +50,7 @@ class BarGrid:
     low: np.ndarray  # (T, A) float64, quote per coin
     close: np.ndarray  # (T, A) float64, quote per coin
     volume: np.ndarray  # (T, A) float64, coins
-    filled: np.ndarray  # (T, A) bool, bar made up by fill_short_gaps
+    filled: np.ndarray  # (T, A) bool, bar made up by fill_gaps
     tickers: tuple[str, ...]
     bar_seconds: int
 
@@ -156,7 +156,8 @@ def _numbers(column: pd.Series, name: str, where: str) -> np.ndarray:
     try:
         return column.to_numpy(dtype=np.float64)
     except (TypeError, ValueError) as error:
-        is_text = (pd.to_numeric(column, errors="coerce").isna() & column.notna()).to_numpy()
+        numbers = pd.Series(pd.to_numeric(column, errors="coerce"))
+        is_text = np.asarray(numbers.isna() & column.notna())
         row = int(is_text.argmax())
         raise BarsError(f"{where}: row {row}: {name} is {str(column.iloc[row])[:40]!r}, expected a number") from error
 
@@ -301,17 +302,18 @@ def _check_every_symbol_has_bars(bars: pd.DataFrame, symbols: Sequence[str], whe
         raise BarsError(f"{where}: {', '.join(empty)} has no bars in the dates asked for; widen --start and --end")
 
 
-def fill_short_gaps(grid: BarGrid, max_fill_bars: int = DEFAULT_MAX_FILL_BARS) -> BarGrid:
-    """Fill runs of at most `max_fill_bars` missing bars between two real ones; longer runs stay missing.
+def fill_gaps(grid: BarGrid, max_fill_bars: int = DEFAULT_MAX_FILL_BARS) -> BarGrid:
+    """Fill the first `max_fill_bars` missing bars of every run between two real ones; what is left stays missing.
 
-    The rule is that nobody traded: open, high, low and close are the last close before the run, volume is 0. What a
-    filled bar holds never depends on what came after it. Filled bars are flagged in `filled`.
+    The rule is that nobody traded: open, high, low and close are the last close before the run, volume is 0. Neither
+    what a filled bar holds nor that it is there depends on when trading went on, so that an account that stands in one
+    learns nothing from it. Filled bars are flagged in `filled`; the simulator fills no order there.
     """
     missing = grid.missing
     last_real = _last_true_index(~missing)  # (T, A)
     next_real = (len(grid.time) - 1 - _last_true_index(~missing[::-1]))[::-1]  # (T, A)
     inside = (last_real >= 0) & (next_real < len(grid.time))
-    filled = missing & inside & (next_real - last_real - 1 <= max_fill_bars)
+    filled = missing & inside & (np.arange(len(missing))[:, None] - last_real <= max_fill_bars)
     carried = np.take_along_axis(grid.close, np.maximum(last_real, 0), axis=0)
     prices = {name: np.where(filled, carried, getattr(grid, name)) for name in PRICES}
     return replace(grid, **prices, volume=np.where(filled, 0.0, grid.volume), filled=grid.filled | filled)
@@ -356,7 +358,7 @@ def resample(grid: BarGrid, bar_seconds: int) -> BarGrid:
         low=parts(grid.low).min(axis=1),
         close=parts(grid.close)[:, -1] + whole,
         volume=volume,
-        filled=parts(grid.filled).any(axis=1),
+        filled=parts(grid.filled)[:, -1],
         bar_seconds=bar_seconds,
     )
 

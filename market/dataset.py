@@ -40,7 +40,7 @@ class Dataset:
     price: np.ndarray  # (T, A) float64, close, quote per coin
     tech: np.ndarray  # (T, F) float32, row t uses bars <= t
     time: np.ndarray  # (T,) int64, UTC seconds, bar close
-    filled: np.ndarray  # (T, A) bool, the bar was missing, or a part of it, and repeats the last close
+    filled: np.ndarray  # (T, A) bool, the bar (or its last part) was missing: its close repeats an earlier one
     tickers: tuple[str, ...]  # A
     feature_set: str  # a name in market.features.FEATURE_SETS, or where the columns come from
     feature_names: tuple[str, ...]  # F, `BTC:rsi_14`, or `time:day_sin` for a column of all coins
@@ -131,6 +131,7 @@ class Dataset:
             "segments": chosen,
             "min_order_qty": rules.min_order_qty,
             "qty_increment": rules.qty_increment,
+            "filled_array": self.filled,
         }
 
 

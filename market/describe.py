@@ -62,7 +62,7 @@ def _fill_line(quality: Mapping[str, Any]) -> str:
         return f"fill rule {quality['fill_rule']}"
     if longest == 0:
         return "filled: nothing; every missing bar splits the data"
-    return f"filled: at most {longest} missing bars in a row, by {quality['fill_rule']}; a longer gap splits the data"
+    return f"filled: the first {longest} missing bars of a gap, by {quality['fill_rule']}; a longer gap splits the data"
 
 
 def _coverage(reports: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -1,7 +1,7 @@
 """What the bars of a dataset hold and lack, as plain JSON values: printed, kept in the manifest, and drawn from there.
 
 Every number of a coin is over its own span, from its first to its last bar, at the timeframe of the source and before
-anything is resampled. A bar that `fill_short_gaps` made up counts as missing, and as filled besides; prices, volumes
+anything is resampled. A bar that `fill_gaps` made up counts as missing, and as filled besides; prices, volumes
 and moves are those of the bars that are there, one after another. So a move over a gap belongs to the first bar after
 it, and a gap does not end a run of flat bars.
 """
@@ -28,7 +28,7 @@ FEW_USED = 0.5
 
 
 def gap_report(grid: BarGrid, max_fill_bars: int) -> dict[str, Any]:
-    """The report of all coins; `grid` is the result of `fill_short_gaps`, at the timeframe of the source."""
+    """The report of all coins; `grid` is the result of `fill_gaps`, at the timeframe of the source."""
     bin_bars = max(-(-len(grid.time) // TIMELINE_BINS), 1)
     tickers = {ticker: _ticker_report(grid, a, bin_bars) for a, ticker in enumerate(grid.tickers)}
     return {

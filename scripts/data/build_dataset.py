@@ -54,8 +54,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         type=whole_number(0),
         default=DEFAULT_MAX_FILL_BARS,
         metavar="N",
-        help="longest run of missing bars of the file that is filled with the last close and zero volume; a longer one "
-        "splits the data (default: %(default)s)",
+        help="missing bars of the file that are filled in each gap, from its first on, with the last close and zero "
+        "volume; no order fills in them, and a longer gap splits the data (default: %(default)s)",
     )
     add_features(parser)
     parser.add_argument(

@@ -90,6 +90,28 @@ def test_a_buy_below_the_venue_minimum_is_dropped(env_class):
 
 
 @each_class
+def test_no_order_fills_in_a_bar_in_which_nobody_trades_the_coin(env_class):
+    # Bar 1 stands for a missing one: it repeats the close of bar 0. A quarter of 1000 USD is 5 coins at 50.
+    config = {**market([50, 50, 50, 40, 40]), "filled_array": np.array([[False], [True], [False], [True], [False]])}
+    env = make(env_class, config, initial_capital=1000, buy_cost_pct=0.0, sell_cost_pct=0.0)
+    assert env.step(np.array([1.0]))[3]["trades"] == 0
+    assert env.stocks == pytest.approx([0.0])
+    assert env.step(np.array([1.0]))[3]["trades"] == 1
+    assert env.stocks == pytest.approx([5.0])
+    assert env.step(np.array([-1.0]))[3]["trades"] == 0  # the position is marked at 40 and cannot be sold
+    assert env.total_asset == pytest.approx(950.0)
+    assert env.step(np.array([-1.0]))[3]["trades"] == 1
+
+
+@each_class
+def test_what_is_not_finite_is_a_hold_beside_a_coin_that_does_not_trade(env_class):
+    config = {**market([50] * 4, [50] * 4), "filled_array": np.array([[True, False]] * 4)}
+    env = make(env_class, config, initial_capital=1000)
+    info = env.step(np.array([np.nan, 1.0]))[3]
+    assert (info["rejected_actions"], info["trades"]) == (1, 0)
+
+
+@each_class
 def test_a_buy_cut_below_the_minimum_by_short_cash_is_dropped(env_class):
     # Two orders of 1000 USD on 1000 USD leave 10 coins of each; the second's minimum is 12.
     config = {**market([50] * 3, [50] * 3), "min_order_qty": np.array([0.0, 12.0])}

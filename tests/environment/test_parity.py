@@ -141,6 +141,17 @@ def test_zero_prices_are_not_traded_and_equal_the_scalar_environment(env_class, 
     assert_equal_to_scalar(env_class, config, params_of(rules, stale_bars=4), 6, 90, start="first")
 
 
+@pytest.mark.parametrize("env_class", ENV_CLASSES)
+@pytest.mark.parametrize("rules", ["finrl_crypto", "cappuccino", "standard"])
+def test_bars_without_trades_fill_nothing_and_equal_the_scalar_environment(env_class, rules):
+    config = random_config(100, seed=9)
+    filled = np.random.default_rng(4).random(config["price_array"].shape) < 0.3
+    config["filled_array"] = filled
+    for n_envs in (1, 6):
+        assert_equal_to_scalar(env_class, config, params_of(rules, trailing_stop_pct=0.05), n_envs, 90, start="first")
+    assert filled.any()
+
+
 @pytest.mark.parametrize("rules", ["finrl_crypto", "cappuccino", "standard"])
 @pytest.mark.parametrize("env_class", ENV_CLASSES[1:])
 def test_every_field_of_the_books_equals_the_plain_classes_over_restarts(env_class, rules):

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as st_np
 from market.candles import (
     PRICES,
     epoch_seconds,
-    fill_short_gaps,
+    fill_gaps,
     is_synthetic,
     read_bars,
     resample,
@@ -193,22 +193,29 @@ def test_a_missing_bar_is_missing_and_never_zero():
     assert segments_of(grid) == ((0, 4), (5, 12))
 
 
-def test_short_gaps_repeat_the_last_close_with_no_volume_and_long_ones_stay():
-    grid = fill_short_gaps(grid_with([2, 3, 6, 7, 8]), max_fill_bars=2)
+def test_the_first_bars_of_a_gap_repeat_the_last_close_with_no_volume_and_the_rest_stays():
+    grid = fill_gaps(grid_with([2, 3, 6, 7, 8]), max_fill_bars=2)
     assert grid.close[2:4, 0].tolist() == [grid.close[1, 0]] * 2
     assert grid.high[2:4, 0].tolist() == [grid.close[1, 0]] * 2
     assert grid.volume[2:4, 0].tolist() == [0.0, 0.0]
-    assert np.flatnonzero(grid.filled[:, 0]).tolist() == [2, 3]
-    assert segments_of(grid) == ((0, 6), (9, 12))
+    assert np.flatnonzero(grid.filled[:, 0]).tolist() == [2, 3, 6, 7]
+    assert segments_of(grid) == ((0, 8), (9, 12))
+
+
+@pytest.mark.parametrize("resumes_at", [4, 5, 6, 9])
+def test_what_is_filled_does_not_tell_when_trading_goes_on(resumes_at):
+    grid = fill_gaps(grid_with(range(2, resumes_at)), max_fill_bars=2)
+    assert grid.filled[:4, 0].tolist() == [False, False, True, True]
+    assert not grid.filled[4:].any()
 
 
 def test_no_gap_is_filled_when_none_may_be():
-    assert not fill_short_gaps(grid_with([4]), max_fill_bars=0).filled.any()
+    assert not fill_gaps(grid_with([4]), max_fill_bars=0).filled.any()
 
 
 def test_a_coin_that_starts_late_or_ends_early_is_not_filled():
     rows = pd.concat([table(10), table(10, "ETH/USD").iloc[2:8]])
-    grid = fill_short_gaps(to_grid(tidy_bars(rows, "t"), ["BTC", "ETH"], "t"), max_fill_bars=5)
+    grid = fill_gaps(to_grid(tidy_bars(rows, "t"), ["BTC", "ETH"], "t"), max_fill_bars=5)
     assert segments_of(grid) == ((2, 8),)
 
 
@@ -217,14 +224,14 @@ def test_a_coin_that_starts_late_or_ends_early_is_not_filled():
 def test_filling_by_a_plain_loop_gives_the_same_bars(absent, max_fill_bars):
     absent[[0, -1]] = False
     absent[1] = False  # two neighbours, so the step is known
-    grid = fill_short_gaps(grid_with(np.flatnonzero(absent), 40), max_fill_bars)
+    grid = fill_gaps(grid_with(np.flatnonzero(absent), 40), max_fill_bars)
     close, last, run = grid_with([], 40).close[:, 0], 0, []
     for bar in range(40):
         if absent[bar]:
             run.append(bar)
             continue
         for gap in run:
-            expected = close[last] if len(run) <= max_fill_bars else np.nan
+            expected = close[last] if gap - last <= max_fill_bars else np.nan
             np.testing.assert_equal(grid.close[gap, 0], expected)
         last, run = bar, []
         assert grid.close[bar, 0] == close[bar]
@@ -292,5 +299,5 @@ def test_real_bars_with_holes_resample_to_the_exchanges_own_where_whole(real_bar
 
 
 def test_the_real_gappy_file_is_split_at_its_outage(real_bars_dir):
-    grid = fill_short_gaps(real_grid(real_bars_dir, "crypto_1m_gappy_coinbase_2018-04.parquet", ["BTC", "LTC/USD"]), 3)
-    assert segments_of(grid) == ((0, 1008), (1440, 4320))
+    grid = fill_gaps(real_grid(real_bars_dir, "crypto_1m_gappy_coinbase_2018-04.parquet", ["BTC", "LTC/USD"]), 3)
+    assert segments_of(grid) == ((0, 1011), (1440, 4320))

@@ -157,7 +157,7 @@ def test_the_real_gappy_file_becomes_segments(real_bars_dir, folder):
     arguments = ["--bars", bars, "--tickers", "BTC/USD", "ETH/USD", "LTC/USD", "--timeframe", "1m", "--out", "o"]
     done = run("build_dataset", *arguments, cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert load_dataset(folder / "o").segments == ((0, 752), (752, 1936))
+    assert load_dataset(folder / "o").segments == ((0, 755), (755, 1939))
     assert "longest gaps: BTC 432 bars from 2018-04-04 16:48, LTC 429" in done.stdout
 
 

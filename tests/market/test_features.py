@@ -377,7 +377,7 @@ def test_a_gap_splits_segments_and_each_has_its_own_warm_up(bars):
     stamps = sorted(bars["timestamp"].unique())
     holed = bars[~((bars["symbol"] == "BTC/USD") & bars["timestamp"].isin(stamps[300:310]))]
     dataset = dataset_from_bars(holed, ["BTC", "ETH"], "5m", source="sample")
-    first, second = 300 - WARMUP_BARS, 600 - 310 - WARMUP_BARS
+    first, second = 303 - WARMUP_BARS, 600 - 310 - WARMUP_BARS  # the gap's first three bars are filled
     assert dataset.segments == ((0, first), (first, first + second))
     alone = dataset_from_bars(bars[bars["timestamp"] >= stamps[310]], ["BTC", "ETH"], "5m", source="sample")
     np.testing.assert_array_equal(dataset.tech[first:], alone.tech)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from market.build import dataset_from_bars
-from market.candles import fill_short_gaps, read_bars, resample, segments_of, tidy_bars, to_grid
+from market.candles import fill_gaps, read_bars, resample, segments_of, tidy_bars, to_grid
 from market.checks import MIN_SEGMENT_BARS
 from market.errors import BarsError
 from market.features import WARMUP_BARS
@@ -33,7 +33,7 @@ def rows(closes, volumes=None, symbol="BTC/USD", is_flat=None):
 
 
 def grid_of(*tables, tickers=("BTC",), max_fill_bars=0):
-    return fill_short_gaps(to_grid(tidy_bars(pd.concat(tables), "t"), tickers, "t"), max_fill_bars)
+    return fill_gaps(to_grid(tidy_bars(pd.concat(tables), "t"), tickers, "t"), max_fill_bars)
 
 
 def report_of(*tables, tickers=("BTC",), max_fill_bars=0):
@@ -46,7 +46,7 @@ def btc(*tables, **options):
 
 def test_gaps_are_counted_where_they_are_and_filled_bars_stay_missing():
     found = btc(rows([1, 1, None, 1, 1, None, None, None, 1, 1, 1, 1]), max_fill_bars=2)
-    assert (found["bars"], found["missing_bars"], found["filled_bars"], found["gaps"]) == (8, 4, 1, 2)
+    assert (found["bars"], found["missing_bars"], found["filled_bars"], found["gaps"]) == (8, 4, 3, 2)
     assert (found["longest_gap_bars"], found["longest_gap_start"]) == (3, "2024-01-01 00:25")
     assert found["longest_gaps"] == [["2024-01-01 00:25", 3], ["2024-01-01 00:10", 1]]
     assert (found["first_open"], found["last_open"]) == ("2024-01-01 00:00", "2024-01-01 00:55")
@@ -112,8 +112,8 @@ def test_a_timeline_is_short_and_one_bar_in_a_long_bin_shows():
     assert report["timeline_bin_bars"] == 3
     assert set(timeline) == {"missing", "filled", "jumps"}
     assert {len(marks) for marks in timeline.values()} == {TIMELINE_BINS}
-    assert timeline["filled"][:5] == ".3..."
-    assert timeline["missing"][:5] == "...9."
+    assert timeline["filled"][:5] == ".3.3."
+    assert timeline["missing"][:5] == "...6."
     assert timeline["jumps"][:5] == ".33.."
 
 
@@ -154,7 +154,7 @@ def test_every_number_by_a_plain_loop(bars, max_fill_bars):
     assert found["missing_bars"] == sum(gap_lengths)
     assert found["gaps"] == len(gap_lengths)
     assert found["longest_gap_bars"] == max(gap_lengths, default=0)
-    assert found["filled_bars"] == sum(length for length in gap_lengths if length <= max_fill_bars)
+    assert found["filled_bars"] == sum(min(length, max_fill_bars) for length in gap_lengths)
     assert found["zero_volume_bars"] == sum(b[1] for b in there)
     assert found["longest_zero_volume_run"] == longest(b[1] for b in there)
     assert found["flat_bars"] == sum(b[2] for b in there)
@@ -203,14 +203,15 @@ def test_every_bar_of_the_grid_is_used_or_dropped_for_one_reason(holed, timefram
 
 
 @pytest.mark.parametrize("timeframe", ["5m", "15m", "1h"])
-def test_the_dataset_flags_exactly_the_bars_with_a_filled_part(timeframe):
+def test_the_dataset_flags_exactly_the_bars_whose_close_is_filled(timeframe):
     bars = sample_bars("5m", 12_000, ("BTC", "ETH"), seed=5)
-    bars = bars.drop(index=[9_000, 9_001, 9_300, 12_000 + 10_001])  # 1, 2, 3 short gaps
+    bars = bars.drop(index=[9_000, 9_001, 9_311, 12_000 + 10_001])  # 3 short gaps
     dataset = dataset_from_bars(bars, ["BTC", "ETH"], timeframe, source="t")
     seconds = dataset.bar_seconds
     n_parts, first_open = seconds // 300, START
     expected = [
-        {(n // n_parts * seconds) + first_open + seconds for n in holes} for holes in ([9_000, 9_001, 9_300], [10_001])
+        {(n // n_parts * seconds) + first_open + seconds for n in holes if n % n_parts == n_parts - 1}
+        for holes in ([9_000, 9_001, 9_311], [10_001])
     ]
     for a, closes in enumerate(expected):
         assert set(dataset.time[dataset.filled[:, a]].tolist()) == closes
@@ -272,7 +273,7 @@ def test_the_report_of_real_files_equals_their_published_measures(real_bars_dir,
     file = f"crypto_{name}.parquet"
     bars, truth = read_bars(real_bars_dir / file), measures(real_bars_dir).set_index("file").loc[[file]]
     for expected in truth.itertuples():
-        grid = fill_short_gaps(to_grid(bars, [expected.symbol], file), 3)
+        grid = fill_gaps(to_grid(bars, [expected.symbol], file), 3)
         (found,) = gap_report(grid, 3)["tickers"].values()
         for column in ("bars", "missing_bars", "gaps", "longest_gap_bars", "flat_bars", "longest_flat_run"):
             assert found[column] == getattr(expected, column), (expected.symbol, column)
