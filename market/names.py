@@ -25,9 +25,12 @@ WHOLE_NAMES = frozenset(
 # Quotes that themselves end with USD; DOTUSD ends with TUSD by chance. Read so only with one of these coins before it.
 CHANCE_QUOTES = ("FDUSD", "BUSD", "TUSD")
 COINS_OF_CHANCE_QUOTES = frozenset(
-    "AAVE ADA ALGO ARB ATOM AVAX BCH BNB BTC DOGE DOT EOS ETC ETH FIL FTM GALA ICP LINK LTC MANA MATIC NEAR PEPE SAND "
-    "SHIB SOL SUI TRX UNI USDC USDT WBTC WLD XLM XRP".split()
-)
+    (
+        "AAVE", "ADA", "ALGO", "ARB", "ATOM", "AVAX", "BCH", "BNB", "BTC", "DOGE", "DOT", "EOS", "ETC", "ETH", "FIL",
+        "FTM", "GALA", "ICP", "LINK", "LTC", "MANA", "MATIC", "NEAR", "PEPE", "SAND", "SHIB", "SOL", "SUI", "TRX",
+        "UNI", "WBTC", "WLD", "XLM", "XRP",
+    )
+)  # fmt: skip
 
 TIMEFRAME_SECONDS = {
     "1m": 60,
@@ -57,8 +60,8 @@ def timeframe_name(bar_seconds: int) -> str:
 def split_symbol(symbol: str) -> tuple[str, str]:
     """(coin, quote) in capitals, `("BTC", "USDT")` for `btc/usdt` or `BTCUSDT`; the quote is empty when not given.
 
-    Without a mark USD, USDT and USDC win over FDUSD, BUSD and TUSD, unless only those leave a well-known coin: DOTUSD is
-    DOT in USD, BTCBUSD is BTC in BUSD.
+    Without a mark USD, USDT and USDC win over FDUSD, BUSD and TUSD, unless only those leave a well-known coin: DOTUSD
+    is DOT in USD, BTCBUSD is BTC in BUSD.
     """
     name, *others = readings(symbol)
     if name[0] in WHOLE_NAMES or not others:
