@@ -123,7 +123,8 @@ def venue_of_assets(assets: Sequence[Any], known: Venue, as_of: str, source: str
     rules: dict[str, OrderRule] = {}
     left_out: list[str] = []
     doubles: list[str] = []
-    for symbol, asset in sorted(_by_symbol(assets).items(), key=_dollars_first):
+    by_symbol, strange = _by_symbol(assets)
+    for symbol, asset in sorted(by_symbol.items(), key=_dollars_first):
         try:
             rule = _rule(symbol, asset, known)
         except VenueError as error:
@@ -137,17 +138,25 @@ def venue_of_assets(assets: Sequence[Any], known: Venue, as_of: str, source: str
         raise VenueError(f"the answer has no usable asset among {len(assets)}; nothing was written")
     if doubles:
         left_out.append(f"{', '.join(doubles)}: a dollar pair of a coin that has its rule from another dollar pair")
-    return replace(known, rules=rules, as_of=as_of, source=source), left_out
+    return replace(known, rules=rules, as_of=as_of, source=source), [*left_out, *strange]
 
 
-def _by_symbol(assets: Sequence[Any]) -> dict[str, Mapping[str, Any]]:
+def _by_symbol(assets: Sequence[Any]) -> tuple[dict[str, Mapping[str, Any]], list[str]]:
+    """Assets by their symbol, and one line for each thing that is no asset with a coin's name."""
     found: dict[str, Mapping[str, Any]] = {}
+    strange: list[str] = []
     for asset in assets:
         symbol = asset.get("symbol") if isinstance(asset, Mapping) else None
-        if not isinstance(symbol, str) or not symbol.isprintable() or not 0 < len(symbol) <= LONGEST_SYMBOL:
-            raise VenueError("the answer holds something that is not an asset with a symbol; nothing was written")
-        found[symbol] = asset
-    return found
+        if isinstance(symbol, str) and len(symbol) <= LONGEST_SYMBOL and _is_name(symbol):
+            found[symbol] = asset
+        else:
+            strange.append(f"{ascii(asset if symbol is None else symbol)[:LONGEST_SYMBOL]}: is not the name of a coin")
+    return found, strange
+
+
+def _is_name(symbol: str) -> bool:
+    coin, quote = split_symbol(symbol)
+    return coin.isalnum() and (quote.isalnum() or not quote)
 
 
 def _dollars_first(item: tuple[str, Any]) -> tuple[str, int]:

@@ -21,10 +21,12 @@ import pyarrow.parquet as pq
 from market.candles import COLUMNS, PRICES
 from market.errors import BarsError
 from market.files import whole_file
+from market.names import timeframe_name, timeframe_seconds
 from market.periods import SymbolMonth
 
 VALUES = (*PRICES, "volume")
 LARGEST_FILE_BYTES = 64 * 2**20  # a month of one-minute bars is about 2 MB
+FEW_STEPS = 10  # too few for the commonest of them to tell the bar length of a thin coin
 LABEL, DIGEST = b"bars", b"bars_sha256"
 
 LOGGER = logging.getLogger(__name__)
@@ -73,10 +75,17 @@ class BarsCache:
         arrays = {name: table.column(name).to_numpy() for name in ("timestamp", *VALUES)}
         if notes[DIGEST] != _digest(arrays):
             raise ValueError("its values do not match their SHA-256")
-        return _tidy(arrays, unit.symbol)
+        bars = _tidy(arrays, unit.symbol)
+        check_timeframe(bars, self.timeframe, "the file")
+        return bars
 
     def write(self, unit: SymbolMonth, bars: pd.DataFrame) -> None:
-        """Keep one month's tidy bars of one symbol."""
+        """Keep one month's tidy bars of one symbol.
+
+        Raises:
+            BarsError: they are of another timeframe; nothing is written.
+        """
+        check_timeframe(bars, self.timeframe, str(unit))
         arrays = {name: bars[name].to_numpy(dtype=np.float64) for name in VALUES}
         arrays["timestamp"] = bars["timestamp"].dt.as_unit("s").astype("int64").to_numpy()
         notes = {LABEL: self._label(unit), DIGEST: _digest(arrays)}
@@ -87,6 +96,29 @@ class BarsCache:
     def _label(self, unit: SymbolMonth) -> bytes:
         fields = [self.url, unit.symbol, self.timeframe, f"{unit.month:%Y-%m}"]
         return json.dumps(fields).encode()
+
+
+def check_timeframe(bars: pd.DataFrame, timeframe: str, where: str) -> None:
+    """Refuse one symbol's bars that are of another timeframe or open off its UTC grid; holes are fine.
+
+    Raises:
+        BarsError: one line that begins with `where`.
+    """
+    step = timeframe_seconds(timeframe)
+    opens = bars["timestamp"].dt.as_unit("s").astype("int64").to_numpy()
+    is_off = opens % step != 0
+    if is_off.any():
+        first = bars["timestamp"].iloc[int(is_off.argmax())]
+        raise BarsError(
+            f"{where}: the bar of {first:%Y-%m-%d %H:%M:%S} UTC does not open at a whole {timeframe} in UTC"
+        )
+    lengths, counts = np.unique(np.diff(opens), return_counts=True)
+    common = lengths[counts == counts.max()] if len(lengths) else lengths
+    if len(opens) <= FEW_STEPS and len(opens) > 2:
+        common = np.append(common, np.gcd.reduce(lengths))
+    if len(opens) > 2 and step not in common:
+        found = timeframe_name(int(common[0]))
+        raise BarsError(f"{where}: holds bars {found} apart, expected {timeframe}; use another source or timeframe")
 
 
 def _digest(arrays: dict[str, np.ndarray]) -> bytes:

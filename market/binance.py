@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import lzma
 import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import numpy as np
 import pandas as pd
@@ -23,7 +25,14 @@ from market.transport import DamagedAnswerError, Patience, be_patient, check_rea
 
 URL = "https://data.binance.vision"
 URL_VARIABLE = "CRYPTO_BARS_BINANCE_URL"
-LARGEST_ARCHIVE_BYTES = 256 * 2**20  # a month of one-minute bars is about 3 MB
+LONGEST_LINE_BYTES = 720  # a bar is about 140; so a month of one-minute bars may have 32 MB
+LONGEST_MONTH_S = 31 * 86_400
+PUBLISHED_WITHIN = timedelta(days=45)  # of a month's end; archives appear within days
+ENDS_EARLY = timedelta(days=1)
+UNREADABLE = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, OSError, EOFError, IndexError, ValueError,
+    NotImplementedError, RuntimeError,
+)  # fmt: skip
 ARCHIVE_COLUMNS = ("timestamp", "open", "high", "low", "close", "volume")  # the first 6 of 12
 
 LOGGER = logging.getLogger(__name__)
@@ -46,11 +55,11 @@ class Binance:
         """`BTC/USDT` for any form of the name."""
         return pair_of(ticker, "/", "USDT")
 
-    def check(self, units: Sequence[SymbolMonth], period: Period) -> Period:
+    def check(self, units: Sequence[SymbolMonth], period: Period, now: datetime) -> Period:
         """Name absent first months before anything is downloaded; leave out a last month that is not published yet.
 
-        Archives appear some days after their month has ended. A period of a single month stays as it is: that its
-        archive is absent is an error then.
+        Archives appear some days after their month has ended; one that is absent weeks later will not. A period of a
+        single month stays as it is: that its archive is absent is an error then.
         """
         check_reachable(self.url, self._patience)
         first_months = {unit.symbol: unit for unit in reversed(units)}
@@ -60,14 +69,25 @@ class Binance:
             late = [unit for unit in units if unit.month == last_month and not self._is_published(unit)]
             absent = [name for name in absent if name not in map(self._archive, late)]
             if late and not absent:
+                self._check_may_be_late(late, now)
                 LOGGER.warning(
                     "Binance has no %s archive of %s for %s yet; bars end with %s",
-                    self._timeframe, f"{last_month:%Y-%m}", late[0].symbol, f"{period.months()[-2]:%Y-%m}",
+                    self._timeframe, f"{last_month:%Y-%m}", ", ".join(unit.symbol for unit in late),
+                    f"{period.months()[-2]:%Y-%m}",
                 )  # fmt: skip
                 period = Period(period.start, last_month)
         if absent:
             raise BarsError(_absent(", ".join(sorted(absent))))
         return period
+
+    def _check_may_be_late(self, late: Sequence[SymbolMonth], now: datetime) -> None:
+        """Refuse to wait for archives that would have appeared long ago."""
+        if now - late[0].period.end > PUBLISHED_WITHIN:
+            raise BarsError(
+                f"Binance has no archive: {', '.join(self._archive(unit) for unit in late)}, long after its month; is "
+                f"{', '.join(unit.symbol for unit in late)} delisted or renamed? Leave it out, or choose an --end "
+                "before its last month"
+            )
 
     def is_final(self, unit: SymbolMonth, now: datetime) -> bool:
         """Always: an archive is published when its month has ended, and is verified."""
@@ -82,16 +102,24 @@ class Binance:
 
     def _month(self, unit: SymbolMonth, name: str) -> pd.DataFrame:
         archive = self._get(unit)
-        expected = self._get(unit, ".CHECKSUM").split()[:1]
-        if expected != [hashlib.sha256(archive).hexdigest().encode()]:
-            raise DamagedAnswerError("does not match its published SHA-256")
-        table = parse_archive(archive, name).assign(symbol=unit.symbol)
+        self._check_digest(archive, self._get(unit, ".CHECKSUM"), name)
+        table = parse_archive(archive, name, self._timeframe).assign(symbol=unit.symbol)
         bars = tidy_bars(table, f"Binance, {name}")
         whole = unit.period
         first, last = (pd.Timestamp(bars["timestamp"].iloc[row]) for row in (0, -1))
         if first < whole.start or last >= whole.end:
             raise BarsError(f"Binance, {name}: holds bars of {first:%Y-%m-%d} .. {last:%Y-%m-%d}; use another source")
+        if whole.end - last > ENDS_EARLY:
+            LOGGER.warning("Binance, %s: ends early, with the bar of %s UTC", name, f"{last:%Y-%m-%d %H:%M}")
         return bars.assign(symbol=unit.symbol)
+
+    def _check_digest(self, archive: bytes, published: bytes, name: str) -> None:
+        """One line, `<sha256>  <file>`, of this file and these bytes."""
+        words = published.split()
+        if [word.lstrip(b"*") for word in words[1:]] != [name.encode()]:
+            raise DamagedAnswerError("its published checksum is of another file")
+        if words[0].lower() != hashlib.sha256(archive).hexdigest().encode():
+            raise DamagedAnswerError("does not match its published SHA-256")
 
     def _archive(self, unit: SymbolMonth) -> str:
         return f"{unit.symbol.replace('/', '')}-{self._timeframe}-{unit.month:%Y-%m}.zip"
@@ -122,17 +150,29 @@ def _absent(names: str) -> str:
     )
 
 
-def parse_archive(archive: bytes, name: str) -> pd.DataFrame:
-    """Rows of one monthly archive: no header, 12 columns, open time first, in ms, since 2025 in microseconds."""
+def parse_archive(archive: bytes, name: str, timeframe: str) -> pd.DataFrame:
+    """Rows of one monthly archive: no header, 12 columns, open time first, in ms, since 2025 in microseconds.
+
+    It holds one file, of the archive's own name, no larger than a month of the timeframe can be.
+    """
+    largest = (LONGEST_MONTH_S // timeframe_seconds(timeframe) + 1) * LONGEST_LINE_BYTES
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as files:
-            info = files.infolist()[0]
-            if info.file_size > LARGEST_ARCHIVE_BYTES:
-                raise BarsError(f"Binance, {name}: {info.file_size} bytes unpacked is too large for a month of bars")
-            table = pd.read_csv(io.BytesIO(files.read(info)), header=None, usecols=range(6), names=ARCHIVE_COLUMNS)
+            members = files.namelist()
+            if members != [f"{name.removesuffix('.zip')}.csv"]:
+                raise BarsError(f"Binance, {name}: holds {ascii(members)[:80]}, expected the one .csv of its own name")
+            with files.open(members[0]) as file:
+                lines = file.read(largest + 1)  # whatever its header says
+        if len(lines) > largest:
+            raise BarsError(
+                f"Binance, {name}: over {largest} bytes unpacked is too large for a month of {timeframe} bars"
+            )
+        table = pd.read_csv(io.BytesIO(lines), header=None, usecols=range(6), names=ARCHIVE_COLUMNS)
+        if table.empty:
+            raise DamagedAnswerError("the archive holds no bars")
     except BarsError:
         raise
-    except (zipfile.BadZipFile, zlib.error, IndexError, ValueError, NotImplementedError, RuntimeError) as error:
+    except UNREADABLE as error:
         raise DamagedAnswerError(f"not a readable archive ({one_line(error)})") from error
     # Some archives carry a header line; it is the only row without numbers.
     numbers = pd.DataFrame({column: pd.to_numeric(table[column], errors="coerce") for column in ARCHIVE_COLUMNS})

@@ -2,6 +2,10 @@
 
 `BTC`, `btc`, `BTC/USD`, `BTC/USDT`, `BTC-USD`, `BTC_USDT` and `BTCUSD` are the same coin; `BTC/EUR` is not, because a
 dataset has one cash currency. Dollar stablecoins count as US dollars.
+
+A name without a mark can be read in several ways: `ARBUSD` is ARB in USD or AR in BUSD. Where symbols are at hand it is
+matched against them, and refused if two coins fit. Where none are, `split_symbol` decides. `CRVUSD` is the coin CRV in
+dollars, so the coin of that name is written `CRVUSD/USD`, in a dataset too: a dataset's name is never split again.
 """
 
 from __future__ import annotations
@@ -13,6 +17,20 @@ from market.errors import BarsError
 DEFAULT_TICKERS = ("AAVE", "AVAX", "BTC", "LINK", "ETH", "LTC", "UNI")
 DOLLARS = ("USD", "USDT", "USDC", "FDUSD", "BUSD", "TUSD")  # in order of preference
 QUOTES = (*DOLLARS, "EUR", "GBP", "JPY", "TRY", "BRL")
+MARKS = "/-_"
+# Coins whose own name ends with that of a currency, and that are meant when it stands alone.
+WHOLE_NAMES = frozenset(
+    (*QUOTES, "AEUR", "AUSD", "BFUSD", "GUSD", "HUSD", "LUSD", "MUSD", "PYUSD", "RLUSD", "SUSD", "XUSD")
+)
+# Quotes that themselves end with USD; DOTUSD ends with TUSD by chance. Read so only with one of these coins before it.
+CHANCE_QUOTES = ("FDUSD", "BUSD", "TUSD")
+COINS_OF_CHANCE_QUOTES = frozenset(
+    (
+        "AAVE", "ADA", "ALGO", "ARB", "ATOM", "AVAX", "BCH", "BNB", "BTC", "DOGE", "DOT", "EOS", "ETC", "ETH", "FIL",
+        "FTM", "GALA", "ICP", "LINK", "LTC", "MANA", "MATIC", "NEAR", "PEPE", "SAND", "SHIB", "SOL", "SUI", "TRX",
+        "UNI", "WBTC", "WLD", "XLM", "XRP",
+    )
+)  # fmt: skip
 
 TIMEFRAME_SECONDS = {
     "1m": 60,
@@ -40,19 +58,30 @@ def timeframe_name(bar_seconds: int) -> str:
 
 
 def split_symbol(symbol: str) -> tuple[str, str]:
-    """(coin, quote) in capitals, `("BTC", "USDT")` for `btc/usdt` or `BTCUSDT`; the quote is empty when not given."""
+    """(coin, quote) in capitals, `("BTC", "USDT")` for `btc/usdt` or `BTCUSDT`; the quote is empty when not given.
+
+    Without a mark USD, USDT and USDC win over FDUSD, BUSD and TUSD, unless only those leave a well-known coin: DOTUSD
+    is DOT in USD, BTCBUSD is BTC in BUSD.
+    """
+    name, *others = readings(symbol)
+    if name[0] in WHOLE_NAMES or not others:
+        return name
+    known = {*COINS_OF_CHANCE_QUOTES, *WHOLE_NAMES}
+    plain = [reading for reading in others if reading[1] not in CHANCE_QUOTES]
+    by_chance = [reading for reading in others if reading[1] in CHANCE_QUOTES and reading[0] in known]
+    return next((reading for reading in plain if reading[0] in known), None) or [*by_chance, *plain, *others][0]
+
+
+def readings(symbol: str) -> tuple[tuple[str, str], ...]:
+    """Every (coin, quote) a symbol may mean: one where it has a mark, else the whole name first, then its splits."""
     name = symbol.strip().upper()
-    for mark in "/-_":
+    for mark in MARKS:
         coin, found, quote = name.partition(mark)
         if found:
-            return coin, quote
-    if name in QUOTES:
-        return name, ""
-    for quote in sorted(QUOTES, key=len, reverse=True):
-        # USDTUSD is tether in dollars, not dollars in TUSD.
-        if name.endswith(quote) and name.removesuffix(quote) != "USD":
-            return name.removesuffix(quote), quote
-    return name, ""
+            return ((coin.strip(), quote.strip()),)
+    splits = [(name.removesuffix(quote), quote) for quote in QUOTES if name.endswith(quote)]
+    # USDTUSD is tether in dollars, not dollars in TUSD.
+    return ((name, ""), *((coin, quote) for coin, quote in splits if coin not in ("", "USD")))
 
 
 def pair_of(ticker: str, mark: str, dollar: str) -> str:
@@ -65,15 +94,23 @@ def pair_of(ticker: str, mark: str, dollar: str) -> str:
 
 
 def ticker_of(symbol: str) -> str:
-    """The dataset's name of a symbol: the coin alone in dollars (`BTC`), the pair in another currency (`BTC/EUR`)."""
+    """The dataset's name of a symbol: the coin alone in dollars (`BTC`), the pair in another currency (`BTC/EUR`).
+
+    A coin whose name alone would be read as a pair keeps its dollars (`CRVUSD/USD`), so a dataset's name names itself.
+    """
     coin, quote = split_symbol(symbol)
-    return f"{coin}/{quote}" if quote and quote not in DOLLARS else coin
+    if quote and quote not in DOLLARS:
+        return f"{coin}/{quote}"
+    return coin if split_symbol(coin) == (coin, "") else f"{coin}/{DOLLARS[0]}"
 
 
 def currency_of(symbol: str) -> str:
     """The cash currency of a symbol; every dollar stablecoin and a bare coin name count as USD."""
-    quote = split_symbol(symbol)[1]
-    return quote if quote and quote not in DOLLARS else "USD"
+    return _currency(split_symbol(symbol)[1])
+
+
+def _currency(quote: str) -> str:
+    return quote if quote and quote not in DOLLARS else DOLLARS[0]
 
 
 def match_symbols(wanted: Sequence[str], available: Iterable[str]) -> tuple[str, ...]:
@@ -82,10 +119,11 @@ def match_symbols(wanted: Sequence[str], available: Iterable[str]) -> tuple[str,
     An exact match wins, then the same coin in the first of USD, USDT, USDC, ... that is there.
 
     Raises:
-        BarsError: unknown or repeated tickers, or several cash currencies; unknown ones are named with what there is.
+        BarsError: unknown, ambiguous or repeated tickers, or several cash currencies; unknown ones are named with what
+            there is.
     """
     names = tuple(available)
-    found = [_match_one(ticker, names) for ticker in wanted]
+    found = [match_symbol(ticker, names) for ticker in wanted]
     unknown = [ticker for ticker, symbol in zip(wanted, found, strict=True) if symbol is None]
     if unknown:
         raise BarsError(f"unknown ticker {', '.join(unknown)}; available: {', '.join(sorted(names)) or 'none'}")
@@ -99,14 +137,32 @@ def match_symbols(wanted: Sequence[str], available: Iterable[str]) -> tuple[str,
     return symbols
 
 
-def _match_one(ticker: str, names: Sequence[str]) -> str | None:
+def match_symbol(ticker: str, names: Sequence[str]) -> str | None:
+    """The name among `names` that a ticker means, or None.
+
+    Raises:
+        BarsError: the ticker has no mark, and two coins among the names fit it equally well.
+    """
     if ticker in names:
         return ticker
-    same = [name for name in names if ticker_of(name) == ticker_of(ticker)]
-    preferred = [split_symbol(ticker)[1], "", *DOLLARS]
+    there = {name: split_symbol(name) for name in names}
+    exact: set[str] = set()
+    close: set[str] = set()  # the right coin in another dollar
+    for coin, quote in readings(ticker):
+        same = [name for name in names if (there[name][0], _currency(there[name][1])) == (coin, _currency(quote))]
+        best = min(same, key=lambda name: _place(there[name][1], (quote, "", *DOLLARS)), default=None)
+        if best is None:
+            continue
+        if not quote or (there[best][1] or DOLLARS[0]) == quote:
+            exact.add(best)
+        elif quote not in CHANCE_QUOTES or split_symbol(ticker) == (coin, quote):
+            # AR/USDT is no answer to ARBUSD.
+            close.add(best)
+    fitting = sorted(exact or close)
+    if len(fitting) > 1:
+        raise BarsError(f"ticker {ticker} may mean {' or '.join(fitting)}; write it with a mark, as {fitting[0]}")
+    return fitting[0] if fitting else None
 
-    def place(name: str) -> int:
-        quote = split_symbol(name)[1]
-        return preferred.index(quote) if quote in preferred else len(preferred)
 
-    return min(same, key=place, default=None)
+def _place(quote: str, preferred: Sequence[str]) -> int:
+    return preferred.index(quote) if quote in preferred else len(preferred)

@@ -15,7 +15,7 @@ from typing import Protocol
 import pandas as pd
 
 from market.alpaca import Alpaca
-from market.bars_cache import BarsCache
+from market.bars_cache import BarsCache, check_timeframe
 from market.binance import Binance
 from market.candles import tidy_bars
 from market.errors import BarsError
@@ -26,7 +26,7 @@ from market.transport import Patience
 Progress = Callable[[int, int], None]
 """Called with (months there, months in all): once for what the cache holds, then after each download."""
 
-LISTED_LATE = timedelta(days=1)  # thin coins have no bar in every hour
+WITHOUT_BARS = timedelta(days=1)  # at an end of the period; thin coins have no bar in every hour
 
 LOGGER = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Source(Protocol):
         """The source's own name of a ticker, `BTC/USD`."""
         ...
 
-    def check(self, units: Sequence[SymbolMonth], period: Period) -> Period:
+    def check(self, units: Sequence[SymbolMonth], period: Period, now: datetime) -> Period:
         """Fail fast where `units` cannot be had; returns the period, shortened to what can be had."""
         ...
 
@@ -93,8 +93,8 @@ def binance_bars(
     Args:
         tickers: coins in any form; each is asked for as `COINUSDT` unless it names another quote than USD.
         timeframe: such as `5m`.
-        period: half-open, UTC. A last month that lacks the archive of any coin is left out, which is logged; any other
-            absent month is an error.
+        period: half-open, UTC. A last month that is not published yet for all coins is left out, which is logged; any
+            other absent month is an error.
         on_progress: see `Progress`.
         cache: folder where verified months are kept; None for no cache.
         url: another server with the same files.
@@ -121,12 +121,12 @@ def download(
     parts = {unit: bars for unit in units if cache and (bars := cache.read(unit)) is not None}
     try:
         if len(parts) < len(units):
-            period = source.check([unit for unit in units if unit not in parts], period)
+            period = source.check([unit for unit in units if unit not in parts], period, now)
             units = [unit for unit in units if unit.month < period.end]
             parts = {unit: parts[unit] for unit in units if unit in parts}
         on_progress(len(parts), len(units))
         for unit in [unit for unit in units if unit not in parts]:
-            parts[unit] = _fetch(source, unit, period, cache, now)
+            parts[unit] = _fetch(source, unit, timeframe, period, cache, now)
             on_progress(len(parts), len(units))
     except (KeyboardInterrupt, BarsError) as stop:
         raise _with_what_is_kept(stop, cache, units, parts) from stop
@@ -143,10 +143,13 @@ def _past(period: Period, timeframe: str, now: datetime) -> Period:
     return Period(period.start, end)
 
 
-def _fetch(source: Source, unit: SymbolMonth, period: Period, cache: BarsCache | None, now: datetime) -> pd.DataFrame:
+def _fetch(
+    source: Source, unit: SymbolMonth, timeframe: str, period: Period, cache: BarsCache | None, now: datetime
+) -> pd.DataFrame:
     """One month from the server: whole where it can be kept, so that another period finds it; else what is needed."""
     is_kept = cache is not None and source.is_final(unit, now)
     bars = source.fetch(unit, unit.period if is_kept else unit.period.within(period))
+    check_timeframe(bars, timeframe, f"{source.title}, {unit}")
     if cache is not None and is_kept:
         cache.write(unit, bars)
     return bars
@@ -169,14 +172,17 @@ def _joined(source: Source, symbols: Sequence[str], parts: list[pd.DataFrame], p
     """All months as one tidy table, cut to the period; symbols without bars are named."""
     bars = pd.concat(parts, ignore_index=True)
     bars = bars.loc[(bars["timestamp"] >= period.start) & (bars["timestamp"] < period.end)]
-    first_bars = bars.groupby("symbol")["timestamp"].min()
+    times = bars.groupby("symbol")["timestamp"]
+    first_bars, last_bars = times.min(), times.max()
     absent = [symbol for symbol in symbols if symbol not in first_bars.index]
     if absent:
         raise BarsError(
             f"{source.title} has no bars of {', '.join(absent)} in this period; check the ticker and the dates"
         )
     for symbol in symbols:
-        first = first_bars[symbol]
-        if first - period.start > LISTED_LATE:
+        first, last = first_bars[symbol], last_bars[symbol]
+        if first - period.start > WITHOUT_BARS:
             LOGGER.warning("%s: the first bar of %s is at %s UTC", source.title, symbol, f"{first:%Y-%m-%d %H:%M}")
+        if period.end - last > WITHOUT_BARS:
+            LOGGER.warning("%s: the last bar of %s is at %s UTC", source.title, symbol, f"{last:%Y-%m-%d %H:%M}")
     return tidy_bars(bars, source.title)

@@ -15,6 +15,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -163,6 +165,15 @@ def refusal(status: int | None, detail: str) -> str:
 def one_line(error: BaseException) -> str:
     """An error's text without line breaks, shortened."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def sent_at(response: requests.Response) -> datetime | None:
+    """The server's own time when it answered, UTC; None where it does not tell."""
+    try:
+        moment = parsedate_to_datetime(response.headers.get("Date", ""))
+    except ValueError:
+        return None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def check_reachable(url: str, patience: Patience) -> None:

@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from market.errors import VenueError
+from market.errors import BarsError, VenueError
 from market.files import write_whole
-from market.names import currency_of, ticker_of
+from market.names import currency_of, match_symbol, ticker_of
 
 FORMAT = 1
 LARGEST_FILE_BYTES = 2**20
@@ -115,11 +115,18 @@ class Venue:
 
     def rule(self, ticker: str) -> OrderRule:
         """The rule of one coin under any of its names (`BTC`, `BTC/USD`, `BTCUSDT`), or the default."""
-        listed = self.rules.get(ticker_of(ticker))
-        if listed is not None:
-            return listed
+        entry = self._entry(ticker)
+        if entry is not None:
+            return self.rules[entry]
         is_dollars = currency_of(ticker) == "USD"
         return self.default_rule if is_dollars else replace(self.default_rule, min_order_notional=0.0)
+
+    def _entry(self, ticker: str) -> str | None:
+        """The name of the coin's entry; a name is split only where no entry has it."""
+        try:
+            return match_symbol(ticker, tuple(self.rules))
+        except BarsError as error:
+            raise VenueError(f"{self.label}: {error}") from error
 
     def order_rules(self, tickers: Sequence[str]) -> OrderRules:
         """Rules of several coins, joined by name: reordering the tickers reorders the arrays."""
@@ -132,11 +139,11 @@ class Venue:
 
     def unlisted(self, tickers: Sequence[str]) -> tuple[str, ...]:
         """The coins among these that have no entry, so that the default stands in for their rule."""
-        return tuple(ticker for ticker in tickers if ticker_of(ticker) not in self.rules)
+        return tuple(ticker for ticker in tickers if self._entry(ticker) is None)
 
     def only(self, tickers: Sequence[str]) -> Venue:
         """The same venue with the entries of these coins alone."""
-        names = {ticker_of(ticker) for ticker in tickers}
+        names = {self._entry(ticker) for ticker in tickers}
         return replace(self, rules={name: rule for name, rule in self.rules.items() if name in names})
 
     def fee_rate(self, volume_30d: float = 0.0, liquidity: str = "taker") -> float:

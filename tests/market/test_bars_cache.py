@@ -7,6 +7,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from market import bars_cache
 from market.alpaca import Alpaca
 from market.bars_cache import BarsCache
 from market.binance import Binance
@@ -168,6 +169,46 @@ def test_a_damaged_or_foreign_file_is_fetched_again_and_said(server, source, tmp
     assert "fetching BTC/" in message
     assert "\n" not in message
     assert fetch(source, server, tmp_path)[1] == 0
+
+
+def test_a_file_of_another_timeframe_is_told_by_its_label(server, source, tmp_path, caplog):
+    fetch(source, server, tmp_path)
+    unit = SymbolMonth(FIRST[source].partition("/")[0].replace("-", "/"), datetime(2024, 12, 1, tzinfo=UTC))
+    hours, minutes = (BarsCache(tmp_path, server.url, timeframe) for timeframe in ("1h", "5m"))
+    minutes.path(unit).parent.mkdir(parents=True)
+    minutes.path(unit).write_bytes(hours.path(unit).read_bytes())
+    assert minutes.read(unit) is None
+    assert f'it holds ["{server.url}", "{unit.symbol}", "1h", "2024-12"]' in caplog.messages[-1]
+
+
+@pytest.mark.parametrize(("timeframe", "shift"), [("5m", 0), ("1h", 60)])
+def test_bars_of_another_length_are_neither_written_nor_read(tmp_path, monkeypatch, caplog, timeframe, shift):
+    unit = SymbolMonth("BTC/USD", datetime(2024, 12, 1, tzinfo=UTC))
+    made = made_up_bars("BTC", seconds(2024, 12), seconds(2025, 1), 3_600)
+    stamps = pd.to_datetime(made.pop("time") + shift, unit="s", utc=True)
+    bars = made.assign(timestamp=stamps.dt.as_unit("s"), symbol="BTC/USD")
+    cache = BarsCache(tmp_path, "http://server", timeframe)
+    with pytest.raises(BarsError, match=r"expected 5m|does not open at a whole 1h"):
+        cache.write(unit, bars)
+    assert not cache.path(unit).exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(bars_cache, "check_timeframe", lambda *_: None)
+        cache.write(unit, bars)
+        assert len(cache.read(unit)) == len(bars)
+    assert cache.read(unit) is None
+    assert "cannot be used (the file: " in caplog.messages[-1]
+
+
+def few_bars(*opens_at):
+    return pd.DataFrame({"timestamp": pd.to_datetime([300 * n for n in opens_at], unit="s", utc=True)})
+
+
+def test_the_bar_length_of_a_thin_coin_is_told_from_all_its_steps():
+    for opens_at in ((), (7,), (7, 19), (0, 2, 5), (0, 1, 2, 9), (0, 12, 24, 25, 26)):
+        bars_cache.check_timeframe(few_bars(*opens_at), "5m", "here")
+    for opens_at in ((0, 12, 24), range(0, 600, 12), (*range(0, 600, 12), 601)):
+        with pytest.raises(BarsError, match="here: holds bars 1h apart, expected 5m"):
+            bars_cache.check_timeframe(few_bars(*opens_at), "5m", "here")
 
 
 def test_every_flipped_bit_is_noticed_or_harmless(server, tmp_path):

@@ -133,6 +133,17 @@ def test_choosing_coins_chooses_their_rules(dataset):
     assert chosen.env_config()["min_order_qty"].tolist() == [132000.0]
 
 
+def test_choosing_coins_takes_their_filled_bars_along(dataset):
+    filled = np.zeros(dataset.price.shape, dtype=bool)
+    filled[5, 0] = filled[7:9, 1] = True
+    marked = replace(dataset, filled=filled)
+    swapped = marked.with_tickers(dataset.tickers[::-1])
+    np.testing.assert_array_equal(swapped.filled, filled[:, ::-1])
+    np.testing.assert_array_equal(swapped.price, dataset.price[:, ::-1])
+    for a, ticker in enumerate(dataset.tickers):
+        np.testing.assert_array_equal(marked.with_tickers([ticker]).filled, filled[:, [a]])
+
+
 def test_a_rule_in_the_manifest_cannot_be_edited(folder):
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["venue"]["rules"]["BTC"]["min_order_qty"] = 0.0

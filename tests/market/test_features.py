@@ -211,6 +211,17 @@ def test_the_calendar_goes_round_once_a_day_and_once_a_week():
     assert turn[72].tolist()[:2] == pytest.approx([np.sqrt(2.0), 0.0], abs=1e-6)  # 06:00
 
 
+@pytest.mark.parametrize(("timeframe", "step"), [("5m", 300), ("1h", 3_600), ("4h", 14_400)])
+def test_the_calendar_of_a_row_is_that_of_the_bars_close(timeframe, step):
+    bars = sample_bars(timeframe, WARMUP_BARS + 50, ("BTC",))
+    dataset = dataset_from_bars(bars, ["BTC"], timeframe, source="sample")
+    closes = bars["timestamp"].dt.as_unit("s").astype("int64").to_numpy()[WARMUP_BARS:] + step
+    np.testing.assert_array_equal(dataset.time, closes)
+    for name, turn, period in (("day_sin", np.sin, 86_400), ("day_cos", np.cos, 86_400), ("week_sin", np.sin, 604_800)):
+        column = dataset.tech[:, dataset.feature_names.index(f"time:{name}")]
+        np.testing.assert_allclose(column, np.sqrt(2.0) * turn(2 * np.pi * closes / period), atol=1e-3)
+
+
 @pytest.mark.parametrize("timeframe", TIMEFRAME_SECONDS)
 def test_no_calendar_column_is_constant_at_any_timeframe(timeframe):
     step = TIMEFRAME_SECONDS[timeframe]

@@ -134,6 +134,13 @@ def test_a_stablecoin_pair_stands_in_for_a_dollar_pair_that_is_not_traded():
     assert venue.rules == {"BTC": OrderRule(0.2, 1e-9, 10.0, 0.5)}
 
 
+def test_a_strange_asset_is_left_out_and_said_and_the_others_stay():
+    strange = [asset("CRVUSD/USD", "3"), asset("PYUSD/USD", "4"), asset("/USD"), asset("A\nB"), asset("BTC/U S"), 7, {}]
+    venue, left_out = venue_of_assets([*strange, asset("CRV/USD", "2")], ALPACA, TODAY, "a test")
+    assert {name: rule.min_order_qty for name, rule in venue.rules.items()} == {"CRV": 2, "CRVUSD/USD": 3, "PYUSD": 4}
+    assert left_out == [f"{what}: is not the name of a coin" for what in ("'/USD'", r"'A\nB'", "'BTC/U S'", "7", "{}")]
+
+
 @pytest.mark.parametrize(
     "assets",
     [[], [asset("MKR/USD", tradable=False)], [1, 2], [{}], [{"symbol": 7}], [asset("A\nB")], [asset("x" * 99)]],

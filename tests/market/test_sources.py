@@ -1,5 +1,9 @@
 """Both download sources against a stand-in server: the right bars, whatever the server does, without a network."""
 
+import io
+import json
+import struct
+import zipfile
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -49,6 +53,10 @@ def quiet(*_):
 
 def fetch(source, server, tickers=("BTC",), period=PERIOD, patience=QUICK, **options):
     return FETCH[source](tickers, "1h", period, quiet, url=server.url, patience=patience, **options)
+
+
+def at(now, source, server, tickers=("BTC",), period=PERIOD, timeframe="1h", cache=None):
+    return download(SOURCE[source](timeframe, server.url, QUICK), tickers, timeframe, period, quiet, cache, now)
 
 
 def assert_is_the_market(bars, server, source, tickers, period=PERIOD):
@@ -159,8 +167,110 @@ def test_an_empty_answer_for_a_month_that_has_bars_is_fetched_again(server):
     server.fail("empty", where="timeframe=1Hour")
     assert_is_the_market(fetch("alpaca", server, period=period), server, "alpaca", ("BTC",), period)
     server.fail("empty", 9, where="timeframe=1Hour")
-    with pytest.raises(BarsError, match="BTC/USD 2024-12: the answer is empty, but there are bars on 29 days"):
+    with pytest.raises(BarsError, match="BTC/USD 2024-12: the answer is empty, but there are bars on 31 days"):
         fetch("alpaca", server, period=period)
+
+
+DECEMBER = Period(datetime(2024, 12, 1, tzinfo=UTC), datetime(2025, 1, 1, tzinfo=UTC))
+
+
+def without_token(query, page):
+    return page.replace(b'"next_page_token": "1000"', b'"next_page_token": null')
+
+
+def emptied(query, page):
+    return b'{"bars": {}, "next_page_token": "3000"}' if query.get("page_token") == "2000" else page
+
+
+def without_days(query, page):
+    """A hole of days that no page shows."""
+    content = json.loads(page)
+    for symbol, rows in content["bars"].items():
+        content["bars"][symbol] = [row for row in rows if not "2024-12-10T07" < row["t"] < "2024-12-13T07"]
+    return json.dumps(content).encode()
+
+
+def without_an_evening(query, page):
+    content = json.loads(page)
+    for symbol, rows in content["bars"].items():
+        content["bars"][symbol] = [row for row in rows if row["t"] < "2024-12-31T08"]
+    return json.dumps(content).encode()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (without_token, "the answer lacks 27 of 31 days with bars, 2024-12-05 first"),
+        (emptied, "a page in the middle is empty"),
+        (without_days, "the answer lacks 2 of 31 days with bars, 2024-12-11 first"),
+        (without_an_evening, "the answer lacks the greater part of 2024-12-31"),
+    ],
+)
+@pytest.mark.parametrize("period", [DECEMBER, Period(DECEMBER.start.replace(day=20), DECEMBER.start.replace(day=22))])
+def test_a_part_of_a_month_is_fetched_again_and_never_kept(tmp_path, monkeypatch, damage, message, period):
+    with BarsServer(market_of("BTC", step=300), step=300) as server:
+        server.page_bars = 1_000
+        honest, n_damaged = server._alpaca, []
+
+        def alpaca(query):
+            answer = honest(query)
+            spoilt = answer.body if query["timeframe"] == "1Day" else damage(query, answer.body)
+            if spoilt != answer.body and len(n_damaged) < most:
+                n_damaged.append(query)
+                return Answer(body=spoilt)
+            return answer
+
+        monkeypatch.setattr(server, "_alpaca", alpaca)
+        now, most = datetime(2025, 3, 1, tzinfo=UTC), 9
+        with pytest.raises(BarsError, match=f"BTC/USD 2024-12: {message}; try again later"):
+            at(now, "alpaca", server, period=period, timeframe="5m", cache=tmp_path)
+        assert list(tmp_path.rglob("*.parquet")) == []
+        most = len(n_damaged) + 1
+        bars = at(now, "alpaca", server, period=period, timeframe="5m", cache=tmp_path)
+        assert_is_the_market(bars, server, "alpaca", ("BTC",), period)
+        assert len(n_damaged) == most
+
+
+@pytest.mark.parametrize("hour", [0, 5])
+def test_a_thin_coin_whose_days_have_few_bars_is_no_damage(server, hour):
+    whole = made_up_bars("THIN", DEC, FEB, 3_600)
+    server.market["THIN/USD"] = whole[np.random.default_rng(0).random(len(whole)) < 0.08]
+    server.days_open_at_s = hour * 3_600
+    assert_is_the_market(fetch("alpaca", server, ("THIN",), DECEMBER), server, "alpaca", ("THIN",), DECEMBER)
+
+
+def test_a_clock_that_is_ahead_keeps_no_month_that_runs(server, tmp_path):
+    server.now = datetime(2025, 1, 20, 3, 30, tzinfo=UTC)
+    server.market["BTC/USD"] = made_up_bars("BTC", DEC, int(server.now.timestamp()), 3_600)  # the last one has begun
+    ahead = datetime(2025, 3, 1, tzinfo=UTC)
+    period = Period(datetime(2024, 12, 1, tzinfo=UTC), datetime(2025, 3, 1, tzinfo=UTC))
+    bars = at(ahead, "alpaca", server, period=period, cache=tmp_path)
+    assert bars["timestamp"].max() == pd.Timestamp("2025-01-20 02:00", tz="UTC")
+    assert [path.name for path in tmp_path.rglob("*.parquet")] == ["2024-12.parquet"]
+    with pytest.raises(BarsError, match="no 1h bar of this period has closed yet by the server's clock"):
+        at(ahead, "alpaca", server, period=Period(server.now, ahead))
+    # A server's clock that is ahead changes nothing either.
+    server.now = ahead
+    at(datetime(2025, 1, 20, 3, 30, tzinfo=UTC), "alpaca", server, period=period, cache=tmp_path)
+    assert [path.name for path in tmp_path.rglob("*.parquet")] == ["2024-12.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("step", "shift", "message"),
+    [
+        (3_600, 0, "holds bars 1h apart, expected 5m"),
+        (60, 0, "does not open at a whole 5m in UTC"),
+        (300, 60, "2024-12-01 00:01.* UTC does not open at a whole 5m in UTC"),
+    ],
+)
+def test_bars_of_another_length_are_refused_and_not_kept(source, tmp_path, step, shift, message):
+    market = market_of("BTC", last=JAN, step=step)
+    market = {symbol: bars.assign(time=bars["time"] + shift) for symbol, bars in market.items()}
+    with BarsServer(market, step=step) as server:
+        with pytest.raises(BarsError, match=f"^{source.title()}, BTC/.* 2024-12: .*{message}") as caught:
+            at(datetime(2025, 3, 1, tzinfo=UTC), source, server, period=DECEMBER, timeframe="5m", cache=tmp_path)
+        assert "\n" not in str(caught.value)
+        assert list(tmp_path.rglob("*.parquet")) == []
 
 
 def test_unknown_alpaca_symbols_are_named_by_the_first_request(server):
@@ -193,10 +303,29 @@ def test_a_coin_listed_in_mid_period_is_fine_and_is_said(server, caplog):
 
 def test_a_last_binance_month_that_is_not_there_yet_is_left_out_and_said(server, caplog):
     server.market["ETH/USDT"] = made_up_bars("ETH", DEC, JAN, 3_600)
-    bars = fetch("binance", server, ("BTC", "ETH"))
+    bars = at(datetime(2025, 3, 17, tzinfo=UTC), "binance", server, ("BTC", "ETH"))
     shorter = Period(PERIOD.start, datetime(2025, 1, 1, tzinfo=UTC))
     assert_is_the_market(bars, server, "binance", ("BTC", "ETH"), shorter)
     assert caplog.messages == ["Binance has no 1h archive of 2025-01 for ETH/USDT yet; bars end with 2024-12"]
+
+
+def test_a_last_binance_month_that_is_absent_for_long_cuts_no_other_coin(server):
+    for coin in ("OLD", "ETH"):
+        server.market[f"{coin}/USDT"] = made_up_bars(coin, DEC, JAN, 3_600)
+    with pytest.raises(BarsError, match=r"no archive: ETHUSDT-1h-2025-01.*is ETH/USDT, OLD/USDT delisted or renamed"):
+        at(datetime(2025, 3, 19, tzinfo=UTC), "binance", server, ("BTC", "ETH", "OLD"))
+    assert not [name for name in server.requests if name.endswith(".zip")]
+
+
+def test_a_coin_whose_bars_end_early_is_said(server, source, caplog):
+    for dollar in DOLLAR.values():
+        server.market[f"OLD/{dollar}"] = made_up_bars("OLD", DEC, JAN + 86_400 * 9, 3_600)
+    period = Period(datetime(2024, 12, 1, tzinfo=UTC), datetime(2025, 2, 1, tzinfo=UTC))
+    fetch(source, server, ("BTC", "OLD"), period=period)
+    said = [f"{source.title()}: the last bar of OLD/{DOLLAR[source]} is at 2025-01-09 23:00 UTC"]
+    if source == "binance":
+        said.insert(0, "Binance, OLDUSDT-1h-2025-01.zip: ends early, with the bar of 2025-01-09 23:00 UTC")
+    assert caplog.messages == said
 
 
 def test_an_earlier_binance_month_that_is_absent_is_an_error(server):
@@ -213,6 +342,33 @@ def test_a_binance_archive_that_fails_its_checksum_is_refused(server, tmp_path):
     assert [path.name for path in tmp_path.rglob("*.parquet")] == ["2024-12.parquet"]
 
 
+def test_a_checksum_of_another_file_is_refused(server, tmp_path):
+    server.checksum_names["BTCUSDT-1h-2025-01.zip"] = "BTCUSDT-1h-2024-12.zip"
+    with pytest.raises(BarsError, match=r"BTCUSDT-1h-2025-01\.zip: its published checksum is of another file"):
+        fetch("binance", server, cache=tmp_path)
+    assert [path.name for path in tmp_path.rglob("*.parquet")] == ["2024-12.parquet"]
+
+
+def zip_of(*members, compression=zipfile.ZIP_DEFLATED, damage_at=None, said_bytes=None):
+    """A zip of (name, content) members, with some of its bytes changed."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", compression) as files:
+        for name, content in members:
+            files.writestr(name, content)
+    content = bytearray(out.getvalue())
+    if damage_at is not None:
+        content[damage_at : damage_at + 40] = bytes(40)
+    if said_bytes is not None:
+        central = content.rindex(b"PK\x01\x02")
+        content[central + 24 : central + 28] = struct.pack("<I", said_bytes)
+    return bytes(content)
+
+
+CSV = "BTCUSDT-1h-2025-01.csv"
+NOISE = bytes(np.random.default_rng(0).integers(48, 58, 40_000, dtype=np.uint8))
+BOMB = b"1," * 2**20  # a month of 1h bars has 535 KB at most
+
+
 def bars_of_january():
     return made_up_bars("BTC", JAN, FEB, 3_600)
 
@@ -223,6 +379,16 @@ def bars_of_january():
         (b"not a zip", "not a readable archive"),
         (b"", "not a readable archive"),
         (archive_of(bars_of_january(), 3_600)[:-40], "not a readable archive"),
+        (zip_of((CSV, NOISE), compression=zipfile.ZIP_LZMA, damage_at=5_000), "not a readable archive"),
+        (zip_of((CSV, NOISE), compression=zipfile.ZIP_BZIP2, damage_at=5_000), "not a readable archive"),
+        (zip_of((CSV, NOISE), damage_at=5_000), "not a readable archive"),
+        (zip_of((CSV, b"")), "the archive holds no bars|not a readable archive"),
+        (zip_of(), "holds .., expected the one .csv of its own name"),
+        (zip_of((CSV, NOISE), ("more.csv", NOISE)), "expected the one .csv of its own name"),
+        (zip_of(("ETHUSDT-1h-2025-01.csv", NOISE)), r"holds .'ETHUSDT-1h-2025-01\.csv'., expected the one .csv"),
+        (zip_of((CSV, BOMB)), "over 536400 bytes unpacked is too large for a month of 1h bars"),
+        (zip_of((CSV, BOMB), said_bytes=1_000), "not a readable archive"),
+        (zip_of((CSV, BOMB), said_bytes=2**31), "over 536400 bytes unpacked is too large"),
         (archive_of(bars_of_january().assign(close=np.nan), 3_600), "BTC/USDT bar 2025-01-01 00:00: close is not a"),
         (archive_of(made_up_bars("BTC", DEC, JAN, 3_600), 3_600), "holds bars of 2024-12-01 .. 2024-12-31"),
     ],

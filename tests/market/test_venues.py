@@ -54,6 +54,18 @@ def test_ten_dollars_are_no_rule_in_another_currency():
     assert own.rule("ETH") == ALPACA.rule("ETH")
 
 
+def test_a_coin_whose_name_ends_with_dollars_has_a_rule_of_its_own():
+    both = replace(ALPACA, rules={"CRV": OrderRule(2.0), "CRVUSD/USD": OrderRule(3.0), "PYUSD": OrderRule(4.0)})
+    assert [both.rule(name).min_order_qty for name in ("CRV/USD", "CRVUSD/USD", "PYUSD")] == [2.0, 3.0, 4.0]
+    assert list(both.only(["CRVUSD/USD"]).rules) == ["CRVUSD/USD"]
+    assert both.unlisted(["PYUSD/USD", "PY"]) == ("PY",)
+    with pytest.raises(VenueError, match="CRVUSD may mean CRV or CRVUSD/USD; write it with a mark"):
+        both.rule("CRVUSD")
+    assert both.only(["CRVUSD/USD"]).rule("CRVUSD") == OrderRule(3.0)
+    # AR's rule is not ARB's.
+    assert replace(ALPACA, rules={"AR": OrderRule(5.0)}).rule("ARBUSD") == ALPACA.default_rule
+
+
 def test_the_built_in_table_has_the_coins_that_the_scripts_take_by_default():
     assert ALPACA.unlisted(DEFAULT_TICKERS) == ()
     assert ALPACA.unlisted(sorted(COINS)) == ()

@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from market.build import dataset_from_bars
 from market.dataset import DatasetError, save_dataset
 from market.features import DEFAULT, WARMUP_BARS
-from market.sample import synthetic_dataset
+from market.sample import sample_bars, synthetic_dataset
 from train.study.data import (
     EMBARGO_FRACTION,
     FILL_DELAY_BARS,
@@ -24,6 +25,14 @@ from train.study.search_space import MAX_LOOKBACK
 from train.validation.splits import SplitError, bars_in
 
 STANDARD = SplitPlan("standard", 3, 2)
+COINS = ("BTC", "ETH", "LTC")
+
+
+@pytest.fixture(scope="module")
+def both():
+    """5m and 15m data sets of one market."""
+    bars = sample_bars("5m", 3 * (1_600 + WARMUP_BARS), COINS, seed=1)
+    return [dataset_from_bars(bars, COINS, name, source="sample", synthetic=True) for name in ("5m", "15m")]
 
 
 def test_folds_keep_lookback_feature_warm_up_and_fill_delay_apart(folded):
@@ -75,30 +84,46 @@ def test_a_folder_of_data_sets_is_searched_by_timeframe(market, tmp_path):
         load_study_data(tmp_path / "5m", "1h", None, STANDARD)
 
 
-def test_multi_timeframe_takes_the_data_sets_side_by_side(tmp_path):
+def test_multi_timeframe_takes_the_data_sets_side_by_side(both, tmp_path):
     plan = SplitPlan("multi-timeframe", 3, 2)
-    market = synthetic_dataset("5m", 6000, ("BTC", "ETH", "LTC"))
+    market, longer = both
     save_dataset(market, tmp_path / "5m")
     with pytest.raises(StudyError, match="fewer than two"):
         load_study_data(tmp_path / "5m", None, None, plan)
-    save_dataset(synthetic_dataset("15m", 2000, ("BTC", "ETH", "LTC")), tmp_path / "15m")
+    save_dataset(longer, tmp_path / "15m")
     data = load_study_data(tmp_path / "5m", None, ["BTC"], plan)
     assert [d.timeframe for d in data] == ["5m", "15m"]
     assert {d.dataset.tickers for d in data} == {("BTC",)}
     assert data[0].parent_sha256 == market.sha256
 
 
-def test_timeframes_are_cut_to_the_period_that_all_of_them_cover(market):
-    long = synthetic_dataset("15m", 2000, market.tickers)
-    five, fifteen = common_market([market, long])
+def test_timeframes_are_cut_to_the_period_that_all_of_them_cover(both):
+    market, long = both
+    five, fifteen = common_market([market.with_rows(0, 4_000), long])
     # Both begin at one midnight with 256 bars of warm-up, which take 15m bars 2560 minutes longer.
     assert fifteen.time[0] - 15 * 60 == five.time[0] - 5 * 60
     assert fifteen.time[-1] <= five.time[-1] < fifteen.time[-1] + 15 * 60
-    assert (len(five.time), len(fifteen.time)) == (3000 - 512, (3000 - 512) // 3)
+    assert (len(five.time), len(fifteen.time)) == (4_000 - 512, (4_000 - 512) // 3)
     assert fifteen.segments == ((0, len(fifteen.time)),)
     np.testing.assert_array_equal(fifteen.price, long.price[: len(fifteen.time)])
-    np.testing.assert_array_equal(five.tech, market.tech[512:])
+    np.testing.assert_array_equal(five.tech, market.tech[512:4_000])
     assert common_market([five, five])[1] is five
+
+
+def test_other_closes_at_the_same_times_are_another_market(both):
+    market, long = both
+    with pytest.raises(StudyError, match=r"5m and 15m are not the same market: BTC closes at .* \(4800 of 4800 such"):
+        common_market([market, replace(long, price=long.price * 1.01)])
+    price = long.price.copy()
+    price[70, 1] *= 1.0 + 5e-9
+    with pytest.raises(StudyError, match=r"not the same market: ETH closes at .* \(1 of 4800 such closes\)"):
+        common_market([market, replace(long, price=price)])
+    filled = np.zeros(price.shape, dtype=bool)
+    filled[70, 1] = True
+    common_market([market, replace(long, price=price, filled=filled)])
+    common_market([market, replace(long, price=long.price * (1.0 + 1e-12), source="elsewhere")])
+    with pytest.raises(StudyError, match="5m and 15m have no close in common"):
+        common_market([market, replace(long, time=long.time + 60)])
 
 
 def test_timeframes_of_other_markets_are_refused(market):

@@ -64,10 +64,11 @@ def made_up_bars(symbol: str, first: int, last: int, step: int) -> pd.DataFrame:
     return pd.DataFrame({"time": time_s} | {name: column / 100 for name, column in cents.items()})
 
 
-def daily(bars: pd.DataFrame) -> pd.DataFrame:
-    """One bar a day from shorter ones, a day with holes included."""
+def daily(bars: pd.DataFrame, opens_at_s: int = 0) -> pd.DataFrame:
+    """One bar a day from shorter ones, a day with holes included; Alpaca's have opened at 05:00 UTC."""
     rules = {"open": "first", "high": "max", "low": "min", "close": "last", "volume": "sum"}
-    return bars.groupby(bars["time"] // 86_400 * 86_400).agg(rules).rename_axis("time").reset_index()
+    days = (bars["time"] - opens_at_s) // 86_400 * 86_400 + opens_at_s
+    return bars.groupby(days).agg(rules).rename_axis("time").reset_index()
 
 
 @dataclass
@@ -95,6 +96,9 @@ class BarsServer:
         self.header_line = False
         self.wrong_checksums: set[str] = set()  # archive names
         self.replaced: dict[str, bytes] = {}  # archive name -> other content
+        self.checksum_names: dict[str, str] = {}  # archive name -> name in its checksum file
+        self.days_open_at_s = 0
+        self.now: datetime | None = None  # of the Date header; None: this machine's
         self.requests: Counter[str] = Counter()
         self.refused = 0  # answered 429 for being over the limit
         self.pause_after: int | None = None  # requests after this many wait for `resume`
@@ -183,7 +187,7 @@ class BarsServer:
             bars = self.market.get(symbol)
             if bars is None:
                 continue
-            bars = daily(bars) if step == 86_400 and self.step != step else bars
+            bars = daily(bars, self.days_open_at_s) if step == 86_400 and self.step != step else bars
             inside = bars[(bars["time"] >= first) & (bars["time"] <= last)]
             rows += [(symbol, _alpaca_row(bar)) for bar in inside.itertuples()]
         begin = int(query.get("page_token", "0"))
@@ -204,7 +208,7 @@ class BarsServer:
         if wanted == name:
             return Answer(body=archive)
         digest = "0" * 64 if name in self.wrong_checksums else hashlib.sha256(archive).hexdigest()
-        return Answer(body=f"{digest}  {name}\n".encode())
+        return Answer(body=f"{digest}  {self.checksum_names.get(name, name)}\n".encode())
 
     def _archive(self, name: str) -> bytes | None:
         pair, _, year, month = name.removesuffix(".zip").split("-")
@@ -215,10 +219,13 @@ class BarsServer:
             return None
         bars = self.market[symbol]
         bars = bars[(bars["time"] >= first) & (bars["time"] < last)]
-        return archive_of(bars, self.step, self.header_line) if len(bars) else None
+        member = name.replace(".zip", ".csv")
+        return archive_of(bars, self.step, self.header_line, member) if len(bars) else None
 
 
-def archive_of(bars: pd.DataFrame, step: int, header_line: bool = False) -> bytes:
+def archive_of(
+    bars: pd.DataFrame, step: int, header_line: bool = False, member: str = "BTCUSDT-1h-2025-01.csv"
+) -> bytes:
     """A monthly zip as Binance makes it: 12 columns, no header, milliseconds until 2024, microseconds after."""
     lines = ["open_time,open,high,low,close,volume,close_time,quote_volume,count,a,b,ignore"] * header_line
     for bar in bars.itertuples():
@@ -227,7 +234,7 @@ def archive_of(bars: pd.DataFrame, step: int, header_line: bool = False) -> byte
         lines.append(f"{bar.time * unit},{numbers},{(bar.time + step) * unit - 1},500,10,2,200,0")
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as files:
-        files.writestr("bars.csv", "\n".join(lines) + "\n")
+        files.writestr(member, "\n".join(lines) + "\n")
     return out.getvalue()
 
 
@@ -276,6 +283,9 @@ def _handler_of(server: BarsServer) -> type[BaseHTTPRequestHandler]:
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(answer.body[: answer.sent_bytes])
+
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            return super().date_time_string(timestamp if server.now is None else server.now.timestamp())
 
         def log_message(self, *_: object) -> None:
             pass

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from market.candles import utc_text
 from market.dataset import Dataset, load_dataset
 from market.errors import BarsError
 from market.names import match_symbols, timeframe_name
@@ -31,6 +32,7 @@ from train.validation.splits import (
 
 logger = logging.getLogger(__name__)
 
+SAME_CLOSE = 1e-9  # largest difference between two closes of one moment, as a fraction
 TIMEFRAMES = ("1m", "5m", "15m", "30m", "1h", "4h", "12h", "1d")
 MODES = ("standard", "multi-timeframe", "rolling")
 ROLLING_TRAIN_GROUPS = 2  # length of a walk-forward training window, in test blocks
@@ -156,8 +158,8 @@ def common_market(datasets: Sequence[Dataset]) -> list[Dataset]:
     """Timeframes of one market over one period: the data sets cut to the time that all of them cover.
 
     Raises:
-        StudyError: other coins, generated bars beside real ones, or no time in common. A trial that chose among such
-            data sets would win by its market and not by its settings.
+        StudyError: other coins, generated bars beside real ones, other closes, or no time in common. A trial that chose
+            among such data sets would win by its market and not by its settings.
     """
     first = datasets[0]
     name = timeframe_name(first.bar_seconds)
@@ -183,7 +185,28 @@ def common_market(datasets: Sequence[Dataset]) -> list[Dataset]:
     closes = min(int(d.time[-1]) for d in datasets)
     if opens >= closes:
         raise StudyError("--mode multi-timeframe: the data sets have no period in common; build all from the same bars")
+    for other in datasets[1:]:
+        _check_same_closes(first, other)
     return [_cut_to(d, opens, closes) for d in datasets]
+
+
+def _check_same_closes(one: Dataset, other: Dataset) -> None:
+    """Refuse data sets that close one moment at two prices, or share no moment; made-up (filled) bars tell nothing."""
+    names = f"{timeframe_name(one.bar_seconds)} and {timeframe_name(other.bar_seconds)}"
+    time_s, mine, theirs = np.intersect1d(one.time, other.time, return_indices=True)
+    if len(time_s) == 0:
+        raise StudyError(f"--mode multi-timeframe: {names} have no close in common; build all from the same bars")
+    a, b = np.asarray(one.price)[mine], np.asarray(other.price)[theirs]  # (common, A)
+    is_real = ~(np.asarray(one.filled)[mine] | np.asarray(other.filled)[theirs])
+    differs = is_real & (np.abs(a - b) > SAME_CLOSE * np.maximum(a, b))
+    if differs.any():
+        bar, coin = map(int, np.argwhere(differs)[0])
+        closes = f"{a[bar, coin]:.10g} and {b[bar, coin]:.10g} at {utc_text(time_s[bar])} UTC"
+        raise StudyError(
+            f"--mode multi-timeframe: {names} are not the same market: {one.tickers[coin]} closes at {closes} "
+            f"({int(differs.sum())} of {differs.size} such closes); build all from the same bars with "
+            "scripts/data/build_dataset.py"
+        )
 
 
 def _cut_to(dataset: Dataset, opens_s: int, closes_s: int) -> Dataset:
