@@ -21,9 +21,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from market.bar_tables import check_names, read_csv, read_parquet, write_parquet
 from market.errors import BarsError
 from market.files import whole_file
 from market.names import match_symbols, ticker_of, timeframe_name
@@ -33,9 +32,13 @@ COLUMNS = ("timestamp", "symbol", *PRICES, "volume")
 STAMPS = ("open", "close")  # which time of a bar a file's timestamps may be
 SYNTHETIC = "synthetic"  # optional column: whether the bar is made up
 FALSE_WORDS = ("", "0", "0.0", "false", "no", "nan", "none", "<na>")
+LONGEST_SYMBOL = 100
 EARLIEST_S = 1_230_768_000  # 2009-01-01, the first bitcoin
 LATEST_S = 4_102_444_800  # 2100-01-01
+TICKS_PER_SECOND = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}
 LEAST_BAR_SECONDS = 60
+# In any currency and of any coin; beyond them a column is in the wrong place or unit.
+LEAST_PRICE, MOST_PRICE, MOST_VOLUME = 1e-12, 1e12, 1e18
 DEFAULT_MAX_FILL_BARS = 3
 LEAST_COVERAGE = 0.01  # bars there are / bars of the full grid; below it the times must be wrong
 
@@ -87,35 +90,17 @@ def read_bars(path: Path | str, stamp: str = "open") -> pd.DataFrame:
     path = Path(path)
     if not path.is_file():
         raise BarsError(f"{path}: no such file; give a tidy .parquet or .csv file of bars")
-    readers = {".parquet": _read_parquet, ".csv": _read_csv, ".gz": _read_csv}
+    readers = {".parquet": read_parquet, ".csv": read_csv, ".gz": read_csv}
     if path.suffix not in readers:
         raise BarsError(f"{path}: expected a .parquet, .csv or .csv.gz file")
-    return tidy_bars(readers[path.suffix](path), str(path), stamp)
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise BarsError(f"{path}: not a readable Parquet file ({_first_line(error)}); fetch it again") from error
-    return table.to_pandas()
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError, EOFError) as error:
-        raise BarsError(f"{path}: not a readable CSV file ({_first_line(error)}); fetch it again") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
+    return tidy_bars(readers[path.suffix](path, (*COLUMNS, SYNTHETIC)), str(path), stamp)
 
 
 def tidy_bars(table: pd.DataFrame, where: str, stamp: str = "open") -> pd.DataFrame:
     """Bring any table with the tidy columns to the exact form of `read_bars`; `where` names it in errors."""
     if stamp not in STAMPS:
         raise BarsError(f"{where}: the timestamps are {stamp!r}, expected {' or '.join(STAMPS)}")
+    check_names(list(table.columns), (*COLUMNS, SYNTHETIC), where)
     table = table.rename(columns=lambda name: str(name).strip().lower())
     absent = [name for name in COLUMNS if name not in table.columns]
     if absent:
@@ -127,6 +112,9 @@ def tidy_bars(table: pd.DataFrame, where: str, stamp: str = "open") -> pd.DataFr
     if symbol.isna().any():
         raise BarsError(f"{where}: row {int(symbol.isna().to_numpy().argmax())} has no symbol")
     symbol = symbol.cat.rename_categories(str).cat.remove_unused_categories()
+    for name in symbol.cat.categories:
+        if not name.isprintable() or len(name) > LONGEST_SYMBOL:
+            raise BarsError(f"{where}: {name[:40]!a} is no symbol; expected one as in BTC/USD")
     bars = pd.DataFrame({"timestamp": _utc_seconds(columns["timestamp"], where, stamp), "symbol": symbol.array})
     for name in (*PRICES, "volume"):
         bars[name] = _numbers(columns[name], name, where)
@@ -177,12 +165,14 @@ def _utc_seconds(column: pd.Series, where: str, stamp: str) -> np.ndarray:
                 f"{where}: row {row}: the timestamp {str(column.iloc[row])[:40]!r} cannot be read; use ISO 8601 as in "
                 "2024-08-05T12:05:00Z, or epoch seconds"
             ) from error
-        nanoseconds = pd.DatetimeIndex(stamps).as_unit("ns")
-        seconds = np.where(nanoseconds.isna(), np.nan, nanoseconds.asi8 / 1e9)
+        index = pd.DatetimeIndex(stamps)
+        seconds = np.where(index.isna(), np.nan, index.asi8 / TICKS_PER_SECOND[index.unit])
     in_range = (seconds >= EARLIEST_S) & (seconds < LATEST_S)
     if not in_range.all():
         row = int((~in_range).argmax())
-        raise BarsError(f"{where}: row {row} has the timestamp {column.iloc[row]}, outside 2009..2099; check its unit")
+        raise BarsError(
+            f"{where}: row {row} has the timestamp {_time_text(column.iloc[row])}, outside 2009..2099; check its unit"
+        )
     if stamp == "close":
         # Some exchanges write the last millisecond of a bar, 12:04:59.999, for its close at 12:05.
         next_minute = np.ceil(seconds / 60) * 60
@@ -190,9 +180,15 @@ def _utc_seconds(column: pd.Series, where: str, stamp: str) -> np.ndarray:
     if (seconds % 1 != 0).any():
         row = int((seconds % 1 != 0).argmax())
         raise BarsError(
-            f"{where}: row {row} has a fraction of a second ({column.iloc[row]}); expected bar {stamp} times"
+            f"{where}: row {row} has a fraction of a second ({_time_text(column.iloc[row])}); expected bar {stamp} "
+            "times"
         )
     return seconds.astype(np.int64)
+
+
+def _time_text(value: object) -> str:
+    """A time of a file, also one in a year that Python's own times cannot have."""
+    return str(value.to_datetime64() if isinstance(value, pd.Timestamp) else value)[:40]
 
 
 def _from_iso(column: pd.Series) -> pd.Series:
@@ -215,6 +211,10 @@ def _check_bars(bars: pd.DataFrame, where: str) -> None:
     faults = {f"{name} is not a finite number": ~np.isfinite(column) for name, column in values.items()}
     faults |= {f"{name} is not positive": values[name] <= 0 for name in PRICES}
     faults["volume is negative"] = values["volume"] < 0
+    for name in PRICES:
+        is_sane = (values[name] >= LEAST_PRICE) & (values[name] <= MOST_PRICE)
+        faults[f"{name} is outside {LEAST_PRICE:g} .. {MOST_PRICE:g}"] = ~is_sane
+    faults[f"volume is above {MOST_VOLUME:g} coins"] = values["volume"] > MOST_VOLUME
     faults["high is below open or close"] = values["high"] < body_high
     faults["low is above open or close"] = values["low"] > body_low
     faults["the same bar comes twice"] = same_symbol & (bars["timestamp"].diff().to_numpy() == 0)
@@ -377,6 +377,6 @@ def write_bars(bars: pd.DataFrame, path: Path | str) -> None:
         raise BarsError(f"{path}: expected a name that ends in .parquet or .csv")
     with whole_file(path) as file:
         if path.suffix == ".parquet":
-            bars.to_parquet(file, index=False)
+            write_parquet(bars, file)
         else:
             bars.to_csv(file, index=False, date_format="%Y-%m-%dT%H:%M:%SZ")

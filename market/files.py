@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import ctypes
 import fcntl
 import glob
@@ -22,6 +21,12 @@ import numpy as np
 from market.errors import REBUILD, DatasetError
 
 LARGEST_HEADER_BYTES = 4_096
+NPY_START = b"\x93NUMPY\x01\x00"
+# Dtype, order and sizes, at most three of them.
+NPY_HEADER = re.compile(
+    r"\{'descr': '(<[fiu][248]|\|[iub]1|\|O)', 'fortran_order': (True|False), "
+    r"'shape': \((-?[0-9]{1,20},(?: -?[0-9]{1,20}){0,1}|(?:-?[0-9]{1,20}, ){2}-?[0-9]{1,20}|)\), \} *\n"
+)
 LONGEST_MAKING_S = 60.0
 
 
@@ -155,34 +160,42 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def read_array(path: Path, mmap: bool) -> np.ndarray:
-    """An .npy array whose header agrees with the size of its file, checked before anything is allocated.
+    """An .npy array of numbers, its header checked against the size of its file before anything is allocated.
 
-    Object arrays hold pickled code and are refused.
+    Only the header that NumPy's own writer gives a little-endian array is taken: what a header may spell besides is not
+    worth the ways in which a damaged one can be misread. Object arrays hold pickled code and are refused.
     """
     try:
         with path.open("rb") as file:
-            shape, dtype = _npy_header(file)
-            expected_bytes = file.tell() + math.prod(shape) * dtype.itemsize
-            actual_bytes = os.fstat(file.fileno()).st_size
+            return _checked_array(file, path, mmap)
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror}); {REBUILD}") from error
-    except (ValueError, TypeError, SyntaxError, EOFError) as error:
-        raise DatasetError(f"{path}: not an .npy file or damaged at its start; {REBUILD}") from error
+
+
+def _checked_array(file: BinaryIO, path: Path, mmap: bool) -> np.ndarray:
+    header = _npy_header(file)
+    if header is None:
+        raise DatasetError(f"{path}: not an .npy file or damaged at its start; {REBUILD}")
+    descriptor, is_fortran, sizes = header.groups()
+    shape, dtype = tuple(map(int, sizes.replace(",", " ").split())), np.dtype(descriptor)
     if dtype.hasobject:
         raise DatasetError(f"{path}: holds Python objects, which are never loaded; {REBUILD}")
+    start = file.tell()
+    expected_bytes = start + math.prod(shape) * dtype.itemsize
+    actual_bytes = os.fstat(file.fileno()).st_size
     if min(shape, default=1) < 1 or expected_bytes != actual_bytes:
         raise DatasetError(
             f"{path}: the header says {expected_bytes} bytes for shape {shape}, the file has {actual_bytes}; {REBUILD}"
         )
-    return np.load(path, mmap_mode="c" if mmap else None, allow_pickle=False)
+    order = "F" if is_fortran == "True" else "C"
+    if mmap:
+        return np.memmap(file, dtype, "c", start, shape, order)
+    return np.fromfile(file, dtype).reshape(shape, order=order)
 
 
-def _npy_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
-    version = np.lib.format.read_magic(file)
-    length_bytes = 2 if version[0] == 1 else 4
-    n_bytes = int.from_bytes(file.read(length_bytes), "little")
-    if n_bytes > LARGEST_HEADER_BYTES:
-        raise ValueError("header too long")
-    header = ast.literal_eval(file.read(n_bytes).decode("latin1"))
-    shape = tuple(int(size) for size in header["shape"])
-    return shape, np.lib.format.descr_to_dtype(header["descr"])
+def _npy_header(file: BinaryIO) -> re.Match[str] | None:
+    """The header of an .npy file of format 1.0, whose content starts where this stops reading."""
+    if file.read(len(NPY_START)) != NPY_START:
+        return None
+    n_bytes = int.from_bytes(file.read(2), "little")
+    return NPY_HEADER.fullmatch(file.read(min(n_bytes, LARGEST_HEADER_BYTES)).decode("latin1"))

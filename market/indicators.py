@@ -20,6 +20,9 @@ ATR_MEAN_BARS = 50
 WILDER_BARS = 14
 TYPICAL_VOLATILITY = 0.8  # per year, of a large coin
 LEAST_VOLATILITY = 1e-6  # per bar: a flat price divides by this
+# Of the price: Wilder's averages never reach 0, so over a flat price their ratios say for ever how trading ended. What
+# they are divided by is at least this, far below the range of bars in which anybody trades.
+LEAST_RANGE = 1e-6
 SECONDS_PER_YEAR = 365.0 * 86_400.0
 
 
@@ -79,8 +82,10 @@ def volume_ratio(bars: CoinBars) -> np.ndarray:
 
 
 def atr_regime(bars: CoinBars) -> np.ndarray:
-    """(T,) average true range (14) against its own mean over ATR_MEAN_BARS, in [-1, 1]; 0 when both are 0."""
-    return _against_its_mean(bars.atr(), ATR_MEAN_BARS, delay=0)
+    """(T,) average true range (14) against its own mean over ATR_MEAN_BARS, in [-1, 1]; near 0 when both are."""
+    atr = bars.atr()
+    mean = _rolling_mean(atr, ATR_MEAN_BARS, delay=0)
+    return _ratio(atr - mean, np.maximum(atr + mean, LEAST_RANGE * bars.close))
 
 
 def range_breakout(bars: CoinBars) -> np.ndarray:
@@ -122,15 +127,22 @@ def cci(bars: CoinBars) -> np.ndarray:
 
 
 def direction(bars: CoinBars) -> np.ndarray:
-    """(T,) Wilder's directional index (DX) over 14 bars with its sign, (+DI - -DI) / (+DI + -DI); its size is DX."""
-    plus = talib.PLUS_DI(bars.high, bars.low, bars.close, WILDER_BARS)
-    minus = talib.MINUS_DI(bars.high, bars.low, bars.close, WILDER_BARS)
-    return _ratio(plus - minus, plus + minus)
+    """(T,) Wilder's directional index (DX) over 14 bars with its sign, (+DI - -DI) / (+DI + -DI); its size is DX.
+
+    The true range cancels, so the directional movements (+DM, -DM) are compared; near 0 when both are.
+    """
+    plus = talib.PLUS_DM(bars.high, bars.low, WILDER_BARS) / WILDER_BARS
+    minus = talib.MINUS_DM(bars.high, bars.low, WILDER_BARS) / WILDER_BARS
+    return _ratio(plus - minus, np.maximum(plus + minus, LEAST_RANGE * bars.close))
 
 
 def trend_reacceleration(bars: CoinBars) -> np.ndarray:
-    """(T,) second difference of Wilder's ADX (14), in points: above 0 where a trend's strength gains pace."""
-    strength = talib.ADX(bars.high, bars.low, bars.close, WILDER_BARS)
+    """(T,) second difference of Wilder's ADX (14), in points: above 0 where a trend's strength gains pace.
+
+    ADX is Wilder's average of DX, which is near 0 over a flat price, where TA-Lib's stays what it was.
+    """
+    index = pd.Series(100.0 * np.abs(direction(bars)))
+    strength = index.ewm(alpha=1.0 / WILDER_BARS, adjust=False).mean().to_numpy()
     out = np.full_like(strength, np.nan)
     out[2:] = strength[2:] - 2.0 * strength[1:-1] + strength[:-2]
     return out
@@ -140,10 +152,20 @@ def trend_reacceleration(bars: CoinBars) -> np.ndarray:
 
 
 def raw_atr_regime_shift(bars: CoinBars) -> np.ndarray:
-    """(T,) average true range (14) over its mean of ATR_MEAN_BARS, minus 1; 0 when that mean is 0."""
+    """(T,) average true range (14) over its mean of ATR_MEAN_BARS, minus 1; near 0 when both are."""
     atr = bars.atr()
     mean = _rolling_mean(atr, ATR_MEAN_BARS, delay=0)
-    return _ratio(atr - mean, mean)
+    return _ratio(atr - mean, np.maximum(mean, LEAST_RANGE * bars.close))
+
+
+def raw_rsi(bars: CoinBars) -> np.ndarray:
+    """(T,) relative strength over 14 bars, 0 to 100; 50 while the price is flat."""
+    return 50.0 + 50.0 * rsi(bars)
+
+
+def raw_dx(bars: CoinBars) -> np.ndarray:
+    """(T,) Wilder's directional index over 14 bars, 0 to 100; near 0 while the price is flat."""
+    return 100.0 * np.abs(direction(bars))
 
 
 def raw_range_breakout(bars: CoinBars) -> np.ndarray:

@@ -1,5 +1,12 @@
+import gzip
+import re
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -301,3 +308,166 @@ def test_real_bars_with_holes_resample_to_the_exchanges_own_where_whole(real_bar
 def test_the_real_gappy_file_is_split_at_its_outage(real_bars_dir):
     grid = fill_gaps(real_grid(real_bars_dir, "crypto_1m_gappy_coinbase_2018-04.parquet", ["BTC", "LTC/USD"]), 3)
     assert segments_of(grid) == ((0, 1011), (1440, 4320))
+
+
+# ---------------------------------------------------------------------------------------------- hostile files
+
+
+def flipped(content, place, bit):
+    return content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
+
+
+def is_same_or_refused(path, content, expected):
+    """Whether the damaged file is read as it was, or refused in one printable line that names it."""
+    path.write_bytes(content)
+    try:
+        found = read_bars(path)
+    except BarsError as error:
+        return str(error).startswith(str(path)) and str(error).isprintable()
+    return expected is None or found.equals(expected)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", pytest.param(".every.parquet", marks=pytest.mark.slow)])
+def test_no_damaged_bit_of_a_parquet_file_of_ours_changes_a_bar_or_loses_a_mark(bars, tmp_path, suffix):
+    path = tmp_path / f"bars{suffix}"
+    write_bars(bars.groupby("symbol", observed=True).head(5), path)
+    content, expected = path.read_bytes(), read_bars(path)
+    for place in range(len(content)):
+        for bit in range(8) if "every" in suffix else [place % 8]:
+            assert is_same_or_refused(path, flipped(content, place, bit), expected), (place, bit)
+    for n_bytes in range(0, len(content), 1 if "every" in suffix else 50):
+        assert is_same_or_refused(path, content[:n_bytes], expected), n_bytes
+
+
+def test_a_mark_of_made_up_bars_is_not_lost_with_a_bit_of_its_name(bars, tmp_path):
+    write_bars(bars, tmp_path / "bars.parquet")
+    content = (tmp_path / "bars.parquet").read_bytes()
+    assert content.count(b"synthetic") == 2  # in the column's own record and in the schema
+    for place in range(len(content)):
+        if content[place:].startswith(b"synthetic"):
+            content = flipped(content, place, 0)
+    (tmp_path / "bars.parquet").write_bytes(content)
+    with pytest.raises(BarsError, match="its values do not match their checksum"):
+        read_bars(tmp_path / "bars.parquet")
+
+
+def foreign_parquet(bars, path):
+    bars.to_parquet(path, index=False)
+
+
+def csv_gz(bars, path):
+    bars.to_csv(path, index=False, date_format="%Y-%m-%dT%H:%M:%SZ")
+
+
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [(foreign_parquet, "a.parquet"), (csv_gz, "a.csv.gz"), (csv_gz, "a.csv")],
+    ids=["parquet", "csv.gz", "csv"],
+)
+def test_no_damaged_bit_of_any_file_ends_in_a_traceback(bars, tmp_path, write, name):
+    path = tmp_path / name
+    write(bars.groupby("symbol", observed=True).head(4), path)
+    content = path.read_bytes()
+    # Only gzip has a checksum: of the others no more is asked than one line or a table.
+    expected = read_bars(path) if name.endswith(".gz") else None
+    for place in range(len(content)):
+        assert is_same_or_refused(path, flipped(content, place, place % 8), expected), place
+        assert is_same_or_refused(path, flipped(content, place, (place + 3) % 7), expected), place
+    for n_bytes in range(0, len(content), 20):
+        assert is_same_or_refused(path, content[:n_bytes], expected), n_bytes
+
+
+@pytest.mark.parametrize("second", ["Close", "close", " CLOSE "])
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])
+def test_two_columns_of_one_name_are_refused(tmp_path, second, suffix):
+    rows = table()
+    twice = pd.concat([rows, rows["close"].rename(second) * 2], axis=1)
+    twice.to_csv(tmp_path / f"a{suffix}", index=False)
+    with pytest.raises(BarsError, match="has 2 columns called close"):
+        read_bars(tmp_path / f"a{suffix}")
+    with pytest.raises(BarsError, match="t: has 2 columns called close"):
+        tidy_bars(twice, "t")
+    if second != "close":
+        twice.to_parquet(tmp_path / "a.parquet")
+        with pytest.raises(BarsError, match="has 2 columns called close"):
+            read_bars(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("scale", "volume", "message"),
+    [
+        (1e298, 5.0, "open is outside 1e-12 .. 1e\\+12"),
+        (1e-15, 5.0, "open is outside"),
+        (1.0, 1e19, "volume is above 1e\\+18 coins"),
+    ],
+)
+def test_prices_and_volumes_that_no_market_has_are_refused(scale, volume, message):
+    rows = table()
+    rows[[*PRICES]] *= scale
+    with pytest.raises(BarsError, match=message):
+        tidy_bars(rows.assign(volume=volume), "t")
+
+
+def columns_of(n_rows):
+    """Constant columns, which pack to nothing."""
+    column = pa.array(np.full(n_rows, 100.0))
+    symbol = pa.DictionaryArray.from_arrays(np.zeros(n_rows, np.int32), ["BTC/USD"])
+    time = pa.array(np.full(n_rows, START))
+    return {"timestamp": time, "symbol": symbol} | dict.fromkeys((*PRICES, "volume"), column)
+
+
+def a_constant_parquet(folder):
+    pq.write_table(pa.table(columns_of(6_000_000)), folder / "bomb.parquet", compression="zstd")
+
+
+def a_long_symbol_again_and_again(folder):
+    symbol = pa.DictionaryArray.from_arrays(np.zeros(2_000, np.int32), ["x" * 10**6])
+    pq.write_table(pa.table(columns_of(2_000) | {"symbol": symbol}), folder / "bomb.parquet", compression="zstd")
+
+
+def a_list_in_a_column(folder):
+    close = pa.array([[1.0, 2.0]] * 10)
+    pq.write_table(pa.table(columns_of(10) | {"close": close}), folder / "bomb.parquet")
+
+
+def a_constant_csv(folder):
+    with gzip.open(folder / "bomb.csv.gz", "wt", compresslevel=9) as file:
+        file.write("timestamp,symbol,open,high,low,close,volume\n")
+        for _ in range(60):
+            file.write("1704067200,BTC/USD,1,1,1,1,1\n" * 50_000)
+
+
+def a_first_line_without_end(folder):
+    (folder / "bomb.csv").write_text("timestamp," + "close," * 20_000)
+
+
+READ_WITHIN = """
+import resource, sys
+from market.candles import read_bars
+from market.errors import BarsError
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 700 * 2**20,) * 2)
+try:
+    read_bars(sys.argv[1])
+except BarsError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (a_constant_parquet, "bytes; above 268435456 bytes at most 50 times its size is read"),
+        (a_long_symbol_again_and_again, "column 'symbol' holds a text of 1000000 bytes, at most 100"),
+        (a_list_in_a_column, "column 'close' is of 'list<.*>', expected numbers, text or times"),
+        (a_constant_csv, "bytes; above 33554432 bytes at most 50 times its size is read"),
+        (a_first_line_without_end, "not a readable CSV file"),
+    ],
+)
+def test_a_small_file_that_unpacks_to_a_large_table_is_refused_within_memory(tmp_path, make, message):
+    make(tmp_path)
+    (path,) = tmp_path.iterdir()
+    assert path.stat().st_size < 2**20
+    done = subprocess.run([sys.executable, "-c", READ_WITHIN, path], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr[-500:]
+    assert re.fullmatch(f"{re.escape(str(path))}: .*{message}.*\n", done.stdout), done.stdout

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -282,6 +283,56 @@ def test_a_lying_header_is_refused_before_anything_is_allocated(tmp_path, conten
     (tmp_path / "price_array.npy").write_bytes(content)
     with pytest.raises(DatasetError, match=message):
         read_array(tmp_path / "price_array.npy", mmap=False)
+
+
+def one_bit_flips(content, n_bytes):
+    """The content once for every bit of its first bytes, with that bit the other way."""
+    for place, bit in product(range(n_bytes), range(8)):
+        yield content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+@pytest.mark.parametrize("name", ["price_array", "filled_array"])
+def test_every_flipped_bit_of_a_header_and_every_missing_end_is_refused(dataset, tmp_path, name, mmap):
+    array, path = dataset.arrays[name], tmp_path / "a.npy"
+    np.save(path, array)
+    content = path.read_bytes()
+    truncated = [content[:n_bytes] for n_bytes in (*range(200), len(content) - 8, len(content) - 1)]
+    for damaged in (*one_bit_flips(content, 128), *truncated):
+        path.write_bytes(damaged)
+        with pytest.raises(DatasetError, match=r"^[^\n]*a\.npy: [^\n]*$"):
+            read_array(path, mmap)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f8', 'fortran_order': False}",
+        "{'descr': '<f8', 'shape': (2,), }",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (2,), 'more': 1, }",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (2.0,), }",
+        "{'descr': '<f8', 'fortran_order': 1, 'shape': (2,), }",
+        "{'descr': '>f8', 'fortran_order': False, 'shape': (2,), }",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': 2, }",
+        f"{{'descr': '<f8', 'fortran_order': False, 'shape': {(1,) * 65 + (2,)}, }}",
+        "[" * 3_000 + "]" * 3_000,
+        "-" * 4_000 + "1",
+    ],
+)
+def test_a_header_that_numpy_does_not_write_is_refused(tmp_path, header):
+    text = (header + "\n").encode()
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(16))
+    with pytest.raises(DatasetError, match=r"a\.npy: not an \.npy file or damaged at its start"):
+        read_array(tmp_path / "a.npy", mmap=False)
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("shape", [(), (6,), (2, 3), (3, 1, 2)])
+def test_an_array_comes_back_in_the_order_it_was_saved_in(tmp_path, shape, order, mmap):
+    array = np.arange(np.prod(shape, dtype=int), dtype=np.int64).reshape(shape, order=order)
+    np.save(tmp_path / "a.npy", array)
+    assert read_array(tmp_path / "a.npy", mmap).tolist() == array.tolist()
 
 
 def test_an_object_array_never_runs_its_code(tmp_path):

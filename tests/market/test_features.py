@@ -321,6 +321,44 @@ def test_bars_before_the_warm_up_move_no_value_by_a_thousandth_of_its_spread(rea
         assert effect.max() < 1e-3, grid.time[start]
 
 
+def quiet(name, close, n_flat):
+    """One coin's bars with `n_flat` quiet ones after bar 400: flat, or of one tick now and then."""
+    n_bars = len(close)
+    low, high = close * np.exp(-0.001), close * np.exp(0.001)
+    volume = np.exp(np.random.default_rng(1).normal(size=n_bars))
+    inside = slice(400, 400 + n_flat)
+    tick = {"flat": 0.0, "ticks of a millionth": 1e-6, "ticks of a ten thousandth": 1e-4}[name]
+    steps = np.cumsum(np.random.default_rng(2).choice([-1, 0, 0, 0, 1], n_flat)) * tick
+    close[inside] = close[399] * (1.0 + steps)
+    high[inside], low[inside] = close[inside], close[inside]
+    volume[inside] = 0.0
+    return CoinBars(close.copy(), high, low, close, volume, bar_seconds=300)
+
+
+def rows_of(bars, first, last):
+    return CoinBars(
+        *(getattr(bars, name)[first:last] for name in (*PRICES, "volume")),
+        bar_seconds=300,
+    )
+
+
+@pytest.mark.parametrize("which", SETS)
+@pytest.mark.parametrize("name", ["flat", "ticks of a millionth", "ticks of a ten thousandth"])
+@pytest.mark.parametrize("price", [1e-5, 60_000.0])
+@pytest.mark.parametrize("spread", [0.0005, 0.002])
+def test_a_segment_that_starts_in_a_quiet_market_settles_as_any_other(which, name, price, spread):
+    moves = np.random.default_rng(0).normal(0, spread, 3_000)
+    bars = quiet(name, price * np.exp(np.cumsum(moves)), 700)
+    columns = FEATURE_SETS[which].columns
+    full = coin_features(bars, columns).astype(np.float64)
+    typical = full[WARMUP_BARS:].std(axis=0)
+    for start in (*range(380, 480, 7), *range(480, 1_200, 41)):
+        late = coin_features(rows_of(bars, start, start + WARMUP_BARS + 200), columns)[WARMUP_BARS:]
+        effect = np.abs(late - full[start + WARMUP_BARS :][:200]) / typical
+        worst = int(effect.max(axis=0).argmax())
+        assert effect.max() < 1e-3, (start, list(columns)[worst])
+
+
 def hosts_columns(bars):
     """The hosts' fourteen columns of one coin, from the description of their processor; an independent computation."""
     frame = pd.DataFrame({name: getattr(bars, name) for name in (*PRICES, "volume")})

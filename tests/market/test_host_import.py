@@ -3,6 +3,9 @@
 import io
 import pickle
 import struct
+import subprocess
+import sys
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -115,7 +118,7 @@ def test_times_can_be_counted_from_a_start_and_the_dataset_says_so(host):
 
 def test_a_pandas_index_is_refused_and_the_way_out_named(host):
     folder = host(time_array=pd.DatetimeIndex(OPEN.astype("M8[s]")))
-    with pytest.raises(DatasetError, match=r"time_array: refused.*asks for pandas.*pass --start DATE"):
+    with pytest.raises(DatasetError, match=r"time_array: refused.*asks for 'pandas.*pass --start DATE"):
         bring_in(folder)
 
 
@@ -229,6 +232,93 @@ def test_a_shape_that_lies_costs_no_memory(tmp_path, shape):
     (tmp_path / "a").write_bytes(b"\x80\x03" + ARRAY + state)
     with pytest.raises(DatasetError, match="not a whole pickle of an array"):
         load_host_array(tmp_path / "a")
+
+
+def short_text(text):
+    return b"X" + struct.pack("<I", len(text)) + text
+
+
+def array_of_shape(shape):
+    """An array of eight bytes with any program for its shape."""
+    return b"\x80\x03" + ARRAY + b"(I1\n" + shape + DTYPE + b"(S'f8'\ntRI00\nC\x08" + bytes(8) + b"tb."
+
+
+MILLION = 10**6
+NESTED = b"))\x86" + b"2\x86" * 600  # a tuple of itself twice, 600 times
+COSTLY = {
+    "a place in the memo": b"\x80\x03Nr" + struct.pack("<I", 60_000_000) + b".",
+    "a large PUT": b"Np60000000\n.",
+    "one text turned into bytes often": b"\x80\x02"
+    + short_text(b"x" * MILLION)
+    + b"q\x000"
+    + (ENCODE + b"h\x00\x85R") * 20_000
+    + b".",
+    "one text turned into bytes 19 times": b"\x80\x02"
+    + short_text(b"x" * 50 * MILLION)
+    + b"q\x000]"
+    + (ENCODE + b"h\x00\x85Ra") * 19
+    + b".",
+    "a shape of bytes": array_of_shape(b"B" + struct.pack("<I", 400_000) + b"\xff" * 400_000),
+    "a shape of text": array_of_shape(b"X" + struct.pack("<I", 400_000) + b"9" * 400_000),
+    "a shape of large numbers": array_of_shape(
+        b"(" + (b"\x8b" + struct.pack("<i", 60_000) + b"\x7f" * 60_000) * 4 + b"t"
+    ),
+    "a long number": b"L" + b"9" * MILLION + b"L\n.",
+    "lists in lists": b"]" * 100_000 + b"a" * 99_999 + b".",
+    "tuples in tuples": b")" + b"\x85" * 100_000 + b".",
+    "a dtype of nested tuples": DTYPE + NESTED + b"\x85R.",
+    "an encoding of nested tuples": ENCODE + b"(Vx\n" + NESTED + b"tR.",
+    "a key of nested tuples": b"}" + NESTED + b"Ns.",
+    "an order of nested tuples": global_name(b"numpy._core.numeric", b"_frombuffer") + b"(NN)" + NESTED + b"tR.",
+    "a unit of nested tuples": DTYPE + b"(S'M8'\ntR(I4\nS'<'\nNNNI-1\nI-1\nI0\n(N" + NESTED + b"I1\n\x86ttb.",
+    "a line break in a name": b"\x80\x04" + b"\x8c\x0bpan\ndas\x1b[2J\x8c\x01x\x93.",
+    "an escape in a name": b"cpan\x1b[2Jdas\nx\n.",
+    "an escape in a descriptor": DTYPE + b"(Vx\x1b[2J\\u000ay\ntR.",
+    "an escape in an instruction": b"\x1b\n",
+    "a foreign persistent name": b"Pnowhere\n.",
+}
+
+MEASURED = """
+import resource, sys, time
+from market.errors import DatasetError
+from market.host_pickles import load_host_array
+own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 400 * 2**20,) * 2)
+for path in sys.argv[1:]:
+    start = time.perf_counter()
+    try:
+        load_host_array(path)
+    except DatasetError as error:
+        assert str(error).isprintable(), path
+        assert len(str(error)) < 400, path
+    else:
+        raise AssertionError(path)
+    assert time.perf_counter() - start < 2.0, path
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - own)
+"""
+
+
+def test_a_pickle_made_to_cost_memory_or_time_is_refused_cheaply_in_one_line(tmp_path):
+    paths = [tmp_path / str(n) for n in range(len(COSTLY))]
+    for path, content in zip(paths, COSTLY.values(), strict=True):
+        path.write_bytes(content)
+    done = subprocess.run([sys.executable, "-c", MEASURED, *paths], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr[-800:]
+    assert int(done.stdout) < 350 * 1024  # kB, most of it for the file of 50 MB
+
+
+def test_no_flipped_bit_of_a_pickle_ends_in_anything_but_an_array_or_one_line(tmp_path):
+    path = tmp_path / "price_array"
+    for protocol, bits in ((0, (3, 5)), (2, range(8)), (5, (0, 4))):
+        content = pickle.dumps(np.arange(3.0), protocol=protocol)
+        for place, bit in product(range(len(content)), bits):
+            path.write_bytes(content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :])
+            try:
+                load_host_array(path)
+            except DatasetError as error:
+                if not str(error).isprintable():
+                    pytest.fail(f"protocol {protocol}, byte {place}, bit {bit}: {error}")
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
