@@ -353,7 +353,9 @@ def csv_gz(bars, path):
 
 
 @pytest.mark.parametrize(
-    ("write", "name"), [(foreign_parquet, "a.parquet"), (csv_gz, "a.csv.gz"), (csv_gz, "a.csv")], ids=str
+    ("write", "name"),
+    [(foreign_parquet, "a.parquet"), (csv_gz, "a.csv.gz"), (csv_gz, "a.csv")],
+    ids=["parquet", "csv.gz", "csv"],
 )
 def test_no_damaged_bit_of_any_file_ends_in_a_traceback(bars, tmp_path, write, name):
     path = tmp_path / name
