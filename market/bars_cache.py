@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from market.bar_tables import DECODER_ERRORS
 from market.candles import COLUMNS, PRICES
 from market.errors import BarsError
 from market.files import whole_file
@@ -57,8 +58,8 @@ class BarsCache:
             return self._checked(path, unit)
         except FileNotFoundError:
             return None
-        except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
-            reason = " ".join(str(error).split())[:120]
+        except DECODER_ERRORS as error:
+            reason = ascii(" ".join(str(error).split())[:120])[1:-1]
             LOGGER.warning("cache %s: cannot be used (%s); fetching %s again", path, reason, unit)
             return None
 
@@ -66,7 +67,7 @@ class BarsCache:
         n_bytes = path.stat().st_size
         if n_bytes > LARGEST_FILE_BYTES:
             raise ValueError(f"{n_bytes} bytes are too many for a month of bars")
-        table = pq.ParquetFile(path).read()
+        table = pq.ParquetFile(path, page_checksum_verification=True).read()
         notes = table.schema.metadata or {}
         if LABEL not in notes or DIGEST not in notes:
             raise ValueError("not a file of this cache")
@@ -91,7 +92,7 @@ class BarsCache:
         notes = {LABEL: self._label(unit), DIGEST: _digest(arrays)}
         table = pa.table({name: pa.array(arrays[name]) for name in ("timestamp", *VALUES)}, metadata=notes)
         with whole_file(self.path(unit)) as file:
-            pq.write_table(table, file)
+            pq.write_table(table, file, write_page_checksum=True)
 
     def _label(self, unit: SymbolMonth) -> bytes:
         fields = [self.url, unit.symbol, self.timeframe, f"{unit.month:%Y-%m}"]
