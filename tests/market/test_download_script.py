@@ -89,7 +89,9 @@ def test_a_killed_download_goes_on_with_the_months_that_are_missing(server, fold
     done = run(server, folder, "--cache", "kept", "--out", "bars.parquet", source=source)
     assert done.returncode == 0, done.stderr
     times_asked = sorted(n for name, n in server.requests.items() if "1Day" not in name and "CHECKSUM" not in name)
-    assert times_asked == [1, 1, 1, 1, 1, 2]  # twice the one that was under way when it was killed
+    *others, under_way = times_asked
+    assert others == [1, 1, 1, 1, 1]
+    assert under_way in (2, 3)  # the one that was under way when it was killed; a loaded machine drops a connection
     bars = read_bars(folder / "bars.parquet")
     assert len(bars) == 2 * 92 * 24
 
