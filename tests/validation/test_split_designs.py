@@ -194,7 +194,7 @@ def test_paths_of_two_groups_out_of_four_written_out():
 @pytest.mark.parametrize("splits", [[], [0, 1]], ids=["none", "two of three"])
 def test_splits_that_join_to_no_full_path_are_refused(splits):
     design = combinatorial_purged_splits(((0, 30),), 3, 2, 0, 0)
-    with pytest.raises(SplitError, match="paths need every group|no splits"):
+    with pytest.raises(SplitError, match=r"paths need every group|no splits"):
         recombined_paths([design[i] for i in splits])
 
 
