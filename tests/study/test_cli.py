@@ -172,7 +172,7 @@ REFUSED = {
     "k in expanding mode": (("--mode", "expanding"), "--mode expanding, where a test block is one group"),
     "k in kfold mode": (("--mode", "kfold"), "--mode kfold, where a test block is one group"),
     "all held out": (("--holdout", "1"), "--holdout is a fraction of the data"),
-    "too little held out": (("--holdout", "0.001"), "--holdout 0.001 holds 3 bars of 5m out"),
+    "too little held out": (("--holdout", "0.001"), "--holdout 0.001 holds 0 bars of 5m out that can be traded"),
     "one timeframe only": (("--mode", "multi-timeframe"), "fewer than two"),
     "episode too long": (("--episode-bars", "100000"), "--episode-bars 100000"),
     "budget too small": (("--break-step", "10"), "--break-step must be at least"),

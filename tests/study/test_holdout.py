@@ -216,6 +216,26 @@ def test_a_failed_scoring_leaves_no_score(study, rows, trained, tmp_path, monkey
     assert read_score(study, tmp_path) is None
 
 
+def test_of_two_workers_the_first_to_write_is_kept(study, rows, trained, tmp_path, monkeypatch):
+    env, policies = trained
+    other = score_holdout(study, tmp_path / "other", rows, 4, policies, env) | {"code_version": "the other worker's"}
+    late = optuna.create_study(study_name="s")
+    late.set_user_attr("uuid", "a" * 32)
+
+    def overtaken(*arguments, **options):
+        (tmp_path / "holdout.json").write_text(json.dumps(other))
+        return evaluate_policy(*arguments, **options)
+
+    monkeypatch.setattr(holdout, "evaluate_policy", overtaken)
+    assert score_holdout(late, tmp_path, rows, 4, policies, env)["code_version"] == "the other worker's"
+    assert json.loads((tmp_path / "holdout.json").read_text()) == other
+    (tmp_path / "holdout.json").unlink()
+    late = optuna.create_study(study_name="s")
+    late.set_user_attr("uuid", "a" * 32)
+    with pytest.raises(StudyError, match="scored for trial 4"):
+        score_holdout(late, tmp_path, rows, 5, policies, env)
+
+
 @pytest.mark.parametrize(("text", "words"), [("{", "cannot be read"), ('{"uuid": "b", "trial": 1}', "another study")])
 def test_a_damaged_or_foreign_score_is_not_taken_for_none(study, tmp_path, text, words):
     (tmp_path / "holdout.json").write_text(text)

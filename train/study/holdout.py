@@ -23,10 +23,11 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from market.candles import utc_text
+from market.names import timeframe_name
 from train.evaluator import evaluate_policy
 from train.provenance import code_version
 from train.run import BEST_POLICY
-from train.study.data import FoldedData, Holdout, HoldoutRows, SplitPlan, StudyError, cut_data, timeframe_name
+from train.study.data import FoldedData, Holdout, HoldoutRows, SplitPlan, StudyError, cut_data
 from train.study.results import split_folder, write_equity, write_json
 from train.study.search_space import MAX_LOOKBACK, Space, resolve
 from train.study.split_run import agent_metrics, equal_weight_metrics, figures_json
