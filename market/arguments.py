@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
-from market.errors import BarsError, DatasetError
+from market.candles import STAMPS
+from market.errors import BarsError, DatasetError, VenueError
 from market.features import FEATURE_SETS
 from market.names import TIMEFRAME_SECONDS, ticker_of
+from market.venues import ALPACA, Venue, load_venue
 
 
 def utc_date(text: str) -> datetime:
@@ -32,17 +35,35 @@ def whole_number(least: int) -> Callable[[str], int]:
     return parse
 
 
-def add_tickers(parser: argparse.ArgumentParser, default: tuple[str, ...]) -> None:
-    """Add --tickers and --timeframe, which every data script has."""
+def add_tickers(
+    parser: argparse.ArgumentParser,
+    default: Sequence[str] | None,
+    default_timeframe: str | None = "5m",
+    default_words: tuple[str, str] = ("%(default)s", "%(default)s"),
+) -> None:
+    """Add --tickers and --timeframe, which every data script has; `default_words` say what their defaults are."""
     parser.add_argument(
         "--tickers",
         nargs="+",
-        default=list(default),
+        default=None if default is None else list(default),
         metavar="TICKER",
-        help="coins, as BTC, BTC/USD, BTC/USDT or BTCUSD, in column order (default: %(default)s)",
+        help=f"coins, as BTC, BTC/USD, BTC/USDT or BTCUSD, in column order (default: {default_words[0]})",
     )
     parser.add_argument(
-        "--timeframe", choices=TIMEFRAME_SECONDS, default="5m", help="bar length (default: %(default)s)"
+        "--timeframe",
+        choices=TIMEFRAME_SECONDS,
+        default=default_timeframe,
+        help=f"bar length (default: {default_words[1]})",
+    )
+
+
+def add_stamp(parser: argparse.ArgumentParser, default: str | None = "open") -> None:
+    """Add --stamp, which every script that reads files of bars has."""
+    parser.add_argument(
+        "--stamp",
+        choices=STAMPS,
+        default=default,
+        help="which time of a bar the timestamps in the file are; they become open times (default: open)",
     )
 
 
@@ -55,6 +76,22 @@ def add_features(parser: argparse.ArgumentParser) -> None:
         help="columns: default is stationary and scaled; host is the raw set of the FinRL_Crypto family, in dollars, "
         "coins and points (default: %(default)s)",
     )
+
+
+def add_venue(parser: argparse.ArgumentParser) -> None:
+    """Add --venue, which every script that makes a dataset has."""
+    parser.add_argument(
+        "--venue",
+        type=Path,
+        metavar="FILE",
+        help="order rules and fees that go into the dataset, as scripts/data/refresh_venues.py writes them "
+        f"(default: the built-in table, {ALPACA.label}; a refreshed file is used only when it is named here)",
+    )
+
+
+def venue_of(path: Path | None) -> Venue:
+    """The table that --venue names; the built-in one without it."""
+    return ALPACA if path is None else load_venue(path)
 
 
 def split_tickers(words: list[str]) -> list[str]:
@@ -71,12 +108,12 @@ def exit_code(work: Callable[[], None]) -> int:
     """Run a script's work; a fault that its user can mend is one line on stderr and exit code 1."""
     try:
         work()
-    except (BarsError, DatasetError) as error:
+    except (BarsError, DatasetError, VenueError) as error:
         sys.stderr.write(f"error: {error}\n")
     except OSError as error:
         sys.stderr.write(f"error: {error.filename or 'file'}: {error.strerror or error}\n")
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; nothing was written\n")
+    except KeyboardInterrupt as interruption:
+        sys.stderr.write(f"interrupted; {interruption if interruption.args else 'nothing was written'}\n")
         return 130
     else:
         return 0

@@ -12,7 +12,6 @@ from market.candles import (
     DEFAULT_MAX_FILL_BARS,
     BarGrid,
     fill_short_gaps,
-    gap_report,
     is_synthetic,
     resample,
     segments_of,
@@ -23,6 +22,8 @@ from market.dataset import Dataset, make_dataset
 from market.errors import BarsError
 from market.features import feature_set, segment_features
 from market.names import timeframe_name, timeframe_seconds
+from market.quality import account_of_bars, gap_report
+from market.venues import ALPACA, Venue
 
 
 def dataset_from_bars(
@@ -36,6 +37,7 @@ def dataset_from_bars(
     end: datetime | None = None,
     max_fill_bars: int = DEFAULT_MAX_FILL_BARS,
     features: str = "default",
+    venue: Venue = ALPACA,
 ) -> Dataset:
     """Align, fill short gaps, resample, cut into segments, compute features, drop warm-up.
 
@@ -49,6 +51,7 @@ def dataset_from_bars(
         end: bar opens before this, UTC.
         max_fill_bars: longest run of missing source bars that is filled; a longer one splits the data.
         features: name of the feature set.
+        venue: where the coins are traded: order rules and fees.
 
     Returns:
         A dataset whose rows are exactly the usable bars: every row belongs to a segment.
@@ -74,7 +77,8 @@ def dataset_from_bars(
         segments=list(zip([0, *ends[:-1]], ends, strict=True)),
         source=source,
         synthetic=synthetic or is_synthetic(bars),
-        quality=_quality(fine, grid, len(rows), max_fill_bars),
+        venue=venue,
+        quality=gap_report(fine, max_fill_bars) | account_of_bars(grid, runs, warmup),
     )
 
 
@@ -85,9 +89,3 @@ def _too_few(grid: BarGrid, source: str, warmup: int) -> str:
         f"is {longest}; at least {warmup + MIN_SEGMENT_BARS} are needed ({warmup} of them warm-up); "
         "give a longer period, a shorter timeframe, or fewer tickers"
     )
-
-
-def _quality(fine: BarGrid, grid: BarGrid, n_rows: int, max_fill_bars: int) -> dict[str, object]:
-    """What was there, filled and left out; plain JSON values."""
-    report = gap_report(fine, max_fill_bars)
-    return report | {"grid_bars": len(grid.time), "dropped_bars": len(grid.time) - n_rows}

@@ -5,6 +5,7 @@ A tidy table has one row per bar and symbol: `timestamp` (the bar's OPEN time), 
 
     read_bars -> to_grid -> fill_short_gaps -> resample -> segments_of
 
+A file whose timestamps are CLOSE times is read with `stamp="close"`, which moves every bar back by its length.
 A missing bar is NaN, never zero. Timestamps without a time zone are UTC; others are converted to UTC; whole numbers are
 epoch seconds, milliseconds, microseconds or nanoseconds, told apart one by one by their size.
 
@@ -13,7 +14,6 @@ A made-up table says so in a column `synthetic`, which a copy, a filter or anoth
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -25,10 +25,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from market.errors import BarsError
+from market.files import whole_file
 from market.names import match_symbols, ticker_of, timeframe_name
 
 PRICES = ("open", "high", "low", "close")
 COLUMNS = ("timestamp", "symbol", *PRICES, "volume")
+STAMPS = ("open", "close")  # which time of a bar a file's timestamps may be
 SYNTHETIC = "synthetic"  # optional column: whether the bar is made up
 FALSE_WORDS = ("", "0", "0.0", "false", "no", "nan", "none", "<na>")
 EARLIEST_S = 1_230_768_000  # 2009-01-01, the first bitcoin
@@ -68,8 +70,12 @@ def utc_text(seconds: float) -> str:
     return pd.Timestamp(int(seconds), unit="s").strftime("%Y-%m-%d %H:%M")
 
 
-def read_bars(path: Path | str) -> pd.DataFrame:
+def read_bars(path: Path | str, stamp: str = "open") -> pd.DataFrame:
     """Read and validate a tidy Parquet or CSV file.
+
+    Args:
+        path: a .parquet, .csv or .csv.gz file.
+        stamp: which time the file's timestamps are, `open` or `close`; what is returned always has open times.
 
     Returns:
         The columns `COLUMNS`, sorted by symbol and time; `timestamp` is datetime64[s, UTC]. A column `synthetic` (bool)
@@ -84,7 +90,7 @@ def read_bars(path: Path | str) -> pd.DataFrame:
     readers = {".parquet": _read_parquet, ".csv": _read_csv, ".gz": _read_csv}
     if path.suffix not in readers:
         raise BarsError(f"{path}: expected a .parquet, .csv or .csv.gz file")
-    return tidy_bars(readers[path.suffix](path), str(path))
+    return tidy_bars(readers[path.suffix](path), str(path), stamp)
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
@@ -106,8 +112,10 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
-def tidy_bars(table: pd.DataFrame, where: str) -> pd.DataFrame:
+def tidy_bars(table: pd.DataFrame, where: str, stamp: str = "open") -> pd.DataFrame:
     """Bring any table with the tidy columns to the exact form of `read_bars`; `where` names it in errors."""
+    if stamp not in STAMPS:
+        raise BarsError(f"{where}: the timestamps are {stamp!r}, expected {' or '.join(STAMPS)}")
     table = table.rename(columns=lambda name: str(name).strip().lower())
     absent = [name for name in COLUMNS if name not in table.columns]
     if absent:
@@ -119,7 +127,7 @@ def tidy_bars(table: pd.DataFrame, where: str) -> pd.DataFrame:
     if symbol.isna().any():
         raise BarsError(f"{where}: row {int(symbol.isna().to_numpy().argmax())} has no symbol")
     symbol = symbol.cat.rename_categories(str).cat.remove_unused_categories()
-    bars = pd.DataFrame({"timestamp": _utc_seconds(columns["timestamp"], where), "symbol": symbol.array})
+    bars = pd.DataFrame({"timestamp": _utc_seconds(columns["timestamp"], where, stamp), "symbol": symbol.array})
     for name in (*PRICES, "volume"):
         bars[name] = _numbers(columns[name], name, where)
     if SYNTHETIC in table.columns:
@@ -128,6 +136,9 @@ def tidy_bars(table: pd.DataFrame, where: str) -> pd.DataFrame:
     bars = bars.iloc[order].reset_index(drop=True)
     _check_bars(bars, where)
     bars["timestamp"] = pd.to_datetime(bars["timestamp"], unit="s", utc=True).dt.as_unit("s")
+    if stamp == "close":
+        opens = bars["timestamp"] - pd.Timedelta(seconds=bar_seconds_of(bars, where))
+        bars["timestamp"] = opens.dt.as_unit("s")
     return bars
 
 
@@ -150,7 +161,7 @@ def _numbers(column: pd.Series, name: str, where: str) -> np.ndarray:
         ) from error
 
 
-def _utc_seconds(column: pd.Series, where: str) -> np.ndarray:
+def _utc_seconds(column: pd.Series, where: str, stamp: str) -> np.ndarray:
     """(rows,) int64 UTC seconds from date-times, text or epoch numbers."""
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
         seconds = epoch_seconds(_numbers(column, "timestamp", where))
@@ -166,9 +177,15 @@ def _utc_seconds(column: pd.Series, where: str) -> np.ndarray:
     if not in_range.all():
         row = int((~in_range).argmax())
         raise BarsError(f"{where}: row {row} has the timestamp {column.iloc[row]}, outside 2009..2099; check its unit")
+    if stamp == "close":
+        # Some exchanges write the last millisecond of a bar, 12:04:59.999, for its close at 12:05.
+        next_minute = np.ceil(seconds / 60) * 60
+        seconds = np.where(next_minute - seconds <= 1, next_minute, seconds)
     if (seconds % 1 != 0).any():
         row = int((seconds % 1 != 0).argmax())
-        raise BarsError(f"{where}: row {row} has a fraction of a second ({column.iloc[row]}); expected bar open times")
+        raise BarsError(
+            f"{where}: row {row} has a fraction of a second ({column.iloc[row]}); expected bar {stamp} times"
+        )
     return seconds.astype(np.int64)
 
 
@@ -344,51 +361,13 @@ def segments_of(grid: BarGrid) -> tuple[tuple[int, int], ...]:
     return tuple((int(a), int(b)) for a, b in edges.reshape(-1, 2))
 
 
-def gap_report(grid: BarGrid, max_fill_bars: int) -> dict[str, object]:
-    """Missing, filled and zero-volume bars per ticker and the longest gap, as plain JSON values.
-
-    `grid` is the result of `fill_short_gaps`, at the timeframe of the source.
-    """
-    return {
-        "source_bar_seconds": grid.bar_seconds,
-        "max_fill_bars": max_fill_bars,
-        "fill_rule": "last close, zero volume",
-        "tickers": {ticker: _ticker_report(grid, a) for a, ticker in enumerate(grid.tickers)},
-    }
-
-
-def _ticker_report(grid: BarGrid, asset: int) -> dict[str, object]:
-    absent = grid.missing[:, asset] | grid.filled[:, asset]
-    padded = np.concatenate([[False], absent, [False]])
-    edges = np.flatnonzero(padded[1:] != padded[:-1]).reshape(-1, 2)
-    lengths = edges[:, 1] - edges[:, 0]
-    longest = int(lengths.argmax()) if len(lengths) else -1
-    return {
-        "bars": int((~absent).sum()),
-        "filled_bars": int(grid.filled[:, asset].sum()),
-        "missing_bars": int(grid.missing[:, asset].sum()),
-        "gaps": len(lengths),
-        "longest_gap_bars": int(lengths[longest]) if longest >= 0 else 0,
-        "longest_gap_start": utc_text(int(grid.time[edges[longest, 0]])) if longest >= 0 else None,
-        "zero_volume_bars": int((grid.volume[:, asset] == 0).sum() - grid.filled[:, asset].sum()),
-    }
-
-
 def write_bars(bars: pd.DataFrame, path: Path | str) -> None:
     """Write tidy bars as Parquet or CSV, whole or not at all."""
     path = Path(path)
     if path.suffix not in (".parquet", ".csv"):
         raise BarsError(f"{path}: expected a name that ends in .parquet or .csv")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with unfinished.open("wb") as file:
-            if path.suffix == ".parquet":
-                bars.to_parquet(file, index=False)
-            else:
-                bars.to_csv(file, index=False, date_format="%Y-%m-%dT%H:%M:%SZ")
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        if path.suffix == ".parquet":
+            bars.to_parquet(file, index=False)
+        else:
+            bars.to_csv(file, index=False, date_format="%Y-%m-%dT%H:%M:%SZ")

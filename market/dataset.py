@@ -18,16 +18,17 @@ import numpy as np
 
 from market.candles import utc_text
 from market.checks import ARRAYS, MIN_SEGMENT_BARS, check_dataset
-from market.errors import REBUILD, DatasetError
+from market.errors import REBUILD, DatasetError, VenueError
 from market.files import put_in_place, read_array, sweep_leftovers, sync_file, sync_folder, unfinished_folder
 from market.names import timeframe_name
-from market.venues import order_rules
+from market.venues import ALPACA, Venue
 
 __all__ = ["MIN_SEGMENT_BARS", "Dataset", "DatasetError", "load_dataset", "make_dataset", "save_dataset"]
 
-FORMAT = 3  # 2: the hash covers source and quality; 3: filled bars, feature set and warm-up
+FORMAT = 3  # 2: the hash covers source and quality; 3: filled bars, feature set, warm-up and venue
 MANIFEST = "manifest.json"
-OWN_NAMES = frozenset({MANIFEST, *(f"{name}.npy" for name in ARRAYS)})
+PICTURE = "quality.png"  # for people: in no hash, may be absent
+OWN_NAMES = frozenset({MANIFEST, PICTURE, *(f"{name}.npy" for name in ARRAYS)})
 LARGEST_MANIFEST_BYTES = 16 * 2**20
 SECONDS_PER_YEAR = 365.0 * 86_400.0
 
@@ -48,8 +49,9 @@ class Dataset:
     segments: tuple[tuple[int, int], ...]  # contiguous [first, last_exclusive)
     source: str
     synthetic: bool
+    venue: Venue  # order rules of these tickers, and fees
     sha256: str  # over everything else here
-    quality: Mapping[str, Any] = field(default_factory=dict)  # gap report of the bars it was built from
+    quality: Mapping[str, Any] = field(default_factory=dict)  # market.quality's report of the bars it was built from
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -86,6 +88,7 @@ class Dataset:
                 tech=self.tech[:, features],
                 filled=self.filled[:, columns],
                 tickers=tuple(tickers),
+                venue=self.venue.only(tickers),
                 feature_names=tuple(self.feature_names[i] for i in features),
             )
         )
@@ -119,7 +122,7 @@ class Dataset:
                 raise DatasetError(f"segment ({first}, {last}) lies in none of the dataset's {self.segments}")
         if not chosen:
             raise DatasetError("no segments given; an environment needs at least one")
-        rules = order_rules(self.tickers)
+        rules = self.venue.order_rules(self.tickers)
         return {
             "price_array": self.price,
             "tech_array": self.tech,
@@ -145,9 +148,13 @@ def make_dataset(
     filled: np.ndarray | None = None,
     feature_set: str = "given",
     warmup_bars: int = 0,
+    venue: Venue = ALPACA,
     quality: Mapping[str, Any] | None = None,
 ) -> Dataset:
-    """A checked dataset with its hash; shapes as in `Dataset`. Without `filled` every bar is a real one."""
+    """A checked dataset with its hash; shapes as in `Dataset`. Without `filled` every bar is a real one.
+
+    Of `venue` the entries of these tickers are kept.
+    """
     dataset = Dataset(
         price=price,
         tech=tech,
@@ -161,6 +168,7 @@ def make_dataset(
         segments=tuple((int(a), int(b)) for a, b in segments),
         source=source,
         synthetic=synthetic,
+        venue=venue.only(tickers),
         sha256="",
         quality=dict(quality or {}),
     )
@@ -192,15 +200,17 @@ def dataset_hash(dataset: Dataset, array_hashes: Mapping[str, str]) -> str:
         "segments": dataset.segments,
         "source": dataset.source,
         "synthetic": dataset.synthetic,
+        "venue": dataset.venue.to_json(),
         "quality": dict(dataset.quality),
     }
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
 
-def save_dataset(dataset: Dataset, folder: Path | str, overwrite: bool = False) -> None:
+def save_dataset(dataset: Dataset, folder: Path | str, overwrite: bool = False, picture: bytes | None = None) -> None:
     """Write the folder whole or not at all: a kill at any moment leaves the old folder or the new one.
 
-    Hidden folders that a killed save of this folder left beside it are swept away.
+    Hidden folders that a killed save of this folder left beside it are swept away. `picture` is the PNG of
+    `market.pictures.quality_picture`; without one the folder holds none.
 
     Raises:
         DatasetError: the dataset is not valid, or something is there already; only a dataset folder is ever replaced,
@@ -212,7 +222,7 @@ def save_dataset(dataset: Dataset, folder: Path | str, overwrite: bool = False) 
     folder.parent.mkdir(parents=True, exist_ok=True)
     sweep_leftovers(folder, OWN_NAMES)
     with unfinished_folder(folder) as unfinished:
-        _write_files(dataset, unfinished)
+        _write_files(dataset, unfinished, picture)
         put_in_place(unfinished, folder)
 
 
@@ -229,10 +239,14 @@ def check_target(folder: Path | str, overwrite: bool) -> None:
         raise DatasetError(f"{folder}: holds a dataset already; pass --overwrite to replace it")
 
 
-def _write_files(dataset: Dataset, folder: Path) -> None:
+def _write_files(dataset: Dataset, folder: Path, picture: bytes | None) -> None:
     for name, array in dataset.arrays.items():
         with (folder / f"{name}.npy").open("wb") as file:
             np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+            sync_file(file)
+    if picture is not None:
+        with (folder / PICTURE).open("wb") as file:
+            file.write(picture)
             sync_file(file)
     with (folder / MANIFEST).open("wb") as file:
         file.write((json.dumps(_manifest(dataset, _array_hashes(dataset)), indent=1) + "\n").encode())
@@ -257,6 +271,7 @@ def _manifest(dataset: Dataset, array_hashes: Mapping[str, str]) -> dict[str, An
         "warmup_bars": dataset.warmup_bars,
         "sha256": dataset.sha256,
         "arrays": dict(array_hashes),
+        "venue": dataset.venue.to_json(),
         "quality": dict(dataset.quality),
     }
 
@@ -325,6 +340,10 @@ def _from_manifest(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
     are_names = all(isinstance(name, str) for name in manifest["tickers"] + manifest["feature_names"])
     if not all(is_pair) or not are_names or manifest["kind"] not in ("real", "synthetic"):
         raise DatasetError(f"{path}: tickers, feature_names, segments or kind have an unknown form; {REBUILD}")
+    try:
+        venue = Venue.from_json(manifest.get("venue"))
+    except VenueError as error:
+        raise DatasetError(f"{path}: field venue: {error}; {REBUILD}") from error
     return Dataset(
         price=arrays["price_array"],
         tech=arrays["tech_array"],
@@ -338,6 +357,7 @@ def _from_manifest(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
         segments=tuple((a, b) for a, b in segments),
         source=manifest["source"],
         synthetic=manifest["kind"] == "synthetic",
+        venue=venue,
         sha256=manifest["sha256"],
         quality=manifest["quality"],
     )

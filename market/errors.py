@@ -1,4 +1,4 @@
-"""The two errors of market data. Each message is one line that names what is at fault and says what to do."""
+"""The errors of market data. Each message is one line that names what is at fault and says what to do."""
 
 from __future__ import annotations
 
@@ -11,3 +11,7 @@ class BarsError(ValueError):
 
 class DatasetError(ValueError):
     """A dataset that cannot be used; names the file, array, bar or ticker."""
+
+
+class VenueError(ValueError):
+    """Order rules or fees that cannot be used, or fetched; names the file, coin or field."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import ctypes
 import fcntl
+import glob
 import math
 import os
 import re
@@ -37,6 +38,48 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """A file that holds all of `content`, or what it held before."""
+    with whole_file(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """An open hidden file beside `path` that takes its place when the block ends well, and is gone otherwise.
+
+    Its writer holds a lock on it, which a kill releases: what a killed writer of the same file left goes first.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*.tmp"):
+        _unlink_if_left_over(leftover)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            file = unfinished.open("wb")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield file
+            sync_file(file)
+            unfinished.replace(path)
+        sync_folder(path.parent)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _unlink_if_left_over(unfinished: Path) -> None:
+    """Nothing happens to a file that another process is writing, just made, or removes at the same time."""
+    try:
+        with unfinished.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - os.fstat(file.fileno()).st_mtime > LONGEST_MAKING_S:
+                unfinished.unlink()
+    except OSError:
+        return
 
 
 @contextmanager

@@ -55,6 +55,15 @@ def split_symbol(symbol: str) -> tuple[str, str]:
     return name, ""
 
 
+def pair_of(ticker: str, mark: str, dollar: str) -> str:
+    """The pair that a source sells a ticker as, `BTC/USD`; no quote, USD and USDT become the source's own `dollar`."""
+    coin, quote = split_symbol(ticker)
+    # A name goes into addresses and file names.
+    if not coin.isalnum() or not (quote or dollar).isalnum():
+        raise BarsError(f"{ticker!r} is not the name of a coin; expected letters and digits, as BTC or BTC/USD")
+    return f"{coin}{mark}{dollar if quote in ('', 'USD', 'USDT') else quote}"
+
+
 def ticker_of(symbol: str) -> str:
     """The dataset's name of a symbol: the coin alone in dollars (`BTC`), the pair in another currency (`BTC/EUR`)."""
     coin, quote = split_symbol(symbol)

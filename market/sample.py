@@ -28,6 +28,7 @@ from market.errors import BarsError
 from market.features import feature_set
 from market.indicators import SECONDS_PER_YEAR
 from market.names import DEFAULT_TICKERS, ticker_of, timeframe_seconds
+from market.venues import ALPACA, Venue
 
 MARKET_VOLATILITY = 0.42  # per year
 SHOCK_FREEDOM = 5.0  # degrees of freedom of the Student-t shocks
@@ -99,11 +100,12 @@ def synthetic_dataset(
     tickers: Sequence[str] = DEFAULT_TICKERS,
     seed: int = 0,
     features: str = "default",
+    venue: Venue = ALPACA,
 ) -> Dataset:
     """A dataset of exactly `n_bars` usable rows from the sample market, through the same steps as real bars."""
     bars = sample_bars(timeframe, n_bars + feature_set(features).warmup_bars, tickers, seed)
     source = f"sample market, seed {seed}"
-    return dataset_from_bars(bars, tickers, timeframe, source=source, features=features)
+    return dataset_from_bars(bars, tickers, timeframe, source=source, features=features, venue=venue)
 
 
 def _generator(seed: int, name: str) -> np.random.Generator:

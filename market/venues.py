@@ -1,77 +1,339 @@
-"""Order rules of the venue by coin NAME, never by column.
+"""What a venue asks of an order and takes for it: by coin NAME, never by column, and dated.
 
-Alpaca's smallest crypto order is worth about one US dollar, restated in coins as the price moves; quantities move in
-steps of 1e-9 coins; a buy under 10 USD is rejected (code 40310000). The table below is one US dollar of coin at the
-closing price of 2024-08-31 (Binance spot), to three figures; it is dated, and not a live quote of any venue.
+A rule stands under the name a dataset gives its coin: `BTC` for every dollar and dollar stablecoin, `ETH/BTC` for a
+pair in another currency. Such a pair takes nothing from the coin's dollar rule: without an entry of its own it has no
+notional minimum, because 10 dollars are not 10 of anything else, and `unlisted` names it.
+
+`ALPACA` is built in; scripts/data/refresh_venues.py reads the present rules from the venue.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import date
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
-from market.names import split_symbol
+from market.errors import VenueError
+from market.files import write_whole
+from market.names import currency_of, ticker_of
 
-AS_OF = "2024-08-31"
+FORMAT = 1
+LARGEST_FILE_BYTES = 2**20
+LONGEST_TEXT = 300
 MIN_ORDER_NOTIONAL = 10.0  # USD
 QTY_INCREMENT = 1e-9  # coins
+# A quantity this close below a whole increment counts as whole; the simulator's own constant, held equal by a test.
+INCREMENT_SLACK = 1e-9
+
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
 class OrderRule:
     """What one coin's orders must satisfy."""
 
-    min_order_qty: float  # coins
-    qty_increment: float = QTY_INCREMENT  # coins
-    min_order_notional: float = MIN_ORDER_NOTIONAL  # USD
+    min_order_qty: float  # coins; an order must be above it
+    qty_increment: float = QTY_INCREMENT  # coins; 0: any quantity will do
+    min_order_notional: float = MIN_ORDER_NOTIONAL  # cash currency of the pair
+    price_increment: float | None = None  # cash currency; of limit prices
+
+    def __post_init__(self) -> None:
+        """Refuse what is no size of an order."""
+        for name in ("min_order_qty", "qty_increment", "min_order_notional"):
+            object.__setattr__(self, name, _number(name, getattr(self, name)))
+        if self.price_increment is not None:
+            object.__setattr__(self, "price_increment", _number("price_increment", self.price_increment))
+
+
+@dataclass(frozen=True)
+class FeeTier:
+    """Fees from one 30-day volume on, as fractions of the notional."""
+
+    min_volume_30d: float  # USD
+    maker_rate: float  # of an order that waits in the book
+    taker_rate: float  # of an order that fills at once, as every market order does
+
+    def __post_init__(self) -> None:
+        """Refuse what is no fee."""
+        object.__setattr__(self, "min_volume_30d", _number("min_volume_30d", self.min_volume_30d))
+        for name in ("maker_rate", "taker_rate"):
+            rate = _number(name, getattr(self, name))
+            object.__setattr__(self, name, rate)
+            if rate >= 1.0:
+                raise VenueError(f"{name} is a fraction of notional, 0.0025 means 0.25 %; received {rate:g}")
 
 
 @dataclass(frozen=True)
 class OrderRules:
-    """The rules of a dataset's coins, in the dataset's column order."""
+    """The rules of several coins, in the order asked for."""
 
     min_order_qty: np.ndarray  # (A,) float64, coins
     qty_increment: np.ndarray  # (A,) float64, coins
-    min_order_notional: float  # USD, the largest over the coins
+    # Cash currency. The simulator takes one, so the largest: it never trades what the venue would refuse.
+    min_order_notional: float
 
 
-# A coin without an entry is bound by the notional alone: no minimum quantity, the finest step.
-UNKNOWN = OrderRule(min_order_qty=0.0)
+@dataclass(frozen=True)
+class Venue:
+    """Order rules and fees of one venue. The two are dated apart: Alpaca's assets endpoint does not tell the fees."""
 
-VENUES: dict[str, OrderRule] = {
-    "AAVE": OrderRule(0.00771),
-    "ATOM": OrderRule(0.219),
-    "AVAX": OrderRule(0.0438),
-    "BCH": OrderRule(0.0031),
-    "BTC": OrderRule(1.7e-05),
-    "DOGE": OrderRule(9.87),
-    "ETC": OrderRule(0.0543),
-    "ETH": OrderRule(0.000398),
-    "LINK": OrderRule(0.0907),
-    "LTC": OrderRule(0.0154),
-    "MATIC": OrderRule(2.38),
-    "NEAR": OrderRule(0.248),
-    "OP": OrderRule(0.706),
-    "PEPE": OrderRule(132000.0),
-    "SHIB": OrderRule(72300.0),
-    "SOL": OrderRule(0.00739),
-    "UNI": OrderRule(0.168),
-    "XRP": OrderRule(1.77),
-}
+    name: str
+    as_of: str  # ISO date of the order rules
+    source: str  # of the order rules
+    rules: Mapping[str, OrderRule]  # name of a coin, as `market.names.ticker_of` gives it -> rule
+    default_rule: OrderRule  # of a coin without an entry; its notional is in USD
+    fee_tiers: tuple[FeeTier, ...]  # the lowest volume first
+    fees_as_of: str  # ISO date
+
+    def __post_init__(self) -> None:
+        """Refuse a table that could be misread; rules are kept sorted by name."""
+        for what in ("name", "source"):
+            _check_text(what, getattr(self, what))
+        for what in ("as_of", "fees_as_of"):
+            _check_date(what, getattr(self, what))
+        for name, rule in self.rules.items():
+            if not isinstance(name, str) or not name or ticker_of(name) != name or not isinstance(rule, OrderRule):
+                raise VenueError(f"rules: {name!r} is not the name of a coin, such as BTC or ETH/BTC, with its rule")
+        object.__setattr__(self, "rules", dict(sorted(self.rules.items())))
+        object.__setattr__(self, "fee_tiers", tuple(self.fee_tiers))
+        volumes = [tier.min_volume_30d for tier in self.fee_tiers]
+        if volumes[:1] != [0.0]:
+            raise VenueError("fee_tiers must begin with the tier of volume 0, so that every account has a fee")
+        if volumes != sorted(set(volumes)):
+            raise VenueError(f"fee_tiers must be sorted by volume, each once; received {volumes}")
+
+    @property
+    def label(self) -> str:
+        """For logs: `alpaca of 2024-08-31`."""
+        return f"{self.name} of {self.as_of}"
+
+    def rule(self, ticker: str) -> OrderRule:
+        """The rule of one coin under any of its names (`BTC`, `BTC/USD`, `BTCUSDT`), or the default."""
+        listed = self.rules.get(ticker_of(ticker))
+        if listed is not None:
+            return listed
+        is_dollars = currency_of(ticker) == "USD"
+        return self.default_rule if is_dollars else replace(self.default_rule, min_order_notional=0.0)
+
+    def order_rules(self, tickers: Sequence[str]) -> OrderRules:
+        """Rules of several coins, joined by name: reordering the tickers reorders the arrays."""
+        rules = [self.rule(ticker) for ticker in tickers]
+        return OrderRules(
+            min_order_qty=np.array([rule.min_order_qty for rule in rules], dtype=np.float64),
+            qty_increment=np.array([rule.qty_increment for rule in rules], dtype=np.float64),
+            min_order_notional=max((rule.min_order_notional for rule in rules), default=0.0),
+        )
+
+    def unlisted(self, tickers: Sequence[str]) -> tuple[str, ...]:
+        """The coins among these that have no entry, so that the default stands in for their rule."""
+        return tuple(ticker for ticker in tickers if ticker_of(ticker) not in self.rules)
+
+    def only(self, tickers: Sequence[str]) -> Venue:
+        """The same venue with the entries of these coins alone."""
+        names = {ticker_of(ticker) for ticker in tickers}
+        return replace(self, rules={name: rule for name, rule in self.rules.items() if name in names})
+
+    def fee_rate(self, volume_30d: float = 0.0, liquidity: str = "taker") -> float:
+        """Fee of an account that traded `volume_30d` USD in the last 30 days, as a fraction of the notional.
+
+        A market order is always a taker; so is a limit order that fills at once.
+        """
+        if liquidity not in ("taker", "maker"):
+            raise VenueError(f"liquidity is taker or maker; received {liquidity!r}")
+        volume_30d = _number("volume_30d", volume_30d)
+        tier = next(tier for tier in reversed(self.fee_tiers) if tier.min_volume_30d <= volume_30d)
+        return tier.taker_rate if liquidity == "taker" else tier.maker_rate
+
+    def whole_increments(self, ticker: str, qty: float) -> float:
+        """`qty` coins cut to the coin's step, exactly as the simulator cuts an order."""
+        step = self.rule(ticker).qty_increment
+        return math.floor(qty / step + INCREMENT_SLACK) * step if step > 0 and math.isfinite(qty) else qty
+
+    def check_order(self, ticker: str, qty: float, price: float, *, closes_position: bool = False) -> str | None:
+        """Why an order of `qty` coins, bought or sold at `price`, is not to be placed; None where it is.
+
+        The simulator's decision under the `standard` rules: the quantity, cut to the increment, is above the minimum,
+        its notional at least the minimum, and a sale that closes the position is always allowed.
+        """
+        if not (math.isfinite(qty) and qty > 0):
+            return f"{ticker}: a quantity of {qty:g} coins is no order"
+        if not (math.isfinite(price) and price > 0):
+            return f"{ticker}: a price of {price:g} cannot be traded at"
+        if closes_position:
+            return None
+        rule, whole = self.rule(ticker), self.whole_increments(ticker, qty)
+        if not whole > rule.min_order_qty:
+            least = f"must be above {rule.min_order_qty:g}, in steps of {rule.qty_increment:g}"
+            return f"{ticker}: {qty:g} coins {least} ({self.label})"
+        if whole * price < rule.min_order_notional:
+            return f"{ticker}: {whole * price:g} is below {rule.min_order_notional:g} an order ({self.label})"
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; `from_json` reads them."""
+        return {"format": FORMAT, **asdict(self), "fee_tiers": [asdict(tier) for tier in self.fee_tiers]}
+
+    @classmethod
+    def from_json(cls, content: object) -> Venue:
+        """The venue that `to_json` wrote.
+
+        Raises:
+            VenueError: a field is missing, unknown, of another type or out of range; the message names it.
+        """
+        if not isinstance(content, Mapping) or content.get("format") != FORMAT:
+            raise VenueError(f"not a table of venue rules of format {FORMAT}")
+        values = {name: value for name, value in content.items() if name != "format"}
+        _check_fields(cls, values, "venue")
+        if not isinstance(values["rules"], Mapping) or not isinstance(values["fee_tiers"], Sequence):
+            raise VenueError("rules must be an object and fee_tiers a list")
+        rules = {name: _record(OrderRule, rule, str(name)) for name, rule in values["rules"].items()}
+        tiers = tuple(_record(FeeTier, tier, f"fee tier {i}") for i, tier in enumerate(values["fee_tiers"]))
+        default = _record(OrderRule, values["default_rule"], "default_rule")
+        return cls(**{**values, "rules": rules, "fee_tiers": tiers, "default_rule": default})
 
 
-def order_rule(ticker: str) -> OrderRule:
-    """The rule of one coin under any of its names (`BTC`, `BTC/USD`, `BTCUSDT`); `UNKNOWN` when it has no entry."""
-    return VENUES.get(split_symbol(ticker)[0], UNKNOWN)
+def save_venue(venue: Venue, path: Path | str) -> None:
+    """Write the table as JSON, whole or not at all, in place of a table that is there."""
+    write_whole(Path(path), (json.dumps(venue.to_json(), indent=1) + "\n").encode())
 
 
-def order_rules(tickers: Sequence[str]) -> OrderRules:
-    """Rules of several coins, joined by name: reordering the tickers reorders the arrays."""
-    rules = [order_rule(ticker) for ticker in tickers]
-    return OrderRules(
-        min_order_qty=np.array([rule.min_order_qty for rule in rules], dtype=np.float64),
-        qty_increment=np.array([rule.qty_increment for rule in rules], dtype=np.float64),
-        min_order_notional=max((rule.min_order_notional for rule in rules), default=MIN_ORDER_NOTIONAL),
-    )
+def load_venue(path: Path | str) -> Venue:
+    """Read a table that `save_venue` wrote.
+
+    Raises:
+        VenueError: one line that names the file.
+    """
+    again = "write it again with scripts/data/refresh_venues.py"
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(LARGEST_FILE_BYTES + 1)
+    except OSError as error:
+        raise VenueError(f"{path}: cannot be read ({error.strerror}); {again}") from error
+    if len(content) > LARGEST_FILE_BYTES:
+        raise VenueError(f"{path}: larger than {LARGEST_FILE_BYTES} bytes, so not a table of venue rules; {again}")
+    try:
+        return Venue.from_json(json.loads(content))
+    except VenueError as error:
+        raise VenueError(f"{path}: {error}; {again}") from error
+    except (ValueError, RecursionError) as error:
+        raise VenueError(f"{path}: not valid JSON, perhaps truncated; {again}") from error
+
+
+def changes(old: Venue, new: Venue) -> list[str]:
+    """One line for every coin whose order rule is not the same: `BTC: min_order_qty 1.7e-05 -> 1.1e-05`."""
+    lines = []
+    for name in sorted({*old.rules, *new.rules}):
+        before, after = old.rules.get(name), new.rules.get(name)
+        if before == after:
+            continue
+        if after is None:
+            lines.append(f"{name}: no longer listed")
+        elif before is None:
+            lines.append(f"{name}: new, {', '.join(f'{what} {_said(value)}' for what, value in asdict(after).items())}")
+        else:
+            pairs = [(what, value, getattr(after, what)) for what, value in asdict(before).items()]
+            moved = [f"{what} {_said(was)} -> {_said(now)}" for what, was, now in pairs if was != now]
+            lines.append(f"{name}: {', '.join(moved)}")
+    return lines
+
+
+def _said(value: float | None) -> str:
+    return "none" if value is None else f"{value:.9g}"
+
+
+def _number(name: str, value: object) -> float:
+    """A finite number that is not negative."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise VenueError(f"{name} must be a number; received {str(value)[:40]!r}")
+    if not 0.0 <= value < math.inf:
+        raise VenueError(f"{name} must be a finite number of at least 0; received {str(value)[:40]}")
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise VenueError(f"{name} is larger than any number of this kind") from error
+
+
+def _check_text(name: str, value: object) -> None:
+    if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= LONGEST_TEXT:
+        raise VenueError(f"{name} must be one line of text of at most {LONGEST_TEXT} characters")
+
+
+def _check_date(name: str, value: object) -> None:
+    try:
+        is_date = isinstance(value, str) and date.fromisoformat(value).isoformat() == value
+    except ValueError:
+        is_date = False
+    if not is_date:
+        raise VenueError(f"{name} must be a date such as 2024-08-31; received {str(value)[:40]!r}")
+
+
+def _record(kind: type[Record], value: object, where: str) -> Record:
+    """`kind` from a JSON object with exactly its fields."""
+    values = _check_fields(kind, value, where)
+    try:
+        return kind(**values)
+    except VenueError as error:
+        raise VenueError(f"{where}: {error}") from error
+
+
+def _check_fields(kind: type, value: object, where: str) -> dict[str, Any]:
+    expected = {field.name for field in fields(kind)}
+    if not isinstance(value, Mapping):
+        raise VenueError(f"{where}: expected an object with {', '.join(sorted(expected))}")
+    wrong = sorted({str(name) for name in value} ^ expected)
+    if wrong:
+        raise VenueError(f"{where}: field {wrong[0][:40]!r} is {'missing' if wrong[0] in expected else 'unknown'}")
+    return {str(name): item for name, item in value.items()}
+
+
+# Alpaca's smallest crypto order is worth about one US dollar, restated in coins as the price moves; quantities move in
+# steps of 1e-9 coins; a buy under 10 USD is rejected (code 40310000). The quantities below are one US dollar of coin at
+# the closing price of 2024-08-31 (Binance spot), to three figures, and not a quote of any venue. Fees: Alpaca's
+# schedule in force since 2023-03-13, in basis points.
+ALPACA = Venue(
+    name="alpaca",
+    as_of="2024-08-31",
+    source="built in: one US dollar of coin at the close of that day",
+    rules={
+        "AAVE": OrderRule(0.00771),
+        "ATOM": OrderRule(0.219),
+        "AVAX": OrderRule(0.0438),
+        "BCH": OrderRule(0.0031),
+        "BTC": OrderRule(1.7e-05),
+        "DOGE": OrderRule(9.87),
+        "ETC": OrderRule(0.0543),
+        "ETH": OrderRule(0.000398),
+        "LINK": OrderRule(0.0907),
+        "LTC": OrderRule(0.0154),
+        "MATIC": OrderRule(2.38),
+        "NEAR": OrderRule(0.248),
+        "OP": OrderRule(0.706),
+        "PEPE": OrderRule(132000.0),
+        "SHIB": OrderRule(72300.0),
+        "SOL": OrderRule(0.00739),
+        "UNI": OrderRule(0.168),
+        "XRP": OrderRule(1.77),
+    },
+    # Bound by the notional alone: no minimum quantity, the finest step.
+    default_rule=OrderRule(min_order_qty=0.0),
+    fee_tiers=tuple(
+        FeeTier(volume, maker / 10_000, taker / 10_000)
+        for volume, maker, taker in (
+            (0, 15, 25),
+            (100_000, 12, 22),
+            (500_000, 10, 20),
+            (1_000_000, 8, 18),
+            (10_000_000, 5, 15),
+            (25_000_000, 2, 13),
+            (50_000_000, 2, 12),
+            (100_000_000, 0, 10),
+        )
+    ),
+    fees_as_of="2023-03-13",
+)

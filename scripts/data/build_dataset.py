@@ -9,11 +9,23 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from market.arguments import add_features, add_tickers, exit_code, split_tickers, utc_date, whole_number
+from market.arguments import (
+    add_features,
+    add_stamp,
+    add_tickers,
+    add_venue,
+    exit_code,
+    split_tickers,
+    utc_date,
+    venue_of,
+    whole_number,
+)
 from market.build import dataset_from_bars
 from market.candles import DEFAULT_MAX_FILL_BARS, read_bars
 from market.dataset import Dataset, check_target, save_dataset
+from market.describe import quality_lines, segment_lines, venue_lines
 from market.names import DEFAULT_TICKERS
+from market.pictures import quality_picture
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -27,8 +39,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         type=Path,
         required=True,
         metavar="FILE",
-        help="tidy .parquet, .csv or .csv.gz: timestamp (bar open, UTC), symbol, open, high, low, close, volume",
+        help="tidy .parquet, .csv or .csv.gz: timestamp (UTC), symbol, open, high, low, close, volume",
     )
+    add_stamp(parser)
     add_tickers(parser, DEFAULT_TICKERS)
     parser.add_argument(
         "--start", type=utc_date, metavar="DATE", help="first bar, included (default: the file's first)"
@@ -50,6 +63,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="label the dataset synthetic: the bars are not from an exchange (those of make_sample.py are marked)",
     )
+    add_venue(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="dataset folder, for example data/5m")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset that is there already")
     return parser.parse_args(argv)
@@ -59,9 +73,10 @@ def build(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     tickers = split_tickers(args.tickers)
     check_target(args.out, args.overwrite)
+    venue = venue_of(args.venue)
     print(f"reading {args.bars}", flush=True)
     dataset = dataset_from_bars(
-        read_bars(args.bars),
+        read_bars(args.bars, args.stamp),
         tickers,
         args.timeframe,
         source=args.bars.name,
@@ -70,25 +85,17 @@ def build(args: argparse.Namespace) -> None:
         end=args.end,
         max_fill_bars=args.max_fill_bars,
         features=args.features,
+        venue=venue,
     )
-    save_dataset(dataset, args.out, args.overwrite)
+    save_dataset(dataset, args.out, args.overwrite, quality_picture(dataset))
     report(dataset)
     print(f"wrote {args.out}: {dataset.label}")
 
 
 def report(dataset: Dataset) -> None:
-    """Print what was missing, filled and left out."""
-    quality = dataset.quality
-    for ticker, found in quality["tickers"].items():
-        gap = (
-            f", longest gap {found['longest_gap_bars']} bars from {found['longest_gap_start']}" if found["gaps"] else ""
-        )
-        print(
-            f"  {ticker}: {found['bars']} bars, {found['missing_bars']} missing, {found['filled_bars']} filled, "
-            f"{found['zero_volume_bars']} without volume{gap}"
-        )
-    print(f"  {quality['dropped_bars']} of {quality['grid_bars']} bars left out (warm-up and gaps)")
-    print(f"  segments: {', '.join(f'{first}..{last}' for first, last in dataset.segments)}")
+    """Print what was there, missing, filled and left out."""
+    for line in (*quality_lines(dataset), *segment_lines(dataset), *venue_lines(dataset)):
+        print(line)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,11 +9,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from market.arguments import add_features, add_tickers, exit_code, split_tickers, whole_number
+from market.arguments import (
+    add_features,
+    add_tickers,
+    add_venue,
+    exit_code,
+    split_tickers,
+    venue_of,
+    whole_number,
+)
 from market.candles import write_bars
 from market.checks import MIN_SEGMENT_BARS
 from market.dataset import check_target, save_dataset
+from market.describe import venue_lines
 from market.names import DEFAULT_TICKERS
+from market.pictures import quality_picture
 from market.sample import sample_bars, synthetic_dataset
 
 
@@ -30,6 +40,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     add_features(parser)
     parser.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="(default: %(default)s)")
+    add_venue(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="dataset folder, for example data/5m")
     parser.add_argument("--bars", type=Path, metavar="FILE", help="write the bars too, as .parquet or .csv")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset that is there already")
@@ -40,11 +51,14 @@ def make(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     tickers = split_tickers(args.tickers)
     check_target(args.out, args.overwrite)
-    dataset = synthetic_dataset(args.timeframe, args.n_bars, tickers, args.seed, args.features)
+    venue = venue_of(args.venue)
+    dataset = synthetic_dataset(args.timeframe, args.n_bars, tickers, args.seed, args.features, venue)
     if args.bars is not None:
         write_bars(sample_bars(args.timeframe, args.n_bars + dataset.warmup_bars, tickers, args.seed), args.bars)
         print(f"wrote {args.bars}")
-    save_dataset(dataset, args.out, args.overwrite)
+    save_dataset(dataset, args.out, args.overwrite, quality_picture(dataset))
+    for line in venue_lines(dataset):
+        print(line)
     print(f"wrote {args.out}: {dataset.label}")
 
 

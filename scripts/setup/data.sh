@@ -12,7 +12,8 @@ ensure_data() {
     describe_data "$folder"
 }
 
-# The bars themselves are kept in data/raw, so a dataset that could not be built costs no second download.
+# The bars themselves are kept in data/raw, so a dataset that could not be built costs no second download; months that
+# a stopped download had got are in data/cache, where the next one finds them.
 download_data() {
     local folder="$1" timeframe="$2" bars="$REPO/data/raw/bars_$2.parquet"
     [[ -f "$bars" ]] || fetch_bars "$timeframe" "$bars" || return 1

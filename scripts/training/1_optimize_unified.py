@@ -28,11 +28,10 @@ except ModuleNotFoundError as missing:
 
 EPILOG = """
 The same command continues a study: trials that finished stay, a killed one is tried again, and --n-trials counts all of
-them. A study of the same name with other data, --holdout, splits, search space, --seed, --n-envs, fees or other rules
-is refused.
-Relative paths are taken from the current directory; the defaults lie in the repository. Results, one folder per trial
-and split: <results-dir>/<study-name>/. Exit code: 0 when the study has a completed trial, 1 when none completed or
-trials failed again and again, 2 for a bad flag, 130 or 143 when stopped by Ctrl-C or kill."""
+them. A study of the same name with other data, --holdout, splits, search space, --seed, --n-envs, --volume-30d or other
+rules is refused. Relative paths are taken from the current directory; the defaults lie in the repository. Results, one
+folder per trial and split: <results-dir>/<study-name>/. Exit code: 0 when the study has a completed trial, 1 when none
+completed or trials failed again and again, 2 for a bad flag, 130 or 143 when stopped by Ctrl-C or kill."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -76,6 +75,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--pruner", choices=PRUNERS, default="wilcoxon",
                    help="wilcoxon (default): stop a trial whose splits are worse, pair by pair, than the best trial's")
     p.add_argument("--seed", type=int, default=0, help="of the sampler and of every split's training (default 0)")
+    p.add_argument("--volume-30d", type=float, metavar="USD",
+                   help="30-day volume the account is assumed to have, all study long; by the data set's fee table it "
+                   "decides the taker fee that every order pays (default 0: the highest fee)")
     p.add_argument("--timeout", type=float, metavar="SECONDS", help="begin no trial after this; the running one ends")
     p.add_argument("--log-level", choices=("debug", "info", "warning"), default="info", help="debug shows tracebacks")
     return p  # fmt: skip
@@ -108,6 +110,7 @@ def request(args: argparse.Namespace) -> StudyRequest:
         use_best_ranges=args.use_best_ranges,
         pruner=args.pruner,
         seed=args.seed,
+        volume_30d=args.volume_30d,
         timeout_s=args.timeout,
         resume=args.resume,
     )

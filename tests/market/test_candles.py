@@ -9,7 +9,6 @@ from market.candles import (
     PRICES,
     epoch_seconds,
     fill_short_gaps,
-    gap_report,
     is_synthetic,
     read_bars,
     resample,
@@ -211,12 +210,6 @@ def test_a_coin_that_starts_late_or_ends_early_is_not_filled():
     rows = pd.concat([table(10), table(10, "ETH/USD").iloc[2:8]])
     grid = fill_short_gaps(to_grid(tidy_bars(rows, "t"), ["BTC", "ETH"], "t"), max_fill_bars=5)
     assert segments_of(grid) == ((2, 8),)
-
-
-def test_the_report_counts_gaps_where_they_are():
-    report = gap_report(fill_short_gaps(grid_with([2, 6, 7, 8]), 2), 2)["tickers"]["BTC"]
-    expected = {"bars": 8, "filled_bars": 1, "missing_bars": 3, "gaps": 2, "longest_gap_bars": 3}
-    assert report == expected | {"longest_gap_start": "2024-01-01 00:30", "zero_volume_bars": 0}
 
 
 @given(absent=st_np.arrays(bool, 40), max_fill_bars=st.integers(0, 6))

@@ -1,15 +1,18 @@
 """The data scripts as their user runs them: another working directory, blanks in paths, wrong values."""
 
 import importlib.util
+import pickle
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from market.candles import write_bars
-from market.dataset import load_dataset
+from market.dataset import load_dataset, save_dataset
+from market.pictures import quality_picture
 from market.sample import sample_bars
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "data"
@@ -79,6 +82,16 @@ def test_the_sample_and_its_bars_become_datasets_that_say_they_are_synthetic(fol
         assert array.tobytes() == expected.tobytes()
 
 
+def test_a_coin_in_another_currency_is_said_to_have_no_rule(bars, folder):
+    euros = bars.drop(columns="synthetic").assign(symbol=bars["symbol"].astype(str).str.replace("USD", "EUR"))
+    write_bars(euros, folder / "bars.csv")
+    done = run("build_dataset", "--bars", "bars.csv", "--tickers", "BTC/EUR", "ETH/EUR", "--out", "o", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "no entry for BTC/EUR, ETH/EUR: bound by nothing; scripts/data/refresh_venues.py" in done.stdout
+    dataset = load_dataset(folder / "o")
+    assert dataset.venue.order_rules(dataset.tickers).min_order_notional == 0.0
+
+
 def test_real_bars_can_be_called_synthetic(bars, folder):
     write_bars(bars.drop(columns="synthetic"), folder / "bars.csv")
     arguments = ["--bars", "bars.csv", "--tickers", "BTC", "--out", "o", "--synthetic"]
@@ -145,4 +158,115 @@ def test_the_real_gappy_file_becomes_segments(real_bars_dir, folder):
     done = run("build_dataset", *arguments, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert load_dataset(folder / "o").segments == ((0, 752), (752, 1936))
-    assert "longest gap 432 bars from 2018-04-04 16:48" in done.stdout
+    assert "longest gaps: BTC 432 bars from 2018-04-04 16:48, LTC 429" in done.stdout
+
+
+# ---------------------------------------------------------------------------------------------- inspect, import
+
+
+@pytest.fixture
+def built(folder, dataset):
+    save_dataset(dataset, folder / "my data" / "5m")
+    return folder / "my data" / "5m"
+
+
+def test_a_dataset_is_printed_and_drawn_beside_its_folder(folder, built, dataset):
+    done = run("inspect_dataset", "my data/5m", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    for part in (dataset.label, dataset.sha256, "quality of the bars", "segments: 1, 300 bars", "warm-up", "PEPE"):
+        assert part in done.stdout
+    assert (built.parent / "5m.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(entry.name for entry in built.parent.iterdir()) == ["5m", "5m.png"]
+    assert "quality.png" not in {entry.name for entry in built.iterdir()}
+    load_dataset(built)
+
+
+def test_a_picture_goes_where_it_is_wanted_or_nowhere(folder, built):
+    assert run("inspect_dataset", "my data/5m", "--out", "a b.png", cwd=folder).returncode == 0
+    assert (folder / "a b.png").is_file()
+    assert run("inspect_dataset", ".", "--no-picture", cwd=built).returncode == 0
+    assert [entry.name for entry in built.parent.iterdir()] == ["5m"]
+
+
+def test_the_folder_itself_can_be_the_working_directory(built):
+    assert run("inspect_dataset", ".", cwd=built).returncode == 0
+    assert (built.parent / "5m.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "error: nowhere: no such dataset folder"),
+        (["my data/5m", "--out", "x.jpg"], "--out x.jpg: expected a name that ends in .png"),
+        (["my data/5m", "--out", "my data/5m/x.png"], "lies inside the dataset folder"),
+        (["my data/5m", "--out", "no/where/x.png"], "--out no/where/x.png: there is no folder no/where"),
+    ],
+)
+def test_what_cannot_be_inspected_or_drawn_is_one_line(folder, built, arguments, message):
+    done = run("inspect_dataset", *arguments, cwd=folder)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert [entry.name for entry in built.parent.iterdir()] == ["5m"]
+
+
+@pytest.mark.parametrize("name", ["price_array.npy", "filled_array.npy", "manifest.json"])
+def test_a_broken_dataset_is_one_line_and_no_picture(folder, built, name):
+    (built / name).write_bytes((built / name).read_bytes()[:-9])
+    done = run("inspect_dataset", "my data/5m", cwd=folder)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert name in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert [entry.name for entry in built.parent.iterdir()] == ["5m"]
+
+
+def test_the_quality_of_real_gaps_is_printed_saved_and_drawn(real_bars_dir, folder):
+    bars = real_bars_dir / "crypto_1m_gappy_coinbase_2018-04.parquet"
+    done = run("build_dataset", "--bars", bars, "--tickers", "BTC/EUR", "--timeframe", "1m", "--out", "o", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    dataset = load_dataset(folder / "o")
+    found = dataset.quality["tickers"]["BTC/EUR"]
+    assert (found["missing_bars"], found["gaps"], found["longest_gap_bars"]) == (657, 156, 431)
+    for text in (
+        "WARNING BTC/EUR: 657 of 4320 bars are missing (15%)",
+        "431",
+        "left out: 0 where",
+        "BTC/EUR 8 bars from",
+    ):
+        assert text in done.stdout
+    assert (folder / "o" / "quality.png").read_bytes() == quality_picture(dataset)
+
+
+@pytest.fixture
+def host_folder(folder):
+    host = folder / "a host"
+    host.mkdir()
+    rng = np.random.default_rng(0)
+    arrays = {"price_array": np.exp(rng.normal(0, 0.01, (100, 2))), "tech_array": rng.normal(size=(100, 4))}
+    arrays["tech_array"][:, 3] = 0.0
+    for name, array in (arrays | {"time_array": 1_704_067_200.0 + 300 * np.arange(100)}).items():
+        (host / name).write_bytes(pickle.dumps(array))
+    return host
+
+
+def test_a_hosts_folder_becomes_a_dataset(folder, host_folder):
+    command = ["--host-folder", "a host", "--timeframe", "5m", "--out", "data/5m_host", "--tickers", "BTC", "ETH"]
+    done = run("import_host_data", *command, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING 1 of 4 columns constant, so they teach nothing: ETH:column_1" in done.stdout
+    dataset = load_dataset(folder / "data" / "5m_host")
+    assert dataset.time[0] == 1_704_067_200 + 300
+    assert (folder / "data" / "5m_host" / "quality.png").is_file()
+    again = run("import_host_data", *command, cwd=folder)
+    assert again.returncode == 1
+    assert "pass --overwrite" in again.stderr
+    started = run("import_host_data", *command, "--overwrite", "--start", "2024-01-01", cwd=folder)
+    assert "WARNING the times are counted from --start" in started.stdout
+
+
+def test_coins_that_do_not_fit_the_hosts_columns_are_refused_with_both_numbers(folder, host_folder):
+    command = ["--host-folder", "a host", "--timeframe", "5m", "--out", "o", "--tickers", "BTC", "ETH", "LTC"]
+    done = run("import_host_data", *command, cwd=folder)
+    assert done.returncode == 1
+    assert "has 2 columns, but --tickers names 3 coins" in done.stderr
+    assert not (folder / "o").exists()

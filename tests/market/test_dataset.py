@@ -12,10 +12,11 @@ import pytest
 
 from market import dataset as dataset_module
 from market import files
+from market.checks import ARRAYS
 from market.dataset import DatasetError, load_dataset, make_dataset, save_dataset
 from market.files import read_array
 from market.host_pickles import load_host_array
-from market.venues import VENUES
+from market.venues import ALPACA, OrderRule
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def folder(dataset, tmp_path):
 
 def parts(dataset, **changes):
     names = ("price", "tech", "time", "tickers", "feature_names", "bar_seconds", "segments")
-    names += ("filled", "feature_set", "warmup_bars")
+    names += ("filled", "feature_set", "warmup_bars", "venue")
     origin = ("source", "synthetic", "quality")
     return {name: getattr(dataset, name) for name in (*names, *origin)} | changes
 
@@ -47,7 +48,7 @@ def test_a_dataset_comes_back_as_it_was_saved(dataset, folder, mmap):
         np.testing.assert_array_equal(again.arrays[name], array)
         assert again.arrays[name].dtype == array.dtype
     plain = ("tickers", "feature_names", "bar_seconds", "segments", "source", "synthetic", "sha256", "quality")
-    plain += ("feature_set", "warmup_bars")
+    plain += ("feature_set", "warmup_bars", "venue")
     assert [getattr(again, name) for name in plain] == [getattr(dataset, name) for name in plain]
     assert sorted(entry.name for entry in folder.parent.iterdir()) == ["5m"]
 
@@ -71,6 +72,9 @@ def test_the_hash_follows_every_number_and_name(dataset):
         {"filled": poke(dataset.filled, (7, 1), True)},
         {"feature_set": "host"},
         {"warmup_bars": dataset.warmup_bars + 1},
+        {"venue": replace(dataset.venue, as_of="2025-01-01")},
+        {"venue": replace(dataset.venue, rules={"BTC": OrderRule(2e-5)})},
+        {"venue": replace(dataset.venue, fee_tiers=ALPACA.fee_tiers[:1])},
         {"synthetic": False},
         {"source": "an exchange"},
         {"quality": {"max_fill_bars": 3}},
@@ -103,8 +107,38 @@ def test_the_environment_gets_arrays_segments_and_rules_by_name(dataset):
     assert config["price_array"] is dataset.price
     assert config["tech_array"] is dataset.tech
     assert config["segments"] == ((0, 300),)
-    assert config["min_order_qty"].tolist() == [VENUES["BTC"].min_order_qty, VENUES["PEPE"].min_order_qty]
+    assert config["min_order_qty"].tolist() == [1.7e-05, 132000.0]
     assert dataset.env_config([(3, 50), (60, 300)])["segments"] == ((3, 50), (60, 300))
+
+
+def test_the_rules_in_a_dataset_are_those_it_was_made_with(dataset, tmp_path):
+    own = replace(
+        ALPACA, name="elsewhere", as_of="2025-02-03", rules={"PEPE": OrderRule(7.0, 0.5), "SOL": OrderRule(1)}
+    )
+    made = make_dataset(**parts(dataset, venue=own))
+    save_dataset(made, tmp_path / "d")
+    for again in (made, load_dataset(tmp_path / "d"), made.with_rows(0, 100)):
+        assert again.venue.label == "elsewhere of 2025-02-03"
+        assert list(again.venue.rules) == ["PEPE"]
+        assert again.env_config()["min_order_qty"].tolist() == [0.0, 7.0]
+        assert again.env_config()["qty_increment"].tolist() == [1e-9, 0.5]
+    assert make_dataset(**{k: v for k, v in parts(dataset).items() if k != "venue"}).venue == ALPACA.only(
+        dataset.tickers
+    )
+
+
+def test_choosing_coins_chooses_their_rules(dataset):
+    chosen = dataset.with_tickers(["PEPE"])
+    assert list(chosen.venue.rules) == ["PEPE"]
+    assert chosen.env_config()["min_order_qty"].tolist() == [132000.0]
+
+
+def test_a_rule_in_the_manifest_cannot_be_edited(folder):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["venue"]["rules"]["BTC"]["min_order_qty"] = 0.0
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DatasetError, match="does not match its own hash, so it was edited"):
+        load_dataset(folder)
 
 
 @pytest.mark.parametrize("segments", [[(0, 301)], [(-1, 10)], [(5, 5)], [(9, 3)], []])
@@ -140,6 +174,12 @@ def test_no_window_may_cross_a_seam(dataset):
         (lambda d: {"tech": poke(d.tech, (9, 3), -np.inf)}, "BTC:volatility at bar 9 is -inf"),
         (lambda d: {"tech": d.tech.astype(np.float64)}, "tech_array has dtype float64"),
         (lambda d: {"tech": d.tech[:, :-1]}, "bars x features"),
+        (lambda d: {"tech": d.tech.T.copy()}, "transposed"),
+        (lambda d: {"tech": d.tech[:, 0].copy()}, "tech_array has shape .* expected 2 dimensions"),
+        (lambda d: {"tech": d.tech.astype(object)}, "tech_array has dtype object"),
+        (lambda d: {"tech": d.tech.astype(str)}, "tech_array has dtype <U"),
+        (lambda d: {"time": d.time[:, None]}, "time_array has shape .* expected 1 dimensions"),
+        (lambda d: {"time": d.time // 60}, "time_array at bar 0 is .*, expected UTC seconds"),
         (lambda d: {"time": d.time * 1_000}, "expected UTC seconds"),
         (lambda d: {"time": d.time[::-1].copy()}, "goes back at bar 1 "),
         (lambda d: {"time": poke(d.time, 5, d.time[4])}, "repeats at bar 5 "),
@@ -192,7 +232,7 @@ def object_array_bytes(path):
     return out.getvalue()
 
 
-@pytest.mark.parametrize("name", ["price_array.npy", "tech_array.npy", "time_array.npy", "manifest.json"])
+@pytest.mark.parametrize("name", [*(f"{name}.npy" for name in ARRAYS), "manifest.json"])
 @pytest.mark.parametrize("damage", ["absent", "empty", "garbage", "truncated", "longer", "bit flip", "folder"])
 def test_every_damaged_file_is_refused_by_name(folder, name, damage):
     path = folder / name
@@ -261,6 +301,8 @@ def test_an_object_array_never_runs_its_code(tmp_path):
         ("tickers", ["PEPE", "BTC"], "does not match its own hash"),
         ("bar_seconds", 60, "steps 300 s at bar 1"),
         ("sha256", None, "field sha256"),
+        ("venue", None, "field venue: not a table of venue rules"),
+        ("venue", {"format": 1}, "field venue: venue: field 'as_of' is missing"),
         ("arrays", {}, "does not match its hash in the manifest"),
     ],
 )
@@ -297,6 +339,19 @@ def test_only_a_dataset_is_replaced_and_only_when_asked(dataset, folder):
         save_dataset(dataset, folder, overwrite=True)
     assert load_dataset(folder).sha256 == other.sha256
     assert sorted(entry.name for entry in folder.parent.iterdir()) == ["5m"]
+
+
+def test_the_picture_comes_and_goes_with_the_folder_and_is_no_part_of_the_dataset(dataset, tmp_path):
+    folder = tmp_path / "5m"
+    save_dataset(dataset, folder, picture=b"picture")
+    assert (folder / "quality.png").read_bytes() == b"picture"
+    assert load_dataset(folder).sha256 == dataset.sha256
+    (folder / "quality.png").write_bytes(b"scribbled on")
+    assert load_dataset(folder).sha256 == dataset.sha256
+    save_dataset(load_dataset(folder, mmap=False), folder, overwrite=True)
+    assert sorted(entry.name for entry in folder.iterdir()) == sorted([*(f"{n}.npy" for n in ARRAYS), "manifest.json"])
+    save_dataset(load_dataset(folder, mmap=False), folder, overwrite=True, picture=b"another")
+    assert (folder / "quality.png").read_bytes() == b"another"
 
 
 def test_a_file_or_a_link_in_the_way_is_left_alone(dataset, tmp_path):

@@ -2,7 +2,6 @@ import pytest
 
 from market.errors import BarsError
 from market.names import currency_of, match_symbols, split_symbol, ticker_of, timeframe_name, timeframe_seconds
-from market.venues import UNKNOWN, VENUES, order_rule, order_rules
 
 
 @pytest.mark.parametrize(
@@ -63,16 +62,3 @@ def test_timeframes_have_seconds_and_unknown_ones_are_refused():
     assert timeframe_name(90) == "90s"
     with pytest.raises(BarsError, match="7m"):
         timeframe_seconds("7m")
-
-
-def test_order_rules_are_joined_by_name_whatever_the_column_order():
-    forward = order_rules(["BTC", "ETH/USD", "LTCUSDT"])
-    backward = order_rules(["LTC", "ETH", "BTC/USDT"])
-    assert forward.min_order_qty.tolist() == backward.min_order_qty[::-1].tolist()
-    assert forward.min_order_qty[0] == VENUES["BTC"].min_order_qty
-    assert forward.min_order_notional == 10.0
-
-
-def test_an_unknown_coin_is_bound_by_the_notional_alone():
-    assert order_rule("NOSUCHCOIN") == UNKNOWN
-    assert (UNKNOWN.min_order_qty, UNKNOWN.qty_increment, UNKNOWN.min_order_notional) == (0.0, 1e-9, 10.0)

@@ -17,6 +17,7 @@ import optuna
 import pytest
 
 import environment_Alpaca_vectorized
+from drl_agents.policy_file import load_policy
 from train.study.results import read_equity
 from train.study.search_space import FIXED_TRAIN
 
@@ -77,6 +78,9 @@ def test_a_study_reaches_its_target_exactly_and_the_same_command_adds_nothing(tm
     score = tmp_path / "results" / "s" / "holdout.json"
     scored = json.loads(score.read_text())
     assert (scored["trial"], len(scored["policies"])) == (load(tmp_path).best_trial.number, 2)
+    settings = json.loads((score.parent / f"trial_{scored['trial']}" / "settings.json").read_text())
+    assert scored["env"] == settings["env"]
+    assert scored["env"]["fee_rate"] > 0
     about = json.loads((score.parent / "study.json").read_text())["holdout"]["5m"]
     assert about == scored["holdout"]
     second = call(arguments, tmp_path)
@@ -153,7 +157,10 @@ def test_three_workers_together_stop_exactly_at_the_target(tmp_path, market_fold
     ]
     outputs = [worker.communicate(timeout=TIMEOUT_S)[0].decode() for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0, 0], outputs
-    assert states(tmp_path) == {"COMPLETE": 5}
+    # A policy that hardly traded is PRUNED, which is finished too.
+    found = states(tmp_path)
+    assert found["COMPLETE"] + found["PRUNED"] == 5 == sum(found.values())
+    assert found["COMPLETE"] > 0
     assert len({str(t.params) for t in load(tmp_path).trials}) == 5
 
 
@@ -253,13 +260,44 @@ def test_auto_keeps_the_number_of_a_study(tmp_path, market_folder, script, caplo
     assert load(tmp_path).user_attrs["identity"]["run"]["n_envs"] == 6
 
 
-def test_other_fees_or_rules_on_an_old_study_are_refused(tmp_path, market_folder, script, capsys, monkeypatch):
+def test_the_assumed_volume_decides_the_fee_of_every_bar_and_is_written_down(
+    tmp_path, market_folder, script, capsys, caplog
+):
+    caplog.set_level("INFO")
+    arguments = command(tmp_path, market_folder, "--n-trials", "1", "--pruner", "none")[2:]
+    script.main([*arguments, "--volume-30d", "1e6"])  # the trial may end pruned: it hardly trained
+    assert any("of an account with 1,000,000 USD in 30 days, 0.18 %" in text for text in caplog.messages)
+    split = tmp_path / "results" / "s" / "trial_0" / "split_0"
+    curves = read_equity(split / "equity.npz")
+    assert curves["fees"].sum() / curves["turnover"].sum() == pytest.approx(0.0018, rel=0.0005)
+    said = {"name": "alpaca", "volume_30d": 1e6, "order_rules_as_of": "2024-08-31", "fees_as_of": "2023-03-13"}
+    settings = json.loads((split.parent / "settings.json").read_text())
+    assert said.items() <= settings["venue"].items()
+    assert settings["env"]["fee_rate"] == settings["env_resolved"]["buy_fee_rate"] == 0.0018
+    assert settings["env_resolved"]["sell_fee_rate"] == 0.0018
+    metadata = load_policy(split / "policy_best.safetensors").metadata
+    assert said.items() <= metadata["venue"].items()
+    assert metadata["env_params"]["fee_rate"] == 0.0018
+    capsys.readouterr()
+    for flags, words in (
+        ((), "another venue: volume_30d is 1000000.0 there and 0.0 here"),
+        (("--volume-30d", "2e6"), "another venue: volume_30d is 1000000.0 there and 2000000.0 here"),
+        (("--volume-30d", "-1"), "--volume-30d is in USD and must be at least 0; received -1"),
+        (("--volume-30d", "nan"), "--volume-30d is in USD and must be at least 0; received nan"),
+        (("--volume-30d", "inf"), "--volume-30d is in USD and must be at least 0; received inf"),
+    ):
+        assert script.main([*arguments, *flags]) == 2
+        assert words in capsys.readouterr().err
+    assert sum(states(tmp_path).values()) == 1
+
+
+def test_other_rules_on_an_old_study_are_refused(tmp_path, market_folder, script, capsys, monkeypatch):
     arguments = command(tmp_path, market_folder, "--n-trials", "1", "--timeout", "0.000001")[2:]
     assert script.main(arguments) == 1
     with monkeypatch.context() as changed:
-        changed.setitem(environment_Alpaca_vectorized.RULES["standard"], "fee_rate", 0.001)
+        changed.setitem(environment_Alpaca_vectorized.RULES["standard"], "initial_capital", 500.0)
         assert script.main(arguments) == 2
-        assert "another simulator rules: buy_fee_rate is 0.0025 there and 0.001 here" in capsys.readouterr().err
+        assert "another simulator rules: initial_capital is 10000.0 there and 500.0 here" in capsys.readouterr().err
     with monkeypatch.context() as changed:
         changed.setitem(FIXED_TRAIN, "adam_eps", 1e-8)
         assert script.main(arguments) == 2
@@ -274,5 +312,6 @@ def test_help_names_every_flag_and_the_script_runs_from_any_folder(tmp_path):
     for flag in (
         "n-trials", "gpu", "break-step", "study-name", "storage", "mode", "timeframe", "use-best-ranges", "num-paths",
         "k-test-groups", "holdout", "tickers", "data-dir", "n-envs", "episode-bars", "seed", "timeout", "resume",
+        "volume-30d",
     ):  # fmt: skip
         assert f"--{flag} " in done.stdout or f"--{flag}\n" in done.stdout

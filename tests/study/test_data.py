@@ -107,6 +107,7 @@ def test_timeframes_of_other_markets_are_refused(market):
         (synthetic_dataset("15m", 1000, ("BTC", "ETH", "SOL")), "5m holds BTC, ETH, LTC and 15m BTC, ETH, SOL"),
         (replace(long, synthetic=False), "5m holds synthetic bars and 15m real ones"),
         (replace(long, time=long.time + 10**8), "no period in common"),
+        (replace(long, venue=replace(long.venue, as_of="2025-01-01")), "same --venue"),
     ):
         with pytest.raises(StudyError, match=words):
             common_market([market, other])

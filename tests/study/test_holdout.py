@@ -257,7 +257,7 @@ def test_the_winner_is_scored_once_and_a_failure_is_only_logged(data, rows, trai
     study.set_user_attr("uuid", "a" * 32)
     study.set_user_attr("identity", {"holdout": {"5m": {"bars": 1}}})
     best = finish(study, 1.0)
-    arguments = (tmp_path, [data], SPACE)
+    arguments = (tmp_path, [data])
     score_winner(study, best, *arguments, lambda: {"5m": rows}, -1)
     assert caplog.messages[-1].startswith("hold-out: not scored: FileNotFoundError")
     assert "have not checked it yet" in selection_text(study)
@@ -265,13 +265,14 @@ def test_the_winner_is_scored_once_and_a_failure_is_only_logged(data, rows, trai
         target = split_folder(tmp_path, 0, k) / BEST_POLICY
         target.parent.mkdir(parents=True)
         target.write_bytes(path.read_bytes())
+    (tmp_path / "trial_0" / "settings.json").write_text(json.dumps({"env": trained[0]}))
     score_winner(study, best, *arguments, lambda: {"5m": rows}, -1)
     assert "trial 0 on 600 bars that no trial saw" in caplog.messages[-1]
     assert "on the held-out bars the excess Sharpe of its 2 policies is" in selection_text(study)
     score_winner(study, finish(study, 2.0), *arguments, lambda: pytest.fail("read again"), -1)
     assert "scored for trial 0, when that was the best; trial 1" in caplog.messages[-2]
     assert "were spent on trial 0" in selection_text(study)
-    score_winner(study, best, tmp_path, [replace(data, holdout=None)], SPACE, dict, -1)
+    score_winner(study, best, tmp_path, [replace(data, holdout=None)], dict, -1)
     assert "none (--holdout 0)" in caplog.messages[-1]
 
 

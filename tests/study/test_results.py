@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from market.files import write_whole
 from train.study.data import StudyError
-from train.study.results import read_equity, study_folder, write_equity, write_file, write_json
+from train.study.results import read_equity, study_folder, write_equity, write_json
 
 
 def record(first: int, n: int) -> SimpleNamespace:
@@ -55,6 +56,6 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     write_json(tmp_path / "a.json", {"x": np.float64(1.5), "n": np.int64(2)})
     with pytest.raises(TypeError):
-        write_file(tmp_path / "a.json", "text, not bytes")
+        write_whole(tmp_path / "a.json", "text, not bytes")
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1.5, "n": 2}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]

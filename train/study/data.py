@@ -269,6 +269,11 @@ def common_market(datasets: Sequence[Dataset]) -> list[Dataset]:
                 f"--mode multi-timeframe: {name} holds {kinds[first.synthetic]} bars and {theirs} "
                 f"{kinds[other.synthetic]} ones; build all from the same bars with scripts/data/build_dataset.py"
             )
+        if other.venue != first.venue:
+            raise StudyError(
+                f"--mode multi-timeframe: {name} has the rules of {first.venue.label} and {theirs} others of "
+                f"{other.venue.label}; build all with the same --venue"
+            )
     opens = max(int(d.time[0]) - d.bar_seconds for d in datasets)
     closes = min(int(d.time[-1]) for d in datasets)
     if opens >= closes:

@@ -28,8 +28,8 @@ from train.evaluator import evaluate_policy
 from train.provenance import code_version
 from train.run import BEST_POLICY
 from train.study.data import FoldedData, Holdout, HoldoutRows, SplitPlan, StudyError, cut_data
-from train.study.results import split_folder, write_equity, write_json
-from train.study.search_space import MAX_LOOKBACK, Space, resolve
+from train.study.results import split_folder, trial_folder, write_equity, write_json
+from train.study.search_space import MAX_LOOKBACK
 from train.study.split_run import agent_metrics, equal_weight_metrics, figures_json
 from train.study.storage import HOLDOUT_SCORE
 from train.validation.splits import with_warmup
@@ -146,7 +146,6 @@ def score_winner(
     best: FrozenTrial,
     folder: Path,
     data: Sequence[FoldedData],
-    space: Space,
     load_rows: Callable[[], Mapping[str, HoldoutRows]],
     gpu_id: int,
 ) -> None:
@@ -157,7 +156,6 @@ def score_winner(
         best: the winner.
         folder: the study's results.
         data: of the study.
-        space: of the study.
         load_rows: reads the held-out bars, by timeframe; not called when they were scored before.
         gpu_id: -1 is the CPU.
     """
@@ -169,7 +167,8 @@ def score_winner(
     try:
         scored = read_score(study, folder)
         if scored is None:
-            env = resolve(dict(best.params) | dict(space.given), n_envs=1, seed=0, gpu_id=gpu_id).env
+            # What the trial itself was run with, to the letter: fees, rules, lookback.
+            env = json.loads((trial_folder(folder, best.number) / "settings.json").read_text())["env"]
             policies = [split_folder(folder, best.number, fold.index) / BEST_POLICY for fold in mine.folds]
             scored = score_holdout(study, folder, load_rows()[mine.timeframe], best.number, policies, env, gpu_id)
     except SCORING_ERRORS as error:

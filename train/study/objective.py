@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from train.study.results import split_folder, trial_folder, write_json
 from train.study.search_space import Resolved, Space, resolve, sample
 from train.study.split_run import SplitOutcome, outcome_json, run_split
 from train.study.storage import CODE_VERSION, FAILURE, sign_trial
+from train.study.venue import venue_env, venue_json
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class RunSettings:
     gpu_id: int
     folder: Path  # the study's results
     code_version: str
+    volume_30d: float | None = None  # USD, None: not said
 
 
 def score(excess_sharpes: Sequence[float]) -> float:
@@ -119,7 +121,7 @@ class Objective:
         return score(excess)
 
     def _run_fold(self, trial: optuna.Trial, values: Mapping[str, Any], data: FoldedData, fold: Fold) -> SplitOutcome:
-        settings = self._resolve(values, fold)
+        settings = self._resolve(values, data, fold)
         out_dir = split_folder(self.run.folder, trial.number, fold.index)
         metadata = self._metadata(trial, settings, data, fold)
         try:
@@ -136,8 +138,10 @@ class Objective:
             raise SplitFailedError(reason) from None  # its traceback would keep the split's tensors alive
         return outcome
 
-    def _resolve(self, values: Mapping[str, Any], fold: Fold) -> Resolved:
-        return resolve(values, self.run.n_envs, split_seed(self.run.seed, fold.index), self.run.gpu_id)
+    def _resolve(self, values: Mapping[str, Any], data: FoldedData, fold: Fold) -> Resolved:
+        settings = resolve(values, self.run.n_envs, split_seed(self.run.seed, fold.index), self.run.gpu_id)
+        rules = settings.env["rules"]
+        return replace(settings, env=settings.env | venue_env(data.dataset, self.run.volume_30d, rules))
 
     def _metadata(self, trial: optuna.Trial, settings: Resolved, data: FoldedData, fold: Fold) -> dict[str, Any]:
         """What a policy file says of where it comes from."""
@@ -151,13 +155,14 @@ class Objective:
             "tickers": list(data.dataset.tickers),
             "feature_names": list(data.dataset.feature_names),
             "bar_seconds": data.dataset.bar_seconds,
+            "venue": venue_json(data.dataset, self.run.volume_30d),
             "seed": settings.train["seed"],
             "code_version": self.run.code_version,
         }
 
     def _write_settings(self, trial: optuna.Trial, values: Mapping[str, Any], data: FoldedData) -> None:
         """Everything another run needs to repeat this trial; one file."""
-        first = self._resolve(values, data.folds[0])
+        first = self._resolve(values, data, data.folds[0])
         seeds = [split_seed(self.run.seed, fold.index) for fold in data.folds]
         content = {
             "study": trial.study.study_name,
@@ -166,6 +171,7 @@ class Objective:
             "train": asdict(TrainConfig(**first.train)) | {"seed": seeds},
             "env": first.env,  # what the simulator is called with
             "env_resolved": resolved_rules(first.env),  # fees, capital and every rule
+            "venue": venue_json(data.dataset, self.run.volume_30d),
             "data": self._data_json(data),
             "folds": [vars(fold) for fold in data.folds],
             "purge_bars": data.purge_bars,

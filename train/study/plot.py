@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
 
+from market.files import write_whole
 from train.study.progress import best_trial, selection_text
-from train.study.results import read_equity, split_folder, write_file
+from train.study.results import read_equity, split_folder
 
 AGENT, BENCHMARK, FAINT = "#1f5fa8", "#c2571a", "#9a9a9a"
 SIZE_INCHES, DOTS_PER_INCH = (11.0, 9.0), 110
@@ -46,7 +47,7 @@ def plot_study(study: optuna.Study, folder: Path, out: Path) -> Path:
     figure.suptitle(f"{title}\n{selection_text(study)}\n{labels}", fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    write_file(out, buffer.getvalue())
+    write_whole(out, buffer.getvalue())
     return out
 
 

@@ -15,15 +15,13 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from market.files import sync_file, sync_folder
+from market.files import write_whole
 from train.evaluator import EpisodeRecord
 from train.study.data import StudyError
 
@@ -68,7 +66,7 @@ def split_folder(study_folder: Path, trial_number: int, fold: int) -> Path:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write plain values, whole or not at all."""
-    write_file(path, (json.dumps(content, indent=1, default=_plain) + "\n").encode())
+    write_whole(path, (json.dumps(content, indent=1, default=_plain) + "\n").encode())
 
 
 def write_equity(path: Path, records: Sequence[EpisodeRecord], time_s: np.ndarray) -> None:
@@ -88,28 +86,13 @@ def write_equity(path: Path, records: Sequence[EpisodeRecord], time_s: np.ndarra
         columns[name] = np.concatenate([np.insert(getattr(r, name), 0, 0) for r in records])
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **columns)
-    write_file(path, buffer.getvalue())
+    write_whole(path, buffer.getvalue())
 
 
 def read_equity(path: Path) -> dict[str, np.ndarray]:
     """The columns of an equity file."""
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Temporary file in the same folder, flushed, renamed over `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            sync_file(file)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
-    sync_folder(path.parent)
 
 
 def _plain(value: object) -> Any:

@@ -19,6 +19,7 @@ from train.study.data import LEAST_TRADED_BARS, VALIDATION_FRACTION, FoldedData,
 from train.study.objective import LEAST_EXPOSURE, SPREAD_WEIGHT
 from train.study.search_space import FIXED_ENV, FIXED_TRAIN, LEAST_UPDATES, Space
 from train.study.storage import CODE_VERSION
+from train.study.venue import venue_env, venue_json
 
 logger = logging.getLogger(__name__)
 
@@ -26,10 +27,19 @@ RUN_FIELDS = ("n_envs", "seed", "gpu_id")  # of TrainConfig; the first two stand
 
 
 def study_identity(
-    data: Sequence[FoldedData], plan: SplitPlan, space: Space, *, n_envs: int, seed: int
+    data: Sequence[FoldedData],
+    plan: SplitPlan,
+    space: Space,
+    *,
+    n_envs: int,
+    seed: int,
+    volume_30d: float | None = None,
 ) -> dict[str, Any]:
     """Plain JSON values: part -> name -> value. Equal identities mean comparable trials."""
+    market = data[0].dataset  # all have one venue (`train.study.data.common_market`)
     parts = {
+        # Before the data, whose hash covers the rules: a difference is told by its name.
+        "venue": venue_json(market, volume_30d),
         "--holdout": plan.holdout_fraction,
         "data_sha256": {d.timeframe: d.dataset.sha256 for d in data},
         "holdout": {d.timeframe: d.holdout.to_json() if d.holdout else None for d in data},
@@ -38,7 +48,7 @@ def study_identity(
         | {"validation_fraction": VALIDATION_FRACTION, "least_validation_bars": LEAST_TRADED_BARS},
         "search space": space.to_json(),
         "run": {"n_envs": n_envs, "seed": seed},
-        "simulator rules": resolved_rules(FIXED_ENV | {"lookback": 1}),
+        "simulator rules": resolved_rules(FIXED_ENV | venue_env(market, volume_30d) | {"lookback": 1}),
         "order rules": _order_rules(data),
         "learner": {k: v for k, v in asdict(TrainConfig(**FIXED_TRAIN)).items() if k not in RUN_FIELDS}
         | {"least_updates": LEAST_UPDATES},

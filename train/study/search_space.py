@@ -100,7 +100,8 @@ SEARCH_SPACE: tuple[Setting, ...] = (
 )  # fmt: skip
 
 # Not searched: what the question is, and scales that the learner normalises away. Advantages and returns are divided by
-# their deviation, so of the reward only the weights' ratios to `growth_weight` matter; observations likewise.
+# their deviation, so of the reward only the weights' ratios to `growth_weight` matter; observations likewise. Fees and
+# the smallest notional are not here either: they are the venue's (`train.study.venue`).
 FIXED_TRAIN: dict[str, Any] = {
     "agent": "ppo",
     "adam_eps": 1e-5,
@@ -112,7 +113,6 @@ FIXED_ENV: dict[str, Any] = {
     "norm_tech": 1.0,
     "norm_reward": 100.0,
     "growth_weight": 1.0,
-    "min_order_notional": 10.0,  # quote; the venue's
     "slippage_rate": 0.0005,
 }
 

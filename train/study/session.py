@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import shlex
 import signal
@@ -37,6 +38,7 @@ from train.study.search_space import (
     most_rollout_samples,
 )
 from train.study.storage import experimental_allowed, n_finished, open_study, stored_identity
+from train.study.venue import venue_env
 from train.study.worker import Ending, Limits, run_worker
 
 logger = logging.getLogger(__name__)
@@ -67,6 +69,7 @@ class StudyRequest:
     use_best_ranges: bool = False
     pruner: str = "wilcoxon"
     seed: int = 0
+    volume_30d: float | None = None  # USD; None: not said, so 0 where the venue sets the fee
     timeout_s: float | None = None
     resume: bool = False
 
@@ -84,6 +87,8 @@ class StudyRequest:
                 raise StudyError(f"{flag} must be at least {least}; received {value}")
         if self.timeout_s is not None and not self.timeout_s > 0:
             raise StudyError(f"--timeout is in seconds and must be above 0; received {self.timeout_s}")
+        if self.volume_30d is not None and not 0.0 <= self.volume_30d < math.inf:
+            raise StudyError(f"--volume-30d is in USD and must be at least 0; received {self.volume_30d:g}")
         if self.study_name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", self.study_name):
             raise StudyError(
                 f"--study-name {self.study_name!r} names a folder too: up to 100 letters, digits, _ - and ."
@@ -120,7 +125,7 @@ def run_study(request: StudyRequest) -> int:
     study = open_study(
         request.storage,
         name,
-        study_identity(data, request.plan, space, n_envs=n_envs, seed=request.seed),
+        study_identity(data, request.plan, space, n_envs=n_envs, seed=request.seed, volume_30d=request.volume_30d),
         must_exist=request.resume,
         pruner=make_pruner(request.pruner),
     )
@@ -128,6 +133,7 @@ def run_study(request: StudyRequest) -> int:
     about |= {"holdout": {d.timeframe: d.holdout.to_json() if d.holdout else None for d in data}}
     folder = study_folder(request.results_dir, study.study_name, study.user_attrs["uuid"], about)
     log_data(data)
+    log_venue(data[0], request.volume_30d)
     warn_of_small_budget(space)
     logger.info("study %s: %d of %d trials finished, database %s, results in %s", study.study_name,
                 n_finished(study), request.n_trials, request.storage.render_as_string(), folder)  # fmt: skip
@@ -135,7 +141,7 @@ def run_study(request: StudyRequest) -> int:
     study.set_user_attr("data", [d.dataset.label for d in data])
     study.set_user_attr("results", str(folder))
     reporter = Reporter(study, space, len(data[0].folds), request.n_trials)
-    run = RunSettings(n_envs, request.seed, request.gpu_id, folder, code_version())
+    run = RunSettings(n_envs, request.seed, request.gpu_id, folder, code_version(), request.volume_30d)
     with Interruption() as interruption:
         objective = Objective(space, data, run, reporter, interruption)
         limits = Limits(request.n_trials, request.timeout_s)
@@ -143,8 +149,18 @@ def run_study(request: StudyRequest) -> int:
     is_over = ending == Ending() and n_finished(study) >= request.n_trials
     best = best_trial(study)
     if is_over and best is not None:
-        score_winner(study, best, folder, data, space, lambda: _holdout_rows(request, data), request.gpu_id)
+        score_winner(study, best, folder, data, lambda: _holdout_rows(request, data), request.gpu_id)
     return _conclude(study, ending, folder, request)
+
+
+def log_venue(d: FoldedData, volume_30d: float | None) -> None:
+    """Say whose rules and fees every environment has."""
+    venue, rate = d.dataset.venue, venue_env(d.dataset, volume_30d)["fee_rate"]
+    logger.info("venue: %s; market orders pay the taker fee of an account with %s USD in 30 days, %.2f %% (fees of %s)",
+                venue.label, f"{volume_30d or 0.0:,.0f}", 100.0 * rate, venue.fees_as_of)  # fmt: skip
+    missing = venue.unlisted(d.dataset.tickers)
+    if missing:
+        logger.warning("venue: no order rule for %s; they have no minimum quantity", ", ".join(missing))
 
 
 def make_space(request: StudyRequest, data: tuple[FoldedData, ...]) -> Space:

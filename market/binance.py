@@ -1,0 +1,140 @@
+"""Binance spot bars in USDT from the public monthly archives; each must match its published SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
+from datetime import datetime
+
+import numpy as np
+import pandas as pd
+import requests
+
+from market.candles import tidy_bars
+from market.errors import BarsError
+from market.names import pair_of, timeframe_seconds
+from market.periods import Period, SymbolMonth
+from market.transport import DamagedAnswerError, Patience, be_patient, check_reachable, one_line, patiently, refusal
+
+URL = "https://data.binance.vision"
+URL_VARIABLE = "CRYPTO_BARS_BINANCE_URL"
+LARGEST_ARCHIVE_BYTES = 256 * 2**20  # a month of one-minute bars is about 3 MB
+ARCHIVE_COLUMNS = ("timestamp", "open", "high", "low", "close", "volume")  # the first 6 of 12
+
+LOGGER = logging.getLogger(__name__)
+
+
+class Binance:
+    """Bars of one timeframe from Binance's archives or another server with the same files."""
+
+    title = "Binance"
+
+    def __init__(self, timeframe: str, url: str | None = None, patience: Patience | None = None) -> None:
+        timeframe_seconds(timeframe)
+        self.url = (url or os.environ.get(URL_VARIABLE) or URL).rstrip("/")
+        self._timeframe = timeframe
+        self._patience = patience or Patience()
+        self._session = requests.Session()
+        be_patient(self._session, self._patience)
+
+    def symbol(self, ticker: str) -> str:
+        """`BTC/USDT` for any form of the name."""
+        return pair_of(ticker, "/", "USDT")
+
+    def check(self, units: Sequence[SymbolMonth], period: Period) -> Period:
+        """Name absent first months before anything is downloaded; leave out a last month that is not published yet.
+
+        Archives appear some days after their month has ended. A period of a single month stays as it is: that its
+        archive is absent is an error then.
+        """
+        check_reachable(self.url, self._patience)
+        first_months = {unit.symbol: unit for unit in reversed(units)}
+        absent = [self._archive(unit) for unit in first_months.values() if not self._is_published(unit)]
+        last_month = period.months()[-1]
+        if len(period.months()) > 1:
+            late = [unit for unit in units if unit.month == last_month and not self._is_published(unit)]
+            absent = [name for name in absent if name not in map(self._archive, late)]
+            if late and not absent:
+                LOGGER.warning(
+                    "Binance has no %s archive of %s for %s yet; bars end with %s",
+                    self._timeframe, f"{last_month:%Y-%m}", late[0].symbol, f"{period.months()[-2]:%Y-%m}",
+                )  # fmt: skip
+                period = Period(period.start, last_month)
+        if absent:
+            raise BarsError(_absent(", ".join(sorted(absent))))
+        return period
+
+    def is_final(self, unit: SymbolMonth, now: datetime) -> bool:
+        """Always: an archive is published when its month has ended, and is verified."""
+        del unit, now
+        return True
+
+    def fetch(self, unit: SymbolMonth, period: Period) -> pd.DataFrame:
+        """One symbol's bars of one month; an archive is a whole month, so all of them."""
+        del period
+        name = self._archive(unit)
+        return patiently(lambda: self._month(unit, name), f"Binance, {name}", self._patience)
+
+    def _month(self, unit: SymbolMonth, name: str) -> pd.DataFrame:
+        archive = self._get(unit)
+        expected = self._get(unit, ".CHECKSUM").split()[:1]
+        if expected != [hashlib.sha256(archive).hexdigest().encode()]:
+            raise DamagedAnswerError("does not match its published SHA-256")
+        table = parse_archive(archive, name).assign(symbol=unit.symbol)
+        bars = tidy_bars(table, f"Binance, {name}")
+        whole = unit.period
+        first, last = (pd.Timestamp(bars["timestamp"].iloc[row]) for row in (0, -1))
+        if first < whole.start or last >= whole.end:
+            raise BarsError(f"Binance, {name}: holds bars of {first:%Y-%m-%d} .. {last:%Y-%m-%d}; use another source")
+        return bars.assign(symbol=unit.symbol)
+
+    def _archive(self, unit: SymbolMonth) -> str:
+        return f"{unit.symbol.replace('/', '')}-{self._timeframe}-{unit.month:%Y-%m}.zip"
+
+    def _ask(self, unit: SymbolMonth, suffix: str) -> requests.Response:
+        pair = unit.symbol.replace("/", "")
+        folder = f"{self.url}/data/spot/monthly/klines/{pair}/{self._timeframe}"
+        return self._session.get(f"{folder}/{self._archive(unit)}{suffix}")
+
+    def _is_published(self, unit: SymbolMonth) -> bool:
+        what = f"Binance, {self._archive(unit)}.CHECKSUM"
+        return patiently(lambda: self._ask(unit, ".CHECKSUM"), what, self._patience).status_code != 404
+
+    def _get(self, unit: SymbolMonth, suffix: str = "") -> bytes:
+        answer = self._ask(unit, suffix)
+        name = self._archive(unit) + suffix
+        if answer.status_code == 404:
+            raise BarsError(_absent(name))
+        if not answer.ok:
+            raise BarsError(f"Binance, {name}: {refusal(answer.status_code, answer.reason)}")
+        return answer.content
+
+
+def _absent(names: str) -> str:
+    return (
+        f"Binance has no archive {names}; check the ticker, that the coin was listed by then (a later --start), and "
+        "that the month is complete and past"
+    )
+
+
+def parse_archive(archive: bytes, name: str) -> pd.DataFrame:
+    """Rows of one monthly archive: no header, 12 columns, open time first, in ms, since 2025 in microseconds."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(archive)) as files:
+            info = files.infolist()[0]
+            if info.file_size > LARGEST_ARCHIVE_BYTES:
+                raise BarsError(f"Binance, {name}: {info.file_size} bytes unpacked is too large for a month of bars")
+            table = pd.read_csv(io.BytesIO(files.read(info)), header=None, usecols=range(6), names=ARCHIVE_COLUMNS)
+    except BarsError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, IndexError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise DamagedAnswerError(f"not a readable archive ({one_line(error)})") from error
+    # Some archives carry a header line; it is the only row without numbers.
+    numbers = pd.DataFrame({column: pd.to_numeric(table[column], errors="coerce") for column in ARCHIVE_COLUMNS})
+    has_header = bool(np.isnan(numbers["timestamp"].to_numpy()[0]))
+    return numbers.iloc[int(has_header) :]

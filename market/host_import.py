@@ -1,0 +1,196 @@
+"""A host repository's folder of pickled arrays, made a dataset: aligned, checked, and split at its gaps.
+
+The folder holds `price_array (T, A)`, `tech_array (T, F)`, coin by coin, and `time_array (T,)`, the bars' OPEN times as
+UTC seconds or datetime64. The hosts left out every time that some coin lacked, so a step longer than a bar is a gap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from market.candles import EARLIEST_S, LATEST_S, BarGrid, epoch_seconds, segments_of, utc_text
+from market.checks import MIN_SEGMENT_BARS
+from market.dataset import Dataset, make_dataset
+from market.errors import DatasetError
+from market.features import WARMUP_BARS
+from market.host_pickles import load_host_array
+from market.names import ticker_of, timeframe_name
+from market.quality import account_of_bars, gap_report
+from market.venues import ALPACA, Venue
+
+FEATURE_SET = "host arrays"
+FILL_RULE = "unknown: the host's own bars, of closes only"
+LEAST_COVERAGE = 0.01  # rows there are / bars over their period; below it the times must be wrong
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True)
+class HostArrays:
+    """What a host's folder holds, of one length."""
+
+    price: np.ndarray  # (T, A) float64, close, quote per coin
+    tech: np.ndarray  # (T, F) float64
+    time: np.ndarray  # (T,) int64, UTC seconds, bar OPEN
+
+
+def dataset_from_host(
+    folder: Path | str,
+    tickers: Sequence[str],
+    bar_seconds: int,
+    *,
+    start: datetime | None = None,
+    synthetic: bool = False,
+    warmup_bars: int = WARMUP_BARS,
+    venue: Venue = ALPACA,
+) -> Dataset:
+    """The folder's arrays as a dataset; its rows are exactly the usable bars.
+
+    Args:
+        folder: of the host's pickles.
+        tickers: names in any form, in the order of the price columns, which the host's files do not say.
+        bar_seconds: bar length; the files do not say it either.
+        start: open of the first row when there is no `time_array` to be read; the rows then count as contiguous.
+        synthetic: True for made-up bars.
+        warmup_bars: bars before a row that its features reach back to; the host removed its own warm-up already.
+        venue: where the coins are traded: order rules and fees.
+
+    Raises:
+        DatasetError: one line that names the file and says what is wrong.
+    """
+    folder = Path(folder)
+    names = tuple(ticker_of(ticker) for ticker in tickers)
+    host = _read_folder(folder, names, bar_seconds, start)
+    feature_names = _feature_names(folder, host.tech, names)
+    _check_values(folder, host, names, feature_names)
+    grid = _grid(folder, host, names, bar_seconds)
+    kept = [run for run in segments_of(grid) if run[1] - run[0] >= MIN_SEGMENT_BARS]
+    if not kept:
+        raise DatasetError(f"{folder}: no run of {timeframe_name(bar_seconds)} bars has {MIN_SEGMENT_BARS} of them")
+    row_of_bar = np.cumsum(~grid.missing.any(axis=1)) - 1  # (bars,)
+    rows = np.concatenate([row_of_bar[first:last] for first, last in kept])
+    ends = np.cumsum([last - first for first, last in kept]).tolist()
+    quality = gap_report(grid, max_fill_bars=0) | {"fill_rule": FILL_RULE}
+    return make_dataset(
+        price=host.price[rows],
+        tech=host.tech[rows].astype(np.float32),
+        time=host.time[rows] + bar_seconds,
+        tickers=names,
+        feature_set=FEATURE_SET,
+        feature_names=feature_names,
+        warmup_bars=warmup_bars,
+        bar_seconds=bar_seconds,
+        segments=list(zip([0, *ends[:-1]], ends, strict=True)),
+        source=f"host folder {folder.absolute().name}" + ("" if start is None else ", times counted from --start"),
+        synthetic=synthetic,
+        venue=venue,
+        quality=quality | account_of_bars(grid, kept, warmup_bars=0),
+    )
+
+
+def _read_folder(folder: Path, tickers: Sequence[str], bar_seconds: int, start: datetime | None) -> HostArrays:
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: no such folder; give one that holds price_array, tech_array and time_array")
+    price, tech = _matrix(folder / "price_array"), _matrix(folder / "tech_array")
+    if price.shape[1] != len(tickers):
+        raise DatasetError(
+            f"{folder / 'price_array'}: has {price.shape[1]} columns, but --tickers names {len(tickers)} coins "
+            f"({', '.join(tickers)}); name the coins of its columns, in their order"
+        )
+    if start is None:
+        time = _open_times(folder / "time_array")
+    else:
+        time = int(start.timestamp()) + bar_seconds * np.arange(len(price), dtype=np.int64)
+    for name, array in (("tech_array", tech), ("time_array", time)):
+        if len(array) != len(price):
+            raise DatasetError(f"{folder / name}: has {len(array)} rows, price_array has {len(price)}; they must match")
+    return HostArrays(price, tech, time)
+
+
+def _matrix(path: Path) -> np.ndarray:
+    """(T, columns) float64."""
+    array = load_host_array(path)
+    if array.dtype.kind == "M" or array.ndim != 2:
+        raise DatasetError(f"{path}: has shape {array.shape} of {array.dtype}, expected numbers, bars x columns")
+    return array.astype(np.float64)
+
+
+def _open_times(path: Path) -> np.ndarray:
+    """(T,) int64 UTC seconds."""
+    advice = "pass --start DATE (open of the first row) if every bar is there"
+    if not path.exists():
+        raise DatasetError(f"{path}: no such file; {advice}")
+    try:
+        found = load_host_array(path)
+    except DatasetError as error:
+        raise DatasetError(f"{error}; {advice}") from error
+    if found.ndim != 1:
+        raise DatasetError(f"{path}: has shape {found.shape}, expected one time per bar")
+    if found.dtype.kind == "M":
+        seconds = np.where(np.isnat(found), np.nan, found.astype("M8[ns]").astype(np.int64) / 1e9)
+    else:
+        seconds = epoch_seconds(found)
+    is_bad = ~((seconds >= EARLIEST_S) & (seconds < LATEST_S) & (seconds % 1 == 0))
+    if is_bad.any():
+        row = int(is_bad.argmax())
+        raise DatasetError(f"{path}: row {row} is {found[row]}, expected whole UTC seconds in 2009..2099; {advice}")
+    return seconds.astype(np.int64)
+
+
+def _feature_names(folder: Path, tech: np.ndarray, tickers: Sequence[str]) -> tuple[str, ...]:
+    """`BTC:column_0`, coin by coin: the files do not name their columns."""
+    n_columns, rest = divmod(tech.shape[1], len(tickers))
+    if rest or n_columns == 0:
+        raise DatasetError(
+            f"{folder / 'tech_array'}: has {tech.shape[1]} columns, not a multiple of the {len(tickers)} coins; "
+            "each coin must have the same features"
+        )
+    return tuple(f"{ticker}:column_{i}" for ticker in tickers for i in range(n_columns))
+
+
+def _check_values(folder: Path, host: HostArrays, tickers: Sequence[str], feature_names: Sequence[str]) -> None:
+    """Refuse the first price that is not positive and the first feature that float32 cannot hold."""
+    for name, array, columns, is_good, expected in (
+        ("price_array", host.price, tickers, np.isfinite(host.price) & (host.price > 0), "a positive number"),
+        ("tech_array", host.tech, feature_names, np.abs(host.tech) <= FLOAT32_MAX, "a number that float32 can hold"),
+    ):
+        if not is_good.all():
+            bar, column = map(int, np.argwhere(~is_good)[0])
+            raise DatasetError(
+                f"{folder / name}: {columns[column]} at row {bar} is {array[bar, column]}, expected {expected} "
+                f"({int((~is_good).sum())} such values)"
+            )
+
+
+def _grid(folder: Path, host: HostArrays, tickers: tuple[str, ...], bar_seconds: int) -> BarGrid:
+    """The closes on one full time grid; open, high, low and volume are unknown."""
+    steps = np.diff(host.time)
+    is_bad = (steps <= 0) | (steps % bar_seconds != 0)
+    if is_bad.any():
+        row = int(is_bad.argmax()) + 1
+        raise DatasetError(
+            f"{folder / 'time_array'}: steps {steps[row - 1]} s at row {row} ({utc_text(host.time[row])}), expected "
+            f"{bar_seconds} s or a multiple; check --timeframe {timeframe_name(bar_seconds)}"
+        )
+    n_bars = int(host.time[-1] - host.time[0]) // bar_seconds + 1
+    if len(host.time) < LEAST_COVERAGE * n_bars:
+        span = f"{utc_text(host.time[0])} .. {utc_text(host.time[-1])}"
+        raise DatasetError(f"{folder / 'time_array'}: only {len(host.time)} rows lie over {span}; check the times")
+    unknown = np.full((n_bars, len(tickers)), np.nan)
+    close = unknown.copy()
+    close[(host.time - host.time[0]) // bar_seconds] = host.price
+    return BarGrid(
+        time=host.time[0] + bar_seconds * np.arange(n_bars, dtype=np.int64),
+        open=unknown,
+        high=unknown,
+        low=unknown,
+        close=close,
+        volume=unknown,
+        filled=np.zeros(close.shape, dtype=bool),
+        tickers=tickers,
+        bar_seconds=bar_seconds,
+    )
