@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 
 from train.validation.metrics import MetricsBatch, join_points, join_steps, measure_batch, segment_ids
 
-DUST = 1e-9  # of the initial capital: smaller amounts are rounding and are not carried to the next step
+DUST = 1e-9  # of the initial capital: smaller amounts are rounding and are not traded
 
 
 @dataclass(frozen=True)
@@ -197,8 +197,7 @@ def _trade(
     """One step of random orders; returns what is left of the allowance (K,)."""
     left = np.where(buys_first, book.buy(np.where(buys_first, allowance, 0.0), spread[0], price), allowance)
     left = book.sell(left, spread[1], price)
-    left = np.where(buys_first, left, book.buy(np.where(buys_first, 0.0, left), spread[0], price))
-    return np.where(left > DUST * book.costs.initial_capital, left, 0.0)
+    return np.where(buys_first, left, book.buy(np.where(buys_first, 0.0, left), spread[0], price))
 
 
 @dataclass
@@ -218,17 +217,17 @@ class _Book:
     def buy(self, amount: np.ndarray, spread: np.ndarray, price: np.ndarray) -> np.ndarray:
         """Buy `amount` (K,) of notional over the coins as `spread` (K, A) says, as far as the cash goes."""
         unit_cost = (1.0 + self.costs.slippage_rate) * (1.0 + self.costs.fee_rate)
-        done = np.minimum(amount, self.cash / unit_cost) if (price > 0.0).any() else np.zeros_like(amount)
+        done = self._no_dust(np.minimum(amount, self.cash / unit_cost) * (price > 0.0).any())
         bought = done[:, None] * _shares(spread, price)
         self.qty = self.qty + bought / _divisor(price)
         self.cash = np.maximum(self.cash - done * unit_cost, 0.0)  # rounding only
         self._keep(bought, (1.0 + self.costs.slippage_rate) * self.costs.fee_rate)
-        return amount - done
+        return np.maximum(amount - done, 0.0)
 
     def sell(self, amount: np.ndarray, spread: np.ndarray, price: np.ndarray) -> np.ndarray:
         """Sell `amount` (K,) of notional as `spread` (K, A) says; where a coin runs out, of the others alike."""
         held = self.qty * price
-        done = np.minimum(amount, held.sum(axis=1))
+        done = self._no_dust(np.minimum(amount, held.sum(axis=1)))
         asked = np.minimum(done[:, None] * _shares(spread, price), held)
         rest = held - asked
         missing = np.maximum(done - asked.sum(axis=1), 0.0) / np.maximum(rest.sum(axis=1), np.finfo(float).tiny)
@@ -237,13 +236,16 @@ class _Book:
         fill = 1.0 - self.costs.slippage_rate
         self.cash = self.cash + sold.sum(axis=1) * fill * (1.0 - self.costs.fee_rate)
         self._keep(sold, fill * self.costs.fee_rate)
-        return amount - sold.sum(axis=1)
+        return np.maximum(amount - sold.sum(axis=1), 0.0)  # rounding only
 
     def value(self, price: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Equity and share of it in coins, (K,) each."""
         coins = (self.qty * price).sum(axis=1)
         equity = self.cash + coins
         return equity, coins / _divisor(equity)
+
+    def _no_dust(self, amount: np.ndarray) -> np.ndarray:
+        return np.where(amount > DUST * self.costs.initial_capital, amount, 0.0)
 
     def _keep(self, notional: np.ndarray, fee_share: float) -> None:
         self.turnover = self.turnover + notional.sum(axis=1)

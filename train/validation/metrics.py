@@ -5,8 +5,9 @@ bar. `counted` (..., n) says which returns are real; the others are padding or t
 and whatever they hold is ignored. Crypto trades every day, so a year is 365 days of `86_400 / bar_seconds` bars.
 
 A figure that is not defined for the input (no returns, no variance, beyond float range) is nan and stays nan; nothing
-is replaced by 0. A counted return that is nan makes every figure of its account nan. One case looks undefined and is
-not: an account at 0 that stays there has lost everything and goes on returning 0, so that ruin is never left out.
+is replaced by 0. A counted return that is not finite makes every figure of its account's returns nan. One case looks
+undefined and is not: an account at 0 that stays there has lost everything and goes on returning 0, so that ruin is
+never left out.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class MetricsBatch:
         return Metrics(**{field.name: getattr(self, field.name)[index].item() for field in fields(self)})
 
 
-# ---------------------------------------------------------------------------------------------------- from equity to returns
+# ----------------------------------------------------------------------------------------------- from equity to returns
 def bar_returns(equity: ArrayLike) -> np.ndarray:
     """(..., n) simple returns of (..., n + 1) equity; 0 from 0 to 0, nan or infinite from 0 to anything else."""
     value = np.asarray(equity, dtype=np.float64)
@@ -304,7 +305,7 @@ def _counted(returns: ArrayLike, counted: ArrayLike | None) -> tuple[np.ndarray,
     """Returns with 0 where they do not count, which ones count, both (..., n), and how many (...)."""
     r = np.asarray(returns, dtype=np.float64)
     c = np.ones(r.shape, dtype=bool) if counted is None else np.broadcast_to(np.asarray(counted, dtype=bool), r.shape)
-    return np.where(c, r, 0.0), c, np.asarray(np.count_nonzero(c, axis=-1))
+    return np.where(c, np.where(np.isfinite(r), r, np.nan), 0.0), c, np.asarray(np.count_nonzero(c, axis=-1))
 
 
 def _mean(values: np.ndarray, n: np.ndarray) -> np.ndarray:
