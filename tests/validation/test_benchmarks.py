@@ -222,6 +222,21 @@ def test_orders_go_to_every_coin_and_in_both_directions():
     np.testing.assert_allclose(held, held.mean(), rtol=0.15)
 
 
+def test_a_fair_coin_says_what_comes_first():
+    # Half in coins after the first step, with cash and coins for either direction on the second.
+    found = draws(np.ones((3, 2)), np.array([5_000.0, 1_000.0]), Costs(CAPITAL, 0.0), n_draws=2_000)
+    rise = found.exposure[:, 2] - found.exposure[:, 1]
+    np.testing.assert_allclose(np.abs(rise), 0.1)
+    assert np.mean(rise > 0) == pytest.approx(0.5, abs=4.0 * 0.5 / math.sqrt(2_000))
+
+
+def test_what_had_no_room_is_traded_on_later_steps():
+    wanted = np.array([2.5 * CAPITAL, 0.0, 0.0])
+    found = draws(np.ones((4, 2)), wanted, Costs(CAPITAL, 0.0))
+    assert set(np.round(found.turnover[:, 0])) == {CAPITAL, 2 * CAPITAL}
+    np.testing.assert_allclose(turnover_gap(found, wanted), 0.0, atol=1e-9)
+
+
 def test_later_prices_change_nothing_before_them():
     close = random_closes(0, 30)
     poisoned = close.copy()

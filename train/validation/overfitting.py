@@ -127,7 +127,7 @@ def effective_trials(returns: ArrayLike) -> float:
 def expected_maximum_sharpe(search: Search) -> float:
     """Best Sharpe (per bar) to expect of trials without skill: 2014.
 
-    An approximation for many trials, 3 % too high at 10; 0 for a single trial, and never below.
+    An approximation for many trials, within 3 % from 10 on; 0 for a single trial, and never below.
     """
     n = search.n_trials
     if isnan(n) or n < 1.0 or not search.sharpe_variance >= 0.0:
