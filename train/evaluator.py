@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drl_agents.policy import Policy
 from drl_agents.policy_file import load_policy
-from drl_agents.policy_stack import PolicyStack, exact_stack, shape_of
 from environment_Alpaca_vectorized import EnvParams, VectorizedCryptoEnvAlpacaOptimized
 
 log = logging.getLogger(__name__)
@@ -159,8 +157,9 @@ def _evaluate_group(
 def joint_act(policies: Sequence[Act], n_rows: Sequence[int], device: torch.device) -> Act:
     """One function for policies that own consecutive rows of an observation: (N, S) -> (N, A).
 
-    Neighbours with equal shapes and equal numbers of rows are stacked into one product a layer, where that gives the
-    same bits. Rows behind the last policy's are nobody's: they hold.
+    Every policy multiplies its own rows, as it would alone: stacking their weights for one batched product a layer adds
+    up in another order, and an action that differs by a rounding can miss a venue's minimum. Rows behind the last
+    policy's are nobody's: they hold.
 
     Args:
         policies: the first owns the first rows.
@@ -168,33 +167,17 @@ def joint_act(policies: Sequence[Act], n_rows: Sequence[int], device: torch.devi
         device: of the observations; a `Policy` is moved there.
     """
     acts = [policy.to(device) if hasattr(policy, "to") else policy for policy in policies]  # type: ignore[attr-defined]
-    if len(acts) == 1 and n_rows[0] > 0:
+    if len(acts) == 1:
         return acts[0]
-    parts: list[tuple[slice, Act]] = []
-    first = 0
-    for (n, shape), group in groupby(zip(acts, n_rows, strict=True), lambda pair: (pair[1], _stacking_shape(pair[0]))):
-        alike = [act for act, _ in group]
-        stack = None if shape is None or len(alike) < 2 or n == 0 else exact_stack(alike, n)  # type: ignore[arg-type]
-        if stack is not None:
-            parts.append((slice(first, first + n * len(alike)), _stacked(stack, len(alike), n)))
-        elif n > 0:
-            parts += [(slice(first + i * n, first + (i + 1) * n), act) for i, act in enumerate(alike)]
-        first += n * len(alike)
+    edges = np.cumsum([0, *n_rows]).tolist()
+    parts = [(slice(a, b), act) for act, (a, b) in zip(acts, pairwise(edges), strict=True) if b > a]
 
     def act(state: Tensor) -> Tensor:
         actions = [each(state[rows]) for rows, each in parts]
-        spare = [actions[0].new_zeros((len(state) - first, actions[0].shape[1]))] if len(state) > first else []
+        spare = [actions[0].new_zeros((len(state) - edges[-1], actions[0].shape[1]))] if len(state) > edges[-1] else []
         return torch.cat(actions + spare)
 
     return act
-
-
-def _stacking_shape(act: Act) -> tuple[object, ...] | None:
-    return shape_of(act) if isinstance(act, Policy) else None
-
-
-def _stacked(stack: PolicyStack, n_policies: int, n_rows: int) -> Act:
-    return lambda state: stack(state.view(n_policies, n_rows, -1)).flatten(0, 1)
 
 
 @torch.no_grad()
