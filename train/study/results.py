@@ -45,6 +45,19 @@ def study_folder(results: Path, name: str, study_uuid: str, about: Mapping[str, 
     raise StudyError(f"{results / name}: holds results of another study; move it away")
 
 
+def find_study_folder(results: Path, name: str, study_uuid: str) -> Path:
+    """The study's own folder, which must be there; nothing is made.
+
+    Raises:
+        StudyError: no folder of this study.
+    """
+    owner = {"study": name, "uuid": study_uuid}
+    for folder in (results / name, results / f"{name}-{study_uuid[:8]}"):
+        if _is_owned(folder / OWNER_FILE, owner):
+            return folder
+    raise StudyError(f"{results} has no results of study {name}; say where they are with --results-dir")
+
+
 def _is_owned(path: Path, owner: Mapping[str, str]) -> bool:
     """Whether the file names this owner, whatever else it says."""
     try:
