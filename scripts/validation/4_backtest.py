@@ -33,9 +33,9 @@ SEED_COLUMNS = {
 }  # fmt: skip
 SPREAD_COLUMNS = {"figure": "", "trial": ".4f", "mean": ".4f", "std": ".4f", "worst": ".4f"}
 EPILOG = """
-Every block of a path begins with fresh capital, and returns are joined. Costs: the same policies, fees and slippage times
-0, 1, 2 and 4; means and worst of the paths. Seeds: the budget and settings of the trial on every split; what was trained
-stays in trial_<n>/seed_<i>/ and is not trained again, and a stopped run goes on with the same command. Writes
+Every block of a path begins with fresh capital, and returns are joined. Costs: the same policies, fees and slippage
+times 0, 1, 2 and 4; means and worst of the paths. Seeds: the budget and settings of the trial on every split; what was
+trained stays in trial_<n>/seed_<i>/ and is not trained again, and a stopped run goes on with the same command. Writes
 backtest.json, paths.npz, costs.csv and seeds.csv into <results>/<study>/trial_<n>/. Exit code: 0, 1 when the machine or
 a training failed, 2 for a bad flag, study, trial or other data."""
 

@@ -27,9 +27,9 @@ FIGURES = {
 }  # fmt: skip
 EPILOG = """
 Compared are the completed trials' returns on common test bars, kept in every split's equity.npz; the Sharpe ratio is
-deflated by all finished trials, pruned ones included. Pruned trials have no column in the matrix, and they tend to be the
-bad ones. Writes pbo.json, pbo_trials.csv and pbo_<returns>.npz into <results>/<study>/. Exit code: 0, 1 when the machine
-failed, 2 for a bad flag or study, or too few trials."""
+deflated by all finished trials, pruned ones included. Pruned trials have no column in the matrix, and they tend to be
+the bad ones. Writes pbo.json, pbo_trials.csv and pbo_<returns>.npz into <results>/<study>/. Exit code: 0, 1 when the
+machine failed, 2 for a bad flag or study, or too few trials."""
 
 
 def parser() -> argparse.ArgumentParser:

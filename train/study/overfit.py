@@ -153,8 +153,9 @@ def assess(returns: TrialReturns, kind: Kind, n_blocks: int = N_BLOCKS, least_tr
     n = len(returns.numbers)
     if n < max(least_trials, 2):
         raise StudyError(
-            f"{n} completed trials have returns on every test bar; the probability of overfitting needs at least "
-            f"{max(least_trials, 2)}, so {max(least_trials, 2) - n} more"
+            f"the probability of overfitting compares completed trials and needs at least {max(least_trials, 2)}; the "
+            f"study has {n} ({len(returns.rows) - n} more finished without returns on every test bar), so run "
+            f"{max(least_trials, 2) - n} more to completion"
         )
     own = estimate_sharpe(returns.matrix[:, returns.winner])
     search = search_of(returns.annual_sharpes, returns.bars_per_year)
