@@ -8,6 +8,13 @@
     split_<k>/equity.npz              the account and the equal-weight portfolio on every test bar
     split_<k>/result.json             the figures of both
 
+and, of a trial that was looked at again (scripts/validation):
+
+    validation.json, .csv             the policies beside benchmarks, by split and by full path
+    backtest.json, paths.npz          full paths, at several costs (costs.csv) and from other seeds (seeds.csv)
+    seed_<i>/split_<k>/               the trial's settings trained from another seed, as a split above
+    ../pbo.json, pbo_trials.csv, ...  whether the study's winner is skilled or lucky
+
 Every file is whole or not there.
 """
 
