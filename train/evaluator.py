@@ -82,6 +82,11 @@ def evaluate_policy(
     return evaluate_policies([policy], [mine], config, env_params, gpu_id=gpu_id, env_kwargs=env_kwargs)[0]
 
 
+def policy_facts(path: str | Path) -> dict[str, Any]:
+    """What a policy file says of where it comes from; a ValueError that names the file where it cannot be used."""
+    return load_policy(path).metadata
+
+
 def evaluate_policies(
     policies: Sequence[Act | str | Path],
     segments: Sequence[Sequence[tuple[int, int]]],

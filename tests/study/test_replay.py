@@ -179,6 +179,13 @@ def test_a_policy_of_another_trial_is_named(copied, tiny_study, trial):
         read_trial(copied, "best", tiny_study.data_dir)
 
 
+def test_a_damaged_policy_is_named(copied, tiny_study, trial):
+    path = copied.folder / f"trial_{trial.number}" / "split_2" / "policy_best.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(StudyError, match=r"split_2/policy_best\.safetensors"):
+        read_trial(copied, "best", tiny_study.data_dir)
+
+
 def test_folds_of_another_version_of_the_code_are_refused(copied, tiny_study, trial):
     path = copied.folder / f"trial_{trial.number}" / "settings.json"
     settings = json.loads(path.read_text())

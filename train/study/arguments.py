@@ -10,7 +10,6 @@ from pathlib import Path
 
 from optuna.exceptions import StorageInternalError
 
-from drl_agents.policy_file import PolicyFileError
 from market.errors import DatasetError
 from train.provenance import ROOT
 from train.study.data import StudyError
@@ -62,7 +61,7 @@ def exit_code(program: str, work: Callable[[], None]) -> int:
     logging.getLogger("train.study").setLevel(logging.INFO)
     try:
         work()
-    except (StudyError, DatasetError, SplitError, PolicyFileError) as error:
+    except (StudyError, DatasetError, SplitError) as error:
         sys.stderr.write(f"{program}: {error}\n")
         return 2
     except StorageInternalError as error:

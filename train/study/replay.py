@@ -16,8 +16,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import URL
 
-from drl_agents.policy_file import load_policy
-from train.evaluator import EpisodeRecord, evaluate_policies
+from train.evaluator import EpisodeRecord, evaluate_policies, policy_facts
 from train.run import BEST_POLICY
 from train.study.data import Fold, FoldedData, SplitPlan, StudyError, load_study_data
 from train.study.progress import best_trial
@@ -118,7 +117,7 @@ def read_trial(stored: StoredStudy, which: str, data_dir: Path) -> StoredTrial:
         data_dir: the study's data set, or the folder of its data sets.
 
     Raises:
-        StudyError, DatasetError, PolicyFileError: no such trial, a file is missing, or the data is another.
+        StudyError, DatasetError: no such trial, a file is missing or damaged, or the data is another.
     """
     number = find_trial(stored, which).number
     settings = read_settings(stored.folder, number)
@@ -217,8 +216,11 @@ def _same_data(stored: StoredStudy, settings: Mapping[str, Any], data_dir: Path)
 
 
 def _check_policy(trial: StoredTrial, path: Path) -> None:
-    """Refuse a policy that was trained on other data or in another trial."""
-    facts = load_policy(path).metadata
+    """Refuse a policy that cannot be read, or was trained on other data or in another trial."""
+    try:
+        facts = policy_facts(path)
+    except ValueError as error:
+        raise StudyError(str(error)) from error
     expected = {"study": trial.settings["study"], "trial": trial.number, "data_sha256": trial.data.dataset.sha256}
     for name, value in expected.items():
         if facts.get(name) != value:
