@@ -1,10 +1,15 @@
-"""Deterministic evaluation: every segment from its first bar to its last, all of them in one batch."""
+"""Deterministic evaluation: every segment from its first bar to its last, all of them in one batch.
+
+One policy or many: an environment belongs to a pair of policy and segment, and every policy acts on its own rows. The
+records of a policy do not depend on what is evaluated beside it, to the last bit.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +18,7 @@ import torch
 from torch import Tensor
 
 from drl_agents.policy_file import load_policy
-from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpacaOptimized
+from environment_Alpaca_vectorized import EnvParams, VectorizedCryptoEnvAlpacaOptimized
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +43,9 @@ class EpisodeRecord:
     fees: np.ndarray              # (steps,) quote
     trades: np.ndarray            # (steps,) int64, orders filled
     exposure: np.ndarray          # (steps + 1,) share of equity not in cash
+    # (steps + 1, A) coins, None where they were not kept. An episode's last are rounded to float32: its account is gone
+    # by then, and they are read off its last observation.
+    qty: np.ndarray | None = None
 
     @property
     def growth(self) -> float:
@@ -70,24 +78,117 @@ def evaluate_policy(
         gpu_id: -1 is the CPU.
         env_kwargs: further named parameters of the environment, such as its fees.
     """
-    if isinstance(policy, str | Path):
-        policy = load_policy(policy)
-    segments = [(int(a), int(b)) for a, b in config.get("segments") or [(0, len(config["price_array"]))]]
+    mine = config.get("segments") or [(0, len(config["price_array"]))]
+    return evaluate_policies([policy], [mine], config, env_params, gpu_id=gpu_id, env_kwargs=env_kwargs)[0]
+
+
+def policy_facts(path: str | Path) -> dict[str, Any]:
+    """What a policy file says of where it comes from; a ValueError that names the file where it cannot be used."""
+    return load_policy(path).metadata
+
+
+def evaluate_policies(
+    policies: Sequence[Act | str | Path],
+    segments: Sequence[Sequence[tuple[int, int]]],
+    config: Mapping[str, Any],
+    env_params: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    *,
+    gpu_id: int = -1,
+    env_kwargs: Mapping[str, Any] | None = None,
+    keep_qty: bool = False,
+) -> list[list[EpisodeRecord]]:
+    """Trade several policies at once, each on segments of its own; a list of records for each policy.
+
+    Policies under the same rules and settings share one batched environment, so there are as many of those as there are
+    different `env_params`.
+
+    Args:
+        policies: as for `evaluate_policy`.
+        segments: of each policy; those without room for a step are left out, with a warning.
+        config: arrays and names; its own segments are not looked at.
+        env_params: of all policies, or one for each.
+        gpu_id: -1 is the CPU.
+        env_kwargs: further named parameters of the environments, such as their fees.
+        keep_qty: fill in the records' `qty`.
+    """
+    each = [env_params] * len(policies) if isinstance(env_params, Mapping) else list(env_params)
+    if not len(policies) == len(segments) == len(each):
+        raise ValueError(
+            f"every policy has its segments and settings; received {len(policies)} policies, {len(segments)} lists of "
+            f"segments and {len(each)} env_params"
+        )
     options = {**(env_kwargs or {}), "gpu_id": gpu_id, "start": "first", "episode_bars": None, "as_numpy": False}
-    env = VectorizedCryptoEnvAlpacaOptimized(config, env_params, n_envs=len(segments), **options)
-    act = policy.to(env.device) if hasattr(policy, "to") else policy     # type: ignore[attr-defined]
+    loaded = [load_policy(policy) if isinstance(policy, str | Path) else policy for policy in policies]
+    groups: dict[EnvParams, list[int]] = {}
+    for i, params in enumerate(each):
+        groups.setdefault(EnvParams.from_mapping(params), []).append(i)
+    records: dict[int, list[EpisodeRecord]] = {}
+    for members in groups.values():
+        mine = [[(int(a), int(b)) for a, b in segments[i]] for i in members]
+        acts = [loaded[i] for i in members]
+        found = _evaluate_group(acts, mine, config, each[members[0]], options, keep_qty)
+        records.update(zip(members, found, strict=True))
+    return [records[i] for i in range(len(policies))]
+
+
+def _evaluate_group(
+    policies: Sequence[Act],
+    segments: Sequence[Sequence[tuple[int, int]]],
+    config: Mapping[str, Any],
+    env_params: Mapping[str, Any],
+    options: Mapping[str, Any],
+    keep_qty: bool,
+) -> list[list[EpisodeRecord]]:
+    """Policies under one set of rules, in one environment; environment i plays the i-th usable segment of them all."""
+    owner = np.repeat(np.arange(len(policies)), [len(s) for s in segments])
+    every = [segment for s in segments for segment in s]
+    if not every:
+        return [[] for _ in policies]
+    env = VectorizedCryptoEnvAlpacaOptimized({**config, "segments": every}, env_params, n_envs=len(every), **options)
     usable = env.market.usable_segment.tolist()
-    for i in sorted(set(range(len(segments))) - set(usable)):
-        log.warning("Segment %d to %d is too short for one step and is not evaluated", *segments[i])
+    for i in sorted(set(range(len(every))) - set(usable)):
+        log.warning("Segment %d to %d is too short for one step and is not evaluated", *every[i])
     last_bars = env.market.episode_limit[usable].tolist()
-    first_bars, tracks, ends, qty = _trade(act, env)
-    records = _records([segments[i] for i in usable], first_bars, tracks, ends)
+    n_rows = np.bincount(owner[usable], minlength=len(policies)).tolist()
+    first_bars, tracks, ends, bought = _trade(joint_act(policies, n_rows, env.device), env, keep_qty)
+    records = _records([every[i] for i in usable], first_bars, tracks, ends)
     price = config["price_array"]
-    return [_to_the_end(r, last, price, q) for r, last, q in zip(records, last_bars, qty[: len(usable)], strict=True)]
+    found: list[list[EpisodeRecord]] = [[] for _ in policies]
+    for i, record, last, qty in zip(usable, records, last_bars, bought[: len(usable)], strict=True):
+        found[owner[i]].append(_to_the_end(record, last, price, qty))
+    return found
+
+
+def joint_act(policies: Sequence[Act], n_rows: Sequence[int], device: torch.device) -> Act:
+    """One function for policies that own consecutive rows of an observation: (N, S) -> (N, A).
+
+    Every policy multiplies its own rows, as it would alone: stacking their weights for one batched product a layer adds
+    up in another order, and an action that differs by a rounding can miss a venue's minimum. Rows behind the last
+    policy's are nobody's: they hold.
+
+    Args:
+        policies: the first owns the first rows.
+        n_rows: of each policy.
+        device: of the observations; a `Policy` is moved there.
+    """
+    acts = [policy.to(device) if hasattr(policy, "to") else policy for policy in policies]  # type: ignore[attr-defined]
+    if len(acts) == 1:
+        return acts[0]
+    edges = np.cumsum([0, *n_rows]).tolist()
+    parts = [(slice(a, b), act) for act, (a, b) in zip(acts, pairwise(edges), strict=True) if b > a]
+
+    def act(state: Tensor) -> Tensor:
+        actions = [each(state[rows]) for rows, each in parts]
+        spare = [actions[0].new_zeros((len(state) - edges[-1], actions[0].shape[1]))] if len(state) > edges[-1] else []
+        return torch.cat(actions + spare)
+
+    return act
 
 
 @torch.no_grad()
-def _trade(act: Act, env: Any) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray, np.ndarray]:
+def _trade(
+    act: Act, env: Any, keep_qty: bool
+) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray, np.ndarray]:
     """Run all environments for the longest segment.
 
     Returns (N,) first bars, fields by time, (N,) steps to each first end, and (N, A) coins of each first episode's
@@ -100,15 +201,21 @@ def _trade(act: Act, env: Any) -> tuple[np.ndarray, dict[str, np.ndarray], np.nd
     names = ("equity", "benchmark_equity", "exposure", *STEP_FIELDS)
     tracks = {name: torch.zeros((n_steps + 1, n_envs), dtype=torch.float64, device=env.device) for name in names}
     done = torch.zeros((n_steps, n_envs), dtype=torch.bool, device=env.device)
+    if keep_qty:
+        shape = (n_steps + 1, n_envs, env.action_dim)
+        tracks["qty"] = torch.zeros(shape, dtype=torch.float64, device=env.device)
     state = env.reset()
     first_bars = env.time.cpu().numpy().copy()
     benchmark_qty = env.book.benchmark_qty.cpu().numpy().copy()  # a restart buys others
     tracks["equity"][0], tracks["benchmark_equity"][0] = env.total_asset, env.book.benchmark
     for t in range(n_steps):
-        state, _, done[t], info = env.step(act(state))
+        action, bar = act(state), env.time if keep_qty else None
+        state, _, done[t], info = env.step(action)
         for name in ("equity", "benchmark_equity", *STEP_FIELDS):
             tracks[name][t + 1] = info[name]
         tracks["exposure"][t + 1] = _exposure(env, info, state, done[t])
+        if bar is not None:
+            tracks["qty"][t + 1] = _coins(env, info, done[t], env.market.price[bar + 1])
     ends = done.int().argmax(0) + 1
     return first_bars, {name: track.cpu().numpy() for name, track in tracks.items()}, ends.cpu().numpy(), benchmark_qty
 
@@ -119,6 +226,16 @@ def _exposure(env: Any, info: Mapping[str, Tensor], state: Tensor, done: Tensor)
     if env.params.observation == "relative":
         return 1.0 - cash
     return 1.0 - cash / env.params.norm_cash / info["equity"]
+
+
+def _coins(env: Any, info: Mapping[str, Tensor], done: Tensor, price: Tensor) -> Tensor:
+    """Coins (N, A), before any restart; `price` (N, A) is that of the bar just traded."""
+    seen = info["final_state"][:, 1 : 1 + env.action_dim].double()
+    if env.params.observation == "relative":
+        left = torch.where(price > 0, seen * info["equity"][:, None] / price, 0.0)
+    else:
+        left = seen / env.params.norm_stocks
+    return torch.where(done[:, None], left, env.stocks)
 
 
 def _to_the_end(record: EpisodeRecord, last_bar: int, price_array: Any, qty: np.ndarray) -> EpisodeRecord:
@@ -135,6 +252,8 @@ def _to_the_end(record: EpisodeRecord, last_bar: int, price_array: Any, qty: np.
         "benchmark_equity": np.asarray(price_array[bars[0] : bars[-1] + 1], dtype=np.float64) @ qty,
         **{name: np.zeros(n_left, getattr(record, name).dtype) for name in ("turnover", "fees", "trades", "exposure")},
     }
+    if record.qty is not None:
+        tails["qty"] = np.zeros((n_left, record.qty.shape[1]))
     return replace(record, **{name: np.concatenate((getattr(record, name), tail)) for name, tail in tails.items()})
 
 
@@ -152,5 +271,6 @@ def _records(
         step_rows = {name: tracks[name][1 : n + 1, i].copy() for name in ("turnover", "fees")}
         trades = tracks["trades"][1 : n + 1, i].astype(np.int64)
         bars = np.arange(first_bars[i], first_bars[i] + n + 1)
-        records.append(EpisodeRecord(segment=segment, bars=bars, trades=trades, **state_rows, **step_rows))
+        qty = tracks["qty"][: n + 1, i].copy() if "qty" in tracks else None
+        records.append(EpisodeRecord(segment=segment, bars=bars, trades=trades, qty=qty, **state_rows, **step_rows))
     return records

@@ -14,6 +14,7 @@ from train.study.interruption import Interruption
 from train.study.objective import Objective, RunSettings
 from train.study.progress import Reporter
 from train.study.search_space import build_space
+from train.study.session import StudyRequest, run_study
 from train.study.split_run import SplitOutcome
 from train.study.storage import absolute_url, open_study
 from train.study.worker import Limits, run_worker
@@ -94,6 +95,33 @@ class Lab:
         with self.interruption:
             ending = run_worker(study, objective, self.url, Limits(target, timeout_s), self.interruption)
         return study, ending
+
+
+@dataclass(frozen=True)
+class TinyStudy:
+    """A study of real trials, a second each, with everything it left behind."""
+
+    url: object
+    name: str
+    results: Path
+    data_dir: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.results / self.name
+
+
+@pytest.fixture(scope="session")
+def tiny_study(market_folder, tmp_path_factory) -> TinyStudy:
+    root = tmp_path_factory.mktemp("tiny")
+    url = absolute_url("sqlite:///study.db", root)
+    run_study(
+        StudyRequest(
+            n_trials=3, study_name="tiny", storage=url, results_dir=root / "results", data_dir=market_folder,
+            plan=SplitPlan("standard", 2, 2), n_envs=4, break_step=1000, use_best_ranges=True, pruner="none",
+        )
+    )  # fmt: skip
+    return TinyStudy(url, "tiny", root / "results", market_folder)
 
 
 @pytest.fixture

@@ -8,6 +8,13 @@
     split_<k>/equity.npz              the account and the equal-weight portfolio on every test bar
     split_<k>/result.json             the figures of both
 
+and, of a trial that was looked at again (scripts/validation):
+
+    validation.json, .csv             the policies beside benchmarks, by split and by full path
+    backtest.json, paths.npz          full paths, at several costs (costs.csv) and from other seeds (seeds.csv)
+    seed_<i>/split_<k>/               the trial's settings trained from another seed, as a split above
+    ../pbo.json, pbo_trials.csv, ...  whether the study's winner is skilled or lucky
+
 Every file is whole or not there.
 """
 
@@ -43,6 +50,19 @@ def study_folder(results: Path, name: str, study_uuid: str, about: Mapping[str, 
             write_json(folder / OWNER_FILE, owner | dict(about or {}))
         return folder
     raise StudyError(f"{results / name}: holds results of another study; move it away")
+
+
+def find_study_folder(results: Path, name: str, study_uuid: str) -> Path:
+    """The study's own folder, which must be there; nothing is made.
+
+    Raises:
+        StudyError: no folder of this study.
+    """
+    owner = {"study": name, "uuid": study_uuid}
+    for folder in (results / name, results / f"{name}-{study_uuid[:8]}"):
+        if _is_owned(folder / OWNER_FILE, owner):
+            return folder
+    raise StudyError(f"{results} has no results of study {name}; say where they are with --results-dir")
 
 
 def _is_owned(path: Path, owner: Mapping[str, str]) -> bool:

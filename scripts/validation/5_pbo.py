@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+"""Is a study's winner skilled or the luckiest? Probability of backtest overfitting, deflated Sharpe, track record."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPO))
+
+from market.arguments import whole_number  # noqa: E402
+from train.study.arguments import add_study, exit_code, stored_study  # noqa: E402
+from train.study.data import StudyError  # noqa: E402
+from train.study.overfit import LEAST_TRIALS, N_BLOCKS, assess, count_text, trial_returns, write_matrix  # noqa: E402
+from train.study.results import write_json  # noqa: E402
+from train.study.tables import plain, text_table, write_csv  # noqa: E402
+
+KINDS = {"account": "the accounts' returns", "excess": "returns less the equal-weight portfolio's"}
+TRIAL_COLUMNS = {"trial": "d", "state": "", "value": "+.3f", "sharpe": ".2f", "bars": "d"}
+FIGURES = {
+    "annual_sharpe": ".2f", "annual_sharpe_of_luck": ".2f", "probabilistic_sharpe": ".1%", "deflated_sharpe": ".1%",
+    "n_trials": "g", "effective_trials": ".1f", "annual_sharpe_variance": ".3f", "minimum_track_record_bars": ",.0f",
+    "minimum_track_record_years": ".2f", "n_returns": ",d", "pbo": ".1%", "probability_of_loss": ".1%",
+    "degradation_slope": "+.2f", "combinations": ",d",
+}  # fmt: skip
+EPILOG = """
+Compared are the completed trials' returns on common test bars, kept in every split's equity.npz; the Sharpe ratio is
+deflated by all finished trials, pruned ones included. Pruned trials have no column in the matrix, and they tend to be
+the bad ones. Writes pbo.json, pbo_trials.csv and pbo_<returns>.npz into <results>/<study>/. Exit code: 0, 1 when the
+machine failed, 2 for a bad flag or study, or too few trials."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    p = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_study(p)
+    p.add_argument(
+        "--blocks",
+        type=whole_number(2),
+        default=N_BLOCKS,
+        metavar="S",
+        help=f"runs of bars that are combined, an even number up to 20 (default {N_BLOCKS})",
+    )
+    p.add_argument(
+        "--least-trials",
+        type=whole_number(2),
+        default=LEAST_TRIALS,
+        metavar="N",
+        help=f"completed trials without which nothing is computed (default {LEAST_TRIALS})",
+    )
+    return p  # fmt: skip
+
+
+def judge(args: argparse.Namespace) -> None:
+    """Read, compute, print, write."""
+    if args.blocks % 2:
+        raise StudyError(f"--blocks is an even number; received {args.blocks}")
+    stored = stored_study(args)
+    content, table = {"study": stored.study.study_name, "data": stored.study.user_attrs.get("data")}, []
+    for kind in KINDS:
+        returns = trial_returns(stored, kind)
+        found = assess(returns, kind, args.blocks, args.least_trials)
+        write_matrix(stored.folder / f"pbo_{kind}.npz", returns, found.overfitting)
+        content |= {kind: found.to_json(), "trials": count_text(stored.study, returns)}
+        if kind == "account":
+            write_csv(stored.folder / "pbo_trials.csv", returns.rows)
+            print(f"study {stored.study.study_name}: {content['trials']}")
+            print(f"winner: trial {returns.numbers[returns.winner]}\n\n{text_table(returns.rows, TRIAL_COLUMNS)}\n")
+    for name, spec in FIGURES.items():
+        table.append({"figure": name, **{kind: format(content[kind][name], spec) for kind in KINDS}})
+    print(text_table(table, {"figure": "", **dict.fromkeys(KINDS, "")}))
+    for kind, words in KINDS.items():
+        print(f"\nBy {words}: {content[kind]['verdict']}")
+    write_json(stored.folder / "pbo.json", plain(content))
+    print(f"\nwritten: {stored.folder / 'pbo.json'}, pbo_trials.csv, pbo_account.npz, pbo_excess.npz")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, run, report."""
+    args = parser().parse_args(argv)
+    return exit_code(Path(__file__).name, lambda: judge(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

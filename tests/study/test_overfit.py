@@ -1,0 +1,146 @@
+"""The matrix of a study's returns, and the judgement of its winner."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import optuna
+import pytest
+
+from train.evaluator import EpisodeRecord
+from train.study.data import StudyError
+from train.study.overfit import assess, count_text, trial_returns, write_matrix
+from train.study.replay import StoredStudy
+from train.study.results import split_folder, write_equity
+from train.study.storage import IDENTITY
+
+N_BARS = 400
+BLOCKS = ((0, 200), (200, 400))
+SPLITS = ((0,), (0, 1), (1,))  # blocks that each split tests
+
+
+def record(block, returns):
+    """An account with these returns, beside equal weight that rises 0.01 % a bar."""
+    first, last = block
+    n = last - first
+    equity = 100.0 * np.cumprod(np.concatenate([[1.0], 1.0 + returns[first + 1 : last]]))
+    zero = np.zeros(n - 1)
+    benchmark = 100.0 * 1.0001 ** np.arange(n)
+    return EpisodeRecord(block, np.arange(first, last), equity, benchmark, zero, zero, zero.astype(int), np.ones(n))
+
+
+def add_trial(study, folder, returns_of_split, state=optuna.trial.TrialState.COMPLETE):
+    """A finished trial with an equity file for each split it has returns of."""
+    number = len(study.trials)
+    for k, returns in enumerate(returns_of_split):
+        records = [record(BLOCKS[b], returns) for b in SPLITS[k]]
+        path = split_folder(folder, number, k) / "equity.npz"
+        path.parent.mkdir(parents=True)
+        write_equity(path, records, np.arange(N_BARS) * 300)
+    attrs = {f"split_{k}": {} for k in range(len(returns_of_split))}
+    value = float(np.mean(returns_of_split[0])) if returns_of_split else -9.0
+    study.add_trial(optuna.trial.create_trial(value=value, state=state, user_attrs=attrs))
+
+
+@pytest.fixture
+def made(tmp_path):
+    """12 completed trials of noise, one of them with skill, and two pruned: after one split, and before any."""
+    study = optuna.create_study(direction="maximize", study_name="s")
+    study.set_user_attr(IDENTITY, {"data_sha256": {"5m": "a"}})
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        drift = 0.004 if i == 5 else 0.0
+        add_trial(study, tmp_path, [rng.normal(drift, 0.01, N_BARS) for _ in SPLITS])
+    pruned = optuna.trial.TrialState.PRUNED
+    add_trial(study, tmp_path, [rng.normal(0.0, 0.01, N_BARS)], pruned)
+    add_trial(study, tmp_path, [], pruned)
+    return StoredStudy(study, tmp_path)
+
+
+def test_a_column_is_the_mean_of_the_policies_that_were_tested_on_a_bar(made):
+    returns = trial_returns(made, "account")
+    assert returns.matrix.shape == (N_BARS - 2, 12)  # a block's first bar has no return
+    assert set(range(N_BARS)) - set(returns.bars.tolist()) == {0, 200}
+    curves = []
+    for k, block in ((0, 0), (1, 0)):  # splits 0 and 1 both test block 0
+        with np.load(split_folder(made.folder, 3, k) / "equity.npz") as file:
+            equity = file["equity"][file["segment"] == block]
+        curves.append(equity[1:] / equity[:-1] - 1.0)
+    np.testing.assert_allclose(returns.matrix[:199, 3], np.mean(curves, axis=0), rtol=1e-12)
+
+
+def test_excess_returns_are_less_the_benchmarks(made):
+    account, excess = trial_returns(made, "account"), trial_returns(made, "excess")
+    np.testing.assert_allclose(account.matrix - excess.matrix, 0.0001, atol=1e-12)
+
+
+def test_pruned_trials_count_and_have_no_column(made):
+    returns = trial_returns(made, "account")
+    assert returns.numbers == tuple(range(12))
+    assert np.isfinite(returns.annual_sharpes).sum() == 13
+    assert returns.rows[12]["bars"] == 199
+    assert count_text(made.study, returns) == (
+        "14 finished trials: 12 completed, 2 pruned; 13 have a Sharpe ratio; 12 have returns on all 398 common bars"
+    )
+    assert assess(returns, "account").search.n_trials == 14
+
+
+def test_skill_among_noise_is_found(made, tmp_path):
+    returns = trial_returns(made, "account")
+    assert returns.winner == 5
+    found = assess(returns, "account")
+    content = found.to_json()
+    assert content["pbo"] < 0.05
+    assert content["deflated_sharpe"] > 0.95
+    assert content["minimum_track_record_bars"] < N_BARS
+    assert "Evidence of skill by both tests" in content["verdict"]
+    write_matrix(tmp_path / "pbo.npz", returns, found.overfitting)
+    with np.load(tmp_path / "pbo.npz") as file:
+        np.testing.assert_array_equal(file["returns"], returns.matrix)
+        assert len(file["logit"]) == content["combinations"] == 12_870
+
+
+def test_too_few_trials_say_how_many_are_needed(made):
+    returns = trial_returns(made, "account")
+    with pytest.raises(StudyError, match=r"needs at least 20; the study has 12 \(2 more finished .* run 8 more"):
+        assess(returns, "account", least_trials=20)
+
+
+def test_a_missing_curve_is_named(made):
+    (split_folder(made.folder, 4, 1) / "equity.npz").unlink()
+    with pytest.raises(StudyError, match=r"trial_4: 2 of 3 splits' equity\.npz are there"):
+        trial_returns(made, "account")
+
+
+def test_a_study_without_a_completed_trial_has_nothing_to_judge(tmp_path):
+    empty = optuna.create_study(study_name="e")
+    with pytest.raises(StudyError, match="study e has no completed trial"):
+        trial_returns(StoredStudy(empty, tmp_path), "account")
+
+
+def test_other_test_bars_are_refused(made):
+    path = split_folder(made.folder, 2, 2) / "equity.npz"
+    with np.load(path) as file:
+        columns = {name: file[name][:-1] for name in file.files}
+    np.savez(path, **columns)
+    late = split_folder(made.folder, 2, 1) / "equity.npz"
+    with np.load(late) as file:
+        columns = {name: file[name][:-1] for name in file.files}
+    np.savez(late, **columns)
+    with pytest.raises(StudyError, match="its test bars are not those of trial 5"):
+        trial_returns(made, "account")
+
+
+def test_trials_of_other_timeframes_are_left_out(made):
+    trials = made.study.get_trials()
+    for trial in trials:
+        trial.params = {"timeframe": "15m" if trial.number in (5, 6) else "5m"}
+    study = SimpleNamespace(
+        study_name="s",
+        get_trials=lambda deepcopy=True, states=None: [t for t in trials if not states or t.state in states],
+    )
+    returns = trial_returns(StoredStudy(study, made.folder), "account")
+    assert returns.numbers == (5, 6)
+    assert returns.timeframe == "15m"
+    assert "12 of other timeframes than 15m are left out" in count_text(study, returns)

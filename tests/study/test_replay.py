@@ -1,0 +1,206 @@
+"""A finished trial read back: the same accounts to the last digit, and nothing but its own files and data."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from optuna.trial import TrialState
+
+from drl_agents.policy_file import load_policy, save_policy
+from market.dataset import save_dataset
+from market.sample import synthetic_dataset
+from tests.study.conftest import TICKERS
+from train.study.backtest import costs_of, path_rows, recorded_text, summary_rows, validation_rows, write_paths
+from train.study.data import StudyError
+from train.study.replay import evaluate_trial, find_trial, join_paths, open_stored, read_trial
+from train.study.reseed import own_rows, retrain, seed_folder, seed_rows, settings_for, spread_rows
+from train.study.split_run import agent_metrics, equal_weight_metrics, run_split
+from train.validation.splits import n_paths
+
+
+@pytest.fixture(scope="module")
+def stored(tiny_study):
+    return open_stored(tiny_study.url, tiny_study.name, None)
+
+
+@pytest.fixture(scope="module")
+def trial(stored, tiny_study):
+    return read_trial(stored, "best", tiny_study.data_dir)
+
+
+@pytest.fixture(scope="module")
+def by_fold(trial):
+    return evaluate_trial(trial)
+
+
+@pytest.fixture
+def copied(tiny_study, tmp_path):
+    """The study's results in a folder that a test may damage."""
+    shutil.copytree(tiny_study.results, tmp_path / "results")
+    return open_stored(tiny_study.url, tiny_study.name, tmp_path / "results")
+
+
+def test_every_split_of_the_trial_has_the_figures_that_the_study_wrote(trial, by_fold):
+    per_year = trial.data.dataset.bars_per_year
+    for fold, records in enumerate(by_fold):
+        kept = json.loads((trial.folder / f"split_{fold}" / "result.json").read_text())
+        for part, metrics in (("agent", agent_metrics), ("equal_weight", equal_weight_metrics)):
+            ours = metrics(records, per_year)
+            for name, value in kept[part].items():
+                assert value is None or getattr(ours, name) == value, (fold, part, name)
+        assert kept["agent"]["trades"] > 0
+    assert recorded_text(trial, by_fold) == "every account equals the study's own record to the last bit"
+
+
+def test_an_account_that_differs_from_the_record_is_told(trial, by_fold):
+    first = by_fold[0][0]
+    changed = [[replace(first, equity=first.equity * 1.01), *by_fold[0][1:]], *by_fold[1:]]
+    assert "differ from the study's own record by up to 1.0e-02" in recorded_text(trial, changed)
+
+
+def test_paths_go_through_every_tested_bar_once_in_time_order(trial, by_fold):
+    paths = join_paths(trial, by_fold)
+    assert len(paths) == n_paths(3, 2)
+    bars = [np.concatenate([record.bars for record in path]) for path in paths]
+    for path in bars:
+        assert np.all(np.diff(path) > 0)
+        np.testing.assert_array_equal(path, bars[0])
+    pieces = [id(record) for path in paths for record in path]
+    assert len(set(pieces)) == len(pieces) == sum(map(len, by_fold))  # every block is in one path
+
+
+def test_the_joined_return_is_the_product_of_the_blocks(trial, by_fold, tmp_path):
+    rows = path_rows(trial, by_fold)
+    write_paths(tmp_path / "paths.npz", trial, by_fold)
+    with np.load(tmp_path / "paths.npz") as file:
+        wealth, other = file["wealth"], file["benchmark_wealth"]
+        assert wealth.shape == (len(rows), len(file["bar"]))
+    for row, path, curve, beside in zip(rows, join_paths(trial, by_fold), wealth, other, strict=True):
+        product = np.prod([record.equity[-1] / record.equity[0] for record in path])
+        assert row["total_return"] == pytest.approx(product - 1.0, rel=1e-9)
+        assert curve[-1] == pytest.approx(product, rel=1e-9)
+        assert beside[-1] == pytest.approx(1.0 + row["equal_weight_return"], rel=1e-9)
+
+
+def test_validation_has_the_agent_and_every_benchmark_by_split_and_by_path(trial, by_fold):
+    rows = validation_rows(trial, by_fold, n_draws=3)
+    accounts = ["agent", "equal weight", "cash", *(f"hold {t}" for t in TICKERS), "random orders"]
+    for scope, n in (("split", len(by_fold)), ("path", 2)):
+        mine = [row for row in rows if row["scope"] == scope]
+        assert [(row["index"], row["account"]) for row in mine] == [(i, a) for i in range(n) for a in accounts]
+    agent, equal, cash = rows[:3]
+    assert agent["excess_sharpe"] == agent["sharpe"] - equal["sharpe"]
+    assert cash["total_return"] == 0.0
+    held = [row["total_return"] for row in rows[3:6]]
+    assert min(held) < equal["total_return"] < max(held)
+    assert rows[6]["turnover"] == pytest.approx(agent["turnover"], rel=0.05)
+    summary = {(row["account"], row["figure"]): row for row in summary_rows(rows, "split")}
+    sharpes = [row["sharpe"] for row in rows if row["scope"] == "split" and row["account"] == "agent"]
+    assert summary["agent", "sharpe"]["mean"] == pytest.approx(np.mean(sharpes))
+    assert summary["agent", "sharpe"]["worst"] == min(sharpes)
+    without = validation_rows(trial, by_fold, n_draws=0)
+    assert [row["account"] for row in without[:6]] == accounts[:-1]
+
+
+def test_costs_are_those_that_the_trial_paid(trial):
+    costs = costs_of(trial.env)
+    assert (costs.initial_capital, costs.fee_rate, costs.slippage_rate) == (10_000.0, 0.0025, 0.0005)
+
+
+# ------------------------------------------------------------------------------------------------ seeds
+def test_the_studys_own_seed_trains_the_very_same_policy(trial, stored, tmp_path):
+    study_seed, fold = stored.identity["run"]["seed"], trial.data.folds[0]
+    run_split(settings_for(trial, study_seed, 0), trial.data, fold, tmp_path, {})
+    again, kept = load_policy(tmp_path / "policy_best.safetensors"), load_policy(trial.policies[0])
+    for (a, b), (c, d) in zip(again.layers, kept.layers, strict=True):
+        assert bool((a == c).all())
+        assert bool((b == d).all())
+
+
+def test_seeds_are_trained_once_and_a_failed_split_is_tried_again(trial, tmp_path):
+    moved, calls, fails = replace(trial, folder=tmp_path), [], [True]
+
+    def runner(settings, data, fold, out_dir, metadata, on_progress=None):
+        calls.append((metadata["reseeded"], fold.index, settings.train["seed"]))
+        if fold.index == 1 and fails:
+            raise RuntimeError("no luck")
+        out_dir.mkdir(parents=True, exist_ok=True)
+        shutil.copy(trial.folder / f"split_{fold.index}" / "result.json", out_dir)
+
+    rows = retrain(moved, 0, 2, runner=runner)
+    n = len(trial.data.folds)
+    assert len(set(calls)) == len(calls) == 2 * n
+    assert [row["failed"] for row in rows if row["split"] == 1] == ["RuntimeError: no luck"] * 2
+    assert [row["failed"] for row in seed_rows(rows)] == [1, 1]
+    assert spread_rows(seed_rows(rows)) == []
+    assert not seed_folder(moved, 1, 1).exists()
+    fails.clear()
+    calls.clear()
+    rows = retrain(moved, 0, 2, runner=runner)
+    assert [call[:2] for call in calls] == [(1, 1), (2, 1)]
+    trials_own = trial.settings["train"]["seed"]
+    assert set(trials_own).isdisjoint(call[2] for call in calls)
+    table = {row["figure"]: row for row in spread_rows(seed_rows(own_rows(trial) + rows))}
+    np.testing.assert_equal(table["sharpe"]["mean"], table["sharpe"]["trial"])
+    assert retrain(moved, 0, 2, runner=None) == rows  # nothing is left to train
+
+
+# ------------------------------------------------------------------------------------------------ what is refused
+def test_other_data_is_refused_by_name(stored, tmp_path):
+    save_dataset(synthetic_dataset("5m", 3000, TICKERS, seed=2), tmp_path / "5m")
+    with pytest.raises(StudyError, match=r"5m is not the data of study tiny: .* the study stands on SYNTHETIC 5m"):
+        read_trial(stored, "best", tmp_path / "5m")
+
+
+@pytest.mark.parametrize(("which", "message"), [("7", "numbers 0 to 2"), ("x", "numbers 0 to 2"), ("-1", "best")])
+def test_an_unknown_trial_is_refused(stored, which, message):
+    with pytest.raises(StudyError, match=message):
+        find_trial(stored, which)
+
+
+def test_a_missing_policy_or_settings_file_is_named(copied, tiny_study, trial):
+    folder = copied.folder / f"trial_{trial.number}"
+    (folder / "split_1" / "policy_best.safetensors").unlink()
+    with pytest.raises(StudyError, match=r"lacks 1 of 3 policies, the first .*split_1"):
+        read_trial(copied, "best", tiny_study.data_dir)
+    (folder / "settings.json").unlink()
+    with pytest.raises(StudyError, match=r"settings\.json does not exist"):
+        read_trial(copied, "best", tiny_study.data_dir)
+
+
+def test_a_policy_of_another_trial_is_named(copied, tiny_study, trial):
+    path = copied.folder / f"trial_{trial.number}" / "split_0" / "policy_best.safetensors"
+    save_policy(path, load_policy(path), {"trial": 99})
+    with pytest.raises(StudyError, match="its trial is 99"):
+        read_trial(copied, "best", tiny_study.data_dir)
+
+
+def test_a_damaged_policy_is_named(copied, tiny_study, trial):
+    path = copied.folder / f"trial_{trial.number}" / "split_2" / "policy_best.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(StudyError, match=r"split_2/policy_best\.safetensors"):
+        read_trial(copied, "best", tiny_study.data_dir)
+
+
+def test_folds_of_another_version_of_the_code_are_refused(copied, tiny_study, trial):
+    path = copied.folder / f"trial_{trial.number}" / "settings.json"
+    settings = json.loads(path.read_text())
+    settings["folds"][0]["test"][0][0] += 1
+    path.write_text(json.dumps(settings))
+    with pytest.raises(StudyError, match="divides the data otherwise"):
+        read_trial(copied, "best", tiny_study.data_dir)
+
+
+def test_results_of_another_study_are_not_taken(tiny_study, tmp_path):
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "study.json").write_text(json.dumps({"study": "tiny", "uuid": "another"}))
+    with pytest.raises(StudyError, match="has no results of study tiny; say where they are with --results-dir"):
+        open_stored(tiny_study.url, "tiny", tmp_path)
+
+
+def test_the_study_has_a_completed_trial_to_read(stored):
+    assert stored.study.get_trials(states=(TrialState.COMPLETE,))

@@ -1,0 +1,75 @@
+"""What the programs that read a study back have in common: their flags, and errors as one line."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from optuna.exceptions import StorageInternalError
+
+from market.errors import DatasetError
+from train.provenance import ROOT
+from train.study.data import StudyError
+from train.study.replay import StoredStudy, StoredTrial, open_stored, read_trial
+from train.study.storage import DEFAULT_STORAGE, absolute_url
+from train.validation.splits import SplitError
+
+
+def add_study(parser: argparse.ArgumentParser) -> None:
+    """Which study, and where its results are."""
+    parser.add_argument("--study-name", required=True, help="of a study made by scripts/training/1_optimize_unified.py")
+    parser.add_argument("--storage", metavar="URL", help=f"its database (default {DEFAULT_STORAGE}, in the repository)")
+    parser.add_argument(
+        "--results-dir", type=Path, metavar="DIR", help="that holds the study's folder (default: as the study says)"
+    )
+
+
+def add_trial(parser: argparse.ArgumentParser) -> None:
+    """Which trial, and the data it stands on."""
+    add_study(parser)
+    parser.add_argument("--trial", default="best", metavar="N", help="number of the trial, or best (default)")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="the study's data set, checked by its hash (default: data/<timeframe> in the repository)",
+    )
+    parser.add_argument("--gpu", type=int, default=-1, help="number of the GPU; -1 = CPU (default)")
+
+
+def stored_study(args: argparse.Namespace) -> StoredStudy:
+    """The study that the flags name."""
+    here = Path.cwd()
+    url = absolute_url(args.storage, here) if args.storage else absolute_url(DEFAULT_STORAGE, ROOT)
+    return open_stored(url, args.study_name, here / args.results_dir if args.results_dir else None)
+
+
+def stored_trial(args: argparse.Namespace) -> StoredTrial:
+    """The trial that the flags name, with its data."""
+    stored = stored_study(args)
+    timeframe = next(iter(stored.identity["data_sha256"]))
+    data_dir = Path.cwd() / args.data_dir if args.data_dir else ROOT / "data" / timeframe
+    return read_trial(stored, args.trial, data_dir)
+
+
+def exit_code(program: str, work: Callable[[], None]) -> int:
+    """Run a program's work; what its user can mend is one line on standard error and exit code 2, a fault 1."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("train.study").setLevel(logging.INFO)
+    try:
+        work()
+    except (StudyError, DatasetError, SplitError) as error:
+        sys.stderr.write(f"{program}: {error}\n")
+        return 2
+    except StorageInternalError as error:
+        sys.stderr.write(f"{program}: the database failed: {error.__cause__}\n")
+        return 1
+    except OSError as error:
+        sys.stderr.write(f"{program}: {error.filename or 'file'}: {error.strerror or error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
