@@ -1,0 +1,272 @@
+"""What anybody could have had on the same bars: equal weight, each coin, cash, and random orders of the same size.
+
+Pure functions on the closes of ONE segment, (n + 1, A) for n steps: `close[record.bars]` of an evaluated policy. Every
+account begins with the same cash on the same bar as the policy. Buy and hold buys at the first bar's close, and what
+that costs is part of its first return; orders of a step are filled at the close the step leads to, as the policy's.
+
+    close 0          close 1                        close n
+    capital          orders of step 0, valued       orders of step n - 1, valued
+    buy and hold     turnover, fees of step 0
+
+A coin whose close is 0 on a bar has no price there and cannot be traded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from train.validation.metrics import MetricsBatch, join_points, join_steps, measure_batch, segment_ids
+
+DUST = 1e-9  # of the initial capital: smaller amounts are rounding and are not traded
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What every account begins with and pays."""
+
+    initial_capital: float  # quote
+    fee_rate: float  # fraction of what changes hands, buying and selling
+    # Buys pay, sells receive this fraction less. Buy and hold pays none, as in the environment: it trades once, and
+    # the policy is compared with a portfolio that has it a little easier.
+    slippage_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse percentages."""
+        for name in ("fee_rate", "slippage_rate"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(
+                    f"{name} is a fraction of notional, so 0.0025 means 0.25 %; received {getattr(self, name)}"
+                )
+        if not self.initial_capital > 0.0:
+            raise ValueError(f"initial_capital is the cash an account begins with; received {self.initial_capital}")
+
+
+@dataclass(frozen=True)
+class Account:
+    """One segment of one account, or of several in front of the last axis; as in an episode record."""
+
+    equity: np.ndarray  # (..., n + 1) quote
+    turnover: np.ndarray  # (..., n) quote, traded notional
+    fees: np.ndarray  # (..., n) quote
+    trades: np.ndarray  # (..., n) int64, orders filled
+    exposure: np.ndarray  # (..., n + 1) share of equity in coins
+
+
+@dataclass(frozen=True)
+class Benchmarks:
+    """One entry per segment in each list."""
+
+    equal_weight: list[Account]
+    coins: list[Account]  # (A, ...) buy and hold of each coin
+    cash: list[Account]
+    random: list[Account]  # (K, ...) draws
+
+
+def benchmarks_of(
+    closes: Sequence[ArrayLike], turnover: Sequence[ArrayLike], costs: Costs, *, n_draws: int = 200, seed: int = 0
+) -> Benchmarks:
+    """All benchmarks of a policy that traded several segments: (n_i + 1, A) closes and its (n_i,) turnover of each.
+
+    The draws of a segment depend on `seed` and the segment's place in the list alone.
+    """
+    streams = np.random.SeedSequence(seed).spawn(len(closes))
+    return Benchmarks(
+        equal_weight=[equal_weight(close, costs) for close in closes],
+        coins=[buy_and_hold_each(close, costs) for close in closes],
+        cash=[cash_only(close, costs) for close in closes],
+        random=[
+            random_orders(close, traded, costs, n_draws, np.random.default_rng(stream))
+            for close, traded, stream in zip(closes, turnover, streams, strict=True)
+        ],
+    )
+
+
+def measure_accounts(segments: Sequence[Account], bars_per_year: float) -> MetricsBatch:
+    """The figures of the accounts over all their segments; of the leading shape."""
+    return measure_batch(
+        join_points([s.equity for s in segments]),
+        bars_per_year,
+        segment=segment_ids([s.equity.shape[-1] for s in segments]),
+        turnover_notional=join_steps([s.turnover for s in segments]),
+        fees_quote=join_steps([s.fees for s in segments]),
+        trades=join_steps([s.trades for s in segments]),
+        exposure=join_points([s.exposure for s in segments]),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- nothing to decide
+def cash_only(close: ArrayLike, costs: Costs) -> Account:
+    """Never trades."""
+    n_points = len(_checked(close))
+    steps = np.zeros(n_points - 1)
+    return Account(
+        np.full(n_points, costs.initial_capital), steps, steps.copy(), steps.astype(np.int64), np.zeros(n_points)
+    )
+
+
+def equal_weight(close: ArrayLike, costs: Costs) -> Account:
+    """The same amount of every coin that has a price at the first close, and never again; cash where none has."""
+    price = _checked(close)
+    is_priced = price[0] > 0.0
+    if not is_priced.any():
+        return cash_only(price, costs)
+    accounts = _bought_at_first(price, is_priced[None] / is_priced.sum(), costs)
+    return Account(**{f.name: getattr(accounts, f.name)[0] for f in fields(accounts)})
+
+
+def buy_and_hold_each(close: ArrayLike, costs: Costs) -> Account:
+    """All the cash in one coin, for each of the A coins; nan for a coin without a price at the first close."""
+    price = _checked(close)
+    return _bought_at_first(price, np.eye(price.shape[1]), costs)
+
+
+def _bought_at_first(price: np.ndarray, weight: np.ndarray, costs: Costs) -> Account:
+    """M accounts with weight (M, A) of their cash in coins, the fee paid out of it."""
+    cost_of_coin = np.where(price[0] > 0.0, price[0] * (1.0 + costs.fee_rate), np.nan)
+    qty = np.where(weight > 0.0, costs.initial_capital * weight / cost_of_coin, 0.0)  # (M, A)
+    equity = qty @ price.T  # (M, n + 1)
+    equity[:, 0] = costs.initial_capital
+    first = np.zeros((len(weight), len(price) - 1))
+    first[:, :1] = 1.0
+    notional = np.where(weight > 0.0, qty * price[0], 0.0).sum(axis=1, keepdims=True)
+    n_orders = np.count_nonzero(weight, axis=1)[:, None]
+    exposure = np.ones_like(equity)
+    exposure[:, 0] = 0.0
+    return Account(
+        equity, first * notional, first * notional * costs.fee_rate, first.astype(np.int64) * n_orders, exposure
+    )
+
+
+# ---------------------------------------------------------------------------------------------- the same size at random
+def random_orders(
+    close: ArrayLike, turnover: ArrayLike, costs: Costs, n_draws: int, rng: np.random.Generator
+) -> Account:
+    """K accounts that trade what the policy traded, at the same bars, in random coins and a random direction.
+
+    On every step an account may trade the notional that the policy has traded up to then and it has not. A fair coin
+    says whether it buys first or sells first; the amount is spread over the coins at random (uniformly over all
+    spreads) and limited by its cash or its coins; what is left of it goes the other way, and what is left even then
+    to the next step. So it is long only, without leverage, and its total equals the policy's to rounding whenever
+    its last steps have room for it: an account that has lost most of its money, or begins with a sale, may trade less
+    (`turnover_gap` says by how much), and none ever trades more. Exposure is not matched.
+
+    Args:
+        close: (n + 1, A) quote.
+        turnover: (n,) quote, of the policy.
+        costs: fees and slippage are paid on every order.
+        n_draws: K.
+        rng: every draw of a step is made before its prices are looked at.
+
+    Returns: arrays of (K, n + 1) and (K, n).
+    """
+    price = _checked(close)
+    traded = np.asarray(turnover, dtype=np.float64)
+    if traded.shape != (len(price) - 1,) or not (np.isfinite(traded) & (traded >= 0.0)).all():
+        raise ValueError(
+            f"turnover is the notional of each of {len(price) - 1} steps, finite and 0 or more; received shape "
+            f"{traded.shape} with {np.count_nonzero(~(traded >= 0.0))} entries below 0 or nan"
+        )
+    book = _Book(np.full(n_draws, costs.initial_capital), np.zeros((n_draws, price.shape[1])), costs)
+    allowance = np.zeros(n_draws)
+    steps = {name: np.zeros((n_draws, len(traded))) for name in ("turnover", "fees", "trades")}
+    equity, exposure = np.full((n_draws, len(price)), costs.initial_capital), np.zeros((n_draws, len(price)))
+    for t in range(len(traded)):
+        buys_first = rng.random(n_draws) < 0.5
+        spread = rng.standard_exponential((2, *book.qty.shape))  # uniform over all spreads, once scaled to 1
+        book.start_step()
+        allowance = _trade(book, allowance + traded[t], buys_first, spread, price[t + 1])
+        for name, column in steps.items():
+            column[:, t] = getattr(book, name)
+        equity[:, t + 1], exposure[:, t + 1] = book.value(price[t + 1])
+    return Account(equity, steps["turnover"], steps["fees"], steps["trades"].astype(np.int64), exposure)
+
+
+def turnover_gap(account: Account, turnover: ArrayLike) -> np.ndarray:
+    """(...) share of the policy's total notional that the accounts did not trade; 0 for a policy without trades."""
+    wanted = float(np.sum(np.asarray(turnover, dtype=np.float64)))
+    return 1.0 - account.turnover.sum(axis=-1) / wanted if wanted > 0.0 else np.zeros(account.turnover.shape[:-1])
+
+
+def _trade(
+    book: _Book, allowance: np.ndarray, buys_first: np.ndarray, spread: np.ndarray, price: np.ndarray
+) -> np.ndarray:
+    """One step of random orders; returns what is left of the allowance (K,)."""
+    left = np.where(buys_first, book.buy(np.where(buys_first, allowance, 0.0), spread[0], price), allowance)
+    left = book.sell(left, spread[1], price)
+    return np.where(buys_first, left, book.buy(np.where(buys_first, 0.0, left), spread[0], price))
+
+
+@dataclass
+class _Book:
+    """K accounts in trade; `buy` and `sell` return what they could not do of the amounts asked for."""
+
+    cash: np.ndarray  # (K,) quote
+    qty: np.ndarray  # (K, A) coins
+    costs: Costs
+    turnover: np.ndarray = field(init=False)  # (K,) quote, of this step
+    fees: np.ndarray = field(init=False)  # (K,) quote
+    trades: np.ndarray = field(init=False)  # (K,) orders
+
+    def start_step(self) -> None:
+        self.turnover, self.fees, self.trades = (np.zeros(len(self.cash)) for _ in range(3))
+
+    def buy(self, amount: np.ndarray, spread: np.ndarray, price: np.ndarray) -> np.ndarray:
+        """Buy `amount` (K,) of notional over the coins as `spread` (K, A) says, as far as the cash goes."""
+        unit_cost = (1.0 + self.costs.slippage_rate) * (1.0 + self.costs.fee_rate)
+        done = self._no_dust(np.minimum(amount, self.cash / unit_cost) * (price > 0.0).any())
+        bought = done[:, None] * _shares(spread, price)
+        self.qty = self.qty + bought / _divisor(price)
+        self.cash = np.maximum(self.cash - done * unit_cost, 0.0)  # rounding only
+        self._keep(bought, (1.0 + self.costs.slippage_rate) * self.costs.fee_rate)
+        return np.maximum(amount - done, 0.0)
+
+    def sell(self, amount: np.ndarray, spread: np.ndarray, price: np.ndarray) -> np.ndarray:
+        """Sell `amount` (K,) of notional as `spread` (K, A) says; where a coin runs out, of the others alike."""
+        held = self.qty * price
+        done = self._no_dust(np.minimum(amount, held.sum(axis=1)))
+        asked = np.minimum(done[:, None] * _shares(spread, price), held)
+        rest = held - asked
+        missing = np.maximum(done - asked.sum(axis=1), 0.0) / np.maximum(rest.sum(axis=1), np.finfo(float).tiny)
+        sold = np.minimum(asked + rest * missing[:, None], held)
+        self.qty = np.maximum(self.qty - sold / _divisor(price), 0.0)  # rounding only
+        fill = 1.0 - self.costs.slippage_rate
+        self.cash = self.cash + sold.sum(axis=1) * fill * (1.0 - self.costs.fee_rate)
+        self._keep(sold, fill * self.costs.fee_rate)
+        return np.maximum(amount - sold.sum(axis=1), 0.0)  # rounding only
+
+    def value(self, price: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Equity and share of it in coins, (K,) each."""
+        coins = (self.qty * price).sum(axis=1)
+        equity = self.cash + coins
+        return equity, coins / _divisor(equity)
+
+    def _no_dust(self, amount: np.ndarray) -> np.ndarray:
+        return np.where(amount > DUST * self.costs.initial_capital, amount, 0.0)
+
+    def _keep(self, notional: np.ndarray, fee_share: float) -> None:
+        self.turnover = self.turnover + notional.sum(axis=1)
+        self.fees = self.fees + notional.sum(axis=1) * fee_share
+        self.trades = self.trades + np.count_nonzero(notional, axis=1)
+
+
+def _shares(spread: np.ndarray, price: np.ndarray) -> np.ndarray:
+    """(K, A) adding up to 1 over the coins with a price; 0 where none has."""
+    share = np.where(price > 0.0, spread, 0.0)
+    return share / _divisor(share.sum(axis=1, keepdims=True))
+
+
+def _divisor(values: np.ndarray) -> np.ndarray:
+    return np.where(values > 0.0, values, 1.0)
+
+
+def _checked(close: ArrayLike) -> np.ndarray:
+    price = np.asarray(close, dtype=np.float64)
+    if price.ndim != 2 or len(price) < 1 or not (np.isfinite(price) & (price >= 0.0)).all():
+        raise ValueError(
+            f"closes are (n + 1, A), finite and 0 or more, 0 for a coin without a price; received {price.shape}"
+        )
+    return price

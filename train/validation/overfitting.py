@@ -1,0 +1,334 @@
+"""Is the winner of a search skilled, or the luckiest? Probabilistic and deflated Sharpe, track record length, PBO.
+
+Sharpe ratios are PER BAR in here, mean over standard deviation (n - 1) of one bar's returns; multiply by
+sqrt(bars per year) for the annual figure, and the variance of several by bars per year. Kurtosis is 3 for a normal
+distribution. Undefined inputs give nan.
+
+    PSR, MinTRL  Bailey and Lopez de Prado 2012, "The Sharpe Ratio Efficient Frontier"
+    DSR          Bailey and Lopez de Prado 2014, "The Deflated Sharpe Ratio"
+    PBO          Bailey, Borwein, Lopez de Prado and Zhu 2015, "The Probability of Backtest Overfitting"
+
+All of them take bars for independent of each other: returns that trend or reverse make them too sure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from math import inf, isfinite, isnan, nan, sqrt
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import ndtr, ndtri
+
+from train.validation.metrics import LEAST_RELATIVE_SPREAD, sharpe
+
+LEAST_CONFIDENCE = 0.95  # a deflated Sharpe below this is no evidence of skill
+LARGEST_PBO = 0.05  # above: weak evidence; above one half: choosing the best in-sample does harm
+MAX_BLOCKS = 20  # 184,756 combinations
+CHUNK = 512  # combinations worked on at a time
+
+
+# ------------------------------------------------------------------------------------------ Sharpe ratio with its error
+@dataclass(frozen=True)
+class SharpeEstimate:
+    """A Sharpe ratio and what its uncertainty depends on."""
+
+    sharpe: float  # per bar
+    n_returns: int
+    skew: float = 0.0
+    kurtosis: float = 3.0
+
+
+@dataclass(frozen=True)
+class Search:
+    """What was tried before the winner was chosen."""
+
+    n_trials: float  # a count, or an effective number of independent trials
+    sharpe_variance: float  # of the trials' per-bar Sharpe ratios
+
+
+def estimate_sharpe(returns: ArrayLike) -> SharpeEstimate:
+    """From (n,) returns of one bar; skew and kurtosis are the moments of the sample, without bias correction."""
+    r = np.asarray(returns, dtype=np.float64)
+    ratio = float(sharpe(r, 1.0))
+    if isnan(ratio):
+        return SharpeEstimate(nan, r.size, nan, nan)
+    unit = (r - r.mean()) / r.std()
+    return SharpeEstimate(ratio, r.size, float(np.mean(unit**3)), float(np.mean(unit**4)))
+
+
+def probabilistic_sharpe(estimate: SharpeEstimate, benchmark: float = 0.0) -> float:
+    """Confidence that the true Sharpe is above `benchmark` (per bar): 2012."""
+    deviation = _deviation(estimate)
+    if not deviation > 0.0 or estimate.n_returns < 2:
+        return nan
+    return float(ndtr((estimate.sharpe - benchmark) * sqrt(estimate.n_returns - 1) / deviation))
+
+
+def minimum_track_record_length(
+    estimate: SharpeEstimate, benchmark: float = 0.0, confidence: float = LEAST_CONFIDENCE
+) -> float:
+    """Returns needed until `probabilistic_sharpe` reaches `confidence`, the estimate staying as it is: 2012.
+
+    Infinite where the Sharpe is not above the benchmark: no length will do.
+    """
+    if not 0.5 < confidence < 1.0:
+        raise ValueError(f"confidence is a probability between 0.5 and 1, such as 0.95; received {confidence}")
+    deviation, lead = _deviation(estimate), estimate.sharpe - benchmark
+    if isnan(deviation) or isnan(lead):
+        return nan
+    return 1.0 + (deviation * float(ndtri(confidence)) / lead) ** 2 if lead > 0.0 else inf
+
+
+def _deviation(estimate: SharpeEstimate) -> float:
+    """Standard error of the Sharpe times sqrt(n - 1); nan for moments that no distribution has."""
+    ratio = estimate.sharpe
+    variance = 1.0 - estimate.skew * ratio + (estimate.kurtosis - 1.0) / 4.0 * ratio**2
+    return sqrt(variance) if variance >= 0.0 else nan
+
+
+# ------------------------------------------------------------------------------------------------ the price of a search
+def search_of(trial_sharpes: ArrayLike, bars_per_year: float = 1.0, n_trials: float | None = None) -> Search:
+    """Number and variance of a study's trials, from their ANNUAL Sharpe ratios (N,); per bar with 1 bar per year.
+
+    A trial whose Sharpe is undefined was tried all the same: it counts in the number and has no part in the variance,
+    which is nan with fewer than 2 others (0 for a single trial: nothing was chosen).
+
+    Args:
+        trial_sharpes: every finished trial, the winner included.
+        bars_per_year: of the annualisation.
+        n_trials: such as `effective_trials`; the plain count otherwise, which claims least for the winner.
+    """
+    ratios = np.asarray(trial_sharpes, dtype=np.float64)
+    known = ratios[np.isfinite(ratios)]
+    count = float(ratios.size if n_trials is None else n_trials)
+    if known.size < 2:
+        return Search(count, 0.0 if ratios.size == 1 and known.size == 1 else nan)
+    return Search(count, float(np.var(known, ddof=1)) / bars_per_year)
+
+
+def effective_trials(returns: ArrayLike) -> float:
+    """Independent trials that N correlated ones amount to: rho + (1 - rho) N, rho the mean correlation of pairs.
+
+    2014, appendix. `returns` is (T, N). A pair without a correlation (an account that never traded) counts as
+    uncorrelated, a negative mean as 0: neither makes the number smaller.
+    """
+    r = np.asarray(returns, dtype=np.float64)
+    n = r.shape[1]
+    if n < 2:
+        return float(n)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        pairs = np.nan_to_num(np.asarray(np.corrcoef(r, rowvar=False)))[np.triu_indices(n, 1)]
+    rho = min(max(float(pairs.mean()), 0.0), 1.0)
+    return rho + (1.0 - rho) * n
+
+
+def expected_maximum_sharpe(search: Search) -> float:
+    """Best Sharpe (per bar) to expect of trials without skill: 2014.
+
+    An approximation for many trials, within 3 % from 10 on; 0 for a single trial, and never below.
+    """
+    n = search.n_trials
+    if isnan(n) or n < 1.0 or not search.sharpe_variance >= 0.0:
+        return nan
+    if n == 1.0:
+        return 0.0
+    best = (1.0 - np.euler_gamma) * ndtri(1.0 - 1.0 / n) + np.euler_gamma * ndtri(1.0 - 1.0 / (n * np.e))
+    return max(sqrt(search.sharpe_variance) * float(best), 0.0)
+
+
+def deflated_sharpe(estimate: SharpeEstimate, search: Search) -> float:
+    """Confidence that the winner's true Sharpe is above 0 after its choice among the trials: 2014.
+
+    The probabilistic Sharpe against what the best of as many trials without skill would be expected to show.
+    """
+    return probabilistic_sharpe(estimate, expected_maximum_sharpe(search))
+
+
+# ---------------------------------------------------------------------------------- probability of backtest overfitting
+@dataclass(frozen=True)
+class Overfitting:
+    """Combinatorially symmetric cross-validation. C combinations of blocks; Sharpe ratios are per bar.
+
+    The dominance columns are distribution functions of the out-of-sample Sharpe: of the trial chosen in-sample, and
+    of any trial. Choosing is better than drawing at random (first-order dominance) where `chosen_share` is nowhere
+    above `any_share`.
+    """
+
+    pbo: float  # share of combinations whose choice ends in the lower half, the middle included
+    logits: np.ndarray  # (C,) of the choice's relative rank out-of-sample; positive is above the middle
+    chosen: np.ndarray  # (C,) int64, the trial that was best in-sample
+    in_sample: np.ndarray  # (C,) its Sharpe there
+    out_of_sample: np.ndarray  # (C,) and in the other half
+    degradation_slope: float  # of out_of_sample on in_sample; nan when in_sample does not vary
+    degradation_intercept: float
+    probability_of_loss: float  # share of combinations with out_of_sample below 0
+    sharpe_grid: np.ndarray  # (101,)
+    chosen_share: np.ndarray  # (101,) share of choices at or below the grid's Sharpe
+    any_share: np.ndarray  # (101,) share of all trials at or below it
+
+
+def pbo_cscv(returns: ArrayLike, n_blocks: int = 16) -> Overfitting:
+    """How often the trial that is best on half of the data is in the lower half of the trials on the other half.
+
+    The bars are cut into `n_blocks` runs of equal length (to one bar: none is thrown away); every choice of half of
+    them is in-sample once, the rest out-of-sample. Trials are compared by Sharpe; equal ones share their average
+    rank, and the first of equals is chosen. Relative rank is rank / (N + 1), from the worst up.
+
+    An account that did nothing in a half (every return 0) has a Sharpe of 0 there: it beats those that lost. Ranked
+    last instead, idle trials would flatter any winner. Returns that are constant and not 0 have no Sharpe: an error.
+
+    Memory is that of the (C, N) float64 Sharpe ratios and as much again for a moment; 12,870 x 500 are 51 MB.
+
+    Args:
+        returns: (T, N) of one bar, the same bars for every trial.
+        n_blocks: even; 16 in the paper.
+    """
+    r = _checked(returns, n_blocks)
+    ratios = _half_sharpes(r, n_blocks)  # (C, N), of the half that each combination takes in
+    # The combinations come in lexicographic order, so the complement of the first is the last, and so on inwards.
+    elsewhere = ratios[::-1]
+    chosen = ratios.argmax(axis=1)
+    row = np.arange(len(chosen))
+    in_sample, out_of_sample = ratios[row, chosen], elsewhere[row, chosen]
+    rank = _average_rank(elsewhere, out_of_sample)
+    logits = np.log(rank / (r.shape[1] + 1 - rank))
+    slope, intercept = _line(in_sample, out_of_sample)
+    grid = np.linspace(ratios.min(), ratios.max(), 101)
+    return Overfitting(
+        pbo=float(np.mean(logits <= 0.0)),
+        logits=logits,
+        chosen=chosen,
+        in_sample=in_sample,
+        out_of_sample=out_of_sample,
+        degradation_slope=slope,
+        degradation_intercept=intercept,
+        probability_of_loss=float(np.mean(out_of_sample < 0.0)),
+        sharpe_grid=grid,
+        chosen_share=_share_up_to(grid, out_of_sample),
+        any_share=_share_up_to(grid, ratios.ravel()),
+    )
+
+
+def _checked(returns: ArrayLike, n_blocks: int) -> np.ndarray:
+    r = np.asarray(returns, dtype=np.float64)
+    if n_blocks % 2 or not 2 <= n_blocks <= MAX_BLOCKS:
+        raise ValueError(f"n_blocks is an even number from 2 to {MAX_BLOCKS}; received {n_blocks}")
+    if r.ndim != 2 or r.shape[1] < 2 or r.shape[0] < 2 * n_blocks:
+        raise ValueError(
+            f"returns are (T, N) with 2 trials or more and at least {2 * n_blocks} bars, 2 a block; received {r.shape}"
+        )
+    broken = np.flatnonzero(~np.isfinite(r).all(axis=0))
+    if broken.size:
+        raise ValueError(f"trials {broken.tolist()} have returns that are not finite; leave them out")
+    return r
+
+
+def _half_sharpes(r: np.ndarray, n_blocks: int) -> np.ndarray:
+    """(C, N) Sharpe ratios of every half of the blocks, from each block's sums of returns and of their squares."""
+    centre = r.mean(axis=0)  # sums of squares around it keep their digits
+    edges = np.linspace(0, len(r), n_blocks + 1).astype(np.int64)
+    length = np.diff(edges).astype(np.float64)  # (S,)
+    sums = np.add.reduceat(r - centre, edges[:-1], axis=0)  # (S, N)
+    squares = np.add.reduceat((r - centre) ** 2, edges[:-1], axis=0)
+    moves = np.add.reduceat(r != 0.0, edges[:-1], axis=0, dtype=np.float64)
+    halves = np.array(list(combinations(range(n_blocks), n_blocks // 2)))
+    ratios = np.empty((len(halves), r.shape[1]))
+    for first in range(0, len(halves), CHUNK):
+        half = halves[first : first + CHUNK]
+        takes_in = np.zeros((len(half), n_blocks))  # (CHUNK, S)
+        np.put_along_axis(takes_in, half, 1.0, axis=1)
+        n = (takes_in @ length)[:, None]
+        mean = takes_in @ sums / n
+        square = takes_in @ squares
+        spread_square = square - n * mean**2  # times n - 1
+        has_no_spread = spread_square <= 1e-12 * square
+        is_idle = takes_in @ moves == 0.0
+        _refuse_constant(has_no_spread & ~is_idle)
+        deviation = np.sqrt(np.where(has_no_spread, 1.0, spread_square) / (n - 1.0))
+        ratios[first : first + CHUNK] = np.where(is_idle, 0.0, (mean + centre) / deviation)
+    return ratios
+
+
+def _refuse_constant(is_constant: np.ndarray) -> None:
+    columns = np.flatnonzero(is_constant.any(axis=0))
+    if columns.size:
+        raise ValueError(
+            f"trials {columns.tolist()} have a constant return other than 0 over half of the bars, and so no Sharpe "
+            "ratio; leave them out"
+        )
+
+
+def _average_rank(ratios: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """(C,) rank of `own` (C,) among the (C, N) ratios that include it, from 1 for the lowest; equals share theirs."""
+    rank = np.empty(len(own))
+    for first in range(0, len(own), CHUNK):
+        rows, mine = ratios[first : first + CHUNK], own[first : first + CHUNK, None]
+        # Rounding of the sums differs by column, by less than this.
+        is_equal = np.abs(rows - mine) <= LEAST_RELATIVE_SPREAD * np.abs(mine) + 1e-12
+        n_below = np.count_nonzero((rows < mine) & ~is_equal, axis=1)
+        rank[first : first + CHUNK] = n_below + (np.count_nonzero(is_equal, axis=1) + 1) / 2.0
+    return rank
+
+
+def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Slope and intercept by least squares; nan where x does not vary."""
+    deviation = x - x.mean()
+    variation = float(deviation @ deviation)
+    if variation <= (LEAST_RELATIVE_SPREAD * float(np.abs(x).max())) ** 2 * x.size:
+        return nan, nan
+    slope = float(deviation @ y) / variation
+    return slope, float(y.mean() - slope * x.mean())
+
+
+def _share_up_to(grid: np.ndarray, values: np.ndarray) -> np.ndarray:
+    counts = np.histogram(values, np.concatenate([[-inf], np.nextafter(grid, inf), [inf]]))[0]
+    return np.cumsum(counts)[:-1] / values.size
+
+
+# ------------------------------------------------------------------------------------------------------- in plain words
+def verdict(estimate: SharpeEstimate, search: Search, bars_per_year: float, pbo: float | None = None) -> str:
+    """What the figures say about the winner of a study, in a few sentences.
+
+    Evidence of skill takes a deflated Sharpe of `LEAST_CONFIDENCE` or more and a PBO of at most `LARGEST_PBO`; a PBO
+    between that and one half makes it weak, a higher one none.
+
+    Args:
+        estimate: the winner.
+        search: all trials it was chosen from.
+        bars_per_year: from the real bar spacing.
+        pbo: None where it was not computed.
+    """
+    confidence = deflated_sharpe(estimate, search)
+    trials = f"{search.n_trials:.4g} trial{'' if search.n_trials == 1 else 's'}"
+    if not isfinite(confidence) or (pbo is not None and isnan(pbo)):
+        return f"With {trials}, the winner cannot be judged: a figure is not defined. Not evidence of skill."
+    luck, won = (ratio * sqrt(bars_per_year) for ratio in (expected_maximum_sharpe(search), estimate.sharpe))
+    found = (
+        f"With {trials}, luck alone would be expected to produce an annual Sharpe of {luck:.2f}; the winner's is "
+        f"{won:.2f}. Confidence that its true Sharpe is above zero after accounting for the search: "
+        f"{_percent(confidence)}."
+    )
+    if pbo is not None:
+        found += " The trial that is best on half of the data ends in the lower half on the rest "
+        found += f"{_percent(pbo, np.ceil)} of the time."
+    return f"{found} {_conclusion(confidence, pbo)}"
+
+
+def _conclusion(confidence: float, pbo: float | None) -> str:
+    if confidence < LEAST_CONFIDENCE:
+        return f"Not evidence of skill ({_percent(LEAST_CONFIDENCE)} is needed)."
+    if pbo is None:
+        return "Evidence of skill by this test alone; whether the choice is overfitted was not tested."
+    if pbo > 0.5:
+        return "Not evidence of skill: choosing the best trial does worse than chance."
+    if pbo > LARGEST_PBO:
+        return f"Weak evidence of skill ({_percent(LARGEST_PBO)} at most is asked for)."
+    return "Evidence of skill by both tests."
+
+
+def _percent(share: float, rounding: np.ufunc = np.floor) -> str:
+    """Rounded against the winner, so that a figure never looks better than the threshold it missed."""
+    tenths = rounding(round(share * 1000.0, 6))
+    return f"{tenths / 10.0:.1f} %"
