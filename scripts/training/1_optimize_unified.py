@@ -15,7 +15,7 @@ try:
     from optuna.exceptions import StorageInternalError
 
     from market.errors import DatasetError
-    from train.study.data import MODES, TIMEFRAMES, SplitPlan, StudyError
+    from train.study.data import COMBINATORIAL_MODES, HOLDOUT_FRACTION, MODES, TIMEFRAMES, SplitPlan, StudyError
     from train.study.session import PRUNERS, StudyRequest, run_study
     from train.study.storage import DEFAULT_STORAGE, absolute_url
     from train.validation.splits import SplitError
@@ -28,9 +28,9 @@ except ModuleNotFoundError as missing:
 
 EPILOG = """
 The same command continues a study: trials that finished stay, a killed one is tried again, and --n-trials counts all of
-them. A study of the same name with other data, splits, search space, --seed, --n-envs, --volume-30d or other rules is
-refused. Relative paths are taken from the current directory; the defaults lie in the repository. Results, one folder
-per trial and split: <results-dir>/<study-name>/. Exit code: 0 when the study has a completed trial, 1 when none
+them. A study of the same name with other data, --holdout, splits, search space, --seed, --n-envs, --volume-30d or other
+rules is refused. Relative paths are taken from the current directory; the defaults lie in the repository. Results, one
+folder per trial and split: <results-dir>/<study-name>/. Exit code: 0 when the study has a completed trial, 1 when none
 completed or trials failed again and again, 2 for a bad flag, 130 or 143 when stopped by Ctrl-C or kill."""
 
 
@@ -55,11 +55,19 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--results-dir", type=Path, metavar="DIR", help="(default: train_results)")
     p.add_argument("--resume", action="store_true", help="the study must exist; an error otherwise")
     p.add_argument("--mode", choices=MODES, default="standard",
-                   help="standard: combinatorial purged splits; rolling: walk forward; multi-timeframe: standard, and "
-                   "trials choose among the data sets <timeframe> beside --data-dir, cut to the period all cover")
+                   help="standard: combinatorial purged splits; rolling: walk forward, training on the two blocks "
+                   "before the test block; expanding: on all blocks before it; kfold: purged k-fold, on all other "
+                   "blocks; multi-timeframe: standard, and trials choose among the data sets <timeframe> beside "
+                   "--data-dir, cut to the period all cover")
     p.add_argument("--num-paths", type=int, default=3,
-                   help="with k = 2 the full test paths, of num_paths + 1 groups; rolling: test blocks (default 3)")
-    p.add_argument("--k-test-groups", type=int, help="groups tested together (default 2); not for rolling mode")
+                   help="standard: with k = 2 the full test paths, of num_paths + 1 groups; rolling, expanding and "
+                   "kfold: test blocks (default 3)")
+    p.add_argument("--k-test-groups", type=int,
+                   help="groups tested together (default 2); standard and multi-timeframe mode only")
+    p.add_argument("--holdout", type=float, default=HOLDOUT_FRACTION, metavar="FRACTION",
+                   help="last part of the data, cut off before the study begins: no trial sees it, and the winner is "
+                   f"scored on it once, when the study first reaches --n-trials (default {HOLDOUT_FRACTION}); 0 holds "
+                   "nothing out, so that nothing is left to check the winner on")
     p.add_argument("--use-best-ranges", action="store_true", help="search the narrow ranges around known good values")
     p.add_argument("--break-step", type=int, metavar="STEPS",
                    help="environment steps per split, not the sampled 100 000 to 400 000; rounded up to whole rollouts")
@@ -82,8 +90,8 @@ def number_or_auto(text: str) -> int | None:
 
 def request(args: argparse.Namespace) -> StudyRequest:
     """The flags as a checked request; raises StudyError."""
-    if args.mode == "rolling" and args.k_test_groups is not None:
-        raise StudyError("--k-test-groups has no meaning with --mode rolling, where every test block is one group")
+    if args.mode not in COMBINATORIAL_MODES and args.k_test_groups is not None:
+        raise StudyError(f"--k-test-groups has no meaning with --mode {args.mode}, where a test block is one group")
     here = Path.cwd()
     return StudyRequest(
         n_trials=args.n_trials,
@@ -91,7 +99,8 @@ def request(args: argparse.Namespace) -> StudyRequest:
         storage=absolute_url(args.storage, here) if args.storage else absolute_url(DEFAULT_STORAGE, REPO),
         results_dir=here / args.results_dir if args.results_dir else REPO / "train_results",
         data_dir=here / args.data_dir if args.data_dir else REPO / "data" / (args.timeframe or "5m"),
-        plan=SplitPlan(args.mode, args.num_paths, args.k_test_groups if args.k_test_groups is not None else 2),
+        plan=SplitPlan(args.mode, args.num_paths, args.k_test_groups if args.k_test_groups is not None else 2,
+                       args.holdout),
         timeframe=args.timeframe,
         tickers=tuple(args.tickers) if args.tickers else None,
         gpu_id=args.gpu,

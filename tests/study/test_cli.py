@@ -73,6 +73,16 @@ def test_a_study_reaches_its_target_exactly_and_the_same_command_adds_nothing(tm
         assert words in first.stdout
     assert "\x1b" not in first.stdout + first.stderr
     values = [t.value for t in load(tmp_path).trials]
+    assert "hold-out: the last 450 bars of 5m" in first.stdout
+    assert "on 450 bars that no trial saw" in first.stdout
+    score = tmp_path / "results" / "s" / "holdout.json"
+    scored = json.loads(score.read_text())
+    assert (scored["trial"], len(scored["policies"])) == (load(tmp_path).best_trial.number, 2)
+    settings = json.loads((score.parent / f"trial_{scored['trial']}" / "settings.json").read_text())
+    assert scored["env"] == settings["env"]
+    assert scored["env"]["fee_rate"] > 0
+    about = json.loads((score.parent / "study.json").read_text())["holdout"]["5m"]
+    assert about == scored["holdout"]
     second = call(arguments, tmp_path)
     assert second.returncode == 0, second.stderr
     assert states(tmp_path) == {"COMPLETE": 2}
@@ -80,6 +90,7 @@ def test_a_study_reaches_its_target_exactly_and_the_same_command_adds_nothing(tm
     third = call(command(tmp_path, market_folder, "--n-trials", "3", "--resume", "--pruner", "none"), tmp_path)
     assert third.returncode == 0, third.stderr
     assert states(tmp_path) == {"COMPLETE": 3}
+    assert json.loads(score.read_text()) == scored  # once, whatever came later
     check_files(tmp_path / "results" / "s")
 
 
@@ -165,6 +176,10 @@ REFUSED = {
     "timeframe of other data": (("--timeframe", "1h"), "--timeframe 1h"),
     "too many groups": (("--k-test-groups", "2"), "--k-test-groups"),
     "k in rolling mode": (("--mode", "rolling"), "--k-test-groups has no meaning"),
+    "k in expanding mode": (("--mode", "expanding"), "--mode expanding, where a test block is one group"),
+    "k in kfold mode": (("--mode", "kfold"), "--mode kfold, where a test block is one group"),
+    "all held out": (("--holdout", "1"), "--holdout is a fraction of the data"),
+    "too little held out": (("--holdout", "0.001"), "--holdout 0.001 holds 0 bars of 5m out that can be traded"),
     "one timeframe only": (("--mode", "multi-timeframe"), "fewer than two"),
     "episode too long": (("--episode-bars", "100000"), "--episode-bars 100000"),
     "budget too small": (("--break-step", "10"), "--break-step must be at least"),
@@ -215,6 +230,7 @@ def test_another_search_space_on_an_old_study_is_refused(tmp_path, market_folder
         (("--use-best-ranges",), "another search space"),
         (("--break-step", "600"), "total_env_steps is given: 512 there and given: 600 here"),
         (("--tickers", "BTC", "ETH"), "another data_sha256"),
+        (("--holdout", "0.2"), "has --holdout 0.15, not 0.2"),
         (("--seed", "7"), "another run: seed is 0 there and 7 here"),
         (("--n-envs", "2"), "another run: n_envs is 4 there and 2 here"),
     ):
@@ -295,6 +311,7 @@ def test_help_names_every_flag_and_the_script_runs_from_any_folder(tmp_path):
     assert "rounded up to whole rollouts" in " ".join(done.stdout.split())
     for flag in (
         "n-trials", "gpu", "break-step", "study-name", "storage", "mode", "timeframe", "use-best-ranges", "num-paths",
-        "k-test-groups", "tickers", "data-dir", "n-envs", "episode-bars", "seed", "timeout", "resume", "volume-30d",
+        "k-test-groups", "holdout", "tickers", "data-dir", "n-envs", "episode-bars", "seed", "timeout", "resume",
+        "volume-30d",
     ):  # fmt: skip
         assert f"--{flag} " in done.stdout or f"--{flag}\n" in done.stdout

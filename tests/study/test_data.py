@@ -113,11 +113,27 @@ def test_timeframes_of_other_markets_are_refused(market):
             common_market([market, other])
 
 
-def test_rolling_folds_train_before_their_test(market):
-    data = fold_data(market, SplitPlan("rolling", 3, 2))
+@pytest.mark.parametrize("mode", ["rolling", "expanding"])
+def test_walk_forward_folds_train_before_their_test(market, mode):
+    data = fold_data(market, SplitPlan(mode, 3, 2))
     assert len(data.folds) == 3
     for fold in data.folds:
         assert max(b for _, b in (*fold.fit, *fold.validation)) <= fold.test[0][0] - data.purge_bars
+
+
+def test_an_expanding_window_keeps_the_oldest_bars(market):
+    first_bars = {
+        mode: [fold.fit[0][0] for fold in fold_data(market, SplitPlan(mode, 3, 2)).folds]
+        for mode in ("rolling", "expanding")
+    }
+    assert first_bars == {"rolling": [0, 600, 1200], "expanding": [0, 0, 0]}
+
+
+def test_kfold_tests_every_bar_once(market):
+    data = fold_data(market, SplitPlan("kfold", 3, 2))
+    assert [fold.test for fold in data.folds] == [((0, 1000),), ((1000, 2000),), ((2000, 3000),)]
+    with pytest.raises(StudyError, match=r"--num-paths must be at least 2 with --mode kfold"):
+        SplitPlan("kfold", 1, 1)
 
 
 def test_a_missing_folder_says_how_to_build_one(tmp_path):

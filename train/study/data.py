@@ -1,7 +1,11 @@
 """What the trials of a study share: the data sets, cut into folds, the same for every trial.
 
-A fold is a split with a validation slice: fit bars, validation bars (choose the checkpoint), test bars (score). The
-distances use the largest lookback of the search space, so the bars of a fold do not depend on a trial's settings.
+Before anything else the last part of the data is cut off, the hold-out: no fold, search space or trial gets an object
+that contains its rows. It is recorded by its hash and scored once, for the study's winner (`train.study.holdout`).
+
+A fold is a split of the rest with a validation slice: fit bars, validation bars (choose the checkpoint), test bars
+(score). The distances use the largest lookback of the search space, so the bars of a fold do not depend on a trial's
+settings.
 """
 
 from __future__ import annotations
@@ -9,7 +13,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +28,10 @@ from train.validation.splits import (
     Split,
     bars_in,
     combinatorial_purged_splits,
+    expanding_splits,
+    purged_kfold_splits,
     rolling_splits,
+    subtract,
     validation_cut,
     with_warmup,
 )
@@ -32,8 +39,10 @@ from train.validation.splits import (
 logger = logging.getLogger(__name__)
 
 TIMEFRAMES = ("5m", "15m", "30m", "1h", "4h", "12h", "1d")
-MODES = ("standard", "multi-timeframe", "rolling")
-ROLLING_TRAIN_GROUPS = 2  # length of a walk-forward training window, in test blocks
+MODES = ("standard", "rolling", "expanding", "kfold", "multi-timeframe")
+COMBINATORIAL_MODES = ("standard", "multi-timeframe")  # the others test every block alone
+WALK_FORWARD_TRAIN_GROUPS = 2  # length of the (first) walk-forward training window, in test blocks
+HOLDOUT_FRACTION = 0.15  # of the data, its last part
 FILL_DELAY_BARS = 1  # an order decided on bar t is filled on bar t + 1
 EMBARGO_FRACTION = 0.01  # of all bars (Lopez de Prado 2018, section 7.4.2)
 VALIDATION_FRACTION = 0.15  # of every training segment
@@ -49,14 +58,21 @@ class SplitPlan:
     """How the data is divided; part of a study's identity."""
 
     mode: str  # one of MODES
-    num_paths: int
-    k_test_groups: int
+    num_paths: int  # test blocks; of the combinatorial modes one less than their groups
+    k_test_groups: int  # of the combinatorial modes
+    holdout_fraction: float = HOLDOUT_FRACTION  # of each data set, cut off its end; 0: none
 
     def __post_init__(self) -> None:
         """Refuse numbers that divide nothing."""
         if self.num_paths < 1:
             raise StudyError(f"--num-paths must be at least 1; received {self.num_paths}")
-        if self.mode != "rolling" and not 1 <= self.k_test_groups <= self.num_paths:
+        if self.mode == "kfold" and self.num_paths < 2:
+            raise StudyError(f"--num-paths must be at least 2 with --mode kfold; received {self.num_paths}")
+        if not 0.0 <= self.holdout_fraction < 1.0:
+            raise StudyError(
+                f"--holdout is a fraction of the data, at least 0 and below 1; received {self.holdout_fraction}"
+            )
+        if self.mode in COMBINATORIAL_MODES and not 1 <= self.k_test_groups <= self.num_paths:
             raise StudyError(
                 f"--k-test-groups must be between 1 and --num-paths ({self.num_paths}), because the data is cut into "
                 f"num_paths + 1 groups and one must train; received {self.k_test_groups}"
@@ -75,8 +91,33 @@ class Fold:
 
 
 @dataclass(frozen=True)
+class Holdout:
+    """Which bars of a data set are held out, without the bars themselves."""
+
+    first_time_s: int  # close of the first held-out bar, UTC
+    last_time_s: int
+    bars: int
+    purged_bars: int  # between the study's last bar and the first held-out one; of neither
+    sha256: str  # of the held-out bars and the purged ones before them, which an observation reaches back to
+    parent_sha256: str  # of the data set on disk
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class HoldoutRows:
+    """The held-out bars themselves; no trial is given one."""
+
+    dataset: Dataset  # purged bars, to be observed only, then held-out ones
+    blocks: Segments  # held-out bars, cut at the seams
+    about: Holdout
+
+
+@dataclass(frozen=True)
 class FoldedData:
-    """A data set and its folds."""
+    """A data set without its hold-out, and its folds."""
 
     timeframe: str
     dataset: Dataset
@@ -84,6 +125,7 @@ class FoldedData:
     purge_bars: int
     embargo_bars: int
     parent_sha256: str  # of the data set on disk, before coins were chosen and bars cut
+    holdout: Holdout | None = None
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -112,6 +154,16 @@ def load_study_data(
     Raises:
         StudyError, DatasetError, SplitError: one line that says what is wrong and what to do.
     """
+    return tuple(
+        fold_data(study, plan, parent, rows.about if rows else None)
+        for study, rows, parent in cut_data(data_dir, timeframe, tickers, plan)
+    )
+
+
+def cut_data(
+    data_dir: Path, timeframe: str | None, tickers: Sequence[str] | None, plan: SplitPlan
+) -> list[tuple[Dataset, HoldoutRows | None, str]]:
+    """The data sets of a study, each cut in two: (bars of the study, hold-out, hash of the data set on disk)."""
     folder = _dataset_folder(data_dir, timeframe)
     folders = _siblings(folder) if plan.mode == "multi-timeframe" else (folder,)
     datasets = [load_dataset(f) for f in folders]
@@ -121,22 +173,65 @@ def load_study_data(
             f"--timeframe {timeframe}: {folder} holds {own} bars; pass --timeframe {own} or another folder"
         )
     chosen = common_market([select_tickers(dataset, tickers) for dataset in datasets])
-    return tuple(fold_data(cut, plan, parent.sha256) for cut, parent in zip(chosen, datasets, strict=True))
+    parents = [dataset.sha256 for dataset in datasets]
+    cut = cut_holdout(chosen, plan.holdout_fraction, parents)
+    return [(study, rows, parent) for (study, rows), parent in zip(cut, parents, strict=True)]
 
 
-def fold_data(dataset: Dataset, plan: SplitPlan, parent_sha256: str | None = None) -> FoldedData:
-    """Divide a data set and cut the validation slices."""
-    purge = MAX_LOOKBACK + dataset.warmup_bars + FILL_DELAY_BARS
+def cut_holdout(
+    datasets: Sequence[Dataset], fraction: float, parents: Sequence[str]
+) -> list[tuple[Dataset, HoldoutRows | None]]:
+    """Cut the last `fraction` off, the purge before it.
+
+    Data sets of several timeframes are all cut at one time, and their bars for the study end at one time, so that
+    trials in different timeframes are compared on the same period: the longest bars have the longest purge, and the
+    others lose as much.
+
+    Args:
+        datasets: of one market, the shortest bars first.
+        fraction: of the bars; 0 holds nothing out.
+        parents: hash of each data set on disk.
+
+    Raises:
+        StudyError: too few bars for the study, or too few held out to say anything.
+    """
+    if fraction == 0.0:
+        return [(dataset, None) for dataset in datasets]
+    longest = datasets[-1]  # its bars open when shorter ones do
+    first = len(longest.time) - max(math.floor(fraction * len(longest.time)), 1)
+    opens_s = int(longest.time[first]) - longest.bar_seconds
+    firsts = [int(np.searchsorted(d.time, opens_s + d.bar_seconds)) for d in datasets]
+    purges = [purge_bars_of(d) for d in datasets]
+    for d, row, purge in zip(datasets, firsts, purges, strict=True):
+        if row <= purge:
+            raise StudyError(
+                f"--holdout {fraction:g} leaves {row} bars of {timeframe_name(d.bar_seconds)} before it, and {purge} "
+                "of them are purged; give more data, or a smaller fraction"
+            )
+    closes_s = min(int(d.time[row - purge - 1]) for d, row, purge in zip(datasets, firsts, purges, strict=True))
+    lasts = [int(np.searchsorted(d.time, closes_s, side="right")) for d in datasets]
+    return [
+        (d.with_rows(0, last), _holdout_rows(d, last, row, fraction, parent))
+        for d, last, row, parent in zip(datasets, lasts, firsts, parents, strict=True)
+    ]
+
+
+def purge_bars_of(dataset: Dataset) -> int:
+    """How far information reaches: the longest observation, the bars its features need, and an order's delay."""
+    return MAX_LOOKBACK + dataset.warmup_bars + FILL_DELAY_BARS
+
+
+def fold_data(
+    dataset: Dataset, plan: SplitPlan, parent_sha256: str | None = None, holdout: Holdout | None = None
+) -> FoldedData:
+    """Divide a data set, from which the hold-out was cut off already, and cut the validation slices."""
+    purge = purge_bars_of(dataset)
     embargo = math.ceil(EMBARGO_FRACTION * bars_in(dataset.segments))
     min_train = MAX_LOOKBACK + LEAST_EPISODE_BARS
-    if plan.mode == "rolling":
-        splits = rolling_splits(dataset.segments, plan.num_paths, ROLLING_TRAIN_GROUPS, purge, embargo, min_train)
-    else:
-        groups = plan.num_paths + 1
-        splits = combinatorial_purged_splits(dataset.segments, groups, plan.k_test_groups, purge, embargo, min_train)
+    splits = _splits(dataset.segments, plan, purge, embargo, min_train)
     folds = tuple(_fold(i, split, dataset, purge, min_train) for i, split in enumerate(splits))
     parent = parent_sha256 or dataset.sha256
-    return FoldedData(timeframe_name(dataset.bar_seconds), dataset, folds, purge, embargo, parent)
+    return FoldedData(timeframe_name(dataset.bar_seconds), dataset, folds, purge, embargo, parent, holdout)
 
 
 def select_tickers(dataset: Dataset, tickers: Sequence[str] | None) -> Dataset:
@@ -197,6 +292,34 @@ def _cut_to(dataset: Dataset, opens_s: int, closes_s: int) -> Dataset:
         raise StudyError(f"--mode multi-timeframe: {name} has no bar in the period that all data sets cover")
     logger.info("multi-timeframe: %d of %d bars of %s lie in the period that all share", b - a, len(time_s), name)
     return dataset.with_rows(a, b)
+
+
+def _holdout_rows(dataset: Dataset, study_last: int, first: int, fraction: float, parent: str) -> HoldoutRows:
+    """Rows from `study_last` on, of which those from `first` on are held out and the others purged."""
+    n_rows, purged = len(dataset.time), first - study_last
+    rows = dataset.with_rows(study_last, n_rows)
+    blocks = subtract(rows.segments, [(0, purged)])
+    traded = bars_in(with_warmup(blocks, rows.segments, 1, MAX_LOOKBACK))
+    if traded < LEAST_TRADED_BARS:
+        raise StudyError(
+            f"--holdout {fraction:g} holds {traded} bars of {timeframe_name(dataset.bar_seconds)} out that can be "
+            f"traded, and {LEAST_TRADED_BARS} are the least that say anything; give more data, a larger fraction, or 0"
+        )
+    times = {"first_time_s": int(dataset.time[first]), "last_time_s": int(dataset.time[-1])}
+    about = Holdout(**times, bars=n_rows - first, purged_bars=purged, sha256=rows.sha256, parent_sha256=parent)
+    return HoldoutRows(rows, blocks, about)
+
+
+def _splits(segments: Segments, plan: SplitPlan, purge: int, embargo: int, min_train: int) -> tuple[Split, ...]:
+    """The design that the mode names."""
+    n, window = plan.num_paths, WALK_FORWARD_TRAIN_GROUPS
+    if plan.mode == "rolling":
+        return rolling_splits(segments, n, window, purge, embargo, min_train)
+    if plan.mode == "expanding":
+        return expanding_splits(segments, n, window, purge, embargo, min_train)
+    if plan.mode == "kfold":
+        return purged_kfold_splits(segments, n, purge, embargo, min_train)
+    return combinatorial_purged_splits(segments, n + 1, plan.k_test_groups, purge, embargo, min_train)
 
 
 def _fold(index: int, split: Split, dataset: Dataset, purge_bars: int, min_fit_bars: int) -> Fold:

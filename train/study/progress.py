@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from train.study.data import Fold, FoldedData
 from train.study.search_space import Resolved, Space, expected_env_steps
-from train.study.storage import FAILURE, n_finished
+from train.study.storage import FAILURE, HOLDOUT_SCORE, IDENTITY, n_finished
 from train.validation.splits import Segments, bars_in
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ def log_data(data: Sequence[FoldedData]) -> None:
         )  # fmt: skip
         if set_.synthetic:
             logger.warning("data: SYNTHETIC, a generated market: results say nothing about real coins")
+        _log_holdout(d)
         logger.info("splits: %d of %s, purge %d bars on both sides of a test block, embargo %d bars after it",
                     len(d.folds), d.timeframe, d.purge_bars, d.embargo_bars)  # fmt: skip
         logger.info("splits: %s", precision_text(d))
@@ -112,6 +113,19 @@ def log_data(data: Sequence[FoldedData]) -> None:
                 )  # fmt: skip
             logger.info("split %d: fit %s | validation %s | test %s", fold.index, span_text(fold.fit, d),
                         span_text(fold.validation, d), span_text(fold.test, d))  # fmt: skip
+
+
+def _log_holdout(data: FoldedData) -> None:
+    about = data.holdout
+    if about is None:
+        logger.warning("hold-out: none (--holdout 0): nothing will be left to check the best trial on")
+        return
+    logger.info(
+        "hold-out: the last %d bars of %s, %s..%s, and %d purged bars before them are cut off; no trial sees them, the "
+        "best trial is scored on them once, at the end; sha256 %s",
+        about.bars, data.timeframe, _date(about.first_time_s), _date(about.last_time_s), about.purged_bars,
+        about.sha256[:16],
+    )  # fmt: skip
 
 
 def precision_text(data: FoldedData) -> str:
@@ -187,11 +201,25 @@ def selection_text(study: optuna.Study) -> str:
     """What the best value is not: an estimate for unseen bars."""
     n = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
     if n == 1:
-        return "one completed trial; no bars were held out to check it"
+        return f"one completed trial; {check_text(study)}"
     return (
         f"the best value is the largest of {n} completed trials on these same test blocks, so it is biased upwards; "
-        "no bars were held out to check it"
+        f"{check_text(study)}"
     )
+
+
+def check_text(study: optuna.Study) -> str:
+    """What the held-out bars say of the best trial."""
+    scored, best = study.user_attrs.get(HOLDOUT_SCORE), best_trial(study)
+    if scored is not None and best is not None:
+        if scored["trial"] != best.number:
+            return f"the held-out bars were spent on trial {scored['trial']} and cannot check it"
+        mean = scored["mean_excess_sharpe"]
+        value = "is not defined for every policy" if mean is None else f"is {mean:+.2f} on average"
+        return f"on the held-out bars the excess Sharpe of its {len(scored['policies'])} policies {value}"
+    if any(study.user_attrs.get(IDENTITY, {}).get("holdout", {}).values()):
+        return "the held-out bars have not checked it yet"
+    return "no bars were held out to check it"
 
 
 def splits_text(trial: FrozenTrial) -> str:

@@ -2,6 +2,7 @@
 
     ../study.json                     the study's id, and which data it stands on
     settings.json                     resolved settings, seeds, folds, data hash, code version: enough to run it again
+    ../holdout.json                   the winner on the bars held out, written once; ../holdout/ has its equity curves
     split_<k>/policy_best.safetensors  scored on the test blocks; chosen on the validation slice
     split_<k>/policy_last.safetensors
     split_<k>/equity.npz              the account and the equal-weight portfolio on every test bar

@@ -40,7 +40,9 @@ def study_identity(
     parts = {
         # Before the data, whose hash covers the rules: a difference is told by its name.
         "venue": venue_json(market, volume_30d),
+        "--holdout": plan.holdout_fraction,
         "data_sha256": {d.timeframe: d.dataset.sha256 for d in data},
+        "holdout": {d.timeframe: d.holdout.to_json() if d.holdout else None for d in data},
         "splits": {"mode": plan.mode, "num_paths": plan.num_paths, "k_test_groups": plan.k_test_groups}
         | {d.timeframe: {"purge_bars": d.purge_bars, "embargo_bars": d.embargo_bars} for d in data}
         | {"validation_fraction": VALIDATION_FRACTION, "least_validation_bars": LEAST_TRADED_BARS},

@@ -8,6 +8,7 @@ import re
 import shlex
 import signal
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from sqlalchemy.engine import URL
 from train.env_factory import env_class_for
 from train.n_envs import Choice, buffer_bytes, choose_n_envs, free_bytes, rollout_bytes
 from train.provenance import code_version
-from train.study.data import FoldedData, SplitPlan, StudyError, load_study_data
+from train.study.data import FoldedData, HoldoutRows, SplitPlan, StudyError, load_study_data
+from train.study.holdout import load_holdout, score_winner
 from train.study.interruption import Interruption
 from train.study.objective import Objective, RunSettings
 from train.study.plot import plot_study
@@ -128,6 +130,7 @@ def run_study(request: StudyRequest) -> int:
         pruner=make_pruner(request.pruner),
     )
     about = {"synthetic": data[0].dataset.synthetic, "data": [d.origin for d in data]}
+    about |= {"holdout": {d.timeframe: d.holdout.to_json() if d.holdout else None for d in data}}
     folder = study_folder(request.results_dir, study.study_name, study.user_attrs["uuid"], about)
     log_data(data)
     log_venue(data[0], request.volume_30d)
@@ -143,6 +146,10 @@ def run_study(request: StudyRequest) -> int:
         objective = Objective(space, data, run, reporter, interruption)
         limits = Limits(request.n_trials, request.timeout_s)
         ending = run_worker(study, objective, request.storage, limits, interruption)
+    is_over = ending == Ending() and n_finished(study) >= request.n_trials
+    best = best_trial(study)
+    if is_over and best is not None:
+        score_winner(study, best, folder, data, lambda: _holdout_rows(request, data), request.gpu_id)
     return _conclude(study, ending, folder, request)
 
 
@@ -242,6 +249,12 @@ def make_pruner(name: str) -> optuna.pruners.BasePruner:
         return optuna.pruners.NopPruner()
     with experimental_allowed():
         return optuna.pruners.WilcoxonPruner(p_threshold=PRUNING_P, n_startup_steps=2)
+
+
+def _holdout_rows(request: StudyRequest, data: tuple[FoldedData, ...]) -> Mapping[str, HoldoutRows]:
+    """The bars that the study held out, read anew."""
+    known = {d.timeframe: d.holdout for d in data}
+    return load_holdout(request.data_dir, request.timeframe, request.tickers, request.plan, known)
 
 
 def _conclude(study: optuna.Study, ending: Ending, folder: Path, request: StudyRequest) -> int:

@@ -20,6 +20,8 @@ from train.study.search_space import MAX_LOOKBACK, Resolved
 from train.validation.metrics import Metrics, measure
 from train.validation.splits import Segments, with_warmup
 
+NOT_OF_EQUAL_WEIGHT = ("turnover", "fees", "trades")
+
 
 @dataclass(frozen=True)
 class SplitOutcome:
@@ -99,7 +101,12 @@ def equal_weight_metrics(records: Sequence[EpisodeRecord], bars_per_year: float)
 
 
 def outcome_json(outcome: SplitOutcome) -> dict[str, Any]:
-    """Plain values; what is undefined becomes null.
+    """Plain values; what is undefined becomes null."""
+    return figures_json({**asdict(outcome), "excess_sharpe": outcome.excess_sharpe})
+
+
+def figures_json(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures under "agent" and "equal_weight", and others, as plain values.
 
     The equal-weight portfolio's equity has paid its entry fee, but its trades are not kept: it has no such figures.
     """
@@ -109,10 +116,8 @@ def outcome_json(outcome: SplitOutcome) -> dict[str, Any]:
             return {name: plain(item) for name, item in value.items()}
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    content: dict[str, Any] = {**asdict(outcome), "excess_sharpe": outcome.excess_sharpe}
-    for name in ("turnover", "fees", "trades"):
-        del content["equal_weight"][name]
-    return plain(content)
+    others = {name: value for name, value in content["equal_weight"].items() if name not in NOT_OF_EQUAL_WEIGHT}
+    return plain(dict(content) | {"equal_weight": others})
 
 
 def _traded_config(data: FoldedData, blocks: Segments, lookback: int) -> dict[str, Any] | None:

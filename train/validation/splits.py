@@ -1,5 +1,8 @@
 """Which bars train and which bars test: purged splits over a list of contiguous segments.
 
+Four designs: combinatorial (every choice of k groups is tested), k-fold (k = 1), and walk-forward with a training
+window that rolls or expands. The first two train on both sides of a test block, the last two only before it.
+
 Bars are numbered over the whole data set; a segment `(first, last_exclusive)` is a run of bars without a gap. Every
 list of blocks made here is cut at the data's own seams, so no episode, lookback window or return can cross one.
 
@@ -18,13 +21,14 @@ Distances count bars, and a seam counts as no distance: gaps in time only make t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from math import comb
 
 Segment = tuple[int, int]  # first, last_exclusive
 Segments = tuple[Segment, ...]
+FullPath = tuple[tuple[int, int], ...]  # (index of a split, index of a block in its `test`), in time order
 
 
 class SplitError(ValueError):
@@ -95,13 +99,72 @@ def rolling_splits(
         raise SplitError(
             f"rolling splits need at least 1 fold and 1 training group; received {n_folds}, {train_groups}"
         )
-    groups = cut_into_groups(segments, n_folds + train_groups)
-    edges = _group_edges(segments, n_folds + train_groups)
-    windows = [_by_position(segments, edges[i], edges[i + train_groups]) for i in range(n_folds)]
-    return tuple(
-        _split(segments, groups, (i + train_groups,), window, purge_bars, embargo_bars, min_train_bars)
-        for i, window in enumerate(windows)
-    )
+    first_groups = range(n_folds)
+    return _walk_forward(segments, first_groups, train_groups, purge_bars, embargo_bars, min_train_bars)
+
+
+def expanding_splits(
+    segments: Sequence[Segment],
+    n_folds: int,
+    first_train_groups: int,
+    purge_bars: int,
+    embargo_bars: int = 0,
+    min_train_bars: int = 2,
+) -> tuple[Split, ...]:
+    """Walk forward with a window that grows: train on everything before the test block, which moves on by one group.
+
+    The data is cut into `n_folds + first_train_groups` groups, as for `rolling_splits`: both test the same blocks, and
+    this one trains on what the other trains on and on all that came before it.
+    """
+    check_segments(segments)
+    if n_folds < 1 or first_train_groups < 1:
+        raise SplitError(
+            f"expanding splits need at least 1 fold and 1 training group; received {n_folds}, {first_train_groups}"
+        )
+    first_groups = [0] * n_folds
+    return _walk_forward(segments, first_groups, first_train_groups, purge_bars, embargo_bars, min_train_bars)
+
+
+def purged_kfold_splits(
+    segments: Sequence[Segment],
+    n_folds: int,
+    purge_bars: int,
+    embargo_bars: int,
+    min_train_bars: int = 2,
+) -> tuple[Split, ...]:
+    """Each of `n_folds` groups is tested once, in time order, and the rest trains (Lopez de Prado 2018, section 7.4).
+
+    The combinatorial design with one test group: one path, and training data on both sides of a test block.
+    """
+    if n_folds < 2:
+        raise SplitError(f"purged k-fold needs at least 2 folds, of which one is tested; received {n_folds}")
+    return combinatorial_purged_splits(segments, n_folds, 1, purge_bars, embargo_bars, min_train_bars)
+
+
+def recombined_paths(splits: Sequence[Split]) -> tuple[FullPath, ...]:
+    """The full paths that the test blocks of a design join to, each through every tested bar once, in time order.
+
+    Path p takes, for every group, the p-th of the splits that test it. A combinatorial design has
+    C(n_groups - 1, k_test_groups - 1) paths, the other designs one. A seam cuts a group into several blocks, all of
+    which the path takes from the same split.
+
+    Returns:
+        Per path its parts, each (index of the split, index of the block in that split's `test`).
+
+    Raises:
+        SplitError: some groups are tested more often than others, so no full path exists.
+    """
+    testers: dict[int, list[int]] = {}  # group -> the splits that test it
+    for i, split in enumerate(splits):
+        for group in sorted(set(split.test_groups)):
+            testers.setdefault(group, []).append(i)
+    counts = {len(indices) for indices in testers.values()}
+    if len(counts) != 1:
+        raise SplitError(
+            f"paths need every group tested equally often; the {len(splits)} splits test some groups {min(counts)} "
+            f"and others {max(counts)} times" if counts else "there are no splits to join to paths"
+        )
+    return tuple(tuple(_path_parts(splits, testers, p)) for p in range(counts.pop()))
 
 
 def n_paths(n_groups: int, k_test_groups: int) -> int:
@@ -197,6 +260,31 @@ def _group_edges(segments: Sequence[Segment], n_groups: int) -> list[int]:
     if total < n_groups:
         raise SplitError(f"{total} bars cannot be cut into {n_groups} groups; give more bars or fewer groups")
     return [total * i // n_groups for i in range(n_groups + 1)]
+
+
+def _walk_forward(
+    segments: Sequence[Segment],
+    first_groups: Sequence[int],
+    train_groups: int,
+    purge_bars: int,
+    embargo_bars: int,
+    min_train_bars: int,
+) -> tuple[Split, ...]:
+    """Fold i tests group i + `train_groups` and trains on the groups from `first_groups[i]` up to it."""
+    n_groups = len(first_groups) + train_groups
+    groups, edges = cut_into_groups(segments, n_groups), _group_edges(segments, n_groups)
+    splits = []
+    for tested, first in enumerate(first_groups, start=train_groups):
+        window = _by_position(segments, edges[first], edges[tested])
+        splits.append(_split(segments, groups, (tested,), window, purge_bars, embargo_bars, min_train_bars))
+    return tuple(splits)
+
+
+def _path_parts(splits: Sequence[Split], testers: Mapping[int, Sequence[int]], path: int) -> Iterator[tuple[int, int]]:
+    """The parts of path number `path`, given which splits test which group."""
+    for group in sorted(testers):
+        split = testers[group][path]
+        yield from ((split, block) for block, g in enumerate(splits[split].test_groups) if g == group)
 
 
 def _split(
