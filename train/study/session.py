@@ -26,7 +26,7 @@ from train.study.interruption import Interruption
 from train.study.objective import Objective, RunSettings
 from train.study.plot import plot_study
 from train.study.progress import Reporter, best_trial, log_data, summary_lines
-from train.study.results import study_folder
+from train.study.results import study_folder, write_closes
 from train.study.rules import study_identity, warn_of_other_code
 from train.study.search_space import (
     FIXED_ENV,
@@ -132,6 +132,8 @@ def run_study(request: StudyRequest) -> int:
     about = {"synthetic": data[0].dataset.synthetic, "data": [d.origin for d in data]}
     about |= {"holdout": {d.timeframe: d.holdout.to_json() if d.holdout else None for d in data}}
     folder = study_folder(request.results_dir, study.study_name, study.user_attrs["uuid"], about)
+    for d in data:
+        write_closes(folder, d)
     log_data(data)
     log_venue(data[0], request.volume_30d)
     warn_of_small_budget(space)
