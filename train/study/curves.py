@@ -158,6 +158,7 @@ def _with_benchmarks(view: PathView, blocks: list[Columns], market: Market, bars
     closes = [market.close[b["bar"]] for b in blocks]
     coins = [buy_and_hold_each(close, market.costs) for close in closes]
     equal = measure_accounts([equal_weight(close, market.costs) for close in closes], bars_per_year).at()
+    wanted = float(sum(notional.sum() for notional in traded))
     drawn = np.stack([compounded([account.equity[k] for account in random]) for k in range(RANDOM_DRAWS)])
     return replace(
         view,
@@ -169,6 +170,7 @@ def _with_benchmarks(view: PathView, blocks: list[Columns], market: Market, bars
             quantiles=np.quantile(drawn, QUANTILES, axis=0),
             sharpe=measure_accounts(random, bars_per_year / every).sharpe,
             every_bars=every,
+            traded_share=float(np.mean(sum(a.turnover.sum(axis=1) for a in random))) / wanted if wanted > 0.0 else 1.0,
             share_above=float(np.mean(drawn[:, -1] >= view.agent[-1])),
         ),
     )
@@ -197,7 +199,7 @@ def compounded(equities: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-# -------------------------------------------------------------------------------------------------------------- returns
+# ------------------------------------------------------------------------------------ returns, bar by bar, of any trial
 @dataclass(frozen=True)
 class Layout:
     """Where the returns of each split go on the common axis of tested bars."""

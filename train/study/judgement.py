@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -110,36 +110,46 @@ def _numbers(
     """(name, number, what it means)."""
     root = math.sqrt(per_year)
     effective = effective_trials(np.stack([j.returns for j in judged.values()], axis=1))
-    rows = [
+    days = own.n_returns / per_year * 365
+    moments = f"skew {_text(own.skew, 2)}, kurtosis {_text(own.kurtosis, 1)}"
+    track_record = _length(minimum_track_record_length(own), per_year)
+    rows = (
         ("trials", f"{search.n_trials:.0f}", "completed and pruned: all that the best was chosen from"),
-        ("effective trials", _text(effective, 1), f"independent trials that the {len(judged)} comparable ones amount to "
-         "by their correlation; the plain number above is what is used, which claims least"),
+        ("effective trials", _text(effective, 1), f"independent ones that {len(judged)} comparable trials amount to; the "
+         "number above is used, which claims least"),
         ("variance of trials", _text(search.sharpe_variance * per_year, 2), "of their annual Sharpe ratios"),
-        ("Sharpe by luck", _text(expected_maximum_sharpe(search) * root, 2), "annual, expected of the best without skill"),
-        ("Sharpe of the best", _text(own.sharpe * root, 2), f"annual; skew {_text(own.skew, 2)}, kurtosis {_text(own.kurtosis, 1)}"),
-        ("probabilistic Sharpe", _share(probabilistic_sharpe(own)), "confidence that it is above 0, the search forgotten"),
+        ("Sharpe by luck", _text(expected_maximum_sharpe(search) * root, 2), "a year; of the best, if none had skill"),
+        ("Sharpe of the best", _text(own.sharpe * root, 2), f"a year; {moments}"),
+        ("probabilistic Sharpe", _share(probabilistic_sharpe(own)), "confidence in one above 0, were it the only trial"),
         ("deflated Sharpe", _share(deflated_sharpe(own, search)), "the same after the search; 95 % is asked for"),
-        ("deflated Sharpe of the lead", _share(deflated_sharpe(lead, search_lead)), "the same for returns minus equal weight's"),
-        ("minimum track record", _length(minimum_track_record_length(own), per_year), f"until 95 % without a search; the "
-         f"record has {own.n_returns / per_year * 365:,.0f} days"),
-    ]  # fmt: skip
+        ("deflated lead", _share(deflated_sharpe(lead, search_lead)), "the same for returns minus equal weight's"),
+        ("minimum track record", track_record, f"until 95 %, were it the only trial; there are {days:,.0f} days"),
+    )  # fmt: skip
     if overfitting is None:
         return (*rows, ("PBO", "undefined", reason))
+    slope = "slope of the Sharpe on one half against the half it was chosen by; below 0, better there was worse here"
+    loss = _share(overfitting.probability_of_loss, math.ceil)
     return (
         *rows,
-        ("PBO", _share(overfitting.pbo), f"probability of backtest overfitting, {len(judged)} trials, {BLOCKS} blocks"),
-        ("loss out of sample", _share(overfitting.probability_of_loss), "how often the choice on one half loses on the other"),
-        ("degradation", _text(overfitting.degradation_slope, 2), "slope of the Sharpe on the other half against the half "
-         "it was chosen on; 1 keeps everything, below 0 the better it looked the worse it does"),
-    )  # fmt: skip
+        (
+            "PBO",
+            _share(overfitting.pbo, math.ceil),
+            f"probability of backtest overfitting; {len(judged)} trials, {BLOCKS} blocks",
+        ),
+        ("loss out of sample", loss, "how often the choice on one half loses on the other"),
+        ("degradation", _text(overfitting.degradation_slope, 2), slope),
+    )
 
 
 def _text(value: float, decimals: int) -> str:
     return f"{value:,.{decimals}f}".replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else "undefined"
 
 
-def _share(value: float) -> str:
-    return f"{value:.1%}".replace("%", " %") if math.isfinite(value) else "undefined"
+def _share(value: float, rounding: Callable[[float], int] = math.floor) -> str:
+    """Rounded against the winner, as the verdict does."""
+    if not math.isfinite(value):
+        return "undefined"
+    return f"{rounding(round(value * 1000.0, 6)) / 10.0:.1f} %"
 
 
 def _length(n_returns: float, per_year: float) -> str:
@@ -163,8 +173,8 @@ def holdout_text(study: optuna.Study, scored: Mapping[str, Any], best: FrozenTri
         return "The file holdout.json belongs to another study, so it is not shown."
     if best is None or scored["trial"] != best.number:
         return (
-            f"Spent on trial {scored['trial']}, the best at that time; the best now cannot be checked on the same bars, "
-            "for that would be a choice by them."
+            f"Spent on trial {scored['trial']}, the best at that time; the best now cannot be checked on the same "
+            "bars, for that would be a choice by them."
         )
     about, mean, error = scored["holdout"], scored["mean_excess_sharpe"], scored["sharpe_standard_error"]
     span = f"{utc_text(about['first_time_s'])} to {utc_text(about['last_time_s'])} UTC"

@@ -37,6 +37,7 @@ from train.validation.report import FigureRow, Page, PathView, TrialView, Verdic
 logger = logging.getLogger(__name__)
 
 REPORT_FILE = "report.html"
+UNKNOWN = "not written down"
 COMMAND = "command"  # user attribute: the last command line of the study
 LEAST_FOR_IMPORTANCE = 30  # completed trials: the evaluator looks at the best tenth of them
 STATES = {
@@ -173,16 +174,16 @@ def _facts(
     facts += [(f"sha256 of the {name} data", digest) for name, digest in hashes.items()]
     facts += [
         ("coins", ", ".join(settings.get("data", {}).get("tickers", [])) or _coins(folder, hashes)),
-        ("timeframe", ", ".join(hashes) or "not written down"),
+        ("timeframe", ", ".join(hashes) or UNKNOWN),
         ("trials", ", ".join(f"{states[s]} {s}" for s in STATES.values() if states[s]) or "none"),
         ("splits", _plan_text(plan)),
         ("fee, buying and selling", _fees_text(rules)),
-        ("slippage", f"{rules['slippage_rate']:.2%} of every order" if "slippage_rate" in rules else "not written down"),
+        ("slippage", f"{rules['slippage_rate']:.2%} of every order" if "slippage_rate" in rules else UNKNOWN),
         ("venue", _venue_text(venue)),
-        ("capital", f"{rules['initial_capital']:,.0f} at each block's start" if "initial_capital" in rules else "not written down"),
+        ("capital", f"{rules['initial_capital']:,.0f} at each start" if "initial_capital" in rules else UNKNOWN),
         ("seeds", _seeds_text(run, settings)),
-        ("environments", str(run.get("n_envs", "not written down"))),
-        ("code version", ", ".join(versions) or "not written down"),
+        ("environments", str(run.get("n_envs", UNKNOWN))),
+        ("code version", ", ".join(versions) or UNKNOWN),
     ]  # fmt: skip
     return tuple((name, str(text)) for name, text in facts)
 
@@ -191,25 +192,25 @@ def _coins(folder: Path, hashes: Mapping[str, str]) -> str:
     rules = [
         read_json(path).get("data", {}).get("tickers", []) for path in sorted(folder.glob("trial_*/settings.json"))
     ]
-    return ", ".join(next((r for r in rules if r), [])) or "not written down"
+    return ", ".join(next((r for r in rules if r), [])) or UNKNOWN
 
 
 def _plan_text(plan: Mapping[str, Any]) -> str:
     if not plan:
-        return "not written down"
+        return UNKNOWN
     text = f"{plan.get('mode')}, {plan.get('num_paths')} paths"
     return text + (f", {plan['k_test_groups']} groups tested together" if plan.get("k_test_groups") else "")
 
 
 def _fees_text(rules: Mapping[str, Any]) -> str:
     if "buy_fee_rate" not in rules:
-        return "not written down"
+        return UNKNOWN
     return f"{rules['buy_fee_rate']:.3%} and {rules['sell_fee_rate']:.3%} of notional"
 
 
 def _venue_text(venue: Mapping[str, Any]) -> str:
     if not venue:
-        return "not written down"
+        return UNKNOWN
     return (
         f"{venue.get('name')}, {venue.get('volume_30d', 0.0):,.0f} USD traded in 30 days; order rules of "
         f"{venue.get('order_rules_as_of')}, fees of {venue.get('fees_as_of')}"
@@ -218,7 +219,7 @@ def _venue_text(venue: Mapping[str, Any]) -> str:
 
 def _seeds_text(run: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     of_splits = settings.get("train", {}).get("seed", [])
-    text = f"study {run.get('seed', 'not written down')}"
+    text = f"study {run.get('seed', UNKNOWN)}"
     return text + (f"; splits {', '.join(map(str, of_splits))}" if of_splits else "")
 
 
@@ -228,23 +229,23 @@ def _left_out(study: optuna.Study, settings: Mapping[str, Any], trials: Sequence
     for name, part in plan.items():
         if isinstance(part, dict) and "purge_bars" in part:
             texts.append(
-                f"{name}: {part['purge_bars']} bars are purged on both sides of every test block, and {part['embargo_bars']} "
-                "more are embargoed after it; they neither train nor test that split."
+                f"{name}: {part['purge_bars']} bars are purged on both sides of every test block, and "
+                f"{part['embargo_bars']} more are embargoed after it; they neither train nor test that split."
             )
     pruned = sum(t.state == TrialState.PRUNED for t in trials)
     if pruned:
         texts.append(
-            f"{pruned} pruned trials have no value; they count as tried in the deflated Sharpe, and not in PBO."
+            f"Pruned trials ({pruned}) have no value; they count as tried in the deflated Sharpe, and not in PBO."
         )
     failed = sum(t.state == TrialState.FAIL for t in trials)
     if failed:
-        texts.append(f"{failed} failed trials count nowhere.")
+        texts.append(f"Failed trials ({failed}) count nowhere.")
     texts.append("Only the simulator's own costs are paid: no market impact, no outages, no taxes.")
     texts.append("Bars are taken for independent in every confidence; returns that trend make them too sure.")
     return tuple(texts)
 
 
-# ---------------------------------------------------------------------------------------------------- trials and figures
+# --------------------------------------------------------------------------------------------------- trials and figures
 def _trial_view(t: FrozenTrial) -> TrialView:
     outcomes = [v for name, v in t.user_attrs.items() if name.startswith("split_") and isinstance(v, dict)]
     agents = [o["agent"] for o in outcomes if isinstance(o.get("agent"), dict)]
@@ -272,8 +273,13 @@ def _split_rows(folder: Path, best: FrozenTrial) -> list[FigureRow]:
         found = file if "agent" in file else best.user_attrs.get(f"split_{i}", {})
         if "agent" in found:
             excess = {"excess_sharpe": found.get("excess_sharpe")}
-            rows.append(FigureRow(f"split {i}", found["agent"] | excess, found["equal_weight"]))
+            rows.append(FigureRow(f"split {i}", found["agent"] | excess, _kept(found["equal_weight"])))
     return rows
+
+
+def _kept(equal_weight: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the exposure, which is not kept for it; as undefined it would look like a finding."""
+    return {name: v for name, v in equal_weight.items() if name != "exposure"}
 
 
 def _path_rows(paths: Sequence[PathView]) -> list[FigureRow]:
@@ -286,7 +292,9 @@ def _path_rows(paths: Sequence[PathView]) -> list[FigureRow]:
         other = plain(p.equal_weight_figures)
         if not p.coins:  # its trades are then not known
             other = {name: v for name, v in other.items() if name not in ("turnover", "fees", "trades", "exposure")}
-        rows.append(FigureRow(p.title.lower(), plain(p.agent_figures) | {"excess_sharpe": excess}, other))
+        rows.append(
+            FigureRow(p.title.lower().partition(" of ")[0], plain(p.agent_figures) | {"excess_sharpe": excess}, other)
+        )
     return rows
 
 
@@ -295,12 +303,12 @@ def _holdout_rows(folder: Path, page: Page) -> list[FigureRow]:
     if scored.get("trial") != page.best:
         return []
     return [
-        FigureRow(f"hold-out, policy {i}", p["agent"] | {"excess_sharpe": p.get("excess_sharpe")}, p["equal_weight"])
+        FigureRow(f"hold-out {i}", p["agent"] | {"excess_sharpe": p.get("excess_sharpe")}, _kept(p["equal_weight"]))
         for i, p in enumerate(scored.get("policies", []))
     ]
 
 
-# ------------------------------------------------------------------------------------------------ verdict, importances
+# -------------------------------------------------------------------------------- what the study as a whole says
 def _verdict(
     study: optuna.Study,
     folder: Path,

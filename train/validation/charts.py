@@ -4,8 +4,8 @@ Why not plotly: its JavaScript alone is 4.8 MB a page and does nothing on paper;
 there before the page has ended loading, and print. What is lost is zooming; a dot answers a pointer with its numbers.
 
 The drawing area is stretched to whatever room there is (`preserveAspectRatio="none"`, lines of constant width), while
-axis labels are HTML beside it, so text has the same size on a phone as on a desk. A dot is a line of length 0 with round
-ends, which stretching leaves round. All coordinates are checked numbers and all text is escaped.
+axis labels are HTML beside it, so text has the same size on a phone as on a desk. A dot is a line of length 0 with
+round ends, which stretching leaves round. All coordinates are checked numbers and all text is escaped.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ UNITS = 10_000  # of the drawing area, both ways
 MOST_POINTS = 600  # drawn of a line
 LABEL_PX = 13  # least distance of two labels beside the chart
 DAY_S = 86_400
+ROOM_CHARACTERS = 30  # of labels below a chart on a phone; with more, every other one is left out there
+MINUS = "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def _round_step(least: float) -> float:
 def _ticks(low: float, high: float, step: float) -> tuple[tuple[float, str], ...]:
     decimals = max(-math.floor(math.log10(step) + 1e-9), 0) + (f"{step:.0e}"[0] == "2" and step * 10 % 1 > 0)
     places = np.arange(math.ceil(low / step), math.floor(high / step) + 1) * step
-    return tuple((float(v), f"{v + 0.0:,.{min(decimals, 6)}f}") for v in places)
+    return tuple((float(v), f"{v + 0.0:,.{min(decimals, 6)}f}".replace("-", MINUS)) for v in places)
 
 
 def _log_ticks(low: float, high: float) -> tuple[tuple[float, str], ...]:
@@ -157,8 +159,9 @@ def _tick_units(axis: Axis) -> list[float]:
 
 
 def _axis_labels(x: Axis, y: Axis) -> str:
+    is_crowded = sum(len(text) for _, text in x.ticks) > ROOM_CHARACTERS
     across = "".join(
-        f'<span class="x{" odd" if i % 2 else ""}" style="left:{u / UNITS:.2%}">{escape(text)}</span>'
+        f'<span class="x{" odd" if is_crowded and i % 2 else ""}" style="left:{u / UNITS:.2%}">{escape(text)}</span>'
         for i, (u, (_, text)) in enumerate(zip(_tick_units(x), x.ticks, strict=True))
     )
     up = "".join(

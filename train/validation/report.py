@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
+from html import escape as escape_html
 from typing import Any
 
 import numpy as np
 
-from train.validation.charts import Axis, Band, Dots, Line, chart, count_axis, number_axis, time_axis
+from train.validation.charts import MINUS, Axis, Band, Dots, Line, chart, count_axis, number_axis, time_axis
 from train.validation.metrics import Metrics
 from train.validation.report_style import GLOSSARY, STYLE
 
@@ -25,6 +25,8 @@ KINDS = {
     "SYNTHETIC": "SYNTHETIC DATA: a generated market; nothing here says anything about real coins",
     "UNKNOWN": "DATA OF UNKNOWN ORIGIN: neither real nor synthetic is written down",
 }
+
+LONG_TEXT = 60  # characters; longer facts get twice the room
 
 Figures = Mapping[str, float | None]
 
@@ -37,6 +39,7 @@ class RandomOrders:
     quantiles: np.ndarray  # (5, R) of the compounded accounts, `QUANTILES`
     sharpe: np.ndarray  # (K,) of each account, nan where undefined
     every_bars: int  # their orders are given every so many bars
+    traded_share: float  # mean of what they traded, over what the policy did: none has room for more than its money
     share_above: float  # of the accounts that end at least as high as the policy
 
 
@@ -110,6 +113,11 @@ class Page:
     bar_seconds: int = 0
 
 
+def escape(text: str) -> str:
+    """Text as HTML; a number stays on one line with its percent sign."""
+    return escape_html(text).replace(" %", "\N{NO-BREAK SPACE}%")
+
+
 # -------------------------------------------------------------------------------------------------------------- figures
 @dataclass(frozen=True)
 class Column:
@@ -160,11 +168,11 @@ def written(value: float, form: str, bar_seconds: int = 0) -> str:
         "signed": f"{value:+,.2f}",
         "percent": f"{value * 100:,.1f} %",
         "fine percent": f"{value * 100:,.2f} %",
-        "times": f"{value:,.1f} ×",
+        "times": f"{value:,.1f} \N{MULTIPLICATION SIGN}",
         "count": f"{value:,.0f}",
         "bars": duration,
     }[form]
-    return text.replace("-", "\N{MINUS SIGN}")
+    return text.replace("-", MINUS)
 
 
 # ----------------------------------------------------------------------------------------------------------------- page
@@ -194,7 +202,10 @@ def _section(name: str, title: str, body: str) -> str:
 
 
 def _pairs(pairs: Sequence[tuple[str, str]], kind: str) -> str:
-    inner = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in pairs)
+    inner = "".join(
+        f"<div{' class=wide' if len(text) > LONG_TEXT else ''}><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>"
+        for name, text in pairs
+    )
     return f'<dl class="{kind}">{inner}</dl>'
 
 
@@ -214,7 +225,8 @@ def _verdict(page: Page) -> str:
     body += f'<div class="verdict holdout"><p><b>Hold-out.</b> {escape(page.holdout)}</p></div>'
     if page.verdict.numbers:
         rows = "".join(
-            f'<tr><th scope="row">{escape(name)}</th><td class="number">{escape(number)}</td><td>{escape(text)}</td></tr>'
+            f'<tr><th scope="row">{escape(name)}</th><td class="number">{escape(number)}</td>'
+            f"<td>{escape(text)}</td></tr>"
             for name, number, text in page.verdict.numbers
         )
         body += f'<h3>The numbers behind it</h3><table class="plain three">{rows}</table>'
@@ -244,12 +256,14 @@ def _equity(page: Page) -> str:
         '<input type="radio" name="scale" id="log"><label for="log">logarithmic scale</label>'
     )
     intro = (
-        f"Trial {page.best}, the best, on its test paths: {page.paths_note}. Accounts begin every block (faint vertical "
-        "lines) afresh; a curve goes on where the block before it ended. Fees are paid on buying and on selling by "
-        "everybody; nobody sells at the end. Drawdown is the loss from the highest point so far."
+        f"Trial {page.best}, the best, on its test paths: {page.paths_note}. Accounts begin every block (faint "
+        "vertical lines) afresh; a curve goes on where the block before it ended. Fees are paid on buying and on selling "
+        "by everybody; nobody sells at the end. Drawdown is the loss from the highest point so far."
     )
     if "random" not in shown:
-        intro += " Buy and hold of coins and random orders are not shown: the closing prices are not kept beside the results."
+        intro += (
+            " Buy and hold of coins and random orders are not shown: closing prices are not kept beside the results."
+        )
     body = _paragraphs([intro]) + switch + f'<ul class="legend">{keys}</ul>'
     body += '<div class="paths">' + "".join(_path(p, page.bar_seconds) for p in page.paths) + "</div>"
     return _section("equity", "Equity on bars not trained on", body)
@@ -280,7 +294,8 @@ def _path(p: PathView, bar_seconds: int) -> str:
     y = _percent_axis(depth)
     charts += chart(losses, x, y, height_px=110, said=f"{p.title}: drawdown", y_title="drawdown, %",
                     lines_at=p.starts_s.tolist())  # fmt: skip
-    return f"<figure><figcaption><b>{escape(p.title)}</b> {escape(p.origin)}</figcaption>{charts}{_benchmarks(p, bar_seconds)}</figure>"
+    caption = f"<figcaption><b>{escape(p.title)}</b> {escape(p.origin)}</figcaption>"
+    return f"<figure>{caption}{charts}{_benchmarks(p, bar_seconds)}</figure>"
 
 
 def drawdown(curve: np.ndarray) -> np.ndarray:
@@ -320,10 +335,13 @@ def _random_sentence(p: PathView) -> str:
     known = r.sharpe[np.isfinite(r.sharpe)]
     ratio = f", median Sharpe {written(float(np.median(known)), 'ratio')}" if known.size else ""
     every = f" (orders every {r.every_bars} bars)" if r.every_bars > 1 else ""
+    if r.traded_share < 0.995:
+        every += f", of which they had room for {r.traded_share:.0%},"
     return _paragraphs(
         [
             f"{len(r.sharpe)} accounts with random orders of the same turnover{every} ended between {low} and {high} "
-            f"(middle 90 %), median {middle}{ratio}; {r.share_above:.0%} of them ended at least as high as the agent."
+            f"(middle 90 %), median {middle}{ratio}; {written(r.share_above, 'percent')} of them ended at "
+            "least as high as the agent."
         ],
         "small",
     )
@@ -346,7 +364,7 @@ def _figures(page: Page) -> str:
         "equity, for the whole split or path."
     )
     return _section("figures", "Figures of every split and path", _paragraphs([intro]) + (
-        f'<div class="scroll"><table class="figures"><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+        f'<table class="figures"><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>'
     ))  # fmt: skip
 
 
@@ -356,7 +374,7 @@ def _cell(column: Column, row: FigureRow, bar_seconds: int) -> str:
         if column.key in figures:
             inner = figure(figures[column.key], column.form, column.why_undefined, bar_seconds)
         else:
-            inner = '<span class="none" title="not kept for this account">–</span>'
+            inner = '<span class="none" title="not kept for this account">\N{EN DASH}</span>'
         parts.append(f'<span class="{who}">{inner}</span>')
     return f'<td data-title="{escape(column.title)}">{"".join(parts)}</td>'
 
@@ -383,14 +401,14 @@ def _distribution(page: Page) -> str:
         said = [f"best trial {t.number}, split {i}: {t.splits[i]:+.2f}" for i in own]
         marks.append(Dots("best", np.array(own, float), np.array([t.splits[i] for i in own]), said))
     text = (
-        "Sharpe ratio minus equal weight's, per year, on every split: small dots are all completed trials and the splits "
-        "that pruned ones reached, large dots the best trial, boxes the middle half with the median."
+        "Sharpe ratio minus equal weight's, per year, on every split: small dots are all completed trials and the "
+        "splits that pruned ones reached, large dots the best trial, boxes the middle half with the median."
     )
     drawn = chart(marks, x, y, height_px=260, said="excess Sharpe of every split", y_title="excess Sharpe, by split")
     return _section("splits", "Distribution over splits", _paragraphs([text]) + drawn)
 
 
-# --------------------------------------------------------------------------------------------------- settings and trials
+# -------------------------------------------------------------------------------------------------- settings and trials
 def _importances(page: Page) -> str:
     body = _paragraphs([page.importances_note]) if page.importances_note else ""
     if page.importances:
@@ -442,9 +460,11 @@ def _values_chart(page: Page, ended: Mapping[str, Sequence[TrialView]]) -> str:
     done = [t for t in ended["complete"] if t.value is not None and math.isfinite(t.value)]
     values = np.array([t.value for t in done], float)
     numbers = np.array([t.number for t in done], float)
-    x, y = count_axis(0, max(t.number for t in page.trials)), number_axis([values])
-    marks: list[Any] = [Line("agent", np.append(numbers, x.high), np.append(np.maximum.accumulate(values), np.max(values)),
-                             is_stepped=True)]  # fmt: skip
+    has_rug = bool(ended["pruned"] or ended["failed"])
+    floor = values.min() - 0.15 * (values.max() - values.min() or 1.0) * has_rug
+    x, y = count_axis(0, max(t.number for t in page.trials)), number_axis([values], include=(floor,))
+    best = np.append(np.maximum.accumulate(values), values.max())
+    marks: list[Any] = [Line("agent", np.append(numbers, x.high), best, is_stepped=True)]
     marks.append(Dots("dot", numbers, values, _named(done)))
     for kind in ("pruned", "failed"):
         at = np.array([t.number for t in ended[kind]], float)
@@ -458,6 +478,7 @@ def _values_chart(page: Page, ended: Mapping[str, Sequence[TrialView]]) -> str:
             ("pruned", f"{len(ended['pruned'])} pruned (no value; at the bottom)"),
             ("failed", f"{len(ended['failed'])} failed (no value; at the bottom)"),
         )
+        if kind == "agent" or not text.startswith("0 ")
     )
     text = "Value of a trial: mean over its splits of the excess Sharpe, minus 0.1 of its standard deviation over them."
     return _paragraphs([text]) + f'<ul class="legend">{keys}</ul>' + (
@@ -468,7 +489,9 @@ def _values_chart(page: Page, ended: Mapping[str, Sequence[TrialView]]) -> str:
 def _reading(page: Page) -> str:
     body = f"<h3>What was left out</h3>{_list(page.left_out)}<h3>Words</h3>{_pairs(GLOSSARY, 'words')}"
     if page.command:
-        body += f'<h3>How it was made</h3><p class="small">The last command of the study; repeated, it continues or ends at once.</p><pre>{escape(page.command)}</pre>'
+        body += "<h3>How it was made</h3>"
+        body += _paragraphs(["The study's last command; repeated, it continues the study or ends at once."], "small")
+        body += f"<pre>{escape(page.command)}</pre>"
     return _section("reading", "How to read it", body)
 
 

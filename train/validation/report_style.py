@@ -60,7 +60,7 @@ dl{margin:0}dd{margin:0}
 .settings{grid-template-columns:repeat(auto-fill,minmax(210px,1fr));gap:2px 24px}
 .settings div{display:flex;justify-content:space-between;gap:10px;border-bottom:1px solid var(--line)}
 dt{color:var(--soft);font-size:13px}
-.facts dd{overflow-wrap:anywhere}
+.facts dd{overflow-wrap:anywhere}.facts .wide{grid-column:span 2}
 .words div{display:grid;grid-template-columns:180px 1fr;gap:4px 16px;padding:4px 0}
 .words dt{font-weight:600;color:var(--ink);font-size:14px}.words dd{max-width:78ch}
 .verdict{border-left:5px solid var(--ink);padding:4px 16px;margin:12px 0;font-size:17px}
@@ -72,7 +72,8 @@ table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 table.plain{width:100%;font-size:14px}
 .plain th,.plain td{padding:4px 10px 4px 0;text-align:right;border-bottom:1px solid var(--line);font-weight:400}
 .plain tr>:first-child{text-align:left}
-.three td,.three th{vertical-align:top}.three td:last-child{text-align:left;color:var(--soft);padding-left:14px;width:60%}
+.three td,.three th{vertical-align:top}
+.three td:last-child{text-align:left;color:var(--soft);padding-left:14px;width:60%}
 .three .number{font-weight:600;white-space:nowrap}
 .ends{margin-top:10px}.ends tr:nth-child(2) th,.ends tr:nth-child(2) td{font-weight:700;color:var(--agent)}
 .ends tr:nth-child(3) th,.ends tr:nth-child(3) td{color:var(--equal)}
@@ -133,13 +134,14 @@ input[name=scale]{margin:0 6px 0 0;accent-color:var(--agent)}input[name=scale]+l
 .figures td::before{content:attr(data-title);text-align:left;color:var(--soft)}
 .figures tbody th::after{content:"agent, equal weight";float:right;font-weight:400;font-size:12px;color:var(--soft);
 line-height:24px}}
-@media(max-width:600px){
+@media(max-width:600px){.facts .wide{grid-column:auto}
 main{padding:0 14px 20px}h1{font-size:23px}h2{font-size:19px}.banner{font-size:15px;padding:9px 14px}
 .verdict{font-size:16px;padding:2px 12px}.chart{padding:0 62px 24px 42px}.ytitle{margin-left:-42px}
 figure .chart.wide{padding-right:62px}
 .area .x.odd{display:none}.words div{grid-template-columns:1fr}.plain{font-size:13px}
 .plain th,.plain td{padding-right:6px}.three tr{display:grid;grid-template-columns:1fr auto;border-bottom:1px solid
-var(--line);padding:4px 0}.three th,.three td{border:0;padding:0}.three td:last-child{grid-column:1/3;width:auto;padding:0}
+var(--line);padding:4px 0}.three th,.three td{border:0;padding:0}
+.three td:last-child{grid-column:1/3;width:auto;padding:0}
 .bars .bar{width:40%}}
 @media print{body{font-size:11px}main{max-width:none;padding:0}section{break-inside:auto}figure,.figures tr,.chart{
 break-inside:avoid}h2,h3{break-after:avoid}input[name=scale],input[name=scale]+label{display:none}
