@@ -19,7 +19,7 @@ from train.study.objective import score
 from train.study.results import split_folder, study_folder, trial_folder, write_closes, write_equity, write_json
 from train.study.search_space import MAX_LOOKBACK
 from train.study.split_run import SplitOutcome, agent_metrics, equal_weight_metrics, outcome_json
-from train.validation.benchmarks import equal_weight, Costs
+from train.validation.benchmarks import Costs, equal_weight
 from train.validation.splits import with_warmup
 
 FEE = 0.0025

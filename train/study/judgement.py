@@ -115,12 +115,12 @@ def _numbers(
     track_record = _length(minimum_track_record_length(own), per_year)
     rows = (
         ("trials", f"{search.n_trials:.0f}", "completed and pruned: all that the best was chosen from"),
-        ("effective trials", _text(effective, 1), f"independent ones that {len(judged)} comparable trials amount to; the "
-         "number above is used, which claims least"),
+        ("effective trials", _text(effective, 1), f"independent ones that {len(judged)} comparable trials amount to; "
+         "the number above is used, which claims least"),
         ("variance of trials", _text(search.sharpe_variance * per_year, 2), "of their annual Sharpe ratios"),
-        ("Sharpe by luck", _text(expected_maximum_sharpe(search) * root, 2), "a year; of the best, if none had skill"),
+        ("Sharpe by luck", _text(expected_maximum_sharpe(search) * root, 2), "a year; of the best without skill"),
         ("Sharpe of the best", _text(own.sharpe * root, 2), f"a year; {moments}"),
-        ("probabilistic Sharpe", _share(probabilistic_sharpe(own)), "confidence in one above 0, were it the only trial"),
+        ("probabilistic Sharpe", _share(probabilistic_sharpe(own)), "that it is above 0, were it the only trial"),
         ("deflated Sharpe", _share(deflated_sharpe(own, search)), "the same after the search; 95 % is asked for"),
         ("deflated lead", _share(deflated_sharpe(lead, search_lead)), "the same for returns minus equal weight's"),
         ("minimum track record", track_record, f"until 95 %, were it the only trial; there are {days:,.0f} days"),

@@ -94,10 +94,11 @@ def number_axis(values: Sequence[np.ndarray], *, include: Sequence[float] = (), 
 
 
 def count_axis(first: float, last: float) -> Axis:
-    """Whole numbers, with half a place around them."""
+    """Whole numbers, with room for a dot around them."""
     step = max(round(_round_step((last - first + 1) / 6)), 1)
     places = np.arange(math.ceil(first / step) * step, last + 0.5, step)
-    return Axis(first - 0.5, last + 0.5, tuple((float(v), f"{v:.0f}") for v in places))
+    room = max(0.5, (last - first) * 0.015)
+    return Axis(first - room, last + room, tuple((float(v), f"{v:.0f}") for v in places))
 
 
 def time_axis(first_s: float, last_s: float) -> Axis:
@@ -123,7 +124,7 @@ def _log_ticks(low: float, high: float) -> tuple[tuple[float, str], ...]:
     if high / low < 4:  # hardly curved: round numbers serve better than powers
         return _ticks(low, high, _round_step((high - low) / 5))
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    factors = (1, 2, 5) if len(decades) < 4 else (1,)
+    factors = (1, 1.5, 2, 3, 5, 7) if high / low < 30 else (1, 2, 5) if len(decades) < 5 else (1,)
     return tuple((v, f"{v:g}") for d in decades for f in factors if low <= (v := f * 10.0**d) <= high)
 
 

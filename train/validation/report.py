@@ -26,6 +26,7 @@ KINDS = {
     "UNKNOWN": "DATA OF UNKNOWN ORIGIN: neither real nor synthetic is written down",
 }
 
+MANY_DOTS = 400  # from here on they are small, and do not answer a pointer: the page would grow
 LONG_TEXT = 60  # characters; longer facts get twice the room
 
 Figures = Mapping[str, float | None]
@@ -257,7 +258,7 @@ def _equity(page: Page) -> str:
     )
     intro = (
         f"Trial {page.best}, the best, on its test paths: {page.paths_note}. Accounts begin every block (faint "
-        "vertical lines) afresh; a curve goes on where the block before it ended. Fees are paid on buying and on selling "
+        "vertical lines) afresh; a curve goes on where the last block ended. Fees are paid on buying and on selling "
         "by everybody; nobody sells at the end. Drawdown is the loss from the highest point so far."
     )
     if "random" not in shown:
@@ -388,14 +389,17 @@ def _distribution(page: Page) -> str:
     y = number_axis(values, include=(0.0,))
     x = count_axis(indices[0], indices[-1])
     marks: list[Any] = [Line("zero", np.array([x.low, x.high]), np.zeros(2))]
+    medians: list[Any] = []
     for i, v in zip(indices, values, strict=True):
         q1, middle, q3 = np.quantile(v, (0.25, 0.5, 0.75))
         sides = np.array([i - 0.3, i + 0.3])
-        marks += [Band("box", sides, np.full(2, q1), np.full(2, q3)), Line("median", sides, np.full(2, middle))]
+        marks.append(Band("box", sides, np.full(2, q1), np.full(2, q3)))
+        medians.append(Line("median", sides, np.full(2, middle)))
     others = [(i, t) for t in scored if t.number != page.best for i in t.splits]
     spread = np.array([i + ((t.number * 0.618) % 1 - 0.5) * 0.4 for i, t in others])
-    titles = [f"trial {t.number}, split {i}: {t.splits[i]:+.2f}" for i, t in others] if len(others) < 400 else []
-    marks.append(Dots("dot", spread, np.array([t.splits[i] for i, t in others]), titles))
+    titles = [f"trial {t.number}, split {i}: {t.splits[i]:+.2f}" for i, t in others] if len(others) < MANY_DOTS else []
+    marks.append(Dots(_dot(others), spread, np.array([t.splits[i] for i, t in others]), titles))
+    marks += medians
     for t in (t for t in scored if t.number == page.best):
         own = sorted(t.splits)
         said = [f"best trial {t.number}, split {i}: {t.splits[i]:+.2f}" for i in own]
@@ -436,10 +440,10 @@ def _trials(page: Page) -> str:
         for key, title in (("turnover", "turnover, times equity"), ("fees", "fees, % of equity")):
             scale = 100.0 if key == "fees" else 1.0
             xs = np.array([getattr(t, key) * scale for t in costs])
-            marks: list[Any] = [Dots("dot", xs, np.array([t.value for t in costs], float), _named(costs))]
+            marks: list[Any] = [Dots(_dot(costs), xs, np.array([t.value for t in costs], float), _named(costs))]
             best = [i for i, t in enumerate(costs) if t.number == page.best]
             marks += [Dots("best", xs[i : i + 1], np.array([costs[i].value], float), ["best"]) for i in best]
-            drawn = chart(marks, number_axis([xs], include=(0.0,)), y, height_px=200, said=f"value by {title}",
+            drawn = chart(marks, number_axis([xs]), y, height_px=200, said=f"value by {title}",
                           y_title=f"value, by {title} (mean of splits)")  # fmt: skip
             body += f"<div>{drawn}</div>"
         body += "</div>"
@@ -452,8 +456,12 @@ def _trials(page: Page) -> str:
     return _section("trials", "Trials over time", body)
 
 
+def _dot(dots: Sequence[Any]) -> str:
+    return "dot" if len(dots) < MANY_DOTS else "dot small"
+
+
 def _named(trials: Sequence[TrialView]) -> list[str]:
-    return [f"trial {t.number}: {t.value:+.3f}" for t in trials] if len(trials) < 400 else []
+    return [f"trial {t.number}: {t.value:+.3f}" for t in trials] if len(trials) < MANY_DOTS else []
 
 
 def _values_chart(page: Page, ended: Mapping[str, Sequence[TrialView]]) -> str:
@@ -465,7 +473,7 @@ def _values_chart(page: Page, ended: Mapping[str, Sequence[TrialView]]) -> str:
     x, y = count_axis(0, max(t.number for t in page.trials)), number_axis([values], include=(floor,))
     best = np.append(np.maximum.accumulate(values), values.max())
     marks: list[Any] = [Line("agent", np.append(numbers, x.high), best, is_stepped=True)]
-    marks.append(Dots("dot", numbers, values, _named(done)))
+    marks.append(Dots(_dot(done), numbers, values, _named(done)))
     for kind in ("pruned", "failed"):
         at = np.array([t.number for t in ended[kind]], float)
         level = y.low + (y.high - y.low) * (0.06 if kind == "pruned" else 0.015)

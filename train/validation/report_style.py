@@ -85,7 +85,7 @@ ul{padding-left:20px}
 .figures{width:100%;font-size:12.5px;line-height:1.35}
 .figures th,.figures td{padding:5px 6px;text-align:right;vertical-align:top;border-bottom:1px solid var(--line)}
 .figures thead th{font-weight:600;color:var(--soft);vertical-align:bottom}
-.figures tbody th{text-align:left;font-weight:600}
+.figures tbody th{text-align:left;font-weight:600;white-space:nowrap}
 .figures td span.agent,.figures td span.equal{display:block;white-space:nowrap}
 .figures span.agent{color:var(--agent);font-weight:600}.figures span.equal{color:var(--equal)}
 /* charts */
@@ -112,7 +112,7 @@ path.zero{stroke:var(--ink)}path.random{fill:var(--random);fill-opacity:.25}
 path.middle{stroke:var(--random);stroke-width:1.2}
 path.box{fill:#e4e4e4}path.median{stroke:var(--ink);stroke-width:2}
 path.dot,path.best,path.pruned,path.failed{stroke-linecap:round}
-path.dot{stroke:#6d6d6d;stroke-width:6;stroke-opacity:.65}path.best{stroke:var(--agent);stroke-width:12}
+path.dot{stroke:#6d6d6d;stroke-width:6;stroke-opacity:.65}path.small{stroke-width:3;stroke-opacity:.8}path.best{stroke:var(--agent);stroke-width:12}
 path.pruned{stroke:#e69f00;stroke-width:5}path.failed{stroke:#000;stroke-width:6;stroke-linecap:square}
 .legend{list-style:none;padding:0;margin:8px 0;display:flex;flex-wrap:wrap;gap:4px 18px;font-size:13px}
 .legend li{display:flex;align-items:center;gap:6px}
