@@ -120,7 +120,7 @@ def _with_best(
             "verdict": _verdict(study, folder, trials, best, splits, len(folds) or len(known), seconds),
             "paths": tuple(paths),
             "paths_note": note,
-            "rows": (*_split_rows(folder, best), *_path_rows(paths), *_holdout_rows(folder, base)),
+            "rows": (*_split_rows(folder, best), *_path_rows(paths), *_holdout_rows(study, folder, best)),
             "importances": importances,
             "importances_note": importances_note,
             "settings": tuple((name, shown(value)) for name, value in best.params.items()),
@@ -298,9 +298,9 @@ def _path_rows(paths: Sequence[PathView]) -> list[FigureRow]:
     return rows
 
 
-def _holdout_rows(folder: Path, page: Page) -> list[FigureRow]:
+def _holdout_rows(study: optuna.Study, folder: Path, best: FrozenTrial) -> list[FigureRow]:
     scored = read_json(folder / SCORE_FILE)
-    if scored.get("trial") != page.best:
+    if (scored.get("uuid"), scored.get("trial")) != (study.user_attrs.get("uuid"), best.number):
         return []
     return [
         FigureRow(f"hold-out {i}", p["agent"] | {"excess_sharpe": p.get("excess_sharpe")}, _kept(p["equal_weight"]))
@@ -332,12 +332,15 @@ def importances_of(study: optuna.Study, trials: Sequence[FrozenTrial]) -> tuple[
 
     It needs no further library and no seed: the same trials give the same shares everywhere.
     """
-    n = sum(t.state == TrialState.COMPLETE for t in trials)
+    values = [t.value for t in trials if t.state == TrialState.COMPLETE]
+    n = len(values)
     if n < LEAST_FOR_IMPORTANCE:
         return (), (
             f"With {n} completed trials, which settings mattered cannot be told: at least {LEAST_FOR_IMPORTANCE} are "
             "needed, and more are better."
         )
+    if len(set(values)) == 1:
+        return (), f"Which settings mattered cannot be told: all {n} completed trials are of the same value."
     try:
         with experimental_allowed():
             shares = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(), normalize=True)

@@ -115,9 +115,11 @@ def _round_step(least: float) -> float:
 
 
 def _ticks(low: float, high: float, step: float) -> tuple[tuple[float, str], ...]:
-    decimals = max(-math.floor(math.log10(step) + 1e-9), 0) + (f"{step:.0e}"[0] == "2" and step * 10 % 1 > 0)
+    power = math.floor(math.log10(step) + 1e-9)
+    decimals = max(-power + (abs(step / 10.0**power - 2.5) < 0.01), 0)
+    form = f",.{decimals}f" if decimals < 6 and max(abs(low), abs(high)) < 1e6 else ".3g"
     places = np.arange(math.ceil(low / step), math.floor(high / step) + 1) * step
-    return tuple((float(v), f"{v + 0.0:,.{min(decimals, 6)}f}".replace("-", MINUS)) for v in places)
+    return tuple((float(v), f"{v + 0.0:{form}}".replace("-", MINUS)) for v in places)
 
 
 def _log_ticks(low: float, high: float) -> tuple[tuple[float, str], ...]:
