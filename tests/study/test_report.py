@@ -122,8 +122,9 @@ def test_the_header_says_what_the_study_stands_on(made, folded):
     html = html_of(study, folder)
     head = html.partition("</header>")[0]
     for text in (
-        "SYNTHETIC DATA", "made_up", folded.dataset.sha256, "BTC, ETH, LTC", "5m", "4 complete, 1 pruned, 1 failed, 1 running",
-        "0.250% and 0.250% of notional", "0.05% of every order", "alpaca", "study 7", "abc123", "2024-01-01",
+        "SYNTHETIC DATA", "made_up", folded.dataset.sha256, "BTC, ETH, LTC", "5m", "2024-01-01",
+        "4 complete, 1 pruned, 1 failed, 1 running", "0.250% and 0.250% of notional", "0.05% of every order",
+        "alpaca", "study 7", "abc123",
     ):  # fmt: skip
         assert text in head, text
     assert f"{folded.purge_bars} bars are purged" in html
@@ -139,7 +140,7 @@ def test_the_verdict_counts_pruned_trials_and_says_pbo(made):
 
 
 def test_returns_are_the_mean_over_the_splits_that_test_a_bar(made):
-    study, folder = made
+    _, folder = made
     splits = {i: read_split(folder, 0, i) for i in range(6)}
     layout = layout_of(splits)
     assert (layout.n_policies == 3).all()
@@ -251,7 +252,7 @@ def test_a_missing_folder_of_another_trial_leaves_it_out_of_the_comparison(study
 
 
 def test_a_trial_that_went_to_nothing_can_be_judged(made):
-    study, folder = made
+    _, folder = made
     splits = {i: read_split(folder, 0, i) for i in range(6)}
     ruined = {i: np.where(np.arange(len(c["bar"])) > 5, 0.0, c["equity"]) for i, c in splits.items()}
     for i, c in splits.items():  # every block begins afresh
@@ -261,7 +262,7 @@ def test_a_trial_that_went_to_nothing_can_be_judged(made):
 
 
 def test_only_trials_on_the_same_bars_are_compared(made):
-    study, folder = made
+    _, folder = made
     layout = layout_of({i: read_split(folder, 0, i) for i in range(6)})
     assert set(read_judged(folder, [0, 1, 2, 3, 99], layout)) == {0, 1, 2, 3}
 
@@ -342,7 +343,7 @@ def test_coarser_returns_compound_to_the_same():
     assert coarser(r[:50], 100) is not None
 
 
-# ------------------------------------------------------------------------------------------------- at the end, at any time
+# ------------------------------------------------------------------------------------------- at the end, at any time
 def script():
     spec = importlib.util.spec_from_file_location("report_script", REPO / "scripts" / "validation" / "report.py")
     module = importlib.util.module_from_spec(spec)

@@ -264,10 +264,10 @@ def _holdout_rows(request: StudyRequest, data: tuple[FoldedData, ...]) -> Mappin
 def _conclude(study: optuna.Study, ending: Ending, folder: Path, request: StudyRequest) -> int:
     for line in summary_lines(study):
         logger.info("%s", line)
-    report_ended_study(study, folder)
     best = best_trial(study)
     if best is not None:
         logger.info("picture: %s", plot_study(study, folder, folder / "study.png"))
+    report_ended_study(study, folder)
     if ending.signal_number is not None:
         name = signal.Signals(ending.signal_number).name
         logger.info("stopped by %s; the running trial is marked failed and queued again", name)

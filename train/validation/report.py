@@ -280,7 +280,7 @@ def _path(p: PathView, bar_seconds: int) -> str:
     marks += [
         Line("cash", p.time_s[[0, -1]], np.ones(2), "cash"),
         Line("equal", p.time_s, p.equal_weight, "equal w."),
-        Line("agent", p.time_s, p.agent, f"agent {p.agent[-1]:.2f}"),
+        Line("agent", p.time_s, p.agent, "agent"),
     ]
     values = [np.concatenate([np.ravel(m.y) for m in marks if isinstance(m, Line)])]
     values += [p.random.quantiles[[0, -1]]] if p.random is not None else []

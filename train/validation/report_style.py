@@ -83,7 +83,7 @@ pre{white-space:pre-wrap;overflow-wrap:anywhere;background:#f4f4f4;padding:10px 
 ul{padding-left:20px}
 /* figures: a table on a desk, a card for each row on a phone */
 .figures{width:100%;font-size:12.5px;line-height:1.35}
-.figures th,.figures td{padding:5px 6px;text-align:right;vertical-align:top;border-bottom:1px solid var(--line)}
+.figures th,.figures td{padding:5px 4px;text-align:right;vertical-align:top;border-bottom:1px solid var(--line)}
 .figures thead th{font-weight:600;color:var(--soft);vertical-align:bottom}
 .figures tbody th{text-align:left;font-weight:600;white-space:nowrap}
 .figures td span.agent,.figures td span.equal{display:block;white-space:nowrap}
@@ -93,8 +93,8 @@ figure{margin:18px 0 30px;min-width:0}figcaption{margin-bottom:4px;color:var(--s
 figcaption b{color:var(--ink);font-size:16px;margin-right:8px}
 .paths{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(500px,100%),1fr));gap:0 36px}
 .two{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(420px,100%),1fr));gap:0 36px}
-.chart{padding:0 70px 24px 50px;margin:6px 0}.chart.wide{padding-right:8px}
-.figure .chart.wide,figure .chart.wide{padding-right:70px}
+.chart{padding:0 62px 24px 50px;margin:6px 0}.chart.wide{padding-right:8px}
+figure .chart.wide{padding-right:62px}
 .ytitle{font-size:12px;color:var(--soft);margin:6px 0 6px -50px}
 .area{position:relative;border-left:1px solid var(--soft);border-bottom:1px solid var(--soft)}
 .area svg{position:absolute;inset:0;width:100%;height:100%;overflow:hidden}
