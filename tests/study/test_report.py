@@ -10,17 +10,20 @@ import shutil
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from optuna.trial import TrialState
 
 from tests.support import fabricated_study as fabricated
-from train.study import curves
+from train.study import curves, session
 from train.study import report as report_module
 from train.study.curves import coarser, compounded, layout_of, read_judged, read_split, trial_returns
-from train.study.report import collect, report_ended_study, write_report
+from train.study.data import SplitPlan, fold_data
+from train.study.report import collect, command_text, report_ended_study, write_report
 from train.study.results import closes_file, read_closes, split_folder, study_folder, trial_folder, write_json
+from train.study.worker import Ending
 from train.validation.metrics import Metrics
 from train.validation.report import COLUMNS
 
@@ -320,6 +323,20 @@ def test_a_report_that_fails_is_logged_and_raises_nothing(made, monkeypatch, cap
         assert f"report: not written: {type(error).__name__}" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("ending", "code"), [(Ending(), 0), (Ending(signal_number=15), 143), (Ending(timed_out=True), 0)]
+)
+def test_a_report_that_fails_does_not_change_how_a_study_ends(study_and_copy, monkeypatch, caplog, ending, code):
+    study, folder = study_and_copy
+    request = SimpleNamespace(n_trials=4)
+    assert session._conclude(study, ending, folder, request) == code
+    assert (folder / "report.html").stat().st_size > 10_000
+    (folder / "report.html").unlink()
+    (folder / "report.html").mkdir()  # cannot be replaced by a file
+    assert session._conclude(study, ending, folder, request) == code
+    assert "report: not written: IsADirectoryError" in caplog.text
+
+
 def test_closes_are_written_once_and_refused_for_other_data(folded, tmp_path):
     fabricated.write_closes(tmp_path, folded)
     before = closes_file(tmp_path, "5m").stat().st_mtime_ns
@@ -330,6 +347,25 @@ def test_closes_are_written_once_and_refused_for_other_data(folded, tmp_path):
     assert tickers == folded.dataset.tickers
     with pytest.raises(ValueError, match="other data"):
         read_closes(tmp_path, "5m", "0" * 64)
+
+
+def test_a_password_is_not_on_the_page():
+    argv = ["python", "x.py", "--storage", "postgresql://me:sec:r@t@host/db", "--n-trials", "3"]
+    shown = command_text(argv)
+    assert "sec" not in shown
+    assert "postgresql://me:***@" in shown
+    assert "host/db --n-trials 3" in shown
+    assert command_text(["a", "sqlite:////x/y.db"]) == "a sqlite:////x/y.db"
+
+
+@pytest.mark.parametrize("mode", ["rolling", "expanding", "kfold"])
+def test_designs_that_test_every_block_once_have_one_path(market, tmp_path, mode):
+    data = fold_data(market, SplitPlan(mode, 3, 1, 0.0))
+    study, folder = fabricated.new_study(tmp_path, data)
+    fabricated.add_complete(study, folder, data)
+    (path,) = collect(study, folder).paths
+    assert path.title == "Path 1 of 1"
+    assert len(path.starts_s) == 3
 
 
 def test_compounding_by_hand():

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import shlex
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -127,6 +129,11 @@ def _with_best(
             "bar_seconds": seconds,
         }
     )
+
+
+def command_text(argv: Sequence[str]) -> str:
+    """A command line to show; a password in a database's address is not: pages are passed on."""
+    return re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", shlex.join(argv))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from train.study.interruption import Interruption
 from train.study.objective import Objective, RunSettings
 from train.study.plot import plot_study
 from train.study.progress import Reporter, best_trial, log_data, summary_lines
-from train.study.report import COMMAND, report_ended_study
+from train.study.report import COMMAND, command_text, report_ended_study
 from train.study.results import study_folder, write_closes
 from train.study.rules import study_identity, warn_of_other_code
 from train.study.search_space import (
@@ -143,7 +143,7 @@ def run_study(request: StudyRequest) -> int:
     warn_of_other_code(study, code_version())
     study.set_user_attr("data", [d.dataset.label for d in data])
     study.set_user_attr("results", str(folder))
-    study.set_user_attr(COMMAND, shlex.join(sys.orig_argv))
+    study.set_user_attr(COMMAND, command_text(sys.orig_argv))
     reporter = Reporter(study, space, len(data[0].folds), request.n_trials)
     run = RunSettings(n_envs, request.seed, request.gpu_id, folder, code_version(), request.volume_30d)
     with Interruption() as interruption:
