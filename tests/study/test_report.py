@@ -25,7 +25,7 @@ from train.study.report import collect, command_text, report_ended_study, write_
 from train.study.results import closes_file, read_closes, split_folder, study_folder, trial_folder, write_json
 from train.study.worker import Ending
 from train.validation.metrics import Metrics
-from train.validation.report import COLUMNS
+from train.validation.report_figures import COLUMNS
 
 REPO = Path(__file__).resolve().parents[2]
 

@@ -19,9 +19,9 @@ from train.validation.report import (
     TrialView,
     Verdict,
     drawdown,
-    figure,
     render,
 )
+from train.validation.report_figures import figure
 
 VOID = {"meta", "input", "path", "br"}
 SECTIONS = ["about", "verdict", "equity", "figures", "splits", "settings", "trials", "reading"]

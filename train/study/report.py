@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -348,6 +347,9 @@ def importances_of(study: optuna.Study, trials: Sequence[FrozenTrial]) -> tuple[
         )
     if len(set(values)) == 1:
         return (), f"Which settings mattered cannot be told: all {n} completed trials are of the same value."
+    # Here, because it brings scikit-learn along where that is installed, whose import draws random numbers.
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
     try:
         with experimental_allowed():
             shares = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(), normalize=True)
