@@ -274,8 +274,8 @@ def summary_lines(report: BarsReport, tickers: Sequence[str]) -> Iterator[str]:
     yield f"  {report.rows_compared:,} rows of {len(tickers)} coins compared to the last bit"
     if report.undecided_rows:
         yield (
-            f"  {report.undecided_rows:,} rows before a cut could not be known to be there (an open run of missing bars, "
-            "or a segment still too short); their values were compared with other later bars instead"
+            f"  {report.undecided_rows:,} rows before a cut could not be known to be there (an open run of missing "
+            "bars, or a segment still too short); their values were compared in the scrambled runs only"
         )
     if report.filled_rows:
         yield (
