@@ -111,7 +111,8 @@ def foresight_lines(found: list[Foresight], n_shown: int = 3) -> Iterator[str]:
     columns = {f.column for f in found}
     yield (
         f"features against the next bar: {len(columns)} columns, {len({f.column for f in suspicious})} suspicious "
-        f"(rank correlation above {LEAST_CORRELATION:g}, by {MARGIN:g} above that with the last bar, z above {LEAST_Z:g})"
+        f"(rank correlation above {LEAST_CORRELATION:g} and by {MARGIN:g} above that with the last bar, "
+        f"z above {LEAST_Z:g})"
     )
     shown = suspicious or [f for f in found if f.target == TARGETS[0]]
     label = "" if suspicious else "highest: "

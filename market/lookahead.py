@@ -33,7 +33,7 @@ import pandas as pd
 from market.candles import PRICES, BarGrid, fill_short_gaps, utc_text
 from market.checks import MIN_SEGMENT_BARS
 from market.dataset import Dataset
-from market.errors import BarsError
+from market.errors import BarsError, DatasetError
 
 Build = Callable[[pd.DataFrame], Dataset]
 LARGEST_LOG_FACTOR = 1.5  # of a scrambled price: up to 4.5 times or a 4.5th
@@ -56,16 +56,23 @@ class RowDifference:
     """The first row that another future changes."""
 
     time_s: int  # UTC seconds, close of the row's bar
-    column: str  # `price BTC`, `filled BTC`, `feature BTC:rsi_14` or `row`
+    column: str  # `price BTC`, `filled BTC`, `feature BTC:rsi_14`, `row`, or `dataset refused (why)`
     full: float  # with all bars; for `row` 1 where it is there, else 0
     other: float  # with the changed bars
     n_columns: int  # columns that differ in this row
     cut: Cut
     variant: str  # `truncated` or `scrambled`
 
+    @property
+    def is_refusal(self) -> bool:
+        """Whether there is no dataset at all of the changed bars."""
+        return self.column.startswith("dataset refused")
+
     def __str__(self) -> str:
         """One line for a terminal."""
-        if self.column == "row":
+        if self.is_refusal:
+            what = f"{self.column}, so rows that seem known before the cut need bars after it"
+        elif self.column == "row":
             there = "is there only with the later bars" if self.full else "is there only without the later bars"
             what = f"the row {there}"
         else:
@@ -86,8 +93,8 @@ class BarsReport:
 
     @property
     def first(self) -> RowDifference | None:
-        """The difference with the earliest bar."""
-        return min(self.differences, key=lambda found: found.time_s, default=None)
+        """The difference with the earliest bar; a refusal, which says less, only where there is nothing else."""
+        return min(self.differences, key=lambda found: (found.is_refusal, found.time_s), default=None)
 
 
 def analyse_bars(
@@ -122,8 +129,8 @@ def analyse_bars(
         known = _known_until(full, grid, cut)
         closed = int(np.searchsorted(full.time, cut.time_s, side="right"))
         for variant, until_s in (("truncated", known), ("scrambled", cut.time_s)):
-            other = build(truncate(bars, cut) if variant == "truncated" else scramble(bars, cut, rng))
-            found.append(first_difference(full, other, until_s, cut, variant))
+            changed = truncate(bars, cut) if variant == "truncated" else scramble(bars, cut, rng)
+            found.append(_rebuilt_difference(full, build, changed, until_s, cut, variant))
             n_compared += int(np.searchsorted(full.time, until_s, side="right"))
             on_run()
         n_undecided += closed - int(np.searchsorted(full.time, known, side="right"))
@@ -224,6 +231,18 @@ def _known_until(full: Dataset, grid: BarGrid, cut: Cut) -> int:
 
 
 # ------------------------------------------------------------------------------------------------- comparison
+def _rebuilt_difference(
+    full: Dataset, build: Build, changed: pd.DataFrame, until_s: int, cut: Cut, variant: str
+) -> RowDifference | None:
+    """The first difference to what `build` makes of other bars; a refusal to make anything is one at the first row."""
+    try:
+        other = build(changed)
+    except (BarsError, DatasetError) as error:
+        column = f"dataset refused ({error})"
+        return RowDifference(int(full.time[0]), column, 1.0, 0.0, len(full.feature_names), cut, variant)
+    return first_difference(full, other, until_s, cut, variant)
+
+
 def first_difference(full: Dataset, other: Dataset, until_s: int, cut: Cut, variant: str) -> RowDifference | None:
     """The first row closing at or before `until_s` that is not the same to the last bit in both datasets."""
     n_full = int(np.searchsorted(full.time, until_s, side="right"))

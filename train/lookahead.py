@@ -7,8 +7,8 @@ A policy trades a stretch of bars, and again, for each of several bars k, on dat
   decay, final reward and early end), taking rows away moves that clock, which is no look-ahead; there the market stands
   still after k instead (`stopped`).
 
-Observations and actions AT bars <= k, and rewards, equity, cash, coins, fees and the equal-weight benchmark BOOKED at
-bars <= k must be equal to the last bit: the code is the same in both runs.
+Observations and actions AT bars <= k, and rewards, ends of episodes, equity, cash, coins, fees and the equal-weight
+benchmark BOOKED at bars <= k must be equal to the last bit: the code is the same in both runs.
 
 Any environment with the single-account interface of docs/simulator.md will do, a host's own included.
 """
@@ -28,7 +28,7 @@ MakeEnv = Callable[[Mapping[str, Any]], Any]  # config -> an environment of one 
 Act = Callable[[np.ndarray], np.ndarray]  # observation (S,) float32 -> actions (A,)
 ROWS = ("price_array", "tech_array", "time_array")  # entries of a config with one row a bar
 INFO = ("fees", "slippage", "turnover", "trades", "benchmark_equity")
-FIELDS = ("observation", "action", "reward", "equity", "cash", "qty", *INFO)
+FIELDS = ("observation", "action", "reward", "done", "equity", "cash", "qty", *INFO)
 ORDER = ("episode", *FIELDS)  # of what differs in one bar, the first is reported
 
 
@@ -119,8 +119,9 @@ def trade(env: Any, act: Act, last_bar: int) -> Trace:
     rows: dict[str, list[np.ndarray]] = {name: [] for name in FIELDS}
     while True:
         action = np.array(act(state), dtype=np.float32)
-        booked = {"equity": env.total_asset, "cash": env.cash, "qty": env.stocks, "reward": reward}
+        booked = {"equity": env.total_asset, "cash": env.cash, "qty": env.stocks}
         booked |= {name: info.get(name, np.nan) for name in INFO} | {"observation": state, "action": action}
+        booked |= {"reward": reward, "done": done}
         for name, values in rows.items():
             values.append(np.atleast_1d(np.array(booked[name], dtype=np.float64)))
         if done or first_bar + len(rows["action"]) > last_bar:
@@ -204,7 +205,9 @@ def analyse_env(
 def first_env_difference(full: Trace, other: Trace, last_bar: int, variant: str) -> EnvDifference | None:
     """The first bar up to `last_bar`, and in it the first of FIELDS, that is not the same to the last bit."""
     n_rows = last_bar - full.first_bar + 1
-    pairs = {name: (full.rows[name][:n_rows], other.rows[name][:n_rows]) for name in FIELDS}
+    # Where the bars end the episode does too; an earlier end shows in the number of rows.
+    names = [name for name in FIELDS if name != "done" or variant != "cut off"]
+    pairs = {name: (full.rows[name][:n_rows], other.rows[name][:n_rows]) for name in names}
     n_both = min(len(values) for pair in pairs.values() for values in pair)
     found = []
     for order, (name, (ours, theirs)) in enumerate(pairs.items()):

@@ -128,8 +128,7 @@ def traded(dataset: Dataset, args: argparse.Namespace) -> tuple[Dataset, dict[st
     """The dataset with the policy's coins, the rules, and what acts."""
     if args.policy is None:
         env_params = PROBE_RULES | venue_env(dataset, None)
-        env = make_env(CryptoEnvAlpaca, dataset.env_config(), env_params)
-        return dataset, env_params, probe_policy(env.state_dim, env.action_dim, args.seed)
+        return dataset, env_params, probe_policy(state_dim_of(dataset, env_params), len(dataset.tickers), args.seed)
     try:
         policy = load_policy(args.policy)
     except PolicyFileError as error:
@@ -143,10 +142,18 @@ def traded(dataset: Dataset, args: argparse.Namespace) -> tuple[Dataset, dict[st
     dataset = dataset.with_tickers(tickers) if tuple(tickers) != dataset.tickers else dataset
     if facts.get("feature_names") not in (None, list(dataset.feature_names)):
         raise DatasetError(f"--policy {args.policy}: was trained on other feature columns than {args.data_dir} has")
-    state_dim = make_env(CryptoEnvAlpaca, dataset.env_config(), env_params).state_dim
+    state_dim = state_dim_of(dataset, env_params)
     if state_dim != policy.state_dim:
         raise DatasetError(f"--policy {args.policy}: takes {policy.state_dim} numbers, the dataset gives {state_dim}")
     return dataset, env_params, numpy_policy(policy)
+
+
+def state_dim_of(dataset: Dataset, env_params: dict[str, Any]) -> int:
+    """Width of an observation of the dataset under these rules."""
+    try:
+        return make_env(CryptoEnvAlpaca, dataset.env_config(), env_params).state_dim
+    except ValueError as error:
+        raise DatasetError(f"{dataset.label}: cannot be traded ({error})") from error
 
 
 def lines_of_features(dataset: Dataset) -> Iterator[str]:
