@@ -17,13 +17,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from environment_Alpaca_vectorized import EnvParams, observation_layout
+from drl_agents.policy_file import load_policy
+from environment_Alpaca import CryptoEnvAlpaca
+from environment_Alpaca_vectorized import (
+    EnvParams,
+    VectorizedCryptoEnvAlpaca,
+    VectorizedCryptoEnvAlpacaOptimized,
+    observation_layout,
+)
 
+ENVIRONMENTS = (CryptoEnvAlpaca, VectorizedCryptoEnvAlpaca, VectorizedCryptoEnvAlpacaOptimized)
+# Rules for a policy that brings none of its own: every reward term counts, so that each of them is looked at.
+PROBE_RULES: dict[str, Any] = {"rules": "standard", "lookback": 5, "benchmark_weight": 1.0, "drawdown_penalty": 0.5}
+PROBE_RULES |= {"volatility_penalty": 1.0, "concentration_penalty": 0.1, "turnover_penalty": 0.01}
 MakeEnv = Callable[[Mapping[str, Any]], Any]  # config -> an environment of one account that starts at its first bar
 Act = Callable[[np.ndarray], np.ndarray]  # observation (S,) float32 -> actions (A,)
 ROWS = ("price_array", "tech_array", "time_array")  # entries of a config with one row a bar
@@ -110,6 +122,16 @@ def numpy_policy(policy: Callable[[torch.Tensor], torch.Tensor]) -> Act:
     return act
 
 
+def saved_policy(path: Path) -> tuple[Act, int, dict[str, Any]]:
+    """A policy from a file: what acts, the width of its observation, and what it was trained on.
+
+    Raises:
+        ValueError: for a file that is not a whole policy of this repository.
+    """
+    policy = load_policy(path)
+    return numpy_policy(policy), policy.state_dim, policy.metadata
+
+
 # ------------------------------------------------------------------------------------------------------- trading
 def trade(env: Any, act: Act, last_bar: int) -> Trace:
     """Reset and trade until `last_bar` or the end of the episode."""
@@ -157,6 +179,12 @@ def stopped(config: Mapping[str, Any], bar: int) -> dict[str, Any]:
 def cut_off(config: Mapping[str, Any], bar: int) -> dict[str, Any]:
     """Bars up to `bar` only."""
     return stretch(config, 0, bar + 1)
+
+
+def stretch_bars(env_params: Mapping[str, Any], n_steps: int) -> int:
+    """Bars of a segment in which `n_steps` steps can be made."""
+    p = EnvParams.from_mapping(env_params)
+    return n_steps + p.lookback * (2 if p.ends_lookback_early else 1)
 
 
 def counts_down(p: EnvParams) -> bool:

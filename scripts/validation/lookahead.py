@@ -10,30 +10,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from drl_agents.policy_file import PolicyFileError, load_policy
-from environment_Alpaca import CryptoEnvAlpaca
-from environment_Alpaca_vectorized import EnvParams, VectorizedCryptoEnvAlpaca, VectorizedCryptoEnvAlpacaOptimized
 from market.arguments import add_features, add_stamp, add_tickers, exit_code, split_tickers, whole_number
 from market.build import dataset_from_bars
-from market.candles import DEFAULT_MAX_FILL_BARS, read_bars, to_grid, utc_text
+from market.candles import DEFAULT_MAX_FILL_BARS, read_bars, to_grid
 from market.dataset import Dataset, load_dataset
-from market.errors import DatasetError
 from market.foresight import foresight, foresight_lines
 from market.lookahead import analyse_bars, summary_lines
 from market.names import DEFAULT_TICKERS, match_symbols
-from train.env_factory import make_env
-from train.lookahead import Act, analyse_env, numpy_policy, observation_column, probe_policy, stretch
-from train.study.venue import venue_env
+from train.lookahead import ENVIRONMENTS
+from train.study.lookahead import analyse_trading
 
-ENVIRONMENTS = (CryptoEnvAlpaca, VectorizedCryptoEnvAlpaca, VectorizedCryptoEnvAlpacaOptimized)
-# Without a policy file: every reward term counts, so that each of them is looked at.
-PROBE_RULES = {"rules": "standard", "lookback": 5, "benchmark_weight": 1.0, "drawdown_penalty": 0.5}
-PROBE_RULES |= {"volatility_penalty": 1.0, "concentration_penalty": 0.1, "turnover_penalty": 0.01}
+DEFAULT_STEPS = 500
 ONLY_BARS = ("tickers", "timeframe", "features", "max_fill_bars", "stamp")
 ONLY_FOLDER = ("policy", "steps")
 
@@ -67,7 +58,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "the observation, under the standard rules)",
     )
     parser.add_argument(
-        "--steps", type=whole_number(3), metavar="N", help="length of the stretch that is traded (default: 500)"
+        "--steps",
+        type=whole_number(3),
+        metavar="N",
+        help=f"length of the stretch that is traded (default: {DEFAULT_STEPS})",
     )
     parser.add_argument(
         "--cuts", type=whole_number(1), default=8, metavar="N", help="how many moments to cut at (default: %(default)s)"
@@ -101,59 +95,13 @@ def lines_of_bars(args: argparse.Namespace) -> Iterator[str]:
 def lines_of_folder(args: argparse.Namespace) -> Iterator[str]:
     """As `lines_of_bars`, for the environments on a dataset folder."""
     dataset = load_dataset(args.data_dir)
-    dataset, env_params, act = traded(dataset, args)
-    rng, (first, last) = np.random.default_rng(args.seed), max(dataset.segments, key=lambda s: s[1] - s[0])
-    p = EnvParams.from_mapping(env_params)
-    length = min(last - first, (args.steps or 500) + p.lookback * (2 if p.ends_lookback_early else 1))
-    start = first + int(rng.integers(last - first - length + 1))
-    config, reports = stretch(dataset.env_config(), start, start + length), {}
+    n_steps = args.steps or DEFAULT_STEPS
     with tqdm(total=len(ENVIRONMENTS) * (2 * args.cuts + 1), unit="run", disable=None, desc="trading") as progress:
-        for kind in ENVIRONMENTS:
-            new = partial(make_env, kind, env_params=env_params, start="first", gpu_id=-1)
-            report = analyse_env(new, act, config, env_params, args.cuts, args.seed, progress.update)
-            reports[kind.__name__] = report
-    for name, report in reports.items():
-        if (found := report.first) is not None:
-            what = observation_column(found.column, env_params, dataset.tickers, dataset.feature_names)
-            hint = f" ({what})" if found.field == "observation" else ""
-            yield f"!{name}, {utc_text(dataset.time[start + found.bar])}: {found}{hint}; bar 0 is row {start}"
-    yield from lines_of_features(dataset)
-    span = f"{utc_text(dataset.time[start])} .. {utc_text(dataset.time[start + length - 1])}"
-    yield f"trading {span} with {args.policy or 'a fixed function of every column'}"
-    yield from (f"  {name}: {report}" for name, report in reports.items())
-    yield "  how the features were made cannot be rerun from a folder: check their bars with --bars"
-
-
-def traded(dataset: Dataset, args: argparse.Namespace) -> tuple[Dataset, dict[str, Any], Act]:
-    """The dataset with the policy's coins, the rules, and what acts."""
-    if args.policy is None:
-        env_params = PROBE_RULES | venue_env(dataset, None)
-        return dataset, env_params, probe_policy(state_dim_of(dataset, env_params), len(dataset.tickers), args.seed)
-    try:
-        policy = load_policy(args.policy)
-    except PolicyFileError as error:
-        raise DatasetError(f"--policy {error}") from error
-    facts = policy.metadata
-    tickers, env_params = facts.get("tickers") or dataset.tickers, facts.get("env_params")
-    absent = sorted(set(tickers) - set(dataset.tickers))
-    if not env_params or absent:
-        reason = f"trades {', '.join(absent)}, which the dataset lacks" if absent else "does not say its rules"
-        raise DatasetError(f"--policy {args.policy}: {reason}; give another policy or dataset")
-    dataset = dataset.with_tickers(tickers) if tuple(tickers) != dataset.tickers else dataset
-    if facts.get("feature_names") not in (None, list(dataset.feature_names)):
-        raise DatasetError(f"--policy {args.policy}: was trained on other feature columns than {args.data_dir} has")
-    state_dim = state_dim_of(dataset, env_params)
-    if state_dim != policy.state_dim:
-        raise DatasetError(f"--policy {args.policy}: takes {policy.state_dim} numbers, the dataset gives {state_dim}")
-    return dataset, env_params, numpy_policy(policy)
-
-
-def state_dim_of(dataset: Dataset, env_params: dict[str, Any]) -> int:
-    """Width of an observation of the dataset under these rules."""
-    try:
-        return make_env(CryptoEnvAlpaca, dataset.env_config(), env_params).state_dim
-    except ValueError as error:
-        raise DatasetError(f"{dataset.label}: cannot be traded ({error})") from error
+        options = n_steps, args.cuts, args.seed, progress.update
+        report = analyse_trading(dataset, args.policy, ENVIRONMENTS, *options)
+    yield from (f"!{finding}" for finding in report.findings())
+    yield from lines_of_features(report.dataset)
+    yield from report.lines()
 
 
 def lines_of_features(dataset: Dataset) -> Iterator[str]:

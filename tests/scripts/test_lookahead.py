@@ -160,7 +160,7 @@ def test_a_dataset_too_short_for_the_policy_is_refused_in_one_line(run, tmp_path
     path = policy_file(tmp_path / "policy.safetensors", {"rules": "standard", "lookback": 50}, long)
     code, lines, err = run("--data-dir", tmp_path / "short", "--policy", path)
     assert (code, lines) == (2, [])
-    assert "lookback 50 needs a segment of 51 bars" in err
+    assert "cannot be traded (no segment is long enough for lookback 50" in err
 
 
 @pytest.mark.parametrize(
