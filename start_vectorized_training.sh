@@ -9,7 +9,7 @@ readonly TRAINER="$REPO/scripts/training/1_optimize_unified.py"
 readonly LOG="$REPO/logs/worker_vectorized.log"
 readonly PID_FILE="$REPO/logs/worker_vectorized.pid"
 readonly LOCK_FILE="$REPO/logs/worker_vectorized.lock"
-readonly TIMEFRAMES="5m 15m 30m 1h 4h 12h 1d"
+readonly TIMEFRAMES="1m 5m 15m 30m 1h 4h 12h 1d"
 # Seconds; settable from outside for a slow machine.
 STOP_WAIT_S="${STOP_WAIT_S:-120}"
 FIRST_TRIAL_WAIT_S="${FIRST_TRIAL_WAIT_S:-600}"

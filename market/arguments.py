@@ -99,8 +99,10 @@ def split_tickers(words: list[str]) -> list[str]:
     tickers = [ticker for word in words for ticker in word.split(",") if ticker.strip()]
     names = [ticker_of(ticker) for ticker in tickers]
     repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated or not tickers:
-        raise BarsError(f"--tickers: {', '.join(repeated) or 'nothing'} is given; name each coin once")
+    if not tickers:
+        raise BarsError("--tickers: names no coin")
+    if repeated:
+        raise BarsError(f"--tickers: {', '.join(repeated)} is given twice; name each coin once")
     return tickers
 
 

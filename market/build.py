@@ -22,7 +22,7 @@ from market.dataset import Dataset, make_dataset
 from market.errors import BarsError
 from market.features import feature_set, segment_features
 from market.names import timeframe_name, timeframe_seconds
-from market.quality import account_of_bars, gap_report
+from market.quality import account_of_bars, gap_report, warn_of_few
 from market.venues import ALPACA, Venue
 
 
@@ -78,7 +78,7 @@ def dataset_from_bars(
         source=source,
         synthetic=synthetic or is_synthetic(bars),
         venue=venue,
-        quality=gap_report(fine, max_fill_bars) | account_of_bars(grid, runs, warmup),
+        quality=warn_of_few(gap_report(fine, max_fill_bars) | account_of_bars(grid, runs, warmup)),
     )
 
 

@@ -156,9 +156,9 @@ def _numbers(column: pd.Series, name: str, where: str) -> np.ndarray:
     try:
         return column.to_numpy(dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise BarsError(
-            f"{where}: column {name} holds something that is not a number ({_first_line(error)})"
-        ) from error
+        is_text = (pd.to_numeric(column, errors="coerce").isna() & column.notna()).to_numpy()
+        row = int(is_text.argmax())
+        raise BarsError(f"{where}: row {row}: {name} is {str(column.iloc[row])[:40]!r}, expected a number") from error
 
 
 def _utc_seconds(column: pd.Series, where: str, stamp: str) -> np.ndarray:
@@ -170,7 +170,12 @@ def _utc_seconds(column: pd.Series, where: str, stamp: str) -> np.ndarray:
             is_time = pd.api.types.is_datetime64_any_dtype(column)
             stamps = pd.to_datetime(column, utc=True) if is_time else _from_iso(column)
         except (ValueError, TypeError, OverflowError) as error:
-            raise BarsError(f"{where}: a timestamp cannot be read ({_first_line(error)}); use UTC ISO 8601") from error
+            is_bad = pd.to_datetime(column.astype(str), utc=True, format="ISO8601", errors="coerce").isna().to_numpy()
+            row = int(is_bad.argmax())
+            raise BarsError(
+                f"{where}: row {row}: the timestamp {str(column.iloc[row])[:40]!r} cannot be read; use ISO 8601 as in "
+                "2024-08-05T12:05:00Z, or epoch seconds"
+            ) from error
         nanoseconds = pd.DatetimeIndex(stamps).as_unit("ns")
         seconds = np.where(nanoseconds.isna(), np.nan, nanoseconds.asi8 / 1e9)
     in_range = (seconds >= EARLIEST_S) & (seconds < LATEST_S)
@@ -256,6 +261,8 @@ def to_grid(
         start: first bar open, UTC, included.
         end: bar opens before this, UTC.
     """
+    if start is not None and end is not None and start >= end:
+        raise BarsError(f"{where}: start {start:%Y-%m-%d %H:%M} is not before end {end:%Y-%m-%d %H:%M}")
     symbols = _match(bars, tickers, where)
     bars = bars.loc[bars["symbol"].isin(symbols)]
     step = bar_seconds_of(bars, where)

@@ -231,6 +231,9 @@ def check_target(folder: Path | str, overwrite: bool) -> None:
     folder = Path(folder)
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise DatasetError(f"{folder}: is a link or a file; choose another folder")
+    around = next((parent for parent in folder.absolute().parents if (parent / MANIFEST).exists()), None)
+    if around is not None:
+        raise DatasetError(f"{folder}: lies inside the dataset {around}; choose a folder outside it")
     names = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
     foreign = sorted(names - OWN_NAMES)
     if foreign:

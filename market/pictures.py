@@ -30,7 +30,7 @@ DRAWN_BARS = 3_000  # of a price curve
 LEAST_LABEL_SHARE = 0.05  # of the width, for a segment to carry its length
 LISTED_WARNINGS = 3
 LOG_FROM = 3.0  # highest over lowest rebased price, from where on a log scale reads better
-SYMLOG_FROM = 30.0
+RAW_FROM = 1_000.0  # values this large are in dollars or coins
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 
 
@@ -208,20 +208,23 @@ def _draw_features(axes: Axes, dataset: Dataset, groups: dict[str, list[int]], c
     sample = dataset.tech[:: max(len(dataset.tech) // SAMPLED_ROWS, 1)]
     levels = np.percentile(sample, PERCENTILES, axis=0)  # (7, F)
     levels[0], levels[-1] = dataset.tech.min(axis=0), dataset.tech.max(axis=0)
+    are_raw = bool(np.abs(levels).max() > RAW_FROM)
+    if are_raw:  # dollars and coins side by side: no one axis shows them all
+        levels = levels / np.maximum(np.abs(levels).max(axis=0), np.finfo(np.float64).tiny)
     for row, columns in enumerate(groups.values()):
         step = 0.8 / len(columns)
         for i, column in enumerate(columns):
             asset = owner.get(dataset.feature_names[column].partition(":")[0])
             colour = "#777777" if asset is None else colours[asset]
             _draw_spread(axes, levels[:, column], row - 0.4 + step * (i + 0.5), step, colour)
-    if np.abs(levels).max() > SYMLOG_FROM:
-        axes.set_xscale("symlog", linthresh=1.0)
     axes.set_yticks(range(len(groups)), list(groups), fontsize=8)
     axes.set_ylim(len(groups) - 0.45, -0.55)
     for row in range(len(groups) - 1):
         axes.axhline(row + 0.5, color=SHADE, linewidth=0.6)
     axes.tick_params(axis="x", labelsize=8)
     text = "Features: line all values, bar 5 to 95 %, thick 25 to 75 %, dot median, cross constant; one bar per coin"
+    if are_raw:
+        text += "\nRaw units: every column is drawn over its own largest size"
     axes.set_title(text, loc="left", fontsize=9)
     _tidy(axes)
 
@@ -247,7 +250,9 @@ def _figure(height_inches: float, layout: Literal["constrained"] | None = "const
 def _title_lines(dataset: Dataset, warnings: list[str]) -> list[str]:
     """The label, and the first warnings."""
     lines = textwrap.wrap(dataset.label, 130)[:3]
-    return lines + [textwrap.shorten(f"WARNING {warning}", 130) for warning in warnings[:LISTED_WARNINGS]]
+    lines += [textwrap.shorten(f"WARNING {warning}", 130) for warning in warnings[:LISTED_WARNINGS]]
+    n_more = len(warnings) - LISTED_WARNINGS
+    return [*lines, f"and {n_more} more warnings, in the report"] if n_more > 0 else lines
 
 
 def _title(figure: Figure, dataset: Dataset, lines: list[str], y: float | None = None) -> None:

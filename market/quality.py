@@ -23,6 +23,8 @@ JUMP = 0.05  # |log return|
 LARGE_JUMP = 0.10
 STRANGE_MOVE = 0.7  # |log return| of one bar that halves or doubles a price: a split, another coin, or a wrong unit
 MANY_MISSING = 0.10
+MANY_FILLED = 0.02
+FEW_USED = 0.5
 
 
 def gap_report(grid: BarGrid, max_fill_bars: int) -> dict[str, Any]:
@@ -72,6 +74,17 @@ def account_of_bars(grid: BarGrid, kept: Sequence[tuple[int, int]], warmup_bars:
             "warmup": warmup,
         },
     }
+
+
+def warn_of_few(report: dict[str, Any]) -> dict[str, Any]:
+    """A report with a warning first where most bars could not be used, which names the coin that lacks the most."""
+    used, there = report["used_bars"], report["grid_bars"]
+    if used >= FEW_USED * there:
+        return report
+    lacking = {name: found["outside_bars"] + found["missing_bars"] for name, found in report["tickers"].items()}
+    worst = max(lacking, key=lambda name: lacking[name])
+    cause = f"; {worst} lacks the most bars, {lacking[worst]} of {report['source_bars']}" if lacking[worst] else ""
+    return report | {"warnings": [f"only {used} of {there} bars can be used{cause}", *report["warnings"]]}
 
 
 def _ticker_report(grid: BarGrid, asset: int, bin_bars: int) -> dict[str, Any]:
@@ -189,6 +202,9 @@ def _warnings(grid: BarGrid, asset: int) -> Iterator[str]:
     span = int(rows[-1] - rows[0]) + 1
     if span - len(rows) > MANY_MISSING * span:
         yield f"{ticker}: {span - len(rows)} of {span} bars are missing ({(span - len(rows)) / span:.0%})"
+    n_filled = int(grid.filled[:, asset].sum())
+    if n_filled > MANY_FILLED * span:
+        yield f"{ticker}: {n_filled} of {span} bars are made up by filling ({n_filled / span:.0%})"
     if len(moves) and np.abs(moves).max() > STRANGE_MOVE:
         at = utc_text(int(grid.time[rows[int(np.abs(moves).argmax()) + 1]]))
         yield f"{ticker}: the price moves by a factor of {np.exp(np.abs(moves).max()):.3g} in the bar of {at}"

@@ -187,6 +187,12 @@ def _smooth(inputs: np.ndarray, keep: float) -> np.ndarray:
     return pd.Series(scaled).ewm(alpha=1.0 - keep, adjust=False).mean().to_numpy()
 
 
+def _symbol(ticker: str) -> str:
+    """`BTC/USD` for a coin in dollars, `BTC/EUR` for one in euros: the made-up prices carry any name."""
+    name = ticker_of(ticker)
+    return name if "/" in name else f"{name}/USD"
+
+
 def _coin(ticker: str) -> Coin:
     """The coin of that name; a name without an entry gets properties of its own from the name alone."""
     name = ticker_of(ticker)
@@ -208,7 +214,7 @@ def _coin_bars(ticker: str, time: np.ndarray, step: int, market: Noise, seed: in
     spread = yearly * np.sqrt(step / SECONDS_PER_YEAR) * np.exp(clusters)
     high, low = _extremes(rng, log_open, log_close, spread)
     notional = _notional(rng, time, step, coin, clusters, np.abs(log_close - log_open) / spread)
-    columns = {"timestamp": time, "symbol": f"{ticker_of(ticker)}/USD", "open": np.exp(log_open), "high": high}
+    columns = {"timestamp": time, "symbol": _symbol(ticker), "open": np.exp(log_open), "high": high}
     return pd.DataFrame(columns | {"low": low, "close": np.exp(log_close), "volume": notional / np.exp(log_close)})
 
 

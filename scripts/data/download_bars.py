@@ -110,6 +110,8 @@ def write(args: argparse.Namespace) -> None:
         raise BarsError(f"--out {args.out}: expected a name that ends in .parquet or .csv")
     if args.out.exists() and not args.overwrite:
         raise BarsError(f"--out {args.out}: is there already; pass --overwrite to replace it")
+    if any(path.exists() and args.out.exists() and path.samefile(args.out) for path in args.bars or ()):
+        raise BarsError(f"--out {args.out}: is one of --bars, and would be lost; choose another name")
     bars = bars_of(args)
     write_bars(bars, args.out)
     first, last = (utc_text(bars["timestamp"].agg(end).timestamp()) for end in ("min", "max"))

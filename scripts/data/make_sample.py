@@ -22,9 +22,12 @@ from market.candles import write_bars
 from market.checks import MIN_SEGMENT_BARS
 from market.dataset import check_target, save_dataset
 from market.describe import venue_lines
-from market.names import DEFAULT_TICKERS
+from market.names import DEFAULT_TICKERS, timeframe_seconds
 from market.pictures import quality_picture
 from market.sample import sample_bars, synthetic_dataset
+
+
+MOST_BARS, MOST_YEARS = 70_000, 20  # of the default; the calendar ends in 2099
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -34,9 +37,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--n-bars",
         type=whole_number(MIN_SEGMENT_BARS),
-        default=70_000,
         metavar="N",
-        help="usable bars per coin (default: %(default)s)",
+        help=f"usable bars per coin (default: {MOST_BARS}, or those of {MOST_YEARS} years where that is fewer)",
     )
     add_features(parser)
     parser.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="(default: %(default)s)")
@@ -51,10 +53,11 @@ def make(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     tickers = split_tickers(args.tickers)
     check_target(args.out, args.overwrite)
+    n_bars = args.n_bars or min(MOST_BARS, MOST_YEARS * 365 * 86_400 // timeframe_seconds(args.timeframe))
     venue = venue_of(args.venue)
-    dataset = synthetic_dataset(args.timeframe, args.n_bars, tickers, args.seed, args.features, venue)
+    dataset = synthetic_dataset(args.timeframe, n_bars, tickers, args.seed, args.features, venue)
     if args.bars is not None:
-        write_bars(sample_bars(args.timeframe, args.n_bars + dataset.warmup_bars, tickers, args.seed), args.bars)
+        write_bars(sample_bars(args.timeframe, n_bars + dataset.warmup_bars, tickers, args.seed), args.bars)
         print(f"wrote {args.bars}")
     save_dataset(dataset, args.out, args.overwrite, quality_picture(dataset))
     for line in venue_lines(dataset):

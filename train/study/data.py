@@ -31,7 +31,7 @@ from train.validation.splits import (
 
 logger = logging.getLogger(__name__)
 
-TIMEFRAMES = ("5m", "15m", "30m", "1h", "4h", "12h", "1d")
+TIMEFRAMES = ("1m", "5m", "15m", "30m", "1h", "4h", "12h", "1d")
 MODES = ("standard", "multi-timeframe", "rolling")
 ROLLING_TRAIN_GROUPS = 2  # length of a walk-forward training window, in test blocks
 FILL_DELAY_BARS = 1  # an order decided on bar t is filled on bar t + 1
