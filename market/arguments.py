@@ -67,14 +67,14 @@ def add_stamp(parser: argparse.ArgumentParser, default: str | None = "open") -> 
     )
 
 
-def add_features(parser: argparse.ArgumentParser) -> None:
-    """Add --features to a script that makes a dataset."""
+def add_features(parser: argparse.ArgumentParser, default: str | None = "default") -> None:
+    """Add --features to a script that makes a dataset; with None as `default` a script tells whether it was given."""
     parser.add_argument(
         "--features",
         choices=FEATURE_SETS,
-        default="default",
+        default=default,
         help="columns: default is stationary and scaled; host is the raw set of the FinRL_Crypto family, in dollars, "
-        "coins and points (default: %(default)s)",
+        "coins and points (default: default)",
     )
 
 
