@@ -11,15 +11,15 @@ there at all. The code is the same in both runs, so nothing is allowed for round
 What is known at the cut and what is not. Two things about a row are decided by LATER bars, by rule, and are not leaks
 of a value:
 
-* A run of missing bars is filled when trading resumes within `max_fill_bars`, and splits the data otherwise. Within a
-  run that is open at the cut nobody knows which. From the first missing bar of any coin on, the truncated bars are not
-  asked whether the rows are there.
+* The first `max_fill_bars` missing bars of a run are filled where the coin ever trades again, however late.
+  A run that is open at the end of the bars is not. From the first missing bar of any coin on, the truncated bars are
+  not asked whether the rows are there.
 * A segment enters a dataset once it has `MIN_SEGMENT_BARS` rows. The rows of one that is open at the cut and has fewer
   are not asked for in the truncated run either.
 
 Such rows are counted as undecided. What they HOLD is compared all the same, in the scrambled run, where the bars are
-present and missing in the same places. That a filled row exists still says that trading resumed soon after it: whoever
-trades such rows in a simulation knows that much, and the report counts them.
+present and missing in the same places. A filled row says no more than that the coin trades again some day, and the
+simulator fills no order in it; the report counts such rows.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from market.candles import PRICES, BarGrid, fill_short_gaps, utc_text
+from market.candles import PRICES, BarGrid, fill_gaps, utc_text
 from market.checks import MIN_SEGMENT_BARS
 from market.dataset import Dataset
 from market.errors import BarsError, DatasetError
@@ -198,7 +198,7 @@ def choose_cuts(
 
 
 def _candidates(full: Dataset, grid: BarGrid, max_fill_bars: int) -> Iterator[tuple[str, np.ndarray]]:
-    step, filled = grid.bar_seconds, fill_short_gaps(grid, max_fill_bars).filled.any(axis=1)
+    step, filled = grid.bar_seconds, fill_gaps(grid, max_fill_bars).filled.any(axis=1)
     firsts = np.array([first for first, _ in full.segments])
     lasts = np.array([last - 1 for _, last in full.segments])
     enough = np.minimum(firsts + MIN_SEGMENT_BARS - 1, lasts)  # with this row a segment is long enough to be kept
@@ -298,6 +298,6 @@ def summary_lines(report: BarsReport, tickers: Sequence[str]) -> Iterator[str]:
         )
     if report.filled_rows:
         yield (
-            f"  note: {report.filled_rows:,} rows stand for missing bars; such a row is there only because trading "
-            "resumed soon after it, which no trader knew"
+            f"  note: in {report.filled_rows:,} rows some coin's bar stands for a missing one; the simulator fills no "
+            "order of that coin there"
         )

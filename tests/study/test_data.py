@@ -31,7 +31,7 @@ COINS = ("BTC", "ETH", "LTC")
 @pytest.fixture(scope="module")
 def both():
     """5m and 15m data sets of one market."""
-    bars = sample_bars("5m", 3 * (1_600 + WARMUP_BARS), COINS, seed=1)
+    bars = sample_bars("5m", 3 * (2_400 + WARMUP_BARS), COINS, seed=1)
     return [dataset_from_bars(bars, COINS, name, source="sample", synthetic=True) for name in ("5m", "15m")]
 
 
@@ -112,11 +112,11 @@ def test_timeframes_are_cut_to_the_period_that_all_of_them_cover(both):
 
 def test_other_closes_at_the_same_times_are_another_market(both):
     market, long = both
-    with pytest.raises(StudyError, match=r"5m and 15m are not the same market: BTC closes at .* \(4800 of 4800 such"):
+    with pytest.raises(StudyError, match=r"5m and 15m are not the same market: BTC closes at .* \(7200 of 7200 such"):
         common_market([market, replace(long, price=long.price * 1.01)])
     price = long.price.copy()
     price[70, 1] *= 1.0 + 5e-9
-    with pytest.raises(StudyError, match=r"not the same market: ETH closes at .* \(1 of 4800 such closes\)"):
+    with pytest.raises(StudyError, match=r"not the same market: ETH closes at .* \(1 of 7200 such closes\)"):
         common_market([market, replace(long, price=price)])
     filled = np.zeros(price.shape, dtype=bool)
     filled[70, 1] = True
