@@ -96,6 +96,10 @@ def test_a_study_reaches_its_target_exactly_and_the_same_command_adds_nothing(tm
 
 def check_files(folder: Path) -> None:
     assert (folder / "study.png").stat().st_size > 10_000
+    page = (folder / "report.html").read_text()
+    assert page.endswith("</html>\n")
+    assert "3 complete" in page
+    assert "--resume" in page  # the last command
     for trial in range(3):
         settings = json.loads((folder / f"trial_{trial}" / "settings.json").read_text())
         assert len(settings["data"]["sha256"]) == 64

@@ -2,6 +2,8 @@
 
     ../study.json                     the study's id, and which data it stands on
     settings.json                     resolved settings, seeds, folds, data hash, code version: enough to run it again
+    ../closes_<timeframe>.npz         closing prices the study trades on: what benchmarks of a report are made of
+    ../report.html                    the page about the study (`train.study.report`)
     ../holdout.json                   the winner on the bars held out, written once; ../holdout/ has its equity curves
     split_<k>/policy_best.safetensors  scored on the test blocks; chosen on the validation slice
     split_<k>/policy_last.safetensors
@@ -30,7 +32,7 @@ import numpy as np
 
 from market.files import write_whole
 from train.evaluator import EpisodeRecord
-from train.study.data import StudyError
+from train.study.data import FoldedData, StudyError
 
 OWNER_FILE = "study.json"
 
@@ -113,6 +115,36 @@ def read_equity(path: Path) -> dict[str, np.ndarray]:
     """The columns of an equity file."""
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
+
+
+def closes_file(study_folder: Path, timeframe: str) -> Path:
+    """`<study>/closes_<timeframe>.npz`."""
+    return study_folder / f"closes_{timeframe}.npz"
+
+
+def write_closes(study_folder: Path, data: FoldedData) -> None:
+    """Write the closes (T, A) and their coins, once: a study keeps its bars. What is held out is not among them."""
+    path = closes_file(study_folder, data.timeframe)
+    if path.exists():
+        return
+    buffer = io.BytesIO()
+    columns = {"close": np.asarray(data.dataset.price), "tickers": np.array(data.dataset.tickers)}
+    np.savez_compressed(buffer, allow_pickle=False, sha256=np.array(data.dataset.sha256), **columns)
+    write_whole(path, buffer.getvalue())
+
+
+def read_closes(study_folder: Path, timeframe: str, sha256: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The closes (T, A) and their coins.
+
+    Raises:
+        StudyError: those of other data.
+        OSError: there are none.
+    """
+    path = closes_file(study_folder, timeframe)
+    with np.load(path, allow_pickle=False) as file:
+        if str(file["sha256"]) != sha256:
+            raise StudyError(f"{path}: closes of other data than the trial's")
+        return file["close"], tuple(str(name) for name in file["tickers"])
 
 
 def _plain(value: object) -> Any:

@@ -26,7 +26,8 @@ from train.study.interruption import Interruption
 from train.study.objective import Objective, RunSettings
 from train.study.plot import plot_study
 from train.study.progress import Reporter, best_trial, log_data, summary_lines
-from train.study.results import study_folder
+from train.study.report import COMMAND, command_text, report_ended_study
+from train.study.results import study_folder, write_closes
 from train.study.rules import study_identity, warn_of_other_code
 from train.study.search_space import (
     FIXED_ENV,
@@ -132,6 +133,8 @@ def run_study(request: StudyRequest) -> int:
     about = {"synthetic": data[0].dataset.synthetic, "data": [d.origin for d in data]}
     about |= {"holdout": {d.timeframe: d.holdout.to_json() if d.holdout else None for d in data}}
     folder = study_folder(request.results_dir, study.study_name, study.user_attrs["uuid"], about)
+    for d in data:
+        write_closes(folder, d)
     log_data(data)
     log_venue(data[0], request.volume_30d)
     warn_of_small_budget(space)
@@ -140,6 +143,7 @@ def run_study(request: StudyRequest) -> int:
     warn_of_other_code(study, code_version())
     study.set_user_attr("data", [d.dataset.label for d in data])
     study.set_user_attr("results", str(folder))
+    study.set_user_attr(COMMAND, command_text(sys.orig_argv))
     reporter = Reporter(study, space, len(data[0].folds), request.n_trials)
     run = RunSettings(n_envs, request.seed, request.gpu_id, folder, code_version(), request.volume_30d)
     with Interruption() as interruption:
@@ -263,6 +267,7 @@ def _conclude(study: optuna.Study, ending: Ending, folder: Path, request: StudyR
     best = best_trial(study)
     if best is not None:
         logger.info("picture: %s", plot_study(study, folder, folder / "study.png"))
+    report_ended_study(study, folder)
     if ending.signal_number is not None:
         name = signal.Signals(ending.signal_number).name
         logger.info("stopped by %s; the running trial is marked failed and queued again", name)

@@ -1,0 +1,362 @@
+"""The report of a study: everything the page says, collected from the study and its folder.
+
+Reads only files that are whole and takes no lock, so a study that runs can be reported on; what is missing or damaged
+is left out and the page says so.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shlex
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from market.candles import utc_text
+from market.files import write_whole
+from market.names import timeframe_seconds
+from train.provenance import code_version
+from train.study.curves import Columns, layout_of, read_judged, read_market, read_split, tested_paths
+from train.study.holdout import SCORE_FILE
+from train.study.judgement import holdout_text, judge, unjudged
+from train.study.progress import best_trial, shown
+from train.study.results import split_folder, trial_folder
+from train.study.storage import CODE_VERSION, FAILURE, IDENTITY, experimental_allowed
+from train.validation.metrics import Metrics
+from train.validation.report import FigureRow, Page, PathView, TrialView, Verdict, render
+
+logger = logging.getLogger(__name__)
+
+REPORT_FILE = "report.html"
+UNKNOWN = "not written down"
+COMMAND = "command"  # user attribute: the last command line of the study
+LEAST_FOR_IMPORTANCE = 30  # completed trials: the evaluator looks at the best tenth of them
+STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+# The page is about results that are safe on the disk: whatever stops it must not take the study's own ending with it.
+REPORT_ERRORS = (
+    OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, MemoryError,
+    AssertionError, SQLAlchemyError, optuna.exceptions.OptunaError,
+)  # fmt: skip
+
+
+def report_ended_study(study: optuna.Study, folder: Path) -> None:
+    """Write the page and say where; a failure is logged with its reason and raises nothing."""
+    try:
+        logger.info("report: %s", write_report(study, folder))
+    except REPORT_ERRORS as error:
+        logger.error("report: not written: %s: %s", type(error).__name__, str(error).strip() or "no message")
+        logger.debug("report", exc_info=True)
+
+
+def write_report(study: optuna.Study, folder: Path, out: Path | None = None) -> Path:
+    """Write the page, whole or not at all; returns where.
+
+    Args:
+        study: in any state.
+        folder: its results.
+        out: file to write; `report.html` beside the results without it.
+    """
+    path = folder / REPORT_FILE if out is None else out
+    write_whole(path, render(collect(study, folder)).encode())
+    return path
+
+
+def collect(study: optuna.Study, folder: Path) -> Page:
+    """Everything the page says."""
+    trials = study.get_trials(deepcopy=False)
+    best = best_trial(study)
+    settings = read_json(trial_folder(folder, best.number) / "settings.json") if best is not None else {}
+    base = Page(
+        name=study.study_name,
+        kind=_kind(folder, trials),
+        facts=_facts(study, folder, trials, settings),
+        verdict=unjudged("no trial was completed"),
+        holdout=holdout_text(study, read_json(folder / SCORE_FILE), best),
+        best=None if best is None else best.number,
+        trials=tuple(_trial_view(t) for t in trials),
+        left_out=_left_out(study, settings, trials),
+        command=str(study.user_attrs.get(COMMAND, "")),
+        made=f"Written {utc_text(time.time())} UTC by code version {code_version()}; one file, complete in itself.",
+    )
+    return base if best is None else _with_best(base, study, folder, trials, best, settings)
+
+
+def _with_best(
+    base: Page,
+    study: optuna.Study,
+    folder: Path,
+    trials: Sequence[FrozenTrial],
+    best: FrozenTrial,
+    settings: Mapping[str, Any],
+) -> Page:
+    timeframe = timeframe_of(study, best)
+    seconds = timeframe_seconds(timeframe)
+    per_year = 365.0 * 86_400.0 / seconds
+    folds = settings.get("folds", [])
+    known = {i: read_split(folder, best.number, i) for i in sorted(best.intermediate_values)}
+    splits = {i: columns for i, columns in known.items() if columns is not None}
+    note, paths = "The best trial's settings.json is missing or damaged, so its paths are not known.", []
+    if folds and splits:
+        paths, note = tested_paths(splits, folds, read_market(folder, timeframe, settings), per_year)
+    importances, importances_note = importances_of(study, trials)
+    return Page(
+        **vars(base)
+        | {
+            "verdict": _verdict(study, folder, trials, best, splits, len(folds) or len(known), seconds),
+            "paths": tuple(paths),
+            "paths_note": note,
+            "rows": (*_split_rows(folder, best), *_path_rows(paths), *_holdout_rows(study, folder, best)),
+            "importances": importances,
+            "importances_note": importances_note,
+            "settings": tuple((name, shown(value)) for name, value in best.params.items()),
+            "bar_seconds": seconds,
+        }
+    )
+
+
+def command_text(argv: Sequence[str]) -> str:
+    """A command line to show; a password in a database's address is not: pages are passed on."""
+    return re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", shlex.join(argv))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file of ours; empty where it is missing or damaged, which is logged."""
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        logger.warning("report: %s: not used: %s", path, error)
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def timeframe_of(study: optuna.Study, trial: FrozenTrial) -> str:
+    """Of the bars a trial traded."""
+    if "timeframe" in trial.params:
+        return trial.params["timeframe"]
+    named = study.user_attrs.get(IDENTITY, {}).get("data_sha256", {})
+    return next(iter(named), "5m")
+
+
+# --------------------------------------------------------------------------------------------------------------- header
+def _kind(folder: Path, trials: Sequence[FrozenTrial]) -> str:
+    said = [t.user_attrs["synthetic"] for t in trials if "synthetic" in t.user_attrs]
+    written = read_json(folder / "study.json").get("synthetic")
+    said += [written] if isinstance(written, bool) else []
+    if not said:
+        return "UNKNOWN"
+    return "SYNTHETIC" if any(said) else "REAL"
+
+
+def _facts(
+    study: optuna.Study, folder: Path, trials: Sequence[FrozenTrial], settings: Mapping[str, Any]
+) -> tuple[tuple[str, str], ...]:
+    identity = study.user_attrs.get(IDENTITY, {})
+    rules = settings.get("env_resolved") or identity.get("simulator rules", {})
+    plan, run, venue = (identity.get(part, {}) for part in ("splits", "run", "venue"))
+    about = read_json(folder / "study.json").get("data", [])
+    labels = study.user_attrs.get("data") or [d.get("data_label", "") for d in about]
+    states = Counter(STATES[t.state] for t in trials)
+    versions = sorted({t.user_attrs[CODE_VERSION] for t in trials if CODE_VERSION in t.user_attrs})
+    hashes = identity.get("data_sha256", {})
+    facts = [("data", label) for label in labels]
+    facts += [(f"sha256 of the {name} data", digest) for name, digest in hashes.items()]
+    facts += [
+        ("coins", ", ".join(settings.get("data", {}).get("tickers", [])) or _coins(folder, hashes)),
+        ("timeframe", ", ".join(hashes) or UNKNOWN),
+        ("trials", ", ".join(f"{states[s]} {s}" for s in STATES.values() if states[s]) or "none"),
+        ("splits", _plan_text(plan)),
+        ("fee, buying and selling", _fees_text(rules)),
+        ("slippage", f"{rules['slippage_rate']:.2%} of every order" if "slippage_rate" in rules else UNKNOWN),
+        ("venue", _venue_text(venue)),
+        ("capital", f"{rules['initial_capital']:,.0f} at each start" if "initial_capital" in rules else UNKNOWN),
+        ("seeds", _seeds_text(run, settings)),
+        ("environments", str(run.get("n_envs", UNKNOWN))),
+        ("code version", ", ".join(versions) or UNKNOWN),
+    ]  # fmt: skip
+    return tuple((name, str(text)) for name, text in facts)
+
+
+def _coins(folder: Path, hashes: Mapping[str, str]) -> str:
+    rules = [
+        read_json(path).get("data", {}).get("tickers", []) for path in sorted(folder.glob("trial_*/settings.json"))
+    ]
+    return ", ".join(next((r for r in rules if r), [])) or UNKNOWN
+
+
+def _plan_text(plan: Mapping[str, Any]) -> str:
+    if not plan:
+        return UNKNOWN
+    text = f"{plan.get('mode')}, {plan.get('num_paths')} paths"
+    return text + (f", {plan['k_test_groups']} groups tested together" if plan.get("k_test_groups") else "")
+
+
+def _fees_text(rules: Mapping[str, Any]) -> str:
+    if "buy_fee_rate" not in rules:
+        return UNKNOWN
+    return f"{rules['buy_fee_rate']:.3%} and {rules['sell_fee_rate']:.3%} of notional"
+
+
+def _venue_text(venue: Mapping[str, Any]) -> str:
+    if not venue:
+        return UNKNOWN
+    return (
+        f"{venue.get('name')}, {venue.get('volume_30d', 0.0):,.0f} USD traded in 30 days; order rules of "
+        f"{venue.get('order_rules_as_of')}, fees of {venue.get('fees_as_of')}"
+    )
+
+
+def _seeds_text(run: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    of_splits = settings.get("train", {}).get("seed", [])
+    text = f"study {run.get('seed', UNKNOWN)}"
+    return text + (f"; splits {', '.join(map(str, of_splits))}" if of_splits else "")
+
+
+def _left_out(study: optuna.Study, settings: Mapping[str, Any], trials: Sequence[FrozenTrial]) -> tuple[str, ...]:
+    plan = study.user_attrs.get(IDENTITY, {}).get("splits", {})
+    texts = []
+    for name, part in plan.items():
+        if isinstance(part, dict) and "purge_bars" in part:
+            texts.append(
+                f"{name}: {part['purge_bars']} bars are purged on both sides of every test block, and "
+                f"{part['embargo_bars']} more are embargoed after it; they neither train nor test that split."
+            )
+    pruned = sum(t.state == TrialState.PRUNED for t in trials)
+    if pruned:
+        texts.append(
+            f"Pruned trials ({pruned}) have no value; they count as tried in the deflated Sharpe, and not in PBO."
+        )
+    failed = sum(t.state == TrialState.FAIL for t in trials)
+    if failed:
+        texts.append(f"Failed trials ({failed}) count nowhere.")
+    texts.append("Only the simulator's own costs are paid: no market impact, no outages, no taxes.")
+    texts.append("Bars are taken for independent in every confidence; returns that trend make them too sure.")
+    return tuple(texts)
+
+
+# --------------------------------------------------------------------------------------------------- trials and figures
+def _trial_view(t: FrozenTrial) -> TrialView:
+    outcomes = [v for name, v in t.user_attrs.items() if name.startswith("split_") and isinstance(v, dict)]
+    agents = [o["agent"] for o in outcomes if isinstance(o.get("agent"), dict)]
+
+    def mean(name: str) -> float | None:
+        values = [a[name] for a in agents if a.get(name) is not None]
+        return float(np.mean(values)) if values else None
+
+    return TrialView(
+        number=t.number,
+        state=STATES[t.state],
+        value=t.value if t.state == TrialState.COMPLETE else None,
+        splits={step: v for step, v in t.intermediate_values.items() if np.isfinite(v)},
+        turnover=mean("turnover"),
+        fees=mean("fees"),
+        reason=str(t.user_attrs.get("pruned" if t.state == TrialState.PRUNED else FAILURE, "")),
+    )
+
+
+def _split_rows(folder: Path, best: FrozenTrial) -> list[FigureRow]:
+    """From each split's result.json, or the study's copy of it."""
+    rows = []
+    for i in sorted(best.intermediate_values):
+        file = read_json(split_folder(folder, best.number, i) / "result.json")
+        found = file if "agent" in file else best.user_attrs.get(f"split_{i}", {})
+        if "agent" in found:
+            excess = {"excess_sharpe": found.get("excess_sharpe")}
+            rows.append(FigureRow(f"split {i}", found["agent"] | excess, _kept(found["equal_weight"])))
+    return rows
+
+
+def _kept(equal_weight: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the exposure, which is not kept for it; as undefined it would look like a finding."""
+    return {name: v for name, v in equal_weight.items() if name != "exposure"}
+
+
+def _path_rows(paths: Sequence[PathView]) -> list[FigureRow]:
+    def plain(m: Metrics) -> dict[str, Any]:
+        return asdict(m)
+
+    rows = []
+    for p in paths:
+        excess = p.agent_figures.sharpe - p.equal_weight_figures.sharpe
+        other = plain(p.equal_weight_figures)
+        if not p.coins:  # its trades are then not known
+            other = {name: v for name, v in other.items() if name not in ("turnover", "fees", "trades", "exposure")}
+        rows.append(
+            FigureRow(p.title.lower().partition(" of ")[0], plain(p.agent_figures) | {"excess_sharpe": excess}, other)
+        )
+    return rows
+
+
+def _holdout_rows(study: optuna.Study, folder: Path, best: FrozenTrial) -> list[FigureRow]:
+    scored = read_json(folder / SCORE_FILE)
+    if (scored.get("uuid"), scored.get("trial")) != (study.user_attrs.get("uuid"), best.number):
+        return []
+    return [
+        FigureRow(f"hold-out {i}", p["agent"] | {"excess_sharpe": p.get("excess_sharpe")}, _kept(p["equal_weight"]))
+        for i, p in enumerate(scored.get("policies", []))
+    ]
+
+
+# -------------------------------------------------------------------------------- what the study as a whole says
+def _verdict(
+    study: optuna.Study,
+    folder: Path,
+    trials: Sequence[FrozenTrial],
+    best: FrozenTrial,
+    splits: Mapping[int, Columns],
+    n_splits: int,
+    bar_seconds: int,
+) -> Verdict:
+    if len(splits) < n_splits or not splits:
+        return unjudged(f"equity files of trial {best.number}, the best, are missing or damaged")
+    timeframe = timeframe_of(study, best)
+    complete = [t for t in trials if t.state == TrialState.COMPLETE and timeframe_of(study, t) == timeframe]
+    judged = read_judged(folder, [t.number for t in complete], layout := layout_of(splits))
+    n_tried = sum(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials)
+    return judge(judged, best.number, splits, layout, n_tried, bar_seconds)
+
+
+def importances_of(study: optuna.Study, trials: Sequence[FrozenTrial]) -> tuple[tuple[tuple[str, float], ...], str]:
+    """Share of each setting, largest first, and what has to be said; PED-ANOVA (Watanabe et al. 2023).
+
+    It needs no further library and no seed: the same trials give the same shares everywhere.
+    """
+    values = [t.value for t in trials if t.state == TrialState.COMPLETE]
+    n = len(values)
+    if n < LEAST_FOR_IMPORTANCE:
+        return (), (
+            f"With {n} completed trials, which settings mattered cannot be told: at least {LEAST_FOR_IMPORTANCE} are "
+            "needed, and more are better."
+        )
+    if len(set(values)) == 1:
+        return (), f"Which settings mattered cannot be told: all {n} completed trials are of the same value."
+    # Here, because it brings scikit-learn along where that is installed, whose import draws random numbers.
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
+    try:
+        with experimental_allowed():
+            shares = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(), normalize=True)
+    except (ValueError, RuntimeError, ArithmeticError) as error:
+        return (), f"Which settings mattered cannot be told: {error}"
+    ordered = tuple(sorted(((name, float(v)) for name, v in shares.items()), key=lambda pair: -pair[1]))
+    return ordered, (
+        f"How much a setting decides whether a trial is among the best tenth of {n} (PED-ANOVA, shares of the sum). "
+        "Settings act together, and small shares may be chance."
+    )
