@@ -5,7 +5,7 @@
     python benchmarks/calibration.py --quick    # a tiny study of each kind, as a check; writes nothing
 
 Every study is a real one, from data on disk through sampler, folds, PPO and hold-out (`train.study.session.run_study`),
-judged as scripts/validation/5_pbo.py judges it. Without signal: the sample market, a fair game in which fees are all
+judged by the figures of scripts/validation/5_pbo.py. Without signal: the sample market, a fair game in which fees are all
 that is certain. With one: coins that rise one after the other, announced a bar before, holding all of them earns
 nothing. A seed gives the market, the sampler and the weights.
 """
@@ -34,6 +34,7 @@ sys.path.insert(0, str(REPO))
 from benchmarks import measuring  # noqa: E402 - the repository is not installed
 from benchmarks.calibration_summary import (  # noqa: E402
     COLUMNS,
+    LEAST_COMPARED,
     NO_SIGNAL,
     PLANTED,
     Reading,
@@ -49,7 +50,7 @@ from market.dataset import Dataset, make_dataset, save_dataset  # noqa: E402
 from market.sample import synthetic_dataset  # noqa: E402
 from train.study.curves import layout_of, trial_returns  # noqa: E402
 from train.study.data import SplitPlan  # noqa: E402
-from train.study.overfit import LEAST_TRIALS, N_BLOCKS, TrialReturns, assess  # noqa: E402
+from train.study.overfit import N_BLOCKS, TrialReturns, assess  # noqa: E402
 from train.study.overfit import trial_returns as returns_of  # noqa: E402
 from train.study.progress import best_trial  # noqa: E402
 from train.study.replay import StoredStudy, open_stored  # noqa: E402
@@ -65,25 +66,24 @@ TICKERS = ("BTC", "ETH", "LTC")
 BAR_SECONDS, FIRST_CLOSE_S = 300, 1_704_067_500
 # The named coin rises by three times what each other one falls, and one regime in four names none: on average no coin
 # moves, and holding all earns nothing.
-SIGNAL = AnnouncedMarket(n_assets=len(TICKERS), rise=0.004, fall=-0.004 / 3.0, volatility=0.004)
+SIGNAL = AnnouncedMarket(n_assets=len(TICKERS), rise=0.006, fall=-0.002, volatility=0.004)
 
 
 @dataclass(frozen=True)
 class Settings:
     """Of every study."""
 
-    n_trials: int = 20  # completed and pruned
+    n_trials: int = 16  # completed and pruned
     num_paths: int = 2  # with k_test_groups 1: 3 splits, each tests a third
     k_test_groups: int = 1
     holdout_fraction: float = 0.15
-    break_step: int = 6_000  # environment steps of a split
+    break_step: int = 4_000  # environment steps of a split
     n_envs: int = 12
     n_bars: int = 3_000
-    least_trials: int = LEAST_TRIALS  # compared ones, for a study to be judged
 
 
 UNDEFINED = Reading(*[math.nan] * 8)
-QUICK = Settings(n_trials=4, break_step=1_500, n_bars=2_000, least_trials=2)
+QUICK = Settings(n_trials=4, break_step=1_500, n_bars=2_000)
 
 
 # ------------------------------------------------------------------------------------------------------------- markets
@@ -162,9 +162,9 @@ def judge(stored: StoredStudy, kind: str, seed: int, wall_s: float) -> Study:
 
 def reading(returns: TrialReturns, kind: Any) -> Reading:
     """One kind of returns; all nan where a single trial is left, which compares with nothing."""
-    if len(returns.numbers) < 2:
+    if len(returns.numbers) < LEAST_COMPARED:
         return UNDEFINED
-    found = assess(returns, kind, least_trials=2).to_json()
+    found = assess(returns, kind, least_trials=LEAST_COMPARED).to_json()
     ratios = np.array([float(sharpe(column, 1.0)) for column in returns.matrix.T])
     best = estimate_sharpe(returns.matrix[:, int(np.argmax(ratios))])
     return Reading(
@@ -238,8 +238,8 @@ def _ended(jobs: Sequence[tuple[str, int]], settings: Settings, n_processes: int
 
 def section(args: argparse.Namespace, settings: Settings, studies: Sequence[Study]) -> dict[str, Any]:
     """What docs/results.md shows, and every figure of every study."""
-    judged = [study for study in studies if is_judged(study, settings.least_trials)]
-    refused = [study for study in studies if not is_judged(study, settings.least_trials)]
+    judged = [study for study in studies if is_judged(study)]
+    refused = [study for study in studies if not is_judged(study)]
     about = (
         f"Share of studies whose winner is called skilful. A study: {settings.n_trials} trials of "
         f"{settings.num_paths + 1} splits, {settings.break_step:,} environment steps each, on {settings.n_bars:,} "
@@ -268,8 +268,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = measuring.arguments(__doc__, gpu=False)
     parser.set_defaults(threads=1)
-    parser.add_argument("--no-signal", type=int, default=40, metavar="N", help="studies without signal (default 40)")
-    parser.add_argument("--planted", type=int, default=12, metavar="N", help="studies with a signal (default 12)")
+    parser.add_argument("--no-signal", type=int, default=26, metavar="N", help="studies without signal (default 26)")
+    parser.add_argument("--planted", type=int, default=8, metavar="N", help="studies with a signal (default 8)")
     parser.add_argument("--first-seed", type=int, default=0, metavar="S", help="of each kind; the others follow")
     parser.add_argument("--processes", type=int, default=2, metavar="N", help="studies at once (default 2)")
     args = parser.parse_args(argv)
@@ -294,7 +294,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = args.out or RESULT
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"machine": measuring.machine(-1), "calibration": part}, indent=1) + "\n")
-    draw([study for study in studies if is_judged(study, settings.least_trials)], path.with_suffix(".png"))
+    draw([study for study in studies if is_judged(study)], path.with_suffix(".png"))
     print(f"\nwrote {path} and {path.with_suffix('.png')}", file=sys.stderr)
     return 0
 

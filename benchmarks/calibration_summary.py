@@ -17,6 +17,7 @@ from train.validation.overfitting import LARGEST_PBO, LEAST_CONFIDENCE
 NO_SIGNAL, PLANTED = "no signal", "planted signal"
 NOMINAL = 1.0 - LEAST_CONFIDENCE
 LEAST_POWER = 0.8
+LEAST_COMPARED = 2
 HOLDOUT_ERRORS = 2.0  # standard errors above 0, as a study's report says "above what chance explains"
 HOLDOUT_NOMINAL = 0.0228  # of a normal distribution above 2
 COLUMNS = {"rule": "called skilful by", "nominal": "nominal", NO_SIGNAL: NO_SIGNAL, PLANTED: PLANTED}
@@ -125,9 +126,9 @@ def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> tuple[float, fl
     return low, high
 
 
-def is_judged(study: Study, least_trials: int = LEAST_TRIALS) -> bool:
-    """Whether `scripts/validation/5_pbo.py` would judge it: trials enough that traded every test bar."""
-    return study.n_compared >= least_trials
+def is_judged(study: Study) -> bool:
+    """Whether there are trials to compare: what the page of a study asks for (5_pbo.py asks for `LEAST_TRIALS`)."""
+    return study.n_compared >= LEAST_COMPARED
 
 
 def count(studies: Sequence[Study], kind: str, rule: Rule) -> Count:
@@ -167,7 +168,13 @@ def notes(studies: Sequence[Study], refused: Sequence[Study]) -> list[str]:
         n_refused = sum(study.kind == kind for study in refused)
         if mine:
             lines.append(f"{kind.capitalize()}: {_medians(mine)}.")
-        lines.append(f"{kind.capitalize()}: {n_refused} more studies are not judged, too few trials traded throughout.")
+        few = [study for study in mine if study.n_compared < LEAST_TRIALS]
+        called = [sum(rule.calls(study) for study in few) for rule in (DEFLATED, PBO, BOTH)]
+        lines.append(
+            f"{kind.capitalize()}: {n_refused} more studies have too few trials to compare and are not judged. {len(few)} "
+            f"of the judged have under {LEAST_TRIALS}, where scripts/validation/5_pbo.py gives no answer; of these the "
+            f"deflated Sharpe calls {called[0]} skilful, PBO {called[1]}, both {called[2]} (account)."
+        )
     for rule in CHECKED:
         found = count(studies, NO_SIGNAL, rule)
         if rule.nominal is not None and found.n and found.interval[0] > rule.nominal:

@@ -102,11 +102,13 @@ def test_too_many_false_positives_are_a_missed_target_and_said_so():
     assert not any("whole interval" in line for line in notes([study(seed=i) for i in range(20)], []))
 
 
-def test_a_study_with_few_trials_is_not_judged():
-    assert is_judged(study(n_compared=10))
-    assert not is_judged(study(n_compared=9))
-    lines = notes([study()], [study(n_compared=9), study(n_compared=0)])
-    assert any(line.startswith("No signal: 2 more studies are not judged") for line in lines)
+def test_a_study_with_nothing_to_compare_is_not_judged_and_few_trials_are_told():
+    assert is_judged(study(n_compared=2))
+    assert not is_judged(study(n_compared=1))
+    lines = notes([study(), study(n_compared=9, reading=SKILLED)], [study(n_compared=0)])
+    (told,) = (line for line in lines if line.startswith("No signal: 1 more studies"))
+    assert "1 of the judged have under 10" in told
+    assert "both 1 (account)" in told
 
 
 def test_the_table_has_a_row_a_rule():
