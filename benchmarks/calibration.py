@@ -3,10 +3,11 @@
 
     python benchmarks/calibration.py            # writes benchmarks/results/calibration.json and calibration.png
     python benchmarks/calibration.py --quick    # a tiny study of each kind, as a check; writes nothing
+    python benchmarks/calibration.py --redraw   # counts and draws the written studies anew; runs none
 
 Every study is a real one, from data on disk through sampler, folds, PPO and hold-out (`train.study.session.run_study`),
-judged by the figures of scripts/validation/5_pbo.py. Without signal: the sample market, a fair game in which fees are all
-that is certain. With one: coins that rise one after the other, announced a bar before, holding all of them earns
+judged by the figures of scripts/validation/5_pbo.py. Without signal: the sample market, a fair game in which fees are
+all that is certain. With one: coins that rise one after the other, announced a bar before, holding all of them earns
 nothing. A seed gives the market, the sampler and the weights.
 """
 
@@ -237,24 +238,39 @@ def _ended(jobs: Sequence[tuple[str, int]], settings: Settings, n_processes: int
 
 
 def section(args: argparse.Namespace, settings: Settings, studies: Sequence[Study]) -> dict[str, Any]:
-    """What docs/results.md shows, and every figure of every study."""
-    judged = [study for study in studies if is_judged(study)]
-    refused = [study for study in studies if not is_judged(study)]
+    """How it was made, and every figure of every study; `redrawn` adds what docs/results.md shows."""
     about = (
         f"Share of studies whose winner is called skilful. A study: {settings.n_trials} trials of "
         f"{settings.num_paths + 1} splits, {settings.break_step:,} environment steps each, on {settings.n_bars:,} "
         f"five-minute bars of {len(TICKERS)} coins, the last {settings.holdout_fraction:.0%} held out, nothing pruned "
         f"but what hardly trades. {NO_SIGNAL.capitalize()}: the sample market, a fair game; {PLANTED}: the coin that "
-        "rises is announced a bar ahead, and holding all coins earns nothing. Both: deflated Sharpe and PBO together. "
+        "rises is announced a bar ahead, strongly, and holding all coins earns nothing. Both: deflated Sharpe and PBO together. "
         "Lead: returns less equal weight's. PBO's level is a threshold; no theory makes it an error rate."
     )
     return measuring.section(
-        args, about, COLUMNS, rows=table_rows(judged), notes=notes(judged, refused), checks=checks(judged),
-        settings=asdict(settings), signal=asdict(SIGNAL), processes=args.processes,
+        args, about, COLUMNS, settings=asdict(settings), signal=asdict(SIGNAL), processes=args.processes,
         seeds={NO_SIGNAL: [s.seed for s in studies if s.kind == NO_SIGNAL],
                PLANTED: [s.seed for s in studies if s.kind == PLANTED]},
         studies=[plain(asdict(study)) for study in studies],
     )  # fmt: skip
+
+
+def redrawn(part: dict[str, Any]) -> tuple[dict[str, Any], list[Study]]:
+    """A written section with table, notes and targets from its studies; and the studies that are judged."""
+    studies = [study_of(row) for row in part["studies"]]
+    judged = [study for study in studies if is_judged(study)]
+    refused = [study for study in studies if not is_judged(study)]
+    return part | {"rows": table_rows(judged), "notes": notes(judged, refused), "checks": checks(judged)}, judged
+
+
+def study_of(row: dict[str, Any]) -> Study:
+    """The study that `plain` wrote."""
+
+    def number(value: Any) -> Any:
+        return math.nan if value is None else value
+
+    readings = {name: Reading(**{k: number(v) for k, v in row[name].items()}) for name in ("account", "lead")}
+    return Study(**{name: number(value) for name, value in row.items()} | readings)
 
 
 def plain(value: Any) -> Any:
@@ -272,6 +288,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--planted", type=int, default=8, metavar="N", help="studies with a signal (default 8)")
     parser.add_argument("--first-seed", type=int, default=0, metavar="S", help="of each kind; the others follow")
     parser.add_argument("--processes", type=int, default=2, metavar="N", help="studies at once (default 2)")
+    parser.add_argument("--redraw", action="store_true", help="run nothing: the studies are those of the result file")
     args = parser.parse_args(argv)
     if args.quick:
         args.no_signal, args.planted, args.processes = 1, 1, 1
@@ -286,15 +303,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     measuring.with_threads(args)
     settings = QUICK if args.quick else Settings()
-    studies = run_all(args, settings)
-    part = section(args, settings, studies)
-    print("\n".join(measuring.section_lines(part)))
+    path = args.out or RESULT
+    if args.redraw:
+        content = json.loads(path.read_text())
+    else:
+        part = section(args, settings, run_all(args, settings))
+        content = {"machine": measuring.machine(-1), "calibration": part}
+    content["calibration"], judged = redrawn(content["calibration"])
+    print("\n".join(measuring.section_lines(content["calibration"])))
     if args.quick and args.out is None:
         return 0
-    path = args.out or RESULT
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"machine": measuring.machine(-1), "calibration": part}, indent=1) + "\n")
-    draw([study for study in studies if is_judged(study)], path.with_suffix(".png"))
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    draw(judged, path.with_suffix(".png"))
     print(f"\nwrote {path} and {path.with_suffix('.png')}", file=sys.stderr)
     return 0
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scipy.special import betaincinv
+from scipy.special import betaincinv, ndtri
 
 from benchmarks.measuring import check
 from train.study.overfit import LEAST_TRIALS
-from train.validation.overfitting import LARGEST_PBO, LEAST_CONFIDENCE
+from train.validation.overfitting import LARGEST_PBO, LEAST_CONFIDENCE, Search, expected_maximum_sharpe
 
 NO_SIGNAL, PLANTED = "no signal", "planted signal"
 NOMINAL = 1.0 - LEAST_CONFIDENCE
@@ -126,6 +127,11 @@ def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> tuple[float, fl
     return low, high
 
 
+def studies_to_prove(rate: float) -> int:
+    """Least n for which 0 of n has its whole interval at or under the rate."""
+    return next(n for n in range(1, 100_000) if clopper_pearson(0, n)[1] <= rate)
+
+
 def is_judged(study: Study) -> bool:
     """Whether there are trials to compare: what the page of a study asks for (5_pbo.py asks for `LEAST_TRIALS`)."""
     return study.n_compared >= LEAST_COMPARED
@@ -163,18 +169,18 @@ def checks(studies: Sequence[Study]) -> list[dict[str, Any]]:
 def notes(studies: Sequence[Study], refused: Sequence[Study]) -> list[str]:
     """What the table does not show, one sentence a line."""
     lines = ["In brackets 95 % intervals of the rate (Clopper and Pearson)."]
+    clean = count(studies, NO_SIGNAL, BOTH)
+    if clean.n and clean.interval[0] <= NOMINAL < clean.interval[1]:
+        lines.append(
+            f"{clean.n} studies without signal do not prove a rate under {100 * NOMINAL:.0f} %: their interval for both "
+            f"tests reaches {100 * clean.interval[1]:.1f} %. {studies_to_prove(NOMINAL)} without one false positive would."
+        )
     for kind in (NO_SIGNAL, PLANTED):
         mine = [study for study in studies if study.kind == kind]
         n_refused = sum(study.kind == kind for study in refused)
         if mine:
             lines.append(f"{kind.capitalize()}: {_medians(mine)}.")
-        few = [study for study in mine if study.n_compared < LEAST_TRIALS]
-        called = [sum(rule.calls(study) for study in few) for rule in (DEFLATED, PBO, BOTH)]
-        lines.append(
-            f"{kind.capitalize()}: {n_refused} more studies have too few trials to compare and are not judged. {len(few)} "
-            f"of the judged have under {LEAST_TRIALS}, where scripts/validation/5_pbo.py gives no answer; of these the "
-            f"deflated Sharpe calls {called[0]} skilful, PBO {called[1]}, both {called[2]} (account)."
-        )
+        lines.append(f"{kind.capitalize()}: {_few_text(mine, n_refused)}")
     for rule in CHECKED:
         found = count(studies, NO_SIGNAL, rule)
         if rule.nominal is not None and found.n and found.interval[0] > rule.nominal:
@@ -182,32 +188,66 @@ def notes(studies: Sequence[Study], refused: Sequence[Study]) -> list[str]:
                 f"{rule.name}: the whole interval is above the nominal {100 * rule.nominal:.0f} %: on markets without "
                 "signal the rule does call winners skilful more often than it promises."
             )
+    lines += _spread_note([study for study in studies if study.kind == NO_SIGNAL])
     path = Rule("", None, lambda s: _is_confident(s.equal_weight_probabilistic))
     passed = count(studies, NO_SIGNAL, path).text()
-    lines.append(
-        f"Equal weight itself, which chooses nothing, passes the naive rule on {passed} of the markets without signal: "
-        "as often an account can be called skilful for its market's path alone."
-    )
+    lines.append(f"Equal weight itself, which chooses nothing, passes the naive rule of the account on {passed}.")
     return lines
 
 
+def trial_spread(study: Study) -> float:
+    """Standard deviation of the trials' annual Sharpe ratios, which the deflated Sharpe takes for luck."""
+    return study.account.luck_sharpe / expected_maximum_sharpe(Search(study.n_finished, 1.0))
+
+
+def chance_spread(study: Study) -> float:
+    """Standard error of the winner's annual Sharpe, from its own confidence; nan where that is 0, 1/2 or 1."""
+    z = float(ndtri(study.account.probabilistic))
+    return study.account.sharpe / z if math.isfinite(z) and z != 0.0 else math.nan
+
+
+def _spread_note(studies: Sequence[Study]) -> list[str]:
+    spreads = [(trial_spread(s), chance_spread(s)) for s in studies]
+    known = [pair for pair in spreads if all(map(math.isfinite, pair))]
+    if not known:
+        return []
+    found, chance = (statistics.median(column) for column in zip(*known, strict=True))
+    return [
+        f"Without signal the annual Sharpe ratios of a study's trials spread by {found:.3g} (median); chance gives "
+        f"one trial an error of {chance:.3g}. What exceeds it are real differences, such as the fees of those that "
+        "trade much; the deflated Sharpe takes all of it for luck, and asks the more of the winner."
+    ]
+
+
+def _few_text(studies: Sequence[Study], n_refused: int) -> str:
+    few = [study for study in studies if study.n_compared < LEAST_TRIALS]
+    called = [sum(rule.calls(study) for study in few) for rule in (DEFLATED, PBO, BOTH)]
+    return (
+        f"{n_refused} more studies have too few trials to compare and are not judged. {len(few)} of the judged have "
+        f"under {LEAST_TRIALS}, where scripts/validation/5_pbo.py gives no answer; of these the deflated Sharpe calls "
+        f"{called[0]} skilful, PBO {called[1]}, both {called[2]} (account)."
+    )
+
+
 def _medians(studies: Sequence[Study]) -> str:
-    figures = {
-        "deflated Sharpe of the account": [s.account.deflated for s in studies],
-        "of the lead": [s.lead.deflated for s in studies],
-        "PBO": [s.account.pbo for s in studies],
-        "of the lead ": [s.lead.pbo for s in studies],
-        "trials compared": [s.n_compared for s in studies],
-        "effective trials": [s.account.effective_trials for s in studies],
-        "hold-out excess Sharpe": [s.holdout_excess_sharpe for s in studies],
-    }
-    return "medians: " + ", ".join(f"{name.strip()} {statistics.median(v):.3g}" for name, v in figures.items())
+    def of(figure: Callable[[Study], float]) -> str:
+        return f"{statistics.median(figure(study) for study in studies):.3g}"
+
+    return (
+        f"medians: winner's annual Sharpe {of(lambda s: s.account.sharpe)} where luck is put at "
+        f"{of(lambda s: s.account.luck_sharpe)} (lead {of(lambda s: s.lead.sharpe)}, luck "
+        f"{of(lambda s: s.lead.luck_sharpe)}); deflated Sharpe {of(lambda s: s.account.deflated)} (lead "
+        f"{of(lambda s: s.lead.deflated)}); PBO {of(lambda s: s.account.pbo)} (lead {of(lambda s: s.lead.pbo)}); "
+        f"trials compared {of(lambda s: s.n_compared)}, effective {of(lambda s: s.account.effective_trials)}; hold-out "
+        f"excess Sharpe {of(lambda s: s.holdout_excess_sharpe)} (standard error {of(lambda s: s.holdout_error)})"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- picture
 COLOURS = {NO_SIGNAL: "tab:orange", PLANTED: "tab:blue"}
 CONFIDENCES: tuple[tuple[str, Callable[[Study], float]], ...] = (
-    ("best Sharpe,\nnot deflated", lambda s: s.account.best_probabilistic),
+    ("best, account,\nnot deflated", lambda s: s.account.best_probabilistic),
+    ("best, lead,\nnot deflated", lambda s: s.lead.best_probabilistic),
     ("deflated,\naccount", lambda s: s.account.deflated),
     ("deflated,\nlead", lambda s: s.lead.deflated),
 )
@@ -230,7 +270,7 @@ def draw(studies: Sequence[Study], path: Path) -> None:
     left.axhspan(LEAST_CONFIDENCE, 1.03, color="tab:green", alpha=0.15, lw=0)
     left.axhline(LEAST_CONFIDENCE, color="tab:green", lw=1, ls="--")
     left.set(ylabel="confidence that the true Sharpe is above 0", ylim=(-0.03, 1.03))
-    left.set_title(f"Deflated Sharpe; shaded: {LEAST_CONFIDENCE:.0%} or more", fontsize=11)
+    left.set_title(f"Probabilistic and deflated Sharpe; shaded: {LEAST_CONFIDENCE:.0%} or more", fontsize=11)
     _strips(right, studies, OVERFITTING)
     right.axhspan(-0.03, LARGEST_PBO, color="tab:green", alpha=0.15, lw=0)
     right.axhline(LARGEST_PBO, color="tab:green", lw=1, ls="--")
@@ -250,7 +290,7 @@ def _strips(axes: Any, studies: Sequence[Study], figures: Sequence[tuple[str, Ca
         mine = [study for study in studies if study.kind == kind]
         for place, (_, value_of) in enumerate(figures):
             values = sorted(value_of(study) for study in mine)
-            xs = [place + shift + 0.28 * ((i + 0.5) / len(values) - 0.5) for i in range(len(values))]
+            xs = [place + shift + 0.3 * ((i + 0.5) / len(values) - 0.5) for i in range(len(values))]
             label = f"{kind}, {len(mine)} studies" if place == 0 else None
             axes.plot(xs, values, "o", ms=5, mew=0, alpha=0.7, color=COLOURS[kind], label=label)
     axes.set_xticks(range(len(figures)), [name for name, _ in figures])

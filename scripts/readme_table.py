@@ -44,7 +44,8 @@ def machine_text(machine: Mapping[str, Any]) -> str:
 def origin(part: Mapping[str, Any]) -> str:
     """How a section was made."""
     versions = f"torch {part['torch']}, commit {part['commit']}, {part['date']}"
-    return f"`{part['command']}`, {part['threads']} threads, {versions}."
+    threads = f"{part['threads']} thread{'' if part['threads'] == 1 else 's'}"
+    return f"`{part['command']}`, {threads}, {versions}."
 
 
 def short_blocks(found: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -22,15 +22,19 @@ from benchmarks.calibration_summary import (
     Count,
     Reading,
     Study,
+    chance_spread,
     checks,
     clopper_pearson,
     count,
     draw,
     is_judged,
     notes,
+    studies_to_prove,
     table_rows,
+    trial_spread,
 )
 from scripts import readme_table
+from train.validation.overfitting import Search, expected_maximum_sharpe
 
 LUCKY = Reading(3.0, 0.97, 0.4, 0.5, 2.5, 4.0, 4.0, 0.99)
 SKILLED = Reading(9.0, 1.0, 0.99, 0.01, 2.5, 4.0, 9.0, 1.0)
@@ -50,6 +54,11 @@ def test_the_interval_is_scipys(k, n):
 def test_none_of_n_is_bounded_by_the_rule_of_its_tail():
     # (1 - p)^20 = 0.025
     assert clopper_pearson(0, 20) == pytest.approx((0.0, 1.0 - 0.025 ** (1 / 20)))
+
+
+def test_what_would_prove_a_rate():
+    n = studies_to_prove(0.05)
+    assert clopper_pearson(0, n)[1] <= 0.05 < clopper_pearson(0, n - 1)[1]
 
 
 @pytest.mark.parametrize(("k", "n"), [(-1, 5), (6, 5)])
@@ -148,8 +157,26 @@ def test_a_small_run_writes_what_the_page_shows(tmp_path, monkeypatch):
     assert {s["kind"] for s in part["studies"]} == {NO_SIGNAL, PLANTED}
     assert part["seeds"] == {NO_SIGNAL: [0], PLANTED: [0]}
     assert part["settings"]["n_trials"] == calibration.QUICK.n_trials
+    (tmp_path / "calibration.png").unlink()
+    assert calibration.main(["--redraw", "--out", str(path)]) == 0
+    assert json.loads(path.read_text())["calibration"] == part
     assert (tmp_path / "calibration.png").is_file()
     assert "| both, account | 5.0 % |" in readme_table.calibration_block(tmp_path)
+
+
+def test_the_spread_of_trials_is_read_from_what_luck_is_put_at():
+    search = Search(20, 4.0)  # annual Sharpe ratios of deviation 2
+    luck = expected_maximum_sharpe(search)
+    made = study(reading=replace(LUCKY, luck_sharpe=luck, sharpe=3.0, probabilistic=0.977249868))
+    assert trial_spread(made) == pytest.approx(2.0)
+    assert chance_spread(made) == pytest.approx(1.5)  # two standard errors above 0
+    assert math.isnan(chance_spread(study(reading=replace(LUCKY, probabilistic=1.0))))
+
+
+def test_a_study_is_read_back_as_it_was_written():
+    written = json.loads(json.dumps(calibration.plain(asdict(study(reading=UNDEFINED)))))
+    assert written["account"]["pbo"] is None
+    assert repr(calibration.study_of(written)) == repr(study(reading=UNDEFINED))
 
 
 def test_a_page_without_calibration_says_nothing_of_it(tmp_path):
