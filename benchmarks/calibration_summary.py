@@ -172,8 +172,8 @@ def notes(studies: Sequence[Study], refused: Sequence[Study]) -> list[str]:
     clean = count(studies, NO_SIGNAL, BOTH)
     if clean.n and clean.interval[0] <= NOMINAL < clean.interval[1]:
         lines.append(
-            f"{clean.n} studies without signal do not prove a rate under {100 * NOMINAL:.0f} %: their interval for both "
-            f"tests reaches {100 * clean.interval[1]:.1f} %. {studies_to_prove(NOMINAL)} without one false positive would."
+            f"{clean.n} studies without signal do not prove a rate under {100 * NOMINAL:.0f} %: the interval for "
+            f"both reaches {100 * clean.interval[1]:.1f} %. {studies_to_prove(NOMINAL)} without a false positive would."
         )
     for kind in (NO_SIGNAL, PLANTED):
         mine = [study for study in studies if study.kind == kind]
