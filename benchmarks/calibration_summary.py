@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,17 @@ from typing import Any
 
 from scipy.special import betaincinv, ndtri
 
-from benchmarks.measuring import check
-from train.study.overfit import LEAST_TRIALS
-from train.validation.overfitting import LARGEST_PBO, LEAST_CONFIDENCE, Search, expected_maximum_sharpe
+REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO))
+
+from benchmarks.measuring import check  # noqa: E402 - the repository is not installed
+from train.study.overfit import LEAST_TRIALS  # noqa: E402
+from train.validation.overfitting import (  # noqa: E402
+    LARGEST_PBO,
+    LEAST_CONFIDENCE,
+    Search,
+    expected_maximum_sharpe,
+)
 
 NO_SIGNAL, PLANTED = "no signal", "planted signal"
 NOMINAL = 1.0 - LEAST_CONFIDENCE
