@@ -26,6 +26,7 @@ TITLES = {
     "update": "Updating", "trial": "Whole trials", "study": "Whole studies", "dataset": "Bars to a dataset",
 }  # fmt: skip
 SHORT = ("step", "trial")   # what the README shows
+CALIBRATION = "calibration"   # benchmarks/calibration.py: of the judgement, not of a machine
 GPU_LINE = "Not yet measured on a GPU: `python benchmarks/step.py --gpu 0` does it."
 
 
@@ -43,7 +44,8 @@ def machine_text(machine: Mapping[str, Any]) -> str:
 def origin(part: Mapping[str, Any]) -> str:
     """How a section was made."""
     versions = f"torch {part['torch']}, commit {part['commit']}, {part['date']}"
-    return f"`{part['command']}`, {part['threads']} threads, {versions}."
+    threads = f"{part['threads']} thread{'' if part['threads'] == 1 else 's'}"
+    return f"`{part['command']}`, {threads}, {versions}."
 
 
 def short_blocks(found: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
@@ -72,6 +74,16 @@ def long_blocks(found: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
                 lines += ["", f"![Cost of a step and memory]({picture(stem)})"]
             blocks.append(tidied(lines))
     return blocks
+
+
+def calibration_block(results: Path = RESULTS) -> str:
+    """For docs/results.md: how often a winner is called skilful where there is something to find, and where not."""
+    path = results / f"{CALIBRATION}.json"
+    if not path.exists():
+        return ""
+    part = json.loads(path.read_text())[CALIBRATION]
+    caption = f"![Deflated Sharpe and PBO of every study](../benchmarks/results/{CALIBRATION}.png)"
+    return tidied(["## Is a winner called skilful?", "", *section_lines(part), "", caption, "", origin(part)])
 
 
 def picture(stem: str) -> str:
@@ -107,7 +119,9 @@ def pages(results: Path = RESULTS, repo: Path = REPO) -> dict[Path, tuple[str, s
     found = machines(results)
     texts = {
         repo / "README.md": render(short_blocks(found), found),
-        repo / "docs" / "results.md": render(long_blocks(found), found),
+        repo / "docs" / "results.md": "\n\n".join(
+            filter(None, [render(long_blocks(found), found), calibration_block(results)])
+        ),
     }
     return {path: (path.read_text(), replaced(path.read_text(), text, path.name)) for path, text in texts.items()}
 

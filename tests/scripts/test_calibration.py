@@ -1,0 +1,183 @@
+"""Counting, intervals, table and picture of the judgement's calibration; and one real study of each kind."""
+
+import json
+import math
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from benchmarks import calibration
+from benchmarks.calibration_summary import (
+    BOTH,
+    CHECKED,
+    DEFLATED,
+    HOLDOUT,
+    NAIVE,
+    NO_SIGNAL,
+    PBO,
+    PLANTED,
+    RULES,
+    Count,
+    Reading,
+    Study,
+    chance_spread,
+    checks,
+    clopper_pearson,
+    count,
+    draw,
+    is_judged,
+    notes,
+    studies_to_prove,
+    table_rows,
+    trial_spread,
+)
+from scripts import readme_table
+from train.validation.overfitting import Search, expected_maximum_sharpe
+
+LUCKY = Reading(3.0, 0.97, 0.4, 0.5, 2.5, 4.0, 4.0, 0.99)
+SKILLED = Reading(9.0, 1.0, 0.99, 0.01, 2.5, 4.0, 9.0, 1.0)
+UNDEFINED = Reading(*[math.nan] * 8)
+
+
+def study(kind=NO_SIGNAL, reading=LUCKY, seed=0, **changed) -> Study:
+    return replace(Study(kind, seed, 20, 15, reading, reading, 0.5, 0.3, 1.0, 2.0, 10.0), **changed)
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 20), (1, 20), (3, 40), (19, 20), (20, 20)])
+def test_the_interval_is_scipys(k, n):
+    theirs = binomtest(k, n).proportion_ci(0.95, method="exact")
+    assert clopper_pearson(k, n) == pytest.approx((theirs.low, theirs.high))
+
+
+def test_none_of_n_is_bounded_by_the_rule_of_its_tail():
+    # (1 - p)^20 = 0.025
+    assert clopper_pearson(0, 20) == pytest.approx((0.0, 1.0 - 0.025 ** (1 / 20)))
+
+
+def test_what_would_prove_a_rate():
+    n = studies_to_prove(0.05)
+    assert clopper_pearson(0, n)[1] <= 0.05 < clopper_pearson(0, n - 1)[1]
+
+
+@pytest.mark.parametrize(("k", "n"), [(-1, 5), (6, 5)])
+def test_an_impossible_count_is_refused(k, n):
+    with pytest.raises(ValueError, match="0 <= k <= n"):
+        clopper_pearson(k, n)
+
+
+def test_the_interval_holds_the_true_rate_as_often_as_it_says():
+    drawn = np.random.default_rng(0).binomial(40, 0.05, 2000)
+    held = [low <= 0.05 <= high for low, high in (clopper_pearson(int(k), 40) for k in drawn)]
+    assert np.mean(held) >= 0.95
+
+
+def test_a_count_says_its_interval():
+    assert Count(2, 40).text() == "2 of 40: 5.0 % (0.6 to 16.9 %)"
+    assert Count(0, 0).text() == "none judged"
+    assert Count(0, 0).share is None
+
+
+def test_each_kind_is_counted_alone():
+    studies = [study(), study(reading=SKILLED), study(PLANTED, SKILLED), study(PLANTED, SKILLED)]
+    assert count(studies, NO_SIGNAL, NAIVE) == Count(2, 2)
+    assert count(studies, NO_SIGNAL, DEFLATED) == Count(1, 2)
+    assert count(studies, PLANTED, BOTH) == Count(2, 2)
+
+
+@pytest.mark.parametrize(("deflated", "pbo", "called"), [(0.95, 0.05, True), (0.94, 0.05, False), (0.95, 0.06, False)])
+def test_both_asks_for_both_at_their_thresholds(deflated, pbo, called):
+    assert BOTH.calls(study(reading=replace(SKILLED, deflated=deflated, pbo=pbo))) is called
+
+
+def test_what_is_undefined_is_not_called_skilful():
+    undefined = study(reading=UNDEFINED, pbo_before_costs=math.nan, holdout_excess_sharpe=math.nan)
+    assert not any(rule.calls(undefined) for rule in RULES)
+
+
+def test_the_holdout_asks_for_two_standard_errors():
+    assert not HOLDOUT.calls(study(holdout_excess_sharpe=4.0))
+    assert HOLDOUT.calls(study(holdout_excess_sharpe=4.1))
+
+
+def test_too_many_false_positives_are_a_missed_target_and_said_so():
+    studies = [study(reading=SKILLED, seed=i) for i in range(20)] + [study(PLANTED, SKILLED)]
+    found = {item["what"]: item for item in checks(studies)}
+    assert len(found) == 2 * len(CHECKED)
+    assert not found[f"{NO_SIGNAL}, {DEFLATED.name}"]["met"]
+    assert found[f"{PLANTED}, {DEFLATED.name}"]["met"]
+    assert any(line.startswith(f"{PBO.name}: the whole interval is above") for line in notes(studies, []))
+    assert not any("whole interval" in line for line in notes([study(seed=i) for i in range(20)], []))
+
+
+def test_a_study_with_nothing_to_compare_is_not_judged_and_few_trials_are_told():
+    assert is_judged(study(n_compared=2))
+    assert not is_judged(study(n_compared=1))
+    lines = notes([study(), study(n_compared=9, reading=SKILLED)], [study(n_compared=0)])
+    (told,) = (line for line in lines if line.startswith("No signal: 1 more studies"))
+    assert "1 of the judged have under 10" in told
+    assert "both 1 (account)" in told
+
+
+def test_the_table_has_a_row_a_rule():
+    rows = table_rows([study(), study(PLANTED, SKILLED)])
+    assert [row["rule"] for row in rows] == [rule.name for rule in RULES]
+    assert rows[2] == {
+        "rule": "deflated Sharpe, account", "nominal": "5.0 %",
+        NO_SIGNAL: "0 of 1: 0.0 % (0.0 to 97.5 %)", PLANTED: "1 of 1: 100.0 % (2.5 to 100.0 %)",
+    }  # fmt: skip
+
+
+def test_the_picture_is_drawn(tmp_path):
+    draw([study(), study(PLANTED, SKILLED)], tmp_path / "c.png")
+    assert (tmp_path / "c.png").stat().st_size > 10_000
+
+
+def test_the_planted_market_pays_nothing_for_holding():
+    assert calibration.SIGNAL.drift().mean(axis=0) == pytest.approx(0.0, abs=1e-15)
+
+
+def test_an_account_before_costs_is_the_account_where_nothing_was_traded():
+    equity = np.array([100.0, 101.0, 99.0])
+    columns = {"equity": equity, "fees": np.zeros(3), "turnover": np.zeros(3)}
+    np.testing.assert_allclose(calibration._free_equity(columns), equity / 100.0)
+    # 50 traded on the way to bar 1: fee 0.125 and slippage 0.025 are given back
+    columns |= {"fees": np.array([0.0, 0.125, 0.0]), "turnover": np.array([0.0, 50.0, 0.0])}
+    assert calibration._free_equity(columns)[1] == pytest.approx(1.0 + 0.01 + 0.0015)
+
+
+@pytest.mark.slow
+def test_a_small_run_writes_what_the_page_shows(tmp_path, monkeypatch):
+    for name in calibration.measuring.THREAD_VARIABLES:
+        monkeypatch.setenv(name, "1")
+    path = tmp_path / "calibration.json"
+    assert calibration.main(["--quick", "--out", str(path)]) == 0
+    part = json.loads(path.read_text())["calibration"]
+    assert {s["kind"] for s in part["studies"]} == {NO_SIGNAL, PLANTED}
+    assert part["seeds"] == {NO_SIGNAL: [0], PLANTED: [0]}
+    assert part["settings"]["n_trials"] == calibration.QUICK.n_trials
+    (tmp_path / "calibration.png").unlink()
+    assert calibration.main(["--redraw", "--out", str(path)]) == 0
+    assert json.loads(path.read_text())["calibration"] == part
+    assert (tmp_path / "calibration.png").is_file()
+    assert "| both, account | 5.0 % |" in readme_table.calibration_block(tmp_path)
+
+
+def test_the_spread_of_trials_is_read_from_what_luck_is_put_at():
+    search = Search(20, 4.0)  # annual Sharpe ratios of deviation 2
+    luck = expected_maximum_sharpe(search)
+    made = study(reading=replace(LUCKY, luck_sharpe=luck, sharpe=3.0, probabilistic=0.977249868))
+    assert trial_spread(made) == pytest.approx(2.0)
+    assert chance_spread(made) == pytest.approx(1.5)  # two standard errors above 0
+    assert math.isnan(chance_spread(study(reading=replace(LUCKY, probabilistic=1.0))))
+
+
+def test_a_study_is_read_back_as_it_was_written():
+    written = json.loads(json.dumps(calibration.plain(asdict(study(reading=UNDEFINED)))))
+    assert written["account"]["pbo"] is None
+    assert repr(calibration.study_of(written)) == repr(study(reading=UNDEFINED))
+
+
+def test_a_page_without_calibration_says_nothing_of_it(tmp_path):
+    assert readme_table.calibration_block(tmp_path) == ""
