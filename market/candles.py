@@ -37,8 +37,8 @@ EARLIEST_S = 1_230_768_000  # 2009-01-01, the first bitcoin
 LATEST_S = 4_102_444_800  # 2100-01-01
 TICKS_PER_SECOND = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}
 LEAST_BAR_SECONDS = 60
-# In any currency and of any coin; beyond them a column is in the wrong place or unit.
-LEAST_PRICE, MOST_PRICE, MOST_VOLUME = 1e-12, 1e12, 1e18
+# Far beyond any coin in any currency; products and quotients of what is inside stay finite.
+LEAST_PRICE, MOST_PRICE, MOST_VOLUME = 1e-100, 1e100, 1e100
 DEFAULT_MAX_FILL_BARS = 3
 LEAST_COVERAGE = 0.01  # bars there are / bars of the full grid; below it the times must be wrong
 

@@ -91,7 +91,7 @@ def test_a_killed_download_goes_on_with_the_months_that_are_missing(server, fold
     times_asked = sorted(n for name, n in server.requests.items() if "1Day" not in name and "CHECKSUM" not in name)
     *others, under_way = times_asked
     assert others == [1, 1, 1, 1, 1]
-    assert under_way in (2, 3)  # the one that was under way when it was killed; a loaded machine drops a connection
+    assert under_way == 2, server.requests  # once before the kill, once after
     bars = read_bars(folder / "bars.parquet")
     assert len(bars) == 2 * 92 * 24
 

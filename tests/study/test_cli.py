@@ -161,10 +161,12 @@ def test_three_workers_together_stop_exactly_at_the_target(tmp_path, market_fold
     ]
     outputs = [worker.communicate(timeout=TIMEOUT_S)[0].decode() for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0, 0], outputs
-    # A policy that hardly traded is PRUNED, which is finished too.
+    # A policy that hardly traded is PRUNED, whatever the pruner, and finished too; it says so.
     found = states(tmp_path)
     assert found["COMPLETE"] + found["PRUNED"] == 5 == sum(found.values())
-    assert found["COMPLETE"] > 0
+    for trial in load(tmp_path).trials:
+        reason = trial.user_attrs.get("pruned", "")
+        assert trial.state.name == "COMPLETE" or "exposure" in reason or "Sharpe is not defined" in reason
     assert len({str(t.params) for t in load(tmp_path).trials}) == 5
 
 
