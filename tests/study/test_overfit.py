@@ -9,11 +9,14 @@ import optuna
 import pytest
 
 from train.evaluator import EpisodeRecord
+from train.study.curves import layout_of, read_judged, read_pruned, read_split
 from train.study.data import StudyError
+from train.study.judgement import judge
 from train.study.overfit import assess, count_text, trial_returns, write_matrix
 from train.study.replay import StoredStudy
 from train.study.results import split_folder, write_equity
 from train.study.storage import IDENTITY
+from train.validation.overfitting import deflated_sharpe, estimate_sharpe
 
 N_BARS = 400
 BLOCKS = ((0, 200), (200, 400))
@@ -84,6 +87,23 @@ def test_pruned_trials_count_and_have_no_column(made):
         "14 finished trials: 12 completed, 2 pruned; 13 have a Sharpe ratio; 12 have returns on all 398 common bars"
     )
     assert assess(returns, "account").search.n_trials == 14
+
+
+def test_the_reports_page_deflates_by_the_same_trials(made):
+    splits = {k: read_split(made.folder, 5, k) for k in range(3)}
+    layout = layout_of(splits)
+    judged = read_judged(made.folder, range(12), layout)
+    said = judge(judged, 5, splits, layout, read_pruned(made.folder, [12, 13], layout), 14, 300)
+    assert read_pruned(made.folder, [13], layout) == [pytest.approx((np.nan, np.nan), nan_ok=True)]
+    numbers = {name: number for name, number, _ in said.numbers}
+    for kind, figure in (("account", "deflated Sharpe"), ("excess", "deflated lead")):
+        returns = trial_returns(made, kind)
+        search = assess(returns, kind).search
+        own = estimate_sharpe(returns.matrix[:, 5])
+        assert numbers[figure] == f"{np.floor(deflated_sharpe(own, search) * 1000) / 10:.1f} %"
+        if kind == "account":
+            assert numbers["variance of trials"] == f"{search.sharpe_variance * returns.bars_per_year:,.2f}"
+    assert numbers["trials"] == "14"
 
 
 def test_skill_among_noise_is_found(made, tmp_path):

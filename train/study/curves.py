@@ -260,6 +260,29 @@ def read_judged(folder: Path, trial_numbers: Sequence[int], layout: Layout) -> d
         return {number: judged for number, judged in found if judged is not None}
 
 
+def read_pruned(folder: Path, trial_numbers: Sequence[int], layout: Layout) -> list[tuple[float, float]]:
+    """(Sharpe, Sharpe of the lead) per bar of trials that were stopped early, on the bars that they did trade.
+
+    They belong to what the winner was chosen from: without them, the bad ones, trials would seem to differ less and
+    luck to reach less far.
+    """
+
+    def one(number: int) -> tuple[float, float]:
+        total, count = np.zeros_like(layout.equal_weight), np.zeros_like(layout.equal_weight)
+        for i, n in layout.n_rows.items():
+            is_there = (split_folder(folder, number, i) / "equity.npz").exists()
+            equity = _equity_column(folder, number, i, n) if is_there else None
+            if equity is not None:
+                total[layout.places[i]] += bar_returns(equity)[layout.steps[i] - 1]
+                count[layout.places[i]] += 1.0
+        is_traded = count > 0
+        r = total[is_traded] / count[is_traded]
+        return float(sharpe(r, 1.0)), float(sharpe(r - layout.equal_weight[is_traded], 1.0))
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(one, trial_numbers))
+
+
 def _equity_column(folder: Path, number: int, fold: int, n_rows: int) -> np.ndarray | None:
     try:
         with np.load(split_folder(folder, number, fold) / "equity.npz", allow_pickle=False) as file:

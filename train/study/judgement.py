@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,7 @@ def judge(
     best: int,
     splits: Mapping[int, Columns],
     layout: Layout,
+    pruned: Sequence[tuple[float, float]],
     n_tried: int,
     bar_seconds: int,
 ) -> Verdict:
@@ -53,6 +54,7 @@ def judge(
         best: the winner's number.
         splits: the winner's columns.
         layout: of the study's splits.
+        pruned: (Sharpe, Sharpe of the lead) per bar of the trials that were stopped early.
         n_tried: completed and pruned trials: what the winner was chosen from.
         bar_seconds: length of a bar.
     """
@@ -62,8 +64,8 @@ def judge(
     returns = trial_returns(layout, {i: c["equity"] for i, c in splits.items()})
     own = estimate_sharpe(returns)
     lead = estimate_sharpe(returns - layout.equal_weight)
-    search = _search([j.sharpe for j in judged.values()], n_tried)
-    search_lead = _search([j.lead_sharpe for j in judged.values()], n_tried)
+    search = _search([j.sharpe for j in judged.values()] + [own for own, _ in pruned], n_tried)
+    search_lead = _search([j.lead_sharpe for j in judged.values()] + [lead for _, lead in pruned], n_tried)
     overfitting, reason = _overfitting(judged)
     pbo = overfitting.pbo if overfitting else None
     sentences = [

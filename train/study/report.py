@@ -26,7 +26,7 @@ from market.candles import utc_text
 from market.files import write_whole
 from market.names import timeframe_seconds
 from train.provenance import code_version
-from train.study.curves import Columns, layout_of, read_judged, read_market, read_split, tested_paths
+from train.study.curves import Columns, layout_of, read_judged, read_market, read_pruned, read_split, tested_paths
 from train.study.holdout import SCORE_FILE
 from train.study.judgement import holdout_text, judge, unjudged
 from train.study.progress import best_trial, shown
@@ -327,10 +327,12 @@ def _verdict(
     if len(splits) < n_splits or not splits:
         return unjudged(f"equity files of trial {best.number}, the best, are missing or damaged")
     timeframe = timeframe_of(study, best)
-    complete = [t for t in trials if t.state == TrialState.COMPLETE and timeframe_of(study, t) == timeframe]
+    mine = [t for t in trials if timeframe_of(study, t) == timeframe]
+    complete = [t for t in mine if t.state == TrialState.COMPLETE]
     judged = read_judged(folder, [t.number for t in complete], layout := layout_of(splits))
     n_tried = sum(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials)
-    return judge(judged, best.number, splits, layout, n_tried, bar_seconds)
+    pruned = read_pruned(folder, [t.number for t in mine if t.state == TrialState.PRUNED], layout)
+    return judge(judged, best.number, splits, layout, pruned, n_tried, bar_seconds)
 
 
 def importances_of(study: optuna.Study, trials: Sequence[FrozenTrial]) -> tuple[tuple[tuple[str, float], ...], str]:
