@@ -49,13 +49,12 @@ from benchmarks.calibration_summary import (  # noqa: E402
 from benchmarks.planted_markets import AnnouncedMarket  # noqa: E402
 from market.dataset import Dataset, make_dataset, save_dataset  # noqa: E402
 from market.sample import synthetic_dataset  # noqa: E402
-from train.study.curves import layout_of, trial_returns  # noqa: E402
 from train.study.data import SplitPlan  # noqa: E402
-from train.study.overfit import N_BLOCKS, TrialReturns, assess  # noqa: E402
-from train.study.overfit import trial_returns as returns_of  # noqa: E402
+from train.study.overfit import N_BLOCKS, assess  # noqa: E402
 from train.study.progress import best_trial  # noqa: E402
 from train.study.replay import StoredStudy, open_stored  # noqa: E402
 from train.study.results import read_equity, split_folder  # noqa: E402
+from train.study.returns import Kind, StudyReturns, layout_of, mean_returns, read_returns  # noqa: E402
 from train.study.search_space import FIXED_ENV  # noqa: E402
 from train.study.session import StudyRequest, run_study  # noqa: E402
 from train.study.storage import FINISHED, HOLDOUT_SCORE, absolute_url  # noqa: E402
@@ -142,32 +141,31 @@ def judge(stored: StoredStudy, kind: str, seed: int, wall_s: float) -> Study:
     n_finished = len(stored.study.get_trials(deepcopy=False, states=FINISHED))
     if best_trial(stored.study) is None:  # every trial kept still: nobody is called anything
         return Study(kind, seed, n_finished, 0, UNDEFINED, UNDEFINED, math.nan, math.nan, math.nan, math.nan, wall_s)
-    account, lead = returns_of(stored, "account"), returns_of(stored, "excess")
-    held = account.matrix[:, account.winner] - lead.matrix[:, lead.winner]
+    returns = read_returns(stored.study, stored.folder)
     scored = stored.study.user_attrs.get(HOLDOUT_SCORE) or {}
     excess = scored.get("mean_excess_sharpe")
     return Study(
         kind=kind,
         seed=seed,
         n_finished=n_finished,
-        n_compared=len(account.numbers),
-        account=reading(account, "account"),
-        lead=reading(lead, "excess"),
-        pbo_before_costs=_pbo(returns_before_costs(stored, account.numbers)),
-        equal_weight_probabilistic=probabilistic_sharpe(estimate_sharpe(held)),
+        n_compared=len(returns.numbers),
+        account=reading(returns, "account"),
+        lead=reading(returns, "excess"),
+        pbo_before_costs=_pbo(returns_before_costs(stored, returns.numbers)),
+        equal_weight_probabilistic=probabilistic_sharpe(estimate_sharpe(returns.equal_weight)),
         holdout_excess_sharpe=math.nan if excess is None else excess,
         holdout_error=scored.get("sharpe_standard_error", math.nan),
         wall_s=wall_s,
     )
 
 
-def reading(returns: TrialReturns, kind: Any) -> Reading:
+def reading(returns: StudyReturns, kind: Kind) -> Reading:
     """One kind of returns; all nan where a single trial is left, which compares with nothing."""
     if len(returns.numbers) < LEAST_COMPARED:
         return UNDEFINED
-    found = assess(returns, kind, least_trials=LEAST_COMPARED).to_json()
-    ratios = np.array([float(sharpe(column, 1.0)) for column in returns.matrix.T])
-    best = estimate_sharpe(returns.matrix[:, int(np.argmax(ratios))])
+    found, matrix = assess(returns, kind).to_json(), returns.matrix(kind)
+    ratios = np.array([float(sharpe(column, 1.0)) for column in matrix.T])
+    best = estimate_sharpe(matrix[:, int(np.argmax(ratios))])
     return Reading(
         sharpe=found["annual_sharpe"],
         probabilistic=found["probabilistic_sharpe"],
@@ -188,7 +186,7 @@ def returns_before_costs(stored: StoredStudy, numbers: Sequence[int]) -> np.ndar
         for number in numbers
     ]
     layout = layout_of(by_trial[0])
-    columns = [trial_returns(layout, {k: _free_equity(c) for k, c in splits.items()}) for splits in by_trial]
+    columns = [mean_returns(layout, {k: _free_equity(c) for k, c in splits.items()}) for splits in by_trial]
     return np.stack(columns, axis=1)
 
 

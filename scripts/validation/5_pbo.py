@@ -13,12 +13,13 @@ sys.path.insert(0, str(REPO))
 from market.arguments import whole_number  # noqa: E402
 from train.study.arguments import add_study, exit_code, stored_study  # noqa: E402
 from train.study.data import StudyError  # noqa: E402
-from train.study.overfit import LEAST_TRIALS, N_BLOCKS, assess, count_text, trial_returns, write_matrix  # noqa: E402
+from train.study.overfit import LEAST_TRIALS, N_BLOCKS, assess, require_trials, write_matrix  # noqa: E402
 from train.study.results import write_json  # noqa: E402
+from train.study.returns import read_returns  # noqa: E402
 from train.study.tables import plain, text_table, write_csv  # noqa: E402
 
 KINDS = {"account": "the accounts' returns", "excess": "returns less the equal-weight portfolio's"}
-TRIAL_COLUMNS = {"trial": "d", "state": "", "value": "+.3f", "sharpe": ".2f", "bars": "d"}
+TRIAL_COLUMNS = {"trial": "d", "state": "", "value": "+.3f", "sharpe": ".2f", "excess_sharpe": "+.2f", "bars": "d"}
 FIGURES = {
     "annual_sharpe": ".2f", "annual_sharpe_of_luck": ".2f", "probabilistic_sharpe": ".1%", "deflated_sharpe": ".1%",
     "n_trials": "g", "effective_trials": ".1f", "annual_sharpe_variance": ".3f", "minimum_track_record_bars": ",.0f",
@@ -60,16 +61,19 @@ def judge(args: argparse.Namespace) -> None:
     if args.blocks % 2:
         raise StudyError(f"--blocks is an even number; received {args.blocks}")
     stored = stored_study(args)
-    content, table = {"study": stored.study.study_name, "data": stored.study.user_attrs.get("data")}, []
+    returns = read_returns(stored.study, stored.folder)
+    require_trials(returns, args.least_trials)
+    content: dict = {"study": stored.study.study_name, "data": stored.study.user_attrs.get("data")}
+    content["trials"], table = returns.count_text(), []
     for kind in KINDS:
-        returns = trial_returns(stored, kind)
-        found = assess(returns, kind, args.blocks, args.least_trials)
-        write_matrix(stored.folder / f"pbo_{kind}.npz", returns, found.overfitting)
-        content |= {kind: found.to_json(), "trials": count_text(stored.study, returns)}
-        if kind == "account":
-            write_csv(stored.folder / "pbo_trials.csv", returns.rows)
-            print(f"study {stored.study.study_name}: {content['trials']}")
-            print(f"winner: trial {returns.numbers[returns.winner]}\n\n{text_table(returns.rows, TRIAL_COLUMNS)}\n")
+        found = assess(returns, kind, args.blocks)
+        if found.overfitting is None:
+            raise StudyError(f"the probability of overfitting is not defined: {found.undefined}")
+        write_matrix(stored.folder / f"pbo_{kind}.npz", returns, found)
+        content[kind] = found.to_json()
+    write_csv(stored.folder / "pbo_trials.csv", returns.rows)
+    print(f"study {stored.study.study_name}: {content['trials']}")
+    print(f"winner: trial {returns.numbers[returns.winner]}\n\n{text_table(returns.rows, TRIAL_COLUMNS)}\n")
     for name, spec in FIGURES.items():
         table.append({"figure": name, **{kind: format(content[kind][name], spec) for kind in KINDS}})
     print(text_table(table, {"figure": "", **dict.fromkeys(KINDS, "")}))

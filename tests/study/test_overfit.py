@@ -9,12 +9,12 @@ import optuna
 import pytest
 
 from train.evaluator import EpisodeRecord
-from train.study.curves import layout_of, read_judged, read_pruned, read_split
 from train.study.data import StudyError
 from train.study.judgement import judge
-from train.study.overfit import assess, count_text, trial_returns, write_matrix
+from train.study.overfit import assess, require_trials, write_matrix
 from train.study.replay import StoredStudy
-from train.study.results import split_folder, write_equity
+from train.study.results import read_equity, split_folder, write_equity
+from train.study.returns import read_returns
 from train.study.storage import IDENTITY
 from train.validation.overfitting import deflated_sharpe, estimate_sharpe
 
@@ -62,52 +62,56 @@ def made(tmp_path):
 
 
 def test_a_column_is_the_mean_of_the_policies_that_were_tested_on_a_bar(made):
-    returns = trial_returns(made, "account")
-    assert returns.matrix.shape == (N_BARS - 2, 12)  # a block's first bar has no return
+    returns = read_returns(made.study, made.folder)
+    assert returns.account.shape == (N_BARS - 2, 12)  # a block's first bar has no return
     assert set(range(N_BARS)) - set(returns.bars.tolist()) == {0, 200}
     curves = []
     for k, block in ((0, 0), (1, 0)):  # splits 0 and 1 both test block 0
         with np.load(split_folder(made.folder, 3, k) / "equity.npz") as file:
             equity = file["equity"][file["segment"] == block]
         curves.append(equity[1:] / equity[:-1] - 1.0)
-    np.testing.assert_allclose(returns.matrix[:199, 3], np.mean(curves, axis=0), rtol=1e-12)
+    np.testing.assert_allclose(returns.account[:199, 3], np.mean(curves, axis=0), rtol=1e-12)
 
 
 def test_excess_returns_are_less_the_benchmarks(made):
-    account, excess = trial_returns(made, "account"), trial_returns(made, "excess")
-    np.testing.assert_allclose(account.matrix - excess.matrix, 0.0001, atol=1e-12)
+    returns = read_returns(made.study, made.folder)
+    np.testing.assert_allclose(returns.matrix("account") - returns.matrix("excess"), 0.0001, atol=1e-12)
+    np.testing.assert_allclose(returns.equal_weight, 0.0001, atol=1e-12)
 
 
 def test_pruned_trials_count_and_have_no_column(made):
-    returns = trial_returns(made, "account")
+    returns = read_returns(made.study, made.folder)
     assert returns.numbers == tuple(range(12))
-    assert np.isfinite(returns.annual_sharpes).sum() == 13
+    assert np.isfinite(returns.annual_sharpes("account")).sum() == 13
     assert returns.rows[12]["bars"] == 199
-    assert count_text(made.study, returns) == (
+    assert returns.count_text() == (
         "14 finished trials: 12 completed, 2 pruned; 13 have a Sharpe ratio; 12 have returns on all 398 common bars"
     )
     assert assess(returns, "account").search.n_trials == 14
 
 
-def test_the_reports_page_deflates_by_the_same_trials(made):
-    splits = {k: read_split(made.folder, 5, k) for k in range(3)}
-    layout = layout_of(splits)
-    judged = read_judged(made.folder, range(12), layout)
-    said = judge(judged, 5, splits, layout, read_pruned(made.folder, [12, 13], layout), 14, 300)
-    assert read_pruned(made.folder, [13], layout) == [pytest.approx((np.nan, np.nan), nan_ok=True)]
-    numbers = {name: number for name, number, _ in said.numbers}
-    for kind, figure in (("account", "deflated Sharpe"), ("excess", "deflated lead")):
-        returns = trial_returns(made, kind)
-        search = assess(returns, kind).search
-        own = estimate_sharpe(returns.matrix[:, 5])
-        assert numbers[figure] == f"{np.floor(deflated_sharpe(own, search) * 1000) / 10:.1f} %"
-        if kind == "account":
-            assert numbers["variance of trials"] == f"{search.sharpe_variance * returns.bars_per_year:,.2f}"
+def test_the_reports_page_says_what_the_returns_say(made):
+    returns = read_returns(made.study, made.folder)
+    numbers = {name: number for name, number, _ in judge(returns).numbers}
+    for kind, figure, pbo in (("account", "deflated Sharpe", "PBO"), ("excess", "deflated lead", "PBO of the lead")):
+        found = assess(returns, kind)
+        own = estimate_sharpe(returns.matrix(kind)[:, 5])
+        assert numbers[figure] == f"{np.floor(deflated_sharpe(own, found.search) * 1000) / 10:.1f} %"
+        assert numbers[pbo] == f"{np.ceil(found.pbo * 1000) / 10:.1f} %"
     assert numbers["trials"] == "14"
 
 
+def test_what_a_pruned_trial_did_is_part_of_the_search(made):
+    """The bad trials are pruned: without them trials would seem to differ less, and luck to reach less far."""
+    returns = read_returns(made.study, made.folder)
+    curve = read_equity(split_folder(made.folder, 12, 0) / "equity.npz")["equity"]
+    r = curve[1:] / curve[:-1] - 1.0
+    ratios = [np.mean(c) / np.std(c, ddof=1) for c in (*returns.account.T, r)]
+    assert assess(returns, "account").search.sharpe_variance == pytest.approx(np.var(ratios, ddof=1))
+
+
 def test_skill_among_noise_is_found(made, tmp_path):
-    returns = trial_returns(made, "account")
+    returns = read_returns(made.study, made.folder)
     assert returns.winner == 5
     found = assess(returns, "account")
     content = found.to_json()
@@ -115,28 +119,28 @@ def test_skill_among_noise_is_found(made, tmp_path):
     assert content["deflated_sharpe"] > 0.95
     assert content["minimum_track_record_bars"] < N_BARS
     assert "Evidence of skill by both tests" in content["verdict"]
-    write_matrix(tmp_path / "pbo.npz", returns, found.overfitting)
+    write_matrix(tmp_path / "pbo.npz", returns, found)
     with np.load(tmp_path / "pbo.npz") as file:
-        np.testing.assert_array_equal(file["returns"], returns.matrix)
+        np.testing.assert_array_equal(file["returns"], returns.account)
         assert len(file["logit"]) == content["combinations"] == 12_870
 
 
 def test_too_few_trials_say_how_many_are_needed(made):
-    returns = trial_returns(made, "account")
+    returns = read_returns(made.study, made.folder)
     with pytest.raises(StudyError, match=r"needs at least 20; the study has 12 \(2 more finished .* run 8 more"):
-        assess(returns, "account", least_trials=20)
+        require_trials(returns, 20)
 
 
 def test_a_missing_curve_is_named(made):
     (split_folder(made.folder, 4, 1) / "equity.npz").unlink()
     with pytest.raises(StudyError, match=r"trial_4: 2 of 3 splits' equity\.npz are there"):
-        trial_returns(made, "account")
+        read_returns(made.study, made.folder)
 
 
 def test_a_study_without_a_completed_trial_has_nothing_to_judge(tmp_path):
     empty = optuna.create_study(study_name="e")
     with pytest.raises(StudyError, match="study e has no completed trial"):
-        trial_returns(StoredStudy(empty, tmp_path), "account")
+        read_returns(empty, tmp_path)
 
 
 def test_other_test_bars_are_refused(made):
@@ -148,19 +152,21 @@ def test_other_test_bars_are_refused(made):
     with np.load(late) as file:
         columns = {name: file[name][:-1] for name in file.files}
     np.savez(late, **columns)
-    with pytest.raises(StudyError, match="its test bars are not those of trial 5"):
-        trial_returns(made, "account")
+    with pytest.raises(StudyError, match="trial_2: its test bars are not those of the best trial"):
+        read_returns(made.study, made.folder)
 
 
-def test_trials_of_other_timeframes_are_left_out(made):
+def test_trials_of_other_timeframes_count_as_tried_and_are_not_compared(made):
     trials = made.study.get_trials()
     for trial in trials:
         trial.params = {"timeframe": "15m" if trial.number in (5, 6) else "5m"}
     study = SimpleNamespace(
         study_name="s",
+        user_attrs=made.study.user_attrs,
         get_trials=lambda deepcopy=True, states=None: [t for t in trials if not states or t.state in states],
     )
-    returns = trial_returns(StoredStudy(study, made.folder), "account")
+    returns = read_returns(study, made.folder)
     assert returns.numbers == (5, 6)
     assert returns.timeframe == "15m"
-    assert "12 of other timeframes than 15m are left out" in count_text(study, returns)
+    assert "12 of other timeframes than 15m count as tried and for no more" in returns.count_text()
+    assert assess(returns, "account").search.n_trials == 14

@@ -19,10 +19,11 @@ from optuna.trial import TrialState
 from tests.support import fabricated_study as fabricated
 from train.study import curves, session
 from train.study import report as report_module
-from train.study.curves import coarser, compounded, layout_of, read_judged, read_split, trial_returns
-from train.study.data import SplitPlan, fold_data
+from train.study.curves import compounded, read_split
+from train.study.data import SplitPlan, StudyError, fold_data
 from train.study.report import collect, command_text, report_ended_study, write_report
 from train.study.results import closes_file, read_closes, split_folder, study_folder, trial_folder, write_json
+from train.study.returns import layout_of, mean_returns, read_returns
 from train.study.worker import Ending
 from train.validation.metrics import Metrics
 from train.validation.report_figures import COLUMNS
@@ -147,7 +148,7 @@ def test_returns_are_the_mean_over_the_splits_that_test_a_bar(made):
     splits = {i: read_split(folder, 0, i) for i in range(6)}
     layout = layout_of(splits)
     assert (layout.n_policies == 3).all()
-    r = trial_returns(layout, {i: c["equity"] for i, c in splits.items()})
+    r = mean_returns(layout, {i: c["equity"] for i, c in splits.items()})
     bar = splits[0]["bar"][10]
     by_hand = []
     for c in splits.values():
@@ -260,14 +261,20 @@ def test_a_trial_that_went_to_nothing_can_be_judged(made):
     ruined = {i: np.where(np.arange(len(c["bar"])) > 5, 0.0, c["equity"]) for i, c in splits.items()}
     for i, c in splits.items():  # every block begins afresh
         ruined[i][np.diff(c["segment"], prepend=-1) != 0] = 10_000.0
-    r = trial_returns(layout_of(splits), ruined)
-    assert np.isfinite(coarser(r)).all()
+    assert np.isfinite(mean_returns(layout_of(splits), ruined)).all()
 
 
-def test_only_trials_on_the_same_bars_are_compared(made):
-    _, folder = made
-    layout = layout_of({i: read_split(folder, 0, i) for i in range(6)})
-    assert set(read_judged(folder, [0, 1, 2, 3, 99], layout)) == {0, 1, 2, 3}
+def test_only_trials_on_the_same_bars_are_compared(study_and_copy):
+    study, folder = study_and_copy
+    other = next(n for n in range(4) if n != collect(study, folder).best)
+    path = split_folder(folder, other, 2) / "equity.npz"
+    with np.load(path) as file:
+        np.savez(path, **{name: file[name][:-1] for name in file.files})
+    returns = read_returns(study, folder, allow_missing=True)
+    assert set(returns.numbers) == {0, 1, 2, 3} - {other}
+    assert returns.n_tried == 5
+    with pytest.raises(StudyError, match=f"trial_{other}: its test bars are not those of the best trial"):
+        read_returns(study, folder)
 
 
 def test_two_studies_of_one_name_have_two_pages(folded, tmp_path):
@@ -371,12 +378,6 @@ def test_designs_that_test_every_block_once_have_one_path(market, tmp_path, mode
 def test_compounding_by_hand():
     assert compounded([np.array([10.0, 20.0]), np.array([10.0, 5.0])]).tolist() == [1.0, 2.0, 2.0, 1.0]
 
-
-def test_coarser_returns_compound_to_the_same():
-    r = np.random.default_rng(0).normal(0, 0.01, 5000)
-    assert len(coarser(r, 100)) == 100
-    assert np.prod(1 + coarser(r, 100)) == pytest.approx(np.prod(1 + r))
-    assert coarser(r[:50], 100) is not None
 
 
 # ------------------------------------------------------------------------------------------- at the end, at any time

@@ -1,20 +1,13 @@
-"""Curves of a study's trials, read from their folders: full test paths with benchmarks, and returns bar by bar.
+"""Full test paths of a trial beside benchmarks, read from its folder.
 
-A bar is tested by several splits of a combinatorial study, each with a policy of its own. Two ways to look at that:
-
-* a PATH takes every tested bar once, each block from one split (`recombined_paths`); accounts start every block afresh,
-  so a path compounds them.
-* a trial's RETURNS are, bar by bar, the mean over the splits that tested the bar: one account divided equally among
-  their policies. Each bar counts once, so a study does not look longer than its data.
+A path takes every tested bar once, each block from one split (`recombined_paths`); accounts start every block afresh,
+so a path compounds them. (What a study is judged by are not paths: see `train.study.returns`.)
 """
 
 from __future__ import annotations
 
 import logging
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from train.study.results import read_closes, read_equity, split_folder
+from train.study.returns import UNREADABLE, Columns
 from train.validation.benchmarks import (
     Account,
     Costs,
@@ -30,7 +24,7 @@ from train.validation.benchmarks import (
     measure_accounts,
     random_orders,
 )
-from train.validation.metrics import Metrics, bar_returns, measure, sharpe
+from train.validation.metrics import Metrics, measure
 from train.validation.report import QUANTILES, PathView, RandomOrders
 from train.validation.splits import Split, SplitError, recombined_paths
 
@@ -38,11 +32,6 @@ logger = logging.getLogger(__name__)
 
 RANDOM_DRAWS = 100
 RANDOM_STEPS = 2000  # of a path: orders of several bars are given together above that
-JUDGED_POINTS = 2048  # returns of a trial that correlations and overfitting are computed from
-READERS = 4  # threads: unpacking leaves the interpreter free
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
-
-Columns = dict[str, np.ndarray]
 
 
 def read_split(folder: Path, trial_number: int, fold: int) -> Columns | None:
@@ -197,106 +186,3 @@ def compounded(equities: Sequence[np.ndarray]) -> np.ndarray:
         parts.append(level * equity / equity[0])
         level = parts[-1][-1]
     return np.concatenate(parts)
-
-
-# ------------------------------------------------------------------------------------ returns, bar by bar, of any trial
-@dataclass(frozen=True)
-class Layout:
-    """Where the returns of each split go on the common axis of tested bars."""
-
-    n_rows: dict[int, int]  # split -> rows of its equity file
-    steps: dict[int, np.ndarray]  # split -> rows that end a return
-    places: dict[int, np.ndarray]  # split -> their places
-    n_policies: np.ndarray  # (T,) splits that test each bar
-    equal_weight: np.ndarray  # (T,) return of the equal-weight portfolio
-
-
-def layout_of(splits: Mapping[int, Columns]) -> Layout:
-    """From all splits of one trial; the others of the study trade the very same bars."""
-    steps = {i: np.flatnonzero(np.diff(c["segment"]) == 0) + 1 for i, c in splits.items()}
-    bars = np.unique(np.concatenate([splits[i]["bar"][rows] for i, rows in steps.items()]))
-    places = {i: np.searchsorted(bars, splits[i]["bar"][rows]) for i, rows in steps.items()}
-    count, held = np.zeros(len(bars)), np.zeros(len(bars))
-    for i, c in splits.items():
-        is_first = np.diff(c["segment"], prepend=-1) != 0
-        value = np.where(is_first, c["equity"], c["benchmark_equity"])
-        count[places[i]] += 1.0
-        held[places[i]] += bar_returns(value)[steps[i] - 1]
-    return Layout({i: len(c["bar"]) for i, c in splits.items()}, steps, places, count, held / count)
-
-
-def trial_returns(layout: Layout, equities: Mapping[int, np.ndarray]) -> np.ndarray:
-    """(T,) mean return of the splits that tested each bar."""
-    total = np.zeros(len(layout.n_policies))
-    for i, equity in equities.items():
-        total[layout.places[i]] += bar_returns(equity)[layout.steps[i] - 1]
-    return total / layout.n_policies
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What the judgement of a study needs of one trial."""
-
-    returns: np.ndarray  # (J,) of runs of bars, the same runs for every trial
-    sharpe: float  # per bar
-    lead_sharpe: float  # per bar, of the returns minus equal weight's
-
-
-def read_judged(folder: Path, trial_numbers: Sequence[int], layout: Layout) -> dict[int, Judged]:
-    """Of the trials whose splits are all there and as long as the layout's."""
-
-    def one(number: int) -> Judged | None:
-        equities = {i: _equity_column(folder, number, i, n) for i, n in layout.n_rows.items()}
-        known = {i: equity for i, equity in equities.items() if equity is not None}
-        if len(known) < len(equities):
-            return None
-        r = trial_returns(layout, known)
-        if not np.isfinite(r).all():
-            return None
-        return Judged(coarser(r), float(sharpe(r, 1.0)), float(sharpe(r - layout.equal_weight, 1.0)))
-
-    with ThreadPoolExecutor(READERS) as pool:
-        found = zip(trial_numbers, pool.map(one, trial_numbers), strict=True)
-        return {number: judged for number, judged in found if judged is not None}
-
-
-def read_pruned(folder: Path, trial_numbers: Sequence[int], layout: Layout) -> list[tuple[float, float]]:
-    """(Sharpe, Sharpe of the lead) per bar of trials that were stopped early, on the bars that they did trade.
-
-    They belong to what the winner was chosen from: without them, the bad ones, trials would seem to differ less and
-    luck to reach less far.
-    """
-
-    def one(number: int) -> tuple[float, float]:
-        total, count = np.zeros_like(layout.equal_weight), np.zeros_like(layout.equal_weight)
-        for i, n in layout.n_rows.items():
-            is_there = (split_folder(folder, number, i) / "equity.npz").exists()
-            equity = _equity_column(folder, number, i, n) if is_there else None
-            if equity is not None:
-                total[layout.places[i]] += bar_returns(equity)[layout.steps[i] - 1]
-                count[layout.places[i]] += 1.0
-        is_traded = count > 0
-        r = total[is_traded] / count[is_traded]
-        return float(sharpe(r, 1.0)), float(sharpe(r - layout.equal_weight[is_traded], 1.0))
-
-    with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(one, trial_numbers))
-
-
-def _equity_column(folder: Path, number: int, fold: int, n_rows: int) -> np.ndarray | None:
-    try:
-        with np.load(split_folder(folder, number, fold) / "equity.npz", allow_pickle=False) as file:
-            equity = file["equity"]
-    except UNREADABLE as error:
-        logger.warning("report: trial %d split %d is not used: %s", number, fold, error)
-        return None
-    return equity if equity.shape == (n_rows,) and np.isfinite(equity).all() else None
-
-
-def coarser(returns: np.ndarray, most: int = JUDGED_POINTS) -> np.ndarray:
-    """At most `most` compounded returns of equal runs of bars."""
-    if len(returns) <= most:
-        return returns
-    edges = np.linspace(0, len(returns), most + 1).astype(np.int64)[:-1]
-    with np.errstate(divide="ignore"):
-        return np.expm1(np.add.reduceat(np.log1p(np.maximum(returns, -1.0)), edges))

@@ -1,35 +1,22 @@
-"""Is the best trial of a study skilled? The study's curves through `train.validation.overfitting`, in words."""
+"""Is the best trial of a study skilled? What `train.study.overfit` finds, in words, and what the hold-out says."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.trial import FrozenTrial
 
 from market.candles import utc_text
-from train.study.curves import Columns, Judged, Layout, trial_returns
+from market.names import timeframe_seconds
+from train.study.overfit import N_BLOCKS, Assessment, assess
+from train.study.returns import StudyReturns
 from train.study.storage import IDENTITY
-from train.validation.overfitting import (
-    Overfitting,
-    Search,
-    SharpeEstimate,
-    deflated_sharpe,
-    effective_trials,
-    estimate_sharpe,
-    expected_maximum_sharpe,
-    minimum_track_record_length,
-    pbo_cscv,
-    probabilistic_sharpe,
-    search_of,
-    verdict,
-)
+from train.validation.overfitting import deflated_sharpe, expected_maximum_sharpe, probabilistic_sharpe
 from train.validation.report import Verdict
 
-BLOCKS = 16  # of the overfitting test
 FEW_TRIALS = 10
 
 
@@ -38,108 +25,59 @@ def unjudged(reason: str) -> Verdict:
     return Verdict((f"The study cannot be judged: {reason}. Not evidence of skill.",))
 
 
-def judge(
-    judged: Mapping[int, Judged],
-    best: int,
-    splits: Mapping[int, Columns],
-    layout: Layout,
-    pruned: Sequence[tuple[float, float]],
-    n_tried: int,
-    bar_seconds: int,
-) -> Verdict:
-    """The verdict on the best trial.
-
-    Args:
-        judged: every completed trial that can be compared, by number.
-        best: the winner's number.
-        splits: the winner's columns.
-        layout: of the study's splits.
-        pruned: (Sharpe, Sharpe of the lead) per bar of the trials that were stopped early.
-        n_tried: completed and pruned trials: what the winner was chosen from.
-        bar_seconds: length of a bar.
-    """
-    if best not in judged:
-        return unjudged(f"returns of trial {best}, the best, are not finite")
-    per_year = 365.0 * 86_400.0 / bar_seconds
-    returns = trial_returns(layout, {i: c["equity"] for i, c in splits.items()})
-    own = estimate_sharpe(returns)
-    lead = estimate_sharpe(returns - layout.equal_weight)
-    search = _search([j.sharpe for j in judged.values()] + [own for own, _ in pruned], n_tried)
-    search_lead = _search([j.lead_sharpe for j in judged.values()] + [lead for _, lead in pruned], n_tried)
-    overfitting, reason = _overfitting(judged)
-    pbo = overfitting.pbo if overfitting else None
+def judge(returns: StudyReturns) -> Verdict:
+    """The verdict on the best trial."""
+    own, lead = assess(returns, "account"), assess(returns, "excess")
     sentences = [
-        verdict(own, search, per_year, pbo),
-        "The same question about its lead over equal weight (return minus equal weight's, bar by bar): "
-        + verdict(lead, search_lead, per_year),
+        own.verdict,
+        "The same question about its lead over equal weight (return minus equal weight's, bar by bar): " + lead.verdict,
     ]
-    if reason:
-        sentences.append(f"PBO is undefined: {reason}.")
-    if n_tried < FEW_TRIALS:
-        sentences.append(f"With only {n_tried} trials these figures are crude: read them as examples.")
-    days = len(returns) * bar_seconds / 86_400
+    if own.undefined:
+        sentences.append(f"PBO is undefined: {own.undefined}.")
+    if returns.n_tried < FEW_TRIALS:
+        sentences.append(f"With only {returns.n_tried} trials these figures are crude: read them as examples.")
+    days = len(returns.bars) * timeframe_seconds(returns.timeframe) / 86_400
     sentences.append(
-        f"Judged is one account divided equally among the policies that tested each bar: {len(returns):,} bars, "
+        f"Judged is one account divided equally among the policies that tested each bar: {len(returns.bars):,} bars, "
         f"{days:,.0f} days."
     )
-    return Verdict(tuple(sentences), _numbers(own, lead, search, search_lead, overfitting, judged, per_year, reason))
+    return Verdict(tuple(sentences), _numbers(own, lead, len(returns.numbers)))
 
 
-def _search(sharpes: list[float], n_tried: int) -> Search:
-    """Per bar; trials without a comparable Sharpe count as tried."""
-    return search_of(np.array(sharpes + [np.nan] * max(n_tried - len(sharpes), 0)))
-
-
-def _overfitting(judged: Mapping[int, Judged]) -> tuple[Overfitting | None, str]:
-    if len(judged) < 2:
-        return None, f"it compares completed trials, and there {'is 1' if len(judged) == 1 else 'are none'}"
-    try:
-        return pbo_cscv(np.stack([j.returns for j in judged.values()], axis=1), BLOCKS), ""
-    except ValueError as error:
-        return None, str(error)
-
-
-def _numbers(
-    own: SharpeEstimate,
-    lead: SharpeEstimate,
-    search: Search,
-    search_lead: Search,
-    overfitting: Overfitting | None,
-    judged: Mapping[int, Judged],
-    per_year: float,
-    reason: str,
-) -> tuple[tuple[str, str, str], ...]:
+def _numbers(own: Assessment, lead: Assessment, n_compared: int) -> tuple[tuple[str, str, str], ...]:
     """(name, number, what it means)."""
-    root = math.sqrt(per_year)
-    effective = effective_trials(np.stack([j.returns for j in judged.values()], axis=1))
-    days = own.n_returns / per_year * 365
-    moments = f"skew {_text(own.skew, 2)}, kurtosis {_text(own.kurtosis, 1)}"
-    track_record = _length(minimum_track_record_length(own), per_year)
+    per_year, root = own.bars_per_year, math.sqrt(own.bars_per_year)
+    estimate, search, found = own.estimate, own.search, own.overfitting
+    days = estimate.n_returns / per_year * 365
+    moments = f"skew {_text(estimate.skew, 2)}, kurtosis {_text(estimate.kurtosis, 1)}"
     rows = (
         ("trials", f"{search.n_trials:.0f}", "completed and pruned: all that the best was chosen from"),
-        ("effective trials", _text(effective, 1), f"independent ones that {len(judged)} comparable trials amount to; "
-         "the number above is used, which claims least"),
+        ("effective trials", _text(own.effective_trials, 1), f"independent ones that {n_compared} comparable trials "
+         "amount to; the number above is used, which claims least"),
         ("variance of trials", _text(search.sharpe_variance * per_year, 2), "of their annual Sharpe ratios"),
         ("Sharpe by luck", _text(expected_maximum_sharpe(search) * root, 2), "a year; of the best without skill"),
-        ("Sharpe of the best", _text(own.sharpe * root, 2), f"a year; {moments}"),
-        ("probabilistic Sharpe", _share(probabilistic_sharpe(own)), "that it is above 0, were it the only trial"),
-        ("deflated Sharpe", _share(deflated_sharpe(own, search)), "the same after the search; 95 % is asked for"),
-        ("deflated lead", _share(deflated_sharpe(lead, search_lead)), "the same for returns minus equal weight's"),
-        ("minimum track record", track_record, f"until 95 %, were it the only trial; there are {days:,.0f} days"),
+        ("Sharpe of the best", _text(estimate.sharpe * root, 2), f"a year; {moments}"),
+        ("probabilistic Sharpe", _share(probabilistic_sharpe(estimate)), "that it is above 0, were it the only trial"),
+        ("deflated Sharpe", _share(deflated_sharpe(estimate, search)), "the same after the search; 95 % is asked for"),
+        ("deflated lead", _share(deflated_sharpe(lead.estimate, lead.search)), "the same for returns minus equal "
+         "weight's"),
+        ("minimum track record", _length(own.minimum_length, per_year), "until 95 %, were it the only trial; there are "
+         f"{days:,.0f} days"),
     )  # fmt: skip
-    if overfitting is None:
-        return (*rows, ("PBO", "undefined", reason))
+    if found is None:
+        return (*rows, ("PBO", "undefined", own.undefined))
     slope = "slope of the Sharpe on one half against the half it was chosen by; below 0, better there was worse here"
-    loss = _share(overfitting.probability_of_loss, math.ceil)
+    loss = _share(found.probability_of_loss, math.ceil)
     return (
         *rows,
         (
             "PBO",
-            _share(overfitting.pbo, math.ceil),
-            f"probability of backtest overfitting; {len(judged)} trials, {BLOCKS} blocks",
+            _share(found.pbo, math.ceil),
+            f"probability of backtest overfitting; {n_compared} trials, {N_BLOCKS} blocks",
         ),
+        ("PBO of the lead", _share(lead.pbo, math.ceil), "the same for returns minus equal weight's"),
         ("loss out of sample", loss, "how often the choice on one half loses on the other"),
-        ("degradation", _text(overfitting.degradation_slope, 2), slope),
+        ("degradation", _text(found.degradation_slope, 2), slope),
     )
 
 

@@ -26,11 +26,13 @@ from market.candles import utc_text
 from market.files import write_whole
 from market.names import timeframe_seconds
 from train.provenance import code_version
-from train.study.curves import Columns, layout_of, read_judged, read_market, read_pruned, read_split, tested_paths
+from train.study.curves import read_market, read_split, tested_paths
+from train.study.data import StudyError
 from train.study.holdout import SCORE_FILE
 from train.study.judgement import holdout_text, judge, unjudged
 from train.study.progress import best_trial, shown
 from train.study.results import split_folder, trial_folder
+from train.study.returns import read_returns, timeframe_of
 from train.study.storage import CODE_VERSION, FAILURE, IDENTITY, experimental_allowed
 from train.validation.metrics import Metrics
 from train.validation.report import FigureRow, Page, PathView, TrialView, Verdict, render
@@ -118,7 +120,7 @@ def _with_best(
     return Page(
         **vars(base)
         | {
-            "verdict": _verdict(study, folder, trials, best, splits, len(folds) or len(known), seconds),
+            "verdict": _verdict(study, folder, best, is_whole=len(splits) == (len(folds) or len(known)) > 0),
             "paths": tuple(paths),
             "paths_note": note,
             "rows": (*_split_rows(folder, best), *_path_rows(paths), *_holdout_rows(study, folder, best)),
@@ -145,14 +147,6 @@ def read_json(path: Path) -> dict[str, Any]:
         logger.warning("report: %s: not used: %s", path, error)
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def timeframe_of(study: optuna.Study, trial: FrozenTrial) -> str:
-    """Of the bars a trial traded."""
-    if "timeframe" in trial.params:
-        return trial.params["timeframe"]
-    named = study.user_attrs.get(IDENTITY, {}).get("data_sha256", {})
-    return next(iter(named), "5m")
 
 
 # --------------------------------------------------------------------------------------------------------------- header
@@ -315,24 +309,13 @@ def _holdout_rows(study: optuna.Study, folder: Path, best: FrozenTrial) -> list[
 
 
 # -------------------------------------------------------------------------------- what the study as a whole says
-def _verdict(
-    study: optuna.Study,
-    folder: Path,
-    trials: Sequence[FrozenTrial],
-    best: FrozenTrial,
-    splits: Mapping[int, Columns],
-    n_splits: int,
-    bar_seconds: int,
-) -> Verdict:
-    if len(splits) < n_splits or not splits:
+def _verdict(study: optuna.Study, folder: Path, best: FrozenTrial, is_whole: bool) -> Verdict:
+    if not is_whole:
         return unjudged(f"equity files of trial {best.number}, the best, are missing or damaged")
-    timeframe = timeframe_of(study, best)
-    mine = [t for t in trials if timeframe_of(study, t) == timeframe]
-    complete = [t for t in mine if t.state == TrialState.COMPLETE]
-    judged = read_judged(folder, [t.number for t in complete], layout := layout_of(splits))
-    n_tried = sum(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials)
-    pruned = read_pruned(folder, [t.number for t in mine if t.state == TrialState.PRUNED], layout)
-    return judge(judged, best.number, splits, layout, pruned, n_tried, bar_seconds)
+    try:
+        return judge(read_returns(study, folder, allow_missing=True))
+    except StudyError as error:
+        return unjudged(str(error))
 
 
 def importances_of(study: optuna.Study, trials: Sequence[FrozenTrial]) -> tuple[tuple[tuple[str, float], ...], str]:
