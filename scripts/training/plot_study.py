@@ -10,36 +10,28 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO))
 
-from train.study.data import StudyError  # noqa: E402
+from train.study.arguments import add_study, exit_code, stored_study  # noqa: E402
 from train.study.plot import plot_study  # noqa: E402
-from train.study.results import study_folder  # noqa: E402
-from train.study.storage import DEFAULT_STORAGE, absolute_url, load_study  # noqa: E402
 
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--study-name", required=True)
-    p.add_argument("--storage", metavar="URL", help=f"(default {DEFAULT_STORAGE}, in the repository)")
-    p.add_argument("--results-dir", type=Path, metavar="DIR", help="(default: train_results in the repository)")
+    add_study(p)
     p.add_argument("--out", type=Path, metavar="FILE", help="PNG to write (default: study.png beside the results)")
     return p
 
 
+def draw(args: argparse.Namespace) -> None:
+    """Read, draw, say where."""
+    stored = stored_study(args)
+    print(plot_study(stored.study, stored.folder, Path.cwd() / args.out if args.out else stored.folder / "study.png"))
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Parse, draw, report."""
+    """Parse, run, report."""
     args = parser().parse_args(argv)
-    here = Path.cwd()
-    url = absolute_url(args.storage, here) if args.storage else absolute_url(DEFAULT_STORAGE, REPO)
-    results = here / args.results_dir if args.results_dir else REPO / "train_results"
-    try:
-        study = load_study(url, args.study_name)
-        folder = study_folder(results, study.study_name, study.user_attrs["uuid"])
-        print(plot_study(study, folder, here / args.out if args.out else folder / "study.png"))
-    except (StudyError, ValueError) as error:
-        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(Path(__file__).name, lambda: draw(args))
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ from train.study.tables import plain, text_table, write_csv  # noqa: E402
 KINDS = {"account": "the accounts' returns", "excess": "returns less the equal-weight portfolio's"}
 TRIAL_COLUMNS = {"trial": "d", "state": "", "value": "+.3f", "sharpe": ".2f", "excess_sharpe": "+.2f", "bars": "d"}
 FIGURES = {
-    "annual_sharpe": ".2f", "annual_sharpe_of_luck": ".2f", "probabilistic_sharpe": ".1%", "deflated_sharpe": ".1%",
+    "annual_sharpe": ".2f", "annual_sharpe_of_luck": ".2f", "probabilistic_sharpe": ".2%", "deflated_sharpe": ".2%",
     "n_trials": "g", "effective_trials": ".1f", "annual_sharpe_variance": ".3f", "minimum_track_record_bars": ",.0f",
-    "minimum_track_record_years": ".2f", "n_returns": ",d", "pbo": ".1%", "probability_of_loss": ".1%",
+    "minimum_track_record_years": ".2f", "n_returns": ",d", "pbo": ".2%", "probability_of_loss": ".2%",
     "degradation_slope": "+.2f", "combinations": ",d",
 }  # fmt: skip
 EPILOG = """

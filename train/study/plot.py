@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
 
 from market.files import write_whole
+from train.study.data import StudyError
 from train.study.progress import best_trial, selection_text
 from train.study.results import read_equity, split_folder
 
@@ -31,11 +32,11 @@ def plot_study(study: optuna.Study, folder: Path, out: Path) -> Path:
         out: file to write.
 
     Raises:
-        ValueError: no trial completed.
+        StudyError: no trial completed.
     """
     best = best_trial(study)
     if best is None:
-        raise ValueError(f"study {study.study_name} has no completed trial to draw")
+        raise StudyError(f"study {study.study_name} has no completed trial to draw")
     figure = Figure(figsize=SIZE_INCHES, dpi=DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
     values_axes, splits_axes, equity_axes = figure.subplot_mosaic([["values", "splits"], ["equity", "equity"]]).values()
