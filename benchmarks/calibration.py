@@ -3,6 +3,7 @@
 
     python benchmarks/calibration.py            # writes benchmarks/results/calibration.json and calibration.png
     python benchmarks/calibration.py --quick    # a tiny study of each kind, as a check; writes nothing
+    python benchmarks/calibration.py --pruner wilcoxon   # as the trainer prunes by default; calibration_wilcoxon.json
     python benchmarks/calibration.py --redraw   # counts and draws the written studies anew; runs none
 
 Every study is a real one, from data on disk through sampler, folds, PPO and hold-out (`train.study.session.run_study`),
@@ -23,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,11 @@ from train.study.replay import StoredStudy, open_stored  # noqa: E402
 from train.study.results import read_equity, split_folder  # noqa: E402
 from train.study.returns import Kind, StudyReturns, layout_of, mean_returns, read_returns  # noqa: E402
 from train.study.search_space import FIXED_ENV  # noqa: E402
-from train.study.session import StudyRequest, run_study  # noqa: E402
+from train.study.session import PRUNERS, StudyRequest, run_study  # noqa: E402
 from train.study.storage import FINISHED, HOLDOUT_SCORE, absolute_url  # noqa: E402
 from train.validation.metrics import bar_returns, sharpe  # noqa: E402
 from train.validation.overfitting import estimate_sharpe, pbo_cscv, probabilistic_sharpe  # noqa: E402
 
-RESULT = measuring.RESULTS / "calibration.json"
 TICKERS = ("BTC", "ETH", "LTC")
 BAR_SECONDS, FIRST_CLOSE_S = 300, 1_704_067_500
 # The named coin rises by three times what each other one falls, and one regime in four names none: on average no coin
@@ -80,6 +80,7 @@ class Settings:
     break_step: int = 4_000  # environment steps of a split
     n_envs: int = 12
     n_bars: int = 3_000
+    pruner: str = "none"  # of `train.study.session.PRUNERS`; what hardly trades is always pruned
 
 
 UNDEFINED = Reading(*[math.nan] * 8)
@@ -121,7 +122,7 @@ def study_once(kind: str, seed: int, settings: Settings) -> Study:
             StudyRequest(
                 n_trials=settings.n_trials, study_name="calibration", storage=url, results_dir=folder / "results",
                 data_dir=folder / "5m", plan=plan, n_envs=settings.n_envs, break_step=settings.break_step,
-                use_best_ranges=True, pruner="none", seed=seed,
+                use_best_ranges=True, pruner=settings.pruner, seed=seed,
             )
         )  # fmt: skip
         stored = open_stored(url, "calibration", folder / "results")
@@ -240,10 +241,11 @@ def section(args: argparse.Namespace, settings: Settings, studies: Sequence[Stud
     about = (
         f"Share of studies whose winner is called skilful. A study: {settings.n_trials} trials of "
         f"{settings.num_paths + 1} splits, {settings.break_step:,} environment steps each, on {settings.n_bars:,} "
-        f"five-minute bars of {len(TICKERS)} coins, the last {settings.holdout_fraction:.0%} held out, nothing pruned "
-        f"but what hardly trades. {NO_SIGNAL.capitalize()}: the sample market, a fair game; {PLANTED}: the coin that "
-        "rises is announced a bar ahead, strongly, and holding all coins earns nothing. Both: deflated Sharpe and PBO "
-        "together. Lead: returns less equal weight's. PBO's level is a threshold; no theory makes it an error rate."
+        f"five-minute bars of {len(TICKERS)} coins, the last {settings.holdout_fraction:.0%} held out, pruner "
+        f"{settings.pruner} (and what hardly trades). {NO_SIGNAL.capitalize()}: the sample market, a fair game; "
+        f"{PLANTED}: the coin that rises is announced a bar ahead, strongly, and holding all coins earns nothing. Both: "
+        "deflated Sharpe and PBO together. Lead: returns less equal weight's. PBO's level is a threshold; no theory "
+        "makes it an error rate."
     )
     return measuring.section(
         args, about, COLUMNS, settings=asdict(settings), signal=asdict(SIGNAL), processes=args.processes,
@@ -278,6 +280,11 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def result_file(pruner: str) -> Path:
+    """Where the figures of studies with that pruner are."""
+    return measuring.RESULTS / ("calibration.json" if pruner == "none" else f"calibration_{pruner}.json")
+
+
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = measuring.arguments(__doc__, gpu=False)
@@ -285,6 +292,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-signal", type=int, default=26, metavar="N", help="studies without signal (default 26)")
     parser.add_argument("--planted", type=int, default=8, metavar="N", help="studies with a signal (default 8)")
     parser.add_argument("--first-seed", type=int, default=0, metavar="S", help="of each kind; the others follow")
+    parser.add_argument("--pruner", choices=PRUNERS, default="none", help="of the studies (default none)")
     parser.add_argument("--processes", type=int, default=2, metavar="N", help="studies at once (default 2)")
     parser.add_argument("--redraw", action="store_true", help="run nothing: the studies are those of the result file")
     args = parser.parse_args(argv)
@@ -300,8 +308,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run, count, draw, write."""
     args = parse_arguments(argv)
     measuring.with_threads(args)
-    settings = QUICK if args.quick else Settings()
-    path = args.out or RESULT
+    settings = replace(QUICK if args.quick else Settings(), pruner=args.pruner)
+    path = args.out or result_file(args.pruner)
     if args.redraw:
         content = json.loads(path.read_text())
     else:

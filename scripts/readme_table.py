@@ -78,12 +78,12 @@ def long_blocks(found: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
 
 def calibration_block(results: Path = RESULTS) -> str:
     """For docs/results.md: how often a winner is called skilful where there is something to find, and where not."""
-    path = results / f"{CALIBRATION}.json"
-    if not path.exists():
-        return ""
-    part = json.loads(path.read_text())[CALIBRATION]
-    caption = f"![Deflated Sharpe and PBO of every study](../benchmarks/results/{CALIBRATION}.png)"
-    return tidied(["## Is a winner called skilful?", "", *section_lines(part), "", caption, "", origin(part)])
+    lines: list[str] = []
+    for path in sorted(results.glob(f"{CALIBRATION}*.json")):
+        part = json.loads(path.read_text())[CALIBRATION]
+        caption = f"![Deflated Sharpe and PBO of every study](../benchmarks/results/{path.stem}.png)"
+        lines += ["", *section_lines(part), "", caption, "", origin(part)]
+    return tidied(["## Is a winner called skilful?", *lines]) if lines else ""
 
 
 def picture(stem: str) -> str:
