@@ -243,9 +243,9 @@ def section(args: argparse.Namespace, settings: Settings, studies: Sequence[Stud
         f"{settings.num_paths + 1} splits, {settings.break_step:,} environment steps each, on {settings.n_bars:,} "
         f"five-minute bars of {len(TICKERS)} coins, the last {settings.holdout_fraction:.0%} held out, pruner "
         f"{settings.pruner} (and what hardly trades). {NO_SIGNAL.capitalize()}: the sample market, a fair game; "
-        f"{PLANTED}: the coin that rises is announced a bar ahead, strongly, and holding all coins earns nothing. Both: "
-        "deflated Sharpe and PBO together. Lead: returns less equal weight's. PBO's level is a threshold; no theory "
-        "makes it an error rate."
+        f"{PLANTED}: the coin that rises is announced a bar ahead, strongly, and holding all coins earns nothing. "
+        "Both: deflated Sharpe and PBO together. Lead: returns less equal weight's. PBO's level is a threshold; no "
+        "theory makes it an error rate."
     )
     return measuring.section(
         args, about, COLUMNS, settings=asdict(settings), signal=asdict(SIGNAL), processes=args.processes,
