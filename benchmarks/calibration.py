@@ -84,6 +84,8 @@ class Settings:
 
 
 UNDEFINED = Reading(*[math.nan] * 8)
+# Three splits are too few for the Wilcoxon test to reach its level, so it would stop nothing: six, on twice the bars.
+WITH_PRUNER = {"num_paths": 5, "n_bars": 6_000}
 QUICK = Settings(n_trials=4, break_step=1_500, n_bars=2_000)
 
 
@@ -309,6 +311,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     measuring.with_threads(args)
     settings = replace(QUICK if args.quick else Settings(), pruner=args.pruner)
+    if args.pruner != "none":
+        settings = replace(settings, **WITH_PRUNER)
     path = args.out or result_file(args.pruner)
     if args.redraw:
         content = json.loads(path.read_text())
