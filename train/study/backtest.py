@@ -13,6 +13,7 @@ import numpy as np
 from market.files import write_whole
 from train.env_factory import resolved_rules
 from train.evaluator import EpisodeRecord
+from train.study.data import StudyError
 from train.study.replay import StoredTrial, evaluate_trial, join_paths
 from train.study.results import read_equity
 from train.study.split_run import agent_metrics, equal_weight_metrics
@@ -136,6 +137,8 @@ def cost_rows(
     per_year = trial.data.dataset.bars_per_year
     for factor in factors:
         rates = {"fee_rate": rules["buy_fee_rate"] * factor, "slippage_rate": rules["slippage_rate"] * factor}
+        if max(rates.values()) >= 1.0:
+            raise StudyError(f"--costs {factor:g}: a fee of {rates['fee_rate']:.0%} of an order leaves nothing")
         found[factor] = evaluate_trial(trial, rates, gpu_id)
         paths = join_paths(trial, found[factor])
         agents = [agent_metrics(records, per_year) for records in paths]

@@ -16,7 +16,7 @@ import numpy as np
 
 from train.validation.charts import Axis, Band, Dots, Line, chart, count_axis, number_axis, time_axis
 from train.validation.metrics import Metrics
-from train.validation.report_figures import COLUMNS, NO_VARIATION, Column, escape, figure, written
+from train.validation.report_figures import COLUMNS, NO_VARIATION, NOT_UNDER_A_YEAR, Column, escape, figure, written
 from train.validation.report_style import GLOSSARY, STYLE
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of random orders; the outer ones are the band
@@ -68,6 +68,7 @@ class FigureRow:
     name: str
     agent: Figures
     equal_weight: Figures
+    days: float = 0.0  # that it covers
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,9 @@ class Page:
     command: str = ""
     made: str = ""
     bar_seconds: int = 0
+
+
+UNDER_A_YEAR = "not annualised: less than a year"
 
 
 # ----------------------------------------------------------------------------------------------------------------- page
@@ -197,7 +201,8 @@ def _equity(page: Page) -> str:
     intro = (
         f"Trial {page.best}, the best, on its test paths: {page.paths_note}. Accounts begin every block (faint "
         "vertical lines) afresh; a curve goes on where the last block ended. Fees are paid on buying and on selling "
-        "by everybody; nobody sells at the end. Drawdown is the loss from the highest point so far."
+        "by everybody, slippage by the agent and by random orders only, so that who just holds has it a little easier; "
+        "nobody sells at the end. Drawdown is the loss from the highest point so far."
     )
     if "random" not in shown:
         intro += (
@@ -299,8 +304,8 @@ def _figures(page: Page) -> str:
     )
     intro = (
         f"Trial {page.best}. First the agent, beneath it equal weight on the same bars with the same fees. Splits are "
-        "scored one by one; paths join their blocks. Ratios and returns are per year; turnover and fees are over mean "
-        "equity, for the whole split or path."
+        "scored one by one; paths join their blocks. Ratios and volatility are per year; a return of less than a year "
+        "is not annualised. Turnover and fees are over mean equity, for the whole split or path."
     )
     return _section("figures", "Figures of every split and path", _paragraphs([intro]) + (
         f'<table class="figures"><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>'
@@ -310,7 +315,9 @@ def _figures(page: Page) -> str:
 def _cell(column: Column, row: FigureRow, bar_seconds: int) -> str:
     parts = []
     for who, figures in (("agent", row.agent), ("equal", row.equal_weight)):
-        if column.key in figures:
+        if column.key in NOT_UNDER_A_YEAR and row.days < 365.0:
+            inner = f'<span class="none" title="{UNDER_A_YEAR}">\N{EN DASH}</span>'
+        elif column.key in figures:
             inner = figure(figures[column.key], column.form, column.why_undefined, bar_seconds)
         else:
             inner = '<span class="none" title="not kept for this account">\N{EN DASH}</span>'
