@@ -17,8 +17,8 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.support import fabricated_study as fabricated
-from train.study import curves, session
 from train.study import report as report_module
+from train.study import session
 from train.study.curves import compounded, read_split
 from train.study.data import SplitPlan, StudyError, fold_data
 from train.study.report import collect, command_text, report_ended_study, write_report
@@ -29,13 +29,6 @@ from train.validation.metrics import Metrics
 from train.validation.report_figures import COLUMNS, NOT_UNDER_A_YEAR
 
 REPO = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_random_orders():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(curves, "RANDOM_STEPS", 100)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +114,7 @@ def test_a_path_takes_each_bar_once_and_compounds_its_blocks(made, folded):
 def test_random_orders_trade_no_more_than_the_policy(made):
     for path in collect(*made).paths:
         assert 0.9 < path.random.traded_share <= 1.0 + 1e-9
+        assert 0.0 < path.random.exposure < 1.0
         assert (np.diff(path.random.quantiles, axis=0) >= 0.0).all()
 
 

@@ -70,6 +70,7 @@ def _account_rows(trial: StoredTrial, records: Sequence[EpisodeRecord], mark: Be
     lead = {"excess_sharpe": agent.sharpe - other.sharpe}
     if draws is not None:
         lead["beats_random"] = float(np.mean(np.asarray(draws.sharpe) < agent.sharpe))
+        lead["returns_more"] = float(np.mean(np.asarray(draws.total_return) < agent.total_return))
     yield {"account": AGENT} | asdict(agent) | lead
     # Trades of the equal-weight portfolio are not kept by the environment.
     yield {"account": EQUAL_WEIGHT} | asdict(other) | {"turnover": np.nan, "fees": np.nan, "trades": None}

@@ -39,9 +39,10 @@ class RandomOrders:
     time_s: np.ndarray  # (R,)
     quantiles: np.ndarray  # (5, R) of the compounded accounts, `QUANTILES`
     sharpe: np.ndarray  # (K,) of each account, nan where undefined
-    every_bars: int  # their orders are given every so many bars
+    exposure: float  # mean; it is not matched to the policy's
     traded_share: float  # mean of what they traded, over what the policy did: none has room for more than its money
-    share_above: float  # of the accounts that end at least as high as the policy
+    returns_less: float  # share of the accounts that return less than the policy
+    sharpe_below: float  # share of those with a lower Sharpe ratio
 
 
 @dataclass(frozen=True)
@@ -278,16 +279,24 @@ def _random_sentence(p: PathView) -> str:
     low, middle, high = (written(r.quantiles[i][-1] - 1.0, "percent") for i in (0, 2, 4))
     known = r.sharpe[np.isfinite(r.sharpe)]
     ratio = f", median Sharpe {written(float(np.median(known)), 'ratio')}" if known.size else ""
-    every = f" (orders every {r.every_bars} bars)" if r.every_bars > 1 else ""
-    if r.traded_share < 0.995:
-        every += f", of which they had room for {r.traded_share:.0%},"
+    room = "" if r.traded_share >= 0.995 else f", of which they had room for {r.traded_share:.0%},"
     return _paragraphs(
         [
-            f"{len(r.sharpe)} accounts with random orders of the same turnover{every} ended between {low} and {high} "
-            f"(middle 90 %), median {middle}{ratio}; {written(r.share_above, 'percent')} of them ended at "
-            "least as high as the agent."
+            f"{len(r.sharpe)} accounts with random orders of the same turnover, whenever the agent trades{room}, ended "
+            f"between {low} and {high} (middle 90 %), median {middle}{ratio}. The agent returned more than "
+            f"{written(r.returns_less, 'percent')} of them, and its Sharpe ratio is above that of "
+            f"{written(r.sharpe_below, 'percent')}.{_exposures(r.exposure, p.agent_figures.exposure)}"
         ],
         "small",
+    )
+
+
+def _exposures(theirs: float, agents: float) -> str:
+    if not (math.isfinite(theirs) and math.isfinite(agents)):
+        return ""
+    return (
+        f" They were {written(theirs, 'percent')} in coins on average, the agent {written(agents, 'percent')}: that is "
+        "not matched, and whoever holds more coins looks worse where prices fall."
     )
 
 
