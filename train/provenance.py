@@ -1,10 +1,13 @@
 """Which version of the code made something."""
 
+import hashlib
 import subprocess
 from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+# What a trained policy's numbers come from, beside data and settings.
+TRAINING_CODE = ("environment_Alpaca*.py", "environment_Alpaca_kernels/*.py", "drl_agents/**/*.py", "train/*.py")
 
 
 @cache
@@ -16,3 +19,13 @@ def code_version() -> str:
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return done.stdout.strip()
+
+
+@cache
+def training_code_sha256() -> str:
+    """One hash over the files that simulate and learn. Unlike a commit it sees what is not committed."""
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in TRAINING_CODE for path in ROOT.glob(pattern)}):
+        text = path.read_bytes()
+        digest.update(f"{path.relative_to(ROOT).as_posix()} {len(text)}\n".encode() + text)
+    return digest.hexdigest()
