@@ -1,9 +1,8 @@
-"""A training run's checkpoint: one safetensors file that a killed run goes on from, with the same bits as if it had not
-been killed.
+"""A training run's checkpoint: the file that a killed run goes on from, to the bits of one that was never stopped.
 
-A file holds tensors and one JSON header, so nothing in it can run. It is written whole or not at all, and refused by
-name when it is truncated, damaged (one hash over everything), of another format, or of another run: the header carries
-the run's identity, which is its settings, environment, data, code and torch version.
+It is one safetensors file. It holds tensors and one JSON header, so nothing in it can run. It is written whole or not
+at all, and refused by name when it is truncated, damaged (one hash over everything), of another format, or of another
+run: the header carries the run's identity, which is its settings, environment, data, code and torch version.
 
 Writing is bounded by time: not more often than every `every_s`, nor so often that it costs more than 1 % of the run.
 A checkpoint that cannot be written (a full disk) is worth a warning, not the run.
@@ -155,7 +154,7 @@ def differences(stored: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[t
     for name in sorted(stored.keys() | own.keys()):
         there, here = stored.get(name), own.get(name)
         if isinstance(there, dict) and isinstance(here, dict):
-            yield from ((f"{name}.{below}", *values) for below, *values in differences(there, here))
+            yield from ((f"{name}.{inner}", theirs, ours) for inner, theirs, ours in differences(there, here))
         elif there != here:
             yield name, _shortened(there), _shortened(here)
 

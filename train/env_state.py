@@ -61,7 +61,7 @@ def restore_env(env: Any, stored: Mapping[str, Tensor]) -> None:
     """Put what `env_tensors` returned into `env`, or change nothing and raise EnvStateError."""
     check_env_tensors(env, stored)
     if isinstance(env, CryptoEnvAlpaca):
-        book = {name: stored[name].tolist() for name in _scalar_book(env.account)}
+        book: dict[str, Any] = {name: stored[name].tolist() for name in _scalar_book(env.account)}
         env.account = Account(**book, traded=Traded())      # which the next step replaces before it reads it
         env._segment = _segment(stored)
         env.episode, env.rejected_actions = int(stored["episode"]), int(stored["rejected"])

@@ -6,8 +6,10 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# What a trained policy's numbers come from, beside data and settings.
-TRAINING_CODE = ("environment_Alpaca*.py", "environment_Alpaca_kernels/*.py", "drl_agents/**/*.py", "train/*.py")
+# What a trial's numbers come from, beside data and settings.
+TRIAL_CODE = (
+    "environment_Alpaca*.py", "environment_Alpaca_kernels/*.py", "drl_agents/**/*.py", "market/**/*.py", "train/**/*.py",
+)  # fmt: skip
 
 
 @cache
@@ -22,10 +24,10 @@ def code_version() -> str:
 
 
 @cache
-def training_code_sha256() -> str:
-    """One hash over the files that simulate and learn. Unlike a commit it sees what is not committed."""
+def trial_code_sha256() -> str:
+    """One hash over the files that read bars, simulate, learn and score: it sees what is not committed, too."""
     digest = hashlib.sha256()
-    for path in sorted({path for pattern in TRAINING_CODE for path in ROOT.glob(pattern)}):
+    for path in sorted({path for pattern in TRIAL_CODE for path in ROOT.glob(pattern)}):
         text = path.read_bytes()
         digest.update(f"{path.relative_to(ROOT).as_posix()} {len(text)}\n".encode() + text)
     return digest.hexdigest()

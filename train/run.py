@@ -17,8 +17,8 @@ from elegantrl.train.config import Config
 from torch import Tensor
 
 from drl_agents.agents import AGENTS, AgentBase
-from drl_agents.agents.AgentPPO import AgentPPO
 from drl_agents.agents.agent_state import AgentStateError, agent_tensors, restore_agent
+from drl_agents.agents.AgentPPO import AgentPPO
 from drl_agents.agents.bar_features import BarFeatures
 from drl_agents.atomic_file import write_atomically
 from drl_agents.policy_file import PolicyFileError, save_policy
@@ -30,7 +30,7 @@ from train.device import prepare_device
 from train.env_factory import env_class_for, make_env
 from train.env_state import EnvStateError, check_env_tensors, env_tensors, has_known_state, restore_env
 from train.evaluator import Score, evaluate_policy, mean_growth
-from train.provenance import code_version, training_code_sha256
+from train.provenance import code_version, trial_code_sha256
 
 log = logging.getLogger(__name__)
 
@@ -137,15 +137,15 @@ def run_identity(
 ) -> dict[str, Any]:
     """All that a run's numbers follow from: what its policies say of themselves, but for the trial's number, and code.
 
-    The data is known by the caller's `data_sha256`, or else by its arrays.
+    The data is known by the caller's `data_sha256`, or else by its arrays; the code by its text, not its commit.
     """
-    identity = {name: value for name, value in known.items() if name != "trial"}
+    identity = {name: value for name, value in known.items() if name not in ("trial", "code_version")}
     if not identity.get("data_sha256"):
         arrays = {name: np.ascontiguousarray(config[name]) for name in ("price_array", "tech_array")}
         identity["data_sha256"] = {name: hashlib.sha256(array.data).hexdigest() for name, array in arrays.items()}
     return identity | {
         "validation_segments": None if validation_config is None else validation_config.get("segments"),
-        "score": score.__qualname__, "code_sha256": training_code_sha256(), "torch": torch.__version__,
+        "score": score.__qualname__, "code_sha256": trial_code_sha256(), "torch": torch.__version__,
     }  # fmt: skip
 
 

@@ -296,7 +296,7 @@ def test_other_data_code_or_torch_is_another_run(what, kept, tmp_path, monkeypat
     if what == "data":
         metadata = {"data_sha256": {"price": "cd"}}
     elif what == "code":
-        monkeypatch.setattr("train.run.training_code_sha256", lambda: "another")
+        monkeypatch.setattr("train.run.trial_code_sha256", lambda: "another")
     else:
         monkeypatch.setattr(torch, "__version__", "2.0.0")
     seen = []
@@ -430,7 +430,12 @@ KILLED_WHILE_WRITING = """
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("moment", "when", "turn"),
-    [("tempfile.mkstemp", "after", 1), ("os.fsync", "before", 1), ("os.replace", "before", 1), ("os.replace", "after", 2)],
+    [
+        ("tempfile.mkstemp", "after", 1),
+        ("os.fsync", "before", 1),
+        ("os.replace", "before", 1),
+        ("os.replace", "after", 2),
+    ],
 )
 def test_a_kill_between_any_two_writes_leaves_the_old_file_or_the_new_one(moment, when, turn, tmp_path):
     done = run_python(KILLED_WHILE_WRITING, moment, tmp_path, when)
