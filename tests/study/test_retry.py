@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,9 @@ from tests.support import real_study
 from tests.support.markets import REPO
 from train.checkpoint import CHECKPOINT
 from train.run import BEST_POLICY, LAST_POLICY
+from train.study.objective import OUT_OF_MEMORY
 from train.study.results import read_equity, split_folder, trial_folder
+from train.study.retry import Attempts
 from train.study.search_space import build_space, resolve, sample, with_half_the_envs
 from train.study.split_run import outcome_json, outcome_of, run_split
 from train.study.storage import FAILURE, RETRY_OF
@@ -94,8 +98,7 @@ def interrupted_at(*where: tuple[int, int]):
     return on_update
 
 
-@pytest.mark.parametrize("where", [(0, 1), (0, 4), (1, 3), (1, 5)])
-@pytest.mark.parametrize("n_envs", [1, 12])
+@pytest.mark.parametrize(("n_envs", "where"), [(12, (0, 1)), (12, (0, 4)), (12, (1, 5)), (1, (1, 3))])
 def test_an_interrupted_trial_goes_on_from_its_last_checkpoint(where, n_envs, whole, tmp_path, caplog):
     caplog.set_level("INFO")
     _, ending = real_study.run(tmp_path, n_envs, interrupted_at(where))
@@ -177,15 +180,20 @@ SPOILT = {
 
 
 @pytest.mark.parametrize("fault", SPOILT)
-def test_a_finished_split_that_is_damaged_or_another_is_trained_again(fault, whole, tmp_path, caplog):
+def test_a_finished_split_that_is_damaged_or_another_is_not_taken_over(fault, whole, tmp_path, caplog):
     spoil, words = SPOILT[fault]
-    real_study.run(tmp_path, 12, interrupted_at((1, 1)))
-    source = split_folder(tmp_path / "results", 0, 0)
+    results = tmp_path / "results"
+    shutil.copytree(whole(12)[0] / "results", results)
+    (results / "trial_1").mkdir()
+    shutil.copy(results / "trial_0" / "settings.json", results / "trial_1")
+    attempts = Attempts(results, 1, (0,))
+    assert attempts.take_over(1)[0] == 0
+    source = split_folder(results, 0, 0)
     spoil(source)
-    study, _ = real_study.run(tmp_path, 12)
+    assert attempts.take_over(0) is None
     assert f"{source} is not taken over and trained again" in caplog.text
     assert words in caplog.text
-    assert_ends_as(whole(12), tmp_path, study, 1)
+    assert not (split_folder(results, 1, 0) / "result.json").exists()
 
 
 def test_a_damaged_checkpoint_of_a_trial_is_refused_and_its_split_begins_anew(whole, tmp_path, caplog):
@@ -220,7 +228,7 @@ def test_a_failed_trials_checkpoint_goes_with_it(tmp_path):
             raise ValueError("broken")
 
     study, _ = real_study.run(tmp_path, 12, fail_once)
-    assert [t.state.name for t in study.trials] == ["FAIL", "FAIL", "COMPLETE"]
+    assert [t.state.name for t in study.trials][:2] == ["FAIL", "FAIL"]
     assert study.trials[1].user_attrs[FAILURE] == "split 1: ValueError: broken"
     assert RETRY_OF not in study.trials[2].user_attrs     # a failure of its own is not tried again
     assert leftovers(tmp_path) == []
@@ -271,46 +279,91 @@ NO_MEMORY = {
 
 
 @pytest.mark.parametrize("kind", NO_MEMORY)
-def test_out_of_memory_halves_the_environments_of_that_split_once(kind, tmp_path, caplog):
-    memory = Memory(NO_MEMORY[kind])
-    study, _ = real_study.run(tmp_path, 12, target=2, runner=memory)
+def test_out_of_memory_halves_the_environments_of_that_split_once(kind, lab, caplog):
+    lab.runner.results = [1.0, NO_MEMORY[kind]]
+    study, _ = lab.run(2)
     assert [t.state.name for t in study.trials] == ["COMPLETE", "COMPLETE"]
-    assert memory.tried == [(0, 12, 20), (0, 6, 40), (1, 12, 20), (0, 12, 20), (1, 12, 20)]
-    noted = study.trials[0].user_attrs["out_of_memory"]["split_0"]
-    assert (noted["n_envs"], noted["horizon_len"]) == (6, 40)
-    assert type(NO_MEMORY[kind]).__name__ in noted["cause"]
-    assert caplog.text.count("split 0: out of memory with 12 environments") == 1
-    settings = load_policy(split_folder(tmp_path / "results", 0, 0) / BEST_POLICY).metadata["settings"]
-    assert (settings["n_envs"], settings["horizon_len"]) == (6, 40)
+    tried = [(fold.index, settings.train["n_envs"]) for settings, fold, *_ in lab.runner.calls]
+    assert tried == [(0, 4), (1, 4), (1, 2), *((k, 4) for k in range(2, 6)), *((k, 4) for k in range(6))]
+    noted = study.trials[0].user_attrs[OUT_OF_MEMORY]
+    horizon_len = lab.runner.calls[1][0].train["horizon_len"]
+    assert {k: (v["n_envs"], v["horizon_len"]) for k, v in noted.items()} == {"split_1": (2, 2 * horizon_len)}
+    assert type(NO_MEMORY[kind]).__name__ in noted["split_1"]["cause"]
+    assert caplog.text.count("trial 0 split 1: out of memory with 4 environments") == 1
+    assert OUT_OF_MEMORY not in study.trials[1].user_attrs
 
 
-def test_out_of_memory_twice_fails_the_trial_with_its_cause_and_the_next_one_has_all_environments(tmp_path):
-    memory = Memory(MemoryError("a"), MemoryError("b"))
-    study, _ = real_study.run(tmp_path, 12, runner=memory)
+def test_out_of_memory_twice_fails_the_trial_with_its_cause_and_the_next_one_has_all_environments(lab):
+    lab.runner.results = [MemoryError("a"), MemoryError("b")]
+    study, _ = lab.run(1)
     assert [t.state.name for t in study.trials] == ["FAIL", "COMPLETE"]
     assert study.trials[0].user_attrs[FAILURE] == "split 0: MemoryError: b"
-    assert memory.tried == [(0, 12, 20), (0, 6, 40), (0, 12, 20), (1, 12, 20)]
+    assert [settings.train["n_envs"] for settings, *_ in lab.runner.calls] == [4, 2] + [4] * 6
 
 
-def test_one_environment_cannot_be_halved(tmp_path):
-    memory = Memory(MemoryError())
-    study, _ = real_study.run(tmp_path, 1, runner=memory)
-    assert study.trials[0].user_attrs[FAILURE] == "split 0: MemoryError: no message"
-    assert len(memory.tried) == 3
-
-
-def test_another_error_is_not_taken_for_memory(tmp_path):
-    memory = Memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    study, _ = real_study.run(tmp_path, 12, runner=memory)
+def test_another_error_is_not_taken_for_memory(lab):
+    lab.runner.results = [RuntimeError("mat1 and mat2 shapes cannot be multiplied")]
+    study, _ = lab.run(1)
     assert study.trials[0].state.name == "FAIL"
-    assert [n_envs for _, n_envs, _ in memory.tried] == [12, 12, 12]
+    assert [settings.train["n_envs"] for settings, *_ in lab.runner.calls] == [4] * 7
+
+
+def test_one_environment_cannot_be_halved(lab):
+    lab.n_envs = 1
+    lab.runner.results = [MemoryError()]
+    study, _ = lab.run(1)
+    assert study.trials[0].user_attrs[FAILURE] == "split 0: MemoryError: no message"
+    assert [settings.train["n_envs"] for settings, *_ in lab.runner.calls] == [1] * 7
+
+
+def test_a_split_of_half_the_environments_is_trained(tmp_path):
+    memory = Memory(MemoryError(), None, None)
+    real_study.run(tmp_path, 2, runner=memory)
+    assert memory.tried == [(0, 2, 120), (0, 1, 240), (1, 2, 120)]
+    settings = load_policy(split_folder(tmp_path / "results", 0, 0) / BEST_POLICY).metadata["settings"]
+    assert (settings["n_envs"], settings["horizon_len"]) == (1, 240)
+
+
+# What is over after a warm-up split: 65 536 environments need 620 MiB more, half of them 460.
+SHORT_OF_MEMORY = """
+    import resource, sys
+    from pathlib import Path
+    import psutil
+    from tests.support import real_study
+    from train.study.split_run import run_split
+    N_ENVS, ROOM = 65536, 540 << 20
+    given = real_study.GIVEN | {"total_env_steps": 2 * N_ENVS, "rollout_samples": 2 * N_ENVS, "lookback": 8,
+                                "batch_size": 4096, "n_epochs": 1}
+    old = resource.getrlimit(resource.RLIMIT_AS)
+    def runner(settings, data, fold, *rest):
+        if fold.index == 1:
+            resource.setrlimit(resource.RLIMIT_AS, old)
+        elif settings.train["n_envs"] == N_ENVS:
+            resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + ROOM, old[1]))
+        return run_split(settings, data, fold, *rest)
+    real_study.run(Path(sys.argv[1]) / "warm", 12)
+    real_study.run(Path(sys.argv[1]) / "short", N_ENVS, runner=runner, given=given)
+"""
+
+
+@pytest.mark.slow
+def test_memory_that_is_really_short_halves_the_environments(tmp_path):
+    command = [sys.executable, "-c", textwrap.dedent(SHORT_OF_MEMORY), str(tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    study = real_study.open_study_in(tmp_path / "short")
+    noted = study.trials[0].user_attrs[OUT_OF_MEMORY]
+    assert {k: v["n_envs"] for k, v in noted.items()} == {"split_0": 32768}
+    assert "memory" in noted["split_0"]["cause"].lower()
+    assert study.trials[0].state.name == "COMPLETE"
 
 
 def test_the_split_that_ran_out_is_noted_by_the_retried_trial_too(whole, tmp_path):
     memory = Memory(MemoryError())
     real_study.run(tmp_path, 12, interrupted_at((1, 3)), runner=memory)
     study, _ = real_study.run(tmp_path, 12)
-    assert study.trials[1].user_attrs["out_of_memory"] == study.trials[0].user_attrs["out_of_memory"]
+    assert study.trials[1].user_attrs[OUT_OF_MEMORY] == study.trials[0].user_attrs[OUT_OF_MEMORY]
 
 
 @pytest.mark.parametrize("n_envs", [2, 4, 7, 12, 64, 256])

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +35,21 @@ GIVEN = {"total_env_steps": 1200, "episode_bars": 64, "net_width": 32, "net_dept
 OnUpdate = Callable[[int, int], None]  # split, updates made
 
 
+@cache
 def data() -> FoldedData:
     """A small market in two splits."""
     return fold_data(synthetic_dataset("5m", 1500, ("BTC", "ETH"), seed=1), SplitPlan("standard", 1, 1))
 
 
 def run(
-    folder: Path, n_envs: int, on_update: OnUpdate | None = None, target: int = 1, runner: Any = run_split
-) -> tuple[Study, Ending]:
+    folder: Path, n_envs: int, on_update: OnUpdate | None = None, target: int = 1, runner: Any = run_split,
+    given: Mapping[str, Any] = GIVEN,
+) -> tuple[Study, Ending]:  # fmt: skip
     """Run the study of `folder` to `target` finished trials; a checkpoint is kept after every update."""
     folded = data()
     url = absolute_url("sqlite:///study.db", folder)
     study = open_study(url, "s", {"data": "made up"}, False, NopPruner())
-    space = build_space(longest_episode_bars=folded.longest_episode_bars, given=GIVEN)
+    space = build_space(longest_episode_bars=folded.longest_episode_bars, given=given)
     interruption = Interruption()
     settings = RunSettings(n_envs, 0, -1, folder / "results", "test", checkpoint_every_s=0.0)
     reporter = Reporter(study, space, N_SPLITS, target)
