@@ -356,7 +356,8 @@ def test_memory_that_is_really_short_halves_the_environments(tmp_path):
     noted = study.trials[0].user_attrs[OUT_OF_MEMORY]
     assert {k: v["n_envs"] for k, v in noted.items()} == {"split_0": 32768}
     assert "memory" in noted["split_0"]["cause"].lower()
-    assert study.trials[0].state.name == "COMPLETE"
+    trained = [load_policy(split_folder(tmp_path / "short" / "results", 0, k) / BEST_POLICY) for k in (0, 1)]
+    assert [policy.metadata["settings"]["n_envs"] for policy in trained] == [32768, 65536]
 
 
 def test_the_split_that_ran_out_is_noted_by_the_retried_trial_too(whole, tmp_path):
