@@ -32,7 +32,6 @@ def env_tensors(env: Any) -> dict[str, Tensor]:
 
     Of a batch, (N,) and (N, A) as `Portfolio` says; of the scalar environment, () and (A,).
     """
-    assert has_known_state(env)
     if isinstance(env, CryptoEnvAlpaca):
         book = {name: torch.tensor(value, dtype=_dtype(value)) for name, value in _scalar_book(env.account).items()}
         counters = {"segment": env._segment, "episode": env.episode, "rejected": env.rejected_actions}

@@ -8,7 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # What a trial's numbers come from, beside data and settings.
 TRIAL_CODE = (
-    "environment_Alpaca*.py", "environment_Alpaca_kernels/*.py", "drl_agents/**/*.py", "market/**/*.py", "train/**/*.py",
+    "environment_Alpaca*.py", "environment_Alpaca_kernels/*.py", "drl_agents/**/*.py", "market/**/*.py",
+    "train/**/*.py",
 )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 import drl_agents.atomic_file
 from drl_agents.policy_file import load_policy
 from environment_Alpaca import CryptoEnvAlpaca
-from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpaca, VectorizedCryptoEnvAlpacaOptimized
+from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpaca
 from tests.support.markets import REPO
 from tests.support.train_cases import ENV_PARAMS, small_market, small_settings
 from train.checkpoint import (
@@ -36,7 +36,6 @@ from train.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from train.env_state import EnvStateError, env_tensors, restore_env
 from train.run import BEST_POLICY, LAST_POLICY, train_policy
 
 TRAIN, VALIDATION = [(0, 200)], [(200, 250), (250, 300)]
@@ -349,22 +348,6 @@ def test_an_earlier_attempts_checkpoint_is_used_where_the_latest_is_damaged(kept
     seen = []
     train(own, Checkpoints(own, (latest, kept)), lambda p: seen.append(p.n_updates))
     assert seen == [3, 4]
-
-
-def test_an_environment_takes_no_other_environments_state():
-    config = small_market(segments=TRAIN)
-    env = VectorizedCryptoEnvAlpacaOptimized(config, ENV_PARAMS, 4, gpu_id=-1)
-    before = env_tensors(env)
-    for stored, words in (
-        (env_tensors(VectorizedCryptoEnvAlpacaOptimized(config, ENV_PARAMS, 3, gpu_id=-1)), "bar of the environment"),
-        (env_tensors(CryptoEnvAlpaca(config, ENV_PARAMS)), "bar of the environment"),
-        ({name: value for name, value in before.items() if name != "qty"}, "qty of the environment is None"),
-        (before | {"bar": before["bar"] + 10_000}, "there are 300 bars"),
-    ):
-        with pytest.raises(EnvStateError, match=words):
-            restore_env(env, stored)
-    after = env_tensors(env)
-    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
