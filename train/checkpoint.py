@@ -79,6 +79,8 @@ class Keeper:
     written_s: float = field(default_factory=time.monotonic)    # when the last one was, or the run began
     cost_s: float = 0.0                                         # of the last one
     has_warned: bool = False
+    n_written: int = 0
+    total_s: float = 0.0
 
     def is_due(self) -> bool:
         """Whether enough time has passed since the last one."""
@@ -94,8 +96,11 @@ class Keeper:
                 log.warning("%s cannot be written (%s): training goes on, and a kill would cost more than usual",
                             self.where.path, error.strerror or error)  # fmt: skip
             self.has_warned = True
+        else:
+            self.n_written += 1
         self.written_s = time.monotonic()
         self.cost_s = self.written_s - started_s
+        self.total_s += self.cost_s
 
     def usable(self) -> Iterator[tuple[Path, dict[str, Any], dict[str, Tensor]]]:
         """Path, facts and tensors of this run's checkpoints, the latest first; others are refused in the log."""

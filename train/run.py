@@ -74,6 +74,8 @@ class TrainResult:
     update_samples_per_s: float     # samples through gradient steps, each counted once an epoch
     wall_s: float
     history: tuple[Progress, ...]
+    n_checkpoints: int = 0          # that this process wrote
+    checkpoint_s: float = 0.0       # which took so long
 
 
 def train_policy(
@@ -343,6 +345,8 @@ class _Run:
             env_steps=self.env_steps, n_updates=len(self.history), gradient_steps=self.agent.gradient_steps,
             explore_steps_per_s=explored, update_samples_per_s=self.samples_learned / max(self.update_s, 1e-9),
             wall_s=wall_s, history=tuple(self.history),
+            n_checkpoints=self.keeper.n_written if self.keeper else 0,
+            checkpoint_s=self.keeper.total_s if self.keeper else 0.0,
         )  # fmt: skip
 
 

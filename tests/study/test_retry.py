@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -19,8 +20,9 @@ from drl_agents.policy_file import load_policy
 from tests.support import real_study
 from tests.support.markets import REPO
 from train.checkpoint import CHECKPOINT
-from train.run import BEST_POLICY, LAST_POLICY
+from train.run import BEST_POLICY, LAST_POLICY, TrainingDiverged
 from train.study.objective import OUT_OF_MEMORY
+from train.study.progress import best_trial
 from train.study.results import read_equity, split_folder, trial_folder
 from train.study.retry import Attempts
 from train.study.search_space import build_space, resolve, sample, with_half_the_envs
@@ -104,7 +106,7 @@ def test_an_interrupted_trial_goes_on_from_its_last_checkpoint(where, n_envs, wh
     _, ending = real_study.run(tmp_path, n_envs, interrupted_at(where))
     assert ending.signal_number == signal.SIGTERM
     split, n_updates = where
-    assert bool(leftovers(tmp_path)) == (n_updates > 1)
+    assert [p.parent.name for p in leftovers(tmp_path)] == [f"split_{split}"] * (n_updates > 1)
     made = []
     study, _ = real_study.run(tmp_path, n_envs, lambda *update: made.append(update))
     first = max(n_updates, 1)
@@ -250,6 +252,37 @@ def test_an_outcome_is_read_back_as_it_was_described(make_outcome):
     for outcome in (make_outcome(1, 0.5), make_outcome(0, float("nan"), trades=0, exposure=0.0)):
         described = outcome_json(outcome)
         assert outcome_json(outcome_of(json.loads(json.dumps(described)))) == described
+
+
+def test_a_disk_that_is_full_for_a_split_fails_its_trial_with_the_cause_and_not_the_next(tmp_path):
+    """No file of the first split may be longer than 2000 bytes; the database is not written meanwhile."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    tried = []
+
+    def runner(settings, data, fold, *rest):
+        tried.append(fold.index)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000 if len(tried) == 1 else limit[0], limit[1]))
+        try:
+            return run_split(settings, data, fold, *rest)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+    study, _ = real_study.run(tmp_path, 12, runner=runner)
+    assert study.trials[0].state.name == "FAIL"
+    assert study.trials[0].user_attrs[FAILURE] == "split 0: OSError: [Errno 27] File too large"
+    assert study.trials[1].state.is_finished()
+    assert "split_0" in study.trials[1].user_attrs
+    assert list((tmp_path / "results" / "trial_0" / "split_0").iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_trial_whose_training_diverges_fails_and_is_never_best(value, lab):
+    cause = TrainingDiverged(f"the mean reward of a rollout is {value}, not a finite number")
+    lab.runner.results = [3.0, cause, *[0.5] * 6]
+    study, _ = lab.run(1)
+    assert [t.state.name for t in study.trials] == ["FAIL", "COMPLETE"]
+    assert "the mean reward" in study.trials[0].user_attrs[FAILURE]
+    assert study.best_trial.number == best_trial(study).number == 1
 
 
 # --- out of memory --------------------------------------------------------------------------------------------------

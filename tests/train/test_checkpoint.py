@@ -448,6 +448,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, caplog):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert_same_end(whole, result)
+    assert result.n_checkpoints == 0
     assert "cannot be written (File too large)" in caplog.text
     assert sorted(p.name for p in (tmp_path / "full").iterdir()) == [BEST_POLICY, LAST_POLICY]
 
