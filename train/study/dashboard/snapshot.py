@@ -70,6 +70,7 @@ class Rates:
 class Snapshot:
     """A study at one moment."""
 
+    study_id: int
     name: str
     other_studies: tuple[str, ...]  # of the same database
     maximize: bool
@@ -114,6 +115,7 @@ def _snapshot(connection: Connection, url: URL, name: str | None) -> Snapshot:
     latest = sorted((t.number for t in trials if t.state in (*FINISHED, FAIL)), key=lambda n: _ended(trials[n]))
     attributes = _trial_attributes(connection, {ids[n]: n for n in latest[-LATEST:]})
     return Snapshot(
+        study_id=study,
         name=name,
         other_studies=tuple(sorted(set(studies) - {name})),
         maximize=maximize,

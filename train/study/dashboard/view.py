@@ -260,13 +260,13 @@ def _worker(w: Worker) -> list[RenderableType]:
 
 
 def _how_far(w: Worker) -> str:
+    """`split 2 (3 of 6), 31% of 40,000 steps`; splits are numbered from 0, as in the log."""
     s = w.status
     if s is None or s.split is None:
         return ""
-    share = f" {w.split_share:.0%}" if w.split_share is not None else ""
-    of = f" of {s.n_splits}" if s.n_splits else ""
-    steps = f" ({s.env_steps:,} of {s.total_env_steps:,} steps)" if s.env_steps and s.total_env_steps else ""
-    return f"split {s.split + 1}{of}{share}{steps}"
+    of = f" ({s.split + 1} of {s.n_splits})" if s.n_splits else ""
+    share = f", {w.split_share:.0%} of {s.total_env_steps:,} steps" if w.split_share is not None else ""
+    return f"split {s.split}{of}{share}"
 
 
 def rates_text(frame: Frame) -> str:
