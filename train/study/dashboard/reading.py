@@ -65,15 +65,15 @@ def _read_server(url: URL, work: Callable[[Connection], T]) -> T:
 def _read_file(path: Path, work: Callable[[Connection], T]) -> T:
     for _ in range(ATTEMPTS):
         before = _write_state(path)
-        with _open_file(path, is_immutable=before is not None) as connection:
-            try:
+        try:
+            with _open_file(path, is_immutable=before is not None) as connection:
                 found = work(connection)
-            except SQLAlchemyError:
-                if before == _write_state(path):
-                    raise
-                continue
-        if before == _write_state(path):
-            return found
+        except (SQLAlchemyError, StudyError, ValueError):  # half a change can look like any of them
+            if before is None or before == _write_state(path):
+                raise
+        else:
+            if before is None or before == _write_state(path):
+                return found
         time.sleep(0.05)
     raise UnavailableError(f"{path} cannot be read now: it is opened and closed again and again")
 
