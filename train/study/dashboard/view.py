@@ -185,9 +185,10 @@ def _best(s: Snapshot, width: int, encoding: str) -> RenderableType:
     best = s.best
     parts: list[RenderableType] = [
         Text.assemble(
-            (f"{best.value:+.4f}", "bold green"),
+            (f"{best.value:+.4f}", "bold red" if _is_ours(s) and best.value <= 0.0 else "bold green"),
             f"  trial {best.number}",
             ("" if s.maximize else "  (minimised)", "dim"),
+            ("  not better than equal weight" if _is_ours(s) and best.value <= 0.0 else "", "red"),
         )
     ]
     if best.splits:
