@@ -19,13 +19,12 @@ try:
     from optuna.artifacts import FileSystemArtifactStore
     from optuna.exceptions import StorageInternalError
     from optuna.storages import RDBStorage
-    from optuna_dashboard import wsgi
     from sqlalchemy.engine import URL
 
-    from train.study.artifacts import artifacts_folder
     from train.study.dashboard.reading import UnavailableError
     from train.study.dashboard.snapshot import Snapshot, take_snapshot
     from train.study.data import StudyError
+    from train.study.results import artifacts_folder
     from train.study.storage import DEFAULT_STORAGE, LOCK_TIMEOUT_S, absolute_url, sqlite_path
 except ModuleNotFoundError as missing:
     if str(missing.name).startswith(("market", "train")):
@@ -99,12 +98,14 @@ def artifact_dir(snapshot: Snapshot, given: Path | None) -> Path:
 
 
 def serve(args: argparse.Namespace) -> None:
-    """Check everything, then serve until a signal."""
+    """Check everything, then serve until a signal. Its library takes seconds to import: errors come before."""
     here = Path.cwd()
     url = absolute_url(args.storage, here) if args.storage else absolute_url(DEFAULT_STORAGE, REPO)
     snapshot = take_snapshot(url, args.study)  # first: the server itself would make tables in an empty database
     pictures = artifact_dir(snapshot, here / args.artifact_dir if args.artifact_dir else None)
     with listen(args.port) as server, opened_storage(url) as storage:
+        from optuna_dashboard import wsgi
+
         server.set_app(wsgi(storage, artifact_store=FileSystemArtifactStore(pictures)))
         if not pictures.is_dir():
             print(f"no pictures of trials: there is no folder {pictures}")

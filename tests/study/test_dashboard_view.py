@@ -89,8 +89,8 @@ def test_a_best_trial_that_loses_to_equal_weight_is_said_to(tmp_path):
 @pytest.mark.parametrize(
     ("snapshot", "workers", "words"),
     [
-        (study(), [], ["no trial yet", "trials/hour unknown", "none: no trial is running", "none: no trial has completed",
-                       "rates unknown", "no ETA: 20 trials are left and no worker is alive"]),
+        (study(), [], ["no trial yet", "trials/hour unknown", "none: no trial is running", "rates unknown",
+                       "none: no trial has completed", "no ETA: 20 trials are left and no worker is alive"]),
         (study([row(0, "FAIL"), row(1, "FAIL")], reasons={1: "no memory"}), [],
          ["0 of 20", "2 failed", "none: no trial has completed, 2 ended otherwise", "1 failed no memory",
           "0 failed no reason given"]),
@@ -98,7 +98,8 @@ def test_a_best_trial_that_loses_to_equal_weight_is_said_to(tmp_path):
         (study([row(0, "RUNNING")]), [working()], ["ETA unknown: no trial has finished yet"]),
         (study(COMPLETED, BEST), [working(DEAD)], ["no worker is alive", "dead box pid 7", "last sign 5 s ago"]),
         (study(COMPLETED, BEST), [working(SILENT)], ["no worker is alive", "silent box pid 7"]),
-        (study(COMPLETED, BEST), [Worker("unknown", None, UNKNOWN, 3, None, None)], ["unknown unknown process  trial 3"]),
+        (study(COMPLETED, BEST), [Worker("unknown", None, UNKNOWN, 3, None, None)],
+         ["unknown unknown process  trial 3"]),
         (study(COMPLETED, BEST, OURS | {"target": 3}), [], ["3 of 3 trials finished (100%)", "finished: it has all"]),
         (study(COMPLETED, BEST, OURS | {"target": 2}), [], ["3 of 2 trials finished (100%)", "finished: it has all"]),
         (study(COMPLETED, BEST, OURS | {"target": True}), [], ["target unknown"]),
@@ -108,7 +109,8 @@ def test_a_best_trial_that_loses_to_equal_weight_is_said_to(tmp_path):
         (study([row(0, value=None)]), [], ["0 complete no finite value"]),
         (study([row(0, value=1.0, minutes_ago=200)], BEST), [working()],
          ["0 trials/hour in the last hour; before, one in 3 h 21 min"]),
-        (study(COMPLETED, BEST, rates=Rates(1, 5.0, 6.0)), [working(DEAD, explore_steps_per_s=9.0, update_samples_per_s=9.0)],
+        (study(COMPLETED, BEST, rates=Rates(1, 5.0, 6.0)),
+         [working(DEAD, explore_steps_per_s=9.0, update_samples_per_s=9.0)],
          ["explore 5 env-steps/s, update 6 samples/s (last split of trial 1)"]),
     ],
 )  # fmt: skip
@@ -120,7 +122,8 @@ def test_every_state_of_a_study_is_told_as_it_is(tmp_path, snapshot, workers, wo
 
 def test_several_workers_rates_are_added(tmp_path):
     workers = [working(explore_steps_per_s=1000.0, update_samples_per_s=10.0)] * 3
-    assert "explore 3,000 env-steps/s, update 30 samples/s (now, 3 workers together)" in drawn(study(), tmp_path, workers=workers)
+    text = drawn(study(), tmp_path, workers=workers)
+    assert "explore 3,000 env-steps/s, update 30 samples/s (now, 3 workers together)" in text
 
 
 def test_a_figure_that_the_driver_does_not_tell_is_unknown():
@@ -209,7 +212,8 @@ def test_sparklines_by_hand():
 def test_the_last_lines_of_a_log_are_plain(tmp_path):
     path = tmp_path / "x.log"
     path.write_bytes(
-        b"x" * 40_000 + b"\nold\n 10%|#   |\r 90%|### |\r\n\x1b[31mred\x1b[0m \x1b]0;title\x07tab\there\xff\n\n\x1b[2J\n"
+        b"x" * 40_000 + b"\nold\n 10%|#   |\r 90%|### |\r\n"
+        b"\x1b[31mred\x1b[0m \x1b]0;title\x07tab\there\xff\n\n\x1b[2J\n"
     )
     assert last_lines(path, 3) == (["old", " 90%|### |", "red tab    here�"], "")
     assert last_lines(path, 1)[0] == ["red tab    here�"]

@@ -26,21 +26,15 @@ from optuna.exceptions import StorageInternalError
 
 from train.study.curves import UNREADABLE
 from train.study.plot import AGENT, BENCHMARK
-from train.study.results import read_equity, split_folder
+from train.study.results import artifacts_folder, read_equity, split_folder
 
 logger = logging.getLogger(__name__)
 
-ARTIFACTS_FOLDER = "artifacts"
 PICTURE = "equity.png"
 MOST_PANELS = 24  # splits drawn, so that a trial with very many does not wait for its picture
 N_COLUMNS = 3
 CURVE_POINTS = 600  # drawn per curve; a panel is some 350 pixels wide
 PANEL_INCHES, DOTS_PER_INCH = (3.6, 2.1), 96
-
-
-def artifacts_folder(study_folder: Path) -> Path:
-    """Where the artifacts of all studies are that have their results beside this one's."""
-    return study_folder.parent / ARTIFACTS_FOLDER
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import re
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -60,14 +61,14 @@ class StatusFile:
     def __enter__(self) -> StatusFile:
         for status in read_statuses(self.path.parent.parent):
             if status.host == self._me["host"] and not is_running(status.pid, status.started):
-                status_path(self.path.parent.parent, status.host, status.pid).unlink(missing_ok=True)
+                _remove(status_path(self.path.parent.parent, status.host, status.pid))
         self.write()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.path.unlink(missing_ok=True)
+        _remove(self.path)
 
     @property
     def is_due(self) -> bool:
@@ -89,6 +90,12 @@ class StatusFile:
                 logger.warning("%s: cannot be written (%s); dashboards will not show how far this worker is",
                                self.path, error.strerror)  # fmt: skip
             self._is_broken = True
+
+
+def _remove(path: Path) -> None:
+    """A file that stays is no harm: its process is seen to have ended."""
+    with suppress(OSError):
+        path.unlink()
 
 
 def status_path(study_folder: Path, host: str, pid: int) -> Path:
