@@ -45,7 +45,7 @@ step() { printf '\n=== %s (%s s since the start)\n' "$1" "$SECONDS"; }
 
 lint() {
     step "lint"
-    run "$BIN/shellcheck" -x start_vectorized_training.sh scripts/run_tests.sh scripts/setup/*.sh
+    run "$BIN/shellcheck" -x start_vectorized_training.sh scripts/run_tests.sh scripts/setup/*.sh scripts/monitoring/*.sh
     run "$BIN/ruff" check .
 }
 

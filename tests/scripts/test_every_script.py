@@ -9,7 +9,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted([*(ROOT / "scripts").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py"), *ROOT.glob("*.py")])
 COMMANDS = [path for path in SCRIPTS if '__name__ == "__main__"' in path.read_text()]
-SHELL_COMMANDS = [ROOT / "start_vectorized_training.sh", ROOT / "scripts" / "run_tests.sh"]
+SHELL_COMMANDS = [
+    ROOT / "start_vectorized_training.sh",
+    ROOT / "scripts" / "run_tests.sh",
+    ROOT / "scripts" / "monitoring" / "web_dashboard.sh",
+]
 
 IMPORT = """
 import importlib.util, pathlib, random, sys

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from tqdm import tqdm
 from train.study.data import Fold, FoldedData
 from train.study.search_space import Resolved, Space, expected_env_steps
 from train.study.storage import FAILURE, HOLDOUT_SCORE, IDENTITY, n_finished
+from train.study.worker_status import StatusFile
 from train.validation.splits import Segments, bars_in
 
 if TYPE_CHECKING:
@@ -30,11 +30,13 @@ logger = logging.getLogger(__name__)
 class Reporter:
     """Writes the log of one worker and keeps the time it needs.
 
-    Rates are measured over the splits this process finished.
+    Rates are measured over the splits this process finished. With `status` it says there, too, how far it is.
     """
 
-    def __init__(self, study: optuna.Study, space: Space, n_folds: int, target: int) -> None:
-        self._study, self._n_folds, self._target = study, n_folds, target
+    def __init__(
+        self, study: optuna.Study, space: Space, n_folds: int, target: int, status: StatusFile | None = None
+    ) -> None:
+        self._study, self._n_folds, self._target, self._status = study, n_folds, target, status
         self._expected_env_steps = expected_env_steps(space)
         self._wall_s = 0.0
         self._env_steps = 0
@@ -56,6 +58,8 @@ class Reporter:
 
     def trial_finished(self, trial: FrozenTrial) -> None:
         """Log how the trial ended, the best one, and what is left."""
+        if self._status is not None:
+            self._status.write()
         logger.info("trial %d: %s, %s", trial.number, ending_text(trial), duration_text(self._trial_s()))
         left = f"{n_finished(self._study)} of {self._target} trials finished"
         eta = f", ETA {self.eta_text()}" if self._env_steps and n_finished(self._study) < self._target else ""
@@ -72,19 +76,49 @@ class Reporter:
         )
 
     @contextmanager
-    def progress_bar(self, number: int, settings: Resolved, fold: Fold) -> Iterator[Callable[[Progress], None] | None]:
-        """A bar of environment steps when standard error is a terminal; otherwise nothing."""
-        if not sys.stderr.isatty():
-            yield None
-            return
+    def progress_bar(self, number: int, settings: Resolved, fold: Fold) -> Iterator[Callable[[Progress], None]]:
+        """What is to be called after every update of a split.
+
+        Draws a bar of environment steps when standard error is a terminal, and keeps the status file.
+        """
         total = settings.train["total_env_steps"]
         title = f"trial {number} split {fold.index}"
-        with tqdm(total=total, unit="step", unit_scale=True, desc=title, leave=False) as bar:
+        tell = self._status_teller(number, settings, fold)
+        # Without a terminal tqdm is switched off and prints nothing.
+        with tqdm(total=total, unit="step", unit_scale=True, desc=title, leave=False, disable=None) as bar:
 
             def advance(progress: Progress) -> None:
                 bar.update(min(progress.env_steps, total) - bar.n)
+                tell(progress)
 
             yield advance
+
+    def _status_teller(self, number: int, settings: Resolved, fold: Fold) -> Callable[[Progress], None]:
+        """Writes the status file when it is due."""
+        status = self._status
+        if status is None:
+            return lambda progress: None
+        at = {"trial": number, "split": fold.index, "n_splits": self._n_folds}
+        at["total_env_steps"] = settings.train["total_env_steps"]
+        last_score: float | None = None
+        status.write(**at, env_steps=0)
+
+        def tell(progress: Progress) -> None:
+            nonlocal last_score
+            if progress.validation_score is not None and math.isfinite(progress.validation_score):
+                last_score = progress.validation_score
+            if not status.is_due:
+                return
+            learned = progress.gradient_steps * settings.train["batch_size"]
+            status.write(
+                **at,
+                env_steps=progress.env_steps,
+                explore_steps_per_s=progress.env_steps / max(progress.explore_s, 1e-9),
+                update_samples_per_s=learned / max(progress.update_s, 1e-9),
+                validation_score=last_score,
+            )
+
+        return tell
 
     def _trial_s(self) -> float:
         return time.monotonic() - self._trial_started_s
@@ -200,24 +234,31 @@ def summary_lines(study: optuna.Study) -> list[str]:
 def selection_text(study: optuna.Study) -> str:
     """What the best value is not: an estimate for unseen bars."""
     n = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-    if n == 1:
-        return f"one completed trial; {check_text(study)}"
+    best = best_trial(study)
+    return caution_text(study.user_attrs, n, best.number if best else None)
+
+
+def caution_text(user_attrs: Mapping[str, Any], n_completed: int, best_number: int | None) -> str:
+    """The same from a study's attributes, the number of its completed trials and its best one's."""
+    checked = check_text(user_attrs, best_number)
+    if n_completed == 1:
+        return f"one completed trial; {checked}"
     return (
-        f"the best value is the largest of {n} completed trials on these same test blocks, so it is biased upwards; "
-        f"{check_text(study)}"
+        f"the best value is the largest of {n_completed} completed trials on these same test blocks, so it is biased "
+        f"upwards; {checked}"
     )
 
 
-def check_text(study: optuna.Study) -> str:
+def check_text(user_attrs: Mapping[str, Any], best_number: int | None) -> str:
     """What the held-out bars say of the best trial."""
-    scored, best = study.user_attrs.get(HOLDOUT_SCORE), best_trial(study)
-    if scored is not None and best is not None:
-        if scored["trial"] != best.number:
+    scored = user_attrs.get(HOLDOUT_SCORE)
+    if scored is not None and best_number is not None:
+        if scored["trial"] != best_number:
             return f"the held-out bars were spent on trial {scored['trial']} and cannot check it"
         mean = scored["mean_excess_sharpe"]
         value = "is not defined for every policy" if mean is None else f"is {mean:+.2f} on average"
         return f"on the held-out bars the excess Sharpe of its {len(scored['policies'])} policies {value}"
-    if any(study.user_attrs.get(IDENTITY, {}).get("holdout", {}).values()):
+    if any(user_attrs.get(IDENTITY, {}).get("holdout", {}).values()):
         return "the held-out bars have not checked it yet"
     return "no bars were held out to check it"
 

@@ -27,13 +27,15 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from market.files import write_whole
-from train.evaluator import EpisodeRecord
 from train.study.data import FoldedData, StudyError
+
+if TYPE_CHECKING:  # loads torch, which who only looks at a study does without
+    from train.evaluator import EpisodeRecord
 
 OWNER_FILE, SETTINGS = "study.json", "settings.json"
 
@@ -75,6 +77,11 @@ def _is_owned(path: Path, owner: Mapping[str, str]) -> bool:
     except (FileNotFoundError, ValueError):
         return False
     return isinstance(content, dict) and owner.items() <= content.items()
+
+
+def artifacts_folder(study_folder: Path) -> Path:
+    """Where Optuna's artifacts of all studies are that have their results beside this one's."""
+    return study_folder.parent / "artifacts"
 
 
 def trial_folder(study_folder: Path, trial_number: int) -> Path:

@@ -38,9 +38,10 @@ from train.study.search_space import (
     choices,
     most_rollout_samples,
 )
-from train.study.storage import DATA_DIR, experimental_allowed, n_finished, open_study, stored_identity
+from train.study.storage import DATA_DIR, TARGET, experimental_allowed, n_finished, open_study, stored_identity
 from train.study.venue import venue_env
 from train.study.worker import Ending, Limits, run_worker
+from train.study.worker_status import StatusFile
 
 logger = logging.getLogger(__name__)
 
@@ -145,9 +146,10 @@ def run_study(request: StudyRequest) -> int:
     study.set_user_attr("results", str(folder))
     study.set_user_attr(DATA_DIR, str(request.data_dir))
     study.set_user_attr(COMMAND, command_text(sys.orig_argv))
-    reporter = Reporter(study, space, len(data[0].folds), request.n_trials)
+    study.set_user_attr(TARGET, request.n_trials)
     run = RunSettings(n_envs, request.seed, request.gpu_id, folder, code_version(), request.volume_30d)
-    with Interruption() as interruption:
+    with Interruption() as interruption, StatusFile(folder) as status:
+        reporter = Reporter(study, space, len(data[0].folds), request.n_trials, status)
         objective = Objective(space, data, run, reporter, interruption)
         limits = Limits(request.n_trials, request.timeout_s)
         ending = run_worker(study, objective, request.storage, limits, interruption)

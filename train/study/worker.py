@@ -14,6 +14,7 @@ import torch
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import URL
 
+from train.study.artifacts import picture_of
 from train.study.interruption import Interrupted, Interruption
 from train.study.objective import Objective, SplitFailedError
 from train.study.storage import (
@@ -104,7 +105,8 @@ def _next_trial(study: optuna.Study, objective: Objective, url: URL, target: int
         def taken(trial: optuna.Trial) -> float:
             lock.close()  # the trial is RUNNING and counts; others may take theirs
             numbers.append(trial.number)
-            return objective(trial)
+            with picture_of(trial, objective.run.folder):
+                return objective(trial)
 
         try:
             study.optimize(taken, n_trials=1, catch=(SplitFailedError,))

@@ -1,0 +1,146 @@
+"""What the dashboard reads with SQL is what Optuna itself says."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from datetime import timedelta
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from sqlalchemy import Engine, event
+
+from tests.support.made_studies import NOW, SPACE, close, make_study, split_figures, trial, url_of
+from train.study.dashboard.snapshot import take_snapshot
+from train.study.data import StudyError
+from train.study.storage import FAILURE, this_worker
+
+COMPLETE, PRUNED, FAIL, RUNNING, WAITING = (
+    TrialState[name] for name in ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING")
+)
+
+
+def snapshot(folder, name="s"):
+    return take_snapshot(url_of(folder), name)
+
+
+def test_every_trial_is_as_optuna_has_it(tmp_path):
+    rng = random.Random(3)
+    states = rng.choices([COMPLETE, PRUNED, FAIL, RUNNING, WAITING], k=30)
+    trials = [
+        trial(state, rng.gauss(0, 1) if state == COMPLETE else None, minutes_ago=rng.uniform(0, 99), splits=(0.5, -1.5))
+        for state in states
+    ]
+    study = make_study(tmp_path, trials)
+    seen = snapshot(tmp_path)
+    known = study.get_trials()
+    assert [t.number for t in seen.trials] == [t.number for t in known]
+    assert Counter(t.state for t in seen.trials) == Counter(t.state.name for t in known)
+    assert [t.started for t in seen.trials] == [t.datetime_start for t in known]
+    assert [t.ended for t in seen.trials] == [t.datetime_complete for t in known]
+    assert [t.value for t in seen.trials] == [t.value if t.state == COMPLETE else None for t in known]
+    assert seen.best.number == study.best_trial.number
+    assert seen.best.value == study.best_value
+    assert dict(seen.best.params) == study.best_params
+    assert list(seen.best.params) == list(SPACE)
+    assert seen.best.splits == {0: 0.5, 1: -1.5}
+    assert seen.user_attrs == study.user_attrs
+    assert seen.maximize
+
+
+def test_a_pruned_trial_and_a_value_that_is_not_finite_are_never_best(tmp_path):
+    trials = [trial(value=1.0), trial(value=math.inf), trial(PRUNED, splits=(9.0,)), trial(value=-math.inf)]
+    make_study(tmp_path, trials)
+    seen = snapshot(tmp_path)
+    assert (seen.best.number, seen.best.value) == (0, 1.0)
+    assert [t.value for t in seen.trials] == [1.0, None, None, None]
+
+
+def test_reasons_and_rates_are_those_of_the_trials_that_ended_last(tmp_path):
+    trials = [trial(FAIL, minutes_ago=90, **{FAILURE: "old"})]
+    trials += [trial(PRUNED, minutes_ago=30 - i, pruned=f"reason {i}") for i in range(7)]
+    # The fastest split of the trial that ended last but one; the last one failed before its first split ended.
+    trials += [trial(value=0.1, minutes_ago=2, split_2=split_figures(7.0, 8.0), split_10=split_figures(5.0, 6.0))]
+    trials += [trial(FAIL, minutes_ago=1, **{FAILURE: "split 0: loss is nan"})]
+    make_study(tmp_path, trials)
+    seen = snapshot(tmp_path)
+    assert seen.reasons[9] == "split 0: loss is nan"
+    assert seen.reasons[7] == "reason 6"
+    assert 0 not in seen.reasons
+    assert (seen.rates.trial, seen.rates.explore_steps_per_s, seen.rates.update_samples_per_s) == (8, 5.0, 6.0)
+
+
+def test_running_trials_name_their_worker_and_the_age_of_its_heartbeat(tmp_path):
+    study = make_study(tmp_path, [trial(RUNNING, worker=this_worker()), trial(RUNNING)])
+    study._storage.record_heartbeat(study.get_trials()[0]._trial_id)
+    first, second = snapshot(tmp_path).running
+    assert first.worker == this_worker()
+    assert 0.0 <= first.heartbeat_age_s < 5.0
+    assert (second.worker, second.heartbeat_age_s) == (None, None)
+
+
+def test_without_a_name_the_study_with_the_newest_trial_is_taken(tmp_path):
+    make_study(tmp_path, [trial(value=1.0, minutes_ago=5)], name="newer")
+    make_study(tmp_path, [trial(value=1.0, minutes_ago=50)], name="older")
+    make_study(tmp_path, [], name="empty")
+    seen = snapshot(tmp_path, None)
+    assert (seen.name, seen.other_studies) == ("newer", ("empty", "older"))
+    with pytest.raises(StudyError, match="has no study x; it has empty, newer, older"):
+        snapshot(tmp_path, "x")
+
+
+@pytest.mark.parametrize("states", [[], [FAIL, FAIL], [PRUNED], [WAITING], [RUNNING]])
+def test_a_study_without_a_completed_trial_has_no_best(tmp_path, states):
+    make_study(tmp_path, [trial(state) for state in states])
+    seen = snapshot(tmp_path)
+    assert seen.best is None
+    assert seen.rates is None
+    assert len(seen.trials) == len(states)
+
+
+def test_studies_of_other_programs_are_read_as_what_they_are(tmp_path):
+    url = url_of(tmp_path).render_as_string()
+    other = optuna.create_study(storage=url, study_name="other", direction="minimize")
+    other.optimize(lambda t: (t.suggest_float("x", 0, 1) - 0.3) ** 2, n_trials=5)
+    optuna.create_study(storage=url, study_name="two", directions=["minimize", "maximize"])
+    seen = snapshot(tmp_path, "other")
+    assert not seen.maximize
+    assert seen.best.value == other.best_value
+    assert seen.user_attrs == {}
+    two = snapshot(tmp_path, "two")
+    assert (two.n_objectives, two.best) == (2, None)
+
+
+def test_a_frame_of_many_trials_asks_no_more_than_one_of_few(tmp_path):
+    """Of hundreds of trials no attribute is loaded but those of the last few."""
+    rows, queries = [], []
+
+    def count(connection, cursor, statement, parameters, context, many):
+        if statement.lstrip().startswith("SELECT") and "sqlite_master" not in statement:
+            queries.append(statement)
+
+    make_study(tmp_path, [trial(value=float(i), split_0=split_figures(), padding="x" * 999) for i in range(8)])
+    event.listen(Engine, "after_cursor_execute", count)
+    try:
+        for n_more in (0, 40):
+            study = make_study(tmp_path, [trial(value=0.0, split_0=split_figures()) for _ in range(n_more)])
+            queries.clear()
+            seen = snapshot(tmp_path)
+            rows.append((len(queries), len(seen.trials)))
+    finally:
+        event.remove(Engine, "after_cursor_execute", count)
+    close(study)
+    assert rows == [(rows[0][0], 8), (rows[0][0], 48)]
+    assert rows[0][0] <= 12
+    of_trials = [query for query in queries if "trial_user_attributes" in query]
+    assert of_trials
+    assert all("trial_id IN (" in query for query in of_trials)
+
+
+def test_times_are_those_that_were_written(tmp_path):
+    make_study(tmp_path, [trial(value=1.0, minutes_ago=3, took_s=60.5)])
+    (seen,) = snapshot(tmp_path).trials
+    assert seen.ended == NOW - timedelta(minutes=3)
+    assert (seen.ended - seen.started).total_seconds() == 60.5

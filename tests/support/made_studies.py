@@ -1,0 +1,81 @@
+"""Studies on a database file, written by Optuna itself, with trials in any state and at any time."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from train.study.storage import IDENTITY, TARGET, absolute_url, open_study
+
+NOW = datetime(2026, 3, 4, 12, 0, 0)
+SPACE = {
+    "learning_rate": FloatDistribution(1e-5, 1e-2, log=True),
+    "net_depth": IntDistribution(1, 4),
+    "target_kl": CategoricalDistribution((None, 0.05)),
+    "observe_account": CategoricalDistribution((True, False)),
+}
+LABEL = "REAL 5m, 7 coins, 70144 bars, 6 segments, 2024-01-01 10:45 .. 2024-09-01 00:00 UTC, source binance"
+
+
+def url_of(folder: Path):
+    return absolute_url("sqlite:///study.db", folder)
+
+
+def make_study(
+    folder: Path, trials: Sequence[FrozenTrial] = (), name: str = "s", target: int | None = 20, label: str = LABEL
+) -> optuna.Study:
+    """A study as the trainer opens it."""
+    study = open_study(url_of(folder), name, {"holdout": {}}, False, optuna.pruners.NopPruner())
+    study.set_user_attr("data", [label])
+    study.set_user_attr("results", str(folder / "results" / name))
+    if target is not None:
+        study.set_user_attr(TARGET, target)
+    assert IDENTITY in study.user_attrs
+    study.add_trials(trials)
+    return study
+
+
+def trial(
+    state: TrialState = TrialState.COMPLETE,
+    value: float | None = None,
+    minutes_ago: float = 10.0,
+    took_s: float = 100.0,
+    splits: Sequence[float] = (),
+    **user_attrs: Any,
+) -> FrozenTrial:
+    """A trial that ended so long before `NOW`."""
+    made = create_trial(
+        state=state,
+        params={"learning_rate": 0.00123456, "net_depth": 2, "target_kl": None, "observe_account": True},
+        distributions=SPACE,
+        value=value,
+        intermediate_values=dict(enumerate(splits)),
+        user_attrs=user_attrs,
+    )
+    ended = NOW - timedelta(minutes=minutes_ago)
+    made.datetime_start = ended - timedelta(seconds=took_s)
+    made.datetime_complete = ended if state.is_finished() else None
+    return made
+
+
+def split_figures(explore: float = 40_000.0, update: float = 20_000.0) -> dict[str, Any]:
+    return {"explore_steps_per_s": explore, "update_samples_per_s": update}
+
+
+def close(study: optuna.Study) -> None:
+    """Let go of the file, as a process that ends does."""
+    study._storage._backend.engine.dispose()  # type: ignore[attr-defined]
+
+
+def use_rollback_journal(path: Path) -> None:
+    """As a database of another program is: readers and writers keep each other out."""
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA journal_mode=DELETE")
+    connection.close()
