@@ -38,7 +38,7 @@ from train.study.results import SETTINGS, split_folder, trial_folder, write_json
 from train.study.retry import Attempts
 from train.study.search_space import Resolved, Space, resolve, sample, with_half_the_envs
 from train.study.split_run import SplitOutcome, outcome_json, run_split
-from train.study.storage import CODE_VERSION, FAILURE, sign_trial
+from train.study.storage import CODE_VERSION, FAILURE
 from train.study.venue import venue_env, venue_json
 
 logger = logging.getLogger(__name__)
@@ -131,7 +131,6 @@ class Objective:
             SplitFailedError: a split that failed.
             Interrupted: a signal.
         """
-        sign_trial(trial)
         trial.set_user_attr(CODE_VERSION, self.run.code_version)
         values = sample(self.space, trial)
         data = self.data[values["timeframe"]] if "timeframe" in values else next(iter(self.data.values()))
