@@ -6,6 +6,8 @@ value = mean over splits of (agent's annualised Sharpe - equal-weight portfolio'
   ever in the market (mean exposure under 1 %), makes the trial PRUNED with the reason: finished, counted, never best.
   Nothing is put in the split's place. (Optuna gives every PRUNED trial its last report, an earlier split's excess, as
   its value; `best_trial` and `study.best_trial` look at COMPLETE trials only.)
+* A trial that loses more than --max-drawdown, or trades less than --min-trades, on any split is COMPLETE with its value
+  and never best (Optuna's constraints; `best_trial` and `study.best_trial` pass it over).
 * A split that fails makes the trial FAIL with the reason; the study goes on. One that ran out of memory is tried once
   more with half the environments and rollouts twice as long, so the setting stays what it is; the next trial has all.
 * A trial that was killed is tried again (`train.study.storage`) and goes on where it stood (`train.study.retry`).
@@ -51,6 +53,10 @@ LEAST_EXPOSURE = 0.01
 # not here: it stops the run.
 SPLIT_ERRORS = (TrainingDiverged, ValueError, ArithmeticError, RuntimeError, MemoryError, OSError)
 
+# The best trial keeps both on every split; the sampler is told by how much a trial does not.
+MAX_DRAWDOWN = 0.5  # fraction of the account's highest equity
+MIN_TRADES = 10  # fewer say little of a policy, whatever they earned
+
 OUT_OF_MEMORY = "out_of_memory"  # user attribute: split -> what it was tried again with
 
 
@@ -84,6 +90,25 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """What a trial must keep on every split to become the best."""
+
+    max_drawdown: float = 1.0  # fraction; 1 allows every one
+    min_trades: int = 0
+
+    def violations(self, outcomes: Sequence[SplitOutcome]) -> dict[str, float]:
+        """Name -> by how much the worst split so far is beyond the bound; at most 0 where it is kept."""
+        return {
+            "max_drawdown": max(o.agent.max_drawdown for o in outcomes) - self.max_drawdown,
+            "min_trades": float(self.min_trades - min(o.agent.trades for o in outcomes)),
+        }
+
+
+ANYTHING = Bounds()
+DEFAULT_BOUNDS = Bounds(MAX_DRAWDOWN, MIN_TRADES)
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """How trials are run, beside what is searched."""
 
@@ -94,6 +119,7 @@ class RunSettings:
     code_version: str
     volume_30d: float | None = None  # USD, None: not said
     checkpoint_every_s: float = EVERY_S
+    bounds: Bounds = ANYTHING
 
 
 def score(excess_sharpes: Sequence[float]) -> float:
@@ -151,14 +177,23 @@ class Objective:
         self, trial: optuna.Trial, values: Mapping[str, Any], data: FoldedData, attempts: Attempts
     ) -> float:
         excess: list[float] = []
+        outcomes: list[SplitOutcome] = []
         for fold in data.folds:
             outcome = self._taken_over(trial, fold, attempts) or self._run_fold(trial, values, data, fold, attempts)
             trial.set_user_attr(f"split_{fold.index}", outcome_json(outcome))
             excess.append(_defined(trial, outcome))
+            outcomes.append(outcome)
             trial.report(excess[-1], step=fold.index)
             if fold is not data.folds[-1] and trial.should_prune():
+                self._set_constraints(trial, outcomes)
                 raise _pruned(trial, f"after split {fold.index}: worse than the best trial on the same splits")
+        self._set_constraints(trial, outcomes)
         return score(excess)
+
+    def _set_constraints(self, trial: optuna.Trial, outcomes: Sequence[SplitOutcome]) -> None:
+        """Once a trial: Optuna takes no second value."""
+        for name, violation in self.run.bounds.violations(outcomes).items():
+            trial.set_constraint(name, violation)
 
     def _taken_over(self, trial: optuna.Trial, fold: Fold, attempts: Attempts) -> SplitOutcome | None:
         """What an earlier attempt at this trial has finished."""

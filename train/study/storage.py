@@ -247,9 +247,13 @@ def n_finished(study: Study) -> int:
     return len(study.get_trials(deepcopy=False, states=FINISHED))
 
 
-def sign_trial(trial: optuna.Trial) -> None:
-    """Write down which process runs this trial."""
+def take_next(study: Study) -> optuna.Trial:
+    """The next trial, RUNNING, with the process that runs it written down."""
+    with warnings.catch_warnings():  # ours beat without `Study.optimize` (`train.study.heartbeat`)
+        warnings.filterwarnings("ignore", "Heartbeat of storage")
+        trial = study.ask()
     trial.set_user_attr(WORKER, this_worker())
+    return trial
 
 
 def this_worker() -> dict[str, Any]:

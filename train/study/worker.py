@@ -29,8 +29,8 @@ from train.study.storage import (
     make_sampler,
     n_finished,
     queue_retry,
-    sign_trial,
     study_lock,
+    take_next,
 )
 
 logger = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ class Ending:
     signal_number: int | None = None
     repeated_failure: str | None = None
     timed_out: bool = False
+    error: str | None = None  # of the worker itself, which no other trial would mend
 
 
 def run_worker(
@@ -125,8 +126,7 @@ def _take_trial(
         if _n_counted(trials) >= target:
             return None
         study.sampler = make_sampler(objective.run.seed, len(trials))
-        trial = study.ask()
-        sign_trial(trial)
+        trial = take_next(study)
         if is_held():
             return trial
     return _given_up_if_too_many(study, url, trial, target)
