@@ -71,7 +71,7 @@ def absolute_url(url: str, base: Path) -> URL:
     """
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:  # the second: a port that is no number
         raise StudyError(
             f"--storage {_without_password(url)}: not a database URL; give sqlite:///path/to/file.db or "
             "postgresql://user@host/name"
@@ -235,7 +235,8 @@ def _connect_args(url: URL) -> dict[str, Any]:
     ours = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
     theirs = " ".join(f"-c tcp_{name}={value}" for name, value in ours.items())
     own = {} if "options" in url.query else {"options": theirs}
-    return {"connect_timeout": CONNECT_TIMEOUT_S, **ours, **own}
+    # Text comes as bytes from a database without an encoding (SQL_ASCII) unless one is asked for.
+    return {"connect_timeout": CONNECT_TIMEOUT_S, "client_encoding": "utf8", **ours, **own}
 
 
 def _digest(purpose: str) -> bytes:
