@@ -271,6 +271,28 @@ def test_a_value_that_is_no_number_is_never_best(lab, monkeypatch, value):
     assert study.best_trial.number == 1
 
 
+def test_a_signal_that_python_drops_in_a_finalizer_still_stops_the_trial(lab, capfd):
+    class Finalized:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)  # the handler runs here, and what it raises is dropped
+
+    steps = []
+
+    def runner(settings, data, fold, out_dir, metadata, on_progress=None, checkpoints=None):
+        del settings
+        Finalized()
+        for number in range(3):
+            steps.append(number)
+            on_progress(None)
+
+    lab.runner = runner
+    study, ending = lab.run(1)
+    assert (ending.signal_number, steps) == (signal.SIGTERM, [0])
+    assert states(study) == {"FAIL": 1, "WAITING": 1}
+    assert "Exception ignored" not in capfd.readouterr().err
+
+
 def test_a_lock_that_the_server_forgot_is_noticed_and_the_trial_too_many_given_up(postgres, tmp_path):
     url = absolute_url(postgres.new_database("forgotten"), tmp_path)
     study = open_study(url, "s", cheap_study.IDENTITY, False, NopPruner())

@@ -238,8 +238,8 @@ class Objective:
         out_dir = split_folder(self.run.folder, trial.number, fold.index)
         metadata = self._metadata(trial, settings, data, fold)
         try:
-            with self._interruption.interruptible(), self.reporter.progress_bar(trial.number, settings, fold) as step:
-                outcome = self._runner(settings, data, fold, out_dir, metadata, step, checkpoints)
+            with self._interruption.interruptible(), self.reporter.progress_bar(trial.number, settings, fold) as bar:
+                outcome = self._runner(settings, data, fold, out_dir, metadata, self._checking(bar), checkpoints)
             self._interruption.check()
         except Interrupted as signal:
             trial.set_user_attr(FAILURE, f"interrupted by {signal}")
@@ -249,6 +249,16 @@ class Objective:
             cause = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
             return Failure(cause, is_out_of_memory(error))
         return outcome
+
+    def _checking(self, bar: Callable[[Progress], None] | None) -> Callable[[Progress], None]:
+        """Also looks for a signal: Python drops an exception that a handler raises inside a finalizer."""
+
+        def step(progress: Progress) -> None:
+            self._interruption.check()
+            if bar is not None:
+                bar(progress)
+
+        return step
 
     def _resolve(self, values: Mapping[str, Any], data: FoldedData, fold: Fold) -> Resolved:
         settings = resolve(values, self.run.n_envs, split_seed(self.run.seed, fold.index), self.run.gpu_id)

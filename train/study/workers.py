@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 MOST_RESTARTS = 5  # of one worker
 POLL_S = 0.2
 STOP_S = 60.0  # that a worker has to end after a signal
-# A second thread of a worker takes another worker's core, and torch's threads, which spin while they wait, then cost more
+# A second thread of a worker takes the core of another, and torch's threads, which spin while they wait, then cost more
 # than they give (`train.device`, benchmarks/update.py --threads). A variable that the user has set stays.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 NOISY = ("optuna", "matplotlib", "sqlalchemy")
