@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 
@@ -16,8 +15,11 @@ try:
 
     from market.errors import DatasetError
     from train.study.data import COMBINATORIAL_MODES, HOLDOUT_FRACTION, MODES, TIMEFRAMES, SplitPlan, StudyError
+    from train.study.objective import MAX_DRAWDOWN, MIN_TRADES, Bounds
+    from train.study.patience import reason_of
     from train.study.session import PRUNERS, StudyRequest, run_study
     from train.study.storage import DEFAULT_STORAGE, absolute_url
+    from train.study.workers import set_up_logging
     from train.validation.splits import SplitError
 except ModuleNotFoundError as missing:
     if str(missing.name).startswith(("market", "train")):
@@ -28,10 +30,11 @@ except ModuleNotFoundError as missing:
 
 EPILOG = """
 The same command continues a study: trials that finished stay, a killed one is tried again, and --n-trials counts all of
-them. A study of the same name with other data, --holdout, splits, search space, --seed, --n-envs, --volume-30d or other
-rules is refused. Relative paths are taken from the current directory; the defaults lie in the repository. Results, one
-folder per trial and split: <results-dir>/<study-name>/. Exit code: 0 when the study has a completed trial, 1 when none
-completed or trials failed again and again, 2 for a bad flag, 130 or 143 when stopped by Ctrl-C or kill."""
+them. A study of the same name with other data, --holdout, splits, search space, --seed, --n-envs, --volume-30d,
+--max-drawdown, --min-trades or other rules is refused. Relative paths are taken from the current directory; the
+defaults lie in the repository. Results, one folder per trial and split: <results-dir>/<study-name>/. Exit code: 0 when
+the study has a best trial, 1 when it has none or trials failed again and again, 2 for a bad flag, 130 or 143 when
+stopped by Ctrl-C or kill."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,7 +43,11 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("--n-trials", type=int, default=50, help="finished trials the study is to have (default 50)")
-    p.add_argument("--gpu", type=int, default=-1, help="number of the GPU; -1 = CPU (default)")
+    p.add_argument("--gpu", type=gpu_numbers, default=(-1,), metavar="N[,N...]",
+                   help="number of the GPU; -1 = CPU (default); several are given to the workers in turn")
+    p.add_argument("--workers", type=int, default=1, metavar="N",
+                   help="processes that run trials of the study side by side, one CPU thread each (default 1); more on "
+                   "other machines: the same command with --storage postgresql://...")
     p.add_argument("--n-envs", type=number_or_auto, default=1, metavar="N",
                    help="environments stepped together; 1 (default) uses the scalar class, more the vectorized one; "
                    "auto: as many as memory, device and the smallest rollout allow, logged with the reason; a study "
@@ -78,6 +85,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--volume-30d", type=float, metavar="USD",
                    help="30-day volume the account is assumed to have, all study long; by the data set's fee table it "
                    "decides the taker fee that every order pays (default 0: the highest fee)")
+    p.add_argument("--max-drawdown", type=float, default=MAX_DRAWDOWN, metavar="FRACTION",
+                   help="a trial that loses more than this fraction of its highest equity on any split is never best "
+                   f"(default {MAX_DRAWDOWN}; 1 allows everything)")
+    p.add_argument("--min-trades", type=int, default=MIN_TRADES, metavar="N",
+                   help=f"nor one that trades less often than this on any split (default {MIN_TRADES})")
     p.add_argument("--timeout", type=float, metavar="SECONDS", help="begin no trial after this; the running one ends")
     p.add_argument("--log-level", choices=("debug", "info", "warning"), default="info", help="debug shows tracebacks")
     return p  # fmt: skip
@@ -86,6 +98,11 @@ def parser() -> argparse.ArgumentParser:
 def number_or_auto(text: str) -> int | None:
     """A whole number, or None for "auto"."""
     return None if text == "auto" else int(text)
+
+
+def gpu_numbers(text: str) -> tuple[int, ...]:
+    """`0` or `0,1,2`."""
+    return tuple(int(number) for number in text.split(","))
 
 
 def request(args: argparse.Namespace) -> StudyRequest:
@@ -103,7 +120,9 @@ def request(args: argparse.Namespace) -> StudyRequest:
                        args.holdout),
         timeframe=args.timeframe,
         tickers=tuple(args.tickers) if args.tickers else None,
-        gpu_id=args.gpu,
+        gpu_id=args.gpu[0],
+        gpu_ids=args.gpu if len(args.gpu) > 1 else (),
+        workers=args.workers,
         n_envs=args.n_envs,
         break_step=args.break_step,
         episode_bars=args.episode_bars,
@@ -111,6 +130,7 @@ def request(args: argparse.Namespace) -> StudyRequest:
         pruner=args.pruner,
         seed=args.seed,
         volume_30d=args.volume_30d,
+        bounds=Bounds(args.max_drawdown, args.min_trades),
         timeout_s=args.timeout,
         resume=args.resume,
     )
@@ -119,18 +139,14 @@ def request(args: argparse.Namespace) -> StudyRequest:
 def main(argv: list[str] | None = None) -> int:
     """Parse, run, report."""
     args = parser().parse_args(argv)
-    logging.basicConfig(
-        level=args.log_level.upper(), format="%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S", stream=sys.stdout
-    )
-    for noisy in ("optuna", "matplotlib", "sqlalchemy"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    set_up_logging(args.log_level.upper())
     try:
         return run_study(request(args))
     except (StudyError, DatasetError, SplitError) as error:
         print(f"{Path(__file__).name}: {error}", file=sys.stderr)
         return 2
     except StorageInternalError as error:
-        print(f"{Path(__file__).name}: the database failed: {error.__cause__}", file=sys.stderr)
+        print(f"{Path(__file__).name}: the database failed: {reason_of(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

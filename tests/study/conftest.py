@@ -11,7 +11,7 @@ from market.dataset import Dataset, save_dataset
 from market.sample import synthetic_dataset
 from train.study.data import SplitPlan, fold_data
 from train.study.interruption import Interruption
-from train.study.objective import Objective, RunSettings
+from train.study.objective import ANYTHING, Bounds, Objective, RunSettings
 from train.study.progress import Reporter
 from train.study.search_space import build_space
 from train.study.session import StudyRequest, run_study
@@ -79,6 +79,7 @@ class Lab:
     pruner: object
     seed: int = 0
     n_envs: int = 4
+    bounds: Bounds = ANYTHING
 
     @property
     def url(self):
@@ -90,7 +91,7 @@ class Lab:
     def run(self, target: int, timeout_s: float | None = None):
         study = self.open()
         space = build_space(longest_episode_bars=self.folded.longest_episode_bars)
-        run = RunSettings(self.n_envs, self.seed, -1, self.folder / "results", "test")
+        run = RunSettings(self.n_envs, self.seed, -1, self.folder / "results", "test", bounds=self.bounds)
         reporter = Reporter(study, space, len(self.folded.folds), target)
         objective = Objective(space, [self.folded], run, reporter, self.interruption, self.runner)
         with self.interruption:

@@ -16,6 +16,7 @@ from market.errors import DatasetError
 from train.device import prepare_device
 from train.provenance import ROOT
 from train.study.data import StudyError
+from train.study.patience import reason_of
 from train.study.replay import StoredStudy, StoredTrial, open_stored, read_trial
 from train.study.storage import DATA_DIR, DEFAULT_STORAGE, absolute_url
 from train.validation.splits import SplitError
@@ -98,7 +99,7 @@ def exit_code(program: str, work: Callable[[], None]) -> int:
         sys.stderr.write(f"{program}: {error}\n")
         return 2
     except StorageInternalError as error:
-        sys.stderr.write(f"{program}: the database failed: {error.__cause__}\n")
+        sys.stderr.write(f"{program}: the database failed: {reason_of(error)}\n")
         return 1
     except OSError as error:
         sys.stderr.write(f"{program}: {error.filename or 'file'}: {error.strerror or error}\n")

@@ -7,9 +7,11 @@ inside `interruptible()`; everywhere else they are remembered until the next che
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -33,8 +35,11 @@ class Interruption:
         self.received: int | None = None
         self._raises = False
         self._old: dict[int, object] = {}
+        self._old_hook = sys.unraisablehook
 
     def __enter__(self) -> Interruption:
+        self._old_hook = sys.unraisablehook
+        sys.unraisablehook = self._on_unraisable
         for number in SIGNALS:
             old = signal.getsignal(number)
             if old is not signal.SIG_IGN:  # nohup ignores SIGHUP, and so do we then
@@ -43,6 +48,7 @@ class Interruption:
         return self
 
     def __exit__(self, *_: object) -> None:
+        sys.unraisablehook = self._old_hook
         for number, old in self._old.items():
             signal.signal(number, old)  # type: ignore[arg-type]
 
@@ -67,3 +73,8 @@ class Interruption:
         if self._raises:
             self._raises = False  # once: a second Ctrl-C must not break the clearing up
             raise Interrupted(self.received)
+
+    def _on_unraisable(self, dropped: Any) -> None:
+        """Ours, dropped in a finalizer, is raised again by the next check: not worth a traceback."""
+        if not isinstance(dropped.exc_value, Interrupted):
+            self._old_hook(dropped)

@@ -6,6 +6,8 @@ value = mean over splits of (agent's annualised Sharpe - equal-weight portfolio'
   ever in the market (mean exposure under 1 %), makes the trial PRUNED with the reason: finished, counted, never best.
   Nothing is put in the split's place. (Optuna gives every PRUNED trial its last report, an earlier split's excess, as
   its value; `best_trial` and `study.best_trial` look at COMPLETE trials only.)
+* A trial that loses more than --max-drawdown, or trades less than --min-trades, on any split is COMPLETE with its value
+  and never best (Optuna's constraints; `best_trial` and `study.best_trial` pass it over).
 * A split that fails makes the trial FAIL with the reason; the study goes on. One that ran out of memory is tried once
   more with half the environments and rollouts twice as long, so the setting stays what it is; the next trial has all.
 * A trial that was killed is tried again (`train.study.storage`) and goes on where it stood (`train.study.retry`).
@@ -38,7 +40,7 @@ from train.study.results import SETTINGS, split_folder, trial_folder, write_json
 from train.study.retry import Attempts
 from train.study.search_space import Resolved, Space, resolve, sample, with_half_the_envs
 from train.study.split_run import SplitOutcome, outcome_json, run_split
-from train.study.storage import CODE_VERSION, FAILURE, sign_trial
+from train.study.storage import CODE_VERSION, FAILURE
 from train.study.venue import venue_env, venue_json
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,10 @@ LEAST_EXPOSURE = 0.01
 # What a bad setting, a full disk or too little memory raises. A mistake in the program (TypeError, KeyError, ...) is
 # not here: it stops the run.
 SPLIT_ERRORS = (TrainingDiverged, ValueError, ArithmeticError, RuntimeError, MemoryError, OSError)
+
+# The best trial keeps both on every split; the sampler is told by how much a trial does not.
+MAX_DRAWDOWN = 0.5  # fraction of the account's highest equity
+MIN_TRADES = 10  # fewer say little of a policy, whatever they earned
 
 OUT_OF_MEMORY = "out_of_memory"  # user attribute: split -> what it was tried again with
 
@@ -84,6 +90,25 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """What a trial must keep on every split to become the best."""
+
+    max_drawdown: float = 1.0  # fraction; 1 allows every one
+    min_trades: int = 0
+
+    def violations(self, outcomes: Sequence[SplitOutcome]) -> dict[str, float]:
+        """Name -> by how much the worst split so far is beyond the bound; at most 0 where it is kept."""
+        return {
+            "max_drawdown": max(o.agent.max_drawdown for o in outcomes) - self.max_drawdown,
+            "min_trades": float(self.min_trades - min(o.agent.trades for o in outcomes)),
+        }
+
+
+ANYTHING = Bounds()
+DEFAULT_BOUNDS = Bounds(MAX_DRAWDOWN, MIN_TRADES)
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """How trials are run, beside what is searched."""
 
@@ -94,6 +119,7 @@ class RunSettings:
     code_version: str
     volume_30d: float | None = None  # USD, None: not said
     checkpoint_every_s: float = EVERY_S
+    bounds: Bounds = ANYTHING
 
 
 def score(excess_sharpes: Sequence[float]) -> float:
@@ -131,7 +157,6 @@ class Objective:
             SplitFailedError: a split that failed.
             Interrupted: a signal.
         """
-        sign_trial(trial)
         trial.set_user_attr(CODE_VERSION, self.run.code_version)
         values = sample(self.space, trial)
         data = self.data[values["timeframe"]] if "timeframe" in values else next(iter(self.data.values()))
@@ -152,14 +177,23 @@ class Objective:
         self, trial: optuna.Trial, values: Mapping[str, Any], data: FoldedData, attempts: Attempts
     ) -> float:
         excess: list[float] = []
+        outcomes: list[SplitOutcome] = []
         for fold in data.folds:
             outcome = self._taken_over(trial, fold, attempts) or self._run_fold(trial, values, data, fold, attempts)
             trial.set_user_attr(f"split_{fold.index}", outcome_json(outcome))
             excess.append(_defined(trial, outcome))
+            outcomes.append(outcome)
             trial.report(excess[-1], step=fold.index)
             if fold is not data.folds[-1] and trial.should_prune():
+                self._set_constraints(trial, outcomes)
                 raise _pruned(trial, f"after split {fold.index}: worse than the best trial on the same splits")
+        self._set_constraints(trial, outcomes)
         return score(excess)
+
+    def _set_constraints(self, trial: optuna.Trial, outcomes: Sequence[SplitOutcome]) -> None:
+        """Once a trial: Optuna takes no second value."""
+        for name, violation in self.run.bounds.violations(outcomes).items():
+            trial.set_constraint(name, violation)
 
     def _taken_over(self, trial: optuna.Trial, fold: Fold, attempts: Attempts) -> SplitOutcome | None:
         """What an earlier attempt at this trial has finished."""
@@ -204,8 +238,8 @@ class Objective:
         out_dir = split_folder(self.run.folder, trial.number, fold.index)
         metadata = self._metadata(trial, settings, data, fold)
         try:
-            with self._interruption.interruptible(), self.reporter.progress_bar(trial.number, settings, fold) as step:
-                outcome = self._runner(settings, data, fold, out_dir, metadata, step, checkpoints)
+            with self._interruption.interruptible(), self.reporter.progress_bar(trial.number, settings, fold) as bar:
+                outcome = self._runner(settings, data, fold, out_dir, metadata, self._checking(bar), checkpoints)
             self._interruption.check()
         except Interrupted as signal:
             trial.set_user_attr(FAILURE, f"interrupted by {signal}")
@@ -215,6 +249,16 @@ class Objective:
             cause = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
             return Failure(cause, is_out_of_memory(error))
         return outcome
+
+    def _checking(self, bar: Callable[[Progress], None] | None) -> Callable[[Progress], None]:
+        """Also looks for a signal: Python drops an exception that a handler raises inside a finalizer."""
+
+        def step(progress: Progress) -> None:
+            self._interruption.check()
+            if bar is not None:
+                bar(progress)
+
+        return step
 
     def _resolve(self, values: Mapping[str, Any], data: FoldedData, fold: Fold) -> Resolved:
         settings = resolve(values, self.run.n_envs, split_seed(self.run.seed, fold.index), self.run.gpu_id)

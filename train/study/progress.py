@@ -33,6 +33,8 @@ class Reporter:
     Rates are measured over the splits this process finished. With `status` it says there, too, how far it is.
     """
 
+    hides_bars: bool | None = None  # None: where standard error is no terminal
+
     def __init__(
         self, study: optuna.Study, space: Space, n_folds: int, target: int, status: StatusFile | None = None
     ) -> None:
@@ -85,7 +87,7 @@ class Reporter:
         title = f"trial {number} split {fold.index}"
         tell = self._status_teller(number, settings, fold)
         # Without a terminal tqdm is switched off and prints nothing.
-        with tqdm(total=total, unit="step", unit_scale=True, desc=title, leave=False, disable=None) as bar:
+        with tqdm(total=total, unit="step", unit_scale=True, desc=title, leave=False, disable=self.hides_bars) as bar:
 
             def advance(progress: Progress) -> None:
                 bar.update(min(progress.env_steps, total) - bar.n)
@@ -196,7 +198,7 @@ def outcome_text(outcome: SplitOutcome) -> str:
 def ending_text(trial: FrozenTrial) -> str:
     """How a trial ended."""
     if trial.state == TrialState.COMPLETE:
-        return f"value {trial.value:+.4f}"
+        return f"value {trial.value:+.4f}{broken_text(trial)}"
     if trial.state == TrialState.PRUNED:
         return f"pruned, {trial.user_attrs.get('pruned', 'no reason given')}"
     return f"FAILED, {trial.user_attrs.get(FAILURE, 'no reason given')}"
@@ -209,10 +211,21 @@ def best_text(study: optuna.Study) -> str:
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
-    """The completed trial with the largest finite value, None without one."""
+    """The completed trial with the largest finite value that keeps the study's bounds, None without one."""
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    scored = [t for t in done if t.value is not None and math.isfinite(t.value)]
+    scored = [t for t in done if t.value is not None and math.isfinite(t.value) and not broken_bounds(t)]
     return max(scored, key=lambda t: t.value or 0.0, default=None)
+
+
+def broken_bounds(trial: FrozenTrial) -> list[str]:
+    """The flags whose bound the trial does not keep."""
+    return [f"--{name.replace('_', '-')}" for name, beyond in trial.constraints.items() if beyond > 0.0]
+
+
+def broken_text(trial: FrozenTrial) -> str:
+    """Which bounds it does not keep, to follow its value; empty when it keeps all."""
+    flags = broken_bounds(trial)
+    return f", never best: it does not keep {' and '.join(flags)}" if flags else ""
 
 
 def summary_lines(study: optuna.Study) -> list[str]:
@@ -224,7 +237,9 @@ def summary_lines(study: optuna.Study) -> list[str]:
     lines += [f"data: {label}" for label in study.user_attrs.get("data", [])]
     best = best_trial(study)
     if best is None:
-        return [*lines, "no trial completed, so there is no best one"]
+        n = counts["complete"]
+        why = f"none of {n} completed trials keeps --max-drawdown and --min-trades" if n else "no trial completed"
+        return [*lines, f"{why}, so there is no best one"]
     lines.append(f"best value {best.value:+.4f}, trial {best.number}; splits: {splits_text(best)}")
     lines.append(selection_text(study))
     width = max(len(name) for name in best.params)

@@ -16,7 +16,7 @@ import optuna
 from train.config import TrainConfig
 from train.env_factory import resolved_rules
 from train.study.data import LEAST_TRADED_BARS, VALIDATION_FRACTION, FoldedData, SplitPlan
-from train.study.objective import LEAST_EXPOSURE, SPREAD_WEIGHT
+from train.study.objective import DEFAULT_BOUNDS, LEAST_EXPOSURE, SPREAD_WEIGHT, Bounds
 from train.study.search_space import FIXED_ENV, FIXED_TRAIN, LEAST_UPDATES, Space
 from train.study.storage import CODE_VERSION
 from train.study.venue import venue_env, venue_json
@@ -34,6 +34,7 @@ def study_identity(
     n_envs: int,
     seed: int,
     volume_30d: float | None = None,
+    bounds: Bounds = DEFAULT_BOUNDS,
 ) -> dict[str, Any]:
     """Plain JSON values: part -> name -> value. Equal identities mean comparable trials."""
     market = data[0].dataset  # all have one venue (`train.study.data.common_market`)
@@ -52,7 +53,7 @@ def study_identity(
         "order rules": _order_rules(data),
         "learner": {k: v for k, v in asdict(TrainConfig(**FIXED_TRAIN)).items() if k not in RUN_FIELDS}
         | {"least_updates": LEAST_UPDATES},
-        "scoring": {"spread_weight": SPREAD_WEIGHT, "least_exposure": LEAST_EXPOSURE},
+        "scoring": {"spread_weight": SPREAD_WEIGHT, "least_exposure": LEAST_EXPOSURE, **asdict(bounds)},
     }
     return json.loads(json.dumps(parts))
 

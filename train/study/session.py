@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 import math
 import re
-import shlex
 import signal
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 import torch
+from optuna.exceptions import StorageInternalError
 from sqlalchemy.engine import URL
 
 from train.env_factory import env_class_for
@@ -23,7 +23,8 @@ from train.provenance import code_version
 from train.study.data import FoldedData, HoldoutRows, SplitPlan, StudyError, load_study_data
 from train.study.holdout import load_holdout, score_winner
 from train.study.interruption import Interruption
-from train.study.objective import Objective, RunSettings
+from train.study.objective import DEFAULT_BOUNDS, Bounds, Objective, RunSettings
+from train.study.patience import patient_storage, reason_of
 from train.study.plot import plot_study
 from train.study.progress import Reporter, best_trial, log_data, summary_lines
 from train.study.report import COMMAND, command_text, report_ended_study
@@ -38,10 +39,19 @@ from train.study.search_space import (
     choices,
     most_rollout_samples,
 )
-from train.study.storage import DATA_DIR, TARGET, experimental_allowed, n_finished, open_study, stored_identity
+from train.study.storage import (
+    DATA_DIR,
+    TARGET,
+    experimental_allowed,
+    n_finished,
+    open_study,
+    stored_identity,
+    study_lock,
+)
 from train.study.venue import venue_env
 from train.study.worker import Ending, Limits, run_worker
 from train.study.worker_status import StatusFile
+from train.study.workers import Supervisor
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +75,8 @@ class StudyRequest:
     timeframe: str | None = None  # None: the data set's own
     tickers: tuple[str, ...] | None = None
     gpu_id: int = -1
+    gpu_ids: tuple[int, ...] = ()  # several: workers take them in turn, and gpu_id is the first
+    workers: int = 1  # processes on this machine
     n_envs: int | None = 1  # None: the study's own, or chosen for a new one
     break_step: int | None = None
     episode_bars: int | None = None
@@ -72,6 +84,7 @@ class StudyRequest:
     pruner: str = "wilcoxon"
     seed: int = 0
     volume_30d: float | None = None  # USD; None: not said, so 0 where the venue sets the fee
+    bounds: Bounds = DEFAULT_BOUNDS
     timeout_s: float | None = None
     resume: bool = False
 
@@ -83,12 +96,18 @@ class StudyRequest:
             ("--break-step", self.break_step, LEAST_BREAK_STEP),
             ("--episode-bars", self.episode_bars, LEAST_EPISODE_BARS),
             ("--seed", self.seed, 0),
-            ("--gpu", self.gpu_id, -1),
+            ("--gpu", min((self.gpu_id, *self.gpu_ids)), -1),
+            ("--workers", self.workers, 1),
+            ("--min-trades", self.bounds.min_trades, 0),
         ):
             if value is not None and value < least:
                 raise StudyError(f"{flag} must be at least {least}; received {value}")
         if self.timeout_s is not None and not self.timeout_s > 0:
             raise StudyError(f"--timeout is in seconds and must be above 0; received {self.timeout_s}")
+        if not 0.0 < self.bounds.max_drawdown <= 1.0:
+            raise StudyError(
+                f"--max-drawdown is a fraction, above 0 and at most 1; received {self.bounds.max_drawdown:g}"
+            )
         if self.volume_30d is not None and not 0.0 <= self.volume_30d < math.inf:
             raise StudyError(f"--volume-30d is in USD and must be at least 0; received {self.volume_30d:g}")
         if self.study_name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", self.study_name):
@@ -99,9 +118,15 @@ class StudyRequest:
 
     def _check_gpu(self) -> None:
         n_gpus = torch.cuda.device_count()
-        if self.gpu_id >= n_gpus:
-            seen = f"numbers 0 to {n_gpus - 1}" if n_gpus else "none"
-            raise StudyError(f"--gpu {self.gpu_id}: torch sees GPUs: {seen}; pass --gpu -1 for the CPU")
+        for gpu_id in (self.gpu_id, *self.gpu_ids):
+            if gpu_id >= n_gpus:
+                seen = f"numbers 0 to {n_gpus - 1}" if n_gpus else "none"
+                raise StudyError(f"--gpu {gpu_id}: torch sees GPUs: {seen}; pass --gpu -1 for the CPU")
+        if len(self.gpu_ids) > self.workers:
+            raise StudyError(
+                f"--gpu {','.join(map(str, self.gpu_ids))} names more GPUs than there are workers; a worker uses one: "
+                f"pass --workers {len(self.gpu_ids)}"
+            )
 
     @property
     def given(self) -> dict[str, Any]:
@@ -110,54 +135,109 @@ class StudyRequest:
         return {name: value for name, value in given.items() if value is not None}
 
 
+@dataclass(frozen=True)
+class OpenedStudy:
+    """A study with everything its trials need."""
+
+    study: optuna.Study
+    data: tuple[FoldedData, ...]
+    space: Space
+    n_envs: int
+    folder: Path  # results
+
+
 def run_study(request: StudyRequest) -> int:
     """Run or continue a study; returns the exit code.
 
-    0: the study has a completed trial and this run ended as it should; 1: none completed, or the same failure came
-    again and again; 128 + n: stopped by signal n.
+    0: the study has a best trial and this run ended as it should; 1: none, or the same failure came again and again;
+    128 + n: stopped by signal n.
 
     Raises:
         StudyError, DatasetError, SplitError: the request cannot be carried out; nothing was written.
+    """
+    opened = open_request(request, is_first=True)
+    study, folder, data = opened.study, opened.folder, opened.data
+    _log_opened(opened, request)
+    with Interruption() as interruption:
+        ending = _run_workers(opened, request, interruption)
+        is_over = ending == Ending() and n_finished(study) >= request.n_trials
+        best = best_trial(study)
+        if is_over and best is not None:
+            with study_lock(request.storage, f"hold-out of {study.study_name}"):  # once, on however many machines
+                score_winner(study, best, folder, data, lambda: _holdout_rows(request, data), request.gpu_id)
+    return _conclude(study, ending, folder, request)
+
+
+def open_request(request: StudyRequest, is_first: bool = False) -> OpenedStudy:
+    """Load the data and open the study.
+
+    Args:
+        request: what is asked for.
+        is_first: of the command, and not one of its workers: checks what must be checked once.
+
+    Raises:
+        StudyError, DatasetError, SplitError: as `run_study`.
     """
     data = load_study_data(request.data_dir, request.timeframe, request.tickers, request.plan)
     space = make_space(request, data)
     name = request.study_name or f"cappuccino_{data[0].timeframe}"
     n_envs = request.n_envs or automatic_n_envs(request, data, space, name)
-    check_environments(n_envs, request.gpu_id, data)
-    study = open_study(
-        request.storage,
-        name,
-        study_identity(data, request.plan, space, n_envs=n_envs, seed=request.seed, volume_30d=request.volume_30d),
-        must_exist=request.resume,
-        pruner=make_pruner(request.pruner),
-    )
+    if is_first:
+        check_environments(n_envs, request.gpu_id, data)
+    run = {"n_envs": n_envs, "seed": request.seed, "volume_30d": request.volume_30d, "bounds": request.bounds}
+    identity = study_identity(data, request.plan, space, **run)
+    study = open_study(request.storage, name, identity, request.resume, make_pruner(request.pruner))
     about = {"synthetic": data[0].dataset.synthetic, "data": [d.origin for d in data]}
     about |= {"holdout": {d.timeframe: d.holdout.to_json() if d.holdout else None for d in data}}
-    folder = study_folder(request.results_dir, study.study_name, study.user_attrs["uuid"], about)
+    folder = study_folder(request.results_dir, study.study_name, study.user_attrs["uuid"], about if is_first else None)
+    return OpenedStudy(study, data, space, n_envs, folder)
+
+
+def work_on(
+    opened: OpenedStudy, request: StudyRequest, interruption: Interruption, reporter_class: type[Reporter] = Reporter
+) -> Ending:
+    """Run trials in this process until the study has its number."""
+    run = RunSettings(opened.n_envs, request.seed, request.gpu_id, opened.folder, code_version(), request.volume_30d,
+                      bounds=request.bounds)  # fmt: skip
+    limits = Limits(request.n_trials, request.timeout_s)
+    with StatusFile(opened.folder) as status:
+        reporter = reporter_class(opened.study, opened.space, len(opened.data[0].folds), request.n_trials, status)
+        objective = Objective(opened.space, opened.data, run, reporter, interruption)
+        return run_worker(opened.study, objective, request.storage, limits, interruption)
+
+
+def _run_workers(opened: OpenedStudy, request: StudyRequest, interruption: Interruption) -> Ending:
+    """One in this process, several in processes of their own."""
+    if request.workers == 1:
+        return work_on(opened, request, interruption)
+    patient_storage(opened.study).gives_up = lambda: interruption.received is not None
+    devices = request.gpu_ids or (request.gpu_id,)
+    common = replace(request, workers=1, gpu_ids=(), n_envs=opened.n_envs, study_name=opened.study.study_name,
+                     resume=True)  # fmt: skip
+
+    def request_of(number: int, left_s: float | None) -> StudyRequest:
+        return replace(common, gpu_id=devices[number % len(devices)], timeout_s=left_s)
+
+    logger.info("starting %d workers", request.workers)
+    return Supervisor(request_of, request.workers, interruption, request.timeout_s).run()
+
+
+def _log_opened(opened: OpenedStudy, request: StudyRequest) -> None:
+    """Say what is run, and write down what the study's page shows of it."""
+    study, data = opened.study, opened.data
     for d in data:
-        write_closes(folder, d)
+        write_closes(opened.folder, d)
     log_data(data)
     log_venue(data[0], request.volume_30d)
-    warn_of_small_budget(space)
-    logger.info("study %s: %d of %d trials finished, database %s, results in %s", study.study_name,
-                n_finished(study), request.n_trials, request.storage.render_as_string(), folder)  # fmt: skip
+    warn_of_small_budget(opened.space)
+    logger.info("study %s: %d of %d trials finished, database %s, results in %s", study.study_name, n_finished(study),
+                request.n_trials, request.storage.render_as_string(), opened.folder)  # fmt: skip
     warn_of_other_code(study, code_version())
     study.set_user_attr("data", [d.dataset.label for d in data])
-    study.set_user_attr("results", str(folder))
+    study.set_user_attr("results", str(opened.folder))
     study.set_user_attr(DATA_DIR, str(request.data_dir))
     study.set_user_attr(COMMAND, command_text(sys.orig_argv))
     study.set_user_attr(TARGET, request.n_trials)
-    run = RunSettings(n_envs, request.seed, request.gpu_id, folder, code_version(), request.volume_30d)
-    with Interruption() as interruption, StatusFile(folder) as status:
-        reporter = Reporter(study, space, len(data[0].folds), request.n_trials, status)
-        objective = Objective(space, data, run, reporter, interruption)
-        limits = Limits(request.n_trials, request.timeout_s)
-        ending = run_worker(study, objective, request.storage, limits, interruption)
-    is_over = ending == Ending() and n_finished(study) >= request.n_trials
-    best = best_trial(study)
-    if is_over and best is not None:
-        score_winner(study, best, folder, data, lambda: _holdout_rows(request, data), request.gpu_id)
-    return _conclude(study, ending, folder, request)
 
 
 def log_venue(d: FoldedData, volume_30d: float | None) -> None:
@@ -207,13 +287,17 @@ def automatic_n_envs(request: StudyRequest, data: tuple[FoldedData, ...], space:
         n_envs = int(stored["run"]["n_envs"])
         logger.info("--n-envs auto: %d, the number that study %s began with", n_envs, name)
         return n_envs
-    choice = choose_for(request.gpu_id, data, space)
+    devices = request.gpu_ids or (request.gpu_id,)
+    choice = choose_for(request.gpu_id, data, space, math.ceil(request.workers / len(devices)))
     logger.info("--n-envs auto: %d: %s", choice.n_envs, choice.reason)
     return choice.n_envs
 
 
-def choose_for(gpu_id: int, data: tuple[FoldedData, ...], space: Space) -> Choice:
-    """Count the bytes of the study's largest environment and of its largest rollout, and choose."""
+def choose_for(gpu_id: int, data: tuple[FoldedData, ...], space: Space, workers: int = 1) -> Choice:
+    """Count the bytes of the study's largest environment and of its largest rollout, and choose.
+
+    `workers` processes share the device's memory.
+    """
     envs = [largest_environment(d, PROBED_N_ENVS, gpu_id) for d in data]
     samples = choices(space, "rollout_samples")
     budget = most_rollout_samples(space.given.get("total_env_steps", sys.maxsize))
@@ -221,7 +305,7 @@ def choose_for(gpu_id: int, data: tuple[FoldedData, ...], space: Space) -> Choic
         return choose_n_envs(
             bytes_per_env=max(buffer_bytes(env) for env in envs) // PROBED_N_ENVS,
             rollout_bytes=max(rollout_bytes(samples[-1], env.state_dim, env.action_dim) for env in envs),
-            free_bytes=free_bytes(envs[0].device),
+            free_bytes=free_bytes(envs[0].device) // workers,
             least_rollout_samples=min(samples[0], budget),
             on_gpu=envs[0].device.type == "cuda",
         )
@@ -265,20 +349,35 @@ def _holdout_rows(request: StudyRequest, data: tuple[FoldedData, ...]) -> Mappin
 
 
 def _conclude(study: optuna.Study, ending: Ending, folder: Path, request: StudyRequest) -> int:
+    has_best = False
+    try:
+        has_best = _write_pages(study, folder)
+    except StorageInternalError as error:
+        if ending.signal_number is None:
+            raise
+        logger.warning("no summary: the database cannot be used (%s)", reason_of(error))
+    if ending.signal_number is not None:
+        name = signal.Signals(ending.signal_number).name
+        logger.info("stopped by %s; the running trial is marked failed and queued again", name)
+        logger.info("to continue: %s", command_text(sys.orig_argv))
+        return 128 + ending.signal_number
+    if ending.repeated_failure is not None:
+        logger.error("stopped: trials fail again and again, the last with: %s", ending.repeated_failure)
+        return 1
+    if ending.error is not None:
+        logger.error("stopped: %s", ending.error)
+        return 1
+    if ending.timed_out:
+        logger.info("stopped by --timeout; the same command continues, up to %d trials", request.n_trials)
+    return 0 if has_best else 1
+
+
+def _write_pages(study: optuna.Study, folder: Path) -> bool:
+    """Summary, picture and report -> whether there is a best trial."""
     for line in summary_lines(study):
         logger.info("%s", line)
     best = best_trial(study)
     if best is not None:
         logger.info("picture: %s", plot_study(study, folder, folder / "study.png"))
     report_ended_study(study, folder)
-    if ending.signal_number is not None:
-        name = signal.Signals(ending.signal_number).name
-        logger.info("stopped by %s; the running trial is marked failed and queued again", name)
-        logger.info("to continue: %s", shlex.join(sys.orig_argv))
-        return 128 + ending.signal_number
-    if ending.repeated_failure is not None:
-        logger.error("stopped: trials fail again and again, the last with: %s", ending.repeated_failure)
-        return 1
-    if ending.timed_out:
-        logger.info("stopped by --timeout; the same command continues, up to %d trials", request.n_trials)
-    return 0 if best is not None else 1
+    return best is not None

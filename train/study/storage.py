@@ -1,34 +1,45 @@
 """Where a study is kept: opening it, recognising it, and clearing up after workers that died.
 
-SQLite by default (write-ahead log, 60 s of patience with a locked file), any other database by its URL. A study carries
-its identity (`train.study.rules`) as a user attribute; the same name with another identity is refused, because its
-trials could not be compared.
+SQLite by default (write-ahead log), PostgreSQL by its URL for workers on several machines; other servers are refused,
+because workers take turns under a lock that only these two have here. A study carries its identity
+(`train.study.rules`) as a user attribute; the same name with another identity is refused, because its trials could not
+be compared.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import importlib.util
+import logging
 import os
+import re
 import socket
 import sqlite3
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import optuna
 import psutil
-from optuna.exceptions import ExperimentalWarning
-from optuna.storages import RDBStorage, fail_stale_trials
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from train.study.data import StudyError
+from train.study.kept import kept, tell
+from train.study.patience import PatientStorage, insist, patient_storage, reason_of
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_STORAGE = "sqlite:///databases/optuna_cappuccino.db"  # in the repository
 DIRECTION = "maximize"
@@ -39,7 +50,8 @@ TARGET = "target"  # study's: finished trials it is to have, by its last command
 HOLDOUT_SCORE = "holdout_score"  # of the winner, once (`train.study.holdout`)
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # a failed trial does not count towards the target
 MAX_RETRIES = 2  # of a killed or interrupted trial
-LOCK_TIMEOUT_S = 60
+LOCK_TIMEOUT_S = 10  # of one attempt at a locked SQLite file; then it is tried again (`train.study.patience`)
+CONNECT_TIMEOUT_S = 10  # to a server
 HEARTBEAT_S = 30
 GRACE_S = 120  # without a heartbeat a worker on another machine counts as dead
 SQLITE_HEADER = b"SQLite format 3\x00"
@@ -61,15 +73,32 @@ def absolute_url(url: str, base: Path) -> URL:
     """
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:  # the second: a port that is no number
         raise StudyError(
-            f"--storage {url}: not a database URL; give sqlite:///path/to/file.db or postgresql://user@host/name"
+            f"--storage {_without_password(url)}: not a database URL; give sqlite:///path/to/file.db or "
+            "postgresql://user@host/name"
         ) from error
+    if parsed.get_backend_name() in ("postgresql", "postgres"):
+        return _with_psycopg(parsed)
     if parsed.get_backend_name() != "sqlite":
-        return parsed
+        raise StudyError(
+            f"--storage {_shown(parsed)}: {parsed.get_backend_name()} has no lock under which this program's workers "
+            "could take turns; give sqlite:///path/to/file.db or postgresql://user@host/name"
+        )
     if parsed.database in (None, "", ":memory:"):
         raise StudyError(f"--storage {url}: names no file, so nothing would be kept; give sqlite:///path/to/file.db")
     return parsed.set(database=str(base / parsed.database))
+
+
+def _with_psycopg(url: URL) -> URL:
+    """`postgresql://` means psycopg 3 here, whatever SQLAlchemy's version takes it for; a named driver stays."""
+    if "+" in url.drivername:
+        return url
+    if importlib.util.find_spec("psycopg") is None:
+        raise StudyError(
+            f"--storage {_shown(url)}: PostgreSQL needs psycopg; pip install -r requirements-postgresql.txt"
+        )
+    return url.set(drivername="postgresql+psycopg")
 
 
 def open_study(
@@ -135,25 +164,85 @@ def sqlite_path(url: URL) -> Path | None:
 
 
 @contextmanager
-def study_lock(url: URL) -> Iterator[None]:
+def study_lock(url: URL, purpose: str = "") -> Iterator[Callable[[], bool]]:
     """Held while a worker counts the trials and takes the next one: workers together then stop exactly at the target.
 
-    A lock on a file beside the SQLite database; the system lets go of it when a worker dies. Nothing for a server yet.
+    A lock on a file beside the SQLite database, an advisory lock of a PostgreSQL server; either lets go of it when its
+    holder dies.
+
+    Args:
+        url: of the database.
+        purpose: locks of other purposes do not exclude one another.
+
+    Yields:
+        Whether the lock is still held: a server that is restarted forgets it.
     """
+    with _file_lock(url, purpose) if sqlite_path(url) else _server_lock(url, purpose) as is_held:
+        yield is_held
+
+
+@contextmanager
+def _file_lock(url: URL, purpose: str) -> Iterator[Callable[[], bool]]:
     path = sqlite_path(url)
-    if path is None:
-        yield
-        return
+    assert path is not None
+    suffix = f".{_digest(purpose).hex()[:8]}.lock" if purpose else ".lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(f"{path}.lock", os.O_CREAT | os.O_RDWR, 0o644)
+        handle = os.open(f"{path}{suffix}", os.O_CREAT | os.O_RDWR, 0o644)
     except OSError as error:
         raise StudyError(f"--storage: {path.parent} cannot be written ({error.strerror})") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        yield lambda: True
     finally:
         os.close(handle)
+
+
+@contextmanager
+def _server_lock(url: URL, purpose: str) -> Iterator[Callable[[], bool]]:
+    """On a connection of its own, because the lock belongs to its session and ends with it."""
+    key = int.from_bytes(_digest(f"train.study {purpose}")[:8], "big", signed=True)
+    options = {"isolation_level": "AUTOCOMMIT", "poolclass": NullPool, "connect_args": _connect_args(url)}
+    engine = create_engine(url, **options)
+
+    def locked() -> Connection:
+        connection = engine.connect()
+        try:
+            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    connection = insist(locked, _shown(url))
+    try:
+        yield lambda: _answers(connection)
+    finally:
+        connection.invalidate()  # ends the session, and with it the lock, also one whose server is gone
+        connection.close()
+
+
+def _answers(connection: Connection) -> bool:
+    try:
+        connection.execute(text("SELECT 1"))
+    except DBAPIError:
+        return False
+    return True
+
+
+def _connect_args(url: URL) -> dict[str, Any]:
+    """A server's machine that vanishes is noticed in a minute, and at its end a worker's that vanishes too."""
+    if url.get_driver_name() not in ("psycopg", "psycopg2"):
+        return {}
+    ours = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+    theirs = " ".join(f"-c tcp_{name}={value}" for name, value in ours.items())
+    own = {} if "options" in url.query else {"options": theirs}
+    # Text comes as bytes from a database without an encoding (SQL_ASCII) unless one is asked for.
+    return {"connect_timeout": CONNECT_TIMEOUT_S, "client_encoding": "utf8", **ours, **own}
+
+
+def _digest(purpose: str) -> bytes:
+    return hashlib.sha256(purpose.encode()).digest()
 
 
 def n_finished(study: Study) -> int:
@@ -161,27 +250,64 @@ def n_finished(study: Study) -> int:
     return len(study.get_trials(deepcopy=False, states=FINISHED))
 
 
-def sign_trial(trial: optuna.Trial) -> None:
-    """Write down which process runs this trial."""
+def take_next(study: Study) -> optuna.Trial:
+    """The next trial, RUNNING, with the process that runs it written down."""
+    with warnings.catch_warnings():  # ours beat without `Study.optimize` (`train.study.heartbeat`)
+        warnings.filterwarnings("ignore", "Heartbeat of storage")
+        trial = study.ask()
     trial.set_user_attr(WORKER, this_worker())
+    return trial
 
 
 def this_worker() -> dict[str, Any]:
     """This process, such that a later one on the same machine can tell whether it still lives."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+    started = psutil.Process().create_time()
+    return {"host": socket.gethostname(), "machine": _machine(), "pid": os.getpid(), "started": started}
 
 
-def fail_abandoned_trials(study: Study) -> list[int]:
+@cache
+def _machine() -> str:
+    """Where a process number means one process: host names repeat, among containers and cloned machines."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def fail_abandoned_trials(study: Study, study_folder: Path | None = None) -> list[int]:
     """Fail the RUNNING trials whose worker is dead and queue their settings again; returns their numbers.
 
-    A worker of this machine is looked up at once; one elsewhere is dead when its heartbeat stopped.
+    A worker of this machine is looked up at once; one elsewhere is dead when its heartbeat stopped. A trial that had
+    ended, of which only the database was not told yet, is told and not failed.
+
+    Args:
+        study: whose trials.
+        study_folder: its results, where ends are kept.
     """
-    abandoned = [t for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if _is_abandoned(t)]
-    for trial in abandoned:
-        fail_and_retry(study, trial, "killed: its process ended without finishing it")
-    with experimental_allowed():
-        fail_stale_trials(study)
-    return [trial.number for trial in abandoned]
+    stale, failed = _stale_trials(study), []
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if not _is_abandoned(trial, trial._trial_id in stale):
+            continue
+        end = kept(study_folder, trial) if study_folder else None
+        try:
+            if end is None:
+                fail_and_retry(study, trial, "killed: its process ended without finishing it")
+                failed.append(trial.number)
+            else:
+                tell(study, trial.number, end)
+                logger.info("trial %d: had finished when its process was killed; told from its results", trial.number)
+        except (UpdateFinishedTrialError, ValueError):
+            logger.debug("trial %d: another worker was first", trial.number)
+    return failed
+
+
+def _stale_trials(study: Study) -> set[int]:
+    """Ids of RUNNING trials whose heartbeat stopped; none just after the database was away, for all of them then."""
+    storage = patient_storage(study)
+    if time.monotonic() - storage.recovered_s < 2 * HEARTBEAT_S:
+        return set()
+    return set(storage._get_stale_trial_ids(study._study_id))
 
 
 def fail_and_retry(study: Study, trial: FrozenTrial, reason: str) -> None:
@@ -195,36 +321,44 @@ def fail_and_retry(study: Study, trial: FrozenTrial, reason: str) -> None:
 def queue_retry(study: Study, trial: FrozenTrial) -> None:
     """Queue a failed trial's settings again, at most MAX_RETRIES times after the first."""
     history = [*trial.user_attrs.get(RETRY_OF, []), trial.number]
-    if len(history) > MAX_RETRIES or not trial.params:
+    params = trial.system_attrs.get("fixed_params", {}) | trial.params  # queued for it, and sampled so far
+    if len(history) > MAX_RETRIES or not params:
         return
-    study.enqueue_trial(trial.params, user_attrs={RETRY_OF: history})
+    study.enqueue_trial(params, user_attrs={RETRY_OF: history})
 
 
 def make_sampler(seed: int, n_trials: int) -> optuna.samplers.BaseSampler:
     """TPE for the next trial of a study that has `n_trials`.
 
     Seeded anew for every trial: a study that was stopped goes on as if it had not been, where a sampler seeded once
-    would begin the same random sequence again and repeat its first trials.
+    would begin the same random sequence again and repeat its first trials. Workers together do not sample duplicates
+    for the same reason: trials are taken one at a time, and each has another number. RUNNING trials count as bad ones
+    (`constant_liar`), so that what is being tried is not tried again nearby.
     """
-    return optuna.samplers.TPESampler(seed=(seed * 1_000_003 + n_trials) % 2**32, multivariate=True)
+    with experimental_allowed():
+        return optuna.samplers.TPESampler(
+            seed=(seed * 1_000_003 + n_trials) % 2**32, multivariate=True, group=True, constant_liar=True
+        )
 
 
-def _open_storage(url: URL) -> RDBStorage:
+def _open_storage(url: URL) -> PatientStorage:
     path = sqlite_path(url)
+    sqlite: dict[str, Any] = {"connect_args": {"timeout": LOCK_TIMEOUT_S}}
+    server: dict[str, Any] = {"connect_args": _connect_args(url), "pool_pre_ping": True, "pool_size": 2}
     try:
         if path is not None:
             _prepare_sqlite(path)
         with experimental_allowed():
-            return RDBStorage(
+            return PatientStorage(
                 url.render_as_string(hide_password=False),
-                engine_kwargs={"connect_args": {"timeout": LOCK_TIMEOUT_S}} if path else {"pool_pre_ping": True},
+                _shown(url),
+                engine_kwargs=sqlite if path else server,
                 heartbeat_interval=HEARTBEAT_S,
                 grace_period=GRACE_S,
                 heartbeat_stale_trial_callback=queue_retry,
             )
     except (SQLAlchemyError, sqlite3.Error, ImportError, RuntimeError, OSError) as error:
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        raise StudyError(f"--storage {_shown(url)}: cannot be used: {reason}") from error
+        raise StudyError(f"--storage {_shown(url)}: cannot be used: {reason_of(error)}") from error
 
 
 def _prepare_sqlite(path: Path) -> None:
@@ -280,14 +414,14 @@ def _said(value: object) -> str:
     return "absent" if value is None else str(value)
 
 
-def _is_abandoned(trial: FrozenTrial) -> bool:
-    """Whether a RUNNING trial's process is known to be dead."""
+def _is_abandoned(trial: FrozenTrial, is_stale: bool) -> bool:
+    """Whether a RUNNING trial's process is known to be dead; `is_stale`: its heartbeat stopped."""
     worker = trial.user_attrs.get(WORKER)
     if worker is None:  # killed between being made and being signed; another worker's is signed within moments
         started_s = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
         return time.time() - started_s > GRACE_S
-    if worker["host"] != socket.gethostname():
-        return False
+    if (worker["host"], worker.get("machine", _machine())) != (socket.gethostname(), _machine()):
+        return is_stale
     try:
         process = psutil.Process(worker["pid"])
         return process.status() == psutil.STATUS_ZOMBIE or abs(process.create_time() - worker["started"]) > 1.0
@@ -297,3 +431,7 @@ def _is_abandoned(trial: FrozenTrial) -> bool:
 
 def _shown(url: URL) -> str:
     return str(sqlite_path(url) or url.render_as_string(hide_password=True))
+
+
+def _without_password(text_: str) -> str:
+    return re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", text_)

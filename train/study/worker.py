@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import re
 import time
 from contextlib import ExitStack
@@ -11,19 +12,26 @@ from dataclasses import dataclass
 
 import optuna
 import torch
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import URL
 
 from train.study.artifacts import picture_of
+from train.study.heartbeat import Heartbeat
 from train.study.interruption import Interrupted, Interruption
+from train.study.kept import TrialEnd, keep, tell
 from train.study.objective import Objective, SplitFailedError
+from train.study.patience import patient_storage, reason_of
 from train.study.storage import (
     FAILURE,
+    FINISHED,
     fail_abandoned_trials,
+    fail_and_retry,
     make_sampler,
     n_finished,
     queue_retry,
     study_lock,
+    take_next,
 )
 
 logger = logging.getLogger(__name__)
@@ -48,6 +56,7 @@ class Ending:
     signal_number: int | None = None
     repeated_failure: str | None = None
     timed_out: bool = False
+    error: str | None = None  # of the worker itself, which no other trial would mend
 
 
 def run_worker(
@@ -66,25 +75,38 @@ def run_worker(
         limits: when to stop.
         interruption: must be in use.
     """
+    patient_storage(study).gives_up = lambda: interruption.received is not None
+    try:
+        return _run_trials(study, objective, url, limits, interruption)
+    except Interrupted as signal:
+        return Ending(signal_number=signal.signal_number)
+    except StorageInternalError as error:
+        if interruption.received is None:
+            raise
+        logger.warning("the database cannot be used (%s), so the running trial stands in it as it was; the next start "
+                       "mends that", reason_of(error))  # fmt: skip
+        return Ending(signal_number=interruption.received)
+
+
+def _run_trials(
+    study: optuna.Study, objective: Objective, url: URL, limits: Limits, interruption: Interruption
+) -> Ending:
     started = time.monotonic()
     failures: list[str] = []
     is_waiting = False
-    for number in fail_abandoned_trials(study):
-        logger.info("trial %d: its process was killed; marked failed, its settings will be tried again", number)
     while n_finished(study) < limits.target:
         if limits.timeout_s is not None and time.monotonic() - started >= limits.timeout_s:
             return Ending(timed_out=True)
-        try:
-            interruption.check()
-            trial = _next_trial(study, objective, url, limits.target)
-            if trial is None and not is_waiting:
+        taken = _take_trial(study, objective, url, limits.target, interruption)
+        if taken is None:
+            if not is_waiting:
                 logger.info("other workers run the trials that are left; waiting for them")
-            is_waiting = trial is None
-            if trial is None:
-                _wait_for_others(study, interruption)
-                continue
-        except Interrupted as signal:
-            return Ending(signal_number=signal.signal_number)
+            is_waiting = True
+            with interruption.interruptible():
+                time.sleep(WAIT_S)
+            continue
+        is_waiting = False
+        trial = _run_trial(study, objective, taken)
         objective.reporter.trial_finished(trial)
         failures = [*failures, _kind_of_failure(trial)] if trial.state == TrialState.FAIL else []
         if _is_hopeless(failures):
@@ -92,31 +114,80 @@ def run_worker(
     return Ending()
 
 
-def _next_trial(study: optuna.Study, objective: Objective, url: URL, target: int) -> FrozenTrial | None:
-    """Take and run one trial; None when other workers run as many as are still wanted."""
-    numbers: list[int] = []
-    with ExitStack() as lock:
-        lock.enter_context(study_lock(url))
+def _take_trial(
+    study: optuna.Study, objective: Objective, url: URL, target: int, interruption: Interruption
+) -> optuna.Trial | None:
+    """A trial of ours, RUNNING and signed; None when other workers run as many as are still wanted."""
+    with ExitStack() as stack:
+        with interruption.interruptible():
+            is_held = stack.enter_context(study_lock(url))
+        for number in fail_abandoned_trials(study, objective.run.folder):
+            logger.info("trial %d: its process was killed; marked failed, its settings will be tried again", number)
         trials = study.get_trials(deepcopy=False)
-        if n_finished(study) + sum(t.state == TrialState.RUNNING for t in trials) >= target:
+        if _n_counted(trials) >= target:
             return None
         study.sampler = make_sampler(objective.run.seed, len(trials))
+        trial = take_next(study)
+        if is_held():
+            return trial
+    return _given_up_if_too_many(study, url, trial, target)
 
-        def taken(trial: optuna.Trial) -> float:
-            lock.close()  # the trial is RUNNING and counts; others may take theirs
-            numbers.append(trial.number)
-            with picture_of(trial, objective.run.folder):
-                return objective(trial)
 
+def _given_up_if_too_many(
+    study: optuna.Study, url: URL, trial: optuna.Trial, target: int
+) -> optuna.Trial | None:
+    """The server forgot the lock while the trial was taken, and another worker may have counted without it."""
+    with study_lock(url):
+        if _n_counted(study.get_trials(deepcopy=False)) <= target:
+            return trial
+        fail_and_retry(study, _trial(study, trial.number), "not needed: others had taken the last trials")
+        return None
+
+
+def _n_counted(trials: list[FrozenTrial]) -> int:
+    """Finished trials and those that are to become so."""
+    return sum(t.state in (*FINISHED, TrialState.RUNNING) for t in trials)
+
+
+def _run_trial(study: optuna.Study, objective: Objective, trial: optuna.Trial) -> FrozenTrial:
+    """Run a trial that is ours and tell the database how it ended, however long that takes."""
+    with Heartbeat(study, trial._trial_id):
         try:
-            study.optimize(taken, n_trials=1, catch=(SplitFailedError,))
+            end = _end_of(objective, trial)
+            if end.state in FINISHED:
+                keep(objective.run.folder, _trial(study, trial.number), end)
+            tell(study, trial.number, end)
+        except (UpdateFinishedTrialError, ValueError) as error:
+            if _trial(study, trial.number).state == TrialState.RUNNING:
+                raise
+            logger.warning("trial %d: was taken for dead and queued again while it ran (%s); the new one takes over "
+                           "the splits that it has finished", trial.number, error)  # fmt: skip
         except Interrupted:
-            queue_retry(study, _trial(study, numbers[0]))
+            tell(study, trial.number, TrialEnd(TrialState.FAIL))
+            queue_retry(study, _trial(study, trial.number))
             raise
-    trial = _trial(study, numbers[0])
-    if trial.state == TrialState.FAIL:
+        except BaseException:  # a mistake in the program stops the run; the trial is not left RUNNING
+            tell(study, trial.number, TrialEnd(TrialState.FAIL))
+            raise
+    ended = _trial(study, trial.number)
+    if ended.state == TrialState.FAIL:
         _release_memory()
-    return trial
+    return ended
+
+
+def _end_of(objective: Objective, trial: optuna.Trial) -> TrialEnd:
+    """Run it."""
+    try:
+        with picture_of(trial, objective.run.folder):
+            value = objective(trial)
+    except optuna.TrialPruned:
+        return TrialEnd(TrialState.PRUNED)
+    except SplitFailedError:
+        return TrialEnd(TrialState.FAIL)
+    if not math.isfinite(value):  # Optuna would take an infinite one for the best
+        trial.set_user_attr(FAILURE, f"its value is {value}")
+        return TrialEnd(TrialState.FAIL)
+    return TrialEnd(TrialState.COMPLETE, float(value))
 
 
 def _release_memory() -> None:
@@ -128,12 +199,6 @@ def _release_memory() -> None:
 
 def _trial(study: optuna.Study, number: int) -> FrozenTrial:
     return study.get_trials(deepcopy=False)[number]
-
-
-def _wait_for_others(study: optuna.Study, interruption: Interruption) -> None:
-    with interruption.interruptible():
-        time.sleep(WAIT_S)
-    fail_abandoned_trials(study)
 
 
 def _reason(trial: FrozenTrial) -> str:

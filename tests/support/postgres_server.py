@@ -1,0 +1,78 @@
+"""A PostgreSQL server of our own: real, on loopback, in a folder that is thrown away, without fsync."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+BINARIES = Path("/usr/lib/postgresql/15/bin")
+USER = "postgres"  # the server refuses to run as root
+PASSWORD = "not-to-be-printed"
+SETTINGS = ("listen_addresses=127.0.0.1", "fsync=off", "synchronous_commit=off", "full_page_writes=off")
+
+
+def why_not() -> str | None:
+    """The reason why no server can be started here, None when one can."""
+    if not (BINARIES / "initdb").exists():
+        return f"no PostgreSQL 15 in {BINARIES}: apt-get install postgresql-15"
+    if os.getuid() == 0 and shutil.which("setpriv") is None:
+        return "PostgreSQL does not run as root, and there is no setpriv to become another user"
+    return None
+
+
+@dataclass
+class PostgresServer:
+    """Started on construction, in a folder that is not there yet and where the server's user can come."""
+
+    folder: Path
+    port: int = 0
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir()
+        if os.getuid() == 0:
+            shutil.chown(self.folder, USER, USER)
+        password = self.folder / "password"
+        password.write_text(PASSWORD)
+        password.chmod(0o644)
+        self._run("initdb", "-D", self.folder / "data", "-U", USER, "-A", "scram-sha-256", "--pwfile", password, "-N")
+        password.unlink()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.start()
+
+    def url(self, database: str = "postgres") -> str:
+        """As a user types it."""
+        return f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{self.port}/{database}"
+
+    def new_database(self, name: str) -> str:
+        """Make an empty database -> its URL."""
+        self._run("createdb", "-h", "127.0.0.1", "-p", self.port, "-U", USER, name)
+        return self.url(name)
+
+    def start(self) -> None:
+        """Until it answers."""
+        options = " ".join(f"-c {setting}" for setting in (*SETTINGS, f"port={self.port}"))
+        options += f" -k {self.folder}"
+        log = self.folder / "data" / "log"
+        self._run("pg_ctl", "-D", self.folder / "data", "-l", log, "-o", options, "-w", "start")
+
+    def stop(self) -> None:
+        """At once: open transactions are rolled back, connections are cut."""
+        self._run("pg_ctl", "-D", self.folder / "data", "-m", "fast", "-w", "stop")
+
+    def _run(self, program: str, *arguments: object) -> None:
+        as_user = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"] if os.getuid() == 0 else []
+        command = [*as_user, str(BINARIES / program), *map(str, arguments)]
+        environment = {"PATH": os.environ["PATH"], "PGPASSWORD": PASSWORD, "LC_ALL": "C"}
+        # Into a file: the server inherits the streams and would keep a pipe open.
+        with (self.folder.parent / "output.txt").open("w+") as output:
+            done = subprocess.run(
+                command, cwd="/", env=environment, stdout=output, stderr=subprocess.STDOUT, timeout=60, check=False
+            )
+            output.seek(0)
+            assert done.returncode == 0, output.read()

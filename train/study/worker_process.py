@@ -1,0 +1,60 @@
+"""The program of a worker process (`train.study.workers`): python -m train.study.worker_process RESULT_FD."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import threading
+
+from optuna.exceptions import StorageInternalError
+
+from market.errors import DatasetError
+from train.study.data import StudyError
+from train.study.interruption import SIGNALS, Interruption
+from train.study.patience import reason_of
+from train.study.progress import Reporter
+from train.study.session import open_request, work_on
+from train.study.worker import Ending
+from train.study.workers import Orders, set_up_logging
+from train.validation.splits import SplitError
+
+
+class WorkerReporter(Reporter):
+    """Without progress bars: the bars of several workers would overwrite one another."""
+
+    hides_bars = True
+
+
+def main(result_fd: int) -> None:
+    """Carry the orders out and say what came of it. Signals come blocked, and leave blocked."""
+    orders: Orders = pickle.load(sys.stdin.buffer)
+    set_up_logging(orders.log_level, f"worker {orders.number}: ")
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    with Interruption() as interruption:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        ending = _work(orders, interruption)
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    os.write(result_fd, pickle.dumps(ending))
+
+
+def _work(orders: Orders, interruption: Interruption) -> Ending:
+    try:
+        opened = open_request(orders.request)
+        return work_on(opened, orders.request, interruption, WorkerReporter)
+    except (StudyError, DatasetError, SplitError) as error:
+        return Ending(error=f"worker {orders.number}: {error}")
+    except StorageInternalError as error:
+        return Ending(error=f"worker {orders.number}: the database failed: {reason_of(error)}")
+
+
+def _stop_with_parent() -> None:
+    """Standard input ends with the parent. Read without Python's buffer, whose lock would be held at exit."""
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
