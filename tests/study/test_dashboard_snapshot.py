@@ -13,8 +13,10 @@ from optuna.trial import TrialState
 from sqlalchemy import Engine, event
 
 from tests.support.made_studies import NOW, SPACE, close, make_study, split_figures, trial, url_of
+from train.study.dashboard.figures import best_so_far
 from train.study.dashboard.snapshot import take_snapshot
 from train.study.data import StudyError
+from train.study.progress import best_trial
 from train.study.storage import FAILURE, this_worker
 
 COMPLETE, PRUNED, FAIL, RUNNING, WAITING = (
@@ -56,6 +58,18 @@ def test_a_pruned_trial_and_a_value_that_is_not_finite_are_never_best(tmp_path):
     seen = snapshot(tmp_path)
     assert (seen.best.number, seen.best.value) == (0, 1.0)
     assert [t.value for t in seen.trials] == [1.0, None, None, None]
+
+
+def test_a_trial_that_breaks_a_bound_is_never_best(tmp_path):
+    study = make_study(tmp_path, [trial(value=0.1)])
+    for bound, value in ((0.2, 0.9), (-0.2, 0.5)):
+        asked = study.ask()
+        asked.set_constraint("max_drawdown", bound)
+        study.tell(asked, value)
+    found = take_snapshot(url_of(tmp_path), "s")
+    assert (found.best.number, found.best.value) == (2, 0.5)
+    assert best_trial(study).number == 2
+    assert best_so_far(found.trials, maximize=True) == [0.1, 0.5]
 
 
 def test_reasons_and_rates_are_those_of_the_trials_that_ended_last(tmp_path):

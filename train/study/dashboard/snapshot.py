@@ -156,12 +156,28 @@ def _trials(connection: Connection, study: int) -> tuple[dict[int, int], tuple[T
         "WHERE t.study_id = :study ORDER BY t.number",
         study=study,
     )
+    out_of_bounds = _out_of_bounds(connection, study)
+
+    def value(row: Any) -> float | None:
+        counts = row.state == COMPLETE and _is_finite(row.value) and row.trial_id not in out_of_bounds
+        return row.value if counts else None
+
     trials = tuple(
-        TrialRow(row.number, row.state, _time(row.datetime_start), _time(row.datetime_complete),
-                 row.value if row.state == COMPLETE and _is_finite(row.value) else None)
+        TrialRow(row.number, row.state, _time(row.datetime_start), _time(row.datetime_complete), value(row))
         for row in rows
-    )  # fmt: skip
+    )
     return {row.number: row.trial_id for row in rows}, trials
+
+
+def _out_of_bounds(connection: Connection, study: int) -> set[int]:
+    """Ids of the trials that break a bound of the study (Optuna's constraints, above 0) and so are never best."""
+    rows = _rows(
+        connection,
+        "SELECT a.trial_id, a.value_json FROM trial_system_attributes a JOIN trials t ON t.trial_id = a.trial_id "
+        "WHERE t.study_id = :study AND a.key LIKE 'constraints:%'",
+        study=study,
+    )
+    return {row.trial_id for row in rows if float(json.loads(row.value_json)) > 0.0}
 
 
 def _ended(trial: TrialRow) -> tuple[datetime, int]:

@@ -178,10 +178,9 @@ def _best(s: Snapshot, width: int, encoding: str) -> RenderableType:
             "best trial", Text(f"{s.n_objectives} objectives: there is no single best trial", style="yellow")
         )
     if s.best is None:
-        ended = s.count(PRUNED, FAIL)
-        return _section(
-            "best trial", Text("none: no trial has completed" + (f", {ended} ended otherwise" if ended else ""))
-        )
+        ended, n = s.count(PRUNED, FAIL), s.count(COMPLETE)
+        why = f"none of {n} completed trials keeps the study's bounds" if n else "none: no trial has completed"
+        return _section("best trial", Text(why + (f", {ended} ended otherwise" if ended else "")))
     best = s.best
     parts: list[RenderableType] = [
         Text.assemble(
