@@ -24,7 +24,9 @@ NOTHING = "Nothing is measured yet: the commands below do it."
 TITLES = {
     "step": "Stepping", "scale": "Number of environments", "startup": "Starting up", "rollout": "Exploring",
     "update": "Updating", "trial": "Whole trials", "study": "Whole studies", "dataset": "Bars to a dataset",
+    "memory": "Memory over many trials", "checkpoint": "Checkpoints",
 }  # fmt: skip
+PICTURES = {"scale": "Cost of a step and memory", "memory": "Resident memory after each trial"}
 SHORT = ("step", "trial")   # what the README shows
 CALIBRATION = "calibration"   # benchmarks/calibration.py: of the judgement, not of a machine
 GPU_LINE = "Not yet measured on a GPU: `python benchmarks/step.py --gpu 0` does it."
@@ -70,8 +72,8 @@ def long_blocks(found: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
         for name in [name for name in TITLES if name in content["sections"]]:
             part = content["sections"][name]
             lines = [f"### {TITLES[name]}", "", *section_lines(part), "", origin(part)]
-            if name == "scale":
-                lines += ["", f"![Cost of a step and memory]({picture(stem)})"]
+            if name in PICTURES:
+                lines += ["", f"![{PICTURES[name]}]({picture(stem, name)})"]
             blocks.append(tidied(lines))
     return blocks
 
@@ -86,9 +88,9 @@ def calibration_block(results: Path = RESULTS) -> str:
     return tidied(["## Is a winner called skilful?", *lines]) if lines else ""
 
 
-def picture(stem: str) -> str:
-    """Of the section "scale", as docs/results.md links to it."""
-    return f"../benchmarks/results/{stem}_scale.png"
+def picture(stem: str, section: str) -> str:
+    """Of a section in PICTURES, as docs/results.md links to it."""
+    return f"../benchmarks/results/{stem}_{section}.png"
 
 
 def tidied(lines: Sequence[str]) -> str:

@@ -29,6 +29,7 @@ What is left out, and why:
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import platform
 
@@ -38,6 +39,9 @@ log = logging.getLogger(__name__)
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3     # mallopt's names, malloc.h
 LARGEST_KEPT_BYTES, MOST_KEPT_BYTES = 32 << 20, 512 << 20   # a block (glibc allows no more), and all of them
+
+# torch's allocator on the CPU raises a plain RuntimeError.
+NO_MEMORY = ("DefaultCPUAllocator", "std::bad_alloc", "out of memory")
 
 
 def prepare_device(gpu_id: int, cpu_threads: int = 1, matmul_precision: str | None = None) -> torch.device:
@@ -71,3 +75,17 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES) and mallopt(M_TRIM_THRESHOLD, MOST_KEPT_BYTES))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory could not be had: Python's, NumPy's, torch's on any device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+
+
+def release_memory() -> None:
+    """Give back what is unreachable by now, to this process and to the device's others."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import time
@@ -10,24 +11,32 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from elegantrl.train.config import Config
+from torch import Tensor
 
 from drl_agents.agents import AGENTS, AgentBase
+from drl_agents.agents.agent_state import AgentStateError, agent_tensors, restore_agent
 from drl_agents.agents.AgentPPO import AgentPPO
 from drl_agents.agents.bar_features import BarFeatures
-from drl_agents.policy_file import save_policy
+from drl_agents.atomic_file import write_atomically
+from drl_agents.policy_file import PolicyFileError, save_policy
 from environment_Alpaca import CryptoEnvAlpaca
 from environment_Alpaca_vectorized import EnvParams, VectorizedCryptoEnvAlpaca, observation_layout
+from train.checkpoint import Checkpoints, Keeper, below, copy_policy, file_tensor, prefixed
 from train.config import TrainConfig
 from train.device import prepare_device
 from train.env_factory import env_class_for, make_env
+from train.env_state import EnvStateError, check_env_tensors, env_tensors, has_known_state, restore_env
 from train.evaluator import Score, evaluate_policy, mean_growth
-from train.provenance import code_version
+from train.provenance import code_version, trial_code_sha256
 
 log = logging.getLogger(__name__)
 
 LAST_POLICY, BEST_POLICY = "policy_last.safetensors", "policy_best.safetensors"
+# Numbers of a run that its checkpoint has beside the history.
+KEPT = ("env_steps", "samples_learned", "explore_s", "update_s", "evaluate_s", "best_score", "has_best")
 
 
 class TrainingDiverged(ArithmeticError):  # noqa: N818 - says what happened
@@ -65,6 +74,8 @@ class TrainResult:
     update_samples_per_s: float     # samples through gradient steps, each counted once an epoch
     wall_s: float
     history: tuple[Progress, ...]
+    n_checkpoints: int = 0          # that this process wrote
+    checkpoint_s: float = 0.0       # which took so long
 
 
 def train_policy(
@@ -79,6 +90,7 @@ def train_policy(
     env_kwargs: Mapping[str, Any] | None = None,
     env_class: type | None = None,
     score: Score = mean_growth,
+    checkpoints: Checkpoints | None = None,
 ) -> TrainResult:
     """Train one policy and keep its last and its best version in `out_dir`.
 
@@ -93,6 +105,10 @@ def train_policy(
         env_kwargs: further named parameters of the environments, such as fees.
         env_class: None takes the scalar class for one environment and the fast vectorized one for several.
         score: of the validation records; the highest is best. Not finite never is.
+        checkpoints: where the run's state is kept now and then, and a killed one is gone on from, with the bits of a
+            run that was never stopped. On-policy agents only: a replay memory is some hundred times as large as all
+            else, so an off-policy run begins anew, as one in a host's own environment does. The caller discards them
+            when it has what it trained for.
 
     Raises:
         TrainingDiverged: when a reward, loss or weight stops being finite.
@@ -112,7 +128,27 @@ def train_policy(
         run.evaluate = lambda: score(
             evaluate_policy(agent.act, validation_config, env_params, gpu_id=settings.gpu_id, env_kwargs=env_kwargs)
         )
+    if checkpoints is not None and not settings.is_off_policy and has_known_state(env):
+        run.keeper = Keeper(checkpoints, run_identity(known, train_config, validation_config, score))
+        run.go_on()
     return run.to_the_end(on_progress)
+
+
+def run_identity(
+    known: Mapping[str, Any], config: Mapping[str, Any], validation_config: Mapping[str, Any] | None, score: Score
+) -> dict[str, Any]:
+    """All that a run's numbers follow from: what its policies say of themselves, but for the trial's number, and code.
+
+    The data is known by the caller's `data_sha256`, or else by its arrays; the code by its text, not its commit.
+    """
+    identity = {name: value for name, value in known.items() if name not in ("trial", "code_version")}
+    if not identity.get("data_sha256"):
+        arrays = {name: np.ascontiguousarray(config[name]) for name in ("price_array", "tech_array")}
+        identity["data_sha256"] = {name: hashlib.sha256(array.data).hexdigest() for name, array in arrays.items()}
+    return identity | {
+        "validation_segments": None if validation_config is None else validation_config.get("segments"),
+        "score": score.__qualname__, "code_sha256": trial_code_sha256(), "torch": torch.__version__,
+    }  # fmt: skip
 
 
 def build_agent(settings: TrainConfig, env: Any) -> AgentBase:
@@ -182,18 +218,64 @@ class _Run:
     evaluate_s: float = 0.0
     best_score: float = -math.inf
     has_best: bool = False      # written by this run; an earlier one may have left a file in the same folder
+    wall_s: float = 0.0         # before this process
+    started_s: float = field(default_factory=time.perf_counter)
+    keeper: Keeper | None = None
 
     def to_the_end(self, on_progress: Callable[[Progress], None] | None) -> TrainResult:
-        """Spend the budget."""
-        started = time.perf_counter()
+        """Spend the budget, or what is left of it."""
         if self.settings.warmup_len:
             self._explore(self.settings.warmup_len, if_random=True)
-        for n_updates in range(1, self.settings.n_updates + 1):
+        for n_updates in range(len(self.history) + 1, self.settings.n_updates + 1):
             progress = self._one_update(n_updates)
             self.history.append(progress)
             if on_progress is not None:
                 on_progress(progress)
-        return self._result(time.perf_counter() - started)
+            # Not after the last: what follows is short, and the last policy file is the last update's.
+            if self.keeper is not None and n_updates < self.settings.n_updates and self.keeper.is_due():
+                self._keep_checkpoint(self.keeper)
+        return self._result(self.wall_s + time.perf_counter() - self.started_s)
+
+    def _keep_checkpoint(self, keeper: Keeper) -> None:
+        """Write all that the rest of the run follows from. The best policy goes in as the file that it is."""
+        started_s = time.monotonic()
+        assert self.agent.last_state is not None
+        tensors = prefixed("agent", agent_tensors(self.agent)) | prefixed("env", env_tensors(self.env))
+        tensors["last_state"] = torch.as_tensor(self.agent.last_state).cpu().clone()
+        if self.has_best:
+            tensors["best_policy"] = file_tensor(self.out_dir / BEST_POLICY)
+        facts = {name: getattr(self, name) for name in KEPT} | {
+            "history": [asdict(progress) for progress in self.history],
+            "wall_s": self.wall_s + time.perf_counter() - self.started_s,
+        }
+        keeper.write(facts, tensors, started_s)
+
+    def go_on(self) -> None:
+        """Take over the latest checkpoint that is this run's; without one nothing changes."""
+        assert self.keeper is not None
+        for path, facts, tensors in self.keeper.usable():
+            try:
+                self._take_over(path, facts, tensors)
+            except (AgentStateError, EnvStateError, PolicyFileError) as error:
+                log.warning("%s: %s; it is not used", path, error)
+                continue
+            log.info("goes on from %s: %d of %d updates are done", path, len(self.history), self.settings.n_updates)
+            return
+
+    def _take_over(self, path: Path, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """All of it, or an error before anything that the run reads has changed."""
+        if facts["has_best"]:
+            best = self.out_dir / BEST_POLICY
+            write_atomically(best, tensors["best_policy"].numpy().tobytes())
+            copy_policy(best, best, self.metadata)
+        env = below("env", tensors)
+        check_env_tensors(self.env, env)
+        restore_agent(self.agent, below("agent", tensors), path)
+        restore_env(self.env, env)
+        self.agent.last_state = tensors["last_state"].to(self.agent.device)
+        for name in (*KEPT, "wall_s"):
+            setattr(self, name, facts[name])
+        self.history = [Progress(**row | {"losses": tuple(row["losses"])}) for row in facts["history"]]
 
     def _one_update(self, n_updates: int) -> Progress:
         mean_reward, items = self._explore(self.settings.rollout_len)
@@ -263,6 +345,8 @@ class _Run:
             env_steps=self.env_steps, n_updates=len(self.history), gradient_steps=self.agent.gradient_steps,
             explore_steps_per_s=explored, update_samples_per_s=self.samples_learned / max(self.update_s, 1e-9),
             wall_s=wall_s, history=tuple(self.history),
+            n_checkpoints=self.keeper.n_written if self.keeper else 0,
+            checkpoint_s=self.keeper.total_s if self.keeper else 0.0,
         )  # fmt: skip
 
 

@@ -33,8 +33,12 @@ class AgentStateError(ValueError):
 
 def save_agent_state(agent: AgentBase, path: str | Path) -> None:
     """Write `agent`'s state atomically; the replay memory is left out."""
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in _tensors(agent).items()}
-    write_atomically(Path(path), save(tensors, {"agent": type(agent).__name__}))
+    write_atomically(Path(path), save(agent_tensors(agent), {"agent": type(agent).__name__}))
+
+
+def agent_tensors(agent: AgentBase) -> dict[str, Tensor]:
+    """Copies of every tensor of the state on the CPU, by dotted name; the replay memory is left out."""
+    return {name: value.detach().cpu().contiguous().clone() for name, value in _tensors(agent).items()}
 
 
 def load_agent_state(agent: AgentBase, path: str | Path) -> None:
@@ -46,6 +50,11 @@ def load_agent_state(agent: AgentBase, path: str | Path) -> None:
     own_name = type(agent).__name__
     if name != own_name:
         raise AgentStateError(f"{path} belongs to another agent: it is of {name}, expected {own_name}")
+    restore_agent(agent, stored, path)
+
+
+def restore_agent(agent: AgentBase, stored: dict[str, Tensor], path: str | Path) -> None:
+    """Put what `agent_tensors` returned into `agent`, or change nothing and raise AgentStateError, naming `path`."""
     found = {key: (tuple(value.shape), value.dtype) for key, value in stored.items()}
     expected = _expected(agent, stored)
     different = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))

@@ -76,8 +76,8 @@ def test_a_section_of_a_result_file_says_how_it_was_made(stem, content):
         assert {"command", "date", "torch", "threads", "commit", "about", "columns", "rows"} <= part.keys()
         assert "--quick" not in part["command"]
         assert "/" not in part["command"].removeprefix("python benchmarks/")
-    if "scale" in content["sections"]:
-        assert (ROOT / "docs" / readme_table.picture(stem)).is_file()
+    for name in content["sections"].keys() & readme_table.PICTURES.keys():
+        assert (ROOT / "docs" / readme_table.picture(stem, name)).is_file()
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\(([^)#]+)\)", (ROOT / "docs" / "results.md").read_text()), ids=str)

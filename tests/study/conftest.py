@@ -58,7 +58,7 @@ class FakeRunner:
     results: list = field(default_factory=list)
     calls: list = field(default_factory=list)
 
-    def __call__(self, settings, data, fold, out_dir, metadata, on_progress=None) -> SplitOutcome:
+    def __call__(self, settings, data, fold, out_dir, metadata, on_progress=None, checkpoints=None) -> SplitOutcome:
         self.calls.append((settings, fold, out_dir, metadata))
         result = self.results.pop(0) if self.results else 1.0
         if isinstance(result, BaseException):
@@ -78,6 +78,7 @@ class Lab:
     interruption: Interruption
     pruner: object
     seed: int = 0
+    n_envs: int = 4
 
     @property
     def url(self):
@@ -89,7 +90,7 @@ class Lab:
     def run(self, target: int, timeout_s: float | None = None):
         study = self.open()
         space = build_space(longest_episode_bars=self.folded.longest_episode_bars)
-        run = RunSettings(4, self.seed, -1, self.folder / "results", "test")
+        run = RunSettings(self.n_envs, self.seed, -1, self.folder / "results", "test")
         reporter = Reporter(study, space, len(self.folded.folds), target)
         objective = Objective(space, [self.folded], run, reporter, self.interruption, self.runner)
         with self.interruption:

@@ -59,10 +59,18 @@ def test_a_failed_split_fails_its_trial_with_the_reason_and_the_study_goes_on(la
 
 
 def test_the_same_failure_five_times_in_a_row_ends_the_run(lab):
-    lab.runner.results = [RuntimeError(f"out of memory after {i} bytes") for i in range(9)]
+    lab.runner.results = [RuntimeError(f"loss of {i} is broken") for i in range(9)]
+    study, ending = lab.run(3)
+    assert "is broken" in ending.repeated_failure
+    assert states(study) == {"FAIL": 5}
+
+
+def test_out_of_memory_twice_in_each_of_five_trials_ends_the_run(lab):
+    lab.runner.results = [RuntimeError(f"out of memory after {i} bytes") for i in range(19)]
     study, ending = lab.run(3)
     assert "out of memory" in ending.repeated_failure
     assert states(study) == {"FAIL": 5}
+    assert [call[0].train["n_envs"] for call in lab.runner.calls] == [4, 2] * 5
 
 
 def test_four_equal_failures_and_another_one_do_not_end_the_run(lab):

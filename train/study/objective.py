@@ -6,7 +6,9 @@ value = mean over splits of (agent's annualised Sharpe - equal-weight portfolio'
   ever in the market (mean exposure under 1 %), makes the trial PRUNED with the reason: finished, counted, never best.
   Nothing is put in the split's place. (Optuna gives every PRUNED trial its last report, an earlier split's excess, as
   its value; `best_trial` and `study.best_trial` look at COMPLETE trials only.)
-* A split that fails makes the trial FAIL with the reason; the study goes on.
+* A split that fails makes the trial FAIL with the reason; the study goes on. One that ran out of memory is tried once
+  more with half the environments and rollouts twice as long, so the setting stays what it is; the next trial has all.
+* A trial that was killed is tried again (`train.study.storage`) and goes on where it stood (`train.study.retry`).
 * Every split's excess Sharpe is reported as step k, where the pruner pairs it with the best trial's split k.
 * Split k of every trial trains from the same seed, so settings are compared on equal luck.
 """
@@ -18,19 +20,23 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import optuna
 
+from train.checkpoint import EVERY_S, Checkpoints
 from train.config import TrainConfig
+from train.device import is_out_of_memory, release_memory
 from train.env_factory import resolved_rules
+from train.provenance import trial_code_sha256
 from train.run import Progress, TrainingDiverged
 from train.study.data import Fold, FoldedData
 from train.study.interruption import Interrupted, Interruption
-from train.study.progress import Reporter
-from train.study.results import split_folder, trial_folder, write_json
-from train.study.search_space import Resolved, Space, resolve, sample
+from train.study.progress import Reporter, outcome_text
+from train.study.results import SETTINGS, split_folder, trial_folder, write_json
+from train.study.retry import Attempts
+from train.study.search_space import Resolved, Space, resolve, sample, with_half_the_envs
 from train.study.split_run import SplitOutcome, outcome_json, run_split
 from train.study.storage import CODE_VERSION, FAILURE, sign_trial
 from train.study.venue import venue_env, venue_json
@@ -45,13 +51,36 @@ LEAST_EXPOSURE = 0.01
 # not here: it stops the run.
 SPLIT_ERRORS = (TrainingDiverged, ValueError, ArithmeticError, RuntimeError, MemoryError, OSError)
 
-SplitRunner = Callable[
-    [Resolved, FoldedData, Fold, Path, Mapping[str, Any], Callable[[Progress], None] | None], SplitOutcome
-]
+OUT_OF_MEMORY = "out_of_memory"  # user attribute: split -> what it was tried again with
+
+
+class SplitRunner(Protocol):
+    """As `train.study.split_run.run_split`."""
+
+    def __call__(
+        self,
+        settings: Resolved,
+        data: FoldedData,
+        fold: Fold,
+        out_dir: Path,
+        metadata: Mapping[str, Any],
+        on_progress: Callable[[Progress], None] | None = None,
+        checkpoints: Checkpoints | None = None,
+    ) -> SplitOutcome:
+        """Train and score."""
+        ...
 
 
 class SplitFailedError(Exception):
     """A split that could not be trained or scored; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an attempt at a split ended. It keeps no traceback, whose frames would keep the split's tensors alive."""
+
+    cause: str
+    is_out_of_memory: bool
 
 
 @dataclass(frozen=True)
@@ -64,6 +93,7 @@ class RunSettings:
     folder: Path  # the study's results
     code_version: str
     volume_30d: float | None = None  # USD, None: not said
+    checkpoint_every_s: float = EVERY_S
 
 
 def score(excess_sharpes: Sequence[float]) -> float:
@@ -109,33 +139,81 @@ class Objective:
             trial.set_user_attr(name, value)
         self.reporter.trial_started(trial.number, values)
         self._write_settings(trial, values, data)
+        attempts = Attempts.of(self.run.folder, trial)
+        try:
+            value = self._over_splits(trial, values, data, attempts)
+        except (optuna.TrialPruned, SplitFailedError):  # not Interrupted: the next attempt goes on from there
+            attempts.discard_checkpoints(len(data.folds))
+            raise
+        attempts.discard_checkpoints(len(data.folds))
+        return value
+
+    def _over_splits(
+        self, trial: optuna.Trial, values: Mapping[str, Any], data: FoldedData, attempts: Attempts
+    ) -> float:
         excess: list[float] = []
         for fold in data.folds:
-            outcome = self._run_fold(trial, values, data, fold)
+            outcome = self._taken_over(trial, fold, attempts) or self._run_fold(trial, values, data, fold, attempts)
             trial.set_user_attr(f"split_{fold.index}", outcome_json(outcome))
-            self.reporter.split_finished(trial.number, outcome)
             excess.append(_defined(trial, outcome))
             trial.report(excess[-1], step=fold.index)
             if fold is not data.folds[-1] and trial.should_prune():
                 raise _pruned(trial, f"after split {fold.index}: worse than the best trial on the same splits")
         return score(excess)
 
-    def _run_fold(self, trial: optuna.Trial, values: Mapping[str, Any], data: FoldedData, fold: Fold) -> SplitOutcome:
+    def _taken_over(self, trial: optuna.Trial, fold: Fold, attempts: Attempts) -> SplitOutcome | None:
+        """What an earlier attempt at this trial has finished."""
+        found = attempts.take_over(fold.index)
+        if found is None:
+            return None
+        number, outcome = found
+        logger.info("trial %d split %d: taken over from trial %d, which was killed later: %s",
+                    trial.number, fold.index, number, outcome_text(outcome))  # fmt: skip
+        earlier = trial.study.get_trials(deepcopy=False)[number].user_attrs.get(OUT_OF_MEMORY, {})
+        _note_out_of_memory(trial, fold, earlier.get(f"split_{fold.index}"))
+        return outcome
+
+    def _run_fold(
+        self, trial: optuna.Trial, values: Mapping[str, Any], data: FoldedData, fold: Fold, attempts: Attempts
+    ) -> SplitOutcome:
         settings = self._resolve(values, data, fold)
+        checkpoints = attempts.checkpoints(fold.index, self.run.checkpoint_every_s)
+        result = self._try(trial, settings, data, fold, checkpoints)
+        n_envs = settings.train["n_envs"]
+        if isinstance(result, Failure) and result.is_out_of_memory and n_envs > 1:
+            release_memory()
+            settings = with_half_the_envs(settings)
+            smaller = {name: settings.train[name] for name in ("n_envs", "horizon_len")}
+            logger.warning(
+                "trial %d split %d: out of memory with %d environments (%s); tried again with %d, and rollouts of %d "
+                "steps", trial.number, fold.index, n_envs, result.cause, *smaller.values(),
+            )  # fmt: skip
+            _note_out_of_memory(trial, fold, smaller | {"cause": result.cause})
+            result = self._try(trial, settings, data, fold, checkpoints)
+        if isinstance(result, Failure):
+            reason = f"split {fold.index}: {result.cause}"
+            trial.set_user_attr(FAILURE, reason)
+            raise SplitFailedError(reason)
+        self.reporter.split_finished(trial.number, result)
+        return result
+
+    def _try(
+        self, trial: optuna.Trial, settings: Resolved, data: FoldedData, fold: Fold, checkpoints: Checkpoints
+    ) -> SplitOutcome | Failure:
+        """Train and score a split; what went wrong comes back as a value, when its frames are gone."""
         out_dir = split_folder(self.run.folder, trial.number, fold.index)
         metadata = self._metadata(trial, settings, data, fold)
         try:
             with self._interruption.interruptible(), self.reporter.progress_bar(trial.number, settings, fold) as step:
-                outcome = self._runner(settings, data, fold, out_dir, metadata, step)
+                outcome = self._runner(settings, data, fold, out_dir, metadata, step, checkpoints)
             self._interruption.check()
         except Interrupted as signal:
             trial.set_user_attr(FAILURE, f"interrupted by {signal}")
             raise
         except SPLIT_ERRORS as error:
-            reason = f"split {fold.index}: {type(error).__name__}: {str(error).strip() or 'no message'}"
-            trial.set_user_attr(FAILURE, reason)
-            logger.debug("trial %d, %s", trial.number, reason, exc_info=True)
-            raise SplitFailedError(reason) from None  # its traceback would keep the split's tensors alive
+            logger.debug("trial %d split %d", trial.number, fold.index, exc_info=True)
+            cause = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
+            return Failure(cause, is_out_of_memory(error))
         return outcome
 
     def _resolve(self, values: Mapping[str, Any], data: FoldedData, fold: Fold) -> Resolved:
@@ -177,8 +255,9 @@ class Objective:
             "purge_bars": data.purge_bars,
             "embargo_bars": data.embargo_bars,
             "code_version": self.run.code_version,
+            "code_sha256": trial_code_sha256(),
         }
-        write_json(trial_folder(self.run.folder, trial.number) / "settings.json", content)
+        write_json(trial_folder(self.run.folder, trial.number) / SETTINGS, content)
 
     def _data_json(self, data: FoldedData) -> dict[str, Any]:
         set_ = data.dataset
@@ -190,6 +269,13 @@ class Objective:
             "source": set_.source,
             "synthetic": set_.synthetic,
         }
+
+
+def _note_out_of_memory(trial: optuna.Trial, fold: Fold, smaller: Mapping[str, Any] | None) -> None:
+    """Keep what a split was tried again with among the trial's attributes."""
+    if smaller is not None:
+        noted = trial.user_attrs.get(OUT_OF_MEMORY, {})
+        trial.set_user_attr(OUT_OF_MEMORY, noted | {f"split_{fold.index}": dict(smaller)})
 
 
 def _defined(trial: optuna.Trial, outcome: SplitOutcome) -> float:

@@ -8,7 +8,8 @@
     split_<k>/policy_best.safetensors  scored on the test blocks; chosen on the validation slice
     split_<k>/policy_last.safetensors
     split_<k>/equity.npz              the account and the equal-weight portfolio on every test bar
-    split_<k>/result.json             the figures of both
+    split_<k>/result.json             the figures of both; written last, so where it is the split has finished
+    split_<k>/checkpoint.safetensors  while the split trains, and after a kill (`train.checkpoint`)
 
 and, of a trial that was looked at again (scripts/validation):
 
@@ -34,7 +35,7 @@ from market.files import write_whole
 from train.evaluator import EpisodeRecord
 from train.study.data import FoldedData, StudyError
 
-OWNER_FILE = "study.json"
+OWNER_FILE, SETTINGS = "study.json", "settings.json"
 
 
 def study_folder(results: Path, name: str, study_uuid: str, about: Mapping[str, Any] | None = None) -> Path:

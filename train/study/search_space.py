@@ -12,7 +12,7 @@ survives.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from optuna.distributions import (
@@ -190,6 +190,16 @@ def resolve(values: Mapping[str, Any], n_envs: int, seed: int, gpu_id: int) -> R
     env["stale_bars"] = max(round(stale_share * train["episode_bars"]), 1) if stale_share > 0.0 else 0
     train |= {"n_envs": n_envs, "seed": seed, "gpu_id": gpu_id}
     return Resolved(FIXED_TRAIN | train, FIXED_ENV | env, values.get("timeframe"))
+
+
+def with_half_the_envs(settings: Resolved) -> Resolved:
+    """Half as many environments and rollouts twice as long: as many samples an update, to less than one step of all."""
+    train = settings.train
+    n_envs = train["n_envs"] // 2
+    horizon_len = train["horizon_len"] * train["n_envs"] // n_envs
+    smaller = {"n_envs": n_envs, "horizon_len": horizon_len}
+    smaller["batch_size"] = min(train["batch_size"], horizon_len * n_envs)
+    return replace(settings, train=train | smaller)
 
 
 def most_rollout_samples(total_env_steps: int) -> int:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from train.checkpoint import Checkpoints
 from train.config import TrainConfig
 from train.evaluator import EpisodeRecord, evaluate_policy
 from train.run import Progress, train_policy
@@ -20,6 +21,7 @@ from train.study.search_space import MAX_LOOKBACK, Resolved
 from train.validation.metrics import Metrics, measure
 from train.validation.splits import Segments, with_warmup
 
+EQUITY, RESULT = "equity.npz", "result.json"
 NOT_OF_EQUAL_WEIGHT = ("turnover", "fees", "trades")
 
 
@@ -48,8 +50,12 @@ def run_split(
     out_dir: Path,
     metadata: Mapping[str, Any],
     on_progress: Callable[[Progress], None] | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> SplitOutcome:
-    """Train and score; policies, curves and figures are written to `out_dir`."""
+    """Train and score; policies, curves and figures are written to `out_dir`, `result.json` last.
+
+    With `checkpoints` a split that was killed while it trained is gone on from; they are gone when it has finished.
+    """
     started = time.monotonic()
     dataset, lookback = data.dataset, settings.env["lookback"]
     config = TrainConfig(**settings.train)
@@ -61,6 +67,7 @@ def run_split(
         validation_config=_traded_config(data, fold.validation, lookback),
         metadata=dict(metadata),
         on_progress=on_progress,
+        checkpoints=checkpoints,
     )
     test_config = _traded_config(data, fold.test, lookback)
     assert test_config is not None  # `fold_data` refuses folds without bars to test
@@ -74,8 +81,10 @@ def run_split(
         update_samples_per_s=result.update_samples_per_s,
         wall_s=time.monotonic() - started,
     )
-    write_equity(out_dir / "equity.npz", records, dataset.time)
-    write_json(out_dir / "result.json", data.origin | outcome_json(outcome))
+    write_equity(out_dir / EQUITY, records, dataset.time)
+    write_json(out_dir / RESULT, data.origin | outcome_json(outcome))
+    if checkpoints is not None:
+        checkpoints.discard()
     return outcome
 
 
@@ -103,6 +112,24 @@ def equal_weight_metrics(records: Sequence[EpisodeRecord], bars_per_year: float)
 def outcome_json(outcome: SplitOutcome) -> dict[str, Any]:
     """Plain values; what is undefined becomes null."""
     return figures_json({**asdict(outcome), "excess_sharpe": outcome.excess_sharpe})
+
+
+def outcome_of(content: Mapping[str, Any]) -> SplitOutcome:
+    """What `outcome_json` described; what it has no figure for is nan.
+
+    Raises:
+        KeyError, TypeError, ValueError: `content` is no description of an outcome.
+    """
+
+    def number(value: Any) -> Any:
+        return math.nan if value is None else value
+
+    def metrics(figures: Mapping[str, Any]) -> Metrics:
+        return Metrics(**{field.name: number(figures.get(field.name)) for field in fields(Metrics)})
+
+    named: dict[str, Any] = {field.name: number(content[field.name]) for field in fields(SplitOutcome)}
+    named |= {name: metrics(content[name]) for name in ("agent", "equal_weight")}
+    return SplitOutcome(**named)
 
 
 def figures_json(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,94 @@
+"""What killed attempts at a trial left for the next one: finished splits, and the checkpoint of one that was not.
+
+A retried trial (`train.study.storage.queue_retry`) has a number and a folder of its own. What an earlier attempt at the
+same settings, on the same data and by the same code, has finished is copied there and not trained again; of the policy
+files only the trial's number changes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+
+from market.files import write_whole
+from train.checkpoint import Checkpoints, copy_policy, differences
+from train.run import BEST_POLICY, LAST_POLICY
+from train.study.results import SETTINGS, read_equity, split_folder, trial_folder
+from train.study.split_run import EQUITY, RESULT, SplitOutcome, outcome_of
+from train.study.storage import RETRY_OF
+
+logger = logging.getLogger(__name__)
+
+NOT_COMPARED = ("trial", "code_version")  # the code is known by its text
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """A trial and the attempts at the same settings before it.
+
+    Attributes:
+        study_folder: the study's results.
+        number: of the trial.
+        earlier: numbers of the earlier attempts, the latest first.
+    """
+
+    study_folder: Path
+    number: int
+    earlier: tuple[int, ...]
+
+    @classmethod
+    def of(cls, study_folder: Path, trial: optuna.Trial) -> Attempts:
+        """Those of a running trial."""
+        return cls(study_folder, trial.number, tuple(reversed(trial.user_attrs.get(RETRY_OF, []))))
+
+    def checkpoints(self, fold: int, every_s: float) -> Checkpoints:
+        """Where a split's checkpoint is kept, and where earlier attempts may have left theirs."""
+        own, *earlier = (split_folder(self.study_folder, n, fold) for n in (self.number, *self.earlier))
+        return Checkpoints(own, tuple(earlier), every_s)
+
+    def take_over(self, fold: int) -> tuple[int, SplitOutcome] | None:
+        """The attempt that has finished a split and what it showed, its files copied; None where none has.
+
+        An attempt whose settings.json differs from this trial's, which must be there, is left alone.
+        """
+        for number in self.earlier:
+            source = split_folder(self.study_folder, number, fold)
+            if not (source / RESULT).exists():
+                continue
+            try:
+                self._check_settings(number)
+                return number, self._copy(source, split_folder(self.study_folder, self.number, fold))
+            except UNREADABLE as error:
+                logger.warning("%s is not taken over and trained again: %s: %s", source, type(error).__name__, error)
+        return None
+
+    def discard_checkpoints(self, n_folds: int) -> None:
+        """Remove those of every split: the trial is over, so nobody goes on from them."""
+        for fold in range(n_folds):
+            self.checkpoints(fold, 0.0).discard()
+
+    def _check_settings(self, number: int) -> None:
+        theirs = json.loads((trial_folder(self.study_folder, number) / SETTINGS).read_text())
+        ours = json.loads((trial_folder(self.study_folder, self.number) / SETTINGS).read_text())
+        compared = [{k: v for k, v in content.items() if k not in NOT_COMPARED} for content in (theirs, ours)]
+        different = next(differences(*compared), None)
+        if different is not None:
+            name, there, here = different
+            raise ValueError(f"{name} was {there} in trial {number} and is {here} now")
+
+    def _copy(self, source: Path, target: Path) -> SplitOutcome:
+        """`result.json` last, as where it was made: with it the split is finished."""
+        result = (source / RESULT).read_bytes()
+        outcome = outcome_of(json.loads(result))
+        read_equity(source / EQUITY)
+        for name in (BEST_POLICY, LAST_POLICY):
+            copy_policy(source / name, target / name, {"trial": self.number})
+        write_whole(target / EQUITY, (source / EQUITY).read_bytes())
+        write_whole(target / RESULT, result)
+        return outcome
