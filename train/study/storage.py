@@ -34,6 +34,7 @@ DEFAULT_STORAGE = "sqlite:///databases/optuna_cappuccino.db"  # in the repositor
 DIRECTION = "maximize"
 IDENTITY, FAILURE, WORKER, RETRY_OF = "identity", "failure", "worker", "retry_of"
 CODE_VERSION = "code_version"
+TARGET = "target"  # study's: finished trials it is to have, by its last command
 HOLDOUT_SCORE = "holdout_score"  # of the winner, once (`train.study.holdout`)
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # a failed trial does not count towards the target
 MAX_RETRIES = 2  # of a killed or interrupted trial
