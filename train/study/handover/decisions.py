@@ -5,6 +5,7 @@
     accepted  a candidate: its deployment is whole, and `current` is about to lead to it
     rollback  `current` is about to lead back to an earlier deployment
     current   it does now
+    broken    it cannot: the deployment is damaged
     error     nothing could be judged, with the reason; written when the reason changes
 
 A look is written before it happens: a kill cannot hide one. `accepted` and `rollback` are promises that the next start
@@ -27,6 +28,7 @@ from train.study.data import StudyError
 
 LOG_FILE = "decisions.jsonl"
 JUDGED = ("refused", "accepted")
+PROMISES = ("accepted", "rollback")
 
 Event = Mapping[str, Any]
 
@@ -136,8 +138,8 @@ def looks_at(events: Sequence[Event], bars: Bars) -> dict[str, int]:
 
 def promised(events: Sequence[Event]) -> Event | None:
     """The last change of `current` that was announced and is not known to have happened."""
-    last = next((e for e in reversed(events) if e["event"] in ("accepted", "rollback", "current")), None)
-    return None if last is None or last["event"] == "current" else last
+    last = next((e for e in reversed(events) if e["event"] in (*PROMISES, "current", "broken")), None)
+    return last if last is not None and last["event"] in PROMISES else None
 
 
 def deployed_names(events: Sequence[Event]) -> list[str]:

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from drl_agents.deployment import CURRENT, Deployment, pointer_target, read_deployment
+from drl_agents.deployment import CURRENT, Deployment, DeploymentError, pointer_target, read_deployment
 from market.files import sync_folder, write_whole
 from train.study.data import StudyError
 from train.study.handover.decisions import DecisionLog, deployed_names, promised
@@ -180,8 +180,13 @@ class Deployments:
                 f"{self.folder}: {CURRENT} leads to {present}, and the log ends with {promise['event']} of {name}: "
                 f"somebody else changed it; lead it to {promise['previous']} or {name} by hand"
             )
-        read_deployment(self.folder / name)
-        logger.info("deployments: %s was %s and cut off; finished now", name, promise["event"])
+        try:
+            read_deployment(self.folder / name)
+        except DeploymentError as error:
+            logger.warning("deployments: %s of %s cannot be finished: %s", promise["event"], name, error)
+            self.log.append("broken", deployment=name, why=str(error))
+            return
+        logger.info("deployments: %s of %s was cut off; finished now", promise["event"], name)
         self._lead_to(name, promise["event"])
 
     def _lead_to(self, name: str, cause: str) -> None:

@@ -25,6 +25,7 @@ from train.validation.overfitting import LEAST_CONFIDENCE, deflated_sharpe
 ALPHA = 0.05
 MAX_DRAWDOWN = 0.25
 MIN_IMPROVEMENT = 0.1  # of the annual Sharpe ratio
+IN_MARKET = f"trades, and a mean exposure of at least {LEAST_EXPOSURE:.0%}".replace("%", " %")
 STATISTICAL = ("deflated lead", "hold-out return", "hold-out confidence")  # what --allow-unproven waives
 
 PASSED, FAILED, WAIVED, NOT_ASKED, NOT_LOOKED = "passed", "FAILED", "waived", "not asked", "not looked at"
@@ -72,7 +73,12 @@ class Gate:
     @property
     def line(self) -> str:
         """For a log."""
-        return f"{self.verdict:<13} {self.name}: {self.figure} ({self.threshold})"
+        return f"{self.verdict:<13} {self.text}"
+
+    @property
+    def text(self) -> str:
+        """Name, figure and threshold."""
+        return f"{self.name}: {self.figure or 'unknown'}; asked: {self.threshold}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -86,8 +92,7 @@ def has_failed(gates: Sequence[Gate]) -> bool:
 
 def reason(gates: Sequence[Gate]) -> str:
     """Why, in one line."""
-    failed = [gate for gate in gates if gate.verdict == FAILED]
-    return "; ".join(f"{gate.name}: {gate.figure} ({gate.threshold})" for gate in failed)
+    return " | ".join(gate.text for gate in gates if gate.verdict == FAILED)
 
 
 def waived_names(gates: Sequence[Gate]) -> list[str]:
@@ -136,7 +141,7 @@ def _deflated_gate(found: Assessment | None, limits: Limits) -> Gate:
     pbo = f", PBO {_share(found.pbo)}" if found else ""
     tried = f" after {found.search.n_trials:.0f} trials" if found else ""
     figure = f"{_share(value)}{tried}{pbo}"
-    threshold = f"confidence of at least {limits.min_deflated_sharpe:.1%} after the search"
+    threshold = f"at least {_share(limits.min_deflated_sharpe)} confidence after the search"
     return _statistical("deflated lead", figure, threshold, value, limits.min_deflated_sharpe, limits)
 
 
@@ -145,10 +150,10 @@ def unlooked_gates(limits: Limits, test: int) -> list[Gate]:
     """What a dry run says of the gates that would look at the hold-out."""
     level = test_level(limits.alpha, test)
     return [
-        Gate("hold-out in the market", "", f"mean exposure of at least {LEAST_EXPOSURE:.0%}", NOT_LOOKED),
+        Gate("hold-out in the market", "", IN_MARKET, NOT_LOOKED),
         Gate("hold-out return", "", "above equal weight's", NOT_LOOKED),
         Gate("hold-out confidence", "", _level_text(limits.alpha, test, level), NOT_LOOKED),
-        Gate("hold-out drawdown", "", f"at most {limits.max_drawdown:.1%}", NOT_LOOKED),
+        Gate("hold-out drawdown", "", f"at most {_share(limits.max_drawdown)}", NOT_LOOKED),
         Gate("improvement", "", f"Sharpe of at least {limits.min_improvement:g} more", NOT_LOOKED),
     ]
 
@@ -158,16 +163,16 @@ def late_gates(scored: Scored, test: int, limits: Limits) -> list[Gate]:
     agent, level = scored.agent, test_level(limits.alpha, test)
     in_market = agent.trades > 0 and agent.exposure >= LEAST_EXPOSURE
     is_shallow = agent.max_drawdown <= limits.max_drawdown
-    exposure = f"mean exposure of at least {LEAST_EXPOSURE:.0%}"
-    excess = f"{scored.excess_return:+.2%} ({agent.total_return:+.2%} against {scored.equal_weight.total_return:+.2%})"
-    drawdown = f"{agent.max_drawdown:.1%} (equal weight {scored.equal_weight.max_drawdown:.1%})"
+    returns = f"{agent.total_return:+.2%} against {scored.equal_weight.total_return:+.2%}"
+    excess = f"{scored.excess_return:+.2%} ({returns})".replace("%", " %")
+    drawdown = f"{agent.max_drawdown:.2%} (equal weight {scored.equal_weight.max_drawdown:.2%})".replace("%", " %")
     return [
-        Gate("hold-out in the market", f"{agent.trades} trades, mean exposure {agent.exposure:.1%}",
-             exposure, PASSED if in_market else FAILED, _plain(agent.exposure)),
+        Gate("hold-out in the market", f"{agent.trades} trades, mean exposure {_share(agent.exposure)}",
+             IN_MARKET, PASSED if in_market else FAILED, _plain(agent.exposure)),
         _statistical("hold-out return", excess, "above equal weight's", scored.excess_return, 0.0, limits, strict=True),
         _statistical("hold-out confidence", _share(scored.confidence), _level_text(limits.alpha, test, level),
                      scored.confidence, 1.0 - level, limits),
-        Gate("hold-out drawdown", drawdown, f"at most {limits.max_drawdown:.1%}",
+        Gate("hold-out drawdown", drawdown, f"at most {_share(limits.max_drawdown)}",
              PASSED if is_shallow else FAILED, _plain(agent.max_drawdown)),
     ]  # fmt: skip
 
@@ -196,8 +201,8 @@ def improvement_gate(scored: Scored, present: Present | None, is_proven: bool, l
         return Gate(name, f"{present.name} is proven", "an unproven policy replaces no proven one", FAILED)
     value = scored.agent.sharpe - present.scored.agent.sharpe
     sure = confidence(scored.returns - present.scored.returns)
-    figure = f"{value:+.2f} (return {scored.agent.total_return:+.2%} against "
-    figure += f"{present.scored.agent.total_return:+.2%}; confidence {_share(sure)}){present.remark}"
+    returns = f"return {scored.agent.total_return:+.2%} against {present.scored.agent.total_return:+.2%}"
+    figure = f"{value:+.2f} ({returns}; confidence {_share(sure)}){present.remark}".replace("%;", " %;")
     if is_proven and not present.proven:
         return Gate(name, figure, "a proven policy replaces an unproven one", NOT_ASKED, _plain(value))
     if scored.weights_sha256 == present.scored.weights_sha256:
@@ -216,12 +221,12 @@ def _statistical(
 
 
 def _level_text(alpha: float, test: int, level: float) -> str:
-    return f"at least {1.0 - level:.2%}: test {test} of these bars, level {alpha:g} / {test * (test + 1)}"
+    return f"at least {_share(1.0 - level)}: test {test} of these bars, level {alpha:g} / {test * (test + 1)}"
 
 
 def _share(value: float) -> str:
     """Rounded down: a figure never looks better than the threshold it missed."""
-    return "undefined" if math.isnan(value) else f"{math.floor(value * 1e4) / 100.0:.2f} %"
+    return "undefined" if math.isnan(value) else f"{math.floor(round(value * 1e4, 6)) / 100.0:.2f} %"
 
 
 def _plain(value: float) -> float | None:

@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 REPLACED, NOTHING_NEW, WAITING, REFUSED, WOULD_ACCEPT = "replaced", "nothing new", "waiting", "refused", "would accept"
 LOOKED = "handover_look_"  # study attribute of each look, so that another folder of deployments knows of it
 DRY_RUN = (
-    "dry run: nothing refuses it so far; the held-out bars were not looked at, for a look that is not counted would make "
+    "dry run: nothing refuses it so far; the held-out bars were not looked at, for a look that is not counted makes "
     "every later one worth less"
 )
 
