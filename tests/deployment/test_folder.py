@@ -220,13 +220,12 @@ def test_a_torn_last_line_is_not_there_and_the_next_one_takes_its_place(tmp_path
     log.append("refused", n=2)
     whole = log.path.read_bytes()
     second = whole.index(b"\n") + 1
-    for length in range(len(whole) + 1):
+    for length in sorted({*range(0, len(whole), 20), second - 1, second, len(whole) - 1, len(whole)}):
         log.path.write_bytes(whole[:length])
         n_whole = whole[:length].count(b"\n")
         assert [e["n"] for e in log.read()] == [1, 2][:n_whole]
         log.append("look", n=3)
         assert [e["n"] for e in log.read()] == [*[1, 2][:n_whole], 3]
-    assert second > 1
 
 
 def test_a_damaged_line_is_an_error_because_looks_would_be_forgotten(tmp_path):

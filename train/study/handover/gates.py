@@ -100,7 +100,7 @@ def waived_names(gates: Sequence[Gate]) -> list[str]:
     return [gate.name for gate in gates if gate.verdict == WAIVED]
 
 
-def test_level(alpha: float, test: int) -> float:
+def level_of_test(alpha: float, test: int) -> float:
     """Error that test number `test` (from 1 on) of the same bars may spend."""
     return alpha / (test * (test + 1))
 
@@ -148,7 +148,7 @@ def _deflated_gate(found: Assessment | None, limits: Limits) -> Gate:
 # ----------------------------------------------------------------------------------------------------- with the look
 def unlooked_gates(limits: Limits, test: int) -> list[Gate]:
     """What a dry run says of the gates that would look at the hold-out."""
-    level = test_level(limits.alpha, test)
+    level = level_of_test(limits.alpha, test)
     return [
         Gate("hold-out in the market", "", IN_MARKET, NOT_LOOKED),
         Gate("hold-out return", "", "above equal weight's", NOT_LOOKED),
@@ -160,7 +160,7 @@ def unlooked_gates(limits: Limits, test: int) -> list[Gate]:
 
 def late_gates(scored: Scored, test: int, limits: Limits) -> list[Gate]:
     """What the held-out bars say of the refitted policy itself."""
-    agent, level = scored.agent, test_level(limits.alpha, test)
+    agent, level = scored.agent, level_of_test(limits.alpha, test)
     in_market = agent.trades > 0 and agent.exposure >= LEAST_EXPOSURE
     is_shallow = agent.max_drawdown <= limits.max_drawdown
     returns = f"{agent.total_return:+.2%} against {scored.equal_weight.total_return:+.2%}"

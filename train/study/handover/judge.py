@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +32,7 @@ from train.study.handover.gates import (
     unlooked_gates,
     waived_names,
 )
-from train.study.handover.refit import refit, refit_folder
+from train.study.handover.refit import refit
 from train.study.handover.scores import Scored, score_policies
 from train.study.holdout import load_holdout
 from train.study.interruption import Interruption
@@ -162,19 +160,9 @@ def _assessed(stored: StoredStudy) -> Assessment | None:
 
 
 def _refitted(case: Case, interruption: Interruption) -> Policy:
-    seed, study_seed = case.candidate.seed, case.stored.identity["run"]["seed"]
-    with _work_folder(case) as folder, interruption.interruptible():
-        return refit(case.trial, study_seed, seed, folder, case.request.gpu_id)
-
-
-@contextmanager
-def _work_folder(case: Case) -> Iterator[Path]:
-    """Where the refit is kept; of a dry run a folder that goes with it."""
-    if not case.request.dry_run:
-        yield refit_folder(case.trial, case.candidate.seed)
-        return
-    with tempfile.TemporaryDirectory(prefix="refit_") as folder:
-        yield Path(folder)
+    study_seed, request = case.stored.identity["run"]["seed"], case.request
+    with interruption.interruptible():
+        return refit(case.trial, study_seed, request.seed, request.gpu_id, keep=not request.dry_run)
 
 
 def _test_number(case: Case, deployments: Deployments, policy: Policy) -> int:

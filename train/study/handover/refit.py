@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -63,20 +64,20 @@ def refit_fold(data: FoldedData) -> Fold:
     return Fold(len(data.folds), fit, validation, (), ())
 
 
-def refit(trial: StoredTrial, study_seed: int, seed: int, folder: Path, gpu_id: int = -1) -> Policy:
+def refit(trial: StoredTrial, study_seed: int, seed: int, gpu_id: int = -1, keep: bool = True) -> Policy:
     """Train, go on with, or read the refitted policy.
 
     Args:
         trial: the winner, with its data.
         study_seed: of the study.
         seed: 0 for the first refit; others are other luck, and other candidates.
-        folder: gets the policy files and `refit.json`, last.
         gpu_id: -1 is the CPU.
+        keep: in `refit_folder`; otherwise what is there is read, but nothing is written.
 
     Raises:
         TrainingDiverged, ValueError, RuntimeError, MemoryError, OSError: as `train_policy`.
     """
-    fold, dataset = refit_fold(trial.data), trial.data.dataset
+    fold, folder = refit_fold(trial.data), refit_folder(trial, seed)
     own: dict[str, Any] = {"seed": refit_seed(study_seed, len(trial.data.folds), seed), "gpu_id": gpu_id}
     config = TrainConfig(**(dict(trial.settings["train"]) | own))
     identity = _identity(trial, fold, config)
@@ -84,10 +85,29 @@ def refit(trial: StoredTrial, study_seed: int, seed: int, folder: Path, gpu_id: 
     if finished is not None:
         logger.info("refit: trial %d, seed %d was trained before", trial.number, seed)
         return finished
+    if not keep:
+        with tempfile.TemporaryDirectory(prefix="refit_") as scratch:
+            return _train(trial, fold, config, _metadata(trial, fold, seed), Path(scratch))
+    checkpoints = Checkpoints(folder)
+    policy = _train(trial, fold, config, _metadata(trial, fold, seed), folder, checkpoints)
+    write_json(folder / FINISHED, identity | {"weights_sha256": weights_sha256(policy)})
+    checkpoints.discard()
+    return policy
+
+
+def _train(
+    trial: StoredTrial,
+    fold: Fold,
+    config: TrainConfig,
+    metadata: Mapping[str, Any],
+    folder: Path,
+    checkpoints: Checkpoints | None = None,
+) -> Policy:
+    dataset = trial.data.dataset
     blocks = with_warmup(fold.validation, dataset.segments, trial.env["lookback"], MAX_LOOKBACK)
-    logger.info("refit: trial %d on %d bars, checkpoint chosen on %d, %d environment steps, seed %d",
-                trial.number, bars_in(fold.fit), bars_in(blocks), config.total_env_steps, seed)  # fmt: skip
-    checkpoints, started = Checkpoints(folder), time.monotonic()
+    logger.info("refit: trial %d on %d bars, checkpoint chosen on %d, %d environment steps",
+                trial.number, bars_in(fold.fit), bars_in(blocks), config.total_env_steps)  # fmt: skip
+    started = time.monotonic()
     with _bar(config.total_env_steps, f"refit of trial {trial.number}") as advance:
         train_policy(
             config,
@@ -95,15 +115,12 @@ def refit(trial: StoredTrial, study_seed: int, seed: int, folder: Path, gpu_id: 
             trial.env,
             folder,
             validation_config=dataset.env_config(blocks) if blocks else None,
-            metadata=_metadata(trial, fold, seed),
+            metadata=metadata,
             on_progress=advance,
             checkpoints=checkpoints,
         )
-    policy = load_policy(folder / BEST_POLICY)
-    write_json(folder / FINISHED, identity | {"weights_sha256": weights_sha256(policy)})
-    checkpoints.discard()
     logger.info("refit: done in %s", duration_text(time.monotonic() - started))
-    return policy
+    return load_policy(folder / BEST_POLICY)
 
 
 def _identity(trial: StoredTrial, fold: Fold, config: TrainConfig) -> dict[str, Any]:

@@ -114,14 +114,14 @@ def confidence(returns: np.ndarray) -> float:
 def serial_inflation(returns: np.ndarray) -> float:
     """By how much serial correlation raises the variance of the mean of (n,) returns; at least 1.
 
-    Bartlett weights over 4 (n / 100)^(2/9) lags: Newey and West 1987, 1994.
+    Bartlett weights (Newey and West 1987) over 12 (n / 100)^(1/4) lags (Schwert 1989).
     """
     n = len(returns)
     centred = returns - returns.mean()
     variance = float(centred @ centred)
     if n < 3 or variance == 0.0:
         return 1.0
-    lags = min(int(4.0 * (n / 100.0) ** (2.0 / 9.0)), n - 2)
+    lags = min(int(12.0 * (n / 100.0) ** 0.25), n - 2)
     weights = [1.0 - lag / (lags + 1.0) for lag in range(1, lags + 1)]
     shared = [float(centred[lag:] @ centred[:-lag]) / variance for lag in range(1, lags + 1)]
     return max(1.0 + 2.0 * float(np.dot(weights, shared)), 1.0)
