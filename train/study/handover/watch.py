@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import NoReturn
 
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
@@ -75,18 +76,24 @@ def run_for_ever(request: Request, interval_s: float) -> int:
     Raises:
         StudyError: the folder cannot be used, or another process watches it.
     """
-    deployments, teller = Deployments(request.deployments), Teller()
+    deployments = Deployments(request.deployments)
     deployments.prepare()
     with deployments.watched(), Interruption() as interruption:
         logger.info("watching study %s every %g s, deployments in %s", request.study_name, interval_s,
                     request.deployments)  # fmt: skip
         try:
-            while True:
-                _look_and_tell(request, deployments, interruption, teller)
-                with interruption.interruptible():
-                    time.sleep(interval_s)
+            _watch(request, deployments, interruption, interval_s)
         except Interrupted as signal:
             return _stopped(signal)
+
+
+def _watch(request: Request, deployments: Deployments, interruption: Interruption, interval_s: float) -> NoReturn:
+    """Until a signal raises."""
+    teller = Teller()
+    while True:
+        _look_and_tell(request, deployments, interruption, teller)
+        with interruption.interruptible():
+            time.sleep(interval_s)
 
 
 def _look_and_tell(request: Request, deployments: Deployments, interruption: Interruption, teller: Teller) -> None:
