@@ -9,6 +9,7 @@ bound over a sequence whose end is not known).
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -202,7 +203,8 @@ def improvement_gate(scored: Scored, present: Present | None, is_proven: bool, l
     value = scored.agent.sharpe - present.scored.agent.sharpe
     sure = confidence(scored.returns - present.scored.returns)
     returns = f"return {scored.agent.total_return:+.2%} against {present.scored.agent.total_return:+.2%}"
-    figure = f"{value:+.2f} ({returns}; confidence {_share(sure)}){present.remark}".replace("%;", " %;")
+    figure = f"{value:+.2f} ({returns}; confidence {_share(sure)}){present.remark}"
+    figure = re.sub(r"(?<=\d)%", " %", figure)
     if is_proven and not present.proven:
         return Gate(name, figure, "a proven policy replaces an unproven one", NOT_ASKED, _plain(value))
     if scored.weights_sha256 == present.scored.weights_sha256:

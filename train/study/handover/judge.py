@@ -131,8 +131,10 @@ def _judge(case: Case, deployments: Deployments, data_dir: Path, interruption: I
         gates += unlooked_gates(limits, _test_number(case, deployments, policy))
         _log_gates(gates)
         return Verdict(WOULD_ACCEPT, DRY_RUN)
+    interruption.check()
     present, test = _record_look(case, deployments, policy)
-    scored, compared = _score(case, rows, policy, present)
+    with interruption.interruptible():
+        scored, compared = _score(case, rows, policy, present)
     gates += late_gates(scored, test, limits)
     gates.append(improvement_gate(scored, compared, not waived_names(gates), limits))
     if has_failed(gates):

@@ -129,7 +129,7 @@ def error_text(error: BaseException) -> str:
 
 
 def _stopped(signal: Interrupted) -> int:
-    logger.info("stopped by %s; what was trained stays, the same command goes on", signal)
+    logger.info("stopped by %s before a decision; the same command goes on", signal)
     return 128 + signal.signal_number
 
 
