@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks.calibration import PLANTED, make_market
 from market.dataset import save_dataset
 from market.sample import synthetic_dataset
 from train.study.data import SplitPlan
@@ -88,6 +87,8 @@ def make_world(root: Path, name: str, market: Any, n_trials: int, break_step: in
 
 @pytest.fixture(scope="session")
 def planted_study(tmp_path_factory) -> World:
+    from benchmarks.calibration import PLANTED, make_market  # loads what draws pictures
+
     market = make_market(PLANTED, 1, N_BARS)
     return make_world(tmp_path_factory.mktemp("planted study"), "planted", market, 3, 4000)
 

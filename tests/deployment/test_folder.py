@@ -64,6 +64,16 @@ def test_rollback_goes_back_one_and_again_one(deployments):
     ]  # fmt: skip
 
 
+def test_a_rollback_starts_from_where_somebody_led_it_by_hand(deployments):
+    for seed, name in enumerate("abc"):
+        install(deployments.folder, name, seed)
+    (deployments.folder / "current").unlink()
+    (deployments.folder / "current").symlink_to("b")
+    roll_back(deployments.folder)
+    assert deployments.current().name == "a"
+    assert deployed_names(deployments.log.read()) == ["a"]
+
+
 def test_a_rollback_to_a_damaged_or_unknown_deployment_is_refused(deployments):
     with pytest.raises(StudyError, match="nothing is deployed; nothing to roll back"):
         roll_back(deployments.folder)

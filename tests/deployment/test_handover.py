@@ -39,7 +39,7 @@ from train.study.handover.judge import NOTHING_NEW, REFUSED, REPLACED, WAITING, 
 from train.study.handover.refit import refit, refit_folder
 from train.study.handover.scores import score_policies
 from train.study.holdout import load_holdout
-from train.study.interruption import Interruption
+from train.study.interruption import Interrupted, Interruption
 from train.study.replay import open_stored
 from train.study.results import read_equity, trial_folder
 from train.study.search_space import MAX_LOOKBACK
@@ -310,6 +310,25 @@ def test_a_study_is_judged_when_it_has_its_trials(attrs, request_of, words):
     request = SimpleNamespace(**({"while_running": False, "min_trials": None} | request_of))
     found = judge._not_ready(SimpleNamespace(study=study), request)
     assert (words in found) if words else (found == "")
+
+
+def test_a_trial_that_became_the_best_meanwhile_is_not_judged_by_the_others_figures(planted):
+    stored = open_stored(planted.url, planted.name, planted.root / "results")
+    best = stored.study.best_trial
+    assert judge._assessed(SimpleNamespace(stored=stored, best=best)).estimate.n_returns > 1000
+    number = add_better_trial(planted)
+    with pytest.raises(StudyError, match=f"trial {number} became the best while trial {best.number} was judged"):
+        judge._assessed(SimpleNamespace(stored=stored, best=best))
+
+
+def test_a_signal_before_the_decision_leaves_everything_as_it_was(planted):
+    interruption = Interruption()
+    interruption.received = signal.SIGINT
+    planted.deployments.prepare()
+    with pytest.raises(Interrupted):
+        judge.look(planted.request(), planted.deployments, interruption)
+    assert planted.events() == []
+    assert planted.look().kind == REPLACED
 
 
 # ---------------------------------------------------------------------------------------------------------- refits

@@ -119,7 +119,7 @@ def _judge(case: Case, deployments: Deployments, data_dir: Path, interruption: I
     logger.info("trial %d of study %s is the best, value %+.4f: %s", case.best.number,
                 case.stored.study.study_name, case.best.value, case.trial.data.dataset.label)  # fmt: skip
     rows = _held_out(case, data_dir)
-    gates = early_gates(case.best, case.trial.data, _assessed(case.stored), limits)
+    gates = early_gates(case.best, case.trial.data, _assessed(case), limits)
     if has_failed(gates) or rows is None:
         return _refuse(case, deployments, gates, "the held-out bars were not looked at")
     try:
@@ -152,13 +152,21 @@ def _held_out(case: Case, data_dir: Path) -> HoldoutRows | None:
     return load_holdout(data_dir, None, tickers, case.stored.plan, known)[case.trial.data.timeframe]
 
 
-def _assessed(stored: StoredStudy) -> Assessment | None:
-    """The winner's lead over equal weight after the search; None where it is not defined."""
+def _assessed(case: Case) -> Assessment | None:
+    """The winner's lead over equal weight after the search; None where it is not defined.
+
+    Raises:
+        StudyError: another trial became the best.
+    """
     try:
-        return assess(read_returns(stored.study, stored.folder, allow_missing=True), "excess")
+        returns = read_returns(case.stored.study, case.stored.folder, allow_missing=True)
     except StudyError as error:
         logger.warning("deflated Sharpe: %s", error)
         return None
+    winner = returns.numbers[returns.winner]
+    if winner != case.best.number:
+        raise StudyError(f"trial {winner} became the best while trial {case.best.number} was judged")
+    return assess(returns, "excess")
 
 
 def _refitted(case: Case, interruption: Interruption) -> Policy:
