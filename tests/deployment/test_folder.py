@@ -179,6 +179,7 @@ def test_without_links_a_file_names_the_deployment(deployments, monkeypatch):
     assert current.read_text() == "a\n"
 
 
+@pytest.mark.slow
 def test_one_process_judges_at_a_time_and_a_kill_lets_the_next_one_in(deployments):
     code = (
         "import sys, time; from pathlib import Path\n"
@@ -209,6 +210,26 @@ def test_replacements_at_the_same_time_come_one_after_the_other(deployments):
     assert sorted(e["deployment"] for e in accepted) == names
     assert [e["previous"] for e in accepted] == [None, *(e["deployment"] for e in accepted[:-1])]
     assert deployments.current().name == accepted[-1]["deployment"]
+
+
+def test_who_loads_while_it_is_replaced_gets_one_deployment_or_the_other(deployments):
+    install(deployments.folder, "first", 0)
+    context = multiprocessing.get_context("fork")
+    worker = context.Process(target=replace_often, args=(deployments.folder,))
+    worker.start()
+    seen = []
+    while worker.is_alive():
+        found = read_deployment(deployments.folder / "current")
+        assert found.facts["name"] == found.folder.name
+        seen.append(found.name)
+    worker.join(60)
+    assert worker.exitcode == 0
+    assert len(set(seen)) > 2
+
+
+def replace_often(folder):
+    for seed in range(8):
+        install(folder, f"n{seed}", seed)
 
 
 def test_the_folder_must_be_one(tmp_path):

@@ -162,10 +162,10 @@ def test_early_gates(data):
     assert verdicts(early_gates(best, data, assessment(0.00005), allowed))["deflated lead"] == FAILED
     assert verdicts(early_gates(best, data, None, allowed))["deflated lead"] == FAILED
     loose = early_gates(best, data, assessment(0.00005), replace(allowed, allow_unproven=True))
-    assert waived_names(loose) == ["deflated lead"]
+    assert waived_names(loose, LOOSE) == ["deflated lead"]
     assert not has_failed(loose)
     open_gate = early_gates(best, data, assessment(0.00005), replace(allowed, min_deflated_sharpe=0.0))
-    assert verdicts(open_gate)["deflated lead"] == PASSED
+    assert verdicts(open_gate)["deflated lead"] == NOT_ASKED
     without = early_gates(best, replace(data, holdout=None), assessment(0.0003), replace(allowed, allow_unproven=True))
     assert verdicts(without)["hold-out"] == FAILED
     pruned = create_trial(state=TrialState.PRUNED)
@@ -204,6 +204,13 @@ def test_improvement():
     assert ask(better, other).verdict == FAILED
     assert "cannot be compared: it has other coins" in ask(better, other).figure
     assert ask(better, other, limits=replace(STRICT, replace_other=True)).verdict == PASSED
+
+
+def test_who_asks_for_less_evidence_than_the_defaults_gets_nothing_proven():
+    assert waived_names([], STRICT) == waived_names([], Limits(alpha=0.01, min_deflated_sharpe=0.99)) == []
+    assert waived_names([], Limits(alpha=0.2)) == ["--alpha 0.2"]
+    assert waived_names([], Limits(min_deflated_sharpe=0.0)) == ["--min-deflated-sharpe 0"]
+    assert waived_names([], Limits(max_drawdown=0.9, min_improvement=0.0)) == []  # a taste for risk
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ import torch
 from optuna.trial import create_trial
 
 from drl_agents.deployment import DeploymentError, load_deployment, read_deployment
-from drl_agents.policy_file import load_policy, weights_sha256
+from drl_agents.policy_file import load_policy, save_policy, weights_sha256
 from environment_Alpaca import CryptoEnvAlpaca
 from environment_Alpaca_vectorized import observation_layout
 from market.dataset import load_dataset, make_dataset, save_dataset
@@ -35,7 +35,7 @@ from train.study import storage
 from train.study.data import Holdout, StudyError
 from train.study.handover import contents, judge, watch
 from train.study.handover.deployments import Deployments
-from train.study.handover.judge import NOTHING_NEW, REFUSED, REPLACED, WAITING, WOULD_ACCEPT
+from train.study.handover.judge import NOTHING_NEW, REFUSED, REPLACED, WAITING, WOULD_LOOK
 from train.study.handover.refit import refit, refit_folder
 from train.study.handover.scores import score_policies
 from train.study.holdout import load_holdout
@@ -142,7 +142,7 @@ def test_a_dry_run_changes_nothing_and_does_not_look_at_the_held_out_bars(plante
     monkeypatch.setattr(judge, "score_policies", lambda *_: pytest.fail("looked"))
     before = tree(planted.root)
     verdict = planted.look(dry_run=True)
-    assert verdict.kind == WOULD_ACCEPT
+    assert verdict.kind == WOULD_LOOK
     assert "not looked at" in verdict.text
     assert planted.look(dry_run=True, limits={"allow_synthetic": False}).kind == REFUSED
     assert tree(planted.root) == before
@@ -181,6 +181,18 @@ def test_paper_trading_may_take_it_and_says_so_and_it_replaces_nothing_proven(no
     assert read_deployment(planted.root / "deployments" / "current").facts["study"] == "noise"
     assert planted.look(limits={"replace_other": True}).kind == REPLACED
     assert planted.events("accepted")[-1]["test"] == 1  # other markets, other tests
+
+
+def test_proof_outranks_a_figure(planted):
+    unproven = {"allow_unproven": True, "min_deflated_sharpe": 1.0}  # which nobody reaches
+    assert planted.look(limits=unproven).kind == REPLACED
+    current = planted.root / "deployments" / "current"
+    assert read_deployment(current).facts["waived"] == ["deflated lead"]
+    assert planted.look().kind == REPLACED  # the same weights, now with all the evidence that is asked for
+    assert read_deployment(current).proven
+    verdict = planted.look(seed=1, limits=unproven | {"min_improvement": 0.0, "max_drawdown": 0.9})
+    assert verdict.kind == REFUSED
+    assert "an unproven policy replaces no proven one" in verdict.text
 
 
 def test_other_bars_in_place_of_the_held_out_ones_are_refused(planted, noise_study):
@@ -349,6 +361,20 @@ def test_a_refit_that_was_cut_off_is_trained_to_the_same_weights(planted):
     os.truncate(folder / BEST_POLICY, 1000)
     assert weights_sha256(refit(trial, 1, 0)) == whole
     assert json.loads((folder / "refit.json").read_text())["weights_sha256"] == whole
+
+
+def test_a_refit_of_other_settings_or_code_is_not_taken_for_this_one(planted):
+    trial = planted.trial()
+    folder = refit_folder(trial, 0)
+    policy, kept = load_policy(folder / BEST_POLICY), json.loads((folder / "refit.json").read_text())
+    other = replace(policy, layers=tuple((weight * 2.0, bias) for weight, bias in policy.layers))
+    save_policy(folder / BEST_POLICY, other, policy.metadata)
+    kept |= {"weights_sha256": weights_sha256(other), "code_sha256": "of another version"}
+    (folder / "refit.json").write_text(json.dumps(kept))
+    assert weights_sha256(refit(trial, 1, 0, keep=False)) == weights_sha256(policy)
+    assert json.loads((folder / "refit.json").read_text()) == kept  # nothing was written
+    assert weights_sha256(refit(trial, 1, 0)) == weights_sha256(policy)
+    assert json.loads((folder / "refit.json").read_text()) != kept
 
 
 def die_when_the_best_policy_is_written(event, arguments):

@@ -171,6 +171,7 @@ def test_an_empty_or_foreign_folder_is_no_deployment(tmp_path):
         read_deployment(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_loader_needs_neither_optuna_nor_pandas():
     code = "import sys, drl_agents.deployment; print(sorted({'optuna', 'pandas', 'sqlalchemy'} & set(sys.modules)))"
     command = [sys.executable, "-c", code]

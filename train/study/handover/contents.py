@@ -39,7 +39,7 @@ def deployment_facts(case: Case, gates: Sequence[Gate], policy: Policy, scored: 
     assert held is not None
     config, stamp = dataset.env_config(), datetime.fromtimestamp(time.time(), tz=UTC)
     digest, study = weights_sha256(policy), settings["study"]
-    known = policy.metadata
+    known, waived = policy.metadata, waived_names(gates, case.request.limits)
     sizes = zip(config["tickers"], config["min_order_qty"], config["qty_increment"], strict=True)
     return {
         "format": FORMAT,
@@ -52,8 +52,8 @@ def deployment_facts(case: Case, gates: Sequence[Gate], policy: Policy, scored: 
         "trial_value": case.best.value,
         "seed": known["seed"],
         "refit_seed": case.candidate.seed,
-        "proven": not waived_names(gates),
-        "waived": waived_names(gates),
+        "proven": not waived,
+        "waived": waived,
         "synthetic": dataset.synthetic,
         "tickers": list(dataset.tickers),
         "feature_set": dataset.feature_set,

@@ -56,6 +56,15 @@ class Limits:
                 bounds = f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
                 raise StudyError(f"{flag} is a number {bounds}; received {value:g}")
 
+    @property
+    def lowered(self) -> list[str]:
+        """Flags that ask for less evidence than the defaults do."""
+        is_low = {
+            f"--alpha {self.alpha:g}": self.alpha > ALPHA,
+            f"--min-deflated-sharpe {self.min_deflated_sharpe:g}": self.min_deflated_sharpe < LEAST_CONFIDENCE,
+        }
+        return [flag for flag, low in is_low.items() if low]
+
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
@@ -79,7 +88,8 @@ class Gate:
     @property
     def text(self) -> str:
         """Name, figure and threshold."""
-        return f"{self.name}: {self.figure or 'unknown'}; asked: {self.threshold}"
+        figure = f"{self.figure}; " if self.figure else ""
+        return f"{self.name}: {figure}asked: {self.threshold}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -96,9 +106,9 @@ def reason(gates: Sequence[Gate]) -> str:
     return " | ".join(gate.text for gate in gates if gate.verdict == FAILED)
 
 
-def waived_names(gates: Sequence[Gate]) -> list[str]:
-    """Gates the candidate would have failed."""
-    return [gate.name for gate in gates if gate.verdict == WAIVED]
+def waived_names(gates: Sequence[Gate], limits: Limits) -> list[str]:
+    """What was not asked for as proof asks: gates the candidate would have failed, thresholds below the defaults."""
+    return [gate.name for gate in gates if gate.verdict == WAIVED] + limits.lowered
 
 
 def level_of_test(alpha: float, test: int) -> float:
@@ -142,6 +152,8 @@ def _deflated_gate(found: Assessment | None, limits: Limits) -> Gate:
     pbo = f", PBO {_share(found.pbo)}" if found else ""
     tried = f" after {found.search.n_trials:.0f} trials" if found else ""
     figure = f"{_share(value)}{tried}{pbo}"
+    if limits.min_deflated_sharpe == 0.0:
+        return Gate("deflated lead", figure, "nothing, --min-deflated-sharpe 0", NOT_ASKED, _plain(value))
     threshold = f"at least {_share(limits.min_deflated_sharpe)} confidence after the search"
     return _statistical("deflated lead", figure, threshold, value, limits.min_deflated_sharpe, limits)
 

@@ -44,7 +44,7 @@ from train.study.storage import HOLDOUT_SCORE, TARGET, n_finished
 
 logger = logging.getLogger(__name__)
 
-REPLACED, NOTHING_NEW, WAITING, REFUSED, WOULD_ACCEPT = "replaced", "nothing new", "waiting", "refused", "would accept"
+REPLACED, NOTHING_NEW, WAITING, REFUSED, WOULD_LOOK = "replaced", "nothing new", "waiting", "refused", "would look"
 LOOKED = "handover_look_"  # study attribute of each look, so that another folder of deployments knows of it
 DRY_RUN = (
     "dry run: nothing refuses it so far; the held-out bars were not looked at, for a look that is not counted makes "
@@ -130,13 +130,13 @@ def _judge(case: Case, deployments: Deployments, data_dir: Path, interruption: I
     if case.request.dry_run:
         gates += unlooked_gates(limits, _test_number(case, deployments, policy))
         _log_gates(gates)
-        return Verdict(WOULD_ACCEPT, DRY_RUN)
+        return Verdict(WOULD_LOOK, DRY_RUN)
     interruption.check()
     present, test = _record_look(case, deployments, policy)
     with interruption.interruptible():
         scored, compared = _score(case, rows, policy, present)
     gates += late_gates(scored, test, limits)
-    gates.append(improvement_gate(scored, compared, not waived_names(gates), limits))
+    gates.append(improvement_gate(scored, compared, not waived_names(gates, limits), limits))
     if has_failed(gates):
         return _refuse(case, deployments, gates, f"test {test} of these bars", scored, test)
     return _accept(case, deployments, gates, policy, scored, rows, present, test)
