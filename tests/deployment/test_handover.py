@@ -138,6 +138,17 @@ def test_the_deployed_policy_trades_as_it_was_scored_in_the_scalar_environment(p
     assert again.to_json() == found.facts["scores"]
 
 
+def test_policies_are_scored_as_the_study_scored_them_on_the_same_bars(planted_study):
+    trial, kept = planted_study.trial(), json.loads((planted_study.root / "results/planted/holdout.json").read_text())
+    policies = [load_policy(path) for path in trial.policies]
+    found = score_policies(policies, [trial.env] * len(policies), held_out(planted_study))
+    for ours, theirs in zip(found, kept["policies"], strict=True):
+        shown = ours.to_json()
+        assert {name: shown[name] for name in ("agent", "equal_weight", "excess_sharpe")} == {
+            name: theirs[name] for name in ("agent", "equal_weight", "excess_sharpe")
+        }
+
+
 def test_a_dry_run_changes_nothing_and_does_not_look_at_the_held_out_bars(planted, monkeypatch):
     monkeypatch.setattr(judge, "score_policies", lambda *_: pytest.fail("looked"))
     before = tree(planted.root)
@@ -403,6 +414,8 @@ def test_the_program_deploys_finds_nothing_new_and_rolls_back(planted, capsys, c
     assert planted.deployments.current_name() == first
     assert main([*flags, "--rollback"]) == 0
     assert planted.deployments.current_name() == "earlier"
+    assert main([*flags, "--once", "--allow-synthetic"]) == 0  # it does not come back by itself
+    assert caplog.messages[-1].endswith("since then current leads to earlier")
 
 
 @pytest.mark.parametrize(

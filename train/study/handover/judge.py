@@ -78,7 +78,7 @@ def look(request: Request, deployments: Deployments, interruption: Interruption)
     candidate = Candidate(stored.study.user_attrs["uuid"], best.number, request.seed, options)
     known = judgement_of(_events(request, deployments), candidate)
     if known is not None:
-        return Verdict(NOTHING_NEW, f"trial {best.number} is still the best; {_told(known)}")
+        return Verdict(NOTHING_NEW, f"trial {best.number} is still the best; {_told(known, deployments)}")
     timeframe = best.params.get("timeframe") or next(iter(stored.identity["data_sha256"]))
     data_dir = request.data_dir or ROOT / "data" / timeframe
     trial = read_trial(stored, str(best.number), data_dir)
@@ -107,9 +107,11 @@ def _not_ready(stored: StoredStudy, request: Request) -> str:
     return f"{n} trials finished, and it has not reached its --n-trials; --min-trials or --while-running judges it now"
 
 
-def _told(known: Event) -> str:
+def _told(known: Event, deployments: Deployments) -> str:
     if known["event"] == "accepted":
-        return f"deployed as {known['deployment']} on {known['utc']}"
+        present = deployments.current_name()
+        since = "" if present == known["deployment"] else f", and since then current leads to {present}"
+        return f"deployed as {known['deployment']} on {known['utc']}{since}"
     return f"refused on {known['utc']}: {known['why']}"
 
 
