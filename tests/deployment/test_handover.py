@@ -34,6 +34,7 @@ from train.run import BEST_POLICY
 from train.study import storage
 from train.study.data import Holdout, StudyError
 from train.study.handover import contents, judge, watch
+from train.study.handover import refit as refit_module
 from train.study.handover.deployments import Deployments
 from train.study.handover.judge import NOTHING_NEW, REFUSED, REPLACED, WAITING, WOULD_LOOK
 from train.study.handover.refit import refit, refit_folder
@@ -374,6 +375,23 @@ def test_a_refit_that_was_cut_off_is_trained_to_the_same_weights(planted):
     assert json.loads((folder / "refit.json").read_text())["weights_sha256"] == whole
 
 
+def test_a_refit_that_diverges_is_a_refusal_and_one_that_cannot_begin_is_not(planted, monkeypatch):
+    shutil.rmtree(refit_folder(planted.trial(), 0))
+    with monkeypatch.context() as patch:
+        patch.setattr(refit_module, "train_policy", lambda *_, **__: (_ for _ in ()).throw(ValueError("no room")))
+        with pytest.raises(StudyError, match="cannot be trained again: no room"):
+            planted.look()
+        assert planted.events() == []
+    settings = trial_folder(planted.root / "results" / "planted", planted.trial().number) / "settings.json"
+    content = json.loads(settings.read_text())
+    content["train"]["learning_rate"] = 1e30
+    settings.write_text(json.dumps(content))
+    verdict = planted.look()
+    assert verdict.kind == REFUSED
+    assert "refit: " in verdict.text
+    assert [e["event"] for e in planted.events()] == ["refused"]  # no look
+
+
 def test_a_refit_of_other_settings_or_code_is_not_taken_for_this_one(planted):
     trial = planted.trial()
     folder = refit_folder(trial, 0)
@@ -428,6 +446,8 @@ def test_the_program_deploys_finds_nothing_new_and_rolls_back(planted, capsys, c
         (["--results-dir", "none"], 2, "has no results of study planted"),
         (["--deployments-dir", "no/such"], 2, "cannot be made"),
         (["--alpha", "5"], 2, "--alpha is a number"),
+        (["--gpu", "99"], 2, "--gpu 99: torch sees GPUs:"),
+        (["--gpu", "-2"], 2, "--gpu -2"),
         (["--rollback", "--deployments-dir", "none"], 2, "no such folder"),
     ],
 )

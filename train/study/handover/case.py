@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from optuna.trial import FrozenTrial
 from sqlalchemy.engine import URL
 
 from train.provenance import code_version
+from train.study.data import StudyError
 from train.study.handover.decisions import Bars, Candidate
 from train.study.handover.gates import Limits
 from train.study.replay import StoredStudy, StoredTrial
@@ -30,6 +32,13 @@ class Request:
     while_running: bool = False
     dry_run: bool = False
     limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        """Refuse a GPU that is not there."""
+        n_gpus = torch.cuda.device_count()
+        if not -1 <= self.gpu_id < n_gpus:
+            seen = f"numbers 0 to {n_gpus - 1}" if n_gpus else "none"
+            raise StudyError(f"--gpu {self.gpu_id}: torch sees GPUs: {seen}; pass --gpu -1 for the CPU")
 
 
 @dataclass(frozen=True)

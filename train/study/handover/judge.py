@@ -126,8 +126,8 @@ def _judge(case: Case, deployments: Deployments, data_dir: Path, interruption: I
         return _refuse(case, deployments, gates, "the held-out bars were not looked at")
     try:
         policy = _refitted(case, interruption)
-    except (TrainingDiverged, ValueError) as error:
-        gates.append(Gate("refit", f"{type(error).__name__}: {error}", "trains to its end", FAILED))
+    except TrainingDiverged as error:  # with these settings, bars and seed it always does
+        gates.append(Gate("refit", str(error), "trains to its end", FAILED))
         return _refuse(case, deployments, gates, "the held-out bars were not looked at")
     if case.request.dry_run:
         gates += unlooked_gates(limits, _test_number(case, deployments, policy))
@@ -173,8 +173,11 @@ def _assessed(case: Case) -> Assessment | None:
 
 def _refitted(case: Case, interruption: Interruption) -> Policy:
     study_seed, request = case.stored.identity["run"]["seed"], case.request
-    with interruption.interruptible():
-        return refit(case.trial, study_seed, request.seed, request.gpu_id, keep=not request.dry_run)
+    try:
+        with interruption.interruptible():
+            return refit(case.trial, study_seed, request.seed, request.gpu_id, keep=not request.dry_run)
+    except ValueError as error:
+        raise StudyError(f"trial {case.trial.number} cannot be trained again: {error}") from error
 
 
 def _test_number(case: Case, deployments: Deployments, policy: Policy) -> int:
