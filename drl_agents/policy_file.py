@@ -90,6 +90,13 @@ def load_policy(
     return policy
 
 
+def weights_sha256(policy: Policy) -> str:
+    """One hash over all that decides an action: weights, normaliser and clip, whatever the header says."""
+    clip = policy.clip if math.isfinite(policy.clip) else None
+    tensors = {name: value.detach().float().cpu() for name, value in _tensors(policy).items()}
+    return _digest(tensors, {"clip": clip})
+
+
 def _tensors(policy: Policy) -> dict[str, Tensor]:
     tensors = {"state_avg": policy.state_avg, "state_std": policy.state_std}
     for i, (weight, bias) in enumerate(policy.layers):

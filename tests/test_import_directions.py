@@ -24,6 +24,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": {"drl_agents", "train.config", *ENVIRONMENTS},
     # layer 2
     "train.study": {"train", "train.config", "train.validation", "market"},
+    # hands a study's winner to the layer below live trading; nothing in train.study may know it
+    "train.study.handover": {"train.study", "train", "train.config", "train.validation", "market", "drl_agents"},
     "paper_trading": {"market", "drl_agents", "environment_Alpaca_vectorized"},
     # layer 3
     "drl_agents.elegantrl_models": {"train", "train.config", "drl_agents"},
