@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.forked_scripts import run_script
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted([*(ROOT / "scripts").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py"), *ROOT.glob("*.py")])
 COMMANDS = [path for path in SCRIPTS if '__name__ == "__main__"' in path.read_text()]
@@ -14,21 +16,6 @@ SHELL_COMMANDS = [
     ROOT / "scripts" / "run_tests.sh",
     ROOT / "scripts" / "monitoring" / "web_dashboard.sh",
 ]
-
-IMPORT = """
-import importlib.util, pathlib, random, sys
-path = pathlib.Path(sys.argv[1])
-sys.path.insert(0, str(path.parent))  # as when it is run
-before = random.getstate()
-spec = importlib.util.spec_from_file_location("script_under_test", path)
-module = importlib.util.module_from_spec(spec)
-sys.modules[spec.name] = module
-spec.loader.exec_module(module)
-assert random.getstate() == before, "seeded the global generator"
-torch = sys.modules.get("torch")
-assert torch is None or not torch.cuda.is_initialized(), "touched the GPU"
-"""
-
 
 def name(path: Path) -> str:
     return str(path.relative_to(ROOT))
@@ -49,8 +36,8 @@ def test_a_script_answers_help_from_any_folder(script, tmp_path):
 
 
 @pytest.mark.parametrize("script", COMMANDS, ids=name)
-def test_a_script_refuses_an_unknown_flag_by_name(script, tmp_path):
-    result = run(sys.executable, script, "--no-such-flag", cwd=tmp_path)
+def test_a_script_refuses_an_unknown_flag_by_name(script, tmp_path, tmp_path_factory):
+    result = run_script(script, "--no-such-flag", cwd=tmp_path, log_dir=tmp_path_factory.mktemp("streams"))
     assert result.returncode == 2
     assert "--no-such-flag" in result.stderr or "required" in result.stderr
 
@@ -63,8 +50,8 @@ def test_a_shell_script_answers_help_from_any_folder(script, tmp_path):
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=name)
-def test_importing_a_script_does_nothing(script, tmp_path):
-    result = run(sys.executable, "-c", IMPORT, script, cwd=tmp_path)
+def test_importing_a_script_does_nothing(script, tmp_path, tmp_path_factory):
+    result = run_script(script, cwd=tmp_path, as_main=False, log_dir=tmp_path_factory.mktemp("streams"))
     assert result.returncode == 0, result.stderr
     assert result.stdout == ""
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,157 @@
+#!/usr/bin/env python3
+"""What pruning saves in time and costs in quality: studies of equal budget with the Wilcoxon pruner and without one.
+
+Both studies of a seed see the same market and begin with the same trials. The market has a signal that settings differ
+in finding: coins rise one after the other, announced a bar ahead. Quality is the winner's value, and its mean excess
+Sharpe on bars held out of the study. The two are run one after the other in turn, so the machine's moods hit both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO))
+
+from benchmarks import measuring  # noqa: E402 - the repository is not installed
+from benchmarks.calibration import BAR_SECONDS, FIRST_CLOSE_S, TICKERS  # noqa: E402
+from benchmarks.planted_markets import AnnouncedMarket  # noqa: E402
+from market.dataset import Dataset, make_dataset, save_dataset  # noqa: E402
+from train.study.data import SplitPlan  # noqa: E402
+from train.study.progress import best_trial  # noqa: E402
+from train.study.session import StudyRequest, run_study  # noqa: E402
+from train.study.storage import FINISHED, HOLDOUT_SCORE, absolute_url, load_study  # noqa: E402
+
+PRUNERS = ("none", "wilcoxon")
+SIGNAL = AnnouncedMarket(n_assets=len(TICKERS), rise=0.003, fall=-0.001, volatility=0.004)
+COLUMNS = {
+    "seed": "seed", "pruner": "pruner", "n_completed": "completed", "n_pruned": "pruned", "splits": "splits trained",
+    "wall_s": "seconds", "value": "best value", "holdout": "its excess Sharpe, held out",
+}  # fmt: skip
+N_SPLITS = 6
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Of every study."""
+
+    n_trials: int = 40  # completed and pruned
+    break_step: int = 3_000  # environment steps of a split
+    n_envs: int = 12
+    n_bars: int = 8_000
+    holdout_fraction: float = 0.25
+
+
+def make_market(seed: int, n_bars: int) -> Dataset:
+    """Coins that rise in turn, announced."""
+    config = SIGNAL.config(n_bars, seed)
+    names = [f"{ticker}:announced" for ticker in TICKERS]
+    return make_dataset(
+        price=config["price_array"], tech=config["tech_array"],
+        time=FIRST_CLOSE_S + BAR_SECONDS * np.arange(n_bars), tickers=TICKERS,
+        feature_names=names + [f"time:noise_{i}" for i in range(SIGNAL.n_noise_features)], bar_seconds=BAR_SECONDS,
+        segments=[(0, n_bars)], source=f"announced market, seed {seed}", synthetic=True,
+    )  # fmt: skip
+
+
+def study_once(seed: int, pruner: str, budget: Budget) -> dict[str, Any]:
+    """One study, thrown away after its figures are read."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save_dataset(make_market(seed, budget.n_bars), folder / "5m")
+        url, started = absolute_url("sqlite:///study.db", folder), time.perf_counter()
+        run_study(
+            StudyRequest(
+                n_trials=budget.n_trials, study_name="pruning", storage=url, results_dir=folder / "results",
+                data_dir=folder / "5m", plan=SplitPlan("standard", N_SPLITS - 1, 1, budget.holdout_fraction),
+                n_envs=budget.n_envs, break_step=budget.break_step, use_best_ranges=True, pruner=pruner, seed=seed,
+            )
+        )  # fmt: skip
+        wall_s = time.perf_counter() - started
+        return {"seed": seed, "pruner": pruner, "wall_s": wall_s} | figures(load_study(url, "pruning"))
+
+
+def figures(study: optuna.Study) -> dict[str, Any]:
+    """What a study came to."""
+    finished, best = study.get_trials(deepcopy=False, states=FINISHED), best_trial(study)
+    n_completed = sum(t.state == optuna.trial.TrialState.COMPLETE for t in finished)
+    scored = study.user_attrs.get(HOLDOUT_SCORE) or {}
+    return {
+        "n_completed": n_completed,
+        "n_pruned": len(finished) - n_completed,
+        "splits": sum(name.startswith("split_") for t in finished for name in t.user_attrs),
+        "value": None if best is None else best.value,
+        "holdout": scored.get("mean_excess_sharpe"),
+    }
+
+
+def notes(rows: list[dict[str, Any]]) -> list[str]:
+    """What pruning did, seed by seed, in medians."""
+    by_pruner = {p: {row["seed"]: row for row in rows if row["pruner"] == p} for p in PRUNERS}
+    pairs = [(row, by_pruner["wilcoxon"][seed]) for seed, row in by_pruner["none"].items()]
+
+    def differences(name: str) -> list[float]:
+        return [b[name] - a[name] for a, b in pairs if None not in (a[name], b[name])]
+
+    lines = [
+        f"Pruning took {statistics.median(b['wall_s'] / a['wall_s'] for a, b in pairs):.0%} of the time and "
+        f"{statistics.median(b['splits'] / a['splits'] for a, b in pairs):.0%} of the splits (medians of "
+        f"{len(pairs)} seeds)."
+    ]
+    for name, what in (("value", "best value"), ("holdout", "excess Sharpe held out")):
+        found = differences(name)
+        if found:
+            lines.append(
+                f"The winner's {what} with pruning less that without: median {statistics.median(found):+.1f}, from "
+                f"{min(found):+.1f} to {max(found):+.1f}."
+            )
+    return lines
+
+
+def measure(args: argparse.Namespace, budget: Budget) -> dict[str, Any]:
+    """The section "pruning"."""
+    rows = []
+    if not args.quick:
+        study_once(0, "none", Budget(1, 1_000))  # compiles what is compiled
+    for seed in range(args.seeds):
+        for pruner in PRUNERS if seed % 2 == 0 else PRUNERS[::-1]:
+            rows.append(study_once(seed, pruner, budget))
+            done = f"{len(rows)} of {2 * args.seeds}"
+            print(f"{done}: seed {seed}, {pruner}: {rows[-1]['wall_s']:.0f} s", file=sys.stderr)
+    rows.sort(key=lambda row: (row["seed"], row["pruner"]))
+    about = (
+        f"Studies of {budget.n_trials} trials, {N_SPLITS} splits of {budget.break_step:,} environment steps, on "
+        f"{budget.n_bars:,} bars of {len(TICKERS)} coins with an announced signal, the last "
+        f"{budget.holdout_fraction:.0%} held out. Sharpe ratios are annual, and high because the signal is."
+    )
+    return measuring.section(args, about, COLUMNS, rows=rows, notes=notes(rows), settings=asdict(budget))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, show, keep."""
+    parser = measuring.arguments(__doc__, gpu=False)
+    parser.set_defaults(threads=1)
+    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="pairs of studies (default 5)")
+    args = parser.parse_args(argv)
+    measuring.with_threads(args)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    logging.getLogger("train").setLevel(logging.ERROR)
+    if args.quick:
+        args.seeds = 1
+    measuring.finish(args, "pruning", measure(args, Budget(5, 1_000, n_bars=4_000) if args.quick else Budget()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
