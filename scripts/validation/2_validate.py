@@ -55,8 +55,8 @@ def validate(args: argparse.Namespace) -> None:
     """Evaluate, print, write."""
     trial = stored_trial(args)
     by_fold = evaluate_trial(trial, gpu_id=args.gpu)
-    rows = validation_rows(trial, by_fold, args.random_draws, args.seed)
     recorded = recorded_text(trial, by_fold)
+    rows = validation_rows(trial, by_fold, args.random_draws, args.seed)
     print(f"study {trial.settings['study']}, trial {trial.number}: {trial.data.dataset.label}")
     print(recorded)
     for scope, title in (("split", "Test blocks of each split"), ("path", "Full paths through all test bars")):
@@ -64,8 +64,8 @@ def validate(args: argparse.Namespace) -> None:
     summaries = {scope: summary_rows(rows, scope) for scope in ("split", "path")}
     formats = {"account": "", "figure": "", "mean": ".4f", "std": ".4f", "worst": ".4f"}
     print(f"\nOver the splits (std of the population)\n{text_table(summaries['split'], formats)}")
-    content = {"study": trial.settings["study"], "trial": trial.number, **trial.data.origin, "recorded": recorded,
-               "random_draws": args.random_draws, "seed": args.seed, "rows": rows, "summary": summaries}  # fmt: skip
+    content = trial.about | {"recorded": recorded, "random_draws": args.random_draws, "random_seed": args.seed,
+                             "rows": rows, "summary": summaries}  # fmt: skip
     write_json(trial.folder / "validation.json", plain(content))
     write_csv(trial.folder / "validation.csv", rows)
     print(f"\nwritten: {trial.folder / 'validation.json'}, validation.csv")

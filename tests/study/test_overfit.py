@@ -137,6 +137,21 @@ def test_a_missing_curve_is_named(made):
         read_returns(made.study, made.folder)
 
 
+@pytest.mark.parametrize("keep", [0.0, 0.6], ids=["empty", "cut off"])
+@pytest.mark.parametrize("number", [4, 5], ids=["another", "winner"])
+def test_a_damaged_curve_is_named(made, number, keep):
+    path = split_folder(made.folder, number, 1) / "equity.npz"
+    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+    with pytest.raises(StudyError, match=rf"trial_{number}/split_1/equity\.npz cannot be read \(.*restore"):
+        read_returns(made.study, made.folder)
+
+
+def test_a_winner_without_files_or_a_record_of_its_splits_is_named(made):
+    made.study.add_trial(optuna.trial.create_trial(value=99.0))
+    with pytest.raises(StudyError, match=r"trial_14: 0 of 0 splits' equity\.npz are there; restore"):
+        read_returns(made.study, made.folder)
+
+
 def test_a_study_without_a_completed_trial_has_nothing_to_judge(tmp_path):
     empty = optuna.create_study(study_name="e")
     with pytest.raises(StudyError, match="study e has no completed trial"):

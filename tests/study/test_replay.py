@@ -14,11 +14,15 @@ from drl_agents.policy_file import load_policy, save_policy
 from market.dataset import save_dataset
 from market.sample import synthetic_dataset
 from tests.study.conftest import TICKERS
+from train.config import TrainConfig
 from train.study.backtest import costs_of, path_rows, recorded_text, summary_rows, validation_rows, write_paths
-from train.study.data import StudyError
+from train.study.data import SplitPlan, StudyError
 from train.study.replay import evaluate_trial, find_trial, join_paths, open_stored, read_trial
 from train.study.reseed import own_rows, retrain, seed_folder, seed_rows, settings_for, spread_rows
+from train.study.results import settings_sha256, write_equity
+from train.study.session import StudyRequest, run_study
 from train.study.split_run import agent_metrics, equal_weight_metrics, run_split
+from train.study.storage import absolute_url
 from train.validation.splits import n_paths
 
 
@@ -60,6 +64,23 @@ def test_an_account_that_differs_from_the_record_is_told(trial, by_fold):
     first = by_fold[0][0]
     changed = [[replace(first, equity=first.equity * 1.01), *by_fold[0][1:]], *by_fold[1:]]
     assert "differ from the study's own record by up to 1.0e-02" in recorded_text(trial, changed)
+
+
+@pytest.mark.parametrize(("now", "words"), [
+    ([10.0, 9.0, 0.0, 0.0], "differ from the study's own record by up to 4.0e-04 of the initial capital (that is not"),
+    ([10.0, np.nan, 0.0, 0.0], "differ from the study's own record by up to inf of the initial capital (that is not"),
+    ([10.0, 5.0, 0.0, 1e-9], "differ from the study's own record by up to 1.0e-13 of the initial capital (another"),
+    ([10.0, 5.0, 0.0, 0.0], "every account equals the study's own record to the last bit"),
+])  # fmt: skip
+def test_accounts_at_nothing_are_compared_too(trial, by_fold, tmp_path, now, words):
+    def ruined(equity):
+        n, zero = len(equity), np.zeros(len(equity) - 1)
+        given = {"bars": np.arange(n), "equity": np.array(equity), "benchmark_equity": np.ones(n)}
+        return replace(by_fold[0][0], **given, turnover=zero, fees=zero, trades=zero, exposure=np.zeros(n))
+
+    (tmp_path / "split_0").mkdir()
+    write_equity(tmp_path / "split_0" / "equity.npz", [ruined([10.0, 5.0, 0.0, 0.0])], np.arange(4))
+    assert words in recorded_text(replace(trial, folder=tmp_path), [[ruined(now)]])
 
 
 def test_paths_go_through_every_tested_bar_once_in_time_order(trial, by_fold):
@@ -149,7 +170,56 @@ def test_seeds_are_trained_once_and_a_failed_split_is_tried_again(trial, tmp_pat
     assert retrain(moved, 0, 2, runner=None) == rows  # nothing is left to train
 
 
+@pytest.mark.parametrize("name", ["code_version", "settings_sha256", "data_sha256"])
+def test_seeds_of_other_code_settings_or_data_are_trained_again(trial, tmp_path, caplog, name):
+    caplog.set_level("INFO")
+    moved, calls = replace(trial, folder=tmp_path), []
+
+    def runner(settings, data, fold, out_dir, metadata, on_progress=None):
+        calls.append((metadata["reseeded"], fold.index))
+        out_dir.mkdir(parents=True, exist_ok=True)
+        shutil.copy(trial.folder / f"split_{fold.index}" / "result.json", out_dir)
+
+    retrain(moved, 0, 1, runner=runner)
+    path = seed_folder(moved, 1, 2) / "result.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {name: "another"}))
+    calls.clear()
+    caplog.clear()
+    retrain(moved, 0, 1, runner=runner)
+    assert calls == [(1, 2)]
+    assert sum("1 of 3 splits were trained by another code version" in message for message in caplog.messages) == 1
+    assert json.loads(path.read_text()) == content
+
+
+def test_other_settings_are_another_hash(trial):
+    config, env = TrainConfig(**settings_for(trial, 0, 0).train), trial.env
+    kept = json.loads((trial.folder / "split_0" / "result.json").read_text())["settings_sha256"]
+    assert kept == settings_sha256(replace(config, seed=9), env)
+    assert kept != settings_sha256(replace(config, gamma=0.5), env)
+    assert kept != settings_sha256(config, env | {"fee_rate": 0.5})
+
+
 # ------------------------------------------------------------------------------------------------ what is refused
+def test_a_folder_of_several_timeframes_is_read_as_it_was_for_training(tmp_path):
+    """`--data-dir data --timeframe 1h` beside a data/5m: the study says which of them it was."""
+    for timeframe, n_bars in (("5m", 3000), ("1h", 3000)):
+        save_dataset(synthetic_dataset(timeframe, n_bars, TICKERS, seed=1), tmp_path / "data" / timeframe)
+    url, plan = absolute_url("sqlite:///study.db", tmp_path), SplitPlan("standard", 2, 2)
+    run_study(
+        StudyRequest(
+            n_trials=1, study_name="hourly", storage=url, results_dir=tmp_path / "results",
+            data_dir=tmp_path / "data", timeframe="1h", plan=plan, n_envs=4, break_step=256, use_best_ranges=True,
+            pruner="none",
+        )
+    )  # fmt: skip
+    stored = open_stored(url, "hourly", None)
+    for folder in (tmp_path / "data", tmp_path / "data" / "1h"):
+        assert read_trial(stored, "0", folder).data.timeframe == "1h"
+    with pytest.raises(StudyError, match=r"data/5m is not the data of study hourly: 1h is no such bars"):
+        read_trial(stored, "0", tmp_path / "data" / "5m")
+
+
 def test_other_data_is_refused_by_name(stored, tmp_path):
     save_dataset(synthetic_dataset("5m", 3000, TICKERS, seed=2), tmp_path / "5m")
     with pytest.raises(StudyError, match=r"5m is not the data of study tiny: .* the study stands on SYNTHETIC 5m"):

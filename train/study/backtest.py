@@ -22,6 +22,7 @@ from train.validation.metrics import MetricsBatch, joined_returns
 
 AGENT, EQUAL_WEIGHT, CASH, RANDOM = "agent", "equal weight", "cash", "random orders"
 COST_FACTORS = (0.0, 1.0, 2.0, 4.0)
+ROUNDING = 1e-4  # of the initial capital: two roundings of one account stay this close
 # Larger is worse; of the others smaller is.
 LARGER_IS_WORSE = ("max_drawdown", "volatility", "turnover", "fees", "trades", "max_drawdown_bars")
 SUMMARISED = ("sharpe", "excess_sharpe", "total_return", "max_drawdown", "turnover", "fees", "trades", "exposure")
@@ -110,7 +111,7 @@ def spread(name: str, values: Sequence[float]) -> dict[str, float]:
 
 def recorded_text(trial: StoredTrial, by_fold: Sequence[Sequence[EpisodeRecord]]) -> str:
     """Whether the accounts are those that the study recorded when it scored the trial."""
-    worst = 0.0
+    worst, capital = 0.0, costs_of(trial.env).initial_capital
     for fold, records in enumerate(by_fold):
         path = trial.folder / f"split_{fold}" / "equity.npz"
         if not path.exists():
@@ -118,12 +119,12 @@ def recorded_text(trial: StoredTrial, by_fold: Sequence[Sequence[EpisodeRecord]]
         kept, now = read_equity(path), np.concatenate([r.equity for r in records])
         if not np.array_equal(kept["bar"], np.concatenate([r.bars for r in records])):
             return f"split {fold}: the study recorded other bars"
-        worst = max(worst, float(np.abs(now / kept["equity"] - 1.0).max()))
+        if not np.array_equal(kept["equity"], now):  # nan is not equal to nan, and infinitely far from it below
+            worst = max(worst, float(np.nan_to_num(np.abs(now - kept["equity"]), nan=np.inf).max()) / capital)
     if worst == 0.0:
         return "every account equals the study's own record to the last bit"
-    return (
-        f"accounts differ from the study's own record by up to {worst:.1e} of equity (another machine rounds otherwise)"
-    )
+    cause = "another machine rounds otherwise" if worst < ROUNDING else "that is not rounding: other code or settings"
+    return f"accounts differ from the study's own record by up to {worst:.1e} of the initial capital ({cause})"
 
 
 # ------------------------------------------------------------------------------------------------ costs and paths

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from train.study.results import read_closes, read_equity, split_folder
-from train.study.returns import UNREADABLE, Columns
+from train.study.data import StudyError
+from train.study.results import UNREADABLE, read_closes, read_equity, split_folder
+from train.study.returns import Columns
 from train.validation.benchmarks import (
     RANDOM_DRAWS,
     Account,
@@ -39,8 +40,8 @@ def read_split(folder: Path, trial_number: int, fold: int) -> Columns | None:
     path = split_folder(folder, trial_number, fold) / "equity.npz"
     try:
         return read_equity(path)
-    except UNREADABLE as error:
-        logger.warning("report: %s: not used: %s", path, error)
+    except StudyError as error:
+        logger.warning("report: not used: %s", error)
         return None
 
 
