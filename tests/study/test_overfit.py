@@ -14,7 +14,7 @@ from train.study.judgement import judge
 from train.study.overfit import assess, require_trials, write_matrix
 from train.study.replay import StoredStudy
 from train.study.results import read_equity, split_folder, write_equity
-from train.study.returns import read_returns
+from train.study.returns import layout_of, read_returns
 from train.study.storage import IDENTITY
 from train.validation.overfitting import deflated_sharpe, estimate_sharpe
 
@@ -77,6 +77,22 @@ def test_excess_returns_are_less_the_benchmarks(made):
     returns = read_returns(made.study, made.folder)
     np.testing.assert_allclose(returns.matrix("account") - returns.matrix("excess"), 0.0001, atol=1e-12)
     np.testing.assert_allclose(returns.equal_weight, 0.0001, atol=1e-12)
+
+
+def test_the_fee_that_equal_weight_pays_for_its_coins_is_in_its_first_return():
+    # 100 buys coins worth 99; then they rise by 2 and by 1: the returns are 101 / 100 - 1 and 102.01 / 101 - 1.
+    def columns(first_bar):
+        bars = first_bar + np.arange(3)
+        return {
+            "segment": np.zeros(3, int), "bar": bars, "equity": np.array([100.0, 90.0, 95.0]),
+            "benchmark_equity": np.array([99.0, 101.0, 102.01]),
+        }  # fmt: skip
+
+    both = {name: np.concatenate([columns(0)[name], columns(7)[name]]) for name in columns(0)}
+    both["segment"][3:] = 1
+    layout = layout_of({0: both, 1: columns(0)})
+    assert layout.bars.tolist() == [1, 2, 8, 9]
+    np.testing.assert_allclose(layout.equal_weight, 0.01, rtol=1e-12)
 
 
 def test_pruned_trials_count_and_have_no_column(made):

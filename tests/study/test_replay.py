@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+import tracemalloc
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 from optuna.trial import TrialState
 
 from drl_agents.policy_file import load_policy, save_policy
-from market.dataset import save_dataset
+from market.dataset import make_dataset, save_dataset
 from market.sample import synthetic_dataset
 from tests.study.conftest import TICKERS
 from train.config import TrainConfig
-from train.study.backtest import costs_of, path_rows, recorded_text, summary_rows, validation_rows, write_paths
-from train.study.data import SplitPlan, StudyError
-from train.study.replay import evaluate_trial, find_trial, join_paths, open_stored, read_trial
+from train.study.backtest import (
+    cost_rows,
+    costs_of,
+    path_rows,
+    recorded_text,
+    summary_rows,
+    validation_rows,
+    write_paths,
+)
+from train.study.data import SplitPlan, StudyError, fold_data
+from train.study.replay import evaluate_trial, find_trial, join_paths, open_stored, read_trial, tested_segments
+from train.study.report import collect
 from train.study.reseed import own_rows, retrain, seed_folder, seed_rows, settings_for, spread_rows
 from train.study.results import settings_sha256, write_equity
+from train.study.search_space import MAX_LOOKBACK
 from train.study.session import StudyRequest, run_study
 from train.study.split_run import agent_metrics, equal_weight_metrics, run_split
 from train.study.storage import absolute_url
+from train.validation.benchmarks import RANDOM_DRAWS
 from train.validation.splits import n_paths
 
 
@@ -94,6 +106,24 @@ def test_paths_go_through_every_tested_bar_once_in_time_order(trial, by_fold):
     assert len(set(pieces)) == len(pieces) == sum(map(len, by_fold))  # every block is in one path
 
 
+def test_a_block_too_short_to_trade_is_in_no_path(trial, market):
+    """A gap 5 bars before the second of three groups ends: nothing can be observed in the 5 bars behind it."""
+    boundary, time = 2000, market.time.copy()
+    time[boundary - 5 :] += 3000
+    gap = make_dataset(
+        price=market.price, tech=market.tech, time=time, tickers=market.tickers, feature_names=market.feature_names,
+        bar_seconds=300, segments=[(0, boundary - 5), (boundary - 5, 3000)], source="x", synthetic=True, warmup_bars=5,
+    )  # fmt: skip
+    with_gap = replace(trial, data=fold_data(gap, SplitPlan("standard", 2, 2)))
+    folds, lookback = with_gap.data.folds, trial.env["lookback"]
+    assert max(len(fold.test) for fold in folds) == 3  # the group with the gap is two blocks
+    by_fold = [tested_segments(with_gap, fold) for fold in folds]
+    assert sum(map(len, by_fold)) < sum(len(fold.test) for fold in folds)
+    first = MAX_LOOKBACK - lookback
+    expected = [(first, 1000), (1000 - lookback + 1, boundary - 5), (boundary - 5 + first, 3000)]
+    assert join_paths(with_gap, by_fold) == [expected] * 2
+
+
 def test_the_joined_return_is_the_product_of_the_blocks(trial, by_fold, tmp_path):
     rows = path_rows(trial, by_fold)
     write_paths(tmp_path / "paths.npz", trial, by_fold)
@@ -125,6 +155,52 @@ def test_validation_has_the_agent_and_every_benchmark_by_split_and_by_path(trial
     assert summary["agent", "sharpe"]["worst"] == min(sharpes)
     without = validation_rows(trial, by_fold, n_draws=0)
     assert [row["account"] for row in without[:6]] == accounts[:-1]
+
+
+def test_the_page_and_validation_draw_the_same_random_orders(trial, by_fold, stored):
+    rows = [row for row in validation_rows(trial, by_fold, n_draws=RANDOM_DRAWS) if row["scope"] == "path"]
+    table = {(row["index"], row["account"]): row for row in rows}
+    paths = collect(stored.study, stored.folder).paths
+    assert len(paths) == 2
+    for i, path in enumerate(paths):
+        agent, equal, random = (table[i, account] for account in ("agent", "equal weight", "random orders"))
+        assert random["sharpe"] == np.mean(path.random.sharpe)
+        assert random["exposure"] == pytest.approx(path.random.exposure, rel=1e-12)
+        assert random["not_traded"] == pytest.approx(1.0 - path.random.traded_share, abs=1e-12)
+        assert (agent["beats_random"], agent["returns_more"]) == (path.random.sharpe_below, path.random.returns_less)
+        for name, value in asdict(path.equal_weight_figures).items():
+            assert equal[name] == pytest.approx(value, rel=1e-12), name
+        assert equal["trades"] == len(TICKERS) * 3  # bought once in each block
+
+
+def test_split_0_under_seed_1_draws_other_accounts_than_split_1_under_seed_0(trial, by_fold):
+    same = [by_fold[0]] * len(by_fold)
+    sharpes = {
+        (seed, row["index"]): row["sharpe"]
+        for seed in (0, 1)
+        for row in validation_rows(trial, same, n_draws=3, seed=seed)
+        if (row["scope"], row["account"]) == ("split", "random orders")
+    }
+    assert len(set(sharpes.values())) == len(sharpes) == 2 * len(by_fold)
+
+
+def test_validation_keeps_no_more_of_the_draws_than_their_curves(trial, by_fold):
+    """8 bytes a step and draw are kept, and those of one split are worked on; whole accounts are 40 bytes."""
+    n_draws, n_steps = 60, sum(len(record.turnover) for records in by_fold for record in records)
+    tracemalloc.start()
+    validation_rows(trial, by_fold, n_draws=n_draws)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak / (n_steps * n_draws) < 40.0
+
+
+def test_fees_and_slippage_are_both_multiplied(trial):
+    rows, found = cost_rows(trial, (1.0, 4.0))
+    assert [(row["fee_rate"], row["slippage_rate"]) for row in rows] == [(0.0025, 0.0005), (0.01, 0.002)]
+    by_hand = evaluate_trial(trial, {"fee_rate": 0.01, "slippage_rate": 0.002})
+    for ours, theirs in zip(found[4.0], by_hand, strict=True):
+        for record, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(record.equity, other.equity)
 
 
 def test_costs_are_those_that_the_trial_paid(trial):
