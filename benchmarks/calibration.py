@@ -166,7 +166,7 @@ def reading(returns: StudyReturns, kind: Kind) -> Reading:
     """One kind of returns; all nan where a single trial is left, which compares with nothing."""
     if len(returns.numbers) < LEAST_COMPARED:
         return UNDEFINED
-    found, matrix = assess(returns, kind).to_json(), returns.matrix(kind)
+    found, matrix = assess(returns, kind, least_trials=LEAST_COMPARED).to_json(), returns.matrix(kind)
     ratios = np.array([float(sharpe(column, 1.0)) for column in matrix.T])
     best = estimate_sharpe(matrix[:, int(np.argmax(ratios))])
     return Reading(

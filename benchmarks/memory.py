@@ -126,7 +126,8 @@ def draw(series: dict[str, list[float]], title: str, path: Path) -> None:
     figure, panel = plt.subplots(figsize=(7, 5.5), constrained_layout=True)
     for name, values in series.items():
         panel.plot(range(1, len(values) + 1), values, color=COLORS[name], linewidth=2.5, label=name)
-    panel.set(title="Resident memory after each trial, MiB", xlabel="trials run by one process", ylim=(0, None))
+    panel.set(title="Resident memory after each trial, MiB", xlabel="trials run by one process",
+              ylim=(0, 1.15 * max(map(max, series.values()))))
     panel.grid(alpha=0.3)
     panel.legend(frameon=False, loc="lower right")
     figure.suptitle(title, fontsize=13, color="#555555")

@@ -154,6 +154,11 @@ def read_checkpoint(path: Path, identity: Mapping[str, Any]) -> tuple[dict[str, 
     return facts, tensors
 
 
+def anywhere(train: Mapping[str, Any]) -> dict[str, Any]:
+    """Training settings without the GPU's number: the next attempt may be given another one, but not a CPU."""
+    return {name: value for name, value in train.items() if name != "gpu_id"} | {"on_gpu": train["gpu_id"] >= 0}
+
+
 def differences(stored: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """(dotted name, value there, value here) of what differs, values shortened for one line."""
     for name in sorted(stored.keys() | own.keys()):

@@ -24,7 +24,7 @@ from drl_agents.atomic_file import write_atomically
 from drl_agents.policy_file import PolicyFileError, save_policy
 from environment_Alpaca import CryptoEnvAlpaca
 from environment_Alpaca_vectorized import EnvParams, VectorizedCryptoEnvAlpaca, observation_layout
-from train.checkpoint import Checkpoints, Keeper, below, copy_policy, file_tensor, prefixed
+from train.checkpoint import Checkpoints, Keeper, anywhere, below, copy_policy, file_tensor, prefixed
 from train.config import TrainConfig
 from train.device import prepare_device
 from train.env_factory import env_class_for, make_env
@@ -142,6 +142,7 @@ def run_identity(
     The data is known by the caller's `data_sha256`, or else by its arrays; the code by its text, not its commit.
     """
     identity = {name: value for name, value in known.items() if name not in ("trial", "code_version")}
+    identity["settings"] = anywhere(identity["settings"])
     if not identity.get("data_sha256"):
         arrays = {name: np.ascontiguousarray(config[name]) for name in ("price_array", "tech_array")}
         identity["data_sha256"] = {name: hashlib.sha256(array.data).hexdigest() for name, array in arrays.items()}

@@ -10,7 +10,7 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO))
 
-from train.study.arguments import add_study, exit_code, stored_study  # noqa: E402
+from train.study.arguments import add_study, exit_code, file_to_write, stored_study  # noqa: E402
 from train.study.plot import plot_study  # noqa: E402
 
 
@@ -18,14 +18,15 @@ def parser() -> argparse.ArgumentParser:
     """The flags."""
     p = argparse.ArgumentParser(description=__doc__)
     add_study(p)
-    p.add_argument("--out", type=Path, metavar="FILE", help="PNG to write (default: study.png beside the results)")
+    p.add_argument("--out", type=file_to_write, metavar="FILE",
+                   help="PNG to write (default: study.png beside the results)")
     return p
 
 
 def draw(args: argparse.Namespace) -> None:
     """Read, draw, say where."""
     stored = stored_study(args)
-    print(plot_study(stored.study, stored.folder, Path.cwd() / args.out if args.out else stored.folder / "study.png"))
+    print(plot_study(stored.study, stored.folder, args.out or stored.folder / "study.png"))
 
 
 def main(argv: list[str] | None = None) -> int:

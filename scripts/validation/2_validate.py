@@ -20,14 +20,18 @@ from train.study.backtest import recorded_text, summary_rows, validation_rows  #
 from train.study.replay import evaluate_trial  # noqa: E402
 from train.study.results import write_json  # noqa: E402
 from train.study.tables import plain, text_table, write_csv  # noqa: E402
+from train.validation.benchmarks import RANDOM_DRAWS  # noqa: E402
 
 COLUMNS = {
     "index": "d", "account": "", "sharpe": ".2f", "excess_sharpe": "+.2f", "total_return": "+.2%",
-    "max_drawdown": ".2%", "turnover": ".1f", "fees": ".2%", "trades": ".0f", "exposure": ".0%", "beats_random": ".0%",
+    "max_drawdown": ".2%", "turnover": ".1f", "fees": ".2%", "trades": ".0f", "exposure": ".0%",
+    "beats_random": ".0%", "returns_more": ".0%",
 }  # fmt: skip
 EPILOG = """
-Writes validation.json and validation.csv (all figures of all accounts) into <results>/<study>/trial_<n>/. The held-out
-bars are not looked at. Exit code: 0, 1 when the machine failed, 2 for a bad flag, study, trial or other data."""
+Random orders trade what the agent trades, when it does; their exposure is not matched. beats_random and returns_more
+are the shares of them with a lower Sharpe ratio and a lower total return. Writes validation.json and validation.csv
+(all figures of all accounts) into <results>/<study>/trial_<n>/. The held-out bars are not looked at. Exit code: 0, 1
+when the machine failed, 2 for a bad flag, study, trial or other data."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--random-draws",
         type=whole_number(0),
-        default=100,
+        default=RANDOM_DRAWS,
         metavar="K",
         help="accounts with random orders for each split; 0 for none (default 100)",
     )

@@ -11,7 +11,7 @@ REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO))
 
 from market.arguments import whole_number  # noqa: E402
-from train.study.arguments import add_trial, exit_code, stored_study, stored_trial  # noqa: E402
+from train.study.arguments import add_trial, exit_code, factor, stored_study, stored_trial  # noqa: E402
 from train.study.backtest import COST_FACTORS, cost_rows, path_rows, write_paths  # noqa: E402
 from train.study.replay import StoredTrial  # noqa: E402
 from train.study.reseed import own_rows, retrain, seed_rows, spread_rows  # noqa: E402
@@ -32,6 +32,7 @@ SEED_COLUMNS = {
     "total_return": "+.2%", "max_drawdown": ".2%", "turnover": ".1f", "fees": ".2%",
 }  # fmt: skip
 SPREAD_COLUMNS = {"figure": "", "trial": ".4f", "mean": ".4f", "std": ".4f", "worst": ".4f"}
+HELD_EASIER = "(equal weight pays the fee times the factor, and no slippage: it trades once)"
 EPILOG = """
 Every block of a path begins with fresh capital, and returns are joined. Costs: the same policies, fees and slippage
 times 0, 1, 2 and 4; means and worst of the paths. Seeds: the budget and settings of the trial on every split; what was
@@ -48,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     add_trial(p)
     p.add_argument(
         "--costs",
-        type=float,
+        type=factor,
         nargs="+",
         default=list(COST_FACTORS),
         metavar="X",
@@ -71,13 +72,14 @@ def backtest(args: argparse.Namespace) -> int:
     paths = path_rows(trial, found[1.0])
     print(f"study {trial.settings['study']}, trial {trial.number}: {trial.data.dataset.label}")
     print(f"\nFull paths\n{text_table(paths, PATH_COLUMNS)}")
-    print(f"\nCosts (means over {len(paths)} paths)\n{text_table(costs, COST_COLUMNS)}")
+    print(f"\nCosts (means over {len(paths)} paths)\n{text_table(costs, COST_COLUMNS)}\n{HELD_EASIER}")
     write_paths(trial.folder / "paths.npz", trial, found[1.0])
     write_csv(trial.folder / "costs.csv", costs)
     about = {"study": trial.settings["study"], "trial": trial.number, **trial.data.origin}
     content = about | {"paths": paths, "costs": costs}
     write_json(trial.folder / "backtest.json", plain(content))
     failed = 0
+    (trial.folder / "seeds.csv").unlink(missing_ok=True)  # of an earlier run; the backtest of this one has none yet
     if args.seeds:
         seeds, content["seeds"] = train_seeds(trial, args)
         failed = sum("failed" in row for row in seeds)

@@ -66,7 +66,7 @@ def judge(args: argparse.Namespace) -> None:
     content: dict = {"study": stored.study.study_name, "data": stored.study.user_attrs.get("data")}
     content["trials"], table = returns.count_text(), []
     for kind in KINDS:
-        found = assess(returns, kind, args.blocks)
+        found = assess(returns, kind, args.blocks, args.least_trials)
         if found.overfitting is None:
             raise StudyError(f"the probability of overfitting is not defined: {found.undefined}")
         write_matrix(stored.folder / f"pbo_{kind}.npz", returns, found)

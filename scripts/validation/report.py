@@ -10,7 +10,7 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO))
 
-from train.study.arguments import add_study, exit_code, stored_study  # noqa: E402
+from train.study.arguments import add_study, exit_code, file_to_write, stored_study  # noqa: E402
 from train.study.report import write_report  # noqa: E402
 
 
@@ -18,14 +18,15 @@ def parser() -> argparse.ArgumentParser:
     """The flags."""
     p = argparse.ArgumentParser(description=__doc__)
     add_study(p)
-    p.add_argument("--out", type=Path, metavar="FILE", help="HTML to write (default: report.html beside the results)")
+    p.add_argument("--out", type=file_to_write, metavar="FILE",
+                   help="HTML to write (default: report.html beside the results)")
     return p
 
 
 def write(args: argparse.Namespace) -> None:
     """Write the page, say where."""
     stored = stored_study(args)
-    print(write_report(stored.study, stored.folder, Path.cwd() / args.out if args.out else None))
+    print(write_report(stored.study, stored.folder, args.out))
 
 
 def main(argv: list[str] | None = None) -> int:

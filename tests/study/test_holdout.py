@@ -17,7 +17,7 @@ from train.evaluator import evaluate_policy
 from train.run import BEST_POLICY, LAST_POLICY
 from train.study import holdout
 from train.study.data import FILL_DELAY_BARS, SplitPlan, StudyError, cut_data, cut_holdout, load_study_data
-from train.study.holdout import load_holdout, read_score, score_holdout, score_winner
+from train.study.holdout import earlier_looks, load_holdout, looks_text, read_score, score_holdout, score_winner
 from train.study.progress import selection_text
 from train.study.results import read_equity, split_folder
 from train.study.rules import study_identity
@@ -274,6 +274,24 @@ def test_the_winner_is_scored_once_and_a_failure_is_only_logged(data, rows, trai
     assert "were spent on trial 0" in selection_text(study)
     score_winner(study, best, tmp_path, [replace(data, holdout=None)], dict, -1)
     assert "none (--holdout 0)" in caplog.messages[-1]
+
+
+def test_other_studies_that_looked_at_these_bars_are_named(study, rows, trained, tmp_path):
+    env, policies = trained
+    storage = study._storage
+    scored = score_holdout(study, tmp_path, rows, 3, policies, env)
+    assert scored["earlier_looks"] == []
+    assert looks_text(scored) == ""
+    again = optuna.create_study(storage=storage, study_name="again")
+    again.set_user_attr("uuid", "another")
+    assert earlier_looks(again, rows.about, is_synthetic=True) == [study.study_name]
+    later = replace(rows.about, first_time_s=rows.about.last_time_s + 1, last_time_s=rows.about.last_time_s + 2)
+    assert earlier_looks(again, later, is_synthetic=True) == []
+    assert earlier_looks(again, replace(rows.about, parent_sha256="b"), is_synthetic=True) == []
+    assert earlier_looks(again, rows.about, is_synthetic=False) == []
+    second = score_holdout(again, tmp_path / "again", rows, 0, policies, env)
+    assert second["earlier_looks"] == [study.study_name]
+    assert looks_text(second).startswith(f"1 other study of this database ({study.study_name}) looked at")
 
 
 def test_the_bars_on_disk_are_never_written(market_folder, market):

@@ -36,7 +36,8 @@ from train.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from train.run import BEST_POLICY, LAST_POLICY, train_policy
+from train.evaluator import mean_growth
+from train.run import BEST_POLICY, LAST_POLICY, run_identity, train_policy
 
 TRAIN, VALIDATION = [(0, 200)], [(200, 250), (250, 300)]
 TIMES = ("explore_s", "update_s", "evaluate_s")
@@ -307,6 +308,13 @@ def test_other_data_code_or_torch_is_another_run(what, kept, tmp_path, monkeypat
     assert seen[0] == 1
     words = {"data": "data_sha256.price is ab", "code": "code_sha256 is ", "torch": "torch is "}
     assert f"is of another run: its {words[what]}" in caplog.text
+
+
+@pytest.mark.parametrize(("there", "here", "is_same"), [(0, 3, True), (-1, -1, True), (-1, 0, False), (1, -1, False)])
+def test_another_gpu_is_the_same_run_and_another_kind_of_device_is_not(there, here, is_same):
+    known = [{"settings": {"gpu_id": gpu_id, "seed": 0}, "data_sha256": {"price": "ab"}} for gpu_id in (there, here)]
+    one, other = (run_identity(facts, {}, None, mean_growth) for facts in known)
+    assert (one == other) == is_same
 
 
 def test_data_without_a_name_is_known_by_its_arrays(tmp_path, caplog):

@@ -310,9 +310,10 @@ def test_the_paper_sized_problem_takes_seconds():
 def test_a_lucky_winner_is_called_lucky():
     text = verdict(WINNER, tried(100), 250.0, pbo=0.3)
     assert text == (
-        "With 100 trials, luck alone would be expected to produce an annual Sharpe of 1.79; the winner's is 2.50. "
-        "Confidence that its true Sharpe is above zero after accounting for the search: 90.0 %. The trial that is best "
-        "on half of the data ends in the lower half on the rest 30.0 % of the time. "
+        "Of 100 trials that differ as these do, the best would be expected to show an annual Sharpe of 1.79 without "
+        "any skill; the winner's is 2.50. Confidence that its true Sharpe is above zero after accounting for the "
+        "search: 90.0 %. The trial that is best on half of the data ends in the lower half on the rest 30.0 % of the "
+        "time. "
         "Not evidence of skill (95.0 % is needed)."
     )
 
@@ -338,4 +339,4 @@ def test_a_figure_never_looks_better_than_the_threshold_it_missed():
     almost = next(n for n in np.arange(46.0, 47.0, 0.01) if deflated_sharpe(WINNER, tried(n)) < 0.95)
     assert "search: 94.9 %." in verdict(WINNER, tried(almost), 250.0)
     assert "the rest 5.1 % of the time" in verdict(WINNER, tried(10), 250.0, 0.0501)
-    assert "With 1 trial, luck" in verdict(WINNER, search_of([2.5], 250.0), 250.0)
+    assert "One trial was tried; its annual Sharpe is 2.50. " in verdict(WINNER, search_of([2.5], 250.0), 250.0)

@@ -69,7 +69,7 @@ def path_view(title: str = "Path 1 of 1", ticker: str = "BTC") -> PathView:
         title=title, origin="splits 0", time_s=time_s, starts_s=time_s[:1], agent=agent, equal_weight=other,
         agent_figures=measure([agent], 1000.0), equal_weight_figures=measure([other], 1000.0),
         coins={ticker: other * 1.1}, coin_figures={ticker: measure([other * 1.1], 1000.0)},
-        random=RandomOrders(time_s, spread, np.array([0.5, np.nan]), 3, 0.9, 0.25),
+        random=RandomOrders(time_s, spread, np.array([0.5, np.nan]), 0.3, 0.9, 0.75, 0.5),
     )  # fmt: skip
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from optuna.exceptions import StorageInternalError
 
 from market.errors import DatasetError
+from train.device import prepare_device
 from train.provenance import ROOT
 from train.study.data import StudyError
 from train.study.replay import StoredStudy, StoredTrial, open_stored, read_trial
-from train.study.storage import DEFAULT_STORAGE, absolute_url
+from train.study.storage import DATA_DIR, DEFAULT_STORAGE, absolute_url
 from train.validation.splits import SplitError
 
 
@@ -35,7 +38,7 @@ def add_trial(parser: argparse.ArgumentParser) -> None:
         "--data-dir",
         type=Path,
         metavar="DIR",
-        help="the study's data set, checked by its hash (default: data/<timeframe> in the repository)",
+        help="the study's data set, checked by its hash (default: where the study read it)",
     )
     parser.add_argument("--gpu", type=int, default=-1, help="number of the GPU; -1 = CPU (default)")
 
@@ -48,11 +51,41 @@ def stored_study(args: argparse.Namespace) -> StoredStudy:
 
 
 def stored_trial(args: argparse.Namespace) -> StoredTrial:
-    """The trial that the flags name, with its data."""
+    """The trial that the flags name, with its data, on a device that is ready."""
+    n_gpus = torch.cuda.device_count()
+    if args.gpu >= n_gpus:
+        raise StudyError(f"--gpu {args.gpu}: torch sees {n_gpus or 'no'} GPUs; pass --gpu -1 for the CPU")
     stored = stored_study(args)
-    timeframe = next(iter(stored.identity["data_sha256"]))
-    data_dir = Path.cwd() / args.data_dir if args.data_dir else ROOT / "data" / timeframe
+    data_dir = Path.cwd() / args.data_dir if args.data_dir else own_data_dir(stored)
+    prepare_device(args.gpu)
     return read_trial(stored, args.trial, data_dir)
+
+
+def own_data_dir(stored: StoredStudy) -> Path:
+    """Where the study read its data, or the repository's folder for its timeframe."""
+    known = stored.study.user_attrs.get(DATA_DIR)
+    return Path(known) if known else ROOT / "data" / next(iter(stored.identity["data_sha256"]))
+
+
+def factor(text: str) -> float:
+    """A finite number of at least 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0.0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number of at least 0")
+    return value
+
+
+def file_to_write(text: str) -> Path:
+    """A path, from the current directory, that is no folder."""
+    path = Path.cwd() / text
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
+    return path
 
 
 def exit_code(program: str, work: Callable[[], None]) -> int:
@@ -71,5 +104,6 @@ def exit_code(program: str, work: Callable[[], None]) -> int:
         sys.stderr.write(f"{program}: {error.filename or 'file'}: {error.strerror or error}\n")
         return 1
     except KeyboardInterrupt:
+        sys.stderr.write(f"{program}: interrupted\n")
         return 130
     return 0

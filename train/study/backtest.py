@@ -13,6 +13,7 @@ import numpy as np
 from market.files import write_whole
 from train.env_factory import resolved_rules
 from train.evaluator import EpisodeRecord
+from train.study.data import StudyError
 from train.study.replay import StoredTrial, evaluate_trial, join_paths
 from train.study.results import read_equity
 from train.study.split_run import agent_metrics, equal_weight_metrics
@@ -69,6 +70,7 @@ def _account_rows(trial: StoredTrial, records: Sequence[EpisodeRecord], mark: Be
     lead = {"excess_sharpe": agent.sharpe - other.sharpe}
     if draws is not None:
         lead["beats_random"] = float(np.mean(np.asarray(draws.sharpe) < agent.sharpe))
+        lead["returns_more"] = float(np.mean(np.asarray(draws.total_return) < agent.total_return))
     yield {"account": AGENT} | asdict(agent) | lead
     # Trades of the equal-weight portfolio are not kept by the environment.
     yield {"account": EQUAL_WEIGHT} | asdict(other) | {"turnover": np.nan, "fees": np.nan, "trades": None}
@@ -136,6 +138,8 @@ def cost_rows(
     per_year = trial.data.dataset.bars_per_year
     for factor in factors:
         rates = {"fee_rate": rules["buy_fee_rate"] * factor, "slippage_rate": rules["slippage_rate"] * factor}
+        if max(rates.values()) >= 1.0:
+            raise StudyError(f"--costs {factor:g}: a fee of {rates['fee_rate']:.0%} of an order leaves nothing")
         found[factor] = evaluate_trial(trial, rates, gpu_id)
         paths = join_paths(trial, found[factor])
         agents = [agent_metrics(records, per_year) for records in paths]

@@ -17,9 +17,11 @@ import numpy as np
 from train.study.results import read_closes, read_equity, split_folder
 from train.study.returns import UNREADABLE, Columns
 from train.validation.benchmarks import (
+    RANDOM_DRAWS,
     Account,
     Costs,
     buy_and_hold_each,
+    draw_streams,
     equal_weight,
     measure_accounts,
     random_orders,
@@ -30,8 +32,6 @@ from train.validation.splits import Split, SplitError, recombined_paths
 
 logger = logging.getLogger(__name__)
 
-RANDOM_DRAWS = 100
-RANDOM_STEPS = 2000  # of a path: orders of several bars are given together above that
 
 
 def read_split(folder: Path, trial_number: int, fold: int) -> Columns | None:
@@ -86,11 +86,14 @@ def tested_paths(
         note = f"one for each split, because no full path exists ({error})"
     views = []
     for number, parts in enumerate(paths):
-        blocks = [block for i, b in parts for block in _blocks(splits.get(i), plan[i].test[b])]
-        if blocks and all(i in splits for i, _ in parts):
+        if not all(i in splits for i, _ in parts):
+            continue
+        found = [pair for i, b in parts for pair in _blocks(splits[i], i, plan[i].test[b])]
+        if found:
+            blocks, streams = zip(*found, strict=True)
             origin = ", ".join(str(i) for i in dict.fromkeys(i for i, _ in parts))
-            views.append(_view(f"Path {number + 1} of {len(paths)}", f"blocks of splits {origin}", blocks, market,
-                               bars_per_year))  # fmt: skip
+            view = _view(f"Path {number + 1} of {len(paths)}", f"blocks of splits {origin}", blocks, bars_per_year)
+            views.append(view if market is None else _with_benchmarks(view, blocks, streams, market, bars_per_year))
     missing = len(paths) - len(views)
     return views, note + (f"; {missing} not shown, for files are missing" if missing else "")
 
@@ -99,19 +102,20 @@ def _as_split(fold: Mapping[str, Any]) -> Split:
     return Split((), tuple((int(a), int(b)) for a, b in fold["test"]), tuple(fold["test_groups"]))
 
 
-def _blocks(columns: Columns | None, block: tuple[int, int]) -> list[Columns]:
-    """The segments of an equity file that lie in a test block."""
-    if columns is None:
-        return []
-    found = []
-    for number in np.unique(columns["segment"]):
+def _blocks(columns: Columns, fold: int, block: tuple[int, int]) -> list[tuple[Columns, np.random.Generator]]:
+    """The segments of a split's equity file that lie in a test block, each with the generator of its random orders.
+
+    The generators are those of `benchmarks_of` for the split, so the page and 2_validate.py draw the same accounts.
+    """
+    numbers, found = np.unique(columns["segment"]), []
+    for number, stream in zip(numbers, draw_streams(fold, len(numbers)), strict=True):
         rows = columns["segment"] == number
         if block[0] <= columns["bar"][rows][-1] < block[1]:
-            found.append({name: column[rows] for name, column in columns.items()})
+            found.append(({name: column[rows] for name, column in columns.items()}, stream))
     return found
 
 
-def _view(title: str, origin: str, blocks: list[Columns], market: Market | None, bars_per_year: float) -> PathView:
+def _view(title: str, origin: str, blocks: Sequence[Columns], bars_per_year: float) -> PathView:
     held = [np.concatenate([b["equity"][:1], b["benchmark_equity"][1:]]) for b in blocks]
     agent = measure(
         [b["equity"] for b in blocks],
@@ -121,7 +125,7 @@ def _view(title: str, origin: str, blocks: list[Columns], market: Market | None,
         trades=[b["trades"][1:] for b in blocks],
         exposure=[b["exposure"] for b in blocks],
     )
-    view = PathView(
+    return PathView(
         title=title,
         origin=origin,
         time_s=np.concatenate([b["time_s"] for b in blocks]),
@@ -131,36 +135,38 @@ def _view(title: str, origin: str, blocks: list[Columns], market: Market | None,
         agent_figures=agent,
         equal_weight_figures=measure(held, bars_per_year),
     )
-    return view if market is None else _with_benchmarks(view, blocks, market, bars_per_year)
 
 
-def _with_benchmarks(view: PathView, blocks: list[Columns], market: Market, bars_per_year: float) -> PathView:
-    every = -(-sum(len(b["bar"]) for b in blocks) // RANDOM_STEPS)
-    rows = [np.unique(np.append(np.arange(0, len(b["bar"]), every), len(b["bar"]) - 1)) for b in blocks]
-    kept = [(b, r) for b, r in zip(blocks, rows, strict=True) if len(r) > 1]
-    traded = [np.add.reduceat(b["turnover"], r[:-1] + 1) for b, r in kept]
-    streams = np.random.SeedSequence(0).spawn(len(kept))
+def _with_benchmarks(
+    view: PathView,
+    blocks: Sequence[Columns],
+    streams: Sequence[np.random.Generator],
+    market: Market,
+    bars_per_year: float,
+) -> PathView:
     random = [
-        random_orders(market.close[b["bar"][r]], notional, market.costs, RANDOM_DRAWS, np.random.default_rng(stream))
-        for (b, r), notional, stream in zip(kept, traded, streams, strict=True)
+        random_orders(market.close[b["bar"]], b["turnover"][1:], market.costs, RANDOM_DRAWS, stream)
+        for b, stream in zip(blocks, streams, strict=True)
     ]
+    drawn = measure_accounts(random, bars_per_year)
     closes = [market.close[b["bar"]] for b in blocks]
     coins = [buy_and_hold_each(close, market.costs) for close in closes]
     equal = measure_accounts([equal_weight(close, market.costs) for close in closes], bars_per_year).at()
-    wanted = float(sum(notional.sum() for notional in traded))
-    drawn = np.stack([compounded([account.equity[k] for account in random]) for k in range(RANDOM_DRAWS)])
+    wanted = float(sum(b["turnover"][1:].sum() for b in blocks))
+    curves = np.stack([compounded([account.equity[k] for account in random]) for k in range(RANDOM_DRAWS)])
     return replace(
         view,
         coins=dict(zip(market.tickers, _coin_curves(coins), strict=True)),
         coin_figures=_coin_figures(coins, market.tickers, bars_per_year),
         equal_weight_figures=_with_trades_of(view.equal_weight_figures, equal),
         random=RandomOrders(
-            time_s=np.concatenate([b["time_s"][r] for b, r in kept]),
-            quantiles=np.quantile(drawn, QUANTILES, axis=0),
-            sharpe=measure_accounts(random, bars_per_year / every).sharpe,
-            every_bars=every,
+            time_s=view.time_s,
+            quantiles=np.quantile(curves, QUANTILES, axis=0),
+            sharpe=drawn.sharpe,
+            exposure=float(np.mean(drawn.exposure)),
             traded_share=float(np.mean(sum(a.turnover.sum(axis=1) for a in random))) / wanted if wanted > 0.0 else 1.0,
-            share_above=float(np.mean(drawn[:, -1] >= view.agent[-1])),
+            returns_less=float(np.mean(drawn.total_return < view.agent_figures.total_return)),
+            sharpe_below=float(np.mean(drawn.sharpe < view.agent_figures.sharpe)),
         ),
     )
 

@@ -27,6 +27,7 @@ from train.study.search_space import LEAST_EPISODE_BARS, MAX_LOOKBACK
 from train.validation.splits import (
     Segments,
     Split,
+    SplitError,
     bars_in,
     combinatorial_purged_splits,
     expanding_splits,
@@ -230,7 +231,10 @@ def fold_data(
     purge = purge_bars_of(dataset)
     embargo = math.ceil(EMBARGO_FRACTION * bars_in(dataset.segments))
     min_train = MAX_LOOKBACK + LEAST_EPISODE_BARS
-    splits = _splits(dataset.segments, plan, purge, embargo, min_train)
+    try:
+        splits = _splits(dataset.segments, plan, purge, embargo, min_train)
+    except SplitError as error:
+        raise SplitError(f"{timeframe_name(dataset.bar_seconds)}: {error}") from error
     folds = tuple(_fold(i, split, dataset, purge, min_train) for i, split in enumerate(splits))
     parent = parent_sha256 or dataset.sha256
     return FoldedData(timeframe_name(dataset.bar_seconds), dataset, folds, purge, embargo, parent, holdout)

@@ -178,6 +178,8 @@ def score_winner(
         logger.warning("hold-out: scored for trial %d, when that was the best; trial %d, the best now, cannot be "
                        "checked on the same bars", scored["trial"], best.number)  # fmt: skip
     logger.info("hold-out: %s", score_text(scored))
+    if looks_text(scored):
+        logger.warning("hold-out: %s", looks_text(scored))
 
 
 def score_text(scored: Mapping[str, Any]) -> str:
@@ -224,6 +226,7 @@ def _score(
         "data_label": dataset.label,
         "synthetic": dataset.synthetic,
         "env": dict(env_params),
+        "earlier_looks": earlier_looks(study, rows.about, dataset.synthetic),
         "policies": results,
         # Nothing is put in the place of an undefined one.
         "mean_excess_sharpe": None if None in excesses else float(np.mean(excesses)),
@@ -231,6 +234,40 @@ def _score(
         "code_version": code_version(),
         "scored_s": int(time.time()),
     }
+
+
+def earlier_looks(study: optuna.Study, about: Holdout, is_synthetic: bool) -> list[str]:
+    """Other studies of the same database whose winners were scored on some of these bars, by name.
+
+    Each was a look: somebody who runs studies until one passes chooses by these bars. Real bars of one period are one
+    market, whichever file or coins they came from; a synthetic market is known by its hash.
+    """
+    found = []
+    for other in study._storage.get_all_studies():
+        scored = other.user_attrs.get(HOLDOUT_SCORE)
+        if not isinstance(scored, dict) or scored.get("uuid") == study.user_attrs["uuid"]:
+            continue
+        theirs = scored["holdout"]
+        overlaps = theirs["first_time_s"] <= about.last_time_s and about.first_time_s <= theirs["last_time_s"]
+        is_same_market = is_synthetic == scored["synthetic"] and (
+            not is_synthetic or theirs["parent_sha256"] == about.parent_sha256
+        )
+        if overlaps and is_same_market:
+            found.append(other.study_name)
+    return sorted(found)
+
+
+def looks_text(scored: Mapping[str, Any]) -> str:
+    """A warning where other studies looked at these bars before; empty where none did."""
+    names = scored.get("earlier_looks", [])
+    if not names:
+        return ""
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    several = len(names) > 1
+    return (
+        f"{len(names)} other stud{'ies' if several else 'y'} of this database ({shown}) looked at some of these bars "
+        "before, so a good result may be the luckiest of several looks"
+    )
 
 
 def _write_once(path: Path, content: Mapping[str, Any]) -> None:

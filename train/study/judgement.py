@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial
 
 from market.candles import utc_text
 from market.names import timeframe_seconds
+from train.study.holdout import looks_text
 from train.study.overfit import N_BLOCKS, Assessment, assess
 from train.study.returns import StudyReturns
 from train.study.storage import IDENTITY
@@ -128,4 +129,7 @@ def holdout_text(study: optuna.Study, scored: Mapping[str, Any], best: FrozenTri
         said = "which is within the chance error: neither skill nor its absence is shown"
     else:
         said = "above what chance explains" if mean > 0 else "clearly worse than equal weight"
-    return f"{where}: mean excess Sharpe {found} a year, with a standard error of about {error:.1f}, {said}."
+    looks = looks_text(scored)
+    return f"{where}: mean excess Sharpe {found} a year, with a standard error of about {error:.1f}, {said}." + (
+        f" {looks[0].upper()}{looks[1:]}." if looks else ""
+    )

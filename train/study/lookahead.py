@@ -17,6 +17,7 @@ import numpy as np
 from market.candles import utc_text
 from market.dataset import Dataset
 from market.errors import DatasetError
+from market.names import timeframe_name
 from train.env_factory import env_class_for, make_env
 from train.lookahead import (
     PROBE_RULES,
@@ -106,6 +107,9 @@ def _with_policy(dataset: Dataset, path: Path) -> tuple[Dataset, dict[str, Any],
         reason = f"trades {', '.join(absent)}, which the dataset lacks" if absent else "does not say its rules"
         raise DatasetError(f"--policy {path}: {reason}; give another policy or dataset")
     dataset = dataset.with_tickers(tickers) if tickers != dataset.tickers else dataset
+    if facts.get("bar_seconds") not in (None, dataset.bar_seconds):
+        theirs = timeframe_name(facts["bar_seconds"])
+        raise DatasetError(f"--policy {path}: trades {theirs} bars, not {timeframe_name(dataset.bar_seconds)}")
     if facts.get("feature_names") not in (None, list(dataset.feature_names)):
         raise DatasetError(f"--policy {path}: was trained on other feature columns than the dataset has")
     state_dim = _state_dim(dataset, env_params)

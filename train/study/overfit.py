@@ -82,11 +82,13 @@ class Assessment:
         }
 
 
-def assess(returns: StudyReturns, kind: Kind, n_blocks: int = N_BLOCKS) -> Assessment:
-    """PBO of the matrix where it is defined, and the winner's Sharpe deflated by all trials that were tried."""
+def assess(
+    returns: StudyReturns, kind: Kind, n_blocks: int = N_BLOCKS, least_trials: int = LEAST_TRIALS
+) -> Assessment:
+    """The winner's Sharpe deflated by all trials that were tried, and PBO where enough of them can be compared."""
     matrix = returns.matrix(kind)
     own = estimate_sharpe(matrix[:, returns.winner])
-    overfitting, undefined = _overfitting(matrix, n_blocks)
+    overfitting, undefined = _overfitting(matrix, n_blocks, max(least_trials, 2))
     return Assessment(
         kind=kind,
         estimate=own,
@@ -109,8 +111,8 @@ def require_trials(returns: StudyReturns, least: int = LEAST_TRIALS) -> None:
     if n < needed:
         raise StudyError(
             f"the probability of overfitting compares completed trials and needs at least {needed}; the study has {n} "
-            f"({len(returns.rows) - n} more finished without returns on every test bar), so run {needed - n} more to "
-            "completion"
+            f"({returns.n_tried - n} more finished without returns on every test bar of {returns.timeframe}), so run "
+            f"{needed - n} more to completion"
         )
 
 
@@ -126,9 +128,11 @@ def write_matrix(path: Path, returns: StudyReturns, found: Assessment) -> None:
     write_whole(path, buffer.getvalue())
 
 
-def _overfitting(matrix: np.ndarray, n_blocks: int) -> tuple[Overfitting | None, str]:
-    if matrix.shape[1] < 2:
-        return None, "it compares completed trials, and there is 1"
+def _overfitting(matrix: np.ndarray, n_blocks: int, least_trials: int) -> tuple[Overfitting | None, str]:
+    n = matrix.shape[1]
+    if n < least_trials:
+        count = "is 1" if n == 1 else f"are {n}"
+        return None, f"it compares completed trials, {least_trials} at least, and there {count}"
     try:
         return pbo_cscv(matrix, n_blocks), ""
     except ValueError as error:

@@ -27,7 +27,7 @@ from market.files import write_whole
 from market.names import timeframe_seconds
 from train.provenance import code_version
 from train.study.curves import read_market, read_split, tested_paths
-from train.study.data import StudyError
+from train.study.data import COMBINATORIAL_MODES, StudyError
 from train.study.holdout import SCORE_FILE
 from train.study.judgement import holdout_text, judge, unjudged
 from train.study.progress import best_trial, shown
@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 REPORT_FILE = "report.html"
 UNKNOWN = "not written down"
+DAY_S = 86_400
 COMMAND = "command"  # user attribute: the last command line of the study
 LEAST_FOR_IMPORTANCE = 30  # completed trials: the evaluator looks at the best tenth of them
 STATES = {
@@ -123,7 +124,11 @@ def _with_best(
             "verdict": _verdict(study, folder, best, is_whole=len(splits) == (len(folds) or len(known)) > 0),
             "paths": tuple(paths),
             "paths_note": note,
-            "rows": (*_split_rows(folder, best), *_path_rows(paths), *_holdout_rows(study, folder, best)),
+            "rows": (
+                *_split_rows(folder, best, folds, seconds),
+                *_path_rows(paths, seconds),
+                *_holdout_rows(study, folder, best, seconds),
+            ),
             "importances": importances,
             "importances_note": importances_note,
             "settings": tuple((name, shown(value)) for name, value in best.params.items()),
@@ -198,6 +203,8 @@ def _coins(folder: Path, hashes: Mapping[str, str]) -> str:
 def _plan_text(plan: Mapping[str, Any]) -> str:
     if not plan:
         return UNKNOWN
+    if plan.get("mode") not in COMBINATORIAL_MODES:
+        return f"{plan.get('mode')}, {plan.get('num_paths')} splits"
     text = f"{plan.get('mode')}, {plan.get('num_paths')} paths"
     return text + (f", {plan['k_test_groups']} groups tested together" if plan.get("k_test_groups") else "")
 
@@ -265,15 +272,18 @@ def _trial_view(t: FrozenTrial) -> TrialView:
     )
 
 
-def _split_rows(folder: Path, best: FrozenTrial) -> list[FigureRow]:
+def _split_rows(
+    folder: Path, best: FrozenTrial, folds: Sequence[Mapping[str, Any]], bar_seconds: int
+) -> list[FigureRow]:
     """From each split's result.json, or the study's copy of it."""
-    rows = []
+    rows, days = [], {f["index"]: sum(b - a for a, b in f["test"]) * bar_seconds / DAY_S for f in folds}
     for i in sorted(best.intermediate_values):
         file = read_json(split_folder(folder, best.number, i) / "result.json")
         found = file if "agent" in file else best.user_attrs.get(f"split_{i}", {})
         if "agent" in found:
             excess = {"excess_sharpe": found.get("excess_sharpe")}
-            rows.append(FigureRow(f"split {i}", found["agent"] | excess, _kept(found["equal_weight"])))
+            figures = found["agent"] | excess, _kept(found["equal_weight"])
+            rows.append(FigureRow(f"split {i}", *figures, days.get(i, 0.0)))
     return rows
 
 
@@ -282,7 +292,7 @@ def _kept(equal_weight: Mapping[str, Any]) -> dict[str, Any]:
     return {name: v for name, v in equal_weight.items() if name != "exposure"}
 
 
-def _path_rows(paths: Sequence[PathView]) -> list[FigureRow]:
+def _path_rows(paths: Sequence[PathView], bar_seconds: int) -> list[FigureRow]:
     def plain(m: Metrics) -> dict[str, Any]:
         return asdict(m)
 
@@ -292,18 +302,20 @@ def _path_rows(paths: Sequence[PathView]) -> list[FigureRow]:
         other = plain(p.equal_weight_figures)
         if not p.coins:  # its trades are then not known
             other = {name: v for name, v in other.items() if name not in ("turnover", "fees", "trades", "exposure")}
-        rows.append(
-            FigureRow(p.title.lower().partition(" of ")[0], plain(p.agent_figures) | {"excess_sharpe": excess}, other)
-        )
+        name, days = p.title.lower().partition(" of ")[0], len(p.time_s) * bar_seconds / DAY_S
+        rows.append(FigureRow(name, plain(p.agent_figures) | {"excess_sharpe": excess}, other, days))
     return rows
 
 
-def _holdout_rows(study: optuna.Study, folder: Path, best: FrozenTrial) -> list[FigureRow]:
+def _holdout_rows(study: optuna.Study, folder: Path, best: FrozenTrial, bar_seconds: int) -> list[FigureRow]:
     scored = read_json(folder / SCORE_FILE)
     if (scored.get("uuid"), scored.get("trial")) != (study.user_attrs.get("uuid"), best.number):
         return []
+    days = scored.get("holdout", {}).get("bars", 0) * bar_seconds / DAY_S
     return [
-        FigureRow(f"hold-out {i}", p["agent"] | {"excess_sharpe": p.get("excess_sharpe")}, _kept(p["equal_weight"]))
+        FigureRow(
+            f"hold-out {i}", p["agent"] | {"excess_sharpe": p.get("excess_sharpe")}, _kept(p["equal_weight"]), days
+        )
         for i, p in enumerate(scored.get("policies", []))
     ]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import optuna
 
 from market.files import write_whole
-from train.checkpoint import Checkpoints, copy_policy, differences
+from train.checkpoint import Checkpoints, anywhere, copy_policy, differences
 from train.run import BEST_POLICY, LAST_POLICY
 from train.study.results import SETTINGS, read_equity, split_folder, trial_folder
 from train.study.split_run import EQUITY, RESULT, SplitOutcome, outcome_of
@@ -76,7 +76,8 @@ class Attempts:
     def _check_settings(self, number: int) -> None:
         theirs = json.loads((trial_folder(self.study_folder, number) / SETTINGS).read_text())
         ours = json.loads((trial_folder(self.study_folder, self.number) / SETTINGS).read_text())
-        compared = [{k: v for k, v in content.items() if k not in NOT_COMPARED} for content in (theirs, ours)]
+        compared = [{k: v for k, v in content.items() if k not in NOT_COMPARED} | {"train": anywhere(content["train"])}
+                    for content in (theirs, ours)]  # fmt: skip
         different = next(differences(*compared), None)
         if different is not None:
             name, there, here = different

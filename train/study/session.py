@@ -38,7 +38,7 @@ from train.study.search_space import (
     choices,
     most_rollout_samples,
 )
-from train.study.storage import experimental_allowed, n_finished, open_study, stored_identity
+from train.study.storage import DATA_DIR, experimental_allowed, n_finished, open_study, stored_identity
 from train.study.venue import venue_env
 from train.study.worker import Ending, Limits, run_worker
 
@@ -143,6 +143,7 @@ def run_study(request: StudyRequest) -> int:
     warn_of_other_code(study, code_version())
     study.set_user_attr("data", [d.dataset.label for d in data])
     study.set_user_attr("results", str(folder))
+    study.set_user_attr(DATA_DIR, str(request.data_dir))
     study.set_user_attr(COMMAND, command_text(sys.orig_argv))
     reporter = Reporter(study, space, len(data[0].folds), request.n_trials)
     run = RunSettings(n_envs, request.seed, request.gpu_id, folder, code_version(), request.volume_30d)

@@ -35,6 +35,7 @@ DIRECTION = "maximize"
 IDENTITY, FAILURE, WORKER, RETRY_OF = "identity", "failure", "worker", "retry_of"
 CODE_VERSION = "code_version"
 TARGET = "target"  # study's: finished trials it is to have, by its last command
+DATA_DIR = "data_dir"  # where the study read its data last
 HOLDOUT_SCORE = "holdout_score"  # of the winner, once (`train.study.holdout`)
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # a failed trial does not count towards the target
 MAX_RETRIES = 2  # of a killed or interrupted trial

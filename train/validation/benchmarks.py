@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 
 from train.validation.metrics import MetricsBatch, join_points, join_steps, measure_batch, segment_ids
 
+RANDOM_DRAWS = 100  # accounts with random orders
 DUST = 1e-9  # of the initial capital: smaller amounts are rounding and are not traded
 
 
@@ -67,22 +68,32 @@ class Benchmarks:
 
 
 def benchmarks_of(
-    closes: Sequence[ArrayLike], turnover: Sequence[ArrayLike], costs: Costs, *, n_draws: int = 200, seed: int = 0
+    closes: Sequence[ArrayLike],
+    turnover: Sequence[ArrayLike],
+    costs: Costs,
+    *,
+    n_draws: int = RANDOM_DRAWS,
+    seed: int = 0,
 ) -> Benchmarks:
     """All benchmarks of a policy that traded several segments: (n_i + 1, A) closes and its (n_i,) turnover of each.
 
     The draws of a segment depend on `seed` and the segment's place in the list alone.
     """
-    streams = np.random.SeedSequence(seed).spawn(len(closes))
+    streams = draw_streams(seed, len(closes))
     return Benchmarks(
         equal_weight=[equal_weight(close, costs) for close in closes],
         coins=[buy_and_hold_each(close, costs) for close in closes],
         cash=[cash_only(close, costs) for close in closes],
         random=[
-            random_orders(close, traded, costs, n_draws, np.random.default_rng(stream))
+            random_orders(close, traded, costs, n_draws, stream)
             for close, traded, stream in zip(closes, turnover, streams, strict=True)
         ],
     )
+
+
+def draw_streams(seed: int, n_segments: int) -> list[np.random.Generator]:
+    """One generator a segment."""
+    return [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(n_segments)]
 
 
 def measure_accounts(segments: Sequence[Account], bars_per_year: float) -> MetricsBatch:
@@ -174,14 +185,21 @@ def random_orders(
     allowance = np.zeros(n_draws)
     steps = {name: np.zeros((n_draws, len(traded))) for name in ("turnover", "fees", "trades")}
     equity, exposure = np.full((n_draws, len(price)), costs.initial_capital), np.zeros((n_draws, len(price)))
-    for t in range(len(traded)):
+    is_order, t = traded > 0.0, 0
+    while t < len(traded):
+        if not is_order[t] and book.is_dust(allowance).all():  # nobody trades until the policy does again
+            end = t + 1 + int(np.argmax(is_order[t + 1 :])) if is_order[t + 1 :].any() else len(traded)
+            equity[:, t + 1 : end + 1], exposure[:, t + 1 : end + 1] = book.value(price[t + 1 : end + 1])
+            t = end
+            continue
         buys_first = rng.random(n_draws) < 0.5
         spread = rng.standard_exponential((2, *book.qty.shape))  # uniform over all spreads, once scaled to 1
         book.start_step()
         allowance = _trade(book, allowance + traded[t], buys_first, spread, price[t + 1])
         for name, column in steps.items():
             column[:, t] = getattr(book, name)
-        equity[:, t + 1], exposure[:, t + 1] = book.value(price[t + 1])
+        equity[:, t + 1 : t + 2], exposure[:, t + 1 : t + 2] = book.value(price[t + 1 : t + 2])
+        t += 1
     return Account(equity, steps["turnover"], steps["fees"], steps["trades"].astype(np.int64), exposure)
 
 
@@ -239,13 +257,17 @@ class _Book:
         return np.maximum(amount - sold.sum(axis=1), 0.0)  # rounding only
 
     def value(self, price: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Equity and share of it in coins, (K,) each."""
-        coins = (self.qty * price).sum(axis=1)
-        equity = self.cash + coins
+        """Equity and share of it in coins, (K, M) each, at M bars' prices (M, A)."""
+        coins = self.qty @ price.T
+        equity = self.cash[:, None] + coins
         return equity, coins / _divisor(equity)
 
+    def is_dust(self, amount: np.ndarray) -> np.ndarray:
+        """Amounts too small to be traded."""
+        return amount <= DUST * self.costs.initial_capital
+
     def _no_dust(self, amount: np.ndarray) -> np.ndarray:
-        return np.where(amount > DUST * self.costs.initial_capital, amount, 0.0)
+        return np.where(self.is_dust(amount), 0.0, amount)
 
     def _keep(self, notional: np.ndarray, fee_share: float) -> None:
         self.turnover = self.turnover + notional.sum(axis=1)

@@ -305,11 +305,14 @@ def verdict(estimate: SharpeEstimate, search: Search, bars_per_year: float, pbo:
     if not isfinite(confidence) or (pbo is not None and isnan(pbo)):
         return f"With {trials}, the winner cannot be judged: a figure is not defined. Not evidence of skill."
     luck, won = (ratio * sqrt(bars_per_year) for ratio in (expected_maximum_sharpe(search), estimate.sharpe))
-    found = (
-        f"With {trials}, luck alone would be expected to produce an annual Sharpe of {luck:.2f}; the winner's is "
-        f"{won:.2f}. Confidence that its true Sharpe is above zero after accounting for the search: "
-        f"{_percent(confidence)}."
-    )
+    if search.n_trials == 1.0:
+        found = f"One trial was tried; its annual Sharpe is {won:.2f}. "
+    else:
+        found = (
+            f"Of {trials} that differ as these do, the best would be expected to show an annual Sharpe of {luck:.2f} "
+            f"without any skill; the winner's is {won:.2f}. "
+        )
+    found += f"Confidence that its true Sharpe is above zero after accounting for the search: {_percent(confidence)}."
     if pbo is not None:
         found += " The trial that is best on half of the data ends in the lower half on the rest "
         found += f"{_percent(pbo, np.ceil)} of the time."

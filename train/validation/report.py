@@ -16,7 +16,7 @@ import numpy as np
 
 from train.validation.charts import Axis, Band, Dots, Line, chart, count_axis, number_axis, time_axis
 from train.validation.metrics import Metrics
-from train.validation.report_figures import COLUMNS, NO_VARIATION, Column, escape, figure, written
+from train.validation.report_figures import COLUMNS, NO_VARIATION, NOT_UNDER_A_YEAR, Column, escape, figure, written
 from train.validation.report_style import GLOSSARY, STYLE
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of random orders; the outer ones are the band
@@ -39,9 +39,10 @@ class RandomOrders:
     time_s: np.ndarray  # (R,)
     quantiles: np.ndarray  # (5, R) of the compounded accounts, `QUANTILES`
     sharpe: np.ndarray  # (K,) of each account, nan where undefined
-    every_bars: int  # their orders are given every so many bars
+    exposure: float  # mean; it is not matched to the policy's
     traded_share: float  # mean of what they traded, over what the policy did: none has room for more than its money
-    share_above: float  # of the accounts that end at least as high as the policy
+    returns_less: float  # share of the accounts that return less than the policy
+    sharpe_below: float  # share of those with a lower Sharpe ratio
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class FigureRow:
     name: str
     agent: Figures
     equal_weight: Figures
+    days: float = 0.0  # that it covers
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,9 @@ class Page:
     command: str = ""
     made: str = ""
     bar_seconds: int = 0
+
+
+UNDER_A_YEAR = "not annualised: less than a year"
 
 
 # ----------------------------------------------------------------------------------------------------------------- page
@@ -197,7 +202,8 @@ def _equity(page: Page) -> str:
     intro = (
         f"Trial {page.best}, the best, on its test paths: {page.paths_note}. Accounts begin every block (faint "
         "vertical lines) afresh; a curve goes on where the last block ended. Fees are paid on buying and on selling "
-        "by everybody; nobody sells at the end. Drawdown is the loss from the highest point so far."
+        "by everybody, slippage by the agent and by random orders only, so that who just holds has it a little easier; "
+        "nobody sells at the end. Drawdown is the loss from the highest point so far."
     )
     if "random" not in shown:
         intro += (
@@ -273,16 +279,24 @@ def _random_sentence(p: PathView) -> str:
     low, middle, high = (written(r.quantiles[i][-1] - 1.0, "percent") for i in (0, 2, 4))
     known = r.sharpe[np.isfinite(r.sharpe)]
     ratio = f", median Sharpe {written(float(np.median(known)), 'ratio')}" if known.size else ""
-    every = f" (orders every {r.every_bars} bars)" if r.every_bars > 1 else ""
-    if r.traded_share < 0.995:
-        every += f", of which they had room for {r.traded_share:.0%},"
+    room = "" if r.traded_share >= 0.995 else f", of which they had room for {r.traded_share:.0%},"
     return _paragraphs(
         [
-            f"{len(r.sharpe)} accounts with random orders of the same turnover{every} ended between {low} and {high} "
-            f"(middle 90 %), median {middle}{ratio}; {written(r.share_above, 'percent')} of them ended at "
-            "least as high as the agent."
+            f"{len(r.sharpe)} accounts with random orders of the same turnover, whenever the agent trades{room}, ended "
+            f"between {low} and {high} (middle 90 %), median {middle}{ratio}. The agent returned more than "
+            f"{written(r.returns_less, 'percent')} of them, and its Sharpe ratio is above that of "
+            f"{written(r.sharpe_below, 'percent')}.{_exposures(r.exposure, p.agent_figures.exposure)}"
         ],
         "small",
+    )
+
+
+def _exposures(theirs: float, agents: float) -> str:
+    if not (math.isfinite(theirs) and math.isfinite(agents)):
+        return ""
+    return (
+        f" They were {written(theirs, 'percent')} in coins on average, the agent {written(agents, 'percent')}: that is "
+        "not matched, and whoever holds more coins looks worse where prices fall."
     )
 
 
@@ -299,8 +313,8 @@ def _figures(page: Page) -> str:
     )
     intro = (
         f"Trial {page.best}. First the agent, beneath it equal weight on the same bars with the same fees. Splits are "
-        "scored one by one; paths join their blocks. Ratios and returns are per year; turnover and fees are over mean "
-        "equity, for the whole split or path."
+        "scored one by one; paths join their blocks. Ratios and volatility are per year; a return of less than a year "
+        "is not annualised. Turnover and fees are over mean equity, for the whole split or path."
     )
     return _section("figures", "Figures of every split and path", _paragraphs([intro]) + (
         f'<table class="figures"><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>'
@@ -310,7 +324,9 @@ def _figures(page: Page) -> str:
 def _cell(column: Column, row: FigureRow, bar_seconds: int) -> str:
     parts = []
     for who, figures in (("agent", row.agent), ("equal", row.equal_weight)):
-        if column.key in figures:
+        if column.key in NOT_UNDER_A_YEAR and row.days < 365.0:
+            inner = f'<span class="none" title="{UNDER_A_YEAR}">\N{EN DASH}</span>'
+        elif column.key in figures:
             inner = figure(figures[column.key], column.form, column.why_undefined, bar_seconds)
         else:
             inner = '<span class="none" title="not kept for this account">\N{EN DASH}</span>'

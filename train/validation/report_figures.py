@@ -24,11 +24,15 @@ class Column:
     why_undefined: str
 
 
+# Returns of a few days, compounded over a year, are fantasies: under a year none are shown, as the Global Investment
+# Performance Standards ask for.
+NOT_UNDER_A_YEAR = ("annual_return", "calmar")
 NO_VARIATION = "the returns do not vary, or there are none"
 NOT_FINITE = "there are no returns, or they are beyond what a number holds"
 COLUMNS = (
     Column("sharpe", "Sharpe", "ratio", NO_VARIATION),
     Column("excess_sharpe", "excess Sharpe", "signed", "one of the two Sharpe ratios is undefined"),
+    Column("total_return", "total return", "percent", NOT_FINITE),
     Column("annual_return", "annual return", "percent", NOT_FINITE),
     Column("volatility", "volatility", "percent", NOT_FINITE),
     Column("sortino", "Sortino", "ratio", "no bar lost anything, or there are none"),
