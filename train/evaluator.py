@@ -192,7 +192,7 @@ def cropped_config(
     rows = {
         name: np.concatenate([config[name][a:b] for a, b in runs])
         for name in ROWS
-        if config.get(name) is not None and len(config[name]) == n_bars
+        if name in config and np.shape(config[name])[:1] == (n_bars,)
     }
     inside = [(a - by, b - by) for (a, b), by in zip(segments, offset.tolist(), strict=True)]
     return {**config, **rows, "segments": inside}, offset
