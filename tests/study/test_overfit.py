@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +17,6 @@ from train.study.replay import StoredStudy
 from train.study.results import read_equity, split_folder, write_equity
 from train.study.returns import StudyReturns, read_returns
 from train.study.storage import IDENTITY
-from train.validation.lead import lead_returns
 from train.validation.metrics import sharpe
 from train.validation.overfitting import deflated_sharpe, estimate_sharpe
 
@@ -91,16 +91,11 @@ def test_the_lead_is_what_the_market_does_not_explain(made):
 
 def as_returns(account, equal_weight):
     """(T, N) accounts beside (T,) equal weight on hourly bars, as a study's returns; the best Sharpe wins."""
-    per_year = 365.0 * 24.0
-    rows = tuple(
-        {"trial": j, "state": "complete", "value": 0.0, "bars": len(column), "in_matrix": True,
-         "sharpe": float(sharpe(column, per_year)),
-         "lead_sharpe": float(sharpe(lead_returns(column, equal_weight), per_year))}
-        for j, column in enumerate(account.T)
-    )  # fmt: skip
-    best = int(np.argmax([row["sharpe"] for row in rows]))
     numbers, bars = tuple(range(account.shape[1])), np.arange(len(account))
-    return StudyReturns(account, equal_weight, numbers, bars, best, rows, 0, "1h")
+    found = StudyReturns(account, equal_weight, numbers, bars, 0, (), 0, "1h")
+    own, lead = (sharpe(found.matrix(kind).T, found.bars_per_year) for kind in ("account", "lead"))
+    rows = tuple({"trial": j, "sharpe": float(own[j]), "lead_sharpe": float(lead[j])} for j in numbers)
+    return replace(found, winner=int(np.argmax(own)), rows=rows)
 
 
 def a_year(rng, annual_sharpe):
