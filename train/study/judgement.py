@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial
 from market.candles import utc_text
 from market.names import timeframe_seconds
 from train.study.holdout import looks_text
+from train.study.holdout_figures import error_of, idle_text
 from train.study.overfit import N_BLOCKS, Assessment, assess
 from train.study.returns import StudyReturns
 from train.study.storage import IDENTITY
@@ -124,12 +125,14 @@ def holdout_text(study: optuna.Study, scored: Mapping[str, Any], best: FrozenTri
             f"Spent on trial {scored['trial']}, the best at that time; the best now cannot be checked on the same "
             "bars, for that would be a choice by them."
         )
-    about, mean, error = scored["holdout"], scored["mean_excess_sharpe"], scored["sharpe_standard_error"]
+    about, mean, error = scored["holdout"], scored["mean_excess_sharpe"], error_of(scored)
     span = f"{utc_text(about['first_time_s'])} to {utc_text(about['last_time_s'])} UTC"
     where = (
         f"{len(scored['policies'])} policies of trial {best.number} on {about['bars']:,} bars that no trial saw, {span}"
     )
-    if mean is None:
+    if idle_text(scored):
+        return f"{where}: hardly traded, so there is no verdict. {idle_text(scored)}."
+    if mean is None or error is None:
         return f"{where}: the excess Sharpe of at least one of them is undefined, so their mean is too."
     found = _text(mean, 2) if mean < 0 else f"+{mean:.2f}"
     if abs(mean) < 2.0 * error:
@@ -137,6 +140,8 @@ def holdout_text(study: optuna.Study, scored: Mapping[str, Any], best: FrozenTri
     else:
         said = "above what chance explains" if mean > 0 else "clearly worse than equal weight"
     looks = looks_text(scored)
-    return f"{where}: mean excess Sharpe {found} a year, with a standard error of about {error:.1f}, {said}." + (
-        f" {looks[0].upper()}{looks[1:]}." if looks else ""
+    return (
+        f"{where}: mean excess Sharpe {found} a year, with a standard error of about {error:.1f} (of a difference of two "
+        f"ratios on the same bars, as if all policies erred together), {said}."
+        + (f" {looks[0].upper()}{looks[1:]}." if looks else "")
     )
