@@ -8,7 +8,8 @@
 
 Every study is a real one, from data on disk through sampler, folds, PPO and hold-out (`train.study.session.run_study`),
 judged by the figures of scripts/validation/5_pbo.py. Without signal: the sample market, a fair game in which fees are
-all that is certain. With one: coins that rise one after the other, announced a bar before, holding all of them earns
+all that is certain. Drifting: the same, and all coins rise (even seeds) or fall (odd ones) on the whole, so holding more
+or less of them pays, and knowing nothing. With a signal: coins that rise one after the other, announced a bar before, holding all of them earns
 nothing. A seed gives the market, the sampler and the weights.
 """
 
@@ -36,6 +37,8 @@ sys.path.insert(0, str(REPO))
 from benchmarks import measuring  # noqa: E402 - the repository is not installed
 from benchmarks.calibration_summary import (  # noqa: E402
     COLUMNS,
+    DRIFTING,
+    KINDS,
     LEAST_COMPARED,
     NO_SIGNAL,
     PLANTED,
@@ -51,6 +54,7 @@ from benchmarks.planted_markets import AnnouncedMarket  # noqa: E402
 from market.dataset import Dataset, make_dataset, save_dataset  # noqa: E402
 from market.sample import synthetic_dataset  # noqa: E402
 from train.study.data import SplitPlan  # noqa: E402
+from train.study.holdout_figures import error_of, n_idle  # noqa: E402
 from train.study.overfit import N_BLOCKS, assess  # noqa: E402
 from train.study.progress import best_trial  # noqa: E402
 from train.study.replay import StoredStudy, open_stored  # noqa: E402
@@ -67,6 +71,9 @@ BAR_SECONDS, FIRST_CLOSE_S = 300, 1_704_067_500
 # The named coin rises by three times what each other one falls, and one regime in four names none: on average no coin
 # moves, and holding all earns nothing.
 SIGNAL = AnnouncedMarket(n_assets=len(TICKERS), rise=0.006, fall=-0.002, volatility=0.004)
+# Mean log return of a bar over its standard deviation, of equal weight: on 3,000 bars four standard errors, as sure as
+# an annual Sharpe ratio of 2.5 is after two and a half years.
+DRIFT = 0.08
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,10 @@ class Settings:
     pruner: str = "none"  # of `train.study.session.PRUNERS`; what hardly trades is always pruned
 
 
+KEPT = (
+    "tech", "time", "tickers", "feature_names", "bar_seconds", "segments", "synthetic", "filled", "feature_set",
+    "warmup_bars", "venue",
+)  # fmt: skip
 UNDEFINED = Reading(*[math.nan] * 8)
 # Three splits are too few for the Wilcoxon test to reach its level, so it would stop nothing: six, on twice the bars.
 WITH_PRUNER = {"num_paths": 5, "n_bars": 6_000}
@@ -92,8 +103,9 @@ QUICK = Settings(n_trials=4, break_step=1_500, n_bars=2_000)
 # ------------------------------------------------------------------------------------------------------------- markets
 def make_market(kind: str, seed: int, n_bars: int) -> Dataset:
     """The market of a study."""
-    if kind == NO_SIGNAL:
-        return synthetic_dataset("5m", n_bars, TICKERS, seed=seed)
+    if kind in (NO_SIGNAL, DRIFTING):
+        fair = synthetic_dataset("5m", n_bars, TICKERS, seed=seed)
+        return fair if kind == NO_SIGNAL else drifting(fair, DRIFT if seed % 2 == 0 else -DRIFT)
     config = SIGNAL.config(n_bars, seed)
     names = [f"{ticker}:announced" for ticker in TICKERS]
     names += [f"time:noise_{i}" for i in range(SIGNAL.n_noise_features)]
@@ -108,6 +120,14 @@ def make_market(kind: str, seed: int, n_bars: int) -> Dataset:
         source=f"announced market, seed {seed}",
         synthetic=True,
     )
+
+
+def drifting(fair: Dataset, drift: float) -> Dataset:
+    """The market with a common drift, `drift` standard deviations of equal weight's log return a bar; same features."""
+    moves = np.diff(np.log(fair.price), axis=0).mean(axis=1)
+    growth = np.exp(drift * moves.std() * np.arange(len(fair.price)))
+    kept = {name: getattr(fair, name) for name in KEPT}
+    return make_dataset(price=fair.price * growth[:, None], source=f"{fair.source}, drift {drift:+g}", **kept)
 
 
 # ------------------------------------------------------------------------------------------------------------- a study
@@ -146,18 +166,20 @@ def judge(stored: StoredStudy, kind: str, seed: int, wall_s: float) -> Study:
         return Study(kind, seed, n_finished, 0, UNDEFINED, UNDEFINED, math.nan, math.nan, math.nan, math.nan, wall_s)
     returns = read_returns(stored.study, stored.folder)
     scored = stored.study.user_attrs.get(HOLDOUT_SCORE) or {}
-    excess = scored.get("mean_excess_sharpe")
+    has_verdict = bool(scored) and not n_idle(scored)
+    excess = scored.get("mean_excess_sharpe") if has_verdict else None
+    error = error_of(scored)
     return Study(
         kind=kind,
         seed=seed,
         n_finished=n_finished,
         n_compared=len(returns.numbers),
         account=reading(returns, "account"),
-        lead=reading(returns, "excess"),
+        lead=reading(returns, "lead"),
         pbo_before_costs=_pbo(returns_before_costs(stored, returns.numbers)),
         equal_weight_probabilistic=probabilistic_sharpe(estimate_sharpe(returns.equal_weight)),
         holdout_excess_sharpe=math.nan if excess is None else excess,
-        holdout_error=scored.get("sharpe_standard_error", math.nan),
+        holdout_error=math.nan if error is None else error,
         wall_s=wall_s,
     )
 
@@ -209,7 +231,7 @@ def run_all(args: argparse.Namespace, settings: Settings) -> list[Study]:
     """Every study, by kind and seed; says how far it is."""
     jobs = [
         (kind, args.first_seed + i)
-        for kind, n in ((NO_SIGNAL, args.no_signal), (PLANTED, args.planted))
+        for kind, n in zip(KINDS, (args.no_signal, args.drifting, args.planted), strict=True)
         for i in range(n)
     ]
     studies, started = [], time.perf_counter()
@@ -245,14 +267,14 @@ def section(args: argparse.Namespace, settings: Settings, studies: Sequence[Stud
         f"{settings.num_paths + 1} splits, {settings.break_step:,} environment steps each, on {settings.n_bars:,} "
         f"five-minute bars of {len(TICKERS)} coins, the last {settings.holdout_fraction:.0%} held out, pruner "
         f"{settings.pruner} (and what hardly trades). {NO_SIGNAL.capitalize()}: the sample market, a fair game; "
+        f"{DRIFTING}: the same with all coins rising (even seeds) or falling (odd), {DRIFT:g} standard deviations a bar; "
         f"{PLANTED}: the coin that rises is announced a bar ahead, strongly, and holding all coins earns nothing. "
-        "Both: deflated Sharpe and PBO together. Lead: returns less equal weight's. PBO's level is a threshold; no "
+        "Both: deflated Sharpe and PBO together. Lead: returns less beta times equal weight's. PBO's level is a threshold; no "
         "theory makes it an error rate."
     )
     return measuring.section(
         args, about, COLUMNS, settings=asdict(settings), signal=asdict(SIGNAL), processes=args.processes,
-        seeds={NO_SIGNAL: [s.seed for s in studies if s.kind == NO_SIGNAL],
-               PLANTED: [s.seed for s in studies if s.kind == PLANTED]},
+        drift=DRIFT, seeds={kind: [s.seed for s in studies if s.kind == kind] for kind in KINDS},
         studies=[plain(asdict(study)) for study in studies],
     )  # fmt: skip
 
@@ -292,6 +314,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = measuring.arguments(__doc__, gpu=False)
     parser.set_defaults(threads=1)
     parser.add_argument("--no-signal", type=int, default=26, metavar="N", help="studies without signal (default 26)")
+    parser.add_argument("--drifting", type=int, default=12, metavar="N", help="studies of drifting markets (default 12)")
     parser.add_argument("--planted", type=int, default=8, metavar="N", help="studies with a signal (default 8)")
     parser.add_argument("--first-seed", type=int, default=0, metavar="S", help="of each kind; the others follow")
     parser.add_argument("--pruner", choices=PRUNERS, default="none", help="of the studies (default none)")
@@ -299,8 +322,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--redraw", action="store_true", help="run nothing: the studies are those of the result file")
     args = parser.parse_args(argv)
     if args.quick:
-        args.no_signal, args.planted, args.processes = 1, 1, 1
-    for name in ("no_signal", "planted", "processes"):
+        args.no_signal, args.drifting, args.planted, args.processes = 1, 1, 1, 1
+    for name in ("no_signal", "drifting", "planted", "processes"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1; received {getattr(args, name)}")
     return args

@@ -24,13 +24,15 @@ from train.validation.overfitting import (  # noqa: E402
     expected_maximum_sharpe,
 )
 
-NO_SIGNAL, PLANTED = "no signal", "planted signal"
+NO_SIGNAL, DRIFTING, PLANTED = "no signal", "drifting", "planted signal"
+KINDS = (NO_SIGNAL, DRIFTING, PLANTED)
+WITHOUT_SKILL = (NO_SIGNAL, DRIFTING)  # nothing that a policy could know
 NOMINAL = 1.0 - LEAST_CONFIDENCE
 LEAST_POWER = 0.8
 LEAST_COMPARED = 2
 HOLDOUT_ERRORS = 2.0  # standard errors above 0, as a study's report says "above what chance explains"
 HOLDOUT_NOMINAL = 0.0228  # of a normal distribution above 2
-COLUMNS = {"rule": "called skilful by", "nominal": "nominal", NO_SIGNAL: NO_SIGNAL, PLANTED: PLANTED}
+COLUMNS = {"rule": "called skilful by", "nominal": "nominal"} | {kind: kind for kind in KINDS}
 
 
 @dataclass(frozen=True)
@@ -51,16 +53,16 @@ class Reading:
 class Study:
     """One study, judged."""
 
-    kind: str  # NO_SIGNAL or PLANTED
+    kind: str  # of KINDS
     seed: int
     n_finished: int  # completed and pruned
     n_compared: int  # with returns on every test bar
     account: Reading
-    lead: Reading  # of returns less the equal-weight portfolio's
+    lead: Reading  # of returns less beta times the equal-weight portfolio's
     pbo_before_costs: float  # of the accounts' returns with fees and slippage given back
     equal_weight_probabilistic: float  # the market's own path, had somebody judged it as a trial
     holdout_excess_sharpe: float  # annual; mean over the winner's policies
-    holdout_error: float  # standard error of an annual Sharpe there
+    holdout_error: float  # its standard error
     wall_s: float
 
 
@@ -99,6 +101,10 @@ HOLDOUT = Rule(
 )
 RULES = (NAIVE, NAIVE_LEAD, DEFLATED, DEFLATED_LEAD, PBO, PBO_LEAD, PBO_FREE, BOTH, BOTH_LEAD, HOLDOUT)
 CHECKED = (DEFLATED, DEFLATED_LEAD, PBO, PBO_LEAD, BOTH, BOTH_LEAD)
+CHECKED_LEAD = (DEFLATED_LEAD, PBO_LEAD, BOTH_LEAD)  # where prices drift, an account that holds does earn
+# What the same rule would say without the deflation: luck put at 0, as if the winner were the only trial.
+NO_LUCK = Rule("", None, lambda s: _is_confident(s.lead.probabilistic) and s.lead.pbo <= LARGEST_PBO)
+NO_LUCK_ALONE = Rule("", None, lambda s: _is_confident(s.lead.probabilistic))
 
 
 @dataclass(frozen=True)
@@ -158,7 +164,7 @@ def table_rows(studies: Sequence[Study]) -> list[dict[str, Any]]:
         {
             "rule": rule.name,
             "nominal": "" if rule.nominal is None else f"{100 * rule.nominal:.1f} %",
-            **{kind: count(studies, kind, rule).text() for kind in (NO_SIGNAL, PLANTED)},
+            **{kind: count(studies, kind, rule).text() for kind in KINDS},
         }
         for rule in RULES
     ]
@@ -166,9 +172,8 @@ def table_rows(studies: Sequence[Study]) -> list[dict[str, Any]]:
 
 def checks(studies: Sequence[Study]) -> list[dict[str, Any]]:
     """False positives at most nominal, true ones at least `LEAST_POWER`: observed shares, not their intervals."""
-    wrong = [
-        check(f"{NO_SIGNAL}, {rule.name}", count(studies, NO_SIGNAL, rule).share, most=rule.nominal) for rule in CHECKED
-    ]
+    asked = [(NO_SIGNAL, rule) for rule in CHECKED] + [(DRIFTING, rule) for rule in CHECKED_LEAD]
+    wrong = [check(f"{kind}, {rule.name}", count(studies, kind, rule).share, most=rule.nominal) for kind, rule in asked]
     right = [
         check(f"{PLANTED}, {rule.name}", count(studies, PLANTED, rule).share, least=LEAST_POWER) for rule in CHECKED
     ]
@@ -184,7 +189,7 @@ def notes(studies: Sequence[Study], refused: Sequence[Study]) -> list[str]:
             f"{clean.n} studies without signal do not prove a rate under {100 * NOMINAL:.0f} %: the interval for "
             f"both reaches {100 * clean.interval[1]:.1f} %. {studies_to_prove(NOMINAL)} without a false positive would."
         )
-    for kind in (NO_SIGNAL, PLANTED):
+    for kind in KINDS:
         mine = [study for study in studies if study.kind == kind]
         n_refused = sum(study.kind == kind for study in refused)
         if mine:
@@ -197,11 +202,26 @@ def notes(studies: Sequence[Study], refused: Sequence[Study]) -> list[str]:
                 f"{rule.name}: the whole interval is above the nominal {100 * rule.nominal:.0f} %: on markets without "
                 "signal the rule does call winners skilful more often than it promises."
             )
+    lines += _no_luck_notes(studies)
     lines += _spread_note([study for study in studies if study.kind == NO_SIGNAL])
     path = Rule("", None, lambda s: _is_confident(s.equal_weight_probabilistic))
     passed = count(studies, NO_SIGNAL, path).text()
     lines.append(f"Equal weight itself, which chooses nothing, passes the naive rule of the account on {passed}.")
     return lines
+
+
+def _no_luck_notes(studies: Sequence[Study]) -> list[str]:
+    """The negative control: the rule must be able to be wrong, or its silence would show nothing."""
+    found = {
+        kind: (count(studies, kind, NO_LUCK_ALONE), count(studies, kind, NO_LUCK))
+        for kind in WITHOUT_SKILL
+        if count(studies, kind, NO_LUCK).n
+    }
+    return [
+        f"Negative control, {kind}: with luck put at 0 the lead of the winner would pass 95 % on {alone.text()}, and "
+        f"PBO as well on {both.text()}. The naive rules above are the same for the best Sharpe in place of the winner's."
+        for kind, (alone, both) in found.items()
+    ]
 
 
 def trial_spread(study: Study) -> float:
@@ -253,7 +273,7 @@ def _medians(studies: Sequence[Study]) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------- picture
-COLOURS = {NO_SIGNAL: "tab:orange", PLANTED: "tab:blue"}
+COLOURS = {NO_SIGNAL: "tab:orange", DRIFTING: "tab:red", PLANTED: "tab:blue"}
 CONFIDENCES: tuple[tuple[str, Callable[[Study], float]], ...] = (
     ("best, account,\nnot deflated", lambda s: s.account.best_probabilistic),
     ("best, lead,\nnot deflated", lambda s: s.lead.best_probabilistic),
@@ -278,7 +298,7 @@ def draw(studies: Sequence[Study], path: Path) -> None:
     _strips(left, studies, CONFIDENCES)
     left.axhspan(LEAST_CONFIDENCE, 1.03, color="tab:green", alpha=0.15, lw=0)
     left.axhline(LEAST_CONFIDENCE, color="tab:green", lw=1, ls="--")
-    left.set(ylabel="confidence that the true Sharpe is above 0", ylim=(-0.03, 1.03))
+    left.set(ylabel="one minus the p-value of a true Sharpe of 0", ylim=(-0.03, 1.03))
     left.set_title(f"Probabilistic and deflated Sharpe; shaded: {LEAST_CONFIDENCE:.0%} or more", fontsize=11)
     _strips(right, studies, OVERFITTING)
     right.axhspan(-0.03, LARGEST_PBO, color="tab:green", alpha=0.15, lw=0)
@@ -287,7 +307,7 @@ def draw(studies: Sequence[Study], path: Path) -> None:
     right.set(ylabel="probability of backtest overfitting", ylim=(-0.03, 1.03))
     right.set_title(f"PBO; shaded: {LARGEST_PBO:.0%} or less; dotted: one half", fontsize=11)
     handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -295,11 +315,11 @@ def draw(studies: Sequence[Study], path: Path) -> None:
 
 def _strips(axes: Any, studies: Sequence[Study], figures: Sequence[tuple[str, Callable[[Study], float]]]) -> None:
     """A strip of dots for each figure and kind; dots of a strip stand side by side in the order of their values."""
-    for kind, shift in ((NO_SIGNAL, -0.2), (PLANTED, 0.2)):
+    for kind, shift in zip(KINDS, (-0.27, 0.0, 0.27), strict=True):
         mine = [study for study in studies if study.kind == kind]
         for place, (_, value_of) in enumerate(figures):
             values = sorted(value_of(study) for study in mine)
-            xs = [place + shift + 0.3 * ((i + 0.5) / len(values) - 0.5) for i in range(len(values))]
+            xs = [place + shift + 0.22 * ((i + 0.5) / len(values) - 0.5) for i in range(len(values))]
             label = f"{kind}, {len(mine)} studies" if place == 0 else None
             axes.plot(xs, values, "o", ms=5, mew=0, alpha=0.7, color=COLOURS[kind], label=label)
     axes.set_xticks(range(len(figures)), [name for name, _ in figures])

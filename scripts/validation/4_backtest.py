@@ -14,7 +14,7 @@ from market.arguments import whole_number  # noqa: E402
 from train.study.arguments import add_trial, exit_code, factor, stored_trial  # noqa: E402
 from train.study.backtest import COST_FACTORS, cost_rows, path_rows, write_paths  # noqa: E402
 from train.study.replay import StoredTrial  # noqa: E402
-from train.study.reseed import own_rows, retrain, seed_rows, spread_rows  # noqa: E402
+from train.study.reseed import own_rows, retrain, seed_rows, seeds_text, spread_rows  # noqa: E402
 from train.study.results import write_json  # noqa: E402
 from train.study.tables import plain, text_table, write_csv  # noqa: E402
 
@@ -28,11 +28,12 @@ COST_COLUMNS = {
     "max_drawdown_worst": ".2%", "turnover": ".1f", "fees": ".2%",
 }  # fmt: skip
 SEED_COLUMNS = {
-    "seed": "d", "splits": "d", "failed": "d", "objective": "+.3f", "excess_sharpe": "+.2f", "sharpe": ".2f",
-    "total_return": "+.2%", "max_drawdown": ".2%", "turnover": ".1f", "fees": ".2%",
+    "seed": "d", "splits": "d", "failed": "d", "hardly_traded": "d", "objective": "+.3f", "excess_sharpe": "+.2f",
+    "sharpe": ".2f", "total_return": "+.2%", "max_drawdown": ".2%", "turnover": ".1f", "fees": ".2%",
+    "exposure": ".1%",
 }  # fmt: skip
 SPREAD_COLUMNS = {"figure": "", "trial": ".4f", "mean": ".4f", "std": ".4f", "worst": ".4f"}
-HELD_EASIER = "(equal weight pays the fee times the factor, and no slippage: it trades once)"
+HELD_EASIER = "(equal weight pays the fee times the factor and no slippage, at each block's start and after each gap)"
 EPILOG = """
 Every block of a path begins with fresh capital, and returns are joined. Costs: the same policies, fees and slippage
 times 0, 1, 2 and 4; means and worst of the paths. Seeds: the budget and settings of the trial on every split; what was
@@ -94,7 +95,8 @@ def train_seeds(trial: StoredTrial, args: argparse.Namespace) -> tuple[list[dict
     by_seed = seed_rows(rows)
     spreads = spread_rows(by_seed)
     print(f"\nSeeds (0 is the trial, which was chosen; means over the splits)\n{text_table(by_seed, SEED_COLUMNS)}")
-    print(f"\nSpread over the new seeds (std of the population)\n{text_table(spreads, SPREAD_COLUMNS)}")
+    spread = text_table(spreads, SPREAD_COLUMNS) if spreads else ""
+    print(f"\nSpread over the new seeds (std of the population): {seeds_text(by_seed)}\n{spread}")
     return rows, {"splits": rows, "seeds": by_seed, "spread": spreads}
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Is a study's winner skilled or the luckiest? Probability of backtest overfitting, deflated Sharpe, track record."""
+"""Is a study's winner skilled, lucky, or just exposed? PBO and deflated Sharpe of its lead, and of its account."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from train.study.results import write_json  # noqa: E402
 from train.study.returns import read_returns  # noqa: E402
 from train.study.tables import plain, text_table, write_csv  # noqa: E402
 
-KINDS = {"account": "the accounts' returns", "excess": "returns less the equal-weight portfolio's"}
-TRIAL_COLUMNS = {"trial": "d", "state": "", "value": "+.3f", "sharpe": ".2f", "excess_sharpe": "+.2f", "bars": "d"}
+KINDS = {"lead": "returns less beta times equal weight's", "account": "the accounts' returns"}
+TRIAL_COLUMNS = {"trial": "d", "state": "", "value": "+.3f", "sharpe": ".2f", "lead_sharpe": "+.2f", "bars": "d"}
 FIGURES = {
     "annual_sharpe": ".2f", "annual_sharpe_of_luck": ".2f", "probabilistic_sharpe": ".2%", "deflated_sharpe": ".2%",
     "n_trials": "g", "effective_trials": ".1f", "annual_sharpe_variance": ".3f", "minimum_track_record_bars": ",.0f",
@@ -29,7 +29,9 @@ FIGURES = {
 EPILOG = """
 Compared are the completed trials' returns on common test bars, kept in every split's equity.npz; the Sharpe ratio is
 deflated by all finished trials, pruned ones included. Pruned trials have no column in the matrix, and they tend to be
-the bad ones. Writes pbo.json, pbo_trials.csv and pbo_<returns>.npz into <results>/<study>/. Exit code: 0, 1 when the
+the bad ones. The lead is what is left of returns after the exposure to the market: less beta times equal weight's, beta
+by least squares; lead_sharpe is its Sharpe ratio. Skill is asked of the lead only: the account may have held the market.
+Writes pbo.json, pbo_trials.csv, pbo_lead.npz and pbo_account.npz into <results>/<study>/. Exit code: 0, 1 when the
 machine failed, 2 for a bad flag or study, or too few trials."""
 
 
@@ -81,7 +83,7 @@ def judge(args: argparse.Namespace) -> None:
     for kind, words in KINDS.items():
         print(f"\nBy {words}: {content[kind]['verdict']}")
     write_json(stored.folder / "pbo.json", plain(content))
-    print(f"\nwritten: {stored.folder / 'pbo.json'}, pbo_trials.csv, pbo_account.npz, pbo_excess.npz")
+    print(f"\nwritten: {stored.folder / 'pbo.json'}, pbo_trials.csv, pbo_account.npz, pbo_lead.npz")
 
 
 def main(argv: list[str] | None = None) -> int:

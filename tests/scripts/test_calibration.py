@@ -12,7 +12,9 @@ from benchmarks import calibration
 from benchmarks.calibration_summary import (
     BOTH,
     CHECKED,
+    CHECKED_LEAD,
     DEFLATED,
+    DRIFTING,
     HOLDOUT,
     NAIVE,
     NO_SIGNAL,
@@ -104,7 +106,7 @@ def test_the_holdout_asks_for_two_standard_errors():
 def test_too_many_false_positives_are_a_missed_target_and_said_so():
     studies = [study(reading=SKILLED, seed=i) for i in range(20)] + [study(PLANTED, SKILLED)]
     found = {item["what"]: item for item in checks(studies)}
-    assert len(found) == 2 * len(CHECKED)
+    assert len(found) == 2 * len(CHECKED) + len(CHECKED_LEAD)
     assert not found[f"{NO_SIGNAL}, {DEFLATED.name}"]["met"]
     assert found[f"{PLANTED}, {DEFLATED.name}"]["met"]
     assert any(line.startswith(f"{PBO.name}: the whole interval is above") for line in notes(studies, []))
@@ -125,7 +127,8 @@ def test_the_table_has_a_row_a_rule():
     assert [row["rule"] for row in rows] == [rule.name for rule in RULES]
     assert rows[2] == {
         "rule": "deflated Sharpe, account", "nominal": "5.0 %",
-        NO_SIGNAL: "0 of 1: 0.0 % (0.0 to 97.5 %)", PLANTED: "1 of 1: 100.0 % (2.5 to 100.0 %)",
+        NO_SIGNAL: "0 of 1: 0.0 % (0.0 to 97.5 %)", DRIFTING: "none judged",
+        PLANTED: "1 of 1: 100.0 % (2.5 to 100.0 %)",
     }  # fmt: skip
 
 
@@ -136,6 +139,23 @@ def test_the_picture_is_drawn(tmp_path):
 
 def test_the_planted_market_pays_nothing_for_holding():
     assert calibration.SIGNAL.drift().mean(axis=0) == pytest.approx(0.0, abs=1e-15)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_all_coins_of_a_drifting_market_rise_or_fall_alike(seed):
+    fair, made = (calibration.make_market(kind, seed, 1_500) for kind in (NO_SIGNAL, DRIFTING))
+    added = np.diff(np.log(made.price) - np.log(fair.price), axis=0)
+    spread = np.diff(np.log(fair.price), axis=0).mean(axis=1).std()
+    np.testing.assert_allclose(added, (1 - 2 * seed) * calibration.DRIFT * spread, atol=1e-6)
+    np.testing.assert_array_equal(made.tech, fair.tech)
+    np.testing.assert_array_equal(made.filled, fair.filled)
+
+
+def test_the_negative_control_counts_what_luck_put_at_nothing_would_call():
+    lucky = replace(LUCKY, probabilistic=0.97, deflated=0.4, pbo=0.04)
+    (line,) = (line for line in notes([study(reading=lucky), study(), study(PLANTED)], []) if "Negative" in line)
+    assert "no signal: with luck put at 0 the lead of the winner would pass 95 % on 2 of 2" in line
+    assert "PBO as well on 1 of 2" in line
 
 
 def test_an_account_before_costs_is_the_account_where_nothing_was_traded():
@@ -154,8 +174,8 @@ def test_a_small_run_writes_what_the_page_shows(tmp_path, monkeypatch):
     path = tmp_path / "calibration.json"
     assert calibration.main(["--quick", "--out", str(path)]) == 0
     part = json.loads(path.read_text())["calibration"]
-    assert {s["kind"] for s in part["studies"]} == {NO_SIGNAL, PLANTED}
-    assert part["seeds"] == {NO_SIGNAL: [0], PLANTED: [0]}
+    assert {s["kind"] for s in part["studies"]} == {NO_SIGNAL, DRIFTING, PLANTED}
+    assert part["seeds"] == {NO_SIGNAL: [0], DRIFTING: [0], PLANTED: [0]}
     assert part["settings"]["n_trials"] == calibration.QUICK.n_trials
     (tmp_path / "calibration.png").unlink()
     assert calibration.main(["--redraw", "--out", str(path)]) == 0

@@ -25,6 +25,7 @@ from train.study.results import read_equity, split_folder
 from train.study.rules import study_identity
 from train.study.search_space import MAX_LOOKBACK, build_space, resolve, sample
 from train.study.split_run import run_split
+from train.validation.lead import sharpe_difference_error
 
 PLAN = SplitPlan("kfold", 2, 2, holdout_fraction=0.2)
 PURGE = MAX_LOOKBACK + WARMUP_BARS + FILL_DELAY_BARS
@@ -174,6 +175,14 @@ def test_the_score_is_that_of_the_policies_on_exactly_the_held_out_bars(market, 
         assert scored["policies"][i]["agent"]["sharpe"] == pytest.approx(sharpe, rel=1e-9)
     excess = [p["excess_sharpe"] for p in scored["policies"]]
     assert scored["mean_excess_sharpe"] == pytest.approx(np.mean(excess))
+    errors = []
+    for i, policy in enumerate(scored["policies"]):
+        curve = read_equity(tmp_path / "holdout" / f"equity_{i}.npz")
+        held = np.append(curve["equity"][:1], curve["benchmark_equity"][1:])
+        own, other = (np.diff(value) / value[:-1] for value in (curve["equity"], held))
+        errors.append(sharpe_difference_error(own, other, market.bars_per_year))
+        assert policy["excess_sharpe_error"] == pytest.approx(errors[-1])
+    assert scored["excess_sharpe_error"] == pytest.approx(np.mean(errors))
     assert (scored["trial"], scored["holdout"]["sha256"]) == (4, rows.about.sha256)
 
 

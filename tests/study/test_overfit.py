@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,8 +15,9 @@ from train.study.judgement import judge
 from train.study.overfit import assess, require_trials, write_matrix
 from train.study.replay import StoredStudy
 from train.study.results import read_equity, split_folder, write_equity
-from train.study.returns import layout_of, read_returns
+from train.study.returns import StudyReturns, layout_of, read_returns
 from train.study.storage import IDENTITY
+from train.validation.metrics import sharpe
 from train.validation.overfitting import deflated_sharpe, estimate_sharpe
 
 N_BARS = 400
@@ -23,13 +25,16 @@ BLOCKS = ((0, 200), (200, 400))
 SPLITS = ((0,), (0, 1), (1,))  # blocks that each split tests
 
 
+MARKET = np.random.default_rng(99).normal(0.0001, 0.005, N_BARS)  # returns of equal weight
+
+
 def record(block, returns):
-    """An account with these returns, beside equal weight that rises 0.01 % a bar."""
+    """An account with these returns, beside equal weight with the market's."""
     first, last = block
     n = last - first
     equity = 100.0 * np.cumprod(np.concatenate([[1.0], 1.0 + returns[first + 1 : last]]))
     zero = np.zeros(n - 1)
-    benchmark = 100.0 * 1.0001 ** np.arange(n)
+    benchmark = 100.0 * np.cumprod(np.append(1.0, 1.0 + MARKET[first + 1 : last]))
     return EpisodeRecord(block, np.arange(first, last), equity, benchmark, zero, zero, zero.astype(int), np.ones(n))
 
 
@@ -73,10 +78,63 @@ def test_a_column_is_the_mean_of_the_policies_that_were_tested_on_a_bar(made):
     np.testing.assert_allclose(returns.account[:199, 3], np.mean(curves, axis=0), rtol=1e-12)
 
 
-def test_excess_returns_are_less_the_benchmarks(made):
+def test_the_lead_is_what_the_market_does_not_explain(made):
     returns = read_returns(made.study, made.folder)
-    np.testing.assert_allclose(returns.matrix("account") - returns.matrix("excess"), 0.0001, atol=1e-12)
-    np.testing.assert_allclose(returns.equal_weight, 0.0001, atol=1e-12)
+    np.testing.assert_allclose(returns.equal_weight, MARKET[returns.bars], atol=1e-12)
+    for column, lead in zip(returns.account.T, returns.matrix("lead").T, strict=True):
+        beta, _ = np.polyfit(returns.equal_weight, column, 1)
+        np.testing.assert_allclose(lead, column - beta * returns.equal_weight, atol=1e-12)
+    kept = returns.rows[5]["lead_sharpe"]
+    own = returns.matrix("lead")[:, 5]
+    assert kept == pytest.approx(own.mean() / own.std(ddof=1) * np.sqrt(returns.bars_per_year))
+
+
+def as_returns(account, equal_weight):
+    """(T, N) accounts beside (T,) equal weight on hourly bars, as a study's returns; the best Sharpe wins."""
+    numbers, bars = tuple(range(account.shape[1])), np.arange(len(account))
+    found = StudyReturns(account, equal_weight, numbers, bars, 0, (), 0, "1h")
+    own, lead = (sharpe(found.matrix(kind).T, found.bars_per_year) for kind in ("account", "lead"))
+    rows = tuple({"trial": j, "sharpe": float(own[j]), "lead_sharpe": float(lead[j])} for j in numbers)
+    return replace(found, winner=int(np.argmax(own)), rows=rows)
+
+
+def a_year(rng, annual_sharpe):
+    """(T,) returns of a market, and (N,) of what 20 accounts have in it and pay, and noise of each."""
+    n_bars, n_trials = 8760, 20
+    deviation = 0.65 / np.sqrt(n_bars)
+    market = rng.normal(annual_sharpe * 0.65 / n_bars, deviation, n_bars)
+    noise = rng.normal(0.0, 0.02 * deviation, (n_bars, n_trials))
+    return market, noise - rng.uniform(0.0, 0.3, n_trials) / n_bars
+
+
+@pytest.mark.parametrize("annual_sharpe", [2.5, -2.5])
+def test_holding_more_or_less_of_a_market_that_drifts_is_no_skill(annual_sharpe):
+    """Accounts of constant exposure that pay fees, in a year in which prices rise or fall."""
+    rng = np.random.default_rng(0)
+    for repetition in range(20):
+        market, rest = a_year(rng, annual_sharpe)
+        found = as_returns(market[:, None] * rng.uniform(0.2, 0.4, 20) + rest, market)
+        if repetition == 0:
+            first, *others = judge(found).sentences
+            assert first.startswith("Not evidence of skill")
+            assert not any("vidence of skill" in other for other in others)
+        lead = assess(found, "lead", n_blocks=4)
+        assert lead.conclusion.startswith("Not evidence of skill")
+        # the plain difference of returns is what rising and falling prices would fool
+        assert deflated_sharpe(lead.estimate, lead.search) < 0.5
+
+
+@pytest.mark.parametrize("annual_sharpe", [2.5, -2.5])
+def test_timing_is_skill_in_a_market_that_drifts_too(annual_sharpe):
+    rng = np.random.default_rng(1)
+    market, rest = a_year(rng, annual_sharpe)
+    exposure = np.repeat(rng.uniform(0.2, 0.4, 20)[None, :], len(market), axis=0)
+    knows = rng.random(len(market)) < 0.2  # of some bars, which way they go
+    exposure[:, 7] = np.where(knows, market > 0.0, exposure[:, 7])
+    found = as_returns(market[:, None] * exposure + rest, market)
+    assert found.winner == 7
+    first = judge(found).sentences[0]
+    assert first.startswith("Evidence of skill")
 
 
 def test_the_fee_that_equal_weight_pays_for_its_coins_is_in_its_first_return():
@@ -109,7 +167,7 @@ def test_pruned_trials_count_and_have_no_column(made):
 def test_the_reports_page_says_what_the_returns_say(made):
     returns = read_returns(made.study, made.folder)
     numbers = {name: number for name, number, _ in judge(returns).numbers}
-    for kind, figure, pbo in (("account", "deflated Sharpe", "PBO"), ("excess", "deflated lead", "PBO of the lead")):
+    for kind, figure, pbo in (("account", "deflated Sharpe", "PBO"), ("lead", "deflated lead", "PBO of the lead")):
         found = assess(returns, kind)
         own = estimate_sharpe(returns.matrix(kind)[:, 5])
         assert numbers[figure] == f"{np.floor(deflated_sharpe(own, found.search) * 1000) / 10:.1f} %"
@@ -134,7 +192,8 @@ def test_skill_among_noise_is_found(made, tmp_path):
     assert content["pbo"] < 0.05
     assert content["deflated_sharpe"] > 0.95
     assert content["minimum_track_record_bars"] < N_BARS
-    assert "Evidence of skill by both tests" in content["verdict"]
+    assert "It earned money" in content["verdict"]
+    assert assess(returns, "lead").conclusion.startswith("Evidence of skill: ")
     write_matrix(tmp_path / "pbo.npz", returns, found)
     with np.load(tmp_path / "pbo.npz") as file:
         np.testing.assert_array_equal(file["returns"], returns.account)

@@ -21,6 +21,9 @@ from train.study import report as report_module
 from train.study import session
 from train.study.curves import compounded, read_split
 from train.study.data import SplitPlan, StudyError, fold_data
+from train.study.holdout import score_text
+from train.study.judgement import holdout_text
+from train.study.progress import check_text
 from train.study.report import collect, command_text, report_ended_study, write_report
 from train.study.results import closes_file, read_closes, split_folder, study_folder, trial_folder, write_json
 from train.study.returns import layout_of, mean_returns, read_returns
@@ -287,7 +290,11 @@ def test_two_studies_of_one_name_have_two_pages(folded, tmp_path):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({}, "mean excess Sharpe +0.50 a year, with a standard error of about 3.2, which is within the chance error"),
+        ({}, "mean excess Sharpe +0.50 a year, with a standard error of about 3.2 (of a difference of two ratios"),
+        ({}, "which is within the chance error"),
+        ({"mean_excess_sharpe": 6.5}, "above what chance explains"),
+        ({"mean_excess_sharpe": 6.3}, "which is within the chance error"),
+        ({"excess_sharpe_error": None}, "undefined"),
         ({"mean_excess_sharpe": -9.0}, "clearly worse than equal weight"),
         ({"mean_excess_sharpe": 9.0}, "above what chance explains"),
         ({"mean_excess_sharpe": None}, "undefined"),
@@ -299,7 +306,8 @@ def test_the_holdout_is_said_in_a_sentence(study_and_copy, change, text):
     study, folder = study_and_copy
     result = json.loads((split_folder(folder, 0, 0) / "result.json").read_text())
     scored = {
-        "uuid": study.user_attrs["uuid"], "trial": collect(study, folder).best, "sharpe_standard_error": 3.2,
+        "uuid": study.user_attrs["uuid"], "trial": collect(study, folder).best, "sharpe_standard_error": 1.0,
+        "excess_sharpe_error": 3.2,
         "mean_excess_sharpe": 0.5, "holdout": {"first_time_s": 0, "last_time_s": 86_400, "bars": 288},
         "policies": [{k: result[k] for k in ("agent", "equal_weight", "excess_sharpe")}],
     }  # fmt: skip
@@ -308,6 +316,42 @@ def test_the_holdout_is_said_in_a_sentence(study_and_copy, change, text):
     assert text in section(html, "verdict")
     is_shown = change.get("trial") is None and change.get("uuid") is None
     assert ("hold-out 0" in section(html, "figures")) == is_shown
+
+
+def scored_holdout(made, **agent):
+    """What holdout.json holds of two policies, one with other figures, as a study of this version writes it."""
+    study, folder = made
+    result = json.loads((split_folder(folder, 0, 0) / "result.json").read_text())
+    policy = {k: result[k] for k in ("agent", "equal_weight", "excess_sharpe")}
+    return {
+        "uuid": study.user_attrs["uuid"], "trial": collect(study, folder).best, "sharpe_standard_error": 1.0,
+        "excess_sharpe_error": 1.0, "mean_excess_sharpe": 50.0,
+        "holdout": {"first_time_s": 0, "last_time_s": 86_400, "bars": 288},
+        "policies": [policy, policy | {"agent": policy["agent"] | agent}],
+    }  # fmt: skip
+
+
+def test_policies_that_hardly_traded_have_no_verdict_on_the_holdout(made):
+    """Ten dollars that rose have a splendid Sharpe ratio, in a fifth of a percent of the account."""
+    study, folder = made
+    best = collect(study, folder)
+    trial = next(t for t in study.trials if t.number == best.best)
+    assert "above what chance explains" in holdout_text(study, scored_holdout(made, exposure=0.01), trial)
+    scored = scored_holdout(made, exposure=0.0099)
+    said = holdout_text(study, scored, trial)
+    assert "hardly traded, so there is no verdict. 1 of 2 policies hardly traded (mean exposure under 1%)" in said
+    assert "above what chance explains" not in said
+    assert "hardly traded" in check_text({"holdout_score": scored}, trial.number)
+    assert "there is no verdict" in score_text(scored)
+
+
+def test_a_holdout_of_before_the_error_of_a_difference_claims_least(made):
+    study, folder = made
+    trial = next(t for t in study.trials if t.number == collect(study, folder).best)
+    scored = scored_holdout(made)
+    del scored["excess_sharpe_error"]
+    assert "with a standard error of about 1.4" in holdout_text(study, scored, trial)
+    assert "about 1.4" in score_text(scored)
 
 
 def test_bars_that_wait_for_the_winner_are_named(made):

@@ -15,15 +15,17 @@ from scipy import integrate, stats
 from train.validation.overfitting import (
     Search,
     SharpeEstimate,
+    conclusion,
     deflated_sharpe,
+    earning,
     effective_trials,
     estimate_sharpe,
     expected_maximum_sharpe,
+    finding,
     minimum_track_record_length,
     pbo_cscv,
     probabilistic_sharpe,
     search_of,
-    verdict,
 )
 
 # ---------------------------------------------------------------------------------------- published examples
@@ -308,35 +310,45 @@ def test_the_paper_sized_problem_takes_seconds():
 
 # ------------------------------------------------------------------------------------------------------ in plain words
 def test_a_lucky_winner_is_called_lucky():
-    text = verdict(WINNER, tried(100), 250.0, pbo=0.3)
-    assert text == (
-        "Of 100 trials that differ as these do, the best would be expected to show an annual Sharpe of 1.79 without "
-        "any skill; the winner's is 2.50. Confidence that its true Sharpe is above zero after accounting for the "
-        "search: 90.0 %. The trial that is best on half of the data ends in the lower half on the rest 30.0 % of the "
-        "time. "
-        "Not evidence of skill (95.0 % is needed)."
+    assert finding(WINNER, tried(100), 250.0, pbo=0.3) == (
+        "Of 100 trials that differ as these do, the best would be expected to show an annual Sharpe of 1.79 if the "
+        "true one of all were zero; the winner's is 2.50. Deflated Sharpe (one minus the p-value of that after the "
+        "search): 90.0 %. The trial that is best on half of the data ends in the lower half on the rest 30.0 % of the "
+        "time."
+    )
+    assert conclusion(WINNER, tried(100), 0.0) == (
+        "Not evidence of skill: the deflated Sharpe of the lead is 90.0 %, and 95.0 % is needed."
     )
 
 
 @pytest.mark.parametrize(
-    ("n_trials", "pbo", "ending"),
+    ("n_trials", "pbo", "beginning"),
     [
-        (10, 0.05, "Evidence of skill by both tests."),
-        (46, None, "Evidence of skill by this test alone; whether the choice is overfitted was not tested."),
-        (47, 0.0, "Not evidence of skill (95.0 % is needed)."),
-        (10, 0.0501, "Weak evidence of skill (5.0 % at most is asked for)."),
-        (10, 0.51, "Not evidence of skill: choosing the best trial does worse than chance."),
-        (1, 0.0, "Evidence of skill by both tests."),
-        (10, math.nan, "the winner cannot be judged: a figure is not defined. Not evidence of skill."),
-        (math.nan, 0.0, "the winner cannot be judged: a figure is not defined. Not evidence of skill."),
+        (10, 0.05, "Evidence of skill: "),
+        (1, 0.0, "Evidence of skill: "),
+        (46, None, "Not evidence of skill: the lead passes the deflated Sharpe, but whether the choice is overfitted"),
+        (47, 0.0, "Not evidence of skill: the deflated Sharpe of the lead is 94.9 %"),
+        (10, 0.0501, "Not evidence of skill: the PBO of the lead is 5.1 %, and at most 5.0 %"),
+        (10, 0.51, "Not evidence of skill: choosing the best trial does worse than chance"),
+        (10, math.nan, "Not evidence of skill: the winner cannot be judged, for a figure is not defined"),
+        (math.nan, 0.0, "Not evidence of skill: the winner cannot be judged, for a figure is not defined"),
     ],
 )
-def test_the_thresholds_of_the_verdict(n_trials, pbo, ending):
-    assert verdict(WINNER, tried(n_trials), 250.0, pbo).endswith(ending)
+def test_the_thresholds_of_the_conclusion(n_trials, pbo, beginning):
+    assert conclusion(WINNER, tried(n_trials), pbo).startswith(beginning)
+
+
+@pytest.mark.parametrize(("n_trials", "words"), [(46, "as just holding coins may have"), (47, "is not shown"),
+                                                 (math.nan, "cannot be judged")])  # fmt: skip
+def test_what_an_account_earned_is_never_called_skill(n_trials, words):
+    said = earning(WINNER, tried(n_trials))
+    assert words in said
+    assert "skill" not in said
 
 
 def test_a_figure_never_looks_better_than_the_threshold_it_missed():
     almost = next(n for n in np.arange(46.0, 47.0, 0.01) if deflated_sharpe(WINNER, tried(n)) < 0.95)
-    assert "search: 94.9 %." in verdict(WINNER, tried(almost), 250.0)
-    assert "the rest 5.1 % of the time" in verdict(WINNER, tried(10), 250.0, 0.0501)
-    assert "One trial was tried; its annual Sharpe is 2.50. " in verdict(WINNER, search_of([2.5], 250.0), 250.0)
+    assert "search): 94.9 %." in finding(WINNER, tried(almost), 250.0)
+    assert "the rest 5.1 % of the time" in finding(WINNER, tried(10), 250.0, 0.0501)
+    assert "One trial was tried; its annual Sharpe is 2.50. " in finding(WINNER, search_of([2.5], 250.0), 250.0)
+    assert "not defined" in finding(WINNER, tried(math.nan), 250.0)

@@ -28,6 +28,7 @@ from train.evaluator import evaluate_policies
 from train.provenance import code_version
 from train.run import BEST_POLICY
 from train.study.data import FoldedData, Holdout, HoldoutRows, SplitPlan, StudyError, cut_data
+from train.study.holdout_figures import EXCESS_ERROR, error_of, excess_error, idle_text, mean_error
 from train.study.results import split_folder, trial_folder, write_equity, write_json
 from train.study.search_space import MAX_LOOKBACK
 from train.study.split_run import agent_metrics, equal_weight_metrics, figures_json
@@ -188,11 +189,13 @@ def score_text(scored: Mapping[str, Any]) -> str:
     about, excess = scored["holdout"], [p["excess_sharpe"] for p in scored["policies"]]
     span = f"{utc_text(about['first_time_s'])} .. {utc_text(about['last_time_s'])} UTC"
     shown = " ".join("undefined" if value is None else f"{value:+.2f}" for value in excess)
-    mean = scored["mean_excess_sharpe"]
+    mean, error = scored["mean_excess_sharpe"], error_of(scored)
+    idle = idle_text(scored)
     return (
         f"trial {scored['trial']} on {about['bars']} bars that no trial saw, {span}: excess Sharpe of its "
         f"{len(excess)} policies {shown}, mean {'undefined' if mean is None else f'{mean:+.2f}'}; the standard "
-        f"error of a Sharpe ratio over these bars is about {scored['sharpe_standard_error']:.1f}"
+        f"error of that mean is {'undefined' if error is None else f'about {error:.1f}'}"
+        + (f"; {idle}, and there is no verdict" if idle else "")
     )
 
 
@@ -215,7 +218,9 @@ def _score(
     for i, ((path, digest), records) in enumerate(zip(policies.items(), by_policy, strict=True)):
         agent, other = agent_metrics(records, per_year), equal_weight_metrics(records, per_year)
         excess = agent.sharpe - other.sharpe
-        figures = figures_json({"agent": asdict(agent), "equal_weight": asdict(other), "excess_sharpe": excess})
+        error = excess_error(records, per_year)
+        known = {"agent": asdict(agent), "equal_weight": asdict(other), "excess_sharpe": excess, EXCESS_ERROR: error}
+        figures = figures_json(known)
         results.append({"file": os.path.relpath(path, folder), "sha256": digest} | figures)
         write_equity(folder / CURVES / f"equity_{i}.npz", records, dataset.time)
     excesses = [result["excess_sharpe"] for result in results]
@@ -231,7 +236,8 @@ def _score(
         "policies": results,
         # Nothing is put in the place of an undefined one.
         "mean_excess_sharpe": None if None in excesses else float(np.mean(excesses)),
-        "sharpe_standard_error": math.sqrt(per_year / n_traded),
+        EXCESS_ERROR: mean_error([result[EXCESS_ERROR] for result in results]),
+        "sharpe_standard_error": math.sqrt(per_year / n_traded),  # of ONE ratio; for readers from before EXCESS_ERROR
         "code_version": code_version(),
         "scored_s": int(time.time()),
     }

@@ -12,9 +12,11 @@ from optuna.trial import FrozenTrial
 from market.candles import utc_text
 from market.names import timeframe_seconds
 from train.study.holdout import looks_text
+from train.study.holdout_figures import error_of, idle_text
 from train.study.overfit import N_BLOCKS, Assessment, assess
 from train.study.returns import StudyReturns
 from train.study.storage import IDENTITY
+from train.validation.lead import market_beta
 from train.validation.overfitting import deflated_sharpe, expected_maximum_sharpe, probabilistic_sharpe
 from train.validation.report import Verdict
 
@@ -23,63 +25,69 @@ FEW_TRIALS = 10
 
 def unjudged(reason: str) -> Verdict:
     """What is said where nothing can be judged."""
-    return Verdict((f"The study cannot be judged: {reason}. Not evidence of skill.",))
+    return Verdict((f"Not evidence of skill: the study cannot be judged: {reason}.",))
 
 
 def judge(returns: StudyReturns) -> Verdict:
-    """The verdict on the best trial."""
-    own, lead = assess(returns, "account"), assess(returns, "excess")
+    """The verdict on the best trial; its first sentence is the one conclusion, which is about the lead."""
+    own, lead = assess(returns, "account"), assess(returns, "lead")
+    beta = market_beta(returns.account[:, returns.winner], returns.equal_weight)
     sentences = [
-        own.verdict,
-        "The same question about its lead over equal weight (return minus equal weight's, bar by bar): " + lead.verdict,
+        lead.conclusion,
+        f"The lead is what is left of its returns without its exposure to the market: less {_text(beta, 2)} (beta, by "
+        f"least squares) times equal weight's. {lead.finding}",
+        f"The account itself: {own.conclusion} {own.finding}",
     ]
-    if own.undefined:
-        sentences.append(f"PBO is undefined: {own.undefined}.")
+    if lead.undefined:
+        sentences.append(f"PBO is undefined: {lead.undefined}.")
     if returns.n_tried < FEW_TRIALS:
         sentences.append(f"With only {returns.n_tried} trials these figures are crude: read them as examples.")
     days = len(returns.bars) * timeframe_seconds(returns.timeframe) / 86_400
     sentences.append(
-        f"Judged is one account divided equally among the policies that tested each bar: {len(returns.bars):,} bars, "
-        f"{days:,.0f} days."
+        f"Judged is one account divided equally among the policies that tested each bar, and made equal again every bar "
+        f"at no cost: {len(returns.bars):,} bars, {days:,.0f} days. Counted are this study's trials: earlier studies of "
+        "the same bars were tries too, and are not."
     )
-    return Verdict(tuple(sentences), _numbers(own, lead, len(returns.numbers)))
+    return Verdict(tuple(sentences), _numbers(own, lead, beta, len(returns.numbers)))
 
 
-def _numbers(own: Assessment, lead: Assessment, n_compared: int) -> tuple[tuple[str, str, str], ...]:
+def _numbers(own: Assessment, lead: Assessment, beta: float, n_compared: int) -> tuple[tuple[str, str, str], ...]:
     """(name, number, what it means)."""
     per_year, root = own.bars_per_year, math.sqrt(own.bars_per_year)
     estimate, search, found = own.estimate, own.search, own.overfitting
     days = estimate.n_returns / per_year * 365
     moments = f"skew {_text(estimate.skew, 2)}, kurtosis {_text(estimate.kurtosis, 1)}"
     rows = (
+        ("beta", _text(beta, 2), "exposure of the best to equal weight's returns; taken out of the lead"),
+        ("Sharpe of the lead", _text(lead.estimate.sharpe * root, 2), "a year (appraisal ratio); luck would show "
+         f"{_text(expected_maximum_sharpe(lead.search) * root, 2)}"),
+        ("deflated lead", _share(deflated_sharpe(lead.estimate, lead.search)), "one minus the p-value of that after "
+         "the search; 95 % is asked for"),
+        ("PBO of the lead", _share(lead.pbo, math.ceil), "probability of backtest overfitting; at most 5 % is asked "
+         "for"),
         ("trials", f"{search.n_trials:.0f}", "completed and pruned: all that the best was chosen from"),
         ("effective trials", _text(own.effective_trials, 1), f"independent ones that {n_compared} comparable trials "
          "amount to; the number above is used, which claims least"),
-        ("variance of trials", _text(search.sharpe_variance * per_year, 2), "of their annual Sharpe ratios"),
-        ("Sharpe by luck", _text(expected_maximum_sharpe(search) * root, 2), "a year; of the best without skill"),
-        ("Sharpe of the best", _text(estimate.sharpe * root, 2), f"a year; {moments}"),
-        ("probabilistic Sharpe", _share(probabilistic_sharpe(estimate)), "that it is above 0, were it the only trial"),
-        ("deflated Sharpe", _share(deflated_sharpe(estimate, search)), "the same after the search; 95 % is asked for"),
-        ("deflated lead", _share(deflated_sharpe(lead.estimate, lead.search)), "the same for returns minus equal "
-         "weight's"),
+        ("variance of trials", _text(search.sharpe_variance * per_year, 2), "of their accounts' annual Sharpe ratios"),
+        ("Sharpe by luck", _text(expected_maximum_sharpe(search) * root, 2), "a year; of the best account, all at zero"),
+        ("Sharpe of the best", _text(estimate.sharpe * root, 2), f"a year, of the account; {moments}"),
+        ("probabilistic Sharpe", _share(probabilistic_sharpe(estimate)), "one minus the p-value of the account's "
+         "Sharpe, were it the only trial"),
+        ("deflated Sharpe", _share(deflated_sharpe(estimate, search)), "the same after the search; holding coins that "
+         "rise may pass"),
         ("minimum track record", _length(own.minimum_length, per_year), "until 95 %, were it the only trial; there are "
          f"{days:,.0f} days"),
     )  # fmt: skip
     if found is None:
         return (*rows, ("PBO", "undefined", own.undefined))
     slope = "slope of the Sharpe on one half against the half it was chosen by; below 0, better there was worse here"
-    loss = _share(found.probability_of_loss, math.ceil)
     return (
         *rows,
-        (
-            "PBO",
-            _share(found.pbo, math.ceil),
-            f"probability of backtest overfitting; {n_compared} trials, {N_BLOCKS} blocks",
-        ),
-        ("PBO of the lead", _share(lead.pbo, math.ceil), "the same for returns minus equal weight's"),
-        ("loss out of sample", loss, "how often the choice on one half loses on the other"),
+        ("PBO", _share(found.pbo, math.ceil), f"of the accounts; {n_compared} trials, {N_BLOCKS} blocks"),
+        ("loss out of sample", _share(found.probability_of_loss, math.ceil), "how often the choice on one half loses "
+         "on the other"),
         ("degradation", _text(found.degradation_slope, 2), slope),
-    )
+    )  # fmt: skip
 
 
 def _text(value: float, decimals: int) -> str:
@@ -117,12 +125,14 @@ def holdout_text(study: optuna.Study, scored: Mapping[str, Any], best: FrozenTri
             f"Spent on trial {scored['trial']}, the best at that time; the best now cannot be checked on the same "
             "bars, for that would be a choice by them."
         )
-    about, mean, error = scored["holdout"], scored["mean_excess_sharpe"], scored["sharpe_standard_error"]
+    about, mean, error = scored["holdout"], scored["mean_excess_sharpe"], error_of(scored)
     span = f"{utc_text(about['first_time_s'])} to {utc_text(about['last_time_s'])} UTC"
     where = (
         f"{len(scored['policies'])} policies of trial {best.number} on {about['bars']:,} bars that no trial saw, {span}"
     )
-    if mean is None:
+    if idle_text(scored):
+        return f"{where}: hardly traded, so there is no verdict. {idle_text(scored)}."
+    if mean is None or error is None:
         return f"{where}: the excess Sharpe of at least one of them is undefined, so their mean is too."
     found = _text(mean, 2) if mean < 0 else f"+{mean:.2f}"
     if abs(mean) < 2.0 * error:
@@ -130,6 +140,8 @@ def holdout_text(study: optuna.Study, scored: Mapping[str, Any], best: FrozenTri
     else:
         said = "above what chance explains" if mean > 0 else "clearly worse than equal weight"
     looks = looks_text(scored)
-    return f"{where}: mean excess Sharpe {found} a year, with a standard error of about {error:.1f}, {said}." + (
-        f" {looks[0].upper()}{looks[1:]}." if looks else ""
+    return (
+        f"{where}: mean excess Sharpe {found} a year, with a standard error of about {error:.1f} (of a difference of two "
+        f"ratios on the same bars, as if all policies erred together), {said}."
+        + (f" {looks[0].upper()}{looks[1:]}." if looks else "")
     )

@@ -42,13 +42,11 @@ from train.study.search_space import Resolved, Space, resolve, sample, with_half
 from train.study.split_run import SplitOutcome, outcome_json, run_split
 from train.study.storage import CODE_VERSION, FAILURE
 from train.study.venue import venue_env, venue_json
+from train.validation.metrics import LEAST_EXPOSURE
 
 logger = logging.getLogger(__name__)
 
 SPREAD_WEIGHT = 0.1
-# Mean share of equity in coins. A Sharpe ratio does not see the size of positions: 10 dollars that rose would outrank
-# every account that was really invested.
-LEAST_EXPOSURE = 0.01
 # What a bad setting, a full disk or too little memory raises. A mistake in the program (TypeError, KeyError, ...) is
 # not here: it stops the run.
 SPLIT_ERRORS = (TrainingDiverged, ValueError, ArithmeticError, RuntimeError, MemoryError, OSError)

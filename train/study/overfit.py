@@ -17,15 +17,17 @@ from train.validation.overfitting import (
     Overfitting,
     Search,
     SharpeEstimate,
+    conclusion,
     deflated_sharpe,
+    earning,
     effective_trials,
     estimate_sharpe,
     expected_maximum_sharpe,
+    finding,
     minimum_track_record_length,
     pbo_cscv,
     probabilistic_sharpe,
     search_of,
-    verdict,
 )
 
 LEAST_TRIALS = 10  # ranks among fewer are too coarse for a probability
@@ -53,9 +55,16 @@ class Assessment:
         return self.overfitting.pbo if self.overfitting else math.nan
 
     @property
-    def verdict(self) -> str:
-        """In words; without the overfitting test where there is none."""
-        return verdict(self.estimate, self.search, self.bars_per_year, self.pbo if self.overfitting else None)
+    def conclusion(self) -> str:
+        """Of the lead: whether it is evidence of skill. Of the account: whether it earned money."""
+        if self.kind == "account":
+            return earning(self.estimate, self.search)
+        return conclusion(self.estimate, self.search, self.pbo if self.overfitting else None)
+
+    @property
+    def finding(self) -> str:
+        """What that rests on, in words; without the overfitting test where there is none."""
+        return finding(self.estimate, self.search, self.bars_per_year, self.pbo if self.overfitting else None)
 
     def to_json(self) -> Row:
         """Plain values but for nan and infinity."""
@@ -78,7 +87,7 @@ class Assessment:
             "combinations": len(found.logits) if found else 0,
             "degradation_slope": found.degradation_slope if found else math.nan,
             "probability_of_loss": found.probability_of_loss if found else math.nan,
-            "verdict": self.verdict,
+            "verdict": f"{self.conclusion} {self.finding}",
         }
 
 

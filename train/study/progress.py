@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
 from train.study.data import Fold, FoldedData
+from train.study.holdout_figures import idle_text
 from train.study.search_space import Resolved, Space, expected_env_steps
 from train.study.storage import FAILURE, HOLDOUT_SCORE, IDENTITY, n_finished
 from train.study.worker_status import StatusFile
@@ -270,6 +271,9 @@ def check_text(user_attrs: Mapping[str, Any], best_number: int | None) -> str:
     if scored is not None and best_number is not None:
         if scored["trial"] != best_number:
             return f"the held-out bars were spent on trial {scored['trial']} and cannot check it"
+        idle = idle_text(scored)
+        if idle:
+            return f"on the held-out bars {idle}"
         mean = scored["mean_excess_sharpe"]
         value = "is not defined for every policy" if mean is None else f"is {mean:+.2f} on average"
         return f"on the held-out bars the excess Sharpe of its {len(scored['policies'])} policies {value}"

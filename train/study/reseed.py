@@ -24,18 +24,20 @@ from train.provenance import code_version
 from train.run import Progress
 from train.study.backtest import spread
 from train.study.data import Fold, StudyError
+from train.study.holdout_figures import hardly_traded
 from train.study.objective import SPLIT_ERRORS, SplitRunner, score, split_seed
 from train.study.progress import duration_text
 from train.study.replay import StoredTrial
 from train.study.results import read_json, settings_sha256
 from train.study.search_space import Resolved
 from train.study.split_run import run_split
+from train.validation.metrics import LEAST_EXPOSURE
 
 logger = logging.getLogger(__name__)
 
 RESULT = "result.json"
 MISSING, OTHER, SAME = "missing", "of other code, settings or data", "the same"
-FIGURES = ("sharpe", "total_return", "max_drawdown", "turnover", "fees")
+FIGURES = ("sharpe", "total_return", "max_drawdown", "turnover", "fees", "exposure")
 
 Row = dict[str, Any]
 
@@ -167,25 +169,45 @@ def own_rows(trial: StoredTrial) -> list[Row]:
 
 
 def seed_rows(rows: Sequence[Row]) -> list[Row]:
-    """One row a seed: the study's objective, and means over the splits; nothing where a split failed."""
+    """One row a seed: the study's objective, and means over the splits; nothing where a split failed.
+
+    Where a split hardly traded, Sharpe ratios say nothing: objective and excess Sharpe are nan, as the study prunes.
+    """
     out: list[Row] = []
     for seed in sorted({row["seed"] for row in rows}):
         mine = [row for row in rows if row["seed"] == seed]
-        failed = sum("failed" in row for row in mine)
+        failed, idle = sum("failed" in row for row in mine), sum(hardly_traded(row) for row in mine)
         figures: Mapping[str, float] = {}
         if not failed:
             names = ("excess_sharpe", *FIGURES)
             figures = {"objective": score([row["excess_sharpe"] for row in mine])}
             figures |= {name: float(np.mean([row[name] for row in mine])) for name in names}
-        out.append({"seed": seed, "splits": len(mine), "failed": failed, **figures})
+            figures |= dict.fromkeys(("objective", "excess_sharpe", "sharpe"), np.nan) if idle else {}
+        out.append({"seed": seed, "splits": len(mine), "failed": failed, "hardly_traded": idle, **figures})
     return out
 
 
 def spread_rows(by_seed: Sequence[Row]) -> list[Row]:
-    """Mean, standard deviation and worst over the new seeds, and the trial's own, of every figure."""
+    """Mean, standard deviation and worst over the new seeds, and the trial's own, of every figure.
+
+    Where a seed failed, mean and deviation are those of the others, and the worst is nan: it may be the one that failed.
+    """
     own = next((row for row in by_seed if row["seed"] == 0), {})
     new = [row for row in by_seed if row["seed"] != 0 and not row["failed"]]
+    has_failed = any(row["failed"] for row in by_seed if row["seed"] != 0)
     names = ("objective", "excess_sharpe", *FIGURES) if new else ()
     return [
-        {"figure": name, "trial": own.get(name, np.nan), **spread(name, [row[name] for row in new])} for name in names
+        {"figure": name, "trial": own.get(name, np.nan), **spread(name, [row[name] for row in new])}
+        | ({"worst": np.nan} if has_failed else {})
+        for name in names
     ]
+
+
+def seeds_text(by_seed: Sequence[Row]) -> str:
+    """How many of the new seeds failed, and how many hardly traded."""
+    new = [row for row in by_seed if row["seed"] != 0]
+    failed, idle = (sum(row[name] > 0 for row in new) for name in ("failed", "hardly_traded"))
+    text = f"{failed} of {len(new)} new seeds failed" + (", so the worst is not known" if failed else "")
+    if idle:
+        text += f"; {idle} hardly traded (mean exposure under {LEAST_EXPOSURE:.0%}): no Sharpe ratio is taken from them"
+    return text

@@ -23,6 +23,7 @@ from train.study.data import StudyError
 from train.study.progress import best_trial
 from train.study.results import read_equity, split_folder, trial_folder
 from train.study.storage import FINISHED, IDENTITY
+from train.validation.lead import lead_returns
 from train.validation.metrics import bar_returns, sharpe
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,8 @@ READERS = 4  # threads: unpacking leaves the interpreter free
 YEAR_S = 365.0 * 86_400.0
 
 Columns = Mapping[str, np.ndarray]
-Kind = Literal["account", "excess"]  # returns, and returns less the equal-weight portfolio's
+# Returns, and what is left of them after the account's exposure to the market (`train.validation.lead`).
+Kind = Literal["account", "lead"]
 Row = dict[str, Any]
 
 
@@ -96,12 +98,14 @@ class StudyReturns:
         return len(self.rows) + self.n_elsewhere
 
     def matrix(self, kind: Kind) -> np.ndarray:
-        """(T, N) returns of that kind."""
-        return self.account if kind == "account" else self.account - self.equal_weight[:, None]
+        """(T, N) returns of that kind: the accounts', or each less its beta times equal weight's."""
+        if kind == "account":
+            return self.account
+        return np.stack([lead_returns(column, self.equal_weight) for column in self.account.T], axis=1)
 
     def annual_sharpes(self, kind: Kind) -> np.ndarray:
         """(n_tried,) of every trial that was tried; nan where it is not known or not defined."""
-        name = "sharpe" if kind == "account" else "excess_sharpe"
+        name = "sharpe" if kind == "account" else "lead_sharpe"
         return np.array([row[name] for row in self.rows] + [np.nan] * self.n_elsewhere, dtype=np.float64)
 
     def count_text(self) -> str:
@@ -184,14 +188,14 @@ def n_scored(trial: FrozenTrial) -> int:
 
 def _row(trial: FrozenTrial, returns: np.ndarray, layout: Layout, per_year: float) -> Row:
     is_traded = np.isfinite(returns)
-    r, lead = returns[is_traded], (returns - layout.equal_weight)[is_traded]
+    r = returns[is_traded]
     return {
         "trial": trial.number,
         "state": trial.state.name.lower(),
         "value": trial.value if trial.state == TrialState.COMPLETE else np.nan,
         "bars": len(r),
         "sharpe": float(sharpe(r, per_year)),
-        "excess_sharpe": float(sharpe(lead, per_year)),
+        "lead_sharpe": float(sharpe(lead_returns(r, layout.equal_weight[is_traded]), per_year)),
         "in_matrix": trial.state == TrialState.COMPLETE and bool(is_traded.all()),
     }
 

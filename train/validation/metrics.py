@@ -21,6 +21,9 @@ from numpy.typing import ArrayLike
 # Returns that differ by rounding only: their spread relative to the largest is this small, and its reciprocal would
 # look like a magnificent Sharpe ratio. A running maximum is reached again when wealth is this close to it.
 LEAST_RELATIVE_SPREAD = 1e-9
+# Mean share of equity in coins. A Sharpe ratio does not see the size of positions: 10 dollars that rose would outrank
+# every account that was really invested.
+LEAST_EXPOSURE = 0.01
 TAIL = 0.05  # share of the worst bars in VaR and CVaR
 
 

@@ -8,7 +8,8 @@ distribution. Undefined inputs give nan.
     DSR          Bailey and Lopez de Prado 2014, "The Deflated Sharpe Ratio"
     PBO          Bailey, Borwein, Lopez de Prado and Zhu 2015, "The Probability of Backtest Overfitting"
 
-All of them take bars for independent of each other: returns that trend or reverse make them too sure.
+All of them take bars for independent of each other: returns that trend or reverse make them too sure. A "confidence"
+is one minus a p-value: how often chance alone would show less. It is not the probability that there is skill.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from scipy.special import ndtr, ndtri
 from train.validation.metrics import LEAST_RELATIVE_SPREAD, sharpe
 
 LEAST_CONFIDENCE = 0.95  # a deflated Sharpe below this is no evidence of skill
-LARGEST_PBO = 0.05  # above: weak evidence; above one half: choosing the best in-sample does harm
+LARGEST_PBO = 0.05  # above: no evidence of skill; above one half: choosing the best in-sample does harm
 MAX_BLOCKS = 20  # 184,756 combinations
 CHUNK = 512  # combinations worked on at a time
 
@@ -139,7 +140,7 @@ def expected_maximum_sharpe(search: Search) -> float:
 
 
 def deflated_sharpe(estimate: SharpeEstimate, search: Search) -> float:
-    """Confidence that the winner's true Sharpe is above 0 after its choice among the trials: 2014.
+    """One minus the p-value of the winner's Sharpe after its choice among the trials: 2014.
 
     The probabilistic Sharpe against what the best of as many trials without skill would be expected to show.
     """
@@ -288,11 +289,52 @@ def _share_up_to(grid: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------------------------------- in plain words
-def verdict(estimate: SharpeEstimate, search: Search, bars_per_year: float, pbo: float | None = None) -> str:
-    """What the figures say about the winner of a study, in a few sentences.
+def conclusion(lead: SharpeEstimate, search: Search, pbo: float | None = None) -> str:
+    """Whether the winner's lead (`train.validation.lead`) is evidence of skill, in a sentence.
 
-    Evidence of skill takes a deflated Sharpe of `LEAST_CONFIDENCE` or more and a PBO of at most `LARGEST_PBO`; a PBO
-    between that and one half makes it weak, a higher one none.
+    That takes a deflated Sharpe of `LEAST_CONFIDENCE` or more AND a PBO of at most `LARGEST_PBO`. To be asked of the
+    lead only: an account's own returns may be the market's.
+
+    Args:
+        lead: the winner's.
+        search: the leads of all trials it was chosen from.
+        pbo: of the leads; None where it was not computed.
+    """
+    confidence = deflated_sharpe(lead, search)
+    if not isfinite(confidence) or (pbo is not None and isnan(pbo)):
+        return "Not evidence of skill: the winner cannot be judged, for a figure is not defined."
+    if confidence < LEAST_CONFIDENCE:
+        return (
+            f"Not evidence of skill: the deflated Sharpe of the lead is {_percent(confidence)}, and "
+            f"{_percent(LEAST_CONFIDENCE)} is needed."
+        )
+    if pbo is None:
+        return (
+            "Not evidence of skill: the lead passes the deflated Sharpe, but whether the choice is overfitted was not "
+            "tested."
+        )
+    if pbo > 0.5:
+        return "Not evidence of skill: choosing the best trial does worse than chance (PBO above one half)."
+    if pbo > LARGEST_PBO:
+        return (
+            f"Not evidence of skill: the PBO of the lead is {_percent(pbo, np.ceil)}, and at most "
+            f"{_percent(LARGEST_PBO)} is asked for."
+        )
+    return "Evidence of skill: the lead over its exposure to the market passes the deflated Sharpe and PBO."
+
+
+def earning(account: SharpeEstimate, search: Search) -> str:
+    """Whether the winner earned money beyond the luck of the search, in a sentence; that says nothing of skill."""
+    confidence = deflated_sharpe(account, search)
+    if not isfinite(confidence):
+        return "Whether it earned money cannot be judged: a figure is not defined."
+    if confidence < LEAST_CONFIDENCE:
+        return f"That it earned money by more than the luck of a search is not shown ({_percent(LEAST_CONFIDENCE)})."
+    return "It earned money by more than the luck of a search, as just holding coins may have."
+
+
+def finding(estimate: SharpeEstimate, search: Search, bars_per_year: float, pbo: float | None = None) -> str:
+    """The figures behind a conclusion, in a few sentences.
 
     Args:
         estimate: the winner.
@@ -303,32 +345,20 @@ def verdict(estimate: SharpeEstimate, search: Search, bars_per_year: float, pbo:
     confidence = deflated_sharpe(estimate, search)
     trials = f"{search.n_trials:.4g} trial{'' if search.n_trials == 1 else 's'}"
     if not isfinite(confidence) or (pbo is not None and isnan(pbo)):
-        return f"With {trials}, the winner cannot be judged: a figure is not defined. Not evidence of skill."
+        return f"Of {trials}, the best has a figure that is not defined."
     luck, won = (ratio * sqrt(bars_per_year) for ratio in (expected_maximum_sharpe(search), estimate.sharpe))
     if search.n_trials == 1.0:
         found = f"One trial was tried; its annual Sharpe is {won:.2f}. "
     else:
         found = (
             f"Of {trials} that differ as these do, the best would be expected to show an annual Sharpe of {luck:.2f} "
-            f"without any skill; the winner's is {won:.2f}. "
+            f"if the true one of all were zero; the winner's is {won:.2f}. "
         )
-    found += f"Confidence that its true Sharpe is above zero after accounting for the search: {_percent(confidence)}."
+    found += f"Deflated Sharpe (one minus the p-value of that after the search): {_percent(confidence)}."
     if pbo is not None:
         found += " The trial that is best on half of the data ends in the lower half on the rest "
         found += f"{_percent(pbo, np.ceil)} of the time."
-    return f"{found} {_conclusion(confidence, pbo)}"
-
-
-def _conclusion(confidence: float, pbo: float | None) -> str:
-    if confidence < LEAST_CONFIDENCE:
-        return f"Not evidence of skill ({_percent(LEAST_CONFIDENCE)} is needed)."
-    if pbo is None:
-        return "Evidence of skill by this test alone; whether the choice is overfitted was not tested."
-    if pbo > 0.5:
-        return "Not evidence of skill: choosing the best trial does worse than chance."
-    if pbo > LARGEST_PBO:
-        return f"Weak evidence of skill ({_percent(LARGEST_PBO)} at most is asked for)."
-    return "Evidence of skill by both tests."
+    return found
 
 
 def _percent(share: float, rounding: np.ufunc = np.floor) -> str:

@@ -8,7 +8,11 @@ from __future__ import annotations
 GLOSSARY: tuple[tuple[str, str], ...] = (
     ("Sharpe ratio", "Mean return over the standard deviation of returns, per year (365 days), no risk-free rate."),
     ("excess Sharpe", "The agent's Sharpe ratio minus that of equal weight on the same bars."),
-    ("equal weight", "The same amount of every coin, bought once at a block's first bar with fees, and held."),
+    ("equal weight", "The same amount of every coin, bought with fees at a block's first bar and again at the first bar "
+     "after each gap in the data, and held until then. Those fees are a drag that buying once would not have."),
+    ("beta, lead", "Beta is how much of equal weight's returns an account's follow (least squares). The lead is what is "
+     "left: returns less beta times equal weight's. Holding less of a falling market, or more of a rising one, is no "
+     "lead. Its Sharpe ratio is the appraisal ratio."),
     ("Sortino", "Like Sharpe, but only losses count as risk."),
     ("Calmar", "Annual return over maximum drawdown."),
     ("drawdown", "Loss from the highest point so far. Its length counts until the old high is reached again."),
@@ -19,8 +23,8 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ("hit rate", "Share of bars with a gain among the bars on which the account moved."),
     (
         "deflated Sharpe",
-        "Confidence that the best trial's true Sharpe ratio is above 0, after allowing for the number of trials it was "
-        "chosen from: the best of many is high by luck alone (Bailey and Lopez de Prado 2014).",
+        "One minus a p-value: how often the best of as many trials, none with a true Sharpe ratio above 0, would show "
+        "less than this one by luck (Bailey and Lopez de Prado 2014). It is not the probability of skill.",
     ),
     (
         "PBO",
@@ -29,7 +33,7 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ),
     (
         "minimum track record",
-        "How long the record must be before its Sharpe ratio is above 0 with 95 % confidence, had it been the only one "
+        "How long the record must be before its Sharpe ratio is above 0 at a p-value of 5 %, had it been the only one "
         "tried (2012).",
     ),
     ("split, block, path", "A split trains on some of the data and tests on blocks of the rest. A path joins tested "

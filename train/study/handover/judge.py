@@ -154,7 +154,7 @@ def _held_out(case: Case, data_dir: Path) -> HoldoutRows | None:
 
 
 def _assessed(case: Case) -> Assessment | None:
-    """The winner's lead over equal weight after the search; None where it is not defined.
+    """The winner's lead, beside its exposure to the market, after the search; None where it is not defined.
 
     Raises:
         StudyError: another trial became the best.
@@ -167,7 +167,7 @@ def _assessed(case: Case) -> Assessment | None:
     winner = returns.numbers[returns.winner]
     if winner != case.best.number:
         raise StudyError(f"trial {winner} became the best while trial {case.best.number} was judged")
-    return assess(returns, "excess")
+    return assess(returns, "lead")
 
 
 def _refitted(case: Case, interruption: Interruption) -> Policy:
