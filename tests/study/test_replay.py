@@ -16,6 +16,7 @@ from market.dataset import make_dataset, save_dataset
 from market.sample import synthetic_dataset
 from tests.study.conftest import TICKERS
 from train.config import TrainConfig
+from train.study import replay
 from train.study.backtest import (
     cost_rows,
     costs_of,
@@ -26,7 +27,7 @@ from train.study.backtest import (
     write_paths,
 )
 from train.study.data import SplitPlan, StudyError, fold_data
-from train.study.replay import evaluate_trial, find_trial, join_paths, open_stored, read_trial, tested_segments
+from train.study.replay import evaluate_trial, find_trial, join_paths, open_stored, read_trial
 from train.study.report import collect
 from train.study.reseed import own_rows, retrain, seed_folder, seed_rows, settings_for, spread_rows
 from train.study.results import settings_sha256, write_equity
@@ -117,7 +118,7 @@ def test_a_block_too_short_to_trade_is_in_no_path(trial, market):
     with_gap = replace(trial, data=fold_data(gap, SplitPlan("standard", 2, 2)))
     folds, lookback = with_gap.data.folds, trial.env["lookback"]
     assert max(len(fold.test) for fold in folds) == 3  # the group with the gap is two blocks
-    by_fold = [tested_segments(with_gap, fold) for fold in folds]
+    by_fold = [replay.tested_segments(with_gap, fold) for fold in folds]
     assert sum(map(len, by_fold)) < sum(len(fold.test) for fold in folds)
     first = MAX_LOOKBACK - lookback
     expected = [(first, 1000), (1000 - lookback + 1, boundary - 5), (boundary - 5 + first, 3000)]
