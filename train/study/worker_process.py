@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from optuna.exceptions import StorageInternalError
@@ -42,7 +42,8 @@ def main(result_fd: int) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         ending = _work(orders, interruption)
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    os.write(result_fd, pickle.dumps(ending))
+    with suppress(BrokenPipeError):  # the parent was killed: there is nobody to tell
+        os.write(result_fd, pickle.dumps(ending))
 
 
 def _work(orders: Orders, interruption: Interruption) -> Ending:
