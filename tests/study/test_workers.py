@@ -35,13 +35,13 @@ def wait_for(what, seconds: float = 60.0):
 
 @pytest.mark.slow
 def test_a_killed_worker_is_started_again_and_the_end_comes_once(tmp_path, market_folder):
-    flags = ("--n-trials", "4", "--pruner", "none", "--workers", "2", "--break-step", "16384")
+    flags = ("--n-trials", "4", "--pruner", "none", "--workers", "2", "--break-step", "8192")
     process = start_and_wait_for(command(tmp_path, market_folder, *flags), tmp_path, "Using Vectorized")
     log = tmp_path / "log.txt"
     pids = {t.user_attrs["worker"]["pid"] for t in load(tmp_path).trials if t.state.name == "RUNNING"}
     victim = wait_for(lambda: [w for w in workers_of(process) if w.pid in pids])[0]
     victim.kill()
-    assert process.wait(120) == 0, log.read_text()
+    assert process.wait(300) == 0, log.read_text()
     text = log.read_text()
     assert "killed by SIGKILL; started again (1 of at most 5 times)" in text
     assert re.search(r"worker \d: trial \d: its process was killed", text)
