@@ -28,7 +28,9 @@ COLUMNS = {
     "beats_random": ".0%", "returns_more": ".0%",
 }  # fmt: skip
 EPILOG = """
-Random orders trade what the agent trades, when it does; their exposure is not matched. beats_random and returns_more
+Random orders trade what the agent trades, when it does; their exposure is not matched, and they
+spread over all coins, so they are less concentrated than an agent may be. The trial is the best of a search, and no
+share is corrected for that. beats_random and returns_more
 are the shares of them with a lower Sharpe ratio and a lower total return. Writes validation.json and validation.csv
 (all figures of all accounts) into <results>/<study>/trial_<n>/. The held-out bars are not looked at. Exit code: 0, 1
 when the machine failed, 2 for a bad flag, study, trial or other data."""
