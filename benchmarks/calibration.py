@@ -8,9 +8,9 @@
 
 Every study is a real one, from data on disk through sampler, folds, PPO and hold-out (`train.study.session.run_study`),
 judged by the figures of scripts/validation/5_pbo.py. Without signal: the sample market, a fair game in which fees are
-all that is certain. Drifting: the same, and all coins rise (even seeds) or fall (odd ones) on the whole, so holding more
-or less of them pays, and knowing nothing. With a signal: coins that rise one after the other, announced a bar before, holding all of them earns
-nothing. A seed gives the market, the sampler and the weights.
+all that is certain. Drifting: the same, and all coins rise (even seeds) or fall (odd ones) on the whole: holding more
+or less of them pays, and there is nothing to know. With a signal: coins that rise one after the other, announced a bar
+before, and holding all of them earns nothing. A seed gives the market, the sampler and the weights.
 """
 
 from __future__ import annotations
@@ -267,10 +267,10 @@ def section(args: argparse.Namespace, settings: Settings, studies: Sequence[Stud
         f"{settings.num_paths + 1} splits, {settings.break_step:,} environment steps each, on {settings.n_bars:,} "
         f"five-minute bars of {len(TICKERS)} coins, the last {settings.holdout_fraction:.0%} held out, pruner "
         f"{settings.pruner} (and what hardly trades). {NO_SIGNAL.capitalize()}: the sample market, a fair game; "
-        f"{DRIFTING}: the same with all coins rising (even seeds) or falling (odd), {DRIFT:g} standard deviations a bar; "
+        f"{DRIFTING}: the same, all coins rising (even seeds) or falling (odd) by {DRIFT:g} standard deviations a bar; "
         f"{PLANTED}: the coin that rises is announced a bar ahead, strongly, and holding all coins earns nothing. "
-        "Both: deflated Sharpe and PBO together. Lead: returns less beta times equal weight's. PBO's level is a threshold; no "
-        "theory makes it an error rate."
+        "Both: deflated Sharpe and PBO together. Lead: returns less beta times equal weight's. PBO's level is a "
+        "threshold; no theory makes it an error rate."
     )
     return measuring.section(
         args, about, COLUMNS, settings=asdict(settings), signal=asdict(SIGNAL), processes=args.processes,
@@ -314,7 +314,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = measuring.arguments(__doc__, gpu=False)
     parser.set_defaults(threads=1)
     parser.add_argument("--no-signal", type=int, default=26, metavar="N", help="studies without signal (default 26)")
-    parser.add_argument("--drifting", type=int, default=12, metavar="N", help="studies of drifting markets (default 12)")
+    parser.add_argument("--drifting", type=int, default=12, metavar="N", help="of drifting markets (default 12)")
     parser.add_argument("--planted", type=int, default=8, metavar="N", help="studies with a signal (default 8)")
     parser.add_argument("--first-seed", type=int, default=0, metavar="S", help="of each kind; the others follow")
     parser.add_argument("--pruner", choices=PRUNERS, default="none", help="of the studies (default none)")

@@ -219,7 +219,7 @@ def _no_luck_notes(studies: Sequence[Study]) -> list[str]:
     }
     return [
         f"Negative control, {kind}: with luck put at 0 the lead of the winner would pass 95 % on {alone.text()}, and "
-        f"PBO as well on {both.text()}. The naive rules above are the same for the best Sharpe in place of the winner's."
+        f"PBO as well on {both.text()}. The naive rules above show it for the best Sharpe, not the winner's."
         for kind, (alone, both) in found.items()
     ]
 

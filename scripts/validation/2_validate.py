@@ -28,11 +28,12 @@ COLUMNS = {
     "beats_random": ".0%", "returns_more": ".0%", "not_traded": ".1%",
 }  # fmt: skip
 EPILOG = """
-Random orders trade what the agent trades, when it does; their exposure is not matched. beats_random and returns_more
-are the shares of them with a lower Sharpe ratio and a lower total return; not_traded is the share of the agent's
-turnover that they had no money or coins for. Writes validation.json and validation.csv (all figures of all accounts)
-into <results>/<study>/trial_<n>/. The held-out bars are not looked at. Exit code: 0, 1 when the machine failed, 2 for a
-bad flag, study, trial or other data."""
+Random orders trade what the agent trades, when it does; their exposure is not matched, and they spread over all coins,
+so they are less concentrated than an agent may be. The trial is the best of a search, and no share is corrected for
+that. beats_random and returns_more are the shares of them with a lower Sharpe ratio and a lower total return;
+not_traded is the share of the agent's turnover that they had no money or coins for. Writes validation.json and
+validation.csv (all figures of all accounts) into <results>/<study>/trial_<n>/. The held-out bars are not looked at.
+Exit code: 0, 1 when the machine failed, 2 for a bad flag, study, trial or other data."""
 
 
 def parser() -> argparse.ArgumentParser:

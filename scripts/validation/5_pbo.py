@@ -30,7 +30,7 @@ EPILOG = """
 Compared are the completed trials' returns on common test bars, kept in every split's equity.npz; the Sharpe ratio is
 deflated by all finished trials, pruned ones included. Pruned trials have no column in the matrix, and they tend to be
 the bad ones. The lead is what is left of returns after the exposure to the market: less beta times equal weight's, beta
-by least squares; lead_sharpe is its Sharpe ratio. Skill is asked of the lead only: the account may have held the market.
+by least squares; lead_sharpe is its Sharpe ratio. Skill is asked of the lead only: an account may just hold.
 Writes pbo.json, pbo_trials.csv, pbo_lead.npz and pbo_account.npz into <results>/<study>/. Exit code: 0, 1 when the
 machine failed, 2 for a bad flag or study, or too few trials."""
 

@@ -143,6 +143,25 @@ def test_the_verdict_counts_pruned_trials_and_says_pbo(made):
     assert "No bars were held out" in html
 
 
+def test_the_page_begins_with_the_one_conclusion_and_says_what_flatters(made):
+    study, folder = made
+    page = collect(study, folder)
+    assert page.verdict.sentences[0].startswith("Not evidence of skill: the deflated Sharpe of the lead is")
+    html = html_of(study, folder)
+    assert len(re.findall("vidence of skill", html)) == 1
+    equity, reading = section(html, "equity"), section(html, "reading")
+    assert "It was chosen by its results on these very blocks, so these curves flatter it" in equity
+    assert "afresh (faint vertical lines): 4 times on each path" in equity
+    assert "less concentrated than an agent may be" in equity
+    assert "not corrected for that choice" in equity
+    assert "In mode standard a policy also trains on bars after its test block" in reading
+    assert "survivorship" in reading
+    assert "Earlier studies of the same bars were tries as well" in reading
+    assert "again at the first bar after each gap" in reading
+    numbers = {name: number for name, number, _ in page.verdict.numbers}
+    assert numbers["Sharpe of the paths"] == f"{np.mean([p.agent_figures.sharpe for p in page.paths]):.2f}"
+
+
 def test_returns_are_the_mean_over_the_splits_that_test_a_bar(made):
     _, folder = made
     splits = {i: read_split(folder, 0, i) for i in range(6)}

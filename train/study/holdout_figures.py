@@ -1,4 +1,4 @@
-"""What a scored hold-out's figures mean: how sure its excess Sharpe is, and which policies were hardly in the market."""
+"""What a scored hold-out says: how sure its excess Sharpe is, and which policies were hardly in the market."""
 
 from __future__ import annotations
 

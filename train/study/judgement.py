@@ -44,9 +44,9 @@ def judge(returns: StudyReturns) -> Verdict:
         sentences.append(f"With only {returns.n_tried} trials these figures are crude: read them as examples.")
     days = len(returns.bars) * timeframe_seconds(returns.timeframe) / 86_400
     sentences.append(
-        f"Judged is one account divided equally among the policies that tested each bar, and made equal again every bar "
-        f"at no cost: {len(returns.bars):,} bars, {days:,.0f} days. Counted are this study's trials: earlier studies of "
-        "the same bars were tries too, and are not."
+        f"Judged is one account divided equally among the policies that tested each bar, and made equal again every "
+        f"bar at no cost: {len(returns.bars):,} bars, {days:,.0f} days. Counted are this study's trials only: earlier "
+        "studies of the same bars were tries too."
     )
     return Verdict(tuple(sentences), _numbers(own, lead, beta, len(returns.numbers)))
 
@@ -69,7 +69,7 @@ def _numbers(own: Assessment, lead: Assessment, beta: float, n_compared: int) ->
         ("effective trials", _text(own.effective_trials, 1), f"independent ones that {n_compared} comparable trials "
          "amount to; the number above is used, which claims least"),
         ("variance of trials", _text(search.sharpe_variance * per_year, 2), "of their accounts' annual Sharpe ratios"),
-        ("Sharpe by luck", _text(expected_maximum_sharpe(search) * root, 2), "a year; of the best account, all at zero"),
+        ("Sharpe by luck", _text(expected_maximum_sharpe(search) * root, 2), "a year; of the best of accounts at zero"),
         ("Sharpe of the best", _text(estimate.sharpe * root, 2), f"a year, of the account; {moments}"),
         ("probabilistic Sharpe", _share(probabilistic_sharpe(estimate)), "one minus the p-value of the account's "
          "Sharpe, were it the only trial"),
@@ -141,7 +141,7 @@ def holdout_text(study: optuna.Study, scored: Mapping[str, Any], best: FrozenTri
         said = "above what chance explains" if mean > 0 else "clearly worse than equal weight"
     looks = looks_text(scored)
     return (
-        f"{where}: mean excess Sharpe {found} a year, with a standard error of about {error:.1f} (of a difference of two "
-        f"ratios on the same bars, as if all policies erred together), {said}."
+        f"{where}: mean excess Sharpe {found} a year, with a standard error of about {error:.1f} (of a difference of "
+        f"two ratios on the same bars, as if all policies erred together), {said}."
         + (f" {looks[0].upper()}{looks[1:]}." if looks else "")
     )

@@ -13,7 +13,7 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 REPORT_FILE = "report.html"
 UNKNOWN = "not written down"
 DAY_S = 86_400
+TRAINS_ON_LATER_BARS = (*COMBINATORIAL_MODES, "kfold")
 COMMAND = "command"  # user attribute: the last command line of the study
 LEAST_FOR_IMPORTANCE = 30  # completed trials: the evaluator looks at the best tenth of them
 STATES = {
@@ -121,7 +122,9 @@ def _with_best(
     return Page(
         **vars(base)
         | {
-            "verdict": _verdict(study, folder, best, is_whole=len(splits) == (len(folds) or len(known)) > 0),
+            "verdict": _with_path_mean(
+                _verdict(study, folder, best, is_whole=len(splits) == (len(folds) or len(known)) > 0), paths
+            ),
             "paths": tuple(paths),
             "paths_note": note,
             "rows": (
@@ -247,8 +250,23 @@ def _left_out(study: optuna.Study, settings: Mapping[str, Any], trials: Sequence
     failed = sum(t.state == TrialState.FAIL for t in trials)
     if failed:
         texts.append(f"Failed trials ({failed}) count nowhere.")
+    if plan.get("mode") in TRAINS_ON_LATER_BARS:
+        texts.append(
+            f"In mode {plan['mode']} a policy also trains on bars after its test block, which nobody can who trades; "
+            "rolling and expanding train on earlier bars only, and the hold-out comes after all of them."
+        )
+    texts.append(
+        "The coins are those that somebody chose today: such as vanished or were delisted are not among them, and "
+        "equal weight and agent both look better for it (survivorship)."
+    )
+    texts.append(
+        "The deflated Sharpe counts the trials of this study. Earlier studies of the same bars were tries as well, and "
+        "it does not know them."
+    )
     texts.append("Only the simulator's own costs are paid: no market impact, no outages, no taxes.")
-    texts.append("Bars are taken for independent in every confidence; returns that trend make them too sure.")
+    texts.append(
+        "Bars are taken for independent of each other; returns that trend make every p-value and error too small."
+    )
     return tuple(texts)
 
 
@@ -328,6 +346,20 @@ def _verdict(study: optuna.Study, folder: Path, best: FrozenTrial, is_whole: boo
         return judge(read_returns(study, folder, allow_missing=True))
     except StudyError as error:
         return unjudged(str(error))
+
+
+def _with_path_mean(found: Verdict, paths: Sequence[PathView]) -> Verdict:
+    """The verdict with the single paths' mean Sharpe beside that of the judged account."""
+    ratios = [p.agent_figures.sharpe for p in paths]
+    if not (found.numbers and ratios):
+        return found
+    mean = float(np.mean(ratios))
+    said = f"{mean:.2f}" if np.isfinite(mean) else "undefined"
+    what = (
+        f"a year, mean of the {len(ratios)} single paths; the judged account (Sharpe of the best) holds all policies "
+        "at once, which spreads their risk, and is made equal again every bar for nothing"
+    )
+    return replace(found, numbers=(*found.numbers, ("Sharpe of the paths", said, what)))
 
 
 def importances_of(study: optuna.Study, trials: Sequence[FrozenTrial]) -> tuple[tuple[tuple[str, float], ...], str]:

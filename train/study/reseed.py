@@ -190,7 +190,7 @@ def seed_rows(rows: Sequence[Row]) -> list[Row]:
 def spread_rows(by_seed: Sequence[Row]) -> list[Row]:
     """Mean, standard deviation and worst over the new seeds, and the trial's own, of every figure.
 
-    Where a seed failed, mean and deviation are those of the others, and the worst is nan: it may be the one that failed.
+    Where a seed failed, mean and deviation are those of the others, and the worst is nan: that one may be it.
     """
     own = next((row for row in by_seed if row["seed"] == 0), {})
     new = [row for row in by_seed if row["seed"] != 0 and not row["failed"]]

@@ -180,7 +180,7 @@ def _verdict(page: Page) -> str:
 # ------------------------------------------------------------------------------------------------------------- equity
 LEGEND = (
     ("agent", "the trial's policies"),
-    ("equal", "equal weight, bought at the start of each block"),
+    ("equal", "equal weight, bought at the start of each block and after each gap in the data"),
     ("coin", "buy and hold of each coin"),
     ("cash", "cash"),
     ("random", "random orders of the same turnover: middle 90 %"),
@@ -200,10 +200,13 @@ def _equity(page: Page) -> str:
         '<input type="radio" name="scale" id="log"><label for="log">logarithmic scale</label>'
     )
     intro = (
-        f"Trial {page.best}, the best, on its test paths: {page.paths_note}. Accounts begin every block (faint "
-        "vertical lines) afresh; a curve goes on where the last block ended. Fees are paid on buying and on selling "
-        "by everybody, slippage by the agent and by random orders only, so that who just holds has it a little easier; "
-        "nobody sells at the end. Drawdown is the loss from the highest point so far."
+        f"Trial {page.best}, the best, on its test paths: {page.paths_note}. It was chosen by its results on these "
+        "very blocks, so these curves flatter it; the hold-out does not. Accounts begin every block, and again after "
+        f"every gap in the data, afresh (faint vertical lines): {_starts_text(page.paths)}. A curve goes on where the "
+        "last one ended. Equal weight buys, and pays its fee, as often: a drag that buying once would not have. Fees "
+        "are paid on buying and on selling by everybody, slippage by the agent and by random orders only, so that who "
+        "just holds has it a little easier; nobody sells at the end. Drawdown is the loss from the highest point so "
+        "far."
     )
     if "random" not in shown:
         intro += (
@@ -212,6 +215,12 @@ def _equity(page: Page) -> str:
     body = _paragraphs([intro]) + switch + f'<ul class="legend">{keys}</ul>'
     body += '<div class="paths">' + "".join(_path(p, page.bar_seconds) for p in page.paths) + "</div>"
     return _section("equity", "Equity on bars not trained on", body)
+
+
+def _starts_text(paths: Sequence[PathView]) -> str:
+    """How often the accounts of a path begin."""
+    counts = sorted({len(p.starts_s) for p in paths})
+    return f"{counts[0]} to {counts[-1]} times a path" if len(counts) > 1 else f"{counts[0]} times on each path"
 
 
 def _path(p: PathView, bar_seconds: int) -> str:
@@ -285,7 +294,9 @@ def _random_sentence(p: PathView) -> str:
             f"{len(r.sharpe)} accounts with random orders of the same turnover, whenever the agent trades{room}, ended "
             f"between {low} and {high} (middle 90 %), median {middle}{ratio}. The agent returned more than "
             f"{written(r.returns_less, 'percent')} of them, and its Sharpe ratio is above that of "
-            f"{written(r.sharpe_below, 'percent')}.{_exposures(r.exposure, p.agent_figures.exposure)}"
+            f"{written(r.sharpe_below, 'percent')}.{_exposures(r.exposure, p.agent_figures.exposure)} "
+            "Random orders spread over all coins, so they are less concentrated than an agent may be. And the agent is "
+            "the best of all trials: these shares are not corrected for that choice."
         ],
         "small",
     )

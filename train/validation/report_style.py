@@ -8,11 +8,11 @@ from __future__ import annotations
 GLOSSARY: tuple[tuple[str, str], ...] = (
     ("Sharpe ratio", "Mean return over the standard deviation of returns, per year (365 days), no risk-free rate."),
     ("excess Sharpe", "The agent's Sharpe ratio minus that of equal weight on the same bars."),
-    ("equal weight", "The same amount of every coin, bought with fees at a block's first bar and again at the first bar "
-     "after each gap in the data, and held until then. Those fees are a drag that buying once would not have."),
-    ("beta, lead", "Beta is how much of equal weight's returns an account's follow (least squares). The lead is what is "
-     "left: returns less beta times equal weight's. Holding less of a falling market, or more of a rising one, is no "
-     "lead. Its Sharpe ratio is the appraisal ratio."),
+    ("equal weight", "The same amount of every coin, bought with fees at a block's first bar and again at the first "
+     "bar after each gap in the data, and held until then. Those fees are a drag that buying once would not have."),
+    ("beta, lead", "Beta is how much of equal weight's returns an account's follow (least squares). The lead is what "
+     "is left: returns less beta times equal weight's. Holding less of a falling market, or more of a rising one, is "
+     "no lead. Its Sharpe ratio is the appraisal ratio."),
     ("Sortino", "Like Sharpe, but only losses count as risk."),
     ("Calmar", "Annual return over maximum drawdown."),
     ("drawdown", "Loss from the highest point so far. Its length counts until the old high is reached again."),
