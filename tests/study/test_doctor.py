@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import optuna
@@ -57,11 +58,10 @@ def test_a_python_without_packages_is_told_what_is_missing_and_nothing_else_brea
 
 
 def test_a_bad_finding_is_the_exit_code(tmp_path, monkeypatch, capsys):
-    sys.path.insert(0, str(SCRIPT.parent))
-    try:
-        import doctor as program
-    finally:
-        sys.path.pop(0)
+    spec = spec_from_file_location("doctor_program", SCRIPT)
+    assert spec is not None
+    program = module_from_spec(spec)
+    spec.loader.exec_module(program)
     empty = tmp_path / "s.db"
     empty.touch()
     assert program.main(["--storage", f"sqlite:///{empty}", "--data-dir", str(tmp_path)]) == 1

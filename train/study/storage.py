@@ -116,6 +116,7 @@ def open_study(
     Raises:
         StudyError: no such study, another identity or direction, or a database that cannot be used.
     """
+    _reach(url)
     if must_exist:
         load_study(url, name)
     with study_lock(url):  # workers that start together would race on creating the tables
@@ -196,6 +197,22 @@ def _file_lock(url: URL, purpose: str) -> Iterator[Callable[[], bool]]:
         yield lambda: True
     finally:
         os.close(handle)
+
+
+def _reach(url: URL) -> None:
+    """One connection to a server: who starts with a wrong address is told at once; only later is a server waited for.
+
+    Raises:
+        StudyError: it does not answer.
+    """
+    if sqlite_path(url) is not None:
+        return
+    try:
+        engine = create_engine(url, poolclass=NullPool, connect_args=_connect_args(url))
+        engine.connect().close()
+    except (SQLAlchemyError, ImportError) as error:
+        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        raise StudyError(f"--storage {_shown(url)}: cannot be used: {reason}") from error
 
 
 @contextmanager
