@@ -68,13 +68,13 @@ class Frame:
 def _body(frame: Frame, width: int, encoding: str) -> RenderableType:
     """What matters most comes first: a low terminal shows the beginning."""
     is_wide = width >= TWO_COLUMNS
-    half = width // 2 - 1 if is_wide else width
+    half = width // 2 - 2 if is_wide else width
     how = [_progress(frame, half, encoding), _workers(frame)]
     what, settings = _best(frame.snapshot, half, encoding), _settings(frame.snapshot, half)
     where = [_machine(frame.machine), _recent(frame.snapshot)]
     if not is_wide:
         return Group(_title(frame), *how, what, *where, settings)
-    columns = Table.grid(expand=True, padding=(0, 1))
+    columns = Table.grid(expand=True, padding=(0, 2))
     columns.add_column(ratio=1)
     columns.add_column(ratio=1)
     columns.add_row(Group(*how, *where), Group(what, settings))
