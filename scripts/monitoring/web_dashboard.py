@@ -21,7 +21,7 @@ try:
     from optuna.storages import RDBStorage
     from sqlalchemy.engine import URL
 
-    from train.study.dashboard.reading import UnavailableError
+    from train.study.dashboard.reading import UnavailableError, server_options
     from train.study.dashboard.snapshot import Snapshot, take_snapshot
     from train.study.data import StudyError
     from train.study.results import artifacts_folder
@@ -117,7 +117,8 @@ def serve(args: argparse.Namespace) -> None:
 @contextmanager
 def opened_storage(url: URL) -> Iterator[RDBStorage]:
     """The storage as it is: no tables are made. Closed at the end, so that SQLite puts its files in order."""
-    options = {"connect_args": {"timeout": LOCK_TIMEOUT_S}} if sqlite_path(url) else {"pool_pre_ping": True}
+    wait = {"timeout": LOCK_TIMEOUT_S} if sqlite_path(url) else server_options(url)
+    options = {"connect_args": wait, "pool_pre_ping": True}
     address = url.render_as_string(hide_password=False)
     storage = RDBStorage(address, engine_kwargs=options, skip_table_creation=True)
     try:

@@ -92,7 +92,8 @@ def put_a_file_in_the_way(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"), [(damage_equity, "not a zip file"), (put_a_file_in_the_way, "FileExistsError")]
+    ("spoil", "words"),
+    [(damage_equity, "split_2/equity.npz cannot be read"), (put_a_file_in_the_way, "FileExistsError")],
 )
 def test_a_picture_that_cannot_be_made_is_said_and_the_trial_is_none_the_worse(traded, caplog, spoil, words):
     last = traded.folded.folds[-1].index

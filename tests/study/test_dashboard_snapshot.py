@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import math
 import random
+import tempfile
 from collections import Counter
 from datetime import timedelta
+from pathlib import Path
 
 import optuna
 import pytest
 from optuna.trial import TrialState
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, text
+from sqlalchemy.engine import make_url
 
 from tests.support.made_studies import NOW, SPACE, close, make_study, split_figures, trial, url_of
+from tests.support.postgres_server import PostgresServer, why_not
 from train.study.dashboard.figures import best_so_far
+from train.study.dashboard.reading import UnavailableError, read
 from train.study.dashboard.snapshot import take_snapshot
 from train.study.data import StudyError
 from train.study.progress import best_trial
-from train.study.storage import FAILURE, this_worker
+from train.study.storage import FAILURE, open_study, this_worker
 
 COMPLETE, PRUNED, FAIL, RUNNING, WAITING = (
     TrialState[name] for name in ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING")
@@ -65,8 +70,11 @@ def test_a_trial_that_breaks_a_bound_is_never_best(tmp_path):
     for bound, value in ((0.2, 0.9), (-0.2, 0.5)):
         asked = study.ask()
         asked.set_constraint("max_drawdown", bound)
+        asked.set_constraint("min_trades", -1.0)
         study.tell(asked, value)
     found = take_snapshot(url_of(tmp_path), "s")
+    assert [t.violates for t in found.trials] == [(), ("max_drawdown",), ()]
+    assert found.trials[1].value == 0.9  # shown, though never best
     assert (found.best.number, found.best.value) == (2, 0.5)
     assert best_trial(study).number == 2
     assert best_so_far(found.trials, maximize=True) == [0.1, 0.5]
@@ -158,3 +166,35 @@ def test_times_are_those_that_were_written(tmp_path):
     (seen,) = snapshot(tmp_path).trials
     assert seen.ended == NOW - timedelta(minutes=3)
     assert (seen.ended - seen.started).total_seconds() == 60.5
+
+
+@pytest.fixture
+def postgres():
+    if reason := why_not():
+        pytest.skip(reason)
+    with tempfile.TemporaryDirectory(prefix="postgres-") as folder:  # pytest's own folders are closed to other users
+        Path(folder).chmod(0o755)
+        server = PostgresServer(Path(folder) / "server")
+        yield server
+        server.stop()
+
+
+@pytest.mark.slow
+def test_a_server_is_read_as_a_file_is(postgres):
+    url = make_url(postgres.new_database("watched"))
+    with pytest.raises(StudyError, match="holds no Optuna study"):
+        take_snapshot(url, None)
+    study = open_study(url, "s", {"holdout": {}}, False, optuna.pruners.NopPruner())
+    study.add_trials([trial(value=1.0, splits=(0.5,), split_0=split_figures(7.0, 8.0)), trial(PRUNED, pruned="worse")])
+    study.add_trial(trial(RUNNING, worker=this_worker()))
+    study._storage.record_heartbeat(study.get_trials()[2]._trial_id)
+    seen = take_snapshot(url, "s")
+    assert [t.state for t in seen.trials] == ["COMPLETE", "PRUNED", "RUNNING"]
+    assert [t.ended for t in seen.trials] == [t.datetime_complete for t in study.trials]
+    assert dict(seen.best.params) == study.best_params
+    assert seen.best.splits == {0: 0.5}
+    assert seen.reasons == {1: "worse"}
+    assert seen.rates.explore_steps_per_s == 7.0
+    assert 0.0 <= seen.running[0].heartbeat_age_s < 5.0
+    with pytest.raises(UnavailableError, match="read-only"):
+        read(url, lambda connection: connection.execute(text("DELETE FROM trials")))

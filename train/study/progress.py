@@ -44,6 +44,7 @@ class Reporter:
         self._wall_s = 0.0
         self._env_steps = 0
         self._trial_started_s = 0.0
+        self._rates: dict[str, float] = {}
 
     def trial_started(self, number: int, values: Mapping[str, Any]) -> None:
         """Name the settings of the trial that begins."""
@@ -54,6 +55,10 @@ class Reporter:
         """Log a split's figures; after the first one, how long the study will take."""
         logger.info("trial %d split %d: %s", number, outcome.fold, outcome_text(outcome))
         is_first = self._env_steps == 0
+        self._rates = {
+            "explore_steps_per_s": outcome.explore_steps_per_s,
+            "update_samples_per_s": outcome.update_samples_per_s,
+        }
         self._wall_s += outcome.wall_s
         self._env_steps += outcome.env_steps
         if is_first:
@@ -104,7 +109,7 @@ class Reporter:
         at = {"trial": number, "split": fold.index, "n_splits": self._n_folds}
         at["total_env_steps"] = settings.train["total_env_steps"]
         last_score: float | None = None
-        status.write(**at, env_steps=0)
+        status.write(**at, **self._rates, env_steps=0)  # at first, those of the split before
 
         def tell(progress: Progress) -> None:
             nonlocal last_score
@@ -113,13 +118,11 @@ class Reporter:
             if not status.is_due:
                 return
             learned = progress.gradient_steps * settings.train["batch_size"]
-            status.write(
-                **at,
-                env_steps=progress.env_steps,
-                explore_steps_per_s=progress.env_steps / max(progress.explore_s, 1e-9),
-                update_samples_per_s=learned / max(progress.update_s, 1e-9),
-                validation_score=last_score,
-            )
+            self._rates = {
+                "explore_steps_per_s": progress.env_steps / max(progress.explore_s, 1e-9),
+                "update_samples_per_s": learned / max(progress.update_s, 1e-9),
+            }
+            status.write(**at, **self._rates, env_steps=progress.env_steps, validation_score=last_score)
 
         return tell
 

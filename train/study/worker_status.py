@@ -21,10 +21,13 @@ from typing import Any
 
 import psutil
 
+from train.study.storage import this_worker
+
 logger = logging.getLogger(__name__)
 
 WORKERS_FOLDER = "workers"
 EVERY_S = 5.0  # between two writes
+FORGOTTEN_S = 3600.0  # without a word
 LARGEST_FILE_BYTES = 65_536
 
 
@@ -45,6 +48,20 @@ class WorkerStatus:
     explore_steps_per_s: float | None = None  # environment steps per second of exploring
     update_samples_per_s: float | None = None  # samples through gradient steps per second of updating
     validation_score: float | None = None  # the split's last one
+    machine: str = ""  # as in `train.study.storage.this_worker`: host names repeat among containers
+
+    @property
+    def is_of_this_machine(self) -> bool:
+        """Whether its process number means one of our processes."""
+        return is_this_machine(self.host, self.machine)
+
+    @property
+    def is_left_over(self) -> bool:
+        """Whether nobody will write or remove its file any more."""
+        if self.is_of_this_machine:
+            return not is_running(self.pid, self.started)
+        # Of a machine with our name: this one before it was started anew, or another container.
+        return self.host == socket.gethostname() and time.time() - self.updated > FORGOTTEN_S
 
 
 class StatusFile:
@@ -53,14 +70,14 @@ class StatusFile:
     def __init__(self, study_folder: Path, every_s: float = EVERY_S) -> None:
         process = psutil.Process()
         self._process, self._every_s = process, every_s
-        self._me = {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()}
+        self._me = this_worker()
         self.path = status_path(study_folder, self._me["host"], process.pid)
         self._next_s = 0.0
         self._is_broken = False
 
     def __enter__(self) -> StatusFile:
         for status in read_statuses(self.path.parent.parent):
-            if status.host == self._me["host"] and not is_running(status.pid, status.started):
+            if status.is_left_over:
                 _remove(status_path(self.path.parent.parent, status.host, status.pid))
         self.write()
         return self
@@ -132,6 +149,12 @@ def _checked(content: Mapping[str, Any]) -> dict[str, Any]:
         if not is_absent and (isinstance(value, bool) or not isinstance(value, kinds)):
             raise ValueError(name)
     return values
+
+
+def is_this_machine(host: str, machine: str) -> bool:
+    """Whether a worker that signed so shares our process numbers; one that did not say its machine goes by its host."""
+    here = this_worker()
+    return host == here["host"] and machine in ("", here["machine"])
 
 
 def is_running(pid: int, started: float | None) -> bool:

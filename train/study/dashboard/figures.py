@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from train.study.dashboard.snapshot import COMPLETE, FINISHED, TrialRow
+from train.study.dashboard.snapshot import FINISHED, TrialRow
 
 HOUR_S = 3600.0
 FEW = 5  # finished trials that the pace is taken from when none finished within the hour
@@ -49,11 +49,11 @@ def time_left_s(n_finished: int, target: int | None, pace: Pace) -> float | None
 
 
 def best_so_far(trials: Sequence[TrialRow], maximize: bool) -> list[float]:
-    """The best value after each completed trial, in the order of their numbers."""
+    """The best value after each completed trial that breaks no constraint, in the order of their numbers."""
     better = max if maximize else min
     found: list[float] = []
     for trial in trials:
-        if trial.state == COMPLETE and trial.value is not None:
+        if trial.value is not None and trial.may_be_best:
             found.append(better(found[-1], trial.value) if found else trial.value)
     return found
 

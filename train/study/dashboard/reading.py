@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.engine import URL
@@ -52,12 +52,18 @@ def read(url: URL, work: Callable[[Connection], T]) -> T:
         raise UnavailableError(f"{shown} cannot be read now: {reason}") from error
 
 
+def server_options(url: URL) -> dict[str, Any]:
+    """What the driver of a server is to be told."""
+    if url.get_backend_name() != "postgresql":
+        return {}
+    # Text comes as bytes from a database without an encoding (SQL_ASCII) unless one is asked for.
+    return {"connect_timeout": max(int(PATIENCE_S), 2), "client_encoding": "utf8"}
+
+
 def _read_server(url: URL, work: Callable[[Connection], T]) -> T:
-    is_postgresql = url.get_backend_name() == "postgresql"
-    patience = {"connect_timeout": max(int(PATIENCE_S), 2)} if is_postgresql else {}
-    engine = create_engine(url, poolclass=NullPool, connect_args=patience)
+    engine = create_engine(url, poolclass=NullPool, connect_args=server_options(url))
     with engine.connect() as connection:
-        if is_postgresql:
+        if url.get_backend_name() == "postgresql":
             connection = connection.execution_options(postgresql_readonly=True, isolation_level="REPEATABLE READ")
         return work(connection)
 

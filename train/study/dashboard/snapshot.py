@@ -24,7 +24,10 @@ from train.study.storage import FAILURE, WORKER
 COMPLETE, PRUNED, FAIL, RUNNING, WAITING = "COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING"
 FINISHED = (COMPLETE, PRUNED)  # as in `train.study.storage`
 LATEST = 8  # ended trials whose reasons and rates are read
-TABLES = {"studies", "trials", "trial_values", "trial_params", "trial_user_attributes", "trial_intermediate_values"}
+TABLES = {
+    "studies", "trials", "trial_values", "trial_params", "trial_user_attributes", "trial_system_attributes",
+    "trial_intermediate_values",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,17 @@ class TrialRow:
     started: datetime | None
     ended: datetime | None
     value: float | None  # a completed trial's, finite; of several objectives the first
+    violates: tuple[str, ...] = ()  # names of the constraints that it breaks; such a trial is never the best
+
+    @property
+    def may_be_best(self) -> bool:
+        """Completed, with a value, and breaking no constraint."""
+        return self.value is not None and not self.violates
 
 
 @dataclass(frozen=True)
 class Best:
-    """The best completed trial."""
+    """The best completed trial that breaks no constraint."""
 
     number: int
     value: float
@@ -156,28 +165,29 @@ def _trials(connection: Connection, study: int) -> tuple[dict[int, int], tuple[T
         "WHERE t.study_id = :study ORDER BY t.number",
         study=study,
     )
-    out_of_bounds = _out_of_bounds(connection, study)
-
-    def value(row: Any) -> float | None:
-        counts = row.state == COMPLETE and _is_finite(row.value) and row.trial_id not in out_of_bounds
-        return row.value if counts else None
-
+    broken = _violations(connection, study)
     trials = tuple(
-        TrialRow(row.number, row.state, _time(row.datetime_start), _time(row.datetime_complete), value(row))
+        TrialRow(row.number, row.state, _time(row.datetime_start), _time(row.datetime_complete),
+                 row.value if row.state == COMPLETE and _is_finite(row.value) else None, broken.get(row.trial_id, ()))
         for row in rows
-    )
+    )  # fmt: skip
     return {row.number: row.trial_id for row in rows}, trials
 
 
-def _out_of_bounds(connection: Connection, study: int) -> set[int]:
-    """Ids of the trials that break a bound of the study (Optuna's constraints, above 0) and so are never best."""
+def _violations(connection: Connection, study: int) -> dict[int, tuple[str, ...]]:
+    """Constraints that trials break, by id: what Optuna stores as `constraints:<name>`, above 0."""
     rows = _rows(
         connection,
-        "SELECT a.trial_id, a.value_json FROM trial_system_attributes a JOIN trials t ON t.trial_id = a.trial_id "
-        "WHERE t.study_id = :study AND a.key LIKE 'constraints:%'",
+        "SELECT a.trial_id, a.key, a.value_json FROM trial_system_attributes a "
+        "JOIN trials t ON t.trial_id = a.trial_id "
+        "WHERE t.study_id = :study AND a.key LIKE 'constraints:%' ORDER BY a.key",
         study=study,
     )
-    return {row.trial_id for row in rows if float(json.loads(row.value_json)) > 0.0}
+    broken: dict[int, tuple[str, ...]] = {}
+    for row in rows:
+        if json.loads(row.value_json) > 0.0:
+            broken[row.trial_id] = (*broken.get(row.trial_id, ()), row.key.partition(":")[2])
+    return broken
 
 
 def _ended(trial: TrialRow) -> tuple[datetime, int]:
@@ -185,7 +195,7 @@ def _ended(trial: TrialRow) -> tuple[datetime, int]:
 
 
 def _best(connection: Connection, ids: Mapping[int, int], trials: Sequence[TrialRow], maximize: bool) -> Best | None:
-    scored = [trial for trial in trials if trial.value is not None]
+    scored = [trial for trial in trials if trial.may_be_best]
     if not scored:
         return None
     sign = 1.0 if maximize else -1.0

@@ -68,13 +68,13 @@ class Frame:
 def _body(frame: Frame, width: int, encoding: str) -> RenderableType:
     """What matters most comes first: a low terminal shows the beginning."""
     is_wide = width >= TWO_COLUMNS
-    half = width // 2 - 1 if is_wide else width
+    half = width // 2 - 2 if is_wide else width
     how = [_progress(frame, half, encoding), _workers(frame)]
     what, settings = _best(frame.snapshot, half, encoding), _settings(frame.snapshot, half)
     where = [_machine(frame.machine), _recent(frame.snapshot)]
     if not is_wide:
         return Group(_title(frame), *how, what, *where, settings)
-    columns = Table.grid(expand=True, padding=(0, 1))
+    columns = Table.grid(expand=True, padding=(0, 2))
     columns.add_column(ratio=1)
     columns.add_column(ratio=1)
     columns.add_row(Group(*how, *where), Group(what, settings))
@@ -178,9 +178,7 @@ def _best(s: Snapshot, width: int, encoding: str) -> RenderableType:
             "best trial", Text(f"{s.n_objectives} objectives: there is no single best trial", style="yellow")
         )
     if s.best is None:
-        ended, n = s.count(PRUNED, FAIL), s.count(COMPLETE)
-        why = f"none of {n} completed trials keeps the study's bounds" if n else "none: no trial has completed"
-        return _section("best trial", Text(why + (f", {ended} ended otherwise" if ended else "")))
+        return _section("best trial", Text(f"none: {_why_no_best(s)}"))
     best = s.best
     parts: list[RenderableType] = [
         Text.assemble(
@@ -197,6 +195,13 @@ def _best(s: Snapshot, width: int, encoding: str) -> RenderableType:
     if _is_ours(s):
         parts.append(Text(caution_text(s.user_attrs, s.count(COMPLETE), best.number), style="yellow"))
     return _section("best trial", *parts)
+
+
+def _why_no_best(s: Snapshot) -> str:
+    if n := s.count(COMPLETE):
+        return f"none of {n} completed trials has a finite value and keeps the study's bounds"
+    ended = s.count(PRUNED, FAIL)
+    return "no trial has completed" + (f", {ended} ended otherwise" if ended else "")
 
 
 def _is_ours(s: Snapshot) -> bool:
@@ -327,6 +332,7 @@ def _recent(s: Snapshot) -> RenderableType:
 def _ended_line(t: TrialRow, reason: str) -> RenderableType:
     if t.state == COMPLETE:
         said = f"{t.value:+.4f}" if t.value is not None else "no finite value"
+        said += f", beyond {', '.join(t.violates)}" if t.violates else ""
     else:
         said = reason or "no reason given"
     took = f" {duration_text((t.ended - t.started).total_seconds())}" if t.ended and t.started else ""

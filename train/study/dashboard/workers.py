@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from train.study.dashboard.machine import Meter
 from train.study.dashboard.snapshot import Running, Snapshot
 from train.study.storage import GRACE_S
-from train.study.worker_status import WorkerStatus, is_running, read_statuses
+from train.study.worker_status import WorkerStatus, is_running, is_this_machine, read_statuses
 
 ALIVE, DEAD, SILENT, UNKNOWN = "alive", "dead", "silent", "unknown"
 OLD_STATUS_S = 60.0  # of a live worker: an update takes long, or it evaluates
@@ -64,32 +63,34 @@ def _of_trial(running: Running, statuses: dict[tuple[str, int], WorkerStatus], m
     signed = running.worker
     try:
         host, pid, started = str(signed["host"]), int(signed["pid"]), float(signed["started"])  # type: ignore[index]
+        is_here = is_this_machine(host, str(signed.get("machine", "")))  # type: ignore[union-attr]
     except (TypeError, KeyError, ValueError):  # another program's trial, or one that is being signed just now
         return Worker("unknown", None, UNKNOWN, running.number, None, running.heartbeat_age_s)
     status = statuses.get((host, pid))
     if status is not None and status.trial != running.number:
         status = None
     ages = [running.heartbeat_age_s, time.time() - status.updated if status else None]
-    return _living(host, pid, started, running.number, status, ages, meter)
+    return _living((host, pid, started), is_here, running.number, status, ages, meter)
 
 
 def _of_status(status: WorkerStatus, meter: Meter) -> Worker:
     """A worker between two trials, or one that is dead."""
     age_s = time.time() - status.updated
-    return _living(status.host, status.pid, status.started, status.trial, status, [age_s], meter)
+    who = (status.host, status.pid, status.started)
+    return _living(who, status.is_of_this_machine, status.trial, status, [age_s], meter)
 
 
 def _living(
-    host: str,
-    pid: int,
-    started: float,
+    who: tuple[str, int, float],  # host, pid, started
+    is_here: bool,
     trial: int | None,
     status: WorkerStatus | None,
     sign_ages_s: Sequence[float | None],
     meter: Meter,
 ) -> Worker:
+    host, pid, started = who
     age_s = min((max(age, 0.0) for age in sign_ages_s if age is not None), default=None)
-    if host == socket.gethostname():
+    if is_here:
         is_alive = is_running(pid, started)
         load = meter.process(pid) if is_alive else None
         cores, rss = (load.cores, load.rss_bytes) if load else (None, None)
