@@ -101,6 +101,8 @@ def test_what_is_undefined_is_not_called_skilful():
 def test_the_holdout_asks_for_two_standard_errors():
     assert not HOLDOUT.calls(study(holdout_excess_sharpe=4.0))
     assert HOLDOUT.calls(study(holdout_excess_sharpe=4.1))
+    assert HOLDOUT.calls(study(holdout_excess_sharpe=4.1, holdout_lead_errors=2.1))
+    assert not HOLDOUT.calls(study(holdout_excess_sharpe=4.1, holdout_lead_errors=1.9))
 
 
 def test_too_many_false_positives_are_a_missed_target_and_said_so():
