@@ -175,7 +175,9 @@ def table_rows(studies: Sequence[Study]) -> list[dict[str, Any]]:
 
 def checks(studies: Sequence[Study]) -> list[dict[str, Any]]:
     """False positives at most nominal, true ones at least `LEAST_POWER`: observed shares, not their intervals."""
-    asked = [(NO_SIGNAL, rule) for rule in CHECKED] + [(DRIFTING, rule) for rule in CHECKED_LEAD]
+    asked = [(NO_SIGNAL, rule) for rule in CHECKED]
+    if any(study.kind == DRIFTING for study in studies):  # files from before there were any have none
+        asked += [(DRIFTING, rule) for rule in CHECKED_LEAD]
     wrong = [check(f"{kind}, {rule.name}", count(studies, kind, rule).share, most=rule.nominal) for kind, rule in asked]
     right = [
         check(f"{PLANTED}, {rule.name}", count(studies, PLANTED, rule).share, least=LEAST_POWER) for rule in CHECKED
@@ -197,7 +199,8 @@ def notes(studies: Sequence[Study], refused: Sequence[Study]) -> list[str]:
         n_refused = sum(study.kind == kind for study in refused)
         if mine:
             lines.append(f"{kind.capitalize()}: {_medians(mine)}.")
-        lines.append(f"{kind.capitalize()}: {_few_text(mine, n_refused)}")
+        if mine or n_refused:
+            lines.append(f"{kind.capitalize()}: {_few_text(mine, n_refused)}")
     for rule in CHECKED:
         found = count(studies, NO_SIGNAL, rule)
         if rule.nominal is not None and found.n and found.interval[0] > rule.nominal:
