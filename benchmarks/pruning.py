@@ -47,9 +47,9 @@ class Budget:
     """Of every study."""
 
     n_trials: int = 40  # completed and pruned
-    break_step: int = 3_000  # environment steps of a split
+    break_step: int = 1_500  # environment steps of a split
     n_envs: int = 12
-    n_bars: int = 8_000
+    n_bars: int = 5_000
     holdout_fraction: float = 0.25
 
 

@@ -87,8 +87,8 @@ def main(argv: list[str] | None = None) -> int:
         subprocess.run(make, check=True, stdout=subprocess.DEVNULL)
         for number in range(args.rounds):
             for workers in args.workers:
-                with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                    measured[workers].append(run_study(workers, data, Path(scratch), args))
+                scratch = Path(tempfile.mkdtemp(dir=folder))
+                measured[workers].append(run_study(workers, data, scratch, args))
             print(f"round {number + 1} of {args.rounds}", file=sys.stderr)
     about = (
         f"Studies of {args.n_trials} trials of 2 splits, {args.break_step:,} environment steps each, {args.n_envs} "

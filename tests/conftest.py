@@ -4,6 +4,7 @@ import os
 import signal
 
 import torch
+from hypothesis import settings
 
 # A suite started in the background (nohup, a CI runner) inherits an ignored SIGINT and would hand it on to the trainers
 # whose answer to Ctrl-C is tested. A handler of our own is put back to the default in every child.
@@ -13,3 +14,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Without a GPU the Triton kernel is tested in Triton's interpreter, which is chosen before triton is first imported.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# How long an example takes is a question for benchmarks: on a machine that is busy every deadline fails some day.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 Act = Callable[[Tensor], Tensor]          # observations (N, S) -> actions (N, A)
 # (steps, N) each, as the environment reports them after a step and before a restart.
 STEP_FIELDS = ("turnover", "fees", "trades")
+ROWS = ("price_array", "tech_array", "time_array", "filled_array")  # entries of a config with one row a bar
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def evaluate_policy(
 
     Args:
         policy: observations -> actions, on the device asked for; a `Policy` is moved there; a path is loaded.
-        config: arrays and segments; a segment without room for a step is left out, with a warning.
+        config: arrays and segments; a segment without room for a step is left out, with a warning, and where none has
+            any there are no records.
         env_params: rules and settings, as in training.
         gpu_id: -1 is the CPU.
         env_kwargs: further named parameters of the environment, such as its fees.
@@ -139,32 +141,68 @@ def _evaluate_group(
     options: Mapping[str, Any],
     keep_qty: bool,
 ) -> list[list[EpisodeRecord]]:
-    """Policies under one set of rules, in one environment; environment i plays the i-th usable segment of them all."""
-    owner = np.repeat(np.arange(len(policies)), [len(s) for s in segments])
-    every = [segment for s in segments for segment in s]
+    """Policies under one set of rules, in one environment of their usable segments' bars alone, one each."""
+    p, n_bars = EnvParams.from_mapping(env_params), len(config["price_array"])
+    mine = [usable_segments(s, n_bars, p) for s in segments]
+    every = [segment for s in mine for segment in s]
     if not every:
         return [[] for _ in policies]
-    env = VectorizedCryptoEnvAlpacaOptimized({**config, "segments": every}, env_params, n_envs=len(every), **options)
-    usable = env.market.usable_segment.tolist()
-    for i in sorted(set(range(len(every))) - set(usable)):
-        log.warning("Segment %d to %d is too short for one step and is not evaluated", *every[i])
-    last_bars = env.market.episode_limit[usable].tolist()
-    n_rows = np.bincount(owner[usable], minlength=len(policies)).tolist()
-    first_bars, tracks, ends, bought = _trade(joint_act(policies, n_rows, env.device), env, keep_qty)
-    records = _records([every[i] for i in usable], first_bars, tracks, ends)
+    cropped, offset = cropped_config(config, every)
+    env = VectorizedCryptoEnvAlpacaOptimized(cropped, env_params, n_envs=len(every), **options)
+    first_bars, tracks, ends, bought = _trade(joint_act(policies, [len(s) for s in mine], env.device), env, keep_qty)
+    records = iter(_records(every, first_bars + offset, tracks, ends))
+    last_bars, coins = iter((env.market.episode_limit.cpu().numpy() + offset).tolist()), iter(bought)
     price = config["price_array"]
-    found: list[list[EpisodeRecord]] = [[] for _ in policies]
-    for i, record, last, qty in zip(usable, records, last_bars, bought[: len(usable)], strict=True):
-        found[owner[i]].append(_to_the_end(record, last, price, qty))
-    return found
+    return [[_to_the_end(next(records), next(last_bars), price, next(coins)) for _ in s] for s in mine]
+
+
+def usable_segments(segments: Sequence[tuple[int, int]], n_bars: int, p: EnvParams) -> list[tuple[int, int]]:
+    """Those with room for a step; the others are logged.
+
+    Raises:
+        ValueError: bars that there are not.
+    """
+    if any(a < 0 or b > n_bars or a >= b for a, b in segments):
+        raise ValueError(f"segments are (first, last_exclusive) within the {n_bars} bars given; received {segments}")
+    least = p.lookback + 1 + (p.lookback if p.ends_lookback_early else 0)
+    for a, b in segments:
+        if b - a < least:
+            log.warning("Segment %d to %d is too short for one step and is not evaluated", a, b)
+    return [(a, b) for a, b in segments if b - a >= least]
+
+
+def cropped_config(
+    config: Mapping[str, Any], segments: Sequence[tuple[int, int]]
+) -> tuple[dict[str, Any], np.ndarray]:
+    """The config without the bars that no segment has, and how far each segment was moved by that, (G,) bars.
+
+    What an environment shows and books in a segment comes from the segment's own bars, so a test slice of a long
+    market need not be checked, converted and copied with all the rest at every checkpoint.
+    """
+    runs: list[list[int]] = []
+    for a, b in sorted(segments):
+        if runs and a <= runs[-1][1]:
+            runs[-1][1] = max(runs[-1][1], b)
+        else:
+            runs.append([a, b])
+    first = np.array([a for a, _ in runs])
+    moved = first - np.cumsum([0, *(b - a for a, b in runs)])[:-1]
+    offset = moved[np.searchsorted(first, [a for a, _ in segments], side="right") - 1]
+    n_bars = len(config["price_array"])
+    rows = {
+        name: np.concatenate([config[name][a:b] for a, b in runs])
+        for name in ROWS
+        if name in config and np.shape(config[name])[:1] == (n_bars,)
+    }
+    inside = [(a - by, b - by) for (a, b), by in zip(segments, offset.tolist(), strict=True)]
+    return {**config, **rows, "segments": inside}, offset
 
 
 def joint_act(policies: Sequence[Act], n_rows: Sequence[int], device: torch.device) -> Act:
     """One function for policies that own consecutive rows of an observation: (N, S) -> (N, A).
 
     Every policy multiplies its own rows, as it would alone: stacking their weights for one batched product a layer adds
-    up in another order, and an action that differs by a rounding can miss a venue's minimum. Rows behind the last
-    policy's are nobody's: they hold.
+    up in another order, and an action that differs by a rounding can miss a venue's minimum.
 
     Args:
         policies: the first owns the first rows.
@@ -176,13 +214,7 @@ def joint_act(policies: Sequence[Act], n_rows: Sequence[int], device: torch.devi
         return acts[0]
     edges = np.cumsum([0, *n_rows]).tolist()
     parts = [(slice(a, b), act) for act, (a, b) in zip(acts, pairwise(edges), strict=True) if b > a]
-
-    def act(state: Tensor) -> Tensor:
-        actions = [each(state[rows]) for rows, each in parts]
-        spare = [actions[0].new_zeros((len(state) - edges[-1], actions[0].shape[1]))] if len(state) > edges[-1] else []
-        return torch.cat(actions + spare)
-
-    return act
+    return lambda state: torch.cat([act(state[rows]) for rows, act in parts])
 
 
 @torch.no_grad()

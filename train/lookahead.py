@@ -2,7 +2,7 @@
 
 A policy trades a stretch of bars, and again, for each of several bars k, on data that is the same up to k. Rows after k
 
-* are scrambled (`scrambled`: other prices, other features), and
+* are scrambled (`scrambled`: other prices, other features, traded in other bars), and
 * are gone (`cut_off`). Where the rules count down to the end of the data (progress in the observation, the hosts' time
   decay, final reward and early end), taking rows away moves that clock, which is no look-ahead; there the market stands
   still after k instead (`stopped`).
@@ -38,7 +38,8 @@ PROBE_RULES: dict[str, Any] = {"rules": "standard", "lookback": 5, "benchmark_we
 PROBE_RULES |= {"volatility_penalty": 1.0, "concentration_penalty": 0.1, "turnover_penalty": 0.01}
 MakeEnv = Callable[[Mapping[str, Any]], Any]  # config -> an environment of one account that starts at its first bar
 Act = Callable[[np.ndarray], np.ndarray]  # observation (S,) float32 -> actions (A,)
-ROWS = ("price_array", "tech_array", "time_array", "filled_array")  # entries of a config with one row a bar
+MARKET_ROWS = ("price_array", "tech_array", "filled_array")
+ROWS = (*MARKET_ROWS, "time_array")  # entries of a config with one row a bar
 INFO = ("fees", "slippage", "turnover", "trades", "benchmark_equity")
 FIELDS = ("observation", "action", "reward", "done", "equity", "cash", "qty", *INFO)
 ORDER = ("episode", *FIELDS)  # of what differs in one bar, the first is reported
@@ -160,20 +161,27 @@ def stretch(config: Mapping[str, Any], first: int, last: int) -> dict[str, Any]:
 
 
 def scrambled(config: Mapping[str, Any], bar: int, rng: np.random.Generator) -> dict[str, Any]:
-    """Other prices and features after `bar`: prices times a factor each, features in another order with noise."""
+    """Another market after `bar`.
+
+    Prices times a factor each, features in another order with noise, and other bars in which nobody trades a coin.
+    """
     price, tech = np.array(config["price_array"]), np.array(config["tech_array"])
     later = price[bar + 1 :]
     later *= np.exp(rng.uniform(-1.0, 1.0, later.shape))
     features = tech[bar + 1 :]
     spread = 1.0 + np.abs(features).mean(axis=0)
     features[:] = rng.permutation(features) + spread * rng.normal(size=features.shape)
-    return {**config, "price_array": price, "tech_array": tech}
+    other: dict[str, Any] = {"price_array": price, "tech_array": tech}
+    if "filled_array" in config:
+        filled = other["filled_array"] = np.array(config["filled_array"], dtype=bool)
+        filled[bar + 1 :] ^= rng.random(filled[bar + 1 :].shape) < 0.5
+    return {**config, **other}
 
 
 def stopped(config: Mapping[str, Any], bar: int) -> dict[str, Any]:
     """A market that stands still after `bar`."""
     rows = np.minimum(np.arange(len(config["price_array"])), bar)
-    return {**config, **{name: np.asarray(config[name])[rows] for name in ("price_array", "tech_array")}}
+    return {**config, **{name: np.asarray(config[name])[rows] for name in MARKET_ROWS if name in config}}
 
 
 def cut_off(config: Mapping[str, Any], bar: int) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--results-dir", type=Path, metavar="DIR",
                    help="that holds the study's folder (default: as the study says)")
     p.add_argument("--data-dir", type=Path, metavar="DIR",
-                   help="the study's data set, checked by its hash (default: data/<timeframe> in the repository)")
+                   help="the study's data set, checked by its hash (default: where the study read it)")
     p.add_argument("--deployments-dir", type=Path, metavar="DIR", help="(default: deployments in the repository)")
     p.add_argument("--interval", type=float, default=300.0, metavar="SECONDS", help="between looks (default 300)")
     p.add_argument("--once", action="store_true", help="one look, then the exit code says what came of it")

@@ -25,15 +25,15 @@ from train.validation.benchmarks import RANDOM_DRAWS  # noqa: E402
 COLUMNS = {
     "index": "d", "account": "", "sharpe": ".2f", "excess_sharpe": "+.2f", "total_return": "+.2%",
     "max_drawdown": ".2%", "turnover": ".1f", "fees": ".2%", "trades": ".0f", "exposure": ".0%",
-    "beats_random": ".0%", "returns_more": ".0%",
+    "beats_random": ".0%", "returns_more": ".0%", "not_traded": ".1%",
 }  # fmt: skip
 EPILOG = """
-Random orders trade what the agent trades, when it does; their exposure is not matched, and they
-spread over all coins, so they are less concentrated than an agent may be. The trial is the best of a search, and no
-share is corrected for that. beats_random and returns_more
-are the shares of them with a lower Sharpe ratio and a lower total return. Writes validation.json and validation.csv
-(all figures of all accounts) into <results>/<study>/trial_<n>/. The held-out bars are not looked at. Exit code: 0, 1
-when the machine failed, 2 for a bad flag, study, trial or other data."""
+Random orders trade what the agent trades, when it does; their exposure is not matched, and they spread over all coins,
+so they are less concentrated than an agent may be. The trial is the best of a search, and no share is corrected for
+that. beats_random and returns_more are the shares of them with a lower Sharpe ratio and a lower total return;
+not_traded is the share of the agent's turnover that they had no money or coins for. Writes validation.json and
+validation.csv (all figures of all accounts) into <results>/<study>/trial_<n>/. The held-out bars are not looked at.
+Exit code: 0, 1 when the machine failed, 2 for a bad flag, study, trial or other data."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,8 +57,8 @@ def validate(args: argparse.Namespace) -> None:
     """Evaluate, print, write."""
     trial = stored_trial(args)
     by_fold = evaluate_trial(trial, gpu_id=args.gpu)
-    rows = validation_rows(trial, by_fold, args.random_draws, args.seed)
     recorded = recorded_text(trial, by_fold)
+    rows = validation_rows(trial, by_fold, args.random_draws, args.seed)
     print(f"study {trial.settings['study']}, trial {trial.number}: {trial.data.dataset.label}")
     print(recorded)
     for scope, title in (("split", "Test blocks of each split"), ("path", "Full paths through all test bars")):
@@ -66,8 +66,8 @@ def validate(args: argparse.Namespace) -> None:
     summaries = {scope: summary_rows(rows, scope) for scope in ("split", "path")}
     formats = {"account": "", "figure": "", "mean": ".4f", "std": ".4f", "worst": ".4f"}
     print(f"\nOver the splits (std of the population)\n{text_table(summaries['split'], formats)}")
-    content = {"study": trial.settings["study"], "trial": trial.number, **trial.data.origin, "recorded": recorded,
-               "random_draws": args.random_draws, "seed": args.seed, "rows": rows, "summary": summaries}  # fmt: skip
+    content = trial.about | {"recorded": recorded, "random_draws": args.random_draws, "random_seed": args.seed,
+                             "rows": rows, "summary": summaries}  # fmt: skip
     write_json(trial.folder / "validation.json", plain(content))
     write_csv(trial.folder / "validation.csv", rows)
     print(f"\nwritten: {trial.folder / 'validation.json'}, validation.csv")

@@ -11,7 +11,7 @@ REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO))
 
 from market.arguments import whole_number  # noqa: E402
-from train.study.arguments import add_trial, exit_code, factor, stored_study, stored_trial  # noqa: E402
+from train.study.arguments import add_trial, exit_code, factor, stored_trial  # noqa: E402
 from train.study.backtest import COST_FACTORS, cost_rows, path_rows, write_paths  # noqa: E402
 from train.study.replay import StoredTrial  # noqa: E402
 from train.study.reseed import own_rows, retrain, seed_rows, seeds_text, spread_rows  # noqa: E402
@@ -76,8 +76,7 @@ def backtest(args: argparse.Namespace) -> int:
     print(f"\nCosts (means over {len(paths)} paths)\n{text_table(costs, COST_COLUMNS)}\n{HELD_EASIER}")
     write_paths(trial.folder / "paths.npz", trial, found[1.0])
     write_csv(trial.folder / "costs.csv", costs)
-    about = {"study": trial.settings["study"], "trial": trial.number, **trial.data.origin}
-    content = about | {"paths": paths, "costs": costs}
+    content = trial.about | {"paths": paths, "costs": costs}
     write_json(trial.folder / "backtest.json", plain(content))
     failed = 0
     (trial.folder / "seeds.csv").unlink(missing_ok=True)  # of an earlier run; the backtest of this one has none yet
@@ -92,7 +91,7 @@ def backtest(args: argparse.Namespace) -> int:
 
 def train_seeds(trial: StoredTrial, args: argparse.Namespace) -> tuple[list[dict], dict]:
     """Rows by seed and split, and what they come to."""
-    rows = own_rows(trial) + retrain(trial, stored_study(args).identity["run"]["seed"], args.seeds, args.gpu)
+    rows = own_rows(trial) + retrain(trial, trial.stored.seed, args.seeds, args.gpu)
     by_seed = seed_rows(rows)
     spreads = spread_rows(by_seed)
     print(f"\nSeeds (0 is the trial, which was chosen; means over the splits)\n{text_table(by_seed, SEED_COLUMNS)}")

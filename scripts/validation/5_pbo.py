@@ -65,7 +65,8 @@ def judge(args: argparse.Namespace) -> None:
     stored = stored_study(args)
     returns = read_returns(stored.study, stored.folder)
     require_trials(returns, args.least_trials)
-    content: dict = {"study": stored.study.study_name, "data": stored.study.user_attrs.get("data")}
+    known = {"data": stored.study.user_attrs.get("data"), "blocks": args.blocks, "least_trials": args.least_trials}
+    content = stored.about(returns.numbers[returns.winner], data_sha256=stored.data_sha256(returns.timeframe), **known)
     content["trials"], table = returns.count_text(), []
     for kind in KINDS:
         found = assess(returns, kind, args.blocks, args.least_trials)

@@ -336,6 +336,18 @@ def test_a_study_is_judged_when_it_has_its_trials(attrs, request_of, words):
     assert (words in found) if words else (found == "")
 
 
+def test_hold_out_scores_of_other_studies_count_as_looks(planted):
+    score = open_stored(planted.url, planted.name, planted.root / "results").study.user_attrs["holdout_score"]
+    url = planted.url.render_as_string(hide_password=False)
+    for name, change in (("a", {}), ("b", {}), ("another market", {"parent_sha256": "x"})):
+        other = optuna.create_study(storage=url, study_name=name)
+        other.set_user_attr("holdout_score", score | {"uuid": name, "holdout": score["holdout"] | change})
+    assert planted.look().kind == REPLACED
+    assert [e["test"] for e in planted.events("look")] == [3]
+    planted.look(seed=1)
+    assert planted.events("look")[-1]["test"] == 4
+
+
 def test_a_trial_that_became_the_best_meanwhile_is_not_judged_by_the_others_figures(planted):
     stored = open_stored(planted.url, planted.name, planted.root / "results")
     best = stored.study.best_trial

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -13,7 +14,8 @@ from safetensors.numpy import load_file
 from market.dataset import load_dataset, make_dataset, save_dataset
 from market.features import WARMUP_BARS
 from market.sample import synthetic_dataset
-from train.evaluator import evaluate_policy
+from train import evaluator
+from train.evaluator import evaluate_policies, evaluate_policy
 from train.run import BEST_POLICY, LAST_POLICY
 from train.study import holdout
 from train.study.data import FILL_DELAY_BARS, SplitPlan, StudyError, cut_data, cut_holdout, load_study_data
@@ -196,7 +198,7 @@ def test_a_second_scoring_reads_and_another_winner_is_refused(study, rows, train
     def evaluated(*_, **__):
         raise AssertionError("the hold-out was looked at again")
 
-    monkeypatch.setattr(holdout, "evaluate_policy", evaluated)
+    monkeypatch.setattr(holdout, "evaluate_policies", evaluated)
     assert score_holdout(study, tmp_path, rows, 4, policies, env) == first
     with pytest.raises(StudyError, match="scored for trial 4, so it cannot check trial 5"):
         score_holdout(study, tmp_path, rows, 5, policies, env)
@@ -211,6 +213,28 @@ def test_a_second_scoring_reads_and_another_winner_is_refused(study, rows, train
     other = optuna.create_study(study_name="s")
     other.set_user_attr("uuid", "a" * 32)
     assert score_holdout(other, tmp_path, rows, 4, policies, env) == first
+
+
+def test_all_policies_are_traded_in_one_environment_and_each_file_is_hashed_once(
+    study, rows, trained, tmp_path, monkeypatch
+):
+    env, policies = trained
+    built, hashed = [], []
+    environment, sha256 = evaluator.VectorizedCryptoEnvAlpacaOptimized, holdout.hashlib.sha256
+
+    def build(*arguments, **options):
+        built.append(options["n_envs"])
+        return environment(*arguments, **options)
+
+    def digest(content):
+        hashed.append(len(content))
+        return sha256(content)
+
+    monkeypatch.setattr(evaluator, "VectorizedCryptoEnvAlpacaOptimized", build)
+    monkeypatch.setattr(holdout, "hashlib", SimpleNamespace(sha256=digest))
+    score_holdout(study, tmp_path, rows, 4, policies, env)
+    assert built == [len(policies)]
+    assert hashed == [path.stat().st_size for path in policies]
 
 
 def test_a_failed_scoring_leaves_no_score(study, rows, trained, tmp_path, monkeypatch):
@@ -237,9 +261,9 @@ def test_of_two_workers_the_first_to_write_is_kept(study, rows, trained, tmp_pat
 
     def overtaken(*arguments, **options):
         (tmp_path / "holdout.json").write_text(json.dumps(other))
-        return evaluate_policy(*arguments, **options)
+        return evaluate_policies(*arguments, **options)
 
-    monkeypatch.setattr(holdout, "evaluate_policy", overtaken)
+    monkeypatch.setattr(holdout, "evaluate_policies", overtaken)
     assert score_holdout(late, tmp_path, rows, 4, policies, env)["code_version"] == "the other worker's"
     assert json.loads((tmp_path / "holdout.json").read_text()) == other
     (tmp_path / "holdout.json").unlink()

@@ -15,7 +15,7 @@ from train.study.judgement import judge
 from train.study.overfit import assess, require_trials, write_matrix
 from train.study.replay import StoredStudy
 from train.study.results import read_equity, split_folder, write_equity
-from train.study.returns import StudyReturns, read_returns
+from train.study.returns import StudyReturns, layout_of, read_returns
 from train.study.storage import IDENTITY
 from train.validation.metrics import sharpe
 from train.validation.overfitting import deflated_sharpe, estimate_sharpe
@@ -137,6 +137,22 @@ def test_timing_is_skill_in_a_market_that_drifts_too(annual_sharpe):
     assert first.startswith("Evidence of skill")
 
 
+def test_the_fee_that_equal_weight_pays_for_its_coins_is_in_its_first_return():
+    # 100 buys coins worth 99; then they rise by 2 and by 1: the returns are 101 / 100 - 1 and 102.01 / 101 - 1.
+    def columns(first_bar):
+        bars = first_bar + np.arange(3)
+        return {
+            "segment": np.zeros(3, int), "bar": bars, "equity": np.array([100.0, 90.0, 95.0]),
+            "benchmark_equity": np.array([99.0, 101.0, 102.01]),
+        }  # fmt: skip
+
+    both = {name: np.concatenate([columns(0)[name], columns(7)[name]]) for name in columns(0)}
+    both["segment"][3:] = 1
+    layout = layout_of({0: both, 1: columns(0)})
+    assert layout.bars.tolist() == [1, 2, 8, 9]
+    np.testing.assert_allclose(layout.equal_weight, 0.01, rtol=1e-12)
+
+
 def test_pruned_trials_count_and_have_no_column(made):
     returns = read_returns(made.study, made.folder)
     assert returns.numbers == tuple(range(12))
@@ -193,6 +209,21 @@ def test_too_few_trials_say_how_many_are_needed(made):
 def test_a_missing_curve_is_named(made):
     (split_folder(made.folder, 4, 1) / "equity.npz").unlink()
     with pytest.raises(StudyError, match=r"trial_4: 2 of 3 splits' equity\.npz are there"):
+        read_returns(made.study, made.folder)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.6], ids=["empty", "cut off"])
+@pytest.mark.parametrize("number", [4, 5], ids=["another", "winner"])
+def test_a_damaged_curve_is_named(made, number, keep):
+    path = split_folder(made.folder, number, 1) / "equity.npz"
+    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+    with pytest.raises(StudyError, match=rf"trial_{number}/split_1/equity\.npz cannot be read \(.*restore"):
+        read_returns(made.study, made.folder)
+
+
+def test_a_winner_without_files_or_a_record_of_its_splits_is_named(made):
+    made.study.add_trial(optuna.trial.create_trial(value=99.0))
+    with pytest.raises(StudyError, match=r"trial_14: 0 of 0 splits' equity\.npz are there; restore"):
         read_returns(made.study, made.folder)
 
 

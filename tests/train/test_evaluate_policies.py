@@ -13,11 +13,13 @@ from drl_agents.policy import Policy
 from drl_agents.policy_file import load_policy, save_policy
 from environment_Alpaca import CryptoEnvAlpaca
 from market.sample import synthetic_dataset
+from tests.support.markets import HOST_NORMS
 from train.evaluator import evaluate_policies, evaluate_policy
 
 TICKERS = ("BTC", "ETH", "LTC")
 # Segments of each policy: they overlap, differ in length and number, and one is too short to trade.
 SEGMENTS = ([(0, 200), (300, 420)], [(100, 350)], [(5, 8), (300, 420), (0, 64)])
+HOST_ACTION = {"cappuccino": 1e4, "finrl_crypto": 2e4}
 FIELDS = ("bars", "equity", "benchmark_equity", "turnover", "fees", "trades", "exposure", "qty")
 
 
@@ -35,10 +37,10 @@ def params(**more):
     return {"rules": "standard", "lookback": 3, "min_order_notional": 10.0, **more}
 
 
-def policy_for(config, lookback, seed, width=16):
+def policy_for(config, lookback, seed, width=16, extra=0):
     """Random weights, large enough to trade a lot."""
     n_assets, n_features = config["price_array"].shape[1], config["tech_array"].shape[1]
-    state_dim = 1 + n_assets + lookback * n_features
+    state_dim = 1 + n_assets + lookback * n_features + extra
     generator = torch.Generator().manual_seed(seed)
     sizes = (state_dim, width, n_assets)
     layers = tuple(
@@ -46,6 +48,17 @@ def policy_for(config, lookback, seed, width=16):
         for into, out in pairwise(sizes)
     )
     return Policy(torch.zeros(state_dim), torch.ones(state_dim), layers)
+
+
+class WithFirstRows:
+    """A policy that is asked for its first n rows alone: their rounding does not depend on what is behind them."""
+
+    def __init__(self, policy, n):
+        self.policy, self.n = policy, n
+
+    def __call__(self, state):
+        spare = torch.zeros(len(state) - self.n, len(TICKERS))
+        return torch.cat([self.policy(state[: self.n]), spare])
 
 
 def policy_files(config, folder, lookback):
@@ -86,6 +99,57 @@ def test_a_policy_without_a_usable_segment_has_no_records(config, caplog):
     assert "0 to 2 is too short" in caplog.text
     assert_same(together[1], evaluate_policy(policies[1], {**config, "segments": [(0, 100)]}, params()))
     assert evaluate_policies([], [], config, params()) == []
+
+
+def test_a_policy_with_only_short_segments_has_no_records_alone_either(config, caplog):
+    policy = policy_for(config, 3, 0)
+    short = [(0, 2), (10, 13)]
+    alone = evaluate_policies([policy], [short], config, params())
+    assert caplog.messages == [
+        f"Segment {a} to {b} is too short for one step and is not evaluated" for a, b in short
+    ]  # fmt: skip
+    assert alone == [[]] == evaluate_policies([policy, policy], [short, [(0, 9)]], config, params())[:1]
+    assert evaluate_policy(policy, {**config, "segments": short}, params()) == []
+
+
+def test_a_policy_is_asked_for_the_rows_of_its_usable_segments_alone_and_in_company(config):
+    """Another number of rows can round otherwise."""
+    asked = []
+
+    def act(state):
+        asked.append(len(state))
+        return torch.zeros(len(state), len(TICKERS))
+
+    mine = [(0, 2), (300, 420), (0, 64), (5, 8)]
+    evaluate_policies([act], [mine], config, params())
+    assert set(asked) == {2}
+    asked.clear()
+    evaluate_policies([act, policy_for(config, 3, 0)], [mine, [(0, 9)]], config, params())
+    assert set(asked) == {2}
+
+
+@pytest.mark.parametrize("rules", ["standard", "cappuccino", "finrl_crypto"])
+def test_bars_that_are_not_evaluated_change_no_number(config, rules):
+    """Only the evaluated bars go into the environment; in one whose segments span all bars nothing is left out."""
+    norms = {} if rules == "standard" else HOST_NORMS | {"norm_action": HOST_ACTION[rules]}
+    settings = {"rules": rules, "lookback": 3, "observe_account": True, **norms}
+    n_bars, gap = len(config["price_array"]), np.random.default_rng(0).random(np.shape(config["price_array"])) < 0.2
+    thin = {**config, "filled_array": gap, "min_order_qty": [1e-9] * len(TICKERS)}
+    segments = [(40, 200), (300, 420), (350, 500)]
+    policy = WithFirstRows(policy_for(config, 3, 1, extra=2 + len(TICKERS)), 3)
+    cropped = evaluate_policies([policy], [segments], thin, settings, keep_qty=True)[0]
+    whole = evaluate_policies([policy], [[*segments, (0, n_bars)]], thin, settings, keep_qty=True)[0][:3]
+    assert_same(cropped, whole)
+    for one, other in zip(cropped, whole, strict=True):
+        np.testing.assert_array_equal(one.qty, other.qty)
+        assert one.trades.sum() > 20
+    ends = 3 if rules != "standard" else 0
+    assert [(r.bars[0], r.bars[-1]) for r in cropped] == [(a + 2, b - 1 - ends) for a, b in segments]
+
+
+def test_bars_that_there_are_not_are_refused(config):
+    with pytest.raises(ValueError, match=r"within the 600 bars given; received \[\(500, 601\)\]"):
+        evaluate_policies([policy_for(config, 3, 0)], [[(500, 601)]], config, params())
 
 
 def test_lists_of_unequal_length_are_refused(config):

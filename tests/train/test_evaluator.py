@@ -85,6 +85,16 @@ def test_a_ruined_account_stays_flat_while_its_benchmark_goes_on(caplog):
     assert other.equity[-1] > other.equity[0]
 
 
+def test_the_benchmark_after_a_ruin_is_that_of_the_ruined_accounts_own_start():
+    """The environment goes on from bar 10, where the same cash buys other coins, and stands there at the end."""
+    params = {"rules": "standard", "lookback": 1, "norm_action": 1.0, "terminal_equity_fraction": 0.1, "fee_rate": 0.0}
+    config = crash_config([(0, 60), (10, 60)])
+    for record in evaluate_policy(lambda state: torch.tensor([1.0, -1.0]).expand(len(state), 2), config, params):
+        price = config["price_array"][record.bars]
+        assert np.all(record.equity[30:] == record.equity[30])
+        np.testing.assert_allclose(record.benchmark_equity, price @ (5_000.0 / price[0]), rtol=1e-12)
+
+
 def test_fees_reach_the_environment():
     market, params = small_market(), params_of("standard")
 

@@ -128,6 +128,44 @@ def test_what_comes_next_is_found_at_the_last_bar_that_was_the_same(env_class, f
     assert f"bar {found.bar}: {field}[{column}] is" in str(found)
 
 
+class ShowsWhetherABarIsTraded(CryptoEnvAlpaca):
+    """Two bars ahead, in the observation."""
+
+    def __init__(self, config, env_params, start=None):
+        self.filled = np.asarray(config["filled_array"])
+        super().__init__(config, env_params, start=start)
+
+    def _observe(self):
+        state = super()._observe()
+        state[0] = self.filled[min(self.account.bar + 2, len(self.filled) - 1), 1]
+        return state
+
+
+def thin_market(n_bars=120):
+    """In a third of the bars nobody trades a coin."""
+    filled = np.random.default_rng(5).random((n_bars, 3)) < 1 / 3
+    return random_config(n_bars, filled_array=filled)
+
+
+@pytest.mark.parametrize("observe_account", [False, True])
+def test_bars_that_will_not_be_traded_are_found(observe_account):
+    """With `observe_account` no bars are cut off, so they have to be scrambled and stopped."""
+    report = analysed(ShowsWhetherABarIsTraded, STANDARD | {"observe_account": observe_account}, thin_market())
+    variants = {found.variant for found in report.differences}
+    assert variants == set(report.variants)
+    for found in report.differences:
+        assert (found.field, found.column) == ("observation", 0)
+        assert found.last_bar - 1 <= found.bar <= found.last_bar
+
+
+@pytest.mark.parametrize("env_class", CLASSES)
+def test_our_environments_are_clean_where_bars_are_not_traded(env_class):
+    config = thin_market()
+    assert analysed(env_class, STANDARD | {"observe_account": True}, config).differences == ()
+    for other in (scrambled(config, 20, np.random.default_rng(0)), stopped(config, 20)):
+        np.testing.assert_array_equal(other["filled_array"][:21], config["filled_array"][:21])
+
+
 def test_early_prices_are_found_at_the_last_bar_that_was_the_same():
     report = analysed(FillsAtTheNextClose)
     assert report.first.bar == report.first.last_bar == earliest_cut()

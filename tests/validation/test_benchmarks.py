@@ -20,8 +20,11 @@ from train.validation.benchmarks import (
     benchmarks_of,
     buy_and_hold_each,
     cash_only,
+    draws_of,
     equal_weight,
+    joined_draws,
     measure_accounts,
+    measure_draws,
     random_orders,
     turnover_gap,
 )
@@ -115,6 +118,19 @@ def test_its_figures_are_those_the_study_compares_with(records, beside):
         assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-6), name
     assert found.trades == 2 * len(records)
     assert 0.9 < found.exposure < 1.0
+
+
+def test_what_is_kept_of_the_draws_gives_their_figures(records, beside):
+    kept = joined_draws([draws_of([account]) for account in beside.random])
+    found, whole = measure_draws(kept, 365.0 * 288.0), measure_accounts(beside.random, 365.0 * 288.0)
+    for name, values in vars(whole).items():
+        if name in ("turnover", "fees", "exposure"):  # added up in another order
+            np.testing.assert_allclose(getattr(found, name), values, rtol=1e-12)
+        else:
+            np.testing.assert_array_equal(getattr(found, name), np.broadcast_to(values, 40), name)
+    traded = np.concatenate([record.turnover for record in records])
+    gap = turnover_gap(kept, traded)
+    np.testing.assert_allclose(gap, 1.0 - sum(a.turnover.sum(axis=1) for a in beside.random) / traded.sum(), atol=1e-12)
 
 
 def test_random_orders_trade_what_the_policy_traded(records, beside):

@@ -17,11 +17,23 @@ from train.study.data import StudyError
 from train.study.replay import StoredTrial, evaluate_trial, join_paths
 from train.study.results import read_equity
 from train.study.split_run import agent_metrics, equal_weight_metrics
-from train.validation.benchmarks import Account, Benchmarks, Costs, benchmarks_of, measure_accounts
-from train.validation.metrics import MetricsBatch, joined_returns
+from train.validation.benchmarks import (
+    Benchmarks,
+    Costs,
+    Draws,
+    benchmarks_of,
+    draws_of,
+    joined_draws,
+    measure_accounts,
+    measure_draws,
+    turnover_gap,
+    with_trades_of,
+)
+from train.validation.metrics import joined_returns
 
 AGENT, EQUAL_WEIGHT, CASH, RANDOM = "agent", "equal weight", "cash", "random orders"
 COST_FACTORS = (0.0, 1.0, 2.0, 4.0)
+ROUNDING = 1e-4  # of the initial capital: two roundings of one account stay this close
 # Larger is worse; of the others smaller is.
 LARGER_IS_WORSE = ("max_drawdown", "volatility", "turnover", "fees", "trades", "max_drawdown_bars")
 SUMMARISED = ("sharpe", "excess_sharpe", "total_return", "max_drawdown", "turnover", "fees", "trades", "exposure")
@@ -41,20 +53,26 @@ def validation_rows(
         n_draws: accounts with the agent's turnover in random orders; 0 for none.
         seed: of the draws.
     """
-    costs, close = costs_of(trial.env), trial.data.dataset.price
-    marks = [
-        benchmarks_of([close[r.bars] for r in records], [r.turnover for r in records], costs, n_draws=n_draws,
-                      seed=seed + fold)
-        for fold, records in enumerate(by_fold)
-    ]  # fmt: skip
     rows: list[Row] = []
-    for fold, (records, mark) in enumerate(zip(by_fold, marks, strict=True)):
-        rows += [{"scope": "split", "index": fold} | row for row in _account_rows(trial, records, mark)]
-    blocks = {f.name: join_paths(trial, [getattr(mark, f.name) for mark in marks]) for f in fields(Benchmarks)}
+    # A path compounds blocks of several splits. Their draws are the bulk of the memory, so only curves and sums stay.
+    drawn: list[list[Draws]] = []
+    for fold, records in enumerate(by_fold):
+        mark = _benchmarks(trial, records, n_draws, (seed, fold))
+        drawn.append([draws_of([account]) for account in mark.random])
+        rows += [{"scope": "split", "index": fold} | row for row in _account_rows(trial, records, mark, drawn[-1])]
     for path, records in enumerate(join_paths(trial, by_fold)):
-        mark = Benchmarks(**{name: joined[path] for name, joined in blocks.items()})
-        rows += [{"scope": "path", "index": path} | row for row in _account_rows(trial, records, mark)]
+        draws = join_paths(trial, drawn)[path] if n_draws else []
+        found = _account_rows(trial, records, _benchmarks(trial, records), draws)
+        rows += [{"scope": "path", "index": path} | row for row in found]
     return rows
+
+
+def _benchmarks(
+    trial: StoredTrial, records: Sequence[EpisodeRecord], n_draws: int = 0, seed: Sequence[int] = ()
+) -> Benchmarks:
+    close = trial.data.dataset.price
+    closes, turnover = [close[r.bars] for r in records], [r.turnover for r in records]
+    return benchmarks_of(closes, turnover, costs_of(trial.env), n_draws=n_draws, seed=seed)
 
 
 def costs_of(env_params: Mapping[str, Any]) -> Costs:
@@ -63,27 +81,28 @@ def costs_of(env_params: Mapping[str, Any]) -> Costs:
     return Costs(rules["initial_capital"], rules["buy_fee_rate"], rules["slippage_rate"])
 
 
-def _account_rows(trial: StoredTrial, records: Sequence[EpisodeRecord], mark: Benchmarks) -> Iterator[Row]:
+def _account_rows(
+    trial: StoredTrial, records: Sequence[EpisodeRecord], mark: Benchmarks, drawn: Sequence[Draws]
+) -> Iterator[Row]:
     per_year = trial.data.dataset.bars_per_year
     agent, other = agent_metrics(records, per_year), equal_weight_metrics(records, per_year)
-    draws = _measured(mark.random, per_year)
+    random = joined_draws(drawn) if drawn else None
+    draws = measure_draws(random, per_year) if random else None
     lead = {"excess_sharpe": agent.sharpe - other.sharpe}
     if draws is not None:
         lead["beats_random"] = float(np.mean(np.asarray(draws.sharpe) < agent.sharpe))
         lead["returns_more"] = float(np.mean(np.asarray(draws.total_return) < agent.total_return))
     yield {"account": AGENT} | asdict(agent) | lead
-    # Trades of the equal-weight portfolio are not kept by the environment.
-    yield {"account": EQUAL_WEIGHT} | asdict(other) | {"turnover": np.nan, "fees": np.nan, "trades": None}
+    anew = measure_accounts(mark.equal_weight, per_year).at()
+    yield {"account": EQUAL_WEIGHT} | asdict(with_trades_of(other, anew))
     yield {"account": CASH} | asdict(measure_accounts(mark.cash, per_year).at())
     coins = measure_accounts(mark.coins, per_year)
     for i, ticker in enumerate(trial.data.dataset.tickers):
         yield {"account": f"hold {ticker}"} | asdict(coins.at(i))
-    if draws is not None:
-        yield {"account": RANDOM} | {f.name: float(np.mean(getattr(draws, f.name))) for f in fields(draws)}
-
-
-def _measured(accounts: Sequence[Account], per_year: float) -> MetricsBatch | None:
-    return measure_accounts(accounts, per_year) if accounts and accounts[0].equity.shape[0] else None
+    if random is not None and draws is not None:
+        gap = turnover_gap(random, np.concatenate([r.turnover for r in records]))
+        means = {f.name: float(np.mean(getattr(draws, f.name))) for f in fields(draws)}
+        yield {"account": RANDOM} | means | {"not_traded": float(np.mean(gap))}
 
 
 def summary_rows(rows: Sequence[Row], scope: str, names: Sequence[str] = SUMMARISED) -> list[Row]:
@@ -110,7 +129,7 @@ def spread(name: str, values: Sequence[float]) -> dict[str, float]:
 
 def recorded_text(trial: StoredTrial, by_fold: Sequence[Sequence[EpisodeRecord]]) -> str:
     """Whether the accounts are those that the study recorded when it scored the trial."""
-    worst = 0.0
+    worst, capital = 0.0, costs_of(trial.env).initial_capital
     for fold, records in enumerate(by_fold):
         path = trial.folder / f"split_{fold}" / "equity.npz"
         if not path.exists():
@@ -118,12 +137,12 @@ def recorded_text(trial: StoredTrial, by_fold: Sequence[Sequence[EpisodeRecord]]
         kept, now = read_equity(path), np.concatenate([r.equity for r in records])
         if not np.array_equal(kept["bar"], np.concatenate([r.bars for r in records])):
             return f"split {fold}: the study recorded other bars"
-        worst = max(worst, float(np.abs(now / kept["equity"] - 1.0).max()))
+        if not np.array_equal(kept["equity"], now):  # nan is not equal to nan, and infinitely far from it below
+            worst = max(worst, float(np.nan_to_num(np.abs(now - kept["equity"]), nan=np.inf).max()) / capital)
     if worst == 0.0:
         return "every account equals the study's own record to the last bit"
-    return (
-        f"accounts differ from the study's own record by up to {worst:.1e} of equity (another machine rounds otherwise)"
-    )
+    cause = "another machine rounds otherwise" if worst < ROUNDING else "that is not rounding: other code or settings"
+    return f"accounts differ from the study's own record by up to {worst:.1e} of the initial capital ({cause})"
 
 
 # ------------------------------------------------------------------------------------------------ costs and paths

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from train.study.results import read_closes, read_equity, split_folder
-from train.study.returns import UNREADABLE, Columns
+from train.study.data import StudyError
+from train.study.results import UNREADABLE, read_closes, read_equity, split_folder
+from train.study.returns import Columns
 from train.validation.benchmarks import (
     RANDOM_DRAWS,
     Account,
@@ -25,6 +26,7 @@ from train.validation.benchmarks import (
     equal_weight,
     measure_accounts,
     random_orders,
+    with_trades_of,
 )
 from train.validation.metrics import Metrics, measure
 from train.validation.report import QUANTILES, PathView, RandomOrders
@@ -32,6 +34,7 @@ from train.validation.splits import Split, SplitError, recombined_paths
 
 logger = logging.getLogger(__name__)
 
+PAGE_SEED = 0  # of the random orders: the default of 2_validate.py
 
 
 def read_split(folder: Path, trial_number: int, fold: int) -> Columns | None:
@@ -39,8 +42,8 @@ def read_split(folder: Path, trial_number: int, fold: int) -> Columns | None:
     path = split_folder(folder, trial_number, fold) / "equity.npz"
     try:
         return read_equity(path)
-    except UNREADABLE as error:
-        logger.warning("report: %s: not used: %s", path, error)
+    except StudyError as error:
+        logger.warning("report: not used: %s", error)
         return None
 
 
@@ -108,7 +111,7 @@ def _blocks(columns: Columns, fold: int, block: tuple[int, int]) -> list[tuple[C
     The generators are those of `benchmarks_of` for the split, so the page and 2_validate.py draw the same accounts.
     """
     numbers, found = np.unique(columns["segment"]), []
-    for number, stream in zip(numbers, draw_streams(fold, len(numbers)), strict=True):
+    for number, stream in zip(numbers, draw_streams((PAGE_SEED, fold), len(numbers)), strict=True):
         rows = columns["segment"] == number
         if block[0] <= columns["bar"][rows][-1] < block[1]:
             found.append(({name: column[rows] for name, column in columns.items()}, stream))
@@ -158,7 +161,7 @@ def _with_benchmarks(
         view,
         coins=dict(zip(market.tickers, _coin_curves(coins), strict=True)),
         coin_figures=_coin_figures(coins, market.tickers, bars_per_year),
-        equal_weight_figures=_with_trades_of(view.equal_weight_figures, equal),
+        equal_weight_figures=with_trades_of(view.equal_weight_figures, equal),
         random=RandomOrders(
             time_s=view.time_s,
             quantiles=np.quantile(curves, QUANTILES, axis=0),
@@ -178,11 +181,6 @@ def _coin_curves(blocks: Sequence[Account]) -> list[np.ndarray]:
 def _coin_figures(blocks: Sequence[Account], tickers: Sequence[str], bars_per_year: float) -> dict[str, Metrics]:
     batch = measure_accounts(blocks, bars_per_year)
     return {ticker: batch.at(a) for a, ticker in enumerate(tickers)}
-
-
-def _with_trades_of(own: Metrics, anew: Metrics) -> Metrics:
-    """The recorded portfolio's figures, with the orders of the same portfolio made anew: its own are not kept."""
-    return replace(own, turnover=anew.turnover, fees=anew.fees, trades=anew.trades, exposure=anew.exposure)
 
 
 def compounded(equities: Sequence[np.ndarray]) -> np.ndarray:

@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial
 
 from market.candles import utc_text
 from market.names import timeframe_name
-from train.evaluator import evaluate_policy
+from train.evaluator import evaluate_policies
 from train.provenance import code_version
 from train.run import BEST_POLICY
 from train.study.data import FoldedData, Holdout, HoldoutRows, SplitPlan, StudyError, cut_data
@@ -110,7 +110,8 @@ def score_holdout(
     hashes = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in policies]
     scored = read_score(study, folder)
     if scored is None:
-        content = _score(study, folder, rows, trial_number, policies, env_params, gpu_id)
+        files = dict(zip(map(Path, policies), hashes, strict=True))
+        content = _score(study, folder, rows, trial_number, files, env_params, gpu_id)
         _write_once(folder / SCORE_FILE, content)
         scored = read_score(study, folder)  # another worker's, where that was first
     assert scored is not None
@@ -212,24 +213,24 @@ def _score(
     folder: Path,
     rows: HoldoutRows,
     trial_number: int,
-    policies: Sequence[Path],
+    policies: Mapping[Path, str],
     env_params: Mapping[str, Any],
     gpu_id: int,
 ) -> dict[str, Any]:
-    """Evaluate; curves are written, the result is not."""
+    """Evaluate policies, given with their hashes, in one batch; curves are written, the result is not."""
     dataset, per_year = rows.dataset, rows.dataset.bars_per_year
     segments = with_warmup(rows.blocks, dataset.segments, env_params["lookback"], MAX_LOOKBACK)
-    config, results, n_traded = dataset.env_config(segments), [], 0
-    for i, path in enumerate(policies):
-        records = evaluate_policy(path, config, env_params, gpu_id=gpu_id)
+    by_policy = evaluate_policies(
+        list(policies), [segments] * len(policies), dataset.env_config(segments), env_params, gpu_id=gpu_id
+    )
+    results, n_traded = [], sum(len(record.bars) - 1 for record in by_policy[-1])
+    for i, ((path, digest), records) in enumerate(zip(policies.items(), by_policy, strict=True)):
         agent, other = agent_metrics(records, per_year), equal_weight_metrics(records, per_year)
         excess = agent.sharpe - other.sharpe
         beside = {EXCESS_ERROR: excess_error(records, per_year), LEAD: lead_sharpe(records, per_year)}
         known = {"agent": asdict(agent), "equal_weight": asdict(other), "excess_sharpe": excess, **beside}
         figures = figures_json(known)
-        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         results.append({"file": os.path.relpath(path, folder), "sha256": digest} | figures)
-        n_traded = sum(len(record.bars) - 1 for record in records)
         write_equity(folder / CURVES / f"equity_{i}.npz", records, dataset.time)
     excesses = [result["excess_sharpe"] for result in results]
     return {

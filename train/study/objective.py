@@ -267,6 +267,7 @@ class Objective:
         """What a policy file says of where it comes from."""
         return {
             "study": trial.study.study_name,
+            "uuid": trial.study.user_attrs.get("uuid"),
             "trial": trial.number,
             "split": fold.index,
             "data_sha256": data.dataset.sha256,

@@ -19,7 +19,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.study import Study
 from optuna.trial import TrialState
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError
 
 logger = logging.getLogger(__name__)
 
@@ -30,12 +30,14 @@ QUIET_S = 1.0  # a trouble that is over by then is not worth a line: two workers
 REPEAT_S = 60.0  # between lines about one trouble
 # SQLite has one class of error for what passes and for what does not.
 SQLITE_PASSES = ("locked", "busy", "disk is full", "disk I/O error", "unable to open database file", "readonly")
-TROUBLES = (StorageInternalError, DBAPIError)
+TROUBLES = (StorageInternalError, DBAPIError, PendingRollbackError)
 
 
 def passes(error: BaseException) -> bool:
     """Whether a database's error is one that time or its administrator mends."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    if isinstance(cause, PendingRollbackError):  # the server went away in the middle of a transaction
+        return True
     if not isinstance(cause, DBAPIError):
         return False
     if isinstance(cause.orig, sqlite3.Error):

@@ -20,7 +20,7 @@ from train.evaluator import EpisodeRecord, evaluate_policies, policy_facts
 from train.run import BEST_POLICY
 from train.study.data import Fold, FoldedData, SplitPlan, StudyError, load_study_data
 from train.study.progress import best_trial
-from train.study.results import find_study_folder, split_folder, trial_folder
+from train.study.results import about, find_study_folder, split_folder, trial_folder
 from train.study.search_space import MAX_LOOKBACK
 from train.study.storage import IDENTITY, load_study
 from train.validation.splits import Segments, Split, recombined_paths, with_warmup
@@ -41,6 +41,20 @@ class StoredStudy:
         return self.study.user_attrs[IDENTITY]
 
     @property
+    def seed(self) -> int:
+        """That the study was begun with."""
+        return self.identity["run"]["seed"]
+
+    def data_sha256(self, timeframe: str) -> str:
+        """Of the study's bars, without its hold-out."""
+        return self.identity["data_sha256"][timeframe]
+
+    def about(self, trial: int, **facts: Any) -> dict[str, Any]:
+        """What a file of figures of its trial begins with; `facts` name the `data_sha256`."""
+        name, uuid = self.study.study_name, self.study.user_attrs["uuid"]
+        return about(study=name, uuid=uuid, trial=trial, seed=self.seed, **facts)
+
+    @property
     def plan(self) -> SplitPlan:
         """How the study divides its data."""
         splits = self.identity["splits"]
@@ -58,6 +72,12 @@ class StoredTrial:
     settings: Mapping[str, Any]  # settings.json
     data: FoldedData
     policies: tuple[Path, ...]  # of each fold, chosen on its validation slice
+    stored: StoredStudy
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a file of its figures begins with."""
+        return self.stored.about(self.number, **self.data.origin)
 
     @property
     def env(self) -> dict[str, Any]:
@@ -129,7 +149,7 @@ def read_trial(stored: StoredStudy, which: str, data_dir: Path) -> StoredTrial:
             f"trial {number} of study {stored.study.study_name} lacks {len(missing)} of {len(policies)} policies, the "
             f"first {missing[0]}; a trial that was stopped before its last split cannot be evaluated again"
         )
-    trial = StoredTrial(number, trial_folder(stored.folder, number), settings, data, policies)
+    trial = StoredTrial(number, trial_folder(stored.folder, number), settings, data, policies, stored)
     for path in policies:
         _check_policy(trial, path)
     return trial
@@ -199,7 +219,11 @@ def _same_data(stored: StoredStudy, settings: Mapping[str, Any], data_dir: Path)
     """The folds the trial was run on; other data is refused."""
     wanted, known = settings["data"], stored.identity["data_sha256"]
     timeframe = settings.get("sampled", {}).get("timeframe") or next(iter(known))
-    found = {d.timeframe: d for d in load_study_data(data_dir, None, wanted["tickers"], stored.plan)}
+    folder = data_dir
+    if stored.plan.mode != "multi-timeframe" and not (data_dir / "manifest.json").exists():
+        inside = data_dir / timeframe  # as the trainer's --timeframe chooses in a folder of several
+        folder = inside if (inside / "manifest.json").exists() else data_dir
+    found = {d.timeframe: d for d in load_study_data(folder, None, wanted["tickers"], stored.plan)}
     data = found.get(timeframe)
     if data is None or data.dataset.sha256 != wanted["sha256"]:
         here = "no such bars" if data is None else f"{data.dataset.label}, sha256 {data.dataset.sha256[:12]}"

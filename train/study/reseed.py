@@ -2,12 +2,12 @@
 
 Seed i trains every split as the study would have with `--seed` larger by i, so no seed is the trial's own, which won by
 its luck too. Each split is kept in `trial_<n>/seed_<i>/split_<k>/` as the study keeps its own, `result.json` last: what
-is there is not trained again, and a run that was stopped goes on from the next split.
+is there, of this code version and of the same settings and data, is not trained again, and a run that was stopped goes
+on from the next split.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -19,14 +19,16 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from train.config import TrainConfig
 from train.provenance import code_version
 from train.run import Progress
 from train.study.backtest import spread
-from train.study.data import Fold
+from train.study.data import Fold, StudyError
 from train.study.holdout_figures import hardly_traded
 from train.study.objective import SPLIT_ERRORS, SplitRunner, score, split_seed
 from train.study.progress import duration_text
 from train.study.replay import StoredTrial
+from train.study.results import read_json, settings_sha256
 from train.study.search_space import Resolved
 from train.study.split_run import run_split
 from train.validation.metrics import LEAST_EXPOSURE
@@ -34,6 +36,7 @@ from train.validation.metrics import LEAST_EXPOSURE
 logger = logging.getLogger(__name__)
 
 RESULT = "result.json"
+MISSING, OTHER, SAME = "missing", "of other code, settings or data", "the same"
 FIGURES = ("sharpe", "total_return", "max_drawdown", "turnover", "fees", "exposure")
 
 Row = dict[str, Any]
@@ -55,10 +58,20 @@ def retrain(
 ) -> list[Row]:
     """Train what is missing of seeds 1 to `n_seeds` on every split; a row for each of them.
 
-    A split that cannot be trained has its reason under "failed" and is tried again by the next call.
+    A split that was trained by another version of the code, under other settings or on other data is trained again, so
+    that seeds which are averaged differ by nothing else. One that cannot be trained has its reason under "failed" and
+    is tried again by the next call.
+
+    Raises:
+        StudyError: a damaged result; names the file.
     """
     jobs = [(seed, fold) for seed in range(1, n_seeds + 1) for fold in trial.data.folds]
-    missing = [job for job in jobs if not (seed_folder(trial, job[0], job[1].index) / RESULT).exists()]
+    found = {(seed, fold.index): _found(trial, seed, fold.index) for seed, fold in jobs}
+    missing = [job for job in jobs if found[job[0], job[1].index] != SAME]
+    n_other = sum(state == OTHER for state in found.values())
+    if n_other:
+        logger.info("%d of %d splits were trained by another code version than %s, under other settings or on other "
+                    "data, and are trained again", n_other, len(jobs), code_version())  # fmt: skip
     if missing:
         logger.info("%d of %d splits are to be trained, %d environment steps each", len(missing), len(jobs),
                     trial.settings["train"]["total_env_steps"])  # fmt: skip
@@ -77,10 +90,25 @@ def retrain(
     return [_row(trial, seed, fold.index, failed.get((seed, fold.index))) for seed, fold in jobs]
 
 
+def _found(trial: StoredTrial, seed: int, fold: int) -> str:
+    """What is there of a split."""
+    path = seed_folder(trial, seed, fold) / RESULT
+    if not path.exists():
+        return MISSING
+    kept = read_json(path)
+    wanted = {
+        "code_version": code_version(),
+        "data_sha256": trial.data.dataset.sha256,
+        "settings_sha256": settings_sha256(TrainConfig(**settings_for(trial, 0, fold).train), trial.env),
+    }
+    return SAME if all(kept.get(name) == value for name, value in wanted.items()) else OTHER
+
+
 def _train(trial: StoredTrial, study_seed: int, seed: int, fold: Fold, gpu_id: int, runner: SplitRunner) -> None:
     settings = settings_for(trial, study_seed + seed, fold.index, gpu_id)
     facts = {
         "study": trial.settings["study"],
+        "uuid": trial.about["uuid"],
         "trial": trial.number,
         "split": fold.index,
         "reseeded": seed,
@@ -121,10 +149,17 @@ def _row(trial: StoredTrial, seed: int, fold: int, failure: str | None) -> Row:
 
 
 def figures_of(path: Path) -> Row:
-    """Figures of a split's result file; what is not defined is nan."""
-    result = json.loads(path.read_text())
-    found = {name: result["agent"][name] for name in FIGURES} | {"excess_sharpe": result["excess_sharpe"]}
-    return {name: np.nan if value is None else value for name, value in found.items()}
+    """Figures of a split's result file; what is not defined is nan.
+
+    Raises:
+        StudyError: missing or damaged; names the file.
+    """
+    result = read_json(path)
+    try:
+        found = {name: result["agent"][name] for name in FIGURES} | {"excess_sharpe": result["excess_sharpe"]}
+        return {name: np.nan if value is None else float(value) for name, value in found.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise StudyError(f"{path} is damaged: it lacks figures ({error}); restore the study's results") from error
 
 
 def own_rows(trial: StoredTrial) -> list[Row]:

@@ -23,21 +23,34 @@ Every file is whole or not there.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import struct
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from market.files import write_whole
+from train.config import TrainConfig
+from train.provenance import code_version
 from train.study.data import FoldedData, StudyError
 
 if TYPE_CHECKING:  # loads torch, which who only looks at a study does without
     from train.evaluator import EpisodeRecord
 
 OWNER_FILE, SETTINGS = "study.json", "settings.json"
+EQUITY_COLUMNS = ("segment", "bar", "time_s", "equity", "benchmark_equity", "exposure", "turnover", "fees", "trades")
+# What a missing, cut off or damaged file of arrays raises.
+UNREADABLE = (
+    OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, MemoryError, struct.error, zipfile.BadZipFile,
+    zlib.error,
+)  # fmt: skip
 
 
 def study_folder(results: Path, name: str, study_uuid: str, about: Mapping[str, Any] | None = None) -> Path:
@@ -99,6 +112,30 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_whole(path, (json.dumps(content, indent=1, default=_plain) + "\n").encode())
 
 
+def about(
+    *, study: str, uuid: str, trial: int | None, data_sha256: str, seed: int | None, **more: Any
+) -> dict[str, Any]:
+    """What every file of figures begins with: what made it, from what.
+
+    Args:
+        study: its name.
+        uuid: its id.
+        trial: the figures' trial.
+        data_sha256: of the bars they stand on.
+        seed: of the study; of a split's result, that it was trained from.
+        more: further facts.
+    """
+    known = {"study": study, "uuid": uuid, "trial": trial, "data_sha256": data_sha256, "seed": seed}
+    return known | {"code_version": code_version()} | more
+
+
+def settings_sha256(train: TrainConfig, env: Mapping[str, Any]) -> str:
+    """Which settings something was trained under; seed and device, which settings are tried on, are not among them."""
+    rest = {name: value for name, value in asdict(train).items() if name not in ("seed", "gpu_id")}
+    text = json.dumps({"train": rest, "env": dict(env)}, sort_keys=True, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def write_equity(path: Path, records: Sequence[EpisodeRecord], time_s: np.ndarray) -> None:
     """Write the segments one after the other.
 
@@ -119,10 +156,41 @@ def write_equity(path: Path, records: Sequence[EpisodeRecord], time_s: np.ndarra
     write_whole(path, buffer.getvalue())
 
 
-def read_equity(path: Path) -> dict[str, np.ndarray]:
-    """The columns of an equity file."""
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+def read_equity(path: Path, names: Sequence[str] = EQUITY_COLUMNS) -> dict[str, np.ndarray]:
+    """These columns of an equity file, all (M,).
+
+    Raises:
+        StudyError: missing or damaged; names the file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            columns = {name: file[name] for name in names}
+    except UNREADABLE as error:
+        raise StudyError(f"{path} cannot be read ({reason_of(error)}); restore the study's results") from error
+    if len({column.shape for column in columns.values()}) > 1:
+        raise StudyError(f"{path} is damaged: its columns differ in length; restore the study's results")
+    return columns
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a file of ours.
+
+    Raises:
+        StudyError: missing or damaged; names the file.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise StudyError(f"{path} cannot be read ({reason_of(error)}); restore the study's results") from error
+    if not isinstance(content, dict):
+        raise StudyError(f"{path} cannot be read (it holds no named values); restore the study's results")
+    return content
+
+
+def reason_of(error: Exception) -> str:
+    """Why a file could not be read, without its name, in one line."""
+    text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return text.partition("\n")[0]
 
 
 def closes_file(study_folder: Path, timeframe: str) -> Path:

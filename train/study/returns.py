@@ -8,8 +8,6 @@ longer than its data.
 from __future__ import annotations
 
 import logging
-import zipfile
-import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,7 +29,6 @@ from train.validation.metrics import bar_returns, sharpe
 logger = logging.getLogger(__name__)
 
 READERS = 4  # threads: unpacking leaves the interpreter free
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 YEAR_S = 365.0 * 86_400.0
 
 Columns = Mapping[str, np.ndarray]
@@ -209,8 +206,8 @@ def _winner_columns(folder: Path, best: FrozenTrial) -> dict[int, Columns]:
         path = split_folder(folder, best.number, k) / "equity.npz"
         try:
             found[k] = read_equity(path)
-        except UNREADABLE as error:
-            raise StudyError(f"{_missing(folder, best)}: {path}: {error}") from error
+        except StudyError as error:
+            raise StudyError(f"{_missing(folder, best)}: {error}") from error
     if not found:
         raise StudyError(_missing(folder, best))
     return found
@@ -223,11 +220,7 @@ def _equities(folder: Path, trial: FrozenTrial, layout: Layout) -> dict[int, np.
         path = split_folder(folder, trial.number, k) / "equity.npz"
         if not path.exists():
             raise StudyError(_missing(folder, trial))
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                found[k] = file["equity"]
-        except UNREADABLE as error:
-            raise StudyError(f"{path}: cannot be used: {error}") from error
+        found[k] = read_equity(path, ("equity",))["equity"]
         if found[k].shape != (layout.n_rows.get(k, -1),):
             raise StudyError(f"{trial_folder(folder, trial.number)}: its test bars are not those of the best trial")
     return found

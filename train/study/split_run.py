@@ -16,7 +16,7 @@ from train.config import TrainConfig
 from train.evaluator import EpisodeRecord, evaluate_policy
 from train.run import Progress, train_policy
 from train.study.data import Fold, FoldedData
-from train.study.results import write_equity, write_json
+from train.study.results import about, settings_sha256, write_equity, write_json
 from train.study.search_space import MAX_LOOKBACK, Resolved
 from train.validation.metrics import Metrics, measure
 from train.validation.splits import Segments, with_warmup
@@ -82,7 +82,10 @@ def run_split(
         wall_s=time.monotonic() - started,
     )
     write_equity(out_dir / EQUITY, records, dataset.time)
-    write_json(out_dir / RESULT, data.origin | outcome_json(outcome))
+    made_by = {name: metadata.get(name) for name in ("study", "uuid", "trial")}
+    settings_hash = settings_sha256(config, settings.env)
+    known = about(**made_by, **data.origin, seed=config.seed, settings_sha256=settings_hash)
+    write_json(out_dir / RESULT, known | outcome_json(outcome))
     if checkpoints is not None:
         checkpoints.discard()
     return outcome

@@ -7,6 +7,7 @@ import pickle
 import signal
 import sys
 import threading
+from contextlib import suppress
 
 from optuna.exceptions import StorageInternalError
 
@@ -36,7 +37,8 @@ def main(result_fd: int) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         ending = _work(orders, interruption)
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    os.write(result_fd, pickle.dumps(ending))
+    with suppress(BrokenPipeError):  # the parent was killed: there is nobody to tell
+        os.write(result_fd, pickle.dumps(ending))
 
 
 def _work(orders: Orders, interruption: Interruption) -> Ending:

@@ -14,14 +14,15 @@ A coin whose close is 0 on a bar has no price there and cannot be traded.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from train.validation.metrics import MetricsBatch, join_points, join_steps, measure_batch, segment_ids
+from train.validation.metrics import Metrics, MetricsBatch, join_points, join_steps, measure_batch, segment_ids
 
 RANDOM_DRAWS = 100  # accounts with random orders
+DRAWS_AT_ONCE = 20  # of them measured together: measuring takes ten arrays of their equity's size
 DUST = 1e-9  # of the initial capital: smaller amounts are rounding and are not traded
 
 
@@ -58,13 +59,24 @@ class Account:
 
 
 @dataclass(frozen=True)
+class Draws:
+    """What is kept of K accounts over G segments: their curves, and sums. A fifth of their `Account`s."""
+
+    equity: tuple[np.ndarray, ...]  # G of (K, n + 1) quote
+    turnover: np.ndarray  # (K, G) quote, of all steps of a segment
+    fees: np.ndarray  # (K, G) quote
+    trades: np.ndarray  # (K, G) int64
+    exposure: np.ndarray  # (K, G) sum over a segment's points
+
+
+@dataclass(frozen=True)
 class Benchmarks:
     """One entry per segment in each list."""
 
     equal_weight: list[Account]
     coins: list[Account]  # (A, ...) buy and hold of each coin
     cash: list[Account]
-    random: list[Account]  # (K, ...) draws
+    random: list[Account]  # (K, ...) draws; empty without any
 
 
 def benchmarks_of(
@@ -73,7 +85,7 @@ def benchmarks_of(
     costs: Costs,
     *,
     n_draws: int = RANDOM_DRAWS,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
 ) -> Benchmarks:
     """All benchmarks of a policy that traded several segments: (n_i + 1, A) closes and its (n_i,) turnover of each.
 
@@ -87,12 +99,17 @@ def benchmarks_of(
         random=[
             random_orders(close, traded, costs, n_draws, stream)
             for close, traded, stream in zip(closes, turnover, streams, strict=True)
+            if n_draws
         ],
     )
 
 
-def draw_streams(seed: int, n_segments: int) -> list[np.random.Generator]:
-    """One generator a segment."""
+def draw_streams(seed: int | Sequence[int], n_segments: int) -> list[np.random.Generator]:
+    """One generator a segment.
+
+    For the random orders of a study's split the seed is (seed, split): their sum would give split 0 under seed 1 the
+    draws of split 1 under seed 0.
+    """
     return [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(n_segments)]
 
 
@@ -107,6 +124,46 @@ def measure_accounts(segments: Sequence[Account], bars_per_year: float) -> Metri
         trades=join_steps([s.trades for s in segments]),
         exposure=join_points([s.exposure for s in segments]),
     )
+
+
+def draws_of(accounts: Sequence[Account]) -> Draws:
+    """The part of several segments' draws that their figures need."""
+    totals = {
+        name: np.stack([getattr(a, name).sum(axis=-1) for a in accounts], axis=-1)
+        for name in ("turnover", "fees", "trades", "exposure")
+    }
+    return Draws(tuple(a.equity for a in accounts), **totals)
+
+
+def joined_draws(parts: Sequence[Draws]) -> Draws:
+    """The segments of all parts one after the other."""
+    totals = {f.name: np.concatenate([getattr(p, f.name) for p in parts], axis=-1) for f in fields(Draws)[1:]}
+    return Draws(tuple(equity for part in parts for equity in part.equity), **totals)
+
+
+def measure_draws(draws: Draws, bars_per_year: float) -> MetricsBatch:
+    """The figures of K draws over all their segments, as `measure_accounts` gives them; some draws at a time."""
+    ids, n_draws = segment_ids([equity.shape[-1] for equity in draws.equity]), len(draws.turnover)
+    parts = []
+    for first in range(0, n_draws, DRAWS_AT_ONCE):
+        rows = slice(first, first + DRAWS_AT_ONCE)
+        value = join_points([equity[rows] for equity in draws.equity])
+        mean_equity = value.mean(axis=-1)
+        parts.append(
+            replace(
+                measure_batch(value, bars_per_year, segment=ids),
+                turnover=draws.turnover[rows].sum(axis=-1) / mean_equity,
+                fees=draws.fees[rows].sum(axis=-1) / mean_equity,
+                trades=draws.trades[rows].sum(axis=-1),
+                exposure=draws.exposure[rows].sum(axis=-1) / len(ids),
+            )
+        )
+    return MetricsBatch(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(MetricsBatch)})
+
+
+def with_trades_of(own: Metrics, anew: Metrics) -> Metrics:
+    """The recorded equal-weight portfolio's figures, with the orders of one made anew: its own are not kept."""
+    return replace(own, turnover=anew.turnover, fees=anew.fees, trades=anew.trades, exposure=anew.exposure)
 
 
 # ---------------------------------------------------------------------------------------------------- nothing to decide
@@ -203,7 +260,7 @@ def random_orders(
     return Account(equity, steps["turnover"], steps["fees"], steps["trades"].astype(np.int64), exposure)
 
 
-def turnover_gap(account: Account, turnover: ArrayLike) -> np.ndarray:
+def turnover_gap(account: Account | Draws, turnover: ArrayLike) -> np.ndarray:
     """(...) share of the policy's total notional that the accounts did not trade; 0 for a policy without trades."""
     wanted = float(np.sum(np.asarray(turnover, dtype=np.float64)))
     return 1.0 - account.turnover.sum(axis=-1) / wanted if wanted > 0.0 else np.zeros(account.turnover.shape[:-1])

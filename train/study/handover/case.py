@@ -25,7 +25,7 @@ class Request:
     study_name: str
     deployments: Path
     results: Path | None = None  # that holds the study's folder; None: as the study says
-    data_dir: Path | None = None  # None: data/<timeframe> in the repository
+    data_dir: Path | None = None  # None: where the study read it
     seed: int = 0  # of the refit
     gpu_id: int = -1
     min_trials: int | None = None

@@ -13,8 +13,8 @@ from drl_agents.deployment import (
 )
 from drl_agents.policy import Policy
 from drl_agents.policy_file import weights_sha256
-from train.provenance import ROOT
 from train.run import TrainingDiverged
+from train.study.arguments import own_data_dir
 from train.study.data import Holdout, HoldoutRows, StudyError
 from train.study.handover.case import Case, Request
 from train.study.handover.contents import check_written, deployment_facts, write_deployment
@@ -34,7 +34,7 @@ from train.study.handover.gates import (
 )
 from train.study.handover.refit import refit
 from train.study.handover.scores import Scored, score_policies
-from train.study.holdout import load_holdout
+from train.study.holdout import earlier_looks, load_holdout
 from train.study.interruption import Interruption
 from train.study.overfit import Assessment, assess
 from train.study.progress import best_trial
@@ -79,8 +79,7 @@ def look(request: Request, deployments: Deployments, interruption: Interruption)
     known = judgement_of(_events(request, deployments), candidate)
     if known is not None:
         return Verdict(NOTHING_NEW, f"trial {best.number} is still the best; {_told(known, deployments)}")
-    timeframe = best.params.get("timeframe") or next(iter(stored.identity["data_sha256"]))
-    data_dir = request.data_dir or ROOT / "data" / timeframe
+    data_dir = request.data_dir or own_data_dir(stored)
     trial = read_trial(stored, str(best.number), data_dir)
     return _judge(Case(request, stored, best, trial, candidate), deployments, data_dir, interruption)
 
@@ -181,12 +180,22 @@ def _refitted(case: Case, interruption: Interruption) -> Policy:
 
 
 def _test_number(case: Case, deployments: Deployments, policy: Policy) -> int:
-    """Of the candidate among all that were scored on these bars, from any study and any folder that is known of."""
-    looks = looks_at(deployments.log.read(), case.bars)
-    attrs = case.stored.study.user_attrs.items()
+    """Of the candidate among all that were scored on these bars, from any study and any folder that is known of.
+
+    Other studies of the database whose own score on these bars was seen count as well, unless their winners are among
+    the tests: whoever chooses among studies by those scores has chosen by these bars.
+    """
+    events, study, held = deployments.log.read(), case.stored.study, case.trial.data.holdout
+    assert held is not None
+    looks = looks_at(events, case.bars)
+    attrs = study.user_attrs.items()
     looks |= {value["weights_sha256"]: value["test"] for name, value in attrs if name.startswith(LOOKED)}
     own = looks.get(weights_sha256(policy))
-    return own if own is not None else max([len(looks), *looks.values()]) + 1 if looks else 1
+    if own is not None:
+        return own
+    tested = {event["study"] for event in events if event["event"] == "look"}
+    seen = set(earlier_looks(study, held, case.bars.synthetic)) - tested
+    return max([len(looks) + len(seen), *looks.values()]) + 1
 
 
 def _record_look(case: Case, deployments: Deployments, policy: Policy) -> tuple[Deployment | None, int]:
