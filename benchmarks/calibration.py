@@ -54,7 +54,7 @@ from benchmarks.planted_markets import AnnouncedMarket  # noqa: E402
 from market.dataset import Dataset, make_dataset, save_dataset  # noqa: E402
 from market.sample import synthetic_dataset  # noqa: E402
 from train.study.data import SplitPlan  # noqa: E402
-from train.study.holdout_figures import error_of, n_idle  # noqa: E402
+from train.study.holdout_figures import error_of, lead_in_errors, n_idle  # noqa: E402
 from train.study.overfit import N_BLOCKS, assess  # noqa: E402
 from train.study.progress import best_trial  # noqa: E402
 from train.study.replay import StoredStudy, open_stored  # noqa: E402
@@ -168,7 +168,7 @@ def judge(stored: StoredStudy, kind: str, seed: int, wall_s: float) -> Study:
     scored = stored.study.user_attrs.get(HOLDOUT_SCORE) or {}
     has_verdict = bool(scored) and not n_idle(scored)
     excess = scored.get("mean_excess_sharpe") if has_verdict else None
-    error = error_of(scored)
+    error, lead = error_of(scored), lead_in_errors(scored)
     return Study(
         kind=kind,
         seed=seed,
@@ -181,6 +181,7 @@ def judge(stored: StoredStudy, kind: str, seed: int, wall_s: float) -> Study:
         holdout_excess_sharpe=math.nan if excess is None else excess,
         holdout_error=math.nan if error is None else error,
         wall_s=wall_s,
+        holdout_lead_errors=math.nan if lead is None else lead,
     )
 
 

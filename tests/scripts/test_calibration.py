@@ -101,12 +101,15 @@ def test_what_is_undefined_is_not_called_skilful():
 def test_the_holdout_asks_for_two_standard_errors():
     assert not HOLDOUT.calls(study(holdout_excess_sharpe=4.0))
     assert HOLDOUT.calls(study(holdout_excess_sharpe=4.1))
+    assert HOLDOUT.calls(study(holdout_excess_sharpe=4.1, holdout_lead_errors=2.1))
+    assert not HOLDOUT.calls(study(holdout_excess_sharpe=4.1, holdout_lead_errors=1.9))
 
 
 def test_too_many_false_positives_are_a_missed_target_and_said_so():
     studies = [study(reading=SKILLED, seed=i) for i in range(20)] + [study(PLANTED, SKILLED)]
     found = {item["what"]: item for item in checks(studies)}
-    assert len(found) == 2 * len(CHECKED) + len(CHECKED_LEAD)
+    assert len(found) == 2 * len(CHECKED)
+    assert len(checks([*studies, study(DRIFTING)])) == 2 * len(CHECKED) + len(CHECKED_LEAD)
     assert not found[f"{NO_SIGNAL}, {DEFLATED.name}"]["met"]
     assert found[f"{PLANTED}, {DEFLATED.name}"]["met"]
     assert any(line.startswith(f"{PBO.name}: the whole interval is above") for line in notes(studies, []))

@@ -28,7 +28,16 @@ from train.evaluator import evaluate_policies
 from train.provenance import code_version
 from train.run import BEST_POLICY
 from train.study.data import FoldedData, Holdout, HoldoutRows, SplitPlan, StudyError, cut_data
-from train.study.holdout_figures import EXCESS_ERROR, error_of, excess_error, idle_text, mean_error
+from train.study.holdout_figures import (
+    EXCESS_ERROR,
+    LEAD,
+    MEAN_LEAD,
+    error_of,
+    excess_error,
+    idle_text,
+    lead_sharpe,
+    mean_of,
+)
 from train.study.results import split_folder, trial_folder, write_equity, write_json
 from train.study.search_space import MAX_LOOKBACK
 from train.study.split_run import agent_metrics, equal_weight_metrics, figures_json
@@ -218,8 +227,8 @@ def _score(
     for i, ((path, digest), records) in enumerate(zip(policies.items(), by_policy, strict=True)):
         agent, other = agent_metrics(records, per_year), equal_weight_metrics(records, per_year)
         excess = agent.sharpe - other.sharpe
-        error = excess_error(records, per_year)
-        known = {"agent": asdict(agent), "equal_weight": asdict(other), "excess_sharpe": excess, EXCESS_ERROR: error}
+        beside = {EXCESS_ERROR: excess_error(records, per_year), LEAD: lead_sharpe(records, per_year)}
+        known = {"agent": asdict(agent), "equal_weight": asdict(other), "excess_sharpe": excess, **beside}
         figures = figures_json(known)
         results.append({"file": os.path.relpath(path, folder), "sha256": digest} | figures)
         write_equity(folder / CURVES / f"equity_{i}.npz", records, dataset.time)
@@ -236,8 +245,9 @@ def _score(
         "policies": results,
         # Nothing is put in the place of an undefined one.
         "mean_excess_sharpe": None if None in excesses else float(np.mean(excesses)),
-        EXCESS_ERROR: mean_error([result[EXCESS_ERROR] for result in results]),
-        "sharpe_standard_error": math.sqrt(per_year / n_traded),  # of ONE ratio; for readers from before EXCESS_ERROR
+        EXCESS_ERROR: mean_of([result[EXCESS_ERROR] for result in results]),
+        MEAN_LEAD: mean_of([result[LEAD] for result in results]),
+        "sharpe_standard_error": math.sqrt(per_year / n_traded),  # of ONE ratio, such as the lead's
         "code_version": code_version(),
         "scored_s": int(time.time()),
     }

@@ -8,28 +8,44 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from train.validation.lead import sharpe_difference_error
-from train.validation.metrics import LEAST_EXPOSURE, joined_returns
+from train.validation.lead import lead_returns, sharpe_difference_error
+from train.validation.metrics import LEAST_EXPOSURE, joined_returns, sharpe
 
 if TYPE_CHECKING:
     from train.evaluator import EpisodeRecord
 
 EXCESS_ERROR = "excess_sharpe_error"  # in holdout.json, of each policy and of their mean
+LEAD, MEAN_LEAD = "lead_sharpe", "mean_lead_sharpe"  # of each policy, of all
+ERRORS_ASKED = 2.0
 
 
 def excess_error(records: Sequence[EpisodeRecord], bars_per_year: float) -> float:
     """Standard error of a policy's annual excess Sharpe: of a difference of two ratios on the same bars."""
-    held = [np.concatenate([r.equity[:1], r.benchmark_equity[1:]]) for r in records]
-    return sharpe_difference_error(joined_returns([r.equity for r in records]), joined_returns(held), bars_per_year)
+    return sharpe_difference_error(*_returns(records), bars_per_year)
 
 
-def mean_error(errors: Sequence[float | None]) -> float | None:
-    """Of the mean over policies: the mean of their errors, as if all erred together; None where one is undefined.
+def lead_sharpe(records: Sequence[EpisodeRecord], bars_per_year: float) -> float:
+    """Annual Sharpe ratio of what the account earned beside its exposure to equal weight.
 
-    They share the bars and were trained on overlapping ones, so their number makes nothing surer.
+    Where prices fall, whoever is seldom in the market has a better Sharpe ratio than equal weight, and no skill.
     """
-    known = [error for error in errors if error is not None and math.isfinite(error)]
-    return float(np.mean(known)) if known and len(known) == len(errors) else None
+    return float(sharpe(lead_returns(*_returns(records)), bars_per_year))
+
+
+def _returns(records: Sequence[EpisodeRecord]) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) of the account and (n,) of equal weight, which starts from the same cash."""
+    held = [np.concatenate([r.equity[:1], r.benchmark_equity[1:]]) for r in records]
+    return joined_returns([r.equity for r in records]), joined_returns(held)
+
+
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """Over policies; None where one is undefined.
+
+    The mean of their errors is the error of their mean as if all erred together: they share the bars and were trained
+    on overlapping ones, so their number makes nothing surer.
+    """
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return float(np.mean(known)) if known and len(known) == len(values) else None
 
 
 def error_of(scored: Mapping[str, Any]) -> float | None:
@@ -42,6 +58,32 @@ def error_of(scored: Mapping[str, Any]) -> float | None:
         return scored[EXCESS_ERROR]
     single = scored.get("sharpe_standard_error")
     return None if single is None else math.sqrt(2.0) * single
+
+
+def lead_in_errors(scored: Mapping[str, Any]) -> float | None:
+    """The mean over policies of the lead's Sharpe ratio, in standard errors of one; None where it is not kept."""
+    mean = scored.get(MEAN_LEAD)
+    return None if mean is None else mean / scored["sharpe_standard_error"]
+
+
+def found_text(scored: Mapping[str, Any], mean: float, error: float) -> str:
+    """What a mean excess Sharpe with its error says; above chance only where the lead is, too."""
+    if abs(mean) < ERRORS_ASKED * error:
+        return "which is within the chance error: neither skill nor its absence is shown"
+    if mean < 0:
+        return "clearly worse than equal weight"
+    lead = lead_in_errors(scored)
+    if lead is None:
+        return "above what chance explains; how much of that is exposure to a market that fell was not kept"
+    if lead < ERRORS_ASKED:
+        return (
+            f"but what it earned beside its exposure to the market is {lead:+.1f} standard errors, within the chance "
+            "error: neither skill nor its absence is shown"
+        )
+    return (
+        f"above what chance explains, and so is what it earned beside its exposure to the market ({lead:+.1f} standard "
+        "errors)"
+    )
 
 
 def hardly_traded(agent: Mapping[str, Any]) -> bool:

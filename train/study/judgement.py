@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 from market.candles import utc_text
 from market.names import timeframe_seconds
 from train.study.holdout import looks_text
-from train.study.holdout_figures import error_of, idle_text
+from train.study.holdout_figures import error_of, found_text, idle_text
 from train.study.overfit import N_BLOCKS, Assessment, assess
 from train.study.returns import StudyReturns
 from train.study.storage import IDENTITY
@@ -135,10 +135,7 @@ def holdout_text(study: optuna.Study, scored: Mapping[str, Any], best: FrozenTri
     if mean is None or error is None:
         return f"{where}: the excess Sharpe of at least one of them is undefined, so their mean is too."
     found = _text(mean, 2) if mean < 0 else f"+{mean:.2f}"
-    if abs(mean) < 2.0 * error:
-        said = "which is within the chance error: neither skill nor its absence is shown"
-    else:
-        said = "above what chance explains" if mean > 0 else "clearly worse than equal weight"
+    said = found_text(scored, mean, error)
     looks = looks_text(scored)
     return (
         f"{where}: mean excess Sharpe {found} a year, with a standard error of about {error:.1f} (of a difference of "
