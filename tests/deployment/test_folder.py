@@ -74,6 +74,18 @@ def test_a_rollback_starts_from_where_somebody_led_it_by_hand(deployments):
     assert deployed_names(deployments.log.read()) == ["a"]
 
 
+def test_what_was_rolled_back_and_brought_back_by_hand_is_rolled_back_to_again(deployments):
+    for seed, name in enumerate("ab"):
+        install(deployments.folder, name, seed)
+    roll_back(deployments.folder)
+    (deployments.folder / "current").unlink()
+    (deployments.folder / "current").symlink_to("b")
+    install(deployments.folder, "c", 5)
+    assert deployed_names(deployments.log.read()) == ["a", "b", "c"]
+    roll_back(deployments.folder)
+    assert deployments.current().name == "b"
+
+
 def test_a_rollback_to_a_damaged_or_unknown_deployment_is_refused(deployments):
     with pytest.raises(StudyError, match="nothing is deployed; nothing to roll back"):
         roll_back(deployments.folder)

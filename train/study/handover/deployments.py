@@ -20,7 +20,7 @@ import fcntl
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from typing import Any
 from drl_agents.deployment import CURRENT, Deployment, DeploymentError, pointer_target, read_deployment
 from market.files import sync_folder, write_whole
 from train.study.data import StudyError
-from train.study.handover.decisions import DecisionLog, deployed_names, promised
+from train.study.handover.decisions import DecisionLog, Event, deployed_names, promised
 
 logger = logging.getLogger(__name__)
 
@@ -171,8 +171,10 @@ class Deployments:
 
     def _keep_promise(self) -> None:
         """Finish what a kill cut off between the log and `current`."""
-        promise = promised(self.log.read())
+        events = self.log.read()
+        promise = promised(events)
         if promise is None:
+            self._note_change_by_hand(events)
             return
         name, present = promise["deployment"], self.current_name()
         if present not in (name, promise["previous"]):
@@ -188,6 +190,14 @@ class Deployments:
             return
         logger.info("deployments: %s of %s was cut off; finished now", promise["event"], name)
         self._lead_to(name, promise["event"])
+
+    def _note_change_by_hand(self, events: Sequence[Event]) -> None:
+        """Write down where somebody led `current` meanwhile, so that a rollback knows the way back to it."""
+        present, names = self.current_name(), deployed_names(events)
+        is_known = any(event.get("deployment") == present for event in events)
+        if present is not None and is_known and names[-1:] != [present]:
+            logger.info("deployments: %s was led to %s by hand", CURRENT, present)
+            self.log.append("current", deployment=present, cause="by hand")
 
     def _lead_to(self, name: str, cause: str) -> None:
         link, new = self.folder / CURRENT, self.folder / f".{CURRENT}.new"
