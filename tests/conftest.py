@@ -1,8 +1,11 @@
 """What every test process starts with."""
 
+import logging
 import os
 import signal
+from collections.abc import Iterator
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -18,3 +21,12 @@ if not torch.cuda.is_available():
 # How long an example takes is a question for benchmarks: on a machine that is busy every deadline fails some day.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+@pytest.fixture(autouse=True)
+def log_levels_stay() -> Iterator[None]:
+    """A program that is run in this process may silence our loggers; the next test may look at what they say."""
+    before = {name: logging.getLogger(name).level for name in ("", "train", "train.study", "market")}
+    yield
+    for name, level in before.items():
+        logging.getLogger(name).setLevel(level)
