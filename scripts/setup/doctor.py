@@ -19,7 +19,7 @@ EPILOG = "Changes nothing. Exit code: 0 when training can begin, 1 when a findin
 def parser() -> argparse.ArgumentParser:
     """The flags."""
     p = argparse.ArgumentParser(description=__doc__, epilog=EPILOG)
-    p.add_argument("--data-dir", type=Path, default=REPO / "data", metavar="DIR",
+    p.add_argument("--data-dir", type=Path, metavar="DIR",
                    help="a dataset, or a folder of datasets (default: data in the repository)")
     p.add_argument("--storage", default=f"sqlite:///{DEFAULT_DATABASE}", metavar="URL",
                    help="the study's database (default: databases/optuna_cappuccino.db in the repository)")
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     """Look, say."""
     args = parser().parse_args(argv)
     here = Path.cwd()
-    findings = examine(Places(REPO, here / args.data_dir, args.storage, here))
+    findings = examine(Places(REPO, here / args.data_dir if args.data_dir else None, args.storage, here))
     print(report(findings))
     n_bad = sum(f.state == BAD for f in findings)
     print(f"\n{n_bad} problem{'s' * (n_bad != 1)} to mend before training." if n_bad else "\nReady to train.")

@@ -37,7 +37,7 @@ def run(*arguments, python=sys.executable, cwd, env=None) -> subprocess.Complete
 def test_the_screen_from_another_folder_says_all_parts_and_changes_nothing(tmp_path):
     folder = tmp_path / "bl ank"
     folder.mkdir()
-    found = run("--storage", "sqlite:///none.db", "--data-dir", "nothing here", cwd=folder)
+    found = run("--storage", "sqlite:///none.db", cwd=folder)
     assert found.returncode == 0, found.stdout + found.stderr
     for part in ("python", "packages", "device", "data", "database", "logs", "trainer", "keys"):
         assert f"  {part} " in found.stdout
@@ -64,7 +64,7 @@ def test_a_bad_finding_is_the_exit_code(tmp_path, monkeypatch, capsys):
     spec.loader.exec_module(program)
     empty = tmp_path / "s.db"
     empty.touch()
-    assert program.main(["--storage", f"sqlite:///{empty}", "--data-dir", str(tmp_path)]) == 1
+    assert program.main(["--storage", f"sqlite:///{empty}"]) == 1
     assert "1 problem to mend" in capsys.readouterr().out
 
 
@@ -89,6 +89,7 @@ def test_versions_are_compared_by_their_numbers(tmp_path, line, words):
 # ---------------------------------------------------------------------------------------------------- data and database
 def test_data_is_read_and_a_damaged_file_named(tmp_path):
     assert one(datasets(tmp_path)).state == NOTE
+    assert one(datasets(tmp_path, is_named=True)).state == BAD
     save_dataset(synthetic_dataset("1h", 600, ("BTC", "ETH"), seed=0), tmp_path / "1h")
     assert "SYNTHETIC" in one(datasets(tmp_path)).text
     assert one(datasets(tmp_path / "1h")).state == OK

@@ -18,7 +18,7 @@ from optuna.pruners import WilcoxonPruner
 from optuna.trial import TrialState
 
 from train.config import TrainConfig
-from train.study.objective import score, split_seed
+from train.study.objective import Objective, score, split_seed
 from train.study.progress import best_trial, summary_lines
 from train.study.rules import warn_of_other_code
 from train.study.storage import FAILURE, RETRY_OF, WORKER, fail_abandoned_trials, this_worker
@@ -83,6 +83,17 @@ def test_four_equal_failures_and_another_one_do_not_end_the_run(lab):
 def test_a_mistake_in_the_program_stops_the_run_and_leaves_no_running_trial(lab):
     lab.runner.results = [KeyError("no such field")]
     with pytest.raises(KeyError):
+        lab.run(1)
+    assert states(lab.open()) == {"FAIL": 1}
+
+
+@pytest.mark.parametrize("mistake", [ValueError, KeyError, TypeError])
+def test_a_mistake_outside_of_a_split_leaves_no_running_trial_either(lab, monkeypatch, mistake):
+    def broken(*_):
+        raise mistake("no such field")
+
+    monkeypatch.setattr(Objective, "_write_settings", broken)
+    with pytest.raises(mistake):
         lab.run(1)
     assert states(lab.open()) == {"FAIL": 1}
 

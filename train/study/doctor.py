@@ -45,7 +45,7 @@ class Places:
     """What is looked at."""
 
     repo: Path
-    data_dir: Path  # a dataset, or a folder of datasets
+    data_dir: Path | None  # a dataset, or a folder of datasets; None: the repository's own
     storage: str  # URL of the study's database; a relative SQLite path starts at `here`
     here: Path
 
@@ -56,7 +56,7 @@ def examine(places: Places) -> list[Finding]:
         *python(),
         *packages(places.repo),
         *devices(),
-        *datasets(places.data_dir),
+        *(datasets(places.repo / "data") if places.data_dir is None else datasets(places.data_dir, is_named=True)),
         *database(places.storage, places.here),
         *folders(places.repo),
         *trainer(places.repo / "logs" / "worker_vectorized.pid"),
@@ -210,11 +210,14 @@ def _available_memory() -> int | None:
 
 
 # --------------------------------------------------------------------------------------------------- data and database
-def datasets(folder: Path) -> Iterator[Finding]:
-    """Every dataset in the folder, its hash checked."""
+def datasets(folder: Path, is_named: bool = False) -> Iterator[Finding]:
+    """Every dataset in the folder, its hash checked; a folder that somebody named has to have one."""
     manifest = "manifest.json"
     found = [folder] if (folder / manifest).exists() else [p.parent for p in sorted(folder.glob(f"*/{manifest}"))]
     if not found:
+        if is_named:
+            yield Finding("data", BAD, f"no dataset in {folder}", "name the folder that holds manifest.json")
+            return
         remedy = "./start_vectorized_training.sh downloads bars or makes a sample; or scripts/data/download_bars.py"
         yield Finding("data", NOTE, f"no dataset in {folder}", remedy)
         return

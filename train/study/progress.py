@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -128,6 +129,20 @@ class Reporter:
 
     def _trial_s(self) -> float:
         return time.monotonic() - self._trial_started_s
+
+
+@contextmanager
+def env_steps_bar(total: int, title: str) -> Iterator[Callable[[Progress], None] | None]:
+    """A bar of environment steps with the time left when standard error is a terminal; otherwise nothing."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with tqdm(total=total, unit="step", unit_scale=True, desc=title, leave=False) as bar:
+
+        def advance(progress: Progress) -> None:
+            bar.update(min(progress.env_steps, total) - bar.n)
+
+        yield advance
 
 
 def log_data(data: Sequence[FoldedData]) -> None:

@@ -9,24 +9,20 @@ on from the next split.
 from __future__ import annotations
 
 import logging
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from train.config import TrainConfig
 from train.provenance import code_version
-from train.run import Progress
 from train.study.backtest import spread
 from train.study.data import Fold, StudyError
 from train.study.holdout_figures import hardly_traded
 from train.study.objective import SPLIT_ERRORS, SplitRunner, score, split_seed
-from train.study.progress import duration_text
+from train.study.progress import duration_text, env_steps_bar
 from train.study.replay import StoredTrial
 from train.study.results import read_json, settings_sha256
 from train.study.search_space import Resolved
@@ -123,22 +119,8 @@ def _train(trial: StoredTrial, study_seed: int, seed: int, fold: Fold, gpu_id: i
         "code_version": code_version(),
     }
     total = settings.train["total_env_steps"]
-    with _bar(total, f"seed {seed} split {fold.index}") as advance:
+    with env_steps_bar(total, f"seed {seed} split {fold.index}") as advance:
         runner(settings, trial.data, fold, seed_folder(trial, seed, fold.index), facts, advance)
-
-
-@contextmanager
-def _bar(total: int, title: str) -> Iterator[Callable[[Progress], None] | None]:
-    """A bar of environment steps when standard error is a terminal; otherwise nothing."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    with tqdm(total=total, unit="step", unit_scale=True, desc=title, leave=False) as bar:
-
-        def advance(progress: Progress) -> None:
-            bar.update(min(progress.env_steps, total) - bar.n)
-
-        yield advance
 
 
 def _row(trial: StoredTrial, seed: int, fold: int, failure: str | None) -> Row:

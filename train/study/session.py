@@ -358,7 +358,7 @@ def _conclude(study: optuna.Study, ending: Ending, folder: Path, request: StudyR
         logger.warning("no summary: the database cannot be used (%s)", reason_of(error))
     if ending.signal_number is not None:
         name = signal.Signals(ending.signal_number).name
-        logger.info("stopped by %s; the running trial is marked failed and queued again", name)
+        logger.info("stopped by %s; what was running is marked failed and queued again", name)
         logger.info("to continue: %s", command_text(sys.orig_argv))
         return 128 + ending.signal_number
     if ending.repeated_failure is not None:

@@ -159,6 +159,7 @@ def _run_trial(study: optuna.Study, objective: Objective, trial: optuna.Trial) -
             tell(study, trial.number, end)
         except (UpdateFinishedTrialError, ValueError) as error:
             if _trial(study, trial.number).state == TrialState.RUNNING:
+                tell(study, trial.number, TrialEnd(TrialState.FAIL))
                 raise
             logger.warning("trial %d: was taken for dead and queued again while it ran (%s); the new one takes over "
                            "the splits that it has finished", trial.number, error)  # fmt: skip

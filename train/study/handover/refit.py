@@ -12,26 +12,23 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from drl_agents.policy import Policy
 from drl_agents.policy_file import PolicyFileError, load_policy, weights_sha256
 from train.checkpoint import Checkpoints
 from train.config import TrainConfig
 from train.provenance import code_version, trial_code_sha256
-from train.run import BEST_POLICY, Progress, train_policy
+from train.run import BEST_POLICY, train_policy
 from train.study.data import LEAST_TRADED_BARS, VALIDATION_FRACTION, Fold, FoldedData, purge_bars_of
 from train.study.objective import split_seed
-from train.study.progress import duration_text
+from train.study.progress import duration_text, env_steps_bar
 from train.study.replay import StoredTrial
 from train.study.results import write_json
 from train.study.search_space import LEAST_EPISODE_BARS, MAX_LOOKBACK
@@ -108,7 +105,7 @@ def _train(
     logger.info("refit: trial %d on %d bars, checkpoint chosen on %d, %d environment steps",
                 trial.number, bars_in(fold.fit), bars_in(blocks), config.total_env_steps)  # fmt: skip
     started = time.monotonic()
-    with _bar(config.total_env_steps, f"refit of trial {trial.number}") as advance:
+    with env_steps_bar(config.total_env_steps, f"refit of trial {trial.number}") as advance:
         train_policy(
             config,
             dataset.env_config(fold.fit),
@@ -170,17 +167,3 @@ def _finished(folder: Path, identity: Mapping[str, Any]) -> Policy | None:
         logger.info("refit: %s holds one of other settings, data or code, so it is trained anew", folder)
         return None
     return policy
-
-
-@contextmanager
-def _bar(total: int, title: str) -> Iterator[Callable[[Progress], None] | None]:
-    """A bar of environment steps with the time left when standard error is a terminal; otherwise nothing."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    with tqdm(total=total, unit="step", unit_scale=True, desc=title, leave=False) as bar:
-
-        def advance(progress: Progress) -> None:
-            bar.update(min(progress.env_steps, total) - bar.n)
-
-        yield advance
