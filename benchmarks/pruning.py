@@ -10,11 +10,13 @@ which other work on the machine disturbs less than it does a clock's.
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,11 +38,13 @@ from train.study.storage import FINISHED, HOLDOUT_SCORE, absolute_url, load_stud
 
 PRUNERS = ("none", "wilcoxon")
 SIGNAL = AnnouncedMarket(n_assets=len(TICKERS), rise=0.003, fall=-0.001, volatility=0.004)
+PLANS = {6: SplitPlan("standard", 3, 2, 0.25), 15: SplitPlan("standard", 5, 2, 0.25)}  # splits: plan; 6 is the default
 COLUMNS = {
-    "seed": "seed", "pruner": "pruner", "n_completed": "completed", "n_pruned": "pruned", "splits": "splits trained",
-    "cpu_s": "CPU seconds", "wall_s": "seconds", "value": "best value", "holdout": "its excess Sharpe, held out",
+    "n_splits": "splits of a trial", "seed": "seed", "pruner": "pruner", "n_completed": "completed",
+    "n_pruned": "pruned", "splits": "splits trained", "cpu_s": "CPU seconds", "wall_s": "seconds",
+    "value": "best value", "holdout": "its excess Sharpe, held out",
 }  # fmt: skip
-N_SPLITS = 6
+WINNER = {"value": "best value", "holdout": "excess Sharpe held out"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,6 @@ class Budget:
     break_step: int = 1_500  # environment steps of a split
     n_envs: int = 12
     n_bars: int = 5_000
-    holdout_fraction: float = 0.25
 
 
 def make_market(seed: int, n_bars: int) -> Dataset:
@@ -66,7 +69,7 @@ def make_market(seed: int, n_bars: int) -> Dataset:
     )  # fmt: skip
 
 
-def study_once(seed: int, pruner: str, budget: Budget) -> dict[str, Any]:
+def study_once(seed: int, n_splits: int, pruner: str, budget: Budget) -> dict[str, Any]:
     """One study, thrown away after its figures are read."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -76,12 +79,12 @@ def study_once(seed: int, pruner: str, budget: Budget) -> dict[str, Any]:
         run_study(
             StudyRequest(
                 n_trials=budget.n_trials, study_name="pruning", storage=url, results_dir=folder / "results",
-                data_dir=folder / "5m", plan=SplitPlan("standard", N_SPLITS - 1, 1, budget.holdout_fraction),
+                data_dir=folder / "5m", plan=PLANS[n_splits],
                 n_envs=budget.n_envs, break_step=budget.break_step, use_best_ranges=True, pruner=pruner, seed=seed,
             )
         )  # fmt: skip
         spent = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
-        return {"seed": seed, "pruner": pruner} | spent | figures(load_study(url, "pruning"))
+        return {"n_splits": n_splits, "seed": seed, "pruner": pruner} | spent | figures(load_study(url, "pruning"))
 
 
 def figures(study: optuna.Study) -> dict[str, Any]:
@@ -100,43 +103,49 @@ def figures(study: optuna.Study) -> dict[str, Any]:
 
 def notes(rows: list[dict[str, Any]]) -> list[str]:
     """What pruning did, seed by seed, in medians."""
-    by_pruner = {p: {row["seed"]: row for row in rows if row["pruner"] == p} for p in PRUNERS}
-    pairs = [(row, by_pruner["wilcoxon"][seed]) for seed, row in by_pruner["none"].items()]
-
-    def differences(name: str) -> list[float]:
-        return [b[name] - a[name] for a, b in pairs if None not in (a[name], b[name])]
-
-    lines = [
-        f"Pruning took {statistics.median(b['cpu_s'] / a['cpu_s'] for a, b in pairs):.0%} of the processor time and "
-        f"{statistics.median(b['splits'] / a['splits'] for a, b in pairs):.0%} of the splits (medians of "
-        f"{len(pairs)} seeds)."
-    ]
-    for name, what in (("value", "best value"), ("holdout", "excess Sharpe held out")):
-        found = differences(name)
-        if found:
-            lines.append(
-                f"The winner's {what} with pruning less that without: median {statistics.median(found):+.1f}, from "
-                f"{min(found):+.1f} to {max(found):+.1f}."
-            )
+    by_study = {(row["n_splits"], row["seed"], row["pruner"]): row for row in rows}
+    lines = []
+    for n_splits in sorted({row["n_splits"] for row in rows}):
+        seeds = sorted({row["seed"] for row in rows if row["n_splits"] == n_splits})
+        pairs = [tuple(by_study[n_splits, seed, pruner] for pruner in PRUNERS) for seed in seeds]
+        time_part, splits_part = (statistics.median(b[n] / a[n] for a, b in pairs) for n in ("cpu_s", "splits"))
+        lines.append(
+            f"{n_splits} splits: pruning took {time_part:.0%} of the processor time, {splits_part:.0%} of the splits "
+            f"(medians over {len(pairs)} seed{'s' * (len(pairs) > 1)}). " + " ".join(map(_difference(pairs), WINNER))
+        )
     return lines
+
+
+def _difference(pairs: Sequence[tuple[dict[str, Any], ...]]) -> Callable[[str], str]:
+    def sentence(name: str) -> str:
+        found = [b[name] - a[name] for a, b in pairs if None not in (a[name], b[name])]
+        if not found:
+            return f"The winner's {WINNER[name]} cannot be compared."
+        return (
+            f"The winner's {WINNER[name]} with pruning less that without: median {statistics.median(found):+.1f}, from "
+            f"{min(found):+.1f} to {max(found):+.1f}."
+        )
+
+    return sentence
 
 
 def measure(args: argparse.Namespace, budget: Budget) -> dict[str, Any]:
     """The section "pruning"."""
     rows = []
     if not args.quick:
-        study_once(0, "none", Budget(1, 1_000))  # compiles what is compiled
-    for seed in range(args.seeds):
+        study_once(0, 6, "none", Budget(1, 1_000))  # compiles what is compiled
+    n_studies = 2 * args.seeds * len(args.splits)
+    for seed, n_splits in itertools.product(range(args.seeds), args.splits):
         for pruner in PRUNERS if seed % 2 == 0 else PRUNERS[::-1]:
-            rows.append(study_once(seed, pruner, budget))
-            done = f"{len(rows)} of {2 * args.seeds}"
-            print(f"{done}: seed {seed}, {pruner}: {rows[-1]['wall_s']:.0f} s", file=sys.stderr)
-    rows.sort(key=lambda row: (row["seed"], row["pruner"]))
+            rows.append(study_once(seed, n_splits, pruner, budget))
+            done = f"{len(rows)} of {n_studies}: seed {seed}, {n_splits} splits, {pruner}"
+            print(f"{done}: {rows[-1]['wall_s']:.0f} s", file=sys.stderr)
+    rows.sort(key=lambda row: (row["n_splits"], row["seed"], row["pruner"]))
     about = (
-        f"Studies of {budget.n_trials} trials, {N_SPLITS} splits of {budget.break_step:,} environment steps, on "
-        f"{budget.n_bars:,} bars of {len(TICKERS)} coins with an announced signal, the last "
-        f"{budget.holdout_fraction:.0%} held out. Sharpe ratios are annual, and high because the signal is. Pruned "
-        "without a pruner are trials whose Sharpe ratio is undefined: the policy does not trade."
+        f"Studies of {budget.n_trials} trials, {budget.break_step:,} environment steps a split, on {budget.n_bars:,} "
+        f"bars of {len(TICKERS)} coins with an announced signal, the last quarter held out. Sharpe ratios are annual, "
+        "and high because the signal is. Pruned without a pruner are trials whose Sharpe ratio says nothing: the "
+        "policy does not trade."
     )
     return measuring.section(args, about, COLUMNS, rows=rows, notes=notes(rows), settings=asdict(budget))
 
@@ -146,12 +155,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = measuring.arguments(__doc__, gpu=False)
     parser.set_defaults(threads=1)
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="pairs of studies (default 5)")
+    parser.add_argument("--splits", type=int, nargs="+", choices=PLANS, default=list(PLANS), metavar="N",
+                        help="splits of a trial: 6 (the trainer's default), 15 (default: both)")  # fmt: skip
     args = parser.parse_args(argv)
     measuring.with_threads(args)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.getLogger("train").setLevel(logging.ERROR)
     if args.quick:
-        args.seeds = 1
+        args.seeds, args.splits = 1, [6]
     measuring.finish(args, "pruning", measure(args, Budget(5, 1_000, n_bars=4_000) if args.quick else Budget()))
     return 0
 
