@@ -90,7 +90,8 @@ class CryptoEnvAlpaca:
         self.params = p = EnvParams.from_mapping(env_params, initial_capital, buy_cost_pct, sell_cost_pct, gamma)
         self.lookback, self.initial_capital, self.if_log = p.lookback, p.initial_capital, if_log
         self.price_array = np.asarray(config["price_array"], dtype=np.float64)
-        self.tech_array = np.asarray(config["tech_array"], dtype=np.float64)
+        tech = np.asarray(config["tech_array"])   # float32 stays as it is: half the memory, which processes may share
+        self.tech_array = tech if tech.dtype == np.float32 else tech.astype(np.float64, copy=False)
         check_arrays(self.price_array, self.tech_array)
         n_bars, n_assets = self.price_array.shape
         self.min_qty = (np.zeros(n_assets) + smallest_orders(p.rules, config, n_assets)).tolist()
@@ -402,7 +403,7 @@ class CryptoEnvAlpaca:
             price = self.price_array[acct.bar].tolist()
             account = [acct.cash / equity, *(q * x / equity for q, x in zip(acct.qty, price, strict=True))]
         newest_first = self.tech_array[acct.bar - self.lookback + 1 : acct.bar + 1][::-1]
-        blocks = [account, (newest_first * p.norm_tech).ravel()]
+        blocks = [account, (newest_first.astype(np.float64) * p.norm_tech).ravel()]
         if p.observe_account:
             progress = (acct.bar - acct.first_bar) / (acct.last_bar - acct.first_bar)
             blocks.append([progress, 1.0 - acct.equity / acct.peak, *(n * HELD_BARS_SCALE for n in acct.held_bars)])

@@ -570,6 +570,8 @@ def restart(is_over: Tensor, fresh: Portfolio, book: Portfolio) -> Portfolio:
 def build_market(config: Mapping[str, Any], p: EnvParams, episode_bars: int | None, device: torch.device) -> Market:
     """Check a caller's arrays and put them on the device. The caller's arrays are copied, never written.
 
+    Float32 features that lie in memory back in time and need no scaling are not copied on a CPU: processes share them.
+
     Raises:
         ValueError: for arrays that cannot be traded; the message names the array, the bar and what to do.
     """
@@ -595,7 +597,7 @@ def build_market(config: Mapping[str, Any], p: EnvParams, episode_bars: int | No
 
     return Market(
         price=torch.tensor(np.ascontiguousarray(price, dtype=np.float64), device=device),
-        windows=lookback_windows((tech.astype(np.float64) * p.norm_tech).astype(np.float32), p.lookback, device),
+        windows=lookback_windows(tech if p.norm_tech == 1 else tech.astype(float) * p.norm_tech, p.lookback, device),
         min_qty=per_asset(smallest_orders(p.rules, config, n_assets)),
         qty_increment=per_asset(config.get("qty_increment", 0.0)),
         segment_first=integers([a for a, _ in segments]), segment_end=integers([b for _, b in segments]),
@@ -612,7 +614,7 @@ def lookback_windows(tech: np.ndarray, lookback: int, device: torch.device) -> T
     An overlapping view: stored once and back in time, the rows of a lookback lie in memory as an observation has them.
     """
     n_bars, n_features = tech.shape
-    backwards = torch.from_numpy(np.ascontiguousarray(tech[::-1])).to(device).flatten()
+    backwards = torch.from_numpy(np.ascontiguousarray(tech[::-1], dtype=np.float32)).to(device).flatten()
     return backwards.as_strided((n_bars - lookback + 1, lookback * n_features), (n_features, 1))
 
 

@@ -72,7 +72,7 @@ def test_a_signal_to_the_parent_ends_all_and_leaves_no_running_trial(tmp_path, m
 
 
 def test_the_bars_of_every_process_are_the_pages_of_one_file(market_folder):
-    """Also behind the hold-out's cut; an environment copies its features, in the order in which it reads them."""
+    """Also behind the hold-out's cut. What the trials see is `tests/study/test_sharing.py`."""
     (data,) = load_study_data(market_folder, None, None, SplitPlan("standard", 1, 1, 0.15))
     config = data.dataset.env_config(data.folds[0].fit)
     for name, array in data.dataset.arrays.items():

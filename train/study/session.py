@@ -39,6 +39,7 @@ from train.study.search_space import (
     choices,
     most_rollout_samples,
 )
+from train.study.sharing import SharedData, shared_data
 from train.study.storage import (
     DATA_DIR,
     TARGET,
@@ -155,7 +156,7 @@ def run_study(request: StudyRequest) -> int:
     Raises:
         StudyError, DatasetError, SplitError: the request cannot be carried out; nothing was written.
     """
-    opened = open_request(request, is_first=True)
+    opened = open_request(request)
     study, folder, data = opened.study, opened.folder, opened.data
     _log_opened(opened, request)
     with Interruption() as interruption:
@@ -168,17 +169,18 @@ def run_study(request: StudyRequest) -> int:
     return _conclude(study, ending, folder, request)
 
 
-def open_request(request: StudyRequest, is_first: bool = False) -> OpenedStudy:
-    """Load the data and open the study.
+def open_request(request: StudyRequest, data: tuple[FoldedData, ...] | None = None) -> OpenedStudy:
+    """Open the study, and load its data where that has not been done.
 
     Args:
         request: what is asked for.
-        is_first: of the command, and not one of its workers: checks what must be checked once.
+        data: in a worker, what the process that started it has loaded and checked; else None.
 
     Raises:
         StudyError, DatasetError, SplitError: as `run_study`.
     """
-    data = load_study_data(request.data_dir, request.timeframe, request.tickers, request.plan)
+    is_first = data is None
+    data = data or load_study_data(request.data_dir, request.timeframe, request.tickers, request.plan)
     space = make_space(request, data)
     name = request.study_name or f"cappuccino_{data[0].timeframe}"
     n_envs = request.n_envs or automatic_n_envs(request, data, space, name)
@@ -208,8 +210,15 @@ def work_on(
 
 def _run_workers(opened: OpenedStudy, request: StudyRequest, interruption: Interruption) -> Ending:
     """One in this process, several in processes of their own."""
-    if request.workers == 1:
-        return work_on(opened, request, interruption)
+    with shared_data(opened.data) as shared:
+        if request.workers == 1:
+            return work_on(replace(opened, data=shared.open()), request, interruption)
+        return _run_processes(opened, request, interruption, shared)
+
+
+def _run_processes(
+    opened: OpenedStudy, request: StudyRequest, interruption: Interruption, shared: SharedData
+) -> Ending:
     patient_storage(opened.study).gives_up = lambda: interruption.received is not None
     devices = request.gpu_ids or (request.gpu_id,)
     common = replace(request, workers=1, gpu_ids=(), n_envs=opened.n_envs, study_name=opened.study.study_name,
@@ -219,7 +228,7 @@ def _run_workers(opened: OpenedStudy, request: StudyRequest, interruption: Inter
         return replace(common, gpu_id=devices[number % len(devices)], timeout_s=left_s)
 
     logger.info("starting %d workers", request.workers)
-    return Supervisor(request_of, request.workers, interruption, request.timeout_s).run()
+    return Supervisor(request_of, shared, request.workers, interruption, request.timeout_s).run()
 
 
 def _log_opened(opened: OpenedStudy, request: StudyRequest) -> None:

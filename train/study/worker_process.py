@@ -43,7 +43,7 @@ def main(result_fd: int) -> None:
 
 def _work(orders: Orders, interruption: Interruption) -> Ending:
     try:
-        opened = open_request(orders.request)
+        opened = open_request(orders.request, orders.data.open())
         return work_on(opened, orders.request, interruption, WorkerReporter)
     except (StudyError, DatasetError, SplitError) as error:
         return Ending(error=f"worker {orders.number}: {error}")
