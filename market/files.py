@@ -51,6 +51,12 @@ def write_whole(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def named(error: OSError, path: Path) -> OSError:
+    """The same error with the file that was meant: what a write to a full disk raises names none."""
+    is_named = error.filename is not None or error.errno is None
+    return error if is_named else OSError(error.errno, error.strerror, str(path))
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """An open hidden file beside `path` that takes its place when the block ends well, and is gone otherwise.
@@ -72,6 +78,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             sync_file(file)
             unfinished.replace(path)
         sync_folder(path.parent)
+    except OSError as error:
+        raise named(error, path) from error
     finally:
         unfinished.unlink(missing_ok=True)
 

@@ -36,11 +36,12 @@ log = logging.getLogger(__name__)
 
 LAST_POLICY, BEST_POLICY = "policy_last.safetensors", "policy_best.safetensors"
 # Numbers of a run that its checkpoint has beside the history.
-KEPT = ("env_steps", "samples_learned", "explore_s", "update_s", "evaluate_s", "best_score", "has_best")
+KEPT = ("env_steps", "samples_learned", "explore_s", "update_s", "evaluate_s", "best_score", "has_best",
+        "least_reward", "most_reward")  # fmt: skip
 
 
 class TrainingDiverged(ArithmeticError):  # noqa: N818 - says what happened
-    """A reward, loss or weight is not finite. The message says which, and when."""
+    """A reward, loss or weight is not finite, or no reward differs. The message says which, and when."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class TrainResult:
     history: tuple[Progress, ...]
     n_checkpoints: int = 0          # that this process wrote
     checkpoint_s: float = 0.0       # which took so long
+    rewards_vary: bool = True       # False: all were the same number, of which nothing can be learned
 
 
 def train_policy(
@@ -218,6 +220,8 @@ class _Run:
     update_s: float = 0.0
     evaluate_s: float = 0.0
     best_score: float = -math.inf
+    least_reward: float = math.inf
+    most_reward: float = -math.inf
     has_best: bool = False      # written by this run; an earlier one may have left a file in the same folder
     wall_s: float = 0.0         # before this process
     started_s: float = field(default_factory=time.perf_counter)
@@ -295,9 +299,13 @@ class _Run:
         started = time.perf_counter()
         items = self.agent.explore_env(self.env, n_steps, if_random)
         self.env_steps += n_steps * self.settings.n_envs
-        mean_reward = items[-2].mean().item()      # waits for the device, so the clock is true
+        rewards = items[-2]
+        mean_reward = rewards.mean().item()        # waits for the device, so the clock is true
         self.explore_s += time.perf_counter() - started
         self._check_finite("the mean reward of a rollout", mean_reward)
+        least, most = rewards.aminmax()
+        self.least_reward = min(self.least_reward, least.item())
+        self.most_reward = max(self.most_reward, most.item())
         return mean_reward, items
 
     def _update(self, items: Any, n_updates: int) -> tuple[float, ...]:
@@ -348,6 +356,7 @@ class _Run:
             wall_s=wall_s, history=tuple(self.history),
             n_checkpoints=self.keeper.n_written if self.keeper else 0,
             checkpoint_s=self.keeper.total_s if self.keeper else 0.0,
+            rewards_vary=self.most_reward > self.least_reward,
         )  # fmt: skip
 
 

@@ -148,6 +148,10 @@ def main(argv: list[str] | None = None) -> int:
     except StorageInternalError as error:
         print(f"{Path(__file__).name}: the database failed: {reason_of(error)}", file=sys.stderr)
         return 1
+    except OSError as error:  # a disk that is full, say
+        print(f"{Path(__file__).name}: {error.filename or 'a file'}: {error.strerror or error}; the same command goes "
+              "on with the study when that is mended", file=sys.stderr)  # fmt: skip
+        return 1
     except KeyboardInterrupt:
         return 130
 

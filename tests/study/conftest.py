@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +35,16 @@ def market_folder(market, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "5m"
     save_dataset(market, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def script():
+    """The trainer as a module, to call its `main` without starting Python again."""
+    path = Path(__file__).resolve().parents[2] / "scripts" / "training" / "1_optimize_unified.py"
+    spec = importlib.util.spec_from_file_location("optimize_unified", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

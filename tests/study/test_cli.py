@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shlex
@@ -11,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -18,6 +18,7 @@ import pytest
 
 import environment_Alpaca_vectorized
 from drl_agents.policy_file import load_policy
+from tests.support.forked_scripts import Ended, Forked, run_script
 from train.study.results import read_equity
 from train.study.search_space import FIXED_TRAIN
 
@@ -55,12 +56,32 @@ def start_and_wait_for(arguments: list[str], cwd: Path, text: str) -> subprocess
     """Start, and return once a line with `text` was logged."""
     log = cwd / "log.txt"
     process = subprocess.Popen(arguments, cwd=cwd, env=environment(), stdout=log.open("w"), stderr=subprocess.STDOUT)
+    wait_for_line(process, log, text)
+    return process
+
+
+def start_forked(arguments: list[str], cwd: Path, text: str = "", before: Callable[[], None] | None = None) -> Forked:
+    """The same without the seconds of imports; `before` is called in the new process."""
+    log = cwd / "log.txt"
+    log.write_text("")
+    process = Forked(SCRIPT, *arguments[2:], cwd=cwd, out=log, err=log, before=before)
+    wait_for_line(process, log, text)
+    return process
+
+
+def run_forked(arguments: list[str], cwd: Path) -> Ended:
+    """To the end."""
+    streams = cwd / "streams"
+    streams.mkdir(exist_ok=True)
+    return run_script(SCRIPT, *arguments[2:], cwd=cwd, log_dir=streams)
+
+
+def wait_for_line(process: subprocess.Popen | Forked, log: Path, text: str) -> None:
     end = time.monotonic() + TIMEOUT_S
     while text not in log.read_text():
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < end, log.read_text()
-        time.sleep(0.05)
-    return process
+        time.sleep(0.02)
 
 
 @pytest.mark.slow
@@ -193,15 +214,6 @@ REFUSED = {
     "resume without a study": (("--resume",), "there is no database"),
     "unknown mode": (("--mode", "sideways"), "--mode"),
 }
-
-
-@pytest.fixture(scope="module")
-def script():
-    """The script as a module, to call its `main` without starting Python again."""
-    spec = importlib.util.spec_from_file_location("optimize_unified", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -271,7 +271,8 @@ def test_a_disk_that_is_full_for_a_split_fails_its_trial_with_the_cause_and_not_
 
     study, _ = real_study.run(tmp_path, 12, runner=runner)
     assert study.trials[0].state.name == "FAIL"
-    assert study.trials[0].user_attrs[FAILURE] == "split 0: OSError: [Errno 27] File too large"
+    policy = tmp_path / "results" / "trial_0" / "split_0" / "policy_last.safetensors"
+    assert study.trials[0].user_attrs[FAILURE] == f"split 0: OSError: [Errno 27] File too large: '{policy}'"
     assert study.trials[1].state.is_finished()
     assert "split_0" in study.trials[1].user_attrs
     assert list((tmp_path / "results" / "trial_0" / "split_0").iterdir()) == []

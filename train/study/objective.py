@@ -152,7 +152,7 @@ class Objective:
 
         Raises:
             optuna.TrialPruned: clearly worse than the best so far, or a Sharpe that is not defined.
-            SplitFailedError: a split that failed.
+            SplitFailedError: a split that failed, or settings that cannot be written.
             Interrupted: a signal.
         """
         trial.set_user_attr(CODE_VERSION, self.run.code_version)
@@ -161,7 +161,10 @@ class Objective:
         for name, value in data.origin.items():
             trial.set_user_attr(name, value)
         self.reporter.trial_started(trial.number, values)
-        self._write_settings(trial, values, data)
+        try:
+            self._write_settings(trial, values, data)
+        except OSError as error:  # a full disk, say, as in a split
+            raise _failed(trial, f"{type(error).__name__}: {error}") from error
         attempts = Attempts.of(self.run.folder, trial)
         try:
             value = self._over_splits(trial, values, data, attempts)
@@ -223,9 +226,7 @@ class Objective:
             _note_out_of_memory(trial, fold, smaller | {"cause": result.cause})
             result = self._try(trial, settings, data, fold, checkpoints)
         if isinstance(result, Failure):
-            reason = f"split {fold.index}: {result.cause}"
-            trial.set_user_attr(FAILURE, reason)
-            raise SplitFailedError(reason)
+            raise _failed(trial, f"split {fold.index}: {result.cause}")
         self.reporter.split_finished(trial.number, result)
         return result
 
@@ -337,6 +338,11 @@ def _defined(trial: optuna.Trial, outcome: SplitOutcome) -> float:
         )
     reason = "the policy never traded" if outcome.agent.trades == 0 else "its returns do not vary"
     raise _pruned(trial, f"split {outcome.fold}: the agent's Sharpe is not defined, {reason}")
+
+
+def _failed(trial: optuna.Trial, reason: str) -> SplitFailedError:
+    trial.set_user_attr(FAILURE, reason)
+    return SplitFailedError(reason)
 
 
 def _pruned(trial: optuna.Trial, reason: str) -> optuna.TrialPruned:

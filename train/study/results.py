@@ -26,6 +26,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import struct
 import zipfile
 import zlib
@@ -68,6 +69,19 @@ def study_folder(results: Path, name: str, study_uuid: str, about: Mapping[str, 
             write_json(folder / OWNER_FILE, owner | dict(about or {}))
         return folder
     raise StudyError(f"{results / name}: holds results of another study; move it away")
+
+
+def refuse_unwritable(results: Path) -> None:
+    """Say so before a study begins if nothing can be written there; nothing is made.
+
+    Raises:
+        StudyError: it, or the nearest folder above it that is there, is no folder or cannot be written.
+    """
+    nearest = next(folder for folder in (results, *results.parents) if folder.exists())
+    if not nearest.is_dir():
+        raise StudyError(f"--results-dir {results}: {nearest} is a file; give a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise StudyError(f"--results-dir {results}: {nearest} cannot be written (permissions, or a read-only disk)")
 
 
 def find_study_folder(results: Path, name: str, study_uuid: str) -> Path:

@@ -28,7 +28,7 @@ from train.study.patience import patient_storage, reason_of
 from train.study.plot import plot_study
 from train.study.progress import Reporter, best_trial, log_data, summary_lines
 from train.study.report import COMMAND, command_text, report_ended_study
-from train.study.results import study_folder, write_closes
+from train.study.results import refuse_unwritable, study_folder, write_closes
 from train.study.rules import study_identity, warn_of_other_code
 from train.study.search_space import (
     FIXED_ENV,
@@ -180,6 +180,8 @@ def open_request(request: StudyRequest, data: tuple[FoldedData, ...] | None = No
         StudyError, DatasetError, SplitError: as `run_study`.
     """
     is_first = data is None
+    if is_first:
+        refuse_unwritable(request.results_dir)
     data = data or load_study_data(request.data_dir, request.timeframe, request.tickers, request.plan)
     space = make_space(request, data)
     name = request.study_name or f"cappuccino_{data[0].timeframe}"

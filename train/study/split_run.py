@@ -14,7 +14,7 @@ import numpy as np
 from train.checkpoint import Checkpoints
 from train.config import TrainConfig
 from train.evaluator import EpisodeRecord, evaluate_policy
-from train.run import Progress, train_policy
+from train.run import Progress, TrainingDiverged, train_policy
 from train.study.data import Fold, FoldedData
 from train.study.results import about, settings_sha256, write_equity, write_json
 from train.study.search_space import MAX_LOOKBACK, Resolved
@@ -55,6 +55,9 @@ def run_split(
     """Train and score; policies, curves and figures are written to `out_dir`, `result.json` last.
 
     With `checkpoints` a split that was killed while it trained is gone on from; they are gone when it has finished.
+
+    Raises:
+        TrainingDiverged: a reward, loss or weight stopped being finite, or every reward was the same.
     """
     started = time.monotonic()
     dataset, lookback = data.dataset, settings.env["lookback"]
@@ -69,6 +72,8 @@ def run_split(
         on_progress=on_progress,
         checkpoints=checkpoints,
     )
+    if not result.rewards_vary:
+        raise TrainingDiverged("every reward was the same number, so nothing was learned; look for it in the data")
     test_config = _traded_config(data, fold.test, lookback)
     assert test_config is not None  # `fold_data` refuses folds without bars to test
     records = evaluate_policy(result.best_policy, test_config, settings.env, gpu_id=config.gpu_id)

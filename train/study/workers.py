@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -66,11 +66,28 @@ class _Worker:
         return pickle.loads(content) if content else None
 
 
+class _Lines(logging.StreamHandler):
+    """A line that cannot be written (the disk is full, the terminal gone) is no reason to stop; said once."""
+
+    _has_failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        """As logging does, for every other error."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._has_failed:
+            self._has_failed = True
+            with suppress(OSError):
+                sys.stderr.write(f"the log cannot be written ({error.strerror}): the run goes on, lines are lost\n")
+
+
 def set_up_logging(level: int | str, prefix: str = "") -> None:
     """Lines of our own on standard output, with the time; of the libraries only errors."""
     logging.basicConfig(
-        level=level, format=f"%(asctime)s {prefix}%(message)s", datefmt="%Y-%m-%d %H:%M:%S", stream=sys.stdout
-    )
+        level=level, format=f"%(asctime)s {prefix}%(message)s", datefmt="%Y-%m-%d %H:%M:%S",
+        handlers=[_Lines(sys.stdout)],
+    )  # fmt: skip
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
 
