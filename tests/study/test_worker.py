@@ -21,7 +21,7 @@ from train.config import TrainConfig
 from train.study.objective import Objective, score, split_seed
 from train.study.progress import best_trial, summary_lines
 from train.study.rules import warn_of_other_code
-from train.study.storage import FAILURE, RETRY_OF, WORKER, fail_abandoned_trials, this_worker
+from train.study.storage import FAILURE, RETRY_OF, WORKER, fail_abandoned_trials, queue_retry, this_worker
 
 N_FOLDS = 6  # 4 groups, 2 tested
 
@@ -178,6 +178,24 @@ def test_a_trial_is_given_up_after_two_retries(lab):
         lost.set_user_attr(WORKER, dead_worker())
         fail_abandoned_trials(study)
     assert [t.user_attrs.get(RETRY_OF) for t in study.trials] == [None, [0], [0, 1]]
+
+
+def test_a_trial_that_its_user_interrupts_is_always_tried_again(lab):
+    """A job with a time limit shorter than a trial goes on from checkpoint to checkpoint."""
+    study = lab.open()
+    study.ask().suggest_float("learning_rate", 1e-5, 3e-3, log=True)
+    for number in range(5):
+        lost = study.get_trials()[number]
+        study.tell(number, state=TrialState.FAIL)
+        queue_retry(study, lost, was_killed=False)
+        study.ask()
+    assert [t.user_attrs.get(RETRY_OF) for t in study.trials] == [None, *([*range(n)] for n in range(1, 6))]
+    for number in range(5, 8):  # what killed it before is still counted
+        lost = study.get_trials()[number]
+        study.tell(number, state=TrialState.FAIL)
+        queue_retry(study, lost, was_killed=True)
+        study.ask()
+    assert [t.user_attrs.get(RETRY_OF, [])[:1] for t in study.trials[5:]] == [[0], [0], [0], []]
 
 
 def test_a_running_trial_of_a_living_worker_is_left_alone(lab):

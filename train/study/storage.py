@@ -43,13 +43,13 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_STORAGE = "sqlite:///databases/optuna_cappuccino.db"  # in the repository
 DIRECTION = "maximize"
-IDENTITY, FAILURE, WORKER, RETRY_OF = "identity", "failure", "worker", "retry_of"
+IDENTITY, FAILURE, WORKER, RETRY_OF, KILLS = "identity", "failure", "worker", "retry_of", "kills"
 CODE_VERSION = "code_version"
 DATA_DIR = "data_dir"  # where the study read its data last
 TARGET = "target"  # study's: finished trials it is to have, by its last command
 HOLDOUT_SCORE = "holdout_score"  # of the winner, once (`train.study.holdout`)
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # a failed trial does not count towards the target
-MAX_RETRIES = 2  # of a killed or interrupted trial
+MAX_KILLS = 2  # after which a trial is tried again; one that was interrupted by its user always is
 LOCK_TIMEOUT_S = 10  # of one attempt at a locked SQLite file; then it is tried again (`train.study.patience`)
 CONNECT_TIMEOUT_S = 10  # to a server
 HEARTBEAT_S = 30
@@ -327,21 +327,22 @@ def _stale_trials(study: Study) -> set[int]:
     return set(storage._get_stale_trial_ids(study._study_id))
 
 
-def fail_and_retry(study: Study, trial: FrozenTrial, reason: str) -> None:
-    """Mark a RUNNING trial failed, with the reason, and queue its settings again."""
+def fail_and_retry(study: Study, trial: FrozenTrial, reason: str, was_killed: bool = True) -> None:
+    """Mark a RUNNING trial failed, with the reason, and queue its settings again (`queue_retry`)."""
     storage = study._storage
     storage.set_trial_user_attr(trial._trial_id, FAILURE, reason)
     if storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL):
-        queue_retry(study, trial)
+        queue_retry(study, trial, was_killed)
 
 
-def queue_retry(study: Study, trial: FrozenTrial) -> None:
-    """Queue a failed trial's settings again, at most MAX_RETRIES times after the first."""
+def queue_retry(study: Study, trial: FrozenTrial, was_killed: bool = True) -> None:
+    """Queue a failed trial's settings again, unless they may be what kills: then at most MAX_KILLS times."""
     history = [*trial.user_attrs.get(RETRY_OF, []), trial.number]
+    kills = trial.user_attrs.get(KILLS, 0) + was_killed
     params = trial.system_attrs.get("fixed_params", {}) | trial.params  # queued for it, and sampled so far
-    if len(history) > MAX_RETRIES or not params:
+    if kills > MAX_KILLS or not params:
         return
-    study.enqueue_trial(params, user_attrs={RETRY_OF: history})
+    study.enqueue_trial(params, user_attrs={RETRY_OF: history, KILLS: kills})
 
 
 def make_sampler(seed: int, n_trials: int) -> optuna.samplers.BaseSampler:

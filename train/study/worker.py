@@ -140,7 +140,8 @@ def _given_up_if_too_many(
     with study_lock(url):
         if _n_counted(study.get_trials(deepcopy=False)) <= target:
             return trial
-        fail_and_retry(study, _trial(study, trial.number), "not needed: others had taken the last trials")
+        fail_and_retry(study, _trial(study, trial.number), "not needed: others had taken the last trials",
+                       was_killed=False)  # fmt: skip
         return None
 
 
@@ -165,7 +166,7 @@ def _run_trial(study: optuna.Study, objective: Objective, trial: optuna.Trial) -
                            "the splits that it has finished", trial.number, error)  # fmt: skip
         except Interrupted:
             tell(study, trial.number, TrialEnd(TrialState.FAIL))
-            queue_retry(study, _trial(study, trial.number))
+            queue_retry(study, _trial(study, trial.number), was_killed=False)
             raise
         except BaseException:  # a mistake in the program stops the run; the trial is not left RUNNING
             tell(study, trial.number, TrialEnd(TrialState.FAIL))
