@@ -2,7 +2,25 @@
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+
+from safetensors.torch import save
+from torch import Tensor
+
+
+def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """The content of a safetensors file.
+
+    Raises:
+        MemoryError: there is none; safetensors panics then, with an error that is no `Exception`.
+    """
+    try:
+        return save(dict(tensors), metadata)
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":
+            raise MemoryError(f"out of memory while a file of tensors was made ({error})") from None
+        raise
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -18,7 +36,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     except BaseException as error:
         os.unlink(temporary)
-        if isinstance(error, OSError) and error.filename is None:  # of a write to a full disk, say
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:  # of a write to a full disk, say
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     sync_folder(path.parent)

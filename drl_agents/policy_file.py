@@ -15,10 +15,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from drl_agents.atomic_file import write_atomically
+from drl_agents.atomic_file import safetensors_bytes, write_atomically
 from drl_agents.policy import Policy
 
 FORMAT, FORMAT_VERSION = "crypto-trading-policy", 2
@@ -50,7 +49,7 @@ def save_policy(path: str | Path, policy: Policy, metadata: Mapping[str, Any] | 
     header = json.loads(json.dumps(described, default=_plain))
     header["sha256"] = _digest(tensors, header)
     # One key only: safetensors writes several in an order of its own, and equal policies should be equal files.
-    write_atomically(path, save(tensors, {FORMAT: json.dumps(header, sort_keys=True)}))
+    write_atomically(path, safetensors_bytes(tensors, {FORMAT: json.dumps(header, sort_keys=True)}))
     return path
 
 

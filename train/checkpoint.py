@@ -22,10 +22,9 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from drl_agents.atomic_file import write_atomically
+from drl_agents.atomic_file import safetensors_bytes, write_atomically
 from drl_agents.policy_file import load_policy, save_policy
 
 log = logging.getLogger(__name__)
@@ -91,10 +90,10 @@ class Keeper:
         """Replace the run's checkpoint, or warn and leave the old one; `started_s` is when collecting began."""
         try:
             write_checkpoint(self.where.path, self.identity, facts, tensors)
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             if not self.has_warned:
                 log.warning("%s cannot be written (%s): training goes on, and a kill would cost more than usual",
-                            self.where.path, error.strerror or error)  # fmt: skip
+                            self.where.path, getattr(error, "strerror", None) or error)  # fmt: skip
             self.has_warned = True
         else:
             self.n_written += 1
@@ -123,12 +122,12 @@ def write_checkpoint(
         tensors: on the CPU, contiguous.
 
     Raises:
-        OSError: it could not be written; an old file is as it was.
+        OSError, MemoryError: it could not be written; an old file is as it was.
     """
     header = {"format_version": FORMAT_VERSION, "identity": identity, "facts": facts}
     header = json.loads(json.dumps(header, default=_plain))     # what a reader gets
     header["sha256"] = _digest(header, tensors)
-    write_atomically(path, save(dict(tensors), {FORMAT: json.dumps(header, sort_keys=True)}))
+    write_atomically(path, safetensors_bytes(tensors, {FORMAT: json.dumps(header, sort_keys=True)}))
 
 
 def read_checkpoint(path: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:

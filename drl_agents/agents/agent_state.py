@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from drl_agents.atomic_file import write_atomically
+from drl_agents.atomic_file import safetensors_bytes, write_atomically
 
 if TYPE_CHECKING:
     from drl_agents.agents.AgentBase import AgentBase
@@ -33,7 +32,7 @@ class AgentStateError(ValueError):
 
 def save_agent_state(agent: AgentBase, path: str | Path) -> None:
     """Write `agent`'s state atomically; the replay memory is left out."""
-    write_atomically(Path(path), save(agent_tensors(agent), {"agent": type(agent).__name__}))
+    write_atomically(Path(path), safetensors_bytes(agent_tensors(agent), {"agent": type(agent).__name__}))
 
 
 def agent_tensors(agent: AgentBase) -> dict[str, Tensor]:

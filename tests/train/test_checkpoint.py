@@ -444,6 +444,29 @@ def run_python(text, *arguments, **options):
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False, **options)
 
 
+def test_too_little_memory_for_a_checkpoint_costs_the_checkpoint_and_not_the_run(tmp_path):
+    """There is room for safetensors' own copy of the tensors and not for the second, Python's: it panics."""
+    program = """
+        import logging, resource, sys
+        from pathlib import Path
+        import torch
+        from train.checkpoint import Checkpoints, Keeper
+        logging.basicConfig(stream=sys.stdout)
+        keeper = Keeper(Checkpoints(Path(sys.argv[1]), every_s=0.0), {})
+        keeper.write({}, {"x": torch.zeros(1)}, 0.0)
+        tensors = {"x": torch.zeros(60_000_000)}
+        own = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (own + 360_000_000, -1))
+        keeper.write({}, tensors, 0.0)
+        print("written", keeper.n_written)
+    """
+    done = run_python(program, tmp_path)
+    assert done.returncode == 0, done.stderr
+    warning, written = done.stdout.splitlines()
+    assert "cannot be written (out of memory while a file of tensors was made" in warning
+    assert written == "written 1"
+
+
 def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, caplog):
     """No file may grow beyond what a policy needs, as on a disk that is all but full."""
     whole = train(tmp_path / "whole")
