@@ -182,6 +182,13 @@ def test_a_pace_is_measured_over_the_part_of_the_hour_in_which_trials_ran():
     assert (pace.in_last_hour, pace.per_hour, pace.window_s) == (1, 6.0, 600.0)
 
 
+def test_the_pace_of_a_study_at_rest_is_that_of_the_hour_it_worked(tmp_path):
+    trials = [row(n, value=0.0, minutes_ago=600 + 10 * n, took_s=600) for n in range(30)]
+    for now in (NOW, NOW + timedelta(days=3)):
+        text = drawn(study(trials, BEST), tmp_path, now=now)
+        assert "6.0 trials/hour (6 finished in the last hour it worked)" in text
+
+
 def test_a_pace_without_a_trial_in_the_hour_is_that_of_the_last_few():
     slow = [row(n, value=0.0, minutes_ago=90 + 120 * n, took_s=1800) for n in range(9)]
     pace = pace_of(slow, NOW)
@@ -220,6 +227,16 @@ def test_the_last_lines_of_a_log_are_plain(tmp_path):
     )
     assert last_lines(path, 3) == (["old", " 90%|### |", "red tab    here�"], "")
     assert last_lines(path, 1)[0] == ["red tab    here�"]
+
+
+def test_the_log_of_another_study_is_not_shown(tmp_path):
+    log = tmp_path / "worker.log"
+    started = "2026-01-01 00:00:00 study {}: 0 of 9 trials finished, database sqlite:///x.db, results in r\n"
+    for names, is_shown in ((("other", "my_study"), True), (("my_study", "other"), False)):
+        log.write_text("".join(map(started.format, names)) + "some words\n")
+        text = drawn(study(COMPLETED, BEST), tmp_path, width=300)
+        assert ("some words" in text) == is_shown
+        assert ("is of study other; give --log FILE" in text) != is_shown
 
 
 def test_a_log_that_is_not_there_or_empty_is_said_to_be(tmp_path):

@@ -11,6 +11,21 @@ ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
+STARTED = re.compile(br" study (\S+): \d+ of \d+ trials finished, database ")  # `session.run_study` logs it
+SEARCHED_BYTES = 4 << 20
+
+
+def study_of(path: Path) -> str | None:
+    """The study that the trainer whose log this is was last started for; None where its last 4 MiB do not say."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(file.seek(0, 2) - SEARCHED_BYTES, 0))
+            found = STARTED.findall(file.read(SEARCHED_BYTES))
+    except OSError:
+        return None
+    return found[-1].decode("utf-8", "replace") if found else None
+
+
 def last_lines(path: Path, n: int) -> tuple[list[str], str]:
     """At most `n` lines and, where there are none, why. Of a line that a progress bar drew over, what was seen last."""
     try:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from train.study.dashboard.figures import ASCII_BARS, BARS, Pace, best_so_far, pace_of, sparkline, time_left_s
-from train.study.dashboard.logtail import last_lines
+from train.study.dashboard.logtail import last_lines, study_of
 from train.study.dashboard.machine import Gpu, Machine
 from train.study.dashboard.snapshot import COMPLETE, FAIL, FINISHED, PRUNED, RUNNING, WAITING, Snapshot, TrialRow
 from train.study.dashboard.workers import ALIVE, DEAD, SILENT, UNKNOWN, Worker
@@ -49,7 +49,7 @@ class Frame:
         body = self._lines(console, options, _body(self, options.max_width, console.encoding))
         height = options.height or (console.height if console.is_terminal else None)
         room = MOST_LOG_LINES if height is None else min(max(height - len(body) - 1, FEWEST_LOG_LINES), MOST_LOG_LINES)
-        lines = body + self._lines(console, options, _log(self.log, room))
+        lines = body + self._lines(console, options, _log(self.log, room, self.snapshot.name))
         if height is not None and len(lines) > height:
             hidden = len(lines) - height + 1
             lines = lines[: height - 1] + self._lines(
@@ -107,7 +107,9 @@ def _section(title: str, *parts: RenderableType) -> RenderableType:
 
 # ------------------------------------------------------------------------------------------------------------- progress
 def _progress(frame: Frame, width: int, encoding: str) -> RenderableType:
-    s, pace = frame.snapshot, pace_of(frame.snapshot.trials, frame.now)
+    s, is_at_work = frame.snapshot, _is_at_work(frame)
+    ends = [t.ended for t in s.trials if t.ended is not None]
+    pace = pace_of(s.trials, frame.now if is_at_work or not ends else max(ends))
     target, n_finished = target_of(s), s.count(*FINISHED)
     if target is not None:
         share = min(n_finished / max(target, 1), 1.0)
@@ -121,7 +123,7 @@ def _progress(frame: Frame, width: int, encoding: str) -> RenderableType:
         "progress",
         line,
         Text(", ").join(counts) if counts else Text("no trial yet", style="dim"),
-        Text(pace_text(pace)),
+        Text(pace_text(pace, is_at_work)),
         Text(left_text(frame, pace, target, n_finished)),
     )
 
@@ -142,13 +144,18 @@ def target_of(snapshot: Snapshot) -> int | None:
     return target if isinstance(target, int) and not isinstance(target, bool) else None
 
 
-def pace_text(pace: Pace) -> str:
-    """`33.1 trials/hour (18 finished in the last 33 min)`."""
+def _is_at_work(frame: Frame) -> bool:
+    return any(worker.state in (ALIVE, UNKNOWN) for worker in frame.workers)
+
+
+def pace_text(pace: Pace, is_at_work: bool = True) -> str:
+    """`33.1 trials/hour (18 finished in 33 min of the last hour)`; of a study at rest, in the last hour it worked."""
     if pace.per_hour is None:
         return f"trials/hour {MISSING}: none has finished"
     if not pace.in_last_hour:
         return f"0 trials/hour in the last hour; before, one in {duration_text(3600.0 / pace.per_hour)}"
-    window = "the last hour" if pace.window_s >= 3600.0 else f"{duration_text(pace.window_s)} of the last hour"
+    hour = "the last hour" if is_at_work else "the last hour it worked"
+    window = hour if pace.window_s >= 3600.0 else f"{duration_text(pace.window_s)} of {hour}"
     return f"{pace.per_hour:.1f} trials/hour ({pace.in_last_hour} finished in {window})"
 
 
@@ -158,7 +165,7 @@ def left_text(frame: Frame, pace: Pace, target: int | None, n_finished: int) -> 
         return "finished: it has all its trials"
     if target is None:
         return f"ETA {MISSING}: the study does not say how many trials it is to have"
-    if not any(worker.state in (ALIVE, UNKNOWN) for worker in frame.workers):
+    if not _is_at_work(frame):
         return f"no ETA: {target - n_finished} trials are left and no worker is alive"
     seconds = time_left_s(n_finished, target, pace)
     if seconds is None:
@@ -346,7 +353,8 @@ def _ended_line(t: TrialRow, reason: str) -> RenderableType:
     )
 
 
-def _log(path: Path, n: int) -> RenderableType:
-    lines, why = last_lines(path, n)
+def _log(path: Path, n: int, study: str) -> RenderableType:
+    other = study_of(path)
+    lines, why = last_lines(path, n) if other in (None, study) else ([], f"{path} is of study {other}; give --log FILE")
     body = [Text(line, no_wrap=True, overflow="ellipsis") for line in lines] or [Text(why, style="dim")]
     return _section(f"log {path.name}", *body)
