@@ -50,6 +50,20 @@ def test_the_estimate_scales_the_pace_so_far_to_the_budgets_to_come(lab, caplog)
     assert sum(r.message.startswith("ETA: ") for r in caplog.records) == 1
 
 
+def test_the_estimate_is_shared_among_the_workers_that_run_a_trial(lab):
+    study = lab.open()
+    trials = [study.ask() for _ in range(4)]
+    reporter = Reporter(study, build_space(given={"total_env_steps": 2000}), n_folds=6, target=9)
+    reporter.trial_started(trials[0].number, {})
+    reporter.split_finished(0, OUTCOME)  # a split of 2000 takes 20 s
+    assert reporter.eta_text().startswith(f"{duration_text(3 * 6 * 20.0)} for 9 trials of 6 splits by 4 workers, ")
+    study.tell(trials[0], 1.0)  # the next one takes its place
+    assert reporter.eta_text().startswith(f"{duration_text(2 * 6 * 20.0)} for 8 trials of 6 splits by 4 workers, ")
+    for trial in trials[1:]:
+        study.tell(trial, 1.0)
+    assert reporter.eta_text().startswith(f"{duration_text(5 * 6 * 20.0)} for 5 trials of 6 splits, ")
+
+
 def test_a_splits_line_has_both_sharpes_turnover_fees_and_both_rates():
     text = outcome_text(OUTCOME)
     for part in (

@@ -45,11 +45,12 @@ class Reporter:
         self._wall_s = 0.0
         self._env_steps = 0
         self._trial_started_s = 0.0
+        self._own: int | None = None  # number of the trial that runs or ran last; the next stands in for it
         self._rates: dict[str, float] = {}
 
     def trial_started(self, number: int, values: Mapping[str, Any]) -> None:
         """Name the settings of the trial that begins."""
-        self._trial_started_s = time.monotonic()
+        self._trial_started_s, self._own = time.monotonic(), number
         logger.info("trial %d: %s", number, ", ".join(f"{name}={shown(value)}" for name, value in values.items()))
 
     def split_finished(self, number: int, outcome: SplitOutcome) -> None:
@@ -75,13 +76,16 @@ class Reporter:
         logger.info("%s; %s%s", best_text(self._study), left, eta)
 
     def eta_text(self) -> str:
-        """How long the trials that are left take at the pace so far."""
+        """How long the trials that are left take at this worker's pace, shared among all that run one now."""
         left = max(self._target - n_finished(self._study), 0)
+        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        n_workers = min(len({self._own, *(trial.number for trial in running)}), max(left, 1))
         split_s = self._expected_env_steps * self._wall_s / max(self._env_steps, 1)
-        total_s = left * self._n_folds * split_s
+        total_s = math.ceil(left / n_workers) * self._n_folds * split_s
+        by = f" by {n_workers} workers" if n_workers > 1 else ""
         return (
-            f"{duration_text(total_s)} for {left} trials of {self._n_folds} splits, {split_s:.1f} s an average split; "
-            "pruning shortens it"
+            f"{duration_text(total_s)} for {left} trials of {self._n_folds} splits{by}, {split_s:.1f} s an average "
+            "split; pruning shortens it"
         )
 
     @contextmanager
