@@ -27,6 +27,8 @@ except ModuleNotFoundError as missing:
     print(f"{missing.name} is not installed for this python; activate the environment: source .venv/bin/activate "
           "(./start_vectorized_training.sh makes it)", file=sys.stderr)  # fmt: skip
     sys.exit(2)
+except KeyboardInterrupt:  # the imports take seconds
+    sys.exit(130)
 
 EPILOG = """
 The same command continues a study: trials that finished stay, a killed one is tried again, and --n-trials counts all of

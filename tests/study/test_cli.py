@@ -173,6 +173,17 @@ def test_a_stopped_study_leaves_no_running_trial_and_says_how_to_go_on(tmp_path,
     assert states(tmp_path) == {"FAIL": 1, "WAITING": 1}
 
 
+def test_ctrl_c_while_libraries_are_loaded_is_no_traceback(tmp_path):
+    process = subprocess.Popen([sys.executable, SCRIPT, "--help"], cwd=tmp_path, env=environment(), stderr=subprocess.PIPE)
+    while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30) == (None, b"")
+    assert process.returncode == 130
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_three_workers_together_stop_exactly_at_the_target(tmp_path, market_folder):
     arguments = command(tmp_path, market_folder, "--n-trials", "5", "--pruner", "none")

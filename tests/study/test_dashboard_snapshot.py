@@ -17,6 +17,7 @@ from sqlalchemy.engine import make_url
 
 from tests.support.made_studies import NOW, SPACE, close, make_study, split_figures, trial, url_of
 from tests.support.postgres_server import PostgresServer, why_not
+from train.study import doctor
 from train.study.dashboard.figures import best_so_far
 from train.study.dashboard.reading import UnavailableError, read
 from train.study.dashboard.snapshot import take_snapshot
@@ -196,5 +197,7 @@ def test_a_server_is_read_as_a_file_is(postgres):
     assert seen.reasons == {1: "worse"}
     assert seen.rates.explore_steps_per_s == 7.0
     assert 0.0 <= seen.running[0].heartbeat_age_s < 5.0
+    (finding,) = doctor.database(url.render_as_string(hide_password=False), Path("/"))
+    assert (finding.state, "1 study (s)" in finding.text) == (doctor.OK, True), finding.text
     with pytest.raises(UnavailableError, match="read-only"):
         read(url, lambda connection: connection.execute(text("DELETE FROM trials")))

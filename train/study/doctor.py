@@ -241,7 +241,7 @@ def database(storage: str, here: Path) -> Iterator[Finding]:
         from sqlalchemy.exc import SQLAlchemyError
 
         from train.study.data import StudyError
-        from train.study.storage import absolute_url, sqlite_path
+        from train.study.storage import absolute_url, connect_args, sqlite_path
     except ImportError as error:
         yield Finding("database", NOTE, f"not looked into: {_first_line(error)}")
         return
@@ -257,7 +257,7 @@ def database(storage: str, here: Path) -> Iterator[Finding]:
     shown = url.render_as_string(hide_password=True)
     engine = None
     try:
-        engine = sqlalchemy.create_engine(url)
+        engine = sqlalchemy.create_engine(url, connect_args=connect_args(url))
         with engine.connect() as connection:
             names = _study_names(connection)
     except (SQLAlchemyError, ImportError) as error:

@@ -208,7 +208,7 @@ def _reach(url: URL) -> None:
     if sqlite_path(url) is not None:
         return
     try:
-        engine = create_engine(url, poolclass=NullPool, connect_args=_connect_args(url))
+        engine = create_engine(url, poolclass=NullPool, connect_args=connect_args(url))
         engine.connect().close()
     except (SQLAlchemyError, ImportError) as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
@@ -219,7 +219,7 @@ def _reach(url: URL) -> None:
 def _server_lock(url: URL, purpose: str) -> Iterator[Callable[[], bool]]:
     """On a connection of its own, because the lock belongs to its session and ends with it."""
     key = int.from_bytes(_digest(f"train.study {purpose}")[:8], "big", signed=True)
-    options = {"isolation_level": "AUTOCOMMIT", "poolclass": NullPool, "connect_args": _connect_args(url)}
+    options = {"isolation_level": "AUTOCOMMIT", "poolclass": NullPool, "connect_args": connect_args(url)}
     engine = create_engine(url, **options)
 
     def locked() -> Connection:
@@ -247,7 +247,7 @@ def _answers(connection: Connection) -> bool:
     return True
 
 
-def _connect_args(url: URL) -> dict[str, Any]:
+def connect_args(url: URL) -> dict[str, Any]:
     """A server's machine that vanishes is noticed in a minute, and at its end a worker's that vanishes too."""
     if url.get_driver_name() not in ("psycopg", "psycopg2"):
         return {}
@@ -362,7 +362,7 @@ def make_sampler(seed: int, n_trials: int) -> optuna.samplers.BaseSampler:
 def _open_storage(url: URL) -> PatientStorage:
     path = sqlite_path(url)
     sqlite: dict[str, Any] = {"connect_args": {"timeout": LOCK_TIMEOUT_S}}
-    server: dict[str, Any] = {"connect_args": _connect_args(url), "pool_pre_ping": True, "pool_size": 2}
+    server: dict[str, Any] = {"connect_args": connect_args(url), "pool_pre_ping": True, "pool_size": 2}
     try:
         if path is not None:
             _prepare_sqlite(path)
