@@ -38,8 +38,8 @@ gates, or another --seed, judge it again, and every look at the held-out bars ra
 docs/deployment.md has the gates and their reasons.
 
 Exit codes: 0 replaced, rolled back, nothing new or not ready yet; 1 the machine or database failed; 2 a bad flag,
-study, data or deployment; 3 --once: the candidate was refused; 4 another process judges for this folder; 130 or 143
-when stopped by Ctrl-C or kill."""
+study, data or deployment; 3 --once or --dry-run: the candidate was refused; 4 another process judges for this folder;
+130 or 143 when stopped by Ctrl-C or kill."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--max-drawdown", type=float, default=MAX_DRAWDOWN, metavar="FRACTION",
                    help=f"on the held-out bars (default {MAX_DRAWDOWN:g})")
     p.add_argument("--min-improvement", type=float, default=MIN_IMPROVEMENT, metavar="SHARPE",
-                   help="annual Sharpe ratio above the deployed policy's on the same held-out bars "
+                   help="annual Sharpe ratio above the deployed policy's on the same held-out bars, at least 0 "
                    f"(default {MIN_IMPROVEMENT:g})")
     p.add_argument("--allow-unproven", action="store_true",
                    help="for paper trading: waive the gates that ask for evidence; the deployment says UNPROVEN")

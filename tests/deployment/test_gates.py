@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -150,7 +151,8 @@ def data():
 
 def assessment(mean, n_trials=10):
     """Of a winner whose lead has that mean, among trials whose Sharpe ratios vary as those of luck do."""
-    return SimpleNamespace(estimate=estimate_sharpe(noise(mean)), search=Search(n_trials, 1.0 / 2000.0), pbo=0.3)
+    return SimpleNamespace(estimate=estimate_sharpe(noise(mean)), search=Search(n_trials, 1.0 / 2000.0), pbo=0.3,
+                           undefined="")  # fmt: skip
 
 
 def test_early_gates(data):
@@ -168,6 +170,9 @@ def test_early_gates(data):
     assert verdicts(open_gate)["deflated lead"] == NOT_ASKED
     without = early_gates(best, replace(data, holdout=None), assessment(0.0003), replace(allowed, allow_unproven=True))
     assert verdicts(without)["hold-out"] == FAILED
+    few = assessment(0.0003)
+    few.pbo, few.undefined = math.nan, "it compares completed trials, 10 at least, and there are 2"
+    assert early_gates(best, data, few, allowed)[-1].figure.endswith(f", PBO undefined: {few.undefined}")
     pruned = create_trial(state=TrialState.PRUNED)
     assert verdicts(early_gates(pruned, data, assessment(0.0003), allowed))["trial"] == FAILED
 

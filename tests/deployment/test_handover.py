@@ -446,6 +446,7 @@ def test_the_program_deploys_finds_nothing_new_and_rolls_back(planted, capsys, c
     assert planted.deployments.current_name() == "earlier"
     assert main([*flags, "--once", "--allow-synthetic"]) == 0  # it does not come back by itself
     assert caplog.messages[-1].endswith("since then current leads to earlier")
+    assert main([*flags, "--once", "--allow-synthetic", "--data-dir", "none"]) == 2  # of a judged one too
 
 
 @pytest.mark.parametrize(
@@ -470,6 +471,7 @@ def test_what_the_user_can_mend_is_one_line(planted_study, tmp_path, monkeypatch
     shown = capsys.readouterr().err
     assert words in shown
     assert shown.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_locked_or_missing_database_is_a_line_and_the_next_look_goes_on(planted, monkeypatch, caplog):
@@ -511,13 +513,16 @@ def test_a_watcher_waits_for_the_study_deploys_its_winner_and_ends_at_a_signal(p
                     return
             pytest.fail("".join(lines))
 
-        until("not judged: there is no database")
-        assert main([*planted.flags(), "--once"]) == 4  # one judges at a time
-        (planted.root / "away").rename(database)
-        until("replaced: trial")
-        started = time.monotonic()
-        watcher.send_signal(signal.SIGTERM)
-        until("stopped by SIGTERM")
-        assert watcher.wait(30) == 143
-        assert time.monotonic() - started < 5.0
+        try:
+            until("not judged: there is no database")
+            assert main([*planted.flags(), "--once"]) == 4  # one judges at a time
+            (planted.root / "away").rename(database)
+            until("replaced: trial")
+            started = time.monotonic()
+            watcher.send_signal(signal.SIGTERM)
+            until("stopped by SIGTERM")
+            assert watcher.wait(30) == 143
+            assert time.monotonic() - started < 5.0
+        finally:
+            watcher.kill()
     assert Deployments(planted.root / "deployments").current().facts["study"] == "planted"

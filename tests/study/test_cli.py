@@ -174,7 +174,8 @@ def test_a_stopped_study_leaves_no_running_trial_and_says_how_to_go_on(tmp_path,
 
 
 def test_ctrl_c_while_libraries_are_loaded_is_no_traceback(tmp_path):
-    process = subprocess.Popen([sys.executable, SCRIPT, "--help"], cwd=tmp_path, env=environment(), stderr=subprocess.PIPE)
+    arguments = [sys.executable, SCRIPT, "--help"]
+    process = subprocess.Popen(arguments, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE)
     while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
         assert process.poll() is None
         time.sleep(0.01)

@@ -149,7 +149,8 @@ def _holdout_gate(data: FoldedData) -> Gate:
 def _deflated_gate(found: Assessment | None, limits: Limits) -> Gate:
     """Of the study's winner over equal weight, after its choice among all trials."""
     value = deflated_sharpe(found.estimate, found.search) if found else math.nan
-    pbo = f", PBO {_share(found.pbo)}" if found else ""
+    why = f": {found.undefined}" if found and found.undefined else ""
+    pbo = f", PBO {_share(found.pbo)}{why}" if found else ""
     tried = f" after {found.search.n_trials:.0f} trials" if found else ""
     figure = f"{_share(value)}{tried}{pbo}"
     if limits.min_deflated_sharpe == 0.0:

@@ -67,7 +67,7 @@ def look(request: Request, deployments: Deployments, interruption: Interruption)
         StudyError, DatasetError, SplitError, DeploymentError: something that its user can mend; nothing was decided.
         Interrupted: a signal, while it trained.
     """
-    stored = open_stored(request.storage, request.study_name, request.results)
+    stored = open_asked(request)
     best = best_trial(stored.study)
     if best is None:
         return Verdict(WAITING, f"study {request.study_name} has no completed trial yet")
@@ -82,6 +82,17 @@ def look(request: Request, deployments: Deployments, interruption: Interruption)
     data_dir = request.data_dir or own_data_dir(stored)
     trial = read_trial(stored, str(best.number), data_dir)
     return _judge(Case(request, stored, best, trial, candidate), deployments, data_dir, interruption)
+
+
+def open_asked(request: Request) -> StoredStudy:
+    """The study that is asked for.
+
+    Raises:
+        StudyError: it, its results or the folder of --data-dir are not there.
+    """
+    if request.data_dir is not None and not request.data_dir.is_dir():
+        raise StudyError(f"--data-dir {request.data_dir}: no such dataset folder")
+    return open_stored(request.storage, request.study_name, request.results)
 
 
 def _events(request: Request, deployments: Deployments) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from market.errors import DatasetError
 from train.study.data import StudyError
 from train.study.handover.case import Request
 from train.study.handover.deployments import BusyError, Deployments
-from train.study.handover.judge import REFUSED, Verdict, look
+from train.study.handover.judge import REFUSED, Verdict, look, open_asked
 from train.study.interruption import Interrupted, Interruption
 from train.validation.splits import SplitError
 
@@ -65,6 +65,8 @@ def run_once(request: Request) -> int:
 def _one_look(request: Request, deployments: Deployments, interruption: Interruption) -> Verdict:
     if request.dry_run:
         return look(request, deployments, interruption)
+    if not request.deployments.exists():
+        open_asked(request)  # a wrong flag leaves no folder behind
     deployments.prepare()
     with deployments.watched():
         return look(request, deployments, interruption)
