@@ -271,7 +271,9 @@ def test_a_disk_that_is_full_for_a_split_fails_its_trial_with_the_cause_and_not_
 
     study, _ = real_study.run(tmp_path, 12, runner=runner)
     assert study.trials[0].state.name == "FAIL"
-    assert study.trials[0].user_attrs[FAILURE] == "split 0: OSError: [Errno 27] File too large"
+    cause = study.trials[0].user_attrs[FAILURE]
+    assert cause.startswith("split 0: OSError: [Errno 27] File too large: ")
+    assert str(tmp_path / "results" / "trial_0" / "split_0") in cause
     assert study.trials[1].state.is_finished()
     assert "split_0" in study.trials[1].user_attrs
     assert list((tmp_path / "results" / "trial_0" / "split_0").iterdir()) == []
