@@ -13,7 +13,8 @@ import pytest
 
 from market.dataset import save_dataset
 from market.sample import synthetic_dataset
-from tests.support.launcher_clone import Clone, clean_environment, is_running, make_stub_venv
+from tests.support import small_disk
+from tests.support.launcher_clone import ROOT, Clone, clean_environment, is_running, make_stub_venv
 from train.study.data import TIMEFRAMES
 
 
@@ -288,6 +289,23 @@ def test_the_wait_survives_ctrl_c_and_training_goes_on(clone):
 def test_a_log_folder_that_cannot_be_used_is_a_one_line_error(clone):
     (clone.root / "logs").write_text("a file where the folder should be")
     assert_one_line_error(clone.launch(), "logs")
+
+
+def test_a_log_folder_that_cannot_be_written_is_a_one_line_error_and_starts_nothing(clone):
+    """On a read-only disk, which root cannot write either."""
+    if reason := small_disk.why_not():
+        pytest.skip(reason)
+    logs = clone.log.parent
+    logs.mkdir()
+    mounted = "import os, sys, pathlib; from tests.support.small_disk import mount; "
+    mounted += "mount(pathlib.Path(sys.argv[1]), 4096, read_only=True); os.execvp(sys.argv[2], sys.argv[2:])"
+    result = subprocess.run(
+        [sys.executable, "-c", mounted, str(logs), *clone.command], env=clean_environment() | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert_one_line_error(result, f"cannot write in {logs}", "make the folder writable")
+    assert result.stdout == ""
+    assert list(logs.iterdir()) == []
 
 
 def test_a_full_disk_at_the_log_is_a_one_line_error(clone):

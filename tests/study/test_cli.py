@@ -104,11 +104,11 @@ def test_a_study_reaches_its_target_exactly_and_the_same_command_adds_nothing(tm
     assert scored["env"]["fee_rate"] > 0
     about = json.loads((score.parent / "study.json").read_text())["holdout"]["5m"]
     assert about == scored["holdout"]
-    second = call(arguments, tmp_path)
+    second = run_forked(arguments, tmp_path)
     assert second.returncode == 0, second.stderr
     assert states(tmp_path) == {"COMPLETE": 2}
     assert [t.value for t in load(tmp_path).trials] == values
-    third = call(command(tmp_path, market_folder, "--n-trials", "3", "--resume", "--pruner", "none"), tmp_path)
+    third = run_forked(command(tmp_path, market_folder, "--n-trials", "3", "--resume", "--pruner", "none"), tmp_path)
     assert third.returncode == 0, third.stderr
     assert states(tmp_path) == {"COMPLETE": 3}
     assert json.loads(score.read_text()) == scored  # once, whatever came later
@@ -131,24 +131,34 @@ def check_files(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_one_environment_uses_the_scalar_class(tmp_path, market_folder):
-    done = call(command(tmp_path, market_folder, "--n-trials", "1", "--n-envs", "1", "--pruner", "none"), tmp_path)
+def test_one_environment_uses_the_scalar_class_and_relative_paths_start_at_a_folder_with_blanks(
+    tmp_path, market_folder
+):
+    folder = tmp_path / "my own study"
+    folder.mkdir()
+    where = ("--storage", "sqlite:///a folder/s.db", "--results-dir", "the results", "--data-dir", "my bars")
+    (folder / "my bars").symlink_to(market_folder)
+    flags = ("--n-trials", "1", "--n-envs", "1", "--pruner", "none")
+    done = run_forked(command(folder, market_folder, *flags, *where), folder)
     assert done.returncode == 0, done.stderr
     assert "Using Vectorized Environments" not in done.stdout
+    assert (folder / "a folder" / "s.db").is_file()
+    assert (folder / "the results" / "s" / "trial_0" / "split_1" / "result.json").is_file()
+    assert sorted(p.name for p in folder.iterdir()) == ["a folder", "my bars", "streams", "the results"]
 
 
 @pytest.mark.slow
 def test_a_study_killed_three_times_loses_nothing_and_ends_at_its_target(tmp_path, market_folder):
     flags = ("--pruner", "none", "--break-step", "4096")
-    assert call(command(tmp_path, market_folder, "--n-trials", "1", *flags), tmp_path).returncode == 0
+    assert run_forked(command(tmp_path, market_folder, "--n-trials", "1", *flags), tmp_path).returncode == 0
     value = load(tmp_path).trials[0].value
     arguments = command(tmp_path, market_folder, "--n-trials", "3", *flags)
     for _ in range(3):
-        process = start_and_wait_for(arguments, tmp_path, "Using Vectorized")
+        process = start_forked(arguments, tmp_path, "Using Vectorized")
         process.kill()
-        process.wait()
+        assert process.wait() == -signal.SIGKILL
         assert states(tmp_path)["RUNNING"] == 1
-    done = call(arguments, tmp_path)
+    done = run_forked(arguments, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "was killed" in done.stdout
     # Tried again twice, then given up for other settings.
@@ -159,12 +169,17 @@ def test_a_study_killed_three_times_loses_nothing_and_ends_at_its_target(tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_stopped_study_leaves_no_running_trial_and_says_how_to_go_on(tmp_path, market_folder, number, code):
+@pytest.mark.parametrize(
+    ("number", "times", "code"), [(signal.SIGTERM, 1, 143), (signal.SIGINT, 1, 130), (signal.SIGINT, 2, 130)]
+)
+def test_a_stopped_study_leaves_no_running_trial_and_says_how_to_go_on(tmp_path, market_folder, number, times, code):
     arguments = command(tmp_path, market_folder, "--n-trials", "3", "--pruner", "none", "--break-step", "200000")
-    process = start_and_wait_for(arguments, tmp_path, "Using Vectorized")
+    start = start_and_wait_for if times == 1 and number == signal.SIGINT else start_forked
+    process = start(arguments, tmp_path, "Using Vectorized")
     time.sleep(1.0)
-    process.send_signal(number)
+    for _ in range(times):
+        process.send_signal(number)
+        time.sleep(0.01)
     assert process.wait(timeout=30) == code
     log = (tmp_path / "log.txt").read_text()
     assert f"stopped by {signal.Signals(number).name}" in log
@@ -188,12 +203,11 @@ def test_ctrl_c_while_libraries_are_loaded_is_no_traceback(tmp_path):
 @pytest.mark.slow
 def test_three_workers_together_stop_exactly_at_the_target(tmp_path, market_folder):
     arguments = command(tmp_path, market_folder, "--n-trials", "5", "--pruner", "none")
-    workers = [
-        subprocess.Popen(arguments, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        for _ in range(3)
-    ]
-    outputs = [worker.communicate(timeout=TIMEOUT_S)[0].decode() for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0, 0], outputs
+    folders = [tmp_path / f"worker {number}" for number in range(3)]
+    for folder in folders:
+        folder.mkdir()
+    workers = [start_forked(arguments, folder) for folder in folders]
+    assert [worker.wait() for worker in workers] == [0, 0, 0], [(f / "log.txt").read_text() for f in folders]
     # A policy that hardly traded is PRUNED, whatever the pruner, and finished too; it says so.
     found = states(tmp_path)
     assert found["COMPLETE"] + found["PRUNED"] == 5 == sum(found.values())

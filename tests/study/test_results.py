@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import resource
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from drl_agents.atomic_file import write_atomically
 from market.files import write_whole
+from tests.support.killed_writes import killed_at_every_call
 from train.study.data import StudyError
 from train.study.results import read_equity, study_folder, write_equity, write_json
 
@@ -59,3 +63,29 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
         write_whole(tmp_path / "a.json", "text, not bytes")
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1.5, "n": 2}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_kill_between_any_two_writes_leaves_the_old_result_or_the_new_one(tmp_path):
+    write_json(tmp_path / "start" / "result.json", {"turn": 1})
+    folders = killed_at_every_call(
+        lambda folder: write_json(folder / "result.json", {"turn": 2}),
+        lambda n: shutil.copytree(tmp_path / "start", tmp_path / str(n)),
+    )
+    turns = [json.loads((folder / "result.json").read_text())["turn"] for folder in folders]
+    assert turns == sorted(turns)
+    assert set(turns) == {1, 2}
+    assert len(folders) > 20
+    assert any(len(list(folder.iterdir())) > 1 for folder in folders)  # killed in the middle
+
+
+def test_a_disk_that_is_full_is_said_with_the_name_of_the_file(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        for write in (write_whole, write_atomically):
+            with pytest.raises(OSError, match="File too large") as error:
+                write(tmp_path / "a.json", bytes(100))
+            assert error.value.filename == str(tmp_path / "a.json")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,8 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.study.test_cli import command, environment, load, start_and_wait_for, states
+from tests.study.test_cli import command, environment, load, start_forked, states
+from tests.support.forked_scripts import Forked
 from train.study import session
 from train.study.data import SplitPlan, StudyError, load_study_data
 from train.study.objective import Bounds
@@ -21,7 +22,7 @@ from train.study.session import StudyRequest, choose_for
 from train.study.storage import absolute_url
 
 
-def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
+def workers_of(process: Forked) -> list[psutil.Process]:
     return [c for c in psutil.Process(process.pid).children() if "train.study.worker_process" in c.cmdline()]
 
 
@@ -36,7 +37,7 @@ def wait_for(what, seconds: float = 60.0):
 @pytest.mark.slow
 def test_a_killed_worker_is_started_again_and_the_end_comes_once(tmp_path, market_folder):
     flags = ("--n-trials", "4", "--pruner", "none", "--workers", "2", "--break-step", "8192")
-    process = start_and_wait_for(command(tmp_path, market_folder, *flags), tmp_path, "Using Vectorized")
+    process = start_forked(command(tmp_path, market_folder, *flags), tmp_path, "Using Vectorized")
     log = tmp_path / "log.txt"
     pids = {t.user_attrs["worker"]["pid"] for t in load(tmp_path).trials if t.state.name == "RUNNING"}
     victim = wait_for(lambda: [w for w in workers_of(process) if w.pid in pids])[0]
@@ -57,7 +58,7 @@ def test_a_killed_worker_is_started_again_and_the_end_comes_once(tmp_path, marke
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_a_signal_to_the_parent_ends_all_and_leaves_no_running_trial(tmp_path, market_folder, number, code):
     flags = ("--n-trials", "4", "--pruner", "none", "--workers", "2", "--break-step", "200000")
-    process = start_and_wait_for(command(tmp_path, market_folder, *flags), tmp_path, "Using Vectorized")
+    process = start_forked(command(tmp_path, market_folder, *flags), tmp_path, "Using Vectorized")
     workers = workers_of(process)
     assert len(workers) == 2
     process.send_signal(number)

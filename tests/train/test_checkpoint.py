@@ -9,6 +9,7 @@ import os
 import pickle
 import random
 import resource
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -25,6 +26,7 @@ import drl_agents.atomic_file
 from drl_agents.policy_file import load_policy
 from environment_Alpaca import CryptoEnvAlpaca
 from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpaca
+from tests.support.killed_writes import killed_at_every_call
 from tests.support.markets import REPO
 from tests.support.train_cases import ENV_PARAMS, small_market, small_settings
 from train.checkpoint import (
@@ -398,44 +400,27 @@ def test_a_failure_at_any_step_of_writing_leaves_the_old_checkpoint(moment, kept
     assert caplog.text.count("cannot be written (No space left on device): training goes on") == 1
 
 
-KILLED_WHILE_WRITING = """
-    import os, signal, sys
-    import torch
-    import drl_agents.atomic_file as atomic_file
-    from pathlib import Path
-    from train.checkpoint import write_checkpoint
-    moment = sys.argv[1]
-    folder, at = Path(sys.argv[2]), {"os": os, "tempfile": atomic_file.tempfile}[moment.partition(".")[0]]
-    write_checkpoint(folder / "checkpoint.safetensors", {}, {"turn": 1}, {"x": torch.ones(1000)})
-    name = moment.partition(".")[2]
-    real = getattr(at, name)
-    def killed(*args, **kwargs):
-        if sys.argv[3] == "after":
-            real(*args, **kwargs)
-        os.kill(os.getpid(), signal.SIGKILL)
-    setattr(at, name, killed)
-    write_checkpoint(folder / "checkpoint.safetensors", {}, {"turn": 2}, {"x": torch.zeros(1000)})
-"""
+def test_a_kill_between_any_two_writes_leaves_the_old_file_or_the_new_one(tmp_path):
+    """Before and after every call that the writing makes."""
+    start = tmp_path / "start"
+    write_checkpoint(start / CHECKPOINT, {}, {"turn": 1}, {"x": torch.ones(1000)})
 
+    def write(folder):
+        write_checkpoint(folder / CHECKPOINT, {}, {"turn": 2}, {"x": torch.zeros(1000)})
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("moment", "when", "turn"),
-    [
-        ("tempfile.mkstemp", "after", 1),
-        ("os.fsync", "before", 1),
-        ("os.replace", "before", 1),
-        ("os.replace", "after", 2),
-    ],
-)
-def test_a_kill_between_any_two_writes_leaves_the_old_file_or_the_new_one(moment, when, turn, tmp_path):
-    done = run_python(KILLED_WHILE_WRITING, moment, tmp_path, when)
-    assert done.returncode == -9, done.stderr
-    facts, tensors = read_checkpoint(tmp_path / CHECKPOINT, {})
-    assert facts == {"turn": turn}
-    assert float(tensors["x"].mean()) == 2 - turn
-    Checkpoints(tmp_path).discard()
-    assert list(tmp_path.iterdir()) == []      # the temporary file of the kill too
+    folders = killed_at_every_call(write, lambda n: shutil.copytree(start, tmp_path / str(n)))
+    assert len(folders) > 20
+    turns, left_over = [], 0
+    for folder in folders:
+        facts, tensors = read_checkpoint(folder / CHECKPOINT, {})
+        turns.append(facts["turn"])
+        assert float(tensors["x"].mean()) == 2 - facts["turn"]
+        left_over += len(list(folder.iterdir())) > 1
+        Checkpoints(folder).discard()
+        assert list(folder.iterdir()) == []      # the temporary file of the kill too
+    assert turns == sorted(turns)
+    assert set(turns) == {1, 2}
+    assert left_over > 5
 
 
 def run_python(text, *arguments, **options):
