@@ -20,7 +20,7 @@ from market.candles import utc_text
 from market.checks import ARRAYS, MIN_SEGMENT_BARS, check_dataset
 from market.errors import REBUILD, DatasetError, VenueError
 from market.files import put_in_place, read_array, sweep_leftovers, sync_file, sync_folder, unfinished_folder
-from market.names import timeframe_name
+from market.names import counted, timeframe_name
 from market.venues import ALPACA, Venue
 
 __all__ = ["MIN_SEGMENT_BARS", "Dataset", "DatasetError", "load_dataset", "make_dataset", "save_dataset"]
@@ -69,8 +69,9 @@ class Dataset:
         """One line for logs: `REAL 5m, 7 coins, 70144 bars, 2024-01-01 10:45 .. 2024-09-01 00:00 UTC, source ...`."""
         kind = "SYNTHETIC" if self.synthetic else "REAL"
         span = f"{utc_text(self.time[0])} .. {utc_text(self.time[-1])} UTC"
-        size = f"{timeframe_name(self.bar_seconds)}, {len(self.tickers)} coins, {len(self.time)} bars"
-        return f"{kind} {size}, {len(self.segments)} segments, {span}, source {self.source}"
+        coins, segments = counted(len(self.tickers), "coin"), counted(len(self.segments), "segment")
+        size = f"{timeframe_name(self.bar_seconds)}, {coins}, {len(self.time)} bars, {segments}"
+        return f"{kind} {size}, {span}, source {self.source}"
 
     def with_tickers(self, tickers: Sequence[str]) -> Dataset:
         """The same bars with only these coins' columns, in this order, under a hash of its own.

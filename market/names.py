@@ -51,6 +51,11 @@ def timeframe_seconds(timeframe: str) -> int:
     return TIMEFRAME_SECONDS[timeframe]
 
 
+def counted(n: int, noun: str) -> str:
+    """`1 segment`, `2 segments`."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
 def timeframe_name(bar_seconds: int) -> str:
     """`5m` for 300; a length without a name of its own is written in seconds, as `90s`."""
     names = {seconds: name for name, seconds in TIMEFRAME_SECONDS.items()}

@@ -18,6 +18,7 @@ from matplotlib.patches import Patch
 
 from market.dataset import Dataset
 from market.describe import SAMPLED_ROWS, feature_groups
+from market.names import counted
 from market.quality import has_report
 
 DOTS_PER_INCH = 110
@@ -196,7 +197,8 @@ def _draw_prices(axes: Axes, dataset: Dataset, colours: list[str]) -> None:
         axes.yaxis.set_minor_formatter(lambda value, _: f"{value:.4g}")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
     axes.tick_params(axis="y", which="both", labelsize=7)
-    axes.set_title(f"Price over the first one, by bar close ({len(times)} segments)", loc="left", fontsize=9)
+    segments = counted(len(times), "segment")
+    axes.set_title(f"Price over the first one, by bar close ({segments})", loc="left", fontsize=9)
     axes.margins(x=0.01)
     _dates(axes)
     _tidy(axes)

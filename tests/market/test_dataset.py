@@ -59,7 +59,7 @@ def test_the_shapes_types_and_label_are_the_contract(dataset):
     assert dataset.tech.shape == (300, 34)
     assert [a.dtype.str for a in dataset.arrays.values()] == ["<f8", "<f4", "<i8", "|b1"]
     assert dataset.bars_per_year == 365 * 288
-    assert dataset.label.startswith("SYNTHETIC 5m, 2 coins, 300 bars, 1 segments, ")
+    assert dataset.label.startswith("SYNTHETIC 5m, 2 coins, 300 bars, 1 segment, ")
 
 
 def test_the_hash_follows_every_number_and_name(dataset):

@@ -132,7 +132,7 @@ def test_a_policy_trades_under_its_own_rules_and_coins(run, folder, tmp_path, ru
     path = policy_file(tmp_path / "policy.safetensors", env_params, dataset)
     code, lines, err = run("--data-dir", folder, "--policy", path, "--steps", 40, "--cuts", 2)
     assert (code, lines[0]) == (0, CLEAN), err
-    assert any("1 coins" in line for line in lines)
+    assert any("1 coin, " in line for line in lines)
     assert any("40 steps" in line for line in lines)
 
 
