@@ -15,6 +15,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
+from market.names import counted
 from train.study.data import Fold, FoldedData
 from train.study.holdout_figures import idle_text
 from train.study.search_space import Resolved, Space, expected_env_steps
@@ -84,7 +85,7 @@ class Reporter:
         total_s = math.ceil(left / n_workers) * self._n_folds * split_s
         by = f" by {n_workers} workers" if n_workers > 1 else ""
         return (
-            f"{duration_text(total_s)} for {left} trials of {self._n_folds} splits{by}, {split_s:.1f} s an average "
+            f"{duration_text(total_s)} for {counted(left, 'trial')} of {self._n_folds} splits{by}, {split_s:.1f} s an average "
             "split; pruning shortens it"
         )
 
