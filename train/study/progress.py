@@ -85,8 +85,8 @@ class Reporter:
         total_s = math.ceil(left / n_workers) * self._n_folds * split_s
         by = f" by {n_workers} workers" if n_workers > 1 else ""
         return (
-            f"{duration_text(total_s)} for {counted(left, 'trial')} of {self._n_folds} splits{by}, {split_s:.1f} s an average "
-            "split; pruning shortens it"
+            f"{duration_text(total_s)} for {counted(left, 'trial')} of {self._n_folds} splits{by}, {split_s:.1f} s an "
+            "average split; pruning shortens it"
         )
 
     @contextmanager
