@@ -193,6 +193,12 @@ def test_a_disk_that_is_full_at_the_log_costs_lines_and_not_the_study(tmp_path, 
 # --- terminals -------------------------------------------------------------------------------------------------------
 
 
+def own_the_terminal() -> None:
+    """As a shell starts its programs; a test that runs under nohup would hand down that SIGHUP is ignored."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
 @pytest.mark.slow
 def test_a_terminal_that_is_closed_ends_the_run_as_ctrl_c_does(tmp_path, market_folder):
     """The trainer as a terminal's own program; the kernel sends SIGHUP, and nobody reads what it prints."""
@@ -200,7 +206,7 @@ def test_a_terminal_that_is_closed_ends_the_run_as_ctrl_c_does(tmp_path, market_
     arguments = command(tmp_path, market_folder, "--n-trials", "3", "--pruner", "none", "--break-step", "200000")
     process = subprocess.Popen(
         arguments, cwd=tmp_path, env=environment(), stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=own_the_terminal,
     )  # fmt: skip
     os.close(theirs)
     read = b""
