@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
+import sqlite3
 import subprocess
 import time
+from contextlib import closing
 
 import numpy as np
 import psutil
@@ -34,14 +37,32 @@ def wait_for(what, seconds: float = 60.0):
     return found
 
 
+def stopped_in_mid_trial(process: Forked, folder) -> psutil.Process | None:
+    """A worker whose trial runs and has not ended; it stands still, so that this is still so when it is killed."""
+    for worker in workers_of(process):
+        worker.suspend()
+        number = running_trial_of(worker.pid, folder)
+        if number is not None and not (folder / "results" / "s" / f"trial_{number}" / "value.json").exists():
+            return worker
+        worker.resume()
+    return None
+
+
+def running_trial_of(pid: int, folder) -> int | None:
+    """Read with nothing but SQLite, which a writer that stands still does not hold up."""
+    query = """SELECT number, value_json FROM trials JOIN trial_user_attributes USING (trial_id)
+               WHERE state = 'RUNNING' AND key = 'worker'"""
+    with closing(sqlite3.connect(folder / "s.db")) as connection:
+        found = [number for number, worker in connection.execute(query) if json.loads(worker)["pid"] == pid]
+    return found[0] if found else None
+
+
 @pytest.mark.slow
 def test_a_killed_worker_is_started_again_and_the_end_comes_once(tmp_path, market_folder):
     flags = ("--n-trials", "4", "--pruner", "none", "--workers", "2", "--break-step", "8192")
     process = start_forked(command(tmp_path, market_folder, *flags), tmp_path, "Using Vectorized")
     log = tmp_path / "log.txt"
-    pids = {t.user_attrs["worker"]["pid"] for t in load(tmp_path).trials if t.state.name == "RUNNING"}
-    victim = wait_for(lambda: [w for w in workers_of(process) if w.pid in pids])[0]
-    victim.kill()
+    wait_for(lambda: stopped_in_mid_trial(process, tmp_path)).kill()
     assert process.wait(300) == 0, log.read_text()
     text = log.read_text()
     assert "killed by SIGKILL; started again (1 of at most 5 times)" in text
