@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -10,12 +11,14 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import fields
+from datetime import datetime, timedelta
 
 import numpy as np
 import psutil
 import pytest
+from optuna.distributions import FloatDistribution
 from optuna.pruners import WilcoxonPruner
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from train.config import TrainConfig
 from train.study.objective import Objective, score, split_seed
@@ -196,6 +199,22 @@ def test_a_trial_that_its_user_interrupts_is_always_tried_again(lab):
         queue_retry(study, lost, was_killed=True)
         study.ask()
     assert [t.user_attrs.get(RETRY_OF, [])[:1] for t in study.trials[5:]] == [[0], [0], [0], []]
+
+
+@pytest.mark.parametrize(("reason", "kills"), [("killed: its process ended", 1), ("interrupted by SIGTERM", 0)])
+def test_settings_are_queued_though_a_kill_came_between_failing_and_queueing(lab, reason, kills):
+    space = {"learning_rate": FloatDistribution(1e-5, 3e-3, log=True)}
+    lost = create_trial(state=TrialState.FAIL, params={"learning_rate": 1e-3}, distributions=space,
+                        user_attrs={FAILURE: reason})  # fmt: skip
+    lost.datetime_complete = datetime.now() - timedelta(minutes=5)
+    just_now = copy.deepcopy(lost)
+    just_now.datetime_complete = datetime.now()
+    lab.open().add_trials([lost, just_now])
+    study, _ = lab.run(3)
+    assert states(study) == {"COMPLETE": 3, "FAIL": 2}
+    (retried,) = [t for t in study.trials if RETRY_OF in t.user_attrs]
+    assert (retried.user_attrs[RETRY_OF], retried.user_attrs["kills"]) == ([0], kills)
+    assert retried.params["learning_rate"] == 1e-3
 
 
 def test_a_running_trial_of_a_living_worker_is_left_alone(lab):

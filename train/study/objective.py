@@ -40,7 +40,7 @@ from train.study.results import SETTINGS, split_folder, trial_folder, write_json
 from train.study.retry import Attempts
 from train.study.search_space import Resolved, Space, resolve, sample, with_half_the_envs
 from train.study.split_run import SplitOutcome, outcome_json, run_split
-from train.study.storage import CODE_VERSION, FAILURE
+from train.study.storage import CODE_VERSION, FAILURE, INTERRUPTED
 from train.study.venue import venue_env, venue_json
 from train.validation.metrics import LEAST_EXPOSURE
 
@@ -241,7 +241,7 @@ class Objective:
                 outcome = self._runner(settings, data, fold, out_dir, metadata, self._checking(bar), checkpoints)
             self._interruption.check()
         except Interrupted as signal:
-            trial.set_user_attr(FAILURE, f"interrupted by {signal}")
+            trial.set_user_attr(FAILURE, f"{INTERRUPTED} by {signal}")
             raise
         except SPLIT_ERRORS as error:
             logger.debug("trial %d split %d", trial.number, fold.index, exc_info=True)

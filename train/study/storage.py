@@ -21,6 +21,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ DATA_DIR = "data_dir"  # where the study read its data last
 TARGET = "target"  # study's: finished trials it is to have, by its last command
 HOLDOUT_SCORE = "holdout_score"  # of the winner, once (`train.study.holdout`)
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # a failed trial does not count towards the target
+KILLED, INTERRUPTED = "killed", "interrupted"  # how the reason of such a failure begins
 MAX_KILLS = 2  # after which a trial is tried again; one that was interrupted by its user always is
 LOCK_TIMEOUT_S = 10  # of one attempt at a locked SQLite file; then it is tried again (`train.study.patience`)
 CONNECT_TIMEOUT_S = 10  # to a server
@@ -309,7 +311,7 @@ def fail_abandoned_trials(study: Study, study_folder: Path | None = None) -> lis
         end = kept(study_folder, trial) if study_folder else None
         try:
             if end is None:
-                fail_and_retry(study, trial, "killed: its process ended without finishing it")
+                fail_and_retry(study, trial, f"{KILLED}: its process ended without finishing it")
                 failed.append(trial.number)
             else:
                 tell(study, trial.number, end)
@@ -343,6 +345,20 @@ def queue_retry(study: Study, trial: FrozenTrial, was_killed: bool = True) -> No
     if kills > MAX_KILLS or not params:
         return
     study.enqueue_trial(params, user_attrs={RETRY_OF: history, KILLS: kills})
+
+
+def queue_lost_retries(study: Study) -> None:
+    """Queue the settings of trials where a kill came after they were failed and before their settings were queued.
+
+    Not of those that failed just now: their own process may be about to queue them.
+    """
+    trials, long_ago = study.get_trials(deepcopy=False), datetime.now() - timedelta(seconds=GRACE_S)
+    queued = {trial.user_attrs[RETRY_OF][-1] for trial in trials if RETRY_OF in trial.user_attrs}
+    for trial in trials:
+        reason = str(trial.user_attrs.get(FAILURE, ""))
+        is_lost = trial.state == TrialState.FAIL and trial.number not in queued
+        if is_lost and reason.startswith((KILLED, INTERRUPTED)) and (trial.datetime_complete or long_ago) < long_ago:
+            queue_retry(study, trial, was_killed=reason.startswith(KILLED))
 
 
 def make_sampler(seed: int, n_trials: int) -> optuna.samplers.BaseSampler:

@@ -29,6 +29,7 @@ from train.study.storage import (
     fail_and_retry,
     make_sampler,
     n_finished,
+    queue_lost_retries,
     queue_retry,
     study_lock,
     take_next,
@@ -123,6 +124,7 @@ def _take_trial(
             is_held = stack.enter_context(study_lock(url))
         for number in fail_abandoned_trials(study, objective.run.folder):
             logger.info("trial %d: its process was killed; marked failed, its settings will be tried again", number)
+        queue_lost_retries(study)
         trials = study.get_trials(deepcopy=False)
         if _n_counted(trials) >= target:
             return None
