@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import random
 import resource
 import signal
 import sqlite3
@@ -15,11 +16,13 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from optuna.pruners import NopPruner
 from optuna.trial import TrialState
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from tests.support import cheap_study
 from tests.support.postgres_server import PASSWORD, PostgresServer, why_not
@@ -134,6 +137,23 @@ def test_a_database_locked_when_a_trial_ends_is_waited_for(tmp_path, monkeypatch
         assert "study.db cannot be used" in caplog.text
         assert "database is locked; waiting for it, nothing is lost" in caplog.text
         assert "study.db is back after" in caplog.text
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_no_trouble_of_two_seconds_is_slept_over_in_silence(monkeypatch, caplog, seed):
+    """Whatever the pauses between attempts come to."""
+    now_s = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: now_s[0], sleep=lambda s: now_s.__setitem__(0, now_s[0] + s))
+    monkeypatch.setattr(patience, "time", clock)
+
+    def work() -> bool:
+        if now_s[0] < 2.0:
+            raise OperationalError("", {}, Exception("refused"), connection_invalidated=True)
+        return True
+
+    random.seed(seed)
+    assert patience.insist(work, "s.db")
+    assert "the database s.db cannot be used for 1 s now" in caplog.text
 
 
 @pytest.mark.slow

@@ -164,6 +164,8 @@ class _Trouble:
             logger.warning("the database %s cannot be used for %.0f s now: %s; waiting for it, nothing is lost",
                            self._database, lasts_s, reason)  # fmt: skip
         end = now + self._pause_s * random.uniform(0.5, 1.0)
+        if self._said_s is None:  # look again when it would be said, and do not sleep over the whole trouble in silence
+            end = min(end, max(self._began_s + QUIET_S, now + FIRST_PAUSE_S))
         self._pause_s = min(2.0 * self._pause_s, LONGEST_PAUSE_S)
         while time.monotonic() < end and not gives_up():
             time.sleep(min(max(end - time.monotonic(), 0.0), 0.2))
