@@ -38,6 +38,7 @@ from train.study.storage import (
     load_study,
     open_study,
     study_lock,
+    wait_for_database,
 )
 
 REPO = Path(__file__).resolve().parents[2]
@@ -137,6 +138,19 @@ def test_a_database_locked_when_a_trial_ends_is_waited_for(tmp_path, monkeypatch
         assert "study.db cannot be used" in caplog.text
         assert "database is locked; waiting for it, nothing is lost" in caplog.text
         assert "study.db is back after" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_worker_that_starts_while_the_server_does_waits_for_it(postgres):
+    url = absolute_url(postgres.new_database("starting"), Path("/"))
+    starting, began_s = threading.Timer(1.5, postgres.start), time.monotonic()
+    postgres.stop()
+    starting.start()
+    with pytest.raises(OperationalError):
+        wait_for_database(url, gives_up=lambda: True)
+    wait_for_database(url, gives_up=lambda: False)
+    assert time.monotonic() - began_s > 1.4
+    starting.join()
 
 
 @pytest.mark.parametrize("seed", range(50))

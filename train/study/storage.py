@@ -207,14 +207,25 @@ def _reach(url: URL) -> None:
     Raises:
         StudyError: it does not answer.
     """
-    if sqlite_path(url) is not None:
-        return
     try:
-        engine = create_engine(url, poolclass=NullPool, connect_args=connect_args(url))
-        engine.connect().close()
+        _connect_once(url)
     except (SQLAlchemyError, ImportError) as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         raise StudyError(f"--storage {_shown(url)}: cannot be used: {reason}") from error
+
+
+def wait_for_database(url: URL, gives_up: Callable[[], bool]) -> None:
+    """Until a server answers: for a worker, whose study was reached before. A file is always there.
+
+    Raises:
+        DBAPIError: `gives_up` said so, or what is wrong does not pass.
+    """
+    insist(lambda: _connect_once(url), _shown(url), gives_up)
+
+
+def _connect_once(url: URL) -> None:
+    if sqlite_path(url) is None:
+        create_engine(url, poolclass=NullPool, connect_args=connect_args(url)).connect().close()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import threading
 from contextlib import suppress
 
 from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import DBAPIError
 
 from market.errors import DatasetError
 from train.study.data import StudyError
@@ -17,6 +18,7 @@ from train.study.interruption import SIGNALS, Interruption
 from train.study.patience import reason_of
 from train.study.progress import Reporter
 from train.study.session import open_request, work_on
+from train.study.storage import wait_for_database
 from train.study.worker import Ending
 from train.study.workers import Orders, set_up_logging
 from train.validation.splits import SplitError
@@ -43,10 +45,16 @@ def main(result_fd: int) -> None:
 
 def _work(orders: Orders, interruption: Interruption) -> Ending:
     try:
+        # The parent has reached it, but a worker may be started while a server is.
+        wait_for_database(orders.request.storage, lambda: interruption.received is not None)
         opened = open_request(orders.request, orders.data.open())
         return work_on(opened, orders.request, interruption, WorkerReporter)
     except (StudyError, DatasetError, SplitError) as error:
         return Ending(error=f"worker {orders.number}: {error}")
+    except DBAPIError as error:
+        if interruption.received is not None:
+            return Ending(signal_number=interruption.received)
+        return Ending(error=f"worker {orders.number}: the database failed: {reason_of(error)}")
     except StorageInternalError as error:
         return Ending(error=f"worker {orders.number}: the database failed: {reason_of(error)}")
 
