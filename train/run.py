@@ -21,6 +21,7 @@ from drl_agents.agents.agent_state import AgentStateError, agent_tensors, restor
 from drl_agents.agents.AgentPPO import AgentPPO
 from drl_agents.agents.bar_features import BarFeatures
 from drl_agents.atomic_file import write_atomically
+from drl_agents.host_copies import to_device
 from drl_agents.policy_file import PolicyFileError, save_policy
 from environment_Alpaca import CryptoEnvAlpaca
 from environment_Alpaca_vectorized import EnvParams, VectorizedCryptoEnvAlpaca, observation_layout
@@ -115,7 +116,7 @@ def train_policy(
     Raises:
         TrainingDiverged: when a reward, loss or weight stops being finite.
     """
-    prepare_device(settings.gpu_id, settings.cpu_threads, settings.matmul_precision)
+    prepare_device(settings.gpu_id, settings.cpu_threads, settings.matmul_precision, settings.rocm_settings)
     options = {"gpu_id": settings.gpu_id, **(env_kwargs or {})}
     if settings.observation_store == "bars":
         options["compact"] = True
@@ -277,7 +278,7 @@ class _Run:
         check_env_tensors(self.env, env)
         restore_agent(self.agent, below("agent", tensors), path)
         restore_env(self.env, env)
-        self.agent.last_state = tensors["last_state"].to(self.agent.device)
+        self.agent.last_state = to_device(tensors["last_state"], self.agent.device)
         for name in (*KEPT, "wall_s"):
             setattr(self, name, facts[name])
         self.history = [Progress(**row | {"losses": tuple(row["losses"])}) for row in facts["history"]]
