@@ -89,7 +89,8 @@ class CryptoEnvAlpaca:
     ) -> None:  # fmt: skip
         self.params = p = EnvParams.from_mapping(env_params, initial_capital, buy_cost_pct, sell_cost_pct, gamma)
         self.lookback, self.initial_capital, self.if_log = p.lookback, p.initial_capital, if_log
-        self.price_array = np.asarray(config["price_array"], dtype=np.float64)
+        given_prices = np.asarray(config["price_array"])
+        self.price_array = given_prices.astype(np.float64, copy=False)
         tech = np.asarray(config["tech_array"])   # float32 stays as it is: half the memory, which processes may share
         self.tech_array = tech if tech.dtype == np.float32 else tech.astype(np.float64, copy=False)
         check_arrays(self.price_array, self.tech_array)
@@ -99,6 +100,7 @@ class CryptoEnvAlpaca:
         filled = np.asarray(config.get("filled_array", False), dtype=bool)
         self.trades = ~np.broadcast_to(filled, self.price_array.shape)  # (T, A), whether anybody traded the coin
         self.segments = [(int(a), int(b)) for a, b in config.get("segments") or [(0, n_bars)]]
+        self._scales = [self._order_scale(given_prices[first]) for first, _ in self.segments]
         self.seed, self.start, self.episode_bars = seed or 0, start or p.start, episode_bars
         self._starts = [self._starts_of(segment) for segment in self.segments]
         if not any(self._starts):
@@ -217,7 +219,9 @@ class CryptoEnvAlpaca:
 
     def _order_quantities(self, action: np.ndarray, price: list[float], equity: float) -> list[float]:
         """Coins each action asks for: positive to buy, negative to sell."""
-        if self.params.order_sizing == "price_magnitude":
+        limit = np.float32(self.params.action_limit)
+        action = np.clip(action, -limit, limit)
+        if self.params.order_sizing in ("price_magnitude", "price_digits"):
             return [float(a) * s for a, s in zip(action, self.account.order_scale, strict=True)]
         if self.params.order_sizing == "initial_capital":  # in float32, as the host computes it
             scale = np.array(self.account.order_scale, dtype=np.float32)
@@ -288,7 +292,13 @@ class CryptoEnvAlpaca:
         return max(0.0, self.account.cash - self.params.min_cash_reserve * base) * self.params.cash_haircut
 
     def _affordable(self, price: float, equity: float) -> float:
-        return self._spendable_cash(equity) / self._purchase_price(price) if price > 0 else 0.0
+        if price <= 0:
+            return 0.0
+        budget, cost = self._spendable_cash(equity), self._purchase_price(price)
+        if not self.params.whole_coins:
+            return budget / cost
+        whole = math.floor(budget / cost)
+        return float(whole - 1 if whole * cost > budget else whole)  # the quotient may have been rounded up
 
     def _purchase_price(self, price: float) -> float:
         """Quote paid per coin bought, slippage and fee included."""
@@ -341,6 +351,8 @@ class CryptoEnvAlpaca:
         if p.reward == "benchmark_difference":
             gain = (acct.equity - before) - (acct.benchmark - benchmark_before)
             return {"alpha": gain * p.norm_reward}
+        if p.reward == "profit":
+            return {"profit": (acct.equity - before) * p.norm_reward}
         weights = [q * x / acct.equity if acct.equity > 0 else 0.0 for q, x in zip(acct.qty, price, strict=True)]
         if p.reward == "cappuccino":
             return self._cappuccino_terms(weights, before, benchmark_before)
@@ -468,17 +480,22 @@ class CryptoEnvAlpaca:
         return Account(
             bar=first, first_bar=first, last_bar=self._window_end(segment, first), cash=capital,
             qty=[0.0] * n_assets, held_bars=[0] * n_assets, high=[0.0] * n_assets,
-            order_scale=self._order_scale(self.price_array[self._segment[0]].tolist()), benchmark_qty=benchmark_qty,
+            order_scale=self._scales[segment], benchmark_qty=benchmark_qty,
             equity=capital, benchmark=benchmark, peak=capital, max_drawdown=0.0,
         )  # fmt: skip
 
-    def _order_scale(self, first_price: list[float]) -> list[float]:
-        norm, sizing = self.params.norm_action, self.params.order_sizing
-        if sizing == "price_magnitude":
-            return [norm / 10.0 ** math.floor(math.log10(x)) if x > 0 else 0.0 for x in first_price]
-        if sizing == "initial_capital":
-            return [self.initial_capital / (x * norm) if x > 0 else 0.0 for x in first_price]
-        return [0.0] * len(first_price)
+    def _order_scale(self, first_price: np.ndarray) -> list[float]:
+        """Coins per unit of action (A), from a segment's first prices as they were given."""
+        p = self.params
+        scales = [0.0] * len(first_price)
+        for i, x in enumerate(first_price):
+            if x > 0 and p.order_sizing == "price_magnitude":
+                scales[i] = p.norm_action / 10.0 ** math.floor(math.log(x, 10))
+            elif x > 0 and p.order_sizing == "price_digits":
+                scales[i] = p.norm_action / 10.0 ** (len(str(x)) - 7)
+            elif x > 0 and p.order_sizing == "initial_capital":
+                scales[i] = self.initial_capital / (float(x) * p.norm_action)
+        return scales
 
 
 def hash32(seed: int, env: int, episode: int) -> int:

@@ -17,8 +17,13 @@ import argparse
 import copy
 import functools
 import importlib
+import importlib.util
+import inspect
+import logging
+import math
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -28,6 +33,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+log = logging.getLogger(__name__)
+VERSION = "2026.11"  # equal to environment_Alpaca_kernels', or the plain step runs instead
+
 # A rule set is a row of settings, not a program: every one of them can be overridden alone through env_params.
 _HOST_RULES: dict[str, Any] = {
     "slippage_rate": 0.0, "min_order_notional": 0.0, "always_allow_close": False,
@@ -35,15 +43,25 @@ _HOST_RULES: dict[str, Any] = {
     "start": "first", "ends_lookback_early": True, "truncates": False, "terminal_equity_fraction": 0.0,
     "final_reward": "discounted_return", "observation": "absolute", "benchmark_base": "segment",
 }  # fmt: skip
+_FINRL_CRYPTO: dict[str, Any] = _HOST_RULES | {
+    "initial_capital": 1_000_000.0, "fee_rate": 0.003, "order_sizing": "price_magnitude", "cash_haircut": 0.9,
+    "release_unpriced": True, "reward": "benchmark_difference", "benchmark_pays_fee": False,
+}  # fmt: skip
+_FINRL: dict[str, Any] = _HOST_RULES | {
+    "initial_capital": 1_000_000.0, "fee_rate": 0.001, "order_sizing": "price_digits", "cash_haircut": 1.0,
+    "stale_bars": 0, "release_unpriced": False, "whole_coins": True, "reward": "profit", "benchmark_pays_fee": False,
+    "lookback": 1, "norm_cash": 2.0**-18, "norm_stocks": 2.0**-3, "norm_tech": 2.0**-15, "norm_reward": 2.0**-16,
+    "norm_action": 1.0,
+}  # fmt: skip
 RULES: dict[str, dict[str, Any]] = {
-    "finrl_crypto": _HOST_RULES | {
-        "initial_capital": 1_000_000.0, "fee_rate": 0.003, "order_sizing": "price_magnitude", "cash_haircut": 0.9,
-        "release_unpriced": True, "reward": "benchmark_difference", "benchmark_pays_fee": False,
-    },
-    "cappuccino": _HOST_RULES | {
+    "finrl_crypto": _FINRL_CRYPTO,                                  # FinRL_Crypto's CryptoEnvAlpaca
+    "ccxt": _FINRL_CRYPTO | {"fee_rate": 0.001, "cash_haircut": 0.95, "stale_bars": 24},  # its CryptoEnvCCXT
+    "cappuccino": _HOST_RULES | {                                   # Cappuccino's CryptoEnvAlpaca
         "initial_capital": 500.0, "fee_rate": 0.0025, "order_sizing": "initial_capital", "cash_haircut": 0.99,
-        "release_unpriced": False, "reward": "cappuccino", "benchmark_pays_fee": True,
+        "release_unpriced": False, "reward": "cappuccino", "benchmark_pays_fee": True, "action_limit": 1000.0,
     },
+    "finrl": _FINRL,                                                # FinRL's CryptoEnv
+    "finrl_meta": _FINRL | {"order_sizing": "price_magnitude", "norm_action": 10_000.0},  # FinRL-Meta's
     "standard": {
         "initial_capital": 10_000.0, "fee_rate": 0.0025, "slippage_rate": 0.0005, "order_sizing": "equity",
         "min_order_notional": 10.0, "always_allow_close": True, "stale_bars": 0, "stale_fraction": 0.05,
@@ -55,16 +73,21 @@ RULES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 TERM_NAMES = {
     "benchmark_difference": ("alpha",),
+    "profit": ("profit",),
     "cappuccino": ("alpha", "absolute", "cash_bonus", "cash_reserve", "concentration"),
     "weighted_terms": ("growth", "benchmark", "drawdown", "volatility", "concentration", "turnover"),
 }
 COSTS = ("fees", "slippage", "turnover")
 REPORTED = ("equity", "benchmark_equity", "episode_return", *COSTS)  # what `info` has of the books, float64
-COUNTED = ("episode", "rejected_actions", "trades")                  # int64
+COUNTED = ("rejected_actions", "trades")                             # int64
+OPTIONS = ("n_envs", "seed", "episode_bars", "gpu_id")  # constructor arguments that env_params may hold instead
 NORMS = ("norm_cash", "norm_stocks", "norm_tech", "norm_reward", "norm_action")
 
 # Smallest orders of the hosts, in coins, before their factor of 1.1: by column, and by ticker in that column order.
-FINRL_LIMITS = (0.01, 0.10, 0.0001, 0.1, 0.1, 0.001, 0.01, 10.0, 0.1, 0.01)
+COLUMN_LIMITS: dict[str, tuple[float, ...]] = {
+    "finrl_crypto": (0.01, 0.10, 0.0001, 0.1, 0.1, 0.001, 0.01, 10.0, 0.1, 0.01),
+    "ccxt": (0.0001, 0.001, 0.01, 0.1, 0.1, 1.0, 0.1, 0.01, 0.1, 0.001),
+}
 CAPPUCCINO_LIMITS = {
     "AAVE": 0.005, "AVAX": 0.03, "BTC": 0.00001, "LINK": 0.1, "ETH": 0.0003, "LTC": 0.01, "UNI": 0.15}  # fmt: skip
 
@@ -86,7 +109,7 @@ class EnvParams:
     sell_fee_rate: float
     gamma: float                     # of the host presets' final reward
     slippage_rate: float             # buys pay, sells receive this fraction less
-    order_sizing: str                # "price_magnitude" | "initial_capital" | "equity"
+    order_sizing: str                # "price_magnitude" | "price_digits" | "initial_capital" | "equity"
     min_order_notional: float        # quote
     always_allow_close: bool         # a sale of the whole position may be below the minimum
     stale_bars: int                  # 0: off
@@ -99,11 +122,13 @@ class EnvParams:
     ends_lookback_early: bool
     truncates: bool                  # the end of a window is a time limit, not a terminal state
     terminal_equity_fraction: float  # of initial capital
-    reward: str                      # "benchmark_difference" | "cappuccino" | "weighted_terms"
+    reward: str                      # "benchmark_difference" | "profit" | "cappuccino" | "weighted_terms"
     final_reward: str                # "discounted_return" | "plain"
     observation: str                 # "absolute" | "relative"
     benchmark_base: str              # "segment" | "episode"
     benchmark_pays_fee: bool
+    whole_coins: bool = False        # the cash of a buy is cut to what pays for whole coins
+    action_limit: float = float("inf")  # actions beyond it are cut to it
     norm_cash: float = 1.0
     norm_stocks: float = 1.0
     norm_tech: float = 1.0
@@ -129,24 +154,26 @@ class EnvParams:
         """Resolve a caller's env_params.
 
         Raises:
-            ValueError: unknown rule set; a host preset without its norms; an unknown key in "standard" (host presets
-                ignore those, because host trainers keep keys there that no environment reads); a value out of range.
+            ValueError: no rule set or an unknown one; a host preset without its norms; an unknown key in "standard"
+                (host presets ignore those, because host trainers keep keys there that no environment reads); a value
+                out of range.
         """
-        name = env_params.get("rules", "cappuccino")
+        name = env_params.get("rules")
         if name not in RULES:
             raise ValueError(f'env_params["rules"] must be one of {", ".join(RULES)}; received {name!r}')
         is_host = name != "standard"
-        missing = [key for key in ("lookback", *(NORMS if is_host else ())) if key not in env_params]
+        known = env_params.keys() | RULES[name].keys()
+        missing = [key for key in ("lookback", *(NORMS if is_host else ())) if key not in known]
         if missing:
             raise ValueError(f"env_params lacks {', '.join(missing)}, which the {name} rules need")
-        own = {field.name for field in fields(cls)} - {"buy_fee_rate", "sell_fee_rate", "gamma"}
-        unknown = sorted(set(env_params) - own - {"fee_rate", "n_envs"})
+        own = {field.name for field in fields(cls)} - {"gamma"}
+        unknown = sorted(set(env_params) - own - {"fee_rate", *OPTIONS})
         if unknown and not is_host:
             raise ValueError(f"env_params has unknown keys {', '.join(unknown)}; known are {', '.join(sorted(own))}")
         row = RULES[name] | {"rules": name} | {k: v for k, v in env_params.items() if k in own | {"fee_rate"}}
         fee_rate = row.pop("fee_rate")
-        row["buy_fee_rate"] = fee_rate if buy_fee_rate is None else buy_fee_rate
-        row["sell_fee_rate"] = fee_rate if sell_fee_rate is None else sell_fee_rate
+        row["buy_fee_rate"] = row.get("buy_fee_rate", fee_rate) if buy_fee_rate is None else buy_fee_rate
+        row["sell_fee_rate"] = row.get("sell_fee_rate", fee_rate) if sell_fee_rate is None else sell_fee_rate
         row["initial_capital"] = float(row["initial_capital"] if initial_capital is None else initial_capital)
         if int(row["lookback"]) != row["lookback"]:
             raise ValueError(f"lookback is a whole number of bars; received {row['lookback']!r}")
@@ -174,6 +201,7 @@ class Market:
     qty_increment: Tensor   # (A,) float64, 0 where any quantity will do
     segment_first: Tensor   # (G,) int64, first bar
     segment_end: Tensor     # (G,) int64, bar after the last one
+    order_scale: Tensor     # (G, A) float64, coins per unit of action; host presets only
     episode_limit: Tensor   # (G,) int64, last bar an episode may reach
     first_start: Tensor     # (G,) int64, first bar an episode may start at
     start_offset: Tensor    # (G + 1,) int64, number of starts in the segments before
@@ -183,6 +211,22 @@ class Market:
     def __deepcopy__(self, memo: dict[int, Any]) -> Market:
         """Shared, never copied."""
         return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As arrays: torch would pass memory of its own to another process, and a window's overlapping rows apart."""
+        values = {field.name: _as_array(getattr(self, field.name)) for field in fields(self)}
+        n_features = self.windows.stride(0)
+        values["windows"] = _as_array(self.windows.as_strided((len(self.price) * n_features,), (1,)))
+        return _restored_market, (values, tuple(self.windows.shape), n_features, self.price.device)
+
+
+def _restored_market(values: dict[str, Any], shape: tuple[int, int], n_features: int, device: torch.device) -> Market:
+    tensors = {name: None if value is None else torch.from_numpy(value).to(device) for name, value in values.items()}
+    return Market(**{**tensors, "windows": tensors["windows"].as_strided(shape, (n_features, 1))})  # type: ignore[arg-type]
+
+
+def _as_array(value: Tensor | None) -> np.ndarray | None:
+    return None if value is None else value.detach().cpu().numpy().copy()
 
 
 @dataclass(frozen=True)
@@ -197,7 +241,7 @@ class Portfolio:
     qty: Tensor            # (N, A) float64, coins
     held_bars: Tensor      # (N, A) int64, bars since the position was opened or last sold from
     high: Tensor           # (N, A) float64, highest price while held, quote
-    order_scale: Tensor    # (N, A) float64, coins per unit of action; host presets only
+    order_scale: Tensor    # (N, A) float64, of its segment
     benchmark_qty: Tensor  # (N, A) float64, coins of the equal-weight portfolio
     equity: Tensor         # (N,) float64, quote
     benchmark: Tensor      # (N,) float64, quote, value of the equal-weight portfolio
@@ -223,7 +267,9 @@ class Outcome:
 # ---------------------------------------------------------------------------------------------- orders
 def order_quantities(action: Tensor, book: Portfolio, price: Tensor, equity: Tensor, p: EnvParams) -> Tensor:
     """action (N, A) float32 -> coins asked for (N, A) float64: positive to buy, negative to sell."""
-    if p.order_sizing == "price_magnitude":
+    if p.action_limit < float("inf"):
+        action = action.clamp(-p.action_limit, p.action_limit)
+    if p.order_sizing in ("price_magnitude", "price_digits"):
         return action.double() * book.order_scale
     if p.order_sizing == "initial_capital":  # in float32, as the host computes it
         return (action * book.order_scale.float()).double()
@@ -303,7 +349,7 @@ def execute_buys(
         # Assets stay a loop: each buy spends cash the next one sees. A is about ten, N is the batch.
         for i in range(price.shape[1]):
             budget = _spendable_cash(book, equity, p)
-            affordable = budget / torch.where(price[:, i] > 0, unit_cost[:, i], 1.0)
+            affordable = coins_for(budget, torch.where(price[:, i] > 0, unit_cost[:, i], 1.0), p)
             filled = torch.zeros_like(wanted)
             filled[:, i] = torch.minimum(wanted[:, i], affordable)
             book = execute_purchases(book, filled, price, unit_cost, market, p)
@@ -324,6 +370,15 @@ def execute_purchases(
     high = torch.where(is_kept & (book.qty == 0), price, book.high)
     book = replace(book, qty=book.qty + bought, cash=cash, high=high)
     return _book_trades(book, bought, price, price * (1.0 + p.slippage_rate) * p.buy_fee_rate, p)
+
+
+def coins_for(budget: Tensor, unit_cost: Tensor, p: EnvParams) -> Tensor:
+    """Coins (N,) that a budget pays for; whole ones as Python's ``//`` counts them, which never exceed it."""
+    coins = budget / unit_cost
+    if not p.whole_coins:
+        return coins
+    whole = torch.floor(coins)
+    return torch.where(whole * unit_cost > budget, whole - 1.0, whole)
 
 
 def _spendable_cash(book: Portfolio, equity: Tensor, p: EnvParams) -> Tensor:
@@ -359,6 +414,8 @@ def reward_terms(before: Portfolio, book: Portfolio, price: Tensor, market: Mark
     if p.reward == "benchmark_difference":
         gain = (book.equity - before.equity) - (book.benchmark - before.benchmark)
         return {"alpha": gain * p.norm_reward}
+    if p.reward == "profit":
+        return {"profit": (book.equity - before.equity) * p.norm_reward}
     weights = torch.where(book.equity[:, None] > 0, book.qty * price / book.equity[:, None], 0.0)  # (N, A)
     if p.reward == "cappuccino":
         return _cappuccino_terms(before, book, weights, market, p)
@@ -421,7 +478,8 @@ def step(book: Portfolio, action: Tensor, market: Market, p: EnvParams) -> tuple
     action (N, A) float32, finite, chosen at the bar before and filled at this bar's close.
     """
     before = book
-    book = replace(book, bar=book.bar + 1, held_bars=book.held_bars + (book.qty > 0), **_nothing_traded(book))
+    bar = (book.bar + 1).clamp(max=len(market.price) - 1)  # one whose episode is over waits there for its reset
+    book = replace(book, bar=bar, held_bars=book.held_bars + (book.qty > 0), **_nothing_traded(book))
     price = market.price[book.bar]  # (N, A)
     equity = account_value(book, price)  # before any trade of this bar
 
@@ -530,8 +588,7 @@ def open_portfolio(
     last_bar = market.episode_limit[segment]
     if episode_bars is not None:
         last_bar = torch.minimum(last_bar, first_bar + episode_bars)
-    segment_price = market.price[market.segment_first[segment]]  # (N, A)
-    base_price = segment_price if p.benchmark_base == "segment" else market.price[first_bar]
+    base_price = market.price[market.segment_first[segment] if p.benchmark_base == "segment" else first_bar]  # (N, A)
     is_priced = base_price > 0
     fee = 1.0 + (p.buy_fee_rate if p.benchmark_pays_fee else 0.0)
     share = p.initial_capital / is_priced.sum(-1, keepdim=True).clamp(min=1).double()
@@ -541,26 +598,28 @@ def open_portfolio(
     return Portfolio(
         bar=first_bar, first_bar=first_bar, last_bar=last_bar, segment=segment, cash=capital,
         qty=torch.zeros_like(base_price), held_bars=torch.zeros_like(base_price, dtype=torch.int64),
-        high=torch.zeros_like(base_price), order_scale=order_scale(segment_price, p), benchmark_qty=benchmark_qty,
+        high=torch.zeros_like(base_price), order_scale=market.order_scale[segment], benchmark_qty=benchmark_qty,
         equity=capital, benchmark=(benchmark_qty * market.price[first_bar]).sum(-1), peak=capital,
         max_drawdown=zero, discounted_return=zero, trades=count, fees=zero, slippage=zero, turnover=zero,
     )  # fmt: skip
 
 
-def order_scale(first_price: Tensor, p: EnvParams) -> Tensor:
-    """Coins per unit of action (N, A) of the host presets, from the segment's first prices."""
-    priced = torch.where(first_price > 0, first_price, 1.0)
-    if p.order_sizing == "price_magnitude":
-        scale = p.norm_action / 10.0 ** torch.floor(torch.log10(priced))
-    elif p.order_sizing == "initial_capital":
-        scale = p.initial_capital / (priced * p.norm_action)
-    else:
-        return torch.zeros_like(first_price)
-    return torch.where(first_price > 0, scale, 0.0)
+def order_scale(first_price: np.ndarray, p: EnvParams) -> list[float]:
+    """Coins per unit of action (A) of the host presets, from a segment's first prices as the caller gave them."""
+    def scale(price: np.number) -> float:
+        if not price > 0 or p.order_sizing == "equity":
+            return 0.0
+        if p.order_sizing == "initial_capital":
+            return p.initial_capital / (float(price) * p.norm_action)
+        if p.order_sizing == "price_digits":  # as FinRL writes it: how many characters the price prints as
+            return p.norm_action / 10.0 ** (len(str(price)) - 7)
+        return p.norm_action / 10.0 ** math.floor(math.log(price, 10))
+
+    return [scale(price) for price in first_price]
 
 
 def restart(is_over: Tensor, fresh: Portfolio, book: Portfolio) -> Portfolio:
-    """Fresh accounts where is_over (N,), the running ones elsewhere."""
+    """`fresh` accounts where is_over (N,), the running ones elsewhere."""
     def chosen(new: Tensor, old: Tensor) -> Tensor:
         return torch.where(is_over if new.ndim == 1 else is_over[:, None], new, old)
 
@@ -600,6 +659,7 @@ def build_market(config: Mapping[str, Any], p: EnvParams, episode_bars: int | No
         windows=lookback_windows(tech if p.norm_tech == 1 else tech.astype(float) * p.norm_tech, p.lookback, device),
         min_qty=per_asset(smallest_orders(p.rules, config, n_assets)),
         qty_increment=per_asset(config.get("qty_increment", 0.0)),
+        order_scale=torch.tensor([order_scale(price[a], p) for a, _ in segments], dtype=torch.float64, device=device),
         segment_first=integers([a for a, _ in segments]), segment_end=integers([b for _, b in segments]),
         episode_limit=integers(limit), first_start=integers(first_start),
         start_offset=integers(np.cumsum([0, *n_starts]).tolist()),
@@ -638,7 +698,7 @@ def smallest_orders(rules: str, config: Mapping[str, Any], n_assets: int) -> Seq
     given, tickers = config.get("min_order_qty"), config.get("tickers")
     if given is not None:
         return given
-    if rules == "standard":
+    if rules in ("standard", "finrl", "finrl_meta"):
         return [0.0] * n_assets
     if rules == "cappuccino" and tickers is not None:
         names = [str(ticker).upper().replace("/", "").removesuffix("USDT").removesuffix("USD") for ticker in tickers]
@@ -646,16 +706,152 @@ def smallest_orders(rules: str, config: Mapping[str, Any], n_assets: int) -> Seq
         if unknown:
             raise ValueError(f"no smallest order is known for {', '.join(unknown)}; give config['min_order_qty'] (A,)")
         return [CAPPUCCINO_LIMITS[name] * 1.1 for name in names]
-    limits = FINRL_LIMITS if rules == "finrl_crypto" else tuple(CAPPUCCINO_LIMITS.values())
+    limits = COLUMN_LIMITS.get(rules) or tuple(CAPPUCCINO_LIMITS.values())
     if n_assets > len(limits):
         known = f"the {rules} rules know the smallest order of {len(limits)} columns, price_array has {n_assets}"
         raise ValueError(f"{known}; give config['min_order_qty'] (A,) in coins")
     return [limit * 1.1 for limit in limits[:n_assets]]
 
 
+# ---------------------------------------------------------------------------------------------- inside a host
+# What the family's scalar classes are called, and the names in their code that tell their rules apart.
+HOST_CLASSES = ("CryptoEnvAlpaca", "CryptoEnvCCXT", "CryptoEnv")
+MARKS: dict[str, tuple[str, frozenset[str], frozenset[str]]] = {  # rules -> class, names it has, names it lacks
+    "cappuccino": ("CryptoEnvAlpaca", frozenset({"norm_action", "stocks_cooldown", "time_decay_floor"}), frozenset()),
+    "finrl_crypto": (
+        "CryptoEnvAlpaca", frozenset({"norm_action", "stocks_cooldown"}), frozenset({"time_decay_floor"})),
+    "ccxt": ("CryptoEnvCCXT", frozenset({"norm_action", "stocks_cooldown"}), frozenset()),
+    "finrl": ("CryptoEnv", frozenset({"max_stock", "action_norm_vector", "str"}), frozenset({"norm_action"})),
+    "finrl_meta": ("CryptoEnv", frozenset({"max_stock", "action_norm_vector", "log"}), frozenset({"norm_action"})),
+}  # fmt: skip
+CONFIG_KEYS = frozenset(
+    "price_array tech_array time_array tickers ticker_list segments min_order_qty qty_increment filled_array if_train "
+    "turbulence_array".split()
+)
+
+
+def words_of(host_class: type) -> tuple[frozenset[str], frozenset[str]]:
+    """(names, texts) in the code of a class; keys that it reads from config and env_params are among the texts."""
+    names: set[str] = set()
+    texts: set[str] = set()
+    codes = [f.__code__ for f in vars(host_class).values() if inspect.isfunction(f)]
+    while codes:
+        code = codes.pop()
+        names.update(code.co_names)
+        texts.update(text for text in code.co_consts if isinstance(text, str))
+        codes.extend(inner for inner in code.co_consts if inspect.iscode(inner))
+    return frozenset(names), frozenset(texts)
+
+
+def rules_of(host_class: type) -> str | None:
+    """The rule set of a host's scalar class by its marks; None for a class of another family."""
+    names = words_of(host_class)[0]
+    for rules, (name, has, lacks) in MARKS.items():
+        if host_class.__name__ == name and has <= names and not lacks & names:
+            return rules
+    return None
+
+
+def imported_host_classes() -> dict[str, type]:
+    """Rule set -> the scalar class with these rules among the modules that are imported; nothing is imported here."""
+    found: dict[str, type] = {}
+    for module in list(sys.modules.values()):
+        for name in HOST_CLASSES:
+            candidate = getattr(module, "__dict__", {}).get(name)
+            if isinstance(candidate, type) and not issubclass(candidate, VectorizedCryptoEnvAlpaca):
+                rules = rules_of(candidate)
+                if rules is not None:
+                    found.setdefault(rules, candidate)
+    return found
+
+
+def settings_of_host(host_class: type, n_assets: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(env_params, config) that a scalar class brings along: capital, fees and smallest orders as its host has them."""
+    module = vars(sys.modules[host_class.__module__])
+    defaults = {name: p.default for name, p in inspect.signature(host_class.__init__).parameters.items()}
+    capital = defaults.get("initial_capital") or getattr(module.get("TRADING"), "INITIAL_CAPITAL", None)
+    found = {"initial_capital": capital, "buy_fee_rate": defaults.get("buy_cost_pct"),
+             "sell_fee_rate": defaults.get("sell_cost_pct")}  # fmt: skip
+    params = {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
+    limits = module.get("CRYPTO_LIMITS" if host_class.__name__ == "CryptoEnvCCXT" else "ALPACA_LIMITS")
+    if limits is None:
+        return params, {}
+    if len(limits) < n_assets:
+        raise ValueError(f"{name_of(host_class)} knows the smallest order of {len(limits)} coins, price_array has "
+                         f"{n_assets}; lengthen its table, or give config['min_order_qty'] (A,) in coins")  # fmt: skip
+    return params, {"min_order_qty": np.asarray(limits)[:n_assets] * 1.1}
+
+
+def name_of(host_class: type) -> str:
+    """Module and class."""
+    return f"{host_class.__module__}.{host_class.__name__}"
+
+
+def resolve_rules(
+    config: Mapping[str, Any], env_params: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], dict[str, Any]]:  # fmt: skip
+    """(config, env_params) with the rules that hold: those given, else those of the host's scalar class.
+
+    Raises:
+        ValueError: no rules given, and none or several to inherit; a key that the host's class reads and this
+            simulator does not know; a config key that no imported class can tell to be harmless.
+    """
+    hosts, params = imported_host_classes(), dict(env_params)
+    rules = params.pop("rules", None)
+    read = frozenset().union(*(words_of(host_class)[1] for host_class in hosts.values()))
+    for key in sorted(config.keys() - CONFIG_KEYS):
+        if not hosts or key in read:
+            raise ValueError(f"config[{key!r}] is not simulated here; known keys are {', '.join(sorted(CONFIG_KEYS))}. "
+                             "Leave it out if it changes nothing")  # fmt: skip
+    if rules is not None:
+        _say_once(logging.INFO, f"rules {rules!r}, as given")
+        return config, {"rules": rules, **params}
+    if len(hosts) != 1:
+        seen = ", ".join(f"{name_of(each)} ({rules})" for rules, each in hosts.items()) or "none"
+        raise ValueError(
+            f'env_params["rules"] must be one of {", ".join(RULES)}. Without it the rules are those of the scalar '
+            f"class that the host has imported, if there is exactly one; imported here: {seen}")  # fmt: skip
+    (rules, host_class), = hosts.items()
+    known = {field.name for field in fields(EnvParams)} | {"fee_rate", *OPTIONS}
+    unknown = sorted((params.keys() - known) & words_of(host_class)[1])
+    if unknown:
+        raise ValueError(f"{name_of(host_class)} reads env_params {', '.join(unknown)}, which is not simulated here")
+    inherited, limits = settings_of_host(host_class, np.shape(config["price_array"])[-1])
+    if "fee_rate" in params:
+        inherited = {name: value for name, value in inherited.items() if not name.endswith("fee_rate")}
+    _say_once(logging.WARNING, f"rules {rules!r}, inherited from {name_of(host_class)}")
+    return {**limits, **config}, {"rules": rules, **inherited, **params}
+
+
+@functools.cache
+def _say_once(level: int, message: str) -> None:
+    log.log(level, message)
+
+
+def refuse_what_is_on(**options: Any) -> None:
+    """Raise ValueError for host keywords that are switched on and cannot be simulated.
+
+    Cappuccino's fee tiers and time limits are off, whatever was asked, where it could not import them.
+    """
+    modules = [vars(sys.modules[host_class.__module__]) for host_class in imported_host_classes().values()]
+    is_off = any(module.get("FEE_TIER_AVAILABLE") is False for module in modules)
+    for name, value in options.items():
+        if value and not (is_off and name in ("use_dynamic_fees", "use_timeframe_constraint")):
+            raise ValueError(f"{name} is not simulated here; received {value!r}. Switch it off, or train with the "
+                             "host's own class")  # fmt: skip
+
+
 # ---------------------------------------------------------------------------------------------- the classes
-def _reads(field: str, meaning: str) -> property:
-    return property(lambda env: env._out(env._read(field)), doc=meaning)
+class NoNativeStep(RuntimeError):
+    """Why a native step cannot be used here, as a sentence; the plain step runs in its place."""
+
+
+def _shows(field: str, meaning: str) -> property:
+    return property(lambda env: env._out(env._shown(field)), doc=meaning)
+
+
+def _sizes(meaning: str) -> property:
+    return property(lambda env: env._n_envs, lambda env, n_envs: env._resize(n_envs), doc=meaning)
 
 
 class VectorizedCryptoEnvAlpaca:
@@ -664,7 +860,9 @@ class VectorizedCryptoEnvAlpaca:
     `reset() -> state` and `step(action) -> state, reward, done, info`, tensors on `device`: state (N, S) float32,
     reward (N,) float32, done (N,) bool, info a dict of tensors. An environment whose episode is over restarts in the
     same step: the returned state is the new episode's first, `info["final_state"]` holds the old one's last, and
-    `info["truncated"]` says where the clock alone ended it (bootstrap the value from final_state there).
+    `info["truncated"]` says where the clock alone ended it (bootstrap the value from final_state there). What hosts
+    read from the object (`cash`, `stocks`, `time`, `total_asset`) still shows the ended account until the next step,
+    and `episode_return` the last ended episode until the next one ends.
 
     With n_envs = 1 the interface is the hosts' scalar one: NumPy (S,), float, bool, a dict of Python numbers, and no
     restart, because hosts read `cash` and `total_asset` after the last step and call `reset()` themselves. Stepping
@@ -674,115 +872,217 @@ class VectorizedCryptoEnvAlpaca:
         config: `price_array` (T, A), `tech_array` (T, F), optionally `segments` [(first, last_exclusive), ...] that no
             episode crosses, `tickers` (A), `min_order_qty` (A,), `qty_increment` (A,), and `filled_array` (T, A) bool:
             bars in which nobody traded the coin, so that no order fills.
-        env_params: `rules`, `lookback` and any setting of `EnvParams`.
-        n_envs: number of accounts N. `num_envs` is elegantrl's name for it and wins when given.
+        env_params: `rules`, `lookback` and any setting of `EnvParams`; also `n_envs`, `seed`, `episode_bars` and
+            `gpu_id`, which an argument of that name overrides.
+        n_envs: number of accounts N, 1 by default. `num_envs` is elegantrl's name for it and wins when given. Assigning
+            `env_num` (or `n_envs`, `num_envs`) later makes that many accounts, which begin with the next `reset()`.
+        rules: overrides `env_params["rules"]`. When neither is given, the rules, the capital, the fees and the smallest
+            orders are those of the scalar class that the host has imported (`imported_host_classes`).
+        lookback: overrides `env_params["lookback"]`.
         initial_capital: quote; None takes the rule set's.
         buy_cost_pct: fee fraction of a purchase; None takes the rule set's.
         sell_cost_pct: fee fraction of a sale; None takes the rule set's.
         gamma: discount of the host presets' final reward.
         if_log: kept for hosts, whose constructors pass it; this environment does not log.
         device: torch device; None takes `cuda:gpu_id` where there is one, else the CPU.
-        gpu_id: -1 is the CPU.
+        gpu_id: -1 is the CPU; None is 0.
         num_envs: see n_envs.
-        seed: of the random starts; None is 0.
+        seed: of the random starts; None is 0. Assigning `seed` later takes effect with the next episode.
         start: "first", "random" or "stratified"; None takes the rule set's.
         episode_bars: steps of a window; None runs to the end of the segment.
         as_numpy: None means n_envs == 1.
+        autoreset: whether `step` restarts what has ended; None means not `as_numpy`. With False the returned state is
+            the ended episode's last one, and `reset(where=...)` opens the next. An account stepped on after its end
+            stays within the data; what it returns then means nothing.
         compact: observations hold the number of their bar, as the last column, in place of its features; `expand`
             gives the full ones. Not for more than 2**24 bars: a float32 counts no further.
+        native_step: False makes the fast class run the plain step.
+        api: "elegantrl" as above, or "gymnasium": `reset() -> state, info`, `step() -> state, reward, terminated,
+            truncated, info`, spaces, `close`; ElegantRL's git master wants that one too.
         env_name: a label.
+        sentiment_service, use_sentiment, use_dynamic_fees, fee_mode, fee_interval, use_timeframe_constraint, timeframe,
+            data_interval, exchange_name: keywords of host constructors. What is off is ignored; what is on is refused.
+        tickers: names of the coins, as `config["tickers"]`.
 
     Raises:
         ValueError: for settings, arrays or sizes that cannot be simulated.
+        ImportError: api="gymnasium" without that package.
     """
 
+    default_rules: str | None = None  # of classes named after a host's; None inherits
+
     def __init__(
-        self, config: Mapping[str, Any], env_params: Mapping[str, Any], n_envs: int = 8, *,
-        initial_capital: float | None = None, buy_cost_pct: float | None = None, sell_cost_pct: float | None = None,
-        gamma: float = 0.99, if_log: bool = False, device: str | torch.device | None = None, gpu_id: int = 0,
+        self, config: Mapping[str, Any], env_params: Mapping[str, Any] | None = None, n_envs: int | None = None, *,
+        rules: str | None = None, lookback: int | None = None, initial_capital: float | None = None,
+        buy_cost_pct: float | None = None, sell_cost_pct: float | None = None, gamma: float = 0.99,
+        if_log: bool = False, device: str | torch.device | None = None, gpu_id: int | None = None,
         num_envs: int | None = None, seed: int | None = None, start: str | None = None,
-        episode_bars: int | None = None, as_numpy: bool | None = None, compact: bool = False,
-        env_name: str = "VectorizedCryptoEnvAlpaca",
+        episode_bars: int | None = None, as_numpy: bool | None = None, autoreset: bool | None = None,
+        compact: bool = False, native_step: bool = True, api: str = "elegantrl",
+        env_name: str = "VectorizedCryptoEnvAlpaca", tickers: Sequence[str] | None = None,
+        sentiment_service: Any = None, use_sentiment: bool = False, use_dynamic_fees: bool = False,
+        fee_mode: str | None = None, fee_interval: str | None = None, use_timeframe_constraint: bool = False,
+        timeframe: str | None = None, data_interval: str | None = None, exchange_name: str | None = None,
     ) -> None:  # fmt: skip
-        self.params = EnvParams.from_mapping(env_params, initial_capital, buy_cost_pct, sell_cost_pct, gamma)
-        self.n_envs = self.num_envs = self.env_num = n_envs if num_envs is None else num_envs
-        self.start, self.seed = start or self.params.start, int(seed or 0)
-        self.episode_bars, self.target_return = episode_bars, 10.0
-        self.as_numpy = self.n_envs == 1 if as_numpy is None else as_numpy
+        refuse_what_is_on(
+            use_sentiment=use_sentiment and sentiment_service is not None, use_dynamic_fees=use_dynamic_fees,
+            use_timeframe_constraint=use_timeframe_constraint)
+        named = {"rules": rules, "lookback": lookback, "n_envs": n_envs if num_envs is None else num_envs,
+                 "seed": seed, "episode_bars": episode_bars, "gpu_id": gpu_id}  # fmt: skip
+        given = {"rules": self.default_rules, **(env_params or {})}
+        given |= {name: value for name, value in named.items() if value is not None}
+        config = config if tickers is None or len(tickers) == 0 else {"tickers": tickers, **config}
+        config, given = resolve_rules(config, given)
+        n_envs, seed, episode_bars, gpu_id = (given.get(name) for name in OPTIONS)
+        self.params = EnvParams.from_mapping(given, initial_capital, buy_cost_pct, sell_cost_pct, gamma)
+        self.start, self._seed, self.episode_bars = start or self.params.start, int(seed or 0), episode_bars
+        self.target_return = TARGET_RETURNS.get(self.params.rules, 10.0)
+        self._asked = {"as_numpy": as_numpy, "autoreset": autoreset, "native_step": native_step}
         self.compact, self.if_log, self.env_name, self.if_discrete = compact, if_log, env_name, False
+        gpu_id = 0 if gpu_id is None else int(gpu_id)
         device = device or (f"cuda:{gpu_id}" if gpu_id >= 0 and torch.cuda.is_available() else "cpu")
         self.device = torch.empty(0, device=device).device  # with its number, as tensors there have it
-        self._check_options()
+        self.api = _checked_api(api)
         shape = np.shape(config["price_array"]), np.shape(config["tech_array"])
         if compact and shape[0][0] > 2**24:
             raise ValueError(f"compact observations count bars up to 2**24; price_array has {shape[0][0]}")
         self.action_dim = shape[0][-1]
         self.full_state_dim = sum(width for _, width in observation_layout(self.params, self.action_dim, shape[1][-1]))
-        self.state_dim = self.full_state_dim - (self.params.lookback * shape[1][-1] - 1 if compact else 0)
-        self._check_memory()
+        self._state_dim = self.full_state_dim - (self.params.lookback * shape[1][-1] - 1 if compact else 0)
+        self._set_size(1 if n_envs is None else n_envs)
 
         self.market = build_market(config, self.params, episode_bars, self.device)
         self._n_starts = int(self.market.start_offset[-1])
         room = self.market.episode_limit - self.market.first_start
         self.max_step = min(int(room.max()), episode_bars or int(room.max()))
-        self.initial_total_asset = self.params.initial_capital
-        self._episode = torch.full((self.n_envs,), -1, dtype=torch.int64, device=self.device)
-        self._rejected = torch.zeros_like(self._episode)
+        self.initial_total_asset = self.initial_cash = self.params.initial_capital
+        self._open_accounts()
+
+    def _set_size(self, n_envs: int) -> None:
+        if isinstance(n_envs, bool) or not isinstance(n_envs, int | np.integer) or n_envs < 1:
+            raise ValueError(f"n_envs is a whole number of environments >= 1; received {n_envs!r}")
+        self._n_envs = int(n_envs)
+        self.as_numpy = self._n_envs == 1 if self._asked["as_numpy"] is None else self._asked["as_numpy"]
+        self.autoreset = not self.as_numpy if self._asked["autoreset"] is None else self._asked["autoreset"]
+        self._check_options()
+        self._check_memory()
+
+    def _open_accounts(self) -> None:
+        """Allocate what N accounts need; they begin with the next reset."""
         self._needs_reset = True
         self._allocate()
         self.book = self._fresh_book(self._episode + 1)
 
+    def _resize(self, n_envs: int) -> None:
+        if n_envs != self._n_envs:
+            self._set_size(n_envs)
+            self._open_accounts()
+
     def _allocate(self) -> None:
-        """For the class with buffers; this one has none."""
+        self._episode = torch.full((self._n_envs,), -1, dtype=torch.int64, device=self.device)
+        self._rejected = torch.zeros_like(self._episode)
+        self._last_return = torch.full_like(self._rejected, torch.nan, dtype=torch.float64)
+        self._ended: Portfolio | None = None  # the accounts before what has ended restarted, after a step with an end
 
     def _check_options(self) -> None:
-        n_envs = self.n_envs
-        if isinstance(n_envs, bool) or not isinstance(n_envs, int | np.integer) or n_envs < 1:
-            raise ValueError(f"n_envs is a whole number of environments >= 1; received {n_envs!r}")
         if self.start not in ("first", "random", "stratified"):
             raise ValueError(f'start must be "first", "random" or "stratified"; received {self.start!r}')
         if self.episode_bars is not None and self.episode_bars < 1:
             raise ValueError(f"episode_bars is a number of steps >= 1, or None; received {self.episode_bars!r}")
-        if self.as_numpy and n_envs != 1:
-            raise ValueError(f"as_numpy needs n_envs == 1; received {n_envs}")
+        if self.as_numpy and (self._n_envs != 1 or self.autoreset):
+            raise ValueError(f"as_numpy needs n_envs == 1 and no autoreset; received n_envs = {self._n_envs}")
 
     def _check_memory(self) -> None:
-        needed = self.n_envs * (3 * 4 * self.state_dim + 8 * (8 * self.action_dim + 20))
+        needed = self._n_envs * (5 * 4 * self.state_dim + 8 * (8 * self.action_dim + 20))
         if self.device.type == "cuda":
             free = torch.cuda.mem_get_info(self.device)[0]
         else:  # no such call on Windows: no limit is known there
             free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else needed
         if needed > free:
             sizes = f"needs about {needed / 2**30:,.1f} GiB, {self.device} has {free / 2**30:,.1f}"
-            raise ValueError(f"n_envs = {self.n_envs} {sizes}; at most {self.n_envs * free // needed} fit")
+            raise ValueError(f"n_envs = {self._n_envs} {sizes}; at most {self._n_envs * free // needed} fit")
 
     # What hosts read: tensors for a batch, NumPy and Python numbers for one environment.
-    cash = _reads("cash", "(N,) quote currency in the accounts.")
-    stocks = _reads("qty", "(N, A) coins in the accounts.")
-    time = _reads("bar", "(N,) row of price_array the accounts stand at.")
-    total_asset = _reads("equity", "(N,) account values, quote.")
-    price_array = property(lambda env: env.market.price.cpu().numpy() if env.as_numpy else env.market.price)  # (T, A)
+    n_envs, num_envs, env_num = _sizes("Number of accounts."), _sizes("See n_envs."), _sizes("See n_envs.")
+    cash = amount = _shows("cash", "(N,) quote currency in the accounts.")
+    stocks = _shows("qty", "(N, A) coins in the accounts.")
+    time = day = _shows("bar", "(N,) row of price_array the accounts stand at.")
+    total_asset = _shows("equity", "(N,) account values, quote.")
+    price_array = price_ary = property(
+        lambda env: env.market.price.cpu().numpy() if env.as_numpy else env.market.price)  # (T, A)  # fmt: skip
 
-    episode_return = property(lambda env: env._out(env._read("equity") / env.params.initial_capital),
-                              doc="(N,) account value over initial capital.")  # fmt: skip
+    @property
+    def episode_return(self) -> Any:
+        """(N,) account value over initial capital: of the last ended episode, else of the running one."""
+        running = self._shown("equity") / self.params.initial_capital
+        last = self._ended_returns()
+        return self._out(running if self.as_numpy else torch.where(last.isnan(), running, last))
+
+    @property
+    def state_dim(self) -> int:
+        """Width S of an observation."""
+        return self._state_dim
+
+    @state_dim.setter
+    def state_dim(self, width: int) -> None:
+        if width != self._state_dim:
+            rest = self._state_dim - 1 - self.action_dim
+            raise ValueError(f"an observation is {self._state_dim} wide: cash, {self.action_dim} coins, {rest} features "
+                             f"and extras; the host assigns state_dim {width}: correct it there")  # fmt: skip
+
+    @property
+    def seed(self) -> int:
+        """Seed of the random starts; assigning one takes effect with the next episode."""
+        return self._seed
+
+    @seed.setter
+    def seed(self, seed: int) -> None:
+        self._seed = int(seed)
 
     def _read(self, field: str) -> Tensor:
         return getattr(self.book, field)
 
-    @torch.no_grad()
-    def reset(self) -> Any:
-        """Open fresh accounts in all environments -> first observations (N, S), or NumPy (S,) for one environment."""
-        return self._out(self._begin())
+    def _shown(self, field: str) -> Tensor:
+        return getattr(self._ended or self.book, field)
 
-    def _begin(self) -> Tensor:
-        self._episode += 1
-        self._rejected.zero_()
-        self._needs_reset = False
-        self.book = book = self._fresh_book(self._episode)
+    def _ended_returns(self) -> Tensor:
+        return self._last_return
+
+    @torch.no_grad()
+    def reset(self, where: Any = None, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> Any:
+        """Open fresh accounts -> first observations (N, S), or NumPy (S,) for one environment.
+
+        Args:
+            where: (N,) bool, the environments to open; None is all of them. The others go on.
+            seed: of the random starts from here on; episodes are counted anew.
+            options: {"reset_mask": where}, as Gymnasium passes it.
+        """
+        return self._first_return(self._begin(where, seed, options))
+
+    def _begin(self, where: Any, seed: int | None, options: Mapping[str, Any] | None) -> Tensor:
+        where = (options or {}).get("reset_mask") if where is None else where
+        if seed is not None:
+            self.seed = seed
+            self._episode.fill_(-1)
+        if where is None:
+            self._episode += 1
+            self._rejected.zero_()
+            self.book = book = self._fresh_book(self._episode)
+        else:
+            if self._needs_reset:
+                raise RuntimeError("no episode is running: open all environments with reset() first")
+            is_opened = torch.as_tensor(where, dtype=torch.bool).to(self.device).reshape(self._n_envs)
+            self._episode += is_opened
+            self._rejected *= ~is_opened
+            self.book = book = restart(is_opened, self._fresh_book(self._episode), self.book)
+        self._needs_reset, self._ended = False, None
         return self._observe(book)
 
+    def _first_return(self, state: Tensor) -> Any:
+        return self._out(state) if self.api == "elegantrl" else (self._out(state), {})
+
     @torch.no_grad()
-    def step(self, action: Any) -> tuple[Any, Any, Any, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, ...]:
         """Advance every environment one bar.
 
         Args:
@@ -797,24 +1097,38 @@ class VectorizedCryptoEnvAlpaca:
             ValueError: for a wrong shape.
             RuntimeError: before the first reset, and for one environment after the end of its episode.
         """
-        self.book, *returned = self._transition(self.book, self._fillable(self._accept(action)))
-        self._needs_reset = self.as_numpy and bool(returned[2])
-        state, reward, done, info = map(self._out, returned)
-        return state, reward, done, info
+        action = self._fillable(self._accept(action))
+        self.book, self._ended, *returned = self._transition(self.book, action, self._rejected)
+        done, info = returned[2:]
+        self._last_return = torch.where(done, info["episode_return"], self._last_return)
+        self._needs_reset = self.as_numpy and bool(done)
+        return self._step_return(*returned)
 
-    def _transition(self, book: Portfolio, action: Tensor) -> tuple[Portfolio, Tensor, Tensor, Tensor, dict[str, Any]]:
-        book, outcome = step(book, self._hold_invalid(action), self.market, self.params)
+    def _step_return(self, state: Tensor, reward: Tensor, done: Tensor, info: dict[str, Any]) -> tuple[Any, ...]:
+        if self.api == "elegantrl":
+            return self._out(state), self._out(reward), self._out(done), self._out(info)
+        truncated = info["truncated"]
+        if self.autoreset:  # as Gymnasium's vector environments call it
+            info = info | {"final_obs": info["final_state"], "_final_obs": done}
+        return (*map(self._out, (state, reward, done & ~truncated, truncated)), self._out(info))
+
+    def _transition(
+        self, book: Portfolio, action: Tensor, rejected: Tensor
+    ) -> tuple[Portfolio, Portfolio | None, Tensor, Tensor, Tensor, dict[str, Any]]:  # fmt: skip
+        """(accounts, those before the restarts if any, state, reward, done, info) one bar later."""
+        is_valid = action.isfinite().all(-1)
+        rejected += ~is_valid
+        book, outcome = step(book, torch.where(is_valid[:, None], action, 0.0), self.market, self.params)
         state = final_state = self._observe(book)
         info = {name: getattr(book, name) for name in ("equity", "trades", *COSTS)} | {
             "episode_return": book.equity / self.params.initial_capital, "benchmark_equity": book.benchmark,
             "truncated": outcome.truncated, "final_state": final_state, "reward_terms": outcome.terms,
-            "rejected_actions": self._rejected.clone(),
+            "rejected_actions": rejected.clone(),
         }  # fmt: skip
-        if not self.as_numpy:
-            self._episode += outcome.done
-            going_on = self._restart(outcome.done, book)
-            state, book = final_state if going_on is book else self._observe(going_on), going_on
-        return book, state, outcome.reward.float(), outcome.done, info
+        going_on = self._restart(outcome.done, book) if self.autoreset else book
+        ended = None if going_on is book else book
+        state = final_state if ended is None else self._observe(going_on)
+        return going_on, ended, state, outcome.reward.float(), outcome.done, info
 
     def _observe(self, book: Portfolio) -> Tensor:
         return observe(book, self.market, self.params, self.compact)
@@ -824,31 +1138,27 @@ class VectorizedCryptoEnvAlpaca:
         return expand(torch.as_tensor(state), self.market) if self.compact else state
 
     def _restart(self, is_over: Tensor, book: Portfolio) -> Portfolio:
+        self._episode += is_over
         if self.device.type == "cpu" and not is_over.any():  # a GPU is not asked: the answer would stall it
             return book
         return restart(is_over, self._fresh_book(self._episode), book)
 
     def _fresh_book(self, episode: Tensor) -> Portfolio:
-        segment, first_bar = draw_starts(episode, self._n_starts, self.start, self.seed, self.market)
+        segment, first_bar = draw_starts(episode, self._n_starts, self.start, self._seed, self.market)
         return open_portfolio(segment, first_bar, self.episode_bars, self.market, self.params)
 
     def _accept(self, action: Any) -> Tensor:
         if self._needs_reset:
             raise RuntimeError("no episode is running: call reset() before step()")
         action = torch.as_tensor(action).detach().to(self.device, torch.float32)
-        expected = (self.action_dim,) if self.as_numpy else (self.n_envs, self.action_dim)
+        expected = (self.action_dim,) if self.as_numpy else (self._n_envs, self.action_dim)
         if action.shape != expected:
             raise ValueError(f"action must have shape {expected}; received {tuple(action.shape)}")
         return (action[None] if self.as_numpy else action).contiguous()
 
     def _fillable(self, action: Tensor) -> Tensor:
         trades = self.market.trades  # a product: what is not finite stays so, and is counted as that
-        return action if trades is None else action * trades[self._read("bar") + 1]
-
-    def _hold_invalid(self, action: Tensor) -> Tensor:
-        is_valid = action.isfinite().all(-1)
-        self._rejected += ~is_valid
-        return torch.where(is_valid[:, None], action, 0.0)
+        return action if trades is None else action * trades[(self._read("bar") + 1).clamp(max=len(trades) - 1)]
 
     def _out(self, value: Any) -> Any:
         if not self.as_numpy:
@@ -858,39 +1168,116 @@ class VectorizedCryptoEnvAlpaca:
         row = value[0]
         return row.item() if row.ndim == 0 else row.cpu().numpy().copy()
 
+    # What Gymnasium asks of an environment.
+    @property
+    def single_observation_space(self) -> Any:
+        """Box of one account's observation (S,)."""
+        return _spaces().Box(-np.inf, np.inf, (self.state_dim,), np.float32)
+
+    @property
+    def single_action_space(self) -> Any:
+        """Box of one account's action (A,)."""
+        return _spaces().Box(-1.0, 1.0, (self.action_dim,), np.float32)
+
+    @property
+    def observation_space(self) -> Any:
+        """Box of what `reset` returns: (S,) for one environment that speaks NumPy, else (N, S)."""
+        shape = (self.state_dim,) if self.as_numpy else (self._n_envs, self.state_dim)
+        return _spaces().Box(-np.inf, np.inf, shape, np.float32)
+
+    @property
+    def action_space(self) -> Any:
+        """Box of what `step` takes: (A,) or (N, A)."""
+        shape = (self.action_dim,) if self.as_numpy else (self._n_envs, self.action_dim)
+        return _spaces().Box(-1.0, 1.0, shape, np.float32)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What Gymnasium reads before it steps: nothing is rendered, and how an ended episode goes on."""
+        modes = importlib.import_module("gymnasium.vector").AutoresetMode
+        return {"render_modes": [], "autoreset_mode": modes.SAME_STEP if self.autoreset else modes.DISABLED}
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Accounts as arrays, so that another process owns what it receives; the market shares or copies itself."""
+        return {name: _packed(value) for name, value in vars(self).items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over the values, on the device they were on."""
+        vars(self).update({name: _unpacked(value, state["device"]) for name, value in state.items()})
+
+
+TARGET_RETURNS = dict.fromkeys(("finrl_crypto", "ccxt", "cappuccino"), 1e8)  # at which hosts stop training
+
+
+def _checked_api(api: str) -> str:
+    if api not in ("elegantrl", "gymnasium"):
+        raise ValueError(f'api must be "elegantrl" or "gymnasium"; received {api!r}')
+    if api == "gymnasium" and importlib.util.find_spec("gymnasium") is None:
+        raise ImportError('api="gymnasium" needs the package gymnasium: pip install "gymnasium>=1.1"')
+    return api
+
+
+def _spaces() -> Any:
+    return importlib.import_module("gymnasium.spaces")
+
+
+def _packed(value: Any) -> Any:
+    if isinstance(value, Portfolio):
+        return _PackedPortfolio((f.name, _as_array(getattr(value, f.name))) for f in fields(Portfolio))
+    return _as_array(value) if isinstance(value, Tensor) else value
+
+
+def _unpacked(value: Any, device: torch.device) -> Any:
+    if isinstance(value, _PackedPortfolio):
+        return Portfolio(**{name: torch.from_numpy(array).to(device) for name, array in value.items()})
+    return torch.from_numpy(value).to(device) if isinstance(value, np.ndarray) else value
+
+
+class _PackedPortfolio(dict[str, Any]):
+    """The fields of a `Portfolio` as arrays."""
+
 
 class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
     """The same environment, same constructor and same numbers, with preallocated buffers and a native step.
 
-    What `reset` and `step` return are this object's own buffers, `info` included: valid until the next call. Clone
-    them to keep them, or hand the environment your own storage: `step(action, out={"state": ..., "reward": ...,
-    "done": ...})` writes straight into those slots (contiguous, on `device`) and returns them. Rows of
-    `info["final_state"]` are valid where `done`. `book` and what hosts read (`cash`, `stocks`, ...) are copies.
+    What `reset` and `step` return are this object's own buffers, `info` included. There are two sets of them, used in
+    turn: what a call returned stays as it is through the next call, and may be overwritten by the one after it. So
+    a loop may read the state it acted on after the step. Clone to keep longer, or hand the environment your own
+    storage: `step(action, out={"state": ..., "reward": ..., "done": ...})` writes straight into those slots
+    (contiguous, on `device`) and returns them. Rows of `info["final_state"]` are valid where `done`. `book` and what
+    hosts read (`cash`, `stocks`, ...) are copies.
 
     The native step is in the folder environment_Alpaca_kernels and needs numba on the CPU, Triton on a GPU. Without
-    it the plain step fills the same buffers.
+    it the plain step fills the same buffers; `stepped_by` is "numba", "triton" or "torch", `why_not_native` the reason.
     """
 
+    stepped_by: str
+    why_not_native: str | None
+
     def _allocate(self) -> None:
-        n, names = self.n_envs, TERM_NAMES[self.params.reward]
-        widths: dict[str, tuple[int, ...]] = {"state": (n, self.state_dim), "reward": (n,), "done": (n,)}
-        widths |= {"final_state": widths["state"], "truncated": (n,)}
-        kinds = {name: torch.bool if name in ("done", "truncated") else torch.float32 for name in widths}
-        self._slots = {name: torch.zeros(widths[name], dtype=kinds[name], device=self.device) for name in widths}
+        n, names = self._n_envs, TERM_NAMES[self.params.reward]
+        self.why_not_native = None
         self._kernel = self._native_kernel(len(names)) or BufferedStep(self, len(names))
-        self._advance = self._kernel.bind(self._slots)
-        self._infos: dict[str, Any] = self._kernel.tensors()
-        self._episode, self._rejected = self._infos.pop("episode").fill_(-1), self._infos["rejected_actions"]
-        self._infos |= {name: self._slots[name] for name in ("truncated", "final_state")}
-        self._infos["reward_terms"] = dict(zip(names, self._infos.pop("terms"), strict=True))
+        self.stepped_by = self._kernel.name
+        self._episode, self._rejected = self._kernel.episode.fill_(-1), self._kernel.rejected
+        self._sets = [Buffers(self._kernel, n, self.state_dim, names) for _ in range(2)]  # the next one to use first
         self._shape = None if self.as_numpy else torch.Size((n, self.action_dim))  # of an action ready to use
-        self._returned = (self._slots["state"], self._slots["reward"], self._slots["done"], self._infos)
+        self._is_fast = not self.as_numpy and self.api == "elegantrl"
 
     def _native_kernel(self, n_terms: int) -> Any:
+        """The native step of this device, or None with `why_not_native` set: the drop-in alone, no numba or triton."""
         where = "cpu" if self.device.type == "cpu" else "gpu"
+        if not self._asked["native_step"]:
+            self.why_not_native = "native_step is False"
+            return None
         try:
-            return importlib.import_module(f"environment_Alpaca_kernels.{where}").NativeStep(self, n_terms)
-        except ImportError:  # the drop-in alone, or no numba or triton: the plain step fills the buffers
+            return kernels(where).NativeStep(self, n_terms)
+        except (ImportError, NoNativeStep) as reason:
+            self.why_not_native = str(reason)
+            _warn_once(f"the plain torch step runs in place of the native one: {reason}")
             return None
 
     @property
@@ -902,93 +1289,210 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
     def book(self, book: Portfolio) -> None:
         self._kernel.load(book)
 
+    @property
+    def seed(self) -> int:
+        """Seed of the random starts; assigning one takes effect with the next episode."""
+        return self._seed
+
+    @seed.setter
+    def seed(self, seed: int) -> None:
+        self._seed = int(seed)
+        self._kernel.reseed(self._seed)
+
     def _read(self, field: str) -> Tensor:
         return self._kernel.read(field)
 
+    def _shown(self, field: str) -> Tensor:
+        return self._kernel.shown(field)
+
+    def _ended_returns(self) -> Tensor:
+        return self._kernel.read("last_return")
+
     def __getstate__(self) -> dict[str, Any]:
         """Without the native step and its buffers: a copy or an unpickled object allocates its own."""
-        own = ("_kernel", "_advance", "_slots", "_infos", "_returned")
-        return {"book": self.book} | {name: value for name, value in vars(self).items() if name not in own}
+        own = ("_kernel", "_sets")
+        kept = {name: value for name, value in vars(self).items() if name not in own}
+        return {name: _packed(value) for name, value in ({"book": self.book} | kept).items()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Allocate, then take over the values."""
-        book = state.pop("book")
+        state = {name: _unpacked(value, state["device"]) for name, value in state.items()}
+        book, episode, rejected = (state.pop(name) for name in ("book", "_episode", "_rejected"))
         vars(self).update(state)
-        episode, rejected = self._episode, self._rejected
         self._allocate()
         self.book = book
         self._episode.copy_(episode)
         self._rejected.copy_(rejected)
 
     @torch.no_grad()
-    def reset(self, out_state: Tensor | None = None) -> Any:
-        """Open fresh accounts -> first observations, written into out_state (N, S) when given."""
-        state = self._slots["state"] if out_state is None else out_state
-        self._check_slots({"state": state})
-        return self._out(state.copy_(self._begin()))
+    def reset(
+        self, where: Any = None, *, seed: int | None = None, options: Mapping[str, Any] | None = None,
+        out_state: Tensor | None = None,
+    ) -> Any:  # fmt: skip
+        """As the plain class; the observations are written into out_state (N, S) when given."""
+        self._sets.reverse()
+        slots = self._sets[1].slots
+        if out_state is not None:
+            self._check_slots({"state": out_state})
+        state = slots["state"] if out_state is None else out_state
+        return self._first_return(state.copy_(self._begin(where, seed, options)))
 
-    def step(self, action: Any, out: dict[str, Tensor] | None = None) -> tuple[Any, Any, Any, dict[str, Any]]:
+    def step(self, action: Any, out: dict[str, Tensor] | None = None) -> tuple[Any, ...]:
         """As the plain class; `out` maps "state", "reward" and "done", or some of them, to the caller's storage."""
         is_ready = type(action) is Tensor and action.dtype is torch.float32 and action.device == self.device
         if not is_ready or action.shape != self._shape or self._needs_reset or not action.is_contiguous():
             action = self._accept(action)
         action = self._fillable(action)
+        buffers = self._sets[0]
         if out is not None:
             self._check_slots(out)
-            slots = {**self._slots, **out}
+            slots = {**buffers.slots, **out}
             self._kernel.bind(slots)(action)
-            returned = (slots["state"], slots["reward"], slots["done"], self._infos)
+            returned = (slots["state"], slots["reward"], slots["done"], buffers.info)
         else:
-            self._advance(action)
-            returned = self._returned
-        if not self.as_numpy:
+            buffers.advance(action)
+            returned = buffers.returned
+        self._sets.reverse()
+        if self._is_fast:
             return returned
-        self._needs_reset = bool(returned[2])
-        self._slots["final_state"].copy_(returned[0])
-        return self._out(returned[0]), self._out(returned[1]), self._out(returned[2]), self._out(self._infos)
+        if self.as_numpy:
+            self._needs_reset = bool(returned[2])
+        if not self.autoreset:
+            buffers.slots["final_state"].copy_(returned[0])
+        return self._step_return(*returned)
 
     def _check_slots(self, out: dict[str, Tensor]) -> None:
         for name, slot in out.items():
-            own = self._slots[name if name in ("reward", "done") else "state"]
+            own = self._sets[0].slots[name if name in ("reward", "done") else "state"]
             fits = slot.shape == own.shape and slot.dtype == own.dtype and slot.device == own.device
             if name not in ("state", "reward", "done") or not fits or not slot.is_contiguous():
                 wanted, got = (f"shape {tuple(t.shape)}, {t.dtype}, {t.device}" for t in (own, slot))
                 raise ValueError(f"out slots are state, reward and done; {name}: {wanted}, contiguous; received {got}")
 
 
+class Buffers:
+    """One set of what a step returns, and the kernel bound to it."""
+
+    def __init__(self, kernel: Any, n_envs: int, state_dim: int, terms: tuple[str, ...]) -> None:
+        """Allocate on the kernel's device."""
+        widths: dict[str, tuple[int, ...]] = {"state": (n_envs, state_dim), "reward": (n_envs,), "done": (n_envs,)}
+        widths |= {"final_state": widths["state"], "truncated": (n_envs,)}
+        kinds = {name: torch.bool if name in ("done", "truncated") else torch.float32 for name in widths}
+        self.slots = {name: torch.zeros(widths[name], dtype=kinds[name], device=kernel.device) for name in widths}
+        self.slots |= kernel.reports()
+        money = self.slots["money"]
+        self.info: dict[str, Any] = dict(zip((*COUNTED, *REPORTED), (*self.slots["counts"], *money), strict=False))
+        self.info |= {name: self.slots[name] for name in ("truncated", "final_state")}
+        self.info["reward_terms"] = dict(zip(terms, money[len(REPORTED) :], strict=True))
+        self.returned = (self.slots["state"], self.slots["reward"], self.slots["done"], self.info)
+        self.advance: Callable[[Tensor], None] = kernel.bind(self.slots, is_own=True)
+
+
 class BufferedStep:
     """What a native step offers, from the plain one: where there is none, and the reference of the others."""
 
-    def __init__(self, env: VectorizedCryptoEnvAlpacaOptimized, n_terms: int) -> None:
-        self.env = env
-        money = torch.zeros((n_terms + len(REPORTED), env.n_envs), dtype=torch.float64, device=env.device)
-        self.reports = {name: torch.zeros_like(env._episode) for name in COUNTED} | {"terms": money[:n_terms]}
-        self.reports |= dict(zip(REPORTED, money[n_terms:], strict=True))
+    name = "torch"
 
-    def tensors(self) -> dict[str, Tensor]:
-        """COUNTED and REPORTED (N,) by name and "terms" (n_terms, N): overwritten by every step."""
-        return dict(self.reports)
+    def __init__(self, env: VectorizedCryptoEnvAlpacaOptimized, n_terms: int) -> None:
+        self.env, self.n_terms, self.device = env, n_terms, env.device
+        self.episode = torch.zeros(env.n_envs, dtype=torch.int64, device=env.device)
+        self.rejected = torch.zeros_like(self.episode)
+        self.last_return = torch.full_like(self.episode, torch.nan, dtype=torch.float64)
+        self.ended: Portfolio | None = None
+
+    def reports(self) -> dict[str, Tensor]:
+        """Room for what a step reports: "counts" (COUNTED, N) int64, "money" (REPORTED + terms, N) float64."""
+        n = len(self.episode)
+        return {
+            "counts": torch.zeros((len(COUNTED), n), dtype=torch.int64, device=self.device),
+            "money": torch.zeros((len(REPORTED) + self.n_terms, n), dtype=torch.float64, device=self.device),
+        }
 
     def read(self, name: str) -> Tensor:
-        """A copy of one field of `Portfolio`."""
-        return getattr(self.book, name).clone()
+        """A copy of one field of `Portfolio`, or "last_return" (N,): return of the last ended episode, NaN before."""
+        return getattr(self if name == "last_return" else self.book, name).clone()
+
+    def shown(self, name: str) -> Tensor:
+        """The same, before the restarts of the last step."""
+        return getattr(self.ended or self.book, name).clone()
 
     def load(self, book: Portfolio) -> None:
         """Take over a portfolio."""
-        self.book = book
+        self.book, self.ended = book, None
 
-    def bind(self, slots: dict[str, Tensor]) -> Callable[[Tensor], None]:
-        """A function of the action (N, A) that advances one bar and writes into `slots`."""
+    def reseed(self, seed: int) -> None:
+        """The plain step asks the environment for its seed."""
+
+    def bind(self, slots: dict[str, Tensor], is_own: bool = False) -> Callable[[Tensor], None]:
+        """A function of the action (N, A) that advances one bar and writes into `slots`; is_own: bound once for all."""
         return functools.partial(self._advance, slots)
 
     @torch.no_grad()
     def _advance(self, slots: dict[str, Tensor], action: Tensor) -> None:
-        self.book, state, reward, done, info = self.env._transition(self.book, action)
-        torch.stack(tuple(info["reward_terms"].values()), out=self.reports["terms"])
-        targets = self.reports | slots
-        for name, value in {**info, "state": state, "reward": reward, "done": done}.items():
-            if name in targets and targets[name] is not value:
-                targets[name].copy_(value)
+        self.book, self.ended, state, reward, done, info = self.env._transition(self.book, action, self.rejected)
+        self.last_return = torch.where(done, info["episode_return"], self.last_return)
+        torch.stack([info[name] for name in COUNTED], out=slots["counts"])
+        torch.stack([*(info[name] for name in REPORTED), *info["reward_terms"].values()], out=slots["money"])
+        values = {"state": state, "reward": reward, "done": done}
+        for name, value in (values | {name: info[name] for name in ("truncated", "final_state")}).items():
+            slots[name].copy_(value)
+
+
+def kernels(where: str) -> Any:
+    """Module "cpu" or "gpu" of the folder environment_Alpaca_kernels next to this file, wherever the two lie.
+
+    Raises:
+        ImportError: the folder, or what its module needs, is missing.
+        NoNativeStep: the folder is of another version than this file.
+    """
+    folder = Path(__file__).resolve().with_name("environment_Alpaca_kernels")
+    name = f"{__package__}.{folder.name}" if __package__ else folder.name
+    package = sys.modules.get(name)
+    if package is not None and Path(package.__file__ or "").resolve().parent != folder:
+        name, package = f"{name}_{hash(str(folder)) & 0xFFFFFFFF:x}", None  # another copy has the usual name
+        package = sys.modules.get(name)
+    if package is None:
+        if not (folder / "__init__.py").is_file():
+            raise ImportError(f"the folder {folder.name} is not next to {Path(__file__).name}; copy it there for speed")
+        spec = importlib.util.spec_from_file_location(
+            name, folder / "__init__.py", submodule_search_locations=[str(folder)])
+        assert spec is not None and spec.loader is not None
+        package = sys.modules[name] = importlib.util.module_from_spec(spec)
+        package.drop_in = sys.modules[__name__]
+        spec.loader.exec_module(package)
+    if getattr(package, "VERSION", None) != VERSION:
+        raise NoNativeStep(f"{folder.name} is version {getattr(package, 'VERSION', 'unknown')} and "
+                           f"{Path(__file__).name} is {VERSION}; copy both from one checkout")  # fmt: skip
+    return importlib.import_module(f"{name}.{where}")
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=6)
+
+
+class VectorizedCryptoEnvFinRLCrypto(VectorizedCryptoEnvAlpacaOptimized):
+    """The fast class with the rules of FinRL_Crypto's CryptoEnvAlpaca."""
+
+    default_rules = "finrl_crypto"
+
+
+class VectorizedCryptoEnvCCXT(VectorizedCryptoEnvAlpacaOptimized):
+    """The fast class with the rules of FinRL_Crypto's CryptoEnvCCXT."""
+
+    default_rules = "ccxt"
+
+
+class VectorizedCryptoEnv(VectorizedCryptoEnvAlpacaOptimized):
+    """The fast class with the rules of FinRL's CryptoEnv."""
+
+    default_rules = "finrl"
+
+
+class VectorizedCryptoEnvMeta(VectorizedCryptoEnvAlpacaOptimized):
+    """The fast class with the rules of FinRL-Meta's CryptoEnv."""
+
+    default_rules = "finrl_meta"
 
 
 # ---------------------------------------------------------------------------------------------- beside a host

@@ -1,1 +1,20 @@
-"""Native steps of `environment_Alpaca_vectorized.py`: `cpu` on numba, `gpu` on Triton, imported when needed."""
+"""Native steps of `environment_Alpaca_vectorized.py`: `cpu` (numba) and `gpu` (Triton), imported when needed.
+
+The drop-in loads this folder from beside itself and hands over its own module as `drop_in`, so that the two find each
+other at the top level and inside a package alike. An import by hand finds the drop-in next to the folder.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import environment_Alpaca_vectorized as drop_in
+elif "drop_in" not in globals():
+    _outer = __name__.rpartition(".")[0]
+    drop_in = importlib.import_module(f"{_outer}.environment_Alpaca_vectorized" if _outer else "environment_Alpaca_vectorized")
+
+VERSION = "2026.11"  # equal to the drop-in's, or the plain step runs instead
+
+__all__ = ["VERSION", "drop_in"]

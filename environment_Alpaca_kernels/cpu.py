@@ -28,9 +28,9 @@ except ImportError as error:
     warnings.warn(f"numba does not import ({error}): the far slower plain step runs in its place", stacklevel=2)
     raise
 
-import environment_Alpaca_vectorized as drop_in
-from environment_Alpaca_kernels.episodes import begin_bar, finish, prefetch_windows, report
-from environment_Alpaca_kernels.memory import (
+from . import drop_in
+from .episodes import begin_bar, finish, prefetch_windows, report
+from .memory import (
     ACCOUNTS,
     ASSET,
     LANES,
@@ -42,7 +42,7 @@ from environment_Alpaca_kernels.memory import (
     rules_at,
     rules_of,
 )  # fmt: skip
-from environment_Alpaca_kernels.orders import (
+from .orders import (
     cap_positions,
     execute_buys,
     execute_sells,
@@ -50,7 +50,7 @@ from environment_Alpaca_kernels.orders import (
     order_quantities,
     release_stale,
 )  # fmt: skip
-from environment_Alpaca_kernels.reward import mark_to_market, reward_terms, value_accounts
+from .reward import mark_to_market, reward_terms, value_accounts
 
 # From this many environments on, torch's threads share the blocks: handing work to a second thread takes some 20 us.
 PARALLEL_FROM_N_ENVS = 1024
@@ -65,14 +65,14 @@ def step_of(version: int) -> Any:
     """The compiled step, found again on disk by its version where there is a folder to write to."""
 
     def step_blocks(
-        first: int, end: int, action: int, state: int, reward: int, done: int,
-        price: Array, scale: Array, counts: Array, reports: Array, rules: int,
+        first: int, end: int, action: int, state: int, reward: int, done: int, final_state: int, truncated: int,
+        counted: int, money: Array, price: Array, scale: Array, counts: Array, rules: int,
     ) -> None:  # fmt: skip
         """Advance the blocks first .. end - 1 one bar: stops, sells, releases, buys, then mark to market.
 
-        action (N, A) float32, state (N, S) float32, reward (N,) float32 and done (N,) bool are addresses of the
-        caller's tensors, rules that of a record of RULES. price (T, A), scale (G, A), and for B blocks counts (3, 16 B)
-        int64 and reports (6 + n_terms, 16 B).
+        action (N, A) float32, state and final_state (N, S) float32, reward (N,) float32, done and truncated (N,) bool
+        are addresses of tensors, rules that of a record of RULES. price (T, A), scale (G, A), and for B blocks counted
+        (2, 16 B) int64, by address, money (6 + n_terms, 16 B), and counts (2, 16 B) int64: episodes, rejected actions.
         """
         _ = version  # captured, and so part of what the cache on disk is asked for
         p = rules_at(rules, 0)
@@ -96,9 +96,9 @@ def step_of(version: int) -> Any:
             execute_buys(b, coins, p)
 
             mark_to_market(b, coins, p)
-            reward_terms(i, n, b, coins, reports[6:], p)
-            report(i, b, counts, reports, p)
-            finish(i, n, state, reward, done, b, coins, price, scale, counts, p)
+            reward_terms(i, n, b, coins, money[6:], p)
+            report(i, b, counts, counted, money, p)
+            finish(i, n, state, reward, done, final_state, truncated, b, coins, price, scale, counts, p)
 
     options = {"_nrt": False, "nogil": True, "error_model": "numpy"}
     try:
@@ -119,6 +119,8 @@ def helpers(_process: int) -> ThreadPoolExecutor:
 class NativeStep:
     """The compiled step bound to one environment's memory; calling it advances that environment in place."""
 
+    name = "numba"
+
     def __init__(self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized, n_terms: int) -> None:
         """Allocate the records and view the market of `env`; the market is not copied."""
         market = env.market
@@ -130,11 +132,12 @@ class NativeStep:
         segments["starts_before"] = market.start_offset[:-1]
         segments["usable"][: len(market.usable_segment)] = market.usable_segment
         n_features = market.windows.shape[1] // env.params.lookback
-        self.n_envs, self.n_blocks = env.n_envs, -(-env.n_envs // LANES)
+        self.n_envs, self.n_blocks, self.n_terms, self.device = env.n_envs, -(-env.n_envs // LANES), n_terms, env.device
         self.accounts = np.zeros(self.n_blocks, ACCOUNTS)
+        self.accounts["final_equity"] = np.nan
         self.positions = np.zeros((self.n_blocks, env.action_dim), POSITIONS)
-        self.counts = np.zeros((len(drop_in.COUNTED), self.n_blocks * LANES), np.int64)
-        self.reports = np.zeros((len(drop_in.REPORTED) + n_terms, self.n_blocks * LANES))
+        self.counts = np.zeros((2, self.n_blocks * LANES), np.int64)
+        self.episode, self.rejected = torch.from_numpy(self.counts)[:, : self.n_envs]
         self.rules = rules_of(env)
         self.rules["feature_bytes"], self.rules["window_bytes"] = 4 * n_features, 4 * market.windows.shape[1]
         self.rules["features"] = market.windows.data_ptr()
@@ -143,29 +146,42 @@ class NativeStep:
         self.addressed |= {"accounts": self.accounts, "positions": self.positions}
         for name, array in self.addressed.items():
             self.rules[name] = array.ctypes.data
-        for name in ("final_state", "truncated"):
-            self.rules[name] = env._slots[name].data_ptr()
-        scale = drop_in.order_scale(market.price[market.segment_first], env.params).numpy()  # (G, A)
-        self.market = (market.price.numpy(), scale)
+        self.market = (market.price.numpy(), market.order_scale.numpy())
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Counters (N,) and reports by name, "terms" (n_terms, N) among them, as tensors on this memory."""
-        counts, reports = (torch.from_numpy(rows)[:, : self.n_envs] for rows in (self.counts, self.reports))
-        named = dict(zip((*drop_in.COUNTED, *drop_in.REPORTED), (*counts, *reports), strict=False))
-        return {**named, "terms": reports[len(drop_in.REPORTED) :]}
+    def reports(self) -> dict[str, torch.Tensor]:
+        """Room for what a step reports: "counts" (COUNTED, N) int64, "money" (REPORTED + terms, N) float64."""
+        width, n_money = self.n_blocks * LANES, len(drop_in.REPORTED) + self.n_terms
+        counts = torch.zeros((len(drop_in.COUNTED), width), dtype=torch.int64)
+        money = torch.zeros((n_money, width), dtype=torch.float64)
+        return {"counts": counts[:, : self.n_envs], "money": money[:, : self.n_envs]}
 
     def read(self, name: str) -> torch.Tensor:
-        """A copy of one field of `Portfolio`, (N,) or (N, A)."""
+        """A copy of one field of `Portfolio`, (N,) or (N, A), or "last_return": of the last ended episode, else NaN."""
+        if name == "last_return":
+            return self.read("final_equity") / float(self.rules["initial_capital"][0])
         if name in (ACCOUNTS.names or ()):
             return torch.from_numpy(self.accounts[name].reshape(-1)[: self.n_envs].copy())
         rows = self.positions[name].transpose(0, 2, 1).reshape(-1, self.positions.shape[1])  # (16 B, A)
         return torch.from_numpy(rows[: self.n_envs].copy())
+
+    def shown(self, name: str) -> torch.Tensor:
+        """cash, equity, bar or qty before the restarts of the last step."""
+        running = self.read(name)
+        if not self.rules["restarts"][0]:
+            return running
+        is_over, ended = self.read("is_over") != 0, self.read(f"final_{name}")
+        return torch.where(is_over if running.ndim == 1 else is_over[:, None], ended, running)
+
+    def reseed(self, seed: int) -> None:
+        """Draw the starts of coming episodes from another seed."""
+        self.rules["seed"] = seed
 
     def load(self, book: drop_in.Portfolio) -> None:
         """Take over a portfolio; a compiled loop does not check the bars it reads, so they are checked here."""
         lookback, n_bars = int(self.rules["lookback"][0]), int(self.rules["n_bars"][0])
         if len(book.bar) != self.n_envs or int(book.bar.min()) < lookback - 1 or int(book.bar.max()) >= n_bars:
             raise ValueError(f"book must hold {self.n_envs} accounts at bars {lookback - 1} to {n_bars - 1}")
+        self.accounts["is_over"] = 0
         for field in fields(book):
             value = getattr(book, field.name).numpy()
             rows = np.zeros((self.n_blocks * LANES, *value.shape[1:]), value.dtype)
@@ -174,10 +190,14 @@ class NativeStep:
             records = self.accounts if value.ndim == 1 else self.positions
             records[field.name] = blocks if value.ndim == 1 else blocks.transpose(0, 2, 1)
 
-    def bind(self, slots: dict[str, torch.Tensor]) -> Callable[[torch.Tensor], None]:
+    def bind(self, slots: dict[str, torch.Tensor], is_own: bool = False) -> Callable[[torch.Tensor], None]:
         """A function of the action (N, A) that advances one bar and writes into `slots`."""
-        slots_at = (slots[name].data_ptr() for name in ("state", "reward", "done"))
-        rest = (*slots_at, *self.market, self.counts, self.reports, self.rules.ctypes.data)
+        names = ("state", "reward", "done", "final_state", "truncated", "counts")
+        money = slots["money"]
+        width = self.n_blocks * LANES
+        padded = money.as_strided((len(money), width), (width, 1)).numpy()  # with the lanes beyond the last account
+        slots_at = (slots[name].data_ptr() for name in names)
+        rest = (*slots_at, padded, *self.market, self.counts, self.rules.ctypes.data)
         if self.n_envs >= PARALLEL_FROM_N_ENVS:
             return lambda action, _kept=slots: self._share(action.data_ptr(), *rest)
         n_blocks = self.n_blocks  # and what the addresses stand for lives as long as the function

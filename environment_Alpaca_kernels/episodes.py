@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from environment_Alpaca_kernels.memory import (
+from .memory import (
     LANES,
     Array,
     Record,
@@ -14,6 +14,7 @@ from environment_Alpaca_kernels.memory import (
     prefetch,
     segment_at,
     store_f4,
+    store_i8,
     store_u1,
     where,
 )
@@ -30,8 +31,9 @@ def begin_bar(n: int, b: Record, coins: int, price: Array, p: Record) -> None:
         coin = position_at(coins, a)
         for w in range(LANES):
             coin.held_bars[w] += 1 if coin.qty[w] > 0 else 0
+    last = p.n_bars - 1
     for w in range(n):
-        b.bar[w] += 1
+        b.bar[w] = min(b.bar[w] + 1, last)  # an account whose episode is over waits there for its reset
         for a in range(p.n_assets):
             position_at(coins, a).price[w] = price[b.bar[w], a]
 
@@ -147,20 +149,29 @@ def open_portfolio(
 
 
 @native
-def report(i: int, b: Record, counts: Array, reports: Array, p: Record) -> None:
-    """Copy what `info` shows before a restart overwrites it: the last row of counts, the first of reports."""
-    initial_capital = p.initial_capital
+def report(i: int, b: Record, counts: Array, counted: int, money: Array, p: Record) -> None:
+    """Copy what `info` shows before a restart overwrites it: COUNTED, and REPORTED, the first rows of money."""
+    initial_capital, width = p.initial_capital, counts.shape[1]
     for w in range(LANES):
-        reports[0, i + w], reports[1, i + w] = b.equity[w], b.benchmark[w]
-        reports[2, i + w] = b.equity[w] / initial_capital
+        money[0, i + w], money[1, i + w] = b.equity[w], b.benchmark[w]
+        money[2, i + w] = b.equity[w] / initial_capital
     for w in range(LANES):
-        reports[3, i + w], reports[4, i + w], reports[5, i + w] = b.fees[w], b.slippage[w], b.turnover[w]
-        counts[2, i + w] = b.trades[w]
+        money[3, i + w], money[4, i + w], money[5, i + w] = b.fees[w], b.slippage[w], b.turnover[w]
+        store_i8(counted, i + w, counts[1, i + w])
+        store_i8(counted, width + i + w, b.trades[w])
+
+
+@native
+def keep_ended(w: int, b: Record, coins: int, p: Record) -> None:
+    """Keep what hosts read of an account after its last step."""
+    b.final_cash[w], b.final_equity[w], b.final_bar[w] = b.cash[w], b.equity[w], b.bar[w]
+    for a in range(p.n_assets):
+        position_at(coins, a).final_qty[w] = position_at(coins, a).qty[w]
 
 
 @native
 def finish(
-    i: int, n: int, state: int, reward: int, done: int, b: Record, coins: int,
+    i: int, n: int, state: int, reward: int, done: int, final_state: int, truncated: int, b: Record, coins: int,
     price: Array, scale: Array, counts: Array, p: Record,
 ) -> None:  # fmt: skip
     """Tell how the bar ended, restart the accounts whose episode is over, and write what all of them see."""
@@ -179,14 +190,18 @@ def finish(
     for w in range(n):
         store_f4(reward, i + w, b.reward[w])
         store_u1(done, i + w, b.is_over[w])
-        store_u1(p.truncated, i + w, b.is_truncated[w])
+        store_u1(truncated, i + w, b.is_truncated[w])
         n_over += b.is_over[w]
     row_bytes = 4 * p.state_dim
     show_accounts(b, coins, p)
+    if n_over > 0:
+        for w in range(n):
+            if b.is_over[w]:
+                keep_ended(w, b, coins, p)
     if n_over > 0 and p.restarts:
         for w in range(n):
             if b.is_over[w]:
-                observe(w, p.final_state + (i + w) * row_bytes, b, coins, p)
+                observe(w, final_state + (i + w) * row_bytes, b, coins, p)
                 counts[0, i + w] += 1
                 open_portfolio(i + w, w, b, coins, price, scale, counts, p)
         show_accounts(b, coins, p)

@@ -18,9 +18,9 @@ import torch
 import triton
 import triton.language as tl
 
-import environment_Alpaca_vectorized as drop_in
-from environment_Alpaca_kernels.gpu_rules import Choices, Market, Numbers, Whole
-from environment_Alpaca_kernels.gpu_step import Memory, Outputs, step
+from . import drop_in
+from .gpu_rules import Choices, Market, Numbers, Whole
+from .gpu_step import Memory, Outputs, step
 
 BLOCK = 16       # environments a program: small, because the observations' copy needs many programs to fill a GPU
 N_WARPS = 4
@@ -29,10 +29,14 @@ TILE_WIDTH = 32  # features copied at a time: a wider tile costs registers, of w
 GRAPH_UP_TO_N_ENVS = 16_384
 WARM_UPS = 3     # plain launches before a graph is captured: the first one compiles
 
-# Rows of the packed arrays; `tensors` and `books_of` give them names.
-COUNTS = ("bar", "first_bar", "last_bar", "segment", "trades", "episode", "rejected")
-MONEY = ("cash", "equity", "benchmark", "peak", "max_drawdown", "discounted_return", *drop_in.COSTS)
-COINS = ("qty", "high", "order_scale", "benchmark_qty")
+# Rows of the packed arrays, by which `field` and `books_of` find them; final_* are of the last episode that ended.
+COUNTS = ("bar", "first_bar", "last_bar", "segment", "trades", "episode", "rejected", "final_bar", "is_over")
+MONEY = (
+    "cash", "equity", "benchmark", "peak", "max_drawdown", "discounted_return", *drop_in.COSTS,
+    "final_cash", "final_equity",
+)  # fmt: skip
+Launch = Callable[[torch.Tensor], None]  # of the action (N, A)
+COINS = ("qty", "high", "order_scale", "benchmark_qty", "final_qty")
 
 
 class Rules:
@@ -50,9 +54,11 @@ class Rules:
 class NativeStep:
     """The kernel bound to one environment's memory; calling it advances that environment in place."""
 
+    name = "triton"
+
     def __init__(self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized, n_terms: int) -> None:
         """Allocate the books on the device of `env` and view its market, which is not copied."""
-        n, n_assets, self.device = env.n_envs, env.action_dim, env.device
+        n, n_assets, self.device, self.n_terms = env.n_envs, env.action_dim, env.device, n_terms
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
             return torch.zeros(shape, dtype=dtype, device=env.device)
@@ -62,34 +68,42 @@ class NativeStep:
             zeros(len(COUNTS), n, dtype=torch.int64), zeros(len(MONEY), n), zeros(len(COINS), n, n_assets),
             zeros(n, n_assets, dtype=torch.int64),
         )  # fmt: skip
-        self.slots = env._slots
-        own = {name: env._slots[name] for name in Outputs._fields[:5]}
-        money, terms = zeros(len(drop_in.REPORTED), n), zeros(n_terms, n)
-        reports = {"trades": zeros(n, dtype=torch.int64), "money": money, "terms": terms}
-        self.outputs = Outputs(**own, **reports)
+        self.episode, self.rejected = self.field("episode"), self.field("rejected")
+        self.field("final_equity").fill_(torch.nan)
         self.rules = Rules(vars(env.params), env.device)
         self.choices = choices_of(env)
-        self.n_envs = n
-        self.graph: GraphedStep | None = None
-        if env.device.type == "cuda" and n <= GRAPH_UP_TO_N_ENVS:
-            buffer = zeros(n, n_assets, dtype=torch.float32)
-            self.graph = GraphedStep(self.launch, buffer, capture_on_gpu, warm_up_on_gpu)
+        self.n_envs, self.n_assets = n, n_assets
+        self.is_graphed = env.device.type == "cuda" and n <= GRAPH_UP_TO_N_ENVS
         # A step touches nothing but device memory, so that an agent may record a rollout as a graph.
         vars(env)["is_capturable"] = env.device.type == "cuda"
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Counters and reports by name, (N,), and "terms" (K, N): views of the memory that the kernel writes."""
-        memory: Any = self.memory
-        out: Any = self.outputs
-        counters = {"episode": memory.counts[5], "rejected_actions": memory.counts[6], "trades": out.trades}
-        return counters | dict(zip(drop_in.REPORTED, out.money, strict=True)) | {"terms": out.terms}
+    def reports(self) -> dict[str, torch.Tensor]:
+        """Room for what a step reports: "counts" (COUNTED, N) int64, "money" (REPORTED + terms, N) float64."""
+        counts = torch.zeros((len(drop_in.COUNTED), self.n_envs), dtype=torch.int64, device=self.device)
+        shape = len(drop_in.REPORTED) + self.n_terms, self.n_envs
+        return {"counts": counts, "money": torch.zeros(shape, dtype=torch.float64, device=self.device)}
 
     def read(self, name: str) -> torch.Tensor:
-        """A copy of one field of `Portfolio`, (N,) or (N, A)."""
+        """A copy of one field of `Portfolio`, (N,) or (N, A), or "last_return": of the last ended episode, else NaN."""
+        if name == "last_return":
+            return self.field("final_equity") / self.rules.values[Numbers._fields.index("initial_capital")]
         return self.field(name).clone()
+
+    def shown(self, name: str) -> torch.Tensor:
+        """cash, equity, bar or qty before the restarts of the last step."""
+        running = self.field(name)
+        if not self.choices.restarts:
+            return running.clone()
+        is_over = self.field("is_over") != 0
+        return torch.where(is_over if running.ndim == 1 else is_over[:, None], self.field(f"final_{name}"), running)
+
+    def reseed(self, seed: int) -> None:
+        """Draw the starts of coming episodes from another seed."""
+        self.whole[Whole._fields.index("seed")] = seed
 
     def load(self, book: drop_in.Portfolio) -> None:
         """Take over a portfolio."""
+        self.field("is_over").zero_()
         for field in fields(book):
             self.field(field.name).copy_(getattr(book, field.name))
 
@@ -101,24 +115,27 @@ class NativeStep:
         rows, names = next(pair for pair in zip(memory[:3], (COUNTS, MONEY, COINS), strict=True) if name in pair[1])
         return rows[names.index(name)]
 
-    def bind(self, slots: dict[str, torch.Tensor]) -> Callable[[torch.Tensor], None]:
-        """A function of the action (N, A) that advances one bar and writes into `slots`."""
-        callers = {name: slot for name, slot in slots.items() if slot is not self.slots[name]}
-        return functools.partial(self.advance, callers)
+    def bind(self, slots: dict[str, torch.Tensor], is_own: bool = False) -> Callable[[torch.Tensor], None]:
+        """A function of the action (N, A) that advances one bar and writes into `slots`.
 
-    def advance(self, callers_slots: dict[str, torch.Tensor], action: torch.Tensor) -> None:
-        """Advance one bar; action (N, A) float32 on the device. callers_slots replace state, reward and done."""
+        is_own: bound once for many steps, so that a graph of the launch may be captured.
+        """
+        out = Outputs(*(slots[name] for name in Outputs._fields))
+        launch = functools.partial(self.launch, out)
+        if not (is_own and self.is_graphed):
+            return functools.partial(self.advance, launch, launch)
+        buffer = torch.zeros((self.n_envs, self.n_assets), dtype=torch.float32, device=self.device)
+        return functools.partial(self.advance, launch, GraphedStep(launch, buffer, capture_on_gpu, warm_up_on_gpu))
+
+    def advance(self, launch: Launch, graph: Launch, action: torch.Tensor) -> None:
+        """Advance one bar; action (N, A) float32 on the device."""
         on_gpu = self.device.type == "cuda"
         with torch.cuda.device(self.device) if on_gpu else contextlib.nullcontext():
             is_captured = on_gpu and torch.cuda.is_current_stream_capturing()  # by the caller, who gets a bare launch
-            if self.graph is None or callers_slots or is_captured:
-                self.launch(action, callers_slots)
-            else:
-                self.graph(action)
+            (launch if is_captured else graph)(action)
 
-    def launch(self, action: torch.Tensor, callers_slots: dict[str, torch.Tensor]) -> None:
+    def launch(self, out: Outputs, action: torch.Tensor) -> None:
         """Put one step on the current stream."""
-        out = self.outputs._replace(**callers_slots) if callers_slots else self.outputs
         step[(triton.cdiv(self.n_envs, self.choices.block),)](
             action.contiguous(), self.market, self.memory, out, self.rules.values, self.whole, self.n_envs,
             self.choices, num_warps=N_WARPS,
@@ -132,14 +149,13 @@ def market_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> tuple[Market, 
     usable = torch.zeros_like(m.segment_first)
     usable[: len(m.usable_segment)] = m.usable_segment
     rows = (m.segment_first, m.segment_end, m.episode_limit, m.first_start, m.start_offset[:-1], usable)
-    scale = drop_in.order_scale(m.price[m.segment_first], env.params)
     assets = torch.stack((m.min_qty, m.qty_increment))
     whole = Whole(
         lookback=env.params.lookback, stale_bars=env.params.stale_bars, seed=env.seed,
         episode_bars=env.episode_bars or 0, n_starts=int(m.start_offset[-1]), n_usable=len(m.usable_segment),
         n_segments=n_segments, n_bars=len(m.price),
     )  # fmt: skip
-    view = Market(m.price, m.windows, assets, torch.stack(rows), scale.contiguous())
+    view = Market(m.price, m.windows, assets, torch.stack(rows), m.order_scale)
     return view, torch.tensor(whole, dtype=torch.int64, device=env.device)
 
 
@@ -152,7 +168,8 @@ def choices_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> Choices:
         reserve_of_equity=p.reserve_base == "equity", truncates=bool(p.truncates),
         discounts_final_reward=p.final_reward == "discounted_return", observes_absolute=p.observation == "absolute",
         benchmark_of_episode=p.benchmark_base == "episode", benchmark_pays_fee=bool(p.benchmark_pays_fee),
-        observe_account=bool(p.observe_account), compact=bool(env.compact), restarts=not env.as_numpy,
+        observe_account=bool(p.observe_account), compact=bool(env.compact), restarts=bool(env.autoreset),
+        limits_actions=p.action_limit < float("inf"), whole_coins=bool(p.whole_coins),
         stops=p.trailing_stop_pct > 0, caps_positions=p.max_position_weight > 0, releases_stale=p.stale_bars > 0,
         has_increments=bool((env.market.qty_increment > 0).any()), penalizes_concentration=p.concentration_penalty > 0,
         n_assets=n_assets, n_columns=triton.next_power_of_2(n_assets), n_features=window // p.lookback, window=window,
@@ -162,13 +179,10 @@ def choices_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> Choices:
 
 
 # ---------------------------------------------------------------------------------------------- CUDA and HIP graphs
-Launch = Callable[[torch.Tensor, dict[str, torch.Tensor]], None]
-
-
 class GraphedStep:
     """Replays a captured launch: at small N the host needs longer for a launch than the GPU for the kernel.
 
-    The graph reads its action from a buffer of its own and writes to the environment's own buffers. The first WARM_UPS
+    The graph reads its action from a buffer of its own and writes to one set of the environment's buffers. The first WARM_UPS
     calls are plain launches, each a real step, on a side stream as torch asks for; then one launch is captured, which
     does not run it, and replayed from there on. Where no graph can be captured every call stays a plain launch.
     """
@@ -198,7 +212,7 @@ class GraphedStep:
 
     def plain(self) -> None:
         """One launch on the buffer's action."""
-        self.launch(self.action, {})
+        self.launch(self.action)
 
 
 def capture_on_gpu(launch: Callable[[], None]) -> Callable[[], None]:

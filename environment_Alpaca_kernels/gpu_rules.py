@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-import environment_Alpaca_vectorized as drop_in
+from . import drop_in
 
 TARGET_WEIGHT = tl.constexpr(drop_in.TARGET_WEIGHT)
 EQUITY_FLOOR = tl.constexpr(drop_in.EQUITY_FLOOR)
@@ -37,7 +37,7 @@ Choices = namedtuple(
     "Choices",
     "order_sizing reward start buys_sequentially always_allow_close release_unpriced reserve_of_equity truncates "
     "discounts_final_reward observes_absolute benchmark_of_episode benchmark_pays_fee observe_account compact "
-    "restarts stops caps_positions releases_stale has_increments penalizes_concentration n_assets n_columns "
+    "restarts limits_actions whole_coins stops caps_positions releases_stale has_increments penalizes_concentration n_assets n_columns "
     "n_features window state_dim block tile offset_type",
 )
 # Float settings in the order of the array they are read from.
@@ -46,7 +46,7 @@ Numbers = namedtuple(
     "initial_capital buy_fee_rate sell_fee_rate gamma slippage_rate min_order_notional stale_fraction "
     "cash_haircut terminal_equity_fraction norm_cash norm_stocks norm_reward norm_action min_cash_reserve "
     "max_position_weight trailing_stop_pct time_decay_floor growth_weight benchmark_weight drawdown_penalty "
-    "volatility_penalty concentration_penalty turnover_penalty",
+    "volatility_penalty concentration_penalty turnover_penalty action_limit",
 )
 # Whole settings likewise; episode_bars 0 means to the end of the segment.
 Whole = namedtuple(
@@ -56,8 +56,9 @@ Whole = namedtuple(
 # `Portfolio` as pointers to each field of the program's first environment.
 Books = namedtuple(
     "Books",
-    "bar first_bar last_bar segment trades episode rejected cash equity benchmark peak max_drawdown "
-    "discounted_return fees slippage turnover qty high order_scale benchmark_qty held_bars",
+    "bar first_bar last_bar segment trades episode rejected final_bar is_over cash equity benchmark peak max_drawdown "
+    "discounted_return fees slippage turnover final_cash final_equity qty high order_scale benchmark_qty final_qty "
+    "held_bars",
 )
 
 
@@ -118,24 +119,26 @@ class Marks(NamedTuple):
 @jit
 def order_quantities(
     action: Pointer, price: Tile, equity: Lane, b: Books, p: Numbers, lanes: Lanes, c: tl.constexpr
-) -> Tile:  # fmt: skip
-    """Coins asked for: positive to buy, negative to sell; a non-finite action is a hold, counted in b.rejected."""
+) -> tuple[Tile, Lane]:  # fmt: skip
+    """Coins asked for, positive to buy, negative to sell, and which environments hold on a non-finite action."""
     wish = tl.load(action + lanes.first * c.n_assets + lanes.cell, mask=lanes.is_cell, other=0.0)  # float32
     is_finite = tl.abs(wish) < float("inf")
     is_rejected = tl.sum((~is_finite).to(tl.int32), 1) > 0
-    tl.atomic_add(b.rejected + lanes.lane, 1, mask=is_rejected)
     wish = tl.where(is_rejected[:, None], 0.0, wish)
+    if c.limits_actions:
+        limit = p.action_limit.to(tl.float32)
+        wish = tl.minimum(tl.maximum(wish, -limit), limit)
     if c.order_sizing == "equity":
         is_priced = price > 0
         per_unit = equity[:, None] / (tl.where(is_priced, price, 1.0) * p.norm_action)
         order_qty = tl.where(is_priced, wish.to(tl.float64) * per_unit, 0.0)
     else:
         scale = tl.load(b.order_scale + lanes.cell, mask=lanes.is_cell, other=0.0)
-        if c.order_sizing == "price_magnitude":
-            order_qty = wish.to(tl.float64) * scale
-        else:  # in float32, as the host computes it
+        if c.order_sizing == "initial_capital":  # in float32, as the host computes it
             order_qty = (wish * scale.to(tl.float32)).to(tl.float64)
-    return order_qty
+        else:
+            order_qty = wish.to(tl.float64) * scale
+    return order_qty, is_rejected
 
 
 @jit
@@ -235,7 +238,7 @@ def execute_buys(
         # Assets stay a loop: each buy spends cash the next one sees. Columns are filled in order.
         per_coin = tl.where(price > 0, unit_cost, 1.0)
         for a in range(c.n_assets):
-            affordable = spendable_cash(account.cash, equity, p, c)[:, None] / per_coin
+            affordable = coins_for(spendable_cash(account.cash, equity, p, c)[:, None], per_coin, c)
             filled = tl.where(lanes.column == a, tl.minimum(wanted, affordable), 0.0)
             account = execute_purchases(account, filled, price, unit_cost, venue, p)
     else:
@@ -260,6 +263,16 @@ def execute_purchases(
         account.turnover,
     )  # fmt: skip
     return book_trades(account, bought, price, price * (1.0 + p.slippage_rate) * p.buy_fee_rate, p)
+
+
+@jit
+def coins_for(budget: Tile, unit_cost: Tile, c: tl.constexpr) -> Tile:
+    """Coins that a budget pays for; whole ones as Python's // counts them, which never exceed it."""
+    coins = budget / unit_cost
+    if c.whole_coins:
+        whole = tl.floor(coins)
+        coins = tl.where(whole * unit_cost > budget, whole - 1.0, whole)
+    return coins
 
 
 @jit
@@ -309,6 +322,8 @@ def reward_terms(
     if c.reward == "benchmark_difference":
         gain = (marks.equity - before.equity) - (marks.benchmark - before.benchmark)
         reward = keep_term(gain * p.norm_reward, 0, terms, lanes)
+    elif c.reward == "profit":
+        reward = keep_term((marks.equity - before.equity) * p.norm_reward, 0, terms, lanes)
     elif c.reward == "cappuccino":
         decay = time_decay(bar, m, b, p, w, lanes)
         reward = cappuccino_terms(before, marks, account, price, decay, p, terms, lanes, c)

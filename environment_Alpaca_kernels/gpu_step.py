@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import triton.language as tl
 
-import environment_Alpaca_vectorized as drop_in
-from environment_Alpaca_kernels.gpu_rules import (
+from . import drop_in
+from .gpu_rules import (
     EQUITY_FLOOR,
     Account,
     Books,
@@ -47,9 +47,9 @@ HELD_BARS_SCALE = tl.constexpr(drop_in.HELD_BARS_SCALE)
 class Memory(NamedTuple):
     """The books, rows of N environments."""
 
-    counts: Any     # (7, N) int64
-    money: Any      # (9, N) float64
-    coins: Any      # (4, N, A) float64
+    counts: Any     # (9, N) int64
+    money: Any      # (11, N) float64
+    coins: Any      # (5, N, A) float64
     held_bars: Any  # (N, A) int64
 
 
@@ -61,9 +61,8 @@ class Outputs(NamedTuple):
     done: Any         # (N,) bool
     final_state: Any  # (N, S) float32, written where done
     truncated: Any    # (N,) bool
-    trades: Any       # (N,) int64
-    money: Any        # (6, N) float64
-    terms: Any        # (K, N) float64
+    counts: Any       # (2, N) int64: rejected actions, trades
+    money: Any        # (6 + K, N) float64: reports, then terms of the reward
 
 
 class Clock(NamedTuple):
@@ -82,7 +81,7 @@ def numbers_at(at: Pointer) -> Numbers:
         tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3), tl.load(at + 4), tl.load(at + 5),
         tl.load(at + 6), tl.load(at + 7), tl.load(at + 8), tl.load(at + 9), tl.load(at + 10), tl.load(at + 11),
         tl.load(at + 12), tl.load(at + 13), tl.load(at + 14), tl.load(at + 15), tl.load(at + 16), tl.load(at + 17),
-        tl.load(at + 18), tl.load(at + 19), tl.load(at + 20), tl.load(at + 21), tl.load(at + 22),
+        tl.load(at + 18), tl.load(at + 19), tl.load(at + 20), tl.load(at + 21), tl.load(at + 22), tl.load(at + 23),
     )  # fmt: skip
 
 
@@ -101,9 +100,9 @@ def books_of(memory: Memory, lanes: Lanes, c: tl.constexpr) -> Books:
     n, cells, first_cell = lanes.n_envs, lanes.n_envs * c.n_assets, lanes.first * c.n_assets
     k, d, q = memory.counts + lanes.first, memory.money + lanes.first, memory.coins + first_cell
     return Books(
-        k, k + n, k + 2 * n, k + 3 * n, k + 4 * n, k + 5 * n, k + 6 * n,
-        d, d + n, d + 2 * n, d + 3 * n, d + 4 * n, d + 5 * n, d + 6 * n, d + 7 * n, d + 8 * n,
-        q, q + cells, q + 2 * cells, q + 3 * cells, memory.held_bars + first_cell,
+        k, k + n, k + 2 * n, k + 3 * n, k + 4 * n, k + 5 * n, k + 6 * n, k + 7 * n, k + 8 * n,
+        d, d + n, d + 2 * n, d + 3 * n, d + 4 * n, d + 5 * n, d + 6 * n, d + 7 * n, d + 8 * n, d + 9 * n, d + 10 * n,
+        q, q + cells, q + 2 * cells, q + 3 * cells, q + 4 * cells, memory.held_bars + first_cell,
     )  # fmt: skip
 
 
@@ -113,7 +112,7 @@ def outputs_of(out: Outputs, lanes: Lanes, c: tl.constexpr) -> Outputs:
     first, first_row = lanes.first, lanes.first * c.state_dim
     return Outputs(
         out.state + first_row, out.reward + first, out.done + first, out.final_state + first_row, out.truncated + first,
-        out.trades + first, out.money + first, out.terms + first,
+        out.counts + first, out.money + first,
     )  # fmt: skip
 
 
@@ -183,7 +182,9 @@ def store_books(account: Account, marks: Marks, bar: Lane, b: Books, lanes: Lane
 
 
 @jit
-def store_reports(account: Account, marks: Marks, out: Outputs, p: Numbers, lanes: Lanes) -> None:
+def store_reports(
+    account: Account, marks: Marks, rejected: Lane, out: Outputs, p: Numbers, lanes: Lanes
+) -> None:  # fmt: skip
     """Report the episode that this bar belongs to, whether or not it is over."""
     money, n = out.money + lanes.lane, lanes.n_envs
     tl.store(money, marks.equity, mask=lanes.is_real)
@@ -192,7 +193,20 @@ def store_reports(account: Account, marks: Marks, out: Outputs, p: Numbers, lane
     tl.store(money + 3 * n, account.fees, mask=lanes.is_real)
     tl.store(money + 4 * n, account.slippage, mask=lanes.is_real)
     tl.store(money + 5 * n, account.turnover, mask=lanes.is_real)
-    tl.store(out.trades + lanes.lane, account.trades, mask=lanes.is_real)
+    tl.store(out.counts + lanes.lane, rejected, mask=lanes.is_real)
+    tl.store(out.counts + n + lanes.lane, account.trades, mask=lanes.is_real)
+
+
+@jit
+def keep_ended(
+    account: Account, marks: Marks, bar: Lane, done: Lane, b: Books, lanes: Lanes
+) -> None:  # fmt: skip
+    """Keep what hosts read of an account after its last step."""
+    tl.store(b.is_over + lanes.lane, done.to(tl.int64), mask=lanes.is_real)
+    tl.store(b.final_cash + lanes.lane, account.cash, mask=done)
+    tl.store(b.final_equity + lanes.lane, marks.equity, mask=done)
+    tl.store(b.final_bar + lanes.lane, bar, mask=done)
+    tl.store(b.final_qty + lanes.cell, account.qty, mask=done[:, None] & lanes.is_column)
 
 
 # ---------------------------------------------------------------------------------------------- the bar
@@ -207,6 +221,7 @@ def step(
     b, out = books_of(memory, lanes, c), outputs_of(out, lanes, c)
     account, before = load_account(b, lanes), load_marks(b, lanes)
     bar = tl.load(b.bar + lanes.lane, mask=lanes.is_real, other=0) + 1
+    bar = tl.minimum(bar, w.n_bars - 1)  # an account whose episode is over waits there for its reset
     first_bar = tl.load(b.first_bar + lanes.lane, mask=lanes.is_real, other=0)
     last_bar = tl.load(b.last_bar + lanes.lane, mask=lanes.is_real, other=1)
     min_qty = tl.load(m.assets + lanes.column, mask=lanes.is_column, other=0.0)
@@ -216,7 +231,8 @@ def step(
 
     if c.stops:
         account = execute_trailing_stops(account, price, p)
-    order_qty = order_quantities(action, price, equity, b, p, lanes, c)
+    order_qty, is_rejected = order_quantities(action, price, equity, b, p, lanes, c)
+    rejected = tl.load(b.rejected + lanes.lane, mask=lanes.is_real, other=0) + is_rejected.to(tl.int64)
     if c.caps_positions:
         order_qty = cap_positions(order_qty, account, price, equity, p)
     account = execute_sells(account, order_qty, price, venue, p, c)
@@ -225,7 +241,7 @@ def step(
     account = execute_buys(account, order_qty, price, equity, venue, p, lanes, c)
 
     marks = mark_to_market(account, before, price, b, lanes)
-    reward = reward_terms(before, marks, account, price, bar, m, b, p, w, out.terms, lanes, c)
+    reward = reward_terms(before, marks, account, price, bar, m, b, p, w, out.money + 6 * lanes.n_envs, lanes, c)
 
     at_end = bar >= last_bar
     done, truncated = at_end, at_end & False
@@ -243,7 +259,9 @@ def step(
     tl.store(out.reward + lanes.lane, reward.to(tl.float32), mask=lanes.is_real)
     tl.store(out.done + lanes.lane, done, mask=lanes.is_real)
     tl.store(out.truncated + lanes.lane, truncated, mask=lanes.is_real)
-    store_reports(account, marks, out, p, lanes)
+    tl.store(b.rejected + lanes.lane, rejected, mask=lanes.is_real)
+    store_reports(account, marks, rejected, out, p, lanes)
+    keep_ended(account, marks, bar, done, b, lanes)
 
     clock = Clock(bar, first_bar, last_bar)
     if c.restarts:

@@ -15,12 +15,13 @@ from numba import from_dtype, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-import environment_Alpaca_vectorized as drop_in
+from . import drop_in
 
 LANES = 16
 
-ORDER_SIZINGS = ("price_magnitude", "initial_capital", "equity")
-REWARDS = ("benchmark_difference", "cappuccino", "weighted_terms")
+# Choices of `EnvParams` are compiled as their place in these tuples.
+ORDER_SIZINGS = ("price_magnitude", "price_digits", "initial_capital", "equity")
+REWARDS = ("benchmark_difference", "profit", "cappuccino", "weighted_terms")
 STARTS = ("first", "random", "stratified")
 
 
@@ -42,14 +43,14 @@ RULES = np.dtype(
         "initial_capital buy_fee_rate sell_fee_rate gamma slippage_rate min_order_notional stale_fraction cash_haircut "
         "terminal_equity_fraction norm_cash norm_stocks norm_reward norm_action min_cash_reserve max_position_weight "
         "trailing_stop_pct time_decay_floor growth_weight benchmark_weight drawdown_penalty volatility_penalty "
-        "concentration_penalty turnover_penalty target_weight held_bars_scale equity_floor increment_slack",
+        "concentration_penalty turnover_penalty action_limit target_weight held_bars_scale equity_floor increment_slack",
     )
     + columns("i8", "lookback stale_bars order_sizing reward start seed episode_bars n_envs n_starts n_usable")
     + columns("i8", "n_assets n_segments n_bars state_dim feature_bytes window_bytes")
-    + columns("i8", "features assets segments accounts positions final_state truncated")  # addresses
+    + columns("i8", "features assets segments accounts positions")  # addresses
     + columns("?", "always_allow_close release_unpriced buys_sequentially reserve_of_equity truncates restarts")
     + columns("?", "discounts_final_reward observes_absolute benchmark_of_episode benchmark_pays_fee observe_account")
-    + columns("?", "compact"),
+    + columns("?", "compact whole_coins"),
     align=True,
 )
 ASSET = np.dtype(columns("f8", "min_qty qty_increment"))
@@ -58,6 +59,7 @@ SEGMENT = np.dtype(columns("i8", "first end limit first_start starts_before usab
 ACCOUNTS = np.dtype(
     lanes("f8", "cash equity benchmark peak max_drawdown discounted_return fees slippage turnover")
     + lanes("i8", "bar first_bar last_bar segment trades")
+    + lanes("f8", "final_cash final_equity") + lanes("i8", "final_bar")  # of the last episode that ended
     + lanes("f8", "equity_at_fill equity_before benchmark_before drawdown_before budget cost decay largest_weight")
     + lanes("f8", "reward")
     + lanes("f4", "shown_cash")
@@ -65,7 +67,7 @@ ACCOUNTS = np.dtype(
     align=True,
 )
 POSITIONS = np.dtype(
-    lanes("f8", "qty high order_scale benchmark_qty") + lanes("i8", "held_bars")
+    lanes("f8", "qty high order_scale benchmark_qty final_qty") + lanes("i8", "held_bars")
     + lanes("f8", "price order_qty")
     + lanes("f4", "shown"),
     align=True,
@@ -154,6 +156,7 @@ rules_at, account_at, position_at = _record_at(RULES), _record_at(ACCOUNTS), _re
 asset_at, segment_at = _record_at(ASSET), _record_at(SEGMENT)
 load_f4, store_f4 = _number_at(types.float32)
 _, store_u1 = _number_at(types.uint8)
+_, store_i8 = _number_at(types.int64)
 
 
 @native
@@ -172,7 +175,7 @@ def rules_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> Array:
         "observes_absolute": p.observation == "absolute", "benchmark_of_episode": p.benchmark_base == "episode",
         "target_weight": drop_in.TARGET_WEIGHT, "held_bars_scale": drop_in.HELD_BARS_SCALE,
         "equity_floor": drop_in.EQUITY_FLOOR, "increment_slack": drop_in.INCREMENT_SLACK, "seed": env.seed,
-        "episode_bars": env.episode_bars or 0, "restarts": not env.as_numpy, "n_envs": env.n_envs,
+        "episode_bars": env.episode_bars or 0, "restarts": env.autoreset, "n_envs": env.n_envs,
         "n_starts": int(env.market.start_offset[-1]), "n_usable": len(env.market.usable_segment),
         "compact": env.compact, "state_dim": env.state_dim, "n_assets": env.action_dim,
         "n_segments": len(env.market.segment_first), "n_bars": len(env.market.price),

@@ -6,7 +6,9 @@ import math
 
 import numpy as np
 
-from environment_Alpaca_kernels.memory import LANES, Array, Record, asset_at, load_f4, native, position_at, where
+from .memory import LANES, ORDER_SIZINGS, Array, Record, asset_at, load_f4, native, position_at, where
+
+INITIAL_CAPITAL, EQUITY = ORDER_SIZINGS.index("initial_capital"), ORDER_SIZINGS.index("equity")
 
 
 @native
@@ -20,19 +22,25 @@ def order_quantities(i: int, n: int, action_at: int, b: Record, coins: int, coun
         counts[1, i + w] += not is_valid
         for a in range(n_assets):
             position_at(coins, a).order_qty[w] = load_f4(action_at, row + a) if is_valid else np.float32(0.0)
-    sizing, norm_action = p.order_sizing, p.norm_action
+    sizing, norm_action, limit = p.order_sizing, p.norm_action, p.action_limit
+    if limit < np.inf:
+        for a in range(n_assets):
+            coin = position_at(coins, a)
+            for w in range(LANES):
+                cut = where(coin.order_qty[w] > limit, limit, coin.order_qty[w])
+                coin.order_qty[w] = where(cut < -limit, -limit, cut)
     for a in range(n_assets):
         coin = position_at(coins, a)
-        if sizing == 0:
+        if sizing == EQUITY:
             for w in range(LANES):
-                coin.order_qty[w] = coin.order_qty[w] * coin.order_scale[w]
-        elif sizing == 1:  # in float32, as the host computes it
+                per_unit = b.equity_at_fill[w] / (coin.price[w] * norm_action)
+                coin.order_qty[w] = where(coin.price[w] > 0, coin.order_qty[w] * per_unit, 0.0)
+        elif sizing == INITIAL_CAPITAL:  # in float32, as the host computes it
             for w in range(LANES):
                 coin.order_qty[w] = np.float32(coin.order_qty[w]) * np.float32(coin.order_scale[w])
         else:
             for w in range(LANES):
-                per_unit = b.equity_at_fill[w] / (coin.price[w] * norm_action)
-                coin.order_qty[w] = where(coin.price[w] > 0, coin.order_qty[w] * per_unit, 0.0)
+                coin.order_qty[w] = coin.order_qty[w] * coin.order_scale[w]
 
 
 @native
@@ -158,13 +166,23 @@ def execute_buys(b: Record, coins: int, p: Record) -> None:
 @native
 def buy_in_turn(b: Record, coins: int, unit_rate: float, p: Record) -> None:
     """Each buy spends cash that the next one sees."""
+    whole_coins = p.whole_coins
     for a in range(p.n_assets):
         coin = position_at(coins, a)
         spendable_cash(b, p)
         for w in range(LANES):
-            affordable = b.budget[w] / (coin.price[w] * unit_rate)
+            affordable = coins_for(b.budget[w], coin.price[w] * unit_rate, whole_coins)
             coin.order_qty[w] = where(affordable < coin.order_qty[w], affordable, coin.order_qty[w])
         execute_purchases(b, coin, asset_at(p.assets, a), p)
+
+
+@native
+def coins_for(budget: float, unit_cost: float, whole_coins: bool) -> float:
+    """Coins that a budget pays for; whole ones as Python's // counts them, which never exceed it."""
+    affordable = budget / unit_cost
+    whole = np.floor(affordable)
+    whole = where(whole * unit_cost > budget, whole - 1.0, whole)
+    return where(whole_coins, whole, affordable)
 
 
 @native

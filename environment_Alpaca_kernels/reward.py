@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-from environment_Alpaca_kernels.memory import LANES, Array, Record, native, position_at, segment_at, where
+from .memory import LANES, REWARDS, Array, Record, native, position_at, segment_at, where
+
+BENCHMARK_DIFFERENCE, PROFIT, CAPPUCCINO = (REWARDS.index(name) for name in REWARDS[:3])
 
 
 @native
@@ -38,11 +40,14 @@ def mark_to_market(b: Record, coins: int, p: Record) -> None:
 def reward_terms(i: int, n: int, b: Record, coins: int, terms: Array, p: Record) -> None:
     """Fill the rows of terms (n_terms, N), and b.reward with their sum."""
     norm_reward = p.norm_reward
-    if p.reward == 0:
+    if p.reward == BENCHMARK_DIFFERENCE:
         for w in range(LANES):
             gain = (b.equity[w] - b.equity_before[w]) - (b.benchmark[w] - b.benchmark_before[w])
             terms[0, i + w] = gain * norm_reward
-    elif p.reward == 1:
+    elif p.reward == PROFIT:
+        for w in range(LANES):
+            terms[0, i + w] = (b.equity[w] - b.equity_before[w]) * norm_reward
+    elif p.reward == CAPPUCCINO:
         cappuccino_terms(i, n, b, coins, terms, p)
     else:
         weighted_terms(i, n, b, coins, terms, p)
