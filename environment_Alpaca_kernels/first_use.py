@@ -163,7 +163,7 @@ def try_out(
             return replace(about, verdict=FAILED, reason=reason_of(error, said), when_s=time.time())
         n_steps, spent_s = n_steps + compared.n_steps, spent_s + time.perf_counter() - started
         if compared.step is not None:
-            where = f"step {compared.step}, field {compared.field}{trial.label}"
+            where = f"step {compared.step + 1}, field {compared.field}{trial.label}"
             return replace(about, verdict=DIFFERS, reason=where, n_steps=n_steps, took_s=spent_s, when_s=time.time())
     assert trial is not None
     started = time.perf_counter()

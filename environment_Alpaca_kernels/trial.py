@@ -25,6 +25,7 @@ EPISODE_BARS = 60
 VOLATILITY = 0.02      # of a bar
 STALE_BARS, STOP = 6, 0.05          # at most, so that both happen
 LARGE_ORDERS = 20_000.0  # norm_action of the hosts that scale orders by the price's magnitude
+SMALLEST_ORDER = 300.0   # quote: large enough that some orders are below it
 EVERY_PHASE: dict[str, Any] = {
     "trailing_stop_pct": STOP, "min_cash_reserve": 0.1, "max_position_weight": 0.4, "stale_bars": STALE_BARS,
     "time_decay_floor": 0.2, "growth_weight": 0.7, "benchmark_weight": 0.5, "drawdown_penalty": 1.5,
@@ -57,7 +58,9 @@ def of_every_rule_set(make_kernel: MakeKernel, n_steps: int = N_STEPS) -> list[C
 
 
 def _of_rule_set(rules: str, make_kernel: MakeKernel, n_steps: int) -> Trial:
-    own = {} if rules == "standard" else dict.fromkeys(drop_in.NORMS, 2.0**-8) | {"norm_action": 4.0}
+    own = dict.fromkeys(drop_in.NORMS, 2.0**-8) | {"norm_action": 4.0}
+    if rules == "standard":
+        own = {"min_order_notional": SMALLEST_ORDER}
     if drop_in.RULES[rules]["order_sizing"].startswith("price"):
         own["norm_action"] = LARGE_ORDERS
     p = drop_in.EnvParams.from_mapping({"rules": rules, "lookback": 3} | EVERY_PHASE | own)
