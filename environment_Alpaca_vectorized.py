@@ -724,10 +724,10 @@ MARKS: dict[str, tuple[str, frozenset[str], frozenset[str]]] = {  # rules -> cla
     "finrl": ("CryptoEnv", frozenset({"max_stock", "action_norm_vector", "str"}), frozenset({"norm_action"})),
     "finrl_meta": ("CryptoEnv", frozenset({"max_stock", "action_norm_vector", "log"}), frozenset({"norm_action"})),
 }  # fmt: skip
-CONFIG_KEYS = frozenset(
-    "price_array tech_array time_array tickers ticker_list segments min_order_qty qty_increment filled_array if_train "
-    "turbulence_array".split()
-)
+CONFIG_KEYS = frozenset({
+    "price_array", "tech_array", "time_array", "tickers", "segments", "min_order_qty", "qty_increment", "filled_array",
+    "ticker_list", "if_train", "turbulence_array",  # of hosts, without a meaning for the simulation
+})  # fmt: skip
 
 
 def words_of(host_class: type) -> tuple[frozenset[str], frozenset[str]]:
@@ -842,7 +842,7 @@ def refuse_what_is_on(**options: Any) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- the classes
-class NoNativeStep(RuntimeError):
+class NoNativeStep(RuntimeError):  # noqa: N818 - a reason, not a failure
     """Why a native step cannot be used here, as a sentence; the plain step runs in its place."""
 
 
@@ -1027,8 +1027,8 @@ class VectorizedCryptoEnvAlpaca:
     def state_dim(self, width: int) -> None:
         if width != self._state_dim:
             rest = self._state_dim - 1 - self.action_dim
-            raise ValueError(f"an observation is {self._state_dim} wide: cash, {self.action_dim} coins, {rest} features "
-                             f"and extras; the host assigns state_dim {width}: correct it there")  # fmt: skip
+            raise ValueError(f"state_dim is {self._state_dim}: cash, {self.action_dim} coins, {rest} features and "
+                             f"extras. The host assigns {width}; correct it there")  # fmt: skip
 
     @property
     def seed(self) -> int:
@@ -1098,11 +1098,10 @@ class VectorizedCryptoEnvAlpaca:
             RuntimeError: before the first reset, and for one environment after the end of its episode.
         """
         action = self._fillable(self._accept(action))
-        self.book, self._ended, *returned = self._transition(self.book, action, self._rejected)
-        done, info = returned[2:]
+        self.book, self._ended, state, reward, done, info = self._transition(self.book, action, self._rejected)
         self._last_return = torch.where(done, info["episode_return"], self._last_return)
         self._needs_reset = self.as_numpy and bool(done)
-        return self._step_return(*returned)
+        return self._step_return(state, reward, done, info)
 
     def _step_return(self, state: Tensor, reward: Tensor, done: Tensor, info: dict[str, Any]) -> tuple[Any, ...]:
         if self.api == "elegantrl":
@@ -1209,7 +1208,7 @@ class VectorizedCryptoEnvAlpaca:
         vars(self).update({name: _unpacked(value, state["device"]) for name, value in state.items()})
 
 
-TARGET_RETURNS = dict.fromkeys(("finrl_crypto", "ccxt", "cappuccino"), 1e8)  # at which hosts stop training
+TARGET_RETURNS: dict[str, float] = dict.fromkeys(("finrl_crypto", "ccxt", "cappuccino"), 1e8)  # hosts stop there
 
 
 def _checked_api(api: str) -> str:
@@ -1356,10 +1355,24 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
         if self._is_fast:
             return returned
         if self.as_numpy:
-            self._needs_reset = bool(returned[2])
+            return self._one_account_return(buffers, returned)
         if not self.autoreset:
             buffers.slots["final_state"].copy_(returned[0])
         return self._step_return(*returned)
+
+    def _one_account_return(self, buffers: Buffers, returned: tuple[Any, ...]) -> tuple[Any, ...]:
+        """NumPy and Python numbers, each read once: hosts evaluate with one account, where this is half of a step."""
+        (row,), (reward,), (done,) = returned[0].cpu().numpy(), returned[1].tolist(), returned[2].tolist()
+        state = row.copy()
+        self._needs_reset = done
+        slots, terms = buffers.slots, buffers.info["reward_terms"]
+        money = slots["money"][:, 0].tolist()
+        info: dict[str, Any] = dict(zip((*COUNTED, *REPORTED), slots["counts"][:, 0].tolist() + money, strict=False))
+        info |= {"truncated": slots["truncated"].item(), "final_state": state}
+        info["reward_terms"] = dict(zip(terms, money[len(REPORTED) :], strict=True))
+        if self.api == "elegantrl":
+            return state, reward, done, info
+        return state, reward, done and not info["truncated"], info["truncated"], info
 
     def _check_slots(self, out: dict[str, Tensor]) -> None:
         for name, slot in out.items():
@@ -1456,9 +1469,10 @@ def kernels(where: str) -> Any:
             raise ImportError(f"the folder {folder.name} is not next to {Path(__file__).name}; copy it there for speed")
         spec = importlib.util.spec_from_file_location(
             name, folder / "__init__.py", submodule_search_locations=[str(folder)])
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         package = sys.modules[name] = importlib.util.module_from_spec(spec)
-        package.drop_in = sys.modules[__name__]
+        vars(package)["drop_in"] = sys.modules[__name__]
         spec.loader.exec_module(package)
     if getattr(package, "VERSION", None) != VERSION:
         raise NoNativeStep(f"{folder.name} is version {getattr(package, 'VERSION', 'unknown')} and "
