@@ -900,9 +900,9 @@ class VectorizedCryptoEnvAlpaca:
         api: "elegantrl" as above, or "gymnasium": `reset() -> state, info`, `step() -> state, reward, terminated,
             truncated, info`, spaces, `close`; ElegantRL's git master wants that one too.
         env_name: a label.
-        sentiment_service, use_sentiment, use_dynamic_fees, fee_mode, fee_interval, use_timeframe_constraint, timeframe,
-            data_interval, exchange_name: keywords of host constructors. What is off is ignored; what is on is refused.
-        tickers: names of the coins, as `config["tickers"]`.
+        tickers, sentiment_service, use_sentiment, use_dynamic_fees, fee_mode, fee_interval, use_timeframe_constraint,
+            timeframe, data_interval, exchange_name: keywords of host constructors. What is off or only a label is
+            ignored; what is on is refused.
 
     Raises:
         ValueError: for settings, arrays or sizes that cannot be simulated.
@@ -931,7 +931,6 @@ class VectorizedCryptoEnvAlpaca:
                  "seed": seed, "episode_bars": episode_bars, "gpu_id": gpu_id}  # fmt: skip
         given = {"rules": self.default_rules, **(env_params or {})}
         given |= {name: value for name, value in named.items() if value is not None}
-        config = config if tickers is None or len(tickers) == 0 else {"tickers": tickers, **config}
         config, given = resolve_rules(config, given)
         n_envs, seed, episode_bars, gpu_id = (given.get(name) for name in OPTIONS)
         self.params = EnvParams.from_mapping(given, initial_capital, buy_cost_pct, sell_cost_pct, gamma)
@@ -962,6 +961,7 @@ class VectorizedCryptoEnvAlpaca:
         if isinstance(n_envs, bool) or not isinstance(n_envs, int | np.integer) or n_envs < 1:
             raise ValueError(f"n_envs is a whole number of environments >= 1; received {n_envs!r}")
         self._n_envs = int(n_envs)
+        self.env_num = self._n_envs  # a host may have put a number in the place of the class's property
         self.as_numpy = self._n_envs == 1 if self._asked["as_numpy"] is None else self._asked["as_numpy"]
         self.autoreset = not self.as_numpy if self._asked["autoreset"] is None else self._asked["autoreset"]
         self._check_options()
@@ -1265,6 +1265,9 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
         self._sets = [Buffers(self._kernel, n, self.state_dim, names) for _ in range(2)]  # the next one to use first
         self._shape = None if self.as_numpy else torch.Size((n, self.action_dim))  # of an action ready to use
         self._is_fast = not self.as_numpy and self.api == "elegantrl"
+        if not self.autoreset:  # the last state of an episode is the state returned
+            for buffers in self._sets:
+                buffers.info["final_state"] = buffers.slots["state"]
 
     def _native_kernel(self, n_terms: int) -> Any:
         """The native step of this device, or None with `why_not_native` set: the drop-in alone, no numba or triton."""
@@ -1347,7 +1350,8 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
             self._check_slots(out)
             slots = {**buffers.slots, **out}
             self._kernel.bind(slots)(action)
-            returned = (slots["state"], slots["reward"], slots["done"], buffers.info)
+            info = buffers.info if self.autoreset else {**buffers.info, "final_state": slots["state"]}
+            returned = (slots["state"], slots["reward"], slots["done"], info)
         else:
             buffers.advance(action)
             returned = buffers.returned
@@ -1356,8 +1360,6 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
             return returned
         if self.as_numpy:
             return self._one_account_return(buffers, returned)
-        if not self.autoreset:
-            buffers.slots["final_state"].copy_(returned[0])
         return self._step_return(*returned)
 
     def _one_account_return(self, buffers: Buffers, returned: tuple[Any, ...]) -> tuple[Any, ...]:
