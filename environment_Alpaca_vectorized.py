@@ -724,10 +724,10 @@ MARKS: dict[str, tuple[str, frozenset[str], frozenset[str]]] = {  # rules -> cla
     "finrl": ("CryptoEnv", frozenset({"max_stock", "action_norm_vector", "str"}), frozenset({"norm_action"})),
     "finrl_meta": ("CryptoEnv", frozenset({"max_stock", "action_norm_vector", "log"}), frozenset({"norm_action"})),
 }  # fmt: skip
-CONFIG_KEYS = frozenset(
-    "price_array tech_array time_array tickers ticker_list segments min_order_qty qty_increment filled_array if_train "
-    "turbulence_array".split()
-)
+CONFIG_KEYS = frozenset({
+    "price_array", "tech_array", "time_array", "tickers", "segments", "min_order_qty", "qty_increment", "filled_array",
+    "ticker_list", "if_train", "turbulence_array",  # of hosts, without a meaning for the simulation
+})  # fmt: skip
 
 
 def words_of(host_class: type) -> tuple[frozenset[str], frozenset[str]]:
@@ -842,7 +842,7 @@ def refuse_what_is_on(**options: Any) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- the classes
-class NoNativeStep(RuntimeError):
+class NoNativeStep(RuntimeError):  # noqa: N818 - a reason, not a failure
     """Why a native step cannot be used here, as a sentence; the plain step runs in its place."""
 
 
@@ -901,9 +901,9 @@ class VectorizedCryptoEnvAlpaca:
         api: "elegantrl" as above, or "gymnasium": `reset() -> state, info`, `step() -> state, reward, terminated,
             truncated, info`, spaces, `close`; ElegantRL's git master wants that one too.
         env_name: a label.
-        sentiment_service, use_sentiment, use_dynamic_fees, fee_mode, fee_interval, use_timeframe_constraint, timeframe,
-            data_interval, exchange_name: keywords of host constructors. What is off is ignored; what is on is refused.
-        tickers: names of the coins, as `config["tickers"]`.
+        tickers, sentiment_service, use_sentiment, use_dynamic_fees, fee_mode, fee_interval, use_timeframe_constraint,
+            timeframe, data_interval, exchange_name: keywords of host constructors. What is off or only a label is
+            ignored; what is on is refused.
 
     Raises:
         ValueError: for settings, arrays or sizes that cannot be simulated.
@@ -932,14 +932,13 @@ class VectorizedCryptoEnvAlpaca:
         named = {"rules": rules, "lookback": lookback, "n_envs": n_envs if num_envs is None else num_envs,
                  "seed": seed, "episode_bars": episode_bars, "gpu_id": gpu_id}  # fmt: skip
         settled = env_params if isinstance(env_params, EnvParams) else None
-        given = {"rules": self.default_rules, **(vars(settled) if settled else dict(env_params or {}))}  # type: ignore[arg-type]
+        given: dict[str, Any] = {"rules": self.default_rules}
+        given |= vars(env_params) if isinstance(env_params, EnvParams) else env_params or {}
         given |= {name: value for name, value in named.items() if value is not None}
-        config = config if tickers is None or len(tickers) == 0 else {"tickers": tickers, **config}
         if settled is None:
             config, given = resolve_rules(config, given)
         n_envs, seed, episode_bars, gpu_id = (given.get(name) for name in OPTIONS)
-        costs = (buy_cost_pct, sell_cost_pct)
-        self.params = settled or EnvParams.from_mapping(given, initial_capital, *costs, gamma)
+        self.params = settled or EnvParams.from_mapping(given, initial_capital, buy_cost_pct, sell_cost_pct, gamma)
         self.start, self._seed, self.episode_bars = start or self.params.start, int(seed or 0), episode_bars
         self.target_return = TARGET_RETURNS.get(self.params.rules, 10.0)
         self._asked = {"as_numpy": as_numpy, "autoreset": autoreset, "native_step": native_step}
@@ -967,6 +966,7 @@ class VectorizedCryptoEnvAlpaca:
         if isinstance(n_envs, bool) or not isinstance(n_envs, int | np.integer) or n_envs < 1:
             raise ValueError(f"n_envs is a whole number of environments >= 1; received {n_envs!r}")
         self._n_envs = int(n_envs)
+        self.env_num = self._n_envs  # a host may have put a number in the place of the class's property
         self.as_numpy = self._n_envs == 1 if self._asked["as_numpy"] is None else self._asked["as_numpy"]
         self.autoreset = not self.as_numpy if self._asked["autoreset"] is None else self._asked["autoreset"]
         self._check_options()
@@ -1032,8 +1032,8 @@ class VectorizedCryptoEnvAlpaca:
     def state_dim(self, width: int) -> None:
         if width != self._state_dim:
             rest = self._state_dim - 1 - self.action_dim
-            raise ValueError(f"an observation is {self._state_dim} wide: cash, {self.action_dim} coins, {rest} features "
-                             f"and extras; the host assigns state_dim {width}: correct it there")  # fmt: skip
+            raise ValueError(f"state_dim is {self._state_dim}: cash, {self.action_dim} coins, {rest} features and "
+                             f"extras. The host assigns {width}; correct it there")  # fmt: skip
 
     @property
     def seed(self) -> int:
@@ -1103,11 +1103,10 @@ class VectorizedCryptoEnvAlpaca:
             RuntimeError: before the first reset, and for one environment after the end of its episode.
         """
         action = self._fillable(self._accept(action))
-        self.book, self._ended, *returned = self._transition(self.book, action, self._rejected)
-        done, info = returned[2:]
+        self.book, self._ended, state, reward, done, info = self._transition(self.book, action, self._rejected)
         self._last_return = torch.where(done, info["episode_return"], self._last_return)
         self._needs_reset = self.as_numpy and bool(done)
-        return self._step_return(*returned)
+        return self._step_return(state, reward, done, info)
 
     def _step_return(self, state: Tensor, reward: Tensor, done: Tensor, info: dict[str, Any]) -> tuple[Any, ...]:
         if self.api == "elegantrl":
@@ -1214,7 +1213,7 @@ class VectorizedCryptoEnvAlpaca:
         vars(self).update({name: _unpacked(value, state["device"]) for name, value in state.items()})
 
 
-TARGET_RETURNS = dict.fromkeys(("finrl_crypto", "ccxt", "cappuccino"), 1e8)  # at which hosts stop training
+TARGET_RETURNS: dict[str, float] = dict.fromkeys(("finrl_crypto", "ccxt", "cappuccino"), 1e8)  # hosts stop there
 
 
 def _checked_api(api: str) -> str:
@@ -1271,6 +1270,9 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
         self._sets = [Buffers(self._kernel, n, self.state_dim, names) for _ in range(2)]  # the next one to use first
         self._shape = None if self.as_numpy else torch.Size((n, self.action_dim))  # of an action ready to use
         self._is_fast = not self.as_numpy and self.api == "elegantrl"
+        if not self.autoreset:  # the last state of an episode is the state returned
+            for buffers in self._sets:
+                buffers.info["final_state"] = buffers.slots["state"]
 
     def _native_kernel(self, n_terms: int) -> Any:
         """The native step of this device, or None with `why_not_native` set: the drop-in alone, no numba or triton."""
@@ -1353,7 +1355,8 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
             self._check_slots(out)
             slots = {**buffers.slots, **out}
             self._kernel.bind(slots)(action)
-            returned = (slots["state"], slots["reward"], slots["done"], buffers.info)
+            info = buffers.info if self.autoreset else {**buffers.info, "final_state": slots["state"]}
+            returned = (slots["state"], slots["reward"], slots["done"], info)
         else:
             buffers.advance(action)
             returned = buffers.returned
@@ -1361,10 +1364,22 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
         if self._is_fast:
             return returned
         if self.as_numpy:
-            self._needs_reset = bool(returned[2])
-        if not self.autoreset:
-            buffers.slots["final_state"].copy_(returned[0])
+            return self._one_account_return(buffers, returned)
         return self._step_return(*returned)
+
+    def _one_account_return(self, buffers: Buffers, returned: tuple[Any, ...]) -> tuple[Any, ...]:
+        """NumPy and Python numbers, each read once: hosts evaluate with one account, where this is half of a step."""
+        (row,), (reward,), (done,) = returned[0].cpu().numpy(), returned[1].tolist(), returned[2].tolist()
+        state = row.copy()
+        self._needs_reset = done
+        slots, terms = buffers.slots, buffers.info["reward_terms"]
+        money = slots["money"][:, 0].tolist()
+        info: dict[str, Any] = dict(zip((*COUNTED, *REPORTED), slots["counts"][:, 0].tolist() + money, strict=False))
+        info |= {"truncated": slots["truncated"].item(), "final_state": state}
+        info["reward_terms"] = dict(zip(terms, money[len(REPORTED) :], strict=True))
+        if self.api == "elegantrl":
+            return state, reward, done, info
+        return state, reward, done and not info["truncated"], info["truncated"], info
 
     def _check_slots(self, out: dict[str, Tensor]) -> None:
         for name, slot in out.items():
@@ -1461,9 +1476,10 @@ def kernels(where: str) -> Any:
             raise ImportError(f"the folder {folder.name} is not next to {Path(__file__).name}; copy it there for speed")
         spec = importlib.util.spec_from_file_location(
             name, folder / "__init__.py", submodule_search_locations=[str(folder)])
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         package = sys.modules[name] = importlib.util.module_from_spec(spec)
-        package.drop_in = sys.modules[__name__]
+        vars(package)["drop_in"] = sys.modules[__name__]
         spec.loader.exec_module(package)
     if getattr(package, "VERSION", None) != VERSION:
         raise NoNativeStep(f"{folder.name} is version {getattr(package, 'VERSION', 'unknown')} and "

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import environment_Alpaca_vectorized as drop_in
 elif "drop_in" not in globals():
     _outer = __name__.rpartition(".")[0]
-    drop_in = importlib.import_module(f"{_outer}.environment_Alpaca_vectorized" if _outer else "environment_Alpaca_vectorized")
+    drop_in = importlib.import_module(f"{_outer}." * bool(_outer) + "environment_Alpaca_vectorized")
 
 VERSION = "2026.11"  # equal to the drop-in's, or the plain step runs instead
 

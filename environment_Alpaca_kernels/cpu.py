@@ -161,7 +161,8 @@ class NativeStep:
         segments["starts_before"] = market.start_offset[:-1]
         segments["usable"][: len(market.usable_segment)] = market.usable_segment
         n_features = market.windows.shape[1] // env.params.lookback
-        self.n_envs, self.n_blocks, self.n_terms, self.device = env.n_envs, -(-env.n_envs // LANES), n_terms, env.device
+        self.n_envs, self.n_blocks = env.n_envs, -(-env.n_envs // LANES)
+        self.n_terms, self.device = n_terms, env.device
         self.accounts = np.zeros(self.n_blocks, ACCOUNTS)
         self.accounts["final_equity"] = np.nan
         self.positions = np.zeros((self.n_blocks, env.action_dim), POSITIONS)

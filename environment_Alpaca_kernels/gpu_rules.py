@@ -37,8 +37,8 @@ Choices = namedtuple(
     "Choices",
     "order_sizing reward start buys_sequentially always_allow_close release_unpriced reserve_of_equity truncates "
     "discounts_final_reward observes_absolute benchmark_of_episode benchmark_pays_fee observe_account compact "
-    "restarts limits_actions whole_coins stops caps_positions releases_stale has_increments penalizes_concentration n_assets n_columns "
-    "n_features window state_dim block tile offset_type",
+    "restarts limits_actions whole_coins stops caps_positions releases_stale has_increments "
+    "penalizes_concentration n_assets n_columns n_features window state_dim block tile offset_type",
 )
 # Float settings in the order of the array they are read from.
 Numbers = namedtuple(

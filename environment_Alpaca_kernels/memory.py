@@ -43,7 +43,8 @@ RULES = np.dtype(
         "initial_capital buy_fee_rate sell_fee_rate gamma slippage_rate min_order_notional stale_fraction cash_haircut "
         "terminal_equity_fraction norm_cash norm_stocks norm_reward norm_action min_cash_reserve max_position_weight "
         "trailing_stop_pct time_decay_floor growth_weight benchmark_weight drawdown_penalty volatility_penalty "
-        "concentration_penalty turnover_penalty action_limit target_weight held_bars_scale equity_floor increment_slack",
+        "concentration_penalty turnover_penalty action_limit target_weight held_bars_scale equity_floor "
+        "increment_slack",
     )
     + columns("i8", "lookback stale_bars order_sizing reward start seed episode_bars n_envs n_starts n_usable")
     + columns("i8", "n_assets n_segments n_bars state_dim feature_bytes window_bytes")

@@ -193,8 +193,8 @@ def test_a_finished_environment_restarts_in_the_same_step(env_class):
         state, _, done, info = env.step(torch.ones(2, 3))
     assert done.tolist() == [True, False]
     assert info["truncated"].tolist() == [True, False]
-    assert env.cash[0] == env.initial_total_asset
-    assert env.time[0] == 12, "the next segment's first bar with a full lookback"
+    assert env.book.cash[0] == env.initial_total_asset
+    assert env.book.bar[0] == 12, "the next segment's first bar with a full lookback"
     assert torch.equal(state[0, :4], torch.tensor([1.0, 0, 0, 0]))
     assert info["final_state"][0, 0] < 0.5, "the old episode was invested"
     assert info["equity"][0] != env.initial_total_asset
@@ -245,7 +245,7 @@ def test_windows_have_the_length_asked_for(env_class):
     for t in range(1, 31):
         _, _, done, _ = env.step(torch.zeros(8, 3))
         assert done.all() == (t % 10 == 0)
-        segment = env.time // 30
+        segment = env.book.bar // 30
         assert ((env.book.last_bar // 30) == segment).all(), "no window crosses a seam"
 
 
@@ -310,12 +310,38 @@ def test_states_of_the_plain_class_stay_valid():
 
 
 @pytest.mark.parametrize("env_class", ENV_CLASSES[1:])
-def test_states_of_the_fast_class_are_its_buffer(env_class):
+def test_what_the_fast_class_returns_is_one_of_two_sets_of_buffers(env_class):
     env = make(env_class)
     first = env.reset()
-    second, reward, _done, _info = env.step(torch.ones(4, 3))
-    assert first.data_ptr() == second.data_ptr()
-    assert env.step(torch.ones(4, 3))[1].data_ptr() == reward.data_ptr()
+    second, reward, done, info = env.step(torch.ones(4, 3))
+    third = env.step(torch.ones(4, 3))
+    fourth = env.step(torch.ones(4, 3))
+    assert first.data_ptr() == third[0].data_ptr() != second.data_ptr()
+    assert [second.data_ptr(), reward.data_ptr(), done.data_ptr()] == [x.data_ptr() for x in fourth[:3]]
+    assert info["equity"].data_ptr() == fourth[3]["equity"].data_ptr() != third[3]["equity"].data_ptr()
+
+
+def flattened(returned):
+    """Every tensor of what a call returned, by a name."""
+    state, reward, done, info = returned
+    terms = {f"terms.{name}": value for name, value in info["reward_terms"].items()}
+    rest = {name: value for name, value in info.items() if name != "reward_terms"}
+    return {"state": state, "reward": reward, "done": done, **rest, **terms}
+
+
+@each_class
+def test_what_a_call_returned_stays_valid_through_the_next_call(env_class):
+    env = make(env_class, config=random_config(24), start="random", episode_bars=6)
+    state = env.reset()
+    returned, kept = {"state": state}, {"state": state.clone()}
+    for t in range(20):
+        if t % 7 == 5:
+            called = {"state": env.reset()}
+        else:
+            called = flattened(env.step(torch.sin(torch.arange(12.0) + t).reshape(4, 3)))
+        for name, value in returned.items():
+            assert torch.equal(value, kept[name]), f"{name} of call {t - 1} changed in call {t}"
+        returned, kept = called, {name: value.clone() for name, value in called.items()}
 
 
 @pytest.mark.parametrize("env_class", ENV_CLASSES[1:])
@@ -422,7 +448,8 @@ def test_a_billion_environments_say_what_memory_they_would_need(env_class):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rules": "magic"}, "finrl_crypto, cappuccino, standard"), ({"lookback": 0}, "lookback"),
+        ({"rules": "magic"}, "finrl_crypto, ccxt, cappuccino, finrl, finrl_meta, standard"),
+        ({"rules": None}, "must be one of"), ({"lookback": 0}, "lookback"),
         ({"lookback": 2.5}, "lookback"), ({"slippage_rate": 1.5}, "fraction"), ({"nonsense": 1}, "nonsense"),
         ({"min_cash_reserve": -0.1}, "min_cash_reserve"), ({"norm_action": 0.0}, "norm_action"),
     ],
@@ -450,7 +477,9 @@ def test_host_presets_need_their_norms_and_ignore_what_they_do_not_know(rules):
 def test_every_setting_of_a_rule_set_can_be_changed_alone():
     for rules, row in RULES.items():
         for key, value in row.items():
-            other = next(r[key] for r in RULES.values() if r[key] != value) if key != "stale_fraction" else 0.5
+            apart = {"stale_fraction": 0.5, "whole_coins": False, "action_limit": 7.0, "lookback": 4, "norm_cash": 7.0}
+            apart |= dict.fromkeys(("norm_stocks", "norm_tech", "norm_reward", "norm_action"), 7.0)
+            other = apart[key] if key in apart else next(r[key] for r in RULES.values() if r[key] != value)
             changed = EnvParams.from_mapping(params_of(rules, **{key: other}))
             assert changed != EnvParams.from_mapping(params_of(rules)), f"{rules}: {key} changes nothing"
 

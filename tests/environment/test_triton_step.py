@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import environment_Alpaca_vectorized as drop_in
 from environment_Alpaca_vectorized import Portfolio, VectorizedCryptoEnvAlpaca, VectorizedCryptoEnvAlpacaOptimized
 from tests.environment import test_laws as laws
 from tests.environment.test_parity import VARIANTS
@@ -171,11 +172,12 @@ def test_the_episode_of_a_running_environment_is_not_touched():
     config = random_config(60, segments=[(0, 8), (10, 60)])
     env = InterpretedTriton(config, params_of("standard"), 2, start="first", gpu_id=-1)
     env.reset()
-    env._slots["final_state"].fill_(7.0)
+    for buffers in env._sets:
+        buffers.slots["final_state"].fill_(7.0)
     for _ in range(5):
-        done = env.step(torch.ones(2, 3))[2]
+        _, _, done, info = env.step(torch.ones(2, 3))
     assert done.tolist() == [True, False]
-    assert (env._slots["final_state"] == 7.0).all(1).tolist() == [False, True], "written where done"
+    assert (info["final_state"] == 7.0).all(1).tolist() == [False, True], "written where done"
 
 
 # ---------------------------------------------------------------- the choice of a kernel
@@ -183,7 +185,10 @@ def test_without_triton_a_gpu_runs_the_plain_step(monkeypatch):
     env = VectorizedCryptoEnvAlpacaOptimized(random_config(30), params_of("standard"), 2, gpu_id=-1)
     monkeypatch.setitem(sys.modules, "environment_Alpaca_kernels.gpu", None)
     monkeypatch.setattr(env, "device", torch.device("cuda"))
-    assert env._native_kernel(6) is None
+    drop_in._warn_once.cache_clear()
+    with pytest.warns(RuntimeWarning, match="the plain torch step runs"):
+        assert env._native_kernel(6) is None
+    assert "environment_Alpaca_kernels.gpu" in env.why_not_native
 
 
 # ---------------------------------------------------------------- graphs
@@ -211,22 +216,28 @@ class FakeGraphs:
 
 @interpreted
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_captured_step_replays_with_each_steps_action(fails):
+def test_a_captured_step_replays_with_each_steps_action(monkeypatch, fails):
     import environment_Alpaca_kernels.gpu as triton_step
 
     pair = Pair(random_config(40, seed=1), params_of("standard"), 3, start="random", episode_bars=4)
     kernel, graphs = pair.fast._kernel, FakeGraphs(fails)
-    kernel.graph = triton_step.GraphedStep(kernel.launch, torch.zeros(3, 3), graphs.capture, graphs.warm_up)
-    rollout(pair, triton_step.WARM_UPS + 3)
-    expected = ["warm up"] * triton_step.WARM_UPS + ["capture"]
-    assert graphs.calls == expected + ([] if fails else ["replay"] * 3)
+    monkeypatch.setattr(triton_step, "capture_on_gpu", graphs.capture)
+    monkeypatch.setattr(triton_step, "warm_up_on_gpu", graphs.warm_up)
+    kernel.is_graphed = True
+    for buffers in pair.fast._sets:
+        buffers.advance = kernel.bind(buffers.slots, is_own=True)
+    rollout(pair, 2 * triton_step.WARM_UPS + 4)  # each set of buffers has a graph of its own
+    expected = ["warm up"] * 2 * triton_step.WARM_UPS + ["capture", "capture"]
+    replays = [] if fails else ["replay"] * 4
+    assert sorted(graphs.calls) == sorted(expected + replays)
+    assert graphs.calls[: len(expected) - 2] == expected[:-2]
 
     state = torch.zeros(3, pair.fast.state_dim)
     action = torch.full((3, 3), 0.5)
     want = pair.plain.step(action)[0]
     assert pair.fast.step(action, out={"state": state})[0] is state, "a caller's slot is not in the graph"
     torch.testing.assert_close(state, want, rtol=1e-6, atol=1e-6)
-    assert len(graphs.calls) == len(expected) + (0 if fails else 3)
+    assert len(graphs.calls) == len(expected + replays)
     rollout(pair, 2)
 
 
@@ -248,7 +259,7 @@ def test_a_callers_graph_holds_a_step():
     env, twin = (VectorizedCryptoEnvAlpacaOptimized(config, env_params, 64, **options) for _ in range(2))
     action = torch.ones(64, 3, device="cuda")
     env.reset(), twin.reset()
-    env._kernel.launch(action, {})  # compiled before the capture
+    env.step(action)  # compiled before the capture
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         env.step(action)
