@@ -1260,10 +1260,11 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
 
     stepped_by: str
     why_not_native: str | None
+    is_capturable: bool  # whether a step may be recorded in a graph of its device
 
     def _allocate(self) -> None:
         n, names = self._n_envs, TERM_NAMES[self.params.reward]
-        self.why_not_native = None
+        self.why_not_native, self.is_capturable = None, False
         self._kernel = self._native_kernel(len(names)) or BufferedStep(self, len(names))
         self.stepped_by = self._kernel.name
         self._episode, self._rejected = self._kernel.episode.fill_(-1), self._kernel.rejected

@@ -91,11 +91,10 @@ class NativeStep:
         self.choices = choices_of(env)
         self.n_envs, self.n_assets = n, n_assets
         self.is_graphed = env.device.type == "cuda" and n <= GRAPH_UP_TO_N_ENVS
-        vars(env)["is_capturable"] = False
         if checked or (checked is None and not IS_INTERPRETED):
             self.check(env)
         # A step touches nothing but device memory, so that an agent may record a rollout as a graph.
-        vars(env)["is_capturable"] = env.device.type == "cuda"
+        env.is_capturable = env.device.type == "cuda"
 
     def check(self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> None:
         """Raise NoNativeStep unless the kernel compiles for the device and its first use there was right and fast."""
