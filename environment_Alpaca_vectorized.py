@@ -780,10 +780,11 @@ def resolve_rules(
         ValueError: no rules given, and none or several to inherit; a key that the host's class reads and this
             simulator does not know; a config key that no imported class can tell to be harmless.
     """
-    hosts, params = imported_host_classes(), dict(env_params)
+    params, strange = dict(env_params), sorted(config.keys() - CONFIG_KEYS)
     rules = params.pop("rules", None)
+    hosts = imported_host_classes() if strange or rules is None else {}
     read = frozenset().union(*(words_of(host_class)[1] for host_class in hosts.values()))
-    for key in sorted(config.keys() - CONFIG_KEYS):
+    for key in strange:
         if not hosts or key in read:
             raise ValueError(f"config[{key!r}] is not simulated here; known keys are {', '.join(sorted(CONFIG_KEYS))}. "
                              "Leave it out if it changes nothing")  # fmt: skip
@@ -807,6 +808,11 @@ def resolve_rules(
     return {**limits, **config}, {"rules": rules, **inherited, **params}
 
 
+def _lacks_fee_tiers() -> bool:
+    modules = (vars(sys.modules[host_class.__module__]) for host_class in imported_host_classes().values())
+    return any(module.get("FEE_TIER_AVAILABLE") is False for module in modules)
+
+
 @functools.cache
 def _say_once(level: int, message: str) -> None:
     log.log(level, message)
@@ -817,10 +823,8 @@ def refuse_what_is_on(**options: Any) -> None:
 
     Cappuccino's fee tiers and time limits are off, whatever was asked, where it could not import them.
     """
-    modules = [vars(sys.modules[host_class.__module__]) for host_class in imported_host_classes().values()]
-    is_off = any(module.get("FEE_TIER_AVAILABLE") is False for module in modules)
     for name, value in options.items():
-        if value and not (is_off and name in ("use_dynamic_fees", "use_timeframe_constraint")):
+        if value and not (name != "use_sentiment" and _lacks_fee_tiers()):
             raise ValueError(f"{name} is not simulated here; received {value!r}. Switch it off, or train with the "
                              "host's own class")  # fmt: skip
 
