@@ -80,7 +80,7 @@ def test_every_environment_of_a_batch_reproduces_the_trace(path, env_class):
 
 
 @pytest.mark.parametrize("env_class", ENV_CLASSES)
-@pytest.mark.parametrize("path", [path for path in TRACES if path.stem.endswith(("_0", "_3"))], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [p for p in TRACES if p.stem.endswith(("_0", "_3"))], ids=lambda path: path.stem)
 def test_one_environment_reproduces_the_trace_in_the_hosts_numpy_interface(path, env_class):
     trace, config, env_params, kwargs = load(path)
     env = env_class(config, env_params, 1, gpu_id=-1, **kwargs)

@@ -52,7 +52,7 @@ warmup, compiled = step.warmup, []
 step.warmup = lambda *arguments, **options: compiled.append(warmup(*arguments, **options))
 for arch, rules, variant, n_assets in json.loads(sys.argv[1]):
     if take(arch):
-        environment(rules, variant, n_assets)._kernel.compile()
+        environment(rules, variant, n_assets)._fast.kernel.compile()
         text = compiled[-1].asm.get("ptx") or compiled[-1].asm["amdgcn"]
         print(json.dumps([arch, rules, sum("fma." in line for line in text.splitlines()), len(text)]))
 """

@@ -379,7 +379,8 @@ def _step_in_another_process(env, queue):
 @both_classes
 @pytest.mark.slow
 def test_an_environment_can_be_sent_to_a_spawned_process(env_class):
-    env = env_class(random_config(60, filled_array=np.zeros((60, 3), bool)), params_of("standard"), 3, gpu_id=-1, seed=5)
+    config = random_config(60, filled_array=np.zeros((60, 3), bool))
+    env = env_class(config, params_of("standard"), 3, gpu_id=-1, seed=5)
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     process = context.Process(target=_step_in_another_process, args=(env, queue))

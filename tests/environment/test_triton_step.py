@@ -28,7 +28,7 @@ class Pair:
         options = {"as_numpy": False, **options}
         self.plain = VectorizedCryptoEnvAlpaca(config, env_params, n_envs, device="cpu", **options)
         self.fast = fast_class(config, env_params, n_envs, device=device, **options)
-        assert type(self.fast._kernel).__module__ == "environment_Alpaca_kernels.gpu"
+        assert type(self.fast._fast.kernel).__module__ == "environment_Alpaca_kernels.gpu"
         self.assert_close("first state", self.fast.reset(), self.plain.reset())
 
     def step(self, action):
@@ -172,7 +172,7 @@ def test_the_episode_of_a_running_environment_is_not_touched():
     config = random_config(60, segments=[(0, 8), (10, 60)])
     env = InterpretedTriton(config, params_of("standard"), 2, start="first", gpu_id=-1)
     env.reset()
-    for buffers in env._sets:
+    for buffers in env._fast.sets:
         buffers.slots["final_state"].fill_(7.0)
     for _ in range(5):
         _, _, done, info = env.step(torch.ones(2, 3))
@@ -220,11 +220,11 @@ def test_a_captured_step_replays_with_each_steps_action(monkeypatch, fails):
     import environment_Alpaca_kernels.gpu as triton_step
 
     pair = Pair(random_config(40, seed=1), params_of("standard"), 3, start="random", episode_bars=4)
-    kernel, graphs = pair.fast._kernel, FakeGraphs(fails)
+    kernel, graphs = pair.fast._fast.kernel, FakeGraphs(fails)
     monkeypatch.setattr(triton_step, "capture_on_gpu", graphs.capture)
     monkeypatch.setattr(triton_step, "warm_up_on_gpu", graphs.warm_up)
     kernel.is_graphed = True
-    for buffers in pair.fast._sets:
+    for buffers in pair.fast._fast.sets:
         buffers.advance = kernel.bind(buffers.slots, is_own=True)
     rollout(pair, 2 * triton_step.WARM_UPS + 4)  # each set of buffers has a graph of its own
     expected = ["warm up"] * 2 * triton_step.WARM_UPS + ["capture", "capture"]

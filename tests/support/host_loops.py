@@ -112,7 +112,7 @@ def imported_host(
     module = types.ModuleType(name)
     for word, value in (("CLASS_NAME", class_name), ("CAPITAL", repr(capital)), ("FEE", repr(fee)), ("EXTRA", extra)):
         source = source.replace(word, value)
-    exec(compile(source, f"{name}.py", "exec"), vars(module))  # noqa: S102 - text of this file
+    exec(compile(source, f"{name}.py", "exec"), vars(module))
     if limits is not None:
         vars(module)["CRYPTO_LIMITS" if class_name == "CryptoEnvCCXT" else "ALPACA_LIMITS"] = np.asarray(limits)
     monkeypatch.setitem(sys.modules, name, module)
