@@ -33,7 +33,7 @@ class CryptoEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             options = {"as_numpy": False, "autoreset": False, **options}
             env = VectorizedCryptoEnvAlpacaOptimized(config, env_params, 1, **options)
         if env is None or env.n_envs != 1 or env.as_numpy or env.api != "elegantrl" or env.autoreset:
-            raise ValueError('needs config, or an env with n_envs=1, api="elegantrl", as_numpy=False and autoreset=False')
+            raise ValueError('needs config, or an env with n_envs=1, api="elegantrl", as_numpy=False, autoreset=False')
         self.env, self.info_keys, self._is_over = env, tuple(info_keys), False
         self.observation_space = Box(-np.inf, np.inf, (env.state_dim,), np.float32)
         self.action_space = Box(-1.0, 1.0, (env.action_dim,), np.float32)

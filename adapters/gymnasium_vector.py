@@ -48,7 +48,8 @@ class CryptoVectorEnv(VectorEnv[Any, Any, Any]):
             options = {"as_numpy": False, "autoreset": restarts, **options}
             env = VectorizedCryptoEnvAlpacaOptimized(config, env_params, num_envs, **options)
         if env is None or env.as_numpy or env.api != "elegantrl" or env.autoreset is not restarts:
-            raise ValueError(f'{self.mode} needs config, or an env with api="elegantrl", as_numpy=False and autoreset={restarts}')
+            wanted = f'api="elegantrl", as_numpy=False and autoreset={restarts}'
+            raise ValueError(f"{self.mode} needs config, or an env with {wanted}")
         if output not in ("numpy", "torch"):
             raise ValueError(f'output must be "numpy" or "torch"; received {output!r}')
         self.env, self.num_envs, self.copy, self.info_keys = env, env.n_envs, copy, tuple(info_keys)

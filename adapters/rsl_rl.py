@@ -35,7 +35,7 @@ class CryptoVecEnv(VecEnv):
             options = {"as_numpy": False, "autoreset": True, **options}
             env = VectorizedCryptoEnvAlpacaOptimized(config, env_params, n_envs, **options)
         if env is None or env.as_numpy or env.api != "elegantrl" or not env.autoreset:
-            raise ValueError('needs config, or an env with api="elegantrl", as_numpy=False and autoreset=True')
+            raise ValueError('needs config, or an env with api="elegantrl", as_numpy=False, autoreset=True')
         self.env, self.num_envs, self.num_actions, self.device = env, env.n_envs, env.action_dim, env.device
         self.max_episode_length, self.cfg = env.max_step, asdict(env.params)
         self._observations = self._group(env.reset())

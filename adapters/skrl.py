@@ -37,7 +37,7 @@ class CryptoWrapper(Wrapper):
             options = {"as_numpy": False, "autoreset": n_envs > 1, **options}
             env = VectorizedCryptoEnvAlpacaOptimized(config, env_params, n_envs, **options)
         if env is None or env.as_numpy or env.api != "elegantrl" or env.autoreset is not (env.n_envs > 1):
-            raise ValueError('needs config, or an env with api="elegantrl", as_numpy=False and autoreset=n_envs > 1')
+            raise ValueError('needs config, or an env with api="elegantrl", as_numpy=False, autoreset=n_envs > 1')
         super().__init__(env)
         self._observation_space = Box(-np.inf, np.inf, (env.state_dim,), np.float32)
         self._action_space = Box(-1.0, 1.0, (env.action_dim,), np.float32)

@@ -36,7 +36,7 @@ class CryptoVecEnv(VecEnv):
             options = {"as_numpy": False, "autoreset": True, **options}
             env = VectorizedCryptoEnvAlpacaOptimized(config, env_params, n_envs, **options)
         if env is None or env.as_numpy or env.api != "elegantrl" or not env.autoreset:
-            raise ValueError('needs config, or an env with api="elegantrl", as_numpy=False and autoreset=True')
+            raise ValueError('needs config, or an env with api="elegantrl", as_numpy=False, autoreset=True')
         self.env, self.render_mode, self._actions = env, None, np.zeros((env.n_envs, env.action_dim), np.float32)
         observations = Box(-np.inf, np.inf, (env.state_dim,), np.float32)
         super().__init__(env.n_envs, observations, Box(-1.0, 1.0, (env.action_dim,), np.float32))

@@ -35,7 +35,7 @@ class CryptoEnv(EnvBase):
             options = {"as_numpy": False, "autoreset": False, **options}
             env = VectorizedCryptoEnvAlpacaOptimized(config, env_params, n_envs, **options)
         if env is None or env.as_numpy or env.api != "elegantrl" or env.autoreset:
-            raise ValueError('needs config, or an env with api="elegantrl", as_numpy=False and autoreset=False')
+            raise ValueError('needs config, or an env with api="elegantrl", as_numpy=False, autoreset=False')
         super().__init__(device=env.device, batch_size=(env.n_envs,))
         self.env, n = env, env.n_envs
         self._next_seed: int | None = None
