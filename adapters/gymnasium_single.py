@@ -44,7 +44,7 @@ class CryptoEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """Open a fresh account; `seed` decides the starts of this episode and of all that follow."""
         super().reset(seed=seed)
         self._is_over = False
-        return np.array(self.env.reset(seed=seed)[0].cpu()), {}
+        return self.env.reset(seed=seed)[0].cpu().numpy().copy(), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Advance one bar.
@@ -57,4 +57,5 @@ class CryptoEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         state, reward, done, info = self.env.step(np.asarray(action)[None])
         truncated, self._is_over = info["truncated"].item(), done.item()
         infos = {name: info[name].item() for name in self.info_keys}
-        return np.array(state[0].cpu()), reward.item(), self._is_over and not truncated, truncated, infos
+        observation = state[0].cpu().numpy().copy()
+        return observation, reward.item(), self._is_over and not truncated, truncated, infos

@@ -113,6 +113,8 @@ class CryptoVectorEnv(VectorEnv[Any, Any, Any]):
         return np.where(mask, chosen, other) if self.as_numpy else torch.where(mask, chosen, other)
 
     def _masked(self, infos: Mapping[str, Any], is_valid: Any) -> dict[str, Any]:
+        if (self.as_numpy or self.on_cpu) and not is_valid.any():  # Gymnasium leaves out what no environment has
+            return {}
         values = {name: self._where(is_valid, value, 0) for name, value in infos.items()}
         return values | {f"_{name}": is_valid for name in infos}
 

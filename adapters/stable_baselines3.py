@@ -46,7 +46,7 @@ class CryptoVecEnv(VecEnv):
         state = self.env.reset(seed=self._seeds[0])
         self._reset_seeds()
         self._reset_options()
-        return np.array(state.cpu())
+        return _own(state)
 
     def step_async(self, actions: np.ndarray) -> None:
         """Keep the actions (N, A) for `step_wait`."""
@@ -55,14 +55,14 @@ class CryptoVecEnv(VecEnv):
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """Advance every environment one bar. All arrays belong to the caller."""
         state, reward, done, info = self.env.step(self._actions)
-        dones, infos = np.array(done.cpu()), [{} for _ in range(self.num_envs)]
+        dones, infos = _own(done), [{} for _ in range(self.num_envs)]
         ended = np.flatnonzero(dones)
         if len(ended):
             finals = info["final_state"][done].cpu().numpy()  # indexing copies
             truncated, returns = info["truncated"][done].tolist(), info["episode_return"][done].tolist()
             for i, final, is_truncated, value in zip(ended, finals, truncated, returns, strict=True):
                 infos[i] = {"TimeLimit.truncated": is_truncated, "terminal_observation": final, "episode_return": value}
-        return np.array(state.cpu()), np.array(reward.cpu()), dones, infos
+        return _own(state), _own(reward), dones, infos
 
     def close(self) -> None:
         """Nothing to release."""
@@ -88,3 +88,7 @@ class CryptoVecEnv(VecEnv):
     def env_is_wrapped(self, wrapper_class: type, indices: VecEnvIndices = None) -> list[bool]:
         """False: there are no single environments to wrap."""
         return [False for _ in self._get_indices(indices)]
+
+
+def _own(tensor: Tensor) -> np.ndarray:
+    return tensor.numpy().copy() if tensor.device.type == "cpu" else tensor.cpu().numpy()
