@@ -1,6 +1,5 @@
 """PPO of TorchRL on 64 accounts. Run: python -m examples.train_torchrl."""
 
-import numpy as np
 import torch
 from torchrl.collectors import Collector
 from torchrl.modules import MLP, NormalParamExtractor, ProbabilisticActor, SafeModule, TanhNormal, ValueOperator
@@ -8,8 +7,9 @@ from torchrl.objectives import ClipPPOLoss
 
 from adapters.torchrl import CryptoEnv
 
-trend = np.sign(np.sin(np.arange(4000) / 20.0))[:, None]  # +1 in a rising market, -1 in a falling one
-price = 100.0 * np.exp(np.cumsum(0.002 * trend + np.random.default_rng(0).normal(0.0, 0.005, (4000, 3)), axis=0))
+torch.manual_seed(0)
+trend = torch.sign(torch.sin(torch.arange(4000) / 20.0))[:, None]  # +1 in a rising market, -1 in a falling one
+price = 100.0 * torch.exp(torch.cumsum(0.002 * trend + 0.005 * torch.randn(4000, 3), 0))
 env = CryptoEnv({"price_array": price, "tech_array": trend}, {"rules": "standard", "lookback": 1}, 64, episode_bars=100)
 net = SafeModule(torch.nn.Sequential(MLP(5, 6, 1, 64), NormalParamExtractor()), ["observation"], ["loc", "scale"])
 actor = ProbabilisticActor(net, ["loc", "scale"], distribution_class=TanhNormal, return_log_prob=True)
