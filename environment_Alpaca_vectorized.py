@@ -24,7 +24,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -211,22 +211,6 @@ class Market:
     def __deepcopy__(self, memo: dict[int, Any]) -> Market:
         """Shared, never copied."""
         return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """As arrays: torch would pass memory of its own to another process, and a window's overlapping rows apart."""
-        values = {field.name: _as_array(getattr(self, field.name)) for field in fields(self)}
-        n_features = self.windows.stride(0)
-        values["windows"] = _as_array(self.windows.as_strided((len(self.price) * n_features,), (1,)))
-        return _restored_market, (values, tuple(self.windows.shape), n_features, self.price.device)
-
-
-def _restored_market(values: dict[str, Any], shape: tuple[int, int], n_features: int, device: torch.device) -> Market:
-    tensors = {name: None if value is None else torch.from_numpy(value).to(device) for name, value in values.items()}
-    return Market(**{**tensors, "windows": tensors["windows"].as_strided(shape, (n_features, 1))})  # type: ignore[arg-type]
-
-
-def _as_array(value: Tensor | None) -> np.ndarray | None:
-    return None if value is None else value.detach().cpu().numpy().copy()
 
 
 @dataclass(frozen=True)
@@ -796,10 +780,11 @@ def resolve_rules(
         ValueError: no rules given, and none or several to inherit; a key that the host's class reads and this
             simulator does not know; a config key that no imported class can tell to be harmless.
     """
-    hosts, params = imported_host_classes(), dict(env_params)
+    params, strange = dict(env_params), sorted(config.keys() - CONFIG_KEYS)
     rules = params.pop("rules", None)
+    hosts = imported_host_classes() if strange or rules is None else {}
     read = frozenset().union(*(words_of(host_class)[1] for host_class in hosts.values()))
-    for key in sorted(config.keys() - CONFIG_KEYS):
+    for key in strange:
         if not hosts or key in read:
             raise ValueError(f"config[{key!r}] is not simulated here; known keys are {', '.join(sorted(CONFIG_KEYS))}. "
                              "Leave it out if it changes nothing")  # fmt: skip
@@ -823,6 +808,11 @@ def resolve_rules(
     return {**limits, **config}, {"rules": rules, **inherited, **params}
 
 
+def _lacks_fee_tiers() -> bool:
+    modules = (vars(sys.modules[host_class.__module__]) for host_class in imported_host_classes().values())
+    return any(module.get("FEE_TIER_AVAILABLE") is False for module in modules)
+
+
 @functools.cache
 def _say_once(level: int, message: str) -> None:
     log.log(level, message)
@@ -833,10 +823,8 @@ def refuse_what_is_on(**options: Any) -> None:
 
     Cappuccino's fee tiers and time limits are off, whatever was asked, where it could not import them.
     """
-    modules = [vars(sys.modules[host_class.__module__]) for host_class in imported_host_classes().values()]
-    is_off = any(module.get("FEE_TIER_AVAILABLE") is False for module in modules)
     for name, value in options.items():
-        if value and not (is_off and name in ("use_dynamic_fees", "use_timeframe_constraint")):
+        if value and not (name != "use_sentiment" and _lacks_fee_tiers()):
             raise ValueError(f"{name} is not simulated here; received {value!r}. Switch it off, or train with the "
                              "host's own class")  # fmt: skip
 
@@ -900,9 +888,9 @@ class VectorizedCryptoEnvAlpaca:
         api: "elegantrl" as above, or "gymnasium": `reset() -> state, info`, `step() -> state, reward, terminated,
             truncated, info`, spaces, `close`; ElegantRL's git master wants that one too.
         env_name: a label.
-        sentiment_service, use_sentiment, use_dynamic_fees, fee_mode, fee_interval, use_timeframe_constraint, timeframe,
-            data_interval, exchange_name: keywords of host constructors. What is off is ignored; what is on is refused.
-        tickers: names of the coins, as `config["tickers"]`.
+        tickers, sentiment_service, use_sentiment, use_dynamic_fees, fee_mode, fee_interval, use_timeframe_constraint,
+            timeframe, data_interval, exchange_name: keywords of host constructors. What is off or only a label is
+            ignored; what is on is refused.
 
     Raises:
         ValueError: for settings, arrays or sizes that cannot be simulated.
@@ -931,7 +919,6 @@ class VectorizedCryptoEnvAlpaca:
                  "seed": seed, "episode_bars": episode_bars, "gpu_id": gpu_id}  # fmt: skip
         given = {"rules": self.default_rules, **(env_params or {})}
         given |= {name: value for name, value in named.items() if value is not None}
-        config = config if tickers is None or len(tickers) == 0 else {"tickers": tickers, **config}
         config, given = resolve_rules(config, given)
         n_envs, seed, episode_bars, gpu_id = (given.get(name) for name in OPTIONS)
         self.params = EnvParams.from_mapping(given, initial_capital, buy_cost_pct, sell_cost_pct, gamma)
@@ -942,7 +929,9 @@ class VectorizedCryptoEnvAlpaca:
         gpu_id = 0 if gpu_id is None else int(gpu_id)
         device = device or (f"cuda:{gpu_id}" if gpu_id >= 0 and torch.cuda.is_available() else "cpu")
         self.device = torch.empty(0, device=device).device  # with its number, as tensors there have it
-        self.api = _checked_api(api)
+        if api not in ("elegantrl", "gymnasium"):
+            raise ValueError(f'api must be "elegantrl" or "gymnasium"; received {api!r}')
+        self.api = api
         shape = np.shape(config["price_array"]), np.shape(config["tech_array"])
         if compact and shape[0][0] > 2**24:
             raise ValueError(f"compact observations count bars up to 2**24; price_array has {shape[0][0]}")
@@ -962,10 +951,13 @@ class VectorizedCryptoEnvAlpaca:
         if isinstance(n_envs, bool) or not isinstance(n_envs, int | np.integer) or n_envs < 1:
             raise ValueError(f"n_envs is a whole number of environments >= 1; received {n_envs!r}")
         self._n_envs = int(n_envs)
+        self.env_num = self._n_envs  # a host may have put a number in the place of the class's property
         self.as_numpy = self._n_envs == 1 if self._asked["as_numpy"] is None else self._asked["as_numpy"]
         self.autoreset = not self.as_numpy if self._asked["autoreset"] is None else self._asked["autoreset"]
         self._check_options()
         self._check_memory()
+        if self.api == "gymnasium":
+            self._describe()
 
     def _open_accounts(self) -> None:
         """Allocate what N accounts need; they begin with the next reset."""
@@ -1167,76 +1159,26 @@ class VectorizedCryptoEnvAlpaca:
         row = value[0]
         return row.item() if row.ndim == 0 else row.cpu().numpy().copy()
 
-    # What Gymnasium asks of an environment.
-    @property
-    def single_observation_space(self) -> Any:
-        """Box of one account's observation (S,)."""
-        return _spaces().Box(-np.inf, np.inf, (self.state_dim,), np.float32)
-
-    @property
-    def single_action_space(self) -> Any:
-        """Box of one account's action (A,)."""
-        return _spaces().Box(-1.0, 1.0, (self.action_dim,), np.float32)
-
-    @property
-    def observation_space(self) -> Any:
-        """Box of what `reset` returns: (S,) for one environment that speaks NumPy, else (N, S)."""
-        shape = (self.state_dim,) if self.as_numpy else (self._n_envs, self.state_dim)
-        return _spaces().Box(-np.inf, np.inf, shape, np.float32)
-
-    @property
-    def action_space(self) -> Any:
-        """Box of what `step` takes: (A,) or (N, A)."""
-        shape = (self.action_dim,) if self.as_numpy else (self._n_envs, self.action_dim)
-        return _spaces().Box(-1.0, 1.0, shape, np.float32)
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """What Gymnasium reads before it steps: nothing is rendered, and how an ended episode goes on."""
-        modes = importlib.import_module("gymnasium.vector").AutoresetMode
-        return {"render_modes": [], "autoreset_mode": modes.SAME_STEP if self.autoreset else modes.DISABLED}
+    def _describe(self) -> None:
+        """Set what Gymnasium reads of an environment: spaces of one account and of what `step` takes and returns."""
+        try:
+            gym = importlib.import_module("gymnasium")
+        except ImportError as error:
+            raise ImportError('api="gymnasium" needs the package gymnasium: pip install "gymnasium>=1.1"') from error
+        box = functools.partial(gym.spaces.Box, dtype=np.float32)
+        rows = () if self.as_numpy else (self._n_envs,)
+        self.single_observation_space = box(-np.inf, np.inf, (self.state_dim,))
+        self.single_action_space = box(-1.0, 1.0, (self.action_dim,))
+        self.observation_space = box(-np.inf, np.inf, (*rows, self.state_dim))
+        self.action_space = box(-1.0, 1.0, (*rows, self.action_dim))
+        modes = gym.vector.AutoresetMode
+        self.metadata = {"render_modes": [], "autoreset_mode": modes.SAME_STEP if self.autoreset else modes.DISABLED}
 
     def close(self) -> None:
         """Nothing is held open."""
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Accounts as arrays, so that another process owns what it receives; the market shares or copies itself."""
-        return {name: _packed(value) for name, value in vars(self).items()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take over the values, on the device they were on."""
-        vars(self).update({name: _unpacked(value, state["device"]) for name, value in state.items()})
-
 
 TARGET_RETURNS: dict[str, float] = dict.fromkeys(("finrl_crypto", "ccxt", "cappuccino"), 1e8)  # hosts stop there
-
-
-def _checked_api(api: str) -> str:
-    if api not in ("elegantrl", "gymnasium"):
-        raise ValueError(f'api must be "elegantrl" or "gymnasium"; received {api!r}')
-    if api == "gymnasium" and importlib.util.find_spec("gymnasium") is None:
-        raise ImportError('api="gymnasium" needs the package gymnasium: pip install "gymnasium>=1.1"')
-    return api
-
-
-def _spaces() -> Any:
-    return importlib.import_module("gymnasium.spaces")
-
-
-def _packed(value: Any) -> Any:
-    if isinstance(value, Portfolio):
-        return _PackedPortfolio((f.name, _as_array(getattr(value, f.name))) for f in fields(Portfolio))
-    return _as_array(value) if isinstance(value, Tensor) else value
-
-
-def _unpacked(value: Any, device: torch.device) -> Any:
-    if isinstance(value, _PackedPortfolio):
-        return Portfolio(**{name: torch.from_numpy(array).to(device) for name, array in value.items()})
-    return torch.from_numpy(value).to(device) if isinstance(value, np.ndarray) else value
-
-
-class _PackedPortfolio(dict[str, Any]):
-    """The fields of a `Portfolio` as arrays."""
 
 
 class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
@@ -1250,43 +1192,46 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
     hosts read (`cash`, `stocks`, ...) are copies.
 
     The native step is in the folder environment_Alpaca_kernels and needs numba on the CPU, Triton on a GPU. Without
-    it the plain step fills the same buffers; `stepped_by` is "numba", "triton" or "torch", `why_not_native` the reason.
+    it the plain step runs and returns new tensors; `stepped_by` is "numba", "triton" or "torch", `why_not_native` says
+    why it is "torch".
     """
 
-    stepped_by: str
-    why_not_native: str | None
+    stepped_by, why_not_native = "torch", None
 
     def _allocate(self) -> None:
-        n, names = self._n_envs, TERM_NAMES[self.params.reward]
-        self.why_not_native = None
-        self._kernel = self._native_kernel(len(names)) or BufferedStep(self, len(names))
-        self.stepped_by = self._kernel.name
-        self._episode, self._rejected = self._kernel.episode.fill_(-1), self._kernel.rejected
-        self._sets = [Buffers(self._kernel, n, self.state_dim, names) for _ in range(2)]  # the next one to use first
-        self._shape = None if self.as_numpy else torch.Size((n, self.action_dim))  # of an action ready to use
-        self._is_fast = not self.as_numpy and self.api == "elegantrl"
+        self._fast: Any = None
+        super()._allocate()
+        kernel = self._native_kernel(len(TERM_NAMES[self.params.reward]))
+        if kernel is not None:
+            self.stepped_by, self.why_not_native = kernel.name, None
+            self._episode, self._rejected = kernel.episode.fill_(-1), kernel.rejected
+            self._fast = kernels("buffers").FastStep(self, kernel)
 
     def _native_kernel(self, n_terms: int) -> Any:
-        """The native step of this device, or None with `why_not_native` set: the drop-in alone, no numba or triton."""
-        where = "cpu" if self.device.type == "cpu" else "gpu"
-        if not self._asked["native_step"]:
-            self.why_not_native = "native_step is False"
-            return None
+        """The native step of this device, or None with `why_not_native` set."""
         try:
-            return kernels(where).NativeStep(self, n_terms)
+            if not self._asked["native_step"]:
+                raise NoNativeStep("native_step is False")
+            return kernels("cpu" if self.device.type == "cpu" else "gpu").NativeStep(self, n_terms)
         except (ImportError, NoNativeStep) as reason:
-            self.why_not_native = str(reason)
-            _warn_once(f"the plain torch step runs in place of the native one: {reason}")
+            self.stepped_by, self.why_not_native = "torch", str(reason)
+            if self._asked["native_step"]:
+                _warn_once(f"the plain torch step runs in place of the native one: {reason}")
             return None
 
     @property
     def book(self) -> Portfolio:
-        """A copy of the accounts; assigning one takes it over."""
+        """The accounts, a copy where a native step holds them; assigning some takes them over."""
+        if self._fast is None:
+            return self._book
         return Portfolio(**{field.name: self._read(field.name) for field in fields(Portfolio)})
 
     @book.setter
     def book(self, book: Portfolio) -> None:
-        self._kernel.load(book)
+        if self._fast is None:
+            self._book = book
+        else:
+            self._fast.kernel.load(book)
 
     @property
     def seed(self) -> int:
@@ -1296,26 +1241,25 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
     @seed.setter
     def seed(self, seed: int) -> None:
         self._seed = int(seed)
-        self._kernel.reseed(self._seed)
+        if self._fast is not None:
+            self._fast.kernel.reseed(self._seed)
 
     def _read(self, field: str) -> Tensor:
-        return self._kernel.read(field)
+        return super()._read(field) if self._fast is None else self._fast.kernel.read(field)
 
     def _shown(self, field: str) -> Tensor:
-        return self._kernel.shown(field)
+        return super()._shown(field) if self._fast is None else self._fast.kernel.shown(field)
 
     def _ended_returns(self) -> Tensor:
-        return self._kernel.read("last_return")
+        return super()._ended_returns() if self._fast is None else self._fast.kernel.read("last_return")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the native step and its buffers: a copy or an unpickled object allocates its own."""
-        own = ("_kernel", "_sets")
-        kept = {name: value for name, value in vars(self).items() if name not in own}
-        return {name: _packed(value) for name, value in ({"book": self.book} | kept).items()}
+        """Without the native step: a copy or an unpickled object allocates its own. No two tensors share memory."""
+        kept = {name: value for name, value in vars(self).items() if name not in ("_fast", "_book")}
+        return kept | {"book": self.book, "_episode": self._episode.clone(), "_rejected": self._rejected.clone()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Allocate, then take over the values."""
-        state = {name: _unpacked(value, state["device"]) for name, value in state.items()}
         book, episode, rejected = (state.pop(name) for name in ("book", "_episode", "_rejected"))
         vars(self).update(state)
         self._allocate()
@@ -1329,126 +1273,35 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
         out_state: Tensor | None = None,
     ) -> Any:  # fmt: skip
         """As the plain class; the observations are written into out_state (N, S) when given."""
-        self._sets.reverse()
-        slots = self._sets[1].slots
-        if out_state is not None:
-            self._check_slots({"state": out_state})
-        state = slots["state"] if out_state is None else out_state
-        return self._first_return(state.copy_(self._begin(where, seed, options)))
+        self._check_slots({} if out_state is None else {"state": out_state})
+        room = out_state if self._fast is None else self._fast.state_of_reset(out_state)
+        state = self._begin(where, seed, options)
+        return self._first_return(state if room is None else room.copy_(state))
 
     def step(self, action: Any, out: dict[str, Tensor] | None = None) -> tuple[Any, ...]:
         """As the plain class; `out` maps "state", "reward" and "done", or some of them, to the caller's storage."""
-        is_ready = type(action) is Tensor and action.dtype is torch.float32 and action.device == self.device
-        if not is_ready or action.shape != self._shape or self._needs_reset or not action.is_contiguous():
-            action = self._accept(action)
-        action = self._fillable(action)
-        buffers = self._sets[0]
         if out is not None:
             self._check_slots(out)
-            slots = {**buffers.slots, **out}
-            self._kernel.bind(slots)(action)
-            returned = (slots["state"], slots["reward"], slots["done"], buffers.info)
-        else:
-            buffers.advance(action)
-            returned = buffers.returned
-        self._sets.reverse()
-        if self._is_fast:
-            return returned
-        if self.as_numpy:
-            return self._one_account_return(buffers, returned)
-        if not self.autoreset:
-            buffers.slots["final_state"].copy_(returned[0])
-        return self._step_return(*returned)
+        if self._fast is not None:
+            return self._fast.step(self, action, out)
+        *values, info = super().step(action)
+        for i, name in enumerate(("state", "reward", "done")):
+            if out is not None and name in out:
+                values[i] = out[name].copy_(values[i])
+        return (*values, info)
 
-    def _one_account_return(self, buffers: Buffers, returned: tuple[Any, ...]) -> tuple[Any, ...]:
-        """NumPy and Python numbers, each read once: hosts evaluate with one account, where this is half of a step."""
-        (row,), (reward,), (done,) = returned[0].cpu().numpy(), returned[1].tolist(), returned[2].tolist()
-        state = row.copy()
-        self._needs_reset = done
-        slots, terms = buffers.slots, buffers.info["reward_terms"]
-        money = slots["money"][:, 0].tolist()
-        info: dict[str, Any] = dict(zip((*COUNTED, *REPORTED), slots["counts"][:, 0].tolist() + money, strict=False))
-        info |= {"truncated": slots["truncated"].item(), "final_state": state}
-        info["reward_terms"] = dict(zip(terms, money[len(REPORTED) :], strict=True))
-        if self.api == "elegantrl":
-            return state, reward, done, info
-        return state, reward, done and not info["truncated"], info["truncated"], info
-
-    def _check_slots(self, out: dict[str, Tensor]) -> None:
+    def _check_slots(self, out: Mapping[str, Tensor]) -> None:
+        if out and self.api != "elegantrl":
+            raise ValueError(f'out slots need api="elegantrl"; this environment has {self.api!r}')
+        n = self._n_envs
+        own = {"state": ((n, self.state_dim), torch.float32), "reward": ((n,), torch.float32)}
+        own["done"] = ((n,), torch.bool)
         for name, slot in out.items():
-            own = self._sets[0].slots[name if name in ("reward", "done") else "state"]
-            fits = slot.shape == own.shape and slot.dtype == own.dtype and slot.device == own.device
-            if name not in ("state", "reward", "done") or not fits or not slot.is_contiguous():
-                wanted, got = (f"shape {tuple(t.shape)}, {t.dtype}, {t.device}" for t in (own, slot))
-                raise ValueError(f"out slots are state, reward and done; {name}: {wanted}, contiguous; received {got}")
-
-
-class Buffers:
-    """One set of what a step returns, and the kernel bound to it."""
-
-    def __init__(self, kernel: Any, n_envs: int, state_dim: int, terms: tuple[str, ...]) -> None:
-        """Allocate on the kernel's device."""
-        widths: dict[str, tuple[int, ...]] = {"state": (n_envs, state_dim), "reward": (n_envs,), "done": (n_envs,)}
-        widths |= {"final_state": widths["state"], "truncated": (n_envs,)}
-        kinds = {name: torch.bool if name in ("done", "truncated") else torch.float32 for name in widths}
-        self.slots = {name: torch.zeros(widths[name], dtype=kinds[name], device=kernel.device) for name in widths}
-        self.slots |= kernel.reports()
-        money = self.slots["money"]
-        self.info: dict[str, Any] = dict(zip((*COUNTED, *REPORTED), (*self.slots["counts"], *money), strict=False))
-        self.info |= {name: self.slots[name] for name in ("truncated", "final_state")}
-        self.info["reward_terms"] = dict(zip(terms, money[len(REPORTED) :], strict=True))
-        self.returned = (self.slots["state"], self.slots["reward"], self.slots["done"], self.info)
-        self.advance: Callable[[Tensor], None] = kernel.bind(self.slots, is_own=True)
-
-
-class BufferedStep:
-    """What a native step offers, from the plain one: where there is none, and the reference of the others."""
-
-    name = "torch"
-
-    def __init__(self, env: VectorizedCryptoEnvAlpacaOptimized, n_terms: int) -> None:
-        self.env, self.n_terms, self.device = env, n_terms, env.device
-        self.episode = torch.zeros(env.n_envs, dtype=torch.int64, device=env.device)
-        self.rejected = torch.zeros_like(self.episode)
-        self.last_return = torch.full_like(self.episode, torch.nan, dtype=torch.float64)
-        self.ended: Portfolio | None = None
-
-    def reports(self) -> dict[str, Tensor]:
-        """Room for what a step reports: "counts" (COUNTED, N) int64, "money" (REPORTED + terms, N) float64."""
-        n = len(self.episode)
-        return {
-            "counts": torch.zeros((len(COUNTED), n), dtype=torch.int64, device=self.device),
-            "money": torch.zeros((len(REPORTED) + self.n_terms, n), dtype=torch.float64, device=self.device),
-        }
-
-    def read(self, name: str) -> Tensor:
-        """A copy of one field of `Portfolio`, or "last_return" (N,): return of the last ended episode, NaN before."""
-        return getattr(self if name == "last_return" else self.book, name).clone()
-
-    def shown(self, name: str) -> Tensor:
-        """The same, before the restarts of the last step."""
-        return getattr(self.ended or self.book, name).clone()
-
-    def load(self, book: Portfolio) -> None:
-        """Take over a portfolio."""
-        self.book, self.ended = book, None
-
-    def reseed(self, seed: int) -> None:
-        """The plain step asks the environment for its seed."""
-
-    def bind(self, slots: dict[str, Tensor], is_own: bool = False) -> Callable[[Tensor], None]:
-        """A function of the action (N, A) that advances one bar and writes into `slots`; is_own: bound once for all."""
-        return functools.partial(self._advance, slots)
-
-    @torch.no_grad()
-    def _advance(self, slots: dict[str, Tensor], action: Tensor) -> None:
-        self.book, self.ended, state, reward, done, info = self.env._transition(self.book, action, self.rejected)
-        self.last_return = torch.where(done, info["episode_return"], self.last_return)
-        torch.stack([info[name] for name in COUNTED], out=slots["counts"])
-        torch.stack([*(info[name] for name in REPORTED), *info["reward_terms"].values()], out=slots["money"])
-        values = {"state": state, "reward": reward, "done": done}
-        for name, value in (values | {name: info[name] for name in ("truncated", "final_state")}).items():
-            slots[name].copy_(value)
+            wanted = (*own.get(name, own["state"]), self.device)
+            got = (tuple(slot.shape), slot.dtype, slot.device)
+            if name not in own or got != wanted or not slot.is_contiguous():
+                wish, found = (f"shape {shape}, {dtype}, {device}" for shape, dtype, device in (wanted, got))
+                raise ValueError(f"out slots are state, reward and done; {name}: {wish}, contiguous; received {found}")
 
 
 def kernels(where: str) -> Any:

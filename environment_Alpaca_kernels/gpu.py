@@ -184,7 +184,8 @@ class GraphedStep:
 
     The graph reads its action from a buffer of its own and writes to one set of the environment's buffers. The first
     WARM_UPS calls are plain launches, each a real step, on a side stream as torch asks for; then one launch is
-    captured, which does not run it, and replayed from there on. Where no graph can be captured every call stays a plain launch.
+    captured, which does not run it, and replayed from there on. Where no graph can be captured every call stays a plain
+    launch.
     """
 
     def __init__(

@@ -53,8 +53,9 @@ def test_a_sale_receives_less_slippage_and_fee(env_class):
     env = make(env_class, market([40, 50, 60, 60]), initial_capital=1000, buy_cost_pct=0.0, sell_cost_pct=0.03)
     env.step(np.array([1.0]))
     object.__setattr__(env.params, "slippage_rate", 0.01)
-    if hasattr(getattr(env, "_kernel", None), "rules"):
-        env._kernel.rules["slippage_rate"] = 0.01
+    kernel = getattr(getattr(env, "_fast", None), "kernel", None)
+    if hasattr(kernel, "rules"):
+        kernel.rules["slippage_rate"] = 0.01
     env.step(np.array([-0.8]))
     assert env.stocks[0] == pytest.approx(1.5, rel=1e-6)
     assert env.cash == pytest.approx(750 + 201.663, rel=1e-6)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import environment_Alpaca_vectorized as drop_in
 from environment_Alpaca_vectorized import Portfolio, VectorizedCryptoEnvAlpaca, VectorizedCryptoEnvAlpacaOptimized
 from tests.environment import test_laws as laws
 from tests.environment.test_parity import VARIANTS
@@ -29,7 +30,7 @@ class Pair:
         options = {"as_numpy": False, **options}
         self.plain = VectorizedCryptoEnvAlpaca(config, env_params, n_envs, device="cpu", **options)
         self.fast = fast_class(config, env_params, n_envs, device=device, **options)
-        assert type(self.fast._kernel).__module__ == "environment_Alpaca_kernels.gpu"
+        assert type(self.fast._fast.kernel).__module__ == "environment_Alpaca_kernels.gpu"
         self.assert_close("first state", self.fast.reset(), self.plain.reset())
 
     def step(self, action):
@@ -173,11 +174,12 @@ def test_the_episode_of_a_running_environment_is_not_touched():
     config = random_config(60, segments=[(0, 8), (10, 60)])
     env = InterpretedTriton(config, params_of("standard"), 2, start="first", gpu_id=-1)
     env.reset()
-    env._slots["final_state"].fill_(7.0)
+    for buffers in env._fast.sets:
+        buffers.slots["final_state"].fill_(7.0)
     for _ in range(5):
-        done = env.step(torch.ones(2, 3))[2]
+        _, _, done, info = env.step(torch.ones(2, 3))
     assert done.tolist() == [True, False]
-    assert (env._slots["final_state"] == 7.0).all(1).tolist() == [False, True], "written where done"
+    assert (info["final_state"] == 7.0).all(1).tolist() == [False, True], "written where done"
 
 
 # ---------------------------------------------------------------- the choice of a kernel
@@ -185,7 +187,10 @@ def test_without_triton_a_gpu_runs_the_plain_step(monkeypatch):
     env = VectorizedCryptoEnvAlpacaOptimized(random_config(30), params_of("standard"), 2, gpu_id=-1)
     monkeypatch.setitem(sys.modules, "environment_Alpaca_kernels.gpu", None)
     monkeypatch.setattr(env, "device", torch.device("cuda"))
-    assert env._native_kernel(6) is None
+    drop_in._warn_once.cache_clear()
+    with pytest.warns(RuntimeWarning, match="the plain torch step runs"):
+        assert env._native_kernel(6) is None
+    assert "environment_Alpaca_kernels.gpu" in env.why_not_native
 
 
 # ---------------------------------------------------------------- graphs
@@ -213,22 +218,28 @@ class FakeGraphs:
 
 @interpreted
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_captured_step_replays_with_each_steps_action(fails):
+def test_a_captured_step_replays_with_each_steps_action(monkeypatch, fails):
     import environment_Alpaca_kernels.gpu as triton_step
 
     pair = Pair(random_config(40, seed=1), params_of("standard"), 3, start="random", episode_bars=4)
-    kernel, graphs = pair.fast._kernel, FakeGraphs(fails)
-    kernel.graph = triton_step.GraphedStep(kernel.launch, torch.zeros(3, 3), graphs.capture, graphs.warm_up)
-    rollout(pair, triton_step.WARM_UPS + 3)
-    expected = ["warm up"] * triton_step.WARM_UPS + ["capture"]
-    assert graphs.calls == expected + ([] if fails else ["replay"] * 3)
+    kernel, graphs = pair.fast._fast.kernel, FakeGraphs(fails)
+    monkeypatch.setattr(triton_step, "capture_on_gpu", graphs.capture)
+    monkeypatch.setattr(triton_step, "warm_up_on_gpu", graphs.warm_up)
+    kernel.is_graphed = True
+    for buffers in pair.fast._fast.sets:
+        buffers.advance = kernel.bind(buffers.slots, is_own=True)
+    rollout(pair, 2 * triton_step.WARM_UPS + 4)  # each set of buffers has a graph of its own
+    expected = ["warm up"] * 2 * triton_step.WARM_UPS + ["capture", "capture"]
+    replays = [] if fails else ["replay"] * 4
+    assert sorted(graphs.calls) == sorted(expected + replays)
+    assert graphs.calls[: len(expected) - 2] == expected[:-2]
 
     state = torch.zeros(3, pair.fast.state_dim)
     action = torch.full((3, 3), 0.5)
     want = pair.plain.step(action)[0]
     assert pair.fast.step(action, out={"state": state})[0] is state, "a caller's slot is not in the graph"
     torch.testing.assert_close(state, want, rtol=1e-6, atol=1e-6)
-    assert len(graphs.calls) == len(expected) + (0 if fails else 3)
+    assert len(graphs.calls) == len(expected + replays)
     rollout(pair, 2)
 
 
@@ -239,7 +250,7 @@ from triton.backends import backends
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 import environment_Alpaca_kernels.gpu as triton_step
-from environment_Alpaca_kernels.gpu_step import step
+from environment_Alpaca_kernels.gpu_step import Outputs, step
 from tests.support.markets import InterpretedTriton, params_of, random_config
 from tests.environment import test_laws as laws
 from tests.environment.test_parity import VARIANTS
@@ -259,9 +270,10 @@ for backend, arch, warp_size, rules, variant, n_assets in cases:
     step.device_caches.clear()
     config = random_config(60, n_assets=n_assets, n_features=20, segments=[(0, 30), (30, 60)])
     env = InterpretedTriton(config, params_of(rules, **VARIANTS[variant]), 48, gpu_id=-1)
-    k = env._kernel
+    k = env._fast.kernel
+    outputs = Outputs(*(env._fast.sets[0].slots[name] for name in Outputs._fields))
     compiled = step.warmup(
-        torch.zeros(48, n_assets), k.market, k.memory, k.outputs, k.rules.values, k.whole, 48, k.choices,
+        torch.zeros(48, n_assets), k.market, k.memory, outputs, k.rules.values, k.whole, 48, k.choices,
         grid=(3,), num_warps=triton_step.N_WARPS, enable_fp_fusion=False)
     text = compiled.asm.get("ptx") or compiled.asm["amdgcn"]
     print(backend, rules, sum("fma." in line for line in text.splitlines()), len(text))
@@ -299,7 +311,7 @@ def test_a_callers_graph_holds_a_step():
     env, twin = (VectorizedCryptoEnvAlpacaOptimized(config, env_params, 64, **options) for _ in range(2))
     action = torch.ones(64, 3, device="cuda")
     env.reset(), twin.reset()
-    env._kernel.launch(action, {})  # compiled before the capture
+    env.step(action)  # compiled before the capture
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         env.step(action)

@@ -17,8 +17,8 @@ HOST_NORMS = {
 REPO = Path(__file__).resolve().parents[2]
 
 
-class BufferedWithoutKernel(VectorizedCryptoEnvAlpacaOptimized):
-    """The fast class where numba or triton is missing: plain step, preallocated buffers."""
+class WithoutKernel(VectorizedCryptoEnvAlpacaOptimized):
+    """The fast class where numba or triton is missing: the plain step, behind the same interface."""
 
     def _native_kernel(self, n_terms: int) -> None:
         return None
@@ -34,7 +34,7 @@ class InterpretedTriton(VectorizedCryptoEnvAlpacaOptimized):
 # tests/conftest.py chooses the interpreter where there is no GPU.
 INTERPRETS_TRITON = importlib.util.find_spec("triton") is not None and os.environ.get("TRITON_INTERPRET") == "1"
 ENV_CLASSES = (
-    VectorizedCryptoEnvAlpaca, VectorizedCryptoEnvAlpacaOptimized, BufferedWithoutKernel,
+    VectorizedCryptoEnvAlpaca, VectorizedCryptoEnvAlpacaOptimized, WithoutKernel,
     *((InterpretedTriton,) if INTERPRETS_TRITON else ()),
 )  # fmt: skip
 
