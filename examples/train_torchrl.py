@@ -13,11 +13,11 @@ price = 100.0 * torch.exp(torch.cumsum(0.002 * trend + 0.005 * torch.randn(4000,
 env = CryptoEnv({"price_array": price, "tech_array": trend}, {"rules": "standard", "lookback": 1}, 64, episode_bars=100)
 net = SafeModule(torch.nn.Sequential(MLP(5, 6, 1, 64), NormalParamExtractor()), ["observation"], ["loc", "scale"])
 actor = ProbabilisticActor(net, ["loc", "scale"], distribution_class=TanhNormal, return_log_prob=True)
-loss = ClipPPOLoss(actor, ValueOperator(MLP(5, 1, 1, 64)))
+loss = ClipPPOLoss(actor, ValueOperator(MLP(5, 1, 1, 64)), normalize_advantage=True)
 loss.make_value_estimator(gamma=0.9, lmbda=0.95)
 optimizer = torch.optim.Adam(loss.parameters(), lr=3e-3)
-for data in Collector(env, actor, frames_per_batch=2048, total_frames=49_152, auto_register_policy_transforms=False):
-    for _ in range(16):
+for data in Collector(env, actor, frames_per_batch=2048, total_frames=81_920, auto_register_policy_transforms=False):
+    for _ in range(12):
         optimizer.zero_grad()
         loss(data).select("loss_objective", "loss_critic", "loss_entropy").sum(reduce=True).backward()
         optimizer.step()

@@ -24,9 +24,8 @@ EXAMPLES = {
 
 
 def output_of(example):
-    done = subprocess.run(
-        [sys.executable, "-m", f"examples.{example}"], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
-    )
+    command = [sys.executable, "-m", f"examples.{example}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
