@@ -1189,10 +1189,10 @@ TARGET_RETURNS: dict[str, float] = dict.fromkeys(("finrl_crypto", "ccxt", "cappu
 class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
     """The same environment, same constructor and same numbers, with preallocated buffers and a native step.
 
-    What `reset` and `step` return are this object's own buffers, `info` included. There are two sets of them, used in
-    turn: what a call returned stays as it is through the next call, and may be overwritten by the one after it. So
-    a loop may read the state it acted on after the step. Clone to keep longer, or hand the environment your own
-    storage: `step(action, out={"state": ..., "reward": ..., "done": ...})` writes straight into those slots
+    `reset` returns a new tensor. What `step` returns are this object's own buffers, `info` included. There are two sets
+    of them, used in turn: what a step returned stays as it is through the next step, and may be overwritten by the one
+    after it. So a loop may read the state it acted on after the step. Clone to keep longer, or hand the environment
+    your own storage: `step(action, out={"state": ..., "reward": ..., "done": ...})` writes straight into those slots
     (contiguous, on `device`) and returns them. Rows of `info["final_state"]` are valid where `done`. `book` and what
     hosts read (`cash`, `stocks`, ...) are copies.
 
@@ -1278,11 +1278,10 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
         self, where: Any = None, *, seed: int | None = None, options: Mapping[str, Any] | None = None,
         out_state: Tensor | None = None,
     ) -> Any:  # fmt: skip
-        """As the plain class; the observations are written into out_state (N, S) when given."""
+        """As the plain class, in a new tensor; or written into out_state (N, S) when given."""
         self._check_slots({} if out_state is None else {"state": out_state})
-        room = out_state if self._fast is None else self._fast.state_of_reset(out_state)
         state = self._begin(where, seed, options)
-        return self._first_return(state if room is None else room.copy_(state))
+        return self._first_return(state if out_state is None else out_state.copy_(state))
 
     def step(self, action: Any, out: dict[str, Tensor] | None = None) -> tuple[Any, ...]:
         """As the plain class; `out` maps "state", "reward" and "done", or some of them, to the caller's storage."""

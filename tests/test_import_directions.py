@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "environment_Alpaca_vectorized": set(),
     "environment_Alpaca_kernels": {"environment_Alpaca_vectorized"},
     "environment_Alpaca": {"environment_Alpaca_vectorized"},
+    "adapters": {"environment_Alpaca_vectorized"},
     # layer 1
     "train": {"drl_agents", "train.config", *ENVIRONMENTS},
     # layer 2
@@ -27,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # hands a study's winner to the layer below live trading; nothing in train.study may know it
     "train.study.handover": {"train.study", "train", "train.config", "train.validation", "market", "drl_agents"},
     "paper_trading": {"market", "drl_agents", "environment_Alpaca_vectorized"},
+    "examples": {"adapters", "environment_Alpaca_vectorized"},
     # layer 3
     "drl_agents.elegantrl_models": {"train", "train.config", "drl_agents"},
 }

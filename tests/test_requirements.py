@@ -42,9 +42,14 @@ def test_the_programs_import_runtime_requirements_only():
     assert imported_packages(paths) - known == set()
 
 
+def test_the_adapters_and_examples_import_runtime_and_adapter_requirements_only():
+    paths = [path for folder in ("adapters", "examples") for path in (ROOT / folder).rglob("*.py")]
+    assert imported_packages(paths) - required("requirements.txt", "requirements-adapters.txt") == set()
+
+
 def test_the_tests_import_nothing_else_but_developer_requirements():
     paths = list((ROOT / "tests").rglob("*.py"))
-    files = ("requirements.txt", "requirements-elegantrl.txt", "requirements-dev.txt")
+    files = ("requirements.txt", "requirements-elegantrl.txt", "requirements-dev.txt", "requirements-adapters.txt")
     local = {"example", "script-under-test"}
     assert imported_packages(paths) - required(*files) - local == set()
 

@@ -64,7 +64,7 @@ has_torch() {
 
 requirement_files() {
     printf '%s\n' requirements.txt requirements-elegantrl.txt
-    if [[ "$1" == dev ]]; then printf '%s\n' requirements-dev.txt; fi
+    if [[ "$1" == dev ]]; then printf '%s\n' requirements-dev.txt requirements-adapters.txt; fi
 }
 
 requirements_digest() {
@@ -100,7 +100,9 @@ install_requirements() (
     cp -- "$REPO/requirements.txt" "$scratch/requirements.txt"
     if has_torch "$PYTHON"; then keep_installed_torch "$scratch"; else warn_about_amd_card; fi
     sources=(-r "$scratch/requirements.txt")
-    if [[ "$purpose" == dev ]]; then sources+=(-r "$REPO/requirements-dev.txt"); fi
+    if [[ "$purpose" == dev ]]; then
+        sources+=(-r "$REPO/requirements-dev.txt" -r "$REPO/requirements-adapters.txt")
+    fi
     run "$PYTHON" -m pip install -c "$scratch/constraints.txt" "${sources[@]}" ||
         die "pip could not install requirements.txt (its reason is above: no network, a full disk, or a version it cannot reconcile)"
     run "$PYTHON" -m pip install --no-deps -r "$REPO/requirements-elegantrl.txt" ||

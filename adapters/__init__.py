@@ -1,0 +1,33 @@
+"""The simulator behind the interfaces of other libraries: one optional file per library.
+
+`import adapters` registers the id `CryptoAlpaca-v0` if Gymnasium is installed, and imports no other library:
+
+    import adapters
+    envs = gymnasium.make_vec("CryptoAlpaca-v0", num_envs=64, config=config, env_params=env_params)
+
+| library | class | its example |
+|---|---|---|
+| Gymnasium, N environments | `adapters.gymnasium_vector.CryptoVectorEnv` | examples/gymnasium_vector.py |
+| Gymnasium, one environment | `adapters.gymnasium_single.CryptoEnv` | examples/gymnasium_single.py |
+| Stable-Baselines3 | `adapters.stable_baselines3.CryptoVecEnv` | examples/train_stable_baselines3.py |
+| TorchRL | `adapters.torchrl.CryptoEnv` | examples/train_torchrl.py |
+| skrl | `adapters.skrl.CryptoWrapper` | examples/train_skrl.py |
+| rsl_rl | `adapters.rsl_rl.CryptoVecEnv` | examples/train_rsl_rl.py |
+
+Every class takes `config`, `env_params`, a number of environments and the options of
+`VectorizedCryptoEnvAlpacaOptimized`, which it builds; `env=` takes an existing environment instead.
+"""
+
+from importlib.util import find_spec
+
+ENV_ID = "CryptoAlpaca-v0"
+
+if find_spec("gymnasium") is not None:
+    import gymnasium
+
+    if ENV_ID not in gymnasium.registry:
+        gymnasium.register(
+            ENV_ID,
+            entry_point="adapters.gymnasium_single:CryptoEnv",
+            vector_entry_point="adapters.gymnasium_vector:CryptoVectorEnv",
+        )

@@ -1,0 +1,127 @@
+"""N accounts as a Gymnasium `VectorEnv`; `import adapters` makes it `gymnasium.make_vec("CryptoAlpaca-v0", ...)`.
+
+All three autoreset modes follow `gymnasium.vector.SyncVectorEnv`. The default is Gymnasium's default, NEXT_STEP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpaca, VectorizedCryptoEnvAlpacaOptimized
+
+if tuple(int(part) for part in gymnasium.__version__.split(".")[:2]) < (1, 4):
+    # Before, RecordEpisodeStatistics and NormalizeReward lost the first step of every SAME_STEP episode.
+    raise ImportError(f"adapters.gymnasium_vector needs gymnasium 1.4 or newer; {gymnasium.__version__} is installed")
+
+
+class CryptoVectorEnv(VectorEnv[Any, Any, Any]):
+    """N accounts that are stepped together; seeds, spaces and infos are Gymnasium's.
+
+    Args:
+        config: `price_array`, `tech_array` and the other keys of the simulator.
+        env_params: `rules`, `lookback` and the other settings of the simulator.
+        num_envs: number of accounts N.
+        env: an existing batch to use in place of config, env_params and options.
+        autoreset_mode: an `AutoresetMode` or its value. With DISABLED, call `reset(options={"reset_mask": mask})`.
+        output: "numpy", or "torch" for tensors on the simulator's device. On a GPU, "torch" never waits for the device:
+            every SAME_STEP step then has `final_obs` and `final_info`, and their masks tell which rows are valid.
+        copy: False returns observations without a copy; they are valid until the next call.
+        info_keys: the simulator's infos (N,) to pass on: "episode_return", "equity", "fees", "trades", ...
+        options: for `VectorizedCryptoEnvAlpacaOptimized`.
+    """
+
+    def __init__(
+        self, config: Mapping[str, Any] | None = None, env_params: Mapping[str, Any] | None = None, num_envs: int = 1,
+        *, env: VectorizedCryptoEnvAlpaca | None = None, autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        output: str = "numpy", copy: bool = True, info_keys: Sequence[str] = ("episode_return",), **options: Any,
+    ) -> None:  # fmt: skip
+        self.mode, restarts = AutoresetMode(autoreset_mode), AutoresetMode(autoreset_mode) is AutoresetMode.SAME_STEP
+        if env is None and config is not None:
+            options = {"as_numpy": False, "autoreset": restarts, **options}
+            env = VectorizedCryptoEnvAlpacaOptimized(config, env_params, num_envs, **options)
+        if env is None or env.as_numpy or env.api != "elegantrl" or env.autoreset is not restarts:
+            wanted = f'api="elegantrl", as_numpy=False and autoreset={restarts}'
+            raise ValueError(f"{self.mode} needs config, or an env with {wanted}")
+        if output not in ("numpy", "torch"):
+            raise ValueError(f'output must be "numpy" or "torch"; received {output!r}')
+        self.env, self.num_envs, self.copy, self.info_keys = env, env.n_envs, copy, tuple(info_keys)
+        self.as_numpy, self.on_cpu = output == "numpy", env.device.type == "cpu"
+        self.metadata = {"render_modes": [], "autoreset_mode": self.mode}
+        self.single_observation_space = Box(-np.inf, np.inf, (env.state_dim,), np.float32)
+        self.single_action_space = Box(-1.0, 1.0, (env.action_dim,), np.float32)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._ended = self._own(torch.zeros(self.num_envs, dtype=torch.bool, device=env.device))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Open fresh accounts, in the environments of `options["reset_mask"]` (N,) bool alone if it is given."""
+        super().reset(seed=seed)
+        where = (options or {}).get("reset_mask")
+        if where is not None:
+            where = torch.as_tensor(where, device=self.env.device)
+            if where.dtype is not torch.bool or where.shape != (self.num_envs,):
+                wanted, got = f"({self.num_envs},) bool", f"{tuple(where.shape)} {where.dtype}"
+                raise ValueError(f"reset_mask must be {wanted}; received {got}")
+        state = self.env.reset(where=where, seed=seed)
+        self._ended = self._ended & (False if where is None else ~self._view(where))
+        return self._observations(state), {}
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Advance every environment one bar; in NEXT_STEP mode an ended one is reset instead and ignores its action.
+
+        Raises:
+            RuntimeError: in DISABLED mode, for a step after the end of an episode. A GPU's tensors are not checked.
+        """
+        ended, looks = self._ended, self.as_numpy or self.on_cpu  # a look would stall the GPU
+        if self.mode is AutoresetMode.DISABLED and looks and ended.any():
+            raise RuntimeError('episodes have ended: call reset(options={"reset_mask": terminations | truncations})')
+        state, *values, info = self.env.step(actions)
+        reward, done, truncated = (self._own(value) for value in (*values, info["truncated"]))
+        infos = {name: self._view(info[name]) for name in self.info_keys}
+        if self.mode is AutoresetMode.NEXT_STEP and (not looks or ended.any()):
+            state = self.env.reset(where=ended)
+            reward, done, truncated = self._where(ended, 0.0, reward), done & ~ended, truncated & ~ended
+        self._ended = done
+        if self.mode is not AutoresetMode.SAME_STEP:
+            return self._observations(state), reward, done & ~truncated, truncated, self._masked(infos, ~ended)
+        masked = self._masked(infos, ~done)
+        if not looks or done.any():
+            masked |= {"final_obs": self._final(self._view(info["final_state"]), done), "_final_obs": done}
+            masked |= {"final_info": self._masked(infos, done), "_final_info": done}
+        return self._observations(state), reward, done & ~truncated, truncated, masked
+
+    def _view(self, tensor: torch.Tensor) -> Any:
+        return tensor.cpu().numpy() if self.as_numpy else tensor
+
+    def _own(self, tensor: torch.Tensor) -> Any:
+        if self.as_numpy and not self.on_cpu:  # the way from a GPU is a copy already
+            return tensor.cpu().numpy()
+        return tensor.numpy().copy() if self.as_numpy else tensor.clone()
+
+    def _observations(self, state: torch.Tensor) -> Any:
+        return self._own(state) if self.copy else self._view(state)
+
+    def _where(self, mask: Any, chosen: Any, other: Any) -> Any:
+        return np.where(mask, chosen, other) if self.as_numpy else torch.where(mask, chosen, other)
+
+    def _masked(self, infos: Mapping[str, Any], is_valid: Any) -> dict[str, Any]:
+        if (self.as_numpy or self.on_cpu) and not is_valid.any():  # Gymnasium leaves out what no environment has
+            return {}
+        values = {name: self._where(is_valid, value, 0) for name, value in infos.items()}
+        return values | {f"_{name}": is_valid for name in infos}
+
+    def _final(self, states: Any, done: Any) -> Any:
+        if not self.as_numpy:
+            return states.clone()
+        rows = np.full(self.num_envs, None, dtype=object)  # as Gymnasium has it
+        for i in np.flatnonzero(done):
+            rows[i] = states[i].copy()
+        return rows
