@@ -238,14 +238,19 @@ def quiet_compiler(said: list[str]) -> Iterator[None]:
     A compiler that fails prints a thousand lines of its intermediate code, in which the one-line warning is lost.
     """
     python = io.StringIO()
-    with tempfile.TemporaryFile() as file:
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(tempfile.TemporaryFile())
+        except OSError:  # no room for what is printed, which is then shown
+            yield
+            return
         try:
             with _descriptor_to(2, file.fileno()), contextlib.redirect_stdout(python):
                 yield
         finally:
             file.seek(0)
             said.append(file.read().decode(errors="replace") + python.getvalue())
-    if said[-1].strip():
+    if said[-1].strip() and sys.stderr is not None:
         sys.stderr.write(said[-1])
 
 

@@ -87,6 +87,9 @@ def make_env(
     if "n_envs" in known:
         env = env_class(config=config, env_params=env_params, n_envs=n_envs, **arguments)
         log.info("Using Vectorized Environments: %d parallel envs", n_envs)
+        why = getattr(env, "why_not_native", None)
+        if why is not None:  # Python's warning comes once a process and not to the log
+            log.warning("the plain torch step runs in place of the native one: %s", why)
         return env
     if n_envs != 1:
         raise ValueError(f"{env_class.__name__} has no n_envs parameter and holds one account; received {n_envs}")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -437,6 +438,17 @@ def test_a_trial_compiles_the_very_kernel_that_the_environment_runs(rules, varia
     assert made[0].choices == gpu.choices_of(env)
 
 
+@interpreted
+@pytest.mark.parametrize(
+    ("properties", "name"),
+    [({"name": "AMD Radeon RX 7900 GRE", "gcnArchName": "gfx1100"}, "AMD Radeon RX 7900 GRE (gfx1100)"),
+     ({"name": "NVIDIA L4", "major": 8, "minor": 9}, "NVIDIA L4 (sm_89)")],
+)  # fmt: skip
+def test_an_outcome_is_kept_by_the_cards_name_and_architecture(properties, name, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: SimpleNamespace(**properties))
+    assert kernels("gpu").device_name(torch.device("cuda:0")) == name
+
+
 def test_a_trial_like_an_environment_has_its_market_and_settings():
     config = random_config(80, n_assets=3, seed=4, qty_increment=1e-5)
     config["price_array"][:5, 1] = 0.0
@@ -475,6 +487,14 @@ def test_what_a_compiler_prints_without_failing_is_shown(capfd):
     with first_use.quiet_compiler([]):
         os.write(2, b"a warning\n")
     assert "a warning" in capfd.readouterr().err
+
+
+def test_without_room_for_a_compilers_words_the_step_is_compared_all_the_same(monkeypatch):
+    def full(*_arguments, **_options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(first_use.tempfile, "TemporaryFile", full)
+    assert fast_env().stepped_by == "numba"
 
 
 def test_a_process_without_standard_error_compares_too():

@@ -55,6 +55,13 @@ def test_a_class_that_is_not_ours_is_called_by_its_name():
     assert step_name(object()) == "object"
 
 
+def test_the_log_says_why_the_plain_step_runs(without_numba, tmp_path, caplog):
+    without_numba(True)
+    train(tmp_path, **BATCH)
+    (line,) = lines(caplog, "the plain torch step runs in place of the native one")
+    assert "numba is not installed here" in line.getMessage()
+
+
 def test_records_say_which_step_traded_them(without_numba):
     def traded():
         return evaluate_policy(lambda state: state[:, :3], random_config(60), params_of("standard"))
