@@ -22,6 +22,7 @@ import inspect
 import logging
 import math
 import os
+import pickle
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -211,6 +212,14 @@ class Market:
     def __deepcopy__(self, memo: dict[int, Any]) -> Market:
         """Shared, never copied."""
         return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As bytes: torch would hand descriptors of its memory to another process, which fails for temporary tensors."""
+        return _market_of, (pickle.dumps(vars(self)),)
+
+
+def _market_of(packed: bytes) -> Market:
+    return Market(**pickle.loads(packed))
 
 
 @dataclass(frozen=True)
@@ -1177,6 +1186,16 @@ class VectorizedCryptoEnvAlpaca:
     def close(self) -> None:
         """Nothing is held open."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Tensors as bytes, so that another process owns what it receives; a deep copy shares the market."""
+        state = vars(self) | {"book": self.book}
+        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor | Portfolio)}
+        return {k: v for k, v in state.items() if k not in tensors} | {"packed": pickle.dumps(tensors)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over the values."""
+        vars(self).update(state | pickle.loads(state.pop("packed")))
+
 
 TARGET_RETURNS: dict[str, float] = dict.fromkeys(("finrl_crypto", "ccxt", "cappuccino"), 1e8)  # hosts stop there
 
@@ -1255,14 +1274,14 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
         return super()._ended_returns() if self._fast is None else self._fast.kernel.read("last_return")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the native step: a copy or an unpickled object allocates its own. No two tensors share memory."""
-        kept = {name: value for name, value in vars(self).items() if name not in ("_fast", "_book")}
-        return kept | {"book": self.book, "_episode": self._episode.clone(), "_rejected": self._rejected.clone()}
+        """Without the native step: a copy or an unpickled object allocates its own."""
+        return {name: value for name, value in super().__getstate__().items() if name not in ("_fast", "_book")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Allocate, then take over the values."""
-        book, episode, rejected = (state.pop(name) for name in ("book", "_episode", "_rejected"))
-        vars(self).update(state)
+        values = state | pickle.loads(state.pop("packed"))
+        book, episode, rejected, _ = (values.pop(name, None) for name in ("book", "_episode", "_rejected", "_book"))
+        vars(self).update(values)
         self._allocate()
         self.book = book
         self._episode.copy_(episode)
