@@ -58,8 +58,7 @@ class CryptoWrapper(Wrapper):
         """Advance one bar -> observations (N, S); reward, terminated and truncated (N, 1), the caller's own; infos."""
         state, reward, done, info = self._env.step(actions)
         truncated = info["truncated"].clone()[:, None]
-        final = info["final_state"] if self._env.autoreset else state
-        infos = {"final_observations": final, "episode_return": info["episode_return"].clone()}
+        infos = {"final_observations": info["final_state"], "episode_return": info["episode_return"].clone()}
         return state, reward.clone()[:, None], done[:, None] & ~truncated, truncated, infos
 
     def state(self) -> None:
