@@ -861,7 +861,7 @@ class VectorizedCryptoEnvAlpaca:
             episode crosses, `tickers` (A), `min_order_qty` (A,), `qty_increment` (A,), and `filled_array` (T, A) bool:
             bars in which nobody traded the coin, so that no order fills.
         env_params: `rules`, `lookback` and any setting of `EnvParams`; also `n_envs`, `seed`, `episode_bars` and
-            `gpu_id`, which an argument of that name overrides.
+            `gpu_id`, which an argument of that name overrides. An `EnvParams` is taken as it is.
         n_envs: number of accounts N, 1 by default. `num_envs` is elegantrl's name for it and wins when given. Assigning
             `env_num` (or `n_envs`, `num_envs`) later makes that many accounts, which begin with the next `reset()`.
         rules: overrides `env_params["rules"]`. When neither is given, the rules, the capital, the fees and the smallest
@@ -884,7 +884,8 @@ class VectorizedCryptoEnvAlpaca:
             stays within the data; what it returns then means nothing.
         compact: observations hold the number of their bar, as the last column, in place of its features; `expand`
             gives the full ones. Not for more than 2**24 bars: a float32 counts no further.
-        native_step: False makes the fast class run the plain step.
+        native_step: False makes the fast class run the plain step. "always" runs the native step also where its first
+            use showed that it is slower; one that differs from the plain step is never used.
         api: "elegantrl" as above, or "gymnasium": `reset() -> state, info`, `step() -> state, reward, terminated,
             truncated, info`, spaces, `close`; ElegantRL's git master wants that one too.
         env_name: a label.
@@ -900,13 +901,14 @@ class VectorizedCryptoEnvAlpaca:
     default_rules: str | None = None  # of classes named after a host's; None inherits
 
     def __init__(
-        self, config: Mapping[str, Any], env_params: Mapping[str, Any] | None = None, n_envs: int | None = None, *,
+        self, config: Mapping[str, Any], env_params: Mapping[str, Any] | EnvParams | None = None,
+        n_envs: int | None = None, *,
         rules: str | None = None, lookback: int | None = None, initial_capital: float | None = None,
         buy_cost_pct: float | None = None, sell_cost_pct: float | None = None, gamma: float = 0.99,
         if_log: bool = False, device: str | torch.device | None = None, gpu_id: int | None = None,
         num_envs: int | None = None, seed: int | None = None, start: str | None = None,
         episode_bars: int | None = None, as_numpy: bool | None = None, autoreset: bool | None = None,
-        compact: bool = False, native_step: bool = True, api: str = "elegantrl",
+        compact: bool = False, native_step: bool | str = True, api: str = "elegantrl",
         env_name: str = "VectorizedCryptoEnvAlpaca", tickers: Sequence[str] | None = None,
         sentiment_service: Any = None, use_sentiment: bool = False, use_dynamic_fees: bool = False,
         fee_mode: str | None = None, fee_interval: str | None = None, use_timeframe_constraint: bool = False,
@@ -917,11 +919,14 @@ class VectorizedCryptoEnvAlpaca:
             use_timeframe_constraint=use_timeframe_constraint)
         named = {"rules": rules, "lookback": lookback, "n_envs": n_envs if num_envs is None else num_envs,
                  "seed": seed, "episode_bars": episode_bars, "gpu_id": gpu_id}  # fmt: skip
-        given = {"rules": self.default_rules, **(env_params or {})}
+        settled = env_params if isinstance(env_params, EnvParams) else None
+        given: dict[str, Any] = {"rules": self.default_rules}
+        given |= vars(env_params) if isinstance(env_params, EnvParams) else env_params or {}
         given |= {name: value for name, value in named.items() if value is not None}
-        config, given = resolve_rules(config, given)
+        if settled is None:
+            config, given = resolve_rules(config, given)
         n_envs, seed, episode_bars, gpu_id = (given.get(name) for name in OPTIONS)
-        self.params = EnvParams.from_mapping(given, initial_capital, buy_cost_pct, sell_cost_pct, gamma)
+        self.params = settled or EnvParams.from_mapping(given, initial_capital, buy_cost_pct, sell_cost_pct, gamma)
         self.start, self._seed, self.episode_bars = start or self.params.start, int(seed or 0), episode_bars
         self.target_return = TARGET_RETURNS.get(self.params.rules, 10.0)
         self._asked = {"as_numpy": as_numpy, "autoreset": autoreset, "native_step": native_step}
@@ -1184,10 +1189,10 @@ TARGET_RETURNS: dict[str, float] = dict.fromkeys(("finrl_crypto", "ccxt", "cappu
 class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
     """The same environment, same constructor and same numbers, with preallocated buffers and a native step.
 
-    What `reset` and `step` return are this object's own buffers, `info` included. There are two sets of them, used in
-    turn: what a call returned stays as it is through the next call, and may be overwritten by the one after it. So
-    a loop may read the state it acted on after the step. Clone to keep longer, or hand the environment your own
-    storage: `step(action, out={"state": ..., "reward": ..., "done": ...})` writes straight into those slots
+    `reset` returns a new tensor. What `step` returns are this object's own buffers, `info` included. There are two sets
+    of them, used in turn: what a step returned stays as it is through the next step, and may be overwritten by the one
+    after it. So a loop may read the state it acted on after the step. Clone to keep longer, or hand the environment
+    your own storage: `step(action, out={"state": ..., "reward": ..., "done": ...})` writes straight into those slots
     (contiguous, on `device`) and returns them. Rows of `info["final_state"]` are valid where `done`. `book` and what
     hosts read (`cash`, `stocks`, ...) are copies.
 
@@ -1200,6 +1205,7 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
 
     def _allocate(self) -> None:
         self._fast: Any = None
+        self.is_capturable = False  # whether a step may be recorded in a graph of its device
         super()._allocate()
         kernel = self._native_kernel(len(TERM_NAMES[self.params.reward]))
         if kernel is not None:
@@ -1272,11 +1278,10 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
         self, where: Any = None, *, seed: int | None = None, options: Mapping[str, Any] | None = None,
         out_state: Tensor | None = None,
     ) -> Any:  # fmt: skip
-        """As the plain class; the observations are written into out_state (N, S) when given."""
+        """As the plain class, in a new tensor; or written into out_state (N, S) when given."""
         self._check_slots({} if out_state is None else {"state": out_state})
-        room = out_state if self._fast is None else self._fast.state_of_reset(out_state)
         state = self._begin(where, seed, options)
-        return self._first_return(state if room is None else room.copy_(state))
+        return self._first_return(state if out_state is None else out_state.copy_(state))
 
     def step(self, action: Any, out: dict[str, Tensor] | None = None) -> tuple[Any, ...]:
         """As the plain class; `out` maps "state", "reward" and "done", or some of them, to the caller's storage."""

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drl_agents.host_copies import to_device
+
 Layers = Sequence[tuple[Tensor, Tensor]]   # (weight (out, in), bias (out,)) of each layer
 
 
@@ -70,8 +72,9 @@ class Policy:
 
     def to(self, device: torch.device | str) -> Policy:
         """The same policy on another device."""
-        layers = tuple((weight.to(device), bias.to(device)) for weight, bias in self.layers)
-        return replace(self, state_avg=self.state_avg.to(device), state_std=self.state_std.to(device), layers=layers)
+        layers = tuple((to_device(weight, device), to_device(bias, device)) for weight, bias in self.layers)
+        average, std = to_device(self.state_avg, device), to_device(self.state_std, device)
+        return replace(self, state_avg=average, state_std=std, layers=layers)
 
     def with_metadata(self, **values: Any) -> Policy:
         """The same policy with `values` added to its metadata."""

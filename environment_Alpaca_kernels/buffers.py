@@ -33,7 +33,7 @@ class Buffers:
 
 
 class FastStep:
-    """`reset` and `step` of one environment through its kernel; the environment is an argument, so that none is kept."""
+    """`step` of one environment through its kernel; the environment is an argument, so that no reference is kept."""
 
     def __init__(self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized, kernel: Any) -> None:
         """Allocate both sets for the accounts of `env`."""
@@ -41,11 +41,6 @@ class FastStep:
         self.sets = [Buffers(env, kernel), Buffers(env, kernel)]  # the next one to be written first
         self.shape = None if env.as_numpy else torch.Size((env.n_envs, env.action_dim))  # of an action ready to use
         self.returns_buffers = not env.as_numpy and env.api == "elegantrl"
-
-    def state_of_reset(self, out_state: Tensor | None) -> Tensor:
-        """Room (N, S) for the observations of a reset."""
-        self.sets.reverse()
-        return self.sets[1].slots["state"] if out_state is None else out_state
 
     def step(
         self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized, action: Any, out: dict[str, Tensor] | None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import platform
 import warnings
 import zlib
 from collections.abc import Callable
@@ -23,12 +24,15 @@ import numpy as np
 import torch
 
 try:
+    import llvmlite.binding
+    import numba
     from numba import njit
+    from numba.core.errors import NumbaError
 except ImportError as error:
     warnings.warn(f"numba does not import ({error}): the far slower plain step runs in its place", stacklevel=2)
     raise
 
-from . import drop_in
+from . import drop_in, first_use, trial
 from .episodes import begin_bar, finish, prefetch_windows, report
 from .memory import (
     ACCOUNTS,
@@ -54,6 +58,8 @@ from .reward import mark_to_market, reward_terms, value_accounts
 
 # From this many environments on, torch's threads share the blocks: handing work to a second thread takes some 20 us.
 PARALLEL_FROM_N_ENVS = 1024
+N_TRIED_STEPS = 40  # of each rule set, on first use
+COMPILE_ERRORS = (*first_use.LAUNCH_ERRORS, NumbaError)
 
 
 def sources() -> int:
@@ -110,6 +116,18 @@ def step_of(version: int) -> Any:
 step = step_of(sources())
 
 
+@functools.cache
+def processor_name() -> str:
+    """Architecture and LLVM's name of this processor, for which numba compiles."""
+    return f"{platform.machine()} {llvmlite.binding.get_host_cpu_name()}"
+
+
+@functools.cache
+def processor_features() -> str:
+    """A short form of the instruction sets that numba may use on it."""
+    return f"{zlib.crc32(llvmlite.binding.get_host_cpu_features().flatten().encode()):08x}"
+
+
 @functools.lru_cache(maxsize=1)
 def helpers(_process: int) -> ThreadPoolExecutor:
     """Threads that share the blocks of large batches; a forked process makes its own."""
@@ -121,8 +139,19 @@ class NativeStep:
 
     name = "numba"
 
-    def __init__(self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized, n_terms: int) -> None:
-        """Allocate the records and view the market of `env`; the market is not copied."""
+    def __init__(self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized, n_terms: int, checked: bool = True) -> None:
+        """Allocate the records and view the market of `env`; the market is not copied.
+
+        Args:
+            env: whose accounts are stepped.
+            n_terms: of its reward.
+            checked: whether the first use on a processor compares the step with the plain one.
+
+        Raises:
+            NoNativeStep: the step cannot be used on this processor.
+        """
+        if checked:
+            self.check(env)
         market = env.market
         assets = np.zeros(env.action_dim, ASSET)
         assets["min_qty"], assets["qty_increment"] = market.min_qty, market.qty_increment
@@ -148,6 +177,20 @@ class NativeStep:
         for name, array in self.addressed.items():
             self.rules[name] = array.ctypes.data
         self.market = (market.price.numpy(), market.order_scale.numpy())
+
+    def check(self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> None:
+        """Raise NoNativeStep unless the compiled step's first use on this processor was right and fast.
+
+        One function is compiled for all settings, so one comparison over every rule set holds for all environments.
+        """
+
+        def unchecked(other: Any, n: int) -> NativeStep:
+            return type(self)(other, n, checked=False)
+
+        trials = trial.of_every_rule_set(unchecked, N_TRIED_STEPS)
+        is_asked_for = env._asked["native_step"] == "always"
+        key = {"numba": numba.__version__, "features": processor_features()}
+        first_use.admit(self.name, processor_name(), key, trials, is_asked_for=is_asked_for, errors=COMPILE_ERRORS)
 
     def reports(self) -> dict[str, torch.Tensor]:
         """Room for what a step reports: "counts" (COUNTED, N) int64, "money" (REPORTED + terms, N) float64."""

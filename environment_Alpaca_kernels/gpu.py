@@ -17,8 +17,9 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from triton.runtime.errors import TritonError
 
-from . import drop_in
+from . import drop_in, first_use, trial
 from .gpu_rules import Choices, Market, Numbers, Whole
 from .gpu_step import Memory, Outputs, step
 
@@ -27,6 +28,10 @@ N_WARPS = 4
 TILE_WIDTH = 32  # features copied at a time: a wider tile costs registers, of which the kernel takes about 150
 # Below this a launch is expected to take longer than the kernel runs (about 10 us of memory traffic). Not measured yet.
 GRAPH_UP_TO_N_ENVS = 16_384
+# A fused multiply-add rounds otherwise than the plain step.
+OPTIONS = {"num_warps": N_WARPS, "enable_fp_fusion": False}
+IS_INTERPRETED = not isinstance(step, triton.JITFunction)
+COMPILE_ERRORS = (*first_use.LAUNCH_ERRORS, TritonError)
 WARM_UPS = 3     # plain launches before a graph is captured: the first one compiles
 
 # Rows of the packed arrays, by which `field` and `books_of` find them; final_* are of the last episode that ended.
@@ -56,8 +61,20 @@ class NativeStep:
 
     name = "triton"
 
-    def __init__(self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized, n_terms: int) -> None:
-        """Allocate the books on the device of `env` and view its market, which is not copied."""
+    def __init__(
+        self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized, n_terms: int, checked: bool | None = None
+    ) -> None:
+        """Allocate the books on the device of `env` and view its market, which is not copied.
+
+        Args:
+            env: whose accounts are stepped.
+            n_terms: of its reward.
+            checked: whether the first use on a device compares the kernel with the plain step; None means unless
+                Triton's interpreter runs it, which is a tool for tests.
+
+        Raises:
+            NoNativeStep: the kernel cannot be used on this device.
+        """
         n, n_assets, self.device, self.n_terms = env.n_envs, env.action_dim, env.device, n_terms
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -74,8 +91,46 @@ class NativeStep:
         self.choices = choices_of(env)
         self.n_envs, self.n_assets = n, n_assets
         self.is_graphed = env.device.type == "cuda" and n <= GRAPH_UP_TO_N_ENVS
+        if checked or (checked is None and not IS_INTERPRETED):
+            self.check(env)
         # A step touches nothing but device memory, so that an agent may record a rollout as a graph.
-        vars(env)["is_capturable"] = env.device.type == "cuda"
+        env.is_capturable = env.device.type == "cuda"
+
+    def check(self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> None:
+        """Raise NoNativeStep unless the kernel compiles for the device and its first use there was right and fast."""
+
+        def unchecked(other: Any, n: int) -> NativeStep:
+            kernel = type(self)(other, n, checked=False)
+            kernel.choices = kernel.choices._replace(offset_type=self.choices.offset_type)  # that of a large market
+            return kernel
+
+        key = {"triton": triton.__version__, "choices": repr(self.choices)}
+        wait = functools.partial(torch.cuda.synchronize, self.device) if self.device.type == "cuda" else lambda: None
+        is_asked_for = env._asked["native_step"] == "always"
+        device = device_name(self.device)
+        with self.on_device():
+            build = functools.partial(trial.like, env, unchecked)
+            first_use.admit(self.name, device, key, [build], wait, is_asked_for, COMPILE_ERRORS)
+            said: list[str] = []
+            try:
+                with first_use.quiet_compiler(said):
+                    self.compile()
+            except COMPILE_ERRORS as error:
+                reason = first_use.reason_of(error, said)
+                raise drop_in.NoNativeStep(first_use.failed(self.name, device, reason)) from error
+
+    def compile(self) -> None:
+        """Compile the kernel for these choices, or find it in Triton's cache, without a launch."""
+        def one(dtype: torch.dtype) -> torch.Tensor:
+            return torch.zeros(1, dtype=dtype, device=self.device)
+
+        number, flag = one(torch.float32), one(torch.bool)
+        out = Outputs(number, number, flag, number, flag, one(torch.int64), one(torch.float64))
+        step.warmup(*self.arguments(out, number), grid=self.grid(), **OPTIONS)
+
+    def on_device(self) -> contextlib.AbstractContextManager[Any]:
+        """Make the environment's device the current one."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
 
     def reports(self) -> dict[str, torch.Tensor]:
         """Room for what a step reports: "counts" (COUNTED, N) int64, "money" (REPORTED + terms, N) float64."""
@@ -129,18 +184,30 @@ class NativeStep:
 
     def advance(self, launch: Launch, graph: Launch, action: torch.Tensor) -> None:
         """Advance one bar; action (N, A) float32 on the device."""
-        on_gpu = self.device.type == "cuda"
-        with torch.cuda.device(self.device) if on_gpu else contextlib.nullcontext():
-            is_captured = on_gpu and torch.cuda.is_current_stream_capturing()  # by the caller, who gets a bare launch
+        with self.on_device():
+            # A caller that captures gets a bare launch.
+            is_captured = self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
             (launch if is_captured else graph)(action)
 
     def launch(self, out: Outputs, action: torch.Tensor) -> None:
         """Put one step on the current stream."""
-        step[(triton.cdiv(self.n_envs, self.choices.block),)](
-            action.contiguous(), self.market, self.memory, out, self.rules.values, self.whole, self.n_envs,
-            self.choices, num_warps=N_WARPS,
-            enable_fp_fusion=False,  # a fused multiply-add rounds otherwise than the plain step
-        )  # fmt: skip
+        step[self.grid()](*self.arguments(out, action.contiguous()), **OPTIONS)
+
+    def arguments(self, out: Outputs, action: torch.Tensor) -> tuple[Any, ...]:
+        """What the kernel is called with."""
+        return (action, self.market, self.memory, out, self.rules.values, self.whole, self.n_envs, self.choices)
+
+    def grid(self) -> tuple[int]:
+        """Programs of one launch."""
+        return (triton.cdiv(self.n_envs, self.choices.block),)
+
+
+def device_name(device: torch.device) -> str:
+    """Name and architecture of a device, as an outcome is kept under."""
+    if device.type != "cuda":
+        return "the CPU, interpreted"
+    known = torch.cuda.get_device_properties(device)
+    return f"{known.name} ({getattr(known, 'gcnArchName', '') or f'sm_{known.major}{known.minor}'})"
 
 
 def market_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> tuple[Market, torch.Tensor]:

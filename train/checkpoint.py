@@ -154,8 +154,9 @@ def read_checkpoint(path: Path, identity: Mapping[str, Any]) -> tuple[dict[str, 
 
 
 def anywhere(train: Mapping[str, Any]) -> dict[str, Any]:
-    """Training settings without the GPU's number: the next attempt may be given another one, but not a CPU."""
-    return {name: value for name, value in train.items() if name != "gpu_id"} | {"on_gpu": train["gpu_id"] >= 0}
+    """Training settings without those of the GPU: the next attempt may be given another one, but not a CPU."""
+    rest = {name: value for name, value in train.items() if name not in ("gpu_id", "rocm_settings")}
+    return rest | {"on_gpu": train["gpu_id"] >= 0}
 
 
 def differences(stored: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

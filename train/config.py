@@ -60,6 +60,7 @@ class TrainConfig:
         gpu_id: -1 is the CPU.
         cpu_threads: of torch and numba. The default is 1: more are faster only where idle cores are certain (docs in
             `train.device`), and another number gives other rounding, so other bits.
+        rocm_settings: whether the unmeasured settings of `train.rocm` are made for an AMD GPU. Other devices ignore it.
     """
 
     agent: str = "ppo"
@@ -94,6 +95,7 @@ class TrainConfig:
     seed: int = 0
     gpu_id: int = -1
     cpu_threads: int = 1
+    rocm_settings: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with, naming the setting, the value and what is expected."""

@@ -13,12 +13,13 @@ What is set, and why:
 * glibc's allocator keeps what is freed. By default it hands blocks of a minibatch's size back to the system and gets
   them again page by page: a gradient step of 2048 samples on 512-wide networks had 4600 page faults and spent 7 to 10
   of 57 ms in the kernel, and has 50 and none with freed memory kept (2-core EPYC, one thread).
+* what `train.rocm` lists, on ROCm builds of torch: MIOpen's variables, hipBLASLt, asynchronous copies. This is the one
+  exception to the rule that a speed setting is chosen by timing: the first user asked for it, and nobody measured it.
 
 What is left out, and why:
 
-* MIOpen (find mode, cache): convolutions, recurrent layers and batch normalisation only; these networks have none.
-* hipBLASLt or cuBLASLt by preference: torch already takes them for `addmm` with a bias, on chips that support it;
-  nothing here could measure the other products of an update.
+* cuBLASLt by preference: torch already takes it for `addmm` with a bias, on chips that support it; nothing here could
+  measure the other products of an update. On AMD GPUs hipBLASLt is preferred (`train.rocm`): a wish, not a measurement.
 * allocator options (expandable segments, split sizes): rollout storage is allocated once and minibatches have one
   size, so there is nothing to fragment.
 * cuDNN autotuning: no convolutions.
@@ -35,6 +36,8 @@ import platform
 
 import torch
 
+from train.rocm import apply_rocm_settings
+
 log = logging.getLogger(__name__)
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3     # mallopt's names, malloc.h
@@ -44,13 +47,16 @@ LARGEST_KEPT_BYTES, MOST_KEPT_BYTES = 32 << 20, 512 << 20   # a block (glibc all
 NO_MEMORY = ("DefaultCPUAllocator", "std::bad_alloc", "out of memory")
 
 
-def prepare_device(gpu_id: int, cpu_threads: int = 1, matmul_precision: str | None = None) -> torch.device:
+def prepare_device(
+    gpu_id: int, cpu_threads: int = 1, matmul_precision: str | None = None, rocm_settings: bool = False
+) -> torch.device:
     """Set threads, matrix precision and allocator of this process and return the device.
 
     Args:
         gpu_id: index of the GPU, -1 for the CPU.
         cpu_threads: of torch within one operation.
         matmul_precision: as `TrainConfig` says; of float32 products on a GPU.
+        rocm_settings: whether the settings of `train.rocm` are made, on ROCm builds of torch.
 
     Raises:
         ValueError: for a GPU that is not there.
@@ -58,6 +64,7 @@ def prepare_device(gpu_id: int, cpu_threads: int = 1, matmul_precision: str | No
     if torch.get_num_threads() != cpu_threads:
         torch.set_num_threads(cpu_threads)
     keep_freed_memory()
+    apply_rocm_settings(gpu_id, rocm_settings)
     if gpu_id < 0:
         return torch.device("cpu")
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0

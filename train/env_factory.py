@@ -9,7 +9,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from environment_Alpaca import CryptoEnvAlpaca
-from environment_Alpaca_vectorized import EnvParams, VectorizedCryptoEnvAlpacaOptimized, observation_layout
+from environment_Alpaca_vectorized import (
+    EnvParams,
+    VectorizedCryptoEnvAlpaca,
+    VectorizedCryptoEnvAlpacaOptimized,
+    observation_layout,
+)
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +49,13 @@ def observation_of(env: Any) -> Observation | None:
     account = sum(width for _, width in observation_layout(params, env.action_dim, 0))
     n_features = (env.state_dim - account) // params.lookback
     return Observation(params.lookback, observation_layout(params, env.action_dim, n_features))
+
+
+def step_name(env: Any) -> str:
+    """What steps an environment: "numba", "triton" or "torch"; "scalar"; or the name of a class that is not ours."""
+    if isinstance(env, VectorizedCryptoEnvAlpaca):
+        return getattr(env, "stepped_by", "torch")  # the plain class has no choice
+    return "scalar" if isinstance(env, CryptoEnvAlpaca) else type(env).__name__
 
 
 def is_vectorized(env_class: type) -> bool:

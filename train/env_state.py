@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drl_agents.host_copies import to_device
 from environment_Alpaca import Account, CryptoEnvAlpaca, Traded
 from environment_Alpaca_vectorized import Portfolio, VectorizedCryptoEnvAlpaca, VectorizedCryptoEnvAlpacaOptimized
 
@@ -66,10 +67,16 @@ def restore_env(env: Any, stored: Mapping[str, Tensor]) -> None:
         env.episode, env.rejected_actions = int(stored["episode"]), int(stored["rejected"])
         env.done = bool(stored["done"])
         return
-    env.book = Portfolio(**{field.name: stored[field.name].to(env.device) for field in fields(Portfolio)})
+    env.book = Portfolio(**{field.name: to_device(stored[field.name], env.device) for field in fields(Portfolio)})
     env._episode.copy_(stored["episode"])
     env._rejected.copy_(stored["rejected"])
     env._needs_reset = bool(stored["done"])
+
+
+def use_plain_step(env: Any) -> None:
+    """Let a fast environment of ours run the plain step; its accounts begin anew, on the same market."""
+    env._asked = env._asked | {"native_step": False}
+    env._open_accounts()
 
 
 def _segment(stored: Mapping[str, Tensor]) -> tuple[int, int]:

@@ -7,7 +7,7 @@ records of a policy do not depend on what is evaluated beside it, to the last bi
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -47,6 +47,7 @@ class EpisodeRecord:
     # (steps + 1, A) coins, None where they were not kept. An episode's last are rounded to float32: its account is gone
     # by then, and they are read off its last observation.
     qty: np.ndarray | None = None
+    stepped_by: str = ""          # the environment's step: "numba", "triton" or "torch"
 
     @property
     def growth(self) -> float:
@@ -55,6 +56,11 @@ class EpisodeRecord:
 
 
 Score = Callable[[Sequence[EpisodeRecord]], float]
+
+
+def step_of(records: Iterable[EpisodeRecord]) -> str:
+    """Which step traded them; empty where there are none."""
+    return ", ".join(sorted({record.stepped_by for record in records}))
 
 
 def mean_growth(records: Sequence[EpisodeRecord]) -> float:
@@ -150,7 +156,8 @@ def _evaluate_group(
     cropped, offset = cropped_config(config, every)
     env = VectorizedCryptoEnvAlpacaOptimized(cropped, env_params, n_envs=len(every), **options)
     first_bars, tracks, ends, bought = _trade(joint_act(policies, [len(s) for s in mine], env.device), env, keep_qty)
-    records = iter(_records(every, first_bars + offset, tracks, ends))
+    found = _records(every, first_bars + offset, tracks, ends)
+    records = iter(replace(record, stepped_by=env.stepped_by) for record in found)
     last_bars, coins = iter((env.market.episode_limit.cpu().numpy() + offset).tolist()), iter(bought)
     price = config["price_array"]
     return [[_to_the_end(next(records), next(last_bars), price, next(coins)) for _ in s] for s in mine]
@@ -241,7 +248,7 @@ def _trade(
     benchmark_qty = env.book.benchmark_qty.cpu().numpy().copy()  # a restart buys others
     tracks["equity"][0], tracks["benchmark_equity"][0] = env.total_asset, env.book.benchmark
     for t in range(n_steps):
-        action, bar = act(state), env.time if keep_qty else None
+        action, bar = act(state), env.book.bar if keep_qty else None
         state, _, done[t], info = env.step(action)
         for name in ("equity", "benchmark_equity", *STEP_FIELDS):
             tracks[name][t + 1] = info[name]
@@ -300,7 +307,7 @@ def _records(
     for i, segment in enumerate(segments):
         n = int(ends[i])
         state_rows = {name: tracks[name][: n + 1, i].copy() for name in ("equity", "benchmark_equity", "exposure")}
-        step_rows = {name: tracks[name][1 : n + 1, i].copy() for name in ("turnover", "fees")}
+        step_rows: dict[str, Any] = {name: tracks[name][1 : n + 1, i].copy() for name in ("turnover", "fees")}
         trades = tracks["trades"][1 : n + 1, i].astype(np.int64)
         bars = np.arange(first_bars[i], first_bars[i] + n + 1)
         qty = tracks["qty"][: n + 1, i].copy() if "qty" in tracks else None

@@ -21,19 +21,33 @@ from drl_agents.agents.agent_state import AgentStateError, agent_tensors, restor
 from drl_agents.agents.AgentPPO import AgentPPO
 from drl_agents.agents.bar_features import BarFeatures
 from drl_agents.atomic_file import write_atomically
+from drl_agents.host_copies import to_device
 from drl_agents.policy_file import PolicyFileError, save_policy
 from environment_Alpaca import CryptoEnvAlpaca
-from environment_Alpaca_vectorized import EnvParams, VectorizedCryptoEnvAlpaca, observation_layout
+from environment_Alpaca_vectorized import (
+    EnvParams,
+    VectorizedCryptoEnvAlpaca,
+    VectorizedCryptoEnvAlpacaOptimized,
+    observation_layout,
+)
 from train.checkpoint import Checkpoints, Keeper, anywhere, below, copy_policy, file_tensor, prefixed
 from train.config import TrainConfig
 from train.device import prepare_device
-from train.env_factory import env_class_for, make_env
-from train.env_state import EnvStateError, check_env_tensors, env_tensors, has_known_state, restore_env
-from train.evaluator import Score, evaluate_policy, mean_growth
+from train.env_factory import env_class_for, make_env, step_name
+from train.env_state import (
+    EnvStateError,
+    check_env_tensors,
+    env_tensors,
+    has_known_state,
+    restore_env,
+    use_plain_step,
+)
+from train.evaluator import Act, Score, evaluate_policy, mean_growth, step_of
 from train.provenance import code_version, trial_code_sha256
 
 log = logging.getLogger(__name__)
 
+PLAIN_STEP = "torch"
 LAST_POLICY, BEST_POLICY = "policy_last.safetensors", "policy_best.safetensors"
 # Numbers of a run that its checkpoint has beside the history.
 KEPT = ("env_steps", "samples_learned", "explore_s", "update_s", "evaluate_s", "best_score", "has_best",
@@ -78,6 +92,7 @@ class TrainResult:
     n_checkpoints: int = 0          # that this process wrote
     checkpoint_s: float = 0.0       # which took so long
     rewards_vary: bool = True       # False: all were the same number, of which nothing can be learned
+    stepped_by: str = ""            # the step that the training environments ran: see `train.env_factory.step_name`
 
 
 def train_policy(
@@ -115,7 +130,7 @@ def train_policy(
     Raises:
         TrainingDiverged: when a reward, loss or weight stops being finite.
     """
-    prepare_device(settings.gpu_id, settings.cpu_threads, settings.matmul_precision)
+    prepare_device(settings.gpu_id, settings.cpu_threads, settings.matmul_precision, settings.rocm_settings)
     options = {"gpu_id": settings.gpu_id, **(env_kwargs or {})}
     if settings.observation_store == "bars":
         options["compact"] = True
@@ -127,9 +142,8 @@ def train_policy(
     known["env_options"] = dict(env_kwargs or {})
     run = _Run(settings, agent, env, Path(out_dir), known)
     if validation_config is not None:
-        run.evaluate = lambda: score(
-            evaluate_policy(agent.act, validation_config, env_params, gpu_id=settings.gpu_id, env_kwargs=env_kwargs)
-        )
+        on = (validation_config, env_params, settings.gpu_id, dict(env_kwargs or {}))
+        run.evaluate = _Evaluation(agent.act, *on, score)
     if checkpoints is not None and not settings.is_off_policy and has_known_state(env):
         run.keeper = Keeper(checkpoints, run_identity(known, train_config, validation_config, score))
         run.go_on()
@@ -143,7 +157,7 @@ def run_identity(
 
     The data is known by the caller's `data_sha256`, or else by its arrays; the code by its text, not its commit.
     """
-    identity = {name: value for name, value in known.items() if name not in ("trial", "code_version")}
+    identity = {name: value for name, value in known.items() if name not in ("trial", "code_version", "stepped_by")}
     identity["settings"] = anywhere(identity["settings"])
     if not identity.get("data_sha256"):
         arrays = {name: np.ascontiguousarray(config[name]) for name in ("price_array", "tech_array")}
@@ -199,8 +213,29 @@ def policy_metadata(
     return {
         "agent": settings.agent, "settings": asdict(settings), "env_params": dict(env_params),
         "observation_layout": layout, "tickers": config.get("tickers"), "seed": settings.seed,
-        "train_segments": config.get("segments"), "code_version": code_version(),
+        "train_segments": config.get("segments"), "code_version": code_version(), "stepped_by": step_name(env),
     }  # fmt: skip
+
+
+@dataclass
+class _Evaluation:
+    """Scores the policy as it is now on validation bars."""
+
+    act: Act
+    config: Mapping[str, Any]
+    env_params: Mapping[str, Any]
+    gpu_id: int
+    env_kwargs: dict[str, Any]
+    score: Score
+    stepped_by: str = ""        # of the last evaluation's environment
+
+    def __call__(self) -> float:
+        """Trade the validation bars once."""
+        records = evaluate_policy(
+            self.act, self.config, self.env_params, gpu_id=self.gpu_id, env_kwargs=self.env_kwargs
+        )
+        self.stepped_by = step_of(records)
+        return self.score(records)
 
 
 @dataclass
@@ -212,7 +247,7 @@ class _Run:
     env: Any
     out_dir: Path
     metadata: dict[str, Any]
-    evaluate: Callable[[], float] | None = None
+    evaluate: _Evaluation | None = None
     history: list[Progress] = field(default_factory=list)
     env_steps: int = 0
     samples_learned: int = 0
@@ -252,6 +287,8 @@ class _Run:
         facts = {name: getattr(self, name) for name in KEPT} | {
             "history": [asdict(progress) for progress in self.history],
             "wall_s": self.wall_s + time.perf_counter() - self.started_s,
+            "stepped_by": self.metadata["stepped_by"],
+            "evaluated_by": "" if self.evaluate is None else self.evaluate.stepped_by,
         }
         keeper.write(facts, tensors, started_s)
 
@@ -269,6 +306,7 @@ class _Run:
 
     def _take_over(self, path: Path, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """All of it, or an error before anything that the run reads has changed."""
+        self._keep_the_step(facts)
         if facts["has_best"]:
             best = self.out_dir / BEST_POLICY
             write_atomically(best, tensors["best_policy"].numpy().tobytes())
@@ -277,10 +315,28 @@ class _Run:
         check_env_tensors(self.env, env)
         restore_agent(self.agent, below("agent", tensors), path)
         restore_env(self.env, env)
-        self.agent.last_state = tensors["last_state"].to(self.agent.device)
+        self.agent.last_state = to_device(tensors["last_state"], self.agent.device)
         for name in (*KEPT, "wall_s"):
             setattr(self, name, facts[name])
         self.history = [Progress(**row | {"losses": tuple(row["losses"])}) for row in facts["history"]]
+
+    def _keep_the_step(self, facts: Mapping[str, Any]) -> None:
+        """Go on with the step that the checkpoint was made with, or say that another takes over."""
+        before, now = str(facts["stepped_by"]).rpartition(", ")[2], step_name(self.env)
+        if PLAIN_STEP in (before, facts["evaluated_by"]) and self.evaluate is not None:
+            self.evaluate.env_kwargs["native_step"] = facts["evaluated_by"] != PLAIN_STEP
+        if before == now:
+            self.metadata["stepped_by"] = facts["stepped_by"]
+        elif before == PLAIN_STEP and isinstance(self.env, VectorizedCryptoEnvAlpacaOptimized):
+            use_plain_step(self.env)
+            self.metadata["stepped_by"] = facts["stepped_by"]
+            log.info("the environments keep to the plain torch step, which the checkpoint was made with")
+        else:
+            self.metadata["stepped_by"] = f"{facts['stepped_by']}, {now}"
+            why = getattr(self.env, "why_not_native", None)
+            log.warning("the checkpoint was made with the %s step, which is not available now%s: the %s step takes "
+                        "over. Its numbers are equal within rounding, not to the bit", before, f" ({why})" * bool(why),
+                        "plain torch" if now == PLAIN_STEP else now)  # fmt: skip
 
     def _one_update(self, n_updates: int) -> Progress:
         mean_reward, items = self._explore(self.settings.rollout_len)
@@ -356,7 +412,7 @@ class _Run:
             wall_s=wall_s, history=tuple(self.history),
             n_checkpoints=self.keeper.n_written if self.keeper else 0,
             checkpoint_s=self.keeper.total_s if self.keeper else 0.0,
-            rewards_vary=self.most_reward > self.least_reward,
+            rewards_vary=self.most_reward > self.least_reward, stepped_by=self.metadata["stepped_by"],
         )  # fmt: skip
 
 

@@ -20,9 +20,9 @@ from drl_agents.agents.nets import NormBuffers, PolicyNet
 from drl_agents.agents.normalizer import CHUNK_ROWS, RunningNorm
 from drl_agents.agents.rollout import PolicyForward, Rollout, RolloutStep, Take, explore_batch, explore_single
 from drl_agents.agents.step_graphs import CudaGraph, StepGraphs
+from drl_agents.host_copies import HOST, staging_for
 from drl_agents.policy import Policy
 
-HOST = torch.device("cpu")
 Forward = PolicyForward | ProjectedForward
 STATE_FILE = "agent_state.safetensors"
 
@@ -87,6 +87,7 @@ class AgentBase(StockAgentBase):
         """
         rollout = self._storage(horizon_len)
         host = rollout if self.device == HOST else self._host_storage(rollout)
+        host.wait()
         self._fill_from(host, lambda choose: explore_single(env, host, choose), if_random)
         if host is not rollout:
             rollout.copy_from(host)
@@ -128,7 +129,7 @@ class AgentBase(StockAgentBase):
 
     def _host_storage(self, rollout: Rollout) -> Rollout:
         if self.host_rollout is None or self.host_rollout.shape != rollout.shape:
-            self.host_rollout = Rollout(*rollout.shape, HOST)
+            self.host_rollout = Rollout(*rollout.shape, HOST, staging_for(self.device))
         return self.host_rollout
 
     def _fill_from(self, rollout: Rollout, explore: Any, if_random: bool) -> None:

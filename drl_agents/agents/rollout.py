@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from drl_agents.agents.mlp_gradient import has_onednn
+from drl_agents.host_copies import Staging
 from drl_agents.policy import Layers
 
 LEAST_ASKED = 1 << 14      # numbers; 12 observations of 316 copy in 2 us, which is what asking costs
@@ -55,13 +56,18 @@ class Rollout:
     two transfers.
     """
 
-    def __init__(self, horizon_len: int, n_envs: int, state_dim: int, action_dim: int, device: torch.device) -> None:
+    def __init__(
+        self, horizon_len: int, n_envs: int, state_dim: int, action_dim: int, device: torch.device,
+        staging: Staging | None = None,
+    ) -> None:  # fmt: skip
+        """Allocate; a rollout with `staging` is a host buffer, from which `copy_from` does not wait."""
         self.shape = (horizon_len, n_envs, state_dim, action_dim)
-        self.device = device
+        self.device, self.staging = device, staging
         rows = horizon_len * n_envs
         sizes = [rows * state_dim + n_envs * state_dim, rows * state_dim, rows * action_dim, rows * action_dim, rows]
-        self.floats = torch.zeros(sum(sizes), device=device)
-        self.flags = torch.zeros((2, horizon_len, n_envs), dtype=torch.bool, device=device)
+        where = {"device": device, "pin_memory": staging is not None and staging.pin_memory}
+        self.floats = torch.zeros(sum(sizes), **where)
+        self.flags = torch.zeros((2, horizon_len, n_envs), dtype=torch.bool, **where)
         states, finals, actions, noise, rewards = self.floats.split(sizes)
         self.states = states.view(horizon_len + 1, n_envs, state_dim)         # row H is where the next rollout starts
         self.final_states = finals.view(horizon_len, n_envs, state_dim)
@@ -92,9 +98,22 @@ class Rollout:
         return torch.where(self.done[..., None], self.final_states, self.states[1:])
 
     def copy_from(self, other: Rollout) -> None:
-        """Take over another rollout of the same shape: two transfers."""
-        self.floats.copy_(other.floats)
-        self.flags.copy_(other.flags)
+        """Take over another rollout of the same shape in two transfers.
+
+        Transfers from pinned memory are only started. Later work on this device's current stream follows them, and
+        `other` must be `wait`ed for before it is written again.
+        """
+        pairs = ((self.floats, other.floats), (self.flags, other.flags))
+        if other.staging is not None:
+            other.staging.send(pairs)
+            return
+        for target, source in pairs:
+            target.copy_(source)
+
+    def wait(self) -> None:
+        """Wait until no transfer reads this rollout any more."""
+        if self.staging is not None:
+            self.staging.wait()
 
 
 class Layer:

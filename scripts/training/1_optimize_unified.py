@@ -47,6 +47,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--n-trials", type=int, default=50, help="finished trials the study is to have (default 50)")
     p.add_argument("--gpu", type=gpu_numbers, default=(-1,), metavar="N[,N...]",
                    help="number of the GPU; -1 = CPU (default); several are given to the workers in turn")
+    p.add_argument("--no-rocm-settings", action="store_false", dest="rocm_settings",
+                   help="on an AMD GPU, leave MIOpen's variables, torch's BLAS library and copies to the GPU as they "
+                   "are; by default they are set where your environment does not say (docs/scaling.md)")
     p.add_argument("--workers", type=int, default=1, metavar="N",
                    help="processes that run trials of the study side by side, one CPU thread each (default 1); more on "
                    "other machines: the same command with --storage postgresql://...")
@@ -135,6 +138,7 @@ def request(args: argparse.Namespace) -> StudyRequest:
         bounds=Bounds(args.max_drawdown, args.min_trades),
         timeout_s=args.timeout,
         resume=args.resume,
+        rocm_settings=args.rocm_settings,
     )
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from itertools import chain
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO))
 
 from market.arguments import whole_number  # noqa: E402
+from train.evaluator import step_of  # noqa: E402
 from train.study.arguments import add_trial, exit_code, stored_trial  # noqa: E402
 from train.study.backtest import recorded_text, summary_rows, validation_rows  # noqa: E402
 from train.study.replay import evaluate_trial  # noqa: E402
@@ -67,7 +69,8 @@ def validate(args: argparse.Namespace) -> None:
     formats = {"account": "", "figure": "", "mean": ".4f", "std": ".4f", "worst": ".4f"}
     print(f"\nOver the splits (std of the population)\n{text_table(summaries['split'], formats)}")
     content = trial.about | {"recorded": recorded, "random_draws": args.random_draws, "random_seed": args.seed,
-                             "rows": rows, "summary": summaries}  # fmt: skip
+                             "stepped_by": step_of(chain.from_iterable(by_fold)), "rows": rows,
+                             "summary": summaries}  # fmt: skip
     write_json(trial.folder / "validation.json", plain(content))
     write_csv(trial.folder / "validation.csv", rows)
     print(f"\nwritten: {trial.folder / 'validation.json'}, validation.csv")

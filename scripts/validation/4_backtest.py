@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from itertools import chain
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO))
 
 from market.arguments import whole_number  # noqa: E402
+from train.evaluator import step_of  # noqa: E402
 from train.study.arguments import add_trial, exit_code, factor, stored_trial  # noqa: E402
 from train.study.backtest import COST_FACTORS, cost_rows, path_rows, write_paths  # noqa: E402
 from train.study.replay import StoredTrial  # noqa: E402
@@ -76,7 +78,8 @@ def backtest(args: argparse.Namespace) -> int:
     print(f"\nCosts (means over {len(paths)} paths)\n{text_table(costs, COST_COLUMNS)}\n{HELD_EASIER}")
     write_paths(trial.folder / "paths.npz", trial, found[1.0])
     write_csv(trial.folder / "costs.csv", costs)
-    content = trial.about | {"paths": paths, "costs": costs}
+    stepped_by = step_of(chain.from_iterable(found[1.0]))
+    content = trial.about | {"stepped_by": stepped_by, "paths": paths, "costs": costs}
     write_json(trial.folder / "backtest.json", plain(content))
     failed = 0
     (trial.folder / "seeds.csv").unlink(missing_ok=True)  # of an earlier run; the backtest of this one has none yet

@@ -208,6 +208,18 @@ def test_every_recording_order_records_what_was_acted_on(env_class, rules, loop)
 
 
 @each_class
+def test_a_host_may_reset_twice_and_act_on_the_first_result(env_class):
+    env = env_class(random_config(40), params_of("finrl_crypto"), 4, gpu_id=-1)
+    act = policy(3)
+    state = env.reset()
+    kept = state.clone()
+    env.reset()
+    for recorded, _, _, action in record_after_the_step(env, state, act, 5)[0]:
+        assert torch.equal(act(recorded), action)
+    assert torch.equal(state, kept)
+
+
+@each_class
 def test_rows_of_one_account_stay_what_they_were(env_class):
     config = random_config(40)
     env = factory(env_class, config, params_of("cappuccino", gpu_id=-1))

@@ -1,7 +1,5 @@
 """The GPU kernel against the plain class: every step, every field. Without a GPU Triton's interpreter runs it."""
 
-import os
-import subprocess
 import sys
 from dataclasses import fields
 
@@ -13,7 +11,7 @@ import environment_Alpaca_vectorized as drop_in
 from environment_Alpaca_vectorized import Portfolio, VectorizedCryptoEnvAlpaca, VectorizedCryptoEnvAlpacaOptimized
 from tests.environment import test_laws as laws
 from tests.environment.test_parity import VARIANTS
-from tests.support.markets import INTERPRETS_TRITON, REPO, InterpretedTriton, params_of, random_config
+from tests.support.markets import INTERPRETS_TRITON, InterpretedTriton, params_of, random_config
 
 RULES = ("finrl_crypto", "cappuccino", "standard")
 interpreted = pytest.mark.skipif(
@@ -241,56 +239,6 @@ def test_a_captured_step_replays_with_each_steps_action(monkeypatch, fails):
     torch.testing.assert_close(state, want, rtol=1e-6, atol=1e-6)
     assert len(graphs.calls) == len(expected + replays)
     rollout(pair, 2)
-
-
-# ---------------------------------------------------------------- compilers
-COMPILE = """
-import sys, types, torch
-from triton.backends import backends
-from triton.backends.compiler import GPUTarget
-from triton.runtime import driver
-import environment_Alpaca_kernels.gpu as triton_step
-from environment_Alpaca_kernels.gpu_step import Outputs, step
-from tests.support.markets import InterpretedTriton, params_of, random_config
-from tests.environment import test_laws as laws
-from tests.environment.test_parity import VARIANTS
-
-class Device:
-    def __init__(self, target): self.target = target
-    def get_current_target(self): return self.target
-    def get_current_device(self): return 0
-    def get_current_stream(self, device): return 0
-
-cases = [("cuda", 90, 32, "cappuccino", "stop and penalties", 7), ("cuda", 80, 32, "standard", "all terms", 1),
-         ("hip", "gfx942", 64, "finrl_crypto", "capped and stale", 4)]
-for backend, arch, warp_size, rules, variant, n_assets in cases:
-    if {"cuda": "nvidia", "hip": "amd"}[backend] not in backends:
-        continue
-    driver.set_active(Device(GPUTarget(backend, arch, warp_size)))
-    step.device_caches.clear()
-    config = random_config(60, n_assets=n_assets, n_features=20, segments=[(0, 30), (30, 60)])
-    env = InterpretedTriton(config, params_of(rules, **VARIANTS[variant]), 48, gpu_id=-1)
-    k = env._fast.kernel
-    outputs = Outputs(*(env._fast.sets[0].slots[name] for name in Outputs._fields))
-    compiled = step.warmup(
-        torch.zeros(48, n_assets), k.market, k.memory, outputs, k.rules.values, k.whole, 48, k.choices,
-        grid=(3,), num_warps=triton_step.N_WARPS, enable_fp_fusion=False)
-    text = compiled.asm.get("ptx") or compiled.asm["amdgcn"]
-    print(backend, rules, sum("fma." in line for line in text.splitlines()), len(text))
-"""
-
-
-@pytest.mark.skipif(not INTERPRETS_TRITON and not torch.cuda.is_available(), reason="no triton here")
-def test_the_kernel_compiles_for_gpus_of_both_makers_without_one(tmp_path):
-    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(REPO)}
-    command = [sys.executable, "-c", COMPILE]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    lines = [line.split() for line in done.stdout.splitlines()]
-    assert lines
-    # Only the logarithm of the standard rules is made of fused multiply-adds: the plain step has none.
-    assert {line[1]: int(line[2]) for line in lines}.get("cappuccino", 0) == 0
-    assert all(int(line[3]) > 10_000 for line in lines)
 
 
 # ---------------------------------------------------------------- on a GPU

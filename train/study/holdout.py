@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial
 
 from market.candles import utc_text
 from market.names import timeframe_name
-from train.evaluator import evaluate_policies
+from train.evaluator import evaluate_policies, step_of
 from train.provenance import code_version
 from train.run import BEST_POLICY
 from train.study.data import FoldedData, Holdout, HoldoutRows, SplitPlan, StudyError, cut_data
@@ -249,6 +249,7 @@ def _score(
         MEAN_LEAD: mean_of([result[LEAD] for result in results]),
         "sharpe_standard_error": math.sqrt(per_year / n_traded),  # of ONE ratio, such as the lead's
         "code_version": code_version(),
+        "stepped_by": step_of([record for records in by_policy for record in records]),
         "scored_s": int(time.time()),
     }
 

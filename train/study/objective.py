@@ -118,6 +118,7 @@ class RunSettings:
     volume_30d: float | None = None  # USD, None: not said
     checkpoint_every_s: float = EVERY_S
     bounds: Bounds = ANYTHING
+    rocm_settings: bool = True  # `train.rocm`
 
 
 def score(excess_sharpes: Sequence[float]) -> float:
@@ -261,8 +262,8 @@ class Objective:
 
     def _resolve(self, values: Mapping[str, Any], data: FoldedData, fold: Fold) -> Resolved:
         settings = resolve(values, self.run.n_envs, split_seed(self.run.seed, fold.index), self.run.gpu_id)
-        rules = settings.env["rules"]
-        return replace(settings, env=settings.env | venue_env(data.dataset, self.run.volume_30d, rules))
+        env = settings.env | venue_env(data.dataset, self.run.volume_30d, settings.env["rules"])
+        return replace(settings, env=env, train=settings.train | {"rocm_settings": self.run.rocm_settings})
 
     def _metadata(self, trial: optuna.Trial, settings: Resolved, data: FoldedData, fold: Fold) -> dict[str, Any]:
         """What a policy file says of where it comes from."""

@@ -145,7 +145,8 @@ def about(
 
 def settings_sha256(train: TrainConfig, env: Mapping[str, Any]) -> str:
     """Which settings something was trained under; seed and device, which settings are tried on, are not among them."""
-    rest = {name: value for name, value in asdict(train).items() if name not in ("seed", "gpu_id")}
+    apart = ("seed", "gpu_id", "rocm_settings")
+    rest = {name: value for name, value in asdict(train).items() if name not in apart}
     text = json.dumps({"train": rest, "env": dict(env)}, sort_keys=True, default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -23,7 +23,8 @@ from train.study.venue import venue_env, venue_json
 
 logger = logging.getLogger(__name__)
 
-RUN_FIELDS = ("n_envs", "seed", "gpu_id")  # of TrainConfig; the first two stand under "run", any device may help out
+# Of TrainConfig; the first two stand under "run", and any device may help out.
+RUN_FIELDS = ("n_envs", "seed", "gpu_id", "rocm_settings")
 
 
 def study_identity(

@@ -20,6 +20,7 @@ from sqlalchemy.engine import URL
 from train.env_factory import env_class_for
 from train.n_envs import Choice, buffer_bytes, choose_n_envs, free_bytes, rollout_bytes
 from train.provenance import code_version
+from train.rocm import apply_rocm_settings
 from train.study.data import FoldedData, HoldoutRows, SplitPlan, StudyError, load_study_data
 from train.study.holdout import load_holdout, score_winner
 from train.study.interruption import Interruption
@@ -88,6 +89,7 @@ class StudyRequest:
     bounds: Bounds = DEFAULT_BOUNDS
     timeout_s: float | None = None
     resume: bool = False
+    rocm_settings: bool = True  # `train.rocm`, on AMD GPUs
 
     def __post_init__(self) -> None:
         """Refuse values by the name of their flag."""
@@ -180,6 +182,7 @@ def open_request(request: StudyRequest, data: tuple[FoldedData, ...] | None = No
         StudyError, DatasetError, SplitError: as `run_study`.
     """
     is_first = data is None
+    apply_rocm_settings(request.gpu_id, request.rocm_settings)
     if is_first:
         refuse_unwritable(request.results_dir)
     data = data or load_study_data(request.data_dir, request.timeframe, request.tickers, request.plan)
@@ -202,7 +205,7 @@ def work_on(
 ) -> Ending:
     """Run trials in this process until the study has its number."""
     run = RunSettings(opened.n_envs, request.seed, request.gpu_id, opened.folder, code_version(), request.volume_30d,
-                      bounds=request.bounds)  # fmt: skip
+                      bounds=request.bounds, rocm_settings=request.rocm_settings)  # fmt: skip
     limits = Limits(request.n_trials, request.timeout_s)
     with StatusFile(opened.folder) as status:
         reporter = reporter_class(opened.study, opened.space, len(opened.data[0].folds), request.n_trials, status)

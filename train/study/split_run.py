@@ -13,7 +13,7 @@ import numpy as np
 
 from train.checkpoint import Checkpoints
 from train.config import TrainConfig
-from train.evaluator import EpisodeRecord, evaluate_policy
+from train.evaluator import EpisodeRecord, evaluate_policy, step_of
 from train.run import Progress, TrainingDiverged, train_policy
 from train.study.data import Fold, FoldedData
 from train.study.results import about, settings_sha256, write_equity, write_json
@@ -22,6 +22,7 @@ from train.validation.metrics import Metrics, measure
 from train.validation.splits import Segments, with_warmup
 
 EQUITY, RESULT = "equity.npz", "result.json"
+STEPS = ("stepped_by", "scoring_stepped_by")
 NOT_OF_EQUAL_WEIGHT = ("turnover", "fees", "trades")
 
 
@@ -36,6 +37,8 @@ class SplitOutcome:
     explore_steps_per_s: float  # environment steps
     update_samples_per_s: float  # samples, each counted once an epoch
     wall_s: float
+    stepped_by: str = ""  # the step of the training environments, and of those that were scored
+    scoring_stepped_by: str = ""
 
     @property
     def excess_sharpe(self) -> float:
@@ -85,6 +88,8 @@ def run_split(
         explore_steps_per_s=result.explore_steps_per_s,
         update_samples_per_s=result.update_samples_per_s,
         wall_s=time.monotonic() - started,
+        stepped_by=result.stepped_by,
+        scoring_stepped_by=step_of(records),
     )
     write_equity(out_dir / EQUITY, records, dataset.time)
     made_by = {name: metadata.get(name) for name in ("study", "uuid", "trial")}
@@ -135,7 +140,8 @@ def outcome_of(content: Mapping[str, Any]) -> SplitOutcome:
     def metrics(figures: Mapping[str, Any]) -> Metrics:
         return Metrics(**{field.name: number(figures.get(field.name)) for field in fields(Metrics)})
 
-    named: dict[str, Any] = {field.name: number(content[field.name]) for field in fields(SplitOutcome)}
+    old = dict.fromkeys(STEPS, "")  # results of earlier versions do not say
+    named: dict[str, Any] = {field.name: number((old | dict(content))[field.name]) for field in fields(SplitOutcome)}
     named |= {name: metrics(content[name]) for name in ("agent", "equal_weight")}
     return SplitOutcome(**named)
 

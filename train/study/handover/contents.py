@@ -23,6 +23,7 @@ from drl_agents.deployment import (
 from drl_agents.policy import Policy
 from drl_agents.policy_file import save_policy, weights_sha256
 from train.env_factory import resolved_rules
+from train.evaluator import step_of
 from train.provenance import code_version
 from train.study.data import HoldoutRows, StudyError
 from train.study.handover.case import Case
@@ -82,6 +83,8 @@ def deployment_facts(case: Case, gates: Sequence[Gate], policy: Policy, scored: 
         "sampled": settings.get("sampled"),
         "code_version": code_version(),
         "trained_by": known["code_version"],
+        "stepped_by": known.get("stepped_by"),
+        "scoring_stepped_by": step_of(scored.records),
         "weights_sha256": digest,
     }
 

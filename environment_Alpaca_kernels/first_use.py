@@ -1,0 +1,278 @@
+"""The first use of a native step on a device: compare it with the plain step, time both, and remember the outcome.
+
+A native step that differs, or that cannot be compiled or run, is never used: the environment runs the plain step and
+says why. One that is slower than the plain step is used only when asked for (`native_step="always"`).
+
+`compare` and `speed_ratio` know nothing of environments: they take two contenders that advance on the same actions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from . import drop_in, outcomes
+from .outcomes import DIFFERS, EQUAL, FAILED, SLOWER, Outcome
+
+BUDGET_S = 3.0         # of comparing and timing, after whatever compiles
+TIMING_S = 0.8         # of it, kept for timing
+CHUNK_STEPS = 20       # between two looks at the values, which wait for the device
+ROUNDS = (1, 5, 5, 5)  # steps timed in a row
+# As the parity tests: float32 and float64. The absolute part counts for values below 1.
+TOLERANCES = {torch.float32: 1e-6, torch.float64: 1e-9}
+# What a compiler, a driver or a library of another version raises when a step is first launched.
+LAUNCH_ERRORS: tuple[type[Exception], ...] = (
+    RuntimeError, OSError, ImportError, subprocess.SubprocessError, TypeError, ValueError, AttributeError, LookupError,
+    AssertionError, ArithmeticError,
+)  # fmt: skip
+
+_known: dict[str, Outcome] = {}  # of this process, by key
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One of two ways to step the same accounts.
+
+    Attributes:
+        advance: steps all accounts one bar; takes actions (N, A).
+        fields: everything the last step reported and left behind, by name; valid until the next step.
+    """
+
+    advance: Callable[[Tensor], object]
+    fields: Callable[[], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A comparison ready to run: the same accounts twice, and actions (T, N, A) for them."""
+
+    plain: Contender
+    native: Contender
+    actions: Tensor
+    label: str = ""  # added to the name of a field that differs
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a comparison showed: steps compared, and the first step and field that differ, if any."""
+
+    n_steps: int
+    step: int | None = None
+    field: str = ""
+
+
+def compare(
+    plain: Contender, native: Contender, actions: Tensor, is_late: Callable[[], bool] = lambda: False
+) -> Compared:  # fmt: skip
+    """Step both on the same actions until a field differs, the actions (T, N, A) end, or it `is_late`.
+
+    Values are read back from the device once in CHUNK_STEPS.
+    """
+    names: list[str] = []
+    flags: list[Tensor] = []
+    n_read = 0
+    for t, action in enumerate(actions, start=1):
+        plain.advance(action)
+        native.advance(action)
+        expected, received = plain.fields(), native.fields()
+        names = [name for name, value in expected.items() for _ in range(value.numel())] if t == 1 else names
+        flags.append(are_close(received, expected))
+        is_last = t == len(actions) or is_late()
+        if len(flags) < CHUNK_STEPS and not is_last:
+            continue
+        wrong = (~torch.stack(flags)).nonzero()[:1].tolist()  # in the order of steps
+        for step, column in wrong:
+            return Compared(t, n_read + step + 1, names[column])
+        if is_last:
+            return Compared(t)
+        flags, n_read = [], t
+    return Compared(0)
+
+
+def are_close(received: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Tensor:
+    """Whether each value of each field agrees, (M,) bool: within TOLERANCES, or exactly for counts and flags."""
+    kinds = {name: value.dtype for name, value in expected.items()}
+    parts: dict[str, Tensor] = {}
+    for kind in dict.fromkeys(kinds.values()):
+        mine = [name for name in expected if kinds[name] == kind]
+        sizes = [expected[name].numel() for name in mine]
+        want, got = (torch.cat([fields[name].flatten() for name in mine]) for fields in (expected, received))
+        tolerance = TOLERANCES.get(kind, 0.0)
+        close = torch.isclose(got, want, rtol=tolerance, atol=tolerance, equal_nan=True) if tolerance else got == want
+        parts |= dict(zip(mine, close.split(sizes), strict=True))
+    return torch.cat([parts[name] for name in expected])
+
+
+def speed_ratio(
+    plain: Contender, native: Contender, actions: Tensor, wait: Callable[[], object] = lambda: None,
+    clock: Callable[[], float] = time.perf_counter, is_late: Callable[[], bool] = lambda: False,
+) -> float:  # fmt: skip
+    """Time of the plain step over that of the native one, the least of some rounds each; `wait` is for a device."""
+    least = [float("inf"), float("inf")]
+    for n_steps in ROUNDS:
+        for i, contender in enumerate((plain, native)):
+            wait()
+            started = clock()
+            for action in actions[:n_steps]:
+                contender.advance(action)
+            wait()
+            least[i] = min(least[i], (clock() - started) / n_steps)
+        if is_late():
+            break
+    return least[0] / max(least[1], 1e-12)
+
+
+def try_out(
+    trials: Sequence[Callable[[], Trial]], about: Outcome, wait: Callable[[], object] = lambda: None,
+    errors: tuple[type[Exception], ...] = LAUNCH_ERRORS, budget_s: float = BUDGET_S,
+) -> Outcome:  # fmt: skip
+    """Run the trials one after the other, time the last one, and return `about` with what came of it.
+
+    Args:
+        trials: builders; a trial is built when its turn comes.
+        about: step, device and key of the outcome.
+        wait: waits for the device.
+        errors: what the native step may raise when it is first launched.
+        budget_s: for comparing and timing; a native step compiles before that.
+    """
+    n_steps, spent_s, share_s = 0, 0.0, (budget_s - TIMING_S) / len(trials)
+    trial = None
+    for build in trials:
+        trial = build()
+        said: list[str] = []
+        try:
+            with quiet_compiler(said):
+                trial.native.advance(trial.actions[0])
+                wait()
+            trial.plain.advance(trial.actions[0])
+            started = time.perf_counter()
+            compared = compare(trial.plain, trial.native, trial.actions[1:], _alarm(share_s))
+        except errors as error:
+            return replace(about, verdict=FAILED, reason=reason_of(error, said), when_s=time.time())
+        n_steps, spent_s = n_steps + compared.n_steps, spent_s + time.perf_counter() - started
+        if compared.step is not None:
+            where = f"step {compared.step + 1}, field {compared.field}{trial.label}"
+            return replace(about, verdict=DIFFERS, reason=where, n_steps=n_steps, took_s=spent_s, when_s=time.time())
+    assert trial is not None
+    started = time.perf_counter()
+    ratio = speed_ratio(trial.plain, trial.native, trial.actions, wait, is_late=_alarm(budget_s - spent_s))
+    spent_s += time.perf_counter() - started
+    verdict = EQUAL if ratio >= 1.0 else SLOWER
+    return replace(about, verdict=verdict, ratio=ratio, n_steps=n_steps, took_s=spent_s, when_s=time.time())
+
+
+def _alarm(seconds: float) -> Callable[[], bool]:
+    """Whether so much time has passed since this call."""
+    end = time.perf_counter() + seconds
+    return lambda: time.perf_counter() > end
+
+
+def admit(
+    step: str, device: str, key: Mapping[str, str], trials: Sequence[Callable[[], Trial]],
+    wait: Callable[[], object] = lambda: None, is_asked_for: bool = False,
+    errors: tuple[type[Exception], ...] = LAUNCH_ERRORS,
+) -> Outcome:  # fmt: skip
+    """Let a native step through, or raise the reason why the plain one is used.
+
+    Args:
+        step: "numba" or "triton".
+        device: its name and architecture.
+        key: what the outcome depends on beside code, torch and device.
+        trials: builders of trials, used where nothing is known yet.
+        wait: waits for the device.
+        is_asked_for: whether a slower step is used too.
+        errors: as for `try_out`.
+
+    Raises:
+        NoNativeStep: it differs, it is slower, or it cannot be compiled or run.
+    """
+    key = {"step": step, "device": device, "torch": torch.__version__, "code": _code(), **key}
+    name = repr(sorted(key.items()))
+    if name not in _known:
+        known = outcomes.read(key)
+        if known is None:
+            known = try_out(trials, Outcome(step, device, FAILED, key=key), wait, errors)
+            outcomes.write(known)
+        _known[name] = known
+    outcome = _known[name]
+    if outcome.verdict != EQUAL and not (outcome.verdict == SLOWER and is_asked_for):
+        raise drop_in.NoNativeStep(sentence(outcome))
+    return outcome
+
+
+def sentence(outcome: Outcome) -> str:
+    """Why a step is not used."""
+    step, where = f"the {outcome.step} step", f"on {outcome.device}"
+    if outcome.verdict == DIFFERS:
+        text = f"{step} differs from the plain step {where}, first at {outcome.reason}"
+    elif outcome.verdict == SLOWER:
+        text = (f"{step} takes {1.0 / max(outcome.ratio, 1e-12):.1f} times as long as the plain step {where}; "
+                'native_step="always" uses it anyway')  # fmt: skip
+    else:
+        text = failed(outcome.step, outcome.device, outcome.reason)
+    path = outcomes.file_of(outcome.key)
+    return f"{text} (remove {path} to try again)" if path is not None and path.exists() else text
+
+
+def failed(step: str, device: str, reason: str) -> str:
+    """Why a step that was never launched is not used."""
+    return f"the {step} step cannot run on {device}: {reason}"
+
+
+@contextlib.contextmanager
+def quiet_compiler(said: list[str]) -> Iterator[None]:
+    """Add what a compiler prints to `said`; it is printed after all where nothing is raised.
+
+    A compiler that fails prints a thousand lines of its intermediate code, in which the one-line warning is lost.
+    """
+    python = io.StringIO()
+    with tempfile.TemporaryFile() as file:
+        try:
+            with _descriptor_to(2, file.fileno()), contextlib.redirect_stdout(python):
+                yield
+        finally:
+            file.seek(0)
+            said.append(file.read().decode(errors="replace") + python.getvalue())
+    if said[-1].strip():
+        sys.stderr.write(said[-1])
+
+
+@contextlib.contextmanager
+def _descriptor_to(number: int, target: int) -> Iterator[None]:
+    """Write what goes to an open file's number to another file; nothing changes where it is closed."""
+    try:
+        kept = os.dup(number)
+    except OSError:
+        yield
+        return
+    try:
+        os.dup2(target, number)
+        yield
+    finally:
+        os.dup2(kept, number)
+        os.close(kept)
+
+
+def reason_of(error: Exception, said: Sequence[str]) -> str:
+    """One line: the compiler's own words where it has some, else the error's."""
+    printed = re.search(r"error: (.+)", "\n".join(said))
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    words = printed.group(1) if printed else (lines[0].strip() if lines else "no message")
+    return f"{type(error).__name__}: {words}"[:200]
+
+
+@functools.cache
+def _code() -> str:
+    return outcomes.code_sha256(getattr(drop_in, "__file__", None))

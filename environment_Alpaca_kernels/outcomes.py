@@ -1,0 +1,139 @@
+"""What the first use of a native step on a device showed, one small file each in the user's cache folder.
+
+Standard library only. A file is written whole or not at all, and one that is damaged, or of other code, counts as
+absent. Where the folder cannot be written there is no cache and no error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+EQUAL, DIFFERS, SLOWER, FAILED = "equal", "differs", "slower", "failed"
+VERDICTS = (EQUAL, DIFFERS, SLOWER, FAILED)
+# A failure may be the machine's (no compiler, a full disk), so it is tried again; other verdicts follow from the code.
+RETRY_FAILED_S = 86_400.0
+SUFFIX = ".json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a native step compared with the plain one on a device.
+
+    Attributes:
+        step: "numba" or "triton".
+        device: its name and architecture.
+        verdict: one of VERDICTS.
+        reason: what differed or failed, in words; empty otherwise.
+        ratio: time of the plain step over that of the native one; 0 where it was not timed.
+        n_steps: steps compared.
+        took_s: time of comparing and timing, without compiling.
+        when_s: seconds since 1970.
+        key: what the outcome holds for, by name: versions, code, choices.
+    """
+
+    step: str
+    device: str
+    verdict: str
+    reason: str = ""
+    ratio: float = 0.0
+    n_steps: int = 0
+    took_s: float = 0.0
+    when_s: float = field(default_factory=time.time)
+    key: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it need not be tried again."""
+        return self.verdict != FAILED or abs(time.time() - self.when_s) < RETRY_FAILED_S
+
+
+def code_sha256(drop_in_file: str | None) -> str:
+    """Hash of the text of this folder and of the drop-in."""
+    files = sorted(Path(__file__).parent.glob("*.py")) + ([Path(drop_in_file)] if drop_in_file else [])
+    digest = hashlib.sha256()
+    for path in files:
+        text = path.read_bytes()
+        digest.update(f"{path.name} {len(text)}\n".encode() + text)
+    return digest.hexdigest()
+
+
+def folder() -> Path | None:
+    """The user's cache folder for outcomes; None where there is no home."""
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(home):  # as the XDG specification asks
+        home = os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(home, "environment_Alpaca", "steps") if os.path.isabs(home) else None
+
+
+def file_of(key: Mapping[str, str]) -> Path | None:
+    """Where the outcome for `key` is kept."""
+    where = folder()
+    name = hashlib.sha256(json.dumps(dict(key), sort_keys=True).encode()).hexdigest()[:32]
+    return None if where is None else where / f"{name}{SUFFIX}"
+
+
+def read(key: Mapping[str, str]) -> Outcome | None:
+    """The outcome for exactly this key, if there is a whole one that need not be tried again."""
+    path = file_of(key)
+    found = None if path is None else _read(path)
+    return found if found is not None and found.key == dict(key) and found.is_current else None
+
+
+def read_all() -> Iterator[tuple[Path, Outcome]]:
+    """Every whole outcome in the cache, with its file."""
+    where = folder()
+    for path in sorted(where.glob(f"*{SUFFIX}")) if where is not None else ():
+        found = _read(path)
+        if found is not None:
+            yield path, found
+
+
+def write(outcome: Outcome) -> None:
+    """Keep an outcome. Two processes may do so at once; nothing happens where nothing can be written."""
+    path = file_of(outcome.key)
+    if path is None:
+        return
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+        with os.fdopen(handle, "w") as file:
+            json.dump(asdict(outcome), file, allow_nan=False)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def _read(path: Path) -> Outcome | None:
+    try:
+        content = json.loads(path.read_bytes())
+        found = Outcome(**{name: _checked(name, content[name]) for name in (each.name for each in fields(Outcome))})
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return found if found.verdict in VERDICTS else None
+
+
+def _checked(name: str, value: Any) -> Any:
+    """A stored value of the right kind; ValueError otherwise."""
+    if name == "key":
+        is_right = isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+    elif name in ("ratio", "n_steps", "took_s", "when_s"):
+        is_right = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
+    else:
+        is_right = isinstance(value, str)
+    if not is_right:
+        raise ValueError(f"{name} is {value!r}")
+    return value

@@ -1,0 +1,96 @@
+"""Settings for AMD GPUs, made before the device is first used. They apply to ROCm builds of torch only.
+
+The first user of this repository has an AMD card and asked for them. They are an exception to the rule that a setting
+is chosen by timing: nothing here was measured. `TrainConfig.rocm_settings` and the trainer's --no-rocm-settings turn
+all of them off, and a variable that the user's environment has is never changed.
+
+* MIOpen's find mode and cache folders. MIOpen runs convolutions, recurrent layers and batch normalisation. The networks
+  here are plain multilayer perceptrons, which never call it, so these variables change nothing in this repository. They
+  are for models that a user adds. Find mode 1, the value in the first user's own set-up, is MIOpen's NORMAL: it times
+  every solver for a new layer. The cache folders keep what it found.
+* hipBLASLt as torch's preferred BLAS library, for the matrix products of the networks. torch uses hipBLAS where
+  hipBLASLt does not support the card. The two libraries add in different orders, so their numbers differ by rounding.
+* Asynchronous copies from pinned host memory (`drl_agents.host_copies`). The only repeated copy to a GPU is the rollout
+  of the scalar environment (`n_envs` 1). Batched environments live on the device.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+
+import torch
+
+from drl_agents.host_copies import use_asynchronous_copies, uses_asynchronous_copies
+
+log = logging.getLogger(__name__)
+
+FIND_MODE = "1"
+BLAS_LIBRARY = "hipblaslt"
+BLAS_VARIABLES = ("TORCH_BLAS_PREFER_HIPBLASLT", "TORCH_BLAS_PREFER_CUBLASLT")  # torch reads either, on ROCm too
+
+
+def is_rocm_build() -> bool:
+    """Whether this torch was built for AMD GPUs."""
+    return getattr(torch.version, "hip", None) is not None
+
+
+def apply_rocm_settings(gpu_id: int, wanted: bool = True, environ: MutableMapping[str, str] = os.environ) -> None:
+    """Make the settings of this process and log in one line what was set and what was left as it is.
+
+    Nothing is set on the CPU, on another build of torch, or when not wanted. A second call changes and logs nothing.
+
+    Args:
+        gpu_id: index of the GPU, -1 for the CPU.
+        wanted: False leaves everything alone.
+        environ: variables of this process and of those that it starts.
+    """
+    if gpu_id < 0 or not wanted or not is_rocm_build():
+        return
+    chosen = miopen_variables(environ)
+    missing = {name: value for name, value in chosen.items() if name not in environ}
+    kept = [name for name, value in chosen.items() if environ.get(name, value) != value]
+    environ.update(missing)
+    made = [f"{name}={value}" for name, value in missing.items()]
+    given = [name for name in BLAS_VARIABLES if name in environ]
+    kept += given
+    if not given and _prefer_blas_library():
+        made.append(f"BLAS library {BLAS_LIBRARY}")
+    if not uses_asynchronous_copies():
+        use_asynchronous_copies(True)
+        made.append("asynchronous copies from pinned memory")
+    if made:
+        left = f"; left as your environment has it: {', '.join(kept)}" if kept else ""
+        log.info("ROCm settings: %s%s (--no-rocm-settings makes none of them)", ", ".join(made), left)
+
+
+def miopen_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return MIOpen's variables by name. MIOpen keeps its own folders where ours cannot be made."""
+    home = environ.get("XDG_CACHE_HOME") or (f"{environ['HOME']}/.cache" if environ.get("HOME") else "")
+    folder, chosen = Path(home) / "environment_Alpaca" / "miopen", {"MIOPEN_FIND_MODE": FIND_MODE}
+    for name, place in (("MIOPEN_USER_DB_PATH", folder / "db"), ("MIOPEN_CUSTOM_CACHE_DIR", folder / "kernels")):
+        if name in environ or _can_be_made(place):
+            chosen[name] = str(place)
+    return chosen
+
+
+def _can_be_made(folder: Path) -> bool:
+    if not folder.is_absolute():
+        return False
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
+
+
+def _prefer_blas_library() -> bool:
+    """Prefer hipBLASLt -> whether that changed anything."""
+    before = torch.backends.cuda.preferred_blas_library()
+    try:
+        return torch.backends.cuda.preferred_blas_library(BLAS_LIBRARY) != before
+    except RuntimeError as error:
+        log.debug("torch has no %s: %s", BLAS_LIBRARY, error)
+        return False
