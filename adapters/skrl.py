@@ -17,9 +17,9 @@ from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpaca, VectorizedC
 class CryptoWrapper(Wrapper):
     """N accounts that restart in the step in which their episode ends; a single one is reset by skrl's trainer.
 
-    The observations are the simulator's buffers and valid through the next call; skrl's memories copy them before that.
+    The observations are the simulator's buffers and stay valid through the next step; skrl's memories copy them.
     After a restart the returned observation is the new episode's first. `infos["final_observations"]` holds the last
-    observation of each ended episode until the next call; `FinalObservations` passes it to an agent.
+    observation of each ended episode until the next step; `FinalObservations` passes it to an agent.
 
     Args:
         config: `price_array`, `tech_array` and the other keys of the simulator.

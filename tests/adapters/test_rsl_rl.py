@@ -125,7 +125,7 @@ def test_a_seed_repeats_the_starts():
     assert not torch.equal(first, following)
 
 
-def test_observations_stay_valid_through_the_next_call_and_the_rest_for_good():
+def test_observations_stay_valid_through_the_next_step_and_the_rest_for_good():
     env, recorder = made(), Recorder()
     before = env.get_observations()["policy"]
     copied = before.clone()

@@ -172,7 +172,7 @@ def test_one_account_is_given_its_last_observation():
     assert len(accounts.ended_sums) > 2
 
 
-def test_observations_stay_valid_through_the_next_call_and_the_rest_for_good():
+def test_observations_stay_valid_through_the_next_step_and_the_rest_for_good():
     env, recorder = made(), Recorder()
     before, _ = env.reset()
     copied = before.clone()
