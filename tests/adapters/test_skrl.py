@@ -6,12 +6,12 @@ import torch
 
 pytest.importorskip("skrl", reason="skrl is not installed")
 
+from skrl import config
 from skrl.agents.torch.base import ExperimentCfg
 from skrl.agents.torch.ppo import PPO, PPO_CFG
 from skrl.agents.torch.sac import SAC, SAC_CFG
 from skrl.memories.torch import RandomMemory
 from skrl.trainers.torch import SequentialTrainer, SequentialTrainerCfg
-from skrl.utils import set_seed
 from skrl.utils.model_instantiators.torch import deterministic_model, gaussian_model
 
 from adapters.skrl import CryptoWrapper, FinalObservations
@@ -185,13 +185,12 @@ def test_observations_stay_valid_through_the_next_step_and_the_rest_for_good():
     recorder.assert_unchanged()
 
 
-def test_skrls_seed_decides_the_starts():
-    set_seed(4)
-    first = made().reset()[0].clone()
-    set_seed(5)
-    other = made().reset()[0].clone()
-    set_seed(4)
-    env = made()
+def test_the_seed_given_to_skrl_decides_the_starts(monkeypatch):
+    def env_with(seed):
+        monkeypatch.setattr(config.torch, "key", seed)  # as skrl.utils.set_seed does
+        return made()
+
+    first, other, env = env_with(4).reset()[0], env_with(5).reset()[0], env_with(4)
     assert torch.equal(env.reset()[0], first)
     assert not torch.equal(env.reset()[0], first)
     assert not torch.equal(first, other)
