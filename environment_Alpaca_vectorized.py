@@ -738,15 +738,10 @@ def rules_of(host_class: type) -> str | None:
 
 def imported_host_classes() -> dict[str, type]:
     """Rule set -> the scalar class with these rules among the modules that are imported; nothing is imported here."""
-    found: dict[str, type] = {}
-    for module in list(sys.modules.values()):
-        for name in HOST_CLASSES:
-            candidate = getattr(module, "__dict__", {}).get(name)
-            if isinstance(candidate, type) and not issubclass(candidate, VectorizedCryptoEnvAlpaca):
-                rules = rules_of(candidate)
-                if rules is not None:
-                    found.setdefault(rules, candidate)
-    return found
+    scopes = [getattr(module, "__dict__", {}) for module in list(sys.modules.values())]
+    candidates = [scope[name] for scope in scopes for name in HOST_CLASSES if isinstance(scope.get(name), type)]
+    found = {rules_of(each): each for each in candidates if not issubclass(each, VectorizedCryptoEnvAlpaca)}
+    return {rules: each for rules, each in found.items() if rules is not None}
 
 
 def settings_of_host(host_class: type, n_assets: int) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -19,7 +19,8 @@ class Buffers:
     def __init__(self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized, kernel: Any) -> None:
         """Allocate on the device of `env` and bind the kernel."""
         n, terms = env.n_envs, drop_in.TERM_NAMES[env.params.reward]
-        rows, flags = torch.zeros((2, n, env.state_dim), device=env.device), torch.zeros((2, n), device=env.device).bool()
+        rows = torch.zeros((2, n, env.state_dim), device=env.device)
+        flags = torch.zeros((2, n), dtype=torch.bool, device=env.device)
         self.slots = {"state": rows[0], "reward": torch.zeros(n, device=env.device), "done": flags[0]}
         self.slots |= {"final_state": rows[1], "truncated": flags[1], **kernel.reports()}
         money = self.slots["money"]
