@@ -11,7 +11,9 @@ from pathlib import Path
 
 import optuna
 import pytest
+import torch
 
+import environment_Alpaca_vectorized as drop_in
 from market.dataset import save_dataset
 from market.sample import synthetic_dataset
 from train.study import doctor
@@ -140,6 +142,59 @@ def test_a_server_that_is_not_there_is_named_without_its_password(tmp_path):
     found = one(database("postgresql+psycopg://me:secret@127.0.0.1:1/none", tmp_path))
     assert found.state == BAD
     assert "secret" not in found.text
+
+
+# ----------------------------------------------------------------------------------------------------- native steps
+@pytest.fixture
+def tried(tmp_path, monkeypatch):
+    """Writes outcomes of a first use, by this code and this torch unless it is told otherwise."""
+    outcomes = drop_in.kernels("outcomes")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    known = {"code": outcomes.code_sha256(drop_in.__file__), "torch": torch.__version__}
+
+    def write(step, device, verdict, **facts):
+        key = known | facts.pop("key", {}) | {"step": step, "device": device, "n": str(len(list(outcomes.read_all())))}
+        outcome = outcomes.Outcome(step, device, verdict, key=key, **facts)
+        outcomes.write(outcome)
+        return outcomes.file_of(outcome.key)
+
+    return write
+
+
+def test_the_outcome_of_each_devices_first_use_is_shown_with_its_ratio_and_time(tried):
+    assert "no native step" in one(doctor.first_uses()).text
+    tried("numba", "x86_64 znver4", "equal", ratio=84.2, n_steps=234, when_s=1_796_000_000.0)
+    for ratio in (61.0, 93.0):
+        tried("triton", "Card A (gfx1100)", "equal", ratio=ratio, n_steps=299, when_s=1_796_000_000.0)
+    numba, triton = doctor.first_uses()
+    assert (numba.state, triton.state) == (OK, OK)
+    assert numba.text == (
+        "numba on x86_64 znver4: equal to the plain step over 234 steps, 84 times as fast, 2026-11-30 00:53 UTC"
+    )
+    assert triton.text.startswith(
+        "triton on Card A (gfx1100): equal to the plain step over 598 steps with 2 settings, 61 times to 93 times as"
+    )
+
+
+@pytest.mark.parametrize(
+    ("verdict", "facts", "words"),
+    [("failed", {"reason": "RuntimeError: unsupported target: 'gfx1030'"}, "failed: RuntimeError: unsupported target"),
+     ("differs", {"reason": "step 17, field cash"}, "differs: step 17, field cash"),
+     ("slower", {"ratio": 0.25}, "slower: 0.25 times the plain step's speed")],
+)  # fmt: skip
+def test_an_outcome_against_a_step_is_a_note_that_says_how_to_try_again(tried, verdict, facts, words):
+    tried("triton", "Card B (gfx1030)", "equal", ratio=50.0)
+    path = tried("triton", "Card B (gfx1030)", verdict, **facts)
+    found = one(doctor.first_uses())
+    assert found.state == NOTE
+    assert words in found.text
+    assert str(path) in found.remedy
+
+
+def test_outcomes_of_other_code_or_another_torch_are_not_shown(tried):
+    tried("numba", "a", "differs", key={"code": "0" * 64})
+    tried("numba", "b", "equal", key={"torch": "1.0"})
+    assert "no native step" in one(doctor.first_uses()).text
 
 
 # ------------------------------------------------------------------------------------------------- folders and process

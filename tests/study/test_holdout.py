@@ -256,6 +256,7 @@ def test_a_failed_scoring_leaves_no_score(study, rows, trained, tmp_path, monkey
 def test_of_two_workers_the_first_to_write_is_kept(study, rows, trained, tmp_path, monkeypatch):
     env, policies = trained
     other = score_holdout(study, tmp_path / "other", rows, 4, policies, env) | {"code_version": "the other worker's"}
+    assert other["stepped_by"] == "numba"
     late = optuna.create_study(study_name="s")
     late.set_user_attr("uuid", "a" * 32)
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -254,6 +255,13 @@ def test_an_outcome_is_read_back_as_it_was_described(make_outcome):
     for outcome in (make_outcome(1, 0.5), make_outcome(0, float("nan"), trades=0, exposure=0.0)):
         described = outcome_json(outcome)
         assert outcome_json(outcome_of(json.loads(json.dumps(described)))) == described
+
+
+def test_a_result_from_before_steps_were_written_down_is_still_read(make_outcome):
+    described = outcome_json(replace(make_outcome(1, 0.5), stepped_by="triton", scoring_stepped_by="torch"))
+    assert outcome_of(described).stepped_by == "triton"
+    old = {name: value for name, value in described.items() if "stepped_by" not in name}
+    assert (outcome_of(old).stepped_by, outcome_of(old).scoring_stepped_by) == ("", "")
 
 
 def test_a_disk_that_is_full_for_a_split_fails_its_trial_with_the_cause_and_not_the_next(tmp_path):

@@ -97,6 +97,7 @@ def test_the_files_say_where_they_come_from(folded, done):
     settings, outcome, folder = done
     result = json.loads((folder / "result.json").read_text())
     assert result["agent"]["sharpe"] == outcome.agent.sharpe
+    assert (result["stepped_by"], result["scoring_stepped_by"]) == ("numba", "numba")
     metadata = load_policy(folder / "policy_best.safetensors").metadata
     assert metadata["study"] == "s"
     assert metadata["tickers"] == list(folded.dataset.tickers)

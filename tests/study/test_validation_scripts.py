@@ -113,10 +113,12 @@ def test_every_file_of_figures_says_what_made_it(tiny_study, flags, two_complete
         "data_sha256": trial.data.dataset.sha256, "seed": stored.identity["run"]["seed"],
     }  # fmt: skip
     files = {
-        trial.folder / "validation.json": {"random_draws": 2, "random_seed": 0},
-        trial.folder / "backtest.json": {},
+        trial.folder / "validation.json": {"random_draws": 2, "random_seed": 0, "stepped_by": "numba"},
+        trial.folder / "backtest.json": {"stepped_by": "numba"},
         tmp_path / "results" / "tiny" / "pbo.json": {"blocks": 4},
-        trial.folder / "split_1" / "result.json": {"seed": trial.settings["train"]["seed"][1]},
+        trial.folder / "split_1" / "result.json": {
+            "seed": trial.settings["train"]["seed"][1], "scoring_stepped_by": "numba",
+        },
         trial.folder / "seed_1" / "split_1" / "result.json": {"seed": split_seed(wanted["seed"] + 1, 1)},
     }
     for path, more in files.items():

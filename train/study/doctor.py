@@ -157,6 +157,7 @@ def devices() -> Iterator[Finding]:
         return
     yield from _gpus(torch)
     yield _compiled_step(torch)
+    yield from first_uses()
 
 
 def _gpus(torch: Any) -> Iterator[Finding]:
@@ -197,6 +198,25 @@ def _compiled_step(torch: Any) -> Finding:
         text = f"{name} does not import ({_first_line(error)}): the plain, slow step is used"
         return Finding("fast step", NOTE, text, SETUP)
     return Finding("fast step", OK, f"{name} {metadata.version(name)}")
+
+
+def first_uses() -> Iterator[Finding]:
+    """What comparing the native steps with the plain one showed on their first use, for each device."""
+    try:
+        from train.native_steps import known_steps
+
+        known = known_steps()
+    except (ImportError, RuntimeError) as error:
+        yield Finding("first use", NOTE, f"not looked into: {_first_line(error)}", SETUP)
+        return
+    for step in known:
+        if step.is_used:
+            yield Finding("first use", OK, f"{step.name}: {step.text}")
+        else:
+            remedy = f"the plain step runs where that holds; remove {step.file} to try the other one again"
+            yield Finding("first use", NOTE, f"{step.name}: {step.text}", remedy)
+    if not known:
+        yield Finding("first use", OK, "no native step of this code was tried here yet; the first environment does it")
 
 
 def _available_memory() -> int | None:
