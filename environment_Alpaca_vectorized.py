@@ -56,7 +56,7 @@ RULES: dict[str, dict[str, Any]] = {
     "ccxt": _FINRL_CRYPTO | {"fee_rate": 0.001, "cash_haircut": 0.95, "stale_bars": 24},  # its CryptoEnvCCXT
     "cappuccino": _HOST_RULES | {                                   # Cappuccino's CryptoEnvAlpaca
         "initial_capital": 500.0, "fee_rate": 0.0025, "order_sizing": "initial_capital", "cash_haircut": 0.99,
-        "release_unpriced": False, "reward": "cappuccino", "benchmark_pays_fee": True, "action_limit": 1000.0,
+        "release_unpriced": True, "reward": "cappuccino", "benchmark_pays_fee": True, "action_limit": 1000.0,
     },
     "finrl": _FINRL,                                                # FinRL's CryptoEnv
     "finrl_meta": _FINRL | {"order_sizing": "price_magnitude", "norm_action": 10_000.0},  # FinRL-Meta's

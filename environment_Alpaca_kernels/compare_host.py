@@ -28,6 +28,8 @@ KNOWN_ARGUMENTS = {
     "config", "env_params", "lookback", "gamma", "if_log", "seed", "start", "episode_bars", "tickers",
     *drop_in.HOST_NAMES,
 }  # fmt: skip
+SETTINGS = frozenset(field.name for field in fields(drop_in.EnvParams))
+NAMED = ("initial_capital", "buy_cost_pct", "sell_cost_pct", "gamma")  # constructor arguments of both
 NEEDED = ("price_array", "tech_array", "cash", "stocks", "total_asset")  # attributes that are compared or read
 # What a constructor or a step raises when it is given something it was not written for.
 HOST_FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -181,7 +183,9 @@ class HostClass:
     """A scalar environment class, its code, and the way to build one."""
 
     cls: type
-    given: Mapping[str, Any] = field(default_factory=dict)  # constructor arguments, settings and config entries by name
+    rules: str | None = None  # None recognises them
+    given: Mapping[str, Any] = field(default_factory=dict)         # settings that the user has fixed
+    given_config: Mapping[str, Any] = field(default_factory=dict)  # entries of config, likewise
 
     @cached_property
     def methods(self) -> dict[str, list[FunctionType]]:
@@ -240,37 +244,78 @@ class HostClass:
         return {key for facts in self.reads.of_method.values() for kind, key in facts if kind == mapping}
 
     @property
+    def batch_rules(self) -> str:
+        """The rule set that the batched class runs.
+
+        Raises:
+            UsageError: none is given and the class is not recognised.
+        """
+        rules = self.rules or drop_in.rules_of(self.cls)
+        if rules is None:
+            raise UsageError(f"{self.cls.__name__} is not recognised; give --rules, one of {', '.join(drop_in.RULES)}")
+        return rules
+
+    @cached_property
+    def is_ours(self) -> bool:
+        """Whether this is the scalar environment of this simulator's own repository, which takes the same settings."""
+        return "EnvParams" in drop_in.words_of(self.cls)[0]
+
+    @property
     def not_simulated(self) -> list[str]:
         """What a step depends on and the batched class does not know, by name."""
-        known = {"config": KNOWN_CONFIG, "env_params": {field.name for field in fields(drop_in.EnvParams)}}
-        known["argument"] = KNOWN_ARGUMENTS
+        known = {"config": KNOWN_CONFIG, "env_params": SETTINGS, "argument": KNOWN_ARGUMENTS}
         unknown = [(kind, name) for kind, name in sorted(self.step_needs) if name not in known.get(kind, {name})]
-        shown = {"config": 'config["{}"]', "env_params": 'env_params["{}"]', "argument": "the constructor's {}"}
+        shown = {"config": 'config["{}"]', "env_params": 'env_params["{}"]', "argument": "argument {}"}
         return [shown[kind].format(name) for kind, name in unknown]
 
+    def knows(self, name: str) -> bool:
+        """Whether the class has a setting: a constructor argument, a key of env_params, or an attribute set later."""
+        if self.is_ours:
+            return name in self.signature or name in (*SETTINGS, "rules", "max_position_pct")
+        is_attribute = name in drop_in.HOST_NAMES["max_position_weight"] and ("self", name) in self.step_needs
+        return name in self.signature or name in self.keys("env_params") or is_attribute
+
     def build(self, config: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
-        """A fresh object. `settings` go to the arguments of that name, else to env_params, else onto the object.
+        """A fresh object. Settings go to the arguments of that name, else onto the object, else to env_params.
 
         Raises:
             UsageError: the constructor refuses; the message says what it asks for.
         """
-        values = {**settings, **self.given}
-        arguments = {name: value for name, value in values.items() if name in self.signature}
-        rest = {name: value for name, value in values.items() if name not in arguments}
-        extra = {name: rest.pop(name) for name in list(rest) if name in self.keys("config") | {"min_order_qty"}}
-        on_object = {name: rest.pop(name) for name in list(rest) if name in drop_in.HOST_NAMES["max_position_weight"]}
+        arguments = {name: value for name, value in settings.items() if name in self.signature}
+        later = {name: value for name, value in settings.items() if name in drop_in.HOST_NAMES["max_position_weight"]}
         if "env_params" in self.signature:
-            arguments["env_params"] = rest
+            arguments["env_params"] = {k: v for k, v in settings.items() if k not in arguments and k not in later}
+        if self.is_ours:
+            arguments["env_params"] |= dict(zip(["max_position_weight"], later.values(), strict=False))
+            later = {}
         try:
-            env = self.cls({**config, **extra}, **arguments)
+            env = self.cls({**config, **self.given_config}, **arguments)
         except HOST_FAULTS as error:
             raise UsageError(self._refusal(error)) from error
         missing = [name for name in NEEDED if not hasattr(env, name)]
         if missing:
             raise UsageError(f"{self.cls.__name__} has no attribute {', '.join(missing)}, which the comparison reads")
-        for name, value in on_object.items():
+        for name, value in later.items():
             setattr(env, name, value)
         return env
+
+    def batch(self, config: Mapping[str, Any], settings: Mapping[str, Any], n_envs: int) -> Any:
+        """The batched class as a user of this host gets it, with the same settings.
+
+        Raises:
+            UsageError: the rules are not recognised.
+        """
+        options = {"as_numpy": False, "autoreset": False, "start": "first", "gpu_id": -1}
+        if self.is_ours:
+            return drop_in.from_scalar_env(self.build(config, settings), n_envs, **options)
+        every = {**config, **self.given_config}
+        inherited, limits = drop_in.settings_of_host(self.cls, every["price_array"].shape[1])
+        params = {name: value for name, value in settings.items() if name in SETTINGS and name not in NAMED}
+        cap = [settings[name] for name in drop_in.HOST_NAMES["max_position_weight"] if name in settings]
+        return drop_in.VectorizedCryptoEnvAlpaca(
+            limits | {name: value for name, value in every.items() if name in KNOWN_CONFIG},
+            {"rules": self.batch_rules, **inherited, **params} | ({"max_position_weight": cap[0]} if cap else {}),
+            n_envs, **{name: settings[name] for name in NAMED if name in settings}, **options)  # fmt: skip
 
     def _refusal(self, error: Exception) -> str:
         wanted = ", ".join(str(parameter) for parameter in self.signature.values())
