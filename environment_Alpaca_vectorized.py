@@ -463,10 +463,10 @@ def step(book: Portfolio, action: Tensor, market: Market, p: EnvParams) -> tuple
     bar = (book.bar + 1).clamp(max=len(market.price) - 1)  # one whose episode is over waits there for its reset
     book = replace(book, bar=bar, held_bars=book.held_bars + (book.qty > 0), **_nothing_traded(book))
     price = market.price[book.bar]  # (N, A)
-    equity = account_value(book, price)  # before any trade of this bar
 
     if p.trailing_stop_pct > 0:
         book = execute_trailing_stops(book, price, p)
+    equity = account_value(book, price)  # before any order of this bar
     order_qty = order_quantities(action, book, price, equity, p)
     if p.max_position_weight > 0:
         order_qty = cap_positions(order_qty, book, price, equity, p)
