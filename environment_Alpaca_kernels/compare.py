@@ -48,7 +48,7 @@ from .compare_host import (
 Array = np.ndarray
 
 EQUAL, DIFFERENT, USAGE, NOT_REACHED = 0, 1, 2, 3  # exit codes
-COMPARED = ("stocks", "cash", "total_asset", "reward", "done", "state")
+COMPARED = ("stocks", "cash", "total_asset", "reward", "reward terms", "done", "state")
 
 FLOAT32_ULP = 2.0**-23                # relative to the value
 COIN_ROUNDING = 4.0 * FLOAT32_ULP     # of a traded coin in one bar: order, sale, release, purchase, each half a unit
@@ -187,8 +187,8 @@ class SideBySide:
         coins = drop_in.order_quantities(torch.ones_like(price, dtype=torch.float32), book, price, equity, env.params)
         action = np.zeros(price.shape)
         for i in np.flatnonzero(self.is_running):
-            rows = (tensor[i].numpy() for tensor in (self.qty, price, coins))
-            view = View(float(self.cash[i]), *rows, env.market.min_qty.numpy(), env.params)
+            qty, at, per_action = (tensor[i].numpy() for tensor in (self.qty, price, coins))
+            view = View(float(self.cash[i]), qty, at, per_action, env.market.min_qty.numpy(), env.params)
             action[i] = self.behaviours[i].send(view)
         return np.clip(action, -LARGEST_ACTION, LARGEST_ACTION).astype(np.float32)
 
@@ -198,17 +198,18 @@ class SideBySide:
         Actions that rounding decides are changed; an account for which no change helps leaves the comparison.
         """
         synced, source = self._synced(), np.random.default_rng(self.steps)
-        before = rows_of(synced, 0, self.n)
-        for attempt in range(NUDGES + 2):
+        before, on_edge, attempt = rows_of(synced, 0, self.n), self.is_running, 0
+        while True:
             shifted = np.concatenate([action, _shifted(action, ORDER_SHIFT), _shifted(action, -ORDER_SHIFT)])
             self.batch.book = synced
             returned = self.batch.step(torch.from_numpy(shifted))
             after = self.batch.book
             on_edge = self._on_edge(before, after) & self.is_running
-            if not on_edge.any():
+            if not on_edge.any() or attempt > NUDGES:
                 break
             nudge = source.uniform(-1e-4, 1e-4, action.shape) if attempt < NUDGES else -1.0
             action = np.where(on_edge[:, None], action * (1.0 + nudge), action).astype(np.float32)
+            attempt += 1
         self.left_out += int(on_edge.sum())
         self.is_running &= ~on_edge
         return before, rows_of(after, 0, self.n), action, returned
@@ -216,9 +217,11 @@ class SideBySide:
     def _synced(self) -> Any:
         """The batch's accounts with the host's cash and coins; highs as float32 may have rounded them."""
         book, rows = self.batch.book, self.tiled
+        high = book.high[rows]
+        high = torch.where(high == high.float(), high, high * self.high_factor)
         return replace(
             book, cash=self.cash[rows], qty=self.qty[rows], equity=self.equity[rows], held_bars=book.held_bars[rows],
-            high=book.high[rows] * self.high_factor, discounted_return=torch.from_numpy(self.discounted)[rows],
+            high=high, discounted_return=torch.from_numpy(self.discounted)[rows],
         )  # fmt: skip
 
     def _on_edge(self, before: Any, after: Any) -> Array:
@@ -245,14 +248,18 @@ class SideBySide:
         equity = info["equity"][: self.n] + hosts[0] - ours[0]
         money = FLOAT64_ROUNDING * (before.equity.abs() + after.equity.abs())
         swing = money + FLOAT64_ROUNDING * (before.benchmark.abs() + after.benchmark.abs())
+        swing = swing * abs(p.norm_reward) * (1.0 + 1.0 / p.initial_capital)
         reward = reward[: self.n].double() + hosts[1] - ours[1]
-        reward_room = 2.0 * FLOAT32_ULP * reward.abs() + swing * abs(p.norm_reward) * (1.0 + 1.0 / p.initial_capital)
+        terms = torch.stack(tuple(info["reward_terms"].values())).sum(0)[: self.n] + hosts[1] - ours[1]
+        terms = torch.where(done[: self.n], reward, terms)  # the last reward is no sum of the bar's terms
+        reward_room, terms_room = (swing + each * reward.abs() for each in (2.0 * FLOAT32_ULP, FLOAT64_ROUNDING))
+        terms_room = torch.where(done[: self.n], reward_room, terms_room)
         state = state[: self.n].double() + hosts[2].double() - ours[2].double()
         host_state, host_reward, host_done = zip(*self.last, strict=True)
         rows: dict[str, tuple[Any, Tensor, Tensor]] = {
             "stocks": (self.qty, after.qty, coins), "cash": (self.cash, after.cash, cash),
             "total_asset": (self.equity, equity, money), "reward": (host_reward, reward, reward_room),
-            "done": (host_done, done[: self.n], torch.zeros(self.n)),
+            "reward terms": (host_reward, terms, terms_room), "done": (host_done, done[: self.n], torch.zeros(self.n)),
             "state": (np.stack(host_state), *self._with_room(state)),
         }  # fmt: skip
         return {name: (np.asarray(host), ours.numpy(), room.numpy()) for name, (host, ours, room) in rows.items()}

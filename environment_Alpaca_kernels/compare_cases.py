@@ -7,20 +7,24 @@ those who place small ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from . import drop_in
 from .compare_host import HostClass, UsageError
 
 Array = np.ndarray
 Behaviour = Generator[Array, "View", None]
 
-LARGEST_ACTION = 900.0  # some hosts cut actions at 1000
+LARGEST_ACTION = 2000.0  # beyond the 1000 at which some hosts cut
 NORMS = {"norm_cash": 2.0**-12, "norm_stocks": 2.0**-8, "norm_tech": 2.0**-6, "norm_reward": 2.0**-10}
 N_FEATURES = 3
+FULL_LENGTH = 2      # cases of the plan that run for all of the bars asked for, where positions grow oldest
+UNSCALED = ("initial_capital", "trailing_stop_pct")  # settings that are fitted to a market
 UNIFORM_SHARE = 0.2  # share of the initial capital that an action of 1 trades
 
 
@@ -58,7 +62,7 @@ def made_prices(kind: str, n_bars: int, scale: Scale, source: np.random.Generato
     move = source.normal(drift, volatility, (n_bars, n_assets))
     if kind == "rising":  # a few coins grow large in every account
         move += source.uniform(-0.004, 0.006, n_assets)
-    if kind == "cents":   # most bars without any move
+    if kind == "coarse":  # most bars without any move
         move *= source.random((n_bars, 1)) < 0.3
     if kind == "powers of ten":
         digits = np.log10(first)
@@ -67,8 +71,9 @@ def made_prices(kind: str, n_bars: int, scale: Scale, source: np.random.Generato
     price = first * np.exp(np.cumsum(move, axis=0))
     if kind == "powers of ten":
         price[0] = [float(f"1e{int(np.rint(np.log10(x)))}") for x in first]
-    if kind == "cents":
-        price = np.where(first >= 10.0, np.round(price, 2), np.round(price, 6))
+    if kind == "coarse":  # few binary digits: exact in float32, and a fall by an eighth can be exactly that
+        step = 2.0 ** np.floor(np.log2(first) - 4)
+        price = np.maximum(np.round(price / step), 1.0) * step
     if kind == "missing prices":
         price[1:][source.random((n_bars - 1, n_assets)) < 0.02] = 0.0
         for asset in range(n_assets):
@@ -80,20 +85,20 @@ def made_prices(kind: str, n_bars: int, scale: Scale, source: np.random.Generato
 # name -> volatility and drift of a bar, as fractions
 MARKETS: dict[str, tuple[float, float]] = {
     "calm": (0.004, 0.0), "falling": (0.012, -0.002), "rising": (0.006, 0.0), "missing prices": (0.006, 0.0),
-    "powers of ten": (0.005, 0.0), "cents": (0.01, 0.0),
+    "powers of ten": (0.005, 0.0), "coarse": (0.04, 0.0),
 }  # fmt: skip
 
 
 def stop_level(price: Array) -> float:
     """A trailing stop that fires now and then: half the median coin's largest fall within 60 bars."""
-    falls = [1.0 - price[t] / price[max(t - 60, 0) : t + 1].max(axis=0) for t in range(1, len(price))]
-    largest = np.max(falls, axis=0)
-    level = 0.5 * float(np.median(largest[largest < 1.0])) if (largest < 1.0).any() else 0.05
-    return round(min(max(level, 0.002), 0.5), 4) + 0.0000137  # no round number: prices in cents would hit it exactly
+    falls = [1.0 - price[t] / np.maximum(price[max(t - 60, 0) : t + 1].max(axis=0), 1e-300) for t in range(len(price))]
+    largest = np.max(np.where(price > 0, falls, 0.0), axis=0)
+    return round(min(max(0.5 * float(np.median(largest)), 0.002), 0.5), 4) + 0.0000137  # cents never hit it exactly
 
 
 # ---------------------------------------------------------------------------------------------- settings
-# Name, market, settings that are switched on where the host knows them. "stop" stands for a level that fits the market.
+# Market, and settings that are switched on where the host knows them. "stop" stands for a level that fits the market,
+# initial_capital for a multiple of the host's own, norm_action for the share of it that an action of 1 trades.
 PLAN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("calm", {}),
     ("falling", {"trailing_stop_pct": "stop"}),
@@ -101,8 +106,9 @@ PLAN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("powers of ten", {"time_decay_floor": 0.35, "if_log": True}),
     ("missing prices", {"trailing_stop_pct": "stop", "concentration_penalty": 0.05, "min_cash_reserve": 0.07}),
     ("rising", {"max_position_pct": 0.3, "concentration_penalty": 0.3}),
-    ("cents", {"buy_cost_pct": 0.004, "sell_cost_pct": 0.0015, "lookback": 1, "time_decay_floor": 0.6}),
-    ("calm", {"initial_capital": 0.01, "gamma": 0.9, "lookback": 13, "min_cash_reserve": 0.05}),
+    ("coarse", {"buy_cost_pct": 0.004, "sell_cost_pct": 0.0015, "lookback": 1, "trailing_stop_pct": 0.125}),
+    ("calm", {"initial_capital": 0.01, "gamma": 0.9, "lookback": 13, "min_cash_reserve": 0.05,
+              "norm_action": 0.0005}),
     ("falling", {"trailing_stop_pct": "stop", "max_position_pct": 0.2, "min_cash_reserve": 0.1,
                  "concentration_penalty": 0.05, "time_decay_floor": 0.2}),
 )  # fmt: skip
@@ -110,85 +116,89 @@ PLAN: tuple[tuple[str, dict[str, Any]], ...] = (
 
 @dataclass
 class Cases:
-    """The cases of one host, in order: the plan first, then random ones for as long as somebody asks."""
+    """The cases of one host, in order: the plan first, then random ones for as long as somebody asks.
+
+    The first FULL_LENGTH cases have `steps` bars, the others half as many.
+    """
 
     host: HostClass
     steps: int
     seed: int
     n_coins: int
     data: Mapping[str, Array] | None = None  # price_array (T, A), tech_array (T, F)
-    plan: list[tuple[str, dict[str, Any]]] = field(default_factory=lambda: list(PLAN))
-
-    def __post_init__(self) -> None:
-        """Measure the host once."""
-        self._source = np.random.default_rng([self.seed, 1])
-        probe = self._probe(self._known({}), np.full((40, self.n_coins), 100.0))
-        self._capital, self._min_qty = probe.params.initial_capital, probe.market.min_qty.numpy()
+    plan: Sequence[tuple[str, dict[str, Any]]] = PLAN
 
     def __iter__(self) -> Iterator[Case]:
         """Cases without end."""
-        number = 0
-        while True:
-            market, switches = self.plan[number] if number < len(self.plan) else self._random()
-            yield self._case(number, market, switches)
-            number += 1
+        for number in itertools.count():
+            source = np.random.default_rng([self.seed, number])
+            market, switches = self.plan[number] if number < len(self.plan) else self._drawn(source)
+            yield self._case(number, market, switches, source)
 
-    def _random(self) -> tuple[str, dict[str, Any]]:
-        market = str(self._source.choice(list(MARKETS)))
+    def _drawn(self, source: np.random.Generator) -> tuple[str, dict[str, Any]]:
         every = {name: value for _, switches in self.plan for name, value in switches.items()}
-        return market, {name: value for name, value in every.items() if self._source.random() < 0.5}
+        switched_on = {name: value for name, value in every.items() if source.random() < 0.5}
+        return str(source.choice(list(MARKETS))), switched_on
 
-    def _known(self, switches: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings that the host knows and the user has not fixed."""
-        settings = {"lookback": 5, **NORMS, "norm_action": 1.0, **switches}
-        return {name: value for name, value in settings.items() if self.host.knows(name)} | dict(self.host.given)
-
-    def _probe(self, settings: dict[str, Any], price: Array) -> Any:
-        tech = np.zeros((len(price), N_FEATURES))
-        config = {"price_array": price, "tech_array": tech} if self.data is None else self._window(len(price))[0]
-        return self.host.batch(config, settings, 1)
-
-    def _case(self, number: int, market: str, switches: dict[str, Any]) -> Case:
-        source = np.random.default_rng([self.seed, 2, number])
-        settings = self._known(switches)
-        if "initial_capital" in switches and "initial_capital" in settings and "initial_capital" not in self.host.given:
-            settings["initial_capital"] = self._capital * switches["initial_capital"]
-        capital = float(settings.get("initial_capital") or self._capital)
-        n_bars = self.steps + 2 * int(settings.get("lookback", 5))
+    def _case(self, number: int, market: str, switches: dict[str, Any], source: np.random.Generator) -> Case:
+        settings = self._settings(number, switches)
+        n_bars = self.steps if number < FULL_LENGTH else (self.steps + 1) // 2
+        n_bars += 2 * int(settings.get("lookback", 1))
+        scale = self._scale(settings)
+        if "initial_capital" in settings and "initial_capital" not in self.host.given:
+            scale = replace(scale, capital=scale.capital * settings["initial_capital"])
+            settings["initial_capital"] = scale.capital
         if self.data is None:
-            price = made_prices(market, n_bars, Scale(capital, self._min_qty), source)
+            price = made_prices(market, n_bars, scale, source)
             config = {"price_array": price, "tech_array": source.normal(0.0, 30.0, (n_bars, N_FEATURES))}
         else:
-            config, market = self._window(n_bars)
+            config, market = self._window(n_bars, source)
         if settings.get("trailing_stop_pct") == "stop":
             settings["trailing_stop_pct"] = stop_level(config["price_array"])
         if "norm_action" in settings and "norm_action" not in self.host.given:
-            settings["norm_action"] = self._norm_action(config, settings, capital)
-        shown = [f"{name} {settings[name]:.4g}" for name in switches if name in settings and name != "if_log"]
-        reserve = float(settings.get("min_cash_reserve") or 0.0)
-        low_cash = 0.8 * reserve * capital if reserve else None
-        return Case(", ".join([market, *shown]), config, settings, market == "missing prices", low_cash)
+            value = switches.get("norm_action", UNIFORM_SHARE) * scale.capital
+            settings["norm_action"] = self._norm_action(config, settings, value)
+        numbers = {name: settings[name] for name in switches if name in settings and name != "if_log"}
+        shown = [market, *(f"{name} {value:.4g}" for name, value in numbers.items())]
+        if self.host.is_ours:
+            shown.append(f"rules {settings['rules']}")
+        reserve = settings.get("min_cash_reserve") or 0.0
+        low_cash = 0.8 * reserve * scale.capital if reserve else None
+        return Case(", ".join(shown), config, settings, market == "missing prices", low_cash)
 
-    def _window(self, n_bars: int) -> tuple[dict[str, Array], str]:
-        """A stretch of the user's data that begins with prices above 0."""
-        assert self.data is not None
-        arrays = {name: np.asarray(value) for name, value in self.data.items()}
+    def _settings(self, number: int, switches: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings that the host knows, those that the user has fixed as they are."""
+        settings = {"lookback": 5, **NORMS, "norm_action": 1.0, **switches}
+        if self.host.is_ours:
+            settings["rules"] = self.host.rules or list(drop_in.RULES)[number % len(drop_in.RULES)]
+        return {name: value for name, value in settings.items() if self.host.knows(name)} | dict(self.host.given)
+
+    def _scale(self, settings: Mapping[str, Any]) -> Scale:
+        """The host's own capital, and its smallest orders."""
+        flat = {"price_array": np.full((100, self.n_coins), 100.0), "tech_array": np.zeros((100, N_FEATURES))}
+        own = {name: value for name, value in settings.items() if name in self.host.given or name not in UNSCALED}
+        env = self.host.batch(self._window(100, np.random.default_rng(0))[0] if self.data else flat, own, 1)
+        return Scale(env.params.initial_capital, env.market.min_qty.numpy())
+
+    def _window(self, n_bars: int, source: np.random.Generator) -> tuple[dict[str, Array], str]:
+        """A stretch of the user's data that begins with prices above 0, and its name."""
+        arrays = {name: np.asarray(value) for name, value in (self.data or {}).items()}
         total = len(arrays["price_array"])
         starts = np.flatnonzero((arrays["price_array"][: max(total - n_bars, 0) + 1] > 0).all(axis=1))
         if len(starts) == 0:
             raise UsageError("the data has no bar with prices above 0 for all coins to begin with")
-        first = int(self._source.choice(starts))
+        first = int(source.choice(starts))
         is_series = {name: value.ndim > 0 and len(value) == total for name, value in arrays.items()}
         cut = {name: value[first : first + n_bars] if is_series[name] else value for name, value in arrays.items()}
         return cut, f"bars {first} to {first + len(cut['price_array']) - 1}"
 
-    def _norm_action(self, config: Mapping[str, Array], settings: dict[str, Any], capital: float) -> float:
-        """The norm with which an action of 1 trades a fifth of the capital in the median coin."""
+    def _norm_action(self, config: Mapping[str, Array], settings: dict[str, Any], value: float) -> float:
+        """The norm with which an action of 1 trades this much money in the median coin."""
         one, two = (self.host.batch(config, settings | {"norm_action": n}, 1).market.order_scale[0] for n in (1.0, 2.0))
         if not (one > 0).all():
             return 1.0 / UNIFORM_SHARE
         power = float(np.log2(float(two[0] / one[0])))
-        wanted = UNIFORM_SHARE * capital / (one.numpy() * config["price_array"][0])
+        wanted = value / (one.numpy() * config["price_array"][0])
         return float(f"{float(np.median(wanted)) ** (1.0 / power):.3g}")
 
 

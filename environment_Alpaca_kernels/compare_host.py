@@ -60,7 +60,8 @@ def load_module(path: Path) -> ModuleType:
         sys.path.insert(0, folder)
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        with contextlib.redirect_stdout(io.StringIO()):
+            spec.loader.exec_module(module)
     except ImportError as error:
         raise UsageError(f"{path.name} does not import: {error}. Run this in the host's Python environment") from error
     return module

@@ -33,7 +33,8 @@ class HostScalar:
 
     def __init__(
         self, config: dict[str, Any], env_params: dict[str, Any], initial_capital: float | None = None,
-        buy_cost_pct: float | None = None, sell_cost_pct: float | None = None, gamma: float = 0.99, if_log: bool = False,
+        buy_cost_pct: float | None = None, sell_cost_pct: float | None = None, gamma: float = 0.99,
+        if_log: bool = False,
     ) -> None:  # fmt: skip
         self.price_array, self.tech_array = config["price_array"], config["tech_array"]
         self.initial_cash = self.initial_total_asset = self.capital if initial_capital is None else initial_capital
