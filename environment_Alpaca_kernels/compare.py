@@ -135,7 +135,10 @@ class SideBySide:
 
     def run(self, n_steps: int, until: float = float("inf")) -> Difference | None:
         """Step to the end of the episodes, or `n_steps`, or the time `until` -> the first difference."""
-        state = np.stack([_first(host.reset()) for host in self.hosts])
+        try:
+            state = np.stack([_first(host.reset()) for host in self.hosts])
+        except HOST_FAULTS as error:
+            return self._difference(0, "exception", f"{type(error).__name__}: {error}", "none")
         found = self._first_difference(0, {"state": (state, *self._with_room(self.batch.reset()))})
         self._lower_cash()
         while not found and self.is_running.any() and self.steps < n_steps and time.monotonic() < until:

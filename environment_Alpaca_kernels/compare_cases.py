@@ -169,6 +169,8 @@ class Cases:
     def _settings(self, number: int, switches: Mapping[str, Any]) -> dict[str, Any]:
         """The settings that the host knows, those that the user has fixed as they are."""
         settings = {"lookback": 5, **NORMS, "norm_action": 1.0, **switches}
+        if self.data is not None:  # short data leaves little room
+            settings["lookback"] = min(settings["lookback"], max(len(self.data["price_array"]) // 4, 1))
         if self.host.is_ours:
             settings["rules"] = self.host.rules or list(drop_in.RULES)[number % len(drop_in.RULES)]
         return {name: value for name, value in settings.items() if self.host.knows(name)} | dict(self.host.given)

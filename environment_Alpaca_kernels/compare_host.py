@@ -304,8 +304,14 @@ class HostClass:
         """The batched class as a user of this host gets it, with the same settings.
 
         Raises:
-            UsageError: the rules are not recognised.
+            UsageError: the rules are not recognised, or the batched class refuses; the message says why.
         """
+        try:
+            return self._batch(config, settings, n_envs)
+        except ValueError as error:
+            raise UsageError(f"the batched class cannot be built: {error}") from error
+
+    def _batch(self, config: Mapping[str, Any], settings: Mapping[str, Any], n_envs: int) -> Any:
         options = {"as_numpy": False, "autoreset": False, "start": "first", "gpu_id": -1}
         if self.is_ours:
             return drop_in.from_scalar_env(self.build(config, settings), n_envs, **options)

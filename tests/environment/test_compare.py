@@ -67,6 +67,7 @@ BROKEN = [
     (CappuccinoLike, {"absolute_weight": 0.3001}, None), (CappuccinoLike, {"bonus_weight": 0.02001}, None),
     (CappuccinoLike, {"bonus_from": 0.12}, None), (CappuccinoLike, {"reserve_factor": 1.001}, "min_cash_reserve"),
     (CappuccinoLike, {"shortfall_weight": 0.501}, "min_cash_reserve"),
+    (CappuccinoLike, {"action_limit": 990.0}, "norm_action"),
     (CappuccinoLike, {"stop_factor": 1.05}, "trailing_stop_pct"),
     (CappuccinoLike, {"purchase_resets_high": False}, "trailing_stop_pct"),
     (CappuccinoLike, {"purchase_resets_high": False, "sale_resets_high": False}, "trailing_stop_pct"),

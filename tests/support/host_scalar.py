@@ -30,6 +30,7 @@ class HostScalar:
     end_shift = 0               # bars by which episodes end late
     final_discount = 1.0        # factor of gamma
     alpha_weight = 1.0
+    action_limit = np.inf
 
     def __init__(
         self, config: dict[str, Any], env_params: dict[str, Any], initial_capital: float | None = None,
@@ -71,6 +72,7 @@ class HostScalar:
         price = self.price_array[self.time]
         self.stocks_cooldown[self.stocks > 0] += 1
         self._stop(price)
+        np.clip(actions, -self.action_limit, self.action_limit, out=actions)
         for i in range(self.action_dim):
             actions[i] = actions[i] * self.action_norm_vector[i]
         self._cap(actions, price)
@@ -145,7 +147,7 @@ class CappuccinoLike(HostScalar):
     alpha_weight, absolute_weight, bonus_weight, bonus_from = 0.5, 0.3, 0.02, 0.1
     shortfall_weight, reserve_factor = 0.5, 1.0
     concentration_from, few_weight, even_weight, even_below, active_from = 0.40, 0.5, 0.1, 0.4, 0.01
-    stop_factor, cap_factor = 1.0, 1.0
+    stop_factor, cap_factor, action_limit = 1.0, 1.0, 1000.0
     purchase_resets_high = sale_resets_high = True
 
     def __init__(self, config: dict[str, Any], env_params: dict[str, Any], *args: Any, **named: Any) -> None:
