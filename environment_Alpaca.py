@@ -191,9 +191,9 @@ class CryptoEnvAlpaca:
         acct.bar += 1
         acct.held_bars = [n + 1 if q > 0 else n for n, q in zip(acct.held_bars, acct.qty, strict=True)]
         price = self.price_array[acct.bar].tolist()
-        equity_at_fill = acct.cash + sum(q * x for q, x in zip(acct.qty, price, strict=True))
         if p.trailing_stop_pct > 0:
             self._trailing_stop(price)
+        equity_at_fill = acct.cash + sum(q * x for q, x in zip(acct.qty, price, strict=True))
         order = self._order_quantities(action, price, equity_at_fill)
         if p.max_position_weight > 0:
             order = self._cap_positions(order, price, equity_at_fill)

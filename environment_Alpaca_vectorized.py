@@ -13,8 +13,6 @@ quantities in coins, ``*_rate`` and ``*_pct`` are fractions. Books are float64 o
 
 from __future__ import annotations
 
-import argparse
-import copy
 import functools
 import importlib
 import importlib.util
@@ -22,6 +20,7 @@ import inspect
 import logging
 import math
 import os
+import pickle
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -58,7 +57,7 @@ RULES: dict[str, dict[str, Any]] = {
     "ccxt": _FINRL_CRYPTO | {"fee_rate": 0.001, "cash_haircut": 0.95, "stale_bars": 24},  # its CryptoEnvCCXT
     "cappuccino": _HOST_RULES | {                                   # Cappuccino's CryptoEnvAlpaca
         "initial_capital": 500.0, "fee_rate": 0.0025, "order_sizing": "initial_capital", "cash_haircut": 0.99,
-        "release_unpriced": False, "reward": "cappuccino", "benchmark_pays_fee": True, "action_limit": 1000.0,
+        "release_unpriced": True, "reward": "cappuccino", "benchmark_pays_fee": True, "action_limit": 1000.0,
     },
     "finrl": _FINRL,                                                # FinRL's CryptoEnv
     "finrl_meta": _FINRL | {"order_sizing": "price_magnitude", "norm_action": 10_000.0},  # FinRL-Meta's
@@ -211,6 +210,14 @@ class Market:
     def __deepcopy__(self, memo: dict[int, Any]) -> Market:
         """Shared, never copied."""
         return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As bytes: torch would hand descriptors of its memory to another process, which fails for temporary tensors."""
+        return _market_of, (pickle.dumps(vars(self)),)
+
+
+def _market_of(packed: bytes) -> Market:
+    return Market(**pickle.loads(packed))
 
 
 @dataclass(frozen=True)
@@ -465,10 +472,10 @@ def step(book: Portfolio, action: Tensor, market: Market, p: EnvParams) -> tuple
     bar = (book.bar + 1).clamp(max=len(market.price) - 1)  # one whose episode is over waits there for its reset
     book = replace(book, bar=bar, held_bars=book.held_bars + (book.qty > 0), **_nothing_traded(book))
     price = market.price[book.bar]  # (N, A)
-    equity = account_value(book, price)  # before any trade of this bar
 
     if p.trailing_stop_pct > 0:
         book = execute_trailing_stops(book, price, p)
+    equity = account_value(book, price)  # before any order of this bar
     order_qty = order_quantities(action, book, price, equity, p)
     if p.max_position_weight > 0:
         order_qty = cap_positions(order_qty, book, price, equity, p)
@@ -1177,6 +1184,16 @@ class VectorizedCryptoEnvAlpaca:
     def close(self) -> None:
         """Nothing is held open."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Tensors as bytes, so that another process owns what it receives; a deep copy shares the market."""
+        state = vars(self) | {"book": self.book}
+        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor | Portfolio)}
+        return {k: v for k, v in state.items() if k not in tensors} | {"packed": pickle.dumps(tensors)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over the values."""
+        vars(self).update(state | pickle.loads(state.pop("packed")))
+
 
 TARGET_RETURNS: dict[str, float] = dict.fromkeys(("finrl_crypto", "ccxt", "cappuccino"), 1e8)  # hosts stop there
 
@@ -1255,14 +1272,14 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
         return super()._ended_returns() if self._fast is None else self._fast.kernel.read("last_return")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the native step: a copy or an unpickled object allocates its own. No two tensors share memory."""
-        kept = {name: value for name, value in vars(self).items() if name not in ("_fast", "_book")}
-        return kept | {"book": self.book, "_episode": self._episode.clone(), "_rejected": self._rejected.clone()}
+        """Without the native step: a copy or an unpickled object allocates its own."""
+        return {name: value for name, value in super().__getstate__().items() if name not in ("_fast", "_book")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Allocate, then take over the values."""
-        book, episode, rejected = (state.pop(name) for name in ("book", "_episode", "_rejected"))
-        vars(self).update(state)
+        values = state | pickle.loads(state.pop("packed"))
+        book, episode, rejected, _ = (values.pop(name, None) for name in ("book", "_episode", "_rejected", "_book"))
+        vars(self).update(values)
         self._allocate()
         self.book = book
         self._episode.copy_(episode)
@@ -1363,14 +1380,13 @@ class VectorizedCryptoEnvMeta(VectorizedCryptoEnvAlpacaOptimized):
 
 
 # ---------------------------------------------------------------------------------------------- beside a host
-# What the settings are called in the scalar environments of FinRL_Crypto and Cappuccino.
+# What the settings are called in the scalar environments of the FinRL family.
 HOST_NAMES = {
     "initial_capital": ("initial_capital", "initial_cash", "initial_total_asset"), "gamma": ("gamma",),
     "buy_cost_pct": ("buy_cost_pct", "buy_fee_rate"), "sell_cost_pct": ("sell_cost_pct", "sell_fee_rate"),
     "min_order_qty": ("minimum_qty_alpaca", "minimum_qty_crypto", "min_qty"),
-    "cash_haircut": ("safety_factor_stock_buy",),
+    "cash_haircut": ("safety_factor_stock_buy",), "max_position_weight": ("max_position_pct",),
 }  # fmt: skip
-COMPARED = ("state", "reward", "done", "total_asset", "cash", "stocks")
 HOST_KEYS = (*NORMS, "lookback", "min_cash_reserve", "concentration_penalty", "trailing_stop_pct", "time_decay_floor")
 
 
@@ -1379,13 +1395,17 @@ def _host_value(env: object, name: str) -> Any:
 
 
 def from_scalar_env(
-    env: Any, n_envs: int = 8, env_class: type[VectorizedCryptoEnvAlpaca] = VectorizedCryptoEnvAlpaca, **options: Any
+    env: Any, n_envs: int = 8, env_class: type[VectorizedCryptoEnvAlpaca] = VectorizedCryptoEnvAlpaca,
+    rules: str | None = None, **options: Any,
 ) -> VectorizedCryptoEnvAlpaca:  # fmt: skip
     """A batched environment with the data and settings of a host's scalar one.
 
-    Arrays, norms, fees, capital and smallest orders are read from the instance. The rules are Cappuccino's where the
-    host knows `time_decay_floor`, else FinRL_Crypto's; an instance with `params: EnvParams` says itself. `options` go
-    to the constructor.
+    Arrays, norms, fees, capital and smallest orders are read from the instance. `rules` names the rule set; None
+    recognises it by the marks of the class. An instance with `params: EnvParams` brings its own. `options` go to the
+    constructor.
+
+    Raises:
+        ValueError: the class is not recognised.
     """
     config = {"price_array": np.asarray(env.price_array), "tech_array": np.asarray(env.tech_array)}
     limits = _host_value(env, "min_order_qty")
@@ -1397,106 +1417,36 @@ def from_scalar_env(
         env_params = {f.name: getattr(source, f.name) for f in fields(EnvParams) if f.name not in given_apart}
         config |= {"segments": env.segments, "qty_increment": env.qty_increment, "filled_array": ~env.trades}
     else:
-        source, rules = env, "cappuccino" if hasattr(env, "time_decay_floor") else "finrl_crypto"
-        env_params = {name: getattr(env, name) for name in HOST_KEYS if hasattr(env, name)} | {"rules": rules}
-        haircut = _host_value(env, "cash_haircut")
-        env_params |= {} if haircut is None else {"cash_haircut": haircut}
+        rules = rules or rules_of(type(env))
+        if rules is None:
+            raise ValueError(f"{name_of(type(env))} is not recognised; give rules, one of {', '.join(RULES)}")
+        source, env_params = env, {name: getattr(env, name) for name in HOST_KEYS if hasattr(env, name)}
+        apart = {name: _host_value(env, name) for name in ("cash_haircut", "max_position_weight")}
+        env_params |= {"rules": rules} | {name: value for name, value in apart.items() if value is not None}
     for name in ("initial_capital", "buy_cost_pct", "sell_cost_pct", "gamma"):
         options.setdefault(name, _host_value(source, name))
     return env_class(config, env_params, n_envs, **{k: v for k, v in options.items() if v is not None})
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Where a batched environment first departs from a scalar one."""
-
-    step: int
-    env: int
-    field: str
-    scalar: Any
-    vectorized: Any
-
-    def __str__(self) -> str:
-        """One line for a terminal."""
-        where = f"step {self.step}, environment {self.env}, field {self.field}"
-        return f"differs first at {where}: scalar {self.scalar}, vectorized {self.vectorized}"
-
-
 def compare_with_scalar(
-    scalar_env: Any, n_steps: int = 1000, seed: int = 0, n_envs: int = 4, tolerance: float = 1e-5,
+    scalar_env: Any, n_steps: int = 1000, seed: int = 0, n_envs: int = 8,
     env_class: type[VectorizedCryptoEnvAlpaca] = VectorizedCryptoEnvAlpaca,
-) -> Difference | None:  # fmt: skip
-    """Step copies of a freshly made scalar environment beside a batch with its settings, on random actions.
+) -> Any:  # fmt: skip
+    """Step copies of a scalar environment next to a batch with its settings -> the first difference, or None.
 
-    Every environment of the batch gets its own actions and its own copy. Compared are state, reward, done, cash,
-    stocks and total_asset, to `tolerance` of the largest value a field has had (hosts keep quantities in float32).
-    The comparison ends with the first episode: hosts carry their benchmark over a reset, this simulator does not.
-    The scalar environment must begin at its first bar.
-
-    Returns:
-        None when all agree, else the first `Difference`.
+    `environment_Alpaca_kernels/compare.py` does the work and describes what is compared.
     """
-    shared = {id(array): array for array in (scalar_env.price_array, scalar_env.tech_array)}  # not copied N times
-    scalars = [copy.deepcopy(scalar_env, dict(shared)) for _ in range(n_envs)]
-    batch = from_scalar_env(scalar_env, n_envs, env_class, as_numpy=False, start="first", gpu_id=-1)
-    rng = np.random.default_rng(seed)
-    largest: dict[str, float] = {name: 1e-12 for name in COMPARED}
-    found = _first_difference(0, [(env.reset(),) for env in scalars], (batch.reset(),), largest, tolerance)
-    t, ended = 0, False
-    while t < n_steps and not found and not ended:
-        t += 1
-        actions = rng.uniform(-1.0, 1.0, (n_envs, batch.action_dim)).astype(np.float32)
-        state, reward, done, info = batch.step(torch.from_numpy(actions))
-        state = torch.where(done[:, None], info["final_state"], state)
-        results = [(env, env.step(action.copy())) for env, action in zip(scalars, actions, strict=True)]
-        scalar = [(*result[:3], env.total_asset, env.cash, env.stocks) for env, result in results]
-        batched = (state, reward, done, info["equity"], batch.cash, batch.stocks)
-        ended = bool(done.all()) and all(result[2] for _, result in results)
-        if ended:  # the batch's cash and stocks are the next episode's already
-            scalar, batched = [row[:4] for row in scalar], batched[:4]
-        found = _first_difference(t, scalar, batched, largest, tolerance)
-    return found
-
-
-def _first_difference(
-    t: int, scalar: list[tuple[Any, ...]], batched: tuple[Tensor, ...], largest: dict[str, float], tolerance: float
-) -> Difference | None:
-    """Scalar N rows of values and batched (N, ...) tensors, both in the order of COMPARED."""
-    for name, values, received in zip(COMPARED, zip(*scalar, strict=True), batched, strict=False):
-        expected = np.asarray(values, dtype=np.float64)
-        largest[name] = max(largest[name], float(np.abs(expected).max()))
-        departs = ~(np.abs(received.double().numpy() - expected) <= tolerance * largest[name])
-        if departs.any():
-            i = int(np.argwhere(departs)[0][0])
-            return Difference(t, i, name, expected[i], received[i].numpy())
-    return None
+    return kernels("compare").compare_with_scalar(scalar_env, n_steps, seed, n_envs, env_class)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Compare with the scalar environment that lies beside this file."""
-    parser = argparse.ArgumentParser(description="Batched crypto trading environment; see the module's docstring.")
-    parser.add_argument("--compare", action="store_true", help="step a host's CryptoEnvAlpaca beside the batched class")
-    parser.add_argument("--env-file", type=Path, default=Path(__file__).with_name("environment_Alpaca.py"),
-                        help="file with the class CryptoEnvAlpaca (default: the one beside this file)")  # fmt: skip
-    parser.add_argument("--steps", type=int, default=1000, help="steps to compare (default 1000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random market and actions (default 0)")
-    args = parser.parse_args(argv)
-    if not args.compare:
-        parser.print_help()
+    """Compare this simulator with a host's scalar environment: `--compare`; `--help` lists the options."""
+    try:
+        program = kernels("compare").main
+    except (ImportError, NoNativeStep) as error:
+        sys.stderr.write(f"--compare needs the folder environment_Alpaca_kernels: copy it too. {error}\n")
         return 2
-    if not args.env_file.is_file():
-        parser.error(f"{args.env_file} does not exist; name the host's file with --env-file")
-    sys.path.insert(0, str(args.env_file.parent.resolve()))
-    host_class = importlib.import_module(args.env_file.stem).CryptoEnvAlpaca
-    rng = np.random.default_rng(args.seed)
-    first_price = np.array([95.0, 34.0, 43_000.0, 14.5, 2_300.0, 68.0, 6.4])
-    price = first_price * np.exp(np.cumsum(rng.normal(0.0, 0.004, (args.steps + 20, 7)), axis=0))
-    config = {"price_array": price, "tech_array": rng.normal(0.0, 30.0, (len(price), 14))}
-    env_params = {"lookback": 5, "norm_cash": 2.0**-12, "norm_stocks": 2.0**-8, "norm_tech": 2.0**-6,
-                  "norm_reward": 2.0**-10, "norm_action": 4.0}  # fmt: skip
-    difference = compare_with_scalar(host_class(config, env_params), args.steps, args.seed)
-    sys.stdout.write(f"{args.env_file}: {difference or f'equal over {args.steps} steps'}\n")
-    return 1 if difference else 0
+    return program(argv)
 
 
 if __name__ == "__main__":  # through the module's name, so that its classes are the ones a host imports

@@ -33,7 +33,7 @@ class CryptoVectorEnv(VectorEnv[Any, Any, Any]):
         autoreset_mode: an `AutoresetMode` or its value. With DISABLED, call `reset(options={"reset_mask": mask})`.
         output: "numpy", or "torch" for tensors on the simulator's device. On a GPU, "torch" never waits for the device:
             every SAME_STEP step then has `final_obs` and `final_info`, and their masks tell which rows are valid.
-        copy: False returns observations without a copy; they are valid until the next call.
+        copy: False returns observations without a copy; they stay valid through the next step.
         info_keys: the simulator's infos (N,) to pass on: "episode_return", "equity", "fees", "trades", ...
         options: for `VectorizedCryptoEnvAlpacaOptimized`.
     """

@@ -16,7 +16,7 @@ from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpaca, VectorizedC
 class CryptoVecEnv(VecEnv):
     """N accounts that restart in the step in which their episode ends; observations are the group "policy".
 
-    The observations are the simulator's buffers, valid through the next call: rsl_rl's storage copies them before that.
+    The observations are the simulator's buffers and stay valid through the next step; rsl_rl's storage copies them.
     Rewards, dones and `extras` belong to the caller.
 
     Args:

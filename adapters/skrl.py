@@ -17,9 +17,9 @@ from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpaca, VectorizedC
 class CryptoWrapper(Wrapper):
     """N accounts that restart in the step in which their episode ends; a single one is reset by skrl's trainer.
 
-    The observations are the simulator's buffers and valid through the next call; skrl's memories copy them before that.
+    The observations are the simulator's buffers and stay valid through the next step; skrl's memories copy them.
     After a restart the returned observation is the new episode's first. `infos["final_observations"]` holds the last
-    observation of each ended episode until the next call; `FinalObservations` passes it to an agent.
+    observation of each ended episode until the next step; `FinalObservations` passes it to an agent.
 
     Args:
         config: `price_array`, `tech_array` and the other keys of the simulator.
@@ -58,8 +58,7 @@ class CryptoWrapper(Wrapper):
         """Advance one bar -> observations (N, S); reward, terminated and truncated (N, 1), the caller's own; infos."""
         state, reward, done, info = self._env.step(actions)
         truncated = info["truncated"].clone()[:, None]
-        final = info["final_state"] if self._env.autoreset else state
-        infos = {"final_observations": final, "episode_return": info["episode_return"].clone()}
+        infos = {"final_observations": info["final_state"], "episode_return": info["episode_return"].clone()}
         return state, reward.clone()[:, None], done[:, None] & ~truncated, truncated, infos
 
     def state(self) -> None:

@@ -51,7 +51,7 @@ class CryptoEnv(EnvBase):
         where = None if tensordict is None else tensordict.get("_reset", None)
         state = self.env.reset(where=None if where is None else where.reshape(-1), seed=self._next_seed)
         self._next_seed = None
-        return TensorDict({"observation": state.clone()}, self.batch_size, self.device)
+        return TensorDict({"observation": state}, self.batch_size, self.device)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         is_stepped = tensordict.get("_step", None)  # (N,) or (N, 1): TorchRL asks to hold the other accounts

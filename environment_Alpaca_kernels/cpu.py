@@ -89,10 +89,10 @@ def step_of(version: int) -> Any:
             if block + 1 < end and not p.compact:
                 prefetch_windows(account_at(p.accounts, block + 1), p)
             begin_bar(n, b, coins, price, p)
-            value_accounts(b, coins, p)
 
             if p.trailing_stop_pct > 0:
                 execute_trailing_stops(b, coins, p)
+            value_accounts(b, coins, p)
             order_quantities(i, n, action, b, coins, counts, p)
             if p.max_position_weight > 0:
                 cap_positions(b, coins, p)

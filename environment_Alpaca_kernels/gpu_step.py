@@ -227,10 +227,10 @@ def step(
     min_qty = tl.load(m.assets + lanes.column, mask=lanes.is_column, other=0.0)
     venue = Venue(min_qty, tl.load(m.assets + c.n_assets + lanes.column, mask=lanes.is_column, other=0.0))
     price = close_at(bar, lanes.is_real, m, lanes, c)
-    equity = account_value(account, price)  # before any trade of this bar
 
     if c.stops:
         account = execute_trailing_stops(account, price, p)
+    equity = account_value(account, price)  # before any order of this bar
     order_qty, is_rejected = order_quantities(action, price, equity, b, p, lanes, c)
     rejected = tl.load(b.rejected + lanes.lane, mask=lanes.is_real, other=0) + is_rejected.to(tl.int64)
     if c.caps_positions:

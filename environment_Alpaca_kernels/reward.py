@@ -11,7 +11,7 @@ BENCHMARK_DIFFERENCE, PROFIT, CAPPUCCINO = (REWARDS.index(name) for name in REWA
 
 @native
 def value_accounts(b: Record, coins: int, p: Record) -> None:
-    """b.equity_at_fill: cash plus positions at this bar, before any trade of it."""
+    """b.equity_at_fill: cash plus positions at this bar, before any order of it."""
     for w in range(LANES):
         b.equity_at_fill[w] = b.cash[w]
     for a in range(p.n_assets):

@@ -13,7 +13,16 @@ from tensordict import TensorDict
 from adapters.rsl_rl import CryptoVecEnv
 from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpacaOptimized
 from tests.support.markets import params_of
-from tests.support.scalar_accounts import CONFIG, N_ENVS, OPTIONS, STANDARD, ScalarAccounts, assert_same, drawn_actions
+from tests.support.scalar_accounts import (
+    CONFIG,
+    N_ENVS,
+    OPTIONS,
+    STANDARD,
+    Recorder,
+    ScalarAccounts,
+    assert_same,
+    drawn_actions,
+)
 
 N_STEPS, GAMMA = 16, 0.9
 
@@ -116,14 +125,17 @@ def test_a_seed_repeats_the_starts():
     assert not torch.equal(first, following)
 
 
-def test_what_is_returned_stays_valid_through_the_next_call():
-    env = made()
+def test_observations_stay_valid_through_the_next_step_and_the_rest_for_good():
+    env, recorder = made(), Recorder()
     before = env.get_observations()["policy"]
     copied = before.clone()
     for actions in drawn_actions(20):
-        groups, *_ = env.step(torch.from_numpy(actions))
+        groups, reward, done, extras = env.step(torch.from_numpy(actions))
+        for value in (reward, done, extras["time_outs"], extras["log"]["/account/value"]):
+            recorder.keep(value)
         assert torch.equal(before, copied)
         before, copied = groups["policy"], groups["policy"].clone()
+    recorder.assert_unchanged()
 
 
 def test_only_a_batch_that_restarts_is_taken():

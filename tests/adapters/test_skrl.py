@@ -6,18 +6,27 @@ import torch
 
 pytest.importorskip("skrl", reason="skrl is not installed")
 
+from skrl import config
 from skrl.agents.torch.base import ExperimentCfg
 from skrl.agents.torch.ppo import PPO, PPO_CFG
 from skrl.agents.torch.sac import SAC, SAC_CFG
 from skrl.memories.torch import RandomMemory
 from skrl.trainers.torch import SequentialTrainer, SequentialTrainerCfg
-from skrl.utils import set_seed
 from skrl.utils.model_instantiators.torch import deterministic_model, gaussian_model
 
 from adapters.skrl import CryptoWrapper, FinalObservations
 from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpacaOptimized
 from tests.support.markets import params_of
-from tests.support.scalar_accounts import CONFIG, N_ENVS, OPTIONS, STANDARD, ScalarAccounts, assert_same, drawn_actions
+from tests.support.scalar_accounts import (
+    CONFIG,
+    N_ENVS,
+    OPTIONS,
+    STANDARD,
+    Recorder,
+    ScalarAccounts,
+    assert_same,
+    drawn_actions,
+)
 
 N_STEPS, GAMMA = 20, 0.9
 BOOTSTRAP = {"rollouts": N_STEPS + 1, "time_limit_bootstrap": True}  # no update: the memory stays as it was filled
@@ -148,24 +157,42 @@ def test_one_account_is_reset_by_the_trainer():
         assert torch.equal(stored[t + 1], following[t]) == (not done[t])
 
 
-def test_what_is_returned_stays_valid_through_the_next_call():
-    env = made()
+def test_one_account_is_given_its_last_observation():
+    env = made(n_envs=1)
+    env.reset()
+    accounts = ScalarAccounts(env._env)
+    accounts.open()
+    for actions in drawn_actions(20, n_envs=1):
+        state, *_, infos = env.step(torch.from_numpy(actions))
+        wanted = accounts.step(actions)
+        assert_same(state, wanted["state"])
+        if wanted["done"].any():
+            assert_same(infos["final_observations"], wanted["state"])
+            assert_same(env.reset()[0], accounts.restart(wanted))
+    assert len(accounts.ended_sums) > 2
+
+
+def test_observations_stay_valid_through_the_next_step_and_the_rest_for_good():
+    env, recorder = made(), Recorder()
     before, _ = env.reset()
     copied = before.clone()
     for actions in drawn_actions(20):
-        state, reward, *_ = env.step(torch.from_numpy(actions))
+        state, *values, infos = env.step(torch.from_numpy(actions))
+        for value in (*values, infos["episode_return"]):
+            recorder.keep(value)
         assert torch.equal(before, copied)
         before, copied = state, state.clone()
-        reward += 1.0  # as PPO's bootstrap does; it is the caller's own
+    recorder.assert_unchanged()
 
 
-def test_skrls_seed_decides_the_starts():
-    set_seed(4)
-    first = made().reset()[0].clone()
-    set_seed(5)
-    other = made().reset()[0].clone()
-    set_seed(4)
-    assert torch.equal(made().reset()[0], first)
+def test_the_seed_given_to_skrl_decides_the_starts(monkeypatch):
+    def env_with(seed):
+        monkeypatch.setattr(config.torch, "key", seed)  # as skrl.utils.set_seed does
+        return made()
+
+    first, other, env = env_with(4).reset()[0], env_with(5).reset()[0], env_with(4)
+    assert torch.equal(env.reset()[0], first)
+    assert not torch.equal(env.reset()[0], first)
     assert not torch.equal(first, other)
 
 

@@ -121,6 +121,12 @@ def test_a_rollout_keeps_what_the_simulator_returned(break_when_any_done):
     assert_same(rollout["observation"].transpose(0, 1), [copied for _, copied in recorder.kept])
     again = rollout["next", "observation"][:, :-1] == rollout["observation"][:, 1:]
     assert torch.equal(again.all(-1), ~rollout["next", "done"][:, :-1, 0])
+    twin = made()
+    root = twin.reset()
+    for t, row in enumerate(drawn_actions(rollout.shape[1])):
+        step, root = twin.step_and_maybe_reset(with_action(root, row))
+        for name in ("reward", *FLAGS):
+            assert torch.equal(rollout["next", name][:, t], step["next", name])
 
 
 def test_a_rollout_until_everybody_is_done_stops_each_account_at_its_end():
