@@ -3,9 +3,9 @@
 Eight accounts of the host's class and eight of the batched class take the same actions, bar by bar. Before every bar
 the batched accounts are set to the host's cash and coins, so that each bar is compared on its own and the rounding of
 the bars before plays no part. Hosts keep coins and orders in float32: one bar rounds a coin's quantity at most four
-times by half a unit in the last place, and only where the coin trades. That, and what it is worth in cash, is all that
-may differ (`tolerances`). Rewards, account values and observations are compared exactly: what the rounded quantities
-are worth in them is computed and taken out.
+times by half a unit in the last place, and only where the coin trades. Twice that, and what it is worth in cash, is all
+that may differ (`tolerances`). Rewards, account values and observations are compared exactly: what the rounded
+quantities are worth in them is computed and taken out.
 
 Where rounding decides whether an order fills at all, both answers are right. Such actions are found by moving every
 order by two float32 units both ways; they are changed a little until the answer is clear.
@@ -48,10 +48,10 @@ from .compare_host import (
 Array = np.ndarray
 
 EQUAL, DIFFERENT, USAGE, NOT_REACHED = 0, 1, 2, 3  # exit codes
-COMPARED = ("stocks", "cash", "total_asset", "reward", "reward terms", "done", "state")
+COMPARED = ("stocks", "cash", "total_asset", "reward", "reward in float64", "done", "state")
 
 FLOAT32_ULP = 2.0**-23                # relative to the value
-COIN_ROUNDING = 4.0 * FLOAT32_ULP     # of a traded coin in one bar: order, sale, release, purchase, each half a unit
+COIN_ROUNDING = 4.0 * FLOAT32_ULP     # of a coin traded in a bar: order, sale, release, purchase; a unit each
 FLOAT64_ROUNDING = 2.0**-44           # of a sum of a few hundred float64 terms
 ORDER_SHIFT = 2                       # float32 units by which orders are moved to find what rounding decides
 NUDGES = 6                            # changes to an action before its account holds instead
@@ -139,12 +139,22 @@ class SideBySide:
             state = np.stack([_first(host.reset()) for host in self.hosts])
         except HOST_FAULTS as error:
             return self._difference(0, "exception", f"{type(error).__name__}: {error}", "none")
-        found = self._first_difference(0, {"state": (state, *self._with_room(self.batch.reset()))})
+        self.last = [(row, 0.0, False) for row in state]
+        found = self._first_difference(0, self._opening(state, self.batch.reset()))
         self._lower_cash()
         while not found and self.is_running.any() and self.steps < n_steps and time.monotonic() < until:
             self.steps += 1
             found = self._bar()
         return found
+
+    def _opening(self, state: Array, ours: Tensor) -> dict[str, tuple[Any, Any, Any]]:
+        """What `_fields` has, for accounts that were just opened."""
+        self._read_hosts()
+        book, exact = rows_of(self.batch.book, 0, self.n), np.zeros(self.n)
+        return {
+            "stocks": (self.qty, book.qty, exact[:, None]), "cash": (self.cash, book.cash, exact),
+            "total_asset": (self.equity, book.equity, exact), "state": (state, *self._with_room(ours)),
+        }  # fmt: skip
 
     def _lower_cash(self) -> None:
         """Below its reserve an account comes in no other way: purchases stop at the reserve."""
@@ -253,16 +263,17 @@ class SideBySide:
         swing = money + FLOAT64_ROUNDING * (before.benchmark.abs() + after.benchmark.abs())
         swing = swing * abs(p.norm_reward) * (1.0 + 1.0 / p.initial_capital)
         reward = reward[: self.n].double() + hosts[1] - ours[1]
+        reward_room = swing + 2.0 * FLOAT32_ULP * reward.abs()
         terms = torch.stack(tuple(info["reward_terms"].values())).sum(0)[: self.n] + hosts[1] - ours[1]
-        terms = torch.where(done[: self.n], reward, terms)  # the last reward is no sum of the bar's terms
-        reward_room, terms_room = (swing + each * reward.abs() for each in (2.0 * FLOAT32_ULP, FLOAT64_ROUNDING))
-        terms_room = torch.where(done[: self.n], reward_room, terms_room)
+        terms_room = swing + FLOAT64_ROUNDING * reward.abs()
+        terms_room[done[: self.n]] = torch.inf  # the last reward is no sum of the bar's terms
         state = state[: self.n].double() + hosts[2].double() - ours[2].double()
         host_state, host_reward, host_done = zip(*self.last, strict=True)
         rows: dict[str, tuple[Any, Tensor, Tensor]] = {
             "stocks": (self.qty, after.qty, coins), "cash": (self.cash, after.cash, cash),
             "total_asset": (self.equity, equity, money), "reward": (host_reward, reward, reward_room),
-            "reward terms": (host_reward, terms, terms_room), "done": (host_done, done[: self.n], torch.zeros(self.n)),
+            "reward in float64": (host_reward, terms, terms_room),
+            "done": (host_done, done[: self.n], torch.zeros(self.n)),
             "state": (np.stack(host_state), *self._with_room(state)),
         }  # fmt: skip
         return {name: (np.asarray(host), ours.numpy(), room.numpy()) for name, (host, ours, room) in rows.items()}

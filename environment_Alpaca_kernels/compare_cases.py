@@ -177,9 +177,12 @@ class Cases:
 
     def _scale(self, settings: Mapping[str, Any]) -> Scale:
         """The host's own capital, and its smallest orders."""
-        flat = {"price_array": np.full((100, self.n_coins), 100.0), "tech_array": np.zeros((100, N_FEATURES))}
+        n_bars = 2 * int(settings.get("lookback", 1)) + 20
+        config = {"price_array": np.full((n_bars, self.n_coins), 100.0), "tech_array": np.zeros((n_bars, N_FEATURES))}
+        if self.data is not None:
+            config = self._window(n_bars, np.random.default_rng(0))[0]
         own = {name: value for name, value in settings.items() if name in self.host.given or name not in UNSCALED}
-        env = self.host.batch(self._window(100, np.random.default_rng(0))[0] if self.data else flat, own, 1)
+        env = self.host.batch(config, own, 1)
         return Scale(env.params.initial_capital, env.market.min_qty.numpy())
 
     def _window(self, n_bars: int, source: np.random.Generator) -> tuple[dict[str, Array], str]:

@@ -142,6 +142,18 @@ def test_cash_that_leaks_without_a_trade_is_found_to_a_billionth():
     assert difference.field == "cash"
 
 
+def test_a_reset_that_leaves_another_account_value_is_found():
+    class Forgets(FinRLCryptoLike):
+        def reset(self):
+            state = super().reset()
+            self.total_asset *= 0.999
+            return state
+
+    difference = outcome_of(Forgets, "finrl_crypto", steps=5).difference
+    assert difference is not None
+    assert (difference.step, difference.field) == (0, "total_asset")
+
+
 # ---------------------------------------------------------------------------------------------- the report
 class Suspicious(FinRLCryptoLike):
     """Has a line that no account reaches."""
