@@ -212,7 +212,7 @@ class Market:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """As bytes: torch would hand descriptors of its memory to another process, which fails for temporary tensors."""
+        """As bytes: torch passes descriptors of its memory to another process, and those of temporary tensors clash."""
         return _market_of, (pickle.dumps(vars(self)),)
 
 

@@ -90,6 +90,7 @@ def set_up_logging(level: int | str, prefix: str = "") -> None:
     )  # fmt: skip
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("environment_Alpaca_vectorized").setLevel(logging.WARNING)  # a study names its rules itself
 
 
 class Supervisor:
