@@ -99,7 +99,9 @@ class CryptoEnvAlpaca:
         self.qty_increment = (np.zeros(n_assets) + config.get("qty_increment", 0.0)).tolist()
         filled = np.asarray(config.get("filled_array", False), dtype=bool)
         self.trades = ~np.broadcast_to(filled, self.price_array.shape)  # (T, A), whether anybody traded the coin
-        self.segments = [(int(a), int(b)) for a, b in config.get("segments") or [(0, n_bars)]]
+        given = config.get("segments")
+        whole = [(0, n_bars)]
+        self.segments = [(int(a), int(b)) for a, b in (whole if given is None or len(given) == 0 else given)]
         self._scales = [self._order_scale(given_prices[first]) for first, _ in self.segments]
         self.seed, self.start, self.episode_bars = seed or 0, start or p.start, episode_bars
         self._starts = [self._starts_of(segment) for segment in self.segments]
@@ -297,8 +299,7 @@ class CryptoEnvAlpaca:
         budget, cost = self._spendable_cash(equity), self._purchase_price(price)
         if not self.params.whole_coins:
             return budget / cost
-        whole = math.floor(budget / cost)
-        return float(whole - 1 if whole * cost > budget else whole)  # the quotient may have been rounded up
+        return budget // cost
 
     def _purchase_price(self, price: float) -> float:
         """Quote paid per coin bought, slippage and fee included."""

@@ -22,7 +22,9 @@ import math
 import os
 import pickle
 import sys
+import threading
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -94,6 +96,20 @@ TARGET_WEIGHT = 0.40    # a position above this share of the account is called c
 HELD_BARS_SCALE = 0.01  # observe_account shows held_bars in hundreds
 EQUITY_FLOOR = 1e-6     # logarithms and ratios see at least this fraction of the initial capital
 INCREMENT_SLACK = 1e-9  # a quantity this close below a whole increment counts as whole
+
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "order_sizing": ("price_magnitude", "price_digits", "initial_capital", "equity"),
+    "buys": ("sequential", "proportional"), "reserve_base": ("initial_capital", "equity"),
+    "start": ("first", "random", "stratified"), "reward": tuple(TERM_NAMES),
+    "final_reward": ("discounted_return", "plain"), "observation": ("absolute", "relative"),
+    "benchmark_base": ("segment", "episode"),
+}  # fmt: skip
+RANGES = {
+    "cash_haircut": (0.0, 1.0), "stale_fraction": (1e-12, 1.0), "max_position_weight": (0.0, 1e300),
+    "concentration_penalty": (0.0, 1e300), "min_order_notional": (0.0, 1e300), "gamma": (0.0, 1.0),
+    "terminal_equity_fraction": (0.0, 1.0), "action_limit": (1e-300, float("inf")),
+}  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------- settings and state
@@ -188,6 +204,17 @@ class EnvParams:
                 raise ValueError(f"{name} must be at least {least}; received {getattr(self, name)}")
         if not 0.0 <= self.min_cash_reserve < 1.0 or not 0.0 <= self.trailing_stop_pct < 1.0:
             raise ValueError("min_cash_reserve and trailing_stop_pct are fractions in [0, 1)")
+        for name, (least, most) in RANGES.items():
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"{name} must be at least {least} and at most {most}; received {getattr(self, name)}")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}; received {getattr(self, name)!r}")
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value) and name != "action_limit":
+                raise ValueError(f"{name} must be a finite number; received {value}")
+        if int(self.stale_bars) != self.stale_bars:
+            raise ValueError(f"stale_bars is a whole number of bars; received {self.stale_bars!r}")
 
 
 @dataclass(frozen=True)
@@ -364,12 +391,8 @@ def execute_purchases(
 
 
 def coins_for(budget: Tensor, unit_cost: Tensor, p: EnvParams) -> Tensor:
-    """Coins (N,) that a budget pays for; whole ones as Python's ``//`` counts them, which never exceed it."""
-    coins = budget / unit_cost
-    if not p.whole_coins:
-        return coins
-    whole = torch.floor(coins)
-    return torch.where(whole * unit_cost > budget, whole - 1.0, whole)
+    """Coins (N,) that a budget pays for; whole ones as Python's ``//`` counts them."""
+    return torch.div(budget, unit_cost, rounding_mode="floor" if p.whole_coins else None)
 
 
 def _spendable_cash(book: Portfolio, equity: Tensor, p: EnvParams) -> Tensor:
@@ -629,7 +652,8 @@ def build_market(config: Mapping[str, Any], p: EnvParams, episode_bars: int | No
     check_arrays(price, tech)
     n_bars, n_assets = price.shape
     filled = np.broadcast_to(np.asarray(config.get("filled_array", False), dtype=bool), price.shape)
-    segments = [(int(a), int(b)) for a, b in config.get("segments") or [(0, n_bars)]]
+    given = config.get("segments")
+    segments = [(int(a), int(b)) for a, b in ([(0, n_bars)] if given is None or len(given) == 0 else given)]
     if any(a < 0 or b > n_bars or a >= b for a, b in segments):
         raise ValueError(f"segments are (first, last_exclusive) within the {n_bars} bars given; received {segments}")
     limit = [b - 1 - (p.lookback if p.ends_lookback_early else 0) for _, b in segments]
@@ -725,12 +749,16 @@ def words_of(host_class: type) -> tuple[frozenset[str], frozenset[str]]:
     """(names, texts) in the code of a class; keys that it reads from config and env_params are among the texts."""
     names: set[str] = set()
     texts: set[str] = set()
-    codes = [f.__code__ for f in vars(host_class).values() if inspect.isfunction(f)]
-    while codes:
-        code = codes.pop()
-        names.update(code.co_names)
-        texts.update(text for text in code.co_consts if isinstance(text, str))
-        codes.extend(inner for inner in code.co_consts if inspect.iscode(inner))
+    found: list[Any] = [f.__code__ for base in host_class.__mro__ for f in vars(base).values() if inspect.isfunction(f)]
+    while found:
+        each = found.pop()
+        if inspect.iscode(each):
+            names.update(each.co_names)
+            found.extend(each.co_consts)
+        elif isinstance(each, tuple | frozenset):
+            found.extend(each)
+        elif isinstance(each, str):
+            texts.add(each)
     return frozenset(names), frozenset(texts)
 
 
@@ -743,24 +771,31 @@ def rules_of(host_class: type) -> str | None:
     return None
 
 
-def imported_host_classes() -> dict[str, type]:
-    """Rule set -> the scalar class with these rules among the modules that are imported; nothing is imported here."""
+def imported_host_classes() -> list[type]:
+    """The family's scalar classes among the imported modules, without their bases; nothing is imported here."""
     scopes = [getattr(module, "__dict__", {}) for module in list(sys.modules.values())]
-    candidates = [scope[name] for scope in scopes for name in HOST_CLASSES if isinstance(scope.get(name), type)]
-    found = {rules_of(each): each for each in candidates if not issubclass(each, VectorizedCryptoEnvAlpaca)}
-    return {rules: each for rules, each in found.items() if rules is not None}
+    named = {scope[name] for scope in scopes for name in HOST_CLASSES if isinstance(scope.get(name), type)}
+    found = [each for each in named if not issubclass(each, VectorizedCryptoEnvAlpaca) and rules_of(each) is not None]
+    derived = [each for each in found if not any(other is not each and issubclass(other, each) for other in found)]
+    return sorted(derived, key=name_of)
 
 
-def settings_of_host(host_class: type, n_assets: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(env_params, config) that a scalar class brings along: capital, fees and smallest orders as its host has them."""
-    module = vars(sys.modules[host_class.__module__])
+def module_of(host_class: type) -> dict[str, Any]:
+    """The globals of the module that a class is from."""
+    return vars(sys.modules[host_class.__module__]) if host_class.__module__ in sys.modules else {}
+
+
+def settings_of_host(host_class: type, config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(env_params, config) that a scalar class brings along: rules, capital, fees and smallest orders of its host."""
+    module, n_assets = module_of(host_class), np.shape(config["price_array"])[-1]
     defaults = {name: p.default for name, p in inspect.signature(host_class.__init__).parameters.items()}
     capital = defaults.get("initial_capital") or getattr(module.get("TRADING"), "INITIAL_CAPITAL", None)
     found = {"initial_capital": capital, "buy_fee_rate": defaults.get("buy_cost_pct"),
              "sell_fee_rate": defaults.get("sell_cost_pct")}  # fmt: skip
-    params = {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
-    limits = module.get("CRYPTO_LIMITS" if host_class.__name__ == "CryptoEnvCCXT" else "ALPACA_LIMITS")
-    if limits is None:
+    params: dict[str, Any] = {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
+    params["rules"] = rules_of(host_class)
+    limits: Any = module.get("CRYPTO_LIMITS" if host_class.__name__ == "CryptoEnvCCXT" else "ALPACA_LIMITS")
+    if np.ndim(limits) != 1 or config.get("min_order_qty") is not None:
         return params, {}
     if len(limits) < n_assets:
         raise ValueError(f"{name_of(host_class)} knows the smallest order of {len(limits)} coins, price_array has "
@@ -774,45 +809,56 @@ def name_of(host_class: type) -> str:
 
 
 def resolve_rules(
-    config: Mapping[str, Any], env_params: Mapping[str, Any]
+    config: Mapping[str, Any], env_params: Mapping[str, Any], picked: str | None = None
 ) -> tuple[Mapping[str, Any], dict[str, Any]]:  # fmt: skip
     """(config, env_params) with the rules that hold: those given, else those of the host's scalar class.
+
+    `picked` are the rules of a class that is named after a host's. They hold when none are given, with the capital,
+    fees and smallest orders of the imported class that has them.
 
     Raises:
         ValueError: no rules given, and none or several to inherit; a key that the host's class reads and this
             simulator does not know; a config key that no imported class can tell to be harmless.
     """
-    params, strange = dict(env_params), sorted(config.keys() - CONFIG_KEYS)
-    rules = params.pop("rules", None)
-    hosts = imported_host_classes() if strange or rules is None else {}
-    read = frozenset().union(*(words_of(host_class)[1] for host_class in hosts.values()))
-    for key in strange:
-        if not hosts or key in read:
-            raise ValueError(f"config[{key!r}] is not simulated here; known keys are {', '.join(sorted(CONFIG_KEYS))}. "
-                             "Leave it out if it changes nothing")  # fmt: skip
+    hosts, rules = imported_host_classes(), env_params.get("rules")
+    _refuse_unknown_keys(config, env_params, rules or picked, hosts)
     if rules is not None:
         _say_once(logging.INFO, f"rules {rules!r}, as given")
-        return config, {"rules": rules, **params}
-    if len(hosts) != 1:
-        seen = ", ".join(f"{name_of(each)} ({rules})" for rules, each in hosts.items()) or "none"
+        return config, dict(env_params)
+    hosts = [each for each in hosts if picked in (None, rules_of(each))]
+    brought = {repr(settings_of_host(each, config)): each for each in hosts}
+    if not hosts and picked is not None:
+        _say_once(logging.INFO, f"rules {picked!r}, of the class that was picked")
+        return config, {**env_params, "rules": picked}
+    if len(brought) != 1:
+        seen = ", ".join(f"{name_of(each)} ({rules_of(each)})" for each in hosts) or "none"
         raise ValueError(
             f'env_params["rules"] must be one of {", ".join(RULES)}. Without it the rules are those of the scalar '
             f"class that the host has imported, if there is exactly one; imported here: {seen}")  # fmt: skip
-    (rules, host_class), = hosts.items()
-    known = {field.name for field in fields(EnvParams)} | {"fee_rate", *OPTIONS}
-    unknown = sorted((params.keys() - known) & words_of(host_class)[1])
-    if unknown:
-        raise ValueError(f"{name_of(host_class)} reads env_params {', '.join(unknown)}, which is not simulated here")
-    inherited, limits = settings_of_host(host_class, np.shape(config["price_array"])[-1])
-    if "fee_rate" in params:
+    inherited, limits = settings_of_host(hosts[0], config)
+    if "fee_rate" in env_params:
         inherited = {name: value for name, value in inherited.items() if not name.endswith("fee_rate")}
-    _say_once(logging.WARNING, f"rules {rules!r}, inherited from {name_of(host_class)}")
-    return {**limits, **config}, {"rules": rules, **inherited, **params}
+    _say_once(logging.WARNING, f"rules {inherited['rules']!r}, inherited from {name_of(hosts[0])}")
+    return {**config, **limits}, inherited | {k: v for k, v in env_params.items() if k != "rules"}
+
+
+def _refuse_unknown_keys(
+    config: Mapping[str, Any], env_params: Mapping[str, Any], rules: str | None, hosts: Sequence[type]
+) -> None:  # fmt: skip
+    texts = {each: words_of(each)[1] for each in hosts}
+    for key in sorted(config.keys() - CONFIG_KEYS):
+        if not hosts or any(key in read for read in texts.values()):
+            raise ValueError(f"config[{key!r}] is not simulated here; known keys are {', '.join(sorted(CONFIG_KEYS))}. "
+                             "Leave it out if it changes nothing")  # fmt: skip
+    known = {field.name for field in fields(EnvParams)} | {"fee_rate", *OPTIONS}
+    for each, read in texts.items():
+        unknown = sorted((env_params.keys() - known) & read) if rules in (None, rules_of(each)) else []
+        if unknown:
+            raise ValueError(f"{name_of(each)} reads env_params {', '.join(unknown)}, which is not simulated here")
 
 
 def _lacks_fee_tiers() -> bool:
-    modules = (vars(sys.modules[host_class.__module__]) for host_class in imported_host_classes().values())
-    return any(module.get("FEE_TIER_AVAILABLE") is False for module in modules)
+    return any(module_of(each).get("FEE_TIER_AVAILABLE") is False for each in imported_host_classes())
 
 
 @functools.cache
@@ -837,7 +883,17 @@ class NoNativeStep(RuntimeError):  # noqa: N818 - a reason, not a failure
 
 
 def _shows(field: str, meaning: str) -> property:
-    return property(lambda env: env._out(env._shown(field)), doc=meaning)
+    return property(lambda env: env._out(env._shown(field).clone()), doc=meaning)
+
+
+def _prices(env: VectorizedCryptoEnvAlpaca) -> Any:
+    """The market's prices under a storage of their own, which may move to another process without the market's."""
+    price = env.market.price
+    if env.as_numpy:
+        price = price.cpu().numpy()
+        price.flags.writeable = False
+        return price
+    return torch.from_numpy(price.numpy()) if env.device.type == "cpu" else price
 
 
 def _sizes(meaning: str) -> property:
@@ -922,11 +978,10 @@ class VectorizedCryptoEnvAlpaca:
         named = {"rules": rules, "lookback": lookback, "n_envs": n_envs if num_envs is None else num_envs,
                  "seed": seed, "episode_bars": episode_bars, "gpu_id": gpu_id}  # fmt: skip
         settled = env_params if isinstance(env_params, EnvParams) else None
-        given: dict[str, Any] = {"rules": self.default_rules}
-        given |= vars(env_params) if isinstance(env_params, EnvParams) else env_params or {}
+        given: dict[str, Any] = {**(vars(settled) if settled is not None else env_params or {})}  # type: ignore[dict-item]
         given |= {name: value for name, value in named.items() if value is not None}
         if settled is None:
-            config, given = resolve_rules(config, given)
+            config, given = resolve_rules(config, given, self.default_rules)
         n_envs, seed, episode_bars, gpu_id = (given.get(name) for name in OPTIONS)
         self.params = settled or EnvParams.from_mapping(given, initial_capital, buy_cost_pct, sell_cost_pct, gamma)
         self.start, self._seed, self.episode_bars = start or self.params.start, int(seed or 0), episode_bars
@@ -973,14 +1028,21 @@ class VectorizedCryptoEnvAlpaca:
         self.book = self._fresh_book(self._episode + 1)
 
     def _resize(self, n_envs: int) -> None:
-        if n_envs != self._n_envs:
+        if n_envs == self._n_envs:
+            return
+        before = {name: vars(self)[name] for name in ("_n_envs", "as_numpy", "autoreset")}
+        try:
             self._set_size(n_envs)
-            self._open_accounts()
+        except ValueError:  # as it was: the accounts are still those
+            vars(self).update(before)
+            raise
+        self._open_accounts()
 
     def _allocate(self) -> None:
         self._episode = torch.full((self._n_envs,), -1, dtype=torch.int64, device=self.device)
         self._rejected = torch.zeros_like(self._episode)
         self._last_return = torch.full_like(self._rejected, torch.nan, dtype=torch.float64)
+        self._over = torch.zeros_like(self._rejected, dtype=torch.bool)  # ended and not reset, without autoreset
         self._ended: Portfolio | None = None  # the accounts before what has ended restarted, after a step with an end
 
     def _check_options(self) -> None:
@@ -1007,8 +1069,7 @@ class VectorizedCryptoEnvAlpaca:
     stocks = _shows("qty", "(N, A) coins in the accounts.")
     time = day = _shows("bar", "(N,) row of price_array the accounts stand at.")
     total_asset = _shows("equity", "(N,) account values, quote.")
-    price_array = price_ary = property(
-        lambda env: env.market.price.cpu().numpy() if env.as_numpy else env.market.price)  # (T, A)  # fmt: skip
+    price_array = price_ary = property(_prices, doc="(T, A) closes of the market, not to be written to.")
 
     @property
     def episode_return(self) -> Any:
@@ -1066,13 +1127,15 @@ class VectorizedCryptoEnvAlpaca:
         if where is None:
             self._episode += 1
             self._rejected.zero_()
+            self._over = torch.zeros_like(self._over)
             self.book = book = self._fresh_book(self._episode)
         else:
-            if self._needs_reset:
-                raise RuntimeError("no episode is running: open all environments with reset() first")
             is_opened = torch.as_tensor(where, dtype=torch.bool).to(self.device).reshape(self._n_envs)
+            if self._needs_reset and not is_opened.all():
+                raise RuntimeError("no episode is running: open all environments with reset() first")
             self._episode += is_opened
             self._rejected *= ~is_opened
+            self._over = self._over & ~is_opened
             self.book = book = restart(is_opened, self._fresh_book(self._episode), self.book)
         self._needs_reset, self._ended = False, None
         return self._observe(book)
@@ -1098,7 +1161,8 @@ class VectorizedCryptoEnvAlpaca:
         """
         action = self._fillable(self._accept(action))
         self.book, self._ended, state, reward, done, info = self._transition(self.book, action, self._rejected)
-        self._last_return = torch.where(done, info["episode_return"], self._last_return)
+        self._last_return = torch.where(done & ~self._over, info["episode_return"], self._last_return)
+        self._over = done & (not self.autoreset)
         self._needs_reset = self.as_numpy and bool(done)
         return self._step_return(state, reward, done, info)
 
@@ -1118,8 +1182,8 @@ class VectorizedCryptoEnvAlpaca:
         rejected += ~is_valid
         book, outcome = step(book, torch.where(is_valid[:, None], action, 0.0), self.market, self.params)
         state = final_state = self._observe(book)
-        info = {name: getattr(book, name) for name in ("equity", "trades", *COSTS)} | {
-            "episode_return": book.equity / self.params.initial_capital, "benchmark_equity": book.benchmark,
+        info = {name: getattr(book, name).clone() for name in ("equity", "trades", *COSTS)} | {
+            "episode_return": book.equity / self.params.initial_capital, "benchmark_equity": book.benchmark.clone(),
             "truncated": outcome.truncated, "final_state": final_state, "reward_terms": outcome.terms,
             "rejected_actions": rejected.clone(),
         }  # fmt: skip
@@ -1227,6 +1291,10 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
 
     def _native_kernel(self, n_terms: int) -> Any:
         """The native step of this device, or None with `why_not_native` set."""
+        with _loading:  # threads of a study build environments side by side
+            return self._load_native_kernel(n_terms)
+
+    def _load_native_kernel(self, n_terms: int) -> Any:
         try:
             if not self._asked["native_step"]:
                 raise NoNativeStep("native_step is False")
@@ -1273,17 +1341,21 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the native step: a copy or an unpickled object allocates its own."""
-        return {name: value for name, value in super().__getstate__().items() if name not in ("_fast", "_book")}
+        state = {name: value for name, value in super().__getstate__().items() if name not in ("_fast", "_book")}
+        return state | {"ended": None if self._fast is None else pickle.dumps(self._fast.kernel.ended())}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Allocate, then take over the values."""
-        values = state | pickle.loads(state.pop("packed"))
+        ended, values = state.pop("ended"), state | pickle.loads(state.pop("packed"))
         book, episode, rejected, _ = (values.pop(name, None) for name in ("book", "_episode", "_rejected", "_book"))
         vars(self).update(values)
         self._allocate()
+        vars(self).update({name: values[name] for name in ("_ended", "_over", "_last_return")})
         self.book = book
         self._episode.copy_(episode)
         self._rejected.copy_(rejected)
+        if self._fast is not None and ended is not None:
+            self._fast.kernel.restore_ended(pickle.loads(ended))
 
     @torch.no_grad()
     def reset(
@@ -1321,6 +1393,9 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
                 raise ValueError(f"out slots are state, reward and done; {name}: {wish}, contiguous; received {found}")
 
 
+_loading = threading.RLock()
+
+
 def kernels(where: str) -> Any:
     """Module "cpu" or "gpu" of the folder environment_Alpaca_kernels next to this file, wherever the two lie.
 
@@ -1331,8 +1406,10 @@ def kernels(where: str) -> Any:
     folder = Path(__file__).resolve().with_name("environment_Alpaca_kernels")
     name = f"{__package__}.{folder.name}" if __package__ else folder.name
     package = sys.modules.get(name)
-    if package is not None and Path(package.__file__ or "").resolve().parent != folder:
-        name, package = f"{name}_{hash(str(folder)) & 0xFFFFFFFF:x}", None  # another copy has the usual name
+    own = sys.modules[__name__]
+    is_ours = package is not None and Path(package.__file__ or "").resolve().parent == folder
+    if package is not None and not (is_ours and package.drop_in is own):
+        name = f"{name}_{zlib.crc32(f'{folder} {__name__}'.encode()):x}"  # another copy has the usual name
         package = sys.modules.get(name)
     if package is None:
         if not (folder / "__init__.py").is_file():
@@ -1342,7 +1419,7 @@ def kernels(where: str) -> Any:
         assert spec is not None
         assert spec.loader is not None
         package = sys.modules[name] = importlib.util.module_from_spec(spec)
-        vars(package)["drop_in"] = sys.modules[__name__]
+        vars(package)["drop_in"] = own
         spec.loader.exec_module(package)
     if getattr(package, "VERSION", None) != VERSION:
         raise NoNativeStep(f"{folder.name} is version {getattr(package, 'VERSION', 'unknown')} and "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,26 +13,50 @@ from torch import Tensor
 from . import drop_in
 
 SLOTS = ("state", "reward", "done")  # what a caller may give room for
+ALIGNMENT = 64                       # bytes: a cache line
 
 
 class Buffers:
-    """One set of what a step returns."""
+    """One set of what a step returns, in one block of memory.
+
+    A tensor that is sent to another process moves its memory, in place, to where that process sees it. All tensors of a
+    set share one block, so that one look at the block's address before a step tells whether the kernel must follow.
+    """
 
     def __init__(self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized, kernel: Any) -> None:
         """Allocate on the device of `env` and bind the kernel."""
-        n, terms = env.n_envs, drop_in.TERM_NAMES[env.params.reward]
-        rows = torch.zeros((2, n, env.state_dim), device=env.device)
-        flags = torch.zeros((2, n), dtype=torch.bool, device=env.device)
-        self.slots = {"state": rows[0], "reward": torch.zeros(n, device=env.device), "done": flags[0]}
-        self.slots |= {"final_state": rows[1], "truncated": flags[1], **kernel.reports()}
-        money = self.slots["money"]
-        named = zip((*drop_in.COUNTED, *drop_in.REPORTED), (*self.slots["counts"], *money), strict=False)
-        self.info: dict[str, Any] = {**dict(named), "truncated": flags[1]}
+        n, rows, terms = env.n_envs, (env.n_envs, env.state_dim), drop_in.TERM_NAMES[env.params.reward]
+        kinds: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+            "money": ((len(drop_in.REPORTED) + len(terms), kernel.width), torch.float64),
+            "counts": ((len(drop_in.COUNTED), kernel.width), torch.int64),
+            "state": (rows, torch.float32), "final_state": (rows, torch.float32), "reward": ((n,), torch.float32),
+            "done": ((n,), torch.bool), "truncated": ((n,), torch.bool),
+        }  # fmt: skip
+        sizes = [math.prod(shape) * kind.itemsize for shape, kind in kinds.values()]
+        starts = [0, *itertools.accumulate(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)]
+        self.block = torch.zeros(starts[-1], dtype=torch.uint8, device=env.device)
+        self.slots = {
+            name: self.block[start : start + size].view(kind).view(shape)
+            for (name, (shape, kind)), start, size in zip(kinds.items(), starts, sizes, strict=False)
+        }
+        for name in ("money", "counts"):
+            self.slots[name] = self.slots[name][:, :n]
+        named = zip((*drop_in.COUNTED, *drop_in.REPORTED), (*self.slots["counts"], *self.slots["money"]), strict=False)
+        self.info: dict[str, Any] = {**dict(named), "truncated": self.slots["truncated"]}
         # Without restarts the last state of an episode is the state returned.
         self.info["final_state"] = self.slots["final_state" if env.autoreset else "state"]
-        self.info["reward_terms"] = dict(zip(terms, money[len(drop_in.REPORTED) :], strict=True))
-        self.returned = (*(self.slots[name] for name in SLOTS), self.info)
+        self.terms = dict(zip(terms, self.slots["money"][len(drop_in.REPORTED) :], strict=True))
+        self.tensors = tuple(self.slots[name] for name in SLOTS)
+        self.bind(kernel)
+
+    def bind(self, kernel: Any) -> None:
+        """Bind the kernel to where the memory is now."""
+        self.address = self.block.data_ptr()
         self.advance: Callable[[Tensor], None] = kernel.bind(self.slots, is_own=True)
+
+    def new_info(self) -> dict[str, Any]:
+        """The tensors by name, in a dict that a caller may change."""
+        return {**self.info, "reward_terms": self.terms.copy()}
 
 
 class FastStep:
@@ -52,13 +78,17 @@ class FastStep:
             action = env._accept(action)
         action = env._fillable(action)
         buffers = self.sets[0]
-        returned: tuple[Any, ...] = buffers.returned
+        if buffers.block.data_ptr() != buffers.address:
+            buffers.bind(self.kernel)
+        info = buffers.new_info()
+        returned: tuple[Any, ...] = (*buffers.tensors, info)
         if out is None:
             buffers.advance(action)
         else:
             slots = {**buffers.slots, **out}
             self.kernel.bind(slots)(action)
-            info = buffers.info if env.autoreset else {**buffers.info, "final_state": slots["state"]}
+            if not env.autoreset:
+                info["final_state"] = slots["state"]
             returned = (*(slots[name] for name in SLOTS), info)
         self.sets.reverse()
         if self.returns_buffers:
@@ -73,7 +103,7 @@ class FastStep:
     ) -> tuple[Any, ...]:
         """NumPy and Python numbers, each read once: hosts evaluate with one account, where this is half of a step."""
         (row,), (reward,), (done,) = returned[0].cpu().numpy(), returned[1].tolist(), returned[2].tolist()
-        state, slots, terms = row.copy(), buffers.slots, buffers.info["reward_terms"]
+        state, slots, terms = row.copy(), buffers.slots, buffers.terms
         env._needs_reset = done
         money = slots["money"][:, 0].tolist()
         values = slots["counts"][:, 0].tolist() + money

@@ -162,7 +162,7 @@ class NativeStep:
         segments["usable"][: len(market.usable_segment)] = market.usable_segment
         n_features = market.windows.shape[1] // env.params.lookback
         self.n_envs, self.n_blocks = env.n_envs, -(-env.n_envs // LANES)
-        self.n_terms, self.device = n_terms, env.device
+        self.width, self.device = self.n_blocks * LANES, env.device  # room of a row of reports
         self.accounts = np.zeros(self.n_blocks, ACCOUNTS)
         self.accounts["final_equity"] = np.nan
         self.positions = np.zeros((self.n_blocks, env.action_dim), POSITIONS)
@@ -192,13 +192,6 @@ class NativeStep:
         key = {"numba": numba.__version__, "features": processor_features()}
         first_use.admit(self.name, processor_name(), key, trials, is_asked_for=is_asked_for, errors=COMPILE_ERRORS)
 
-    def reports(self) -> dict[str, torch.Tensor]:
-        """Room for what a step reports: "counts" (COUNTED, N) int64, "money" (REPORTED + terms, N) float64."""
-        width, n_money = self.n_blocks * LANES, len(drop_in.REPORTED) + self.n_terms
-        counts = torch.zeros((len(drop_in.COUNTED), width), dtype=torch.int64)
-        money = torch.zeros((n_money, width), dtype=torch.float64)
-        return {"counts": counts[:, : self.n_envs], "money": money[:, : self.n_envs]}
-
     def read(self, name: str) -> torch.Tensor:
         """A copy of one field of `Portfolio`, (N,) or (N, A), or "last_return": of the last ended episode, else NaN."""
         if name == "last_return":
@@ -227,18 +220,30 @@ class NativeStep:
             raise ValueError(f"book must hold {self.n_envs} accounts at bars {lookback - 1} to {n_bars - 1}")
         self.accounts["is_over"] = 0
         for field in fields(book):
-            value = getattr(book, field.name).numpy()
-            rows = np.zeros((self.n_blocks * LANES, *value.shape[1:]), value.dtype)
-            rows[: self.n_envs] = value
-            blocks = rows.reshape(self.n_blocks, LANES, *value.shape[1:])
-            records = self.accounts if value.ndim == 1 else self.positions
-            records[field.name] = blocks if value.ndim == 1 else blocks.transpose(0, 2, 1)
+            self.write(field.name, getattr(book, field.name))
+
+    def write(self, name: str, values: torch.Tensor) -> None:
+        """Set one field, (N,) or (N, A)."""
+        value = values.numpy()
+        rows = np.zeros((self.n_blocks * LANES, *value.shape[1:]), value.dtype)
+        rows[: self.n_envs] = value
+        blocks = rows.reshape(self.n_blocks, LANES, *value.shape[1:])
+        records = self.accounts if value.ndim == 1 else self.positions
+        records[name] = blocks if value.ndim == 1 else blocks.transpose(0, 2, 1)
+
+    def ended(self) -> dict[str, torch.Tensor]:
+        """What is kept of episodes that have ended, for a copy of this object."""
+        return {name: self.read(name) for name in ("is_over", "final_cash", "final_equity", "final_bar", "final_qty")}
+
+    def restore_ended(self, values: dict[str, torch.Tensor]) -> None:
+        """Take over what `ended` returned."""
+        for name, value in values.items():
+            self.write(name, value)
 
     def bind(self, slots: dict[str, torch.Tensor], is_own: bool = False) -> Callable[[torch.Tensor], None]:
         """A function of the action (N, A) that advances one bar and writes into `slots`."""
         names = ("state", "reward", "done", "final_state", "truncated", "counts")
-        money = slots["money"]
-        width = self.n_blocks * LANES
+        money, width = slots["money"], self.width
         padded = money.as_strided((len(money), width), (width, 1)).numpy()  # with the lanes beyond the last account
         slots_at = (slots[name].data_ptr() for name in names)
         rest = (*slots_at, padded, *self.market, self.counts, self.rules.ctypes.data)

@@ -180,6 +180,7 @@ def finish(
     for w in range(LANES):
         is_ruined = truncates & (b.equity[w] <= ruin)
         at_end = b.bar[w] >= b.last_bar[w]
+        b.was_over[w] = b.is_over[w]
         b.is_over[w] = 1 if at_end | is_ruined else 0
         b.is_truncated[w] = 1 if truncates & at_end & (not is_ruined) else 0
     if discounts:
@@ -196,7 +197,7 @@ def finish(
     show_accounts(b, coins, p)
     if n_over > 0:
         for w in range(n):
-            if b.is_over[w]:
+            if b.is_over[w] and (p.restarts or not b.was_over[w]):
                 keep_ended(w, b, coins, p)
     if n_over > 0 and p.restarts:
         for w in range(n):

@@ -28,6 +28,7 @@ from .outcomes import DIFFERS, EQUAL, FAILED, SLOWER, Outcome
 
 BUDGET_S = 3.0         # of comparing and timing, after whatever compiles
 TIMING_S = 0.8         # of it, kept for timing
+MIN_STEPS = 40         # of each trial, or an equal outcome is not remembered: a slow machine compares few in time
 CHUNK_STEPS = 20       # between two looks at the values, which wait for the device
 ROUNDS = (1, 5, 5, 5)  # steps timed in a row
 # As the parity tests: float32 and float64. The absolute part counts for values below 1.
@@ -147,6 +148,7 @@ def try_out(
         errors: what the native step may raise when it is first launched.
         budget_s: for comparing and timing; a native step compiles before that.
     """
+    is_short = False
     n_steps, spent_s, share_s = 0, 0.0, (budget_s - TIMING_S) / len(trials)
     trial = None
     for build in trials:
@@ -162,6 +164,7 @@ def try_out(
         except errors as error:
             return replace(about, verdict=FAILED, reason=reason_of(error, said), when_s=time.time())
         n_steps, spent_s = n_steps + compared.n_steps, spent_s + time.perf_counter() - started
+        is_short |= compared.n_steps < min(MIN_STEPS, len(trial.actions) - 1)
         if compared.step is not None:
             where = f"step {compared.step + 1}, field {compared.field}{trial.label}"
             return replace(about, verdict=DIFFERS, reason=where, n_steps=n_steps, took_s=spent_s, when_s=time.time())
@@ -170,6 +173,7 @@ def try_out(
     ratio = speed_ratio(trial.plain, trial.native, trial.actions, wait, is_late=_alarm(budget_s - spent_s))
     spent_s += time.perf_counter() - started
     verdict = EQUAL if ratio >= 1.0 else SLOWER
+    about = replace(about, is_short=is_short)
     return replace(about, verdict=verdict, ratio=ratio, n_steps=n_steps, took_s=spent_s, when_s=time.time())
 
 
@@ -204,7 +208,8 @@ def admit(
         known = outcomes.read(key)
         if known is None:
             known = try_out(trials, Outcome(step, device, FAILED, key=key), wait, errors)
-            outcomes.write(known)
+            if not known.is_short:  # else this process alone trusts it
+                outcomes.write(known)
         _known[name] = known
     outcome = _known[name]
     if outcome.verdict != EQUAL and not (outcome.verdict == SLOWER and is_asked_for):

@@ -75,7 +75,8 @@ class NativeStep:
         Raises:
             NoNativeStep: the kernel cannot be used on this device.
         """
-        n, n_assets, self.device, self.n_terms = env.n_envs, env.action_dim, env.device, n_terms
+        n, n_assets, self.device = env.n_envs, env.action_dim, env.device
+        self.width = n  # room of a row of reports
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
             return torch.zeros(shape, dtype=dtype, device=env.device)
@@ -132,12 +133,6 @@ class NativeStep:
         """Make the environment's device the current one."""
         return torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
 
-    def reports(self) -> dict[str, torch.Tensor]:
-        """Room for what a step reports: "counts" (COUNTED, N) int64, "money" (REPORTED + terms, N) float64."""
-        counts = torch.zeros((len(drop_in.COUNTED), self.n_envs), dtype=torch.int64, device=self.device)
-        shape = len(drop_in.REPORTED) + self.n_terms, self.n_envs
-        return {"counts": counts, "money": torch.zeros(shape, dtype=torch.float64, device=self.device)}
-
     def read(self, name: str) -> torch.Tensor:
         """A copy of one field of `Portfolio`, (N,) or (N, A), or "last_return": of the last ended episode, else NaN."""
         if name == "last_return":
@@ -151,6 +146,15 @@ class NativeStep:
             return running.clone()
         is_over = self.field("is_over") != 0
         return torch.where(is_over if running.ndim == 1 else is_over[:, None], self.field(f"final_{name}"), running)
+
+    def ended(self) -> dict[str, torch.Tensor]:
+        """What is kept of episodes that have ended, for a copy of this object."""
+        return {name: self.read(name) for name in ("is_over", "final_cash", "final_equity", "final_bar", "final_qty")}
+
+    def restore_ended(self, values: dict[str, torch.Tensor]) -> None:
+        """Take over what `ended` returned."""
+        for name, value in values.items():
+            self.field(name).copy_(value)
 
     def reseed(self, seed: int) -> None:
         """Draw the starts of coming episodes from another seed."""

@@ -267,12 +267,22 @@ def execute_purchases(
 
 @jit
 def coins_for(budget: Tile, unit_cost: Tile, c: tl.constexpr) -> Tile:
-    """Coins that a budget pays for; whole ones as Python's // counts them, which never exceed it."""
+    """Coins that a budget pays for; whole ones as Python's // counts them."""
     coins = budget / unit_cost
     if c.whole_coins:
-        whole = tl.floor(coins)
-        coins = tl.where(whole * unit_cost > budget, whole - 1.0, whole)
+        whole = tl.floor(coins)  # one too many where the quotient was rounded up
+        exceeds = (budget - whole * unit_cost) - product_error(whole, unit_cost) < 0
+        coins = tl.where(exceeds, whole - 1.0, whole)
     return coins
+
+
+@jit
+def product_error(x: Tile, y: Tile) -> Tile:
+    """x * y less its rounded value, exactly (T. J. Dekker, 1971): a remainder's sign without a division."""
+    scaled_x, scaled_y = x * 134217729.0, y * 134217729.0  # 2**27 + 1
+    high_x, high_y = scaled_x - (scaled_x - x), scaled_y - (scaled_y - y)
+    low_x, low_y = x - high_x, y - high_y
+    return ((high_x * high_y - x * y) + high_x * low_y + low_x * high_y) + low_x * low_y
 
 
 @jit

@@ -199,10 +199,10 @@ def store_reports(
 
 @jit
 def keep_ended(
-    account: Account, marks: Marks, bar: Lane, done: Lane, b: Books, lanes: Lanes
+    account: Account, marks: Marks, bar: Lane, is_over: Lane, done: Lane, b: Books, lanes: Lanes
 ) -> None:  # fmt: skip
-    """Keep what hosts read of an account after its last step."""
-    tl.store(b.is_over + lanes.lane, done.to(tl.int64), mask=lanes.is_real)
+    """Keep what hosts read of an account after its last step, in which it is `done`."""
+    tl.store(b.is_over + lanes.lane, is_over.to(tl.int64), mask=lanes.is_real)
     tl.store(b.final_cash + lanes.lane, account.cash, mask=done)
     tl.store(b.final_equity + lanes.lane, marks.equity, mask=done)
     tl.store(b.final_bar + lanes.lane, bar, mask=done)
@@ -254,6 +254,9 @@ def step(
         discounted = p.gamma * tl.load(b.discounted_return + lanes.lane, mask=lanes.is_real, other=0.0) + reward
         reward = tl.where(done, discounted, reward)
     episode = tl.load(b.episode + lanes.lane, mask=done, other=0)
+    newly_over = done
+    if not c.restarts:
+        newly_over = done & (tl.load(b.is_over + lanes.lane, mask=lanes.is_real, other=0) == 0)
     # Several threads may have loaded the same value, and one of them stores it: none may store before all have loaded.
     tl.debug_barrier()
     tl.store(out.reward + lanes.lane, reward.to(tl.float32), mask=lanes.is_real)
@@ -261,7 +264,7 @@ def step(
     tl.store(out.truncated + lanes.lane, truncated, mask=lanes.is_real)
     tl.store(b.rejected + lanes.lane, rejected, mask=lanes.is_real)
     store_reports(account, marks, rejected, out, p, lanes)
-    keep_ended(account, marks, bar, done, b, lanes)
+    keep_ended(account, marks, bar, done, newly_over, b, lanes)
 
     clock = Clock(bar, first_bar, last_bar)
     if c.restarts:

@@ -64,7 +64,7 @@ ACCOUNTS = np.dtype(
     + lanes("f8", "equity_at_fill equity_before benchmark_before drawdown_before budget cost decay largest_weight")
     + lanes("f8", "reward")
     + lanes("f4", "shown_cash")
-    + lanes("u1", "is_over is_truncated"),
+    + lanes("u1", "is_over is_truncated was_over"),
     align=True,
 )
 POSITIONS = np.dtype(

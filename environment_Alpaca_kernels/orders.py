@@ -22,7 +22,7 @@ def order_quantities(i: int, n: int, action_at: int, b: Record, coins: int, coun
         counts[1, i + w] += not is_valid
         for a in range(n_assets):
             position_at(coins, a).order_qty[w] = load_f4(action_at, row + a) if is_valid else np.float32(0.0)
-    sizing, norm_action, limit = p.order_sizing, p.norm_action, p.action_limit
+    sizing, norm_action, limit = p.order_sizing, p.norm_action, float(np.float32(p.action_limit))
     if limit < np.inf:
         for a in range(n_assets):
             coin = position_at(coins, a)
@@ -178,11 +178,10 @@ def buy_in_turn(b: Record, coins: int, unit_rate: float, p: Record) -> None:
 
 @native
 def coins_for(budget: float, unit_cost: float, whole_coins: bool) -> float:
-    """Coins that a budget pays for; whole ones as Python's // counts them, which never exceed it."""
-    affordable = budget / unit_cost
-    whole = np.floor(affordable)
-    whole = where(whole * unit_cost > budget, whole - 1.0, whole)
-    return where(whole_coins, whole, affordable)
+    """Coins that a budget pays for; whole ones as Python's // counts them."""
+    if whole_coins:  # the same for all lanes: a branch, not a mask
+        return budget // unit_cost
+    return budget / unit_cost
 
 
 @native

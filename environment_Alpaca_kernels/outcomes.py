@@ -37,6 +37,7 @@ class Outcome:
         n_steps: steps compared.
         took_s: time of comparing and timing, without compiling.
         when_s: seconds since 1970.
+        is_short: whether time ran out before enough steps were compared; such an outcome is not remembered.
         key: what the outcome holds for, by name: versions, code, choices.
     """
 
@@ -48,6 +49,7 @@ class Outcome:
     n_steps: int = 0
     took_s: float = 0.0
     when_s: float = field(default_factory=time.time)
+    is_short: bool = False
     key: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -132,6 +134,8 @@ def _checked(name: str, value: Any) -> Any:
         is_right = isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
     elif name in ("ratio", "n_steps", "took_s", "when_s"):
         is_right = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
+    elif name == "is_short":
+        is_right = value is False
     else:
         is_right = isinstance(value, str)
     if not is_right:

@@ -503,3 +503,10 @@ def test_a_process_without_standard_error_compares_too():
     done = subprocess.run([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True, check=False)
     assert done.stdout.startswith("numba")
     assert np.isfinite(float(done.stdout.split()[1]))
+
+
+
+def test_an_equal_outcome_after_few_steps_is_not_remembered(cache, monkeypatch):
+    monkeypatch.setattr(first_use, "_alarm", lambda _seconds: lambda: True)  # a machine too slow for more
+    assert fast_env().stepped_by == "numba"
+    assert files(cache) == []

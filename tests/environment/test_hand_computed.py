@@ -47,6 +47,14 @@ def test_a_buy_pays_slippage_and_fee_at_the_next_close(env_class):
 
 
 @each_class
+def test_whole_coins_are_counted_as_python_divides(env_class):
+    # 1e6 // 0.1 is 9 999 999: 0.1 is a little more than a tenth. The order asks for 2e7 coins.
+    env = make(env_class, market([0.1, 0.1, 0.1, 0.1]), rules="finrl", norm_action=1.0, fee_rate=0.0)
+    env.step(np.array([2000.0]))
+    assert env.stocks[0] == 1e6 // 0.1 == 9_999_999
+
+
+@each_class
 def test_a_sale_receives_less_slippage_and_fee(env_class):
     # After the buy above without costs: 5 coins, 750 cash. At 60 the account is 1050; action -0.8 sells
     # 0.8 * 1050 / (60 * 4) = 3.5 coins at 60 * 0.99 = 59.4, less 3 %: 3.5 * 59.4 * 0.97 = 201.663.

@@ -1,10 +1,14 @@
 """What hosts do with the object: rules inherited, keywords, loops of every shape, evaluators, factories, processes."""
 
+import copy
+import io
 import logging
 import multiprocessing
 import pickle
 import sys
+import threading
 import types
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
@@ -31,7 +35,12 @@ NORMS = {"lookback": 3, **HOST_NORMS}
 
 
 @pytest.fixture(autouse=True)
-def nothing_was_said():
+def no_host_is_imported_and_nothing_was_said(monkeypatch):
+    """Other tests of this process may have imported stand-ins of scalar classes."""
+    found = drop_in.imported_host_classes()
+    for name, module in list(sys.modules.items()):
+        if any(vars(module).get(each.__name__) is each for each in found if hasattr(module, "__dict__")):
+            monkeypatch.delitem(sys.modules, name)
     drop_in._say_once.cache_clear()
 
 
@@ -106,7 +115,37 @@ def test_two_imported_rule_sets_are_a_question(monkeypatch):
         VectorizedCryptoEnvAlpaca(random_config(60), NORMS, gpu_id=-1)
     env = VectorizedCryptoEnvAlpaca(random_config(60), {**NORMS, "rules": "ccxt"}, gpu_id=-1)
     assert env.params.stale_bars == 24
-    assert drop_in.VectorizedCryptoEnvCCXT(random_config(60), NORMS, gpu_id=-1).params == env.params
+    picked = drop_in.VectorizedCryptoEnvCCXT(random_config(60), NORMS, gpu_id=-1)
+    assert (picked.params.rules, picked.params.buy_fee_rate) == ("ccxt", 0.003), "with the fees of the imported class"
+
+
+def test_two_copies_of_a_class_with_other_settings_are_a_question(monkeypatch):
+    imported_host(monkeypatch, "host_a", capital=777.0)
+    imported_host(monkeypatch, "host_b", capital=777.0)
+    assert VectorizedCryptoEnvAlpaca(random_config(60), NORMS, gpu_id=-1).initial_total_asset == 777.0
+    imported_host(monkeypatch, "host_c", capital=333.0)
+    with pytest.raises(ValueError, match=r"host_a.*host_c"):
+        VectorizedCryptoEnvAlpaca(random_config(60), NORMS, gpu_id=-1)
+
+
+def test_a_derived_class_counts_in_place_of_its_base(monkeypatch):
+    base = imported_host(monkeypatch, "host_a", capital=777.0)
+
+    def begin(self, config, env_params, initial_capital=50.0):
+        base.__init__(self, config, env_params, initial_capital)
+
+    derived = type("CryptoEnvAlpaca", (base,), {"__init__": begin, "__module__": "host_b"})
+    monkeypatch.setitem(sys.modules, "host_b", types.SimpleNamespace(CryptoEnvAlpaca=derived))
+    assert VectorizedCryptoEnvAlpaca(random_config(60), NORMS, gpu_id=-1).initial_total_asset == 50.0
+
+
+def test_smallest_orders_that_are_given_ask_for_no_table(monkeypatch):
+    imported_host(monkeypatch, "a_host", limits=[1.0])
+    config = random_config(60)
+    env = VectorizedCryptoEnvAlpaca(config, NORMS, gpu_id=-1)
+    assert env.market.min_qty.tolist() == config["min_order_qty"].tolist()
+    with pytest.raises(ValueError, match="1 coins, price_array has 3"):
+        VectorizedCryptoEnvAlpaca({k: v for k, v in config.items() if k != "min_order_qty"}, NORMS, gpu_id=-1)
 
 
 def test_rules_that_are_given_inherit_nothing(monkeypatch, caplog):
@@ -150,6 +189,8 @@ def test_a_setting_that_the_host_reads_and_nobody_simulates_is_refused(monkeypat
     imported_host(monkeypatch, "a_host", extra="self.night_rule = env_params.get('night_rule', 0.0)")
     with pytest.raises(ValueError, match="night_rule"):
         VectorizedCryptoEnvAlpaca(random_config(60), {**NORMS, "night_rule": 0.5}, gpu_id=-1)
+    with pytest.raises(ValueError, match="night_rule"):
+        VectorizedCryptoEnvAlpaca(random_config(60), {**NORMS, "rules": "finrl_crypto", "night_rule": 0.5}, gpu_id=-1)
     VectorizedCryptoEnvAlpaca(random_config(60), {**NORMS, "sampled_but_read_by_nobody": 0.5}, gpu_id=-1)
 
 
@@ -321,6 +362,68 @@ def test_a_wrong_state_dim_is_refused_by_the_object_that_knows_better(env_class)
         env.state_dim = 27
 
 
+@each_class
+def test_a_refused_number_of_accounts_leaves_the_object_as_it_was(env_class):
+    env = env_class(random_config(50), params_of("standard"), 3, gpu_id=-1)
+    env.reset()
+    with pytest.raises(ValueError, match="fit"):
+        env.env_num = 10**9
+    assert env.n_envs == env.env_num == 3
+    assert env.step(torch.zeros(3, 3))[0].shape[0] == 3
+
+
+@each_class
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+def test_a_copy_made_right_after_an_end_shows_the_ended_account(env_class, copied):
+    env = env_class(random_config(30), params_of("finrl_crypto"), 2, gpu_id=-1)
+    act = policy(3)
+    state, done = env.reset(), torch.zeros(2, dtype=torch.bool)
+    while not done.any():
+        state, _, done, _ = env.step(act(state))
+    twin = copied(env)
+    for name in ("cash", "stocks", "time", "total_asset", "episode_return"):
+        assert torch.equal(getattr(twin, name), getattr(env, name)), name
+    assert env.time.tolist() == [26, 26]
+
+
+@each_class
+def test_what_a_caller_does_to_returned_values_changes_nothing(env_class):
+    config = random_config(60)
+    env, kept = (env_class(config, params_of("cappuccino"), 3, gpu_id=-1) for _ in range(2))
+    env.reset(), kept.reset()
+    for _ in range(6):
+        _, reward, _, info = env.step(torch.ones(3, 3) * 0.3)
+        _, want_reward, _, want = kept.step(torch.ones(3, 3) * 0.3)
+        assert torch.equal(info["equity"], want["equity"])
+        assert torch.equal(reward, want_reward)
+        assert info.keys() == want.keys()
+        info["equity"] = info["equity"].clone()
+        info["fees"].add_(5000.0)
+        info.pop("truncated")
+        info["reward_terms"].clear()
+        env.cash.mul_(2.0), env.stocks.zero_()
+    one = env_class(config, params_of("cappuccino"), gpu_id=-1)
+    with pytest.raises(ValueError, match="read-only"):
+        one.price_array[:] = 1.0
+
+
+@each_class
+@pytest.mark.parametrize("name", ["state", "info", "price_array"])
+def test_a_tensor_that_is_sent_to_another_process_moves_without_harm(env_class, name):
+    config = random_config(60)
+    env = env_class(config, params_of("standard"), 4, gpu_id=-1, start="first")
+    plain = VectorizedCryptoEnvAlpaca(config, params_of("standard"), 4, gpu_id=-1, start="first")
+    env.reset(), plain.reset()
+    for t in range(12):
+        action = torch.sin(torch.arange(12.0) + t).reshape(4, 3)
+        got, want = env.step(action), plain.step(action)
+        torch.testing.assert_close(got[0], want[0], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(got[3]["equity"], want[3]["equity"], rtol=1e-9, atol=1e-9)
+        sent = {"state": got[0], "info": got[3]["equity"], "price_array": env.price_array}[name]
+        if t in (2, 3, 7):
+            ForkingPickler(io.BytesIO()).dump(sent)  # moves the memory of a tensor, in place
+
+
 # ---------------------------------------------------------------- seeds, resets, steps without restarts
 @each_class
 def test_a_seed_assigned_later_takes_effect_with_the_next_episode(env_class):
@@ -374,8 +477,10 @@ def test_a_step_without_restart_returns_the_ended_episodes_last_state(env_class)
     assert done.tolist() == [True, False]
     assert torch.equal(state[0], info["final_state"][0])
     assert torch.equal(own["final_state"], state)
+    ended = stays.episode_return[0].item()
     for _ in range(40):
         state, _, done, _ = stays.step(action)  # never outside of the data
+        assert stays.episode_return[0].item() == ended, "of the episode, not of what came after it"
     assert done.all()
     assert torch.isfinite(state).all()
     assert torch.equal(stays.reset(where=done)[:, 0], torch.ones(2))
@@ -492,6 +597,23 @@ def test_a_plain_step_can_be_asked_for():
     assert (env.stepped_by, env.why_not_native) == ("torch", "native_step is False")
 
 
+def test_threads_that_build_the_first_environments_share_one_first_use(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    drop_in.kernels("first_use")._known.clear()
+    streams, built = (sys.stdout, sys.stderr), []
+
+    def build():
+        built.append(VectorizedCryptoEnvAlpacaOptimized(random_config(60), params_of("standard"), 2, gpu_id=-1))
+
+    threads = [threading.Thread(target=build) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [env.stepped_by for env in built] == ["numba"] * 3
+    assert (sys.stdout, sys.stderr) == streams
+
+
 # ---------------------------------------------------------------- Gymnasium's interface
 @each_class
 def test_gymnasiums_interface_for_a_batch(env_class):
@@ -537,4 +659,4 @@ def test_gymnasium_is_asked_for_only_when_it_is_used(monkeypatch):
 
 def test_a_module_that_is_no_module_does_not_disturb(monkeypatch):
     monkeypatch.setitem(sys.modules, "odd", types.SimpleNamespace(CryptoEnvAlpaca=3))
-    assert drop_in.imported_host_classes() == {}
+    assert drop_in.imported_host_classes() == []

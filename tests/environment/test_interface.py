@@ -450,6 +450,11 @@ def test_a_billion_environments_say_what_memory_they_would_need(env_class):
         ({"rules": None}, "must be one of"), ({"lookback": 0}, "lookback"),
         ({"lookback": 2.5}, "lookback"), ({"slippage_rate": 1.5}, "fraction"), ({"nonsense": 1}, "nonsense"),
         ({"min_cash_reserve": -0.1}, "min_cash_reserve"), ({"norm_action": 0.0}, "norm_action"),
+        ({"cash_haircut": 3.0}, "cash_haircut"), ({"stale_fraction": 2.0}, "stale_fraction"),
+        ({"initial_capital": float("inf")}, "finite"), ({"max_position_weight": float("nan")}, "max_position_weight"),
+        ({"reserve_base": "cash"}, "initial_capital, equity"), ({"stale_bars": 2.5}, "whole number"),
+        ({"action_limit": -1.0}, "action_limit"), ({"order_sizing": "x"}, "price_magnitude"),
+        ({"concentration_penalty": -1.0}, "concentration_penalty"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("env_class", [VectorizedCryptoEnvAlpaca, CryptoEnvAlpaca])
