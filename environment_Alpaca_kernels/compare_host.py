@@ -316,12 +316,12 @@ class HostClass:
         if self.is_ours:
             return drop_in.from_scalar_env(self.build(config, settings), n_envs, **options)
         every = {**config, **self.given_config}
-        inherited, limits = drop_in.settings_of_host(self.cls, every["price_array"].shape[1])
+        inherited, limits = drop_in.settings_of_host(self.cls, every)
         params = {name: value for name, value in settings.items() if name in SETTINGS and name not in NAMED}
         cap = [settings[name] for name in drop_in.HOST_NAMES["max_position_weight"] if name in settings]
         return drop_in.VectorizedCryptoEnvAlpaca(
             limits | {name: value for name, value in every.items() if name in KNOWN_CONFIG},
-            {"rules": self.batch_rules, **inherited, **params} | ({"max_position_weight": cap[0]} if cap else {}),
+            {**inherited, "rules": self.batch_rules, **params} | ({"max_position_weight": cap[0]} if cap else {}),
             n_envs, **{name: settings[name] for name in NAMED if name in settings}, **options)  # fmt: skip
 
     def _refusal(self, error: Exception) -> str:

@@ -173,7 +173,7 @@ def try_out(
     ratio = speed_ratio(trial.plain, trial.native, trial.actions, wait, is_late=_alarm(budget_s - spent_s))
     spent_s += time.perf_counter() - started
     verdict = EQUAL if ratio >= 1.0 else SLOWER
-    about = replace(about, is_short=is_short)
+    about = replace(about, is_short=is_short and verdict == EQUAL)
     return replace(about, verdict=verdict, ratio=ratio, n_steps=n_steps, took_s=spent_s, when_s=time.time())
 
 

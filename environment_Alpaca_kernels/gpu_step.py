@@ -220,8 +220,8 @@ def step(
     p, w = numbers_at(numbers), whole_at(whole)
     b, out = books_of(memory, lanes, c), outputs_of(out, lanes, c)
     account, before = load_account(b, lanes), load_marks(b, lanes)
-    bar = tl.load(b.bar + lanes.lane, mask=lanes.is_real, other=0) + 1
-    bar = tl.minimum(bar, w.n_bars - 1)  # an account whose episode is over waits there for its reset
+    # An account whose episode is over waits at the last bar for its reset.
+    bar = tl.minimum(tl.load(b.bar + lanes.lane, mask=lanes.is_real, other=0) + 1, w.n_bars - 1)
     first_bar = tl.load(b.first_bar + lanes.lane, mask=lanes.is_real, other=0)
     last_bar = tl.load(b.last_bar + lanes.lane, mask=lanes.is_real, other=1)
     min_qty = tl.load(m.assets + lanes.column, mask=lanes.is_column, other=0.0)
