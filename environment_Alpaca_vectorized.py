@@ -1281,6 +1281,9 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
 
     def _allocate(self) -> None:
         self._fast: Any = None
+        rows = torch.Size((self._n_envs, self.state_dim))
+        self._slot_kinds = {"state": (rows, torch.float32), "reward": (rows[:1], torch.float32)}
+        self._slot_kinds["done"] = (rows[:1], torch.bool)
         self.is_capturable = False  # whether a step may be recorded in a graph of its device
         super()._allocate()
         kernel = self._native_kernel(len(TERM_NAMES[self.params.reward]))
@@ -1382,14 +1385,11 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
     def _check_slots(self, out: Mapping[str, Tensor]) -> None:
         if out and self.api != "elegantrl":
             raise ValueError(f'out slots need api="elegantrl"; this environment has {self.api!r}')
-        n = self._n_envs
-        own = {"state": ((n, self.state_dim), torch.float32), "reward": ((n,), torch.float32)}
-        own["done"] = ((n,), torch.bool)
         for name, slot in out.items():
-            wanted = (*own.get(name, own["state"]), self.device)
-            got = (tuple(slot.shape), slot.dtype, slot.device)
-            if name not in own or got != wanted or not slot.is_contiguous():
-                wish, found = (f"shape {shape}, {dtype}, {device}" for shape, dtype, device in (wanted, got))
+            shape, kind = self._slot_kinds.get(name, ((), torch.float32))
+            if slot.shape != shape or slot.dtype != kind or slot.device != self.device or not slot.is_contiguous():
+                wish = f"shape {tuple(shape)}, {kind}, {self.device}"
+                found = f"shape {tuple(slot.shape)}, {slot.dtype}, {slot.device}"
                 raise ValueError(f"out slots are state, reward and done; {name}: {wish}, contiguous; received {found}")
 
 

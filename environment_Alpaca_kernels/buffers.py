@@ -54,10 +54,6 @@ class Buffers:
         self.address = self.block.data_ptr()
         self.advance: Callable[[Tensor], None] = kernel.bind(self.slots, is_own=True)
 
-    def new_info(self) -> dict[str, Any]:
-        """The tensors by name, in a dict that a caller may change."""
-        return {**self.info, "reward_terms": self.terms.copy()}
-
 
 class FastStep:
     """`step` of one environment through its kernel; the environment is an argument, so that no reference is kept."""
@@ -65,7 +61,8 @@ class FastStep:
     def __init__(self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized, kernel: Any) -> None:
         """Allocate both sets for the accounts of `env`."""
         self.kernel = kernel
-        self.sets = [Buffers(env, kernel), Buffers(env, kernel)]  # the next one to be written first
+        self.spare, self.latest = Buffers(env, kernel), Buffers(env, kernel)  # the next to be written, the last written
+        self.device, self.has_filled_bars = env.device, env.market.trades is not None
         self.shape = None if env.as_numpy else torch.Size((env.n_envs, env.action_dim))  # of an action ready to use
         self.returns_buffers = not env.as_numpy and env.api == "elegantrl"
 
@@ -73,30 +70,37 @@ class FastStep:
         self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized, action: Any, out: dict[str, Tensor] | None
     ) -> tuple[Any, ...]:
         """Advance every account one bar; `out` holds the caller's slots, checked already."""
-        is_ready = type(action) is Tensor and action.dtype is torch.float32 and action.device == env.device
+        is_ready = type(action) is Tensor and action.dtype is torch.float32 and action.device == self.device
         if not is_ready or action.shape != self.shape or env._needs_reset or not action.is_contiguous():
             action = env._accept(action)
-        action = env._fillable(action)
-        buffers = self.sets[0]
+        if self.has_filled_bars:
+            action = env._fillable(action)
+        buffers, self.spare = self.spare, self.latest
+        self.latest = buffers
         if buffers.block.data_ptr() != buffers.address:
             buffers.bind(self.kernel)
-        info = buffers.new_info()
-        returned: tuple[Any, ...] = (*buffers.tensors, info)
-        if out is None:
-            buffers.advance(action)
-        else:
-            slots = {**buffers.slots, **out}
-            self.kernel.bind(slots)(action)
-            if not env.autoreset:
-                info["final_state"] = slots["state"]
-            returned = (*(slots[name] for name in SLOTS), info)
-        self.sets.reverse()
+        info = {**buffers.info, "reward_terms": {**buffers.terms}}  # dicts that the caller may change
+        if out is not None:
+            return self._step_into(env, buffers, action, info, out)
+        buffers.advance(action)
+        returned = (*buffers.tensors, info)
         if self.returns_buffers:
             return returned
         if env.as_numpy:
             return self._one_account(env, buffers, returned)
         state, reward, done, info = returned
         return env._step_return(state, reward, done, info)
+
+    def _step_into(
+        self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized, buffers: Buffers, action: Tensor, info: dict[str, Any],
+        out: dict[str, Tensor],
+    ) -> tuple[Any, ...]:  # fmt: skip
+        slots = {**buffers.slots, **out}
+        self.kernel.bind(slots)(action)
+        if not env.autoreset:
+            info["final_state"] = slots["state"]
+        returned = (slots["state"], slots["reward"], slots["done"], info)
+        return self._one_account(env, buffers, returned) if env.as_numpy else returned
 
     def _one_account(
         self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized, buffers: Buffers, returned: tuple[Any, ...]

@@ -177,6 +177,7 @@ class NativeStep:
         for name, array in self.addressed.items():
             self.rules[name] = array.ctypes.data
         self.market = (market.price.numpy(), market.order_scale.numpy())
+        self.padded: dict[int, Array] = {}  # the whole rows of a set of reports, by their address
 
     def check(self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> None:
         """Raise NoNativeStep unless the compiled step's first use on this processor was right and fast.
@@ -243,8 +244,10 @@ class NativeStep:
     def bind(self, slots: dict[str, torch.Tensor], is_own: bool = False) -> Callable[[torch.Tensor], None]:
         """A function of the action (N, A) that advances one bar and writes into `slots`."""
         names = ("state", "reward", "done", "final_state", "truncated", "counts")
-        money, width = slots["money"], self.width
-        padded = money.as_strided((len(money), width), (width, 1)).numpy()  # with the lanes beyond the last account
+        padded = self.padded.get(slots["money"].data_ptr())
+        if padded is None:  # with the lanes beyond the last account
+            money, width = slots["money"], self.width
+            padded = self.padded[money.data_ptr()] = money.as_strided((len(money), width), (width, 1)).numpy()
         slots_at = (slots[name].data_ptr() for name in names)
         rest = (*slots_at, padded, *self.market, self.counts, self.rules.ctypes.data)
         if self.n_envs >= PARALLEL_FROM_N_ENVS:

@@ -172,7 +172,7 @@ def test_the_episode_of_a_running_environment_is_not_touched():
     config = random_config(60, segments=[(0, 8), (10, 60)])
     env = InterpretedTriton(config, params_of("standard"), 2, start="first", gpu_id=-1)
     env.reset()
-    for buffers in env._fast.sets:
+    for buffers in (env._fast.spare, env._fast.latest):
         buffers.slots["final_state"].fill_(7.0)
     for _ in range(5):
         _, _, done, info = env.step(torch.ones(2, 3))
@@ -224,7 +224,7 @@ def test_a_captured_step_replays_with_each_steps_action(monkeypatch, fails):
     monkeypatch.setattr(triton_step, "capture_on_gpu", graphs.capture)
     monkeypatch.setattr(triton_step, "warm_up_on_gpu", graphs.warm_up)
     kernel.is_graphed = True
-    for buffers in pair.fast._fast.sets:
+    for buffers in (pair.fast._fast.spare, pair.fast._fast.latest):
         buffers.advance = kernel.bind(buffers.slots, is_own=True)
     rollout(pair, 2 * triton_step.WARM_UPS + 4)  # each set of buffers has a graph of its own
     expected = ["warm up"] * 2 * triton_step.WARM_UPS + ["capture", "capture"]
