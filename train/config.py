@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 ON_POLICY, OFF_POLICY = ("ppo", "a2c"), ("sac", "td3", "ddpg")
+EXACT_GRADIENT = ("band",)
 LR_SCHEDULES = ("constant", "linear")
 GRADIENTS = ("auto", "autograd", "by_hand")
 OBSERVATION_STORES = ("rows", "bars")
@@ -18,7 +19,7 @@ class TrainConfig:
     """What a policy is trained with. Everything an environment is made of is in `env_params` instead.
 
     Attributes:
-        agent: "ppo", "a2c", "sac", "td3" or "ddpg".
+        agent: "ppo", "a2c", "band", "sac", "td3" or "ddpg".
         n_envs: environments stepped at once; 1 takes the scalar class.
         total_env_steps: steps of all environments together; the last rollout is finished.
         horizon_len: steps of each environment in a rollout.
@@ -53,6 +54,12 @@ class TrainConfig:
         updates_per_sample: gradient steps per new sample; off-policy.
         warmup_env_steps: uniformly random steps before learning; off-policy.
         soft_update_tau: how far a target network moves per step; off-policy.
+        fee_ramp: share of the budget over which fees and slippage rise from nothing to their full rates; 0 is off.
+            Training environments only: what is selected, tested or deployed pays in full. Not for agents with a replay
+            memory, which would mix samples of different costs.
+        weight_decay: share of every weight, times the learning rate, taken off in a gradient step (AdamW); band.
+        dropout: share of a hidden layer's units left out of a gradient step; band.
+        remove_drift: whether the training bars' mean return of each coin is taken out of the objective; band.
         eval_every_updates: updates between two evaluations on validation bars.
         episode_bars: steps of a training window; None runs to the end of its segment.
         start: where windows begin: "random", "first", "stratified", or None for the rule set's own way.
@@ -89,6 +96,10 @@ class TrainConfig:
     updates_per_sample: float = 0.25
     warmup_env_steps: int = 1_000
     soft_update_tau: float = 5e-3
+    fee_ramp: float = 0.0
+    weight_decay: float = 0.0
+    dropout: float = 0.0
+    remove_drift: bool = True
     eval_every_updates: int = 10
     episode_bars: int | None = None
     start: str | None = "random"
@@ -100,7 +111,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with, naming the setting, the value and what is expected."""
         object.__setattr__(self, "net_dims", tuple(self.net_dims))
-        _one_of("agent", self.agent, ON_POLICY + OFF_POLICY)
+        _one_of("agent", self.agent, ON_POLICY + EXACT_GRADIENT + OFF_POLICY)
         _one_of("lr_schedule", self.lr_schedule, LR_SCHEDULES)
         _one_of("start", self.start, STARTS)
         _one_of("gradients", self.gradients, GRADIENTS)
@@ -129,8 +140,12 @@ class TrainConfig:
             _number(name, getattr(self, name), above=0.0)
         for name in ("gamma", "gae_lambda", "soft_update_tau"):
             _number(name, getattr(self, name), least=0.0, most=1.0)
-        for name in ("entropy_coef", "value_coef"):
+        for name in ("entropy_coef", "value_coef", "weight_decay"):
             _number(name, getattr(self, name), least=0.0)
+        for name in ("fee_ramp", "dropout"):
+            _number(name, getattr(self, name), least=0.0, most=1.0)
+        if self.fee_ramp > 0.0 and self.is_off_policy:
+            raise ValueError(f'fee_ramp needs an agent without a replay memory; received agent "{self.agent}"')
         _number("action_std_init_log", self.action_std_init_log, least=-10.0, most=3.0)
         if self.target_kl is not None:
             _number("target_kl", self.target_kl, above=0.0)
