@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from drl_agents.agents.band_gradient import band_gradient
 from tests.support.band_reference import band_params, made_market, random_band, roll_out
 
-GENERATED = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+GENERATED = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 
 rules = st.fixed_dictionaries(
     {
