@@ -14,8 +14,12 @@ Axes: H steps of the rollout, N accounts, A coins, T bars of the market. Money i
 
 from __future__ import annotations
 
+import functools
+import importlib
+import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -23,6 +27,9 @@ TARGET_WEIGHT = 0.40    # these three are the simulator's; a test compares them
 EQUITY_FLOOR = 1e-6
 INCREMENT_SLACK = 1e-9
 DUST = 1e-9             # of the initial capital: what rounding leaves of the cash is no order
+BACKENDS = {
+    "numba": "drl_agents.agents.band_gradient_cpu", "torch": "drl_agents.agents.band_gradient_torch",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,8 +59,8 @@ class BandRecord:
 class BandGradient:
     """Gradient of the objective, to be ascended, and how many touches led to no fill."""
 
-    lo: Tensor       # (H, N, A) float64, objective per unit of weight
-    hi: Tensor       # (H, N, A) float64
+    lo: Tensor       # (H, N, A) of the record's `lo`'s dtype, objective per unit of weight
+    hi: Tensor       # (H, N, A)
     touched: Tensor  # () float64, share of steps and coins at which the weight was outside its band
     dropped: Tensor  # () float64, share of the touches without a fill; 0 without touches
 
@@ -86,9 +93,8 @@ NEEDED: dict[str, Any] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class StepRules:
-    """Settings of a step as plain numbers, at the costs in force."""
+class StepRules(NamedTuple):
+    """Settings of a step as plain numbers, at the costs in force; a compiled function takes them as they are."""
 
     initial_capital: float
     equity_floor: float        # quote
@@ -105,6 +111,8 @@ class StepRules:
     drawdown: float
     concentration: float
     turnover: float
+    target_weight: float       # positions above it are called concentrated
+    increment_slack: float
 
 
 def rules_of(params: StepParams, cost_factor: float = 1.0) -> StepRules:
@@ -122,7 +130,7 @@ def rules_of(params: StepParams, cost_factor: float = 1.0) -> StepRules:
             raise ValueError(f"the band's gradient needs {name} = {needed!r}; received {value!r}")
     slippage_rate = params.slippage_rate * cost_factor
     of_equity = params.reserve_base == "equity"
-    return StepRules(
+    rules = StepRules(
         initial_capital=params.initial_capital,
         equity_floor=EQUITY_FLOOR * params.initial_capital,
         unit_cost=(1.0 + slippage_rate) * (1.0 + params.buy_fee_rate * cost_factor),
@@ -138,12 +146,15 @@ def rules_of(params: StepParams, cost_factor: float = 1.0) -> StepRules:
         drawdown=params.norm_reward * params.drawdown_penalty,
         concentration=params.norm_reward * params.concentration_penalty,
         turnover=params.norm_reward * params.turnover_penalty,
+        target_weight=TARGET_WEIGHT,
+        increment_slack=INCREMENT_SLACK,
     )
+    return StepRules(*map(float, rules))    # an integer would be another type, and another compilation
 
 
 def band_gradient(
     record: BandRecord, params: StepParams, *, cost_factor: float = 1.0, as_if_filled: bool = True,
-    mean_return: Tensor | None = None, final_equity: Tensor | None = None,
+    mean_return: Tensor | None = None, final_equity: Tensor | None = None, backend: str | None = None,
 ) -> BandGradient:  # fmt: skip
     """Gradient of the undiscounted sum of the recorded rewards with respect to both edges.
 
@@ -162,12 +173,24 @@ def band_gradient(
             ``growth_weight * norm_reward * sum_i weight_i * mean_return_i``, with the weights held over that bar.
         final_equity: (N,) derivative of the value of what comes after the rollout by the equity after its last step,
             per quote; None is 0. An account whose episode ended with the last step should have 0 here.
+        backend: "numba" or "torch"; None takes numba for a record on the CPU where that package is installed.
 
     Raises:
-        ValueError: for settings that are not differentiable in this form.
+        ValueError: for settings that are not differentiable in this form, or an unknown backend.
+        ImportError: backend "numba" without that package.
     """
-    from drl_agents.agents.band_gradient_torch import sweep
-
     rules = rules_of(params, cost_factor)
-    lo, hi, touched, dropped = sweep(record, rules, as_if_filled, mean_return, final_equity)
-    return BandGradient(lo, hi, touched, dropped)
+    sweep = _sweep_of(backend or ("numba" if record.cash.device.type == "cpu" and has_numba() else "torch"))
+    return BandGradient(*sweep(record, rules, as_if_filled, mean_return, final_equity))
+
+
+@functools.cache
+def has_numba() -> bool:
+    """Whether the compiled sweep can be used here."""
+    return importlib.util.find_spec("numba") is not None
+
+
+def _sweep_of(backend: str) -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]:
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; received {backend!r}")
+    return importlib.import_module(BACKENDS[backend]).sweep

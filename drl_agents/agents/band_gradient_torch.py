@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from drl_agents.agents.band_gradient import INCREMENT_SLACK, TARGET_WEIGHT, BandRecord, StepRules
+from drl_agents.agents.band_gradient import BandRecord, StepRules
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def sweep(
     """(gradient by lo (H, N, A), by hi (H, N, A), share touched, share of those without a fill)."""
     n_steps = len(record.bar)
     path = _follow(record, rules)
-    d_lo, d_hi = (torch.zeros_like(record.filled, memory_format=torch.contiguous_format) for _ in range(2))
+    d_lo, d_hi = (torch.zeros(record.filled.shape, dtype=record.lo.dtype, device=record.lo.device) for _ in range(2))
     n_touched = torch.zeros_like(record.cash, dtype=torch.int64)
     n_dropped = torch.zeros_like(n_touched)
     zero = Account(*(torch.zeros_like(x) for x in vars(path[0][0]).values()))
@@ -155,7 +155,7 @@ def _orders(bar: Bar, record: BandRecord, rules: StepRules, as_if_filled: bool) 
         wanted = torch.where((qty > 0) & is_large, qty, 0.0)
         is_bought, is_smooth = wanted > 0, torch.ones_like(step, dtype=torch.bool)
         return Order(qty, is_capped, is_sold, is_closed, wanted, is_bought, is_smooth)
-    whole = torch.floor(qty / torch.where(step > 0, step, 1.0) + INCREMENT_SLACK) * step
+    whole = torch.floor(qty / torch.where(step > 0, step, 1.0) + rules.increment_slack) * step
     wanted = torch.where(step > 0, whole, qty)
     is_large = is_priced & (wanted > record.min_qty) & (wanted * price >= rules.min_order_notional)
     return Order(
@@ -170,7 +170,7 @@ def _step_back(
 ) -> tuple[Tensor, Account]:  # fmt: skip
     """(gradient by the band's edge (N, A), adjoint of the accounts before the step), given that after it."""
     order = _orders(bar, record, rules, as_if_filled)
-    price, before = bar.fill_price, bar.before
+    price = bar.fill_price
     after, d_equity_before, d_notional = _reward_back(bar, later, d_equity, rules)
     d_cash, d_wanted, d_equity_at_fill = _buys_back(bar, order, after, d_notional, rules, as_if_filled)
     d_sold = d_cash[:, None] * rules.unit_proceeds * price - after.qty + d_notional[:, None] * price
@@ -233,7 +233,7 @@ def _reward_back(
         positive = torch.where(equity > 0, equity, 1.0)[:, None]
         weight = torch.where(equity[:, None] > 0, bar.after.qty * bar.fill_price / positive, 0.0)
         largest = weight.amax(-1, keepdim=True)
-        is_largest = (weight == largest) & (largest >= TARGET_WEIGHT)
+        is_largest = (weight == largest) & (largest >= rules.target_weight)
         d_weight = -rules.concentration * is_largest.double() / is_largest.sum(-1, keepdim=True).clamp(min=1)
         d_qty = d_qty + d_weight * bar.fill_price / positive
         total = total - (d_weight * weight).sum(-1) / positive[:, 0]
@@ -248,7 +248,7 @@ def _reward_back(
 def _buys_back(
     bar: Bar, order: Order, after: Account, d_notional: Tensor, rules: StepRules, as_if_filled: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Through the proportional buys -> adjoints of the cash after the sells (N,), orders (N, A), equity at fill (N,)."""
+    """Through the proportional buys -> adjoints of cash after the sells (N,), orders (N, A), equity at fill (N,)."""
     price = bar.fill_price
     unit_cost = price * rules.unit_cost
     cost = (order.wanted * unit_cost).sum(-1)
