@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import math
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from drl_agents.agents.AgentBase import AgentBase
 from drl_agents.agents.band_gradient import BandGradient, BandRecord, band_gradient
 from drl_agents.agents.band_market import BandMarket, bar_of, book_of, check_environment
 from drl_agents.agents.band_net import ActorBand
-from drl_agents.agents.band_rollout import CHUNK_BARS, BandRollout, EdgeTable, explore_accounts
+from drl_agents.agents.band_rollout import CHUNK_BARS, BandRollout, EdgeTable, explore_accounts, explore_compiled
 from drl_agents.agents.bar_features import BarFeatures
 from drl_agents.agents.normalizer import RunningNorm
 
@@ -80,6 +80,8 @@ class AgentBand(AgentBase):
         self.record: BandRollout | None = None
         self.masks: list[Tensor] | None = None
         self.last_update: BandStats | None = None
+        self.compiles = True            # False: the plain loop, which gives the same bits
+        self.loop: Any = None
 
     def _adamw(self) -> torch.optim.AdamW:
         """Adam with decay of the weights only: the biases say where the bands lie, and 0 is no better a place."""
@@ -154,12 +156,22 @@ class AgentBand(AgentBase):
         else:
             self.table.project(self.market.bars(), self._project)
         state = torch.as_tensor(self.last_state, dtype=torch.float32)
-        self.last_state = explore_accounts(
-            env, state, record, self.table, self._project, self.act.least_weight
-        ).clone()
+        rest = (env, state, record, self.table, self._project, self.act.least_weight)
+        loop = self._compiled_loop(env)
+        self.last_state = explore_accounts(*rest).clone() if loop is None else explore_compiled(loop, *rest)
         record.reward *= self.reward_scale
         self.rollout_start, self.time_steps = self.time_steps, self.time_steps + horizon_len
         return record.bar, record.action, record.filled, record.reward, (~record.done).float()
+
+    def _compiled_loop(self, env: Any) -> Any:
+        """The environment's own compiled loop over bars, where its step has one; None otherwise."""
+        kernel = getattr(getattr(env, "_fast", None), "kernel", None)
+        if kernel is None or not self.compiles:
+            return None
+        if self.loop is None or self.loop.kernel is not kernel:
+            package = type(kernel).__module__.rpartition(".")[0]
+            self.loop = importlib.import_module(f"{package}.bands").band_loop_of(env)
+        return self.loop
 
     def _record_for(self, env: Any, horizon_len: int) -> BandRollout:
         shape = (horizon_len, self.num_envs, self.action_dim)

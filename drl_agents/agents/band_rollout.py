@@ -123,10 +123,32 @@ def explore_accounts(
     return state
 
 
-def filled_of(env: Any) -> Tensor:
-    return env.filled
+def explore_compiled(
+    loop: Any, env: Any, state: Tensor, rollout: BandRollout, table: EdgeTable, project: Project, least_weight: Tensor
+) -> Tensor:
+    """The same as `explore_accounts`, in the compiled loop of the environment's step.
 
+    A block of accounts that meets a bar without edges waits there until they are filled in.
 
-def starts_of(done: Tensor) -> Iterator[int]:
-    """Steps (ascending) after which the only account was replaced; `done` (H,) bool."""
-    yield from done.nonzero()[:, 0].tolist()
+    Args:
+        loop: `environment_Alpaca_kernels.bands.BandLoop` of `env`.
+        env: as above, and so are the other arguments.
+        state: as above.
+        rollout: as above.
+        table: as above.
+        project: as above.
+        least_weight: as above.
+    """
+    n_steps, n_envs, n_assets = rollout.shape
+    state = state.clone()
+    trades = torch.zeros((0, n_assets)) if env.market.trades is None else env.market.trades
+    record = [getattr(rollout, name).numpy() for name in ("bar", "action", "filled", "reward", "done")]
+    progress = torch.zeros(loop.kernel.n_blocks, dtype=torch.int64)
+    arrays = [x.numpy() for x in (state, table.edges, table.is_known, least_weight, trades)]
+    loop.run(*arrays, record, progress.numpy(), n_steps)
+    while (waiting := progress < n_steps).any():
+        bar = bar_of(env, state.device)
+        left = n_steps - progress.repeat_interleave(-(-n_envs // len(progress)))[:n_envs]
+        table.cover(bar, int(left.max()), project)
+        loop.run(*arrays, record, progress.numpy(), n_steps)
+    return state
