@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MOST_BISECTIONS = 200
+MOST_COST = 1.0  # of notional
 LEAST_TURNOVER = 1e-9  # of equity: an account that trades less has no break-even fee
 
 
@@ -69,17 +69,15 @@ def break_even_cost(segments: Sequence[TradedSegment], slippage_rate: float) -> 
     """The cost of one side, fee and slippage together, at which the excess log growth over equal weight is 0.
 
     Found by bisection. A fraction of notional: 0.003 is 30 bp. Below 0 where the account is behind equal weight even
-    without costs: that much it would have to be paid. nan where it did not trade, or lost everything.
+    without costs: that much it would have to be paid. Cut to -1 .. 1, which accounts reach that hardly trade. nan where
+    one did not trade, or lost everything.
     """
     growth = growth_by_cost(segments, slippage_rate)
     if not (growth.traded.sum() > LEAST_TURNOVER and math.isfinite(growth.excess(0.0))):
         return math.nan
-    low, high = 0.0, 1.0 / float(growth.traded.max())  # nothing is left at the upper end
-    while growth.excess(low) < 0.0:
-        low, high = 2.0 * low - 0.001, low
-    for _ in range(MOST_BISECTIONS):
-        middle = 0.5 * (low + high)
-        if middle in (low, high):
-            break
+    low, high = -MOST_COST, MOST_COST
+    if growth.excess(low) <= 0.0 or growth.excess(high) >= 0.0:
+        return low if growth.excess(low) <= 0.0 else high
+    while (middle := 0.5 * (low + high)) not in (low, high):
         low, high = (middle, high) if growth.excess(middle) > 0.0 else (low, middle)
-    return 0.5 * (low + high)
+    return middle
