@@ -22,7 +22,7 @@ FREE = Costs(1.0, 0.0)
 
 
 def growth_of(plan: tuple[int, ...], price: np.ndarray, can_trade: np.ndarray, costs: Costs) -> float:
-    """Final equity of an account that holds `plan[t]` after bar t, by arithmetic; 0 for a plan that cannot be traded."""
+    """Final equity of an account that holds `plan[t]` after bar t, by arithmetic; 0 if it cannot be traded."""
     cash, coins, held = 1.0, 0.0, CASH
     for t, wanted in enumerate(plan):
         if wanted == held:

@@ -1,13 +1,13 @@
-"""The break-even fee of an account: the cost of one side of a trade at which it would have earned what equal weight did.
+"""The break-even fee of an account: the cost of one side of a trade at which it earns as much as equal weight.
 
 First order: the account is not traded again. Its orders stay what they were as shares of the account, and only what
 they cost changes. A step then multiplies equity by its gross return and by one minus the cost of its orders:
 
     equity_(t+1) = equity_t * gross_t * (1 - cost * traded_t),    traded_t = turnover_t / (equity_(t+1) + paid_t)
 
-with everything but `cost` known from the record: `paid` is fees and slippage. So log growth is exact in the cost as long
-as the orders stay, which is what a policy does that sees weights and sizes its orders by equity. What it leaves out:
-at another cost the weights differ by the costs paid, and an order near the venue's minimum may be filled or dropped.
+with everything but `cost` known from the record: `paid` is fees and slippage. So log growth is exact in the cost as
+long as the orders stay, as they nearly do under a policy that sees weights and sizes its orders by equity. Left out: at
+another cost the weights differ by the costs paid, and an order near the venue's minimum may be filled or dropped.
 
 Equal weight stays as it was recorded, its one entry fee included, so that the excess falls with the cost and is 0 once.
 """
