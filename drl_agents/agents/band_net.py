@@ -15,7 +15,7 @@ from drl_agents.policy import Layers, Policy, action_into_band, band_edges, mlp,
 LAST_GAIN = 0.1
 LEAST_SLOPE = 0.05
 LARGEST_LOGIT = 8.0                 # 0.03 % of the account, which is less than the smallest order is worth
-FIRST_LO, FIRST_HI = 0.27, 0.80     # edges of one coin's band before any learning; lo is shared out over coins
+FIRST_LO, FIRST_WIDTH = 0.5, 0.05   # of the bands before any learning: lower edges' sum; share of what is above
 
 
 class ActorBand(PolicyNet):
@@ -44,7 +44,7 @@ class ActorBand(PolicyNet):
             lo = FIRST_LO / action_dim
             bias = self.linears()[-1].bias
             bias[:action_dim] = _logit(lo)
-            bias[action_dim:] = _logit((FIRST_HI - lo) / (1.0 - lo))
+            bias[action_dim:] = _logit(FIRST_WIDTH)
 
     def linears(self) -> list[nn.Linear]:
         """Linear layers, first layer first."""
