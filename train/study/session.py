@@ -19,6 +19,7 @@ from sqlalchemy.engine import URL
 
 from train.provenance import code_version
 from train.rocm import apply_rocm_settings
+from train.study.attainable import log_power
 from train.study.data import FoldedData, HoldoutRows, SplitPlan, StudyError, load_study_data
 from train.study.holdout import load_holdout, score_winner
 from train.study.interruption import Interruption
@@ -239,6 +240,7 @@ def _log_opened(opened: OpenedStudy, request: StudyRequest) -> None:
         write_closes(opened.folder, d)
     log_data(data)
     log_venue(data[0], request.volume_30d)
+    log_power(data, request.volume_30d)
     warn_of_small_budget(opened.space)
     logger.info("agent: %s, %d settings are searched", opened.space.agent, len(opened.space.ranges))
     logger.info("study %s: %d of %d trials finished, database %s, results in %s", study.study_name, n_finished(study),
