@@ -11,10 +11,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from environment_Alpaca import CryptoEnvAlpaca
 from environment_Alpaca_vectorized import EnvParams
-from train.config import TrainConfig
+from train.config import LEAST_BAND_BARS, TrainConfig
 from train.study.search_space import (
     LEAST_EPISODE_BARS,
-    LEAST_HORIZON_BARS,
     MAX_LOOKBACK,
     Space,
     build_space,
@@ -120,10 +119,10 @@ def test_a_band_trains_under_the_rules_that_its_gradient_knows():
 
 
 @pytest.mark.parametrize("longest", [20, 500, 1000, 3000, 10**6])
-def test_the_horizon_of_a_band_is_a_thousand_bars_or_the_segment(longest):
+def test_the_horizon_of_a_band_is_at_least_a_thousand_bars_and_else_within_the_segment(longest):
     range_ = build_space(longest_episode_bars=longest, agent="band").ranges["horizon_bars"]
-    assert range_.low == min(LEAST_HORIZON_BARS, longest)
-    assert range_.low <= range_.high <= max(longest, LEAST_EPISODE_BARS)
+    assert range_.low == LEAST_BAND_BARS
+    assert range_.low <= range_.high <= max(longest, LEAST_BAND_BARS)
 
 
 def test_a_setting_that_came_after_the_study_has_its_value_of_then():

@@ -19,6 +19,7 @@ from optuna.distributions import (
     json_to_distribution,
 )
 
+from train.config import LEAST_BAND_BARS
 from train.study.search_tables import ABSENT, DEFAULT_AGENT, TABLES
 
 
@@ -39,8 +40,6 @@ class Suggests(Protocol):
 
 
 LEAST_EPISODE_BARS = 16
-# A shorter horizon prices the best entry too low: it pays its fee inside the horizon and earns beyond it.
-LEAST_HORIZON_BARS = 1000
 # A budget much smaller than a rollout still gets a few updates.
 LEAST_UPDATES = 4
 # The largest of every table, and the same for every study: it decides which bars are tested.
@@ -112,11 +111,9 @@ def build_space(
     """
     fixed, rows = dict(given or {}), TABLES[agent].settings
     ranges = {s.name: s.best if use_best_ranges else s.broad for s in rows if s.name not in fixed}
-    if longest_episode_bars is not None:
-        segment = max(longest_episode_bars, LEAST_EPISODE_BARS)
-        for name, least in (("episode_bars", LEAST_EPISODE_BARS), ("horizon_bars", min(LEAST_HORIZON_BARS, segment))):
-            if name in ranges:
-                ranges[name] = _shortened(ranges[name], segment, least)
+    for name, least in (("episode_bars", LEAST_EPISODE_BARS), ("horizon_bars", LEAST_BAND_BARS)):
+        if name in ranges and longest_episode_bars is not None:
+            ranges[name] = _shortened(ranges[name], longest_episode_bars, least)
     if len(timeframes) > 1:
         ranges["timeframe"] = CategoricalDistribution(tuple(timeframes))
     return Space(ranges, fixed, agent, use_best_ranges)
@@ -206,5 +203,5 @@ def _suggest(trial: Suggests, name: str, range_: BaseDistribution) -> Any:
 def _shortened(range_: BaseDistribution, longest: int, least: int) -> IntDistribution:
     """The part of the range up to `longest`; nothing in it is below `least`."""
     assert isinstance(range_, IntDistribution)
-    high = min(range_.high, longest)
+    high = max(min(range_.high, longest), least)
     return IntDistribution(max(min(range_.low, high // 4), least), high, log=True)
