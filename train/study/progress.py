@@ -160,7 +160,7 @@ def log_data(data: Sequence[FoldedData]) -> None:
             set_.price.shape, set_.tech.shape, ",".join(set_.tickers), set_.sha256[:16],
         )  # fmt: skip
         if set_.synthetic:
-            logger.warning("data: SYNTHETIC, a generated market: results say nothing about real coins")
+            logger.warning("data: %s, a generated market: results say nothing about real coins", set_.kind_text)
         _log_holdout(d)
         logger.info("splits: %d of %s, purge %d bars on both sides of a test block, embargo %d bars after it",
                     len(d.folds), d.timeframe, d.purge_bars, d.embargo_bars)  # fmt: skip

@@ -25,6 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from market.candles import utc_text
 from market.files import write_whole
 from market.names import timeframe_seconds
+from market.planted import recipe_of
 from train.provenance import code_version
 from train.study.curves import read_market, read_split, tested_paths
 from train.study.data import COMBINATORIAL_MODES, StudyError
@@ -90,6 +91,7 @@ def collect(study: optuna.Study, folder: Path) -> Page:
     base = Page(
         name=study.study_name,
         kind=_kind(folder, trials),
+        law=_law(study),
         facts=_facts(study, folder, trials, settings),
         verdict=unjudged("no trial was completed"),
         holdout=holdout_text(study, read_json(folder / SCORE_FILE), best),
@@ -166,6 +168,12 @@ def _kind(folder: Path, trials: Sequence[FrozenTrial]) -> str:
     if not said:
         return "UNKNOWN"
     return "SYNTHETIC" if any(said) else "REAL"
+
+
+def _law(study: optuna.Study) -> str:
+    """The law of the sample market that the study stands on; empty for any other data."""
+    recipes = [recipe_of(label) for label in study.user_attrs.get("data", [])]
+    return next((recipe.law.value for recipe in recipes if recipe is not None), "")
 
 
 def _facts(

@@ -117,6 +117,7 @@ class Page:
     command: str = ""
     made: str = ""
     bar_seconds: int = 0
+    law: str = ""  # of a sample market that was made for a demonstration: "planted signal", "no signal"
 
 
 UNDER_A_YEAR = "not annualised: less than a year"
@@ -134,12 +135,16 @@ def render(page: Page) -> str:
         _trials(page),
         _reading(page),
     )
-    banner = f'<p class="banner {page.kind.lower()}" role="note">{escape(KINDS[page.kind])}</p>'
+    kind, text = page.kind, KINDS[page.kind]
+    if page.law:
+        kind, text = f"{kind}, {page.law}", text.replace(" DATA", f", {page.law}", 1)
+    banner = f'<p class="banner {page.kind.lower()}" role="note">{escape(text)}</p>'
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(page.name)} ({page.kind})</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{banner}\n<main>\n"
+        f"<title>{escape(page.name)} ({escape(kind)})</title>\n"
+        f"<style>{STYLE}</style>\n</head>\n<body>\n{banner}\n<main>\n"
         f"{_header(page)}\n" + "\n".join(sections) + f"\n</main>\n{banner}\n</body>\n</html>\n"
     )
 
