@@ -132,7 +132,9 @@ def _draw_split(axes: Axes, curves: Mapping[str, np.ndarray], title: str) -> Non
 
 def _excess_text(figures: Mapping[str, Any]) -> str:
     agent, held = figures["agent"]["sharpe"], figures["equal_weight"]["sharpe"]
-    return f"Sharpe {_sharpe(agent)}, equal weight {_sharpe(held)}"
+    share = figures.get("of_hindsight")  # not known of results of an earlier version
+    beside = "" if share is None else f"; {100.0 * share:.2g} % of hindsight"
+    return f"Sharpe {_sharpe(agent)}, equal weight {_sharpe(held)}{beside}"
 
 
 def _sharpe(value: float | None) -> str:

@@ -160,7 +160,7 @@ def log_data(data: Sequence[FoldedData]) -> None:
             set_.price.shape, set_.tech.shape, ",".join(set_.tickers), set_.sha256[:16],
         )  # fmt: skip
         if set_.synthetic:
-            logger.warning("data: SYNTHETIC, a generated market: results say nothing about real coins")
+            logger.warning("data: %s, a generated market: results say nothing about real coins", set_.kind_text)
         _log_holdout(d)
         logger.info("splits: %d of %s, purge %d bars on both sides of a test block, embargo %d bars after it",
                     len(d.folds), d.timeframe, d.purge_bars, d.embargo_bars)  # fmt: skip
@@ -214,6 +214,8 @@ def outcome_text(outcome: SplitOutcome) -> str:
         f"turnover {agent.turnover:.1f} x equity, fees {agent.fees:.2%} of equity, {agent.trades} trades, "
         f"mean exposure {agent.exposure:.1%}",
         f"explore {outcome.explore_steps_per_s:,.0f} env-steps/s, update {outcome.update_samples_per_s:,.0f} samples/s",
+        f"{100.0 * outcome.of_hindsight:.2g} % of hindsight, break-even cost {outcome.break_even_cost * 1e4:.3g} bp "
+        "a side",
         f"{outcome.wall_s:.1f} s",
     )
     return " | ".join(parts)

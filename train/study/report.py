@@ -25,6 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from market.candles import utc_text
 from market.files import write_whole
 from market.names import timeframe_seconds
+from market.planted import recipe_of
 from train.provenance import code_version
 from train.study.curves import read_market, read_split, tested_paths
 from train.study.data import COMBINATORIAL_MODES, StudyError
@@ -33,6 +34,7 @@ from train.study.judgement import holdout_text, judge, unjudged
 from train.study.progress import best_trial, shown
 from train.study.results import split_folder, trial_folder
 from train.study.returns import read_returns, timeframe_of
+from train.study.split_run import ATTAINABLE
 from train.study.storage import CODE_VERSION, FAILURE, IDENTITY, experimental_allowed
 from train.validation.metrics import Metrics
 from train.validation.report import FigureRow, Page, PathView, TrialView, Verdict, render
@@ -89,6 +91,7 @@ def collect(study: optuna.Study, folder: Path) -> Page:
     base = Page(
         name=study.study_name,
         kind=_kind(folder, trials),
+        law=_law(study),
         facts=_facts(study, folder, trials, settings),
         verdict=unjudged("no trial was completed"),
         holdout=holdout_text(study, read_json(folder / SCORE_FILE), best),
@@ -165,6 +168,12 @@ def _kind(folder: Path, trials: Sequence[FrozenTrial]) -> str:
     if not said:
         return "UNKNOWN"
     return "SYNTHETIC" if any(said) else "REAL"
+
+
+def _law(study: optuna.Study) -> str:
+    """The law of the sample market that the study stands on; empty for any other data."""
+    recipes = [recipe_of(label) for label in study.user_attrs.get("data", [])]
+    return next((recipe.law.value for recipe in recipes if recipe is not None), "")
 
 
 def _facts(
@@ -299,10 +308,14 @@ def _split_rows(
         file = read_json(split_folder(folder, best.number, i) / "result.json")
         found = file if "agent" in file else best.user_attrs.get(f"split_{i}", {})
         if "agent" in found:
-            excess = {"excess_sharpe": found.get("excess_sharpe")}
-            figures = found["agent"] | excess, _kept(found["equal_weight"])
+            figures = found["agent"] | _beside(found), _kept(found["equal_weight"])
             rows.append(FigureRow(f"split {i}", *figures, days.get(i, 0.0)))
     return rows
+
+
+def _beside(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The agent's figures that stand beside those of the account; one that an earlier version lacks is left out."""
+    return {"excess_sharpe": found.get("excess_sharpe")} | {n: found[n] for n in ATTAINABLE if n in found}
 
 
 def _kept(equal_weight: Mapping[str, Any]) -> dict[str, Any]:
@@ -321,7 +334,8 @@ def _path_rows(paths: Sequence[PathView], bar_seconds: int) -> list[FigureRow]:
         if not p.coins:  # its trades are then not known
             other = {name: v for name, v in other.items() if name not in ("turnover", "fees", "trades", "exposure")}
         name, days = p.title.lower().partition(" of ")[0], len(p.time_s) * bar_seconds / DAY_S
-        rows.append(FigureRow(name, plain(p.agent_figures) | {"excess_sharpe": excess}, other, days))
+        reached = {n: getattr(p, n) for n in ATTAINABLE} if p.coins else {}
+        rows.append(FigureRow(name, plain(p.agent_figures) | {"excess_sharpe": excess} | reached, other, days))
     return rows
 
 
@@ -331,9 +345,7 @@ def _holdout_rows(study: optuna.Study, folder: Path, best: FrozenTrial, bar_seco
         return []
     days = scored.get("holdout", {}).get("bars", 0) * bar_seconds / DAY_S
     return [
-        FigureRow(
-            f"hold-out {i}", p["agent"] | {"excess_sharpe": p.get("excess_sharpe")}, _kept(p["equal_weight"]), days
-        )
+        FigureRow(f"hold-out {i}", p["agent"] | _beside(p), _kept(p["equal_weight"]), days)
         for i, p in enumerate(scored.get("policies", []))
     ]
 

@@ -214,12 +214,16 @@ def closes_file(study_folder: Path, timeframe: str) -> Path:
 
 
 def write_closes(study_folder: Path, data: FoldedData) -> None:
-    """Write the closes (T, A) and their coins, once: a study keeps its bars. What is held out is not among them."""
+    """Write the closes (T, A), which of them are filled, and their coins, once: a study keeps its bars.
+
+    What is held out is not among them.
+    """
     path = closes_file(study_folder, data.timeframe)
     if path.exists():
         return
     buffer = io.BytesIO()
-    columns = {"close": np.asarray(data.dataset.price), "tickers": np.array(data.dataset.tickers)}
+    columns = {"close": np.asarray(data.dataset.price), "tickers": np.array(data.dataset.tickers),
+               "filled": np.asarray(data.dataset.filled)}  # fmt: skip
     np.savez_compressed(buffer, allow_pickle=False, sha256=np.array(data.dataset.sha256), **columns)
     write_whole(path, buffer.getvalue())
 
@@ -236,6 +240,19 @@ def read_closes(study_folder: Path, timeframe: str, sha256: str) -> tuple[np.nda
         if str(file["sha256"]) != sha256:
             raise StudyError(f"{path}: closes of other data than the trial's")
         return file["close"], tuple(str(name) for name in file["tickers"])
+
+
+def read_filled(study_folder: Path, timeframe: str, sha256: str) -> np.ndarray | None:
+    """Which closes (T, A) stand for missing bars; None where a study of an earlier version did not write that.
+
+    Raises:
+        As `read_closes`.
+    """
+    path = closes_file(study_folder, timeframe)
+    with np.load(path, allow_pickle=False) as file:
+        if str(file["sha256"]) != sha256:
+            raise StudyError(f"{path}: closes of other data than the trial's")
+        return file.get("filled")
 
 
 def _plain(value: object) -> Any:

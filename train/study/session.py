@@ -21,6 +21,7 @@ from train.env_factory import env_class_for
 from train.n_envs import Choice, buffer_bytes, choose_n_envs, free_bytes, rollout_bytes
 from train.provenance import code_version
 from train.rocm import apply_rocm_settings
+from train.study.attainable import log_power
 from train.study.data import FoldedData, HoldoutRows, SplitPlan, StudyError, load_study_data
 from train.study.holdout import load_holdout, score_winner
 from train.study.interruption import Interruption
@@ -243,6 +244,7 @@ def _log_opened(opened: OpenedStudy, request: StudyRequest) -> None:
         write_closes(opened.folder, d)
     log_data(data)
     log_venue(data[0], request.volume_30d)
+    log_power(data, request.volume_30d)
     warn_of_small_budget(opened.space)
     logger.info("study %s: %d of %d trials finished, database %s, results in %s", study.study_name, n_finished(study),
                 request.n_trials, request.storage.render_as_string(), opened.folder)  # fmt: skip

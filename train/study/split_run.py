@@ -13,8 +13,10 @@ import numpy as np
 
 from train.checkpoint import Checkpoints
 from train.config import TrainConfig
+from train.env_factory import resolved_rules
 from train.evaluator import EpisodeRecord, evaluate_policy, step_of
 from train.run import Progress, TrainingDiverged, train_policy
+from train.study.attainable import attainable_by, tradable
 from train.study.data import Fold, FoldedData
 from train.study.results import about, settings_sha256, write_equity, write_json
 from train.study.search_space import MAX_LOOKBACK, Resolved
@@ -23,6 +25,7 @@ from train.validation.splits import Segments, with_warmup
 
 EQUITY, RESULT = "equity.npz", "result.json"
 STEPS = ("stepped_by", "scoring_stepped_by")
+ATTAINABLE = ("hindsight_growth", "of_hindsight", "break_even_cost")
 NOT_OF_EQUAL_WEIGHT = ("turnover", "fees", "trades")
 
 
@@ -39,6 +42,9 @@ class SplitOutcome:
     wall_s: float
     stepped_by: str = ""  # the step of the training environments, and of those that were scored
     scoring_stepped_by: str = ""
+    hindsight_growth: float = math.nan  # log growth of a trader who knows every later price (`train.study.attainable`)
+    of_hindsight: float = math.nan  # the agent's share of it
+    break_even_cost: float = math.nan  # of one side, a fraction of notional, at which the excess return is 0
 
     @property
     def excess_sharpe(self) -> float:
@@ -80,6 +86,8 @@ def run_split(
     test_config = _traded_config(data, fold.test, lookback)
     assert test_config is not None  # `fold_data` refuses folds without bars to test
     records = evaluate_policy(result.best_policy, test_config, settings.env, gpu_id=config.gpu_id)
+    rules = resolved_rules(settings.env)
+    reached = attainable_by(records, tradable(dataset.price, dataset.filled, rules))
     outcome = SplitOutcome(
         fold=fold.index,
         agent=agent_metrics(records, dataset.bars_per_year),
@@ -90,6 +98,7 @@ def run_split(
         wall_s=time.monotonic() - started,
         stepped_by=result.stepped_by,
         scoring_stepped_by=step_of(records),
+        **{name: getattr(reached, name) for name in ATTAINABLE},
     )
     write_equity(out_dir / EQUITY, records, dataset.time)
     made_by = {name: metadata.get(name) for name in ("study", "uuid", "trial")}
@@ -140,7 +149,7 @@ def outcome_of(content: Mapping[str, Any]) -> SplitOutcome:
     def metrics(figures: Mapping[str, Any]) -> Metrics:
         return Metrics(**{field.name: number(figures.get(field.name)) for field in fields(Metrics)})
 
-    old = dict.fromkeys(STEPS, "")  # results of earlier versions do not say
+    old = dict.fromkeys(STEPS, "") | dict.fromkeys(ATTAINABLE)  # results of earlier versions do not say
     named: dict[str, Any] = {field.name: number((old | dict(content))[field.name]) for field in fields(SplitOutcome)}
     named |= {name: metrics(content[name]) for name in ("agent", "equal_weight")}
     return SplitOutcome(**named)

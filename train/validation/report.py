@@ -60,6 +60,9 @@ class PathView:
     coins: Mapping[str, np.ndarray] = field(default_factory=dict)  # ticker -> (M,) buy and hold
     coin_figures: Mapping[str, Metrics] = field(default_factory=dict)
     random: RandomOrders | None = None
+    hindsight_growth: float = math.nan  # log growth of a trader who knows every later price, after costs
+    of_hindsight: float = math.nan  # the agent's share of it
+    break_even_cost: float = math.nan  # of one side, a fraction of notional, at which the excess return is 0
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,7 @@ class Page:
     command: str = ""
     made: str = ""
     bar_seconds: int = 0
+    law: str = ""  # of a sample market that was made for a demonstration: "planted signal", "no signal"
 
 
 UNDER_A_YEAR = "not annualised: less than a year"
@@ -131,12 +135,16 @@ def render(page: Page) -> str:
         _trials(page),
         _reading(page),
     )
-    banner = f'<p class="banner {page.kind.lower()}" role="note">{escape(KINDS[page.kind])}</p>'
+    kind, text = page.kind, KINDS[page.kind]
+    if page.law:
+        kind, text = f"{kind}, {page.law}", text.replace(" DATA", f", {page.law}", 1)
+    banner = f'<p class="banner {page.kind.lower()}" role="note">{escape(text)}</p>'
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(page.name)} ({page.kind})</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{banner}\n<main>\n"
+        f"<title>{escape(page.name)} ({escape(kind)})</title>\n"
+        f"<style>{STYLE}</style>\n</head>\n<body>\n{banner}\n<main>\n"
         f"{_header(page)}\n" + "\n".join(sections) + f"\n</main>\n{banner}\n</body>\n</html>\n"
     )
 
@@ -248,7 +256,8 @@ def _path(p: PathView, bar_seconds: int) -> str:
     y = _percent_axis(depth)
     charts += chart(losses, x, y, height_px=110, said=f"{p.title}: drawdown", y_title="drawdown, %",
                     lines_at=p.starts_s.tolist())  # fmt: skip
-    caption = f"<figcaption><b>{escape(p.title)}</b> {escape(p.origin)}</figcaption>"
+    share = f"; {written(p.of_hindsight, 'fine percent')} of hindsight" if math.isfinite(p.of_hindsight) else ""
+    caption = f"<figcaption><b>{escape(p.title)}</b> {escape(p.origin + share)}</figcaption>"
     return f"<figure>{caption}{charts}{_benchmarks(p, bar_seconds)}</figure>"
 
 
@@ -278,7 +287,30 @@ def _benchmarks(p: PathView, bar_seconds: int) -> str:
     body += f"<td>{figure(None, 'ratio', 'its returns do not vary')}</td>"
     body += '<td><data value="0.0">0.0 %</data></td></tr>'
     head = "<tr><td></td><th>total return</th><th>Sharpe</th><th>max drawdown</th></tr>"
-    return f'<table class="plain ends">{head}{body}</table>{_random_sentence(p)}'
+    return f'<table class="plain ends">{head}{body}</table>{_hindsight_sentence(p)}{_random_sentence(p)}'
+
+
+def _hindsight_sentence(p: PathView) -> str:
+    """What a clairvoyant would have made of the same bars, and the cost at which the agent breaks even."""
+    texts = []
+    if math.isfinite(p.of_hindsight):
+        texts.append(
+            f"A trader who knew every later price and paid the same costs would have multiplied the account by "
+            f"{_factor(p.hindsight_growth)}. The agent's log growth is {written(p.of_hindsight, 'fine percent')} of "
+            "that trader's. Nobody can come near it: it is an upper bound, and no target."
+        )
+    if math.isfinite(p.break_even_cost):
+        texts.append(
+            f"At a cost of {written(p.break_even_cost, 'bp')} a side (fee and slippage) the agent's orders would have "
+            "earned what equal weight did. Below 0 it is behind even without costs."
+        )
+    return _paragraphs([" ".join(texts)], "small") if texts else ""
+
+
+def _factor(log_growth: float) -> str:
+    """`3.2`, `41,000`, or a power of ten."""
+    power = log_growth / math.log(10.0)
+    return f"{math.exp(log_growth):,.3g}" if power < 3 else f"10 to the power of {power:,.1f}"
 
 
 def _random_sentence(p: PathView) -> str:

@@ -20,6 +20,10 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ("turnover", "Everything bought and sold, over mean equity: 2 means that the account was bought and sold once."),
     ("fees", "Fees paid, over mean equity. Slippage comes on top and is in the returns."),
     ("exposure", "Mean share of the account that is in coins and not in cash."),
+    ("of hindsight", "The agent's log growth as a share of what a trader would have earned who knew every later price "
+     "and paid the same costs, without a cap, a reserve or a smallest order. An upper bound for every policy."),
+    ("break-even cost", "Fee and slippage of one side of a trade at which the account would have earned what equal "
+     "weight did, its orders unchanged. An account that hardly trades has a very high or very low one."),
     ("hit rate", "Share of bars with a gain among the bars on which the account moved."),
     (
         "deflated Sharpe",
