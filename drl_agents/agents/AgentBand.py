@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from drl_agents.agents.AgentBase import AgentBase
 from drl_agents.agents.band_gradient import BandGradient, BandRecord, band_gradient
 from drl_agents.agents.band_market import BandMarket, bar_of, book_of, check_environment
-from drl_agents.agents.band_net import ActorBand
+from drl_agents.agents.band_net import ActorBand, logit_gradient
 from drl_agents.agents.band_rollout import CHUNK_BARS, BandRollout, EdgeTable, explore_accounts, explore_compiled
 from drl_agents.agents.bar_features import BarFeatures
-from drl_agents.agents.normalizer import RunningNorm
+from drl_agents.policy import band_edges
 
 SMALLEST_VOLATILITY = 1e-9   # of one bar's returns, below which a market stands still
 
@@ -194,8 +194,12 @@ class AgentBand(AgentBase):
 
     def _project(self, bars: Tensor) -> Tensor:
         """Bars (U,) -> edges (U, 2 A) of the network that trades this rollout."""
+        return torch.cat(band_edges(self._raw(bars)), dim=1)
+
+    def _raw(self, bars: Tensor) -> Tensor:
+        """Bars (U,) -> logits of their edges (U, 2 A)."""
         assert self.market is not None
-        return self.act.edges(self.market.features.windows_at(bars), self.masks)
+        return self.act.raw(self.market.features.windows_at(bars), self.masks)
 
     # --- learning ---------------------------------------------------------------------------------------------------
 
@@ -260,7 +264,8 @@ class AgentBand(AgentBase):
             return 0.0
         with torch.enable_grad():
             for bars in moved.split(CHUNK_BARS):
-                self._project(bars).backward(-by_bar[bars].float())
+                raw = self._raw(bars)
+                raw.backward(-logit_gradient(raw.detach(), by_bar[bars].float()))
         norm = nn.utils.clip_grad_norm_(self.act.parameters(), self.band.max_grad_norm, foreach=True)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate

@@ -13,7 +13,9 @@ from drl_agents.agents.nets import OBSERVATION_CLIP, PolicyNet, init_orthogonal,
 from drl_agents.policy import Layers, Policy, action_into_band, band_edges, mlp, normalize
 
 LAST_GAIN = 0.1
-FIRST_LO, FIRST_HI = 0.27, 0.80     # edges of one coin's band before any learning; lo is shared out over coins
+LEAST_SLOPE = 0.05
+LARGEST_LOGIT = 8.0                 # 0.03 % of the account, which is less than the smallest order is worth
+FIRST_LO, FIRST_WIDTH = 0.5, 0.05   # of the bands before any learning: lower edges' sum; share of what is above
 
 
 class ActorBand(PolicyNet):
@@ -42,7 +44,7 @@ class ActorBand(PolicyNet):
             lo = FIRST_LO / action_dim
             bias = self.linears()[-1].bias
             bias[:action_dim] = _logit(lo)
-            bias[action_dim:] = _logit((FIRST_HI - lo) / (1.0 - lo))
+            bias[action_dim:] = _logit(FIRST_WIDTH)
 
     def linears(self) -> list[nn.Linear]:
         """Linear layers, first layer first."""
@@ -56,8 +58,8 @@ class ActorBand(PolicyNet):
         """Features (M, L * F) in standard deviations, clipped."""
         return normalize(features, self.state_avg[self.columns], self.state_std[self.columns], self.observation_clip)
 
-    def edges(self, features: Tensor, masks: Sequence[Tensor] | None = None) -> Tensor:
-        """Features (M, L * F) -> lower and upper edges side by side (M, 2 A).
+    def raw(self, features: Tensor, masks: Sequence[Tensor] | None = None) -> Tensor:
+        """Features (M, L * F) -> logits of the edges (M, 2 A): see `drl_agents.policy.band_edges`.
 
         Args:
             features: as the observation has them.
@@ -65,13 +67,11 @@ class ActorBand(PolicyNet):
         """
         x = self.normalized(features)
         if masks is None:
-            raw = mlp(x, [(linear.weight, linear.bias) for linear in self.linears()])
-        else:
-            *hidden, last = self.linears()
-            for linear, mask in zip(hidden, masks, strict=True):
-                x = nn.functional.linear(x, linear.weight, linear.bias).relu() * mask
-            raw = nn.functional.linear(x, last.weight, last.bias)
-        return torch.cat(band_edges(raw), dim=-1)
+            return mlp(x, [(linear.weight, linear.bias) for linear in self.linears()])
+        *hidden, last = self.linears()
+        for linear, mask in zip(hidden, masks, strict=True):
+            x = nn.functional.linear(x, linear.weight, linear.bias).relu() * mask
+        return nn.functional.linear(x, last.weight, last.bias)
 
     @torch.no_grad()
     def forward(self, state: Tensor) -> Tensor:
@@ -84,6 +84,21 @@ class ActorBand(PolicyNet):
         layers = tuple((weight.clone(), bias.clone()) for weight, bias in self.raw_layers())
         average, std, least = self.state_avg.clone(), self.state_std.clone(), self.least_weight.clone()
         return Policy(average, std, layers, self.observation_clip, head="band", least_weight=least)
+
+
+def logit_gradient(raw: Tensor, by_edge: Tensor) -> Tensor:
+    """Gradient by the edges, lower and upper side by side (M, 2 A), to one by their logits (M, 2 A).
+
+    The sigmoids' slopes count as at least LEAST_SLOPE: an edge that was driven to 0 or 1 while trading was free would
+    otherwise stay there when it costs. No logit is driven beyond LARGEST_LOGIT.
+    """
+    first, second = raw.sigmoid().chunk(2, dim=1)
+    by_lo, by_hi = by_edge.chunk(2, dim=1)
+    by_first = (by_lo + by_hi * (1.0 - second)) * (first * (1.0 - first)).clamp(min=LEAST_SLOPE)
+    by_second = by_hi * (1.0 - first) * (second * (1.0 - second)).clamp(min=LEAST_SLOPE)
+    gradient = torch.cat((by_first, by_second), dim=1)
+    is_outward = (raw.abs() > LARGEST_LOGIT) & (raw * gradient > 0.0)
+    return torch.where(is_outward, 0.0, gradient)
 
 
 def _logit(share: float) -> float:

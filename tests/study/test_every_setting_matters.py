@@ -16,7 +16,8 @@ from safetensors.numpy import load_file
 from market.sample import synthetic_dataset
 from train.study.data import SplitPlan, fold_data
 from train.study.results import read_equity
-from train.study.search_space import SEARCH_SPACE, resolve
+from train.study.search_space import resolve
+from train.study.search_tables import TABLES
 from train.study.split_run import run_split
 
 pytestmark = pytest.mark.slow
@@ -28,7 +29,8 @@ BASE = {
     "learning_rate": 3e-3, "lr_schedule": "constant", "gamma": 0.95, "gae_lambda": 0.9, "clip_range": 0.2,
     "entropy_coef": 1e-3, "value_coef": 0.5, "max_grad_norm": 1.0, "n_epochs": 6, "batch_size": 256,
     "target_kl": None, "rollout_samples": 1024, "net_width": 32, "net_depth": 2, "episode_bars": 200,
-    "total_env_steps": 8192, "lookback": 2, "observe_account": False, "norm_action": 2.0, "min_cash_reserve": 0.0,
+    "fee_ramp": 0.0, "total_env_steps": 8192, "lookback": 2, "observe_account": False, "norm_action": 2.0,
+    "min_cash_reserve": 0.0,
     "max_position_weight": 1.0, "trailing_stop_pct": 0.0, "stale_share": 0.0, "benchmark_weight": 0.0,
     "drawdown_penalty": 0.0, "volatility_penalty": 0.0, "concentration_penalty": 1e-5, "turnover_penalty": 1e-5,
 }  # fmt: skip
@@ -36,7 +38,8 @@ OTHER = {
     "learning_rate": 1e-3, "lr_schedule": "linear", "gamma": 0.99, "gae_lambda": 1.0, "clip_range": 0.1,
     "entropy_coef": 3e-2, "value_coef": 1.0, "max_grad_norm": 0.1, "n_epochs": 2, "batch_size": 128,
     "target_kl": 0.01, "rollout_samples": 2048, "net_width": 64, "net_depth": 1, "episode_bars": 128,
-    "total_env_steps": 4096, "lookback": 4, "observe_account": True, "norm_action": 10.0, "min_cash_reserve": 0.3,
+    "fee_ramp": 0.75, "total_env_steps": 4096, "lookback": 4, "observe_account": True, "norm_action": 10.0,
+    "min_cash_reserve": 0.3,
     "max_position_weight": 0.45, "trailing_stop_pct": 0.03, "stale_share": 0.25, "benchmark_weight": 1.0,
     "drawdown_penalty": 2.0, "volatility_penalty": 10.0, "concentration_penalty": 1e-2, "turnover_penalty": 1e-2,
 }  # fmt: skip
@@ -50,7 +53,7 @@ def folded():
 
 def run(env_params=None, **changed):
     """Weights of the last policy and the best one's account on the test bars."""
-    settings = resolve(BASE | changed, N_ENVS, seed=5, gpu_id=-1)
+    settings = resolve(BASE | changed, N_ENVS, 5, -1, "ppo")
     settings.env.update(env_params or {})
     with TemporaryDirectory() as folder:
         run_split(settings, folded(), folded().folds[0], Path(folder), {})
@@ -83,7 +86,7 @@ def differs(one, other) -> bool:
     return max(of_weights, change(equity, base_equity)) > LEAST_CHANGE
 
 
-@pytest.mark.parametrize("name", [s.name for s in SEARCH_SPACE])
+@pytest.mark.parametrize("name", [s.name for s in TABLES["ppo"].settings])
 def test_changing_one_setting_changes_the_weights_or_the_account(name):
     assert differs(run(**{name: OTHER[name]}), base_run())
 

@@ -16,12 +16,12 @@ import pytest
 
 from tests.study.test_cli import command, environment, load, start_forked, states
 from tests.support.forked_scripts import Forked
-from train.study import session
+from train.study import preparation, session
 from train.study.data import SplitPlan, StudyError, load_study_data
 from train.study.objective import Bounds
 from train.study.progress import best_trial, broken_bounds, summary_lines
 from train.study.search_space import build_space
-from train.study.session import StudyRequest, choose_for
+from train.study.session import StudyRequest
 from train.study.storage import absolute_url
 
 
@@ -148,9 +148,9 @@ def test_gpus_are_given_to_the_workers_in_turn(tmp_path, monkeypatch):
 def test_workers_share_the_memory_that_auto_counts(market_folder, monkeypatch):
     data = load_study_data(market_folder, None, None, SplitPlan("standard", 1, 1))
     space = build_space(longest_episode_bars=500)
-    alone = choose_for(-1, data, space)
-    monkeypatch.setattr(session, "free_bytes", lambda _: 400 << 20)
-    few, fewer = choose_for(-1, data, space), choose_for(-1, data, space, workers=4)
+    alone = preparation.choose_for(-1, data, space)
+    monkeypatch.setattr(preparation, "free_bytes", lambda _: 400 << 20)
+    few, fewer = preparation.choose_for(-1, data, space), preparation.choose_for(-1, data, space, workers=4)
     assert alone.n_envs >= few.n_envs
     assert "400 MiB free" in few.reason
     assert "100 MiB free" in fewer.reason

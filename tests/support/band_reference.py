@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
@@ -25,15 +26,24 @@ class Rollout:
     record: BandRecord
     params: EnvParams     # costs as given, before the cost factor
     cost_factor: float
-    objective: Tensor     # ()
-    equity: Tensor        # (N,) after the last step
+    objective: Tensor     # (N,)
     lo: Tensor            # (H, N, A), leaf
     hi: Tensor            # (H, N, A), leaf
-    weights: Tensor       # (H, N, A) at the bars at which orders were chosen
+    asked: Tensor         # (H, N, A) coins that the actions ask for
 
+    @functools.cached_property
     def gradient(self) -> tuple[Tensor, Tensor]:
-        lo, hi = torch.autograd.grad(self.objective, (self.lo, self.hi), allow_unused=True)
-        return tuple(torch.zeros_like(self.lo) if x is None else x for x in (lo, hi))
+        """(H, N, A) by lo and by hi."""
+        if not self.objective.requires_grad:    # nothing was traded
+            return torch.zeros_like(self.lo), torch.zeros_like(self.hi)
+        lo, hi = torch.autograd.grad(self.objective.sum(), (self.lo, self.hi), materialize_grads=True)
+        return lo, hi
+
+    def pattern(self) -> Tensor:
+        """Which edges are touched, what is filled, and what is filled differently from what was asked for."""
+        filled = self.record.filled
+        is_cut = (filled - self.asked).abs() > 1e-9 * self.asked.abs()
+        return torch.stack((self.record.action.sign(), filled.sign(), is_cut.double()))
 
 
 def band_params(**more: Any) -> dict[str, Any]:
@@ -41,7 +51,7 @@ def band_params(**more: Any) -> dict[str, Any]:
 
 
 def random_band(n_steps: int, n_envs: int, n_assets: int, seed: int, kind: str = "noise") -> tuple[Tensor, Tensor]:
-    """Edges (H, N, A): new ones every bar, slowly moving ones, tight ones that add up to more than the account, or 0."""
+    """Edges (H, N, A): new every bar ("noise"), moving slowly ("slow"), high ("greedy"), often next to 0 ("empty")."""
     rng = np.random.default_rng(seed)
     u = rng.normal(size=(2, n_steps, n_envs, n_assets))
     if kind == "slow":
@@ -69,10 +79,11 @@ def roll_out(
     lo, hi = lo.clone().requires_grad_(), hi.clone().requires_grad_()
     env.reset()
     start = book = _invested(env.book, market, p, seed) if invested else env.book
-    objective = torch.zeros((), dtype=torch.float64)
-    rows: dict[str, list[Tensor]] = {name: [] for name in ("bar", "action", "filled", "done", "weights")}
+    objective = torch.zeros(n_envs, dtype=torch.float64)
+    floor = drop_in.EQUITY_FLOOR * p.initial_capital
+    rows: dict[str, list[Tensor]] = {name: [] for name in ("bar", "action", "filled", "done", "asked")}
     for h in range(n_steps):
-        weight = book.qty * market.price[book.bar] / book.equity.clamp(min=drop_in.EQUITY_FLOOR * p.initial_capital)[:, None]
+        weight = book.qty * market.price[book.bar] / book.equity.clamp(min=floor)[:, None]
         target = torch.minimum(torch.maximum(weight, lo[h]), hi[h])
         least = torch.maximum(market.min_qty * market.price[book.bar], torch.tensor(p.min_order_notional))
         order = target - weight
@@ -81,23 +92,25 @@ def roll_out(
         context = straight_through(order * traded, market, p) if as_if_filled else nullcontext()
         with context:
             after, outcome = drop_in.step(book, action * traded, market, p)
-        objective = objective + outcome.reward.sum()
+        objective = objective + outcome.reward
         if mean_return is not None:
-            objective = objective - p.norm_reward * p.growth_weight * (weight * mean_return).sum()
+            objective = objective - p.norm_reward * p.growth_weight * (weight * mean_return).sum(-1)
         if final_equity is not None and h == n_steps - 1:
-            objective = objective + (final_equity * after.equity).sum()
-        row = {"bar": book.bar, "action": action, "filled": after.qty - book.qty, "done": outcome.done, "weights": weight}
+            objective = objective + final_equity * after.equity
+        price = market.price[after.bar]
+        asked = action * traded * drop_in.account_value(book, price)[:, None] / price.clamp(min=1e-12)
+        row = {"bar": book.bar, "action": action, "filled": after.qty - book.qty, "done": outcome.done, "asked": asked}
         for name, value in row.items():
             rows[name].append(value.detach())
         env._episode += outcome.done
         book = drop_in.restart(outcome.done, env._fresh_book(env._episode), after)
     stacked = {name: torch.stack(values) for name, values in rows.items()}
-    weights = stacked.pop("weights")
+    asked = stacked.pop("asked")
     record = BandRecord(
         cash=start.cash, qty=start.qty, peak=start.peak, max_drawdown=start.max_drawdown, lo=lo.detach(),
         hi=hi.detach(), price=market.price, min_qty=market.min_qty, qty_increment=market.qty_increment,
         trades=market.trades, **stacked)
-    return Rollout(record, given, cost_factor, objective, after.equity.detach(), lo, hi, weights)
+    return Rollout(record, given, cost_factor, objective, lo, hi, asked)
 
 
 def _invested(book: Portfolio, market: Market, p: EnvParams, seed: int) -> Portfolio:
@@ -128,7 +141,8 @@ def straight_through(order: Tensor, market: Market, p: EnvParams) -> Iterator[No
     """
     free = replace(market, min_qty=torch.zeros_like(market.min_qty), qty_increment=torch.zeros_like(market.min_qty))
     free_p = replace(p, min_order_notional=DUST * p.initial_capital)
-    real = {name: getattr(drop_in, name) for name in ("order_quantities", "cap_positions", "execute_sells", "execute_buys")}
+    phases = ("order_quantities", "cap_positions", "execute_sells", "execute_buys")
+    real = {name: getattr(drop_in, name) for name in phases}
     twin: dict[str, Tensor] = {}
 
     def order_quantities(action: Tensor, book: Portfolio, price: Tensor, equity: Tensor, p: EnvParams) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 
 from train.env_factory import resolved_rules
 from train.study.data import FoldedData
-from train.study.search_space import FIXED_ENV
+from train.study.search_tables import FIXED_ENV
 from train.study.venue import venue_env
 from train.validation.benchmarks import Costs
 from train.validation.break_even import TradedSegment, break_even_cost

@@ -31,6 +31,7 @@ from train.study.band_file import BAND_FILE, read_band
 from train.study.curves import read_market, read_split, tested_paths
 from train.study.data import COMBINATORIAL_MODES, StudyError
 from train.study.holdout import SCORE_FILE
+from train.study.holdout_figures import is_passed
 from train.study.judgement import holdout_text, judge, unjudged
 from train.study.progress import best_trial, shown
 from train.study.results import split_folder, trial_folder
@@ -372,7 +373,10 @@ def _verdict(study: optuna.Study, folder: Path, best: FrozenTrial, is_whole: boo
     if not is_whole:
         return unjudged(f"equity files of trial {best.number}, the best, are missing or damaged")
     try:
-        return judge(read_returns(study, folder, allow_missing=True))
+        returns = read_returns(study, folder, allow_missing=True)
+        scored = read_json(folder / SCORE_FILE)
+        is_own = scored.get("uuid") == study.user_attrs.get("uuid")
+        return judge(returns, is_passed(scored, best.number) if is_own else None)
     except StudyError as error:
         return unjudged(str(error))
 

@@ -47,6 +47,7 @@ if TYPE_CHECKING:  # loads torch, which who only looks at a study does without
     from train.evaluator import EpisodeRecord
 
 OWNER_FILE, SETTINGS = "study.json", "settings.json"
+CAME_LATER = ("fee_ramp", "weight_decay", "dropout", "remove_drift")  # settings that commit c6a6d1f did not have
 EQUITY_COLUMNS = ("segment", "bar", "time_s", "equity", "benchmark_equity", "exposure", "turnover", "fees", "trades")
 # What a missing, cut off or damaged file of arrays raises.
 UNREADABLE = (
@@ -145,9 +146,14 @@ def about(
 
 
 def settings_sha256(train: TrainConfig, env: Mapping[str, Any]) -> str:
-    """Which settings something was trained under; seed and device, which settings are tried on, are not among them."""
+    """Which settings something was trained under; seed and device, which settings are tried on, are not among them.
+
+    A setting that came later counts where it is not at its default, so that earlier hashes stay what they are.
+    """
     apart = ("seed", "gpu_id", "rocm_settings")
-    rest = {name: value for name, value in asdict(train).items() if name not in apart}
+    values, defaults = asdict(train), asdict(TrainConfig())
+    unchanged = [name for name in CAME_LATER if values[name] == defaults[name]]
+    rest = {name: value for name, value in values.items() if name not in (*apart, *unchanged)}
     text = json.dumps({"train": rest, "env": dict(env)}, sort_keys=True, default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()
 
