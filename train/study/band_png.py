@@ -4,29 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from train.validation.band_curves import BandCurves, close_up, coin_columns, shown_coins
+from train.validation.band_curves import BandCurves, close_up, coin_columns, highest_share, shown_coins
 
 BAND, WEIGHT, BEST, PRICE = "#56b4e9", "#0072b2", "#c44e00", "#1b1b1b"  # Okabe and Ito: as in the report
 MOST_COINS = 6
-WIDTH_INCHES, COIN_INCHES, MARGIN_INCHES, DOTS_PER_INCH = 12.4, 2.4, 0.5, 96
+WIDTH_INCHES, COIN_INCHES, DOTS_PER_INCH = 12.4, 2.4, 96
 HEIGHTS = (1.0, 1.8, 0.75)  # of price, band and the room beneath, of every coin
-EDGE_PERCENT = (-2.0, 102.0)
 
 
 def band_figure(curves: BandCurves, title: str) -> Figure:
     """Price, and beneath it band and held weight, of every coin: all bars, and the busiest stretch from near by."""
     coins = shown_coins(curves, MOST_COINS)
-    total = COIN_INCHES * len(coins) + 2 * MARGIN_INCHES
+    hidden = len(curves.tickers) - len(coins)
+    title += f"\n{hidden} more coins, which moved less, are not drawn" if hidden else ""
+    top = 0.32 + 0.16 * (title.count("\n") + 1)  # inches, with the first panel's own title
+    total = COIN_INCHES * len(coins) + top
     figure = Figure(figsize=(WIDTH_INCHES, total), dpi=DOTS_PER_INCH)
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
         3 * len(coins), 2, height_ratios=HEIGHTS * len(coins), width_ratios=(1.5, 1.0), hspace=0.06, wspace=0.1,
-        left=0.05, right=0.985, bottom=0.2 / total, top=1.0 - 1.25 * MARGIN_INCHES / total,
+        left=0.05, right=0.985, bottom=0.1 / total, top=1.0 - top / total,
     )  # fmt: skip
     handles: dict[str, Any] = {}
     for place, coin in enumerate(coins):
@@ -34,11 +35,11 @@ def band_figure(curves: BandCurves, title: str) -> Figure:
         for column, rows in enumerate((slice(0, len(curves.time_s)), near)):
             above, below = (figure.add_subplot(grid[3 * place + part, column]) for part in (0, 1))
             _draw_coin(above, below, curves.rows(rows), coin, rows.start)
+            below.set_ylim(-2.0 * highest_share(curves, coin), 102.0 * highest_share(curves, coin))
             handles |= dict(zip(*reversed(below.get_legend_handles_labels()), strict=True))
-            name = f"bars {near.start} to {near.stop - 1}" if column else f"{curves.tickers[coin]}: price, % of account"
+            name = f"bars {near.start} to {near.stop - 1}" if column else f"{curves.tickers[coin]}: price; share, %"
             above.set_title(name, fontsize=9, loc="left")
-    hidden = len(curves.tickers) - len(coins)
-    figure.suptitle(title + (f"; {hidden} more coins, which moved less, are not drawn" if hidden else ""), fontsize=9)
+    figure.suptitle(title, fontsize=9, y=1.0 - 0.06 / total, va="top")
     figure.legend(handles.values(), handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=9)
     return figure
 
@@ -64,5 +65,3 @@ def _draw_coin(above: Axes, below: Axes, curves: BandCurves, coin: int, first_ro
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
     above.set_xticklabels([])
-    below.set_ylim(*EDGE_PERCENT)
-    below.set_yticks(np.arange(0, 101, 25))

@@ -9,6 +9,7 @@ manieth bar, which would miss short trades or make patterns of its own.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -93,6 +94,13 @@ def shown_coins(curves: BandCurves, most: int) -> list[int]:
     """The coins to draw, in their own order: those whose weight moved most."""
     moved = np.abs(np.diff(curves.weight, axis=0)).sum(axis=0)
     return sorted(np.argsort(-moved, kind="stable")[:most].tolist())
+
+
+def highest_share(curves: BandCurves, coin: int) -> float:
+    """The top of an axis for the coin's shares: the next quarter of the account above all that is drawn."""
+    drawn = (curves.hi, curves.weight, curves.best_hi)
+    most = max(float(np.nanmax(values[:, coin], initial=0.0)) for values in drawn if values is not None)
+    return min(max(math.ceil(most * 4.0 - 1e-9), 1) / 4.0, 1.0)
 
 
 def close_up(curves: BandCurves, coin: int, n_bars: int = CLOSE_UP_BARS) -> slice:

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from train.validation.band_curves import BandCurves, CoinColumns, close_up, coin_columns, shown_coins
+from train.validation.band_curves import BandCurves, CoinColumns, close_up, coin_columns, highest_share, shown_coins
 from train.validation.charts import DAY_S, Axis, Band, Line, chart, number_axis
 from train.validation.report_figures import escape
 
 MOST_COINS = 6
 PRICE_PX, BAND_PX = 70, 150
-PERCENT = Axis(-2.0, 102.0, tuple((float(v), f"{v}") for v in (0, 25, 50, 75, 100)))
 LEGEND = (
     ("band", "band: nothing is traded while the weight is inside"),
     ("held", "held weight, % of the account; its range where many bars share a point"),
@@ -42,17 +41,26 @@ def band_charts(view: BandView) -> str:
 
 
 def _coin(curves: BandCurves, coin: int) -> str:
-    near, ticker = close_up(curves, coin), curves.tickers[coin]
-    whole = _figure(curves, coin, ticker, f"all {len(curves.time_s):,} bars")
-    return whole + _figure(curves.rows(near), coin, ticker, f"{near.stop - near.start} bars from near by")
+    near = close_up(curves, coin)
+    percent = _percent_axis(highest_share(curves, coin))
+    whole = _figure(curves, coin, percent, f"all {len(curves.time_s):,} bars")
+    return whole + _figure(curves.rows(near), coin, percent, f"close-up: {near.stop - near.start} bars")
 
 
-def _figure(curves: BandCurves, coin: int, ticker: str, what: str) -> str:
+def _percent_axis(highest: float) -> Axis:
+    """From 0 to a share of the account, in percent."""
+    step = 25 if highest > 0.5 else 10 if highest > 0.25 else 5
+    ticks = tuple((float(v), f"{v}") for v in range(0, round(100 * highest) + 1, step))
+    return Axis(-2.0 * highest, 102.0 * highest, ticks)
+
+
+def _figure(curves: BandCurves, coin: int, percent: Axis, what: str) -> str:
+    ticker = curves.tickers[coin]
     c, starts = coin_columns(curves, coin), curves.starts[1:].tolist()
     row, x = c.row.astype(np.float64), _bars_axis(curves.time_s)
     above = chart([Line("coin", row, c.price)], x, number_axis([c.price]), height_px=PRICE_PX, lines_at=starts,
                   said=f"{ticker}, {what}: price", y_title="price")  # fmt: skip
-    below = chart(_marks(c, row), x, PERCENT, height_px=BAND_PX, lines_at=starts,
+    below = chart(_marks(c, row), x, percent, height_px=BAND_PX, lines_at=starts,
                   said=f"{ticker}, {what}: band and held weight", y_title="share of the account, %")  # fmt: skip
     return f"<figure><figcaption><b>{escape(ticker)}</b> {escape(what)}</figcaption>{above}{below}</figure>"
 
