@@ -27,6 +27,7 @@ from market.files import write_whole
 from market.names import timeframe_seconds
 from market.planted import recipe_of
 from train.provenance import code_version
+from train.study.band_file import BAND_FILE, read_band
 from train.study.curves import read_market, read_split, tested_paths
 from train.study.data import COMBINATORIAL_MODES, StudyError
 from train.study.eligibility import NO_SIGNAL, best_trial, has_no_signal, why_ineligible, why_no_best
@@ -38,6 +39,7 @@ from train.study.results import split_folder, trial_folder
 from train.study.returns import read_returns, timeframe_of
 from train.study.split_run import ATTAINABLE
 from train.study.storage import CODE_VERSION, IDENTITY, experimental_allowed
+from train.validation.band_picture import BandView
 from train.validation.metrics import Metrics
 from train.validation.report import FigureRow, Page, PathView, TrialView, Verdict, render
 
@@ -137,12 +139,27 @@ def _with_best(
                 *_path_rows(paths, seconds),
                 *_holdout_rows(study, folder, best, seconds),
             ),
+            "band": _band_view(folder, best, settings, sorted(splits)),
             "importances": importances,
             "importances_note": importances_note,
             "settings": tuple((name, shown(value)) for name, value in best.params.items()),
             "bar_seconds": seconds,
         }
     )
+
+
+def _band_view(
+    folder: Path, best: FrozenTrial, settings: Mapping[str, Any], splits: Sequence[int]
+) -> BandView | None:
+    """The band of the first split that has one."""
+    for i in splits:
+        path = split_folder(folder, best.number, i) / BAND_FILE
+        if path.is_file():
+            try:
+                return BandView(f"Trial {best.number}, split {i}", read_band(folder, path, settings))
+            except StudyError as error:
+                logger.warning("report: no picture of the band: %s", error)
+    return None
 
 
 def command_text(argv: Sequence[str]) -> str:

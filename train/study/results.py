@@ -8,6 +8,7 @@
     split_<k>/policy_best.safetensors  scored on the test blocks; chosen on the validation slice
     split_<k>/policy_last.safetensors
     split_<k>/equity.npz              the account and the equal-weight portfolio on every test bar
+    split_<k>/band.npz                of a band policy: its edges and held weights on every test bar
     split_<k>/result.json             the figures of both; written last, so where it is the split has finished
     split_<k>/checkpoint.safetensors  while the split trains, and after a kill (`train.checkpoint`)
 
@@ -246,6 +247,19 @@ def read_closes(study_folder: Path, timeframe: str, sha256: str) -> tuple[np.nda
         if str(file["sha256"]) != sha256:
             raise StudyError(f"{path}: closes of other data than the trial's")
         return file["close"], tuple(str(name) for name in file["tickers"])
+
+
+def find_closes(study_folder: Path, sha256: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The closes (T, A) of the data with that hash, whatever its timeframe, and their coins.
+
+    Raises:
+        StudyError: the study kept none of that data.
+    """
+    for path in sorted(study_folder.glob("closes_*.npz")):
+        with np.load(path, allow_pickle=False) as file:
+            if str(file["sha256"]) == sha256:
+                return file["close"], tuple(str(name) for name in file["tickers"])
+    raise StudyError(f"{study_folder}: no closes of the trial's data")
 
 
 def read_filled(study_folder: Path, timeframe: str, sha256: str) -> np.ndarray | None:

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from train.band_trace import evaluate_with_band
 from train.checkpoint import Checkpoints
 from train.config import TrainConfig
 from train.env_factory import resolved_rules
-from train.evaluator import EpisodeRecord, evaluate_policy, step_of
+from train.evaluator import EpisodeRecord, step_of
 from train.run import Progress, TrainingDiverged, train_policy
 from train.study.attainable import attainable_by, tradable
+from train.study.band_file import BAND_FILE, write_band
 from train.study.data import Fold, FoldedData
 from train.study.results import about, settings_sha256, write_equity, write_json
 from train.study.search_space import MAX_LOOKBACK, Resolved
@@ -85,7 +87,7 @@ def run_split(
         raise TrainingDiverged("every reward was the same number, so nothing was learned; look for it in the data")
     test_config = _traded_config(data, fold.test, lookback)
     assert test_config is not None  # `fold_data` refuses folds without bars to test
-    records = evaluate_policy(result.best_policy, test_config, settings.env, gpu_id=config.gpu_id)
+    records, bands = evaluate_with_band(result.best_policy, test_config, settings.env, gpu_id=config.gpu_id)
     rules = resolved_rules(settings.env)
     reached = attainable_by(records, tradable(dataset.price, dataset.filled, rules))
     outcome = SplitOutcome(
@@ -101,6 +103,8 @@ def run_split(
         **{name: getattr(reached, name) for name in ATTAINABLE},
     )
     write_equity(out_dir / EQUITY, records, dataset.time)
+    if bands:
+        write_band(out_dir / BAND_FILE, bands, [r.bars for r in records], np.asarray(dataset.time))
     made_by = {name: metadata.get(name) for name in ("study", "uuid", "trial")}
     settings_hash = settings_sha256(config, settings.env)
     known = about(**made_by, **data.origin, seed=config.seed, settings_sha256=settings_hash)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from train.validation.band_picture import BandView, band_charts
 from train.validation.charts import Axis, Band, Dots, Line, chart, count_axis, number_axis, time_axis
 from train.validation.metrics import Metrics
 from train.validation.report_figures import COLUMNS, NO_VARIATION, NOT_UNDER_A_YEAR, Column, escape, figure, written
@@ -118,6 +119,7 @@ class Page:
     command: str = ""
     made: str = ""
     bar_seconds: int = 0
+    band: BandView | None = None  # of a band policy
     law: str = ""  # of a sample market that was made for a demonstration: "planted signal", "no signal"
 
 
@@ -130,6 +132,7 @@ def render(page: Page) -> str:
     sections = (
         _verdict(page),
         _equity(page),
+        *_band(page),
         _figures(page),
         _distribution(page),
         _importances(page),
@@ -342,6 +345,18 @@ def _exposures(theirs: float, agents: float) -> str:
         f" They were {written(theirs, 'percent')} in coins on average, the agent {written(agents, 'percent')}: that is "
         "not matched, and whoever holds more coins looks worse where prices fall."
     )
+
+
+def _band(page: Page) -> list[str]:
+    """The band, where there is one."""
+    if page.band is None:
+        return []
+    intro = (
+        f"{page.band.title}. The policy names a band of weights for each coin and bar. If the held weight is outside, "
+        "an order moves it to the nearest edge; inside nothing is traded. The edges are those that the bar's orders "
+        "aimed at. They were chosen a bar before, so the held weight misses an edge by what prices moved meanwhile."
+    )
+    return [_section("band", "The band", _paragraphs([intro]) + band_charts(page.band))]
 
 
 # -------------------------------------------------------------------------------------------------------------- figures
