@@ -149,8 +149,8 @@ class CryptoEnvAlpaca:
         if not 0.0 <= factor <= 1.0:
             raise ValueError(f"cost_factor is the share of fees and slippage charged, 0 to 1; received {factor}")
         self._cost_factor, p = float(factor), self.params
-        rates = {name: getattr(p, name) * self._cost_factor for name in ("buy_fee_rate", "sell_fee_rate", "slippage_rate")}
-        self._charged = replace(p, **rates)
+        names = ("buy_fee_rate", "sell_fee_rate", "slippage_rate")
+        self._charged = replace(p, **{name: getattr(p, name) * self._cost_factor for name in names})
 
     @property
     def time(self) -> int:

@@ -20,8 +20,8 @@ from torch import Tensor
 from drl_agents.atomic_file import safetensors_bytes, write_atomically
 from drl_agents.policy import Policy
 
-# Policies whose head is "orders" are written in format 2, as ever; format 3 adds `head` and is written for any other, so
-# that code which knows one head only refuses the file instead of trading it wrongly.
+# Format 3 adds `head`. It is written for bands only, so that files of orders stay as they are, and so that code which
+# knows orders only refuses a band by its format instead of trading it wrongly.
 FORMAT, FORMAT_VERSION, FORMAT_WITH_HEAD = "crypto-trading-policy", 2, 3
 HEADS = ("orders", "band")
 HEADER_KEYS = {

@@ -6,14 +6,15 @@ orders chosen in the loop, only the step is paid for.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
-
+import torch
 from numba import njit
 
 from . import drop_in
-from .cpu import sources, step
+from .cpu import helpers, sources, step
 from .memory import LANES, POSITION_BYTES, Array, account_at, position_at, rules_at
 
 
@@ -81,7 +82,7 @@ class BandLoop:
         rules = kernel.rules
         rows, n_assets = kernel.n_envs, int(rules["n_assets"][0])
         n_terms = len(drop_in.TERM_NAMES["weighted_terms"])
-        self.kernel = kernel
+        self.kernel, self.n_blocks, self.accounts_per_block = kernel, kernel.n_blocks, LANES
         self.state = np.zeros((rows, int(rules["state_dim"][0])), np.float32)
         self.order = np.zeros((rows, n_assets), np.float32)
         self.final_state, self.truncated = np.zeros_like(self.state), np.zeros(rows, np.bool_)
@@ -106,10 +107,19 @@ class BandLoop:
         """
         kernel = self.kernel
         rest = (self.addresses, self.money, *kernel.market, kernel.counts, kernel.rules.ctypes.data)
-        for block in range(kernel.n_blocks):
-            progress[block] = trade(
-                block, progress[block], n_steps, edges, is_known, least, trades, state, self.order, *record, *rest
-            )
+
+        def advance(blocks: range) -> None:
+            for block in blocks:
+                progress[block] = trade(
+                    block, progress[block], n_steps, edges, is_known, least, trades, state, self.order, *record, *rest
+                )
+
+        n_parts = min(torch.get_num_threads(), self.n_blocks)
+        if n_parts == 1:
+            advance(range(self.n_blocks))
+        else:   # accounts do not depend on one another, so neither do blocks
+            parts = [range(k, self.n_blocks, n_parts) for k in range(n_parts)]
+            list(helpers(os.getpid()).map(advance, parts))
 
 
 def band_loop_of(env: Any) -> BandLoop | None:
@@ -117,6 +127,3 @@ def band_loop_of(env: Any) -> BandLoop | None:
     kernel = getattr(getattr(env, "_fast", None), "kernel", None)
     is_ours = getattr(kernel, "name", None) == "numba" and env.autoreset and env.params.reward == "weighted_terms"
     return BandLoop(kernel) if is_ours else None
-
-
-

@@ -14,10 +14,19 @@ from torch import Tensor, nn
 
 from drl_agents.agents.AgentBase import AgentBase
 from drl_agents.agents.band_gradient import BandGradient, BandRecord, band_gradient
-from drl_agents.agents.band_market import BandMarket, bar_of, book_of, check_environment
+from drl_agents.agents.band_market import BandMarket, check_environment
 from drl_agents.agents.band_net import ActorBand, logit_gradient
-from drl_agents.agents.band_rollout import CHUNK_BARS, BandRollout, EdgeTable, explore_accounts, explore_compiled
+from drl_agents.agents.band_rollout import (
+    CHUNK_BARS,
+    BandRollout,
+    EdgeTable,
+    bar_of,
+    explore_accounts,
+    explore_compiled,
+    explore_one_account,
+)
 from drl_agents.agents.bar_features import BarFeatures
+from drl_agents.host_copies import HOST
 from drl_agents.policy import band_edges
 
 SMALLEST_VOLATILITY = 1e-9   # of one bar's returns, below which a market stands still
@@ -112,7 +121,7 @@ class AgentBand(AgentBase):
                 f"{market.features.width}: give args.observe_account, which is {extras} in this environment"
             )
         self.market = market
-        self.table = EdgeTable(len(market.price), self.action_dim, self.device)
+        self.table = EdgeTable(len(market.price), self.action_dim, market.bars())
         self.env_params = env.params
         self._scale_features(market)
         self.mean_return, self.volatility = market.returns()
@@ -139,28 +148,52 @@ class AgentBand(AgentBase):
         """Trade `horizon_len` bars with N accounts.
 
         Returns:
-            bars (H, N), actions (H, N, A), filled coins (H, N, A), rewards (H, N), undones (H, N); this agent's storage.
+            bars (H, N), actions (H, N, A), filled coins (H, N, A), rewards (H, N), undones (H, N); this agent's record.
         """
+        record, table = self._begin(env, horizon_len, self.device, if_random)
+        rest = (env, torch.as_tensor(self.last_state, dtype=torch.float32), record, table, self.act.least_weight)
+        loop = self._compiled_loop(env)
+        self.last_state = explore_accounts(*rest) if loop is None else explore_compiled(loop, *rest)
+        return self._end(record)
+
+    @torch.no_grad()
+    def explore_one_env(self, env: Any, horizon_len: int, if_random: bool = False) -> tuple[Tensor, ...]:
+        """Trade `horizon_len` bars with one account of NumPy observations, which is on the host; returns the same."""
+        record, table = self._begin(env, horizon_len, HOST, if_random)
+        state = torch.as_tensor(self.last_state, dtype=torch.float32, device=HOST)
+        if self.device != HOST:
+            table = table.on_host()
+        last = explore_one_account(env, state, record, table, self.act.least_weight.to(HOST))
+        self.last_state = last.to(self.device)
+        self.record = record.to(self.device)
+        return self._end(self.record)
+
+    def _begin(
+        self, env: Any, horizon_len: int, device: torch.device, if_random: bool
+    ) -> tuple[BandRollout, EdgeTable]:
+        """A record on `device` of the accounts as they are, and the edges of the bars that they can meet."""
         if if_random:
             raise ValueError(f"{type(self).__name__} learns from its own trades only; explore with if_random=False")
         if self.last_state is None:
             raise RuntimeError("agent.last_state is not set: assign it env.reset() before exploring")
         if self.market is None:
             self.prepare_for(env)
+        assert self.market is not None
         assert self.table is not None
-        record = self._record_for(env, horizon_len)
+        if not self.market.is_of(env):
+            raise ValueError("the environment trades another market: call prepare_for with it first")
+        shape = (horizon_len, self.num_envs, self.action_dim)
+        if self.record is None or self.record.shape != shape or self.record.action.device != device:
+            self.record = BandRollout.allocate(*shape, device)
+        self.record.begin(env)
         self.masks = self._draw_masks()
-        self.table.forget()
-        if self.device.type == "cpu":
-            self.table.cover(bar_of(env, self.device), horizon_len, self._project)
-        else:
-            self.table.project(self.market.bars(), self._project)
         state = torch.as_tensor(self.last_state, dtype=torch.float32)
-        rest = (env, state, record, self.table, self._project, self.act.least_weight)
-        loop = self._compiled_loop(env)
-        self.last_state = explore_accounts(*rest).clone() if loop is None else explore_compiled(loop, *rest)
+        self.table.begin(self._project, bar_of(env, state), horizon_len)
+        return self.record, self.table
+
+    def _end(self, record: BandRollout) -> tuple[Tensor, ...]:
         record.reward *= self.reward_scale
-        self.rollout_start, self.time_steps = self.time_steps, self.time_steps + horizon_len
+        self.rollout_start, self.time_steps = self.time_steps, self.time_steps + len(record.reward)
         return record.bar, record.action, record.filled, record.reward, (~record.done).float()
 
     def _compiled_loop(self, env: Any) -> Any:
@@ -172,14 +205,6 @@ class AgentBand(AgentBase):
             package = type(kernel).__module__.rpartition(".")[0]
             self.loop = importlib.import_module(f"{package}.bands").band_loop_of(env)
         return self.loop
-
-    def _record_for(self, env: Any, horizon_len: int) -> BandRollout:
-        shape = (horizon_len, self.num_envs, self.action_dim)
-        if self.record is None or self.record.shape != shape:
-            self.record = BandRollout.allocate(*shape, self.device)
-        self.record.book = book_of(env, self.device)
-        self.record.cost_factor = float(getattr(env, "cost_factor", 1.0))
-        return self.record
 
     def _draw_masks(self) -> list[Tensor] | None:
         """Factors of the hidden units: 0 for a share `dropout` of them, the same for all bars of a rollout.
@@ -227,7 +252,7 @@ class AgentBand(AgentBase):
     def _edge_gradient(self, record: BandRollout, market: BandMarket) -> BandGradient:
         """Of the rollout's summed rewards, by the edges of every step and account."""
         assert self.table is not None
-        lo, hi = self.table.edges[record.bar].chunk(2, dim=-1)
+        lo, hi = self.table.lookup(record.bar)
         book = record.book
         steps = BandRecord(
             cash=book["cash"], qty=book["qty"], peak=book["peak"], max_drawdown=book["max_drawdown"], bar=record.bar,

@@ -36,7 +36,7 @@ BACKENDS = {
 class BandRecord:
     """What a rollout leaves behind. Step h is chosen at bar ``bar[h]`` and filled at the close of the next one.
 
-    Tensors are on one device. Strides are free: ``lo[:, None].expand(H, N, A)`` serves for accounts that share bars.
+    Tensors are on one device. `lo` and `hi` are either one band per step and account, or one per bar of the market.
     """
 
     cash: Tensor           # (N,) float64, quote, before the first step
@@ -44,8 +44,8 @@ class BandRecord:
     peak: Tensor           # (N,) float64, quote, highest equity of the running episode
     max_drawdown: Tensor   # (N,) float64, fraction, of the running episode
     bar: Tensor            # (H, N) int64, row of `price` at which the order was chosen
-    lo: Tensor             # (H, N, A) float, lower edge, fraction of equity
-    hi: Tensor             # (H, N, A) float, upper edge, at least `lo`
+    lo: Tensor             # (H, N, A), or (T, A) by bar: float, lower edge, fraction of equity
+    hi: Tensor             # of the same shape: float, upper edge, at least `lo`
     action: Tensor         # (H, N, A) float, what the environment was given; -1 also closes a target too small to hold
     filled: Tensor         # (H, N, A) float64, coins: bought positive, sold negative
     done: Tensor           # (H, N) bool, the step ended an episode; the next one begins with a fresh account
@@ -59,8 +59,8 @@ class BandRecord:
 class BandGradient:
     """Gradient of the objective, to be ascended, and how many touches led to no fill."""
 
-    lo: Tensor       # (H, N, A) of the record's `lo`'s dtype, objective per unit of weight
-    hi: Tensor       # (H, N, A)
+    lo: Tensor       # of the shape and dtype of the record's `lo`, objective per unit of weight; by bar: summed over
+    hi: Tensor       # the steps and accounts at that bar
     touched: Tensor  # () float64, share of steps and coins at which the weight was outside its band
     dropped: Tensor  # () float64, share of the touches without a fill; 0 without touches
 

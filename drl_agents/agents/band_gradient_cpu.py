@@ -26,7 +26,7 @@ class Tape(NamedTuple):
     """The record's arrays, see `BandRecord`; `trades` is empty where every coin trades in every bar."""
 
     bar: Array
-    lo: Array     # (H, N, A), or (H, 1, A) for a band that all accounts share
+    lo: Array  # (H, N, A), or (T, 1, A) by bar
     hi: Array
     action: Array
     filled: Array
@@ -35,6 +35,7 @@ class Tape(NamedTuple):
     trades: Array
     min_qty: Array
     qty_increment: Array
+    by_bar: bool
     drift: Array  # (A,) weight of the reward's growth times mean return; empty: nothing is taken out
 
 
@@ -121,6 +122,12 @@ def value_account(h: int, i: int, n: int, b: int, t: Tape, s: Room, r: StepRules
 
 
 @native
+def band_at(h: int, n: int, t: Tape) -> tuple[int, int]:
+    """Row and column of an account's band."""
+    return (t.bar[h, n], 0) if t.by_bar else (h, n)
+
+
+@native
 def share_of_new(new: float, old: float) -> float:
     """Derivative of max(old, new) by `new`; halved at equality, as autograd has it."""
     return 1.0 if new > old else (0.5 if new == old else 0.0)
@@ -171,8 +178,8 @@ def choose_orders(
         is_replaced, of_band = False, action
         if action == -1.0:
             weight = qty * t.price[t.bar[h, n], a] / v.floored
-            row = n if t.lo.shape[1] > 1 else 0
-            of_band = min(max(weight, float(t.lo[h, row, a])), float(t.hi[h, row, a])) - weight
+            row, column = band_at(h, n, t)
+            of_band = min(max(weight, float(t.lo[row, column, a])), float(t.hi[row, column, a])) - weight
             is_replaced = of_band != -1.0
         s.edge[a] = (of_band > 0) - (of_band < 0)
         counts[0] += s.edge[a] != 0
@@ -273,10 +280,11 @@ def orders_back(
         if not s.follows[a] or s.edge[a] == 0:
             continue
         d_action = d_order * v.at_fill / price
+        row, column = band_at(h, n, t)
         if s.edge[a] > 0:
-            d_lo[h, n, a] = d_action
+            d_lo[row, column, a] += d_action
         else:
-            d_hi[h, n, a] = d_action
+            d_hi[row, column, a] += d_action
         d_equity += weight_back(i, a, -d_action, s.qty[h, i, a], t.price[t.bar[h, n], a], v, s)
     return d_at_fill, d_equity
 
@@ -371,8 +379,7 @@ def _room(n_steps: int, n_accounts: int, n_assets: int) -> Room:
 
 
 def _band(edge: Tensor) -> Array:
-    """(H, N, A), or (H, 1, A) for accounts that share one in memory."""
-    return (edge[:, :1] if edge.stride(1) == 0 else edge).contiguous().numpy()
+    return (edge[:, None] if edge.ndim == 2 else edge).contiguous().numpy()
 
 
 def _tape(record: BandRecord, drift: Tensor | None) -> Tape:
@@ -381,19 +388,19 @@ def _tape(record: BandRecord, drift: Tensor | None) -> Tape:
 
     trades = np.empty((0, 0), np.bool_) if record.trades is None else record.trades.numpy() != 0
     return Tape(
-        array(record.bar, np.int64), _band(record.lo), _band(record.hi),
-        np.ascontiguousarray(record.action.numpy()), array(record.filled),
-        array(record.done, np.bool_), array(record.price), trades, array(record.min_qty),
-        array(record.qty_increment), array(drift),
+        bar=array(record.bar, np.int64), lo=_band(record.lo), hi=_band(record.hi),
+        action=np.ascontiguousarray(record.action.numpy()), filled=array(record.filled),
+        done=array(record.done, np.bool_), price=array(record.price), trades=trades, min_qty=array(record.min_qty),
+        qty_increment=array(record.qty_increment), by_bar=record.lo.ndim == 2, drift=array(drift),
     )  # fmt: skip
 
 
 def sweep(
     record: BandRecord, rules: StepRules, as_if_filled: bool, mean_return: Tensor | None, final_equity: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(gradient by lo (H, N, A), by hi (H, N, A), share touched, share of those without a fill)."""
+    """(gradient by lo, by hi, share touched, share of those without a fill); the edges' of their shape."""
     n_steps, n_accounts, n_assets = record.filled.shape
-    d_lo, d_hi = (torch.zeros(record.filled.shape, dtype=record.lo.dtype) for _ in range(2))
+    d_lo, d_hi = (torch.zeros(x.shape, dtype=x.dtype) for x in (record.lo, record.hi))
     counts = np.zeros(2, np.int64)
     tape = _tape(record, None if mean_return is None else rules.growth * mean_return)
     d_equity = np.zeros(n_accounts) if final_equity is None else final_equity.double().numpy()
@@ -403,6 +410,6 @@ def sweep(
         rows = slice(first, first + n)
         room.cash[0, :n], room.qty[0, :n] = record.cash[rows], record.qty[rows]
         room.peak[0, :n], room.max_drawdown[0, :n] = record.peak[rows], record.max_drawdown[rows]
-        sweep_block(first, n, tape, room, rules, as_if_filled, d_equity, d_lo.numpy(), d_hi.numpy(), counts)
+        sweep_block(first, n, tape, room, rules, as_if_filled, d_equity, _band(d_lo), _band(d_hi), counts)
     touched, dropped = (torch.tensor(float(x), dtype=torch.float64) for x in counts)
     return d_lo, d_hi, touched / max(record.filled.numel(), 1), dropped / touched.clamp(min=1.0)

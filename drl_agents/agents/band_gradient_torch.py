@@ -56,10 +56,10 @@ class Order:
 def sweep(
     record: BandRecord, rules: StepRules, as_if_filled: bool, mean_return: Tensor | None, final_equity: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(gradient by lo (H, N, A), by hi (H, N, A), share touched, share of those without a fill)."""
+    """(gradient by lo, by hi, share touched, share of those without a fill); the edges' of their shape."""
     n_steps = len(record.bar)
     path = _follow(record, rules)
-    d_lo, d_hi = (torch.zeros(record.filled.shape, dtype=record.lo.dtype, device=record.lo.device) for _ in range(2))
+    d_lo, d_hi = (torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in (record.lo, record.hi))
     n_touched = torch.zeros_like(record.cash, dtype=torch.int64)
     n_dropped = torch.zeros_like(n_touched)
     zero = Account(*(torch.zeros_like(x) for x in vars(path[0][0]).values()))
@@ -69,8 +69,12 @@ def sweep(
         adjoint = _where(record.done[h], zero, adjoint)
         bar = _bar(h, record, *path[h], rules, as_if_filled)
         d_action, adjoint = _step_back(bar, record, adjoint, d_equity, rules, as_if_filled, drift)
-        d_lo[h] = torch.where(bar.is_low, d_action, 0.0)
-        d_hi[h] = torch.where(bar.is_high, d_action, 0.0)
+        for d_edge, is_touched in ((d_lo, bar.is_low), (d_hi, bar.is_high)):
+            value = torch.where(is_touched, d_action, 0.0).to(d_edge.dtype)
+            if d_edge.ndim == 2:
+                d_edge.index_add_(0, record.bar[h], value)
+            else:
+                d_edge[h] = value
         d_equity = None
         is_touched = bar.is_low | bar.is_high
         n_touched += is_touched.sum(-1)
@@ -118,7 +122,8 @@ def _bar(
     price, fill_price = _prices(record, h)
     equity = before.cash + (before.qty * price).sum(-1)
     weight = before.qty * price / equity.clamp(min=rules.equity_floor)[:, None]
-    action, lo, hi = record.action[h].double(), record.lo[h].double(), record.hi[h].double()
+    of_step = record.bar[h] if record.lo.ndim == 2 else h
+    action, lo, hi = record.action[h].double(), record.lo[of_step].double(), record.hi[of_step].double()
     of_band = torch.minimum(torch.maximum(weight, lo), hi) - weight
     # -1 in place of the band's order: the target was too small to hold, which the recorded action does not show.
     is_replaced = (action == -1.0) & (of_band != -1.0)

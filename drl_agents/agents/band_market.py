@@ -13,16 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drl_agents.agents import band_gradient
 from drl_agents.agents.bar_features import BarFeatures
 from drl_agents.agents.normalizer import CHUNK_ROWS, RunningNorm
 
-# Settings of an environment that the gradient depends on, and the only value that it is written for.
-NEEDED: dict[str, Any] = {
-    "rules": "standard", "norm_action": 1.0, "trailing_stop_pct": 0.0, "stale_bars": 0, "order_sizing": "equity",
-    "buys": "proportional", "always_allow_close": True, "observation": "relative", "reward": "weighted_terms",
-    "final_reward": "plain", "benchmark_weight": 0.0,
-}  # fmt: skip
-BOOK = ("cash", "qty", "equity", "peak", "max_drawdown")
+# Settings of an environment under which the account is the one that the gradient follows.
+NEEDED: dict[str, Any] = {"rules": "standard", "always_allow_close": True, **band_gradient.NEEDED}
 
 
 def check_environment(env: Any) -> None:
@@ -31,15 +27,15 @@ def check_environment(env: Any) -> None:
     Raises:
         ValueError: naming the class, or the setting with its value and the value that is needed.
     """
-    name, params = type(env).__name__, getattr(env, "params", None)
-    if params is None or not hasattr(env, "filled"):
-        lacks = "filled quantities" if params is not None else "params"
-        raise ValueError(
-            f'agent "band" learns in the environments of this repository, because it follows their account; {name} '
-            f"has no {lacks}"
-        )
+    name = type(env).__name__
+    for attribute in ("params", "filled", "cost_factor"):
+        if not hasattr(env, attribute):
+            raise ValueError(
+                f'agent "band" learns in the environments of this repository, because it follows their account; {name} '
+                f"has no {attribute}"
+            )
     for setting, needed in NEEDED.items():
-        value = getattr(params, setting)
+        value = getattr(env.params, setting)
         if value != needed:
             raise ValueError(f'agent "band" needs {setting} {needed!r} in env_params; received {value!r}')
 
@@ -63,6 +59,7 @@ class BandMarket:
     min_qty: Tensor
     qty_increment: Tensor
     trades: Tensor | None
+    source: Any             # the environment's own market, or its prices: the same object is the same market
 
     @classmethod
     def of(cls, env: Any, device: torch.device) -> BandMarket:
@@ -81,7 +78,12 @@ class BandMarket:
         usable = tuple((a + lookback - 1, b) for a, b in segments if b - a > lookback)
         features = BarFeatures(windows.to(device), len(price) - 1, 1 + env.action_dim)
         trades = None if trades is None else trades.to(device)
-        return cls(features, price.to(device), usable, *smallest.to(device), trades)
+        min_qty, increment = smallest.to(device)
+        return cls(features, price.to(device), usable, min_qty, increment, trades, _source(env))
+
+    def is_of(self, env: Any) -> bool:
+        """Whether `env` trades this market."""
+        return self.source is _source(env) or np.array_equal(_prices(self.source), _prices(_source(env)))
 
     def bars(self) -> Tensor:
         """Every bar that an account can stand at, in order, (B,) int64."""
@@ -120,24 +122,17 @@ class BandMarket:
         return notional / params.initial_capital
 
 
+def _source(env: Any) -> Any:
+    return env.price_array if getattr(env, "market", None) is None else env.market
+
+
+def _prices(source: Any) -> np.ndarray:
+    return source if isinstance(source, np.ndarray) else source.price.cpu().numpy()
+
+
 def _windows(tech: np.ndarray, norm_tech: float, lookback: int) -> Tensor:
     """(T, F) -> (T - L + 1, L * F) float32 windows as `BarFeatures` wants them: the latest bar first, one overlap."""
     scaled = tech if norm_tech == 1 else tech.astype(np.float64) * norm_tech
     backwards = torch.from_numpy(np.ascontiguousarray(scaled[::-1], dtype=np.float32)).flatten()
     n_bars, n_features = tech.shape
     return backwards.as_strided((n_bars - lookback + 1, lookback * n_features), (n_features, 1))
-
-
-def book_of(env: Any, device: torch.device) -> dict[str, Tensor]:
-    """The running accounts by the names of BOOK, copies on `device`: (N,) and qty (N, A), float64."""
-    if hasattr(env, "book"):
-        book = env.book
-        return {name: getattr(book, name).to(device, torch.float64).clone() for name in BOOK}
-    return {name: torch.tensor([getattr(env.account, name)], dtype=torch.float64, device=device) for name in BOOK}
-
-
-def bar_of(env: Any, device: torch.device) -> Tensor:
-    """Bars that the running accounts stand at, (N,) int64."""
-    if hasattr(env, "book"):
-        return env.book.bar.to(device)
-    return torch.tensor([env.account.bar], device=device)

@@ -33,11 +33,14 @@ except KeyboardInterrupt:  # the imports take seconds
 
 EPILOG = """
 The same command continues a study: trials that finished stay, a killed one is tried again, and --n-trials counts all of
-them. A study of the same name with other data, --holdout, splits, search space, --seed, --n-envs, --volume-30d,
---max-drawdown, --min-trades or other rules is refused. Relative paths are taken from the current directory; the
-defaults lie in the repository. Results, one folder per trial and split: <results-dir>/<study-name>/. Exit code: 0 when
-the study has a best trial, 1 when it has none or trials failed again and again, 2 for a bad flag, 130 or 143 when
-stopped by Ctrl-C or kill."""
+them. A study keeps its agent and its ranges. A study of the same name with another --agent, other data, --holdout,
+splits, search space, --seed, --n-envs, --volume-30d, --max-drawdown, --min-trades or other rules is refused. Relative
+paths are taken from the current directory; the defaults lie in the repository. Results, one folder per trial and split:
+<results-dir>/<study-name>/.
+
+Exit codes: 0 the study has a best trial; 1 it has none, or trials failed again and again; 2 a bad flag; 5 it has none
+because its policies stayed in cash: no tradable signal found at these costs; 130 or 143 when stopped by Ctrl-C or
+kill."""
 
 
 def parser() -> argparse.ArgumentParser:

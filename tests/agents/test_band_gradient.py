@@ -134,15 +134,14 @@ def test_a_rollout_of_the_fast_class_has_the_gradient_of_the_float64_step():
     lo, hi = random_band(30, 4, 3, 2)
     expected = roll_out(config, params, lo, hi)
     env = drop_in.VectorizedCryptoEnvAlpacaOptimized(config, params, 4, gpu_id=-1)
-    state, rows, qty = env.reset(), [], env.stocks
-    zero = torch.zeros(4, dtype=torch.float64)
+    state, rows = env.reset(), []
     for h in range(30):
         weight, bar = state[:, 1:4], env.time
         action = weight.clamp(lo[h].float(), hi[h].float()) - weight
         state, _, done, _ = env.step(action)
-        rows.append((bar, action, env.stocks - qty, done.clone()))
-        qty = env.stocks
+        rows.append((bar, action, env.filled, done.clone()))
     bar, action, filled, done = (torch.stack(column) for column in zip(*rows, strict=True))
+    zero = torch.zeros(4, dtype=torch.float64)
     capital, market = zero + 10_000.0, env.market
     record = BandRecord(
         cash=capital, qty=torch.zeros(4, 3, dtype=torch.float64), peak=capital, max_drawdown=zero, bar=bar,
@@ -239,6 +238,21 @@ def test_accounts_that_share_bars_may_share_the_bands_memory():
     for backend in BACKENDS:
         found = band_gradient(shared, made.params, as_if_filled=False, backend=backend)
         assert_same((found.lo, found.hi), made.gradient)
+
+
+@treatments
+def test_a_band_by_bar_gets_the_sum_over_the_accounts_that_came_by(as_if_filled):
+    lo, hi = (edge[:, 0] for edge in random_band(60, 1, 2, 9))
+    steps = (edge[:20, None].repeat(1, N, 1) for edge in (lo, hi))
+    record = roll_out(made_market(60, 2, 9), band_params(), *steps, episode_bars=8, seed=2).record
+    at_steps = replace(record, lo=lo[record.bar], hi=hi[record.bar])    # any band will do: its actions are recorded
+    params = drop_in.EnvParams.from_mapping(band_params())
+    for backend in BACKENDS:
+        by_step = band_gradient(at_steps, params, as_if_filled=as_if_filled, backend=backend)
+        by_bar = band_gradient(replace(record, lo=lo, hi=hi), params, as_if_filled=as_if_filled, backend=backend)
+        for steps, bars in ((by_step.lo, by_bar.lo), (by_step.hi, by_bar.hi)):
+            expected = torch.zeros_like(lo).index_add_(0, record.bar.flatten(), steps.flatten(0, 1))
+            torch.testing.assert_close(bars, expected)
 
 
 @pytest.mark.parametrize("name", NEEDED)

@@ -244,7 +244,7 @@ def test_a_winner_without_files_or_a_record_of_its_splits_is_named(made):
 
 def test_a_study_without_a_completed_trial_has_nothing_to_judge(tmp_path):
     empty = optuna.create_study(study_name="e")
-    with pytest.raises(StudyError, match="study e has no completed trial"):
+    with pytest.raises(StudyError, match="study e has no best trial"):
         read_returns(empty, tmp_path)
 
 

@@ -195,7 +195,7 @@ def test_a_study_without_a_completed_trial_has_a_page(folded, tmp_path):
     study, folder = fabricated.new_study(tmp_path, folded)
     fabricated.add_ended(study, TrialState.FAIL, "disk full")
     html = html_of(study, folder)
-    assert "cannot be judged: no trial was completed" in html
+    assert "cannot be judged: no trial completed (1 failed)" in html
     assert "disk full" in html
     assert "<svg" not in html
 

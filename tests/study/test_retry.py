@@ -22,8 +22,8 @@ from tests.support import real_study
 from tests.support.markets import REPO
 from train.checkpoint import CHECKPOINT
 from train.run import BEST_POLICY, LAST_POLICY, TrainingDiverged
+from train.study.eligibility import best_trial
 from train.study.objective import OUT_OF_MEMORY
-from train.study.progress import best_trial
 from train.study.results import read_equity, split_folder, trial_folder
 from train.study.retry import Attempts
 from train.study.search_space import build_space, resolve, sample, with_half_the_envs

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import environment_Alpaca_vectorized as drop_in
 from drl_agents.agents.band_gradient import DUST, BandRecord
-from environment_Alpaca_vectorized import EnvParams, Market, Portfolio, VectorizedCryptoEnvAlpaca
+from environment_Alpaca_vectorized import Costs, EnvParams, Market, Portfolio, VectorizedCryptoEnvAlpaca
 from tests.support.markets import random_config
 
 
@@ -24,7 +24,7 @@ class Rollout:
     """A rollout of bands through the pure step, float64 throughout, with its autograd graph."""
 
     record: BandRecord
-    params: EnvParams     # costs as given, before the cost factor
+    params: EnvParams
     cost_factor: float
     objective: Tensor     # (N,)
     lo: Tensor            # (H, N, A), leaf
@@ -73,9 +73,7 @@ def roll_out(
     n_steps, n_envs, _ = lo.shape
     env = VectorizedCryptoEnvAlpaca(
         config, env_params, n_envs, gpu_id=-1, as_numpy=False, seed=seed, episode_bars=episode_bars)
-    market, given = env.market, env.params
-    p = replace(given, buy_fee_rate=given.buy_fee_rate * cost_factor, sell_fee_rate=given.sell_fee_rate * cost_factor,
-                slippage_rate=given.slippage_rate * cost_factor)  # fmt: skip
+    market, p = env.market, env.params
     lo, hi = lo.clone().requires_grad_(), hi.clone().requires_grad_()
     env.reset()
     start = book = _invested(env.book, market, p, seed) if invested else env.book
@@ -91,7 +89,7 @@ def roll_out(
         traded = 1.0 if market.trades is None else market.trades[book.bar + 1].double()
         context = straight_through(order * traded, market, p) if as_if_filled else nullcontext()
         with context:
-            after, outcome = drop_in.step(book, action * traded, market, p)
+            after, outcome = drop_in.step(book, action * traded, market, p, p.costs(cost_factor))
         objective = objective + outcome.reward
         if mean_return is not None:
             objective = objective - p.norm_reward * p.growth_weight * (weight * mean_return).sum(-1)
@@ -99,7 +97,7 @@ def roll_out(
             objective = objective + final_equity * after.equity
         price = market.price[after.bar]
         asked = action * traded * drop_in.account_value(book, price)[:, None] / price.clamp(min=1e-12)
-        row = {"bar": book.bar, "action": action, "filled": after.qty - book.qty, "done": outcome.done, "asked": asked}
+        row = {"bar": book.bar, "action": action, "filled": after.filled, "done": outcome.done, "asked": asked}
         for name, value in row.items():
             rows[name].append(value.detach())
         env._episode += outcome.done
@@ -110,7 +108,7 @@ def roll_out(
         cash=start.cash, qty=start.qty, peak=start.peak, max_drawdown=start.max_drawdown, lo=lo.detach(),
         hi=hi.detach(), price=market.price, min_qty=market.min_qty, qty_increment=market.qty_increment,
         trades=market.trades, **stacked)
-    return Rollout(record, given, cost_factor, objective, lo, hi, asked)
+    return Rollout(record, p, cost_factor, objective, lo, hi, asked)
 
 
 def _invested(book: Portfolio, market: Market, p: EnvParams, seed: int) -> Portfolio:
@@ -153,15 +151,17 @@ def straight_through(order: Tensor, market: Market, p: EnvParams) -> Iterator[No
         twin["order"] = real["cap_positions"](twin["order"], *rest)
         return real["cap_positions"](order_qty, *rest)
 
-    def execute_sells(book: Portfolio, order_qty: Tensor, price: Tensor, market: Market, p: EnvParams) -> Portfolio:
-        smooth = real["execute_sells"](book, twin["order"], price, free, free_p)
-        return _blend(real["execute_sells"](book, order_qty, price, market, p), smooth)
+    def execute_sells(
+        book: Portfolio, order_qty: Tensor, price: Tensor, market: Market, p: EnvParams, costs: Costs
+    ) -> Portfolio:
+        smooth = real["execute_sells"](book, twin["order"], price, free, free_p, costs)
+        return _blend(real["execute_sells"](book, order_qty, price, market, p, costs), smooth)
 
     def execute_buys(
-        book: Portfolio, order_qty: Tensor, price: Tensor, equity: Tensor, market: Market, p: EnvParams
+        book: Portfolio, order_qty: Tensor, price: Tensor, equity: Tensor, market: Market, p: EnvParams, costs: Costs
     ) -> Portfolio:
-        smooth = real["execute_buys"](book, twin["order"], price, equity, free, free_p)
-        return _blend(real["execute_buys"](book, order_qty, price, equity, market, p), smooth)
+        smooth = real["execute_buys"](book, twin["order"], price, equity, free, free_p, costs)
+        return _blend(real["execute_buys"](book, order_qty, price, equity, market, p, costs), smooth)
 
     with mock.patch.multiple(drop_in, order_quantities=order_quantities, cap_positions=cap_positions,
                              execute_sells=execute_sells, execute_buys=execute_buys):  # fmt: skip

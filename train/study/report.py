@@ -30,14 +30,15 @@ from train.provenance import code_version
 from train.study.band_file import BAND_FILE, read_band
 from train.study.curves import read_market, read_split, tested_paths
 from train.study.data import COMBINATORIAL_MODES, StudyError
+from train.study.eligibility import NO_SIGNAL, best_trial, has_no_signal, why_ineligible, why_no_best
 from train.study.holdout import SCORE_FILE
 from train.study.holdout_figures import is_passed
 from train.study.judgement import holdout_text, judge, unjudged
-from train.study.progress import best_trial, shown
+from train.study.progress import shown
 from train.study.results import split_folder, trial_folder
 from train.study.returns import read_returns, timeframe_of
 from train.study.split_run import ATTAINABLE
-from train.study.storage import CODE_VERSION, FAILURE, IDENTITY, experimental_allowed
+from train.study.storage import CODE_VERSION, IDENTITY, experimental_allowed
 from train.validation.band_picture import BandView
 from train.validation.metrics import Metrics
 from train.validation.report import FigureRow, Page, TrialView, Verdict, render
@@ -97,7 +98,7 @@ def collect(study: optuna.Study, folder: Path) -> Page:
         kind=_kind(folder, trials),
         law=_law(study),
         facts=_facts(study, folder, trials, settings),
-        verdict=unjudged("no trial was completed"),
+        verdict=_no_verdict(study, trials),
         holdout=holdout_text(study, read_json(folder / SCORE_FILE), best),
         best=None if best is None else best.number,
         trials=tuple(_trial_view(t) for t in trials),
@@ -314,7 +315,7 @@ def _trial_view(t: FrozenTrial) -> TrialView:
         splits={step: v for step, v in t.intermediate_values.items() if np.isfinite(v)},
         turnover=mean("turnover"),
         fees=mean("fees"),
-        reason=str(t.user_attrs.get("pruned" if t.state == TrialState.PRUNED else FAILURE, "")),
+        reason=why_ineligible(t) if t.state.is_finished() else "",
     )
 
 
@@ -370,6 +371,14 @@ def _holdout_rows(study: optuna.Study, folder: Path, best: FrozenTrial, bar_seco
 
 
 # -------------------------------------------------------------------------------- what the study as a whole says
+def _no_verdict(study: optuna.Study, trials: Sequence[FrozenTrial]) -> Verdict:
+    """What is said of a study without a best trial."""
+    said = unjudged(why_no_best(trials))
+    if has_no_signal(study):
+        return replace(said, sentences=(f"{NO_SIGNAL[0].upper()}{NO_SIGNAL[1:]}.", *said.sentences))
+    return said
+
+
 def _verdict(study: optuna.Study, folder: Path, best: FrozenTrial, is_whole: bool) -> Verdict:
     if not is_whole:
         return unjudged(f"equity files of trial {best.number}, the best, are missing or damaged")

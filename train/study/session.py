@@ -21,13 +21,14 @@ from train.provenance import code_version
 from train.rocm import apply_rocm_settings
 from train.study.attainable import log_power
 from train.study.data import FoldedData, HoldoutRows, SplitPlan, StudyError, load_study_data
+from train.study.eligibility import NO_SIGNAL_CODE, best_trial, has_no_signal
 from train.study.holdout import load_holdout, score_winner
 from train.study.interruption import Interruption
 from train.study.objective import DEFAULT_BOUNDS, Bounds, Objective, RunSettings
 from train.study.patience import patient_storage, reason_of
 from train.study.plot import plot_study
 from train.study.preparation import automatic_n_envs, check_environments, choose_agent, make_space, warn_of_small_budget
-from train.study.progress import Reporter, best_trial, log_data, summary_lines
+from train.study.progress import Reporter, log_data, summary_lines
 from train.study.report import COMMAND, command_text, report_ended_study
 from train.study.results import refuse_unwritable, study_folder, write_closes
 from train.study.rules import absent_values, study_identity, warn_of_other_code
@@ -148,7 +149,7 @@ def run_study(request: StudyRequest) -> int:
     """Run or continue a study; returns the exit code.
 
     0: the study has a best trial and this run ended as it should; 1: none, or the same failure came again and again;
-    128 + n: stopped by signal n.
+    5: none, because its policies stayed in cash (`train.study.eligibility`); 128 + n: stopped by signal n.
 
     Raises:
         StudyError, DatasetError, SplitError: the request cannot be carried out; nothing was written.
@@ -298,6 +299,8 @@ def _conclude(study: optuna.Study, ending: Ending, folder: Path, request: StudyR
         return 1
     if ending.timed_out:
         logger.info("stopped by --timeout; the same command continues, up to %d trials", request.n_trials)
+    if has_no_signal(study):
+        return NO_SIGNAL_CODE
     return 0 if has_best else 1
 
 

@@ -26,6 +26,7 @@ KINDS = {
     "UNKNOWN": "DATA OF UNKNOWN ORIGIN: neither real nor synthetic is written down",
 }
 
+MOST_REASONS = 10  # listed
 MANY_DOTS = 400  # from here on they are small, and do not answer a pointer: the page would grow
 LONG_TEXT = 60  # characters; longer facts get twice the room
 
@@ -52,7 +53,7 @@ class TrialView:
     splits: Mapping[int, float]  # excess Sharpe of each split that was scored
     turnover: float | None  # mean over its splits, times equity
     fees: float | None  # mean over its splits, share of equity
-    reason: str = ""  # why pruned or failed
+    reason: str = ""  # why it cannot be the best: pruned, failed, or beyond a bound
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ LEGEND = (
 
 def _equity(page: Page) -> str:
     if not page.paths:
-        why = page.paths_note or "There are no curves: no trial was completed, or its files are missing."
+        why = page.paths_note or "There are no curves: there is no best trial, or its files are missing."
         return _section("equity", "Equity on bars not trained on", paragraphs([why], "empty"))
     shown = {"agent", "equal", "cash"}
     shown |= {"coin"} if any(p.coins for p in page.paths) else set()
@@ -211,7 +212,8 @@ def _band(page: Page) -> list[str]:
 # -------------------------------------------------------------------------------------------------------------- figures
 def _figures(page: Page) -> str:
     if not page.rows:
-        return _section("figures", "Figures", paragraphs(["No split of a completed trial was scored."], "empty"))
+        why = "There is no best trial, so there are no figures of it."
+        return _section("figures", "Figures", paragraphs([why], "empty"))
     head = "".join(f'<th scope="col">{escape(c.title)}</th>' for c in COLUMNS)
     rows = "".join(
         f'<tr><th scope="row">{escape(row.name)}</th>'
@@ -287,14 +289,15 @@ def _importances(page: Page) -> str:
         body += f'<table class="plain bars">{bars}</table>'
     if page.settings:
         body += f"<h3>Settings of trial {page.best}, the best</h3>{_pairs(page.settings, 'settings')}"
-    return _section("settings", "Which settings mattered", body or paragraphs(["No trial was completed."], "empty"))
+    why = "There is no best trial, so there are no settings of it."
+    return _section("settings", "Which settings mattered", body or paragraphs([why], "empty"))
 
 
 def _trials(page: Page) -> str:
     if not page.trials:
         return _section("trials", "Trials over time", paragraphs(["There is no trial yet."], "empty"))
     ended = {s: [t for t in page.trials if t.state == s] for s in ("complete", "pruned", "failed")}
-    body = _values_chart(page, ended) if ended["complete"] else paragraphs(["No trial was completed."], "empty")
+    body = _values_chart(page, ended) if ended["complete"] else paragraphs(["No trial has a value."], "empty")
     costs = [t for t in ended["complete"] if t.turnover is not None and t.fees is not None and t.value is not None]
     if costs:
         y = number_axis([np.array([t.value for t in costs], float)])
@@ -311,11 +314,18 @@ def _trials(page: Page) -> str:
         body += "</div>"
     reasons = [f"Trial {t.number} {t.state}: {t.reason}" for t in page.trials if t.state == "failed" and t.reason]
     reasons += [f"Trial {t.number} pruned: {t.reason}" for t in page.trials if t.state == "pruned" and t.reason]
-    if reasons:
-        items = "".join(f"<li>{escape(r)}</li>" for r in reasons[:10])
-        more = f"<li>and {len(reasons) - 10} more</li>" if len(reasons) > 10 else ""
-        body += f'<h3>Trials without a value</h3><ul class="small">{items}{more}</ul>'
+    body += _reasons("Trials without a value", reasons)
+    ineligible = [f"Trial {t.number}: {t.reason}" for t in ended["complete"] if t.reason]
+    body += _reasons("Trials that are not eligible to be best", ineligible)
     return _section("trials", "Trials over time", body)
+
+
+def _reasons(title: str, reasons: Sequence[str]) -> str:
+    if not reasons:
+        return ""
+    items = "".join(f"<li>{escape(r)}</li>" for r in reasons[:MOST_REASONS])
+    more = f"<li>and {len(reasons) - MOST_REASONS} more</li>" if len(reasons) > MOST_REASONS else ""
+    return f'<h3>{escape(title)}</h3><ul class="small">{items}{more}</ul>'
 
 
 def _dot(dots: Sequence[Any]) -> str:
