@@ -41,7 +41,8 @@ from train.study.split_run import ATTAINABLE
 from train.study.storage import CODE_VERSION, IDENTITY, experimental_allowed
 from train.validation.band_picture import BandView
 from train.validation.metrics import Metrics
-from train.validation.report import FigureRow, Page, PathView, TrialView, Verdict, render
+from train.validation.report import FigureRow, Page, TrialView, Verdict, render
+from train.validation.report_paths import PathView
 
 logger = logging.getLogger(__name__)
 
