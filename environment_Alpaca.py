@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,7 @@ class Account:
     benchmark: float          # quote, value of the equal-weight portfolio at `bar`
     peak: float               # quote, highest equity of the episode
     max_drawdown: float       # fraction, largest fall from a peak in the episode
+    filled: list[float]       # (A,) coins bought less coins sold in the last step, stops and releases included
     discounted_return: float = 0.0  # host presets: G = gamma * G + r
     traded: Traded = field(default_factory=lambda: Traded())
 
@@ -88,6 +89,7 @@ class CryptoEnvAlpaca:
         if_log: bool = False, *, seed: int | None = None, start: str | None = None, episode_bars: int | None = None,
     ) -> None:  # fmt: skip
         self.params = p = EnvParams.from_mapping(env_params, initial_capital, buy_cost_pct, sell_cost_pct, gamma)
+        self.cost_factor = 1.0
         self.lookback, self.initial_capital, self.if_log = p.lookback, p.initial_capital, if_log
         given_prices = np.asarray(config["price_array"])
         self.price_array = given_prices.astype(np.float64, copy=False)
@@ -128,6 +130,27 @@ class CryptoEnvAlpaca:
     def stocks(self) -> np.ndarray:
         """(A,) coins in the account, a copy."""
         return np.array(self.account.qty)
+
+    @property
+    def filled(self) -> np.ndarray:
+        """(A,) coins bought less coins sold in the last step, stops and releases included; a copy."""
+        return np.array(self.account.filled)
+
+    @property
+    def cost_factor(self) -> float:
+        """Share of fees and slippage that steps charge, 0 to 1; assigning one takes effect with the next step.
+
+        The equal-weight benchmark pays its entry fee in full.
+        """
+        return self._cost_factor
+
+    @cost_factor.setter
+    def cost_factor(self, factor: float) -> None:
+        if not 0.0 <= factor <= 1.0:
+            raise ValueError(f"cost_factor is the share of fees and slippage charged, 0 to 1; received {factor}")
+        self._cost_factor, p = float(factor), self.params
+        names = ("buy_fee_rate", "sell_fee_rate", "slippage_rate")
+        self._charged = replace(p, **{name: getattr(p, name) * self._cost_factor for name in names})
 
     @property
     def time(self) -> int:
@@ -187,7 +210,7 @@ class CryptoEnvAlpaca:
     def _transition(self, action: np.ndarray) -> tuple[float, dict[str, float], bool]:
         """One bar, in the order of docs/simulator.md -> reward, its terms, truncated."""
         acct, p = self.account, self.params
-        acct.traded = Traded()
+        acct.traded, acct.filled = Traded(), [0.0] * self.action_dim
         before, benchmark_before, drawdown_before = acct.equity, acct.benchmark, acct.max_drawdown
 
         acct.bar += 1
@@ -303,7 +326,7 @@ class CryptoEnvAlpaca:
 
     def _purchase_price(self, price: float) -> float:
         """Quote paid per coin bought, slippage and fee included."""
-        return price * (1.0 + self.params.slippage_rate) * (1.0 + self.params.buy_fee_rate)
+        return price * (1.0 + self._charged.slippage_rate) * (1.0 + self._charged.buy_fee_rate)
 
     def _is_large_enough(self, i: int, quantity: float, price: float) -> bool:
         return quantity > self.min_qty[i] and quantity * price >= self.params.min_order_notional
@@ -317,13 +340,14 @@ class CryptoEnvAlpaca:
     def _execute_sale(self, i: int, quantity: float, price: float) -> None:
         """Take `quantity` coins out at the close less slippage and fee; the position's clock starts again."""
         acct = self.account
-        fill = price * (1.0 - self.params.slippage_rate)
+        fill = price * (1.0 - self._charged.slippage_rate)
         acct.qty[i] -= quantity
-        acct.cash += quantity * fill * (1.0 - self.params.sell_fee_rate)
+        acct.filled[i] -= quantity
+        acct.cash += quantity * fill * (1.0 - self._charged.sell_fee_rate)
         acct.held_bars[i] = 0
         if acct.qty[i] == 0.0:
             acct.high[i] = 0.0
-        self._book(quantity, price, fill * self.params.sell_fee_rate)
+        self._book(quantity, price, fill * self._charged.sell_fee_rate)
 
     def _execute_purchase(self, i: int, quantity: float, price: float) -> None:
         """Add `quantity` coins, unless what the cash left of the order is below the minimum."""
@@ -333,15 +357,16 @@ class CryptoEnvAlpaca:
         acct = self.account
         acct.high[i] = price if acct.qty[i] == 0.0 else acct.high[i]
         acct.qty[i] += quantity
+        acct.filled[i] += quantity
         acct.cash = max(0.0, acct.cash - quantity * self._purchase_price(price))  # max: rounding, at most one ulp
-        self._book(quantity, price, price * (1.0 + self.params.slippage_rate) * self.params.buy_fee_rate)
+        self._book(quantity, price, price * (1.0 + self._charged.slippage_rate) * self._charged.buy_fee_rate)
 
     def _book(self, quantity: float, price: float, fee_per_coin: float) -> None:
         traded = self.account.traded
         traded.trades += quantity > 0
         traded.turnover += quantity * price
         traded.fees += quantity * fee_per_coin
-        traded.slippage += quantity * price * self.params.slippage_rate
+        traded.slippage += quantity * price * self._charged.slippage_rate
 
     # ---------------------------------------------------------------- reward
     def _reward_terms(
@@ -474,7 +499,7 @@ class CryptoEnvAlpaca:
         base = self._segment[0] if p.benchmark_base == "segment" else first
         base_price = self.price_array[base]
         priced = base_price > 0
-        fee = 1.0 + (self.params.buy_fee_rate if p.benchmark_pays_fee else 0.0)
+        fee = 1.0 + (p.buy_fee_rate if p.benchmark_pays_fee else 0.0)
         share = capital / max(int(priced.sum()), 1)
         benchmark_qty = [share / (x * fee) if x > 0 else 0.0 for x in base_price.tolist()]
         benchmark = sum(q * x for q, x in zip(benchmark_qty, self.price_array[first].tolist(), strict=True))
@@ -482,7 +507,7 @@ class CryptoEnvAlpaca:
             bar=first, first_bar=first, last_bar=self._window_end(segment, first), cash=capital,
             qty=[0.0] * n_assets, held_bars=[0] * n_assets, high=[0.0] * n_assets,
             order_scale=self._scales[segment], benchmark_qty=benchmark_qty,
-            equity=capital, benchmark=benchmark, peak=capital, max_drawdown=0.0,
+            equity=capital, benchmark=benchmark, peak=capital, max_drawdown=0.0, filled=[0.0] * n_assets,
         )  # fmt: skip
 
     def _order_scale(self, first_price: np.ndarray) -> list[float]:

@@ -14,7 +14,6 @@ quantities in coins, ``*_rate`` and ``*_pct`` are fractions. Books are float64 o
 from __future__ import annotations
 
 import functools
-import importlib
 import importlib.util
 import inspect
 import logging
@@ -28,14 +27,14 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 log = logging.getLogger(__name__)
-VERSION = "2026.11"  # equal to environment_Alpaca_kernels', or the plain step runs instead
+VERSION = "2026.12"  # equal to environment_Alpaca_kernels', or the plain step runs instead
 
 # A rule set is a row of settings, not a program: every one of them can be overridden alone through env_params.
 _HOST_RULES: dict[str, Any] = {
@@ -108,11 +107,20 @@ CHOICES: dict[str, tuple[str, ...]] = {
 RANGES = {
     "cash_haircut": (0.0, 1.0), "stale_fraction": (1e-12, 1.0), "max_position_weight": (0.0, 1e300),
     "concentration_penalty": (0.0, 1e300), "min_order_notional": (0.0, 1e300), "gamma": (0.0, 1.0),
-    "terminal_equity_fraction": (0.0, 1.0), "action_limit": (1e-300, float("inf")),
+    "terminal_equity_fraction": (0.0, 1.0), "action_limit": (1e-300, float("inf")), "lookback": (1, float("inf")),
+    "initial_capital": (1e-12, float("inf")), "norm_action": (1e-300, float("inf")), "stale_bars": (0, float("inf")),
 }  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------- settings and state
+class Costs(NamedTuple):
+    """What trading costs in a step, fractions of notional: floats, or () float64 tensors on the accounts' device."""
+
+    buy_fee_rate: Any
+    sell_fee_rate: Any
+    slippage_rate: Any
+
+
 @dataclass(frozen=True)
 class EnvParams:
     """Settings of one simulator; a rule set with the caller's overrides. Choices are listed in docs/simulator.md."""
@@ -194,16 +202,15 @@ class EnvParams:
             raise ValueError(f"lookback is a whole number of bars; received {row['lookback']!r}")
         return cls(**{**row, "lookback": int(row["lookback"])}, gamma=gamma)
 
+    def costs(self, factor: float = 1.0) -> Costs:
+        """What a step charges: the settings' costs times `factor`. 1 leaves their bits as they are."""
+        return Costs(self.buy_fee_rate * factor, self.sell_fee_rate * factor, self.slippage_rate * factor)
+
     def __post_init__(self) -> None:
         """Refuse values with which no account can be simulated."""
-        for name in ("buy_fee_rate", "sell_fee_rate", "slippage_rate"):
-            if not 0.0 <= (rate := getattr(self, name)) < 1.0:
-                raise ValueError(f"{name} is a fraction of notional, 0.0025 means 0.25 %; received {rate}")
-        for name, least in (("lookback", 1), ("initial_capital", 1e-12), ("norm_action", 1e-300), ("stale_bars", 0)):
-            if not getattr(self, name) >= least:
-                raise ValueError(f"{name} must be at least {least}; received {getattr(self, name)}")
-        if not 0.0 <= self.min_cash_reserve < 1.0 or not 0.0 <= self.trailing_stop_pct < 1.0:
-            raise ValueError("min_cash_reserve and trailing_stop_pct are fractions in [0, 1)")
+        for name in (*Costs._fields, "min_cash_reserve", "trailing_stop_pct"):
+            if not 0.0 <= (fraction := getattr(self, name)) < 1.0:
+                raise ValueError(f"{name} is a fraction below 1, 0.0025 means 0.25 %; received {fraction}")
         for name, (least, most) in RANGES.items():
             if not least <= getattr(self, name) <= most:
                 raise ValueError(f"{name} must be at least {least} and at most {most}; received {getattr(self, name)}")
@@ -270,6 +277,7 @@ class Portfolio:
     fees: Tensor           # (N,) float64, quote, last step
     slippage: Tensor       # (N,) float64, quote, last step
     turnover: Tensor       # (N,) float64, quote, |quantity| * close, last step
+    filled: Tensor         # (N, A) float64, coins bought less coins sold in the last step, stops and releases included
 
 
 @dataclass(frozen=True)
@@ -316,53 +324,55 @@ def is_large_enough(quantity: Tensor, price: Tensor, market: Market, p: EnvParam
     return (quantity > market.min_qty) & (quantity * price >= p.min_order_notional)
 
 
-def execute_trailing_stops(book: Portfolio, price: Tensor, p: EnvParams) -> Portfolio:
+def execute_trailing_stops(book: Portfolio, price: Tensor, p: EnvParams, costs: Costs) -> Portfolio:
     """Sell whole positions whose price fell by more than trailing_stop_pct from its high since the purchase."""
     is_held = book.qty > 0
     high = torch.where(is_held, torch.maximum(book.high, price), book.high)
     is_stopped = is_held & (price > 0) & (price < high * (1.0 - p.trailing_stop_pct))
-    return execute_sales(replace(book, high=high), torch.where(is_stopped, book.qty, 0.0), price, p)
+    return execute_sales(replace(book, high=high), torch.where(is_stopped, book.qty, 0.0), price, costs)
 
 
-def execute_sells(book: Portfolio, order_qty: Tensor, price: Tensor, market: Market, p: EnvParams) -> Portfolio:
+def execute_sells(
+    book: Portfolio, order_qty: Tensor, price: Tensor, market: Market, p: EnvParams, costs: Costs
+) -> Portfolio:
     """Sell what the orders ask for, at most the position; order_qty (N, A)."""
     wanted = whole_increments(-order_qty, market)
     is_large = is_large_enough(wanted, price, market, p)
     closes = (-order_qty >= book.qty) & p.always_allow_close
     is_sold = (order_qty < 0) & (book.qty > 0) & (price > 0) & (is_large | closes)
     sold = torch.where(closes, book.qty, torch.minimum(book.qty, wanted))
-    return execute_sales(book, torch.where(is_sold, sold, 0.0), price, p)
+    return execute_sales(book, torch.where(is_sold, sold, 0.0), price, costs)
 
 
-def release_stale(book: Portfolio, price: Tensor, market: Market, p: EnvParams) -> Portfolio:
+def release_stale(book: Portfolio, price: Tensor, market: Market, p: EnvParams, costs: Costs) -> Portfolio:
     """Sell stale_fraction of every position held for stale_bars or longer, or all where the venue wants more."""
     is_stale = (book.held_bars >= p.stale_bars) & ((price > 0) | p.release_unpriced)
     released = book.qty * p.stale_fraction
     if p.always_allow_close:
         released = whole_increments(released, market)
         released = torch.where(is_large_enough(released, price, market, p), released, book.qty)
-    return execute_sales(book, torch.where(is_stale, released, 0.0), price, p)
+    return execute_sales(book, torch.where(is_stale, released, 0.0), price, costs)
 
 
-def execute_sales(book: Portfolio, sold: Tensor, price: Tensor, p: EnvParams) -> Portfolio:
+def execute_sales(book: Portfolio, sold: Tensor, price: Tensor, costs: Costs) -> Portfolio:
     """Take sold (N, A) coins out at the close less slippage and fee; a position's clock starts again."""
-    fill = price * (1.0 - p.slippage_rate)
+    fill = price * (1.0 - costs.slippage_rate)
     qty = book.qty - sold
     is_sold = sold > 0
-    cash = book.cash + (sold * fill * (1.0 - p.sell_fee_rate)).sum(-1)
+    cash = book.cash + (sold * fill * (1.0 - costs.sell_fee_rate)).sum(-1)
     held_bars = torch.where(is_sold, 0, book.held_bars)
     high = torch.where(is_sold & (qty == 0), 0.0, book.high)
-    book = replace(book, qty=qty, cash=cash, held_bars=held_bars, high=high)
-    return _book_trades(book, sold, price, fill * p.sell_fee_rate, p)
+    book = replace(book, qty=qty, cash=cash, held_bars=held_bars, high=high, filled=book.filled - sold)
+    return _book_trades(book, sold, price, fill * costs.sell_fee_rate, costs)
 
 
 def execute_buys(
-    book: Portfolio, order_qty: Tensor, price: Tensor, equity: Tensor, market: Market, p: EnvParams
+    book: Portfolio, order_qty: Tensor, price: Tensor, equity: Tensor, market: Market, p: EnvParams, costs: Costs
 ) -> Portfolio:
     """Buy what the orders ask for and the cash allows; order_qty (N, A), equity (N,) at this bar before trading."""
     wanted = whole_increments(order_qty, market)
     wanted = torch.where((price > 0) & is_large_enough(wanted, price, market, p), wanted, 0.0)
-    unit_cost = price * (1.0 + p.slippage_rate) * (1.0 + p.buy_fee_rate)  # (N, A) quote a coin, all included
+    unit_cost = price * (1.0 + costs.slippage_rate) * (1.0 + costs.buy_fee_rate)  # (N, A) quote a coin, all included
     if p.buys == "sequential":
         # Assets stay a loop: each buy spends cash the next one sees. A is about ten, N is the batch.
         for i in range(price.shape[1]):
@@ -370,24 +380,24 @@ def execute_buys(
             affordable = coins_for(budget, torch.where(price[:, i] > 0, unit_cost[:, i], 1.0), p)
             filled = torch.zeros_like(wanted)
             filled[:, i] = torch.minimum(wanted[:, i], affordable)
-            book = execute_purchases(book, filled, price, unit_cost, market, p)
+            book = execute_purchases(book, filled, price, unit_cost, market, p, costs)
         return book
     cost = (wanted * unit_cost).sum(-1)
     scale = (_spendable_cash(book, equity, p) / torch.where(cost > 0, cost, 1.0)).clamp(max=1.0)
     filled = whole_increments(wanted * scale[:, None], market)
-    return execute_purchases(book, filled, price, unit_cost, market, p)
+    return execute_purchases(book, filled, price, unit_cost, market, p, costs)
 
 
 def execute_purchases(
-    book: Portfolio, filled: Tensor, price: Tensor, unit_cost: Tensor, market: Market, p: EnvParams
+    book: Portfolio, filled: Tensor, price: Tensor, unit_cost: Tensor, market: Market, p: EnvParams, costs: Costs
 ) -> Portfolio:
     """Add filled (N, A) coins, except where what the cash left of an order is below the minimum."""
     is_kept = (filled > 0) & (filled >= market.min_qty) & (filled * price >= p.min_order_notional)
     bought = torch.where(is_kept, filled, 0.0)
     cash = (book.cash - (bought * unit_cost).sum(-1)).clamp(min=0.0)  # clamp: rounding only, at most a few ulp
     high = torch.where(is_kept & (book.qty == 0), price, book.high)
-    book = replace(book, qty=book.qty + bought, cash=cash, high=high)
-    return _book_trades(book, bought, price, price * (1.0 + p.slippage_rate) * p.buy_fee_rate, p)
+    book = replace(book, qty=book.qty + bought, cash=cash, high=high, filled=book.filled + bought)
+    return _book_trades(book, bought, price, price * (1.0 + costs.slippage_rate) * costs.buy_fee_rate, costs)
 
 
 def coins_for(budget: Tensor, unit_cost: Tensor, p: EnvParams) -> Tensor:
@@ -400,11 +410,11 @@ def _spendable_cash(book: Portfolio, equity: Tensor, p: EnvParams) -> Tensor:
     return (book.cash - p.min_cash_reserve * base).clamp(min=0.0) * p.cash_haircut
 
 
-def _book_trades(book: Portfolio, quantity: Tensor, price: Tensor, fee_per_coin: Tensor, p: EnvParams) -> Portfolio:
+def _book_trades(book: Portfolio, quantity: Tensor, price: Tensor, fee_per_coin: Tensor, costs: Costs) -> Portfolio:
     notional = (quantity * price).sum(-1)
     trades = book.trades + (quantity > 0).sum(-1)
     fees = book.fees + (quantity * fee_per_coin).sum(-1)
-    slippage = book.slippage + notional * p.slippage_rate
+    slippage = book.slippage + notional * costs.slippage_rate
     return replace(book, trades=trades, fees=fees, slippage=slippage, turnover=book.turnover + notional)
 
 
@@ -486,26 +496,29 @@ def _cappuccino_concentration(weights: Tensor, penalty: float) -> Tensor:
 
 
 # ---------------------------------------------------------------------------------------------- the bar
-def step(book: Portfolio, action: Tensor, market: Market, p: EnvParams) -> tuple[Portfolio, Outcome]:
+def step(
+    book: Portfolio, action: Tensor, market: Market, p: EnvParams, costs: Costs | None = None
+) -> tuple[Portfolio, Outcome]:
     """Advance every environment one bar: stops, sells, releases, buys, then mark to market.
 
-    action (N, A) float32, finite, chosen at the bar before and filled at this bar's close.
+    action (N, A) float32, finite, chosen at the bar before and filled at this bar's close. `costs` None are those of
+    `p`, in full.
     """
-    before = book
+    before, costs = book, costs or p.costs()
     bar = (book.bar + 1).clamp(max=len(market.price) - 1)  # one whose episode is over waits there for its reset
     book = replace(book, bar=bar, held_bars=book.held_bars + (book.qty > 0), **_nothing_traded(book))
     price = market.price[book.bar]  # (N, A)
 
     if p.trailing_stop_pct > 0:
-        book = execute_trailing_stops(book, price, p)
+        book = execute_trailing_stops(book, price, p, costs)
     equity = account_value(book, price)  # before any order of this bar
     order_qty = order_quantities(action, book, price, equity, p)
     if p.max_position_weight > 0:
         order_qty = cap_positions(order_qty, book, price, equity, p)
-    book = execute_sells(book, order_qty, price, market, p)
+    book = execute_sells(book, order_qty, price, market, p, costs)
     if p.stale_bars > 0:
-        book = release_stale(book, price, market, p)
-    book = execute_buys(book, order_qty, price, equity, market, p)
+        book = release_stale(book, price, market, p, costs)
+    book = execute_buys(book, order_qty, price, equity, market, p, costs)
 
     book = mark_to_market(book, price)
     terms = reward_terms(before, book, price, market, p)
@@ -521,7 +534,8 @@ def step(book: Portfolio, action: Tensor, market: Market, p: EnvParams) -> tuple
 
 
 def _nothing_traded(book: Portfolio) -> dict[str, Tensor]:
-    return {"trades": torch.zeros_like(book.bar), **dict.fromkeys(COSTS, torch.zeros_like(book.cash))}
+    none = torch.zeros_like(book.cash)
+    return {"trades": none.long(), "filled": torch.zeros_like(book.qty), **dict.fromkeys(COSTS, none)}
 
 
 # ---------------------------------------------------------------------------------------------- observation
@@ -604,40 +618,34 @@ def open_portfolio(
         last_bar = torch.minimum(last_bar, first_bar + episode_bars)
     base_price = market.price[market.segment_first[segment] if p.benchmark_base == "segment" else first_bar]  # (N, A)
     is_priced = base_price > 0
-    fee = 1.0 + (p.buy_fee_rate if p.benchmark_pays_fee else 0.0)
+    fee = 1.0 + p.buy_fee_rate * p.benchmark_pays_fee  # in full, whatever a step's costs are
     share = p.initial_capital / is_priced.sum(-1, keepdim=True).clamp(min=1).double()
     benchmark_qty = torch.where(is_priced, share / (base_price * fee), 0.0)
-    zero = torch.zeros_like(base_price[:, 0])
+    none, zero = torch.zeros_like(base_price), torch.zeros_like(base_price[:, 0])
     count, capital = torch.zeros_like(first_bar), torch.full_like(zero, p.initial_capital)
     return Portfolio(
         bar=first_bar, first_bar=first_bar, last_bar=last_bar, segment=segment, cash=capital,
-        qty=torch.zeros_like(base_price), held_bars=torch.zeros_like(base_price, dtype=torch.int64),
-        high=torch.zeros_like(base_price), order_scale=market.order_scale[segment], benchmark_qty=benchmark_qty,
-        equity=capital, benchmark=(benchmark_qty * market.price[first_bar]).sum(-1), peak=capital,
-        max_drawdown=zero, discounted_return=zero, trades=count, fees=zero, slippage=zero, turnover=zero,
+        qty=none, held_bars=none.long(), high=none, filled=none, order_scale=market.order_scale[segment],
+        benchmark_qty=benchmark_qty, benchmark=(benchmark_qty * market.price[first_bar]).sum(-1), equity=capital,
+        peak=capital, max_drawdown=zero, discounted_return=zero, trades=count, fees=zero, slippage=zero, turnover=zero,
     )  # fmt: skip
 
 
-def order_scale(first_price: np.ndarray, p: EnvParams) -> list[float]:
-    """Coins per unit of action (A) of the host presets, from a segment's first prices as the caller gave them."""
-    def scale(price: np.number) -> float:
-        if not price > 0 or p.order_sizing == "equity":
-            return 0.0
-        if p.order_sizing == "initial_capital":
-            return p.initial_capital / (float(price) * p.norm_action)
-        if p.order_sizing == "price_digits":  # as FinRL writes it: how many characters the price prints as
-            return p.norm_action / 10.0 ** (len(str(price)) - 7)
-        return p.norm_action / 10.0 ** math.floor(math.log(price, 10))
-
-    return [scale(price) for price in first_price]
+def order_scale(price: np.number, p: EnvParams) -> float:
+    """Coins per unit of action of the host presets, from a coin's first price in a segment as the caller gave it."""
+    if not price > 0 or p.order_sizing == "equity":
+        return 0.0
+    if p.order_sizing == "initial_capital":
+        return p.initial_capital / (float(price) * p.norm_action)
+    if p.order_sizing == "price_digits":  # as FinRL writes it: how many characters the price prints as
+        return p.norm_action / 10.0 ** (len(str(price)) - 7)
+    return p.norm_action / 10.0 ** math.floor(math.log(price, 10))
 
 
 def restart(is_over: Tensor, fresh: Portfolio, book: Portfolio) -> Portfolio:
     """`fresh` accounts where is_over (N,), the running ones elsewhere."""
-    def chosen(new: Tensor, old: Tensor) -> Tensor:
-        return torch.where(is_over if new.ndim == 1 else is_over[:, None], new, old)
-
-    return Portfolio(**{f.name: chosen(getattr(fresh, f.name), getattr(book, f.name)) for f in fields(Portfolio)})
+    where = {1: is_over, 2: is_over[:, None]}  # by the number of a field's axes
+    return Portfolio(**{k: torch.where(where[new.ndim], new, getattr(book, k)) for k, new in vars(fresh).items()})
 
 
 def build_market(config: Mapping[str, Any], p: EnvParams, episode_bars: int | None, device: torch.device) -> Market:
@@ -664,17 +672,15 @@ def build_market(config: Mapping[str, Any], p: EnvParams, episode_bars: int | No
         needed = p.lookback + 1 + (p.lookback if p.ends_lookback_early else 0)
         raise ValueError(f"lookback {p.lookback} needs a segment of {needed} bars; received {segments}")
 
-    def per_asset(values: Any) -> Tensor:
-        return torch.tensor(np.full(n_assets, values, dtype=np.float64), device=device)
-
+    numbers = functools.partial(torch.tensor, dtype=torch.float64, device=device)
     integers = functools.partial(torch.tensor, dtype=torch.int64, device=device)
 
     return Market(
-        price=torch.tensor(np.ascontiguousarray(price, dtype=np.float64), device=device),
+        price=numbers(np.ascontiguousarray(price, dtype=np.float64)),
         windows=lookback_windows(tech if p.norm_tech == 1 else tech.astype(float) * p.norm_tech, p.lookback, device),
-        min_qty=per_asset(smallest_orders(p.rules, config, n_assets)),
-        qty_increment=per_asset(config.get("qty_increment", 0.0)),
-        order_scale=torch.tensor([order_scale(price[a], p) for a, _ in segments], dtype=torch.float64, device=device),
+        min_qty=numbers(np.full(n_assets, smallest_orders(p.rules, config, n_assets), dtype=np.float64)),
+        qty_increment=numbers(np.full(n_assets, config.get("qty_increment", 0.0), dtype=np.float64)),
+        order_scale=numbers([[order_scale(first_price, p) for first_price in price[a]] for a, _ in segments]),
         segment_first=integers([a for a, _ in segments]), segment_end=integers([b for _, b in segments]),
         episode_limit=integers(limit), first_start=integers(first_start),
         start_offset=integers(np.cumsum([0, *n_starts]).tolist()),
@@ -754,8 +760,8 @@ def words_of(host_class: type) -> tuple[frozenset[str], frozenset[str]]:
         each = found.pop()
         if inspect.iscode(each):
             names.update(each.co_names)
-            found.extend(each.co_consts)
-        elif isinstance(each, tuple | frozenset):
+            each = each.co_consts
+        if isinstance(each, tuple | frozenset):
             found.extend(each)
         elif isinstance(each, str):
             texts.add(each)
@@ -861,9 +867,7 @@ def _lacks_fee_tiers() -> bool:
     return any(module_of(each).get("FEE_TIER_AVAILABLE") is False for each in imported_host_classes())
 
 
-@functools.cache
-def _say_once(level: int, message: str) -> None:
-    log.log(level, message)
+_say_once = functools.cache(log.log)  # level, message
 
 
 def refuse_what_is_on(**options: Any) -> None:
@@ -957,6 +961,7 @@ class VectorizedCryptoEnvAlpaca:
     """
 
     default_rules: str | None = None  # of classes named after a host's; None inherits
+    _cost_factor = 1.0
 
     def __init__(
         self, config: Mapping[str, Any], env_params: Mapping[str, Any] | EnvParams | None = None,
@@ -1044,6 +1049,8 @@ class VectorizedCryptoEnvAlpaca:
         self._last_return = torch.full_like(self._rejected, torch.nan, dtype=torch.float64)
         self._over = torch.zeros_like(self._rejected, dtype=torch.bool)  # ended and not reset, without autoreset
         self._ended: Portfolio | None = None  # the accounts before what has ended restarted, after a step with an end
+        self._charged = torch.zeros(len(Costs._fields), dtype=torch.float64, device=self.device)  # `Costs` of a step
+        self._pass_on()
 
     def _check_options(self) -> None:
         if self.start not in ("first", "random", "stratified"):
@@ -1054,7 +1061,7 @@ class VectorizedCryptoEnvAlpaca:
             raise ValueError(f"as_numpy needs n_envs == 1 and no autoreset; received n_envs = {self._n_envs}")
 
     def _check_memory(self) -> None:
-        needed = self._n_envs * (5 * 4 * self.state_dim + 8 * (8 * self.action_dim + 20))
+        needed = self._n_envs * (5 * 4 * self.state_dim + 8 * (10 * self.action_dim + 20))
         if self.device.type == "cuda":
             free = torch.cuda.mem_get_info(self.device)[0]
         else:  # no such call on Windows: no limit is known there
@@ -1067,6 +1074,7 @@ class VectorizedCryptoEnvAlpaca:
     n_envs, num_envs, env_num = _sizes("Number of accounts."), _sizes("See n_envs."), _sizes("See n_envs.")
     cash = amount = _shows("cash", "(N,) quote currency in the accounts.")
     stocks = _shows("qty", "(N, A) coins in the accounts.")
+    filled = _shows("filled", "(N, A) coins bought less coins sold in the last step, stops and releases included.")
     time = day = _shows("bar", "(N,) row of price_array the accounts stand at.")
     total_asset = _shows("equity", "(N,) account values, quote.")
     price_array = price_ary = property(_prices, doc="(T, A) closes of the market, not to be written to.")
@@ -1098,6 +1106,28 @@ class VectorizedCryptoEnvAlpaca:
     @seed.setter
     def seed(self, seed: int) -> None:
         self._seed = int(seed)
+        self._pass_on()
+
+    @property
+    def cost_factor(self) -> float:
+        """Share of fees and slippage that steps charge, 0 to 1; assigning one takes effect with the next step.
+
+        The number that steps read lies on the device: no step is rebuilt, and a graph that holds one follows. The
+        equal-weight benchmark pays its entry fee in full.
+        """
+        return self._cost_factor
+
+    @cost_factor.setter
+    def cost_factor(self, factor: float) -> None:
+        if not 0.0 <= factor <= 1.0:
+            raise ValueError(f"cost_factor is the share of fees and slippage charged, 0 to 1; received {factor}")
+        self._cost_factor = float(factor)
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Write what may be assigned between steps to where the step reads it; a GPU is not waited for."""
+        for i, rate in enumerate(self.params.costs(self._cost_factor)):
+            self._charged[i].fill_(rate)
 
     def _read(self, field: str) -> Tensor:
         return getattr(self.book, field)
@@ -1178,9 +1208,9 @@ class VectorizedCryptoEnvAlpaca:
         self, book: Portfolio, action: Tensor, rejected: Tensor
     ) -> tuple[Portfolio, Portfolio | None, Tensor, Tensor, Tensor, dict[str, Any]]:  # fmt: skip
         """(accounts, those before the restarts if any, state, reward, done, info) one bar later."""
-        is_valid = action.isfinite().all(-1)
-        rejected += ~is_valid
-        book, outcome = step(book, torch.where(is_valid[:, None], action, 0.0), self.market, self.params)
+        is_valid = action.isfinite().all(-1, keepdim=True)
+        rejected += ~is_valid[:, 0]
+        book, outcome = step(book, torch.where(is_valid, action, 0.0), self.market, self.params, Costs(*self._charged))
         state = final_state = self._observe(book)
         info = {name: getattr(book, name).clone() for name in ("equity", "trades", *COSTS)} | {
             "episode_return": book.equity / self.params.initial_capital, "benchmark_equity": book.benchmark.clone(),
@@ -1291,6 +1321,7 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
             self.stepped_by, self.why_not_native = kernel.name, None
             self._episode, self._rejected = kernel.episode.fill_(-1), kernel.rejected
             self._fast = kernels("buffers").FastStep(self, kernel)
+            self._pass_on()
 
     @property
     def native(self) -> Any:
@@ -1299,14 +1330,11 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
 
     def _native_kernel(self, n_terms: int) -> Any:
         """The native step of this device, or None with `why_not_native` set."""
-        with _loading:  # threads of a study build environments side by side
-            return self._load_native_kernel(n_terms)
-
-    def _load_native_kernel(self, n_terms: int) -> Any:
         try:
             if not self._asked["native_step"]:
                 raise NoNativeStep("native_step is False")
-            return kernels("cpu" if self.device.type == "cpu" else "gpu").NativeStep(self, n_terms)
+            with _loading:  # threads of a study build environments side by side
+                return kernels("cpu" if self.device.type == "cpu" else "gpu").NativeStep(self, n_terms)
         except (ImportError, NoNativeStep) as reason:
             self.stepped_by, self.why_not_native = "torch", str(reason)
             if self._asked["native_step"]:
@@ -1327,16 +1355,10 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
         else:
             self._fast.kernel.load(book)
 
-    @property
-    def seed(self) -> int:
-        """Seed of the random starts; assigning one takes effect with the next episode."""
-        return self._seed
-
-    @seed.setter
-    def seed(self, seed: int) -> None:
-        self._seed = int(seed)
+    def _pass_on(self) -> None:
+        super()._pass_on()
         if self._fast is not None:
-            self._fast.kernel.reseed(self._seed)
+            self._fast.kernel.adopt(self._seed, self.params.costs(self._cost_factor)._asdict())
 
     def _read(self, field: str) -> Tensor:
         return super()._read(field) if self._fast is None else self._fast.kernel.read(field)
@@ -1432,9 +1454,7 @@ def kernels(where: str) -> Any:
     return importlib.import_module(f"{name}.{where}")
 
 
-@functools.cache
-def _warn_once(message: str) -> None:
-    warnings.warn(message, RuntimeWarning, stacklevel=6)
+_warn_once = functools.cache(functools.partial(warnings.warn, category=RuntimeWarning, stacklevel=5))
 
 
 class VectorizedCryptoEnvFinRLCrypto(VectorizedCryptoEnvAlpacaOptimized):

@@ -9,6 +9,7 @@ readonly TRAINER="$REPO/scripts/training/1_optimize_unified.py"
 readonly LOG="$REPO/logs/worker_vectorized.log"
 readonly PID_FILE="$REPO/logs/worker_vectorized.pid"
 readonly LOCK_FILE="$REPO/logs/worker_vectorized.lock"
+readonly NO_SIGNAL_CODE=5 # the trainer's, for a study whose policies stayed in cash
 readonly TIMEFRAMES="1m 5m 15m 30m 1h 4h 12h 1d"
 # Seconds; settable from outside for a slow machine.
 STOP_WAIT_S="${STOP_WAIT_S:-120}"
@@ -39,7 +40,11 @@ Any other flag goes to the trainer and overrides the default given here:
   --n-trials 500 --gpu 0 (-1 without a GPU) --study-name cappuccino_5m_vectorized
   --timeframe 5m --data-dir data/5m --n-envs 12
 With --timeframe X alone, the study's name and the data folder follow it.
+The trainer's --agent picks the learner; without it a study keeps its own.
 Relative paths start at the folder you are in.
+
+Exit codes: those of the trainer where it ends at once or runs in the foreground; 5 says that no tradable
+signal was found at these costs, because the study's policies stayed in cash.
 
 Log: logs/worker_vectorized.log   Process: logs/worker_vectorized.pid
 Environment variables: FIRST_TRIAL_WAIT_S (600), STOP_WAIT_S (120), in seconds.
@@ -198,6 +203,11 @@ report_early_end() {
     if ((exit_code == 0)); then
         say "the trainer ended with exit code 0 before a trial began; its last lines are above"
         exit 0
+    fi
+    if ((exit_code == NO_SIGNAL_CODE)); then
+        say "no tradable signal found at these costs: the study has all its trials, and its policies stayed in cash"
+        say "that is a finding, not a failure; other bars, a longer timeframe or lower fees may differ"
+        exit "$NO_SIGNAL_CODE"
     fi
     die "the trainer ended at once with exit code $exit_code; its last lines are above and in $LOG"
 }

@@ -54,13 +54,13 @@ from benchmarks.planted_markets import AnnouncedMarket  # noqa: E402
 from market.dataset import Dataset, make_dataset, save_dataset  # noqa: E402
 from market.sample import synthetic_dataset  # noqa: E402
 from train.study.data import SplitPlan  # noqa: E402
+from train.study.eligibility import best_trial  # noqa: E402
 from train.study.holdout_figures import error_of, lead_in_errors, n_idle  # noqa: E402
 from train.study.overfit import N_BLOCKS, assess  # noqa: E402
-from train.study.progress import best_trial  # noqa: E402
 from train.study.replay import StoredStudy, open_stored  # noqa: E402
 from train.study.results import read_equity, split_folder  # noqa: E402
 from train.study.returns import Kind, StudyReturns, layout_of, mean_returns, read_returns  # noqa: E402
-from train.study.search_space import FIXED_ENV  # noqa: E402
+from train.study.search_tables import FIXED_ENV  # noqa: E402
 from train.study.session import PRUNERS, StudyRequest, run_study  # noqa: E402
 from train.study.storage import FINISHED, HOLDOUT_SCORE, absolute_url  # noqa: E402
 from train.validation.metrics import bar_returns, sharpe  # noqa: E402

@@ -7,6 +7,7 @@ down, around independent noise. The regime is a Markov chain, and the features s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from train.validation.dual_bound import ChainLaw, chain_law
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,11 @@ class AnnouncedMarket:
             "tickers": [f"COIN{i}" for i in range(self.n_assets)], "min_order_qty": np.zeros(self.n_assets),
         }  # fmt: skip
 
+    def regime_shown(self, tech: np.ndarray) -> np.ndarray:
+        """(n,) regime that each row of features (n, F) shows: the one that rules the bar after the coming fill."""
+        named = np.asarray(tech)[:, : self.n_assets]
+        return np.where(named.any(axis=1), named.argmax(axis=1), self.n_assets)
+
     def follow(self, state: Tensor) -> Tensor:
         """The rule `solve_plan` finds: everything into the named coin, out of all others. (N, S) -> (N, A)."""
         first = 1 + self.n_assets                                                    # after cash and weights
@@ -93,22 +101,69 @@ def solve_plan(market: AnnouncedMarket, cost_rate: float, parts: int = 10, toler
     norm_action = 1, where one order can move the whole account. Ignored: drift of mixed weights within a bar, which
     cannot matter where, as here, the plan holds one coin or none.
     """
-    grid = [w for w in product(range(parts + 1), repeat=market.n_assets) if sum(w) <= parts]
-    weights = np.array(grid) / parts                                                     # (K, A)
-    move = np.array([[_cost(old, new, cost_rate) for new in weights] for old in weights])  # (K, K) log equity lost
+    weights = portfolios(market.n_assets, parts)                                         # (K, A)
+    move = moving_costs(weights, cost_rate)                                              # (K, K) log equity lost
     gain = _expected_log_growth(market, weights)                                         # (R, K)
-    chances, value = market.switching(), np.zeros((market.n_regimes, len(weights)))
+    chances = market.switching()
+
+    def options(future: np.ndarray) -> np.ndarray:
+        return future[:, None, :] - move[None]                                           # (R, K held, K wanted)
+
+    growth, value = relative_values(
+        gain, lambda value: chances @ value, lambda future: options(future).max(-1), tolerance
+    )
+    return Plan(weights, options(gain + chances @ value).argmax(-1), growth)
+
+
+def relative_values(
+    gain: np.ndarray,
+    expect: Callable[[np.ndarray], np.ndarray],
+    trade: Callable[[np.ndarray], np.ndarray],
+    tolerance: float = 1e-9,
+) -> tuple[float, np.ndarray]:
+    """Best gain per bar in the long run, and relative values, by value iteration (Puterman 1994, section 8.5).
+
+    Args:
+        gain: (state, holding) expected gain of a bar with that holding.
+        expect: values of the next bar's states -> their mean, by this bar's state.
+        trade: (state, holding) worth of having it -> the best, by what is held before the trade, costs paid.
+        tolerance: in gain per bar; the result is at most half of it off.
+    """
+    value = np.zeros_like(gain)
     while True:
-        future = gain + chances @ value                                                  # (R, K) of holding k
-        options = future[:, None, :] - move[None]                                        # (R, K held, K wanted)
-        updated = options.max(-1)
+        updated = trade(gain + expect(value))
         growth = updated - value
         if growth.max() - growth.min() < tolerance:
-            return Plan(weights, options.argmax(-1), float(growth.mean()))
-        value = updated - updated[0, 0]
+            return float((growth.max() + growth.min()) / 2.0), value
+        value = updated - updated.flat[0]
 
 
-def _cost(old: np.ndarray, new: np.ndarray, cost_rate: float) -> float:
+def law_of(market: AnnouncedMarket, cost_rate: float, most_bars: int, parts: int = 10) -> ChainLaw:
+    """The market's law for `train.validation.dual_bound`: signals are `regime_shown`, portfolio 0 is cash.
+
+    Args:
+        market: whose law it is.
+        cost_rate: of one side, fee and slippage, as in `solve_plan`.
+        most_bars: decisions of the longest segment.
+        parts: of the grid of portfolios.
+    """
+    weights = portfolios(market.n_assets, parts)
+    gain = _expected_log_growth(market, weights)
+    return chain_law(market.switching(), gain, moving_costs(weights, cost_rate), most_bars)
+
+
+def portfolios(n_assets: int, parts: int) -> np.ndarray:
+    """(K, A) all weights of equal parts of equity, the rest in cash; the first is all cash."""
+    grid = [w for w in product(range(parts + 1), repeat=n_assets) if sum(w) <= parts]
+    return np.array(grid) / parts
+
+
+def moving_costs(weights: np.ndarray, cost_rate: float) -> np.ndarray:
+    """(K, K) log equity lost by trading each portfolio into each."""
+    return np.array([[log_cost(old, new, cost_rate) for new in weights] for old in weights])
+
+
+def log_cost(old: np.ndarray, new: np.ndarray, cost_rate: float) -> float:
     """Log equity lost by trading weights `old` into `new`: c of all that is sold and bought, bought from what is left.
 
     A full purchase is cut so that cost and coins fit the cash; equity then is what the coins are worth.

@@ -32,7 +32,7 @@ from benchmarks.calibration import BAR_SECONDS, FIRST_CLOSE_S, TICKERS  # noqa: 
 from benchmarks.planted_markets import AnnouncedMarket  # noqa: E402
 from market.dataset import Dataset, make_dataset, save_dataset  # noqa: E402
 from train.study.data import SplitPlan  # noqa: E402
-from train.study.progress import best_trial  # noqa: E402
+from train.study.eligibility import best_trial  # noqa: E402
 from train.study.session import StudyRequest, run_study  # noqa: E402
 from train.study.storage import FINISHED, HOLDOUT_SCORE, absolute_url, load_study  # noqa: E402
 

@@ -19,6 +19,30 @@ def normalize(state: Tensor, average: Tensor, std: Tensor, clip: float) -> Tenso
     return (state - average).div_(std).clamp_(-clip, clip)
 
 
+def band_edges(raw: Tensor) -> tuple[Tensor, Tensor]:
+    """Last layer's output (..., 2 A) -> lower and upper edge of every coin's band, (..., A) each; 0 < lo < hi < 1."""
+    first, second = raw.chunk(2, dim=-1)
+    lo = first.sigmoid()
+    return lo, lo + (1.0 - lo) * second.sigmoid()
+
+
+def action_into_band(weight: Tensor, lo: Tensor, hi: Tensor, least_weight: Tensor) -> Tensor:
+    """Actions (..., A) that move held weights into their bands, for `norm_action` 1.
+
+    The target is the weight clamped to [lo, hi], and the action is target - weight. A target below `least_weight` is
+    worth less than the smallest order: the action is -1, which closes the position in one order, whatever the price
+    does before it fills, and asks for nothing where no position is held.
+
+    Args:
+        weight: (..., A) shares of the account now held in each coin.
+        lo: (..., A) lower edges.
+        hi: (..., A) upper edges.
+        least_weight: (A,) weights that the smallest orders are worth.
+    """
+    target = torch.minimum(torch.maximum(weight, lo), hi)
+    return torch.where(target < least_weight, -1.0, target - weight)
+
+
 def mlp(x: Tensor, layers: Layers) -> Tensor:
     """Linear layers with ReLU between them: (N, in) -> (N, out)."""
     for weight, bias in layers[:-1]:
@@ -29,14 +53,21 @@ def mlp(x: Tensor, layers: Layers) -> Tensor:
 
 @dataclass(frozen=True)
 class Policy:
-    """A deterministic policy: normalise, clip, ReLU layers, tanh. Every agent here is one when it does not explore.
+    """A deterministic policy: normalise, clip, ReLU layers, then a head. Every agent here is one without exploration.
+
+    The head "orders" is a tanh: the network sees the whole observation and gives one action per coin. The head "band"
+    gives each coin a band of weights, from the features alone: the network does not see the account. The action moves
+    the held weight into its band (see `action_into_band`). Such a policy reads a "relative" observation: cash, A
+    weights, features, and any further columns of the account, which it ignores.
 
     Attributes:
-        state_avg: (S,) running mean of the training observations.
+        state_avg: (S,) mean of the training observations; with the head "band" only the features' columns are used.
         state_std: (S,) their standard deviation, 1 where a column never varied.
         layers: weights and biases, first layer first.
         clip: bound on normalised observations.
         metadata: what it was trained on: see `drl_agents.policy_file.METADATA_KEYS`.
+        head: "orders" or "band".
+        least_weight: (A,) weights below which the head "band" closes a position; None with "orders".
     """
 
     state_avg: Tensor
@@ -44,11 +75,36 @@ class Policy:
     layers: Layers
     clip: float = 10.0
     metadata: dict[str, Any] = field(default_factory=dict)
+    head: str = "orders"
+    least_weight: Tensor | None = None
 
     @torch.no_grad()
     def __call__(self, state: Tensor) -> Tensor:
         """Observation (N, S) or (S,) -> actions in [-1, 1], (N, A) or (A,)."""
-        return mlp(normalize(state, self.state_avg, self.state_std, self.clip), self.layers).tanh()
+        if self.head == "orders":
+            return mlp(normalize(state, self.state_avg, self.state_std, self.clip), self.layers).tanh()
+        assert self.least_weight is not None
+        lo, hi = self.band(state[..., self.feature_columns])
+        return action_into_band(state[..., 1 : 1 + self.action_dim], lo, hi, self.least_weight)
+
+    @torch.no_grad()
+    def band(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Features as the observation has them, (..., L * F) -> lower and upper edges of the bands, (..., A) each.
+
+        Raises:
+            ValueError: for a policy with the head "orders".
+        """
+        if self.head != "band":
+            raise ValueError(f'only a policy with the head "band" has bands; this one has "{self.head}"')
+        columns = self.feature_columns
+        x = normalize(features, self.state_avg[columns], self.state_std[columns], self.clip)
+        return band_edges(mlp(x, self.layers))
+
+    @property
+    def feature_columns(self) -> slice:
+        """Columns of an observation that the network of the head "band" sees."""
+        first = 1 + self.action_dim
+        return slice(first, first + self.layers[0][0].shape[1])
 
     @property
     def state_dim(self) -> int:
@@ -58,7 +114,8 @@ class Policy:
     @property
     def action_dim(self) -> int:
         """A."""
-        return self.layers[-1][0].shape[0]
+        n_outputs = self.layers[-1][0].shape[0]
+        return n_outputs // 2 if self.head == "band" else n_outputs
 
     @property
     def net_dims(self) -> tuple[int, ...]:
@@ -74,7 +131,8 @@ class Policy:
         """The same policy on another device."""
         layers = tuple((to_device(weight, device), to_device(bias, device)) for weight, bias in self.layers)
         average, std = to_device(self.state_avg, device), to_device(self.state_std, device)
-        return replace(self, state_avg=average, state_std=std, layers=layers)
+        least = None if self.least_weight is None else to_device(self.least_weight, device)
+        return replace(self, state_avg=average, state_std=std, layers=layers, least_weight=least)
 
     def with_metadata(self, **values: Any) -> Policy:
         """The same policy with `values` added to its metadata."""

@@ -20,8 +20,14 @@ from torch import Tensor
 from drl_agents.atomic_file import safetensors_bytes, write_atomically
 from drl_agents.policy import Policy
 
-FORMAT, FORMAT_VERSION = "crypto-trading-policy", 2
-HEADER_KEYS = ("clip", "n_layers", "metadata", "sha256")
+# Format 3 adds `head`. It is written for bands only, so that files of orders stay as they are, and so that code which
+# knows orders only refuses a band by its format instead of trading it wrongly.
+FORMAT, FORMAT_VERSION, FORMAT_WITH_HEAD = "crypto-trading-policy", 2, 3
+HEADS = ("orders", "band")
+HEADER_KEYS = {
+    FORMAT_VERSION: ("clip", "n_layers", "metadata", "sha256"),
+    FORMAT_WITH_HEAD: ("clip", "n_layers", "metadata", "sha256", "head"),
+}
 # Present in every file, null where the caller did not say.
 METADATA_KEYS = (
     "agent", "env_params", "observation_layout", "tickers", "feature_names", "bar_seconds", "data_sha256",
@@ -44,7 +50,8 @@ def save_policy(path: str | Path, policy: Policy, metadata: Mapping[str, Any] | 
     _check_weights(path, tensors)
     known = {**dict.fromkeys(METADATA_KEYS), **policy.metadata, **(metadata or {})}
     clip = policy.clip if math.isfinite(policy.clip) else None      # JSON has no infinity
-    described = {"format_version": FORMAT_VERSION, "clip": clip, "n_layers": len(policy.layers), "metadata": known}
+    described = {"clip": clip, "n_layers": len(policy.layers), "metadata": known} | _head_of(policy)
+    described["format_version"] = FORMAT_VERSION if policy.head == "orders" else FORMAT_WITH_HEAD
     # Through JSON once, so that what is hashed is what a reader gets: keys that are text, lists for tuples.
     header = json.loads(json.dumps(described, default=_plain))
     header["sha256"] = _digest(tensors, header)
@@ -90,14 +97,21 @@ def load_policy(
 
 
 def weights_sha256(policy: Policy) -> str:
-    """One hash over all that decides an action: weights, normaliser and clip, whatever the header says."""
+    """One hash over all that decides an action: weights, normaliser, clip and head, whatever the header says."""
     clip = policy.clip if math.isfinite(policy.clip) else None
     tensors = {name: value.detach().float().cpu() for name, value in _tensors(policy).items()}
-    return _digest(tensors, {"clip": clip})
+    return _digest(tensors, {"clip": clip} | _head_of(policy))
+
+
+def _head_of(policy: Policy) -> dict[str, str]:
+    """Nothing for "orders", so that its files and hashes stay what they were before there were heads."""
+    return {} if policy.head == "orders" else {"head": policy.head}
 
 
 def _tensors(policy: Policy) -> dict[str, Tensor]:
     tensors = {"state_avg": policy.state_avg, "state_std": policy.state_std}
+    if policy.least_weight is not None:
+        tensors["least_weight"] = policy.least_weight
     for i, (weight, bias) in enumerate(policy.layers):
         tensors |= {f"layer{i}.weight": weight, f"layer{i}.bias": bias}
     return tensors
@@ -153,11 +167,14 @@ def _header(path: Path, text: str) -> dict[str, Any]:
         version = header["format_version"]
     except (json.JSONDecodeError, KeyError, TypeError, RecursionError) as error:
         raise PolicyFileError(f"{path} is damaged: its header cannot be read ({error})") from error
-    if version != FORMAT_VERSION:
-        raise PolicyFileError(f"{path} has policy format {version}; this code reads {FORMAT_VERSION}")
-    missing = [name for name in HEADER_KEYS if name not in header]
+    if version not in (FORMAT_VERSION, FORMAT_WITH_HEAD):
+        known = f"{FORMAT_VERSION} and {FORMAT_WITH_HEAD}"
+        raise PolicyFileError(f"{path} has policy format {version}; this code reads {known}")
+    missing = [name for name in HEADER_KEYS[version] if name not in header]
     if missing:
         raise PolicyFileError(f"{path} is damaged: its header has no {missing[0]}")
+    if header.get("head", "orders") not in HEADS:
+        raise PolicyFileError(f"{path} has the head {header['head']!r}; this code knows {' and '.join(HEADS)}")
     return header
 
 
@@ -166,11 +183,15 @@ def _assemble(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, An
     try:
         layers = tuple((tensors[f"layer{i}.weight"], tensors[f"layer{i}.bias"]) for i in range(header["n_layers"]))
         clip = math.inf if header["clip"] is None else float(header["clip"])
-        policy = Policy(tensors["state_avg"], tensors["state_std"], layers, clip, dict(header["metadata"]))
+        head = header.get("head", "orders")
+        least = tensors["least_weight"] if head == "band" else None
+        average, std = tensors["state_avg"], tensors["state_std"]
+        policy = Policy(average, std, layers, clip, dict(header["metadata"]), head, least)
         if set(_tensors(policy)) != set(tensors):
             raise PolicyFileError(f"{path} is inconsistent: it has {len(tensors)} tensors for {len(layers)} layers")
         _check_normalizer(path, policy)
         _check_layers(path, policy)
+        _check_head(path, policy)
         _check_description(path, policy)
     except KeyError as error:
         raise PolicyFileError(f"{path} is incomplete: it has no {error}") from error
@@ -197,12 +218,31 @@ def _check_normalizer(path: Path, policy: Policy) -> None:
 def _check_layers(path: Path, policy: Policy) -> None:
     if not policy.layers:
         raise PolicyFileError(f"{path} is inconsistent: it has no layers")
-    width = policy.state_dim
+    columns = policy.feature_columns if policy.head == "band" else slice(0, policy.state_dim)
+    width = columns.stop - columns.start
     for i, (weight, bias) in enumerate(policy.layers):
         if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
             shape = tuple(weight.shape)
             raise PolicyFileError(f"{path} is inconsistent: layer {i} is {shape} and takes {width} inputs")
         width = weight.shape[0]
+
+
+def _check_head(path: Path, policy: Policy) -> None:
+    """Two outputs per coin, one least weight per coin, and features within the observation."""
+    if policy.least_weight is None:
+        return
+    n_outputs, n_assets = policy.layers[-1][0].shape[0], policy.action_dim
+    if n_outputs % 2 or policy.feature_columns.stop > policy.state_dim:
+        columns = policy.feature_columns
+        raise PolicyFileError(
+            f"{path} is inconsistent: a band needs two outputs per coin, of features within the {policy.state_dim} "
+            f"columns of the observation; it has {n_outputs} outputs and features up to column {columns.stop}"
+        )
+    least = policy.least_weight
+    if least.shape != (n_assets,) or not bool((least >= 0.0).all()):
+        raise PolicyFileError(
+            f"{path} is inconsistent: least_weight must be {n_assets} weights of at least 0; it is {least.tolist()}"
+        )
 
 
 def _check_description(path: Path, policy: Policy) -> None:

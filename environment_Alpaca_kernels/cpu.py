@@ -14,7 +14,7 @@ import os
 import platform
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import fields
 from pathlib import Path
@@ -203,16 +203,17 @@ class NativeStep:
         return torch.from_numpy(rows[: self.n_envs].copy())
 
     def shown(self, name: str) -> torch.Tensor:
-        """cash, equity, bar or qty before the restarts of the last step."""
+        """cash, equity, bar, qty or filled before the restarts of the last step."""
         running = self.read(name)
         if not self.rules["restarts"][0]:
             return running
         is_over, ended = self.read("is_over") != 0, self.read(f"final_{name}")
         return torch.where(is_over if running.ndim == 1 else is_over[:, None], ended, running)
 
-    def reseed(self, seed: int) -> None:
-        """Draw the starts of coming episodes from another seed."""
-        self.rules["seed"] = seed
+    def adopt(self, seed: int, rates: Mapping[str, float]) -> None:
+        """Draw the starts of coming episodes from this seed and charge these `drop_in.Costs` from the next step on."""
+        for name, value in {"seed": seed, **rates}.items():
+            self.rules[name] = value
 
     def load(self, book: drop_in.Portfolio) -> None:
         """Take over a portfolio; a compiled loop does not check the bars it reads, so they are checked here."""
@@ -234,7 +235,8 @@ class NativeStep:
 
     def ended(self) -> dict[str, torch.Tensor]:
         """What is kept of episodes that have ended, for a copy of this object."""
-        return {name: self.read(name) for name in ("is_over", "final_cash", "final_equity", "final_bar", "final_qty")}
+        names = ("is_over", "final_cash", "final_equity", "final_bar", "final_qty", "final_filled")
+        return {name: self.read(name) for name in names}
 
     def restore_ended(self, values: dict[str, torch.Tensor]) -> None:
         """Take over what `ended` returned."""

@@ -31,6 +31,7 @@ def begin_bar(n: int, b: Record, coins: int, price: Array, p: Record) -> None:
         coin = position_at(coins, a)
         for w in range(LANES):
             coin.held_bars[w] += 1 if coin.qty[w] > 0 else 0
+            coin.filled[w] = 0.0
     last = p.n_bars - 1
     for w in range(n):
         b.bar[w] = min(b.bar[w] + 1, last)  # an account whose episode is over waits there for its reset
@@ -136,13 +137,14 @@ def open_portfolio(
     for base in base_price:
         n_priced += base > 0
     share = p.initial_capital / max(n_priced, 1)
-    fee = 1.0 + (p.buy_fee_rate if p.benchmark_pays_fee else 0.0)
+    fee = 1.0 + p.benchmark_fee_rate
     b.cash[w], b.equity[w], b.peak[w], b.benchmark[w] = p.initial_capital, p.initial_capital, p.initial_capital, 0.0
     b.max_drawdown[w], b.discounted_return[w] = 0.0, 0.0
     b.trades[w], b.fees[w], b.slippage[w], b.turnover[w] = 0, 0.0, 0.0, 0.0
     for a in range(p.n_assets):
         coin = position_at(coins, a)
-        coin.qty[w], coin.held_bars[w], coin.high[w], coin.price[w] = 0.0, 0, 0.0, price[first_bar, a]
+        coin.qty[w], coin.held_bars[w], coin.high[w], coin.filled[w] = 0.0, 0, 0.0, 0.0
+        coin.price[w] = price[first_bar, a]
         coin.order_scale[w] = scale[b.segment[w], a]
         coin.benchmark_qty[w] = share / (base_price[a] * fee) if base_price[a] > 0 else 0.0
         b.benchmark[w] += coin.benchmark_qty[w] * coin.price[w]
@@ -166,7 +168,8 @@ def keep_ended(w: int, b: Record, coins: int, p: Record) -> None:
     """Keep what hosts read of an account after its last step."""
     b.final_cash[w], b.final_equity[w], b.final_bar[w] = b.cash[w], b.equity[w], b.bar[w]
     for a in range(p.n_assets):
-        position_at(coins, a).final_qty[w] = position_at(coins, a).qty[w]
+        coin = position_at(coins, a)
+        coin.final_qty[w], coin.final_filled[w] = coin.qty[w], coin.filled[w]
 
 
 @native

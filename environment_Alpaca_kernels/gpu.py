@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -41,7 +41,7 @@ MONEY = (
     "final_cash", "final_equity",
 )  # fmt: skip
 Launch = Callable[[torch.Tensor], None]  # of the action (N, A)
-COINS = ("qty", "high", "order_scale", "benchmark_qty", "final_qty")
+COINS = ("qty", "high", "order_scale", "benchmark_qty", "filled", "final_qty", "final_filled")
 
 
 class Rules:
@@ -53,7 +53,7 @@ class Rules:
 
     def __setitem__(self, name: str, value: float) -> None:
         """Change one setting; whether a phase is on stays as compiled."""
-        self.values[Numbers._fields.index(name)] = value
+        self.values[Numbers._fields.index(name)].fill_(value)
 
 
 class NativeStep:
@@ -88,7 +88,8 @@ class NativeStep:
         )  # fmt: skip
         self.episode, self.rejected = self.field("episode"), self.field("rejected")
         self.field("final_equity").fill_(torch.nan)
-        self.rules = Rules(vars(env.params), env.device)
+        benchmark_fee_rate = env.params.buy_fee_rate * env.params.benchmark_pays_fee
+        self.rules = Rules(vars(env.params) | {"benchmark_fee_rate": benchmark_fee_rate}, env.device)
         self.choices = choices_of(env)
         self.n_envs, self.n_assets = n, n_assets
         self.is_graphed = env.device.type == "cuda" and n <= GRAPH_UP_TO_N_ENVS
@@ -140,7 +141,7 @@ class NativeStep:
         return self.field(name).clone()
 
     def shown(self, name: str) -> torch.Tensor:
-        """cash, equity, bar or qty before the restarts of the last step."""
+        """cash, equity, bar, qty or filled before the restarts of the last step."""
         running = self.field(name)
         if not self.choices.restarts:
             return running.clone()
@@ -149,16 +150,19 @@ class NativeStep:
 
     def ended(self) -> dict[str, torch.Tensor]:
         """What is kept of episodes that have ended, for a copy of this object."""
-        return {name: self.read(name) for name in ("is_over", "final_cash", "final_equity", "final_bar", "final_qty")}
+        names = ("is_over", "final_cash", "final_equity", "final_bar", "final_qty", "final_filled")
+        return {name: self.read(name) for name in names}
 
     def restore_ended(self, values: dict[str, torch.Tensor]) -> None:
         """Take over what `ended` returned."""
         for name, value in values.items():
             self.field(name).copy_(value)
 
-    def reseed(self, seed: int) -> None:
-        """Draw the starts of coming episodes from another seed."""
-        self.whole[Whole._fields.index("seed")] = seed
+    def adopt(self, seed: int, rates: Mapping[str, float]) -> None:
+        """Draw the starts of coming episodes from this seed and charge these `drop_in.Costs` from the next step on."""
+        self.whole[Whole._fields.index("seed")].fill_(seed)
+        for name, rate in rates.items():
+            self.rules[name] = rate
 
     def load(self, book: drop_in.Portfolio) -> None:
         """Take over a portfolio."""
@@ -238,8 +242,8 @@ def choices_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> Choices:
         always_allow_close=bool(p.always_allow_close), release_unpriced=bool(p.release_unpriced),
         reserve_of_equity=p.reserve_base == "equity", truncates=bool(p.truncates),
         discounts_final_reward=p.final_reward == "discounted_return", observes_absolute=p.observation == "absolute",
-        benchmark_of_episode=p.benchmark_base == "episode", benchmark_pays_fee=bool(p.benchmark_pays_fee),
-        observe_account=bool(p.observe_account), compact=bool(env.compact), restarts=bool(env.autoreset),
+        benchmark_of_episode=p.benchmark_base == "episode", observe_account=bool(p.observe_account),
+        compact=bool(env.compact), restarts=bool(env.autoreset),
         limits_actions=p.action_limit < float("inf"), whole_coins=bool(p.whole_coins),
         stops=p.trailing_stop_pct > 0, caps_positions=p.max_position_weight > 0, releases_stale=p.stale_bars > 0,
         has_increments=bool((env.market.qty_increment > 0).any()), penalizes_concentration=p.concentration_penalty > 0,

@@ -36,7 +36,7 @@ Pointer = tl.tensor  # a torch tensor where the kernel is launched
 Choices = namedtuple(
     "Choices",
     "order_sizing reward start buys_sequentially always_allow_close release_unpriced reserve_of_equity truncates "
-    "discounts_final_reward observes_absolute benchmark_of_episode benchmark_pays_fee observe_account compact "
+    "discounts_final_reward observes_absolute benchmark_of_episode observe_account compact "
     "restarts limits_actions whole_coins stops caps_positions releases_stale has_increments "
     "penalizes_concentration n_assets n_columns n_features window state_dim block tile offset_type",
 )
@@ -46,7 +46,7 @@ Numbers = namedtuple(
     "initial_capital buy_fee_rate sell_fee_rate gamma slippage_rate min_order_notional stale_fraction "
     "cash_haircut terminal_equity_fraction norm_cash norm_stocks norm_reward norm_action min_cash_reserve "
     "max_position_weight trailing_stop_pct time_decay_floor growth_weight benchmark_weight drawdown_penalty "
-    "volatility_penalty concentration_penalty turnover_penalty action_limit",
+    "volatility_penalty concentration_penalty turnover_penalty action_limit benchmark_fee_rate",
 )
 # Whole settings likewise; episode_bars 0 means to the end of the segment.
 Whole = namedtuple(
@@ -57,8 +57,8 @@ Whole = namedtuple(
 Books = namedtuple(
     "Books",
     "bar first_bar last_bar segment trades episode rejected final_bar is_over cash equity benchmark peak max_drawdown "
-    "discounted_return fees slippage turnover final_cash final_equity qty high order_scale benchmark_qty final_qty "
-    "held_bars",
+    "discounted_return fees slippage turnover final_cash final_equity qty high order_scale benchmark_qty filled "
+    "final_qty final_filled held_bars",
 )
 
 
@@ -100,6 +100,7 @@ class Account(NamedTuple):
     qty: Tile
     held_bars: Tile
     high: Tile
+    filled: Tile     # bought less sold in this step
     trades: Lane
     fees: Lane
     slippage: Lane
@@ -173,8 +174,8 @@ def execute_trailing_stops(account: Account, price: Tile, p: Numbers) -> Account
     high = tl.where(is_held, tl.maximum(account.high, price), account.high)
     is_stopped = is_held & (price > 0) & (price < high * (1.0 - p.trailing_stop_pct))
     account = Account(
-        account.cash, account.qty, account.held_bars, high, account.trades, account.fees, account.slippage,
-        account.turnover,
+        account.cash, account.qty, account.held_bars, high, account.filled, account.trades, account.fees,
+        account.slippage, account.turnover,
     )  # fmt: skip
     return execute_sales(account, tl.where(is_stopped, account.qty, 0.0), price, p)
 
@@ -220,7 +221,8 @@ def execute_sales(account: Account, sold: Tile, price: Tile, p: Numbers) -> Acco
     held_bars = tl.where(is_sold, 0, account.held_bars)
     high = tl.where(is_sold & (qty == 0), 0.0, account.high)
     account = Account(
-        cash, qty, held_bars, high, account.trades, account.fees, account.slippage, account.turnover
+        cash, qty, held_bars, high, account.filled - sold, account.trades, account.fees, account.slippage,
+        account.turnover,
     )  # fmt: skip
     return book_trades(account, sold, price, fill * p.sell_fee_rate, p)
 
@@ -259,8 +261,8 @@ def execute_purchases(
     cash = tl.maximum(account.cash - tl.sum(bought * unit_cost, 1), 0.0)  # maximum: rounding only
     high = tl.where(is_kept & (account.qty == 0), price, account.high)
     account = Account(
-        cash, account.qty + bought, account.held_bars, high, account.trades, account.fees, account.slippage,
-        account.turnover,
+        cash, account.qty + bought, account.held_bars, high, account.filled + bought, account.trades, account.fees,
+        account.slippage, account.turnover,
     )  # fmt: skip
     return book_trades(account, bought, price, price * (1.0 + p.slippage_rate) * p.buy_fee_rate, p)
 
@@ -301,7 +303,7 @@ def book_trades(account: Account, quantity: Tile, price: Tile, fee_per_coin: Til
     fees = account.fees + tl.sum(quantity * fee_per_coin, 1)
     slippage = account.slippage + notional * p.slippage_rate
     return Account(
-        account.cash, account.qty, account.held_bars, account.high, trades, fees, slippage,
+        account.cash, account.qty, account.held_bars, account.high, account.filled, trades, fees, slippage,
         account.turnover + notional,
     )  # fmt: skip
 

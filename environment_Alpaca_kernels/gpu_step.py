@@ -49,7 +49,7 @@ class Memory(NamedTuple):
 
     counts: Any     # (9, N) int64
     money: Any      # (11, N) float64
-    coins: Any      # (5, N, A) float64
+    coins: Any      # (7, N, A) float64
     held_bars: Any  # (N, A) int64
 
 
@@ -82,6 +82,7 @@ def numbers_at(at: Pointer) -> Numbers:
         tl.load(at + 6), tl.load(at + 7), tl.load(at + 8), tl.load(at + 9), tl.load(at + 10), tl.load(at + 11),
         tl.load(at + 12), tl.load(at + 13), tl.load(at + 14), tl.load(at + 15), tl.load(at + 16), tl.load(at + 17),
         tl.load(at + 18), tl.load(at + 19), tl.load(at + 20), tl.load(at + 21), tl.load(at + 22), tl.load(at + 23),
+        tl.load(at + 24),
     )  # fmt: skip
 
 
@@ -102,7 +103,8 @@ def books_of(memory: Memory, lanes: Lanes, c: tl.constexpr) -> Books:
     return Books(
         k, k + n, k + 2 * n, k + 3 * n, k + 4 * n, k + 5 * n, k + 6 * n, k + 7 * n, k + 8 * n,
         d, d + n, d + 2 * n, d + 3 * n, d + 4 * n, d + 5 * n, d + 6 * n, d + 7 * n, d + 8 * n, d + 9 * n, d + 10 * n,
-        q, q + cells, q + 2 * cells, q + 3 * cells, q + 4 * cells, memory.held_bars + first_cell,
+        q, q + cells, q + 2 * cells, q + 3 * cells, q + 4 * cells, q + 5 * cells, q + 6 * cells,
+        memory.held_bars + first_cell,
     )  # fmt: skip
 
 
@@ -149,7 +151,7 @@ def load_account(b: Books, lanes: Lanes) -> Account:
     high = tl.load(b.high + lanes.cell, mask=lanes.is_cell, other=0.0)
     cash = tl.load(b.cash + lanes.lane, mask=lanes.is_real, other=0.0)
     nothing = cash * 0.0
-    return Account(cash, qty, held_bars, high, lanes.env * 0, nothing, nothing, nothing)
+    return Account(cash, qty, held_bars, high, qty * 0.0, lanes.env * 0, nothing, nothing, nothing)
 
 
 @jit
@@ -169,6 +171,7 @@ def store_books(account: Account, marks: Marks, bar: Lane, b: Books, lanes: Lane
     tl.store(b.qty + lanes.cell, account.qty, mask=lanes.is_cell)
     tl.store(b.held_bars + lanes.cell, account.held_bars, mask=lanes.is_cell)
     tl.store(b.high + lanes.cell, account.high, mask=lanes.is_cell)
+    tl.store(b.filled + lanes.cell, account.filled, mask=lanes.is_cell)
     tl.store(b.cash + lanes.lane, account.cash, mask=lanes.is_real)
     tl.store(b.bar + lanes.lane, bar, mask=lanes.is_real)
     tl.store(b.equity + lanes.lane, marks.equity, mask=lanes.is_real)
@@ -207,6 +210,7 @@ def keep_ended(
     tl.store(b.final_equity + lanes.lane, marks.equity, mask=done)
     tl.store(b.final_bar + lanes.lane, bar, mask=done)
     tl.store(b.final_qty + lanes.cell, account.qty, mask=done[:, None] & lanes.is_column)
+    tl.store(b.final_filled + lanes.cell, account.filled, mask=done[:, None] & lanes.is_column)
 
 
 # ---------------------------------------------------------------------------------------------- the bar
@@ -384,9 +388,7 @@ def open_portfolio(
         segment_first = tl.load(m.segments + segment, mask=is_over, other=0)
         base_price = close_at(segment_first, is_over, m, lanes, c)
     is_priced = base_price > 0
-    fee = p.buy_fee_rate * 0.0 + 1.0
-    if c.benchmark_pays_fee:
-        fee = 1.0 + p.buy_fee_rate
+    fee = 1.0 + p.benchmark_fee_rate
     share = p.initial_capital / tl.maximum(tl.sum(is_priced.to(tl.int32), 1), 1).to(tl.float64)
     benchmark_qty = tl.where(is_priced, share[:, None] / (tl.where(is_priced, base_price, 1.0) * fee), 0.0)
 
@@ -413,8 +415,9 @@ def empty_account(is_over: Lane, account: Account, p: Numbers) -> Account:
     return Account(
         tl.where(is_over, p.initial_capital, account.cash), tl.where(is_fresh, 0.0, account.qty),
         tl.where(is_fresh, 0, account.held_bars), tl.where(is_fresh, 0.0, account.high),
-        tl.where(is_over, 0, account.trades), tl.where(is_over, 0.0, account.fees),
-        tl.where(is_over, 0.0, account.slippage), tl.where(is_over, 0.0, account.turnover),
+        tl.where(is_fresh, 0.0, account.filled), tl.where(is_over, 0, account.trades),
+        tl.where(is_over, 0.0, account.fees), tl.where(is_over, 0.0, account.slippage),
+        tl.where(is_over, 0.0, account.turnover),
     )  # fmt: skip
 
 

@@ -40,7 +40,8 @@ def lanes(kind: str, names: str) -> list[tuple[str, str, tuple[int]]]:
 RULES = np.dtype(
     columns(
         "f8",
-        "initial_capital buy_fee_rate sell_fee_rate gamma slippage_rate min_order_notional stale_fraction cash_haircut "
+        "initial_capital buy_fee_rate sell_fee_rate benchmark_fee_rate gamma slippage_rate min_order_notional "
+        "stale_fraction cash_haircut "
         "terminal_equity_fraction norm_cash norm_stocks norm_reward norm_action min_cash_reserve max_position_weight "
         "trailing_stop_pct time_decay_floor growth_weight benchmark_weight drawdown_penalty volatility_penalty "
         "concentration_penalty turnover_penalty action_limit target_weight held_bars_scale equity_floor "
@@ -50,7 +51,7 @@ RULES = np.dtype(
     + columns("i8", "n_assets n_segments n_bars state_dim feature_bytes window_bytes")
     + columns("i8", "features assets segments accounts positions")  # addresses
     + columns("?", "always_allow_close release_unpriced buys_sequentially reserve_of_equity truncates restarts")
-    + columns("?", "discounts_final_reward observes_absolute benchmark_of_episode benchmark_pays_fee observe_account")
+    + columns("?", "discounts_final_reward observes_absolute benchmark_of_episode observe_account")
     + columns("?", "compact whole_coins"),
     align=True,
 )
@@ -68,9 +69,8 @@ ACCOUNTS = np.dtype(
     align=True,
 )
 POSITIONS = np.dtype(
-    lanes("f8", "qty high order_scale benchmark_qty final_qty") + lanes("i8", "held_bars")
-    + lanes("f8", "price order_qty")
-    + lanes("f4", "shown"),
+    lanes("f8", "qty high order_scale benchmark_qty") + lanes("i8", "held_bars") + lanes("f8", "price order_qty filled")
+    + lanes("f4", "shown") + lanes("f8", "final_qty final_filled"),
     align=True,
 )
 POSITION_BYTES = POSITIONS.itemsize
@@ -174,6 +174,7 @@ def rules_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> Array:
         "buys_sequentially": p.buys == "sequential", "reserve_of_equity": p.reserve_base == "equity",
         "discounts_final_reward": p.final_reward == "discounted_return", "start": STARTS.index(env.start),
         "observes_absolute": p.observation == "absolute", "benchmark_of_episode": p.benchmark_base == "episode",
+        "benchmark_fee_rate": p.buy_fee_rate * p.benchmark_pays_fee,
         "target_weight": drop_in.TARGET_WEIGHT, "held_bars_scale": drop_in.HELD_BARS_SCALE,
         "equity_floor": drop_in.EQUITY_FLOOR, "increment_slack": drop_in.INCREMENT_SLACK, "seed": env.seed,
         "episode_bars": env.episode_bars or 0, "restarts": env.autoreset, "n_envs": env.n_envs,

@@ -126,6 +126,7 @@ def execute_sale(w: int, b: Record, coin: Record, sold: float, fee_rate: float, 
     is_sold, fill = sold > 0, coin.price[w] * (1.0 - slippage_rate)
     qty = coin.qty[w] - sold
     coin.qty[w] = qty
+    coin.filled[w] -= sold
     b.cash[w] += sold * fill * (1.0 - fee_rate)
     coin.held_bars[w] = 0 if is_sold else coin.held_bars[w]
     coin.high[w] = where(is_sold & (qty == 0), 0.0, coin.high[w])
@@ -222,4 +223,5 @@ def execute_purchases(b: Record, coin: Record, asset: Record, p: Record) -> None
         b.cash[w] = where(cash > 0, cash, 0.0)  # rounding only
         coin.high[w] = where(is_kept & (qty == 0), price, coin.high[w])
         coin.qty[w] = qty + bought
+        coin.filled[w] += bought
         book_trade(w, b, bought, price, fill * fee_rate, slippage_rate)

@@ -31,6 +31,7 @@ EVERY_PHASE: dict[str, Any] = {
     "time_decay_floor": 0.2, "growth_weight": 0.7, "benchmark_weight": 0.5, "drawdown_penalty": 1.5,
     "volatility_penalty": 2.0, "concentration_penalty": 0.3, "turnover_penalty": 0.1, "observe_account": True,
 }  # fmt: skip
+SHOWN = ("cash", "stocks", "filled", "total_asset", "episode_return")
 MakeKernel = Callable[[Any, int], Any]  # of an environment and its number of reward terms
 
 
@@ -127,7 +128,7 @@ def contender(env: Any) -> Contender:
     def seen() -> dict[str, Tensor]:
         done, info, book = last["done"], last["info"], env.book
         found = {field.name: getattr(book, field.name) for field in fields(book)}  # first: what the others follow from
-        found |= {f"shown {name}": getattr(env, name) for name in ("cash", "stocks", "total_asset", "episode_return")}
+        found |= {f"shown {name}": getattr(env, name) for name in SHOWN}
         found |= {f"reward term {name}": value for name, value in info["reward_terms"].items()}
         found |= {f"info {name}": value for name, value in info.items() if isinstance(value, Tensor)}
         found["info final_state"] = torch.where(done[:, None], info["final_state"], 0.0)

@@ -21,6 +21,7 @@ from market.checks import ARRAYS, MIN_SEGMENT_BARS, check_dataset
 from market.errors import REBUILD, DatasetError, VenueError
 from market.files import put_in_place, read_array, sweep_leftovers, sync_file, sync_folder, unfinished_folder
 from market.names import counted, timeframe_name
+from market.planted import synthetic_kind
 from market.venues import ALPACA, Venue
 
 __all__ = ["MIN_SEGMENT_BARS", "Dataset", "DatasetError", "load_dataset", "make_dataset", "save_dataset"]
@@ -65,13 +66,18 @@ class Dataset:
         return SECONDS_PER_YEAR / self.bar_seconds
 
     @property
+    def kind_text(self) -> str:
+        """`REAL`, `SYNTHETIC`, or with the law of a demonstration: `SYNTHETIC, planted signal`."""
+        return synthetic_kind(self.source) if self.synthetic else "REAL"
+
+    @property
     def label(self) -> str:
         """One line for logs: `REAL 5m, 7 coins, 70144 bars, 2024-01-01 10:45 .. 2024-09-01 00:00 UTC, source ...`."""
-        kind = "SYNTHETIC" if self.synthetic else "REAL"
         span = f"{utc_text(self.time[0])} .. {utc_text(self.time[-1])} UTC"
         coins, segments = counted(len(self.tickers), "coin"), counted(len(self.segments), "segment")
         size = f"{timeframe_name(self.bar_seconds)}, {coins}, {len(self.time)} bars, {segments}"
-        return f"{kind} {size}, {span}, source {self.source}"
+        comma = "," if "," in self.kind_text else ""
+        return f"{self.kind_text}{comma} {size}, {span}, source {self.source}"
 
     def with_tickers(self, tickers: Sequence[str]) -> Dataset:
         """The same bars with only these coins' columns, in this order, under a hash of its own.

@@ -8,12 +8,12 @@ Simple returns are a martingale difference: whatever is known before a bar, the 
 simple return is exactly 0, so holding earns nothing on average and no policy has a positive expected log growth. The
 price of that is a log price that falls by about half the variance: over decades of daily bars a wild coin all but
 vanishes, as a fair game with such stakes does. Same arguments, same bars; a coin's path does not depend on which other
-coins are asked for.
+coins are asked for. That is the law `FAIR`, the default of the functions here. The programs make one of the two
+centred laws of `market.planted`: with a planted signal, or with `--no-signal` without.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -28,9 +28,20 @@ from market.errors import BarsError
 from market.features import feature_set
 from market.indicators import SECONDS_PER_YEAR
 from market.names import DEFAULT_TICKERS, ticker_of, timeframe_seconds
+from market.planted import (
+    MARKET_VOLATILITY,
+    START,
+    Law,
+    Recipe,
+    autoregression,
+    centred,
+    drifts,
+    generator,
+    log_volume_factor,
+    planted_signal,
+)
 from market.venues import ALPACA, Venue
 
-MARKET_VOLATILITY = 0.42  # per year
 SHOCK_FREEDOM = 5.0  # degrees of freedom of the Student-t shocks
 CLUSTER_SECONDS = (7_200.0, 86_400.0, 14 * 86_400.0)  # time constants of log-volatility
 CLUSTER_SPREAD = 0.35  # standard deviation of each part of log-volatility
@@ -72,7 +83,8 @@ def sample_bars(
     n_bars: int = 70_000,
     tickers: Sequence[str] = DEFAULT_TICKERS,
     seed: int = 0,
-    start: str = "2024-01-01",
+    start: str = START,
+    law: Law = Law.FAIR,
 ) -> pd.DataFrame:
     """Tidy bars in the form of `market.candles.read_bars`, marked synthetic: `n_bars` per ticker from `start` (UTC).
 
@@ -86,7 +98,7 @@ def sample_bars(
     if first < EARLIEST_S or first + n_bars * step > LATEST_S:
         raise BarsError(f"{n_bars} {timeframe} bars from {start} leave the years 2009..2099; ask for fewer")
     time = first + step * np.arange(n_bars, dtype=np.int64)
-    market = _market(n_bars, step, seed)
+    market = _market(n_bars, step, seed, law)
     coins = [_coin_bars(ticker, time, step, market, seed) for ticker in sorted(tickers)]
     bars = pd.concat(coins, ignore_index=True)
     bars["symbol"] = pd.Categorical(bars["symbol"])
@@ -101,15 +113,13 @@ def synthetic_dataset(
     seed: int = 0,
     features: str = "default",
     venue: Venue = ALPACA,
+    law: Law = Law.FAIR,
 ) -> Dataset:
     """A dataset of exactly `n_bars` usable rows from the sample market, through the same steps as real bars."""
-    bars = sample_bars(timeframe, n_bars + feature_set(features).warmup_bars, tickers, seed)
-    source = f"sample market, seed {seed}"
+    n_made = n_bars + feature_set(features).warmup_bars
+    bars = sample_bars(timeframe, n_made, tickers, seed, law=law)
+    source = Recipe(law, seed, n_made).text if law.is_centred else f"sample market, seed {seed}"
     return dataset_from_bars(bars, tickers, timeframe, source=source, features=features, venue=venue)
-
-
-def _generator(seed: int, name: str) -> np.random.Generator:
-    return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
 @dataclass(frozen=True)
@@ -121,9 +131,19 @@ class Noise:
     clusters: np.ndarray  # (T,) log-volatility
 
 
-def _market(n_bars: int, step: int, seed: int) -> Noise:
-    rng = _generator(seed, "market")
-    return _noise(rng, _clusters(rng, n_bars, step), step)
+@dataclass(frozen=True)
+class Market:
+    """What all coins share."""
+
+    noise: Noise
+    law: Law
+    signal: np.ndarray | None  # (T,) of a planted market
+
+
+def _market(n_bars: int, step: int, seed: int, law: Law) -> Market:
+    rng = generator(seed, "market")
+    signal = planted_signal(n_bars, seed) if law is Law.PLANTED else None
+    return Market(_noise(rng, _clusters(rng, n_bars, step), step), law, signal)
 
 
 def _noise(rng: np.random.Generator, clusters: np.ndarray, step: int) -> Noise:
@@ -137,12 +157,18 @@ def _jumps_per_bar(step: int) -> float:
     return JUMPS_PER_YEAR * step / SECONDS_PER_YEAR
 
 
-def _fair_moves(noise: Noise, volatility: float, jump_weight: float, step: int) -> np.ndarray:
-    """(T,) log returns whose exp has mean 1 in every bar, given that bar's volatility (`volatility` a year)."""
+def _fair_moves(noise: Noise, volatility: float, jump_weight: float, step: int, is_centred: bool) -> np.ndarray:
+    """(T,) log returns whose exp has mean 1 in every bar, given that bar's volatility (`volatility` a year).
+
+    Centred ones have that mean over each part, to a few millionths.
+    """
     spread = volatility * np.sqrt(step / SECONDS_PER_YEAR) * np.exp(noise.clusters)
     shocks = np.clip(noise.shocks * spread, -LARGEST_SHOCK, LARGEST_SHOCK)
     # A Poisson number of normal jumps: log E exp = rate x (E exp(one jump) - 1).
     jumps_log_mean = _jumps_per_bar(step) * np.expm1((jump_weight * JUMP_SPREAD) ** 2 / 2.0)
+    fair_log_mean = _shock_log_mean(spread) + jumps_log_mean
+    if is_centred:
+        return centred(shocks + jump_weight * noise.jumps) - fair_log_mean
     return shocks - _shock_log_mean(spread) + jump_weight * noise.jumps - jumps_log_mean
 
 
@@ -176,15 +202,7 @@ def _clusters(rng: np.random.Generator, n_bars: int, step: int) -> np.ndarray:
 
 def _autoregression(rng: np.random.Generator, n_bars: int, step: int, seconds: float) -> np.ndarray:
     """(n_bars,) stationary Gaussian series, variance 1, that forgets with the time constant `seconds`."""
-    keep = np.exp(-step / seconds)
-    noise = rng.standard_normal(n_bars)
-    return _smooth(np.concatenate([noise[:1], noise[1:] * np.sqrt(1.0 - keep**2)]), keep)
-
-
-def _smooth(inputs: np.ndarray, keep: float) -> np.ndarray:
-    """y[0] = x[0], y[t] = keep * y[t-1] + x[t]."""
-    scaled = np.concatenate([inputs[:1], inputs[1:] / (1.0 - keep)])
-    return pd.Series(scaled).ewm(alpha=1.0 - keep, adjust=False).mean().to_numpy()
+    return autoregression(rng, n_bars, float(np.exp(-step / seconds)))
 
 
 def _symbol(ticker: str) -> str:
@@ -198,22 +216,26 @@ def _coin(ticker: str) -> Coin:
     name = ticker_of(ticker)
     if name in COINS:
         return COINS[name]
-    rng = _generator(0, name)
+    rng = generator(0, name)
     return Coin(float(10.0 ** rng.uniform(-2, 2)), rng.uniform(0.5, 1.0), rng.uniform(0.8, 1.3), 2e7)
 
 
-def _coin_bars(ticker: str, time: np.ndarray, step: int, market: Noise, seed: int) -> pd.DataFrame:
+def _coin_bars(ticker: str, time: np.ndarray, step: int, market: Market, seed: int) -> pd.DataFrame:
     """Tidy bars of one coin; `time` (n_bars,) is the bar open in UTC seconds."""
-    coin, rng = _coin(ticker), _generator(seed, ticker_of(ticker))
-    clusters = 0.5 * market.clusters + 0.5 * _clusters(rng, len(time), step)
-    shared = _fair_moves(market, coin.beta * MARKET_VOLATILITY, coin.beta, step)
-    own = _fair_moves(_noise(rng, clusters, step), coin.own_volatility, 1.0, step)
-    log_close = np.log(coin.price) + np.cumsum(shared + own)
+    coin, rng = _coin(ticker), generator(seed, ticker_of(ticker))
+    clusters = 0.5 * market.noise.clusters + 0.5 * _clusters(rng, len(time), step)
+    is_centred = market.law.is_centred
+    shared = _fair_moves(market.noise, coin.beta * MARKET_VOLATILITY, coin.beta, step, is_centred)
+    own = _fair_moves(_noise(rng, clusters, step), coin.own_volatility, 1.0, step, is_centred)
+    moves = shared + own if market.signal is None else shared + own + drifts(market.signal, step)
+    log_close = np.log(coin.price) + np.cumsum(moves)
     log_open = np.concatenate([[np.log(coin.price)], log_close[:-1]])
     yearly = np.hypot(coin.beta * MARKET_VOLATILITY, coin.own_volatility)
     spread = yearly * np.sqrt(step / SECONDS_PER_YEAR) * np.exp(clusters)
     high, low = _extremes(rng, log_open, log_close, spread)
     notional = _notional(rng, time, step, coin, clusters, np.abs(log_close - log_open) / spread)
+    if market.signal is not None:
+        notional *= np.exp(log_volume_factor(market.signal))
     columns = {"timestamp": time, "symbol": _symbol(ticker), "open": np.exp(log_open), "high": high}
     return pd.DataFrame(columns | {"low": low, "close": np.exp(log_close), "volume": notional / np.exp(log_close)})
 

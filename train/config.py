@@ -11,6 +11,10 @@ LR_SCHEDULES = ("constant", "linear")
 GRADIENTS = ("auto", "autograd", "by_hand")
 OBSERVATION_STORES = ("rows", "bars")
 PRECISIONS = (None, "highest", "high", "bf16")
+OWN_HORIZON = {"band": 1024}   # of an agent whose horizon is not SHORT_HORIZON
+SHORT_HORIZON = 128
+# An entry pays its fee at once and earns it back over the following bars: in windows of 64 bars the best entry loses.
+LEAST_BAND_BARS = 1000
 STARTS = (None, "first", "random", "stratified")
 
 
@@ -22,7 +26,8 @@ class TrainConfig:
         agent: "ppo", "a2c", "band", "sac", "td3" or "ddpg".
         n_envs: environments stepped at once; 1 takes the scalar class.
         total_env_steps: steps of all environments together; the last rollout is finished.
-        horizon_len: steps of each environment in a rollout.
+        horizon_len: steps of each environment in a rollout. 0 is the agent's own: 1024 for the band, else 128. The band
+            needs at least 1000 bars, whatever `n_envs` is; where a segment is shorter, a rollout spans several.
         net_dims: widths of the hidden layers.
         learning_rate: Adam's step size.
         lr_schedule: "constant", or "linear": falling with the share of the budget spent before each rollout, from
@@ -61,7 +66,8 @@ class TrainConfig:
         dropout: share of a hidden layer's units left out of a gradient step; band.
         remove_drift: whether the training bars' mean return of each coin is taken out of the objective; band.
         eval_every_updates: updates between two evaluations on validation bars.
-        episode_bars: steps of a training window; None runs to the end of its segment.
+        episode_bars: steps of a training window; None runs to the end of its segment. For the band None, or at least
+            1000 bars.
         start: where windows begin: "random", "first", "stratified", or None for the rule set's own way.
         seed: of weights, noise, minibatches and starts.
         gpu_id: -1 is the CPU.
@@ -73,7 +79,7 @@ class TrainConfig:
     agent: str = "ppo"
     n_envs: int = 1
     total_env_steps: int = 100_000
-    horizon_len: int = 128
+    horizon_len: int = 0
     net_dims: tuple[int, ...] = (128, 128)
     learning_rate: float = 3e-4
     lr_schedule: str = "constant"
@@ -111,6 +117,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with, naming the setting, the value and what is expected."""
         object.__setattr__(self, "net_dims", tuple(self.net_dims))
+        if self.horizon_len == 0 and not isinstance(self.horizon_len, bool):
+            object.__setattr__(self, "horizon_len", OWN_HORIZON.get(self.agent, SHORT_HORIZON))
         _one_of("agent", self.agent, ON_POLICY + EXACT_GRADIENT + OFF_POLICY)
         _one_of("lr_schedule", self.lr_schedule, LR_SCHEDULES)
         _one_of("start", self.start, STARTS)
@@ -119,7 +127,7 @@ class TrainConfig:
         self._check_precision()
         _one_of("observation_store", self.observation_store, OBSERVATION_STORES)
         if self.observation_store == "bars" and (self.is_off_policy or self.n_envs == 1):
-            raise ValueError('observation_store "bars" needs an on-policy agent and several environments; '
+            raise ValueError('observation_store "bars" needs PPO, A2C or the band, and several environments; '
                              f'received agent "{self.agent}", n_envs {self.n_envs}')  # fmt: skip
         counts = ("n_envs", "total_env_steps", "horizon_len", "n_epochs", "batch_size", "buffer_size")
         for name in (*counts, "eval_every_updates", "cpu_threads"):
@@ -134,6 +142,17 @@ class TrainConfig:
         for width in self.net_dims:
             _count("net_dims", width, least=1)
         self._check_numbers()
+        self._check_band()
+
+    def _check_band(self) -> None:
+        windows = {"horizon_len": self.horizon_len, "episode_bars": self.episode_bars}
+        short = [(name, bars) for name, bars in windows.items() if bars is not None and bars < LEAST_BAND_BARS]
+        if self.agent == "band" and short:
+            name, bars = short[0]
+            raise ValueError(
+                f'{name} must be at least {LEAST_BAND_BARS} bars for agent "band", because an entry earns its fee back '
+                f"over many bars; received {bars}"
+            )
 
     def _check_numbers(self) -> None:
         for name in ("learning_rate", "clip_range", "max_grad_norm", "adam_eps", "updates_per_sample"):

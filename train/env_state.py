@@ -29,16 +29,19 @@ def has_known_state(env: Any) -> bool:
 
 
 def env_tensors(env: Any) -> dict[str, Tensor]:
-    """Copies on the CPU, by name: every field of the accounts, and the counters beside them.
+    """Copies on the CPU, by name: every field of the accounts, the counters beside them, and the cost factor.
 
     Of a batch, (N,) and (N, A) as `Portfolio` says; of the scalar environment, () and (A,).
     """
     if isinstance(env, CryptoEnvAlpaca):
         book = {name: torch.tensor(value, dtype=_dtype(value)) for name, value in _scalar_book(env.account).items()}
         counters = {"segment": env._segment, "episode": env.episode, "rejected": env.rejected_actions}
-        return book | {name: torch.tensor(value) for name, value in counters.items()} | {"done": torch.tensor(env.done)}
-    book = {field.name: getattr(env.book, field.name) for field in fields(Portfolio)}
-    tensors = book | {"episode": env._episode, "rejected": env._rejected, "done": torch.tensor(env._needs_reset)}
+        tensors = book | {name: torch.tensor(value) for name, value in counters.items()}
+        tensors |= {"done": torch.tensor(env.done)}
+    else:
+        tensors = {field.name: getattr(env.book, field.name) for field in fields(Portfolio)}
+        tensors |= {"episode": env._episode, "rejected": env._rejected, "done": torch.tensor(env._needs_reset)}
+    tensors |= {"cost_factor": torch.tensor(env.cost_factor, dtype=torch.float64)}
     return {name: value.detach().cpu().clone() for name, value in tensors.items()}
 
 
@@ -53,6 +56,8 @@ def check_env_tensors(env: Any, stored: Mapping[str, Tensor]) -> None:
     bar, n_bars = stored["bar"], len(env.price_array if is_scalar else env.market.price)
     if int(bar.min()) < env.params.lookback - 1 or int(bar.max()) >= n_bars:
         raise EnvStateError(f"bar of the environment is {bar.tolist()}, and there are {n_bars} bars")
+    if not 0.0 <= (factor := float(stored["cost_factor"])) <= 1.0:
+        raise EnvStateError(f"cost_factor of the environment is {factor}, expected 0 to 1")
     if is_scalar and _segment(stored) not in env.segments:
         raise EnvStateError(f"segment of the environment is {_segment(stored)}, which is none of {env.segments}")
 
@@ -60,6 +65,7 @@ def check_env_tensors(env: Any, stored: Mapping[str, Tensor]) -> None:
 def restore_env(env: Any, stored: Mapping[str, Tensor]) -> None:
     """Put what `env_tensors` returned into `env`, or change nothing and raise EnvStateError."""
     check_env_tensors(env, stored)
+    env.cost_factor = float(stored["cost_factor"])
     if isinstance(env, CryptoEnvAlpaca):
         book: dict[str, Any] = {name: stored[name].tolist() for name in _scalar_book(env.account)}
         env.account = Account(**book, traded=Traded())      # which the next step replaces before it reads it

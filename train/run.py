@@ -73,6 +73,7 @@ class Progress:
     losses: tuple[float, ...]       # as the agent's update returns them
     validation_score: float | None  # None where this update was not evaluated
     is_best: bool
+    cost_factor: float = 1.0        # share of fees and slippage that the rollout paid: see `TrainConfig.fee_ramp`
 
 
 @dataclass(frozen=True)
@@ -129,14 +130,17 @@ def train_policy(
 
     Raises:
         TrainingDiverged: when a reward, loss or weight stops being finite.
+        ValueError: for a fee ramp in an environment without `cost_factor`, and for an environment in which the agent
+            cannot learn.
     """
     prepare_device(settings.gpu_id, settings.cpu_threads, settings.matmul_precision, settings.rocm_settings)
     options = {"gpu_id": settings.gpu_id, **(env_kwargs or {})}
-    if settings.observation_store == "bars":
+    if settings.observation_store == "bars" or (settings.agent == "band" and settings.n_envs > 1):
         options["compact"] = True
     windows = {"seed": settings.seed, "start": settings.start, "episode_bars": settings.episode_bars}
     env_class = env_class or env_class_for(settings.n_envs)
     env = make_env(env_class, train_config, env_params, settings.n_envs, **{**windows, **options})
+    _check_fee_ramp(settings, env)
     agent = build_agent(settings, env)
     known = policy_metadata(settings, train_config, env_params, env) | dict(metadata or {})
     known["env_options"] = dict(env_kwargs or {})
@@ -148,6 +152,14 @@ def train_policy(
         run.keeper = Keeper(checkpoints, run_identity(known, train_config, validation_config, score))
         run.go_on()
     return run.to_the_end(on_progress)
+
+
+def _check_fee_ramp(settings: TrainConfig, env: Any) -> None:
+    if settings.fee_ramp > 0.0 and not hasattr(env, "cost_factor"):
+        raise ValueError(
+            f"fee_ramp needs an environment with a cost_factor, which {type(env).__name__} does not have: set fee_ramp "
+            f"to 0; received {settings.fee_ramp}"
+        )
 
 
 def run_identity(
@@ -177,6 +189,7 @@ def build_agent(settings: TrainConfig, env: Any) -> AgentBase:
     bars = BarFeatures.of(env)
     if bars is not None:
         agent.observe_bars(bars)
+    agent.prepare_for(env)
     state = torch.as_tensor(env.reset(), dtype=torch.float32, device=agent.device)
     agent.last_state = state.reshape(settings.n_envs, env.state_dim).clone()
     return agent
@@ -189,13 +202,14 @@ def agent_args(settings: TrainConfig, agent_class: type, env: Any) -> Config:
     args = Config(agent_class, None, {"env_name": "crypto", "num_envs": settings.n_envs, **sizes})
     same = ("net_dims", "learning_rate", "batch_size", "gamma", "lr_schedule", "value_coef", "target_kl", "adam_eps")
     same += ("normalize_observations", "action_std_init_log", "soft_update_tau")
-    same += ("gradients", "matmul_precision")
+    same += ("gradients", "matmul_precision", "weight_decay", "dropout", "remove_drift")
     renamed = {
         "random_seed": settings.seed, "clip_grad_norm": settings.max_grad_norm, "horizon_len": settings.rollout_len,
         "lambda_gae_adv": settings.gae_lambda, "ratio_clip": settings.clip_range,
         "buffer_size": settings.replay_size, "lambda_entropy": settings.entropy_coef,
         "break_step": settings.n_updates * settings.rollout_len,
         "repeat_times": settings.updates_per_sample if settings.is_off_policy else settings.n_epochs,
+        "observe_account": bool(getattr(getattr(env, "params", None), "observe_account", False)),
     }  # fmt: skip
     for name, value in {**{name: getattr(settings, name) for name in same}, **renamed}.items():
         setattr(args, name, value)
@@ -339,6 +353,7 @@ class _Run:
                         "plain torch" if now == PLAIN_STEP else now)  # fmt: skip
 
     def _one_update(self, n_updates: int) -> Progress:
+        cost_factor = self.cost_factor
         mean_reward, items = self._explore(self.settings.rollout_len)
         losses = self._update(items, n_updates)
         score, is_best = None, False
@@ -348,10 +363,21 @@ class _Run:
             env_steps=self.env_steps, total_env_steps=self.settings.total_env_steps, n_updates=n_updates,
             gradient_steps=self.agent.gradient_steps, explore_s=self.explore_s, update_s=self.update_s,
             evaluate_s=self.evaluate_s, mean_reward=mean_reward, losses=losses, validation_score=score,
-            is_best=is_best,
+            is_best=is_best, cost_factor=cost_factor,
         )  # fmt: skip
 
+    @property
+    def cost_factor(self) -> float:
+        """Share of fees and slippage that the next rollout pays, from the share of the budget spent before it.
+
+        It follows from `env_steps`, which a checkpoint has, so a resumed run pays what an unbroken one pays.
+        """
+        ramp = self.settings.fee_ramp * self.settings.total_env_steps
+        return min(1.0, self.env_steps / ramp) if ramp > 0.0 else 1.0
+
     def _explore(self, n_steps: int, if_random: bool = False) -> tuple[float, Any]:
+        if self.settings.fee_ramp > 0.0:
+            self.env.cost_factor = self.cost_factor
         started = time.perf_counter()
         items = self.agent.explore_env(self.env, n_steps, if_random)
         self.env_steps += n_steps * self.settings.n_envs
@@ -374,6 +400,8 @@ class _Run:
         return losses
 
     def _samples_of(self, gradient_steps: int) -> int:
+        if self.settings.agent == "band":
+            return gradient_steps * self.settings.rollout_len * self.settings.n_envs
         if isinstance(self.agent, AgentPPO) and self.agent.last_update is not None:
             return self.agent.last_update.epochs * self.settings.rollout_len * self.settings.n_envs
         return gradient_steps * self.settings.batch_size

@@ -116,6 +116,12 @@ class AgentBase(StockAgentBase):
         """Explore an environment whose observations name their bar; S stays the width of the full ones."""
         self.bars = bars
 
+    def prepare_for(self, env: Any) -> None:
+        """Take from the training environment what the agent needs of it; refuse one in which it cannot learn.
+
+        Most agents learn in any environment and need nothing.
+        """
+
     @property
     def row_dim(self) -> int:
         """Width of an observation as the environment gives it and the rollout keeps it."""

@@ -1,5 +1,9 @@
 #!/usr/bin/env python3
-"""Make a dataset folder from the synthetic sample market. Nothing in it is real, and its label says so."""
+"""Make a dataset folder from the synthetic sample market. Nothing in it is real, and its label says so.
+
+By default the market carries a planted signal, so that there is something to learn (market/planted.py documents it).
+Its label is "SYNTHETIC, planted signal". With --no-signal there is nothing to learn: "SYNTHETIC, no signal".
+"""
 
 from __future__ import annotations
 
@@ -24,10 +28,11 @@ from market.dataset import check_target, save_dataset
 from market.describe import venue_lines
 from market.names import DEFAULT_TICKERS, timeframe_seconds
 from market.pictures import quality_picture
+from market.planted import Law
 from market.sample import sample_bars, synthetic_dataset
 
 
-MOST_BARS, MOST_YEARS = 70_000, 20  # of the default; the calendar ends in 2099
+MOST_BARS, MOST_YEARS = 30_000, 20  # of the default; the calendar ends in 2099
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -41,6 +46,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help=f"usable bars per coin (default: {MOST_BARS}, or those of {MOST_YEARS} years where that is fewer)",
     )
     add_features(parser)
+    parser.add_argument("--no-signal", action="store_true", help="leave the planted signal out: nothing can be learned")
     parser.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="(default: %(default)s)")
     add_venue(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="dataset folder, for example data/5m")
@@ -55,9 +61,11 @@ def make(args: argparse.Namespace) -> None:
     check_target(args.out, args.overwrite)
     n_bars = args.n_bars or min(MOST_BARS, MOST_YEARS * 365 * 86_400 // timeframe_seconds(args.timeframe))
     venue = venue_of(args.venue)
-    dataset = synthetic_dataset(args.timeframe, n_bars, tickers, args.seed, args.features, venue)
+    law = Law.NO_SIGNAL if args.no_signal else Law.PLANTED
+    dataset = synthetic_dataset(args.timeframe, n_bars, tickers, args.seed, args.features, venue, law)
     if args.bars is not None:
-        write_bars(sample_bars(args.timeframe, n_bars + dataset.warmup_bars, tickers, args.seed), args.bars)
+        bars = sample_bars(args.timeframe, n_bars + dataset.warmup_bars, tickers, args.seed, law=law)
+        write_bars(bars, args.bars)
         print(f"wrote {args.bars}")
     save_dataset(dataset, args.out, args.overwrite, quality_picture(dataset))
     for line in venue_lines(dataset):

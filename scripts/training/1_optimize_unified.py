@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Search for the settings of a trading agent: an Optuna study of PPO trials on purged splits of a data set."""
+"""Search for the settings of a trading agent: an Optuna study of its trials on purged splits of a data set."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ try:
     from train.study.data import COMBINATORIAL_MODES, HOLDOUT_FRACTION, MODES, TIMEFRAMES, SplitPlan, StudyError
     from train.study.objective import MAX_DRAWDOWN, MIN_TRADES, Bounds
     from train.study.patience import reason_of
+    from train.study.search_tables import DEFAULT_AGENT, TABLES
     from train.study.session import PRUNERS, StudyRequest, run_study
     from train.study.storage import DEFAULT_STORAGE, absolute_url
     from train.study.workers import set_up_logging
@@ -32,11 +33,14 @@ except KeyboardInterrupt:  # the imports take seconds
 
 EPILOG = """
 The same command continues a study: trials that finished stay, a killed one is tried again, and --n-trials counts all of
-them. A study of the same name with other data, --holdout, splits, search space, --seed, --n-envs, --volume-30d,
---max-drawdown, --min-trades or other rules is refused. Relative paths are taken from the current directory; the
-defaults lie in the repository. Results, one folder per trial and split: <results-dir>/<study-name>/. Exit code: 0 when
-the study has a best trial, 1 when it has none or trials failed again and again, 2 for a bad flag, 130 or 143 when
-stopped by Ctrl-C or kill."""
+them. A study keeps its agent and its ranges. A study of the same name with another --agent, other data, --holdout,
+splits, search space, --seed, --n-envs, --volume-30d, --max-drawdown, --min-trades or other rules is refused. Relative
+paths are taken from the current directory; the defaults lie in the repository. Results, one folder per trial and split:
+<results-dir>/<study-name>/.
+
+Exit codes: 0 the study has a best trial; 1 it has none, or trials failed again and again; 2 a bad flag; 5 it has none
+because its policies stayed in cash: no tradable signal found at these costs; 130 or 143 when stopped by Ctrl-C or
+kill."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,6 +49,10 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("--n-trials", type=int, default=50, help="finished trials the study is to have (default 50)")
+    p.add_argument("--agent", choices=tuple(TABLES),
+                   help="the learner, which decides the search space. band: a band of weights per coin, trained by "
+                   "exact gradients through the account. ppo: orders, trained by PPO. Default: the study's own agent; "
+                   f"for a new study {DEFAULT_AGENT}")
     p.add_argument("--gpu", type=gpu_numbers, default=(-1,), metavar="N[,N...]",
                    help="number of the GPU; -1 = CPU (default); several are given to the workers in turn")
     p.add_argument("--no-rocm-settings", action="store_false", dest="rocm_settings",
@@ -121,6 +129,7 @@ def request(args: argparse.Namespace) -> StudyRequest:
         storage=absolute_url(args.storage, here) if args.storage else absolute_url(DEFAULT_STORAGE, REPO),
         results_dir=here / args.results_dir if args.results_dir else REPO / "train_results",
         data_dir=here / args.data_dir if args.data_dir else REPO / "data" / (args.timeframe or "5m"),
+        agent=args.agent,
         plan=SplitPlan(args.mode, args.num_paths, args.k_test_groups if args.k_test_groups is not None else 2,
                        args.holdout),
         timeframe=args.timeframe,

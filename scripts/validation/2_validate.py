@@ -27,13 +27,15 @@ from train.validation.benchmarks import RANDOM_DRAWS  # noqa: E402
 COLUMNS = {
     "index": "d", "account": "", "sharpe": ".2f", "excess_sharpe": "+.2f", "total_return": "+.2%",
     "max_drawdown": ".2%", "turnover": ".1f", "fees": ".2%", "trades": ".0f", "exposure": ".0%",
-    "beats_random": ".0%", "returns_more": ".0%", "not_traded": ".1%",
+    "of_hindsight": ".2%", "break_even_cost": ".4f", "beats_random": ".0%", "returns_more": ".0%", "not_traded": ".1%",
 }  # fmt: skip
 EPILOG = """
 Random orders trade what the agent trades, when it does; their exposure is not matched, and they spread over all coins,
 so they are less concentrated than an agent may be. The trial is the best of a search, and no share is corrected for
 that. beats_random and returns_more are the shares of them with a lower Sharpe ratio and a lower total return;
-not_traded is the share of the agent's turnover that they had no money or coins for. Writes validation.json and
+not_traded is the share of the agent's turnover that they had no money or coins for. of_hindsight is the agent's share
+of the log growth of a trader who knew every later price and paid the same costs; break_even_cost is the cost of one
+side (0.0030 is 30 bp) at which its orders would have earned what equal weight did. Writes validation.json and
 validation.csv (all figures of all accounts) into <results>/<study>/trial_<n>/. The held-out bars are not looked at.
 Exit code: 0, 1 when the machine failed, 2 for a bad flag, study, trial or other data."""
 

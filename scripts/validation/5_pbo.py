@@ -13,9 +13,11 @@ sys.path.insert(0, str(REPO))
 from market.arguments import whole_number  # noqa: E402
 from train.study.arguments import add_study, exit_code, stored_study  # noqa: E402
 from train.study.data import StudyError  # noqa: E402
+from train.study.holdout_figures import is_passed  # noqa: E402
 from train.study.overfit import LEAST_TRIALS, N_BLOCKS, assess, require_trials, write_matrix  # noqa: E402
 from train.study.results import write_json  # noqa: E402
 from train.study.returns import read_returns  # noqa: E402
+from train.study.storage import HOLDOUT_SCORE  # noqa: E402
 from train.study.tables import plain, text_table, write_csv  # noqa: E402
 
 KINDS = {"lead": "returns less beta times equal weight's", "account": "the accounts' returns"}
@@ -23,8 +25,8 @@ TRIAL_COLUMNS = {"trial": "d", "state": "", "value": "+.3f", "sharpe": ".2f", "l
 FIGURES = {
     "annual_sharpe": ".2f", "annual_sharpe_of_luck": ".2f", "probabilistic_sharpe": ".2%", "deflated_sharpe": ".2%",
     "n_trials": "g", "effective_trials": ".1f", "annual_sharpe_variance": ".3f", "minimum_track_record_bars": ",.0f",
-    "minimum_track_record_years": ".2f", "n_returns": ",d", "pbo": ".2%", "probability_of_loss": ".2%",
-    "degradation_slope": "+.2f", "combinations": ",d",
+    "minimum_track_record_years": ".2f", "n_returns": ",d", "choice_p_value": ".2g", "pbo": ".2%",
+    "probability_of_loss": ".2%", "degradation_slope": "+.2f", "combinations": ",d",
 }  # fmt: skip
 EPILOG = """
 Compared are the completed trials' returns on common test bars, kept in every split's equity.npz; the Sharpe ratio is
@@ -68,8 +70,9 @@ def judge(args: argparse.Namespace) -> None:
     known = {"data": stored.study.user_attrs.get("data"), "blocks": args.blocks, "least_trials": args.least_trials}
     content = stored.about(returns.numbers[returns.winner], data_sha256=stored.data_sha256(returns.timeframe), **known)
     content["trials"], table = returns.count_text(), []
+    passed = is_passed(stored.study.user_attrs.get(HOLDOUT_SCORE) or {}, returns.numbers[returns.winner])
     for kind in KINDS:
-        found = assess(returns, kind, args.blocks, args.least_trials)
+        found = assess(returns, kind, args.blocks, args.least_trials, passed)
         if found.overfitting is None:
             raise StudyError(f"the probability of overfitting is not defined: {found.undefined}")
         write_matrix(stored.folder / f"pbo_{kind}.npz", returns, found)

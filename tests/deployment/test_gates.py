@@ -11,6 +11,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from market.sample import synthetic_dataset
+from train.study.attainable import Attainable
 from train.study.data import SplitPlan, StudyError, cut_holdout, fold_data
 from train.study.handover.gates import (
     FAILED,
@@ -32,6 +33,7 @@ from train.study.handover.scores import Scored, confidence, serial_inflation
 from train.validation.metrics import measure
 from train.validation.overfitting import Search, estimate_sharpe
 
+REACHED = Attainable(0.0, 0.1, float("nan"))
 STRICT, LOOSE = Limits(), Limits(allow_unproven=True)
 
 
@@ -42,7 +44,7 @@ def scored(returns, benchmark, exposure=0.5, trades=10, weights="w"):
     n = len(returns)
     more = {"turnover_notional": [np.zeros(n)], "fees_quote": [np.zeros(n)], "trades": [np.eye(1, n, dtype=int)[0]]}
     agent = replace(account(returns, exposure=[np.full(n + 1, exposure)], **more), trades=trades)
-    return Scored(weights, agent, account(benchmark), np.asarray(returns), np.asarray(benchmark), ())
+    return Scored(weights, agent, account(benchmark), np.asarray(returns), np.asarray(benchmark), (), REACHED)
 
 
 def noise(mean, n=2000, seed=0, deviation=0.001):

@@ -206,7 +206,7 @@ RECORDED = (
     "norm_stocks", "norm_reward", "norm_action", "min_cash_reserve", "max_position_weight", "trailing_stop_pct",
     "time_decay_floor", "growth_weight", "benchmark_weight", "drawdown_penalty", "volatility_penalty",
     "concentration_penalty", "turnover_penalty", "stale_bars", "min_order_notional", "target_weight",
-    "held_bars_scale", "initial_capital",
+    "held_bars_scale", "initial_capital", "benchmark_fee_rate",
 )  # fmt: skip
 
 

@@ -58,12 +58,11 @@ def test_whole_coins_are_counted_as_python_divides(env_class):
 def test_a_sale_receives_less_slippage_and_fee(env_class):
     # After the buy above without costs: 5 coins, 750 cash. At 60 the account is 1050; action -0.8 sells
     # 0.8 * 1050 / (60 * 4) = 3.5 coins at 60 * 0.99 = 59.4, less 3 %: 3.5 * 59.4 * 0.97 = 201.663.
-    env = make(env_class, market([40, 50, 60, 60]), initial_capital=1000, buy_cost_pct=0.0, sell_cost_pct=0.03)
+    costs = {"buy_cost_pct": 0.0, "sell_cost_pct": 0.03, "slippage_rate": 0.01}
+    env = make(env_class, market([40, 50, 60, 60]), initial_capital=1000, **costs)
+    env.cost_factor = 0.0
     env.step(np.array([1.0]))
-    object.__setattr__(env.params, "slippage_rate", 0.01)
-    kernel = getattr(getattr(env, "_fast", None), "kernel", None)
-    if hasattr(kernel, "rules"):
-        kernel.rules["slippage_rate"] = 0.01
+    env.cost_factor = 1.0
     env.step(np.array([-0.8]))
     assert env.stocks[0] == pytest.approx(1.5, rel=1e-6)
     assert env.cash == pytest.approx(750 + 201.663, rel=1e-6)

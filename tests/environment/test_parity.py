@@ -55,7 +55,8 @@ class ScalarBatch:
 
     def assert_books(self):
         book, accounts = self.batch.book, [env.account for env in self.envs]
-        money = ("cash", "qty", "equity", "benchmark", "benchmark_qty", "peak", "max_drawdown", "discounted_return")
+        money = ("cash", "qty", "equity", "benchmark", "benchmark_qty", "peak", "max_drawdown", "discounted_return",
+                 "filled")  # fmt: skip
         for name in money:
             assert_column(name, getattr(book, name), [getattr(account, name) for account in accounts])
         for name in ("bar", "first_bar", "last_bar", "held_bars"):
@@ -66,7 +67,7 @@ class ScalarBatch:
 
 def assert_column(name, received, expected):
     # An account that spent everything holds 0 or a few 1e-10 USD, by the order of its sums: 1e-9 USD is nothing.
-    atol = 1e-12 if "qty" in name else 1e-9
+    atol = 1e-12 if "qty" in name or name == "filled" else 1e-9
     np.testing.assert_allclose(received.numpy(), expected, rtol=1e-9, atol=atol, err_msg=name)
 
 

@@ -241,6 +241,26 @@ def test_a_captured_step_replays_with_each_steps_action(monkeypatch, fails):
     rollout(pair, 2)
 
 
+@interpreted
+def test_a_replayed_graph_reads_the_cost_factor_from_where_it_was_captured(monkeypatch):
+    import environment_Alpaca_kernels.gpu as triton_step
+
+    pair = Pair(random_config(40, seed=1), params_of("standard"), 3, start="random", episode_bars=4)
+    kernel, graphs = pair.fast._fast.kernel, FakeGraphs()
+    monkeypatch.setattr(triton_step, "capture_on_gpu", graphs.capture)
+    monkeypatch.setattr(triton_step, "warm_up_on_gpu", graphs.warm_up)
+    kernel.is_graphed = True
+    for buffers in (pair.fast._fast.spare, pair.fast._fast.latest):
+        buffers.advance = kernel.bind(buffers.slots, is_own=True)
+    rollout(pair, 2 * triton_step.WARM_UPS + 2)
+    address, choices = kernel.rules.values.data_ptr(), kernel.choices
+    for factor in (0.5, 0.0, 1.0):
+        pair.plain.cost_factor = pair.fast.cost_factor = factor
+        rollout(pair, 2)
+    assert graphs.calls[-6:] == ["replay"] * 6
+    assert (kernel.rules.values.data_ptr(), kernel.choices) == (address, choices)
+
+
 # ---------------------------------------------------------------- on a GPU
 @on_a_gpu
 @each_rules
@@ -266,6 +286,27 @@ def test_a_callers_graph_holds_a_step():
     graph.replay()
     twin.step(action), twin.step(action)
     assert torch.equal(env.cash, twin.cash)
+
+
+@on_a_gpu
+@pytest.mark.parametrize("env_class", [VectorizedCryptoEnvAlpaca, VectorizedCryptoEnvAlpacaOptimized])
+def test_a_callers_graph_follows_the_cost_factor(env_class):
+    config, env_params = random_config(60), params_of("standard")
+    options = {"start": "first", "device": "cuda", "autoreset": False}
+    env, twin = (env_class(config, env_params, 64, **options) for _ in range(2))
+    action = torch.ones(64, 3, device="cuda")
+    env.reset(), twin.reset()
+    env.step(action)  # compiled before the capture
+    env.reset()
+    first = env.book
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        fees = env.step(action)[3]["fees"]
+    for factor in (1.0, 0.25, 0.0):
+        env.book = twin.book = first
+        env.cost_factor = twin.cost_factor = factor
+        graph.replay()
+        assert torch.equal(fees, twin.step(action)[3]["fees"])
 
 
 # ---------------------------------------------------------------- laws

@@ -13,7 +13,8 @@ import pytest
 from market.candles import write_bars
 from market.dataset import load_dataset, save_dataset
 from market.pictures import quality_picture
-from market.sample import sample_bars
+from market.planted import Law
+from market.sample import sample_bars, synthetic_dataset
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "data"
 
@@ -70,7 +71,7 @@ def test_the_sample_and_its_bars_become_datasets_that_say_they_are_synthetic(fol
     dataset = load_dataset(folder / "x" / "1h")
     assert dataset.synthetic
     assert len(dataset.time) == 200
-    assert "SYNTHETIC 1h" in done.stdout
+    assert "SYNTHETIC, planted signal, 1h" in done.stdout
     built = run(
         "build_dataset", "--bars", name, "--tickers", "BTC", "ETH", "--timeframe", "1h", "--out", "y", cwd=folder
     )
@@ -80,6 +81,16 @@ def test_the_sample_and_its_bars_become_datasets_that_say_they_are_synthetic(fol
     assert again.synthetic
     for array, expected in zip(again.arrays.values(), dataset.arrays.values(), strict=True):
         assert array.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(("flags", "law"), [([], "planted signal"), (["--no-signal"], "no signal")])
+def test_the_sample_says_whether_it_carries_a_signal(folder, flags, law):
+    done = run("make_sample", "--n-bars", 200, "--tickers", "BTC", "--out", "5m", *flags, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    dataset = load_dataset(folder / "5m")
+    assert f"SYNTHETIC, {law}, 5m, 1 coin" in done.stdout
+    assert dataset.source == f"sample market, {law}, seed 0, 456 bars"
+    assert dataset.sha256 == synthetic_dataset("5m", 200, ("BTC",), law=Law(law)).sha256
 
 
 def test_a_coin_in_another_currency_is_said_to_have_no_rule(bars, folder):

@@ -16,6 +16,7 @@ from market.sample import synthetic_dataset
 from tests.support import small_disk
 from tests.support.launcher_clone import ROOT, Clone, clean_environment, is_running, make_stub_venv
 from train.study.data import TIMEFRAMES
+from train.study.eligibility import NO_SIGNAL_CODE
 
 
 @pytest.fixture
@@ -246,6 +247,15 @@ def test_a_study_that_is_complete_already_is_no_failure(clone):
     assert "4 of 4 trials finished" in result.stdout
     assert "larger --n-trials" in result.stdout
     assert "hyperparameters" not in result.stdout
+
+
+def test_a_study_whose_policies_stay_in_cash_is_a_finding_with_a_code_of_its_own(clone):
+    for action in ((), ("--foreground",)):
+        result = clone.launch(*action, "--stays-in-cash")
+        assert result.returncode == NO_SIGNAL_CODE
+        assert "no tradable signal found at these costs" in result.stdout
+        assert "Traceback" not in result.stderr
+    assert f"readonly NO_SIGNAL_CODE={NO_SIGNAL_CODE} " in (ROOT / "start_vectorized_training.sh").read_text()
 
 
 def test_a_trainer_that_never_trains_is_reported_after_the_wait(clone):

@@ -20,7 +20,7 @@ import environment_Alpaca_vectorized
 from drl_agents.policy_file import load_policy
 from tests.support.forked_scripts import Ended, Forked, run_script
 from train.study.results import read_equity
-from train.study.search_space import FIXED_TRAIN
+from train.study.search_tables import DEFAULT_AGENT, TABLES
 
 REPO = Path(__file__).resolve().parents[2]
 SCRIPT = REPO / "scripts" / "training" / "1_optimize_unified.py"
@@ -343,7 +343,7 @@ def test_other_rules_on_an_old_study_are_refused(tmp_path, market_folder, script
         assert script.main(arguments) == 2
         assert "another simulator rules: initial_capital is 10000.0 there and 500.0 here" in capsys.readouterr().err
     with monkeypatch.context() as changed:
-        changed.setitem(FIXED_TRAIN, "adam_eps", 1e-8)
+        changed.setitem(TABLES[DEFAULT_AGENT].fixed_train, "adam_eps", 1e-8)
         assert script.main(arguments) == 2
         assert "another learner: adam_eps is 1e-05 there and 1e-08 here" in capsys.readouterr().err
     assert script.main(arguments) == 1  # as before

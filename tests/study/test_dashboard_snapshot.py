@@ -22,7 +22,7 @@ from train.study.dashboard.figures import best_so_far
 from train.study.dashboard.reading import UnavailableError, read
 from train.study.dashboard.snapshot import take_snapshot
 from train.study.data import StudyError
-from train.study.progress import best_trial
+from train.study.eligibility import best_trial
 from train.study.storage import FAILURE, open_study, this_worker
 
 COMPLETE, PRUNED, FAIL, RUNNING, WAITING = (
@@ -74,7 +74,7 @@ def test_a_trial_that_breaks_a_bound_is_never_best(tmp_path):
         asked.set_constraint("min_trades", -1.0)
         study.tell(asked, value)
     found = take_snapshot(url_of(tmp_path), "s")
-    assert [t.violates for t in found.trials] == [(), ("max_drawdown",), ()]
+    assert [t.violates for t in found.trials] == [{}, {"max_drawdown": 0.2}, {}]
     assert found.trials[1].value == 0.9  # shown, though never best
     assert (found.best.number, found.best.value) == (2, 0.5)
     assert best_trial(study).number == 2

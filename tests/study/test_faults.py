@@ -21,7 +21,7 @@ from environment_Alpaca import CryptoEnvAlpaca
 from tests.study.test_cli import SCRIPT, TIMEOUT_S, command, environment, load, start_forked, states
 from tests.support import real_study, small_disk
 from tests.support.small_disk import fill, seen_by
-from train.study.progress import best_trial
+from train.study.eligibility import best_trial
 from train.study.split_run import run_split
 from train.study.storage import FAILURE
 

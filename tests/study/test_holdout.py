@@ -185,6 +185,8 @@ def test_the_score_is_that_of_the_policies_on_exactly_the_held_out_bars(market, 
         left = own - np.polyfit(other, own, 1)[0] * other
         ratio = left.mean() / left.std(ddof=1) * np.sqrt(market.bars_per_year)
         assert policy["lead_sharpe"] == pytest.approx(ratio, rel=1e-6)
+        assert policy["hindsight_growth"] > policy["growth"]
+        assert policy["of_hindsight"] == pytest.approx(policy["growth"] / policy["hindsight_growth"])
     assert scored["excess_sharpe_error"] == pytest.approx(np.mean(errors))
     assert scored["mean_lead_sharpe"] == pytest.approx(np.mean([p["lead_sharpe"] for p in scored["policies"]]))
     assert (scored["trial"], scored["holdout"]["sha256"]) == (4, rows.about.sha256)

@@ -13,6 +13,7 @@ from train.study.holdout_figures import (
     MEAN_LEAD,
     excess_error,
     found_text,
+    is_passed,
     lead_sharpe,
     mean_of,
 )
@@ -62,3 +63,31 @@ def test_the_mean_of_errors_is_no_smaller_than_the_error_of_the_mean():
     assert mean_of(errors) == pytest.approx(np.mean(errors))
     assert mean_of([*errors, None]) is None
     assert mean_of([]) is None
+
+
+def scored_with(**changes):
+    """A hold-out score of trial 4 that is passed: both figures are three errors above 0."""
+    agent = {"exposure": 0.5}
+    known = {"trial": 4, "policies": [{"agent": agent}], "mean_excess_sharpe": 3.0, EXCESS_ERROR: 1.0}
+    return known | {MEAN_LEAD: 3.0, "sharpe_standard_error": 1.0} | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, True),
+        ({"mean_excess_sharpe": 1.9}, False),
+        ({MEAN_LEAD: 1.9}, False),
+        ({"mean_excess_sharpe": -3.0}, False),
+        ({"trial": 5}, None),
+        ({"mean_excess_sharpe": None}, None),
+        ({MEAN_LEAD: None}, None),
+        ({"policies": [{"agent": {"exposure": 0.001}}]}, None),
+    ],
+)
+def test_a_holdout_is_passed_only_by_its_own_trial_with_both_figures_above_two_errors(changes, expected):
+    assert is_passed(scored_with(**changes), 4) is expected
+
+
+def test_a_holdout_that_was_not_scored_has_no_verdict():
+    assert is_passed({}, 4) is None

@@ -137,6 +137,21 @@ def test_timing_is_skill_in_a_market_that_drifts_too(annual_sharpe):
     assert first.startswith("Evidence of skill")
 
 
+@pytest.mark.parametrize(("holdout", "beginning"), [(True, "Evidence of skill"), (False, "Not evidence of skill")])
+def test_equally_skilled_trials_are_judged_by_the_holdout(holdout, beginning):
+    rng = np.random.default_rng(5)
+    market, rest = a_year(rng, 0.0)
+    knows = rng.random(len(market)) < 0.1
+    exposure = np.where(knows, market > 0.0, 0.5)[:, None]
+    noise = rng.normal(0.0, 0.3 * market.std(), rest.shape)
+    verdict = judge(as_returns(market[:, None] * exposure + noise, market), holdout)
+    assert verdict.sentences[0].startswith(beginning)
+    assert "PBO has nothing to test" in verdict.sentences[0]
+    numbers = {name: (number, meaning) for name, number, meaning in verdict.numbers}
+    assert float(numbers["difference of trials"][0].removeprefix("p = ")) >= 0.01
+    assert numbers["PBO of the lead"][1].endswith("here it has nothing to test")
+
+
 def test_the_fee_that_equal_weight_pays_for_its_coins_is_in_its_first_return():
     # 100 buys coins worth 99; then they rise by 2 and by 1: the returns are 101 / 100 - 1 and 102.01 / 101 - 1.
     def columns(first_bar):
@@ -229,7 +244,7 @@ def test_a_winner_without_files_or_a_record_of_its_splits_is_named(made):
 
 def test_a_study_without_a_completed_trial_has_nothing_to_judge(tmp_path):
     empty = optuna.create_study(study_name="e")
-    with pytest.raises(StudyError, match="study e has no completed trial"):
+    with pytest.raises(StudyError, match="study e has no best trial"):
         read_returns(empty, tmp_path)
 
 

@@ -142,6 +142,6 @@ def test_the_final_table_and_the_picture_say_that_the_best_of_many_is_biased(lab
 
 def test_a_study_without_a_completed_trial_has_no_picture_and_no_best(lab):
     study = lab.open()
-    assert summary_lines(study)[-1].startswith("no trial completed")
-    with pytest.raises(ValueError, match="no completed trial"):
+    assert summary_lines(study)[-1] == "there is no best trial: no trial completed"
+    with pytest.raises(ValueError, match="has no best trial to draw: no trial completed"):
         plot_study(study, lab.folder, lab.folder / "study.png")

@@ -22,8 +22,8 @@ from tests.support import real_study
 from tests.support.markets import REPO
 from train.checkpoint import CHECKPOINT
 from train.run import BEST_POLICY, LAST_POLICY, TrainingDiverged
+from train.study.eligibility import best_trial
 from train.study.objective import OUT_OF_MEMORY
-from train.study.progress import best_trial
 from train.study.results import read_equity, split_folder, trial_folder
 from train.study.retry import Attempts
 from train.study.search_space import build_space, resolve, sample, with_half_the_envs
@@ -243,7 +243,7 @@ def test_a_split_begins_with_fresh_weights(tmp_path):
     """Trained after another split or alone, in a folder that has policies already or not: the same bits."""
     study, _ = real_study.run(tmp_path, 12)
     data = real_study.data()
-    settings = resolve(study.trials[0].params | real_study.GIVEN, 12, 0, -1)
+    settings = resolve(study.trials[0].params | real_study.GIVEN, 12, 0, -1, "ppo")
     policies = []
     for k, folder in ((1, "alone"), (0, "first"), (1, "first")):
         run_split(settings, data, data.folds[k], tmp_path / folder, {})
@@ -416,7 +416,7 @@ def test_half_the_environments_see_as_many_samples_an_update(n_envs):
     import optuna
 
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=n_envs))
-    settings = resolve(sample(build_space(), study.ask()), n_envs, 0, -1)
+    settings = resolve(sample(build_space(agent="ppo"), study.ask()), n_envs, 0, -1, "ppo")
     half = with_half_the_envs(settings)
     before, after = (s.train["n_envs"] * s.train["horizon_len"] for s in (settings, half))
     assert half.train["n_envs"] == n_envs // 2

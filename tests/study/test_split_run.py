@@ -13,7 +13,7 @@ from drl_agents.policy_file import load_policy
 from environment_Alpaca import CryptoEnvAlpaca
 from train.study.results import read_equity
 from train.study.search_space import MAX_LOOKBACK, build_space, resolve, sample
-from train.study.split_run import run_split
+from train.study.split_run import ATTAINABLE, run_split
 
 FEE_RATE, SLIPPAGE_RATE, CAPITAL = 0.0025, 0.0005, 10_000.0
 FOLD = 1  # two test blocks that do not touch
@@ -102,3 +102,13 @@ def test_the_files_say_where_they_come_from(folded, done):
     assert metadata["study"] == "s"
     assert metadata["tickers"] == list(folded.dataset.tickers)
     assert metadata["seed"] == settings.train["seed"]
+
+
+def test_the_bounds_in_the_result_are_those_of_its_curve(folded, done, curves):
+    _, outcome, folder = done
+    growth = sum(math.log(curves["equity"][rows[-1]] / CAPITAL) for rows in blocks(curves))
+    assert outcome.hindsight_growth > max(growth, 0.0)
+    assert outcome.of_hindsight == pytest.approx(growth / outcome.hindsight_growth)
+    assert math.isfinite(outcome.break_even_cost)
+    written = json.loads((folder / "result.json").read_text())
+    assert [written[name] for name in ATTAINABLE] == [getattr(outcome, name) for name in ATTAINABLE]

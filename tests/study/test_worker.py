@@ -21,8 +21,9 @@ from optuna.pruners import WilcoxonPruner
 from optuna.trial import TrialState, create_trial
 
 from train.config import TrainConfig
+from train.study.eligibility import best_trial
 from train.study.objective import Objective, score, split_seed
-from train.study.progress import best_trial, summary_lines
+from train.study.progress import summary_lines
 from train.study.rules import warn_of_other_code
 from train.study.storage import FAILURE, RETRY_OF, WORKER, fail_abandoned_trials, queue_retry, this_worker
 
@@ -108,7 +109,7 @@ def test_an_undefined_sharpe_is_never_best_and_counts_as_finished(lab, undefined
     assert states(study) == {"PRUNED": 1}
     assert best_trial(study) is None
     assert "split 1" in study.trials[0].user_attrs["pruned"]
-    assert "no trial completed" in summary_lines(study)[-1]
+    assert "there is no best trial: no trial completed (1 pruned)" in summary_lines(study)[-1]
 
 
 @pytest.mark.parametrize("exposure", [0.0009, 0.0, math.nan])

@@ -16,12 +16,13 @@ import pytest
 
 from tests.study.test_cli import command, environment, load, start_forked, states
 from tests.support.forked_scripts import Forked
-from train.study import session
+from train.study import preparation, session
 from train.study.data import SplitPlan, StudyError, load_study_data
+from train.study.eligibility import NO_SIGNAL, best_trial, broken_bounds
 from train.study.objective import Bounds
-from train.study.progress import best_trial, broken_bounds, summary_lines
+from train.study.progress import summary_lines
 from train.study.search_space import build_space
-from train.study.session import StudyRequest, choose_for
+from train.study.session import StudyRequest
 from train.study.storage import absolute_url
 
 
@@ -148,9 +149,9 @@ def test_gpus_are_given_to_the_workers_in_turn(tmp_path, monkeypatch):
 def test_workers_share_the_memory_that_auto_counts(market_folder, monkeypatch):
     data = load_study_data(market_folder, None, None, SplitPlan("standard", 1, 1))
     space = build_space(longest_episode_bars=500)
-    alone = choose_for(-1, data, space)
-    monkeypatch.setattr(session, "free_bytes", lambda _: 400 << 20)
-    few, fewer = choose_for(-1, data, space), choose_for(-1, data, space, workers=4)
+    alone = preparation.choose_for(-1, data, space)
+    monkeypatch.setattr(preparation, "free_bytes", lambda _: 400 << 20)
+    few, fewer = preparation.choose_for(-1, data, space), preparation.choose_for(-1, data, space, workers=4)
     assert alone.n_envs >= few.n_envs
     assert "400 MiB free" in few.reason
     assert "100 MiB free" in fewer.reason
@@ -163,7 +164,7 @@ def test_a_trial_that_breaks_a_bound_is_complete_and_never_best(lab, make_outcom
     lab.runner.results = [1.0] * 6 + [9.0, deep, *[9.0] * 4] + [8.0, make_outcome(1, 8.0, trades=1), *[8.0] * 4]
     study, _ = lab.run(3)
     assert [t.state.name for t in study.trials] == ["COMPLETE"] * 3
-    assert [broken_bounds(t) for t in study.trials] == [[], ["--max-drawdown"], ["--min-trades"]]
+    assert [list(broken_bounds(t.constraints)) for t in study.trials] == [[], ["max_drawdown"], ["min_trades"]]
     assert study.trials[1].constraints == {"max_drawdown": pytest.approx(0.01), "min_trades": -1.0}
     assert best_trial(study).number == study.best_trial.number == 0
 
@@ -172,9 +173,11 @@ def test_a_study_whose_trials_all_break_a_bound_has_no_best(lab):
     lab.bounds = Bounds(min_trades=4)
     study, _ = lab.run(2)
     assert best_trial(study) is None
-    assert summary_lines(study)[-1] == (
-        "none of 2 completed trials keeps --max-drawdown and --min-trades, so there is no best one"
+    assert summary_lines(study)[-2] == (
+        "there is no best trial: none of 2 completed trials is eligible to be best: 2 beyond --min-trades; 2 hardly "
+        "ever traded"
     )
+    assert summary_lines(study)[-1] == NO_SIGNAL
 
 
 def test_other_bounds_are_another_study(tmp_path, market_folder):

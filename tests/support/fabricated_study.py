@@ -14,11 +14,12 @@ from optuna.trial import TrialState, create_trial
 
 from market.dataset import Dataset
 from train.env_factory import resolved_rules
+from train.study.attainable import attainable_by, tradable
 from train.study.data import FoldedData
 from train.study.objective import score
 from train.study.results import split_folder, study_folder, trial_folder, write_closes, write_equity, write_json
 from train.study.search_space import MAX_LOOKBACK
-from train.study.split_run import SplitOutcome, agent_metrics, equal_weight_metrics, outcome_json
+from train.study.split_run import ATTAINABLE, SplitOutcome, agent_metrics, equal_weight_metrics, outcome_json
 from train.validation.benchmarks import Costs, equal_weight
 from train.validation.splits import with_warmup
 
@@ -55,7 +56,9 @@ def write_trial(folder: Path, data: FoldedData, number: int, seed: int, drift: f
         records = records_of(dataset, fold.test, rng, drift)
         per_year = dataset.bars_per_year
         agent, other = agent_metrics(records, per_year), equal_weight_metrics(records, per_year)
-        outcome = SplitOutcome(fold.index, agent, other, 1000, 1e5, 1e5, 1.0)
+        reached = attainable_by(records, tradable(dataset.price, dataset.filled, resolved_rules(ENV)))
+        beside = {name: getattr(reached, name) for name in ATTAINABLE}
+        outcome = SplitOutcome(fold.index, agent, other, 1000, 1e5, 1e5, 1.0, **beside)
         out = split_folder(folder, number, fold.index)
         out.mkdir(parents=True, exist_ok=True)
         write_equity(out / "equity.npz", records, dataset.time)

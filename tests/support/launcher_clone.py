@@ -18,6 +18,9 @@ if "--complete" in sys.argv:
     print("INFO study s: 4 of 4 trials finished, database d, results in r")
     print("the best hyperparameters")
     sys.exit(0)
+if "--stays-in-cash" in sys.argv:
+    print("no tradable signal found at these costs")
+    sys.exit(5)
 if "--ignore-sigterm" in sys.argv:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 time.sleep(0.3)

@@ -51,6 +51,7 @@ def test_a_batch_goes_on_in_another_object(env_class, start, rules):
     make = {"n_envs": N_ENVS, "seed": 3, "start": start, "episode_bars": EPISODE_BARS, "gpu_id": -1}
     env, other = (env_class(config(), RULES[rules], **make) for _ in range(2))
     env.reset()
+    env.cost_factor = 0.25
     bad = actions(N_BEFORE, 0)
     bad[3, 1] = torch.nan                # a rejected action is counted
     steps_of(env, bad)
@@ -58,6 +59,7 @@ def test_a_batch_goes_on_in_another_object(env_class, start, rules):
     other.reset()
     restore_env(other, stored)
     assert all(torch.equal(value, stored[name]) for name, value in env_tensors(other).items())
+    assert other.cost_factor == 0.25
     for mine, theirs in zip(steps_of(env, actions(N_AFTER, 1)), steps_of(other, actions(N_AFTER, 1)), strict=True):
         assert all(map(torch.equal, mine, theirs))
 
@@ -68,10 +70,11 @@ def test_one_account_goes_on_in_another_object(n_before, rules):
     make = {"seed": 3, "episode_bars": EPISODE_BARS, "start": "random"}
     env, other = (CryptoEnvAlpaca(config(), RULES[rules], **make) for _ in range(2))
     env.reset()
+    env.cost_factor = 0.25
     before, after = actions(n_before, 0)[:, 0].numpy(), actions(N_AFTER, 1)[:, 0].numpy()
     walk(env, before)
     restore_env(other, env_tensors(env))
-    assert other.done == env.done
+    assert (other.done, other.cost_factor, other.filled.tolist()) == (env.done, 0.25, env.filled.tolist())
     assert walk(env, after) == walk(other, after)
 
 
@@ -96,6 +99,8 @@ def test_what_does_not_fit_is_refused_and_changes_nothing():
         (stored | {"cash": stored["cash"][:-1]}, "cash of the environment"),
         (stored | {"bar": stored["bar"] + 100}, "there are 80 bars"),
         (stored | {"bar": stored["bar"] * 0}, "there are 80 bars"),
+        (stored | {"cost_factor": stored["cost_factor"] * 2}, "cost_factor of the environment is 2.0"),
+        ({k: v for k, v in stored.items() if k != "cost_factor"}, "cost_factor of the environment is None"),
     ):
         with pytest.raises(EnvStateError, match=words):
             restore_env(env, wrong)

@@ -24,13 +24,15 @@ from matplotlib.figure import Figure
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.exceptions import StorageInternalError
 
+from train.study.band_file import BAND_FILE, read_band
+from train.study.band_png import band_figure
 from train.study.curves import UNREADABLE
 from train.study.plot import AGENT, BENCHMARK
-from train.study.results import artifacts_folder, read_equity, split_folder
+from train.study.results import SETTINGS, artifacts_folder, read_equity, read_json, split_folder, trial_folder
 
 logger = logging.getLogger(__name__)
 
-PICTURE = "equity.png"
+PICTURE, BAND_PICTURE = "equity.png", "band.png"
 MOST_PANELS = 24  # splits drawn, so that a trial with very many does not wait for its picture
 N_COLUMNS = 3
 CURVE_POINTS = 600  # drawn per curve; a panel is some 350 pixels wide
@@ -58,19 +60,51 @@ def _upload(trial: optuna.Trial, study_folder: Path) -> None:
         if figure is None:
             logger.debug("trial %d: no split has finished, so there is no picture of its equity", trial.number)
             return
-        folder = artifacts_folder(study_folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as scratch:
-            path = Path(scratch) / PICTURE
-            figure.savefig(path, format="png")
-            upload_artifact(
-                artifact_store=FileSystemArtifactStore(folder), file_path=str(path), study_or_trial=trial,
-                mimetype="image/png",
-            )  # fmt: skip
+        _store(figure, PICTURE, trial, study_folder)
+        band = band_of_trial(study_folder, trial.number, trial.user_attrs)
+        if band is not None:
+            _store(band, BAND_PICTURE, trial, study_folder)
     except (*UNREADABLE, StorageInternalError) as error:
         logger.warning("trial %d: no picture of its equity: %s: %s", trial.number, type(error).__name__, error)
         return
     logger.debug("trial %d: picture of its equity in %.2f s", trial.number, time.monotonic() - started)
+
+
+def _store(figure: Figure, name: str, trial: optuna.Trial, study_folder: Path) -> None:
+    folder = artifacts_folder(study_folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as scratch:
+        path = Path(scratch) / name
+        figure.savefig(path, format="png")
+        upload_artifact(
+            artifact_store=FileSystemArtifactStore(folder), file_path=str(path), study_or_trial=trial,
+            mimetype="image/png",
+        )  # fmt: skip
+
+
+def band_of_trial(study_folder: Path, trial_number: int, user_attrs: Mapping[str, Any]) -> Figure | None:
+    """The band on the test blocks of the first split that has one; None of a trial without.
+
+    Raises:
+        StudyError, OSError, ValueError: a file that is missing or damaged.
+    """
+    split = next((k for k in _splits(user_attrs) if _band_path(study_folder, trial_number, k).is_file()), None)
+    if split is None:
+        return None
+    settings = read_json(trial_folder(study_folder, trial_number) / SETTINGS)
+    curves = read_band(study_folder, _band_path(study_folder, trial_number, split), settings)
+    title = f"Trial {trial_number}, split {split}: band and held weight on the test blocks, blocks joined"
+    return band_figure(curves, "\n".join([title, str(user_attrs.get("data_label", ""))]))
+
+
+def _band_path(study_folder: Path, trial_number: int, split: int) -> Path:
+    return split_folder(study_folder, trial_number, split) / BAND_FILE
+
+
+def _splits(user_attrs: Mapping[str, Any]) -> list[int]:
+    """Numbers of the splits that have finished."""
+    names = (key.removeprefix("split_") for key in user_attrs if key.startswith("split_"))
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 def equity_figure(study_folder: Path, trial_number: int, user_attrs: Mapping[str, Any]) -> Figure | None:
@@ -79,11 +113,7 @@ def equity_figure(study_folder: Path, trial_number: int, user_attrs: Mapping[str
     Raises:
         OSError, ValueError, KeyError: an equity file that is damaged.
     """
-    paths = {}
-    for key in user_attrs:
-        fold = key.removeprefix("split_")
-        if key != fold and fold.isdigit():
-            paths[int(fold)] = split_folder(study_folder, trial_number, int(fold)) / "equity.npz"
+    paths = {fold: split_folder(study_folder, trial_number, fold) / "equity.npz" for fold in _splits(user_attrs)}
     drawn = [fold for fold in sorted(paths) if paths[fold].is_file()][:MOST_PANELS]
     if not drawn:
         return None
@@ -132,7 +162,9 @@ def _draw_split(axes: Axes, curves: Mapping[str, np.ndarray], title: str) -> Non
 
 def _excess_text(figures: Mapping[str, Any]) -> str:
     agent, held = figures["agent"]["sharpe"], figures["equal_weight"]["sharpe"]
-    return f"Sharpe {_sharpe(agent)}, equal weight {_sharpe(held)}"
+    share = figures.get("of_hindsight")  # not known of results of an earlier version
+    beside = "" if share is None else f"; {100.0 * share:.2g} % of hindsight"
+    return f"Sharpe {_sharpe(agent)}, equal weight {_sharpe(held)}{beside}"
 
 
 def _sharpe(value: float | None) -> str:

@@ -13,10 +13,11 @@ import numpy as np
 from market.files import write_whole
 from train.env_factory import resolved_rules
 from train.evaluator import EpisodeRecord
+from train.study.attainable import attainable_by, tradable
 from train.study.data import StudyError
 from train.study.replay import StoredTrial, evaluate_trial, join_paths
 from train.study.results import read_equity
-from train.study.split_run import agent_metrics, equal_weight_metrics
+from train.study.split_run import ATTAINABLE, agent_metrics, equal_weight_metrics
 from train.validation.benchmarks import (
     Benchmarks,
     Costs,
@@ -88,7 +89,10 @@ def _account_rows(
     agent, other = agent_metrics(records, per_year), equal_weight_metrics(records, per_year)
     random = joined_draws(drawn) if drawn else None
     draws = measure_draws(random, per_year) if random else None
+    rules, dataset = resolved_rules(trial.env), trial.data.dataset
+    reached = attainable_by(records, tradable(dataset.price, dataset.filled, rules))
     lead = {"excess_sharpe": agent.sharpe - other.sharpe}
+    lead |= {name: getattr(reached, name) for name in ATTAINABLE}
     if draws is not None:
         lead["beats_random"] = float(np.mean(np.asarray(draws.sharpe) < agent.sharpe))
         lead["returns_more"] = float(np.mean(np.asarray(draws.total_return) < agent.total_return))

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from train.study.attainable import Attainable, Tradable, attainable, tradable
 from train.study.data import StudyError
-from train.study.results import UNREADABLE, read_closes, read_equity, split_folder
+from train.study.results import UNREADABLE, read_closes, read_equity, read_filled, split_folder
 from train.study.returns import Columns
 from train.validation.benchmarks import (
     RANDOM_DRAWS,
     Account,
-    Costs,
     buy_and_hold_each,
     draw_streams,
     equal_weight,
@@ -28,6 +28,7 @@ from train.validation.benchmarks import (
     random_orders,
     with_trades_of,
 )
+from train.validation.break_even import TradedSegment
 from train.validation.metrics import Metrics, measure
 from train.validation.report import QUANTILES, PathView, RandomOrders
 from train.validation.splits import Split, SplitError, recombined_paths
@@ -52,21 +53,20 @@ def read_split(folder: Path, trial_number: int, fold: int) -> Columns | None:
 class Market:
     """What benchmarks are made of."""
 
-    close: np.ndarray  # (T, A)
+    bars: Tradable
     tickers: tuple[str, ...]
-    costs: Costs
 
 
 def read_market(folder: Path, timeframe: str, settings: Mapping[str, Any]) -> Market | None:
     """Closes and costs of a trial; None where they are not kept, which is logged."""
     try:
-        close, tickers = read_closes(folder, timeframe, settings["data"]["sha256"])
-        rules = settings["env_resolved"]
-        costs = Costs(rules["initial_capital"], rules["buy_fee_rate"], rules["slippage_rate"])
+        digest = settings["data"]["sha256"]
+        close, tickers = read_closes(folder, timeframe, digest)
+        bars = tradable(close, read_filled(folder, timeframe, digest), settings["env_resolved"])
     except UNREADABLE as error:
-        logger.warning("report: no buy and hold, no random orders: %s", error)
+        logger.warning("report: no buy and hold, no random orders, no hindsight: %s", error)
         return None
-    return Market(close, tickers, costs)
+    return Market(bars, tickers)
 
 
 def tested_paths(
@@ -148,17 +148,21 @@ def _with_benchmarks(
     bars_per_year: float,
 ) -> PathView:
     random = [
-        random_orders(market.close[b["bar"]], b["turnover"][1:], market.costs, RANDOM_DRAWS, stream)
+        random_orders(market.bars.close[b["bar"]], b["turnover"][1:], market.bars.costs, RANDOM_DRAWS, stream)
         for b, stream in zip(blocks, streams, strict=True)
     ]
     drawn = measure_accounts(random, bars_per_year)
-    closes = [market.close[b["bar"]] for b in blocks]
-    coins = [buy_and_hold_each(close, market.costs) for close in closes]
-    equal = measure_accounts([equal_weight(close, market.costs) for close in closes], bars_per_year).at()
+    closes, costs = [market.bars.close[b["bar"]] for b in blocks], market.bars.costs
+    coins = [buy_and_hold_each(close, costs) for close in closes]
+    equal = measure_accounts([equal_weight(close, costs) for close in closes], bars_per_year).at()
     wanted = float(sum(b["turnover"][1:].sum() for b in blocks))
     curves = np.stack([compounded([account.equity[k] for account in random]) for k in range(RANDOM_DRAWS)])
+    reached = _attainable(blocks, market.bars)
     return replace(
         view,
+        hindsight_growth=reached.hindsight_growth,
+        of_hindsight=reached.of_hindsight,
+        break_even_cost=reached.break_even_cost,
         coins=dict(zip(market.tickers, _coin_curves(coins), strict=True)),
         coin_figures=_coin_figures(coins, market.tickers, bars_per_year),
         equal_weight_figures=with_trades_of(view.equal_weight_figures, equal),
@@ -172,6 +176,13 @@ def _with_benchmarks(
             sharpe_below=float(np.mean(drawn.sharpe < view.agent_figures.sharpe)),
         ),
     )
+
+
+def _attainable(blocks: Sequence[Columns], bars: Tradable) -> Attainable:
+    segments = [
+        TradedSegment(b["equity"], b["benchmark_equity"], b["turnover"][1:], b["fees"][1:]) for b in blocks
+    ]
+    return attainable(segments, [b["bar"] for b in blocks], bars)
 
 
 def _coin_curves(blocks: Sequence[Account]) -> list[np.ndarray]:

@@ -24,9 +24,11 @@ from optuna.trial import FrozenTrial
 
 from market.candles import utc_text
 from market.names import timeframe_name
+from train.env_factory import resolved_rules
 from train.evaluator import evaluate_policies, step_of
 from train.provenance import code_version
 from train.run import BEST_POLICY
+from train.study.attainable import attainable_by, tradable
 from train.study.data import FoldedData, Holdout, HoldoutRows, SplitPlan, StudyError, cut_data
 from train.study.holdout_figures import (
     EXCESS_ERROR,
@@ -223,11 +225,13 @@ def _score(
     by_policy = evaluate_policies(
         list(policies), [segments] * len(policies), dataset.env_config(segments), env_params, gpu_id=gpu_id
     )
+    bars = tradable(dataset.price, dataset.filled, resolved_rules(env_params))
     results, n_traded = [], sum(len(record.bars) - 1 for record in by_policy[-1])
     for i, ((path, digest), records) in enumerate(zip(policies.items(), by_policy, strict=True)):
         agent, other = agent_metrics(records, per_year), equal_weight_metrics(records, per_year)
         excess = agent.sharpe - other.sharpe
         beside = {EXCESS_ERROR: excess_error(records, per_year), LEAD: lead_sharpe(records, per_year)}
+        beside |= attainable_by(records, bars).to_json()
         known = {"agent": asdict(agent), "equal_weight": asdict(other), "excess_sharpe": excess, **beside}
         figures = figures_json(known)
         results.append({"file": os.path.relpath(path, folder), "sha256": digest} | figures)

@@ -66,6 +66,19 @@ def lead_in_errors(scored: Mapping[str, Any]) -> float | None:
     return None if mean is None else mean / scored["sharpe_standard_error"]
 
 
+def is_passed(scored: Mapping[str, Any], trial: int) -> bool | None:
+    """Whether a trial passed the hold-out: its mean excess Sharpe and its lead are two errors above 0.
+
+    None without a verdict: not scored, spent on another trial, hardly traded, or a figure that is undefined.
+    """
+    if not scored or scored["trial"] != trial or n_idle(scored):
+        return None
+    mean, error, lead = scored["mean_excess_sharpe"], error_of(scored), lead_in_errors(scored)
+    if mean is None or error is None or lead is None:
+        return None
+    return mean >= ERRORS_ASKED * error and lead >= ERRORS_ASKED
+
+
 def found_text(scored: Mapping[str, Any], mean: float, error: float) -> str:
     """What a mean excess Sharpe with its error says; above chance only where the lead is, too."""
     if abs(mean) < ERRORS_ASKED * error:

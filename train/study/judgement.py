@@ -16,6 +16,7 @@ from train.study.holdout_figures import error_of, found_text, idle_text
 from train.study.overfit import N_BLOCKS, Assessment, assess
 from train.study.returns import StudyReturns
 from train.study.storage import IDENTITY
+from train.validation.choice import CHOICE_LEVEL, Choice
 from train.validation.lead import market_beta
 from train.validation.overfitting import deflated_sharpe, expected_maximum_sharpe, probabilistic_sharpe
 from train.validation.report import Verdict
@@ -28,9 +29,14 @@ def unjudged(reason: str) -> Verdict:
     return Verdict((f"Not evidence of skill: the study cannot be judged: {reason}.",))
 
 
-def judge(returns: StudyReturns) -> Verdict:
-    """The verdict on the best trial; its first sentence is the one conclusion, which is about the lead."""
-    own, lead = assess(returns, "account"), assess(returns, "lead")
+def judge(returns: StudyReturns, holdout: bool | None = None) -> Verdict:
+    """The verdict on the best trial; its first sentence is the one conclusion, which is about the lead.
+
+    Args:
+        returns: of the study's trials.
+        holdout: whether the best trial passed the hold-out; None without a verdict.
+    """
+    own, lead = assess(returns, "account"), assess(returns, "lead", holdout=holdout)
     beta = market_beta(returns.account[:, returns.winner], returns.equal_weight)
     sentences = [
         lead.conclusion,
@@ -64,7 +70,9 @@ def _numbers(own: Assessment, lead: Assessment, beta: float, n_compared: int) ->
         ("deflated lead", _share(deflated_sharpe(lead.estimate, lead.search)), "one minus the p-value of that after "
          "the search; 95 % is asked for"),
         ("PBO of the lead", _share(lead.pbo, math.ceil), "probability of backtest overfitting; at most 5 % is asked "
-         "for"),
+         "for" + ("" if lead.choice is None or lead.choice.is_real else ", but here it has nothing to test")),
+        ("difference of trials", _p_text(lead.choice), "p-value of the best lead's distance from the median one, were "
+         f"all trials equally good; from {CHOICE_LEVEL:.0%} on PBO has nothing to test and the hold-out must decide"),
         ("trials", f"{search.n_trials:.0f}", "completed and pruned: all that the best was chosen from"),
         ("effective trials", _text(own.effective_trials, 1), f"independent ones that {n_compared} comparable trials "
          "amount to; the number above is used, which claims least"),
@@ -88,6 +96,10 @@ def _numbers(own: Assessment, lead: Assessment, beta: float, n_compared: int) ->
          "on the other"),
         ("degradation", _text(found.degradation_slope, 2), slope),
     )  # fmt: skip
+
+
+def _p_text(choice: Choice | None) -> str:
+    return "undefined" if choice is None else f"p = {choice.p_value:.2g}"
 
 
 def _text(value: float, decimals: int) -> str:

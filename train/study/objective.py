@@ -261,7 +261,8 @@ class Objective:
         return step
 
     def _resolve(self, values: Mapping[str, Any], data: FoldedData, fold: Fold) -> Resolved:
-        settings = resolve(values, self.run.n_envs, split_seed(self.run.seed, fold.index), self.run.gpu_id)
+        seed = split_seed(self.run.seed, fold.index)
+        settings = resolve(values, self.run.n_envs, seed, self.run.gpu_id, self.space.agent)
         env = settings.env | venue_env(data.dataset, self.run.volume_30d, settings.env["rules"])
         return replace(settings, env=env, train=settings.train | {"rocm_settings": self.run.rocm_settings})
 

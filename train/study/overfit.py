@@ -13,6 +13,7 @@ import numpy as np
 from market.files import write_whole
 from train.study.data import StudyError
 from train.study.returns import Kind, StudyReturns
+from train.validation.choice import Choice, choice_of
 from train.validation.overfitting import (
     Overfitting,
     Search,
@@ -45,6 +46,8 @@ class Assessment:
     search: Search
     overfitting: Overfitting | None
     undefined: str  # why there is no overfitting test; empty where there is one
+    choice: Choice | None  # whether there is something for that test to test; None without the test
+    holdout: bool | None  # whether the winner passed the hold-out; None without a verdict
     effective_trials: float
     minimum_length: float  # returns until the winner's Sharpe is above 0 with 95 %; infinite where it is not
     bars_per_year: float
@@ -59,12 +62,14 @@ class Assessment:
         """Of the lead: whether it is evidence of skill. Of the account: whether it earned money."""
         if self.kind == "account":
             return earning(self.estimate, self.search)
-        return conclusion(self.estimate, self.search, self.pbo if self.overfitting else None)
+        pbo = self.pbo if self.overfitting else None
+        return conclusion(self.estimate, self.search, pbo, self.choice, self.holdout)
 
     @property
     def finding(self) -> str:
         """What that rests on, in words; without the overfitting test where there is none."""
-        return finding(self.estimate, self.search, self.bars_per_year, self.pbo if self.overfitting else None)
+        pbo = self.pbo if self.overfitting else None
+        return finding(self.estimate, self.search, self.bars_per_year, pbo, self.choice)
 
     def to_json(self) -> Row:
         """Plain values but for nan and infinity."""
@@ -84,6 +89,7 @@ class Assessment:
             "minimum_track_record_bars": self.minimum_length,
             "minimum_track_record_years": self.minimum_length / self.bars_per_year,
             "pbo": self.pbo,
+            "choice_p_value": self.choice.p_value if self.choice else math.nan,
             "combinations": len(found.logits) if found else 0,
             "degradation_slope": found.degradation_slope if found else math.nan,
             "probability_of_loss": found.probability_of_loss if found else math.nan,
@@ -92,9 +98,21 @@ class Assessment:
 
 
 def assess(
-    returns: StudyReturns, kind: Kind, n_blocks: int = N_BLOCKS, least_trials: int = LEAST_TRIALS
+    returns: StudyReturns,
+    kind: Kind,
+    n_blocks: int = N_BLOCKS,
+    least_trials: int = LEAST_TRIALS,
+    holdout: bool | None = None,
 ) -> Assessment:
-    """The winner's Sharpe deflated by all trials that were tried, and PBO where enough of them can be compared."""
+    """The winner's Sharpe deflated by all trials that were tried, and PBO where enough of them can be compared.
+
+    Args:
+        returns: of the study's trials.
+        kind: which of their returns.
+        n_blocks: of PBO.
+        least_trials: without which PBO is undefined.
+        holdout: whether the winner passed the hold-out (`train.study.holdout_figures.is_passed`).
+    """
     matrix = returns.matrix(kind)
     own = estimate_sharpe(matrix[:, returns.winner])
     overfitting, undefined = _overfitting(matrix, n_blocks, max(least_trials, 2))
@@ -104,6 +122,8 @@ def assess(
         search=search_of(returns.annual_sharpes(kind), returns.bars_per_year),
         overfitting=overfitting,
         undefined=undefined,
+        choice=choice_of(matrix) if overfitting else None,
+        holdout=holdout,
         effective_trials=effective_trials(matrix),
         minimum_length=minimum_track_record_length(own),
         bars_per_year=returns.bars_per_year,

@@ -15,7 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from market.files import write_whole
 from train.study.data import StudyError
-from train.study.progress import best_trial, selection_text
+from train.study.eligibility import best_trial, why_no_best
+from train.study.progress import selection_text
 from train.study.results import read_equity, split_folder
 
 AGENT, BENCHMARK, FAINT = "#1f5fa8", "#c2571a", "#9a9a9a"
@@ -27,16 +28,17 @@ def plot_study(study: optuna.Study, folder: Path, out: Path) -> Path:
     """Draw the study's picture as PNG; returns `out`.
 
     Args:
-        study: with at least one completed trial.
+        study: with a best trial.
         folder: the study's results.
         out: file to write.
 
     Raises:
-        StudyError: no trial completed.
+        StudyError: no best trial.
     """
     best = best_trial(study)
     if best is None:
-        raise StudyError(f"study {study.study_name} has no completed trial to draw")
+        why = why_no_best(study.get_trials(deepcopy=False))
+        raise StudyError(f"study {study.study_name} has no best trial to draw: {why}")
     figure = Figure(figsize=SIZE_INCHES, dpi=DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
     values_axes, splits_axes, equity_axes = figure.subplot_mosaic([["values", "splits"], ["equity", "equity"]]).values()

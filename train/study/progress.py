@@ -17,9 +17,10 @@ from tqdm import tqdm
 
 from market.names import counted
 from train.study.data import Fold, FoldedData
+from train.study.eligibility import NO_SIGNAL, best_trial, has_no_signal, why_ineligible, why_no_best
 from train.study.holdout_figures import idle_text
 from train.study.search_space import Resolved, Space, expected_env_steps
-from train.study.storage import FAILURE, HOLDOUT_SCORE, IDENTITY, n_finished
+from train.study.storage import HOLDOUT_SCORE, IDENTITY, n_finished
 from train.study.worker_status import StatusFile
 from train.validation.splits import Segments, bars_in
 
@@ -160,7 +161,7 @@ def log_data(data: Sequence[FoldedData]) -> None:
             set_.price.shape, set_.tech.shape, ",".join(set_.tickers), set_.sha256[:16],
         )  # fmt: skip
         if set_.synthetic:
-            logger.warning("data: SYNTHETIC, a generated market: results say nothing about real coins")
+            logger.warning("data: %s, a generated market: results say nothing about real coins", set_.kind_text)
         _log_holdout(d)
         logger.info("splits: %d of %s, purge %d bars on both sides of a test block, embargo %d bars after it",
                     len(d.folds), d.timeframe, d.purge_bars, d.embargo_bars)  # fmt: skip
@@ -214,6 +215,8 @@ def outcome_text(outcome: SplitOutcome) -> str:
         f"turnover {agent.turnover:.1f} x equity, fees {agent.fees:.2%} of equity, {agent.trades} trades, "
         f"mean exposure {agent.exposure:.1%}",
         f"explore {outcome.explore_steps_per_s:,.0f} env-steps/s, update {outcome.update_samples_per_s:,.0f} samples/s",
+        f"{100.0 * outcome.of_hindsight:.2g} % of hindsight, break-even cost {outcome.break_even_cost * 1e4:.3g} bp "
+        "a side",
         f"{outcome.wall_s:.1f} s",
     )
     return " | ".join(parts)
@@ -222,34 +225,15 @@ def outcome_text(outcome: SplitOutcome) -> str:
 def ending_text(trial: FrozenTrial) -> str:
     """How a trial ended."""
     if trial.state == TrialState.COMPLETE:
-        return f"value {trial.value:+.4f}{broken_text(trial)}"
-    if trial.state == TrialState.PRUNED:
-        return f"pruned, {trial.user_attrs.get('pruned', 'no reason given')}"
-    return f"FAILED, {trial.user_attrs.get(FAILURE, 'no reason given')}"
+        why = why_ineligible(trial)
+        return f"value {trial.value:+.4f}" + (f", not eligible to be best: {why}" if why else "")
+    return f"{'pruned' if trial.state == TrialState.PRUNED else 'FAILED'}, {why_ineligible(trial)}"
 
 
 def best_text(study: optuna.Study) -> str:
     """The best trial so far."""
     best = best_trial(study)
     return "best: none yet" if best is None else f"best: {best.value:+.4f} (trial {best.number})"
-
-
-def best_trial(study: optuna.Study) -> FrozenTrial | None:
-    """The completed trial with the largest finite value that keeps the study's bounds, None without one."""
-    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    scored = [t for t in done if t.value is not None and math.isfinite(t.value) and not broken_bounds(t)]
-    return max(scored, key=lambda t: t.value or 0.0, default=None)
-
-
-def broken_bounds(trial: FrozenTrial) -> list[str]:
-    """The flags whose bound the trial does not keep."""
-    return [f"--{name.replace('_', '-')}" for name, beyond in trial.constraints.items() if beyond > 0.0]
-
-
-def broken_text(trial: FrozenTrial) -> str:
-    """Which bounds it does not keep, to follow its value; empty when it keeps all."""
-    flags = broken_bounds(trial)
-    return f", never best: it does not keep {' and '.join(flags)}" if flags else ""
 
 
 def summary_lines(study: optuna.Study) -> list[str]:
@@ -261,9 +245,8 @@ def summary_lines(study: optuna.Study) -> list[str]:
     lines += [f"data: {label}" for label in study.user_attrs.get("data", [])]
     best = best_trial(study)
     if best is None:
-        n = counts["complete"]
-        why = f"none of {n} completed trials keeps --max-drawdown and --min-trades" if n else "no trial completed"
-        return [*lines, f"{why}, so there is no best one"]
+        lines.append(f"there is no best trial: {why_no_best(study.get_trials(deepcopy=False))}")
+        return [*lines, NO_SIGNAL] if has_no_signal(study) else lines
     lines.append(f"best value {best.value:+.4f}, trial {best.number}; splits: {splits_text(best)}")
     lines.append(selection_text(study))
     width = max(len(name) for name in best.params)

@@ -19,7 +19,7 @@ from sqlalchemy.engine import URL
 from train.evaluator import EpisodeRecord, evaluate_policies, policy_facts
 from train.run import BEST_POLICY
 from train.study.data import Fold, FoldedData, SplitPlan, StudyError, load_study_data
-from train.study.progress import best_trial
+from train.study.eligibility import best_trial, why_no_best
 from train.study.results import about, find_study_folder, split_folder, trial_folder
 from train.study.search_space import MAX_LOOKBACK
 from train.study.storage import IDENTITY, load_study
@@ -116,7 +116,8 @@ def find_trial(stored: StoredStudy, which: str) -> FrozenTrial:
     if which == "best":
         best = best_trial(study)
         if best is None:
-            raise StudyError(f"study {study.study_name} has no completed trial, so there is no best one")
+            why = why_no_best(study.get_trials(deepcopy=False))
+            raise StudyError(f"study {study.study_name} has no best trial: {why}")
         return best
     trials = study.get_trials(deepcopy=False)
     if not which.isdecimal() or int(which) >= len(trials):

@@ -25,15 +25,21 @@ from sqlalchemy.exc import SQLAlchemyError
 from market.candles import utc_text
 from market.files import write_whole
 from market.names import timeframe_seconds
+from market.planted import recipe_of
 from train.provenance import code_version
+from train.study.band_file import BAND_FILE, read_band
 from train.study.curves import read_market, read_split, tested_paths
 from train.study.data import COMBINATORIAL_MODES, StudyError
+from train.study.eligibility import NO_SIGNAL, best_trial, has_no_signal, why_ineligible, why_no_best
 from train.study.holdout import SCORE_FILE
+from train.study.holdout_figures import is_passed
 from train.study.judgement import holdout_text, judge, unjudged
-from train.study.progress import best_trial, shown
+from train.study.progress import shown
 from train.study.results import split_folder, trial_folder
 from train.study.returns import read_returns, timeframe_of
-from train.study.storage import CODE_VERSION, FAILURE, IDENTITY, experimental_allowed
+from train.study.split_run import ATTAINABLE
+from train.study.storage import CODE_VERSION, IDENTITY, experimental_allowed
+from train.validation.band_picture import BandView
 from train.validation.metrics import Metrics
 from train.validation.report import FigureRow, Page, PathView, TrialView, Verdict, render
 
@@ -89,8 +95,9 @@ def collect(study: optuna.Study, folder: Path) -> Page:
     base = Page(
         name=study.study_name,
         kind=_kind(folder, trials),
+        law=_law(study),
         facts=_facts(study, folder, trials, settings),
-        verdict=unjudged("no trial was completed"),
+        verdict=_no_verdict(study, trials),
         holdout=holdout_text(study, read_json(folder / SCORE_FILE), best),
         best=None if best is None else best.number,
         trials=tuple(_trial_view(t) for t in trials),
@@ -132,12 +139,27 @@ def _with_best(
                 *_path_rows(paths, seconds),
                 *_holdout_rows(study, folder, best, seconds),
             ),
+            "band": _band_view(folder, best, settings, sorted(splits)),
             "importances": importances,
             "importances_note": importances_note,
             "settings": tuple((name, shown(value)) for name, value in best.params.items()),
             "bar_seconds": seconds,
         }
     )
+
+
+def _band_view(
+    folder: Path, best: FrozenTrial, settings: Mapping[str, Any], splits: Sequence[int]
+) -> BandView | None:
+    """The band of the first split that has one."""
+    for i in splits:
+        path = split_folder(folder, best.number, i) / BAND_FILE
+        if path.is_file():
+            try:
+                return BandView(f"Trial {best.number}, split {i}", read_band(folder, path, settings))
+            except StudyError as error:
+                logger.warning("report: no picture of the band: %s", error)
+    return None
 
 
 def command_text(argv: Sequence[str]) -> str:
@@ -165,6 +187,12 @@ def _kind(folder: Path, trials: Sequence[FrozenTrial]) -> str:
     if not said:
         return "UNKNOWN"
     return "SYNTHETIC" if any(said) else "REAL"
+
+
+def _law(study: optuna.Study) -> str:
+    """The law of the sample market that the study stands on; empty for any other data."""
+    recipes = [recipe_of(label) for label in study.user_attrs.get("data", [])]
+    return next((recipe.law.value for recipe in recipes if recipe is not None), "")
 
 
 def _facts(
@@ -286,7 +314,7 @@ def _trial_view(t: FrozenTrial) -> TrialView:
         splits={step: v for step, v in t.intermediate_values.items() if np.isfinite(v)},
         turnover=mean("turnover"),
         fees=mean("fees"),
-        reason=str(t.user_attrs.get("pruned" if t.state == TrialState.PRUNED else FAILURE, "")),
+        reason=why_ineligible(t) if t.state.is_finished() else "",
     )
 
 
@@ -299,10 +327,14 @@ def _split_rows(
         file = read_json(split_folder(folder, best.number, i) / "result.json")
         found = file if "agent" in file else best.user_attrs.get(f"split_{i}", {})
         if "agent" in found:
-            excess = {"excess_sharpe": found.get("excess_sharpe")}
-            figures = found["agent"] | excess, _kept(found["equal_weight"])
+            figures = found["agent"] | _beside(found), _kept(found["equal_weight"])
             rows.append(FigureRow(f"split {i}", *figures, days.get(i, 0.0)))
     return rows
+
+
+def _beside(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The agent's figures that stand beside those of the account; one that an earlier version lacks is left out."""
+    return {"excess_sharpe": found.get("excess_sharpe")} | {n: found[n] for n in ATTAINABLE if n in found}
 
 
 def _kept(equal_weight: Mapping[str, Any]) -> dict[str, Any]:
@@ -321,7 +353,8 @@ def _path_rows(paths: Sequence[PathView], bar_seconds: int) -> list[FigureRow]:
         if not p.coins:  # its trades are then not known
             other = {name: v for name, v in other.items() if name not in ("turnover", "fees", "trades", "exposure")}
         name, days = p.title.lower().partition(" of ")[0], len(p.time_s) * bar_seconds / DAY_S
-        rows.append(FigureRow(name, plain(p.agent_figures) | {"excess_sharpe": excess}, other, days))
+        reached = {n: getattr(p, n) for n in ATTAINABLE} if p.coins else {}
+        rows.append(FigureRow(name, plain(p.agent_figures) | {"excess_sharpe": excess} | reached, other, days))
     return rows
 
 
@@ -331,19 +364,28 @@ def _holdout_rows(study: optuna.Study, folder: Path, best: FrozenTrial, bar_seco
         return []
     days = scored.get("holdout", {}).get("bars", 0) * bar_seconds / DAY_S
     return [
-        FigureRow(
-            f"hold-out {i}", p["agent"] | {"excess_sharpe": p.get("excess_sharpe")}, _kept(p["equal_weight"]), days
-        )
+        FigureRow(f"hold-out {i}", p["agent"] | _beside(p), _kept(p["equal_weight"]), days)
         for i, p in enumerate(scored.get("policies", []))
     ]
 
 
 # -------------------------------------------------------------------------------- what the study as a whole says
+def _no_verdict(study: optuna.Study, trials: Sequence[FrozenTrial]) -> Verdict:
+    """What is said of a study without a best trial."""
+    said = unjudged(why_no_best(trials))
+    if has_no_signal(study):
+        return replace(said, sentences=(f"{NO_SIGNAL[0].upper()}{NO_SIGNAL[1:]}.", *said.sentences))
+    return said
+
+
 def _verdict(study: optuna.Study, folder: Path, best: FrozenTrial, is_whole: bool) -> Verdict:
     if not is_whole:
         return unjudged(f"equity files of trial {best.number}, the best, are missing or damaged")
     try:
-        return judge(read_returns(study, folder, allow_missing=True))
+        returns = read_returns(study, folder, allow_missing=True)
+        scored = read_json(folder / SCORE_FILE)
+        is_own = scored.get("uuid") == study.user_attrs.get("uuid")
+        return judge(returns, is_passed(scored, best.number) if is_own else None)
     except StudyError as error:
         return unjudged(str(error))
 

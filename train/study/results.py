@@ -8,6 +8,7 @@
     split_<k>/policy_best.safetensors  scored on the test blocks; chosen on the validation slice
     split_<k>/policy_last.safetensors
     split_<k>/equity.npz              the account and the equal-weight portfolio on every test bar
+    split_<k>/band.npz                of a band policy: its edges and held weights on every test bar
     split_<k>/result.json             the figures of both; written last, so where it is the split has finished
     split_<k>/checkpoint.safetensors  while the split trains, and after a kill (`train.checkpoint`)
 
@@ -46,6 +47,7 @@ if TYPE_CHECKING:  # loads torch, which who only looks at a study does without
     from train.evaluator import EpisodeRecord
 
 OWNER_FILE, SETTINGS = "study.json", "settings.json"
+CAME_LATER = ("fee_ramp", "weight_decay", "dropout", "remove_drift")  # settings that commit c6a6d1f did not have
 EQUITY_COLUMNS = ("segment", "bar", "time_s", "equity", "benchmark_equity", "exposure", "turnover", "fees", "trades")
 # What a missing, cut off or damaged file of arrays raises.
 UNREADABLE = (
@@ -144,9 +146,14 @@ def about(
 
 
 def settings_sha256(train: TrainConfig, env: Mapping[str, Any]) -> str:
-    """Which settings something was trained under; seed and device, which settings are tried on, are not among them."""
+    """Which settings something was trained under; seed and device, which settings are tried on, are not among them.
+
+    A setting that came later counts where it is not at its default, so that earlier hashes stay what they are.
+    """
     apart = ("seed", "gpu_id", "rocm_settings")
-    rest = {name: value for name, value in asdict(train).items() if name not in apart}
+    values, defaults = asdict(train), asdict(TrainConfig())
+    unchanged = [name for name in CAME_LATER if values[name] == defaults[name]]
+    rest = {name: value for name, value in values.items() if name not in (*apart, *unchanged)}
     text = json.dumps({"train": rest, "env": dict(env)}, sort_keys=True, default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -214,12 +221,16 @@ def closes_file(study_folder: Path, timeframe: str) -> Path:
 
 
 def write_closes(study_folder: Path, data: FoldedData) -> None:
-    """Write the closes (T, A) and their coins, once: a study keeps its bars. What is held out is not among them."""
+    """Write the closes (T, A), which of them are filled, and their coins, once: a study keeps its bars.
+
+    What is held out is not among them.
+    """
     path = closes_file(study_folder, data.timeframe)
     if path.exists():
         return
     buffer = io.BytesIO()
-    columns = {"close": np.asarray(data.dataset.price), "tickers": np.array(data.dataset.tickers)}
+    columns = {"close": np.asarray(data.dataset.price), "tickers": np.array(data.dataset.tickers),
+               "filled": np.asarray(data.dataset.filled)}  # fmt: skip
     np.savez_compressed(buffer, allow_pickle=False, sha256=np.array(data.dataset.sha256), **columns)
     write_whole(path, buffer.getvalue())
 
@@ -236,6 +247,32 @@ def read_closes(study_folder: Path, timeframe: str, sha256: str) -> tuple[np.nda
         if str(file["sha256"]) != sha256:
             raise StudyError(f"{path}: closes of other data than the trial's")
         return file["close"], tuple(str(name) for name in file["tickers"])
+
+
+def find_closes(study_folder: Path, sha256: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The closes (T, A) of the data with that hash, whatever its timeframe, and their coins.
+
+    Raises:
+        StudyError: the study kept none of that data.
+    """
+    for path in sorted(study_folder.glob("closes_*.npz")):
+        with np.load(path, allow_pickle=False) as file:
+            if str(file["sha256"]) == sha256:
+                return file["close"], tuple(str(name) for name in file["tickers"])
+    raise StudyError(f"{study_folder}: no closes of the trial's data")
+
+
+def read_filled(study_folder: Path, timeframe: str, sha256: str) -> np.ndarray | None:
+    """Which closes (T, A) stand for missing bars; None where a study of an earlier version did not write that.
+
+    Raises:
+        As `read_closes`.
+    """
+    path = closes_file(study_folder, timeframe)
+    with np.load(path, allow_pickle=False) as file:
+        if str(file["sha256"]) != sha256:
+            raise StudyError(f"{path}: closes of other data than the trial's")
+        return file.get("filled")
 
 
 def _plain(value: object) -> Any:

@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from market.names import timeframe_seconds
 from train.study.data import StudyError
-from train.study.progress import best_trial
+from train.study.eligibility import best_trial, why_no_best
 from train.study.results import read_equity, split_folder, trial_folder
 from train.study.storage import FINISHED, IDENTITY
 from train.validation.lead import lead_returns
@@ -134,11 +134,12 @@ def read_returns(study: optuna.Study, folder: Path, allow_missing: bool = False)
             must be there.
 
     Raises:
-        StudyError: no completed trial, or files that cannot be used.
+        StudyError: no best trial, or files that cannot be used.
     """
     best = best_trial(study)
     if best is None:
-        raise StudyError(f"study {study.study_name} has no completed trial, so there is nothing to judge")
+        why = why_no_best(study.get_trials(deepcopy=False))
+        raise StudyError(f"study {study.study_name} has no best trial, so there is nothing to judge: {why}")
     timeframe = timeframe_of(study, best)
     finished = study.get_trials(deepcopy=False, states=FINISHED)
     mine = [trial for trial in finished if timeframe_of(study, trial) == timeframe]

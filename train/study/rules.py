@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,7 +17,8 @@ from train.config import TrainConfig
 from train.env_factory import resolved_rules
 from train.study.data import LEAST_TRADED_BARS, VALIDATION_FRACTION, FoldedData, SplitPlan
 from train.study.objective import DEFAULT_BOUNDS, LEAST_EXPOSURE, SPREAD_WEIGHT, Bounds
-from train.study.search_space import FIXED_ENV, FIXED_TRAIN, LEAST_UPDATES, Space
+from train.study.search_space import LEAST_UPDATES, NARROW, Space, stored_narrow
+from train.study.search_tables import TABLES
 from train.study.storage import CODE_VERSION
 from train.study.venue import venue_env, venue_json
 
@@ -38,6 +39,7 @@ def study_identity(
     bounds: Bounds = DEFAULT_BOUNDS,
 ) -> dict[str, Any]:
     """Plain JSON values: part -> name -> value. Equal identities mean comparable trials."""
+    fixed_train, fixed_env = dict(TABLES[space.agent].fixed_train), dict(TABLES[space.agent].fixed_env)
     market = data[0].dataset  # all have one venue (`train.study.data.common_market`)
     parts = {
         # Before the data, whose hash covers the rules: a difference is told by its name.
@@ -50,13 +52,30 @@ def study_identity(
         | {"validation_fraction": VALIDATION_FRACTION, "least_validation_bars": LEAST_TRADED_BARS},
         "search space": space.to_json(),
         "run": {"n_envs": n_envs, "seed": seed},
-        "simulator rules": resolved_rules(FIXED_ENV | venue_env(market, volume_30d) | {"lookback": 1}),
+        "simulator rules": _simulator_rules(fixed_env | venue_env(market, volume_30d)),
         "order rules": _order_rules(data),
-        "learner": {k: v for k, v in asdict(TrainConfig(**FIXED_TRAIN)).items() if k not in RUN_FIELDS}
-        | {"least_updates": LEAST_UPDATES},
+        "learner": _learner(fixed_train) | {"least_updates": LEAST_UPDATES},
         "scoring": {"spread_weight": SPREAD_WEIGHT, "least_exposure": LEAST_EXPOSURE, **asdict(bounds)},
     }
     return json.loads(json.dumps(parts))
+
+
+def absent_values(stored: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Part -> name -> what a stored identity that does not have the name was run with.
+
+    A setting that came after the study has a default that changes nothing.
+    """
+    agent = stored_agent(stored)
+    return {
+        "search space": {NARROW: stored_narrow(stored.get("search space", {}))},
+        "simulator rules": _simulator_rules(dict(TABLES[agent].fixed_env)) if agent in TABLES else {},
+        "learner": _learner({}),
+    }
+
+
+def stored_agent(stored: Mapping[str, Any]) -> str:
+    """The learner of a study; PPO where its identity does not say."""
+    return str(stored.get("learner", {}).get("agent", "ppo"))
 
 
 def warn_of_other_code(study: optuna.Study, version: str) -> None:
@@ -68,6 +87,14 @@ def warn_of_other_code(study: optuna.Study, version: str) -> None:
             "code: this is %s, earlier trials of the study ran %s; where the change matters their values cannot be "
             "compared, and another --study-name starts afresh", version, ", ".join(others),
         )  # fmt: skip
+
+
+def _simulator_rules(env: Mapping[str, Any]) -> dict[str, Any]:
+    return resolved_rules(dict(env) | {"lookback": 1})
+
+
+def _learner(train: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in asdict(TrainConfig(**train)).items() if name not in RUN_FIELDS}
 
 
 def _order_rules(data: Sequence[FoldedData]) -> dict[str, Any]:

@@ -1,16 +1,11 @@
-"""What a study searches over: one table. A row is a setting, its range, and the part of the run that reads it.
+"""The search space of one study: its ranges, a sample of them, and what a sample comes to as the arguments of a run.
 
-Every row changes the run (tests/study/test_every_setting_matters.py changes each alone and compares weights). What is
-not searched is in `FIXED_TRAIN` and `FIXED_ENV`, so that a resolved setting is complete and can be run again.
-
-The broad ranges hold everything that is reasonable on bars from 5 minutes to a day. The best ranges
-(`--use-best-ranges`) lie inside them, around values PPO is known to be robust at (Schulman et al. 2017; Andrychowicz et
-al. 2021, "What Matters for On-Policy Deep Actor-Critic Methods?") and around trading sizes whose fees an account
-survives.
+`train.study.search_tables` has the tables, one per agent.
 """
 
 from __future__ import annotations
 
+from ast import literal_eval
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -21,7 +16,11 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
     distribution_to_json,
+    json_to_distribution,
 )
+
+from train.config import LEAST_BAND_BARS
+from train.study.search_tables import ABSENT, DEFAULT_AGENT, TABLES
 
 
 class Suggests(Protocol):
@@ -40,87 +39,14 @@ class Suggests(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One searched setting."""
-
-    name: str  # as sampled, logged and stored
-    target: str  # "train": a TrainConfig field or what one is made of; "env": an env_params key; "data": the bars
-    broad: BaseDistribution
-    best: BaseDistribution
-    meaning: str
-
-
-def _log(low: float, high: float) -> FloatDistribution:
-    return FloatDistribution(low, high, log=True)
-
-
-def _steps(low: int, high: int) -> IntDistribution:
-    return IntDistribution(low, high, log=True)
-
-
-def _one_of(*choices: bool | float | str | None) -> CategoricalDistribution:
-    return CategoricalDistribution(choices)
-
-
-_real, _whole = FloatDistribution, IntDistribution
-
-SEARCH_SPACE: tuple[Setting, ...] = (
-    # The learner.
-    Setting("learning_rate", "train", _log(1e-5, 3e-3), _log(1e-4, 1e-3), "Adam's step"),
-    Setting("lr_schedule", "train", _one_of("constant", "linear"), _one_of("constant", "linear"), "over the budget"),
-    Setting("gamma", "train", _real(0.9, 0.999), _real(0.97, 0.999), "discount of one bar"),
-    Setting("gae_lambda", "train", _real(0.8, 1.0), _real(0.9, 0.98), "bias against variance of advantages"),
-    Setting("clip_range", "train", _real(0.1, 0.4), _real(0.15, 0.3), "of the probability ratio"),
-    Setting("entropy_coef", "train", _log(1e-5, 3e-2), _log(1e-4, 5e-3), "keeps the policy from narrowing early"),
-    Setting("value_coef", "train", _real(0.25, 1.0), _real(0.4, 0.8), "weight of the critic in the joint loss"),
-    Setting("max_grad_norm", "train", _log(0.1, 5.0), _log(0.3, 1.0), "longest gradient"),
-    Setting("n_epochs", "train", _whole(2, 10), _whole(3, 8), "passes over a rollout"),
-    Setting("batch_size", "train", _one_of(128, 256, 512, 1024), _one_of(256, 512), "samples of a gradient step"),
-    Setting("target_kl", "train", _one_of(None, 0.01, 0.02, 0.05), _one_of(None, 0.02, 0.05), "ends an update early"),
-    Setting("rollout_samples", "train", _one_of(1024, 2048, 4096), _one_of(2048, 4096), "of all envs, an update"),
-    Setting("net_width", "train", _one_of(32, 64, 128, 256), _one_of(64, 128), "units of a hidden layer"),
-    Setting("net_depth", "train", _whole(1, 3), _whole(2, 3), "hidden layers"),
-    Setting("episode_bars", "train", _steps(128, 4096), _steps(256, 2048), "longest window"),
-    Setting("total_env_steps", "train", _steps(100_000, 400_000), _steps(200_000, 400_000), "budget of a split"),
-    # The simulator: what is seen, what an order may do, what is rewarded.
-    Setting("lookback", "env", _whole(1, 8), _whole(1, 4), "bars of features in an observation"),
-    Setting("observe_account", "env", _one_of(False, True), _one_of(False, True), "see drawdown, holding times, ..."),
-    Setting("norm_action", "env", _log(1.0, 20.0), _log(4.0, 20.0), "action 1 trades equity / norm_action"),
-    Setting("min_cash_reserve", "env", _real(0.0, 0.3), _real(0.0, 0.1), "fraction of equity no buy may use"),
-    Setting("max_position_weight", "env", _real(0.45, 1.0), _real(0.5, 1.0), "of the account in one coin"),
-    Setting("trailing_stop_pct", "env", _one_of(0.0, 0.03, 0.06, 0.12), _one_of(0.0, 0.06, 0.12), "0 is off"),
-    Setting("stale_share", "env", _one_of(0.0, 0.1, 0.25, 0.5), _one_of(0.0, 0.25, 0.5), "of episode_bars; 0 is off"),
-    Setting("benchmark_weight", "env", _real(0.0, 1.0), _real(0.0, 1.0), "of the equal-weight portfolio's growth"),
-    Setting("drawdown_penalty", "env", _real(0.0, 2.0), _real(0.0, 0.5), "on new depths of the drawdown"),
-    Setting("volatility_penalty", "env", _real(0.0, 10.0), _real(0.0, 3.0), "on squared growth"),
-    # Bites above 40 % in one coin: the cap above must lie higher.
-    Setting("concentration_penalty", "env", _log(1e-5, 1e-2), _log(1e-5, 1e-3), "on one coin above 40 %"),
-    Setting("turnover_penalty", "env", _log(1e-5, 1e-2), _log(1e-4, 1e-2), "beside fees"),
-)  # fmt: skip
-
-# Not searched: what the question is, and scales that the learner normalises away. Advantages and returns are divided by
-# their deviation, so of the reward only the weights' ratios to `growth_weight` matter; observations likewise. Fees and
-# the smallest notional are not here either: they are the venue's (`train.study.venue`).
-FIXED_TRAIN: dict[str, Any] = {
-    "agent": "ppo",
-    "adam_eps": 1e-5,
-    "normalize_observations": True,
-    "start": "random",
-}
-FIXED_ENV: dict[str, Any] = {
-    "rules": "standard",
-    "norm_tech": 1.0,
-    "norm_reward": 100.0,
-    "growth_weight": 1.0,
-    "slippage_rate": 0.0005,
-}
-
 LEAST_EPISODE_BARS = 16
 # A budget much smaller than a rollout still gets a few updates.
 LEAST_UPDATES = 4
+# The largest of every table, and the same for every study: it decides which bars are tested.
+MAX_LOOKBACK = 8
 
-MAX_LOOKBACK = next(s.broad.high for s in SEARCH_SPACE if s.name == "lookback" and isinstance(s.broad, IntDistribution))
+NARROW = "--use-best-ranges"  # name of the flag in a stored space
+GIVEN = "given: "
 
 
 @dataclass(frozen=True)
@@ -129,11 +55,33 @@ class Space:
 
     ranges: Mapping[str, BaseDistribution]
     given: Mapping[str, Any]
+    agent: str = DEFAULT_AGENT
+    is_narrow: bool = False  # the best ranges, not the broad ones
 
     def to_json(self) -> dict[str, str]:
         """Name -> distribution or value: two spaces are the same study's when these are equal."""
         searched = {name: distribution_to_json(range_) for name, range_ in self.ranges.items()}
-        return searched | {name: f"given: {value!r}" for name, value in self.given.items()}
+        given = {name: f"{GIVEN}{value!r}" for name, value in self.given.items()}
+        return {NARROW: str(self.is_narrow)} | searched | given
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, str], agent: str) -> Space:
+        """The space that `to_json` wrote down, with the ranges of then."""
+        names = [name for name in stored if name != NARROW]
+        given = {name: literal_eval(stored[name][len(GIVEN):]) for name in names if stored[name].startswith(GIVEN)}
+        ranges = {name: json_to_distribution(stored[name]) for name in names if name not in given}
+        return cls(ranges, given, agent, stored_narrow(stored) == str(True))
+
+
+def stored_narrow(stored: Mapping[str, str]) -> str:
+    """Whether a stored space has the best ranges, "True" or "False".
+
+    Spaces stored up to commit c6a6d1f do not say so; their best ranges of `gamma` began at 0.97, the broad ones at 0.9.
+    """
+    if NARROW in stored:
+        return stored[NARROW]
+    gamma = json_to_distribution(stored["gamma"]) if "gamma" in stored else None
+    return str(isinstance(gamma, FloatDistribution) and gamma.low > 0.95)
 
 
 @dataclass(frozen=True)
@@ -150,6 +98,7 @@ def build_space(
     longest_episode_bars: int | None = None,
     timeframes: Sequence[str] = (),
     given: Mapping[str, Any] | None = None,
+    agent: str = DEFAULT_AGENT,
 ) -> Space:
     """The space of a study.
 
@@ -158,14 +107,16 @@ def build_space(
         longest_episode_bars: what every split's training data can hold; longer windows would all be the same one.
         timeframes: searched as a setting when there are several.
         given: settings fixed by the caller, by name; they are not sampled.
+        agent: whose table.
     """
-    fixed = dict(given or {})
-    ranges = {s.name: s.best if use_best_ranges else s.broad for s in SEARCH_SPACE if s.name not in fixed}
-    if "episode_bars" in ranges and longest_episode_bars is not None:
-        ranges["episode_bars"] = _shortened(ranges["episode_bars"], longest_episode_bars)
+    fixed, rows = dict(given or {}), TABLES[agent].settings
+    ranges = {s.name: s.best if use_best_ranges else s.broad for s in rows if s.name not in fixed}
+    for name, least in (("episode_bars", LEAST_EPISODE_BARS), ("horizon_bars", LEAST_BAND_BARS)):
+        if name in ranges and longest_episode_bars is not None:
+            ranges[name] = _shortened(ranges[name], longest_episode_bars, least)
     if len(timeframes) > 1:
         ranges["timeframe"] = CategoricalDistribution(tuple(timeframes))
-    return Space(ranges, fixed)
+    return Space(ranges, fixed, agent, use_best_ranges)
 
 
 def sample(space: Space, trial: Suggests) -> dict[str, Any]:
@@ -173,29 +124,46 @@ def sample(space: Space, trial: Suggests) -> dict[str, Any]:
     return {name: _suggest(trial, name, range_) for name, range_ in space.ranges.items()} | dict(space.given)
 
 
-def resolve(values: Mapping[str, Any], n_envs: int, seed: int, gpu_id: int) -> Resolved:
-    """Sampled values as the arguments of a run.
+def resolve(
+    values: Mapping[str, Any], n_envs: int, seed: int, gpu_id: int, agent: str = DEFAULT_AGENT
+) -> Resolved:
+    """Sampled values as the arguments of a run; a setting that the study does not have takes its value of `ABSENT`."""
+    table = TABLES[agent]
+    known = ABSENT | dict(values)
+    train = {s.name: known[s.name] for s in table.settings if s.target == "train"}
+    env = {s.name: known[s.name] for s in table.settings if s.target == "env"}
+    train["net_dims"] = (train.pop("net_width"),) * train.pop("net_depth")
+    if agent == "band":
+        train["horizon_len"] = train.pop("horizon_bars")
+    else:
+        _resolve_ppo(train, env, n_envs)
+    train |= {"n_envs": n_envs, "seed": seed, "gpu_id": gpu_id}
+    return Resolved(dict(table.fixed_train) | train, dict(table.fixed_env) | env, values.get("timeframe"))
+
+
+def _resolve_ppo(train: dict[str, Any], env: dict[str, Any], n_envs: int) -> None:
+    """Lengths of rollouts, minibatches and holding times, in place.
 
     `rollout_samples` counts all environments together, so the learner sees the same number of samples an update
     whatever `n_envs` is. `stale_share` becomes bars of the training window: a position held for longer is sold bit
     by bit, which the policy must meet while it learns. A minibatch cannot hold more than a rollout.
     """
-    train = {s.name: values[s.name] for s in SEARCH_SPACE if s.target == "train"}
-    env = {s.name: values[s.name] for s in SEARCH_SPACE if s.target == "env"}
-    net_dims = (train.pop("net_width"),) * train.pop("net_depth")
     horizon_len = max(min(train.pop("rollout_samples"), most_rollout_samples(train["total_env_steps"])) // n_envs, 1)
-    train |= {"net_dims": net_dims, "horizon_len": horizon_len}
+    train["horizon_len"] = horizon_len
     train["batch_size"] = min(train["batch_size"], horizon_len * n_envs)
     stale_share = env.pop("stale_share")
     env["stale_bars"] = max(round(stale_share * train["episode_bars"]), 1) if stale_share > 0.0 else 0
-    train |= {"n_envs": n_envs, "seed": seed, "gpu_id": gpu_id}
-    return Resolved(FIXED_TRAIN | train, FIXED_ENV | env, values.get("timeframe"))
 
 
 def with_half_the_envs(settings: Resolved) -> Resolved:
-    """Half as many environments and rollouts twice as long: as many samples an update, to less than one step of all."""
+    """Half as many environments, and PPO's rollouts twice as long: as many samples an update, to a step of all.
+
+    A band's horizon is in bars, whatever the number of environments.
+    """
     train = settings.train
     n_envs = train["n_envs"] // 2
+    if train["agent"] == "band":
+        return replace(settings, train=train | {"n_envs": n_envs})
     horizon_len = train["horizon_len"] * train["n_envs"] // n_envs
     smaller = {"n_envs": n_envs, "horizon_len": horizon_len}
     smaller["batch_size"] = min(train["batch_size"], horizon_len * n_envs)
@@ -232,7 +200,8 @@ def _suggest(trial: Suggests, name: str, range_: BaseDistribution) -> Any:
     return trial.suggest_categorical(name, range_.choices)
 
 
-def _shortened(range_: BaseDistribution, longest: int) -> IntDistribution:
+def _shortened(range_: BaseDistribution, longest: int, least: int) -> IntDistribution:
+    """The part of the range up to `longest`; nothing in it is below `least`."""
     assert isinstance(range_, IntDistribution)
-    high = max(min(range_.high, longest), LEAST_EPISODE_BARS)
-    return IntDistribution(max(min(range_.low, high // 4), LEAST_EPISODE_BARS), high, log=True)
+    high = max(min(range_.high, longest), least)
+    return IntDistribution(max(min(range_.low, high // 4), least), high, log=True)

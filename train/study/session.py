@@ -17,29 +17,23 @@ import torch
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.engine import URL
 
-from train.env_factory import env_class_for
-from train.n_envs import Choice, buffer_bytes, choose_n_envs, free_bytes, rollout_bytes
 from train.provenance import code_version
 from train.rocm import apply_rocm_settings
+from train.study.attainable import log_power
 from train.study.data import FoldedData, HoldoutRows, SplitPlan, StudyError, load_study_data
+from train.study.eligibility import NO_SIGNAL_CODE, best_trial, has_no_signal
 from train.study.holdout import load_holdout, score_winner
 from train.study.interruption import Interruption
 from train.study.objective import DEFAULT_BOUNDS, Bounds, Objective, RunSettings
 from train.study.patience import patient_storage, reason_of
 from train.study.plot import plot_study
-from train.study.progress import Reporter, best_trial, log_data, summary_lines
+from train.study.preparation import automatic_n_envs, check_environments, choose_agent, make_space, warn_of_small_budget
+from train.study.progress import Reporter, log_data, summary_lines
 from train.study.report import COMMAND, command_text, report_ended_study
 from train.study.results import refuse_unwritable, study_folder, write_closes
-from train.study.rules import study_identity, warn_of_other_code
-from train.study.search_space import (
-    FIXED_ENV,
-    LEAST_EPISODE_BARS,
-    MAX_LOOKBACK,
-    Space,
-    build_space,
-    choices,
-    most_rollout_samples,
-)
+from train.study.rules import absent_values, study_identity, warn_of_other_code
+from train.study.search_space import LEAST_EPISODE_BARS, Space
+from train.study.search_tables import TABLES
 from train.study.sharing import SharedData, shared_data
 from train.study.storage import (
     DATA_DIR,
@@ -61,7 +55,6 @@ PRUNERS = ("wilcoxon", "none")
 # One-sided, over at most a dozen splits: 4 splits that are all worse than the best trial's have p = 1/16.
 PRUNING_P = 0.1
 LEAST_BREAK_STEP = 256
-PROBED_N_ENVS = 16  # enough that what does not grow with their number hardly counts
 
 
 @dataclass(frozen=True)
@@ -74,6 +67,7 @@ class StudyRequest:
     results_dir: Path
     data_dir: Path
     plan: SplitPlan
+    agent: str | None = None  # None: the study's own, or the default of a new study
     timeframe: str | None = None  # None: the data set's own
     tickers: tuple[str, ...] | None = None
     gpu_id: int = -1
@@ -105,6 +99,8 @@ class StudyRequest:
         ):
             if value is not None and value < least:
                 raise StudyError(f"{flag} must be at least {least}; received {value}")
+        if self.agent is not None and self.agent not in TABLES:
+            raise StudyError(f"--agent must be one of {', '.join(TABLES)}; received {self.agent}")
         if self.timeout_s is not None and not self.timeout_s > 0:
             raise StudyError(f"--timeout is in seconds and must be above 0; received {self.timeout_s}")
         if not 0.0 < self.bounds.max_drawdown <= 1.0:
@@ -153,7 +149,7 @@ def run_study(request: StudyRequest) -> int:
     """Run or continue a study; returns the exit code.
 
     0: the study has a best trial and this run ended as it should; 1: none, or the same failure came again and again;
-    128 + n: stopped by signal n.
+    5: none, because its policies stayed in cash (`train.study.eligibility`); 128 + n: stopped by signal n.
 
     Raises:
         StudyError, DatasetError, SplitError: the request cannot be carried out; nothing was written.
@@ -186,14 +182,16 @@ def open_request(request: StudyRequest, data: tuple[FoldedData, ...] | None = No
     if is_first:
         refuse_unwritable(request.results_dir)
     data = data or load_study_data(request.data_dir, request.timeframe, request.tickers, request.plan)
-    space = make_space(request, data)
     name = request.study_name or f"cappuccino_{data[0].timeframe}"
-    n_envs = request.n_envs or automatic_n_envs(request, data, space, name)
+    stored = stored_identity(request.storage, name)
+    space = make_space(request, data, choose_agent(request.agent, stored, name), stored)
+    n_envs = request.n_envs or automatic_n_envs(request, data, space, name, stored)
     if is_first:
         check_environments(n_envs, request.gpu_id, data)
     run = {"n_envs": n_envs, "seed": request.seed, "volume_30d": request.volume_30d, "bounds": request.bounds}
     identity = study_identity(data, request.plan, space, **run)
-    study = open_study(request.storage, name, identity, request.resume, make_pruner(request.pruner))
+    absent = absent_values(stored) if stored is not None else None
+    study = open_study(request.storage, name, identity, request.resume, make_pruner(request.pruner), absent)
     about = {"synthetic": data[0].dataset.synthetic, "data": [d.origin for d in data]}
     about |= {"holdout": {d.timeframe: d.holdout.to_json() if d.holdout else None for d in data}}
     folder = study_folder(request.results_dir, study.study_name, study.user_attrs["uuid"], about if is_first else None)
@@ -227,7 +225,7 @@ def _run_processes(
     patient_storage(opened.study).gives_up = lambda: interruption.received is not None
     devices = request.gpu_ids or (request.gpu_id,)
     common = replace(request, workers=1, gpu_ids=(), n_envs=opened.n_envs, study_name=opened.study.study_name,
-                     resume=True)  # fmt: skip
+                     agent=opened.space.agent, resume=True)  # fmt: skip
 
     def request_of(number: int, left_s: float | None) -> StudyRequest:
         return replace(common, gpu_id=devices[number % len(devices)], timeout_s=left_s)
@@ -243,7 +241,9 @@ def _log_opened(opened: OpenedStudy, request: StudyRequest) -> None:
         write_closes(opened.folder, d)
     log_data(data)
     log_venue(data[0], request.volume_30d)
+    log_power(data, request.volume_30d)
     warn_of_small_budget(opened.space)
+    logger.info("agent: %s, %d settings are searched", opened.space.agent, len(opened.space.ranges))
     logger.info("study %s: %d of %d trials finished, database %s, results in %s", study.study_name, n_finished(study),
                 request.n_trials, request.storage.render_as_string(), opened.folder)  # fmt: skip
     warn_of_other_code(study, code_version())
@@ -262,90 +262,6 @@ def log_venue(d: FoldedData, volume_30d: float | None) -> None:
     missing = venue.unlisted(d.dataset.tickers)
     if missing:
         logger.warning("venue: no order rule for %s; they have no minimum quantity", ", ".join(missing))
-
-
-def make_space(request: StudyRequest, data: tuple[FoldedData, ...]) -> Space:
-    """The search space that fits the data and the flags."""
-    longest = min(d.longest_episode_bars for d in data)
-    if request.episode_bars is not None and request.episode_bars > longest:
-        raise StudyError(
-            f"--episode-bars {request.episode_bars}: the shortest of the splits' longest training segments holds "
-            f"windows of {longest} bars; give fewer, or more data"
-        )
-    space = build_space(request.use_best_ranges, longest, [d.timeframe for d in data], request.given)
-    least = choices(space, "rollout_samples")[0]
-    if request.n_envs is not None and request.n_envs > least:
-        raise StudyError(
-            f"--n-envs {request.n_envs}: an update takes rollout_samples of all environments together, and the "
-            f"smallest choice is {least}: more environments than that would be another setting; give at most {least}"
-        )
-    return space
-
-
-def warn_of_small_budget(space: Space) -> None:
-    """Say which searched settings a small --break-step cuts, so that some of their choices are the same run."""
-    budget = space.given.get("total_env_steps")
-    if budget is None:
-        return
-    most = most_rollout_samples(budget)
-    cut = [name for name in ("rollout_samples", "batch_size") if choices(space, name)[-1] > most]
-    if cut:
-        logger.warning("--break-step %d: a rollout holds at most %d samples, so that there are a few updates; %s above "
-                       "that are cut to it and change nothing", budget, most, " and ".join(cut))  # fmt: skip
-
-
-def automatic_n_envs(request: StudyRequest, data: tuple[FoldedData, ...], space: Space, name: str) -> int:
-    """The study's own number of environments; for a new study the one that `train.n_envs` chooses. Logs why."""
-    stored = stored_identity(request.storage, name)
-    if stored is not None:
-        n_envs = int(stored["run"]["n_envs"])
-        logger.info("--n-envs auto: %d, the number that study %s began with", n_envs, name)
-        return n_envs
-    devices = request.gpu_ids or (request.gpu_id,)
-    choice = choose_for(request.gpu_id, data, space, math.ceil(request.workers / len(devices)))
-    logger.info("--n-envs auto: %d: %s", choice.n_envs, choice.reason)
-    return choice.n_envs
-
-
-def choose_for(gpu_id: int, data: tuple[FoldedData, ...], space: Space, workers: int = 1) -> Choice:
-    """Count the bytes of the study's largest environment and of its largest rollout, and choose.
-
-    `workers` processes share the device's memory.
-    """
-    envs = [largest_environment(d, PROBED_N_ENVS, gpu_id) for d in data]
-    samples = choices(space, "rollout_samples")
-    budget = most_rollout_samples(space.given.get("total_env_steps", sys.maxsize))
-    try:
-        return choose_n_envs(
-            bytes_per_env=max(buffer_bytes(env) for env in envs) // PROBED_N_ENVS,
-            rollout_bytes=max(rollout_bytes(samples[-1], env.state_dim, env.action_dim) for env in envs),
-            free_bytes=free_bytes(envs[0].device) // workers,
-            least_rollout_samples=min(samples[0], budget),
-            on_gpu=envs[0].device.type == "cuda",
-        )
-    except ValueError as error:
-        raise StudyError(f"--n-envs auto: {error}") from error
-
-
-def largest_environment(d: FoldedData, n_envs: int, gpu_id: int) -> Any:
-    """A batched environment on the whole data with the widest observation that the study searches."""
-    env_params = FIXED_ENV | {"lookback": MAX_LOOKBACK, "observe_account": True}
-    return env_class_for(n_envs)(d.dataset.env_config(), env_params, n_envs=n_envs, gpu_id=gpu_id)
-
-
-def check_environments(n_envs: int, gpu_id: int, data: tuple[FoldedData, ...]) -> None:
-    """Build the largest environments of the study and step them once.
-
-    Too many of them are refused here, and not in every trial; and kernels are compiled before the clock of the first
-    split runs. Evaluation is always vectorized, so one environment is stood in for by two.
-    """
-    for d in data:
-        try:
-            env = largest_environment(d, max(n_envs, 2), gpu_id)
-        except (ValueError, MemoryError) as error:
-            raise StudyError(f"--n-envs {n_envs}: {error}") from error
-        env.reset()
-        env.step(torch.zeros((env.n_envs, env.action_dim)))
 
 
 def make_pruner(name: str) -> optuna.pruners.BasePruner:
@@ -383,6 +299,8 @@ def _conclude(study: optuna.Study, ending: Ending, folder: Path, request: StudyR
         return 1
     if ending.timed_out:
         logger.info("stopped by --timeout; the same command continues, up to %d trials", request.n_trials)
+    if has_no_signal(study):
+        return NO_SIGNAL_CODE
     return 0 if has_best else 1
 
 

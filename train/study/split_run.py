@@ -11,10 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from train.band_trace import evaluate_with_band
 from train.checkpoint import Checkpoints
 from train.config import TrainConfig
-from train.evaluator import EpisodeRecord, evaluate_policy, step_of
+from train.env_factory import resolved_rules
+from train.evaluator import EpisodeRecord, step_of
 from train.run import Progress, TrainingDiverged, train_policy
+from train.study.attainable import attainable_by, tradable
+from train.study.band_file import BAND_FILE, write_band
 from train.study.data import Fold, FoldedData
 from train.study.results import about, settings_sha256, write_equity, write_json
 from train.study.search_space import MAX_LOOKBACK, Resolved
@@ -23,6 +27,7 @@ from train.validation.splits import Segments, with_warmup
 
 EQUITY, RESULT = "equity.npz", "result.json"
 STEPS = ("stepped_by", "scoring_stepped_by")
+ATTAINABLE = ("hindsight_growth", "of_hindsight", "break_even_cost")
 NOT_OF_EQUAL_WEIGHT = ("turnover", "fees", "trades")
 
 
@@ -39,6 +44,9 @@ class SplitOutcome:
     wall_s: float
     stepped_by: str = ""  # the step of the training environments, and of those that were scored
     scoring_stepped_by: str = ""
+    hindsight_growth: float = math.nan  # log growth of a trader who knows every later price (`train.study.attainable`)
+    of_hindsight: float = math.nan  # the agent's share of it
+    break_even_cost: float = math.nan  # of one side, a fraction of notional, at which the excess return is 0
 
     @property
     def excess_sharpe(self) -> float:
@@ -79,7 +87,9 @@ def run_split(
         raise TrainingDiverged("every reward was the same number, so nothing was learned; look for it in the data")
     test_config = _traded_config(data, fold.test, lookback)
     assert test_config is not None  # `fold_data` refuses folds without bars to test
-    records = evaluate_policy(result.best_policy, test_config, settings.env, gpu_id=config.gpu_id)
+    records, bands = evaluate_with_band(result.best_policy, test_config, settings.env, gpu_id=config.gpu_id)
+    rules = resolved_rules(settings.env)
+    reached = attainable_by(records, tradable(dataset.price, dataset.filled, rules))
     outcome = SplitOutcome(
         fold=fold.index,
         agent=agent_metrics(records, dataset.bars_per_year),
@@ -90,8 +100,11 @@ def run_split(
         wall_s=time.monotonic() - started,
         stepped_by=result.stepped_by,
         scoring_stepped_by=step_of(records),
+        **{name: getattr(reached, name) for name in ATTAINABLE},
     )
     write_equity(out_dir / EQUITY, records, dataset.time)
+    if bands:
+        write_band(out_dir / BAND_FILE, bands, [r.bars for r in records], np.asarray(dataset.time))
     made_by = {name: metadata.get(name) for name in ("study", "uuid", "trial")}
     settings_hash = settings_sha256(config, settings.env)
     known = about(**made_by, **data.origin, seed=config.seed, settings_sha256=settings_hash)
@@ -140,7 +153,7 @@ def outcome_of(content: Mapping[str, Any]) -> SplitOutcome:
     def metrics(figures: Mapping[str, Any]) -> Metrics:
         return Metrics(**{field.name: number(figures.get(field.name)) for field in fields(Metrics)})
 
-    old = dict.fromkeys(STEPS, "")  # results of earlier versions do not say
+    old = dict.fromkeys(STEPS, "") | dict.fromkeys(ATTAINABLE)  # results of earlier versions do not say
     named: dict[str, Any] = {field.name: number((old | dict(content))[field.name]) for field in fields(SplitOutcome)}
     named |= {name: metrics(content[name]) for name in ("agent", "equal_weight")}
     return SplitOutcome(**named)

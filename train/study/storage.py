@@ -104,7 +104,12 @@ def _with_psycopg(url: URL) -> URL:
 
 
 def open_study(
-    url: URL, name: str, identity: Mapping[str, Any], must_exist: bool, pruner: optuna.pruners.BasePruner
+    url: URL,
+    name: str,
+    identity: Mapping[str, Any],
+    must_exist: bool,
+    pruner: optuna.pruners.BasePruner,
+    absent: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Study:
     """Open the study of that name, or make it.
 
@@ -114,6 +119,7 @@ def open_study(
         identity: plain JSON values; must equal the stored ones.
         must_exist: refuse to make a new study.
         pruner: decides after every split whether a trial goes on.
+        absent: part -> name -> the value that a stored identity without that name stands for.
 
     Raises:
         StudyError: no such study, another identity or direction, or a database that cannot be used.
@@ -125,7 +131,7 @@ def open_study(
         study = optuna.create_study(
             storage=_open_storage(url), study_name=name, direction=DIRECTION, load_if_exists=True, pruner=pruner
         )
-        _check_identity(study, identity, url)
+        _check_identity(study, identity, url, absent or {})
     return study
 
 
@@ -154,6 +160,7 @@ def stored_identity(url: URL, name: str) -> Mapping[str, Any] | None:
     path = sqlite_path(url)
     if path is not None and not path.exists():
         return None
+    _reach(url)
     with study_lock(url):
         storage = _open_storage(url)
         if name not in optuna.study.get_all_study_names(storage):
@@ -419,7 +426,9 @@ def _prepare_sqlite(path: Path) -> None:
     connection.close()
 
 
-def _check_identity(study: Study, identity: Mapping[str, Any], url: URL) -> None:
+def _check_identity(
+    study: Study, identity: Mapping[str, Any], url: URL, absent: Mapping[str, Mapping[str, Any]]
+) -> None:
     """Give a new study its identity; refuse an old one with another."""
     stored = study.user_attrs.get(IDENTITY)
     if stored is None and not study.get_trials(deepcopy=False) and study.direction == StudyDirection.MAXIMIZE:
@@ -427,7 +436,7 @@ def _check_identity(study: Study, identity: Mapping[str, Any], url: URL) -> None
         study.set_user_attr("created_s", int(time.time()))
         study.set_user_attr(IDENTITY, dict(identity))
         return
-    what = _first_difference(study, stored, identity)
+    what = _first_difference(study, stored, identity, absent)
     if what:
         raise StudyError(
             f"study {study.study_name} in {_shown(url)} {what}, so new trials could not be compared with its own; "
@@ -435,7 +444,12 @@ def _check_identity(study: Study, identity: Mapping[str, Any], url: URL) -> None
         )
 
 
-def _first_difference(study: Study, stored: Mapping[str, Any] | None, identity: Mapping[str, Any]) -> str:
+def _first_difference(
+    study: Study,
+    stored: Mapping[str, Any] | None,
+    identity: Mapping[str, Any],
+    absent: Mapping[str, Mapping[str, Any]],
+) -> str:
     """What differs, as the predicate of a sentence; empty when nothing does."""
     if len(study.directions) != 1 or study.direction != StudyDirection.MAXIMIZE:
         return "minimizes or has several objectives, while ours maximizes one"
@@ -443,6 +457,9 @@ def _first_difference(study: Study, stored: Mapping[str, Any] | None, identity: 
         return "was not made by this program"
     for part, ours in identity.items():
         theirs = stored.get(part)
+        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+            # Names that only the stored identity has are compared, names that only `absent` has are not.
+            theirs = {name: value for name, value in absent.get(part, {}).items() if name in ours} | dict(theirs)
         if theirs == ours:
             continue
         if theirs is None:

@@ -169,7 +169,7 @@ def with_trades_of(own: Metrics, anew: Metrics) -> Metrics:
 # ---------------------------------------------------------------------------------------------------- nothing to decide
 def cash_only(close: ArrayLike, costs: Costs) -> Account:
     """Never trades."""
-    n_points = len(_checked(close))
+    n_points = len(checked_closes(close))
     steps = np.zeros(n_points - 1)
     return Account(
         np.full(n_points, costs.initial_capital), steps, steps.copy(), steps.astype(np.int64), np.zeros(n_points)
@@ -178,7 +178,7 @@ def cash_only(close: ArrayLike, costs: Costs) -> Account:
 
 def equal_weight(close: ArrayLike, costs: Costs) -> Account:
     """The same amount of every coin that has a price at the first close, and never again; cash where none has."""
-    price = _checked(close)
+    price = checked_closes(close)
     is_priced = price[0] > 0.0
     if not is_priced.any():
         return cash_only(price, costs)
@@ -188,7 +188,7 @@ def equal_weight(close: ArrayLike, costs: Costs) -> Account:
 
 def buy_and_hold_each(close: ArrayLike, costs: Costs) -> Account:
     """All the cash in one coin, for each of the A coins; nan for a coin without a price at the first close."""
-    price = _checked(close)
+    price = checked_closes(close)
     return _bought_at_first(price, np.eye(price.shape[1]), costs)
 
 
@@ -231,7 +231,7 @@ def random_orders(
 
     Returns: arrays of (K, n + 1) and (K, n).
     """
-    price = _checked(close)
+    price = checked_closes(close)
     traded = np.asarray(turnover, dtype=np.float64)
     if traded.shape != (len(price) - 1,) or not (np.isfinite(traded) & (traded >= 0.0)).all():
         raise ValueError(
@@ -342,7 +342,12 @@ def _divisor(values: np.ndarray) -> np.ndarray:
     return np.where(values > 0.0, values, 1.0)
 
 
-def _checked(close: ArrayLike) -> np.ndarray:
+def checked_closes(close: ArrayLike) -> np.ndarray:
+    """(n + 1, A) float64 closes.
+
+    Raises:
+        ValueError: another shape, or a price that is below 0 or not finite.
+    """
     price = np.asarray(close, dtype=np.float64)
     if price.ndim != 2 or len(price) < 1 or not (np.isfinite(price) & (price >= 0.0)).all():
         raise ValueError(

@@ -64,6 +64,7 @@ class Band:
     x: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    is_stepped: bool = False  # each value holds until the next; then all points are drawn
 
 
 @dataclass(frozen=True)
@@ -199,14 +200,17 @@ def _drawn(mark: Mark, x: Axis, y: Axis) -> str:
     if isinstance(mark, Dots):
         return _dots(mark, x, y)
     if isinstance(mark, Band):
-        rows = _thinned_rows(len(mark.x))
-        low, high = _points(mark.x[rows], mark.low[rows], x, y), _points(mark.x[rows], mark.high[rows], x, y)
+        rows = np.arange(len(mark.x)) if mark.is_stepped else _thinned_rows(len(mark.x))
+        low, high = (_points(*_stairs(mark, mark.x[rows], edge[rows]), x, y) for edge in (mark.low, mark.high))
         return f'<path class="{mark.kind}" d="M{"L".join([*low, *reversed(high)])}Z"/>' if low and high else ""
     xs, ys = (mark.x, mark.y) if mark.is_stepped else thinned(mark.x, mark.y)
-    if mark.is_stepped:
-        xs, ys = np.repeat(xs, 2)[1:], np.repeat(ys, 2)[:-1]
-    points = _points(xs, ys, x, y)
+    points = _points(*_stairs(mark, xs, ys), x, y)
     return f'<path class="{mark.kind}" d="M{"L".join(points)}"/>' if points else ""
+
+
+def _stairs(mark: Line | Band, xs: np.ndarray, ys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The points of a mark, twice as many where it is stepped."""
+    return (np.repeat(xs, 2)[1:], np.repeat(ys, 2)[:-1]) if mark.is_stepped else (xs, ys)
 
 
 def _dots(mark: Dots, x: Axis, y: Axis) -> str:

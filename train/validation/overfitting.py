@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import ndtr, ndtri
 
+from train.validation.choice import Choice
 from train.validation.metrics import LEAST_RELATIVE_SPREAD, sharpe
 
 LEAST_CONFIDENCE = 0.95  # a deflated Sharpe below this is no evidence of skill
@@ -289,16 +290,25 @@ def _share_up_to(grid: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------------------------------- in plain words
-def conclusion(lead: SharpeEstimate, search: Search, pbo: float | None = None) -> str:
+def conclusion(
+    lead: SharpeEstimate,
+    search: Search,
+    pbo: float | None = None,
+    choice: Choice | None = None,
+    holdout: bool | None = None,
+) -> str:
     """Whether the winner's lead (`train.validation.lead`) is evidence of skill, in a sentence.
 
-    That takes a deflated Sharpe of `LEAST_CONFIDENCE` or more AND a PBO of at most `LARGEST_PBO`. To be asked of the
-    lead only: an account's own returns may be the market's.
+    That takes a deflated Sharpe of `LEAST_CONFIDENCE` or more AND a PBO of at most `LARGEST_PBO`. If the trials do not
+    differ by more than their sampling error, PBO has nothing to test, and the hold-out must be passed instead. To be
+    asked of the lead only: an account's own returns may be the market's.
 
     Args:
         lead: the winner's.
         search: the leads of all trials it was chosen from.
         pbo: of the leads; None where it was not computed.
+        choice: how far the best of the leads is from the median one; without it the choice is tested by PBO.
+        holdout: whether the winner passed the hold-out; None without a verdict.
     """
     confidence = deflated_sharpe(lead, search)
     if not isfinite(confidence) or (pbo is not None and isnan(pbo)):
@@ -313,6 +323,8 @@ def conclusion(lead: SharpeEstimate, search: Search, pbo: float | None = None) -
             "Not evidence of skill: the lead passes the deflated Sharpe, but whether the choice is overfitted was not "
             "tested."
         )
+    if choice is not None and not choice.is_real:
+        return _without_a_choice(holdout)
     if pbo > 0.5:
         return "Not evidence of skill: choosing the best trial does worse than chance (PBO above one half)."
     if pbo > LARGEST_PBO:
@@ -321,6 +333,19 @@ def conclusion(lead: SharpeEstimate, search: Search, pbo: float | None = None) -
             f"{_percent(LARGEST_PBO)} is asked for."
         )
     return "Evidence of skill: the lead over its exposure to the market passes the deflated Sharpe and PBO."
+
+
+def _without_a_choice(holdout: bool | None) -> str:
+    if holdout:
+        return (
+            "Evidence of skill: the lead over its exposure to the market passes the deflated Sharpe, and so does the "
+            "hold-out. PBO has nothing to test: the trials do not differ by more than their sampling error."
+        )
+    said = "is not passed" if holdout is False else "has no verdict"
+    return (
+        "Not evidence of skill: the lead passes the deflated Sharpe, but PBO has nothing to test, because the trials "
+        f"do not differ by more than their sampling error, and the hold-out, which must be passed instead, {said}."
+    )
 
 
 def earning(account: SharpeEstimate, search: Search) -> str:
@@ -333,7 +358,13 @@ def earning(account: SharpeEstimate, search: Search) -> str:
     return "It earned money by more than the luck of a search, as just holding coins may have."
 
 
-def finding(estimate: SharpeEstimate, search: Search, bars_per_year: float, pbo: float | None = None) -> str:
+def finding(
+    estimate: SharpeEstimate,
+    search: Search,
+    bars_per_year: float,
+    pbo: float | None = None,
+    choice: Choice | None = None,
+) -> str:
     """The figures behind a conclusion, in a few sentences.
 
     Args:
@@ -341,6 +372,7 @@ def finding(estimate: SharpeEstimate, search: Search, bars_per_year: float, pbo:
         search: all trials it was chosen from.
         bars_per_year: from the real bar spacing.
         pbo: None where it was not computed.
+        choice: how far the best trial is from the median one; None where it was not computed.
     """
     confidence = deflated_sharpe(estimate, search)
     trials = f"{search.n_trials:.4g} trial{'' if search.n_trials == 1 else 's'}"
@@ -358,7 +390,16 @@ def finding(estimate: SharpeEstimate, search: Search, bars_per_year: float, pbo:
     if pbo is not None:
         found += " The trial that is best on half of the data ends in the lower half on the rest "
         found += f"{_percent(pbo, np.ceil)} of the time."
-    return found
+    return found if choice is None else f"{found} {_choice_text(choice, sqrt(bars_per_year))}"
+
+
+def _choice_text(choice: Choice, root: float) -> str:
+    differs = "they differ" if choice.is_real else "they do not differ"
+    return (
+        f"The best trial's annual Sharpe is {choice.gap * root:.2f} above the median trial's, and among equally good "
+        f"trials it would be {choice.gap_by_error * root:.2f} above it by error (p = {choice.p_value:.2g}): {differs} "
+        "by more than their sampling error."
+    )
 
 
 def _percent(share: float, rounding: np.ufunc = np.floor) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from train.validation.band_picture import BandView, band_charts
 from train.validation.charts import Axis, Band, Dots, Line, chart, count_axis, number_axis, time_axis
 from train.validation.metrics import Metrics
 from train.validation.report_figures import COLUMNS, NO_VARIATION, NOT_UNDER_A_YEAR, Column, escape, figure, written
@@ -26,6 +27,7 @@ KINDS = {
     "UNKNOWN": "DATA OF UNKNOWN ORIGIN: neither real nor synthetic is written down",
 }
 
+MOST_REASONS = 10  # listed
 MANY_DOTS = 400  # from here on they are small, and do not answer a pointer: the page would grow
 LONG_TEXT = 60  # characters; longer facts get twice the room
 
@@ -60,6 +62,9 @@ class PathView:
     coins: Mapping[str, np.ndarray] = field(default_factory=dict)  # ticker -> (M,) buy and hold
     coin_figures: Mapping[str, Metrics] = field(default_factory=dict)
     random: RandomOrders | None = None
+    hindsight_growth: float = math.nan  # log growth of a trader who knows every later price, after costs
+    of_hindsight: float = math.nan  # the agent's share of it
+    break_even_cost: float = math.nan  # of one side, a fraction of notional, at which the excess return is 0
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class TrialView:
     splits: Mapping[int, float]  # excess Sharpe of each split that was scored
     turnover: float | None  # mean over its splits, times equity
     fees: float | None  # mean over its splits, share of equity
-    reason: str = ""  # why pruned or failed
+    reason: str = ""  # why it cannot be the best: pruned, failed, or beyond a bound
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,8 @@ class Page:
     command: str = ""
     made: str = ""
     bar_seconds: int = 0
+    band: BandView | None = None  # of a band policy
+    law: str = ""  # of a sample market that was made for a demonstration: "planted signal", "no signal"
 
 
 UNDER_A_YEAR = "not annualised: less than a year"
@@ -125,18 +132,23 @@ def render(page: Page) -> str:
     sections = (
         _verdict(page),
         _equity(page),
+        *_band(page),
         _figures(page),
         _distribution(page),
         _importances(page),
         _trials(page),
         _reading(page),
     )
-    banner = f'<p class="banner {page.kind.lower()}" role="note">{escape(KINDS[page.kind])}</p>'
+    kind, text = page.kind, KINDS[page.kind]
+    if page.law:
+        kind, text = f"{kind}, {page.law}", text.replace(" DATA", f", {page.law}", 1)
+    banner = f'<p class="banner {page.kind.lower()}" role="note">{escape(text)}</p>'
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(page.name)} ({page.kind})</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{banner}\n<main>\n"
+        f"<title>{escape(page.name)} ({escape(kind)})</title>\n"
+        f"<style>{STYLE}</style>\n</head>\n<body>\n{banner}\n<main>\n"
         f"{_header(page)}\n" + "\n".join(sections) + f"\n</main>\n{banner}\n</body>\n</html>\n"
     )
 
@@ -189,7 +201,7 @@ LEGEND = (
 
 def _equity(page: Page) -> str:
     if not page.paths:
-        why = page.paths_note or "There are no curves: no trial was completed, or its files are missing."
+        why = page.paths_note or "There are no curves: there is no best trial, or its files are missing."
         return _section("equity", "Equity on bars not trained on", _paragraphs([why], "empty"))
     shown = {"agent", "equal", "cash"}
     shown |= {"coin"} if any(p.coins for p in page.paths) else set()
@@ -248,7 +260,8 @@ def _path(p: PathView, bar_seconds: int) -> str:
     y = _percent_axis(depth)
     charts += chart(losses, x, y, height_px=110, said=f"{p.title}: drawdown", y_title="drawdown, %",
                     lines_at=p.starts_s.tolist())  # fmt: skip
-    caption = f"<figcaption><b>{escape(p.title)}</b> {escape(p.origin)}</figcaption>"
+    share = f"; {written(p.of_hindsight, 'fine percent')} of hindsight" if math.isfinite(p.of_hindsight) else ""
+    caption = f"<figcaption><b>{escape(p.title)}</b> {escape(p.origin + share)}</figcaption>"
     return f"<figure>{caption}{charts}{_benchmarks(p, bar_seconds)}</figure>"
 
 
@@ -278,7 +291,30 @@ def _benchmarks(p: PathView, bar_seconds: int) -> str:
     body += f"<td>{figure(None, 'ratio', 'its returns do not vary')}</td>"
     body += '<td><data value="0.0">0.0 %</data></td></tr>'
     head = "<tr><td></td><th>total return</th><th>Sharpe</th><th>max drawdown</th></tr>"
-    return f'<table class="plain ends">{head}{body}</table>{_random_sentence(p)}'
+    return f'<table class="plain ends">{head}{body}</table>{_hindsight_sentence(p)}{_random_sentence(p)}'
+
+
+def _hindsight_sentence(p: PathView) -> str:
+    """What a clairvoyant would have made of the same bars, and the cost at which the agent breaks even."""
+    texts = []
+    if math.isfinite(p.of_hindsight):
+        texts.append(
+            f"A trader who knew every later price and paid the same costs would have multiplied the account by "
+            f"{_factor(p.hindsight_growth)}. The agent's log growth is {written(p.of_hindsight, 'fine percent')} of "
+            "that trader's. Nobody can come near it: it is an upper bound, and no target."
+        )
+    if math.isfinite(p.break_even_cost):
+        texts.append(
+            f"At a cost of {written(p.break_even_cost, 'bp')} a side (fee and slippage) the agent's orders would have "
+            "earned what equal weight did. Below 0 it is behind even without costs."
+        )
+    return _paragraphs([" ".join(texts)], "small") if texts else ""
+
+
+def _factor(log_growth: float) -> str:
+    """`3.2`, `41,000`, or a power of ten."""
+    power = log_growth / math.log(10.0)
+    return f"{math.exp(log_growth):,.3g}" if power < 3 else f"10 to the power of {power:,.1f}"
 
 
 def _random_sentence(p: PathView) -> str:
@@ -311,10 +347,22 @@ def _exposures(theirs: float, agents: float) -> str:
     )
 
 
+def _band(page: Page) -> list[str]:
+    """The band, where there is one."""
+    if page.band is None:
+        return []
+    intro = (
+        f"{page.band.title}. The policy names a band of weights for each coin and bar. If the held weight is outside, "
+        "an order moves it to the nearest edge; inside nothing is traded. The edges are those that the bar's orders "
+        "aimed at. They were chosen a bar before, so the held weight misses an edge by what prices moved meanwhile."
+    )
+    return [_section("band", "The band", _paragraphs([intro]) + band_charts(page.band))]
+
+
 # -------------------------------------------------------------------------------------------------------------- figures
 def _figures(page: Page) -> str:
     if not page.rows:
-        return _section("figures", "Figures", _paragraphs(["No split of a completed trial was scored."], "empty"))
+        return _section("figures", "Figures", _paragraphs(["There is no best trial, so there are no figures of it."], "empty"))
     head = "".join(f'<th scope="col">{escape(c.title)}</th>' for c in COLUMNS)
     rows = "".join(
         f'<tr><th scope="row">{escape(row.name)}</th>'
@@ -390,14 +438,14 @@ def _importances(page: Page) -> str:
         body += f'<table class="plain bars">{bars}</table>'
     if page.settings:
         body += f"<h3>Settings of trial {page.best}, the best</h3>{_pairs(page.settings, 'settings')}"
-    return _section("settings", "Which settings mattered", body or _paragraphs(["No trial was completed."], "empty"))
+    return _section("settings", "Which settings mattered", body or _paragraphs(["There is no best trial, so there are no settings of it."], "empty"))
 
 
 def _trials(page: Page) -> str:
     if not page.trials:
         return _section("trials", "Trials over time", _paragraphs(["There is no trial yet."], "empty"))
     ended = {s: [t for t in page.trials if t.state == s] for s in ("complete", "pruned", "failed")}
-    body = _values_chart(page, ended) if ended["complete"] else _paragraphs(["No trial was completed."], "empty")
+    body = _values_chart(page, ended) if ended["complete"] else _paragraphs(["No trial has a value."], "empty")
     costs = [t for t in ended["complete"] if t.turnover is not None and t.fees is not None and t.value is not None]
     if costs:
         y = number_axis([np.array([t.value for t in costs], float)])
@@ -414,11 +462,18 @@ def _trials(page: Page) -> str:
         body += "</div>"
     reasons = [f"Trial {t.number} {t.state}: {t.reason}" for t in page.trials if t.state == "failed" and t.reason]
     reasons += [f"Trial {t.number} pruned: {t.reason}" for t in page.trials if t.state == "pruned" and t.reason]
-    if reasons:
-        items = "".join(f"<li>{escape(r)}</li>" for r in reasons[:10])
-        more = f"<li>and {len(reasons) - 10} more</li>" if len(reasons) > 10 else ""
-        body += f'<h3>Trials without a value</h3><ul class="small">{items}{more}</ul>'
+    body += _reasons("Trials without a value", reasons)
+    ineligible = [f"Trial {t.number}: {t.reason}" for t in ended["complete"] if t.reason]
+    body += _reasons("Trials that are not eligible to be best", ineligible)
     return _section("trials", "Trials over time", body)
+
+
+def _reasons(title: str, reasons: Sequence[str]) -> str:
+    if not reasons:
+        return ""
+    items = "".join(f"<li>{escape(r)}</li>" for r in reasons[:MOST_REASONS])
+    more = f"<li>and {len(reasons) - MOST_REASONS} more</li>" if len(reasons) > MOST_REASONS else ""
+    return f'<h3>{escape(title)}</h3><ul class="small">{items}{more}</ul>'
 
 
 def _dot(dots: Sequence[Any]) -> str:

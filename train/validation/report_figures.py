@@ -46,6 +46,8 @@ COLUMNS = (
     Column("exposure", "exposure", "percent", "not kept"),
     Column("hit_rate", "hit rate", "percent", "no bar moved the account"),
     Column("trades", "trades", "count", "not kept"),
+    Column("of_hindsight", "of hindsight", "fine percent", "a trader with hindsight would not have traded"),
+    Column("break_even_cost", "break-even cost, a side", "bp", "it did not trade, or lost everything"),
 )
 
 
@@ -68,6 +70,7 @@ def written(value: float, form: str, bar_seconds: int = 0) -> str:
         "percent": f"{value * 100:,.1f} %",
         "fine percent": f"{value * 100:,.2f} %",
         "times": f"{value:,.1f} \N{MULTIPLICATION SIGN}",
+        "bp": f"{value * 1e4:,.1f} bp",
         "count": f"{value:,.0f}",
         "bars": duration,
     }[form]

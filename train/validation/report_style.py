@@ -20,6 +20,10 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ("turnover", "Everything bought and sold, over mean equity: 2 means that the account was bought and sold once."),
     ("fees", "Fees paid, over mean equity. Slippage comes on top and is in the returns."),
     ("exposure", "Mean share of the account that is in coins and not in cash."),
+    ("of hindsight", "The agent's log growth as a share of what a trader would have earned who knew every later price "
+     "and paid the same costs, without a cap, a reserve or a smallest order. An upper bound for every policy."),
+    ("break-even cost", "Fee and slippage of one side of a trade at which the account would have earned what equal "
+     "weight did, its orders unchanged. An account that hardly trades has a very high or very low one."),
     ("hit rate", "Share of bars with a gain among the bars on which the account moved."),
     (
         "deflated Sharpe",
@@ -113,6 +117,8 @@ path.grid{stroke:#ececec}path.seam{stroke:#c9c9c9;stroke-dasharray:1 3}
 path.agent{stroke:var(--agent);stroke-width:2}path.equal{stroke:var(--equal);stroke-width:1.6;stroke-dasharray:6 3}
 path.coin{stroke:var(--coin);stroke-width:.8}path.cash{stroke:var(--ink);stroke-dasharray:2 3}
 path.zero{stroke:var(--ink)}path.random{fill:var(--random);fill-opacity:.25}
+path.band{fill:#56b4e9;fill-opacity:.4}path.range{fill:var(--agent);fill-opacity:.35}
+path.held{stroke:var(--agent);stroke-width:1.4}path.edge{stroke:var(--equal);stroke-dasharray:5 3}
 path.middle{stroke:var(--random);stroke-width:1.2}
 path.box{fill:#e4e4e4}path.median{stroke:var(--ink);stroke-width:2}
 path.dot,path.best,path.pruned,path.failed{stroke-linecap:round}
@@ -125,6 +131,8 @@ print-color-adjust:exact}
 .legend .agent i{color:var(--agent)}.legend .equal i{color:var(--equal);border-top-style:dashed}
 .legend .coin i{color:var(--coin);border-top-width:1px}.legend .cash i{border-top:2px dotted}
 .legend .random i{height:12px;border:0;background:var(--random);opacity:.4}
+.legend .held i{color:var(--agent)}.legend .edge i{color:var(--equal);border-top:2px dashed}
+.legend .band i{height:12px;border:0;background:#56b4e9;opacity:.5}
 .legend .dot i,.legend .pruned i,.legend .failed i{width:8px;height:8px;border:0;border-radius:4px;background:#6d6d6d}
 .legend .pruned i{background:#e69f00}.legend .failed i{background:#000;border-radius:0}
 input[name=scale]{margin:0 6px 0 0;accent-color:var(--agent)}input[name=scale]+label{margin-right:18px;font-size:14px}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -19,6 +19,7 @@ from sqlalchemy.engine import URL
 
 from train.study.dashboard.reading import read
 from train.study.data import StudyError
+from train.study.eligibility import beyond_bounds, broken_bounds
 from train.study.storage import FAILURE, WORKER
 
 COMPLETE, PRUNED, FAIL, RUNNING, WAITING = "COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING"
@@ -39,7 +40,7 @@ class TrialRow:
     started: datetime | None
     ended: datetime | None
     value: float | None  # a completed trial's, finite; of several objectives the first
-    violates: tuple[str, ...] = ()  # names of the constraints that it breaks; such a trial is never the best
+    violates: Mapping[str, float] = field(default_factory=dict)  # constraints that it breaks -> by how much
 
     @property
     def may_be_best(self) -> bool:
@@ -88,7 +89,7 @@ class Snapshot:
     trials: tuple[TrialRow, ...]  # by number
     best: Best | None
     running: tuple[Running, ...]
-    reasons: Mapping[int, str]  # why the latest trials failed or were pruned
+    reasons: Mapping[int, str]  # why the latest trials cannot be the best
     rates: Rates | None
 
     def count(self, *states: str) -> int:
@@ -133,7 +134,7 @@ def _snapshot(connection: Connection, url: URL, name: str | None) -> Snapshot:
         trials=trials,
         best=_best(connection, ids, trials, maximize) if len(directions) == 1 else None,
         running=_running(connection, {ids[t.number]: t.number for t in trials if t.state == RUNNING}),
-        reasons=_reasons(attributes),
+        reasons=_reasons(attributes, trials),
         rates=_rates(attributes, latest),
     )
 
@@ -168,14 +169,14 @@ def _trials(connection: Connection, study: int) -> tuple[dict[int, int], tuple[T
     broken = _violations(connection, study)
     trials = tuple(
         TrialRow(row.number, row.state, _time(row.datetime_start), _time(row.datetime_complete),
-                 row.value if row.state == COMPLETE and _is_finite(row.value) else None, broken.get(row.trial_id, ()))
+                 row.value if row.state == COMPLETE and _is_finite(row.value) else None, broken.get(row.trial_id, {}))
         for row in rows
     )  # fmt: skip
     return {row.number: row.trial_id for row in rows}, trials
 
 
-def _violations(connection: Connection, study: int) -> dict[int, tuple[str, ...]]:
-    """Constraints that trials break, by id: what Optuna stores as `constraints:<name>`, above 0."""
+def _violations(connection: Connection, study: int) -> dict[int, dict[str, float]]:
+    """Constraints that trials break, by id: name and excess of what Optuna stores as `constraints:<name>`, above 0."""
     rows = _rows(
         connection,
         "SELECT a.trial_id, a.key, a.value_json FROM trial_system_attributes a "
@@ -183,11 +184,10 @@ def _violations(connection: Connection, study: int) -> dict[int, tuple[str, ...]
         "WHERE t.study_id = :study AND a.key LIKE 'constraints:%' ORDER BY a.key",
         study=study,
     )
-    broken: dict[int, tuple[str, ...]] = {}
+    found: dict[int, dict[str, float]] = {}
     for row in rows:
-        if json.loads(row.value_json) > 0.0:
-            broken[row.trial_id] = (*broken.get(row.trial_id, ()), row.key.partition(":")[2])
-    return broken
+        found.setdefault(row.trial_id, {})[row.key.partition(":")[2]] = json.loads(row.value_json)
+    return {trial_id: broken_bounds(constraints) for trial_id, constraints in found.items()}
 
 
 def _ended(trial: TrialRow) -> tuple[datetime, int]:
@@ -261,8 +261,11 @@ def _trial_attributes(connection: Connection, trials: Mapping[int, int]) -> dict
     return found
 
 
-def _reasons(attributes: Mapping[int, Mapping[str, Any]]) -> dict[int, str]:
-    reasons = {n: known.get(FAILURE) or known.get("pruned") for n, known in attributes.items()}
+def _reasons(attributes: Mapping[int, Mapping[str, Any]], trials: Sequence[TrialRow]) -> dict[int, str]:
+    reasons = {
+        n: known.get(FAILURE) or known.get("pruned") or beyond_bounds(trials[n].violates, known)
+        for n, known in attributes.items()
+    }
     return {number: str(reason) for number, reason in reasons.items() if reason}
 
 

@@ -18,6 +18,7 @@ from train.study.dashboard.logtail import last_lines, study_of
 from train.study.dashboard.machine import Gpu, Machine
 from train.study.dashboard.snapshot import COMPLETE, FAIL, FINISHED, PRUNED, RUNNING, WAITING, Snapshot, TrialRow
 from train.study.dashboard.workers import ALIVE, DEAD, SILENT, UNKNOWN, Worker
+from train.study.eligibility import no_best_text
 from train.study.progress import caution_text, duration_text, shown
 from train.study.storage import TARGET
 
@@ -205,10 +206,8 @@ def _best(s: Snapshot, width: int, encoding: str) -> RenderableType:
 
 
 def _why_no_best(s: Snapshot) -> str:
-    if n := s.count(COMPLETE):
-        return f"none of {n} completed trials has a finite value and keeps the study's bounds"
-    ended = s.count(PRUNED, FAIL)
-    return "no trial has completed" + (f", {ended} ended otherwise" if ended else "")
+    broken = [name for trial in s.trials if trial.state == COMPLETE for name in trial.violates]
+    return no_best_text(s.count(COMPLETE), s.count(PRUNED), s.count(FAIL), broken)
 
 
 def _is_ours(s: Snapshot) -> bool:
@@ -339,7 +338,7 @@ def _recent(s: Snapshot) -> RenderableType:
 def _ended_line(t: TrialRow, reason: str) -> RenderableType:
     if t.state == COMPLETE:
         said = f"{t.value:+.4f}" if t.value is not None else "no finite value"
-        said += f", beyond {', '.join(t.violates)}" if t.violates else ""
+        said += f", not eligible to be best: {reason or ', '.join(t.violates)}" if t.violates else ""
     else:
         said = reason or "no reason given"
     took = f" {duration_text((t.ended - t.started).total_seconds())}" if t.ended and t.started else ""

@@ -134,7 +134,8 @@ def _trial_gate(best: FrozenTrial) -> Gate:
 
 
 def _data_gate(dataset: Dataset, limits: Limits) -> Gate:
-    figure = f"{'SYNTHETIC' if dataset.synthetic else 'real'} bars, sha256 {dataset.sha256[:12]} as the study says"
+    kind = dataset.kind_text if dataset.synthetic else "real"
+    figure = f"{kind} bars, sha256 {dataset.sha256[:12]} as the study says"
     threshold = "real" if not limits.allow_synthetic else "real, or generated with --allow-synthetic"
     return Gate("data", figure, threshold, FAILED if dataset.synthetic and not limits.allow_synthetic else PASSED)
 

@@ -16,6 +16,7 @@ from drl_agents.policy_file import weights_sha256
 from train.run import TrainingDiverged
 from train.study.arguments import own_data_dir
 from train.study.data import Holdout, HoldoutRows, StudyError
+from train.study.eligibility import best_trial
 from train.study.handover.case import Case, Request
 from train.study.handover.contents import check_written, deployment_facts, write_deployment
 from train.study.handover.decisions import Candidate, Event, judgement_of, looks_at
@@ -37,7 +38,6 @@ from train.study.handover.scores import Scored, score_policies
 from train.study.holdout import earlier_looks, load_holdout
 from train.study.interruption import Interruption
 from train.study.overfit import Assessment, assess
-from train.study.progress import best_trial
 from train.study.replay import StoredStudy, open_stored, read_trial
 from train.study.returns import read_returns
 from train.study.storage import HOLDOUT_SCORE, TARGET, n_finished

@@ -16,7 +16,9 @@ import numpy as np
 
 from drl_agents.policy import Policy
 from drl_agents.policy_file import weights_sha256
+from train.env_factory import resolved_rules
 from train.evaluator import EpisodeRecord, evaluate_policies
+from train.study.attainable import Attainable, attainable_by, tradable
 from train.study.data import HoldoutRows
 from train.study.search_space import MAX_LOOKBACK
 from train.study.split_run import agent_metrics, equal_weight_metrics, figures_json
@@ -37,6 +39,7 @@ class Scored:
     returns: np.ndarray  # (n,) of one bar
     benchmark_returns: np.ndarray  # (n,) equal weight, entry fee included
     records: Sequence[EpisodeRecord]
+    reached: Attainable
 
     @property
     def excess_return(self) -> float:
@@ -66,6 +69,7 @@ class Scored:
             "excess_return": self.excess_return,
             "excess_sharpe": self.agent.sharpe - self.equal_weight.sharpe,
             "confidence": self.confidence,
+            **self.reached.to_json(),
         }
         return {"weights_sha256": self.weights_sha256} | figures_json(figures)
 
@@ -89,10 +93,14 @@ def score_policies(
     dataset = rows.dataset
     segments = [with_warmup(rows.blocks, dataset.segments, params["lookback"], MAX_LOOKBACK) for params in each]
     found = evaluate_policies(policies, segments, dataset.env_config(), each, gpu_id=gpu_id)
-    return [_scored(policy, records, dataset.bars_per_year) for policy, records in zip(policies, found, strict=True)]
+    bars = [tradable(dataset.price, dataset.filled, resolved_rules(params)) for params in each]
+    return [
+        _scored(policy, records, dataset.bars_per_year, attainable_by(records, traded))
+        for policy, records, traded in zip(policies, found, bars, strict=True)
+    ]
 
 
-def _scored(policy: Policy, records: Sequence[EpisodeRecord], per_year: float) -> Scored:
+def _scored(policy: Policy, records: Sequence[EpisodeRecord], per_year: float, reached: Attainable) -> Scored:
     fair = [np.concatenate([r.equity[:1], r.benchmark_equity[1:]]) for r in records]  # from the same cash
     return Scored(
         weights_sha256(policy),
@@ -101,6 +109,7 @@ def _scored(policy: Policy, records: Sequence[EpisodeRecord], per_year: float) -
         joined_returns([r.equity for r in records]),
         joined_returns(fair),
         records,
+        reached,
     )
 
 

@@ -1,0 +1,116 @@
+"""What could have been earned on a study's bars, at which cost a policy breaks even, and what the bars could show."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from train.env_factory import resolved_rules
+from train.study.data import FoldedData
+from train.study.search_tables import FIXED_ENV
+from train.study.venue import venue_env
+from train.validation.benchmarks import Costs
+from train.validation.break_even import TradedSegment, break_even_cost
+from train.validation.hindsight import clairvoyant, share_of_hindsight
+from train.validation.power import BASIS_POINTS, detectable_edge, market_volatility, power_text
+
+logger = logging.getLogger(__name__)
+
+EXAMPLE_BARS_HELD = 100  # holding time that the log's line on power takes as an example
+
+
+@dataclass(frozen=True)
+class Tradable:
+    """Bars as an account could trade them."""
+
+    close: np.ndarray             # (T, A) quote
+    is_traded: np.ndarray | None  # (T, A) bool: orders of the coin fill on the bar; None: on every bar
+    costs: Costs
+
+
+@dataclass(frozen=True)
+class Attainable:
+    """An account beside what could have been earned on its bars; growth is log growth, all segments together."""
+
+    growth: float
+    hindsight_growth: float  # of a trader who knows every later price, after costs
+    break_even_cost: float   # of one side, a fraction of notional, at which it would have earned what equal weight did
+
+    @property
+    def of_hindsight(self) -> float:
+        """Share of the hindsight trader's log growth."""
+        return share_of_hindsight(self.growth, self.hindsight_growth)
+
+    def to_json(self) -> dict[str, float | None]:
+        """Plain values by the names of a result file; what is undefined is null."""
+        values = vars(self) | {"of_hindsight": self.of_hindsight}
+        return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def tradable(close: np.ndarray, filled: np.ndarray | None, rules: Mapping[str, Any]) -> Tradable:
+    """Bars under the rules of an environment.
+
+    Args:
+        close: (T, A) quote.
+        filled: (T, A) bool, bars that stand for missing ones; None: not known. A trailing stop and stale release sell
+            on such bars too, so with one of them every bar counts as traded, and the bound stays one.
+        rules: of `resolved_rules`.
+    """
+    sells_unasked = rules["trailing_stop_pct"] > 0 or rules["stale_bars"] > 0
+    is_traded = None if filled is None or sells_unasked else ~np.asarray(filled)
+    fee_rate = min(rules["buy_fee_rate"], rules["sell_fee_rate"])
+    return Tradable(np.asarray(close), is_traded, Costs(rules["initial_capital"], fee_rate, rules["slippage_rate"]))
+
+
+def attainable(segments: Sequence[TradedSegment], bars: Sequence[np.ndarray], market: Tradable) -> Attainable:
+    """The account of several segments, each with the (n + 1,) rows of `market` that it traded on."""
+    hindsight = sum(_hindsight_growth(market, rows) for rows in bars)
+    growth = sum(math.log(max(float(s.equity[-1]), 1e-12) / float(s.equity[0])) for s in segments)
+    return Attainable(growth, hindsight, break_even_cost(segments, market.costs.slippage_rate))
+
+
+def _hindsight_growth(market: Tradable, rows: np.ndarray) -> float:
+    is_traded = None if market.is_traded is None else market.is_traded[rows]
+    return clairvoyant(market.close[rows], market.costs, is_traded).growth
+
+
+def attainable_by(records: Sequence[Any], market: Tradable) -> Attainable:
+    """The same for the records of an evaluated policy."""
+    segments = [TradedSegment(r.equity, r.benchmark_equity, r.turnover, r.fees) for r in records]
+    return attainable(segments, [r.bars for r in records], market)
+
+
+def log_power(data: Sequence[FoldedData], volume_30d: float | None) -> None:
+    """One line for each data set: the edge that pays the costs, and the smallest edge its test bars could show."""
+    for d in data:
+        logger.info("power: %s", power_line(d, volume_30d))
+
+
+def power_line(d: FoldedData, volume_30d: float | None) -> str:
+    """The line, for all bars that any split tests, each counted once."""
+    rules = resolved_rules(FIXED_ENV | {"lookback": 1} | venue_env(d.dataset, volume_30d))
+    fee, slippage = rules["buy_fee_rate"], rules["slippage_rate"]
+    blocks = sorted({block for fold in d.folds for block in fold.test})
+    n_bars = sum(b - a for a, b in _joined(blocks))
+    volatility = market_volatility([d.dataset.price[a:b] for a, b in _joined(blocks)])
+    if not volatility > 0.0:
+        return "prices stand still, so no edge could be shown"
+    edge = detectable_edge(n_bars, volatility, fee + slippage, d.dataset.bars_per_year)
+    cost = f"{fee * BASIS_POINTS:.3g} bp fee and {slippage * BASIS_POINTS:.3g} bp slippage"
+    return f"{d.timeframe}: {power_text(edge, cost, EXAMPLE_BARS_HELD)}"
+
+
+def _joined(blocks: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Sorted blocks without what overlaps."""
+    joined: list[tuple[int, int]] = []
+    for a, b in blocks:
+        if joined and a < joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], b))
+        else:
+            joined.append((a, b))
+    return joined

@@ -1,0 +1,89 @@
+"""The band of a split's policy on its test bars, in `split_<k>/band.npz`; of band policies only."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from market.files import write_whole
+from market.planted import Law, best_rule, recipe_of, signal_at
+from train.study.data import StudyError
+from train.study.results import UNREADABLE, find_closes, reason_of
+from train.validation.band_curves import BandCurves
+from train.validation.power import market_volatility
+
+if TYPE_CHECKING:
+    from train.band_trace import BandTrace
+
+BAND_FILE = "band.npz"
+SHARES = ("lo", "hi", "weight")
+STEPS = 10_000  # shares of the account are kept as whole numbers of these: a quarter of the size
+UNKNOWN = -1
+
+
+def write_band(path: Path, bands: Sequence[BandTrace], bars: Sequence[np.ndarray], time_s: np.ndarray) -> None:
+    """Write the edges and held weights of every bar.
+
+    Columns: `segment`, `bar`, `time_s` (M,), and `lo`, `hi`, `weight` (M, A) int16, of `STEPS`. A row's edges are those
+    that its orders aimed at, decided a bar before; -1 on a segment's first row, where nothing was decided.
+
+    Args:
+        path: file to write.
+        bands: of each segment.
+        bars: (n_i + 1,) of each segment, rows of the data set.
+        time_s: of the data set.
+    """
+    columns = {
+        "segment": np.concatenate([np.full(len(rows), i) for i, rows in enumerate(bars)]),
+        "bar": np.concatenate(bars),
+    }
+    columns["time_s"] = time_s[columns["bar"]]
+    for name in SHARES:
+        share = np.concatenate([getattr(band, name) for band in bands])
+        columns[name] = np.where(np.isfinite(share), np.round(share * STEPS), UNKNOWN).astype(np.int16)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **columns)
+    write_whole(path, buffer.getvalue())
+
+
+def read_band(study_folder: Path, path: Path, settings: Mapping[str, Any]) -> BandCurves:
+    """The curves of a split's band, with the prices of the study and, of a planted market, the best band.
+
+    Args:
+        study_folder: of the study's results.
+        path: of the band file.
+        settings: of the trial, as in its settings.json.
+
+    Raises:
+        StudyError: a file is missing, damaged or of other data.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            segment, bar, time_s = (file[name] for name in ("segment", "bar", "time_s"))
+            lo, hi, weight = (np.where(file[name] == UNKNOWN, np.nan, file[name] / STEPS) for name in SHARES)
+        close, tickers = find_closes(study_folder, settings["data"]["sha256"])
+        curves = BandCurves(tickers, time_s, segment, close[bar], lo, hi, weight)
+        return _with_best(curves, close, settings)
+    except UNREADABLE as error:
+        raise StudyError(f"{path} cannot be read ({reason_of(error)}); restore the study's results") from error
+
+
+def _with_best(curves: BandCurves, close: np.ndarray, settings: Mapping[str, Any]) -> BandCurves:
+    """With the solved band where the bars are a planted sample market: all coins alike, or none."""
+    recipe, rules = recipe_of(settings["data"].get("source", "")), settings["env_resolved"]
+    if recipe is None or recipe.law is not Law.PLANTED or len(curves.time_s) < 2:
+        return curves
+    bar_seconds = int(np.diff(curves.time_s).min())
+    rule = best_rule(bar_seconds, market_volatility([close]), rules["buy_fee_rate"] + rules["slippage_rate"])
+    signal = signal_at(recipe, curves.time_s - bar_seconds, bar_seconds)[:, None]  # of the bar that decided
+    share = np.full((1, len(curves.tickers)), 1.0 / len(curves.tickers))
+    return replace(
+        curves,
+        best_lo=np.where(signal > rule.buy_above, share, 0.0),
+        best_hi=np.where(signal < rule.sell_below, 0.0, share),
+    )

@@ -1,0 +1,127 @@
+"""Which trial of a study is the best, why another one cannot be, and whether the study's policies stayed in cash.
+
+The log, the dashboard, the report and every error take their words from here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from market.names import counted
+from train.study.holdout_figures import hardly_traded
+from train.study.storage import FAILURE, FINISHED, TARGET
+
+MAX_DRAWDOWN, MIN_TRADES = "max_drawdown", "min_trades"  # names of the constraints
+PRUNED = "pruned"  # user attribute: why the trial was pruned
+NO_SIGNAL = "no tradable signal found at these costs"
+NO_SIGNAL_CODE = 5  # exit code of a study that ends with it; 3 and 4 are other programs'
+NO_REASON = "no reason given"
+# From here on fees are named among the reasons of a lost account.
+NOTABLE_FEES = 0.05
+
+
+def best_trial(study: optuna.Study) -> FrozenTrial | None:
+    """The completed trial with the largest finite value that keeps the study's bounds, None without one."""
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    scored = [t for t in done if t.value is not None and math.isfinite(t.value) and not broken_bounds(t.constraints)]
+    return max(scored, key=lambda t: t.value or 0.0, default=None)
+
+
+def broken_bounds(constraints: Mapping[str, float]) -> dict[str, float]:
+    """Name of each bound that is not kept -> by how much."""
+    return {name: beyond for name, beyond in constraints.items() if beyond > 0.0}
+
+
+def why_ineligible(trial: FrozenTrial) -> str:
+    """Why a trial that ended cannot be the best; empty for one that can."""
+    if trial.state == TrialState.PRUNED:
+        return str(trial.user_attrs.get(PRUNED, NO_REASON))
+    if trial.state == TrialState.FAIL:
+        return str(trial.user_attrs.get(FAILURE, NO_REASON))
+    return beyond_bounds(trial.constraints, trial.user_attrs)
+
+
+def ineligible_text(trial: FrozenTrial) -> str:
+    """`trial 7 is not eligible to be best: it lost 62 % of ...`; empty for one that is."""
+    why = why_ineligible(trial)
+    return f"trial {trial.number} is not eligible to be best: {why}" if why else ""
+
+
+def beyond_bounds(constraints: Mapping[str, float], attributes: Mapping[str, Any]) -> str:
+    """Which bounds a completed trial does not keep, with its own figure and the bound; empty when it keeps all.
+
+    Args:
+        constraints: name -> by how much the worst split is beyond the bound; at most 0 where it is kept.
+        attributes: user attributes of the trial, its splits' figures among them.
+    """
+    broken, agents = broken_bounds(constraints), agents_of(attributes)
+    texts = [_beyond_text(name, beyond, agents) for name, beyond in broken.items()]
+    fees = max((a.get("fees") or 0.0 for a in agents), default=0.0)
+    if MAX_DRAWDOWN in broken and fees >= NOTABLE_FEES:
+        texts.append(f"{fees:.0%} of the account went to fees")
+    return ", ".join(texts).replace("%", " %")
+
+
+def _beyond_text(name: str, beyond: float, agents: Sequence[Mapping[str, Any]]) -> str:
+    if name == MAX_DRAWDOWN and agents:
+        worst = max(a.get("max_drawdown") or 0.0 for a in agents)
+        return f"it lost {worst:.0%} of the account (bound {worst - beyond:.0%})"
+    if name == MIN_TRADES and agents:
+        fewest = min(a.get("trades") or 0 for a in agents)
+        return f"it traded {counted(int(fewest), 'time')} on a split (at least {fewest + beyond:.0f})"
+    return f"it does not keep --{name.replace('_', '-')}"
+
+
+def agents_of(attributes: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The account's figures on every split that a trial was scored on."""
+    splits = [value for name, value in attributes.items() if name.startswith("split_") and isinstance(value, Mapping)]
+    return [split["agent"] for split in splits if isinstance(split.get("agent"), Mapping)]
+
+
+# ------------------------------------------------------------------------------------------------------- a whole study
+def why_no_best(trials: Sequence[FrozenTrial]) -> str:
+    """Why none of a study's trials is the best, in one sentence without a full stop."""
+    states = [t.state for t in trials]
+    return no_best_text(
+        states.count(TrialState.COMPLETE), states.count(TrialState.PRUNED), states.count(TrialState.FAIL),
+        [name for t in trials for name in broken_bounds(t.constraints) if t.state == TrialState.COMPLETE],
+        sum(stayed_in_cash(t) for t in trials),
+    )  # fmt: skip
+
+
+def no_best_text(n_complete: int, n_pruned: int, n_failed: int, broken: Sequence[str], n_in_cash: int = 0) -> str:
+    """The same from counts; `broken` has the names of the bounds that completed trials do not keep."""
+    others = [f"{n} {what}" for n, what in ((n_pruned, "pruned"), (n_failed, "failed")) if n]
+    ended = f" ({', '.join(others)})" if others else ""
+    in_cash = f"; {n_in_cash} hardly ever traded" if n_in_cash else ""
+    if not n_complete:
+        return f"no trial completed{ended}{in_cash}"
+    names = dict.fromkeys(broken)
+    flags = [f"{broken.count(name)} beyond --{name.replace('_', '-')}" for name in names]
+    what = "the completed trial is not" if n_complete == 1 else f"none of {n_complete} completed trials is"
+    return f"{what} eligible to be best: {', '.join(flags) or 'no finite value'}{ended}{in_cash}"
+
+
+def stayed_in_cash(trial: FrozenTrial) -> bool:
+    """Whether a finished trial's policies never or hardly ever traded on one of its splits, and lost nothing by it."""
+    if trial.state not in FINISHED or MAX_DRAWDOWN in broken_bounds(trial.constraints):
+        return False
+    if MIN_TRADES in broken_bounds(trial.constraints):
+        return True
+    return any(a.get("trades") == 0 or hardly_traded(a) for a in agents_of(trial.user_attrs))
+
+
+def has_no_signal(study: optuna.Study) -> bool:
+    """Whether a study has all its trials and no best one, because its policies stayed in cash.
+
+    Half of the finished trials or more must have stayed in cash; those that lost more than the bound did not.
+    """
+    finished = study.get_trials(deepcopy=False, states=FINISHED)
+    if len(finished) < max(study.user_attrs.get(TARGET, 1), 1) or best_trial(study) is not None:
+        return False
+    return 2 * sum(stayed_in_cash(t) for t in finished) >= len(finished)

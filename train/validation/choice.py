@@ -1,0 +1,82 @@
+"""Was there a choice to make? Whether the best of several trials differs from the typical one by more than error.
+
+PBO counts how often the trial that is best on half of the bars falls below the median trial on the other half. Among
+trials that are equally good that happens half of the time, whatever they earn: there is no choice that could be
+overfitted, and PBO says nothing about skill. So PBO is asked only if the best trial's Sharpe ratio is above the median
+trial's by more than equal trials would show by chance.
+
+The statistic is the highest Sharpe ratio minus the median one. Its law under equality follows White's reality check:
+the largest of N correlated estimates is compared with the largest of N correlated errors. The errors of the Sharpe
+ratios are jointly normal, and their covariance is that of the influence functions, z - S (z^2 - 1) / 2 of a
+standardised return z. So it contains the correlation of the trials' returns, their skew and their kurtosis.
+
+    reality check         White 2000, "A Reality Check for Data Snooping", Econometrica 68(5)
+    error of one Sharpe   Mertens 2002, "Comments on variance of the IID estimator in Lo (2002)"
+    error of differences  Memmel 2003, "Performance Hypothesis Testing with the Sharpe Ratio"
+    equality of several   Leung and Wong 2008, "On testing the equality of multiple Sharpe ratios", J. of Risk 10(3)
+
+Bars are taken for independent, as everywhere in `train.validation.overfitting`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from train.validation.metrics import LEAST_RELATIVE_SPREAD
+
+CHOICE_LEVEL = 0.01  # p-value below which the trials differ, so that PBO has something to test
+N_DRAWS = 20_000  # of the errors under equality; the error of a p-value of 1 % is 0.07 %
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How far the best trial is from the median one. Sharpe ratios are per bar."""
+
+    gap: float  # highest Sharpe ratio minus the median one
+    gap_by_error: float  # mean of that gap among equally good trials
+    p_value: float  # share of such gaps that are at least as large
+
+    @property
+    def is_real(self) -> bool:
+        """Whether the trials differ by more than their sampling error."""
+        return self.p_value < CHOICE_LEVEL
+
+
+def choice_of(returns: ArrayLike, seed: int = 0, n_draws: int = N_DRAWS) -> Choice:
+    """Compare the best of several trials with the median one.
+
+    An account that did nothing has a Sharpe ratio of 0 without error, as in `pbo_cscv`.
+
+    Args:
+        returns: (T, N) of one bar, finite, the same bars for every trial; N is 2 or more.
+        seed: of the draws.
+        n_draws: of the errors under equality.
+    """
+    r = np.asarray(returns, dtype=np.float64)
+    if r.ndim != 2 or r.shape[1] < 2 or not np.isfinite(r).all():
+        raise ValueError(f"returns are finite and (T, N) with 2 trials or more; received shape {r.shape}")
+    ratios, influences = _sharpes_with_influences(r)
+    n_bars = len(r)
+    scale, axes = np.linalg.eigh(influences.T @ influences / n_bars**2)  # (N,), (N, N)
+    draws = np.random.default_rng(seed).standard_normal((n_draws, r.shape[1]))
+    errors = draws * np.sqrt(np.maximum(scale, 0.0)) @ axes.T  # (D, N) of the Sharpe ratios
+    gap, gaps = float(_gap(ratios[None])[0]), _gap(errors)
+    n_larger = np.count_nonzero(gaps >= gap)
+    return Choice(gap, float(gaps.mean()), (1 + n_larger) / (1 + n_draws))
+
+
+def _gap(ratios: np.ndarray) -> np.ndarray:
+    """(D,) highest minus median of (D, N)."""
+    return ratios.max(axis=1) - np.median(ratios, axis=1)
+
+
+def _sharpes_with_influences(r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) Sharpe ratios per bar and (T, N) what each bar adds to their errors, times T."""
+    mean, spread = r.mean(axis=0), r.std(axis=0)
+    is_idle = spread <= LEAST_RELATIVE_SPREAD * np.abs(r).max(axis=0)
+    ratios = np.where(is_idle, 0.0, mean / np.where(is_idle, 1.0, spread))
+    unit = np.where(is_idle, 0.0, (r - mean) / np.where(is_idle, 1.0, spread))
+    return ratios, np.where(is_idle, 0.0, unit - ratios / 2.0 * (unit**2 - 1.0))
