@@ -105,9 +105,8 @@ def render(page: Page) -> str:
         _trials(page),
         _reading(page),
     )
-    kind, text = page.kind, KINDS[page.kind]
-    if page.law:
-        kind, text = f"{kind}, {page.law}", text.replace(" DATA", f", {page.law}", 1)
+    kind = f"{page.kind}, {page.law}" if page.law else page.kind
+    text = KINDS[page.kind].replace(" DATA", f", {page.law}", 1) if page.law else KINDS[page.kind]
     banner = f'<p class="banner {page.kind.lower()}" role="note">{escape(text)}</p>'
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
