@@ -25,7 +25,7 @@ TITLES = {
     "step": "Stepping", "scale": "Number of environments", "startup": "Starting up", "rollout": "Exploring",
     "update": "Updating", "trial": "Whole trials", "study": "Whole studies", "dataset": "Bars to a dataset",
     "memory": "Memory over many trials", "checkpoint": "Checkpoints",
-    "workers": "Workers", "pruning": "Pruning", "adapters": "Through the adapters",
+    "workers": "Workers", "pruning": "Pruning", "adapters": "Through the adapters", "band": "The band agent's learning",
 }  # fmt: skip
 PICTURES = {"scale": "Cost of a step and memory", "memory": "Resident memory after each trial"}
 SHORT = ("step", "trial")   # what the README shows
