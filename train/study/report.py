@@ -40,6 +40,7 @@ from train.study.results import split_folder, trial_folder
 from train.study.returns import read_returns, timeframe_of
 from train.study.split_run import ATTAINABLE
 from train.study.storage import CODE_VERSION, IDENTITY, experimental_allowed
+from train.study.yardsticks import Yardstick, read_yardsticks
 from train.validation.band_picture import BandView
 from train.validation.metrics import Metrics
 from train.validation.report import FigureRow, Page, TrialView, Verdict, render
@@ -116,6 +117,7 @@ def collect(study: optuna.Study, folder: Path) -> Page:
         holdout=holdout_text(study, read_json(folder / SCORE_FILE), best),
         best=None if best is None else best.number,
         trials=tuple(_trial_view(t) for t in trials),
+        yardsticks=tuple(_yardstick_row(y) for y in read_yardsticks(study, folder)),
         left_out=_left_out(study, settings, trials),
         command=str(study.user_attrs.get(COMMAND, "")),
         made=f"Written {utc_text(time.time())} UTC by code version {code_version()}; one file, complete in itself.",
@@ -318,6 +320,10 @@ def _left_out(study: optuna.Study, settings: Mapping[str, Any], trials: Sequence
 
 
 # --------------------------------------------------------------------------------------------------- trials and figures
+def _yardstick_row(y: Yardstick) -> tuple[str, float, float, str]:
+    return y.name, y.mean_return, y.mean_sharpe, f"{y.n_beaten_by} of {y.n_trials}"
+
+
 def _trial_view(t: FrozenTrial) -> TrialView:
     outcomes = [v for name, v in t.user_attrs.items() if name.startswith("split_") and isinstance(v, dict)]
     agents = [o["agent"] for o in outcomes if isinstance(o.get("agent"), dict)]
