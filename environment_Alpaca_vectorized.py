@@ -1323,11 +1323,6 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
             self._fast = kernels("buffers").FastStep(self, kernel)
             self._pass_on()
 
-    @property
-    def native(self) -> Any:
-        """The native step with the accounts that it holds; None where the plain step runs."""
-        return None if self._fast is None else self._fast.kernel
-
     def _native_kernel(self, n_terms: int) -> Any:
         """The native step of this device, or None with `why_not_native` set."""
         try:
