@@ -39,7 +39,7 @@ def make_policy(state_dim, widths=(16, 16), n_assets=3, seed=0, clip=10.0, scale
     return Policy(average, std, layers, clip)
 
 
-def make_band_policy(state_dim, lookback, n_assets=3, n_features=4, seed=0):
+def make_band_policy(state_dim, lookback, n_assets=3, n_features=4, seed=2):
     """Bands that move a lot; the least weights close some positions."""
     orders = make_policy(lookback * n_features, (16, 8), 2 * n_assets, seed, scale=1.5)
     average, std = 0.1 * torch.ones(state_dim), 0.2 * torch.ones(state_dim)
