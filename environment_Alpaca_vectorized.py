@@ -1322,11 +1322,6 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
             self._episode, self._rejected = kernel.episode.fill_(-1), kernel.rejected
             self._fast = kernels("buffers").FastStep(self, kernel)
 
-    @property
-    def native(self) -> Any:
-        """The native step with the accounts that it holds; None where the plain step runs."""
-        return None if self._fast is None else self._fast.kernel
-
     def _native_kernel(self, n_terms: int) -> Any:
         """The native step of this device, or None with `why_not_native` set."""
         try:

@@ -3,12 +3,14 @@
 torch needs 30 us for a network of two hidden layers and one row, whatever it multiplies. An account that is traded bar
 by bar asks for one row after the other. Most of a row are the features of a bar, which do not depend on the account:
 their part of the first layer is a matrix product over many bars (`FeatureProduct`), and the compiled loop adds the
-account's part and the other layers (`finish_row`).
+account's part and the other layers (`finish_row`). With the head "band" the network is for the features only: the
+product is of all layers, and the loop cuts the held weights to the edges (`into_band`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,36 +27,52 @@ Array = np.ndarray
 compiled: Any = njit(error_model="numpy", fastmath={"contract"}, boundscheck=False)  # pyright: ignore[reportCallIssue]
 
 
+HEADS = ("orders", "band")  # compiled as their place here
+
+
 @dataclass(frozen=True)
 class Network:
     """What a compiled loop knows of a policy.
 
     Attributes:
-        numbers: float32: average (C,) and deviation (C,) of the account's inputs, their weights (C, W) of the first
-            layer, then weight (in, out) and bias (out,) of each later layer.
-        sizes: int64 (n_layers + 1,): C, then each layer's outputs.
+        head: its place in HEADS.
+        numbers: float32. Head "orders": average (C,) and deviation (C,) of the account's inputs, their weights (C, W)
+            of the first layer, then weight (in, out) and bias (out,) of each later layer. Head "band": the least
+            weights (A,).
+        sizes: int64 (n_layers + 1,): C, then each layer's outputs. Head "band": 0 and 2 A.
         clip: bound on normalised inputs.
     """
 
+    head: int
     numbers: Array
     sizes: Array
     clip: float
 
 
 def network_of(policy: Policy, account: Array) -> Network:
-    """The policy without its first layer's part for the features.
+    """The policy without what follows from the features alone.
 
     Args:
         policy: on the CPU, in float32.
         account: (C,) columns of an observation that are not features.
     """
+    head = HEADS.index(policy.head)
+    if policy.least_weight is not None:
+        return Network(head, policy.least_weight.float().numpy(), np.array([0, 2 * policy.action_dim]), policy.clip)
     columns = torch.from_numpy(account)
     first, *later = policy.layers
     parts = [policy.state_avg[columns], policy.state_std[columns], first[0][:, columns].t().reshape(-1)]
     for weight, bias in later:
         parts += [weight.t().reshape(-1), bias]
     sizes = [len(account), *(len(bias) for _, bias in policy.layers)]
-    return Network(torch.cat(parts).detach().numpy(), np.array(sizes), policy.clip)
+    return Network(head, torch.cat(parts).detach().numpy(), np.array(sizes), policy.clip)
+
+
+def feature_part(policy: Policy, features: slice) -> Callable[[Tensor], Tensor]:
+    """A function of raw features (M, F): what the policy makes of them without an account, (M, W) or edges (M, 2 A)."""
+    if policy.head == "band":
+        return lambda rows: torch.cat(policy.band(rows), dim=1)
+    return FeatureProduct(policy, features)
 
 
 class FeatureProduct:
@@ -129,3 +147,14 @@ def squash(u: Array, action: Array) -> None:
     """action = tanh(u), both (A,) float32."""
     for a in range(len(action)):
         action[a] = math.tanh(u[a])
+
+
+@compiled
+def into_band(state: Array, edges: Array, least_weight: Array, action: Array) -> None:
+    """`drl_agents.policy.action_into_band` for one observation (S,) and edges (2 A,) of its bar."""
+    n = len(action)
+    for a in range(n):
+        weight, lo, hi = state[1 + a], edges[a], edges[n + a]
+        target = weight if weight > lo else lo
+        target = target if target < hi else hi
+        action[a] = np.float32(-1.0) if target < least_weight[a] else target - weight

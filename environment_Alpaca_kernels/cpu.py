@@ -276,3 +276,9 @@ class NativeStep:
             wait(others)
         for other in others:
             other.result()
+
+
+def native_step_of(env: Any) -> NativeStep | None:
+    """The compiled step of an environment, with the accounts that it holds; None for any other environment."""
+    kernel = getattr(getattr(env, "_fast", None), "kernel", None)
+    return kernel if isinstance(kernel, NativeStep) else None

@@ -4,8 +4,9 @@
 or the folder of the native steps, is missing.
 
 A chunk of bars at a time, the features' part of the first layer is one matrix product for each account; the loop adds
-what depends on the account and steps. An account's products have the same rows whatever is traded beside it, and a row
-of the loop is computed alone: so the records of a policy do not depend on its company, to the last bit.
+what depends on the account and steps. With the head "band" nothing but the clamp depends on the account. An account's
+products have the same rows whatever is traded beside it, and a row of the loop is computed alone: so the records of a
+policy do not depend on its company, to the last bit.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from numba.core.errors import NumbaError
 
 import environment_Alpaca_vectorized as drop_in
 from drl_agents import compiled_mlp
-from drl_agents.compiled_mlp import FeatureProduct, compiled, finish_row, network_of, squash
+from drl_agents.compiled_mlp import HEADS, compiled, feature_part, finish_row, into_band, network_of, squash
 from drl_agents.policy import Policy
 
 cpu, memory, buffers = (drop_in.kernels(name) for name in ("cpu", "memory", "buffers"))
@@ -30,6 +31,7 @@ position_at, POSITION_BYTES = memory.position_at, memory.POSITION_BYTES
 CHUNK_BARS = 512  # an account's features are projected for so many bars at once; another number changes bits
 EQUITY, BENCHMARK = (drop_in.REPORTED.index(name) for name in ("equity", "benchmark_equity"))
 FEES, TURNOVER = (drop_in.REPORTED.index(name) for name in ("fees", "turnover"))
+BAND = HEADS.index("band")
 TRADES = drop_in.COUNTED.index("trades")
 TRACKS: tuple[str, ...] = ("equity", "benchmark_equity", "fees", "turnover", "trades", "cash")
 Array = np.ndarray
@@ -38,6 +40,7 @@ Array = np.ndarray
 class Networks(NamedTuple):
     """The networks of the accounts, one each."""
 
+    heads: Array     # (N,) int64, places in HEADS
     numbers: Array   # float32, `Network.numbers` of every policy in a row
     starts: Array    # (N,) int64, where an account's network begins
     sizes: Array     # (N, layers + 1) int64, as `Network.sizes`
@@ -81,15 +84,18 @@ def sources() -> int:
 
 @compiled
 def act(i: int, of_bar: Array, fillable: Array, networks: Networks, seen: Seen, scratch: Scratch) -> None:
-    """Write the action of account i from the features' part of its bar (W,); fillable (A,) float32, or no numbers."""
-    y, action = scratch.y, seen.action[i]
-    for o in range(networks.sizes[i, 1]):
-        y[o] = of_bar[o]
-    u = finish_row(
-        seen.state[i], networks.account, networks.numbers[networks.starts[i] :], networks.sizes[i],
-        networks.n_layers[i], networks.clips[i], y, scratch.x, scratch.rows,
-    )  # fmt: skip
-    squash(u, action)
+    """Write the action of account i, given the features' part of its bar; fillable (A,) float32, or no numbers."""
+    y, action, numbers = scratch.y, seen.action[i], networks.numbers[networks.starts[i] :]
+    if networks.heads[i] == BAND:
+        into_band(seen.state[i], of_bar, numbers, action)
+    else:
+        for o in range(networks.sizes[i, 1]):
+            y[o] = of_bar[o]
+        u = finish_row(
+            seen.state[i], networks.account, numbers, networks.sizes[i], networks.n_layers[i], networks.clips[i], y,
+            scratch.x, scratch.rows,
+        )  # fmt: skip
+        squash(u, action)
     for a in range(len(fillable)):
         action[a] *= fillable[a]
 
@@ -167,10 +173,13 @@ class Trader:
         n_account, n_features = 1 + env.action_dim, env.market.windows.shape[1]
         features, n_steps = slice(n_account, n_account + n_features), env.max_step + 1
         owner = np.repeat(np.arange(len(policies)), n_rows)
-        self.env, self.kernel = env, env.native
+        kernel = cpu.native_step_of(env)
+        if kernel is None:
+            raise drop_in.NoNativeStep("the environment is not stepped by the compiled step")
+        self.env, self.kernel = env, kernel
         self.networks = networks_of(policies, owner, np.delete(np.arange(env.state_dim), features))
-        products = [FeatureProduct(policy, features) for policy in policies]
-        self.products = [products[k] for k in owner]
+        parts = [feature_part(policy, features) for policy in policies]
+        self.parts = [parts[k] for k in owner]
         self.slots = buffers.Buffers(env, self.kernel).slots
         self.arguments = self.kernel.arguments(self.slots)
         self.seen = seen_of(self.slots, env.action_dim, self.kernel)
@@ -216,7 +225,7 @@ class Trader:
             if n <= 0 or self.kept.ends[i]:
                 continue
             newest = last - int(self.bars[i]) - n + 1
-            of_bars = self.products[i](windows[newest : newest + n])
+            of_bars = self.parts[i](windows[newest : newest + n])
             self.hidden[w, :n, : of_bars.shape[1]] = of_bars.numpy()
             self.newest[w] = n - 1
 
@@ -249,7 +258,8 @@ def networks_of(policies: Sequence[Policy], owner: Array, account: Array) -> Net
     starts = np.cumsum([0, *(len(network.numbers) for network in packed)])[:-1]
     clips = np.array([network.clip for network in packed], np.float32)
     numbers = np.concatenate([network.numbers for network in packed])
-    return Networks(numbers, starts[owner], sizes[owner], n_layers[owner], clips[owner], account)
+    heads = np.array([network.head for network in packed])
+    return Networks(heads[owner], numbers, starts[owner], sizes[owner], n_layers[owner], clips[owner], account)
 
 
 def seen_of(slots: dict[str, Any], n_assets: int, kernel: Any) -> Seen:

@@ -11,7 +11,7 @@ import torch
 
 import environment_Alpaca_vectorized as drop_in
 from drl_agents.agents import AGENTS
-from drl_agents.compiled_mlp import FeatureProduct, finish_row, network_of, squash
+from drl_agents.compiled_mlp import FeatureProduct, feature_part, finish_row, network_of, squash
 from drl_agents.policy import Policy
 from tests.support.markets import params_of, random_config
 from train import evaluator, policy_loop
@@ -28,15 +28,23 @@ def market(**more):
     return random_config(1300, 3, 4, volatility=0.004, **more)
 
 
-def make_policy(state_dim, widths=(16, 16), n_assets=3, seed=0, clip=10.0):
+def make_policy(state_dim, widths=(16, 16), n_assets=3, seed=0, clip=10.0, scale=1.5):
     """Random weights, large enough to trade a lot, and a normaliser that does something."""
     generator = torch.Generator().manual_seed(seed)
     layers = tuple(
-        (1.5 * torch.randn((out, into), generator=generator) / into**0.5, 0.1 * torch.randn(out, generator=generator))
+        (scale * torch.randn((out, into), generator=generator) / into**0.5, 0.1 * torch.randn(out, generator=generator))
         for into, out in pairwise((state_dim, *widths, n_assets))
     )
     average, std = 0.1 * torch.randn(state_dim, generator=generator), 0.5 + torch.rand(state_dim, generator=generator)
     return Policy(average, std, layers, clip)
+
+
+def make_band_policy(state_dim, lookback, n_assets=3, n_features=4, seed=2):
+    """Bands that move a lot; the least weights close some positions."""
+    orders = make_policy(lookback * n_features, (16, 8), 2 * n_assets, seed, scale=1.5)
+    average, std = 0.1 * torch.ones(state_dim), 0.2 * torch.ones(state_dim)
+    least = torch.tensor([0.05, 0.2, 0.3])[:n_assets]
+    return Policy(average, std, orders.layers, head="band", least_weight=least)
 
 
 def state_dim_of(env_params, config):
@@ -99,6 +107,14 @@ def assert_close(ours, theirs, config):
             np.testing.assert_allclose(received, expected, rtol=1e-6, atol=1e-6 * scale, err_msg=name)
 
 
+def assert_same_bits(ours, theirs):
+    """The same numbers, but for the last coins, which the loop in torch reads off a float32 observation."""
+    for one, other in zip(ours, theirs, strict=True):
+        for name in ("bars", "trades", *TRACKS[:-1]):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+        np.testing.assert_allclose(one.qty, other.qty, rtol=1e-6)
+
+
 def both_ways(policies, segments, config, env_params):
     ours = evaluate_policies(policies, segments, config, env_params, keep_qty=True)
     theirs = evaluate_policies([in_torch(policy) for policy in policies], segments, config, env_params, keep_qty=True)
@@ -119,7 +135,7 @@ def compiled_only(monkeypatch):
 @pytest.mark.parametrize("observe_account", [False, True])
 def test_with_the_same_actions_every_rule_set_trades_to_the_bit_as_in_torch(rules, observe_account, monkeypatch):
     """The loops differ in rounding, which whole coins and empty purses make large: so both get the same network."""
-    monkeypatch.setattr(policy_loop, "FeatureProduct", RowByRow)
+    monkeypatch.setattr(policy_loop, "feature_part", RowByRow)
     monkeypatch.setattr(policy_loop, "CHUNK_BARS", 100)
     config = market(filled_array=np.random.default_rng(0).random((1300, 3)) < 0.1)
     env_params = params_of(rules, observe_account=observe_account, terminal_equity_fraction=0.9)
@@ -128,10 +144,7 @@ def test_with_the_same_actions_every_rule_set_trades_to_the_bit_as_in_torch(rule
     segments = [SEGMENTS, SEGMENTS[1:]]
     found = (evaluate_policies(acts, segments, config, env_params, keep_qty=True) for acts in (policies, same))
     for ours, theirs in zip(*found, strict=True):
-        for one, other in zip(ours, theirs, strict=True):
-            for name in ("bars", "trades", *TRACKS[:-1]):
-                np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
-            np.testing.assert_allclose(one.qty, other.qty, rtol=1e-6)  # the last: read off an observation in torch
+        assert_same_bits(ours, theirs)
         assert sum(record.trades.sum() for record in ours) > 20
 
 
@@ -154,6 +167,22 @@ def test_every_lookback_trades_as_in_torch(lookback):
     assert_close(ours, theirs, config)
 
 
+@pytest.mark.parametrize("observe_account", [False, True])
+def test_bands_trade_to_the_bit_as_in_torch_when_every_row_is_multiplied_alone(observe_account, monkeypatch):
+    def row_by_row(policy, features):
+        whole = feature_part(policy, features)
+        return lambda rows: torch.cat([whole(row[None]) for row in rows])
+
+    monkeypatch.setattr(policy_loop, "feature_part", row_by_row)
+    config, env_params = market(), params_of("standard", observe_account=observe_account, norm_action=1.0)
+    policy = make_band_policy(state_dim_of(env_params, config), env_params["lookback"])
+    (ours,) = evaluate_policies([policy], [SEGMENTS], config, env_params, keep_qty=True)
+    alone = [lambda state: torch.cat([policy(row[None]) for row in state])]
+    (theirs,) = evaluate_policies(alone, [SEGMENTS], config, env_params, keep_qty=True)
+    assert_same_bits(ours, theirs)
+    assert sum(record.trades.sum() for record in ours) > 100
+
+
 def test_bars_without_a_trade_fill_nothing_in_either_loop():
     config = market(filled_array=np.random.default_rng(0).random((1300, 3)) < 0.3)
     env_params = params_of("standard")
@@ -172,7 +201,7 @@ def test_ruin_ends_an_account_at_the_same_bar():
     assert all(record.equity[-1] == record.equity[-100] for record in ours)
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", [name for name in AGENTS if name != "band"])
 def test_an_agents_actor_is_traded_compiled_and_as_in_torch(name, monkeypatch):
     config, env_params = market(), params_of("standard")
     env = drop_in.VectorizedCryptoEnvAlpacaOptimized(config, env_params, 4, gpu_id=-1, as_numpy=False)
@@ -186,12 +215,14 @@ def test_an_agents_actor_is_traded_compiled_and_as_in_torch(name, monkeypatch):
 
 @pytest.mark.usefixtures("compiled_only")
 def test_company_and_chunks_that_others_do_not_fill_change_no_bit(monkeypatch):
-    """20 accounts of three networks fill two blocks; their segments end in different chunks."""
+    """22 accounts of four networks fill two blocks; their segments end in different chunks."""
     monkeypatch.setattr(policy_loop, "CHUNK_BARS", 64)
     config, env_params = market(), params_of("standard")
     n = state_dim_of(env_params, config)
     policies = [make_policy(n, widths, seed=len(widths)) for widths in ((16,), (40, 8), (8, 8, 8))]
+    policies.append(make_band_policy(n, env_params["lookback"]))
     segments = [[(30 * k, 30 * k + 300) for k in range(9)], [(0, 1290), (5, 90)], [(20 * k, 500) for k in range(9)]]
+    segments.append([(0, 800), (200, 400)])
     together = evaluate_policies(policies, segments, config, env_params, keep_qty=True)
     for policy, mine, records in zip(policies, segments, together, strict=True):
         for segment, record in zip(mine, records, strict=True):
