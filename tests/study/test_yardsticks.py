@@ -84,8 +84,8 @@ def test_the_choice_does_not_see_the_test_bars(folded, env):
 
 
 def test_equal_weight_does_not_depend_on_the_band_beside_it(folded, env):
-    test = folded.folds[2].test
-    one, other = (equal_weight_metrics(r, 100.0) for r in trade_bands([grid(3)[0], grid(3)[5]], [test, test], folded, env))
+    bands, test = [grid(3)[0], grid(3)[5]], folded.folds[2].test
+    one, other = (equal_weight_metrics(r, 100.0) for r in trade_bands(bands, [test, test], folded, env))
     assert (one.total_return, one.sharpe) == (other.total_return, other.sharpe)
 
 
