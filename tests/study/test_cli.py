@@ -19,6 +19,7 @@ import pytest
 import environment_Alpaca_vectorized
 from drl_agents.policy_file import load_policy
 from tests.support.forked_scripts import Ended, Forked, run_script
+from train.study.eligibility import NO_SIGNAL_CODE
 from train.study.results import read_equity
 from train.study.search_tables import DEFAULT_AGENT, TABLES
 
@@ -359,3 +360,20 @@ def test_help_names_every_flag_and_the_script_runs_from_any_folder(tmp_path):
         "volume-30d",
     ):  # fmt: skip
         assert f"--{flag} " in done.stdout or f"--{flag}\n" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_study_of_bands_runs_and_resumes_without_naming_its_agent(tmp_path, market_folder):
+    flags = ("--pruner", "none", "--break-step", "8192", "--min-trades", "1")
+    first = run_forked(command(tmp_path, market_folder, "--agent", "band", "--n-trials", "1", *flags), tmp_path)
+    assert first.returncode in (0, NO_SIGNAL_CODE), first.stderr
+    assert "agent: band, 15 settings are searched" in first.stdout
+    second = run_forked(command(tmp_path, market_folder, "--n-trials", "2", *flags), tmp_path)
+    assert second.returncode in (0, NO_SIGNAL_CODE), second.stderr
+    settings = [json.loads((tmp_path / f"results/s/trial_{n}/settings.json").read_text()) for n in range(2)]
+    assert [s["train"]["agent"] for s in settings] == ["band", "band"]
+    assert all(s["train"]["horizon_len"] >= 1000 for s in settings)
+    assert sum(states(tmp_path).values()) == 2
+    third = run_forked(command(tmp_path, market_folder, "--agent", "ppo", "--n-trials", "3", *flags), tmp_path)
+    assert third.returncode == 2
+    assert "--agent ppo: study s was begun with band" in third.stderr
