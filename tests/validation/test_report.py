@@ -14,14 +14,12 @@ from train.validation.metrics import measure
 from train.validation.report import (
     FigureRow,
     Page,
-    PathView,
-    RandomOrders,
     TrialView,
     Verdict,
-    drawdown,
     render,
 )
 from train.validation.report_figures import figure
+from train.validation.report_paths import PathView, RandomOrders, drawdown
 
 VOID = {"meta", "input", "path", "br"}
 SECTIONS = ["about", "verdict", "equity", "figures", "splits", "settings", "trials", "reading"]

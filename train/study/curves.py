@@ -30,7 +30,7 @@ from train.validation.benchmarks import (
 )
 from train.validation.break_even import TradedSegment
 from train.validation.metrics import Metrics, measure
-from train.validation.report import QUANTILES, PathView, RandomOrders
+from train.validation.report_paths import QUANTILES, PathView, RandomOrders
 from train.validation.splits import Split, SplitError, recombined_paths
 
 logger = logging.getLogger(__name__)

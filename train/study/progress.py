@@ -115,8 +115,6 @@ class Reporter:
             return lambda progress: None
         at = {"trial": number, "split": fold.index, "n_splits": self._n_folds}
         at["total_env_steps"] = settings.train["total_env_steps"]
-        rollout = settings.train["horizon_len"] * settings.train["n_envs"]
-        samples_per_step = settings.train.get("batch_size", rollout)  # a band learns from a whole rollout at once
         last_score: float | None = None
         status.write(**at, **self._rates, env_steps=0)  # at first, those of the split before
 
@@ -126,7 +124,8 @@ class Reporter:
                 last_score = progress.validation_score
             if not status.is_due:
                 return
-            learned = progress.gradient_steps * samples_per_step
+            rollout = settings.train["horizon_len"] * settings.train["n_envs"]  # a band's step takes all of it
+            learned = progress.gradient_steps * settings.train.get("batch_size", rollout)
             self._rates = {
                 "explore_steps_per_s": progress.env_steps / max(progress.explore_s, 1e-9),
                 "update_samples_per_s": learned / max(progress.update_s, 1e-9),

@@ -7,21 +7,19 @@ escaped. An undefined figure reads "undefined", with the reason, and never 0.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from train.validation.band_picture import BandView, band_charts
-from train.validation.charts import Axis, Band, Dots, Line, chart, count_axis, number_axis, time_axis
-from train.validation.metrics import Metrics
-from train.validation.report_figures import COLUMNS, NO_VARIATION, NOT_UNDER_A_YEAR, Column, escape, figure, written
+from train.validation.charts import Band, Dots, Line, chart, count_axis, number_axis
+from train.validation.report_figures import COLUMNS, NOT_UNDER_A_YEAR, Column, escape, figure, paragraphs
+from train.validation.report_paths import PathView, path_figure
 from train.validation.report_style import GLOSSARY, STYLE
 from train.validation.report_trials import MANY_DOTS, dot, trials_body
 
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of random orders; the outer ones are the band
 KINDS = {
     "REAL": "REAL DATA: prices of real coins",
     "SYNTHETIC": "SYNTHETIC DATA: a generated market; nothing here says anything about real coins",
@@ -31,39 +29,6 @@ KINDS = {
 LONG_TEXT = 60  # characters; longer facts get twice the room
 
 Figures = Mapping[str, float | None]
-
-
-@dataclass(frozen=True)
-class RandomOrders:
-    """Accounts that trade the notional the policy traded, in random coins and directions."""
-
-    time_s: np.ndarray  # (R,)
-    quantiles: np.ndarray  # (5, R) of the compounded accounts, `QUANTILES`
-    sharpe: np.ndarray  # (K,) of each account, nan where undefined
-    exposure: float  # mean; it is not matched to the policy's
-    traded_share: float  # mean of what they traded, over what the policy did: none has room for more than its money
-    returns_less: float  # share of the accounts that return less than the policy
-    sharpe_below: float  # share of those with a lower Sharpe ratio
-
-
-@dataclass(frozen=True)
-class PathView:
-    """One test path of the best trial; curves begin at 1 and are compounded over its blocks."""
-
-    title: str
-    origin: str
-    time_s: np.ndarray  # (M,) UTC
-    starts_s: np.ndarray  # of its blocks
-    agent: np.ndarray  # (M,)
-    equal_weight: np.ndarray  # (M,)
-    agent_figures: Metrics
-    equal_weight_figures: Metrics
-    coins: Mapping[str, np.ndarray] = field(default_factory=dict)  # ticker -> (M,) buy and hold
-    coin_figures: Mapping[str, Metrics] = field(default_factory=dict)
-    random: RandomOrders | None = None
-    hindsight_growth: float = math.nan  # log growth of a trader who knows every later price, after costs
-    of_hindsight: float = math.nan  # the agent's share of it
-    break_even_cost: float = math.nan  # of one side, a fraction of notional, at which the excess return is 0
 
 
 @dataclass(frozen=True)
@@ -140,9 +105,8 @@ def render(page: Page) -> str:
         _section("trials", "Trials over time", trials_body(page)),
         _reading(page),
     )
-    kind, text = page.kind, KINDS[page.kind]
-    if page.law:
-        kind, text = f"{kind}, {page.law}", text.replace(" DATA", f", {page.law}", 1)
+    kind = f"{page.kind}, {page.law}" if page.law else page.kind
+    text = KINDS[page.kind].replace(" DATA", f", {page.law}", 1) if page.law else KINDS[page.kind]
     banner = f'<p class="banner {page.kind.lower()}" role="note">{escape(text)}</p>'
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -166,10 +130,6 @@ def _pairs(pairs: Sequence[tuple[str, str]], kind: str) -> str:
     return f'<dl class="{kind}">{inner}</dl>'
 
 
-def _paragraphs(texts: Sequence[str], kind: str = "") -> str:
-    return "".join(f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>" for text in texts)
-
-
 def _header(page: Page) -> str:
     return (
         f'<header id="about"><h1>{escape(page.name)}</h1><p class="small">{escape(page.made)}</p>'
@@ -178,7 +138,7 @@ def _header(page: Page) -> str:
 
 
 def _verdict(page: Page) -> str:
-    body = f'<div class="verdict">{_paragraphs(page.verdict.sentences)}</div>'
+    body = f'<div class="verdict">{paragraphs(page.verdict.sentences)}</div>'
     body += f'<div class="verdict holdout"><p><b>Hold-out.</b> {escape(page.holdout)}</p></div>'
     if page.verdict.numbers:
         rows = "".join(
@@ -203,7 +163,7 @@ LEGEND = (
 def _equity(page: Page) -> str:
     if not page.paths:
         why = page.paths_note or "There are no curves: there is no best trial, or its files are missing."
-        return _section("equity", "Equity on bars not trained on", _paragraphs([why], "empty"))
+        return _section("equity", "Equity on bars not trained on", paragraphs([why], "empty"))
     shown = {"agent", "equal", "cash"}
     shown |= {"coin"} if any(p.coins for p in page.paths) else set()
     shown |= {"random"} if any(p.random for p in page.paths) else set()
@@ -225,8 +185,8 @@ def _equity(page: Page) -> str:
         intro += (
             " Buy and hold of coins and random orders are not shown: closing prices are not kept beside the results."
         )
-    body = _paragraphs([intro]) + switch + f'<ul class="legend">{keys}</ul>'
-    body += '<div class="paths">' + "".join(_path(p, page.bar_seconds) for p in page.paths) + "</div>"
+    body = paragraphs([intro]) + switch + f'<ul class="legend">{keys}</ul>'
+    body += '<div class="paths">' + "".join(path_figure(p, page.bar_seconds) for p in page.paths) + "</div>"
     return _section("equity", "Equity on bars not trained on", body)
 
 
@@ -234,118 +194,6 @@ def _starts_text(paths: Sequence[PathView]) -> str:
     """How often the accounts of a path begin."""
     counts = sorted({len(p.starts_s) for p in paths})
     return f"{counts[0]} to {counts[-1]} times a path" if len(counts) > 1 else f"{counts[0]} times on each path"
-
-
-def _path(p: PathView, bar_seconds: int) -> str:
-    x = time_axis(float(p.time_s[0]), float(p.time_s[-1]))
-    marks: list[Any] = []
-    if p.random is not None:
-        marks += [Band("random", p.random.time_s, p.random.quantiles[0], p.random.quantiles[-1])]
-        marks += [Line("middle", p.random.time_s, p.random.quantiles[2])]
-    marks += [Line("coin", p.time_s, curve, ticker) for ticker, curve in p.coins.items()]
-    marks += [
-        Line("cash", p.time_s[[0, -1]], np.ones(2), "cash"),
-        Line("equal", p.time_s, p.equal_weight, "equal w."),
-        Line("agent", p.time_s, p.agent, "agent"),
-    ]
-    values = [np.concatenate([np.ravel(m.y) for m in marks if isinstance(m, Line)])]
-    values += [p.random.quantiles[[0, -1]]] if p.random is not None else []
-    charts = ""
-    for name, is_log in (("linear", False), ("log", True)):
-        y = number_axis(values, is_log=is_log)
-        drawn = chart(marks, x, y, height_px=260, said=f"{p.title}: equity, {name} scale", y_title="equity, start = 1",
-                      lines_at=p.starts_s.tolist())  # fmt: skip
-        charts += f'<div class="on-{name}">{drawn}</div>'
-    losses = [Line("equal", p.time_s, drawdown(p.equal_weight)), Line("agent", p.time_s, drawdown(p.agent))]
-    depth = min(float(np.nanmin(line.y)) for line in losses)
-    y = _percent_axis(depth)
-    charts += chart(losses, x, y, height_px=110, said=f"{p.title}: drawdown", y_title="drawdown, %",
-                    lines_at=p.starts_s.tolist())  # fmt: skip
-    share = f"; {written(p.of_hindsight, 'fine percent')} of hindsight" if math.isfinite(p.of_hindsight) else ""
-    caption = f"<figcaption><b>{escape(p.title)}</b> {escape(p.origin + share)}</figcaption>"
-    return f"<figure>{caption}{charts}{_benchmarks(p, bar_seconds)}</figure>"
-
-
-def drawdown(curve: np.ndarray) -> np.ndarray:
-    """Loss from the running maximum in percent, 0 or negative."""
-    return (curve / np.maximum.accumulate(curve) - 1.0) * 100.0
-
-
-def _percent_axis(depth: float) -> Axis:
-    axis = number_axis([np.array([depth, 0.0])])
-    return Axis(axis.low, 0.0, tuple(t for t in axis.ticks if t[0] <= 0.0))
-
-
-def _benchmarks(p: PathView, bar_seconds: int) -> str:
-    """What everybody ended with, as a small table."""
-    rows = [("agent", p.agent_figures), ("equal weight", p.equal_weight_figures), *p.coin_figures.items()]
-    body = "".join(
-        f'<tr><th scope="row">{escape(name)}</th>'
-        + "".join(
-            f"<td>{figure(getattr(m, key), form, NO_VARIATION, bar_seconds)}</td>"
-            for key, form in (("total_return", "percent"), ("sharpe", "ratio"), ("max_drawdown", "percent"))
-        )
-        + "</tr>"
-        for name, m in rows
-    )
-    body += '<tr><th scope="row">cash</th><td><data value="0.0">0.0 %</data></td>'
-    body += f"<td>{figure(None, 'ratio', 'its returns do not vary')}</td>"
-    body += '<td><data value="0.0">0.0 %</data></td></tr>'
-    head = "<tr><td></td><th>total return</th><th>Sharpe</th><th>max drawdown</th></tr>"
-    return f'<table class="plain ends">{head}{body}</table>{_hindsight_sentence(p)}{_random_sentence(p)}'
-
-
-def _hindsight_sentence(p: PathView) -> str:
-    """What a clairvoyant would have made of the same bars, and the cost at which the agent breaks even."""
-    texts = []
-    if math.isfinite(p.of_hindsight):
-        texts.append(
-            f"A trader who knew every later price and paid the same costs would have multiplied the account by "
-            f"{_factor(p.hindsight_growth)}. The agent's log growth is {written(p.of_hindsight, 'fine percent')} of "
-            "that trader's. Nobody can come near it: it is an upper bound, and no target."
-        )
-    if math.isfinite(p.break_even_cost):
-        texts.append(
-            f"At a cost of {written(p.break_even_cost, 'bp')} a side (fee and slippage) the agent's orders would have "
-            "earned what equal weight did. Below 0 it is behind even without costs."
-        )
-    return _paragraphs([" ".join(texts)], "small") if texts else ""
-
-
-def _factor(log_growth: float) -> str:
-    """`3.2`, `41,000`, or a power of ten."""
-    power = log_growth / math.log(10.0)
-    return f"{math.exp(log_growth):,.3g}" if power < 3 else f"10 to the power of {power:,.1f}"
-
-
-def _random_sentence(p: PathView) -> str:
-    r = p.random
-    if r is None:
-        return ""
-    low, middle, high = (written(r.quantiles[i][-1] - 1.0, "percent") for i in (0, 2, 4))
-    known = r.sharpe[np.isfinite(r.sharpe)]
-    ratio = f", median Sharpe {written(float(np.median(known)), 'ratio')}" if known.size else ""
-    room = "" if r.traded_share >= 0.995 else f", of which they had room for {r.traded_share:.0%},"
-    return _paragraphs(
-        [
-            f"{len(r.sharpe)} accounts with random orders of the same turnover, whenever the agent trades{room}, ended "
-            f"between {low} and {high} (middle 90 %), median {middle}{ratio}. The agent returned more than "
-            f"{written(r.returns_less, 'percent')} of them, and its Sharpe ratio is above that of "
-            f"{written(r.sharpe_below, 'percent')}.{_exposures(r.exposure, p.agent_figures.exposure)} "
-            "Random orders spread over all coins, so they are less concentrated than an agent may be. And the agent is "
-            "the best of all trials: these shares are not corrected for that choice."
-        ],
-        "small",
-    )
-
-
-def _exposures(theirs: float, agents: float) -> str:
-    if not (math.isfinite(theirs) and math.isfinite(agents)):
-        return ""
-    return (
-        f" They were {written(theirs, 'percent')} in coins on average, the agent {written(agents, 'percent')}: that is "
-        "not matched, and whoever holds more coins looks worse where prices fall."
-    )
 
 
 def _band(page: Page) -> list[str]:
@@ -357,13 +205,13 @@ def _band(page: Page) -> list[str]:
         "an order moves it to the nearest edge; inside nothing is traded. The edges are those that the bar's orders "
         "aimed at. They were chosen a bar before, so the held weight misses an edge by what prices moved meanwhile."
     )
-    return [_section("band", "The band", _paragraphs([intro]) + band_charts(page.band))]
+    return [_section("band", "The band", paragraphs([intro]) + band_charts(page.band))]
 
 
 # -------------------------------------------------------------------------------------------------------------- figures
 def _figures(page: Page) -> str:
     if not page.rows:
-        return _section("figures", "Figures", _paragraphs(["There is no best trial to show figures of."], "empty"))
+        return _section("figures", "Figures", paragraphs(["There is no best trial to show figures of."], "empty"))
     head = "".join(f'<th scope="col">{escape(c.title)}</th>' for c in COLUMNS)
     rows = "".join(
         f'<tr><th scope="row">{escape(row.name)}</th>'
@@ -376,7 +224,7 @@ def _figures(page: Page) -> str:
         "scored one by one; paths join their blocks. Ratios and volatility are per year; a return of less than a year "
         "is not annualised. Turnover and fees are over mean equity, for the whole split or path."
     )
-    return _section("figures", "Figures of every split and path", _paragraphs([intro]) + (
+    return _section("figures", "Figures of every split and path", paragraphs([intro]) + (
         f'<table class="figures"><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>'
     ))  # fmt: skip
 
@@ -397,7 +245,7 @@ def _cell(column: Column, row: FigureRow, bar_seconds: int) -> str:
 def _distribution(page: Page) -> str:
     scored = [t for t in page.trials if t.splits and t.state in ("complete", "pruned")]
     if not scored:
-        return _section("splits", "Distribution over splits", _paragraphs(["No trial has a scored split."], "empty"))
+        return _section("splits", "Distribution over splits", paragraphs(["No trial has a scored split."], "empty"))
     indices = sorted({i for t in scored for i in t.splits})
     values = [np.array([t.splits[i] for t in scored if i in t.splits]) for i in indices]
     y = number_axis(values, include=(0.0,))
@@ -423,12 +271,12 @@ def _distribution(page: Page) -> str:
         "splits that pruned ones reached, large dots the best trial, boxes the middle half with the median."
     )
     drawn = chart(marks, x, y, height_px=260, said="excess Sharpe of every split", y_title="excess Sharpe, by split")
-    return _section("splits", "Distribution over splits", _paragraphs([text]) + drawn)
+    return _section("splits", "Distribution over splits", paragraphs([text]) + drawn)
 
 
 # -------------------------------------------------------------------------------------------------- settings and trials
 def _importances(page: Page) -> str:
-    body = _paragraphs([page.importances_note]) if page.importances_note else ""
+    body = paragraphs([page.importances_note]) if page.importances_note else ""
     if page.importances:
         most = max(share for _, share in page.importances) or 1.0
         bars = "".join(
@@ -439,7 +287,7 @@ def _importances(page: Page) -> str:
         body += f'<table class="plain bars">{bars}</table>'
     if page.settings:
         body += f"<h3>Settings of trial {page.best}, the best</h3>{_pairs(page.settings, 'settings')}"
-    body = body or _paragraphs(["There is no best trial to show settings of."], "empty")
+    body = body or paragraphs(["There is no best trial to show settings of."], "empty")
     return _section("settings", "Which settings mattered", body)
 
 
@@ -447,7 +295,7 @@ def _reading(page: Page) -> str:
     body = f"<h3>What was left out</h3>{_list(page.left_out)}<h3>Words</h3>{_pairs(GLOSSARY, 'words')}"
     if page.command:
         body += "<h3>How it was made</h3>"
-        body += _paragraphs(["The study's last command; repeated, it continues the study or ends at once."], "small")
+        body += paragraphs(["The study's last command; repeated, it continues the study or ends at once."], "small")
         body += f"<pre>{escape(page.command)}</pre>"
     return _section("reading", "How to read it", body)
 

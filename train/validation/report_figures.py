@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape as escape_html
 
@@ -75,3 +76,8 @@ def written(value: float, form: str, bar_seconds: int = 0) -> str:
         "bars": duration,
     }[form]
     return text.replace("-", MINUS)
+
+
+def paragraphs(texts: Sequence[str], kind: str = "") -> str:
+    """Each text as a paragraph, of the class `kind`."""
+    return "".join(f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>" for text in texts)
