@@ -90,6 +90,7 @@ class AgentBand(AgentBase):
         self.masks: list[Tensor] | None = None
         self.last_update: BandStats | None = None
         self.compiles = True            # False: the plain loop, which gives the same bits
+        self.as_if_filled = True        # what a dropped order's edge learns; benchmarks/band_choices.py compares
         self.loop: Any = None
 
     def _adamw(self) -> torch.optim.AdamW:
@@ -260,7 +261,10 @@ class AgentBand(AgentBase):
             min_qty=market.min_qty, qty_increment=market.qty_increment, trades=market.trades,
         )  # fmt: skip
         mean_return = self.mean_return if self.band.remove_drift else None
-        return band_gradient(steps, self.env_params, cost_factor=record.cost_factor, mean_return=mean_return)
+        return band_gradient(
+            steps, self.env_params, cost_factor=record.cost_factor, mean_return=mean_return,
+            as_if_filled=self.as_if_filled,
+        )  # fmt: skip
 
     def _unit(self) -> float:
         """Rewards of an account-bar in units of what one coin's volatility earns in a bar.

@@ -18,7 +18,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-DEFAULT_AGENT = "ppo"  # of a new study
+DEFAULT_AGENT = "band"  # of a new study
 
 
 @dataclass(frozen=True)
