@@ -97,10 +97,10 @@ PPO: tuple[Setting, ...] = (
 # Without noise, advantages and a critic. A band trades as much as its edges move, so its orders need no bound.
 BAND: tuple[Setting, ...] = (
     # The learner.
-    Setting("learning_rate", "train", _log(3e-4, 1e-2), _log(1e-3, 5e-3), "Adam's step"),
+    Setting("learning_rate", "train", _log(1e-3, 2e-2), _log(2e-3, 1e-2), "Adam's step"),
     Setting("net_width", "train", _one_of(32, 64, 128, 256), _one_of(64, 128), "units of a hidden layer"),
     Setting("net_depth", "train", _whole(1, 3), _whole(1, 2), "hidden layers"),
-    Setting("horizon_bars", "train", _steps(1000, 8000), _steps(1000, 4000), "bars of a rollout, of each account"),
+    Setting("horizon_bars", "train", _steps(1000, 4000), _steps(1000, 2000), "bars of a rollout, of each account"),
     Setting("fee_ramp", "train", _one_of(0.0, 0.25, 0.5, 0.75), _one_of(0.25, 0.5), "share of the budget until full "
             "fees"),
     Setting("weight_decay", "train", _log(1e-4, 1.0), _log(1e-3, 0.3), "AdamW's"),
