@@ -4,8 +4,8 @@
     python benchmarks/bounds.py --quick    # short segments, as a check; writes nothing
 
 Three policies trade each market in the environment: the known best rule; the same rule, which also sees the return
-after its fill; and one that sees the return of the 20 bars after its fill. Exit code 1 if the first is called a leak, or
-neither of the others is. One of them alone may earn too little to be found on 40 segments: a rule for a weak signal
+after its fill; and one that sees the return of the 20 bars after its fill. Exit code 1 if the first is called a leak,
+or neither of the others is. One of them alone may earn too little to be found on 40 segments: a rule for a weak signal
 trades too seldom for one bar to help it, and 20 bars are far where a strong signal changes every 25.
 
 An honest policy is called a leak once in 200 times, which is what a 99 % interval means.
