@@ -1321,7 +1321,6 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
             self.stepped_by, self.why_not_native = kernel.name, None
             self._episode, self._rejected = kernel.episode.fill_(-1), kernel.rejected
             self._fast = kernels("buffers").FastStep(self, kernel)
-            self._pass_on()
 
     def _native_kernel(self, n_terms: int) -> Any:
         """The native step of this device, or None with `why_not_native` set."""

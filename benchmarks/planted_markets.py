@@ -7,7 +7,7 @@ down, around independent noise. The regime is a Markov chain, and the features s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -48,13 +48,17 @@ class AnnouncedMarket:
         np.fill_diagonal(drift, self.rise)
         return drift
 
-    def config(self, n_bars: int, seed: int) -> dict[str, Any]:
-        """Environment config of `n_bars` bars. Another seed is another, unseen stretch of the same market."""
+    def config(self, n_bars: int, seed: int | Sequence[int], mirrored: bool = False) -> dict[str, Any]:
+        """Environment config of `n_bars` bars. Another seed is another, unseen stretch of the same market.
+
+        `mirrored` flips the sign of the noise in the returns and changes nothing else.
+        """
         rng = np.random.default_rng(seed)
         is_leaving = rng.random(n_bars + 1) < 1.0 / self.mean_regime_bars
         step = rng.integers(1, self.n_regimes, n_bars + 1)
         regime = np.cumsum(np.where(is_leaving, step, 0)) % self.n_regimes           # (T + 1,) rules bar t -> t + 1
-        returns = self.drift()[regime[:-1]] + rng.normal(0.0, self.volatility, (n_bars, self.n_assets))
+        shocks = rng.normal(0.0, self.volatility, (n_bars, self.n_assets)) * (-1.0 if mirrored else 1.0)
+        returns = self.drift()[regime[:-1]] + shocks
         log_price = np.cumsum(returns, axis=0) - returns                             # (T, A), bar 0 at 0
         shown = np.eye(self.n_regimes, self.n_assets)[regime[1:]]                    # (T, A) one bar ahead
         noise = rng.normal(size=(n_bars, self.n_noise_features))

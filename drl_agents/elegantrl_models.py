@@ -16,7 +16,7 @@ import torch
 from drl_agents.agents import AGENTS
 from drl_agents.policy import Policy
 from drl_agents.policy_file import PolicyFileError, load_policy
-from train.config import TrainConfig
+from train.config import LEAST_BAND_BARS, TrainConfig
 from train.env_factory import is_vectorized, observation_of, resolved_rules
 from train.run import BEST_POLICY, TrainResult, train_policy
 
@@ -93,7 +93,7 @@ class DRLAgent:
         """Settings of a run.
 
         Args:
-            model_name: "ppo", "a2c", "sac", "td3" or "ddpg".
+            model_name: "ppo", "a2c", "band", "sac", "td3" or "ddpg".
             gpu_id: -1 is the CPU, which is also taken, with a warning, where there is no GPU.
             model_kwargs: under elegantrl's and the hosts' names, or TrainConfig's.
         """
@@ -121,7 +121,8 @@ class DRLAgent:
         settings = replace(model.settings, total_env_steps=int(total_timesteps))
         longest = max(1, math.ceil(settings.total_env_steps / settings.n_envs / LEAST_UPDATES))
         wanted = settings.horizon_len if model.target_step is None else max(1, model.target_step // settings.n_envs)
-        settings = replace(settings, horizon_len=min(wanted, longest))
+        least = LEAST_BAND_BARS if settings.agent == "band" else 1
+        settings = replace(settings, horizon_len=max(least, min(wanted, longest)))
         return train_policy(
             settings, model.config, model.env_params, cwd, env_class=model.env_class, env_kwargs=model.env_options
         )

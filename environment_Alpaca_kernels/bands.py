@@ -14,7 +14,7 @@ import torch
 from numba import njit
 
 from . import drop_in
-from .cpu import helpers, sources, step
+from .cpu import helpers, native_step_of, sources, step
 from .memory import LANES, POSITION_BYTES, Array, account_at, position_at, rules_at
 
 
@@ -124,6 +124,6 @@ class BandLoop:
 
 def band_loop_of(env: Any) -> BandLoop | None:
     """The loop for an environment that the compiled step steps and restarts; None for any other."""
-    kernel = getattr(getattr(env, "_fast", None), "kernel", None)
-    is_ours = getattr(kernel, "name", None) == "numba" and env.autoreset and env.params.reward == "weighted_terms"
+    kernel = native_step_of(env)
+    is_ours = kernel is not None and env.autoreset and env.params.reward == "weighted_terms"
     return BandLoop(kernel) if is_ours else None

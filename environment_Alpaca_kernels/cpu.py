@@ -245,17 +245,24 @@ class NativeStep:
 
     def bind(self, slots: dict[str, torch.Tensor], is_own: bool = False) -> Callable[[torch.Tensor], None]:
         """A function of the action (N, A) that advances one bar and writes into `slots`."""
-        names = ("state", "reward", "done", "final_state", "truncated", "counts")
-        padded = self.padded.get(slots["money"].data_ptr())
-        if padded is None:  # with the lanes beyond the last account
-            money, width = slots["money"], self.width
-            padded = self.padded[money.data_ptr()] = money.as_strided((len(money), width), (width, 1)).numpy()
-        slots_at = (slots[name].data_ptr() for name in names)
-        rest = (*slots_at, padded, *self.market, self.counts, self.rules.ctypes.data)
+        rest = self.arguments(slots)
         if self.n_envs >= PARALLEL_FROM_N_ENVS:
             return lambda action, _kept=slots: self._share(action.data_ptr(), *rest)
         n_blocks = self.n_blocks  # and what the addresses stand for lives as long as the function
         return lambda action, _kept=(self, slots): step(0, n_blocks, action.data_ptr(), *rest)
+
+    def arguments(self, slots: dict[str, torch.Tensor]) -> tuple[Any, ...]:
+        """What `step` takes behind the action's address; valid as long as this object and `slots` live."""
+        names = ("state", "reward", "done", "final_state", "truncated", "counts")
+        slots_at = (slots[name].data_ptr() for name in names)
+        return (*slots_at, self.padded_rows(slots["money"]), *self.market, self.counts, self.rules.ctypes.data)
+
+    def padded_rows(self, slot: torch.Tensor) -> Array:
+        """The whole rows of a slot of reports: with the lanes beyond the last account."""
+        found = self.padded.get(slot.data_ptr())
+        if found is None:
+            found = self.padded[slot.data_ptr()] = slot.as_strided((len(slot), self.width), (self.width, 1)).numpy()
+        return found
 
     def _share(self, *arguments: Any) -> None:
         """The same on as many threads as torch may use."""
@@ -269,3 +276,9 @@ class NativeStep:
             wait(others)
         for other in others:
             other.result()
+
+
+def native_step_of(env: Any) -> NativeStep | None:
+    """The compiled step of an environment, with the accounts that it holds; None for any other environment."""
+    kernel = getattr(getattr(env, "_fast", None), "kernel", None)
+    return kernel if isinstance(kernel, NativeStep) else None

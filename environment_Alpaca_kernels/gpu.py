@@ -88,8 +88,7 @@ class NativeStep:
         )  # fmt: skip
         self.episode, self.rejected = self.field("episode"), self.field("rejected")
         self.field("final_equity").fill_(torch.nan)
-        benchmark_fee_rate = env.params.buy_fee_rate * env.params.benchmark_pays_fee
-        self.rules = Rules(vars(env.params) | {"benchmark_fee_rate": benchmark_fee_rate}, env.device)
+        self.rules = rules_of(env)
         self.choices = choices_of(env)
         self.n_envs, self.n_assets = n, n_assets
         self.is_graphed = env.device.type == "cuda" and n <= GRAPH_UP_TO_N_ENVS
@@ -232,6 +231,13 @@ def market_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> tuple[Market, 
     )  # fmt: skip
     view = Market(m.price, m.windows, assets, torch.stack(rows), m.order_scale)
     return view, torch.tensor(whole, dtype=torch.int64, device=env.device)
+
+
+def rules_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> Rules:
+    """The float settings of `env`, with the costs that its steps charge and the whole entry fee of the benchmark."""
+    p = env.params
+    own = {"benchmark_fee_rate": p.buy_fee_rate * p.benchmark_pays_fee, **p.costs(env.cost_factor)._asdict()}
+    return Rules({**vars(p), **own}, env.device)
 
 
 def choices_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> Choices:

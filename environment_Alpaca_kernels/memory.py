@@ -174,7 +174,7 @@ def rules_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> Array:
         "buys_sequentially": p.buys == "sequential", "reserve_of_equity": p.reserve_base == "equity",
         "discounts_final_reward": p.final_reward == "discounted_return", "start": STARTS.index(env.start),
         "observes_absolute": p.observation == "absolute", "benchmark_of_episode": p.benchmark_base == "episode",
-        "benchmark_fee_rate": p.buy_fee_rate * p.benchmark_pays_fee,
+        "benchmark_fee_rate": p.buy_fee_rate * p.benchmark_pays_fee, **p.costs(env.cost_factor)._asdict(),
         "target_weight": drop_in.TARGET_WEIGHT, "held_bars_scale": drop_in.HELD_BARS_SCALE,
         "equity_floor": drop_in.EQUITY_FLOOR, "increment_slack": drop_in.INCREMENT_SLACK, "seed": env.seed,
         "episode_bars": env.episode_bars or 0, "restarts": env.autoreset, "n_envs": env.n_envs,

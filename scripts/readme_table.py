@@ -25,11 +25,12 @@ TITLES = {
     "step": "Stepping", "scale": "Number of environments", "startup": "Starting up", "rollout": "Exploring",
     "update": "Updating", "trial": "Whole trials", "study": "Whole studies", "dataset": "Bars to a dataset",
     "memory": "Memory over many trials", "checkpoint": "Checkpoints",
-    "workers": "Workers", "pruning": "Pruning", "adapters": "Through the adapters",
+    "workers": "Workers", "pruning": "Pruning", "adapters": "Through the adapters", "band": "The band agent's learning",
 }  # fmt: skip
 PICTURES = {"scale": "Cost of a step and memory", "memory": "Resident memory after each trial"}
 SHORT = ("step", "trial")   # what the README shows
 CALIBRATION = "calibration"   # benchmarks/calibration.py: of the judgement, not of a machine
+CAPTURE = "capture"           # benchmarks/capture.py: of the learners
 GPU_LINE = "Not yet measured on a GPU: `python benchmarks/step.py --gpu 0` does it."
 
 
@@ -89,6 +90,19 @@ def calibration_block(results: Path = RESULTS) -> str:
     return tidied(["## Is a winner called skilful?", *lines]) if lines else ""
 
 
+def capture_block(results: Path = RESULTS, folder: str = "../benchmarks/results", level: str = "##") -> str:
+    """Share of the attainable growth that each learner earns, for both pages; `folder` is where the picture is."""
+    path = results / f"{CAPTURE}.json"
+    if not path.exists():
+        return ""
+    content = json.loads(path.read_text())
+    part = content[CAPTURE]
+    caption = f"![Share of the attainable growth by signal, cost, coins and history]({folder}/{path.stem}.png)"
+    about = f"{machine_text(content['machine'])}. {origin(part)}"
+    title = f"{level} How much of the attainable growth is earned?"
+    return tidied([title, "", *section_lines(part), "", caption, "", about])
+
+
 def picture(stem: str, section: str) -> str:
     """Of a section in PICTURES, as docs/results.md links to it."""
     return f"../benchmarks/results/{stem}_{section}.png"
@@ -120,11 +134,11 @@ def replaced(page: str, text: str, name: str = "README.md") -> str:
 def pages(results: Path = RESULTS, repo: Path = REPO) -> dict[Path, tuple[str, str]]:
     """Page -> its text now, and its text from the result files."""
     found = machines(results)
+    short = [render(short_blocks(found), found), capture_block(results, "benchmarks/results", "###")]
+    long = [render(long_blocks(found), found), capture_block(results), calibration_block(results)]
     texts = {
-        repo / "README.md": render(short_blocks(found), found),
-        repo / "docs" / "results.md": "\n\n".join(
-            filter(None, [render(long_blocks(found), found), calibration_block(results)])
-        ),
+        repo / name: "\n\n".join(filter(None, blocks))
+        for name, blocks in (("README.md", short), ("docs/results.md", long))
     }
     return {path: (path.read_text(), replaced(path.read_text(), text, path.name)) for path, text in texts.items()}
 

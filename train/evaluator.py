@@ -6,6 +6,8 @@ records of a policy do not depend on what is evaluated beside it, to the last bi
 
 from __future__ import annotations
 
+import functools
+import importlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,12 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drl_agents.policy import Policy
 from drl_agents.policy_file import load_policy
-from environment_Alpaca_vectorized import EnvParams, VectorizedCryptoEnvAlpacaOptimized
+from environment_Alpaca_vectorized import EnvParams, NoNativeStep, VectorizedCryptoEnvAlpacaOptimized
 
 log = logging.getLogger(__name__)
 
 Act = Callable[[Tensor], Tensor]          # observations (N, S) -> actions (N, A)
+# (N,) first bars, fields by time, (N,) steps to each first end, and (N, A) coins of each first episode's equal-weight
+# portfolio.
+Traded = tuple[np.ndarray, dict[str, np.ndarray], np.ndarray, np.ndarray]
 # (steps, N) each, as the environment reports them after a step and before a restart.
 STEP_FIELDS = ("turnover", "fees", "trades")
 ROWS = ("price_array", "tech_array", "time_array", "filled_array")  # entries of a config with one row a bar
@@ -155,7 +161,7 @@ def _evaluate_group(
         return [[] for _ in policies]
     cropped, offset = cropped_config(config, every)
     env = VectorizedCryptoEnvAlpacaOptimized(cropped, env_params, n_envs=len(every), **options)
-    first_bars, tracks, ends, bought = _trade(joint_act(policies, [len(s) for s in mine], env.device), env, keep_qty)
+    first_bars, tracks, ends, bought = _trade(policies, [len(s) for s in mine], env, keep_qty)
     found = _records(every, first_bars + offset, tracks, ends)
     records = iter(replace(record, stepped_by=env.stepped_by) for record in found)
     last_bars, coins = iter((env.market.episode_limit.cpu().numpy() + offset).tolist()), iter(bought)
@@ -225,13 +231,50 @@ def joint_act(policies: Sequence[Act], n_rows: Sequence[int], device: torch.devi
 
 
 @torch.no_grad()
-def _trade(
-    act: Act, env: Any, keep_qty: bool
-) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """Run all environments for the longest segment.
+def _trade(policies: Sequence[Act], n_rows: Sequence[int], env: Any, keep_qty: bool) -> Traded:
+    """Run all environments for the longest segment, in a compiled loop where one can."""
+    trader = _compiled_trader(policies, n_rows, env, keep_qty)
+    if trader is not None:
+        return trader.trade()
+    return _trade_plainly(joint_act(policies, n_rows, env.device), env, keep_qty)
 
-    Returns (N,) first bars, fields by time, (N,) steps to each first end, and (N, A) coins of each first episode's
-    equal-weight portfolio.
+
+def _compiled_trader(policies: Sequence[Act], n_rows: Sequence[int], env: Any, keep_qty: bool) -> Any:
+    """The compiled loop for these policies and this environment; None where the loop in torch trades.
+
+    That one is for functions that are no policy of ours, for a GPU, for the plain step, and for a machine on which
+    numba is missing or fails.
+    """
+    if env.stepped_by != "numba" or env.compact:
+        return None
+    known = (_as_policy(policy, env.state_dim, env.action_dim) for policy in policies)
+    ours = [policy for policy in known if policy is not None]
+    if len(ours) < len(policies):
+        return None
+    try:
+        return importlib.import_module("train.policy_loop").Trader(ours, n_rows, env, keep_qty)
+    except (ImportError, NoNativeStep) as reason:
+        _warn_once(f"policies are evaluated by the far slower loop in torch: {reason}")
+        return None
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    log.warning(message)
+
+
+def _as_policy(act: Act, state_dim: int, action_dim: int) -> Policy | None:
+    """The policy on the CPU if it is one of ours, or an agent's actor, of float32 weights; None for anything else."""
+    policy: Any = act.to_policy() if hasattr(act, "to_policy") else act  # type: ignore[attr-defined]
+    if type(policy) is not Policy or any(weight.dtype != torch.float32 for weight, _ in policy.layers):
+        return None
+    policy = policy.to("cpu")
+    fits = policy(torch.zeros(1, state_dim)).shape == (1, action_dim)  # torch refuses layers that fit nothing
+    return policy if fits else None
+
+
+def _trade_plainly(act: Act, env: Any, keep_qty: bool) -> Traded:
+    """One call of the policies and one step a bar: the reference of the compiled loop, for any policy and device.
 
     Environments that finish early restart and go on; their later rows are cut off. Nothing is read back before the
     end of the loop.

@@ -90,6 +90,7 @@ class AgentBand(AgentBase):
         self.masks: list[Tensor] | None = None
         self.last_update: BandStats | None = None
         self.compiles = True            # False: the plain loop, which gives the same bits
+        self.as_if_filled = True        # what a dropped order's edge learns; benchmarks/band_choices.py compares
         self.loop: Any = None
 
     def _adamw(self) -> torch.optim.AdamW:
@@ -242,17 +243,17 @@ class AgentBand(AgentBase):
             raise RuntimeError("nothing to learn from: call explore_one_env or explore_vec_env first")
         gradient = self._edge_gradient(record, market)
         learning_rate = self.scheduled_learning_rate()
-        norm = self._descend(self._summed_by_bar(record, market, gradient) * self._unit(), learning_rate)
+        norm = self._descend(torch.cat((gradient.lo, gradient.hi), dim=1) * self._unit(), learning_rate)
         self.gradient_steps += 1
-        objective, touched, dropped = torch.stack(
-            (record.reward.double().mean(), gradient.touched, gradient.dropped)).tolist()
+        seen = (record.reward.double().mean(), gradient.touched, gradient.dropped)
+        objective, touched, dropped = torch.stack(seen).tolist()
         self.last_update = BandStats(objective, touched, dropped, norm, learning_rate)
         return -objective, touched, norm
 
     def _edge_gradient(self, record: BandRollout, market: BandMarket) -> BandGradient:
-        """Of the rollout's summed rewards, by the edges of every step and account."""
+        """Of the rollout's summed rewards, by the edges of every bar, (T, A) each."""
         assert self.table is not None
-        lo, hi = self.table.lookup(record.bar)
+        lo, hi = self.table.edges.chunk(2, dim=1)       # by bar: accounts at the same bar have the same edges
         book = record.book
         steps = BandRecord(
             cash=book["cash"], qty=book["qty"], peak=book["peak"], max_drawdown=book["max_drawdown"], bar=record.bar,
@@ -260,13 +261,10 @@ class AgentBand(AgentBase):
             min_qty=market.min_qty, qty_increment=market.qty_increment, trades=market.trades,
         )  # fmt: skip
         mean_return = self.mean_return if self.band.remove_drift else None
-        return band_gradient(steps, self.env_params, cost_factor=record.cost_factor, mean_return=mean_return)
-
-    def _summed_by_bar(self, record: BandRollout, market: BandMarket, gradient: BandGradient) -> Tensor:
-        """(T, 2 A) float64: accounts at the same bar have the same edges."""
-        by_step = torch.cat((gradient.lo, gradient.hi), dim=-1).flatten(0, 1)
-        by_bar = by_step.new_zeros((len(market.price), by_step.shape[1]))
-        return by_bar.index_add_(0, record.bar.flatten(), by_step)
+        return band_gradient(
+            steps, self.env_params, cost_factor=record.cost_factor, mean_return=mean_return,
+            as_if_filled=self.as_if_filled,
+        )  # fmt: skip
 
     def _unit(self) -> float:
         """Rewards of an account-bar in units of what one coin's volatility earns in a bar.
@@ -290,7 +288,7 @@ class AgentBand(AgentBase):
         with torch.enable_grad():
             for bars in moved.split(CHUNK_BARS):
                 raw = self._raw(bars)
-                raw.backward(-logit_gradient(raw.detach(), by_bar[bars].float()))
+                raw.backward(-logit_gradient(raw.detach(), by_bar[bars]))
         norm = nn.utils.clip_grad_norm_(self.act.parameters(), self.band.max_grad_norm, foreach=True)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate

@@ -74,33 +74,43 @@ native: Any = njit(_nrt=False, error_model="numpy", forceinline=True)  # pyright
 
 
 @native
+def fresh_account(h: int, i: int, s: Room, r: StepRules) -> None:
+    """The account with which an episode begins, before step h."""
+    s.cash[h, i], s.peak[h, i], s.max_drawdown[h, i] = r.initial_capital, r.initial_capital, 0.0
+    for a in range(s.qty.shape[2]):
+        s.qty[h, i, a] = 0.0
+
+
+@native
+def follow_step(h: int, i: int, n: int, t: Tape, s: Room, r: StepRules) -> None:
+    """One account from before step h to before the next, by its recorded fills."""
+    b = min(t.bar[h, n] + 1, len(t.price) - 1)
+    sold, bought, coins = 0.0, 0.0, 0.0
+    for a in range(t.price.shape[1]):
+        filled, price = t.filled[h, n, a], t.price[b, a]
+        sold += max(-filled, 0.0) * price
+        bought += max(filled, 0.0) * price
+        qty = s.qty[h, i, a] + filled
+        s.qty[h + 1, i, a] = qty
+        coins += qty * price
+    cash = s.cash[h, i] + sold * r.unit_proceeds
+    cash = max(cash - bought * r.unit_cost, 0.0)
+    s.cash[h + 1, i] = cash
+    if r.drawdown != 0:
+        peak = max(s.peak[h, i], cash + coins)
+        s.peak[h + 1, i] = peak
+        s.max_drawdown[h + 1, i] = max(s.max_drawdown[h, i], 1.0 - (cash + coins) / peak)
+
+
+@native
 def follow(first: int, n_accounts: int, t: Tape, s: Room, r: StepRules) -> None:
     """Fill the accounts before each step, added up from the recorded fills; row 0 is given."""
-    n_steps, n_assets, n_bars = len(t.bar), t.price.shape[1], len(t.price)
-    for h in range(n_steps - 1):
+    for h in range(len(t.bar) - 1):
         for i in range(n_accounts):
-            n = first + i
-            b = min(t.bar[h, n] + 1, n_bars - 1)
-            if t.done[h, n]:
-                s.cash[h + 1, i], s.peak[h + 1, i], s.max_drawdown[h + 1, i] = r.initial_capital, r.initial_capital, 0.0
-                for a in range(n_assets):
-                    s.qty[h + 1, i, a] = 0.0
-                continue
-            sold, bought, coins = 0.0, 0.0, 0.0
-            for a in range(n_assets):
-                filled, price = t.filled[h, n, a], t.price[b, a]
-                sold += max(-filled, 0.0) * price
-                bought += max(filled, 0.0) * price
-                qty = s.qty[h, i, a] + filled
-                s.qty[h + 1, i, a] = qty
-                coins += qty * price
-            cash = s.cash[h, i] + sold * r.unit_proceeds
-            cash = max(cash - bought * r.unit_cost, 0.0)
-            s.cash[h + 1, i] = cash
-            if r.drawdown != 0:
-                peak = max(s.peak[h, i], cash + coins)
-                s.peak[h + 1, i] = peak
-                s.max_drawdown[h + 1, i] = max(s.max_drawdown[h, i], 1.0 - (cash + coins) / peak)
+            if t.done[h, first + i]:
+                fresh_account(h + 1, i, s, r)
+            else:
+                follow_step(h, i, first + i, t, s, r)
 
 
 @native
@@ -337,6 +347,14 @@ def step_back(
     s.d_cash[i] = d_cash + d_at_fill + d_before
 
 
+@native
+def forget(i: int, s: Room) -> None:
+    """An episode's end cuts the gradient off."""
+    s.d_cash[i], s.d_peak[i], s.d_drawdown[i] = 0.0, 0.0, 0.0
+    for a in range(s.d_qty.shape[1]):
+        s.d_qty[i, a] = 0.0
+
+
 def _sweep_block(
     first: int, n_accounts: int, t: Tape, s: Room, r: StepRules, as_if_filled: bool, d_equity: Array, d_lo: Array,
     d_hi: Array, counts: Array,
@@ -349,9 +367,7 @@ def _sweep_block(
         for i in range(n_accounts):
             n = first + i
             if t.done[h, n]:
-                s.d_cash[i], s.d_peak[i], s.d_drawdown[i] = 0.0, 0.0, 0.0
-                for a in range(t.price.shape[1]):
-                    s.d_qty[i, a] = 0.0
+                forget(i, s)
             d_final = d_equity[n] if h == n_steps - 1 else 0.0
             step_back(h, i, n, t, s, r, as_if_filled, d_final, d_lo, d_hi, counts)
 

@@ -74,20 +74,7 @@ def parser() -> argparse.ArgumentParser:
                    help=f"sqlite:///FILE or postgresql://USER@HOST/NAME (default {DEFAULT_STORAGE})")
     p.add_argument("--results-dir", type=Path, metavar="DIR", help="(default: train_results)")
     p.add_argument("--resume", action="store_true", help="the study must exist; an error otherwise")
-    p.add_argument("--mode", choices=MODES, default="standard",
-                   help="standard: combinatorial purged splits; rolling: walk forward, training on the two blocks "
-                   "before the test block; expanding: on all blocks before it; kfold: purged k-fold, on all other "
-                   "blocks; multi-timeframe: standard, and trials choose among the data sets <timeframe> beside "
-                   "--data-dir, cut to the period all cover")
-    p.add_argument("--num-paths", type=int, default=3,
-                   help="standard: with k = 2 the full test paths, of num_paths + 1 groups; rolling, expanding and "
-                   "kfold: test blocks (default 3)")
-    p.add_argument("--k-test-groups", type=int,
-                   help="groups tested together (default 2); standard and multi-timeframe mode only")
-    p.add_argument("--holdout", type=float, default=HOLDOUT_FRACTION, metavar="FRACTION",
-                   help="last part of the data, cut off before the study begins: no trial sees it, and the winner is "
-                   f"scored on it once, when the study first reaches --n-trials (default {HOLDOUT_FRACTION}); 0 holds "
-                   "nothing out, so that nothing is left to check the winner on")
+    add_splits(p)
     p.add_argument("--use-best-ranges", action="store_true", help="search the narrow ranges around known good values")
     p.add_argument("--break-step", type=int, metavar="STEPS",
                    help="environment steps per split, not the sampled 100 000 to 400 000; rounded up to whole rollouts")
@@ -106,6 +93,24 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--timeout", type=float, metavar="SECONDS", help="begin no trial after this; the running one ends")
     p.add_argument("--log-level", choices=("debug", "info", "warning"), default="info", help="debug shows tracebacks")
     return p  # fmt: skip
+
+
+def add_splits(p: argparse.ArgumentParser) -> None:
+    """The flags that divide the bars."""
+    p.add_argument("--mode", choices=MODES, default="standard",
+                   help="standard: combinatorial purged splits; rolling: walk forward, training on the two blocks "
+                   "before the test block; expanding: on all blocks before it; kfold: purged k-fold, on all other "
+                   "blocks; multi-timeframe: standard, and trials choose among the data sets <timeframe> beside "
+                   "--data-dir, cut to the period all cover")
+    p.add_argument("--num-paths", type=int, default=3,
+                   help="standard: with k = 2 the full test paths, of num_paths + 1 groups; rolling, expanding and "
+                   "kfold: test blocks (default 3)")
+    p.add_argument("--k-test-groups", type=int,
+                   help="groups tested together (default 2); standard and multi-timeframe mode only")
+    p.add_argument("--holdout", type=float, default=HOLDOUT_FRACTION, metavar="FRACTION",
+                   help="last part of the data, cut off before the study begins: no trial sees it, and the winner is "
+                   f"scored on it once, when the study first reaches --n-trials (default {HOLDOUT_FRACTION}); 0 holds "
+                   "nothing out, so that nothing is left to check the winner on")  # fmt: skip
 
 
 def number_or_auto(text: str) -> int | None:

@@ -6,7 +6,7 @@ from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 from drl_agents.agents import AGENTS
 from drl_agents.agents.nets import ActorSAC
-from tests.support.agent_args import make_agent
+from tests.support.agent_args import REWARD_AGENTS, make_agent
 
 
 class Echo:
@@ -46,7 +46,7 @@ BUDGETS = {
 }
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", REWARD_AGENTS)
 def test_it_learns_to_repeat_what_it_sees(name):
     rollouts, settings = BUDGETS[name]
     env = Echo()

@@ -6,7 +6,7 @@ import torch
 
 from drl_agents.agents import AGENTS, AgentPPO, AgentSAC
 from drl_agents.agents.rollout import Rollout, writes_into_slots
-from tests.support.agent_args import make_agent
+from tests.support.agent_args import REWARD_AGENTS, make_agent
 from tests.support.toy_envs import ToyBatch, ToyBatchWithSlots, ToySingle
 
 LENGTHS, CUTS = [[3, 4], [5]], [[True, False], [False]]
@@ -35,7 +35,7 @@ def test_elegantrls_tuples():
     assert len(make_agent(AgentSAC, env).explore_vec_env(env, 6, if_random=True)) == 4
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", REWARD_AGENTS)
 def test_slots_or_copies_make_no_difference(name):
     items = []
     for env_class in (ToyBatch, ToyBatchWithSlots):
@@ -47,7 +47,7 @@ def test_slots_or_copies_make_no_difference(name):
     assert all(torch.equal(a, b) for a, b in zip(*items, strict=True))
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", REWARD_AGENTS)
 def test_one_environment_alone_stores_what_a_batch_of_one_stores(name):
     single, batch = ToySingle([3, 4], [True, False]), ToyBatch([[3, 4]], [[True, False]])
     alone, batched = make_agent(AGENTS[name], single), make_agent(AGENTS[name], batch)
@@ -121,7 +121,7 @@ def test_a_missing_first_state_is_named():
         agent.explore_vec_env(env, 4)
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", REWARD_AGENTS)
 def test_a_first_state_may_be_numpy(name):
     single, batch = ToySingle([3, 4], [True, False]), ToyBatch(LENGTHS, CUTS)
     for env, explore in ((single, "explore_one_env"), (batch, "explore_vec_env")):
@@ -166,7 +166,7 @@ class Constant(ToyBatch):
         return *self.answer, self.info
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", REWARD_AGENTS)
 def test_nothing_is_read_back_while_exploring(name, monkeypatch):
     agent = make_agent(AGENTS[name], Constant())
     agent.explore_vec_env(Constant(), 8)

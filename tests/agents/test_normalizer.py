@@ -9,7 +9,7 @@ from drl_agents.agents import AGENTS, AgentPPO
 from drl_agents.agents.normalizer import RunningNorm
 from drl_agents.agents.rollout import PolicyForward
 from drl_agents.policy_file import load_policy, save_policy
-from tests.support.agent_args import make_agent
+from tests.support.agent_args import REWARD_AGENTS, make_agent
 from tests.support.toy_envs import ToyBatch
 
 CPU = torch.device("cpu")
@@ -48,7 +48,7 @@ def test_normalised_observations_are_clipped_and_finite():
     assert far.abs().max() == 10.0
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", REWARD_AGENTS)
 def test_observations_that_are_not_normalised_are_not_clipped_either(name, tmp_path):
     env = ToyBatch([[5]], [[True]])
     agent = make_agent(AGENTS[name], env, normalize_observations=False, batch_size=8)

@@ -17,8 +17,19 @@ from safetensors import safe_open
 from safetensors.torch import save, save_file
 
 from drl_agents.agents import AGENTS
-from drl_agents.policy_file import FORMAT, METADATA_KEYS, PolicyFileError, _digest, load_policy, save_policy
-from tests.support.agent_args import make_agent
+from drl_agents.policy import Policy
+from drl_agents.policy_file import (
+    FORMAT,
+    METADATA_KEYS,
+    PolicyFileError,
+    _digest,
+    load_policy,
+    save_policy,
+    weights_sha256,
+)
+from tests.support.agent_args import REWARD_AGENTS, make_agent
+from tests.support.band_cases import band_agent, band_env
+from tests.support.markets import random_config
 from tests.support.toy_envs import ToyBatch
 
 METADATA = {
@@ -49,7 +60,7 @@ def refusal(path, **expected):
     return message
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", REWARD_AGENTS)
 def test_a_saved_policy_acts_as_the_agent_did(name, tmp_path):
     agent = trained(name)
     policy = load_policy(save_policy(tmp_path / "p.safetensors", agent.policy(), METADATA))
@@ -262,3 +273,85 @@ def test_the_header_is_plain_json(stored):
     length = int.from_bytes(stored.read_bytes()[:8], "little")
     header = json.loads(stored.read_bytes()[8 : 8 + length])
     assert json.loads(header["__metadata__"][FORMAT])["metadata"]["seed"] == 3
+
+
+# ------------------------------------------------------------------------------------------------------------- bands
+def band_policy(n_assets=2, n_extras=0):
+    env = band_env(n_assets=n_assets, config=random_config(300, n_assets, 3), n_envs=2,
+                   env_params={"observe_account": n_extras > 0})  # fmt: skip
+    return band_agent(env), env
+
+
+@pytest.mark.parametrize("n_extras", [0, 4])
+def test_a_saved_band_acts_as_the_agent_did(n_extras, tmp_path):
+    agent, env = band_policy(n_extras=n_extras)
+    agent.update_net(agent.explore_vec_env(env, 50))
+    path = save_policy(tmp_path / "p.safetensors", agent.policy(), METADATA | {"observation_layout": None})
+    policy = load_policy(path)
+    states = torch.rand(50, agent.state_dim, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(policy(states), agent.act(states))
+    assert torch.equal(policy(states[0]), agent.act(states[:1])[0])
+    assert (policy.state_dim, policy.action_dim, policy.net_dims, policy.head) == (9 + n_extras, 2, (16, 16), "band")
+    lo, hi = policy.band(states[:, policy.feature_columns])
+    assert lo.shape == hi.shape == (50, 2)
+    assert ((lo > 0) & (lo < hi) & (hi < 1)).all()
+    if n_extras:    # the network does not see the account's further columns
+        elsewhere = states.clone()
+        elsewhere[:, -n_extras:] += 1.0
+        assert torch.equal(policy(elsewhere), policy(states))
+    assert weights_sha256(policy) == weights_sha256(agent.policy())
+
+
+def bands(lo, hi, least):
+    """A policy whose edges are constants."""
+    raw = [math.log(x / (1 - x)) for x in (lo, (hi - lo) / (1 - lo))]
+    layers = ((torch.zeros(2, 3), torch.tensor(raw)),)
+    return Policy(torch.zeros(5), torch.ones(5), layers, head="band", least_weight=torch.tensor([least]))
+
+
+@pytest.mark.parametrize(
+    ("lo", "hi", "held", "action"),
+    [
+        (0.2, 0.6, 0.0, 0.2), (0.2, 0.6, 0.4, 0.0), (0.2, 0.6, 0.9, -0.3),
+        (1e-5, 1e-4, 0.5, -1.0),    # the target is worth less than the smallest order: one order closes the position
+        (1e-5, 0.6, 1e-4, -1.0), (1e-5, 0.6, 0.0, -1.0), (2e-3, 0.6, 0.0, 2e-3),
+    ],
+)  # fmt: skip
+def test_an_action_moves_the_held_weight_into_its_band(lo, hi, held, action):
+    policy = bands(lo, hi, least=1e-3)
+    assert policy(torch.tensor([1.0 - held, held, 7.0, 8.0, 9.0])).tolist() == pytest.approx([action], abs=1e-6)
+
+
+def test_orders_are_written_as_ever_and_code_that_knows_orders_only_refuses_a_band_by_its_format(stored, tmp_path):
+    band = save_policy(tmp_path / "band.safetensors", band_policy()[0].policy())
+    headers = []
+    for path in (stored, band):
+        with safe_open(path, framework="pt") as file:
+            headers.append(json.loads(file.metadata()[FORMAT]))
+    assert [header["format_version"] for header in headers] == [2, 3]
+    assert sorted(headers[0]) == ["clip", "format_version", "metadata", "n_layers", "sha256"]
+    assert headers[1]["head"] == "band"
+
+
+def test_only_a_band_has_bands(stored):
+    with pytest.raises(ValueError, match='"orders"'):
+        load_policy(stored).band(torch.zeros(1, 3))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "header", "reason"),
+    [
+        ({}, {"head": "targets"}, "head 'targets'"),
+        ({}, {"format_version": 4}, "format 4; this code reads 2 and 3"),
+        ({"least_weight": None}, {}, "least_weight"),
+        ({"least_weight": torch.zeros(3)}, {}, "least_weight must be 2 weights"),
+        ({"least_weight": torch.tensor([-1.0, 0.0])}, {}, "least_weight must be 2 weights"),
+        ({"state_avg": torch.zeros(7), "state_std": torch.ones(7)}, {}, "features up to column 9"),
+        ({"layer2.weight": torch.zeros(3, 16), "layer2.bias": torch.zeros(3)}, {}, "two outputs per coin"),
+    ],
+    ids=["unknown head", "newer", "no constant", "too many", "negative", "features outside", "odd outputs"],
+)
+def test_a_band_that_does_not_fit_together_is_refused(tensors, header, reason, tmp_path):
+    path = save_policy(tmp_path / "band.safetensors", band_policy()[0].policy())
+    load_policy(path)
+    assert reason in refusal(rewritten(path, tensors, **header))

@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from drl_agents.deployment import (
     FACTS_FILE,
     POLICY_FILE,
+    SHARED_FACTS,
     DeploymentError,
     load_deployment,
     pointer_target,
@@ -24,7 +26,7 @@ from drl_agents.deployment import (
 )
 from drl_agents.policy_file import load_policy, save_policy, weights_sha256
 from environment_Alpaca_vectorized import observation_layout
-from tests.support.made_deployment import FEATURES, LAYOUT, MARKET, TICKERS, make_policy, write, write_facts
+from tests.support.made_deployment import FEATURES, LAYOUT, MARKET, TICKERS, make_band, make_policy, write, write_facts
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,6 +45,20 @@ def test_a_deployment_is_loaded_with_all_that_trading_it_needs(folder):
     assert found.observation_layout == tuple(map(tuple, LAYOUT))
     state = torch.randn(3, 11, generator=torch.Generator().manual_seed(1))
     assert torch.equal(found.policy(state), make_policy()(state))
+
+
+def test_a_deployed_band_trades_as_it_was_scored_and_is_refused_with_another_constant(tmp_path):
+    folder = write(tmp_path / "made", policy=make_band())
+    found = load_deployment(folder, **MARKET, layout_of=observation_layout)
+    state = torch.rand(3, 11, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(found.policy(state), make_band()(state))
+    assert found.policy.head == "band"
+    other = replace(make_band(), least_weight=torch.full((2,), 2e-3))
+    facts = json.loads((folder / FACTS_FILE).read_text())
+    save_policy(folder / POLICY_FILE, other, {name: facts[name] for name in SHARED_FACTS})
+    write_facts(folder, facts)
+    with pytest.raises(DeploymentError, match="not those that were scored"):
+        load_deployment(folder, **MARKET)
 
 
 @pytest.mark.parametrize(

@@ -48,11 +48,10 @@ def test_equal_weight_stays_modest_over_the_sample_and_over_each_quarter(law, se
     assert (np.abs(np.diff(np.log(quarters))) < 0.2).all()
 
 
-@pytest.mark.parametrize("law", DEMONSTRATIONS)
-def test_simple_returns_of_a_centred_market_are_fair_to_volatile_coins_and_times(law):
+def test_simple_returns_of_a_centred_market_are_fair_to_volatile_coins_and_times():
     simple = []
     for seed in range(60):
-        bars = sample_bars("1d", 730, DEFAULT_TICKERS, seed, law=law)
+        bars = sample_bars("1d", 730, DEFAULT_TICKERS, seed, law=Law.NO_SIGNAL)
         simple.append((bars["close"] / bars["open"] - 1.0).to_numpy().reshape(7, 730))
     simple = np.stack(simple)
     months = np.lib.stride_tricks.sliding_window_view(simple**2, 30, axis=2).mean(axis=3)[:, :, :-1]
@@ -75,7 +74,8 @@ def test_the_signal_is_an_autoregression_of_variance_one_and_mean_life_48_bars()
     found = [planted_signal(70_000, seed) for seed in range(8)]
     assert np.mean([s.var() for s in found]) == pytest.approx(1.0, abs=0.06)
     after = np.mean([np.corrcoef(s[:-48], s[48:])[0, 1] for s in found])
-    assert after == pytest.approx(np.exp(-48 / MEAN_LIFE_BARS), abs=0.05)
+    # Means of 1,000 bars have a variance of 0.091 (2 x 0.048 x (1 - 0.048)) and are taken out.
+    assert after == pytest.approx((np.exp(-48 / MEAN_LIFE_BARS) - 0.091) / (1.0 - 0.091), abs=0.03)
 
 
 def test_a_straight_line_through_the_default_features_shows_the_signal(planted):

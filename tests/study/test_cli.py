@@ -19,6 +19,8 @@ import pytest
 import environment_Alpaca_vectorized
 from drl_agents.policy_file import load_policy
 from tests.support.forked_scripts import Ended, Forked, run_script
+from train.config import LEAST_BAND_BARS
+from train.study.eligibility import NO_SIGNAL_CODE
 from train.study.results import read_equity
 from train.study.search_tables import DEFAULT_AGENT, TABLES
 
@@ -86,7 +88,7 @@ def wait_for_line(process: subprocess.Popen | Forked, log: Path, text: str) -> N
 
 @pytest.mark.slow
 def test_a_study_reaches_its_target_exactly_and_the_same_command_adds_nothing(tmp_path, market_folder):
-    arguments = command(tmp_path, market_folder, "--n-trials", "2", "--pruner", "none")
+    arguments = command(tmp_path, market_folder, "--agent", "ppo", "--n-trials", "2", "--pruner", "none")
     first = call(arguments, tmp_path)
     assert first.returncode == 0, first.stderr
     assert "rollout holds at most 128 samples" in first.stdout
@@ -288,6 +290,7 @@ def test_another_search_space_on_an_old_study_is_refused(tmp_path, market_folder
 def test_auto_chooses_a_number_of_environments_and_says_why(tmp_path, market_folder, script, caplog):
     caplog.set_level("INFO")
     arguments = command(tmp_path, market_folder, "--n-trials", "1", "--timeout", "0.000001", "--break-step", "4096")[2:]
+    arguments += ["--agent", "ppo"]
     assert script.main([*arguments, "--n-envs", "auto"]) == 1  # the study exists, no trial began
     (line,) = [text for text in caplog.messages if text.startswith("--n-envs auto")]
     # 4096 steps in four rollouts of at most 1024 samples, so 16 environments take 64 steps each.
@@ -359,3 +362,18 @@ def test_help_names_every_flag_and_the_script_runs_from_any_folder(tmp_path):
         "volume-30d",
     ):  # fmt: skip
         assert f"--{flag} " in done.stdout or f"--{flag}\n" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_study_of_bands_runs_and_resumes_without_naming_its_agent(tmp_path, market_folder):
+    arguments = command(tmp_path, market_folder, "--n-trials", "1", "--break-step", "8192", "--min-trades", "1")
+    first = run_forked([*arguments, "--agent", "band"], tmp_path)
+    assert first.returncode in (0, NO_SIGNAL_CODE), first.stderr
+    assert "agent: band, 15 settings are searched" in first.stdout
+    settings = json.loads((tmp_path / "results/s/trial_0/settings.json").read_text())
+    assert settings["train"]["agent"] == "band"
+    assert settings["train"]["horizon_len"] >= LEAST_BAND_BARS
+    assert run_forked(arguments, tmp_path).returncode == first.returncode  # nothing is left to do
+    other = run_forked([*arguments, "--agent", "ppo"], tmp_path)
+    assert other.returncode == 2
+    assert "--agent ppo: study s was begun with band" in other.stderr

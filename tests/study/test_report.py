@@ -392,7 +392,7 @@ def test_bars_that_wait_for_the_winner_are_named(made):
 
 def test_a_report_that_fails_is_logged_and_raises_nothing(made, monkeypatch, caplog):
     for error in (KeyError("x"), OSError("disk full"), TypeError("t"), MemoryError()):
-        monkeypatch.setattr(report_module, "write_report", lambda *_, error=error: (_ for _ in ()).throw(error))
+        monkeypatch.setattr(report_module, "render", lambda *_, error=error: (_ for _ in ()).throw(error))
         report_ended_study(*made)
         assert f"report: not written: {type(error).__name__}" in caplog.text
 

@@ -24,7 +24,7 @@ from train.study.search_space import build_space
 from train.study.storage import GRACE_S, this_worker
 from train.study.worker_status import StatusFile, WorkerStatus, is_running, read_statuses, status_path
 
-SETTINGS = SimpleNamespace(train={"total_env_steps": 1000, "batch_size": 10})
+SETTINGS = SimpleNamespace(train={"total_env_steps": 1000, "batch_size": 10, "horizon_len": 5, "n_envs": 4})
 FOLD = SimpleNamespace(index=2)
 
 

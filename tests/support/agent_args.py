@@ -6,6 +6,11 @@ from typing import Any
 
 from elegantrl.train.config import Config
 
+from drl_agents.agents import AGENTS
+
+# Agents that learn in any environment. The band follows the account, so it needs an environment of this repository.
+REWARD_AGENTS = [name for name in AGENTS if name != "band"]
+
 
 def agent_args(agent_class: type, env: Any, **settings: Any) -> Config:
     """Config for `env`, with `settings` put over elegantrl's defaults."""

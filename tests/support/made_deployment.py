@@ -26,6 +26,13 @@ def make_policy(seed: int = 0) -> Policy:
     return Policy(torch.zeros(11), torch.ones(11), layers)
 
 
+def make_band(seed: int = 0) -> Policy:
+    """The same with a band as its head."""
+    random = torch.Generator().manual_seed(seed)
+    layers = tuple((torch.randn(n, m, generator=random), torch.zeros(n)) for n, m in ((4, 8), (4, 4)))
+    return Policy(torch.zeros(11), torch.ones(11), layers, head="band", least_weight=torch.full((2,), 1e-3))
+
+
 def make_facts(policy: Policy, name: str, **changes: Any) -> dict[str, Any]:
     """deployment.json, but for the hashes of the files."""
     digest = weights_sha256(policy)
@@ -39,7 +46,7 @@ def make_facts(policy: Policy, name: str, **changes: Any) -> dict[str, Any]:
 
 def write(folder: Path, seed: int = 0, **changes: Any) -> Path:
     """Fill a folder, made if it is not there."""
-    policy = make_policy(seed)
+    policy = changes.pop("policy", None) or make_policy(seed)
     facts = make_facts(policy, changes.pop("name", folder.name), **changes)
     save_policy(folder / POLICY_FILE, policy, {name: facts[name] for name in SHARED_FACTS})
     write_facts(folder, facts)

@@ -22,3 +22,8 @@ def small_settings(**changes: Any) -> TrainConfig:
         "n_epochs": 2, "eval_every_updates": 2, "episode_bars": 40, "warmup_env_steps": 64, "buffer_size": 1000,
     }  # fmt: skip
     return TrainConfig(**{**settings, **changes})
+
+
+def band_settings(**changes: Any) -> TrainConfig:
+    """The same for the band, whose windows are no shorter than 1000 bars."""
+    return small_settings(**{"agent": "band", "horizon_len": 1_000, "episode_bars": None, **changes})

@@ -1,5 +1,7 @@
 """Settings are refused by name, with the value and what is expected."""
 
+from dataclasses import replace
+
 import pytest
 
 from train.config import TrainConfig
@@ -48,3 +50,25 @@ def test_bfloat16_is_for_gradients_by_hand(other):
     assert TrainConfig(matmul_precision="high", gpu_id=0).matmul_precision == "high"
     with pytest.raises(ValueError, match="bf16"):
         TrainConfig(matmul_precision="bf16", **other)
+
+
+def test_the_band_trains_on_at_least_a_thousand_bars():
+    assert TrainConfig().horizon_len == 128
+    band = TrainConfig(agent="band")
+    assert (band.horizon_len, band.episode_bars) == (1024, None)
+    assert TrainConfig(agent="band", n_envs=4096, total_env_steps=10**8).rollout_len == 1024
+    assert not band.is_off_policy
+    for change in ({"horizon_len": 999}, {"episode_bars": 128}):
+        (name, value), *_ = change.items()
+        with pytest.raises(ValueError, match=f"{name} must be at least 1000 bars .* received {value}"):
+            TrainConfig(agent="band", **change)
+    with pytest.raises(ValueError, match="horizon_len"):
+        replace(TrainConfig(), agent="band")
+
+
+def test_a_fee_ramp_is_not_for_agents_with_a_replay_memory():
+    for agent in ("ppo", "a2c", "band"):
+        assert TrainConfig(agent=agent, fee_ramp=0.5).fee_ramp == 0.5
+    for agent in ("sac", "td3", "ddpg"):
+        with pytest.raises(ValueError, match="replay memory"):
+            TrainConfig(agent=agent, fee_ramp=0.5)

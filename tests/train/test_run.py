@@ -10,18 +10,21 @@ import train.run
 from drl_agents.agents import AGENTS, AgentBase
 from drl_agents.policy_file import METADATA_KEYS, load_policy
 from environment_Alpaca import CryptoEnvAlpaca
-from tests.support.train_cases import ENV_PARAMS, small_market, small_settings
+from tests.support.agent_args import REWARD_AGENTS
+from tests.support.train_cases import ENV_PARAMS, band_settings, small_market, small_settings
 from train.evaluator import evaluate_policy, mean_growth
 from train.run import TrainingDiverged, train_policy
 
+PARAMS = {agent: ENV_PARAMS | ({"norm_action": 1.0} if agent == "band" else {}) for agent in AGENTS}
 TRAIN, VALIDATION = [(0, 200)], [(200, 250), (250, 300)]
 
 
 def trained(out_dir, env_params=ENV_PARAMS, validation=True, **changes):
     options = {name: changes.pop(name) for name in ("score", "on_progress", "metadata", "env_class") if name in changes}
     validation_config = small_market(segments=VALIDATION) if validation else None
+    make = band_settings if changes.get("agent") == "band" else small_settings
     return train_policy(
-        small_settings(**changes), small_market(segments=TRAIN), env_params, out_dir,
+        make(**changes), small_market(segments=TRAIN), env_params, out_dir,
         validation_config=validation_config, **options,
     )  # fmt: skip
 
@@ -29,7 +32,7 @@ def trained(out_dir, env_params=ENV_PARAMS, validation=True, **changes):
 @pytest.mark.parametrize("n_envs", [1, 4])
 @pytest.mark.parametrize("agent", AGENTS)
 def test_the_same_seed_gives_the_same_bytes(agent, n_envs, tmp_path):
-    run = {"agent": agent, "n_envs": n_envs, "total_env_steps": 128, "validation": False}
+    run = {"agent": agent, "n_envs": n_envs, "total_env_steps": 128, "validation": False, "env_params": PARAMS[agent]}
     torch.manual_seed(0)
     first = trained(tmp_path / "a", **run)
     torch.manual_seed(1)
@@ -86,15 +89,16 @@ def test_gradients_and_precision_reach_the_agent(change, tmp_path):
 @pytest.mark.parametrize("n_updates", [1, 4])
 def test_a_linear_schedule_falls_with_the_updates_and_not_the_warm_up(agent, n_updates, tmp_path, monkeypatch):
     rates, update = [], AgentBase.scheduled_learning_rate
+    steps = 4_000 if agent == "band" else 128
     monkeypatch.setattr(AgentBase, "scheduled_learning_rate", lambda a: rates.append(update(a)) or rates[-1])
     trained(
-        tmp_path, agent=agent, n_envs=4, total_env_steps=128 * n_updates, warmup_env_steps=256, learning_rate=1.0,
-        max_grad_norm=1e-6, lr_schedule="linear", validation=False,
+        tmp_path, agent=agent, n_envs=4, total_env_steps=steps * n_updates, warmup_env_steps=256, learning_rate=1.0,
+        max_grad_norm=1e-6, lr_schedule="linear", validation=False, env_params=PARAMS[agent],
     )  # fmt: skip
     assert rates == [1.0 - k / n_updates for k in range(n_updates)]
 
 
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", REWARD_AGENTS)
 def test_the_budget_counts_all_environments(agent, tmp_path):
     result = trained(tmp_path, agent=agent, n_envs=4, total_env_steps=500, warmup_env_steps=64)
     warm_up = 0 if agent in ("ppo", "a2c") else 64
@@ -198,3 +202,12 @@ def test_an_exception_of_the_caller_ends_the_run(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path, on_progress=stop)
     assert load_policy(tmp_path / "policy_last.safetensors").metadata["env_steps"] == 256
+
+
+def test_a_band_rollout_has_as_many_bars_whatever_the_number_of_accounts(tmp_path):
+    runs = [trained(tmp_path / str(n), agent="band", n_envs=n, total_env_steps=n * 2_000, validation=False,
+                    env_params=PARAMS["band"]) for n in (2, 20)]  # fmt: skip
+    assert [run.n_updates for run in runs] == [2, 2]
+    assert [run.gradient_steps for run in runs] == [2, 2]
+    assert [run.env_steps for run in runs] == [4_000, 40_000]
+    assert all(run.update_samples_per_s > 0 for run in runs)

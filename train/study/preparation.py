@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PROBED_N_ENVS = 16  # enough that what does not grow with their number hardly counts
-BAND_N_ENVS = 4
+BAND_N_ENVS = 12  # as the launcher's
 
 
 def choose_agent(asked: str | None, stored: Mapping[str, Any] | None, name: str) -> str:

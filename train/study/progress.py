@@ -124,7 +124,8 @@ class Reporter:
                 last_score = progress.validation_score
             if not status.is_due:
                 return
-            learned = progress.gradient_steps * settings.train["batch_size"]
+            rollout = settings.train["horizon_len"] * settings.train["n_envs"]  # a band's step takes all of it
+            learned = progress.gradient_steps * settings.train.get("batch_size", rollout)
             self._rates = {
                 "explore_steps_per_s": progress.env_steps / max(progress.explore_s, 1e-9),
                 "update_samples_per_s": learned / max(progress.update_s, 1e-9),

@@ -28,6 +28,7 @@ from market.names import timeframe_seconds
 from market.planted import recipe_of
 from train.provenance import code_version
 from train.study.band_file import BAND_FILE, read_band
+from train.study.captured import Captured, captured, planted_recipe
 from train.study.curves import read_market, read_split, tested_paths
 from train.study.data import COMBINATORIAL_MODES, StudyError
 from train.study.eligibility import NO_SIGNAL, best_trial, has_no_signal, why_ineligible, why_no_best
@@ -39,6 +40,7 @@ from train.study.results import split_folder, trial_folder
 from train.study.returns import read_returns, timeframe_of
 from train.study.split_run import ATTAINABLE
 from train.study.storage import CODE_VERSION, IDENTITY, experimental_allowed
+from train.study.yardsticks import Yardstick, read_yardsticks
 from train.validation.band_picture import BandView
 from train.validation.metrics import Metrics
 from train.validation.report import FigureRow, Page, TrialView, Verdict, render
@@ -51,6 +53,8 @@ UNKNOWN = "not written down"
 DAY_S = 86_400
 TRAINS_ON_LATER_BARS = (*COMBINATORIAL_MODES, "kfold")
 COMMAND = "command"  # user attribute: the last command line of the study
+SHARE = "share of the attainable captured"
+LOGGED = (SHARE, "deflated lead", "PBO of the lead", "difference of trials")  # numbers of the verdict
 LEAST_FOR_IMPORTANCE = 30  # completed trials: the evaluator looks at the best tenth of them
 STATES = {
     TrialState.COMPLETE: "complete",
@@ -69,10 +73,21 @@ REPORT_ERRORS = (
 def report_ended_study(study: optuna.Study, folder: Path) -> None:
     """Write the page and say where; a failure is logged with its reason and raises nothing."""
     try:
-        logger.info("report: %s", write_report(study, folder))
+        page = collect(study, folder)
+        write_whole(folder / REPORT_FILE, render(page).encode())
+        for line in verdict_lines(page):
+            logger.info("%s", line)
+        logger.info("report: %s", folder / REPORT_FILE)
     except REPORT_ERRORS as error:
         logger.error("report: not written: %s: %s", type(error).__name__, str(error).strip() or "no message")
         logger.debug("report", exc_info=True)
+
+
+def verdict_lines(page: Page) -> list[str]:
+    """What the page says first, for a log: the conclusion, the captured share of a planted signal, the hold-out."""
+    figures = "; ".join(f"{name} {number}" for name, number, _ in page.verdict.numbers if name in LOGGED)
+    said = [page.verdict.sentences[0], figures, f"Hold-out: {page.holdout}"]
+    return [f"verdict: {text}" for text in said if text]
 
 
 def write_report(study: optuna.Study, folder: Path, out: Path | None = None) -> Path:
@@ -102,6 +117,7 @@ def collect(study: optuna.Study, folder: Path) -> Page:
         holdout=holdout_text(study, read_json(folder / SCORE_FILE), best),
         best=None if best is None else best.number,
         trials=tuple(_trial_view(t) for t in trials),
+        yardsticks=tuple(_yardstick_row(y) for y in read_yardsticks(study, folder)),
         left_out=_left_out(study, settings, trials),
         command=str(study.user_attrs.get(COMMAND, "")),
         made=f"Written {utc_text(time.time())} UTC by code version {code_version()}; one file, complete in itself.",
@@ -124,15 +140,19 @@ def _with_best(
     known = {i: read_split(folder, best.number, i) for i in sorted(best.intermediate_values)}
     splits = {i: columns for i, columns in known.items() if columns is not None}
     note, paths = "The best trial's settings.json is missing or damaged, so its paths are not known.", []
+    market = read_market(folder, timeframe, settings) if folds and splits else None
     if folds and splits:
-        paths, note = tested_paths(splits, folds, read_market(folder, timeframe, settings), per_year)
+        paths, note = tested_paths(splits, folds, market, per_year)
+    verdict = _verdict(study, folder, best, is_whole=len(splits) == (len(folds) or len(known)) > 0)
+    recipe = planted_recipe(study.user_attrs.get("data", []))
+    if recipe is not None and market is not None:
+        bars = market.bars
+        verdict = _with_captured(verdict, captured(splits, bars.close, bars.costs, recipe, seconds))
     importances, importances_note = importances_of(study, trials)
     return Page(
         **vars(base)
         | {
-            "verdict": _with_path_mean(
-                _verdict(study, folder, best, is_whole=len(splits) == (len(folds) or len(known)) > 0), paths
-            ),
+            "verdict": _with_path_mean(verdict, paths),
             "paths": tuple(paths),
             "paths_note": note,
             "rows": (
@@ -300,6 +320,10 @@ def _left_out(study: optuna.Study, settings: Mapping[str, Any], trials: Sequence
 
 
 # --------------------------------------------------------------------------------------------------- trials and figures
+def _yardstick_row(y: Yardstick) -> tuple[str, float, float, str]:
+    return y.name, y.mean_return, y.mean_sharpe, f"{y.n_beaten_by} of {y.n_trials}"
+
+
 def _trial_view(t: FrozenTrial) -> TrialView:
     outcomes = [v for name, v in t.user_attrs.items() if name.startswith("split_") and isinstance(v, dict)]
     agents = [o["agent"] for o in outcomes if isinstance(o.get("agent"), dict)]
@@ -389,6 +413,16 @@ def _verdict(study: optuna.Study, folder: Path, best: FrozenTrial, is_whole: boo
         return judge(returns, is_passed(scored, best.number) if is_own else None)
     except StudyError as error:
         return unjudged(str(error))
+
+
+def _with_captured(verdict: Verdict, found: Captured) -> Verdict:
+    what = (
+        "log growth of the best trial on its test bars, over that of the best policy for the planted signal on the "
+        "same bars; that policy sees the signal, a trial sees features only"
+    )
+    first, *others = verdict.sentences
+    numbers = ((SHARE, found.share_text, what), *verdict.numbers)
+    return replace(verdict, sentences=(first, found.text, *others), numbers=numbers)
 
 
 def _with_path_mean(found: Verdict, paths: Sequence[PathView]) -> Verdict:

@@ -4,6 +4,7 @@
     settings.json                     resolved settings, seeds, folds, data hash, code version: enough to run it again
     ../closes_<timeframe>.npz         closing prices the study trades on: what benchmarks of a report are made of
     ../report.html                    the page about the study (`train.study.report`)
+    ../yardsticks.json                equal weight and the best constant band on every split (`train.study.yardsticks`)
     ../holdout.json                   the winner on the bars held out, written once; ../holdout/ has its equity curves
     split_<k>/policy_best.safetensors  scored on the test blocks; chosen on the validation slice
     split_<k>/policy_last.safetensors

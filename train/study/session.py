@@ -48,6 +48,7 @@ from train.study.venue import venue_env
 from train.study.worker import Ending, Limits, run_worker
 from train.study.worker_status import StatusFile
 from train.study.workers import Supervisor
+from train.study.yardsticks import read_yardsticks, write_yardsticks, yardstick_lines
 
 logger = logging.getLogger(__name__)
 
@@ -164,6 +165,9 @@ def run_study(request: StudyRequest) -> int:
         if is_over and best is not None:
             with study_lock(request.storage, f"hold-out of {study.study_name}"):  # once, on however many machines
                 score_winner(study, best, folder, data, lambda: _holdout_rows(request, data), request.gpu_id)
+        if is_over:
+            with study_lock(request.storage, f"yardsticks of {study.study_name}"):
+                write_yardsticks(study, folder, data, request.volume_30d, request.gpu_id)
     return _conclude(study, ending, folder, request)
 
 
@@ -306,7 +310,7 @@ def _conclude(study: optuna.Study, ending: Ending, folder: Path, request: StudyR
 
 def _write_pages(study: optuna.Study, folder: Path) -> bool:
     """Summary, picture and report -> whether there is a best trial."""
-    for line in summary_lines(study):
+    for line in (*summary_lines(study), *yardstick_lines(read_yardsticks(study, folder))):
         logger.info("%s", line)
     best = best_trial(study)
     if best is not None:

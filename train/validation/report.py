@@ -7,7 +7,6 @@ escaped. An undefined figure reads "undefined", with the reason, and never 0.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from train.validation.charts import Band, Dots, Line, chart, count_axis, number_
 from train.validation.report_figures import COLUMNS, NOT_UNDER_A_YEAR, Column, escape, figure, paragraphs
 from train.validation.report_paths import PathView, path_figure
 from train.validation.report_style import GLOSSARY, STYLE
+from train.validation.report_trials import MANY_DOTS, dot, trials_body
 
 KINDS = {
     "REAL": "REAL DATA: prices of real coins",
@@ -26,8 +26,6 @@ KINDS = {
     "UNKNOWN": "DATA OF UNKNOWN ORIGIN: neither real nor synthetic is written down",
 }
 
-MOST_REASONS = 10  # listed
-MANY_DOTS = 400  # from here on they are small, and do not answer a pointer: the page would grow
 LONG_TEXT = 60  # characters; longer facts get twice the room
 
 Figures = Mapping[str, float | None]
@@ -75,6 +73,8 @@ class Page:
     holdout: str
     best: int | None
     trials: tuple[TrialView, ...]
+    # (name, mean return and mean Sharpe ratio over the splits, completed trials that earned more)
+    yardsticks: tuple[tuple[str, float, float, str], ...] = ()
     paths: tuple[PathView, ...] = ()
     paths_note: str = ""
     rows: tuple[FigureRow, ...] = ()
@@ -102,12 +102,11 @@ def render(page: Page) -> str:
         _figures(page),
         _distribution(page),
         _importances(page),
-        _trials(page),
+        _section("trials", "Trials over time", trials_body(page)),
         _reading(page),
     )
-    kind, text = page.kind, KINDS[page.kind]
-    if page.law:
-        kind, text = f"{kind}, {page.law}", text.replace(" DATA", f", {page.law}", 1)
+    kind = f"{page.kind}, {page.law}" if page.law else page.kind
+    text = KINDS[page.kind].replace(" DATA", f", {page.law}", 1) if page.law else KINDS[page.kind]
     banner = f'<p class="banner {page.kind.lower()}" role="note">{escape(text)}</p>'
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -212,8 +211,7 @@ def _band(page: Page) -> list[str]:
 # -------------------------------------------------------------------------------------------------------------- figures
 def _figures(page: Page) -> str:
     if not page.rows:
-        why = "There is no best trial, so there are no figures of it."
-        return _section("figures", "Figures", paragraphs([why], "empty"))
+        return _section("figures", "Figures", paragraphs(["There is no best trial to show figures of."], "empty"))
     head = "".join(f'<th scope="col">{escape(c.title)}</th>' for c in COLUMNS)
     rows = "".join(
         f'<tr><th scope="row">{escape(row.name)}</th>'
@@ -262,7 +260,7 @@ def _distribution(page: Page) -> str:
     others = [(i, t) for t in scored if t.number != page.best for i in t.splits]
     spread = np.array([i + ((t.number * 0.618) % 1 - 0.5) * 0.4 for i, t in others])
     titles = [f"trial {t.number}, split {i}: {t.splits[i]:+.2f}" for i, t in others] if len(others) < MANY_DOTS else []
-    marks.append(Dots(_dot(others), spread, np.array([t.splits[i] for i, t in others]), titles))
+    marks.append(Dots(dot(others), spread, np.array([t.splits[i] for i, t in others]), titles))
     marks += medians
     for t in (t for t in scored if t.number == page.best):
         own = sorted(t.splits)
@@ -289,81 +287,8 @@ def _importances(page: Page) -> str:
         body += f'<table class="plain bars">{bars}</table>'
     if page.settings:
         body += f"<h3>Settings of trial {page.best}, the best</h3>{_pairs(page.settings, 'settings')}"
-    why = "There is no best trial, so there are no settings of it."
-    return _section("settings", "Which settings mattered", body or paragraphs([why], "empty"))
-
-
-def _trials(page: Page) -> str:
-    if not page.trials:
-        return _section("trials", "Trials over time", paragraphs(["There is no trial yet."], "empty"))
-    ended = {s: [t for t in page.trials if t.state == s] for s in ("complete", "pruned", "failed")}
-    body = _values_chart(page, ended) if ended["complete"] else paragraphs(["No trial has a value."], "empty")
-    costs = [t for t in ended["complete"] if t.turnover is not None and t.fees is not None and t.value is not None]
-    if costs:
-        y = number_axis([np.array([t.value for t in costs], float)])
-        body += '<h3>What trading cost</h3><div class="two">'
-        for key, title in (("turnover", "turnover, times equity"), ("fees", "fees, % of equity")):
-            scale = 100.0 if key == "fees" else 1.0
-            xs = np.array([getattr(t, key) * scale for t in costs])
-            marks: list[Any] = [Dots(_dot(costs), xs, np.array([t.value for t in costs], float), _named(costs))]
-            best = [i for i, t in enumerate(costs) if t.number == page.best]
-            marks += [Dots("best", xs[i : i + 1], np.array([costs[i].value], float), ["best"]) for i in best]
-            drawn = chart(marks, number_axis([xs]), y, height_px=200, said=f"value by {title}",
-                          y_title=f"value, by {title} (mean of splits)")  # fmt: skip
-            body += f"<div>{drawn}</div>"
-        body += "</div>"
-    reasons = [f"Trial {t.number} {t.state}: {t.reason}" for t in page.trials if t.state == "failed" and t.reason]
-    reasons += [f"Trial {t.number} pruned: {t.reason}" for t in page.trials if t.state == "pruned" and t.reason]
-    body += _reasons("Trials without a value", reasons)
-    ineligible = [f"Trial {t.number}: {t.reason}" for t in ended["complete"] if t.reason]
-    body += _reasons("Trials that are not eligible to be best", ineligible)
-    return _section("trials", "Trials over time", body)
-
-
-def _reasons(title: str, reasons: Sequence[str]) -> str:
-    if not reasons:
-        return ""
-    items = "".join(f"<li>{escape(r)}</li>" for r in reasons[:MOST_REASONS])
-    more = f"<li>and {len(reasons) - MOST_REASONS} more</li>" if len(reasons) > MOST_REASONS else ""
-    return f'<h3>{escape(title)}</h3><ul class="small">{items}{more}</ul>'
-
-
-def _dot(dots: Sequence[Any]) -> str:
-    return "dot" if len(dots) < MANY_DOTS else "dot small"
-
-
-def _named(trials: Sequence[TrialView]) -> list[str]:
-    return [f"trial {t.number}: {t.value:+.3f}" for t in trials] if len(trials) < MANY_DOTS else []
-
-
-def _values_chart(page: Page, ended: Mapping[str, Sequence[TrialView]]) -> str:
-    done = [t for t in ended["complete"] if t.value is not None and math.isfinite(t.value)]
-    values = np.array([t.value for t in done], float)
-    numbers = np.array([t.number for t in done], float)
-    has_rug = bool(ended["pruned"] or ended["failed"])
-    floor = values.min() - 0.15 * (values.max() - values.min() or 1.0) * has_rug
-    x, y = count_axis(0, max(t.number for t in page.trials)), number_axis([values], include=(floor,))
-    best = np.append(np.maximum.accumulate(values), values.max())
-    marks: list[Any] = [Line("agent", np.append(numbers, x.high), best, is_stepped=True)]
-    marks.append(Dots(_dot(done), numbers, values, _named(done)))
-    for kind in ("pruned", "failed"):
-        at = np.array([t.number for t in ended[kind]], float)
-        level = y.low + (y.high - y.low) * (0.06 if kind == "pruned" else 0.015)
-        marks.append(Dots(kind, at, np.full(len(at), level)))
-    keys = "".join(
-        f'<li class="{kind}"><i></i>{text}</li>'
-        for kind, text in (
-            ("dot", f"{len(ended['complete'])} completed"),
-            ("agent", "best so far"),
-            ("pruned", f"{len(ended['pruned'])} pruned (no value; at the bottom)"),
-            ("failed", f"{len(ended['failed'])} failed (no value; at the bottom)"),
-        )
-        if kind == "agent" or not text.startswith("0 ")
-    )
-    text = "Value of a trial: mean over its splits of the excess Sharpe, minus 0.1 of its standard deviation over them."
-    return paragraphs([text]) + f'<ul class="legend">{keys}</ul>' + (
-        chart(marks, x, y, height_px=220, said="value of every trial", y_title="value, by trial")
-    )  # fmt: skip
+    body = body or paragraphs(["There is no best trial to show settings of."], "empty")
+    return _section("settings", "Which settings mattered", body)
 
 
 def _reading(page: Page) -> str:

@@ -1,0 +1,217 @@
+"""Points of the capture curve: the markets, their yardsticks, the learners, and one run of a learner at a point."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
+
+from torch import Tensor
+
+from benchmarks.planted_markets import AnnouncedMarket, solve_plan
+from benchmarks.signal_markets import SignalMarket, find_rule, joined, solve_one_coin, solve_two_coins
+from train.config import TrainConfig
+from train.evaluator import EpisodeRecord, evaluate_policy
+from train.run import train_policy
+
+FRESH_BARS = 1_000_000           # of a training history so long that its drift is known and nothing is seen often
+HISTORY_BARS = 30_000
+ANNOUNCED_BARS = 10_000
+STRETCHES, STRETCH_BARS = 12, 6_000    # unseen; each is traded twice, see `unseen_bars`
+SILENT_BARS = 10_000                   # unseen, without a signal
+TRAIN, TEST = 1, 2                     # first numbers of the seeds
+FEE_SHARE = 5.0 / 6.0                  # 25 bp of fee to 5 bp of slippage, at every cost
+
+
+@dataclass(frozen=True)
+class Point:
+    """One market under one cost and one length of history."""
+
+    name: str
+    market: SignalMarket | AnnouncedMarket
+    cost_bp: float = 30.0
+    train_bars: int = FRESH_BARS
+    env: Mapping[str, Any] = field(default_factory=dict)   # further env_params
+
+    @property
+    def has_signal(self) -> bool:
+        """Whether there is anything to earn."""
+        return isinstance(self.market, AnnouncedMarket) or self.market.alpha > 0.0
+
+    @property
+    def cost_rate(self) -> float:
+        """Fee and slippage, fraction of notional."""
+        return self.cost_bp * 1e-4
+
+    @property
+    def env_params(self) -> dict[str, Any]:
+        """Settings of the environment. One order can move the whole account."""
+        costs = {"fee_rate": self.cost_rate * FEE_SHARE, "slippage_rate": self.cost_rate * (1.0 - FEE_SHARE)}
+        return {"rules": "standard", "lookback": 1, "norm_action": 1.0, **costs, **self.env}
+
+
+BASE = Point("base", SignalMarket(alpha=1e-4))
+POINTS = {point.name: point for point in (
+    BASE,
+    *(Point(f"alpha {alpha}", SignalMarket(alpha=alpha * 1e-4)) for alpha in (0.7, 1.5)),
+    *(replace(BASE, name=f"cost {cost_bp}", cost_bp=float(cost_bp)) for cost_bp in (5, 15)),
+    *(Point(f"coins {n}", SignalMarket(n_assets=n)) for n in (2, 7)),
+    replace(BASE, name="one history", train_bars=HISTORY_BARS),
+    *(Point(f"announced {rise * 1e4:g}", AnnouncedMarket(rise=rise, fall=-rise, volatility=volatility,
+            n_noise_features=4), train_bars=ANNOUNCED_BARS, env={"lookback": 2})
+      for rise, volatility in ((0.0015, 0.005), (0.0008, 0.005), (0.0004, 0.004))),
+    Point("no signal", SignalMarket(alpha=0.0)),
+)}  # fmt: skip
+
+# ------------------------------------------------------------------------------------------------------------ learners
+# Step budgets were chosen once, for equal CPU time on one thread of an AMD EPYC machine, and are fixed.
+PPO = TrainConfig(
+    agent="ppo", n_envs=12, horizon_len=128, total_env_steps=500_000, net_dims=(64, 64), learning_rate=1e-3,
+    episode_bars=256,
+)  # fmt: skip
+PPO_RAMP = replace(
+    PPO, n_envs=64, total_env_steps=1_500_000, net_dims=(32, 32), batch_size=2048, learning_rate=3e-3,
+    lr_schedule="linear", action_std_init_log=-1.0, fee_ramp=0.5,
+)  # fmt: skip
+# Accounts begin anew every 4096 bars: one that trades a whole history without an end pays for its first entry once, so
+# that it never learns to stay out.
+BAND = TrainConfig(
+    agent="band", n_envs=8, horizon_len=1024, total_env_steps=7_000_000, net_dims=(32, 32), learning_rate=1e-2,
+    lr_schedule="linear", episode_bars=4096,
+)  # fmt: skip
+SHORT_BARS, SHORT_DROPOUT = 30_000, 0.5     # the exact gradient overfits a history that is seen often
+LEARNERS: dict[str, TrainConfig] = {
+    "PPO": PPO, "PPO, ramp": PPO_RAMP, "band": BAND, "band, ramp": replace(BAND, fee_ramp=0.5),
+}  # fmt: skip
+QUICK_SHARE = 200      # --quick spends this part of a budget
+
+
+def settings_of(point: Point, learner: str, seed: int, is_quick: bool = False) -> TrainConfig:
+    """What a learner trains with at a point. No learner is evaluated while it trains: the last policy is judged."""
+    settings = replace(LEARNERS[learner], seed=seed, eval_every_updates=10**9)
+    if settings.agent == "band" and point.train_bars <= SHORT_BARS:
+        settings = replace(settings, dropout=SHORT_DROPOUT)
+    return replace(settings, total_env_steps=settings.total_env_steps // QUICK_SHARE) if is_quick else settings
+
+
+# ---------------------------------------------------------------------------------------------------------- yardsticks
+@dataclass(frozen=True)
+class Yardstick:
+    """What a point's policies are measured by."""
+
+    growth: float                     # log growth per bar that counts as 1
+    what: str
+    act: Callable[[Tensor], Tensor]   # a known policy, traded on the test bars beside the learned ones
+    expected: float                   # its own log growth per bar
+
+
+@cache
+def yardstick(name: str) -> Yardstick:
+    """Solved optimum of a point, or the best rule found where it cannot be solved."""
+    point, market = POINTS[name], POINTS[name].market
+    if isinstance(market, AnnouncedMarket):
+        growth = solve_plan(market, point.cost_rate).growth
+        return Yardstick(growth, "the rule's growth", market.follow, growth)
+    if market.n_assets == 1:
+        optimum = solve_one_coin(market, point.cost_rate)
+        return Yardstick(optimum.growth, "solved optimum", optimum.act, optimum.growth)
+    rule = find_rule(market, point.cost_rate)
+    if market.n_assets == 2:
+        return Yardstick(solve_two_coins(market, point.cost_rate), "solved optimum", rule.act, rule.growth)
+    return Yardstick(rule.growth, "best rule found", rule.act, rule.growth)
+
+
+# ----------------------------------------------------------------------------------------------------------------- run
+@dataclass(frozen=True)
+class Run:
+    """One learner trained once at a point, judged on unseen bars at full cost."""
+
+    point: str
+    learner: str
+    seed: int
+    share: float | None           # of the yardstick, see `judge`
+    raw_share: float | None       # the same without the comparison with the yardstick's policy on the same bars
+    growth_bp: float              # log growth per bar, 1e-4
+    turnover: float               # accounts traded per 1000 bars
+    traded: float                 # accounts, in all; of the first stretch
+    cost_share: float             # fees and slippage, of the first stretch's initial account
+    cpu_s: float                  # process time of training, one thread
+    env_steps: int
+    n_updates: int
+    identity: str                 # hash of settings, point and code
+
+
+def train_bars(point: Point, seed: int, is_quick: bool = False) -> dict[str, Any]:
+    """Config of the history that a seed trains on."""
+    n_bars = min(point.train_bars, 20_000) if is_quick else point.train_bars
+    return point.market.config(n_bars, (TRAIN, seed))
+
+
+@cache
+def unseen_bars(name: str, is_quick: bool = False) -> dict[str, Any]:
+    """Config of the unseen bars; the same for all learners.
+
+    A bar's noise is 25 times its signal, so that 72,000 bars would leave a standard error of 40 % of the optimum. Every
+    stretch is therefore traded twice, the second time with the sign of the noise flipped: the mean of both has the same
+    expectation and hardly any noise. Without a signal one stretch is traded once.
+    """
+    point = POINTS[name]
+    if not point.has_signal:
+        return point.market.config(SILENT_BARS, (TEST, 0))
+    n_stretches, n_bars = (2, 2_000) if is_quick else (STRETCHES, STRETCH_BARS)
+    return joined([
+        point.market.config(n_bars, (TEST, i), mirrored) for i in range(n_stretches) for mirrored in (False, True)
+    ])  # fmt: skip
+
+
+def growth_per_bar(records: list[EpisodeRecord]) -> float:
+    """Mean log growth of a bar."""
+    return sum(record.growth for record in records) / sum(len(record.turnover) for record in records)
+
+
+@cache
+def yardstick_growth(name: str, is_quick: bool = False) -> float:
+    """What the yardstick's policy earns per bar on the test bars."""
+    return growth_per_bar(evaluate_policy(yardstick(name).act, unseen_bars(name, is_quick), POINTS[name].env_params))
+
+
+def measure(name: str, learner: str, seed: int, identity: str, is_quick: bool = False) -> Run:
+    """Train and judge. A seed is a history, and an initialisation."""
+    point = POINTS[name]
+    settings = settings_of(point, learner, seed, is_quick)
+    train = train_bars(point, seed, is_quick)
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.process_time()
+        result = train_policy(settings, train, point.env_params, folder)
+        cpu_s = time.process_time() - started
+        records = evaluate_policy(result.last_policy, unseen_bars(name, is_quick), point.env_params)
+    growth = growth_per_bar(records)
+    share, raw_share = shares(name, growth, is_quick)
+    first = records[0]
+    traded = [float((record.turnover / record.equity[:-1]).sum()) for record in records]
+    paid = first.fees.sum() + point.env_params["slippage_rate"] * first.turnover.sum()
+    return Run(
+        point=name, learner=learner, seed=seed, share=share, raw_share=raw_share, growth_bp=growth * 1e4,
+        turnover=1000.0 * sum(traded) / sum(len(record.turnover) for record in records), traded=traded[0],
+        cost_share=float(paid / first.equity[0]), cpu_s=cpu_s, env_steps=result.env_steps, n_updates=result.n_updates,
+        identity=identity,
+    )  # fmt: skip
+
+
+def shares(name: str, growth: float, is_quick: bool = False) -> tuple[float | None, float | None]:
+    """Share of the yardstick that a growth per bar on the test bars is, and the share of it without correction.
+
+    The stretches hold some 750 lives of a signal, which by itself moves a growth by 15 %, and the growth of the
+    yardstick's policy on the same bars alike. The share is the ratio of both, times what the yardstick's policy is
+    known to earn in the long run, over the optimum: a ratio estimate of growth / optimum.
+    """
+    if not POINTS[name].has_signal:
+        return None, None
+    known = yardstick(name)
+    beside = yardstick_growth(name, is_quick)
+    share = growth / beside * known.expected / known.growth if beside > 0.0 else math.nan
+    return share, growth / known.growth

@@ -1,0 +1,143 @@
+"""The capture curve: shares, resuming, table, targets and picture; and one real run."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+
+from benchmarks import capture, capture_points
+from benchmarks.capture_points import LEARNERS, POINTS, Run, growth_per_bar, shares, unseen_bars, yardstick
+from benchmarks.capture_summary import PANELS, TARGETS, TITLES, checks, draw, table_rows
+from benchmarks.signal_markets import solve_one_coin
+from scripts import readme_table
+from train.evaluator import evaluate_policy
+
+
+def run(point="base", learner="PPO", seed=0, share=0.5, **changed) -> Run:
+    known = Run(point, learner, seed, share, share, 0.1, 4.0, 0.1, 0.001, 10.0, 1000, 10, "same")
+    return replace(known, **changed)
+
+
+def fabricated() -> list[Run]:
+    return [
+        run(point, learner, seed, None if point == "no signal" else 0.2 * number + 0.1 * seed)
+        for point in POINTS
+        for number, learner in enumerate(LEARNERS)
+        for seed in range(3)
+    ]
+
+
+def test_every_point_is_shown_and_every_shown_point_exists():
+    in_panels = {name for _, ticks in PANELS.values() for name in ticks.values()}
+    assert in_panels | {"no signal"} == POINTS.keys() == TITLES.keys()
+    assert TARGETS.keys() <= in_panels
+
+
+@pytest.mark.parametrize("cost_bp", [5.0, 15.0, 30.0])
+def test_fee_and_slippage_add_up_to_the_cost(cost_bp):
+    params = replace(POINTS["base"], cost_bp=cost_bp).env_params
+    assert params["fee_rate"] + params["slippage_rate"] == pytest.approx(cost_bp * 1e-4)
+    assert params["fee_rate"] == pytest.approx(5.0 * params["slippage_rate"])
+
+
+def test_the_learners_differ_in_the_ramp_as_their_names_say():
+    assert {name: settings.fee_ramp > 0.0 for name, settings in LEARNERS.items()} == {
+        "PPO": False, "PPO, ramp": True, "band": False, "band, ramp": True,
+    }  # fmt: skip
+    assert LEARNERS["band, ramp"] == replace(LEARNERS["band"], fee_ramp=LEARNERS["band, ramp"].fee_ramp)
+
+
+def test_policies_are_judged_on_bars_of_other_seeds_than_they_were_trained_on():
+    train = capture_points.train_bars(POINTS["base"], 0, is_quick=True)["tech_array"]
+    test = unseen_bars("base", is_quick=True)["tech_array"]
+    assert not (train[:2_000] == test[:2_000]).any()
+
+
+def test_the_optimum_has_share_one_and_cash_has_none():
+    name = "cost 5"
+    optimum = growth_per_bar(evaluate_policy(yardstick(name).act, unseen_bars(name, True), POINTS[name].env_params))
+    assert shares(name, optimum, is_quick=True)[0] == pytest.approx(1.0)
+    assert shares(name, 0.0, is_quick=True) == (0.0, 0.0)
+    assert shares("no signal", 0.0) == (None, None)
+
+
+def test_a_policy_for_other_costs_has_a_share_below_one():
+    name = "cost 15"
+    careless = solve_one_coin(POINTS[name].market, 0.0)
+    growth = growth_per_bar(evaluate_policy(careless.act, unseen_bars(name, True), POINTS[name].env_params))
+    assert shares(name, growth, is_quick=True)[0] < 0.6
+
+
+def test_a_budget_or_a_market_that_changes_makes_a_run_old(monkeypatch):
+    before = capture.identity_of(POINTS["base"], "band")
+    assert capture.identity_of(POINTS["base"], "band") == before
+    assert capture.identity_of(replace(POINTS["base"], cost_bp=10.0), "band") != before
+    longer = replace(LEARNERS["band"], total_env_steps=LEARNERS["band"].total_env_steps + 1)
+    monkeypatch.setitem(LEARNERS, "band", longer)
+    assert capture.identity_of(POINTS["base"], "band") != before
+
+
+def test_a_stopped_benchmark_resumes_with_the_runs_that_are_missing_or_old(tmp_path, monkeypatch):
+    measured = []
+
+    def instead(name, learner, seed, identity, is_quick=False):
+        measured.append((name, learner, seed))
+        return run(name, learner, seed, 0.9, identity=identity)
+
+    monkeypatch.setattr(capture, "measure", instead)
+    path = tmp_path / "capture.json"
+    args = capture.parse_arguments(["--out", str(path), "--only", "base", "--only", "PPO", "--processes", "1"])
+    fresh = capture.identity_of(POINTS["base"], "PPO")
+    kept = [run(seed=0, identity=fresh), run(seed=1, identity="old"), run("one history", "band", identity="old")]
+    runs = {(r.point, r.learner, r.seed): r for r in capture.run_all(args, kept, path)}
+    wanted = set(measured)
+    assert wanted == {("base", "PPO", seed) for seed in (1, 2, 3, 4)}
+    assert runs["base", "PPO", 0].share == 0.5
+    assert runs["base", "PPO", 1].share == 0.9
+    assert ("one history", "band", 0) in runs        # of another point: stays
+    assert capture.read(path) == list(runs.values())
+    measured.clear()
+    capture.run_all(args, capture.read(path), path)
+    assert measured == []
+
+
+def test_the_table_has_the_median_and_the_range_of_every_point():
+    rows = {row["point"]: row for row in table_rows(fabricated(), {"base": "solved optimum, 0.139 bp"})}
+    assert rows[TITLES["base"]]["band"] == "0.50 (0.40 to 0.60)"
+    assert rows[TITLES["base"]]["yardstick"] == "solved optimum, 0.139 bp"
+    assert rows["no signal"]["PPO"] == "0.10 accounts, 0.10%"
+    assert rows["CPU seconds per run"]["PPO"] == "10.0 (10.0 to 10.0)"
+
+
+def test_the_better_learner_is_held_against_the_target_and_every_seed_against_stillness():
+    runs = [*fabricated(), run("no signal", "PPO", 9, None, traded=0.6, cost_share=0.003, cpu_s=21.0)]
+    found = {item["what"]: item for item in checks(runs)}
+    assert found["median share, alpha 0.7 bp (band, ramp)"]["measured"] == pytest.approx(0.7)
+    assert not found["median share, alpha 0.7 bp (band, ramp)"]["met"]
+    assert found["median share, one history of 30,000 bars (band, ramp)"]["met"]
+    assert not found["accounts traded in 10,000 bars without a signal, worst seed (PPO)"]["met"]
+    assert found["accounts traded in 10,000 bars without a signal, worst seed (band)"]["met"]
+    assert not found["CPU seconds of the longest run"]["met"]
+
+
+def test_table_and_picture_reach_both_pages(tmp_path):
+    args = capture.parse_arguments(["--out", str(tmp_path / "capture.json")])
+    runs = fabricated()
+    content = capture.content_of(args, runs)
+    content["capture"]["rows"], content["capture"]["checks"] = table_rows(runs, {}), checks(runs)
+    (tmp_path / "capture.json").write_text(json.dumps(content))
+    draw(runs, tmp_path / "capture.png")
+    assert (tmp_path / "capture.png").stat().st_size > 20_000
+    text = readme_table.capture_block(tmp_path)
+    assert "| one history of 30,000 bars |" in text
+    assert "](../benchmarks/results/capture.png)" in text
+    assert readme_table.capture_block(tmp_path / "nothing") == ""
+    assert [Run(**row) for row in json.loads(json.dumps([asdict(r) for r in runs]))] == runs
+
+
+@pytest.mark.slow
+def test_a_real_run_reports_its_costs_and_its_seconds():
+    found = capture_points.measure("no signal", "PPO", 0, "id", is_quick=True)
+    assert found.share is None
+    assert found.cpu_s > 0.0
+    assert found.cost_share == pytest.approx(0.003 * found.traded, rel=0.2, abs=1e-6)
