@@ -10,6 +10,9 @@ readonly LOG="$REPO/logs/worker_vectorized.log"
 readonly PID_FILE="$REPO/logs/worker_vectorized.pid"
 readonly LOCK_FILE="$REPO/logs/worker_vectorized.lock"
 readonly NO_SIGNAL_CODE=5 # the trainer's, for a study whose policies stayed in cash
+# Twelve trials of three splits: enough to compare, few enough for a coffee break.
+readonly DEMONSTRATION=(--n-trials 12 --workers 2 --n-envs 2 --num-paths 2 --k-test-groups 1 --break-step 1000000
+    --use-best-ranges --pruner none)
 readonly TIMEFRAMES="1m 5m 15m 30m 1h 4h 12h 1d"
 # Seconds; settable from outside for a slow machine.
 STOP_WAIT_S="${STOP_WAIT_S:-120}"
@@ -26,7 +29,7 @@ source "$REPO/scripts/setup/process.sh"
 
 usage() {
     cat <<'HELP'
-usage: start_vectorized_training.sh [--foreground | --status | --stop | --help] [trainer flags]
+usage: start_vectorized_training.sh [--foreground | --status | --stop | --help] [--sample | --no-signal] [trainer flags]
 
 Makes or reuses a Python environment, finds or makes data/5m, starts the study in the background
 and returns once its first trial trains. The same command again, after a stop, goes on with the study.
@@ -34,12 +37,19 @@ and returns once its first trial trains. The same command again, after a stop, g
   --foreground  train in this terminal; Ctrl-C stops it
   --status      say whether it runs, and show its last log lines (exit code 0: it or its set-up runs, 3: neither)
   --stop        send SIGTERM to our own trainer, or to a start still in set-up, and wait until it has ended
+  --sample      the demonstration: train on the SYNTHETIC sample market with a planted signal; nothing is downloaded
+  --no-signal   the same market without the signal, in which nothing can be learned
   --help        this text; the trainer's flags: python scripts/training/1_optimize_unified.py --help
 
 Any other flag goes to the trainer and overrides the default given here:
   --n-trials 500 --gpu 0 (-1 without a GPU) --study-name cappuccino_5m_vectorized
   --timeframe 5m --data-dir data/5m --n-envs 12
 With --timeframe X alone, the study's name and the data folder follow it.
+On a sample market of this launcher the defaults are those of the demonstration, minutes on two cores:
+  --n-trials 12 --workers 2 --n-envs 2 --num-paths 2 --k-test-groups 1 --break-step 1000000
+  --use-best-ranges --pruner none
+Its report ends in the verdict: the log's last lines, and report.html beside the results. With --sample and --no-signal
+data and study have names of their own: data/5m_sample and cappuccino_5m_sample, data/5m_no_signal and so on.
 The trainer's --agent picks the learner; without it a study keeps its own.
 Relative paths start at the folder you are in.
 
@@ -51,15 +61,17 @@ Environment variables: FIRST_TRIAL_WAIT_S (600), STOP_WAIT_S (120), in seconds.
 HELP
 }
 
-# Sets ACTION, TIMEFRAME, DATA_DIR, DATA_DIR_GIVEN, GPU, STUDY, STORAGE and PASSED (what goes on to the trainer).
+# Sets ACTION, SAMPLE, TIMEFRAME, DATA_DIR, GPU, STUDY, STORAGE and PASSED (what goes on to the trainer).
 parse_arguments() {
-    ACTION=start TIMEFRAME=5m DATA_DIR="" GPU="" STUDY="" STORAGE="sqlite:///$REPO/databases/optuna_cappuccino.db" PASSED=()
+    ACTION=start SAMPLE="" TIMEFRAME=5m DATA_DIR="" GPU="" STUDY="" STORAGE="sqlite:///$REPO/databases/optuna_cappuccino.db" PASSED=()
     local flag value
     while (($#)); do
         flag="$1"
         shift
         case "$flag" in
             --foreground | --status | --stop) ACTION="${flag#--}" && continue ;;
+            --sample) SAMPLE="${SAMPLE:-sample}" && continue ;;
+            --no-signal) SAMPLE=no_signal && continue ;;
             --help | -h) ACTION=help && continue ;;
             --data-dir | --timeframe | --gpu | --study-name | --storage)
                 (($#)) || die "$flag needs a value"
@@ -113,6 +125,10 @@ refuse_second_start() {
     rm -f -- "$PID_FILE" 2>/dev/null || die "cannot remove the old $PID_FILE; make $REPO/logs writable"
 }
 
+refuse_sample_of_given_data() {
+    [[ -z "$SAMPLE" || -z "$DATA_DIR" ]] || die "--data-dir names the data, and --${SAMPLE/_/-} makes its own; give one of them"
+}
+
 refuse_unknown_timeframe() {
     [[ -n "$TIMEFRAME" && "$TIMEFRAME" != *" "* && " $TIMEFRAMES " == *" $TIMEFRAME "* ]] ||
         die "--timeframe '$TIMEFRAME' is not one of: $TIMEFRAMES"
@@ -134,8 +150,10 @@ choose_gpu() {
 
 build_command() {
     GPU="${GPU:-$(choose_gpu)}"
-    COMMAND=("$PYTHON" "$TRAINER" --n-trials 500 --gpu "$GPU" --study-name "$STUDY" --timeframe "$TIMEFRAME"
-        --data-dir "$DATA_DIR" --storage "$STORAGE" --n-envs 12 ${PASSED[@]+"${PASSED[@]}"})
+    local size=(--n-trials 500 --n-envs 12)
+    if is_demonstration "$DATA_DIR"; then size=("${DEMONSTRATION[@]}"); fi
+    COMMAND=("$PYTHON" "$TRAINER" "${size[@]}" --gpu "$GPU" --study-name "$STUDY" --timeframe "$TIMEFRAME"
+        --data-dir "$DATA_DIR" --storage "$STORAGE" ${PASSED[@]+"${PASSED[@]}"})
 }
 
 announce_in_log() {
@@ -227,13 +245,14 @@ explain_next_steps() {
 
 start() {
     refuse_unknown_timeframe
+    refuse_sample_of_given_data
     take_lock
     refuse_second_start
     [[ -z "$DATA_DIR" ]] || describe_given_data
     ensure_environment runtime
     if [[ -z "$DATA_DIR" ]]; then
-        DATA_DIR="$REPO/data/$TIMEFRAME"
-        ensure_data "$DATA_DIR" "$TIMEFRAME"
+        DATA_DIR="$REPO/data/$TIMEFRAME${SAMPLE:+_$SAMPLE}"
+        ensure_data "$DATA_DIR" "$TIMEFRAME" "$SAMPLE"
     fi
     build_command
     announce_in_log
@@ -245,7 +264,7 @@ start() {
 
 main() {
     parse_arguments "$@"
-    STUDY="${STUDY:-cappuccino_${TIMEFRAME}_vectorized}"
+    STUDY="${STUDY:-cappuccino_${TIMEFRAME}_${SAMPLE:-vectorized}}"
     cd -- "$REPO"
     case "$ACTION" in
         help) usage ;;

@@ -4,13 +4,18 @@
     python benchmarks/calibration.py            # writes benchmarks/results/calibration.json and calibration.png
     python benchmarks/calibration.py --quick    # a tiny study of each kind, as a check; writes nothing
     python benchmarks/calibration.py --pruner wilcoxon   # as the trainer prunes by default; calibration_wilcoxon.json
+    python benchmarks/calibration.py --agent ppo         # the other learner; calibration_ppo.json
     python benchmarks/calibration.py --redraw   # counts and draws the written studies anew; runs none
 
-Every study is a real one, from data on disk through sampler, folds, PPO and hold-out (`train.study.session.run_study`),
-judged by the figures of scripts/validation/5_pbo.py. Without signal: the sample market, a fair game in which fees are
-all that is certain. Drifting: the same, and all coins rise (even seeds) or fall (odd ones) on the whole: holding more
-or less of them pays, and there is nothing to know. With a signal: coins that rise one after the other, announced a bar
-before, and holding all of them earns nothing. A seed gives the market, the sampler and the weights.
+A run that was stopped is resumed by the same command: each study is kept in a file beside the result, <result>.studies,
+as soon as it has ended.
+
+Every study is a real one, from data on disk through sampler, folds, learner and hold-out
+(`train.study.session.run_study`), judged by the figures of scripts/validation/5_pbo.py and by the verdict of its
+report. Without signal: the sample market, a fair game in which fees are all that is certain. Drifting: the same, and
+all coins rise (even seeds) or fall (odd ones) on the whole: holding more or less of them pays, and there is nothing to
+know. With a signal: coins that rise one after the other, announced a bar before, and holding all of them earns nothing.
+A seed gives the market, the sampler and the weights.
 """
 
 from __future__ import annotations
@@ -42,6 +47,7 @@ from benchmarks.calibration_summary import (  # noqa: E402
     LEAST_COMPARED,
     NO_SIGNAL,
     PLANTED,
+    VERDICT,
     Reading,
     Study,
     checks,
@@ -60,7 +66,7 @@ from train.study.overfit import N_BLOCKS, assess  # noqa: E402
 from train.study.replay import StoredStudy, open_stored  # noqa: E402
 from train.study.results import read_equity, split_folder  # noqa: E402
 from train.study.returns import Kind, StudyReturns, layout_of, mean_returns, read_returns  # noqa: E402
-from train.study.search_tables import FIXED_ENV  # noqa: E402
+from train.study.search_tables import DEFAULT_AGENT, FIXED_ENV  # noqa: E402
 from train.study.session import PRUNERS, StudyRequest, run_study  # noqa: E402
 from train.study.storage import FINISHED, HOLDOUT_SCORE, absolute_url  # noqa: E402
 from train.validation.metrics import bar_returns, sharpe  # noqa: E402
@@ -80,12 +86,13 @@ DRIFT = 0.08
 class Settings:
     """Of every study."""
 
+    agent: str = DEFAULT_AGENT
     n_trials: int = 16  # completed and pruned
     num_paths: int = 2  # with k_test_groups 1: 3 splits, each tests a third
     k_test_groups: int = 1
     holdout_fraction: float = 0.15
-    break_step: int = 4_000  # environment steps of a split
-    n_envs: int = 12
+    break_step: int = 150_000  # environment steps of a split
+    n_envs: int = 2
     n_bars: int = 3_000
     pruner: str = "none"  # of `train.study.session.PRUNERS`; what hardly trades is always pruned
 
@@ -94,10 +101,12 @@ KEPT = (
     "tech", "time", "tickers", "feature_names", "bar_seconds", "segments", "synthetic", "filled", "feature_set",
     "warmup_bars", "venue",
 )  # fmt: skip
-UNDEFINED = Reading(*[math.nan] * 8)
+UNDEFINED = Reading(*[math.nan] * 9)
 # Three splits are too few for the Wilcoxon test to reach its level, so it would stop nothing: six, on twice the bars.
 WITH_PRUNER = {"num_paths": 5, "n_bars": 6_000}
-QUICK = Settings(n_trials=4, break_step=1_500, n_bars=2_000)
+# PPO takes a gradient step every few hundred samples, the band agent one every thousand bars of every account.
+OF_AGENT = {"band": {}, "ppo": {"break_step": 4_000, "n_envs": 12}}
+QUICK = {"n_trials": 4, "break_step": 1_500, "n_bars": 2_000}
 
 
 # ------------------------------------------------------------------------------------------------------------- markets
@@ -143,7 +152,8 @@ def study_once(kind: str, seed: int, settings: Settings) -> Study:
         run_study(
             StudyRequest(
                 n_trials=settings.n_trials, study_name="calibration", storage=url, results_dir=folder / "results",
-                data_dir=folder / "5m", plan=plan, n_envs=settings.n_envs, break_step=settings.break_step,
+                data_dir=folder / "5m", plan=plan, agent=settings.agent, n_envs=settings.n_envs,
+                break_step=settings.break_step,
                 use_best_ranges=True, pruner=settings.pruner, seed=seed,
             )
         )  # fmt: skip
@@ -201,6 +211,7 @@ def reading(returns: StudyReturns, kind: Kind) -> Reading:
         effective_trials=found["effective_trials"],
         best_sharpe=best.sharpe * math.sqrt(returns.bars_per_year),
         best_probabilistic=probabilistic_sharpe(best),
+        choice_p_value=found["choice_p_value"],
     )
 
 
@@ -228,20 +239,25 @@ def _pbo(matrix: np.ndarray) -> float:
 
 
 # ------------------------------------------------------------------------------------------------------------- program
-def run_all(args: argparse.Namespace, settings: Settings) -> list[Study]:
-    """Every study, by kind and seed; says how far it is."""
+def run_all(args: argparse.Namespace, settings: Settings, kept: Path) -> list[Study]:
+    """Every study, by kind and seed; says how far it is. Those in the file `kept` are not run again."""
     jobs = [
         (kind, args.first_seed + i)
         for kind, n in zip(KINDS, (args.no_signal, args.drifting, args.planted), strict=True)
         for i in range(n)
     ]
-    studies, started = [], time.perf_counter()
-    for study in _ended(jobs, settings, args.processes):
+    studies = [study for study in kept_studies(kept, settings) if (study.kind, study.seed) in jobs]
+    n_kept, started = len(studies), time.perf_counter()
+    known = {(study.kind, study.seed) for study in studies}
+    for study in _ended([job for job in jobs if job not in known], settings, args.processes):
         studies.append(study)
-        left_s = (time.perf_counter() - started) / len(studies) * (len(jobs) - len(studies))
+        keep_study(kept, settings, study)
+        left_s = (time.perf_counter() - started) / (len(studies) - n_kept) * (len(jobs) - len(studies))
         figures = (
             f"deflated {study.account.deflated:.2f}, lead {study.lead.deflated:.2f}, PBO {study.account.pbo:.2f}, lead "
-            f"{study.lead.pbo:.2f}, {study.n_compared} trials compared, {study.wall_s:.0f} s"
+            f"{study.lead.pbo:.2f} (p {study.lead.choice_p_value:.2g}), hold-out {study.holdout_excess_sharpe:+.1f} +- "
+            f"{study.holdout_error:.1f}, {study.n_compared} trials compared, {study.wall_s:.0f} s, "
+            f"{'SKILL' if VERDICT.calls(study) else 'not evidence of skill'}"
         )
         print(
             f"{len(studies)} of {len(jobs)}: {study.kind}, seed {study.seed}: {figures}; about {left_s:.0f} s left",
@@ -249,6 +265,20 @@ def run_all(args: argparse.Namespace, settings: Settings) -> list[Study]:
             flush=True,
         )
     return sorted(studies, key=lambda study: (study.kind, study.seed))
+
+
+def kept_studies(path: Path, settings: Settings) -> list[Study]:
+    """Studies of an earlier run with the same settings; a line that a kill cut short is left out."""
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    rows = [json.loads(line) for line in lines]
+    return [study_of(row["study"]) for row in rows if row["settings"] == asdict(settings)]
+
+
+def keep_study(path: Path, settings: Settings, study: Study) -> None:
+    """Add one line to the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps({"settings": asdict(settings), "study": plain(asdict(study))}) + "\n")
 
 
 def _ended(jobs: Sequence[tuple[str, int]], settings: Settings, n_processes: int) -> Iterator[Study]:
@@ -264,7 +294,8 @@ def _ended(jobs: Sequence[tuple[str, int]], settings: Settings, n_processes: int
 def section(args: argparse.Namespace, settings: Settings, studies: Sequence[Study]) -> dict[str, Any]:
     """How it was made, and every figure of every study; `redrawn` adds what docs/results.md shows."""
     about = (
-        f"Share of studies whose winner is called skilful. A study: {settings.n_trials} trials of "
+        f"Share of studies whose winner is called skilful. A study: {settings.n_trials} trials of agent "
+        f"{settings.agent} with "
         f"{settings.num_paths + 1} splits, {settings.break_step:,} environment steps each, on {settings.n_bars:,} "
         f"five-minute bars of {len(TICKERS)} coins, the last {settings.holdout_fraction:.0%} held out, pruner "
         f"{settings.pruner} (and what hardly trades). {NO_SIGNAL.capitalize()}: the sample market, a fair game; "
@@ -305,9 +336,10 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def result_file(pruner: str) -> Path:
-    """Where the figures of studies with that pruner are."""
-    return measuring.RESULTS / ("calibration.json" if pruner == "none" else f"calibration_{pruner}.json")
+def result_file(pruner: str, agent: str) -> Path:
+    """Where the figures of studies with that pruner and agent are."""
+    parts = ["calibration", *([] if pruner == "none" else [pruner]), *([] if agent == DEFAULT_AGENT else [agent])]
+    return measuring.RESULTS / f"{'_'.join(parts)}.json"
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -319,6 +351,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--planted", type=int, default=8, metavar="N", help="studies with a signal (default 8)")
     parser.add_argument("--first-seed", type=int, default=0, metavar="S", help="of each kind; the others follow")
     parser.add_argument("--pruner", choices=PRUNERS, default="none", help="of the studies (default none)")
+    parser.add_argument("--agent", choices=OF_AGENT, default=DEFAULT_AGENT, help="(default %(default)s)")
     parser.add_argument("--processes", type=int, default=2, metavar="N", help="studies at once (default 2)")
     parser.add_argument("--redraw", action="store_true", help="run nothing: the studies are those of the result file")
     args = parser.parse_args(argv)
@@ -334,14 +367,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run, count, draw, write."""
     args = parse_arguments(argv)
     measuring.with_threads(args)
-    settings = replace(QUICK if args.quick else Settings(), pruner=args.pruner)
-    if args.pruner != "none":
-        settings = replace(settings, **WITH_PRUNER)
-    path = args.out or result_file(args.pruner)
+    sizes = OF_AGENT[args.agent] | (WITH_PRUNER if args.pruner != "none" else {}) | (QUICK if args.quick else {})
+    settings = replace(Settings(agent=args.agent, pruner=args.pruner), **sizes)
+    path = args.out or result_file(args.pruner, args.agent)
     if args.redraw:
         content = json.loads(path.read_text())
     else:
-        part = section(args, settings, run_all(args, settings))
+        with tempfile.TemporaryDirectory() as scratch:
+            is_kept = args.out is not None or not args.quick
+            kept = path.with_suffix(".studies") if is_kept else Path(scratch) / "studies"
+            part = section(args, settings, run_all(args, settings, kept))
         content = {"machine": measuring.machine(-1), "calibration": part}
     content["calibration"], judged = redrawn(content["calibration"])
     print("\n".join(measuring.section_lines(content["calibration"])))

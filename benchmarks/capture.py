@@ -31,9 +31,12 @@ sys.path.insert(0, str(REPO))
 
 from benchmarks import measuring  # noqa: E402 - the repository is not installed
 from benchmarks.capture_points import (  # noqa: E402
+    ANNOUNCED_BARS,
     FRESH_BARS,
     LEARNERS,
     POINTS,
+    SHORT_BARS,
+    SHORT_DROPOUT,
     STRETCH_BARS,
     STRETCHES,
     Point,
@@ -111,7 +114,10 @@ def content_of(args: argparse.Namespace, runs: Sequence[Run]) -> dict[str, Any]:
         "life of 48 bars that is worth alpha per bar at one standard deviation; noise of 25 bp per bar; two features "
         "without meaning. Factors are changed one at a time around alpha 1.0 bp, a cost of 30 bp, one coin and "
         f"{FRESH_BARS:,} training bars. A seed is a history and an initialisation. Without a signal: accounts traded "
-        "in 10,000 unseen bars, and fees and slippage as a share of the account, worst seed."
+        "in 10,000 unseen bars, and fees and slippage as a share of the account, worst seed. Announced trend: two "
+        f"coins of benchmarks/planted_markets.py, {ANNOUNCED_BARS:,} training bars. On histories of {SHORT_BARS:,} "
+        f"bars or fewer the band trains with a dropout of {SHORT_DROPOUT:g}. Budgets are fixed and the last policy is "
+        "judged."
     )
     part = measuring.section(
         args, about, columns(), learners={name: asdict(settings) for name, settings in LEARNERS.items()},

@@ -2,8 +2,9 @@
 """A whole trial, exploring and updating, at equal gradient work: ours, elegantrl's single path, stable-baselines3's.
 
 One turn is one rollout of 3072 steps (12 environments times 256, or 3072 of one) and its update: 4 epochs, 512 samples
-a gradient step, so 24 gradient steps of the same network for everybody. The single path is elegantrl's own agent over
-one scalar environment; stable-baselines3's PPO runs over a Python loop (DummyVecEnv) of 12 scalar ones.
+a gradient step, so 24 gradient steps of the same network for everybody. The plain PPO is one short file over our own
+fast class (benchmarks/plain_ppo.py): it shares our environment and none of our agent. The single path is elegantrl's
+own agent over one scalar environment; stable-baselines3's PPO runs over a Python loop (DummyVecEnv) of 12 scalar ones.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ sys.path.insert(0, str(REPO))
 from benchmarks import measuring  # noqa: E402 - the repository is not installed
 
 HORIZON_LEN, HORIZON_LEN_QUICK, BATCH_SIZE, N_EPOCHS = 256, 8, 512, 4
-OURS, SINGLE, BASELINES = "ours, batched", "elegantrl, one scalar environment", "stable-baselines3, loop of scalar ones"
+OURS, PLAIN = "ours, batched", "plain PPO over our batch"
+SINGLE, BASELINES = "elegantrl, one scalar environment", "stable-baselines3, loop of scalar ones"
 AIMS = {(SINGLE, 128): 4.5, (SINGLE, 512): 2.5, (SINGLE, 1024): 1.4, (BASELINES, 512): 1.5}
 WIDTHS = (128, 512, 1024)
 COLUMNS = {
@@ -60,17 +62,21 @@ class Trial:
 
 
 def elegantrl_contenders(width: int, horizon_len: int, threads: int) -> list[measuring.Local]:
-    """Ours, and elegantrl's agent with one environment."""
+    """Ours, the plain one over the same class, and elegantrl's agent with one environment."""
     from benchmarks import contenders as who
     from benchmarks import learners
+    from benchmarks.plain_ppo import PlainPPO
 
     n_envs, n_steps = learners.N_ENVS, learners.N_ENVS * horizon_len
     batch_size = min(BATCH_SIZE, n_steps)
     batch, single = who.batched_env(True, learners.RULES, n_envs), who.scalar_env(learners.RULES)
     ours = learners.our_agent(batch, width, horizon_len, threads, batch_size, N_EPOCHS)
     stock = learners.stock_agent(single, 1, width, batch_size, N_EPOCHS)
+    own = who.batched_env(True, learners.RULES, n_envs)
+    plain = PlainPPO(own, width, batch_size, N_EPOCHS, learners.LEARNING_RATE)
     return [
         measuring.Local(OURS, n_envs, Trial(ours, batch, horizon_len), n_steps),
+        measuring.Local(PLAIN, n_envs, Trial(plain, own, horizon_len), n_steps),
         measuring.Local(SINGLE, 1, Trial(stock, single, n_steps), n_steps),
     ]
 

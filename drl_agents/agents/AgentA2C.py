@@ -21,3 +21,8 @@ class AgentA2C(AgentPPO, StockAgentA2C):
         log_ratio = (logprob - samples.logprobs).detach()
         kl = (log_ratio.exp() - 1.0 - log_ratio).mean()
         return -(samples.advantages * logprob).mean(), kl, torch.zeros_like(kl)
+
+    @property
+    def _kernel_clip_range(self) -> float:
+        """No ratio."""
+        return -1.0

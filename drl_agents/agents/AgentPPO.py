@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,13 +17,15 @@ from torch import Tensor
 from drl_agents.agents.advantages import bootstrap_values, generalized_advantages
 from drl_agents.agents.AgentBase import AgentBase
 from drl_agents.agents.bar_features import SharedBars
-from drl_agents.agents.mlp_gradient import FlatGradients, MlpGradient
+from drl_agents.agents.flat_adam import FlatAdam
+from drl_agents.agents.mlp_gradient import PRODUCTS, TwinGradient, has_onednn, lying_order
 from drl_agents.agents.nets import ActorPPO, CriticPPO, gaussian_log_prob
 from drl_agents.agents.normalizer import RunningNorm
 from drl_agents.agents.rollout import Rollout, RolloutStep
 from drl_agents.policy import normalize
 
 Stats = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]   # policy loss, value loss, entropy, divergence, clipped share
+CACHED_ROWS = 1 << 8                                # states normalised at once on the CPU
 CPU_CHUNK_ROWS, GPU_CHUNK_ROWS = 1 << 11, 1 << 16   # states valued at once
 
 
@@ -76,15 +80,11 @@ class Samples:
     def __len__(self) -> int:
         return self.states.shape[0]
 
-    def take(self, rows: Tensor) -> Samples:
-        """The given rows."""
-        return Samples(
-            self.states[rows], self.actions[rows], self.logprobs[rows], self.advantages[rows], self.targets[rows]
-        )
-
-    def minibatches(self, n_minibatches: int, order: Tensor) -> Iterator[Samples]:
-        """Every sample once, in the given order, in parts of nearly equal size."""
-        shuffled = self.take(order)      # one gather per field and epoch; the parts are views
+    def minibatches(self, n_minibatches: int, order: Tensor, room: Tensor | None = None) -> Iterator[Samples]:
+        """Every sample once, in the given order, in parts of nearly equal size; `room` is for the states (M, S)."""
+        rest = self.actions[order], self.logprobs[order], self.advantages[order], self.targets[order]
+        # One gather per field and epoch; the parts are views.
+        shuffled = Samples(torch.index_select(self.states, 0, order, out=room), *rest)
         fields = (shuffled.states, shuffled.actions, shuffled.logprobs, shuffled.advantages, shuffled.targets)
         parts = [field.tensor_split(n_minibatches) for field in fields]
         return (Samples(*part) for part in zip(*parts, strict=True))
@@ -131,9 +131,12 @@ class AgentPPO(AgentBase, StockAgentPPO):
         self.optimizer = self._optimizer(self.trained_parameters, self.learning_rate)
         self.act_optimizer = self.cri_optimizer = self.optimizer   # elegantrl's names
         self.value_norm = RunningNorm(1, self.device)
-        self.by_hand: tuple[FlatGradients, MlpGradient, MlpGradient] | None = None
-        # 2048 samples, networks of (512, 512), S = 393, one core: by hand 50 ms a step, autograd 100, by hand in
-        # bfloat16 26; 512 samples, (128, 128): 3.3, 4.1 and 1.9. Not measured on a GPU: autograd stays until it is.
+        self.flat: FlatAdam | None = None           # where gradients are by hand
+        self.by_hand: TwinGradient | None = None
+        self.compiled_loss: Any = None
+        self.rooms: dict[str, Tensor] = {}
+        self.products = ""      # by hand: the library that multiplies, chosen at the first update
+        # benchmarks/update.py has the figures, beside a plain update. Not measured on a GPU: autograd until it is.
         by_default = self.device.type == "cpu" or self.ppo.hidden_dtype != torch.float32
         if self.ppo.gradients == "by_hand" or (self.ppo.gradients == "auto" and by_default):
             self._work_by_hand()
@@ -143,9 +146,19 @@ class AgentPPO(AgentBase, StockAgentPPO):
 
     def _work_by_hand(self) -> None:
         """Take gradient steps without autograd in the networks."""
-        flat = FlatGradients(self.trained_parameters)
-        dtype = self.ppo.hidden_dtype
-        self.by_hand = flat, MlpGradient(self.act.net, flat, dtype), MlpGradient(self.cri.net, flat, dtype)
+        order = [*lying_order(self.act.net, self.cri.net), self.act.action_std_log]
+        self.flat = FlatAdam(self.optimizer, order)
+        self.by_hand = TwinGradient(self.act.net, self.cri.net, self.flat, self.ppo.hidden_dtype)
+        if self.device.type == "cpu":
+            self.compiled_loss = compiled_loss()
+
+    def _prepare_by_hand(self, n_samples: int) -> None:
+        """Before an update from so many samples."""
+        assert self.flat is not None
+        assert self.by_hand is not None
+        self.flat.attach()
+        if not self.products and self.device.type == "cpu" and self.ppo.hidden_dtype == torch.float32 and has_onednn():
+            self.products = self.by_hand.choose_products(-(-n_samples // math.ceil(n_samples / self.batch_size)))
 
     # --- exploration ------------------------------------------------------------------------------------------------
 
@@ -178,18 +191,21 @@ class AgentPPO(AgentBase, StockAgentPPO):
             Value loss, surrogate objective and mean action deviation, elegantrl's three numbers.
         """
         is_first = self.obs_norm.count == 0
+        if self.flat is not None:
+            self._prepare_by_hand(buffer[2].numel())
         samples = self._samples(*buffer)
         learning_rate = self.scheduled_learning_rate()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         n_minibatches = math.ceil(len(samples) / self.batch_size)
         totals = torch.zeros(6, device=self.device)
+        room = self._room("shuffled", samples.states)
         epochs = 0
         with torch.enable_grad():
             while epochs < self.ppo.n_epochs:
                 kl_before = totals[3].clone()
                 order = torch.randperm(len(samples), generator=self.generator, device=self.device)
-                for minibatch in samples.minibatches(n_minibatches, order):
+                for minibatch in samples.minibatches(n_minibatches, order, room):
                     totals += self._gradient_step(minibatch)
                 epochs += 1
                 if self._policy_moved_enough(totals[3] - kl_before, n_minibatches):
@@ -203,6 +219,13 @@ class AgentPPO(AgentBase, StockAgentPPO):
         self.last_update = UpdateStats(*means, gradient_steps=n_steps, epochs=epochs, learning_rate=learning_rate)
         return self.last_update.value_loss, -self.last_update.policy_loss, std
 
+    def _room(self, name: str, like: Tensor) -> Tensor:
+        """A buffer kept from update to update: fresh memory of some megabytes costs as much as writing to it."""
+        room = self.rooms.get(name)
+        if room is None or room.shape != like.shape or room.dtype != like.dtype:
+            room = self.rooms[name] = torch.empty_like(like)
+        return room
+
     def _policy_moved_enough(self, kl_sum: Tensor, n_minibatches: int) -> bool:
         """Whether the epoch's mean divergence passed the target; reads it back only when there is one."""
         return self.ppo.target_kl is not None and (kl_sum / n_minibatches).item() > self.ppo.target_kl
@@ -213,13 +236,14 @@ class AgentPPO(AgentBase, StockAgentPPO):
         if self.normalizes and self.obs_norm.count == 0:
             logprobs = self._adopt_first_statistics(states, actions)
         done = undones < 0.5
-        values, last_value, final_values, truncated = self._values(states, done)
+        rows = self._sample_rows(states.reshape(-1, self.row_dim))
+        values, last_value, final_values, truncated = self._values(states, done, rows)
         next_values = bootstrap_values(values, last_value, final_values, done, truncated)
         advantages = generalized_advantages(rewards, values, next_values, done, self.gamma, self.ppo.gae_lambda)
         returns = advantages + values
         self._update_value_norm(returns)
         samples = Samples(
-            states=self._sample_rows(states.reshape(-1, self.row_dim)),
+            states=rows,
             actions=actions.reshape(-1, self.action_dim),
             logprobs=logprobs.reshape(-1),
             advantages=standardize(advantages).reshape(-1),
@@ -234,9 +258,7 @@ class AgentPPO(AgentBase, StockAgentPPO):
         than `clip_range`.
         """
         assert self.by_hand is not None
-        actor = self.by_hand[1]
-        parts = [actor.forward(self._inputs(rows)) for rows in samples.states.split(self.batch_size)]
-        actor.forget()
+        parts = [self.by_hand.means(self._inputs(rows)) for rows in samples.states.split(self.batch_size)]
         log_std = self.act.action_std_log
         logprobs = gaussian_log_prob((samples.actions - torch.cat(parts)) * (-log_std).exp(), log_std)
         return replace(samples, logprobs=logprobs)
@@ -253,12 +275,19 @@ class AgentPPO(AgentBase, StockAgentPPO):
         log_std = self.act.action_std_log
         return gaussian_log_prob((actions - mean) * (-log_std).exp(), log_std)
 
-    def _values(self, states: Tensor, done: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _values(
+        self, states: Tensor, done: Tensor, inputs: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Values (H, N) of the states, (N,) after the last, (H, N) where cut off, and the cut-off mask.
+
+        `inputs` are the states as `_sample_rows` returns them, if they are known.
 
         How episodes ended is read from this agent's storage; a buffer that is not its own ends in terminals.
         """
-        values = self._value_of(states)
+        if inputs is not None and self.bars is None and self._values_by_hand:
+            values = torch.cat([self._value_of_inputs(part) for part in inputs.split(CPU_CHUNK_ROWS)]).view(done.shape)
+        else:
+            values = self._value_of(states)
         last_value = self._value_of(torch.as_tensor(self.last_state))
         final_values = torch.zeros_like(values)
         truncated = torch.zeros_like(done)
@@ -279,12 +308,16 @@ class AgentPPO(AgentBase, StockAgentPPO):
 
     def _value_of_rows(self, full: Tensor) -> Tensor:
         """(M, S) -> (M,), by the faster products where there are such."""
-        if self.by_hand is None or self.ppo.hidden_dtype != torch.float32:
-            return self.cri(full)
-        critic = self.by_hand[2]
-        value = critic.forward(self.cri.state_norm(full))
-        critic.forget()
-        return (value * self.cri.value_std + self.cri.value_avg).squeeze(1)
+        return self._value_of_inputs(self.cri.state_norm(full)) if self._values_by_hand else self.cri(full)
+
+    @property
+    def _values_by_hand(self) -> bool:
+        return self.by_hand is not None and self.ppo.hidden_dtype == torch.float32
+
+    def _value_of_inputs(self, inputs: Tensor) -> Tensor:
+        """Normalised observations (M, S) -> (M,)."""
+        assert self.by_hand is not None
+        return (self.by_hand.values(inputs) * self.cri.value_std + self.cri.value_avg).squeeze(1)
 
     def _in_chunks(self, states: Tensor) -> tuple[Tensor, ...]:
         """(..., S) as parts of at most so many rows: what a cache holds on the CPU, else what bounds the memory."""
@@ -304,7 +337,7 @@ class AgentPPO(AgentBase, StockAgentPPO):
         """
         self.shared_features = None
         if self.bars is None:
-            return self.act.state_norm(rows).to(self.ppo.hidden_dtype)
+            return self._normalized(rows).to(self.ppo.hidden_dtype)
         if self.by_hand is None:
             return rows
         bar, index = rows[:, -1].long().unique(return_inverse=True)     # waits for the device, once an update
@@ -315,6 +348,15 @@ class AgentPPO(AgentBase, StockAgentPPO):
         self.shared_features = normalize(windows, of(average), of(std), clip).to(self.ppo.hidden_dtype)
         of = self.bars.account_of
         return torch.cat((normalize(rows[:, :-1], of(average), of(std), clip), index[:, None]), dim=1)
+
+    def _normalized(self, rows: Tensor) -> Tensor:
+        """(M, S) in standard deviations, clipped; on the CPU in parts that stay in the cache. Valid until the next."""
+        if self.device.type != "cpu":
+            return self.act.state_norm(rows)
+        room, clip = self._room("normalized", rows), self.act.observation_clip
+        for part, out in zip(rows.split(CACHED_ROWS), room.split(CACHED_ROWS), strict=True):
+            torch.sub(part, self.act.state_avg, out=out).div_(self.act.state_std).clamp_(-clip, clip)
+        return room
 
     def _inputs(self, rows: Tensor) -> Tensor | SharedBars:
         """The networks' input for a minibatch's rows."""
@@ -336,8 +378,12 @@ class AgentPPO(AgentBase, StockAgentPPO):
 
     def _gradient_step(self, samples: Samples) -> Tensor:
         """One joint step on actor and critic; returns six summed statistics without reading them back."""
-        norm, stats = self._gradients(samples) if self.by_hand is None else self._gradients_by_hand(samples)
-        self.optimizer.step()
+        if self.flat is None:
+            norm, stats = self._gradients(samples)
+            self.optimizer.step()
+        else:
+            norm, stats = self._gradients_by_hand(samples)
+            self.flat.step()
         return torch.stack((*stats, norm)).detach()
 
     def _gradients(self, samples: Samples) -> tuple[Tensor, Stats]:
@@ -352,17 +398,41 @@ class AgentPPO(AgentBase, StockAgentPPO):
 
     def _gradients_by_hand(self, samples: Samples) -> tuple[Tensor, Stats]:
         """The same by hand where the arithmetic is: autograd sees the (B, A) and (B, 1) outputs only."""
+        assert self.flat is not None
         assert self.by_hand is not None
-        flat, actor, critic = self.by_hand
-        inputs = self._inputs(samples.states)
-        mean, value = actor.forward(inputs).requires_grad_(), critic.forward(inputs).requires_grad_()
-        loss, stats = self._loss(mean, value, samples)
-        d_mean, d_value, d_log_std = torch.autograd.grad(loss, (mean, value, self.act.action_std_log))
-        actor.backward(d_mean)
-        critic.backward(d_value)
-        flat.of(self.act.action_std_log).copy_(d_log_std)
-        flat.attach()
-        return flat.clip(self.ppo.max_grad_norm), stats
+        mean, value = self.by_hand.forward(self._inputs(samples.states))
+        by_output, stats = self._output_gradients(mean, value, samples)
+        d_mean, d_value, d_log_std = by_output
+        self.by_hand.backward(d_mean, d_value)
+        self.flat.gradient_of(self.act.action_std_log).copy_(d_log_std)
+        return self.flat.clip(self.ppo.max_grad_norm), stats
+
+    def _output_gradients(self, mean: Tensor, value: Tensor, samples: Samples) -> tuple[Sequence[Tensor], Stats]:
+        """Gradients of the loss by the networks' outputs (B, A) and (B, 1) and by the log deviation; its statistics."""
+        if self.compiled_loss is not None:
+            return self._compiled_gradients(mean, value, samples)
+        loss, stats = self._loss(mean.requires_grad_(), value.requires_grad_(), samples)
+        return torch.autograd.grad(loss, (mean, value, self.act.action_std_log)), stats
+
+    def _compiled_gradients(self, mean: Tensor, value: Tensor, samples: Samples) -> tuple[Sequence[Tensor], Stats]:
+        """The same in one compiled pass."""
+        assert self.compiled_loss is not None
+        log_std = self.act.action_std_log.detach()
+        stats = torch.zeros(5, dtype=torch.float64)
+        gradients = torch.empty_like(mean), torch.empty_like(value), torch.empty_like(log_std)
+        given = (mean, value, log_std.view(-1), samples.actions, samples.logprobs, samples.advantages, samples.targets)
+        written = (*gradients[:2], gradients[2].view(-1), stats)
+        self.compiled_loss(
+            *(tensor.numpy() for tensor in given), self._kernel_clip_range, self.ppo.value_coef, self.ppo.entropy_coef,
+            *(tensor.numpy() for tensor in written),
+        )  # fmt: skip
+        policy_loss, value_loss, entropy, kl, clipped = stats.float().unbind()
+        return gradients, (policy_loss, value_loss, entropy, kl, clipped)
+
+    @property
+    def _kernel_clip_range(self) -> float:
+        """What `ppo_loss.loss_and_gradient` takes for this class's `_policy_loss`."""
+        return self.ppo.clip_range
 
     def _loss(self, mean: Tensor, value: Tensor, samples: Samples) -> tuple[Tensor, Stats]:
         """Joint loss of the actor's means (B, A) and the critic's normalised values (B, 1), and its parts."""
@@ -389,15 +459,31 @@ class AgentPPO(AgentBase, StockAgentPPO):
 
     def extra_tensors(self) -> dict[str, Tensor]:
         """State beyond networks and observation statistics."""
-        return {f"value_norm.{name}": value for name, value in self.value_norm.tensors().items()}
+        products = torch.tensor(PRODUCTS.index(self.products) if self.products else -1)
+        return {f"value_norm.{name}": value for name, value in self.value_norm.tensors().items()} | {
+            "products": products
+        }
 
     def load_extra_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what `extra_tensors` returned."""
+        """Take over what `extra_tensors` returned; a state of an earlier version has no products."""
+        chosen = int(tensors.pop("products", torch.tensor(-1)))
+        self.products = PRODUCTS[chosen] if 0 <= chosen < len(PRODUCTS) else ""
+        if self.by_hand is not None and self.products:
+            self.by_hand.use_products(self.products)
         self.value_norm.load({name.removeprefix("value_norm."): value for name, value in tensors.items()})
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """One for both networks."""
         return {"optimizer": self.optimizer}
+
+
+@functools.cache
+def compiled_loss() -> Any:
+    """The compiled loss; None where numba is missing."""
+    try:
+        return importlib.import_module("drl_agents.agents.ppo_loss").loss_and_gradient
+    except ImportError:
+        return None
 
 
 def standardize(x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from drl_agents.agents.AgentBase import AgentBase
 
 NETWORKS = ("act", "act_target", "cri", "cri_target")
+SINCE_LATER = ("extra.products",)   # states of earlier versions have none
 COUNTERS = ("time_steps", "rollout_start", "gradient_steps")
 
 
@@ -85,6 +86,7 @@ def _expected(agent: AgentBase, stored: dict[str, Tensor]) -> dict[str, tuple[tu
     parameter are expected in full where `stored` has any of them.
     """
     own = {key: value for key, value in _tensors(agent).items() if not key.startswith("optimizer.")}
+    own = {key: value for key, value in own.items() if key in stored or key not in SINCE_LATER}
     for name, optimizer in agent.optimizers().items():
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for index, parameter in enumerate(parameters):

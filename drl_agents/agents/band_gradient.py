@@ -7,7 +7,8 @@ so is its derivative. This module follows a recorded rollout backwards, from the
 What is differentiated is the whole bar of docs/simulator.md: the order is chosen at bar t and sized with the equity of
 bar t + 1, then the position cap, sells, proportional buys within the budget, valuation and reward. docs/band.md
 has the formulas. The reference is `torch.autograd` through the `step` of `environment_Alpaca_vectorized.py`, with which
-the tests compare both implementations: a loop over bars in torch for any device, and a compiled one for the CPU.
+the tests compare all implementations: a loop over bars in torch for any device, a compiled one for the CPU (numba) and
+one for GPUs (Triton).
 
 Axes: H steps of the rollout, N accounts, A coins, T bars of the market. Money is in quote currency.
 """
@@ -21,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 TARGET_WEIGHT = 0.40    # these three are the simulator's; a test compares them
@@ -29,6 +31,7 @@ INCREMENT_SLACK = 1e-9
 DUST = 1e-9             # of the initial capital: what rounding leaves of the cash is no order
 BACKENDS = {
     "numba": "drl_agents.agents.band_gradient_cpu", "torch": "drl_agents.agents.band_gradient_torch",
+    "triton": "drl_agents.agents.band_gradient_gpu",
 }  # fmt: skip
 
 
@@ -173,21 +176,28 @@ def band_gradient(
             ``growth_weight * norm_reward * sum_i weight_i * mean_return_i``, with the weights held over that bar.
         final_equity: (N,) derivative of the value of what comes after the rollout by the equity after its last step,
             per quote; None is 0. An account whose episode ended with the last step should have 0 here.
-        backend: "numba" or "torch"; None takes numba for a record on the CPU where that package is installed.
+        backend: "numba", "torch" or "triton". None takes numba for a record on the CPU and triton for one on a GPU, and
+            torch if that package is not installed.
 
     Raises:
         ValueError: for settings that are not differentiable in this form, or an unknown backend.
-        ImportError: backend "numba" without that package.
+        ImportError: backend "numba" or "triton" without that package.
     """
     rules = rules_of(params, cost_factor)
-    sweep = _sweep_of(backend or ("numba" if record.cash.device.type == "cpu" and has_numba() else "torch"))
+    sweep = _sweep_of(backend or fastest_for(record.cash.device))
     return BandGradient(*sweep(record, rules, as_if_filled, mean_return, final_equity))
 
 
+def fastest_for(device: torch.device) -> str:
+    """The fastest backend for records on `device` whose package is installed."""
+    name = {"cpu": "numba", "cuda": "triton"}.get(device.type, "torch")
+    return name if is_installed(name) else "torch"
+
+
 @functools.cache
-def has_numba() -> bool:
-    """Whether the compiled sweep can be used here."""
-    return importlib.util.find_spec("numba") is not None
+def is_installed(package: str) -> bool:
+    """Whether `package` can be imported."""
+    return importlib.util.find_spec(package) is not None
 
 
 def _sweep_of(backend: str) -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]:

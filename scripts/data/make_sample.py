@@ -32,7 +32,7 @@ from market.planted import Law
 from market.sample import sample_bars, synthetic_dataset
 
 
-MOST_BARS, MOST_YEARS = 30_000, 20  # of the default; the calendar ends in 2099
+MOST_BARS, MOST_YEARS = 20_000, 20  # of the default; the calendar ends in 2099
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 import environment_Alpaca_vectorized as drop_in
 from drl_agents.agents import band_gradient as module
-from drl_agents.agents.band_gradient import BACKENDS, NEEDED, BandRecord, band_gradient, rules_of
+from drl_agents.agents.band_gradient import NEEDED, BandRecord, band_gradient, fastest_for, rules_of
 from tests.support.band_reference import band_params, made_market, random_band, roll_out
 
+BACKENDS = ("numba", "torch")     # test_band_gradient_triton.py has the third
 GENERATED = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 rules = st.fixed_dictionaries(
     {
@@ -270,12 +271,13 @@ def test_an_unknown_backend_is_refused():
         band_gradient(made.record, made.params, backend="abacus")
 
 
-def test_without_numba_torch_steps_in(monkeypatch):
-    made = roll_out(made_market(20, 1, 0), band_params(), *random_band(3, 1, 1, 0))
-    expected = gradient_of(made)
-    monkeypatch.setattr(module, "has_numba", lambda: False)
-    monkeypatch.setitem(BACKENDS, "numba", "no.such.module")
-    assert_same(gradient_of(made), expected)
+@pytest.mark.parametrize(("device", "installed", "expected"), [
+    ("cpu", {"numba", "triton"}, "numba"), ("cuda", {"numba", "triton"}, "triton"), ("cpu", {"triton"}, "torch"),
+    ("cuda", {"numba"}, "torch"), ("mps", {"numba", "triton"}, "torch"),
+])  # fmt: skip
+def test_the_backend_is_the_fastest_that_is_installed_for_the_device(monkeypatch, device, installed, expected):
+    monkeypatch.setattr(module, "is_installed", lambda package: package in installed)
+    assert fastest_for(torch.device(device)) == expected
 
 
 def test_the_simulators_constants_are_the_same():

@@ -64,6 +64,18 @@ def test_every_model_trains(name, tmp_path):
     assert load_policy(tmp_path / "policy_best.safetensors").net_dims == (16, 16)
 
 
+def test_the_band_trains_under_the_standard_rules_and_refuses_a_hosts(tmp_path):
+    factory = agent(VectorizedCryptoEnvAlpaca, "standard", n_envs=4, norm_action=1.0)
+    result = factory.train_model(factory.get_model("band", -1, KWARGS), tmp_path, 8_000)
+    assert result.n_updates == 2      # of 1000 bars each, whatever target_step says
+    assert load_policy(result.best_policy).head == "band"
+    environment = VectorizedCryptoEnvAlpaca(CONFIG, params_of("standard", norm_action=1.0), n_envs=1, start="first")
+    assert np.all(np.isfinite(DRLAgent.DRL_prediction("band", tmp_path, 16, environment, -1)))
+    host = agent(VectorizedCryptoEnvAlpaca, n_envs=4)
+    with pytest.raises(ValueError, match="rules 'standard' in env_params; received 'cappuccino'"):
+        host.train_model(host.get_model("band", -1, KWARGS), tmp_path, 8_000)
+
+
 def test_kwargs_are_honoured_under_every_name():
     kwargs = {
         **KWARGS, "lambda_gae_adv": 0.9, "lambda_entropy": 0.02, "ratio_clip": 0.3, "repeat_times": 7.6,

@@ -9,12 +9,14 @@ from torch import nn
 
 from drl_agents.agents import AGENTS, AgentA2C, AgentPPO
 from drl_agents.agents.AgentPPO import Samples
+from drl_agents.agents.flat_adam import FlatAdam
 from drl_agents.agents.mlp_gradient import (
+    PRODUCTS,
     BlasProducts,
-    FlatGradients,
-    MlpGradient,
     OneDnnProducts,
+    TwinGradient,
     has_onednn,
+    lying_order,
     products_for,
 )
 from drl_agents.agents.nets import gaussian_log_prob
@@ -35,39 +37,61 @@ def network(hidden, width, outputs, dtype):
     return nn.Sequential(*modules[:-1])
 
 
-def compare(net, by_hand, flat, x, tolerance):
+def twins(hidden, width, outputs, dtype=torch.float32, trunk_dtype=None):
+    """Two networks of the same hidden widths, and their gradients by hand."""
+    actor, critic = network(hidden, width, outputs, dtype), network(hidden, width, 1, dtype)
+    order = lying_order(actor, critic)
+    flat = FlatAdam(torch.optim.Adam(order, fused=True), order)
+    return actor, critic, flat, TwinGradient(actor, critic, flat, trunk_dtype)
+
+
+def compare(hidden, rows, width, outputs, dtype=torch.float32, tolerance=1e-5, trunk_dtype=None):
     """Outputs and gradients of one loss, both ways."""
-    expected = net(x)
-    direction = torch.randn_like(expected)
-    net.zero_grad()
-    (expected * direction).sum().backward()
-    wanted = [p.grad.clone() for p in net.parameters()]
-    result = by_hand.forward(x.to(by_hand.trunk_dtype))
-    by_hand.backward(direction)
-    flat.attach()
-    for a, b in zip([result, *(p.grad for p in net.parameters())], [expected, *wanted], strict=True):
-        assert (a - b).norm() <= tolerance * b.norm()
+    actor, critic, flat, by_hand = twins(hidden, width, outputs, dtype, trunk_dtype)
+    parameters = [*actor.parameters(), *critic.parameters()]
+    for n in rows:    # minibatches differ by one row
+        x = torch.randn(n, width, dtype=dtype)
+        expected = actor(x), critic(x)
+        directions = [torch.randn_like(result) for result in expected]
+        for p in parameters:
+            p.grad = None
+        sum((a * b).sum() for a, b in zip(expected, directions, strict=True)).backward()
+        wanted = [p.grad.clone() for p in parameters]
+        result = by_hand.forward(x.to(trunk_dtype or dtype))
+        by_hand.backward(*directions)
+        flat.attach()
+        for a, b in zip([*result, *(p.grad for p in parameters)], [*expected, *wanted], strict=True):
+            assert (a - b).norm() <= tolerance * b.norm()
+        torch.testing.assert_close(by_hand.means(x.to(trunk_dtype or dtype)), result[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(by_hand.values(x.to(trunk_dtype or dtype)), result[1], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("hidden", HIDDEN, ids=str)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
 def test_gradients_by_hand_are_autograds(hidden, dtype, tolerance):
-    net = network(hidden, 11, 3, dtype)
-    flat = FlatGradients(list(net.parameters()))
-    by_hand = MlpGradient(net, flat)
-    for rows in (37, 36, 1):    # minibatches differ by one row
-        compare(net, by_hand, flat, torch.randn(rows, 11, dtype=dtype), tolerance)
+    compare(hidden, (37, 36, 1), 11, 3, dtype, tolerance)
 
 
 @needs_onednn
 @pytest.mark.parametrize("rows", [64, 1, 63])
 def test_onednns_products_are_the_same_numbers(rows, monkeypatch):
     monkeypatch.setattr(OneDnnProducts, "smallest", 0)
-    net = network((40, 24), 33, 5, torch.float32)
-    flat = FlatGradients(list(net.parameters()))
-    by_hand = MlpGradient(net, flat)
-    assert isinstance(by_hand.products, OneDnnProducts)
-    compare(net, by_hand, flat, torch.randn(rows, 33), 1e-5)
+    compare((40, 24), (rows,), 33, 5)
+
+
+@needs_onednn
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_every_choice_of_products_has_the_same_numbers(name, monkeypatch):
+    monkeypatch.setattr(OneDnnProducts, "smallest", 0)
+    gradients = []
+    for chosen in ("blas", name):
+        *_, flat, by_hand = twins((40, 24), 33, 5)
+        by_hand.use_products(chosen)
+        torch.manual_seed(1)
+        mean, value = by_hand.forward(torch.randn(50, 33))
+        by_hand.backward(torch.randn_like(mean), torch.randn_like(value))
+        gradients.append(flat.gradients.flat)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
 
 
 def test_large_products_go_to_onednn_and_small_ones_do_not():
@@ -77,25 +101,64 @@ def test_large_products_go_to_onednn_and_small_ones_do_not():
 
 
 def test_bfloat16_gradients_point_the_same_way():
-    net = network((64, 64), 20, 4, torch.float32)
-    flat = FlatGradients(list(net.parameters()))
-    by_hand = MlpGradient(net, flat, torch.bfloat16)
-    compare(net, by_hand, flat, torch.randn(256, 20), 0.05)      # of the length: less than 3 degrees
+    # Of the length: less than 3 degrees.
+    compare((64, 64), (256,), 20, 4, tolerance=0.05, trunk_dtype=torch.bfloat16)
 
 
 def test_the_flat_buffer_is_clipped_as_torch_clips():
-    net = network((8,), 4, 2, torch.float32)
-    flat = FlatGradients(list(net.parameters()))
+    actor, critic, flat, _ = twins((8,), 4, 2)
     flat.attach()
+    parameters = [*actor.parameters(), *critic.parameters()]
     for largest in (1e-3, 1e6):
-        flat.flat.normal_()
-        twin = copy.deepcopy(net)
-        for p, q in zip(twin.parameters(), net.parameters(), strict=True):
-            p.grad = q.grad.clone()
-        norm = torch.nn.utils.clip_grad_norm_(twin.parameters(), largest)
+        flat.gradients.flat.normal_()
+        expected = [p.grad.clone() for p in parameters]
+        twin = [torch.nn.Parameter(p.detach().clone()) for p in parameters]
+        for p, gradient in zip(twin, expected, strict=True):
+            p.grad = gradient
+        norm = torch.nn.utils.clip_grad_norm_(twin, largest)
         torch.testing.assert_close(flat.clip(largest), norm)
-        for p, q in zip(twin.parameters(), net.parameters(), strict=True):
+        for p, q in zip(twin, parameters, strict=True):
             torch.testing.assert_close(p.grad, q.grad)
+
+
+def test_flat_steps_are_adams_even_after_its_tensors_were_replaced():
+    actor, critic, flat, _ = twins((8, 8), 4, 2)
+    parameters = flat.parameters
+    twin = [torch.nn.Parameter(p.detach().clone()) for p in parameters]
+    plain = torch.optim.Adam(twin, fused=True)
+    for k in range(6):
+        if k == 3:      # as restoring a state does
+            flat.optimizer.load_state_dict(copy.deepcopy(flat.optimizer.state_dict()))
+            actor[0].weight.data = actor[0].weight.data.clone()
+        flat.attach()
+        flat.gradients.flat.normal_()
+        for p, q in zip(twin, parameters, strict=True):
+            p.grad = q.grad.clone()
+        plain.step()
+        flat.step()
+        for p, q in zip(twin, parameters, strict=True):
+            torch.testing.assert_close(q, p, rtol=1e-6, atol=1e-8)
+            for name in ("exp_avg", "exp_avg_sq", "step"):
+                torch.testing.assert_close(flat.optimizer.state[q][name], plain.state[p][name])
+    assert critic[0].weight.data_ptr() == flat.values.views[1].data_ptr()
+
+
+@pytest.mark.parametrize("agent_class", [AgentPPO, AgentA2C])
+@pytest.mark.parametrize("spread", [0.01, 1.0])
+def test_the_compiled_loss_is_the_plain_one(agent_class, spread):
+    agent, _ = explored(agent_class, lambda_entropy=0.02, value_coef=0.7)
+    assert agent.compiled_loss is not None
+    rows = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
+    mean, value = rows[:, :2].clone(), rows[:, 2:3].clone()
+    actions = mean + rows[:, 3:5] * agent.act.action_std_log.detach().exp()
+    near = gaussian_log_prob(rows[:, 3:5], agent.act.action_std_log.detach()) + spread * rows[:, 5]
+    samples = Samples(torch.zeros(200, 3), actions, near, rows[:, 6].contiguous(), rows[:, 7].contiguous())
+    ours, stats = agent._output_gradients(mean, value, samples)
+    agent.compiled_loss = None
+    theirs, expected = agent._output_gradients(mean, value, samples)
+    for a, b in zip([*ours, *stats], [*theirs, *expected], strict=True):
+        torch.testing.assert_close(a, b.detach(), rtol=2e-5, atol=1e-6)
+    assert (0.1 < stats[4] < 0.9) == (spread == 1.0 and agent_class is AgentPPO)
 
 
 @pytest.mark.parametrize("agent_class", [AgentPPO, AgentA2C])
@@ -130,6 +193,8 @@ def test_a_large_gradient_step_is_the_same_both_ways():
         env.state_dim, env.action_dim = 128, 3
         env.reset = lambda: torch.zeros(16, 128)
         agent = make_agent(AgentPPO, env, net_dims=(128, 128), gradients=way)
+        if agent.flat is not None:
+            agent.flat.attach()
         rows = torch.randn(256, 128 + 3 + 3, generator=generator.manual_seed(0))
         samples = Samples(rows[:, :128], rows[:, 128:131], rows[:, 131] - 4.0, rows[:, 132], rows[:, 133])
         norm, _ = agent._gradients(samples) if way == "autograd" else agent._gradients_by_hand(samples)
@@ -151,7 +216,7 @@ def test_bfloat16_learns_what_float32_learns(name):
     )
     for _ in range(rollouts):
         agent.update_net(agent.explore_vec_env(env, 32))
-    assert agent.by_hand[1].trunk_dtype == torch.bfloat16
+    assert agent.by_hand.trunk.trunk_dtype == torch.bfloat16
     assert all(p.dtype == torch.float32 for p in agent.trained_parameters)
     states = torch.rand(500, 2, generator=torch.Generator().manual_seed(1)) * 1.6 - 0.8
     assert (agent.policy()(states) - states).square().mean().item() < 0.03     # as in float32
@@ -165,7 +230,7 @@ def test_the_first_ratio_of_a_rounded_network_is_one():
     for _ in range(5):      # until the means are no longer near 0
         agent.update_net(agent.explore_vec_env(env, 32))
     samples = agent._samples(*agent.explore_vec_env(env, 32))
-    mean, log_std = agent.by_hand[1].forward(samples.states), agent.act.action_std_log.detach()
+    mean, log_std = agent.by_hand.means(samples.states), agent.act.action_std_log.detach()
     logprob = gaussian_log_prob((samples.actions - mean) * (-log_std).exp(), log_std)
     torch.testing.assert_close(logprob, samples.logprobs, rtol=1e-5, atol=1e-5)
 
@@ -173,4 +238,4 @@ def test_the_first_ratio_of_a_rounded_network_is_one():
 def test_a_network_with_other_layers_is_refused_by_hand():
     net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1))
     with pytest.raises(ValueError, match="ReLU"):
-        MlpGradient(net, FlatGradients(list(net.parameters())))
+        lying_order(net, net)

@@ -37,7 +37,12 @@ def test_an_epochs_minibatches_hold_every_sample_once(n, parts):
 def test_every_epoch_visits_every_sample_once_in_an_order_of_its_own(monkeypatch):
     agent, items = explored(batch_size=8, repeat_times=3)
     orders, minibatches = [], Samples.minibatches
-    monkeypatch.setattr(Samples, "minibatches", lambda s, n, order: orders.append(order) or minibatches(s, n, order))
+
+    def watched(samples, n, order, room):
+        orders.append(order)
+        return minibatches(samples, n, order, room)
+
+    monkeypatch.setattr(Samples, "minibatches", watched)
     agent.update_net(items)
     assert [sorted(order.tolist()) for order in orders] == [list(range(32))] * 3
     assert len({tuple(order.tolist()) for order in orders}) == 3
@@ -114,7 +119,8 @@ def test_the_ratio_is_one_before_the_first_step():
 @pytest.mark.parametrize("target_kl", [None, 1e9])
 def test_readings_from_the_device_do_not_grow_with_the_minibatches(monkeypatch, target_kl):
     def readings(batch_size):
-        agent, items = explored(batch_size=batch_size, repeat_times=3, target_kl=target_kl)
+        # By autograd, as on a device; gradients by hand are for the CPU.
+        agent, items = explored(batch_size=batch_size, repeat_times=3, target_kl=target_kl, gradients="autograd")
         counted = []
         with monkeypatch.context() as patch:
             for method in ("item", "tolist", "nonzero", "cpu", "numpy", "__bool__", "__float__", "__int__"):

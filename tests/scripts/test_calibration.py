@@ -20,7 +20,9 @@ from benchmarks.calibration_summary import (
     NO_SIGNAL,
     PBO,
     PLANTED,
+    POWERFUL,
     RULES,
+    VERDICT,
     Count,
     Reading,
     Study,
@@ -36,11 +38,12 @@ from benchmarks.calibration_summary import (
     trial_spread,
 )
 from scripts import readme_table
-from train.validation.overfitting import Search, expected_maximum_sharpe
+from train.validation.choice import Choice
+from train.validation.overfitting import Search, SharpeEstimate, conclusion, expected_maximum_sharpe
 
 LUCKY = Reading(3.0, 0.97, 0.4, 0.5, 2.5, 4.0, 4.0, 0.99)
 SKILLED = Reading(9.0, 1.0, 0.99, 0.01, 2.5, 4.0, 9.0, 1.0)
-UNDEFINED = Reading(*[math.nan] * 8)
+UNDEFINED = Reading(*[math.nan] * 9)
 
 
 def study(kind=NO_SIGNAL, reading=LUCKY, seed=0, **changed) -> Study:
@@ -105,11 +108,42 @@ def test_the_holdout_asks_for_two_standard_errors():
     assert not HOLDOUT.calls(study(holdout_excess_sharpe=4.1, holdout_lead_errors=1.9))
 
 
+@pytest.mark.parametrize(
+    ("p_value", "pbo", "excess", "called"),
+    [
+        (0.0, 0.05, -1.0, True),   # a choice that PBO passes
+        (0.0, 0.06, 9.0, False),   # one that it refuses
+        (0.5, 0.60, 9.0, True),    # no choice: the hold-out is passed
+        (0.5, 0.01, 3.9, False),   # and not passed
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("deflated", [0.99, 0.94])
+def test_the_verdict_is_the_reports(p_value, pbo, excess, called, deflated):
+    reading = replace(SKILLED, pbo=pbo, choice_p_value=p_value, deflated=deflated)
+    made = study(reading=reading, holdout_excess_sharpe=excess, holdout_lead_errors=9.0)
+    assert VERDICT.calls(made) is (called and deflated > 0.95)
+    lead = SharpeEstimate(0.1 if deflated > 0.95 else 0.01, 2_000)
+    passed = excess > 2.0 * made.holdout_error
+    said = conclusion(lead, Search(2.0, 0.001), pbo, Choice(0.1, 0.1, p_value), holdout=passed)
+    assert said.startswith("Evidence") is VERDICT.calls(made)
+
+
+def test_a_stopped_run_keeps_its_studies_and_a_line_that_was_cut_short_is_run_again(tmp_path):
+    path, settings = tmp_path / "c.studies", calibration.Settings(n_trials=4)
+    assert calibration.kept_studies(path, settings) == []
+    calibration.keep_study(path, settings, study(seed=3, reading=UNDEFINED))
+    calibration.keep_study(path, calibration.Settings(n_trials=5), study(seed=4))
+    with path.open("a") as file:
+        file.write('{"settings": {"n_tri')
+    (kept,) = calibration.kept_studies(path, settings)
+    assert repr(kept) == repr(study(seed=3, reading=UNDEFINED))
+
+
 def test_too_many_false_positives_are_a_missed_target_and_said_so():
     studies = [study(reading=SKILLED, seed=i) for i in range(20)] + [study(PLANTED, SKILLED)]
     found = {item["what"]: item for item in checks(studies)}
-    assert len(found) == 2 * len(CHECKED)
-    assert len(checks([*studies, study(DRIFTING)])) == 2 * len(CHECKED) + len(CHECKED_LEAD)
+    assert len(found) == len(CHECKED) + len(POWERFUL)
+    assert len(checks([*studies, study(DRIFTING)])) == len(CHECKED) + len(POWERFUL) + len(CHECKED_LEAD)
     assert not found[f"{NO_SIGNAL}, {DEFLATED.name}"]["met"]
     assert found[f"{PLANTED}, {DEFLATED.name}"]["met"]
     assert any(line.startswith(f"{PBO.name}: the whole interval is above") for line in notes(studies, []))
@@ -179,7 +213,8 @@ def test_a_small_run_writes_what_the_page_shows(tmp_path, monkeypatch):
     part = json.loads(path.read_text())["calibration"]
     assert {s["kind"] for s in part["studies"]} == {NO_SIGNAL, DRIFTING, PLANTED}
     assert part["seeds"] == {NO_SIGNAL: [0], DRIFTING: [0], PLANTED: [0]}
-    assert part["settings"]["n_trials"] == calibration.QUICK.n_trials
+    assert part["settings"]["n_trials"] == calibration.QUICK["n_trials"]
+    assert len((tmp_path / "calibration.studies").read_text().splitlines()) == 3
     (tmp_path / "calibration.png").unlink()
     assert calibration.main(["--redraw", "--out", str(path)]) == 0
     assert json.loads(path.read_text())["calibration"] == part

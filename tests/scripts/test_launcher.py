@@ -126,6 +126,46 @@ def test_without_a_network_the_sample_market_is_made_and_labelled(clone):
     assert "*** SYNTHETIC DATA" in clone.launch().stdout, "said once only"
 
 
+DEMONSTRATION = (
+    "'--n-trials', '12', '--workers', '2', '--n-envs', '2', '--num-paths', '2', '--k-test-groups', '1', "
+    "'--break-step', '1000000', '--use-best-ranges', '--pruner', 'none'"
+)
+
+
+def test_without_a_network_the_demonstration_runs_on_a_planted_signal(clone):
+    result = clone.launch(STUB_DOWNLOAD_ERROR="no network")
+    assert "*** SYNTHETIC DATA, planted signal: " in result.stdout
+    log = clone.log.read_text()
+    assert DEMONSTRATION in log
+    assert "'500'" not in log
+    assert "'cappuccino_5m_vectorized'" in log
+
+
+@pytest.mark.parametrize(("flag", "name", "law"), [("--sample", "sample", "planted signal"),
+                                                   ("--no-signal", "no_signal", "no signal")])  # fmt: skip
+def test_a_demonstration_that_is_asked_for_downloads_nothing_and_has_names_of_its_own(clone, flag, name, law):
+    result = clone.launch(flag)
+    assert result.returncode == 0, result.stderr
+    assert "stub download" not in result.stdout
+    assert f"*** SYNTHETIC DATA, {law}: {clone.root}/data/5m_{name} " in result.stdout
+    assert ("'--no-signal'" in result.stdout) == (flag == "--no-signal")
+    log = clone.log.read_text()
+    assert DEMONSTRATION in log
+    assert f"'cappuccino_5m_{name}'" in log
+    assert flag not in log, "no flag of the trainer"
+
+
+def test_flags_win_over_those_of_the_demonstration(clone):
+    clone.launch("--sample", "--n-trials", "4")
+    log = clone.log.read_text()
+    assert log.index("'--n-trials', '4'") > log.index("'--n-trials', '12'")
+
+
+def test_a_sample_of_given_data_is_refused(clone, tmp_path):
+    assert_one_line_error(clone.launch("--no-signal", "--data-dir", str(tmp_path)), "--data-dir", "--no-signal")
+    assert not clone.pid_file.exists()
+
+
 def test_a_second_start_is_refused_and_changes_nothing(clone):
     clone.launch()
     first = clone.pid

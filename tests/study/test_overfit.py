@@ -17,6 +17,7 @@ from train.study.replay import StoredStudy
 from train.study.results import read_equity, split_folder, write_equity
 from train.study.returns import StudyReturns, layout_of, read_returns
 from train.study.storage import IDENTITY
+from train.validation.choice import CHOICE_LEVEL
 from train.validation.metrics import sharpe
 from train.validation.overfitting import deflated_sharpe, estimate_sharpe
 
@@ -148,7 +149,7 @@ def test_equally_skilled_trials_are_judged_by_the_holdout(holdout, beginning):
     assert verdict.sentences[0].startswith(beginning)
     assert "PBO has nothing to test" in verdict.sentences[0]
     numbers = {name: (number, meaning) for name, number, meaning in verdict.numbers}
-    assert float(numbers["difference of trials"][0].removeprefix("p = ")) >= 0.01
+    assert float(numbers["difference of trials"][0].removeprefix("p = ")) >= CHOICE_LEVEL
     assert numbers["PBO of the lead"][1].endswith("here it has nothing to test")
 
 

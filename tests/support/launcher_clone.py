@@ -40,7 +40,10 @@ MAKE_DATASET = """
 import json, pathlib, sys
 folder = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
 folder.mkdir(parents=True)
-(folder / "manifest.json").write_text(json.dumps({"kind": "synthetic" if "make_sample" in sys.argv[0] else "real"}))
+print("stub dataset", sys.argv[1:])
+law = "no signal" if "--no-signal" in sys.argv else "planted signal"
+sample = {"kind": "synthetic", "source": f"sample market, {law}, seed 0, 20256 bars"}
+(folder / "manifest.json").write_text(json.dumps(sample if "make_sample" in sys.argv[0] else {"kind": "real"}))
 """
 # Writes down what it was asked to install, and under which constraints.
 PIP = """

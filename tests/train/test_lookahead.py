@@ -132,12 +132,12 @@ class ShowsWhetherABarIsTraded(CryptoEnvAlpaca):
     """Two bars ahead, in the observation."""
 
     def __init__(self, config, env_params, start=None):
-        self.filled = np.asarray(config["filled_array"])
+        self.is_filled = np.asarray(config["filled_array"])
         super().__init__(config, env_params, start=start)
 
     def _observe(self):
         state = super()._observe()
-        state[0] = self.filled[min(self.account.bar + 2, len(self.filled) - 1), 1]
+        state[0] = self.is_filled[min(self.account.bar + 2, len(self.is_filled) - 1), 1]
         return state
 
 

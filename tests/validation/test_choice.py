@@ -77,6 +77,30 @@ def test_one_good_trial_among_noise_is_a_choice_that_pbo_tests(seed, holdout):
 
 
 @pytest.mark.slow
+def test_a_constant_difference_that_is_real_passes_pbo():
+    """So a PBO above 5 % of trials that differ is no sampling error: what was better did not stay better."""
+    spreads, found = np.linspace(0.2, 1.0, 40), []
+    for seed, spread in enumerate(spreads):
+        skill = SKILL * np.random.default_rng(seed).normal(1.0, 0.25 * spread, N_TRIALS)
+        returns = noise(seed, 0.8) + 0.01 * skill
+        if choice_of(returns).is_real:
+            found.append(pbo_cscv(returns).pbo)
+    assert len(found) > 10
+    assert max(found) <= 0.05
+
+
+def test_a_difference_that_changes_sides_is_real_and_refused_by_pbo():
+    returns = equally_good(4)
+    half = N_BARS // 2
+    returns[:half, 0] += 0.03 * SKILL
+    returns[half:, 0] -= 0.02 * SKILL
+    returns[half:, 1] += 0.03 * SKILL
+    returns[:half, 1] -= 0.02 * SKILL
+    assert choice_of(returns).is_real
+    assert "(PBO above one half)" in verdict(returns, holdout=True)
+
+
+@pytest.mark.slow
 def test_noise_alone_hardly_ever_passes_the_deflated_sharpe_and_then_the_holdout_decides():
     found = [verdict(noise(seed)) for seed in range(60)]
     assert not any(text.startswith("Evidence") for text in found)
@@ -128,5 +152,5 @@ def test_the_finding_says_how_far_the_best_trial_is_from_the_median_one():
         "The best trial's annual Sharpe is 0.20 above the median trial's, and among equally good trials it would be "
         "0.30 above it by error (p = 0.5): they do not differ by more than their sampling error."
     )
-    other = finding(lead, search, 100.0, 0.4, Choice(0.2, 0.03, 0.001))
-    assert other.endswith("(p = 0.001): they differ by more than their sampling error.")
+    other = finding(lead, search, 100.0, 0.4, Choice(0.2, 0.03, 0.0005))
+    assert other.endswith("(p = 0.0005): they differ by more than their sampling error.")

@@ -1,0 +1,91 @@
+"""Adam on many parameters as on one: values, gradients and moments each lie in one flat buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adam import adam
+
+
+class Flat:
+    """One buffer for many parameters, with a view of each parameter's shape."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        first, sizes = parameters[0], [p.numel() for p in parameters]
+        self.flat = torch.zeros(sum(sizes), dtype=first.dtype, device=first.device)
+        self.views = [part.view_as(p) for part, p in zip(self.flat.split(sizes), parameters, strict=True)]
+
+
+class FlatAdam:
+    """The steps of an `torch.optim.Adam`, each one call, whatever the number of parameters.
+
+    The optimizer keeps its parameter groups and its state, whose tensors are views of the buffers here: what saves and
+    restores it need not know. Neither does what replaces the tensors: `attach` takes over the new ones' values.
+    """
+
+    def __init__(self, optimizer: torch.optim.Adam, parameters: Sequence[nn.Parameter]) -> None:
+        """`parameters` are the optimizer's, in the order in which they shall lie."""
+        assert len(optimizer.param_groups) == 1
+        self.optimizer, self.parameters = optimizer, list(parameters)
+        self.values, self.gradients = Flat(parameters), Flat(parameters)
+        self.moments = {"exp_avg": Flat(parameters), "exp_avg_sq": Flat(parameters)}
+        self.n_steps = torch.zeros((), device=parameters[0].device)
+        self.attach_values()
+
+    def gradient_of(self, parameter: Tensor) -> Tensor:
+        """Where the gradient of `parameter` lies, of its shape."""
+        return self._view_of(parameter, self.gradients)
+
+    def joined(self, flat: Flat, first: Tensor, second: Tensor) -> Tensor:
+        """Two parameters that lie side by side as one, along their first axis."""
+        a, b = self._view_of(first, flat), self._view_of(second, flat)
+        assert b.data_ptr() == a.data_ptr() + a.numel() * a.element_size()
+        start = a.storage_offset()
+        return flat.flat[start : start + a.numel() + b.numel()].view(len(a) + len(b), *a.shape[1:])
+
+    def attach_values(self) -> None:
+        """Let the parameters lie in the buffer, with the values that they have."""
+        for p, view in zip(self.parameters, self.values.views, strict=True):
+            if p.data_ptr() != view.data_ptr():
+                view.copy_(p.data)
+                p.data = view
+
+    def attach(self) -> None:
+        """Let parameters, gradients and the optimizer's state lie in the buffers, with the values that they have."""
+        self.attach_values()
+        state = self.optimizer.state
+        steps = [state[p]["step"] for p in self.parameters if state.get(p)]
+        self.n_steps.copy_(steps[0]) if steps else self.n_steps.zero_()
+        for i, p in enumerate(self.parameters):
+            p.grad = self.gradients.views[i]
+            own = state[p]
+            for name, flat in self.moments.items():
+                view = flat.views[i]
+                if name not in own:
+                    view.zero_()
+                elif own[name].data_ptr() != view.data_ptr():
+                    view.copy_(own[name])
+                own[name] = view
+            own["step"] = self.n_steps
+
+    def clip(self, max_norm: float) -> Tensor:
+        """Scale the gradients to at most `max_norm` as torch's `clip_grad_norm_` -> the norm before, a scalar."""
+        norm = self.gradients.flat.norm()
+        self.gradients.flat.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
+        return norm
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One step of all parameters."""
+        group = self.optimizer.param_groups[0]
+        beta1, beta2 = group["betas"]
+        adam(
+            [self.values.flat], [self.gradients.flat], [self.moments["exp_avg"].flat],
+            [self.moments["exp_avg_sq"].flat], [], [self.n_steps], fused=True, amsgrad=False, beta1=beta1, beta2=beta2,
+            lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"], maximize=False,
+        )  # fmt: skip
+
+    def _view_of(self, parameter: Tensor, flat: Flat) -> Tensor:
+        return next(view for view, p in zip(flat.views, self.parameters, strict=True) if p is parameter)
