@@ -222,7 +222,8 @@ def test_three_workers_together_stop_exactly_at_the_target(tmp_path, market_fold
 REFUSED = {
     "no trials": (("--n-trials", "0"), "--n-trials must be at least 1"),
     "no environments": (("--n-envs", "0"), "--n-envs must be at least 1"),
-    "more environments than samples": (("--agent", "ppo", "--n-envs", "1025"), "--n-envs 1025: an update takes rollout_samples"),
+    "more environments than samples": (("--agent", "ppo", "--n-envs", "1025"),
+                                       "--n-envs 1025: an update takes rollout_samples"),
     "unknown coins": (("--tickers", "BTC", "NOPE"), "NOPE"),
     "no data": (("--data-dir", "nowhere"), "build_dataset.py"),
     "unknown gpu": (("--gpu", "99"), "--gpu 99"),
