@@ -59,7 +59,9 @@ def test_a_trial_of_nan_infinite_or_constant_rewards_fails_and_is_never_best(tmp
                 patch.setattr(CryptoEnvAlpaca, "step", spoiled)
             return run_split(settings, data, fold, out_dir, metadata, *rest)
 
-    study, _ = real_study.run(tmp_path, 1, runner=runner)
+    trades = {"norm_action": 1.0, "learning_rate": 3e-3, "turnover_penalty": 1e-5, "trailing_stop_pct": 0.0,
+              "observe_account": False}  # fmt: skip
+    study, _ = real_study.run(tmp_path, 1, runner=runner, given=real_study.GIVEN | trades)
     assert [t.state.name for t in study.trials] == ["FAIL", "COMPLETE"]
     assert study.trials[0].user_attrs[FAILURE].startswith(f"split 0: TrainingDiverged: {words}")
     assert best_trial(study).number == study.best_trial.number == 1
