@@ -102,7 +102,7 @@ def run_all(args: argparse.Namespace, kept: Sequence[Run], path: Path | None) ->
               f"accounts per 1000 bars, {run.cpu_s:.1f} CPU seconds; about {left_s:.0f} s left",
               file=sys.stderr, flush=True)  # fmt: skip
         if path is not None:
-            write(path, content_of(args, list(runs.values())))
+            write(path, summarised(content_of(args, list(runs.values())), list(runs.values())))
     return list(runs.values())
 
 
@@ -115,9 +115,8 @@ def content_of(args: argparse.Namespace, runs: Sequence[Run]) -> dict[str, Any]:
         "without meaning. Factors are changed one at a time around alpha 1.0 bp, a cost of 30 bp, one coin and "
         f"{FRESH_BARS:,} training bars. A seed is a history and an initialisation. Without a signal: accounts traded "
         "in 10,000 unseen bars, and fees and slippage as a share of the account, worst seed. Announced trend: two "
-        f"coins of benchmarks/planted_markets.py, {ANNOUNCED_BARS:,} training bars. On histories of {SHORT_BARS:,} "
-        f"bars or fewer the band trains with a dropout of {SHORT_DROPOUT:g}. Budgets are fixed and the last policy is "
-        "judged."
+        f"coins of benchmarks/planted_markets.py, {ANNOUNCED_BARS:,} training bars. On {SHORT_BARS:,} bars or fewer "
+        f"the band trains with a dropout of {SHORT_DROPOUT:g}. Budgets are fixed and the last policy is judged."
     )
     part = measuring.section(
         args, about, columns(), learners={name: asdict(settings) for name, settings in LEARNERS.items()},

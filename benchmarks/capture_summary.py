@@ -15,7 +15,7 @@ PANELS: dict[str, tuple[str, dict[str, str]]] = {
     "Strength of the signal": ("alpha in bp", {"0.7": "alpha 0.7", "1.0": "base", "1.5": "alpha 1.5"}),
     "Cost": ("fee and slippage in bp", {"5": "cost 5", "15": "cost 15", "30": "base"}),
     "Coins": ("coins in one account", {"1": "base", "2": "coins 2", "7": "coins 7"}),
-    "History": ("bars to train on", {"30,000": "one history", "1,000,000": "base"}),
+    "History": ("bars to train on", {"30,000": "one history", "500,000": "base"}),
     "Announced trend": ("rise in bp per bar", {"4": "announced 4", "8": "announced 8", "15": "announced 15"}),
 }
 SILENT = "no signal"
@@ -125,7 +125,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     handles, labels = axes.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(LEARNERS), frameon=False)
     figure.suptitle("Share of the attainable log growth on unseen bars, costs paid. Marks: median of the seeds; lines: "
-                    "their whole range; dashed: targets.", fontsize=10)  # fmt: skip
+                    "their whole range;\ndashed: targets; open marks: below the panel.", fontsize=10)  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)

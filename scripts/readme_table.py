@@ -31,6 +31,7 @@ PICTURES = {"scale": "Cost of a step and memory", "memory": "Resident memory aft
 SHORT = ("step", "trial")   # what the README shows
 CALIBRATION = "calibration"   # benchmarks/calibration.py: of the judgement, not of a machine
 CAPTURE = "capture"           # benchmarks/capture.py: of the learners
+DEMONSTRATION = "demonstration"   # benchmarks/demonstration.py: of the judgement
 GPU_LINE = "Not yet measured on a GPU: `python benchmarks/step.py --gpu 0` does it."
 
 
@@ -103,6 +104,17 @@ def capture_block(results: Path = RESULTS, folder: str = "../benchmarks/results"
     return tidied([title, "", *section_lines(part), "", caption, "", about])
 
 
+def demonstration_block(results: Path = RESULTS) -> str:
+    """For docs/results.md: how the launcher's demonstration ended, with a signal and without."""
+    path = results / f"{DEMONSTRATION}.json"
+    if not path.exists():
+        return ""
+    content = json.loads(path.read_text())
+    part = content[DEMONSTRATION]
+    about = f"{machine_text(content['machine'])}. {origin(part)}"
+    return tidied(["## The demonstration", "", *section_lines(part), "", about])
+
+
 def picture(stem: str, section: str) -> str:
     """Of a section in PICTURES, as docs/results.md links to it."""
     return f"../benchmarks/results/{stem}_{section}.png"
@@ -135,7 +147,8 @@ def pages(results: Path = RESULTS, repo: Path = REPO) -> dict[Path, tuple[str, s
     """Page -> its text now, and its text from the result files."""
     found = machines(results)
     short = [render(short_blocks(found), found), capture_block(results, "benchmarks/results", "###")]
-    long = [render(long_blocks(found), found), capture_block(results), calibration_block(results)]
+    judged = (calibration_block(results), demonstration_block(results))
+    long = [render(long_blocks(found), found), capture_block(results), *judged]
     texts = {
         repo / name: "\n\n".join(filter(None, blocks))
         for name, blocks in (("README.md", short), ("docs/results.md", long))

@@ -24,7 +24,7 @@ class TrainConfig:
 
     Attributes:
         agent: "ppo", "a2c", "band", "sac", "td3" or "ddpg".
-        n_envs: environments stepped at once; 1 takes the scalar class.
+        n_envs: environments stepped at once; 1 takes the scalar class, and for the band agent a batch of one account.
         total_env_steps: steps of all environments together; the last rollout is finished.
         horizon_len: steps of each environment in a rollout. 0 is the agent's own: 1024 for the band, else 128. The band
             needs at least 1000 bars, whatever `n_envs` is; where a segment is shorter, a rollout spans several.

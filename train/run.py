@@ -31,7 +31,7 @@ from environment_Alpaca_vectorized import (
     observation_layout,
 )
 from train.checkpoint import Checkpoints, Keeper, anywhere, below, copy_policy, file_tensor, prefixed
-from train.config import TrainConfig
+from train.config import EXACT_GRADIENT, TrainConfig
 from train.device import prepare_device
 from train.env_factory import env_class_for, make_env, step_name
 from train.env_state import (
@@ -121,7 +121,8 @@ def train_policy(
         metadata: where the data came from; stored in the policy files.
         on_progress: called after every update; an exception it raises ends the run.
         env_kwargs: further named parameters of the environments, such as fees.
-        env_class: None takes the scalar class for one environment and the fast vectorized one for several.
+        env_class: None takes the scalar class for one environment and the fast vectorized one for several; for the band
+            agent always the latter.
         score: of the validation records; the highest is best. Not finite never is.
         checkpoints: where the run's state is kept now and then, and a killed one is gone on from, with the bits of a
             run that was never stopped. On-policy agents only: a replay memory is some hundred times as large as all
@@ -138,6 +139,9 @@ def train_policy(
     if settings.observation_store == "bars" or (settings.agent == "band" and settings.n_envs > 1):
         options["compact"] = True
     windows = {"seed": settings.seed, "start": settings.start, "episode_bars": settings.episode_bars}
+    if settings.agent in EXACT_GRADIENT and settings.n_envs == 1 and env_class is None:
+        # One account of the batched class, which the compiled loop trades; the scalar class gives the same numbers.
+        env_class, options["as_numpy"] = VectorizedCryptoEnvAlpacaOptimized, False
     env_class = env_class or env_class_for(settings.n_envs)
     env = make_env(env_class, train_config, env_params, settings.n_envs, **{**windows, **options})
     _check_fee_ramp(settings, env)

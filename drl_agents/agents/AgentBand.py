@@ -159,7 +159,13 @@ class AgentBand(AgentBase):
 
     @torch.no_grad()
     def explore_one_env(self, env: Any, horizon_len: int, if_random: bool = False) -> tuple[Tensor, ...]:
-        """Trade `horizon_len` bars with one account of NumPy observations, which is on the host; returns the same."""
+        """Trade `horizon_len` bars with one account; returns the same.
+
+        NumPy observations come from the host, and what is learned from moves to this agent's device afterwards. An
+        environment that restarts its one account by itself speaks tensors and is a batch of one.
+        """
+        if getattr(env, "autoreset", False):
+            return self.explore_vec_env(env, horizon_len, if_random)
         record, table = self._begin(env, horizon_len, HOST, if_random)
         state = torch.as_tensor(self.last_state, dtype=torch.float32, device=HOST)
         if self.device != HOST:

@@ -62,9 +62,9 @@ def parser() -> argparse.ArgumentParser:
                    help="processes that run trials of the study side by side, one CPU thread each (default 1); more on "
                    "other machines: the same command with --storage postgresql://...")
     p.add_argument("--n-envs", type=number_or_auto, default=1, metavar="N",
-                   help="environments stepped together; 1 (default) uses the scalar class, more the vectorized one; "
-                   "auto: as many as memory, device and the smallest rollout allow, logged with the reason; a study "
-                   "keeps the number it began with")
+                   help="environments stepped together (default 1); with 1 PPO uses the scalar class. auto: the study's "
+                   "own number; for a new study 12 for a band, and for PPO as many as memory, device and the smallest "
+                   "rollout allow, logged with the reason. A study keeps the number it began with")
     p.add_argument("--timeframe", choices=TIMEFRAMES, help="of the bars (default: 5m, or that of --data-dir)")
     p.add_argument("--data-dir", type=Path, metavar="DIR",
                    help="a data set, or a folder of data sets named by timeframe (default: data/<timeframe>)")

@@ -361,3 +361,18 @@ def test_the_constants_of_the_smallest_orders_are_theirs():
     expected = [20.0 / 10_000.0, max(20.0, 2.0 * mean_price) / 10_000.0]
     assert agent.act.least_weight.tolist() == pytest.approx(expected, rel=1e-6)
     assert PARAMS["norm_action"] == 1.0
+
+
+def test_one_account_in_a_batch_trades_as_the_scalar_environment_does():
+    batch = band_env(n_envs=1, as_numpy=False)
+    scalar = band_env(CryptoEnvAlpaca)
+    pair = [band_agent(env, seed=3) for env in (batch, scalar)]
+    for agent, env in zip(pair, (batch, scalar), strict=True):
+        agent.explore_one_env(env, 150)
+    one, other = (agent.record for agent in pair)
+    assert pair[0].loop is not None, "the batch of one account is traded by the compiled loop"
+    assert torch.equal(one.bar, other.bar)
+    assert torch.equal(one.done, other.done)
+    assert one.done.any()
+    torch.testing.assert_close(one.filled, other.filled, rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(one.reward, other.reward, rtol=1e-5, atol=1e-6)

@@ -4,9 +4,13 @@ import pytest
 import torch
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
+from benchmarks.planted_markets import AnnouncedMarket
 from drl_agents.agents import AGENTS
 from drl_agents.agents.nets import ActorSAC
 from tests.support.agent_args import REWARD_AGENTS, make_agent
+from train.config import TrainConfig
+from train.evaluator import evaluate_policy, mean_growth
+from train.run import train_policy
 
 
 class Echo:
@@ -68,3 +72,19 @@ def test_sacs_densities_are_those_of_a_squashed_gaussian():
     mean, log_std = actor.net_a(actor.net_s(states)).chunk(2, dim=1)
     theirs = TransformedDistribution(Normal(mean, log_std.exp()), [TanhTransform()])
     torch.testing.assert_close(logprob, theirs.log_prob(action.clamp(-0.99999, 0.99999)).sum(1), rtol=1e-2, atol=2e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rise", "volatility"), [(0.0015, 0.005), (0.0008, 0.005), (0.0004, 0.004)])
+def test_the_band_learns_to_follow_an_announced_trend_through_its_fees(rise, volatility, tmp_path):
+    """Costs are 30 bp a trade. Of the growth of the rule that is known to be best, on bars that it never saw."""
+    market = AnnouncedMarket(rise=rise, fall=-rise, volatility=volatility, n_noise_features=4)
+    train, validation, test = (market.config(*size) for size in ((10_000, 1), (1_500, 2), (3_000, 3)))
+    settings = TrainConfig(
+        agent="band", n_envs=8, total_env_steps=3_000_000, net_dims=(64, 64), learning_rate=3e-3, fee_ramp=0.5,
+        weight_decay=0.3, eval_every_updates=60,
+    )  # fmt: skip
+    params = {"rules": "standard", "lookback": 2, "norm_action": 1.0}
+    result = train_policy(settings, train, params, tmp_path, validation_config=validation)
+    best, found = (mean_growth(evaluate_policy(act, test, params)) for act in (market.follow, result.best_policy))
+    assert found > 0.9 * best > 0.0

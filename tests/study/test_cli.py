@@ -222,7 +222,7 @@ def test_three_workers_together_stop_exactly_at_the_target(tmp_path, market_fold
 REFUSED = {
     "no trials": (("--n-trials", "0"), "--n-trials must be at least 1"),
     "no environments": (("--n-envs", "0"), "--n-envs must be at least 1"),
-    "more environments than samples": (("--n-envs", "1025"), "--n-envs 1025: an update takes rollout_samples"),
+    "more environments than samples": (("--agent", "ppo", "--n-envs", "1025"), "--n-envs 1025: an update takes rollout_samples"),
     "unknown coins": (("--tickers", "BTC", "NOPE"), "NOPE"),
     "no data": (("--data-dir", "nowhere"), "build_dataset.py"),
     "unknown gpu": (("--gpu", "99"), "--gpu 99"),
@@ -236,7 +236,7 @@ REFUSED = {
     "all held out": (("--holdout", "1"), "--holdout is a fraction of the data"),
     "too little held out": (("--holdout", "0.001"), "--holdout 0.001 holds 0 bars of 5m out that can be traded"),
     "one timeframe only": (("--mode", "multi-timeframe"), "fewer than two"),
-    "episode too long": (("--episode-bars", "100000"), "--episode-bars 100000"),
+    "episode too long": (("--agent", "ppo", "--episode-bars", "100000"), "--episode-bars 100000"),
     "budget too small": (("--break-step", "10"), "--break-step must be at least"),
     "name with a slash": (("--study-name", "../x"), "--study-name"),
     "resume without a study": (("--resume",), "there is no database"),

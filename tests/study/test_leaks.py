@@ -83,9 +83,9 @@ def poisoned(data, blocks):
 
 def policies(data, folder):
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=2))
-    space = build_space(given={"total_env_steps": 12_000}, longest_episode_bars=300)
+    space = build_space(given={"total_env_steps": 12_000}, longest_episode_bars=300, agent="ppo")
     values = sample(space, study.ask()) | {"lookback": 3, "learning_rate": 3e-3, "rollout_samples": 512}
-    settings = resolve(values, n_envs=4, seed=7, gpu_id=-1)
+    settings = resolve(values, 4, 7, -1, "ppo")
     run_split(settings, data, data.folds[FOLD], folder, {})
     return [load_file(folder / name) for name in (BEST_POLICY, LAST_POLICY)]
 

@@ -148,7 +148,7 @@ def test_gpus_are_given_to_the_workers_in_turn(tmp_path, monkeypatch):
 
 def test_workers_share_the_memory_that_auto_counts(market_folder, monkeypatch):
     data = load_study_data(market_folder, None, None, SplitPlan("standard", 1, 1))
-    space = build_space(longest_episode_bars=500)
+    space = build_space(longest_episode_bars=500, agent="ppo")
     alone = preparation.choose_for(-1, data, space)
     monkeypatch.setattr(preparation, "free_bytes", lambda _: 400 << 20)
     few, fewer = preparation.choose_for(-1, data, space), preparation.choose_for(-1, data, space, workers=4)

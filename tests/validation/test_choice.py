@@ -150,7 +150,8 @@ def test_the_finding_says_how_far_the_best_trial_is_from_the_median_one():
     same = finding(lead, search, 100.0, 0.4, Choice(0.02, 0.03, 0.5))
     assert same.endswith(
         "The best trial's annual Sharpe is 0.20 above the median trial's, and among equally good trials it would be "
-        "0.30 above it by error (p = 0.5): they do not differ by more than their sampling error."
+        "0.30 above it by error (p = 0.5): they do not differ by more than their sampling error at the level "
+        "of 0.1 %."
     )
     other = finding(lead, search, 100.0, 0.4, Choice(0.2, 0.03, 0.0005))
-    assert other.endswith("(p = 0.0005): they differ by more than their sampling error.")
+    assert other.endswith("(p = 0.0005): they differ by more than their sampling error at the level of 0.1 %.")

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import ndtr, ndtri
 
-from train.validation.choice import Choice
+from train.validation.choice import CHOICE_LEVEL, Choice
 from train.validation.metrics import LEAST_RELATIVE_SPREAD, sharpe
 
 LEAST_CONFIDENCE = 0.95  # a deflated Sharpe below this is no evidence of skill
@@ -398,7 +398,7 @@ def _choice_text(choice: Choice, root: float) -> str:
     return (
         f"The best trial's annual Sharpe is {choice.gap * root:.2f} above the median trial's, and among equally good "
         f"trials it would be {choice.gap_by_error * root:.2f} above it by error (p = {choice.p_value:.2g}): {differs} "
-        "by more than their sampling error."
+        f"by more than their sampling error at the level of {CHOICE_LEVEL:.1%}.".replace("%", " %")
     )
 
 

@@ -1,0 +1,191 @@
+#!/usr/bin/env python3
+"""Does the demonstration succeed? The launcher's study on the sample market, with the planted signal and without it.
+
+    python benchmarks/demonstration.py            # both in full; writes benchmarks/results/demonstration.json
+    python benchmarks/demonstration.py --quick    # both at small size, as CI runs them; writes nothing
+
+The market and the trainer's flags are read from the launcher's own files. With the signal the verdict must be "Evidence
+of skill", without it "Not evidence of skill", and each study must end within ten minutes on two cores. `--keep FOLDER`
+leaves data, study and report.html there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import resource
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO))
+
+from benchmarks import measuring  # noqa: E402 - the repository is not installed
+from market.planted import Law  # noqa: E402
+from train.study.eligibility import NO_SIGNAL_CODE  # noqa: E402
+from train.study.replay import open_stored  # noqa: E402
+from train.study.report import SHARE, collect  # noqa: E402
+from train.study.storage import absolute_url  # noqa: E402
+
+LAUNCHER, DATA_SCRIPT = REPO / "start_vectorized_training.sh", REPO / "scripts" / "setup" / "data.sh"
+TRAINER = REPO / "scripts" / "training" / "1_optimize_unified.py"
+SAMPLE = REPO / "scripts" / "data" / "make_sample.py"
+MOST_S = 600.0
+QUICK_MARKET = ("--n-bars", "8000")
+QUICK_STUDY = ("--n-trials", "10", "--break-step", "200000")
+FIGURES = {
+    "share": SHARE, "deflated": "deflated lead", "pbo": "PBO of the lead", "differ": "difference of trials",
+}  # fmt: skip
+COLUMNS = {
+    "law": "market", "verdict": "verdict", "share": "of the attainable", "deflated": "deflated Sharpe", "pbo": "PBO",
+    "differ": "trials differ", "wall_s": "wall time, s", "cpu_s": "CPU time, s",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A demonstration that has ended."""
+
+    law: Law
+    verdict: str  # the report's first sentence
+    holdout: str
+    figures: dict[str, str]  # by the names of FIGURES; empty if there is no best trial
+    n_compared: int  # completed trials
+    wall_s: float
+    cpu_s: float  # user and system time of all its processes
+
+    @property
+    def is_skill(self) -> bool:
+        """Whether the report says so."""
+        return self.verdict.startswith("Evidence of skill")
+
+
+def words_of(path: Path, name: str) -> list[str]:
+    """The words of a `readonly` array or string of a shell file."""
+    found = re.search(rf'^readonly {name}=[("](.*?)[)"]$', path.read_text(), re.MULTILINE | re.DOTALL)
+    if found is None:
+        raise ValueError(f"{path} sets no {name}")
+    return shlex.split(found[1])
+
+
+def demonstrate(law: Law, folder: Path, seed: int = 0, market: Sequence[str] = (), study: Sequence[str] = ()) -> Ended:
+    """Make the market in `folder`, run the study there, read its report.
+
+    Args:
+        law: with or without the signal.
+        folder: empty.
+        seed: of the market and of the study.
+        market: further flags of make_sample.py.
+        study: further flags of the trainer; they win over the launcher's.
+    """
+    began, cpu_before_s = time.perf_counter(), _children_s()
+    name, storage = law.value.replace(" ", "_"), f"sqlite:///{folder}/study.db"
+    flags = [] if law is Law.PLANTED else ["--no-signal"]
+    tickers = words_of(DATA_SCRIPT, "SAMPLE_TICKERS")
+    _run([SAMPLE, "--tickers", *tickers, "--out", folder / "5m", "--seed", seed, *flags, *market], folder)
+    command = [
+        TRAINER, *words_of(LAUNCHER, "DEMONSTRATION"), "--gpu", -1, "--study-name", name, "--data-dir", folder / "5m",
+        "--storage", storage, "--results-dir", folder / "results", "--seed", seed, *study,
+    ]  # fmt: skip
+    _run(command, folder, allowed=(0, NO_SIGNAL_CODE))
+    wall_s, cpu_s = time.perf_counter() - began, _children_s() - cpu_before_s
+    stored = open_stored(absolute_url(storage, folder), name, folder / "results")
+    page = collect(stored.study, stored.folder)
+    numbers = {title: number for title, number, _ in page.verdict.numbers}
+    figures = {key: numbers[title] for key, title in FIGURES.items() if title in numbers}
+    n_compared = sum(trial.state == "complete" for trial in page.trials)
+    return Ended(law, page.verdict.sentences[0], page.holdout, figures, n_compared, wall_s, cpu_s)
+
+
+def _run(command: Sequence[object], folder: Path, allowed: Sequence[int] = (0,)) -> None:
+    """Run a script of the repository; its output goes to `log.txt` in the folder.
+
+    Raises:
+        RuntimeError: it ended with another exit code; the message has its last lines.
+    """
+    log = folder / "log.txt"
+    with log.open("a") as file:
+        words = [sys.executable, *map(str, command)]
+        code = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+    if code not in allowed:
+        raise RuntimeError(f"{shlex.join(words)} ended with {code}:\n" + "\n".join(log.read_text().splitlines()[-20:]))
+
+
+def _children_s() -> float:
+    """CPU seconds of this process's children that have ended, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def row_of(ended: Ended) -> dict[str, Any]:
+    """A row of the table."""
+    known = {"law": f"SYNTHETIC, {ended.law.value}", "verdict": ended.verdict, "holdout": ended.holdout}
+    known |= {"n_compared": ended.n_compared, "wall_s": ended.wall_s, "cpu_s": ended.cpu_s}
+    return dict.fromkeys(FIGURES, "") | ended.figures | known
+
+
+def checks(with_signal: Ended, without: Ended) -> list[dict[str, Any]]:
+    """What the demonstration promises."""
+    return [
+        measuring.check("planted signal: evidence of skill", float(with_signal.is_skill), least=1.0),
+        measuring.check("no signal: evidence of skill", float(without.is_skill), most=0.0),
+        measuring.check("planted signal: comparable trials", with_signal.n_compared, least=10),
+        measuring.check("planted signal: seconds", with_signal.wall_s, most=MOST_S),
+        measuring.check("no signal: seconds", without.wall_s, most=MOST_S),
+    ]
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = measuring.arguments(__doc__, gpu=False)
+    parser.set_defaults(threads=1)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of market and study (default 0)")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave data, study and report there")
+    args = parser.parse_args(argv)
+    if args.keep is not None and args.keep.exists():
+        parser.error(f"--keep {args.keep}: exists; name a new folder")
+    return args
+
+
+def run_both(args: argparse.Namespace, scratch: Path) -> list[Ended]:
+    """With the signal, then without it."""
+    sizes = {"market": QUICK_MARKET, "study": QUICK_STUDY} if args.quick else {}
+    ended = []
+    for law in (Law.PLANTED, Law.NO_SIGNAL):
+        folder = scratch / law.value.replace(" ", "_")
+        folder.mkdir(parents=True)
+        ended.append(demonstrate(law, folder, args.seed, **sizes))
+        print(f"{law.value}: {ended[-1].verdict} Hold-out: {ended[-1].holdout}", file=sys.stderr, flush=True)
+    return ended
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run both, print, write."""
+    args = parse_arguments(argv)
+    measuring.with_threads(args)
+    with tempfile.TemporaryDirectory() as name:
+        with_signal, without = run_both(args, args.keep.absolute() if args.keep else Path(name))
+    about = "The launcher's study on its sample market, with the planted signal and without it."
+    part = measuring.section(args, about, COLUMNS, flags=words_of(LAUNCHER, "DEMONSTRATION"), seed=args.seed)
+    part["rows"] = [row_of(with_signal), row_of(without)]
+    part["checks"] = checks(with_signal, without)
+    print("\n".join(measuring.section_lines(part)))
+    if args.quick and args.out is None:
+        return 0
+    path = args.out or measuring.RESULTS / "demonstration.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"machine": measuring.machine(-1), "demonstration": part}, indent=1) + "\n")
+    print(f"\nwrote {path}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
