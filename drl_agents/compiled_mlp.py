@@ -158,3 +158,32 @@ def into_band(state: Array, edges: Array, least_weight: Array, action: Array) ->
         target = weight if weight > lo else lo
         target = target if target < hi else hi
         action[a] = np.float32(-1.0) if target < least_weight[a] else target - weight
+
+
+@compiled
+def act_on_row(
+    state: Array, columns: Array, bias: Array, numbers: Array, sizes: Array, clip: float, y: Array, x: Array,
+    rows: Array, action: Array,
+) -> None:  # fmt: skip
+    """Action (A,) for one observation (S,), of which `finish_row` takes every column; bias (W,) of the first layer."""
+    for o in range(len(bias)):
+        y[o] = bias[o]
+    squash(finish_row(state, columns, numbers, sizes, len(sizes) - 1, clip, y, x, rows), action)
+
+
+def for_one_row(policy: Policy) -> Callable[[Array], Array]:
+    """The policy as a function of one observation (S,) float32 -> action (A,), for loops over a single account.
+
+    Its numbers are the policy's to rounding. Only for the head "orders", on the CPU, in float32.
+    """
+    columns, bias = np.arange(policy.state_dim), policy.layers[0][1].detach().numpy()
+    network = network_of(policy, columns)
+    width, clip = int(network.sizes.max()), np.float32(network.clip)
+    y, x, rows = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.int64)
+
+    def act(state: Array) -> Array:
+        action = np.empty(policy.action_dim, np.float32)
+        act_on_row(state, columns, bias, network.numbers, network.sizes, clip, y, x, rows, action)
+        return action
+
+    return act

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import logging
 import math
@@ -210,6 +211,10 @@ def _usable_gpu(gpu_id: int) -> int:
 def _trade_one_episode(policy: Callable[[torch.Tensor], torch.Tensor], env: Any, device: torch.device) -> list[float]:
     values = [float(env.initial_total_asset)]
     state, is_done = env.reset(), False
+    act = _for_one_account(policy, state)
+    while not is_done and act is not None:
+        state, _, is_done, info = env.step(act(np.asarray(state, dtype=np.float32)))
+        values.append(_account_value(env, info))
     while not is_done:
         batch = torch.as_tensor(state, dtype=torch.float32, device=device)
         action = policy(batch)
@@ -217,6 +222,18 @@ def _trade_one_episode(policy: Callable[[torch.Tensor], torch.Tensor], env: Any,
         values.append(_account_value(env, info))
         is_done = bool(done[0]) if batch.ndim == 2 else bool(done)
     return values
+
+
+def _for_one_account(policy: Any, state: Any) -> Callable[[np.ndarray], np.ndarray] | None:
+    """The compiled policy where the host trades one account of NumPy observations on the CPU and numba is there."""
+    is_row = isinstance(state, np.ndarray) and state.ndim == 1
+    if not is_row or not isinstance(policy, Policy) or policy.head != "orders" or policy.device.type != "cpu":
+        return None
+    policy(torch.as_tensor(state, dtype=torch.float32))  # torch refuses an observation of another width
+    try:
+        return importlib.import_module("drl_agents.compiled_mlp").for_one_row(policy)
+    except ImportError:
+        return None
 
 
 def _account_value(env: Any, info: Any) -> float:

@@ -11,7 +11,7 @@ import torch
 
 import environment_Alpaca_vectorized as drop_in
 from drl_agents.agents import AGENTS
-from drl_agents.compiled_mlp import FeatureProduct, feature_part, finish_row, network_of, squash
+from drl_agents.compiled_mlp import FeatureProduct, feature_part, finish_row, for_one_row, network_of, squash
 from drl_agents.policy import Policy
 from tests.support.markets import params_of, random_config
 from train import evaluator, policy_loop
@@ -158,6 +158,15 @@ def test_the_compiled_network_is_as_close_to_the_exact_one_as_torchs(widths, cli
     ours, torchs = ((action - exact).abs().max() for action in (SameArithmetic(policy, 3, 50)(state), policy(state)))
     assert ours <= 3.0 * torchs
     assert ours < 1e-5
+
+
+@pytest.mark.parametrize("widths", [(), (24, 8, 16), (128, 128)], ids=str)
+def test_a_single_rows_action_is_the_policys(widths):
+    policy = make_policy(60, widths, n_assets=3)
+    state = 3.0 * torch.randn((100, 60), generator=torch.Generator().manual_seed(1))
+    act = for_one_row(policy)
+    received = torch.from_numpy(np.stack([act(row) for row in state.numpy()]))
+    torch.testing.assert_close(received, policy(state), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("lookback", [1, 7])
