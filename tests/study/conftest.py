@@ -101,7 +101,7 @@ class Lab:
 
     def run(self, target: int, timeout_s: float | None = None):
         study = self.open()
-        space = build_space(longest_episode_bars=self.folded.longest_episode_bars)
+        space = build_space(longest_episode_bars=self.folded.longest_episode_bars, agent="ppo")
         run = RunSettings(self.n_envs, self.seed, -1, self.folder / "results", "test", bounds=self.bounds)
         reporter = Reporter(study, space, len(self.folded.folds), target)
         objective = Objective(space, [self.folded], run, reporter, self.interruption, self.runner)

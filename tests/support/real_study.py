@@ -31,8 +31,8 @@ from train.study.worker import Ending, Limits, run_worker
 N_SPLITS, N_UPDATES = 2, 5
 # Five updates of 240 samples: 240 of 1 environment, 20 of 12.
 GIVEN = {"total_env_steps": 1200, "episode_bars": 64, "net_width": 32, "net_depth": 1, "n_epochs": 2,
-         "rollout_samples": 240, "batch_size": 128, "learning_rate": 1e-3, "norm_action": 2.0, "lookback": 2,
-         "target_kl": None, "min_cash_reserve": 0.0}  # fmt: skip
+         "rollout_samples": 240, "batch_size": 128, "learning_rate": 1e-3, "norm_action": 1.0, "lookback": 2,
+         "target_kl": None, "min_cash_reserve": 0.0, "volatility_penalty": 0.0, "drawdown_penalty": 0.0}  # fmt: skip
 OnUpdate = Callable[[int, int], None]  # split, updates made
 
 
