@@ -8,8 +8,9 @@ Every run trains on fresh bars of a market with AR(1) signals (benchmarks/signal
 first half of the budget, and is judged at full cost on bars that it never saw: the last policy, without a choice among
 checkpoints. The share is of the best known: the solved optimum of one coin, the best found rule of seven.
 
-A window shorter than a position's life is marked at its end, before the position has paid for its entry, so it sees
-entries as worth less than they are.
+All rollouts hold as many account-bars, so all runs take as many gradient steps: shorter rollouts have more accounts. A
+window shorter than a position's life is marked at its end, before the position has paid for its entry, so its gradient
+sees entries as worth less than they are.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from train.run import build_agent  # noqa: E402
 RESULT = REPO / "benchmarks" / "results" / "band_choices.json"
 PARAMS = {"rules": "standard", "lookback": 1, "norm_action": 1.0}
 COST_RATE = 0.003
-COINS, HORIZONS, USUAL_BARS, N_ENVS = (1, 7), (128, 512, 2048), 1024, 32
+COINS, HORIZONS, USUAL_BARS = (1, 7), (128, 512, 2048), 1024
+SAMPLES = 16_384   # account-bars of a rollout: the shorter the rollout, the more accounts, and as many gradient steps
 ACCOUNT_BARS, ACCOUNT_BARS_QUICK, TRAIN_BARS, TEST_BARS = 3_000_000, 100_000, 100_000, 60_000
 Case = tuple[str, int, bool]   # name, bars of a rollout, whether a dropped order's edge learns as if it had filled
 CASES: tuple[Case, ...] = (
@@ -46,15 +48,16 @@ CASES: tuple[Case, ...] = (
 def learned(market: SignalMarket, case: Case, seed: int, account_bars: int) -> tuple[Any, float]:
     """(the trained policy, share of the touches of the last tenth of the run that led to no fill)."""
     _, horizon_bars, as_if_filled = case
+    n_envs = SAMPLES // horizon_bars
     settings = TrainConfig(
-        agent="band", n_envs=N_ENVS, horizon_len=USUAL_BARS, net_dims=(64,), learning_rate=1e-2, seed=seed,
+        agent="band", n_envs=n_envs, horizon_len=USUAL_BARS, net_dims=(64,), learning_rate=1e-2, seed=seed,
         total_env_steps=account_bars,
     )  # fmt: skip
     options = {"gpu_id": -1, "seed": seed, "start": "random", "compact": True}
-    env = make_env(env_class_for(N_ENVS), market.config(TRAIN_BARS, (seed, 1)), PARAMS, N_ENVS, **options)
+    env = make_env(env_class_for(n_envs), market.config(TRAIN_BARS, (seed, 1)), PARAMS, n_envs, **options)
     agent: Any = build_agent(settings, env)
     agent.as_if_filled = as_if_filled
-    n_updates = -(-account_bars // (horizon_bars * N_ENVS))
+    n_updates = -(-account_bars // SAMPLES)
     dropped = []
     for update in range(n_updates):
         env.cost_factor = min(1.0, 2.0 * update / n_updates)
@@ -94,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = [row for n in COINS[: 1 if args.quick else None] for row in measured(n, seeds, account_bars)]
     if not args.quick:
         about = {"market": "SignalMarket, alpha 1 bp, 30 bp a side", "account_bars": account_bars,
-                 "accounts": N_ENVS, "test_bars": TEST_BARS}  # fmt: skip
+                 "samples": SAMPLES, "test_bars": TEST_BARS}  # fmt: skip
         RESULT.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
     return 0
 

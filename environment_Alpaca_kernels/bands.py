@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 
 from . import drop_in
 from .cpu import helpers, native_step_of, sources, step
-from .memory import LANES, POSITION_BYTES, Array, account_at, position_at, rules_at
+from .memory import LANES, POSITION_BYTES, Array, account_at, cached, position_at, rules_at
 
 
 def trade_of(version: int) -> Any:
@@ -64,11 +63,7 @@ def trade_of(version: int) -> Any:
                     filled[t, i + w, a] = coin.final_filled[w] if done[t, i + w] else coin.filled[w]
         return last
 
-    options = {"nogil": True, "error_model": "numpy"}
-    try:
-        return njit(cache=True, **options)(trade_block)
-    except RuntimeError:  # numba: no locator available
-        return njit(**options)(trade_block)
+    return cached(trade_block, nogil=True, error_model="numpy")
 
 
 trade = trade_of(sources())

@@ -26,7 +26,6 @@ import torch
 try:
     import llvmlite.binding
     import numba
-    from numba import njit
     from numba.core.errors import NumbaError
 except ImportError as error:
     warnings.warn(f"numba does not import ({error}): the far slower plain step runs in its place", stacklevel=2)
@@ -43,6 +42,7 @@ from .memory import (
     SEGMENT,
     Array,
     account_at,
+    cached,
     rules_at,
     rules_of,
 )  # fmt: skip
@@ -106,11 +106,7 @@ def step_of(version: int) -> Any:
             report(i, b, counts, counted, money, p)
             finish(i, n, state, reward, done, final_state, truncated, b, coins, price, scale, counts, p)
 
-    options = {"_nrt": False, "nogil": True, "error_model": "numpy"}
-    try:
-        return njit(cache=True, **options)(step_blocks)
-    except RuntimeError:  # numba: no locator available
-        return njit(**options)(step_blocks)
+    return cached(step_blocks, _nrt=False, nogil=True, error_model="numpy")
 
 
 step = step_of(sources())

@@ -84,6 +84,14 @@ llvmlite.binding.set_option("environment_Alpaca_kernels", "-unroll-full-max-coun
 native: Any = njit(_nrt=False, error_model="numpy", forceinline=True)  # pyright: ignore[reportCallIssue]
 
 
+def cached(function: Any, **options: Any) -> Any:
+    """`function` compiled on first use and kept on disk; compiled once a process where nothing can be written."""
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:  # numba: no locator available
+        return njit(**options)(function)
+
+
 def _record_at(dtype: np.dtype) -> Any:
     """Function of (address of an array of records, index): that record. An address is a tenth of an array's call."""
     kind: Any = from_dtype(dtype)

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numba.core.errors import NumbaError
 
 import environment_Alpaca_vectorized as drop_in
 from drl_agents import compiled_mlp
 from drl_agents.compiled_mlp import HEADS, compiled, feature_part, finish_row, into_band, network_of, squash
+from drl_agents.numba_cache import cached
 from drl_agents.policy import Policy
 
 cpu, memory, buffers = (drop_in.kernels(name) for name in ("cpu", "memory", "buffers"))
@@ -148,11 +148,7 @@ def loop_of(version: int) -> Any:
                 if kept.ends[first + w] == 0:
                     keep(first + w, w, first_step + k + 1, coins, seen, kept)
 
-    options = {"nogil": True, "error_model": "numpy"}
-    try:
-        return njit(cache=True, **options)(trade_block)
-    except RuntimeError:  # numba: no locator available
-        return njit(**options)(trade_block)
+    return cached(trade_block, nogil=True, error_model="numpy")
 
 
 trade_block = loop_of(sources())

@@ -14,6 +14,7 @@ from numba import njit
 from torch import Tensor
 
 from drl_agents.agents.band_gradient import BandRecord, StepRules
+from drl_agents.numba_cache import cached
 
 Array = np.ndarray
 BLOCK = 32  # accounts; 8, 16, 32 and 64 take 268, 222, 157 and 159 ns an account and bar of seven coins (AMD EPYC)
@@ -372,15 +373,7 @@ def _sweep_block(
             step_back(h, i, n, t, s, r, as_if_filled, d_final, d_lo, d_hi, counts)
 
 
-def _compiled(function: Any) -> Any:
-    options = {"nogil": True, "error_model": "numpy"}
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:  # numba: no locator available
-        return njit(**options)(function)
-
-
-sweep_block = _compiled(_sweep_block)
+sweep_block = cached(_sweep_block, nogil=True, error_model="numpy")
 
 
 def _room(n_steps: int, n_accounts: int, n_assets: int) -> Room:

@@ -6,18 +6,18 @@ whatever the number of samples; networks of 32 to 128 units take no longer.
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Any
 
 import numpy as np
-from numba import njit
+
+from drl_agents.numba_cache import cached
 
 Array = np.ndarray
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
-compiled: Any = njit(error_model="numpy", fastmath={"contract"}, cache=True)  # pyright: ignore[reportCallIssue]
 
 
-@compiled
+@functools.partial(cached, error_model="numpy", fastmath={"contract"})
 def loss_and_gradient(
     mean: Array, value: Array, log_std: Array, actions: Array, logprobs: Array, advantages: Array, targets: Array,
     clip_range: float, value_coef: float, entropy_coef: float, d_mean: Array, d_value: Array, d_log_std: Array,
