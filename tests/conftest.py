@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+import environment_Alpaca_vectorized as drop_in
+
 # A suite started in the background (nohup, a CI runner) inherits an ignored SIGINT and would hand it on to the trainers
 # whose answer to Ctrl-C is tested. A handler of our own is put back to the default in every child.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -30,3 +32,9 @@ def log_levels_stay() -> Iterator[None]:
     yield
     for name, level in before.items():
         logging.getLogger(name).setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def every_test_hears_of_the_plain_step() -> None:
+    """The drop-in says once a process why the native step is not used; pyproject.toml makes an error of it."""
+    drop_in._warn_once.cache_clear()
