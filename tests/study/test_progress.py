@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from train.study.plot import plot_study
+from train.study.plot import figure_of, plot_study
 from train.study.progress import Reporter, duration_text, log_data, outcome_text, summary_lines
 from train.study.results import split_folder, write_equity
 from train.study.search_space import build_space
@@ -137,7 +137,17 @@ def test_the_final_table_and_the_picture_say_that_the_best_of_many_is_biased(lab
     titles = []
     monkeypatch.setattr(Figure, "suptitle", lambda self, text, **_: titles.append(text))
     plot_study(study, tmp_path, tmp_path / "study.png")
-    assert words in titles[0]
+    assert words in titles[0].replace("\n", " ")
+
+
+def test_the_pictures_title_fits_its_width(lab, tmp_path):
+    lab.runner.results = [1.0] * 12
+    study, _ = lab.run(2)
+    study.set_user_attr("data", [" ".join(["SYNTHETIC 5m, 3 coins, 16735 bars, 2024-01-01 21:25 .. 2024-02-28"] * 4)])
+    figure = figure_of(study, tmp_path)
+    figure.canvas.draw()
+    title = figure._suptitle.get_window_extent()
+    assert 0.0 <= title.x0 < title.x1 <= figure.bbox.width
 
 
 def test_a_study_without_a_completed_trial_has_no_picture_and_no_best(lab):

@@ -72,7 +72,8 @@ def _numbers(own: Assessment, lead: Assessment, beta: float, n_compared: int) ->
         ("PBO of the lead", _share(lead.pbo, math.ceil), "probability of backtest overfitting; at most 5 % is asked "
          "for" + ("" if lead.choice is None or lead.choice.is_real else ", but here it has nothing to test")),
         ("difference of trials", _p_text(lead.choice), "p-value of the best lead's distance from the median one, were "
-         f"all trials equally good; from {CHOICE_LEVEL:.1%} on PBO has nothing to test and the hold-out must decide"),
+         f"all trials equally good; from {CHOICE_LEVEL * 100.0:g} % on PBO has nothing to test and the hold-out must "
+         "decide"),
         ("trials", f"{search.n_trials:.0f}", "completed and pruned: all that the best was chosen from"),
         ("effective trials", _text(own.effective_trials, 1), f"independent ones that {n_compared} comparable trials "
          "amount to; the number above is used, which claims least"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +23,23 @@ from train.study.results import read_equity, split_folder
 AGENT, BENCHMARK, FAINT = "#1f5fa8", "#c2571a", "#9a9a9a"
 SIZE_INCHES, DOTS_PER_INCH = (11.0, 9.0), 110
 CURVE_POINTS = 2000  # drawn per curve
+TITLE_CHARACTERS = 140  # of a line: the width of the picture
 
 
 def plot_study(study: optuna.Study, folder: Path, out: Path) -> Path:
-    """Draw the study's picture as PNG; returns `out`.
+    """Draw the study's picture as PNG; returns `out`. See `figure_of`."""
+    buffer = io.BytesIO()
+    figure_of(study, folder).savefig(buffer, format="png")
+    write_whole(out, buffer.getvalue())
+    return out
+
+
+def figure_of(study: optuna.Study, folder: Path) -> Figure:
+    """Values of the trials, splits against equal weight, and the best trial's equity.
 
     Args:
         study: with a best trial.
         folder: the study's results.
-        out: file to write.
 
     Raises:
         StudyError: no best trial.
@@ -45,13 +54,10 @@ def plot_study(study: optuna.Study, folder: Path, out: Path) -> Path:
     _draw_values(values_axes, study)
     _draw_splits(splits_axes, study, best)
     _draw_equity(equity_axes, best, folder)
-    labels = "\n".join(study.user_attrs.get("data", []))
     title = f"{study.study_name}: best value {best.value:+.3f} (trial {best.number})"
-    figure.suptitle(f"{title}\n{selection_text(study)}\n{labels}", fontsize=9)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    write_whole(out, buffer.getvalue())
-    return out
+    texts = (title, selection_text(study), *study.user_attrs.get("data", []))
+    figure.suptitle("\n".join(textwrap.fill(text, TITLE_CHARACTERS) for text in texts), fontsize=9)
+    return figure
 
 
 def _draw_values(axes: Axes, study: optuna.Study) -> None:

@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from market.candles import utc_text
 from market.files import write_whole
-from market.names import timeframe_seconds
+from market.names import counted, timeframe_seconds
 from market.planted import recipe_of
 from train.provenance import code_version
 from train.study.band_file import BAND_FILE, read_band
@@ -258,7 +258,7 @@ def _plan_text(plan: Mapping[str, Any]) -> str:
     if plan.get("mode") not in COMBINATORIAL_MODES:
         return f"{plan.get('mode')}, {plan.get('num_paths')} splits"
     text = f"{plan.get('mode')}, {plan.get('num_paths')} paths"
-    return text + (f", {plan['k_test_groups']} groups tested together" if plan.get("k_test_groups") else "")
+    return text + (f", {counted(plan['k_test_groups'], 'group')} tested together" if plan.get("k_test_groups") else "")
 
 
 def _fees_text(rules: Mapping[str, Any]) -> str:
