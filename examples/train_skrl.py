@@ -5,10 +5,12 @@ from skrl.agents.torch.base import ExperimentCfg
 from skrl.agents.torch.ppo import PPO, PPO_CFG
 from skrl.memories.torch import RandomMemory
 from skrl.trainers.torch import SequentialTrainer, SequentialTrainerCfg
+from skrl.utils import set_seed
 from skrl.utils.model_instantiators.torch import deterministic_model, gaussian_model
 
 from adapters.skrl import CryptoWrapper, FinalObservations
 
+set_seed(0)
 trend = np.sign(np.sin(np.arange(4000) / 20.0))[:, None]  # +1 in a rising market, -1 in a falling one
 price = 100.0 * np.exp(np.cumsum(0.002 * trend + np.random.default_rng(0).normal(0.0, 0.005, (4000, 3)), axis=0))
 config, env_params = {"price_array": price, "tech_array": trend}, {"rules": "standard", "lookback": 1}

@@ -242,7 +242,8 @@ class AgentBand(AgentBase):
             buffer: what `explore_*_env` returned; ignored, because this agent keeps its own record.
 
         Returns:
-            Minus the objective of an account-bar, share of touched account-bars, gradient norm.
+            Minus the objective of an account-bar (not a number where the network's edges are none), share of touched
+            account-bars, gradient norm.
         """
         record, market = self.record, self.market
         if record is None or market is None:
@@ -251,7 +252,10 @@ class AgentBand(AgentBase):
         learning_rate = self.scheduled_learning_rate()
         norm = self._descend(torch.cat((gradient.lo, gradient.hi), dim=1) * self._unit(), learning_rate)
         self.gradient_steps += 1
-        seen = (record.reward.double().mean(), gradient.touched, gradient.dropped)
+        # Without finite edges nobody trades, and an account that stands still has finite rewards.
+        assert self.table is not None
+        objective = torch.where(self.table.edges.isfinite().all(), record.reward.double().mean(), torch.nan)
+        seen = (objective, gradient.touched, gradient.dropped)
         objective, touched, dropped = torch.stack(seen).tolist()
         self.last_update = BandStats(objective, touched, dropped, norm, learning_rate)
         return -objective, touched, norm

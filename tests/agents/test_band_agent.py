@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -376,3 +378,13 @@ def test_one_account_in_a_batch_trades_as_the_scalar_environment_does():
     assert one.done.any()
     torch.testing.assert_close(one.filled, other.filled, rtol=1e-5, atol=1e-9)
     torch.testing.assert_close(one.reward, other.reward, rtol=1e-5, atol=1e-6)
+
+
+def test_a_network_whose_edges_are_no_numbers_has_diverged():
+    env = band_env(n_envs=2)
+    agent = band_agent(env)
+    with torch.no_grad():
+        agent.act.linears()[-1].bias.fill_(torch.nan)
+    rollout = agent.explore_vec_env(env, 50)
+    assert agent.record.reward.isfinite().all()  # nobody trades, so nothing else would tell
+    assert math.isnan(agent.update_net(rollout)[0])

@@ -90,7 +90,7 @@ def planted_study(tmp_path_factory) -> World:
     from benchmarks.calibration import PLANTED, make_market  # loads what draws pictures
 
     market = make_market(PLANTED, 1, N_BARS)
-    return make_world(tmp_path_factory.mktemp("planted study"), "planted", market, 3, 4000)
+    return make_world(tmp_path_factory.mktemp("planted study"), "planted", market, 3, 150_000)
 
 
 @pytest.fixture(scope="session")

@@ -374,7 +374,7 @@ SHORT_OF_MEMORY = """
     from pathlib import Path
     from tests.support import real_study
     from train.study.split_run import run_split
-    N_ENVS, SLACK = 65536, 160 << 20
+    N_ENVS, SLACK = 65536, 96 << 20
     given = real_study.GIVEN | {"total_env_steps": 2 * N_ENVS, "rollout_samples": 2 * N_ENVS, "lookback": 8,
                                 "batch_size": 4096, "n_epochs": 1}
     def most_so_far():
