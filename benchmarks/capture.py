@@ -34,6 +34,7 @@ from benchmarks.capture_points import (  # noqa: E402
     ANNOUNCED_BARS,
     FRESH_BARS,
     LEARNERS,
+    ONLY_AT,
     POINTS,
     SHORT_BARS,
     SHORT_DROPOUT,
@@ -65,7 +66,13 @@ def jobs_of(args: argparse.Namespace) -> list[Job]:
     """Seed by seed, so that a part of the whole already has every point."""
     points = [name for name in POINTS if not args.points or name in args.points]
     learners = [name for name in LEARNERS if not args.learners or name in args.learners]
-    return [(point, learner, seed) for seed in range(args.seeds) for point in points for learner in learners]
+    return [
+        (point, learner, seed)
+        for seed in range(args.seeds)
+        for point in points
+        for learner in learners
+        if point in ONLY_AT.get(learner, points)
+    ]
 
 
 def run_jobs(jobs: Sequence[Job], args: argparse.Namespace) -> Iterator[Run]:

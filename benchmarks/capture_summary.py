@@ -32,8 +32,8 @@ TARGETS = {
 MOST_CPU_S = 20.0
 MOST_TRADED, MOST_COST_SHARE = 0.5, 0.002
 LOWEST_SHOWN = -0.5     # shares below are drawn at the edge
-COLOURS = dict(zip(LEARNERS, ("tab:gray", "tab:blue", "tab:orange", "tab:red"), strict=True))
-MARKERS = dict(zip(LEARNERS, "vosD", strict=True))
+COLOURS = dict(zip(LEARNERS, ("tab:gray", "tab:cyan", "tab:blue", "tab:orange", "tab:red"), strict=True))
+MARKERS = dict(zip(LEARNERS, "v^osD", strict=True))
 
 Results = Mapping[tuple[str, str], Sequence[Run]]    # by point and learner
 
@@ -150,11 +150,13 @@ def _draw_stillness(axis: Any, results: Results) -> None:
     """What is traded where nothing can be earned, every seed."""
     for number, learner in enumerate(LEARNERS):
         traded = [run.traded for run in results[SILENT, learner]]
+        if not traded:
+            continue
         xs = [number + 0.12 * (i - (len(traded) - 1) / 2.0) for i in range(len(traded))]
         axis.plot(xs, traded, MARKERS[learner], color=COLOURS[learner], ms=6)
     axis.axhline(MOST_TRADED, color="tab:green", lw=1.2, ls="--")
     axis.set_yscale("symlog", linthresh=0.1)
     axis.set(title="No signal, every seed", ylabel="accounts traded in 10,000 bars", xlim=(-0.5, len(LEARNERS) - 0.5))
     axis.set_ylim(bottom=-0.02)
-    axis.set_xticks(range(len(LEARNERS)), list(LEARNERS))
+    axis.set_xticks(range(len(LEARNERS)), [name.replace("PPO, ", "PPO,\n") for name in LEARNERS], fontsize=8)
     axis.grid(axis="y", alpha=0.25)

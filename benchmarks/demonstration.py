@@ -29,7 +29,7 @@ REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO))
 
 from benchmarks import measuring  # noqa: E402 - the repository is not installed
-from market.planted import Law  # noqa: E402
+from market.planted import DEMONSTRATION_SEED, Law  # noqa: E402
 from train.study.eligibility import NO_SIGNAL_CODE  # noqa: E402
 from train.study.replay import open_stored  # noqa: E402
 from train.study.report import SHARE, collect  # noqa: E402
@@ -76,7 +76,9 @@ def words_of(path: Path, name: str) -> list[str]:
     return shlex.split(found[1])
 
 
-def demonstrate(law: Law, folder: Path, seed: int = 0, market: Sequence[str] = (), study: Sequence[str] = ()) -> Ended:
+def demonstrate(
+    law: Law, folder: Path, seed: int = DEMONSTRATION_SEED, market: Sequence[str] = (), study: Sequence[str] = ()
+) -> Ended:
     """Make the market in `folder`, run the study there, read its report.
 
     Args:
@@ -147,7 +149,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = measuring.arguments(__doc__, gpu=False)
     parser.set_defaults(threads=1)
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of market and study (default 0)")
+    parser.add_argument("--seed", type=int, default=DEMONSTRATION_SEED, metavar="N",
+                        help="of market and study (default %(default)s)")  # fmt: skip
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave data, study and report there")
     args = parser.parse_args(argv)
     if args.keep is not None and args.keep.exists():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from numba import njit
@@ -19,3 +21,11 @@ def cached(function: Callable[..., Any], **options: Any) -> Any:
         return njit(cache=True, **options)(function)
     except RuntimeError:  # numba: no locator available
         return njit(**options)(function)
+
+
+def sources(*files: str) -> int:
+    """A number that changes with the text of these files; captured by a function, it is part of its key in the cache.
+
+    numba's own key knows the file of the function alone, and none that it calls or whose layouts it uses.
+    """
+    return zlib.crc32(b"".join(Path(file).read_bytes() for file in files))

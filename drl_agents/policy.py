@@ -26,6 +26,10 @@ def band_edges(raw: Tensor) -> tuple[Tensor, Tensor]:
     return lo, lo + (1.0 - lo) * second.sigmoid()
 
 
+# Settings under which an action is a change of weight and an observation shows the held weights.
+BAND_NEEDS: dict[str, Any] = {"norm_action": 1.0, "order_sizing": "equity", "observation": "relative"}
+
+
 def action_into_band(weight: Tensor, lo: Tensor, hi: Tensor, least_weight: Tensor) -> Tensor:
     """Actions (..., A) that move held weights into their bands, for `norm_action` 1.
 
@@ -80,7 +84,13 @@ class Policy:
 
     @torch.no_grad()
     def __call__(self, state: Tensor) -> Tensor:
-        """Observation (N, S) or (S,) -> actions in [-1, 1], (N, A) or (A,)."""
+        """Observation (N, S) or (S,) -> actions in [-1, 1], (N, A) or (A,).
+
+        Raises:
+            ValueError: for an observation of another width.
+        """
+        if state.shape[-1] != self.state_dim:
+            raise ValueError(f"the policy reads observations of {self.state_dim} columns; received {state.shape[-1]}")
         if self.head == "orders":
             return mlp(normalize(state, self.state_avg, self.state_std, self.clip), self.layers).tanh()
         assert self.least_weight is not None

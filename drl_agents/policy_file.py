@@ -173,6 +173,8 @@ def _header(path: Path, text: str) -> dict[str, Any]:
     missing = [name for name in HEADER_KEYS[version] if name not in header]
     if missing:
         raise PolicyFileError(f"{path} is damaged: its header has no {missing[0]}")
+    if (version == FORMAT_WITH_HEAD) != ("head" in header):
+        raise PolicyFileError(f"{path} is damaged: format {version} has {'no ' if 'head' in header else 'a '}head")
     if header.get("head", "orders") not in HEADS:
         raise PolicyFileError(f"{path} has the head {header['head']!r}; this code knows {' and '.join(HEADS)}")
     return header
@@ -232,7 +234,7 @@ def _check_head(path: Path, policy: Policy) -> None:
     if policy.least_weight is None:
         return
     n_outputs, n_assets = policy.layers[-1][0].shape[0], policy.action_dim
-    if n_outputs % 2 or policy.feature_columns.stop > policy.state_dim:
+    if n_outputs % 2 or not n_outputs or policy.feature_columns.stop > policy.state_dim:
         columns = policy.feature_columns
         raise PolicyFileError(
             f"{path} is inconsistent: a band needs two outputs per coin, of features within the {policy.state_dim} "
@@ -250,5 +252,11 @@ def _check_description(path: Path, policy: Policy) -> None:
     layout, tickers = policy.metadata.get("observation_layout"), policy.metadata.get("tickers")
     if layout is not None and sum(width for _, width in layout) != policy.state_dim:
         raise PolicyFileError(f"{path} is inconsistent: observation_layout {layout} is not {policy.state_dim} wide")
+    n_features = policy.feature_columns.stop - policy.feature_columns.start
+    seen = None if layout is None else sum(width for name, width in layout if name == "tech")
+    if policy.head == "band" and seen not in (None, n_features):
+        raise PolicyFileError(
+            f"{path} is inconsistent: the band's network takes {n_features} features, and observation_layout has {seen}"
+        )
     if tickers is not None and len(tickers) != policy.action_dim:
         raise PolicyFileError(f"{path} is inconsistent: {len(tickers)} tickers for {policy.action_dim} actions")

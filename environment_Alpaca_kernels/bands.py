@@ -50,11 +50,13 @@ def trade_of(version: int) -> Any:
                 bar[t, i + w] = now
                 for a in range(n_assets):
                     weight = state[i + w, 1 + a]
-                    target = min(max(weight, edges[now, a]), edges[now, n_assets + a])
+                    lo, hi = edges[now, a], edges[now, n_assets + a]
+                    target = weight if weight > lo else lo  # NaN where the edges are, and the step holds
+                    target = target if target < hi else hi
                     wanted = -one if target < least[a] else target - weight
                     action[t, i + w, a] = wanted
                     is_traded = trades.shape[0] == 0 or trades[min(now + 1, p.n_bars - 1), a] != zero
-                    order[i + w, a] = wanted if is_traded else zero
+                    order[i + w, a] = wanted if is_traded or wanted != wanted else zero
             step(block, block + 1, order.ctypes.data, state.ctypes.data, reward[t].ctypes.data, done[t].ctypes.data,
                  addresses[0], addresses[1], addresses[2], money, price, scale, counts, rules)  # fmt: skip
             for a in range(n_assets):

@@ -8,8 +8,8 @@ Simple returns are a martingale difference: whatever is known before a bar, the 
 simple return is exactly 0, so holding earns nothing on average and no policy has a positive expected log growth. The
 price of that is a log price that falls by about half the variance: over decades of daily bars a wild coin all but
 vanishes, as a fair game with such stakes does. Same arguments, same bars; a coin's path does not depend on which other
-coins are asked for. That is the law `FAIR`, the default of the functions here. The programs make one of the two
-centred laws of `market.planted`: with a planted signal, or with `--no-signal` without.
+coins are asked for. That is the law `FAIR`, the default of the functions here. The programs make one of the two laws of
+`market.planted` for demonstrations: with a planted signal, or with `--no-signal` without.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from market.planted import (
     Law,
     Recipe,
     autoregression,
-    centred,
     drifts,
     generator,
     log_volume_factor,
@@ -118,7 +117,7 @@ def synthetic_dataset(
     """A dataset of exactly `n_bars` usable rows from the sample market, through the same steps as real bars."""
     n_made = n_bars + feature_set(features).warmup_bars
     bars = sample_bars(timeframe, n_made, tickers, seed, law=law)
-    source = Recipe(law, seed, n_made).text if law.is_centred else f"sample market, seed {seed}"
+    source = Recipe(law, seed, n_made).text if law.has_recipe else f"sample market, seed {seed}"
     return dataset_from_bars(bars, tickers, timeframe, source=source, features=features, venue=venue)
 
 
@@ -157,18 +156,12 @@ def _jumps_per_bar(step: int) -> float:
     return JUMPS_PER_YEAR * step / SECONDS_PER_YEAR
 
 
-def _fair_moves(noise: Noise, volatility: float, jump_weight: float, step: int, is_centred: bool) -> np.ndarray:
-    """(T,) log returns whose exp has mean 1 in every bar, given that bar's volatility (`volatility` a year).
-
-    Centred ones have that mean over each part, to a few millionths.
-    """
+def _fair_moves(noise: Noise, volatility: float, jump_weight: float, step: int) -> np.ndarray:
+    """(T,) log returns whose exp has mean 1 in every bar, given that bar's volatility (`volatility` a year)."""
     spread = volatility * np.sqrt(step / SECONDS_PER_YEAR) * np.exp(noise.clusters)
     shocks = np.clip(noise.shocks * spread, -LARGEST_SHOCK, LARGEST_SHOCK)
     # A Poisson number of normal jumps: log E exp = rate x (E exp(one jump) - 1).
     jumps_log_mean = _jumps_per_bar(step) * np.expm1((jump_weight * JUMP_SPREAD) ** 2 / 2.0)
-    fair_log_mean = _shock_log_mean(spread) + jumps_log_mean
-    if is_centred:
-        return centred(shocks + jump_weight * noise.jumps) - fair_log_mean
     return shocks - _shock_log_mean(spread) + jump_weight * noise.jumps - jumps_log_mean
 
 
@@ -224,9 +217,8 @@ def _coin_bars(ticker: str, time: np.ndarray, step: int, market: Market, seed: i
     """Tidy bars of one coin; `time` (n_bars,) is the bar open in UTC seconds."""
     coin, rng = _coin(ticker), generator(seed, ticker_of(ticker))
     clusters = 0.5 * market.noise.clusters + 0.5 * _clusters(rng, len(time), step)
-    is_centred = market.law.is_centred
-    shared = _fair_moves(market.noise, coin.beta * MARKET_VOLATILITY, coin.beta, step, is_centred)
-    own = _fair_moves(_noise(rng, clusters, step), coin.own_volatility, 1.0, step, is_centred)
+    shared = _fair_moves(market.noise, coin.beta * MARKET_VOLATILITY, coin.beta, step)
+    own = _fair_moves(_noise(rng, clusters, step), coin.own_volatility, 1.0, step)
     moves = shared + own if market.signal is None else shared + own + drifts(market.signal, step)
     log_close = np.log(coin.price) + np.cumsum(moves)
     log_open = np.concatenate([[np.log(coin.price)], log_close[:-1]])

@@ -4,12 +4,14 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
 import torch
 from hypothesis import settings
 
 import environment_Alpaca_vectorized as drop_in
+from tests.support.interpreted_triton import patch_once_a_launch
 
 # A suite started in the background (nohup, a CI runner) inherits an ignored SIGINT and would hand it on to the trainers
 # whose answer to Ctrl-C is tested. A handler of our own is put back to the default in every child.
@@ -19,6 +21,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Without a GPU the Triton kernel is tested in Triton's interpreter, which is chosen before triton is first imported.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+    if find_spec("triton") is not None:
+        patch_once_a_launch()
 
 # How long an example takes is a question for benchmarks: on a machine that is busy every deadline fails some day.
 settings.register_profile("untimed", deadline=None)

@@ -6,7 +6,6 @@ records of a policy do not depend on what is evaluated beside it, to the last bi
 
 from __future__ import annotations
 
-import functools
 import importlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drl_agents.policy import Policy
+from drl_agents.policy import BAND_NEEDS, Policy
 from drl_agents.policy_file import load_policy
 from environment_Alpaca_vectorized import EnvParams, NoNativeStep, VectorizedCryptoEnvAlpacaOptimized
+from train.messages import warn_once
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +91,9 @@ def evaluate_policy(
         env_params: rules and settings, as in training.
         gpu_id: -1 is the CPU.
         env_kwargs: further named parameters of the environment, such as its fees.
+
+    Raises:
+        ValueError: for a `Policy` of another observation, and for a band under settings that it cannot trade with.
     """
     mine = config.get("segments") or [(0, len(config["price_array"]))]
     return evaluate_policies([policy], [mine], config, env_params, gpu_id=gpu_id, env_kwargs=env_kwargs)[0]
@@ -161,12 +164,27 @@ def _evaluate_group(
         return [[] for _ in policies]
     cropped, offset = cropped_config(config, every)
     env = VectorizedCryptoEnvAlpacaOptimized(cropped, env_params, n_envs=len(every), **options)
+    for policy in policies:
+        _check_fit(policy, env)
     first_bars, tracks, ends, bought = _trade(policies, [len(s) for s in mine], env, keep_qty)
     found = _records(every, first_bars + offset, tracks, ends)
     records = iter(replace(record, stepped_by=env.stepped_by) for record in found)
     last_bars, coins = iter((env.market.episode_limit.cpu().numpy() + offset).tolist()), iter(bought)
     price = config["price_array"]
     return [[_to_the_end(next(records), next(last_bars), price, next(coins)) for _ in s] for s in mine]
+
+
+def _check_fit(policy: Act, env: Any) -> None:
+    if not isinstance(policy, Policy):
+        return
+    if (policy.state_dim, policy.action_dim) != (env.state_dim, env.action_dim):
+        raise ValueError(
+            f"the policy was trained on observations of {policy.state_dim} columns for {policy.action_dim} coins, and "
+            f"these settings give {env.state_dim} columns for {env.action_dim}: check lookback, features and coins"
+        )
+    for name, needed in BAND_NEEDS.items() if policy.head == "band" else ():
+        if (value := getattr(env.params, name)) != needed:
+            raise ValueError(f"a band is traded with {name} {needed!r}; received {value!r}")
 
 
 def usable_segments(segments: Sequence[tuple[int, int]], n_bars: int, p: EnvParams) -> list[tuple[int, int]]:
@@ -247,30 +265,23 @@ def _compiled_trader(policies: Sequence[Act], n_rows: Sequence[int], env: Any, k
     """
     if env.stepped_by != "numba" or env.compact:
         return None
-    known = (_as_policy(policy, env.state_dim, env.action_dim) for policy in policies)
+    known = (_as_policy(policy) for policy in policies)
     ours = [policy for policy in known if policy is not None]
     if len(ours) < len(policies):
         return None
     try:
         return importlib.import_module("train.policy_loop").Trader(ours, n_rows, env, keep_qty)
     except (ImportError, NoNativeStep) as reason:
-        _warn_once(f"policies are evaluated by the far slower loop in torch: {reason}")
+        warn_once(log, f"policies are evaluated by the far slower loop in torch: {reason}")
         return None
 
 
-@functools.cache
-def _warn_once(message: str) -> None:
-    log.warning(message)
-
-
-def _as_policy(act: Act, state_dim: int, action_dim: int) -> Policy | None:
+def _as_policy(act: Act) -> Policy | None:
     """The policy on the CPU if it is one of ours, or an agent's actor, of float32 weights; None for anything else."""
     policy: Any = act.to_policy() if hasattr(act, "to_policy") else act  # type: ignore[attr-defined]
     if type(policy) is not Policy or any(weight.dtype != torch.float32 for weight, _ in policy.layers):
         return None
-    policy = policy.to("cpu")
-    fits = policy(torch.zeros(1, state_dim)).shape == (1, action_dim)  # torch refuses layers that fit nothing
-    return policy if fits else None
+    return policy.to("cpu")
 
 
 def _trade_plainly(act: Act, env: Any, keep_qty: bool) -> Traded:

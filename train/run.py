@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import logging
 import math
 import time
@@ -31,7 +32,7 @@ from environment_Alpaca_vectorized import (
     observation_layout,
 )
 from train.checkpoint import Checkpoints, Keeper, anywhere, below, copy_policy, file_tensor, prefixed
-from train.config import EXACT_GRADIENT, TrainConfig
+from train.config import EXACT_GRADIENT, LEAST_BAND_BARS, TrainConfig
 from train.device import prepare_device
 from train.env_factory import env_class_for, make_env, step_name
 from train.env_state import (
@@ -43,6 +44,7 @@ from train.env_state import (
     use_plain_step,
 )
 from train.evaluator import Act, Score, evaluate_policy, mean_growth, step_of
+from train.messages import warn_once
 from train.provenance import code_version, trial_code_sha256
 
 log = logging.getLogger(__name__)
@@ -136,13 +138,15 @@ def train_policy(
     """
     prepare_device(settings.gpu_id, settings.cpu_threads, settings.matmul_precision, settings.rocm_settings)
     options = {"gpu_id": settings.gpu_id, **(env_kwargs or {})}
-    if settings.observation_store == "bars" or (settings.agent == "band" and settings.n_envs > 1):
-        options["compact"] = True
     windows = {"seed": settings.seed, "start": settings.start, "episode_bars": settings.episode_bars}
     if settings.agent in EXACT_GRADIENT and settings.n_envs == 1 and env_class is None:
         # One account of the batched class, which the compiled loop trades; the scalar class gives the same numbers.
         env_class, options["as_numpy"] = VectorizedCryptoEnvAlpacaOptimized, False
     env_class = env_class or env_class_for(settings.n_envs)
+    is_ours = "compact" in inspect.signature(env_class).parameters
+    if settings.observation_store == "bars" or (settings.agent == "band" and settings.n_envs > 1 and is_ours):
+        options["compact"] = True
+    _warn_of_small_budget(settings)
     env = make_env(env_class, train_config, env_params, settings.n_envs, **{**windows, **options})
     _check_fee_ramp(settings, env)
     agent = build_agent(settings, env)
@@ -156,6 +160,23 @@ def train_policy(
         run.keeper = Keeper(checkpoints, run_identity(known, train_config, validation_config, score))
         run.go_on()
     return run.to_the_end(on_progress)
+
+
+def _warn_of_small_budget(settings: TrainConfig) -> None:
+    """Say what a budget of few rollouts leaves unlearned."""
+    last_rollout = (settings.n_updates - 1) * settings.rollout_len * settings.n_envs
+    if last_rollout < settings.fee_ramp * settings.total_env_steps:
+        warn_once(
+            log,
+            f"fee_ramp {settings.fee_ramp:g} with {settings.n_updates} rollouts: none of them pays the full costs; "
+            f"total_env_steps {settings.total_env_steps} is too small",
+        )
+    if settings.agent == "band" and settings.rollout_len < LEAST_BAND_BARS:
+        warn_once(
+            log,
+            f"total_env_steps {settings.total_env_steps} is {settings.rollout_len} bars for each of {settings.n_envs} "
+            f"accounts: in fewer than {LEAST_BAND_BARS} few entries earn their fees back, and the agent stays out",
+        )
 
 
 def _check_fee_ramp(settings: TrainConfig, env: Any) -> None:

@@ -189,6 +189,9 @@ class AgentBand(AgentBase):
         assert self.table is not None
         if not self.market.is_of(env):
             raise ValueError("the environment trades another market: call prepare_for with it first")
+        if env.params is not self.env_params and env.params != self.env_params:
+            raise ValueError(f"the environment has other settings, {_differences(env.params, self.env_params)}: call "
+                             "prepare_for with it first")  # fmt: skip
         shape = (horizon_len, self.num_envs, self.action_dim)
         if self.record is None or self.record.shape != shape or self.record.action.device != device:
             self.record = BandRollout.allocate(*shape, device)
@@ -304,3 +307,9 @@ class AgentBand(AgentBase):
             group["lr"] = learning_rate
         self.optimizer.step()
         return norm.item()
+
+
+def _differences(received: Any, prepared: Any) -> str:
+    """The settings whose values differ, as "name received, prepared for other"."""
+    pairs = ((name, value, getattr(prepared, name)) for name, value in vars(received).items())
+    return "; ".join(f"{name} {value!r}, prepared for {other!r}" for name, value, other in pairs if value != other)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -92,7 +93,7 @@ class StepParams(Protocol):
 NEEDED: dict[str, Any] = {
     "order_sizing": "equity", "buys": "proportional", "reward": "weighted_terms", "final_reward": "plain",
     "norm_action": 1.0, "trailing_stop_pct": 0.0, "stale_bars": 0, "benchmark_weight": 0.0, "whole_coins": False,
-    "observation": "relative",
+    "observation": "relative", "action_limit": math.inf,
 }  # fmt: skip
 
 

@@ -13,8 +13,9 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from drl_agents.agents import band_gradient
 from drl_agents.agents.band_gradient import BandRecord, StepRules
-from drl_agents.numba_cache import cached
+from drl_agents.numba_cache import cached, sources
 
 Array = np.ndarray
 BLOCK = 32  # accounts; 8, 16, 32 and 64 take 268, 222, 157 and 159 ns an account and bar of seven coins (AMD EPYC)
@@ -356,24 +357,31 @@ def forget(i: int, s: Room) -> None:
         s.d_qty[i, a] = 0.0
 
 
-def _sweep_block(
-    first: int, n_accounts: int, t: Tape, s: Room, r: StepRules, as_if_filled: bool, d_equity: Array, d_lo: Array,
-    d_hi: Array, counts: Array,
-) -> None:  # fmt: skip
-    """Gradient of accounts first .. first + n_accounts - 1; row 0 of the room's accounts is given."""
-    follow(first, n_accounts, t, s, r)
-    s.d_cash[:], s.d_qty[:], s.d_peak[:], s.d_drawdown[:] = 0.0, 0.0, 0.0, 0.0
-    n_steps = len(t.bar)
-    for h in range(n_steps - 1, -1, -1):
-        for i in range(n_accounts):
-            n = first + i
-            if t.done[h, n]:
-                forget(i, s)
-            d_final = d_equity[n] if h == n_steps - 1 else 0.0
-            step_back(h, i, n, t, s, r, as_if_filled, d_final, d_lo, d_hi, counts)
+def sweep_of(version: int) -> Any:
+    """The compiled sweep, found again on disk by its version where there is a folder to write to."""
+
+    def sweep_block(
+        first: int, n_accounts: int, t: Tape, s: Room, r: StepRules, as_if_filled: bool, d_equity: Array, d_lo: Array,
+        d_hi: Array, counts: Array,
+    ) -> None:  # fmt: skip
+        """Gradient of accounts first .. first + n_accounts - 1; row 0 of the room's accounts is given."""
+        _ = version  # captured, and so part of what the cache on disk is asked for
+        follow(first, n_accounts, t, s, r)
+        s.d_cash[:], s.d_qty[:], s.d_peak[:], s.d_drawdown[:] = 0.0, 0.0, 0.0, 0.0
+        n_steps = len(t.bar)
+        for h in range(n_steps - 1, -1, -1):
+            for i in range(n_accounts):
+                n = first + i
+                if t.done[h, n]:
+                    forget(i, s)
+                d_final = d_equity[n] if h == n_steps - 1 else 0.0
+                step_back(h, i, n, t, s, r, as_if_filled, d_final, d_lo, d_hi, counts)
+
+    return cached(sweep_block, nogil=True, error_model="numpy")
 
 
-sweep_block = cached(_sweep_block, nogil=True, error_model="numpy")
+# numba looks at one file for changes; the order of StepRules' fields is in another.
+sweep_block = sweep_of(sources(__file__, band_gradient.__file__))
 
 
 def _room(n_steps: int, n_accounts: int, n_assets: int) -> Room:

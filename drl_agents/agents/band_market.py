@@ -34,6 +34,10 @@ def check_environment(env: Any) -> None:
                 f'agent "band" learns in the environments of this repository, because it follows their account; {name} '
                 f"has no {attribute}"
             )
+    if getattr(env, "api", "elegantrl") != "elegantrl":
+        raise ValueError(f'agent "band" needs an environment with api="elegantrl"; received {env.api!r}')
+    if not (getattr(env, "autoreset", True) or env.as_numpy):
+        raise ValueError('agent "band" needs autoreset=True, so that a step restarts finished accounts; received False')
     for setting, needed in NEEDED.items():
         value = getattr(env.params, setting)
         if value != needed:
@@ -59,7 +63,7 @@ class BandMarket:
     min_qty: Tensor
     qty_increment: Tensor
     trades: Tensor | None
-    source: Any             # the environment's own market, or its prices: the same object is the same market
+    source: Any             # the batch's own market: the same object is the same market; None for one account
 
     @classmethod
     def of(cls, env: Any, device: torch.device) -> BandMarket:
@@ -79,11 +83,23 @@ class BandMarket:
         features = BarFeatures(windows.to(device), len(price) - 1, 1 + env.action_dim)
         trades = None if trades is None else trades.to(device)
         min_qty, increment = smallest.to(device)
-        return cls(features, price.to(device), usable, min_qty, increment, trades, _source(env))
+        return cls(features, price.to(device), usable, min_qty, increment, trades, market)
 
     def is_of(self, env: Any) -> bool:
-        """Whether `env` trades this market."""
-        return self.source is _source(env) or np.array_equal(_prices(self.source), _prices(_source(env)))
+        """Whether `env` trades these bars: the same segments, prices, features and smallest orders."""
+        if self.source is not None and self.source is getattr(env, "market", None):
+            return True
+        other = BandMarket.of(env, self.price.device)
+        if self.segments != other.segments or self.features.windows.shape != other.features.windows.shape:
+            return False
+        if (self.trades is None) != (other.trades is None):
+            return False
+        mine, theirs = self._tensors(), other._tensors()
+        return all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+
+    def _tensors(self) -> list[Tensor]:
+        known = (self.price, self.features.windows, self.min_qty, self.qty_increment, self.trades)
+        return [tensor for tensor in known if tensor is not None]
 
     def bars(self) -> Tensor:
         """Every bar that an account can stand at, in order, (B,) int64."""
@@ -115,19 +131,13 @@ class BandMarket:
         """Weights (A,) that the smallest orders are worth to an account with its initial capital.
 
         The larger of the smallest notional and of the smallest quantity at the coin's mean price in training. An
-        account that has grown may trade smaller weights than these; closing them early then costs it nothing.
+        account that has grown may trade smaller weights than these; closing them early then costs it nothing. One that
+        has lost most of its capital cannot: a target between this weight and what the order is worth to it then asks
+        again every bar, and nothing fills. A relative observation does not show the equity, so nothing here can know.
         """
         prices = torch.cat([self.price[a:b] for a, b in self.segments])
         notional = torch.maximum(self.min_qty * prices.mean(0), torch.tensor(params.min_order_notional))
         return notional / params.initial_capital
-
-
-def _source(env: Any) -> Any:
-    return env.price_array if getattr(env, "market", None) is None else env.market
-
-
-def _prices(source: Any) -> np.ndarray:
-    return source if isinstance(source, np.ndarray) else source.price.cpu().numpy()
 
 
 def _windows(tech: np.ndarray, norm_tech: float, lookback: int) -> Tensor:

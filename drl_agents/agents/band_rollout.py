@@ -15,6 +15,7 @@ from drl_agents.policy import action_into_band
 
 Project = Callable[[Tensor], Tensor]     # bars (U,) -> lower and upper edges (U, 2 A)
 CHUNK_BARS = 1 << 12                     # bars that the network sees at once: their activations fit a cache
+FEWEST_BARS = 16                         # that the network sees at once
 BOOK = ("cash", "qty", "peak", "max_drawdown")
 
 
@@ -99,21 +100,24 @@ class EdgeTable:
         else:
             self._fill(self.training_bars)
 
-    def cover(self, bar: Tensor, n_steps: Tensor) -> None:
-        """Fill in what accounts at `bar` (M,) can meet in their next `n_steps` (M,) steps, where it is not known."""
+    def cover(self, bar: Tensor, n_steps: Tensor) -> int:
+        """Fill in what accounts at `bar` (M,) can meet in their next `n_steps` (M,) steps -> number of new bars."""
         n_bars = len(self.is_known)
         change = torch.zeros(n_bars + 1, dtype=torch.int64)
         ones = torch.ones_like(bar)
         change.index_add_(0, bar, ones)
         change.index_add_(0, (bar + n_steps).clamp(max=n_bars), -ones)
         is_met = change.cumsum(0)[:n_bars] > 0
-        self._fill((is_met & self.is_training & ~self.is_known).nonzero()[:, 0])
+        bars = (is_met & self.is_training & ~self.is_known).nonzero()[:, 0]
+        self._fill(bars)
+        return len(bars)
 
     def _fill(self, bars: Tensor) -> None:
-        if not len(bars):
-            return
         for part in bars.split(CHUNK_BARS):
-            self.edges[part] = self.project(part)
+            # A product of a few rows is added up in another order, and the loops ask for different parts.
+            n_missing = FEWEST_BARS - len(part)
+            padded = torch.cat((part, part[-1:].expand(n_missing))) if len(part) > 0 and n_missing > 0 else part
+            self.edges[part] = self.project(padded)[: len(part)]
         self.is_known[bars] = True
 
     def on_host(self) -> EdgeTable:
@@ -210,6 +214,6 @@ def explore_compiled(
     while (progress < n_steps).any():
         loop.run(*arrays, record, progress.numpy(), n_steps)
         left = n_steps - progress.repeat_interleave(loop.accounts_per_block)[:n_envs]
-        if left.any():
-            table.cover(bar_of(env, state), left)
+        if left.any() and not table.cover(bar_of(env, state), left):
+            raise RuntimeError("accounts stand at bars outside the segments that prepare_for was given")
     return state

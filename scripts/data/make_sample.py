@@ -28,7 +28,7 @@ from market.dataset import check_target, save_dataset
 from market.describe import venue_lines
 from market.names import DEFAULT_TICKERS, timeframe_seconds
 from market.pictures import quality_picture
-from market.planted import Law
+from market.planted import DEMONSTRATION_SEED, Law
 from market.sample import sample_bars, synthetic_dataset
 
 
@@ -47,7 +47,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     add_features(parser)
     parser.add_argument("--no-signal", action="store_true", help="leave the planted signal out: nothing can be learned")
-    parser.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--seed", type=whole_number(0), default=DEMONSTRATION_SEED, metavar="N",
+                        help="(default: %(default)s, with which holding all coins neither earns nor loses much)")  # fmt: skip
     add_venue(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="dataset folder, for example data/5m")
     parser.add_argument("--bars", type=Path, metavar="FILE", help="write the bars too, as .parquet or .csv")

@@ -286,7 +286,7 @@ def test_dropout_leaves_units_out_while_training_and_none_of_the_policy():
     [
         ("norm_action", 4.0), ("trailing_stop_pct", 0.05), ("stale_bars", 48), ("order_sizing", "initial_capital"),
         ("observation", "absolute"), ("benchmark_weight", 0.5), ("reward", "profit"), ("buys", "sequential"),
-        ("always_allow_close", False),
+        ("always_allow_close", False), ("action_limit", 0.2),
     ],
 )  # fmt: skip
 def test_a_setting_that_the_gradient_does_not_know_is_refused_by_name(setting, value):
@@ -329,6 +329,35 @@ def test_another_market_is_refused():
     other.reset()
     with pytest.raises(ValueError, match="another market"):
         agent.explore_vec_env(other, 5)
+
+
+@pytest.mark.parametrize("changed", ["segments", "features", "increments", "a copy"])
+def test_bars_are_told_apart_by_all_that_the_agent_takes_from_them(changed):
+    config = random_config(300, 2, 3, segments=[(0, 120)])
+    agent = band_agent(band_env(config=config))
+    more = {"segments": {"segments": [(120, 300)]}, "features": {"tech_array": config["tech_array"] + 1.0},
+            "increments": {"qty_increment": np.array([1e-3, 1e-3])}, "a copy": {}}[changed]  # fmt: skip
+    other = band_env(config=config | more)
+    agent.last_state = other.reset().clone()
+    if changed == "a copy":
+        agent.explore_vec_env(other, 20)
+    else:
+        with pytest.raises(ValueError, match="another market"):
+            agent.explore_vec_env(other, 20)
+
+
+def test_other_settings_than_the_prepared_ones_are_refused_by_name():
+    agent = band_agent(band_env())
+    other = band_env(env_params={"fee_rate": 0.02})
+    agent.last_state = other.reset().clone()
+    with pytest.raises(ValueError, match=r"buy_fee_rate 0\.02, prepared for"):
+        agent.explore_vec_env(other, 20)
+
+
+@pytest.mark.parametrize(("option", "value"), [("autoreset", False), ("api", "gymnasium")])
+def test_a_batch_that_restarts_nobody_or_speaks_otherwise_is_refused_by_name(option, value):
+    with pytest.raises(ValueError, match=rf"{option}=.*received {value!r}"):
+        band_agent(band_env()).prepare_for(band_env(**{option: value}))
 
 
 def test_random_actions_and_a_missing_state_are_refused():
@@ -388,3 +417,33 @@ def test_a_network_whose_edges_are_no_numbers_has_diverged():
     rollout = agent.explore_vec_env(env, 50)
     assert agent.record.reward.isfinite().all()  # nobody trades, so nothing else would tell
     assert math.isnan(agent.update_net(rollout)[0])
+
+
+def test_edges_that_are_no_numbers_hold_the_whole_account_in_both_loops():
+    records = []
+    for compiles in (True, False):
+        env = band_env(n_envs=4)
+        agent = band_agent(env)
+        agent.compiles = compiles
+        with torch.no_grad():
+            agent.act.linears()[-1].bias[0] = torch.nan  # of the first coin alone
+        agent.explore_vec_env(env, 30)
+        records.append(agent.record)
+    for name in ("bar", "action", "filled", "reward", "done"):
+        torch.testing.assert_close(getattr(records[0], name), getattr(records[1], name), rtol=0, atol=0, equal_nan=True)
+    assert records[0].filled.eq(0.0).all()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_short_segments_are_explored_to_the_bit_alike(seed):
+    """Accounts restart often, so each loop asks the network for bars in small parts of its own."""
+    segments = [(first, first + 40) for first in range(0, 1600, 40)]
+    config = random_config(1600, 2, 8, segments=segments, seed=seed)
+    records = []
+    for compiles in (True, False):
+        env = band_env(n_envs=34, config=config, episode_bars=None, seed=seed)
+        agent = band_agent(env, net_dims=(64,))
+        agent.compiles = compiles
+        agent.explore_vec_env(env, 97)
+        records.append(agent.record)
+    assert all(torch.equal(getattr(records[0], name), getattr(records[1], name)) for name in RECORD)

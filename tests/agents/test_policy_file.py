@@ -348,9 +348,15 @@ def test_only_a_band_has_bands(stored):
         ({"least_weight": torch.tensor([-1.0, 0.0])}, {}, "least_weight must be 2 weights"),
         ({"state_avg": torch.zeros(7), "state_std": torch.ones(7)}, {}, "features up to column 9"),
         ({"layer2.weight": torch.zeros(3, 16), "layer2.bias": torch.zeros(3)}, {}, "two outputs per coin"),
+        ({"layer2.weight": torch.zeros(0, 16), "layer2.bias": torch.zeros(0), "least_weight": torch.zeros(0)}, {},
+         "two outputs per coin"),
+        ({}, {"format_version": 2}, "format 2 has no head"),
+        ({}, {"metadata": {"observation_layout": [["cash_weight", 1], ["weight", 2], ["tech", 4], ["x", 2]]}},
+         "takes 6 features, and observation_layout has 4"),
     ],
-    ids=["unknown head", "newer", "no constant", "too many", "negative", "features outside", "odd outputs"],
-)
+    ids=["unknown head", "newer", "no constant", "too many", "negative", "features outside", "odd outputs", "no coins",
+         "older", "fewer features"],
+)  # fmt: skip
 def test_a_band_that_does_not_fit_together_is_refused(tensors, header, reason, tmp_path):
     path = save_policy(tmp_path / "band.safetensors", band_policy()[0].policy())
     load_policy(path)

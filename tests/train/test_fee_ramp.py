@@ -14,6 +14,7 @@ from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpaca, VectorizedC
 from tests.support.train_cases import ENV_PARAMS, band_settings, small_market, small_settings
 from train.checkpoint import Checkpoints
 from train.evaluator import evaluate_policy, mean_growth
+from train.messages import warn_once
 from train.run import train_policy
 
 TRAIN, VALIDATION = [(0, 200)], [(200, 250), (250, 300)]
@@ -125,3 +126,24 @@ def test_a_killed_run_resumes_its_ramp_to_the_bit(settings, env_params, killed_a
     assert resumed.last_policy.read_bytes() == whole.last_policy.read_bytes()
     assert resumed.best_policy.read_bytes() == whole.best_policy.read_bytes()
     assert resumed.n_updates == whole.n_updates
+
+
+def test_a_budget_of_few_rollouts_is_warned_of(tmp_path, caplog):
+    warn_once.cache_clear()
+    settings = band_settings(n_envs=4, total_env_steps=2000, fee_ramp=0.75)
+    train_policy(settings, small_market(segments=TRAIN), BAND_PARAMS, tmp_path)
+    assert "fee_ramp 0.75 with 1 rollouts: none of them pays the full costs" in caplog.text
+    assert "is 500 bars for each of 4 accounts: in fewer than 1000" in caplog.text
+
+
+def test_a_class_that_is_not_ours_hears_the_bands_own_refusal(tmp_path):
+    class Foreign(VectorizedCryptoEnvAlpaca):
+        def __init__(self, config, env_params, n_envs=1, device="cpu"):
+            super().__init__(config, env_params, n_envs=n_envs, device=device)
+
+        @property
+        def filled(self):
+            raise AttributeError
+
+    with pytest.raises(ValueError, match="Foreign has no filled"):
+        train_policy(band_settings(), small_market(segments=TRAIN), BAND_PARAMS, tmp_path, env_class=Foreign)

@@ -98,7 +98,7 @@ def no_best_text(n_complete: int, n_pruned: int, n_failed: int, broken: Sequence
     """The same from counts; `broken` has the names of the bounds that completed trials do not keep."""
     others = [f"{n} {what}" for n, what in ((n_pruned, "pruned"), (n_failed, "failed")) if n]
     ended = f" ({', '.join(others)})" if others else ""
-    in_cash = f"; {n_in_cash} hardly ever traded" if n_in_cash else ""
+    in_cash = f"; {n_in_cash} stayed in cash" if n_in_cash else ""
     if not n_complete:
         return f"no trial completed{ended}{in_cash}"
     names = dict.fromkeys(broken)
@@ -108,11 +108,12 @@ def no_best_text(n_complete: int, n_pruned: int, n_failed: int, broken: Sequence
 
 
 def stayed_in_cash(trial: FrozenTrial) -> bool:
-    """Whether a finished trial's policies never or hardly ever traded on one of its splits, and lost nothing by it."""
+    """Whether a finished trial's policies were hardly ever in the market on one of its splits, and lost no account.
+
+    Few trades are no sign of it: whoever buys once and holds is in the market.
+    """
     if trial.state not in FINISHED or MAX_DRAWDOWN in broken_bounds(trial.constraints):
         return False
-    if MIN_TRADES in broken_bounds(trial.constraints):
-        return True
     return any(a.get("trades") == 0 or hardly_traded(a) for a in agents_of(trial.user_attrs))
 
 

@@ -31,10 +31,12 @@ from train.run import BEST_POLICY
 from train.study.attainable import attainable_by, tradable
 from train.study.data import FoldedData, Holdout, HoldoutRows, SplitPlan, StudyError, cut_data
 from train.study.holdout_figures import (
+    EARLIER_LOOKS,
     EXCESS_ERROR,
     LEAD,
     MEAN_LEAD,
     error_of,
+    errors_asked,
     excess_error,
     idle_text,
     lead_sharpe,
@@ -245,7 +247,7 @@ def _score(
         "data_label": dataset.label,
         "synthetic": dataset.synthetic,
         "env": dict(env_params),
-        "earlier_looks": earlier_looks(study, rows.about, dataset.synthetic),
+        EARLIER_LOOKS: earlier_looks(study, rows.about, dataset.synthetic),
         "policies": results,
         # Nothing is put in the place of an undefined one.
         "mean_excess_sharpe": None if None in excesses else float(np.mean(excesses)),
@@ -281,14 +283,15 @@ def earlier_looks(study: optuna.Study, about: Holdout, is_synthetic: bool) -> li
 
 def looks_text(scored: Mapping[str, Any]) -> str:
     """A warning where other studies looked at these bars before; empty where none did."""
-    names = scored.get("earlier_looks", [])
+    names = scored.get(EARLIER_LOOKS, [])
     if not names:
         return ""
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     several = len(names) > 1
     return (
         f"{len(names)} other stud{'ies' if several else 'y'} of this database ({shown}) looked at some of these bars "
-        "before, so a good result may be the luckiest of several looks"
+        "before, so a good result may be the luckiest of several looks: it must be "
+        f"{errors_asked(scored):.1f} standard errors above 0 instead of 2"
     )
 
 

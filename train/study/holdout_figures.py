@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import ndtr, ndtri
 
 from train.validation.lead import lead_returns, sharpe_difference_error
 from train.validation.metrics import LEAST_EXPOSURE, joined_returns, sharpe
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 EXCESS_ERROR = "excess_sharpe_error"  # in holdout.json, of each policy and of their mean
 LEAD, MEAN_LEAD = "lead_sharpe", "mean_lead_sharpe"  # of each policy, of all
-ERRORS_ASKED = 2.0
+FIRST_ERRORS_ASKED = 2.0
+EARLIER_LOOKS = "earlier_looks"  # in holdout.json: studies that were scored on some of these bars before
 
 
 def excess_error(records: Sequence[EpisodeRecord], bars_per_year: float) -> float:
@@ -67,7 +69,7 @@ def lead_in_errors(scored: Mapping[str, Any]) -> float | None:
 
 
 def is_passed(scored: Mapping[str, Any], trial: int) -> bool | None:
-    """Whether a trial passed the hold-out: its mean excess Sharpe and its lead are two errors above 0.
+    """Whether a trial passed the hold-out: its mean excess Sharpe and its lead are `errors_asked` above 0.
 
     None without a verdict: not scored, spent on another trial, hardly traded, or a figure that is undefined.
     """
@@ -76,19 +78,31 @@ def is_passed(scored: Mapping[str, Any], trial: int) -> bool | None:
     mean, error, lead = scored["mean_excess_sharpe"], error_of(scored), lead_in_errors(scored)
     if mean is None or error is None or lead is None:
         return None
-    return mean >= ERRORS_ASKED * error and lead >= ERRORS_ASKED
+    asked = errors_asked(scored)
+    return mean >= asked * error and lead >= asked
+
+
+def errors_asked(scored: Mapping[str, Any]) -> float:
+    """Standard errors above 0 that count as more than chance: two at the first look at these bars, then more.
+
+    With k earlier looks by other studies the level is that of two errors times 2 / ((k + 1) (k + 2)), so that all looks
+    together are wrong at most twice as often as one.
+    """
+    k = len(scored.get(EARLIER_LOOKS, ()))
+    return -float(ndtri(ndtr(-FIRST_ERRORS_ASKED) * 2.0 / ((k + 1) * (k + 2))))
 
 
 def found_text(scored: Mapping[str, Any], mean: float, error: float) -> str:
     """What a mean excess Sharpe with its error says; above chance only where the lead is, too."""
-    if abs(mean) < ERRORS_ASKED * error:
+    asked = errors_asked(scored)
+    if abs(mean) < asked * error:
         return "which is within the chance error: neither skill nor its absence is shown"
     if mean < 0:
         return "clearly worse than equal weight"
     lead = lead_in_errors(scored)
     if lead is None:
         return "above what chance explains; how much of that is exposure to a market that fell was not kept"
-    if lead < ERRORS_ASKED:
+    if lead < asked:
         return (
             f"but what it earned beside its exposure to the market is {lead:+.1f} standard errors, within the chance "
             "error: neither skill nor its absence is shown"

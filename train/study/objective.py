@@ -183,8 +183,12 @@ class Objective:
         for fold in data.folds:
             outcome = self._taken_over(trial, fold, attempts) or self._run_fold(trial, values, data, fold, attempts)
             trial.set_user_attr(f"split_{fold.index}", outcome_json(outcome))
-            excess.append(_defined(trial, outcome))
             outcomes.append(outcome)
+            try:
+                excess.append(_defined(trial, outcome))
+            except optuna.TrialPruned:
+                self._set_constraints(trial, outcomes)  # a trial that lost its account did not stay in cash
+                raise
             trial.report(excess[-1], step=fold.index)
             if fold is not data.folds[-1] and trial.should_prune():
                 self._set_constraints(trial, outcomes)

@@ -122,7 +122,7 @@ def assess(
         search=search_of(returns.annual_sharpes(kind), returns.bars_per_year),
         overfitting=overfitting,
         undefined=undefined,
-        choice=choice_of(matrix) if overfitting else None,
+        choice=choice_of(matrix, returns.winner) if overfitting else None,
         holdout=holdout,
         effective_trials=effective_trials(matrix),
         minimum_length=minimum_track_record_length(own),

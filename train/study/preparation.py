@@ -10,7 +10,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from optuna.distributions import IntDistribution
 
+from train.config import LEAST_BAND_BARS
 from train.env_factory import env_class_for
 from train.n_envs import Choice, buffer_bytes, choose_n_envs, free_bytes, rollout_bytes
 from train.study.data import FoldedData, StudyError
@@ -93,6 +95,14 @@ def _check_given(request: StudyRequest, agent: str, longest: int) -> None:
 
 
 def _check_n_envs(n_envs: int, space: Space) -> None:
+    budget = space.ranges.get("total_env_steps")
+    if space.agent == "band" and isinstance(budget, IntDistribution):
+        largest = budget.high
+        if n_envs * LEAST_BAND_BARS > largest:
+            raise StudyError(
+                f"--n-envs {n_envs}: the largest budget of a split, {largest:,} account-bars, has fewer than "
+                f"{LEAST_BAND_BARS} bars for each of so many; give at most {largest // LEAST_BAND_BARS}"
+            )
     if "rollout_samples" not in space.ranges:
         return
     least = choices(space, "rollout_samples")[0]

@@ -38,8 +38,8 @@ N_DRAWS = 20_000  # of the errors under equality; the error of a p-value of 0.1 
 class Choice:
     """How far the best trial is from the median one. Sharpe ratios are per bar."""
 
-    gap: float  # highest Sharpe ratio minus the median one
-    gap_by_error: float  # mean of that gap among equally good trials
+    gap: float  # the choice's Sharpe ratio minus the median one
+    gap_by_error: float  # mean of the highest one's gap among equally good trials
     p_value: float  # share of such gaps that are at least as large
 
     @property
@@ -48,13 +48,15 @@ class Choice:
         return self.p_value < CHOICE_LEVEL
 
 
-def choice_of(returns: ArrayLike, seed: int = 0, n_draws: int = N_DRAWS) -> Choice:
-    """Compare the best of several trials with the median one.
+def choice_of(returns: ArrayLike, winner: int | None = None, seed: int = 0, n_draws: int = N_DRAWS) -> Choice:
+    """Compare the chosen one of several trials with the median one.
 
     An account that did nothing has a Sharpe ratio of 0 without error, as in `pbo_cscv`.
 
     Args:
         returns: (T, N) of one bar, finite, the same bars for every trial; N is 2 or more.
+        winner: column that was chosen, by whatever figure; None is the one with the highest Sharpe ratio. The gap is
+            its own: what another trial is ahead by makes this choice no surer.
         seed: of the draws.
         n_draws: of the errors under equality.
     """
@@ -66,14 +68,10 @@ def choice_of(returns: ArrayLike, seed: int = 0, n_draws: int = N_DRAWS) -> Choi
     scale, axes = np.linalg.eigh(influences.T @ influences / n_bars**2)  # (N,), (N, N)
     draws = np.random.default_rng(seed).standard_normal((n_draws, r.shape[1]))
     errors = draws * np.sqrt(np.maximum(scale, 0.0)) @ axes.T  # (D, N) of the Sharpe ratios
-    gap, gaps = float(_gap(ratios[None])[0]), _gap(errors)
+    gap = float((ratios.max() if winner is None else ratios[winner]) - np.median(ratios))
+    gaps = errors.max(axis=1) - np.median(errors, axis=1)
     n_larger = np.count_nonzero(gaps >= gap)
     return Choice(gap, float(gaps.mean()), (1 + n_larger) / (1 + n_draws))
-
-
-def _gap(ratios: np.ndarray) -> np.ndarray:
-    """(D,) highest minus median of (D, N)."""
-    return ratios.max(axis=1) - np.median(ratios, axis=1)
 
 
 def _sharpes_with_influences(r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
