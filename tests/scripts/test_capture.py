@@ -106,7 +106,7 @@ def test_a_stopped_benchmark_resumes_with_the_runs_that_are_missing_or_old(tmp_p
 
 def test_the_table_has_the_median_and_the_range_of_every_point():
     rows = {row["point"]: row for row in table_rows(fabricated(), {"base": "solved optimum, 0.139 bp"})}
-    assert rows[TITLES["base"]]["band"] == "0.50 (0.40 to 0.60)"
+    assert rows[TITLES["base"]]["band"] == "0.70 (0.60 to 0.80)"
     assert rows[TITLES["base"]]["yardstick"] == "solved optimum, 0.139 bp"
     assert rows["no signal"]["PPO"] == "0.10 accounts, 0.10%"
     assert rows["CPU seconds per run"]["PPO"] == "10.0 (10.0 to 10.0)"
@@ -115,8 +115,9 @@ def test_the_table_has_the_median_and_the_range_of_every_point():
 def test_the_better_learner_is_held_against_the_target_and_every_seed_against_stillness():
     runs = [*fabricated(), run("no signal", "PPO", 9, None, traded=0.6, cost_share=0.003, cpu_s=21.0)]
     found = {item["what"]: item for item in checks(runs)}
-    assert found["median share, alpha 0.7 bp (band, ramp)"]["measured"] == pytest.approx(0.7)
-    assert not found["median share, alpha 0.7 bp (band, ramp)"]["met"]
+    assert found["median share, alpha 0.7 bp (band, ramp)"]["measured"] == pytest.approx(0.9)
+    assert found["median share, alpha 0.7 bp (band, ramp)"]["met"]
+    assert not found["median share, alpha 1.5 bp (band, ramp)"]["met"]
     assert found["median share, one history of 30,000 bars (band, ramp)"]["met"]
     assert not found["accounts traded in 10,000 bars without a signal, worst seed (PPO)"]["met"]
     assert found["accounts traded in 10,000 bars without a signal, worst seed (band)"]["met"]

@@ -224,8 +224,6 @@ REFUSED = {
     "no environments": (("--n-envs", "0"), "--n-envs must be at least 1"),
     "more environments than samples": (
         ("--agent", "ppo", "--n-envs", "1025"), "--n-envs 1025: an update takes rollout_samples"),
-    "more accounts than bars": (
-        ("--n-envs", "100000", "--break-step", "0"), "--n-envs 100000: the largest budget of a split, 1,200,000"),
     "unknown coins": (("--tickers", "BTC", "NOPE"), "NOPE"),
     "no data": (("--data-dir", "nowhere"), "build_dataset.py"),
     "unknown gpu": (("--gpu", "99"), "--gpu 99"),

@@ -87,7 +87,7 @@ def test_the_log_the_dashboard_and_the_page_say_the_same(lab, make_outcome):
 
 def test_a_study_without_a_best_trial_says_of_what_kind_its_trials_are():
     assert no_best_text(0, 0, 0, []) == "no trial completed"
-    assert no_best_text(0, 3, 1, [], 3) == "no trial completed (3 pruned, 1 failed); 3 hardly ever traded"
+    assert no_best_text(0, 3, 1, [], 3) == "no trial completed (3 pruned, 1 failed); 3 stayed in cash"
     broken = ["max_drawdown", "min_trades", "max_drawdown"]
     assert no_best_text(4, 1, 0, broken) == (
         "none of 4 completed trials is eligible to be best: 2 beyond --max-drawdown, 1 beyond --min-trades (1 pruned)"
@@ -107,12 +107,12 @@ def conclude(study: optuna.Study, folder) -> int:
 def test_a_study_whose_policies_stay_in_cash_ends_with_a_finding_and_a_code_of_its_own(lab, make_outcome, caplog):
     caplog.set_level("INFO")
     lab.bounds = BOUNDS
-    # One never trades, one is in the market for nothing, one completes with too few trades.
+    # One never trades, one is in the market for nothing, one completes: it buys twice and holds.
     few = [make_outcome(k, 0.1, trades=2) for k in range(6)]
     lab.runner.results = [never_traded(make_outcome), make_outcome(0, 5.0, exposure=0.001), *few]
     study, _ = lab.run(3)
     assert [t.state for t in study.trials] == [TrialState.PRUNED, TrialState.PRUNED, TrialState.COMPLETE]
-    assert all(stayed_in_cash(t) for t in study.trials)
+    assert [stayed_in_cash(t) for t in study.trials] == [True, True, False]
     assert has_no_signal(study)
     assert conclude(study, lab.folder) == NO_SIGNAL_CODE == 5
     assert NO_SIGNAL in caplog.messages
@@ -128,6 +128,15 @@ def test_a_study_that_loses_its_accounts_is_no_such_finding(lab, make_outcome):
     assert not has_no_signal(study)
     assert conclude(study, lab.folder) == 1
     assert NO_SIGNAL not in summary_lines(study)
+
+
+def test_a_trial_that_lost_its_account_and_then_stood_still_did_not_stay_in_cash(lab, make_outcome):
+    lab.bounds = BOUNDS
+    lab.runner.results = [with_agent(make_outcome(0, -4.0, trades=50), max_drawdown=0.9), never_traded(make_outcome)]
+    study, _ = lab.run(1)
+    assert study.trials[0].state == TrialState.PRUNED
+    assert not stayed_in_cash(study.trials[0])
+    assert not has_no_signal(study)
 
 
 def test_a_study_with_a_best_trial_or_without_all_its_trials_is_no_such_finding(lab, make_outcome):

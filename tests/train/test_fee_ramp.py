@@ -138,8 +138,8 @@ def test_a_budget_of_few_rollouts_is_warned_of(tmp_path, caplog):
 
 def test_a_class_that_is_not_ours_hears_the_bands_own_refusal(tmp_path):
     class Foreign(VectorizedCryptoEnvAlpaca):
-        def __init__(self, config, env_params, n_envs=1, device="cpu"):
-            super().__init__(config, env_params, n_envs=n_envs, device=device)
+        def __init__(self, config, env_params, n_envs=1, gpu_id=-1, seed=0, start="random"):
+            super().__init__(config, env_params, n_envs=n_envs, gpu_id=gpu_id, seed=seed, start=start)
 
         @property
         def filled(self):

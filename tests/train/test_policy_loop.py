@@ -226,7 +226,7 @@ def test_an_agents_actor_is_traded_compiled_and_as_in_torch(name, monkeypatch):
 def test_company_and_chunks_that_others_do_not_fill_change_no_bit(monkeypatch):
     """22 accounts of four networks fill two blocks; their segments end in different chunks."""
     monkeypatch.setattr(policy_loop, "CHUNK_BARS", 64)
-    config, env_params = market(), params_of("standard")
+    config, env_params = market(), params_of("standard") | {"norm_action": 1.0}
     n = state_dim_of(env_params, config)
     policies = [make_policy(n, widths, seed=len(widths)) for widths in ((16,), (40, 8), (8, 8, 8))]
     policies.append(make_band_policy(n, env_params["lookback"]))
@@ -273,3 +273,10 @@ def test_a_loop_that_does_not_compile_gives_way_to_torch(monkeypatch, caplog):
     theirs = evaluate_policies([in_torch(policy)], [SEGMENTS], config, env_params, keep_qty=True)[0]
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(one.equity, other.equity)
+
+
+def test_a_band_is_refused_where_its_actions_mean_something_else():
+    config, env_params = market(), params_of("standard")
+    policy = make_band_policy(state_dim_of(env_params, config), env_params["lookback"])
+    with pytest.raises(ValueError, match=r"a band is traded with norm_action 1\.0; received 4\.0"):
+        evaluate_policy(policy, config, env_params | {"norm_action": 4.0})

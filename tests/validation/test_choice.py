@@ -155,3 +155,11 @@ def test_the_finding_says_how_far_the_best_trial_is_from_the_median_one():
     )
     other = finding(lead, search, 100.0, 0.4, Choice(0.2, 0.03, 0.0005))
     assert other.endswith("(p = 0.0005): they differ by more than their sampling error at the level of 0.1 %.")
+
+
+def test_what_another_trial_is_ahead_by_makes_a_choice_no_surer():
+    returns = noise(5)
+    returns[:, 3] += 0.5 * returns[:, 3].std()
+    assert choice_of(returns).is_real
+    assert choice_of(returns, winner=3).is_real
+    assert not choice_of(returns, winner=0).is_real

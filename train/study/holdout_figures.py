@@ -89,6 +89,8 @@ def errors_asked(scored: Mapping[str, Any]) -> float:
     together are wrong at most twice as often as one.
     """
     k = len(scored.get(EARLIER_LOOKS, ()))
+    if not k:
+        return FIRST_ERRORS_ASKED
     return -float(ndtri(ndtr(-FIRST_ERRORS_ASKED) * 2.0 / ((k + 1) * (k + 2))))
 
 
