@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: MIT
+# Copyright (c) 2026 the barwise contributors
 """CryptoEnvAlpaca: one trading account, one bar at a time, in plain NumPy and Python floats.
 
 This file is the executable specification of the simulator (docs/simulator.md). It is written to be read: every rule

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: MIT
+# Copyright (c) 2026 the barwise contributors
 """VectorizedCryptoEnvAlpaca: N trading accounts over one market, stepped together as torch tensors.
 
 Copy this one file beside a host's ``environment_Alpaca.py``; it needs torch and numpy and nothing else. What one step

@@ -70,8 +70,12 @@ parse_arguments() {
         shift
         case "$flag" in
             --foreground | --status | --stop) ACTION="${flag#--}" && continue ;;
-            --sample) SAMPLE="${SAMPLE:-sample}" && continue ;;
-            --no-signal) SAMPLE=no_signal && continue ;;
+            --sample | --no-signal)
+                value=sample
+                [[ "$flag" == --sample ]] || value=no_signal
+                [[ "${SAMPLE:-$value}" == "$value" ]] || die "--sample and --no-signal are two markets; give one of them"
+                SAMPLE="$value" && continue
+                ;;
             --help | -h) ACTION=help && continue ;;
             --data-dir | --timeframe | --gpu | --study-name | --storage)
                 (($#)) || die "$flag needs a value"

@@ -148,6 +148,7 @@ def checks(with_signal: Ended, without: Ended) -> list[dict[str, Any]]:
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = measuring.arguments(__doc__, gpu=False)
+    measuring.name_result(parser, "demonstration.json")
     parser.set_defaults(threads=1)
     parser.add_argument("--seed", type=int, default=DEMONSTRATION_SEED, metavar="N",
                         help="of market and study (default %(default)s)")  # fmt: skip
@@ -165,6 +166,7 @@ def run_both(args: argparse.Namespace, scratch: Path) -> list[Ended]:
     for law in (Law.PLANTED, Law.NO_SIGNAL):
         folder = scratch / law.value.replace(" ", "_")
         folder.mkdir(parents=True)
+        print(f"{law.value}: running; {folder}/log.txt", file=sys.stderr, flush=True)
         ended.append(demonstrate(law, folder, args.seed, **sizes))
         print(f"{law.value}: {ended[-1].verdict} Hold-out: {ended[-1].holdout}", file=sys.stderr, flush=True)
     return ended

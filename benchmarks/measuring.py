@@ -47,6 +47,12 @@ def arguments(description: str | None, gpu: bool = True) -> argparse.ArgumentPar
     return parser  # fmt: skip
 
 
+def name_result(parser: argparse.ArgumentParser, name: str) -> None:
+    """Say in the help of --out that the result has a file of its own, which is not named by the machine."""
+    (out,) = (action for action in parser._actions if action.dest == "out")
+    out.help = f"result file (default: benchmarks/results/{name}; none with --quick)"
+
+
 def with_threads(args: argparse.Namespace) -> None:
     """Settle `args.threads` and hold the libraries to it.
 

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: MIT
+# Copyright (c) 2026 the barwise contributors
 """Native steps of `environment_Alpaca_vectorized.py`: `cpu` (numba) and `gpu` (Triton), imported when needed.
 
 The drop-in loads this folder from beside itself and hands over its own module as `drop_in`, so that the two find each

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: MIT
+# Copyright (c) 2026 the barwise contributors
 """Many bars of the native step in one compiled loop, for a policy that is a table of bands: one row of edges per bar.
 
 A step from Python costs some 20 microseconds of calls, and the step of a block of 16 accounts less than one. With the

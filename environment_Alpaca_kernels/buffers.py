@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: MIT
+# Copyright (c) 2026 the barwise contributors
 """What the fast class returns: two sets of buffers, used in turn, and the kernel that is bound to each of them."""
 
 from __future__ import annotations

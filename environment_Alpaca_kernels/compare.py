@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: MIT
+# Copyright (c) 2026 the barwise contributors
 """`python environment_Alpaca_vectorized.py --compare`: does the batched simulator trade as a host's scalar class does?
 
 Eight accounts of the host's class and eight of the batched class take the same actions, bar by bar. Before every bar

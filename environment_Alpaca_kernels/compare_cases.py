@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: MIT
+# Copyright (c) 2026 the barwise contributors
 """What `--compare` puts both simulators through: markets, settings, and eight kinds of actions.
 
 A case is one market with one group of settings. In every case each account acts in its own way (`KINDS`), because no

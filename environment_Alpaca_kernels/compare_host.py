@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: MIT
+# Copyright (c) 2026 the barwise contributors
 """A host's scalar class for `--compare`: import it, build it, read what its code depends on, see which lines run.
 
 Nothing here knows a particular host. The code of the class is read (`ast`) and watched (`sys.settrace`), never changed.

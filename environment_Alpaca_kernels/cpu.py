@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: MIT
+# Copyright (c) 2026 the barwise contributors
 """The step of `environment_Alpaca_vectorized.py` as one native loop over blocks of accounts (numba, CPU).
 
 Imported lazily by VectorizedCryptoEnvAlpacaOptimized; without numba that class runs the plain torch step instead.

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: MIT
+# Copyright (c) 2026 the barwise contributors
 """Clock, observation, end and beginning of episodes of the native step, as in the plain file."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: MIT
+# Copyright (c) 2026 the barwise contributors
 """The first use of a native step on a device: compare it with the plain step, time both, and remember the outcome.
 
 A native step that differs, or that cannot be compiled or run, is never used: the environment runs the plain step and

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: MIT
+# Copyright (c) 2026 the barwise contributors
 """The step of `environment_Alpaca_vectorized.py` as one Triton kernel (one source for NVIDIA and AMD GPUs).
 
 Imported lazily by VectorizedCryptoEnvAlpacaOptimized; without triton that class runs the plain torch step instead. The

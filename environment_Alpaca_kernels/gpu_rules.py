@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: MIT
+# Copyright (c) 2026 the barwise contributors
 """Phases of a bar as Triton functions: orders, fills, valuation, reward. gpu_step.py runs them.
 
 Names and order are those of environment_Alpaca_vectorized.py, so that the two can be read side by side. A `Lane` holds

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: MIT
+# Copyright (c) 2026 the barwise contributors
 """One step as a Triton kernel: memory, the bar, observation, episodes. gpu.py launches it.
 
 A program is `block` environments; lanes beyond the last one are masked. Books of coins are (N, A) in memory, so that a

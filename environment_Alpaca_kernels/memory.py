@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: MIT
+# Copyright (c) 2026 the barwise contributors
 """What the native step works on: settings as a record of numbers, accounts in blocks of lanes, and memory by address.
 
 Accounts lie in blocks of LANES: a field of a block is LANES numbers in a row, and one pass of a loop over lanes becomes

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: MIT
+# Copyright (c) 2026 the barwise contributors
 """Orders and fills of the native step: order_quantities ... execute_buys, as in the plain file."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: MIT
+# Copyright (c) 2026 the barwise contributors
 """What the first use of a native step on a device showed, one small file each in the user's cache folder.
 
 Standard library only. A file is written whole or not at all, and one that is damaged, or of other code, counts as

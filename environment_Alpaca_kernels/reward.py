@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: MIT
+# Copyright (c) 2026 the barwise contributors
 """Valuation and reward of the native step: mark_to_market and reward_terms, as in the plain file."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: MIT
+# Copyright (c) 2026 the barwise contributors
 """Trials of a native step: accounts of the plain class and of the native one on the same generated market.
 
 The market has the environment's coins, features, price levels and smallest orders. Its segments differ in length, so

@@ -91,7 +91,7 @@ class TrainResult:
     explore_steps_per_s: float      # environment steps per second of exploring
     update_samples_per_s: float     # samples through gradient steps, each counted once an epoch
     wall_s: float
-    history: tuple[Progress, ...]
+    history: tuple[Progress, ...] = field(repr=False)
     n_checkpoints: int = 0          # that this process wrote
     checkpoint_s: float = 0.0       # which took so long
     rewards_vary: bool = True       # False: all were the same number, of which nothing can be learned

@@ -180,7 +180,8 @@ class AgentBand(AgentBase):
     ) -> tuple[BandRollout, EdgeTable]:
         """A record on `device` of the accounts as they are, and the edges of the bars that they can meet."""
         if if_random:
-            raise ValueError(f"{type(self).__name__} learns from its own trades only; explore with if_random=False")
+            raise ValueError(f"{type(self).__name__} learns from its own trades only; explore with if_random=False (in "
+                             "elegantrl's own loop: args.if_off_policy = False)")  # fmt: skip
         if self.last_state is None:
             raise RuntimeError("agent.last_state is not set: assign it env.reset() before exploring")
         if self.market is None:

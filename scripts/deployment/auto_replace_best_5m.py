@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--alpha", type=float, default=ALPHA,
                    help=f"error that all tests of the same held-out bars share (default {ALPHA:g})")
     p.add_argument("--min-deflated-sharpe", type=float, default=LEAST_CONFIDENCE, metavar="P",
-                   help="confidence that the winner beats equal weight, after the search; 0 only reports it "
+                   help="confidence that the winner's lead is no luck of the search; 0 only reports it "
                    f"(default {LEAST_CONFIDENCE:g})")
     p.add_argument("--max-drawdown", type=float, default=MAX_DRAWDOWN, metavar="FRACTION",
                    help=f"on the held-out bars (default {MAX_DRAWDOWN:g})")

@@ -63,7 +63,11 @@ describe_data() {
     [[ -f "$folder/manifest.json" ]] || die "$folder holds no dataset (manifest.json is missing); name another with --data-dir"
     if grep -Eq '"kind": *"synthetic"' "$folder/manifest.json"; then
         say "*** SYNTHETIC DATA$(law_of "$folder"): $folder is a generated market. Its results say nothing about real coins. ***"
-        say "*** For real bars: move that folder away and start again with a network, under a new --study-name. ***"
+        if [[ -n "$SAMPLE" ]]; then
+            say "*** For real bars: start without --sample and --no-signal. ***"
+        else
+            say "*** For real bars: move that folder away and start again with a network, under a new --study-name. ***"
+        fi
     else
         say "data: real bars in $folder"
     fi

@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     add_splits(p)
     p.add_argument("--use-best-ranges", action="store_true", help="search the narrow ranges around known good values")
     p.add_argument("--break-step", type=int, metavar="STEPS",
-                   help="environment steps per split, not the sampled 100 000 to 400 000; rounded up to whole rollouts")
+                   help="environment steps per split, in place of the searched budget; rounded up to whole rollouts")
     p.add_argument("--episode-bars", type=int, metavar="BARS", help="longest training window, not sampled")
     p.add_argument("--pruner", choices=PRUNERS, default="wilcoxon",
                    help="wilcoxon (default): stop a trial whose splits are worse, pair by pair, than the best trial's")

@@ -134,8 +134,8 @@ def test_a_reason_names_gate_figure_and_threshold():
     worse = scored(noise(-0.0001, seed=4), noise(0.0, seed=3))
     text = reason(late_gates(worse, 2, STRICT))
     assert text.startswith("hold-out return: -")
-    assert "asked: above equal weight's | hold-out confidence: 0." in text
-    assert "asked: at least 99.16 %: test 2 of these bars, level 0.05 / 6" in text
+    assert "required: above equal weight's | hold-out confidence: 0." in text
+    assert "required: at least 99.16 %: test 2 of these bars, level 0.05 / 6" in text
 
 
 def test_an_undefined_figure_is_no_evidence():
@@ -237,4 +237,4 @@ def test_impossible_limits_are_refused_by_flag(values, words):
 
 def test_a_gate_is_one_line():
     gate = Gate("name", "0.1", "at least 0.2", FAILED, 0.1)
-    assert gate.line == "FAILED        name: 0.1; asked: at least 0.2"
+    assert gate.line == "FAILED        name: 0.1; required: at least 0.2"

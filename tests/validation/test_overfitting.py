@@ -326,7 +326,7 @@ def test_a_lucky_winner_is_called_lucky():
     [
         (10, 0.05, "Evidence of skill: "),
         (1, 0.0, "Evidence of skill: "),
-        (46, None, "Not evidence of skill: the lead passes the deflated Sharpe, but whether the choice is overfitted"),
+        (46, None, "Not evidence of skill: the lead passes the deflated Sharpe, but too few trials completed to test"),
         (47, 0.0, "Not evidence of skill: the deflated Sharpe of the lead is 94.9 %"),
         (10, 0.0501, "Not evidence of skill: the PBO of the lead is 5.1 %, and at most 5.0 %"),
         (10, 0.51, "Not evidence of skill: choosing the best trial does worse than chance"),
@@ -338,7 +338,7 @@ def test_the_thresholds_of_the_conclusion(n_trials, pbo, beginning):
     assert conclusion(WINNER, tried(n_trials), pbo).startswith(beginning)
 
 
-@pytest.mark.parametrize(("n_trials", "words"), [(46, "as just holding coins may have"), (47, "is not shown"),
+@pytest.mark.parametrize(("n_trials", "words"), [(46, "Holding coins may earn that, too"), (47, "is not shown"),
                                                  (math.nan, "cannot be judged")])  # fmt: skip
 def test_what_an_account_earned_is_never_called_skill(n_trials, words):
     said = earning(WINNER, tried(n_trials))

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.pruners import NopPruner
 from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
@@ -85,9 +86,10 @@ class Reporter:
         split_s = self._expected_env_steps * self._wall_s / max(self._env_steps, 1)
         total_s = math.ceil(left / n_workers) * self._n_folds * split_s
         by = f" by {n_workers} workers" if n_workers > 1 else ""
+        pruning = "" if isinstance(self._study.pruner, NopPruner) else "; pruning shortens it"
         return (
-            f"{duration_text(total_s)} for {counted(left, 'trial')} of {self._n_folds} splits{by}, {split_s:.1f} s an "
-            "average split; pruning shortens it"
+            f"{duration_text(total_s)} for {counted(left, 'trial')} of {self._n_folds} splits{by}, {split_s:.1f} s per "
+            f"average split{pruning}"
         )
 
     @contextmanager

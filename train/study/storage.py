@@ -468,11 +468,14 @@ def _first_difference(
             return f"has {part} {theirs!r}, not {ours!r}"
         missing = object()      # told apart from a None that was written down
         name = next(n for n in sorted({*ours, *theirs}) if ours.get(n, missing) != theirs.get(n, missing))
-        return f"has another {part}: {name} is {_said(theirs.get(name))} there and {_said(ours.get(name))} here"
+        return f"has another {part}: {name} is {_said(theirs, name)} there and {_said(ours, name)} here"
     return ""
 
 
-def _said(value: object) -> str:
+def _said(part: Mapping[str, Any], name: str) -> str:
+    value = part.get(name)
+    if isinstance(value, Mapping) and "attributes" in value:  # a range, as Optuna writes it
+        return "searched"
     return "absent" if value is None else str(value)
 
 

@@ -320,8 +320,8 @@ def conclusion(
         )
     if pbo is None:
         return (
-            "Not evidence of skill: the lead passes the deflated Sharpe, but whether the choice is overfitted was not "
-            "tested."
+            "Not evidence of skill: the lead passes the deflated Sharpe, but too few trials completed to test whether "
+            "the choice is overfitted (PBO)."
         )
     if choice is not None and not choice.is_real:
         return _without_a_choice(holdout)
@@ -354,8 +354,11 @@ def earning(account: SharpeEstimate, search: Search) -> str:
     if not isfinite(confidence):
         return "Whether it earned money cannot be judged: a figure is not defined."
     if confidence < LEAST_CONFIDENCE:
-        return f"That it earned money by more than the luck of a search is not shown ({_percent(LEAST_CONFIDENCE)})."
-    return "It earned money by more than the luck of a search, as just holding coins may have."
+        return (
+            f"Whether the account earned more than the luckiest of so many trials would is not shown with "
+            f"{_percent(LEAST_CONFIDENCE)} confidence."
+        )
+    return "The account earned more than the luckiest of so many trials would. Holding coins may earn that, too."
 
 
 def finding(

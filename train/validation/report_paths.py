@@ -144,8 +144,8 @@ def _random_sentence(p: PathView) -> str:
         [
             f"{len(r.sharpe)} accounts with random orders of the same turnover, whenever the agent trades{room}, ended "
             f"between {low} and {high} (middle 90 %), median {middle}{ratio}. The agent returned more than "
-            f"{written(r.returns_less, 'percent')} of them, and its Sharpe ratio is above that of "
-            f"{written(r.sharpe_below, 'percent')}.{_exposures(r.exposure, p.agent_figures.exposure)} "
+            f"{written(r.returns_less, 'percent')} of these accounts, and its Sharpe ratio is higher than that of "
+            f"{written(r.sharpe_below, 'percent')} of them.{_exposures(r.exposure, p.agent_figures.exposure)} "
             "Random orders spread over all coins, so they are less concentrated than an agent may be. And the agent is "
             "the best of all trials: these shares are not corrected for that choice."
         ],

@@ -61,8 +61,8 @@ def _yardsticks(page: Page) -> str:
         for name, mean, sharpe, n in page.yardsticks
     )
     text = (
-        "On the same test bars, at the same costs. The constant band holds every coin between two fixed weights. It "
-        "was chosen on the fit and validation bars of each split."
+        "On the same test bars, at the same fees; equal weight pays no slippage. The constant band holds every coin "
+        "between two fixed weights. It was chosen on the fit and validation bars of each split."
     )
     titles = ("mean return", "mean Sharpe", "completed trials that earned more")
     head = "<tr><td></td>" + "".join(f'<th scope="col">{title}</th>' for title in titles) + "</tr>"

@@ -89,7 +89,7 @@ class Gate:
     def text(self) -> str:
         """Name, figure and threshold."""
         figure = f"{self.figure}; " if self.figure else ""
-        return f"{self.name}: {figure}asked: {self.threshold}"
+        return f"{self.name}: {figure}required: {self.threshold}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

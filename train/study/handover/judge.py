@@ -259,7 +259,7 @@ def _refuse(
     _log_gates(gates)
     why = f"{reason(gates)} ({how})"
     if case.request.dry_run:
-        return Verdict(REFUSED, f"dry run: would be refused: {why}")
+        return Verdict(REFUSED, f"dry run: {why}")
     with deployments.locked():
         scores = scored.to_json() if scored else None
         rows = [gate.to_json() for gate in gates]
