@@ -70,11 +70,11 @@ POINTS = {point.name: point for point in (
 # ------------------------------------------------------------------------------------------------------------ learners
 # Step budgets were chosen once, for equal CPU time on one thread of an AMD EPYC machine, and are fixed.
 PPO = TrainConfig(
-    agent="ppo", n_envs=12, horizon_len=128, total_env_steps=500_000, net_dims=(64, 64), learning_rate=1e-3,
+    agent="ppo", n_envs=12, horizon_len=128, total_env_steps=1_050_000, net_dims=(64, 64), learning_rate=1e-3,
     episode_bars=256,
 )  # fmt: skip
 PPO_TUNED = replace(
-    PPO, n_envs=64, total_env_steps=1_500_000, net_dims=(32, 32), batch_size=2048, learning_rate=3e-3,
+    PPO, n_envs=64, total_env_steps=3_400_000, net_dims=(32, 32), batch_size=2048, learning_rate=3e-3,
     lr_schedule="linear", action_std_init_log=-1.0,
 )  # fmt: skip
 # Accounts begin anew every 4096 bars: one that trades a whole history without an end pays for its first entry once, so
@@ -83,6 +83,7 @@ BAND = TrainConfig(
     agent="band", n_envs=8, horizon_len=1024, total_env_steps=7_000_000, net_dims=(32, 32), learning_rate=1e-2,
     lr_schedule="linear", episode_bars=4096,
 )  # fmt: skip
+MANY_COINS, MANY_COINS_STEPS = 7, 4_000_000     # a step of more coins takes longer: still under 20 CPU seconds
 SHORT_BARS, SHORT_DROPOUT = 30_000, 0.5     # the exact gradient overfits a history that is seen often
 LEARNERS: dict[str, TrainConfig] = {
     "PPO": PPO, "PPO, tuned": PPO_TUNED, "PPO, tuned, ramp": replace(PPO_TUNED, fee_ramp=0.5), "band": BAND,
@@ -98,6 +99,8 @@ def settings_of(point: Point, learner: str, seed: int, is_quick: bool = False) -
     settings = replace(LEARNERS[learner], seed=seed, eval_every_updates=10**9)
     if settings.agent == "band" and point.train_bars <= SHORT_BARS:
         settings = replace(settings, dropout=SHORT_DROPOUT)
+    if settings.agent == "band" and point.market.n_assets == MANY_COINS:
+        settings = replace(settings, total_env_steps=MANY_COINS_STEPS)
     return replace(settings, total_env_steps=settings.total_env_steps // QUICK_SHARE) if is_quick else settings
 
 
