@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How much of what can be earned is earned? PPO and the band agent, with and without a fee ramp, on known markets.
 
-    python benchmarks/capture.py            # writes benchmarks/results/capture.json and capture.png; about an hour
+    python benchmarks/capture.py            # writes benchmarks/results/capture.json and capture.png; 20 to 40 minutes
     python benchmarks/capture.py --quick    # every learner on two points with a 200th of the budget; writes nothing
     python benchmarks/capture.py --only "band, ramp" --only base    # these points and learners
     python benchmarks/capture.py --redraw   # counts and draws the written runs again; trains nobody

@@ -96,10 +96,10 @@ main() {
         smoke_benchmarks
     fi
     step "fast tests"
-    run "$PYTHON" -m pytest -n "$WORKERS" --dist worksteal -m "not slow"
+    run "$PYTHON" -m pytest -n "$WORKERS" --dist worksteal -m "not slow" --durations=25
     if ! $FAST; then
         step "slow tests"
-        run "$PYTHON" -m pytest -n "$WORKERS" --dist worksteal -m slow --durations=10
+        run "$PYTHON" -m pytest -n "$WORKERS" --dist worksteal -m slow --durations=25
     fi
 }
 
