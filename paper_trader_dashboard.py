@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("--training", action="store_true", help="watch a study; the only view there is so far")
-    p.add_argument("--study", "--study-name", metavar="NAME", help="(default: the one whose trials are newest)")
+    p.add_argument("--study-name", "--study", dest="study", metavar="NAME", help="(default: the newest)")
     p.add_argument(
         "--storage", metavar="URL", help=f"sqlite:///FILE or postgresql://USER@HOST/NAME (default {DEFAULT_DATABASE})"
     )

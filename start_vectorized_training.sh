@@ -242,8 +242,8 @@ explain_next_steps() {
     say "  watch:  tail -f $log"
     say "  query:  $me --status"
     say "          $bin/optuna best-trial --storage $(quoted "$STORAGE") --study-name $(quoted "$STUDY")"
-    say "          $bin/python $(quoted "$REPO/paper_trader_dashboard.py") --training --study $(quoted "$STUDY") --storage $(quoted "$STORAGE")"
-    say "          $(quoted "$REPO/scripts/monitoring/web_dashboard.sh") --study $(quoted "$STUDY") --storage $(quoted "$STORAGE")"
+    say "          $bin/python $(quoted "$REPO/paper_trader_dashboard.py") --training --study-name $(quoted "$STUDY") --storage $(quoted "$STORAGE")"
+    say "          $(quoted "$REPO/scripts/monitoring/web_dashboard.sh") --study-name $(quoted "$STUDY") --storage $(quoted "$STORAGE")"
     say "  stop:   $me --stop"
 }
 

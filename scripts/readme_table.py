@@ -26,6 +26,7 @@ TITLES = {
     "update": "Updating", "trial": "Whole trials", "study": "Whole studies", "dataset": "Bars to a dataset",
     "memory": "Memory over many trials", "checkpoint": "Checkpoints",
     "workers": "Workers", "pruning": "Pruning", "adapters": "Through the adapters", "band": "The band agent's learning",
+    "evaluation": "Evaluating policies",
 }  # fmt: skip
 PICTURES = {"scale": "Cost of a step and memory", "memory": "Resident memory after each trial"}
 SHORT = ("step", "trial")   # what the README shows

@@ -64,7 +64,7 @@ smoke_study() {
     run "$PYTHON" scripts/data/make_sample.py --timeframe 5m --n-bars 6000 --out "$SCRATCH/data"
     run "$PYTHON" scripts/training/1_optimize_unified.py --n-trials 2 --gpu -1 --break-step 2000 --n-envs 12 \
         --study-name "$study" --storage "sqlite:///$SCRATCH/study.db" --timeframe 5m --data-dir "$SCRATCH/data"
-    run "$PYTHON" paper_trader_dashboard.py --training --once --study "$study" --storage "sqlite:///$SCRATCH/study.db"
+    run "$PYTHON" paper_trader_dashboard.py --training --once --study-name "$study" --storage "sqlite:///$SCRATCH/study.db"
     run "$PYTHON" scripts/deployment/auto_replace_best_5m.py --dry-run --allow-synthetic --allow-unproven \
         --study-name "$study" --storage "sqlite:///$SCRATCH/study.db"
 }

@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("--port", type=int, default=8080, help="of 127.0.0.1 (default 8080)")
-    p.add_argument("--study", "--study-name", metavar="NAME", help="whose page is named (default: the newest)")
+    p.add_argument("--study-name", "--study", dest="study", metavar="NAME", help="study to name (default: the newest)")
     p.add_argument(
         "--storage", metavar="URL", help=f"sqlite:///FILE or postgresql://USER@HOST/NAME (default {DEFAULT_STORAGE})"
     )

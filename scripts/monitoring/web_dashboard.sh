@@ -13,13 +13,13 @@ source "$REPO/scripts/setup/environment.sh"
 
 usage() {
     cat <<'HELP'
-usage: scripts/monitoring/web_dashboard.sh [--port N] [--study NAME] [--storage URL] [--artifact-dir DIR] [--help]
+usage: scripts/monitoring/web_dashboard.sh [--port N] [--study-name NAME] [--storage URL] [--artifact-dir DIR] [--help]
 
 Makes or reuses the Python environment, as ./start_vectorized_training.sh does, and serves the study's database at
 http://127.0.0.1:8080 until Ctrl-C: values, settings and their importance, and each trial's equity curves.
 
   --port N            of 127.0.0.1 (8080)
-  --study NAME        whose page is named at the start (the newest)
+  --study-name NAME   whose page is named at the start (the newest)
   --storage URL       sqlite:///FILE or postgresql://USER@HOST/NAME (databases/optuna_cappuccino.db of the repository)
   --artifact-dir DIR  pictures of the trials (artifacts, beside the study's results)
   --help              this text
