@@ -155,8 +155,7 @@ def read(path: Path) -> list[Run]:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = measuring.arguments(__doc__, gpu=False)
-    measuring.name_result(parser, "capture.json")
+    parser = measuring.arguments(__doc__, gpu=False, result="capture.json")
     parser.set_defaults(threads=1)
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="histories and initialisations (default 5)")
     parser.add_argument("--processes", type=int, default=2, metavar="N", help="runs at once (default 2)")

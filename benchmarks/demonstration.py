@@ -147,8 +147,7 @@ def checks(with_signal: Ended, without: Ended) -> list[dict[str, Any]]:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = measuring.arguments(__doc__, gpu=False)
-    measuring.name_result(parser, "demonstration.json")
+    parser = measuring.arguments(__doc__, gpu=False, result="demonstration.json")
     parser.set_defaults(threads=1)
     parser.add_argument("--seed", type=int, default=DEMONSTRATION_SEED, metavar="N",
                         help="of market and study (default %(default)s)")  # fmt: skip

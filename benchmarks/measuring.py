@@ -32,8 +32,10 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 # --------------------------------------------------------------------------------------------------- command line
-def arguments(description: str | None, gpu: bool = True) -> argparse.ArgumentParser:
-    """The flags that the benchmarks share; without `gpu` for one that has no use of it."""
+def arguments(
+    description: str | None, gpu: bool = True, result: str = "<machine>.json"
+) -> argparse.ArgumentParser:
+    """The flags that the benchmarks share; without `gpu` for one that has no use of it. `result`: its file's name."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = {"help": "number of the GPU; -1 = CPU (default)"} if gpu else {"choices": [-1], "help": "-1: the CPU only"}
     parser.add_argument("--gpu", type=int, default=-1, metavar="N", **known)
@@ -42,15 +44,8 @@ def arguments(description: str | None, gpu: bool = True) -> argparse.ArgumentPar
     parser.add_argument("--quick", action="store_true",
                         help="only check that it runs, in seconds; the figures mean nothing and are not kept")
     parser.add_argument("--out", type=Path, metavar="FILE",
-                        help="result file to write the section into (default: benchmarks/results/<machine>.json; "
-                        "none with --quick)")
+                        help=f"result file (default: benchmarks/results/{result}; none with --quick)")
     return parser  # fmt: skip
-
-
-def name_result(parser: argparse.ArgumentParser, name: str) -> None:
-    """Say in the help of --out that the result has a file of its own, which is not named by the machine."""
-    (out,) = (action for action in parser._actions if action.dest == "out")
-    out.help = f"result file (default: benchmarks/results/{name}; none with --quick)"
 
 
 def with_threads(args: argparse.Namespace) -> None:

@@ -26,6 +26,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from drl_agents.policy import BAND_NEEDS
+
 TARGET_WEIGHT = 0.40    # these three are the simulator's; a test compares them
 EQUITY_FLOOR = 1e-6
 INCREMENT_SLACK = 1e-9
@@ -91,9 +93,9 @@ class StepParams(Protocol):
 
 # Settings with which a step has the form that is differentiated here.
 NEEDED: dict[str, Any] = {
-    "order_sizing": "equity", "buys": "proportional", "reward": "weighted_terms", "final_reward": "plain",
-    "norm_action": 1.0, "trailing_stop_pct": 0.0, "stale_bars": 0, "benchmark_weight": 0.0, "whole_coins": False,
-    "observation": "relative", "action_limit": math.inf,
+    **BAND_NEEDS, "buys": "proportional", "reward": "weighted_terms", "final_reward": "plain",
+    "trailing_stop_pct": 0.0, "stale_bars": 0, "benchmark_weight": 0.0, "whole_coins": False,
+    "action_limit": math.inf,
 }  # fmt: skip
 
 

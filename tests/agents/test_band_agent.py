@@ -438,8 +438,8 @@ def test_edges_that_are_no_numbers_hold_the_whole_account_in_both_loops():
 @pytest.mark.parametrize("seed", range(6))
 def test_short_segments_are_explored_to_the_bit_alike(seed):
     """Accounts restart often, so each loop asks the network for bars in small parts of its own."""
-    segments = [(first, first + 40) for first in range(0, 1600, 40)]
-    config = random_config(1600, 2, 8, segments=segments, seed=seed)
+    segments = [(first, first + 100) for first in range(0, 20_000, 100)]
+    config = random_config(20_000, 2, 40, segments=segments, seed=seed)
     records = []
     for compiles in (True, False):
         env = band_env(n_envs=34, config=config, episode_bars=None, seed=seed)

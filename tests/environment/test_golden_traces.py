@@ -12,7 +12,7 @@ import pytest
 
 from environment_Alpaca import CryptoEnvAlpaca
 from environment_Alpaca_vectorized import RULES
-from tests.support.markets import ENV_CLASSES, InterpretedTriton
+from tests.support.markets import ENV_CLASSES
 
 TRACES = sorted((Path(__file__).parent / "golden").glob("*.npz"))
 TOLERANCE = 1e-5  # of a trace's largest value: the hosts keep quantities in float32
@@ -79,17 +79,8 @@ def test_every_environment_of_a_batch_reproduces_the_trace(path, env_class):
     assert not info["truncated"].any(), "hosts' episodes end, they are not truncated"
 
 
-# The kernel itself has every trace above. In its interpreter, at a thousandth of its speed, one of each host is enough
-# for the interface in front of it.
-ALONE = [
-    pytest.param(path, env_class, id=f"{path.stem}-{env_class.__name__}")
-    for path in TRACES
-    for env_class in ENV_CLASSES
-    if path.stem.endswith("_0") or (path.stem.endswith("_3") and env_class is not InterpretedTriton)
-]
-
-
-@pytest.mark.parametrize(("path", "env_class"), ALONE)
+@pytest.mark.parametrize("env_class", ENV_CLASSES)
+@pytest.mark.parametrize("path", [p for p in TRACES if p.stem.endswith(("_0", "_3"))], ids=lambda path: path.stem)
 def test_one_environment_reproduces_the_trace_in_the_hosts_numpy_interface(path, env_class):
     trace, config, env_params, kwargs = load(path)
     env = env_class(config, env_params, 1, gpu_id=-1, **kwargs)
