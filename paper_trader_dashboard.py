@@ -41,9 +41,10 @@ def watch(args: argparse.Namespace) -> int:
     """Show the study. Imported here, for rich takes random numbers when it is loaded."""
     from rich.console import Console
 
-    from train.study.dashboard.program import Dashboard, show_live, show_once
-    from train.study.data import StudyError
-    from train.study.storage import DEFAULT_STORAGE, absolute_url
+    from train.records.errors import StudyError
+    from train.records.keys import DEFAULT_STORAGE
+    from train.store.address import absolute_url
+    from train.watch.program import Dashboard, show_live, show_once
 
     here = Path.cwd()
     try:

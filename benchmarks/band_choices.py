@@ -36,9 +36,9 @@ RESULT = REPO / "benchmarks" / "results" / "band_choices.json"
 PARAMS = {"rules": "standard", "lookback": 1, "norm_action": 1.0}
 COST_RATE = 0.003
 COINS, HORIZONS, USUAL_BARS = (1, 7), (128, 512, 2048), 1024
-SAMPLES = 16_384   # account-bars of a rollout: the shorter the rollout, the more accounts, and as many gradient steps
+SAMPLES = 16_384  # account-bars of a rollout: the shorter the rollout, the more accounts, and as many gradient steps
 ACCOUNT_BARS, ACCOUNT_BARS_QUICK, TRAIN_BARS, TEST_BARS = 3_000_000, 100_000, 100_000, 60_000
-Case = tuple[str, int, bool]   # name, bars of a rollout, whether a dropped order's edge learns as if it had filled
+Case = tuple[str, int, bool]  # name, bars of a rollout, whether a dropped order's edge learns as if it had filled
 CASES: tuple[Case, ...] = (
     *((f"{bars} bars", bars, True) for bars in HORIZONS),
     ("as if filled", USUAL_BARS, True), ("as dropped", USUAL_BARS, False),

@@ -52,9 +52,9 @@ class Case:
 
     name: str
     config: dict[str, Any]
-    signal: np.ndarray               # (T, ...) that the features show
+    signal: np.ndarray  # (T, ...) that the features show
     law: Law
-    optimum: float                   # log growth per bar
+    optimum: float  # log growth per bar
     rule: Callable[[Tensor], Tensor]  # the best known policy
 
 

@@ -48,12 +48,12 @@ from benchmarks.capture_points import (  # noqa: E402
 )
 from benchmarks.capture_summary import checks, columns, draw, table_rows  # noqa: E402
 from drl_agents.atomic_file import write_atomically  # noqa: E402
-from train.provenance import trial_code_sha256  # noqa: E402
+from train.records.provenance import trial_code_sha256  # noqa: E402
 
 CAPTURE = "capture"
 QUICK_POINTS = ("base", "no signal")
 
-Job = tuple[str, str, int]     # point, learner, seed
+Job = tuple[str, str, int]  # point, learner, seed
 
 
 def identity_of(point: Point, learner: str) -> str:

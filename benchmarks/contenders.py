@@ -33,7 +33,7 @@ RULES: dict[str, dict[str, Any]] = {
                    "norm_tech": 2.0**-6, "norm_reward": 2.0**-10, "norm_action": 4.0},
     "standard": {"rules": "standard", "lookback": LOOKBACK},
 }  # fmt: skip
-N_ACTIONS = 32   # drawn beforehand; a contender's call goes through all of them
+N_ACTIONS = 32  # drawn beforehand; a contender's call goes through all of them
 
 PEER = "elegantrl StockTradingVmapEnv"
 FAST, PLAIN, SCALAR = "VectorizedCryptoEnvAlpacaOptimized", "VectorizedCryptoEnvAlpaca", "CryptoEnvAlpaca"
@@ -189,7 +189,7 @@ def elegantrl_vmap(n_envs: int) -> Local:
             return closes, features
 
     with contextlib.redirect_stdout(None), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)   # of functorch's vmap, which it uses
+        warnings.simplefilter("ignore", FutureWarning)  # of functorch's vmap, which it uses
         env = InMemory(beg_idx=0, end_idx=N_BARS, gpu_id=-1, num_envs=n_envs)
     assert env.reset().shape == (n_envs, STATE_DIM)
     actions = tensor_actions(n_envs)

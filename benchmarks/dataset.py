@@ -99,7 +99,7 @@ def loading(folder: Path) -> tuple[int, list[float]]:
 
 def measure(args: argparse.Namespace, scratch: Path) -> list[dict[str, Any]]:
     """The table's rows; the processes take turns, so that a slow second of the machine hits all alike."""
-    from market.candles import write_bars
+    from market.bars.candles import write_bars
     from market.sample import sample_bars
 
     bars = scratch / "bars.parquet"

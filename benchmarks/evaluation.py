@@ -92,9 +92,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         name = f"net {width}, {n_policies} policies, {n_segments} segments"
         checks.append(measuring.check(f"times the loop in torch, {name}", rows[-1]["ratio"], least=LEAST))
         if not case["flips"]:
-            checks.append(
-                measuring.check(f"relative difference of an account, {name}", case["apart"], most=MOST_APART)
-            )
+            checks.append(measuring.check(f"relative difference of an account, {name}", case["apart"], most=MOST_APART))
     return measuring.section(args, ABOUT, COLUMNS, rows=rows, checks=[] if args.quick else checks)
 
 

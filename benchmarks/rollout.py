@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
     import torch
 
     torch.set_num_threads(args.threads)
-    torch.set_grad_enabled(False)   # as elegantrl's training loop does
+    torch.set_grad_enabled(False)  # as elegantrl's training loop does
     measuring.finish(args, "rollout", measure(args))
     return 0
 

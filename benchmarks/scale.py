@@ -68,8 +68,13 @@ def draw(rows: Sequence[dict[str, Any]], floor_ns: float, title: str, path: Path
         memory.plot(n_envs, [row["bytes"] / 1024 for row in own], **marks)
     cost.axhline(floor_ns, color="#555555", linestyle="--", label="copy_ of as many bytes")
     cost.set(xscale="log", yscale="log", title="Nanoseconds per environment step")
-    memory.set(xscale="log", yscale="log", title="KiB of books and buffers per environment", ylim=(1, 20),
-               xlabel="environments stepped together")
+    memory.set(
+        xscale="log",
+        yscale="log",
+        title="KiB of books and buffers per environment",
+        ylim=(1, 20),
+        xlabel="environments stepped together",
+    )
     memory.set_yticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
     memory.minorticks_off()
     sizes = sorted({row["n_envs"] for row in rows})

@@ -51,7 +51,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         bars = Path(folder) / "bars.npz"
         np.savez(bars, **who.config())
         command = [sys.executable, "-c", PROGRAM, str(bars), json.dumps(who.RULES["standard"]), str(args.gpu)]
-        phases(command)   # fills the caches
+        phases(command)  # fills the caches
         runs = [phases(command) for _ in range(1 if args.quick else RUNS)]
     total = statistics.median(sum(run) for run in runs)
     rows: list[dict[str, Any]] = [

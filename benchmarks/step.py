@@ -148,7 +148,7 @@ def main(argv: list[str] | None = None) -> int:
     import torch
 
     torch.set_num_threads(args.threads)
-    torch.set_grad_enabled(False)   # as elegantrl does while it explores
+    torch.set_grad_enabled(False)  # as elegantrl does while it explores
     if args.scale:
         scale_table(args)
     elif args.startup:

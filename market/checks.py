@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from market.candles import EARLIEST_S, LATEST_S, utc_text
 from market.errors import REBUILD, DatasetError
+from market.times import EARLIEST_S, LATEST_S, utc_text
 
 if TYPE_CHECKING:
     from market.dataset import Dataset

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import talib
 
-from market.candles import BarGrid
+from market.bars.candles import BarGrid
 from market.errors import BarsError
 from market.indicators import (
     WILDER_BARS,

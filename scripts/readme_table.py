@@ -29,10 +29,10 @@ TITLES = {
     "evaluation": "Evaluating policies",
 }  # fmt: skip
 PICTURES = {"scale": "Cost of a step and memory", "memory": "Resident memory after each trial"}
-SHORT = ("step", "trial")   # what the README shows
-CALIBRATION = "calibration"   # benchmarks/calibration.py: of the judgement, not of a machine
-CAPTURE = "capture"           # benchmarks/capture.py: of the learners
-DEMONSTRATION = "demonstration"   # benchmarks/demonstration.py: of the judgement
+SHORT = ("step", "trial")  # what the README shows
+CALIBRATION = "calibration"  # benchmarks/calibration.py: of the judgement, not of a machine
+CAPTURE = "capture"  # benchmarks/capture.py: of the learners
+DEMONSTRATION = "demonstration"  # benchmarks/demonstration.py: of the judgement
 GPU_LINE = "Not yet measured on a GPU: `python benchmarks/step.py --gpu 0` does it."
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from market.arguments import (
+from barwise.data_arguments import (
     add_features,
     add_stamp,
     add_tickers,
@@ -21,7 +21,7 @@ from market.arguments import (
     whole_number,
 )
 from market.build import dataset_from_bars
-from market.candles import DEFAULT_MAX_FILL_BARS, read_bars
+from market.bars.candles import DEFAULT_MAX_FILL_BARS, read_bars
 from market.dataset import Dataset, check_target, save_dataset
 from market.describe import quality_lines, segment_lines, venue_lines
 from market.names import DEFAULT_TICKERS

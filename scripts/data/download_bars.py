@@ -15,13 +15,14 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from market.arguments import add_stamp, add_tickers, exit_code, split_tickers, utc_date
-from market.bar_files import file_bars
-from market.candles import utc_text, write_bars
+from barwise.data_arguments import add_stamp, add_tickers, exit_code, split_tickers, utc_date
+from market.bars.own_files import file_bars
+from market.times import utc_text
+from market.bars.candles import write_bars
 from market.errors import BarsError
 from market.names import DEFAULT_TICKERS, timeframe_seconds
-from market.periods import Period
-from market.sources import alpaca_bars, binance_bars
+from market.sources.periods import Period
+from market.sources.download import alpaca_bars, binance_bars
 
 SERVERS = {"alpaca": alpaca_bars, "binance": binance_bars}
 DEFAULT_DAYS, DEFAULT_BARS = 240, 2_000  # whichever is longer
@@ -125,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("market").setLevel(logging.INFO)
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # its retries are said by market.transport
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # its retries are said by market.sources.transport
     return exit_code(lambda: write(args))
 
 

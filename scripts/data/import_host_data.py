@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from market.arguments import add_venue, exit_code, split_tickers, utc_date, venue_of, whole_number
+from barwise.data_arguments import add_venue, exit_code, split_tickers, utc_date, venue_of, whole_number
 from market.dataset import Dataset, check_target, save_dataset
 from market.describe import feature_lines, quality_lines, segment_lines, venue_lines
 from market.features import WARMUP_BARS

@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from market.arguments import exit_code
+from barwise.data_arguments import exit_code
 from market.dataset import Dataset, load_dataset
 from market.describe import feature_lines, price_lines, quality_lines, segment_lines, venue_lines
 from market.errors import DatasetError

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from market.arguments import (
+from barwise.data_arguments import (
     add_features,
     add_tickers,
     add_venue,
@@ -22,7 +22,7 @@ from market.arguments import (
     venue_of,
     whole_number,
 )
-from market.candles import write_bars
+from market.bars.candles import write_bars
 from market.checks import MIN_SEGMENT_BARS
 from market.dataset import check_target, save_dataset
 from market.describe import venue_lines

@@ -11,8 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from market.alpaca_assets import KEY_VARIABLES, PAPER_URL, fetch_assets, keys_of, venue_of_assets
-from market.arguments import exit_code
+from market.sources.assets import KEY_VARIABLES, PAPER_URL, fetch_assets, keys_of, venue_of_assets
+from barwise.data_arguments import exit_code
 from market.errors import VenueError
 from market.venues import ALPACA, Venue, changes, load_venue, save_venue
 

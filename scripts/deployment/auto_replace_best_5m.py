@@ -12,10 +12,10 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO))
 
-from market.arguments import whole_number  # noqa: E402
-from train.study.handover.case import Request  # noqa: E402
-from train.study.handover.gates import ALPHA, MAX_DRAWDOWN, MIN_IMPROVEMENT, Limits  # noqa: E402
-from train.study.handover.watch import (  # noqa: E402
+from barwise.data_arguments import whole_number  # noqa: E402
+from train.deploy.case import Request  # noqa: E402
+from train.deploy.gates import ALPHA, MAX_DRAWDOWN, MIN_IMPROVEMENT, Limits  # noqa: E402
+from train.deploy.service import (  # noqa: E402
     BAD_REQUEST,
     BUSY,
     FAULT,
@@ -27,7 +27,8 @@ from train.study.handover.watch import (  # noqa: E402
     run_for_ever,
     run_once,
 )
-from train.study.storage import DEFAULT_STORAGE, absolute_url  # noqa: E402
+from train.records.keys import DEFAULT_STORAGE
+from train.store.address import absolute_url
 from train.validation.overfitting import LEAST_CONFIDENCE  # noqa: E402
 
 STUDY_NAME = "cappuccino_5m_vectorized"
@@ -49,38 +50,78 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--study-name", default=STUDY_NAME, help=f"(default {STUDY_NAME})")
     p.add_argument("--storage", metavar="URL", help=f"its database (default {DEFAULT_STORAGE}, in the repository)")
-    p.add_argument("--results-dir", type=Path, metavar="DIR",
-                   help="that holds the study's folder (default: as the study says)")
-    p.add_argument("--data-dir", type=Path, metavar="DIR",
-                   help="the study's data set, checked by its hash (default: where the study read it)")
+    p.add_argument(
+        "--results-dir", type=Path, metavar="DIR", help="that holds the study's folder (default: as the study says)"
+    )
+    p.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="the study's data set, checked by its hash (default: where the study read it)",
+    )
     p.add_argument("--deployments-dir", type=Path, metavar="DIR", help="(default: deployments in the repository)")
     p.add_argument("--interval", type=float, default=300.0, metavar="SECONDS", help="between looks (default 300)")
     p.add_argument("--once", action="store_true", help="one look, then the exit code says what came of it")
-    p.add_argument("--dry-run", action="store_true",
-                   help="one look that writes nothing: refits in a temporary folder, asks every gate that needs no "
-                   "held-out bars, and does not look at those")
+    p.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="one look that writes nothing: refits in a temporary folder, asks every gate that needs no "
+        "held-out bars, and does not look at those",
+    )
     p.add_argument("--rollback", action="store_true", help="lead current back to the deployment before, and end")
-    p.add_argument("--min-trials", type=whole_number(1), metavar="N",
-                   help="judge a study from N finished trials on (default: when it has reached its --n-trials)")
-    p.add_argument("--while-running", action="store_true",
-                   help="judge every new best trial at once; each spends a look at the held-out bars")
+    p.add_argument(
+        "--min-trials",
+        type=whole_number(1),
+        metavar="N",
+        help="judge a study from N finished trials on (default: when it has reached its --n-trials)",
+    )
+    p.add_argument(
+        "--while-running",
+        action="store_true",
+        help="judge every new best trial at once; each spends a look at the held-out bars",
+    )
     p.add_argument("--seed", type=whole_number(0), default=0, help="of the refit (default 0, counted from the study's)")
     p.add_argument("--gpu", type=int, default=-1, help="number of the GPU; -1 = CPU (default)")
-    p.add_argument("--alpha", type=float, default=ALPHA,
-                   help=f"error that all tests of the same held-out bars share (default {ALPHA:g})")
-    p.add_argument("--min-deflated-sharpe", type=float, default=LEAST_CONFIDENCE, metavar="P",
-                   help="confidence that the winner's lead is no luck of the search; 0 only reports it "
-                   f"(default {LEAST_CONFIDENCE:g})")
-    p.add_argument("--max-drawdown", type=float, default=MAX_DRAWDOWN, metavar="FRACTION",
-                   help=f"on the held-out bars (default {MAX_DRAWDOWN:g})")
-    p.add_argument("--min-improvement", type=float, default=MIN_IMPROVEMENT, metavar="SHARPE",
-                   help="annual Sharpe ratio above the deployed policy's on the same held-out bars, at least 0 "
-                   f"(default {MIN_IMPROVEMENT:g})")
-    p.add_argument("--allow-unproven", action="store_true",
-                   help="for paper trading: waive the gates that ask for evidence; the deployment says UNPROVEN")
+    p.add_argument(
+        "--alpha",
+        type=float,
+        default=ALPHA,
+        help=f"error that all tests of the same held-out bars share (default {ALPHA:g})",
+    )
+    p.add_argument(
+        "--min-deflated-sharpe",
+        type=float,
+        default=LEAST_CONFIDENCE,
+        metavar="P",
+        help="confidence that the winner's lead is no luck of the search; 0 only reports it "
+        f"(default {LEAST_CONFIDENCE:g})",
+    )
+    p.add_argument(
+        "--max-drawdown",
+        type=float,
+        default=MAX_DRAWDOWN,
+        metavar="FRACTION",
+        help=f"on the held-out bars (default {MAX_DRAWDOWN:g})",
+    )
+    p.add_argument(
+        "--min-improvement",
+        type=float,
+        default=MIN_IMPROVEMENT,
+        metavar="SHARPE",
+        help="annual Sharpe ratio above the deployed policy's on the same held-out bars, at least 0 "
+        f"(default {MIN_IMPROVEMENT:g})",
+    )
+    p.add_argument(
+        "--allow-unproven",
+        action="store_true",
+        help="for paper trading: waive the gates that ask for evidence; the deployment says UNPROVEN",
+    )
     p.add_argument("--allow-synthetic", action="store_true", help="take a study of a generated market")
-    p.add_argument("--replace-other", action="store_true",
-                   help="replace a deployment of other coins, features or bars, with which it cannot be compared")
+    p.add_argument(
+        "--replace-other",
+        action="store_true",
+        help="replace a deployment of other coins, features or bars, with which it cannot be compared",
+    )
     return p  # fmt: skip
 
 

@@ -21,11 +21,12 @@ try:
     from optuna.storages import RDBStorage
     from sqlalchemy.engine import URL
 
-    from train.study.dashboard.reading import UnavailableError, server_options
-    from train.study.dashboard.snapshot import Snapshot, take_snapshot
-    from train.study.data import StudyError
-    from train.study.results import artifacts_folder
-    from train.study.storage import DEFAULT_STORAGE, LOCK_TIMEOUT_S, absolute_url, sqlite_path
+    from train.records.errors import StudyError
+    from train.records.keys import DEFAULT_STORAGE
+    from train.records.results import artifacts_folder
+    from train.store.address import LOCK_TIMEOUT_S, absolute_url, sqlite_path
+    from train.watch.reading import UnavailableError, server_options
+    from train.watch.snapshot import Snapshot, take_snapshot
 except ModuleNotFoundError as missing:
     if str(missing.name).startswith(("market", "train")):
         raise

@@ -10,7 +10,7 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO))
 
-from train.study.doctor import BAD, Places, examine, report  # noqa: E402 - the repository is not installed
+from barwise.doctor import BAD, Places, examine, report  # noqa: E402 - the repository is not installed
 
 DEFAULT_DATABASE = REPO / "databases" / "optuna_cappuccino.db"
 EPILOG = "Changes nothing. Exit code: 0 when training can begin, 1 when a finding is marked BAD."
@@ -19,10 +19,18 @@ EPILOG = "Changes nothing. Exit code: 0 when training can begin, 1 when a findin
 def parser() -> argparse.ArgumentParser:
     """The flags."""
     p = argparse.ArgumentParser(description=__doc__, epilog=EPILOG)
-    p.add_argument("--data-dir", type=Path, metavar="DIR",
-                   help="a dataset, or a folder of datasets (default: data in the repository)")
-    p.add_argument("--storage", default=f"sqlite:///{DEFAULT_DATABASE}", metavar="URL",
-                   help="the study's database (default: databases/optuna_cappuccino.db in the repository)")
+    p.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="a dataset, or a folder of datasets (default: data in the repository)",
+    )
+    p.add_argument(
+        "--storage",
+        default=f"sqlite:///{DEFAULT_DATABASE}",
+        metavar="URL",
+        help="the study's database (default: databases/optuna_cappuccino.db in the repository)",
+    )
     return p  # fmt: skip
 
 

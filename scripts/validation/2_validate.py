@@ -15,13 +15,13 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO))
 
-from market.arguments import whole_number  # noqa: E402
+from barwise.data_arguments import whole_number  # noqa: E402
+from barwise.study_arguments import add_trial, exit_code, stored_trial  # noqa: E402
 from train.evaluator import step_of  # noqa: E402
-from train.study.arguments import add_trial, exit_code, stored_trial  # noqa: E402
-from train.study.backtest import recorded_text, summary_rows, validation_rows  # noqa: E402
-from train.study.replay import evaluate_trial  # noqa: E402
-from train.study.results import write_json  # noqa: E402
-from train.study.tables import plain, text_table, write_csv  # noqa: E402
+from train.findings.backtest import recorded_text, summary_rows, validation_rows  # noqa: E402
+from train.findings.stored_trial import evaluate_trial  # noqa: E402
+from train.findings.text_tables import plain, text_table, write_csv  # noqa: E402
+from train.records.results import write_json  # noqa: E402
 from train.validation.benchmarks import RANDOM_DRAWS  # noqa: E402
 
 COLUMNS = {

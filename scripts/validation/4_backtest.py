@@ -11,14 +11,14 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO))
 
-from market.arguments import whole_number  # noqa: E402
+from barwise.data_arguments import whole_number  # noqa: E402
+from barwise.study_arguments import add_trial, exit_code, factor, stored_trial  # noqa: E402
 from train.evaluator import step_of  # noqa: E402
-from train.study.arguments import add_trial, exit_code, factor, stored_trial  # noqa: E402
-from train.study.backtest import COST_FACTORS, cost_rows, path_rows, write_paths  # noqa: E402
-from train.study.replay import StoredTrial  # noqa: E402
-from train.study.reseed import own_rows, retrain, seed_rows, seeds_text, spread_rows  # noqa: E402
-from train.study.results import write_json  # noqa: E402
-from train.study.tables import plain, text_table, write_csv  # noqa: E402
+from train.findings.backtest import COST_FACTORS, cost_rows, path_rows, write_paths  # noqa: E402
+from train.findings.reseed import own_rows, retrain, seed_rows, seeds_text, spread_rows  # noqa: E402
+from train.findings.stored_trial import StoredTrial  # noqa: E402
+from train.findings.text_tables import plain, text_table, write_csv  # noqa: E402
+from train.records.results import write_json  # noqa: E402
 
 PATH_COLUMNS = {
     "path": "d", "sharpe": ".2f", "equal_weight_sharpe": ".2f", "excess_sharpe": "+.2f", "total_return": "+.2%",

@@ -10,15 +10,15 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO))
 
-from market.arguments import whole_number  # noqa: E402
-from train.study.arguments import add_study, exit_code, stored_study  # noqa: E402
-from train.study.data import StudyError  # noqa: E402
+from barwise.data_arguments import whole_number  # noqa: E402
+from barwise.study_arguments import add_study, exit_code, stored_study  # noqa: E402
+from train.findings.overfit import LEAST_TRIALS, N_BLOCKS, assess, require_trials, write_matrix  # noqa: E402
+from train.findings.returns import read_returns  # noqa: E402
+from train.findings.text_tables import plain, text_table, write_csv  # noqa: E402
+from train.records.errors import StudyError
+from train.records.keys import HOLDOUT_SCORE
+from train.records.results import write_json  # noqa: E402
 from train.study.holdout_figures import is_passed  # noqa: E402
-from train.study.overfit import LEAST_TRIALS, N_BLOCKS, assess, require_trials, write_matrix  # noqa: E402
-from train.study.results import write_json  # noqa: E402
-from train.study.returns import read_returns  # noqa: E402
-from train.study.storage import HOLDOUT_SCORE  # noqa: E402
-from train.study.tables import plain, text_table, write_csv  # noqa: E402
 
 KINDS = {"lead": "returns less beta times equal weight's", "account": "the accounts' returns"}
 TRIAL_COLUMNS = {"trial": "d", "state": "", "value": "+.3f", "sharpe": ".2f", "lead_sharpe": "+.2f", "bars": "d"}

@@ -14,15 +14,15 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from market.arguments import add_features, add_stamp, add_tickers, exit_code, split_tickers, whole_number
+from barwise.data_arguments import add_features, add_stamp, add_tickers, exit_code, split_tickers, whole_number
+from market.bars.candles import DEFAULT_MAX_FILL_BARS, read_bars, to_grid
 from market.build import dataset_from_bars
-from market.candles import DEFAULT_MAX_FILL_BARS, read_bars, to_grid
 from market.dataset import Dataset, load_dataset
-from market.foresight import foresight, foresight_lines
-from market.lookahead import analyse_bars, summary_lines
 from market.names import DEFAULT_TICKERS, match_symbols
-from train.lookahead import ENVIRONMENTS
-from train.study.lookahead import analyse_trading
+from train.lookahead.accounts import ENVIRONMENTS
+from train.lookahead.bars import analyse_bars, summary_lines
+from train.lookahead.foresight import foresight, foresight_lines
+from train.lookahead.trading import analyse_trading
 
 DEFAULT_STEPS = 500
 ONLY_BARS = ("tickers", "timeframe", "features", "max_fill_bars", "stamp")

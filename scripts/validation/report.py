@@ -10,16 +10,17 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO))
 
-from train.study.arguments import add_study, exit_code, file_to_write, stored_study  # noqa: E402
-from train.study.report import write_report  # noqa: E402
+from barwise.study_arguments import add_study, exit_code, file_to_write, stored_study  # noqa: E402
+from train.report.collect import write_report  # noqa: E402
 
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
     p = argparse.ArgumentParser(description=__doc__)
     add_study(p)
-    p.add_argument("--out", type=file_to_write, metavar="FILE",
-                   help="HTML to write (default: report.html beside the results)")
+    p.add_argument(
+        "--out", type=file_to_write, metavar="FILE", help="HTML to write (default: report.html beside the results)"
+    )
     return p
 
 

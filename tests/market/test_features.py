@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from market.bars.candles import PRICES, read_bars, to_grid
 from market.build import dataset_from_bars
-from market.candles import PRICES, read_bars, to_grid
 from market.errors import BarsError, DatasetError
 from market.features import (
     CLIP,

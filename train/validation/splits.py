@@ -162,7 +162,9 @@ def recombined_paths(splits: Sequence[Split]) -> tuple[FullPath, ...]:
     if len(counts) != 1:
         raise SplitError(
             f"paths need every group tested equally often; the {len(splits)} splits test some groups {min(counts)} "
-            f"and others {max(counts)} times" if counts else "there are no splits to join to paths"
+            f"and others {max(counts)} times"
+            if counts
+            else "there are no splits to join to paths"
         )
     return tuple(tuple(_path_parts(splits, testers, p)) for p in range(counts.pop()))
 
