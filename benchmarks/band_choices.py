@@ -23,14 +23,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
+from benchmarks.signal_markets import SignalMarket, find_rule, joined, solve_one_coin
+from train.config import TrainConfig
+from train.env_factory import env_class_for, make_env
+from train.evaluator import evaluate_policy, mean_growth
+from train.run import build_agent
 
-from benchmarks.signal_markets import SignalMarket, find_rule, joined, solve_one_coin  # noqa: E402 - not installed
-from train.config import TrainConfig  # noqa: E402
-from train.env_factory import env_class_for, make_env  # noqa: E402
-from train.evaluator import evaluate_policy, mean_growth  # noqa: E402
-from train.run import build_agent  # noqa: E402
+REPO = Path(__file__).resolve().parents[1]
 
 RESULT = REPO / "benchmarks" / "results" / "band_choices.json"
 PARAMS = {"rules": "standard", "lookback": 1, "norm_action": 1.0}

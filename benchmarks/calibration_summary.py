@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +11,10 @@ from typing import Any
 
 from scipy.special import betaincinv, ndtri
 
-REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
-
-from benchmarks.measuring import check  # noqa: E402 - the repository is not installed
-from train.findings.overfit import LEAST_TRIALS  # noqa: E402
-from train.validation.choice import CHOICE_LEVEL  # noqa: E402
-from train.validation.overfitting import (  # noqa: E402
-    LARGEST_PBO,
-    LEAST_CONFIDENCE,
-    Search,
-    expected_maximum_sharpe,
-)
+from benchmarks.measuring import check
+from train.records.defaults import LEAST_CONFIDENCE, LEAST_TRIALS
+from train.validation.choice import CHOICE_LEVEL
+from train.validation.overfitting import LARGEST_PBO, Search, expected_maximum_sharpe
 
 NO_SIGNAL, DRIFTING, PLANTED = "no signal", "drifting", "planted signal"
 KINDS = (NO_SIGNAL, DRIFTING, PLANTED)

@@ -7,23 +7,18 @@ gets actions that were drawn beforehand, and whatever does not restart by itself
 from __future__ import annotations
 
 import contextlib
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
-
-from benchmarks.measuring import Local, waiter  # noqa: E402
-from environment_Alpaca import CryptoEnvAlpaca  # noqa: E402
-from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpaca, VectorizedCryptoEnvAlpacaOptimized  # noqa: E402
+from benchmarks.measuring import Local, waiter
+from environment_Alpaca import CryptoEnvAlpaca
+from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpaca, VectorizedCryptoEnvAlpacaOptimized
 
 N_ASSETS, N_FEATURES, LOOKBACK, N_BARS = 7, 77, 5, 30_000
 STATE_DIM = 1 + N_ASSETS + LOOKBACK * N_FEATURES

@@ -19,10 +19,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
+from benchmarks import measuring
 
-from benchmarks import measuring  # noqa: E402 - the repository is not installed
+REPO = Path(__file__).resolve().parents[1]
 
 BUILD = REPO / "scripts" / "data" / "build_dataset.py"
 COINS = "AAVE ATOM AVAX BCH BTC DOGE ETC ETH LINK LTC MATIC NEAR OP PEPE SHIB SOL UNI XRP".split()  # noqa: SIM905 - shorter to read

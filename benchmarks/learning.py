@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -22,20 +21,19 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.planted_markets import (  # noqa: E402 - the repository is not installed
+from benchmarks.planted_markets import (
     AnnouncedMarket,
     is_the_rule,
     noisy,
     silent_config,
     solve_plan,
 )
-from train.config import TrainConfig  # noqa: E402
-from train.env_factory import env_class_for, make_env  # noqa: E402
-from train.evaluator import EpisodeRecord, evaluate_policy, mean_growth  # noqa: E402
-from train.run import Progress, build_agent, train_policy  # noqa: E402
+from train.config import TrainConfig
+from train.env_factory import env_class_for, make_env
+from train.evaluator import EpisodeRecord, evaluate_policy, mean_growth
+from train.run import Progress, build_agent, train_policy
+
+ROOT = Path(__file__).resolve().parents[1]
 
 MARKET = AnnouncedMarket(rise=0.0015, fall=-0.0015, volatility=0.005, n_noise_features=4)
 # One order can move the whole account, so that the best policy is a rule that can be proved (planted_markets).

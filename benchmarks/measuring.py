@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 REPO = Path(__file__).resolve().parents[1]
+
 RESULTS = REPO / "benchmarks" / "results"
 ROUNDS, ROUNDS_QUICK = 9, 2
 SLICE_S, SLICE_S_QUICK = 0.4, 0.01

@@ -20,10 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
-
-from benchmarks import measuring  # noqa: E402 - the repository is not installed
+from benchmarks import measuring
 
 FIXED, SEARCHED = "settings of one size", "the whole search space"
 ONE_SIZE = {"net_width": 64, "net_depth": 2, "rollout_samples": 2048, "batch_size": 512, "n_epochs": 2, "lookback": 4,

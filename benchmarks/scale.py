@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
-
-from benchmarks import contenders as who  # noqa: E402 - the repository is not installed
-from benchmarks import measuring  # noqa: E402
-from train.n_envs import buffer_bytes  # noqa: E402
+from benchmarks import contenders as who
+from benchmarks import measuring
+from train.n_envs import buffer_bytes
 
 N_ENVS, N_ENVS_QUICK = (1, 4, 12, 64, 512, 4096, 16_384, 65_536), (1, 12)
 COLUMNS = {

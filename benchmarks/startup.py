@@ -19,11 +19,10 @@ from typing import Any
 
 import numpy as np
 
-REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
+from benchmarks import contenders as who
+from benchmarks import measuring
 
-from benchmarks import contenders as who  # noqa: E402 - the repository is not installed
-from benchmarks import measuring  # noqa: E402
+REPO = Path(__file__).resolve().parents[1]
 
 RUNS, MOST_S = 5, 3.0
 PHASES = ("interpreter", "import torch", "import the environment", "load arrays", "construct and reset", "first step")

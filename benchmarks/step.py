@@ -18,13 +18,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
-
-from benchmarks import measuring  # noqa: E402 - the repository is not installed
+from benchmarks import measuring
 
 FEW, MANY, GPU_N_ENVS = 12, 4096, (12, 4096, 65_536)
 BYTES_PER_STEP = 3_329

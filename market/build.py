@@ -8,18 +8,10 @@ from datetime import datetime
 import numpy as np
 import pandas as pd
 
-from market.bars.candles import (
-    DEFAULT_MAX_FILL_BARS,
-    BarGrid,
-    fill_gaps,
-    is_synthetic,
-    resample,
-    segments_of,
-    to_grid,
-)
+from market.bars.candles import BarGrid, fill_gaps, is_synthetic, resample, segments_of, to_grid
 from market.bars.quality import account_of_bars, gap_report, warn_of_few
-from market.checks import MIN_SEGMENT_BARS
 from market.dataset import Dataset, make_dataset
+from market.defaults import DEFAULT_MAX_FILL_BARS, MIN_SEGMENT_BARS
 from market.errors import BarsError
 from market.features import feature_set, segment_features
 from market.names import timeframe_name, timeframe_seconds

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from market.checks import ARRAYS, MIN_SEGMENT_BARS, check_dataset
+from market.checks import ARRAYS, check_dataset
+from market.defaults import MIN_SEGMENT_BARS
 from market.errors import REBUILD, DatasetError, VenueError
 from market.files import put_in_place, read_array, sweep_leftovers, sync_file, sync_folder, unfinished_folder
 from market.names import counted, timeframe_name

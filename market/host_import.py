@@ -15,10 +15,9 @@ import numpy as np
 
 from market.bars.candles import BarGrid, segments_of
 from market.bars.quality import account_of_bars, gap_report
-from market.checks import MIN_SEGMENT_BARS
 from market.dataset import Dataset, make_dataset
+from market.defaults import MIN_SEGMENT_BARS, WARMUP_BARS
 from market.errors import DatasetError
-from market.features import WARMUP_BARS
 from market.host_pickles import load_host_array
 from market.names import ticker_of, timeframe_name
 from market.times import EARLIEST_S, LATEST_S, epoch_seconds, utc_text

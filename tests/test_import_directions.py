@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "market.sources": MARKET,
     # train, floor by floor
     "train.records": {*MARKET},
-    "train.validation": set(),
+    "train.validation": {"market.errors", "train.records"},
     "train": ONE_RUN,
     "train.store": {"train.records", *MARKET},
     "train.study": ONE_TRIAL,

@@ -16,8 +16,11 @@ from optuna.exceptions import StorageInternalError
 
 from train.findings.holdout import load_holdout, score_winner
 from train.findings.yardsticks import read_yardsticks, write_yardsticks, yardstick_lines
+from train.report.artifacts import picture_of
 from train.report.collect import report_ended_study
 from train.report.picture import plot_study
+from train.runner.request import StudyRequest
+from train.runner.session import log_opened, open_request, run_workers
 from train.runner.worker import Ending
 from train.store.address import command_text
 from train.store.database import n_finished
@@ -99,8 +102,3 @@ def _write_pages(study: optuna.Study, folder: Path) -> bool:
         logger.info("picture: %s", plot_study(study, folder, folder / "study.png"))
     report_ended_study(study, folder)
     return best is not None
-
-
-from train.report.artifacts import picture_of
-from train.runner.request import StudyRequest
-from train.runner.session import log_opened, open_request, run_workers

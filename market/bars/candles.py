@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 
 from market.bars.table_files import check_names, read_csv, read_parquet, write_parquet
+from market.defaults import DEFAULT_MAX_FILL_BARS, STAMPS
 from market.errors import BarsError
 from market.files import whole_file
 from market.names import match_symbols, ticker_of, timeframe_name
@@ -30,7 +31,6 @@ from market.times import EARLIEST_S, LATEST_S, epoch_seconds, utc_text
 
 PRICES = ("open", "high", "low", "close")
 COLUMNS = ("timestamp", "symbol", *PRICES, "volume")
-STAMPS = ("open", "close")  # which time of a bar a file's timestamps may be
 SYNTHETIC = "synthetic"  # optional column: whether the bar is made up
 FALSE_WORDS = ("", "0", "0.0", "false", "no", "nan", "none", "<na>")
 LONGEST_SYMBOL = 100
@@ -38,7 +38,6 @@ TICKS_PER_SECOND = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}
 LEAST_BAR_SECONDS = 60
 # Far beyond any coin in any currency; products and quotients of what is inside stay finite.
 LEAST_PRICE, MOST_PRICE, MOST_VOLUME = 1e-100, 1e100, 1e100
-DEFAULT_MAX_FILL_BARS = 3
 LEAST_COVERAGE = 0.01  # bars there are / bars of the full grid; below it the times must be wrong
 
 

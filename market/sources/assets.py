@@ -13,13 +13,12 @@ from typing import Any
 
 import requests
 
+from market.defaults import KEY_VARIABLES, PAPER_URL
 from market.errors import BarsError, VenueError
 from market.names import DOLLARS, currency_of, split_symbol, ticker_of
 from market.sources.transport import Patience, be_patient, check_reachable
 from market.venues import OrderRule, Venue
 
-PAPER_URL = "https://paper-api.alpaca.markets"
-KEY_VARIABLES = (("APCA_API_KEY_ID", "APCA_API_SECRET_KEY"), ("ALPACA_API_KEY", "ALPACA_API_SECRET"))
 SIZES = {  # ours -> theirs
     "min_order_qty": "min_order_size",
     "qty_increment": "min_trade_increment",

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from market.dataset import load_dataset, make_dataset, save_dataset
-from market.features import WARMUP_BARS
+from market.defaults import WARMUP_BARS
 from market.sample import synthetic_dataset
 from train import evaluator
 from train.evaluator import evaluate_policies, evaluate_policy

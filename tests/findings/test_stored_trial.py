@@ -29,6 +29,7 @@ from train.findings.backtest import (
 from train.findings.reseed import own_rows, retrain, seed_folder, seed_rows, settings_for, spread_rows
 from train.findings.stored_trial import evaluate_trial, find_trial, join_paths, open_stored, read_trial
 from train.finish import run_study
+from train.records.defaults import RANDOM_DRAWS
 from train.records.errors import StudyError
 from train.report.collect import collect
 from train.runner.request import StudyRequest
@@ -38,7 +39,6 @@ from train.study.search_space import MAX_LOOKBACK
 from train.study.split import agent_metrics, equal_weight_metrics, run_split
 from train.study.split_files import settings_sha256, write_equity
 from train.study.split_plan import SplitPlan
-from train.validation.benchmarks import RANDOM_DRAWS
 from train.validation.splits import n_paths
 
 

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 import market.build
-from market.bars.candles import DEFAULT_MAX_FILL_BARS, PRICES, read_bars, tidy_bars, to_grid
+from market.bars.candles import PRICES, read_bars, tidy_bars, to_grid
 from market.build import dataset_from_bars
-from market.checks import MIN_SEGMENT_BARS
+from market.defaults import DEFAULT_MAX_FILL_BARS, MIN_SEGMENT_BARS
 from market.errors import BarsError
 from market.sample import sample_bars
 from train.lookahead.bars import Cut, analyse_bars, choose_cuts, scramble, summary_lines, truncate

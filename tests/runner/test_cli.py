@@ -20,9 +20,10 @@ import environment_Alpaca_vectorized
 from drl_agents.policy_file import load_policy
 from tests.support.forked_scripts import Ended, Forked, run_script
 from train.config import LEAST_BAND_BARS
+from train.records.defaults import DEFAULT_AGENT
 from train.records.results import read_equity
 from train.study.eligibility import NO_SIGNAL_CODE
-from train.study.search_tables import DEFAULT_AGENT, TABLES
+from train.study.search_tables import TABLES
 
 REPO = Path(__file__).resolve().parents[2]
 SCRIPT = REPO / "scripts" / "training" / "1_optimize_unified.py"

@@ -9,7 +9,8 @@ import pytest
 
 from market.build import dataset_from_bars
 from market.dataset import DatasetError, save_dataset
-from market.features import DEFAULT, WARMUP_BARS
+from market.defaults import WARMUP_BARS
+from market.features import DEFAULT
 from market.sample import sample_bars, synthetic_dataset
 from train.records.errors import StudyError
 from train.study.folds import (

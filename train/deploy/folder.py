@@ -40,6 +40,8 @@ NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 class BusyError(StudyError):
     """Another process watches the same folder."""
 
+    exit_code = 4
+
 
 class Deployments:
     """A folder of deployments and its log."""

@@ -19,14 +19,12 @@ from optuna.trial import FrozenTrial, TrialState
 from market.dataset import Dataset
 from train.deploy.scores import Scored, confidence
 from train.findings.overfit import Assessment
+from train.records.defaults import ALPHA, HOLDOUT_DRAWDOWN, LEAST_CONFIDENCE, MIN_IMPROVEMENT
 from train.records.errors import StudyError
 from train.study.folds import FoldedData
 from train.study.objective import LEAST_EXPOSURE
-from train.validation.overfitting import LEAST_CONFIDENCE, deflated_sharpe
+from train.validation.overfitting import deflated_sharpe
 
-ALPHA = 0.05
-MAX_DRAWDOWN = 0.25
-MIN_IMPROVEMENT = 0.1  # of the annual Sharpe ratio
 IN_MARKET = f"trades, and a mean exposure of at least {LEAST_EXPOSURE:.0%}".replace("%", " %")
 STATISTICAL = ("deflated lead", "hold-out return", "hold-out confidence")  # what --allow-unproven waives
 
@@ -39,7 +37,7 @@ class Limits:
 
     alpha: float = ALPHA
     min_deflated_sharpe: float = LEAST_CONFIDENCE
-    max_drawdown: float = MAX_DRAWDOWN
+    max_drawdown: float = HOLDOUT_DRAWDOWN
     min_improvement: float = MIN_IMPROVEMENT
     allow_unproven: bool = False
     allow_synthetic: bool = False

@@ -21,6 +21,7 @@ from typing import Any
 
 from drl_agents.policy import Policy
 from drl_agents.policy_file import PolicyFileError, load_policy, weights_sha256
+from market.errors import UserError
 
 FORMAT, FORMAT_VERSION = "crypto-trading-deployment", 1
 POLICY_FILE, FACTS_FILE = "policy.safetensors", "deployment.json"
@@ -38,7 +39,7 @@ Layout = Sequence[Sequence[Any]]  # (block, width) of each block of an observati
 LayoutOf = Callable[[Mapping[str, Any], int, int], Layout]
 
 
-class DeploymentError(ValueError):
+class DeploymentError(UserError):
     """A deployment that cannot be used. One line that names the folder, what is wrong and what to do."""
 
 

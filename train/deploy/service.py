@@ -14,20 +14,18 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from drl_agents.policy_file import PolicyFileError
-from market.errors import DatasetError
+from market.errors import UserError
 from train.deploy.case import Request
-from train.deploy.folder import BusyError, Deployments
+from train.deploy.folder import Deployments
 from train.deploy.judge import REFUSED, Verdict, look, open_asked
-from train.deploy.loading import DeploymentError
 from train.records.errors import StudyError
 from train.study.interruption import Interrupted, Interruption
-from train.validation.splits import SplitError
 
 logger = logging.getLogger(__name__)
 
-MENDABLE = (StudyError, DatasetError, SplitError, DeploymentError, PolicyFileError)  # by the user: exit code 2
-FAULTS = (StorageInternalError, SQLAlchemyError, RuntimeError, MemoryError, OSError)  # of the machine: exit code 1
-DONE, FAULT, BAD_REQUEST, CANDIDATE_REFUSED, BUSY = 0, 1, 2, 3, 4
+MENDABLE = (UserError, PolicyFileError)  # by the user
+FAULTS = (StorageInternalError, SQLAlchemyError, RuntimeError, MemoryError, OSError)  # of the machine
+DONE, CANDIDATE_REFUSED = 0, 3  # exit codes
 REMIND_S = 3600.0  # the same line again
 
 
@@ -152,6 +150,3 @@ def roll_back(request: Request) -> int:
         present, before = deployments.roll_back()
     logger.info("rolled back from %s to %s", present, before)
     return DONE
-
-
-__all__ = ["BUSY", "BusyError", "error_text", "roll_back", "run_for_ever", "run_once"]

@@ -14,6 +14,7 @@ from market.files import write_whole
 from train.env_factory import resolved_rules
 from train.evaluator import EpisodeRecord
 from train.findings.stored_trial import StoredTrial, evaluate_trial, join_paths
+from train.records.defaults import COST_FACTORS
 from train.records.errors import StudyError
 from train.records.results import read_equity
 from train.study.attainable import attainable_by, tradable
@@ -33,7 +34,6 @@ from train.validation.benchmarks import (
 from train.validation.metrics import joined_returns
 
 AGENT, EQUAL_WEIGHT, CASH, RANDOM = "agent", "equal weight", "cash", "random orders"
-COST_FACTORS = (0.0, 1.0, 2.0, 4.0)
 ROUNDING = 1e-4  # of the initial capital: two roundings of one account stay this close
 # Larger is worse; of the others smaller is.
 LARGER_IS_WORSE = ("max_drawdown", "volatility", "turnover", "fees", "trades", "max_drawdown_bars")

@@ -12,6 +12,7 @@ import numpy as np
 
 from market.files import write_whole
 from train.findings.returns import Kind, StudyReturns
+from train.records.defaults import LEAST_TRIALS, N_BLOCKS
 from train.records.errors import StudyError
 from train.validation.choice import Choice, choice_of
 from train.validation.overfitting import (
@@ -30,9 +31,6 @@ from train.validation.overfitting import (
     probabilistic_sharpe,
     search_of,
 )
-
-LEAST_TRIALS = 10  # ranks among fewer are too coarse for a probability
-N_BLOCKS = 16
 
 Row = dict[str, Any]
 

@@ -31,8 +31,8 @@ import numpy as np
 import pandas as pd
 
 from market.bars.candles import PRICES, BarGrid, fill_gaps
-from market.checks import MIN_SEGMENT_BARS
 from market.dataset import Dataset
+from market.defaults import MIN_SEGMENT_BARS
 from market.errors import BarsError, DatasetError
 from market.times import utc_text
 

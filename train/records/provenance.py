@@ -13,9 +13,25 @@ TRIAL_CODE = (
 )  # fmt: skip
 
 
+# Written into a wheel when it is built (setup.py).
+BUILT_VERSION = Path(__file__).with_name("code_version.txt")
+
+
+def is_checkout() -> bool:
+    """Whether this code runs from a checkout of the repository, and not from an installed wheel."""
+    return (ROOT / "pyproject.toml").is_file()
+
+
+def home() -> Path:
+    """The folder of default paths: the repository in a checkout, else the current folder."""
+    return ROOT if is_checkout() else Path.cwd()
+
+
 @cache
 def code_version() -> str:
-    """Commit of this repository with `-dirty` for uncommitted changes, or "unknown" outside a checkout."""
+    """Commit of the code, with `-dirty` for uncommitted changes; a wheel has that of its build; else "unknown"."""
+    if not is_checkout():
+        return BUILT_VERSION.read_text().strip() if BUILT_VERSION.is_file() else "unknown"
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)

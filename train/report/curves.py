@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from train.findings.returns import Columns
+from train.records.defaults import RANDOM_DRAWS
 from train.records.errors import StudyError
 from train.records.results import UNREADABLE, read_closes, read_equity, read_filled, split_folder
 from train.report.paths import QUANTILES, PathView, RandomOrders
 from train.study.attainable import Attainable, Tradable, attainable, tradable
 from train.validation.benchmarks import (
-    RANDOM_DRAWS,
     Account,
     buy_and_hold_each,
     draw_streams,

@@ -12,8 +12,9 @@ from optuna.trial import FrozenTrial
 from market.names import timeframe_seconds
 from market.times import utc_text
 from train.findings.holdout import looks_text
-from train.findings.overfit import N_BLOCKS, Assessment, assess
+from train.findings.overfit import Assessment, assess
 from train.findings.returns import StudyReturns
+from train.records.defaults import N_BLOCKS
 from train.records.keys import IDENTITY
 from train.report.page import Verdict
 from train.study.holdout_figures import error_of, found_text, idle_text

@@ -15,11 +15,12 @@ from optuna.distributions import IntDistribution
 from train.config import LEAST_BAND_BARS
 from train.env_factory import env_class_for
 from train.n_envs import Choice, buffer_bytes, choose_n_envs, free_bytes, rollout_bytes
+from train.records.defaults import DEFAULT_AGENT
 from train.records.errors import StudyError
 from train.study.folds import FoldedData
 from train.study.identity import stored_agent
 from train.study.search_space import MAX_LOOKBACK, Space, build_space, choices, most_rollout_samples
-from train.study.search_tables import DEFAULT_AGENT, FIXED_ENV, TABLES
+from train.study.search_tables import FIXED_ENV, TABLES
 
 if TYPE_CHECKING:
     from train.runner.request import StudyRequest

@@ -40,7 +40,6 @@ from train.study.venue import venue_env
 
 logger = logging.getLogger(__name__)
 
-PRUNERS = ("wilcoxon", "none")
 # One-sided, over at most a dozen splits: 4 splits that are all worse than the best trial's have p = 1/16.
 PRUNING_P = 0.1
 

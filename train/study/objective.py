@@ -31,6 +31,7 @@ from train.checkpoint import EVERY_S, Checkpoints
 from train.config import TrainConfig
 from train.device import is_out_of_memory, release_memory
 from train.env_factory import resolved_rules
+from train.records.defaults import MAX_DRAWDOWN, MIN_TRADES
 from train.records.keys import CODE_VERSION, FAILURE, INTERRUPTED, SETTINGS
 from train.records.provenance import trial_code_sha256
 from train.records.results import split_folder, trial_folder, write_json
@@ -51,9 +52,6 @@ SPREAD_WEIGHT = 0.1
 # not here: it stops the run.
 SPLIT_ERRORS = (TrainingDiverged, ValueError, ArithmeticError, RuntimeError, MemoryError, OSError)
 
-# The best trial keeps both on every split; the sampler is told by how much a trial does not.
-MAX_DRAWDOWN = 0.5  # fraction of the account's highest equity
-MIN_TRADES = 10  # fewer say little of a policy, whatever they earned
 
 OUT_OF_MEMORY = "out_of_memory"  # user attribute: split -> what it was tried again with
 

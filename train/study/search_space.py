@@ -20,7 +20,8 @@ from optuna.distributions import (
 )
 
 from train.config import LEAST_BAND_BARS
-from train.study.search_tables import ABSENT, DEFAULT_AGENT, TABLES
+from train.records.defaults import DEFAULT_AGENT
+from train.study.search_tables import ABSENT, TABLES
 
 
 class Suggests(Protocol):

@@ -26,12 +26,14 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise
 from math import comb
 
+from market.errors import UserError
+
 Segment = tuple[int, int]  # first, last_exclusive
 Segments = tuple[Segment, ...]
 FullPath = tuple[tuple[int, int], ...]  # (index of a split, index of a block in its `test`), in time order
 
 
-class SplitError(ValueError):
+class SplitError(UserError):
     """Splits that cannot be made; the message says what is missing and what to change."""
 
 

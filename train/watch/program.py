@@ -32,6 +32,7 @@ class Dashboard:
     url: URL
     study: str | None  # None: the one whose trials are newest
     log: Path
+    results_dir: Path | None = None  # holds the study's folder; None: where the study wrote it
 
     def __post_init__(self) -> None:
         self._meter = Meter()
@@ -46,11 +47,11 @@ class Dashboard:
         """
         snapshot = take_snapshot(self.url, self.study)
         self.study = snapshot.name  # stays, should another study begin a trial
-        workers = find_workers(snapshot, self._meter)
+        workers = find_workers(snapshot, self._meter, self.results_dir)
         if self._last is None:
             time.sleep(LOAD_WINDOW_S)
-            workers = find_workers(snapshot, self._meter)
-        note = "" if results_folder(snapshot) else how_far_note(snapshot.user_attrs.get("results"))
+            workers = find_workers(snapshot, self._meter, self.results_dir)
+        note = "" if results_folder(snapshot, self.results_dir) else how_far_note(snapshot.user_attrs.get("results"))
         self._last = Frame(snapshot, workers, note, self._meter.machine(), self.log, datetime.now())
         return self._last
 

@@ -20,6 +20,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from market.errors import UserError
 from train.records.errors import StudyError
 from train.store.address import SQLITE_HEADER, sqlite_path
 
@@ -30,8 +31,10 @@ WRITE_AHEAD = 2  # byte 18 of an SQLite file
 T = TypeVar("T")
 
 
-class UnavailableError(Exception):
+class UnavailableError(UserError):
     """The database is there but cannot be read now: locked, damaged or away. One line, ready to be shown."""
+
+    exit_code = 1
 
 
 def read(url: URL, work: Callable[[Connection], T]) -> T:

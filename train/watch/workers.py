@@ -43,15 +43,15 @@ class Worker:
         return min(s.env_steps / s.total_env_steps, 1.0)
 
 
-def results_folder(snapshot: Snapshot) -> Path | None:
-    """The study's results, where they are on this machine."""
-    named = snapshot.user_attrs.get("results")
-    return Path(named) if isinstance(named, str) and Path(named).is_dir() else None
+def results_folder(snapshot: Snapshot, results_dir: Path | None = None) -> Path | None:
+    """The study's results on this machine: inside `results_dir`, or where the study says; None if they are not here."""
+    named = results_dir / snapshot.name if results_dir else snapshot.user_attrs.get("results")
+    return Path(named) if named and Path(named).is_dir() else None
 
 
-def find_workers(snapshot: Snapshot, meter: Meter) -> list[Worker]:
+def find_workers(snapshot: Snapshot, meter: Meter, results_dir: Path | None = None) -> list[Worker]:
     """Every worker that runs a trial or wrote a status file, the living first."""
-    folder = results_folder(snapshot)
+    folder = results_folder(snapshot, results_dir)
     statuses = {(s.host, s.pid): s for s in read_statuses(folder)} if folder is not None else {}
     found = [_of_trial(running, statuses, meter) for running in snapshot.running]
     known = {(worker.host, worker.pid) for worker in found}
