@@ -33,7 +33,6 @@ _HOMES = {
     "rsl_rl": "adapters.rsl_rl",
 }
 _MODULES = ("gymnasium_env", "gymnasium_vector_env", "stable_baselines3", "torchrl", "skrl", "rsl_rl")
-__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
@@ -53,4 +52,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """Every name, imported or not."""
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_HOMES})

@@ -207,7 +207,7 @@ def venue_of(path: Path | None) -> Venue:
     return ALPACA if path is None else load_venue(path)
 
 
-# --------------------------------------------------------------------------------------- flags of programs about studies
+# ---------------------------------------------------------------------------------------- flags of study programs
 def add_storage(parser: argparse.ArgumentParser) -> None:
     """Add --storage."""
     parser.add_argument(
