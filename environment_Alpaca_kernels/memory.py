@@ -1,13 +1,20 @@
 # SPDX-License-Identifier: MIT
 # Copyright (c) 2026 the barwise contributors
-"""What the native step works on: settings as a record of numbers, accounts in blocks of lanes, and memory by address.
+"""What the numba step works on: settings as a record of numbers, accounts in blocks of lanes, and memory by address.
 
 Accounts lie in blocks of LANES: a field of a block is LANES numbers in a row, and one pass of a loop over lanes becomes
 two or four vector instructions. The lanes beyond the last account hold nothing, own nothing and never trade.
+
+All files of the step use these names: `book` is the record of a block's accounts and `coins` the address of its
+positions, of which `coin` is one; `w` is a lane, `i + w` its environment, `n` the number of lanes with an account, `a`
+an asset, and `p` the record of RULES.
 """
 
 from __future__ import annotations
 
+import zlib
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import llvmlite.binding
@@ -20,11 +27,7 @@ from numba.extending import intrinsic
 from . import drop_in
 
 LANES = 16
-
-# Choices of `EnvParams` are compiled as their place in these tuples.
-ORDER_SIZINGS = ("price_magnitude", "price_digits", "initial_capital", "equity")
-REWARDS = ("benchmark_difference", "profit", "cappuccino", "weighted_terms")
-STARTS = ("first", "random", "stratified")
+EPISODE, REJECTED = range(2)  # rows of `counts`: the episode's number, the actions rejected so far
 
 
 def columns(kind: str, names: str) -> list[tuple[str, str]]:
@@ -37,42 +40,52 @@ def lanes(kind: str, names: str) -> list[tuple[str, str, tuple[int]]]:
     return [(name, kind, (LANES,)) for name in names.split()]
 
 
-# `EnvParams` as numbers, which is what a compiled function takes: choices are indices into the tuples above, and
-# episode_bars 0 means to the end of the segment.
+# `EnvParams` by name, a choice as its place in CHOICES; the costs that the next step charges; then options and sizes of
+# the environment, where episode_bars 0 means to the end of the segment, and the addresses of its memory.
+KINDS = {"float": "f8", "int": "i8", "bool": "?", "str": "i8"}
+SETTINGS = [(f.name, KINDS[str(f.type)]) for f in fields(drop_in.EnvParams) if f.name != "rules"]
 RULES = np.dtype(
-    columns(
-        "f8",
-        "initial_capital buy_fee_rate sell_fee_rate benchmark_fee_rate gamma slippage_rate min_order_notional "
-        "stale_fraction cash_haircut "
-        "terminal_equity_fraction norm_cash norm_stocks norm_reward norm_action min_cash_reserve max_position_weight "
-        "trailing_stop_pct time_decay_floor growth_weight benchmark_weight drawdown_penalty volatility_penalty "
-        "concentration_penalty turnover_penalty action_limit target_weight held_bars_scale equity_floor "
-        "increment_slack",
-    )
-    + columns("i8", "lookback stale_bars order_sizing reward start seed episode_bars n_envs n_starts n_usable")
-    + columns("i8", "n_assets n_segments n_bars state_dim feature_bytes window_bytes")
-    + columns("i8", "features assets segments accounts positions")  # addresses
-    + columns("?", "always_allow_close release_unpriced buys_sequentially reserve_of_equity truncates restarts")
-    + columns("?", "discounts_final_reward observes_absolute benchmark_of_episode observe_account")
-    + columns("?", "compact whole_coins"),
+    [
+        *SETTINGS, ("costs", np.dtype([(name, "f8") for name in drop_in.Costs._fields])),
+        *columns("?", "restarts compact"),
+        *columns("i8", "seed episode_bars n_envs n_starts n_usable n_assets n_segments n_bars"),
+        *columns("i8", "state_dim feature_bytes window_bytes"),
+        *columns("i8", "features assets segments accounts positions"),
+    ],
     align=True,
-)
+)  # fmt: skip
 ASSET = np.dtype(columns("f8", "min_qty qty_increment"))
-SEGMENT = np.dtype(columns("i8", "first end limit first_start starts_before usable"))
-# `Portfolio` by account and by position; what follows the integers is room for the step's own intermediate results.
+SEGMENT = np.dtype(columns("i8", "segment_first segment_end episode_limit first_start start_offset usable_segment"))
+# `Portfolio` by account. What follows it is worked out anew in every step, is_over and final_* excepted.
 ACCOUNTS = np.dtype(
     lanes("f8", "cash equity benchmark peak max_drawdown discounted_return fees slippage turnover")
     + lanes("i8", "bar first_bar last_bar segment trades")
     + lanes("f8", "final_cash final_equity") + lanes("i8", "final_bar")  # of the last episode that ended
-    + lanes("f8", "equity_at_fill equity_before benchmark_before drawdown_before budget cost decay largest_weight")
+    + [("before", np.dtype(lanes("f8", "equity benchmark max_drawdown")))]  # as marked at the bar before
+    + lanes("f8", "equity_at_fill")  # quote, at this bar's close, after stops and before orders
+    + lanes("f8", "cost")            # quote, of all coins wanted
+    + lanes("f8", "budget")          # quote, what the next buys may spend
+    + lanes("f8", "scale")           # 0 to 1, part of the coins wanted that the budget pays for
+    + lanes("f8", "growth")          # logarithm of equity over the equity before
+    + lanes("f8", "decay")           # 0 to 1, factor of the Cappuccino reward
+    + lanes("f8", "largest_weight")  # fraction of equity
     + lanes("f8", "reward")
-    + lanes("f4", "shown_cash")
-    + lanes("u1", "is_over is_truncated was_over"),
+    + lanes("f4", "shown_cash")      # as in the observation
+    + lanes("u1", "is_over")         # whether the last step ended an episode; without restarts it stays 1
+    + lanes("u1", "newly_over")      # whether this step ended an episode that was running
+    + lanes("u1", "truncated"),
     align=True,
 )
+# `Portfolio` by account and coin, then what is worked out anew in every step.
 POSITIONS = np.dtype(
-    lanes("f8", "qty high order_scale benchmark_qty") + lanes("i8", "held_bars") + lanes("f8", "price order_qty filled")
-    + lanes("f4", "shown") + lanes("f8", "final_qty final_filled"),
+    lanes("f8", "qty high order_scale benchmark_qty") + lanes("i8", "held_bars") + lanes("f8", "filled")
+    + lanes("f8", "price")      # quote, this bar's close
+    + lanes("f8", "order_qty")  # coins asked for, negative to sell
+    + lanes("f8", "wanted")     # coins of a buy that the venue takes, else 0
+    + lanes("f4", "action")     # as given; 0 where the account holds
+    + lanes("f4", "shown")      # as in the observation
+    + lanes("f8", "weight")     # fraction of equity; only where concentration is penalized
+    + lanes("f8", "final_qty final_filled"),  # of the last episode that ended
     align=True,
 )
 POSITION_BYTES = POSITIONS.itemsize
@@ -84,6 +97,12 @@ Array = np.ndarray
 # It would rather unroll a loop of 16 rounds into scalar code, before it looks for vectors; the option forbids that.
 llvmlite.binding.set_option("environment_Alpaca_kernels", "-unroll-full-max-count=8")
 native: Any = njit(_nrt=False, error_model="numpy", forceinline=True)  # pyright: ignore[reportCallIssue]
+
+
+def sources() -> int:
+    """A number that changes with the text of this folder or the drop-in: numba's cache on disk looks at one file."""
+    paths = [*sorted(Path(__file__).parent.glob("*.py")), Path(str(drop_in.__file__))]
+    return zlib.crc32(b"".join(path.read_bytes() for path in paths))
 
 
 def cached(function: Any, **options: Any) -> Any:
@@ -177,22 +196,15 @@ def where(mask: bool, x: float, y: float) -> float:
 
 
 def rules_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> Array:
-    """(1,) record of `EnvParams`, sizes and the options of starts; the addresses are 0."""
-    p = env.params
-    own = {
-        "order_sizing": ORDER_SIZINGS.index(p.order_sizing), "reward": REWARDS.index(p.reward),
-        "buys_sequentially": p.buys == "sequential", "reserve_of_equity": p.reserve_base == "equity",
-        "discounts_final_reward": p.final_reward == "discounted_return", "start": STARTS.index(env.start),
-        "observes_absolute": p.observation == "absolute", "benchmark_of_episode": p.benchmark_base == "episode",
-        "benchmark_fee_rate": p.buy_fee_rate * p.benchmark_pays_fee, **p.costs(env.cost_factor)._asdict(),
-        "target_weight": drop_in.TARGET_WEIGHT, "held_bars_scale": drop_in.HELD_BARS_SCALE,
-        "equity_floor": drop_in.EQUITY_FLOOR, "increment_slack": drop_in.INCREMENT_SLACK, "seed": env.seed,
-        "episode_bars": env.episode_bars or 0, "restarts": env.autoreset, "n_envs": env.n_envs,
-        "n_starts": int(env.market.start_offset[-1]), "n_usable": len(env.market.usable_segment),
-        "compact": env.compact, "state_dim": env.state_dim, "n_assets": env.action_dim,
-        "n_segments": len(env.market.segment_first), "n_bars": len(env.market.price),
+    """(1,) record of `EnvParams`, costs, options and sizes; the addresses are 0."""
+    p, market, choices = vars(env.params) | {"start": env.start}, env.market, drop_in.CHOICES
+    values = {name: choices[name].index(p[name]) if name in choices else p[name] for name, _ in SETTINGS} | {
+        "costs": tuple(env.params.costs(env.cost_factor)), "restarts": env.autoreset, "compact": env.compact,
+        "seed": env.seed, "episode_bars": env.episode_bars or 0, "n_envs": env.n_envs,
+        "n_starts": int(market.start_offset[-1]), "n_usable": len(market.usable_segment), "n_assets": env.action_dim,
+        "n_segments": len(market.segment_first), "n_bars": len(market.price), "state_dim": env.state_dim,
     }  # fmt: skip
     rules = np.zeros(1, RULES)
-    for name in RULES.names or ():
-        rules[name] = own[name] if name in own else getattr(p, name, 0)
+    for name, value in values.items():
+        rules[name] = value
     return rules
