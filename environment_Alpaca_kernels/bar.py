@@ -10,6 +10,7 @@ from . import drop_in
 from .episodes import restart
 from .memory import (
     LANES,
+    ORDER_BYTES,
     POSITION_BYTES,
     REJECTED,
     Array,
@@ -17,6 +18,7 @@ from .memory import (
     account_at,
     cached,
     native,
+    order_at,
     position_at,
     rules_at,
     sources,
@@ -56,39 +58,40 @@ def step_of(version: int) -> Any:
         """
         _ = version  # captured, and so part of what the cache on disk is asked for
         p = rules_at(rules, 0)
+        orders = p.orders + first * p.n_assets * ORDER_BYTES  # two threads never have the same first block
         for block in range(first, end):
             book, coins = account_at(p.accounts, block), p.positions + block * p.n_assets * POSITION_BYTES
             i = block * LANES
             n = min(LANES, p.n_envs - i)
             if block + 1 < end and not p.compact:
                 prefetch_windows(account_at(p.accounts, block + 1), p)
-            accept_actions(i, n, action, coins, counts, p)
-            begin_bar(n, book, coins, price, p)
+            accept_actions(i, n, action, orders, counts, p)
+            begin_bar(n, book, coins, orders, price, p)
 
             if p.trailing_stop_pct > 0:
-                execute_trailing_stops(book, coins, p)
-            account_value(book.equity_at_fill, book, coins, p)  # before any order of this bar
-            order_quantities(book, coins, p)
+                execute_trailing_stops(book, coins, orders, p)
+            account_value(book.equity_at_fill, book, coins, orders, p)  # before any order of this bar
+            order_quantities(book, coins, orders, p)
             if p.max_position_weight > 0:
-                cap_positions(book, coins, p)
-            execute_sells(book, coins, p)
+                cap_positions(book, coins, orders, p)
+            execute_sells(book, coins, orders, p)
             if p.stale_bars > 0:
-                release_stale(book, coins, p)
-            execute_buys(book, coins, p)
+                release_stale(book, coins, orders, p)
+            execute_buys(book, coins, orders, p)
 
-            mark_to_market(book, coins, p)
-            reward_terms(i, n, book, coins, money[N_REPORTED:], p)
+            mark_to_market(book, coins, orders, p)
+            reward_terms(i, n, book, coins, orders, money[N_REPORTED:], p)
             end_bar(book, p)
 
             report(i, n, reward, done, truncated, counted, money, book, counts, p)
-            restart(i, n, final_state, book, coins, price, scale, counts, p)
-            observe(i, n, state, book, coins, p)
+            restart(i, n, final_state, book, coins, orders, price, scale, counts, p)
+            observe(i, n, state, book, coins, orders, p)
 
     return cached(step_blocks, _nrt=False, nogil=True, error_model="numpy")
 
 
 @native
-def begin_bar(n: int, book: Record, coins: int, price: Array, p: Record) -> None:
+def begin_bar(n: int, book: Record, coins: int, orders: int, price: Array, p: Record) -> None:
     """The clock goes on, the prices are the new bar's, nothing is traded yet."""
     before = book.before
     for w in range(LANES):
@@ -104,7 +107,7 @@ def begin_bar(n: int, book: Record, coins: int, price: Array, p: Record) -> None
     for w in range(n):
         book.bar[w] = min(book.bar[w] + 1, last)  # one whose episode is over waits there for its reset
         for a in range(p.n_assets):
-            position_at(coins, a).price[w] = price[book.bar[w], a]
+            order_at(orders, a).price[w] = price[book.bar[w], a]
 
 
 @native

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .memory import EPISODE, Array, Record, native, position_at, segment_at
+from .memory import EPISODE, Array, Record, native, order_at, position_at, segment_at
 from .observation import observe_one, show_accounts
 from .tables import CHOICE
 
@@ -44,7 +44,7 @@ def draw_starts(env: int, w: int, book: Record, counts: Array, p: Record) -> Non
 
 
 @native
-def open_portfolio(w: int, book: Record, coins: int, price: Array, scale: Array, p: Record) -> None:
+def open_portfolio(w: int, book: Record, coins: int, orders: int, price: Array, scale: Array, p: Record) -> None:
     """A fresh account in lane w at its first_bar, holding cash only."""
     segment, first_bar = segment_at(p.segments, book.segment[w]), book.first_bar[w]
     book.bar[w], book.last_bar[w] = first_bar, segment.episode_limit
@@ -61,11 +61,11 @@ def open_portfolio(w: int, book: Record, coins: int, price: Array, scale: Array,
     book.max_drawdown[w], book.discounted_return[w] = 0.0, 0.0
     book.trades[w], book.fees[w], book.slippage[w], book.turnover[w] = 0, 0.0, 0.0, 0.0
     for a in range(p.n_assets):
-        coin = position_at(coins, a)
+        coin, order = position_at(coins, a), order_at(orders, a)
         coin.qty[w], coin.held_bars[w], coin.high[w], coin.filled[w] = 0.0, 0, 0.0, 0.0
-        coin.price[w], coin.order_scale[w] = price[first_bar, a], scale[book.segment[w], a]
+        order.price[w], coin.order_scale[w] = price[first_bar, a], scale[book.segment[w], a]
         coin.benchmark_qty[w] = share / (base_price[a] * fee) if base_price[a] > 0 else 0.0
-        book.benchmark[w] += coin.benchmark_qty[w] * coin.price[w]
+        book.benchmark[w] += coin.benchmark_qty[w] * order.price[w]
 
 
 @native
@@ -79,15 +79,16 @@ def keep_ended(w: int, book: Record, coins: int, p: Record) -> None:
 
 @native
 def restart(
-    i: int, n: int, final_state: int, book: Record, coins: int, price: Array, scale: Array, counts: Array, p: Record
-) -> None:
+    i: int, n: int, final_state: int, book: Record, coins: int, orders: int, price: Array, scale: Array, counts: Array,
+    p: Record,
+) -> None:  # fmt: skip
     """Keep the accounts whose episode has just ended; show their last state and open fresh ones if p.restarts."""
     n_over = 0
     for w in range(n):
         n_over += book.newly_over[w]
     if n_over == 0:
         return
-    show_accounts(book, coins, p)
+    show_accounts(book, coins, orders, p)
     for w in range(n):
         if book.newly_over[w]:
             keep_ended(w, book, coins, p)
@@ -95,4 +96,4 @@ def restart(
                 observe_one(w, final_state + (i + w) * 4 * p.state_dim, book, coins, p)
                 counts[EPISODE, i + w] += 1
                 draw_starts(i + w, w, book, counts, p)
-                open_portfolio(w, book, coins, price, scale, p)
+                open_portfolio(w, book, coins, orders, price, scale, p)

@@ -5,9 +5,9 @@
 Accounts lie in blocks of LANES: a field of a block is LANES numbers in a row, and one pass of a loop over lanes becomes
 two or four vector instructions. The lanes beyond the last account hold nothing, own nothing and never trade.
 
-All files of the step use these names: `book` is the record of a block's accounts and `coins` the address of its
-positions, of which `coin` is one; `w` is a lane, `i + w` its environment, `n` the number of lanes with an account, `a`
-an asset, and `p` the record of RULES.
+All files of the step use these names. `book` is the record of a block's accounts. `coins` is the address of its
+positions, of which `coin` is one, and `orders` that of what this bar asks of each coin, of which `order` is one. `w` is
+a lane, `i + w` its environment, `n` the number of lanes with an account, `a` an asset, and `p` the record of RULES.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ RULES = np.dtype(
         *columns("?", "restarts compact"),
         *columns("i8", "seed episode_bars n_envs n_starts n_usable n_assets n_segments n_bars"),
         *columns("i8", "state_dim feature_bytes window_bytes"),
-        *columns("i8", "features assets segments accounts positions"),
+        *columns("i8", "features assets segments accounts positions orders"),
     ],
     align=True,
 )  # fmt: skip
@@ -65,6 +65,7 @@ ACCOUNTS = np.dtype(
     + lanes("f8", "equity_at_fill")  # quote, at this bar's close, after stops and before orders
     + lanes("f8", "cost")            # quote, of all coins wanted
     + lanes("f8", "budget")          # quote, what the next buys may spend
+    + lanes("f8", "affordable")      # coins of one asset that the budget pays for
     + lanes("f8", "scale")           # 0 to 1, part of the coins wanted that the budget pays for
     + lanes("f8", "growth")          # logarithm of equity over the equity before
     + lanes("f8", "decay")           # 0 to 1, factor of the Cappuccino reward
@@ -76,19 +77,23 @@ ACCOUNTS = np.dtype(
     + lanes("u1", "truncated"),
     align=True,
 )
-# `Portfolio` by account and coin, then what is worked out anew in every step.
+# `Portfolio` by account and coin, then what is worked out anew in every step, final_* excepted.
 POSITIONS = np.dtype(
     lanes("f8", "qty high order_scale benchmark_qty") + lanes("i8", "held_bars") + lanes("f8", "filled")
-    + lanes("f8", "price")      # quote, this bar's close
-    + lanes("f8", "order_qty")  # coins asked for, negative to sell
-    + lanes("f8", "wanted")     # coins of a buy that the venue takes, else 0
-    + lanes("f4", "action")     # as given; 0 where the account holds
     + lanes("f4", "shown")      # as in the observation
     + lanes("f8", "weight")     # fraction of equity; only where concentration is penalized
     + lanes("f8", "final_qty final_filled"),  # of the last episode that ended
     align=True,
 )
-POSITION_BYTES = POSITIONS.itemsize
+# What the bar asks of a coin. The blocks of one call use the same memory in turn, so that it stays in the near cache.
+ORDERS = np.dtype(
+    lanes("f8", "price")        # quote, this bar's close
+    + lanes("f8", "order_qty")  # coins asked for, negative to sell
+    + lanes("f8", "wanted")     # coins of a buy that the venue takes, else 0
+    + lanes("f4", "action"),    # as given; 0 where the account holds
+    align=True,
+)
+POSITION_BYTES, ORDER_BYTES = POSITIONS.itemsize, ORDERS.itemsize
 Record = Any  # one element of an array of records, its fields as attributes
 Array = np.ndarray
 
@@ -183,7 +188,7 @@ def _prefetch(_typing: Any, _address: Any) -> Any:
 copy_bytes: Any = _copy_bytes
 prefetch: Any = _prefetch
 rules_at, account_at, position_at = _record_at(RULES), _record_at(ACCOUNTS), _record_at(POSITIONS)
-asset_at, segment_at = _record_at(ASSET), _record_at(SEGMENT)
+order_at, asset_at, segment_at = _record_at(ORDERS), _record_at(ASSET), _record_at(SEGMENT)
 load_f4, store_f4 = _number_at(types.float32)
 _, store_u1 = _number_at(types.uint8)
 _, store_i8 = _number_at(types.int64)

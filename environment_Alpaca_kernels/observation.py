@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from . import drop_in
-from .memory import LANES, Record, copy_bytes, native, position_at, prefetch, store_f4, where
+from .memory import LANES, Record, copy_bytes, native, order_at, position_at, prefetch, store_f4, where
 from .tables import CHOICE
 
 EQUITY_FLOOR, HELD_BARS_SCALE = drop_in.EQUITY_FLOOR, drop_in.HELD_BARS_SCALE
@@ -21,15 +21,15 @@ def prefetch_windows(book: Record, p: Record) -> None:
 
 
 @native
-def observe(i: int, n: int, state: int, book: Record, coins: int, p: Record) -> None:
+def observe(i: int, n: int, state: int, book: Record, coins: int, orders: int, p: Record) -> None:
     """Write the rows (S,) float32 of a block's accounts to the address `state`."""
-    show_accounts(book, coins, p)
+    show_accounts(book, coins, orders, p)
     for w in range(n):
         observe_one(w, state + (i + w) * 4 * p.state_dim, book, coins, p)
 
 
 @native
-def show_accounts(book: Record, coins: int, p: Record) -> None:
+def show_accounts(book: Record, coins: int, orders: int, p: Record) -> None:
     """Set book.shown_cash and coin.shown."""
     norm_cash, norm_stocks, floor = p.norm_cash, p.norm_stocks, EQUITY_FLOOR * p.initial_capital
     is_absolute = p.observation == CHOICE.observation.absolute
@@ -40,14 +40,14 @@ def show_accounts(book: Record, coins: int, p: Record) -> None:
         for w in range(LANES):
             book.shown_cash[w] = book.cash[w] / where(book.equity[w] > floor, book.equity[w], floor)
     for a in range(p.n_assets):
-        coin = position_at(coins, a)
+        coin, order = position_at(coins, a), order_at(orders, a)
         if is_absolute:
             for w in range(LANES):
                 coin.shown[w] = coin.qty[w] * norm_stocks
         else:
             for w in range(LANES):
                 equity = where(book.equity[w] > floor, book.equity[w], floor)
-                coin.shown[w] = coin.qty[w] * coin.price[w] / equity
+                coin.shown[w] = coin.qty[w] * order.price[w] / equity
 
 
 @native

@@ -9,15 +9,15 @@ import math
 import numpy as np
 
 from . import drop_in
-from .memory import LANES, REJECTED, Array, Record, asset_at, load_f4, native, position_at, where
+from .memory import LANES, REJECTED, Array, Record, asset_at, load_f4, native, order_at, position_at, where
 from .tables import CHOICE
 
 INCREMENT_SLACK = drop_in.INCREMENT_SLACK
 
 
 @native
-def accept_actions(i: int, n: int, action: int, coins: int, counts: Array, p: Record) -> None:
-    """Set coin.action from (N, A) float32 at the address `action`; a row with a non-finite entry is a hold."""
+def accept_actions(i: int, n: int, action: int, orders: int, counts: Array, p: Record) -> None:
+    """Set order.action from (N, A) float32 at the address `action`; a row with a non-finite entry is a hold."""
     n_assets = p.n_assets
     for w in range(n):
         row, is_valid = (i + w) * n_assets, True
@@ -25,44 +25,44 @@ def accept_actions(i: int, n: int, action: int, coins: int, counts: Array, p: Re
             is_valid = is_valid and math.isfinite(load_f4(action, row + a))
         counts[REJECTED, i + w] += not is_valid
         for a in range(n_assets):
-            position_at(coins, a).action[w] = load_f4(action, row + a) if is_valid else np.float32(0.0)
+            order_at(orders, a).action[w] = load_f4(action, row + a) if is_valid else np.float32(0.0)
 
 
 @native
-def order_quantities(book: Record, coins: int, p: Record) -> None:
-    """Set coin.order_qty: positive to buy, negative to sell."""
+def order_quantities(book: Record, coins: int, orders: int, p: Record) -> None:
+    """Set order.order_qty: positive to buy, negative to sell."""
     order_sizing, norm_action, action_limit = p.order_sizing, p.norm_action, np.float32(p.action_limit)
     if action_limit < np.inf:
         for a in range(p.n_assets):
-            coin = position_at(coins, a)
+            order = order_at(orders, a)
             for w in range(LANES):
-                action = where(coin.action[w] > action_limit, action_limit, coin.action[w])
-                coin.action[w] = where(action < -action_limit, -action_limit, action)
+                action = where(order.action[w] > action_limit, action_limit, order.action[w])
+                order.action[w] = where(action < -action_limit, -action_limit, action)
     for a in range(p.n_assets):
-        coin = position_at(coins, a)
+        coin, order = position_at(coins, a), order_at(orders, a)
         if order_sizing == CHOICE.order_sizing.equity:
             for w in range(LANES):
-                per_unit = book.equity_at_fill[w] / (coin.price[w] * norm_action)
-                coin.order_qty[w] = where(coin.price[w] > 0, coin.action[w] * per_unit, 0.0)
+                per_unit = book.equity_at_fill[w] / (order.price[w] * norm_action)
+                order.order_qty[w] = where(order.price[w] > 0, order.action[w] * per_unit, 0.0)
         elif order_sizing == CHOICE.order_sizing.initial_capital:  # in float32, as the host computes it
             for w in range(LANES):
-                coin.order_qty[w] = coin.action[w] * np.float32(coin.order_scale[w])
+                order.order_qty[w] = order.action[w] * np.float32(coin.order_scale[w])
         else:
             for w in range(LANES):
-                coin.order_qty[w] = coin.action[w] * coin.order_scale[w]
+                order.order_qty[w] = order.action[w] * coin.order_scale[w]
 
 
 @native
-def cap_positions(book: Record, coins: int, p: Record) -> None:
+def cap_positions(book: Record, coins: int, orders: int, p: Record) -> None:
     """Cut every buy so that the position would not exceed max_position_weight of the account."""
     max_position_weight = p.max_position_weight
     for a in range(p.n_assets):
-        coin = position_at(coins, a)
+        coin, order = position_at(coins, a), order_at(orders, a)
         for w in range(LANES):
-            limit_qty = max_position_weight * book.equity_at_fill[w] / coin.price[w]
+            limit_qty = max_position_weight * book.equity_at_fill[w] / order.price[w]
             room = limit_qty - coin.qty[w]
-            room = where((coin.price[w] > 0) & (room > 0), room, 0.0)
-            coin.order_qty[w] = where(coin.order_qty[w] < room, coin.order_qty[w], room)
+            room = where((order.price[w] > 0) & (room > 0), room, 0.0)
+            order.order_qty[w] = where(order.order_qty[w] < room, order.order_qty[w], room)
 
 
 @native
@@ -81,121 +81,130 @@ def is_large_enough(quantity: float, price: float, min_qty: float, min_order_not
 
 
 @native
-def execute_trailing_stops(book: Record, coins: int, p: Record) -> None:
+def execute_trailing_stops(book: Record, coins: int, orders: int, p: Record) -> None:
     """Sell whole positions whose price fell by more than trailing_stop_pct from its high since the purchase."""
     kept, sell_fee_rate, slippage_rate = 1.0 - p.trailing_stop_pct, p.costs.sell_fee_rate, p.costs.slippage_rate
     for a in range(p.n_assets):
-        coin = position_at(coins, a)
+        coin, order = position_at(coins, a), order_at(orders, a)
         for w in range(LANES):
-            price, is_held = coin.price[w], coin.qty[w] > 0
+            price, is_held = order.price[w], coin.qty[w] > 0
             high = where(is_held & (price > coin.high[w]), price, coin.high[w])
             is_stopped = is_held & (price > 0) & (price < high * kept)
             coin.high[w] = high
-            execute_sales(w, book, coin, where(is_stopped, coin.qty[w], 0.0), sell_fee_rate, slippage_rate)
+            execute_sales(w, book, coin, where(is_stopped, coin.qty[w], 0.0), price, sell_fee_rate, slippage_rate)
 
 
 @native
-def execute_sells(book: Record, coins: int, p: Record) -> None:
+def execute_sells(book: Record, coins: int, orders: int, p: Record) -> None:
     """Sell what the orders ask for, at most the position."""
     sell_fee_rate, slippage_rate = p.costs.sell_fee_rate, p.costs.slippage_rate
     min_order_notional, always_allow_close = p.min_order_notional, p.always_allow_close
     for a in range(p.n_assets):
-        coin, min_qty, step = position_at(coins, a), asset_at(p.assets, a).min_qty, asset_at(p.assets, a).qty_increment
+        coin, order, asset = position_at(coins, a), order_at(orders, a), asset_at(p.assets, a)
+        min_qty, step = asset.min_qty, asset.qty_increment
         for w in range(LANES):
-            order_qty, qty, price = coin.order_qty[w], coin.qty[w], coin.price[w]
+            order_qty, qty, price = order.order_qty[w], coin.qty[w], order.price[w]
             wanted = whole_increments(-order_qty, step)
             is_large = is_large_enough(wanted, price, min_qty, min_order_notional)
             closes = (-order_qty >= qty) & always_allow_close
             is_sold = (order_qty < 0) & (qty > 0) & (price > 0) & (is_large | closes)
             sold = where(closes | (qty < wanted), qty, wanted)
-            execute_sales(w, book, coin, where(is_sold, sold, 0.0), sell_fee_rate, slippage_rate)
+            execute_sales(w, book, coin, where(is_sold, sold, 0.0), price, sell_fee_rate, slippage_rate)
 
 
 @native
-def release_stale(book: Record, coins: int, p: Record) -> None:
+def release_stale(book: Record, coins: int, orders: int, p: Record) -> None:
     """Sell stale_fraction of every position held for stale_bars or longer, or all where the venue wants more."""
     sell_fee_rate, slippage_rate = p.costs.sell_fee_rate, p.costs.slippage_rate
     min_order_notional, always_allow_close = p.min_order_notional, p.always_allow_close
     stale_bars, stale_fraction, release_unpriced = p.stale_bars, p.stale_fraction, p.release_unpriced
     for a in range(p.n_assets):
-        coin, min_qty, step = position_at(coins, a), asset_at(p.assets, a).min_qty, asset_at(p.assets, a).qty_increment
+        coin, order, asset = position_at(coins, a), order_at(orders, a), asset_at(p.assets, a)
+        min_qty, step = asset.min_qty, asset.qty_increment
         for w in range(LANES):
-            price, released = coin.price[w], coin.qty[w] * stale_fraction
+            price, released = order.price[w], coin.qty[w] * stale_fraction
             is_stale = (coin.held_bars[w] >= stale_bars) & ((price > 0) | release_unpriced)
             whole = whole_increments(released, step)
             whole = where(is_large_enough(whole, price, min_qty, min_order_notional), whole, coin.qty[w])
             released = where(always_allow_close, whole, released)
-            execute_sales(w, book, coin, where(is_stale, released, 0.0), sell_fee_rate, slippage_rate)
+            execute_sales(w, book, coin, where(is_stale, released, 0.0), price, sell_fee_rate, slippage_rate)
 
 
 @native
-def execute_sales(w: int, book: Record, coin: Record, sold: float, sell_fee_rate: float, slippage_rate: float) -> None:
+def execute_sales(
+    w: int, book: Record, coin: Record, sold: float, price: float, sell_fee_rate: float, slippage_rate: float
+) -> None:  # fmt: skip
     """Take `sold` coins out at the close less slippage and fee; a position's clock starts again."""
-    fill = coin.price[w] * (1.0 - slippage_rate)
+    fill = price * (1.0 - slippage_rate)
     qty, is_sold = coin.qty[w] - sold, sold > 0
     coin.qty[w] = qty
     coin.filled[w] -= sold
     book.cash[w] += sold * fill * (1.0 - sell_fee_rate)
     coin.held_bars[w] = 0 if is_sold else coin.held_bars[w]
     coin.high[w] = where(is_sold & (qty == 0), 0.0, coin.high[w])
-    book_trades(w, book, sold, coin.price[w], fill * sell_fee_rate, slippage_rate)
+    book_trades(w, book, sold, price, fill * sell_fee_rate, slippage_rate)
 
 
 @native
-def execute_buys(book: Record, coins: int, p: Record) -> None:
+def execute_buys(book: Record, coins: int, orders: int, p: Record) -> None:
     """Buy what the orders ask for and the cash allows."""
     min_order_notional = p.min_order_notional
     unit_rate = (1.0 + p.costs.slippage_rate) * (1.0 + p.costs.buy_fee_rate)  # quote paid, per quote of coins
     for w in range(LANES):
         book.cost[w] = 0.0
     for a in range(p.n_assets):
-        coin, min_qty, step = position_at(coins, a), asset_at(p.assets, a).min_qty, asset_at(p.assets, a).qty_increment
+        order, asset = order_at(orders, a), asset_at(p.assets, a)
+        min_qty, step = asset.min_qty, asset.qty_increment
         for w in range(LANES):
-            price, wanted = coin.price[w], whole_increments(coin.order_qty[w], step)
+            price, wanted = order.price[w], whole_increments(order.order_qty[w], step)
             is_order = (price > 0) & is_large_enough(wanted, price, min_qty, min_order_notional)
-            coin.wanted[w] = where(is_order, wanted, 0.0)
-            book.cost[w] += coin.wanted[w] * (price * unit_rate)
+            order.wanted[w] = where(is_order, wanted, 0.0)
+            book.cost[w] += order.wanted[w] * (price * unit_rate)
     if p.buys == CHOICE.buys.sequential:
-        buy_in_turn(book, coins, unit_rate, p)
+        buy_in_turn(book, coins, orders, unit_rate, p)
     else:
-        buy_together(book, coins, p)
+        buy_together(book, coins, orders, p)
 
 
 @native
-def buy_in_turn(book: Record, coins: int, unit_rate: float, p: Record) -> None:
+def buy_in_turn(book: Record, coins: int, orders: int, unit_rate: float, p: Record) -> None:
     """Each buy spends cash that the next one sees."""
     whole_coins, min_order_notional = p.whole_coins, p.min_order_notional
     buy_fee_rate, slippage_rate = p.costs.buy_fee_rate, p.costs.slippage_rate
     for a in range(p.n_assets):
-        coin, min_qty = position_at(coins, a), asset_at(p.assets, a).min_qty
+        coin, order, min_qty = position_at(coins, a), order_at(orders, a), asset_at(p.assets, a).min_qty
         spendable_cash(book, p)
         for w in range(LANES):
-            affordable = coins_for(book.budget[w], coin.price[w] * unit_rate, whole_coins)
-            filled = where(affordable < coin.wanted[w], affordable, coin.wanted[w])
-            execute_purchases(w, book, coin, filled, min_qty, min_order_notional, buy_fee_rate, slippage_rate)
+            book.affordable[w] = coins_for(book.budget[w], order.price[w] * unit_rate, whole_coins)
+        for w in range(LANES):
+            price = order.price[w]
+            filled = where(book.affordable[w] < order.wanted[w], book.affordable[w], order.wanted[w])
+            execute_purchases(w, book, coin, filled, price, min_qty, min_order_notional, buy_fee_rate, slippage_rate)
 
 
 @native
-def buy_together(book: Record, coins: int, p: Record) -> None:
+def buy_together(book: Record, coins: int, orders: int, p: Record) -> None:
     """One factor for all buys of an account that is short of cash."""
     min_order_notional, buy_fee_rate, slippage_rate = p.min_order_notional, p.costs.buy_fee_rate, p.costs.slippage_rate
     spendable_cash(book, p)
     for w in range(LANES):
         book.scale[w] = where(book.budget[w] < book.cost[w], book.budget[w] / book.cost[w], 1.0)
     for a in range(p.n_assets):
-        coin, min_qty, step = position_at(coins, a), asset_at(p.assets, a).min_qty, asset_at(p.assets, a).qty_increment
+        coin, order, asset = position_at(coins, a), order_at(orders, a), asset_at(p.assets, a)
+        min_qty, step = asset.min_qty, asset.qty_increment
         for w in range(LANES):
-            filled = whole_increments(coin.wanted[w] * book.scale[w], step)
-            execute_purchases(w, book, coin, filled, min_qty, min_order_notional, buy_fee_rate, slippage_rate)
+            price = order.price[w]
+            filled = whole_increments(order.wanted[w] * book.scale[w], step)
+            execute_purchases(w, book, coin, filled, price, min_qty, min_order_notional, buy_fee_rate, slippage_rate)
 
 
 @native
 def execute_purchases(
-    w: int, book: Record, coin: Record, filled: float, min_qty: float, min_order_notional: float, buy_fee_rate: float,
-    slippage_rate: float,
+    w: int, book: Record, coin: Record, filled: float, price: float, min_qty: float, min_order_notional: float,
+    buy_fee_rate: float, slippage_rate: float,
 ) -> None:  # fmt: skip
     """Add `filled` coins, except where what the cash left of an order is below the minimum."""
-    price, qty = coin.price[w], coin.qty[w]
+    qty = coin.qty[w]
     is_kept = (filled > 0) & (filled >= min_qty) & (filled * price >= min_order_notional)
     bought, fill = where(is_kept, filled, 0.0), price * (1.0 + slippage_rate)
     cash = book.cash[w] - bought * (fill * (1.0 + buy_fee_rate))

@@ -7,27 +7,27 @@ from __future__ import annotations
 import math
 
 from . import drop_in
-from .memory import LANES, Array, Record, native, position_at, segment_at, where
+from .memory import LANES, Array, Record, native, order_at, position_at, segment_at, where
 from .tables import CHOICE, TERM
 
 EQUITY_FLOOR, TARGET_WEIGHT = drop_in.EQUITY_FLOOR, drop_in.TARGET_WEIGHT
 
 
 @native
-def account_value(value: Array, book: Record, coins: int, p: Record) -> None:
+def account_value(value: Array, book: Record, coins: int, orders: int, p: Record) -> None:
     """Fill `value`, a field of the book: cash plus positions at the close, quote."""
     for w in range(LANES):
         value[w] = book.cash[w]
     for a in range(p.n_assets):
-        coin = position_at(coins, a)
+        coin, order = position_at(coins, a), order_at(orders, a)
         for w in range(LANES):
-            value[w] += coin.qty[w] * coin.price[w]
+            value[w] += coin.qty[w] * order.price[w]
 
 
 @native
-def mark_to_market(book: Record, coins: int, p: Record) -> None:
+def mark_to_market(book: Record, coins: int, orders: int, p: Record) -> None:
     """Value account and benchmark at this bar and carry the running peak and largest drawdown on."""
-    account_value(book.equity, book, coins, p)
+    account_value(book.equity, book, coins, orders, p)
     for w in range(LANES):
         peak = where(book.equity[w] > book.peak[w], book.equity[w], book.peak[w])
         drawdown = 1.0 - book.equity[w] / peak
@@ -35,13 +35,13 @@ def mark_to_market(book: Record, coins: int, p: Record) -> None:
         book.max_drawdown[w] = where(drawdown > book.max_drawdown[w], drawdown, book.max_drawdown[w])
         book.benchmark[w] = 0.0
     for a in range(p.n_assets):
-        coin = position_at(coins, a)
+        coin, order = position_at(coins, a), order_at(orders, a)
         for w in range(LANES):
-            book.benchmark[w] += coin.benchmark_qty[w] * coin.price[w]
+            book.benchmark[w] += coin.benchmark_qty[w] * order.price[w]
 
 
 @native
-def reward_terms(i: int, n: int, book: Record, coins: int, terms: Array, p: Record) -> None:
+def reward_terms(i: int, n: int, book: Record, coins: int, orders: int, terms: Array, p: Record) -> None:
     """Fill the rows of terms (K, N) and book.reward with their sum."""
     before, norm_reward = book.before, p.norm_reward
     if p.reward == CHOICE.reward.benchmark_difference:
@@ -52,9 +52,9 @@ def reward_terms(i: int, n: int, book: Record, coins: int, terms: Array, p: Reco
         for w in range(LANES):
             terms[TERM.profit.profit, i + w] = (book.equity[w] - before.equity[w]) * norm_reward
     elif p.reward == CHOICE.reward.cappuccino:
-        cappuccino_terms(i, n, book, coins, terms, p)
+        cappuccino_terms(i, n, book, coins, orders, terms, p)
     else:
-        weighted_terms(i, n, book, coins, terms, p)
+        weighted_terms(i, n, book, coins, orders, terms, p)
     for w in range(LANES):
         book.reward[w] = 0.0
     for k in range(terms.shape[0]):
@@ -63,20 +63,20 @@ def reward_terms(i: int, n: int, book: Record, coins: int, terms: Array, p: Reco
 
 
 @native
-def weights_of(book: Record, coins: int, p: Record) -> None:
+def weights_of(book: Record, coins: int, orders: int, p: Record) -> None:
     """Set coin.weight and book.largest_weight."""
     for w in range(LANES):
         book.largest_weight[w] = 0.0
     for a in range(p.n_assets):
-        coin = position_at(coins, a)
+        coin, order = position_at(coins, a), order_at(orders, a)
         for w in range(LANES):
-            weight = where(book.equity[w] > 0, coin.qty[w] * coin.price[w] / book.equity[w], 0.0)
+            weight = where(book.equity[w] > 0, coin.qty[w] * order.price[w] / book.equity[w], 0.0)
             coin.weight[w] = weight
             book.largest_weight[w] = where(weight > book.largest_weight[w], weight, book.largest_weight[w])
 
 
 @native
-def weighted_terms(i: int, n: int, book: Record, coins: int, terms: Array, p: Record) -> None:
+def weighted_terms(i: int, n: int, book: Record, coins: int, orders: int, terms: Array, p: Record) -> None:
     """The terms of the standard reward; a term without a weight stays 0 where computing it takes long."""
     before, term, norm_reward, floor = book.before, TERM.weighted_terms, p.norm_reward, EQUITY_FLOOR * p.initial_capital
     drawdown_penalty, volatility_penalty = p.drawdown_penalty, p.volatility_penalty
@@ -92,7 +92,7 @@ def weighted_terms(i: int, n: int, book: Record, coins: int, terms: Array, p: Re
         terms[term.drawdown, i + w] = norm_reward * drawdown
         terms[term.volatility, i + w] = norm_reward * (-volatility_penalty * book.growth[w] ** 2)
     if p.concentration_penalty != 0:
-        weights_of(book, coins, p)
+        weights_of(book, coins, orders, p)
         for w in range(n):
             excess = max(book.largest_weight[w] - TARGET_WEIGHT, 0.0)
             terms[term.concentration, i + w] = norm_reward * (-p.concentration_penalty * excess)
@@ -103,7 +103,7 @@ def weighted_terms(i: int, n: int, book: Record, coins: int, terms: Array, p: Re
 
 
 @native
-def cappuccino_terms(i: int, n: int, book: Record, coins: int, terms: Array, p: Record) -> None:
+def cappuccino_terms(i: int, n: int, book: Record, coins: int, orders: int, terms: Array, p: Record) -> None:
     """The terms of the Cappuccino reward."""
     before, term, norm_reward, initial_capital = book.before, TERM.cappuccino, p.norm_reward, p.initial_capital
     reserve = p.min_cash_reserve * initial_capital
@@ -120,7 +120,7 @@ def cappuccino_terms(i: int, n: int, book: Record, coins: int, terms: Array, p: 
         terms[term.cash_bonus, i + w] = where(earns_bonus, bonus, 0.0)
         terms[term.cash_reserve, i + w] = -shortfall / initial_capital * norm_reward * 0.5
     if p.concentration_penalty != 0:
-        weights_of(book, coins, p)
+        weights_of(book, coins, orders, p)
         for w in range(n):
             terms[term.concentration, i + w] = cappuccino_concentration(w, book, coins, p)
 
