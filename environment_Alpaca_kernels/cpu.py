@@ -36,7 +36,7 @@ except ImportError as error:
 
 from . import drop_in, first_use, trial
 from .bar import step
-from .memory import ACCOUNTS, ASSET, LANES, ORDERS, POSITIONS, SEGMENT, Array, rules_of
+from .memory import ACCOUNTS, ASSET, LANES, ORDERS, POSITIONS, SEGMENTS, Array, rules_of
 
 # From this many environments on, torch's threads share the blocks: handing work to a second thread takes some 20 us.
 PARALLEL_FROM_N_ENVS = 1024
@@ -67,12 +67,11 @@ class NativeStep:
 
     name = "numba"
 
-    def __init__(self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized, n_terms: int, checked: bool = True) -> None:
+    def __init__(self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized, checked: bool = True) -> None:
         """Allocate the records and view the market of `env`; the market is not copied.
 
         Args:
             env: whose accounts are stepped.
-            n_terms: of its reward.
             checked: whether the first use on a processor compares the step with the plain one.
 
         Raises:
@@ -83,8 +82,8 @@ class NativeStep:
         market = env.market
         assets = np.zeros(env.action_dim, ASSET)
         assets["min_qty"], assets["qty_increment"] = market.min_qty, market.qty_increment
-        segments = np.zeros(len(market.segment_first), SEGMENT)
-        for name in SEGMENT.names or ():
+        segments = np.zeros(len(market.segment_first), SEGMENTS)
+        for name in SEGMENTS.names or ():
             values = getattr(market, name)[: len(segments)]  # start_offset has one more
             segments[name][: len(values)] = values
         n_features = market.windows.shape[1] // env.params.lookback
@@ -113,8 +112,8 @@ class NativeStep:
         One function is compiled for all settings, so one comparison over every rule set holds for all environments.
         """
 
-        def unchecked(other: Any, n: int) -> NativeStep:
-            return type(self)(other, n, checked=False)
+        def unchecked(other: Any) -> NativeStep:
+            return type(self)(other, checked=False)
 
         trials = trial.of_every_rule_set(unchecked, N_TRIED_STEPS)
         is_asked_for = env._asked["native_step"] == "always"

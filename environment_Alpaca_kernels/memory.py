@@ -25,6 +25,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from . import drop_in
+from .tables import SEGMENT
 
 LANES = 16
 EPISODE, REJECTED = range(2)  # rows of `counts`: the episode's number, the actions rejected so far
@@ -55,42 +56,45 @@ RULES = np.dtype(
     align=True,
 )  # fmt: skip
 ASSET = np.dtype(columns("f8", "min_qty qty_increment"))
-SEGMENT = np.dtype(columns("i8", "segment_first segment_end episode_limit first_start start_offset usable_segment"))
+SEGMENTS = np.dtype([(name, "i8") for name in SEGMENT._fields])
 # `Portfolio` by account. What follows it is worked out anew in every step, is_over and final_* excepted.
 ACCOUNTS = np.dtype(
     lanes("f8", "cash equity benchmark peak max_drawdown discounted_return fees slippage turnover")
     + lanes("i8", "bar first_bar last_bar segment trades")
-    + lanes("f8", "final_cash final_equity") + lanes("i8", "final_bar")  # of the last episode that ended
+    + lanes("f8", "final_cash final_equity")
+    + lanes("i8", "final_bar")  # of the last episode that ended
     + [("before", np.dtype(lanes("f8", "equity benchmark max_drawdown")))]  # as marked at the bar before
     + lanes("f8", "equity_at_fill")  # quote, at this bar's close, after stops and before orders
-    + lanes("f8", "cost")            # quote, of all coins wanted
-    + lanes("f8", "budget")          # quote, what the next buys may spend
-    + lanes("f8", "affordable")      # coins of one asset that the budget pays for
-    + lanes("f8", "scale")           # 0 to 1, part of the coins wanted that the budget pays for
-    + lanes("f8", "growth")          # logarithm of equity over the equity before
-    + lanes("f8", "decay")           # 0 to 1, factor of the Cappuccino reward
+    + lanes("f8", "cost")  # quote, of all coins wanted
+    + lanes("f8", "budget")  # quote, what the next buys may spend
+    + lanes("f8", "affordable")  # coins of one asset that the budget pays for
+    + lanes("f8", "scale")  # 0 to 1, part of the coins wanted that the budget pays for
+    + lanes("f8", "growth")  # logarithm of equity over the equity before
+    + lanes("f8", "decay")  # 0 to 1, factor of the Cappuccino reward
     + lanes("f8", "largest_weight")  # fraction of equity
     + lanes("f8", "reward")
-    + lanes("f4", "shown_cash")      # as in the observation
-    + lanes("u1", "is_over")         # whether the last step ended an episode; without restarts it stays 1
-    + lanes("u1", "newly_over")      # whether this step ended an episode that was running
+    + lanes("f4", "shown_cash")  # as in the observation
+    + lanes("u1", "is_over")  # whether the last step ended an episode; without restarts it stays 1
+    + lanes("u1", "newly_over")  # whether this step ended an episode that was running
     + lanes("u1", "truncated"),
     align=True,
 )
 # `Portfolio` by account and coin, then what is worked out anew in every step, final_* excepted.
 POSITIONS = np.dtype(
-    lanes("f8", "qty high order_scale benchmark_qty") + lanes("i8", "held_bars") + lanes("f8", "filled")
-    + lanes("f4", "shown")      # as in the observation
-    + lanes("f8", "weight")     # fraction of equity; only where concentration is penalized
+    lanes("f8", "qty high order_scale benchmark_qty")
+    + lanes("i8", "held_bars")
+    + lanes("f8", "filled")
+    + lanes("f4", "shown")  # as in the observation
+    + lanes("f8", "weight")  # fraction of equity; only where concentration is penalized
     + lanes("f8", "final_qty final_filled"),  # of the last episode that ended
     align=True,
 )
 # What the bar asks of a coin. The blocks of one call use the same memory in turn, so that it stays in the near cache.
 ORDERS = np.dtype(
-    lanes("f8", "price")        # quote, this bar's close
+    lanes("f8", "price")  # quote, this bar's close
     + lanes("f8", "order_qty")  # coins asked for, negative to sell
-    + lanes("f8", "wanted")     # coins of a buy that the venue takes, else 0
-    + lanes("f4", "action"),    # as given; 0 where the account holds
+    + lanes("f8", "wanted")  # coins of a buy that the venue takes, else 0
+    + lanes("f4", "action"),  # as given; 0 where the account holds
     align=True,
 )
 POSITION_BYTES, ORDER_BYTES = POSITIONS.itemsize, ORDERS.itemsize
@@ -188,7 +192,7 @@ def _prefetch(_typing: Any, _address: Any) -> Any:
 copy_bytes: Any = _copy_bytes
 prefetch: Any = _prefetch
 rules_at, account_at, position_at = _record_at(RULES), _record_at(ACCOUNTS), _record_at(POSITIONS)
-order_at, asset_at, segment_at = _record_at(ORDERS), _record_at(ASSET), _record_at(SEGMENT)
+order_at, asset_at, segment_at = _record_at(ORDERS), _record_at(ASSET), _record_at(SEGMENTS)
 load_f4, store_f4 = _number_at(types.float32)
 _, store_u1 = _number_at(types.uint8)
 _, store_i8 = _number_at(types.int64)

@@ -26,7 +26,9 @@ def places_in(tables: Mapping[str, Iterable[str]]) -> Any:
     return namedtuple("Tables", tuple(tables))(*map(places, tables.values()))  # pyright: ignore[reportUntypedNamedTuple]
 
 
-CHOICE = places_in(drop_in.CHOICES)   # settings of `EnvParams` that are one of several words
+CHOICE = places_in(drop_in.CHOICES)  # settings of `EnvParams` that are one of several words
 TERM = places_in(drop_in.TERM_NAMES)  # rows of the terms of each reward
-REPORT = places(drop_in.REPORTED)     # rows of `money`; the terms of the reward follow
-COUNT = places(drop_in.COUNTED)       # rows of `counted`
+REPORT = places(drop_in.REPORTED)  # rows of `money`; the terms of the reward follow
+COUNT = places(drop_in.COUNTED)  # rows of `counted`
+# Rows of a segment's numbers, named as the fields of `Market` that they are.
+SEGMENT = places(("segment_first", "segment_end", "episode_limit", "first_start", "start_offset", "usable_segment"))
