@@ -23,10 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
-
-from benchmarks import measuring  # noqa: E402 - the repository is not installed
+from benchmarks import measuring
 
 COLUMNS = {
     "contender": "agent", "n_assets": "coins", "n_bars": "bars", "n_envs": "accounts", "per_s": "account-bars/s",

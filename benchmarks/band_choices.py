@@ -23,22 +23,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
+from benchmarks.signal_markets import SignalMarket, find_rule, joined, solve_one_coin
+from train.config import TrainConfig
+from train.env_factory import env_class_for, make_env
+from train.evaluator import evaluate_policy, mean_growth
+from train.run import build_agent
 
-from benchmarks.signal_markets import SignalMarket, find_rule, joined, solve_one_coin  # noqa: E402 - not installed
-from train.config import TrainConfig  # noqa: E402
-from train.env_factory import env_class_for, make_env  # noqa: E402
-from train.evaluator import evaluate_policy, mean_growth  # noqa: E402
-from train.run import build_agent  # noqa: E402
+REPO = Path(__file__).resolve().parents[1]
 
 RESULT = REPO / "benchmarks" / "results" / "band_choices.json"
 PARAMS = {"rules": "standard", "lookback": 1, "norm_action": 1.0}
 COST_RATE = 0.003
 COINS, HORIZONS, USUAL_BARS = (1, 7), (128, 512, 2048), 1024
-SAMPLES = 16_384   # account-bars of a rollout: the shorter the rollout, the more accounts, and as many gradient steps
+SAMPLES = 16_384  # account-bars of a rollout: the shorter the rollout, the more accounts, and as many gradient steps
 ACCOUNT_BARS, ACCOUNT_BARS_QUICK, TRAIN_BARS, TEST_BARS = 3_000_000, 100_000, 100_000, 60_000
-Case = tuple[str, int, bool]   # name, bars of a rollout, whether a dropped order's edge learns as if it had filled
+Case = tuple[str, int, bool]  # name, bars of a rollout, whether a dropped order's edge learns as if it had filled
 CASES: tuple[Case, ...] = (
     *((f"{bars} bars", bars, True) for bars in HORIZONS),
     ("as if filled", USUAL_BARS, True), ("as dropped", USUAL_BARS, False),

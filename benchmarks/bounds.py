@@ -25,16 +25,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from benchmarks.planted_markets import AnnouncedMarket, law_of, solve_plan
+from benchmarks.signal_bound import signal_law
+from benchmarks.signal_markets import SignalMarket, solve_one_coin
+from train.evaluator import evaluate_policy
+from train.validation.benchmarks import Costs
+from train.validation.dual_bound import AgainstBound, Law, against_bound, dual_bound
+from train.validation.hindsight import clairvoyant
 
-from benchmarks.planted_markets import AnnouncedMarket, law_of, solve_plan  # noqa: E402 - not installed
-from benchmarks.signal_bound import signal_law  # noqa: E402
-from benchmarks.signal_markets import SignalMarket, solve_one_coin  # noqa: E402
-from train.evaluator import evaluate_policy  # noqa: E402
-from train.validation.benchmarks import Costs  # noqa: E402
-from train.validation.dual_bound import AgainstBound, Law, against_bound, dual_bound  # noqa: E402
-from train.validation.hindsight import clairvoyant  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 FEE_RATE, SLIPPAGE_RATE = 0.0025, 0.0005
 COST_RATE = FEE_RATE + SLIPPAGE_RATE
@@ -52,9 +51,9 @@ class Case:
 
     name: str
     config: dict[str, Any]
-    signal: np.ndarray               # (T, ...) that the features show
+    signal: np.ndarray  # (T, ...) that the features show
     law: Law
-    optimum: float                   # log growth per bar
+    optimum: float  # log growth per bar
     rule: Callable[[Tensor], Tensor]  # the best known policy
 
 

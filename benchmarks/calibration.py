@@ -11,7 +11,7 @@ A run that was stopped is resumed by the same command: each study is kept in a f
 as soon as it has ended.
 
 Every study is a real one, from data on disk through sampler, folds, learner and hold-out
-(`train.study.session.run_study`), judged by the figures of scripts/validation/5_pbo.py and by the verdict of its
+(`train.finish.run_study`), judged by the figures of scripts/validation/5_pbo.py and by the verdict of its
 report. Without signal: the sample market, a fair game in which fees are all that is certain. Drifting: the same, and
 all coins rise (even seeds) or fall (odd ones) on the whole: holding more or less of them pays, and there is nothing to
 know. With a signal: coins that rise one after the other, announced a bar before, and holding all of them earns nothing.
@@ -36,11 +36,8 @@ from typing import Any
 
 import numpy as np
 
-REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
-
-from benchmarks import measuring  # noqa: E402 - the repository is not installed
-from benchmarks.calibration_summary import (  # noqa: E402
+from benchmarks import measuring
+from benchmarks.calibration_summary import (
     COLUMNS,
     DRIFTING,
     KINDS,
@@ -56,21 +53,25 @@ from benchmarks.calibration_summary import (  # noqa: E402
     notes,
     table_rows,
 )
-from benchmarks.planted_markets import AnnouncedMarket  # noqa: E402
-from market.dataset import Dataset, make_dataset, save_dataset  # noqa: E402
-from market.sample import synthetic_dataset  # noqa: E402
-from train.study.data import SplitPlan  # noqa: E402
-from train.study.eligibility import best_trial  # noqa: E402
-from train.study.holdout_figures import error_of, lead_in_errors, n_idle  # noqa: E402
-from train.study.overfit import N_BLOCKS, assess  # noqa: E402
-from train.study.replay import StoredStudy, open_stored  # noqa: E402
-from train.study.results import read_equity, split_folder  # noqa: E402
-from train.study.returns import Kind, StudyReturns, layout_of, mean_returns, read_returns  # noqa: E402
-from train.study.search_tables import DEFAULT_AGENT, FIXED_ENV  # noqa: E402
-from train.study.session import PRUNERS, StudyRequest, run_study  # noqa: E402
-from train.study.storage import FINISHED, HOLDOUT_SCORE, absolute_url  # noqa: E402
-from train.validation.metrics import bar_returns, sharpe  # noqa: E402
-from train.validation.overfitting import estimate_sharpe, pbo_cscv, probabilistic_sharpe  # noqa: E402
+from benchmarks.planted_markets import AnnouncedMarket
+from market.dataset import Dataset, make_dataset, save_dataset
+from market.sample import synthetic_dataset
+from train.findings.overfit import assess
+from train.findings.returns import Kind, StudyReturns, layout_of, mean_returns, read_returns
+from train.findings.stored_trial import StoredStudy, open_stored
+from train.finish import run_study
+from train.records.defaults import DEFAULT_AGENT, N_BLOCKS, PRUNERS
+from train.records.keys import HOLDOUT_SCORE
+from train.records.results import read_equity, split_folder
+from train.runner.request import StudyRequest
+from train.store.address import absolute_url
+from train.store.database import FINISHED
+from train.study.eligibility import best_trial
+from train.study.holdout_figures import error_of, lead_in_errors, n_idle
+from train.study.search_tables import FIXED_ENV
+from train.study.split_plan import SplitPlan
+from train.validation.metrics import bar_returns, sharpe
+from train.validation.overfitting import estimate_sharpe, pbo_cscv, probabilistic_sharpe
 
 TICKERS = ("BTC", "ETH", "LTC")
 BAR_SECONDS, FIRST_CLOSE_S = 300, 1_704_067_500
@@ -94,7 +95,7 @@ class Settings:
     break_step: int = 150_000  # environment steps of a split
     n_envs: int = 2
     n_bars: int = 3_000
-    pruner: str = "none"  # of `train.study.session.PRUNERS`; what hardly trades is always pruned
+    pruner: str = "none"  # of `train.records.defaults.PRUNERS`; what hardly trades is always pruned
 
 
 KEPT = (

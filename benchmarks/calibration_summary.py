@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +11,10 @@ from typing import Any
 
 from scipy.special import betaincinv, ndtri
 
-REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
-
-from benchmarks.measuring import check  # noqa: E402 - the repository is not installed
-from train.study.overfit import LEAST_TRIALS  # noqa: E402
-from train.validation.choice import CHOICE_LEVEL  # noqa: E402
-from train.validation.overfitting import (  # noqa: E402
-    LARGEST_PBO,
-    LEAST_CONFIDENCE,
-    Search,
-    expected_maximum_sharpe,
-)
+from benchmarks.measuring import check
+from train.records.defaults import LEAST_CONFIDENCE, LEAST_TRIALS
+from train.validation.choice import CHOICE_LEVEL
+from train.validation.overfitting import LARGEST_PBO, Search, expected_maximum_sharpe
 
 NO_SIGNAL, DRIFTING, PLANTED = "no signal", "drifting", "planted signal"
 KINDS = (NO_SIGNAL, DRIFTING, PLANTED)
@@ -97,6 +88,8 @@ PBO_LEAD = Rule("PBO, lead", LARGEST_PBO, lambda s: s.lead.pbo <= LARGEST_PBO)
 PBO_FREE = Rule("PBO, account before costs", None, lambda s: s.pbo_before_costs <= LARGEST_PBO)
 BOTH = Rule("both, account", NOMINAL, lambda s: _by_both(s.account))
 BOTH_LEAD = Rule("both, lead", NOMINAL, lambda s: _by_both(s.lead))
+
+
 def _passes_holdout(s: Study) -> bool:
     return s.holdout_excess_sharpe > HOLDOUT_ERRORS * s.holdout_error and s.holdout_lead_errors > HOLDOUT_ERRORS
 

@@ -26,11 +26,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
-
-from benchmarks import measuring  # noqa: E402 - the repository is not installed
-from benchmarks.capture_points import (  # noqa: E402
+from benchmarks import measuring
+from benchmarks.capture_points import (
     ANNOUNCED_BARS,
     FRESH_BARS,
     LEARNERS,
@@ -46,14 +43,14 @@ from benchmarks.capture_points import (  # noqa: E402
     settings_of,
     yardstick,
 )
-from benchmarks.capture_summary import checks, columns, draw, table_rows  # noqa: E402
-from drl_agents.atomic_file import write_atomically  # noqa: E402
-from train.provenance import trial_code_sha256  # noqa: E402
+from benchmarks.capture_summary import checks, columns, draw, table_rows
+from drl_agents.atomic_file import write_atomically
+from train.records.provenance import trial_code_sha256
 
 CAPTURE = "capture"
 QUICK_POINTS = ("base", "no signal")
 
-Job = tuple[str, str, int]     # point, learner, seed
+Job = tuple[str, str, int]  # point, learner, seed
 
 
 def identity_of(point: Point, learner: str) -> str:

@@ -18,13 +18,13 @@ from train.config import TrainConfig
 from train.evaluator import EpisodeRecord, evaluate_policy
 from train.run import train_policy
 
-FRESH_BARS = 500_000             # a history so long that its drift is known within a quarter of the base optimum
+FRESH_BARS = 500_000  # a history so long that its drift is known within a quarter of the base optimum
 HISTORY_BARS = 30_000
 ANNOUNCED_BARS = 10_000
-STRETCHES, STRETCH_BARS = 12, 6_000    # unseen; each is traded twice, see `unseen_bars`
-SILENT_BARS = 10_000                   # unseen, without a signal
-TRAIN, TEST = 101, 102                 # first numbers of the seeds; settings and budgets were chosen on other bars
-FEE_SHARE = 5.0 / 6.0                  # 25 bp of fee to 5 bp of slippage, at every cost
+STRETCHES, STRETCH_BARS = 12, 6_000  # unseen; each is traded twice, see `unseen_bars`
+SILENT_BARS = 10_000  # unseen, without a signal
+TRAIN, TEST = 101, 102  # first numbers of the seeds; settings and budgets were chosen on other bars
+FEE_SHARE = 5.0 / 6.0  # 25 bp of fee to 5 bp of slippage, at every cost
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Point:
     market: SignalMarket | AnnouncedMarket
     cost_bp: float = 30.0
     train_bars: int = FRESH_BARS
-    env: Mapping[str, Any] = field(default_factory=dict)   # further env_params
+    env: Mapping[str, Any] = field(default_factory=dict)  # further env_params
 
     @property
     def has_signal(self) -> bool:
@@ -83,15 +83,15 @@ BAND = TrainConfig(
     agent="band", n_envs=8, horizon_len=1024, total_env_steps=7_000_000, net_dims=(32, 32), learning_rate=1e-2,
     lr_schedule="linear", episode_bars=4096,
 )  # fmt: skip
-MANY_COINS, MANY_COINS_STEPS = 7, 4_000_000     # a step of more coins takes longer: still under 20 CPU seconds
-SHORT_BARS, SHORT_DROPOUT = 30_000, 0.5     # the exact gradient overfits a history that is seen often
+MANY_COINS, MANY_COINS_STEPS = 7, 4_000_000  # a step of more coins takes longer: still under 20 CPU seconds
+SHORT_BARS, SHORT_DROPOUT = 30_000, 0.5  # the exact gradient overfits a history that is seen often
 LEARNERS: dict[str, TrainConfig] = {
     "PPO": PPO, "PPO, tuned": PPO_TUNED, "PPO, tuned, ramp": replace(PPO_TUNED, fee_ramp=0.5), "band": BAND,
     "band, ramp": replace(BAND, fee_ramp=0.5),
 }  # fmt: skip
 # What the ramp alone does for PPO is measured along signal and cost, which saves a fifth of the benchmark's time.
 ONLY_AT = {"PPO, tuned": ("base", "alpha 0.7", "alpha 1.5", "cost 5", "cost 15")}
-QUICK_SHARE = 200      # --quick spends this part of a budget
+QUICK_SHARE = 200  # --quick spends this part of a budget
 
 
 def settings_of(point: Point, learner: str, seed: int, is_quick: bool = False) -> TrainConfig:
@@ -109,10 +109,10 @@ def settings_of(point: Point, learner: str, seed: int, is_quick: bool = False) -
 class Yardstick:
     """What a point's policies are measured by."""
 
-    growth: float                     # log growth per bar that counts as 1
+    growth: float  # log growth per bar that counts as 1
     what: str
-    act: Callable[[Tensor], Tensor]   # a known policy, traded on the test bars beside the learned ones
-    expected: float                   # its own log growth per bar
+    act: Callable[[Tensor], Tensor]  # a known policy, traded on the test bars beside the learned ones
+    expected: float  # its own log growth per bar
 
 
 @cache
@@ -139,16 +139,16 @@ class Run:
     point: str
     learner: str
     seed: int
-    share: float | None           # of the yardstick, see `judge`
-    raw_share: float | None       # the same without the comparison with the yardstick's policy on the same bars
-    growth_bp: float              # log growth per bar, 1e-4
-    turnover: float               # accounts traded per 1000 bars
-    traded: float                 # accounts, in all; of the first stretch
-    cost_share: float             # fees and slippage, of the first stretch's initial account
-    cpu_s: float                  # process time of training, one thread
+    share: float | None  # of the yardstick, see `judge`
+    raw_share: float | None  # the same without the comparison with the yardstick's policy on the same bars
+    growth_bp: float  # log growth per bar, 1e-4
+    turnover: float  # accounts traded per 1000 bars
+    traded: float  # accounts, in all; of the first stretch
+    cost_share: float  # fees and slippage, of the first stretch's initial account
+    cpu_s: float  # process time of training, one thread
     env_steps: int
     n_updates: int
-    identity: str                 # hash of settings, point and code
+    identity: str  # hash of settings, point and code
 
 
 def train_bars(point: Point, seed: int, is_quick: bool = False) -> dict[str, Any]:

@@ -31,11 +31,11 @@ TARGETS = {
 }  # fmt: skip
 MOST_CPU_S = 20.0
 MOST_TRADED, MOST_COST_SHARE = 0.5, 0.002
-LOWEST_SHOWN = -0.5     # shares below are drawn at the edge
+LOWEST_SHOWN = -0.5  # shares below are drawn at the edge
 COLOURS = dict(zip(LEARNERS, ("tab:gray", "tab:cyan", "tab:blue", "tab:orange", "tab:red"), strict=True))
 MARKERS = dict(zip(LEARNERS, "v^osD", strict=True))
 
-Results = Mapping[tuple[str, str], Sequence[Run]]    # by point and learner
+Results = Mapping[tuple[str, str], Sequence[Run]]  # by point and learner
 
 
 def by_point(runs: Sequence[Run]) -> Results:

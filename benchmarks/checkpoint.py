@@ -13,10 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
-
-from benchmarks import measuring  # noqa: E402 - the repository is not installed
+from benchmarks import measuring
 
 COLUMNS = {
     "case": "network", "n_envs": "n_envs", "mib": "MiB", "ms": "ms to write", "thousandths": "thousandths of a run",

@@ -7,23 +7,18 @@ gets actions that were drawn beforehand, and whatever does not restart by itself
 from __future__ import annotations
 
 import contextlib
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
-
-from benchmarks.measuring import Local, waiter  # noqa: E402
-from environment_Alpaca import CryptoEnvAlpaca  # noqa: E402
-from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpaca, VectorizedCryptoEnvAlpacaOptimized  # noqa: E402
+from benchmarks.measuring import Local, waiter
+from environment_Alpaca import CryptoEnvAlpaca
+from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpaca, VectorizedCryptoEnvAlpacaOptimized
 
 N_ASSETS, N_FEATURES, LOOKBACK, N_BARS = 7, 77, 5, 30_000
 STATE_DIM = 1 + N_ASSETS + LOOKBACK * N_FEATURES
@@ -33,7 +28,7 @@ RULES: dict[str, dict[str, Any]] = {
                    "norm_tech": 2.0**-6, "norm_reward": 2.0**-10, "norm_action": 4.0},
     "standard": {"rules": "standard", "lookback": LOOKBACK},
 }  # fmt: skip
-N_ACTIONS = 32   # drawn beforehand; a contender's call goes through all of them
+N_ACTIONS = 32  # drawn beforehand; a contender's call goes through all of them
 
 PEER = "elegantrl StockTradingVmapEnv"
 FAST, PLAIN, SCALAR = "VectorizedCryptoEnvAlpacaOptimized", "VectorizedCryptoEnvAlpaca", "CryptoEnvAlpaca"
@@ -189,7 +184,7 @@ def elegantrl_vmap(n_envs: int) -> Local:
             return closes, features
 
     with contextlib.redirect_stdout(None), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)   # of functorch's vmap, which it uses
+        warnings.simplefilter("ignore", FutureWarning)  # of functorch's vmap, which it uses
         env = InMemory(beg_idx=0, end_idx=N_BARS, gpu_id=-1, num_envs=n_envs)
     assert env.reset().shape == (n_envs, STATE_DIM)
     actions = tensor_actions(n_envs)

@@ -19,10 +19,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
+from benchmarks import measuring
 
-from benchmarks import measuring  # noqa: E402 - the repository is not installed
+REPO = Path(__file__).resolve().parents[1]
 
 BUILD = REPO / "scripts" / "data" / "build_dataset.py"
 COINS = "AAVE ATOM AVAX BCH BTC DOGE ETC ETH LINK LTC MATIC NEAR OP PEPE SHIB SOL UNI XRP".split()  # noqa: SIM905 - shorter to read
@@ -99,7 +98,7 @@ def loading(folder: Path) -> tuple[int, list[float]]:
 
 def measure(args: argparse.Namespace, scratch: Path) -> list[dict[str, Any]]:
     """The table's rows; the processes take turns, so that a slow second of the machine hits all alike."""
-    from market.candles import write_bars
+    from market.bars.candles import write_bars
     from market.sample import sample_bars
 
     bars = scratch / "bars.parquet"

@@ -25,15 +25,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
+from benchmarks import measuring
+from market.defaults import DEMONSTRATION_SEED
+from market.planted import Law
+from train.findings.stored_trial import open_stored
+from train.report.collect import SHARE, collect
+from train.store.address import absolute_url
+from train.study.eligibility import NO_SIGNAL_CODE
 
-from benchmarks import measuring  # noqa: E402 - the repository is not installed
-from market.planted import DEMONSTRATION_SEED, Law  # noqa: E402
-from train.study.eligibility import NO_SIGNAL_CODE  # noqa: E402
-from train.study.replay import open_stored  # noqa: E402
-from train.study.report import SHARE, collect  # noqa: E402
-from train.study.storage import absolute_url  # noqa: E402
+REPO = Path(__file__).resolve().parents[1]
 
 LAUNCHER, DATA_SCRIPT = REPO / "start_vectorized_training.sh", REPO / "scripts" / "setup" / "data.sh"
 TRAINER = REPO / "scripts" / "training" / "1_optimize_unified.py"

@@ -11,15 +11,11 @@ from __future__ import annotations
 import argparse
 import sys
 from itertools import chain, pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
-
-from benchmarks import measuring  # noqa: E402 - the repository is not installed
+from benchmarks import measuring
 
 N_BARS, N_BARS_QUICK = 17_500, 600
 # Width of the net, policies, segments of each.
@@ -92,9 +88,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         name = f"net {width}, {n_policies} policies, {n_segments} segments"
         checks.append(measuring.check(f"times the loop in torch, {name}", rows[-1]["ratio"], least=LEAST))
         if not case["flips"]:
-            checks.append(
-                measuring.check(f"relative difference of an account, {name}", case["apart"], most=MOST_APART)
-            )
+            checks.append(measuring.check(f"relative difference of an account, {name}", case["apart"], most=MOST_APART))
     return measuring.section(args, ABOUT, COLUMNS, rows=rows, checks=[] if args.quick else checks)
 
 

@@ -6,10 +6,8 @@ gradient step. The learning rate is tiny, because a measurement repeats an updat
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,13 +16,10 @@ from elegantrl.agents.AgentPPO import AgentPPO as StockPPO
 from elegantrl.train.config import Config
 from torch import Tensor
 
-REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
-
-from benchmarks import contenders as who  # noqa: E402 - the repository is not installed
-from environment_Alpaca import CryptoEnvAlpaca  # noqa: E402
-from train.config import TrainConfig  # noqa: E402
-from train.run import build_agent  # noqa: E402
+from benchmarks import contenders as who
+from environment_Alpaca import CryptoEnvAlpaca
+from train.config import TrainConfig
+from train.run import build_agent
 
 N_ENVS, RULES, LEARNING_RATE = 12, "standard", 1e-6
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -22,30 +21,29 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.planted_markets import (  # noqa: E402 - the repository is not installed
+from benchmarks.planted_markets import (
     AnnouncedMarket,
     is_the_rule,
     noisy,
     silent_config,
     solve_plan,
 )
-from train.config import TrainConfig  # noqa: E402
-from train.env_factory import env_class_for, make_env  # noqa: E402
-from train.evaluator import EpisodeRecord, evaluate_policy, mean_growth  # noqa: E402
-from train.run import Progress, build_agent, train_policy  # noqa: E402
+from train.config import TrainConfig
+from train.env_factory import env_class_for, make_env
+from train.evaluator import EpisodeRecord, evaluate_policy, mean_growth
+from train.run import Progress, build_agent, train_policy
+
+ROOT = Path(__file__).resolve().parents[1]
 
 MARKET = AnnouncedMarket(rise=0.0015, fall=-0.0015, volatility=0.005, n_noise_features=4)
 # One order can move the whole account, so that the best policy is a rule that can be proved (planted_markets).
 SIGNAL_PARAMS = {"rules": "standard", "lookback": 2, "norm_action": 1.0}
 SILENT_PARAMS = {"rules": "standard", "lookback": 2}
-COST_RATE = 0.0025 + 0.0005          # fee and slippage of the standard rules
+COST_RATE = 0.0025 + 0.0005  # fee and slippage of the standard rules
 TRAIN_BARS, VALIDATION_BARS, TEST_BARS = 10_000, 1_500, 3_000
 TRAIN_SEED, VALIDATION_SEED, TEST_SEED = 1, 2, 3
 SILENT_ASSETS = 3
-REPORTS = 8                          # looks at the silent market during training
+REPORTS = 8  # looks at the silent market during training
 
 
 def settings(seed: int, total_env_steps: int, n_envs: int = 12) -> TrainConfig:
@@ -62,9 +60,9 @@ class SignalRun:
 
     seed: int
     env_steps: list[int]
-    share_of_best: list[float]   # on validation bars, by env_steps
+    share_of_best: list[float]  # on validation bars, by env_steps
     test_share_of_best: float
-    best_growth: float           # log growth of the known best policy on the test bars
+    best_growth: float  # log growth of the known best policy on the test bars
     wall_s: float
 
 
@@ -74,15 +72,13 @@ class SilentRun:
 
     seed: int
     env_steps: list[int]
-    exploring_turnover: list[float]   # of the policy with its noise, in accounts per 1000 bars
-    turnover: list[float]             # of the policy without it, in accounts per 1000 bars
-    fee_share: list[float]            # fees of the latter over all test bars, of the initial capital
+    exploring_turnover: list[float]  # of the policy with its noise, in accounts per 1000 bars
+    turnover: list[float]  # of the policy without it, in accounts per 1000 bars
+    fee_share: list[float]  # fees of the latter over all test bars, of the initial capital
     wall_s: float
 
 
-def run_signal(
-    seed: int, total_env_steps: int = 150_000, n_envs: int = 12, hide_signal: bool = False
-) -> SignalRun:
+def run_signal(seed: int, total_env_steps: int = 150_000, n_envs: int = 12, hide_signal: bool = False) -> SignalRun:
     """Train on the announced market. `hide_signal` shuffles the features in time: a control that cannot succeed."""
     started = time.perf_counter()
     configs = [MARKET.config(bars, bars_seed) for bars, bars_seed in (

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 REPO = Path(__file__).resolve().parents[1]
+
 RESULTS = REPO / "benchmarks" / "results"
 ROUNDS, ROUNDS_QUICK = 9, 2
 SLICE_S, SLICE_S_QUICK = 0.4, 0.01
@@ -32,19 +33,25 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 # --------------------------------------------------------------------------------------------------- command line
-def arguments(
-    description: str | None, gpu: bool = True, result: str = "<machine>.json"
-) -> argparse.ArgumentParser:
+def arguments(description: str | None, gpu: bool = True, result: str = "<machine>.json") -> argparse.ArgumentParser:
     """The flags that the benchmarks share; without `gpu` for one that has no use of it. `result`: its file's name."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = {"help": "number of the GPU; -1 = CPU (default)"} if gpu else {"choices": [-1], "help": "-1: the CPU only"}
     parser.add_argument("--gpu", type=int, default=-1, metavar="N", **known)
-    parser.add_argument("--threads", type=int, metavar="N",
-                        help="CPU threads of torch and numba (default 2; 1 with --quick)")
-    parser.add_argument("--quick", action="store_true",
-                        help="only check that it runs, in seconds; the figures mean nothing and are not kept")
-    parser.add_argument("--out", type=Path, metavar="FILE",
-                        help=f"result file (default: benchmarks/results/{result}; none with --quick)")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="CPU threads of torch and numba (default 2; 1 with --quick)"
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="only check that it runs, in seconds; the figures mean nothing and are not kept",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help=f"result file (default: benchmarks/results/{result}; none with --quick)",
+    )
     return parser  # fmt: skip
 
 
@@ -87,11 +94,11 @@ class Local:
 
     name: str
     n_envs: int | None
-    work: Callable[[], Any]                   # one call
-    units: float                              # of work in a call
-    wait: Callable[[], None] = lambda: None   # for a device that works behind the caller's back
+    work: Callable[[], Any]  # one call
+    units: float  # of work in a call
+    wait: Callable[[], None] = lambda: None  # for a device that works behind the caller's back
     least_calls: int = 1
-    row: dict[str, Any] = field(default_factory=dict)   # further columns of the table
+    row: dict[str, Any] = field(default_factory=dict)  # further columns of the table
     _call_s: float = 0.0
 
     def rate(self, seconds: float) -> float:
@@ -260,7 +267,7 @@ def section(args: argparse.Namespace, about: str, columns: Mapping[str, str], **
     """A benchmark's part of a result file: how it was made, the table's columns (key -> title), and the rest."""
     import torch
 
-    from train.provenance import code_version
+    from train.records.provenance import code_version
 
     command = " ".join(["python", *sys.orig_argv[1:]]).replace(f"{REPO}/", "")
     return {

@@ -20,10 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
-
-from benchmarks import measuring  # noqa: E402 - the repository is not installed
+from benchmarks import measuring
 
 FIXED, SEARCHED = "settings of one size", "the whole search space"
 ONE_SIZE = {"net_width": 64, "net_depth": 2, "rollout_samples": 2048, "batch_size": 512, "n_epochs": 2, "lookback": 4,
@@ -45,13 +42,15 @@ def run_trials(given: dict[str, Any], n_trials: int, gpu: int, threads: int) -> 
     from optuna.pruners import NopPruner
 
     from market.sample import synthetic_dataset
-    from train.study.data import SplitPlan, fold_data
+    from train.runner.worker import Limits, run_worker
+    from train.store.address import absolute_url
+    from train.store.database import open_study
+    from train.study.folds import fold_data
     from train.study.interruption import Interruption
     from train.study.objective import Objective, RunSettings
     from train.study.progress import Reporter
     from train.study.search_space import build_space
-    from train.study.storage import absolute_url, open_study
-    from train.study.worker import Limits, run_worker
+    from train.study.split_plan import SplitPlan
 
     resident: list[float] = []
     device: list[float] = []
@@ -126,8 +125,11 @@ def draw(series: dict[str, list[float]], title: str, path: Path) -> None:
     figure, panel = plt.subplots(figsize=(7, 5.5), constrained_layout=True)
     for name, values in series.items():
         panel.plot(range(1, len(values) + 1), values, color=COLORS[name], linewidth=2.5, label=name)
-    panel.set(title="Resident memory after each trial, MiB", xlabel="trials run by one process",
-              ylim=(0, 1.15 * max(map(max, series.values()))))
+    panel.set(
+        title="Resident memory after each trial, MiB",
+        xlabel="trials run by one process",
+        ylim=(0, 1.15 * max(map(max, series.values()))),
+    )
     panel.grid(alpha=0.3)
     panel.legend(frameon=False, loc="lower right")
     figure.suptitle(title, fontsize=13, color="#555555")

@@ -24,8 +24,8 @@ class AnnouncedMarket:
     """Parameters of the market with a signal. Rates are log returns per bar."""
 
     n_assets: int = 2
-    rise: float = 0.003            # of the named coin
-    fall: float = -0.002           # of every other coin
+    rise: float = 0.003  # of the named coin
+    fall: float = -0.002  # of every other coin
     volatility: float = 0.004
     mean_regime_bars: float = 25.0
     n_noise_features: int = 2
@@ -56,11 +56,11 @@ class AnnouncedMarket:
         rng = np.random.default_rng(seed)
         is_leaving = rng.random(n_bars + 1) < 1.0 / self.mean_regime_bars
         step = rng.integers(1, self.n_regimes, n_bars + 1)
-        regime = np.cumsum(np.where(is_leaving, step, 0)) % self.n_regimes           # (T + 1,) rules bar t -> t + 1
+        regime = np.cumsum(np.where(is_leaving, step, 0)) % self.n_regimes  # (T + 1,) rules bar t -> t + 1
         shocks = rng.normal(0.0, self.volatility, (n_bars, self.n_assets)) * (-1.0 if mirrored else 1.0)
         returns = self.drift()[regime[:-1]] + shocks
-        log_price = np.cumsum(returns, axis=0) - returns                             # (T, A), bar 0 at 0
-        shown = np.eye(self.n_regimes, self.n_assets)[regime[1:]]                    # (T, A) one bar ahead
+        log_price = np.cumsum(returns, axis=0) - returns  # (T, A), bar 0 at 0
+        shown = np.eye(self.n_regimes, self.n_assets)[regime[1:]]  # (T, A) one bar ahead
         noise = rng.normal(size=(n_bars, self.n_noise_features))
         return {
             "price_array": 100.0 * np.exp(log_price), "tech_array": np.hstack((shown, noise)).astype(np.float32),
@@ -74,7 +74,7 @@ class AnnouncedMarket:
 
     def follow(self, state: Tensor) -> Tensor:
         """The rule `solve_plan` finds: everything into the named coin, out of all others. (N, S) -> (N, A)."""
-        first = 1 + self.n_assets                                                    # after cash and weights
+        first = 1 + self.n_assets  # after cash and weights
         return state[:, first : first + self.n_assets] * 2.0 - 1.0
 
 
@@ -92,9 +92,9 @@ def silent_config(n_bars: int, n_assets: int, seed: int, volatility: float = 0.0
 class Plan:
     """The solved market: what to hold in every regime, whatever is held now."""
 
-    weights: np.ndarray      # (K, A) portfolios considered, shares of equity
-    target: np.ndarray       # (R, K) index of the portfolio to hold
-    growth: float            # log growth per bar of following it for ever
+    weights: np.ndarray  # (K, A) portfolios considered, shares of equity
+    target: np.ndarray  # (R, K) index of the portfolio to hold
+    growth: float  # log growth per bar of following it for ever
 
 
 def solve_plan(market: AnnouncedMarket, cost_rate: float, parts: int = 10, tolerance: float = 1e-9) -> Plan:
@@ -105,13 +105,13 @@ def solve_plan(market: AnnouncedMarket, cost_rate: float, parts: int = 10, toler
     norm_action = 1, where one order can move the whole account. Ignored: drift of mixed weights within a bar, which
     cannot matter where, as here, the plan holds one coin or none.
     """
-    weights = portfolios(market.n_assets, parts)                                         # (K, A)
-    move = moving_costs(weights, cost_rate)                                              # (K, K) log equity lost
-    gain = _expected_log_growth(market, weights)                                         # (R, K)
+    weights = portfolios(market.n_assets, parts)  # (K, A)
+    move = moving_costs(weights, cost_rate)  # (K, K) log equity lost
+    gain = _expected_log_growth(market, weights)  # (R, K)
     chances = market.switching()
 
     def options(future: np.ndarray) -> np.ndarray:
-        return future[:, None, :] - move[None]                                           # (R, K held, K wanted)
+        return future[:, None, :] - move[None]  # (R, K held, K wanted)
 
     growth, value = relative_values(
         gain, lambda value: chances @ value, lambda future: options(future).max(-1), tolerance
@@ -185,7 +185,7 @@ def _expected_log_growth(market: AnnouncedMarket, weights: np.ndarray) -> np.nda
     growth = np.zeros((market.n_regimes, len(weights)))
     for index in product(range(len(points)), repeat=market.n_assets):
         noise = market.volatility * points[list(index)]
-        simple = np.exp(market.drift() + noise) - 1.0                                    # (R, A)
+        simple = np.exp(market.drift() + noise) - 1.0  # (R, A)
         growth += masses[list(index)].prod() * np.log1p(simple @ weights.T)
     return growth
 
@@ -201,7 +201,7 @@ def noisy(actor: torch.nn.Module, generator: torch.Generator) -> Any:
     """The policy as it explores: tanh(mean + deviation * noise)."""
 
     def act(state: Tensor) -> Tensor:
-        mean = actor.net(actor.state_norm(state))   # type: ignore[operator]
+        mean = actor.net(actor.state_norm(state))  # type: ignore[operator]
         return torch.tanh(mean + actor.action_std_log.exp() * torch.randn(mean.shape, generator=generator))
 
     return act

@@ -24,17 +24,17 @@ from typing import Any
 import numpy as np
 import optuna
 
-REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
-
-from benchmarks import measuring  # noqa: E402 - the repository is not installed
-from benchmarks.calibration import BAR_SECONDS, FIRST_CLOSE_S, TICKERS  # noqa: E402
-from benchmarks.planted_markets import AnnouncedMarket  # noqa: E402
-from market.dataset import Dataset, make_dataset, save_dataset  # noqa: E402
-from train.study.data import SplitPlan  # noqa: E402
-from train.study.eligibility import best_trial  # noqa: E402
-from train.study.session import StudyRequest, run_study  # noqa: E402
-from train.study.storage import FINISHED, HOLDOUT_SCORE, absolute_url, load_study  # noqa: E402
+from benchmarks import measuring
+from benchmarks.calibration import BAR_SECONDS, FIRST_CLOSE_S, TICKERS
+from benchmarks.planted_markets import AnnouncedMarket
+from market.dataset import Dataset, make_dataset, save_dataset
+from train.finish import run_study
+from train.records.keys import HOLDOUT_SCORE
+from train.runner.request import StudyRequest
+from train.store.address import absolute_url
+from train.store.database import FINISHED, load_study
+from train.study.eligibility import best_trial
+from train.study.split_plan import SplitPlan
 
 PRUNERS = ("none", "wilcoxon")
 SIGNAL = AnnouncedMarket(n_assets=len(TICKERS), rise=0.003, fall=-0.001, volatility=0.004)

@@ -11,13 +11,9 @@ from __future__ import annotations
 import argparse
 import sys
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
-
-from benchmarks import measuring  # noqa: E402 - the repository is not installed
+from benchmarks import measuring
 
 WIDTHS, HORIZON_LEN, HORIZON_LEN_QUICK = (128, 512), 128, 4
 OURS, BARE = "ours, explore_vec_env over the batched environment", "bare actor and sampling"
@@ -106,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
     import torch
 
     torch.set_num_threads(args.threads)
-    torch.set_grad_enabled(False)   # as elegantrl's training loop does
+    torch.set_grad_enabled(False)  # as elegantrl's training loop does
     measuring.finish(args, "rollout", measure(args))
     return 0
 

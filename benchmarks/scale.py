@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
-
-from benchmarks import contenders as who  # noqa: E402 - the repository is not installed
-from benchmarks import measuring  # noqa: E402
-from train.n_envs import buffer_bytes  # noqa: E402
+from benchmarks import contenders as who
+from benchmarks import measuring
+from train.n_envs import buffer_bytes
 
 N_ENVS, N_ENVS_QUICK = (1, 4, 12, 64, 512, 4096, 16_384, 65_536), (1, 12)
 COLUMNS = {
@@ -68,8 +64,13 @@ def draw(rows: Sequence[dict[str, Any]], floor_ns: float, title: str, path: Path
         memory.plot(n_envs, [row["bytes"] / 1024 for row in own], **marks)
     cost.axhline(floor_ns, color="#555555", linestyle="--", label="copy_ of as many bytes")
     cost.set(xscale="log", yscale="log", title="Nanoseconds per environment step")
-    memory.set(xscale="log", yscale="log", title="KiB of books and buffers per environment", ylim=(1, 20),
-               xlabel="environments stepped together")
+    memory.set(
+        xscale="log",
+        yscale="log",
+        title="KiB of books and buffers per environment",
+        ylim=(1, 20),
+        xlabel="environments stepped together",
+    )
     memory.set_yticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
     memory.minorticks_off()
     sizes = sorted({row["n_envs"] for row in rows})

@@ -18,19 +18,19 @@ from train.validation.dual_bound import chain_law
 
 SIGNALS, WEIGHTS = 121, 21
 SETTLED_BARS = 500  # ten mean lives of a signal: with more bars left, values differ by a constant
-CASH = 0            # portfolio k holds k / (K - 1) of the account
+CASH = 0  # portfolio k holds k / (K - 1) of the account
 
 
 @dataclass(frozen=True)
 class SignalLaw:
     """As `train.validation.dual_bound.Law`; signals are (n,) values."""
 
-    points: np.ndarray       # (S,) ascending, evenly spaced
+    points: np.ndarray  # (S,) ascending, evenly spaced
     persistence: float
-    slope: np.ndarray        # (K,) expected gain per unit of signal
-    drag: np.ndarray         # (K,) what the variance takes from the gain
-    move: np.ndarray         # (K, K)
-    values: np.ndarray       # (M + 1, S, K) on the points, by the number of decisions left
+    slope: np.ndarray  # (K,) expected gain per unit of signal
+    drag: np.ndarray  # (K,) what the variance takes from the gain
+    move: np.ndarray  # (K, K)
+    values: np.ndarray  # (M + 1, S, K) on the points, by the number of decisions left
 
     def gain(self, signal: np.ndarray) -> np.ndarray:
         """(n, K) expected log growth."""
@@ -57,10 +57,10 @@ class SignalLaw:
     def _chances(self, signal: np.ndarray) -> np.ndarray:
         """(n, S) mean of each point's tent function, which is 1 there and falls to 0 at its neighbours."""
         deviation, width = np.sqrt(1.0 - self.persistence**2), self.points[1] - self.points[0]
-        z = (self.points - self.persistence * signal[:, None]) / deviation          # (n, S)
+        z = (self.points - self.persistence * signal[:, None]) / deviation  # (n, S)
         # Mean of max(point - x, 0): its second difference over the grid is the mean of the tent.
         below = deviation * (z * ndtr(z) + np.exp(-0.5 * z**2) / np.sqrt(2.0 * np.pi))
-        rise = np.diff(below, axis=1) / width                                       # (n, S - 1)
+        rise = np.diff(below, axis=1) / width  # (n, S - 1)
         ends = np.zeros((len(z), 1)), np.ones((len(z), 1))  # beyond the grid the last value holds
         return np.diff(np.hstack((ends[0], rise, ends[1])), axis=1)
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from benchmarks.planted_markets import log_cost, relative_values
 
-LARGEST_SIGNAL = 4.5    # the grid of signals ends there: 7 of a million bars lie beyond
+LARGEST_SIGNAL = 4.5  # the grid of signals ends there: 7 of a million bars lie beyond
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class SignalMarket:
     """Parameters of the market. Rates are per bar."""
 
     n_assets: int = 1
-    alpha: float = 1e-4            # expected simple return per unit of signal
-    volatility: float = 0.0025     # standard deviation of the log return around it
-    mean_life_bars: float = 48.0   # of a signal: its autocorrelation after k bars is exp(-k / mean_life_bars)
+    alpha: float = 1e-4  # expected simple return per unit of signal
+    volatility: float = 0.0025  # standard deviation of the log return around it
+    mean_life_bars: float = 48.0  # of a signal: its autocorrelation after k bars is exp(-k / mean_life_bars)
     n_noise_features: int = 2
 
     @property
@@ -61,10 +61,10 @@ class SignalMarket:
                 mirror image has nearly no noise left and the same expectation.
         """
         rng = np.random.default_rng(seed)
-        signal = self.signals(n_bars + 1, rng)                                       # (T + 1, A) rules t -> t + 1
+        signal = self.signals(n_bars + 1, rng)  # (T + 1, A) rules t -> t + 1
         shocks = rng.normal(0.0, self.volatility, (n_bars, self.n_assets)) * (-1.0 if mirrored else 1.0)
-        returns = self.alpha * signal[:-1] - self.volatility**2 / 2.0 + shocks       # log
-        log_price = np.cumsum(returns, axis=0) - returns                             # (T, A), bar 0 at 0
+        returns = self.alpha * signal[:-1] - self.volatility**2 / 2.0 + shocks  # log
+        log_price = np.cumsum(returns, axis=0) - returns  # (T, A), bar 0 at 0
         noise = rng.normal(size=(n_bars, self.n_noise_features))
         return {
             "price_array": 100.0 * np.exp(log_price), "tech_array": np.hstack((signal[1:], noise)).astype(np.float32),
@@ -96,12 +96,12 @@ def joined(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 class Optimum:
     """The best policy for one coin: keep the held weight between `lo` and `hi` of the signal's point."""
 
-    growth: float          # per bar, of following it for ever
-    signals: np.ndarray    # (S,)
-    lo: np.ndarray         # (S,) weight below which more is bought
-    hi: np.ndarray         # (S,) weight above which some is sold
-    buy_above: float       # signal from which an empty account buys
-    sell_below: float      # signal from which a full one sells
+    growth: float  # per bar, of following it for ever
+    signals: np.ndarray  # (S,)
+    lo: np.ndarray  # (S,) weight below which more is bought
+    hi: np.ndarray  # (S,) weight above which some is sold
+    buy_above: float  # signal from which an empty account buys
+    sell_below: float  # signal from which a full one sells
 
     def act(self, state: Tensor) -> Tensor:
         """The policy as orders of an environment with one coin, `relative` observation and norm_action 1."""
@@ -109,7 +109,7 @@ class Optimum:
         place = torch.bucketize(signal, torch.as_tensor((self.signals[1:] + self.signals[:-1]) / 2.0).float())
         lo, hi = (torch.as_tensor(edge, dtype=state.dtype)[place] for edge in (self.lo, self.hi))
         order = torch.minimum(torch.maximum(weight, lo), hi) - weight
-        return torch.where(hi == 0.0, -1.0, order)      # closes the position; a smaller order would leave dust
+        return torch.where(hi == 0.0, -1.0, order)  # closes the position; a smaller order would leave dust
 
 
 def solve_one_coin(
@@ -132,7 +132,7 @@ def solve_one_coin(
     signals, chances = market.switching(n_signals)
     weights = np.linspace(0.0, 1.0, n_weights)
     drag = 0.0 if is_additive else market.volatility**2 / 2.0
-    gain = market.alpha * signals[:, None] * weights - drag * weights**2              # (S, W)
+    gain = market.alpha * signals[:, None] * weights - drag * weights**2  # (S, W)
     paid = cost_rate * weights
 
     def trade(future: np.ndarray) -> np.ndarray:
@@ -142,7 +142,7 @@ def solve_one_coin(
         return np.maximum(bought, sold)
 
     growth, value = relative_values(gain, lambda value: chances @ value, trade)
-    slope = np.diff(gain + chances @ value, axis=1) * (n_weights - 1)                 # (S, W - 1) worth of more weight
+    slope = np.diff(gain + chances @ value, axis=1) * (n_weights - 1)  # (S, W - 1) worth of more weight
     return Optimum(
         growth, signals, lo=(slope > cost_rate).sum(1) / (n_weights - 1), hi=(slope > -cost_rate).sum(1) /
         (n_weights - 1), buy_above=_crossing(signals, slope[:, 0] - cost_rate),
@@ -165,10 +165,10 @@ def solve_two_coins(market: SignalMarket, cost_rate: float, n_signals: int = 61,
     n_signals^2 (parts + 1) (parts + 2) / 2 states.
     """
     signals, chances = market.switching(n_signals)
-    weights = np.array([w for w in product(range(parts + 1), repeat=2) if sum(w) <= parts]) / parts   # (K, 2)
-    move = np.array([[log_cost(old, new, cost_rate) for new in weights] for old in weights])        # (K, K)
+    weights = np.array([w for w in product(range(parts + 1), repeat=2) if sum(w) <= parts]) / parts  # (K, 2)
+    move = np.array([[log_cost(old, new, cost_rate) for new in weights] for old in weights])  # (K, K)
     drift = market.alpha * (signals[:, None, None] * weights[:, 0] + signals[None, :, None] * weights[:, 1])
-    gain = drift - market.volatility**2 / 2.0 * (weights**2).sum(1)                                 # (S, S, K)
+    gain = drift - market.volatility**2 / 2.0 * (weights**2).sum(1)  # (S, S, K)
 
     def expect(value: np.ndarray) -> np.ndarray:
         return np.einsum("ij,jlk->ilk", chances, np.einsum("lm,jmk->jlk", chances, value, optimize=True), optimize=True)
@@ -190,8 +190,8 @@ class BestCoinRule:
     n_assets: int
     buy_above: float
     sell_below: float
-    switch_by: float       # change coins when the best signal exceeds the held coin's by more
-    growth: float = math.nan   # log growth per bar
+    switch_by: float  # change coins when the best signal exceeds the held coin's by more
+    growth: float = math.nan  # log growth per bar
 
     def act(self, state: Tensor) -> Tensor:
         """The rule as orders: (N, S) -> (N, A)."""

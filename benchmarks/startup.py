@@ -19,11 +19,10 @@ from typing import Any
 
 import numpy as np
 
-REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
+from benchmarks import contenders as who
+from benchmarks import measuring
 
-from benchmarks import contenders as who  # noqa: E402 - the repository is not installed
-from benchmarks import measuring  # noqa: E402
+REPO = Path(__file__).resolve().parents[1]
 
 RUNS, MOST_S = 5, 3.0
 PHASES = ("interpreter", "import torch", "import the environment", "load arrays", "construct and reset", "first step")
@@ -51,7 +50,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         bars = Path(folder) / "bars.npz"
         np.savez(bars, **who.config())
         command = [sys.executable, "-c", PROGRAM, str(bars), json.dumps(who.RULES["standard"]), str(args.gpu)]
-        phases(command)   # fills the caches
+        phases(command)  # fills the caches
         runs = [phases(command) for _ in range(1 if args.quick else RUNS)]
     total = statistics.median(sum(run) for run in runs)
     rows: list[dict[str, Any]] = [

@@ -18,13 +18,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
-
-from benchmarks import measuring  # noqa: E402 - the repository is not installed
+from benchmarks import measuring
 
 FEW, MANY, GPU_N_ENVS = 12, 4096, (12, 4096, 65_536)
 BYTES_PER_STEP = 3_329
@@ -148,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
     import torch
 
     torch.set_num_threads(args.threads)
-    torch.set_grad_enabled(False)   # as elegantrl does while it explores
+    torch.set_grad_enabled(False)  # as elegantrl does while it explores
     if args.scale:
         scale_table(args)
     elif args.startup:

@@ -17,10 +17,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
+from benchmarks import measuring
 
-from benchmarks import measuring  # noqa: E402 - the repository is not installed
+REPO = Path(__file__).resolve().parents[1]
 
 TRAINER = REPO / "scripts" / "training" / "1_optimize_unified.py"
 SAMPLE = REPO / "scripts" / "data" / "make_sample.py"

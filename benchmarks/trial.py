@@ -12,13 +12,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
-
-from benchmarks import measuring  # noqa: E402 - the repository is not installed
+from benchmarks import measuring
 
 HORIZON_LEN, HORIZON_LEN_QUICK, BATCH_SIZE, N_EPOCHS = 256, 8, 512, 4
 OURS, PLAIN = "ours, batched", "plain PPO over our batch"

@@ -13,13 +13,9 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from pathlib import Path
 from typing import Any
 
-REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
-
-from benchmarks import measuring  # noqa: E402 - the repository is not installed
+from benchmarks import measuring
 
 HORIZON_LEN, N_EPOCHS = 512, 4
 SIZES = [(width, rows) for width in (32, 64, 128, 256) for rows in (128, 512, 1024, 2048)]  # of the search

@@ -17,12 +17,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import optuna
+
+from benchmarks import measuring
+
 REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
-
-import optuna  # noqa: E402 - the repository is not installed
-
-from benchmarks import measuring  # noqa: E402
 
 TRAINER = REPO / "scripts" / "training" / "1_optimize_unified.py"
 SAMPLE = REPO / "scripts" / "data" / "make_sample.py"

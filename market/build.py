@@ -8,21 +8,13 @@ from datetime import datetime
 import numpy as np
 import pandas as pd
 
-from market.candles import (
-    DEFAULT_MAX_FILL_BARS,
-    BarGrid,
-    fill_gaps,
-    is_synthetic,
-    resample,
-    segments_of,
-    to_grid,
-)
-from market.checks import MIN_SEGMENT_BARS
+from market.bars.candles import BarGrid, fill_gaps, is_synthetic, resample, segments_of, to_grid
+from market.bars.quality import account_of_bars, gap_report, warn_of_few
 from market.dataset import Dataset, make_dataset
+from market.defaults import DEFAULT_MAX_FILL_BARS, MIN_SEGMENT_BARS
 from market.errors import BarsError
 from market.features import feature_set, segment_features
 from market.names import timeframe_name, timeframe_seconds
-from market.quality import account_of_bars, gap_report, warn_of_few
 from market.venues import ALPACA, Venue
 
 
@@ -42,7 +34,7 @@ def dataset_from_bars(
     """Align, fill short gaps, resample, cut into segments, compute features, drop warm-up.
 
     Args:
-        bars: as `market.candles.read_bars` returns them.
+        bars: as `market.bars.candles.read_bars` returns them.
         tickers: names in any form, in the order of the dataset's columns.
         timeframe: of the dataset; the bars' own or a longer one.
         source: where the bars come from, kept in the manifest and used in errors.

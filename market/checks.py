@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from market.candles import EARLIEST_S, LATEST_S, utc_text
+from market.defaults import MIN_SEGMENT_BARS
 from market.errors import REBUILD, DatasetError
+from market.times import EARLIEST_S, LATEST_S, utc_text
 
 if TYPE_CHECKING:
     from market.dataset import Dataset
@@ -19,7 +20,6 @@ ARRAYS = {
     "time_array": (np.int64, 1),
     "filled_array": (np.bool_, 2),
 }
-MIN_SEGMENT_BARS = 32  # a shorter run holds no lookback and no episode
 
 
 def check_dataset(dataset: Dataset, where: str) -> None:

@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from market.candles import utc_text
-from market.checks import ARRAYS, MIN_SEGMENT_BARS, check_dataset
+from market.checks import ARRAYS, check_dataset
+from market.defaults import MIN_SEGMENT_BARS
 from market.errors import REBUILD, DatasetError, VenueError
 from market.files import put_in_place, read_array, sweep_leftovers, sync_file, sync_folder, unfinished_folder
 from market.names import counted, timeframe_name
 from market.planted import synthetic_kind
+from market.times import utc_text
 from market.venues import ALPACA, Venue
 
 __all__ = ["MIN_SEGMENT_BARS", "Dataset", "DatasetError", "load_dataset", "make_dataset", "save_dataset"]
@@ -52,7 +53,9 @@ class Dataset:
     synthetic: bool
     venue: Venue  # order rules of these tickers, and fees
     sha256: str  # over everything else here
-    quality: Mapping[str, Any] = field(default_factory=dict)  # market.quality's report of the bars it was built from
+    quality: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # market.bars.quality's report of the bars it was built from
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:

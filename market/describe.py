@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from market.candles import utc_text
+from market.bars.quality import FILL_RULE, LISTED_GAPS, has_report
 from market.dataset import Dataset
 from market.names import currency_of, timeframe_name
-from market.quality import FILL_RULE, LISTED_GAPS, has_report
+from market.times import utc_text
 
 LISTED_SEGMENTS = 12
 LISTED_COLUMNS = 8

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from market.candles import EARLIEST_S, LATEST_S, BarGrid, epoch_seconds, segments_of, utc_text
-from market.checks import MIN_SEGMENT_BARS
+from market.bars.candles import BarGrid, segments_of
+from market.bars.quality import account_of_bars, gap_report
 from market.dataset import Dataset, make_dataset
+from market.defaults import MIN_SEGMENT_BARS, WARMUP_BARS
 from market.errors import DatasetError
-from market.features import WARMUP_BARS
 from market.host_pickles import load_host_array
 from market.names import ticker_of, timeframe_name
-from market.quality import account_of_bars, gap_report
+from market.times import EARLIEST_S, LATEST_S, epoch_seconds, utc_text
 from market.venues import ALPACA, Venue
 
 FEATURE_SET = "host arrays"

@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from market.bars.quality import has_report
 from market.dataset import Dataset
 from market.describe import SAMPLED_ROWS, feature_groups
 from market.names import counted
-from market.quality import has_report
 
 DOTS_PER_INCH = 110
 WIDTH_INCHES = 11.0

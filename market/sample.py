@@ -21,8 +21,8 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
+from market.bars.candles import COLUMNS, SYNTHETIC
 from market.build import dataset_from_bars
-from market.candles import COLUMNS, EARLIEST_S, LATEST_S, SYNTHETIC
 from market.dataset import Dataset
 from market.errors import BarsError
 from market.features import feature_set
@@ -39,6 +39,7 @@ from market.planted import (
     log_volume_factor,
     planted_signal,
 )
+from market.times import EARLIEST_S, LATEST_S
 from market.venues import ALPACA, Venue
 
 SHOCK_FREEDOM = 5.0  # degrees of freedom of the Student-t shocks
@@ -85,7 +86,7 @@ def sample_bars(
     start: str = START,
     law: Law = Law.FAIR,
 ) -> pd.DataFrame:
-    """Tidy bars in the form of `market.candles.read_bars`, marked synthetic: `n_bars` per ticker from `start` (UTC).
+    """Tidy bars as `market.bars.candles.read_bars` returns them, marked synthetic: `n_bars` per ticker from `start`.
 
     Raises:
         BarsError: no bars asked for, or more than the calendar holds.

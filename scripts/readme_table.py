@@ -13,10 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
+from benchmarks.measuring import check_line, section_lines, table_lines
 
-from benchmarks.measuring import check_line, section_lines, table_lines  # noqa: E402 - not an installed package
+REPO = Path(__file__).resolve().parents[1]
 
 RESULTS = REPO / "benchmarks" / "results"
 BEGIN, END = "<!-- measured:begin (scripts/readme_table.py writes this) -->", "<!-- measured:end -->"
@@ -29,10 +28,10 @@ TITLES = {
     "evaluation": "Evaluating policies",
 }  # fmt: skip
 PICTURES = {"scale": "Cost of a step and memory", "memory": "Resident memory after each trial"}
-SHORT = ("step", "trial")   # what the README shows
-CALIBRATION = "calibration"   # benchmarks/calibration.py: of the judgement, not of a machine
-CAPTURE = "capture"           # benchmarks/capture.py: of the learners
-DEMONSTRATION = "demonstration"   # benchmarks/demonstration.py: of the judgement
+SHORT = ("step", "trial")  # what the README shows
+CALIBRATION = "calibration"  # benchmarks/calibration.py: of the judgement, not of a machine
+CAPTURE = "capture"  # benchmarks/capture.py: of the learners
+DEMONSTRATION = "demonstration"  # benchmarks/demonstration.py: of the judgement
 GPU_LINE = "Not yet measured on a GPU: `python benchmarks/step.py --gpu 0` does it."
 
 

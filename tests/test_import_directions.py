@@ -9,31 +9,48 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENTS = {"environment_Alpaca", "environment_Alpaca_vectorized"}
 
-# A module belongs to the longest prefix that fits it; it may import what is listed, and its own group.
+GROUND = {"market.errors", "market.names", "market.files", "market.times"}
+MARKET = {"market", "market.bars", *GROUND}
+ONE_RUN = {"train", "train.records", "drl_agents", *ENVIRONMENTS}
+ONE_TRIAL = {"train.study", "train.store", "train.validation", *ONE_RUN, *MARKET}
+
+# A module belongs to the longest prefix that fits it; it may import what is listed, and its own room.
 MAY_IMPORT: dict[str, set[str]] = {
-    # layer 0: third-party libraries only
-    "market": set(),
-    "drl_agents": set(),
-    "train.config": set(),
-    "train.validation": set(),
-    # the drop-in stands alone (it looks the two kernels up at run time); the others take their shared structs from it
+    # the drop-in stands alone (it looks the kernels up at run time); the others take shared structs from it
     "environment_Alpaca_vectorized": set(),
     "environment_Alpaca_kernels": {"environment_Alpaca_vectorized"},
     "environment_Alpaca": {"environment_Alpaca_vectorized"},
     "adapters": {"environment_Alpaca_vectorized"},
-    # layer 1
-    "train": {"drl_agents", "train.config", *ENVIRONMENTS},
-    # layer 2
-    "train.study": {"train", "train.config", "train.validation", "market"},
-    # hands a study's winner to the layer below live trading; nothing in train.study may know it
-    "train.study.handover": {"train.study", "train", "train.config", "train.validation", "market", "drl_agents"},
-    "paper_trading": {"market", "drl_agents", "environment_Alpaca_vectorized"},
     "examples": {"adapters", "environment_Alpaca_vectorized"},
-    # layer 3
-    "drl_agents.elegantrl_models": {"train", "train.config", "drl_agents"},
+    "drl_agents": set(),
+    "drl_agents.elegantrl_models": {"train", "drl_agents"},
+    # market: ground floor, bars, data sets, sources
+    "market.errors": set(),
+    "market.times": {"market.errors"},
+    "market.names": {"market.errors"},
+    "market.files": {"market.errors"},
+    "market.bars": GROUND,
+    "market": {"market.bars", *GROUND},
+    "market.sources": MARKET,
+    # train, floor by floor
+    "train.records": {*MARKET},
+    "train.validation": {"market.errors", "train.records"},
+    "train": ONE_RUN,
+    "train.store": {"train.records", *MARKET},
+    "train.study": ONE_TRIAL,
+    "train.runner": ONE_TRIAL,
+    "train.findings": ONE_TRIAL,
+    "train.watch": {"train.study", "train.store", "train.records", *MARKET},
+    "train.lookahead": ONE_TRIAL,
+    "train.report": {"train.findings", *ONE_TRIAL},
+    "train.deploy": {"train.findings", *ONE_TRIAL},
+    "train.finish": {"train.runner", "train.findings", "train.report", *ONE_TRIAL},
+    "train.worker_program": {"train.runner", "train.report", *ONE_TRIAL},
+    "paper_trading": {"train.deploy", "environment_Alpaca_vectorized", "drl_agents", *MARKET},
 }
-# Layer 4 imports everything below it and is imported by nobody.
-PROGRAMS = ("scripts", "benchmarks", "paper_trader_dashboard")
+MOST_FLOORS = 6  # of train, above market
+# Programs import everything below them and are imported by nobody.
+PROGRAMS = ("barwise", "scripts", "benchmarks", "paper_trader_dashboard")
 OURS = {prefix.partition(".")[0] for prefix in (*MAY_IMPORT, *PROGRAMS)} | {"tests"}
 
 DROP_IN = ROOT / "environment_Alpaca_vectorized.py"
@@ -95,7 +112,7 @@ def test_the_drop_in_needs_numpy_and_torch_only():
         ("drl_agents.agents.AgentPPO", "import environment_Alpaca"),
         ("train.run", "from train.study import worker"),
         ("train.run", "def f():\n    from market.dataset import Dataset"),
-        ("train.study.worker", "from scripts.training import x"),
+        ("train.runner.worker", "from scripts.training import x"),
         ("train.validation.metrics", "from ..run import train_policy"),
         ("train.evaluator", "from tests.support import markets"),
     ],
@@ -108,3 +125,33 @@ def test_every_part_of_the_repository_is_in_the_table():
     packages = {path.parent.relative_to(ROOT).parts[0] for path in ROOT.glob("*/__init__.py")}
     files = {path.stem for path in ROOT.glob("*.py")}
     assert packages | files <= OURS
+
+
+def floor_of(room: str, allowed: dict[str, set[str]], above: tuple[str, ...] = ()) -> int:
+    """Longest way down from a room of train, counted in rooms of train."""
+    assert room not in above, f"circle: {' -> '.join((*above, room))}"
+    below = [r for r in allowed[room] if r.partition(".")[0] == "train" and r != room]
+    return 1 + max((floor_of(r, allowed, (*above, room)) for r in below), default=0)
+
+
+def test_train_has_few_floors_and_no_circle():
+    rooms = [room for room in MAY_IMPORT if room.partition(".")[0] == "train"]
+    assert max(floor_of(room, MAY_IMPORT) for room in rooms) <= MOST_FLOORS
+
+
+def test_a_circle_is_found():
+    with pytest.raises(AssertionError, match="circle"):
+        floor_of("train", MAY_IMPORT | {"train.records": {"train"}})
+
+
+def test_every_folder_has_a_line_of_its_own_and_says_who_may_come_in():
+    for folder in sorted({path.parent for top in ("train", "market") for path in (ROOT / top).rglob("*.py")}):
+        assert folder.relative_to(ROOT).as_posix().replace("/", ".") in MAY_IMPORT
+        assert len((ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or "").split()) > 12, folder
+
+
+def test_no_two_modules_have_the_same_name():
+    """Programs are named after what they do, and tests after what they test."""
+    shared = ("__init__", "errors")  # every package may have its own
+    names = [path.stem for path in sources() if path.stem not in shared and path.parent.name != "examples"]
+    assert sorted({name for name in names if names.count(name) > 1}) == []

@@ -20,8 +20,8 @@ from train.evaluator import EpisodeRecord, evaluate_policies
 class BandTrace:
     """One segment; rows are the record's bars. Edges stand where their orders filled, a bar after the decision."""
 
-    lo: np.ndarray      # (n + 1, A) lower edges; nan on the first bar, at which nothing fills
-    hi: np.ndarray      # (n + 1, A)
+    lo: np.ndarray  # (n + 1, A) lower edges; nan on the first bar, at which nothing fills
+    hi: np.ndarray  # (n + 1, A)
     weight: np.ndarray  # (n + 1, A) share of the account in each coin after the bar's orders
 
 

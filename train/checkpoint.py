@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.safetensors"
 FORMAT, FORMAT_VERSION = "crypto-training-checkpoint", 1
-EVERY_S = 30.0      # what a kill costs at most, beside the update it falls into
-MOST_COST = 0.01    # share of a run's time
+EVERY_S = 30.0  # what a kill costs at most, beside the update it falls into
+MOST_COST = 0.01  # share of a run's time
 
 
 class CheckpointError(ValueError):
@@ -75,8 +75,8 @@ class Keeper:
 
     where: Checkpoints
     identity: Mapping[str, Any]
-    written_s: float = field(default_factory=time.monotonic)    # when the last one was, or the run began
-    cost_s: float = 0.0                                         # of the last one
+    written_s: float = field(default_factory=time.monotonic)  # when the last one was, or the run began
+    cost_s: float = 0.0  # of the last one
     has_warned: bool = False
     n_written: int = 0
     total_s: float = 0.0
@@ -125,7 +125,7 @@ def write_checkpoint(
         OSError, MemoryError: it could not be written; an old file is as it was.
     """
     header = {"format_version": FORMAT_VERSION, "identity": identity, "facts": facts}
-    header = json.loads(json.dumps(header, default=_plain))     # what a reader gets
+    header = json.loads(json.dumps(header, default=_plain))  # what a reader gets
     header["sha256"] = _digest(header, tensors)
     write_atomically(path, safetensors_bytes(tensors, {FORMAT: json.dumps(header, sort_keys=True)}))
 

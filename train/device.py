@@ -40,8 +40,8 @@ from train.rocm import apply_rocm_settings
 
 log = logging.getLogger(__name__)
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3     # mallopt's names, malloc.h
-LARGEST_KEPT_BYTES, MOST_KEPT_BYTES = 32 << 20, 512 << 20   # a block (glibc allows no more), and all of them
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt's names, malloc.h
+LARGEST_KEPT_BYTES, MOST_KEPT_BYTES = 32 << 20, 512 << 20  # a block (glibc allows no more), and all of them
 
 # torch's allocator on the CPU raises a plain RuntimeError.
 NO_MEMORY = ("DefaultCPUAllocator", "std::bad_alloc", "out of memory")

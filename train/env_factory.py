@@ -36,7 +36,7 @@ def resolved_rules(env_params: Mapping[str, Any]) -> dict[str, Any]:
 class Observation:
     """What an environment shows."""
 
-    lookback: int                        # bars of features
+    lookback: int  # bars of features
     layout: tuple[tuple[str, int], ...]  # blocks by name and width
 
 

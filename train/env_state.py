@@ -68,7 +68,7 @@ def restore_env(env: Any, stored: Mapping[str, Tensor]) -> None:
     env.cost_factor = float(stored["cost_factor"])
     if isinstance(env, CryptoEnvAlpaca):
         book: dict[str, Any] = {name: stored[name].tolist() for name in _scalar_book(env.account)}
-        env.account = Account(**book, traded=Traded())      # which the next step replaces before it reads it
+        env.account = Account(**book, traded=Traded())  # which the next step replaces before it reads it
         env._segment = _segment(stored)
         env.episode, env.rejected_actions = int(stored["episode"]), int(stored["rejected"])
         env.done = bool(stored["done"])
@@ -98,4 +98,3 @@ def _dtype(value: Any) -> torch.dtype:
     """Counts and bars are whole numbers, money and coins float64 as in the account."""
     first = value[0] if isinstance(value, list) else value
     return torch.int64 if isinstance(first, int) else torch.float64
-

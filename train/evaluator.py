@@ -25,7 +25,7 @@ from train.messages import warn_once
 
 log = logging.getLogger(__name__)
 
-Act = Callable[[Tensor], Tensor]          # observations (N, S) -> actions (N, A)
+Act = Callable[[Tensor], Tensor]  # observations (N, S) -> actions (N, A)
 # (N,) first bars, fields by time, (N,) steps to each first end, and (N, A) coins of each first episode's equal-weight
 # portfolio.
 Traded = tuple[np.ndarray, dict[str, np.ndarray], np.ndarray, np.ndarray]
@@ -42,18 +42,18 @@ class EpisodeRecord:
     equal-weight portfolio is measured on the same bars whatever the policy did.
     """
 
-    segment: tuple[int, int]      # first, last exclusive
-    bars: np.ndarray              # (steps + 1,) int64, rows of the price array
-    equity: np.ndarray            # (steps + 1,) quote
+    segment: tuple[int, int]  # first, last exclusive
+    bars: np.ndarray  # (steps + 1,) int64, rows of the price array
+    equity: np.ndarray  # (steps + 1,) quote
     benchmark_equity: np.ndarray  # (steps + 1,) quote, equal weight bought at bars[0], fees paid
-    turnover: np.ndarray          # (steps,) quote, traded notional
-    fees: np.ndarray              # (steps,) quote
-    trades: np.ndarray            # (steps,) int64, orders filled
-    exposure: np.ndarray          # (steps + 1,) share of equity not in cash
+    turnover: np.ndarray  # (steps,) quote, traded notional
+    fees: np.ndarray  # (steps,) quote
+    trades: np.ndarray  # (steps,) int64, orders filled
+    exposure: np.ndarray  # (steps + 1,) share of equity not in cash
     # (steps + 1, A) coins, None where they were not kept. An episode's last are rounded to float32: its account is gone
     # by then, and they are read off its last observation.
     qty: np.ndarray | None = None
-    stepped_by: str = ""          # the environment's step: "numba", "triton" or "torch"
+    stepped_by: str = ""  # the environment's step: "numba", "triton" or "torch"
 
     @property
     def growth(self) -> float:
@@ -202,9 +202,7 @@ def usable_segments(segments: Sequence[tuple[int, int]], n_bars: int, p: EnvPara
     return [(a, b) for a, b in segments if b - a >= least]
 
 
-def cropped_config(
-    config: Mapping[str, Any], segments: Sequence[tuple[int, int]]
-) -> tuple[dict[str, Any], np.ndarray]:
+def cropped_config(config: Mapping[str, Any], segments: Sequence[tuple[int, int]]) -> tuple[dict[str, Any], np.ndarray]:
     """The config without the bars that no segment has, and how far each segment was moved by that, (G,) bars.
 
     What an environment shows and books in a segment comes from the segment's own bars, so a test slice of a long

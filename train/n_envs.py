@@ -20,9 +20,9 @@ import psutil
 import torch
 from torch import Tensor
 
-LEAST_HORIZON_CPU, LEAST_HORIZON_GPU = 64, 8   # steps of each environment in the smallest rollout
-MOST_MEMORY = 0.5                              # share of the free memory that environments and rollout may take
-SHARED = ("market", "price_array", "env")   # attributes that all environments of an object share, or that lead back
+LEAST_HORIZON_CPU, LEAST_HORIZON_GPU = 64, 8  # steps of each environment in the smallest rollout
+MOST_MEMORY = 0.5  # share of the free memory that environments and rollout may take
+SHARED = ("market", "price_array", "env")  # attributes that all environments of an object share, or that lead back
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def buffer_bytes(env: Any) -> int:
     the market left free.
     """
     total = end = 0
-    for first, last in sorted(set(_spans(env))):     # views overlap; each byte counts once
+    for first, last in sorted(set(_spans(env))):  # views overlap; each byte counts once
         total += max(last - max(first, end), 0)
         end = max(end, last)
     return total

@@ -40,39 +40,39 @@ Array = np.ndarray
 class Networks(NamedTuple):
     """The networks of the accounts, one each."""
 
-    heads: Array     # (N,) int64, places in HEADS
-    numbers: Array   # float32, `Network.numbers` of every policy in a row
-    starts: Array    # (N,) int64, where an account's network begins
-    sizes: Array     # (N, layers + 1) int64, as `Network.sizes`
+    heads: Array  # (N,) int64, places in HEADS
+    numbers: Array  # float32, `Network.numbers` of every policy in a row
+    starts: Array  # (N,) int64, where an account's network begins
+    sizes: Array  # (N, layers + 1) int64, as `Network.sizes`
     n_layers: Array  # (N,) int64
-    clips: Array     # (N,) float32
-    account: Array   # (C,) int64, columns of an observation that are not features
+    clips: Array  # (N,) float32
+    account: Array  # (C,) int64, columns of an observation that are not features
 
 
 class Seen(NamedTuple):
     """The step's buffers. `money` and `counted` have the lanes beyond the last account."""
 
-    state: Array        # (N, S) float32
+    state: Array  # (N, S) float32
     final_state: Array  # (N, S) float32
-    action: Array       # (N, A) float32
-    done: Array         # (N,) bool
-    money: Array        # (rows, 16 B) float64
-    counted: Array      # (rows, 16 B) int64
+    action: Array  # (N, A) float32
+    done: Array  # (N,) bool
+    money: Array  # (rows, 16 B) float64
+    counted: Array  # (rows, 16 B) int64
 
 
 class Kept(NamedTuple):
     """What is recorded, by time. Rows of TRACKS; `cash` is the first column of an observation."""
 
     tracks: Array  # (6, T + 1, N) float64
-    qty: Array     # (T + 1, N, A) float64, or no rows
-    ends: Array    # (N,) int64, steps to the end of the episode, 0 while it goes on
+    qty: Array  # (T + 1, N, A) float64, or no rows
+    ends: Array  # (N,) int64, steps to the end of the episode, 0 while it goes on
 
 
 class Scratch(NamedTuple):
     """Room for one row of a network, as wide as its widest layer."""
 
-    y: Array     # float32
-    x: Array     # float32
+    y: Array  # float32
+    x: Array  # float32
     rows: Array  # int64
 
 

@@ -45,7 +45,7 @@ from train.env_state import (
 )
 from train.evaluator import Act, Score, evaluate_policy, mean_growth, step_of
 from train.messages import warn_once
-from train.provenance import code_version, trial_code_sha256
+from train.records.provenance import code_version, trial_code_sha256
 
 log = logging.getLogger(__name__)
 
@@ -64,18 +64,18 @@ class TrainingDiverged(ArithmeticError):  # noqa: N818 - says what happened
 class Progress:
     """Where a run stands after an update."""
 
-    env_steps: int                  # of all environments together
+    env_steps: int  # of all environments together
     total_env_steps: int
     n_updates: int
     gradient_steps: int
     explore_s: float
     update_s: float
     evaluate_s: float
-    mean_reward: float              # of the rollout
-    losses: tuple[float, ...]       # as the agent's update returns them
+    mean_reward: float  # of the rollout
+    losses: tuple[float, ...]  # as the agent's update returns them
     validation_score: float | None  # None where this update was not evaluated
     is_best: bool
-    cost_factor: float = 1.0        # share of fees and slippage that the rollout paid: see `TrainConfig.fee_ramp`
+    cost_factor: float = 1.0  # share of fees and slippage that the rollout paid: see `TrainConfig.fee_ramp`
 
 
 @dataclass(frozen=True)
@@ -84,18 +84,18 @@ class TrainResult:
 
     best_policy: Path
     last_policy: Path
-    best_score: float               # on validation bars; nan without any
+    best_score: float  # on validation bars; nan without any
     env_steps: int
     n_updates: int
     gradient_steps: int
-    explore_steps_per_s: float      # environment steps per second of exploring
-    update_samples_per_s: float     # samples through gradient steps, each counted once an epoch
+    explore_steps_per_s: float  # environment steps per second of exploring
+    update_samples_per_s: float  # samples through gradient steps, each counted once an epoch
     wall_s: float
     history: tuple[Progress, ...] = field(repr=False)
-    n_checkpoints: int = 0          # that this process wrote
-    checkpoint_s: float = 0.0       # which took so long
-    rewards_vary: bool = True       # False: all were the same number, of which nothing can be learned
-    stepped_by: str = ""            # the step that the training environments ran: see `train.env_factory.step_name`
+    n_checkpoints: int = 0  # that this process wrote
+    checkpoint_s: float = 0.0  # which took so long
+    rewards_vary: bool = True  # False: all were the same number, of which nothing can be learned
+    stepped_by: str = ""  # the step that the training environments ran: see `train.env_factory.step_name`
 
 
 def train_policy(
@@ -266,7 +266,7 @@ class _Evaluation:
     gpu_id: int
     env_kwargs: dict[str, Any]
     score: Score
-    stepped_by: str = ""        # of the last evaluation's environment
+    stepped_by: str = ""  # of the last evaluation's environment
 
     def __call__(self) -> float:
         """Trade the validation bars once."""
@@ -296,8 +296,8 @@ class _Run:
     best_score: float = -math.inf
     least_reward: float = math.inf
     most_reward: float = -math.inf
-    has_best: bool = False      # written by this run; an earlier one may have left a file in the same folder
-    wall_s: float = 0.0         # before this process
+    has_best: bool = False  # written by this run; an earlier one may have left a file in the same folder
+    wall_s: float = 0.0  # before this process
     started_s: float = field(default_factory=time.perf_counter)
     keeper: Keeper | None = None
 
@@ -407,7 +407,7 @@ class _Run:
         items = self.agent.explore_env(self.env, n_steps, if_random)
         self.env_steps += n_steps * self.settings.n_envs
         rewards = items[-2]
-        mean_reward = rewards.mean().item()        # waits for the device, so the clock is true
+        mean_reward = rewards.mean().item()  # waits for the device, so the clock is true
         self.explore_s += time.perf_counter() - started
         self._check_finite("the mean reward of a rollout", mean_reward)
         least, most = rewards.aminmax()
@@ -467,5 +467,3 @@ class _Run:
             checkpoint_s=self.keeper.total_s if self.keeper else 0.0,
             rewards_vary=self.most_reward > self.least_reward, stepped_by=self.metadata["stepped_by"],
         )  # fmt: skip
-
-

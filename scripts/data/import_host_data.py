@@ -1,93 +1,16 @@
 #!/usr/bin/env python3
 """Make a dataset folder from a host repository's pickles price_array, tech_array and time_array, running no code."""
 
-from __future__ import annotations
-
-import argparse
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from market.arguments import add_venue, exit_code, split_tickers, utc_date, venue_of, whole_number
-from market.dataset import Dataset, check_target, save_dataset
-from market.describe import feature_lines, quality_lines, segment_lines, venue_lines
-from market.features import WARMUP_BARS
-from market.host_import import dataset_from_host
-from market.names import TIMEFRAME_SECONDS, timeframe_seconds
-from market.pictures import quality_picture
-
-
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=f"{__doc__} The hosts stamp a bar with its open, a dataset with its close. A step longer than a bar "
-        "splits the data; features keep the host's values and are named BTC:column_0 and so on.",
-    )
-    parser.add_argument("--host-folder", type=Path, required=True, metavar="DIR", help="folder that holds the pickles")
-    parser.add_argument(
-        "--tickers",
-        nargs="+",
-        required=True,
-        metavar="TICKER",
-        help="coins of the price columns, in the host's order: the files do not say it",
-    )
-    parser.add_argument(
-        "--timeframe", choices=TIMEFRAME_SECONDS, required=True, help="bar length: the files do not say it"
-    )
-    parser.add_argument(
-        "--start",
-        type=utc_date,
-        metavar="DATE",
-        help="open of the first row, UTC, instead of time_array (FinRL_Crypto's is a pandas object, which is never "
-        "loaded): every row then counts as one bar after the last, so a bar that the host left out shifts all later ones",
-    )
-    parser.add_argument(
-        "--warmup-bars",
-        type=whole_number(0),
-        default=WARMUP_BARS,
-        metavar="N",
-        help="bars that a feature reaches back, for purging (default: %(default)s)",
-    )
-    parser.add_argument("--synthetic", action="store_true", help="label the dataset synthetic: the bars are made up")
-    add_venue(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for example data/5m_host")
-    parser.add_argument("--overwrite", action="store_true", help="replace a dataset that is there already")
-    return parser.parse_args(argv)
-
-
-def bring_in(args: argparse.Namespace) -> None:
-    """Do what the command line says."""
-    tickers = split_tickers(args.tickers)
-    check_target(args.out, args.overwrite)
-    dataset = dataset_from_host(
-        args.host_folder,
-        tickers,
-        timeframe_seconds(args.timeframe),
-        start=args.start,
-        synthetic=args.synthetic,
-        warmup_bars=args.warmup_bars,
-        venue=venue_of(args.venue),
-    )
-    save_dataset(dataset, args.out, args.overwrite, quality_picture(dataset))
-    report(dataset)
-    if args.start is not None:
-        print("WARNING the times are counted from --start: they are right only if the host left no bar out")
-    print(f"wrote {args.out}: {dataset.label}")
-
-
-def report(dataset: Dataset) -> None:
-    """Print gaps, segments, order rules and what the feature columns hold."""
-    lines = (*quality_lines(dataset), *segment_lines(dataset), *venue_lines(dataset), *feature_lines(dataset))
-    for line in lines:
-        print(line)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Parse, import, report; 0 on success, 1 on bad data, 2 on a bad command line."""
-    args = parse_arguments(argv)
-    return exit_code(lambda: bring_in(args))
-
+try:
+    from barwise.commands.import_host_data import main
+except ModuleNotFoundError as missing:
+    if missing.name != "barwise":
+        raise
+    sys.stderr.write("import_host_data.py: barwise is not installed for this Python: pip install -e . in the repository, "
+                     "or activate its environment: source .venv/bin/activate\n")
+    sys.exit(2)
 
 if __name__ == "__main__":
     sys.exit(main())

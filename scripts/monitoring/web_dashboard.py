@@ -1,147 +1,18 @@
 #!/usr/bin/env python3
 """Serve a study's database to a browser on this machine with optuna-dashboard, each trial's equity curves included."""
 
-from __future__ import annotations
-
-import argparse
-import errno
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from socketserver import ThreadingMixIn
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
-
-REPO = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPO))
 
 try:
-    from optuna.artifacts import FileSystemArtifactStore
-    from optuna.exceptions import StorageInternalError
-    from optuna.storages import RDBStorage
-    from sqlalchemy.engine import URL
-
-    from train.study.dashboard.reading import UnavailableError, server_options
-    from train.study.dashboard.snapshot import Snapshot, take_snapshot
-    from train.study.data import StudyError
-    from train.study.results import artifacts_folder
-    from train.study.storage import DEFAULT_STORAGE, LOCK_TIMEOUT_S, absolute_url, sqlite_path
+    from barwise.commands.web_dashboard import main
 except ModuleNotFoundError as missing:
-    if str(missing.name).startswith(("market", "train")):
+    if missing.name != "barwise":
         raise
-    print(f"{missing.name} is not installed for this python; scripts/monitoring/web_dashboard.sh sets it up",
-          file=sys.stderr)  # fmt: skip
+    sys.stderr.write(
+        "web_dashboard.py: barwise is not installed for this Python: pip install -e . in the repository, "
+        "or activate its environment: source .venv/bin/activate\n"
+    )
     sys.exit(2)
-
-HOST = "127.0.0.1"  # of this machine only: who reaches the page can delete studies
-EPILOG = """
-Runs until Ctrl-C, in this terminal. The page is for this machine; from another: ssh -L 8080:127.0.0.1:8080 HOST.
-Relative paths are taken from the current directory; the defaults lie in the repository.
-Exit code: 2 for a bad flag, a missing database or study, or a port in use; 1 when the database cannot be read."""
-
-
-def parser() -> argparse.ArgumentParser:
-    """The flags."""
-    p = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    p.add_argument("--port", type=int, default=8080, help="of 127.0.0.1 (default 8080)")
-    p.add_argument("--study-name", "--study", dest="study", metavar="NAME", help="study to name (default: the newest)")
-    p.add_argument(
-        "--storage", metavar="URL", help=f"sqlite:///FILE or postgresql://USER@HOST/NAME (default {DEFAULT_STORAGE})"
-    )
-    p.add_argument(
-        "--artifact-dir",
-        type=Path,
-        metavar="DIR",
-        help="pictures of the trials (default: artifacts beside the study's results)",
-    )
-    return p  # fmt: skip
-
-
-class Server(ThreadingMixIn, WSGIServer):
-    """A thread a request: browsers keep connections open, and a single thread would wait for them."""
-
-    daemon_threads = True
-
-
-class QuietHandler(WSGIRequestHandler):
-    """Says nothing of requests that went well."""
-
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Log what was refused or failed."""
-        if not str(code).startswith(("2", "3")):
-            super().log_request(code, size)
-
-
-def listen(port: int) -> Server:
-    """A server on the port, without anything to serve yet; raises StudyError where it cannot be had."""
-    if not 1 <= port <= 65_535:
-        raise StudyError(f"--port {port}: ports are 1 to 65535")
-    try:
-        return Server((HOST, port), QuietHandler)
-    except OSError as error:
-        why = (
-            "is in use; give another --port" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
-        )
-        raise StudyError(f"--port {port}: {why}") from error
-
-
-def artifact_dir(snapshot: Snapshot, given: Path | None) -> Path:
-    """The folder of the pictures; raises StudyError for one that was given and is not there."""
-    if given is not None:
-        if not given.is_dir():
-            raise StudyError(f"--artifact-dir {given}: there is no such folder")
-        return given
-    results = snapshot.user_attrs.get("results")
-    return artifacts_folder(Path(results) if isinstance(results, str) else REPO / "train_results" / snapshot.name)
-
-
-def serve(args: argparse.Namespace) -> None:
-    """Check everything, then serve until a signal. Its library takes seconds to import: errors come before."""
-    here = Path.cwd()
-    url = absolute_url(args.storage, here) if args.storage else absolute_url(DEFAULT_STORAGE, REPO)
-    snapshot = take_snapshot(url, args.study)  # first: the server itself would make tables in an empty database
-    pictures = artifact_dir(snapshot, here / args.artifact_dir if args.artifact_dir else None)
-    with listen(args.port) as server, opened_storage(url) as storage:
-        from optuna_dashboard import wsgi
-
-        server.set_app(wsgi(storage, artifact_store=FileSystemArtifactStore(pictures)))
-        if not pictures.is_dir():
-            print(f"no pictures of trials: there is no folder {pictures}")
-        page = f"http://{HOST}:{args.port}/dashboard/studies/{snapshot.study_id}"
-        print(f"study {snapshot.name}: {page}   Ctrl-C ends it", flush=True)
-        server.serve_forever()
-
-
-@contextmanager
-def opened_storage(url: URL) -> Iterator[RDBStorage]:
-    """The storage as it is: no tables are made. Closed at the end, so that SQLite puts its files in order."""
-    wait = {"timeout": LOCK_TIMEOUT_S} if sqlite_path(url) else server_options(url)
-    options = {"connect_args": wait, "pool_pre_ping": True}
-    address = url.render_as_string(hide_password=False)
-    storage = RDBStorage(address, engine_kwargs=options, skip_table_creation=True)
-    try:
-        yield storage
-    finally:
-        storage.engine.dispose()
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Parse, serve."""
-    name, args = Path(__file__).name, parser().parse_args(argv)
-    try:
-        serve(args)
-    except StudyError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 2
-    except (UnavailableError, StorageInternalError, RuntimeError) as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
-
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -62,8 +62,11 @@ has_torch() {
     "$1" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)' 2>/dev/null
 }
 
+# The build for the CPU and for NVIDIA; taken where no torch is installed.
+readonly DEFAULT_TORCH="torch==2.13.0"
+
 requirement_files() {
-    printf '%s\n' requirements.txt requirements-elegantrl.txt
+    printf '%s\n' constraints.txt requirements.txt requirements-elegantrl.txt
     if [[ "$1" == dev ]]; then printf '%s\n' requirements-dev.txt requirements-adapters.txt; fi
 }
 
@@ -79,7 +82,15 @@ is_environment_current() {
     local stamp
     stamp="$(stamp_path "$1")"
     [[ -f "$stamp" && "$(<"$stamp")" == "$(requirements_digest "$1")" ]] &&
-        "$PYTHON" -c 'import importlib.util as u, sys; sys.exit(not (u.find_spec("torch") and u.find_spec("elegantrl")))'
+        "$PYTHON" -c 'import importlib.util as u, sys; sys.exit(not (u.find_spec("torch") and u.find_spec("elegantrl")))' &&
+        is_this_checkout_installed
+}
+
+# -P: barwise must come from the environment, and not from the folder this runs in.
+is_this_checkout_installed() {
+    local where
+    where="$("$PYTHON" -P -c 'import barwise; print(barwise.__file__)' 2>/dev/null)" &&
+        [[ "$where" -ef "$REPO/barwise/__init__.py" ]]
 }
 
 # What is there for developers is there for the runtime too.
@@ -96,10 +107,14 @@ install_requirements() (
     purpose="$1"
     scratch="$(mktemp -d)"
     trap 'rm -rf -- "$scratch"' EXIT
-    : >"$scratch/constraints.txt"
-    cp -- "$REPO/requirements.txt" "$scratch/requirements.txt"
-    if has_torch "$PYTHON"; then keep_installed_torch "$scratch"; else warn_about_amd_card; fi
-    sources=(-r "$scratch/requirements.txt")
+    cp -- "$REPO/constraints.txt" "$scratch/constraints.txt"
+    if has_torch "$PYTHON"; then
+        keep_installed_torch "$scratch"
+    else
+        warn_about_amd_card
+        printf '%s\n' "$DEFAULT_TORCH" >>"$scratch/constraints.txt"
+    fi
+    sources=(-r "$REPO/requirements.txt")
     if [[ "$purpose" == dev ]]; then
         sources+=(-r "$REPO/requirements-dev.txt" -r "$REPO/requirements-adapters.txt")
     fi
@@ -107,16 +122,17 @@ install_requirements() (
         die "pip could not install requirements.txt (its reason is above: no network, a full disk, or a version it cannot reconcile)"
     run "$PYTHON" -m pip install --no-deps -r "$REPO/requirements-elegantrl.txt" ||
         die "pip could not install requirements-elegantrl.txt (its reason is above)"
+    run "$PYTHON" -m pip install --no-deps -e "$REPO" ||
+        die "pip could not install this repository (its reason is above)"
 )
 
-# Takes the torch line out and pins what is there, so that no other package can move it.
+# Pins the torch that is there, so that no package can move it.
 keep_installed_torch() {
     local scratch="$1" version
     version="$("$PYTHON" -c 'import torch; print(torch.__version__)')" ||
         die "torch is installed for $PYTHON but does not import (reason above); mend it there, this script never replaces a torch"
     say "environment: torch $version is installed and stays as it is"
-    printf 'torch==%s\n' "$version" >"$scratch/constraints.txt"
-    grep -v '^torch==' "$REPO/requirements.txt" >"$scratch/requirements.txt"
+    printf 'torch==%s\n' "$version" >>"$scratch/constraints.txt"
 }
 
 warn_about_amd_card() {

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from market.bar_files import file_bars
-from market.candles import is_synthetic, read_bars, resample, tidy_bars, to_grid, write_bars
+from market.bars.candles import is_synthetic, read_bars, resample, tidy_bars, to_grid, write_bars
+from market.bars.own_files import file_bars
 from market.errors import BarsError
 from tests.support.bars_server import made_up_bars, seconds
 

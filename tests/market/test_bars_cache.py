@@ -7,14 +7,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from market import bars_cache
-from market.alpaca import Alpaca
-from market.bars_cache import BarsCache
-from market.binance import Binance
 from market.errors import BarsError
-from market.periods import Period, SymbolMonth
-from market.sources import download
-from market.transport import Patience
+from market.sources import cache as bars_cache
+from market.sources.alpaca import Alpaca
+from market.sources.binance import Binance
+from market.sources.cache import BarsCache
+from market.sources.download import download
+from market.sources.periods import Period, SymbolMonth
+from market.sources.transport import Patience
 from tests.support.bars_server import BarsServer, made_up_bars, seconds
 
 QUICK = Patience(backoff_s=0.001, damaged_wait_s=0.001, longest_wait_s=0.05)

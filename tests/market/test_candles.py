@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
 
-from market.candles import (
+from market.bars.candles import (
     PRICES,
-    epoch_seconds,
     fill_gaps,
     is_synthetic,
     read_bars,
@@ -25,6 +24,7 @@ from market.candles import (
     write_bars,
 )
 from market.errors import BarsError
+from market.times import epoch_seconds
 
 STEP = 300
 START = 1_704_067_200  # 2024-01-01
@@ -443,7 +443,7 @@ def a_first_line_without_end(folder):
 
 READ_WITHIN = """
 import resource, sys
-from market.candles import read_bars
+from market.bars.candles import read_bars
 from market.errors import BarsError
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 700 * 2**20,) * 2)

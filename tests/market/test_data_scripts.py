@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from market.candles import write_bars
+from market.bars.candles import write_bars
 from market.dataset import load_dataset, save_dataset
 from market.pictures import quality_picture
 from market.planted import Law

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from market.candles import read_bars, write_bars
+from market.bars.candles import read_bars, write_bars
 from market.dataset import load_dataset
 from tests.support.bars_server import BarsServer, made_up_bars, seconds
 

@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from market.bars.candles import PRICES, read_bars, to_grid
 from market.build import dataset_from_bars
-from market.candles import PRICES, read_bars, to_grid
+from market.defaults import WARMUP_BARS
 from market.errors import BarsError, DatasetError
 from market.features import (
     CLIP,
     DEFAULT,
     FEATURE_SETS,
     HOST,
-    WARMUP_BARS,
     calendar_cycles,
     calendar_features,
     coin_features,

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from market.dataset import load_dataset, save_dataset
+from market.defaults import WARMUP_BARS
 from market.errors import DatasetError
-from market.features import WARMUP_BARS
 from market.host_import import FEATURE_SET, dataset_from_host
 from market.host_pickles import ArrayUnpickler, load_host_array
 

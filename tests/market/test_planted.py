@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from market.dataset import Dataset
+from market.defaults import DEMONSTRATION_SEED
 from market.names import DEFAULT_TICKERS
 from market.planted import (
-    DEMONSTRATION_SEED,
     MEAN_LIFE_BARS,
     SIGNAL_PART_BARS,
     BandRule,

@@ -8,13 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from market.bars.candles import fill_gaps, read_bars, resample, segments_of, tidy_bars, to_grid
+from market.bars.quality import TIMELINE_BINS, account_of_bars, gap_report, has_report
 from market.build import dataset_from_bars
-from market.candles import fill_gaps, read_bars, resample, segments_of, tidy_bars, to_grid
-from market.checks import MIN_SEGMENT_BARS
+from market.defaults import MIN_SEGMENT_BARS, WARMUP_BARS
 from market.errors import BarsError
-from market.features import WARMUP_BARS
 from market.names import timeframe_name
-from market.quality import TIMELINE_BINS, account_of_bars, gap_report, has_report
 from market.sample import sample_bars
 
 STEP = 300

@@ -14,11 +14,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from market import alpaca_assets
-from market.alpaca_assets import Keys, fetch_assets, keys_of, venue_of_assets
 from market.dataset import load_dataset
 from market.errors import BarsError, VenueError
-from market.transport import Patience
+from market.sources import assets as alpaca_assets
+from market.sources.assets import Keys, fetch_assets, keys_of, venue_of_assets
+from market.sources.transport import Patience
 from market.venues import ALPACA, OrderRule, load_venue, save_venue
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "data" / "refresh_venues.py"

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from market.candles import PRICES, tidy_bars, to_grid
+from market.bars.candles import PRICES, tidy_bars, to_grid
 from market.errors import BarsError
 from market.names import DEFAULT_TICKERS, TIMEFRAME_SECONDS
 from market.sample import _shock_log_mean, sample_bars, synthetic_dataset

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from market.alpaca import Alpaca
-from market.binance import Binance
 from market.errors import BarsError
-from market.periods import Period
-from market.sources import alpaca_bars, binance_bars, download
-from market.transport import Patience
+from market.sources.alpaca import Alpaca
+from market.sources.binance import Binance
+from market.sources.download import alpaca_bars, binance_bars, download
+from market.sources.periods import Period
+from market.sources.transport import Patience
 from tests.support.bars_server import FAULT_KINDS, Answer, BarsServer, archive_of, made_up_bars, seconds
 
 QUICK = Patience(backoff_s=0.001, damaged_wait_s=0.001, longest_wait_s=0.05)

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 import pytest
 import requests
 
-from market import transport
 from market.errors import BarsError
-from market.periods import Period
-from market.sources import alpaca_bars, binance_bars
-from market.transport import DamagedAnswerError, Pacer, Patience, be_patient, check_reachable, patiently
+from market.sources import transport
+from market.sources.download import alpaca_bars, binance_bars
+from market.sources.periods import Period
+from market.sources.transport import DamagedAnswerError, Pacer, Patience, be_patient, check_reachable, patiently
 from tests.support.bars_server import BarsServer, made_up_bars, seconds
 
 QUICK = Patience(backoff_s=0.001, damaged_wait_s=0.001, longest_wait_s=0.05)

@@ -97,7 +97,7 @@ def test_a_stopped_benchmark_resumes_with_the_runs_that_are_missing_or_old(tmp_p
     assert wanted == {("base", "PPO", seed) for seed in (1, 2, 3, 4)}
     assert runs["base", "PPO", 0].share == 0.5
     assert runs["base", "PPO", 1].share == 0.9
-    assert ("one history", "band", 0) in runs        # of another point: stays
+    assert ("one history", "band", 0) in runs  # of another point: stays
     assert capture.read(path) == list(runs.values())
     measured.clear()
     capture.run_all(args, capture.read(path), path)

@@ -17,6 +17,7 @@ SHELL_COMMANDS = [
     ROOT / "scripts" / "monitoring" / "web_dashboard.sh",
 ]
 
+
 def name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 

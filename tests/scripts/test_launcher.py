@@ -15,8 +15,8 @@ from market.dataset import save_dataset
 from market.sample import synthetic_dataset
 from tests.support import small_disk
 from tests.support.launcher_clone import ROOT, Clone, clean_environment, is_running, make_stub_venv
-from train.study.data import TIMEFRAMES
 from train.study.eligibility import NO_SIGNAL_CODE
+from train.study.split_plan import TIMEFRAMES
 
 
 @pytest.fixture

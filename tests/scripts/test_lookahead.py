@@ -10,7 +10,7 @@ import market.build
 from drl_agents.policy import Policy
 from drl_agents.policy_file import save_policy
 from environment_Alpaca import CryptoEnvAlpaca
-from market.candles import write_bars
+from market.bars.candles import write_bars
 from market.dataset import make_dataset, save_dataset
 from market.sample import sample_bars, synthetic_dataset
 from train.env_factory import make_env

@@ -11,11 +11,11 @@ import pytest
 
 from tests.support import fabricated_study as fabricated
 from train.env_factory import resolved_rules
+from train.records.results import closes_file, read_filled
+from train.report.collect import collect, write_report
+from train.report.curves import read_market
 from train.study.attainable import attainable_by, log_power, power_line, tradable
-from train.study.curves import read_market
-from train.study.report import collect, write_report
-from train.study.results import closes_file, read_filled
-from train.study.split_run import ATTAINABLE, outcome_json, outcome_of
+from train.study.split import ATTAINABLE, outcome_json, outcome_of
 from train.validation.break_even import TradedSegment, break_even_cost
 from train.validation.hindsight import clairvoyant
 

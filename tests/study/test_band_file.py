@@ -14,11 +14,13 @@ from tests.support import fabricated_study as fabricated
 from tests.support.markets import random_config
 from train.band_trace import evaluate_with_band
 from train.env_factory import resolved_rules
-from train.study.artifacts import band_of_trial
+from train.records.errors import StudyError
+from train.records.results import read_json, split_folder, trial_folder, write_json
+from train.report.artifacts import band_of_trial
+from train.report.collect import collect, write_report
 from train.study.band_file import BAND_FILE, STEPS, read_band, write_band
-from train.study.data import SplitPlan, StudyError, fold_data
-from train.study.report import collect, write_report
-from train.study.results import read_json, split_folder, trial_folder, write_json
+from train.study.folds import fold_data
+from train.study.split_plan import SplitPlan
 
 LOOKBACK = 2
 ENV = {"rules": "standard", "lookback": LOOKBACK, "norm_action": 1.0, "fee_rate": 0.0, "slippage_rate": 0.0,

@@ -14,18 +14,18 @@ import optuna
 import pytest
 import torch
 
-from drl_agents.deployment import load_deployment
 from environment_Alpaca_vectorized import observation_layout
 from market.dataset import load_dataset
 from train.config import TrainConfig
-from train.study.handover.scores import score_policies
-from train.study.holdout import load_holdout
-from train.study.replay import evaluate_trial, open_stored, read_trial
-from train.study.results import settings_sha256
-from train.study.rules import absent_values, stored_agent
+from train.deploy.loading import load_deployment
+from train.deploy.scores import score_policies
+from train.findings.holdout import load_holdout
+from train.findings.stored_trial import evaluate_trial, open_stored, read_trial
+from train.store.address import absolute_url
+from train.study.identity import absent_values, stored_agent
 from train.study.search_space import Space
-from train.study.split_run import agent_metrics
-from train.study.storage import absolute_url
+from train.study.split import agent_metrics
+from train.study.split_files import settings_sha256
 
 OF_THE_ACCOUNT = 1e-5  # later versions round orders elsewhere
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"

@@ -10,8 +10,10 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from train.study import session
-from train.study.dashboard.snapshot import take_snapshot
+from train import finish
+from train.records.keys import TARGET
+from train.report.collect import collect
+from train.runner.worker import Ending
 from train.study.eligibility import (
     NO_SIGNAL,
     NO_SIGNAL_CODE,
@@ -23,9 +25,7 @@ from train.study.eligibility import (
 )
 from train.study.objective import Bounds
 from train.study.progress import ending_text, summary_lines
-from train.study.report import collect
-from train.study.storage import TARGET
-from train.study.worker import Ending
+from train.watch.snapshot import take_snapshot
 
 BOUNDS = Bounds(max_drawdown=0.5, min_trades=10)
 
@@ -101,7 +101,7 @@ def never_traded(make_outcome):
 
 
 def conclude(study: optuna.Study, folder) -> int:
-    return session._conclude(study, Ending(), folder, SimpleNamespace(n_trials=2))
+    return finish._conclude(study, Ending(), folder, SimpleNamespace(n_trials=2))
 
 
 def test_a_study_whose_policies_stay_in_cash_ends_with_a_finding_and_a_code_of_its_own(lab, make_outcome, caplog):

@@ -14,11 +14,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from market.sample import synthetic_dataset
-from train.study.data import SplitPlan, fold_data
-from train.study.results import read_equity
+from train.records.results import read_equity
+from train.study.folds import fold_data
 from train.study.search_space import resolve
 from train.study.search_tables import TABLES
-from train.study.split_run import run_split
+from train.study.split import run_split
+from train.study.split_plan import SplitPlan
 
 pytestmark = pytest.mark.slow
 

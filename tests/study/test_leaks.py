@@ -16,9 +16,10 @@ from market.features import FEATURE_SETS
 from market.sample import sample_bars
 from train.evaluator import evaluate_policy
 from train.run import BEST_POLICY, LAST_POLICY
-from train.study.data import SplitPlan, fold_data
+from train.study.folds import fold_data
 from train.study.search_space import MAX_LOOKBACK, build_space, resolve, sample
-from train.study.split_run import equal_weight_metrics, run_split
+from train.study.split import equal_weight_metrics, run_split
+from train.study.split_plan import SplitPlan
 
 TICKERS = ("BTC", "ETH", "LTC")
 TOUCHED = 1  # of three segments

@@ -21,14 +21,14 @@ from drl_agents.policy_file import load_policy
 from tests.support import real_study
 from tests.support.markets import REPO
 from train.checkpoint import CHECKPOINT
+from train.records.keys import FAILURE, RETRY_OF
+from train.records.results import read_equity, split_folder, trial_folder
 from train.run import BEST_POLICY, LAST_POLICY, TrainingDiverged
 from train.study.eligibility import best_trial
 from train.study.objective import OUT_OF_MEMORY
-from train.study.results import read_equity, split_folder, trial_folder
 from train.study.retry import Attempts
 from train.study.search_space import build_space, resolve, sample, with_half_the_envs
-from train.study.split_run import outcome_json, outcome_of, run_split
-from train.study.storage import FAILURE, RETRY_OF
+from train.study.split import outcome_json, outcome_of, run_split
 
 CLOCK = ("wall_s", "explore_steps_per_s", "update_samples_per_s")
 
@@ -235,7 +235,7 @@ def test_a_failed_trials_checkpoint_goes_with_it(tmp_path):
     study, _ = real_study.run(tmp_path, 12, fail_once)
     assert [t.state.name for t in study.trials][:2] == ["FAIL", "FAIL"]
     assert study.trials[1].user_attrs[FAILURE] == "split 1: ValueError: broken"
-    assert RETRY_OF not in study.trials[2].user_attrs     # a failure of its own is not tried again
+    assert RETRY_OF not in study.trials[2].user_attrs  # a failure of its own is not tried again
     assert leftovers(tmp_path) == []
 
 
@@ -373,7 +373,7 @@ SHORT_OF_MEMORY = """
     import resource, sys
     from pathlib import Path
     from tests.support import real_study
-    from train.study.split_run import run_split
+    from train.study.split import run_split
     N_ENVS, SLACK = 65536, 96 << 20
     given = real_study.GIVEN | {"total_env_steps": 2 * N_ENVS, "rollout_samples": 2 * N_ENVS, "lookback": 8,
                                 "batch_size": 4096, "n_epochs": 1}

@@ -12,6 +12,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from environment_Alpaca import CryptoEnvAlpaca
 from environment_Alpaca_vectorized import EnvParams
 from train.config import LEAST_BAND_BARS, TrainConfig
+from train.records.defaults import DEFAULT_AGENT
 from train.study.search_space import (
     LEAST_EPISODE_BARS,
     MAX_LOOKBACK,
@@ -22,7 +23,7 @@ from train.study.search_space import (
     sample,
     with_half_the_envs,
 )
-from train.study.search_tables import DEFAULT_AGENT, FIXED_ENV, TABLES
+from train.study.search_tables import FIXED_ENV, TABLES
 
 MADE_OF_OTHERS = {"net_width", "net_depth", "rollout_samples", "stale_share", "horizon_bars"}
 N_SETTINGS = 12

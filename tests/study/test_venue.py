@@ -11,9 +11,10 @@ from environment_Alpaca_vectorized import RULES
 from market.dataset import make_dataset
 from market.venues import ALPACA, FeeTier, OrderRule
 from train.env_factory import resolved_rules
-from train.study.data import SplitPlan, fold_data
-from train.study.rules import study_identity
+from train.study.folds import fold_data
+from train.study.identity import study_identity
 from train.study.search_space import build_space
+from train.study.split_plan import SplitPlan
 from train.study.venue import venue_env, venue_json
 
 PLAN = SplitPlan("standard", 3, 2)

@@ -26,15 +26,15 @@ class Rollout:
     record: BandRecord
     params: EnvParams
     cost_factor: float
-    objective: Tensor     # (N,)
-    lo: Tensor            # (H, N, A), leaf
-    hi: Tensor            # (H, N, A), leaf
-    asked: Tensor         # (H, N, A) coins that the actions ask for
+    objective: Tensor  # (N,)
+    lo: Tensor  # (H, N, A), leaf
+    hi: Tensor  # (H, N, A), leaf
+    asked: Tensor  # (H, N, A) coins that the actions ask for
 
     @functools.cached_property
     def gradient(self) -> tuple[Tensor, Tensor]:
         """(H, N, A) by lo and by hi."""
-        if not self.objective.requires_grad:    # nothing was traded
+        if not self.objective.requires_grad:  # nothing was traded
             return torch.zeros_like(self.lo), torch.zeros_like(self.hi)
         lo, hi = torch.autograd.grad(self.objective.sum(), (self.lo, self.hi), materialize_grads=True)
         return lo, hi
@@ -58,7 +58,7 @@ def random_band(n_steps: int, n_envs: int, n_assets: int, seed: int, kind: str =
         u = np.cumsum(u * 0.1, axis=1) + rng.normal(size=(2, 1, n_envs, n_assets))
     lo = 1.0 / (1.0 + np.exp(-u[0] + (1.0 if kind != "greedy" else -1.0)))
     hi = lo + (1.0 - lo) / (1.0 + np.exp(-u[1]))
-    if kind == "empty":     # flat from time to time, down to what is too small to hold
+    if kind == "empty":  # flat from time to time, down to what is too small to hold
         scale = np.where(rng.random((n_steps, n_envs, n_assets)) < 0.4, 1e-4, 1.0)
         lo, hi = lo * scale, hi * scale
     return torch.tensor(lo), torch.tensor(hi)
@@ -72,7 +72,8 @@ def roll_out(
     """Step the bands from fresh accounts, or from ones with coins, a past peak and a past drawdown."""
     n_steps, n_envs, _ = lo.shape
     env = VectorizedCryptoEnvAlpaca(
-        config, env_params, n_envs, gpu_id=-1, as_numpy=False, seed=seed, episode_bars=episode_bars)
+        config, env_params, n_envs, gpu_id=-1, as_numpy=False, seed=seed, episode_bars=episode_bars
+    )
     market, p = env.market, env.params
     lo, hi = lo.clone().requires_grad_(), hi.clone().requires_grad_()
     env.reset()
@@ -105,9 +106,18 @@ def roll_out(
     stacked = {name: torch.stack(values) for name, values in rows.items()}
     asked = stacked.pop("asked")
     record = BandRecord(
-        cash=start.cash, qty=start.qty, peak=start.peak, max_drawdown=start.max_drawdown, lo=lo.detach(),
-        hi=hi.detach(), price=market.price, min_qty=market.min_qty, qty_increment=market.qty_increment,
-        trades=market.trades, **stacked)
+        cash=start.cash,
+        qty=start.qty,
+        peak=start.peak,
+        max_drawdown=start.max_drawdown,
+        lo=lo.detach(),
+        hi=hi.detach(),
+        price=market.price,
+        min_qty=market.min_qty,
+        qty_increment=market.qty_increment,
+        trades=market.trades,
+        **stacked,
+    )
     return Rollout(record, p, cost_factor, objective, lo, hi, asked)
 
 

@@ -25,14 +25,16 @@ from optuna.pruners import NopPruner
 from optuna.study import Study
 
 from tests.support.real_study import data
-from train.study import storage, worker
+from train.runner import worker
+from train.runner.worker import Ending, Limits, run_worker
+from train.store import database as storage
+from train.store.address import absolute_url
+from train.store.database import open_study
 from train.study.interruption import Interruption
 from train.study.objective import Objective, RunSettings
 from train.study.progress import Reporter
 from train.study.search_space import build_space
-from train.study.split_run import SplitOutcome
-from train.study.storage import absolute_url, open_study
-from train.study.worker import Ending, Limits, run_worker
+from train.study.split import SplitOutcome
 from train.validation.metrics import Metrics
 
 IDENTITY = {"data": "made up"}

@@ -14,12 +14,13 @@ from optuna.trial import TrialState, create_trial
 
 from market.dataset import Dataset
 from train.env_factory import resolved_rules
+from train.records.results import split_folder, study_folder, trial_folder, write_json
 from train.study.attainable import attainable_by, tradable
-from train.study.data import FoldedData
+from train.study.folds import FoldedData
 from train.study.objective import score
-from train.study.results import split_folder, study_folder, trial_folder, write_closes, write_equity, write_json
 from train.study.search_space import MAX_LOOKBACK
-from train.study.split_run import ATTAINABLE, SplitOutcome, agent_metrics, equal_weight_metrics, outcome_json
+from train.study.split import ATTAINABLE, SplitOutcome, agent_metrics, equal_weight_metrics, outcome_json
+from train.study.split_files import write_closes, write_equity
 from train.validation.benchmarks import Costs, equal_weight
 from train.validation.splits import with_warmup
 

@@ -92,7 +92,7 @@ def predict(env: Any, act: Act) -> list[float]:
 
 
 # ---------------------------------------------------------------- scalar classes that only have to be recognized
-SCALAR_CLASS = '''
+SCALAR_CLASS = """
 class CLASS_NAME:
     def __init__(self, config, env_params, initial_capital=CAPITAL, buy_cost_pct=FEE, sell_cost_pct=FEE, gamma=0.99):
         self.norm_action = env_params["norm_action"]
@@ -101,7 +101,7 @@ class CLASS_NAME:
 
     def reset(self): ...
     def step(self, actions): ...
-'''
+"""
 
 
 def imported_host(

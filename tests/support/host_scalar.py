@@ -22,13 +22,13 @@ class HostScalar:
     """What the two have in common; `step` reads in the order of the rules."""
 
     capital, fee = 1_000_000.0, 0.003
-    minimum_factor: Any = 1.1   # of the limits; an array (A,) sets each coin's
+    minimum_factor: Any = 1.1  # of the limits; an array (A,) sets each coin's
     stale_bars, stale_share = 48, 0.05
     haircut = 0.9
     buy_fee_factor = sell_fee_factor = 1.0
     buys_first = False
-    end_shift = 0               # bars by which episodes end late
-    final_discount = 1.0        # factor of gamma
+    end_shift = 0  # bars by which episodes end late
+    final_discount = 1.0  # factor of gamma
     alpha_weight = 1.0
     action_limit = np.inf
 

@@ -14,9 +14,9 @@ import signal
 import sys
 from pathlib import Path
 
-from drl_agents.deployment import read_deployment
 from tests.support.made_deployment import write
-from train.study.handover.deployments import Deployments
+from train.deploy.folder import Deployments
+from train.deploy.loading import read_deployment
 
 OPERATIONS = {
     "open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.chmod", "os.truncate",

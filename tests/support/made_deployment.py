@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from drl_agents.deployment import FACTS_FILE, FORMAT, FORMAT_VERSION, POLICY_FILE, SHARED_FACTS, facts_sha256
 from drl_agents.policy import Policy
 from drl_agents.policy_file import save_policy, weights_sha256
+from train.deploy.loading import FACTS_FILE, FORMAT, FORMAT_VERSION, POLICY_FILE, SHARED_FACTS, facts_sha256
 
 TICKERS = ["BTC", "ETH"]
 FEATURES = ["BTC:rsi_14", "BTC:macd", "ETH:rsi_14", "ETH:macd"]

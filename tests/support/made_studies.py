@@ -12,7 +12,9 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from train.study.storage import IDENTITY, TARGET, absolute_url, open_study
+from train.records.keys import IDENTITY, TARGET
+from train.store.address import absolute_url
+from train.store.database import open_study
 
 NOW = datetime(2026, 3, 4, 12, 0, 0)
 SPACE = {

@@ -19,14 +19,16 @@ from optuna.pruners import NopPruner
 from optuna.study import Study
 
 from market.sample import synthetic_dataset
-from train.study.data import FoldedData, SplitPlan, fold_data
+from train.runner.worker import Ending, Limits, run_worker
+from train.store.address import absolute_url
+from train.store.database import load_study, open_study
+from train.study.folds import FoldedData, fold_data
 from train.study.interruption import Interruption
 from train.study.objective import Objective, RunSettings
 from train.study.progress import Reporter
 from train.study.search_space import build_space
-from train.study.split_run import SplitOutcome, run_split
-from train.study.storage import absolute_url, load_study, open_study
-from train.study.worker import Ending, Limits, run_worker
+from train.study.split import SplitOutcome, run_split
+from train.study.split_plan import SplitPlan
 
 N_SPLITS, N_UPDATES = 2, 5
 # Five updates of 240 samples: 240 of 1 environment, 20 of 12.

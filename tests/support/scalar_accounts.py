@@ -32,8 +32,8 @@ class ScalarAccounts:
         options = {"episode_bars": OPTIONS["episode_bars"]} | options
         self.batch = batch
         self.envs = [CryptoEnvAlpaca(config, env_params, **options) for _ in range(batch.n_envs)]
-        self.sums = np.zeros(batch.n_envs)      # of the rewards of the running episodes
-        self.ended_sums: list[float] = []       # of the episodes that ended, in their order
+        self.sums = np.zeros(batch.n_envs)  # of the rewards of the running episodes
+        self.ended_sums: list[float] = []  # of the episodes that ended, in their order
 
     def open(self, where: np.ndarray | None = None) -> dict[int, np.ndarray]:
         """Begin episodes at the batch's bars: number of the environment -> first observation."""

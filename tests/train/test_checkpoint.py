@@ -98,7 +98,7 @@ KINDS = {
     "a2c": {"agent": "a2c", "n_epochs": 1, "total_env_steps": 1024},
 }
 N_UPDATES = 8
-KILLED_AT = {2, 3, 5, 8}        # after 1, 2 (a best policy is there), 4 and 7 updates that were kept
+KILLED_AT = {2, 3, 5, 8}  # after 1, 2 (a best policy is there), 4 and 7 updates that were kept
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(kind, at, whol
     expected = whole(kind)
     first, second = tmp_path / "first", tmp_path / "second"
     killed(first, at, **KINDS[kind])
-    disturb_global_generators()     # nothing draws from them
+    disturb_global_generators()  # nothing draws from them
     seen = []
     resumed = train(second, Checkpoints(second, (first,)), lambda p: seen.append(p.n_updates), **KINDS[kind])
     assert seen == list(range(at, N_UPDATES + 1))
@@ -374,7 +374,7 @@ def test_a_checkpoint_is_due_by_time_and_never_costs_more_than_a_hundredth(tmp_p
             due.append(second)
             started, clock[0] = clock[0], clock[0] + 0.1
             keeper.write({}, {"x": torch.zeros(1)}, started)
-    assert due == list(range(30, 1000, 31))      # 0.1 s are worth 10 s, so every 30 s it is
+    assert due == list(range(30, 1000, 31))  # 0.1 s are worth 10 s, so every 30 s it is
     keeper.cost_s = 4.0
     clock[0] = keeper.written_s + 399.0
     assert not keeper.is_due()
@@ -417,7 +417,7 @@ def test_a_kill_between_any_two_writes_leaves_the_old_file_or_the_new_one(tmp_pa
         assert float(tensors["x"].mean()) == 2 - facts["turn"]
         left_over += len(list(folder.iterdir())) > 1
         Checkpoints(folder).discard()
-        assert list(folder.iterdir()) == []      # the temporary file of the kill too
+        assert list(folder.iterdir()) == []  # the temporary file of the kill too
     assert turns == sorted(turns)
     assert set(turns) == {1, 2}
     assert left_over > 5

@@ -27,7 +27,7 @@ def test_a_bad_value_is_named(name, value):
 
 def test_rollouts_spend_the_budget():
     settings = TrainConfig(n_envs=4, horizon_len=32, total_env_steps=1000)
-    assert (settings.rollout_len, settings.n_updates) == (32, 8)      # 8 * 128 = 1024: the last rollout is finished
+    assert (settings.rollout_len, settings.n_updates) == (32, 8)  # 8 * 128 = 1024: the last rollout is finished
     short = TrainConfig(n_envs=4, horizon_len=1000, total_env_steps=100)
     assert (short.rollout_len, short.n_updates) == (25, 1)
 

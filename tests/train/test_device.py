@@ -50,4 +50,4 @@ def test_freed_memory_is_kept():
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     faults(4 << 20)
-    assert faults(4 << 20) < 1024       # one block has as many pages
+    assert faults(4 << 20) < 1024  # one block has as many pages

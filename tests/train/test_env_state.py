@@ -53,7 +53,7 @@ def test_a_batch_goes_on_in_another_object(env_class, start, rules):
     env.reset()
     env.cost_factor = 0.25
     bad = actions(N_BEFORE, 0)
-    bad[3, 1] = torch.nan                # a rejected action is counted
+    bad[3, 1] = torch.nan  # a rejected action is counted
     steps_of(env, bad)
     stored = {name: value.clone() for name, value in env_tensors(env).items()}
     other.reset()

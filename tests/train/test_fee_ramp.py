@@ -66,7 +66,7 @@ def test_evaluation_does_not_depend_on_what_the_training_environment_pays(tmp_pa
     """To the bit: the score that a run chose its best policy by is the one at full cost."""
     settings = small_settings(fee_ramp=1.0)
     result = trained(tmp_path, settings)
-    assert environments[0].cost_factor < 1.0        # of the last rollout, and still so
+    assert environments[0].cost_factor < 1.0  # of the last rollout, and still so
     scores = [progress.validation_score for progress in result.history if progress.is_best]
     config = small_market(segments=VALIDATION)
     records = evaluate_policy(result.best_policy, config, ENV_PARAMS)

@@ -38,7 +38,7 @@ def test_no_nearby_rule_earns_more_than_the_rule():
     def timid(state):
         return MARKET.follow(state) * 0.5
 
-    def late(state):      # follows the second block of the lookback: the regime one bar ago
+    def late(state):  # follows the second block of the lookback: the regime one bar ago
         width = MARKET.n_assets + MARKET.n_noise_features
         first = 1 + MARKET.n_assets + width
         return state[:, first : first + MARKET.n_assets] * 2.0 - 1.0

@@ -81,7 +81,7 @@ def test_a_run_of_bars_is_a_run_of_rows(tmp_path):
 def test_gradients_and_precision_reach_the_agent(change, tmp_path):
     autograd, other = trained(tmp_path / "a", gradients="autograd"), trained(tmp_path / "b", **change)
     a, b = load_policy(autograd.last_policy).layers[0][0], load_policy(other.last_policy).layers[0][0]
-    assert not torch.equal(a, b)      # other rounding
+    assert not torch.equal(a, b)  # other rounding
     torch.testing.assert_close(b, a, rtol=0.05, atol=0.02)
 
 
@@ -124,9 +124,7 @@ def test_the_replay_is_no_larger_than_the_run(buffer_size, n_rows, tmp_path, mon
 def test_the_best_policy_is_the_one_with_the_best_score(tmp_path):
     scores = iter([1.0, 3.0, 2.0])
     seen = []
-    result = trained(
-        tmp_path, total_env_steps=128 * 6, score=lambda records: next(scores), on_progress=seen.append
-    )
+    result = trained(tmp_path, total_env_steps=128 * 6, score=lambda records: next(scores), on_progress=seen.append)
     assert [p.validation_score for p in result.history] == [None, 1.0, None, 3.0, None, 2.0]
     assert [p.is_best for p in result.history] == [False, True, False, True, False, False]
     assert seen == list(result.history)

@@ -22,7 +22,7 @@ from train.evaluator import evaluate_policy
 
 COST_RATE = 0.003
 PARAMS = {"rules": "standard", "lookback": 1, "norm_action": 1.0}
-SLOW = SignalMarket(mean_life_bars=300.0)      # near continuous time, where the closed forms hold
+SLOW = SignalMarket(mean_life_bars=300.0)  # near continuous time, where the closed forms hold
 
 
 def threshold(cost_rate, market):
@@ -43,7 +43,7 @@ def rates_of(market, cost_rate):
 def test_signals_have_unit_variance_and_the_mean_life_asked_for():
     market = SignalMarket(n_assets=3)
     signals = market.signals(400_000, np.random.default_rng(0))
-    assert np.std(signals, axis=0) == pytest.approx(1.0, abs=0.04)      # 4 standard errors
+    assert np.std(signals, axis=0) == pytest.approx(1.0, abs=0.04)  # 4 standard errors
     after = [np.mean(signals[k:] * signals[:-k]) / np.mean(signals**2) for k in (1, 48)]
     assert after == pytest.approx([math.exp(-1 / 48), math.exp(-1.0)], abs=0.02)
 
@@ -171,7 +171,7 @@ def growths_in_the_environment(market, act, seeds, n_bars):
 def test_the_solved_policy_earns_the_optimum_in_the_environment():
     market = SignalMarket()
     found = solve_one_coin(market, COST_RATE)
-    n_bars, seeds = 4_000, range(80)         # 320,000 bars, each traded twice
+    n_bars, seeds = 4_000, range(80)  # 320,000 bars, each traded twice
     growth, turnover = growths_in_the_environment(market, found.act, seeds, n_bars)
     error = growth.std(ddof=1) / math.sqrt(len(growth))
     assert error < 0.1 * found.growth
@@ -207,7 +207,7 @@ def test_the_best_rule_of_two_coins_earns_nearly_the_optimum_and_not_more():
     market = SignalMarket(n_assets=2)
     optimum = solve_two_coins(market, COST_RATE)
     rule = find_rule(market, COST_RATE)
-    assert 0.95 * optimum < rule.growth < 1.03 * optimum       # its 2,000,000 bars leave a standard error of 2 %
+    assert 0.95 * optimum < rule.growth < 1.03 * optimum  # its 2,000,000 bars leave a standard error of 2 %
 
 
 def test_the_rule_trades_in_the_environment_what_it_counts():

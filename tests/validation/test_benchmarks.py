@@ -111,7 +111,7 @@ def test_equal_weight_is_the_environments(records, beside):
 
 
 def test_its_figures_are_those_the_study_compares_with(records, beside):
-    # as train.study.split_run.equal_weight_metrics joins them
+    # as train.study.split.equal_weight_metrics joins them
     joined = [np.concatenate([r.equity[:1], r.benchmark_equity[1:]]) for r in records]
     expected, found = measure(joined, 365.0 * 288.0), measure_accounts(beside.equal_weight, 365.0 * 288.0).at()
     for name in ("bars", "sharpe", "total_return", "max_drawdown", "max_drawdown_bars", "hit_rate"):

@@ -39,4 +39,4 @@ def test_the_bound_lies_on_the_solved_optimum(law):
     bound, optimum = dual_bound(signals, law, CASH), solve_one_coin(MARKET, COST).growth
     low, high = bound.interval
     assert high / n_bars > optimum * 0.99  # it is a bound
-    assert low / n_bars < optimum * 1.05   # and a tight one
+    assert low / n_bars < optimum * 1.05  # and a tight one

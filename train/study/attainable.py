@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from train.env_factory import resolved_rules
-from train.study.data import FoldedData
+from train.study.folds import FoldedData
 from train.study.search_tables import FIXED_ENV
 from train.study.venue import venue_env
 from train.validation.benchmarks import Costs
@@ -28,7 +28,7 @@ EXAMPLE_BARS_HELD = 100  # holding time that the log's line on power takes as an
 class Tradable:
     """Bars as an account could trade them."""
 
-    close: np.ndarray             # (T, A) quote
+    close: np.ndarray  # (T, A) quote
     is_traded: np.ndarray | None  # (T, A) bool: orders of the coin fill on the bar; None: on every bar
     costs: Costs
 
@@ -39,7 +39,7 @@ class Attainable:
 
     growth: float
     hindsight_growth: float  # of a trader who knows every later price, after costs
-    break_even_cost: float   # of one side, a fraction of notional, at which it would have earned what equal weight did
+    break_even_cost: float  # of one side, a fraction of notional, at which it would have earned what equal weight did
 
     @property
     def of_hindsight(self) -> float:

@@ -12,8 +12,8 @@ import numpy as np
 
 from market.files import write_whole
 from market.planted import Law, best_rule, recipe_of, signal_at
-from train.study.data import StudyError
-from train.study.results import UNREADABLE, find_closes, reason_of
+from train.records.errors import StudyError
+from train.records.results import UNREADABLE, find_closes, reason_of
 from train.validation.band_curves import BandCurves
 from train.validation.power import market_volatility
 

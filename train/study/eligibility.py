@@ -13,8 +13,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from market.names import counted
+from train.records.keys import FAILURE, TARGET
+from train.store.database import FINISHED
 from train.study.holdout_figures import hardly_traded
-from train.study.storage import FAILURE, FINISHED, TARGET
 
 MAX_DRAWDOWN, MIN_TRADES = "max_drawdown", "min_trades"  # names of the constraints
 PRUNED = "pruned"  # user attribute: why the trial was pruned

@@ -10,7 +10,7 @@ value = mean over splits of (agent's annualised Sharpe - equal-weight portfolio'
   and never best (Optuna's constraints; `best_trial` and `study.best_trial` pass it over).
 * A split that fails makes the trial FAIL with the reason; the study goes on. One that ran out of memory is tried once
   more with half the environments and rollouts twice as long, so the setting stays what it is; the next trial has all.
-* A trial that was killed is tried again (`train.study.storage`) and goes on where it stood (`train.study.retry`).
+* A trial that was killed is tried again (`train.store.database`) and goes on where it stood (`train.study.retry`).
 * Every split's excess Sharpe is reported as step k, where the pruner pairs it with the best trial's split k.
 * Split k of every trial trains from the same seed, so settings are compared on equal luck.
 """
@@ -31,16 +31,17 @@ from train.checkpoint import EVERY_S, Checkpoints
 from train.config import TrainConfig
 from train.device import is_out_of_memory, release_memory
 from train.env_factory import resolved_rules
-from train.provenance import trial_code_sha256
+from train.records.defaults import MAX_DRAWDOWN, MIN_TRADES
+from train.records.keys import CODE_VERSION, FAILURE, INTERRUPTED, SETTINGS
+from train.records.provenance import trial_code_sha256
+from train.records.results import split_folder, trial_folder, write_json
 from train.run import Progress, TrainingDiverged
-from train.study.data import Fold, FoldedData
+from train.study.folds import Fold, FoldedData
 from train.study.interruption import Interrupted, Interruption
 from train.study.progress import Reporter, outcome_text
-from train.study.results import SETTINGS, split_folder, trial_folder, write_json
 from train.study.retry import Attempts
 from train.study.search_space import Resolved, Space, resolve, sample, with_half_the_envs
-from train.study.split_run import SplitOutcome, outcome_json, run_split
-from train.study.storage import CODE_VERSION, FAILURE, INTERRUPTED
+from train.study.split import SplitOutcome, outcome_json, run_split
 from train.study.venue import venue_env, venue_json
 from train.validation.metrics import LEAST_EXPOSURE
 
@@ -51,15 +52,12 @@ SPREAD_WEIGHT = 0.1
 # not here: it stops the run.
 SPLIT_ERRORS = (TrainingDiverged, ValueError, ArithmeticError, RuntimeError, MemoryError, OSError)
 
-# The best trial keeps both on every split; the sampler is told by how much a trial does not.
-MAX_DRAWDOWN = 0.5  # fraction of the account's highest equity
-MIN_TRADES = 10  # fewer say little of a policy, whatever they earned
 
 OUT_OF_MEMORY = "out_of_memory"  # user attribute: split -> what it was tried again with
 
 
 class SplitRunner(Protocol):
-    """As `train.study.split_run.run_split`."""
+    """As `train.study.split.run_split`."""
 
     def __call__(
         self,

@@ -17,17 +17,18 @@ from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
 from market.names import counted
-from train.study.data import Fold, FoldedData
+from train.records.keys import HOLDOUT_SCORE, IDENTITY
+from train.store.database import n_finished
+from train.store.worker_status import StatusFile
 from train.study.eligibility import NO_SIGNAL, best_trial, has_no_signal, why_ineligible, why_no_best
+from train.study.folds import Fold, FoldedData
 from train.study.holdout_figures import idle_text
 from train.study.search_space import Resolved, Space, expected_env_steps
-from train.study.storage import HOLDOUT_SCORE, IDENTITY, n_finished
-from train.study.worker_status import StatusFile
 from train.validation.splits import Segments, bars_in
 
 if TYPE_CHECKING:
     from train.run import Progress
-    from train.study.split_run import SplitOutcome
+    from train.study.split import SplitOutcome
 
 logger = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
 """What killed attempts at a trial left for the next one: finished splits, and the checkpoint of one that was not.
 
-A retried trial (`train.study.storage.queue_retry`) has a number and a folder of its own. What an earlier attempt at the
-same settings, on the same data and by the same code, has finished is copied there and not trained again; of the policy
-files only the trial's number changes.
+A retried trial (`train.store.abandoned.queue_retry`) has a number and a folder of its own. What an earlier attempt at
+the same settings, on the same data and by the same code, has finished is copied there and not trained again; of the
+policy files only the trial's number changes.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import optuna
 
 from market.files import write_whole
 from train.checkpoint import Checkpoints, anywhere, copy_policy, differences
+from train.records.keys import RETRY_OF, SETTINGS
+from train.records.results import read_equity, split_folder, trial_folder
 from train.run import BEST_POLICY, LAST_POLICY
-from train.study.results import SETTINGS, read_equity, split_folder, trial_folder
-from train.study.split_run import EQUITY, RESULT, SplitOutcome, outcome_of
-from train.study.storage import RETRY_OF
+from train.study.split import EQUITY, RESULT, SplitOutcome, outcome_of
 
 logger = logging.getLogger(__name__)
 

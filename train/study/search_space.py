@@ -20,7 +20,8 @@ from optuna.distributions import (
 )
 
 from train.config import LEAST_BAND_BARS
-from train.study.search_tables import ABSENT, DEFAULT_AGENT, TABLES
+from train.records.defaults import DEFAULT_AGENT
+from train.study.search_tables import ABSENT, TABLES
 
 
 class Suggests(Protocol):
@@ -68,7 +69,7 @@ class Space:
     def from_json(cls, stored: Mapping[str, str], agent: str) -> Space:
         """The space that `to_json` wrote down, with the ranges of then."""
         names = [name for name in stored if name != NARROW]
-        given = {name: literal_eval(stored[name][len(GIVEN):]) for name in names if stored[name].startswith(GIVEN)}
+        given = {name: literal_eval(stored[name][len(GIVEN) :]) for name in names if stored[name].startswith(GIVEN)}
         ranges = {name: json_to_distribution(stored[name]) for name in names if name not in given}
         return cls(ranges, given, agent, stored_narrow(stored) == str(True))
 
@@ -124,9 +125,7 @@ def sample(space: Space, trial: Suggests) -> dict[str, Any]:
     return {name: _suggest(trial, name, range_) for name, range_ in space.ranges.items()} | dict(space.given)
 
 
-def resolve(
-    values: Mapping[str, Any], n_envs: int, seed: int, gpu_id: int, agent: str = DEFAULT_AGENT
-) -> Resolved:
+def resolve(values: Mapping[str, Any], n_envs: int, seed: int, gpu_id: int, agent: str = DEFAULT_AGENT) -> Resolved:
     """Sampled values as the arguments of a run; a setting that the study does not have takes its value of `ABSENT`."""
     table = TABLES[agent]
     known = ABSENT | dict(values)

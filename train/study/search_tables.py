@@ -18,8 +18,6 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-DEFAULT_AGENT = "band"  # of a new study
-
 
 @dataclass(frozen=True)
 class Setting:

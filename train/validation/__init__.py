@@ -1,1 +1,4 @@
-"""Splits, metrics and reports on equity curves; third-party libraries only."""
+"""Numbers only: splits, metrics, benchmarks, overfitting statistics.
+
+NumPy in, NumPy out; no files, no study, no text for users. It imports nothing of ours.
+"""

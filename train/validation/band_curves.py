@@ -1,6 +1,6 @@
 """A band policy on its bars: edges, held weight and price of every coin, reduced to what a picture can show.
 
-Pure functions on arrays; `train.validation.band_picture` draws them as SVG and `train.study.band_png` as PNG.
+Pure functions on arrays; `train.report.band_picture` draws them as SVG and `train.report.band_png` as PNG.
 
 A picture has a few hundred columns, and a study tens of thousands of bars. So many bars go into one column: of the
 edges their mean, of the weight its mean and its range, of the price the last. Nothing is left out by taking every so
@@ -23,12 +23,12 @@ class BandCurves:
     """One account of a band policy, or of several one after the other. The weight is that after the bar's orders."""
 
     tickers: tuple[str, ...]
-    time_s: np.ndarray    # (M,) UTC, bar close
-    segment: np.ndarray   # (M,) number of the account that a row belongs to; accounts begin in cash
-    price: np.ndarray     # (M, A) quote
-    lo: np.ndarray        # (M, A) lower edge that the order filled at this bar aimed at; nan on an account's first bar
-    hi: np.ndarray        # (M, A) upper edge
-    weight: np.ndarray    # (M, A) share of the account in the coin
+    time_s: np.ndarray  # (M,) UTC, bar close
+    segment: np.ndarray  # (M,) number of the account that a row belongs to; accounts begin in cash
+    price: np.ndarray  # (M, A) quote
+    lo: np.ndarray  # (M, A) lower edge that the order filled at this bar aimed at; nan on an account's first bar
+    hi: np.ndarray  # (M, A) upper edge
+    weight: np.ndarray  # (M, A) share of the account in the coin
     best_lo: np.ndarray | None = None  # (M, A) edges of the best band, where it is known: a planted market
     best_hi: np.ndarray | None = None
 
@@ -56,12 +56,12 @@ class BandCurves:
 class CoinColumns:
     """One coin in B columns of a picture."""
 
-    row: np.ndarray          # (B,) last row of the column
-    price: np.ndarray        # (B,) of that row; nan where the coin has none
-    lo: np.ndarray           # (B,) means of the column's bars; nan where none is known
+    row: np.ndarray  # (B,) last row of the column
+    price: np.ndarray  # (B,) of that row; nan where the coin has none
+    lo: np.ndarray  # (B,) means of the column's bars; nan where none is known
     hi: np.ndarray
-    weight: np.ndarray       # (B,) mean
-    weight_low: np.ndarray   # (B,) range of the column's bars
+    weight: np.ndarray  # (B,) mean
+    weight_low: np.ndarray  # (B,) range of the column's bars
     weight_high: np.ndarray
     best_lo: np.ndarray | None = None  # None too where many bars share a column: the mean of steps is no band
     best_hi: np.ndarray | None = None

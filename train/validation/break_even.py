@@ -28,19 +28,19 @@ LEAST_TURNOVER = 1e-9  # of equity: an account that trades less has no break-eve
 class TradedSegment:
     """What the record of one segment says of its costs."""
 
-    equity: np.ndarray            # (n + 1,) quote
+    equity: np.ndarray  # (n + 1,) quote
     benchmark_equity: np.ndarray  # (n + 1,) quote, the first entry is not used: accounts begin with equity[0]
-    turnover: np.ndarray          # (n,) quote, traded notional
-    fees: np.ndarray              # (n,) quote
+    turnover: np.ndarray  # (n,) quote, traded notional
+    fees: np.ndarray  # (n,) quote
 
 
 @dataclass(frozen=True)
 class GrowthByCost:
     """Log growth of an account as a function of the cost of one side, its orders fixed."""
 
-    gross: float        # log growth at no cost
+    gross: float  # log growth at no cost
     traded: np.ndarray  # (n,) notional over equity before costs, of the steps with orders
-    benchmark: float    # log growth of equal weight, as recorded
+    benchmark: float  # log growth of equal weight, as recorded
 
     def at(self, cost: float) -> float:
         """Log growth at `cost`, a fraction of notional; -inf from where a step's costs take everything."""

@@ -64,10 +64,10 @@ class Law(Protocol):
 class ChainLaw:
     """The law of a signal with R states: a Markov chain. Its value function is exact, so the bound is the optimum."""
 
-    switching: np.ndarray      # (R, R) probabilities of the next state
+    switching: np.ndarray  # (R, R) probabilities of the next state
     expected_gain: np.ndarray  # (R, K) expected log growth of the bar that a state rules
-    move: np.ndarray           # (K, K)
-    values: np.ndarray         # (M + 1, R, K) by the number of decisions left, 0 first; settled from M on
+    move: np.ndarray  # (K, K)
+    values: np.ndarray  # (M + 1, R, K) by the number of decisions left, 0 first; settled from M on
 
     def gain(self, signal: np.ndarray) -> np.ndarray:
         """As in `Law`; signals (n,) are numbers of states."""
@@ -87,8 +87,8 @@ def chain_law(switching: np.ndarray, expected_gain: np.ndarray, move: np.ndarray
     """Solve a chain by value iteration from its end: values (most_bars + 1, R, K); shapes as in `ChainLaw`."""
     values = np.zeros((most_bars + 1, *expected_gain.shape))
     for left in range(1, most_bars + 1):
-        held = expected_gain + switching @ values[left - 1]                     # (R, K) of holding k over the bar
-        values[left] = (held[:, None, :] - move[None]).max(axis=-1)             # (R, K) of arriving with k
+        held = expected_gain + switching @ values[left - 1]  # (R, K) of holding k over the bar
+        values[left] = (held[:, None, :] - move[None]).max(axis=-1)  # (R, K) of arriving with k
     return ChainLaw(switching, expected_gain, move, values)
 
 
@@ -135,7 +135,7 @@ def penalised_hindsight(signal: np.ndarray, law: Law, cash: int) -> float:
     """The best that hindsight does on one segment when it pays for what could not be foreseen; log growth."""
     n = len(signal)
     left = np.arange(n - 1, -1, -1)  # decisions that follow each one
-    paid = law.gain(signal) + law.next_value(signal, left)                      # (n, K)
+    paid = law.gain(signal) + law.next_value(signal, left)  # (n, K)
     paid[:-1] -= law.value(signal[1:], left[:-1])
     paid[-1] -= law.next_value(signal[-1:], left[-1:])[0]  # nothing follows the last: no penalty, whatever `value` says
     best = np.full(law.move.shape[0], -np.inf)
@@ -157,7 +157,7 @@ def interval(values: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float,
 class AgainstBound:
     """A policy beside the bound, on the same segments."""
 
-    growth: float       # mean log growth of the policy
+    growth: float  # mean log growth of the policy
     bound: DualBound
     difference: tuple[float, float]  # 99 % interval of the policy's mean minus the bound's, segment by segment
 

@@ -36,7 +36,7 @@ FIRST_FILL = 1  # an order decided on the first bar fills on the next
 class Hindsight:
     """The plan of the clairvoyant trader on one segment, and what it is worth."""
 
-    held: np.ndarray        # (n + 1,) int64 coin that all the account is in after a bar's orders, or `CASH`
+    held: np.ndarray  # (n + 1,) int64 coin that all the account is in after a bar's orders, or `CASH`
     log_equity: np.ndarray  # (n + 1,) log of equity over the initial capital; -inf while the held coin has price 0
 
     @property
@@ -67,8 +67,8 @@ def clairvoyant(
         log_price = np.log(price)
     log_unit_cost = math.log1p(costs.slippage_rate) + math.log1p(costs.fee_rate)
     log_kept = math.log1p(-costs.slippage_rate) + math.log1p(-costs.fee_rate)
-    log_coins_for_cash = np.where(can_trade, -log_price - log_unit_cost, -np.inf)   # (n + 1, A) bought for one of cash
-    log_cash_for_coin = np.where(can_trade, log_price + log_kept, -np.inf)          # (n + 1, A) received for one coin
+    log_coins_for_cash = np.where(can_trade, -log_price - log_unit_cost, -np.inf)  # (n + 1, A) bought for one of cash
+    log_cash_for_coin = np.where(can_trade, log_price + log_kept, -np.inf)  # (n + 1, A) received for one coin
     held = _best_plan(log_coins_for_cash, log_cash_for_coin, log_price[-1])
     return Hindsight(held, _valued(held, log_price, log_coins_for_cash, log_cash_for_coin))
 
@@ -81,8 +81,8 @@ def share_of_hindsight(growth: float, hindsight_growth: float) -> float:
 def _best_plan(bought: np.ndarray, sold: np.ndarray, log_last_price: np.ndarray) -> np.ndarray:
     """The forward pass in logs, then the plan read back from the last bar; see the module. -> (n + 1,)."""
     n_points, n_assets = bought.shape
-    sold_coin = np.full(n_points, CASH)                      # whose sale gives the most cash on a bar
-    is_bought = np.zeros((n_points, n_assets), dtype=bool)   # where buying gives more coins than holding them
+    sold_coin = np.full(n_points, CASH)  # whose sale gives the most cash on a bar
+    is_bought = np.zeros((n_points, n_assets), dtype=bool)  # where buying gives more coins than holding them
     # Only the best of the sales matters, and only on bars on which something trades.
     cash, coins = 0.0, np.full(n_assets, -np.inf)
     proceeds, affordable = np.empty(n_assets), np.empty(n_assets)

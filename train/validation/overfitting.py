@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import ndtr, ndtri
 
+from train.records.defaults import LEAST_CONFIDENCE
 from train.validation.choice import CHOICE_LEVEL, Choice
 from train.validation.metrics import LEAST_RELATIVE_SPREAD, sharpe
 
-LEAST_CONFIDENCE = 0.95  # a deflated Sharpe below this is no evidence of skill
 LARGEST_PBO = 0.05  # above: no evidence of skill; above one half: choosing the best in-sample does harm
 MAX_BLOCKS = 20  # 184,756 combinations
 CHUNK = 512  # combinations worked on at a time

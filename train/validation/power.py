@@ -18,10 +18,10 @@ class DetectableEdge:
     """Rates are fractions, 0.0001 is 1 bp."""
 
     n_bars: int
-    volatility: float      # standard deviation of one bar's return
-    round_trip: float      # cost of buying and selling once, of what is traded
+    volatility: float  # standard deviation of one bar's return
+    round_trip: float  # cost of buying and selling once, of what is traded
     bars_per_year: float
-    smallest: float        # mean excess return per bar that would be noticed
+    smallest: float  # mean excess return per bar that would be noticed
 
     @property
     def per_year(self) -> float:
@@ -68,9 +68,7 @@ def detectable_edge(
     if n_bars < 1 or not volatility >= 0.0:
         raise ValueError(f"at least 1 bar and a volatility of 0 or more are needed; received {n_bars} and {volatility}")
     z = NormalDist().inv_cdf(confidence) + NormalDist().inv_cdf(power)
-    return DetectableEdge(
-        n_bars, volatility, 2.0 * cost_per_side, bars_per_year, z * volatility / math.sqrt(n_bars)
-    )
+    return DetectableEdge(n_bars, volatility, 2.0 * cost_per_side, bars_per_year, z * volatility / math.sqrt(n_bars))
 
 
 def market_volatility(closes: list[np.ndarray]) -> float:

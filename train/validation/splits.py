@@ -26,12 +26,14 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise
 from math import comb
 
+from market.errors import UserError
+
 Segment = tuple[int, int]  # first, last_exclusive
 Segments = tuple[Segment, ...]
 FullPath = tuple[tuple[int, int], ...]  # (index of a split, index of a block in its `test`), in time order
 
 
-class SplitError(ValueError):
+class SplitError(UserError):
     """Splits that cannot be made; the message says what is missing and what to change."""
 
 
@@ -162,7 +164,9 @@ def recombined_paths(splits: Sequence[Split]) -> tuple[FullPath, ...]:
     if len(counts) != 1:
         raise SplitError(
             f"paths need every group tested equally often; the {len(splits)} splits test some groups {min(counts)} "
-            f"and others {max(counts)} times" if counts else "there are no splits to join to paths"
+            f"and others {max(counts)} times"
+            if counts
+            else "there are no splits to join to paths"
         )
     return tuple(tuple(_path_parts(splits, testers, p)) for p in range(counts.pop()))
 

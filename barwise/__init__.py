@@ -1,0 +1,55 @@
+"""The simulator, its adapters and loaders in one place: `import barwise`.
+
+Names are imported from their own modules when they are first used, so that `import barwise` is fast and a library that
+an adapter needs is asked for only by that adapter.
+
+    env = barwise.VectorizedCryptoEnvAlpacaOptimized(config, env_params, n_envs=64)
+    dataset = barwise.load_dataset(Path("data/5m"))
+"""
+
+from importlib import import_module
+from typing import Any
+
+# name -> module
+_HOMES = {
+    "CryptoEnvAlpaca": "environment_Alpaca",
+    "VectorizedCryptoEnvAlpaca": "environment_Alpaca_vectorized",
+    "VectorizedCryptoEnvAlpacaOptimized": "environment_Alpaca_vectorized",
+    "Costs": "environment_Alpaca_vectorized",
+    "Dataset": "market.dataset",
+    "load_dataset": "market.dataset",
+    "save_dataset": "market.dataset",
+    "dataset_from_bars": "market.build",
+    "dataset_from_host": "market.host_import",
+    "read_bars": "market.bars.candles",
+    "synthetic_dataset": "market.sample",
+    "load_policy": "drl_agents.policy_file",
+    "load_deployment": "train.deploy.loading",
+    "gymnasium_env": "adapters.gymnasium_single",
+    "gymnasium_vector_env": "adapters.gymnasium_vector",
+    "stable_baselines3": "adapters.stable_baselines3",
+    "torchrl": "adapters.torchrl",
+    "skrl": "adapters.skrl",
+    "rsl_rl": "adapters.rsl_rl",
+}
+_MODULES = ("gymnasium_env", "gymnasium_vector_env", "stable_baselines3", "torchrl", "skrl", "rsl_rl")
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first used.
+
+    Raises:
+        AttributeError: barwise has no such name.
+        ImportError: the library that it needs is not installed.
+    """
+    if name not in _HOMES:
+        raise AttributeError(f"module 'barwise' has no attribute {name!r}")
+    module = import_module(_HOMES[name])
+    value = module if name in _MODULES else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Every name, imported or not."""
+    return sorted({*globals(), *_HOMES})

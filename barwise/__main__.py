@@ -1,0 +1,51 @@
+"""The command `barwise`: `barwise optimize --n-trials 20` runs the program of that name."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+# command -> (module in barwise.commands, the script that does the same in a checkout)
+COMMANDS = {
+    "optimize": ("optimize", "scripts/training/1_optimize_unified.py"),
+    "dashboard": ("dashboard", "paper_trader_dashboard.py"),
+    "web-dashboard": ("web_dashboard", "scripts/monitoring/web_dashboard.py"),
+    "doctor": ("doctor", "scripts/setup/doctor.py"),
+    "download-bars": ("download_bars", "scripts/data/download_bars.py"),
+    "build-dataset": ("build_dataset", "scripts/data/build_dataset.py"),
+    "make-sample": ("make_sample", "scripts/data/make_sample.py"),
+    "inspect-dataset": ("inspect_dataset", "scripts/data/inspect_dataset.py"),
+    "import-host-data": ("import_host_data", "scripts/data/import_host_data.py"),
+    "refresh-venues": ("refresh_venues", "scripts/data/refresh_venues.py"),
+    "validate": ("validate", "scripts/validation/2_validate.py"),
+    "backtest": ("backtest_trial", "scripts/validation/4_backtest.py"),
+    "pbo": ("pbo", "scripts/validation/5_pbo.py"),
+    "lookahead": ("find_lookahead", "scripts/validation/lookahead.py"),
+    "report": ("write_report", "scripts/validation/report.py"),
+    "plot-study": ("plot_study", "scripts/training/plot_study.py"),
+    "deploy": ("deploy_best", "scripts/deployment/auto_replace_best_5m.py"),
+}
+
+
+def usage() -> str:
+    """Every command with the script that it stands for."""
+    lines = [f"  {name:<18} {script}" for name, (_, script) in COMMANDS.items()]
+    return "\n".join(["usage: barwise COMMAND [flags]; barwise COMMAND --help lists the flags", "", *lines])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; its exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if arguments else 2
+    name, *flags = arguments
+    if name not in COMMANDS:
+        sys.stderr.write(f"barwise: there is no command {name}; barwise --help lists them\n")
+        return 2
+    sys.argv[0] = f"barwise {name}"
+    return import_module(f"barwise.commands.{COMMANDS[name][0]}").main(flags)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""Make a dataset folder from the synthetic sample market. Nothing in it is real, and its label says so.
+
+By default the market carries a planted signal, so that there is something to learn (market/planted.py documents it).
+Its label is "SYNTHETIC, planted signal". With --no-signal there is nothing to learn: "SYNTHETIC, no signal".
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from barwise.arguments import add_features, add_tickers, add_venue, exit_code, split_tickers, venue_of, whole_number
+from market.defaults import DEMONSTRATION_SEED, MIN_SEGMENT_BARS
+from market.names import DEFAULT_TICKERS, timeframe_seconds
+
+MOST_BARS, MOST_YEARS = 20_000, 20  # of the default; the calendar ends in 2099
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_tickers(parser, DEFAULT_TICKERS)
+    parser.add_argument(
+        "--n-bars",
+        type=whole_number(MIN_SEGMENT_BARS),
+        metavar="N",
+        help=f"usable bars per coin (default: {MOST_BARS}, or those of {MOST_YEARS} years where that is fewer)",
+    )
+    add_features(parser)
+    parser.add_argument("--no-signal", action="store_true", help="leave the planted signal out: nothing can be learned")
+    parser.add_argument(
+        "--seed",
+        type=whole_number(0),
+        default=DEMONSTRATION_SEED,
+        metavar="N",
+        help="(default: %(default)s, with which holding all coins neither earns nor loses much)",
+    )
+    add_venue(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="dataset folder, for example data/5m")
+    parser.add_argument("--bars", type=Path, metavar="FILE", help="write the bars too, as .parquet or .csv")
+    parser.add_argument("--overwrite", action="store_true", help="replace a dataset that is there already")
+    return parser.parse_args(argv)
+
+
+def make(args: argparse.Namespace) -> None:
+    """Do what the command line says."""
+    from market.bars.candles import write_bars
+    from market.dataset import check_target, save_dataset
+    from market.describe import venue_lines
+    from market.pictures import quality_picture
+    from market.planted import Law
+    from market.sample import sample_bars, synthetic_dataset
+
+    tickers = split_tickers(args.tickers)
+    check_target(args.out, args.overwrite)
+    n_bars = args.n_bars or min(MOST_BARS, MOST_YEARS * 365 * 86_400 // timeframe_seconds(args.timeframe))
+    venue = venue_of(args.venue)
+    law = Law.NO_SIGNAL if args.no_signal else Law.PLANTED
+    dataset = synthetic_dataset(args.timeframe, n_bars, tickers, args.seed, args.features, venue, law)
+    if args.bars is not None:
+        bars = sample_bars(args.timeframe, n_bars + dataset.warmup_bars, tickers, args.seed, law=law)
+        write_bars(bars, args.bars)
+        print(f"wrote {args.bars}")
+    save_dataset(dataset, args.out, args.overwrite, quality_picture(dataset))
+    for line in venue_lines(dataset):
+        print(line)
+    print(f"wrote {args.out}: {dataset.label}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, make, report."""
+    args = parse_arguments(argv)
+    return exit_code("make_sample.py", lambda: make(args))

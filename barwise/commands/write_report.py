@@ -1,0 +1,32 @@
+"""Write the page about a study, report.html beside its results; at any time, also while the study runs."""
+
+from __future__ import annotations
+
+import argparse
+
+from barwise.arguments import add_study, exit_code, file_to_write, plain_logging, stored_study
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    p = argparse.ArgumentParser(description=__doc__)
+    add_study(p)
+    p.add_argument(
+        "--out", type=file_to_write, metavar="FILE", help="HTML to write (default: report.html beside the results)"
+    )
+    return p
+
+
+def write(args: argparse.Namespace) -> None:
+    """Write the page, say where."""
+    from train.report.collect import write_report
+
+    stored = stored_study(args)
+    print(write_report(stored.study, stored.folder, args.out))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, write, report."""
+    args = parser().parse_args(argv)
+    plain_logging("train")
+    return exit_code("report.py", lambda: write(args))

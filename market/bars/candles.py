@@ -1,0 +1,368 @@
+"""Bars from files, validated and put on one full time grid.
+
+A tidy table has one row per bar and symbol: `timestamp` (the bar's OPEN time), `symbol`, `open, high, low, close`
+(quote per coin) and `volume` (coins). Axes: T bars, A assets. The steps, in the order they are meant to be used:
+
+    read_bars -> to_grid -> fill_gaps -> resample -> segments_of
+
+A file whose timestamps are CLOSE times is read with `stamp="close"`, which moves every bar back by its length.
+A missing bar is NaN, never zero. Timestamps without a time zone are UTC; others are converted to UTC; whole numbers are
+epoch seconds, milliseconds, microseconds or nanoseconds, told apart one by one by their size.
+
+A made-up table says so in a column `synthetic`, which a copy, a filter or another file format keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from market.bars.table_files import check_names, read_csv, read_parquet, write_parquet
+from market.defaults import DEFAULT_MAX_FILL_BARS, STAMPS
+from market.errors import BarsError
+from market.files import whole_file
+from market.names import match_symbols, ticker_of, timeframe_name
+from market.times import EARLIEST_S, LATEST_S, epoch_seconds, utc_text
+
+PRICES = ("open", "high", "low", "close")
+COLUMNS = ("timestamp", "symbol", *PRICES, "volume")
+SYNTHETIC = "synthetic"  # optional column: whether the bar is made up
+FALSE_WORDS = ("", "0", "0.0", "false", "no", "nan", "none", "<na>")
+LONGEST_SYMBOL = 100
+TICKS_PER_SECOND = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}
+LEAST_BAR_SECONDS = 60
+# Far beyond any coin in any currency; products and quotients of what is inside stay finite.
+LEAST_PRICE, MOST_PRICE, MOST_VOLUME = 1e-100, 1e100, 1e100
+LEAST_COVERAGE = 0.01  # bars there are / bars of the full grid; below it the times must be wrong
+
+
+@dataclass(frozen=True)
+class BarGrid:
+    """Bars of several coins on one full time grid; a missing bar is NaN in every price and in volume."""
+
+    time: np.ndarray  # (T,) int64, UTC seconds, bar OPEN
+    open: np.ndarray  # (T, A) float64, quote per coin
+    high: np.ndarray  # (T, A) float64, quote per coin
+    low: np.ndarray  # (T, A) float64, quote per coin
+    close: np.ndarray  # (T, A) float64, quote per coin
+    volume: np.ndarray  # (T, A) float64, coins
+    filled: np.ndarray  # (T, A) bool, bar made up by fill_gaps
+    tickers: tuple[str, ...]
+    bar_seconds: int
+
+    @property
+    def missing(self) -> np.ndarray:
+        """(T, A) bool, bars that are not there."""
+        return np.isnan(self.close)
+
+    def rows(self, first: int, last: int) -> BarGrid:
+        """Bars [first, last) as views."""
+        names = ("time", *PRICES, "volume", "filled")
+        return replace(self, **{name: getattr(self, name)[first:last] for name in names})
+
+
+def read_bars(path: Path | str, stamp: str = "open") -> pd.DataFrame:
+    """Read and validate a tidy Parquet or CSV file.
+
+    Args:
+        path: a .parquet, .csv or .csv.gz file.
+        stamp: which time the file's timestamps are, `open` or `close`; what is returned always has open times.
+
+    Returns:
+        The columns `COLUMNS`, sorted by symbol and time; `timestamp` is datetime64[s, UTC]. A column `synthetic` (bool)
+        comes last where the file has one.
+
+    Raises:
+        BarsError: one line with the file, ticker and bar at fault.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BarsError(f"{path}: no such file; give a tidy .parquet or .csv file of bars")
+    readers = {".parquet": read_parquet, ".csv": read_csv, ".gz": read_csv}
+    if path.suffix not in readers:
+        raise BarsError(f"{path}: expected a .parquet, .csv or .csv.gz file")
+    return tidy_bars(readers[path.suffix](path, (*COLUMNS, SYNTHETIC)), str(path), stamp)
+
+
+def tidy_bars(table: pd.DataFrame, where: str, stamp: str = "open") -> pd.DataFrame:
+    """Bring any table with the tidy columns to the exact form of `read_bars`; `where` names it in errors."""
+    if stamp not in STAMPS:
+        raise BarsError(f"{where}: the timestamps are {stamp!r}, expected {' or '.join(STAMPS)}")
+    check_names(list(table.columns), (*COLUMNS, SYNTHETIC), where)
+    table = table.rename(columns=lambda name: str(name).strip().lower())
+    absent = [name for name in COLUMNS if name not in table.columns]
+    if absent:
+        raise BarsError(f"{where}: column {', '.join(absent)} is missing; expected {', '.join(COLUMNS)}")
+    if len(table) == 0:
+        raise BarsError(f"{where}: holds no bars")
+    columns = {name: pd.Series(table[name]) for name in COLUMNS}
+    symbol = columns["symbol"].astype("category")
+    if symbol.isna().any():
+        raise BarsError(f"{where}: row {int(symbol.isna().to_numpy().argmax())} has no symbol")
+    symbol = symbol.cat.rename_categories(str).cat.remove_unused_categories()
+    for name in symbol.cat.categories:
+        if not name.isprintable() or len(name) > LONGEST_SYMBOL:
+            raise BarsError(f"{where}: {name[:40]!a} is no symbol; expected one as in BTC/USD")
+    bars = pd.DataFrame({"timestamp": _utc_seconds(columns["timestamp"], where, stamp), "symbol": symbol.array})
+    for name in (*PRICES, "volume"):
+        bars[name] = _numbers(columns[name], name, where)
+    if SYNTHETIC in table.columns:
+        bars[SYNTHETIC] = _is_true(pd.Series(table[SYNTHETIC]))
+    order = np.lexsort((bars["timestamp"].to_numpy(), bars["symbol"].cat.codes.to_numpy()))
+    bars = bars.iloc[order].reset_index(drop=True)
+    _check_bars(bars, where)
+    bars["timestamp"] = pd.to_datetime(bars["timestamp"], unit="s", utc=True).dt.as_unit("s")
+    if stamp == "close":
+        opens = bars["timestamp"] - pd.Timedelta(seconds=bar_seconds_of(bars, where))
+        bars["timestamp"] = opens.dt.as_unit("s")
+    return bars
+
+
+def _is_true(column: pd.Series) -> np.ndarray:
+    """(rows,) bool; whatever does not say no counts as yes, so that a strange mark never makes bars real."""
+    return ~column.astype(str).str.strip().str.lower().fillna("").isin(FALSE_WORDS).to_numpy(dtype=bool)
+
+
+def is_synthetic(bars: pd.DataFrame) -> bool:
+    """Whether any bar is marked as made up."""
+    return SYNTHETIC in bars.columns and bool(bars[SYNTHETIC].any())
+
+
+def _numbers(column: pd.Series, name: str, where: str) -> np.ndarray:
+    try:
+        return column.to_numpy(dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        numbers = pd.Series(pd.to_numeric(column, errors="coerce"))
+        is_text = np.asarray(numbers.isna() & column.notna())
+        row = int(is_text.argmax())
+        raise BarsError(f"{where}: row {row}: {name} is {str(column.iloc[row])[:40]!r}, expected a number") from error
+
+
+def _utc_seconds(column: pd.Series, where: str, stamp: str) -> np.ndarray:
+    """(rows,) int64 UTC seconds from date-times, text or epoch numbers."""
+    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+        seconds = epoch_seconds(_numbers(column, "timestamp", where))
+    else:
+        try:
+            is_time = pd.api.types.is_datetime64_any_dtype(column)
+            stamps = pd.to_datetime(column, utc=True) if is_time else _from_iso(column)
+        except (ValueError, TypeError, OverflowError) as error:
+            is_bad = pd.to_datetime(column.astype(str), utc=True, format="ISO8601", errors="coerce").isna().to_numpy()
+            row = int(is_bad.argmax())
+            raise BarsError(
+                f"{where}: row {row}: the timestamp {str(column.iloc[row])[:40]!r} cannot be read; use ISO 8601 as in "
+                "2024-08-05T12:05:00Z, or epoch seconds"
+            ) from error
+        index = pd.DatetimeIndex(stamps)
+        seconds = np.where(index.isna(), np.nan, index.asi8 / TICKS_PER_SECOND[index.unit])
+    in_range = (seconds >= EARLIEST_S) & (seconds < LATEST_S)
+    if not in_range.all():
+        row = int((~in_range).argmax())
+        raise BarsError(
+            f"{where}: row {row} has the timestamp {_time_text(column.iloc[row])}, outside 2009..2099; check its unit"
+        )
+    if stamp == "close":
+        # Some exchanges write the last millisecond of a bar, 12:04:59.999, for its close at 12:05.
+        next_minute = np.ceil(seconds / 60) * 60
+        seconds = np.where(next_minute - seconds <= 1, next_minute, seconds)
+    if (seconds % 1 != 0).any():
+        row = int((seconds % 1 != 0).argmax())
+        raise BarsError(
+            f"{where}: row {row} has a fraction of a second ({_time_text(column.iloc[row])}); expected bar {stamp} "
+            "times"
+        )
+    return seconds.astype(np.int64)
+
+
+def _time_text(value: object) -> str:
+    """A time of a file, also one in a year that Python's own times cannot have."""
+    return str(value.to_datetime64() if isinstance(value, pd.Timestamp) else value)[:40]
+
+
+def _from_iso(column: pd.Series) -> pd.Series:
+    return pd.to_datetime(column.astype(str), utc=True, format="ISO8601")
+
+
+def _check_bars(bars: pd.DataFrame, where: str) -> None:
+    """Refuse the first bad bar by name; `bars` is sorted, its timestamp in seconds."""
+    values = {name: bars[name].to_numpy() for name in (*PRICES, "volume")}
+    body_high = np.maximum(values["open"], values["close"])
+    body_low = np.minimum(values["open"], values["close"])
+    same_symbol = bars["symbol"].cat.codes.diff().to_numpy() == 0
+    faults = {f"{name} is not a finite number": ~np.isfinite(column) for name, column in values.items()}
+    faults |= {f"{name} is not positive": values[name] <= 0 for name in PRICES}
+    faults["volume is negative"] = values["volume"] < 0
+    for name in PRICES:
+        is_sane = (values[name] >= LEAST_PRICE) & (values[name] <= MOST_PRICE)
+        faults[f"{name} is outside {LEAST_PRICE:g} .. {MOST_PRICE:g}"] = ~is_sane
+    faults[f"volume is above {MOST_VOLUME:g} coins"] = values["volume"] > MOST_VOLUME
+    faults["high is below open or close"] = values["high"] < body_high
+    faults["low is above open or close"] = values["low"] > body_low
+    faults["the same bar comes twice"] = same_symbol & (bars["timestamp"].diff().to_numpy() == 0)
+    for fault, is_bad in faults.items():
+        if is_bad.any():
+            bar = bars.iloc[int(is_bad.argmax())]
+            raise BarsError(
+                f"{where}: {bar['symbol']} bar {utc_text(bar['timestamp'])}: {fault} "
+                f"({int(is_bad.sum())} such bars); remove or mend them"
+            )
+
+
+def bar_seconds_of(bars: pd.DataFrame, where: str) -> int:
+    """Seconds between bars: the greatest step that every bar's open time is a multiple of."""
+    seconds = bars["timestamp"].dt.as_unit("s").astype("int64")
+    steps = seconds.diff()[(bars["symbol"].cat.codes.diff() == 0).to_numpy()]
+    if len(steps) == 0:
+        raise BarsError(f"{where}: one bar per symbol is too few; at least 2 are needed")
+    # Holes leave the common divisor as it is; a stray time makes it tiny, and the commonest step then names it.
+    divisor = int(np.gcd.reduce(steps.to_numpy(dtype=np.int64)))
+    step = divisor if divisor >= LEAST_BAR_SECONDS else int(steps.mode().iloc[0])
+    off_grid = (seconds % step != 0).to_numpy()
+    if off_grid.any():
+        bar = bars.iloc[int(off_grid.argmax())]
+        raise BarsError(
+            f"{where}: {bar['symbol']} bar {bar['timestamp']:%Y-%m-%d %H:%M:%S} is off the {timeframe_name(step)} grid "
+            f"({int(off_grid.sum())} such bars); give bars of one timeframe, stamped with their open time"
+        )
+    return step
+
+
+def to_grid(
+    bars: pd.DataFrame,
+    tickers: Sequence[str],
+    where: str,
+    start: datetime | None = None,
+    end: datetime | None = None,
+) -> BarGrid:
+    """Put the bars of `tickers` on one full time grid, from the first to the last bar of any of them.
+
+    Args:
+        bars: as `read_bars` returns them.
+        tickers: names in any form; the grid's columns are in this order.
+        where: name of the source in errors.
+        start: first bar open, UTC, included.
+        end: bar opens before this, UTC.
+    """
+    if start is not None and end is not None and start >= end:
+        raise BarsError(f"{where}: start {start:%Y-%m-%d %H:%M} is not before end {end:%Y-%m-%d %H:%M}")
+    symbols = _match(bars, tickers, where)
+    bars = bars.loc[bars["symbol"].isin(symbols)]
+    step = bar_seconds_of(bars, where)
+    kept = np.ones(len(bars), dtype=bool)
+    kept &= True if start is None else (bars["timestamp"] >= start).to_numpy()
+    kept &= True if end is None else (bars["timestamp"] < end).to_numpy()
+    bars = bars.loc[kept]
+    _check_every_symbol_has_bars(bars, symbols, where)
+    seconds = bars["timestamp"].dt.as_unit("s").astype("int64").to_numpy()
+    first, last = int(seconds.min()), int(seconds.max())
+    time = np.arange(first, last + step, step, dtype=np.int64)
+    if len(bars) < LEAST_COVERAGE * len(time) * len(symbols):
+        span = f"{utc_text(first)} .. {utc_text(last)}"
+        raise BarsError(f"{where}: only {len(bars)} bars lie over {span}; check the timestamps")
+    place = pd.Index(symbols).get_indexer(pd.Index(bars["symbol"].astype(str)))
+    row = (seconds - first) // step
+    columns = {}
+    for name in (*PRICES, "volume"):
+        columns[name] = np.full((len(time), len(symbols)), np.nan)
+        columns[name][row, place] = bars[name].to_numpy()
+    filled = np.zeros((len(time), len(symbols)), dtype=bool)
+    return BarGrid(time=time, **columns, filled=filled, tickers=tuple(map(ticker_of, symbols)), bar_seconds=step)
+
+
+def _match(bars: pd.DataFrame, tickers: Sequence[str], where: str) -> tuple[str, ...]:
+    try:
+        return match_symbols(tickers, map(str, bars["symbol"].cat.categories))
+    except BarsError as error:
+        raise BarsError(f"{where}: {error}") from error
+
+
+def _check_every_symbol_has_bars(bars: pd.DataFrame, symbols: Sequence[str], where: str) -> None:
+    there = set(map(str, bars["symbol"].unique()))
+    empty = [symbol for symbol in symbols if symbol not in there]
+    if empty:
+        raise BarsError(f"{where}: {', '.join(empty)} has no bars in the dates asked for; widen --start and --end")
+
+
+def fill_gaps(grid: BarGrid, max_fill_bars: int = DEFAULT_MAX_FILL_BARS) -> BarGrid:
+    """Fill the first `max_fill_bars` missing bars of every run between two real ones; what is left stays missing.
+
+    The rule is that nobody traded: open, high, low and close are the last close before the run, volume is 0. Neither
+    what a filled bar holds nor that it is there depends on when trading went on, so that an account that stands in one
+    learns nothing from it. Filled bars are flagged in `filled`; the simulator fills no order there.
+    """
+    missing = grid.missing
+    last_real = _last_true_index(~missing)  # (T, A)
+    next_real = (len(grid.time) - 1 - _last_true_index(~missing[::-1]))[::-1]  # (T, A)
+    inside = (last_real >= 0) & (next_real < len(grid.time))
+    filled = missing & inside & (np.arange(len(missing))[:, None] - last_real <= max_fill_bars)
+    carried = np.take_along_axis(grid.close, np.maximum(last_real, 0), axis=0)
+    prices = {name: np.where(filled, carried, getattr(grid, name)) for name in PRICES}
+    return replace(grid, **prices, volume=np.where(filled, 0.0, grid.volume), filled=grid.filled | filled)
+
+
+def _last_true_index(mask: np.ndarray) -> np.ndarray:
+    """(T, A) index of the last true row up to each row, -1 before the first."""
+    rows = np.arange(len(mask))[:, None]
+    return np.maximum.accumulate(np.where(mask, rows, -1), axis=0)
+
+
+def resample(grid: BarGrid, bar_seconds: int) -> BarGrid:
+    """Aggregate to longer bars by calendar time; a bar with any missing part is missing itself.
+
+    Bars open at multiples of `bar_seconds` since 1970-01-01 00:00 UTC, so days open at midnight UTC.
+    """
+    n_parts, rest = divmod(bar_seconds, grid.bar_seconds)
+    if n_parts < 1 or rest:
+        raise BarsError(
+            f"{timeframe_name(grid.bar_seconds)} bars cannot make {timeframe_name(bar_seconds)} bars; "
+            f"choose a multiple of {timeframe_name(grid.bar_seconds)}"
+        )
+    if n_parts == 1:
+        return grid
+    first = int(-(-grid.time[0] // bar_seconds) * bar_seconds - grid.time[0]) // grid.bar_seconds
+    n_bars = (len(grid.time) - first) // n_parts
+    if n_bars < 1:
+        raise BarsError(f"{len(grid.time)} bars hold no whole {timeframe_name(bar_seconds)} bar; give a longer period")
+
+    def parts(column: np.ndarray) -> np.ndarray:
+        """(T, A) -> (T / n_parts, n_parts, A)."""
+        return column[first : first + n_bars * n_parts].reshape(n_bars, n_parts, *column.shape[1:])
+
+    # NaN spreads through max, min and sum; open and close are masked by hand.
+    volume = parts(grid.volume).sum(axis=1)
+    whole = np.where(np.isnan(volume), np.nan, 0.0)
+    return replace(
+        grid,
+        time=parts(grid.time)[:, 0],
+        open=parts(grid.open)[:, 0] + whole,
+        high=parts(grid.high).max(axis=1),
+        low=parts(grid.low).min(axis=1),
+        close=parts(grid.close)[:, -1] + whole,
+        volume=volume,
+        filled=parts(grid.filled)[:, -1],
+        bar_seconds=bar_seconds,
+    )
+
+
+def segments_of(grid: BarGrid) -> tuple[tuple[int, int], ...]:
+    """Runs [first, last_exclusive) of bars that every coin has."""
+    whole = np.concatenate([[False], ~grid.missing.any(axis=1), [False]])
+    edges = np.flatnonzero(whole[1:] != whole[:-1])
+    return tuple((int(a), int(b)) for a, b in edges.reshape(-1, 2))
+
+
+def write_bars(bars: pd.DataFrame, path: Path | str) -> None:
+    """Write tidy bars as Parquet or CSV, whole or not at all."""
+    path = Path(path)
+    if path.suffix not in (".parquet", ".csv"):
+        raise BarsError(f"{path}: expected a name that ends in .parquet or .csv")
+    with whole_file(path) as file:
+        if path.suffix == ".parquet":
+            write_parquet(bars, file)
+        else:
+            bars.to_csv(file, index=False, date_format="%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,164 @@
+"""Bars from files of the user's: several tidy Parquet or CSV files joined, selected, cut and aggregated."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from market.bars.candles import (
+    PRICES,
+    SYNTHETIC,
+    BarGrid,
+    bar_seconds_of,
+    is_synthetic,
+    read_bars,
+    resample,
+    tidy_bars,
+    to_grid,
+)
+from market.errors import BarsError
+from market.names import currency_of, match_symbols, ticker_of, timeframe_name, timeframe_seconds
+from market.times import finished_before
+
+LOGGER = logging.getLogger(__name__)
+
+
+def file_bars(
+    paths: Sequence[Path],
+    tickers: Sequence[str] | None = None,
+    timeframe: str | None = None,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    stamp: str = "open",
+    now: datetime | None = None,
+) -> pd.DataFrame:
+    """Tidy bars of one or several files, in the form of `market.bars.candles.read_bars`.
+
+    Args:
+        paths: tidy files of one timeframe; a bar that is in two of them must be the same in both.
+        tickers: names in any form; None takes every symbol.
+        timeframe: of the result: the files' own (None) or a longer one. Missing bars are not filled, and a longer bar
+            with a missing part is missing.
+        start: first bar open, UTC, included.
+        end: bar opens before this, UTC.
+        stamp: which time the files' timestamps are, `open` or `close`.
+        now: bars that close after this are left out, which is logged.
+    """
+    where = ", ".join(map(str, paths))
+    bars, step = _join(paths, stamp)
+    symbols = _select(bars, tickers, where)
+    bars = tidy_bars(bars.loc[bars["symbol"].isin(symbols)], where)
+    over = finished_before(step, now or datetime.now(UTC))
+    n_open = int(_inside(bars, max(start or over, over), end).sum())
+    if n_open:
+        LOGGER.warning("%s: %d bars have not closed yet and are left out", where, n_open)
+    end = over if end is None else min(end, over)
+    if timeframe is not None and timeframe_seconds(timeframe) != step:
+        grids = [to_grid(bars, names, where, start, end) for names in _by_currency(symbols)]
+        longer = [_longer(g, n, timeframe, step, where) for g, n in zip(grids, _by_currency(symbols), strict=True)]
+        joined = pd.concat(longer, ignore_index=True)
+        return tidy_bars(joined.assign(**{SYNTHETIC: True}) if is_synthetic(bars) else joined, where)
+    bars = bars.loc[_inside(bars, start, end)]
+    empty = [symbol for symbol in symbols if symbol not in set(bars["symbol"])]
+    if empty:
+        raise BarsError(f"{where}: {', '.join(empty)} has no bars in the dates asked for; widen --start and --end")
+    return tidy_bars(bars, where)
+
+
+def _inside(bars: pd.DataFrame, start: datetime | None, end: datetime | None) -> np.ndarray:
+    """(rows,) bool, bars with open times in [start, end)."""
+    inside = np.ones(len(bars), dtype=bool)
+    inside &= True if start is None else (bars["timestamp"] >= start).to_numpy()
+    inside &= True if end is None else (bars["timestamp"] < end).to_numpy()
+    return inside
+
+
+def _join(paths: Sequence[Path], stamp: str) -> tuple[pd.DataFrame, int]:
+    """All rows of all files, each bar once, and the seconds between them."""
+    tables = [read_bars(path, stamp) for path in paths]
+    steps = [bar_seconds_of(table, str(path)) for path, table in zip(paths, tables, strict=True)]
+    for path, step in zip(paths, steps, strict=True):
+        if step != steps[0]:
+            raise BarsError(
+                f"{path} holds {timeframe_name(step)} bars and {paths[0]} {timeframe_name(steps[0])} bars; join files "
+                "of one timeframe"
+            )
+    tables = [table.assign(symbol=table["symbol"].astype(str), file=n) for n, table in enumerate(tables)]
+    bars = pd.concat(tables, ignore_index=True)
+    if SYNTHETIC in bars.columns:
+        bars[SYNTHETIC] = bars[SYNTHETIC].eq(True)  # a file without the column holds real bars
+    bars = bars.drop_duplicates([name for name in bars.columns if name != "file"])
+    _check_agreement(bars, paths)
+    return bars.drop(columns="file"), steps[0]
+
+
+def _check_agreement(bars: pd.DataFrame, paths: Sequence[Path]) -> None:
+    is_contradicted = bars.duplicated(["timestamp", "symbol"]).to_numpy()
+    if not is_contradicted.any():
+        return
+    later = bars.iloc[int(is_contradicted.argmax())]
+    is_same = (bars["timestamp"] == later["timestamp"]) & (bars["symbol"] == later["symbol"])
+    earlier = bars.iloc[int(is_same.to_numpy().argmax())]
+    raise BarsError(
+        f"{paths[earlier['file']]} and {paths[later['file']]} contradict each other: {later['symbol']} bar "
+        f"{later['timestamp']:%Y-%m-%d %H:%M} is {_values(earlier)} and {_values(later)} "
+        f"({int(is_contradicted.sum())} such bars); leave one file out"
+    )
+
+
+def _values(bar: pd.Series) -> str:
+    return "/".join(f"{bar[name]:g}" for name in (*PRICES, "volume"))
+
+
+def _select(bars: pd.DataFrame, tickers: Sequence[str] | None, where: str) -> list[str]:
+    """The symbols asked for; other symbols of the same coin are said to be left out."""
+    available = sorted(set(bars["symbol"]))
+    if tickers is None:
+        return available
+    try:
+        symbols = list(match_symbols(tickers, available))
+    except BarsError as error:
+        raise BarsError(f"{where}: {error}") from error
+    coins = {ticker_of(symbol): symbol for symbol in symbols}
+    for symbol in available:
+        if symbol not in symbols and ticker_of(symbol) in coins:
+            LOGGER.warning("%s: %s is taken, %s is left out", where, coins[ticker_of(symbol)], symbol)
+    return symbols
+
+
+def _by_currency(symbols: Sequence[str]) -> list[list[str]]:
+    """The symbols in groups of one cash currency: a grid has one."""
+    return [[s for s in symbols if currency_of(s) == c] for c in sorted(set(map(currency_of, symbols)))]
+
+
+def _longer(grid: BarGrid, symbols: Sequence[str], timeframe: str, step: int, where: str) -> pd.DataFrame:
+    """Bars aggregated by calendar time, without the ones that miss a part."""
+    if grid.bar_seconds != step:
+        raise BarsError(
+            f"{where}: {', '.join(symbols)} has {timeframe_name(grid.bar_seconds)} bars among others of "
+            f"{timeframe_name(step)}, so a whole {timeframe} bar cannot be told; give it in a file of its own"
+        )
+    longer = resample(grid, timeframe_seconds(timeframe))
+    time = pd.to_datetime(longer.time, unit="s", utc=True)
+    tables = []
+    for asset, symbol in enumerate(symbols):
+        columns = {name: getattr(longer, name)[:, asset] for name in (*PRICES, "volume")}
+        table = pd.DataFrame({"timestamp": time, "symbol": symbol} | columns)
+        tables.append(table.loc[~longer.missing[:, asset]])
+        first = grid.time // longer.bar_seconds * longer.bar_seconds
+        n_touched = len(np.unique(first[~grid.missing[:, asset]]))
+        if n_touched > len(tables[-1]):
+            LOGGER.warning(
+                "%s: %d of %d %s bars of %s miss a part and are left out; build_dataset.py fills short gaps before it "
+                "aggregates",
+                where, n_touched - len(tables[-1]), n_touched, timeframe, symbol,
+            )  # fmt: skip
+    bars = pd.concat(tables, ignore_index=True)
+    if len(bars) == 0:
+        raise BarsError(f"{where}: every {timeframe} bar misses a part; choose a shorter --timeframe")
+    return bars

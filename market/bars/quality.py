@@ -1,0 +1,211 @@
+"""What the bars of a dataset hold and lack, as plain JSON values: printed, kept in the manifest, and drawn from there.
+
+Every number of a coin is over its own span, from its first to its last bar, at the timeframe of the source and before
+anything is resampled. A bar that `fill_gaps` made up counts as missing, and as filled besides; prices, volumes
+and moves are those of the bars that are there, one after another. So a move over a gap belongs to the first bar after
+it, and a gap does not end a run of flat bars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from market.bars.candles import BarGrid, segments_of
+from market.times import utc_text
+
+FILL_RULE = "last close, zero volume"
+LISTED_GAPS = 5
+TIMELINE_BINS = 600  # characters of a timeline, at most
+TIMELINE_KINDS = ("missing", "filled", "zero_volume", "jumps")
+JUMP = 0.05  # |log return|
+LARGE_JUMP = 0.10
+STRANGE_MOVE = 0.7  # |log return| of one bar that halves or doubles a price: a split, another coin, or a wrong unit
+MANY_MISSING = 0.10
+MANY_FILLED = 0.02
+FEW_USED = 0.5
+
+
+def gap_report(grid: BarGrid, max_fill_bars: int) -> dict[str, Any]:
+    """The report of all coins; `grid` is the result of `fill_gaps`, at the timeframe of the source."""
+    bin_bars = max(-(-len(grid.time) // TIMELINE_BINS), 1)
+    tickers = {ticker: _ticker_report(grid, a, bin_bars) for a, ticker in enumerate(grid.tickers)}
+    return {
+        "source_bar_seconds": grid.bar_seconds,
+        "source_first_open_s": int(grid.time[0]),
+        "source_bars": len(grid.time),
+        "max_fill_bars": max_fill_bars,
+        "fill_rule": FILL_RULE,
+        "tickers": tickers,
+        "timeline_bin_bars": bin_bars,
+        "warnings": [warning for a in range(len(grid.tickers)) for warning in _warnings(grid, a)],
+    }
+
+
+def has_report(quality: Mapping[str, Any], tickers: Sequence[str]) -> bool:
+    """Whether a manifest's `quality` is a report of `gap_report` on these coins; a dataset made by hand has none."""
+    reports = quality.get("tickers")
+    return "timeline_bin_bars" in quality and isinstance(reports, dict) and set(tickers) <= set(reports)
+
+
+def account_of_bars(grid: BarGrid, kept: Sequence[tuple[int, int]], warmup_bars: int) -> dict[str, Any]:
+    """Where the bars of the dataset's timeframe went; `used_bars` and all of `dropped_bars` add up to `grid_bars`.
+
+    Args:
+        grid: all bars, resampled.
+        kept: those of `segments_of(grid)` that are long enough, warm-up included.
+        warmup_bars: rows that each of them loses at its start.
+    """
+    lengths = [last - first for first, last in kept]
+    whole = [last - first for first, last in segments_of(grid)]
+    there = ~grid.missing
+    began = np.maximum.accumulate(there, axis=0)
+    goes_on = np.maximum.accumulate(there[::-1], axis=0)[::-1]
+    outside = int((~(began & goes_on)).any(axis=1).sum())
+    warmup = warmup_bars * len(kept)
+    return {
+        "grid_bars": len(grid.time),
+        "used_bars": sum(lengths) - warmup,
+        "dropped_bars": {
+            "outside": outside,
+            "gaps": len(grid.time) - sum(whole) - outside,
+            "too_short": sum(whole) - sum(lengths),
+            "warmup": warmup,
+        },
+    }
+
+
+def warn_of_few(report: dict[str, Any]) -> dict[str, Any]:
+    """A report with a warning first where most bars could not be used, which names the coin that lacks the most."""
+    used, there = report["used_bars"], report["grid_bars"]
+    if used >= FEW_USED * there:
+        return report
+    lacking = {name: found["outside_bars"] + found["missing_bars"] for name, found in report["tickers"].items()}
+    worst = max(lacking, key=lambda name: lacking[name])
+    cause = f"; {worst} lacks the most bars, {lacking[worst]} of {report['source_bars']}" if lacking[worst] else ""
+    return report | {"warnings": [f"only {used} of {there} bars can be used{cause}", *report["warnings"]]}
+
+
+def _ticker_report(grid: BarGrid, asset: int, bin_bars: int) -> dict[str, Any]:
+    present = _present(grid, asset)
+    rows = np.flatnonzero(present)
+    first, last = int(rows[0]), int(rows[-1]) + 1
+    gaps = _runs(~present[first:last]) + first
+    gap_bars = gaps[:, 1] - gaps[:, 0]
+    order = np.argsort(-gap_bars, kind="stable")[:LISTED_GAPS]
+    longest = [[utc_text(int(grid.time[gaps[i, 0]])), int(gap_bars[i])] for i in order]
+    report = {
+        "first_open": utc_text(grid.time[first]),
+        "last_open": utc_text(grid.time[last - 1]),
+        "bars": len(rows),
+        "outside_bars": len(present) - (last - first),
+        "missing_bars": (last - first) - len(rows),
+        "filled_bars": int(grid.filled[:, asset].sum()),
+        "gaps": len(gaps),
+        "longest_gap_bars": int(gap_bars.max(initial=0)),
+        "longest_gap_start": longest[0][0] if longest else None,
+        "longest_gaps": longest,
+    }
+    report |= _volume_report(grid, asset, rows) | _flat_report(grid, asset, rows) | _move_report(grid, asset, rows)
+    return report | {"timeline": _timeline(grid, asset, rows, bin_bars)}
+
+
+def _present(grid: BarGrid, asset: int) -> np.ndarray:
+    """(T,) bool, bars that came from the source."""
+    return ~(grid.missing[:, asset] | grid.filled[:, asset])
+
+
+def _runs(mask: np.ndarray) -> np.ndarray:
+    """(runs, 2) first and last_exclusive place of each run of true values."""
+    edges = np.diff(np.concatenate([[0], mask.astype(np.int8), [0]]))
+    return np.flatnonzero(edges).reshape(-1, 2)
+
+
+def _longest_run(mask: np.ndarray, time: np.ndarray) -> tuple[int, str | None]:
+    """Length of the longest run of true values, the first of equals, and the time it starts at."""
+    runs = _runs(mask)
+    if len(runs) == 0:
+        return 0, None
+    first, last = runs[int((runs[:, 1] - runs[:, 0]).argmax())]
+    return int(last - first), utc_text(int(time[first]))
+
+
+def _volume_report(grid: BarGrid, asset: int, rows: np.ndarray) -> dict[str, Any]:
+    """Bars in which nobody traded; unknown (None) when the source has no volumes."""
+    names = ("zero_volume_bars", "longest_zero_volume_run", "longest_zero_volume_start")
+    volume = grid.volume[rows, asset]
+    if np.isnan(volume).all():
+        return dict.fromkeys(names)
+    return dict(zip(names, (int((volume == 0).sum()), *_longest_run(volume == 0, grid.time[rows])), strict=True))
+
+
+def _flat_report(grid: BarGrid, asset: int, rows: np.ndarray) -> dict[str, Any]:
+    """Bars with open = high = low = close; unknown (None) when the source has closes only."""
+    names = ("flat_bars", "longest_flat_run", "longest_flat_start")
+    if np.isnan(grid.open[rows, asset]).all():
+        return dict.fromkeys(names)
+    is_flat = (grid.high[rows, asset] == grid.low[rows, asset]) & (grid.open[rows, asset] == grid.close[rows, asset])
+    is_flat &= grid.open[rows, asset] == grid.high[rows, asset]
+    return dict(zip(names, (int(is_flat.sum()), *_longest_run(is_flat, grid.time[rows])), strict=True))
+
+
+def _moves(grid: BarGrid, asset: int, rows: np.ndarray) -> np.ndarray:
+    """(bars - 1,) log return of each bar that is there over the one before it."""
+    return np.diff(np.log(grid.close[rows, asset]))
+
+
+def _move_report(grid: BarGrid, asset: int, rows: np.ndarray) -> dict[str, Any]:
+    """Jumps: bars whose |log return| exceeds 5 % and 10 %, and the largest one with its sign."""
+    moves = _moves(grid, asset, rows)
+    report: dict[str, Any] = {
+        "ret_gt_5pct": int((np.abs(moves) > JUMP).sum()),
+        "ret_gt_10pct": int((np.abs(moves) > LARGE_JUMP).sum()),
+        "max_logret": 0.0,
+        "max_logret_at": None,
+    }
+    if len(moves):
+        largest = int(np.abs(moves).argmax())
+        # Twelve digits: the last ones of a logarithm differ between processors, and the dataset's hash covers this.
+        report["max_logret"] = float(f"{moves[largest]:.12g}")
+        report["max_logret_at"] = utc_text(int(grid.time[rows[largest + 1]]))
+    return report
+
+
+def _timeline(grid: BarGrid, asset: int, rows: np.ndarray, bin_bars: int) -> dict[str, str]:
+    """The grid in equal bins, one character each: `.` for none, else the share of the bin's bars in ninths, rounded up.
+
+    Kinds that never occur are left out; see TIMELINE_KINDS. Bars outside the coin's span are in none.
+    """
+    n_bars = len(grid.time)
+    places = {kind: np.zeros(n_bars, dtype=bool) for kind in TIMELINE_KINDS}
+    places["missing"][rows[0] : rows[-1]] = ~_present(grid, asset)[rows[0] : rows[-1]]
+    places["filled"] = grid.filled[:, asset]
+    places["missing"] &= ~places["filled"]
+    places["zero_volume"][rows] = grid.volume[rows, asset] == 0
+    places["jumps"][rows[1:]] = np.abs(_moves(grid, asset, rows)) > JUMP
+    starts = np.arange(0, n_bars, bin_bars)
+    sizes = np.diff(np.append(starts, n_bars))
+    counts = {kind: np.add.reduceat(place.astype(np.int64), starts) for kind, place in places.items()}
+    ninths = {kind: -(-count * 9 // sizes) for kind, count in counts.items() if count.any()}
+    return {kind: "".join(str(n) if n else "." for n in shares.tolist()) for kind, shares in ninths.items()}
+
+
+def _warnings(grid: BarGrid, asset: int) -> Iterator[str]:
+    """What a reader should not overlook, one line each."""
+    ticker, rows = grid.tickers[asset], np.flatnonzero(_present(grid, asset))
+    close, volume, moves = grid.close[rows, asset], grid.volume[rows, asset], _moves(grid, asset, rows)
+    if (close == close[0]).all():
+        yield f"{ticker}: the price is {close[0]:g} in every bar; nothing can be learned or traded on it"
+    if (volume == 0).all():
+        yield f"{ticker}: the volume is 0 in every bar"
+    span = int(rows[-1] - rows[0]) + 1
+    if span - len(rows) > MANY_MISSING * span:
+        yield f"{ticker}: {span - len(rows)} of {span} bars are missing ({(span - len(rows)) / span:.0%})"
+    n_filled = int(grid.filled[:, asset].sum())
+    if n_filled > MANY_FILLED * span:
+        yield f"{ticker}: {n_filled} of {span} bars are made up by filling ({n_filled / span:.0%})"
+    if len(moves) and np.abs(moves).max() > STRANGE_MOVE:
+        at = utc_text(int(grid.time[rows[int(np.abs(moves).argmax()) + 1]]))
+        yield f"{ticker}: the price moves by a factor of {np.exp(np.abs(moves).max()):.3g} in the bar of {at}"

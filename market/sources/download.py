@@ -1,0 +1,189 @@
+"""Bars from the network: what is in the cache is taken from there, what is not is fetched, a coin and month at a time.
+
+Both sources return tidy bars of a half-open period [start, end) in UTC, stamped with their open times, and no bar that
+has not closed yet.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Container, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Protocol
+
+import pandas as pd
+
+from market.bars.candles import tidy_bars
+from market.errors import BarsError
+from market.names import timeframe_seconds
+from market.sources.alpaca import Alpaca
+from market.sources.binance import Binance
+from market.sources.cache import BarsCache, check_timeframe
+from market.sources.periods import Period, SymbolMonth
+from market.sources.transport import Patience
+from market.times import finished_before
+
+Progress = Callable[[int, int], None]
+"""Called with (months there, months in all): once for what the cache holds, then after each download."""
+
+WITHOUT_BARS = timedelta(days=1)  # at an end of the period; thin coins have no bar in every hour
+
+LOGGER = logging.getLogger(__name__)
+
+
+class Source(Protocol):
+    """A server of bars at one timeframe."""
+
+    title: str
+    url: str
+
+    def symbol(self, ticker: str) -> str:
+        """The source's own name of a ticker, `BTC/USD`."""
+        ...
+
+    def check(self, units: Sequence[SymbolMonth], period: Period, now: datetime) -> Period:
+        """Fail fast where `units` cannot be had; returns the period, shortened to what can be had."""
+        ...
+
+    def is_final(self, unit: SymbolMonth, now: datetime) -> bool:
+        """Whether the month's bars may be kept."""
+        ...
+
+    def fetch(self, unit: SymbolMonth, period: Period) -> pd.DataFrame:
+        """The unit's tidy bars of (at least) a period within its month; no rows where there are none."""
+        ...
+
+
+def alpaca_bars(
+    tickers: Sequence[str],
+    timeframe: str,
+    period: Period,
+    on_progress: Progress,
+    *,
+    cache: Path | None = None,
+    url: str | None = None,
+    patience: Patience | None = None,
+) -> pd.DataFrame:
+    """Alpaca's crypto bars in US dollars, without a key.
+
+    Args:
+        tickers: coins in any form; each is asked for as `COIN/USD` unless it names another quote.
+        timeframe: such as `5m`.
+        period: half-open, UTC.
+        on_progress: see `Progress`.
+        cache: folder where months that have ended are kept; None for no cache.
+        url: another server with the same interface.
+        patience: waits and retries.
+    """
+    return download(Alpaca(timeframe, url, patience), tickers, timeframe, period, on_progress, cache)
+
+
+def binance_bars(
+    tickers: Sequence[str],
+    timeframe: str,
+    period: Period,
+    on_progress: Progress,
+    *,
+    cache: Path | None = None,
+    url: str | None = None,
+    patience: Patience | None = None,
+) -> pd.DataFrame:
+    """Binance spot bars in USDT from the public monthly archives.
+
+    Args:
+        tickers: coins in any form; each is asked for as `COINUSDT` unless it names another quote than USD.
+        timeframe: such as `5m`.
+        period: half-open, UTC. A last month that is not published yet for all coins is left out, which is logged; any
+            other absent month is an error.
+        on_progress: see `Progress`.
+        cache: folder where verified months are kept; None for no cache.
+        url: another server with the same files.
+        patience: waits and retries.
+    """
+    return download(Binance(timeframe, url, patience), tickers, timeframe, period, on_progress, cache)
+
+
+def download(
+    source: Source,
+    tickers: Sequence[str],
+    timeframe: str,
+    period: Period,
+    on_progress: Progress,
+    cache_folder: Path | None,
+    now: datetime | None = None,
+) -> pd.DataFrame:
+    """Tidy bars of all tickers in the period; what was fetched before a fault or Ctrl-C stays in the cache."""
+    now = now or datetime.now(UTC)
+    period = _past(period, timeframe, now)
+    symbols = [source.symbol(ticker) for ticker in tickers]
+    cache = None if cache_folder is None else BarsCache(cache_folder, source.url, timeframe)
+    units = [SymbolMonth(symbol, month) for symbol in symbols for month in period.months()]
+    parts = {unit: bars for unit in units if cache and (bars := cache.read(unit)) is not None}
+    try:
+        if len(parts) < len(units):
+            period = source.check([unit for unit in units if unit not in parts], period, now)
+            units = [unit for unit in units if unit.month < period.end]
+            parts = {unit: parts[unit] for unit in units if unit in parts}
+        on_progress(len(parts), len(units))
+        for unit in [unit for unit in units if unit not in parts]:
+            parts[unit] = _fetch(source, unit, timeframe, period, cache, now)
+            on_progress(len(parts), len(units))
+    except (KeyboardInterrupt, BarsError) as stop:
+        raise _with_what_is_kept(stop, cache, units, parts) from stop
+    return _joined(source, symbols, list(parts.values()), period)
+
+
+def _past(period: Period, timeframe: str, now: datetime) -> Period:
+    """The part of a period whose bars have closed."""
+    end = min(period.end, finished_before(timeframe_seconds(timeframe), now))
+    if period.start >= end:
+        raise BarsError(
+            f"no {timeframe} bar from {period.start:%Y-%m-%d %H:%M} UTC on has closed yet; choose an earlier --start"
+        )
+    return Period(period.start, end)
+
+
+def _fetch(
+    source: Source, unit: SymbolMonth, timeframe: str, period: Period, cache: BarsCache | None, now: datetime
+) -> pd.DataFrame:
+    """One month from the server: whole where it can be kept, so that another period finds it; else what is needed."""
+    is_kept = cache is not None and source.is_final(unit, now)
+    bars = source.fetch(unit, unit.period if is_kept else unit.period.within(period))
+    check_timeframe(bars, timeframe, f"{source.title}, {unit}")
+    if cache is not None and is_kept:
+        cache.write(unit, bars)
+    return bars
+
+
+def _with_what_is_kept(
+    stop: BaseException, cache: BarsCache | None, units: Sequence[SymbolMonth], there: Container[SymbolMonth]
+) -> KeyboardInterrupt | BarsError:
+    """The same stop, saying what the next start needs not fetch again."""
+    n_kept = sum(unit in there and cache.path(unit).is_file() for unit in units) if cache else 0
+    kept = f"{n_kept} of {len(units)} symbol-months are kept in {cache.folder}" if cache and n_kept else ""
+    if isinstance(stop, BarsError):
+        return BarsError(f"{stop}; {kept}" if kept else str(stop))
+    if kept:
+        return KeyboardInterrupt(f"{kept}, and the same command goes on from there")
+    return KeyboardInterrupt("nothing was written or kept")
+
+
+def _joined(source: Source, symbols: Sequence[str], parts: list[pd.DataFrame], period: Period) -> pd.DataFrame:
+    """All months as one tidy table, cut to the period; symbols without bars are named."""
+    bars = pd.concat(parts, ignore_index=True)
+    bars = bars.loc[(bars["timestamp"] >= period.start) & (bars["timestamp"] < period.end)]
+    times = bars.groupby("symbol")["timestamp"]
+    first_bars, last_bars = times.min(), times.max()
+    absent = [symbol for symbol in symbols if symbol not in first_bars.index]
+    if absent:
+        raise BarsError(
+            f"{source.title} has no bars of {', '.join(absent)} in this period; check the ticker and the dates"
+        )
+    for symbol in symbols:
+        first, last = first_bars[symbol], last_bars[symbol]
+        if first - period.start > WITHOUT_BARS:
+            LOGGER.warning("%s: the first bar of %s is at %s UTC", source.title, symbol, f"{first:%Y-%m-%d %H:%M}")
+        if period.end - last > WITHOUT_BARS:
+            LOGGER.warning("%s: the last bar of %s is at %s UTC", source.title, symbol, f"{last:%Y-%m-%d %H:%M}")
+    return tidy_bars(bars, source.title)

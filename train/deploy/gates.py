@@ -1,0 +1,248 @@
+"""What a candidate must show before it is deployed: one row a gate, with its figure, its threshold and the verdict.
+
+The cheap gates come first, and the hold-out is looked at only by a candidate that has passed them. Every look is a
+test, and tests of the same bars share one error: test number j passes at the level alpha / (j (j + 1)). These levels
+add up to alpha, so the chance that any of however many candidates without skill passes is at most alpha (Bonferroni's
+bound over a sequence whose end is not known).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from market.dataset import Dataset
+from train.deploy.scores import Scored, confidence
+from train.findings.overfit import Assessment
+from train.records.defaults import ALPHA, HOLDOUT_DRAWDOWN, LEAST_CONFIDENCE, MIN_IMPROVEMENT
+from train.records.errors import StudyError
+from train.study.folds import FoldedData
+from train.study.objective import LEAST_EXPOSURE
+from train.validation.overfitting import deflated_sharpe
+
+IN_MARKET = f"trades, and a mean exposure of at least {LEAST_EXPOSURE:.0%}".replace("%", " %")
+STATISTICAL = ("deflated lead", "hold-out return", "hold-out confidence")  # what --allow-unproven waives
+
+PASSED, FAILED, WAIVED, NOT_ASKED, NOT_LOOKED = "passed", "FAILED", "waived", "not asked", "not looked at"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Thresholds of the gates."""
+
+    alpha: float = ALPHA
+    min_deflated_sharpe: float = LEAST_CONFIDENCE
+    max_drawdown: float = HOLDOUT_DRAWDOWN
+    min_improvement: float = MIN_IMPROVEMENT
+    allow_unproven: bool = False
+    allow_synthetic: bool = False
+    replace_other: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse values by the name of their flag."""
+        for flag, value, least, most in (
+            ("--alpha", self.alpha, 0.0, 0.5),
+            ("--min-deflated-sharpe", self.min_deflated_sharpe, 0.0, 1.0),
+            ("--max-drawdown", self.max_drawdown, 0.0, 1.0),
+            ("--min-improvement", self.min_improvement, 0.0, math.inf),
+        ):
+            if not least <= value <= most or not math.isfinite(value) or (flag == "--alpha" and value == 0.0):
+                bounds = f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+                raise StudyError(f"{flag} is a number {bounds}; received {value:g}")
+
+    @property
+    def lowered(self) -> list[str]:
+        """Flags that ask for less evidence than the defaults do."""
+        is_low = {
+            f"--alpha {self.alpha:g}": self.alpha > ALPHA,
+            f"--min-deflated-sharpe {self.min_deflated_sharpe:g}": self.min_deflated_sharpe < LEAST_CONFIDENCE,
+        }
+        return [flag for flag, low in is_low.items() if low]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One question to a candidate."""
+
+    name: str
+    figure: str
+    threshold: str
+    verdict: str
+    value: float | None = None  # of the figure, where it is a number
+
+    @property
+    def line(self) -> str:
+        """For a log."""
+        return f"{self.verdict:<13} {self.text}"
+
+    @property
+    def text(self) -> str:
+        """Name, figure and threshold."""
+        figure = f"{self.figure}; " if self.figure else ""
+        return f"{self.name}: {figure}required: {self.threshold}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def has_failed(gates: Sequence[Gate]) -> bool:
+    """Whether a gate that was not waived refuses the candidate."""
+    return any(gate.verdict == FAILED for gate in gates)
+
+
+def reason(gates: Sequence[Gate]) -> str:
+    """Why, in one line."""
+    return " | ".join(gate.text for gate in gates if gate.verdict == FAILED)
+
+
+def waived_names(gates: Sequence[Gate], limits: Limits) -> list[str]:
+    """What was not asked for as proof asks: gates the candidate would have failed, thresholds below the defaults."""
+    return [gate.name for gate in gates if gate.verdict == WAIVED] + limits.lowered
+
+
+def level_of_test(alpha: float, test: int) -> float:
+    """Error that test number `test` (from 1 on) of the same bars may spend."""
+    return alpha / (test * (test + 1))
+
+
+# --------------------------------------------------------------------------------------------------- before the look
+def early_gates(best: FrozenTrial, data: FoldedData, found: Assessment | None, limits: Limits) -> list[Gate]:
+    """What can be asked without the held-out bars."""
+    return [
+        _trial_gate(best),
+        _data_gate(data.dataset, limits),
+        _holdout_gate(data),
+        _deflated_gate(found, limits),
+    ]
+
+
+def _trial_gate(best: FrozenTrial) -> Gate:
+    is_good = best.state == TrialState.COMPLETE and best.value is not None and math.isfinite(best.value)
+    figure = f"trial {best.number} {best.state.name.lower()}, value {best.value or math.nan:+.3f}"
+    return Gate("trial", figure, "completed on every split", PASSED if is_good else FAILED, best.value)
+
+
+def _data_gate(dataset: Dataset, limits: Limits) -> Gate:
+    kind = dataset.kind_text if dataset.synthetic else "real"
+    figure = f"{kind} bars, sha256 {dataset.sha256[:12]} as the study says"
+    threshold = "real" if not limits.allow_synthetic else "real, or generated with --allow-synthetic"
+    return Gate("data", figure, threshold, FAILED if dataset.synthetic and not limits.allow_synthetic else PASSED)
+
+
+def _holdout_gate(data: FoldedData) -> Gate:
+    if data.holdout is None:
+        return Gate("hold-out", "none, the study ran with --holdout 0", "bars that no trial saw", FAILED)
+    figure = f"{data.holdout.bars} bars, sha256 {data.holdout.sha256[:12]} as the study says"
+    return Gate("hold-out", figure, "bars that no trial saw", PASSED)
+
+
+def _deflated_gate(found: Assessment | None, limits: Limits) -> Gate:
+    """Of the study's winner over equal weight, after its choice among all trials."""
+    value = deflated_sharpe(found.estimate, found.search) if found else math.nan
+    why = f": {found.undefined}" if found and found.undefined else ""
+    pbo = f", PBO {_share(found.pbo)}{why}" if found else ""
+    tried = f" after {found.search.n_trials:.0f} trials" if found else ""
+    figure = f"{_share(value)}{tried}{pbo}"
+    if limits.min_deflated_sharpe == 0.0:
+        return Gate("deflated lead", figure, "nothing, --min-deflated-sharpe 0", NOT_ASKED, _plain(value))
+    threshold = f"at least {_share(limits.min_deflated_sharpe)} confidence after the search"
+    return _statistical("deflated lead", figure, threshold, value, limits.min_deflated_sharpe, limits)
+
+
+# ----------------------------------------------------------------------------------------------------- with the look
+def unlooked_gates(limits: Limits, test: int) -> list[Gate]:
+    """What a dry run says of the gates that would look at the hold-out."""
+    level = level_of_test(limits.alpha, test)
+    return [
+        Gate("hold-out in the market", "", IN_MARKET, NOT_LOOKED),
+        Gate("hold-out return", "", "above equal weight's", NOT_LOOKED),
+        Gate("hold-out confidence", "", _level_text(limits.alpha, test, level), NOT_LOOKED),
+        Gate("hold-out drawdown", "", f"at most {_share(limits.max_drawdown)}", NOT_LOOKED),
+        Gate("improvement", "", f"Sharpe of at least {limits.min_improvement:g} more", NOT_LOOKED),
+    ]
+
+
+def late_gates(scored: Scored, test: int, limits: Limits) -> list[Gate]:
+    """What the held-out bars say of the refitted policy itself."""
+    agent, level = scored.agent, level_of_test(limits.alpha, test)
+    in_market = agent.trades > 0 and agent.exposure >= LEAST_EXPOSURE
+    is_shallow = agent.max_drawdown <= limits.max_drawdown
+    returns = f"{agent.total_return:+.2%} against {scored.equal_weight.total_return:+.2%}"
+    excess = f"{scored.excess_return:+.2%} ({returns})".replace("%", " %")
+    drawdown = f"{agent.max_drawdown:.2%} (equal weight {scored.equal_weight.max_drawdown:.2%})".replace("%", " %")
+    return [
+        Gate("hold-out in the market", f"{agent.trades} trades, mean exposure {_share(agent.exposure)}",
+             IN_MARKET, PASSED if in_market else FAILED, _plain(agent.exposure)),
+        _statistical("hold-out return", excess, "above equal weight's", scored.excess_return, 0.0, limits, strict=True),
+        _statistical("hold-out confidence", _share(scored.confidence), _level_text(limits.alpha, test, level),
+                     scored.confidence, 1.0 - level, limits),
+        Gate("hold-out drawdown", drawdown, f"at most {_share(limits.max_drawdown)}",
+             PASSED if is_shallow else FAILED, _plain(agent.max_drawdown)),
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Present:
+    """The deployment that a candidate would replace."""
+
+    name: str
+    proven: bool
+    incomparable: str  # why it cannot be scored on these bars; empty where it was
+    remark: str = ""
+    scored: Scored | None = None
+
+
+def improvement_gate(scored: Scored, present: Present | None, is_proven: bool, limits: Limits) -> Gate:
+    """Whether the candidate is worth a replacement; both scored on the same bars in one call, at the same costs."""
+    name, least = "improvement", limits.min_improvement
+    threshold = f"Sharpe of at least {least:g} more than {present.name if present else 'the deployed one'}"
+    if present is None:
+        return Gate(name, "nothing is deployed", threshold, NOT_ASKED)
+    if present.scored is None:
+        figure = f"{present.name} cannot be compared: {present.incomparable}"
+        return Gate(name, figure, "comparable, or --replace-other", PASSED if limits.replace_other else FAILED)
+    if present.proven and not is_proven:
+        return Gate(name, f"{present.name} is proven", "an unproven policy replaces no proven one", FAILED)
+    value = scored.agent.sharpe - present.scored.agent.sharpe
+    sure = confidence(scored.returns - present.scored.returns)
+    returns = f"return {scored.agent.total_return:+.2%} against {present.scored.agent.total_return:+.2%}"
+    figure = f"{value:+.2f} ({returns}; confidence {_share(sure)}){present.remark}"
+    figure = re.sub(r"(?<=\d)%", " %", figure)
+    if is_proven and not present.proven:
+        return Gate(name, figure, "a proven policy replaces an unproven one", NOT_ASKED, _plain(value))
+    if scored.weights_sha256 == present.scored.weights_sha256:
+        return Gate(name, "these weights are deployed already", threshold, FAILED, 0.0)
+    return Gate(name, figure, threshold, PASSED if value >= least else FAILED, _plain(value))
+
+
+def _statistical(
+    name: str, figure: str, threshold: str, value: float, least: float, limits: Limits, strict: bool = False
+) -> Gate:
+    """A gate that is about evidence, and so can be waived; an undefined figure is none."""
+    assert name in STATISTICAL
+    is_good = value > least if strict else value >= least
+    bad = WAIVED if limits.allow_unproven else FAILED
+    return Gate(name, figure, threshold, PASSED if is_good else bad, _plain(value))
+
+
+def _level_text(alpha: float, test: int, level: float) -> str:
+    return f"at least {_share(1.0 - level)}: test {test} of these bars, level {alpha:g} / {test * (test + 1)}"
+
+
+def _share(value: float) -> str:
+    """Rounded down: a figure never looks better than the threshold it missed."""
+    return "undefined" if math.isnan(value) else f"{math.floor(round(value * 1e4, 6)) / 100.0:.2f} %"
+
+
+def _plain(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

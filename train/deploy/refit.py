@@ -1,0 +1,169 @@
+"""The winner trained once more, on all bars of its study, with its settings as they are.
+
+A trial leaves one policy for each split, none of which saw all the data. The refit sees every bar before the hold-out
+and the purge in front of it. Its checkpoint is chosen as every split's was, on the last part of each training segment,
+because that is the procedure whose results won the study; a last policy, chosen by nothing, was never scored by it.
+
+A run that was stopped goes on from its last checkpoint (`train.checkpoint`), and one that has finished is taken as it
+is: the same settings, data, seed and code give the same weights.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drl_agents.policy import Policy
+from drl_agents.policy_file import PolicyFileError, load_policy, weights_sha256
+from train.checkpoint import Checkpoints
+from train.config import TrainConfig
+from train.findings.stored_trial import StoredTrial
+from train.records.provenance import code_version, trial_code_sha256
+from train.records.results import write_json
+from train.run import BEST_POLICY, train_policy
+from train.study.folds import LEAST_TRADED_BARS, VALIDATION_FRACTION, Fold, FoldedData, purge_bars_of
+from train.study.objective import split_seed
+from train.study.progress import duration_text, env_steps_bar
+from train.study.search_space import LEAST_EPISODE_BARS, MAX_LOOKBACK
+from train.validation.splits import bars_in, validation_cut, with_warmup
+
+logger = logging.getLogger(__name__)
+
+FINISHED = "refit.json"  # written last
+
+
+def refit_seed(study_seed: int, n_folds: int, seed: int) -> int:
+    """That of the split after the study's last one; `seed` counts on from 0 as another --seed of a study does."""
+    return split_seed(study_seed + seed, n_folds)
+
+
+def refit_folder(trial: StoredTrial, seed: int) -> Path:
+    """`trial_<n>/refit_<seed>`."""
+    return trial.folder / f"refit_{seed}"
+
+
+def refit_fold(data: FoldedData) -> Fold:
+    """All bars of the study: fit, and validation slices at the ends of the segments; nothing is tested."""
+    fit, validation = validation_cut(
+        data.dataset.segments,
+        VALIDATION_FRACTION,
+        purge_bars_of(data.dataset),
+        MAX_LOOKBACK + LEAST_EPISODE_BARS,
+        LEAST_TRADED_BARS,
+    )
+    return Fold(len(data.folds), fit, validation, (), ())
+
+
+def refit(trial: StoredTrial, study_seed: int, seed: int, gpu_id: int = -1, keep: bool = True) -> Policy:
+    """Train, go on with, or read the refitted policy.
+
+    Args:
+        trial: the winner, with its data.
+        study_seed: of the study.
+        seed: 0 for the first refit; others are other luck, and other candidates.
+        gpu_id: -1 is the CPU.
+        keep: in `refit_folder`; otherwise what is there is read, but nothing is written.
+
+    Raises:
+        TrainingDiverged, ValueError, RuntimeError, MemoryError, OSError: as `train_policy`.
+    """
+    fold, folder = refit_fold(trial.data), refit_folder(trial, seed)
+    own: dict[str, Any] = {"seed": refit_seed(study_seed, len(trial.data.folds), seed), "gpu_id": gpu_id}
+    config = TrainConfig(**(dict(trial.settings["train"]) | own))
+    identity = _identity(trial, fold, config)
+    finished = _finished(folder, identity)
+    if finished is not None:
+        logger.info("refit: trial %d, seed %d was trained before", trial.number, seed)
+        return finished
+    if not keep:
+        with tempfile.TemporaryDirectory(prefix="refit_") as scratch:
+            return _train(trial, fold, config, _metadata(trial, fold, seed), Path(scratch))
+    checkpoints = Checkpoints(folder)
+    policy = _train(trial, fold, config, _metadata(trial, fold, seed), folder, checkpoints)
+    write_json(folder / FINISHED, identity | {"weights_sha256": weights_sha256(policy)})
+    checkpoints.discard()
+    return policy
+
+
+def _train(
+    trial: StoredTrial,
+    fold: Fold,
+    config: TrainConfig,
+    metadata: Mapping[str, Any],
+    folder: Path,
+    checkpoints: Checkpoints | None = None,
+) -> Policy:
+    dataset = trial.data.dataset
+    blocks = with_warmup(fold.validation, dataset.segments, trial.env["lookback"], MAX_LOOKBACK)
+    logger.info("refit: trial %d on %d bars, checkpoint chosen on %d, %d environment steps",
+                trial.number, bars_in(fold.fit), bars_in(blocks), config.total_env_steps)  # fmt: skip
+    started = time.monotonic()
+    with env_steps_bar(config.total_env_steps, f"refit of trial {trial.number}") as advance:
+        train_policy(
+            config,
+            dataset.env_config(fold.fit),
+            trial.env,
+            folder,
+            validation_config=dataset.env_config(blocks) if blocks else None,
+            metadata=metadata,
+            on_progress=advance,
+            checkpoints=checkpoints,
+        )
+    logger.info("refit: done in %s", duration_text(time.monotonic() - started))
+    return load_policy(folder / BEST_POLICY)
+
+
+def _identity(trial: StoredTrial, fold: Fold, config: TrainConfig) -> dict[str, Any]:
+    """All that the weights follow from, as plain JSON values."""
+    content = {
+        "train": vars(config),
+        "env": trial.env,
+        "data_sha256": trial.data.dataset.sha256,
+        "fit": fold.fit,
+        "validation": fold.validation,
+        "code_sha256": trial_code_sha256(),
+        "torch": torch.__version__,
+    }
+    return json.loads(json.dumps(content))
+
+
+def _metadata(trial: StoredTrial, fold: Fold, seed: int) -> dict[str, Any]:
+    """What the policy file says of where it comes from; its settings, layout and train seed it knows itself."""
+    dataset = trial.data.dataset
+    return {
+        "study": trial.settings["study"],
+        "trial": trial.number,
+        "refit_seed": seed,
+        "data_sha256": dataset.sha256,
+        "data_source": dataset.source,
+        "synthetic": dataset.synthetic,
+        "tickers": list(dataset.tickers),
+        "feature_names": list(dataset.feature_names),
+        "bar_seconds": dataset.bar_seconds,
+        "venue": trial.settings.get("venue"),
+        "validation_segments": fold.validation,
+        "code_version": code_version(),
+    }
+
+
+def _finished(folder: Path, identity: Mapping[str, Any]) -> Policy | None:
+    """The policy of a finished refit of this identity; None where there is none."""
+    try:
+        kept = json.loads((folder / FINISHED).read_text())
+        policy = load_policy(folder / BEST_POLICY)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, PolicyFileError) as error:
+        logger.warning("refit: %s cannot be used (%s), so it is trained anew", folder, error)
+        return None
+    if kept != dict(identity) | {"weights_sha256": weights_sha256(policy)}:
+        logger.info("refit: %s holds one of other settings, data or code, so it is trained anew", folder)
+        return None
+    return policy

@@ -1,0 +1,309 @@
+"""The hold-out: the last bars of the data, scored once, for the study's winner.
+
+No trial saw these bars, so the winner's figures on them are not biased by the choice among trials. That holds for the
+first look only: a second trial scored on them would be chosen by them. So `<study>/holdout.json` is written once and
+never again, the study keeps a copy in its database, and another winner is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial
+
+from market.names import timeframe_name
+from market.times import utc_text
+from train.env_factory import resolved_rules
+from train.evaluator import evaluate_policies, step_of
+from train.records.errors import StudyError
+from train.records.keys import HOLDOUT_SCORE, SCORE_FILE
+from train.records.provenance import code_version
+from train.records.results import split_folder, trial_folder, write_json
+from train.run import BEST_POLICY
+from train.study.attainable import attainable_by, tradable
+from train.study.folds import FoldedData, Holdout, HoldoutRows, cut_data
+from train.study.holdout_figures import (
+    EARLIER_LOOKS,
+    EXCESS_ERROR,
+    LEAD,
+    MEAN_LEAD,
+    error_of,
+    errors_asked,
+    excess_error,
+    idle_text,
+    lead_sharpe,
+    mean_of,
+)
+from train.study.search_space import MAX_LOOKBACK
+from train.study.split import agent_metrics, equal_weight_metrics, figures_json
+from train.study.split_files import write_equity
+from train.study.split_plan import SplitPlan
+from train.validation.splits import with_warmup
+
+logger = logging.getLogger(__name__)
+
+CURVES = "holdout"  # folder of one equity file per policy
+# A full disk, a missing or foreign policy, changed data. A mistake in the program is not here.
+SCORING_ERRORS = (ValueError, ArithmeticError, RuntimeError, MemoryError, OSError)
+
+
+def load_holdout(
+    data_dir: Path,
+    timeframe: str | None,
+    tickers: Sequence[str] | None,
+    plan: SplitPlan,
+    known: Mapping[str, Holdout | None],
+) -> dict[str, HoldoutRows]:
+    """Timeframe -> the held-out bars, with the bars before them that an observation reaches back to.
+
+    Args:
+        data_dir: as for `load_study_data`, like the next three.
+        timeframe: of the data set to use.
+        tickers: coins to keep.
+        plan: how the study divides its data.
+        known: timeframe -> what the study wrote down of its hold-out.
+
+    Raises:
+        StudyError, DatasetError: no such data, or not the bars that the study held out.
+    """
+    found = {}
+    for _, rows, _ in cut_data(data_dir, timeframe, tickers, plan):
+        name = timeframe_name(rows.dataset.bar_seconds) if rows else "the data"
+        if rows is None or known.get(name) != rows.about:
+            raise StudyError(f"{data_dir}: the bars held out of {name} are not those that the study held out")
+        found[name] = rows
+    return found
+
+
+def score_holdout(
+    study: optuna.Study,
+    folder: Path,
+    rows: HoldoutRows,
+    trial_number: int,
+    policies: Sequence[Path],
+    env_params: Mapping[str, Any],
+    gpu_id: int = -1,
+) -> dict[str, Any]:
+    """Score policies of the study's winner on the held-out bars, as `run_split` scores test blocks. Once.
+
+    The result is in `holdout.json` whole or not at all. Asked again for the same policies of the same trial, what was
+    written is returned and nothing is evaluated.
+
+    Args:
+        study: whose winner it is.
+        folder: the study's results.
+        rows: of the timeframe that the trial traded.
+        trial_number: the winner.
+        policies: its policy files, in the order of the result.
+        env_params: rules and settings of the environment, as in training.
+        gpu_id: -1 is the CPU.
+
+    Raises:
+        StudyError: the hold-out was scored for another trial or other policies.
+        PolicyFileError, OSError: a policy that cannot be used, or nothing can be written.
+    """
+    hashes = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in policies]
+    scored = read_score(study, folder)
+    if scored is None:
+        files = dict(zip(map(Path, policies), hashes, strict=True))
+        content = _score(study, folder, rows, trial_number, files, env_params, gpu_id)
+        _write_once(folder / SCORE_FILE, content)
+        scored = read_score(study, folder)  # another worker's, where that was first
+    assert scored is not None
+    if scored["trial"] != trial_number:
+        raise StudyError(
+            f"the hold-out of study {study.study_name} was scored for trial {scored['trial']}, so it cannot check "
+            f"trial {trial_number}: it would be a choice by these bars. New bars, under another --study-name, can"
+        )
+    if [p["sha256"] for p in scored["policies"]] != hashes:
+        raise StudyError(
+            f"the hold-out of study {study.study_name} was scored for other policies of trial {trial_number}; it is "
+            "scored once"
+        )
+    return scored
+
+
+def read_score(study: optuna.Study, folder: Path) -> dict[str, Any] | None:
+    """What was scored, None before that; the file and the database are each completed from the other.
+
+    Raises:
+        StudyError: the file was damaged or is another study's.
+    """
+    path = folder / SCORE_FILE
+    kept = study.user_attrs.get(HOLDOUT_SCORE)
+    if not path.exists():
+        if kept is not None:
+            _write_once(path, kept)
+        return kept
+    try:
+        content = json.loads(path.read_text())
+        is_ours = content["uuid"] == study.user_attrs["uuid"] and isinstance(content["trial"], int)
+    except (ValueError, KeyError, TypeError) as error:
+        raise StudyError(f"{path}: cannot be read, so whether the hold-out was scored is not known") from error
+    if not is_ours:
+        raise StudyError(f"{path}: belongs to another study; move it away")
+    if kept is None:
+        study.set_user_attr(HOLDOUT_SCORE, content)
+    return content if kept is None else kept
+
+
+def score_winner(
+    study: optuna.Study,
+    best: FrozenTrial,
+    folder: Path,
+    data: Sequence[FoldedData],
+    load_rows: Callable[[], Mapping[str, HoldoutRows]],
+    gpu_id: int,
+) -> None:
+    """Score the best policy of each of the winner's splits, once, and log it; a failure is logged with its reason.
+
+    Args:
+        study: that reached its target.
+        best: the winner.
+        folder: the study's results.
+        data: of the study.
+        load_rows: reads the held-out bars, by timeframe; not called when they were scored before.
+        gpu_id: -1 is the CPU.
+    """
+    by_timeframe = {d.timeframe: d for d in data}
+    mine = by_timeframe.get(best.params.get("timeframe", ""), data[0])
+    if mine.holdout is None:
+        logger.warning("hold-out: none (--holdout 0), so nothing checks the best trial")
+        return
+    try:
+        scored = read_score(study, folder)
+        if scored is None:
+            # What the trial itself was run with, to the letter: fees, rules, lookback.
+            env = json.loads((trial_folder(folder, best.number) / "settings.json").read_text())["env"]
+            policies = [split_folder(folder, best.number, fold.index) / BEST_POLICY for fold in mine.folds]
+            scored = score_holdout(study, folder, load_rows()[mine.timeframe], best.number, policies, env, gpu_id)
+    except SCORING_ERRORS as error:
+        logger.error("hold-out: not scored: %s: %s", type(error).__name__, str(error).strip() or "no message")
+        return
+    if scored["trial"] != best.number:
+        logger.warning("hold-out: scored for trial %d, when that was the best; trial %d, the best now, cannot be "
+                       "checked on the same bars", scored["trial"], best.number)  # fmt: skip
+    logger.info("hold-out: %s", score_text(scored))
+    if looks_text(scored):
+        logger.warning("hold-out: %s", looks_text(scored))
+
+
+def score_text(scored: Mapping[str, Any]) -> str:
+    """The result in one line."""
+    about, excess = scored["holdout"], [p["excess_sharpe"] for p in scored["policies"]]
+    span = f"{utc_text(about['first_time_s'])} .. {utc_text(about['last_time_s'])} UTC"
+    shown = " ".join("undefined" if value is None else f"{value:+.2f}" for value in excess)
+    mean, error = scored["mean_excess_sharpe"], error_of(scored)
+    idle = idle_text(scored)
+    return (
+        f"trial {scored['trial']} on {about['bars']} bars that no trial saw, {span}: excess Sharpe of its "
+        f"{len(excess)} policies {shown}, mean {'undefined' if mean is None else f'{mean:+.2f}'}; the standard "
+        f"error of that mean is {'undefined' if error is None else f'about {error:.1f}'}"
+        + (f"; {idle}, and there is no verdict" if idle else "")
+    )
+
+
+def _score(
+    study: optuna.Study,
+    folder: Path,
+    rows: HoldoutRows,
+    trial_number: int,
+    policies: Mapping[Path, str],
+    env_params: Mapping[str, Any],
+    gpu_id: int,
+) -> dict[str, Any]:
+    """Evaluate policies, given with their hashes, in one batch; curves are written, the result is not."""
+    dataset, per_year = rows.dataset, rows.dataset.bars_per_year
+    segments = with_warmup(rows.blocks, dataset.segments, env_params["lookback"], MAX_LOOKBACK)
+    by_policy = evaluate_policies(
+        list(policies), [segments] * len(policies), dataset.env_config(segments), env_params, gpu_id=gpu_id
+    )
+    bars = tradable(dataset.price, dataset.filled, resolved_rules(env_params))
+    results, n_traded = [], sum(len(record.bars) - 1 for record in by_policy[-1])
+    for i, ((path, digest), records) in enumerate(zip(policies.items(), by_policy, strict=True)):
+        agent, other = agent_metrics(records, per_year), equal_weight_metrics(records, per_year)
+        excess = agent.sharpe - other.sharpe
+        beside = {EXCESS_ERROR: excess_error(records, per_year), LEAD: lead_sharpe(records, per_year)}
+        beside |= attainable_by(records, bars).to_json()
+        known = {"agent": asdict(agent), "equal_weight": asdict(other), "excess_sharpe": excess, **beside}
+        figures = figures_json(known)
+        results.append({"file": os.path.relpath(path, folder), "sha256": digest} | figures)
+        write_equity(folder / CURVES / f"equity_{i}.npz", records, dataset.time)
+    excesses = [result["excess_sharpe"] for result in results]
+    return {
+        "study": study.study_name,
+        "uuid": study.user_attrs["uuid"],
+        "trial": trial_number,
+        "holdout": rows.about.to_json(),
+        "data_label": dataset.label,
+        "synthetic": dataset.synthetic,
+        "env": dict(env_params),
+        EARLIER_LOOKS: earlier_looks(study, rows.about, dataset.synthetic),
+        "policies": results,
+        # Nothing is put in the place of an undefined one.
+        "mean_excess_sharpe": None if None in excesses else float(np.mean(excesses)),
+        EXCESS_ERROR: mean_of([result[EXCESS_ERROR] for result in results]),
+        MEAN_LEAD: mean_of([result[LEAD] for result in results]),
+        "sharpe_standard_error": math.sqrt(per_year / n_traded),  # of ONE ratio, such as the lead's
+        "code_version": code_version(),
+        "stepped_by": step_of([record for records in by_policy for record in records]),
+        "scored_s": int(time.time()),
+    }
+
+
+def earlier_looks(study: optuna.Study, about: Holdout, is_synthetic: bool) -> list[str]:
+    """Other studies of the same database whose winners were scored on some of these bars, by name.
+
+    Each was a look: somebody who runs studies until one passes chooses by these bars. Real bars of one period are one
+    market, whichever file or coins they came from; a synthetic market is known by its hash.
+    """
+    found = []
+    for other in study._storage.get_all_studies():
+        scored = other.user_attrs.get(HOLDOUT_SCORE)
+        if not isinstance(scored, dict) or scored.get("uuid") == study.user_attrs["uuid"]:
+            continue
+        theirs = scored["holdout"]
+        overlaps = theirs["first_time_s"] <= about.last_time_s and about.first_time_s <= theirs["last_time_s"]
+        is_same_market = is_synthetic == scored["synthetic"] and (
+            not is_synthetic or theirs["parent_sha256"] == about.parent_sha256
+        )
+        if overlaps and is_same_market:
+            found.append(other.study_name)
+    return sorted(found)
+
+
+def looks_text(scored: Mapping[str, Any]) -> str:
+    """A warning where other studies looked at these bars before; empty where none did."""
+    names = scored.get(EARLIER_LOOKS, [])
+    if not names:
+        return ""
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    several = len(names) > 1
+    return (
+        f"{len(names)} other stud{'ies' if several else 'y'} of this database ({shown}) looked at some of these bars "
+        "before, so a good result may be the luckiest of several looks: it must be "
+        f"{errors_asked(scored):.1f} standard errors above 0 instead of 2"
+    )
+
+
+def _write_once(path: Path, content: Mapping[str, Any]) -> None:
+    """Write the file whole unless it is there; then it stays as it is."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    write_json(unfinished, content)
+    try:
+        os.link(unfinished, path)  # in one step, and never over another
+    except FileExistsError:
+        logger.debug("%s is there already", path)
+    finally:
+        unfinished.unlink(missing_ok=True)

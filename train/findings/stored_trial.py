@@ -1,0 +1,262 @@
+"""A finished trial read back: its settings, its policies and the very bars it stood on, ready to be evaluated again.
+
+What is read is checked against what was written: the data by its hash, the folds one by one, each policy by the data
+that its file names. Anything else is refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.engine import URL
+
+from train.evaluator import EpisodeRecord, evaluate_policies, policy_facts
+from train.records.errors import StudyError
+from train.records.keys import DATA_DIR, IDENTITY
+from train.records.provenance import ROOT
+from train.records.results import about, find_study_folder, split_folder, trial_folder
+from train.run import BEST_POLICY
+from train.store.database import load_study
+from train.study.eligibility import best_trial, why_no_best
+from train.study.folds import Fold, FoldedData, load_study_data
+from train.study.search_space import MAX_LOOKBACK
+from train.study.split_plan import SplitPlan
+from train.validation.splits import Segments, Split, recombined_paths, with_warmup
+
+Records = Sequence[EpisodeRecord]
+
+
+@dataclass(frozen=True)
+class StoredStudy:
+    """A study and the folder of its results."""
+
+    study: optuna.Study
+    folder: Path
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What the study was begun under."""
+        return self.study.user_attrs[IDENTITY]
+
+    @property
+    def seed(self) -> int:
+        """That the study was begun with."""
+        return self.identity["run"]["seed"]
+
+    def data_sha256(self, timeframe: str) -> str:
+        """Of the study's bars, without its hold-out."""
+        return self.identity["data_sha256"][timeframe]
+
+    def about(self, trial: int, **facts: Any) -> dict[str, Any]:
+        """What a file of figures of its trial begins with; `facts` name the `data_sha256`."""
+        name, uuid = self.study.study_name, self.study.user_attrs["uuid"]
+        return about(study=name, uuid=uuid, trial=trial, seed=self.seed, **facts)
+
+    @property
+    def plan(self) -> SplitPlan:
+        """How the study divides its data."""
+        splits = self.identity["splits"]
+        return SplitPlan(
+            splits["mode"], splits["num_paths"], splits["k_test_groups"], self.identity.get("--holdout", 0.0)
+        )
+
+
+@dataclass(frozen=True)
+class StoredTrial:
+    """A trial, with the data and the policy of each of its splits."""
+
+    number: int
+    folder: Path
+    settings: Mapping[str, Any]  # settings.json
+    data: FoldedData
+    policies: tuple[Path, ...]  # of each fold, chosen on its validation slice
+    stored: StoredStudy
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a file of its figures begins with."""
+        return self.stored.about(self.number, **self.data.origin)
+
+    @property
+    def env(self) -> dict[str, Any]:
+        """The env_params of training and testing."""
+        return dict(self.settings["env"])
+
+
+def open_stored(url: URL, name: str, results: Path | None) -> StoredStudy:
+    """A study with its results.
+
+    Args:
+        url: of the database.
+        name: of the study.
+        results: folder that holds the study's folder; None: where the study says it wrote them.
+
+    Raises:
+        StudyError: no such study, one that is not ours, or no results.
+    """
+    study = load_study(url, name)
+    if IDENTITY not in study.user_attrs:
+        raise StudyError(f"study {name} was not made by this program")
+    if results is None:
+        if "results" not in study.user_attrs:
+            raise StudyError(f"study {name} does not say where its results are; give --results-dir")
+        results = Path(study.user_attrs["results"]).parent
+    return StoredStudy(study, find_study_folder(results, name, study.user_attrs["uuid"]))
+
+
+def find_trial(stored: StoredStudy, which: str) -> FrozenTrial:
+    """The trial of that number, or the best.
+
+    Raises:
+        StudyError: no such trial, or one that did not end.
+    """
+    study = stored.study
+    if which == "best":
+        best = best_trial(study)
+        if best is None:
+            why = why_no_best(study.get_trials(deepcopy=False))
+            raise StudyError(f"study {study.study_name} has no best trial: {why}")
+        return best
+    trials = study.get_trials(deepcopy=False)
+    if not which.isdecimal() or int(which) >= len(trials):
+        known = f"numbers 0 to {len(trials) - 1}" if trials else "no trials"
+        raise StudyError(f'--trial {which}: study {study.study_name} has {known}; give one of them, or "best"')
+    trial = trials[int(which)]
+    if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
+        raise StudyError(f"--trial {which}: that trial is {trial.state.name.lower()}; choose a completed one")
+    return trial
+
+
+def read_trial(stored: StoredStudy, which: str, data_dir: Path) -> StoredTrial:
+    """A trial with everything that evaluating it again needs.
+
+    Args:
+        stored: of `open_stored`.
+        which: a number or "best".
+        data_dir: the study's data set, or the folder of its data sets.
+
+    Raises:
+        StudyError, DatasetError: no such trial, a file is missing or damaged, or the data is another.
+    """
+    number = find_trial(stored, which).number
+    settings = read_settings(stored.folder, number)
+    data = _same_data(stored, settings, data_dir)
+    policies = tuple(split_folder(stored.folder, number, fold.index) / BEST_POLICY for fold in data.folds)
+    missing = [path for path in policies if not path.exists()]
+    if missing:
+        raise StudyError(
+            f"trial {number} of study {stored.study.study_name} lacks {len(missing)} of {len(policies)} policies, the "
+            f"first {missing[0]}; a trial that was stopped before its last split cannot be evaluated again"
+        )
+    trial = StoredTrial(number, trial_folder(stored.folder, number), settings, data, policies, stored)
+    for path in policies:
+        _check_policy(trial, path)
+    return trial
+
+
+def read_settings(folder: Path, number: int) -> dict[str, Any]:
+    """What a trial was run with."""
+    path = trial_folder(folder, number) / "settings.json"
+    try:
+        settings = json.loads(path.read_text())
+        missing = [part for part in ("train", "env", "data", "folds") if part not in settings]
+    except FileNotFoundError as error:
+        raise StudyError(f"{path} does not exist") from error
+    except (ValueError, TypeError) as error:
+        raise StudyError(f"{path} cannot be read: {error}") from error
+    if missing:
+        raise StudyError(f"{path} does not say {missing[0]}")
+    return settings
+
+
+# ------------------------------------------------------------------------------------------------------- evaluating
+def tested_segments(trial: StoredTrial, fold: Fold) -> Segments:
+    """A fold's test blocks as an environment needs them, as when the trial was scored."""
+    return with_warmup(fold.test, trial.data.dataset.segments, trial.env["lookback"], MAX_LOOKBACK)
+
+
+def evaluate_trial(
+    trial: StoredTrial, changes: Mapping[str, Any] | None = None, gpu_id: int = -1
+) -> list[list[EpisodeRecord]]:
+    """Trade every fold's test blocks with that fold's policy, all in one batch -> records of each fold.
+
+    Args:
+        trial: as read.
+        changes: settings of the environment to put over the trial's, such as its fees.
+        gpu_id: -1 is the CPU.
+    """
+    folds, dataset = trial.data.folds, trial.data.dataset
+    segments = [tested_segments(trial, fold) for fold in folds]
+    return evaluate_policies(
+        trial.policies, segments, dataset.env_config(), trial.env | dict(changes or {}), gpu_id=gpu_id
+    )
+
+
+def join_paths(trial: StoredTrial, by_fold: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    """The full paths through all tested bars, each a list of what `by_fold` holds of its blocks, in time order.
+
+    Every block begins with fresh capital: a path is measured by its returns, and the step from one block to the next is
+    none. Blocks that were too short to be traded are left out, as they are everywhere.
+    """
+    position = [_kept_blocks(trial, fold) for fold in trial.data.folds]
+    splits = [Split(fold.fit, fold.test, fold.test_groups) for fold in trial.data.folds]
+    return [
+        [by_fold[split][position[split][block]] for split, block in path if block in position[split]]
+        for path in recombined_paths(splits)
+    ]
+
+
+def _kept_blocks(trial: StoredTrial, fold: Fold) -> dict[int, int]:
+    """Number of a test block -> its place among those that are traded."""
+    lookback, segments = trial.env["lookback"], trial.data.dataset.segments
+    kept = [i for i, block in enumerate(fold.test) if with_warmup((block,), segments, lookback, MAX_LOOKBACK)]
+    return {block: place for place, block in enumerate(kept)}
+
+
+# ---------------------------------------------------------------------------------------------------------- checks
+def _same_data(stored: StoredStudy, settings: Mapping[str, Any], data_dir: Path) -> FoldedData:
+    """The folds the trial was run on; other data is refused."""
+    wanted, known = settings["data"], stored.identity["data_sha256"]
+    timeframe = settings.get("sampled", {}).get("timeframe") or next(iter(known))
+    folder = data_dir
+    if stored.plan.mode != "multi-timeframe" and not (data_dir / "manifest.json").exists():
+        inside = data_dir / timeframe  # as the trainer's --timeframe chooses in a folder of several
+        folder = inside if (inside / "manifest.json").exists() else data_dir
+    found = {d.timeframe: d for d in load_study_data(folder, None, wanted["tickers"], stored.plan)}
+    data = found.get(timeframe)
+    if data is None or data.dataset.sha256 != wanted["sha256"]:
+        here = "no such bars" if data is None else f"{data.dataset.label}, sha256 {data.dataset.sha256[:12]}"
+        raise StudyError(
+            f"{data_dir} is not the data of study {stored.study.study_name}: {timeframe} is {here}; the study stands "
+            f"on {wanted['label']}, sha256 {wanted['sha256'][:12]}; give its --data-dir"
+        )
+    if json.loads(json.dumps([vars(fold) for fold in data.folds])) != settings["folds"]:
+        raise StudyError(
+            f"study {stored.study.study_name}: this version of the code divides the data otherwise than "
+            f"{settings.get('code_version', 'the one it was made by')}; use that one"
+        )
+    return data
+
+
+def _check_policy(trial: StoredTrial, path: Path) -> None:
+    """Refuse a policy that cannot be read, or was trained on other data or in another trial."""
+    try:
+        facts = policy_facts(path)
+    except ValueError as error:
+        raise StudyError(str(error)) from error
+    expected = {"study": trial.settings["study"], "trial": trial.number, "data_sha256": trial.data.dataset.sha256}
+    for name, value in expected.items():
+        if facts.get(name) != value:
+            raise StudyError(f"{path} does not belong to trial {trial.number}: its {name} is {facts.get(name)}")
+
+
+def own_data_dir(stored: StoredStudy) -> Path:
+    """Where the study read its data, or the repository's folder for its timeframe."""
+    known = stored.study.user_attrs.get(DATA_DIR)
+    return Path(known) if known else ROOT / "data" / next(iter(stored.identity["data_sha256"]))

@@ -1,0 +1,304 @@
+"""Look-ahead analysis of the way from bars to a dataset: does any row change when only later bars change?
+
+A dataset is built from all bars and again, for each of several cuts in time, from bars that are
+
+* truncated: every source bar that opens at or after the cut is gone, and
+* scrambled: those bars are there, but their prices and volumes are others (`scramble`).
+
+Every row that closed at or before the cut must be the same to the last bit: its price, features, `filled` and its being
+there at all. The code is the same in both runs, so nothing is allowed for rounding.
+
+What is known at the cut and what is not. Two things about a row are decided by LATER bars, by rule, and are not leaks
+of a value:
+
+* The first `max_fill_bars` missing bars of a run are filled where the coin ever trades again, however late.
+  A run that is open at the end of the bars is not. From the first missing bar of any coin on, the truncated bars are
+  not asked whether the rows are there.
+* A segment enters a dataset once it has `MIN_SEGMENT_BARS` rows. The rows of one that is open at the cut and has fewer
+  are not asked for in the truncated run either.
+
+Such rows are counted as undecided. What they HOLD is compared all the same, in the scrambled run, where the bars are
+present and missing in the same places. A filled row says no more than that the coin trades again some day, and the
+simulator fills no order in it; the report counts such rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from market.bars.candles import PRICES, BarGrid, fill_gaps
+from market.dataset import Dataset
+from market.defaults import MIN_SEGMENT_BARS
+from market.errors import BarsError, DatasetError
+from market.times import utc_text
+
+Build = Callable[[pd.DataFrame], Dataset]
+LARGEST_LOG_FACTOR = 1.5  # of a scrambled price: up to 4.5 times or a 4.5th
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A moment up to which the bars are known."""
+
+    time_s: int  # UTC seconds; source bars that open at or after this are unknown
+    kind: str  # why this moment was chosen
+
+    def __str__(self) -> str:
+        """As it stands in a report."""
+        return f"{utc_text(self.time_s)} ({self.kind})"
+
+
+@dataclass(frozen=True)
+class RowDifference:
+    """The first row that another future changes."""
+
+    time_s: int  # UTC seconds, close of the row's bar
+    column: str  # `price BTC`, `filled BTC`, `feature BTC:rsi_14`, `row`, or `dataset refused (why)`
+    full: float  # with all bars; for `row` 1 where it is there, else 0
+    other: float  # with the changed bars
+    n_columns: int  # columns that differ in this row
+    cut: Cut
+    variant: str  # `truncated` or `scrambled`
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether there is no dataset at all of the changed bars."""
+        return self.column.startswith("dataset refused")
+
+    def __str__(self) -> str:
+        """One line for a terminal."""
+        if self.is_refusal:
+            what = f"{self.column}, so rows that seem known before the cut need bars after it"
+        elif self.column == "row":
+            there = "is there only with the later bars" if self.full else "is there only without the later bars"
+            what = f"the row {there}"
+        else:
+            more = f" (and {self.n_columns - 1} more columns)" if self.n_columns > 1 else ""
+            what = f"{self.column} is {self.full:.9g} and {self.other:.9g}, off by {self.other - self.full:.3g}{more}"
+        return f"bar {utc_text(self.time_s)}: {what}; bars {self.variant} from {self.cut}"
+
+
+@dataclass(frozen=True)
+class BarsReport:
+    """What the analysis of a pipeline came to."""
+
+    differences: tuple[RowDifference, ...]  # the first of each cut and variant that has one
+    cuts: tuple[Cut, ...]
+    rows_compared: int  # over all cuts and variants
+    undecided_rows: int  # over all cuts: rows whose being there was not known at the cut
+    filled_rows: int  # of the dataset: rows in which some coin's bar stands for a missing one
+
+    @property
+    def first(self) -> RowDifference | None:
+        """The difference with the earliest bar; a refusal, which says less, only where there is nothing else."""
+        return min(self.differences, key=lambda found: (found.is_refusal, found.time_s), default=None)
+
+
+def analyse_bars(
+    bars: pd.DataFrame,
+    build: Build,
+    grid: BarGrid,
+    max_fill_bars: int,
+    n_cuts: int,
+    seed: int,
+    on_run: Callable[[], None] = lambda: None,
+) -> tuple[Dataset, BarsReport]:
+    """Build the dataset from the bars as they are, then with other futures, and compare.
+
+    Args:
+        bars: as `market.bars.candles.read_bars` returns them.
+        build: the pipeline under test; must be deterministic.
+        grid: the same bars of the same coins on the grid of their own timeframe, without fills.
+        max_fill_bars: as `build` fills.
+        n_cuts: how many moments to cut at.
+        seed: of the moments and of the scrambled bars.
+        on_run: called after each of the 2 * n_cuts + 1 builds.
+
+    Returns:
+        The dataset and the report.
+    """
+    rng = np.random.default_rng(seed)
+    full = build(bars)
+    on_run()
+    cuts = choose_cuts(full, grid, max_fill_bars, n_cuts, rng)
+    found, n_compared, n_undecided = [], 0, 0
+    for cut in cuts:
+        known = _known_until(full, grid, cut)
+        closed = int(np.searchsorted(full.time, cut.time_s, side="right"))
+        for variant, until_s in (("truncated", known), ("scrambled", cut.time_s)):
+            changed = truncate(bars, cut) if variant == "truncated" else scramble(bars, cut, rng)
+            found.append(_rebuilt_difference(full, build, changed, until_s, cut, variant))
+            n_compared += int(np.searchsorted(full.time, until_s, side="right"))
+            on_run()
+        n_undecided += closed - int(np.searchsorted(full.time, known, side="right"))
+    differences = tuple(difference for difference in found if difference is not None)
+    n_filled = int(full.filled.any(axis=1).sum())
+    return full, BarsReport(differences, cuts, n_compared, n_undecided, n_filled)
+
+
+# ------------------------------------------------------------------------------------------------- other futures
+def truncate(bars: pd.DataFrame, cut: Cut) -> pd.DataFrame:
+    """The bars that opened before the cut."""
+    return bars.loc[_open_seconds(bars) < cut.time_s]
+
+
+def scramble(bars: pd.DataFrame, cut: Cut, rng: np.random.Generator) -> pd.DataFrame:
+    """The same table with other prices and volumes from the cut on; no bar appears or disappears.
+
+    Open, close and the range around them get random factors of their own, so that returns, ranges and bodies all
+    change, and stay valid: low <= open, close <= high. Volumes are shuffled among the coin's later bars and scaled.
+    """
+    later = np.flatnonzero(_open_seconds(bars) >= cut.time_s)
+    factor = np.exp(rng.uniform(-LARGEST_LOG_FACTOR, LARGEST_LOG_FACTOR, (4, len(later))))
+    changed = {name: bars[name].to_numpy(copy=True) for name in (*PRICES, "volume")}
+    opens, closes = changed["open"][later] * factor[0], changed["close"][later] * factor[1]
+    changed["open"][later], changed["close"][later] = opens, closes
+    changed["high"][later] = np.maximum(opens, closes) * (1.0 + rng.uniform(0.0, 0.2, len(later)))
+    changed["low"][later] = np.minimum(opens, closes) * (1.0 - rng.uniform(0.0, 0.2, len(later)))
+    symbol = bars["symbol"].cat.codes.to_numpy()[later]
+    shuffled = later[np.lexsort((rng.random(len(later)), symbol))]
+    by_symbol = later[np.argsort(symbol, kind="stable")]
+    changed["volume"][by_symbol] = changed["volume"][shuffled]
+    changed["volume"][later] *= factor[2]
+    return bars.assign(**changed)
+
+
+def _open_seconds(bars: pd.DataFrame) -> np.ndarray:
+    return bars["timestamp"].dt.as_unit("s").astype("int64").to_numpy()
+
+
+# ------------------------------------------------------------------------------------------------- where to cut
+def choose_cuts(
+    full: Dataset, grid: BarGrid, max_fill_bars: int, n_cuts: int, rng: np.random.Generator
+) -> tuple[Cut, ...]:
+    """Moments at random and where a pipeline is likely to err, each kind in turn, in order of time.
+
+    None lies before the first segment has `MIN_SEGMENT_BARS` rows: a dataset of fewer does not exist.
+    """
+    if n_cuts < 1:
+        raise BarsError(f"at least 1 cut is needed; received {n_cuts}")
+    first, last = full.segments[0]
+    earliest = full.time[min(first + MIN_SEGMENT_BARS, last) - 1]
+    pools = {}
+    for kind, times in _candidates(full, grid, max_fill_bars):
+        times = np.unique(times[(times >= earliest) & (times <= grid.time[-1])])
+        if len(times):
+            pools[kind] = rng.permutation(times)
+    if not pools:
+        raise BarsError(f"no bar lies after {utc_text(earliest)}, so there is no future to change; give more bars")
+    chosen: dict[int, str] = {}
+    for turn in range(max(map(len, pools.values()))):
+        for kind, times in pools.items():
+            if turn < len(times) and len(chosen) < n_cuts:
+                chosen.setdefault(int(times[turn]), kind)
+    return tuple(Cut(time_s, kind) for time_s, kind in sorted(chosen.items()))
+
+
+def _candidates(full: Dataset, grid: BarGrid, max_fill_bars: int) -> Iterator[tuple[str, np.ndarray]]:
+    step, filled = grid.bar_seconds, fill_gaps(grid, max_fill_bars).filled.any(axis=1)
+    firsts = np.array([first for first, _ in full.segments])
+    lasts = np.array([last - 1 for _, last in full.segments])
+    enough = np.minimum(firsts + MIN_SEGMENT_BARS - 1, lasts)  # with this row a segment is long enough to be kept
+    resumes = np.flatnonzero(~grid.missing[1:].any(axis=1) & grid.missing[:-1].any(axis=1)) + 1
+    yield "anywhere", grid.time
+    yield "in a filled run", grid.time[filled] + step
+    yield "right after a gap", grid.time[resumes] + step
+    yield "start of a segment", full.time[np.concatenate([firsts, enough, np.maximum(enough - 1, firsts)])]
+    yield "end of a segment", full.time[lasts]
+    if full.bar_seconds > step:
+        # Times of a dataset are closes, which are opens of the next bar.
+        yield "edge of a resampled bar", full.time
+        yield "inside a resampled bar", np.concatenate([full.time - step, full.time + step])
+
+
+def _known_until(full: Dataset, grid: BarGrid, cut: Cut) -> int:
+    """UTC seconds: of rows that close up to here it was known at the cut whether they are there.
+
+    Bars of every coin were there up to this moment, and the segment had enough rows to be kept.
+    """
+    n_known = int(np.searchsorted(grid.time, cut.time_s))
+    missing = grid.missing[:n_known]
+    last_real = n_known - 1 - (~missing[::-1]).argmax(axis=0)  # (A,) every coin has a bar before any cut
+    until = min(cut.time_s, int(grid.time[last_real.min()]) + grid.bar_seconds)
+    n_rows = int(np.searchsorted(full.time, until, side="right"))
+    for first, last in full.segments:
+        if first < n_rows < last and n_rows - first < MIN_SEGMENT_BARS:
+            return int(full.time[first]) - 1
+    return until
+
+
+# ------------------------------------------------------------------------------------------------- comparison
+def _rebuilt_difference(
+    full: Dataset, build: Build, changed: pd.DataFrame, until_s: int, cut: Cut, variant: str
+) -> RowDifference | None:
+    """The first difference to what `build` makes of other bars; a refusal to make anything is one at the first row."""
+    try:
+        other = build(changed)
+    except (BarsError, DatasetError) as error:
+        column = f"dataset refused ({error})"
+        return RowDifference(int(full.time[0]), column, 1.0, 0.0, len(full.feature_names), cut, variant)
+    return first_difference(full, other, until_s, cut, variant)
+
+
+def first_difference(full: Dataset, other: Dataset, until_s: int, cut: Cut, variant: str) -> RowDifference | None:
+    """The first row closing at or before `until_s` that is not the same to the last bit in both datasets."""
+    n_full = int(np.searchsorted(full.time, until_s, side="right"))
+    n_other = int(np.searchsorted(other.time, until_s, side="right"))
+    in_one_only = np.setxor1d(full.time[:n_full], other.time[:n_other])
+    if len(in_one_only):
+        time_s = int(in_one_only[0])
+        n_full = int(np.searchsorted(full.time, time_s))
+        n_other = int(np.searchsorted(other.time, time_s))
+        is_in_full = n_full < len(full.time) and full.time[n_full] == time_s
+        row = RowDifference(time_s, "row", float(is_in_full), float(not is_in_full), 1, cut, variant)
+    else:
+        row = None
+    # Up to there both have the same rows.
+    differs, names, values = [], [], []
+    for prefix, columns, name in (
+        ("price", full.tickers, "price"),
+        ("filled", full.tickers, "filled"),
+        ("feature", full.feature_names, "tech"),
+    ):
+        ours, theirs = getattr(full, name)[:n_full], getattr(other, name)[:n_other]
+        differs.append(bits(ours) != bits(theirs))
+        names += [f"{prefix} {column}" for column in columns]
+        values.append((ours, theirs))
+    is_different = np.concatenate(differs, axis=1)
+    rows = is_different.any(axis=1)
+    if not rows.any():
+        return row
+    bar = int(rows.argmax())
+    column = int(is_different[bar].argmax())
+    ours, theirs = (np.concatenate([pair[side][bar].astype(np.float64) for pair in values]) for side in (0, 1))
+    count = int(is_different[bar].sum())
+    return RowDifference(
+        int(full.time[bar]), names[column], float(ours[column]), float(theirs[column]), count, cut, variant
+    )
+
+
+def bits(values: np.ndarray) -> np.ndarray:
+    """The same array as whole numbers, so that NaN equals NaN and nothing is rounded."""
+    return np.ascontiguousarray(values).view(f"u{values.dtype.itemsize}")
+
+
+def summary_lines(report: BarsReport, tickers: Sequence[str]) -> Iterator[str]:
+    """What was compared, for a terminal; the verdict is not among it."""
+    kinds = [cut.kind for cut in report.cuts]
+    counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+    yield f"bars to dataset: {len(report.cuts)} cuts ({counted}), each with the later bars gone and with others instead"
+    yield f"  {report.rows_compared:,} rows of {len(tickers)} coins compared to the last bit"
+    if report.undecided_rows:
+        yield (
+            f"  {report.undecided_rows:,} rows before a cut could not be known to be there (an open run of missing "
+            "bars, or a segment still too short); their values were compared in the scrambled runs only"
+        )
+    if report.filled_rows:
+        yield (
+            f"  note: in {report.filled_rows:,} rows some coin's bar stands for a missing one; the simulator fills no "
+            "order of that coin there"
+        )

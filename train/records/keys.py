@@ -1,0 +1,14 @@
+"""Names under which a study keeps things in its database and its folder."""
+
+from __future__ import annotations
+
+DEFAULT_STORAGE = "sqlite:///databases/optuna_cappuccino.db"  # in the repository
+IDENTITY, FAILURE, WORKER, RETRY_OF, KILLS = "identity", "failure", "worker", "retry_of", "kills"
+CODE_VERSION = "code_version"
+DATA_DIR = "data_dir"  # where the study read its data last
+TARGET = "target"  # study's: finished trials it is to have, by its last command
+HOLDOUT_SCORE = "holdout_score"  # of the winner, once (`train.findings.holdout`)
+KILLED, INTERRUPTED = "killed", "interrupted"  # how the reason of such a failure begins
+COMMAND = "command"  # user attribute: the last command line of the study
+SCORE_FILE = "holdout.json"
+OWNER_FILE, SETTINGS = "study.json", "settings.json"

@@ -1,0 +1,459 @@
+"""The report of a study: everything the page says, collected from the study and its folder.
+
+Reads only files that are whole and takes no lock, so a study that runs can be reported on; what is missing or damaged
+is left out and the page says so.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from market.files import write_whole
+from market.names import counted, timeframe_seconds
+from market.planted import recipe_of
+from market.times import utc_text
+from train.findings.captured import Captured, captured, planted_recipe
+from train.findings.returns import read_returns, timeframe_of
+from train.findings.yardsticks import Yardstick, read_yardsticks
+from train.records.errors import StudyError
+from train.records.keys import CODE_VERSION, COMMAND, IDENTITY, SCORE_FILE
+from train.records.provenance import code_version
+from train.records.results import split_folder, trial_folder
+from train.report.band_picture import BandView
+from train.report.curves import read_market, read_split, tested_paths
+from train.report.page import FigureRow, Page, TrialView, Verdict, render
+from train.report.paths import PathView
+from train.report.verdict import holdout_text, judge, unjudged
+from train.store.database import experimental_allowed
+from train.study.band_file import BAND_FILE, read_band
+from train.study.eligibility import NO_SIGNAL, best_trial, has_no_signal, why_ineligible, why_no_best
+from train.study.holdout_figures import is_passed
+from train.study.progress import shown
+from train.study.split import ATTAINABLE
+from train.study.split_plan import COMBINATORIAL_MODES
+from train.validation.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+REPORT_FILE = "report.html"
+UNKNOWN = "not written down"
+DAY_S = 86_400
+TRAINS_ON_LATER_BARS = (*COMBINATORIAL_MODES, "kfold")
+SHARE = "share of the attainable captured"
+LOGGED = (SHARE, "deflated lead", "PBO of the lead", "difference of trials")  # numbers of the verdict
+LEAST_FOR_IMPORTANCE = 30  # completed trials: the evaluator looks at the best tenth of them
+STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+# The page is about results that are safe on the disk: whatever stops it must not take the study's own ending with it.
+REPORT_ERRORS = (
+    OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, MemoryError,
+    AssertionError, SQLAlchemyError, optuna.exceptions.OptunaError,
+)  # fmt: skip
+
+
+def report_ended_study(study: optuna.Study, folder: Path) -> None:
+    """Write the page and say where; a failure is logged with its reason and raises nothing."""
+    try:
+        page = collect(study, folder)
+        write_whole(folder / REPORT_FILE, render(page).encode())
+        for line in verdict_lines(page):
+            logger.info("%s", line)
+        logger.info("report: %s", folder / REPORT_FILE)
+    except REPORT_ERRORS as error:
+        logger.error("report: not written: %s: %s", type(error).__name__, str(error).strip() or "no message")
+        logger.debug("report", exc_info=True)
+
+
+def verdict_lines(page: Page) -> list[str]:
+    """What the page says first, for a log: the conclusion, the captured share of a planted signal, the hold-out."""
+    figures = "; ".join(f"{name} {number}" for name, number, _ in page.verdict.numbers if name in LOGGED)
+    said = [page.verdict.sentences[0], figures, f"Hold-out: {page.holdout}"]
+    return [f"verdict: {text}" for text in said if text]
+
+
+def write_report(study: optuna.Study, folder: Path, out: Path | None = None) -> Path:
+    """Write the page, whole or not at all; returns where.
+
+    Args:
+        study: in any state.
+        folder: its results.
+        out: file to write; `report.html` beside the results without it.
+    """
+    path = folder / REPORT_FILE if out is None else out
+    write_whole(path, render(collect(study, folder)).encode())
+    return path
+
+
+def collect(study: optuna.Study, folder: Path) -> Page:
+    """Everything the page says."""
+    trials = study.get_trials(deepcopy=False)
+    best = best_trial(study)
+    settings = read_json(trial_folder(folder, best.number) / "settings.json") if best is not None else {}
+    base = Page(
+        name=study.study_name,
+        kind=_kind(folder, trials),
+        law=_law(study),
+        facts=_facts(study, folder, trials, settings),
+        verdict=_no_verdict(study, trials),
+        holdout=holdout_text(study, read_json(folder / SCORE_FILE), best),
+        best=None if best is None else best.number,
+        trials=tuple(_trial_view(t) for t in trials),
+        yardsticks=tuple(_yardstick_row(y) for y in read_yardsticks(study, folder)),
+        left_out=_left_out(study, settings, trials),
+        command=str(study.user_attrs.get(COMMAND, "")),
+        made=f"Written {utc_text(time.time())} UTC by code version {code_version()}; one file, complete in itself.",
+    )
+    return base if best is None else _with_best(base, study, folder, trials, best, settings)
+
+
+def _with_best(
+    base: Page,
+    study: optuna.Study,
+    folder: Path,
+    trials: Sequence[FrozenTrial],
+    best: FrozenTrial,
+    settings: Mapping[str, Any],
+) -> Page:
+    timeframe = timeframe_of(study, best)
+    seconds = timeframe_seconds(timeframe)
+    per_year = 365.0 * 86_400.0 / seconds
+    folds = settings.get("folds", [])
+    known = {i: read_split(folder, best.number, i) for i in sorted(best.intermediate_values)}
+    splits = {i: columns for i, columns in known.items() if columns is not None}
+    note, paths = "The best trial's settings.json is missing or damaged, so its paths are not known.", []
+    market = read_market(folder, timeframe, settings) if folds and splits else None
+    if folds and splits:
+        paths, note = tested_paths(splits, folds, market, per_year)
+    verdict = _verdict(study, folder, best, is_whole=len(splits) == (len(folds) or len(known)) > 0)
+    recipe = planted_recipe(study.user_attrs.get("data", []))
+    if recipe is not None and market is not None:
+        bars = market.bars
+        verdict = _with_captured(verdict, captured(splits, bars.close, bars.costs, recipe, seconds))
+    importances, importances_note = importances_of(study, trials)
+    return Page(
+        **vars(base)
+        | {
+            "verdict": _with_path_mean(verdict, paths),
+            "paths": tuple(paths),
+            "paths_note": note,
+            "rows": (
+                *_split_rows(folder, best, folds, seconds),
+                *_path_rows(paths, seconds),
+                *_holdout_rows(study, folder, best, seconds),
+            ),
+            "band": _band_view(folder, best, settings, sorted(splits)),
+            "importances": importances,
+            "importances_note": importances_note,
+            "settings": tuple((name, shown(value)) for name, value in best.params.items()),
+            "bar_seconds": seconds,
+        }
+    )
+
+
+def _band_view(folder: Path, best: FrozenTrial, settings: Mapping[str, Any], splits: Sequence[int]) -> BandView | None:
+    """The band of the first split that has one."""
+    for i in splits:
+        path = split_folder(folder, best.number, i) / BAND_FILE
+        if path.is_file():
+            try:
+                return BandView(f"Trial {best.number}, split {i}", read_band(folder, path, settings))
+            except StudyError as error:
+                logger.warning("report: no picture of the band: %s", error)
+    return None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file of ours; empty where it is missing or damaged, which is logged."""
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        logger.warning("report: %s: not used: %s", path, error)
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+# --------------------------------------------------------------------------------------------------------------- header
+def _kind(folder: Path, trials: Sequence[FrozenTrial]) -> str:
+    said = [t.user_attrs["synthetic"] for t in trials if "synthetic" in t.user_attrs]
+    written = read_json(folder / "study.json").get("synthetic")
+    said += [written] if isinstance(written, bool) else []
+    if not said:
+        return "UNKNOWN"
+    return "SYNTHETIC" if any(said) else "REAL"
+
+
+def _law(study: optuna.Study) -> str:
+    """The law of the sample market that the study stands on; empty for any other data."""
+    recipes = [recipe_of(label) for label in study.user_attrs.get("data", [])]
+    return next((recipe.law.value for recipe in recipes if recipe is not None), "")
+
+
+def _facts(
+    study: optuna.Study, folder: Path, trials: Sequence[FrozenTrial], settings: Mapping[str, Any]
+) -> tuple[tuple[str, str], ...]:
+    identity = study.user_attrs.get(IDENTITY, {})
+    rules = settings.get("env_resolved") or identity.get("simulator rules", {})
+    plan, run, venue = (identity.get(part, {}) for part in ("splits", "run", "venue"))
+    about = read_json(folder / "study.json").get("data", [])
+    labels = study.user_attrs.get("data") or [d.get("data_label", "") for d in about]
+    states = Counter(STATES[t.state] for t in trials)
+    versions = sorted({t.user_attrs[CODE_VERSION] for t in trials if CODE_VERSION in t.user_attrs})
+    hashes = identity.get("data_sha256", {})
+    facts = [("data", label) for label in labels]
+    facts += [(f"sha256 of the {name} data", digest) for name, digest in hashes.items()]
+    facts += [
+        ("coins", ", ".join(settings.get("data", {}).get("tickers", [])) or _coins(folder, hashes)),
+        ("timeframe", ", ".join(hashes) or UNKNOWN),
+        ("trials", ", ".join(f"{states[s]} {s}" for s in STATES.values() if states[s]) or "none"),
+        ("splits", _plan_text(plan)),
+        ("fee, buying and selling", _fees_text(rules)),
+        ("slippage", f"{rules['slippage_rate']:.2%} of every order" if "slippage_rate" in rules else UNKNOWN),
+        ("venue", _venue_text(venue)),
+        ("capital", f"{rules['initial_capital']:,.0f} at each start" if "initial_capital" in rules else UNKNOWN),
+        ("seeds", _seeds_text(run, settings)),
+        ("environments", str(run.get("n_envs", UNKNOWN))),
+        ("code version", ", ".join(versions) or UNKNOWN),
+    ]  # fmt: skip
+    return tuple((name, str(text)) for name, text in facts)
+
+
+def _coins(folder: Path, hashes: Mapping[str, str]) -> str:
+    rules = [
+        read_json(path).get("data", {}).get("tickers", []) for path in sorted(folder.glob("trial_*/settings.json"))
+    ]
+    return ", ".join(next((r for r in rules if r), [])) or UNKNOWN
+
+
+def _plan_text(plan: Mapping[str, Any]) -> str:
+    if not plan:
+        return UNKNOWN
+    if plan.get("mode") not in COMBINATORIAL_MODES:
+        return f"{plan.get('mode')}, {plan.get('num_paths')} splits"
+    text = f"{plan.get('mode')}, {plan.get('num_paths')} paths"
+    return text + (f", {counted(plan['k_test_groups'], 'group')} tested together" if plan.get("k_test_groups") else "")
+
+
+def _fees_text(rules: Mapping[str, Any]) -> str:
+    if "buy_fee_rate" not in rules:
+        return UNKNOWN
+    return f"{rules['buy_fee_rate']:.3%} and {rules['sell_fee_rate']:.3%} of notional"
+
+
+def _venue_text(venue: Mapping[str, Any]) -> str:
+    if not venue:
+        return UNKNOWN
+    return (
+        f"{venue.get('name')}, {venue.get('volume_30d', 0.0):,.0f} USD traded in 30 days; order rules of "
+        f"{venue.get('order_rules_as_of')}, fees of {venue.get('fees_as_of')}"
+    )
+
+
+def _seeds_text(run: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    of_splits = settings.get("train", {}).get("seed", [])
+    text = f"study {run.get('seed', UNKNOWN)}"
+    return text + (f"; splits {', '.join(map(str, of_splits))}" if of_splits else "")
+
+
+def _left_out(study: optuna.Study, settings: Mapping[str, Any], trials: Sequence[FrozenTrial]) -> tuple[str, ...]:
+    plan = study.user_attrs.get(IDENTITY, {}).get("splits", {})
+    texts = []
+    for name, part in plan.items():
+        if isinstance(part, dict) and "purge_bars" in part:
+            texts.append(
+                f"{name}: {part['purge_bars']} bars are purged on both sides of every test block, and "
+                f"{part['embargo_bars']} more are embargoed after it; they neither train nor test that split."
+            )
+    pruned = sum(t.state == TrialState.PRUNED for t in trials)
+    if pruned:
+        texts.append(
+            f"Pruned trials ({pruned}) have no value; they count as tried in the deflated Sharpe, and not in PBO."
+        )
+    failed = sum(t.state == TrialState.FAIL for t in trials)
+    if failed:
+        texts.append(f"Failed trials ({failed}) count nowhere.")
+    if plan.get("mode") in TRAINS_ON_LATER_BARS:
+        texts.append(
+            f"In mode {plan['mode']} a policy also trains on bars after its test block, which nobody can who trades; "
+            "rolling and expanding train on earlier bars only, and the hold-out comes after all of them."
+        )
+    texts.append(
+        "The coins are those that somebody chose today: such as vanished or were delisted are not among them, and "
+        "equal weight and agent both look better for it (survivorship)."
+    )
+    texts.append(
+        "The deflated Sharpe counts the trials of this study. Earlier studies of the same bars were tries as well, and "
+        "it does not know them."
+    )
+    texts.append("Only the simulator's own costs are paid: no market impact, no outages, no taxes.")
+    texts.append(
+        "Bars are taken for independent of each other; returns that trend make every p-value and error too small."
+    )
+    return tuple(texts)
+
+
+# --------------------------------------------------------------------------------------------------- trials and figures
+def _yardstick_row(y: Yardstick) -> tuple[str, float, float, str]:
+    return y.name, y.mean_return, y.mean_sharpe, f"{y.n_beaten_by} of {y.n_trials}"
+
+
+def _trial_view(t: FrozenTrial) -> TrialView:
+    outcomes = [v for name, v in t.user_attrs.items() if name.startswith("split_") and isinstance(v, dict)]
+    agents = [o["agent"] for o in outcomes if isinstance(o.get("agent"), dict)]
+
+    def mean(name: str) -> float | None:
+        values = [a[name] for a in agents if a.get(name) is not None]
+        return float(np.mean(values)) if values else None
+
+    return TrialView(
+        number=t.number,
+        state=STATES[t.state],
+        value=t.value if t.state == TrialState.COMPLETE else None,
+        splits={step: v for step, v in t.intermediate_values.items() if np.isfinite(v)},
+        turnover=mean("turnover"),
+        fees=mean("fees"),
+        reason=why_ineligible(t) if t.state.is_finished() else "",
+    )
+
+
+def _split_rows(
+    folder: Path, best: FrozenTrial, folds: Sequence[Mapping[str, Any]], bar_seconds: int
+) -> list[FigureRow]:
+    """From each split's result.json, or the study's copy of it."""
+    rows, days = [], {f["index"]: sum(b - a for a, b in f["test"]) * bar_seconds / DAY_S for f in folds}
+    for i in sorted(best.intermediate_values):
+        file = read_json(split_folder(folder, best.number, i) / "result.json")
+        found = file if "agent" in file else best.user_attrs.get(f"split_{i}", {})
+        if "agent" in found:
+            figures = found["agent"] | _beside(found), _kept(found["equal_weight"])
+            rows.append(FigureRow(f"split {i}", *figures, days.get(i, 0.0)))
+    return rows
+
+
+def _beside(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The agent's figures that stand beside those of the account; one that an earlier version lacks is left out."""
+    return {"excess_sharpe": found.get("excess_sharpe")} | {n: found[n] for n in ATTAINABLE if n in found}
+
+
+def _kept(equal_weight: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the exposure, which is not kept for it; as undefined it would look like a finding."""
+    return {name: v for name, v in equal_weight.items() if name != "exposure"}
+
+
+def _path_rows(paths: Sequence[PathView], bar_seconds: int) -> list[FigureRow]:
+    def plain(m: Metrics) -> dict[str, Any]:
+        return asdict(m)
+
+    rows = []
+    for p in paths:
+        excess = p.agent_figures.sharpe - p.equal_weight_figures.sharpe
+        other = plain(p.equal_weight_figures)
+        if not p.coins:  # its trades are then not known
+            other = {name: v for name, v in other.items() if name not in ("turnover", "fees", "trades", "exposure")}
+        name, days = p.title.lower().partition(" of ")[0], len(p.time_s) * bar_seconds / DAY_S
+        reached = {n: getattr(p, n) for n in ATTAINABLE} if p.coins else {}
+        rows.append(FigureRow(name, plain(p.agent_figures) | {"excess_sharpe": excess} | reached, other, days))
+    return rows
+
+
+def _holdout_rows(study: optuna.Study, folder: Path, best: FrozenTrial, bar_seconds: int) -> list[FigureRow]:
+    scored = read_json(folder / SCORE_FILE)
+    if (scored.get("uuid"), scored.get("trial")) != (study.user_attrs.get("uuid"), best.number):
+        return []
+    days = scored.get("holdout", {}).get("bars", 0) * bar_seconds / DAY_S
+    return [
+        FigureRow(f"hold-out {i}", p["agent"] | _beside(p), _kept(p["equal_weight"]), days)
+        for i, p in enumerate(scored.get("policies", []))
+    ]
+
+
+# -------------------------------------------------------------------------------- what the study as a whole says
+def _no_verdict(study: optuna.Study, trials: Sequence[FrozenTrial]) -> Verdict:
+    """What is said of a study without a best trial."""
+    said = unjudged(why_no_best(trials))
+    if has_no_signal(study):
+        return replace(said, sentences=(f"{NO_SIGNAL[0].upper()}{NO_SIGNAL[1:]}.", *said.sentences))
+    return said
+
+
+def _verdict(study: optuna.Study, folder: Path, best: FrozenTrial, is_whole: bool) -> Verdict:
+    if not is_whole:
+        return unjudged(f"equity files of trial {best.number}, the best, are missing or damaged")
+    try:
+        returns = read_returns(study, folder, allow_missing=True)
+        scored = read_json(folder / SCORE_FILE)
+        is_own = scored.get("uuid") == study.user_attrs.get("uuid")
+        return judge(returns, is_passed(scored, best.number) if is_own else None)
+    except StudyError as error:
+        return unjudged(str(error))
+
+
+def _with_captured(verdict: Verdict, found: Captured) -> Verdict:
+    what = (
+        "log growth of the best trial on its test bars, over that of the best policy for the planted signal on the "
+        "same bars; that policy sees the signal, a trial sees features only"
+    )
+    first, *others = verdict.sentences
+    numbers = ((SHARE, found.share_text, what), *verdict.numbers)
+    return replace(verdict, sentences=(first, found.text, *others), numbers=numbers)
+
+
+def _with_path_mean(found: Verdict, paths: Sequence[PathView]) -> Verdict:
+    """The verdict with the single paths' mean Sharpe beside that of the judged account."""
+    ratios = [p.agent_figures.sharpe for p in paths]
+    if not (found.numbers and ratios):
+        return found
+    mean = float(np.mean(ratios))
+    said = f"{mean:.2f}" if np.isfinite(mean) else "undefined"
+    what = (
+        f"a year, mean of the {len(ratios)} single paths; the judged account (Sharpe of the best) holds all policies "
+        "at once, which spreads their risk, and is made equal again every bar for nothing"
+    )
+    return replace(found, numbers=(*found.numbers, ("Sharpe of the paths", said, what)))
+
+
+def importances_of(study: optuna.Study, trials: Sequence[FrozenTrial]) -> tuple[tuple[tuple[str, float], ...], str]:
+    """Share of each setting, largest first, and what has to be said; PED-ANOVA (Watanabe et al. 2023).
+
+    It needs no further library and no seed: the same trials give the same shares everywhere.
+    """
+    values = [t.value for t in trials if t.state == TrialState.COMPLETE]
+    n = len(values)
+    if n < LEAST_FOR_IMPORTANCE:
+        return (), (
+            f"With {n} completed trials, which settings mattered cannot be told: at least {LEAST_FOR_IMPORTANCE} are "
+            "needed, and more are better."
+        )
+    if len(set(values)) == 1:
+        return (), f"Which settings mattered cannot be told: all {n} completed trials are of the same value."
+    # Here, because it brings scikit-learn along where that is installed, whose import draws random numbers.
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
+    try:
+        with experimental_allowed():
+            shares = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(), normalize=True)
+    except (ValueError, RuntimeError, ArithmeticError) as error:
+        return (), f"Which settings mattered cannot be told: {error}"
+    ordered = tuple(sorted(((name, float(v)) for name, v in shares.items()), key=lambda pair: -pair[1]))
+    return ordered, (
+        f"How much a setting decides whether a trial is among the best tenth of {n} (PED-ANOVA, shares of the sum). "
+        "Settings act together, and small shares may be chance."
+    )

@@ -1,0 +1,201 @@
+"""Full test paths of a trial beside benchmarks, read from its folder.
+
+A path takes every tested bar once, each block from one split (`recombined_paths`); accounts start every block afresh,
+so a path compounds them. (What a study is judged by are not paths: see `train.findings.returns`.)
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from train.findings.returns import Columns
+from train.records.defaults import RANDOM_DRAWS
+from train.records.errors import StudyError
+from train.records.results import UNREADABLE, read_closes, read_equity, read_filled, split_folder
+from train.report.paths import QUANTILES, PathView, RandomOrders
+from train.study.attainable import Attainable, Tradable, attainable, tradable
+from train.validation.benchmarks import (
+    Account,
+    buy_and_hold_each,
+    draw_streams,
+    equal_weight,
+    measure_accounts,
+    random_orders,
+    with_trades_of,
+)
+from train.validation.break_even import TradedSegment
+from train.validation.metrics import Metrics, measure
+from train.validation.splits import Split, SplitError, recombined_paths
+
+logger = logging.getLogger(__name__)
+
+PAGE_SEED = 0  # of the random orders: the default of 2_validate.py
+
+
+def read_split(folder: Path, trial_number: int, fold: int) -> Columns | None:
+    """The equity file of a split; None where it is missing or damaged, which is logged."""
+    path = split_folder(folder, trial_number, fold) / "equity.npz"
+    try:
+        return read_equity(path)
+    except StudyError as error:
+        logger.warning("report: not used: %s", error)
+        return None
+
+
+# ---------------------------------------------------------------------------------------------------------------- paths
+@dataclass(frozen=True)
+class Market:
+    """What benchmarks are made of."""
+
+    bars: Tradable
+    tickers: tuple[str, ...]
+
+
+def read_market(folder: Path, timeframe: str, settings: Mapping[str, Any]) -> Market | None:
+    """Closes and costs of a trial; None where they are not kept, which is logged."""
+    try:
+        digest = settings["data"]["sha256"]
+        close, tickers = read_closes(folder, timeframe, digest)
+        bars = tradable(close, read_filled(folder, timeframe, digest), settings["env_resolved"])
+    except UNREADABLE as error:
+        logger.warning("report: no buy and hold, no random orders, no hindsight: %s", error)
+        return None
+    return Market(bars, tickers)
+
+
+def tested_paths(
+    splits: Mapping[int, Columns], folds: Sequence[Mapping[str, Any]], market: Market | None, bars_per_year: float
+) -> tuple[list[PathView], str]:
+    """Every full path whose splits are all there; and what has to be said about it.
+
+    Args:
+        splits: columns of each split of one trial, by number.
+        folds: of its settings.
+        market: for benchmarks, None draws equal weight only.
+        bars_per_year: from the real bar spacing.
+    """
+    plan = [_as_split(fold) for fold in folds]
+    try:
+        paths = recombined_paths(plan)
+        note = "each takes every tested bar once"
+    except SplitError as error:
+        paths = tuple(tuple((i, b) for b in range(len(split.test))) for i, split in enumerate(plan))
+        note = f"one for each split, because no full path exists ({error})"
+    views = []
+    for number, parts in enumerate(paths):
+        if not all(i in splits for i, _ in parts):
+            continue
+        found = [pair for i, b in parts for pair in _blocks(splits[i], i, plan[i].test[b])]
+        if found:
+            blocks, streams = zip(*found, strict=True)
+            origin = ", ".join(str(i) for i in dict.fromkeys(i for i, _ in parts))
+            view = _view(f"Path {number + 1} of {len(paths)}", f"blocks of splits {origin}", blocks, bars_per_year)
+            views.append(view if market is None else _with_benchmarks(view, blocks, streams, market, bars_per_year))
+    missing = len(paths) - len(views)
+    return views, note + (f"; {missing} not shown, for files are missing" if missing else "")
+
+
+def _as_split(fold: Mapping[str, Any]) -> Split:
+    return Split((), tuple((int(a), int(b)) for a, b in fold["test"]), tuple(fold["test_groups"]))
+
+
+def _blocks(columns: Columns, fold: int, block: tuple[int, int]) -> list[tuple[Columns, np.random.Generator]]:
+    """The segments of a split's equity file that lie in a test block, each with the generator of its random orders.
+
+    The generators are those of `benchmarks_of` for the split, so the page and 2_validate.py draw the same accounts.
+    """
+    numbers, found = np.unique(columns["segment"]), []
+    for number, stream in zip(numbers, draw_streams((PAGE_SEED, fold), len(numbers)), strict=True):
+        rows = columns["segment"] == number
+        if block[0] <= columns["bar"][rows][-1] < block[1]:
+            found.append(({name: column[rows] for name, column in columns.items()}, stream))
+    return found
+
+
+def _view(title: str, origin: str, blocks: Sequence[Columns], bars_per_year: float) -> PathView:
+    held = [np.concatenate([b["equity"][:1], b["benchmark_equity"][1:]]) for b in blocks]
+    agent = measure(
+        [b["equity"] for b in blocks],
+        bars_per_year,
+        turnover_notional=[b["turnover"][1:] for b in blocks],
+        fees_quote=[b["fees"][1:] for b in blocks],
+        trades=[b["trades"][1:] for b in blocks],
+        exposure=[b["exposure"] for b in blocks],
+    )
+    return PathView(
+        title=title,
+        origin=origin,
+        time_s=np.concatenate([b["time_s"] for b in blocks]),
+        starts_s=np.array([b["time_s"][0] for b in blocks]),
+        agent=compounded([b["equity"] for b in blocks]),
+        equal_weight=compounded(held),
+        agent_figures=agent,
+        equal_weight_figures=measure(held, bars_per_year),
+    )
+
+
+def _with_benchmarks(
+    view: PathView,
+    blocks: Sequence[Columns],
+    streams: Sequence[np.random.Generator],
+    market: Market,
+    bars_per_year: float,
+) -> PathView:
+    random = [
+        random_orders(market.bars.close[b["bar"]], b["turnover"][1:], market.bars.costs, RANDOM_DRAWS, stream)
+        for b, stream in zip(blocks, streams, strict=True)
+    ]
+    drawn = measure_accounts(random, bars_per_year)
+    closes, costs = [market.bars.close[b["bar"]] for b in blocks], market.bars.costs
+    coins = [buy_and_hold_each(close, costs) for close in closes]
+    equal = measure_accounts([equal_weight(close, costs) for close in closes], bars_per_year).at()
+    wanted = float(sum(b["turnover"][1:].sum() for b in blocks))
+    curves = np.stack([compounded([account.equity[k] for account in random]) for k in range(RANDOM_DRAWS)])
+    reached = _attainable(blocks, market.bars)
+    return replace(
+        view,
+        hindsight_growth=reached.hindsight_growth,
+        of_hindsight=reached.of_hindsight,
+        break_even_cost=reached.break_even_cost,
+        coins=dict(zip(market.tickers, _coin_curves(coins), strict=True)),
+        coin_figures=_coin_figures(coins, market.tickers, bars_per_year),
+        equal_weight_figures=with_trades_of(view.equal_weight_figures, equal),
+        random=RandomOrders(
+            time_s=view.time_s,
+            quantiles=np.quantile(curves, QUANTILES, axis=0),
+            sharpe=drawn.sharpe,
+            exposure=float(np.mean(drawn.exposure)),
+            traded_share=float(np.mean(sum(a.turnover.sum(axis=1) for a in random))) / wanted if wanted > 0.0 else 1.0,
+            returns_less=float(np.mean(drawn.total_return < view.agent_figures.total_return)),
+            sharpe_below=float(np.mean(drawn.sharpe < view.agent_figures.sharpe)),
+        ),
+    )
+
+
+def _attainable(blocks: Sequence[Columns], bars: Tradable) -> Attainable:
+    segments = [TradedSegment(b["equity"], b["benchmark_equity"], b["turnover"][1:], b["fees"][1:]) for b in blocks]
+    return attainable(segments, [b["bar"] for b in blocks], bars)
+
+
+def _coin_curves(blocks: Sequence[Account]) -> list[np.ndarray]:
+    return [compounded([block.equity[a] for block in blocks]) for a in range(len(blocks[0].equity))]
+
+
+def _coin_figures(blocks: Sequence[Account], tickers: Sequence[str], bars_per_year: float) -> dict[str, Metrics]:
+    batch = measure_accounts(blocks, bars_per_year)
+    return {ticker: batch.at(a) for a, ticker in enumerate(tickers)}
+
+
+def compounded(equities: Sequence[np.ndarray]) -> np.ndarray:
+    """Accounts one after the other as one curve from 1: each goes on where the last one ended."""
+    level, parts = 1.0, []
+    for equity in equities:
+        parts.append(level * equity / equity[0])
+        level = parts[-1][-1]
+    return np.concatenate(parts)

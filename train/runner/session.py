@@ -1,0 +1,174 @@
+"""From a request to trials: check everything, open the study, run its workers."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import optuna
+
+from train.records.keys import COMMAND, DATA_DIR, TARGET
+from train.records.provenance import code_version
+from train.records.results import refuse_unwritable, study_folder
+from train.rocm import apply_rocm_settings
+from train.runner.crew import Supervisor
+from train.runner.preparation import (
+    automatic_n_envs,
+    check_environments,
+    choose_agent,
+    make_space,
+    warn_of_small_budget,
+)
+from train.runner.request import StudyRequest
+from train.runner.sharing import SharedData, shared_data
+from train.runner.worker import AroundTrial, Ending, Limits, run_worker
+from train.store.address import command_text
+from train.store.database import experimental_allowed, n_finished, open_study, stored_identity
+from train.store.retrying import patient_storage
+from train.store.worker_status import StatusFile
+from train.study.attainable import log_power
+from train.study.folds import FoldedData, load_study_data
+from train.study.identity import absent_values, study_identity, warn_of_other_code
+from train.study.interruption import Interruption
+from train.study.objective import Objective, RunSettings
+from train.study.progress import Reporter, log_data
+from train.study.search_space import Space
+from train.study.split_files import write_closes
+from train.study.venue import venue_env
+
+logger = logging.getLogger(__name__)
+
+# One-sided, over at most a dozen splits: 4 splits that are all worse than the best trial's have p = 1/16.
+PRUNING_P = 0.1
+
+
+@dataclass(frozen=True)
+class OpenedStudy:
+    """A study with everything its trials need."""
+
+    study: optuna.Study
+    data: tuple[FoldedData, ...]
+    space: Space
+    n_envs: int
+    folder: Path  # results
+
+
+def open_request(request: StudyRequest, data: tuple[FoldedData, ...] | None = None) -> OpenedStudy:
+    """Open the study, and load its data where that has not been done.
+
+    Args:
+        request: what is asked for.
+        data: in a worker, what the process that started it has loaded and checked; else None.
+
+    Raises:
+        StudyError, DatasetError, SplitError: as `run_study`.
+    """
+    is_first = data is None
+    apply_rocm_settings(request.gpu_id, request.rocm_settings)
+    if is_first:
+        refuse_unwritable(request.results_dir)
+    data = data or load_study_data(request.data_dir, request.timeframe, request.tickers, request.plan)
+    name = request.study_name or f"cappuccino_{data[0].timeframe}"
+    stored = stored_identity(request.storage, name)
+    space = make_space(request, data, choose_agent(request.agent, stored, name), stored)
+    n_envs = request.n_envs or automatic_n_envs(request, data, space, name, stored)
+    if is_first:
+        check_environments(n_envs, request.gpu_id, data)
+    run = {"n_envs": n_envs, "seed": request.seed, "volume_30d": request.volume_30d, "bounds": request.bounds}
+    identity = study_identity(data, request.plan, space, **run)
+    absent = absent_values(stored) if stored is not None else None
+    study = open_study(request.storage, name, identity, request.resume, make_pruner(request.pruner), absent)
+    about = {"synthetic": data[0].dataset.synthetic, "data": [d.origin for d in data]}
+    about |= {"holdout": {d.timeframe: d.holdout.to_json() if d.holdout else None for d in data}}
+    folder = study_folder(request.results_dir, study.study_name, study.user_attrs["uuid"], about if is_first else None)
+    return OpenedStudy(study, data, space, n_envs, folder)
+
+
+def work_on(
+    opened: OpenedStudy,
+    request: StudyRequest,
+    interruption: Interruption,
+    around_trial: AroundTrial,
+    reporter_class: type[Reporter] = Reporter,
+) -> Ending:
+    """Run trials in this process until the study has its number."""
+    run = RunSettings(opened.n_envs, request.seed, request.gpu_id, opened.folder, code_version(), request.volume_30d,
+                      bounds=request.bounds, rocm_settings=request.rocm_settings)  # fmt: skip
+    limits = Limits(request.n_trials, request.timeout_s)
+    with StatusFile(opened.folder) as status:
+        reporter = reporter_class(opened.study, opened.space, len(opened.data[0].folds), request.n_trials, status)
+        objective = Objective(opened.space, opened.data, run, reporter, interruption)
+        return run_worker(opened.study, objective, request.storage, limits, interruption, around_trial)
+
+
+def run_workers(
+    opened: OpenedStudy, request: StudyRequest, interruption: Interruption, around_trial: AroundTrial, program: str
+) -> Ending:
+    """Run the trials: with one worker in this process, with several in processes of their own.
+
+    Args:
+        opened: the study.
+        request: what was asked for.
+        interruption: must be in use.
+        around_trial: entered around every trial (`train.runner.worker`), with one worker.
+        program: the module that a worker process runs, with several.
+    """
+    with shared_data(opened.data) as shared:
+        if request.workers == 1:
+            return work_on(replace(opened, data=shared.open()), request, interruption, around_trial)
+        return _run_processes(opened, request, interruption, shared, program)
+
+
+def _run_processes(
+    opened: OpenedStudy, request: StudyRequest, interruption: Interruption, shared: SharedData, program: str
+) -> Ending:
+    patient_storage(opened.study).gives_up = lambda: interruption.received is not None
+    devices = request.gpu_ids or (request.gpu_id,)
+    common = replace(request, workers=1, gpu_ids=(), n_envs=opened.n_envs, study_name=opened.study.study_name,
+                     agent=opened.space.agent, resume=True)  # fmt: skip
+
+    def request_of(number: int, left_s: float | None) -> StudyRequest:
+        return replace(common, gpu_id=devices[number % len(devices)], timeout_s=left_s)
+
+    logger.info("starting %d workers", request.workers)
+    return Supervisor(request_of, shared, request.workers, interruption, request.timeout_s, program).run()
+
+
+def log_opened(opened: OpenedStudy, request: StudyRequest) -> None:
+    """Say what is run, and write down what the study's page shows of it."""
+    study, data = opened.study, opened.data
+    for d in data:
+        write_closes(opened.folder, d)
+    log_data(data)
+    log_venue(data[0], request.volume_30d)
+    log_power(data, request.volume_30d)
+    warn_of_small_budget(opened.space)
+    logger.info("agent: %s, %d settings are searched", opened.space.agent, len(opened.space.ranges))
+    logger.info("study %s: %d of %d trials finished, database %s, results in %s", study.study_name, n_finished(study),
+                request.n_trials, request.storage.render_as_string(), opened.folder)  # fmt: skip
+    warn_of_other_code(study, code_version())
+    study.set_user_attr("data", [d.dataset.label for d in data])
+    study.set_user_attr("results", str(opened.folder))
+    study.set_user_attr(DATA_DIR, str(request.data_dir))
+    study.set_user_attr(COMMAND, command_text(sys.orig_argv))
+    study.set_user_attr(TARGET, request.n_trials)
+
+
+def log_venue(d: FoldedData, volume_30d: float | None) -> None:
+    """Say whose rules and fees every environment has."""
+    venue, rate = d.dataset.venue, venue_env(d.dataset, volume_30d)["fee_rate"]
+    logger.info("venue: %s; market orders pay the taker fee of an account with %s USD in 30 days, %.2f %% (fees of %s)",
+                venue.label, f"{volume_30d or 0.0:,.0f}", 100.0 * rate, venue.fees_as_of)  # fmt: skip
+    missing = venue.unlisted(d.dataset.tickers)
+    if missing:
+        logger.warning("venue: no order rule for %s; they have no minimum quantity", ", ".join(missing))
+
+
+def make_pruner(name: str) -> optuna.pruners.BasePruner:
+    """`wilcoxon`: stop a trial whose splits are, pair by pair, worse than the best trial's; `none`: never."""
+    if name == "none":
+        return optuna.pruners.NopPruner()
+    with experimental_allowed():
+        return optuna.pruners.WilcoxonPruner(p_threshold=PRUNING_P, n_startup_steps=2)

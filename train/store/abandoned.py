@@ -1,0 +1,103 @@
+"""Trials whose worker died: failed, told or queued again."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import psutil
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from train.records.keys import FAILURE, INTERRUPTED, KILLED, KILLS, RETRY_OF, WORKER
+from train.store.retrying import patient_storage
+from train.store.trial_end import kept, tell
+from train.store.worker_identity import GRACE_S, HEARTBEAT_S, MAX_KILLS, this_machine
+
+logger = logging.getLogger(__name__)
+
+
+def fail_abandoned_trials(study: Study, study_folder: Path | None = None) -> list[int]:
+    """Fail the RUNNING trials whose worker is dead and queue their settings again; returns their numbers.
+
+    A worker of this machine is looked up at once; one elsewhere is dead when its heartbeat stopped. A trial that had
+    ended, of which only the database was not told yet, is told and not failed.
+
+    Args:
+        study: whose trials.
+        study_folder: its results, where ends are kept.
+    """
+    stale, failed = _stale_trials(study), []
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if not _is_abandoned(trial, trial._trial_id in stale):
+            continue
+        end = kept(study_folder, trial) if study_folder else None
+        try:
+            if end is None:
+                fail_and_retry(study, trial, f"{KILLED}: its process ended without finishing it")
+                failed.append(trial.number)
+            else:
+                tell(study, trial.number, end)
+                logger.info("trial %d: had finished when its process was killed; told from its results", trial.number)
+        except (UpdateFinishedTrialError, ValueError):
+            logger.debug("trial %d: another worker was first", trial.number)
+    return failed
+
+
+def _stale_trials(study: Study) -> set[int]:
+    """Ids of RUNNING trials whose heartbeat stopped; none just after the database was away, for all of them then."""
+    storage = patient_storage(study)
+    if time.monotonic() - storage.recovered_s < 2 * HEARTBEAT_S:
+        return set()
+    return set(storage._get_stale_trial_ids(study._study_id))
+
+
+def fail_and_retry(study: Study, trial: FrozenTrial, reason: str, was_killed: bool = True) -> None:
+    """Mark a RUNNING trial failed, with the reason, and queue its settings again (`queue_retry`)."""
+    storage = study._storage
+    storage.set_trial_user_attr(trial._trial_id, FAILURE, reason)
+    if storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL):
+        queue_retry(study, trial, was_killed)
+
+
+def queue_retry(study: Study, trial: FrozenTrial, was_killed: bool = True) -> None:
+    """Queue a failed trial's settings again, unless they may be what kills: then at most MAX_KILLS times."""
+    history = [*trial.user_attrs.get(RETRY_OF, []), trial.number]
+    kills = trial.user_attrs.get(KILLS, 0) + was_killed
+    params = trial.system_attrs.get("fixed_params", {}) | trial.params  # queued for it, and sampled so far
+    if kills > MAX_KILLS or not params:
+        return
+    study.enqueue_trial(params, user_attrs={RETRY_OF: history, KILLS: kills})
+
+
+def queue_lost_retries(study: Study) -> None:
+    """Queue the settings of trials where a kill came after they were failed and before their settings were queued.
+
+    Not of those that failed just now: their own process may be about to queue them.
+    """
+    trials, long_ago = study.get_trials(deepcopy=False), datetime.now() - timedelta(seconds=GRACE_S)
+    queued = {trial.user_attrs[RETRY_OF][-1] for trial in trials if RETRY_OF in trial.user_attrs}
+    for trial in trials:
+        reason = str(trial.user_attrs.get(FAILURE, ""))
+        is_lost = trial.state == TrialState.FAIL and trial.number not in queued
+        if is_lost and reason.startswith((KILLED, INTERRUPTED)) and (trial.datetime_complete or long_ago) < long_ago:
+            queue_retry(study, trial, was_killed=reason.startswith(KILLED))
+
+
+def _is_abandoned(trial: FrozenTrial, is_stale: bool) -> bool:
+    """Whether a RUNNING trial's process is known to be dead; `is_stale`: its heartbeat stopped."""
+    worker = trial.user_attrs.get(WORKER)
+    if worker is None:  # killed between being made and being signed; another worker's is signed within moments
+        started_s = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
+        return time.time() - started_s > GRACE_S
+    if (worker["host"], worker.get("machine", this_machine())) != (socket.gethostname(), this_machine()):
+        return is_stale
+    try:
+        process = psutil.Process(worker["pid"])
+        return process.status() == psutil.STATUS_ZOMBIE or abs(process.create_time() - worker["started"]) > 1.0
+    except psutil.NoSuchProcess:
+        return True

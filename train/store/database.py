@@ -1,0 +1,226 @@
+"""Where a study is kept: opening it, recognising it, and clearing up after workers that died.
+
+SQLite by default (write-ahead log), PostgreSQL by its URL for workers on several machines; other servers are refused,
+because workers take turns under a lock that only these two have here. A study carries its identity
+(`train.study.identity`) as a user attribute; the same name with another identity is refused, because its trials could
+not be compared.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.study import Study, StudyDirection
+from optuna.trial import TrialState
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
+
+from train.records.errors import StudyError
+from train.records.keys import IDENTITY, WORKER
+from train.store.abandoned import queue_retry
+from train.store.address import LOCK_TIMEOUT_S, SQLITE_HEADER, connect_args, shown_url, sqlite_path
+from train.store.lock import reach, study_lock
+from train.store.retrying import PatientStorage, reason_of
+from train.store.worker_identity import GRACE_S, HEARTBEAT_S, this_worker
+
+logger = logging.getLogger(__name__)
+
+DIRECTION = "maximize"
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # a failed trial does not count towards the target
+
+
+@contextmanager
+def experimental_allowed() -> Iterator[None]:
+    """Heartbeats and the Wilcoxon pruner are marked experimental in Optuna 5; the tests hold what is used of them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        yield
+
+
+def open_study(
+    url: URL,
+    name: str,
+    identity: Mapping[str, Any],
+    must_exist: bool,
+    pruner: optuna.pruners.BasePruner,
+    absent: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Study:
+    """Open the study of that name, or make it.
+
+    Args:
+        url: as `absolute_url` returns it.
+        name: of the study.
+        identity: plain JSON values; must equal the stored ones.
+        must_exist: refuse to make a new study.
+        pruner: decides after every split whether a trial goes on.
+        absent: part -> name -> the value that a stored identity without that name stands for.
+
+    Raises:
+        StudyError: no such study, another identity or direction, or a database that cannot be used.
+    """
+    reach(url)
+    if must_exist:
+        load_study(url, name)
+    with study_lock(url):  # workers that start together would race on creating the tables
+        study = optuna.create_study(
+            storage=_open_storage(url), study_name=name, direction=DIRECTION, load_if_exists=True, pruner=pruner
+        )
+        _check_identity(study, identity, url, absent or {})
+    return study
+
+
+def load_study(url: URL, name: str) -> Study:
+    """A study that is there already; nothing is made.
+
+    Raises:
+        StudyError: there is none, or the database cannot be used.
+    """
+    path = sqlite_path(url)
+    if path is not None and not path.exists():
+        raise StudyError(f"there is no database {path}, so no study {name}")
+    storage = _open_storage(url)
+    names = optuna.study.get_all_study_names(storage)
+    if name not in names:
+        raise StudyError(f"{shown_url(url)} has no study {name}; it has {', '.join(sorted(names)) or 'none'}")
+    return optuna.load_study(study_name=name, storage=storage)
+
+
+def stored_identity(url: URL, name: str) -> Mapping[str, Any] | None:
+    """What the study of that name was begun under; None where there is no such study, or one that is not ours.
+
+    Raises:
+        StudyError: the database cannot be used.
+    """
+    path = sqlite_path(url)
+    if path is not None and not path.exists():
+        return None
+    reach(url)
+    with study_lock(url):
+        storage = _open_storage(url)
+        if name not in optuna.study.get_all_study_names(storage):
+            return None
+        return optuna.load_study(study_name=name, storage=storage).user_attrs.get(IDENTITY)
+
+
+def n_finished(study: Study) -> int:
+    """Trials that count towards the target: completed and pruned ones."""
+    return len(study.get_trials(deepcopy=False, states=FINISHED))
+
+
+def take_next(study: Study) -> optuna.Trial:
+    """The next trial, RUNNING, with the process that runs it written down."""
+    with warnings.catch_warnings():  # ours beat without `Study.optimize` (`train.store.heartbeat`)
+        warnings.filterwarnings("ignore", "Heartbeat of storage")
+        trial = study.ask()
+    trial.set_user_attr(WORKER, this_worker())
+    return trial
+
+
+def make_sampler(seed: int, n_trials: int) -> optuna.samplers.BaseSampler:
+    """TPE for the next trial of a study that has `n_trials`.
+
+    Seeded anew for every trial: a study that was stopped goes on as if it had not been, where a sampler seeded once
+    would begin the same random sequence again and repeat its first trials. Workers together do not sample duplicates
+    for the same reason: trials are taken one at a time, and each has another number. RUNNING trials count as bad ones
+    (`constant_liar`), so that what is being tried is not tried again nearby.
+    """
+    with experimental_allowed():
+        return optuna.samplers.TPESampler(
+            seed=(seed * 1_000_003 + n_trials) % 2**32, multivariate=True, group=True, constant_liar=True
+        )
+
+
+def _open_storage(url: URL) -> PatientStorage:
+    path = sqlite_path(url)
+    sqlite: dict[str, Any] = {"connect_args": {"timeout": LOCK_TIMEOUT_S}}
+    server: dict[str, Any] = {"connect_args": connect_args(url), "pool_pre_ping": True, "pool_size": 2}
+    try:
+        if path is not None:
+            _prepare_sqlite(path)
+        with experimental_allowed():
+            return PatientStorage(
+                url.render_as_string(hide_password=False),
+                shown_url(url),
+                engine_kwargs=sqlite if path else server,
+                heartbeat_interval=HEARTBEAT_S,
+                grace_period=GRACE_S,
+                heartbeat_stale_trial_callback=queue_retry,
+            )
+    except (SQLAlchemyError, sqlite3.Error, ImportError, RuntimeError, OSError) as error:
+        raise StudyError(f"--storage {shown_url(url)}: cannot be used: {reason_of(error)}") from error
+
+
+def _prepare_sqlite(path: Path) -> None:
+    """Check that the file is a database or not there yet, and turn the write-ahead log on."""
+    if path.exists():
+        with path.open("rb") as file:
+            head = file.read(len(SQLITE_HEADER))
+        if head != SQLITE_HEADER:
+            what = "is not an SQLite database" if head else "is empty"
+            raise StudyError(f"--storage: {path} {what}; restore it from a copy, or move it away to start afresh")
+    with sqlite3.connect(path, timeout=LOCK_TIMEOUT_S) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+    connection.close()
+
+
+def _check_identity(
+    study: Study, identity: Mapping[str, Any], url: URL, absent: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Give a new study its identity; refuse an old one with another."""
+    stored = study.user_attrs.get(IDENTITY)
+    if stored is None and not study.get_trials(deepcopy=False) and study.direction == StudyDirection.MAXIMIZE:
+        study.set_user_attr("uuid", uuid.uuid4().hex)
+        study.set_user_attr("created_s", int(time.time()))
+        study.set_user_attr(IDENTITY, dict(identity))
+        return
+    what = _first_difference(study, stored, identity, absent)
+    if what:
+        raise StudyError(
+            f"study {study.study_name} in {shown_url(url)} {what}, so new trials could not be compared with its own; "
+            "give the old flags, or another --study-name"
+        )
+
+
+def _first_difference(
+    study: Study,
+    stored: Mapping[str, Any] | None,
+    identity: Mapping[str, Any],
+    absent: Mapping[str, Mapping[str, Any]],
+) -> str:
+    """What differs, as the predicate of a sentence; empty when nothing does."""
+    if len(study.directions) != 1 or study.direction != StudyDirection.MAXIMIZE:
+        return "minimizes or has several objectives, while ours maximizes one"
+    if stored is None:
+        return "was not made by this program"
+    for part, ours in identity.items():
+        theirs = stored.get(part)
+        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+            # Names that only the stored identity has are compared, names that only `absent` has are not.
+            theirs = {name: value for name, value in absent.get(part, {}).items() if name in ours} | dict(theirs)
+        if theirs == ours:
+            continue
+        if theirs is None:
+            return f"was made by a version of this program that did not write down its {part}"
+        if not isinstance(ours, Mapping) or not isinstance(theirs, Mapping):
+            return f"has {part} {theirs!r}, not {ours!r}"
+        missing = object()  # told apart from a None that was written down
+        name = next(n for n in sorted({*ours, *theirs}) if ours.get(n, missing) != theirs.get(n, missing))
+        return f"has another {part}: {name} is {_said(theirs, name)} there and {_said(ours, name)} here"
+    return ""
+
+
+def _said(part: Mapping[str, Any], name: str) -> str:
+    value = part.get(name)
+    if isinstance(value, Mapping) and "attributes" in value:  # a range, as Optuna writes it
+        return "searched"
+    return "absent" if value is None else str(value)

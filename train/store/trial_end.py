@@ -1,0 +1,70 @@
+"""How a trial ended, kept in its results folder before the database is told.
+
+A database can be away for hours, and the process can be killed while it waits. The next start then tells what is kept
+here and does not run the trial again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from train.records.results import trial_folder, write_json
+
+logger = logging.getLogger(__name__)
+
+VALUE = "value.json"
+KEPT_STATES = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+@dataclass(frozen=True)
+class TrialEnd:
+    """How a trial ended."""
+
+    state: TrialState
+    value: float | None = None  # of a COMPLETE one
+
+
+def keep(study_folder: Path, trial: FrozenTrial, end: TrialEnd) -> None:
+    """Write the end of a trial into its folder; a disk that is full is a warning, the database may still have room."""
+    path = trial_folder(study_folder, trial.number) / VALUE
+    try:
+        write_json(path, {"state": end.state.name, "value": end.value, "params": trial.params})
+    except OSError as error:
+        logger.warning("%s: not written (%s); should this process be killed before the database is told, the trial is "
+                       "run again", path, error.strerror)  # fmt: skip
+
+
+def kept(study_folder: Path, trial: FrozenTrial) -> TrialEnd | None:
+    """The end that was kept of this trial; None without one, or where it is damaged or of other settings."""
+    path = trial_folder(study_folder, trial.number) / VALUE
+    try:
+        content = json.loads(path.read_text())
+        end = TrialEnd(TrialState[content["state"]], content["value"])
+        is_same = content["params"] == _as_json(trial.params)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logger.warning("%s: not used: %s: %s", path, type(error).__name__, error)
+        return None
+    return end if is_same and end.state in KEPT_STATES else None
+
+
+def tell(study: Study, number: int, end: TrialEnd) -> None:
+    """Write the end of a RUNNING trial into the database.
+
+    Raises:
+        ValueError, UpdateFinishedTrialError: it is not RUNNING any more.
+    """
+    study.tell(number, values=end.value, state=end.state)
+
+
+def _as_json(params: Mapping[str, Any]) -> Any:
+    return json.loads(json.dumps(params))

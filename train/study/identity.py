@@ -1,0 +1,110 @@
+"""What makes the trials of a study comparable: the bars, their division, and every rule they are run under.
+
+Written to the study when it is made; a run under anything else is refused (`train.store.database`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import optuna
+
+from train.config import TrainConfig
+from train.env_factory import resolved_rules
+from train.records.keys import CODE_VERSION
+from train.study.folds import LEAST_TRADED_BARS, VALIDATION_FRACTION, FoldedData
+from train.study.objective import DEFAULT_BOUNDS, LEAST_EXPOSURE, SPREAD_WEIGHT, Bounds
+from train.study.search_space import LEAST_UPDATES, NARROW, Space, stored_narrow
+from train.study.search_tables import TABLES
+from train.study.split_plan import SplitPlan
+from train.study.venue import venue_env, venue_json
+
+logger = logging.getLogger(__name__)
+
+# Of TrainConfig; the first two stand under "run", and any device may help out.
+RUN_FIELDS = ("n_envs", "seed", "gpu_id", "rocm_settings")
+
+
+def study_identity(
+    data: Sequence[FoldedData],
+    plan: SplitPlan,
+    space: Space,
+    *,
+    n_envs: int,
+    seed: int,
+    volume_30d: float | None = None,
+    bounds: Bounds = DEFAULT_BOUNDS,
+) -> dict[str, Any]:
+    """Plain JSON values: part -> name -> value. Equal identities mean comparable trials."""
+    fixed_train, fixed_env = dict(TABLES[space.agent].fixed_train), dict(TABLES[space.agent].fixed_env)
+    market = data[0].dataset  # all have one venue (`train.study.folds.common_market`)
+    parts = {
+        # Before the data, whose hash covers the rules: a difference is told by its name.
+        "venue": venue_json(market, volume_30d),
+        "--holdout": plan.holdout_fraction,
+        "data_sha256": {d.timeframe: d.dataset.sha256 for d in data},
+        "holdout": {d.timeframe: d.holdout.to_json() if d.holdout else None for d in data},
+        "splits": {"mode": plan.mode, "num_paths": plan.num_paths, "k_test_groups": plan.k_test_groups}
+        | {d.timeframe: {"purge_bars": d.purge_bars, "embargo_bars": d.embargo_bars} for d in data}
+        | {"validation_fraction": VALIDATION_FRACTION, "least_validation_bars": LEAST_TRADED_BARS},
+        "search space": space.to_json(),
+        "run": {"n_envs": n_envs, "seed": seed},
+        "simulator rules": _simulator_rules(fixed_env | venue_env(market, volume_30d)),
+        "order rules": _order_rules(data),
+        "learner": _learner(fixed_train) | {"least_updates": LEAST_UPDATES},
+        "scoring": {"spread_weight": SPREAD_WEIGHT, "least_exposure": LEAST_EXPOSURE, **asdict(bounds)},
+    }
+    return json.loads(json.dumps(parts))
+
+
+def absent_values(stored: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Part -> name -> what a stored identity that does not have the name was run with.
+
+    A setting that came after the study has a default that changes nothing.
+    """
+    agent = stored_agent(stored)
+    return {
+        "search space": {NARROW: stored_narrow(stored.get("search space", {}))},
+        "simulator rules": _simulator_rules(dict(TABLES[agent].fixed_env)) if agent in TABLES else {},
+        "learner": _learner({}),
+    }
+
+
+def stored_agent(stored: Mapping[str, Any]) -> str:
+    """The learner of a study; PPO where its identity does not say."""
+    return str(stored.get("learner", {}).get("agent", "ppo"))
+
+
+def warn_of_other_code(study: optuna.Study, version: str) -> None:
+    """Say when earlier trials ran another version of the code: the rules are equal, the program may not be."""
+    trials = study.get_trials(deepcopy=False)
+    others = sorted({t.user_attrs[CODE_VERSION] for t in trials if CODE_VERSION in t.user_attrs} - {version})
+    if others:
+        logger.warning(
+            "code: this is %s, earlier trials of the study ran %s; where the change matters their values cannot be "
+            "compared, and another --study-name starts afresh", version, ", ".join(others),
+        )  # fmt: skip
+
+
+def _simulator_rules(env: Mapping[str, Any]) -> dict[str, Any]:
+    return resolved_rules(dict(env) | {"lookback": 1})
+
+
+def _learner(train: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in asdict(TrainConfig(**train)).items() if name not in RUN_FIELDS}
+
+
+def _order_rules(data: Sequence[FoldedData]) -> dict[str, Any]:
+    """Coin -> smallest order and increment, in coins."""
+    rules = {}
+    for d in data:
+        config = d.dataset.env_config()
+        for ticker, least, step in zip(
+            config["tickers"], config["min_order_qty"], config["qty_increment"], strict=True
+        ):
+            rules[ticker] = {"min_order_qty": float(least), "qty_increment": float(step)}
+    return rules

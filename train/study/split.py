@@ -1,0 +1,181 @@
+"""One split of one trial: train on fit bars, choose the checkpoint on validation bars, score on test bars."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from train.band_trace import evaluate_with_band
+from train.checkpoint import Checkpoints
+from train.config import TrainConfig
+from train.env_factory import resolved_rules
+from train.evaluator import EpisodeRecord, step_of
+from train.records.results import about, write_json
+from train.run import Progress, TrainingDiverged, train_policy
+from train.study.attainable import attainable_by, tradable
+from train.study.band_file import BAND_FILE, write_band
+from train.study.folds import Fold, FoldedData
+from train.study.search_space import MAX_LOOKBACK, Resolved
+from train.study.split_files import settings_sha256, write_equity
+from train.validation.metrics import Metrics, measure
+from train.validation.splits import Segments, with_warmup
+
+EQUITY, RESULT = "equity.npz", "result.json"
+STEPS = ("stepped_by", "scoring_stepped_by")
+ATTAINABLE = ("hindsight_growth", "of_hindsight", "break_even_cost")
+NOT_OF_EQUAL_WEIGHT = ("turnover", "fees", "trades")
+
+
+@dataclass(frozen=True)
+class SplitOutcome:
+    """What one split showed."""
+
+    fold: int
+    agent: Metrics
+    equal_weight: Metrics
+    env_steps: int
+    explore_steps_per_s: float  # environment steps
+    update_samples_per_s: float  # samples, each counted once an epoch
+    wall_s: float
+    stepped_by: str = ""  # the step of the training environments, and of those that were scored
+    scoring_stepped_by: str = ""
+    hindsight_growth: float = math.nan  # log growth of a trader who knows every later price (`train.study.attainable`)
+    of_hindsight: float = math.nan  # the agent's share of it
+    break_even_cost: float = math.nan  # of one side, a fraction of notional, at which the excess return is 0
+
+    @property
+    def excess_sharpe(self) -> float:
+        """The agent's annualised Sharpe minus the equal-weight portfolio's; nan where either is undefined."""
+        return self.agent.sharpe - self.equal_weight.sharpe
+
+
+def run_split(
+    settings: Resolved,
+    data: FoldedData,
+    fold: Fold,
+    out_dir: Path,
+    metadata: Mapping[str, Any],
+    on_progress: Callable[[Progress], None] | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> SplitOutcome:
+    """Train and score; policies, curves and figures are written to `out_dir`, `result.json` last.
+
+    With `checkpoints` a split that was killed while it trained is gone on from; they are gone when it has finished.
+
+    Raises:
+        TrainingDiverged: a reward, loss or weight stopped being finite, or every reward was the same.
+    """
+    started = time.monotonic()
+    dataset, lookback = data.dataset, settings.env["lookback"]
+    config = TrainConfig(**settings.train)
+    result = train_policy(
+        config,
+        dataset.env_config(fold.fit),
+        settings.env,
+        out_dir,
+        validation_config=_traded_config(data, fold.validation, lookback),
+        metadata=dict(metadata),
+        on_progress=on_progress,
+        checkpoints=checkpoints,
+    )
+    if not result.rewards_vary:
+        raise TrainingDiverged("every reward was the same number, so nothing was learned; look for it in the data")
+    test_config = _traded_config(data, fold.test, lookback)
+    assert test_config is not None  # `fold_data` refuses folds without bars to test
+    records, bands = evaluate_with_band(result.best_policy, test_config, settings.env, gpu_id=config.gpu_id)
+    rules = resolved_rules(settings.env)
+    reached = attainable_by(records, tradable(dataset.price, dataset.filled, rules))
+    outcome = SplitOutcome(
+        fold=fold.index,
+        agent=agent_metrics(records, dataset.bars_per_year),
+        equal_weight=equal_weight_metrics(records, dataset.bars_per_year),
+        env_steps=result.env_steps,
+        explore_steps_per_s=result.explore_steps_per_s,
+        update_samples_per_s=result.update_samples_per_s,
+        wall_s=time.monotonic() - started,
+        stepped_by=result.stepped_by,
+        scoring_stepped_by=step_of(records),
+        **{name: getattr(reached, name) for name in ATTAINABLE},
+    )
+    write_equity(out_dir / EQUITY, records, dataset.time)
+    if bands:
+        write_band(out_dir / BAND_FILE, bands, [r.bars for r in records], np.asarray(dataset.time))
+    made_by = {name: metadata.get(name) for name in ("study", "uuid", "trial")}
+    settings_hash = settings_sha256(config, settings.env)
+    known = about(**made_by, **data.origin, seed=config.seed, settings_sha256=settings_hash)
+    write_json(out_dir / RESULT, known | outcome_json(outcome))
+    if checkpoints is not None:
+        checkpoints.discard()
+    return outcome
+
+
+def agent_metrics(records: Sequence[EpisodeRecord], bars_per_year: float) -> Metrics:
+    """The account's figures over all test blocks."""
+    return measure(
+        [r.equity for r in records],
+        bars_per_year,
+        turnover_notional=[r.turnover for r in records],
+        fees_quote=[r.fees for r in records],
+        trades=[r.trades for r in records],
+        exposure=[r.exposure for r in records],
+    )
+
+
+def equal_weight_metrics(records: Sequence[EpisodeRecord], bars_per_year: float) -> Metrics:
+    """The equal-weight portfolio's figures on the same bars.
+
+    The environment values it after its entry fee from the first bar on. It starts from the same cash as the agent here,
+    so the fee it pays for its coins is part of its first return, as the agent's fees are of its own.
+    """
+    return measure([np.concatenate([r.equity[:1], r.benchmark_equity[1:]]) for r in records], bars_per_year)
+
+
+def outcome_json(outcome: SplitOutcome) -> dict[str, Any]:
+    """Plain values; what is undefined becomes null."""
+    return figures_json({**asdict(outcome), "excess_sharpe": outcome.excess_sharpe})
+
+
+def outcome_of(content: Mapping[str, Any]) -> SplitOutcome:
+    """What `outcome_json` described; what it has no figure for is nan.
+
+    Raises:
+        KeyError, TypeError, ValueError: `content` is no description of an outcome.
+    """
+
+    def number(value: Any) -> Any:
+        return math.nan if value is None else value
+
+    def metrics(figures: Mapping[str, Any]) -> Metrics:
+        return Metrics(**{field.name: number(figures.get(field.name)) for field in fields(Metrics)})
+
+    old = dict.fromkeys(STEPS, "") | dict.fromkeys(ATTAINABLE)  # results of earlier versions do not say
+    named: dict[str, Any] = {field.name: number((old | dict(content))[field.name]) for field in fields(SplitOutcome)}
+    named |= {name: metrics(content[name]) for name in ("agent", "equal_weight")}
+    return SplitOutcome(**named)
+
+
+def figures_json(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures under "agent" and "equal_weight", and others, as plain values.
+
+    The equal-weight portfolio's equity has paid its entry fee, but its trades are not kept: it has no such figures.
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: plain(item) for name, item in value.items()}
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    others = {name: value for name, value in content["equal_weight"].items() if name not in NOT_OF_EQUAL_WEIGHT}
+    return plain(dict(content) | {"equal_weight": others})
+
+
+def _traded_config(data: FoldedData, blocks: Segments, lookback: int) -> dict[str, Any] | None:
+    """The environment's config for blocks that are traded from their first bar on; None when there are none."""
+    segments = with_warmup(blocks, data.dataset.segments, lookback, MAX_LOOKBACK)
+    return data.dataset.env_config(segments) if segments else None

@@ -1,0 +1,294 @@
+"""One look at a study: what a dashboard shows of its database, in a handful of queries.
+
+Plain SQL on the tables of Optuna's storage: of five thousand trials only the columns that are shown travel, never all
+their attributes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from optuna.distributions import json_to_distribution
+from sqlalchemy import Connection, bindparam, inspect, text
+from sqlalchemy.engine import URL
+
+from train.records.errors import StudyError
+from train.records.keys import FAILURE, WORKER
+from train.study.eligibility import beyond_bounds, broken_bounds
+from train.watch.reading import read
+
+COMPLETE, PRUNED, FAIL, RUNNING, WAITING = "COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING"
+FINISHED = (COMPLETE, PRUNED)  # as in `train.store.database`
+LATEST = 8  # ended trials whose reasons and rates are read
+TABLES = {
+    "studies", "trials", "trial_values", "trial_params", "trial_user_attributes", "trial_system_attributes",
+    "trial_intermediate_values",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """A trial's line in the database. Times are the worker's local clock, as Optuna writes them."""
+
+    number: int
+    state: str
+    started: datetime | None
+    ended: datetime | None
+    value: float | None  # a completed trial's, finite; of several objectives the first
+    violates: Mapping[str, float] = field(default_factory=dict)  # constraints that it breaks -> by how much
+
+    @property
+    def may_be_best(self) -> bool:
+        """Completed, with a value, and breaking no constraint."""
+        return self.value is not None and not self.violates
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best completed trial that breaks no constraint."""
+
+    number: int
+    value: float
+    params: Mapping[str, Any]
+    splits: Mapping[int, float]  # what was reported at every step
+
+
+@dataclass(frozen=True)
+class Running:
+    """A trial that is under way."""
+
+    number: int
+    worker: Mapping[str, Any] | None  # host, pid, started; None where nobody signed
+    heartbeat_age_s: float | None
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How fast the last finished split was."""
+
+    trial: int
+    explore_steps_per_s: float
+    update_samples_per_s: float
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A study at one moment."""
+
+    study_id: int
+    name: str
+    other_studies: tuple[str, ...]  # of the same database
+    maximize: bool
+    n_objectives: int
+    user_attrs: Mapping[str, Any]
+    trials: tuple[TrialRow, ...]  # by number
+    best: Best | None
+    running: tuple[Running, ...]
+    reasons: Mapping[int, str]  # why the latest trials cannot be the best
+    rates: Rates | None
+
+    def count(self, *states: str) -> int:
+        """Trials in any of these states."""
+        return sum(trial.state in states for trial in self.trials)
+
+
+def take_snapshot(url: URL, name: str | None) -> Snapshot:
+    """Look at a study; without a name at the one whose trials are newest.
+
+    Raises:
+        StudyError: there is none.
+        UnavailableError: the database cannot be read now.
+    """
+    return read(url, lambda connection: _snapshot(connection, url, name))
+
+
+def _snapshot(connection: Connection, url: URL, name: str | None) -> Snapshot:
+    shown = url.database if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
+    if not set(inspect(connection).get_table_names()) >= TABLES:
+        raise StudyError(f"{shown} holds no Optuna study")
+    studies = {row.study_name: row.study_id for row in _rows(connection, "SELECT study_id, study_name FROM studies")}
+    name = name or _newest(connection, studies)
+    if name is None or name not in studies:
+        known = ", ".join(sorted(studies)) or "none"
+        raise StudyError(f"{shown} has no study {name}; it has {known}" if name else f"{shown} has no study yet")
+    study = studies[name]
+    directions = [r.direction for r in _rows(
+        connection, "SELECT direction FROM study_directions WHERE study_id = :study ORDER BY objective", study=study
+    )]  # fmt: skip
+    ids, trials = _trials(connection, study)
+    maximize = not directions or directions[0] == "MAXIMIZE"
+    latest = sorted((t.number for t in trials if t.state in (*FINISHED, FAIL)), key=lambda n: _ended(trials[n]))
+    attributes = _trial_attributes(connection, {ids[n]: n for n in latest[-LATEST:]})
+    return Snapshot(
+        study_id=study,
+        name=name,
+        other_studies=tuple(sorted(set(studies) - {name})),
+        maximize=maximize,
+        n_objectives=len(directions),
+        user_attrs=_study_attributes(connection, study),
+        trials=trials,
+        best=_best(connection, ids, trials, maximize) if len(directions) == 1 else None,
+        running=_running(connection, {ids[t.number]: t.number for t in trials if t.state == RUNNING}),
+        reasons=_reasons(attributes, trials),
+        rates=_rates(attributes, latest),
+    )
+
+
+def _rows(connection: Connection, query: str, **values: Any) -> Sequence[Any]:
+    return connection.execute(text(query), values).all()
+
+
+def _rows_of(connection: Connection, query: str, ids: Collection[int]) -> Sequence[Any]:
+    """Rows of the trials with these ids; `query` says `IN :ids`."""
+    if not ids:
+        return []
+    return connection.execute(text(query).bindparams(bindparam("ids", expanding=True)), {"ids": list(ids)}).all()
+
+
+def _newest(connection: Connection, studies: Mapping[str, int]) -> str | None:
+    """The study that began a trial last; else the one made last."""
+    began = _rows(connection, "SELECT study_id, MAX(datetime_start) AS began FROM trials GROUP BY study_id")
+    last = {row.study_id: str(row.began or "") for row in began}
+    return max(studies, key=lambda name: (last.get(studies[name], ""), studies[name]), default=None)
+
+
+def _trials(connection: Connection, study: int) -> tuple[dict[int, int], tuple[TrialRow, ...]]:
+    """Ids by number, and the trials by number, which Optuna counts from 0 without a gap."""
+    rows = _rows(
+        connection,
+        "SELECT t.trial_id, t.number, t.state, t.datetime_start, t.datetime_complete, v.value FROM trials t "
+        "LEFT JOIN trial_values v ON v.trial_id = t.trial_id AND v.objective = 0 "
+        "WHERE t.study_id = :study ORDER BY t.number",
+        study=study,
+    )
+    broken = _violations(connection, study)
+    trials = tuple(
+        TrialRow(row.number, row.state, _time(row.datetime_start), _time(row.datetime_complete),
+                 row.value if row.state == COMPLETE and _is_finite(row.value) else None, broken.get(row.trial_id, {}))
+        for row in rows
+    )  # fmt: skip
+    return {row.number: row.trial_id for row in rows}, trials
+
+
+def _violations(connection: Connection, study: int) -> dict[int, dict[str, float]]:
+    """Constraints that trials break, by id: name and excess of what Optuna stores as `constraints:<name>`, above 0."""
+    rows = _rows(
+        connection,
+        "SELECT a.trial_id, a.key, a.value_json FROM trial_system_attributes a "
+        "JOIN trials t ON t.trial_id = a.trial_id "
+        "WHERE t.study_id = :study AND a.key LIKE 'constraints:%' ORDER BY a.key",
+        study=study,
+    )
+    found: dict[int, dict[str, float]] = {}
+    for row in rows:
+        found.setdefault(row.trial_id, {})[row.key.partition(":")[2]] = json.loads(row.value_json)
+    return {trial_id: broken_bounds(constraints) for trial_id, constraints in found.items()}
+
+
+def _ended(trial: TrialRow) -> tuple[datetime, int]:
+    return trial.ended or datetime.min, trial.number
+
+
+def _best(connection: Connection, ids: Mapping[int, int], trials: Sequence[TrialRow], maximize: bool) -> Best | None:
+    scored = [trial for trial in trials if trial.may_be_best]
+    if not scored:
+        return None
+    sign = 1.0 if maximize else -1.0
+    best = max(scored, key=lambda trial: sign * (trial.value or 0.0))
+    trial_id = ids[best.number]
+    params = _rows(
+        connection,
+        "SELECT param_name, param_value, distribution_json FROM trial_params WHERE trial_id = :id ORDER BY param_id",
+        id=trial_id,
+    )
+    steps = _rows(
+        connection,
+        "SELECT step, intermediate_value FROM trial_intermediate_values WHERE trial_id = :id ORDER BY step",
+        id=trial_id,
+    )
+    return Best(
+        number=best.number,
+        value=best.value or 0.0,
+        params={
+            p.param_name: json_to_distribution(p.distribution_json).to_external_repr(p.param_value) for p in params
+        },
+        splits={row.step: row.intermediate_value for row in steps if row.intermediate_value is not None},
+    )
+
+
+def _running(connection: Connection, trials: Mapping[int, int]) -> tuple[Running, ...]:
+    """From id -> number of the running trials."""
+    workers = {
+        row.trial_id: json.loads(row.value_json)
+        for row in _rows_of(
+            connection,
+            f"SELECT trial_id, value_json FROM trial_user_attributes WHERE key = '{WORKER}' AND trial_id IN :ids",
+            trials,
+        )
+    }
+    beats = {
+        row.trial_id: (_time(row.now) - _time(row.heartbeat)).total_seconds()
+        for row in _rows_of(
+            connection,
+            "SELECT trial_id, heartbeat, CURRENT_TIMESTAMP AS now FROM trial_heartbeats WHERE trial_id IN :ids",
+            trials,
+        )
+    }
+    return tuple(Running(number, workers.get(id_), beats.get(id_)) for id_, number in trials.items())
+
+
+def _study_attributes(connection: Connection, study: int) -> dict[str, Any]:
+    rows = _rows(connection, "SELECT key, value_json FROM study_user_attributes WHERE study_id = :study", study=study)
+    return {row.key: json.loads(row.value_json) for row in rows}
+
+
+def _trial_attributes(connection: Connection, trials: Mapping[int, int]) -> dict[int, dict[str, Any]]:
+    """Reasons and splits, by number."""
+    found: dict[int, dict[str, Any]] = {number: {} for number in trials.values()}
+    rows = _rows_of(
+        connection,
+        f"SELECT trial_id, key, value_json FROM trial_user_attributes WHERE trial_id IN :ids "
+        f"AND (key IN ('{FAILURE}', 'pruned') OR key LIKE 'split!_%' ESCAPE '!')",
+        trials,
+    )
+    for row in rows:
+        found[trials[row.trial_id]][row.key] = json.loads(row.value_json)
+    return found
+
+
+def _reasons(attributes: Mapping[int, Mapping[str, Any]], trials: Sequence[TrialRow]) -> dict[int, str]:
+    reasons = {
+        n: known.get(FAILURE) or known.get("pruned") or beyond_bounds(trials[n].violates, known)
+        for n, known in attributes.items()
+    }
+    return {number: str(reason) for number, reason in reasons.items() if reason}
+
+
+def _rates(attributes: Mapping[int, Mapping[str, Any]], latest: Sequence[int]) -> Rates | None:
+    """Of the last split of the trial that ended last and has one."""
+    for number in reversed(latest[-LATEST:]):
+        splits = {key: value for key, value in attributes[number].items() if key.startswith("split_")}
+        if not splits:
+            continue
+        last = splits[max(splits, key=lambda key: (len(key), key))]
+        try:
+            return Rates(number, float(last["explore_steps_per_s"]), float(last["update_samples_per_s"]))
+        except (KeyError, TypeError, ValueError):
+            continue
+    return None
+
+
+def _time(value: Any) -> Any:
+    """A column's time without a zone; SQLite hands out texts."""
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    return value if value is None else value.replace(tzinfo=None)
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)

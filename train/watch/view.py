@@ -1,0 +1,359 @@
+"""One frame of the dashboard as rich draws it: two columns where there is room, one below the other where not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.rule import Rule
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+from train.records.keys import TARGET
+from train.study.eligibility import no_best_text
+from train.study.progress import caution_text, duration_text, shown
+from train.watch.logtail import last_lines, study_of
+from train.watch.machine import Gpu, Machine
+from train.watch.pace import ASCII_BARS, BARS, Pace, best_so_far, pace_of, sparkline, time_left_s
+from train.watch.snapshot import COMPLETE, FAIL, FINISHED, PRUNED, RUNNING, WAITING, Snapshot, TrialRow
+from train.watch.workers import ALIVE, DEAD, SILENT, UNKNOWN, Worker
+
+TWO_COLUMNS = 120  # characters
+GIB = 2.0**30
+MOST_LOG_LINES, FEWEST_LOG_LINES = 12, 4
+RECENT = 5
+STATE_STYLE = {COMPLETE: "green", PRUNED: "yellow", FAIL: "red", RUNNING: "cyan", WAITING: "dim"}
+STATE_NAME = {COMPLETE: "complete", PRUNED: "pruned", FAIL: "failed", RUNNING: "running", WAITING: "waiting"}
+WORKER_STYLE = {ALIVE: "green", DEAD: "bold red", SILENT: "red", UNKNOWN: "yellow"}
+BAR, ASCII_BAR = "█░", "#-"
+MISSING = "unknown"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Everything that is shown, at one moment."""
+
+    snapshot: Snapshot
+    workers: Sequence[Worker]
+    how_far_note: str  # why nobody says how far it is; empty where they do
+    machine: Machine
+    log: Path
+    now: datetime  # local
+    trouble: str = ""  # why these figures are old; empty where they are new
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw it, the log as long as a terminal's height leaves room for; a line says what was cut off."""
+        body = self._lines(console, options, _body(self, options.max_width, console.encoding))
+        height = options.height or (console.height if console.is_terminal else None)
+        room = MOST_LOG_LINES if height is None else min(max(height - len(body) - 1, FEWEST_LOG_LINES), MOST_LOG_LINES)
+        lines = body + self._lines(console, options, _log(self.log, room, self.snapshot.name))
+        if height is not None and len(lines) > height:
+            hidden = len(lines) - height + 1
+            lines = lines[: height - 1] + self._lines(
+                console, options, Text(f"{hidden} more lines: a taller terminal shows them", style="dim", no_wrap=True)
+            )
+        for number, line in enumerate(lines):
+            yield from line
+            if number < len(lines) - 1 or height is None:
+                yield Segment.line()
+
+    @staticmethod
+    def _lines(console: Console, options: ConsoleOptions, part: RenderableType) -> list[list[Segment]]:
+        return console.render_lines(part, options.update(height=None), pad=False)
+
+
+def _body(frame: Frame, width: int, encoding: str) -> RenderableType:
+    """What matters most comes first: a low terminal shows the beginning."""
+    is_wide = width >= TWO_COLUMNS
+    half = width // 2 - 2 if is_wide else width
+    how = [_progress(frame, half, encoding), _workers(frame)]
+    what, settings = _best(frame.snapshot, half, encoding), _settings(frame.snapshot, half)
+    where = [_machine(frame.machine), _recent(frame.snapshot)]
+    if not is_wide:
+        return Group(_title(frame), *how, what, *where, settings)
+    columns = Table.grid(expand=True, padding=(0, 2))
+    columns.add_column(ratio=1)
+    columns.add_column(ratio=1)
+    columns.add_row(Group(*how, *where), Group(what, settings))
+    return Group(_title(frame), columns)
+
+
+def _title(frame: Frame) -> RenderableType:
+    s = frame.snapshot
+    head = Table.grid(expand=True, padding=(0, 1))
+    head.add_column(ratio=1)
+    head.add_column(justify="right", no_wrap=True)
+    others = f"  ({len(s.other_studies)} more here: --study NAME)" if s.other_studies else ""
+    head.add_row(
+        Text.assemble(("study ", "dim"), (s.name, "bold"), (others, "dim")), Text(f"{frame.now:%H:%M:%S}", style="dim")
+    )
+    labels = s.user_attrs.get("data")
+    if isinstance(labels, list) and labels:
+        data = [
+            Text(str(label), style="bold black on yellow" if "SYNTHETIC" in str(label) else "green") for label in labels
+        ]
+    else:
+        data = [Text(f"data {MISSING}: this study was not made by 1_optimize_unified.py", style="yellow")]
+    trouble = [Text(frame.trouble, style="bold white on red")] if frame.trouble else []
+    return Group(*trouble, head, *data)
+
+
+def _section(title: str, *parts: RenderableType) -> RenderableType:
+    return Group(Rule(Text(title, style="bold blue"), align="left", style="blue"), *parts)
+
+
+# ------------------------------------------------------------------------------------------------------------- progress
+def _progress(frame: Frame, width: int, encoding: str) -> RenderableType:
+    s, is_at_work = frame.snapshot, _is_at_work(frame)
+    ends = [t.ended for t in s.trials if t.ended is not None]
+    pace = pace_of(s.trials, frame.now if is_at_work or not ends else max(ends))
+    target, n_finished = target_of(s), s.count(*FINISHED)
+    if target is not None:
+        share = min(n_finished / max(target, 1), 1.0)
+        said = f" {n_finished} of {target} trials finished ({share:.0%})"
+        line = Text.assemble((_bar(share, min(width - len(said), 30), encoding), "green"), (said, "bold"))
+    else:
+        line = Text(f"{n_finished} trials finished, target {MISSING}", style="bold")
+    counts = [Text(f"{s.count(state)} {name}", style=STATE_STYLE[state]) for state, name in STATE_NAME.items()]
+    counts = [text for text in counts if not text.plain.startswith("0 ")]
+    return _section(
+        "progress",
+        line,
+        Text(", ").join(counts) if counts else Text("no trial yet", style="dim"),
+        Text(pace_text(pace, is_at_work)),
+        Text(left_text(frame, pace, target, n_finished)),
+    )
+
+
+def _bar(share: float, width: int, encoding: str) -> str:
+    full, empty = BAR if _is_unicode(encoding) else ASCII_BAR
+    n = int(share * max(width, 0))
+    return full * n + empty * (max(width, 0) - n)
+
+
+def _is_unicode(encoding: str) -> bool:
+    return encoding.lower().startswith("utf")
+
+
+def target_of(snapshot: Snapshot) -> int | None:
+    """Finished trials the study is to have; None for a study that does not say."""
+    target = snapshot.user_attrs.get(TARGET)
+    return target if isinstance(target, int) and not isinstance(target, bool) else None
+
+
+def _is_at_work(frame: Frame) -> bool:
+    return any(worker.state in (ALIVE, UNKNOWN) for worker in frame.workers)
+
+
+def pace_text(pace: Pace, is_at_work: bool = True) -> str:
+    """`33.1 trials/hour (18 finished in 33 min of the last hour)`; of a study at rest, in the last hour it worked."""
+    if pace.per_hour is None:
+        return f"trials/hour {MISSING}: none has finished"
+    if not pace.in_last_hour:
+        return f"0 trials/hour in the last hour; before, one in {duration_text(3600.0 / pace.per_hour)}"
+    hour = "the last hour" if is_at_work else "the last hour it worked"
+    window = hour if pace.window_s >= 3600.0 else f"{duration_text(pace.window_s)} of {hour}"
+    return f"{pace.per_hour:.1f} trials/hour ({pace.in_last_hour} finished in {window})"
+
+
+def left_text(frame: Frame, pace: Pace, target: int | None, n_finished: int) -> str:
+    """How long it will take, or why nobody can say."""
+    if target is not None and n_finished >= target:
+        return "finished: it has all its trials"
+    if target is None:
+        return f"ETA {MISSING}: the study does not say how many trials it is to have"
+    if not _is_at_work(frame):
+        return f"no ETA: {target - n_finished} trials are left and no worker is alive"
+    seconds = time_left_s(n_finished, target, pace)
+    if seconds is None:
+        return f"ETA {MISSING}: no trial has finished yet"
+    try:
+        end = frame.now + timedelta(seconds=seconds)
+    except OverflowError:
+        return f"ETA about {duration_text(seconds)} at this pace"
+    day = "" if end.date() == frame.now.date() else f"{end:%a %d %b} "
+    return f"ETA about {duration_text(seconds)} ({day}{end:%H:%M}) at this pace"
+
+
+# ----------------------------------------------------------------------------------------------------------------- best
+def _best(s: Snapshot, width: int, encoding: str) -> RenderableType:
+    if s.n_objectives > 1:
+        return _section(
+            "best trial", Text(f"{s.n_objectives} objectives: there is no single best trial", style="yellow")
+        )
+    if s.best is None:
+        return _section("best trial", Text(f"none: {_why_no_best(s)}"))
+    best = s.best
+    parts: list[RenderableType] = [
+        Text.assemble(
+            (f"{best.value:+.4f}", "bold red" if _is_ours(s) and best.value <= 0.0 else "bold green"),
+            f"  trial {best.number}",
+            ("" if s.maximize else "  (minimised)", "dim"),
+            ("  not better than equal weight" if _is_ours(s) and best.value <= 0.0 else "", "red"),
+        )
+    ]
+    if best.splits:
+        scores = " ".join(f"{value:+.2f}" for _, value in sorted(best.splits.items()))
+        parts.append(Text.assemble(("excess Sharpe by split  " if _is_ours(s) else "by step  ", "dim"), scores))
+    parts.append(_course(s, width, encoding))
+    if _is_ours(s):
+        parts.append(Text(caution_text(s.user_attrs, s.count(COMPLETE), best.number), style="yellow"))
+    return _section("best trial", *parts)
+
+
+def _why_no_best(s: Snapshot) -> str:
+    broken = [name for trial in s.trials if trial.state == COMPLETE for name in trial.violates]
+    return no_best_text(s.count(COMPLETE), s.count(PRUNED), s.count(FAIL), broken)
+
+
+def _is_ours(s: Snapshot) -> bool:
+    return "identity" in s.user_attrs
+
+
+def _course(s: Snapshot, width: int, encoding: str) -> RenderableType:
+    """Best so far, from the first completed trial to the last."""
+    values = best_so_far(s.trials, s.maximize)
+    first, last = f"{values[0]:+.2f} ", f" {values[-1]:+.2f}"
+    bars = BARS if _is_unicode(encoding) else ASCII_BARS
+    line = sparkline(values, max(min(width - len(first) - len(last) - 14, 60), 1), bars)
+    return Text.assemble(("best so far  ", "dim"), first, (line, "green"), last, no_wrap=True, overflow="crop")
+
+
+def _settings(s: Snapshot, width: int) -> RenderableType:
+    """Names and values of the best trial, in as many columns as fit."""
+    pairs = [(name, shown(value)) for name, value in s.best.params.items()] if s.best else []
+    if s.best is None or not pairs:
+        return Group()
+    widest = max(len(name) for name, _ in pairs) + max(len(value) for _, value in pairs) + 4
+    n_columns = max(min(width // widest, 3), 1)
+    n_rows = -(-len(pairs) // n_columns)
+    table = Table.grid(padding=(0, 1))
+    for row in range(n_rows):
+        cells: list[Text] = []
+        for name, value in pairs[row::n_rows]:
+            cells += [Text(name, style="dim"), Text(value + "  ")]
+        table.add_row(*cells)
+    return _section(f"settings of trial {s.best.number}", table)
+
+
+# -------------------------------------------------------------------------------------------------------------- workers
+def _workers(frame: Frame) -> RenderableType:
+    parts: list[RenderableType] = []
+    if not frame.workers:
+        parts.append(Text("none: no trial is running", style="dim"))
+    for worker in frame.workers:
+        parts += _worker(worker)
+    if frame.workers and frame.how_far_note:
+        parts.append(Text(frame.how_far_note, style="dim"))
+    parts.append(Text(rates_text(frame)))
+    return _section("workers", *parts)
+
+
+def _worker(w: Worker) -> list[RenderableType]:
+    who = "unknown process" if w.pid is None else f"{w.host} pid {w.pid}"
+    trial = "between trials" if w.trial is None else f"trial {w.trial}"
+    line = Text.assemble((f"{w.state} ", WORKER_STYLE[w.state]), who, "  ", (trial, "bold"), f"  {_how_far(w)}")
+    loads = []
+    if w.cores is not None:
+        loads.append(f"{w.cores:.1f} cores")
+    if w.rss_bytes is not None:
+        loads.append(_bytes(w.rss_bytes))
+    if w.status is not None and w.status.validation_score is not None:
+        loads.append(f"validation {w.status.validation_score:+.4g}")
+    if w.is_status_old or w.state in (DEAD, SILENT):
+        loads.append("no sign of it yet" if w.sign_age_s is None else f"last sign {duration_text(w.sign_age_s)} ago")
+    detail = Text("  " + ", ".join(loads), style="dim")
+    return [line, detail] if loads else [line]
+
+
+def _how_far(w: Worker) -> str:
+    """`split 2 (3 of 6), 31% of 40,000 steps`; splits are numbered from 0, as in the log."""
+    s = w.status
+    if s is None or s.split is None:
+        return ""
+    of = f" ({s.split + 1} of {s.n_splits})" if s.n_splits else ""
+    share = f", {w.split_share:.0%} of {s.total_env_steps:,} steps" if w.split_share is not None else ""
+    return f"split {s.split}{of}{share}"
+
+
+def rates_text(frame: Frame) -> str:
+    """How fast it explores and updates: what workers say now, else what the last finished split says."""
+    said = [w.status for w in frame.workers if w.state == ALIVE and w.status and not w.is_status_old]
+    now = [s for s in said if s.explore_steps_per_s is not None and s.update_samples_per_s is not None]
+    if now:
+        explore = sum(s.explore_steps_per_s or 0.0 for s in now)
+        update = sum(s.update_samples_per_s or 0.0 for s in now)
+        whose = "now" if len(now) == 1 else f"now, {len(now)} workers together"
+    elif frame.snapshot.rates is not None:
+        rates = frame.snapshot.rates
+        explore, update, whose = (
+            rates.explore_steps_per_s,
+            rates.update_samples_per_s,
+            f"last split of trial {rates.trial}",
+        )
+    else:
+        return f"explore and update rates {MISSING}: no split has finished"
+    return f"explore {explore:,.0f} env-steps/s, update {update:,.0f} samples/s ({whose})"
+
+
+# -------------------------------------------------------------------------------------------------------------- machine
+def _machine(m: Machine) -> RenderableType:
+    cores = "core" if m.n_cores == 1 else "cores"
+    lines = [
+        Text(f"CPU {m.cpu:.0%} of {m.n_cores} {cores}, load {m.load_1min:.1f}; "
+             f"memory {_bytes(m.memory_used_bytes)} of {_bytes(m.memory_total_bytes)}")
+    ]  # fmt: skip
+    lines += [Text(gpu_text(gpu)) for gpu in m.gpus] or [Text(f"GPU {m.gpu_note}", style="dim")]
+    return _section("machine", *lines)
+
+
+def gpu_text(gpu: Gpu) -> str:
+    """`GPU 0: 87 % busy, 12.3 GiB used, 250 W, 61 C`; a figure that the driver does not tell is unknown."""
+    parts = (
+        f"busy {MISSING}" if gpu.busy is None else f"{gpu.busy:.0%} busy",
+        f"memory {MISSING}" if gpu.memory_used_bytes is None else f"{_bytes(gpu.memory_used_bytes)} used",
+        f"power {MISSING}" if gpu.power_w is None else f"{gpu.power_w:.0f} W",
+        f"temperature {MISSING}" if gpu.temperature_c is None else f"{gpu.temperature_c:.0f} C",
+    )
+    return f"GPU {gpu.number}: " + ", ".join(parts)
+
+
+def _bytes(n: int) -> str:
+    return f"{n / GIB:.1f} GiB" if n >= GIB else f"{n / 2**20:.0f} MiB"
+
+
+# --------------------------------------------------------------------------------------------------------- trials, log
+def _recent(s: Snapshot) -> RenderableType:
+    ended = [t for t in s.trials if t.state in (*FINISHED, FAIL)]
+    if not ended:
+        return Group()
+    latest = sorted(ended, key=lambda t: (t.ended or datetime.min, t.number))[: -RECENT - 1 : -1]
+    return _section("last trials", *(_ended_line(t, s.reasons.get(t.number, "")) for t in latest))
+
+
+def _ended_line(t: TrialRow, reason: str) -> RenderableType:
+    if t.state == COMPLETE:
+        said = f"{t.value:+.4f}" if t.value is not None else "no finite value"
+        said += f", not eligible to be best: {reason or ', '.join(t.violates)}" if t.violates else ""
+    else:
+        said = reason or "no reason given"
+    took = f" {duration_text((t.ended - t.started).total_seconds())}" if t.ended and t.started else ""
+    return Text.assemble(
+        f"{t.number} ",
+        (STATE_NAME[t.state], STATE_STYLE[t.state]),
+        f" {said}",
+        (took, "dim"),
+        no_wrap=True,
+        overflow="ellipsis",
+    )
+
+
+def _log(path: Path, n: int, study: str) -> RenderableType:
+    other = study_of(path)
+    lines, why = last_lines(path, n) if other in (None, study) else ([], f"{path} is of study {other}; give --log FILE")
+    body = [Text(line, no_wrap=True, overflow="ellipsis") for line in lines] or [Text(why, style="dim")]
+    return _section(f"log {path.name}", *body)

@@ -1,0 +1,99 @@
+"""Who works on a study: what the database says of running trials, what workers say of themselves, what lives."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from train.store.worker_identity import GRACE_S
+from train.store.worker_status import WorkerStatus, is_running, is_this_machine, read_statuses
+from train.watch.machine import Meter
+from train.watch.snapshot import Running, Snapshot
+
+ALIVE, DEAD, SILENT, UNKNOWN = "alive", "dead", "silent", "unknown"
+OLD_STATUS_S = 60.0  # of a live worker: an update takes long, or it evaluates
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One process. None: not known."""
+
+    host: str
+    pid: int | None
+    state: str  # alive; dead: this machine has no such process; silent: no sign for long
+    trial: int | None
+    status: WorkerStatus | None  # its own words, about this trial
+    sign_age_s: float | None  # since its last word or heartbeat
+    cores: float | None = None
+    rss_bytes: int | None = None
+
+    @property
+    def is_status_old(self) -> bool:
+        """Whether its own words may not hold any more."""
+        return self.status is not None and (self.state != ALIVE or time.time() - self.status.updated > OLD_STATUS_S)
+
+    @property
+    def split_share(self) -> float | None:
+        """How much of its split's budget is spent, 0 to 1."""
+        s = self.status
+        if s is None or s.env_steps is None or not s.total_env_steps:
+            return None
+        return min(s.env_steps / s.total_env_steps, 1.0)
+
+
+def results_folder(snapshot: Snapshot, results_dir: Path | None = None) -> Path | None:
+    """The study's results on this machine: inside `results_dir`, or where the study says; None if they are not here."""
+    named = results_dir / snapshot.name if results_dir else snapshot.user_attrs.get("results")
+    return Path(named) if named and Path(named).is_dir() else None
+
+
+def find_workers(snapshot: Snapshot, meter: Meter, results_dir: Path | None = None) -> list[Worker]:
+    """Every worker that runs a trial or wrote a status file, the living first."""
+    folder = results_folder(snapshot, results_dir)
+    statuses = {(s.host, s.pid): s for s in read_statuses(folder)} if folder is not None else {}
+    found = [_of_trial(running, statuses, meter) for running in snapshot.running]
+    known = {(worker.host, worker.pid) for worker in found}
+    found += [_of_status(status, meter) for key, status in statuses.items() if key not in known]
+    return sorted(found, key=lambda w: ((ALIVE, UNKNOWN, SILENT, DEAD).index(w.state), w.host, w.pid or 0))
+
+
+def _of_trial(running: Running, statuses: dict[tuple[str, int], WorkerStatus], meter: Meter) -> Worker:
+    signed = running.worker
+    try:
+        host, pid, started = str(signed["host"]), int(signed["pid"]), float(signed["started"])  # type: ignore[index]
+        is_here = is_this_machine(host, str(signed.get("machine", "")))  # type: ignore[union-attr]
+    except (TypeError, KeyError, ValueError):  # another program's trial, or one that is being signed just now
+        return Worker("unknown", None, UNKNOWN, running.number, None, running.heartbeat_age_s)
+    status = statuses.get((host, pid))
+    if status is not None and status.trial != running.number:
+        status = None
+    ages = [running.heartbeat_age_s, time.time() - status.updated if status else None]
+    return _living((host, pid, started), is_here, running.number, status, ages, meter)
+
+
+def _of_status(status: WorkerStatus, meter: Meter) -> Worker:
+    """A worker between two trials, or one that is dead."""
+    age_s = time.time() - status.updated
+    who = (status.host, status.pid, status.started)
+    return _living(who, status.is_of_this_machine, status.trial, status, [age_s], meter)
+
+
+def _living(
+    who: tuple[str, int, float],  # host, pid, started
+    is_here: bool,
+    trial: int | None,
+    status: WorkerStatus | None,
+    sign_ages_s: Sequence[float | None],
+    meter: Meter,
+) -> Worker:
+    host, pid, started = who
+    age_s = min((max(age, 0.0) for age in sign_ages_s if age is not None), default=None)
+    if is_here:
+        is_alive = is_running(pid, started)
+        load = meter.process(pid) if is_alive else None
+        cores, rss = (load.cores, load.rss_bytes) if load else (None, None)
+        return Worker(host, pid, ALIVE if is_alive else DEAD, trial, status, age_s, cores, rss)
+    state = UNKNOWN if age_s is None else ALIVE if age_s <= GRACE_S else SILENT
+    return Worker(host, pid, state, trial, status, age_s, None, status.rss_bytes if status else None)

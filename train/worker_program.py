@@ -1,0 +1,71 @@
+"""The program of a worker process (`train.runner.crew`): python -m train.worker_program RESULT_FD."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import threading
+from contextlib import suppress
+
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import DBAPIError
+
+from market.errors import DatasetError
+from train.records.errors import StudyError
+from train.report.artifacts import picture_of
+from train.runner.crew import Orders, set_up_logging
+from train.runner.session import open_request, work_on
+from train.runner.worker import Ending
+from train.store.lock import wait_for_database
+from train.store.retrying import reason_of
+from train.study.interruption import SIGNALS, Interruption
+from train.study.progress import Reporter
+from train.validation.splits import SplitError
+
+
+class WorkerReporter(Reporter):
+    """Without progress bars: the bars of several workers would overwrite one another."""
+
+    hides_bars = True
+
+
+def main(result_fd: int) -> None:
+    """Carry the orders out and say what came of it. Signals come blocked, and leave blocked."""
+    orders: Orders = pickle.load(sys.stdin.buffer)
+    set_up_logging(orders.log_level, f"worker {orders.number}: ")
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    with Interruption() as interruption:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        ending = _work(orders, interruption)
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    with suppress(BrokenPipeError):  # the parent was killed: there is nobody to tell
+        os.write(result_fd, pickle.dumps(ending))
+
+
+def _work(orders: Orders, interruption: Interruption) -> Ending:
+    try:
+        # The parent has reached it, but a worker may be started while a server is.
+        wait_for_database(orders.request.storage, lambda: interruption.received is not None)
+        opened = open_request(orders.request, orders.data.open())
+        return work_on(opened, orders.request, interruption, picture_of, WorkerReporter)
+    except (StudyError, DatasetError, SplitError) as error:
+        return Ending(error=f"worker {orders.number}: {error}")
+    except DBAPIError as error:
+        if interruption.received is not None:
+            return Ending(signal_number=interruption.received)
+        return Ending(error=f"worker {orders.number}: the database failed: {reason_of(error)}")
+    except StorageInternalError as error:
+        return Ending(error=f"worker {orders.number}: the database failed: {reason_of(error)}")
+
+
+def _stop_with_parent() -> None:
+    """Standard input ends with the parent. Read without Python's buffer, whose lock would be held at exit."""
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
