@@ -202,21 +202,27 @@ def test_the_warning_of_a_step_that_differs_names_field_and_step(monkeypatch):
 
 
 RECORDED = (
-    "buy_fee_rate", "sell_fee_rate", "gamma", "slippage_rate", "stale_fraction", "cash_haircut", "norm_cash",
-    "norm_stocks", "norm_reward", "norm_action", "min_cash_reserve", "max_position_weight", "trailing_stop_pct",
-    "time_decay_floor", "growth_weight", "benchmark_weight", "drawdown_penalty", "volatility_penalty",
-    "concentration_penalty", "turnover_penalty", "stale_bars", "min_order_notional", "target_weight",
-    "held_bars_scale", "initial_capital", "benchmark_fee_rate",
+    "costs.buy_fee_rate", "costs.sell_fee_rate", "costs.slippage_rate", "gamma", "stale_fraction", "cash_haircut",
+    "norm_cash", "norm_stocks", "norm_reward", "norm_action", "min_cash_reserve", "max_position_weight",
+    "trailing_stop_pct", "time_decay_floor", "growth_weight", "benchmark_weight", "drawdown_penalty",
+    "volatility_penalty", "concentration_penalty", "turnover_penalty", "stale_bars", "min_order_notional",
+    "initial_capital", "buy_fee_rate",
 )  # fmt: skip
+COMPILED_IN = ("TARGET_WEIGHT", "HELD_BARS_SCALE")  # constants of the drop-in, so the plain step's is made wrong
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RECORDED)
-def test_a_step_that_has_one_setting_a_little_wrong_is_found(name):
+@pytest.mark.parametrize("name", [*RECORDED, *COMPILED_IN])
+def test_a_step_that_has_one_setting_a_little_wrong_is_found(name, monkeypatch):
+    if name in COMPILED_IN:
+        monkeypatch.setattr(cpu.drop_in, name, getattr(cpu.drop_in, name) * 1.02)
+
     def make(env):
         kernel = cpu.NativeStep(env, checked=False)
-        wrong = kernel.rules[name] + 1 if name == "stale_bars" else kernel.rules[name] * 1.02
-        kernel.rules[name] = wrong
+        record, _, field = name.rpartition(".")
+        rules = kernel.rules[record] if record else kernel.rules
+        if name in RECORDED:
+            rules[field] = rules[field] + 1 if name == "stale_bars" else rules[field] * 1.02
         return kernel
 
     trials = trial.of_every_rule_set(make, cpu.N_TRIED_STEPS)
