@@ -542,9 +542,8 @@ def step(
 def begin_bar(book: Portfolio, market: Market) -> Portfolio:
     """The clock goes on, nothing is traded yet."""
     bar = (book.bar + 1).clamp(max=len(market.price) - 1)  # one whose episode is over waits there for its reset
-    none = torch.zeros_like(book.cash)
-    return replace(book, bar=bar, held_bars=book.held_bars + (book.qty > 0), filled=torch.zeros_like(book.qty),
-                   trades=none.long(), **dict.fromkeys(COSTS, none))  # fmt: skip
+    return replace(book, bar=bar, held_bars=book.held_bars + (book.qty > 0), trades=torch.zeros_like(book.trades),
+                   filled=torch.zeros_like(book.qty), **dict.fromkeys(COSTS, torch.zeros_like(book.cash)))  # fmt: skip
 
 
 def end_bar(book: Portfolio, terms: Terms, p: EnvParams) -> tuple[Portfolio, Outcome]:
@@ -1000,10 +999,8 @@ class VectorizedCryptoEnvAlpaca:
         timeframe: str | None = None, data_interval: str | None = None, exchange_name: str | None = None,
     ) -> None:  # fmt: skip
         refuse_what_is_on(
-            use_sentiment=use_sentiment and sentiment_service is not None,
-            use_dynamic_fees=use_dynamic_fees,
-            use_timeframe_constraint=use_timeframe_constraint,
-        )
+            use_sentiment=use_sentiment and sentiment_service is not None, use_dynamic_fees=use_dynamic_fees,
+            use_timeframe_constraint=use_timeframe_constraint)  # fmt: skip
         named = {"rules": rules, "lookback": lookback, "n_envs": n_envs if num_envs is None else num_envs,
                  "seed": seed, "episode_bars": episode_bars, "gpu_id": gpu_id}  # fmt: skip
         settled = env_params if isinstance(env_params, EnvParams) else None
@@ -1456,11 +1453,9 @@ def kernels(where: str) -> Any:
         name = f"{name}_{zlib.crc32(f'{folder} {__name__}'.encode()):x}"  # another copy has the usual name
         package = sys.modules.get(name)
     if package is None:
-        if not (folder / "__init__.py").is_file():
+        if not (init := folder / "__init__.py").is_file():
             raise ImportError(f"the folder {folder.name} is not next to {Path(__file__).name}; copy it there for speed")
-        spec = importlib.util.spec_from_file_location(
-            name, folder / "__init__.py", submodule_search_locations=[str(folder)]
-        )
+        spec = importlib.util.spec_from_file_location(name, init, submodule_search_locations=[str(folder)])
         assert spec is not None
         assert spec.loader is not None
         package = sys.modules[name] = importlib.util.module_from_spec(spec)

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from . import drop_in
 from .episodes import restart
 from .memory import (
@@ -22,9 +24,7 @@ from .memory import (
     position_at,
     rules_at,
     sources,
-    store_f4,
-    store_i8,
-    store_u1,
+    store,
     where,
 )
 from .observation import observe, prefetch_windows
@@ -141,12 +141,12 @@ def report(
     for w in range(LANES):
         money[REPORT.fees, i + w], money[REPORT.slippage, i + w] = book.fees[w], book.slippage[w]
         money[REPORT.turnover, i + w] = book.turnover[w]
-        store_i8(counted, COUNT.rejected_actions * width + i + w, counts[REJECTED, i + w])
-        store_i8(counted, COUNT.trades * width + i + w, book.trades[w])
+        store(counted, COUNT.rejected_actions * width + i + w, counts[REJECTED, i + w])
+        store(counted, COUNT.trades * width + i + w, book.trades[w])
     for w in range(n):
-        store_f4(reward, i + w, book.reward[w])
-        store_u1(done, i + w, book.is_over[w])
-        store_u1(truncated, i + w, book.truncated[w])
+        store(reward, i + w, np.float32(book.reward[w]))
+        store(done, i + w, book.is_over[w])
+        store(truncated, i + w, book.truncated[w])
 
 
 step = step_of(sources())

@@ -36,7 +36,9 @@ except ImportError as error:
 
 from . import drop_in, first_use, trial
 from .bar import step
+from .buffers import Accounts
 from .memory import ACCOUNTS, ASSET, LANES, ORDERS, POSITIONS, SEGMENTS, Array, rules_of
+from .tables import segments_of
 
 # From this many environments on, torch's threads share the blocks: handing work to a second thread takes some 20 us.
 PARALLEL_FROM_N_ENVS = 1024
@@ -62,7 +64,7 @@ def helpers(_process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(thread_name_prefix="environment_step")
 
 
-class NativeStep:
+class NativeStep(Accounts):
     """The compiled step bound to one environment's memory; calling it advances that environment in place."""
 
     name = "numba"
@@ -82,10 +84,7 @@ class NativeStep:
         market = env.market
         assets = np.zeros(env.action_dim, ASSET)
         assets["min_qty"], assets["qty_increment"] = market.min_qty, market.qty_increment
-        segments = np.zeros(len(market.segment_first), SEGMENTS)
-        for name in SEGMENTS.names or ():
-            values = getattr(market, name)[: len(segments)]  # start_offset has one more
-            segments[name][: len(values)] = values
+        segments = np.ascontiguousarray(segments_of(market).numpy().T).view(SEGMENTS)
         n_features = market.windows.shape[1] // env.params.lookback
         self.n_envs, self.n_blocks = env.n_envs, -(-env.n_envs // LANES)
         self.width, self.device = self.n_blocks * LANES, env.device  # room of a row of reports
@@ -94,7 +93,7 @@ class NativeStep:
         self.positions = np.zeros((self.n_blocks, env.action_dim), POSITIONS)
         self.counts = np.zeros((2, self.width), np.int64)  # rows EPISODE and REJECTED
         self.episode, self.rejected = torch.from_numpy(self.counts)[:, : self.n_envs]
-        self.rules = rules_of(env)
+        self.rules, self.restarts = rules_of(env), env.autoreset
         self.rules["feature_bytes"], self.rules["window_bytes"] = 4 * n_features, 4 * market.windows.shape[1]
         self.rules["features"] = market.windows.data_ptr()
         # Kept by this object, because their addresses are in use as long as it is.
@@ -129,14 +128,6 @@ class NativeStep:
         rows = self.positions[name].transpose(0, 2, 1).reshape(-1, self.positions.shape[1])  # (16 B, A)
         return torch.from_numpy(rows[: self.n_envs].copy())
 
-    def shown(self, name: str) -> torch.Tensor:
-        """cash, equity, bar, qty or filled before the restarts of the last step."""
-        running = self.read(name)
-        if not self.rules["restarts"][0]:
-            return running
-        is_over, ended = self.read("is_over") != 0, self.read(f"final_{name}")
-        return torch.where(is_over if running.ndim == 1 else is_over[:, None], ended, running)
-
     def adopt(self, seed: int, rates: Mapping[str, float]) -> None:
         """Draw the starts of coming episodes from this seed and charge these `drop_in.Costs` from the next step on."""
         self.rules["seed"] = seed
@@ -160,16 +151,6 @@ class NativeStep:
         blocks = rows.reshape(self.n_blocks, LANES, *value.shape[1:])
         records = self.accounts if value.ndim == 1 else self.positions
         records[name] = blocks if value.ndim == 1 else blocks.transpose(0, 2, 1)
-
-    def ended(self) -> dict[str, torch.Tensor]:
-        """What is kept of episodes that have ended, for a copy of this object."""
-        names = ("is_over", "final_cash", "final_equity", "final_bar", "final_qty", "final_filled")
-        return {name: self.read(name) for name in names}
-
-    def restore_ended(self, values: dict[str, torch.Tensor]) -> None:
-        """Take over what `ended` returned."""
-        for name, value in values.items():
-            self.write(name, value)
 
     def bind(self, slots: dict[str, torch.Tensor], is_own: bool = False) -> Callable[[torch.Tensor], None]:
         """A function of the action (N, A) that advances one bar and writes into `slots`."""

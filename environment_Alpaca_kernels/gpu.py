@@ -22,9 +22,10 @@ import triton.language as tl
 from triton.runtime.errors import TritonError
 
 from . import drop_in, first_use, trial
+from .buffers import Accounts
 from .gpu_rules import COINS, COUNTS, MONEY, SWITCHES, Choices, Market, Numbers, Whole
 from .gpu_step import Memory, Outputs, step
-from .tables import COUNT, REPORT, SEGMENT, TERM
+from .tables import COUNT, REPORT, SEGMENT, TERM, segments_of
 
 BLOCK = 16  # environments a program: small, because the observations' copy needs many programs to fill a GPU
 N_WARPS = 4
@@ -52,7 +53,7 @@ class Rules:
         self.values[Numbers._fields.index(name)].fill_(value)
 
 
-class NativeStep:
+class NativeStep(Accounts):
     """The kernel bound to one environment's memory; calling it advances that environment in place."""
 
     name = "triton"
@@ -68,7 +69,7 @@ class NativeStep:
         Raises:
             NoNativeStep: the kernel cannot be used on this device.
         """
-        n, n_assets, self.device = env.n_envs, env.action_dim, env.device
+        n, n_assets, self.device, self.restarts = env.n_envs, env.action_dim, env.device, env.autoreset
         self.width = n  # room of a row of reports
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -133,23 +134,9 @@ class NativeStep:
             return self.field("final_equity") / self.rules.values[Numbers._fields.index("initial_capital")]
         return self.field(name).clone()
 
-    def shown(self, name: str) -> torch.Tensor:
-        """cash, equity, bar, qty or filled before the restarts of the last step."""
-        running = self.field(name)
-        if not self.choices.restarts:
-            return running.clone()
-        is_over = self.field("is_over") != 0
-        return torch.where(is_over if running.ndim == 1 else is_over[:, None], self.field(f"final_{name}"), running)
-
-    def ended(self) -> dict[str, torch.Tensor]:
-        """What is kept of episodes that have ended, for a copy of this object."""
-        names = ("is_over", "final_cash", "final_equity", "final_bar", "final_qty", "final_filled")
-        return {name: self.read(name) for name in names}
-
-    def restore_ended(self, values: dict[str, torch.Tensor]) -> None:
-        """Take over what `ended` returned."""
-        for name, value in values.items():
-            self.field(name).copy_(value)
+    def write(self, name: str, values: torch.Tensor) -> None:
+        """Set one field, (N,) or (N, A)."""
+        self.field(name).copy_(values)
 
     def adopt(self, seed: int, rates: Mapping[str, float]) -> None:
         """Draw the starts of coming episodes from this seed and charge these `drop_in.Costs` from the next step on."""
@@ -161,7 +148,7 @@ class NativeStep:
         """Take over a portfolio."""
         self.field("is_over").zero_()
         for field in fields(book):
-            self.field(field.name).copy_(getattr(book, field.name))
+            self.write(field.name, getattr(book, field.name))
 
     def field(self, name: str) -> torch.Tensor:
         """The memory of one field of `Portfolio`."""
@@ -214,17 +201,13 @@ def device_name(device: torch.device) -> str:
 def market_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> tuple[Market, torch.Tensor]:
     """The kernel's view of the market, and the whole settings (8,) int64 in the order of `Whole`."""
     m, n_segments = env.market, len(env.market.segment_first)
-    segments = torch.zeros((len(SEGMENT), n_segments), dtype=torch.int64, device=env.device)
-    for row, name in zip(segments, SEGMENT._fields, strict=True):
-        values = getattr(m, name)[:n_segments]  # start_offset has one more
-        row[: len(values)] = values
     assets = torch.stack((m.min_qty, m.qty_increment))
     whole = Whole(
         lookback=env.params.lookback, stale_bars=env.params.stale_bars, seed=env.seed,
         episode_bars=env.episode_bars or 0, n_starts=int(m.start_offset[-1]), n_usable=len(m.usable_segment),
         n_segments=n_segments, n_bars=len(m.price),
     )  # fmt: skip
-    view = Market(m.price, m.windows, assets, segments, m.order_scale)
+    view = Market(m.price, m.windows, assets, segments_of(m), m.order_scale)
     return view, torch.tensor(whole, dtype=torch.int64, device=env.device)
 
 

@@ -92,6 +92,15 @@ class Venue(NamedTuple):
     qty_increment: Lane
 
 
+class Traded(NamedTuple):
+    """What was executed within this step."""
+
+    trades: Lane
+    fees: Lane
+    slippage: Lane
+    turnover: Lane
+
+
 class Account(NamedTuple):
     """What trading changes."""
 
@@ -100,10 +109,7 @@ class Account(NamedTuple):
     held_bars: Tile
     high: Tile
     filled: Tile  # bought less sold in this step
-    trades: Lane
-    fees: Lane
-    slippage: Lane
-    turnover: Lane
+    traded: Traded
 
 
 class Marks(NamedTuple):
@@ -172,10 +178,7 @@ def execute_trailing_stops(account: Account, price: Tile, p: Numbers) -> Account
     is_held = account.qty > 0
     high = tl.where(is_held, tl.maximum(account.high, price), account.high)
     is_stopped = is_held & (price > 0) & (price < high * (1.0 - p.trailing_stop_pct))
-    account = Account(
-        account.cash, account.qty, account.held_bars, high, account.filled, account.trades, account.fees,
-        account.slippage, account.turnover,
-    )  # fmt: skip
+    account = Account(account.cash, account.qty, account.held_bars, high, account.filled, account.traded)
     return execute_sales(account, tl.where(is_stopped, account.qty, 0.0), price, p)
 
 
@@ -219,10 +222,7 @@ def execute_sales(account: Account, sold: Tile, price: Tile, p: Numbers) -> Acco
     cash = account.cash + tl.sum(sold * fill * (1.0 - p.sell_fee_rate), 1)
     held_bars = tl.where(is_sold, 0, account.held_bars)
     high = tl.where(is_sold & (qty == 0), 0.0, account.high)
-    account = Account(
-        cash, qty, held_bars, high, account.filled - sold, account.trades, account.fees, account.slippage,
-        account.turnover,
-    )  # fmt: skip
+    account = Account(cash, qty, held_bars, high, account.filled - sold, account.traded)
     return book_trades(account, sold, price, fill * p.sell_fee_rate, p)
 
 
@@ -259,10 +259,7 @@ def execute_purchases(
     bought = tl.where(is_kept, filled, 0.0)
     cash = tl.maximum(account.cash - tl.sum(bought * unit_cost, 1), 0.0)  # maximum: rounding only
     high = tl.where(is_kept & (account.qty == 0), price, account.high)
-    account = Account(
-        cash, account.qty + bought, account.held_bars, high, account.filled + bought, account.trades, account.fees,
-        account.slippage, account.turnover,
-    )  # fmt: skip
+    account = Account(cash, account.qty + bought, account.held_bars, high, account.filled + bought, account.traded)
     return book_trades(account, bought, price, price * (1.0 + p.slippage_rate) * p.buy_fee_rate, p)
 
 
@@ -297,14 +294,11 @@ def spendable_cash(cash: Lane, equity: Lane, p: Numbers, c: tl.constexpr) -> Lan
 @jit
 def book_trades(account: Account, quantity: Tile, price: Tile, fee_per_coin: Tile, p: Numbers) -> Account:
     """Count fills in the step's totals."""
-    notional = tl.sum(quantity * price, 1)
-    trades = account.trades + tl.sum((quantity > 0).to(tl.int64), 1)
-    fees = account.fees + tl.sum(quantity * fee_per_coin, 1)
-    slippage = account.slippage + notional * p.slippage_rate
-    return Account(
-        account.cash, account.qty, account.held_bars, account.high, account.filled, trades, fees, slippage,
-        account.turnover + notional,
-    )  # fmt: skip
+    traded, notional = account.traded, tl.sum(quantity * price, 1)
+    trades = traded.trades + tl.sum((quantity > 0).to(tl.int64), 1)
+    fees = traded.fees + tl.sum(quantity * fee_per_coin, 1)
+    traded = Traded(trades, fees, traded.slippage + notional * p.slippage_rate, traded.turnover + notional)
+    return Account(account.cash, account.qty, account.held_bars, account.high, account.filled, traded)
 
 
 # ---------------------------------------------------------------------------------------------- valuation and reward
@@ -368,7 +362,7 @@ def weighted_terms(
     tracked = tl.log(tl.maximum(marks.benchmark, floor) / tl.maximum(before.benchmark, floor))
     excess = tl.maximum(tl.max(weights_of(account, marks.equity, price), 1) - TARGET_WEIGHT, 0.0)
     drawdown = -p.drawdown_penalty * (marks.max_drawdown - before.max_drawdown)
-    turnover = -p.turnover_penalty * account.turnover / tl.maximum(marks.equity, floor)
+    turnover = -p.turnover_penalty * account.traded.turnover / tl.maximum(marks.equity, floor)
     reward = keep_term(p.norm_reward * (p.growth_weight * growth), c.term.growth, terms, lanes)
     reward += keep_term(p.norm_reward * (-p.benchmark_weight * tracked), c.term.benchmark, terms, lanes)
     reward += keep_term(p.norm_reward * drawdown, c.term.drawdown, terms, lanes)

@@ -8,7 +8,7 @@ tile is one contiguous run, and memory is addressed by 32-bit offsets from the p
 
 # Compiled functions are Python in syntax only: their values have no types that a checker of Python could know.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportOperatorIssue=false
-# pyright: reportInvalidTypeForm=false, reportCallIssue=false
+# pyright: reportInvalidTypeForm=false, reportCallIssue=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from .gpu_rules import (
     Numbers,
     Pointer,
     Tile,
+    Traded,
     Venue,
     Whole,
     account_value,
@@ -153,7 +154,7 @@ def load_account(b: Books, lanes: Lanes) -> Account:
     high = tl.load(b.high + lanes.cell, mask=lanes.is_cell, other=0.0)
     cash = tl.load(b.cash + lanes.lane, mask=lanes.is_real, other=0.0)
     nothing = cash * 0.0
-    return Account(cash, qty, held_bars, high, qty * 0.0, lanes.env * 0, nothing, nothing, nothing)
+    return Account(cash, qty, held_bars, high, qty * 0.0, Traded(lanes.env * 0, nothing, nothing, nothing))
 
 
 @jit
@@ -180,10 +181,10 @@ def store_books(account: Account, marks: Marks, bar: Lane, b: Books, lanes: Lane
     tl.store(b.benchmark + lanes.lane, marks.benchmark, mask=lanes.is_real)
     tl.store(b.peak + lanes.lane, marks.peak, mask=lanes.is_real)
     tl.store(b.max_drawdown + lanes.lane, marks.max_drawdown, mask=lanes.is_real)
-    tl.store(b.trades + lanes.lane, account.trades, mask=lanes.is_real)
-    tl.store(b.fees + lanes.lane, account.fees, mask=lanes.is_real)
-    tl.store(b.slippage + lanes.lane, account.slippage, mask=lanes.is_real)
-    tl.store(b.turnover + lanes.lane, account.turnover, mask=lanes.is_real)
+    tl.store(b.trades + lanes.lane, account.traded.trades, mask=lanes.is_real)
+    tl.store(b.fees + lanes.lane, account.traded.fees, mask=lanes.is_real)
+    tl.store(b.slippage + lanes.lane, account.traded.slippage, mask=lanes.is_real)
+    tl.store(b.turnover + lanes.lane, account.traded.turnover, mask=lanes.is_real)
 
 
 @jit
@@ -195,11 +196,11 @@ def store_reports(
     tl.store(money + c.report.equity * n, marks.equity, mask=lanes.is_real)
     tl.store(money + c.report.benchmark_equity * n, marks.benchmark, mask=lanes.is_real)
     tl.store(money + c.report.episode_return * n, marks.equity / p.initial_capital, mask=lanes.is_real)
-    tl.store(money + c.report.fees * n, account.fees, mask=lanes.is_real)
-    tl.store(money + c.report.slippage * n, account.slippage, mask=lanes.is_real)
-    tl.store(money + c.report.turnover * n, account.turnover, mask=lanes.is_real)
+    tl.store(money + c.report.fees * n, account.traded.fees, mask=lanes.is_real)
+    tl.store(money + c.report.slippage * n, account.traded.slippage, mask=lanes.is_real)
+    tl.store(money + c.report.turnover * n, account.traded.turnover, mask=lanes.is_real)
     tl.store(counts + c.count.rejected_actions * n, rejected, mask=lanes.is_real)
-    tl.store(counts + c.count.trades * n, account.trades, mask=lanes.is_real)
+    tl.store(counts + c.count.trades * n, account.traded.trades, mask=lanes.is_real)
 
 
 @jit
@@ -415,13 +416,13 @@ def open_portfolio(
 @jit
 def empty_account(is_over: Lane, account: Account, p: Numbers) -> Account:
     """Cash only where is_over, the running account elsewhere."""
-    is_fresh = is_over[:, None]
+    is_fresh, traded = is_over[:, None], account.traded
     return Account(
         tl.where(is_over, p.initial_capital, account.cash), tl.where(is_fresh, 0.0, account.qty),
         tl.where(is_fresh, 0, account.held_bars), tl.where(is_fresh, 0.0, account.high),
-        tl.where(is_fresh, 0.0, account.filled), tl.where(is_over, 0, account.trades),
-        tl.where(is_over, 0.0, account.fees), tl.where(is_over, 0.0, account.slippage),
-        tl.where(is_over, 0.0, account.turnover),
+        tl.where(is_fresh, 0.0, account.filled),
+        Traded(tl.where(is_over, 0, traded.trades), tl.where(is_over, 0.0, traded.fees),
+               tl.where(is_over, 0.0, traded.slippage), tl.where(is_over, 0.0, traded.turnover)),
     )  # fmt: skip
 
 

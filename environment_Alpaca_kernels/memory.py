@@ -57,46 +57,45 @@ RULES = np.dtype(
 )  # fmt: skip
 ASSET = np.dtype(columns("f8", "min_qty qty_increment"))
 SEGMENTS = np.dtype([(name, "i8") for name in SEGMENT._fields])
-# `Portfolio` by account. What follows it is worked out anew in every step, is_over and final_* excepted.
+# `Portfolio` by account, and what is kept of the last episode that ended. is_over: whether the last step ended one;
+# without restarts it stays 1. The rest is worked out anew in every step:
+#   before          the account as marked at the bar before
+#   equity_at_fill  quote, at this bar's close, after stops and before orders
+#   cost            quote, of all coins wanted
+#   budget          quote, what the next buys may spend
+#   affordable      coins of one asset that the budget pays for
+#   scale           0 to 1, part of the coins wanted that the budget pays for
+#   growth          logarithm of equity over the equity before
+#   decay           0 to 1, factor of the Cappuccino reward
+#   largest_weight  fraction of equity
+#   shown_cash      as in the observation
+#   newly_over      whether this step ended an episode that was running
 ACCOUNTS = np.dtype(
-    lanes("f8", "cash equity benchmark peak max_drawdown discounted_return fees slippage turnover")
-    + lanes("i8", "bar first_bar last_bar segment trades")
-    + lanes("f8", "final_cash final_equity")
-    + lanes("i8", "final_bar")  # of the last episode that ended
-    + [("before", np.dtype(lanes("f8", "equity benchmark max_drawdown")))]  # as marked at the bar before
-    + lanes("f8", "equity_at_fill")  # quote, at this bar's close, after stops and before orders
-    + lanes("f8", "cost")  # quote, of all coins wanted
-    + lanes("f8", "budget")  # quote, what the next buys may spend
-    + lanes("f8", "affordable")  # coins of one asset that the budget pays for
-    + lanes("f8", "scale")  # 0 to 1, part of the coins wanted that the budget pays for
-    + lanes("f8", "growth")  # logarithm of equity over the equity before
-    + lanes("f8", "decay")  # 0 to 1, factor of the Cappuccino reward
-    + lanes("f8", "largest_weight")  # fraction of equity
-    + lanes("f8", "reward")
-    + lanes("f4", "shown_cash")  # as in the observation
-    + lanes("u1", "is_over")  # whether the last step ended an episode; without restarts it stays 1
-    + lanes("u1", "newly_over")  # whether this step ended an episode that was running
-    + lanes("u1", "truncated"),
+    [
+        *lanes("f8", "cash equity benchmark peak max_drawdown discounted_return fees slippage turnover"),
+        *lanes("i8", "bar first_bar last_bar segment trades final_bar"), *lanes("f8", "final_cash final_equity"),
+        ("before", np.dtype(lanes("f8", "equity benchmark max_drawdown"))),
+        *lanes("f8", "equity_at_fill cost budget affordable scale growth decay largest_weight reward"),
+        *lanes("f4", "shown_cash"), *lanes("u1", "is_over newly_over truncated"),
+    ],
     align=True,
-)
-# `Portfolio` by account and coin, then what is worked out anew in every step, final_* excepted.
+)  # fmt: skip
+# `Portfolio` by account and coin, and what is kept of the last episode that ended. Worked out anew in every step:
+#   shown   as in the observation
+#   weight  fraction of equity; only where concentration is penalized
 POSITIONS = np.dtype(
-    lanes("f8", "qty high order_scale benchmark_qty")
-    + lanes("i8", "held_bars")
-    + lanes("f8", "filled")
-    + lanes("f4", "shown")  # as in the observation
-    + lanes("f8", "weight")  # fraction of equity; only where concentration is penalized
-    + lanes("f8", "final_qty final_filled"),  # of the last episode that ended
+    [
+        *lanes("f8", "qty high order_scale benchmark_qty filled weight final_qty final_filled"),
+        *lanes("i8", "held_bars"), *lanes("f4", "shown"),
+    ],
     align=True,
-)
+)  # fmt: skip
 # What the bar asks of a coin. The blocks of one call use the same memory in turn, so that it stays in the near cache.
-ORDERS = np.dtype(
-    lanes("f8", "price")  # quote, this bar's close
-    + lanes("f8", "order_qty")  # coins asked for, negative to sell
-    + lanes("f8", "wanted")  # coins of a buy that the venue takes, else 0
-    + lanes("f4", "action"),  # as given; 0 where the account holds
-    align=True,
-)
+#   price      quote, this bar's close
+#   order_qty  coins asked for, negative to sell
+#   wanted     coins of a buy that the venue takes, else 0
+#   action     as given; 0 where the account holds
+ORDERS = np.dtype([*lanes("f8", "price order_qty wanted"), *lanes("f4", "action")], align=True)
 POSITION_BYTES, ORDER_BYTES = POSITIONS.itemsize, ORDERS.itemsize
 Record = Any  # one element of an array of records, its fields as attributes
 Array = np.ndarray
@@ -137,28 +136,29 @@ def _record_at(dtype: np.dtype) -> Any:
     return record_at
 
 
-def _number_at(kind: Any) -> Any:
-    """Functions that read and write the number at (address, index)."""
+def _pointer(context: Any, builder: Any, kind: Any, args: Any) -> Any:
+    return builder.gep(builder.inttoptr(args[0], context.get_data_type(kind).as_pointer()), [args[1]])
 
-    def pointer(context: Any, builder: Any, args: Any) -> Any:
-        return builder.gep(builder.inttoptr(args[0], context.get_data_type(kind).as_pointer()), [args[1]])
 
-    @intrinsic
-    def load(_typing: Any, _address: Any, _index: Any) -> Any:
-        def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-            return builder.load(pointer(context, builder, args))
+@intrinsic
+def _load_f4(_typing: Any, _address: Any, _index: Any) -> Any:
+    """The float32 at (address, index)."""
 
-        return kind(types.int64, types.int64), codegen
+    def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.load(_pointer(context, builder, types.float32, args))
 
-    @intrinsic
-    def store(_typing: Any, _address: Any, _index: Any, _value: Any) -> Any:
-        def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-            builder.store(args[2], pointer(context, builder, args))
-            return context.get_dummy_value()
+    return types.float32(types.int64, types.int64), codegen
 
-        return types.void(types.int64, types.int64, kind), codegen
 
-    return load, store
+@intrinsic
+def _store(_typing: Any, _address: Any, _index: Any, value: Any) -> Any:
+    """Write a number at (address, index), in the type that it has."""
+
+    def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        builder.store(args[2], _pointer(context, builder, value, args))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, value), codegen
 
 
 @intrinsic
@@ -189,17 +189,16 @@ def _prefetch(_typing: Any, _address: Any) -> Any:
 
 
 # An intrinsic's own signature has numba's typing context in front.
+load_f4: Any = _load_f4
+store: Any = _store
 copy_bytes: Any = _copy_bytes
 prefetch: Any = _prefetch
 rules_at, account_at, position_at = _record_at(RULES), _record_at(ACCOUNTS), _record_at(POSITIONS)
 order_at, asset_at, segment_at = _record_at(ORDERS), _record_at(ASSET), _record_at(SEGMENTS)
-load_f4, store_f4 = _number_at(types.float32)
-_, store_u1 = _number_at(types.uint8)
-_, store_i8 = _number_at(types.int64)
 
 
 @native
-def where(mask: bool, x: float, y: float) -> float:
+def where(mask: Any, x: Any, y: Any) -> Any:
     """torch.where for one number, both sides computed: a select, not a branch."""
     return x if mask else y
 

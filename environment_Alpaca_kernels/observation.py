@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from . import drop_in
-from .memory import LANES, Record, copy_bytes, native, order_at, position_at, prefetch, store_f4, where
+from .memory import LANES, Record, copy_bytes, native, order_at, position_at, prefetch, store, where
 from .tables import CHOICE
 
 EQUITY_FLOOR, HELD_BARS_SCALE = drop_in.EQUITY_FLOOR, drop_in.HELD_BARS_SCALE
@@ -54,19 +56,19 @@ def show_accounts(book: Record, coins: int, orders: int, p: Record) -> None:
 def observe_one(w: int, row: int, book: Record, coins: int, p: Record) -> None:
     """Write the row of lane w at the address `row`: account, L rows of features newest first, extras."""
     n_assets, bar = p.n_assets, book.bar[w]
-    store_f4(row, 0, book.shown_cash[w])
+    store(row, 0, book.shown_cash[w])
     for a in range(n_assets):
-        store_f4(row, 1 + a, position_at(coins, a).shown[w])
+        store(row, 1 + a, position_at(coins, a).shown[w])
     row += 4 * (1 + n_assets)
     if not p.compact:
         copy_bytes(row, p.features + (p.n_bars - 1 - bar) * p.feature_bytes, p.window_bytes)
         row += p.window_bytes
     if p.observe_account:
         progress = (bar - book.first_bar[w]) / (book.last_bar[w] - book.first_bar[w])
-        store_f4(row, 0, progress)
-        store_f4(row, 1, 1.0 - book.equity[w] / book.peak[w])
+        store(row, 0, np.float32(progress))
+        store(row, 1, np.float32(1.0 - book.equity[w] / book.peak[w]))
         for a in range(n_assets):
-            store_f4(row, 2 + a, position_at(coins, a).held_bars[w] * HELD_BARS_SCALE)
+            store(row, 2 + a, np.float32(position_at(coins, a).held_bars[w] * HELD_BARS_SCALE))
         row += 4 * (2 + n_assets)
     if p.compact:
-        store_f4(row, 0, bar)
+        store(row, 0, np.float32(bar))

@@ -148,8 +148,13 @@ def execute_sales(
 @native
 def execute_buys(book: Record, coins: int, orders: int, p: Record) -> None:
     """Buy what the orders ask for and the cash allows."""
-    min_order_notional = p.min_order_notional
-    unit_rate = (1.0 + p.costs.slippage_rate) * (1.0 + p.costs.buy_fee_rate)  # quote paid, per quote of coins
+    min_order_notional, whole_coins, is_sequential = (
+        p.min_order_notional,
+        p.whole_coins,
+        p.buys == CHOICE.buys.sequential,
+    )
+    buy_fee_rate, slippage_rate = p.costs.buy_fee_rate, p.costs.slippage_rate
+    unit_rate = (1.0 + slippage_rate) * (1.0 + buy_fee_rate)  # quote paid, per quote of coins
     for w in range(LANES):
         book.cost[w] = 0.0
     for a in range(p.n_assets):
@@ -160,42 +165,29 @@ def execute_buys(book: Record, coins: int, orders: int, p: Record) -> None:
             is_order = (price > 0) & is_large_enough(wanted, price, min_qty, min_order_notional)
             order.wanted[w] = where(is_order, wanted, 0.0)
             book.cost[w] += order.wanted[w] * (price * unit_rate)
-    if p.buys == CHOICE.buys.sequential:
-        buy_in_turn(book, coins, orders, unit_rate, p)
-    else:
-        buy_together(book, coins, orders, p)
-
-
-@native
-def buy_in_turn(book: Record, coins: int, orders: int, unit_rate: float, p: Record) -> None:
-    """Each buy spends cash that the next one sees."""
-    whole_coins, min_order_notional = p.whole_coins, p.min_order_notional
-    buy_fee_rate, slippage_rate = p.costs.buy_fee_rate, p.costs.slippage_rate
-    for a in range(p.n_assets):
-        coin, order, min_qty = position_at(coins, a), order_at(orders, a), asset_at(p.assets, a).min_qty
+    if not is_sequential:
         spendable_cash(book, p)
         for w in range(LANES):
-            book.affordable[w] = coins_for(book.budget[w], order.price[w] * unit_rate, whole_coins)
-        for w in range(LANES):
-            price = order.price[w]
-            filled = where(book.affordable[w] < order.wanted[w], book.affordable[w], order.wanted[w])
-            execute_purchases(w, book, coin, filled, price, min_qty, min_order_notional, buy_fee_rate, slippage_rate)
-
-
-@native
-def buy_together(book: Record, coins: int, orders: int, p: Record) -> None:
-    """One factor for all buys of an account that is short of cash."""
-    min_order_notional, buy_fee_rate, slippage_rate = p.min_order_notional, p.costs.buy_fee_rate, p.costs.slippage_rate
-    spendable_cash(book, p)
-    for w in range(LANES):
-        book.scale[w] = where(book.budget[w] < book.cost[w], book.budget[w] / book.cost[w], 1.0)
+            book.scale[w] = where(book.budget[w] < book.cost[w], book.budget[w] / book.cost[w], 1.0)
     for a in range(p.n_assets):
         coin, order, asset = position_at(coins, a), order_at(orders, a), asset_at(p.assets, a)
         min_qty, step = asset.min_qty, asset.qty_increment
-        for w in range(LANES):
-            price = order.price[w]
-            filled = whole_increments(order.wanted[w] * book.scale[w], step)
-            execute_purchases(w, book, coin, filled, price, min_qty, min_order_notional, buy_fee_rate, slippage_rate)
+        if is_sequential:  # each buy spends cash that the next one sees
+            spendable_cash(book, p)
+            for w in range(LANES):
+                book.affordable[w] = coins_for(book.budget[w], order.price[w] * unit_rate, whole_coins)
+            for w in range(LANES):
+                price, wanted, affordable = order.price[w], order.wanted[w], book.affordable[w]
+                filled = where(affordable < wanted, affordable, wanted)
+                execute_purchases(
+                    w, book, coin, filled, price, min_qty, min_order_notional, buy_fee_rate, slippage_rate
+                )
+        else:
+            for w in range(LANES):
+                filled, price = whole_increments(order.wanted[w] * book.scale[w], step), order.price[w]
+                execute_purchases(
+                    w, book, coin, filled, price, min_qty, min_order_notional, buy_fee_rate, slippage_rate
+                )
 
 
 @native

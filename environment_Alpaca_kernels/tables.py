@@ -12,6 +12,8 @@ from collections import namedtuple
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from torch import Tensor
+
 from . import drop_in
 
 
@@ -32,3 +34,12 @@ REPORT = places(drop_in.REPORTED)  # rows of `money`; the terms of the reward fo
 COUNT = places(drop_in.COUNTED)  # rows of `counted`
 # Rows of a segment's numbers, named as the fields of `Market` that they are.
 SEGMENT = places(("segment_first", "segment_end", "episode_limit", "first_start", "start_offset", "usable_segment"))
+
+
+def segments_of(market: drop_in.Market) -> Tensor:
+    """The numbers of all segments, rows of SEGMENT: (6, G) int64."""
+    rows = market.segment_first.new_zeros((len(SEGMENT), len(market.segment_first)))
+    for row, name in zip(rows, SEGMENT._fields, strict=True):
+        values = getattr(market, name)[: len(row)]  # start_offset has one more, usable_segment may have fewer
+        row[: len(values)] = values
+    return rows

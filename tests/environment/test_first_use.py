@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -199,6 +199,13 @@ def test_the_warning_of_a_step_that_differs_names_field_and_step(monkeypatch):
     planted(monkeypatch, bind=step_that_adds(add_to_cash, 1e-3))
     with pytest.warns(RuntimeWarning, match="plain torch step.*differs.*step 2, field cash"):
         fast_env()
+
+
+def test_every_weight_of_a_reward_is_on_in_the_first_trial():
+    names = [field.name for field in fields(cpu.drop_in.EnvParams)]
+    weights = [name for name in names if name.endswith(("_weight", "_penalty"))]
+    for settings in (trial.EVERY_PHASE, {name: 1.0 for variant in VARIANTS.values() for name in variant}):
+        assert [name for name in weights if not settings.get(name)] == []
 
 
 RECORDED = (

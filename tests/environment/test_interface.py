@@ -15,6 +15,7 @@ import torch
 from environment_Alpaca import CryptoEnvAlpaca
 from environment_Alpaca_vectorized import (
     RULES,
+    TERM_NAMES,
     EnvParams,
     VectorizedCryptoEnvAlpaca,
     VectorizedCryptoEnvAlpacaOptimized,
@@ -505,6 +506,15 @@ def test_arrays_that_cannot_be_traded_are_refused(spoil, message):
     spoil(config)
     with pytest.raises(ValueError, match=message):
         make(VectorizedCryptoEnvAlpaca, config=config)
+
+
+@pytest.mark.parametrize("env_class", [*ENV_CLASSES, CryptoEnvAlpaca])
+@pytest.mark.parametrize("rules", RULES)
+def test_every_reward_has_exactly_the_terms_of_its_table(env_class, rules):
+    env = env_class(random_config(60), params_of(rules))
+    env.reset()
+    info = env.step(np.ones(3))[3]
+    assert tuple(info["reward_terms"]) == TERM_NAMES[env.params.reward]
 
 
 @pytest.mark.parametrize("env_class", [VectorizedCryptoEnvAlpaca, CryptoEnvAlpaca])
