@@ -10,4 +10,5 @@ REPO = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":
     path = os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "barwise", "doctor", *sys.argv[1:]]
-    os.execve(sys.executable, command, os.environ | {"PYTHONPATH": path})
+    # Safe path: a folder `train` where this runs is not ours.
+    os.execve(sys.executable, command, os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"})
