@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import check_line, section_lines, table_lines
+from benchmarks.measuring import check_line, section_lines
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -60,7 +60,8 @@ def short_blocks(found: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
         sections = content["sections"]
         for name in [name for name in SHORT if name in sections]:
             part = sections[name]
-            lines = [f"**{TITLES[name]}**, {machine_text(content['machine'])} (commit {part['commit']}, {part['date']})", ""]
+            when = f"commit {part['commit']}, {part['date']}"
+            lines = [f"**{TITLES[name]}**, {machine_text(content['machine'])} ({when})", ""]
             lines += map(check_line, part.get("checks", []))
             blocks.append(tidied(lines))
     return blocks
@@ -97,7 +98,8 @@ def capture_block(results: Path = RESULTS) -> str:
         return ""
     content = json.loads(path.read_text())
     part = content[CAPTURE]
-    caption = f"![Share of the attainable growth by signal, cost, coins and history](../benchmarks/results/{path.stem}.png)"
+    words = "Share of the attainable growth by signal, cost, coins and history"
+    caption = f"![{words}](../benchmarks/results/{path.stem}.png)"
     about = f"{machine_text(content['machine'])}. {origin(part)}"
     return tidied(["## How much of the attainable growth is earned?", "", *section_lines(part), "", caption, "", about])
 

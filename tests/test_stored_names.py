@@ -1,4 +1,4 @@
-"""docs/stored_names.md: log lines, files, keys, flags and exit codes that users rely on are those of the code and its files.
+"""docs/stored_names.md lists the log lines, files, keys, flags and exit codes that code and files have.
 
 If a test here fails because a name is gone: either keep reading the old name (studies, deployments and datasets that
 users have hold it), or, if only scripts use it, note the change in docs/stored_names.md and CHANGELOG.md. If it fails
@@ -22,8 +22,8 @@ from train.study.eligibility import NO_SIGNAL_CODE
 LISTED = stored_names.listed()
 OF_THE_CODE = stored_names.names_of_the_code()
 ADVICE = (
-    "keep reading the old name, because users' files and scripts have it; or note the change in docs/stored_names.md and "
-    "CHANGELOG.md"
+    "keep reading the old name, because users' files and scripts have it; or note the change in docs/stored_names.md "
+    "and CHANGELOG.md"
 )
 NEW = "list it: python -m tests.support.stored_names"
 WRITTEN = ["files", "study user attributes", "trial system attributes", "decisions.jsonl", *stored_names.JSON_FILES,

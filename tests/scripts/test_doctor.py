@@ -12,10 +12,10 @@ from pathlib import Path
 import optuna
 import pytest
 import torch
-from barwise.doctor import BAD, NOTE, OK, Finding, Places, database, datasets, folders, packages, report, trainer
 
 import environment_Alpaca_vectorized as drop_in
-from barwise import doctor
+from barwise import setup_checks as doctor
+from barwise.setup_checks import BAD, NOTE, OK, Finding, Places, database, datasets, folders, packages, report, trainer
 from market.dataset import save_dataset
 from market.sample import synthetic_dataset
 

@@ -1,4 +1,4 @@
-"""The README's commands, flags, links and figures are the repository's, and those of the pages it sends newcomers to."""
+"""The README's commands, flags and figures are the repository's, and those of the pages it sends newcomers to."""
 
 import argparse
 import json
@@ -34,7 +34,8 @@ def test_the_readme_stays_short_and_begins_with_what_a_newcomer_needs():
     lines = README.splitlines()
     assert len(lines) <= MOST_LINES, "move a section to a page of docs/ and link to it"
     first_screen = "\n".join(lines[:45])
-    for wanted in ("./start_vectorized_training.sh ", "scripts/run_tests.sh ", "environment_Alpaca_vectorized.py", "MIT"):
+    programs = ("./start_vectorized_training.sh ", "scripts/run_tests.sh ", "environment_Alpaca_vectorized.py")
+    for wanted in (*programs, "MIT"):
         assert wanted in first_screen
 
 

@@ -8,12 +8,12 @@ from unittest.mock import patch
 from barwise.__main__ import COMMANDS
 
 
-class _Caught(Exception):
+class _CaughtError(Exception):
     """Carries the parser out of `main`."""
 
 
 def _catch(parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
-    raise _Caught(parser)
+    raise _CaughtError(parser)
 
 
 @cache
@@ -23,7 +23,7 @@ def parser_of(command: str) -> argparse.ArgumentParser:
     with patch.object(argparse.ArgumentParser, "parse_args", _catch):
         try:
             main([])
-        except _Caught as caught:
+        except _CaughtError as caught:
             return caught.args[0]
     raise AssertionError(f"{command} does not parse its arguments")
 

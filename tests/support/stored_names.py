@@ -1,4 +1,4 @@
-"""Names that users' files and scripts rely on: those that docs/stored_names.md lists, and those that code and files have.
+"""Names that users rely on: those that docs/stored_names.md lists, and those that code and files have.
 
     python -m tests.support.stored_names
 
@@ -46,11 +46,15 @@ INSIDE = {
     "validation.json": ("summary",),
     "candidate": ("options",),
 }
-JSON_FILES = ("study.json", "settings.json", "value.json", "result.json", "holdout.json", "yardsticks.json",
-              "validation.json", "backtest.json", "pbo.json", "refit.json", "deployment.json", "manifest.json")  # fmt: skip
+JSON_FILES = (
+    "study.json", "settings.json", "value.json", "result.json", "holdout.json", "yardsticks.json", "validation.json",
+    "backtest.json", "pbo.json", "refit.json", "deployment.json", "manifest.json",
+)  # fmt: skip
 ARRAY_FILES = ("equity.npz", "closes_<timeframe>.npz", "paths.npz", "pbo_lead.npz")
 # Of trials that fail, are killed or are tried again: the run of this module has none.
-TRIAL_CONSTANTS = (keys.FAILURE, keys.WORKER, keys.RETRY_OF, keys.KILLS, keys.CODE_VERSION, objective.OUT_OF_MEMORY, "pruned")
+TRIAL_CONSTANTS = (
+    keys.FAILURE, keys.WORKER, keys.RETRY_OF, keys.KILLS, keys.CODE_VERSION, objective.OUT_OF_MEMORY, "pruned",
+)  # fmt: skip
 PLACES = (
     (r"^results/old/", "<results>/<study>/"), (r"^results/", "<results>/"), (r"trial_\d+", "trial_<n>"),
     (r"split_\d+", "split_<k>"), (r"seed_\d+", "seed_<i>"), (r"refit_\d+", "refit_<seed>"),
@@ -60,7 +64,8 @@ PLACES = (
     (r"deployments/\d{8}T\d+Z_old_trial\d+_[0-9a-f]{8}", "deployments/<utc>_<study>_trial<n>_<hash>"),
     (r"^made/", "<dataset>/"),
 )  # fmt: skip
-ENVIRONMENT = re.compile(r"""environ(?:\.get|\.setdefault|\.pop)?[\[(]\s*["']([A-Z][A-Z0-9_]+)|\$\{([A-Z][A-Z0-9_]+):-""")
+READ_BY_PYTHON = r"""environ(?:\.get|\.setdefault|\.pop)?[\[(]\s*["']([A-Z][A-Z0-9_]+)"""
+ENVIRONMENT = re.compile(READ_BY_PYTHON + r"|\$\{([A-Z][A-Z0-9_]+):-")
 
 
 OF_THE_LAUNCHER = {"GPU", "PROGRAM", "SAMPLE", "STUDY"}  # shell variables that look like the others
@@ -81,14 +86,13 @@ def with_new_names(page: str, names: Mapping[str, set[str]]) -> str:
     """The page with names of its blocks that are not there yet."""
 
     def filled(match: re.Match[str]) -> str:
-        title, body = match.group(1), match.group(2)
+        title = match.group(1)
         missing = names.get(title, set()) - listed(match.group(0))[title]
         if not missing:
             return match.group(0)
         everything = sorted(missing | listed(match.group(0))[title])
         text = " ".join(everything) if title not in ("files", "further files") else "\n".join(everything)
         lines = textwrap.wrap(text, 110, break_long_words=False, break_on_hyphens=False) if " " in text else [text]
-        del body
         return f"```names {title}\n" + "\n".join(lines) + "\n```"
 
     return BLOCK.sub(filled, page)
@@ -98,8 +102,9 @@ def with_new_names(page: str, names: Mapping[str, set[str]]) -> str:
 def names_of_the_code() -> dict[str, set[str]]:
     """What parsers and sources say, without running anything."""
     flags = {f"barwise {command}": {f for a in options_of(command) for f in a.option_strings} for command in COMMANDS}
-    return flags | {"commands": set(COMMANDS), "environment variables": environment_variables(),
-                    "--compare": {str(code) for code in (compare.EQUAL, compare.DIFFERENT, compare.USAGE, compare.NOT_REACHED)}}  # fmt: skip
+    codes = (compare.EQUAL, compare.DIFFERENT, compare.USAGE, compare.NOT_REACHED)
+    others = {"commands": set(COMMANDS), "environment variables": environment_variables()}
+    return flags | others | {"--compare": {str(code) for code in codes}}
 
 
 def sources() -> dict[Path, str]:
@@ -228,7 +233,7 @@ def main() -> int:
         names = names_of_the_code() | names_of_the_files(Path(folder))
     names["trial user attributes"] |= set(TRIAL_CONSTANTS)
     PAGE.write_text(with_new_names(PAGE.read_text(), names))
-    print(f"wrote {PAGE.relative_to(ROOT)}; every name that is gone is yours to decide about")
+    sys.stdout.write(f"wrote {PAGE.relative_to(ROOT)}; every name that is gone is yours to decide about\n")
     return 0
 
 
