@@ -81,7 +81,7 @@ TERM_NAMES = {
 }
 COSTS = ("fees", "slippage", "turnover")
 REPORTED = ("equity", "benchmark_equity", "episode_return", *COSTS)  # what `info` has of the books, float64
-COUNTED = ("rejected_actions", "trades")  # int64
+COUNTED = ("rejected_actions", "trades")                             # int64
 OPTIONS = ("n_envs", "seed", "episode_bars", "gpu_id")  # constructor arguments that env_params may hold instead
 NORMS = ("norm_cash", "norm_stocks", "norm_tech", "norm_reward", "norm_action")
 
@@ -93,9 +93,9 @@ COLUMN_LIMITS: dict[str, tuple[float, ...]] = {
 CAPPUCCINO_LIMITS = {
     "AAVE": 0.005, "AVAX": 0.03, "BTC": 0.00001, "LINK": 0.1, "ETH": 0.0003, "LTC": 0.01, "UNI": 0.15}  # fmt: skip
 
-TARGET_WEIGHT = 0.40  # a position above this share of the account is called concentrated
+TARGET_WEIGHT = 0.40    # a position above this share of the account is called concentrated
 HELD_BARS_SCALE = 0.01  # observe_account shows held_bars in hundreds
-EQUITY_FLOOR = 1e-6  # logarithms and ratios see at least this fraction of the initial capital
+EQUITY_FLOOR = 1e-6     # logarithms and ratios see at least this fraction of the initial capital
 INCREMENT_SLACK = 1e-9  # a quantity this close below a whole increment counts as whole
 
 
@@ -128,40 +128,40 @@ class EnvParams:
     """Settings of one simulator; a rule set with the caller's overrides. Choices are listed in docs/simulator.md."""
 
     rules: str
-    lookback: int  # bars of features in an observation
-    initial_capital: float  # quote
-    buy_fee_rate: float  # fraction of notional
+    lookback: int                    # bars of features in an observation
+    initial_capital: float           # quote
+    buy_fee_rate: float              # fraction of notional
     sell_fee_rate: float
-    gamma: float  # of the host presets' final reward
-    slippage_rate: float  # buys pay, sells receive this fraction less
-    order_sizing: str  # "price_magnitude" | "price_digits" | "initial_capital" | "equity"
-    min_order_notional: float  # quote
-    always_allow_close: bool  # a sale of the whole position may be below the minimum
-    stale_bars: int  # 0: off
+    gamma: float                     # of the host presets' final reward
+    slippage_rate: float             # buys pay, sells receive this fraction less
+    order_sizing: str                # "price_magnitude" | "price_digits" | "initial_capital" | "equity"
+    min_order_notional: float        # quote
+    always_allow_close: bool         # a sale of the whole position may be below the minimum
+    stale_bars: int                  # 0: off
     stale_fraction: float
     release_unpriced: bool
-    buys: str  # "sequential" | "proportional"
-    cash_haircut: float  # share of the spendable cash a buy may use
-    reserve_base: str  # "initial_capital" | "equity"
-    start: str  # "first" | "random" | "stratified"
+    buys: str                        # "sequential" | "proportional"
+    cash_haircut: float              # share of the spendable cash a buy may use
+    reserve_base: str                # "initial_capital" | "equity"
+    start: str                       # "first" | "random" | "stratified"
     ends_lookback_early: bool
-    truncates: bool  # the end of a window is a time limit, not a terminal state
+    truncates: bool                  # the end of a window is a time limit, not a terminal state
     terminal_equity_fraction: float  # of initial capital
-    reward: str  # "benchmark_difference" | "profit" | "cappuccino" | "weighted_terms"
-    final_reward: str  # "discounted_return" | "plain"
-    observation: str  # "absolute" | "relative"
-    benchmark_base: str  # "segment" | "episode"
+    reward: str                      # "benchmark_difference" | "profit" | "cappuccino" | "weighted_terms"
+    final_reward: str                # "discounted_return" | "plain"
+    observation: str                 # "absolute" | "relative"
+    benchmark_base: str              # "segment" | "episode"
     benchmark_pays_fee: bool
-    whole_coins: bool = False  # the cash of a buy is cut to what pays for whole coins
+    whole_coins: bool = False        # the cash of a buy is cut to what pays for whole coins
     action_limit: float = float("inf")  # actions beyond it are cut to it
     norm_cash: float = 1.0
     norm_stocks: float = 1.0
     norm_tech: float = 1.0
     norm_reward: float = 100.0
-    norm_action: float = 4.0  # "equity": action 1 trades equity / norm_action
-    min_cash_reserve: float = 0.0  # fraction of reserve_base
+    norm_action: float = 4.0         # "equity": action 1 trades equity / norm_action
+    min_cash_reserve: float = 0.0    # fraction of reserve_base
     max_position_weight: float = 0.0  # 0: off
-    trailing_stop_pct: float = 0.0  # fraction, 0: off
+    trailing_stop_pct: float = 0.0   # fraction, 0: off
     time_decay_floor: float = 0.0
     growth_weight: float = 1.0
     benchmark_weight: float = 0.0
@@ -230,18 +230,18 @@ class EnvParams:
 class Market:
     """What all accounts share and no step changes; `copy.deepcopy` of an environment keeps the same Market."""
 
-    price: Tensor  # (T, A) float64, close
-    windows: Tensor  # (T - L + 1, L * F) float32, features times norm_tech; row T - 1 - t: lookback of bar t
-    min_qty: Tensor  # (A,) float64, smallest order in coins
-    qty_increment: Tensor  # (A,) float64, 0 where any quantity will do
-    segment_first: Tensor  # (G,) int64, first bar
-    segment_end: Tensor  # (G,) int64, bar after the last one
-    order_scale: Tensor  # (G, A) float64, coins per unit of action; host presets only
-    episode_limit: Tensor  # (G,) int64, last bar an episode may reach
-    first_start: Tensor  # (G,) int64, first bar an episode may start at
-    start_offset: Tensor  # (G + 1,) int64, number of starts in the segments before
+    price: Tensor           # (T, A) float64, close
+    windows: Tensor         # (T - L + 1, L * F) float32, features times norm_tech; row T - 1 - t: lookback of bar t
+    min_qty: Tensor         # (A,) float64, smallest order in coins
+    qty_increment: Tensor   # (A,) float64, 0 where any quantity will do
+    segment_first: Tensor   # (G,) int64, first bar
+    segment_end: Tensor     # (G,) int64, bar after the last one
+    order_scale: Tensor     # (G, A) float64, coins per unit of action; host presets only
+    episode_limit: Tensor   # (G,) int64, last bar an episode may reach
+    first_start: Tensor     # (G,) int64, first bar an episode may start at
+    start_offset: Tensor    # (G + 1,) int64, number of starts in the segments before
     usable_segment: Tensor  # (<= G,) int64, segments with at least one start
-    trades: Tensor | None  # (T, A) float32, 0 where nobody traded the coin in the bar; None: all trade in every bar
+    trades: Tensor | None   # (T, A) float32, 0 where nobody traded the coin in the bar; None: all trade in every bar
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Market:
         """Shared, never copied."""
@@ -260,36 +260,36 @@ def _market_of(packed: bytes) -> Market:
 class Portfolio:
     """Everything that changes in a step. Only `open_portfolio` makes one, so nothing survives a reset by accident."""
 
-    bar: Tensor  # (N,) int64, row of Market.price
-    first_bar: Tensor  # (N,) int64, bar of the episode's first observation
-    last_bar: Tensor  # (N,) int64, the episode is over here
-    segment: Tensor  # (N,) int64
-    cash: Tensor  # (N,) float64, quote
-    qty: Tensor  # (N, A) float64, coins
-    held_bars: Tensor  # (N, A) int64, bars since the position was opened or last sold from
-    high: Tensor  # (N, A) float64, highest price while held, quote
-    order_scale: Tensor  # (N, A) float64, of its segment
+    bar: Tensor            # (N,) int64, row of Market.price
+    first_bar: Tensor      # (N,) int64, bar of the episode's first observation
+    last_bar: Tensor       # (N,) int64, the episode is over here
+    segment: Tensor        # (N,) int64
+    cash: Tensor           # (N,) float64, quote
+    qty: Tensor            # (N, A) float64, coins
+    held_bars: Tensor      # (N, A) int64, bars since the position was opened or last sold from
+    high: Tensor           # (N, A) float64, highest price while held, quote
+    order_scale: Tensor    # (N, A) float64, of its segment
     benchmark_qty: Tensor  # (N, A) float64, coins of the equal-weight portfolio
-    equity: Tensor  # (N,) float64, quote
-    benchmark: Tensor  # (N,) float64, quote, value of the equal-weight portfolio
-    peak: Tensor  # (N,) float64, quote, highest equity of the episode
-    max_drawdown: Tensor  # (N,) float64, fraction
+    equity: Tensor         # (N,) float64, quote
+    benchmark: Tensor      # (N,) float64, quote, value of the equal-weight portfolio
+    peak: Tensor           # (N,) float64, quote, highest equity of the episode
+    max_drawdown: Tensor   # (N,) float64, fraction
     discounted_return: Tensor  # (N,) float64, G = gamma * G + r
-    trades: Tensor  # (N,) int64, fills of the last step
-    fees: Tensor  # (N,) float64, quote, last step
-    slippage: Tensor  # (N,) float64, quote, last step
-    turnover: Tensor  # (N,) float64, quote, |quantity| * close, last step
-    filled: Tensor  # (N, A) float64, coins bought less coins sold in the last step, stops and releases included
+    trades: Tensor         # (N,) int64, fills of the last step
+    fees: Tensor           # (N,) float64, quote, last step
+    slippage: Tensor       # (N,) float64, quote, last step
+    turnover: Tensor       # (N,) float64, quote, |quantity| * close, last step
+    filled: Tensor         # (N, A) float64, coins bought less coins sold in the last step, stops and releases included
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What a step reports beside the new portfolio."""
 
-    reward: Tensor  # (N,) float64
+    reward: Tensor            # (N,) float64
     terms: dict[str, Tensor]  # name -> (N,) float64; their sum is the reward before the hosts' final reward
-    done: Tensor  # (N,) bool, terminal or truncated
-    truncated: Tensor  # (N,) bool, ended by the clock alone
+    done: Tensor              # (N,) bool, terminal or truncated
+    truncated: Tensor         # (N,) bool, ended by the clock alone
 
 
 # ---------------------------------------------------------------------------------------------- orders
@@ -980,10 +980,8 @@ class VectorizedCryptoEnvAlpaca:
         timeframe: str | None = None, data_interval: str | None = None, exchange_name: str | None = None,
     ) -> None:  # fmt: skip
         refuse_what_is_on(
-            use_sentiment=use_sentiment and sentiment_service is not None,
-            use_dynamic_fees=use_dynamic_fees,
-            use_timeframe_constraint=use_timeframe_constraint,
-        )
+            use_sentiment=use_sentiment and sentiment_service is not None, use_dynamic_fees=use_dynamic_fees,
+            use_timeframe_constraint=use_timeframe_constraint)
         named = {"rules": rules, "lookback": lookback, "n_envs": n_envs if num_envs is None else num_envs,
                  "seed": seed, "episode_bars": episode_bars, "gpu_id": gpu_id}  # fmt: skip
         settled = env_params if isinstance(env_params, EnvParams) else None
@@ -1440,8 +1438,7 @@ def kernels(where: str) -> Any:
         if not (folder / "__init__.py").is_file():
             raise ImportError(f"the folder {folder.name} is not next to {Path(__file__).name}; copy it there for speed")
         spec = importlib.util.spec_from_file_location(
-            name, folder / "__init__.py", submodule_search_locations=[str(folder)]
-        )
+            name, folder / "__init__.py", submodule_search_locations=[str(folder)])
         assert spec is not None
         assert spec.loader is not None
         package = sys.modules[name] = importlib.util.module_from_spec(spec)

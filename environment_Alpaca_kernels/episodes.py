@@ -125,7 +125,9 @@ def draw_start(i: int, w: int, b: Record, counts: Array, p: Record) -> None:
 
 
 @native
-def open_portfolio(i: int, w: int, b: Record, coins: int, price: Array, scale: Array, counts: Array, p: Record) -> None:
+def open_portfolio(
+    i: int, w: int, b: Record, coins: int, price: Array, scale: Array, counts: Array, p: Record
+) -> None:
     """A fresh account in lane w at a new start, holding cash only."""
     draw_start(i, w, b, counts, p)
     segment, first_bar = segment_at(p.segments, b.segment[w]), b.first_bar[w]

@@ -28,9 +28,9 @@ INCREMENT_SLACK = tl.constexpr(drop_in.INCREMENT_SLACK)
 
 jit: Any = triton.jit
 # Annotations of compiled functions may name nothing but Triton's own types and named tuples.
-Lane = tl.tensor  # (BLOCK,), one value an environment
-Tile = tl.tensor  # (BLOCK, A padded to a power of two), one value an environment and asset
-Number = tl.tensor  # one value for all environments
+Lane = tl.tensor     # (BLOCK,), one value an environment
+Tile = tl.tensor     # (BLOCK, A padded to a power of two), one value an environment and asset
+Number = tl.tensor   # one value for all environments
 Pointer = tl.tensor  # a torch tensor where the kernel is launched
 
 # What is compiled in: choices of `EnvParams`, phases that are on, sizes. n_columns is n_assets padded, window is L * F,
@@ -67,25 +67,25 @@ Books = namedtuple(
 class Market(NamedTuple):
     """Shared by all environments, never written."""
 
-    price: Any  # (T, A) float64
-    windows: Any  # (T - L + 1, L * F) float32, rows F apart
-    assets: Any  # (2, A) float64: min_qty, qty_increment
-    segments: Any  # (6, G) int64: first, end, limit, first_start, starts_before, usable
+    price: Any        # (T, A) float64
+    windows: Any      # (T - L + 1, L * F) float32, rows F apart
+    assets: Any       # (2, A) float64: min_qty, qty_increment
+    segments: Any     # (6, G) int64: first, end, limit, first_start, starts_before, usable
     order_scale: Any  # (G, A) float64
 
 
 class Lanes(NamedTuple):
     """Which environments and cells this program works on."""
 
-    lane: Lane  # int32, 0 to BLOCK - 1: offset from the program's first environment
-    env: Lane  # int64, number of the environment
-    is_real: Lane  # False beyond the last environment
-    column: Lane  # (1, A padded)
+    lane: Lane       # int32, 0 to BLOCK - 1: offset from the program's first environment
+    env: Lane        # int64, number of the environment
+    is_real: Lane    # False beyond the last environment
+    column: Lane     # (1, A padded)
     is_column: Lane  # (1, A padded), False beyond the last asset
-    cell: Tile  # int32, offset in an (N, A) array from the program's first environment
+    cell: Tile       # int32, offset in an (N, A) array from the program's first environment
     is_cell: Tile
-    first: Number  # int64, the program's first environment
-    n_envs: Number  # int64
+    first: Number    # int64, the program's first environment
+    n_envs: Number   # int64
 
 
 class Venue(NamedTuple):
@@ -102,7 +102,7 @@ class Account(NamedTuple):
     qty: Tile
     held_bars: Tile
     high: Tile
-    filled: Tile  # bought less sold in this step
+    filled: Tile     # bought less sold in this step
     trades: Lane
     fees: Lane
     slippage: Lane

@@ -49,22 +49,22 @@ HELD_BARS_SCALE = tl.constexpr(drop_in.HELD_BARS_SCALE)
 class Memory(NamedTuple):
     """The books, rows of N environments."""
 
-    counts: Any  # (9, N) int64
-    money: Any  # (11, N) float64
-    coins: Any  # (7, N, A) float64
+    counts: Any     # (9, N) int64
+    money: Any      # (11, N) float64
+    coins: Any      # (7, N, A) float64
     held_bars: Any  # (N, A) int64
 
 
 class Outputs(NamedTuple):
     """What a step reports."""
 
-    state: Any  # (N, S) float32
-    reward: Any  # (N,) float32
-    done: Any  # (N,) bool
+    state: Any        # (N, S) float32
+    reward: Any       # (N,) float32
+    done: Any         # (N,) bool
     final_state: Any  # (N, S) float32, written where done
-    truncated: Any  # (N,) bool
-    counts: Any  # (2, N) int64: rejected actions, trades
-    money: Any  # (6 + K, N) float64: reports, then terms of the reward
+    truncated: Any    # (N,) bool
+    counts: Any       # (2, N) int64: rejected actions, trades
+    money: Any        # (6 + K, N) float64: reports, then terms of the reward
 
 
 class Clock(NamedTuple):

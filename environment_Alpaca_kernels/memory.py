@@ -63,8 +63,7 @@ SEGMENT = np.dtype(columns("i8", "first end limit first_start starts_before usab
 ACCOUNTS = np.dtype(
     lanes("f8", "cash equity benchmark peak max_drawdown discounted_return fees slippage turnover")
     + lanes("i8", "bar first_bar last_bar segment trades")
-    + lanes("f8", "final_cash final_equity")
-    + lanes("i8", "final_bar")  # of the last episode that ended
+    + lanes("f8", "final_cash final_equity") + lanes("i8", "final_bar")  # of the last episode that ended
     + lanes("f8", "equity_at_fill equity_before benchmark_before drawdown_before budget cost decay largest_weight")
     + lanes("f8", "reward")
     + lanes("f4", "shown_cash")
@@ -72,11 +71,8 @@ ACCOUNTS = np.dtype(
     align=True,
 )
 POSITIONS = np.dtype(
-    lanes("f8", "qty high order_scale benchmark_qty")
-    + lanes("i8", "held_bars")
-    + lanes("f8", "price order_qty filled")
-    + lanes("f4", "shown")
-    + lanes("f8", "final_qty final_filled"),
+    lanes("f8", "qty high order_scale benchmark_qty") + lanes("i8", "held_bars") + lanes("f8", "price order_qty filled")
+    + lanes("f4", "shown") + lanes("f8", "final_qty final_filled"),
     align=True,
 )
 POSITION_BYTES = POSITIONS.itemsize

@@ -20,8 +20,10 @@ from tests.support import fabricated_study as fabricated
 from train import finish
 from train.findings.holdout import score_text
 from train.findings.returns import layout_of, mean_returns, read_returns
+from train.records.account import Metrics
+from train.records.codec import write_json
 from train.records.errors import StudyError
-from train.records.results import closes_file, read_closes, split_folder, study_folder, trial_folder, write_json
+from train.records.results import closes_file, read_closes, split_folder, study_folder, trial_folder
 from train.report import collect as report_module
 from train.report.collect import collect, report_ended_study, write_report
 from train.report.curves import compounded, read_split
@@ -33,7 +35,6 @@ from train.study.folds import fold_data
 from train.study.progress import check_text
 from train.study.split import ATTAINABLE
 from train.study.split_plan import SplitPlan
-from train.validation.metrics import Metrics
 
 REPO = Path(__file__).resolve().parents[2]
 

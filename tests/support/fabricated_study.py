@@ -14,7 +14,8 @@ from optuna.trial import TrialState, create_trial
 
 from market.dataset import Dataset
 from train.env_factory import resolved_rules
-from train.records.results import split_folder, study_folder, trial_folder, write_json
+from train.records.codec import write_json
+from train.records.results import split_folder, study_folder, trial_folder
 from train.study.attainable import attainable_by, tradable
 from train.study.folds import FoldedData
 from train.study.objective import score

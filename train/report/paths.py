@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from train.records.account import Metrics
 from train.report.charts import Axis, Band, Line, chart, number_axis, time_axis
 from train.report.figures import NO_VARIATION, escape, figure, paragraphs, written
-from train.validation.metrics import Metrics
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of random orders; the outer ones are the band
 
