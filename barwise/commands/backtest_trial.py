@@ -49,14 +49,14 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         default=list(COST_FACTORS),
         metavar="X",
-        help="factors of fees and slippage (default 0 1 2 4; 1 is always there)",
+        help="factors of fees and slippage (default: 0 1 2 4; 1 is always there)",
     )
     p.add_argument(
         "--seeds",
         type=whole_number(0),
         default=0,
         metavar="N",
-        help="train the settings again with N other seeds on every split (default 0: none)",
+        help="train the settings again with N other seeds on every split (default: 0, none)",
     )
     return p  # fmt: skip
 

@@ -41,14 +41,14 @@ def parser() -> argparse.ArgumentParser:
         type=whole_number(2),
         default=N_BLOCKS,
         metavar="S",
-        help=f"runs of bars that are combined, an even number up to 20 (default {N_BLOCKS})",
+        help=f"runs of bars that are combined, an even number up to 20 (default: {N_BLOCKS})",
     )
     p.add_argument(
         "--least-trials",
         type=whole_number(2),
         default=LEAST_TRIALS,
         metavar="N",
-        help=f"completed trials without which nothing is computed (default {LEAST_TRIALS})",
+        help=f"completed trials without which nothing is computed (default: {LEAST_TRIALS})",
     )
     return p  # fmt: skip
 

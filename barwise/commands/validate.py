@@ -39,9 +39,9 @@ def parser() -> argparse.ArgumentParser:
         type=whole_number(0),
         default=RANDOM_DRAWS,
         metavar="K",
-        help="accounts with random orders for each split; 0 for none (default 100)",
+        help="accounts with random orders for each split; 0 for none (default: 100)",
     )
-    p.add_argument("--seed", type=whole_number(0), default=0, help="of the random orders (default 0)")
+    p.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="of the random orders (default: 0)")
     return p  # fmt: skip
 
 
