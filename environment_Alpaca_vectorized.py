@@ -81,7 +81,7 @@ TERM_NAMES = {
 }
 COSTS = ("fees", "slippage", "turnover")
 REPORTED = ("equity", "benchmark_equity", "episode_return", *COSTS)  # what `info` has of the books, float64
-COUNTED = ("rejected_actions", "trades")                             # int64
+COUNTED = ("rejected_actions", "trades")  # int64
 OPTIONS = ("n_envs", "seed", "episode_bars", "gpu_id")  # constructor arguments that env_params may hold instead
 NORMS = ("norm_cash", "norm_stocks", "norm_tech", "norm_reward", "norm_action")
 
@@ -93,9 +93,9 @@ COLUMN_LIMITS: dict[str, tuple[float, ...]] = {
 CAPPUCCINO_LIMITS = {
     "AAVE": 0.005, "AVAX": 0.03, "BTC": 0.00001, "LINK": 0.1, "ETH": 0.0003, "LTC": 0.01, "UNI": 0.15}  # fmt: skip
 
-TARGET_WEIGHT = 0.40    # a position above this share of the account is called concentrated
+TARGET_WEIGHT = 0.40  # a position above this share of the account is called concentrated
 HELD_BARS_SCALE = 0.01  # observe_account shows held_bars in hundreds
-EQUITY_FLOOR = 1e-6     # logarithms and ratios see at least this fraction of the initial capital
+EQUITY_FLOOR = 1e-6  # logarithms and ratios see at least this fraction of the initial capital
 INCREMENT_SLACK = 1e-9  # a quantity this close below a whole increment counts as whole
 
 
@@ -114,6 +114,9 @@ RANGES = {
 }  # fmt: skip
 
 
+Terms = dict[str, Tensor]  # name of a reward's term -> (N,) float64
+
+
 # ---------------------------------------------------------------------------------------------- settings and state
 class Costs(NamedTuple):
     """What trading costs in a step, fractions of notional: floats, or () float64 tensors on the accounts' device."""
@@ -128,40 +131,40 @@ class EnvParams:
     """Settings of one simulator; a rule set with the caller's overrides. Choices are listed in docs/simulator.md."""
 
     rules: str
-    lookback: int                    # bars of features in an observation
-    initial_capital: float           # quote
-    buy_fee_rate: float              # fraction of notional
+    lookback: int  # bars of features in an observation
+    initial_capital: float  # quote
+    buy_fee_rate: float  # fraction of notional
     sell_fee_rate: float
-    gamma: float                     # of the host presets' final reward
-    slippage_rate: float             # buys pay, sells receive this fraction less
-    order_sizing: str                # "price_magnitude" | "price_digits" | "initial_capital" | "equity"
-    min_order_notional: float        # quote
-    always_allow_close: bool         # a sale of the whole position may be below the minimum
-    stale_bars: int                  # 0: off
+    gamma: float  # of the host presets' final reward
+    slippage_rate: float  # buys pay, sells receive this fraction less
+    order_sizing: str  # "price_magnitude" | "price_digits" | "initial_capital" | "equity"
+    min_order_notional: float  # quote
+    always_allow_close: bool  # a sale of the whole position may be below the minimum
+    stale_bars: int  # 0: off
     stale_fraction: float
     release_unpriced: bool
-    buys: str                        # "sequential" | "proportional"
-    cash_haircut: float              # share of the spendable cash a buy may use
-    reserve_base: str                # "initial_capital" | "equity"
-    start: str                       # "first" | "random" | "stratified"
+    buys: str  # "sequential" | "proportional"
+    cash_haircut: float  # share of the spendable cash a buy may use
+    reserve_base: str  # "initial_capital" | "equity"
+    start: str  # "first" | "random" | "stratified"
     ends_lookback_early: bool
-    truncates: bool                  # the end of a window is a time limit, not a terminal state
+    truncates: bool  # the end of a window is a time limit, not a terminal state
     terminal_equity_fraction: float  # of initial capital
-    reward: str                      # "benchmark_difference" | "profit" | "cappuccino" | "weighted_terms"
-    final_reward: str                # "discounted_return" | "plain"
-    observation: str                 # "absolute" | "relative"
-    benchmark_base: str              # "segment" | "episode"
+    reward: str  # "benchmark_difference" | "profit" | "cappuccino" | "weighted_terms"
+    final_reward: str  # "discounted_return" | "plain"
+    observation: str  # "absolute" | "relative"
+    benchmark_base: str  # "segment" | "episode"
     benchmark_pays_fee: bool
-    whole_coins: bool = False        # the cash of a buy is cut to what pays for whole coins
+    whole_coins: bool = False  # the cash of a buy is cut to what pays for whole coins
     action_limit: float = float("inf")  # actions beyond it are cut to it
     norm_cash: float = 1.0
     norm_stocks: float = 1.0
     norm_tech: float = 1.0
     norm_reward: float = 100.0
-    norm_action: float = 4.0         # "equity": action 1 trades equity / norm_action
-    min_cash_reserve: float = 0.0    # fraction of reserve_base
+    norm_action: float = 4.0  # "equity": action 1 trades equity / norm_action
+    min_cash_reserve: float = 0.0  # fraction of reserve_base
     max_position_weight: float = 0.0  # 0: off
-    trailing_stop_pct: float = 0.0   # fraction, 0: off
+    trailing_stop_pct: float = 0.0  # fraction, 0: off
     time_decay_floor: float = 0.0
     growth_weight: float = 1.0
     benchmark_weight: float = 0.0
@@ -230,18 +233,18 @@ class EnvParams:
 class Market:
     """What all accounts share and no step changes; `copy.deepcopy` of an environment keeps the same Market."""
 
-    price: Tensor           # (T, A) float64, close
-    windows: Tensor         # (T - L + 1, L * F) float32, features times norm_tech; row T - 1 - t: lookback of bar t
-    min_qty: Tensor         # (A,) float64, smallest order in coins
-    qty_increment: Tensor   # (A,) float64, 0 where any quantity will do
-    segment_first: Tensor   # (G,) int64, first bar
-    segment_end: Tensor     # (G,) int64, bar after the last one
-    order_scale: Tensor     # (G, A) float64, coins per unit of action; host presets only
-    episode_limit: Tensor   # (G,) int64, last bar an episode may reach
-    first_start: Tensor     # (G,) int64, first bar an episode may start at
-    start_offset: Tensor    # (G + 1,) int64, number of starts in the segments before
+    price: Tensor  # (T, A) float64, close
+    windows: Tensor  # (T - L + 1, L * F) float32, features times norm_tech; row T - 1 - t: lookback of bar t
+    min_qty: Tensor  # (A,) float64, smallest order in coins
+    qty_increment: Tensor  # (A,) float64, 0 where any quantity will do
+    segment_first: Tensor  # (G,) int64, first bar
+    segment_end: Tensor  # (G,) int64, bar after the last one
+    order_scale: Tensor  # (G, A) float64, coins per unit of action; host presets only
+    episode_limit: Tensor  # (G,) int64, last bar an episode may reach
+    first_start: Tensor  # (G,) int64, first bar an episode may start at
+    start_offset: Tensor  # (G + 1,) int64, number of starts in the segments before
     usable_segment: Tensor  # (<= G,) int64, segments with at least one start
-    trades: Tensor | None   # (T, A) float32, 0 where nobody traded the coin in the bar; None: all trade in every bar
+    trades: Tensor | None  # (T, A) float32, 0 where nobody traded the coin in the bar; None: all trade in every bar
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Market:
         """Shared, never copied."""
@@ -260,36 +263,36 @@ def _market_of(packed: bytes) -> Market:
 class Portfolio:
     """Everything that changes in a step. Only `open_portfolio` makes one, so nothing survives a reset by accident."""
 
-    bar: Tensor            # (N,) int64, row of Market.price
-    first_bar: Tensor      # (N,) int64, bar of the episode's first observation
-    last_bar: Tensor       # (N,) int64, the episode is over here
-    segment: Tensor        # (N,) int64
-    cash: Tensor           # (N,) float64, quote
-    qty: Tensor            # (N, A) float64, coins
-    held_bars: Tensor      # (N, A) int64, bars since the position was opened or last sold from
-    high: Tensor           # (N, A) float64, highest price while held, quote
-    order_scale: Tensor    # (N, A) float64, of its segment
+    bar: Tensor  # (N,) int64, row of Market.price
+    first_bar: Tensor  # (N,) int64, bar of the episode's first observation
+    last_bar: Tensor  # (N,) int64, the episode is over here
+    segment: Tensor  # (N,) int64
+    cash: Tensor  # (N,) float64, quote
+    qty: Tensor  # (N, A) float64, coins
+    held_bars: Tensor  # (N, A) int64, bars since the position was opened or last sold from
+    high: Tensor  # (N, A) float64, highest price while held, quote
+    order_scale: Tensor  # (N, A) float64, of its segment
     benchmark_qty: Tensor  # (N, A) float64, coins of the equal-weight portfolio
-    equity: Tensor         # (N,) float64, quote
-    benchmark: Tensor      # (N,) float64, quote, value of the equal-weight portfolio
-    peak: Tensor           # (N,) float64, quote, highest equity of the episode
-    max_drawdown: Tensor   # (N,) float64, fraction
+    equity: Tensor  # (N,) float64, quote
+    benchmark: Tensor  # (N,) float64, quote, value of the equal-weight portfolio
+    peak: Tensor  # (N,) float64, quote, highest equity of the episode
+    max_drawdown: Tensor  # (N,) float64, fraction
     discounted_return: Tensor  # (N,) float64, G = gamma * G + r
-    trades: Tensor         # (N,) int64, fills of the last step
-    fees: Tensor           # (N,) float64, quote, last step
-    slippage: Tensor       # (N,) float64, quote, last step
-    turnover: Tensor       # (N,) float64, quote, |quantity| * close, last step
-    filled: Tensor         # (N, A) float64, coins bought less coins sold in the last step, stops and releases included
+    trades: Tensor  # (N,) int64, fills of the last step
+    fees: Tensor  # (N,) float64, quote, last step
+    slippage: Tensor  # (N,) float64, quote, last step
+    turnover: Tensor  # (N,) float64, quote, |quantity| * close, last step
+    filled: Tensor  # (N, A) float64, coins bought less coins sold in the last step, stops and releases included
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What a step reports beside the new portfolio."""
 
-    reward: Tensor            # (N,) float64
-    terms: dict[str, Tensor]  # name -> (N,) float64; their sum is the reward before the hosts' final reward
-    done: Tensor              # (N,) bool, terminal or truncated
-    truncated: Tensor         # (N,) bool, ended by the clock alone
+    reward: Tensor  # (N,) float64
+    terms: Terms  # name -> (N,) float64; their sum is the reward before the hosts' final reward
+    done: Tensor  # (N,) bool, terminal or truncated
+    truncated: Tensor  # (N,) bool, ended by the clock alone
 
 
 # ---------------------------------------------------------------------------------------------- orders
@@ -365,7 +368,7 @@ def execute_sales(book: Portfolio, sold: Tensor, price: Tensor, costs: Costs) ->
     held_bars = torch.where(is_sold, 0, book.held_bars)
     high = torch.where(is_sold & (qty == 0), 0.0, book.high)
     book = replace(book, qty=qty, cash=cash, held_bars=held_bars, high=high, filled=book.filled - sold)
-    return _book_trades(book, sold, price, fill * costs.sell_fee_rate, costs)
+    return book_trades(book, sold, price, fill * costs.sell_fee_rate, costs)
 
 
 def execute_buys(
@@ -378,14 +381,14 @@ def execute_buys(
     if p.buys == "sequential":
         # Assets stay a loop: each buy spends cash the next one sees. A is about ten, N is the batch.
         for i in range(price.shape[1]):
-            budget = _spendable_cash(book, equity, p)
-            affordable = coins_for(budget, torch.where(price[:, i] > 0, unit_cost[:, i], 1.0), p)
+            per_coin = torch.where(price[:, i] > 0, unit_cost[:, i], 1.0)
+            affordable = coins_for(spendable_cash(book, equity, p), per_coin, p)
             filled = torch.zeros_like(wanted)
             filled[:, i] = torch.minimum(wanted[:, i], affordable)
             book = execute_purchases(book, filled, price, unit_cost, market, p, costs)
         return book
     cost = (wanted * unit_cost).sum(-1)
-    scale = (_spendable_cash(book, equity, p) / torch.where(cost > 0, cost, 1.0)).clamp(max=1.0)
+    scale = (spendable_cash(book, equity, p) / torch.where(cost > 0, cost, 1.0)).clamp(max=1.0)
     filled = whole_increments(wanted * scale[:, None], market)
     return execute_purchases(book, filled, price, unit_cost, market, p, costs)
 
@@ -399,7 +402,7 @@ def execute_purchases(
     cash = (book.cash - (bought * unit_cost).sum(-1)).clamp(min=0.0)  # clamp: rounding only, at most a few ulp
     high = torch.where(is_kept & (book.qty == 0), price, book.high)
     book = replace(book, qty=book.qty + bought, cash=cash, high=high, filled=book.filled + bought)
-    return _book_trades(book, bought, price, price * (1.0 + costs.slippage_rate) * costs.buy_fee_rate, costs)
+    return book_trades(book, bought, price, price * (1.0 + costs.slippage_rate) * costs.buy_fee_rate, costs)
 
 
 def coins_for(budget: Tensor, unit_cost: Tensor, p: EnvParams) -> Tensor:
@@ -407,12 +410,14 @@ def coins_for(budget: Tensor, unit_cost: Tensor, p: EnvParams) -> Tensor:
     return torch.div(budget, unit_cost, rounding_mode="floor" if p.whole_coins else None)
 
 
-def _spendable_cash(book: Portfolio, equity: Tensor, p: EnvParams) -> Tensor:
+def spendable_cash(book: Portfolio, equity: Tensor, p: EnvParams) -> Tensor:
+    """Quote (N,) that buys may use, reserve kept."""
     base = equity if p.reserve_base == "equity" else p.initial_capital
     return (book.cash - p.min_cash_reserve * base).clamp(min=0.0) * p.cash_haircut
 
 
-def _book_trades(book: Portfolio, quantity: Tensor, price: Tensor, fee_per_coin: Tensor, costs: Costs) -> Portfolio:
+def book_trades(book: Portfolio, quantity: Tensor, price: Tensor, fee_per_coin: Tensor, costs: Costs) -> Portfolio:
+    """Add fills of quantity (N, A) to the step's totals."""
     notional = (quantity * price).sum(-1)
     trades = book.trades + (quantity > 0).sum(-1)
     fees = book.fees + (quantity * fee_per_coin).sum(-1)
@@ -435,16 +440,25 @@ def mark_to_market(book: Portfolio, price: Tensor) -> Portfolio:
     return replace(book, equity=equity, benchmark=benchmark, peak=peak, max_drawdown=max_drawdown)
 
 
-def reward_terms(before: Portfolio, book: Portfolio, price: Tensor, market: Market, p: EnvParams) -> dict[str, Tensor]:
+def reward_terms(before: Portfolio, book: Portfolio, price: Tensor, market: Market, p: EnvParams) -> Terms:
     """Named terms (N,) whose sum is the reward; `before` and `book` are marked at consecutive bars."""
     if p.reward == "benchmark_difference":
         gain = (book.equity - before.equity) - (book.benchmark - before.benchmark)
         return {"alpha": gain * p.norm_reward}
     if p.reward == "profit":
         return {"profit": (book.equity - before.equity) * p.norm_reward}
-    weights = torch.where(book.equity[:, None] > 0, book.qty * price / book.equity[:, None], 0.0)  # (N, A)
     if p.reward == "cappuccino":
-        return _cappuccino_terms(before, book, weights, market, p)
+        return cappuccino_terms(before, book, weights_of(book, price), market, p)
+    return weighted_terms(before, book, weights_of(book, price), p)
+
+
+def weights_of(book: Portfolio, price: Tensor) -> Tensor:
+    """Positions as shares of the account, (N, A)."""
+    return torch.where(book.equity[:, None] > 0, book.qty * price / book.equity[:, None], 0.0)
+
+
+def weighted_terms(before: Portfolio, book: Portfolio, weights: Tensor, p: EnvParams) -> Terms:
+    """The terms of the standard reward."""
     floor = EQUITY_FLOOR * p.initial_capital
     growth = torch.log(book.equity.clamp(min=floor) / before.equity.clamp(min=floor))
     tracked = torch.log(book.benchmark.clamp(min=floor) / before.benchmark.clamp(min=floor))
@@ -459,11 +473,10 @@ def reward_terms(before: Portfolio, book: Portfolio, price: Tensor, market: Mark
     return {name: p.norm_reward * value for name, value in terms.items()}
 
 
-def _cappuccino_terms(
-    before: Portfolio, book: Portfolio, weights: Tensor, market: Market, p: EnvParams
-) -> dict[str, Tensor]:
+def cappuccino_terms(before: Portfolio, book: Portfolio, weights: Tensor, market: Market, p: EnvParams) -> Terms:
+    """The terms of the Cappuccino reward."""
     gain, benchmark_gain = book.equity - before.equity, book.benchmark - before.benchmark
-    decay = _time_decay(book, market, p)
+    decay = time_decay(book, market, p)
     market_return = torch.where(before.benchmark > 0, benchmark_gain / before.benchmark, 0.0)
     cash_share = torch.where(book.equity > 0, book.cash / book.equity, 0.0)
     earns_bonus = (market_return < 0) & (cash_share > 0.1)
@@ -473,18 +486,19 @@ def _cappuccino_terms(
         "absolute": 0.3 * gain / p.initial_capital * p.norm_reward * decay,
         "cash_bonus": torch.where(earns_bonus, 0.02 * market_return.abs() * cash_share * p.norm_reward, 0.0),
         "cash_reserve": -(reserve - book.cash).clamp(min=0.0) / p.initial_capital * p.norm_reward * 0.5,
-        "concentration": _cappuccino_concentration(weights, p.concentration_penalty) * (book.equity > 0),
+        "concentration": cappuccino_concentration(weights, p.concentration_penalty) * (book.equity > 0),
     }
 
 
-def _time_decay(book: Portfolio, market: Market, p: EnvParams) -> Tensor:
+def time_decay(book: Portfolio, market: Market, p: EnvParams) -> Tensor:
+    """Factor (N,) that falls over the segment."""
     first = market.segment_first[book.segment] + p.lookback - 1
     last = market.segment_end[book.segment] - p.lookback - 1
     progress = ((book.bar - first).double() / (last - first).clamp(min=1)).clamp(0.0, 1.0)
     return (1.0 - progress).clamp(min=p.time_decay_floor)
 
 
-def _cappuccino_concentration(weights: Tensor, penalty: float) -> Tensor:
+def cappuccino_concentration(weights: Tensor, penalty: float) -> Tensor:
     """weights (N, A) -> (N,): penalty for one large position and for few, bonus for evenly spread ones."""
     is_held = weights > 0.01
     n_held = is_held.sum(-1)
@@ -507,23 +521,33 @@ def step(
     `p`, in full.
     """
     before, costs = book, costs or p.costs()
-    bar = (book.bar + 1).clamp(max=len(market.price) - 1)  # one whose episode is over waits there for its reset
-    book = replace(book, bar=bar, held_bars=book.held_bars + (book.qty > 0), **_nothing_traded(book))
+    book = begin_bar(book, market)
     price = market.price[book.bar]  # (N, A)
 
     if p.trailing_stop_pct > 0:
         book = execute_trailing_stops(book, price, p, costs)
-    equity = account_value(book, price)  # before any order of this bar
-    order_qty = order_quantities(action, book, price, equity, p)
+    equity_at_fill = account_value(book, price)  # before any order of this bar
+    order_qty = order_quantities(action, book, price, equity_at_fill, p)
     if p.max_position_weight > 0:
-        order_qty = cap_positions(order_qty, book, price, equity, p)
+        order_qty = cap_positions(order_qty, book, price, equity_at_fill, p)
     book = execute_sells(book, order_qty, price, market, p, costs)
     if p.stale_bars > 0:
         book = release_stale(book, price, market, p, costs)
-    book = execute_buys(book, order_qty, price, equity, market, p, costs)
+    book = execute_buys(book, order_qty, price, equity_at_fill, market, p, costs)
 
     book = mark_to_market(book, price)
-    terms = reward_terms(before, book, price, market, p)
+    return end_bar(book, reward_terms(before, book, price, market, p), p)
+
+
+def begin_bar(book: Portfolio, market: Market) -> Portfolio:
+    """The clock goes on, nothing is traded yet."""
+    bar = (book.bar + 1).clamp(max=len(market.price) - 1)  # one whose episode is over waits there for its reset
+    return replace(book, bar=bar, held_bars=book.held_bars + (book.qty > 0), trades=torch.zeros_like(book.trades),
+                   filled=torch.zeros_like(book.qty), **dict.fromkeys(COSTS, torch.zeros_like(book.cash)))  # fmt: skip
+
+
+def end_bar(book: Portfolio, terms: Terms, p: EnvParams) -> tuple[Portfolio, Outcome]:
+    """Sum the reward and decide which episodes are over."""
     reward = torch.stack(tuple(terms.values())).sum(0)
 
     is_ruined = (book.equity <= p.terminal_equity_fraction * p.initial_capital) & p.truncates
@@ -533,11 +557,6 @@ def step(
         book = replace(book, discounted_return=p.gamma * book.discounted_return + reward)
         reward = torch.where(done, book.discounted_return, reward)
     return book, Outcome(reward, terms, done, at_end & ~is_ruined & p.truncates)
-
-
-def _nothing_traded(book: Portfolio) -> dict[str, Tensor]:
-    none = torch.zeros_like(book.cash)
-    return {"trades": none.long(), "filled": torch.zeros_like(book.qty), **dict.fromkeys(COSTS, none)}
 
 
 # ---------------------------------------------------------------------------------------------- observation
@@ -981,7 +1000,7 @@ class VectorizedCryptoEnvAlpaca:
     ) -> None:  # fmt: skip
         refuse_what_is_on(
             use_sentiment=use_sentiment and sentiment_service is not None, use_dynamic_fees=use_dynamic_fees,
-            use_timeframe_constraint=use_timeframe_constraint)
+            use_timeframe_constraint=use_timeframe_constraint)  # fmt: skip
         named = {"rules": rules, "lookback": lookback, "n_envs": n_envs if num_envs is None else num_envs,
                  "seed": seed, "episode_bars": episode_bars, "gpu_id": gpu_id}  # fmt: skip
         settled = env_params if isinstance(env_params, EnvParams) else None
@@ -1084,8 +1103,7 @@ class VectorizedCryptoEnvAlpaca:
     @property
     def episode_return(self) -> Any:
         """(N,) account value over initial capital: of the last ended episode, else of the running one."""
-        running = self._shown("equity") / self.params.initial_capital
-        last = self._ended_returns()
+        running, last = self._shown("equity") / self.params.initial_capital, self._ended_returns()
         return self._out(running if self.as_numpy else torch.where(last.isnan(), running, last))
 
     @property
@@ -1318,19 +1336,19 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
         self._slot_kinds["done"] = (rows[:1], torch.bool)
         self.is_capturable = False  # whether a step may be recorded in a graph of its device
         super()._allocate()
-        kernel = self._native_kernel(len(TERM_NAMES[self.params.reward]))
+        kernel = self._native_kernel()
         if kernel is not None:
             self.stepped_by, self.why_not_native = kernel.name, None
             self._episode, self._rejected = kernel.episode.fill_(-1), kernel.rejected
             self._fast = kernels("buffers").FastStep(self, kernel)
 
-    def _native_kernel(self, n_terms: int) -> Any:
+    def _native_kernel(self) -> Any:
         """The native step of this device, or None with `why_not_native` set."""
         try:
             if not self._asked["native_step"]:
                 raise NoNativeStep("native_step is False")
             with _loading:  # threads of a study build environments side by side
-                return kernels("cpu" if self.device.type == "cpu" else "gpu").NativeStep(self, n_terms)
+                return kernels("cpu" if self.device.type == "cpu" else "gpu").NativeStep(self)
         except (ImportError, NoNativeStep) as reason:
             self.stepped_by, self.why_not_native = "torch", str(reason)
             if self._asked["native_step"]:
@@ -1435,10 +1453,9 @@ def kernels(where: str) -> Any:
         name = f"{name}_{zlib.crc32(f'{folder} {__name__}'.encode()):x}"  # another copy has the usual name
         package = sys.modules.get(name)
     if package is None:
-        if not (folder / "__init__.py").is_file():
+        if not (init := folder / "__init__.py").is_file():
             raise ImportError(f"the folder {folder.name} is not next to {Path(__file__).name}; copy it there for speed")
-        spec = importlib.util.spec_from_file_location(
-            name, folder / "__init__.py", submodule_search_locations=[str(folder)])
+        spec = importlib.util.spec_from_file_location(name, init, submodule_search_locations=[str(folder)])
         assert spec is not None
         assert spec.loader is not None
         package = sys.modules[name] = importlib.util.module_from_spec(spec)

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from . import drop_in
-from .cpu import helpers, native_step_of, sources, step
-from .memory import LANES, POSITION_BYTES, Array, account_at, cached, position_at, rules_at
+from .bar import step
+from .cpu import helpers, native_step_of
+from .memory import LANES, POSITION_BYTES, Array, account_at, cached, position_at, rules_at, sources
 
 
 def trade_of(version: int) -> Any:

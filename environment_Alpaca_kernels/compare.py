@@ -52,11 +52,11 @@ Array = np.ndarray
 EQUAL, DIFFERENT, USAGE, NOT_REACHED = 0, 1, 2, 3  # exit codes
 COMPARED = ("stocks", "cash", "total_asset", "reward", "reward in float64", "done", "state")
 
-FLOAT32_ULP = 2.0**-23                # relative to the value
-COIN_ROUNDING = 4.0 * FLOAT32_ULP     # of a coin traded in a bar: order, sale, release, purchase; a unit each
-FLOAT64_ROUNDING = 2.0**-44           # of a sum of a few hundred float64 terms
-ORDER_SHIFT = 2                       # float32 units by which orders are moved to find what rounding decides
-NUDGES = 6                            # changes to an action before its account holds instead
+FLOAT32_ULP = 2.0**-23  # relative to the value
+COIN_ROUNDING = 4.0 * FLOAT32_ULP  # of a coin traded in a bar: order, sale, release, purchase; a unit each
+FLOAT64_ROUNDING = 2.0**-44  # of a sum of a few hundred float64 terms
+ORDER_SHIFT = 2  # float32 units by which orders are moved to find what rounding decides
+NUDGES = 6  # changes to an action before its account holds instead
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ class Difference:
     field: str
     scalar: Any
     vectorized: Any
-    kind: str = ""                # how the account acts
-    case: str = ""                # market and settings
+    kind: str = ""  # how the account acts
+    case: str = ""  # market and settings
     lines: tuple[Line, ...] = ()  # of the host's step, that ran in this bar and not in the bar before
 
     def __str__(self) -> str:
@@ -351,7 +351,7 @@ class Outcome:
     """What a whole comparison found."""
 
     difference: Difference | None = None
-    steps: int = 0        # of all accounts together
+    steps: int = 0  # of all accounts together
     cases: int = 0
     notes: tuple[str, ...] = ()
     unreached: tuple[Line, ...] = ()
@@ -422,13 +422,13 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--compare", action="store_true", help="run the comparison")
     parser.add_argument("--env-file", type=Path, default=Path(drop_in.__file__).with_name("environment_Alpaca.py"),
-                        help="file of the scalar class (default: environment_Alpaca.py next to the batched class)")
+                        help="file of the scalar class (default: environment_Alpaca.py next to this file)")  # fmt: skip
     parser.add_argument("--class", dest="class_name", metavar="NAME", help="the scalar class, if the file has several")
     parser.add_argument("--rules", choices=tuple(drop_in.RULES), help="rule set (default: recognised by the class)")
     parser.add_argument("--data", type=Path, metavar="PATH", help=".npz file, or folder with price_array.npy (T, A) "
-                        "and tech_array.npy (T, F); default: generated markets")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
-                        help="fix a setting of env_params, a constructor argument or an entry of config; repeatable")
+                        "and tech_array.npy (T, F); default: generated markets")  # fmt: skip
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="fix a "
+                        "setting of env_params, a constructor argument or an entry of config; repeatable")  # fmt: skip
     parser.add_argument("--steps", type=int, default=300, help="bars of an episode (default 300)")
     parser.add_argument("--seconds", type=float, default=25.0, help="how long to search for cases that reach "
                         "further lines, from the start (default 25)")  # fmt: skip

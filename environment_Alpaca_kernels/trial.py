@@ -34,7 +34,7 @@ EVERY_PHASE: dict[str, Any] = {
     "volatility_penalty": 2.0, "concentration_penalty": 0.3, "turnover_penalty": 0.1, "observe_account": True,
 }  # fmt: skip
 SHOWN = ("cash", "stocks", "filled", "total_asset", "episode_return")
-MakeKernel = Callable[[Any, int], Any]  # of an environment and its number of reward terms
+MakeKernel = Callable[[Any], Any]  # of an environment
 
 
 def like(env: Any, make_kernel: MakeKernel, n_steps: int = N_STEPS) -> Trial:
@@ -96,8 +96,8 @@ def pair(config: Mapping[str, Any], p: Any, make_kernel: MakeKernel, n_steps: in
     options = {"as_numpy": False, "seed": 1, "api": "elegantrl"} | options
 
     class Native(drop_in.VectorizedCryptoEnvAlpacaOptimized):
-        def _native_kernel(self, n_terms: int) -> Any:
-            return make_kernel(self, n_terms)
+        def _native_kernel(self) -> Any:
+            return make_kernel(self)
 
     plain, native = (
         env_class(config, p, N_ENVS, **options) for env_class in (drop_in.VectorizedCryptoEnvAlpaca, Native)

@@ -122,6 +122,33 @@ def test_a_wrong_import_is_found(module, line):
     assert forbidden(line, module)
 
 
+# Settings, tables and checks of the drop-in. The specification computes all else by itself: no order, fill, fee or
+# reward of the fast path may reach it.
+SPECIFICATION_MAY_TAKE = {
+    "EnvParams", "CAPPUCCINO_LIMITS", "COLUMN_LIMITS", "EQUITY_FLOOR", "HELD_BARS_SCALE", "INCREMENT_SLACK",
+    "TARGET_WEIGHT", "check_arrays",
+}  # fmt: skip
+
+
+def taken_from_the_drop_in(source: str) -> set[str]:
+    module = "environment_Alpaca_vectorized"
+    names = {name for name in imports(source, "environment_Alpaca") if name.partition(".")[0] == module}
+    return {name.removeprefix(module).removeprefix(".") or "all of it" for name in names}
+
+
+def test_the_specification_shares_nothing_that_computes():
+    assert taken_from_the_drop_in((ROOT / "environment_Alpaca.py").read_text()) <= SPECIFICATION_MAY_TAKE
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["from environment_Alpaca_vectorized import smallest_orders", "from environment_Alpaca_vectorized import *",
+     "import environment_Alpaca_vectorized", "def f():\n    from environment_Alpaca_vectorized import step as s"],
+)  # fmt: skip
+def test_an_import_that_computes_is_found(line):
+    assert taken_from_the_drop_in(line) - SPECIFICATION_MAY_TAKE
+
+
 def test_every_part_of_the_repository_is_in_the_table():
     packages = {path.parent.relative_to(ROOT).parts[0] for path in ROOT.glob("*/__init__.py")}
     files = {path.stem for path in ROOT.glob("*.py")}

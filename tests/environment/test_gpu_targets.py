@@ -30,9 +30,9 @@ class Device:
 
 class OnACard(VectorizedCryptoEnvAlpacaOptimized):
     is_checked = False
-    def _native_kernel(self, n_terms):
+    def _native_kernel(self):
         try:
-            return triton_step.NativeStep(self, n_terms, checked=self.is_checked)
+            return triton_step.NativeStep(self, checked=self.is_checked)
         except triton_step.drop_in.NoNativeStep as reason:
             self.why_not_native = str(reason)
 
