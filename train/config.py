@@ -171,7 +171,8 @@ class TrainConfig:
     def _check_precision(self) -> None:
         if self.matmul_precision == "high" and self.gpu_id < 0:
             raise ValueError(
-                f'matmul_precision "high" is TF32, which CPUs do not have: take "highest"; received gpu_id {self.gpu_id}'
+                'matmul_precision "high" is TF32, which CPUs do not have: take "highest"; '
+                f"received gpu_id {self.gpu_id}"
             )
         if self.gradients != "auto" and self.is_off_policy:
             raise ValueError(f'gradients "{self.gradients}" is for on-policy agents; received agent "{self.agent}"')

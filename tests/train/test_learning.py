@@ -62,8 +62,8 @@ def test_ppo_earns_at_least_four_fifths_of_the_best_on_unseen_bars(seed):
 
 @pytest.mark.slow
 def test_bars_in_place_of_rows_learn_it_too(monkeypatch):
-    settings = benchmarks.learning.settings
-    monkeypatch.setattr(benchmarks.learning, "settings", lambda *args: replace(settings(*args), observation_store="bars"))
+    made = benchmarks.learning.settings
+    monkeypatch.setattr(benchmarks.learning, "settings", lambda *args: replace(made(*args), observation_store="bars"))
     assert run_signal(0).test_share_of_best >= 0.8
 
 
