@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from drl_agents.agents import AgentA2C, AgentPPO
+from drl_agents.agents import AgentA2C, AgentPPO, rollout
 from drl_agents.agents.AgentPPO import AUTOGRAD, WAYS, Samples
 from drl_agents.agents.flat_adam import FlatAdam
 from drl_agents.agents.mlp_gradient import NetGradient, OneDnnProducts, Products, has_onednn, products_for
@@ -168,6 +168,16 @@ def test_a_large_gradient_step_is_the_same_all_ways():
     for plain, *others in zip(*reversed(gradients), strict=True):
         for other in others:
             assert (other - plain).abs().max() <= 1e-5 * max(plain.abs().max(), 1e-3)
+
+
+@needs_onednn
+@pytest.mark.parametrize("way", ["addmm", "packed"])
+def test_a_large_layer_is_the_same_packed_or_not(way, monkeypatch):
+    monkeypatch.setattr(rollout, "choose", lambda _sizes, _rows, ways: [run() for run in ways.values()] and way)
+    weight, bias, x = torch.randn(512, 300), torch.randn(512), torch.randn(12, 300)
+    layer = rollout.Layer(weight, bias, 12, torch.device("cpu"), is_last=False)
+    assert layer.is_packed == (way == "packed")
+    torch.testing.assert_close(layer(x), nn.functional.linear(x, weight, bias).relu(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("gradients", ["auto", "by_hand", "autograd"])
