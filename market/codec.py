@@ -1,13 +1,15 @@
 """JSON files of records: read within a size limit, checked against a type by msgspec, errors that name file and field.
 
 A record is a `msgspec.Struct` or a dataclass. Its annotations are the check: missing fields and values of another type
-are refused. A Struct with `forbid_unknown_fields=True` refuses unknown fields; other records ignore them.
+are refused. Unknown fields are ignored, unless a Struct has `forbid_unknown_fields=True` or the caller asks for a file
+that is exactly the record's.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -73,7 +75,14 @@ def read_object(
     return found
 
 
-def decode(content: object, kind: type[Record], error: type[UserError], where: str, advice: str = "") -> Record:
+def decode(
+    content: object,
+    kind: type[Record],
+    error: type[UserError],
+    where: str,
+    advice: str = "",
+    is_exact: bool = False,
+) -> Record:
     """The record that plain values, as `json` reads them, stand for.
 
     Args:
@@ -82,14 +91,29 @@ def decode(content: object, kind: type[Record], error: type[UserError], where: s
         error: the class of error to raise.
         where: names the file or the place in it; begins the message.
         advice: what to do about it; ends the message.
+        is_exact: refuse fields that the record does not have, at any depth.
 
     Raises:
         error: a field is missing, unknown, of another type, or refused by the record itself; one line that names it.
     """
     try:
-        return msgspec.convert(content, kind)
+        record = msgspec.convert(content, kind)
     except msgspec.ValidationError as fault:
         raise error(f"{where}: {_field_fault(fault)}{advice and f'; {advice}'}") from fault
+    for name in _unknown(content, msgspec.to_builtins(record)) if is_exact else ():
+        raise error(f"{where}: field {_printable(name)} is unknown{advice and f'; {advice}'}")
+    return record
+
+
+def _unknown(content: object, kept: object) -> Iterator[str]:
+    """Names of fields in JSON values that the record made of them does not have."""
+    if isinstance(content, dict) and isinstance(kept, dict):
+        yield from content.keys() - kept.keys()
+        for name in content.keys() & kept.keys():
+            yield from (f"{name}.{rest}" for rest in _unknown(content[name], kept[name]))
+    elif isinstance(content, list) and isinstance(kept, list | tuple):
+        for i, (value, other) in enumerate(zip(content, kept, strict=True)):
+            yield from (f"{i}.{rest}" for rest in _unknown(value, other))
 
 
 def _field_fault(fault: msgspec.ValidationError) -> str:
@@ -97,13 +121,15 @@ def _field_fault(fault: msgspec.ValidationError) -> str:
     text, _, place = str(fault).partition(" - at `$")
     place = place.rstrip("`").lstrip(".")
     if found := ABSENT_OR_UNKNOWN.fullmatch(text):
-        said = f"field {'.'.join(filter(None, (place, found[3])))} is {found[1] or found[2]}"
-    else:
-        text = re.sub("`(.*?)`", r"\1", text)
-        text = text.replace("Expected", "expected", 1) if text.startswith("Expected") else text
-        said = f"field {place}: {text}" if place else text
-    said = said[:LONGEST_FAULT]
-    return said if said.isprintable() else ascii(said)
+        return _printable(f"field {'.'.join(filter(None, (place, found[3])))} is {found[1] or found[2]}")
+    text = re.sub("^(Expected|Invalid)", lambda word: word[0].lower(), re.sub("`(.*?)`", r"\1", text))
+    return _printable(f"field {place}: {text}" if place else text)
+
+
+def _printable(text: str) -> str:
+    """A text that may quote a file, short and without control characters."""
+    text = text[:LONGEST_FAULT]
+    return text if text.isprintable() else ascii(text)
 
 
 def encode(record: object) -> bytes:

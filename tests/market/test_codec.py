@@ -75,3 +75,10 @@ def test_a_damaged_file_is_refused_in_one_line_that_names_it(tmp_path, content, 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(DatasetError, match=r"no\.json: cannot be read \(No such file or directory\); restore it"):
         decode_file(tmp_path / "no.json", Note, DatasetError, "restore it")
+
+
+def test_unknown_fields_of_a_dataclass_are_refused_where_a_file_must_be_exactly_its_record():
+    content = {"bars": 1, "size": {"qty": 1.0, "note": 2}}
+    assert decode(content, Note, DatasetError, "a").size == Size(1.0)
+    with pytest.raises(DatasetError, match=r"^a: field size\.note is unknown; mend it$"):
+        decode(content, Note, DatasetError, "a", "mend it", is_exact=True)
