@@ -478,16 +478,6 @@ def test_a_full_disk_leaves_the_old_dataset_and_no_rubbish(dataset, folder, monk
 # ---------------------------------------------------------------------------------------------- the hosts' pickles
 
 
-@pytest.mark.parametrize("protocol", range(2, 6))
-@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64])
-def test_a_hosts_array_is_read_from_its_pickle(tmp_path, dataset, protocol, dtype):
-    array = dataset.price.astype(dtype)
-    (tmp_path / "price_array").write_bytes(pickle.dumps(array, protocol=protocol))
-    again = load_host_array(tmp_path / "price_array")
-    np.testing.assert_array_equal(again, array)
-    assert again.dtype == array.dtype
-
-
 def test_an_array_pickled_by_an_older_numpy_is_read(tmp_path):
     content = pickle.dumps(np.arange(6.0).reshape(2, 3), protocol=2).replace(b"numpy._core", b"numpy.core")
     (tmp_path / "a").write_bytes(content)
