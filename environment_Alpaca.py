@@ -104,8 +104,8 @@ class CryptoEnvAlpaca:
         n_bars, n_assets = self.price_array.shape
         self.min_qty = self._smallest_orders(config, n_assets)
         self.qty_increment = (np.zeros(n_assets) + config.get("qty_increment", 0.0)).tolist()
-        filled = np.asarray(config.get("filled_array", False), dtype=bool)
-        self.trades = ~np.broadcast_to(filled, self.price_array.shape)  # (T, A), whether anybody traded the coin
+        # (T, A), whether anybody traded the coin
+        self.trades = ~np.broadcast_to(np.asarray(config.get("filled_array", False), dtype=bool), (n_bars, n_assets))
         given, whole = config.get("segments"), [(0, n_bars)]
         self.segments = [(int(a), int(b)) for a, b in (whole if given is None or len(given) == 0 else given)]
         self._scales = [self._order_scale(given_prices[first]) for first, _ in self.segments]
@@ -117,8 +117,7 @@ class CryptoEnvAlpaca:
 
         self.env_name, self.env_num, self.num_envs = "CryptoEnvAlpaca", 1, 1
         self.max_step = max(self._window_end(i, s[0]) - s[0] for i, s in enumerate(self._starts) if s)
-        extras = 2 + n_assets if p.observe_account else 0
-        self.state_dim = 1 + n_assets + self.lookback * self.tech_array.shape[1] + extras
+        self.state_dim = 1 + n_assets + self.lookback * self.tech_array.shape[1] + (2 + n_assets) * p.observe_account
         self.action_dim, self.if_discrete, self.target_return = n_assets, False, 10.0
         self.reset()  # the attributes that hosts read exist from the start
         self.episode, self.done = -1, True  # but the caller's first reset() begins episode 0
