@@ -31,7 +31,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "market.names": {"market.errors"},
     "market.files": {"market.errors"},
     "market.codec": {"market.errors"},
-    "market.defaults": set(),
     "market.bars": GROUND,
     "market": {"market.bars", *GROUND},
     "market.sources": MARKET,
