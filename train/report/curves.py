@@ -110,16 +110,24 @@ def _blocks(columns: Columns, fold: int, block: tuple[int, int]) -> list[tuple[C
 
     The generators are those of `benchmarks_of` for the split, so the page and 2_validate.py draw the same accounts.
     """
-    numbers, found = np.unique(columns["segment"]), []
-    for number, stream in zip(numbers, draw_streams((PAGE_SEED, fold), len(numbers)), strict=True):
-        rows = columns["segment"] == number
-        if block[0] <= columns["bar"][rows][-1] < block[1]:
-            found.append(({name: column[rows] for name, column in columns.items()}, stream))
-    return found
+    parts = accounts(columns)
+    streams = draw_streams((PAGE_SEED, fold), len(parts))
+    return [pair for pair in zip(parts, streams, strict=True) if block[0] <= pair[0]["bar"][-1] < block[1]]
+
+
+def accounts(columns: Columns) -> list[Columns]:
+    """The columns of an equity file, cut into its segments, each of which is an account that starts afresh."""
+    rows = [columns["segment"] == number for number in np.unique(columns["segment"])]
+    return [{name: column[of_one] for name, column in columns.items()} for of_one in rows]
+
+
+def held(account: Columns) -> np.ndarray:
+    """Equal weight next to an account, from the same money: its first bar's fee is in its first return."""
+    return np.concatenate([account["equity"][:1], account["benchmark_equity"][1:]])
 
 
 def _view(title: str, origin: str, blocks: Sequence[Columns], bars_per_year: float) -> PathView:
-    held = [np.concatenate([b["equity"][:1], b["benchmark_equity"][1:]]) for b in blocks]
+    others = [held(b) for b in blocks]
     agent = measure(
         [b["equity"] for b in blocks],
         bars_per_year,
@@ -134,9 +142,9 @@ def _view(title: str, origin: str, blocks: Sequence[Columns], bars_per_year: flo
         time_s=np.concatenate([b["time_s"] for b in blocks]),
         starts_s=np.array([b["time_s"][0] for b in blocks]),
         agent=compounded([b["equity"] for b in blocks]),
-        equal_weight=compounded(held),
+        equal_weight=compounded(others),
         agent_figures=agent,
-        equal_weight_figures=measure(held, bars_per_year),
+        equal_weight_figures=measure(others, bars_per_year),
     )
 
 
