@@ -58,5 +58,5 @@ def test_every_runtime_requirement_is_imported_or_a_program():
     paths = [*ROOT.glob("*.py"), *(path for folder in RUNTIME for path in (ROOT / folder).rglob("*.py"))]
     unused = required("requirements.txt") - imported_packages(paths)
     programs_and_plug_ins = {"scipy", "nvidia-ml-py"}
-    not_used_yet = {"gymnasium", "plotly"}  # for parts that are still to come
+    not_used_yet = {"gymnasium"}  # for parts that are still to come
     assert unused <= programs_and_plug_ins | not_used_yet

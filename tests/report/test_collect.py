@@ -25,7 +25,7 @@ from train.records.results import closes_file, read_closes, split_folder, study_
 from train.report import collect as report_module
 from train.report.collect import collect, report_ended_study, write_report
 from train.report.curves import compounded, read_split
-from train.report.figures import COLUMNS, NOT_UNDER_A_YEAR
+from train.report.page import COLUMNS, NOT_UNDER_A_YEAR
 from train.report.verdict import holdout_text
 from train.runner.worker import Ending
 from train.store.address import command_text

@@ -14,6 +14,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
@@ -34,6 +35,7 @@ STYLE = {
     "axes.grid.axis": "y",
     "axes.axisbelow": True,
     "grid.color": "#ececec",
+    "figure.subplot.hspace": 0.25,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "legend.frameon": False,
@@ -59,10 +61,11 @@ def inline_svg(said: str, height_inches: float, draw: Callable[[Figure], object]
     """
     file = io.StringIO()
     with rc_context(STYLE):
-        figure = Figure((WIDTH_INCHES, height_inches), layout="constrained")
-        figure.patch.set_visible(False)
+        figure = Figure((WIDTH_INCHES, height_inches), frameon=False)
+        figure.subplots_adjust(left=0.12, right=0.88, bottom=0.45 / height_inches, top=1.0 - 0.25 / height_inches)
         draw(figure)
-        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        canvas = FigureCanvasSVG(figure)
+        canvas.print_svg(file, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     box, _, body = re.split(r'<svg[^>]*(viewBox="[^"]*")[^>]*>(.*?</defs>)', file.getvalue(), flags=re.DOTALL)[1:]
     body = re.sub(r'(<g) id="[^"]*"|\s*\n\s*', r"\1", body.partition("</svg>")[0])
     body = re.sub(r'(d|x|y)="[-\d.MLCQz ]*"', lambda found: re.sub(r"(\.\d)\d+", r"\1", found[0]), body)
@@ -101,19 +104,19 @@ def thinned(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> tuple[np.n
     return x[kept], y[kept]
 
 
-def name_ends(axes: Axes, ends: Sequence[tuple[str, float, str]], least_gap: float = 0.075) -> None:
+def name_ends(axes: Axes, ends: Sequence[tuple[str, float, str]], gap: float = 0.065) -> None:
     """Write names at the right edge, next to the last values, moved apart where they would cover each other.
 
     Args:
         axes: whose limits are final.
         ends: (name, last value, colour).
-        least_gap: of two names, as a share of the height.
+        gap: least one of two names, as a share of the height.
     """
     places = (axes.transScale + axes.transLimits).transform([(0.0, value) for _, value, _ in ends])[:, 1]
-    order = np.argsort(np.nan_to_num(places), kind="stable")
-    steps = least_gap * np.arange(len(order))
-    apart = np.maximum.accumulate(np.clip(np.nan_to_num(places[order]), 0.0, 1.0) - steps) + steps
-    for i, place in zip(order.tolist(), np.minimum(apart, 1.0 - steps[::-1]).tolist(), strict=True):
+    order, steps = np.argsort(places, kind="stable"), gap * np.arange(len(ends))
+    wanted = np.clip(np.nan_to_num(places[order]), 0.0, 1.0) - steps
+    apart = (np.maximum.accumulate(wanted) + np.minimum.accumulate(wanted[::-1])[::-1]) / 2.0
+    for i, place in zip(order.tolist(), (np.clip(apart, 0.0, 1.0 - steps[-1]) + steps).tolist(), strict=True):
         name, _, color = ends[i]
         axes.annotate(name, (1.01, place), xycoords="axes fraction", color=color, fontsize=8.5, va="center")
 
@@ -145,7 +148,9 @@ def draw_path(figure: FigureBase, p: PathView, scale: str) -> None:
     above.set(title="equity, start = 1", ylim=above.get_ylim(), xlim=(time[0], time[-1]))
     below.set(title="drawdown, %", ylim=(None, 0.0))
     ends = [(name, float(curve[-1]), FAINT) for name, curve in p.coins.items()]
-    name_ends(above, [*ends, ("cash", 1.0, INK), ("equal w.", p.equal_weight[-1], EQUAL), ("agent", p.agent[-1], AGENT)])
+    name_ends(
+        above, [*ends, ("cash", 1.0, INK), ("equal w.", p.equal_weight[-1], EQUAL), ("agent", p.agent[-1], AGENT)]
+    )
 
 
 def draw_splits(axes: Axes, trials: Sequence[TrialView], best: int | None) -> None:
