@@ -63,7 +63,7 @@ def path_view(title: str = "Path 1 of 1", ticker: str = "BTC") -> PathView:
         title=title, origin="splits 0", time_s=time_s, starts_s=time_s[:1], agent=agent, equal_weight=other,
         agent_figures=measure([agent], 1000.0), equal_weight_figures=measure([other], 1000.0),
         coins={ticker: other * 1.1}, coin_figures={ticker: measure([other * 1.1], 1000.0)},
-        random=RandomOrders(time_s, spread, np.array([0.5, np.nan]), 0.3, 0.9, 0.75, 0.5),
+        random=RandomOrders(spread, np.array([0.5, np.nan]), 0.3, 0.9, 0.75, 0.5),
     )  # fmt: skip
 
 
@@ -204,7 +204,7 @@ def test_thousands_of_bars_and_hundreds_of_trials_make_no_large_page():
     n = 50_000
     curve, time_s = np.cumprod(1.0 + np.random.default_rng(0).normal(0.0, 1e-3, n)), 1_700_000_000 + 300 * np.arange(n)
     spread = np.array([0.8, 0.9, 1.0, 1.1, 1.2])[:, None] * curve
-    random = replace(path_view().random, time_s=time_s, quantiles=spread)
+    random = replace(path_view().random, quantiles=spread)
     path = replace(path_view(), time_s=time_s, agent=curve, equal_weight=curve, coins={"BTC": curve}, random=random)
     trials = tuple(TrialView(i, "complete", i * 0.1, dict.fromkeys(range(6), i * 0.1), 1.0, 0.1) for i in range(900))
     assert len(render(page(paths=(path,), trials=trials))) < 500_000

@@ -178,13 +178,14 @@ def draw_values(axes: Axes, trials: Sequence[TrialView]) -> None:
     numbers, values = np.array([t.number for t in done]), np.array([t.value for t in done])
     last = max(t.number for t in trials)
     best = np.maximum.accumulate(values)
-    axes.step([*numbers, last + 0.5], [*best, best[-1]], where="post", color=AGENT, linewidth=1.6)
+    axes.step([*numbers, last + 0.5], [*best, best[-1]], where="post", color=AGENT, linewidth=1.6, label="best so far")
     dots(axes, numbers, values, FAINT, *_size_and_titles(5.0, _named(done)))
     for state, color, marker, place in (("pruned", PRUNED, "o", -0.04), ("failed", "black", "s", -0.08)):
         at = [t.number for t in trials if t.state == state]
         floor = values.min() + place * (np.ptp(values) or 1.0) * 2.0
         if at:
-            axes.plot(at, np.full(len(at), floor), marker, color=color, markersize=3)
+            label = f"{len(at)} {state} (no value)"
+            axes.plot(at, np.full(len(at), floor), marker, color=color, markersize=3, label=label)
     axes.set(title="value, by trial", xlim=(-0.5, last + 0.5))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 

@@ -19,9 +19,8 @@ from train.records.defaults import RANDOM_DRAWS
 from train.records.errors import StudyError
 from train.records.results import UNREADABLE, read_closes, read_equity, read_filled, split_folder
 from train.report.paths import QUANTILES, PathView, RandomOrders
-from train.study.attainable import Attainable, Tradable, attainable, tradable
+from train.study.attainable import Tradable, attainable, tradable
 from train.validation.benchmarks import (
-    Account,
     buy_and_hold_each,
     draw_streams,
     equal_weight,
@@ -30,7 +29,7 @@ from train.validation.benchmarks import (
     with_trades_of,
 )
 from train.validation.break_even import TradedSegment
-from train.validation.metrics import Metrics, measure
+from train.validation.metrics import measure
 from train.validation.splits import Split, SplitError, recombined_paths
 
 logger = logging.getLogger(__name__)
@@ -165,17 +164,18 @@ def _with_benchmarks(
     equal = measure_accounts([equal_weight(close, costs) for close in closes], bars_per_year).at()
     wanted = float(sum(b["turnover"][1:].sum() for b in blocks))
     curves = np.stack([compounded([account.equity[k] for account in random]) for k in range(RANDOM_DRAWS)])
-    reached = _attainable(blocks, market.bars)
+    batch = measure_accounts(coins, bars_per_year)
+    segments = [TradedSegment(b["equity"], b["benchmark_equity"], b["turnover"][1:], b["fees"][1:]) for b in blocks]
+    reached = attainable(segments, [b["bar"] for b in blocks], market.bars)
     return replace(
         view,
         hindsight_growth=reached.hindsight_growth,
         of_hindsight=reached.of_hindsight,
         break_even_cost=reached.break_even_cost,
-        coins=dict(zip(market.tickers, _coin_curves(coins), strict=True)),
-        coin_figures=_coin_figures(coins, market.tickers, bars_per_year),
+        coins={name: compounded([c.equity[a] for c in coins]) for a, name in enumerate(market.tickers)},
+        coin_figures={name: batch.at(a) for a, name in enumerate(market.tickers)},
         equal_weight_figures=with_trades_of(view.equal_weight_figures, equal),
         random=RandomOrders(
-            time_s=view.time_s,
             quantiles=np.quantile(curves, QUANTILES, axis=0),
             sharpe=drawn.sharpe,
             exposure=float(np.mean(drawn.exposure)),
@@ -184,20 +184,6 @@ def _with_benchmarks(
             sharpe_below=float(np.mean(drawn.sharpe < view.agent_figures.sharpe)),
         ),
     )
-
-
-def _attainable(blocks: Sequence[Columns], bars: Tradable) -> Attainable:
-    segments = [TradedSegment(b["equity"], b["benchmark_equity"], b["turnover"][1:], b["fees"][1:]) for b in blocks]
-    return attainable(segments, [b["bar"] for b in blocks], bars)
-
-
-def _coin_curves(blocks: Sequence[Account]) -> list[np.ndarray]:
-    return [compounded([block.equity[a] for block in blocks]) for a in range(len(blocks[0].equity))]
-
-
-def _coin_figures(blocks: Sequence[Account], tickers: Sequence[str], bars_per_year: float) -> dict[str, Metrics]:
-    batch = measure_accounts(blocks, bars_per_year)
-    return {ticker: batch.at(a) for a, ticker in enumerate(tickers)}
 
 
 def compounded(equities: Sequence[np.ndarray]) -> np.ndarray:

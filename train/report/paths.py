@@ -17,8 +17,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of random orders; the outer ones ar
 class RandomOrders:
     """Accounts that trade the notional the policy traded, in random coins and directions."""
 
-    time_s: np.ndarray  # (R,)
-    quantiles: np.ndarray  # (5, R) of the compounded accounts, `QUANTILES`
+    quantiles: np.ndarray  # (5, M) of the compounded accounts, `QUANTILES`
     sharpe: np.ndarray  # (K,) of each account, nan where undefined
     exposure: float  # mean; it is not matched to the policy's
     traded_share: float  # mean of what they traded, over what the policy did: none has room for more than its money

@@ -54,7 +54,10 @@ def figure_of(study: optuna.Study, folder: Path) -> Figure:
         values, splits, equity = figure.subplot_mosaic([["values", "splits"], ["equity", "equity"]]).values()
         views = trial_views(trials)
         draw_values(values, views)
+        values.set_title("value, by trial: mean excess Sharpe - 0.1 std")
+        values.legend()
         draw_splits(splits, views, best.number)
+        splits.set_title(f"excess Sharpe per year, by split; large: trial {best.number}")
         _draw_equity(equity, best, folder)
         title = f"{study.study_name}: best value {best.value:+.3f} (trial {best.number})"
         texts = (title, selection_text(study), *study.user_attrs.get("data", []))
