@@ -169,6 +169,8 @@ def test_every_chart_is_named_and_the_same_page_has_the_same_bytes():
         "excess Sharpe of every split", "value of every trial", "value by turnover", "value by fees",
     ]  # fmt: skip
     assert html == render(page())
+    names = [e.get("id") for chart in charts for e in chart.iter() if e.get("id")]
+    assert len(set(names)) == len(names)  # a chart that is hidden clips no other one
 
 
 def test_a_dot_answers_a_pointer_with_its_numbers_until_there_are_too_many():

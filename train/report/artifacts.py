@@ -125,7 +125,7 @@ def equity_figure(study_folder: Path, trial_number: int, user_attrs: Mapping[str
     title = f"Trial {trial_number}: equity on the test blocks of each split, blocks joined, each split from 1"
     title += f"; {hidden} more splits not drawn" if hidden else ""
     label = textwrap.wrap(str(user_attrs.get("data_label", "")), 60 * n_columns)
-    with rc_context(STYLE | {"font.size": 7.0, "axes.titlesize": 9.0}):
+    with rc_context({**STYLE, "font.size": 7.0, "axes.titlesize": 9.0}):
         size = (PANEL_INCHES[0] * n_columns, PANEL_INCHES[1] * n_rows + 0.7)
         figure = Figure(size, dpi=DOTS_PER_INCH, layout="constrained")
         FigureCanvasAgg(figure)

@@ -52,11 +52,11 @@ def band_figure(curves: BandCurves, title: str) -> Figure:
     coins = shown_coins(curves, MOST_COINS)
     hidden = len(curves.tickers) - len(coins)
     title += f"\n{hidden} more coins, which moved less, are not drawn" if hidden else ""
-    with rc_context(STYLE | {"font.size": 8.0, "axes.titlesize": 9.0}):
+    with rc_context({**STYLE, "font.size": 8.0, "axes.titlesize": 9.0}):
         figure = Figure((WIDTH_INCHES, HEIGHT_INCHES * len(coins) + 0.6), dpi=DOTS_PER_INCH, layout="constrained")
         FigureCanvasAgg(figure)
-        for coin, (left, right) in zip(coins, figure.subfigures(len(coins), 2, squeeze=False, width_ratios=(1.5, 1.0)),
-                                       strict=True):  # fmt: skip
+        panels = figure.subfigures(len(coins), 2, squeeze=False, width_ratios=(1.5, 1.0))
+        for coin, (left, right) in zip(coins, panels, strict=True):
             near = close_up(curves, coin)
             draw_coin(left, curves, coin, slice(0, len(curves.time_s)), f"{curves.tickers[coin]}: price")
             draw_coin(right, curves, coin, near, f"bars {near.start} to {near.stop - 1}")

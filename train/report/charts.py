@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -25,7 +26,7 @@ from train.report.trials import TrialView
 
 AGENT, EQUAL, RANDOM, COIN, FAINT, INK = "#0072b2", "#c44e00", "#cc79a7", "#8a8a8a", "#6d6d6d", "#1b1b1b"
 PRUNED = "#e69f00"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9.5,
     "axes.titlesize": 9.5,
     "axes.titlelocation": "left",
@@ -42,7 +43,6 @@ STYLE = {
     "date.converter": "concise",
     "text.parse_math": False,  # a name may hold dollar signs
     "svg.fonttype": "none",
-    "svg.hashsalt": "report",
 }
 WIDTH_INCHES = 5.0  # a telephone's width at 72 dots, so its text can be read there
 MOST_POINTS = 400  # drawn of a line
@@ -60,7 +60,7 @@ def inline_svg(said: str, height_inches: float, draw: Callable[[Figure], object]
         draw: draws it into the figure.
     """
     file = io.StringIO()
-    with rc_context(STYLE):
+    with rc_context({**STYLE, "svg.hashsalt": said}):  # names inside a chart are its own
         figure = Figure((WIDTH_INCHES, height_inches), frameon=False)
         figure.subplots_adjust(left=0.12, right=0.88, bottom=0.45 / height_inches, top=1.0 - 0.25 / height_inches)
         draw(figure)
