@@ -5,7 +5,8 @@
 This file is the executable specification of the simulator (docs/simulator.md). It is written to be read: every rule
 is a line or a short loop over assets, all arithmetic is float64, and nothing is vectorized. The batched simulator in
 ``environment_Alpaca_vectorized.py`` is compared with it at every step and in every field. The two share their settings
-(`EnvParams`, one table of rule sets) and nothing that computes, so that one cannot hide a mistake of the other.
+(`EnvParams`, the tables of rule sets and of smallest orders) and the checks of a caller's arrays. They share nothing
+that computes, so one cannot hide a mistake of the other; tests/test_import_directions.py lists what is imported.
 
 Units: money in quote currency (USD), quantities in coins, ``*_rate`` and ``*_pct`` are fractions (0.0025 is 0.25 %).
 Causality: the observation at bar ``t`` uses rows ``<= t``; the action chosen there fills at the close of ``t + 1``.
@@ -14,6 +15,7 @@ Causality: the observation at bar ``t`` uses rows ``<= t``; the action chosen th
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,13 +23,14 @@ from typing import Any
 import numpy as np
 
 from environment_Alpaca_vectorized import (
+    CAPPUCCINO_LIMITS,
+    COLUMN_LIMITS,
     EQUITY_FLOOR,
     HELD_BARS_SCALE,
     INCREMENT_SLACK,
     TARGET_WEIGHT,
     EnvParams,
     check_arrays,
-    smallest_orders,
 )
 
 
@@ -35,20 +38,20 @@ from environment_Alpaca_vectorized import (
 class Account:
     """Everything that changes within an episode. One function, `CryptoEnvAlpaca._open_account`, builds it."""
 
-    bar: int  # row of price_array the account stands at
-    first_bar: int  # bar of the episode's first observation
-    last_bar: int  # the episode is over at this bar
-    cash: float  # quote
-    qty: list[float]  # (A,) coins
-    held_bars: list[int]  # (A,) bars since the position was opened or last sold from
-    high: list[float]  # (A,) highest price while held, quote; kept when the trailing stop is on
+    bar: int                  # row of price_array the account stands at
+    first_bar: int            # bar of the episode's first observation
+    last_bar: int             # the episode is over at this bar
+    cash: float               # quote
+    qty: list[float]          # (A,) coins
+    held_bars: list[int]      # (A,) bars since the position was opened or last sold from
+    high: list[float]         # (A,) highest price while held, quote; kept when the trailing stop is on
     order_scale: list[float]  # (A,) coins per unit of action; host presets only
     benchmark_qty: list[float]  # (A,) coins of the equal-weight portfolio
-    equity: float  # quote, marked at `bar`
-    benchmark: float  # quote, value of the equal-weight portfolio at `bar`
-    peak: float  # quote, highest equity of the episode
-    max_drawdown: float  # fraction, largest fall from a peak in the episode
-    filled: list[float]  # (A,) coins bought less coins sold in the last step, stops and releases included
+    equity: float             # quote, marked at `bar`
+    benchmark: float          # quote, value of the equal-weight portfolio at `bar`
+    peak: float               # quote, highest equity of the episode
+    max_drawdown: float       # fraction, largest fall from a peak in the episode
+    filled: list[float]       # (A,) coins bought less coins sold in the last step, stops and releases included
     discounted_return: float = 0.0  # host presets: G = gamma * G + r
     traded: Traded = field(default_factory=lambda: Traded())
 
@@ -58,7 +61,7 @@ class Traded:
     """What was executed within one step."""
 
     trades: int = 0
-    fees: float = 0.0  # quote
+    fees: float = 0.0      # quote
     slippage: float = 0.0  # quote
     turnover: float = 0.0  # quote, |quantity| * close
 
@@ -95,11 +98,11 @@ class CryptoEnvAlpaca:
         self.lookback, self.initial_capital, self.if_log = p.lookback, p.initial_capital, if_log
         given_prices = np.asarray(config["price_array"])
         self.price_array = given_prices.astype(np.float64, copy=False)
-        tech = np.asarray(config["tech_array"])  # float32 stays as it is: half the memory, which processes may share
+        tech = np.asarray(config["tech_array"])   # float32 stays as it is: half the memory, which processes may share
         self.tech_array = tech if tech.dtype == np.float32 else tech.astype(np.float64, copy=False)
         check_arrays(self.price_array, self.tech_array)
         n_bars, n_assets = self.price_array.shape
-        self.min_qty = (np.zeros(n_assets) + smallest_orders(p.rules, config, n_assets)).tolist()
+        self.min_qty = self._smallest_orders(config, n_assets)
         self.qty_increment = (np.zeros(n_assets) + config.get("qty_increment", 0.0)).tolist()
         filled = np.asarray(config.get("filled_array", False), dtype=bool)
         self.trades = ~np.broadcast_to(filled, self.price_array.shape)  # (T, A), whether anybody traded the coin
@@ -459,6 +462,22 @@ class CryptoEnvAlpaca:
         }  # fmt: skip
 
     # ---------------------------------------------------------------- episodes
+    def _smallest_orders(self, config: Mapping[str, Any], n_assets: int) -> list[float]:
+        """(A,) coins: the caller's as given, else the host's limits times 1.1, by ticker or by column, else none."""
+        rules, given, tickers = self.params.rules, config.get("min_order_qty"), config.get("tickers")
+        if given is not None:
+            return (np.zeros(n_assets) + given).tolist()
+        if rules != "cappuccino" and rules not in COLUMN_LIMITS:
+            return [0.0] * n_assets
+        limits = list(COLUMN_LIMITS.get(rules, CAPPUCCINO_LIMITS.values()))
+        if rules == "cappuccino" and tickers is not None:
+            coins = [re.sub(r"/|USDT?$", "", str(ticker).upper()) for ticker in tickers]
+            limits = [CAPPUCCINO_LIMITS[coin] for coin in coins if coin in CAPPUCCINO_LIMITS]
+        if len(limits) < n_assets:
+            known = f"the {rules} rules know the smallest order of {len(limits)} columns, price_array has {n_assets}"
+            raise ValueError(f"{known}; give config['min_order_qty'] (A,) in coins")
+        return [1.1 * limit for limit in limits[:n_assets]]
+
     def _starts_of(self, segment: tuple[int, int]) -> range:
         """First bars from which at least one step (a whole window, where one fits) can be made."""
         first = segment[0] + self.lookback - 1

@@ -114,6 +114,9 @@ RANGES = {
 }  # fmt: skip
 
 
+Terms = dict[str, Tensor]  # name of a reward's term -> (N,) float64
+
+
 # ---------------------------------------------------------------------------------------------- settings and state
 class Costs(NamedTuple):
     """What trading costs in a step, fractions of notional: floats, or () float64 tensors on the accounts' device."""
@@ -287,7 +290,7 @@ class Outcome:
     """What a step reports beside the new portfolio."""
 
     reward: Tensor  # (N,) float64
-    terms: dict[str, Tensor]  # name -> (N,) float64; their sum is the reward before the hosts' final reward
+    terms: Terms  # name -> (N,) float64; their sum is the reward before the hosts' final reward
     done: Tensor  # (N,) bool, terminal or truncated
     truncated: Tensor  # (N,) bool, ended by the clock alone
 
@@ -365,7 +368,7 @@ def execute_sales(book: Portfolio, sold: Tensor, price: Tensor, costs: Costs) ->
     held_bars = torch.where(is_sold, 0, book.held_bars)
     high = torch.where(is_sold & (qty == 0), 0.0, book.high)
     book = replace(book, qty=qty, cash=cash, held_bars=held_bars, high=high, filled=book.filled - sold)
-    return _book_trades(book, sold, price, fill * costs.sell_fee_rate, costs)
+    return book_trades(book, sold, price, fill * costs.sell_fee_rate, costs)
 
 
 def execute_buys(
@@ -378,14 +381,14 @@ def execute_buys(
     if p.buys == "sequential":
         # Assets stay a loop: each buy spends cash the next one sees. A is about ten, N is the batch.
         for i in range(price.shape[1]):
-            budget = _spendable_cash(book, equity, p)
-            affordable = coins_for(budget, torch.where(price[:, i] > 0, unit_cost[:, i], 1.0), p)
+            per_coin = torch.where(price[:, i] > 0, unit_cost[:, i], 1.0)
+            affordable = coins_for(spendable_cash(book, equity, p), per_coin, p)
             filled = torch.zeros_like(wanted)
             filled[:, i] = torch.minimum(wanted[:, i], affordable)
             book = execute_purchases(book, filled, price, unit_cost, market, p, costs)
         return book
     cost = (wanted * unit_cost).sum(-1)
-    scale = (_spendable_cash(book, equity, p) / torch.where(cost > 0, cost, 1.0)).clamp(max=1.0)
+    scale = (spendable_cash(book, equity, p) / torch.where(cost > 0, cost, 1.0)).clamp(max=1.0)
     filled = whole_increments(wanted * scale[:, None], market)
     return execute_purchases(book, filled, price, unit_cost, market, p, costs)
 
@@ -399,7 +402,7 @@ def execute_purchases(
     cash = (book.cash - (bought * unit_cost).sum(-1)).clamp(min=0.0)  # clamp: rounding only, at most a few ulp
     high = torch.where(is_kept & (book.qty == 0), price, book.high)
     book = replace(book, qty=book.qty + bought, cash=cash, high=high, filled=book.filled + bought)
-    return _book_trades(book, bought, price, price * (1.0 + costs.slippage_rate) * costs.buy_fee_rate, costs)
+    return book_trades(book, bought, price, price * (1.0 + costs.slippage_rate) * costs.buy_fee_rate, costs)
 
 
 def coins_for(budget: Tensor, unit_cost: Tensor, p: EnvParams) -> Tensor:
@@ -407,12 +410,14 @@ def coins_for(budget: Tensor, unit_cost: Tensor, p: EnvParams) -> Tensor:
     return torch.div(budget, unit_cost, rounding_mode="floor" if p.whole_coins else None)
 
 
-def _spendable_cash(book: Portfolio, equity: Tensor, p: EnvParams) -> Tensor:
+def spendable_cash(book: Portfolio, equity: Tensor, p: EnvParams) -> Tensor:
+    """Quote (N,) that buys may use, reserve kept."""
     base = equity if p.reserve_base == "equity" else p.initial_capital
     return (book.cash - p.min_cash_reserve * base).clamp(min=0.0) * p.cash_haircut
 
 
-def _book_trades(book: Portfolio, quantity: Tensor, price: Tensor, fee_per_coin: Tensor, costs: Costs) -> Portfolio:
+def book_trades(book: Portfolio, quantity: Tensor, price: Tensor, fee_per_coin: Tensor, costs: Costs) -> Portfolio:
+    """Add fills of quantity (N, A) to the step's totals."""
     notional = (quantity * price).sum(-1)
     trades = book.trades + (quantity > 0).sum(-1)
     fees = book.fees + (quantity * fee_per_coin).sum(-1)
@@ -435,16 +440,25 @@ def mark_to_market(book: Portfolio, price: Tensor) -> Portfolio:
     return replace(book, equity=equity, benchmark=benchmark, peak=peak, max_drawdown=max_drawdown)
 
 
-def reward_terms(before: Portfolio, book: Portfolio, price: Tensor, market: Market, p: EnvParams) -> dict[str, Tensor]:
+def reward_terms(before: Portfolio, book: Portfolio, price: Tensor, market: Market, p: EnvParams) -> Terms:
     """Named terms (N,) whose sum is the reward; `before` and `book` are marked at consecutive bars."""
     if p.reward == "benchmark_difference":
         gain = (book.equity - before.equity) - (book.benchmark - before.benchmark)
         return {"alpha": gain * p.norm_reward}
     if p.reward == "profit":
         return {"profit": (book.equity - before.equity) * p.norm_reward}
-    weights = torch.where(book.equity[:, None] > 0, book.qty * price / book.equity[:, None], 0.0)  # (N, A)
     if p.reward == "cappuccino":
-        return _cappuccino_terms(before, book, weights, market, p)
+        return cappuccino_terms(before, book, weights_of(book, price), market, p)
+    return weighted_terms(before, book, weights_of(book, price), p)
+
+
+def weights_of(book: Portfolio, price: Tensor) -> Tensor:
+    """Positions as shares of the account, (N, A)."""
+    return torch.where(book.equity[:, None] > 0, book.qty * price / book.equity[:, None], 0.0)
+
+
+def weighted_terms(before: Portfolio, book: Portfolio, weights: Tensor, p: EnvParams) -> Terms:
+    """The terms of the standard reward."""
     floor = EQUITY_FLOOR * p.initial_capital
     growth = torch.log(book.equity.clamp(min=floor) / before.equity.clamp(min=floor))
     tracked = torch.log(book.benchmark.clamp(min=floor) / before.benchmark.clamp(min=floor))
@@ -459,11 +473,10 @@ def reward_terms(before: Portfolio, book: Portfolio, price: Tensor, market: Mark
     return {name: p.norm_reward * value for name, value in terms.items()}
 
 
-def _cappuccino_terms(
-    before: Portfolio, book: Portfolio, weights: Tensor, market: Market, p: EnvParams
-) -> dict[str, Tensor]:
+def cappuccino_terms(before: Portfolio, book: Portfolio, weights: Tensor, market: Market, p: EnvParams) -> Terms:
+    """The terms of the Cappuccino reward."""
     gain, benchmark_gain = book.equity - before.equity, book.benchmark - before.benchmark
-    decay = _time_decay(book, market, p)
+    decay = time_decay(book, market, p)
     market_return = torch.where(before.benchmark > 0, benchmark_gain / before.benchmark, 0.0)
     cash_share = torch.where(book.equity > 0, book.cash / book.equity, 0.0)
     earns_bonus = (market_return < 0) & (cash_share > 0.1)
@@ -473,18 +486,19 @@ def _cappuccino_terms(
         "absolute": 0.3 * gain / p.initial_capital * p.norm_reward * decay,
         "cash_bonus": torch.where(earns_bonus, 0.02 * market_return.abs() * cash_share * p.norm_reward, 0.0),
         "cash_reserve": -(reserve - book.cash).clamp(min=0.0) / p.initial_capital * p.norm_reward * 0.5,
-        "concentration": _cappuccino_concentration(weights, p.concentration_penalty) * (book.equity > 0),
+        "concentration": cappuccino_concentration(weights, p.concentration_penalty) * (book.equity > 0),
     }
 
 
-def _time_decay(book: Portfolio, market: Market, p: EnvParams) -> Tensor:
+def time_decay(book: Portfolio, market: Market, p: EnvParams) -> Tensor:
+    """Factor (N,) that falls over the segment."""
     first = market.segment_first[book.segment] + p.lookback - 1
     last = market.segment_end[book.segment] - p.lookback - 1
     progress = ((book.bar - first).double() / (last - first).clamp(min=1)).clamp(0.0, 1.0)
     return (1.0 - progress).clamp(min=p.time_decay_floor)
 
 
-def _cappuccino_concentration(weights: Tensor, penalty: float) -> Tensor:
+def cappuccino_concentration(weights: Tensor, penalty: float) -> Tensor:
     """weights (N, A) -> (N,): penalty for one large position and for few, bonus for evenly spread ones."""
     is_held = weights > 0.01
     n_held = is_held.sum(-1)
@@ -507,23 +521,33 @@ def step(
     `p`, in full.
     """
     before, costs = book, costs or p.costs()
-    bar = (book.bar + 1).clamp(max=len(market.price) - 1)  # one whose episode is over waits there for its reset
-    book = replace(book, bar=bar, held_bars=book.held_bars + (book.qty > 0), **_nothing_traded(book))
+    book = begin_bar(book, market)
     price = market.price[book.bar]  # (N, A)
 
     if p.trailing_stop_pct > 0:
         book = execute_trailing_stops(book, price, p, costs)
-    equity = account_value(book, price)  # before any order of this bar
-    order_qty = order_quantities(action, book, price, equity, p)
+    equity_at_fill = account_value(book, price)  # before any order of this bar
+    order_qty = order_quantities(action, book, price, equity_at_fill, p)
     if p.max_position_weight > 0:
-        order_qty = cap_positions(order_qty, book, price, equity, p)
+        order_qty = cap_positions(order_qty, book, price, equity_at_fill, p)
     book = execute_sells(book, order_qty, price, market, p, costs)
     if p.stale_bars > 0:
         book = release_stale(book, price, market, p, costs)
-    book = execute_buys(book, order_qty, price, equity, market, p, costs)
+    book = execute_buys(book, order_qty, price, equity_at_fill, market, p, costs)
 
     book = mark_to_market(book, price)
-    terms = reward_terms(before, book, price, market, p)
+    return end_bar(book, reward_terms(before, book, price, market, p), p)
+
+
+def begin_bar(book: Portfolio, market: Market) -> Portfolio:
+    """The clock goes on, nothing is traded yet."""
+    bar = (book.bar + 1).clamp(max=len(market.price) - 1)  # one whose episode is over waits there for its reset
+    return replace(book, bar=bar, held_bars=book.held_bars + (book.qty > 0), trades=torch.zeros_like(book.trades),
+                   filled=torch.zeros_like(book.qty), **dict.fromkeys(COSTS, torch.zeros_like(book.cash)))  # fmt: skip
+
+
+def end_bar(book: Portfolio, terms: Terms, p: EnvParams) -> tuple[Portfolio, Outcome]:
+    """Sum the reward and decide which episodes are over."""
     reward = torch.stack(tuple(terms.values())).sum(0)
 
     is_ruined = (book.equity <= p.terminal_equity_fraction * p.initial_capital) & p.truncates
@@ -533,11 +557,6 @@ def step(
         book = replace(book, discounted_return=p.gamma * book.discounted_return + reward)
         reward = torch.where(done, book.discounted_return, reward)
     return book, Outcome(reward, terms, done, at_end & ~is_ruined & p.truncates)
-
-
-def _nothing_traded(book: Portfolio) -> dict[str, Tensor]:
-    none = torch.zeros_like(book.cash)
-    return {"trades": none.long(), "filled": torch.zeros_like(book.qty), **dict.fromkeys(COSTS, none)}
 
 
 # ---------------------------------------------------------------------------------------------- observation
@@ -980,10 +999,8 @@ class VectorizedCryptoEnvAlpaca:
         timeframe: str | None = None, data_interval: str | None = None, exchange_name: str | None = None,
     ) -> None:  # fmt: skip
         refuse_what_is_on(
-            use_sentiment=use_sentiment and sentiment_service is not None,
-            use_dynamic_fees=use_dynamic_fees,
-            use_timeframe_constraint=use_timeframe_constraint,
-        )
+            use_sentiment=use_sentiment and sentiment_service is not None, use_dynamic_fees=use_dynamic_fees,
+            use_timeframe_constraint=use_timeframe_constraint)  # fmt: skip
         named = {"rules": rules, "lookback": lookback, "n_envs": n_envs if num_envs is None else num_envs,
                  "seed": seed, "episode_bars": episode_bars, "gpu_id": gpu_id}  # fmt: skip
         settled = env_params if isinstance(env_params, EnvParams) else None
@@ -1086,8 +1103,7 @@ class VectorizedCryptoEnvAlpaca:
     @property
     def episode_return(self) -> Any:
         """(N,) account value over initial capital: of the last ended episode, else of the running one."""
-        running = self._shown("equity") / self.params.initial_capital
-        last = self._ended_returns()
+        running, last = self._shown("equity") / self.params.initial_capital, self._ended_returns()
         return self._out(running if self.as_numpy else torch.where(last.isnan(), running, last))
 
     @property
@@ -1320,19 +1336,19 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
         self._slot_kinds["done"] = (rows[:1], torch.bool)
         self.is_capturable = False  # whether a step may be recorded in a graph of its device
         super()._allocate()
-        kernel = self._native_kernel(len(TERM_NAMES[self.params.reward]))
+        kernel = self._native_kernel()
         if kernel is not None:
             self.stepped_by, self.why_not_native = kernel.name, None
             self._episode, self._rejected = kernel.episode.fill_(-1), kernel.rejected
             self._fast = kernels("buffers").FastStep(self, kernel)
 
-    def _native_kernel(self, n_terms: int) -> Any:
+    def _native_kernel(self) -> Any:
         """The native step of this device, or None with `why_not_native` set."""
         try:
             if not self._asked["native_step"]:
                 raise NoNativeStep("native_step is False")
             with _loading:  # threads of a study build environments side by side
-                return kernels("cpu" if self.device.type == "cpu" else "gpu").NativeStep(self, n_terms)
+                return kernels("cpu" if self.device.type == "cpu" else "gpu").NativeStep(self)
         except (ImportError, NoNativeStep) as reason:
             self.stepped_by, self.why_not_native = "torch", str(reason)
             if self._asked["native_step"]:
@@ -1437,11 +1453,9 @@ def kernels(where: str) -> Any:
         name = f"{name}_{zlib.crc32(f'{folder} {__name__}'.encode()):x}"  # another copy has the usual name
         package = sys.modules.get(name)
     if package is None:
-        if not (folder / "__init__.py").is_file():
+        if not (init := folder / "__init__.py").is_file():
             raise ImportError(f"the folder {folder.name} is not next to {Path(__file__).name}; copy it there for speed")
-        spec = importlib.util.spec_from_file_location(
-            name, folder / "__init__.py", submodule_search_locations=[str(folder)]
-        )
+        spec = importlib.util.spec_from_file_location(name, init, submodule_search_locations=[str(folder)])
         assert spec is not None
         assert spec.loader is not None
         package = sys.modules[name] = importlib.util.module_from_spec(spec)

@@ -244,14 +244,14 @@ def add_study(parser: argparse.ArgumentParser, is_required: bool = True) -> None
 def add_trial(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say which trial, and the data it was made on."""
     add_study(parser)
-    parser.add_argument("--trial", default="best", metavar="N", help="number of the trial, or best (default)")
+    parser.add_argument("--trial", default="best", metavar="N", help="number of the trial, or best (default: best)")
     parser.add_argument(
         "--data-dir",
         type=Path,
         metavar="DIR",
         help="the study's data set, checked by its hash (default: where the study read it)",
     )
-    parser.add_argument("--gpu", type=int, default=-1, help="number of the GPU; -1 = CPU (default)")
+    parser.add_argument("--gpu", type=int, default=-1, metavar="N", help="number of the GPU; -1 = CPU (default: -1)")
 
 
 def here(path: Path | None) -> Path | None:

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from . import drop_in
-from .cpu import helpers, native_step_of, sources, step
-from .memory import LANES, POSITION_BYTES, Array, account_at, cached, position_at, rules_at
+from .bar import step
+from .cpu import helpers, native_step_of
+from .memory import LANES, POSITION_BYTES, Array, account_at, cached, position_at, rules_at, sources
 
 
 def trade_of(version: int) -> Any:
@@ -116,7 +117,7 @@ class BandLoop:
         n_parts = min(torch.get_num_threads(), self.n_blocks)
         if n_parts == 1:
             advance(range(self.n_blocks))
-        else:  # accounts do not depend on one another, so neither do blocks
+        else:   # accounts do not depend on one another, so neither do blocks
             parts = [range(k, self.n_blocks, n_parts) for k in range(n_parts)]
             list(helpers(os.getpid()).map(advance, parts))
 

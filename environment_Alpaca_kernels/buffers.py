@@ -15,7 +15,33 @@ from torch import Tensor
 from . import drop_in
 
 SLOTS = ("state", "reward", "done")  # what a caller may give room for
-ALIGNMENT = 64  # bytes: a cache line
+ALIGNMENT = 64                       # bytes: a cache line
+
+
+class Accounts:
+    """What a native step has of accounts besides the running episodes; `read` and `write` are of its device."""
+
+    ENDED = ("is_over", "final_cash", "final_equity", "final_bar", "final_qty", "final_filled")
+    read: Callable[[str], Tensor]
+    write: Callable[[str, Tensor], None]
+    restarts: bool
+
+    def shown(self, name: str) -> Tensor:
+        """cash, equity, bar, qty or filled before the restarts of the last step."""
+        running = self.read(name)
+        if not self.restarts:
+            return running
+        is_over, ended = self.read("is_over") != 0, self.read(f"final_{name}")
+        return torch.where(is_over if running.ndim == 1 else is_over[:, None], ended, running)
+
+    def ended(self) -> dict[str, Tensor]:
+        """What is kept of episodes that have ended, for a copy of this object."""
+        return {name: self.read(name) for name in self.ENDED}
+
+    def restore_ended(self, values: dict[str, Tensor]) -> None:
+        """Take over what `ended` returned."""
+        for name, value in values.items():
+            self.write(name, value)
 
 
 class Buffers:

@@ -421,28 +421,14 @@ def _parser() -> argparse.ArgumentParser:
                "reached, or it reads settings that this simulator does not know.",
     )  # fmt: skip
     parser.add_argument("--compare", action="store_true", help="run the comparison")
-    parser.add_argument(
-        "--env-file",
-        type=Path,
-        default=Path(drop_in.__file__).with_name("environment_Alpaca.py"),
-        help="file of the scalar class (default: environment_Alpaca.py next to the batched class)",
-    )
+    parser.add_argument("--env-file", type=Path, default=Path(drop_in.__file__).with_name("environment_Alpaca.py"),
+                        help="file of the scalar class (default: environment_Alpaca.py next to this file)")  # fmt: skip
     parser.add_argument("--class", dest="class_name", metavar="NAME", help="the scalar class, if the file has several")
     parser.add_argument("--rules", choices=tuple(drop_in.RULES), help="rule set (default: recognised by the class)")
-    parser.add_argument(
-        "--data",
-        type=Path,
-        metavar="PATH",
-        help=".npz file, or folder with price_array.npy (T, A) and tech_array.npy (T, F); default: generated markets",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="settings",
-        help="fix a setting of env_params, a constructor argument or an entry of config; repeatable",
-    )
+    parser.add_argument("--data", type=Path, metavar="PATH", help=".npz file, or folder with price_array.npy (T, A) "
+                        "and tech_array.npy (T, F); default: generated markets")  # fmt: skip
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="fix a "
+                        "setting of env_params, a constructor argument or an entry of config; repeatable")  # fmt: skip
     parser.add_argument("--steps", type=int, default=300, help="bars of an episode (default 300)")
     parser.add_argument("--seconds", type=float, default=25.0, help="how long to search for cases that reach "
                         "further lines, from the start (default 25)")  # fmt: skip

@@ -3,9 +3,11 @@
 """The step of `environment_Alpaca_vectorized.py` as one native loop over blocks of accounts (numba, CPU).
 
 Imported lazily by VectorizedCryptoEnvAlpacaOptimized; without numba that class runs the plain torch step instead.
-Phases, names and order are those of the plain file, so that the two can be read side by side, and a phase is written as
-there: the same arithmetic for all accounts, with masks in place of branches. Every test of the plain class runs on this
-one too.
+
+The sections of the plain file are files here: orders.py, reward.py, bar.py, observation.py and episodes.py. Phases,
+names and order are those of the plain file, so that the two can be read side by side, and a phase is written as there:
+the same arithmetic for all accounts, with masks in place of branches. memory.py has the records that they work on, and
+this file binds them to an environment. Every test of the plain class runs on this one too.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,84 +35,15 @@ except ImportError as error:
     raise
 
 from . import drop_in, first_use, trial
-from .episodes import begin_bar, finish, prefetch_windows, report
-from .memory import (
-    ACCOUNTS,
-    ASSET,
-    LANES,
-    POSITION_BYTES,
-    POSITIONS,
-    SEGMENT,
-    Array,
-    account_at,
-    cached,
-    rules_at,
-    rules_of,
-)  # fmt: skip
-from .orders import (
-    cap_positions,
-    execute_buys,
-    execute_sells,
-    execute_trailing_stops,
-    order_quantities,
-    release_stale,
-)  # fmt: skip
-from .reward import mark_to_market, reward_terms, value_accounts
+from .bar import step
+from .buffers import Accounts
+from .memory import ACCOUNTS, ASSET, LANES, ORDERS, POSITIONS, SEGMENTS, Array, rules_of
+from .tables import segments_of
 
 # From this many environments on, torch's threads share the blocks: handing work to a second thread takes some 20 us.
 PARALLEL_FROM_N_ENVS = 1024
 N_TRIED_STEPS = 40  # of each rule set, on first use
 COMPILE_ERRORS = (*first_use.LAUNCH_ERRORS, NumbaError)
-
-
-def sources() -> int:
-    """A number that changes with the text of this package: numba's cache on disk looks at one file only."""
-    return zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
-
-
-def step_of(version: int) -> Any:
-    """The compiled step, found again on disk by its version where there is a folder to write to."""
-
-    def step_blocks(
-        first: int, end: int, action: int, state: int, reward: int, done: int, final_state: int, truncated: int,
-        counted: int, money: Array, price: Array, scale: Array, counts: Array, rules: int,
-    ) -> None:  # fmt: skip
-        """Advance the blocks first .. end - 1 one bar: stops, sells, releases, buys, then mark to market.
-
-        action (N, A) float32, state and final_state (N, S) float32, reward (N,) float32, done and truncated (N,) bool
-        are addresses of tensors, rules that of a record of RULES. price (T, A), scale (G, A), and for B blocks counted
-        (2, 16 B) int64, by address, money (6 + n_terms, 16 B), and counts (2, 16 B) int64: episodes, rejected actions.
-        """
-        _ = version  # captured, and so part of what the cache on disk is asked for
-        p = rules_at(rules, 0)
-        for block in range(first, end):
-            b, coins = account_at(p.accounts, block), p.positions + block * p.n_assets * POSITION_BYTES
-            i = block * LANES
-            n = min(LANES, p.n_envs - i)
-            if block + 1 < end and not p.compact:
-                prefetch_windows(account_at(p.accounts, block + 1), p)
-            begin_bar(n, b, coins, price, p)
-
-            if p.trailing_stop_pct > 0:
-                execute_trailing_stops(b, coins, p)
-            value_accounts(b, coins, p)
-            order_quantities(i, n, action, b, coins, counts, p)
-            if p.max_position_weight > 0:
-                cap_positions(b, coins, p)
-            execute_sells(b, coins, p)
-            if p.stale_bars > 0:
-                release_stale(b, coins, p)
-            execute_buys(b, coins, p)
-
-            mark_to_market(b, coins, p)
-            reward_terms(i, n, b, coins, money[6:], p)
-            report(i, b, counts, counted, money, p)
-            finish(i, n, state, reward, done, final_state, truncated, b, coins, price, scale, counts, p)
-
-    return cached(step_blocks, _nrt=False, nogil=True, error_model="numpy")
-
-
-step = step_of(sources())
 
 
 @functools.cache
@@ -132,17 +64,16 @@ def helpers(_process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(thread_name_prefix="environment_step")
 
 
-class NativeStep:
+class NativeStep(Accounts):
     """The compiled step bound to one environment's memory; calling it advances that environment in place."""
 
     name = "numba"
 
-    def __init__(self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized, n_terms: int, checked: bool = True) -> None:
+    def __init__(self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized, checked: bool = True) -> None:
         """Allocate the records and view the market of `env`; the market is not copied.
 
         Args:
             env: whose accounts are stepped.
-            n_terms: of its reward.
             checked: whether the first use on a processor compares the step with the plain one.
 
         Raises:
@@ -153,25 +84,22 @@ class NativeStep:
         market = env.market
         assets = np.zeros(env.action_dim, ASSET)
         assets["min_qty"], assets["qty_increment"] = market.min_qty, market.qty_increment
-        segments = np.zeros(len(market.segment_first), SEGMENT)
-        segments["first"], segments["end"] = market.segment_first, market.segment_end
-        segments["limit"], segments["first_start"] = market.episode_limit, market.first_start
-        segments["starts_before"] = market.start_offset[:-1]
-        segments["usable"][: len(market.usable_segment)] = market.usable_segment
+        segments = np.ascontiguousarray(segments_of(market).numpy().T).view(SEGMENTS)
         n_features = market.windows.shape[1] // env.params.lookback
         self.n_envs, self.n_blocks = env.n_envs, -(-env.n_envs // LANES)
         self.width, self.device = self.n_blocks * LANES, env.device  # room of a row of reports
         self.accounts = np.zeros(self.n_blocks, ACCOUNTS)
         self.accounts["final_equity"] = np.nan
         self.positions = np.zeros((self.n_blocks, env.action_dim), POSITIONS)
-        self.counts = np.zeros((2, self.n_blocks * LANES), np.int64)
+        self.counts = np.zeros((2, self.width), np.int64)  # rows EPISODE and REJECTED
         self.episode, self.rejected = torch.from_numpy(self.counts)[:, : self.n_envs]
-        self.rules = rules_of(env)
+        self.rules, self.restarts = rules_of(env), env.autoreset
         self.rules["feature_bytes"], self.rules["window_bytes"] = 4 * n_features, 4 * market.windows.shape[1]
         self.rules["features"] = market.windows.data_ptr()
         # Kept by this object, because their addresses are in use as long as it is.
         self.addressed = {"assets": assets, "segments": segments}
         self.addressed |= {"accounts": self.accounts, "positions": self.positions}
+        self.addressed["orders"] = np.zeros(self.positions.shape, ORDERS)
         for name, array in self.addressed.items():
             self.rules[name] = array.ctypes.data
         self.market = (market.price.numpy(), market.order_scale.numpy())
@@ -183,8 +111,8 @@ class NativeStep:
         One function is compiled for all settings, so one comparison over every rule set holds for all environments.
         """
 
-        def unchecked(other: Any, n: int) -> NativeStep:
-            return type(self)(other, n, checked=False)
+        def unchecked(other: Any) -> NativeStep:
+            return type(self)(other, checked=False)
 
         trials = trial.of_every_rule_set(unchecked, N_TRIED_STEPS)
         is_asked_for = env._asked["native_step"] == "always"
@@ -200,18 +128,11 @@ class NativeStep:
         rows = self.positions[name].transpose(0, 2, 1).reshape(-1, self.positions.shape[1])  # (16 B, A)
         return torch.from_numpy(rows[: self.n_envs].copy())
 
-    def shown(self, name: str) -> torch.Tensor:
-        """cash, equity, bar, qty or filled before the restarts of the last step."""
-        running = self.read(name)
-        if not self.rules["restarts"][0]:
-            return running
-        is_over, ended = self.read("is_over") != 0, self.read(f"final_{name}")
-        return torch.where(is_over if running.ndim == 1 else is_over[:, None], ended, running)
-
     def adopt(self, seed: int, rates: Mapping[str, float]) -> None:
         """Draw the starts of coming episodes from this seed and charge these `drop_in.Costs` from the next step on."""
-        for name, value in {"seed": seed, **rates}.items():
-            self.rules[name] = value
+        self.rules["seed"] = seed
+        for name, rate in rates.items():
+            self.rules["costs"][name] = rate
 
     def load(self, book: drop_in.Portfolio) -> None:
         """Take over a portfolio; a compiled loop does not check the bars it reads, so they are checked here."""
@@ -230,16 +151,6 @@ class NativeStep:
         blocks = rows.reshape(self.n_blocks, LANES, *value.shape[1:])
         records = self.accounts if value.ndim == 1 else self.positions
         records[name] = blocks if value.ndim == 1 else blocks.transpose(0, 2, 1)
-
-    def ended(self) -> dict[str, torch.Tensor]:
-        """What is kept of episodes that have ended, for a copy of this object."""
-        names = ("is_over", "final_cash", "final_equity", "final_bar", "final_qty", "final_filled")
-        return {name: self.read(name) for name in names}
-
-    def restore_ended(self, values: dict[str, torch.Tensor]) -> None:
-        """Take over what `ended` returned."""
-        for name, value in values.items():
-            self.write(name, value)
 
     def bind(self, slots: dict[str, torch.Tensor], is_own: bool = False) -> Callable[[torch.Tensor], None]:
         """A function of the action (N, A) that advances one bar and writes into `slots`."""

@@ -22,10 +22,12 @@ import triton.language as tl
 from triton.runtime.errors import TritonError
 
 from . import drop_in, first_use, trial
-from .gpu_rules import Choices, Market, Numbers, Whole
+from .buffers import Accounts
+from .gpu_rules import COINS, COUNTS, MONEY, SWITCHES, Choices, Market, Numbers, Whole
 from .gpu_step import Memory, Outputs, step
+from .tables import COUNT, REPORT, SEGMENT, TERM, segments_of
 
-BLOCK = 16  # environments a program: small, because the observations' copy needs many programs to fill a GPU
+BLOCK = 16       # environments a program: small, because the observations' copy needs many programs to fill a GPU
 N_WARPS = 4
 TILE_WIDTH = 32  # features copied at a time: a wider tile costs registers, of which the kernel takes about 150
 # Below this a launch is expected to take longer than the kernel runs (about 10 us of memory traffic). Not measured yet.
@@ -34,16 +36,9 @@ GRAPH_UP_TO_N_ENVS = 16_384
 OPTIONS = {"num_warps": N_WARPS, "enable_fp_fusion": False}
 IS_INTERPRETED = not isinstance(step, triton.JITFunction)
 COMPILE_ERRORS = (*first_use.LAUNCH_ERRORS, TritonError)
-WARM_UPS = 3  # plain launches before a graph is captured: the first one compiles
+WARM_UPS = 3     # plain launches before a graph is captured: the first one compiles
 
-# Rows of the packed arrays, by which `field` and `books_of` find them; final_* are of the last episode that ended.
-COUNTS = ("bar", "first_bar", "last_bar", "segment", "trades", "episode", "rejected", "final_bar", "is_over")
-MONEY = (
-    "cash", "equity", "benchmark", "peak", "max_drawdown", "discounted_return", *drop_in.COSTS,
-    "final_cash", "final_equity",
-)  # fmt: skip
 Launch = Callable[[torch.Tensor], None]  # of the action (N, A)
-COINS = ("qty", "high", "order_scale", "benchmark_qty", "filled", "final_qty", "final_filled")
 
 
 class Rules:
@@ -58,26 +53,23 @@ class Rules:
         self.values[Numbers._fields.index(name)].fill_(value)
 
 
-class NativeStep:
+class NativeStep(Accounts):
     """The kernel bound to one environment's memory; calling it advances that environment in place."""
 
     name = "triton"
 
-    def __init__(
-        self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized, n_terms: int, checked: bool | None = None
-    ) -> None:
+    def __init__(self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized, checked: bool | None = None) -> None:
         """Allocate the books on the device of `env` and view its market, which is not copied.
 
         Args:
             env: whose accounts are stepped.
-            n_terms: of its reward.
             checked: whether the first use on a device compares the kernel with the plain step; None means unless
                 Triton's interpreter runs it, which is a tool for tests.
 
         Raises:
             NoNativeStep: the kernel cannot be used on this device.
         """
-        n, n_assets, self.device = env.n_envs, env.action_dim, env.device
+        n, n_assets, self.device, self.restarts = env.n_envs, env.action_dim, env.device, env.autoreset
         self.width = n  # room of a row of reports
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -102,8 +94,8 @@ class NativeStep:
     def check(self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> None:
         """Raise NoNativeStep unless the kernel compiles for the device and its first use there was right and fast."""
 
-        def unchecked(other: Any, n: int) -> NativeStep:
-            kernel = type(self)(other, n, checked=False)
+        def unchecked(other: Any) -> NativeStep:
+            kernel = type(self)(other, checked=False)
             kernel.choices = kernel.choices._replace(offset_type=self.choices.offset_type)  # that of a large market
             return kernel
 
@@ -124,7 +116,6 @@ class NativeStep:
 
     def compile(self) -> None:
         """Compile the kernel for these choices, or find it in Triton's cache, without a launch."""
-
         def one(dtype: torch.dtype) -> torch.Tensor:
             return torch.zeros(1, dtype=dtype, device=self.device)
 
@@ -142,23 +133,9 @@ class NativeStep:
             return self.field("final_equity") / self.rules.values[Numbers._fields.index("initial_capital")]
         return self.field(name).clone()
 
-    def shown(self, name: str) -> torch.Tensor:
-        """cash, equity, bar, qty or filled before the restarts of the last step."""
-        running = self.field(name)
-        if not self.choices.restarts:
-            return running.clone()
-        is_over = self.field("is_over") != 0
-        return torch.where(is_over if running.ndim == 1 else is_over[:, None], self.field(f"final_{name}"), running)
-
-    def ended(self) -> dict[str, torch.Tensor]:
-        """What is kept of episodes that have ended, for a copy of this object."""
-        names = ("is_over", "final_cash", "final_equity", "final_bar", "final_qty", "final_filled")
-        return {name: self.read(name) for name in names}
-
-    def restore_ended(self, values: dict[str, torch.Tensor]) -> None:
-        """Take over what `ended` returned."""
-        for name, value in values.items():
-            self.field(name).copy_(value)
+    def write(self, name: str, values: torch.Tensor) -> None:
+        """Set one field, (N,) or (N, A)."""
+        self.field(name).copy_(values)
 
     def adopt(self, seed: int, rates: Mapping[str, float]) -> None:
         """Draw the starts of coming episodes from this seed and charge these `drop_in.Costs` from the next step on."""
@@ -170,7 +147,7 @@ class NativeStep:
         """Take over a portfolio."""
         self.field("is_over").zero_()
         for field in fields(book):
-            self.field(field.name).copy_(getattr(book, field.name))
+            self.write(field.name, getattr(book, field.name))
 
     def field(self, name: str) -> torch.Tensor:
         """The memory of one field of `Portfolio`."""
@@ -223,16 +200,13 @@ def device_name(device: torch.device) -> str:
 def market_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> tuple[Market, torch.Tensor]:
     """The kernel's view of the market, and the whole settings (8,) int64 in the order of `Whole`."""
     m, n_segments = env.market, len(env.market.segment_first)
-    usable = torch.zeros_like(m.segment_first)
-    usable[: len(m.usable_segment)] = m.usable_segment
-    rows = (m.segment_first, m.segment_end, m.episode_limit, m.first_start, m.start_offset[:-1], usable)
     assets = torch.stack((m.min_qty, m.qty_increment))
     whole = Whole(
         lookback=env.params.lookback, stale_bars=env.params.stale_bars, seed=env.seed,
         episode_bars=env.episode_bars or 0, n_starts=int(m.start_offset[-1]), n_usable=len(m.usable_segment),
         n_segments=n_segments, n_bars=len(m.price),
     )  # fmt: skip
-    view = Market(m.price, m.windows, assets, torch.stack(rows), m.order_scale)
+    view = Market(m.price, m.windows, assets, segments_of(m), m.order_scale)
     return view, torch.tensor(whole, dtype=torch.int64, device=env.device)
 
 
@@ -246,16 +220,14 @@ def rules_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> Rules:
 def choices_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> Choices:
     """What the kernel is compiled for."""
     p, n_assets, window = env.params, env.action_dim, env.market.windows.shape[1]
+    chosen = {name: getattr(p, name) for name in SWITCHES} | {"start": env.start}
+    switches = {name: value if name in drop_in.CHOICES else bool(value) for name, value in chosen.items()}
     return Choices(
-        order_sizing=p.order_sizing, reward=p.reward, start=env.start, buys_sequentially=p.buys == "sequential",
-        always_allow_close=bool(p.always_allow_close), release_unpriced=bool(p.release_unpriced),
-        reserve_of_equity=p.reserve_base == "equity", truncates=bool(p.truncates),
-        discounts_final_reward=p.final_reward == "discounted_return", observes_absolute=p.observation == "absolute",
-        benchmark_of_episode=p.benchmark_base == "episode", observe_account=bool(p.observe_account),
-        compact=bool(env.compact), restarts=bool(env.autoreset),
-        limits_actions=p.action_limit < float("inf"), whole_coins=bool(p.whole_coins),
+        **switches, compact=bool(env.compact), restarts=bool(env.autoreset),
+        limits_actions=p.action_limit < float("inf"),
         stops=p.trailing_stop_pct > 0, caps_positions=p.max_position_weight > 0, releases_stale=p.stale_bars > 0,
         has_increments=bool((env.market.qty_increment > 0).any()), penalizes_concentration=p.concentration_penalty > 0,
+        term=getattr(TERM, p.reward), report=REPORT, count=COUNT, segment=SEGMENT,
         n_assets=n_assets, n_columns=triton.next_power_of_2(n_assets), n_features=window // p.lookback, window=window,
         state_dim=env.state_dim, block=BLOCK, tile=min(TILE_WIDTH, triton.next_power_of_2(max(window, 1))),
         offset_type=tl.int32 if len(env.market.price) * (window // p.lookback) < 2**31 else tl.int64,

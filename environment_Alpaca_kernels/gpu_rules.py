@@ -15,6 +15,7 @@ vanish; its numbers are read from memory, so that changing a fee compiles nothin
 from __future__ import annotations
 
 from collections import namedtuple
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import triton
@@ -33,35 +34,31 @@ Tile = tl.tensor  # (BLOCK, A padded to a power of two), one value an environmen
 Number = tl.tensor  # one value for all environments
 Pointer = tl.tensor  # a torch tensor where the kernel is launched
 
-# What is compiled in: choices of `EnvParams`, phases that are on, sizes. n_columns is n_assets padded, window is L * F,
-# offset_type is that of an offset among the features: int32 unless there are more than 2**31.
+# What is compiled in: the choices and switches of `EnvParams`, phases that are on, rows by name, sizes. n_columns is
+# n_assets padded, window is L * F, offset_type is that of an offset among the features: int32 unless there are more
+# than 2**31.
+SWITCHES = (*drop_in.CHOICES, *(f.name for f in fields(drop_in.EnvParams) if f.type == "bool"))
 Choices = namedtuple(
     "Choices",
-    "order_sizing reward start buys_sequentially always_allow_close release_unpriced reserve_of_equity truncates "
-    "discounts_final_reward observes_absolute benchmark_of_episode observe_account compact "
-    "restarts limits_actions whole_coins stops caps_positions releases_stale has_increments "
-    "penalizes_concentration n_assets n_columns n_features window state_dim block tile offset_type",
+    " ".join(SWITCHES) + " compact restarts limits_actions stops caps_positions releases_stale has_increments "
+    "penalizes_concentration term report count segment n_assets n_columns n_features window state_dim block tile "
+    "offset_type",
 )
-# Float settings in the order of the array they are read from.
+# Float settings in the order of the array they are read from: costs as the next step charges them.
 Numbers = namedtuple(
-    "Numbers",
-    "initial_capital buy_fee_rate sell_fee_rate gamma slippage_rate min_order_notional stale_fraction "
-    "cash_haircut terminal_equity_fraction norm_cash norm_stocks norm_reward norm_action min_cash_reserve "
-    "max_position_weight trailing_stop_pct time_decay_floor growth_weight benchmark_weight drawdown_penalty "
-    "volatility_penalty concentration_penalty turnover_penalty action_limit benchmark_fee_rate",
+    "Numbers", (*(f.name for f in fields(drop_in.EnvParams) if f.type == "float"), "benchmark_fee_rate")
 )
 # Whole settings likewise; episode_bars 0 means to the end of the segment.
-Whole = namedtuple(
-    "Whole",
-    "lookback stale_bars seed episode_bars n_starts n_usable n_segments n_bars",
-)
-# `Portfolio` as pointers to each field of the program's first environment.
-Books = namedtuple(
-    "Books",
-    "bar first_bar last_bar segment trades episode rejected final_bar is_over cash equity benchmark peak max_drawdown "
-    "discounted_return fees slippage turnover final_cash final_equity qty high order_scale benchmark_qty filled "
-    "final_qty final_filled held_bars",
-)
+Whole = namedtuple("Whole", "lookback stale_bars seed episode_bars n_starts n_usable n_segments n_bars")
+# `Portfolio` as rows of packed arrays; final_* are of the last episode that ended.
+COUNTS = ("bar", "first_bar", "last_bar", "segment", "trades", "episode", "rejected", "final_bar", "is_over")
+MONEY = (
+    "cash", "equity", "benchmark", "peak", "max_drawdown", "discounted_return", *drop_in.COSTS,
+    "final_cash", "final_equity",
+)  # fmt: skip
+COINS = ("qty", "high", "order_scale", "benchmark_qty", "filled", "final_qty", "final_filled")
+# The same as pointers to each field of the program's first environment.
+Books = namedtuple("Books", (*COUNTS, *MONEY, *COINS, "held_bars"))
 
 
 class Market(NamedTuple):
@@ -70,7 +67,7 @@ class Market(NamedTuple):
     price: Any  # (T, A) float64
     windows: Any  # (T - L + 1, L * F) float32, rows F apart
     assets: Any  # (2, A) float64: min_qty, qty_increment
-    segments: Any  # (6, G) int64: first, end, limit, first_start, starts_before, usable
+    segments: Any  # (6, G) int64, rows of SEGMENT
     order_scale: Any  # (G, A) float64
 
 
@@ -95,6 +92,15 @@ class Venue(NamedTuple):
     qty_increment: Lane
 
 
+class Traded(NamedTuple):
+    """What was executed within this step."""
+
+    trades: Lane
+    fees: Lane
+    slippage: Lane
+    turnover: Lane
+
+
 class Account(NamedTuple):
     """What trading changes."""
 
@@ -103,10 +109,7 @@ class Account(NamedTuple):
     held_bars: Tile
     high: Tile
     filled: Tile  # bought less sold in this step
-    trades: Lane
-    fees: Lane
-    slippage: Lane
-    turnover: Lane
+    traded: Traded
 
 
 class Marks(NamedTuple):
@@ -175,10 +178,7 @@ def execute_trailing_stops(account: Account, price: Tile, p: Numbers) -> Account
     is_held = account.qty > 0
     high = tl.where(is_held, tl.maximum(account.high, price), account.high)
     is_stopped = is_held & (price > 0) & (price < high * (1.0 - p.trailing_stop_pct))
-    account = Account(
-        account.cash, account.qty, account.held_bars, high, account.filled, account.trades, account.fees,
-        account.slippage, account.turnover,
-    )  # fmt: skip
+    account = Account(account.cash, account.qty, account.held_bars, high, account.filled, account.traded)
     return execute_sales(account, tl.where(is_stopped, account.qty, 0.0), price, p)
 
 
@@ -222,10 +222,7 @@ def execute_sales(account: Account, sold: Tile, price: Tile, p: Numbers) -> Acco
     cash = account.cash + tl.sum(sold * fill * (1.0 - p.sell_fee_rate), 1)
     held_bars = tl.where(is_sold, 0, account.held_bars)
     high = tl.where(is_sold & (qty == 0), 0.0, account.high)
-    account = Account(
-        cash, qty, held_bars, high, account.filled - sold, account.trades, account.fees, account.slippage,
-        account.turnover,
-    )  # fmt: skip
+    account = Account(cash, qty, held_bars, high, account.filled - sold, account.traded)
     return book_trades(account, sold, price, fill * p.sell_fee_rate, p)
 
 
@@ -238,7 +235,7 @@ def execute_buys(
     wanted = whole_increments(order_qty, venue, c)
     wanted = tl.where((price > 0) & is_large_enough(wanted, price, venue, p), wanted, 0.0)
     unit_cost = price * (1.0 + p.slippage_rate) * (1.0 + p.buy_fee_rate)  # quote a coin, all included
-    if c.buys_sequentially:
+    if c.buys == "sequential":
         # Assets stay a loop: each buy spends cash the next one sees. Columns are filled in order.
         per_coin = tl.where(price > 0, unit_cost, 1.0)
         for a in range(c.n_assets):
@@ -262,10 +259,7 @@ def execute_purchases(
     bought = tl.where(is_kept, filled, 0.0)
     cash = tl.maximum(account.cash - tl.sum(bought * unit_cost, 1), 0.0)  # maximum: rounding only
     high = tl.where(is_kept & (account.qty == 0), price, account.high)
-    account = Account(
-        cash, account.qty + bought, account.held_bars, high, account.filled + bought, account.trades, account.fees,
-        account.slippage, account.turnover,
-    )  # fmt: skip
+    account = Account(cash, account.qty + bought, account.held_bars, high, account.filled + bought, account.traded)
     return book_trades(account, bought, price, price * (1.0 + p.slippage_rate) * p.buy_fee_rate, p)
 
 
@@ -292,7 +286,7 @@ def product_error(x: Tile, y: Tile) -> Tile:
 @jit
 def spendable_cash(cash: Lane, equity: Lane, p: Numbers, c: tl.constexpr) -> Lane:
     """Quote that buys may use, reserve kept."""
-    base = equity if c.reserve_of_equity else p.initial_capital
+    base = equity if c.reserve_base == "equity" else p.initial_capital
     reserve = p.min_cash_reserve * base
     return tl.maximum(cash - reserve, 0.0) * p.cash_haircut
 
@@ -300,14 +294,11 @@ def spendable_cash(cash: Lane, equity: Lane, p: Numbers, c: tl.constexpr) -> Lan
 @jit
 def book_trades(account: Account, quantity: Tile, price: Tile, fee_per_coin: Tile, p: Numbers) -> Account:
     """Count fills in the step's totals."""
-    notional = tl.sum(quantity * price, 1)
-    trades = account.trades + tl.sum((quantity > 0).to(tl.int64), 1)
-    fees = account.fees + tl.sum(quantity * fee_per_coin, 1)
-    slippage = account.slippage + notional * p.slippage_rate
-    return Account(
-        account.cash, account.qty, account.held_bars, account.high, account.filled, trades, fees, slippage,
-        account.turnover + notional,
-    )  # fmt: skip
+    traded, notional = account.traded, tl.sum(quantity * price, 1)
+    trades = traded.trades + tl.sum((quantity > 0).to(tl.int64), 1)
+    fees = traded.fees + tl.sum(quantity * fee_per_coin, 1)
+    traded = Traded(trades, fees, traded.slippage + notional * p.slippage_rate, traded.turnover + notional)
+    return Account(account.cash, account.qty, account.held_bars, account.high, account.filled, traded)
 
 
 # ---------------------------------------------------------------------------------------------- valuation and reward
@@ -335,14 +326,14 @@ def reward_terms(
     """Store the named terms of the reward and return their sum."""
     if c.reward == "benchmark_difference":
         gain = (marks.equity - before.equity) - (marks.benchmark - before.benchmark)
-        reward = keep_term(gain * p.norm_reward, 0, terms, lanes)
+        reward = keep_term(gain * p.norm_reward, c.term.alpha, terms, lanes)
     elif c.reward == "profit":
-        reward = keep_term((marks.equity - before.equity) * p.norm_reward, 0, terms, lanes)
+        reward = keep_term((marks.equity - before.equity) * p.norm_reward, c.term.profit, terms, lanes)
     elif c.reward == "cappuccino":
-        decay = time_decay(bar, m, b, p, w, lanes)
+        decay = time_decay(bar, m, b, p, w, lanes, c)
         reward = cappuccino_terms(before, marks, account, price, decay, p, terms, lanes, c)
     else:
-        reward = weighted_terms(before, marks, account, price, p, terms, lanes)
+        reward = weighted_terms(before, marks, account, price, p, terms, lanes, c)
     return reward
 
 
@@ -362,7 +353,8 @@ def weights_of(account: Account, equity: Lane, price: Tile) -> Tile:
 
 @jit
 def weighted_terms(
-    before: Marks, marks: Marks, account: Account, price: Tile, p: Numbers, terms: Pointer, lanes: Lanes
+    before: Marks, marks: Marks, account: Account, price: Tile, p: Numbers, terms: Pointer, lanes: Lanes,
+    c: tl.constexpr,
 ) -> Lane:  # fmt: skip
     """Terms of the standard reward."""
     floor = p.initial_capital * EQUITY_FLOOR
@@ -370,13 +362,13 @@ def weighted_terms(
     tracked = tl.log(tl.maximum(marks.benchmark, floor) / tl.maximum(before.benchmark, floor))
     excess = tl.maximum(tl.max(weights_of(account, marks.equity, price), 1) - TARGET_WEIGHT, 0.0)
     drawdown = -p.drawdown_penalty * (marks.max_drawdown - before.max_drawdown)
-    turnover = -p.turnover_penalty * account.turnover / tl.maximum(marks.equity, floor)
-    reward = keep_term(p.norm_reward * (p.growth_weight * growth), 0, terms, lanes)
-    reward += keep_term(p.norm_reward * (-p.benchmark_weight * tracked), 1, terms, lanes)
-    reward += keep_term(p.norm_reward * drawdown, 2, terms, lanes)
-    reward += keep_term(p.norm_reward * (-p.volatility_penalty * (growth * growth)), 3, terms, lanes)
-    reward += keep_term(p.norm_reward * (-p.concentration_penalty * excess), 4, terms, lanes)
-    reward += keep_term(p.norm_reward * turnover, 5, terms, lanes)
+    turnover = -p.turnover_penalty * account.traded.turnover / tl.maximum(marks.equity, floor)
+    reward = keep_term(p.norm_reward * (p.growth_weight * growth), c.term.growth, terms, lanes)
+    reward += keep_term(p.norm_reward * (-p.benchmark_weight * tracked), c.term.benchmark, terms, lanes)
+    reward += keep_term(p.norm_reward * drawdown, c.term.drawdown, terms, lanes)
+    reward += keep_term(p.norm_reward * (-p.volatility_penalty * (growth * growth)), c.term.volatility, terms, lanes)
+    reward += keep_term(p.norm_reward * (-p.concentration_penalty * excess), c.term.concentration, terms, lanes)
+    reward += keep_term(p.norm_reward * turnover, c.term.turnover, terms, lanes)
     return reward
 
 
@@ -393,25 +385,27 @@ def cappuccino_terms(
     earns_bonus = (market_return < 0) & (cash_share > 0.1)
     bonus = tl.where(earns_bonus, 0.02 * tl.abs(market_return) * cash_share * p.norm_reward, 0.0)
     shortfall = tl.maximum(p.min_cash_reserve * p.initial_capital - account.cash, 0.0)
-    reward = keep_term(0.5 * (gain - benchmark_gain) * p.norm_reward * decay, 0, terms, lanes)
-    reward += keep_term(0.3 * gain / p.initial_capital * p.norm_reward * decay, 1, terms, lanes)
-    reward += keep_term(bonus, 2, terms, lanes)
-    reward += keep_term(-shortfall / p.initial_capital * p.norm_reward * 0.5, 3, terms, lanes)
+    reward = keep_term(0.5 * (gain - benchmark_gain) * p.norm_reward * decay, c.term.alpha, terms, lanes)
+    reward += keep_term(0.3 * gain / p.initial_capital * p.norm_reward * decay, c.term.absolute, terms, lanes)
+    reward += keep_term(bonus, c.term.cash_bonus, terms, lanes)
+    reward += keep_term(-shortfall / p.initial_capital * p.norm_reward * 0.5, c.term.cash_reserve, terms, lanes)
     concentration = gain * 0.0
     if c.penalizes_concentration:
         weights = weights_of(account, marks.equity, price)
         value = cappuccino_concentration(weights, p.concentration_penalty, lanes, c)
         concentration = tl.where(is_solvent, value, 0.0)
-    reward += keep_term(concentration, 4, terms, lanes)
+    reward += keep_term(concentration, c.term.concentration, terms, lanes)
     return reward
 
 
 @jit
-def time_decay(bar: Lane, m: Market, b: Books, p: Numbers, w: Whole, lanes: Lanes) -> Lane:
+def time_decay(
+    bar: Lane, m: Market, b: Books, p: Numbers, w: Whole, lanes: Lanes, c: tl.constexpr
+) -> Lane:  # fmt: skip
     """Factor that falls over the segment."""
     at = m.segments + tl.load(b.segment + lanes.lane, mask=lanes.is_real, other=0)
-    first = tl.load(at, mask=lanes.is_real, other=0) + w.lookback - 1
-    last = tl.load(at + w.n_segments, mask=lanes.is_real, other=0) - w.lookback - 1
+    first = tl.load(at + c.segment.segment_first * w.n_segments, mask=lanes.is_real, other=0) + w.lookback - 1
+    last = tl.load(at + c.segment.segment_end * w.n_segments, mask=lanes.is_real, other=0) - w.lookback - 1
     progress = (bar - first).to(tl.float64) / tl.maximum(last - first, 1).to(tl.float64)
     return tl.maximum(1.0 - tl.minimum(tl.maximum(progress, 0.0), 1.0), p.time_decay_floor)
 

@@ -8,7 +8,7 @@ tile is one contiguous run, and memory is addressed by 32-bit offsets from the p
 
 # Compiled functions are Python in syntax only: their values have no types that a checker of Python could know.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportOperatorIssue=false
-# pyright: reportInvalidTypeForm=false, reportCallIssue=false
+# pyright: reportInvalidTypeForm=false, reportCallIssue=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ import triton.language as tl
 
 from . import drop_in
 from .gpu_rules import (
+    COINS,
+    COUNTS,
     EQUITY_FLOOR,
+    MONEY,
     Account,
     Books,
     Lane,
@@ -29,6 +32,7 @@ from .gpu_rules import (
     Numbers,
     Pointer,
     Tile,
+    Traded,
     Venue,
     Whole,
     account_value,
@@ -44,14 +48,17 @@ from .gpu_rules import (
 )
 
 HELD_BARS_SCALE = tl.constexpr(drop_in.HELD_BARS_SCALE)
+N_REPORTED = tl.constexpr(len(drop_in.REPORTED))
+N_NUMBERS, N_WHOLE = tl.constexpr(len(Numbers._fields)), tl.constexpr(len(Whole._fields))
+N_COUNTS, N_MONEY, N_COINS = tl.constexpr(len(COUNTS)), tl.constexpr(len(MONEY)), tl.constexpr(len(COINS))
 
 
 class Memory(NamedTuple):
     """The books, rows of N environments."""
 
-    counts: Any  # (9, N) int64
-    money: Any  # (11, N) float64
-    coins: Any  # (7, N, A) float64
+    counts: Any  # rows of COUNTS, N int64
+    money: Any  # rows of MONEY, N float64
+    coins: Any  # rows of COINS, (N, A) float64
     held_bars: Any  # (N, A) int64
 
 
@@ -63,8 +70,8 @@ class Outputs(NamedTuple):
     done: Any  # (N,) bool
     final_state: Any  # (N, S) float32, written where done
     truncated: Any  # (N,) bool
-    counts: Any  # (2, N) int64: rejected actions, trades
-    money: Any  # (6 + K, N) float64: reports, then terms of the reward
+    counts: Any  # rows of COUNTED, N int64
+    money: Any  # rows of REPORTED, then terms of the reward, N float64
 
 
 class Clock(NamedTuple):
@@ -77,36 +84,30 @@ class Clock(NamedTuple):
 
 # ---------------------------------------------------------------------------------------------- memory
 @jit
-def numbers_at(at: Pointer) -> Numbers:
-    """Read the float settings; what a compiled kernel does not use is not read."""
-    return Numbers(
-        tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3), tl.load(at + 4), tl.load(at + 5),
-        tl.load(at + 6), tl.load(at + 7), tl.load(at + 8), tl.load(at + 9), tl.load(at + 10), tl.load(at + 11),
-        tl.load(at + 12), tl.load(at + 13), tl.load(at + 14), tl.load(at + 15), tl.load(at + 16), tl.load(at + 17),
-        tl.load(at + 18), tl.load(at + 19), tl.load(at + 20), tl.load(at + 21), tl.load(at + 22), tl.load(at + 23),
-        tl.load(at + 24),
-    )  # fmt: skip
+def loaded(at: Pointer, n: tl.constexpr) -> tuple[Number, ...]:
+    """The n settings at an address; what a compiled kernel does not use is not read."""
+    values = ()
+    for k in tl.static_range(n):
+        values = values + (tl.load(at + k),)  # noqa: RUF005 - Triton's tuples are added
+    return values
 
 
 @jit
-def whole_at(at: Pointer) -> Whole:
-    """Read the whole settings."""
-    return Whole(
-        tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3), tl.load(at + 4), tl.load(at + 5),
-        tl.load(at + 6), tl.load(at + 7),
-    )  # fmt: skip
+def rows_at(first: Pointer, width: Number, n: tl.constexpr) -> tuple[Pointer, ...]:
+    """Pointers to n rows that are `width` numbers apart."""
+    rows = ()
+    for k in tl.static_range(n):
+        rows = rows + (first + k * width,)  # noqa: RUF005
+    return rows
 
 
 @jit
 def books_of(memory: Memory, lanes: Lanes, c: tl.constexpr) -> Books:
     """The rows of `memory` by name, from the program's first environment on."""
     n, cells, first_cell = lanes.n_envs, lanes.n_envs * c.n_assets, lanes.first * c.n_assets
-    k, d, q = memory.counts + lanes.first, memory.money + lanes.first, memory.coins + first_cell
     return Books(
-        k, k + n, k + 2 * n, k + 3 * n, k + 4 * n, k + 5 * n, k + 6 * n, k + 7 * n, k + 8 * n,
-        d, d + n, d + 2 * n, d + 3 * n, d + 4 * n, d + 5 * n, d + 6 * n, d + 7 * n, d + 8 * n, d + 9 * n, d + 10 * n,
-        q, q + cells, q + 2 * cells, q + 3 * cells, q + 4 * cells, q + 5 * cells, q + 6 * cells,
-        memory.held_bars + first_cell,
+        *rows_at(memory.counts + lanes.first, n, N_COUNTS), *rows_at(memory.money + lanes.first, n, N_MONEY),
+        *rows_at(memory.coins + first_cell, cells, N_COINS), memory.held_bars + first_cell,
     )  # fmt: skip
 
 
@@ -153,7 +154,7 @@ def load_account(b: Books, lanes: Lanes) -> Account:
     high = tl.load(b.high + lanes.cell, mask=lanes.is_cell, other=0.0)
     cash = tl.load(b.cash + lanes.lane, mask=lanes.is_real, other=0.0)
     nothing = cash * 0.0
-    return Account(cash, qty, held_bars, high, qty * 0.0, lanes.env * 0, nothing, nothing, nothing)
+    return Account(cash, qty, held_bars, high, qty * 0.0, Traded(lanes.env * 0, nothing, nothing, nothing))
 
 
 @jit
@@ -180,26 +181,26 @@ def store_books(account: Account, marks: Marks, bar: Lane, b: Books, lanes: Lane
     tl.store(b.benchmark + lanes.lane, marks.benchmark, mask=lanes.is_real)
     tl.store(b.peak + lanes.lane, marks.peak, mask=lanes.is_real)
     tl.store(b.max_drawdown + lanes.lane, marks.max_drawdown, mask=lanes.is_real)
-    tl.store(b.trades + lanes.lane, account.trades, mask=lanes.is_real)
-    tl.store(b.fees + lanes.lane, account.fees, mask=lanes.is_real)
-    tl.store(b.slippage + lanes.lane, account.slippage, mask=lanes.is_real)
-    tl.store(b.turnover + lanes.lane, account.turnover, mask=lanes.is_real)
+    tl.store(b.trades + lanes.lane, account.traded.trades, mask=lanes.is_real)
+    tl.store(b.fees + lanes.lane, account.traded.fees, mask=lanes.is_real)
+    tl.store(b.slippage + lanes.lane, account.traded.slippage, mask=lanes.is_real)
+    tl.store(b.turnover + lanes.lane, account.traded.turnover, mask=lanes.is_real)
 
 
 @jit
 def store_reports(
-    account: Account, marks: Marks, rejected: Lane, out: Outputs, p: Numbers, lanes: Lanes
+    account: Account, marks: Marks, rejected: Lane, out: Outputs, p: Numbers, lanes: Lanes, c: tl.constexpr
 ) -> None:  # fmt: skip
     """Report the episode that this bar belongs to, whether or not it is over."""
-    money, n = out.money + lanes.lane, lanes.n_envs
-    tl.store(money, marks.equity, mask=lanes.is_real)
-    tl.store(money + n, marks.benchmark, mask=lanes.is_real)
-    tl.store(money + 2 * n, marks.equity / p.initial_capital, mask=lanes.is_real)
-    tl.store(money + 3 * n, account.fees, mask=lanes.is_real)
-    tl.store(money + 4 * n, account.slippage, mask=lanes.is_real)
-    tl.store(money + 5 * n, account.turnover, mask=lanes.is_real)
-    tl.store(out.counts + lanes.lane, rejected, mask=lanes.is_real)
-    tl.store(out.counts + n + lanes.lane, account.trades, mask=lanes.is_real)
+    money, counts, n = out.money + lanes.lane, out.counts + lanes.lane, lanes.n_envs
+    tl.store(money + c.report.equity * n, marks.equity, mask=lanes.is_real)
+    tl.store(money + c.report.benchmark_equity * n, marks.benchmark, mask=lanes.is_real)
+    tl.store(money + c.report.episode_return * n, marks.equity / p.initial_capital, mask=lanes.is_real)
+    tl.store(money + c.report.fees * n, account.traded.fees, mask=lanes.is_real)
+    tl.store(money + c.report.slippage * n, account.traded.slippage, mask=lanes.is_real)
+    tl.store(money + c.report.turnover * n, account.traded.turnover, mask=lanes.is_real)
+    tl.store(counts + c.count.rejected_actions * n, rejected, mask=lanes.is_real)
+    tl.store(counts + c.count.trades * n, account.traded.trades, mask=lanes.is_real)
 
 
 @jit
@@ -223,7 +224,7 @@ def step(
 ) -> None:  # fmt: skip
     """Advance every environment one bar: stops, sells, releases, buys, then mark to market."""
     lanes = lanes_of(n_envs.to(tl.int64), c)
-    p, w = numbers_at(numbers), whole_at(whole)
+    p, w = Numbers(*loaded(numbers, N_NUMBERS)), Whole(*loaded(whole, N_WHOLE))
     b, out = books_of(memory, lanes, c), outputs_of(out, lanes, c)
     account, before = load_account(b, lanes), load_marks(b, lanes)
     # An account whose episode is over waits at the last bar for its reset.
@@ -236,18 +237,19 @@ def step(
 
     if c.stops:
         account = execute_trailing_stops(account, price, p)
-    equity = account_value(account, price)  # before any order of this bar
-    order_qty, is_rejected = order_quantities(action, price, equity, b, p, lanes, c)
+    equity_at_fill = account_value(account, price)  # before any order of this bar
+    order_qty, is_rejected = order_quantities(action, price, equity_at_fill, b, p, lanes, c)
     rejected = tl.load(b.rejected + lanes.lane, mask=lanes.is_real, other=0) + is_rejected.to(tl.int64)
     if c.caps_positions:
-        order_qty = cap_positions(order_qty, account, price, equity, p)
+        order_qty = cap_positions(order_qty, account, price, equity_at_fill, p)
     account = execute_sells(account, order_qty, price, venue, p, c)
     if c.releases_stale:
         account = release_stale(account, price, venue, p, w, c)
-    account = execute_buys(account, order_qty, price, equity, venue, p, lanes, c)
+    account = execute_buys(account, order_qty, price, equity_at_fill, venue, p, lanes, c)
 
     marks = mark_to_market(account, before, price, b, lanes)
-    reward = reward_terms(before, marks, account, price, bar, m, b, p, w, out.money + 6 * lanes.n_envs, lanes, c)
+    terms = out.money + N_REPORTED * lanes.n_envs
+    reward = reward_terms(before, marks, account, price, bar, m, b, p, w, terms, lanes, c)
 
     at_end = bar >= last_bar
     done, truncated = at_end, at_end & False
@@ -255,8 +257,8 @@ def step(
         is_ruined = marks.equity <= p.terminal_equity_fraction * p.initial_capital
         done, truncated = at_end | is_ruined, at_end & ~is_ruined
     done = done & lanes.is_real
-    discounted = equity * 0.0
-    if c.discounts_final_reward:
+    discounted = reward * 0.0
+    if c.final_reward == "discounted_return":
         discounted = p.gamma * tl.load(b.discounted_return + lanes.lane, mask=lanes.is_real, other=0.0) + reward
         reward = tl.where(done, discounted, reward)
     episode = tl.load(b.episode + lanes.lane, mask=done, other=0)
@@ -269,7 +271,7 @@ def step(
     tl.store(out.done + lanes.lane, done, mask=lanes.is_real)
     tl.store(out.truncated + lanes.lane, truncated, mask=lanes.is_real)
     tl.store(b.rejected + lanes.lane, rejected, mask=lanes.is_real)
-    store_reports(account, marks, rejected, out, p, lanes)
+    store_reports(account, marks, rejected, out, p, lanes, c)
     keep_ended(account, marks, bar, done, newly_over, b, lanes)
 
     clock = Clock(bar, first_bar, last_bar)
@@ -281,7 +283,7 @@ def step(
             marks = opening_marks(done, marks, benchmark, p)
         discounted = tl.where(done, 0.0, discounted)
     store_books(account, marks, clock.bar, b, lanes)
-    if c.discounts_final_reward:
+    if c.final_reward == "discounted_return":
         tl.store(b.discounted_return + lanes.lane, discounted, mask=lanes.is_real)
     observe(out.state, lanes.is_real, account, clock, marks, price, m, p, w, lanes, c)
 
@@ -296,7 +298,7 @@ def observe(
     row = rows + lanes.lane * c.state_dim
     cells = row[:, None] + lanes.column
     is_cell = is_seen[:, None] & lanes.is_column
-    if c.observes_absolute:
+    if c.observation == "absolute":
         cash, coins = account.cash * p.norm_cash, account.qty * p.norm_stocks
     else:  # an account that has just restarted holds nothing, so that its old price does not matter
         equity = tl.maximum(marks.equity, p.initial_capital * EQUITY_FLOOR)
@@ -358,8 +360,8 @@ def draw_starts(
     n = w.n_segments
     if c.start == "first":  # environment i begins with segment i and takes the next one after every episode
         turn = (lanes.env + episode) % w.n_usable
-        segment = tl.load(m.segments + 5 * n + turn, mask=is_over, other=0)
-        first_bar = tl.load(m.segments + 3 * n + segment, mask=is_over, other=0)
+        segment = tl.load(m.segments + c.segment.usable_segment * n + turn, mask=is_over, other=0)
+        first_bar = tl.load(m.segments + c.segment.first_start * n + segment, mask=is_over, other=0)
     else:
         low, width = lanes.env * 0, lanes.env * 0 + w.n_starts
         if c.start == "stratified":  # environment i draws from the i-th of N equal shares of all starts
@@ -368,9 +370,10 @@ def draw_starts(
         k = low + ((hash32(w.seed, lanes.env, episode) * width) >> 32)
         segment = lanes.env * 0
         for g in range(1, n):  # segments are few
-            segment += (tl.load(m.segments + 4 * n + g) <= k).to(tl.int64)
-        starts_before = tl.load(m.segments + 4 * n + segment, mask=is_over, other=0)
-        first_bar = tl.load(m.segments + 3 * n + segment, mask=is_over, other=0) + k - starts_before
+            segment += (tl.load(m.segments + c.segment.start_offset * n + g) <= k).to(tl.int64)
+        start_offset = tl.load(m.segments + c.segment.start_offset * n + segment, mask=is_over, other=0)
+        first_start = tl.load(m.segments + c.segment.first_start * n + segment, mask=is_over, other=0)
+        first_bar = first_start + k - start_offset
     return segment, first_bar
 
 
@@ -381,13 +384,13 @@ def open_portfolio(
 ) -> tuple[Clock, Lane]:  # fmt: skip
     """Begin episode number `episode` where is_over -> clock and value of the benchmark, the running ones elsewhere."""
     segment, first_bar = draw_starts(episode, is_over, m, w, lanes, c)
-    last_bar = tl.load(m.segments + 2 * w.n_segments + segment, mask=is_over, other=0)
+    last_bar = tl.load(m.segments + c.segment.episode_limit * w.n_segments + segment, mask=is_over, other=0)
     if w.episode_bars > 0:
         last_bar = tl.minimum(last_bar, first_bar + w.episode_bars)
     first_price = close_at(first_bar, is_over, m, lanes, c)
     base_price = first_price
-    if not c.benchmark_of_episode:
-        segment_first = tl.load(m.segments + segment, mask=is_over, other=0)
+    if c.benchmark_base == "segment":
+        segment_first = tl.load(m.segments + c.segment.segment_first * w.n_segments + segment, mask=is_over, other=0)
         base_price = close_at(segment_first, is_over, m, lanes, c)
     is_priced = base_price > 0
     fee = 1.0 + p.benchmark_fee_rate
@@ -413,13 +416,13 @@ def open_portfolio(
 @jit
 def empty_account(is_over: Lane, account: Account, p: Numbers) -> Account:
     """Cash only where is_over, the running account elsewhere."""
-    is_fresh = is_over[:, None]
+    is_fresh, traded = is_over[:, None], account.traded
     return Account(
         tl.where(is_over, p.initial_capital, account.cash), tl.where(is_fresh, 0.0, account.qty),
         tl.where(is_fresh, 0, account.held_bars), tl.where(is_fresh, 0.0, account.high),
-        tl.where(is_fresh, 0.0, account.filled), tl.where(is_over, 0, account.trades),
-        tl.where(is_over, 0.0, account.fees), tl.where(is_over, 0.0, account.slippage),
-        tl.where(is_over, 0.0, account.turnover),
+        tl.where(is_fresh, 0.0, account.filled),
+        Traded(tl.where(is_over, 0, traded.trades), tl.where(is_over, 0.0, traded.fees),
+               tl.where(is_over, 0.0, traded.slippage), tl.where(is_over, 0.0, traded.turnover)),
     )  # fmt: skip
 
 

@@ -1,13 +1,20 @@
 # SPDX-License-Identifier: MIT
 # Copyright (c) 2026 the barwise contributors
-"""What the native step works on: settings as a record of numbers, accounts in blocks of lanes, and memory by address.
+"""What the numba step works on: settings as a record of numbers, accounts in blocks of lanes, and memory by address.
 
 Accounts lie in blocks of LANES: a field of a block is LANES numbers in a row, and one pass of a loop over lanes becomes
 two or four vector instructions. The lanes beyond the last account hold nothing, own nothing and never trade.
+
+All files of the step use these names. `book` is the record of a block's accounts. `coins` is the address of its
+positions, of which `coin` is one, and `orders` that of what this bar asks of each coin, of which `order` is one. `w` is
+a lane, `i + w` its environment, `n` the number of lanes with an account, `a` an asset, and `p` the record of RULES.
 """
 
 from __future__ import annotations
 
+import zlib
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import llvmlite.binding
@@ -18,13 +25,10 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from . import drop_in
+from .tables import SEGMENT
 
 LANES = 16
-
-# Choices of `EnvParams` are compiled as their place in these tuples.
-ORDER_SIZINGS = ("price_magnitude", "price_digits", "initial_capital", "equity")
-REWARDS = ("benchmark_difference", "profit", "cappuccino", "weighted_terms")
-STARTS = ("first", "random", "stratified")
+EPISODE, REJECTED = range(2)  # rows of `counts`: the episode's number, the actions rejected so far
 
 
 def columns(kind: str, names: str) -> list[tuple[str, str]]:
@@ -37,49 +41,62 @@ def lanes(kind: str, names: str) -> list[tuple[str, str, tuple[int]]]:
     return [(name, kind, (LANES,)) for name in names.split()]
 
 
-# `EnvParams` as numbers, which is what a compiled function takes: choices are indices into the tuples above, and
-# episode_bars 0 means to the end of the segment.
+# `EnvParams` by name, a choice as its place in CHOICES; the costs that the next step charges; then options and sizes of
+# the environment, where episode_bars 0 means to the end of the segment, and the addresses of its memory.
+KINDS = {"float": "f8", "int": "i8", "bool": "?", "str": "i8"}
+SETTINGS = [(f.name, KINDS[str(f.type)]) for f in fields(drop_in.EnvParams) if f.name != "rules"]
 RULES = np.dtype(
-    columns(
-        "f8",
-        "initial_capital buy_fee_rate sell_fee_rate benchmark_fee_rate gamma slippage_rate min_order_notional "
-        "stale_fraction cash_haircut "
-        "terminal_equity_fraction norm_cash norm_stocks norm_reward norm_action min_cash_reserve max_position_weight "
-        "trailing_stop_pct time_decay_floor growth_weight benchmark_weight drawdown_penalty volatility_penalty "
-        "concentration_penalty turnover_penalty action_limit target_weight held_bars_scale equity_floor "
-        "increment_slack",
-    )
-    + columns("i8", "lookback stale_bars order_sizing reward start seed episode_bars n_envs n_starts n_usable")
-    + columns("i8", "n_assets n_segments n_bars state_dim feature_bytes window_bytes")
-    + columns("i8", "features assets segments accounts positions")  # addresses
-    + columns("?", "always_allow_close release_unpriced buys_sequentially reserve_of_equity truncates restarts")
-    + columns("?", "discounts_final_reward observes_absolute benchmark_of_episode observe_account")
-    + columns("?", "compact whole_coins"),
+    [
+        *SETTINGS, ("costs", np.dtype([(name, "f8") for name in drop_in.Costs._fields])),
+        *columns("?", "restarts compact"),
+        *columns("i8", "seed episode_bars n_envs n_starts n_usable n_assets n_segments n_bars"),
+        *columns("i8", "state_dim feature_bytes window_bytes"),
+        *columns("i8", "features assets segments accounts positions orders"),
+    ],
     align=True,
-)
+)  # fmt: skip
 ASSET = np.dtype(columns("f8", "min_qty qty_increment"))
-SEGMENT = np.dtype(columns("i8", "first end limit first_start starts_before usable"))
-# `Portfolio` by account and by position; what follows the integers is room for the step's own intermediate results.
+SEGMENTS = np.dtype([(name, "i8") for name in SEGMENT._fields])
+# `Portfolio` by account, and what is kept of the last episode that ended. is_over: whether the last step ended one;
+# without restarts it stays 1. The rest is worked out anew in every step:
+#   before          the account as marked at the bar before
+#   equity_at_fill  quote, at this bar's close, after stops and before orders
+#   cost            quote, of all coins wanted
+#   budget          quote, what the next buys may spend
+#   affordable      coins of one asset that the budget pays for
+#   scale           0 to 1, part of the coins wanted that the budget pays for
+#   growth          logarithm of equity over the equity before
+#   decay           0 to 1, factor of the Cappuccino reward
+#   largest_weight  fraction of equity
+#   shown_cash      as in the observation
+#   newly_over      whether this step ended an episode that was running
 ACCOUNTS = np.dtype(
-    lanes("f8", "cash equity benchmark peak max_drawdown discounted_return fees slippage turnover")
-    + lanes("i8", "bar first_bar last_bar segment trades")
-    + lanes("f8", "final_cash final_equity")
-    + lanes("i8", "final_bar")  # of the last episode that ended
-    + lanes("f8", "equity_at_fill equity_before benchmark_before drawdown_before budget cost decay largest_weight")
-    + lanes("f8", "reward")
-    + lanes("f4", "shown_cash")
-    + lanes("u1", "is_over is_truncated was_over"),
+    [
+        *lanes("f8", "cash equity benchmark peak max_drawdown discounted_return fees slippage turnover"),
+        *lanes("i8", "bar first_bar last_bar segment trades final_bar"), *lanes("f8", "final_cash final_equity"),
+        ("before", np.dtype(lanes("f8", "equity benchmark max_drawdown"))),
+        *lanes("f8", "equity_at_fill cost budget affordable scale growth decay largest_weight reward"),
+        *lanes("f4", "shown_cash"), *lanes("u1", "is_over newly_over truncated"),
+    ],
     align=True,
-)
+)  # fmt: skip
+# `Portfolio` by account and coin, and what is kept of the last episode that ended. Worked out anew in every step:
+#   shown   as in the observation
+#   weight  fraction of equity; only where concentration is penalized
 POSITIONS = np.dtype(
-    lanes("f8", "qty high order_scale benchmark_qty")
-    + lanes("i8", "held_bars")
-    + lanes("f8", "price order_qty filled")
-    + lanes("f4", "shown")
-    + lanes("f8", "final_qty final_filled"),
+    [
+        *lanes("f8", "qty high order_scale benchmark_qty filled weight final_qty final_filled"),
+        *lanes("i8", "held_bars"), *lanes("f4", "shown"),
+    ],
     align=True,
-)
-POSITION_BYTES = POSITIONS.itemsize
+)  # fmt: skip
+# What the bar asks of a coin. The blocks of one call use the same memory in turn, so that it stays in the near cache.
+#   price      quote, this bar's close
+#   order_qty  coins asked for, negative to sell
+#   wanted     coins of a buy that the venue takes, else 0
+#   action     as given; 0 where the account holds
+ORDERS = np.dtype([*lanes("f8", "price order_qty wanted"), *lanes("f4", "action")], align=True)
+POSITION_BYTES, ORDER_BYTES = POSITIONS.itemsize, ORDERS.itemsize
 Record = Any  # one element of an array of records, its fields as attributes
 Array = np.ndarray
 
@@ -88,6 +105,12 @@ Array = np.ndarray
 # It would rather unroll a loop of 16 rounds into scalar code, before it looks for vectors; the option forbids that.
 llvmlite.binding.set_option("environment_Alpaca_kernels", "-unroll-full-max-count=8")
 native: Any = njit(_nrt=False, error_model="numpy", forceinline=True)  # pyright: ignore[reportCallIssue]
+
+
+def sources() -> int:
+    """A number that changes with the text of this folder or the drop-in: numba's cache on disk looks at one file."""
+    paths = [*sorted(Path(__file__).parent.glob("*.py")), Path(str(drop_in.__file__))]
+    return zlib.crc32(b"".join(path.read_bytes() for path in paths))
 
 
 def cached(function: Any, **options: Any) -> Any:
@@ -113,28 +136,29 @@ def _record_at(dtype: np.dtype) -> Any:
     return record_at
 
 
-def _number_at(kind: Any) -> Any:
-    """Functions that read and write the number at (address, index)."""
+def _pointer(context: Any, builder: Any, kind: Any, args: Any) -> Any:
+    return builder.gep(builder.inttoptr(args[0], context.get_data_type(kind).as_pointer()), [args[1]])
 
-    def pointer(context: Any, builder: Any, args: Any) -> Any:
-        return builder.gep(builder.inttoptr(args[0], context.get_data_type(kind).as_pointer()), [args[1]])
 
-    @intrinsic
-    def load(_typing: Any, _address: Any, _index: Any) -> Any:
-        def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-            return builder.load(pointer(context, builder, args))
+@intrinsic
+def _load_f4(_typing: Any, _address: Any, _index: Any) -> Any:
+    """The float32 at (address, index)."""
 
-        return kind(types.int64, types.int64), codegen
+    def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.load(_pointer(context, builder, types.float32, args))
 
-    @intrinsic
-    def store(_typing: Any, _address: Any, _index: Any, _value: Any) -> Any:
-        def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-            builder.store(args[2], pointer(context, builder, args))
-            return context.get_dummy_value()
+    return types.float32(types.int64, types.int64), codegen
 
-        return types.void(types.int64, types.int64, kind), codegen
 
-    return load, store
+@intrinsic
+def _store(_typing: Any, _address: Any, _index: Any, value: Any) -> Any:
+    """Write a number at (address, index), in the type that it has."""
+
+    def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        builder.store(args[2], _pointer(context, builder, value, args))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, value), codegen
 
 
 @intrinsic
@@ -165,38 +189,30 @@ def _prefetch(_typing: Any, _address: Any) -> Any:
 
 
 # An intrinsic's own signature has numba's typing context in front.
+load_f4: Any = _load_f4
+store: Any = _store
 copy_bytes: Any = _copy_bytes
 prefetch: Any = _prefetch
 rules_at, account_at, position_at = _record_at(RULES), _record_at(ACCOUNTS), _record_at(POSITIONS)
-asset_at, segment_at = _record_at(ASSET), _record_at(SEGMENT)
-load_f4, store_f4 = _number_at(types.float32)
-_, store_u1 = _number_at(types.uint8)
-_, store_i8 = _number_at(types.int64)
+order_at, asset_at, segment_at = _record_at(ORDERS), _record_at(ASSET), _record_at(SEGMENTS)
 
 
 @native
-def where(mask: bool, x: float, y: float) -> float:
+def where(mask: Any, x: Any, y: Any) -> Any:
     """torch.where for one number, both sides computed: a select, not a branch."""
     return x if mask else y
 
 
 def rules_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> Array:
-    """(1,) record of `EnvParams`, sizes and the options of starts; the addresses are 0."""
-    p = env.params
-    own = {
-        "order_sizing": ORDER_SIZINGS.index(p.order_sizing), "reward": REWARDS.index(p.reward),
-        "buys_sequentially": p.buys == "sequential", "reserve_of_equity": p.reserve_base == "equity",
-        "discounts_final_reward": p.final_reward == "discounted_return", "start": STARTS.index(env.start),
-        "observes_absolute": p.observation == "absolute", "benchmark_of_episode": p.benchmark_base == "episode",
-        "benchmark_fee_rate": p.buy_fee_rate * p.benchmark_pays_fee, **p.costs(env.cost_factor)._asdict(),
-        "target_weight": drop_in.TARGET_WEIGHT, "held_bars_scale": drop_in.HELD_BARS_SCALE,
-        "equity_floor": drop_in.EQUITY_FLOOR, "increment_slack": drop_in.INCREMENT_SLACK, "seed": env.seed,
-        "episode_bars": env.episode_bars or 0, "restarts": env.autoreset, "n_envs": env.n_envs,
-        "n_starts": int(env.market.start_offset[-1]), "n_usable": len(env.market.usable_segment),
-        "compact": env.compact, "state_dim": env.state_dim, "n_assets": env.action_dim,
-        "n_segments": len(env.market.segment_first), "n_bars": len(env.market.price),
+    """(1,) record of `EnvParams`, costs, options and sizes; the addresses are 0."""
+    p, market, choices = vars(env.params) | {"start": env.start}, env.market, drop_in.CHOICES
+    values = {name: choices[name].index(p[name]) if name in choices else p[name] for name, _ in SETTINGS} | {
+        "costs": tuple(env.params.costs(env.cost_factor)), "restarts": env.autoreset, "compact": env.compact,
+        "seed": env.seed, "episode_bars": env.episode_bars or 0, "n_envs": env.n_envs,
+        "n_starts": int(market.start_offset[-1]), "n_usable": len(market.usable_segment), "n_assets": env.action_dim,
+        "n_segments": len(market.segment_first), "n_bars": len(market.price), "state_dim": env.state_dim,
     }  # fmt: skip
     rules = np.zeros(1, RULES)
-    for name in RULES.names or ():
-        rules[name] = own[name] if name in own else getattr(p, name, 0)
+    for name, value in values.items():
+        rules[name] = value
     return rules

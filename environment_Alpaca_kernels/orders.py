@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # Copyright (c) 2026 the barwise contributors
-"""Orders and fills of the native step: order_quantities ... execute_buys, as in the plain file."""
+"""Orders and fills of the numba step, as in the plain file."""
 
 from __future__ import annotations
 
@@ -8,175 +8,203 @@ import math
 
 import numpy as np
 
-from .memory import LANES, ORDER_SIZINGS, Array, Record, asset_at, load_f4, native, position_at, where
+from . import drop_in
+from .memory import LANES, REJECTED, Array, Record, asset_at, load_f4, native, order_at, position_at, where
+from .tables import CHOICE
 
-INITIAL_CAPITAL, EQUITY = ORDER_SIZINGS.index("initial_capital"), ORDER_SIZINGS.index("equity")
+INCREMENT_SLACK = drop_in.INCREMENT_SLACK
 
 
 @native
-def order_quantities(i: int, n: int, action_at: int, b: Record, coins: int, counts: Array, p: Record) -> None:
-    """Fill coin.order_qty; a non-finite action is a hold."""
+def accept_actions(i: int, n: int, action: int, orders: int, counts: Array, p: Record) -> None:
+    """Set order.action from (N, A) float32 at the address `action`; a row with a non-finite entry is a hold."""
     n_assets = p.n_assets
     for w in range(n):
         row, is_valid = (i + w) * n_assets, True
         for a in range(n_assets):
-            is_valid = is_valid and math.isfinite(load_f4(action_at, row + a))
-        counts[1, i + w] += not is_valid
+            is_valid = is_valid and math.isfinite(load_f4(action, row + a))
+        counts[REJECTED, i + w] += not is_valid
         for a in range(n_assets):
-            position_at(coins, a).order_qty[w] = load_f4(action_at, row + a) if is_valid else np.float32(0.0)
-    sizing, norm_action, limit = p.order_sizing, p.norm_action, float(np.float32(p.action_limit))
-    if limit < np.inf:
-        for a in range(n_assets):
-            coin = position_at(coins, a)
+            order_at(orders, a).action[w] = load_f4(action, row + a) if is_valid else np.float32(0.0)
+
+
+@native
+def order_quantities(book: Record, coins: int, orders: int, p: Record) -> None:
+    """Set order.order_qty: positive to buy, negative to sell."""
+    order_sizing, norm_action, action_limit = p.order_sizing, p.norm_action, np.float32(p.action_limit)
+    if action_limit < np.inf:
+        for a in range(p.n_assets):
+            order = order_at(orders, a)
             for w in range(LANES):
-                cut = where(coin.order_qty[w] > limit, limit, coin.order_qty[w])
-                coin.order_qty[w] = where(cut < -limit, -limit, cut)
-    for a in range(n_assets):
-        coin = position_at(coins, a)
-        if sizing == EQUITY:
+                action = where(order.action[w] > action_limit, action_limit, order.action[w])
+                order.action[w] = where(action < -action_limit, -action_limit, action)
+    for a in range(p.n_assets):
+        coin, order = position_at(coins, a), order_at(orders, a)
+        if order_sizing == CHOICE.order_sizing.equity:
             for w in range(LANES):
-                per_unit = b.equity_at_fill[w] / (coin.price[w] * norm_action)
-                coin.order_qty[w] = where(coin.price[w] > 0, coin.order_qty[w] * per_unit, 0.0)
-        elif sizing == INITIAL_CAPITAL:  # in float32, as the host computes it
+                per_unit = book.equity_at_fill[w] / (order.price[w] * norm_action)
+                order.order_qty[w] = where(order.price[w] > 0, order.action[w] * per_unit, 0.0)
+        elif order_sizing == CHOICE.order_sizing.initial_capital:  # in float32, as the host computes it
             for w in range(LANES):
-                coin.order_qty[w] = np.float32(coin.order_qty[w]) * np.float32(coin.order_scale[w])
+                order.order_qty[w] = order.action[w] * np.float32(coin.order_scale[w])
         else:
             for w in range(LANES):
-                coin.order_qty[w] = coin.order_qty[w] * coin.order_scale[w]
+                order.order_qty[w] = order.action[w] * coin.order_scale[w]
 
 
 @native
-def cap_positions(b: Record, coins: int, p: Record) -> None:
-    """Cut buys to max_position_weight of the account."""
-    max_weight = p.max_position_weight
+def cap_positions(book: Record, coins: int, orders: int, p: Record) -> None:
+    """Cut every buy so that the position would not exceed max_position_weight of the account."""
+    max_position_weight = p.max_position_weight
     for a in range(p.n_assets):
-        coin = position_at(coins, a)
+        coin, order = position_at(coins, a), order_at(orders, a)
         for w in range(LANES):
-            room = max_weight * b.equity_at_fill[w] / coin.price[w] - coin.qty[w]
-            room = where((coin.price[w] > 0) & (room > 0), room, 0.0)
-            coin.order_qty[w] = where(coin.order_qty[w] < room, coin.order_qty[w], room)
+            limit_qty = max_position_weight * book.equity_at_fill[w] / order.price[w]
+            room = limit_qty - coin.qty[w]
+            room = where((order.price[w] > 0) & (room > 0), room, 0.0)
+            order.order_qty[w] = where(order.order_qty[w] < room, order.order_qty[w], room)
 
 
 @native
-def whole_increments(quantity: float, increment: float, slack: float) -> float:
+def whole_increments(quantity: float, step: float) -> float:
     """Quantity cut to the venue's step; a huge order stays as it is."""
-    if increment > 0:  # the same for all lanes: a branch, not a mask
+    if step > 0:  # the same for all lanes: a branch, not a mask
         # np.floor: math.floor makes an int64 here, which 1e10 coins in steps of 1e-9 overflow.
-        return where(abs(quantity) < np.inf, np.floor(quantity / increment + slack) * increment, quantity)
+        return where(abs(quantity) < np.inf, np.floor(quantity / step + INCREMENT_SLACK) * step, quantity)
     return quantity
 
 
 @native
-def is_large_enough(quantity: float, price: float, min_qty: float, min_notional: float) -> bool:
+def is_large_enough(quantity: float, price: float, min_qty: float, min_order_notional: float) -> bool:
     """Whether the venue takes an order of this size."""
-    return (quantity > min_qty) & (quantity * price >= min_notional)
+    return (quantity > min_qty) & (quantity * price >= min_order_notional)
 
 
 @native
-def execute_trailing_stops(b: Record, coins: int, p: Record) -> None:
-    """Sell whole positions that fell too far from their high."""
-    kept, fee_rate, slippage_rate = 1.0 - p.trailing_stop_pct, p.sell_fee_rate, p.slippage_rate
+def execute_trailing_stops(book: Record, coins: int, orders: int, p: Record) -> None:
+    """Sell whole positions whose price fell by more than trailing_stop_pct from its high since the purchase."""
+    kept, sell_fee_rate, slippage_rate = 1.0 - p.trailing_stop_pct, p.costs.sell_fee_rate, p.costs.slippage_rate
     for a in range(p.n_assets):
-        coin = position_at(coins, a)
+        coin, order = position_at(coins, a), order_at(orders, a)
         for w in range(LANES):
-            price, is_held = coin.price[w], coin.qty[w] > 0
+            price, is_held = order.price[w], coin.qty[w] > 0
             high = where(is_held & (price > coin.high[w]), price, coin.high[w])
-            coin.high[w] = high
             is_stopped = is_held & (price > 0) & (price < high * kept)
-            execute_sale(w, b, coin, where(is_stopped, coin.qty[w], 0.0), fee_rate, slippage_rate)
+            coin.high[w] = high
+            execute_sales(w, book, coin, where(is_stopped, coin.qty[w], 0.0), price, sell_fee_rate, slippage_rate)
 
 
 @native
-def execute_sells(b: Record, coins: int, p: Record) -> None:
+def execute_sells(book: Record, coins: int, orders: int, p: Record) -> None:
     """Sell what the orders ask for, at most the position."""
-    fee_rate, slippage_rate, may_close = p.sell_fee_rate, p.slippage_rate, p.always_allow_close
-    slack, min_notional = p.increment_slack, p.min_order_notional
+    sell_fee_rate, slippage_rate = p.costs.sell_fee_rate, p.costs.slippage_rate
+    min_order_notional, always_allow_close = p.min_order_notional, p.always_allow_close
     for a in range(p.n_assets):
-        coin, asset = position_at(coins, a), asset_at(p.assets, a)
-        min_qty, increment = asset.min_qty, asset.qty_increment
+        coin, order, asset = position_at(coins, a), order_at(orders, a), asset_at(p.assets, a)
+        min_qty, step = asset.min_qty, asset.qty_increment
         for w in range(LANES):
-            price, qty, order = coin.price[w], coin.qty[w], -coin.order_qty[w]
-            wanted = whole_increments(order, increment, slack)
-            closes = may_close & (order >= qty)
-            is_large = is_large_enough(wanted, price, min_qty, min_notional)
-            is_sold = (order > 0) & (qty > 0) & (price > 0) & (is_large | closes)
+            order_qty, qty, price = order.order_qty[w], coin.qty[w], order.price[w]
+            wanted = whole_increments(-order_qty, step)
+            is_large = is_large_enough(wanted, price, min_qty, min_order_notional)
+            closes = (-order_qty >= qty) & always_allow_close
+            is_sold = (order_qty < 0) & (qty > 0) & (price > 0) & (is_large | closes)
             sold = where(closes | (qty < wanted), qty, wanted)
-            execute_sale(w, b, coin, where(is_sold, sold, 0.0), fee_rate, slippage_rate)
+            execute_sales(w, book, coin, where(is_sold, sold, 0.0), price, sell_fee_rate, slippage_rate)
 
 
 @native
-def release_stale(b: Record, coins: int, p: Record) -> None:
-    """Sell a fraction of every position held too long, or all where the venue wants more."""
-    fee_rate, slippage_rate, obeys_venue = p.sell_fee_rate, p.slippage_rate, p.always_allow_close
-    slack, min_notional = p.increment_slack, p.min_order_notional
-    stale_bars, fraction, release_unpriced = p.stale_bars, p.stale_fraction, p.release_unpriced
+def release_stale(book: Record, coins: int, orders: int, p: Record) -> None:
+    """Sell stale_fraction of every position held for stale_bars or longer, or all where the venue wants more."""
+    sell_fee_rate, slippage_rate = p.costs.sell_fee_rate, p.costs.slippage_rate
+    min_order_notional, always_allow_close = p.min_order_notional, p.always_allow_close
+    stale_bars, stale_fraction, release_unpriced = p.stale_bars, p.stale_fraction, p.release_unpriced
     for a in range(p.n_assets):
-        coin, asset = position_at(coins, a), asset_at(p.assets, a)
-        min_qty, increment = asset.min_qty, asset.qty_increment
+        coin, order, asset = position_at(coins, a), order_at(orders, a), asset_at(p.assets, a)
+        min_qty, step = asset.min_qty, asset.qty_increment
         for w in range(LANES):
-            price, part = coin.price[w], coin.qty[w] * fraction
-            whole = whole_increments(part, increment, slack)
-            whole = where(is_large_enough(whole, price, min_qty, min_notional), whole, coin.qty[w])
+            price, released = order.price[w], coin.qty[w] * stale_fraction
             is_stale = (coin.held_bars[w] >= stale_bars) & ((price > 0) | release_unpriced)
-            released = where(is_stale, where(obeys_venue, whole, part), 0.0)
-            execute_sale(w, b, coin, released, fee_rate, slippage_rate)
+            whole = whole_increments(released, step)
+            whole = where(is_large_enough(whole, price, min_qty, min_order_notional), whole, coin.qty[w])
+            released = where(always_allow_close, whole, released)
+            execute_sales(w, book, coin, where(is_stale, released, 0.0), price, sell_fee_rate, slippage_rate)
 
 
 @native
-def execute_sale(w: int, b: Record, coin: Record, sold: float, fee_rate: float, slippage_rate: float) -> None:
+def execute_sales(
+    w: int, book: Record, coin: Record, sold: float, price: float, sell_fee_rate: float, slippage_rate: float
+) -> None:  # fmt: skip
     """Take `sold` coins out at the close less slippage and fee; a position's clock starts again."""
-    is_sold, fill = sold > 0, coin.price[w] * (1.0 - slippage_rate)
-    qty = coin.qty[w] - sold
+    fill = price * (1.0 - slippage_rate)
+    qty, is_sold = coin.qty[w] - sold, sold > 0
     coin.qty[w] = qty
     coin.filled[w] -= sold
-    b.cash[w] += sold * fill * (1.0 - fee_rate)
+    book.cash[w] += sold * fill * (1.0 - sell_fee_rate)
     coin.held_bars[w] = 0 if is_sold else coin.held_bars[w]
     coin.high[w] = where(is_sold & (qty == 0), 0.0, coin.high[w])
-    book_trade(w, b, sold, coin.price[w], fill * fee_rate, slippage_rate)
+    book_trades(w, book, sold, price, fill * sell_fee_rate, slippage_rate)
 
 
 @native
-def book_trade(w: int, b: Record, quantity: float, price: float, fee_per_coin: float, slippage_rate: float) -> None:
-    """Count one fill, or none where quantity is 0, in the step's totals."""
-    notional = quantity * price
-    b.trades[w] += 1 if quantity > 0 else 0
-    b.fees[w] += quantity * fee_per_coin
-    b.slippage[w] += notional * slippage_rate
-    b.turnover[w] += notional
-
-
-@native
-def execute_buys(b: Record, coins: int, p: Record) -> None:
-    """Asset by asset in the hosts' rules, all scaled together when cash is short in "standard"."""
-    slack, min_notional = p.increment_slack, p.min_order_notional
-    unit_rate = (1.0 + p.slippage_rate) * (1.0 + p.buy_fee_rate)
+def execute_buys(book: Record, coins: int, orders: int, p: Record) -> None:
+    """Buy what the orders ask for and the cash allows."""
+    min_order_notional, whole_coins, is_sequential = (
+        p.min_order_notional,
+        p.whole_coins,
+        p.buys == CHOICE.buys.sequential,
+    )
+    buy_fee_rate, slippage_rate = p.costs.buy_fee_rate, p.costs.slippage_rate
+    unit_rate = (1.0 + slippage_rate) * (1.0 + buy_fee_rate)  # quote paid, per quote of coins
     for w in range(LANES):
-        b.cost[w] = 0.0
+        book.cost[w] = 0.0
     for a in range(p.n_assets):
-        coin, asset = position_at(coins, a), asset_at(p.assets, a)
-        min_qty, increment = asset.min_qty, asset.qty_increment
+        order, asset = order_at(orders, a), asset_at(p.assets, a)
+        min_qty, step = asset.min_qty, asset.qty_increment
         for w in range(LANES):
-            wanted = whole_increments(coin.order_qty[w], increment, slack)
-            is_order = (coin.price[w] > 0) & is_large_enough(wanted, coin.price[w], min_qty, min_notional)
-            coin.order_qty[w] = where(is_order, wanted, 0.0)
-            b.cost[w] += coin.order_qty[w] * (coin.price[w] * unit_rate)
-    if p.buys_sequentially:
-        buy_in_turn(b, coins, unit_rate, p)
-    else:
-        buy_together(b, coins, p)
+            price, wanted = order.price[w], whole_increments(order.order_qty[w], step)
+            is_order = (price > 0) & is_large_enough(wanted, price, min_qty, min_order_notional)
+            order.wanted[w] = where(is_order, wanted, 0.0)
+            book.cost[w] += order.wanted[w] * (price * unit_rate)
+    if not is_sequential:
+        spendable_cash(book, p)
+        for w in range(LANES):
+            book.scale[w] = where(book.budget[w] < book.cost[w], book.budget[w] / book.cost[w], 1.0)
+    for a in range(p.n_assets):
+        coin, order, asset = position_at(coins, a), order_at(orders, a), asset_at(p.assets, a)
+        min_qty, step = asset.min_qty, asset.qty_increment
+        if is_sequential:  # each buy spends cash that the next one sees
+            spendable_cash(book, p)
+            for w in range(LANES):
+                book.affordable[w] = coins_for(book.budget[w], order.price[w] * unit_rate, whole_coins)
+            for w in range(LANES):
+                price, wanted, affordable = order.price[w], order.wanted[w], book.affordable[w]
+                filled = where(affordable < wanted, affordable, wanted)
+                execute_purchases(
+                    w, book, coin, filled, price, min_qty, min_order_notional, buy_fee_rate, slippage_rate
+                )
+        else:
+            for w in range(LANES):
+                filled, price = whole_increments(order.wanted[w] * book.scale[w], step), order.price[w]
+                execute_purchases(
+                    w, book, coin, filled, price, min_qty, min_order_notional, buy_fee_rate, slippage_rate
+                )
 
 
 @native
-def buy_in_turn(b: Record, coins: int, unit_rate: float, p: Record) -> None:
-    """Each buy spends cash that the next one sees."""
-    whole_coins = p.whole_coins
-    for a in range(p.n_assets):
-        coin = position_at(coins, a)
-        spendable_cash(b, p)
-        for w in range(LANES):
-            affordable = coins_for(b.budget[w], coin.price[w] * unit_rate, whole_coins)
-            coin.order_qty[w] = where(affordable < coin.order_qty[w], affordable, coin.order_qty[w])
-        execute_purchases(b, coin, asset_at(p.assets, a), p)
+def execute_purchases(
+    w: int, book: Record, coin: Record, filled: float, price: float, min_qty: float, min_order_notional: float,
+    buy_fee_rate: float, slippage_rate: float,
+) -> None:  # fmt: skip
+    """Add `filled` coins, except where what the cash left of an order is below the minimum."""
+    qty = coin.qty[w]
+    is_kept = (filled > 0) & (filled >= min_qty) & (filled * price >= min_order_notional)
+    bought, fill = where(is_kept, filled, 0.0), price * (1.0 + slippage_rate)
+    cash = book.cash[w] - bought * (fill * (1.0 + buy_fee_rate))
+    book.cash[w] = where(cash > 0, cash, 0.0)  # rounding only
+    coin.high[w] = where(is_kept & (qty == 0), price, coin.high[w])
+    coin.qty[w] = qty + bought
+    coin.filled[w] += bought
+    book_trades(w, book, bought, price, fill * buy_fee_rate, slippage_rate)
 
 
 @native
@@ -188,42 +216,23 @@ def coins_for(budget: float, unit_cost: float, whole_coins: bool) -> float:
 
 
 @native
-def buy_together(b: Record, coins: int, p: Record) -> None:
-    """One factor for all buys of an account that is short of cash."""
-    slack = p.increment_slack
-    spendable_cash(b, p)
-    for a in range(p.n_assets):
-        coin, increment = position_at(coins, a), asset_at(p.assets, a).qty_increment
-        for w in range(LANES):
-            scale = where(b.budget[w] < b.cost[w], b.budget[w] / b.cost[w], 1.0)
-            coin.order_qty[w] = whole_increments(coin.order_qty[w] * scale, increment, slack)
-    for a in range(p.n_assets):
-        execute_purchases(b, position_at(coins, a), asset_at(p.assets, a), p)
+def spendable_cash(book: Record, p: Record) -> None:
+    """Set book.budget."""
+    of_equity, initial_capital = p.reserve_base == CHOICE.reserve_base.equity, p.initial_capital
+    min_cash_reserve, cash_haircut = p.min_cash_reserve, p.cash_haircut
+    for w in range(LANES):
+        base = where(of_equity, book.equity_at_fill[w], initial_capital)
+        budget = book.cash[w] - min_cash_reserve * base
+        book.budget[w] = where(budget > 0, budget, 0.0) * cash_haircut
 
 
 @native
-def spendable_cash(b: Record, p: Record) -> None:
-    """b.budget: quote that buys may use, reserve kept."""
-    of_equity, initial_capital = p.reserve_of_equity, p.initial_capital
-    reserve, haircut = p.min_cash_reserve, p.cash_haircut
-    for w in range(LANES):
-        budget = b.cash[w] - reserve * where(of_equity, b.equity_at_fill[w], initial_capital)
-        b.budget[w] = where(budget > 0, budget, 0.0) * haircut
-
-
-@native
-def execute_purchases(b: Record, coin: Record, asset: Record, p: Record) -> None:
-    """Add coin.order_qty, except where what the cash left of an order is below the minimum."""
-    min_qty, min_notional = asset.min_qty, p.min_order_notional
-    fee_rate, slippage_rate = p.buy_fee_rate, p.slippage_rate
-    for w in range(LANES):
-        filled, price, qty = coin.order_qty[w], coin.price[w], coin.qty[w]
-        fill = price * (1.0 + slippage_rate)
-        is_kept = (filled > 0) & (filled >= min_qty) & (filled * price >= min_notional)
-        bought = where(is_kept, filled, 0.0)
-        cash = b.cash[w] - bought * (fill * (1.0 + fee_rate))
-        b.cash[w] = where(cash > 0, cash, 0.0)  # rounding only
-        coin.high[w] = where(is_kept & (qty == 0), price, coin.high[w])
-        coin.qty[w] = qty + bought
-        coin.filled[w] += bought
-        book_trade(w, b, bought, price, fill * fee_rate, slippage_rate)
+def book_trades(
+    w: int, book: Record, quantity: float, price: float, fee_per_coin: float, slippage_rate: float
+) -> None:  # fmt: skip
+    """Count one fill, or none where quantity is 0, in the step's totals."""
+    notional = quantity * price
+    book.trades[w] += 1 if quantity > 0 else 0
+    book.fees[w] += quantity * fee_per_coin
+    book.slippage[w] += notional * slippage_rate
+    book.turnover[w] += notional

@@ -1,156 +1,164 @@
 # SPDX-License-Identifier: MIT
 # Copyright (c) 2026 the barwise contributors
-"""Valuation and reward of the native step: mark_to_market and reward_terms, as in the plain file."""
+"""Valuation and reward of the numba step, as in the plain file."""
 
 from __future__ import annotations
 
 import math
 
-from .memory import LANES, REWARDS, Array, Record, native, position_at, segment_at, where
+from . import drop_in
+from .memory import LANES, Array, Record, native, order_at, position_at, segment_at, where
+from .tables import CHOICE, TERM
 
-BENCHMARK_DIFFERENCE, PROFIT, CAPPUCCINO = (REWARDS.index(name) for name in REWARDS[:3])
+EQUITY_FLOOR, TARGET_WEIGHT = drop_in.EQUITY_FLOOR, drop_in.TARGET_WEIGHT
 
 
 @native
-def value_accounts(b: Record, coins: int, p: Record) -> None:
-    """b.equity_at_fill: cash plus positions at this bar, before any order of it."""
+def account_value(value: Array, book: Record, coins: int, orders: int, p: Record) -> None:
+    """Fill `value`, a field of the book: cash plus positions at the close, quote."""
     for w in range(LANES):
-        b.equity_at_fill[w] = b.cash[w]
+        value[w] = book.cash[w]
     for a in range(p.n_assets):
-        coin = position_at(coins, a)
+        coin, order = position_at(coins, a), order_at(orders, a)
         for w in range(LANES):
-            b.equity_at_fill[w] += coin.qty[w] * coin.price[w]
+            value[w] += coin.qty[w] * order.price[w]
 
 
 @native
-def mark_to_market(b: Record, coins: int, p: Record) -> None:
-    """Value account and benchmark; carry peak and drawdown on."""
+def mark_to_market(book: Record, coins: int, orders: int, p: Record) -> None:
+    """Value account and benchmark at this bar and carry the running peak and largest drawdown on."""
+    account_value(book.equity, book, coins, orders, p)
     for w in range(LANES):
-        b.equity[w], b.benchmark[w] = b.cash[w], 0.0
+        peak = where(book.equity[w] > book.peak[w], book.equity[w], book.peak[w])
+        drawdown = 1.0 - book.equity[w] / peak
+        book.peak[w] = peak
+        book.max_drawdown[w] = where(drawdown > book.max_drawdown[w], drawdown, book.max_drawdown[w])
+        book.benchmark[w] = 0.0
     for a in range(p.n_assets):
-        coin = position_at(coins, a)
+        coin, order = position_at(coins, a), order_at(orders, a)
         for w in range(LANES):
-            b.equity[w] += coin.qty[w] * coin.price[w]
-            b.benchmark[w] += coin.benchmark_qty[w] * coin.price[w]
-    for w in range(LANES):
-        peak = where(b.equity[w] > b.peak[w], b.equity[w], b.peak[w])
-        drawdown = 1.0 - b.equity[w] / peak
-        b.peak[w], b.max_drawdown[w] = peak, where(drawdown > b.max_drawdown[w], drawdown, b.max_drawdown[w])
+            book.benchmark[w] += coin.benchmark_qty[w] * order.price[w]
 
 
 @native
-def reward_terms(i: int, n: int, b: Record, coins: int, terms: Array, p: Record) -> None:
-    """Fill the rows of terms (n_terms, N), and b.reward with their sum."""
-    norm_reward = p.norm_reward
-    if p.reward == BENCHMARK_DIFFERENCE:
+def reward_terms(i: int, n: int, book: Record, coins: int, orders: int, terms: Array, p: Record) -> None:
+    """Fill the rows of terms (K, N) and book.reward with their sum."""
+    before, norm_reward = book.before, p.norm_reward
+    if p.reward == CHOICE.reward.benchmark_difference:
         for w in range(LANES):
-            gain = (b.equity[w] - b.equity_before[w]) - (b.benchmark[w] - b.benchmark_before[w])
-            terms[0, i + w] = gain * norm_reward
-    elif p.reward == PROFIT:
+            gain = (book.equity[w] - before.equity[w]) - (book.benchmark[w] - before.benchmark[w])
+            terms[TERM.benchmark_difference.alpha, i + w] = gain * norm_reward
+    elif p.reward == CHOICE.reward.profit:
         for w in range(LANES):
-            terms[0, i + w] = (b.equity[w] - b.equity_before[w]) * norm_reward
-    elif p.reward == CAPPUCCINO:
-        cappuccino_terms(i, n, b, coins, terms, p)
+            terms[TERM.profit.profit, i + w] = (book.equity[w] - before.equity[w]) * norm_reward
+    elif p.reward == CHOICE.reward.cappuccino:
+        cappuccino_terms(i, n, book, coins, orders, terms, p)
     else:
-        weighted_terms(i, n, b, coins, terms, p)
+        weighted_terms(i, n, book, coins, orders, terms, p)
     for w in range(LANES):
-        b.reward[w] = 0.0
+        book.reward[w] = 0.0
     for k in range(terms.shape[0]):
         for w in range(LANES):
-            b.reward[w] += terms[k, i + w]
+            book.reward[w] += terms[k, i + w]
 
 
 @native
-def find_largest_weight(b: Record, coins: int, p: Record) -> None:
-    """b.largest_weight: share of the account in its largest position."""
+def weights_of(book: Record, coins: int, orders: int, p: Record) -> None:
+    """Set coin.weight and book.largest_weight."""
     for w in range(LANES):
-        b.largest_weight[w] = 0.0
+        book.largest_weight[w] = 0.0
     for a in range(p.n_assets):
-        coin = position_at(coins, a)
+        coin, order = position_at(coins, a), order_at(orders, a)
         for w in range(LANES):
-            weight = where(b.equity[w] > 0, coin.qty[w] * coin.price[w] / b.equity[w], 0.0)
-            b.largest_weight[w] = where(weight > b.largest_weight[w], weight, b.largest_weight[w])
+            weight = where(book.equity[w] > 0, coin.qty[w] * order.price[w] / book.equity[w], 0.0)
+            coin.weight[w] = weight
+            book.largest_weight[w] = where(weight > book.largest_weight[w], weight, book.largest_weight[w])
 
 
 @native
-def weighted_terms(i: int, n: int, b: Record, coins: int, terms: Array, p: Record) -> None:
-    """The terms of the standard reward; one whose weight is 0 is 0 and is not computed."""
-    floor, norm = p.equity_floor * p.initial_capital, p.norm_reward
+def weighted_terms(i: int, n: int, book: Record, coins: int, orders: int, terms: Array, p: Record) -> None:
+    """The terms of the standard reward; a term without a weight stays 0 where computing it takes long."""
+    before, term, norm_reward, floor = book.before, TERM.weighted_terms, p.norm_reward, EQUITY_FLOOR * p.initial_capital
+    drawdown_penalty, volatility_penalty = p.drawdown_penalty, p.volatility_penalty
     for w in range(n):
-        growth = math.log(max(b.equity[w], floor) / max(b.equity_before[w], floor))
-        terms[0, i + w] = norm * (p.growth_weight * growth)
-        terms[3, i + w] = norm * (-p.volatility_penalty * growth**2)
+        book.growth[w] = math.log(max(book.equity[w], floor) / max(before.equity[w], floor))
+        terms[term.growth, i + w] = norm_reward * (p.growth_weight * book.growth[w])
     if p.benchmark_weight != 0:
         for w in range(n):
-            tracked = math.log(max(b.benchmark[w], floor) / max(b.benchmark_before[w], floor))
-            terms[1, i + w] = norm * (-p.benchmark_weight * tracked)
-    drawdown_penalty, turnover_penalty = p.drawdown_penalty, p.turnover_penalty
+            tracked = math.log(max(book.benchmark[w], floor) / max(before.benchmark[w], floor))
+            terms[term.benchmark, i + w] = norm_reward * (-p.benchmark_weight * tracked)
     for w in range(LANES):
-        equity = where(b.equity[w] > floor, b.equity[w], floor)
-        terms[2, i + w] = norm * (-drawdown_penalty * (b.max_drawdown[w] - b.drawdown_before[w]))
-        terms[5, i + w] = norm * (-turnover_penalty * b.turnover[w] / equity)
+        drawdown = -drawdown_penalty * (book.max_drawdown[w] - before.max_drawdown[w])
+        terms[term.drawdown, i + w] = norm_reward * drawdown
+        terms[term.volatility, i + w] = norm_reward * (-volatility_penalty * book.growth[w] ** 2)
     if p.concentration_penalty != 0:
-        find_largest_weight(b, coins, p)
+        weights_of(book, coins, orders, p)
         for w in range(n):
-            excess = max(b.largest_weight[w] - p.target_weight, 0.0)
-            terms[4, i + w] = norm * (-p.concentration_penalty * excess)
+            excess = max(book.largest_weight[w] - TARGET_WEIGHT, 0.0)
+            terms[term.concentration, i + w] = norm_reward * (-p.concentration_penalty * excess)
+    turnover_penalty = p.turnover_penalty
+    for w in range(LANES):
+        equity = where(book.equity[w] > floor, book.equity[w], floor)
+        terms[term.turnover, i + w] = norm_reward * (-turnover_penalty * book.turnover[w] / equity)
 
 
 @native
-def cappuccino_terms(i: int, n: int, b: Record, coins: int, terms: Array, p: Record) -> None:
+def cappuccino_terms(i: int, n: int, book: Record, coins: int, orders: int, terms: Array, p: Record) -> None:
     """The terms of the Cappuccino reward."""
-    time_decay(n, b, p)
-    norm, initial_capital, reserve = p.norm_reward, p.initial_capital, p.min_cash_reserve * p.initial_capital
+    before, term, norm_reward, initial_capital = book.before, TERM.cappuccino, p.norm_reward, p.initial_capital
+    reserve = p.min_cash_reserve * initial_capital
+    time_decay(n, book, p)
     for w in range(LANES):
-        gain, benchmark_gain = b.equity[w] - b.equity_before[w], b.benchmark[w] - b.benchmark_before[w]
-        market_return = where(b.benchmark_before[w] > 0, benchmark_gain / b.benchmark_before[w], 0.0)
-        cash_share = where(b.equity[w] > 0, b.cash[w] / b.equity[w], 0.0)
+        gain, benchmark_gain = book.equity[w] - before.equity[w], book.benchmark[w] - before.benchmark[w]
+        market_return = where(before.benchmark[w] > 0, benchmark_gain / before.benchmark[w], 0.0)
+        cash_share = where(book.equity[w] > 0, book.cash[w] / book.equity[w], 0.0)
         earns_bonus = (market_return < 0) & (cash_share > 0.1)
-        shortfall = where(reserve > b.cash[w], reserve - b.cash[w], 0.0)
-        terms[0, i + w] = 0.5 * (gain - benchmark_gain) * norm * b.decay[w]
-        terms[1, i + w] = 0.3 * gain / initial_capital * norm * b.decay[w]
-        terms[2, i + w] = where(earns_bonus, 0.02 * abs(market_return) * cash_share * norm, 0.0)
-        terms[3, i + w] = -shortfall / initial_capital * norm * 0.5
+        shortfall = where(reserve > book.cash[w], reserve - book.cash[w], 0.0)
+        terms[term.alpha, i + w] = 0.5 * (gain - benchmark_gain) * norm_reward * book.decay[w]
+        terms[term.absolute, i + w] = 0.3 * gain / initial_capital * norm_reward * book.decay[w]
+        bonus = 0.02 * abs(market_return) * cash_share * norm_reward
+        terms[term.cash_bonus, i + w] = where(earns_bonus, bonus, 0.0)
+        terms[term.cash_reserve, i + w] = -shortfall / initial_capital * norm_reward * 0.5
     if p.concentration_penalty != 0:
-        find_largest_weight(b, coins, p)
+        weights_of(book, coins, orders, p)
         for w in range(n):
-            terms[4, i + w] = cappuccino_concentration(w, b, coins, p)
+            terms[term.concentration, i + w] = cappuccino_concentration(w, book, coins, p)
 
 
 @native
-def time_decay(n: int, b: Record, p: Record) -> None:
-    """b.decay: factor that falls over the segment."""
+def time_decay(n: int, book: Record, p: Record) -> None:
+    """Set book.decay, which falls over the segment."""
     for w in range(n):
-        first = segment_at(p.segments, b.segment[w]).first + p.lookback - 1
-        last = segment_at(p.segments, b.segment[w]).end - p.lookback - 1
-        progress = min(max((b.bar[w] - first) / max(last - first, 1), 0.0), 1.0)
-        b.decay[w] = max(1.0 - progress, p.time_decay_floor)
+        segment = segment_at(p.segments, book.segment[w])
+        first, last = segment.segment_first + p.lookback - 1, segment.segment_end - p.lookback - 1
+        progress = min(max((book.bar[w] - first) / max(last - first, 1), 0.0), 1.0)
+        book.decay[w] = max(1.0 - progress, p.time_decay_floor)
 
 
 @native
-def cappuccino_concentration(w: int, b: Record, coins: int, p: Record) -> float:
+def cappuccino_concentration(w: int, book: Record, coins: int, p: Record) -> float:
     """Penalty for one large position and for few, bonus for evenly spread ones (Gini coefficient by ranks)."""
-    if b.equity[w] <= 0:
+    if book.equity[w] <= 0:
         return 0.0
-    n_held, total, ranked = 0, 0.0, 0.0
+    penalty, n_held, total, ranked = p.concentration_penalty, 0, 0.0, 0.0
     for a in range(p.n_assets):
-        weight = position_at(coins, a).qty[w] * position_at(coins, a).price[w] / b.equity[w]
+        weight = position_at(coins, a).weight[w]
         if weight > 0.01:
             n_held += 1
             total += weight
-            ranked += weight * rank_among_held(w, a, weight, b, coins, p)
-    large = p.concentration_penalty * max(0.0, b.largest_weight[w] - p.target_weight)
+            ranked += weight * rank_among_held(w, a, weight, coins, p)
+    large = penalty * max(0.0, book.largest_weight[w] - TARGET_WEIGHT)
     if n_held < 3:
-        return -large - 0.5 * p.concentration_penalty * (3 - n_held)
+        return -large - 0.5 * penalty * (3 - n_held)
     gini = 2.0 * ranked / (n_held * total) - (n_held + 1.0) / n_held
-    return 0.1 * p.concentration_penalty * max(0.0, 0.4 - gini) - large
+    return 0.1 * penalty * max(0.0, 0.4 - gini) - large
 
 
 @native
-def rank_among_held(w: int, a: int, weight: float, b: Record, coins: int, p: Record) -> int:
+def rank_among_held(w: int, a: int, weight: float, coins: int, p: Record) -> int:
     """1 for the smallest held weight; ties go by column."""
     rank = 1
     for other in range(p.n_assets):
-        other_weight = position_at(coins, other).qty[w] * position_at(coins, other).price[w] / b.equity[w]
+        other_weight = position_at(coins, other).weight[w]
         rank += 0.01 < other_weight < weight or (other_weight == weight and other < a)
     return rank

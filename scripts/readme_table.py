@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the measured parts of README.md and docs/results.md from benchmarks/results/*.json.
+"""Write the measured parts of docs/results.md (every table) and README.md (targets) from benchmarks/results/*.json.
 
 Figures reach the two pages in no other way.
 """
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import check_line, section_lines, table_lines
+from benchmarks.measuring import check_line, section_lines
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -28,7 +28,7 @@ TITLES = {
     "evaluation": "Evaluating policies",
 }  # fmt: skip
 PICTURES = {"scale": "Cost of a step and memory", "memory": "Resident memory after each trial"}
-SHORT = ("step", "trial")  # what the README shows
+SHORT = ("step", "trial")  # whose targets the README shows
 CALIBRATION = "calibration"  # benchmarks/calibration.py: of the judgement, not of a machine
 CAPTURE = "capture"  # benchmarks/capture.py: of the learners
 DEMONSTRATION = "demonstration"  # benchmarks/demonstration.py: of the judgement
@@ -54,15 +54,15 @@ def origin(part: Mapping[str, Any]) -> str:
 
 
 def short_blocks(found: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """For the README: the tables it shows, what is measured on what, and which targets are missed."""
+    """For the README: targets of the main sections, met and missed; the tables are in docs/results.md."""
     blocks = []
     for _, content in found:
         sections = content["sections"]
         for name in [name for name in SHORT if name in sections]:
             part = sections[name]
-            lines = [f"**{TITLES[name]}**, {machine_text(content['machine'])}. {part['about']}"]
-            lines += ["", *table_lines(part["columns"], part["rows"]), "", *part.get("notes", [])]
-            lines += ["", *map(check_line, part.get("checks", [])), "", origin(part)]
+            when = f"commit {part['commit']}, {part['date']}"
+            lines = [f"**{TITLES[name]}**, {machine_text(content['machine'])} ({when})", ""]
+            lines += map(check_line, part.get("checks", []))
             blocks.append(tidied(lines))
     return blocks
 
@@ -91,17 +91,17 @@ def calibration_block(results: Path = RESULTS) -> str:
     return tidied(["## Is a winner called skilful?", *lines]) if lines else ""
 
 
-def capture_block(results: Path = RESULTS, folder: str = "../benchmarks/results", level: str = "##") -> str:
-    """Share of the attainable growth that each learner earns, for both pages; `folder` is where the picture is."""
+def capture_block(results: Path = RESULTS) -> str:
+    """For docs/results.md: share of the attainable growth that each learner earns."""
     path = results / f"{CAPTURE}.json"
     if not path.exists():
         return ""
     content = json.loads(path.read_text())
     part = content[CAPTURE]
-    caption = f"![Share of the attainable growth by signal, cost, coins and history]({folder}/{path.stem}.png)"
+    words = "Share of the attainable growth by signal, cost, coins and history"
+    caption = f"![{words}](../benchmarks/results/{path.stem}.png)"
     about = f"{machine_text(content['machine'])}. {origin(part)}"
-    title = f"{level} How much of the attainable growth is earned?"
-    return tidied([title, "", *section_lines(part), "", caption, "", about])
+    return tidied(["## How much of the attainable growth is earned?", "", *section_lines(part), "", caption, "", about])
 
 
 def demonstration_block(results: Path = RESULTS) -> str:
@@ -146,7 +146,7 @@ def replaced(page: str, text: str, name: str = "README.md") -> str:
 def pages(results: Path = RESULTS, repo: Path = REPO) -> dict[Path, tuple[str, str]]:
     """Page -> its text now, and its text from the result files."""
     found = machines(results)
-    short = [render(short_blocks(found), found), capture_block(results, "benchmarks/results", "###")]
+    short = [render(short_blocks(found), found)]
     judged = (calibration_block(results), demonstration_block(results))
     long = [render(long_blocks(found), found), capture_block(results), *judged]
     texts = {

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENTS = {"environment_Alpaca", "environment_Alpaca_vectorized"}
 
-GROUND = {"market.errors", "market.names", "market.files", "market.times"}
+GROUND = {"market.errors", "market.names", "market.files", "market.times", "market.defaults"}
 MARKET = {"market", "market.bars", *GROUND}
 ONE_RUN = {"train", "train.records", "drl_agents", *ENVIRONMENTS}
 ONE_TRIAL = {"train.study", "train.store", "train.validation", *ONE_RUN, *MARKET}
@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "drl_agents.elegantrl_models": {"train", "drl_agents"},
     # market: ground floor, bars, data sets, sources
     "market.errors": set(),
+    "market.defaults": set(),
     "market.times": {"market.errors"},
     "market.names": {"market.errors"},
     "market.files": {"market.errors"},
@@ -121,10 +122,37 @@ def test_a_wrong_import_is_found(module, line):
     assert forbidden(line, module)
 
 
+# Settings, tables and checks of the drop-in. The specification computes all else by itself: no order, fill, fee or
+# reward of the fast path may reach it.
+SPECIFICATION_MAY_TAKE = {
+    "EnvParams", "CAPPUCCINO_LIMITS", "COLUMN_LIMITS", "EQUITY_FLOOR", "HELD_BARS_SCALE", "INCREMENT_SLACK",
+    "TARGET_WEIGHT", "check_arrays",
+}  # fmt: skip
+
+
+def taken_from_the_drop_in(source: str) -> set[str]:
+    module = "environment_Alpaca_vectorized"
+    names = {name for name in imports(source, "environment_Alpaca") if name.partition(".")[0] == module}
+    return {name.removeprefix(module).removeprefix(".") or "all of it" for name in names}
+
+
+def test_the_specification_shares_nothing_that_computes():
+    assert taken_from_the_drop_in((ROOT / "environment_Alpaca.py").read_text()) <= SPECIFICATION_MAY_TAKE
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["from environment_Alpaca_vectorized import smallest_orders", "from environment_Alpaca_vectorized import *",
+     "import environment_Alpaca_vectorized", "def f():\n    from environment_Alpaca_vectorized import step as s"],
+)  # fmt: skip
+def test_an_import_that_computes_is_found(line):
+    assert taken_from_the_drop_in(line) - SPECIFICATION_MAY_TAKE
+
+
 def test_every_part_of_the_repository_is_in_the_table():
     packages = {path.parent.relative_to(ROOT).parts[0] for path in ROOT.glob("*/__init__.py")}
     files = {path.stem for path in ROOT.glob("*.py")}
-    assert packages | files <= OURS
+    assert packages | files - {"setup"} <= OURS
 
 
 def floor_of(room: str, allowed: dict[str, set[str]], above: tuple[str, ...] = ()) -> int:
@@ -152,6 +180,6 @@ def test_every_folder_has_a_line_of_its_own_and_says_who_may_come_in():
 
 def test_no_two_modules_have_the_same_name():
     """Programs are named after what they do, and tests after what they test."""
-    shared = ("__init__", "errors")  # every package may have its own
+    shared = ("__init__", "errors", "defaults")  # every package may have its own
     names = [path.stem for path in sources() if path.stem not in shared and path.parent.name != "examples"]
     assert sorted({name for name in names if names.count(name) > 1}) == []

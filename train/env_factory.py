@@ -28,8 +28,13 @@ def env_class_for(n_envs: int) -> type:
 
 
 def resolved_rules(env_params: Mapping[str, Any]) -> dict[str, Any]:
-    """Every rule that these env_params come to: fees, slippage and capital included."""
-    return asdict(EnvParams.from_mapping(env_params))
+    """Every rule that these env_params come to, by name: fees, slippage and capital included."""
+    return asdict(rules_of(env_params))
+
+
+def rules_of(env_params: Mapping[str, Any]) -> EnvParams:
+    """The rules that these env_params come to."""
+    return EnvParams.from_mapping(env_params)
 
 
 @dataclass(frozen=True)

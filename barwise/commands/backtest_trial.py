@@ -49,14 +49,14 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         default=list(COST_FACTORS),
         metavar="X",
-        help="factors of fees and slippage (default 0 1 2 4; 1 is always there)",
+        help="factors of fees and slippage (default: 0 1 2 4; 1 is always there)",
     )
     p.add_argument(
         "--seeds",
         type=whole_number(0),
         default=0,
         metavar="N",
-        help="train the settings again with N other seeds on every split (default 0: none)",
+        help="train the settings again with N other seeds on every split (default: 0, none)",
     )
     return p  # fmt: skip
 
@@ -65,26 +65,26 @@ def backtest(args: argparse.Namespace) -> int:
     """Evaluate, train, print, write; how many splits could not be trained."""
     from train.evaluator import step_of
     from train.findings.backtest import cost_rows, path_rows, write_paths
-    from train.findings.text_tables import plain, text_table, write_csv
-    from train.records.results import write_json
+    from train.findings.text_tables import text_table, write_csv
+    from train.records.codec import with_null, write_json
 
     trial = stored_trial(args)
     costs, found = cost_rows(trial, sorted({*args.costs, 1.0}), args.gpu)
     paths = path_rows(trial, found[1.0])
-    print(f"study {trial.settings['study']}, trial {trial.number}: {trial.data.dataset.label}")
+    print(f"study {trial.settings.study}, trial {trial.number}: {trial.data.dataset.label}")
     print(f"\nFull paths\n{text_table(paths, PATH_COLUMNS)}")
     print(f"\nCosts (means over {len(paths)} paths)\n{text_table(costs, COST_COLUMNS)}\n{HELD_EASIER}")
     write_paths(trial.folder / "paths.npz", trial, found[1.0])
     write_csv(trial.folder / "costs.csv", costs)
     stepped_by = step_of(chain.from_iterable(found[1.0]))
     content = trial.about | {"stepped_by": stepped_by, "paths": paths, "costs": costs}
-    write_json(trial.folder / "backtest.json", plain(content))
+    write_json(trial.folder / "backtest.json", with_null(content))
     failed = 0
     (trial.folder / "seeds.csv").unlink(missing_ok=True)  # of an earlier run; the backtest of this one has none yet
     if args.seeds:
         seeds, content["seeds"] = train_seeds(trial, args)
         failed = sum("failed" in row for row in seeds)
-        write_json(trial.folder / "backtest.json", plain(content))
+        write_json(trial.folder / "backtest.json", with_null(content))
         write_csv(trial.folder / "seeds.csv", seeds)
     print(f"\nwritten: {trial.folder / 'backtest.json'}, paths.npz, costs.csv{', seeds.csv' * bool(args.seeds)}")
     return failed

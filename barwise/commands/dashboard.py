@@ -27,8 +27,8 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--training", action="store_true", help="watch a study; the only view there is so far")
     add_study(p, is_required=False)
-    p.add_argument("--refresh", type=float, default=3.0, metavar="S", help="seconds between two looks (default 3)")
-    p.add_argument("--log", type=Path, metavar="FILE", help=f"whose last lines are shown (default {DEFAULT_LOG})")
+    p.add_argument("--refresh", type=float, default=3.0, metavar="SECONDS", help="between two looks (default: 3)")
+    p.add_argument("--log", type=Path, metavar="FILE", help=f"whose last lines are shown (default: {DEFAULT_LOG})")
     p.add_argument("--once", action="store_true", help="print one frame and exit; no colours unless to a terminal")
     return p  # fmt: skip
 

@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("--study-name", default=STUDY_NAME, help=f"(default {STUDY_NAME})")
+    p.add_argument("--study-name", "--study", default=STUDY_NAME, metavar="NAME", help=f"(default: {STUDY_NAME})")
     add_storage(p)
     add_results_dir(p)
     p.add_argument(
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         help="the study's data set, checked by its hash (default: where the study read it)",
     )
     p.add_argument("--deployments-dir", type=Path, metavar="DIR", help="(default: deployments in the repository)")
-    p.add_argument("--interval", type=float, default=300.0, metavar="SECONDS", help="between looks (default 300)")
+    p.add_argument("--interval", type=float, default=300.0, metavar="SECONDS", help="between two looks (default: 300)")
     p.add_argument("--once", action="store_true", help="one look, then the exit code says what came of it")
     p.add_argument(
         "--dry-run",
@@ -64,13 +64,20 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="judge every new best trial at once; each spends a look at the held-out bars",
     )
-    p.add_argument("--seed", type=whole_number(0), default=0, help="of the refit (default 0, counted from the study's)")
-    p.add_argument("--gpu", type=int, default=-1, help="number of the GPU; -1 = CPU (default)")
+    p.add_argument(
+        "--seed",
+        type=whole_number(0),
+        default=0,
+        metavar="N",
+        help="of the refit (default: 0, counted from the study's)",
+    )
+    p.add_argument("--gpu", type=int, default=-1, metavar="N", help="number of the GPU; -1 = CPU (default: -1)")
     p.add_argument(
         "--alpha",
         type=float,
         default=ALPHA,
-        help=f"error that all tests of the same held-out bars share (default {ALPHA:g})",
+        metavar="P",
+        help=f"error that all tests of the same held-out bars share (default: {ALPHA:g})",
     )
     p.add_argument(
         "--min-deflated-sharpe",
@@ -78,14 +85,14 @@ def parser() -> argparse.ArgumentParser:
         default=LEAST_CONFIDENCE,
         metavar="P",
         help="confidence that the winner's lead is no luck of the search; 0 only reports it "
-        f"(default {LEAST_CONFIDENCE:g})",
+        f"(default: {LEAST_CONFIDENCE:g})",
     )
     p.add_argument(
         "--max-drawdown",
         type=float,
         default=HOLDOUT_DRAWDOWN,
         metavar="FRACTION",
-        help=f"on the held-out bars (default {HOLDOUT_DRAWDOWN:g})",
+        help=f"on the held-out bars (default: {HOLDOUT_DRAWDOWN:g})",
     )
     p.add_argument(
         "--min-improvement",
@@ -93,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
         default=MIN_IMPROVEMENT,
         metavar="SHARPE",
         help="annual Sharpe ratio above the deployed policy's on the same held-out bars, at least 0 "
-        f"(default {MIN_IMPROVEMENT:g})",
+        f"(default: {MIN_IMPROVEMENT:g})",
     )
     p.add_argument(
         "--allow-unproven",

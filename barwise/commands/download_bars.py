@@ -53,7 +53,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     keep.add_argument(
         "--cache",
         type=Path,
-        metavar="FOLDER",
+        metavar="DIR",
         help="where downloaded months that have ended are kept, so that a run that was stopped goes on and the "
         "next one asks for new months only (default: data/cache in the repository)",
     )

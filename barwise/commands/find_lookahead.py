@@ -32,7 +32,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--bars", type=Path, metavar="FILE", help="tidy .parquet, .csv or .csv.gz, as for build_dataset")
-    what.add_argument("--data-dir", type=Path, metavar="FOLDER", help="dataset folder, for example data/5m")
+    what.add_argument("--data-dir", type=Path, metavar="DIR", help="dataset folder, for example data/5m")
     add_tickers(parser, None, None, (" ".join(DEFAULT_TICKERS), "5m"))
     add_features(parser, None)
     add_stamp(parser, None)

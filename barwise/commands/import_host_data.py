@@ -48,7 +48,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--synthetic", action="store_true", help="label the dataset synthetic: the bars are made up")
     add_venue(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for example data/5m_host")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for example data/5m_host")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset that is there already")
     return parser.parse_args(argv)
 

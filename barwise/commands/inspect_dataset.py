@@ -19,12 +19,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=f"{__doc__} A damaged or edited dataset is one line that says what is wrong, and exit code 2."
     )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="dataset folder, for example data/5m")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="dataset folder, for example data/5m")
     parser.add_argument(
         "--out",
         type=Path,
         metavar="FILE",
-        help="picture of prices and features, .png (default: FOLDER.png, beside the folder)",
+        help="picture of prices and features, .png (default: DIR.png, beside the folder)",
     )
     parser.add_argument("--no-picture", action="store_true", help="print only")
     return parser.parse_args(argv)

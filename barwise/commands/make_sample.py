@@ -36,7 +36,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="(default: %(default)s, with which holding all coins neither earns nor loses much)",
     )
     add_venue(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="dataset folder, for example data/5m")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="dataset folder, for example data/5m")
     parser.add_argument("--bars", type=Path, metavar="FILE", help="write the bars too, as .parquet or .csv")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset that is there already")
     return parser.parse_args(argv)

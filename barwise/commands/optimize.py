@@ -33,20 +33,22 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("--n-trials", type=int, default=50, help="finished trials the study is to have (default 50)")
+    p.add_argument(
+        "--n-trials", type=int, default=50, metavar="N", help="finished trials the study is to have (default: 50)"
+    )
     p.add_argument(
         "--agent",
         choices=AGENTS,
         help="the learner, which decides the search space. band: a band of weights per coin, trained by "
-        "exact gradients through the account. ppo: orders, trained by PPO. Default: the study's own agent; "
-        f"for a new study {DEFAULT_AGENT}",
+        "exact gradients through the account. ppo: orders, trained by PPO (default: the study's own agent; "
+        f"for a new study {DEFAULT_AGENT})",
     )
     p.add_argument(
         "--gpu",
         type=gpu_numbers,
         default=(-1,),
         metavar="N[,N...]",
-        help="number of the GPU; -1 = CPU (default); several are given to the workers in turn",
+        help="number of the GPU; -1 = CPU (default: -1); several are given to the workers in turn",
     )
     p.add_argument(
         "--no-rocm-settings",
@@ -60,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         default=1,
         metavar="N",
-        help="processes that run trials of the study side by side, one CPU thread each (default 1); more on "
+        help="processes that run trials of the study side by side, one CPU thread each (default: 1); more on "
         "other machines: the same command with --storage postgresql://...",
     )
     p.add_argument(
@@ -68,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
         type=number_or_auto,
         default=1,
         metavar="N",
-        help="environments stepped together (default 1); with 1 PPO uses the scalar class. auto: the "
+        help="environments stepped together (default: 1); with 1 PPO uses the scalar class. auto: the "
         "study's own number; for a new study 12 for a band, and for PPO as many as memory, device and the "
         "smallest rollout allow, logged with the reason. A study keeps the number it began with",
     )
@@ -79,8 +81,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="a data set, or a folder of data sets named by timeframe (default: data/<timeframe>)",
     )
-    p.add_argument("--tickers", nargs="+", metavar="COIN", help="coins of the data set to trade (default: all)")
-    p.add_argument("--study-name", help="(default: cappuccino_<timeframe>)")
+    p.add_argument("--tickers", nargs="+", metavar="TICKER", help="coins of the data set to trade (default: all)")
+    p.add_argument("--study-name", "--study", metavar="NAME", help="(default: cappuccino_<timeframe>)")
     add_storage(p)
     p.add_argument("--results-dir", type=Path, metavar="DIR", help="(default: train_results)")
     p.add_argument("--resume", action="store_true", help="the study must exist; an error otherwise")
@@ -97,15 +99,17 @@ def parser() -> argparse.ArgumentParser:
         "--pruner",
         choices=PRUNERS,
         default="wilcoxon",
-        help="wilcoxon (default): stop a trial whose splits are worse, pair by pair, than the best trial's",
+        help="wilcoxon: stop a trial whose splits are worse, pair by pair, than the best trial's (default: wilcoxon)",
     )
-    p.add_argument("--seed", type=int, default=0, help="of the sampler and of every split's training (default 0)")
+    p.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the sampler and of every split's training (default: 0)"
+    )
     p.add_argument(
         "--volume-30d",
         type=float,
         metavar="USD",
         help="30-day volume the account is assumed to have, all study long; by the data set's fee table it "
-        "decides the taker fee that every order pays (default 0: the highest fee)",
+        "decides the taker fee that every order pays (default: 0, the highest fee)",
     )
     p.add_argument(
         "--max-drawdown",
@@ -113,17 +117,22 @@ def parser() -> argparse.ArgumentParser:
         default=MAX_DRAWDOWN,
         metavar="FRACTION",
         help="a trial that loses more than this fraction of its highest equity on any split is never best "
-        f"(default {MAX_DRAWDOWN}; 1 allows everything)",
+        f"(default: {MAX_DRAWDOWN}; 1 allows everything)",
     )
     p.add_argument(
         "--min-trades",
         type=int,
         default=MIN_TRADES,
         metavar="N",
-        help=f"nor one that trades less often than this on any split (default {MIN_TRADES})",
+        help=f"nor one that trades less often than this on any split (default: {MIN_TRADES})",
     )
     p.add_argument("--timeout", type=float, metavar="SECONDS", help="begin no trial after this; the running one ends")
-    p.add_argument("--log-level", choices=("debug", "info", "warning"), default="info", help="debug shows tracebacks")
+    p.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning"),
+        default="info",
+        help="debug shows tracebacks (default: info)",
+    )
     return p  # fmt: skip
 
 
@@ -136,21 +145,25 @@ def add_splits(p: argparse.ArgumentParser) -> None:
         help="standard: combinatorial purged splits; rolling: walk forward, training on the two blocks "
         "before the test block; expanding: on all blocks before it; kfold: purged k-fold, on all other "
         "blocks; multi-timeframe: standard, and trials choose among the data sets <timeframe> beside "
-        "--data-dir, cut to the period all cover",
+        "--data-dir, cut to the period all cover (default: standard)",
     )
     p.add_argument(
         "--num-paths",
         type=int,
         default=3,
+        metavar="N",
         help="standard: with k = 2 the full test paths, of num_paths + 1 groups; rolling, expanding and "
-        "kfold: test blocks (default 3)",
+        "kfold: test blocks (default: 3)",
     )
     p.add_argument(
-        "--k-test-groups", type=int, help="groups tested together (default 2); standard and multi-timeframe mode only"
+        "--k-test-groups",
+        type=int,
+        metavar="N",
+        help="groups tested together (default: 2); standard and multi-timeframe mode only",
     )
     p.add_argument("--holdout", type=float, default=HOLDOUT_FRACTION, metavar="FRACTION",
                    help="last part of the data, cut off before the study begins: no trial sees it, and the winner is "
-                   f"scored on it once, when the study first reaches --n-trials (default {HOLDOUT_FRACTION}); 0 holds "
+                   f"scored on it once, when the study first reaches --n-trials (default: {HOLDOUT_FRACTION}); 0 holds "
                    "nothing out, so that nothing is left to check the winner on")  # fmt: skip
 
 

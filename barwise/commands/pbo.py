@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from typing import Literal
 
 from barwise.arguments import add_study, exit_code, plain_logging, stored_study, whole_number
+from train.records.attributes import holdout_score_in
 from train.records.defaults import LEAST_TRIALS, N_BLOCKS
 from train.records.errors import StudyError
-from train.records.keys import HOLDOUT_SCORE
 
-KINDS = {"lead": "returns less beta times equal weight's", "account": "the accounts' returns"}
+KINDS: dict[Literal["lead", "account"], str] = {
+    "lead": "returns less beta times equal weight's",
+    "account": "the accounts' returns",
+}
 TRIAL_COLUMNS = {"trial": "d", "state": "", "value": "+.3f", "sharpe": ".2f", "lead_sharpe": "+.2f", "bars": "d"}
 FIGURES = {
     "annual_sharpe": ".2f", "annual_sharpe_of_luck": ".2f", "probabilistic_sharpe": ".2%", "deflated_sharpe": ".2%",
@@ -37,14 +41,14 @@ def parser() -> argparse.ArgumentParser:
         type=whole_number(2),
         default=N_BLOCKS,
         metavar="S",
-        help=f"runs of bars that are combined, an even number up to 20 (default {N_BLOCKS})",
+        help=f"runs of bars that are combined, an even number up to 20 (default: {N_BLOCKS})",
     )
     p.add_argument(
         "--least-trials",
         type=whole_number(2),
         default=LEAST_TRIALS,
         metavar="N",
-        help=f"completed trials without which nothing is computed (default {LEAST_TRIALS})",
+        help=f"completed trials without which nothing is computed (default: {LEAST_TRIALS})",
     )
     return p  # fmt: skip
 
@@ -53,8 +57,8 @@ def judge(args: argparse.Namespace) -> None:
     """Read, compute, print, write."""
     from train.findings.overfit import assess, require_trials, write_matrix
     from train.findings.returns import read_returns
-    from train.findings.text_tables import plain, text_table, write_csv
-    from train.records.results import write_json
+    from train.findings.text_tables import text_table, write_csv
+    from train.records.codec import with_null, write_json
     from train.study.holdout_figures import is_passed
 
     if args.blocks % 2:
@@ -63,9 +67,10 @@ def judge(args: argparse.Namespace) -> None:
     returns = read_returns(stored.study, stored.folder)
     require_trials(returns, args.least_trials)
     known = {"data": stored.study.user_attrs.get("data"), "blocks": args.blocks, "least_trials": args.least_trials}
-    content = stored.about(returns.numbers[returns.winner], data_sha256=stored.data_sha256(returns.timeframe), **known)
+    digest = stored.identity.data_sha256[returns.timeframe]
+    content = stored.about(returns.numbers[returns.winner], digest) | known
     content["trials"], table = returns.count_text(), []
-    passed = is_passed(stored.study.user_attrs.get(HOLDOUT_SCORE) or {}, returns.numbers[returns.winner])
+    passed = is_passed(holdout_score_in(stored.study.user_attrs), returns.numbers[returns.winner])
     for kind in KINDS:
         found = assess(returns, kind, args.blocks, args.least_trials, passed)
         if found.overfitting is None:
@@ -80,7 +85,7 @@ def judge(args: argparse.Namespace) -> None:
     print(text_table(table, {"figure": "", **dict.fromkeys(KINDS, "")}))
     for kind, words in KINDS.items():
         print(f"\nBy {words}: {content[kind]['verdict']}")
-    write_json(stored.folder / "pbo.json", plain(content))
+    write_json(stored.folder / "pbo.json", with_null(content))
     print(f"\nwritten: {stored.folder / 'pbo.json'}, pbo_trials.csv, pbo_account.npz, pbo_lead.npz")
 
 

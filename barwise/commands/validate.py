@@ -39,9 +39,9 @@ def parser() -> argparse.ArgumentParser:
         type=whole_number(0),
         default=RANDOM_DRAWS,
         metavar="K",
-        help="accounts with random orders for each split; 0 for none (default 100)",
+        help="accounts with random orders for each split; 0 for none (default: 100)",
     )
-    p.add_argument("--seed", type=whole_number(0), default=0, help="of the random orders (default 0)")
+    p.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="of the random orders (default: 0)")
     return p  # fmt: skip
 
 
@@ -50,14 +50,14 @@ def validate(args: argparse.Namespace) -> None:
     from train.evaluator import step_of
     from train.findings.backtest import recorded_text, summary_rows, validation_rows
     from train.findings.stored_trial import evaluate_trial
-    from train.findings.text_tables import plain, text_table, write_csv
-    from train.records.results import write_json
+    from train.findings.text_tables import text_table, write_csv
+    from train.records.codec import with_null, write_json
 
     trial = stored_trial(args)
     by_fold = evaluate_trial(trial, gpu_id=args.gpu)
     recorded = recorded_text(trial, by_fold)
     rows = validation_rows(trial, by_fold, args.random_draws, args.seed)
-    print(f"study {trial.settings['study']}, trial {trial.number}: {trial.data.dataset.label}")
+    print(f"study {trial.settings.study}, trial {trial.number}: {trial.data.dataset.label}")
     print(recorded)
     for scope, title in (("split", "Test blocks of each split"), ("path", "Full paths through all test bars")):
         print(f"\n{title}\n{text_table([row for row in rows if row['scope'] == scope], COLUMNS)}")
@@ -67,7 +67,7 @@ def validate(args: argparse.Namespace) -> None:
     content = trial.about | {"recorded": recorded, "random_draws": args.random_draws, "random_seed": args.seed,
                              "stepped_by": step_of(chain.from_iterable(by_fold)), "rows": rows,
                              "summary": summaries}  # fmt: skip
-    write_json(trial.folder / "validation.json", plain(content))
+    write_json(trial.folder / "validation.json", with_null(content))
     write_csv(trial.folder / "validation.csv", rows)
     print(f"\nwritten: {trial.folder / 'validation.json'}, validation.csv")
 

@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("--port", type=int, default=8080, help="of 127.0.0.1 (default 8080)")
+    p.add_argument("--port", type=int, default=8080, metavar="N", help="of 127.0.0.1 (default: 8080)")
     add_study(p, is_required=False)
     p.add_argument(
         "--artifact-dir",

@@ -24,9 +24,9 @@ from drl_agents.agents.normalizer import RunningNorm
 from drl_agents.agents.rollout import Rollout, RolloutStep
 from drl_agents.policy import normalize
 
-Stats = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # policy loss, value loss, entropy, divergence, clipped share
-CACHED_ROWS = 1 << 8  # states normalised at once on the CPU
-CPU_CHUNK_ROWS, GPU_CHUNK_ROWS = 1 << 11, 1 << 16  # states valued at once
+Stats = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]   # policy loss, value loss, entropy, divergence, clipped share
+CACHED_ROWS = 1 << 8                                # states normalised at once on the CPU
+CPU_CHUNK_ROWS, GPU_CHUNK_ROWS = 1 << 11, 1 << 16   # states valued at once
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class PPOSettings:
     target_kl: float | None
     action_std_init_log: float
     normalize_values: bool
-    gradients: str  # "auto" | "autograd" | "by_hand"
-    hidden_dtype: torch.dtype  # of the hidden layers' products in a gradient step
+    gradients: str              # "auto" | "autograd" | "by_hand"
+    hidden_dtype: torch.dtype   # of the hidden layers' products in a gradient step
 
     @classmethod
     def from_args(cls, args: Any) -> PPOSettings:
@@ -71,11 +71,11 @@ class PPOSettings:
 class Samples:
     """Rows to learn from; M of them, in any order."""
 
-    states: Tensor  # (M, S) normalised, of the type of the hidden layers' products; or see `_sample_rows`
-    actions: Tensor  # (M, A) before the tanh
-    logprobs: Tensor  # (M,) under the policy that acted
-    advantages: Tensor  # (M,) standardised
-    targets: Tensor  # (M,) normalised returns
+    states: Tensor       # (M, S) normalised, of the type of the hidden layers' products; or see `_sample_rows`
+    actions: Tensor      # (M, A) before the tanh
+    logprobs: Tensor     # (M,) under the policy that acted
+    advantages: Tensor   # (M,) standardised
+    targets: Tensor      # (M,) normalised returns
 
     def __len__(self) -> int:
         return self.states.shape[0]
@@ -129,19 +129,19 @@ class AgentPPO(AgentBase, StockAgentPPO):
             self.act.action_std_log.fill_(self.ppo.action_std_init_log)
         self.trained_parameters = [p for p in (*self.act.parameters(), *self.cri.parameters()) if p.requires_grad]
         self.optimizer = self._optimizer(self.trained_parameters, self.learning_rate)
-        self.act_optimizer = self.cri_optimizer = self.optimizer  # elegantrl's names
+        self.act_optimizer = self.cri_optimizer = self.optimizer   # elegantrl's names
         self.value_norm = RunningNorm(1, self.device)
-        self.flat: FlatAdam | None = None  # where gradients are by hand
+        self.flat: FlatAdam | None = None           # where gradients are by hand
         self.by_hand: TwinGradient | None = None
         self.compiled_loss: Any = None
         self.rooms: dict[str, Tensor] = {}
-        self.products = ""  # by hand: the library that multiplies, chosen at the first update
+        self.products = ""      # by hand: the library that multiplies, chosen at the first update
         # benchmarks/update.py has the figures, beside a plain update. Not measured on a GPU: autograd until it is.
         by_default = self.device.type == "cpu" or self.ppo.hidden_dtype != torch.float32
         if self.ppo.gradients == "by_hand" or (self.ppo.gradients == "auto" and by_default):
             self._work_by_hand()
         self.exploring_std = torch.empty((1, self.action_dim), device=self.device)
-        self.shared_features: Tensor | None = None  # (U, L * F) normalised, while an update shares them
+        self.shared_features: Tensor | None = None      # (U, L * F) normalised, while an update shares them
         self.last_update: UpdateStats | None = None
 
     def _work_by_hand(self) -> None:
@@ -165,7 +165,7 @@ class AgentPPO(AgentBase, StockAgentPPO):
     def _action_sampler(self, device: torch.device) -> Any:
         if self.exploring_std.device != device:
             self.exploring_std = torch.empty((1, self.action_dim), device=device)
-        std = self.exploring_std.copy_(self.act.action_std_log.detach().exp())  # (1, A), where a graph expects it
+        std = self.exploring_std.copy_(self.act.action_std_log.detach().exp())     # (1, A), where a graph expects it
 
         def draw(mean: Tensor, slots: RolloutStep, env_action: Tensor) -> None:
             torch.addcmul(mean, slots.noise, std, out=slots.action)
@@ -179,7 +179,7 @@ class AgentPPO(AgentBase, StockAgentPPO):
 
     def _rollout_items(self, rollout: Rollout) -> tuple[Tensor, ...]:
         """elegantrl's on-policy tuple: states, actions, logprobs, rewards, undones."""
-        logprobs = gaussian_log_prob(rollout.noise, self.act.action_std_log.detach())  # (H, N)
+        logprobs = gaussian_log_prob(rollout.noise, self.act.action_std_log.detach())      # (H, N)
         return rollout.states[:-1], rollout.actions, logprobs, rollout.rewards, (~rollout.done).float()
 
     # --- learning ---------------------------------------------------------------------------------------------------
@@ -212,10 +212,10 @@ class AgentPPO(AgentBase, StockAgentPPO):
                     break
         n_steps = epochs * n_minibatches
         self.gradient_steps += n_steps
-        if not is_first:  # the first rollout's statistics are in already
+        if not is_first:      # the first rollout's statistics are in already
             self._update_obs_norm(buffer[0].reshape(-1, self.row_dim))
         action_std = self.act.action_std_log.detach().exp().mean()
-        *means, std = torch.cat((totals / n_steps, action_std[None])).tolist()  # waits for the gradient steps
+        *means, std = torch.cat((totals / n_steps, action_std[None])).tolist()      # waits for the gradient steps
         self.last_update = UpdateStats(*means, gradient_steps=n_steps, epochs=epochs, learning_rate=learning_rate)
         return self.last_update.value_loss, -self.last_update.policy_loss, std
 
@@ -340,7 +340,7 @@ class AgentPPO(AgentBase, StockAgentPPO):
             return self._normalized(rows).to(self.ppo.hidden_dtype)
         if self.by_hand is None:
             return rows
-        bar, index = rows[:, -1].long().unique(return_inverse=True)  # waits for the device, once an update
+        bar, index = rows[:, -1].long().unique(return_inverse=True)     # waits for the device, once an update
         if 2 * len(bar) > min(self.batch_size, len(rows)):
             return rows
         average, std, clip = self.act.state_avg, self.act.state_std, self.act.observation_clip

@@ -42,7 +42,7 @@ class Products(Protocol):
 class BlasProducts:
     """torch's own, on any device and dtype."""
 
-    takes_strided = True  # rows that lie apart, as fast as others
+    takes_strided = True    # rows that lie apart, as fast as others
 
     def affine(self, x: Tensor, weight: Tensor, bias: Tensor, is_last: bool) -> Tensor:
         """(B, in) -> (B, out)."""
@@ -70,8 +70,8 @@ class OneDnnProducts(BlasProducts):
     more, so small products stay with the BLAS: 64 x 128 x 128 takes either 24 us, 256 x 128 x 128 MKL 80 and oneDNN 49.
     """
 
-    smallest = 1 << 21  # multiply-adds
-    takes_strided = False  # a hundred times slower
+    smallest = 1 << 21      # multiply-adds
+    takes_strided = False   # a hundred times slower
 
     def __init__(self, sums: bool = True) -> None:
         """Without `sums`, the gradients of weights are the BLAS's: oneDNN needs one argument turned, a copy."""
@@ -143,8 +143,8 @@ class LayerGradient:
         self.dtype, self.trunk_dtype = first.dtype, trunk_dtype or first.dtype
         self.products = products_for(first.device, first.dtype)
         self.trunk_products = products_for(first.device, self.trunk_dtype)
-        self.inputs: list[Tensor | SharedBars] = []  # of each layer, (B, in)
-        self.weights: list[Tensor] = []  # as the products took them
+        self.inputs: list[Tensor | SharedBars] = []     # of each layer, (B, in)
+        self.weights: list[Tensor] = []     # as the products took them
 
     @torch.no_grad()
     def forward(self, x: Tensor | SharedBars) -> Tensor:

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from drl_agents.policy import Layers, Policy, mlp, normalize
 
-OBSERVATION_CLIP = 10.0  # standard deviations
+OBSERVATION_CLIP = 10.0                      # standard deviations
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
-LOG_STD_RANGE = (-5.0, 2.0)  # of SAC's state-dependent deviation
+LOG_STD_RANGE = (-5.0, 2.0)                  # of SAC's state-dependent deviation
 
 
 def gaussian_log_prob(noise: Tensor, log_std: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class NormBuffers(nn.Module):
 
     state_avg: Tensor
     state_std: Tensor
-    observation_clip: float = OBSERVATION_CLIP  # inf where observations stay as they are
+    observation_clip: float = OBSERVATION_CLIP      # inf where observations stay as they are
 
     def own_normalizer(self) -> None:
         """Register `state_avg`, `state_std` (S,) and, for critics, `value_avg`, `value_std` (1,) as buffers."""

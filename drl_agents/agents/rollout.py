@@ -20,7 +20,7 @@ from drl_agents.agents.mlp_gradient import has_onednn
 from drl_agents.host_copies import Staging
 from drl_agents.policy import Layers
 
-LEAST_ASKED = 1 << 14  # numbers; 12 observations of 316 copy in 2 us, which is what asking costs
+LEAST_ASKED = 1 << 14      # numbers; 12 observations of 316 copy in 2 us, which is what asking costs
 Choose = Callable[["RolloutStep"], Tensor]
 Take = Callable[[Sequence["RolloutStep"]], None]
 
@@ -29,14 +29,14 @@ Take = Callable[[Sequence["RolloutStep"]], None]
 class RolloutStep:
     """Views of one time step's slots in a `Rollout`, made once."""
 
-    state: Tensor  # (N, S) before the step
-    next_state: Tensor  # (N, S) after it, and after a restart where the episode ended
+    state: Tensor        # (N, S) before the step
+    next_state: Tensor   # (N, S) after it, and after a restart where the episode ended
     final_state: Tensor  # (N, S) last observation of an episode that ended here; meaningless elsewhere
-    action: Tensor  # (N, A) as the agent stores it
-    noise: Tensor  # (N, A) drawn before the rollout
-    reward: Tensor  # (N,)
-    done: Tensor  # (N,) bool
-    truncated: Tensor  # (N,) bool
+    action: Tensor       # (N, A) as the agent stores it
+    noise: Tensor        # (N, A) drawn before the rollout
+    reward: Tensor       # (N,)
+    done: Tensor         # (N,) bool
+    truncated: Tensor    # (N,) bool
 
     @cached_property
     def is_worth_asking(self) -> bool:
@@ -69,7 +69,7 @@ class Rollout:
         self.floats = torch.zeros(sum(sizes), **where)
         self.flags = torch.zeros((2, horizon_len, n_envs), dtype=torch.bool, **where)
         states, finals, actions, noise, rewards = self.floats.split(sizes)
-        self.states = states.view(horizon_len + 1, n_envs, state_dim)  # row H is where the next rollout starts
+        self.states = states.view(horizon_len + 1, n_envs, state_dim)         # row H is where the next rollout starts
         self.final_states = finals.view(horizon_len, n_envs, state_dim)
         self.actions = actions.view(horizon_len, n_envs, action_dim)
         self.noise = noise.view(horizon_len, n_envs, action_dim)
@@ -124,12 +124,12 @@ class Layer:
     packing 0.7 ms a rollout); 12 rows through 316-128-128-7 25 and 35 us.
     """
 
-    least_packed = 1 << 20  # multiply-adds
+    least_packed = 1 << 20      # multiply-adds
 
     def __init__(self, weight: Tensor, bias: Tensor, n_rows: int, device: torch.device, is_last: bool) -> None:
         self.source = (weight, bias)
         self.n_rows, self.is_last = n_rows, is_last
-        self.weight, self.bias = weight.to(device), bias.to(device)  # the networks' own memory where it is there
+        self.weight, self.bias = weight.to(device), bias.to(device)     # the networks' own memory where it is there
         self.output = torch.empty((n_rows, len(bias)), device=device, dtype=weight.dtype)
         is_large = n_rows * weight.numel() >= self.least_packed
         self.is_packed = is_large and device.type == "cpu" and weight.dtype == torch.float32 and has_onednn()
@@ -231,8 +231,8 @@ def _record_end(slots: RolloutStep, info: Any) -> None:
 
 def explore_single(env: Any, rollout: Rollout, choose: Choose) -> None:
     """Fill a host `rollout` with N = 1 from an environment that speaks NumPy and is reset by its caller."""
-    states, finals = rollout.states[:, 0].numpy(), rollout.final_states[:, 0].numpy()  # (H + 1, S), (H, S)
-    rewards, done = rollout.rewards[:, 0].numpy(), rollout.done[:, 0].numpy()  # (H,)
+    states, finals = rollout.states[:, 0].numpy(), rollout.final_states[:, 0].numpy()     # (H + 1, S), (H, S)
+    rewards, done = rollout.rewards[:, 0].numpy(), rollout.done[:, 0].numpy()             # (H,)
     truncated = rollout.truncated[:, 0].numpy()
     for t, slots in enumerate(rollout.steps):
         state, reward, is_done, info = env.step(choose(slots)[0].numpy())

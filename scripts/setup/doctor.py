@@ -9,5 +9,7 @@ REPO = Path(__file__).resolve().parents[2]
 
 if __name__ == "__main__":
     path = os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", "barwise", "doctor", *sys.argv[1:]]
-    os.execve(sys.executable, command, os.environ | {"PYTHONPATH": path})
+    as_this = ["-S"] if sys.flags.no_site else []
+    command = [sys.executable, *as_this, "-m", "barwise", "doctor", *sys.argv[1:]]
+    # Safe path: a folder `train` where this runs is not ours.
+    os.execve(sys.executable, command, os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"})

@@ -49,7 +49,7 @@ def compare(hidden, rows, width, outputs, dtype=torch.float32, tolerance=1e-5, t
     """Outputs and gradients of one loss, both ways."""
     actor, critic, flat, by_hand = twins(hidden, width, outputs, dtype, trunk_dtype)
     parameters = [*actor.parameters(), *critic.parameters()]
-    for n in rows:  # minibatches differ by one row
+    for n in rows:    # minibatches differ by one row
         x = torch.randn(n, width, dtype=dtype)
         expected = actor(x), critic(x)
         directions = [torch.randn_like(result) for result in expected]
@@ -127,7 +127,7 @@ def test_flat_steps_are_adams_even_after_its_tensors_were_replaced():
     twin = [torch.nn.Parameter(p.detach().clone()) for p in parameters]
     plain = torch.optim.Adam(twin, fused=True)
     for k in range(6):
-        if k == 3:  # as restoring a state does
+        if k == 3:      # as restoring a state does
             flat.optimizer.load_state_dict(copy.deepcopy(flat.optimizer.state_dict()))
             actor[0].weight.data = actor[0].weight.data.clone()
         flat.attach()
@@ -211,13 +211,15 @@ def test_the_default_is_by_hand_on_the_cpu():
 def test_bfloat16_learns_what_float32_learns(name):
     rollouts, settings = BUDGETS[name]
     env = Echo()
-    agent = make_agent(AGENTS[name], env, net_dims=(32, 32), gamma=0.5, matmul_precision="bf16", **settings)
+    agent = make_agent(
+        AGENTS[name], env, net_dims=(32, 32), gamma=0.5, matmul_precision="bf16", **settings
+    )
     for _ in range(rollouts):
         agent.update_net(agent.explore_vec_env(env, 32))
     assert agent.by_hand.trunk.trunk_dtype == torch.bfloat16
     assert all(p.dtype == torch.float32 for p in agent.trained_parameters)
     states = torch.rand(500, 2, generator=torch.Generator().manual_seed(1)) * 1.6 - 0.8
-    assert (agent.policy()(states) - states).square().mean().item() < 0.03  # as in float32
+    assert (agent.policy()(states) - states).square().mean().item() < 0.03     # as in float32
 
 
 def test_the_first_ratio_of_a_rounded_network_is_one():
@@ -225,7 +227,7 @@ def test_the_first_ratio_of_a_rounded_network_is_one():
     env = Echo()
     settings = {"matmul_precision": "bf16", "action_std_init_log": -4.0, "learning_rate": 1e-2}
     agent = make_agent(AgentPPO, env, net_dims=(32, 32), **settings)
-    for _ in range(5):  # until the means are no longer near 0
+    for _ in range(5):      # until the means are no longer near 0
         agent.update_net(agent.explore_vec_env(env, 32))
     samples = agent._samples(*agent.explore_vec_env(env, 32))
     mean, log_std = agent.by_hand.means(samples.states), agent.act.action_std_log.detach()

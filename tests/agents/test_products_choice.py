@@ -11,7 +11,7 @@ SIZES = (9, 8, 4)
 
 
 def choose_anew(monkeypatch, ways, sizes=SIZES):
-    monkeypatch.setattr(products_choice, "_known", {})  # as another process
+    monkeypatch.setattr(products_choice, "_known", {})     # as another process
     return products_choice.choose(sizes, 64, ways)
 
 
@@ -56,7 +56,7 @@ def test_a_damaged_file_is_written_anew_and_no_folder_is_no_error(monkeypatch, t
     assert other != chosen
     assert path.read_text() == other
     assert sorted(products_choice.folder().iterdir()) == [path]
-    monkeypatch.setenv("XDG_CACHE_HOME", str(path))  # a file: nothing can be written below it
+    monkeypatch.setenv("XDG_CACHE_HOME", str(path))         # a file: nothing can be written below it
     assert choose_anew(monkeypatch, ways) in ways
 
 
@@ -69,7 +69,7 @@ def test_an_agent_goes_on_with_the_products_that_it_began_with(monkeypatch):
     restore_agent(other, state, "state")
     other.update_net(items)
     assert other.products == PRODUCTS[-1]
-    del state["extra.products"]  # of an earlier version
+    del state["extra.products"]                             # of an earlier version
     restore_agent(other, state, "state")
     assert other.products == ""
     assert torch.equal(other.act.net[0].weight, state["act.net.0.weight"])

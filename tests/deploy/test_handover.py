@@ -41,9 +41,9 @@ from train.findings.holdout import load_holdout
 from train.findings.stored_trial import open_stored
 from train.records.errors import StudyError
 from train.records.results import read_equity, trial_folder
+from train.records.stored import Holdout
 from train.run import BEST_POLICY
 from train.store import database as storage
-from train.study.folds import Holdout
 from train.study.interruption import Interrupted, Interruption
 from train.study.search_space import MAX_LOOKBACK
 from train.validation.splits import with_warmup

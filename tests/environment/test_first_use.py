@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -142,11 +142,11 @@ def test_the_comparison_is_cheap_enough_for_every_first_start():
     path.unlink()
     started = time.process_time()
     fast_env()
-    assert time.process_time() - started < 2.0  # 0.5 s on an idle core
+    assert time.process_time() - started < 2.0      # 0.5 s on an idle core
 
 
 def test_the_accounts_of_the_comparison_trade_end_and_restart():
-    for build in trial.of_every_rule_set(lambda env, n: cpu.NativeStep(env, n, checked=False), cpu.N_TRIED_STEPS):
+    for build in trial.of_every_rule_set(lambda env: cpu.NativeStep(env, checked=False), cpu.N_TRIED_STEPS):
         tried, n_done, n_trades = build(), torch.zeros(trial.N_ENVS, dtype=torch.int64), 0
         for action in tried.actions:
             tried.plain.advance(action)
@@ -201,22 +201,35 @@ def test_the_warning_of_a_step_that_differs_names_field_and_step(monkeypatch):
         fast_env()
 
 
+def test_every_weight_of_a_reward_is_on_in_the_first_trial():
+    names = [field.name for field in fields(cpu.drop_in.EnvParams)]
+    weights = [name for name in names if name.endswith(("_weight", "_penalty"))]
+    for settings in (trial.EVERY_PHASE, {name: 1.0 for variant in VARIANTS.values() for name in variant}):
+        assert [name for name in weights if not settings.get(name)] == []
+
+
 RECORDED = (
-    "buy_fee_rate", "sell_fee_rate", "gamma", "slippage_rate", "stale_fraction", "cash_haircut", "norm_cash",
-    "norm_stocks", "norm_reward", "norm_action", "min_cash_reserve", "max_position_weight", "trailing_stop_pct",
-    "time_decay_floor", "growth_weight", "benchmark_weight", "drawdown_penalty", "volatility_penalty",
-    "concentration_penalty", "turnover_penalty", "stale_bars", "min_order_notional", "target_weight",
-    "held_bars_scale", "initial_capital", "benchmark_fee_rate",
+    "costs.buy_fee_rate", "costs.sell_fee_rate", "costs.slippage_rate", "gamma", "stale_fraction", "cash_haircut",
+    "norm_cash", "norm_stocks", "norm_reward", "norm_action", "min_cash_reserve", "max_position_weight",
+    "trailing_stop_pct", "time_decay_floor", "growth_weight", "benchmark_weight", "drawdown_penalty",
+    "volatility_penalty", "concentration_penalty", "turnover_penalty", "stale_bars", "min_order_notional",
+    "initial_capital", "buy_fee_rate",
 )  # fmt: skip
+COMPILED_IN = ("TARGET_WEIGHT", "HELD_BARS_SCALE")  # constants of the drop-in, so the plain step's is made wrong
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RECORDED)
-def test_a_step_that_has_one_setting_a_little_wrong_is_found(name):
-    def make(env, n_terms):
-        kernel = cpu.NativeStep(env, n_terms, checked=False)
-        wrong = kernel.rules[name] + 1 if name == "stale_bars" else kernel.rules[name] * 1.02
-        kernel.rules[name] = wrong
+@pytest.mark.parametrize("name", [*RECORDED, *COMPILED_IN])
+def test_a_step_that_has_one_setting_a_little_wrong_is_found(name, monkeypatch):
+    if name in COMPILED_IN:
+        monkeypatch.setattr(cpu.drop_in, name, getattr(cpu.drop_in, name) * 1.02)
+
+    def make(env):
+        kernel = cpu.NativeStep(env, checked=False)
+        record, _, field = name.rpartition(".")
+        rules = kernel.rules[record] if record else kernel.rules
+        if name in RECORDED:
+            rules[field] = rules[field] + 1 if name == "stale_bars" else rules[field] * 1.02
         return kernel
 
     trials = trial.of_every_rule_set(make, cpu.N_TRIED_STEPS)
@@ -371,9 +384,9 @@ def interpreted_env(kernel_class, rules="standard", native_step=True, **options)
     """An environment that uses the GPU's kernel with the check that a GPU would make."""
 
     class Env(VectorizedCryptoEnvAlpacaOptimized):
-        def _native_kernel(self, n_terms):
+        def _native_kernel(self):
             try:
-                return kernel_class(self, n_terms, checked=True)
+                return kernel_class(self, checked=True)
             except NoNativeStep as reason:
                 self.why_not_native = str(reason)
                 return None
@@ -387,7 +400,7 @@ def interpreted_env(kernel_class, rules="standard", native_step=True, **options)
 def test_the_interpreted_kernel_is_right_too_slow_and_judged_in_time(rules, cache):
     started = time.perf_counter()
     env = interpreted_env(kernels("gpu").NativeStep, rules)
-    assert time.perf_counter() - started < 5.0 + 3.0  # the machine that runs tests is busy
+    assert time.perf_counter() - started < 5.0 + 3.0        # the machine that runs tests is busy
     assert env.stepped_by == "torch"
     assert "times as long" in env.why_not_native
     found = json.loads(files(cache)[0].read_text())
@@ -400,8 +413,8 @@ def test_a_wrong_kernel_is_found_in_the_interpreter_too(cache):
     gpu = kernels("gpu")
 
     class Wrong(gpu.NativeStep):
-        def __init__(self, env, n_terms, checked=None):
-            super().__init__(env, n_terms, checked)
+        def __init__(self, env, checked=None):
+            super().__init__(env, checked)
             self.rules["sell_fee_rate"] = 0.004
 
     env = interpreted_env(Wrong, native_step="always")
@@ -434,7 +447,7 @@ def test_a_trial_compiles_the_very_kernel_that_the_environment_runs(rules, varia
                "autoreset": "capped" not in variant, "as_numpy": False}  # fmt: skip
     env = VectorizedCryptoEnvAlpacaOptimized(config, params_of(rules, **VARIANTS[variant]), 3, gpu_id=-1, **options)
     made = []
-    trial.like(env, lambda other, n: made.append(gpu.NativeStep(other, n, checked=False)) or made[0], n_steps=1)
+    trial.like(env, lambda other: made.append(gpu.NativeStep(other, checked=False)) or made[0], n_steps=1)
     assert made[0].choices == gpu.choices_of(env)
 
 
@@ -454,7 +467,7 @@ def test_a_trial_like_an_environment_has_its_market_and_settings():
     config["price_array"][:5, 1] = 0.0
     env = VectorizedCryptoEnvAlpaca(config, params_of("standard", stale_bars=900, trailing_stop_pct=0.3), 3, gpu_id=-1)
     seen = []
-    tried = trial.like(env, lambda other, n: seen.append(other) or cpu.NativeStep(other, n, checked=False), 60)
+    tried = trial.like(env, lambda other: seen.append(other) or cpu.NativeStep(other, checked=False), 60)
     (other,) = seen
     assert replace(other.params, stale_bars=900, trailing_stop_pct=0.3) == env.params
     assert other.market.min_qty.tolist() == env.market.min_qty.tolist()
@@ -503,6 +516,7 @@ def test_a_process_without_standard_error_compares_too():
     done = subprocess.run([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True, check=False)
     assert done.stdout.startswith("numba")
     assert np.isfinite(float(done.stdout.split()[1]))
+
 
 
 def test_an_equal_outcome_after_few_steps_is_not_remembered(cache, monkeypatch):

@@ -15,6 +15,7 @@ import torch
 from environment_Alpaca import CryptoEnvAlpaca
 from environment_Alpaca_vectorized import (
     RULES,
+    TERM_NAMES,
     EnvParams,
     VectorizedCryptoEnvAlpaca,
     VectorizedCryptoEnvAlpacaOptimized,
@@ -507,20 +508,35 @@ def test_arrays_that_cannot_be_traded_are_refused(spoil, message):
         make(VectorizedCryptoEnvAlpaca, config=config)
 
 
-def test_smallest_orders_of_the_hosts_go_by_name_and_say_how_to_supply_more():
-    config = random_config(60)
-    del config["min_order_qty"]
-    by_column = make(VectorizedCryptoEnvAlpaca, rules="cappuccino", config=config).market.min_qty
-    assert by_column.tolist() == pytest.approx([0.0055, 0.033, 0.000011])
-    config["tickers"] = ["UNI/USD", "BTC", "ETHUSDT"]
-    named = make(VectorizedCryptoEnvAlpaca, rules="cappuccino", config=config)
-    assert named.market.min_qty.tolist() == pytest.approx([0.165, 0.000011, 0.00033])
+@pytest.mark.parametrize("env_class", [*ENV_CLASSES, CryptoEnvAlpaca])
+@pytest.mark.parametrize("rules", RULES)
+def test_every_reward_has_exactly_the_terms_of_its_table(env_class, rules):
+    env = env_class(random_config(60), params_of(rules))
+    env.reset()
+    info = env.step(np.ones(3))[3]
+    assert tuple(info["reward_terms"]) == TERM_NAMES[env.params.reward]
+
+
+@pytest.mark.parametrize("env_class", [VectorizedCryptoEnvAlpaca, CryptoEnvAlpaca])
+def test_smallest_orders_of_the_hosts_go_by_name_and_say_how_to_supply_more(env_class):
+    def smallest(rules, n_assets=3, **more):
+        config = random_config(60, n_assets=n_assets) | more
+        if "min_order_qty" not in more:
+            del config["min_order_qty"]
+        env = env_class(config, params_of(rules))
+        found = env.min_qty if env_class is CryptoEnvAlpaca else env.market.min_qty.tolist()
+        return [round(quantity, 15) for quantity in found]
+
+    assert smallest("cappuccino") == [0.0055, 0.033, 0.000011]
+    assert smallest("cappuccino", tickers=["UNI/USD", "BTC", "ETHUSDT"]) == [0.165, 0.000011, 0.00033]
+    assert smallest("ccxt", tickers=["UNI/USD", "BTC", "ETHUSDT"]) == [0.00011, 0.0011, 0.011]
+    assert smallest("finrl_crypto", 10)[7:] == [11.0, 0.11, 0.011]
+    assert smallest("standard") == smallest("finrl") == [0.0, 0.0, 0.0]
+    assert smallest("cappuccino", min_order_qty=0.3) == [0.3, 0.3, 0.3]
     with pytest.raises(ValueError, match="min_order_qty"):
-        make(VectorizedCryptoEnvAlpaca, rules="cappuccino", config={**config, "tickers": ["BTC", "DOGE", "ETH"]})
-    wide = random_config(60, n_assets=11)
-    del wide["min_order_qty"]
+        smallest("cappuccino", tickers=["BTC", "DOGE", "ETH"])
     with pytest.raises(ValueError, match=r"10 columns.*11.*min_order_qty"):
-        make(VectorizedCryptoEnvAlpaca, rules="finrl_crypto", config=wide)
+        smallest("finrl_crypto", 11)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")

@@ -187,7 +187,7 @@ def test_without_triton_a_gpu_runs_the_plain_step(monkeypatch):
     monkeypatch.setattr(env, "device", torch.device("cuda"))
     drop_in._warn_once.cache_clear()
     with pytest.warns(RuntimeWarning, match="the plain torch step runs"):
-        assert env._native_kernel(6) is None
+        assert env._native_kernel() is None
     assert "environment_Alpaca_kernels.gpu" in env.why_not_native
 
 

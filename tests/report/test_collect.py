@@ -20,8 +20,11 @@ from tests.support import fabricated_study as fabricated
 from train import finish
 from train.findings.holdout import score_text
 from train.findings.returns import layout_of, mean_returns, read_returns
+from train.records.account import Metrics
+from train.records.codec import plain, read_record, write_json
 from train.records.errors import StudyError
-from train.records.results import closes_file, read_closes, split_folder, study_folder, trial_folder, write_json
+from train.records.results import closes_file, read_closes, split_folder, study_folder, trial_folder
+from train.records.stored import Holdout, HoldoutScore, PolicyScore, SplitFigures, StudyFile
 from train.report import collect as report_module
 from train.report.collect import collect, report_ended_study, write_report
 from train.report.curves import compounded, read_split
@@ -33,7 +36,8 @@ from train.study.folds import fold_data
 from train.study.progress import check_text
 from train.study.split import ATTAINABLE
 from train.study.split_plan import SplitPlan
-from train.validation.metrics import Metrics
+
+HELD = Holdout(0, 86_400, 288, 0, "a", "b")
 
 
 @pytest.fixture(scope="module")
@@ -314,7 +318,7 @@ def test_two_studies_of_one_name_have_two_pages(folded, tmp_path):
         ({}, "which is within the chance error"),
         ({"mean_excess_sharpe": 6.5}, "above what chance explains"),
         ({"mean_excess_sharpe": 6.3}, "which is within the chance error"),
-        ({"excess_sharpe_error": None}, "undefined"),
+        ({"excess_sharpe_error": None, "sharpe_standard_error": None}, "undefined"),
         ({"mean_excess_sharpe": -9.0}, "clearly worse than equal weight"),
         ({"mean_excess_sharpe": 9.0}, "above what chance explains; how much of that is exposure to a market that fell"),
         ({"mean_excess_sharpe": 9.0, "mean_lead_sharpe": 2.0}, "above what chance explains, and so is what it earned"),
@@ -326,9 +330,8 @@ def test_two_studies_of_one_name_have_two_pages(folded, tmp_path):
 )
 def test_the_holdout_is_said_in_a_sentence(study_and_copy, change, text):
     study, folder = study_and_copy
-    (first, _) = scored_holdout(study_and_copy)["policies"]
-    usual = {"excess_sharpe_error": 3.2, "mean_excess_sharpe": 0.5, "policies": [first]}
-    write_json(folder / "holdout.json", scored_holdout(study_and_copy) | usual | change)
+    usual = {"excess_sharpe_error": 3.2, "mean_excess_sharpe": 0.5}
+    write_json(folder / "holdout.json", replace(scored_holdout(study_and_copy), **usual | change))
     page = collect(study, folder)
     assert text in page.holdout
     is_shown = change.get("trial") is None and change.get("uuid") is None
@@ -338,46 +341,37 @@ def test_the_holdout_is_said_in_a_sentence(study_and_copy, change, text):
 def scored_holdout(made, **agent):
     """What holdout.json holds of two policies, one with other figures, as a study of this version writes it."""
     study, folder = made
-    result = json.loads((split_folder(folder, 0, 0) / "result.json").read_text())
-    policy = {k: result[k] for k in ("agent", "equal_weight", "excess_sharpe")}
-    return {
-        "uuid": study.user_attrs["uuid"],
-        "trial": collect(study, folder).best,
-        "sharpe_standard_error": 1.0,
-        "excess_sharpe_error": 1.0,
-        "mean_excess_sharpe": 50.0,
-        "holdout": {"first_time_s": 0, "last_time_s": 86_400, "bars": 288},
-        "policies": [policy, policy | {"agent": policy["agent"] | agent}],
-    }
+    found = read_record(split_folder(folder, 0, 0) / "result.json", SplitFigures)
+    usual = PolicyScore("policy_best.safetensors", "a", found.agent, found.equal_weight, found.excess_sharpe)
+    other, best = replace(usual, agent=replace(found.agent, **agent)), collect(study, folder).best
+    score = HoldoutScore("made_up", study.user_attrs["uuid"], best, HELD, "label", True, {}, (usual, other), 50.0)
+    return replace(score, sharpe_standard_error=1.0, excess_sharpe_error=1.0)
 
 
 def test_policies_that_hardly_traded_have_no_verdict_on_the_holdout(made):
     """Ten dollars that rose have a splendid Sharpe ratio, in a fifth of a percent of the account."""
-    study, folder = made
-    best = collect(study, folder)
-    trial = next(t for t in study.trials if t.number == best.best)
-    assert "above what chance explains" in holdout_text(study, scored_holdout(made, exposure=0.01), trial)
+    study, _ = made
+    scored = scored_holdout(made, exposure=0.01)
+    trial = study.trials[scored.trial]
+    assert "above what chance explains" in holdout_text(study, scored, trial)
     scored = scored_holdout(made, exposure=0.0099)
     said = holdout_text(study, scored, trial)
     assert "hardly traded, so there is no verdict. 1 of 2 policies hardly traded (mean exposure under 1%)" in said
     assert "above what chance explains" not in said
-    assert "hardly traded" in check_text({"holdout_score": scored}, trial.number)
+    assert "hardly traded" in check_text({"holdout_score": plain(scored)}, trial.number)
     assert "there is no verdict" in score_text(scored)
 
 
 def test_a_holdout_of_before_the_error_of_a_difference_claims_least(made):
-    study, folder = made
-    trial = next(t for t in study.trials if t.number == collect(study, folder).best)
-    scored = scored_holdout(made)
-    del scored["excess_sharpe_error"]
-    assert "with a standard error of about 1.4" in holdout_text(study, scored, trial)
+    scored = replace(scored_holdout(made), excess_sharpe_error=None)
+    assert "with a standard error of about 1.4" in holdout_text(made[0], scored, made[0].trials[scored.trial])
     assert "about 1.4" in score_text(scored)
 
 
 def test_bars_that_wait_for_the_winner_are_named(made):
     study, folder = made
     identity = study.user_attrs["identity"]
-    study.set_user_attr("identity", identity | {"holdout": {"5m": {"bars": 450}}})
+    study.set_user_attr("identity", identity | {"holdout": {"5m": vars(HELD)}})
     try:
         assert "Not scored yet" in collect(study, folder).holdout
     finally:
@@ -444,7 +438,7 @@ def test_compounding_by_hand():
 def test_the_script_writes_the_page_while_trials_are_missing(lab, folded, capsys):
     study, _ = lab.run(target=2)
     results = lab.folder / "results_dir"
-    study_folder(results, "s", study.user_attrs["uuid"])
+    study_folder(results, StudyFile("s", study.user_attrs["uuid"]))
     where = ["--study-name", "s", "--storage", f"sqlite:///{lab.folder}/study.db", "--results-dir", str(results)]
     assert write_report_command.main(where) == 0
     written = Path(capsys.readouterr().out.strip())
@@ -469,7 +463,7 @@ def test_a_page_can_be_written_after_an_interruption(lab, caplog):
     lab.runner.results = [1.0] * 6 + [Interrupted(15)]
     study, ending = lab.run(target=3)
     assert ending.signal_number == 15 or study.get_trials(deepcopy=False)[-1].state != TrialState.COMPLETE
-    folder = study_folder(lab.folder / "pages", "s", study.user_attrs["uuid"])
+    folder = study_folder(lab.folder / "pages", StudyFile("s", study.user_attrs["uuid"]))
     with caplog.at_level(logging.INFO):
         report_ended_study(study, folder)
     assert "1 complete" in (folder / "report.html").read_text()

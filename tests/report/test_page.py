@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from train.records.account import Metrics
 from train.report.charts import name_ends, thinned
 from train.report.page import FigureRow, Page, Verdict, render, template
 from train.report.paths import PathView, RandomOrders, drawdown
 from train.report.trials import TrialView
-from train.validation.metrics import Metrics, measure
+from train.validation.metrics import measure
 
 SECTIONS = ["about", "verdict", "equity", "figures", "splits", "settings", "trials", "reading"]
 EVIL = """<script>alert("1")</script><img src=x onerror='a()'> & "quoted" 'single'"""

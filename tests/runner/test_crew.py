@@ -98,6 +98,15 @@ def test_a_signal_to_the_parent_ends_all_and_leaves_no_running_trial(tmp_path, m
         assert f"stopped by {signal.Signals(number).name}" in text
 
 
+@pytest.mark.slow
+def test_workers_are_ours_in_the_folder_of_a_host_that_has_a_train_of_its_own(tmp_path, market_folder):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "__init__.py").touch()
+    arguments = command(tmp_path, market_folder, "--n-trials", "1", "--pruner", "none", "--workers", "2")
+    done = subprocess.run(arguments, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_bars_of_every_process_are_the_pages_of_one_file(market_folder):
     """Also behind the hold-out's cut. What the trials see is `tests/runner/test_sharing.py`."""
     (data,) = load_study_data(market_folder, None, None, SplitPlan("standard", 1, 1, 0.15))

@@ -162,7 +162,7 @@ def test_signal_handlers_are_given_back(lab):
 def dead_worker() -> dict:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    return this_worker() | {"pid": process.pid}
+    return vars(this_worker()) | {"pid": process.pid}
 
 
 def test_a_killed_trial_is_failed_at_once_tried_again_and_not_counted(lab):
@@ -223,7 +223,7 @@ def test_settings_are_queued_though_a_kill_came_between_failing_and_queueing(lab
 def test_a_running_trial_of_a_living_worker_is_left_alone(lab):
     study = lab.open()
     other = study.ask()
-    other.set_user_attr(WORKER, this_worker() | {"pid": os.getppid(), "started": _started(os.getppid())})
+    other.set_user_attr(WORKER, vars(this_worker()) | {"pid": os.getppid(), "started": _started(os.getppid())})
     study, ending = lab.run(2, timeout_s=0.01)
     assert study.trials[0].state == TrialState.RUNNING
     assert ending.timed_out

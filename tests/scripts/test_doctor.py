@@ -6,16 +6,16 @@ import os
 import sqlite3
 import subprocess
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import optuna
 import pytest
 import torch
-from barwise.doctor import BAD, NOTE, OK, Finding, Places, database, datasets, folders, packages, report, trainer
 
 import environment_Alpaca_vectorized as drop_in
-from barwise import doctor
+from barwise import setup_checks as doctor
+from barwise.commands import doctor as doctor_program
+from barwise.setup_checks import BAD, NOTE, OK, Finding, Places, database, datasets, folders, packages, report, trainer
 from market.dataset import save_dataset
 from market.sample import synthetic_dataset
 
@@ -50,24 +50,20 @@ def test_the_screen_from_another_folder_says_all_parts_and_changes_nothing(tmp_p
 
 def test_a_python_without_packages_is_told_what_is_missing_and_nothing_else_breaks(tmp_path):
     # -S: no site-packages, as on a fresh machine.
-    found = subprocess.run(
-        [sys.executable, "-S", "-E", str(SCRIPT)], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
-    )
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-S", str(SCRIPT)]
+    found = subprocess.run(command, cwd=tmp_path, env=bare, capture_output=True, text=True, timeout=60, check=False)
     assert found.returncode == 1
     assert "missing: torch, numpy" in found.stdout
     assert "torch does not import" in found.stdout
     assert found.stderr == ""
 
 
-def test_a_bad_finding_is_the_exit_code(tmp_path, monkeypatch, capsys):
-    spec = spec_from_file_location("doctor_program", SCRIPT)
-    assert spec is not None
-    program = module_from_spec(spec)
-    spec.loader.exec_module(program)
+def test_a_bad_finding_is_the_exit_code(tmp_path, capsys):
     empty = tmp_path / "s.db"
     empty.touch()
-    assert program.main(["--storage", f"sqlite:///{empty}"]) == 1
-    assert "1 problem to mend" in capsys.readouterr().out
+    assert doctor_program.main(["--storage", f"sqlite:///{empty}"]) == 1
+    assert "1 problem to fix" in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------------------------------------ packages

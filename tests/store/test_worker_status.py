@@ -42,7 +42,7 @@ def other_process():
 
 
 def signed(process: subprocess.Popen) -> dict:
-    return this_worker() | {"pid": process.pid, "started": psutil.Process(process.pid).create_time()}
+    return vars(this_worker()) | {"pid": process.pid, "started": psutil.Process(process.pid).create_time()}
 
 
 def write_status(folder, worker: dict, updated: float | None = None, **said) -> None:
@@ -71,7 +71,7 @@ def test_a_reporter_says_how_far_it_is_no_more_often_than_it_should_and_leaves_n
         with reporter.progress_bar(7, SETTINGS, FOLD):
             (next_split,) = read_statuses(tmp_path)
         assert (next_split.env_steps, next_split.explore_steps_per_s) == (0, 100.0)  # until it knows better
-        assert (told.pid, told.host) == (this_worker()["pid"], this_worker()["host"])
+        assert (told.pid, told.host) == (this_worker().pid, this_worker().host)
     assert list((tmp_path / "workers").iterdir()) == []
 
 
@@ -96,12 +96,12 @@ def test_a_worker_removes_what_killed_ones_of_its_machine_left(tmp_path, other_p
     dead = signed(other_process) | {"started": 1.0}  # the pid was another process's then
     write_status(tmp_path, dead | {"pid": 2**22 + 1})
     write_status(tmp_path, {"host": "elsewhere", "pid": 5, "started": 1.0}, updated=1.0)
-    earlier = this_worker() | {"machine": "before it was started anew"}
+    earlier = vars(this_worker()) | {"machine": "before it was started anew"}
     write_status(tmp_path, earlier | {"pid": 6}, updated=1.0)
     write_status(tmp_path, earlier | {"pid": 7})  # or a container with our host name, at work
     with StatusFile(tmp_path):
         left = {(s.host, s.pid) for s in read_statuses(tmp_path)}
-    here = this_worker()["host"]
+    here = this_worker().host
     assert left == {(here, other_process.pid), ("elsewhere", 5), (here, 7), (here, os.getpid())}
 
 
@@ -175,7 +175,7 @@ def test_a_worker_between_two_trials_and_one_that_died_there_are_seen(tmp_path, 
     make_study(tmp_path)
     folder = tmp_path / "results" / "s"
     write_status(folder, signed(other_process), trial=None)
-    write_status(folder, this_worker() | {"pid": 2**22 + 1, "started": 1.0}, trial=None)
+    write_status(folder, vars(this_worker()) | {"pid": 2**22 + 1, "started": 1.0}, trial=None)
     assert [(w.state, w.trial) for w in seen(tmp_path)] == [(ALIVE, None), (DEAD, None)]
 
 
@@ -183,7 +183,7 @@ def test_a_worker_of_another_machine_lives_as_long_as_its_heart_beats(tmp_path):
     elsewhere = {"host": "elsewhere", "pid": 5, "started": 1.0}
     silent = {"host": "silent", "pid": 6, "started": 1.0}
     unheard = {"host": "unheard", "pid": 7, "started": 1.0}
-    container = {"host": this_worker()["host"], "machine": "another", "pid": 2**22 + 1, "started": 1.0}
+    container = {"host": this_worker().host, "machine": "another", "pid": 2**22 + 1, "started": 1.0}
     signed_by = (elsewhere, silent, unheard, container)
     study = make_study(tmp_path, [trial(TrialState.RUNNING, worker=w) for w in signed_by])
     study._storage.record_heartbeat(study.get_trials()[0]._trial_id)
@@ -191,7 +191,7 @@ def test_a_worker_of_another_machine_lives_as_long_as_its_heart_beats(tmp_path):
     write_status(folder, silent, updated=time.time() - GRACE_S - 9.0, trial=1, split=3)
     workers = {w.host: w for w in seen(tmp_path)}
     assert {host: w.state for host, w in workers.items()} == {
-        "elsewhere": ALIVE, "silent": SILENT, "unheard": UNKNOWN, this_worker()["host"]: UNKNOWN,
+        "elsewhere": ALIVE, "silent": SILENT, "unheard": UNKNOWN, this_worker().host: UNKNOWN,
     }  # fmt: skip
     assert workers["silent"].is_status_old
     assert workers["unheard"].sign_age_s is None

@@ -14,8 +14,9 @@ from tests.support import fabricated_study as fabricated
 from tests.support.markets import random_config
 from train.band_trace import evaluate_with_band
 from train.env_factory import resolved_rules
+from train.records.codec import write_json
 from train.records.errors import StudyError
-from train.records.results import read_json, split_folder, trial_folder, write_json
+from train.records.results import read_json, split_folder, trial_folder
 from train.report.artifacts import band_of_trial
 from train.report.collect import collect, write_report
 from train.study.band_file import BAND_FILE, STEPS, read_band, write_band

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from train.records.account import Metrics
 from train.records.results import split_folder
 from train.report.picture import figure_of, plot_study
 from train.study.progress import Reporter, duration_text, log_data, outcome_text, summary_lines
 from train.study.search_space import build_space
 from train.study.split import SplitOutcome, agent_metrics, equal_weight_metrics, outcome_json
 from train.study.split_files import write_equity
-from train.validation.metrics import Metrics
 
 FIGURES = Metrics(100, 0.05, 0.1, 0.2, 1.5, 1.0, 0.08, 12.5, 0.031, 42, 0.375)
 OUTCOME = SplitOutcome(0, FIGURES, replace(FIGURES, sharpe=0.5), 1000, 54321.0, 9876.0, 10.0)

@@ -25,6 +25,7 @@ from optuna.pruners import NopPruner
 from optuna.study import Study
 
 from tests.support.real_study import data
+from train.records.account import Metrics
 from train.runner import worker
 from train.runner.worker import Ending, Limits, run_worker
 from train.store import database as storage
@@ -35,7 +36,6 @@ from train.study.objective import Objective, RunSettings
 from train.study.progress import Reporter
 from train.study.search_space import build_space
 from train.study.split import SplitOutcome
-from train.validation.metrics import Metrics
 
 IDENTITY = {"data": "made up"}
 SPLIT_S = 0.1

@@ -13,8 +13,11 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from market.dataset import Dataset
-from train.env_factory import resolved_rules
-from train.records.results import split_folder, study_folder, trial_folder, write_json
+from train.env_factory import resolved_rules, rules_of
+from train.records.codec import plain, write_json
+from train.records.keys import SETTINGS
+from train.records.results import split_folder, study_folder, trial_folder
+from train.records.stored import DataFacts, FoldBars, StudyFile, TrialSettings
 from train.study.attainable import attainable_by, tradable
 from train.study.folds import FoldedData
 from train.study.objective import score
@@ -57,21 +60,23 @@ def write_trial(folder: Path, data: FoldedData, number: int, seed: int, drift: f
         records = records_of(dataset, fold.test, rng, drift)
         per_year = dataset.bars_per_year
         agent, other = agent_metrics(records, per_year), equal_weight_metrics(records, per_year)
-        reached = attainable_by(records, tradable(dataset.price, dataset.filled, resolved_rules(ENV)))
+        reached = attainable_by(records, tradable(dataset.price, dataset.filled, rules_of(ENV)))
         beside = {name: getattr(reached, name) for name in ATTAINABLE}
         outcome = SplitOutcome(fold.index, agent, other, 1000, 1e5, 1e5, 1.0, **beside)
         out = split_folder(folder, number, fold.index)
         out.mkdir(parents=True, exist_ok=True)
         write_equity(out / "equity.npz", records, dataset.time)
-        write_json(out / "result.json", data.origin | outcome_json(outcome))
+        write_json(out / "result.json", plain(data.origin) | outcome_json(outcome))
         outcomes.append(outcome)
-    settings = {
-        "train": {"seed": [1, 2]},
-        "env_resolved": resolved_rules(ENV),
-        "data": {"sha256": dataset.sha256, "tickers": list(dataset.tickers)},
-        "folds": [vars(fold) for fold in data.folds],
-    }
-    write_json(trial_folder(folder, number) / "settings.json", settings)
+    settings = TrialSettings(
+        study=folder.name,
+        trial=number,
+        train={"seed": [1, 2]},
+        env=ENV,
+        data=DataFacts(dataset.label, dataset.sha256, dataset.tickers, dataset.source, dataset.synthetic),
+        folds=tuple(FoldBars(**vars(fold)) for fold in data.folds),
+    )
+    write_json(trial_folder(folder, number) / SETTINGS, plain(settings) | {"env_resolved": resolved_rules(ENV)})
     return outcomes
 
 
@@ -81,8 +86,8 @@ def new_study(results: Path, data: FoldedData, name: str = "made_up") -> tuple[o
     study.set_user_attr("uuid", f"{abs(hash(str(results) + str(id(study)))):032x}")
     study.set_user_attr("data", [data.dataset.label])
     study.set_user_attr("identity", identity_of(data))
-    about = {"synthetic": data.dataset.synthetic, "data": [data.origin]}
-    folder = study_folder(results, name, study.user_attrs["uuid"], about)
+    about = StudyFile(name, study.user_attrs["uuid"], data.dataset.synthetic, (data.origin,))
+    folder = study_folder(results, about)
     write_closes(folder, data)
     return study, folder
 
@@ -118,7 +123,7 @@ def add_result(study: optuna.Study, outcomes: list[SplitOutcome], number: int, d
             distributions=SPACE,
             value=score(list(excess.values())),
             intermediate_values=excess,
-            user_attrs=attrs | {"code_version": "abc123"} | data.origin,
+            user_attrs=attrs | {"code_version": "abc123"} | plain(data.origin),
         )
     )
 

@@ -11,6 +11,7 @@ import pytest
 from market.dataset import Dataset, save_dataset
 from market.sample import synthetic_dataset
 from train.finish import run_study
+from train.records.account import Metrics
 from train.report.artifacts import picture_of
 from train.runner.request import StudyRequest
 from train.runner.worker import Limits, run_worker
@@ -23,10 +24,14 @@ from train.study.progress import Reporter
 from train.study.search_space import build_space
 from train.study.split import SplitOutcome
 from train.study.split_plan import SplitPlan
-from train.validation.metrics import Metrics
 
 TICKERS = ("BTC", "ETH", "LTC")
-IDENTITY = {"data_sha256": {"5m": "a"}, "search space": {"x": "1"}}
+IDENTITY = {
+    "data_sha256": {"5m": "a"},
+    "search space": {"x": "1"},
+    "run": {"n_envs": 12, "seed": 0},
+    "splits": {"mode": "standard", "num_paths": 3, "k_test_groups": 2},
+}
 
 
 @pytest.fixture(scope="session")

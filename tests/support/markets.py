@@ -20,15 +20,15 @@ REPO = Path(__file__).resolve().parents[2]
 class WithoutKernel(VectorizedCryptoEnvAlpacaOptimized):
     """The fast class where numba or triton is missing: the plain step, behind the same interface."""
 
-    def _native_kernel(self, n_terms: int) -> None:
+    def _native_kernel(self) -> None:
         return None
 
 
 class InterpretedTriton(VectorizedCryptoEnvAlpacaOptimized):
     """The fast class with its GPU kernel run by Triton's interpreter, on tensors of the CPU."""
 
-    def _native_kernel(self, n_terms: int) -> Any:
-        return kernels("gpu").NativeStep(self, n_terms)
+    def _native_kernel(self) -> Any:
+        return kernels("gpu").NativeStep(self)
 
 
 # tests/conftest.py chooses the interpreter where there is no GPU.

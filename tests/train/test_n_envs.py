@@ -79,7 +79,7 @@ def test_counted_bytes_grow_with_environments_and_not_with_bars(env_class):
 
 
 def test_bytes_are_counted_where_the_plain_step_fills_the_buffers(monkeypatch):
-    monkeypatch.setattr(VectorizedCryptoEnvAlpacaOptimized, "_native_kernel", lambda _env, _n_terms: None)
+    monkeypatch.setattr(VectorizedCryptoEnvAlpacaOptimized, "_native_kernel", lambda _env: None)
     few, many = (buffer_bytes(environment(VectorizedCryptoEnvAlpacaOptimized, n)) for n in (16, 64))
     assert many == pytest.approx(4 * few, rel=0.05)
 

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from train.records.account import Metrics
 from train.validation import metrics
-from train.validation.metrics import Metrics, MetricsBatch, join_points, join_steps, measure, measure_batch
+from train.validation.metrics import MetricsBatch, join_points, join_steps, measure, measure_batch
 
 BARS_PER_YEAR = 365.0 * 288.0
 

@@ -47,7 +47,9 @@ def assert_one_line(result: subprocess.CompletedProcess, code: int, *words: str)
 
 
 def test_one_frame_for_a_script_from_another_folder(folder):
-    close(make_study(folder, [trial(value=1.5, splits=(1.0, 2.0)), trial(TrialState.RUNNING, worker=this_worker())]))
+    close(
+        make_study(folder, [trial(value=1.5, splits=(1.0, 2.0)), trial(TrialState.RUNNING, worker=vars(this_worker()))])
+    )
     (folder / "my log.txt").write_text("the last line\n")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     flags = ("--once", "--study", "s", "--storage", "sqlite:///study.db", "--log", "my log.txt")
@@ -55,7 +57,7 @@ def test_one_frame_for_a_script_from_another_folder(folder):
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     assert "\x1b" not in result.stdout
-    for part in ("study s", "1 of 20 trials", "+1.5000  trial 0", f"alive {this_worker()['host']} pid {os.getpid()}",
+    for part in ("study s", "1 of 20 trials", "+1.5000  trial 0", f"alive {this_worker().host} pid {os.getpid()}",
                  "the last line"):  # fmt: skip
         assert part in result.stdout, part
     assert max(map(len, result.stdout.splitlines())) <= 80

@@ -95,10 +95,10 @@ def test_reasons_and_rates_are_those_of_the_trials_that_ended_last(tmp_path):
 
 
 def test_running_trials_name_their_worker_and_the_age_of_its_heartbeat(tmp_path):
-    study = make_study(tmp_path, [trial(RUNNING, worker=this_worker()), trial(RUNNING)])
+    study = make_study(tmp_path, [trial(RUNNING, worker=vars(this_worker())), trial(RUNNING)])
     study._storage.record_heartbeat(study.get_trials()[0]._trial_id)
     first, second = snapshot(tmp_path).running
-    assert first.worker == this_worker()
+    assert first.worker == vars(this_worker())
     assert 0.0 <= first.heartbeat_age_s < 5.0
     assert (second.worker, second.heartbeat_age_s) == (None, None)
 
@@ -186,7 +186,7 @@ def test_a_server_is_read_as_a_file_is(postgres):
         take_snapshot(url, None)
     study = open_study(url, "s", {"holdout": {}}, False, optuna.pruners.NopPruner())
     study.add_trials([trial(value=1.0, splits=(0.5,), split_0=split_figures(7.0, 8.0)), trial(PRUNED, pruned="worse")])
-    study.add_trial(trial(RUNNING, worker=this_worker()))
+    study.add_trial(trial(RUNNING, worker=vars(this_worker())))
     study._storage.record_heartbeat(study.get_trials()[2]._trial_id)
     seen = take_snapshot(url, "s")
     assert [t.state for t in seen.trials] == ["COMPLETE", "PRUNED", "RUNNING"]

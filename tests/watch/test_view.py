@@ -23,7 +23,9 @@ GIB = 2**30
 MACHINE = Machine(8, 0.5, 3.25, 6 * GIB, 16 * GIB, (), "none: no driver")
 GPU = Gpu(0, 0.87, 12 * GIB, 250.4, 61.0)
 PARAMS = {f"setting_{i}": 0.001 * i for i in range(27)}
-OURS = {"identity": {"holdout": {"5m": 1}}, "data": [LABEL], "target": 20}
+HELD = {"first_time_s": 0, "last_time_s": 300, "bars": 1, "purged_bars": 0, "sha256": "a", "parent_sha256": "b"}
+IDENTITY = {"data_sha256": {"5m": "c"}, "run": {"n_envs": 12, "seed": 0}, "splits": {}, "holdout": {"5m": HELD}}
+OURS = {"identity": IDENTITY, "data": [LABEL], "target": 20}
 
 
 def row(number, state="COMPLETE", value=None, minutes_ago=10.0, took_s=60.0):

@@ -40,7 +40,7 @@ from train.records.keys import HOLDOUT_SCORE, TARGET
 from train.run import TrainingDiverged
 from train.store.database import n_finished
 from train.study.eligibility import best_trial
-from train.study.folds import Holdout, HoldoutRows
+from train.study.folds import HoldoutRows
 from train.study.interruption import Interruption
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def look(request: Request, deployments: Deployments, interruption: Interruption)
     if waiting:
         return Verdict(WAITING, f"study {request.study_name}: {waiting}")
     options = request.limits.to_json()
-    candidate = Candidate(stored.study.user_attrs["uuid"], best.number, request.seed, options)
+    candidate = Candidate(stored.uuid, best.number, request.seed, options)
     known = judgement_of(_events(request, deployments), candidate)
     if known is not None:
         return Verdict(NOTHING_NEW, f"trial {best.number} is still the best; {_told(known, deployments)}")
@@ -159,9 +159,7 @@ def _held_out(case: Case, data_dir: Path) -> HoldoutRows | None:
     """The held-out bars, checked against what the study wrote down; None where it held nothing out."""
     if case.trial.data.holdout is None:
         return None
-    held = case.stored.identity["holdout"]
-    known = {name: Holdout(**about) if about else None for name, about in held.items()}
-    tickers = case.trial.settings["data"]["tickers"]
+    known, tickers = case.stored.identity.holdout, case.trial.settings.data.tickers
     return load_holdout(data_dir, None, tickers, case.stored.plan, known)[case.trial.data.timeframe]
 
 
@@ -183,7 +181,7 @@ def _assessed(case: Case) -> Assessment | None:
 
 
 def _refitted(case: Case, interruption: Interruption) -> Policy:
-    study_seed, request = case.stored.identity["run"]["seed"], case.request
+    study_seed, request = case.stored.seed, case.request
     try:
         with interruption.interruptible():
             return refit(case.trial, study_seed, request.seed, request.gpu_id, keep=not request.dry_run)
@@ -231,7 +229,7 @@ def _score(case: Case, rows: HoldoutRows, policy: Policy, present: Deployment | 
         return scored, Present(present.name, present.proven, why)
     params = [case.trial.env, present.env_params]
     scored, theirs = score_policies([policy, present.policy], params, rows, case.request.gpu_id)
-    has_seen = present.facts["data"]["last_time_s"] >= case.bars.first_time_s
+    has_seen = present.facts.data.last_time_s >= case.bars.first_time_s
     remark = "; it was trained on some of these bars, which favours it" if has_seen else ""
     return scored, Present(present.name, present.proven, "", remark, theirs)
 
@@ -278,18 +276,18 @@ def _accept(
 ) -> Verdict:
     _log_gates(gates)
     facts = deployment_facts(case, gates, policy, scored, test)
-    decision = case.about() | {"gates": facts["gates"], "scores": facts["scores"], "test": test}
+    decision = case.about() | {"gates": list(facts.gates), "scores": facts.scores, "test": test}
     with deployments.locked():
         if deployments.current_name() != (present.folder.name if present else None):
             return Verdict(WAITING, "what is deployed changed meanwhile; the candidate is judged again")
         deployments.install(
-            facts["name"],
+            facts.name,
             lambda folder: write_deployment(folder, policy, facts, scored, rows),
             lambda folder: check_written(folder, scored, rows, case.request.gpu_id),
             decision,
         )
-    waived = f"; UNPROVEN, waived: {', '.join(facts['waived'])}" if facts["waived"] else ""
-    return Verdict(REPLACED, f"trial {case.best.number} deployed as {facts['name']}{waived}")
+    waived = f"; UNPROVEN, waived: {', '.join(facts.waived)}" if facts.waived else ""
+    return Verdict(REPLACED, f"trial {case.best.number} deployed as {facts.name}{waived}")
 
 
 def _log_gates(gates: Sequence[Gate]) -> None:

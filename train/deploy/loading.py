@@ -22,6 +22,8 @@ from typing import Any
 from drl_agents.policy import Policy
 from drl_agents.policy_file import PolicyFileError, load_policy, weights_sha256
 from market.errors import UserError
+from train.records.codec import decode
+from train.records.stored import DeploymentFacts
 
 FORMAT, FORMAT_VERSION = "crypto-trading-deployment", 1
 POLICY_FILE, FACTS_FILE = "policy.safetensors", "deployment.json"
@@ -33,7 +35,6 @@ SHARED_FACTS = (
     "study", "trial", "seed", "tickers", "feature_names", "bar_seconds", "data_sha256", "env_params",
     "observation_layout", "synthetic", "proven",
 )  # fmt: skip
-NEEDED_FACTS = (*SHARED_FACTS, "name", "policy_sha256", "weights_sha256", "warmup_bars", "scores")
 
 Layout = Sequence[Sequence[Any]]  # (block, width) of each block of an observation
 LayoutOf = Callable[[Mapping[str, Any], int, int], Layout]
@@ -41,6 +42,11 @@ LayoutOf = Callable[[Mapping[str, Any], int, int], Layout]
 
 class DeploymentError(UserError):
     """A deployment that cannot be used. One line that names the folder, what is wrong and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _WithHashes(DeploymentFacts):
+    policy_sha256: str
 
 
 @dataclass(frozen=True)
@@ -55,52 +61,52 @@ class Deployment:
 
     folder: Path
     policy: Policy
-    facts: Mapping[str, Any]
+    facts: DeploymentFacts
 
     @property
     def name(self) -> str:
         """Of the folder when it was made."""
-        return self.facts["name"]
+        return self.facts.name
 
     @property
     def tickers(self) -> tuple[str, ...]:
         """(A,) coins, in the order of the actions."""
-        return tuple(self.facts["tickers"])
+        return self.facts.tickers
 
     @property
     def feature_names(self) -> tuple[str, ...]:
         """(F,) columns of one bar's features, in the order of the observation."""
-        return tuple(self.facts["feature_names"])
+        return self.facts.feature_names
 
     @property
     def bar_seconds(self) -> int:
         """Length of a bar."""
-        return self.facts["bar_seconds"]
+        return self.facts.bar_seconds
 
     @property
     def warmup_bars(self) -> int:
         """Bars before the first observed one that its features depend on."""
-        return self.facts["warmup_bars"]
+        return self.facts.warmup_bars
 
     @property
     def env_params(self) -> dict[str, Any]:
         """Rules and settings of the environment, as in training."""
-        return dict(self.facts["env_params"])
+        return dict(self.facts.env_params)
 
     @property
     def observation_layout(self) -> tuple[tuple[str, int], ...]:
         """(block, width) of an observation, in order; the widths add up to S."""
-        return tuple((str(name), int(width)) for name, width in self.facts["observation_layout"])
+        return self.facts.observation_layout
 
     @property
     def proven(self) -> bool:
         """Whether it passed every gate; False where some were waived for paper trading."""
-        return self.facts["proven"]
+        return self.facts.proven
 
     @property
     def synthetic(self) -> bool:
         """Whether it was trained on a generated market."""
-        return self.facts["synthetic"]
+        return self.facts.synthetic
 
 
 def load_deployment(
@@ -136,10 +142,8 @@ def load_deployment(
     _same_names(where, "feature_names", found.feature_names, feature_names)
     if found.bar_seconds != bar_seconds:
         raise DeploymentError(f"{where}: trades bars of {found.bar_seconds} s, not of {bar_seconds} s")
-    if data_sha256 is not None and data_sha256 != found.facts["data_sha256"]:
-        raise DeploymentError(
-            f"{where}: was trained on data {found.facts['data_sha256'][:12]}, not on {data_sha256[:12]}"
-        )
+    if data_sha256 is not None and data_sha256 != found.facts.data_sha256:
+        raise DeploymentError(f"{where}: was trained on data {found.facts.data_sha256[:12]}, not on {data_sha256[:12]}")
     if layout_of is not None:
         ours = [list(block) for block in layout_of(found.env_params, len(tickers), len(feature_names))]
         theirs = [list(block) for block in found.observation_layout]
@@ -148,7 +152,7 @@ def load_deployment(
     if found.synthetic and not allow_synthetic:
         raise DeploymentError(f"{where}: was trained on a SYNTHETIC market and knows nothing of real coins")
     if not found.proven and not allow_unproven:
-        waived = ", ".join(found.facts.get("waived", [])) or "some"
+        waived = ", ".join(found.facts.waived) or "some"
         raise DeploymentError(f"{where}: is unproven (waived: {waived}); only paper trading may load it")
     return found
 
@@ -160,7 +164,8 @@ def read_deployment(folder: str | Path) -> Deployment:
         DeploymentError: as `load_deployment`.
     """
     where = resolve(folder)
-    facts = _read_facts(where / FACTS_FILE)
+    described = _read_facts(where / FACTS_FILE)
+    facts = decode(described, _WithHashes, str(where / FACTS_FILE), DeploymentError, "roll back, or restore the folder")
     path = where / POLICY_FILE
     try:
         content = path.read_bytes()
@@ -169,9 +174,9 @@ def read_deployment(folder: str | Path) -> Deployment:
         raise DeploymentError(f"{path}: cannot be read ({error.strerror})") from error
     except PolicyFileError as error:
         raise DeploymentError(str(error)) from error
-    if hashlib.sha256(content).hexdigest() != facts["policy_sha256"]:
+    if hashlib.sha256(content).hexdigest() != facts.policy_sha256:
         raise DeploymentError(f"{path}: is not the file that {FACTS_FILE} was written for")
-    _check_facts(where, facts, policy)
+    _check_facts(where, facts, described, policy)
     return Deployment(where, policy, facts)
 
 
@@ -236,21 +241,17 @@ def _read_facts(path: Path) -> dict[str, Any]:
         raise DeploymentError(f"{path}: has format {facts.get('format_version')}; this code reads {FORMAT_VERSION}")
     if facts.get("sha256") != facts_sha256(facts):
         raise DeploymentError(f"{path}: was edited or damaged: it does not have the checksum stored with it")
-    missing = [name for name in NEEDED_FACTS if name not in facts]
-    if missing:
-        raise DeploymentError(f"{path}: does not say {missing[0]}")
     return facts
 
 
-def _check_facts(where: Path, facts: Mapping[str, Any], policy: Policy) -> None:
+def _check_facts(where: Path, facts: DeploymentFacts, described: Mapping[str, Any], policy: Policy) -> None:
     """The two files must say the same, and the weights must be those that were scored."""
     for name in SHARED_FACTS:
-        if policy.metadata.get(name) != facts[name]:
+        if policy.metadata.get(name) != described[name]:
             raise DeploymentError(f"{where}: {FACTS_FILE} and {POLICY_FILE} disagree about {name}")
-    scored = facts["scores"].get("weights_sha256") if isinstance(facts["scores"], dict) else None
-    if not weights_sha256(policy) == facts["weights_sha256"] == scored:
+    if not weights_sha256(policy) == facts.weights_sha256 == facts.scored_weights_sha256:
         raise DeploymentError(f"{where}: its weights are not those that were scored on the hold-out")
-    if sum(int(width) for _, width in facts["observation_layout"]) != policy.state_dim:
+    if sum(width for _, width in facts.observation_layout) != policy.state_dim:
         raise DeploymentError(f"{where}: its observation is not {policy.state_dim} wide, as the weights are")
 
 

@@ -25,13 +25,14 @@ from drl_agents.policy_file import PolicyFileError, load_policy, weights_sha256
 from train.checkpoint import Checkpoints
 from train.config import TrainConfig
 from train.findings.stored_trial import StoredTrial
+from train.records.codec import write_json
 from train.records.provenance import code_version, trial_code_sha256
-from train.records.results import write_json
 from train.run import BEST_POLICY, train_policy
 from train.study.folds import LEAST_TRADED_BARS, VALIDATION_FRACTION, Fold, FoldedData, purge_bars_of
 from train.study.objective import split_seed
 from train.study.progress import duration_text, env_steps_bar
 from train.study.search_space import LEAST_EPISODE_BARS, MAX_LOOKBACK
+from train.study.venue import policy_origin
 from train.validation.splits import bars_in, validation_cut, with_warmup
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def refit(trial: StoredTrial, study_seed: int, seed: int, gpu_id: int = -1, keep
     """
     fold, folder = refit_fold(trial.data), refit_folder(trial, seed)
     own: dict[str, Any] = {"seed": refit_seed(study_seed, len(trial.data.folds), seed), "gpu_id": gpu_id}
-    config = TrainConfig(**(dict(trial.settings["train"]) | own))
+    config = TrainConfig(**(dict(trial.settings.train) | own))
     identity = _identity(trial, fold, config)
     finished = _finished(folder, identity)
     if finished is not None:
@@ -136,21 +137,16 @@ def _identity(trial: StoredTrial, fold: Fold, config: TrainConfig) -> dict[str, 
 
 def _metadata(trial: StoredTrial, fold: Fold, seed: int) -> dict[str, Any]:
     """What the policy file says of where it comes from; its settings, layout and train seed it knows itself."""
-    dataset = trial.data.dataset
-    return {
-        "study": trial.settings["study"],
-        "trial": trial.number,
-        "refit_seed": seed,
-        "data_sha256": dataset.sha256,
-        "data_source": dataset.source,
-        "synthetic": dataset.synthetic,
-        "tickers": list(dataset.tickers),
-        "feature_names": list(dataset.feature_names),
-        "bar_seconds": dataset.bar_seconds,
-        "venue": trial.settings.get("venue"),
-        "validation_segments": fold.validation,
-        "code_version": code_version(),
-    }
+    origin = policy_origin(
+        trial.data.dataset,
+        study=trial.settings.study,
+        trial=trial.number,
+        refit_seed=seed,
+        venue=trial.settings.venue,
+        validation_segments=fold.validation,
+        code_version=code_version(),
+    )
+    return origin.to_metadata()
 
 
 def _finished(folder: Path, identity: Mapping[str, Any]) -> Policy | None:

@@ -16,13 +16,14 @@ import numpy as np
 
 from drl_agents.policy import Policy
 from drl_agents.policy_file import weights_sha256
-from train.env_factory import resolved_rules
+from train.env_factory import rules_of
 from train.evaluator import EpisodeRecord, evaluate_policies
+from train.records.account import Metrics
 from train.study.attainable import Attainable, attainable_by, tradable
 from train.study.folds import HoldoutRows
 from train.study.search_space import MAX_LOOKBACK
 from train.study.split import agent_metrics, equal_weight_metrics, figures_json
-from train.validation.metrics import Metrics, joined_returns
+from train.validation.metrics import joined_returns
 from train.validation.overfitting import estimate_sharpe, probabilistic_sharpe
 from train.validation.splits import with_warmup
 
@@ -93,7 +94,7 @@ def score_policies(
     dataset = rows.dataset
     segments = [with_warmup(rows.blocks, dataset.segments, params["lookback"], MAX_LOOKBACK) for params in each]
     found = evaluate_policies(policies, segments, dataset.env_config(), each, gpu_id=gpu_id)
-    bars = [tradable(dataset.price, dataset.filled, resolved_rules(params)) for params in each]
+    bars = [tradable(dataset.price, dataset.filled, rules_of(params)) for params in each]
     return [
         _scored(policy, records, dataset.bars_per_year, attainable_by(records, traded))
         for policy, records, traded in zip(policies, found, bars, strict=True)

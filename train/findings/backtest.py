@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from market.files import write_whole
-from train.env_factory import resolved_rules
+from train.env_factory import rules_of
 from train.evaluator import EpisodeRecord
 from train.findings.stored_trial import StoredTrial, evaluate_trial, join_paths
 from train.records.defaults import COST_FACTORS
@@ -78,8 +78,8 @@ def _benchmarks(
 
 def costs_of(env_params: Mapping[str, Any]) -> Costs:
     """What an account begins with and pays under these settings."""
-    rules = resolved_rules(env_params)
-    return Costs(rules["initial_capital"], rules["buy_fee_rate"], rules["slippage_rate"])
+    rules = rules_of(env_params)
+    return Costs(rules.initial_capital, rules.buy_fee_rate, rules.slippage_rate)
 
 
 def _account_rows(
@@ -89,7 +89,7 @@ def _account_rows(
     agent, other = agent_metrics(records, per_year), equal_weight_metrics(records, per_year)
     random = joined_draws(drawn) if drawn else None
     draws = measure_draws(random, per_year) if random else None
-    rules, dataset = resolved_rules(trial.env), trial.data.dataset
+    rules, dataset = rules_of(trial.env), trial.data.dataset
     reached = attainable_by(records, tradable(dataset.price, dataset.filled, rules))
     lead = {"excess_sharpe": agent.sharpe - other.sharpe}
     lead |= {name: getattr(reached, name) for name in ATTAINABLE}
@@ -157,10 +157,10 @@ def cost_rows(
 
     Each factor is one batch. A row is a factor's figures over the full paths: the mean and the worst.
     """
-    rules, rows, found = resolved_rules(trial.env), [], {}
+    rules, rows, found = rules_of(trial.env), [], {}
     per_year = trial.data.dataset.bars_per_year
     for factor in factors:
-        rates = {"fee_rate": rules["buy_fee_rate"] * factor, "slippage_rate": rules["slippage_rate"] * factor}
+        rates = {"fee_rate": rules.buy_fee_rate * factor, "slippage_rate": rules.slippage_rate * factor}
         if max(rates.values()) >= 1.0:
             raise StudyError(f"--costs {factor:g}: a fee of {rates['fee_rate']:.0%} of an order leaves nothing")
         found[factor] = evaluate_trial(trial, rates, gpu_id)

@@ -8,36 +8,33 @@ never again, the study keeps a copy in its database, and another winner is refus
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
+from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial
 
 from market.names import timeframe_name
 from market.times import utc_text
-from train.env_factory import resolved_rules
+from train.env_factory import rules_of
 from train.evaluator import evaluate_policies, step_of
+from train.records.attributes import holdout_score_in, uuid_in
+from train.records.codec import decode, plain, read_plain, read_record, write_json
 from train.records.errors import StudyError
-from train.records.keys import HOLDOUT_SCORE, SCORE_FILE
+from train.records.keys import HOLDOUT_SCORE, SCORE_FILE, SETTINGS
 from train.records.provenance import code_version
-from train.records.results import split_folder, trial_folder, write_json
+from train.records.results import split_folder, trial_folder
+from train.records.stored import Holdout, HoldoutScore, PolicyScore, TrialSettings
 from train.run import BEST_POLICY
 from train.study.attainable import attainable_by, tradable
-from train.study.folds import FoldedData, Holdout, HoldoutRows, cut_data
+from train.study.folds import FoldedData, HoldoutRows, cut_data
 from train.study.holdout_figures import (
-    EARLIER_LOOKS,
-    EXCESS_ERROR,
-    LEAD,
-    MEAN_LEAD,
     error_of,
     errors_asked,
     excess_error,
@@ -94,7 +91,7 @@ def score_holdout(
     policies: Sequence[Path],
     env_params: Mapping[str, Any],
     gpu_id: int = -1,
-) -> dict[str, Any]:
+) -> HoldoutScore:
     """Score policies of the study's winner on the held-out bars, as `run_split` scores test blocks. Once.
 
     The result is in `holdout.json` whole or not at all. Asked again for the same policies of the same trial, what was
@@ -121,12 +118,12 @@ def score_holdout(
         _write_once(folder / SCORE_FILE, content)
         scored = read_score(study, folder)  # another worker's, where that was first
     assert scored is not None
-    if scored["trial"] != trial_number:
+    if scored.trial != trial_number:
         raise StudyError(
-            f"the hold-out of study {study.study_name} was scored for trial {scored['trial']}, so it cannot check "
+            f"the hold-out of study {study.study_name} was scored for trial {scored.trial}, so it cannot check "
             f"trial {trial_number}: it would be a choice by these bars. New bars, under another --study-name, can"
         )
-    if [p["sha256"] for p in scored["policies"]] != hashes:
+    if [policy.sha256 for policy in scored.policies] != hashes:
         raise StudyError(
             f"the hold-out of study {study.study_name} was scored for other policies of trial {trial_number}; it is "
             "scored once"
@@ -134,28 +131,25 @@ def score_holdout(
     return scored
 
 
-def read_score(study: optuna.Study, folder: Path) -> dict[str, Any] | None:
+def read_score(study: optuna.Study, folder: Path) -> HoldoutScore | None:
     """What was scored, None before that; the file and the database are each completed from the other.
 
     Raises:
         StudyError: the file was damaged or is another study's.
     """
     path = folder / SCORE_FILE
-    kept = study.user_attrs.get(HOLDOUT_SCORE)
+    kept = holdout_score_in(study.user_attrs)
     if not path.exists():
         if kept is not None:
-            _write_once(path, kept)
+            _write_once(path, study.user_attrs[HOLDOUT_SCORE])
         return kept
-    try:
-        content = json.loads(path.read_text())
-        is_ours = content["uuid"] == study.user_attrs["uuid"] and isinstance(content["trial"], int)
-    except (ValueError, KeyError, TypeError) as error:
-        raise StudyError(f"{path}: cannot be read, so whether the hold-out was scored is not known") from error
-    if not is_ours:
+    content = read_plain(path)
+    found = decode(content, HoldoutScore, str(path), advice="so whether the hold-out was scored is not known")
+    if found.uuid != uuid_in(study.user_attrs):
         raise StudyError(f"{path}: belongs to another study; move it away")
     if kept is None:
         study.set_user_attr(HOLDOUT_SCORE, content)
-    return content if kept is None else kept
+    return found if kept is None else kept
 
 
 def score_winner(
@@ -185,29 +179,29 @@ def score_winner(
         scored = read_score(study, folder)
         if scored is None:
             # What the trial itself was run with, to the letter: fees, rules, lookback.
-            env = json.loads((trial_folder(folder, best.number) / "settings.json").read_text())["env"]
+            env = read_record(trial_folder(folder, best.number) / SETTINGS, TrialSettings).env
             policies = [split_folder(folder, best.number, fold.index) / BEST_POLICY for fold in mine.folds]
             scored = score_holdout(study, folder, load_rows()[mine.timeframe], best.number, policies, env, gpu_id)
     except SCORING_ERRORS as error:
         logger.error("hold-out: not scored: %s: %s", type(error).__name__, str(error).strip() or "no message")
         return
-    if scored["trial"] != best.number:
+    if scored.trial != best.number:
         logger.warning("hold-out: scored for trial %d, when that was the best; trial %d, the best now, cannot be "
-                       "checked on the same bars", scored["trial"], best.number)  # fmt: skip
+                       "checked on the same bars", scored.trial, best.number)  # fmt: skip
     logger.info("hold-out: %s", score_text(scored))
     if looks_text(scored):
         logger.warning("hold-out: %s", looks_text(scored))
 
 
-def score_text(scored: Mapping[str, Any]) -> str:
+def score_text(scored: HoldoutScore) -> str:
     """The result in one line."""
-    about, excess = scored["holdout"], [p["excess_sharpe"] for p in scored["policies"]]
-    span = f"{utc_text(about['first_time_s'])} .. {utc_text(about['last_time_s'])} UTC"
+    about, excess = scored.holdout, [policy.excess_sharpe for policy in scored.policies]
+    span = f"{utc_text(about.first_time_s)} .. {utc_text(about.last_time_s)} UTC"
     shown = " ".join("undefined" if value is None else f"{value:+.2f}" for value in excess)
-    mean, error = scored["mean_excess_sharpe"], error_of(scored)
+    mean, error = scored.mean_excess_sharpe, error_of(scored)
     idle = idle_text(scored)
     return (
-        f"trial {scored['trial']} on {about['bars']} bars that no trial saw, {span}: excess Sharpe of its "
+        f"trial {scored.trial} on {about.bars} bars that no trial saw, {span}: excess Sharpe of its "
         f"{len(excess)} policies {shown}, mean {'undefined' if mean is None else f'{mean:+.2f}'}; the standard "
         f"error of that mean is {'undefined' if error is None else f'about {error:.1f}'}"
         + (f"; {idle}, and there is no verdict" if idle else "")
@@ -229,37 +223,47 @@ def _score(
     by_policy = evaluate_policies(
         list(policies), [segments] * len(policies), dataset.env_config(segments), env_params, gpu_id=gpu_id
     )
-    bars = tradable(dataset.price, dataset.filled, resolved_rules(env_params))
+    bars = tradable(dataset.price, dataset.filled, rules_of(env_params))
     results, n_traded = [], sum(len(record.bars) - 1 for record in by_policy[-1])
     for i, ((path, digest), records) in enumerate(zip(policies.items(), by_policy, strict=True)):
         agent, other = agent_metrics(records, per_year), equal_weight_metrics(records, per_year)
-        excess = agent.sharpe - other.sharpe
-        beside = {EXCESS_ERROR: excess_error(records, per_year), LEAD: lead_sharpe(records, per_year)}
-        beside |= attainable_by(records, bars).to_json()
-        known = {"agent": asdict(agent), "equal_weight": asdict(other), "excess_sharpe": excess, **beside}
-        figures = figures_json(known)
-        results.append({"file": os.path.relpath(path, folder), "sha256": digest} | figures)
+        reached = attainable_by(records, bars)
+        results.append(
+            PolicyScore(
+                file=os.path.relpath(path, folder),
+                sha256=digest,
+                agent=agent,
+                equal_weight=other,
+                excess_sharpe=_defined(agent.sharpe - other.sharpe),
+                excess_sharpe_error=_defined(excess_error(records, per_year)),
+                lead_sharpe=_defined(lead_sharpe(records, per_year)),
+                **reached.to_json(),
+            )
+        )
         write_equity(folder / CURVES / f"equity_{i}.npz", records, dataset.time)
-    excesses = [result["excess_sharpe"] for result in results]
-    return {
-        "study": study.study_name,
-        "uuid": study.user_attrs["uuid"],
-        "trial": trial_number,
-        "holdout": rows.about.to_json(),
-        "data_label": dataset.label,
-        "synthetic": dataset.synthetic,
-        "env": dict(env_params),
-        EARLIER_LOOKS: earlier_looks(study, rows.about, dataset.synthetic),
-        "policies": results,
-        # Nothing is put in the place of an undefined one.
-        "mean_excess_sharpe": None if None in excesses else float(np.mean(excesses)),
-        EXCESS_ERROR: mean_of([result[EXCESS_ERROR] for result in results]),
-        MEAN_LEAD: mean_of([result[LEAD] for result in results]),
-        "sharpe_standard_error": math.sqrt(per_year / n_traded),  # of ONE ratio, such as the lead's
-        "code_version": code_version(),
-        "stepped_by": step_of([record for records in by_policy for record in records]),
-        "scored_s": int(time.time()),
-    }
+    score = HoldoutScore(
+        study=study.study_name,
+        uuid=uuid_in(study.user_attrs),
+        trial=trial_number,
+        holdout=rows.about,
+        data_label=dataset.label,
+        synthetic=dataset.synthetic,
+        env=dict(env_params),
+        earlier_looks=tuple(earlier_looks(study, rows.about, dataset.synthetic)),
+        policies=tuple(results),
+        mean_excess_sharpe=mean_of([result.excess_sharpe for result in results]),
+        excess_sharpe_error=mean_of([result.excess_sharpe_error for result in results]),
+        mean_lead_sharpe=mean_of([result.lead_sharpe for result in results]),
+        sharpe_standard_error=math.sqrt(per_year / n_traded),
+        code_version=code_version(),
+        stepped_by=step_of([record for records in by_policy for record in records]),
+        scored_s=int(time.time()),
+    )
+    return plain(score) | {"policies": [figures_json(vars(result)) for result in results]}
+
+
+def _defined(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def earlier_looks(study: optuna.Study, about: Holdout, is_synthetic: bool) -> list[str]:
@@ -270,22 +274,31 @@ def earlier_looks(study: optuna.Study, about: Holdout, is_synthetic: bool) -> li
     """
     found = []
     for other in study._storage.get_all_studies():
-        scored = other.user_attrs.get(HOLDOUT_SCORE)
-        if not isinstance(scored, dict) or scored.get("uuid") == study.user_attrs["uuid"]:
+        scored = _score_of(other)
+        if scored is None or scored.uuid == uuid_in(study.user_attrs):
             continue
-        theirs = scored["holdout"]
-        overlaps = theirs["first_time_s"] <= about.last_time_s and about.first_time_s <= theirs["last_time_s"]
-        is_same_market = is_synthetic == scored["synthetic"] and (
-            not is_synthetic or theirs["parent_sha256"] == about.parent_sha256
+        theirs = scored.holdout
+        overlaps = theirs.first_time_s <= about.last_time_s and about.first_time_s <= theirs.last_time_s
+        is_same_market = is_synthetic == scored.synthetic and (
+            not is_synthetic or theirs.parent_sha256 == about.parent_sha256
         )
         if overlaps and is_same_market:
             found.append(other.study_name)
     return sorted(found)
 
 
-def looks_text(scored: Mapping[str, Any]) -> str:
+def _score_of(study: FrozenStudy) -> HoldoutScore | None:
+    """Of a study of the same database; None of one that is not ours."""
+    try:
+        return holdout_score_in(study.user_attrs)
+    except StudyError as error:
+        logger.debug("study %s: %s", study.study_name, error)
+        return None
+
+
+def looks_text(scored: HoldoutScore) -> str:
     """A warning where other studies looked at these bars before; empty where none did."""
-    names = scored.get(EARLIER_LOOKS, [])
+    names = scored.earlier_looks
     if not names:
         return ""
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

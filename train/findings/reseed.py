@@ -9,6 +9,7 @@ on from the next split.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,9 +20,10 @@ import numpy as np
 from train.config import TrainConfig
 from train.findings.backtest import spread
 from train.findings.stored_trial import StoredTrial
-from train.records.errors import StudyError
+from train.records.account import LEAST_EXPOSURE
+from train.records.codec import read_record
 from train.records.provenance import code_version
-from train.records.results import read_json
+from train.records.stored import SplitResult
 from train.study.folds import Fold
 from train.study.holdout_figures import hardly_traded
 from train.study.objective import SPLIT_ERRORS, SplitRunner, score, split_seed
@@ -29,7 +31,7 @@ from train.study.progress import duration_text, env_steps_bar
 from train.study.search_space import Resolved
 from train.study.split import run_split
 from train.study.split_files import settings_sha256
-from train.validation.metrics import LEAST_EXPOSURE
+from train.study.venue import policy_origin
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +49,8 @@ def seed_folder(trial: StoredTrial, seed: int, fold: int) -> Path:
 
 def settings_for(trial: StoredTrial, study_seed: int, fold: int, gpu_id: int = -1) -> Resolved:
     """The trial's settings with the seed that a study of `study_seed` gives to the split."""
-    train = dict(trial.settings["train"]) | {"seed": split_seed(study_seed, fold), "gpu_id": gpu_id}
-    return Resolved(train, trial.env, trial.settings.get("sampled", {}).get("timeframe"))
+    train = dict(trial.settings.train) | {"seed": split_seed(study_seed, fold), "gpu_id": gpu_id}
+    return Resolved(train, trial.env, trial.settings.timeframe)
 
 
 def retrain(
@@ -72,7 +74,7 @@ def retrain(
                     "data, and are trained again", n_other, len(jobs), code_version())  # fmt: skip
     if missing:
         logger.info("%d of %d splits are to be trained, %d environment steps each", len(missing), len(jobs),
-                    trial.settings["train"]["total_env_steps"])  # fmt: skip
+                    trial.settings.train["total_env_steps"])  # fmt: skip
     failed: dict[tuple[int, int], str] = {}
     started = time.monotonic()
     for done, (seed, fold) in enumerate(missing, start=1):
@@ -93,36 +95,28 @@ def _found(trial: StoredTrial, seed: int, fold: int) -> str:
     path = seed_folder(trial, seed, fold) / RESULT
     if not path.exists():
         return MISSING
-    kept = read_json(path)
-    wanted = {
-        "code_version": code_version(),
-        "data_sha256": trial.data.dataset.sha256,
-        "settings_sha256": settings_sha256(TrainConfig(**settings_for(trial, 0, fold).train), trial.env),
-    }
-    return SAME if all(kept.get(name) == value for name, value in wanted.items()) else OTHER
+    kept = read_record(path, SplitResult)
+    settings_hash = settings_sha256(TrainConfig(**settings_for(trial, 0, fold).train), trial.env)
+    wanted = (code_version(), trial.data.dataset.sha256, settings_hash)
+    return SAME if (kept.code_version, kept.data_sha256, kept.settings_sha256) == wanted else OTHER
 
 
 def _train(trial: StoredTrial, study_seed: int, seed: int, fold: Fold, gpu_id: int, runner: SplitRunner) -> None:
     settings = settings_for(trial, study_seed + seed, fold.index, gpu_id)
-    facts = {
-        "study": trial.settings["study"],
-        "uuid": trial.about["uuid"],
-        "trial": trial.number,
-        "split": fold.index,
-        "reseeded": seed,
-        "data_sha256": trial.data.dataset.sha256,
-        "data_source": trial.data.dataset.source,
-        "synthetic": trial.data.dataset.synthetic,
-        "tickers": list(trial.data.dataset.tickers),
-        "feature_names": list(trial.data.dataset.feature_names),
-        "bar_seconds": trial.data.dataset.bar_seconds,
-        "venue": trial.settings.get("venue"),
-        "seed": settings.train["seed"],
-        "code_version": code_version(),
-    }
+    origin = policy_origin(
+        trial.data.dataset,
+        study=trial.settings.study,
+        uuid=trial.stored.uuid,
+        trial=trial.number,
+        split=fold.index,
+        reseeded=seed,
+        venue=trial.settings.venue,
+        seed=settings.train["seed"],
+        code_version=code_version(),
+    )
     total = settings.train["total_env_steps"]
     with env_steps_bar(total, f"seed {seed} split {fold.index}") as advance:
-        runner(settings, trial.data, fold, seed_folder(trial, seed, fold.index), facts, advance)
+        runner(settings, trial.data, fold, seed_folder(trial, seed, fold.index), origin, advance)
 
 
 def _row(trial: StoredTrial, seed: int, fold: int, failure: str | None) -> Row:
@@ -138,12 +132,9 @@ def figures_of(path: Path) -> Row:
     Raises:
         StudyError: missing or damaged; names the file.
     """
-    result = read_json(path)
-    try:
-        found = {name: result["agent"][name] for name in FIGURES} | {"excess_sharpe": result["excess_sharpe"]}
-        return {name: np.nan if value is None else float(value) for name, value in found.items()}
-    except (KeyError, TypeError, ValueError) as error:
-        raise StudyError(f"{path} is damaged: it lacks figures ({error}); restore the study's results") from error
+    result = read_record(path, SplitResult)
+    excess = math.nan if result.excess_sharpe is None else result.excess_sharpe
+    return {name: float(getattr(result.agent, name)) for name in FIGURES} | {"excess_sharpe": excess}
 
 
 def own_rows(trial: StoredTrial) -> list[Row]:
@@ -160,7 +151,10 @@ def seed_rows(rows: Sequence[Row]) -> list[Row]:
     out: list[Row] = []
     for seed in sorted({row["seed"] for row in rows}):
         mine = [row for row in rows if row["seed"] == seed]
-        failed, idle = sum("failed" in row for row in mine), sum(hardly_traded(row) for row in mine)
+        failed, idle = (
+            sum("failed" in row for row in mine),
+            sum(hardly_traded(row.get("exposure", math.nan)) for row in mine),
+        )
         figures: Mapping[str, float] = {}
         if not failed:
             names = ("excess_sharpe", *FIGURES)

@@ -19,8 +19,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from market.names import timeframe_seconds
+from train.records.attributes import SPLIT, identity_in
 from train.records.errors import StudyError
-from train.records.keys import IDENTITY
 from train.records.results import read_equity, split_folder, trial_folder
 from train.store.database import FINISHED
 from train.study.eligibility import best_trial, why_no_best
@@ -179,13 +179,13 @@ def timeframe_of(study: optuna.Study, trial: FrozenTrial) -> str:
     """Of the bars a trial traded."""
     if "timeframe" in trial.params:
         return trial.params["timeframe"]
-    named = study.user_attrs.get(IDENTITY, {}).get("data_sha256", {})
-    return next(iter(named), "5m")
+    identity = identity_in(study.user_attrs)
+    return next(iter(identity.data_sha256), "5m") if identity else "5m"
 
 
 def n_scored(trial: FrozenTrial) -> int:
     """Splits that the trial was scored on."""
-    return sum(name.startswith("split_") for name in trial.user_attrs)
+    return sum(name.startswith(SPLIT) for name in trial.user_attrs)
 
 
 def _row(trial: FrozenTrial, returns: np.ndarray, layout: Layout, per_year: float) -> Row:

@@ -6,7 +6,6 @@ that its file names. Anything else is refused by name.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,13 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import URL
 
 from train.evaluator import EpisodeRecord, evaluate_policies, policy_facts
+from train.records.attributes import identity_in, uuid_in
+from train.records.codec import plain, read_record
 from train.records.errors import StudyError
-from train.records.keys import DATA_DIR, IDENTITY
-from train.records.provenance import ROOT
-from train.records.results import about, find_study_folder, split_folder, trial_folder
+from train.records.keys import DATA_DIR, SETTINGS
+from train.records.provenance import ROOT, code_version
+from train.records.results import find_study_folder, split_folder, trial_folder
+from train.records.stored import FoldBars, Identity, Made, TrialSettings
 from train.run import BEST_POLICY
 from train.store.database import load_study
 from train.study.eligibility import best_trial, why_no_best
@@ -40,31 +42,30 @@ class StoredStudy:
     folder: Path
 
     @property
-    def identity(self) -> Mapping[str, Any]:
-        """What the study was begun under."""
-        return self.study.user_attrs[IDENTITY]
+    def uuid(self) -> str:
+        """Id of the study."""
+        return uuid_in(self.study.user_attrs)
+
+    @property
+    def identity(self) -> Identity:
+        """What the study was begun under; `open_stored` refuses a study without one."""
+        found = identity_in(self.study.user_attrs)
+        assert found is not None
+        return found
 
     @property
     def seed(self) -> int:
         """That the study was begun with."""
-        return self.identity["run"]["seed"]
+        return self.identity.run.seed
 
-    def data_sha256(self, timeframe: str) -> str:
-        """Of the study's bars, without its hold-out."""
-        return self.identity["data_sha256"][timeframe]
-
-    def about(self, trial: int, **facts: Any) -> dict[str, Any]:
-        """What a file of figures of its trial begins with; `facts` name the `data_sha256`."""
-        name, uuid = self.study.study_name, self.study.user_attrs["uuid"]
-        return about(study=name, uuid=uuid, trial=trial, seed=self.seed, **facts)
+    def about(self, trial: int, data_sha256: str) -> dict[str, Any]:
+        """What a file of figures of its trial begins with: what made it, from what."""
+        return plain(Made(self.study.study_name, self.uuid, trial, data_sha256, self.seed, code_version()))
 
     @property
     def plan(self) -> SplitPlan:
         """How the study divides its data."""
-        splits = self.identity["splits"]
-        return SplitPlan(
-            splits["mode"], splits["num_paths"], splits["k_test_groups"], self.identity.get("--holdout", 0.0)
-        )
+        return SplitPlan(**vars(self.identity.plan), holdout_fraction=self.identity.holdout_fraction)
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class StoredTrial:
 
     number: int
     folder: Path
-    settings: Mapping[str, Any]  # settings.json
+    settings: TrialSettings
     data: FoldedData
     policies: tuple[Path, ...]  # of each fold, chosen on its validation slice
     stored: StoredStudy
@@ -81,12 +82,12 @@ class StoredTrial:
     @property
     def about(self) -> dict[str, Any]:
         """What a file of its figures begins with."""
-        return self.stored.about(self.number, **self.data.origin)
+        return self.stored.about(self.number, self.data.dataset.sha256) | plain(self.data.origin)
 
     @property
     def env(self) -> dict[str, Any]:
         """The env_params of training and testing."""
-        return dict(self.settings["env"])
+        return dict(self.settings.env)
 
 
 def open_stored(url: URL, name: str, results: Path | None) -> StoredStudy:
@@ -101,13 +102,13 @@ def open_stored(url: URL, name: str, results: Path | None) -> StoredStudy:
         StudyError: no such study, one that is not ours, or no results.
     """
     study = load_study(url, name)
-    if IDENTITY not in study.user_attrs:
+    if identity_in(study.user_attrs) is None:
         raise StudyError(f"study {name} was not made by this program")
     if results is None:
         if "results" not in study.user_attrs:
             raise StudyError(f"study {name} does not say where its results are; give --results-dir")
         results = Path(study.user_attrs["results"]).parent
-    return StoredStudy(study, find_study_folder(results, name, study.user_attrs["uuid"]))
+    return StoredStudy(study, find_study_folder(results, name, uuid_in(study.user_attrs)))
 
 
 def find_trial(stored: StoredStudy, which: str) -> FrozenTrial:
@@ -145,7 +146,7 @@ def read_trial(stored: StoredStudy, which: str, data_dir: Path) -> StoredTrial:
         StudyError, DatasetError: no such trial, a file is missing or damaged, or the data is another.
     """
     number = find_trial(stored, which).number
-    settings = read_settings(stored.folder, number)
+    settings = read_record(trial_folder(stored.folder, number) / SETTINGS, TrialSettings)
     data = _same_data(stored, settings, data_dir)
     policies = tuple(split_folder(stored.folder, number, fold.index) / BEST_POLICY for fold in data.folds)
     missing = [path for path in policies if not path.exists()]
@@ -158,21 +159,6 @@ def read_trial(stored: StoredStudy, which: str, data_dir: Path) -> StoredTrial:
     for path in policies:
         _check_policy(trial, path)
     return trial
-
-
-def read_settings(folder: Path, number: int) -> dict[str, Any]:
-    """What a trial was run with."""
-    path = trial_folder(folder, number) / "settings.json"
-    try:
-        settings = json.loads(path.read_text())
-        missing = [part for part in ("train", "env", "data", "folds") if part not in settings]
-    except FileNotFoundError as error:
-        raise StudyError(f"{path} does not exist") from error
-    except (ValueError, TypeError) as error:
-        raise StudyError(f"{path} cannot be read: {error}") from error
-    if missing:
-        raise StudyError(f"{path} does not say {missing[0]}")
-    return settings
 
 
 # ------------------------------------------------------------------------------------------------------- evaluating
@@ -220,26 +206,26 @@ def _kept_blocks(trial: StoredTrial, fold: Fold) -> dict[int, int]:
 
 
 # ---------------------------------------------------------------------------------------------------------- checks
-def _same_data(stored: StoredStudy, settings: Mapping[str, Any], data_dir: Path) -> FoldedData:
+def _same_data(stored: StoredStudy, settings: TrialSettings, data_dir: Path) -> FoldedData:
     """The folds the trial was run on; other data is refused."""
-    wanted, known = settings["data"], stored.identity["data_sha256"]
-    timeframe = settings.get("sampled", {}).get("timeframe") or next(iter(known))
+    wanted = settings.data
+    timeframe = settings.timeframe or next(iter(stored.identity.data_sha256))
     folder = data_dir
     if stored.plan.mode != "multi-timeframe" and not (data_dir / "manifest.json").exists():
         inside = data_dir / timeframe  # as the trainer's --timeframe chooses in a folder of several
         folder = inside if (inside / "manifest.json").exists() else data_dir
-    found = {d.timeframe: d for d in load_study_data(folder, None, wanted["tickers"], stored.plan)}
+    found = {d.timeframe: d for d in load_study_data(folder, None, wanted.tickers, stored.plan)}
     data = found.get(timeframe)
-    if data is None or data.dataset.sha256 != wanted["sha256"]:
+    if data is None or data.dataset.sha256 != wanted.sha256:
         here = "no such bars" if data is None else f"{data.dataset.label}, sha256 {data.dataset.sha256[:12]}"
         raise StudyError(
             f"{data_dir} is not the data of study {stored.study.study_name}: {timeframe} is {here}; the study stands "
-            f"on {wanted['label']}, sha256 {wanted['sha256'][:12]}; give its --data-dir"
+            f"on {wanted.label}, sha256 {wanted.sha256[:12]}; give its --data-dir"
         )
-    if json.loads(json.dumps([vars(fold) for fold in data.folds])) != settings["folds"]:
+    if tuple(FoldBars(**vars(fold)) for fold in data.folds) != settings.folds:
         raise StudyError(
             f"study {stored.study.study_name}: this version of the code divides the data otherwise than "
-            f"{settings.get('code_version', 'the one it was made by')}; use that one"
+            f"{settings.code_version or 'the one it was made by'}; use that one"
         )
     return data
 
@@ -250,7 +236,7 @@ def _check_policy(trial: StoredTrial, path: Path) -> None:
         facts = policy_facts(path)
     except ValueError as error:
         raise StudyError(str(error)) from error
-    expected = {"study": trial.settings["study"], "trial": trial.number, "data_sha256": trial.data.dataset.sha256}
+    expected = {"study": trial.settings.study, "trial": trial.number, "data_sha256": trial.data.dataset.sha256}
     for name, value in expected.items():
         if facts.get(name) != value:
             raise StudyError(f"{path} does not belong to trial {trial.number}: its {name} is {facts.get(name)}")
@@ -259,4 +245,4 @@ def _check_policy(trial: StoredTrial, path: Path) -> None:
 def own_data_dir(stored: StoredStudy) -> Path:
     """Where the study read its data, or the repository's folder for its timeframe."""
     known = stored.study.user_attrs.get(DATA_DIR)
-    return Path(known) if known else ROOT / "data" / next(iter(stored.identity["data_sha256"]))
+    return Path(known) if known else ROOT / "data" / next(iter(stored.identity.data_sha256))

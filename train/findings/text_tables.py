@@ -36,15 +36,6 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
     write_whole(path, buffer.getvalue().encode())
 
 
-def plain(value: Any) -> Any:
-    """Nested values for JSON: what is not a finite number is null."""
-    if isinstance(value, Mapping):
-        return {name: plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return None if _is_undefined(value) else value
-
-
 def _is_undefined(value: object) -> bool:
     return value is None or (isinstance(value, float) and not math.isfinite(value))
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import optuna
 import torch
@@ -25,13 +26,17 @@ from torch import Tensor
 from market.names import counted
 from train.evaluator import EpisodeRecord, evaluate_policies
 from train.findings.returns import timeframe_of
+from train.records.account import Metrics
+from train.records.attributes import uuid_in
+from train.records.codec import plain, read_record, with_null, write_json
 from train.records.errors import StudyError
-from train.records.results import about, read_json, write_json
+from train.records.provenance import code_version
+from train.records.stored import Made
 from train.study.eligibility import agents_of
 from train.study.folds import Fold, FoldedData
 from train.study.search_space import MAX_LOOKBACK
 from train.study.search_tables import TABLES
-from train.study.split import agent_metrics, equal_weight_metrics, figures_json
+from train.study.split import agent_metrics, equal_weight_metrics
 from train.study.venue import venue_env
 from train.validation.splits import Segments, with_warmup
 
@@ -58,6 +63,30 @@ class ConstantBand:
         lo, hi = list(self.lo), list(self.hi)
         lo[coin] = hi[coin] = 0.0
         return ConstantBand(tuple(lo), tuple(hi))
+
+
+class YardstickSplit(msgspec.Struct, frozen=True):
+    """What needs no learning, on the test bars of one split."""
+
+    fold: int
+    band: ConstantBand
+    constant_band: Metrics = msgspec.field(name=CONSTANT_BAND)
+    equal_weight: Metrics = msgspec.field(name=EQUAL_WEIGHT)
+
+
+class YardsticksOfBars(msgspec.Struct, frozen=True):
+    """The yardsticks of one data set."""
+
+    env: dict[str, Any]
+    tickers: tuple[str, ...]
+    splits: tuple[YardstickSplit, ...]
+
+
+class YardsticksFile(msgspec.Struct, frozen=True):
+    """`yardsticks.json`."""
+
+    uuid: str
+    timeframes: dict[str, YardsticksOfBars]
 
 
 @dataclass(frozen=True)
@@ -169,31 +198,29 @@ def band_env(data: FoldedData, volume_30d: float | None) -> dict[str, Any]:
     return fixed | {"lookback": 1} | venue_env(data.dataset, volume_30d, fixed["rules"])
 
 
-def compute(data: FoldedData, volume_30d: float | None, gpu_id: int = -1) -> dict[str, Any]:
+def compute(data: FoldedData, volume_30d: float | None, gpu_id: int = -1) -> YardsticksOfBars:
     """The yardsticks of one data set, as `yardsticks.json` keeps them."""
     env, per_year = band_env(data, volume_30d), data.dataset.bars_per_year
     bands = choose_bands(data, env, gpu_id)
     by_fold = trade_bands(bands, [fold.test for fold in data.folds], data, env, gpu_id)
     splits = []
     for fold, band, records in zip(data.folds, bands, by_fold, strict=True):
-        figures = {"agent": asdict(agent_metrics(records, per_year)),
-                   "equal_weight": asdict(equal_weight_metrics(records, per_year))}  # fmt: skip
-        plain = figures_json(figures)
-        splits.append({"fold": fold.index, "band": asdict(band), CONSTANT_BAND: plain["agent"],
-                       EQUAL_WEIGHT: plain["equal_weight"]})  # fmt: skip
-    return {"env": env, "tickers": list(data.dataset.tickers), "splits": splits}
+        bought = agent_metrics(records, per_year)
+        splits.append(YardstickSplit(fold.index, band, bought, equal_weight_metrics(records, per_year)))
+    return YardsticksOfBars(env, tuple(data.dataset.tickers), tuple(splits))
 
 
 def write_yardsticks(
     study: optuna.Study, folder: Path, data: Sequence[FoldedData], volume_30d: float | None, gpu_id: int = -1
 ) -> None:
     """Compute and keep the yardsticks of a study that does not have them; a failure is logged and raises nothing."""
-    path, uuid = folder / YARDSTICKS_FILE, study.user_attrs.get("uuid", "")
+    path, uuid = folder / YARDSTICKS_FILE, uuid_in(study.user_attrs)
     if path.exists():
         return
     try:
-        known = about(study=study.study_name, uuid=uuid, trial=None, data_sha256=data[0].dataset.sha256, seed=None)
-        write_json(path, known | {"timeframes": {d.timeframe: compute(d, volume_30d, gpu_id) for d in data}})
+        made = Made(study.study_name, uuid, None, data[0].dataset.sha256, None, code_version())
+        timeframes = {d.timeframe: compute(d, volume_30d, gpu_id) for d in data}
+        write_json(path, with_null(plain(made) | {"timeframes": plain(timeframes)}))
     except YARDSTICK_ERRORS as error:
         logger.error("yardsticks: not computed: %s: %s", type(error).__name__, str(error).strip() or "no message")
         logger.debug("yardsticks", exc_info=True)
@@ -202,22 +229,22 @@ def write_yardsticks(
 def read_yardsticks(study: optuna.Study, folder: Path) -> list[Yardstick]:
     """The yardsticks beside the study's completed trials; empty where they were not computed or are another study's."""
     try:
-        content = read_json(folder / YARDSTICKS_FILE)
+        content = read_record(folder / YARDSTICKS_FILE, YardsticksFile)
     except StudyError:
         return []
-    if content.get("uuid") != study.user_attrs.get("uuid", ""):
+    if content.uuid != uuid_in(study.user_attrs):
         return []
-    return beside(study, content["timeframes"])
+    return beside(study, content.timeframes)
 
 
-def beside(study: optuna.Study, timeframes: Mapping[str, Mapping[str, Any]]) -> list[Yardstick]:
+def beside(study: optuna.Study, timeframes: Mapping[str, YardsticksOfBars]) -> list[Yardstick]:
     """Every yardstick against the completed trials; each trial meets the yardstick of its own timeframe."""
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     trials = [t for t in done if timeframe_of(study, t) in timeframes and agents_of(t.user_attrs)]
     found = []
     for name in (EQUAL_WEIGHT, CASH, CONSTANT_BAND):
-        returns = {tf: _mean(known["splits"], name, "total_return") for tf, known in timeframes.items()}
-        sharpes = [_mean(known["splits"], name, "sharpe") for known in timeframes.values()]
+        returns = {tf: _mean(known.splits, name, "total_return") for tf, known in timeframes.items()}
+        sharpes = [_mean(known.splits, name, "sharpe") for known in timeframes.values()]
         beaten = [t for t in trials if mean_return(t) > returns[timeframe_of(study, t)]]
         found.append(Yardstick(name, _average(returns.values()), _average(sharpes), len(beaten), len(trials)))
     return found
@@ -225,17 +252,18 @@ def beside(study: optuna.Study, timeframes: Mapping[str, Mapping[str, Any]]) -> 
 
 def mean_return(trial: FrozenTrial) -> float:
     """Total return on the test bars, mean over the trial's splits; nan where it is not known."""
-    return _average(a.get("total_return", math.nan) for a in agents_of(trial.user_attrs))
+    return _average(a.total_return for a in agents_of(trial.user_attrs))
 
 
-def _mean(splits: Sequence[Mapping[str, Any]], name: str, figure: str) -> float:
+def _mean(splits: Sequence[YardstickSplit], name: str, figure: str) -> float:
     if name == CASH:
         return 0.0 if figure == "total_return" else math.nan
-    return _average(split[name].get(figure) for split in splits)
+    figures = [split.constant_band if name == CONSTANT_BAND else split.equal_weight for split in splits]
+    return _average(getattr(each, figure) for each in figures)
 
 
-def _average(values: Any) -> float:
-    known = [math.nan if value is None else float(value) for value in values]
+def _average(values: Iterable[float]) -> float:
+    known = list(values)
     return float(np.mean(known)) if known else math.nan
 
 

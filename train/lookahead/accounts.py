@@ -208,7 +208,7 @@ def analyse_env(
     env_params: Mapping[str, Any],
     n_cuts: int,
     seed: int,
-    on_run: Callable[[], None] = lambda: None,
+    on_run: Callable[[], object] = lambda: None,
 ) -> EnvReport:
     """Trade one segment as it is and with other futures.
 

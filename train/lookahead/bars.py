@@ -105,7 +105,7 @@ def analyse_bars(
     max_fill_bars: int,
     n_cuts: int,
     seed: int,
-    on_run: Callable[[], None] = lambda: None,
+    on_run: Callable[[], object] = lambda: None,
 ) -> tuple[Dataset, BarsReport]:
     """Build the dataset from the bars as they are, then with other futures, and compare.
 

@@ -66,7 +66,7 @@ def analyse_trading(
     n_steps: int,
     n_cuts: int,
     seed: int,
-    on_run: Callable[[], None] = lambda: None,
+    on_run: Callable[[], object] = lambda: None,
 ) -> TradingReport:
     """Trade a stretch of the longest segment in every environment, and again with other futures.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 DEFAULT_STORAGE = "sqlite:///databases/optuna_cappuccino.db"  # in the repository
+UUID = "uuid"  # of the study
 IDENTITY, FAILURE, WORKER, RETRY_OF, KILLS = "identity", "failure", "worker", "retry_of", "kills"
 CODE_VERSION = "code_version"
 DATA_DIR = "data_dir"  # where the study read its data last

@@ -25,24 +25,19 @@ Every file is whole or not there.
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from market.files import write_whole
+from train.records.codec import read_record, reason_of, write_json
 from train.records.errors import StudyError
 from train.records.keys import OWNER_FILE
-from train.records.provenance import code_version
-
-if TYPE_CHECKING:  # loads torch, which who only looks at a study does without
-    pass
+from train.records.stored import StudyFile
 
 EQUITY_COLUMNS = ("segment", "bar", "time_s", "equity", "benchmark_equity", "exposure", "turnover", "fees", "trades")
 # What a missing, cut off or damaged file of arrays raises.
@@ -52,21 +47,25 @@ UNREADABLE = (
 )  # fmt: skip
 
 
-def study_folder(results: Path, name: str, study_uuid: str, about: Mapping[str, Any] | None = None) -> Path:
+def study_folder(results: Path, about: StudyFile, is_renewed: bool = True) -> Path:
     """The study's own folder, made on first use.
 
     A folder left by another study of that name (its database was moved, say) is never written to: the new one gets the
-    beginning of its own id behind the name. `about` is written into study.json beside the owner.
+    beginning of its own id behind the name.
+
+    Args:
+        results: holds the folders of studies.
+        about: written into study.json.
+        is_renewed: also where the file is there already.
     """
-    owner = {"study": name, "uuid": study_uuid}
-    for folder in (results / name, results / f"{name}-{study_uuid[:8]}"):
+    for folder in (results / about.study, results / f"{about.study}-{about.uuid[:8]}"):
         is_new = not folder.exists() or not any(folder.iterdir())
-        if not is_new and not _is_owned(folder / OWNER_FILE, owner):
+        if not is_new and not _is_owned(folder / OWNER_FILE, about.study, about.uuid):
             continue
-        if is_new or about is not None:
-            write_json(folder / OWNER_FILE, owner | dict(about or {}))
+        if is_new or is_renewed:
+            write_json(folder / OWNER_FILE, about)
         return folder
-    raise StudyError(f"{results / name}: holds results of another study; move it away")
+    raise StudyError(f"{results / about.study}: holds results of another study; move it away")
 
 
 def refuse_unwritable(results: Path) -> None:
@@ -88,20 +87,19 @@ def find_study_folder(results: Path, name: str, study_uuid: str) -> Path:
     Raises:
         StudyError: no folder of this study.
     """
-    owner = {"study": name, "uuid": study_uuid}
     for folder in (results / name, results / f"{name}-{study_uuid[:8]}"):
-        if _is_owned(folder / OWNER_FILE, owner):
+        if _is_owned(folder / OWNER_FILE, name, study_uuid):
             return folder
     raise StudyError(f"{results} has no results of study {name}; say where they are with --results-dir")
 
 
-def _is_owned(path: Path, owner: Mapping[str, str]) -> bool:
-    """Whether the file names this owner, whatever else it says."""
+def _is_owned(path: Path, name: str, study_uuid: str) -> bool:
+    """Whether the file names this study, whatever else it says."""
     try:
-        content = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+        owner = read_record(path, StudyFile)
+    except StudyError:
         return False
-    return isinstance(content, dict) and owner.items() <= content.items()
+    return (owner.study, owner.uuid) == (name, study_uuid)
 
 
 def artifacts_folder(study_folder: Path) -> Path:
@@ -119,28 +117,6 @@ def split_folder(study_folder: Path, trial_number: int, fold: int) -> Path:
     return trial_folder(study_folder, trial_number) / f"split_{fold}"
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write plain values, whole or not at all."""
-    write_whole(path, (json.dumps(content, indent=1, default=plain_value) + "\n").encode())
-
-
-def about(
-    *, study: str, uuid: str, trial: int | None, data_sha256: str, seed: int | None, **more: Any
-) -> dict[str, Any]:
-    """What every file of figures begins with: what made it, from what.
-
-    Args:
-        study: its name.
-        uuid: its id.
-        trial: the figures' trial.
-        data_sha256: of the bars they stand on.
-        seed: of the study; of a split's result, that it was trained from.
-        more: further facts.
-    """
-    known = {"study": study, "uuid": uuid, "trial": trial, "data_sha256": data_sha256, "seed": seed}
-    return known | {"code_version": code_version()} | more
-
-
 def read_equity(path: Path, names: Sequence[str] = EQUITY_COLUMNS) -> dict[str, np.ndarray]:
     """These columns of an equity file, all (M,).
 
@@ -155,27 +131,6 @@ def read_equity(path: Path, names: Sequence[str] = EQUITY_COLUMNS) -> dict[str, 
     if len({column.shape for column in columns.values()}) > 1:
         raise StudyError(f"{path} is damaged: its columns differ in length; restore the study's results")
     return columns
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The content of a file of ours.
-
-    Raises:
-        StudyError: missing or damaged; names the file.
-    """
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise StudyError(f"{path} cannot be read ({reason_of(error)}); restore the study's results") from error
-    if not isinstance(content, dict):
-        raise StudyError(f"{path} cannot be read (it holds no named values); restore the study's results")
-    return content
-
-
-def reason_of(error: Exception) -> str:
-    """Why a file could not be read, without its name, in one line."""
-    text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-    return text.partition("\n")[0]
 
 
 def closes_file(study_folder: Path, timeframe: str) -> Path:
@@ -221,12 +176,3 @@ def read_filled(study_folder: Path, timeframe: str, sha256: str) -> np.ndarray |
         if str(file["sha256"]) != sha256:
             raise StudyError(f"{path}: closes of other data than the trial's")
         return file.get("filled")
-
-
-def plain_value(value: object) -> Any:
-    """NumPy scalars and paths as JSON values; nan stays nan."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON")

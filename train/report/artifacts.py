@@ -26,8 +26,11 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.exceptions import StorageInternalError
 
 from train.findings.returns import Columns
+from train.records.attributes import splits_in
+from train.records.codec import read_record
 from train.records.keys import SETTINGS
-from train.records.results import artifacts_folder, read_equity, read_json, split_folder, trial_folder
+from train.records.results import artifacts_folder, read_equity, split_folder, trial_folder
+from train.records.stored import SplitFigures, TrialSettings
 from train.report.band_picture import band_figure
 from train.report.charts import AGENT, EQUAL, INK, STYLE, thinned
 from train.report.curves import UNREADABLE, accounts, compounded, held
@@ -90,10 +93,10 @@ def band_of_trial(study_folder: Path, trial_number: int, user_attrs: Mapping[str
     Raises:
         StudyError, OSError, ValueError: a file that is missing or damaged.
     """
-    split = next((k for k in _splits(user_attrs) if _band_path(study_folder, trial_number, k).is_file()), None)
+    split = next((k for k in splits_in(user_attrs) if _band_path(study_folder, trial_number, k).is_file()), None)
     if split is None:
         return None
-    settings = read_json(trial_folder(study_folder, trial_number) / SETTINGS)
+    settings = read_record(trial_folder(study_folder, trial_number) / SETTINGS, TrialSettings)
     curves = read_band(study_folder, _band_path(study_folder, trial_number, split), settings)
     title = f"Trial {trial_number}, split {split}: band and held weight on the test blocks, blocks joined"
     return band_figure(curves, "\n".join([title, str(user_attrs.get("data_label", ""))]))
@@ -103,19 +106,14 @@ def _band_path(study_folder: Path, trial_number: int, split: int) -> Path:
     return split_folder(study_folder, trial_number, split) / BAND_FILE
 
 
-def _splits(user_attrs: Mapping[str, Any]) -> list[int]:
-    """Numbers of the splits that have finished."""
-    names = (key.removeprefix("split_") for key in user_attrs if key.startswith("split_"))
-    return sorted(int(name) for name in names if name.isdigit())
-
-
 def equity_figure(study_folder: Path, trial_number: int, user_attrs: Mapping[str, Any]) -> Figure | None:
     """Agent against equal weight on the test blocks of every split that has finished, each block from 1; None of none.
 
     Raises:
         OSError, ValueError, KeyError: an equity file that is damaged.
     """
-    paths = {fold: split_folder(study_folder, trial_number, fold) / "equity.npz" for fold in _splits(user_attrs)}
+    figures = splits_in(user_attrs)
+    paths = {fold: split_folder(study_folder, trial_number, fold) / "equity.npz" for fold in figures}
     drawn = [fold for fold in sorted(paths) if paths[fold].is_file()][:MOST_PANELS]
     if not drawn:
         return None
@@ -131,7 +129,7 @@ def equity_figure(study_folder: Path, trial_number: int, user_attrs: Mapping[str
         FigureCanvasAgg(figure)
         panels = list(figure.subplots(n_rows, n_columns, sharey=True, squeeze=False).flat)
         for axes, fold in zip(panels, drawn, strict=False):
-            axes.set_title(f"split {fold}: {_excess_text(user_attrs[f'split_{fold}'])}")
+            axes.set_title(f"split {fold}: {_excess_text(figures[fold])}")
             _draw_split(axes, accounts(read_equity(paths[fold])))
         for axes in panels[len(drawn) :]:
             axes.set_axis_off()
@@ -155,12 +153,11 @@ def _draw_split(axes: Axes, blocks: Sequence[Columns]) -> None:
     axes.xaxis.set_ticks([])
 
 
-def _excess_text(figures: Mapping[str, Any]) -> str:
-    agent, held = figures["agent"]["sharpe"], figures["equal_weight"]["sharpe"]
-    share = figures.get("of_hindsight")  # not known of results of an earlier version
+def _excess_text(split: SplitFigures) -> str:
+    share = split.of_hindsight  # not known of results of an earlier version
     beside = "" if share is None else f"; {100.0 * share:.2g} % of hindsight"
-    return f"Sharpe {_sharpe(agent)}, equal weight {_sharpe(held)}{beside}"
+    return f"Sharpe {_sharpe(split.agent.sharpe)}, equal weight {_sharpe(split.equal_weight.sharpe)}{beside}"
 
 
-def _sharpe(value: float | None) -> str:
-    return "not defined" if value is None else f"{value:.2f}"
+def _sharpe(value: float) -> str:
+    return f"{value:.2f}" if math.isfinite(value) else "not defined"

@@ -6,14 +6,13 @@ is left out and the page says so.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import optuna
@@ -27,10 +26,24 @@ from market.times import utc_text
 from train.findings.captured import Captured, captured, planted_recipe
 from train.findings.returns import read_returns, timeframe_of
 from train.findings.yardsticks import read_yardsticks
+from train.records.account import Metrics
+from train.records.attributes import identity_in, splits_in, uuid_in
+from train.records.codec import read_record, with_null
 from train.records.errors import StudyError
-from train.records.keys import CODE_VERSION, COMMAND, IDENTITY, SCORE_FILE
+from train.records.keys import CODE_VERSION, COMMAND, OWNER_FILE, SCORE_FILE, SETTINGS
 from train.records.provenance import code_version
 from train.records.results import split_folder, trial_folder
+from train.records.stored import (
+    FoldBars,
+    HoldoutScore,
+    Identity,
+    PolicyScore,
+    Rules,
+    SplitFigures,
+    StudyFile,
+    TrialSettings,
+    VenueTerms,
+)
 from train.report.band_picture import BandView
 from train.report.curves import read_market, read_split, tested_paths
 from train.report.page import FigureRow, Page, Verdict, render
@@ -42,11 +55,13 @@ from train.study.band_file import BAND_FILE, read_band
 from train.study.eligibility import NO_SIGNAL, best_trial, has_no_signal, why_no_best
 from train.study.holdout_figures import is_passed
 from train.study.progress import shown
-from train.study.split import ATTAINABLE
+from train.study.split import ATTAINABLE, NOT_OF_EQUAL_WEIGHT, RESULT
 from train.study.split_plan import COMBINATORIAL_MODES
-from train.validation.metrics import Metrics
+from train.validation.splits import bars_in
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 REPORT_FILE = "report.html"
 UNKNOWN = "not written down"
@@ -99,18 +114,18 @@ def collect(study: optuna.Study, folder: Path) -> Page:
     """Everything the page says."""
     trials = study.get_trials(deepcopy=False)
     best = best_trial(study)
-    settings = read_json(trial_folder(folder, best.number) / "settings.json") if best is not None else {}
+    settings = None if best is None else found(trial_folder(folder, best.number) / SETTINGS, TrialSettings)
     base = Page(
         name=study.study_name,
         kind=_kind(folder, trials),
         law=_law(study),
         facts=_facts(study, folder, trials, settings),
         verdict=_no_verdict(study, trials),
-        holdout=holdout_text(study, read_json(folder / SCORE_FILE), best),
+        holdout=holdout_text(study, found(folder / SCORE_FILE, HoldoutScore), best),
         best=None if best is None else best.number,
         trials=trial_views(trials),
         yardsticks=tuple(read_yardsticks(study, folder)),
-        left_out=_left_out(study, settings, trials),
+        left_out=_left_out(study, trials),
         command=str(study.user_attrs.get(COMMAND, "")),
         made=f"Written {utc_text(time.time())} UTC by code version {code_version()}; one file, complete in itself.",
     )
@@ -123,16 +138,16 @@ def _with_best(
     folder: Path,
     trials: Sequence[FrozenTrial],
     best: FrozenTrial,
-    settings: Mapping[str, Any],
+    settings: TrialSettings | None,
 ) -> Page:
     timeframe = timeframe_of(study, best)
     seconds = timeframe_seconds(timeframe)
     per_year = 365.0 * 86_400.0 / seconds
-    folds = settings.get("folds", [])
+    folds = settings.folds if settings else ()
     known = {i: read_split(folder, best.number, i) for i in sorted(best.intermediate_values)}
     splits = {i: columns for i, columns in known.items() if columns is not None}
     note, paths = "The best trial's settings.json is missing or damaged, so its paths are not known.", []
-    market = read_market(folder, timeframe, settings) if folds and splits else None
+    market = read_market(folder, timeframe, settings) if settings and splits else None
     if folds and splits:
         paths, note = tested_paths(splits, folds, market, per_year)
     verdict = _verdict(study, folder, best, is_whole=len(splits) == (len(folds) or len(known)) > 0)
@@ -161,11 +176,13 @@ def _with_best(
     )
 
 
-def _band_view(folder: Path, best: FrozenTrial, settings: Mapping[str, Any], splits: Sequence[int]) -> BandView | None:
+def _band_view(
+    folder: Path, best: FrozenTrial, settings: TrialSettings | None, splits: Sequence[int]
+) -> BandView | None:
     """The band of the first split that has one."""
     for i in splits:
         path = split_folder(folder, best.number, i) / BAND_FILE
-        if path.is_file():
+        if settings is not None and path.is_file():
             try:
                 return BandView(f"Trial {best.number}, split {i}", read_band(folder, path, settings))
             except StudyError as error:
@@ -173,23 +190,22 @@ def _band_view(folder: Path, best: FrozenTrial, settings: Mapping[str, Any], spl
     return None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A file of ours; empty where it is missing or damaged, which is logged."""
+def found(path: Path, type_: type[T]) -> T | None:
+    """A record of ours; None where the file is missing, or damaged, which is logged."""
+    if not path.exists():
+        return None
     try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        logger.warning("report: %s: not used: %s", path, error)
-        return {}
-    return content if isinstance(content, dict) else {}
+        return read_record(path, type_)
+    except StudyError as error:
+        logger.warning("report: not used: %s", error)
+        return None
 
 
 # --------------------------------------------------------------------------------------------------------------- header
 def _kind(folder: Path, trials: Sequence[FrozenTrial]) -> str:
     said = [t.user_attrs["synthetic"] for t in trials if "synthetic" in t.user_attrs]
-    written = read_json(folder / "study.json").get("synthetic")
-    said += [written] if isinstance(written, bool) else []
+    written = found(folder / OWNER_FILE, StudyFile)
+    said += [written.synthetic] if written and written.synthetic is not None else []
     if not said:
         return "UNKNOWN"
     return "SYNTHETIC" if any(said) else "REAL"
@@ -202,80 +218,75 @@ def _law(study: optuna.Study) -> str:
 
 
 def _facts(
-    study: optuna.Study, folder: Path, trials: Sequence[FrozenTrial], settings: Mapping[str, Any]
+    study: optuna.Study, folder: Path, trials: Sequence[FrozenTrial], settings: TrialSettings | None
 ) -> tuple[tuple[str, str], ...]:
-    identity = study.user_attrs.get(IDENTITY, {})
-    rules = settings.get("env_resolved") or identity.get("simulator rules", {})
-    plan, run, venue = (identity.get(part, {}) for part in ("splits", "run", "venue"))
-    about = read_json(folder / "study.json").get("data", [])
-    labels = study.user_attrs.get("data") or [d.get("data_label", "") for d in about]
+    identity, about = identity_in(study.user_attrs), found(folder / OWNER_FILE, StudyFile)
+    rules = (settings and settings.env_resolved) or (identity and identity.simulator_rules)
+    labels = study.user_attrs.get("data") or [d.data_label for d in (about.data if about else ())]
     states = Counter(STATES[t.state] for t in trials)
     versions = sorted({t.user_attrs[CODE_VERSION] for t in trials if CODE_VERSION in t.user_attrs})
-    hashes = identity.get("data_sha256", {})
+    hashes = identity.data_sha256 if identity else {}
     facts = [("data", label) for label in labels]
     facts += [(f"sha256 of the {name} data", digest) for name, digest in hashes.items()]
     facts += [
-        ("coins", ", ".join(settings.get("data", {}).get("tickers", [])) or _coins(folder, hashes)),
+        ("coins", ", ".join(settings.data.tickers if settings else _coins(folder)) or UNKNOWN),
         ("timeframe", ", ".join(hashes) or UNKNOWN),
         ("trials", ", ".join(f"{states[s]} {s}" for s in STATES.values() if states[s]) or "none"),
-        ("splits", _plan_text(plan)),
+        ("splits", _plan_text(identity)),
         ("fee, buying and selling", _fees_text(rules)),
-        ("slippage", f"{rules['slippage_rate']:.2%} of every order" if "slippage_rate" in rules else UNKNOWN),
-        ("venue", _venue_text(venue)),
-        ("capital", f"{rules['initial_capital']:,.0f} at each start" if "initial_capital" in rules else UNKNOWN),
-        ("seeds", _seeds_text(run, settings)),
-        ("environments", str(run.get("n_envs", UNKNOWN))),
+        ("slippage", f"{rules.slippage_rate:.2%} of every order" if rules else UNKNOWN),
+        ("venue", _venue_text(identity.venue if identity else None)),
+        ("capital", f"{rules.initial_capital:,.0f} at each start" if rules else UNKNOWN),
+        ("seeds", _seeds_text(identity, settings)),
+        ("environments", str(identity.run.n_envs) if identity else UNKNOWN),
         ("code version", ", ".join(versions) or UNKNOWN),
     ]  # fmt: skip
     return tuple((name, str(text)) for name, text in facts)
 
 
-def _coins(folder: Path, hashes: Mapping[str, str]) -> str:
-    rules = [
-        read_json(path).get("data", {}).get("tickers", []) for path in sorted(folder.glob("trial_*/settings.json"))
-    ]
-    return ", ".join(next((r for r in rules if r), [])) or UNKNOWN
+def _coins(folder: Path) -> tuple[str, ...]:
+    """Of the first trial that says it."""
+    read = (found(path, TrialSettings) for path in sorted(folder.glob("trial_*/settings.json")))
+    return next((settings.data.tickers for settings in read if settings), ())
 
 
-def _plan_text(plan: Mapping[str, Any]) -> str:
-    if not plan:
+def _plan_text(identity: Identity | None) -> str:
+    if identity is None:
         return UNKNOWN
-    if plan.get("mode") not in COMBINATORIAL_MODES:
-        return f"{plan.get('mode')}, {plan.get('num_paths')} splits"
-    text = f"{plan.get('mode')}, {plan.get('num_paths')} paths"
-    return text + (f", {counted(plan['k_test_groups'], 'group')} tested together" if plan.get("k_test_groups") else "")
+    plan = identity.plan
+    if plan.mode not in COMBINATORIAL_MODES:
+        return f"{plan.mode}, {plan.num_paths} splits"
+    return f"{plan.mode}, {plan.num_paths} paths, {counted(plan.k_test_groups, 'group')} tested together"
 
 
-def _fees_text(rules: Mapping[str, Any]) -> str:
-    if "buy_fee_rate" not in rules:
+def _fees_text(rules: Rules | None) -> str:
+    if rules is None:
         return UNKNOWN
-    return f"{rules['buy_fee_rate']:.3%} and {rules['sell_fee_rate']:.3%} of notional"
+    return f"{rules.buy_fee_rate:.3%} and {rules.sell_fee_rate:.3%} of notional"
 
 
-def _venue_text(venue: Mapping[str, Any]) -> str:
-    if not venue:
+def _venue_text(venue: VenueTerms | None) -> str:
+    if venue is None:
         return UNKNOWN
     return (
-        f"{venue.get('name')}, {venue.get('volume_30d', 0.0):,.0f} USD traded in 30 days; order rules of "
-        f"{venue.get('order_rules_as_of')}, fees of {venue.get('fees_as_of')}"
+        f"{venue.name}, {venue.volume_30d:,.0f} USD traded in 30 days; order rules of {venue.order_rules_as_of}, fees "
+        f"of {venue.fees_as_of}"
     )
 
 
-def _seeds_text(run: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    of_splits = settings.get("train", {}).get("seed", [])
-    text = f"study {run.get('seed', UNKNOWN)}"
+def _seeds_text(identity: Identity | None, settings: TrialSettings | None) -> str:
+    of_splits = settings.split_seeds if settings else ()
+    text = f"study {identity.run.seed if identity else UNKNOWN}"
     return text + (f"; splits {', '.join(map(str, of_splits))}" if of_splits else "")
 
 
-def _left_out(study: optuna.Study, settings: Mapping[str, Any], trials: Sequence[FrozenTrial]) -> tuple[str, ...]:
-    plan = study.user_attrs.get(IDENTITY, {}).get("splits", {})
-    texts = []
-    for name, part in plan.items():
-        if isinstance(part, dict) and "purge_bars" in part:
-            texts.append(
-                f"{name}: {part['purge_bars']} bars are purged on both sides of every test block, and "
-                f"{part['embargo_bars']} more are embargoed after it; they neither train nor test that split."
-            )
+def _left_out(study: optuna.Study, trials: Sequence[FrozenTrial]) -> tuple[str, ...]:
+    identity, texts = identity_in(study.user_attrs), []
+    for name, part in (identity.purges if identity else {}).items():
+        texts.append(
+            f"{name}: {part.purge_bars} bars are purged on both sides of every test block, and {part.embargo_bars} "
+            "more are embargoed after it; they neither train nor test that split."
+        )
     pruned = sum(t.state == TrialState.PRUNED for t in trials)
     if pruned:
         texts.append(
@@ -284,37 +295,36 @@ def _left_out(study: optuna.Study, settings: Mapping[str, Any], trials: Sequence
     failed = sum(t.state == TrialState.FAIL for t in trials)
     if failed:
         texts.append(f"Failed trials ({failed}) count nowhere.")
-    if plan.get("mode") in TRAINS_ON_LATER_BARS:
+    if identity is not None and identity.plan.mode in TRAINS_ON_LATER_BARS:
         texts.append(
-            f"In mode {plan['mode']} a policy also trains on bars after its test block, which nobody can who trades; "
-            "rolling and expanding train on earlier bars only, and the hold-out comes after all of them."
+            f"In mode {identity.plan.mode} a policy also trains on bars after its test block, which nobody can who "
+            "trades; rolling and expanding train on earlier bars only, and the hold-out comes after all of them."
         )
     return tuple(texts)
 
 
 # --------------------------------------------------------------------------------------------------- trials and figures
-def _split_rows(
-    folder: Path, best: FrozenTrial, folds: Sequence[Mapping[str, Any]], bar_seconds: int
-) -> list[FigureRow]:
+def _split_rows(folder: Path, best: FrozenTrial, folds: Sequence[FoldBars], bar_seconds: int) -> list[FigureRow]:
     """From each split's result.json, or the study's copy of it."""
-    rows, days = [], {f["index"]: sum(b - a for a, b in f["test"]) * bar_seconds / DAY_S for f in folds}
+    rows, days = [], {f.index: bars_in(f.test) * bar_seconds / DAY_S for f in folds}
     for i in sorted(best.intermediate_values):
-        file = read_json(split_folder(folder, best.number, i) / "result.json")
-        found = file if "agent" in file else best.user_attrs.get(f"split_{i}", {})
-        if "agent" in found:
-            figures = found["agent"] | _beside(found), _kept(found["equal_weight"])
-            rows.append(FigureRow(f"split {i}", *figures, days.get(i, 0.0)))
+        file = found(split_folder(folder, best.number, i) / RESULT, SplitFigures)
+        figures = file or splits_in(best.user_attrs).get(i)
+        if figures is not None:
+            rows.append(FigureRow(f"split {i}", *_figures(figures), days.get(i, 0.0)))
     return rows
 
 
-def _beside(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The agent's figures that stand beside those of the account; one that an earlier version lacks is left out."""
-    return {"excess_sharpe": found.get("excess_sharpe")} | {n: found[n] for n in ATTAINABLE if n in found}
+def _figures(scored: SplitFigures | PolicyScore) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of the agent, with what stands beside it, and of equal weight; what was not kept is left out."""
+    beside = {"excess_sharpe": scored.excess_sharpe}
+    beside |= {name: getattr(scored, name) for name in ATTAINABLE if getattr(scored, name) is not None}
+    return with_null(asdict(scored.agent)) | beside, _kept(asdict(scored.equal_weight))
 
 
 def _kept(equal_weight: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the exposure, which is not kept for it; as undefined it would look like a finding."""
-    return {name: v for name, v in equal_weight.items() if name != "exposure"}
+    """Without trades and exposure, which are not kept for it; as undefined they would look like a finding."""
+    return with_null({name: v for name, v in equal_weight.items() if name not in (*NOT_OF_EQUAL_WEIGHT, "exposure")})
 
 
 def _path_rows(paths: Sequence[PathView], bar_seconds: int) -> list[FigureRow]:
@@ -334,14 +344,11 @@ def _path_rows(paths: Sequence[PathView], bar_seconds: int) -> list[FigureRow]:
 
 
 def _holdout_rows(study: optuna.Study, folder: Path, best: FrozenTrial, bar_seconds: int) -> list[FigureRow]:
-    scored = read_json(folder / SCORE_FILE)
-    if (scored.get("uuid"), scored.get("trial")) != (study.user_attrs.get("uuid"), best.number):
+    scored = found(folder / SCORE_FILE, HoldoutScore)
+    if scored is None or (scored.uuid, scored.trial) != (uuid_in(study.user_attrs), best.number):
         return []
-    days = scored.get("holdout", {}).get("bars", 0) * bar_seconds / DAY_S
-    return [
-        FigureRow(f"hold-out {i}", p["agent"] | _beside(p), _kept(p["equal_weight"]), days)
-        for i, p in enumerate(scored.get("policies", []))
-    ]
+    days = scored.holdout.bars * bar_seconds / DAY_S
+    return [FigureRow(f"hold-out {i}", *_figures(policy), days) for i, policy in enumerate(scored.policies)]
 
 
 # -------------------------------------------------------------------------------- what the study as a whole says
@@ -358,8 +365,8 @@ def _verdict(study: optuna.Study, folder: Path, best: FrozenTrial, is_whole: boo
         return unjudged(f"equity files of trial {best.number}, the best, are missing or damaged")
     try:
         returns = read_returns(study, folder, allow_missing=True)
-        scored = read_json(folder / SCORE_FILE)
-        is_own = scored.get("uuid") == study.user_attrs.get("uuid")
+        scored = found(folder / SCORE_FILE, HoldoutScore)
+        is_own = scored is not None and scored.uuid == uuid_in(study.user_attrs)
         return judge(returns, is_passed(scored, best.number) if is_own else None)
     except StudyError as error:
         return unjudged(str(error))

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from train.findings.returns import Columns
 from train.records.defaults import RANDOM_DRAWS
 from train.records.errors import StudyError
 from train.records.results import UNREADABLE, read_closes, read_equity, read_filled, split_folder
+from train.records.stored import FoldBars, TrialSettings
 from train.report.paths import QUANTILES, PathView, RandomOrders
 from train.study.attainable import Tradable, attainable, tradable
 from train.validation.benchmarks import (
@@ -56,12 +56,14 @@ class Market:
     tickers: tuple[str, ...]
 
 
-def read_market(folder: Path, timeframe: str, settings: Mapping[str, Any]) -> Market | None:
+def read_market(folder: Path, timeframe: str, settings: TrialSettings) -> Market | None:
     """Closes and costs of a trial; None where they are not kept, which is logged."""
     try:
-        digest = settings["data"]["sha256"]
+        digest, rules = settings.data.sha256, settings.env_resolved
+        if rules is None:
+            raise StudyError("settings.json does not say the costs")
         close, tickers = read_closes(folder, timeframe, digest)
-        bars = tradable(close, read_filled(folder, timeframe, digest), settings["env_resolved"])
+        bars = tradable(close, read_filled(folder, timeframe, digest), rules)
     except UNREADABLE as error:
         logger.warning("report: no buy and hold, no random orders, no hindsight: %s", error)
         return None
@@ -69,7 +71,7 @@ def read_market(folder: Path, timeframe: str, settings: Mapping[str, Any]) -> Ma
 
 
 def tested_paths(
-    splits: Mapping[int, Columns], folds: Sequence[Mapping[str, Any]], market: Market | None, bars_per_year: float
+    splits: Mapping[int, Columns], folds: Sequence[FoldBars], market: Market | None, bars_per_year: float
 ) -> tuple[list[PathView], str]:
     """Every full path whose splits are all there; and what has to be said about it.
 
@@ -100,8 +102,8 @@ def tested_paths(
     return views, note + (f"; {missing} not shown, for files are missing" if missing else "")
 
 
-def _as_split(fold: Mapping[str, Any]) -> Split:
-    return Split((), tuple((int(a), int(b)) for a, b in fold["test"]), tuple(fold["test_groups"]))
+def _as_split(fold: FoldBars) -> Split:
+    return Split((), fold.test, fold.test_groups)
 
 
 def _blocks(columns: Columns, fold: int, block: tuple[int, int]) -> list[tuple[Columns, np.random.Generator]]:

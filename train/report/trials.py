@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
-from train.study.eligibility import why_ineligible
+from train.study.eligibility import agents_of, why_ineligible
 
 STATES = {
     TrialState.COMPLETE: "complete",
@@ -48,11 +48,10 @@ def trial_views(trials: Sequence[FrozenTrial]) -> tuple[TrialView, ...]:
 
 
 def _trial_view(t: FrozenTrial) -> TrialView:
-    outcomes = [v for name, v in t.user_attrs.items() if name.startswith("split_") and isinstance(v, dict)]
-    agents = [o["agent"] for o in outcomes if isinstance(o.get("agent"), dict)]
+    agents = agents_of(t.user_attrs)
 
     def mean(name: str) -> float | None:
-        values = [a[name] for a in agents if a.get(name) is not None]
+        values = [getattr(a, name) for a in agents if np.isfinite(getattr(a, name))]
         return float(np.mean(values)) if values else None
 
     return TrialView(

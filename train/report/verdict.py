@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -14,8 +13,9 @@ from market.times import utc_text
 from train.findings.holdout import looks_text
 from train.findings.overfit import Assessment, assess
 from train.findings.returns import StudyReturns
+from train.records.attributes import identity_in, uuid_in
 from train.records.defaults import N_BLOCKS
-from train.records.keys import IDENTITY
+from train.records.stored import HoldoutScore
 from train.report.page import Verdict
 from train.study.holdout_figures import error_of, found_text, idle_text
 from train.validation.choice import CHOICE_LEVEL, Choice
@@ -122,28 +122,26 @@ def _length(n_returns: float, per_year: float) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------- hold-out
-def holdout_text(study: optuna.Study, scored: Mapping[str, Any], best: FrozenTrial | None) -> str:
+def holdout_text(study: optuna.Study, scored: HoldoutScore | None, best: FrozenTrial | None) -> str:
     """What the bars that no trial saw say of the best trial."""
-    if not scored:
-        held = study.user_attrs.get(IDENTITY, {}).get("holdout", {})
-        if not any(held.values()):
+    if scored is None:
+        identity = identity_in(study.user_attrs)
+        if identity is None or not identity.holds_out:
             return "No bars were held out, so nothing checks the best trial."
-        bars = ", ".join(f"{about['bars']:,} of {name}" for name, about in held.items() if about)
+        bars = ", ".join(f"{about.bars:,} of {name}" for name, about in identity.holdout.items() if about)
         return (
             f"Not scored yet. The last bars of the data are kept from every trial ({bars}) for one look at the winner."
         )
-    if scored.get("uuid") != study.user_attrs.get("uuid"):
+    if scored.uuid != uuid_in(study.user_attrs):
         return "The file holdout.json belongs to another study, so it is not shown."
-    if best is None or scored["trial"] != best.number:
+    if best is None or scored.trial != best.number:
         return (
-            f"Spent on trial {scored['trial']}, the best at that time; the best now cannot be checked on the same "
+            f"Spent on trial {scored.trial}, the best at that time; the best now cannot be checked on the same "
             "bars, for that would be a choice by them."
         )
-    about, mean, error = scored["holdout"], scored["mean_excess_sharpe"], error_of(scored)
-    span = f"{utc_text(about['first_time_s'])} to {utc_text(about['last_time_s'])} UTC"
-    where = (
-        f"{len(scored['policies'])} policies of trial {best.number} on {about['bars']:,} bars that no trial saw, {span}"
-    )
+    about, mean, error = scored.holdout, scored.mean_excess_sharpe, error_of(scored)
+    span = f"{utc_text(about.first_time_s)} to {utc_text(about.last_time_s)} UTC"
+    where = f"{len(scored.policies)} policies of trial {best.number} on {about.bars:,} bars that no trial saw, {span}"
     if idle_text(scored):
         return f"{where}: hardly traded, so there is no verdict. {idle_text(scored)}."
     if mean is None or error is None:

@@ -137,7 +137,8 @@ class Supervisor:
 
     def _start(self, number: int, restarts: int) -> None:
         read_fd, write_fd = os.pipe()
-        command = [sys.executable, "-m", self._program, str(write_fd)]
+        # -P: a folder `train` of the host whose folder this runs in is not ours.
+        command = [sys.executable, "-P", "-m", self._program, str(write_fd)]
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = ONE_THREAD | os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
         with _blocked_signals():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,8 @@ from train.env_factory import env_class_for
 from train.n_envs import Choice, buffer_bytes, choose_n_envs, free_bytes, rollout_bytes
 from train.records.defaults import DEFAULT_AGENT
 from train.records.errors import StudyError
+from train.records.stored import Identity
 from train.study.folds import FoldedData
-from train.study.identity import stored_agent
 from train.study.search_space import MAX_LOOKBACK, Space, build_space, choices, most_rollout_samples
 from train.study.search_tables import FIXED_ENV, TABLES
 
@@ -31,7 +31,7 @@ PROBED_N_ENVS = 16  # enough that what does not grow with their number hardly co
 BAND_N_ENVS = 12  # as the launcher's
 
 
-def choose_agent(asked: str | None, stored: Mapping[str, Any] | None, name: str) -> str:
+def choose_agent(asked: str | None, stored: Identity | None, name: str) -> str:
     """The agent that was asked for, the study's own, or the default of a new study.
 
     Args:
@@ -42,7 +42,7 @@ def choose_agent(asked: str | None, stored: Mapping[str, Any] | None, name: str)
     Raises:
         StudyError: the study has another agent.
     """
-    own = None if stored is None else stored_agent(stored)
+    own = None if stored is None else stored.agent
     if own is None or asked == own:
         return asked or DEFAULT_AGENT
     if asked is not None:
@@ -55,9 +55,7 @@ def choose_agent(asked: str | None, stored: Mapping[str, Any] | None, name: str)
     return own
 
 
-def make_space(
-    request: StudyRequest, data: Sequence[FoldedData], agent: str, stored: Mapping[str, Any] | None = None
-) -> Space:
+def make_space(request: StudyRequest, data: Sequence[FoldedData], agent: str, stored: Identity | None = None) -> Space:
     """The search space that fits the data and the flags; a study keeps the ranges that it was begun with.
 
     Args:
@@ -70,7 +68,7 @@ def make_space(
     _check_given(request, agent, longest)
     space = build_space(request.use_best_ranges, longest, [d.timeframe for d in data], request.given, agent)
     if stored is not None:
-        space = _own_ranges(space, Space.from_json(stored["search space"], agent))
+        space = _own_ranges(space, Space.from_json(stored.search_space, agent))
     if request.n_envs is not None:
         _check_n_envs(request.n_envs, space)
     return space
@@ -129,14 +127,14 @@ def warn_of_small_budget(space: Space) -> None:
 
 
 def automatic_n_envs(
-    request: StudyRequest, data: tuple[FoldedData, ...], space: Space, name: str, stored: Mapping[str, Any] | None
+    request: StudyRequest, data: tuple[FoldedData, ...], space: Space, name: str, stored: Identity | None
 ) -> int:
     """The study's own number of environments; for a new study the one that `train.n_envs` chooses. Logs why.
 
     `stored` is the identity of the study of that name, None for a new one.
     """
     if stored is not None:
-        n_envs = int(stored["run"]["n_envs"])
+        n_envs = stored.run.n_envs
         logger.info("--n-envs auto: %d, the number that study %s began with", n_envs, name)
         return n_envs
     devices = request.gpu_ids or (request.gpu_id,)

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import optuna
 
+from train.records.attributes import uuid_in
+from train.records.codec import decode
 from train.records.keys import COMMAND, DATA_DIR, TARGET
 from train.records.provenance import code_version
 from train.records.results import refuse_unwritable, study_folder
+from train.records.stored import Identity, StudyFile
 from train.rocm import apply_rocm_settings
 from train.runner.crew import Supervisor
 from train.runner.preparation import (
@@ -40,6 +43,7 @@ from train.study.venue import venue_env
 
 logger = logging.getLogger(__name__)
 
+OTHER_NAME = "another --study-name starts afresh"
 # One-sided, over at most a dozen splits: 4 splits that are all worse than the best trial's have p = 1/16.
 PRUNING_P = 0.1
 
@@ -72,17 +76,20 @@ def open_request(request: StudyRequest, data: tuple[FoldedData, ...] | None = No
     data = data or load_study_data(request.data_dir, request.timeframe, request.tickers, request.plan)
     name = request.study_name or f"cappuccino_{data[0].timeframe}"
     stored = stored_identity(request.storage, name)
-    space = make_space(request, data, choose_agent(request.agent, stored, name), stored)
-    n_envs = request.n_envs or automatic_n_envs(request, data, space, name, stored)
+    own = None if stored is None else decode(stored, Identity, f"the identity of study {name}", advice=OTHER_NAME)
+    space = make_space(request, data, choose_agent(request.agent, own, name), own)
+    n_envs = request.n_envs or automatic_n_envs(request, data, space, name, own)
     if is_first:
         check_environments(n_envs, request.gpu_id, data)
     run = {"n_envs": n_envs, "seed": request.seed, "volume_30d": request.volume_30d, "bounds": request.bounds}
     identity = study_identity(data, request.plan, space, **run)
-    absent = absent_values(stored) if stored is not None else None
+    absent = absent_values(own) if own is not None else None
     study = open_study(request.storage, name, identity, request.resume, make_pruner(request.pruner), absent)
-    about = {"synthetic": data[0].dataset.synthetic, "data": [d.origin for d in data]}
-    about |= {"holdout": {d.timeframe: d.holdout.to_json() if d.holdout else None for d in data}}
-    folder = study_folder(request.results_dir, study.study_name, study.user_attrs["uuid"], about if is_first else None)
+    held = {d.timeframe: d.holdout for d in data}
+    about = StudyFile(
+        study.study_name, uuid_in(study.user_attrs), data[0].dataset.synthetic, tuple(d.origin for d in data), held
+    )
+    folder = study_folder(request.results_dir, about, is_renewed=is_first)
     return OpenedStudy(study, data, space, n_envs, folder)
 
 

@@ -13,7 +13,9 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from train.records.codec import decode
 from train.records.keys import FAILURE, INTERRUPTED, KILLED, KILLS, RETRY_OF, WORKER
+from train.records.stored import WorkerIdentity
 from train.store.retrying import patient_storage
 from train.store.trial_end import kept, tell
 from train.store.worker_identity import GRACE_S, HEARTBEAT_S, MAX_KILLS, this_machine
@@ -90,14 +92,15 @@ def queue_lost_retries(study: Study) -> None:
 
 def _is_abandoned(trial: FrozenTrial, is_stale: bool) -> bool:
     """Whether a RUNNING trial's process is known to be dead; `is_stale`: its heartbeat stopped."""
-    worker = trial.user_attrs.get(WORKER)
-    if worker is None:  # killed between being made and being signed; another worker's is signed within moments
+    signed = trial.user_attrs.get(WORKER)
+    if signed is None:  # killed between being made and being signed; another worker's is signed within moments
         started_s = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
         return time.time() - started_s > GRACE_S
-    if (worker["host"], worker.get("machine", this_machine())) != (socket.gethostname(), this_machine()):
+    worker = decode(signed, WorkerIdentity, f"the worker of trial {trial.number}")
+    if (worker.host, worker.machine or this_machine()) != (socket.gethostname(), this_machine()):
         return is_stale
     try:
-        process = psutil.Process(worker["pid"])
-        return process.status() == psutil.STATUS_ZOMBIE or abs(process.create_time() - worker["started"]) > 1.0
+        process = psutil.Process(worker.pid)
+        return process.status() == psutil.STATUS_ZOMBIE or abs(process.create_time() - worker.started) > 1.0
     except psutil.NoSuchProcess:
         return True

@@ -25,8 +25,9 @@ from optuna.trial import TrialState
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
+from train.records.codec import plain
 from train.records.errors import StudyError
-from train.records.keys import IDENTITY, WORKER
+from train.records.keys import IDENTITY, UUID, WORKER
 from train.store.abandoned import queue_retry
 from train.store.address import LOCK_TIMEOUT_S, SQLITE_HEADER, connect_args, shown_url, sqlite_path
 from train.store.lock import reach, study_lock
@@ -122,7 +123,7 @@ def take_next(study: Study) -> optuna.Trial:
     with warnings.catch_warnings():  # ours beat without `Study.optimize` (`train.store.heartbeat`)
         warnings.filterwarnings("ignore", "Heartbeat of storage")
         trial = study.ask()
-    trial.set_user_attr(WORKER, this_worker())
+    trial.set_user_attr(WORKER, plain(this_worker()))
     return trial
 
 
@@ -179,7 +180,7 @@ def _check_identity(
     """Give a new study its identity; refuse an old one with another."""
     stored = study.user_attrs.get(IDENTITY)
     if stored is None and not study.get_trials(deepcopy=False) and study.direction == StudyDirection.MAXIMIZE:
-        study.set_user_attr("uuid", uuid.uuid4().hex)
+        study.set_user_attr(UUID, uuid.uuid4().hex)
         study.set_user_attr("created_s", int(time.time()))
         study.set_user_attr(IDENTITY, dict(identity))
         return

@@ -6,19 +6,20 @@ import os
 import socket
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import psutil
+
+from train.records.stored import WorkerIdentity
 
 MAX_KILLS = 2  # after which a trial is tried again; one that was interrupted by its user always is
 HEARTBEAT_S = 30
 GRACE_S = 120  # without a heartbeat a worker on another machine counts as dead
 
 
-def this_worker() -> dict[str, Any]:
+def this_worker() -> WorkerIdentity:
     """This process, such that a later one on the same machine can tell whether it still lives."""
     started = psutil.Process().create_time()
-    return {"host": socket.gethostname(), "machine": this_machine(), "pid": os.getpid(), "started": started}
+    return WorkerIdentity(socket.gethostname(), os.getpid(), started, this_machine())
 
 
 @cache

@@ -71,7 +71,7 @@ class StatusFile:
         process = psutil.Process()
         self._process, self._every_s = process, every_s
         self._me = this_worker()
-        self.path = status_path(study_folder, self._me["host"], process.pid)
+        self.path = status_path(study_folder, self._me.host, process.pid)
         self._next_s = 0.0
         self._is_broken = False
 
@@ -96,7 +96,7 @@ class StatusFile:
         """Replace the file now. `known`: fields of `WorkerStatus`; the others are unknown."""
         self._next_s = time.monotonic() + self._every_s
         rss = self._process.memory_info().rss
-        content = asdict(WorkerStatus(**self._me, updated=time.time(), rss_bytes=rss, **known))
+        content = asdict(WorkerStatus(**vars(self._me), updated=time.time(), rss_bytes=rss, **known))
         unfinished = self.path.with_name(f".{self.path.name}.tmp")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +154,7 @@ def _checked(content: Mapping[str, Any]) -> dict[str, Any]:
 def is_this_machine(host: str, machine: str) -> bool:
     """Whether a worker that signed so shares our process numbers; one that did not say its machine goes by its host."""
     here = this_worker()
-    return host == here["host"] and machine in ("", here["machine"])
+    return host == here.host and machine in ("", here.machine)
 
 
 def is_running(pid: int, started: float | None) -> bool:

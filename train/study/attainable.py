@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from train.env_factory import resolved_rules
+from environment_Alpaca_vectorized import EnvParams
+from train.env_factory import rules_of
+from train.records.stored import Rules
 from train.study.folds import FoldedData
 from train.study.search_tables import FIXED_ENV
 from train.study.venue import venue_env
@@ -52,19 +54,19 @@ class Attainable:
         return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
-def tradable(close: np.ndarray, filled: np.ndarray | None, rules: Mapping[str, Any]) -> Tradable:
+def tradable(close: np.ndarray, filled: np.ndarray | None, rules: Rules | EnvParams) -> Tradable:
     """Bars under the rules of an environment.
 
     Args:
         close: (T, A) quote.
         filled: (T, A) bool, bars that stand for missing ones; None: not known. A trailing stop and stale release sell
             on such bars too, so with one of them every bar counts as traded, and the bound stays one.
-        rules: of `resolved_rules`.
+        rules: what its env_params come to, of `train.env_factory.rules_of` or as stored.
     """
-    sells_unasked = rules["trailing_stop_pct"] > 0 or rules["stale_bars"] > 0
+    sells_unasked = rules.trailing_stop_pct > 0 or rules.stale_bars > 0
     is_traded = None if filled is None or sells_unasked else ~np.asarray(filled)
-    fee_rate = min(rules["buy_fee_rate"], rules["sell_fee_rate"])
-    return Tradable(np.asarray(close), is_traded, Costs(rules["initial_capital"], fee_rate, rules["slippage_rate"]))
+    fee_rate = min(rules.buy_fee_rate, rules.sell_fee_rate)
+    return Tradable(np.asarray(close), is_traded, Costs(rules.initial_capital, fee_rate, rules.slippage_rate))
 
 
 def attainable(segments: Sequence[TradedSegment], bars: Sequence[np.ndarray], market: Tradable) -> Attainable:
@@ -93,8 +95,8 @@ def log_power(data: Sequence[FoldedData], volume_30d: float | None) -> None:
 
 def power_line(d: FoldedData, volume_30d: float | None) -> str:
     """The line, for all bars that any split tests, each counted once."""
-    rules = resolved_rules(FIXED_ENV | {"lookback": 1} | venue_env(d.dataset, volume_30d))
-    fee, slippage = rules["buy_fee_rate"], rules["slippage_rate"]
+    rules = rules_of(FIXED_ENV | {"lookback": 1} | venue_env(d.dataset, volume_30d))
+    fee, slippage = rules.buy_fee_rate, rules.slippage_rate
     blocks = sorted({block for fold in d.folds for block in fold.test})
     n_bars = sum(b - a for a, b in _joined(blocks))
     volatility = market_volatility([d.dataset.price[a:b] for a, b in _joined(blocks)])

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from market.files import write_whole
 from market.planted import Law, best_rule, recipe_of, signal_at
+from train.records.codec import reason_of
 from train.records.errors import StudyError
-from train.records.results import UNREADABLE, find_closes, reason_of
+from train.records.results import UNREADABLE, find_closes
+from train.records.stored import TrialSettings
 from train.validation.band_curves import BandCurves
 from train.validation.power import market_volatility
 
@@ -51,7 +53,7 @@ def write_band(path: Path, bands: Sequence[BandTrace], bars: Sequence[np.ndarray
     write_whole(path, buffer.getvalue())
 
 
-def read_band(study_folder: Path, path: Path, settings: Mapping[str, Any]) -> BandCurves:
+def read_band(study_folder: Path, path: Path, settings: TrialSettings) -> BandCurves:
     """The curves of a split's band, with the prices of the study and, of a planted market, the best band.
 
     Args:
@@ -66,20 +68,20 @@ def read_band(study_folder: Path, path: Path, settings: Mapping[str, Any]) -> Ba
         with np.load(path, allow_pickle=False) as file:
             segment, bar, time_s = (file[name] for name in ("segment", "bar", "time_s"))
             lo, hi, weight = (np.where(file[name] == UNKNOWN, np.nan, file[name] / STEPS) for name in SHARES)
-        close, tickers = find_closes(study_folder, settings["data"]["sha256"])
+        close, tickers = find_closes(study_folder, settings.data.sha256)
         curves = BandCurves(tickers, time_s, segment, close[bar], lo, hi, weight)
         return _with_best(curves, close, settings)
     except UNREADABLE as error:
         raise StudyError(f"{path} cannot be read ({reason_of(error)}); restore the study's results") from error
 
 
-def _with_best(curves: BandCurves, close: np.ndarray, settings: Mapping[str, Any]) -> BandCurves:
+def _with_best(curves: BandCurves, close: np.ndarray, settings: TrialSettings) -> BandCurves:
     """With the solved band where the bars are a planted sample market: all coins alike, or none."""
-    recipe, rules = recipe_of(settings["data"].get("source", "")), settings["env_resolved"]
-    if recipe is None or recipe.law is not Law.PLANTED or len(curves.time_s) < 2:
+    recipe, rules = recipe_of(settings.data.source), settings.env_resolved
+    if rules is None or recipe is None or recipe.law is not Law.PLANTED or len(curves.time_s) < 2:
         return curves
     bar_seconds = int(np.diff(curves.time_s).min())
-    rule = best_rule(bar_seconds, market_volatility([close]), rules["buy_fee_rate"] + rules["slippage_rate"])
+    rule = best_rule(bar_seconds, market_volatility([close]), rules.buy_fee_rate + rules.slippage_rate)
     signal = signal_at(recipe, curves.time_s - bar_seconds, bar_seconds)[:, None]  # of the bar that decided
     share = np.full((1, len(curves.tickers)), 1.0 / len(curves.tickers))
     return replace(

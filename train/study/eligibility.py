@@ -13,6 +13,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from market.names import counted
+from train.records.account import Metrics
+from train.records.attributes import splits_in
 from train.records.keys import FAILURE, TARGET
 from train.store.database import FINISHED
 from train.study.holdout_figures import hardly_traded
@@ -62,26 +64,30 @@ def beyond_bounds(constraints: Mapping[str, float], attributes: Mapping[str, Any
     """
     broken, agents = broken_bounds(constraints), agents_of(attributes)
     texts = [_beyond_text(name, beyond, agents) for name, beyond in broken.items()]
-    fees = max((a.get("fees") or 0.0 for a in agents), default=0.0)
+    fees = max((_known(a.fees) for a in agents), default=0.0)
     if MAX_DRAWDOWN in broken and fees >= NOTABLE_FEES:
         texts.append(f"{fees:.0%} of the account went to fees")
     return ", ".join(texts).replace("%", " %")
 
 
-def _beyond_text(name: str, beyond: float, agents: Sequence[Mapping[str, Any]]) -> str:
+def _beyond_text(name: str, beyond: float, agents: Sequence[Metrics]) -> str:
     if name == MAX_DRAWDOWN and agents:
-        worst = max(a.get("max_drawdown") or 0.0 for a in agents)
+        worst = max(_known(a.max_drawdown) for a in agents)
         return f"it lost {worst:.0%} of the account (bound {worst - beyond:.0%})"
     if name == MIN_TRADES and agents:
-        fewest = min(a.get("trades") or 0 for a in agents)
+        fewest = min(_known(a.trades) for a in agents)
         return f"it traded {counted(int(fewest), 'time')} on a split (at least {fewest + beyond:.0f})"
     return f"it does not keep --{name.replace('_', '-')}"
 
 
-def agents_of(attributes: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _known(value: float) -> float:
+    """The value, 0 where it is not known."""
+    return 0.0 if math.isnan(value) else value
+
+
+def agents_of(attributes: Mapping[str, Any]) -> list[Metrics]:
     """The account's figures on every split that a trial was scored on."""
-    splits = [value for name, value in attributes.items() if name.startswith("split_") and isinstance(value, Mapping)]
-    return [split["agent"] for split in splits if isinstance(split.get("agent"), Mapping)]
+    return [split.agent for split in splits_in(attributes).values()]
 
 
 # ------------------------------------------------------------------------------------------------------- a whole study
@@ -115,7 +121,7 @@ def stayed_in_cash(trial: FrozenTrial) -> bool:
     """
     if trial.state not in FINISHED or MAX_DRAWDOWN in broken_bounds(trial.constraints):
         return False
-    return any(a.get("trades") == 0 or hardly_traded(a) for a in agents_of(trial.user_attrs))
+    return any(a.trades == 0 or hardly_traded(a.exposure) for a in agents_of(trial.user_attrs))
 
 
 def has_no_signal(study: optuna.Study) -> bool:

@@ -13,9 +13,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from market.errors import BarsError
 from market.names import match_symbols, timeframe_name
 from market.times import utc_text
 from train.records.errors import StudyError
+from train.records.stored import Holdout, Origin
 from train.study.search_space import LEAST_EPISODE_BARS, MAX_LOOKBACK
 from train.study.split_plan import TIMEFRAMES, SplitPlan
 from train.validation.splits import (
@@ -62,22 +62,6 @@ class Fold:
 
 
 @dataclass(frozen=True)
-class Holdout:
-    """Which bars of a data set are held out, without the bars themselves."""
-
-    first_time_s: int  # close of the first held-out bar, UTC
-    last_time_s: int
-    bars: int
-    purged_bars: int  # between the study's last bar and the first held-out one; of neither
-    sha256: str  # of the held-out bars and the purged ones before them, which an observation reaches back to
-    parent_sha256: str  # of the data set on disk
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
 class HoldoutRows:
     """The held-out bars themselves; no trial is given one."""
 
@@ -99,10 +83,9 @@ class FoldedData:
     holdout: Holdout | None = None
 
     @property
-    def origin(self) -> dict[str, Any]:
-        """Which bars a result stands on, as plain values to write beside it."""
-        set_ = self.dataset
-        return {"synthetic": set_.synthetic, "data_label": set_.label, "data_sha256": set_.sha256}
+    def origin(self) -> Origin:
+        """Which bars a result stands on, to write beside it."""
+        return Origin(self.dataset.synthetic, self.dataset.label, self.dataset.sha256)
 
     @property
     def longest_episode_bars(self) -> int:

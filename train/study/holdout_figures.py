@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import ndtr, ndtri
 
+from train.records.account import LEAST_EXPOSURE
+from train.records.stored import HoldoutScore
 from train.validation.lead import lead_returns, sharpe_difference_error
-from train.validation.metrics import LEAST_EXPOSURE, joined_returns, sharpe
+from train.validation.metrics import joined_returns, sharpe
 
 if TYPE_CHECKING:
     from train.evaluator import EpisodeRecord
 
-EXCESS_ERROR = "excess_sharpe_error"  # in holdout.json, of each policy and of their mean
-LEAD, MEAN_LEAD = "lead_sharpe", "mean_lead_sharpe"  # of each policy, of all
 FIRST_ERRORS_ASKED = 2.0
-EARLIER_LOOKS = "earlier_looks"  # in holdout.json: studies that were scored on some of these bars before
 
 
 def excess_error(records: Sequence[EpisodeRecord], bars_per_year: float) -> float:
@@ -50,51 +49,51 @@ def mean_of(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known and len(known) == len(values) else None
 
 
-def error_of(scored: Mapping[str, Any]) -> float | None:
+def error_of(scored: HoldoutScore) -> float | None:
     """Standard error of the mean excess Sharpe.
 
     A file from before it was kept has the error of ONE ratio; the difference of two that have nothing to do with each
     other has sqrt(2) times that, which claims least.
     """
-    if EXCESS_ERROR in scored:
-        return scored[EXCESS_ERROR]
-    single = scored.get("sharpe_standard_error")
-    return None if single is None else math.sqrt(2.0) * single
+    single = scored.sharpe_standard_error
+    if scored.excess_sharpe_error is not None or single is None:
+        return scored.excess_sharpe_error
+    return math.sqrt(2.0) * single
 
 
-def lead_in_errors(scored: Mapping[str, Any]) -> float | None:
+def lead_in_errors(scored: HoldoutScore) -> float | None:
     """The mean over policies of the lead's Sharpe ratio, in standard errors of one; None where it is not kept."""
-    mean = scored.get(MEAN_LEAD)
-    return None if mean is None else mean / scored["sharpe_standard_error"]
+    mean, error = scored.mean_lead_sharpe, scored.sharpe_standard_error
+    return None if mean is None or error is None else mean / error
 
 
-def is_passed(scored: Mapping[str, Any], trial: int) -> bool | None:
+def is_passed(scored: HoldoutScore | None, trial: int) -> bool | None:
     """Whether a trial passed the hold-out: its mean excess Sharpe and its lead are `errors_asked` above 0.
 
     None without a verdict: not scored, spent on another trial, hardly traded, or a figure that is undefined.
     """
-    if not scored or scored["trial"] != trial or n_idle(scored):
+    if scored is None or scored.trial != trial or n_idle(scored):
         return None
-    mean, error, lead = scored["mean_excess_sharpe"], error_of(scored), lead_in_errors(scored)
+    mean, error, lead = scored.mean_excess_sharpe, error_of(scored), lead_in_errors(scored)
     if mean is None or error is None or lead is None:
         return None
     asked = errors_asked(scored)
     return mean >= asked * error and lead >= asked
 
 
-def errors_asked(scored: Mapping[str, Any]) -> float:
+def errors_asked(scored: HoldoutScore) -> float:
     """Standard errors above 0 that count as more than chance: two at the first look at these bars, then more.
 
     With k earlier looks by other studies the level is that of two errors times 2 / ((k + 1) (k + 2)), so that all looks
     together are wrong at most twice as often as one.
     """
-    k = len(scored.get(EARLIER_LOOKS, ()))
+    k = len(scored.earlier_looks)
     if not k:
         return FIRST_ERRORS_ASKED
     return -float(ndtri(ndtr(-FIRST_ERRORS_ASKED) * 2.0 / ((k + 1) * (k + 2))))
 
 
-def found_text(scored: Mapping[str, Any], mean: float, error: float) -> str:
+def found_text(scored: HoldoutScore, mean: float, error: float) -> str:
     """What a mean excess Sharpe with its error says; above chance only where the lead is, too."""
     asked = errors_asked(scored)
     if abs(mean) < asked * error:
@@ -115,23 +114,26 @@ def found_text(scored: Mapping[str, Any], mean: float, error: float) -> str:
     )
 
 
-def hardly_traded(agent: Mapping[str, Any]) -> bool:
-    """Whether an account was too little in the market for its Sharpe ratio to say anything of an invested one."""
-    exposure = agent.get("exposure")
-    return exposure is not None and exposure < LEAST_EXPOSURE
+def hardly_traded(exposure: float) -> bool:
+    """Whether an account was too little in the market for its Sharpe ratio to say anything of an invested one.
+
+    Args:
+        exposure: mean share of equity in coins; nan, where it is not known, is not too little.
+    """
+    return exposure < LEAST_EXPOSURE
 
 
-def n_idle(scored: Mapping[str, Any]) -> int:
+def n_idle(scored: HoldoutScore) -> int:
     """Policies that hardly traded: where there are some, the mean excess Sharpe is no verdict."""
-    return sum(hardly_traded(policy.get("agent", {})) for policy in scored["policies"])
+    return sum(hardly_traded(policy.agent.exposure) for policy in scored.policies)
 
 
-def idle_text(scored: Mapping[str, Any]) -> str:
+def idle_text(scored: HoldoutScore) -> str:
     """Why there is no verdict; empty where all policies were in the market."""
     n = n_idle(scored)
     if not n:
         return ""
     return (
-        f"{n} of {len(scored['policies'])} policies hardly traded (mean exposure under {LEAST_EXPOSURE:.0%}), so their "
+        f"{n} of {len(scored.policies)} policies hardly traded (mean exposure under {LEAST_EXPOSURE:.0%}), so their "
         "Sharpe ratios say nothing of an invested account"
     )

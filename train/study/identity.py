@@ -15,13 +15,15 @@ import optuna
 
 from train.config import TrainConfig
 from train.env_factory import resolved_rules
+from train.records.codec import plain
 from train.records.keys import CODE_VERSION
+from train.records.stored import Identity
 from train.study.folds import LEAST_TRADED_BARS, VALIDATION_FRACTION, FoldedData
 from train.study.objective import DEFAULT_BOUNDS, LEAST_EXPOSURE, SPREAD_WEIGHT, Bounds
 from train.study.search_space import LEAST_UPDATES, NARROW, Space, stored_narrow
 from train.study.search_tables import TABLES
 from train.study.split_plan import SplitPlan
-from train.study.venue import venue_env, venue_json
+from train.study.venue import venue_env, venue_terms
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +46,10 @@ def study_identity(
     market = data[0].dataset  # all have one venue (`train.study.folds.common_market`)
     parts = {
         # Before the data, whose hash covers the rules: a difference is told by its name.
-        "venue": venue_json(market, volume_30d),
+        "venue": plain(venue_terms(market, volume_30d)),
         "--holdout": plan.holdout_fraction,
         "data_sha256": {d.timeframe: d.dataset.sha256 for d in data},
-        "holdout": {d.timeframe: d.holdout.to_json() if d.holdout else None for d in data},
+        "holdout": {d.timeframe: plain(d.holdout) for d in data},
         "splits": {"mode": plan.mode, "num_paths": plan.num_paths, "k_test_groups": plan.k_test_groups}
         | {d.timeframe: {"purge_bars": d.purge_bars, "embargo_bars": d.embargo_bars} for d in data}
         | {"validation_fraction": VALIDATION_FRACTION, "least_validation_bars": LEAST_TRADED_BARS},
@@ -58,25 +60,19 @@ def study_identity(
         "learner": _learner(fixed_train) | {"least_updates": LEAST_UPDATES},
         "scoring": {"spread_weight": SPREAD_WEIGHT, "least_exposure": LEAST_EXPOSURE, **asdict(bounds)},
     }
-    return json.loads(json.dumps(parts))
+    return json.loads(json.dumps(plain(parts)))
 
 
-def absent_values(stored: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def absent_values(stored: Identity) -> dict[str, dict[str, Any]]:
     """Part -> name -> what a stored identity that does not have the name was run with.
 
     A setting that came after the study has a default that changes nothing.
     """
-    agent = stored_agent(stored)
     return {
-        "search space": {NARROW: stored_narrow(stored.get("search space", {}))},
-        "simulator rules": _simulator_rules(dict(TABLES[agent].fixed_env)) if agent in TABLES else {},
+        "search space": {NARROW: stored_narrow(stored.search_space)},
+        "simulator rules": _simulator_rules(dict(TABLES[stored.agent].fixed_env)) if stored.agent in TABLES else {},
         "learner": _learner({}),
     }
-
-
-def stored_agent(stored: Mapping[str, Any]) -> str:
-    """The learner of a study; PPO where its identity does not say."""
-    return str(stored.get("learner", {}).get("agent", "ppo"))
 
 
 def warn_of_other_code(study: optuna.Study, version: str) -> None:

@@ -31,10 +31,14 @@ from train.checkpoint import EVERY_S, Checkpoints
 from train.config import TrainConfig
 from train.device import is_out_of_memory, release_memory
 from train.env_factory import resolved_rules
+from train.records.account import LEAST_EXPOSURE
+from train.records.attributes import uuid_in
+from train.records.codec import plain, write_json
 from train.records.defaults import MAX_DRAWDOWN, MIN_TRADES
 from train.records.keys import CODE_VERSION, FAILURE, INTERRUPTED, SETTINGS
 from train.records.provenance import trial_code_sha256
-from train.records.results import split_folder, trial_folder, write_json
+from train.records.results import split_folder, trial_folder
+from train.records.stored import DataFacts, FoldBars, PolicyOrigin, TrialSettings
 from train.run import Progress, TrainingDiverged
 from train.study.folds import Fold, FoldedData
 from train.study.interruption import Interrupted, Interruption
@@ -42,8 +46,7 @@ from train.study.progress import Reporter, outcome_text
 from train.study.retry import Attempts
 from train.study.search_space import Resolved, Space, resolve, sample, with_half_the_envs
 from train.study.split import SplitOutcome, outcome_json, run_split
-from train.study.venue import venue_env, venue_json
-from train.validation.metrics import LEAST_EXPOSURE
+from train.study.venue import policy_origin, venue_env, venue_terms
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +68,7 @@ class SplitRunner(Protocol):
         data: FoldedData,
         fold: Fold,
         out_dir: Path,
-        metadata: Mapping[str, Any],
+        origin: PolicyOrigin,
         on_progress: Callable[[Progress], None] | None = None,
         checkpoints: Checkpoints | None = None,
     ) -> SplitOutcome:
@@ -157,7 +160,7 @@ class Objective:
         trial.set_user_attr(CODE_VERSION, self.run.code_version)
         values = sample(self.space, trial)
         data = self.data[values["timeframe"]] if "timeframe" in values else next(iter(self.data.values()))
-        for name, value in data.origin.items():
+        for name, value in plain(data.origin).items():
             trial.set_user_attr(name, value)
         self.reporter.trial_started(trial.number, values)
         try:
@@ -238,10 +241,10 @@ class Objective:
     ) -> SplitOutcome | Failure:
         """Train and score a split; what went wrong comes back as a value, when its frames are gone."""
         out_dir = split_folder(self.run.folder, trial.number, fold.index)
-        metadata = self._metadata(trial, settings, data, fold)
+        origin = self._origin(trial, settings, data, fold)
         try:
             with self._interruption.interruptible(), self.reporter.progress_bar(trial.number, settings, fold) as bar:
-                outcome = self._runner(settings, data, fold, out_dir, metadata, self._checking(bar), checkpoints)
+                outcome = self._runner(settings, data, fold, out_dir, origin, self._checking(bar), checkpoints)
             self._interruption.check()
         except Interrupted as signal:
             trial.set_user_attr(FAILURE, f"{INTERRUPTED} by {signal}")
@@ -268,55 +271,44 @@ class Objective:
         env = settings.env | venue_env(data.dataset, self.run.volume_30d, settings.env["rules"])
         return replace(settings, env=env, train=settings.train | {"rocm_settings": self.run.rocm_settings})
 
-    def _metadata(self, trial: optuna.Trial, settings: Resolved, data: FoldedData, fold: Fold) -> dict[str, Any]:
-        """What a policy file says of where it comes from."""
-        return {
-            "study": trial.study.study_name,
-            "uuid": trial.study.user_attrs.get("uuid"),
-            "trial": trial.number,
-            "split": fold.index,
-            "data_sha256": data.dataset.sha256,
-            "data_source": data.dataset.source,
-            "synthetic": data.dataset.synthetic,
-            "tickers": list(data.dataset.tickers),
-            "feature_names": list(data.dataset.feature_names),
-            "bar_seconds": data.dataset.bar_seconds,
-            "venue": venue_json(data.dataset, self.run.volume_30d),
-            "seed": settings.train["seed"],
-            "code_version": self.run.code_version,
-        }
+    def _origin(self, trial: optuna.Trial, settings: Resolved, data: FoldedData, fold: Fold) -> PolicyOrigin:
+        return policy_origin(
+            data.dataset,
+            study=trial.study.study_name,
+            uuid=uuid_in(trial.study.user_attrs),
+            trial=trial.number,
+            split=fold.index,
+            venue=venue_terms(data.dataset, self.run.volume_30d),
+            seed=settings.train["seed"],
+            code_version=self.run.code_version,
+        )
 
     def _write_settings(self, trial: optuna.Trial, values: Mapping[str, Any], data: FoldedData) -> None:
         """Everything another run needs to repeat this trial; one file."""
         first = self._resolve(values, data, data.folds[0])
         seeds = [split_seed(self.run.seed, fold.index) for fold in data.folds]
-        content = {
-            "study": trial.study.study_name,
-            "trial": trial.number,
-            "sampled": dict(values),
-            "train": asdict(TrainConfig(**first.train)) | {"seed": seeds},
-            "env": first.env,  # what the simulator is called with
-            "env_resolved": resolved_rules(first.env),  # fees, capital and every rule
-            "venue": venue_json(data.dataset, self.run.volume_30d),
-            "data": self._data_json(data),
-            "folds": [vars(fold) for fold in data.folds],
-            "purge_bars": data.purge_bars,
-            "embargo_bars": data.embargo_bars,
-            "code_version": self.run.code_version,
-            "code_sha256": trial_code_sha256(),
-        }
+        settings = TrialSettings(
+            study=trial.study.study_name,
+            trial=trial.number,
+            sampled=dict(values),
+            train=asdict(TrainConfig(**first.train)) | {"seed": seeds},
+            env=first.env,
+            venue=venue_terms(data.dataset, self.run.volume_30d),
+            data=_data_facts(data),
+            folds=tuple(FoldBars(**vars(fold)) for fold in data.folds),
+            purge_bars=data.purge_bars,
+            embargo_bars=data.embargo_bars,
+            code_version=self.run.code_version,
+            code_sha256=trial_code_sha256(),
+        )
+        # The file has every rule; the record those that readers use.
+        content = plain(settings) | {"env_resolved": resolved_rules(first.env)}
         write_json(trial_folder(self.run.folder, trial.number) / SETTINGS, content)
 
-    def _data_json(self, data: FoldedData) -> dict[str, Any]:
-        set_ = data.dataset
-        return {
-            "label": set_.label,
-            "sha256": set_.sha256,
-            "parent_sha256": data.parent_sha256,
-            "tickers": list(set_.tickers),
-            "source": set_.source,
-            "synthetic": set_.synthetic,
-        }
+
+def _data_facts(data: FoldedData) -> DataFacts:
+    set_ = data.dataset
+    return DataFacts(set_.label, set_.sha256, set_.tickers, set_.source, set_.synthetic, data.parent_sha256)
 
 
 def _note_out_of_memory(trial: optuna.Trial, fold: Fold, smaller: Mapping[str, Any] | None) -> None:

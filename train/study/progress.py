@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
 from market.names import counted
-from train.records.keys import HOLDOUT_SCORE, IDENTITY
+from train.records.attributes import holdout_score_in, identity_in
 from train.store.database import n_finished
 from train.store.worker_status import StatusFile
 from train.study.eligibility import NO_SIGNAL, best_trial, has_no_signal, why_ineligible, why_no_best
@@ -277,17 +277,17 @@ def caution_text(user_attrs: Mapping[str, Any], n_completed: int, best_number: i
 
 def check_text(user_attrs: Mapping[str, Any], best_number: int | None) -> str:
     """What the held-out bars say of the best trial."""
-    scored = user_attrs.get(HOLDOUT_SCORE)
+    scored, identity = holdout_score_in(user_attrs), identity_in(user_attrs)
     if scored is not None and best_number is not None:
-        if scored["trial"] != best_number:
-            return f"the held-out bars were spent on trial {scored['trial']} and cannot check it"
+        if scored.trial != best_number:
+            return f"the held-out bars were spent on trial {scored.trial} and cannot check it"
         idle = idle_text(scored)
         if idle:
             return f"on the held-out bars {idle}"
-        mean = scored["mean_excess_sharpe"]
+        mean = scored.mean_excess_sharpe
         value = "is not defined for every policy" if mean is None else f"is {mean:+.2f} on average"
-        return f"on the held-out bars the excess Sharpe of its {len(scored['policies'])} policies {value}"
-    if any(user_attrs.get(IDENTITY, {}).get("holdout", {}).values()):
+        return f"on the held-out bars the excess Sharpe of its {len(scored.policies)} policies {value}"
+    if identity is not None and identity.holds_out:
         return "the held-out bars have not checked it yet"
     return "no bars were held out to check it"
 

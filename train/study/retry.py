@@ -7,24 +7,24 @@ policy files only the trial's number changes.
 
 from __future__ import annotations
 
-import json
 import logging
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import optuna
 
 from market.files import write_whole
 from train.checkpoint import Checkpoints, anywhere, copy_policy, differences
+from train.records.codec import plain, read_record
 from train.records.keys import RETRY_OF, SETTINGS
 from train.records.results import read_equity, split_folder, trial_folder
+from train.records.stored import SplitResult, TrialSettings
 from train.run import BEST_POLICY, LAST_POLICY
 from train.study.split import EQUITY, RESULT, SplitOutcome, outcome_of
 
 logger = logging.getLogger(__name__)
 
-NOT_COMPARED = ("trial", "code_version")  # the code is known by its text
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
 
 
@@ -74,10 +74,10 @@ class Attempts:
             self.checkpoints(fold, 0.0).discard()
 
     def _check_settings(self, number: int) -> None:
-        theirs = json.loads((trial_folder(self.study_folder, number) / SETTINGS).read_text())
-        ours = json.loads((trial_folder(self.study_folder, self.number) / SETTINGS).read_text())
-        compared = [{k: v for k, v in content.items() if k not in NOT_COMPARED} | {"train": anywhere(content["train"])}
-                    for content in (theirs, ours)]  # fmt: skip
+        found = [
+            read_record(trial_folder(self.study_folder, n) / SETTINGS, TrialSettings) for n in (number, self.number)
+        ]
+        compared = [plain(replace(s, train=anywhere(s.train), trial=0, code_version="")) for s in found]
         different = next(differences(*compared), None)
         if different is not None:
             name, there, here = different
@@ -86,7 +86,7 @@ class Attempts:
     def _copy(self, source: Path, target: Path) -> SplitOutcome:
         """`result.json` last, as where it was made: with it the split is finished."""
         result = (source / RESULT).read_bytes()
-        outcome = outcome_of(json.loads(result))
+        outcome = outcome_of(read_record(source / RESULT, SplitResult))
         read_equity(source / EQUITY)
         for name in (BEST_POLICY, LAST_POLICY):
             copy_policy(source / name, target / name, {"trial": self.number})

@@ -14,20 +14,23 @@ import numpy as np
 from train.band_trace import evaluate_with_band
 from train.checkpoint import Checkpoints
 from train.config import TrainConfig
-from train.env_factory import resolved_rules
+from train.env_factory import rules_of
 from train.evaluator import EpisodeRecord, step_of
-from train.records.results import about, write_json
+from train.records.account import Metrics
+from train.records.codec import plain, with_null, write_json
+from train.records.provenance import code_version
+from train.records.stored import Made, PolicyOrigin, SplitResult
 from train.run import Progress, TrainingDiverged, train_policy
 from train.study.attainable import attainable_by, tradable
 from train.study.band_file import BAND_FILE, write_band
 from train.study.folds import Fold, FoldedData
 from train.study.search_space import MAX_LOOKBACK, Resolved
 from train.study.split_files import settings_sha256, write_equity
-from train.validation.metrics import Metrics, measure
+from train.validation.metrics import measure
 from train.validation.splits import Segments, with_warmup
 
 EQUITY, RESULT = "equity.npz", "result.json"
-STEPS = ("stepped_by", "scoring_stepped_by")
+EQUAL_WEIGHT = "equal_weight"
 ATTAINABLE = ("hindsight_growth", "of_hindsight", "break_even_cost")
 NOT_OF_EQUAL_WEIGHT = ("turnover", "fees", "trades")
 
@@ -60,7 +63,7 @@ def run_split(
     data: FoldedData,
     fold: Fold,
     out_dir: Path,
-    metadata: Mapping[str, Any],
+    origin: PolicyOrigin,
     on_progress: Callable[[Progress], None] | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> SplitOutcome:
@@ -80,7 +83,7 @@ def run_split(
         settings.env,
         out_dir,
         validation_config=_traded_config(data, fold.validation, lookback),
-        metadata=dict(metadata),
+        metadata=origin.to_metadata(),
         on_progress=on_progress,
         checkpoints=checkpoints,
     )
@@ -89,7 +92,7 @@ def run_split(
     test_config = _traded_config(data, fold.test, lookback)
     assert test_config is not None  # `fold_data` refuses folds without bars to test
     records, bands = evaluate_with_band(result.best_policy, test_config, settings.env, gpu_id=config.gpu_id)
-    rules = resolved_rules(settings.env)
+    rules = rules_of(settings.env)
     reached = attainable_by(records, tradable(dataset.price, dataset.filled, rules))
     outcome = SplitOutcome(
         fold=fold.index,
@@ -106,10 +109,9 @@ def run_split(
     write_equity(out_dir / EQUITY, records, dataset.time)
     if bands:
         write_band(out_dir / BAND_FILE, bands, [r.bars for r in records], np.asarray(dataset.time))
-    made_by = {name: metadata.get(name) for name in ("study", "uuid", "trial")}
-    settings_hash = settings_sha256(config, settings.env)
-    known = about(**made_by, **data.origin, seed=config.seed, settings_sha256=settings_hash)
-    write_json(out_dir / RESULT, known | outcome_json(outcome))
+    made = Made(origin.study, origin.uuid or "", origin.trial, dataset.sha256, config.seed, code_version())
+    known = {"settings_sha256": settings_sha256(config, settings.env)}
+    write_json(out_dir / RESULT, plain(made) | plain(data.origin) | known | outcome_json(outcome))
     if checkpoints is not None:
         checkpoints.discard()
     return outcome
@@ -141,38 +143,23 @@ def outcome_json(outcome: SplitOutcome) -> dict[str, Any]:
     return figures_json({**asdict(outcome), "excess_sharpe": outcome.excess_sharpe})
 
 
-def outcome_of(content: Mapping[str, Any]) -> SplitOutcome:
-    """What `outcome_json` described; what it has no figure for is nan.
-
-    Raises:
-        KeyError, TypeError, ValueError: `content` is no description of an outcome.
-    """
-
-    def number(value: Any) -> Any:
-        return math.nan if value is None else value
-
-    def metrics(figures: Mapping[str, Any]) -> Metrics:
-        return Metrics(**{field.name: number(figures.get(field.name)) for field in fields(Metrics)})
-
-    old = dict.fromkeys(STEPS, "") | dict.fromkeys(ATTAINABLE)  # results of earlier versions do not say
-    named: dict[str, Any] = {field.name: number((old | dict(content))[field.name]) for field in fields(SplitOutcome)}
-    named |= {name: metrics(content[name]) for name in ("agent", "equal_weight")}
-    return SplitOutcome(**named)
+def outcome_of(result: SplitResult) -> SplitOutcome:
+    """What `outcome_json` described; what it has no figure for is nan."""
+    known: dict[str, Any] = {}
+    for name in (field.name for field in fields(SplitOutcome)):
+        value = getattr(result, name)
+        known[name] = math.nan if value is None else value
+    return SplitOutcome(**known)
 
 
 def figures_json(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Figures under "agent" and "equal_weight", and others, as plain values.
+    """Figures under "agent" and "equal_weight", and others, as plain values; null is undefined.
 
     The equal-weight portfolio's equity has paid its entry fee, but its trades are not kept: it has no such figures.
     """
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: plain(item) for name, item in value.items()}
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    others = {name: value for name, value in content["equal_weight"].items() if name not in NOT_OF_EQUAL_WEIGHT}
-    return plain(dict(content) | {"equal_weight": others})
+    figures = plain(dict(content))
+    kept = {name: value for name, value in figures[EQUAL_WEIGHT].items() if name not in NOT_OF_EQUAL_WEIGHT}
+    return with_null(figures | {EQUAL_WEIGHT: kept})
 
 
 def _traded_config(data: FoldedData, blocks: Segments, lookback: int) -> dict[str, Any] | None:

@@ -14,7 +14,8 @@ import numpy as np
 
 from market.files import write_whole
 from train.config import TrainConfig
-from train.records.results import closes_file, plain_value
+from train.records.codec import plain
+from train.records.results import closes_file
 from train.study.folds import FoldedData
 
 if TYPE_CHECKING:  # loads torch, which who only looks at a study does without
@@ -31,7 +32,7 @@ def settings_sha256(train: TrainConfig, env: Mapping[str, Any]) -> str:
     values, defaults = asdict(train), asdict(TrainConfig())
     unchanged = [name for name in CAME_LATER if values[name] == defaults[name]]
     rest = {name: value for name, value in values.items() if name not in (*apart, *unchanged)}
-    text = json.dumps({"train": rest, "env": dict(env)}, sort_keys=True, default=plain_value)
+    text = json.dumps(plain({"train": rest, "env": dict(env)}), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

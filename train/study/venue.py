@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from market.dataset import Dataset
+from train.records.stored import PolicyOrigin, VenueTerms
 
 LIQUIDITY = "taker"
 
@@ -28,13 +29,20 @@ def venue_env(dataset: Dataset, volume_30d: float | None, rules: str = "standard
     return fee | {"min_order_notional": dataset.venue.order_rules(dataset.tickers).min_order_notional}
 
 
-def venue_json(dataset: Dataset, volume_30d: float | None) -> dict[str, Any]:
+def venue_terms(dataset: Dataset, volume_30d: float | None) -> VenueTerms:
     """The same for the reader of a study, a trial or a policy: whose rules, of when, at which volume."""
     venue = dataset.venue
-    return {
-        "name": venue.name,
-        "volume_30d": volume_30d or 0.0,
-        "order_rules_as_of": venue.as_of,
-        "order_rules_source": venue.source,
-        "fees_as_of": venue.fees_as_of,
-    }
+    return VenueTerms(venue.name, volume_30d or 0.0, venue.as_of, venue.fees_as_of, venue.source)
+
+
+def policy_origin(dataset: Dataset, **facts: Any) -> PolicyOrigin:
+    """What a policy trained on these bars says of where it comes from; `facts` are the other fields."""
+    return PolicyOrigin(
+        data_sha256=dataset.sha256,
+        data_source=dataset.source,
+        synthetic=dataset.synthetic,
+        tickers=tuple(dataset.tickers),
+        feature_names=tuple(dataset.feature_names),
+        bar_seconds=dataset.bar_seconds,
+        **facts,
+    )

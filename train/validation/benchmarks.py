@@ -19,8 +19,9 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 from numpy.typing import ArrayLike
 
+from train.records.account import Metrics
 from train.records.defaults import RANDOM_DRAWS
-from train.validation.metrics import Metrics, MetricsBatch, join_points, join_steps, measure_batch, segment_ids
+from train.validation.metrics import MetricsBatch, join_points, join_steps, measure_batch, segment_ids
 
 DRAWS_AT_ONCE = 20  # of them measured together: measuring takes ten arrays of their equity's size
 DUST = 1e-9  # of the initial capital: smaller amounts are rounding and are not traded

@@ -18,35 +18,12 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import ArrayLike
 
+from train.records.account import Metrics
+
 # Returns that differ by rounding only: their spread relative to the largest is this small, and its reciprocal would
 # look like a magnificent Sharpe ratio. A running maximum is reached again when wealth is this close to it.
 LEAST_RELATIVE_SPREAD = 1e-9
-# Mean share of equity in coins. A Sharpe ratio does not see the size of positions: 10 dollars that rose would outrank
-# every account that was really invested.
-LEAST_EXPOSURE = 0.01
 TAIL = 0.05  # share of the worst bars in VaR and CVaR
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """The figures of one account over the bars it traded; rates are fractions, 0.01 is 1 %."""
-
-    bars: int  # returns counted
-    total_return: float
-    annual_return: float
-    volatility: float  # per year
-    sharpe: float  # per year, no risk-free rate
-    sortino: float  # per year, target 0
-    max_drawdown: float  # fraction of the running maximum, 0 or more
-    turnover: float  # traded notional over mean equity, all segments together
-    fees: float  # paid, over mean equity, all segments together
-    trades: int
-    exposure: float = float("nan")  # mean share of equity in coins; nan where it was not kept
-    calmar: float = float("nan")  # annual return over maximum drawdown
-    max_drawdown_bars: float = float("nan")  # a count: longest run of bars below the running maximum
-    value_at_risk: float = float("nan")  # return of one bar at the 5 % quantile: a loss is negative
-    conditional_value_at_risk: float = float("nan")  # mean return of the worst 5 % of bars: a loss is negative
-    hit_rate: float = float("nan")  # positive returns among those that are not 0
 
 
 @dataclass(frozen=True)

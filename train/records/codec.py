@@ -1,0 +1,116 @@
+"""The one codec of the JSON that a study leaves behind: typed records in, typed records out.
+
+Records are frozen dataclasses (and `msgspec.Struct`s where a stored name is no Python name). Reading checks every field
+and names the file and the field that are wrong. Fields that a record does not have are passed over, so an older program
+reads what a newer one wrote; a field that came later has a default.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+
+from market.errors import UserError
+from market.files import write_whole
+from train.records.errors import StudyError
+
+T = TypeVar("T")
+RESTORE = "restore the study's results"
+ACCOUNTS = ("agent", "equal_weight", "best constant band", "equal weight")  # names of `train.records.account.Metrics`
+
+
+def decode(content: Any, type_: type[T], where: str, error: type[UserError] = StudyError, advice: str = RESTORE) -> T:
+    """Plain JSON values as a record.
+
+    Args:
+        content: as `json.loads` returns it.
+        type_: of the record.
+        where: the file, or the attribute of a study, for the error's text.
+        error: class that is raised.
+        advice: what to do about it.
+
+    Raises:
+        error: a field is missing or of another type; names it.
+    """
+    try:
+        return msgspec.convert(_with_undefined(content), type_, strict=True)
+    except msgspec.ValidationError as fault:
+        raise error(f"{where} cannot be read ({fault}); {advice}") from fault
+
+
+def read_record(path: Path, type_: type[T]) -> T:
+    """Read a file of ours.
+
+    Raises:
+        StudyError: missing, damaged, or a field is wrong; names the file and the field.
+    """
+    return decode(read_plain(path), type_, str(path))
+
+
+def read_plain(path: Path) -> dict[str, Any]:
+    """The named values of a file of ours, not yet checked.
+
+    Raises:
+        StudyError: missing or damaged; names the file.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise StudyError(f"{path} cannot be read ({reason_of(error)}); {RESTORE}") from error
+    if not isinstance(content, dict):
+        raise StudyError(f"{path} cannot be read (it holds no named values); {RESTORE}")
+    return content
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a record, or plain values, whole or not at all."""
+    write_whole(path, (json.dumps(plain(content), indent=1) + "\n").encode())
+
+
+def plain(content: Any) -> Any:
+    """A record, or nested values, as JSON values; nan stays nan."""
+    return msgspec.to_builtins(content, enc_hook=_plain_value)
+
+
+def _with_undefined(content: Any) -> Any:
+    """The same values; in the figures of an account null, which stands for an undefined one, becomes nan."""
+    if isinstance(content, list):
+        return [_with_undefined(value) for value in content]
+    if not isinstance(content, dict):
+        return content
+    return {name: _figures(value) if name in ACCOUNTS else _with_undefined(value) for name, value in content.items()}
+
+
+def _figures(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {name: math.nan if figure is None else figure for name, figure in value.items()}
+
+
+def with_null(content: Any) -> Any:
+    """Plain values with null in the place of numbers that are not finite."""
+    if isinstance(content, Mapping):
+        return {name: with_null(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [with_null(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def reason_of(error: Exception) -> str:
+    """Why a file could not be read, without its name, in one line."""
+    text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return text.partition("\n")[0]
+
+
+def _plain_value(value: object) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
