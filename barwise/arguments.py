@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 FAULT, USER_ERROR, INTERRUPTED = 1, 2, 130  # exit codes
 # A path on the command line that is wrong; other operating system errors are faults of the machine.
 WRONG_PATHS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+SAID_IN_A_LINE = (UserError, ModuleNotFoundError, OSError, MemoryError, RuntimeError, ValueError)
 INSTALL = "pip install -e . in the repository, or activate its environment: source .venv/bin/activate"
 
 
@@ -48,7 +49,7 @@ def exit_code(program: str, work: Callable[[], int | None], after_a_fault: str =
     except KeyboardInterrupt as interruption:
         say(program, f"interrupted{f'; {interruption}' if interruption.args else ''}")
         return INTERRUPTED
-    except Exception as error:
+    except (*SAID_IN_A_LINE, *database_errors()) as error:  # evaluated when something was raised
         code, text = code_and_text(error)
         if code is None:
             raise
@@ -65,18 +66,28 @@ def code_and_text(error: BaseException) -> tuple[int | None, str]:
         if missing.partition(".")[0] in ("barwise", "market", "train", "drl_agents"):
             return None, ""
         return USER_ERROR, f"{missing} is not installed for this Python: {INSTALL}"
-    if type(error).__name__ == "PolicyFileError":
+    if isinstance(error, ValueError) and type(error).__name__ == "PolicyFileError":
         return USER_ERROR, str(error)
     if isinstance(error, OSError):
         text = f"{error.filename or 'file'}: {error.strerror or error}"
         return (USER_ERROR if isinstance(error, WRONG_PATHS) else FAULT), text
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
-        return FAULT, f"out of memory: {str(error).strip() or 'no message'}"
-    if type(error).__module__.startswith(("sqlalchemy", "optuna")):
+    if isinstance(error, database_errors()):
         from train.store.retrying import reason_of
 
         return FAULT, f"the database failed: {reason_of(error)}"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's is a RuntimeError
+        return FAULT, f"out of memory: {str(error).strip() or 'no message'}"
     return None, ""
+
+
+def database_errors() -> tuple[type[Exception], ...]:
+    """What a database raises; nothing where no database was opened, so that nothing heavy is imported."""
+    if "optuna" not in sys.modules:
+        return ()
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return StorageInternalError, SQLAlchemyError
 
 
 def say(program: str, text: str) -> None:

@@ -72,6 +72,12 @@ def parser() -> argparse.ArgumentParser:
         help="of the refit (default: 0, counted from the study's)",
     )
     p.add_argument("--gpu", type=int, default=-1, metavar="N", help="number of the GPU; -1 = CPU (default: -1)")
+    add_gates(p)
+    return p
+
+
+def add_gates(p: argparse.ArgumentParser) -> None:
+    """Thresholds of the gates, and which of them are waived."""
     p.add_argument(
         "--alpha",
         type=float,
@@ -113,7 +119,6 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="replace a deployment of other coins, features or bars, with which it cannot be compared",
     )
-    return p  # fmt: skip
 
 
 def request(args: argparse.Namespace) -> Request:

@@ -36,6 +36,22 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--n-trials", type=int, default=50, metavar="N", help="finished trials the study is to have (default: 50)"
     )
+    add_learner(p)
+    add_machine(p)
+    add_places(p)
+    add_splits(p)
+    add_judgement(p)
+    p.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning"),
+        default="info",
+        help="debug shows tracebacks (default: info)",
+    )
+    return p
+
+
+def add_learner(p: argparse.ArgumentParser) -> None:
+    """The learner, and how much it learns."""
     p.add_argument(
         "--agent",
         choices=AGENTS,
@@ -43,6 +59,21 @@ def parser() -> argparse.ArgumentParser:
         "exact gradients through the account. ppo: orders, trained by PPO (default: the study's own agent; "
         f"for a new study {DEFAULT_AGENT})",
     )
+    p.add_argument(
+        "--break-step",
+        type=int,
+        metavar="STEPS",
+        help="environment steps per split, in place of the searched budget; rounded up to whole rollouts",
+    )
+    p.add_argument("--episode-bars", type=int, metavar="BARS", help="longest training window, not sampled")
+    p.add_argument("--use-best-ranges", action="store_true", help="search the narrow ranges around known good values")
+    p.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the sampler and of every split's training (default: 0)"
+    )
+
+
+def add_machine(p: argparse.ArgumentParser) -> None:
+    """Where trials run, and how many at a time."""
     p.add_argument(
         "--gpu",
         type=gpu_numbers,
@@ -74,6 +105,10 @@ def parser() -> argparse.ArgumentParser:
         "study's own number; for a new study 12 for a band, and for PPO as many as memory, device and the "
         "smallest rollout allow, logged with the reason. A study keeps the number it began with",
     )
+
+
+def add_places(p: argparse.ArgumentParser) -> None:
+    """Data, database and results."""
     p.add_argument("--timeframe", choices=TIMEFRAMES, help="of the bars (default: 5m, or that of --data-dir)")
     p.add_argument(
         "--data-dir",
@@ -86,23 +121,15 @@ def parser() -> argparse.ArgumentParser:
     add_storage(p)
     p.add_argument("--results-dir", type=Path, metavar="DIR", help="(default: train_results)")
     p.add_argument("--resume", action="store_true", help="the study must exist; an error otherwise")
-    add_splits(p)
-    p.add_argument("--use-best-ranges", action="store_true", help="search the narrow ranges around known good values")
-    p.add_argument(
-        "--break-step",
-        type=int,
-        metavar="STEPS",
-        help="environment steps per split, in place of the searched budget; rounded up to whole rollouts",
-    )
-    p.add_argument("--episode-bars", type=int, metavar="BARS", help="longest training window, not sampled")
+
+
+def add_judgement(p: argparse.ArgumentParser) -> None:
+    """What a trial must keep, and when it is stopped."""
     p.add_argument(
         "--pruner",
         choices=PRUNERS,
         default="wilcoxon",
         help="wilcoxon: stop a trial whose splits are worse, pair by pair, than the best trial's (default: wilcoxon)",
-    )
-    p.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of the sampler and of every split's training (default: 0)"
     )
     p.add_argument(
         "--volume-30d",
@@ -127,13 +154,6 @@ def parser() -> argparse.ArgumentParser:
         help=f"nor one that trades less often than this on any split (default: {MIN_TRADES})",
     )
     p.add_argument("--timeout", type=float, metavar="SECONDS", help="begin no trial after this; the running one ends")
-    p.add_argument(
-        "--log-level",
-        choices=("debug", "info", "warning"),
-        default="info",
-        help="debug shows tracebacks (default: info)",
-    )
-    return p  # fmt: skip
 
 
 def add_splits(p: argparse.ArgumentParser) -> None:

@@ -53,6 +53,9 @@ if "--version" not in sys.argv:
     note += [pathlib.Path(f).read_text() for flag, f in zip(sys.argv, sys.argv[1:]) if flag in ("-c", "-r")]
     with open(pathlib.Path(sys.prefix) / "pip-calls.txt", "a") as calls:
         calls.write("\\n".join(note))
+    if "-e" in sys.argv:
+        repository = sys.argv[sys.argv.index("-e") + 1]
+        (pathlib.Path(__file__).parents[1] / "repository.pth").write_text(repository)
 """
 TORCH = """
 __version__ = "2.99.0+stub"
@@ -146,9 +149,10 @@ def make_stub_venv(folder: Path, *, with_torch: bool = True) -> None:
 
 def make_clone(root: Path) -> Clone:
     shutil.copytree(ROOT / "scripts" / "setup", root / "scripts" / "setup")
-    for name in ("start_vectorized_training.sh", *(path.name for path in ROOT.glob("requirements*.txt"))):
+    for name in ("start_vectorized_training.sh", "constraints.txt", *(p.name for p in ROOT.glob("requirements*.txt"))):
         shutil.copy(ROOT / name, root / name)
     clone = Clone(root)
+    write(root / "barwise" / "__init__.py", "")
     write(clone.trainer, TRAINER)
     write(root / "scripts" / "data" / "download_bars.py", DOWNLOAD)
     write(root / "scripts" / "data" / "build_dataset.py", MAKE_DATASET)
