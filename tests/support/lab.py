@@ -26,7 +26,12 @@ from train.study.split import SplitOutcome
 from train.study.split_plan import SplitPlan
 
 TICKERS = ("BTC", "ETH", "LTC")
-IDENTITY = {"data_sha256": {"5m": "a"}, "search space": {"x": "1"}}
+IDENTITY = {
+    "data_sha256": {"5m": "a"},
+    "search space": {"x": "1"},
+    "run": {"n_envs": 12, "seed": 0},
+    "splits": {"mode": "standard", "num_paths": 3, "k_test_groups": 2},
+}
 
 
 @pytest.fixture(scope="session")
