@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from msgspec import UNSET
 from optuna.trial import TrialState
 
 from tests.support import fabricated_study as fabricated
@@ -21,9 +22,10 @@ from train import finish
 from train.findings.holdout import score_text
 from train.findings.returns import layout_of, mean_returns, read_returns
 from train.records.account import Metrics
-from train.records.codec import write_json
+from train.records.codec import plain, with_null, write_json
 from train.records.errors import StudyError
 from train.records.results import closes_file, read_closes, split_folder, study_folder, trial_folder
+from train.records.stored import StudyFile
 from train.report import collect as report_module
 from train.report.collect import collect, report_ended_study, write_report
 from train.report.curves import compounded, read_split
@@ -229,11 +231,14 @@ def test_undefined_figures_read_undefined(folded, tmp_path):
     fabricated.add_result(study, outcomes, 0, folded)
     path = split_folder(folder, 0, 0) / "result.json"
     content = json.loads(path.read_text())
-    content["agent"]["sortino"] = content["equal_weight"]["hit_rate"] = None
+    content["agent"]["sortino"] = content["equal_weight"]["hit_rate"] = content["of_hindsight"] = None
+    del content["break_even_cost"]  # as earlier versions, which did not keep it
     write_json(path, content)
     row = table_row(html_of(study, folder), "split 0")
     assert row["Sortino"][0][1] == "undefined"
     assert row["hit rate"][1][1] == "undefined"
+    assert row["of hindsight"][0][1] == "undefined"
+    assert row["break-even cost, a side"][0][1] == "\N{EN DASH}"
 
 
 @pytest.mark.parametrize("damage", ["missing", "torn", "empty"])
@@ -334,14 +339,9 @@ def test_two_studies_of_one_name_have_two_pages(folded, tmp_path):
 )
 def test_the_holdout_is_said_in_a_sentence(study_and_copy, change, text):
     study, folder = study_and_copy
-    result = json.loads((split_folder(folder, 0, 0) / "result.json").read_text())
-    scored = {
-        "uuid": study.user_attrs["uuid"], "trial": collect(study, folder).best, "sharpe_standard_error": 1.0,
-        "excess_sharpe_error": 3.2,
-        "mean_excess_sharpe": 0.5, "holdout": {"first_time_s": 0, "last_time_s": 86_400, "bars": 288},
-        "policies": [{k: result[k] for k in ("agent", "equal_weight", "excess_sharpe")}],
-    }  # fmt: skip
-    write_json(folder / "holdout.json", scored | change)
+    scored = {"uuid": study.user_attrs["uuid"], "trial": collect(study, folder).best, "mean_excess_sharpe": 0.5,
+              "excess_sharpe_error": 3.2, "mean_lead_sharpe": None} | change  # fmt: skip
+    write_json(folder / "holdout.json", with_null(plain(fabricated.holdout_score(**scored))))
     html = html_of(study, folder)
     assert text in section(html, "verdict")
     is_shown = change.get("trial") is None and change.get("uuid") is None
@@ -349,16 +349,10 @@ def test_the_holdout_is_said_in_a_sentence(study_and_copy, change, text):
 
 
 def scored_holdout(made, **agent):
-    """What holdout.json holds of two policies, one with other figures, as a study of this version writes it."""
+    """Of two policies of the best trial, one with other figures."""
     study, folder = made
-    result = json.loads((split_folder(folder, 0, 0) / "result.json").read_text())
-    policy = {k: result[k] for k in ("agent", "equal_weight", "excess_sharpe")}
-    return {
-        "uuid": study.user_attrs["uuid"], "trial": collect(study, folder).best, "sharpe_standard_error": 1.0,
-        "excess_sharpe_error": 1.0, "mean_excess_sharpe": 50.0,
-        "holdout": {"first_time_s": 0, "last_time_s": 86_400, "bars": 288},
-        "policies": [policy, policy | {"agent": policy["agent"] | agent}],
-    }  # fmt: skip
+    own = {"uuid": study.user_attrs["uuid"], "trial": collect(study, folder).best, "mean_excess_sharpe": 50.0}
+    return fabricated.holdout_score((fabricated.figures(), fabricated.figures(**agent)), **own)
 
 
 def test_policies_that_hardly_traded_have_no_verdict_on_the_holdout(made):
@@ -371,15 +365,14 @@ def test_policies_that_hardly_traded_have_no_verdict_on_the_holdout(made):
     said = holdout_text(study, scored, trial)
     assert "hardly traded, so there is no verdict. 1 of 2 policies hardly traded (mean exposure under 1%)" in said
     assert "above what chance explains" not in said
-    assert "hardly traded" in check_text({"holdout_score": scored}, trial.number)
+    assert "hardly traded" in check_text({"holdout_score": plain(scored)}, trial.number)
     assert "there is no verdict" in score_text(scored)
 
 
 def test_a_holdout_of_before_the_error_of_a_difference_claims_least(made):
     study, folder = made
     trial = next(t for t in study.trials if t.number == collect(study, folder).best)
-    scored = scored_holdout(made)
-    del scored["excess_sharpe_error"]
+    scored = replace(scored_holdout(made), excess_sharpe_error=UNSET)
     assert "with a standard error of about 1.4" in holdout_text(study, scored, trial)
     assert "about 1.4" in score_text(scored)
 
@@ -387,9 +380,9 @@ def test_a_holdout_of_before_the_error_of_a_difference_claims_least(made):
 def test_bars_that_wait_for_the_winner_are_named(made):
     study, folder = made
     identity = study.user_attrs["identity"]
-    study.set_user_attr("identity", identity | {"holdout": {"5m": {"bars": 450}}})
+    study.set_user_attr("identity", identity | {"holdout": {"5m": plain(fabricated.HELD)}})
     try:
-        assert "Not scored yet" in section(html_of(study, folder), "verdict")
+        assert "(480 of 5m) for one look" in section(html_of(study, folder), "verdict")
     finally:
         study.set_user_attr("identity", identity)
 
@@ -461,7 +454,7 @@ def script():
 def test_the_script_writes_the_page_while_trials_are_missing(lab, folded, capsys):
     study, _ = lab.run(target=2)
     results = lab.folder / "results_dir"
-    study_folder(results, "s", study.user_attrs["uuid"])
+    study_folder(results, StudyFile("s", study.user_attrs["uuid"]))
     where = ["--study-name", "s", "--storage", f"sqlite:///{lab.folder}/study.db", "--results-dir", str(results)]
     assert script().main(where) == 0
     written = Path(capsys.readouterr().out.strip())
@@ -486,7 +479,7 @@ def test_a_page_can_be_written_after_an_interruption(lab, caplog):
     lab.runner.results = [1.0] * 6 + [Interrupted(15)]
     study, ending = lab.run(target=3)
     assert ending.signal_number == 15 or study.get_trials(deepcopy=False)[-1].state != TrialState.COMPLETE
-    folder = study_folder(lab.folder / "pages", "s", study.user_attrs["uuid"])
+    folder = study_folder(lab.folder / "pages", StudyFile("s", study.user_attrs["uuid"]))
     with caplog.at_level(logging.INFO):
         report_ended_study(study, folder)
     assert "1 complete" in (folder / "report.html").read_text()

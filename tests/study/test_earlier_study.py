@@ -21,8 +21,9 @@ from train.deploy.loading import load_deployment
 from train.deploy.scores import score_policies
 from train.findings.holdout import load_holdout
 from train.findings.stored_trial import evaluate_trial, open_stored, read_trial
+from train.records.attributes import identity_in
 from train.store.address import absolute_url
-from train.study.identity import absent_values, stored_agent
+from train.study.identity import absent_values
 from train.study.search_space import Space
 from train.study.split import agent_metrics
 from train.study.split_files import settings_sha256
@@ -124,18 +125,18 @@ def test_the_deployment_of_c6a6d1f_loads_and_scores_as_it_did(folder):
     data = read_trial(stored, "best", folder / "bars").data
     rows = load_holdout(folder / "bars", None, None, stored.plan, {data.timeframe: data.holdout})[data.timeframe]
     (scored,) = score_policies([found.policy], [found.env_params], rows, -1)
-    known = found.facts["scores"]
+    known = found.facts.scores
     found_return, known_return = scored.to_json()["agent"]["total_return"], known["agent"]["total_return"]
     assert found_return == pytest.approx(known_return, abs=OF_THE_ACCOUNT)
     assert torch.isfinite(found.policy(torch.zeros(1, sum(w for _, w in found.observation_layout)))).all()
 
 
 def test_what_c6a6d1f_did_not_write_down_is_ppo_at_full_fees(folder):
-    identity = load(folder).user_attrs["identity"]
-    assert "fee_ramp" not in identity["learner"]
+    identity = identity_in(load(folder).user_attrs)
+    assert "fee_ramp" not in identity.learner
     absent = absent_values(identity)
-    assert stored_agent(identity) == "ppo"
+    assert identity.agent == "ppo"
     assert (absent["learner"]["fee_ramp"], absent["search space"]) == (0.0, {"--use-best-ranges": "False"})
-    space = Space.from_json(identity["search space"], "ppo")
+    space = Space.from_json(identity.search_space, "ppo")
     assert space.given == {"total_env_steps": 2048}
     assert "fee_ramp" not in space.ranges

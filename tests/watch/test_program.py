@@ -53,7 +53,8 @@ def assert_one_line(result: subprocess.CompletedProcess, code: int, *words: str)
 
 
 def test_one_frame_for_a_script_from_another_folder(folder):
-    close(make_study(folder, [trial(value=1.5, splits=(1.0, 2.0)), trial(TrialState.RUNNING, worker=vars(this_worker()))]))
+    running = trial(TrialState.RUNNING, worker=vars(this_worker()))
+    close(make_study(folder, [trial(value=1.5, splits=(1.0, 2.0)), running]))
     (folder / "my log.txt").write_text("the last line\n")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     flags = ("--once", "--study", "s", "--storage", "sqlite:///study.db", "--log", "my log.txt")
