@@ -94,8 +94,8 @@ class CryptoEnvAlpaca:
         if_log: bool = False, *, seed: int | None = None, start: str | None = None, episode_bars: int | None = None,
     ) -> None:  # fmt: skip
         self.params = p = EnvParams.from_mapping(env_params, initial_capital, buy_cost_pct, sell_cost_pct, gamma)
-        self.cost_factor = 1.0
-        self.lookback, self.initial_capital, self.if_log = p.lookback, p.initial_capital, if_log
+        self.cost_factor, self.lookback, self.if_log = 1.0, p.lookback, if_log
+        self.initial_capital = self.initial_total_asset = p.initial_capital
         given_prices = np.asarray(config["price_array"])
         self.price_array = given_prices.astype(np.float64, copy=False)
         tech = np.asarray(config["tech_array"])   # float32 stays as it is: half the memory, which processes may share
@@ -104,10 +104,9 @@ class CryptoEnvAlpaca:
         n_bars, n_assets = self.price_array.shape
         self.min_qty = self._smallest_orders(config, n_assets)
         self.qty_increment = (np.zeros(n_assets) + config.get("qty_increment", 0.0)).tolist()
-        filled = np.asarray(config.get("filled_array", False), dtype=bool)
-        self.trades = ~np.broadcast_to(filled, self.price_array.shape)  # (T, A), whether anybody traded the coin
-        given = config.get("segments")
-        whole = [(0, n_bars)]
+        # (T, A), whether anybody traded the coin
+        self.trades = ~np.broadcast_to(np.asarray(config.get("filled_array", False), dtype=bool), (n_bars, n_assets))
+        given, whole = config.get("segments"), [(0, n_bars)]
         self.segments = [(int(a), int(b)) for a, b in (whole if given is None or len(given) == 0 else given)]
         self._scales = [self._order_scale(given_prices[first]) for first, _ in self.segments]
         self.seed, self.start, self.episode_bars = seed or 0, start or p.start, episode_bars
@@ -118,10 +117,8 @@ class CryptoEnvAlpaca:
 
         self.env_name, self.env_num, self.num_envs = "CryptoEnvAlpaca", 1, 1
         self.max_step = max(self._window_end(i, s[0]) - s[0] for i, s in enumerate(self._starts) if s)
-        self.state_dim = 1 + n_assets + self.lookback * self.tech_array.shape[1]
-        self.state_dim += (2 + n_assets) if p.observe_account else 0
+        self.state_dim = 1 + n_assets + self.lookback * self.tech_array.shape[1] + (2 + n_assets) * p.observe_account
         self.action_dim, self.if_discrete, self.target_return = n_assets, False, 10.0
-        self.initial_total_asset = self.initial_capital
         self.reset()  # the attributes that hosts read exist from the start
         self.episode, self.done = -1, True  # but the caller's first reset() begins episode 0
 
@@ -325,9 +322,7 @@ class CryptoEnvAlpaca:
         if price <= 0:
             return 0.0
         budget, cost = self._spendable_cash(equity), self._purchase_price(price)
-        if not self.params.whole_coins:
-            return budget / cost
-        return budget // cost
+        return budget // cost if self.params.whole_coins else budget / cost
 
     def _purchase_price(self, price: float) -> float:
         """Quote paid per coin bought, slippage and fee included."""
@@ -418,9 +413,8 @@ class CryptoEnvAlpaca:
         }
 
     def _time_decay(self) -> float:
-        acct = self.account
         first, last = self._segment[0] + self.lookback - 1, self._segment[1] - self.lookback - 1
-        progress = min(max((acct.bar - first) / max(last - first, 1), 0.0), 1.0)
+        progress = min(max((self.account.bar - first) / max(last - first, 1), 0.0), 1.0)
         return max(1.0 - progress, self.params.time_decay_floor)
 
     def _cappuccino_concentration(self, weights: list[float], penalty: float) -> float:
@@ -465,14 +459,12 @@ class CryptoEnvAlpaca:
     def _smallest_orders(self, config: Mapping[str, Any], n_assets: int) -> list[float]:
         """(A,) coins: the caller's as given, else the host's limits times 1.1, by ticker or by column, else none."""
         rules, given, tickers = self.params.rules, config.get("min_order_qty"), config.get("tickers")
-        if given is not None:
-            return (np.zeros(n_assets) + given).tolist()
-        if rules != "cappuccino" and rules not in COLUMN_LIMITS:
-            return [0.0] * n_assets
-        limits = list(COLUMN_LIMITS.get(rules, CAPPUCCINO_LIMITS.values()))
+        if given is not None or rules not in ("cappuccino", *COLUMN_LIMITS):
+            return (np.zeros(n_assets) + (0.0 if given is None else given)).tolist()
+        limits = COLUMN_LIMITS.get(rules) or tuple(CAPPUCCINO_LIMITS.values())
         if rules == "cappuccino" and tickers is not None:
             coins = [re.sub(r"/|USDT?$", "", str(ticker).upper()) for ticker in tickers]
-            limits = [CAPPUCCINO_LIMITS[coin] for coin in coins if coin in CAPPUCCINO_LIMITS]
+            limits = tuple(CAPPUCCINO_LIMITS[coin] for coin in coins if coin in CAPPUCCINO_LIMITS)
         if len(limits) < n_assets:
             known = f"the {rules} rules know the smallest order of {len(limits)} columns, price_array has {n_assets}"
             raise ValueError(f"{known}; give config['min_order_qty'] (A,) in coins")
@@ -499,8 +491,7 @@ class CryptoEnvAlpaca:
             return segment, self._starts[segment][0]
         if self.start != "random":
             raise ValueError(f'start must be "first" or "random" for one environment; received {self.start!r}')
-        n_starts = sum(len(starts) for starts in self._starts)
-        k = (hash32(self.seed, 0, self.episode) * n_starts) >> 32
+        k = (hash32(self.seed, 0, self.episode) * sum(map(len, self._starts))) >> 32
         for segment in usable:
             if k < len(self._starts[segment]):
                 return segment, self._starts[segment][k]
@@ -517,11 +508,9 @@ class CryptoEnvAlpaca:
         """The only place where an account is made, so that nothing survives a reset by accident."""
         p, capital, n_assets = self.params, self.initial_capital, self.action_dim
         self._segment = self.segments[segment]
-        base = self._segment[0] if p.benchmark_base == "segment" else first
-        base_price = self.price_array[base]
-        priced = base_price > 0
+        base_price = self.price_array[self._segment[0] if p.benchmark_base == "segment" else first]
         fee = 1.0 + (p.buy_fee_rate if p.benchmark_pays_fee else 0.0)
-        share = capital / max(int(priced.sum()), 1)
+        share = capital / max(int((base_price > 0).sum()), 1)
         benchmark_qty = [share / (x * fee) if x > 0 else 0.0 for x in base_price.tolist()]
         benchmark = sum(q * x for q, x in zip(benchmark_qty, self.price_array[first].tolist(), strict=True))
         return Account(
@@ -533,8 +522,7 @@ class CryptoEnvAlpaca:
 
     def _order_scale(self, first_price: np.ndarray) -> list[float]:
         """Coins per unit of action (A), from a segment's first prices as they were given."""
-        p = self.params
-        scales = [0.0] * len(first_price)
+        p, scales = self.params, [0.0] * len(first_price)
         for i, x in enumerate(first_price):
             if x > 0 and p.order_sizing == "price_magnitude":
                 scales[i] = p.norm_action / 10.0 ** math.floor(math.log(x, 10))

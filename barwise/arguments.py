@@ -21,6 +21,7 @@ from train.records.provenance import home
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
+    from market.dataset import Dataset
     from market.venues import Venue
     from train.findings.stored_trial import StoredStudy, StoredTrial
 
@@ -209,6 +210,24 @@ def add_venue(parser: argparse.ArgumentParser) -> None:
         help="order rules and fees that go into the dataset, as scripts/data/refresh_venues.py writes them "
         "(default: the built-in table of Alpaca; a refreshed file is used only when it is named here)",
     )
+
+
+def add_dataset_folder(parser: argparse.ArgumentParser) -> None:
+    """Add --out and --overwrite to a program that makes a dataset."""
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="dataset folder, for example data/5m")
+    parser.add_argument("--overwrite", action="store_true", help="replace a dataset that is there already")
+
+
+def write_dataset(dataset: Dataset, args: argparse.Namespace) -> None:
+    """Write the dataset with its picture to --out and print its order rules and label."""
+    from market.dataset import save_dataset
+    from market.describe import venue_lines
+    from market.pictures import quality_picture
+
+    save_dataset(dataset, args.out, args.overwrite, quality_picture(dataset))
+    for line in venue_lines(dataset):
+        print(line)
+    print(f"wrote {args.out}: {dataset.label}")
 
 
 def venue_of(path: Path | None) -> Venue:

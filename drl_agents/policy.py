@@ -143,7 +143,3 @@ class Policy:
         average, std = to_device(self.state_avg, device), to_device(self.state_std, device)
         least = None if self.least_weight is None else to_device(self.least_weight, device)
         return replace(self, state_avg=average, state_std=std, layers=layers, least_weight=least)
-
-    def with_metadata(self, **values: Any) -> Policy:
-        """The same policy with `values` added to its metadata."""
-        return replace(self, metadata={**self.metadata, **values})

@@ -190,73 +190,64 @@ def _assemble(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, An
         average, std = tensors["state_avg"], tensors["state_std"]
         policy = Policy(average, std, layers, clip, dict(header["metadata"]), head, least)
         if set(_tensors(policy)) != set(tensors):
-            raise PolicyFileError(f"{path} is inconsistent: it has {len(tensors)} tensors for {len(layers)} layers")
-        _check_normalizer(path, policy)
-        _check_layers(path, policy)
-        _check_head(path, policy)
-        _check_description(path, policy)
+            raise ValueError(f"it has {len(tensors)} tensors for {len(layers)} layers")
+        _check_normalizer(policy)
+        _check_layers(policy)
+        _check_head(policy)
+        _check_description(policy)
     except KeyError as error:
         raise PolicyFileError(f"{path} is incomplete: it has no {error}") from error
-    except (TypeError, IndexError, AttributeError, OverflowError) as error:
-        raise PolicyFileError(f"{path} is inconsistent: {error}") from error
-    except ValueError as error:
-        if isinstance(error, PolicyFileError):
-            raise
+    except (TypeError, IndexError, AttributeError, OverflowError, ValueError) as error:
         raise PolicyFileError(f"{path} is inconsistent: {error}") from error
     return policy
 
 
-def _check_normalizer(path: Path, policy: Policy) -> None:
+def _check_normalizer(policy: Policy) -> None:
     average, std, clip = policy.state_avg, policy.state_std, policy.clip
     if average.ndim != 1 or std.shape != average.shape:
-        shapes = f"{tuple(average.shape)} and {tuple(std.shape)}"
-        raise PolicyFileError(f"{path} is inconsistent: state_avg and state_std are {shapes}, expected (S,) both")
+        raise ValueError(
+            f"state_avg and state_std are {tuple(average.shape)} and {tuple(std.shape)}, expected (S,) both"
+        )
     if not bool((std > 0.0).all()):
-        raise PolicyFileError(f"{path} is inconsistent: state_std must be above 0; its smallest is {std.min().item()}")
+        raise ValueError(f"state_std must be above 0; its smallest is {std.min().item()}")
     if not clip > 0.0:
-        raise PolicyFileError(f"{path} is inconsistent: clip must be above 0; it is {clip}")
+        raise ValueError(f"clip must be above 0; it is {clip}")
 
 
-def _check_layers(path: Path, policy: Policy) -> None:
+def _check_layers(policy: Policy) -> None:
     if not policy.layers:
-        raise PolicyFileError(f"{path} is inconsistent: it has no layers")
+        raise ValueError("it has no layers")
     columns = policy.feature_columns if policy.head == "band" else slice(0, policy.state_dim)
     width = columns.stop - columns.start
     for i, (weight, bias) in enumerate(policy.layers):
         if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
-            shape = tuple(weight.shape)
-            raise PolicyFileError(f"{path} is inconsistent: layer {i} is {shape} and takes {width} inputs")
+            raise ValueError(f"layer {i} is {tuple(weight.shape)} and takes {width} inputs")
         width = weight.shape[0]
 
 
-def _check_head(path: Path, policy: Policy) -> None:
+def _check_head(policy: Policy) -> None:
     """Two outputs per coin, one least weight per coin, and features within the observation."""
-    if policy.least_weight is None:
+    least, n_assets = policy.least_weight, policy.action_dim
+    if least is None:
         return
-    n_outputs, n_assets = policy.layers[-1][0].shape[0], policy.action_dim
-    if n_outputs % 2 or not n_outputs or policy.feature_columns.stop > policy.state_dim:
-        columns = policy.feature_columns
-        raise PolicyFileError(
-            f"{path} is inconsistent: a band needs two outputs per coin, of features within the {policy.state_dim} "
-            f"columns of the observation; it has {n_outputs} outputs and features up to column {columns.stop}"
+    n_outputs, last = policy.layers[-1][0].shape[0], policy.feature_columns.stop
+    if n_outputs % 2 or not n_outputs or last > policy.state_dim:
+        raise ValueError(
+            f"a band needs two outputs per coin, of features within the {policy.state_dim} columns of the observation; "
+            f"it has {n_outputs} outputs and features up to column {last}"
         )
-    least = policy.least_weight
     if least.shape != (n_assets,) or not bool((least >= 0.0).all()):
-        raise PolicyFileError(
-            f"{path} is inconsistent: least_weight must be {n_assets} weights of at least 0; it is {least.tolist()}"
-        )
+        raise ValueError(f"least_weight must be {n_assets} weights of at least 0; it is {least.tolist()}")
 
 
-def _check_description(path: Path, policy: Policy) -> None:
+def _check_description(policy: Policy) -> None:
     """What the header says of the observation and the coins must fit the weights."""
     layout, tickers = policy.metadata.get("observation_layout"), policy.metadata.get("tickers")
     if layout is not None and sum(width for _, width in layout) != policy.state_dim:
-        raise PolicyFileError(f"{path} is inconsistent: observation_layout {layout} is not {policy.state_dim} wide")
+        raise ValueError(f"observation_layout {layout} is not {policy.state_dim} wide")
     n_features = policy.feature_columns.stop - policy.feature_columns.start
     seen = None if layout is None else sum(width for name, width in layout if name == "tech")
     if policy.head == "band" and seen not in (None, n_features):
-        raise PolicyFileError(
-            f"{path} is inconsistent: the band's network takes {n_features} features, and observation_layout has {seen}"
-        )
+        raise ValueError(f"the band's network takes {n_features} features, and observation_layout has {seen}")
     if tickers is not None and len(tickers) != policy.action_dim:
-        raise PolicyFileError(f"{path} is inconsistent: {len(tickers)} tickers for {policy.action_dim} actions")
+        raise ValueError(f"{len(tickers)} tickers for {policy.action_dim} actions")

@@ -233,7 +233,7 @@ def step(
     last_bar = tl.load(b.last_bar + lanes.lane, mask=lanes.is_real, other=1)
     min_qty = tl.load(m.assets + lanes.column, mask=lanes.is_column, other=0.0)
     venue = Venue(min_qty, tl.load(m.assets + c.n_assets + lanes.column, mask=lanes.is_column, other=0.0))
-    price = close_at(bar, lanes.is_real, m, lanes, c)
+    price, terms = close_at(bar, lanes.is_real, m, lanes, c), out.money + N_REPORTED * lanes.n_envs
 
     if c.stops:
         account = execute_trailing_stops(account, price, p)
@@ -248,7 +248,6 @@ def step(
     account = execute_buys(account, order_qty, price, equity_at_fill, venue, p, lanes, c)
 
     marks = mark_to_market(account, before, price, b, lanes)
-    terms = out.money + N_REPORTED * lanes.n_envs
     reward = reward_terms(before, marks, account, price, bar, m, b, p, w, terms, lanes, c)
 
     at_end = bar >= last_bar

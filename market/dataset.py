@@ -12,11 +12,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from market.checks import ARRAYS, check_dataset
+from market.codec import decode, encode, read_object
 from market.defaults import MIN_SEGMENT_BARS
 from market.errors import REBUILD, DatasetError, VenueError
 from market.files import put_in_place, read_array, sweep_leftovers, sync_file, sync_folder, unfinished_folder
@@ -31,8 +34,34 @@ FORMAT = 3  # 2: the hash covers source and quality; 3: filled bars, feature set
 MANIFEST = "manifest.json"
 PICTURE = "quality.png"  # for people: in no hash, may be absent
 OWN_NAMES = frozenset({MANIFEST, PICTURE, *(f"{name}.npy" for name in ARRAYS)})
-LARGEST_MANIFEST_BYTES = 16 * 2**20
 SECONDS_PER_YEAR = 365.0 * 86_400.0
+
+
+class Manifest(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """What manifest.json holds; data/README.md explains every field."""
+
+    format: int
+    kind: Literal["real", "synthetic"]
+    source: str
+    timeframe: str
+    bar_seconds: int
+    first_close: str
+    last_close: str
+    bars: int
+    segments: tuple[tuple[int, int], ...]
+    tickers: tuple[str, ...]
+    feature_set: str
+    feature_names: tuple[str, ...]
+    warmup_bars: int
+    sha256: str
+    arrays: dict[str, str]  # name -> sha256 of the values
+    venue: Any  # read by `Venue.from_json`
+    quality: dict[str, Any]
+
+
+SHARED = ("source", "bar_seconds", "segments", "tickers", "feature_set", "feature_names", "warmup_bars", "sha256")
+SHARED += ("quality",)  # fields that a dataset has, too
+NOT_HASHED = ("format", "kind", "timeframe", "first_close", "last_close", "bars", "sha256")  # repeat what is hashed
 
 
 @dataclass(frozen=True)
@@ -189,7 +218,7 @@ def make_dataset(
 def _checked(dataset: Dataset) -> Dataset:
     """The dataset, found valid, under the hash of what it now holds."""
     check_dataset(dataset, "dataset")
-    return replace(dataset, sha256=dataset_hash(dataset, _array_hashes(dataset)))
+    return replace(dataset, sha256=dataset_hash(_manifest(dataset)))
 
 
 def _array_hashes(dataset: Dataset) -> dict[str, str]:
@@ -199,21 +228,10 @@ def _array_hashes(dataset: Dataset) -> dict[str, str]:
     }
 
 
-def dataset_hash(dataset: Dataset, array_hashes: Mapping[str, str]) -> str:
+def dataset_hash(manifest: Manifest) -> str:
     """One hash over the arrays and everything that says what their numbers mean and where they come from."""
-    meaning = {
-        "arrays": dict(array_hashes),
-        "tickers": dataset.tickers,
-        "feature_set": dataset.feature_set,
-        "feature_names": dataset.feature_names,
-        "warmup_bars": dataset.warmup_bars,
-        "bar_seconds": dataset.bar_seconds,
-        "segments": dataset.segments,
-        "source": dataset.source,
-        "synthetic": dataset.synthetic,
-        "venue": dataset.venue.to_json(),
-        "quality": dict(dataset.quality),
-    }
+    meaning = {name: value for name, value in asdict(manifest).items() if name not in NOT_HASHED}
+    meaning["synthetic"] = manifest.kind == "synthetic"
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
 
@@ -263,31 +281,23 @@ def _write_files(dataset: Dataset, folder: Path, picture: bytes | None) -> None:
             file.write(picture)
             sync_file(file)
     with (folder / MANIFEST).open("wb") as file:
-        file.write((json.dumps(_manifest(dataset, _array_hashes(dataset)), indent=1) + "\n").encode())
+        file.write(encode(_manifest(dataset)))
         sync_file(file)
     sync_folder(folder)
 
 
-def _manifest(dataset: Dataset, array_hashes: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "kind": "synthetic" if dataset.synthetic else "real",
-        "source": dataset.source,
-        "timeframe": timeframe_name(dataset.bar_seconds),
-        "bar_seconds": dataset.bar_seconds,
-        "first_close": utc_text(dataset.time[0]),
-        "last_close": utc_text(dataset.time[-1]),
-        "bars": len(dataset.time),
-        "segments": dataset.segments,
-        "tickers": dataset.tickers,
-        "feature_set": dataset.feature_set,
-        "feature_names": dataset.feature_names,
-        "warmup_bars": dataset.warmup_bars,
-        "sha256": dataset.sha256,
-        "arrays": dict(array_hashes),
-        "venue": dataset.venue.to_json(),
-        "quality": dict(dataset.quality),
-    }
+def _manifest(dataset: Dataset) -> Manifest:
+    return Manifest(
+        **{name: getattr(dataset, name) for name in SHARED},
+        format=FORMAT,
+        kind="synthetic" if dataset.synthetic else "real",
+        timeframe=timeframe_name(dataset.bar_seconds),
+        first_close=utc_text(dataset.time[0]),
+        last_close=utc_text(dataset.time[-1]),
+        bars=len(dataset.time),
+        arrays=_array_hashes(dataset),
+        venue=dataset.venue.to_json(),
+    )
 
 
 def load_dataset(folder: Path | str, mmap: bool = True) -> Dataset:
@@ -310,68 +320,38 @@ def load_dataset(folder: Path | str, mmap: bool = True) -> Dataset:
     arrays = {name: read_array(folder / f"{name}.npy", mmap) for name in ARRAYS}
     dataset = _from_manifest(manifest, arrays, folder / MANIFEST)
     check_dataset(dataset, str(folder))
-    hashes = _array_hashes(dataset)
-    for name, found in hashes.items():
-        if manifest["arrays"].get(name) != found:
+    found = _manifest(dataset)
+    for name, digest in found.arrays.items():
+        if manifest.arrays.get(name) != digest:
             raise DatasetError(f"{folder / name}.npy: content does not match its hash in the manifest; {REBUILD}")
     # Fields that only repeat others for the reader are in no hash; they must still say the same.
-    is_edited = json.loads(json.dumps(_manifest(dataset, hashes))) != manifest
-    if is_edited or dataset_hash(dataset, hashes) != dataset.sha256:
+    if found != manifest or dataset_hash(found) != dataset.sha256:
         raise DatasetError(f"{folder / MANIFEST}: does not match its own hash, so it was edited; {REBUILD}")
     return dataset
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST_MANIFEST_BYTES + 1)
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror}); {REBUILD}") from error
-    if len(content) > LARGEST_MANIFEST_BYTES:
-        raise DatasetError(f"{path}: larger than {LARGEST_MANIFEST_BYTES} bytes, so not a manifest; {REBUILD}")
-    try:
-        manifest = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path}: not valid JSON, perhaps truncated; {REBUILD}") from error
-    if isinstance(manifest, dict) and manifest.get("format") in range(1, FORMAT):
-        older = f"of format {manifest['format']}, from an older version of this program"
+def _read_manifest(path: Path) -> Manifest:
+    what = f"a dataset manifest of format {FORMAT}"
+    content = read_object(path, DatasetError, REBUILD, what=what)
+    if content.get("format") in range(1, FORMAT):
+        older = f"of format {content['format']}, from an older version of this program"
         raise DatasetError(f"{path}: {older}; {REBUILD}")
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise DatasetError(f"{path}: not a dataset manifest of format {FORMAT}; {REBUILD}")
-    return manifest
+    if content.get("format") != FORMAT:
+        raise DatasetError(f"{path}: not {what}; {REBUILD}")
+    return decode(content, Manifest, DatasetError, str(path), REBUILD)
 
 
-def _from_manifest(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray], path: Path) -> Dataset:
-    text, whole = str, int
-    kinds = {"tickers": list, "feature_names": list, "segments": list, "bar_seconds": whole, "kind": text}
-    kinds |= {"source": text, "sha256": text, "arrays": dict, "quality": dict}
-    kinds |= {"feature_set": text, "warmup_bars": whole}
-    for name, kind in kinds.items():
-        if not isinstance(manifest.get(name), kind):
-            raise DatasetError(f"{path}: field {name} is missing or not of type {kind.__name__}; {REBUILD}")
-    segments = manifest["segments"]
-    is_pair = [isinstance(s, list) and len(s) == 2 and all(isinstance(edge, int) for edge in s) for s in segments]
-    are_names = all(isinstance(name, str) for name in manifest["tickers"] + manifest["feature_names"])
-    if not all(is_pair) or not are_names or manifest["kind"] not in ("real", "synthetic"):
-        raise DatasetError(f"{path}: tickers, feature_names, segments or kind have an unknown form; {REBUILD}")
+def _from_manifest(manifest: Manifest, arrays: Mapping[str, np.ndarray], path: Path) -> Dataset:
     try:
-        venue = Venue.from_json(manifest.get("venue"))
+        venue = Venue.from_json(manifest.venue)
     except VenueError as error:
         raise DatasetError(f"{path}: field venue: {error}; {REBUILD}") from error
     return Dataset(
+        **{name: getattr(manifest, name) for name in SHARED},
         price=arrays["price_array"],
         tech=arrays["tech_array"],
         time=arrays["time_array"],
         filled=arrays["filled_array"],
-        tickers=tuple(manifest["tickers"]),
-        feature_set=manifest["feature_set"],
-        feature_names=tuple(manifest["feature_names"]),
-        warmup_bars=manifest["warmup_bars"],
-        bar_seconds=manifest["bar_seconds"],
-        segments=tuple((a, b) for a, b in segments),
-        source=manifest["source"],
-        synthetic=manifest["kind"] == "synthetic",
+        synthetic=manifest.kind == "synthetic",
         venue=venue,
-        sha256=manifest["sha256"],
-        quality=manifest["quality"],
     )

@@ -15,6 +15,7 @@ import numpy as np
 
 from market.bars.candles import BarGrid, segments_of
 from market.bars.quality import account_of_bars, gap_report
+from market.checks import value_fault
 from market.dataset import Dataset, make_dataset
 from market.defaults import MIN_SEGMENT_BARS, WARMUP_BARS
 from market.errors import DatasetError
@@ -154,16 +155,14 @@ def _feature_names(folder: Path, tech: np.ndarray, tickers: Sequence[str]) -> tu
 
 def _check_values(folder: Path, host: HostArrays, tickers: Sequence[str], feature_names: Sequence[str]) -> None:
     """Refuse the first price that is not positive and the first feature that float32 cannot hold."""
-    for name, array, columns, is_good, expected in (
-        ("price_array", host.price, tickers, np.isfinite(host.price) & (host.price > 0), "a positive number"),
-        ("tech_array", host.tech, feature_names, np.abs(host.tech) <= FLOAT32_MAX, "a number that float32 can hold"),
-    ):
-        if not is_good.all():
-            bar, column = map(int, np.argwhere(~is_good)[0])
-            raise DatasetError(
-                f"{folder / name}: {columns[column]} at row {bar} is {array[bar, column]}, expected {expected} "
-                f"({int((~is_good).sum())} such values)"
-            )
+    is_price, is_float32 = np.isfinite(host.price) & (host.price > 0), np.abs(host.tech) <= FLOAT32_MAX
+    faults = {
+        "price_array": value_fault(is_price, host.price, tickers, "row", "a positive number"),
+        "tech_array": value_fault(is_float32, host.tech, feature_names, "row", "a number that float32 can hold"),
+    }
+    for name, fault in faults.items():
+        if fault:
+            raise DatasetError(f"{folder / name}: {fault}")
 
 
 def _grid(folder: Path, host: HostArrays, tickers: tuple[str, ...], bar_seconds: int) -> BarGrid:

@@ -1,10 +1,9 @@
 """The host repositories' old pickled arrays, read without running what a pickle may contain.
 
-A pickle is a program. One of a single array is short, so it is walked first without being run: too many instructions or
-calls, a large number or place in the memo, and any instruction that an array does not need are refused. Then a reader
-answers the names that NumPy's arrays ask for with small classes of its own; any other name is refused before it is
-looked up. NumPy's own rebuilding functions are never called: with a forged state they would take a buffer of numbers
-for one of Python objects.
+A pickle is a program. This reader runs at most `MOST_INSTRUCTIONS` of the few instructions that an array needs, and
+refuses every other. The names that NumPy's arrays ask for are answered with small classes of this file; any other name
+is refused before it is looked up. NumPy's own rebuilding functions are never called: with a forged state they would
+take a buffer of numbers for one of Python objects.
 
 What it costs is bounded by the size of the file: its content is copied a few times at most, as text of up to 4 bytes a
 character where it is spelled as text.
@@ -15,12 +14,12 @@ from __future__ import annotations
 import io
 import math
 import pickle
-import pickletools
 import re
+import struct
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -29,22 +28,18 @@ from market.errors import DatasetError
 LARGEST_PICKLE_BYTES = 8 * 2**30
 NUMBER_KINDS = re.compile(r"[<>|=]?(?:f[248]|[iu][1248]|M8)")
 TIME_UNIT = re.compile(r"h|m|s|ms|us|ns")
-MOST_INSTRUCTIONS = 2_000  # an array takes about 50, and has as many places in the memo at most
-MOST_CALLS = 20  # an array takes about 5
+MOST_INSTRUCTIONS = 2_000  # an array takes about 50; one byte of a file may ask for an object of 56
 MOST_DIMENSIONS = 4
-LARGEST_NUMBER = 2**64
-# None of these looks anything up but through find_class, and none builds what is hashed: a short program can nest
-# tuples so that their hash takes years.
+# None of these looks a name up but through find_class, runs code but through REDUCE and BUILD, or hashes what the file
+# built: a short program can nest tuples so that their hash takes years.
 PLAIN_NAMES = """
     PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT
     BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES
     BINBYTES8 BYTEARRAY8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT GET BINGET
     LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE GLOBAL STACK_GLOBAL REDUCE BUILD
 """
-PLAIN = frozenset(PLAIN_NAMES.split())
-CALLS = frozenset({"REDUCE", "BUILD"})
-MEMO_STORES = frozenset({"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"})
-ENCODE = ("_codecs", "encode")
+DAMAGE = (EOFError, AttributeError, LookupError, TypeError, ValueError, struct.error, MemoryError, OverflowError)
+DAMAGE += (RecursionError,)
 
 
 class _Dtype:
@@ -55,7 +50,7 @@ class _Dtype:
             raise pickle.UnpicklingError(f"an array of {_shown(descriptor)}, not of numbers")
         self.name, self.order, self.unit = descriptor.lstrip("<>|="), "=", ""
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
+    def build(self, state: tuple[Any, ...]) -> None:
         """State as NumPy writes it: (version, byte order, ..., and for a moment in time its unit)."""
         if state[1] not in ("<", ">", "|", "="):
             raise ValueError("byte order")
@@ -81,38 +76,24 @@ class _Array:
     def __init__(self, *_: object) -> None:
         """What NumPy asks for at first is empty; the state fills it."""
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
+    def build(self, state: tuple[Any, ...]) -> None:
         """State as NumPy writes it: (version, shape, dtype, is_fortran, bytes)."""
         _, shape, dtype, is_fortran, content = state
-        self.fill(content, dtype, shape, "F" if is_fortran else "C")
-
-    def fill(self, content: Any, dtype: Any, shape: Any, order: str) -> None:
-        """Take the bytes as they are; the shape is checked before anything is done with it."""
         if not isinstance(dtype, _Dtype) or not isinstance(content, (bytes, bytearray)):
             raise TypeError("not an array of numbers")
-        if not isinstance(shape, tuple) or len(shape) > MOST_DIMENSIONS or any(type(size) is not int for size in shape):
+        if not isinstance(shape, tuple) or len(shape) > MOST_DIMENSIONS:
             raise TypeError("not a shape")
-        if min(shape, default=1) < 0 or math.prod(shape) * dtype.dtype.itemsize != len(content):
+        # Before any arithmetic: a size may be a number of a million digits.
+        if not all(type(size) is int and 0 <= size <= len(content) for size in shape):
+            raise ValueError("not a size")
+        if math.prod(shape) * dtype.dtype.itemsize != len(content):
             raise ValueError("shape and bytes disagree")
-        self.value = np.frombuffer(content, dtype.dtype).reshape(shape, order="F" if order == "F" else "C")
-
-
-def _one_line(error: Exception) -> str:
-    """What Python's own unpickler says may quote the file."""
-    text = str(error)[:160]
-    return text if text.isprintable() else ascii(text)
+        self.value = np.frombuffer(content, dtype.dtype).reshape(shape, order="F" if is_fortran else "C")
 
 
 def _from_buffer(content: object, dtype: object, shape: object, order: object = "C", *_: object) -> _Array:
     array = _Array()
-    array.fill(content, dtype, shape, order if isinstance(order, str) else "C")
-    return array
-
-
-def _scalar(dtype: object, content: object = b"") -> object:
-    """A NumPy number, which a pickled list may hold."""
-    array = _Array()
-    array.fill(content, dtype, (), "C")
+    array.build((1, shape, dtype, order == "F", content))
     return array
 
 
@@ -121,45 +102,56 @@ def _shown(name: object) -> str:
     return ascii(name[:60]) if isinstance(name, str) else f"a {type(name).__name__}"
 
 
-class _Only:
-    """A function that a pickle may call; it may not set its attributes, as it may those of a plain function."""
-
-    __slots__ = ("_function",)
-
-    def __init__(self, function: Callable[..., object]) -> None:
-        self._function = function
-
-    def __call__(self, *arguments: object) -> object:
-        return self._function(*arguments)
-
-    def __setstate__(self, state: object) -> None:
-        raise pickle.UnpicklingError("it changes a function")
-
-
-ALLOWED: dict[tuple[str, str], str | Callable[..., object]] = {
-    ("numpy", "ndarray"): "ndarray",  # only ever an argument of _reconstruct
-    ("numpy", "dtype"): _Dtype,
+ALLOWED: dict[str, str | Callable[..., object]] = {
+    "numpy.ndarray": "ndarray",  # only ever an argument of _reconstruct
+    "numpy.dtype": _Dtype,
 }
 # The homes of NumPy's own functions are private and differ between versions.
 for _core in ("numpy.core", "numpy._core"):
-    ALLOWED[_core + ".multiarray", "_reconstruct"] = _Array
-    ALLOWED[_core + ".multiarray", "scalar"] = _Only(_scalar)
-    ALLOWED[_core + ".numeric", "_frombuffer"] = _Only(_from_buffer)
+    ALLOWED |= {f"{_core}.multiarray._reconstruct": _Array, f"{_core}.numeric._frombuffer": _from_buffer}
 
 
-class ArrayUnpickler(pickle.Unpickler):
-    """An unpickler that knows arrays of numbers and nothing else."""
+class _Instructions(dict[int, Callable[[Any], None]]):
+    """What an unpickler does for each instruction of one file; a foreign one, or one too many, is refused."""
 
-    def __init__(self, file: BinaryIO, most_bytes: int = 0) -> None:
-        super().__init__(file)
-        self._left_bytes = most_bytes  # that text may be turned into
+    n_done = 0
+
+    def __getitem__(self, code: int) -> Callable[[Any], None]:
+        self.n_done += 1
+        if self.n_done > MOST_INSTRUCTIONS:
+            raise pickle.UnpicklingError(f"it has more than {MOST_INSTRUCTIONS} instructions, an array about 50")
+        if code not in self:
+            raise pickle.UnpicklingError(f"it has the instruction {chr(code)!a}, which no array of numbers needs")
+        return super().__getitem__(code)
+
+
+class ArrayUnpickler(pickle._Unpickler):
+    """An unpickler that knows arrays of numbers and nothing else.
+
+    It is Python's unpickler written in Python: its memo is a dict, so a large place in it costs nothing.
+    """
+
+    stack: list[Any]
+    append: Callable[[object], None]
+    read: Callable[[int], bytes]
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content))
+        self._left_bytes = len(content)  # that text may be turned into
+        codes = {name: getattr(pickle, name)[0] for name in PLAIN_NAMES.split()}
+        plain = {code: pickle._Unpickler.dispatch[code] for code in codes.values()}
+        own = {name: getattr(type(self), f"_{name.lower()}") for name in ("REDUCE", "BUILD", "BYTEARRAY8")}
+        own = {codes[name]: method for name, method in own.items()}
+        self.dispatch = _Instructions(plain | own)  # pyright: ignore[reportAttributeAccessIssue]
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         """What stands for the allowed name; anything else is refused."""
-        _refuse_foreign(module_name, global_name)
-        if (module_name, global_name) == ENCODE:
-            return _Only(self._encode)
-        return ALLOWED[module_name, global_name]
+        name = f"{module_name}.{global_name}"
+        if name == "_codecs.encode":
+            return self._encode
+        if name not in ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {_shown(name)}")
+        return ALLOWED[name]
 
     def _encode(self, text: str, encoding: str = "latin1") -> bytes:
         """How pickles below protocol 3 spell bytes; another encoding would be a module to look up."""
@@ -170,49 +162,22 @@ class ArrayUnpickler(pickle.Unpickler):
             raise pickle.UnpicklingError("it builds more bytes than it holds")
         return text.encode("latin1")
 
+    def _reduce(self) -> None:
+        """Call what find_class returned: nothing else that a pickle puts on the stack can be called."""
+        arguments, function = self.stack.pop(), self.stack[-1]
+        if not isinstance(arguments, tuple):
+            raise pickle.UnpicklingError("it makes a call without a tuple of arguments")
+        self.stack[-1] = function(*arguments)
 
-def _refuse_foreign(module_name: str, global_name: str) -> None:
-    if (module_name, global_name) != ENCODE and (module_name, global_name) not in ALLOWED:
-        raise pickle.UnpicklingError(f"it asks for {_shown(f'{module_name}.{global_name}')}")
+    def _build(self) -> None:
+        state, target = self.stack.pop(), self.stack[-1]
+        if not isinstance(target, (_Dtype, _Array)) or not isinstance(state, tuple):
+            raise pickle.UnpicklingError(f"it changes {_shown(target)}")
+        target.build(state)
 
-
-def _instructions(content: bytes) -> Iterator[tuple[pickletools.OpcodeInfo, object]]:
-    """The program; a strange escape in a text is no reason for a warning."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        for code, argument, _ in pickletools.genops(io.BytesIO(content)):
-            yield code, argument
-
-
-def _walk(content: bytes) -> None:
-    """Refuse a program that is more than one array, without running it."""
-    n_calls = 0
-    pushed: list[object] = [None, None]  # last on the stack; None where it is no text, as after a look into the memo
-    for n_done, (code, argument) in enumerate(_instructions(content)):
-        if n_done >= MOST_INSTRUCTIONS:
-            raise pickle.UnpicklingError(f"it has more than {MOST_INSTRUCTIONS} instructions, an array about 50")
-        if code.name == "STACK_GLOBAL" and isinstance(pushed[0], str) and isinstance(pushed[1], str):
-            _refuse_foreign(pushed[0], pushed[1])
-        if code.name not in PLAIN:
-            raise pickle.UnpicklingError(f"it has the instruction {code.name}, which no array of numbers needs")
-        n_calls += code.name in CALLS
-        if n_calls > MOST_CALLS:
-            raise pickle.UnpicklingError(f"it makes more than {MOST_CALLS} calls, an array about 5")
-        _check_argument(code.name, argument)
-        if code.name not in MEMO_STORES:
-            pushed = [pushed[1], argument]
-
-
-def _check_argument(code_name: str, argument: object) -> None:
-    """Places in the memo are counted from 0, and the unpickler makes room for all below the largest."""
-    if code_name == "GLOBAL":
-        _refuse_foreign(*str(argument).split(" ", 1))
-    if not isinstance(argument, int):
-        return
-    if code_name in MEMO_STORES and not 0 <= argument < MOST_INSTRUCTIONS:
-        raise pickle.UnpicklingError(f"it uses a place in the memo beyond {MOST_INSTRUCTIONS}")
-    if not -LARGEST_NUMBER < argument < LARGEST_NUMBER:
-        raise pickle.UnpicklingError("it holds a number of more than 64 bits")
+    def _bytearray8(self) -> None:
+        """Python's own makes room for as many bytes as the file says before it reads them."""
+        self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))
 
 
 def load_host_array(path: Path | str) -> np.ndarray:
@@ -224,20 +189,15 @@ def load_host_array(path: Path | str) -> np.ndarray:
     path = Path(path)
     content = _read_bytes(path)
     try:
-        _walk(content)
-        found = ArrayUnpickler(io.BytesIO(content), most_bytes=len(content)).load()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of a strange escape in a text
+            found = ArrayUnpickler(content).load()
     except pickle.UnpicklingError as error:
-        raise DatasetError(f"{path}: refused, a pickle may hold NumPy arrays only ({_one_line(error)})") from error
-    except (
-        EOFError,
-        AttributeError,
-        LookupError,
-        TypeError,
-        ValueError,
-        MemoryError,
-        OverflowError,
-        RecursionError,
-    ) as error:
+        # What Python's own unpickler says may quote the file.
+        text = str(error)[:160]
+        shown = text if text.isprintable() else ascii(text)
+        raise DatasetError(f"{path}: refused, a pickle may hold NumPy arrays only ({shown})") from error
+    except DAMAGE as error:
         raise DatasetError(f"{path}: not a whole pickle of an array ({type(error).__name__})") from error
     value = found.value if isinstance(found, _Array) else None
     if value is None or value.size == 0:

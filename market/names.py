@@ -24,13 +24,11 @@ WHOLE_NAMES = frozenset(
 )
 # Quotes that themselves end with USD; DOTUSD ends with TUSD by chance. Read so only with one of these coins before it.
 CHANCE_QUOTES = ("FDUSD", "BUSD", "TUSD")
-COINS_OF_CHANCE_QUOTES = frozenset(
-    (
-        "AAVE", "ADA", "ALGO", "ARB", "ATOM", "AVAX", "BCH", "BNB", "BTC", "DOGE", "DOT", "EOS", "ETC", "ETH", "FIL",
-        "FTM", "GALA", "ICP", "LINK", "LTC", "MANA", "MATIC", "NEAR", "PEPE", "SAND", "SHIB", "SOL", "SUI", "TRX",
-        "UNI", "WBTC", "WLD", "XLM", "XRP",
-    )
-)  # fmt: skip
+KNOWN_COINS = """
+    AAVE ADA ALGO ARB ATOM AVAX BCH BNB BTC DOGE DOT EOS ETC ETH FIL FTM GALA ICP LINK LTC MANA MATIC NEAR PEPE SAND
+    SHIB SOL SUI TRX UNI WBTC WLD XLM XRP
+"""
+COINS_OF_CHANCE_QUOTES = frozenset(KNOWN_COINS.split())
 
 TIMEFRAME_SECONDS = {
     "1m": 60,

@@ -9,29 +9,28 @@ notional minimum, because 10 dollars are not 10 of anything else, and `unlisted`
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
+from market.codec import decode, encode, read_object
 from market.errors import BarsError, VenueError
 from market.files import write_whole
 from market.names import currency_of, match_symbol, ticker_of
 
 FORMAT = 1
+TABLE = f"a table of venue rules of format {FORMAT}"
 LARGEST_FILE_BYTES = 2**20
 LONGEST_TEXT = 300
 MIN_ORDER_NOTIONAL = 10.0  # USD
 QTY_INCREMENT = 1e-9  # coins
 # A quantity this close below a whole increment counts as whole; the simulator's own constant, held equal by a test.
 INCREMENT_SLACK = 1e-9
-
-Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
@@ -194,20 +193,18 @@ class Venue:
             VenueError: a field is missing, unknown, of another type or out of range; the message names it.
         """
         if not isinstance(content, Mapping) or content.get("format") != FORMAT:
-            raise VenueError(f"not a table of venue rules of format {FORMAT}")
+            raise VenueError(f"not {TABLE}")
         values = {name: value for name, value in content.items() if name != "format"}
-        _check_fields(cls, values, "venue")
-        if not isinstance(values["rules"], Mapping) or not isinstance(values["fee_tiers"], Sequence):
-            raise VenueError("rules must be an object and fee_tiers a list")
-        rules = {name: _record(OrderRule, rule, str(name)) for name, rule in values["rules"].items()}
-        tiers = tuple(_record(FeeTier, tier, f"fee tier {i}") for i, tier in enumerate(values["fee_tiers"]))
-        default = _record(OrderRule, values["default_rule"], "default_rule")
-        return cls(**{**values, "rules": rules, "fee_tiers": tiers, "default_rule": default})
+        rules = values.get("rules")
+        # One by one, so that an error names the coin.
+        for name, rule in rules.items() if isinstance(rules, Mapping) else ():
+            decode(rule, OrderRule, VenueError, name[:40], is_exact=True)
+        return decode(values, cls, VenueError, "venue", is_exact=True)
 
 
 def save_venue(venue: Venue, path: Path | str) -> None:
     """Write the table as JSON, whole or not at all, in place of a table that is there."""
-    write_whole(Path(path), (json.dumps(venue.to_json(), indent=1) + "\n").encode())
+    write_whole(Path(path), encode(venue.to_json()))
 
 
 def load_venue(path: Path | str) -> Venue:
@@ -217,19 +214,11 @@ def load_venue(path: Path | str) -> Venue:
         VenueError: one line that names the file.
     """
     again = "write it again with scripts/data/refresh_venues.py"
+    content = read_object(path, VenueError, again, what=TABLE, most_bytes=LARGEST_FILE_BYTES)
     try:
-        with Path(path).open("rb") as file:
-            content = file.read(LARGEST_FILE_BYTES + 1)
-    except OSError as error:
-        raise VenueError(f"{path}: cannot be read ({error.strerror}); {again}") from error
-    if len(content) > LARGEST_FILE_BYTES:
-        raise VenueError(f"{path}: larger than {LARGEST_FILE_BYTES} bytes, so not a table of venue rules; {again}")
-    try:
-        return Venue.from_json(json.loads(content))
+        return Venue.from_json(content)
     except VenueError as error:
         raise VenueError(f"{path}: {error}; {again}") from error
-    except (ValueError, RecursionError) as error:
-        raise VenueError(f"{path}: not valid JSON, perhaps truncated; {again}") from error
 
 
 def changes(old: Venue, new: Venue) -> list[str]:
@@ -278,25 +267,6 @@ def _check_date(name: str, value: object) -> None:
         is_date = False
     if not is_date:
         raise VenueError(f"{name} must be a date such as 2024-08-31; received {str(value)[:40]!r}")
-
-
-def _record(kind: type[Record], value: object, where: str) -> Record:
-    """`kind` from a JSON object with exactly its fields."""
-    values = _check_fields(kind, value, where)
-    try:
-        return kind(**values)
-    except VenueError as error:
-        raise VenueError(f"{where}: {error}") from error
-
-
-def _check_fields(kind: type, value: object, where: str) -> dict[str, Any]:
-    expected = {field.name for field in fields(kind)}
-    if not isinstance(value, Mapping):
-        raise VenueError(f"{where}: expected an object with {', '.join(sorted(expected))}")
-    wrong = sorted({str(name) for name in value} ^ expected)
-    if wrong:
-        raise VenueError(f"{where}: field {wrong[0][:40]!r} is {'missing' if wrong[0] in expected else 'unknown'}")
-    return {str(name): item for name, item in value.items()}
 
 
 # Alpaca's smallest crypto order is worth about one US dollar, restated in coins as the price moves; quantities move in

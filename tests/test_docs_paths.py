@@ -24,7 +24,6 @@ NOT_OURS = {
     "1_optimize_cpcv.py", "env_multiple_crypto.py", "my-torch.txt", "example.py", "NAME.py", "barwise/commands/NAME.py",
     "train_ppo.py", "train_ours.py", "log.txt", "train/records/code_version.txt",
 }  # fmt: skip
-PENDING = {"adding_to_the_step.md"}  # linked already; take it out when the page is there
 HOSTS_PAGES = {"into_your_host.md", "compare.md", "elegantrl.md"}  # paths there may be the host's
 
 
@@ -37,7 +36,7 @@ def names_of_files() -> frozenset[str]:
 def wrong_path(text: str, page: Path) -> bool:
     """A path from the root, from the page's folder, or a bare file name that no folder has."""
     is_hosts = page.name in HOSTS_PAGES and not text.startswith(("tests/", "docs/", "benchmarks/"))
-    if is_hosts or text in NOT_OURS | PENDING:
+    if is_hosts or text in NOT_OURS:
         return False
     if "/" not in text:
         return text not in names_of_files()
@@ -110,7 +109,7 @@ def anchors(page: Path) -> set[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_a_link_leads_somewhere(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
-        if "://" in target or target in PENDING:
+        if "://" in target:
             continue
         file, _, anchor = target.partition("#")
         linked = page.parent / file if file else page

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENTS = {"environment_Alpaca", "environment_Alpaca_vectorized"}
 
-GROUND = {"market.errors", "market.names", "market.files", "market.times", "market.defaults"}
+GROUND = {"market.errors", "market.names", "market.files", "market.times", "market.codec", "market.defaults"}
 MARKET = {"market", "market.bars", *GROUND}
 ONE_RUN = {"train", "train.records", "drl_agents", *ENVIRONMENTS}
 ONE_TRIAL = {"train.study", "train.store", "train.validation", *ONE_RUN, *MARKET}
@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "market.times": {"market.errors"},
     "market.names": {"market.errors"},
     "market.files": {"market.errors"},
+    "market.codec": {"market.errors"},
     "market.bars": GROUND,
     "market": {"market.bars", *GROUND},
     "market.sources": MARKET,

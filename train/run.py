@@ -227,7 +227,7 @@ def agent_args(settings: TrainConfig, agent_class: type, env: Any) -> Config:
     args = Config(agent_class, None, {"env_name": "crypto", "num_envs": settings.n_envs, **sizes})
     same = ("net_dims", "learning_rate", "batch_size", "gamma", "lr_schedule", "value_coef", "target_kl", "adam_eps")
     same += ("normalize_observations", "action_std_init_log", "soft_update_tau")
-    same += ("gradients", "matmul_precision", "weight_decay", "dropout", "remove_drift")
+    same += ("gradients", "weight_decay", "dropout", "remove_drift")
     renamed = {
         "random_seed": settings.seed, "clip_grad_norm": settings.max_grad_norm, "horizon_len": settings.rollout_len,
         "lambda_gae_adv": settings.gae_lambda, "ratio_clip": settings.clip_range,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from barwise.arguments import (
+    add_dataset_folder,
     add_features,
     add_stamp,
     add_tickers,
@@ -16,12 +16,10 @@ from barwise.arguments import (
     utc_date,
     venue_of,
     whole_number,
+    write_dataset,
 )
 from market.defaults import DEFAULT_MAX_FILL_BARS
 from market.names import DEFAULT_TICKERS
-
-if TYPE_CHECKING:
-    from market.dataset import Dataset
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -60,8 +58,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="label the dataset synthetic: the bars are not from an exchange (those of make_sample.py are marked)",
     )
     add_venue(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="dataset folder, for example data/5m")
-    parser.add_argument("--overwrite", action="store_true", help="replace a dataset that is there already")
+    add_dataset_folder(parser)
     return parser.parse_args(argv)
 
 
@@ -69,8 +66,8 @@ def build(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     from market.bars.candles import read_bars
     from market.build import dataset_from_bars
-    from market.dataset import check_target, save_dataset
-    from market.pictures import quality_picture
+    from market.dataset import check_target
+    from market.describe import quality_lines, segment_lines
 
     tickers = split_tickers(args.tickers)
     check_target(args.out, args.overwrite)
@@ -88,17 +85,9 @@ def build(args: argparse.Namespace) -> None:
         features=args.features,
         venue=venue,
     )
-    save_dataset(dataset, args.out, args.overwrite, quality_picture(dataset))
-    report(dataset)
-    print(f"wrote {args.out}: {dataset.label}")
-
-
-def report(dataset: Dataset) -> None:
-    """Print what was there, missing, filled and left out."""
-    from market.describe import quality_lines, segment_lines, venue_lines
-
-    for line in (*quality_lines(dataset), *segment_lines(dataset), *venue_lines(dataset)):
+    for line in (*quality_lines(dataset), *segment_lines(dataset)):
         print(line)
+    write_dataset(dataset, args)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from barwise.arguments import add_venue, exit_code, split_tickers, utc_date, venue_of, whole_number
+from barwise.arguments import (
+    add_dataset_folder,
+    add_venue,
+    exit_code,
+    split_tickers,
+    utc_date,
+    venue_of,
+    whole_number,
+    write_dataset,
+)
 from market.defaults import WARMUP_BARS
 from market.names import TIMEFRAME_SECONDS, timeframe_seconds
-
-if TYPE_CHECKING:
-    from market.dataset import Dataset
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -48,16 +53,15 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--synthetic", action="store_true", help="label the dataset synthetic: the bars are made up")
     add_venue(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for example data/5m_host")
-    parser.add_argument("--overwrite", action="store_true", help="replace a dataset that is there already")
+    add_dataset_folder(parser)
     return parser.parse_args(argv)
 
 
 def bring_in(args: argparse.Namespace) -> None:
     """Do what the command line says."""
-    from market.dataset import check_target, save_dataset
+    from market.dataset import check_target
+    from market.describe import feature_lines, quality_lines, segment_lines
     from market.host_import import dataset_from_host
-    from market.pictures import quality_picture
 
     tickers = split_tickers(args.tickers)
     check_target(args.out, args.overwrite)
@@ -70,20 +74,11 @@ def bring_in(args: argparse.Namespace) -> None:
         warmup_bars=args.warmup_bars,
         venue=venue_of(args.venue),
     )
-    save_dataset(dataset, args.out, args.overwrite, quality_picture(dataset))
-    report(dataset)
+    for line in (*quality_lines(dataset), *segment_lines(dataset), *feature_lines(dataset)):
+        print(line)
     if args.start is not None:
         print("WARNING the times are counted from --start: they are right only if the host left no bar out")
-    print(f"wrote {args.out}: {dataset.label}")
-
-
-def report(dataset: Dataset) -> None:
-    """Print gaps, segments, order rules and what the feature columns hold."""
-    from market.describe import feature_lines, quality_lines, segment_lines, venue_lines
-
-    lines = (*quality_lines(dataset), *segment_lines(dataset), *venue_lines(dataset), *feature_lines(dataset))
-    for line in lines:
-        print(line)
+    write_dataset(dataset, args)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,7 +9,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from barwise.arguments import add_features, add_tickers, add_venue, exit_code, split_tickers, venue_of, whole_number
+from barwise.arguments import (
+    add_dataset_folder,
+    add_features,
+    add_tickers,
+    add_venue,
+    exit_code,
+    split_tickers,
+    venue_of,
+    whole_number,
+    write_dataset,
+)
 from market.defaults import DEMONSTRATION_SEED, MIN_SEGMENT_BARS
 from market.names import DEFAULT_TICKERS, timeframe_seconds
 
@@ -36,18 +46,15 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="(default: %(default)s, with which holding all coins neither earns nor loses much)",
     )
     add_venue(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="dataset folder, for example data/5m")
+    add_dataset_folder(parser)
     parser.add_argument("--bars", type=Path, metavar="FILE", help="write the bars too, as .parquet or .csv")
-    parser.add_argument("--overwrite", action="store_true", help="replace a dataset that is there already")
     return parser.parse_args(argv)
 
 
 def make(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     from market.bars.candles import write_bars
-    from market.dataset import check_target, save_dataset
-    from market.describe import venue_lines
-    from market.pictures import quality_picture
+    from market.dataset import check_target
     from market.planted import Law
     from market.sample import sample_bars, synthetic_dataset
 
@@ -61,10 +68,7 @@ def make(args: argparse.Namespace) -> None:
         bars = sample_bars(args.timeframe, n_bars + dataset.warmup_bars, tickers, args.seed, law=law)
         write_bars(bars, args.bars)
         print(f"wrote {args.bars}")
-    save_dataset(dataset, args.out, args.overwrite, quality_picture(dataset))
-    for line in venue_lines(dataset):
-        print(line)
-    print(f"wrote {args.out}: {dataset.label}")
+    write_dataset(dataset, args)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,7 +6,6 @@ import argparse
 from typing import Literal
 
 from barwise.arguments import add_study, exit_code, plain_logging, stored_study, whole_number
-from train.records.attributes import holdout_score_in
 from train.records.defaults import LEAST_TRIALS, N_BLOCKS
 from train.records.errors import StudyError
 
@@ -58,6 +57,7 @@ def judge(args: argparse.Namespace) -> None:
     from train.findings.overfit import assess, require_trials, write_matrix
     from train.findings.returns import read_returns
     from train.findings.text_tables import text_table, write_csv
+    from train.records.attributes import holdout_score_in
     from train.records.codec import with_null, write_json
     from train.study.holdout_figures import is_passed
 

@@ -6,7 +6,7 @@ import functools
 import importlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,13 +18,16 @@ from drl_agents.agents.advantages import bootstrap_values, generalized_advantage
 from drl_agents.agents.AgentBase import AgentBase
 from drl_agents.agents.bar_features import SharedBars
 from drl_agents.agents.flat_adam import FlatAdam
-from drl_agents.agents.mlp_gradient import PRODUCTS, TwinGradient, has_onednn, lying_order
+from drl_agents.agents.mlp_gradient import PRODUCTS, NetGradient, Products, has_onednn
 from drl_agents.agents.nets import ActorPPO, CriticPPO, gaussian_log_prob
 from drl_agents.agents.normalizer import RunningNorm
+from drl_agents.agents.products_choice import choose
 from drl_agents.agents.rollout import Rollout, RolloutStep
 from drl_agents.policy import normalize
 
 Stats = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]   # policy loss, value loss, entropy, divergence, clipped share
+AUTOGRAD = "autograd"
+WAYS = {"blas": 0, "onednn": 1, AUTOGRAD: 3}    # of a gradient step, by their numbers in saved states; 2 is retired
 CACHED_ROWS = 1 << 8                                # states normalised at once on the CPU
 CPU_CHUNK_ROWS, GPU_CHUNK_ROWS = 1 << 11, 1 << 16   # states valued at once
 
@@ -46,8 +49,7 @@ class PPOSettings:
     target_kl: float | None
     action_std_init_log: float
     normalize_values: bool
-    gradients: str              # "auto" | "autograd" | "by_hand"
-    hidden_dtype: torch.dtype   # of the hidden layers' products in a gradient step
+    gradients: str  # "auto" | "autograd" | "by_hand"
 
     @classmethod
     def from_args(cls, args: Any) -> PPOSettings:
@@ -63,7 +65,6 @@ class PPOSettings:
             action_std_init_log=getattr(args, "action_std_init_log", -0.5),
             normalize_values=getattr(args, "normalize_values", True),
             gradients=getattr(args, "gradients", "auto"),
-            hidden_dtype=torch.bfloat16 if getattr(args, "matmul_precision", None) == "bf16" else torch.float32,
         )
 
 
@@ -71,7 +72,7 @@ class PPOSettings:
 class Samples:
     """Rows to learn from; M of them, in any order."""
 
-    states: Tensor       # (M, S) normalised, of the type of the hidden layers' products; or see `_sample_rows`
+    states: Tensor       # (M, S) normalised; or see `_sample_rows`
     actions: Tensor      # (M, A) before the tanh
     logprobs: Tensor     # (M,) under the policy that acted
     advantages: Tensor   # (M,) standardised
@@ -131,34 +132,58 @@ class AgentPPO(AgentBase, StockAgentPPO):
         self.optimizer = self._optimizer(self.trained_parameters, self.learning_rate)
         self.act_optimizer = self.cri_optimizer = self.optimizer   # elegantrl's names
         self.value_norm = RunningNorm(1, self.device)
-        self.flat: FlatAdam | None = None           # where gradients are by hand
-        self.by_hand: TwinGradient | None = None
+        self.flat: FlatAdam | None = None           # these three where gradients may be by hand
+        self.by_hand: tuple[NetGradient, NetGradient] | None = None
         self.compiled_loss: Any = None
         self.rooms: dict[str, Tensor] = {}
-        self.products = ""      # by hand: the library that multiplies, chosen at the first update
-        # benchmarks/update.py has the figures, beside a plain update. Not measured on a GPU: autograd until it is.
-        by_default = self.device.type == "cpu" or self.ppo.hidden_dtype != torch.float32
-        if self.ppo.gradients == "by_hand" or (self.ppo.gradients == "auto" and by_default):
-            self._work_by_hand()
+        self.way = ""       # of WAYS, chosen at the first update
+        # Not measured on a GPU: autograd until it is.
+        if self.ppo.gradients == "by_hand" or (self.ppo.gradients == "auto" and self.device.type == "cpu"):
+            self.flat = FlatAdam(self.optimizer, self.trained_parameters)
+            self.by_hand = NetGradient(self.act.net, self.flat), NetGradient(self.cri.net, self.flat)
+            self.compiled_loss = compiled_loss() if self.device.type == "cpu" else None
         self.exploring_std = torch.empty((1, self.action_dim), device=self.device)
         self.shared_features: Tensor | None = None      # (U, L * F) normalised, while an update shares them
         self.last_update: UpdateStats | None = None
 
-    def _work_by_hand(self) -> None:
-        """Take gradient steps without autograd in the networks."""
-        order = [*lying_order(self.act.net, self.cri.net), self.act.action_std_log]
-        self.flat = FlatAdam(self.optimizer, order)
-        self.by_hand = TwinGradient(self.act.net, self.cri.net, self.flat, self.ppo.hidden_dtype)
-        if self.device.type == "cpu":
-            self.compiled_loss = compiled_loss()
+    @property
+    def works_by_hand(self) -> bool:
+        """Whether gradient steps go without autograd in the networks."""
+        return self.by_hand is not None and self.way != AUTOGRAD
 
-    def _prepare_by_hand(self, n_samples: int) -> None:
-        """Before an update from so many samples."""
-        assert self.flat is not None
-        assert self.by_hand is not None
-        self.flat.attach()
-        if not self.products and self.device.type == "cpu" and self.ppo.hidden_dtype == torch.float32 and has_onednn():
-            self.products = self.by_hand.choose_products(-(-n_samples // math.ceil(n_samples / self.batch_size)))
+    def take_way(self, way: str) -> None:
+        """Make gradient steps by `way`, one of WAYS; "" leaves it to a timing before the next update."""
+        self.way = way
+        for net in self.by_hand or ():
+            net.products = PRODUCTS.get(way, Products)()
+
+    def _prepare_gradients(self, n_samples: int) -> None:
+        """Before an update from so many samples: choose a way, take over tensors that were replaced."""
+        if self.flat is None:
+            return
+        if not self.way:
+            self.take_way(self._fastest_way(-(-n_samples // math.ceil(n_samples / self.batch_size))))
+        if self.works_by_hand:
+            self.flat.attach()
+
+    @torch.enable_grad()
+    def _fastest_way(self, n_rows: int) -> str:
+        """The way that a timing on this machine found the fastest for gradient steps of so many samples."""
+        ways = ["blas"]
+        if self.device.type == "cpu":
+            ways += ["onednn"] * has_onednn() + [AUTOGRAD] * (self.ppo.gradients == "auto")
+        if len(ways) == 1:
+            return ways[0]
+        generator = torch.Generator().manual_seed(0)
+        shapes = (n_rows, self.state_dim), (n_rows, self.action_dim), (n_rows,), (n_rows,), (n_rows,)
+        samples = Samples(*(torch.randn(shape, generator=generator) for shape in shapes))
+
+        def one_step(way: str) -> None:
+            self.take_way(way)
+            self._gradients(samples.states, samples)
+
+        sizes = (self.state_dim, *self.net_dims, self.action_dim)
+        return choose(sizes, n_rows, {way: functools.partial(one_step, way) for way in ways})
 
     # --- exploration ------------------------------------------------------------------------------------------------
 
@@ -191,8 +216,7 @@ class AgentPPO(AgentBase, StockAgentPPO):
             Value loss, surrogate objective and mean action deviation, elegantrl's three numbers.
         """
         is_first = self.obs_norm.count == 0
-        if self.flat is not None:
-            self._prepare_by_hand(buffer[2].numel())
+        self._prepare_gradients(buffer[2].numel())
         samples = self._samples(*buffer)
         learning_rate = self.scheduled_learning_rate()
         for group in self.optimizer.param_groups:
@@ -242,26 +266,13 @@ class AgentPPO(AgentBase, StockAgentPPO):
         advantages = generalized_advantages(rewards, values, next_values, done, self.gamma, self.ppo.gae_lambda)
         returns = advantages + values
         self._update_value_norm(returns)
-        samples = Samples(
+        return Samples(
             states=rows,
             actions=actions.reshape(-1, self.action_dim),
             logprobs=logprobs.reshape(-1),
             advantages=standardize(advantages).reshape(-1),
             targets=self.cri.normalize_value(returns).reshape(-1),
         )
-        return samples if self.ppo.hidden_dtype == torch.float32 else self._scored_as_trained(samples)
-
-    def _scored_as_trained(self, samples: Samples) -> Samples:
-        """With log-probabilities from the rounded network that learns, so that the first ratio is 1.
-
-        The network that acted is not rounded. Its means differ in the third digit, which at a small deviation is more
-        than `clip_range`.
-        """
-        assert self.by_hand is not None
-        parts = [self.by_hand.means(self._inputs(rows)) for rows in samples.states.split(self.batch_size)]
-        log_std = self.act.action_std_log
-        logprobs = gaussian_log_prob((samples.actions - torch.cat(parts)) * (-log_std).exp(), log_std)
-        return replace(samples, logprobs=logprobs)
 
     def _adopt_first_statistics(self, states: Tensor, actions: Tensor) -> Tensor:
         """Before the first update, normalise by the first rollout and score its actions anew, (H, N).
@@ -284,7 +295,7 @@ class AgentPPO(AgentBase, StockAgentPPO):
 
         How episodes ended is read from this agent's storage; a buffer that is not its own ends in terminals.
         """
-        if inputs is not None and self.bars is None and self._values_by_hand:
+        if inputs is not None and self.bars is None and self.works_by_hand:
             values = torch.cat([self._value_of_inputs(part) for part in inputs.split(CPU_CHUNK_ROWS)]).view(done.shape)
         else:
             values = self._value_of(states)
@@ -308,16 +319,12 @@ class AgentPPO(AgentBase, StockAgentPPO):
 
     def _value_of_rows(self, full: Tensor) -> Tensor:
         """(M, S) -> (M,), by the faster products where there are such."""
-        return self._value_of_inputs(self.cri.state_norm(full)) if self._values_by_hand else self.cri(full)
-
-    @property
-    def _values_by_hand(self) -> bool:
-        return self.by_hand is not None and self.ppo.hidden_dtype == torch.float32
+        return self._value_of_inputs(self.cri.state_norm(full)) if self.works_by_hand else self.cri(full)
 
     def _value_of_inputs(self, inputs: Tensor) -> Tensor:
         """Normalised observations (M, S) -> (M,)."""
         assert self.by_hand is not None
-        return (self.by_hand.values(inputs) * self.cri.value_std + self.cri.value_avg).squeeze(1)
+        return (self.by_hand[1].forward(inputs) * self.cri.value_std + self.cri.value_avg).squeeze(1)
 
     def _in_chunks(self, states: Tensor) -> tuple[Tensor, ...]:
         """(..., S) as parts of at most so many rows: what a cache holds on the CPU, else what bounds the memory."""
@@ -337,15 +344,15 @@ class AgentPPO(AgentBase, StockAgentPPO):
         """
         self.shared_features = None
         if self.bars is None:
-            return self._normalized(rows).to(self.ppo.hidden_dtype)
-        if self.by_hand is None:
+            return self._normalized(rows)
+        if not self.works_by_hand:
             return rows
         bar, index = rows[:, -1].long().unique(return_inverse=True)     # waits for the device, once an update
         if 2 * len(bar) > min(self.batch_size, len(rows)):
             return rows
         average, std, clip = self.act.state_avg, self.act.state_std, self.act.observation_clip
         of, windows = self.bars.features_of, self.bars.windows_at(bar)
-        self.shared_features = normalize(windows, of(average), of(std), clip).to(self.ppo.hidden_dtype)
+        self.shared_features = normalize(windows, of(average), of(std), clip)
         of = self.bars.account_of
         return torch.cat((normalize(rows[:, :-1], of(average), of(std), clip), index[:, None]), dim=1)
 
@@ -363,9 +370,8 @@ class AgentPPO(AgentBase, StockAgentPPO):
         if self.bars is None:
             return rows
         if self.shared_features is None:
-            return self.act.state_norm(self.bars.expand(rows)).to(self.ppo.hidden_dtype)
-        account = rows[:, :-1].to(self.ppo.hidden_dtype)
-        return SharedBars(account, self.shared_features, rows[:, -1].long(), self.bars)
+            return self.act.state_norm(self.bars.expand(rows))
+        return SharedBars(rows[:, :-1], self.shared_features, rows[:, -1].long(), self.bars)
 
     def _update_value_norm(self, returns: Tensor) -> None:
         if not self.ppo.normalize_values:
@@ -378,17 +384,18 @@ class AgentPPO(AgentBase, StockAgentPPO):
 
     def _gradient_step(self, samples: Samples) -> Tensor:
         """One joint step on actor and critic; returns six summed statistics without reading them back."""
-        if self.flat is None:
-            norm, stats = self._gradients(samples)
-            self.optimizer.step()
-        else:
-            norm, stats = self._gradients_by_hand(samples)
+        norm, stats = self._gradients(self._inputs(samples.states), samples)
+        if self.works_by_hand:
+            assert self.flat is not None
             self.flat.step()
+        else:
+            self.optimizer.step()
         return torch.stack((*stats, norm)).detach()
 
-    def _gradients(self, samples: Samples) -> tuple[Tensor, Stats]:
+    def _gradients(self, inputs: Tensor | SharedBars, samples: Samples) -> tuple[Tensor, Stats]:
         """Clipped gradients in `grad` of the parameters -> their norm before, the loss's statistics."""
-        inputs = self._inputs(samples.states)
+        if self.works_by_hand:
+            return self._gradients_by_hand(inputs, samples)
         assert isinstance(inputs, Tensor)
         loss, stats = self._loss(self.act.net(inputs), self.cri.net(inputs), samples)
         self.optimizer.zero_grad(set_to_none=True)
@@ -396,14 +403,15 @@ class AgentPPO(AgentBase, StockAgentPPO):
         norm = torch.nn.utils.clip_grad_norm_(self.trained_parameters, self.ppo.max_grad_norm, foreach=True)
         return norm, stats
 
-    def _gradients_by_hand(self, samples: Samples) -> tuple[Tensor, Stats]:
+    def _gradients_by_hand(self, inputs: Tensor | SharedBars, samples: Samples) -> tuple[Tensor, Stats]:
         """The same by hand where the arithmetic is: autograd sees the (B, A) and (B, 1) outputs only."""
         assert self.flat is not None
         assert self.by_hand is not None
-        mean, value = self.by_hand.forward(self._inputs(samples.states))
-        by_output, stats = self._output_gradients(mean, value, samples)
+        actor, critic = self.by_hand
+        by_output, stats = self._output_gradients(actor.forward(inputs), critic.forward(inputs), samples)
         d_mean, d_value, d_log_std = by_output
-        self.by_hand.backward(d_mean, d_value)
+        actor.backward(d_mean)
+        critic.backward(d_value)
         self.flat.gradient_of(self.act.action_std_log).copy_(d_log_std)
         return self.flat.clip(self.ppo.max_grad_norm), stats
 
@@ -459,17 +467,13 @@ class AgentPPO(AgentBase, StockAgentPPO):
 
     def extra_tensors(self) -> dict[str, Tensor]:
         """State beyond networks and observation statistics."""
-        products = torch.tensor(PRODUCTS.index(self.products) if self.products else -1)
-        return {f"value_norm.{name}": value for name, value in self.value_norm.tensors().items()} | {
-            "products": products
-        }
+        tensors = {f"value_norm.{name}": value for name, value in self.value_norm.tensors().items()}
+        return tensors | {"products": torch.tensor(WAYS.get(self.way, -1))}
 
     def load_extra_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what `extra_tensors` returned; a state of an earlier version has no products."""
-        chosen = int(tensors.pop("products", torch.tensor(-1)))
-        self.products = PRODUCTS[chosen] if 0 <= chosen < len(PRODUCTS) else ""
-        if self.by_hand is not None and self.products:
-            self.by_hand.use_products(self.products)
+        """Take over what `extra_tensors` returned; a state of an earlier version has no products, or a retired way."""
+        number = int(tensors.pop("products", torch.tensor(-1)))
+        self.take_way(next((way for way, known in WAYS.items() if known == number), ""))
         self.value_norm.load({name.removeprefix("value_norm."): value for name, value in tensors.items()})
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:

@@ -38,13 +38,6 @@ class FlatAdam:
         """Where the gradient of `parameter` lies, of its shape."""
         return self._view_of(parameter, self.gradients)
 
-    def joined(self, flat: Flat, first: Tensor, second: Tensor) -> Tensor:
-        """Two parameters that lie side by side as one, along their first axis."""
-        a, b = self._view_of(first, flat), self._view_of(second, flat)
-        assert b.data_ptr() == a.data_ptr() + a.numel() * a.element_size()
-        start = a.storage_offset()
-        return flat.flat[start : start + a.numel() + b.numel()].view(len(a) + len(b), *a.shape[1:])
-
     def attach_values(self) -> None:
         """Let the parameters lie in the buffer, with the values that they have."""
         for p, view in zip(self.parameters, self.values.views, strict=True):

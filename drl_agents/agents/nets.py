@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from elegantrl.agents.net import Actor as StockActor
@@ -52,13 +53,16 @@ class NormBuffers(nn.Module):
     state_avg: Tensor
     state_std: Tensor
     observation_clip: float = OBSERVATION_CLIP      # inf where observations stay as they are
+    nets_small_at_first: tuple[str, ...] = ()       # those whose weights are orthogonal, with a small last layer
 
-    def own_normalizer(self) -> None:
-        """Register `state_avg`, `state_std` (S,) and, for critics, `value_avg`, `value_std` (1,) as buffers."""
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Make elegantrl's network, with `state_avg`, `state_std` (S,), `value_avg`, `value_std` (1,) as buffers."""
+        super().__init__(*args, **kwargs)
         for name in ("state_avg", "state_std", "value_avg", "value_std"):
             value = self._parameters.pop(name, None)
             if value is not None:
                 self.register_buffer(name, value.detach().clone())
+        init_orthogonal([getattr(self, name) for name in self.nets_small_at_first], last_gain=0.01)
 
     def set_state_norm(self, average: Tensor, std: Tensor) -> None:
         """Take over the running statistics, both (S,)."""
@@ -90,11 +94,8 @@ class PolicyNet(NormBuffers):
 class ActorPPO(PolicyNet, StockActorPPO):
     """Gaussian before a tanh, with one learned deviation per asset."""
 
-    def __init__(self, dims: list[int], state_dim: int, action_dim: int) -> None:
-        super().__init__(dims=dims, state_dim=state_dim, action_dim=action_dim)
-        self.own_normalizer()
-        # A small last layer: the first policy acts alike in every state and explores by its noise alone.
-        init_orthogonal([self.net], last_gain=0.01)
+    # The first policy acts alike in every state and explores by its noise alone.
+    nets_small_at_first = ("net",)
 
     def raw_layers(self) -> Layers:
         """Layers to the mean (N, A)."""
@@ -104,10 +105,7 @@ class ActorPPO(PolicyNet, StockActorPPO):
 class Actor(PolicyNet, StockActor):
     """Deterministic actor of TD3 and DDPG."""
 
-    def __init__(self, dims: list[int], state_dim: int, action_dim: int) -> None:
-        super().__init__(dims=dims, state_dim=state_dim, action_dim=action_dim)
-        self.own_normalizer()
-        init_orthogonal([self.net], last_gain=0.01)
+    nets_small_at_first = ("net",)
 
     def raw_layers(self) -> Layers:
         """Layers to the action before its tanh (N, A)."""
@@ -117,10 +115,7 @@ class Actor(PolicyNet, StockActor):
 class ActorSAC(PolicyNet, StockActorSAC):
     """Squashed Gaussian whose mean and deviation both depend on the state (Haarnoja et al. 2018, appendix C)."""
 
-    def __init__(self, dims: list[int], state_dim: int, action_dim: int) -> None:
-        super().__init__(dims=dims, state_dim=state_dim, action_dim=action_dim)
-        self.own_normalizer()
-        init_orthogonal([self.net_a], last_gain=0.01)
+    nets_small_at_first = ("net_a",)
 
     def raw_layers(self) -> Layers:
         """Layers to mean and log deviation side by side (N, 2A)."""
@@ -151,12 +146,8 @@ class CriticPPO(NormBuffers, StockCriticPPO):
     value_avg: Tensor
     value_std: Tensor
     net: nn.Sequential
-
-    def __init__(self, dims: list[int], state_dim: int, action_dim: int) -> None:
-        super().__init__(dims=dims, state_dim=state_dim, action_dim=action_dim)
-        self.own_normalizer()
-        # Near 0 at first: a random guess of another scale than the rewards would pollute the first returns.
-        init_orthogonal([self.net], last_gain=0.01)
+    # A random guess of another scale than the rewards would pollute the first returns.
+    nets_small_at_first = ("net",)
 
     def normalize_value(self, value: Tensor) -> Tensor:
         """Reward units -> what the last layer is trained on."""
@@ -184,10 +175,6 @@ class CriticPPO(NormBuffers, StockCriticPPO):
 class Critic(NormBuffers, StockCritic):
     """Action value of DDPG."""
 
-    def __init__(self, dims: list[int], state_dim: int, action_dim: int) -> None:
-        super().__init__(dims=dims, state_dim=state_dim, action_dim=action_dim)
-        self.own_normalizer()
-
     def q_values(self, state: Tensor, action: Tensor) -> tuple[Tensor, ...]:
         """One estimate (N,)."""
         return (self(state, action),)
@@ -202,7 +189,6 @@ class CriticTwin(NormBuffers, StockCriticTwin):
 
     def __init__(self, dims: list[int], state_dim: int, action_dim: int) -> None:
         super().__init__(dims=dims, state_dim=state_dim, action_dim=action_dim)
-        self.own_normalizer()
         self.net = build_mlp([state_dim + action_dim, *dims, 1])
         self.net2 = build_mlp([state_dim + action_dim, *dims, 1])
 

@@ -6,6 +6,7 @@ The environment writes state, reward and done of each step straight into the sto
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from drl_agents.agents.mlp_gradient import has_onednn
+from drl_agents.agents.products_choice import choose
 from drl_agents.host_copies import Staging
 from drl_agents.policy import Layers
 
@@ -119,21 +121,33 @@ class Rollout:
 class Layer:
     """A linear layer over a fixed number of rows, with ReLU unless it is the last, into a buffer of its own.
 
-    Where it pays, the weights are packed for oneDNN, which torch's `addmm` does not use for float32. 12 rows through
-    316-512-512-7 took 136 us by `addmm` and 83 us packed, 512 rows 4.2 and 1.8 ms (2-core EPYC, one thread, torch 2.13;
-    packing 0.7 ms a rollout); 12 rows through 316-128-128-7 25 and 35 us.
+    The weights of a large layer are packed for oneDNN, which torch's `addmm` does not use for float32, if a timing on
+    this machine finds that faster. 12 rows through 316-512-512-7 took 136 us by `addmm` and 83 us packed, 512 rows 4.2
+    and 1.8 ms (2-core EPYC, one thread, torch 2.13; packing 0.7 ms a rollout).
     """
 
-    least_packed = 1 << 20      # multiply-adds
+    least_packed = 1 << 20  # multiply-adds: 12 rows through 316-128-128-7 took 25 us by `addmm` and 35 us packed
 
     def __init__(self, weight: Tensor, bias: Tensor, n_rows: int, device: torch.device, is_last: bool) -> None:
         self.source = (weight, bias)
         self.n_rows, self.is_last = n_rows, is_last
-        self.weight, self.bias = weight.to(device), bias.to(device)     # the networks' own memory where it is there
+        self.weight, self.bias = weight.to(device), bias.to(device)  # the networks' own memory where it is there
         self.output = torch.empty((n_rows, len(bias)), device=device, dtype=weight.dtype)
         is_large = n_rows * weight.numel() >= self.least_packed
         self.is_packed = is_large and device.type == "cpu" and weight.dtype == torch.float32 and has_onednn()
         self.refresh()
+        if self.is_packed:
+            self.is_packed = self._is_faster_packed()
+
+    def _is_faster_packed(self) -> bool:
+        x = self.weight.new_ones((self.n_rows, self.weight.shape[1]))
+
+        def one_pass(is_packed: bool) -> None:
+            self.is_packed = is_packed
+            self(x)
+
+        ways = {"addmm": functools.partial(one_pass, False), "packed": functools.partial(one_pass, True)}
+        return choose(self.weight.shape[::-1], self.n_rows, ways) == "packed"
 
     def refresh(self) -> None:
         """Take over the networks' present weights."""

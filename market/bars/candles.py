@@ -14,7 +14,7 @@ A made-up table says so in a column `synthetic`, which a copy, a filter or anoth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -250,14 +250,11 @@ def to_grid(
     """
     if start is not None and end is not None and start >= end:
         raise BarsError(f"{where}: start {start:%Y-%m-%d %H:%M} is not before end {end:%Y-%m-%d %H:%M}")
-    symbols = _match(bars, tickers, where)
+    symbols = matched(tickers, map(str, bars["symbol"].cat.categories), where)
     bars = bars.loc[bars["symbol"].isin(symbols)]
     step = bar_seconds_of(bars, where)
-    kept = np.ones(len(bars), dtype=bool)
-    kept &= True if start is None else (bars["timestamp"] >= start).to_numpy()
-    kept &= True if end is None else (bars["timestamp"] < end).to_numpy()
-    bars = bars.loc[kept]
-    _check_every_symbol_has_bars(bars, symbols, where)
+    bars = bars_between(bars, start, end)
+    check_every_symbol_has_bars(bars, symbols, where)
     seconds = bars["timestamp"].dt.as_unit("s").astype("int64").to_numpy()
     first, last = int(seconds.min()), int(seconds.max())
     time = np.arange(first, last + step, step, dtype=np.int64)
@@ -274,14 +271,22 @@ def to_grid(
     return BarGrid(time=time, **columns, filled=filled, tickers=tuple(map(ticker_of, symbols)), bar_seconds=step)
 
 
-def _match(bars: pd.DataFrame, tickers: Sequence[str], where: str) -> tuple[str, ...]:
+def matched(tickers: Sequence[str], available: Iterable[str], where: str) -> tuple[str, ...]:
+    """The available symbol for each ticker, in their order; `where` begins the error of `match_symbols`."""
     try:
-        return match_symbols(tickers, map(str, bars["symbol"].cat.categories))
+        return match_symbols(tickers, available)
     except BarsError as error:
         raise BarsError(f"{where}: {error}") from error
 
 
-def _check_every_symbol_has_bars(bars: pd.DataFrame, symbols: Sequence[str], where: str) -> None:
+def bars_between(bars: pd.DataFrame, start: datetime | None, end: datetime | None) -> pd.DataFrame:
+    """The bars with open times in [start, end); None leaves an end open."""
+    bars = bars if start is None else bars.loc[bars["timestamp"] >= start]
+    return bars if end is None else bars.loc[bars["timestamp"] < end]
+
+
+def check_every_symbol_has_bars(bars: pd.DataFrame, symbols: Sequence[str], where: str) -> None:
+    """Refuse a cut that leaves a symbol without bars."""
     there = set(map(str, bars["symbol"].unique()))
     empty = [symbol for symbol in symbols if symbol not in there]
     if empty:

@@ -15,14 +15,17 @@ from market.bars.candles import (
     SYNTHETIC,
     BarGrid,
     bar_seconds_of,
+    bars_between,
+    check_every_symbol_has_bars,
     is_synthetic,
+    matched,
     read_bars,
     resample,
     tidy_bars,
     to_grid,
 )
 from market.errors import BarsError
-from market.names import currency_of, match_symbols, ticker_of, timeframe_name, timeframe_seconds
+from market.names import currency_of, ticker_of, timeframe_name, timeframe_seconds
 from market.times import finished_before
 
 LOGGER = logging.getLogger(__name__)
@@ -54,7 +57,7 @@ def file_bars(
     symbols = _select(bars, tickers, where)
     bars = tidy_bars(bars.loc[bars["symbol"].isin(symbols)], where)
     over = finished_before(step, now or datetime.now(UTC))
-    n_open = int(_inside(bars, max(start or over, over), end).sum())
+    n_open = len(bars_between(bars, max(start or over, over), end))
     if n_open:
         LOGGER.warning("%s: %d bars have not closed yet and are left out", where, n_open)
     end = over if end is None else min(end, over)
@@ -63,19 +66,9 @@ def file_bars(
         longer = [_longer(g, n, timeframe, step, where) for g, n in zip(grids, _by_currency(symbols), strict=True)]
         joined = pd.concat(longer, ignore_index=True)
         return tidy_bars(joined.assign(**{SYNTHETIC: True}) if is_synthetic(bars) else joined, where)
-    bars = bars.loc[_inside(bars, start, end)]
-    empty = [symbol for symbol in symbols if symbol not in set(bars["symbol"])]
-    if empty:
-        raise BarsError(f"{where}: {', '.join(empty)} has no bars in the dates asked for; widen --start and --end")
+    bars = bars_between(bars, start, end)
+    check_every_symbol_has_bars(bars, symbols, where)
     return tidy_bars(bars, where)
-
-
-def _inside(bars: pd.DataFrame, start: datetime | None, end: datetime | None) -> np.ndarray:
-    """(rows,) bool, bars with open times in [start, end)."""
-    inside = np.ones(len(bars), dtype=bool)
-    inside &= True if start is None else (bars["timestamp"] >= start).to_numpy()
-    inside &= True if end is None else (bars["timestamp"] < end).to_numpy()
-    return inside
 
 
 def _join(paths: Sequence[Path], stamp: str) -> tuple[pd.DataFrame, int]:
@@ -120,10 +113,7 @@ def _select(bars: pd.DataFrame, tickers: Sequence[str] | None, where: str) -> li
     available = sorted(set(bars["symbol"]))
     if tickers is None:
         return available
-    try:
-        symbols = list(match_symbols(tickers, available))
-    except BarsError as error:
-        raise BarsError(f"{where}: {error}") from error
+    symbols = list(matched(tickers, available, where))
     coins = {ticker_of(symbol): symbol for symbol in symbols}
     for symbol in available:
         if symbol not in symbols and ticker_of(symbol) in coins:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from market.bars.candles import BarGrid, segments_of
+from market.bars.candles import PRICES, BarGrid, segments_of
 from market.times import utc_text
 
 FILL_RULE = "last close, zero volume"
@@ -134,21 +134,21 @@ def _longest_run(mask: np.ndarray, time: np.ndarray) -> tuple[int, str | None]:
 
 def _volume_report(grid: BarGrid, asset: int, rows: np.ndarray) -> dict[str, Any]:
     """Bars in which nobody traded; unknown (None) when the source has no volumes."""
-    names = ("zero_volume_bars", "longest_zero_volume_run", "longest_zero_volume_start")
     volume = grid.volume[rows, asset]
-    if np.isnan(volume).all():
-        return dict.fromkeys(names)
-    return dict(zip(names, (int((volume == 0).sum()), *_longest_run(volume == 0, grid.time[rows])), strict=True))
+    return _run_report("zero_volume", volume == 0, grid.time[rows], is_known=not np.isnan(volume).all())
 
 
 def _flat_report(grid: BarGrid, asset: int, rows: np.ndarray) -> dict[str, Any]:
     """Bars with open = high = low = close; unknown (None) when the source has closes only."""
-    names = ("flat_bars", "longest_flat_run", "longest_flat_start")
-    if np.isnan(grid.open[rows, asset]).all():
-        return dict.fromkeys(names)
-    is_flat = (grid.high[rows, asset] == grid.low[rows, asset]) & (grid.open[rows, asset] == grid.close[rows, asset])
-    is_flat &= grid.open[rows, asset] == grid.high[rows, asset]
-    return dict(zip(names, (int(is_flat.sum()), *_longest_run(is_flat, grid.time[rows])), strict=True))
+    opens, high, low, close = (getattr(grid, name)[rows, asset] for name in PRICES)
+    is_flat = (high == low) & (opens == close) & (opens == high)
+    return _run_report("flat", is_flat, grid.time[rows], is_known=not np.isnan(opens).all())
+
+
+def _run_report(kind: str, is_such: np.ndarray, time: np.ndarray, is_known: bool) -> dict[str, Any]:
+    names = (f"{kind}_bars", f"longest_{kind}_run", f"longest_{kind}_start")
+    values = (int(is_such.sum()), *_longest_run(is_such, time)) if is_known else (None, None, None)
+    return dict(zip(names, values, strict=True))
 
 
 def _moves(grid: BarGrid, asset: int, rows: np.ndarray) -> np.ndarray:

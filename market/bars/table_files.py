@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
-import io
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -184,11 +183,11 @@ def _as_read_back(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def read_csv(path: Path, wanted: Sequence[str]) -> pd.DataFrame:
     """All columns of a .csv or .csv.gz file: with some left out, pandas would not mind a row of too many fields."""
-    with _decoding(path, "CSV"):
-        with io.BufferedReader(_Counted(path)) as file:
-            check_names(_header(path, cast(BinaryIO, file)), wanted, str(path))
-        with io.BufferedReader(_Counted(path)) as file:
-            table = pd.read_csv(file)
+    with _decoding(path, "CSV"), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        _check_text_size(path, file)
+        check_names(_header(path, file), wanted, str(path))
+        file.seek(0)
+        table = pd.read_csv(file)
     if len(table) > MOST_ROWS:
         raise BarsError(f"{path}: holds {len(table)} rows, more than the {MOST_ROWS} that are read; split it by time")
     if not isinstance(table.index, pd.RangeIndex):
@@ -196,39 +195,24 @@ def read_csv(path: Path, wanted: Sequence[str]) -> pd.DataFrame:
     return table
 
 
-def _header(path: Path, file: BinaryIO) -> list[str]:
+def _check_text_size(path: Path, file: gzip.GzipFile | BinaryIO) -> None:
+    """Unpack a compressed file once without keeping the text, so that a large one costs no memory."""
+    file_bytes = n_bytes = path.stat().st_size
+    if path.suffix == ".gz":
+        n_bytes = 0
+        while n_bytes <= MOST_TEXT_BYTES and (part := file.read(2**20)):
+            n_bytes += len(part)
+            if n_bytes > max(SMALL_TEXT_BYTES, MOST_TIMES_PACKED * file_bytes):
+                raise BarsError(_too_packed(path, n_bytes, file_bytes, SMALL_TEXT_BYTES))
+        file.seek(0)
+    if n_bytes > MOST_TEXT_BYTES:
+        raise BarsError(f"{path}: holds more than the {MOST_TEXT_BYTES} bytes of text that are read; split it")
+
+
+def _header(path: Path, file: gzip.GzipFile | BinaryIO) -> list[str]:
     """The names in the first line that is not blank."""
     line = file.read(LONGEST_HEADER_BYTES).lstrip(b"\r\n").partition(b"\n")[0]
     if len(line) >= LONGEST_HEADER_BYTES - 2:
-        raise BarsError(
-            f"{path}: not a readable CSV file (a first line of {LONGEST_HEADER_BYTES} bytes); fetch it again"
-        )
+        reason = f"a first line of {LONGEST_HEADER_BYTES} bytes"
+        raise BarsError(f"{path}: not a readable CSV file ({reason}); fetch it again")
     return next(csv.reader([line.decode("utf-8-sig")]), [])
-
-
-class _Counted(io.RawIOBase):
-    """The text of a .csv or .csv.gz file, which ends in an error where it grows beyond the limits."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.file_bytes, self.n_bytes = path, path.stat().st_size, 0
-        self.file = gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115 - closed by close()
-
-    def readable(self) -> bool:
-        """It is."""
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:
-        """The next bytes."""
-        content = self.file.read(len(buffer))
-        buffer[: len(content)] = content
-        self.n_bytes += len(content)
-        if self.n_bytes > max(SMALL_TEXT_BYTES, MOST_TIMES_PACKED * self.file_bytes):
-            raise BarsError(_too_packed(self.path, self.n_bytes, self.file_bytes, SMALL_TEXT_BYTES))
-        if self.n_bytes > MOST_TEXT_BYTES:
-            raise BarsError(f"{self.path}: holds more than the {MOST_TEXT_BYTES} bytes of text that are read; split it")
-        return len(content)
-
-    def close(self) -> None:
-        """Close the file, too."""
-        self.file.close()
-        super().close()

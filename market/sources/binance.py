@@ -9,7 +9,6 @@ import lzma
 import os
 import struct
 import zipfile
-import zlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -18,6 +17,7 @@ import pandas as pd
 import requests
 
 from market.bars.candles import tidy_bars
+from market.bars.table_files import DECODER_ERRORS
 from market.errors import BarsError
 from market.names import pair_of, timeframe_seconds
 from market.sources.periods import Period, SymbolMonth
@@ -37,10 +37,7 @@ LONGEST_LINE_BYTES = 720  # a bar is about 140; so a month of one-minute bars ma
 LONGEST_MONTH_S = 31 * 86_400
 PUBLISHED_WITHIN = timedelta(days=45)  # of a month's end; archives appear within days
 ENDS_EARLY = timedelta(days=1)
-UNREADABLE = (
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, OSError, EOFError, IndexError, ValueError,
-    NotImplementedError, RuntimeError,
-)  # fmt: skip
+UNREADABLE = (*DECODER_ERRORS, zipfile.BadZipFile, lzma.LZMAError, struct.error, RuntimeError)
 ARCHIVE_COLUMNS = ("timestamp", "open", "high", "low", "close", "volume")  # the first 6 of 12
 
 LOGGER = logging.getLogger(__name__)

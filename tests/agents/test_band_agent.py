@@ -32,30 +32,63 @@ MARKETS = {
 }  # fmt: skip
 
 
+def both_loops(make_env, n_steps, edit=lambda _agent: None, n_rollouts=1, **settings):
+    """(agent, environment) after rollouts by the compiled loop and by the plain one, whose records are the same."""
+    runs = []
+    for compiles in (True, False):
+        env = make_env()
+        agent = band_agent(env, **settings)
+        agent.compiles = compiles
+        edit(agent)
+        for rollout in range(n_rollouts):
+            if rollout > 0:
+                agent.update_net()
+            agent.explore_vec_env(env, n_steps)
+        assert (agent.loop is not None) == compiles
+        runs.append((agent, env))
+    (fast, _), (plain, _) = runs
+    for name in RECORD:
+        ours, theirs = (getattr(agent.record, name) for agent in (fast, plain))
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
+    return runs
+
+
 @pytest.mark.parametrize("n_envs", [2, 16, 37])
 @pytest.mark.parametrize("market", MARKETS)
 @pytest.mark.parametrize("observe_account", [False, True])
 def test_the_compiled_loop_records_the_bits_of_the_plain_one(n_envs, market, observe_account):
-    runs = []
-    for compiles in (True, False):
+    def make_env():
         config = random_config(300, 2, 3, segments=SEGMENTS, **MARKETS[market])
         env = band_env(n_envs=n_envs, config=config, env_params={"observe_account": observe_account})
         env.cost_factor = 0.5
-        agent = band_agent(env)
-        agent.compiles = compiles
-        for _ in range(2):
-            agent.update_net(agent.explore_vec_env(env, 130))
-        assert (agent.loop is not None) == compiles
-        runs.append((agent, env))
-    (fast, fast_env), (plain, plain_env) = runs
-    for name in RECORD:
-        assert torch.equal(getattr(fast.record, name), getattr(plain.record, name)), name
+        return env
+
+    (fast, fast_env), (plain, plain_env) = both_loops(make_env, 130, n_rollouts=2)
     assert fast.record.done.any()
     assert torch.equal(fast.last_state, plain.last_state)
+    for agent in (fast, plain):
+        agent.update_net()
     assert torch.equal(weights_of(fast), weights_of(plain))
     for name in ("cash", "qty", "equity", "bar", "episode"):
         a, b = (getattr(env.book, name, env._episode) for env in (fast_env, plain_env))
         assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_short_segments_are_explored_to_the_bit_alike(seed):
+    """Accounts restart often, so each loop asks the network for bars in small parts of its own."""
+    segments = [(first, first + 100) for first in range(0, 20_000, 100)]
+    config = random_config(20_000, 2, 40, segments=segments, seed=seed)
+    both_loops(lambda: band_env(n_envs=34, config=config, episode_bars=None, seed=seed), 97, net_dims=(64,))
+
+
+def test_edges_that_are_no_numbers_hold_the_whole_account_in_both_loops():
+    def spoil(agent):
+        with torch.no_grad():
+            agent.act.linears()[-1].bias[0] = torch.nan  # of the first coin alone
+
+    (fast, _), _ = both_loops(lambda: band_env(n_envs=4), 30, spoil)
+    assert fast.record.filled.eq(0.0).all()
 
 
 def test_threads_share_the_blocks_without_changing_a_bit():
@@ -91,21 +124,23 @@ def test_every_batched_class_is_traded_alike(env_class, options):
         torch.testing.assert_close(getattr(records[1], name), getattr(records[0], name), rtol=1e-4, atol=1e-5)
 
 
-def test_the_scalar_environment_is_traded_like_the_first_account_of_a_batch():
-    batch, alone = band_env(n_envs=2), band_env(CryptoEnvAlpaca)
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_the_scalar_environment_is_traded_like_the_first_account_of_a_batch(n_envs):
+    batch, alone = band_env(n_envs=n_envs, as_numpy=False), band_env(CryptoEnvAlpaca)
     agents = [band_agent(batch), band_agent(alone)]
-    agents[0].explore_vec_env(batch, 150)
-    agents[1].explore_one_env(alone, 150)
-    one, many = agents[1].record, agents[0].record
+    for agent, env in zip(agents, (batch, alone), strict=True):
+        explore = agent.explore_vec_env if env.env_num > 1 else agent.explore_one_env
+        explore(env, 150)
+    many, one = (agent.record for agent in agents)
+    assert agents[0].loop is not None, "a batch of one account is traded by the compiled loop, too"
     assert one.done.any()
     assert torch.equal(one.bar[:, 0], many.bar[:, 0])
+    assert torch.equal(one.done[:, 0], many.done[:, 0])
     for name in ("action", "filled", "reward"):
         torch.testing.assert_close(getattr(one, name)[:, 0], getattr(many, name)[:, 0], rtol=1e-4, atol=1e-5)
-    gradients = []
     for agent in agents:
         agent.update_net()
-        gradients.append(agent.last_update.gradient_norm)
-    assert all(norm > 0.0 for norm in gradients)
+        assert agent.last_update.gradient_norm > 0.0
 
 
 def test_an_account_is_moved_into_the_band_of_its_bar():
@@ -305,7 +340,7 @@ def test_other_rule_sets_are_refused_by_name(rules):
 
 
 def test_a_class_that_is_not_ours_is_refused_by_name():
-    env = ToyBatch([[3, 4], [5]], [[True, False], [False]])
+    env = ToyBatch()
     agent = AgentBand((8, 8), 9, 2, gpu_id=-1, args=agent_args(AgentBand, env))
     with pytest.raises(ValueError, match="ToyBatch has no params"):
         agent.prepare_for(env)
@@ -395,21 +430,6 @@ def test_the_constants_of_the_smallest_orders_are_theirs():
     assert PARAMS["norm_action"] == 1.0
 
 
-def test_one_account_in_a_batch_trades_as_the_scalar_environment_does():
-    batch = band_env(n_envs=1, as_numpy=False)
-    scalar = band_env(CryptoEnvAlpaca)
-    pair = [band_agent(env, seed=3) for env in (batch, scalar)]
-    for agent, env in zip(pair, (batch, scalar), strict=True):
-        agent.explore_one_env(env, 150)
-    one, other = (agent.record for agent in pair)
-    assert pair[0].loop is not None, "the batch of one account is traded by the compiled loop"
-    assert torch.equal(one.bar, other.bar)
-    assert torch.equal(one.done, other.done)
-    assert one.done.any()
-    torch.testing.assert_close(one.filled, other.filled, rtol=1e-5, atol=1e-9)
-    torch.testing.assert_close(one.reward, other.reward, rtol=1e-5, atol=1e-6)
-
-
 def test_a_network_whose_edges_are_no_numbers_has_diverged():
     env = band_env(n_envs=2)
     agent = band_agent(env)
@@ -418,33 +438,3 @@ def test_a_network_whose_edges_are_no_numbers_has_diverged():
     rollout = agent.explore_vec_env(env, 50)
     assert agent.record.reward.isfinite().all()  # nobody trades, so nothing else would tell
     assert math.isnan(agent.update_net(rollout)[0])
-
-
-def test_edges_that_are_no_numbers_hold_the_whole_account_in_both_loops():
-    records = []
-    for compiles in (True, False):
-        env = band_env(n_envs=4)
-        agent = band_agent(env)
-        agent.compiles = compiles
-        with torch.no_grad():
-            agent.act.linears()[-1].bias[0] = torch.nan  # of the first coin alone
-        agent.explore_vec_env(env, 30)
-        records.append(agent.record)
-    for name in ("bar", "action", "filled", "reward", "done"):
-        torch.testing.assert_close(getattr(records[0], name), getattr(records[1], name), rtol=0, atol=0, equal_nan=True)
-    assert records[0].filled.eq(0.0).all()
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_short_segments_are_explored_to_the_bit_alike(seed):
-    """Accounts restart often, so each loop asks the network for bars in small parts of its own."""
-    segments = [(first, first + 100) for first in range(0, 20_000, 100)]
-    config = random_config(20_000, 2, 40, segments=segments, seed=seed)
-    records = []
-    for compiles in (True, False):
-        env = band_env(n_envs=34, config=config, episode_bars=None, seed=seed)
-        agent = band_agent(env, net_dims=(64,))
-        agent.compiles = compiles
-        agent.explore_vec_env(env, 97)
-        records.append(agent.record)
-    assert all(torch.equal(getattr(records[0], name), getattr(records[1], name)) for name in RECORD)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import environment_Alpaca_vectorized as drop_in
 from drl_agents.agents import band_gradient as module
 from drl_agents.agents.band_gradient import NEEDED, BandRecord, band_gradient, fastest_for, rules_of
-from tests.support.band_reference import band_params, made_market, random_band, roll_out
+from tests.support.band_reference import EVERYTHING, band_params, made_market, random_band, roll_out
 
 BACKENDS = ("numba", "torch")     # test_band_gradient_triton.py has the third
 GENERATED = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
@@ -42,10 +42,6 @@ rollouts = st.fixed_dictionaries(
 )  # fmt: skip
 bands = st.sampled_from(["noise", "slow", "greedy", "empty"])
 treatments = pytest.mark.parametrize("as_if_filled", [False, True], ids=["as dropped", "as if filled"])
-EVERYTHING = {
-    "min_cash_reserve": 0.1, "max_position_weight": 0.4, "drawdown_penalty": 0.5, "volatility_penalty": 2.0,
-    "concentration_penalty": 0.3, "turnover_penalty": 0.01, "norm_reward": 1.0,
-}  # fmt: skip
 H, N = 25, 3
 
 

@@ -10,21 +10,17 @@ import pytest
 import torch
 
 from drl_agents.agents.band_gradient import band_gradient
-from tests.support.band_reference import band_params, made_market, random_band, roll_out
+from tests.support.band_reference import EVERYTHING, band_params, made_market, random_band, roll_out
 from tests.support.markets import INTERPRETS_TRITON, REPO
 
 pytestmark = pytest.mark.skipif(not INTERPRETS_TRITON, reason="no triton here, or a GPU: these records are on the CPU")
-EVERYTHING = {
-    "min_cash_reserve": 0.1, "max_position_weight": 0.4, "drawdown_penalty": 0.5, "volatility_penalty": 2.0,
-    "concentration_penalty": 0.3, "turnover_penalty": 0.01, "norm_reward": 1.0,
-}  # fmt: skip
 COMPILE = """
 import json, sys, torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from drl_agents.agents import band_gradient_gpu as gpu
 from drl_agents.agents.band_gradient import band_gradient
-from tests.support.band_reference import band_params, made_market, random_band, roll_out
+from tests.support.band_reference import EVERYTHING, band_params, made_market, random_band, roll_out
 
 class Device:
     def __init__(self, target): self.target = target

@@ -43,7 +43,7 @@ def copies_are_plain_again():
 def staged_agent(staging, monkeypatch):
     """An agent whose device is the CPU under another name, so that rollouts are staged on the host; its environment."""
     monkeypatch.setattr(sys.modules["drl_agents.agents.AgentBase"], "staging_for", lambda _device: staging)
-    env = ToySingle([3, 4], [True, False])
+    env = ToySingle()
     agent = make_agent(AgentPPO, env)
     agent.device = torch.device("cpu:0")
     return agent, env
@@ -75,13 +75,17 @@ def test_without_the_wait_the_second_rollout_overwrites_the_first(monkeypatch):
     assert not torch.equal(agent.rollout.floats, first)
 
 
-def test_staged_and_plain_copies_give_the_same_rollout(monkeypatch):
+def test_staged_plain_and_no_copies_give_the_same_rollout(monkeypatch):
+    staged = Staging(SlowDevice(), host_copies.copy_without_waiting, pin_memory=False)
     items = []
-    for staging in (None, Staging(SlowDevice(), host_copies.copy_without_waiting, pin_memory=False)):
+    for staging, device in ((None, "cpu"), (None, "cpu:0"), (staged, "cpu:0")):
         agent, env = staged_agent(staging, monkeypatch)
+        agent.device = torch.device(device)
         agent.explore_one_env(env, 8)
-        items.append([x.clone() for x in (*agent.explore_one_env(env, 8), agent.last_state)])
-    assert all(torch.equal(a, b) for a, b in zip(*items, strict=True))
+        again = agent.explore_one_env(env, 8)
+        items.append([x.clone() for x in (*again, agent.rollout.truncated, agent.last_state)])
+        assert (agent.host_rollout is None) == (device == "cpu")
+    assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(*items, strict=True))
 
 
 def test_copies_are_plain_unless_a_program_asks_for_others():

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save, save_file
+from safetensors.torch import load_file, save, save_file
 
 from drl_agents.agents import AGENTS
 from drl_agents.policy import Policy
@@ -40,7 +40,7 @@ METADATA = {
 
 
 def trained(name="ppo"):
-    env = ToyBatch([[3, 4], [5]], [[True, False], [False]])
+    env = ToyBatch()
     agent = make_agent(AGENTS[name], env, batch_size=8)
     agent.update_net(agent.explore_vec_env(env, 20))
     return agent
@@ -143,12 +143,15 @@ def test_another_format_version_is_refused(stored, monkeypatch):
     assert "format 2; this code reads 99" in refusal(stored)
 
 
+def header_of(path):
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()[FORMAT])
+
+
 def rewritten(path, tensors=None, reseal=True, **header):
     """The file with other tensors (None drops one) and header entries, under a checksum of its own."""
-    with safe_open(path, framework="pt") as file:
-        kept = {name: file.get_tensor(name) for name in file.keys()} | (tensors or {})  # noqa: SIM118 - not a dict
-        described = json.loads(file.metadata()[FORMAT]) | header
-    kept = {name: value for name, value in kept.items() if value is not None}
+    described = header_of(path) | header
+    kept = {name: value for name, value in (load_file(path) | (tensors or {})).items() if value is not None}
     if reseal:
         described["sha256"] = _digest(kept, described)
     path.write_bytes(save(kept, {FORMAT: json.dumps(described)}))
@@ -198,9 +201,7 @@ def test_weights_of_another_type_are_refused(stored):
 
 @pytest.mark.parametrize("header", [[], 3, None, {}, {"format_version": 2}], ids=str)
 def test_a_header_of_another_form_is_refused(stored, header):
-    with safe_open(stored, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    stored.write_bytes(save(tensors, {FORMAT: json.dumps(header)}))
+    stored.write_bytes(save(load_file(stored), {FORMAT: json.dumps(header)}))
     assert "header" in refusal(stored)
 
 
@@ -324,10 +325,7 @@ def test_an_action_moves_the_held_weight_into_its_band(lo, hi, held, action):
 
 def test_orders_are_written_as_ever_and_code_that_knows_orders_only_refuses_a_band_by_its_format(stored, tmp_path):
     band = save_policy(tmp_path / "band.safetensors", band_policy()[0].policy())
-    headers = []
-    for path in (stored, band):
-        with safe_open(path, framework="pt") as file:
-            headers.append(json.loads(file.metadata()[FORMAT]))
+    headers = [header_of(path) for path in (stored, band)]
     assert [header["format_version"] for header in headers] == [2, 3]
     assert sorted(headers[0]) == ["clip", "format_version", "metadata", "n_layers", "sha256"]
     assert headers[1]["head"] == "band"

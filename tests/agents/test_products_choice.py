@@ -4,7 +4,7 @@ import torch
 
 from drl_agents.agents import AgentPPO, products_choice
 from drl_agents.agents.agent_state import agent_tensors, restore_agent
-from drl_agents.agents.mlp_gradient import PRODUCTS
+from drl_agents.agents.AgentPPO import AUTOGRAD
 from tests.agents.test_ppo import explored
 
 SIZES = (9, 8, 4)
@@ -60,16 +60,19 @@ def test_a_damaged_file_is_written_anew_and_no_folder_is_no_error(monkeypatch, t
     assert choose_anew(monkeypatch, ways) in ways
 
 
-def test_an_agent_goes_on_with_the_products_that_it_began_with(monkeypatch):
+def test_an_agent_resumes_with_the_way_that_it_began_with():
     agent, items = explored(AgentPPO)
     agent.update_net(items)
-    agent.products = PRODUCTS[-1]
+    agent.take_way(AUTOGRAD)
     state = agent_tensors(agent)
     other, items = explored(AgentPPO)
     restore_agent(other, state, "state")
     other.update_net(items)
-    assert other.products == PRODUCTS[-1]
+    assert other.way == AUTOGRAD
+    state["extra.products"] = torch.tensor(2)               # a way that is retired
+    restore_agent(other, state, "state")
+    assert other.way == ""
     del state["extra.products"]                             # of an earlier version
     restore_agent(other, state, "state")
-    assert other.products == ""
+    assert other.way == ""
     assert torch.equal(other.act.net[0].weight, state["act.net.0.weight"])

@@ -6,9 +6,7 @@ import torch
 from drl_agents.agents import AGENTS, AgentSAC
 from drl_agents.agents.replay import Replay
 from tests.support.agent_args import make_agent
-from tests.support.toy_envs import ToyBatch, ToyBatchWithSlots
-
-LENGTHS, CUTS = [[3, 4], [5]], [[True, False], [False]]
+from tests.support.toy_envs import CUTS, LENGTHS, ToyBatch, ToyBatchWithSlots, count_readings
 
 
 def transitions(replay: Replay) -> dict[tuple, tuple]:
@@ -25,7 +23,7 @@ def transitions(replay: Replay) -> dict[tuple, tuple]:
 @pytest.mark.parametrize("env_class", [ToyBatch, ToyBatchWithSlots])
 @pytest.mark.parametrize("capacity", [1000, 14])    # 14: the ring of 7 rows overflows twice
 def test_every_successor_belongs_to_the_same_episode(env_class, capacity):
-    env = env_class(LENGTHS, CUTS)
+    env = env_class()
     agent = make_agent(AgentSAC, env, buffer_size=capacity)
     for _ in range(4):
         agent.explore_vec_env(env, 5)
@@ -39,7 +37,7 @@ def test_every_successor_belongs_to_the_same_episode(env_class, capacity):
 
 
 def test_the_ring_keeps_the_latest_rows():
-    env = ToyBatch(LENGTHS, CUTS)
+    env = ToyBatch()
     agent = make_agent(AgentSAC, env, buffer_size=14)
     for _ in range(3):
         agent.explore_vec_env(env, 5)
@@ -49,7 +47,7 @@ def test_the_ring_keeps_the_latest_rows():
 
 
 def test_of_a_rollout_longer_than_the_ring_the_end_is_kept():
-    env = ToyBatch(LENGTHS, CUTS)
+    env = ToyBatch()
     agent = make_agent(AgentSAC, env, buffer_size=8)
     agent.explore_vec_env(env, 10)
     assert {key for key in transitions(agent.replay) if key[0] == 1} == {(1, 1, clock) for clock in (1, 2, 3, 4)}
@@ -70,7 +68,7 @@ def test_target_networks_follow_by_their_fraction(name):
 
 @pytest.mark.parametrize("name", ["sac", "td3", "ddpg"])
 def test_critics_learn_the_bellman_targets_of_their_paper(name, monkeypatch):
-    env = ToyBatch(LENGTHS, CUTS)
+    env = ToyBatch()
     agent = make_agent(AGENTS[name], env, gamma=0.9, batch_size=32)
     agent.explore_vec_env(env, 20)
     states, actions, rewards, continues, next_states = agent.replay.sample(32, torch.Generator().manual_seed(3))
@@ -93,7 +91,7 @@ def test_critics_learn_the_bellman_targets_of_their_paper(name, monkeypatch):
 
 
 def test_every_row_can_be_sampled():
-    env = ToyBatch(LENGTHS, CUTS)
+    env = ToyBatch()
     agent = make_agent(AgentSAC, env, buffer_size=1000)
     agent.explore_vec_env(env, 6)
     states, *_ = agent.replay.sample(2000, torch.Generator().manual_seed(0))
@@ -160,18 +158,15 @@ def test_every_optimizer_of_sac_follows_the_schedule():
 @pytest.mark.parametrize("name", ["sac", "td3", "ddpg"])
 def test_a_prioritized_replay_is_refused(name):
     with pytest.raises(ValueError, match="if_use_per must be False"):
-        make_agent(AGENTS[name], ToyBatch(LENGTHS, CUTS), if_use_per=True)
+        make_agent(AGENTS[name], ToyBatch(), if_use_per=True)
 
 
 @pytest.mark.parametrize("name", ["sac", "td3", "ddpg"])
 def test_an_update_reads_from_the_device_once(name, monkeypatch):
-    env = ToyBatch(LENGTHS, CUTS)
+    env = ToyBatch()
     agent = make_agent(AGENTS[name], env, batch_size=8, repeat_times=1.0)
     agent.explore_vec_env(env, 8)
-    counted = []
-    for method in ("item", "tolist", "nonzero", "cpu", "numpy", "__bool__", "__float__", "__int__"):
-        original = getattr(torch.Tensor, method)
-        monkeypatch.setattr(torch.Tensor, method, lambda *a, f=original, **k: counted.append(1) or f(*a, **k))
+    counted = count_readings(monkeypatch)
     agent.update_net()
     assert agent.gradient_steps == 16
     assert len(counted) == 1

@@ -10,8 +10,6 @@ from drl_agents.agents.step_graphs import StepGraphs
 from tests.support.agent_args import make_agent
 from tests.support.toy_envs import ToyBatchWithSlots
 
-LENGTHS, CUTS = [[3, 4], [5]], [[True, False], [False]]
-
 
 class Recorded:
     """Keeps what it is to record, does it when it is replayed, and counts."""
@@ -40,7 +38,7 @@ def _no_graphs():
 
 
 def graphed(env_class=Capturable):
-    env = env_class(LENGTHS, CUTS)
+    env = env_class()
     agent = make_agent(AgentPPO, env, batch_size=8)
     agent.graphs = StepGraphs(Recorded)
     return env, agent
@@ -60,7 +58,7 @@ def rollouts(env, agent, n=4, horizon=8):
 def test_replayed_rollouts_are_the_eager_ones(chunk_steps, monkeypatch):
     monkeypatch.setattr("drl_agents.agents.step_graphs.CHUNK_STEPS", chunk_steps)
     env, agent = graphed()
-    eager_env = Capturable(LENGTHS, CUTS)
+    eager_env = Capturable()
     eager = make_agent(AgentPPO, eager_env, batch_size=8)
     assert eager.graphs is None
     for ours, theirs in zip(rollouts(env, agent), rollouts(eager_env, eager), strict=True):
@@ -80,7 +78,7 @@ def test_another_storage_environment_or_policy_is_recorded_anew():
     assert len(Recorded.made) == 1
     rollouts(env, agent, 2, horizon=6)
     assert len(Recorded.made) == 2
-    rollouts(Capturable(LENGTHS, CUTS), agent, 2, horizon=6)
+    rollouts(Capturable(), agent, 2, horizon=6)
     assert len(Recorded.made) == 3
     agent.act.net[0].weight.data = agent.act.net[0].weight.data.clone()      # other memory
     rollouts(env, agent, 3, horizon=6)      # the first update takes the weights back into the optimizer's buffer
@@ -104,7 +102,7 @@ def test_what_a_graph_reads_stays_where_it_is():
 def test_random_warm_ups_are_not_recorded():
     from drl_agents.agents import AgentSAC
 
-    env = Capturable(LENGTHS, CUTS)
+    env = Capturable()
     agent = make_agent(AgentSAC, env)
     agent.graphs = StepGraphs(Recorded)
     for _ in range(3):
@@ -122,7 +120,7 @@ class Refusing(Recorded):
 def test_rollouts_stay_eager_where_recording_fails():
     env, agent = graphed()
     agent.graphs = StepGraphs(Refusing)
-    eager_env = Capturable(LENGTHS, CUTS)
+    eager_env = Capturable()
     eager = make_agent(AgentPPO, eager_env, batch_size=8)
     for ours, theirs in zip(rollouts(env, agent), rollouts(eager_env, eager), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))

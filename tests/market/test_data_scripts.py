@@ -1,10 +1,10 @@
 """The data scripts as their user runs them: another working directory, blanks in paths, wrong values."""
 
-import importlib.util
 import pickle
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -24,17 +24,10 @@ def run(name, *arguments, cwd):
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
 
 
-def main_of(name):
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
-
-
 def exit_code_of(name, arguments):
     """In this process, where the exit code of argparse is an exception."""
     try:
-        return main_of(name)(arguments)
+        return import_module(f"barwise.commands.{name}").main(arguments)
     except SystemExit as stop:
         return stop.code
 
@@ -56,7 +49,7 @@ def test_a_file_of_bars_becomes_a_dataset(bars, folder):
     assert dataset.source == "bars.csv"
     assert "REAL 5m, 2 coins, 344 bars" in done.stdout
     again = run("build_dataset", "--bars", "bars.csv", "--tickers", "BTC", "--out", "data/5m", cwd=folder)
-    assert again.returncode == 1
+    assert again.returncode == 2
     assert "pass --overwrite" in again.stderr
     assert load_dataset(folder / "data" / "5m").sha256 == dataset.sha256
 
@@ -111,44 +104,38 @@ def test_real_bars_can_be_called_synthetic(bars, folder):
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "code", "message"),
+    ("name", "arguments", "message"),
     [
-        ("build_dataset", ["--bars", "no.csv", "--out", "o"], 1, "no.csv: no such file"),
-        ("build_dataset", ["--bars", "b.csv", "--out", "o", "--tickers", "BTC", "XYZ"], 1, "unknown ticker XYZ"),
-        ("build_dataset", ["--bars", "b.csv", "--out", "o", "--tickers", "BTC", "BTCUSD"], 1, "BTC is given"),
-        ("build_dataset", ["--bars", "b.csv", "--out", "b.csv", "--tickers", "BTC"], 1, "is a link or a file"),
+        ("build_dataset", ["--bars", "no.csv", "--out", "o"], "no.csv: no such file"),
+        ("build_dataset", ["--bars", "b.csv", "--out", "o", "--tickers", "BTC", "XYZ"], "unknown ticker XYZ"),
+        ("build_dataset", ["--bars", "b.csv", "--out", "o", "--tickers", "BTC", "BTCUSD"], "BTC is given"),
+        ("build_dataset", ["--bars", "b.csv", "--out", "b.csv", "--tickers", "BTC"], "is a link or a file"),
+        ("build_dataset", ["--bars", "b.csv", "--out", "o", "--timeframe", "7m"], "--timeframe: invalid choice: '7m'"),
+        ("build_dataset", ["--bars", "b.csv", "--out", "o", "--start", "soon"], "--start: 'soon' is not an ISO date"),
+        ("build_dataset", ["--bars", "b.csv", "--out", "o", "--max-fill-bars", "-1"], "--max-fill-bars: '-1'"),
         (
             "build_dataset",
-            ["--bars", "b.csv", "--out", "o", "--timeframe", "7m"],
-            2,
-            "--timeframe: invalid choice: '7m'",
+            ["--bars", "b.csv", "--out", "/dev/null/o", "--tickers", "BTC"],
+            "build_dataset.py: /dev/null",
         ),
-        (
-            "build_dataset",
-            ["--bars", "b.csv", "--out", "o", "--start", "soon"],
-            2,
-            "--start: 'soon' is not an ISO date",
-        ),
-        ("build_dataset", ["--bars", "b.csv", "--out", "o", "--max-fill-bars", "-1"], 2, "--max-fill-bars: '-1'"),
-        ("build_dataset", ["--bars", "b.csv", "--out", "/dev/null/o", "--tickers", "BTC"], 1, "error: /dev/null"),
-        ("make_sample", ["--out", "o", "--n-bars", "3"], 2, "--n-bars: '3' is not a whole number of at least 32"),
-        ("make_sample", ["--out", "o", "--bars", "b.txt", "--n-bars", "50"], 1, "b.txt"),
-        ("download_bars", ["--out", "o.txt"], 1, "--out o.txt: expected a name that ends in .parquet or .csv"),
-        ("download_bars", ["--out", "b.csv"], 1, "pass --overwrite"),
-        ("download_bars", ["--out", "o.csv", "--source", "cnn"], 2, "--source: invalid choice: 'cnn'"),
-        ("download_bars", ["--out", "o.csv", "--start", "2024-02-01", "--end", "2024-01-01"], 1, "is not before end"),
+        ("make_sample", ["--out", "o", "--n-bars", "3"], "--n-bars: '3' is not a whole number of at least 32"),
+        ("make_sample", ["--out", "o", "--bars", "b.txt", "--n-bars", "50"], "b.txt"),
+        ("download_bars", ["--out", "o.txt"], "--out o.txt: expected a name that ends in .parquet or .csv"),
+        ("download_bars", ["--out", "b.csv"], "pass --overwrite"),
+        ("download_bars", ["--out", "o.csv", "--source", "cnn"], "--source: invalid choice: 'cnn'"),
+        ("download_bars", ["--out", "o.csv", "--start", "2024-02-01", "--end", "2024-01-01"], "is not before end"),
     ],
 )
 def test_a_bad_value_is_refused_by_name_before_anything_is_written(
-    folder, name, arguments, code, message, monkeypatch, capsys
+    folder, name, arguments, message, monkeypatch, capsys
 ):
     monkeypatch.chdir(folder)
     write_bars(sample_bars("5m", 400, ("BTC",)), folder / "b.csv")
     before = (folder / "b.csv").read_bytes()
-    assert exit_code_of(name, arguments) == code
+    assert exit_code_of(name, arguments) == 2
     error = capsys.readouterr().err
     assert message in error
-    assert code == 2 or error.count("\n") == 1
+    assert error.count("\n") == 1 or error.startswith("usage: ")
     assert [entry.name for entry in folder.iterdir()] == ["b.csv"]
     assert (folder / "b.csv").read_bytes() == before
 
@@ -207,7 +194,7 @@ def test_the_folder_itself_can_be_the_working_directory(built):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "error: nowhere: no such dataset folder"),
+        (["nowhere"], "inspect_dataset.py: nowhere: no such dataset folder"),
         (["my data/5m", "--out", "x.jpg"], "--out x.jpg: expected a name that ends in .png"),
         (["my data/5m", "--out", "my data/5m/x.png"], "lies inside the dataset folder"),
         (["my data/5m", "--out", "no/where/x.png"], "--out no/where/x.png: there is no folder no/where"),
@@ -215,7 +202,7 @@ def test_the_folder_itself_can_be_the_working_directory(built):
 )
 def test_what_cannot_be_inspected_or_drawn_is_one_line(folder, built, arguments, message):
     done = run("inspect_dataset", *arguments, cwd=folder)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert [entry.name for entry in built.parent.iterdir()] == ["5m"]
@@ -225,7 +212,7 @@ def test_what_cannot_be_inspected_or_drawn_is_one_line(folder, built, arguments,
 def test_a_broken_dataset_is_one_line_and_no_picture(folder, built, name):
     (built / name).write_bytes((built / name).read_bytes()[:-9])
     done = run("inspect_dataset", "my data/5m", cwd=folder)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert name in done.stderr
     assert done.stderr.count("\n") == 1
     assert [entry.name for entry in built.parent.iterdir()] == ["5m"]
@@ -269,7 +256,7 @@ def test_a_hosts_folder_becomes_a_dataset(folder, host_folder):
     assert dataset.time[0] == 1_704_067_200 + 300
     assert (folder / "data" / "5m_host" / "quality.png").is_file()
     again = run("import_host_data", *command, cwd=folder)
-    assert again.returncode == 1
+    assert again.returncode == 2
     assert "pass --overwrite" in again.stderr
     started = run("import_host_data", *command, "--overwrite", "--start", "2024-01-01", cwd=folder)
     assert "WARNING the times are counted from --start" in started.stdout
@@ -278,6 +265,6 @@ def test_a_hosts_folder_becomes_a_dataset(folder, host_folder):
 def test_coins_that_do_not_fit_the_hosts_columns_are_refused_with_both_numbers(folder, host_folder):
     command = ["--host-folder", "a host", "--timeframe", "5m", "--out", "o", "--tickers", "BTC", "ETH", "LTC"]
     done = run("import_host_data", *command, cwd=folder)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "has 2 columns, but --tickers names 3 coins" in done.stderr
     assert not (folder / "o").exists()

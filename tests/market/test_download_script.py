@@ -2,7 +2,6 @@
 
 import io
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -12,7 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import tqdm
 
+from barwise.commands import build_dataset, download_bars
 from market.bars.candles import read_bars, write_bars
 from market.dataset import load_dataset
 from tests.support.bars_server import BarsServer, made_up_bars, seconds
@@ -67,7 +68,7 @@ def wait_for_requests(server, n, timeout_s=30.0):
 def exit_code_of(arguments):
     """In this process, where the exit code of argparse is an exception."""
     try:
-        return runpy.run_path(str(DOWNLOAD))["main"](arguments)
+        return download_bars.main(arguments)
     except SystemExit as stop:
         return stop.code
 
@@ -108,8 +109,8 @@ def test_the_same_command_twice_and_then_without_a_network(server, folder):
     assert again.returncode == 0, again.stderr
     assert (folder / "a.csv").read_bytes() == (folder / "b.csv").read_bytes()
     refused = run(server, folder, "--cache", "kept", "--out", "b.csv")
-    assert refused.returncode == 1
-    assert refused.stderr == "error: --out b.csv: is there already; pass --overwrite to replace it\n"
+    assert refused.returncode == 2
+    assert refused.stderr == "download_bars.py: --out b.csv: is there already; pass --overwrite to replace it\n"
 
 
 def test_ctrl_c_says_what_is_kept(server, folder):
@@ -119,7 +120,8 @@ def test_ctrl_c_says_what_is_kept(server, folder):
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert error == ("interrupted; 2 of 6 symbol-months are kept in kept, and the same command goes on from there\n")
+    kept = "2 of 6 symbol-months are kept in kept, and the same command goes on from there"
+    assert error == f"download_bars.py: interrupted; {kept}\n"
     assert [path.name for path in folder.iterdir()] == ["kept"]
 
 
@@ -130,7 +132,7 @@ def test_ctrl_c_without_a_cache_says_that_nothing_is_kept(server, folder):
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert error == "interrupted; nothing was written or kept\n"
+    assert error == "download_bars.py: interrupted; nothing was written or kept\n"
     assert list(folder.iterdir()) == []
 
 
@@ -140,8 +142,10 @@ def test_a_dead_server_is_one_line_in_seconds(server, folder, source):
     began = time.monotonic()
     done = run(server, folder, "--cache", "kept", "--out", "bars.parquet", source=source)
     assert time.monotonic() - began < 10.0
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: 127.0.0.1 cannot be reached (Connection refused); check the network")
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "download_bars.py: 127.0.0.1 cannot be reached (Connection refused); check the network"
+    )
     assert done.stderr.count("\n") == 1
     assert list(folder.iterdir()) == []
 
@@ -156,23 +160,23 @@ def test_passing_faults_and_unknown_coins_are_said_line_by_line(server, folder):
         "Alpaca, BTC/USD 2024-11: the answer was cut short; fetching it again",
     ]
     unknown = run(server, folder, "--no-cache", "--out", "more.parquet", tickers=("BTC", "XYZ"))
-    assert unknown.returncode == 1
-    assert unknown.stderr.startswith("error: Alpaca has no bars of XYZ/USD from 2024-10-30 to 2025-02-03")
+    assert unknown.returncode == 2
+    assert unknown.stderr.startswith("download_bars.py: Alpaca has no bars of XYZ/USD from 2024-10-30 to 2025-02-03")
     assert unknown.stderr.count("\n") == 1
 
 
-def test_the_default_cache_is_in_the_repository_and_ignored_by_git():
-    cache = runpy.run_path(str(DOWNLOAD))["DEFAULT_CACHE"]
-    assert cache == SCRIPTS.parents[1] / "data" / "cache"
+def test_the_default_cache_is_in_the_repository_and_ignored_by_git(server, folder, monkeypatch):
+    monkeypatch.setattr(download_bars, "home", lambda: folder)
+    monkeypatch.setenv("CRYPTO_BARS_ALPACA_URL", server.url)
+    assert exit_code_of([*PERIOD, "--tickers", "BTC", "--out", str(folder / "a.csv")]) == 0
+    assert len(list((folder / "data" / "cache").rglob("*.parquet"))) == 3
     assert "data/*" in (SCRIPTS.parents[1] / ".gitignore").read_text().splitlines()
 
 
 def test_progress_counts_months_in_the_cache_but_not_for_speed(server, folder, monkeypatch):
     shown = []
-    script = runpy.run_path(str(DOWNLOAD))
-    names = script["main"].__globals__
 
-    class Bar(names["tqdm"]):
+    class Bar(tqdm.tqdm):
         def __init__(self, **options):
             super().__init__(**options | {"disable": False, "file": io.StringIO()})
 
@@ -180,12 +184,12 @@ def test_progress_counts_months_in_the_cache_but_not_for_speed(server, folder, m
             super().update(n)
             shown.append((self.initial, self.n, self.total))
 
-    monkeypatch.setitem(names, "tqdm", Bar)
+    monkeypatch.setattr(tqdm, "tqdm", Bar)
     monkeypatch.setenv("CRYPTO_BARS_ALPACA_URL", server.url)
     monkeypatch.chdir(folder)
     options = ["--timeframe", "1h", "--start", "2024-11-01", "--cache", "kept", "--tickers", "BTC", "--out"]
-    assert script["main"]([*options, "a.csv", "--end", "2024-12-01"]) == 0
-    assert script["main"]([*options, "b.csv", "--end", "2025-02-01"]) == 0
+    assert exit_code_of([*options, "a.csv", "--end", "2024-12-01"]) == 0
+    assert exit_code_of([*options, "b.csv", "--end", "2025-02-01"]) == 0
     assert shown == [(0, 0, 1), (0, 1, 1), (1, 1, 3), (1, 2, 3), (1, 3, 3)]
 
 
@@ -221,10 +225,9 @@ def test_the_default_end_is_a_bar_that_the_source_can_have(source, end, monkeypa
         def now(cls, tz=None):
             return datetime(2025, 2, 17, 13, 5, tzinfo=tz)
 
-    script = runpy.run_path(str(DOWNLOAD))
-    monkeypatch.setitem(script["period_of"].__globals__, "datetime", Today)
-    args = script["parse_arguments"](["--source", source, "--out", "bars.parquet"])
-    assert script["period_of"](args).end == end
+    monkeypatch.setattr(download_bars, "datetime", Today)
+    args = download_bars.parse_arguments(["--source", source, "--out", "bars.parquet"])
+    assert download_bars.period_of(args).end == end
 
 
 def file_of(folder, name, first, last, shift_s=0):
@@ -241,8 +244,10 @@ def test_files_are_joined_selected_cut_and_aggregated(folder, monkeypatch, capsy
     assert capsys.readouterr().out == (
         "wrote o.parquet: 24 bars of BTC/USD, opens 2025-01-01 00:00 .. 2025-01-01 23:00 UTC\n"
     )
-    assert exit_code_of(["--source", "file", "--bars", "a.csv", "no.csv", "--out", "p.csv"]) == 1
-    assert capsys.readouterr().err == "error: no.csv: no such file; give a tidy .parquet or .csv file of bars\n"
+    assert exit_code_of(["--source", "file", "--bars", "a.csv", "no.csv", "--out", "p.csv"]) == 2
+    assert (
+        capsys.readouterr().err == "download_bars.py: no.csv: no such file; give a tidy .parquet or .csv file of bars\n"
+    )
 
 
 def test_close_stamps_mean_the_same_in_both_scripts(folder, monkeypatch):
@@ -253,9 +258,8 @@ def test_close_stamps_mean_the_same_in_both_scripts(folder, monkeypatch):
     assert exit_code_of(["--source", "file", "--bars", "closes.csv", "--stamp", "close", "--out", "o.csv"]) == 0
     assert exit_code_of(["--source", "file", "--bars", "opens.csv", "--out", "p.csv"]) == 0
     assert (folder / "o.csv").read_bytes() == (folder / "p.csv").read_bytes()
-    build = runpy.run_path(str(SCRIPTS / "build_dataset.py"))["main"]
-    assert build(["--bars", "closes.csv", "--stamp", "close", "--tickers", "BTC", "--out", "x"]) == 0
-    assert build(["--bars", "opens.csv", "--tickers", "BTC", "--out", "y"]) == 0
+    assert build_dataset.main(["--bars", "closes.csv", "--stamp", "close", "--tickers", "BTC", "--out", "x"]) == 0
+    assert build_dataset.main(["--bars", "opens.csv", "--tickers", "BTC", "--out", "y"]) == 0
     one, other = load_dataset(folder / "x"), load_dataset(folder / "y")
     for array, expected in zip(one.arrays.values(), other.arrays.values(), strict=True):
         assert array.tobytes() == expected.tobytes()

@@ -240,26 +240,8 @@ def test_the_spreads_are_those_of_the_sample_market():
 
 # ------------------------------------------------------------------------------------------------------- on real bars
 
-COINS = [
-    "AAVE",
-    "ATOM",
-    "AVAX",
-    "BCH",
-    "BTC",
-    "DOGE",
-    "ETC",
-    "ETH",
-    "LINK",
-    "LTC",
-    "MATIC",
-    "NEAR",
-    "OP",
-    "PEPE",
-    "SHIB",
-    "SOL",
-    "UNI",
-    "XRP",
-]
+NAMES = "AAVE ATOM AVAX BCH BTC DOGE ETC ETH LINK LTC MATIC NEAR OP PEPE SHIB SOL UNI XRP"
+COINS = NAMES.split()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The hosts' pickles: what comes in, at which times, and what never runs."""
 
-import io
 import pickle
 import struct
 import subprocess
@@ -15,7 +14,7 @@ from market.dataset import load_dataset, save_dataset
 from market.defaults import WARMUP_BARS
 from market.errors import DatasetError
 from market.host_import import FEATURE_SET, dataset_from_host
-from market.host_pickles import ArrayUnpickler, load_host_array
+from market.host_pickles import load_host_array
 
 OPEN = 1_704_067_200 + 300 * np.arange(120)  # 2024-01-01
 TICKERS = ("BTC", "ETH")
@@ -203,6 +202,8 @@ ENCODE = global_name(b"_codecs", b"encode")
         DTYPE + b"(S'f8,O'\ntR.",
         ENCODE + b"(Vx\nS'rot13'\ntR.",
         ENCODE + b"(dS'__doc__'\nS'changed'\nsb.",
+        ENCODE + b"(NNtb.",
+        DTYPE + b"(I3\nS'<'\ntb.",
         global_name(b"market.host_pickles", b"ALLOWED") + b".",
         global_name(b"builtins", b"eval") + b"(S'1'\ntR.",
     ],
@@ -324,13 +325,8 @@ def test_no_flipped_bit_of_a_pickle_ends_in_anything_but_an_array_or_one_line(tm
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("protocol", range(6))
 def test_order_and_byte_order_of_an_array_survive(tmp_path, order, protocol):
-    for dtype in ("<f8", ">f8", "<f4", "<i4", ">u2"):
+    for dtype in ("<f8", ">f8", "<f4", "<i4", "<i8", ">u2"):
         array = np.asarray(np.arange(12).reshape(3, 4), dtype=dtype, order=order)
         (tmp_path / "a").write_bytes(pickle.dumps(array, protocol=protocol))
-        assert load_host_array(tmp_path / "a").tolist() == array.tolist()
-
-
-def test_a_call_that_a_pickle_may_make_cannot_be_changed_by_it():
-    found = ArrayUnpickler(io.BytesIO(b"")).find_class("_codecs", "encode")
-    with pytest.raises(pickle.UnpicklingError, match="changes a function"):
-        found.__setstate__({"__doc__": "changed"})
+        again = load_host_array(tmp_path / "a")
+        assert (again.tolist(), again.dtype) == (array.tolist(), array.dtype)

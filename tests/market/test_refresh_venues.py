@@ -1,6 +1,5 @@
 """Reading the venue's rules against a local stand-in server; no keys and no network are needed."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -14,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from barwise.commands import refresh_venues
 from market.dataset import load_dataset
 from market.errors import BarsError, VenueError
 from market.sources import assets as alpaca_assets
@@ -85,15 +85,12 @@ def server():
 @pytest.fixture
 def refresh(server, monkeypatch, capsys):
     """The script in this process, pointed at the stand-in -> exit code, stdout, stderr."""
-    spec = importlib.util.spec_from_file_location("refresh_venues", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "PAPER_URL", server.url)
+    monkeypatch.setattr(refresh_venues, "PAPER_URL", server.url)
     for name in ENVIRON:
         monkeypatch.setenv(name, ENVIRON[name])
 
     def run(*arguments):
-        code = module.main([str(a) for a in arguments])
+        code = refresh_venues.main([str(a) for a in arguments])
         out, err = capsys.readouterr()
         assert SECRET not in out + err
         assert ENVIRON["APCA_API_KEY_ID"] not in out + err
@@ -204,7 +201,7 @@ def test_either_pair_of_variables_will_do_and_keys_do_not_print():
 def test_an_answer_that_is_no_list_of_assets_writes_nothing(server, refresh, tmp_path, answer, message):
     server.answer = answer
     code, out, err = refresh("--out", tmp_path / "v.json")
-    assert (code, out) == (1, "")
+    assert (code, out) == (2, "")
     assert len(err.splitlines()) == 1
     with pytest.raises(VenueError, match=message):
         fetch_assets(keys_of(ENVIRON), server.url)
@@ -261,14 +258,14 @@ def test_the_first_refresh_says_what_differs_from_the_built_in_table(refresh, se
 def test_only_a_table_of_this_venue_is_replaced(refresh, tmp_path):
     (tmp_path / "diary.txt").write_text("mine")
     code, _, err = refresh("--out", tmp_path / "diary.txt")
-    assert (code, (tmp_path / "diary.txt").read_text()) == (1, "mine")
+    assert (code, (tmp_path / "diary.txt").read_text()) == (2, "mine")
     assert "not valid JSON, perhaps truncated; move it away, or choose another file" in err
     other = ALPACA.to_json() | {"name": "elsewhere"}
     save_venue(ALPACA.from_json(other), tmp_path / "other.json")
     code, _, err = refresh("--out", tmp_path / "other.json")
-    assert code == 1
+    assert code == 2
     assert "holds the rules of elsewhere" in err
-    assert refresh("--out", tmp_path)[0] == 1
+    assert refresh("--out", tmp_path)[0] == 2
 
 
 def test_a_dataset_is_made_with_the_refreshed_rules_only_when_they_are_named(refresh, tmp_path):
@@ -288,7 +285,7 @@ def test_a_dataset_is_made_with_the_refreshed_rules_only_when_they_are_named(ref
     assert f"order rules: alpaca of {TODAY}" in named.stdout
     assert "no entry for NOSUCH: bound by 10 USD an order alone" in named.stdout
     absent, _ = make("none", "--venue", "no.json")
-    assert absent.returncode == 1
+    assert absent.returncode == 2
     assert "no.json: cannot be read" in absent.stderr
 
 
@@ -298,7 +295,7 @@ def test_the_script_without_keys_says_which_variables_to_set(tmp_path):
         [sys.executable, SCRIPT, "--out", "v.json"],
         cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: no keys: set APCA_API_KEY_ID and APCA_API_SECRET_KEY")
+    assert done.returncode == 2
+    assert done.stderr.startswith("refresh_venues.py: no keys: set APCA_API_KEY_ID and APCA_API_SECRET_KEY")
     assert len(done.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []

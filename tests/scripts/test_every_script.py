@@ -9,7 +9,13 @@ import pytest
 from tests.support.forked_scripts import run_script
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = sorted([*(ROOT / "scripts").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py"), *ROOT.glob("*.py")])
+SCRIPTS = sorted(
+    [
+        *(ROOT / "scripts").rglob("*.py"),
+        *(ROOT / "benchmarks").rglob("*.py"),
+        *(path for path in ROOT.glob("*.py") if path.name != "setup.py"),
+    ]
+)
 COMMANDS = [path for path in SCRIPTS if '__name__ == "__main__"' in path.read_text()]
 SHELL_COMMANDS = [
     ROOT / "start_vectorized_training.sh",

@@ -18,6 +18,10 @@ from drl_agents.agents.band_gradient import DUST, BandRecord
 from environment_Alpaca_vectorized import Costs, EnvParams, Market, Portfolio, VectorizedCryptoEnvAlpaca
 from tests.support.markets import random_config
 
+EVERYTHING = {
+    "min_cash_reserve": 0.1, "max_position_weight": 0.4, "drawdown_penalty": 0.5, "volatility_penalty": 2.0,
+    "concentration_penalty": 0.3, "turnover_penalty": 0.01, "norm_reward": 1.0,
+}  # fmt: skip
 
 @dataclass
 class Rollout:

@@ -8,6 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# Methods of a tensor that wait for its device.
+READINGS = ("item", "tolist", "nonzero", "cpu", "numpy", "__bool__", "__float__", "__int__")
+LENGTHS, CUTS = [[3, 4], [5]], [[True, False], [False]]
+
+
+def count_readings(patch: Any) -> list[int]:
+    """A list that grows by one entry with every reading from the device; `patch` is a MonkeyPatch."""
+    counted: list[int] = []
+    for method in READINGS:
+        original = getattr(Tensor, method)
+        patch.setattr(Tensor, method, lambda *a, f=original, **k: counted.append(1) or f(*a, **k))
+    return counted
+
 
 class ToyBatch:
     """N clocks. Environment i ends its e-th episode after `lengths[i][e]` steps, by truncation where `cuts[i][e]`.
@@ -20,7 +33,7 @@ class ToyBatch:
     state_dim, action_dim = 3, 2
     device = torch.device("cpu")
 
-    def __init__(self, lengths: list[list[int]], cuts: list[list[bool]]) -> None:
+    def __init__(self, lengths: list[list[int]] = LENGTHS, cuts: list[list[bool]] = CUTS) -> None:
         self.n_envs = self.num_envs = self.env_num = len(lengths)
         self.lengths, self.cuts = lengths, cuts
         self.max_step = max(max(row) for row in lengths)
@@ -69,7 +82,7 @@ class ToySingle:
     if_discrete = False
     state_dim, action_dim, num_envs, env_num = 3, 2, 1, 1
 
-    def __init__(self, lengths: list[int], cuts: list[bool]) -> None:
+    def __init__(self, lengths: list[int] = LENGTHS[0], cuts: list[bool] = CUTS[0]) -> None:
         self.batch = ToyBatch([lengths], [cuts])
         self.max_step = self.batch.max_step
         self.running = False

@@ -25,7 +25,7 @@ def test_a_gpu_that_is_not_there_is_named():
 
 
 @pytest.mark.parametrize(
-    ("asked", "set_to"), [(None, "high"), ("highest", "highest"), ("high", "high"), ("bf16", "high")]
+    ("asked", "set_to"), [(None, "high"), ("highest", "highest"), ("high", "high")]
 )
 def test_a_gpu_takes_the_precision_it_is_given(asked, set_to, monkeypatch):
     taken = []

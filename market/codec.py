@@ -1,0 +1,156 @@
+"""JSON files of records: read within a size limit, checked against a type by msgspec, errors that name file and field.
+
+A record is a `msgspec.Struct` or a dataclass. Its annotations are the check: missing fields and values of another type
+are refused. Unknown fields are ignored, unless a Struct has `forbid_unknown_fields=True` or the caller asks for a file
+that is exactly the record's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+
+from market.errors import UserError
+
+LARGEST_FILE_BYTES = 16 * 2**20
+LONGEST_FAULT = 200
+ABSENT_OR_UNKNOWN = re.compile(r"Object (?:(missing) required|contains (unknown)) field `(.*)`", re.DOTALL)
+
+Record = TypeVar("Record")
+
+
+def decode_file(
+    path: Path | str,
+    kind: type[Record],
+    error: type[UserError],
+    advice: str,
+    *,
+    what: str = "a JSON object",
+    most_bytes: int = LARGEST_FILE_BYTES,
+) -> Record:
+    """The record in a JSON file; arguments and errors are those of `read_object` and `decode`."""
+    return decode(read_object(path, error, advice, what=what, most_bytes=most_bytes), kind, error, str(path), advice)
+
+
+def read_object(
+    path: Path | str,
+    error: type[UserError],
+    advice: str,
+    *,
+    what: str = "a JSON object",
+    most_bytes: int = LARGEST_FILE_BYTES,
+) -> dict[str, Any]:
+    """The JSON object in a file, unchecked. NaN and Infinity are read, as Python's `json` writes them.
+
+    Args:
+        path: of the file.
+        error: the class of error to raise.
+        advice: what to do about a damaged file; ends the message.
+        what: what the file should hold, with its article.
+        most_bytes: size limit; a larger file is not read to its end.
+
+    Raises:
+        error: the file is missing, unreadable, too large or no JSON object; one line that begins with the path.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(most_bytes + 1)
+    except OSError as fault:
+        raise error(f"{path}: cannot be read ({fault.strerror}); {advice}") from fault
+    if len(content) > most_bytes:
+        raise error(f"{path}: larger than {most_bytes} bytes, so not {what}; {advice}")
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as fault:
+        raise error(f"{path}: not valid JSON, perhaps truncated; {advice}") from fault
+    if not isinstance(found, dict):
+        raise error(f"{path}: not {what}; {advice}")
+    return found
+
+
+def decode(
+    content: object,
+    kind: type[Record],
+    error: type[UserError],
+    where: str,
+    advice: str = "",
+    is_exact: bool = False,
+) -> Record:
+    """The record that plain values, as `json` reads them, stand for.
+
+    Args:
+        content: dicts, lists, numbers and text.
+        kind: a Struct, a dataclass, or any other type that msgspec converts to.
+        error: the class of error to raise.
+        where: names the file or the place in it; begins the message.
+        advice: what to do about it; ends the message.
+        is_exact: refuse fields that the record does not have, at any depth.
+
+    Raises:
+        error: a field is missing, unknown, of another type, or refused by the record itself; one line that names it.
+    """
+    try:
+        record = msgspec.convert(content, kind)
+    except msgspec.ValidationError as fault:
+        raise error(f"{where}: {_field_fault(fault)}{advice and f'; {advice}'}") from fault
+    for name in _unknown(content, msgspec.to_builtins(record)) if is_exact else ():
+        raise error(f"{where}: field {_printable(name)} is unknown{advice and f'; {advice}'}")
+    return record
+
+
+def _unknown(content: object, kept: object) -> Iterator[str]:
+    """Names of fields in JSON values that the record made of them does not have."""
+    if isinstance(content, dict) and isinstance(kept, dict):
+        yield from content.keys() - kept.keys()
+        for name in content.keys() & kept.keys():
+            yield from (f"{name}.{rest}" for rest in _unknown(content[name], kept[name]))
+    elif isinstance(content, list) and isinstance(kept, list | tuple):
+        for i, (value, other) in enumerate(zip(content, kept, strict=True)):
+            yield from (f"{i}.{rest}" for rest in _unknown(value, other))
+
+
+def _field_fault(fault: msgspec.ValidationError) -> str:
+    """`field venue.as_of is missing` or `field bar_seconds: expected int, got str`, for msgspec's words."""
+    text, _, place = str(fault).partition(" - at `$")
+    place = place.rstrip("`").lstrip(".")
+    if found := ABSENT_OR_UNKNOWN.fullmatch(text):
+        return _printable(f"field {'.'.join(filter(None, (place, found[3])))} is {found[1] or found[2]}")
+    text = re.sub("^(Expected|Invalid)", lambda word: word[0].lower(), re.sub("`(.*?)`", r"\1", text))
+    return _printable(f"field {place}: {text}" if place else text)
+
+
+def _printable(text: str) -> str:
+    """A text that may quote a file, short and without control characters."""
+    text = text[:LONGEST_FAULT]
+    return text if text.isprintable() else ascii(text)
+
+
+def encode(record: object) -> bytes:
+    """A record or a mapping as JSON text, one field a line, ended by a newline; NaN stays NaN.
+
+    Raises:
+        TypeError: it holds what has no form in JSON.
+    """
+    return (json.dumps(record, indent=1, default=plain_value) + "\n").encode()
+
+
+def plain_value(value: object) -> Any:
+    """The JSON value of a record, a NumPy scalar or a path.
+
+    Raises:
+        TypeError: anything else.
+    """
+    if isinstance(value, msgspec.Struct) or (is_dataclass(value) and not isinstance(value, type)):
+        return msgspec.to_builtins(value, enc_hook=plain_value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
