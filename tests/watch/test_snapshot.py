@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from sqlalchemy import Engine, event, text
 from sqlalchemy.engine import make_url
 
-from barwise import doctor
+from barwise import setup_checks
 from tests.support.made_studies import NOW, SPACE, close, make_study, split_figures, trial, url_of
 from tests.support.postgres_server import PostgresServer, why_not
 from train.records.errors import StudyError
@@ -199,7 +199,7 @@ def test_a_server_is_read_as_a_file_is(postgres):
     assert seen.reasons == {1: "worse"}
     assert seen.rates.explore_steps_per_s == 7.0
     assert 0.0 <= seen.running[0].heartbeat_age_s < 5.0
-    (finding,) = doctor.database(url.render_as_string(hide_password=False), Path("/"))
-    assert (finding.state, "1 study (s)" in finding.text) == (doctor.OK, True), finding.text
+    (finding,) = setup_checks.database(url.render_as_string(hide_password=False), Path("/"))
+    assert (finding.state, "1 study (s)" in finding.text) == (setup_checks.OK, True), finding.text
     with pytest.raises(UnavailableError, match="read-only"):
         read(url, lambda connection: connection.execute(text("DELETE FROM trials")))
