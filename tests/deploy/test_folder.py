@@ -232,7 +232,7 @@ def test_who_loads_while_it_is_replaced_gets_one_deployment_or_the_other(deploym
     seen = []
     while worker.is_alive():
         found = read_deployment(deployments.folder / "current")
-        assert found.facts["name"] == found.folder.name
+        assert found.name == found.folder.name
         seen.append(found.name)
     worker.join(60)
     assert worker.exitcode == 0

@@ -41,7 +41,6 @@ from train.findings.holdout import load_holdout
 from train.findings.stored_trial import open_stored
 from train.records.errors import StudyError
 from train.records.results import read_equity, trial_folder
-from train.records.stored import Holdout
 from train.run import BEST_POLICY
 from train.store import database as storage
 from train.study.interruption import Interrupted, Interruption
@@ -80,8 +79,7 @@ def content(path: Path) -> bytes:
 def held_out(world):
     """The held-out bars of the study."""
     stored = open_stored(world.url, world.name, world.root / "results")
-    known = {name: Holdout(**about) for name, about in stored.identity["holdout"].items()}
-    return load_holdout(world.data_dir, None, None, stored.plan, known)["5m"]
+    return load_holdout(world.data_dir, None, None, stored.plan, stored.identity.holdout)["5m"]
 
 
 def market_of(world):
@@ -98,15 +96,15 @@ def test_a_winner_with_skill_is_deployed_once_with_all_that_it_was_judged_by(pla
     current = planted.root / "deployments" / "current"
     found = load_deployment(current, **market_of(planted), layout_of=observation_layout)
     facts, trial = found.facts, planted.trial()
-    assert (facts["study"], facts["trial"], facts["proven"], facts["test"]) == ("planted", trial.number, True, 1)
-    assert {gate["verdict"] for gate in facts["gates"]} == {"passed", "not asked"}
+    assert (facts.study, facts.trial, facts.proven, facts.test) == ("planted", trial.number, True, 1)
+    assert {gate["verdict"] for gate in facts.gates} == {"passed", "not asked"}
     assert found.env_params == trial.env
-    assert facts["train"]["net_dims"] == trial.settings["train"]["net_dims"]
-    assert weights_sha256(load_policy(refit_folder(trial, 0) / BEST_POLICY)) == facts["scores"]["weights_sha256"]
+    assert facts.train["net_dims"] == trial.settings.train["net_dims"]
+    assert weights_sha256(load_policy(refit_folder(trial, 0) / BEST_POLICY)) == facts.scored_weights_sha256
     assert [e["event"] for e in planted.events()] == ["look", "accepted", "current"]  # the look before its outcome
     again = planted.look()
     assert (again.kind, len(planted.events())) == (NOTHING_NEW, 3)
-    assert facts["name"] in again.text
+    assert facts.name in again.text
 
 
 def test_the_refit_trains_on_every_bar_before_the_purge_and_on_none_after(planted):
@@ -117,7 +115,7 @@ def test_the_refit_trains_on_every_bar_before_the_purge_and_on_none_after(plante
     assert max(last for _, last in used) == first_held - purge
     (fit,), (slice_,) = policy.metadata["train_segments"], policy.metadata["validation_segments"]
     assert slice_[0] - fit[1] == purge
-    seeds = {policy.metadata["seed"], *trial.settings["train"]["seed"]}
+    seeds = {policy.metadata["seed"], *trial.settings.split_seeds}
     assert len(seeds) == 1 + len(trial.data.folds)  # a seed of its own
 
 
@@ -140,11 +138,11 @@ def test_the_deployed_policy_trades_as_it_was_scored_in_the_scalar_environment(
         equity.append(info["equity"])
         trades.append(info["trades"])
     assert np.array_equal(trades, kept["trades"])
-    assert sum(trades) == found.facts["scores"]["agent"]["trades"] > 100
+    assert sum(trades) == found.facts.scores["agent"]["trades"] > 100
     np.testing.assert_allclose(equity, kept["equity"], rtol=tolerance)
     (again,) = score_policies([found.policy], [found.env_params], rows)
     assert np.array_equal(np.concatenate([r.equity for r in again.records]), kept["equity"])
-    assert again.to_json() == found.facts["scores"]
+    assert again.to_json() == found.facts.scores
 
 
 def test_policies_are_scored_as_the_study_scored_them_on_the_same_bars(planted_study):
@@ -192,13 +190,13 @@ def test_paper_trading_may_take_it_and_says_so_and_it_replaces_nothing_proven(no
     current = noise.root / "deployments" / "current"
     with pytest.raises(DeploymentError, match="unproven"):
         load_deployment(current, **market_of(noise))
-    assert load_deployment(current, **market_of(noise), allow_unproven=True).facts["waived"][0] == "deflated lead"
+    assert load_deployment(current, **market_of(noise), allow_unproven=True).facts.waived[0] == "deflated lead"
     # The other study has other features: it does not take the place unasked.
     shutil.copytree(noise.root / "deployments", planted.root / "deployments", symlinks=True)
     refused = planted.look()
     assert refused.kind == REFUSED
     assert "cannot be compared: it has other features" in refused.text
-    assert read_deployment(planted.root / "deployments" / "current").facts["study"] == "noise"
+    assert read_deployment(planted.root / "deployments" / "current").facts.study == "noise"
     assert planted.look(limits={"replace_other": True}).kind == REPLACED
     assert planted.events("accepted")[-1]["test"] == 1  # other markets, other tests
 
@@ -211,7 +209,7 @@ def test_proof_outranks_a_figure(planted, monkeypatch):
 
     assert look_unproven().kind == REPLACED
     current = planted.root / "deployments" / "current"
-    assert read_deployment(current).facts["waived"] == ["hold-out confidence"]
+    assert read_deployment(current).facts.waived == ("hold-out confidence",)
     assert planted.look().kind == REPLACED  # the same weights, now with all the evidence that is asked for
     assert read_deployment(current).proven
     verdict = look_unproven(seed=1)
@@ -242,7 +240,7 @@ def test_weights_swapped_after_scoring_are_not_deployed(planted, monkeypatch):
         layers = tuple((weight * 1.01, bias) for weight, bias in policy.layers)
         other = replace(policy, layers=layers)
         digest = weights_sha256(other)
-        facts = dict(facts) | {"weights_sha256": digest, "scores": facts["scores"] | {"weights_sha256": digest}}
+        facts = replace(facts, weights_sha256=digest, scores=facts.scores | {"weights_sha256": digest})
         honest(folder, other, facts, scored, rows)
 
     monkeypatch.setattr(judge, "write_deployment", swap)
@@ -537,4 +535,4 @@ def test_a_watcher_waits_for_the_study_deploys_its_winner_and_ends_at_a_signal(p
             assert time.monotonic() - started < 5.0
         finally:
             watcher.kill()
-    assert Deployments(planted.root / "deployments").current().facts["study"] == "planted"
+    assert Deployments(planted.root / "deployments").current().facts.study == "planted"

@@ -14,12 +14,15 @@ from safetensors.numpy import load_file
 from market.dataset import load_dataset, make_dataset, save_dataset
 from market.defaults import WARMUP_BARS
 from market.sample import synthetic_dataset
+from tests.support.fabricated_study import holdout_score, identity, origin, write_trial
 from train import evaluator
 from train.evaluator import evaluate_policies, evaluate_policy
 from train.findings import holdout
 from train.findings.holdout import earlier_looks, load_holdout, looks_text, read_score, score_holdout, score_winner
+from train.records.codec import plain, read_record
 from train.records.errors import StudyError
 from train.records.results import read_equity, split_folder
+from train.records.stored import HoldoutScore
 from train.run import BEST_POLICY, LAST_POLICY
 from train.study.folds import FILL_DELAY_BARS, cut_data, cut_holdout, load_study_data
 from train.study.identity import study_identity
@@ -52,7 +55,7 @@ def train(data, folder, fold=0):
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=2))
     values = sample(SPACE, study.ask())
     settings = resolve(values | {"lookback": 3}, n_envs=4, seed=7, gpu_id=-1)
-    return settings, run_split(settings, data, data.folds[fold], folder, {"study": "s"})
+    return settings, run_split(settings, data, data.folds[fold], folder, origin())
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +166,7 @@ def test_the_identity_of_a_study_names_the_holdout(data):
 def test_the_score_is_that_of_the_policies_on_exactly_the_held_out_bars(market, study, rows, trained, tmp_path):
     env, policies = trained
     scored = score_holdout(study, tmp_path, rows, 4, policies, env)
-    assert scored == json.loads((tmp_path / "holdout.json").read_text())
+    assert scored == read_record(tmp_path / "holdout.json", HoldoutScore)
     first = N_BARS - N_HELD
     config = market.env_config([(first - env["lookback"] + 1, N_BARS)])
     for i, path in enumerate(policies):
@@ -174,24 +177,24 @@ def test_the_score_is_that_of_the_policies_on_exactly_the_held_out_bars(market, 
         np.testing.assert_array_equal(curve["time_s"], market.time[first:])
         returns = np.diff(record.equity) / record.equity[:-1]
         sharpe = returns.mean() / returns.std(ddof=1) * np.sqrt(market.bars_per_year)
-        assert scored["policies"][i]["agent"]["sharpe"] == pytest.approx(sharpe, rel=1e-9)
-    excess = [p["excess_sharpe"] for p in scored["policies"]]
-    assert scored["mean_excess_sharpe"] == pytest.approx(np.mean(excess))
+        assert scored.policies[i].agent.sharpe == pytest.approx(sharpe, rel=1e-9)
+    excess = [policy.excess_sharpe for policy in scored.policies]
+    assert scored.mean_excess_sharpe == pytest.approx(np.mean(excess))
     errors = []
-    for i, policy in enumerate(scored["policies"]):
+    for i, policy in enumerate(scored.policies):
         curve = read_equity(tmp_path / "holdout" / f"equity_{i}.npz")
         held = np.append(curve["equity"][:1], curve["benchmark_equity"][1:])
         own, other = (np.diff(value) / value[:-1] for value in (curve["equity"], held))
         errors.append(sharpe_difference_error(own, other, market.bars_per_year))
-        assert policy["excess_sharpe_error"] == pytest.approx(errors[-1])
+        assert policy.excess_sharpe_error == pytest.approx(errors[-1])
         left = own - np.polyfit(other, own, 1)[0] * other
         ratio = left.mean() / left.std(ddof=1) * np.sqrt(market.bars_per_year)
-        assert policy["lead_sharpe"] == pytest.approx(ratio, rel=1e-6)
-        assert policy["hindsight_growth"] > policy["growth"]
-        assert policy["of_hindsight"] == pytest.approx(policy["growth"] / policy["hindsight_growth"])
-    assert scored["excess_sharpe_error"] == pytest.approx(np.mean(errors))
-    assert scored["mean_lead_sharpe"] == pytest.approx(np.mean([p["lead_sharpe"] for p in scored["policies"]]))
-    assert (scored["trial"], scored["holdout"]["sha256"]) == (4, rows.about.sha256)
+        assert policy.lead_sharpe == pytest.approx(ratio, rel=1e-6)
+        assert policy.hindsight_growth > policy.growth
+        assert policy.of_hindsight == pytest.approx(policy.growth / policy.hindsight_growth)
+    assert scored.excess_sharpe_error == pytest.approx(np.mean(errors))
+    assert scored.mean_lead_sharpe == pytest.approx(np.mean([policy.lead_sharpe for policy in scored.policies]))
+    assert (scored.trial, scored.holdout) == (4, rows.about)
 
 
 def test_a_second_scoring_reads_and_another_winner_is_refused(study, rows, trained, tmp_path, monkeypatch):
@@ -213,7 +216,7 @@ def test_a_second_scoring_reads_and_another_winner_is_refused(study, rows, train
     (tmp_path / "holdout.json").unlink()
     with pytest.raises(StudyError, match="cannot check trial 5"):
         score_holdout(study, tmp_path, rows, 5, policies, env)
-    assert json.loads((tmp_path / "holdout.json").read_text()) == first
+    assert read_record(tmp_path / "holdout.json", HoldoutScore) == first
     other = optuna.create_study(study_name="s")
     other.set_user_attr("uuid", "a" * 32)
     assert score_holdout(other, tmp_path, rows, 4, policies, env) == first
@@ -259,8 +262,8 @@ def test_a_failed_scoring_leaves_no_score(study, rows, trained, tmp_path, monkey
 
 def test_of_two_workers_the_first_to_write_is_kept(study, rows, trained, tmp_path, monkeypatch):
     env, policies = trained
-    other = score_holdout(study, tmp_path / "other", rows, 4, policies, env) | {"code_version": "the other worker's"}
-    assert other["stepped_by"] == "numba"
+    assert score_holdout(study, tmp_path / "other", rows, 4, policies, env).stepped_by == "numba"
+    other = json.loads((tmp_path / "other" / "holdout.json").read_text()) | {"code_version": "the other worker's"}
     late = optuna.create_study(study_name="s")
     late.set_user_attr("uuid", "a" * 32)
 
@@ -269,7 +272,7 @@ def test_of_two_workers_the_first_to_write_is_kept(study, rows, trained, tmp_pat
         return evaluate_policies(*arguments, **options)
 
     monkeypatch.setattr(holdout, "evaluate_policies", overtaken)
-    assert score_holdout(late, tmp_path, rows, 4, policies, env)["code_version"] == "the other worker's"
+    assert score_holdout(late, tmp_path, rows, 4, policies, env).code_version == "the other worker's"
     assert json.loads((tmp_path / "holdout.json").read_text()) == other
     (tmp_path / "holdout.json").unlink()
     late = optuna.create_study(study_name="s")
@@ -278,7 +281,12 @@ def test_of_two_workers_the_first_to_write_is_kept(study, rows, trained, tmp_pat
         score_holdout(late, tmp_path, rows, 5, policies, env)
 
 
-@pytest.mark.parametrize(("text", "words"), [("{", "cannot be read"), ('{"uuid": "b", "trial": 1}', "another study")])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("{", r"holdout\.json cannot be read \(.*\); whether the hold-out was scored is not known"),
+     ('{"uuid": "b", "trial": 1}', r"holdout\.json cannot be read \(.*`study`\); whether the hold-out was scored"),
+     (json.dumps(plain(holdout_score(uuid="b"))), "another study")],
+)  # fmt: skip
 def test_a_damaged_or_foreign_score_is_not_taken_for_none(study, tmp_path, text, words):
     (tmp_path / "holdout.json").write_text(text)
     with pytest.raises(StudyError, match=words):
@@ -297,7 +305,7 @@ def test_the_winner_is_scored_once_and_a_failure_is_only_logged(data, rows, trai
     caplog.set_level("INFO")
     study = optuna.create_study(study_name="s", direction="maximize")
     study.set_user_attr("uuid", "a" * 32)
-    study.set_user_attr("identity", {"holdout": {"5m": {"bars": 1}}})
+    study.set_user_attr("identity", identity(holdout={"5m": plain(data.holdout)}))
     best = finish(study, 1.0)
     arguments = (tmp_path, [data])
     score_winner(study, best, *arguments, lambda: {"5m": rows}, -1)
@@ -307,7 +315,7 @@ def test_the_winner_is_scored_once_and_a_failure_is_only_logged(data, rows, trai
         target = split_folder(tmp_path, 0, k) / BEST_POLICY
         target.parent.mkdir(parents=True)
         target.write_bytes(path.read_bytes())
-    (tmp_path / "trial_0" / "settings.json").write_text(json.dumps({"env": trained[0]}))
+    write_trial(tmp_path, data, 0, seed=0, drift=0.0, env=trained[0])
     score_winner(study, best, *arguments, lambda: {"5m": rows}, -1)
     assert "trial 0 on 600 bars that no trial saw" in caplog.messages[-1]
     assert "on the held-out bars the excess Sharpe of its 2 policies is" in selection_text(study)
@@ -322,7 +330,7 @@ def test_other_studies_that_looked_at_these_bars_are_named(study, rows, trained,
     env, policies = trained
     storage = study._storage
     scored = score_holdout(study, tmp_path, rows, 3, policies, env)
-    assert scored["earlier_looks"] == []
+    assert scored.earlier_looks == ()
     assert looks_text(scored) == ""
     again = optuna.create_study(storage=storage, study_name="again")
     again.set_user_attr("uuid", "another")
@@ -332,7 +340,7 @@ def test_other_studies_that_looked_at_these_bars_are_named(study, rows, trained,
     assert earlier_looks(again, replace(rows.about, parent_sha256="b"), is_synthetic=True) == []
     assert earlier_looks(again, rows.about, is_synthetic=False) == []
     second = score_holdout(again, tmp_path / "again", rows, 0, policies, env)
-    assert second["earlier_looks"] == [study.study_name]
+    assert second.earlier_looks == (study.study_name,)
     assert looks_text(second).startswith(f"1 other study of this database ({study.study_name}) looked at")
 
 

@@ -3,13 +3,12 @@
 import pytest
 from scipy.special import ndtr
 
+from tests.support.fabricated_study import holdout_score
 from train.study.holdout_figures import errors_asked, is_passed
 
 
 def scored(looks, mean=2.2):
-    policies = [{"agent": {"exposure": 0.5}}]
-    return {"trial": 1, "mean_excess_sharpe": mean, "excess_sharpe_error": 1.0, "mean_lead_sharpe": mean,
-            "sharpe_standard_error": 1.0, "policies": policies, "earlier_looks": ["s"] * looks}  # fmt: skip
+    return holdout_score(mean_excess_sharpe=mean, mean_lead_sharpe=mean, earlier_looks=("s",) * looks)
 
 
 def test_the_first_look_asks_for_two_errors_and_all_together_spend_twice_its_level():
@@ -20,6 +19,6 @@ def test_the_first_look_asks_for_two_errors_and_all_together_spend_twice_its_lev
 
 
 def test_a_result_that_passes_first_is_too_little_after_another_study():
-    assert is_passed(scored(0), 1)
-    assert not is_passed(scored(1), 1)
-    assert is_passed(scored(1, mean=2.5), 1)
+    assert is_passed(scored(0), 4)
+    assert not is_passed(scored(1), 4)
+    assert is_passed(scored(1, mean=2.5), 4)

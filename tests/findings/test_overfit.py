@@ -9,6 +9,7 @@ import numpy as np
 import optuna
 import pytest
 
+from tests.support.fabricated_study import identity
 from train.evaluator import EpisodeRecord
 from train.findings.overfit import assess, require_trials, write_matrix
 from train.findings.returns import StudyReturns, layout_of, read_returns
@@ -57,7 +58,7 @@ def add_trial(study, folder, returns_of_split, state=optuna.trial.TrialState.COM
 def made(tmp_path):
     """12 completed trials of noise, one of them with skill, and two pruned: after one split, and before any."""
     study = optuna.create_study(direction="maximize", study_name="s")
-    study.set_user_attr(IDENTITY, {"data_sha256": {"5m": "a"}})
+    study.set_user_attr(IDENTITY, identity())
     rng = np.random.default_rng(0)
     for i in range(12):
         drift = 0.004 if i == 5 else 0.0

@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from drl_agents.policy_file import load_policy, save_policy
 from market.dataset import make_dataset, save_dataset
 from market.sample import synthetic_dataset
+from tests.support.fabricated_study import origin
 from tests.support.lab import TICKERS
 from train.config import TrainConfig
 from train.findings import stored_trial as replay
@@ -214,8 +215,8 @@ def test_costs_are_those_that_the_trial_paid(trial):
 
 # ------------------------------------------------------------------------------------------------ seeds
 def test_the_studys_own_seed_trains_the_very_same_policy(trial, stored, tmp_path):
-    study_seed, fold = stored.identity["run"]["seed"], trial.data.folds[0]
-    run_split(settings_for(trial, study_seed, 0), trial.data, fold, tmp_path, {})
+    study_seed, fold = stored.seed, trial.data.folds[0]
+    run_split(settings_for(trial, study_seed, 0), trial.data, fold, tmp_path, origin())
     again, kept = load_policy(tmp_path / "policy_best.safetensors"), load_policy(trial.policies[0])
     for (a, b), (c, d) in zip(again.layers, kept.layers, strict=True):
         assert bool((a == c).all())
@@ -225,8 +226,8 @@ def test_the_studys_own_seed_trains_the_very_same_policy(trial, stored, tmp_path
 def test_seeds_are_trained_once_and_a_failed_split_is_tried_again(trial, tmp_path):
     moved, calls, fails = replace(trial, folder=tmp_path), [], [True]
 
-    def runner(settings, data, fold, out_dir, metadata, on_progress=None):
-        calls.append((metadata["reseeded"], fold.index, settings.train["seed"]))
+    def runner(settings, data, fold, out_dir, origin, on_progress=None):
+        calls.append((origin.reseeded, fold.index, settings.train["seed"]))
         if fold.index == 1 and fails:
             raise RuntimeError("no luck")
         out_dir.mkdir(parents=True, exist_ok=True)
@@ -243,7 +244,7 @@ def test_seeds_are_trained_once_and_a_failed_split_is_tried_again(trial, tmp_pat
     calls.clear()
     rows = retrain(moved, 0, 2, runner=runner)
     assert [call[:2] for call in calls] == [(1, 1), (2, 1)]
-    trials_own = trial.settings["train"]["seed"]
+    trials_own = trial.settings.split_seeds
     assert set(trials_own).isdisjoint(call[2] for call in calls)
     table = {row["figure"]: row for row in spread_rows(seed_rows(own_rows(trial) + rows))}
     np.testing.assert_equal(table["sharpe"]["mean"], table["sharpe"]["trial"])
@@ -255,8 +256,8 @@ def test_seeds_of_other_code_settings_or_data_are_trained_again(trial, tmp_path,
     caplog.set_level("INFO")
     moved, calls = replace(trial, folder=tmp_path), []
 
-    def runner(settings, data, fold, out_dir, metadata, on_progress=None):
-        calls.append((metadata["reseeded"], fold.index))
+    def runner(settings, data, fold, out_dir, origin, on_progress=None):
+        calls.append((origin.reseeded, fold.index))
         out_dir.mkdir(parents=True, exist_ok=True)
         shutil.copy(trial.folder / f"split_{fold.index}" / "result.json", out_dir)
 
@@ -318,7 +319,7 @@ def test_a_missing_policy_or_settings_file_is_named(copied, tiny_study, trial):
     with pytest.raises(StudyError, match=r"lacks 1 of 3 policies, the first .*split_1"):
         read_trial(copied, "best", tiny_study.data_dir)
     (folder / "settings.json").unlink()
-    with pytest.raises(StudyError, match=r"settings\.json does not exist"):
+    with pytest.raises(StudyError, match=r"settings\.json cannot be read \(No such file or directory\)"):
         read_trial(copied, "best", tiny_study.data_dir)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from optuna.trial import create_trial
 
-from tests.support.fabricated_study import new_study
+from tests.support.fabricated_study import figures, new_study, split_attributes
 from train.findings import yardsticks
 from train.findings.stored_trial import open_stored
 from train.findings.yardsticks import (
@@ -18,6 +18,8 @@ from train.findings.yardsticks import (
     CONSTANT_BAND,
     EQUAL_WEIGHT,
     ConstantBand,
+    YardsticksOfBars,
+    YardstickSplit,
     band_env,
     beside,
     choose_bands,
@@ -93,10 +95,11 @@ def test_trials_are_counted_against_every_yardstick(folded, tmp_path):
     study, _ = new_study(tmp_path, folded)
     for mean in (-0.2, 0.01, 0.05):
         returns = (mean - 0.1, mean + 0.1)
-        study.add_trial(create_trial(value=0.0, user_attrs={
-            f"split_{k}": {"agent": {"total_return": r}} for k, r in enumerate(returns)}))  # fmt: skip
-    split = {EQUAL_WEIGHT: {"total_return": 0.02, "sharpe": 1.0}, CONSTANT_BAND: {"total_return": -0.3, "sharpe": None}}
-    found = {y.name: y for y in beside(study, {"5m": {"splits": [split, split]}})}
+        attributes = split_attributes(*(figures(total_return=r) for r in returns))
+        study.add_trial(create_trial(value=0.0, user_attrs=attributes))
+    of_band, held = figures(total_return=-0.3, sharpe=math.nan), figures(total_return=0.02)
+    split = YardstickSplit(0, ConstantBand((), ()), of_band, held)
+    found = {y.name: y for y in beside(study, {"5m": YardsticksOfBars({}, (), (split, split))})}
     assert [(found[n].n_beaten_by, found[n].n_trials) for n in (EQUAL_WEIGHT, CASH, CONSTANT_BAND)] == [
         (1, 3), (2, 3), (3, 3),
     ]  # fmt: skip
@@ -118,6 +121,7 @@ def test_a_study_computes_them_once_and_its_page_shows_them(tiny_study, monkeypa
     for split in content["timeframes"]["5m"]["splits"]:
         known = trial[f"split_{split['fold']}"]["equal_weight"]["total_return"]
         assert split[EQUAL_WEIGHT]["total_return"] == pytest.approx(known, abs=1e-9)
+        assert split[CONSTANT_BAND].keys() - split[EQUAL_WEIGHT].keys() == {"turnover", "fees", "trades"}  # not kept
     monkeypatch.setattr(yardsticks, "compute", lambda *_: pytest.fail("computed again"))
     write_yardsticks(stored.study, tiny_study.folder, [], None)
     page = render(collect(stored.study, tiny_study.folder))

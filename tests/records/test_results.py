@@ -16,7 +16,10 @@ from tests.support.killed_writes import killed_at_every_call
 from train.records.codec import write_json
 from train.records.errors import StudyError
 from train.records.results import read_equity, study_folder
+from train.records.stored import StudyFile
 from train.study.split_files import write_equity
+
+OURS = StudyFile("s", "a" * 32)
 
 
 def record(first: int, n: int) -> SimpleNamespace:
@@ -44,11 +47,11 @@ def test_equity_files_hold_every_bar_of_every_segment(tmp_path):
 
 
 def test_two_studies_of_one_name_never_share_a_folder(tmp_path):
-    first = study_folder(tmp_path, "s", "a" * 32)
-    assert study_folder(tmp_path, "s", "a" * 32) == first
-    other = study_folder(tmp_path, "s", "b" * 32)
+    first = study_folder(tmp_path, OURS)
+    assert study_folder(tmp_path, OURS) == first
+    other = study_folder(tmp_path, StudyFile("s", "b" * 32))
     assert other.name == "s-bbbbbbbb"
-    assert study_folder(tmp_path, "s", "b" * 32) == other
+    assert study_folder(tmp_path, StudyFile("s", "b" * 32)) == other
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
@@ -56,7 +59,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "mine.txt").write_text("x")
     with pytest.raises(StudyError, match="another study"):
-        study_folder(tmp_path, "s", "a" * 32)
+        study_folder(tmp_path, OURS)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from msgspec import UNSET
 from optuna.trial import TrialState
 
 from barwise.commands import write_report as write_report_command
@@ -21,10 +22,10 @@ from train import finish
 from train.findings.holdout import score_text
 from train.findings.returns import layout_of, mean_returns, read_returns
 from train.records.account import Metrics
-from train.records.codec import plain, read_record, write_json
+from train.records.codec import plain, with_null, write_json
 from train.records.errors import StudyError
 from train.records.results import closes_file, read_closes, split_folder, study_folder, trial_folder
-from train.records.stored import Holdout, HoldoutScore, PolicyScore, SplitFigures, StudyFile
+from train.records.stored import StudyFile
 from train.report import collect as report_module
 from train.report.collect import collect, report_ended_study, write_report
 from train.report.curves import compounded, read_split
@@ -36,8 +37,6 @@ from train.study.folds import fold_data
 from train.study.progress import check_text
 from train.study.split import ATTAINABLE
 from train.study.split_plan import SplitPlan
-
-HELD = Holdout(0, 86_400, 288, 0, "a", "b")
 
 
 @pytest.fixture(scope="module")
@@ -330,8 +329,9 @@ def test_two_studies_of_one_name_have_two_pages(folded, tmp_path):
 )
 def test_the_holdout_is_said_in_a_sentence(study_and_copy, change, text):
     study, folder = study_and_copy
-    usual = {"excess_sharpe_error": 3.2, "mean_excess_sharpe": 0.5}
-    write_json(folder / "holdout.json", replace(scored_holdout(study_and_copy), **usual | change))
+    scored = {"uuid": study.user_attrs["uuid"], "trial": collect(study, folder).best, "mean_excess_sharpe": 0.5,
+              "excess_sharpe_error": 3.2, "mean_lead_sharpe": None} | change  # fmt: skip
+    write_json(folder / "holdout.json", with_null(plain(fabricated.holdout_score(**scored))))
     page = collect(study, folder)
     assert text in page.holdout
     is_shown = change.get("trial") is None and change.get("uuid") is None
@@ -341,11 +341,8 @@ def test_the_holdout_is_said_in_a_sentence(study_and_copy, change, text):
 def scored_holdout(made, **agent):
     """What holdout.json holds of two policies, one with other figures, as a study of this version writes it."""
     study, folder = made
-    found = read_record(split_folder(folder, 0, 0) / "result.json", SplitFigures)
-    usual = PolicyScore("policy_best.safetensors", "a", found.agent, found.equal_weight, found.excess_sharpe)
-    other, best = replace(usual, agent=replace(found.agent, **agent)), collect(study, folder).best
-    score = HoldoutScore("made_up", study.user_attrs["uuid"], best, HELD, "label", True, {}, (usual, other), 50.0)
-    return replace(score, sharpe_standard_error=1.0, excess_sharpe_error=1.0)
+    own = {"uuid": study.user_attrs["uuid"], "trial": collect(study, folder).best, "mean_excess_sharpe": 50.0}
+    return fabricated.holdout_score((fabricated.figures(), fabricated.figures(**agent)), **own)
 
 
 def test_policies_that_hardly_traded_have_no_verdict_on_the_holdout(made):
@@ -363,7 +360,7 @@ def test_policies_that_hardly_traded_have_no_verdict_on_the_holdout(made):
 
 
 def test_a_holdout_of_before_the_error_of_a_difference_claims_least(made):
-    scored = replace(scored_holdout(made), excess_sharpe_error=None)
+    scored = replace(scored_holdout(made), excess_sharpe_error=UNSET)
     assert "with a standard error of about 1.4" in holdout_text(made[0], scored, made[0].trials[scored.trial])
     assert "about 1.4" in score_text(scored)
 
@@ -371,7 +368,7 @@ def test_a_holdout_of_before_the_error_of_a_difference_claims_least(made):
 def test_bars_that_wait_for_the_winner_are_named(made):
     study, folder = made
     identity = study.user_attrs["identity"]
-    study.set_user_attr("identity", identity | {"holdout": {"5m": vars(HELD)}})
+    study.set_user_attr("identity", identity | {"holdout": {"5m": plain(fabricated.HELD)}})
     try:
         assert "Not scored yet" in collect(study, folder).holdout
     finally:

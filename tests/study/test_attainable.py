@@ -8,10 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec import UNSET
 
 from tests.support import fabricated_study as fabricated
-from train.env_factory import resolved_rules
-from train.records.results import closes_file, read_filled
+from train.env_factory import rules_of
+from train.records.codec import decode, read_record
+from train.records.keys import SETTINGS
+from train.records.results import closes_file, read_filled, trial_folder
+from train.records.stored import SplitResult, TrialSettings
 from train.report.collect import collect, write_report
 from train.report.curves import read_market
 from train.study.attainable import attainable_by, log_power, power_line, tradable
@@ -19,7 +23,7 @@ from train.study.split import ATTAINABLE, outcome_json, outcome_of
 from train.validation.break_even import TradedSegment, break_even_cost
 from train.validation.hindsight import clairvoyant
 
-RULES = resolved_rules(fabricated.ENV)
+RULES = rules_of(fabricated.ENV)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +52,7 @@ def test_bars_that_stand_for_missing_ones_do_not_trade_unless_an_account_sells_u
     assert tradable(close, None, RULES).is_traded is None
     np.testing.assert_array_equal(tradable(close, filled, RULES).is_traded, ~filled)
     for rule in ({"trailing_stop_pct": 0.1}, {"stale_bars": 48}):
-        assert tradable(close, filled, RULES | rule).is_traded is None
+        assert tradable(close, filled, replace(RULES, **rule)).is_traded is None
 
 
 def test_segments_add_up(folded):
@@ -69,8 +73,11 @@ def test_an_undefined_figure_is_null_in_a_file_and_absent_ones_of_an_earlier_ver
     (outcome, *_) = fabricated.write_trial(tmp_path, folded, 0, 0, 0.0)
     content = outcome_json(replace(outcome, break_even_cost=float("nan")))
     assert content["break_even_cost"] is None
-    assert outcome_of(content).of_hindsight == outcome.of_hindsight
-    old = {name: value for name, value in content.items() if name not in ATTAINABLE}
+    read = decode(content, SplitResult, "result.json")
+    assert read.break_even_cost is None
+    assert outcome_of(read).of_hindsight == outcome.of_hindsight
+    old = decode({name: value for name, value in content.items() if name not in ATTAINABLE}, SplitResult, "result.json")
+    assert {getattr(old, name) for name in ATTAINABLE} == {UNSET}
     assert np.isnan([getattr(outcome_of(old), name) for name in ATTAINABLE]).all()
 
 
@@ -89,7 +96,7 @@ def test_the_page_shows_the_share_of_hindsight_beside_every_curve(made):
 
 def test_closes_of_an_earlier_version_count_every_bar_as_traded(made, folded):
     _, folder = made
-    settings = {"data": {"sha256": folded.dataset.sha256}, "env_resolved": RULES}
+    settings = read_record(trial_folder(folder, 0) / SETTINGS, TrialSettings)
     np.testing.assert_array_equal(read_filled(folder, "5m", folded.dataset.sha256), folded.dataset.filled)
     known = read_market(folder, "5m", settings).bars
     np.testing.assert_array_equal(known.is_traded, ~folded.dataset.filled)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,10 +15,11 @@ from market.sample import synthetic_dataset
 from tests.support import fabricated_study as fabricated
 from tests.support.markets import random_config
 from train.band_trace import evaluate_with_band
-from train.env_factory import resolved_rules
-from train.records.codec import write_json
+from train.records.codec import read_record
 from train.records.errors import StudyError
-from train.records.results import read_json, split_folder, trial_folder
+from train.records.keys import SETTINGS
+from train.records.results import split_folder, trial_folder
+from train.records.stored import TrialSettings
 from train.report.artifacts import band_of_trial
 from train.report.collect import collect, write_report
 from train.study.band_file import BAND_FILE, STEPS, read_band, write_band
@@ -73,9 +76,6 @@ def made(planted, tmp_path_factory):
     """A study of one trial whose split 1 has a band."""
     study, folder = fabricated.new_study(tmp_path_factory.mktemp("results"), planted)
     number, dataset = fabricated.add_complete(study, folder, planted, 3e-5), planted.dataset
-    settings = read_json(trial_folder(folder, number) / "settings.json")
-    settings["data"]["source"] = dataset.source
-    write_json(trial_folder(folder, number) / "settings.json", settings)
     path = save_policy(folder / "p.safetensors", band_policy(2, dataset.tech.shape[1]), {})
     config = dataset.env_config(planted.folds[1].test)
     records, bands = evaluate_with_band(path, config, ENV)
@@ -83,8 +83,10 @@ def made(planted, tmp_path_factory):
     return study, folder, bands, records
 
 
-def curves_of(folder):
-    settings = read_json(trial_folder(folder, 0) / "settings.json")
+def curves_of(folder, **data):
+    """With the trial's settings; `data`: other facts of its bars."""
+    settings = read_record(trial_folder(folder, 0) / SETTINGS, TrialSettings)
+    settings = replace(settings, data=replace(settings.data, **data))
     return read_band(folder, split_folder(folder, 0, 1) / BAND_FILE, settings)
 
 
@@ -136,11 +138,7 @@ def test_a_damaged_file_leaves_the_page_without_a_band(made, tmp_path):
     path.write_bytes(whole)
 
 
-def test_a_market_without_a_planted_signal_has_no_best_band(made, planted, tmp_path):
-    _, folder, _, _ = made
-    settings = read_json(trial_folder(folder, 0) / "settings.json") | {"env_resolved": resolved_rules(ENV)}
-    settings["data"] = settings["data"] | {"source": "bars.csv"}
-    assert read_band(folder, split_folder(folder, 0, 1) / BAND_FILE, settings).best_lo is None
-    settings["data"]["sha256"] = "other"
+def test_a_market_without_a_planted_signal_has_no_best_band(made):
+    assert curves_of(made[1], source="bars.csv").best_lo is None
     with pytest.raises(StudyError, match="no closes of the trial's data"):
-        read_band(folder, split_folder(folder, 0, 1) / BAND_FILE, settings)
+        curves_of(made[1], sha256="other")

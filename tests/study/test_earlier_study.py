@@ -24,8 +24,9 @@ from train.deploy.loading import load_deployment
 from train.deploy.scores import score_policies
 from train.findings.holdout import load_holdout
 from train.findings.stored_trial import evaluate_trial, open_stored, read_trial
+from train.records.attributes import identity_in
 from train.store.address import absolute_url
-from train.study.identity import absent_values, stored_agent
+from train.study.identity import absent_values
 from train.study.search_space import Space
 from train.study.split import agent_metrics
 from train.study.split_files import settings_sha256
@@ -134,12 +135,12 @@ def test_the_deployment_of_c6a6d1f_loads_and_scores_as_it_did(folder):
 
 
 def test_what_c6a6d1f_did_not_write_down_is_ppo_at_full_fees(folder):
-    identity = load(folder).user_attrs["identity"]
-    assert "fee_ramp" not in identity["learner"]
+    identity = identity_in(load(folder).user_attrs)
+    assert "fee_ramp" not in identity.learner
     absent = absent_values(identity)
-    assert stored_agent(identity) == "ppo"
+    assert identity.agent == "ppo"
     assert (absent["learner"]["fee_ramp"], absent["search space"]) == (0.0, {"--use-best-ranges": "False"})
-    space = Space.from_json(identity["search space"], "ppo")
+    space = Space.from_json(identity.search_space, "ppo")
     assert space.given == {"total_env_steps": 2048}
     assert "fee_ramp" not in space.ranges
 

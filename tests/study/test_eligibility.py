@@ -10,6 +10,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from tests.support.fabricated_study import figures, split_attributes
 from train import finish
 from train.records.keys import TARGET
 from train.report.collect import collect
@@ -30,13 +31,13 @@ from train.watch.snapshot import take_snapshot
 BOUNDS = Bounds(max_drawdown=0.5, min_trades=10)
 
 
-def with_agent(outcome, **figures):
-    return replace(outcome, agent=replace(outcome.agent, **figures))
+def with_agent(outcome, **changes):
+    return replace(outcome, agent=replace(outcome.agent, **changes))
 
 
 def completed(drawdowns=(0.1,), fees=0.0, trades=20) -> FrozenTrial:
-    agents = [{"max_drawdown": d, "fees": fees, "trades": trades, "exposure": 0.5} for d in drawdowns]
-    trial = create_trial(value=-3.0, user_attrs={f"split_{i}": {"agent": a} for i, a in enumerate(agents)})
+    agents = [figures(max_drawdown=d, fees=fees, trades=trades) for d in drawdowns]
+    trial = create_trial(value=-3.0, user_attrs=split_attributes(*agents))
     trial.number = 7
     beyond = {"max_drawdown": max(drawdowns) - 0.5, "min_trades": 10.0 - trades}
     trial.system_attrs = {f"constraints:{name}": value for name, value in beyond.items()}

@@ -8,9 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from tests.support.fabricated_study import figures, holdout_score
 from train.study.holdout_figures import (
-    EXCESS_ERROR,
-    MEAN_LEAD,
     excess_error,
     found_text,
     is_passed,
@@ -30,8 +29,9 @@ def said_of(market, own):
     """As `score_holdout` and the page do, for one policy."""
     records, n = [record(own, market)], len(market)
     excess = float(sharpe(own, n)) - float(sharpe(market, n))  # the bars are one year
-    scored = {EXCESS_ERROR: excess_error(records, n), MEAN_LEAD: lead_sharpe(records, n), "sharpe_standard_error": 1.0}
-    return found_text(scored, excess, scored[EXCESS_ERROR]), excess > 2.0 * scored[EXCESS_ERROR]
+    error = excess_error(records, n)
+    scored = holdout_score(excess_sharpe_error=error, mean_lead_sharpe=lead_sharpe(records, n))
+    return found_text(scored, excess, error), excess > 2.0 * error
 
 
 @pytest.mark.parametrize("annual_sharpe", [-4.0, 0.0, 4.0])
@@ -65,29 +65,24 @@ def test_the_mean_of_errors_is_no_smaller_than_the_error_of_the_mean():
     assert mean_of([]) is None
 
 
-def scored_with(**changes):
-    """A hold-out score of trial 4 that is passed: both figures are three errors above 0."""
-    agent = {"exposure": 0.5}
-    known = {"trial": 4, "policies": [{"agent": agent}], "mean_excess_sharpe": 3.0, EXCESS_ERROR: 1.0}
-    return known | {MEAN_LEAD: 3.0, "sharpe_standard_error": 1.0} | changes
-
-
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
         ({}, True),
         ({"mean_excess_sharpe": 1.9}, False),
-        ({MEAN_LEAD: 1.9}, False),
+        ({"mean_lead_sharpe": 1.9}, False),
         ({"mean_excess_sharpe": -3.0}, False),
         ({"trial": 5}, None),
         ({"mean_excess_sharpe": None}, None),
-        ({MEAN_LEAD: None}, None),
-        ({"policies": [{"agent": {"exposure": 0.001}}]}, None),
+        ({"mean_lead_sharpe": None}, None),
+        ({"excess_sharpe_error": None}, None),  # kept, and undefined
+        ({"agents": (figures(exposure=0.001),)}, None),
+        ({"agents": (figures(exposure=math.nan),)}, True),
     ],
 )
 def test_a_holdout_is_passed_only_by_its_own_trial_with_both_figures_above_two_errors(changes, expected):
-    assert is_passed(scored_with(**changes), 4) is expected
+    assert is_passed(holdout_score(**changes), 4) is expected
 
 
 def test_a_holdout_that_was_not_scored_has_no_verdict():
-    assert is_passed({}, 4) is None
+    assert is_passed(None, 4) is None

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 from market.build import dataset_from_bars
 from market.features import FEATURE_SETS
 from market.sample import sample_bars
+from tests.support.fabricated_study import origin
 from train.evaluator import evaluate_policy
 from train.run import BEST_POLICY, LAST_POLICY
 from train.study.folds import fold_data
@@ -87,7 +88,7 @@ def policies(data, folder):
     space = build_space(given={"total_env_steps": 12_000}, longest_episode_bars=300, agent="ppo")
     values = sample(space, study.ask()) | {"lookback": 3, "learning_rate": 3e-3, "rollout_samples": 512}
     settings = resolve(values, 4, 7, -1, "ppo")
-    run_split(settings, data, data.folds[FOLD], folder, {})
+    run_split(settings, data, data.folds[FOLD], folder, origin())
     return [load_file(folder / name) for name in (BEST_POLICY, LAST_POLICY)]
 
 

@@ -18,11 +18,14 @@ import pytest
 import torch
 
 from drl_agents.policy_file import load_policy
+from tests.support import fabricated_study as fabricated
 from tests.support import real_study
 from tests.support.markets import REPO
 from train.checkpoint import CHECKPOINT
+from train.records.codec import decode
 from train.records.keys import FAILURE, RETRY_OF
 from train.records.results import read_equity, split_folder, trial_folder
+from train.records.stored import SplitResult
 from train.run import BEST_POLICY, LAST_POLICY, TrainingDiverged
 from train.study.eligibility import best_trial
 from train.study.objective import OUT_OF_MEMORY
@@ -177,7 +180,7 @@ def change_settings(folder: Path) -> None:
 
 
 SPOILT = {
-    "result": (spoil_result, "KeyError"),
+    "result": (spoil_result, "result.json cannot be read (Object missing required field `bars` - at `$.agent`)"),
     "equity": (spoil_equity, "not a zip file"),
     "policy": (spoil_policy, "is damaged"),
     "settings": (change_settings, "code_sha256 was another in trial 0"),
@@ -246,7 +249,7 @@ def test_a_split_begins_with_fresh_weights(tmp_path):
     settings = resolve(study.trials[0].params | real_study.GIVEN, 12, 0, -1, "ppo")
     policies = []
     for k, folder in ((1, "alone"), (0, "first"), (1, "first")):
-        run_split(settings, data, data.folds[k], tmp_path / folder, {})
+        run_split(settings, data, data.folds[k], tmp_path / folder, fabricated.origin())
         policies.append((tmp_path / folder / LAST_POLICY).read_bytes())
     assert policies[0] == policies[2] != policies[1]
 
@@ -254,14 +257,16 @@ def test_a_split_begins_with_fresh_weights(tmp_path):
 def test_an_outcome_is_read_back_as_it_was_described(make_outcome):
     for outcome in (make_outcome(1, 0.5), make_outcome(0, float("nan"), trades=0, exposure=0.0)):
         described = outcome_json(outcome)
-        assert outcome_json(outcome_of(json.loads(json.dumps(described)))) == described
+        read = decode(json.loads(json.dumps(described)), SplitResult, "result.json")
+        assert outcome_json(outcome_of(read)) == described
 
 
 def test_a_result_from_before_steps_were_written_down_is_still_read(make_outcome):
     described = outcome_json(replace(make_outcome(1, 0.5), stepped_by="triton", scoring_stepped_by="torch"))
-    assert outcome_of(described).stepped_by == "triton"
+    assert outcome_of(decode(described, SplitResult, "result.json")).stepped_by == "triton"
     old = {name: value for name, value in described.items() if "stepped_by" not in name}
-    assert (outcome_of(old).stepped_by, outcome_of(old).scoring_stepped_by) == ("", "")
+    read = outcome_of(decode(old, SplitResult, "result.json"))
+    assert (read.stepped_by, read.scoring_stepped_by) == ("", "")
 
 
 def test_a_disk_that_is_full_for_a_split_fails_its_trial_with_the_cause_and_not_the_next(tmp_path):
@@ -372,7 +377,8 @@ def test_a_split_of_half_the_environments_is_trained(tmp_path):
 SHORT_OF_MEMORY = """
     import resource, sys
     from pathlib import Path
-    from tests.support import real_study
+    from tests.support import fabricated_study as fabricated
+from tests.support import real_study
     from train.study.split import run_split
     N_ENVS, SLACK = 65536, 96 << 20
     given = real_study.GIVEN | {"total_env_steps": 2 * N_ENVS, "rollout_samples": 2 * N_ENVS, "lookback": 8,

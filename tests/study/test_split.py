@@ -11,6 +11,7 @@ import torch
 
 from drl_agents.policy_file import load_policy
 from environment_Alpaca import CryptoEnvAlpaca
+from tests.support.fabricated_study import origin
 from train.records.results import read_equity
 from train.study.search_space import MAX_LOOKBACK, build_space, resolve, sample
 from train.study.split import ATTAINABLE, run_split
@@ -28,7 +29,8 @@ def done(folded, tmp_path_factory):
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=2))
     values = sample(build_space(given={"total_env_steps": 2000}, longest_episode_bars=300), study.ask())
     settings = resolve(values | {"lookback": 3, "min_cash_reserve": 0.1}, n_envs=4, seed=7, gpu_id=-1)
-    return settings, run_split(settings, folded, folded.folds[FOLD], folder, {"study": "s"}), folder
+    made_from = origin(tickers=folded.dataset.tickers)
+    return settings, run_split(settings, folded, folded.folds[FOLD], folder, made_from), folder
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from train.study.folds import fold_data
 from train.study.identity import study_identity
 from train.study.search_space import build_space
 from train.study.split_plan import SplitPlan
-from train.study.venue import venue_env, venue_json
+from train.study.venue import venue_env, venue_terms
 
 PLAN = SplitPlan("standard", 3, 2)
 DEAR = replace(
@@ -58,11 +58,11 @@ def test_every_split_of_a_trial_is_run_under_the_venue(lab, dear):
     lab.folded = fold_data(dear, PLAN)
     lab.run(1)
     assert len(lab.runner.calls) == 6
-    for settings, _, _, metadata in lab.runner.calls:
+    for settings, _, _, origin in lab.runner.calls:
         assert (settings.env["fee_rate"], settings.env["min_order_notional"]) == (0.006, 60.0)
-        assert metadata["venue"] == venue_json(dear, None)
+        assert origin.venue == venue_terms(dear, None)
     written = json.loads((lab.folder / "results" / "trial_0" / "settings.json").read_text())
-    assert written["venue"] == venue_json(dear, None)
+    assert written["venue"] == vars(venue_terms(dear, None))
     assert written["venue"]["name"] == "dear"
     assert (written["env_resolved"]["sell_fee_rate"], written["env_resolved"]["min_order_notional"]) == (0.006, 60.0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,10 +15,21 @@ from optuna.trial import TrialState, create_trial
 
 from market.dataset import Dataset
 from train.env_factory import resolved_rules, rules_of
+from train.records.account import Metrics
 from train.records.codec import plain, write_json
 from train.records.keys import SETTINGS
 from train.records.results import split_folder, study_folder, trial_folder
-from train.records.stored import DataFacts, FoldBars, StudyFile, TrialSettings
+from train.records.stored import (
+    DataFacts,
+    FoldBars,
+    Holdout,
+    HoldoutScore,
+    PolicyOrigin,
+    PolicyScore,
+    SplitFigures,
+    StudyFile,
+    TrialSettings,
+)
 from train.study.attainable import attainable_by, tradable
 from train.study.folds import FoldedData
 from train.study.objective import score
@@ -29,6 +41,7 @@ from train.validation.splits import with_warmup
 
 FEE = 0.0025
 ENV = {"rules": "standard", "lookback": 1, "fee_rate": FEE, "slippage_rate": 0.0005}
+HELD = Holdout(1_704_720_300, 1_704_864_000, 480, 265, "c", "d")
 SPACE = {"learning_rate": FloatDistribution(1e-5, 1e-2, log=True), "gamma": FloatDistribution(0.9, 0.999)}
 
 
@@ -53,14 +66,16 @@ def records_of(dataset: Dataset, test: Any, rng: np.random.Generator, drift: flo
     return records
 
 
-def write_trial(folder: Path, data: FoldedData, number: int, seed: int, drift: float) -> list[SplitOutcome]:
+def write_trial(
+    folder: Path, data: FoldedData, number: int, seed: int, drift: float, env: Mapping[str, Any] = ENV
+) -> list[SplitOutcome]:
     """Files of one trial; its outcomes."""
     dataset, outcomes, rng = data.dataset, [], np.random.default_rng(seed)
     for fold in data.folds:
         records = records_of(dataset, fold.test, rng, drift)
         per_year = dataset.bars_per_year
         agent, other = agent_metrics(records, per_year), equal_weight_metrics(records, per_year)
-        reached = attainable_by(records, tradable(dataset.price, dataset.filled, rules_of(ENV)))
+        reached = attainable_by(records, tradable(dataset.price, dataset.filled, rules_of(env)))
         beside = {name: getattr(reached, name) for name in ATTAINABLE}
         outcome = SplitOutcome(fold.index, agent, other, 1000, 1e5, 1e5, 1.0, **beside)
         out = split_folder(folder, number, fold.index)
@@ -72,11 +87,17 @@ def write_trial(folder: Path, data: FoldedData, number: int, seed: int, drift: f
         study=folder.name,
         trial=number,
         train={"seed": [1, 2]},
-        env=ENV,
-        data=DataFacts(dataset.label, dataset.sha256, dataset.tickers, dataset.source, dataset.synthetic),
+        env=dict(env),
+        data=DataFacts(
+            label=dataset.label,
+            sha256=dataset.sha256,
+            tickers=dataset.tickers,
+            source=dataset.source,
+            synthetic=dataset.synthetic,
+        ),
         folds=tuple(FoldBars(**vars(fold)) for fold in data.folds),
     )
-    write_json(trial_folder(folder, number) / SETTINGS, plain(settings) | {"env_resolved": resolved_rules(ENV)})
+    write_json(trial_folder(folder, number) / SETTINGS, plain(settings) | {"env_resolved": resolved_rules(env)})
     return outcomes
 
 
@@ -92,17 +113,57 @@ def new_study(results: Path, data: FoldedData, name: str = "made_up") -> tuple[o
     return study, folder
 
 
+def identity(**changes: Any) -> dict[str, Any]:
+    """The least that every study was begun under, as its database keeps it."""
+    splits = {"mode": "standard", "num_paths": 3, "k_test_groups": 2}
+    return {"data_sha256": {"5m": "a"}, "splits": splits, "run": {"n_envs": 12, "seed": 7}, **changes}
+
+
 def identity_of(data: FoldedData) -> dict[str, Any]:
-    """The parts of an identity that a page shows."""
-    return {
-        "data_sha256": {data.timeframe: data.dataset.sha256},
-        "splits": {"mode": "standard", "num_paths": 3, "k_test_groups": 2}
-        | {data.timeframe: {"purge_bars": data.purge_bars, "embargo_bars": data.embargo_bars}},
-        "run": {"n_envs": 12, "seed": 7},
-        "venue": {"name": "alpaca", "volume_30d": 0.0, "order_rules_as_of": "2024-08-31", "fees_as_of": "2023-03-13"},
-        "simulator rules": resolved_rules(ENV),
-        "holdout": {},
-    }
+    """With the parts that a page shows."""
+    known = identity(
+        data_sha256={data.timeframe: data.dataset.sha256},
+        venue={"name": "alpaca", "volume_30d": 0.0, "order_rules_as_of": "2024-08-31", "fees_as_of": "2023-03-13"},
+        holdout={},
+    )
+    known["splits"][data.timeframe] = {"purge_bars": data.purge_bars, "embargo_bars": data.embargo_bars}
+    return known | {"simulator rules": resolved_rules(ENV)}
+
+
+def figures(**changes: Any) -> Metrics:
+    """Of an account that was half invested."""
+    known = Metrics(100, 0.01, 0.1, 0.2, 1.0, 1.0, 0.05, turnover=2.0, fees=0.001, trades=20, exposure=0.5)
+    return replace(known, **changes)
+
+
+def split_attributes(*agents: Metrics) -> dict[str, Any]:
+    """User attributes of a trial whose account had these figures, one split each."""
+    return {f"split_{k}": plain(SplitFigures(agent, figures())) for k, agent in enumerate(agents)}
+
+
+def holdout_score(agents: Sequence[Metrics] = (figures(),), **changes: Any) -> HoldoutScore:
+    """Of trial 4, which passes: both figures are three errors above 0.
+
+    Args:
+        agents: of each policy.
+        changes: other fields.
+    """
+    policies = tuple(PolicyScore("policy.safetensors", "b", agent, figures(), 3.0, 1.0, 3.0) for agent in agents)
+    known = {
+        "study": "made_up", "uuid": "a" * 32, "trial": 4, "holdout": HELD, "data_label": "SYNTHETIC 5m",
+        "synthetic": True, "env": ENV, "policies": policies, "mean_excess_sharpe": 3.0, "excess_sharpe_error": 1.0,
+        "mean_lead_sharpe": 3.0, "sharpe_standard_error": 1.0,
+    }  # fmt: skip
+    return HoldoutScore(**known | changes)
+
+
+def origin(**changes: Any) -> PolicyOrigin:
+    """What a policy says of where it comes from."""
+    known = {
+        "study": "s", "trial": 0, "data_sha256": "a", "data_source": "", "synthetic": True, "tickers": ("BTC", "ETH"),
+        "feature_names": (), "bar_seconds": 300, "venue": None, "code_version": "abc123",
+    }  # fmt: skip
+    return PolicyOrigin(**known | changes)
 
 
 def add_complete(study: optuna.Study, folder: Path, data: FoldedData, drift: float = 0.0) -> int:

@@ -10,8 +10,8 @@ import pytest
 
 from market.dataset import Dataset, save_dataset
 from market.sample import synthetic_dataset
+from tests.support import fabricated_study as fabricated
 from train.finish import run_study
-from train.records.account import Metrics
 from train.report.artifacts import picture_of
 from train.runner.request import StudyRequest
 from train.runner.worker import Limits, run_worker
@@ -26,12 +26,7 @@ from train.study.split import SplitOutcome
 from train.study.split_plan import SplitPlan
 
 TICKERS = ("BTC", "ETH", "LTC")
-IDENTITY = {
-    "data_sha256": {"5m": "a"},
-    "search space": {"x": "1"},
-    "run": {"n_envs": 12, "seed": 0},
-    "splits": {"mode": "standard", "num_paths": 3, "k_test_groups": 2},
-}
+IDENTITY = fabricated.identity() | {"search space": {"x": "1"}}
 
 
 @pytest.fixture(scope="session")
@@ -61,14 +56,11 @@ def folded(market):
     return fold_data(market, SplitPlan("standard", 3, 2))
 
 
-def figures(sharpe: float, trades: int = 3, exposure: float = 0.5) -> Metrics:
-    return Metrics(100, 0.01, 0.1, 0.2, sharpe, 1.0, 0.05, 2.0, 0.001, trades, exposure)
-
-
 def outcome(
     fold: int, sharpe: float, equal_weight: float = 0.0, trades: int = 3, exposure: float = 0.5
 ) -> SplitOutcome:
-    return SplitOutcome(fold, figures(sharpe, trades, exposure), figures(equal_weight), 1000, 5e4, 1e4, 0.01)
+    agent = fabricated.figures(sharpe=sharpe, trades=trades, exposure=exposure)
+    return SplitOutcome(fold, agent, fabricated.figures(sharpe=equal_weight, trades=3), 1000, 5e4, 1e4, 0.01)
 
 
 @dataclass

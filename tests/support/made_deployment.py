@@ -39,8 +39,8 @@ def make_facts(policy: Policy, name: str, **changes: Any) -> dict[str, Any]:
     return {
         "format": FORMAT, "format_version": FORMAT_VERSION, "name": name, "study": "s", "trial": 3, "seed": 5, **MARKET,
         "data_sha256": "d" * 64, "env_params": {"rules": "standard", "lookback": 2}, "observation_layout": LAYOUT,
-        "data": {"last_time_s": 1_700_000_000}, "synthetic": False, "proven": True, "warmup_bars": 10, "weights_sha256": digest,
-        "scores": {"weights_sha256": digest}, **changes,
+        "data": {"last_time_s": 1_700_000_000}, "synthetic": False, "proven": True, "warmup_bars": 10,
+        "weights_sha256": digest, "scores": {"weights_sha256": digest}, **changes,
     }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from tests.support.fabricated_study import identity
 from train.records.keys import IDENTITY, TARGET
 from train.store.address import absolute_url
 from train.store.database import open_study
@@ -37,7 +38,7 @@ def make_study(
     folder: Path, trials: Sequence[FrozenTrial] = (), name: str = "s", target: int | None = 20, label: str = LABEL
 ) -> optuna.Study:
     """A study as the trainer opens it."""
-    study = open_study(url_of(folder), name, {"holdout": {}}, False, optuna.pruners.NopPruner())
+    study = open_study(url_of(folder), name, identity(holdout={}), False, optuna.pruners.NopPruner())
     study.set_user_attr("data", [label])
     study.set_user_attr("results", str(folder / "results" / name))
     if target is not None:

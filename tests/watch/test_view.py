@@ -10,7 +10,9 @@ from datetime import timedelta
 import pytest
 from rich.console import Console
 
+from tests.support.fabricated_study import HELD, identity
 from tests.support.made_studies import LABEL, NOW
+from train.records.codec import plain
 from train.store.worker_status import WorkerStatus
 from train.watch.logtail import last_lines
 from train.watch.machine import Gpu, Machine
@@ -23,9 +25,7 @@ GIB = 2**30
 MACHINE = Machine(8, 0.5, 3.25, 6 * GIB, 16 * GIB, (), "none: no driver")
 GPU = Gpu(0, 0.87, 12 * GIB, 250.4, 61.0)
 PARAMS = {f"setting_{i}": 0.001 * i for i in range(27)}
-HELD = {"first_time_s": 0, "last_time_s": 300, "bars": 1, "purged_bars": 0, "sha256": "a", "parent_sha256": "b"}
-IDENTITY = {"data_sha256": {"5m": "c"}, "run": {"n_envs": 12, "seed": 0}, "splits": {}, "holdout": {"5m": HELD}}
-OURS = {"identity": IDENTITY, "data": [LABEL], "target": 20}
+OURS = {"identity": identity(holdout={"5m": plain(HELD)}), "data": [LABEL], "target": 20}
 
 
 def row(number, state="COMPLETE", value=None, minutes_ago=10.0, took_s=60.0):
@@ -107,6 +107,8 @@ def test_a_best_trial_that_loses_to_equal_weight_is_said_to(tmp_path):
         (study(COMPLETED, BEST, OURS | {"target": True}), [], ["target unknown"]),
         (study(COMPLETED, Best(2, 0.5, {}, {}), {}, maximize=False), [],
          ["data unknown: this study was not made by", "(minimised)", "target unknown", "ETA unknown"]),
+        (study(COMPLETED, BEST, OURS | {"identity": identity(run=1)}), [],
+         ["is not known: the study's identity cannot be read (Expected `object`, got `int` - at `$.run`)"]),
         (study(COMPLETED, None, {}, n_objectives=2), [], ["2 objectives: there is no single best trial"]),
         (study([row(0, value=None)]), [],
          ["0 complete no finite value", "the completed trial is not eligible to be best: no finite value"]),

@@ -45,7 +45,6 @@ def deployment_facts(case: Case, gates: Sequence[Gate], policy: Policy, scored: 
     digest, known = weights_sha256(policy), policy.metadata
     waived = waived_names(gates, case.request.limits)
     sizes = zip(config["tickers"], config["min_order_qty"], config["qty_increment"], strict=True)
-    first_s, last_s = int(dataset.time[0]), int(dataset.time[-1])
     return DeploymentFacts(
         format=FORMAT,
         format_version=FORMAT_VERSION,
@@ -71,7 +70,13 @@ def deployment_facts(case: Case, gates: Sequence[Gate], policy: Policy, scored: 
         venue=settings.venue,
         order_rules={ticker: OrderRules(float(least), float(step)) for ticker, least, step in sizes},
         data_sha256=dataset.sha256,
-        data=DeployedData(last_s, first_s, dataset.label, dataset.source, case.trial.data.parent_sha256),
+        data=DeployedData(
+            label=dataset.label,
+            source=dataset.source,
+            parent_sha256=case.trial.data.parent_sha256,
+            first_time_s=int(dataset.time[0]),
+            last_time_s=int(dataset.time[-1]),
+        ),
         holdout=held,
         test=test,
         scores=scored.to_json(),

@@ -50,6 +50,7 @@ from train.validation.splits import with_warmup
 
 logger = logging.getLogger(__name__)
 
+NOT_KNOWN = "whether the hold-out was scored is not known"
 CURVES = "holdout"  # folder of one equity file per policy
 # A full disk, a missing or foreign policy, changed data. A mistake in the program is not here.
 SCORING_ERRORS = (ValueError, ArithmeticError, RuntimeError, MemoryError, OSError)
@@ -143,8 +144,8 @@ def read_score(study: optuna.Study, folder: Path) -> HoldoutScore | None:
         if kept is not None:
             _write_once(path, study.user_attrs[HOLDOUT_SCORE])
         return kept
-    content = read_plain(path)
-    found = decode(content, HoldoutScore, str(path), advice="so whether the hold-out was scored is not known")
+    content = read_plain(path, NOT_KNOWN)
+    found = decode(content, HoldoutScore, str(path), advice=NOT_KNOWN)
     if found.uuid != uuid_in(study.user_attrs):
         raise StudyError(f"{path}: belongs to another study; move it away")
     if kept is None:

@@ -36,7 +36,7 @@ from train.study.eligibility import agents_of
 from train.study.folds import Fold, FoldedData
 from train.study.search_space import MAX_LOOKBACK
 from train.study.search_tables import TABLES
-from train.study.split import agent_metrics, equal_weight_metrics
+from train.study.split import agent_metrics, equal_weight_metrics, kept_of_equal_weight
 from train.study.venue import venue_env
 from train.validation.splits import Segments, with_warmup
 
@@ -210,6 +210,14 @@ def compute(data: FoldedData, volume_30d: float | None, gpu_id: int = -1) -> Yar
     return YardsticksOfBars(env, tuple(data.dataset.tickers), tuple(splits))
 
 
+def of_bars_json(found: YardsticksOfBars) -> dict[str, Any]:
+    """Plain values; null is undefined, and of equal weight there are no figures of trades, which are not kept."""
+    content = plain(found)
+    for split in content["splits"]:
+        split[EQUAL_WEIGHT] = kept_of_equal_weight(split[EQUAL_WEIGHT])
+    return with_null(content)
+
+
 def write_yardsticks(
     study: optuna.Study, folder: Path, data: Sequence[FoldedData], volume_30d: float | None, gpu_id: int = -1
 ) -> None:
@@ -219,8 +227,8 @@ def write_yardsticks(
         return
     try:
         made = Made(study.study_name, uuid, None, data[0].dataset.sha256, None, code_version())
-        timeframes = {d.timeframe: compute(d, volume_30d, gpu_id) for d in data}
-        write_json(path, with_null(plain(made) | {"timeframes": plain(timeframes)}))
+        timeframes = {d.timeframe: of_bars_json(compute(d, volume_30d, gpu_id)) for d in data}
+        write_json(path, plain(made) | {"timeframes": timeframes})
     except YARDSTICK_ERRORS as error:
         logger.error("yardsticks: not computed: %s: %s", type(error).__name__, str(error).strip() or "no message")
         logger.debug("yardsticks", exc_info=True)

@@ -23,7 +23,7 @@ class Metrics:
     max_drawdown: float  # fraction of the running maximum, 0 or more
     turnover: float = math.nan  # traded notional over mean equity, all segments together
     fees: float = math.nan  # paid, over mean equity, all segments together
-    trades: float = math.nan  # a count
+    trades: int | float = math.nan  # a count
     exposure: float = math.nan  # mean share of equity in coins; nan where it was not kept
     calmar: float = math.nan  # annual return over maximum drawdown
     max_drawdown_bars: float = math.nan  # a count: longest run of bars below the running maximum

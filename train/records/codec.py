@@ -40,7 +40,7 @@ def decode(content: Any, type_: type[T], where: str, error: type[UserError] = St
     """
     try:
         return msgspec.convert(_with_undefined(content), type_, strict=True)
-    except msgspec.ValidationError as fault:
+    except (msgspec.ValidationError, RecursionError) as fault:
         raise error(f"{where} cannot be read ({fault}); {advice}") from fault
 
 
@@ -53,8 +53,8 @@ def read_record(path: Path, type_: type[T]) -> T:
     return decode(read_plain(path), type_, str(path))
 
 
-def read_plain(path: Path) -> dict[str, Any]:
-    """The named values of a file of ours, not yet checked.
+def read_plain(path: Path, advice: str = RESTORE) -> dict[str, Any]:
+    """The named values of a file of ours, not yet checked; `advice` as of `decode`.
 
     Raises:
         StudyError: missing or damaged; names the file.
@@ -62,9 +62,9 @@ def read_plain(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
-        raise StudyError(f"{path} cannot be read ({reason_of(error)}); {RESTORE}") from error
+        raise StudyError(f"{path} cannot be read ({reason_of(error)}); {advice}") from error
     if not isinstance(content, dict):
-        raise StudyError(f"{path} cannot be read (it holds no named values); {RESTORE}")
+        raise StudyError(f"{path} cannot be read (it holds no named values); {advice}")
     return content
 
 

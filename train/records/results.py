@@ -37,7 +37,7 @@ import numpy as np
 from train.records.codec import read_record, reason_of, write_json
 from train.records.errors import StudyError
 from train.records.keys import OWNER_FILE
-from train.records.stored import StudyFile
+from train.records.stored import Owner, StudyFile
 
 EQUITY_COLUMNS = ("segment", "bar", "time_s", "equity", "benchmark_equity", "exposure", "turnover", "fees", "trades")
 # What a missing, cut off or damaged file of arrays raises.
@@ -96,10 +96,9 @@ def find_study_folder(results: Path, name: str, study_uuid: str) -> Path:
 def _is_owned(path: Path, name: str, study_uuid: str) -> bool:
     """Whether the file names this study, whatever else it says."""
     try:
-        owner = read_record(path, StudyFile)
+        return read_record(path, Owner) == Owner(name, study_uuid)
     except StudyError:
         return False
-    return (owner.study, owner.uuid) == (name, study_uuid)
 
 
 def artifacts_folder(study_folder: Path) -> Path:

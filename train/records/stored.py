@@ -1,7 +1,7 @@
 """Records of what a study leaves behind; `train.records.codec` reads and writes them.
 
 A field without a default must be in the file. One with a default came later than commit c6a6d1f, or is not known of
-every study.
+every study. Fields are in the order of the file.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import msgspec
 from train.records.account import Metrics
 
 Blocks = tuple[tuple[int, int], ...]  # first, last_exclusive bar of each
+# A figure that came later than commit c6a6d1f: None is undefined, UNSET that the file does not have it.
+LaterFigure = float | None | msgspec.UnsetType
 
 
 @dataclass(frozen=True)
@@ -28,15 +30,15 @@ class Holdout:
     parent_sha256: str  # of the data set on disk
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VenueTerms:
     """Whose order rules and fees a study trades under, of when, and at which volume."""
 
     name: str
     volume_30d: float  # USD
     order_rules_as_of: str
-    fees_as_of: str
     order_rules_source: str = ""
+    fees_as_of: str
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,16 @@ class Made:
     code_version: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PolicyOrigin:
     """What a policy file says of where it comes from, beside the settings and the layout that it knows itself."""
 
     study: str
+    uuid: str | None = None  # of the study
     trial: int
+    split: int | None = None
+    reseeded: int | None = None  # number of the other seed
+    refit_seed: int | None = None
     data_sha256: str
     data_source: str
     synthetic: bool
@@ -94,13 +100,9 @@ class PolicyOrigin:
     feature_names: tuple[str, ...]
     bar_seconds: int
     venue: VenueTerms | None
-    code_version: str
-    uuid: str | None = None  # of the study
-    split: int | None = None
-    seed: int | None = None  # of the training
-    reseeded: int | None = None  # number of the other seed
-    refit_seed: int | None = None
     validation_segments: Blocks | None = None
+    seed: int | None = None  # of the training
+    code_version: str
 
     def to_metadata(self) -> dict[str, Any]:
         """Plain values, without those that do not apply."""
@@ -109,27 +111,33 @@ class PolicyOrigin:
 
 # ---------------------------------------------------------------------------------------------------------- study.json
 @dataclass(frozen=True)
-class StudyFile:
-    """`study.json`: whose results the folder holds, and which data they stand on."""
+class Owner:
+    """Whose results a folder holds, whatever else its `study.json` says."""
 
     study: str
     uuid: str
+
+
+@dataclass(frozen=True)
+class StudyFile(Owner):
+    """`study.json`: whose results the folder holds, and which data they stand on."""
+
     synthetic: bool | None = None
     data: tuple[Origin, ...] = ()
     holdout: dict[str, Holdout | None] = field(default_factory=dict)  # by timeframe
 
 
 # ------------------------------------------------------------------------------------------------------- settings.json
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DataFacts:
     """The data set of a trial."""
 
     label: str
     sha256: str
+    parent_sha256: str = ""  # of the data set on disk
     tickers: tuple[str, ...]
     source: str = ""
     synthetic: bool = False
-    parent_sha256: str = ""  # of the data set on disk
 
 
 @dataclass(frozen=True)
@@ -143,19 +151,19 @@ class FoldBars:
     test_groups: tuple[int, ...]  # of each test block
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrialSettings:
     """`settings.json`: everything another run needs to repeat a trial."""
 
     study: str
     trial: int
+    sampled: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any]  # fields of `train.config.TrainConfig`; "seed" has that of every split
     env: dict[str, Any]  # env_params that the simulator is called with
+    env_resolved: Rules | None = None  # what they come to
+    venue: VenueTerms | None = None
     data: DataFacts
     folds: tuple[FoldBars, ...]
-    env_resolved: Rules | None = None  # what they come to
-    sampled: dict[str, Any] = field(default_factory=dict)
-    venue: VenueTerms | None = None
     purge_bars: int = 0
     embargo_bars: int = 0
     code_version: str = ""
@@ -212,6 +220,14 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     learner: dict[str, Any] = {}
     venue: VenueTerms | None = None
 
+    def __post_init__(self) -> None:
+        """Read the parts of `splits`, too.
+
+        Raises:
+            msgspec.ValidationError: one is missing or of another type.
+        """
+        _ = self.plan, self.purges
+
     @property
     def agent(self) -> str:
         """The learner; PPO where the study is older than the choice."""
@@ -225,7 +241,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def purges(self) -> dict[str, Purge]:
         """Bars left out around test blocks, by timeframe."""
-        parts = {name: part for name, part in self.splits.items() if isinstance(part, dict)}
+        parts = {name: part for name, part in self.splits.items() if isinstance(part, dict) and "purge_bars" in part}
         return {name: msgspec.convert(part, Purge) for name, part in parts.items()}
 
     @property
@@ -235,50 +251,49 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 # ----------------------------------------------------------------------------------------------------- deployment.json
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DeployedData:
     """The bars that a deployment's policy was trained on."""
 
-    last_time_s: int  # close of the last bar, UTC
-    first_time_s: int = 0
     label: str = ""
     source: str = ""
     parent_sha256: str = ""
+    first_time_s: int = 0
+    last_time_s: int  # close of the last bar, UTC
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DeploymentFacts:
     """`deployment.json`, but for the hashes of the files: everything that trading the policy needs, and why it may."""
 
+    format: str = ""
+    format_version: int = 0
     name: str  # of the folder when it was made
+    created: str = ""
     study: str
+    study_uuid: str = ""
     trial: int
+    trial_value: float | None = None
     seed: int
+    refit_seed: int = 0
     proven: bool  # passed every gate
+    waived: tuple[str, ...] = ()
     synthetic: bool  # trained on a generated market
     tickers: tuple[str, ...]  # (A,) in the order of the actions
+    feature_set: str = ""
     feature_names: tuple[str, ...]  # (F,) in the order of the observation
     bar_seconds: int
     warmup_bars: int  # before the first observed bar, that its features depend on
     observation_layout: tuple[tuple[str, int], ...]  # (block, width), in order
     env_params: dict[str, Any]
-    data: DeployedData
-    data_sha256: str
-    scores: dict[str, Any]  # on the held-out bars
-    weights_sha256: str
-    format: str = ""
-    format_version: int = 0
-    created: str = ""
-    study_uuid: str = ""
-    trial_value: float | None = None
-    refit_seed: int = 0
-    waived: tuple[str, ...] = ()
-    feature_set: str = ""
     env_resolved: dict[str, Any] = field(default_factory=dict)
     venue: VenueTerms | None = None
     order_rules: dict[str, OrderRules] = field(default_factory=dict)
+    data_sha256: str
+    data: DeployedData
     holdout: Holdout | None = None
     test: int = 0
+    scores: dict[str, Any]  # on the held-out bars
     gates: tuple[dict[str, Any], ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
@@ -287,6 +302,7 @@ class DeploymentFacts:
     trained_by: str = ""
     stepped_by: str | None = None
     scoring_stepped_by: str = ""
+    weights_sha256: str
 
     @property
     def scored_weights_sha256(self) -> str | None:
@@ -301,10 +317,10 @@ class SplitFigures:
 
     agent: Metrics
     equal_weight: Metrics
-    excess_sharpe: float | None = None
-    hindsight_growth: float | None = None
-    of_hindsight: float | None = None
-    break_even_cost: float | None = None
+    excess_sharpe: float | None = None  # None: undefined
+    hindsight_growth: LaterFigure = msgspec.UNSET
+    of_hindsight: LaterFigure = msgspec.UNSET
+    break_even_cost: LaterFigure = msgspec.UNSET
 
 
 @dataclass(frozen=True)
@@ -327,14 +343,14 @@ class SplitResult(SplitFigures):
     settings_sha256: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WorkerIdentity:
     """The process that runs a trial."""
 
     host: str
+    machine: str = ""
     pid: int
     started: float
-    machine: str = ""
 
 
 # -------------------------------------------------------------------------------------------------------- holdout.json
@@ -349,13 +365,13 @@ class PolicyScore:
     excess_sharpe: float | None  # None: undefined, as everywhere below
     excess_sharpe_error: float | None = None
     lead_sharpe: float | None = None
-    growth: float | None = None
-    hindsight_growth: float | None = None
-    of_hindsight: float | None = None
-    break_even_cost: float | None = None
+    growth: LaterFigure = msgspec.UNSET
+    hindsight_growth: LaterFigure = msgspec.UNSET
+    break_even_cost: LaterFigure = msgspec.UNSET
+    of_hindsight: LaterFigure = msgspec.UNSET
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HoldoutScore:
     """`holdout.json`: the winner's policies on the bars held out, written once."""
 
@@ -366,10 +382,10 @@ class HoldoutScore:
     data_label: str
     synthetic: bool
     env: dict[str, Any]
+    earlier_looks: tuple[str, ...] = ()  # studies that were scored on some of these bars before
     policies: tuple[PolicyScore, ...]
     mean_excess_sharpe: float | None
-    earlier_looks: tuple[str, ...] = ()  # studies that were scored on some of these bars before
-    excess_sharpe_error: float | None = None  # of the mean
+    excess_sharpe_error: LaterFigure = msgspec.UNSET  # of the mean
     mean_lead_sharpe: float | None = None
     sharpe_standard_error: float | None = None  # of ONE ratio, such as the lead's
     code_version: str = ""

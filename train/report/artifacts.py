@@ -155,7 +155,7 @@ def _draw_split(axes: Axes, blocks: Sequence[Columns]) -> None:
 
 def _excess_text(split: SplitFigures) -> str:
     share = split.of_hindsight  # not known of results of an earlier version
-    beside = "" if share is None else f"; {100.0 * share:.2g} % of hindsight"
+    beside = f"; {100.0 * share:.2g} % of hindsight" if isinstance(share, float) else ""
     return f"Sharpe {_sharpe(split.agent.sharpe)}, equal weight {_sharpe(split.equal_weight.sharpe)}{beside}"
 
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import optuna
+from msgspec import UNSET
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -55,7 +56,7 @@ from train.study.band_file import BAND_FILE, read_band
 from train.study.eligibility import NO_SIGNAL, best_trial, has_no_signal, why_no_best
 from train.study.holdout_figures import is_passed
 from train.study.progress import shown
-from train.study.split import ATTAINABLE, NOT_OF_EQUAL_WEIGHT, RESULT
+from train.study.split import ATTAINABLE, RESULT, kept_of_equal_weight
 from train.study.split_plan import COMBINATORIAL_MODES
 from train.validation.splits import bars_in
 
@@ -318,13 +319,13 @@ def _split_rows(folder: Path, best: FrozenTrial, folds: Sequence[FoldBars], bar_
 def _figures(scored: SplitFigures | PolicyScore) -> tuple[dict[str, Any], dict[str, Any]]:
     """Of the agent, with what stands beside it, and of equal weight; what was not kept is left out."""
     beside = {"excess_sharpe": scored.excess_sharpe}
-    beside |= {name: getattr(scored, name) for name in ATTAINABLE if getattr(scored, name) is not None}
+    beside |= {name: getattr(scored, name) for name in ATTAINABLE if getattr(scored, name) is not UNSET}
     return with_null(asdict(scored.agent)) | beside, _kept(asdict(scored.equal_weight))
 
 
 def _kept(equal_weight: Mapping[str, Any]) -> dict[str, Any]:
     """Without trades and exposure, which are not kept for it; as undefined they would look like a finding."""
-    return with_null({name: v for name, v in equal_weight.items() if name not in (*NOT_OF_EQUAL_WEIGHT, "exposure")})
+    return with_null({name: v for name, v in kept_of_equal_weight(equal_weight).items() if name != "exposure"})
 
 
 def _path_rows(paths: Sequence[PathView], bar_seconds: int) -> list[FigureRow]:

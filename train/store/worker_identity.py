@@ -19,7 +19,7 @@ GRACE_S = 120  # without a heartbeat a worker on another machine counts as dead
 def this_worker() -> WorkerIdentity:
     """This process, such that a later one on the same machine can tell whether it still lives."""
     started = psutil.Process().create_time()
-    return WorkerIdentity(socket.gethostname(), os.getpid(), started, this_machine())
+    return WorkerIdentity(host=socket.gethostname(), machine=this_machine(), pid=os.getpid(), started=started)
 
 
 @cache

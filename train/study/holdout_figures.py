@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import UNSET
 from scipy.special import ndtr, ndtri
 
 from train.records.account import LEAST_EXPOSURE
@@ -55,10 +56,10 @@ def error_of(scored: HoldoutScore) -> float | None:
     A file from before it was kept has the error of ONE ratio; the difference of two that have nothing to do with each
     other has sqrt(2) times that, which claims least.
     """
-    single = scored.sharpe_standard_error
-    if scored.excess_sharpe_error is not None or single is None:
+    if scored.excess_sharpe_error is not UNSET:
         return scored.excess_sharpe_error
-    return math.sqrt(2.0) * single
+    single = scored.sharpe_standard_error
+    return None if single is None else math.sqrt(2.0) * single
 
 
 def lead_in_errors(scored: HoldoutScore) -> float | None:

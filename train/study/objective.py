@@ -308,7 +308,14 @@ class Objective:
 
 def _data_facts(data: FoldedData) -> DataFacts:
     set_ = data.dataset
-    return DataFacts(set_.label, set_.sha256, set_.tickers, set_.source, set_.synthetic, data.parent_sha256)
+    return DataFacts(
+        label=set_.label,
+        sha256=set_.sha256,
+        parent_sha256=data.parent_sha256,
+        tickers=set_.tickers,
+        source=set_.source,
+        synthetic=set_.synthetic,
+    )
 
 
 def _note_out_of_memory(trial: optuna.Trial, fold: Fold, smaller: Mapping[str, Any] | None) -> None:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from market.names import counted
 from train.records.attributes import holdout_score_in, identity_in
+from train.records.errors import StudyError
 from train.store.database import n_finished
 from train.store.worker_status import StatusFile
 from train.study.eligibility import NO_SIGNAL, best_trial, has_no_signal, why_ineligible, why_no_best
@@ -277,7 +278,10 @@ def caution_text(user_attrs: Mapping[str, Any], n_completed: int, best_number: i
 
 def check_text(user_attrs: Mapping[str, Any], best_number: int | None) -> str:
     """What the held-out bars say of the best trial."""
-    scored, identity = holdout_score_in(user_attrs), identity_in(user_attrs)
+    try:
+        scored, identity = holdout_score_in(user_attrs), identity_in(user_attrs)
+    except StudyError as error:
+        return f"whether the held-out bars have checked it is not known: {error}"
     if scored is not None and best_number is not None:
         if scored.trial != best_number:
             return f"the held-out bars were spent on trial {scored.trial} and cannot check it"

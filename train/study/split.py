@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import UNSET
 
 from train.band_trace import evaluate_with_band
 from train.checkpoint import Checkpoints
@@ -148,7 +149,7 @@ def outcome_of(result: SplitResult) -> SplitOutcome:
     known: dict[str, Any] = {}
     for name in (field.name for field in fields(SplitOutcome)):
         value = getattr(result, name)
-        known[name] = math.nan if value is None else value
+        known[name] = math.nan if value is None or value is UNSET else value
     return SplitOutcome(**known)
 
 
@@ -158,8 +159,12 @@ def figures_json(content: Mapping[str, Any]) -> dict[str, Any]:
     The equal-weight portfolio's equity has paid its entry fee, but its trades are not kept: it has no such figures.
     """
     figures = plain(dict(content))
-    kept = {name: value for name, value in figures[EQUAL_WEIGHT].items() if name not in NOT_OF_EQUAL_WEIGHT}
-    return with_null(figures | {EQUAL_WEIGHT: kept})
+    return with_null(figures | {EQUAL_WEIGHT: kept_of_equal_weight(figures[EQUAL_WEIGHT])})
+
+
+def kept_of_equal_weight(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures of the equal-weight portfolio without those of trades, which are not kept."""
+    return {name: value for name, value in figures.items() if name not in NOT_OF_EQUAL_WEIGHT}
 
 
 def _traded_config(data: FoldedData, blocks: Segments, lookback: int) -> dict[str, Any] | None:

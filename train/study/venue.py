@@ -32,7 +32,13 @@ def venue_env(dataset: Dataset, volume_30d: float | None, rules: str = "standard
 def venue_terms(dataset: Dataset, volume_30d: float | None) -> VenueTerms:
     """The same for the reader of a study, a trial or a policy: whose rules, of when, at which volume."""
     venue = dataset.venue
-    return VenueTerms(venue.name, volume_30d or 0.0, venue.as_of, venue.fees_as_of, venue.source)
+    return VenueTerms(
+        name=venue.name,
+        volume_30d=volume_30d or 0.0,
+        order_rules_as_of=venue.as_of,
+        order_rules_source=venue.source,
+        fees_as_of=venue.fees_as_of,
+    )
 
 
 def policy_origin(dataset: Dataset, **facts: Any) -> PolicyOrigin:
