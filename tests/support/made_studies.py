@@ -26,6 +26,7 @@ SPACE = {
     "target_kl": CategoricalDistribution((None, 0.05)),
     "observe_account": CategoricalDistribution((True, False)),
 }
+TERMS = {"data_sha256": {}, "run": {"n_envs": 12, "seed": 0}, "splits": {}, "holdout": {}}
 LABEL = "REAL 5m, 7 coins, 70144 bars, 6 segments, 2024-01-01 10:45 .. 2024-09-01 00:00 UTC, source binance"
 
 
@@ -37,7 +38,7 @@ def make_study(
     folder: Path, trials: Sequence[FrozenTrial] = (), name: str = "s", target: int | None = 20, label: str = LABEL
 ) -> optuna.Study:
     """A study as the trainer opens it."""
-    study = open_study(url_of(folder), name, {"holdout": {}}, False, optuna.pruners.NopPruner())
+    study = open_study(url_of(folder), name, TERMS, False, optuna.pruners.NopPruner())
     study.set_user_attr("data", [label])
     study.set_user_attr("results", str(folder / "results" / name))
     if target is not None:

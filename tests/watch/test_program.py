@@ -47,9 +47,8 @@ def assert_one_line(result: subprocess.CompletedProcess, code: int, *words: str)
 
 
 def test_one_frame_for_a_script_from_another_folder(folder):
-    close(
-        make_study(folder, [trial(value=1.5, splits=(1.0, 2.0)), trial(TrialState.RUNNING, worker=vars(this_worker()))])
-    )
+    running = trial(TrialState.RUNNING, worker=vars(this_worker()))
+    close(make_study(folder, [trial(value=1.5, splits=(1.0, 2.0)), running]))
     (folder / "my log.txt").write_text("the last line\n")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     flags = ("--once", "--study", "s", "--storage", "sqlite:///study.db", "--log", "my log.txt")
@@ -169,7 +168,9 @@ def test_into_a_pipe_it_prints_frame_after_frame(folder):
     with subprocess.Popen(LIVE, cwd=folder, stdout=pipe, stderr=pipe, text=True) as process:
         n_frames = 0
         while n_frames < 2:
-            n_frames += process.stdout.readline().startswith("study s")
+            line = process.stdout.readline()
+            assert line, process.stderr.read()
+            n_frames += line.startswith("study s")
         process.stdout.close()  # as `| head` does
         assert process.wait(20) == 1
         assert process.stderr.read() == ""  # no traceback
