@@ -196,7 +196,9 @@ def test_into_a_pipe_it_prints_frame_after_frame(folder):
                           stderr=subprocess.PIPE, text=True) as process:  # fmt: skip
         n_frames = 0
         while n_frames < 2:
-            n_frames += process.stdout.readline().startswith("study s")
+            line = process.stdout.readline()
+            assert line, process.stderr.read()
+            n_frames += line.startswith("study s")
         process.stdout.close()  # as `| head` does
         assert process.wait(20) == 1
         assert process.stderr.read() == ""  # no traceback
