@@ -15,9 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.studies import sample_market, seconds_of
-
 from benchmarks import measuring
+from benchmarks.studies import sample_market, seconds_of
 
 RUN = {"n_envs": (1, 12, 64), "n_trials": 4, "break_step": 60_000, "n_bars": 20_000}
 QUICK = {"n_envs": (12,), "n_trials": 1, "break_step": 2_000, "n_bars": 6_000}

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from benchmarks.studies import NAME, sample_market, seconds_of, storage_of
 
 from benchmarks import measuring
+from benchmarks.studies import NAME, sample_market, seconds_of, storage_of
 
 RUN = {"workers": (1, 2, 4), "n_trials": 8, "break_step": 60_000, "n_bars": 20_000, "rounds": 3}
 QUICK = {"workers": (1, 2), "n_trials": 2, "break_step": 2_000, "n_bars": 6_000, "rounds": 1}
