@@ -26,19 +26,6 @@ ABSENT_OR_UNKNOWN = re.compile(r"Object (?:(missing) required|contains (unknown)
 Record = TypeVar("Record")
 
 
-def decode_file(
-    path: Path | str,
-    kind: type[Record],
-    error: type[UserError],
-    advice: str,
-    *,
-    what: str = "a JSON object",
-    most_bytes: int = LARGEST_FILE_BYTES,
-) -> Record:
-    """The record in a JSON file; arguments and errors are those of `read_object` and `decode`."""
-    return decode(read_object(path, error, advice, what=what, most_bytes=most_bytes), kind, error, str(path), advice)
-
-
 def read_object(
     path: Path | str,
     error: type[UserError],
@@ -98,6 +85,8 @@ def decode(
     """
     try:
         record = msgspec.convert(content, kind)
+    except RecursionError as fault:
+        raise error(f"{where}: nested too deeply{advice and f'; {advice}'}") from fault
     except msgspec.ValidationError as fault:
         raise error(f"{where}: {_field_fault(fault)}{advice and f'; {advice}'}") from fault
     for name in _unknown(content, msgspec.to_builtins(record)) if is_exact else ():

@@ -66,7 +66,7 @@ def backtest(args: argparse.Namespace) -> int:
     from train.evaluator import step_of
     from train.findings.backtest import cost_rows, path_rows, write_paths
     from train.findings.text_tables import text_table, write_csv
-    from train.records.codec import with_null, write_json
+    from train.records.record_files import with_null, write_json
 
     trial = stored_trial(args)
     costs, found = cost_rows(trial, sorted({*args.costs, 1.0}), args.gpu)

@@ -58,7 +58,7 @@ def judge(args: argparse.Namespace) -> None:
     from train.findings.returns import read_returns
     from train.findings.text_tables import text_table, write_csv
     from train.records.attributes import holdout_score_in
-    from train.records.codec import with_null, write_json
+    from train.records.record_files import with_null, write_json
     from train.study.holdout_figures import is_passed
 
     if args.blocks % 2:

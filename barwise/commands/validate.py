@@ -51,7 +51,7 @@ def validate(args: argparse.Namespace) -> None:
     from train.findings.backtest import recorded_text, summary_rows, validation_rows
     from train.findings.stored_trial import evaluate_trial
     from train.findings.text_tables import text_table, write_csv
-    from train.records.codec import with_null, write_json
+    from train.records.record_files import with_null, write_json
 
     trial = stored_trial(args)
     by_fold = evaluate_trial(trial, gpu_id=args.gpu)

@@ -19,8 +19,8 @@ from train import evaluator
 from train.evaluator import evaluate_policies, evaluate_policy
 from train.findings import holdout
 from train.findings.holdout import earlier_looks, load_holdout, looks_text, read_score, score_holdout, score_winner
-from train.records.codec import plain, read_record
 from train.records.errors import StudyError
+from train.records.record_files import plain, read_record
 from train.records.results import read_equity, split_folder
 from train.records.stored import HoldoutScore
 from train.run import BEST_POLICY, LAST_POLICY

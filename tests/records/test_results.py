@@ -13,8 +13,8 @@ import pytest
 from drl_agents.atomic_file import write_atomically
 from market.files import write_whole
 from tests.support.killed_writes import killed_at_every_call
-from train.records.codec import write_json
 from train.records.errors import StudyError
+from train.records.record_files import write_json
 from train.records.results import read_equity, study_folder
 from train.records.stored import StudyFile
 from train.study.split_files import write_equity

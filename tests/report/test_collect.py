@@ -22,8 +22,8 @@ from train import finish
 from train.findings.holdout import score_text
 from train.findings.returns import layout_of, mean_returns, read_returns
 from train.records.account import Metrics
-from train.records.codec import plain, with_null, write_json
 from train.records.errors import StudyError
+from train.records.record_files import plain, with_null, write_json
 from train.records.results import closes_file, read_closes, split_folder, study_folder, trial_folder
 from train.records.stored import StudyFile
 from train.report import collect as report_module

@@ -12,8 +12,8 @@ from msgspec import UNSET
 
 from tests.support import fabricated_study as fabricated
 from train.env_factory import rules_of
-from train.records.codec import decode, read_record
 from train.records.keys import SETTINGS
+from train.records.record_files import decode, read_record
 from train.records.results import closes_file, read_filled, trial_folder
 from train.records.stored import SplitResult, TrialSettings
 from train.report.collect import collect, write_report

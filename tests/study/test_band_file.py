@@ -15,9 +15,9 @@ from market.sample import synthetic_dataset
 from tests.support import fabricated_study as fabricated
 from tests.support.markets import random_config
 from train.band_trace import evaluate_with_band
-from train.records.codec import read_record
 from train.records.errors import StudyError
 from train.records.keys import SETTINGS
+from train.records.record_files import read_record
 from train.records.results import split_folder, trial_folder
 from train.records.stored import TrialSettings
 from train.report.artifacts import band_of_trial

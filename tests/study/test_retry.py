@@ -22,8 +22,8 @@ from tests.support import fabricated_study as fabricated
 from tests.support import real_study
 from tests.support.markets import REPO
 from train.checkpoint import CHECKPOINT
-from train.records.codec import decode
 from train.records.keys import FAILURE, RETRY_OF
+from train.records.record_files import decode
 from train.records.results import read_equity, split_folder, trial_folder
 from train.records.stored import SplitResult
 from train.run import BEST_POLICY, LAST_POLICY, TrainingDiverged

@@ -16,8 +16,8 @@ from optuna.trial import TrialState, create_trial
 from market.dataset import Dataset
 from train.env_factory import resolved_rules, rules_of
 from train.records.account import Metrics
-from train.records.codec import plain, write_json
 from train.records.keys import SETTINGS
+from train.records.record_files import plain, write_json
 from train.records.results import split_folder, study_folder, trial_folder
 from train.records.stored import (
     DataFacts,

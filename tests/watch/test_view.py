@@ -12,7 +12,7 @@ from rich.console import Console
 
 from tests.support.fabricated_study import HELD, identity
 from tests.support.made_studies import LABEL, NOW
-from train.records.codec import plain
+from train.records.record_files import plain
 from train.store.worker_status import WorkerStatus
 from train.watch.logtail import last_lines
 from train.watch.machine import Gpu, Machine

@@ -27,9 +27,9 @@ from train.deploy.loading import (
 from train.deploy.scores import Scored, score_policies
 from train.env_factory import resolved_rules
 from train.evaluator import step_of
-from train.records.codec import plain, write_json
 from train.records.errors import StudyError
 from train.records.provenance import code_version
+from train.records.record_files import plain, write_json
 from train.records.stored import DeployedData, DeploymentFacts, OrderRules
 from train.study.folds import HoldoutRows
 from train.study.split_files import write_equity

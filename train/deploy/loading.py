@@ -22,7 +22,7 @@ from typing import Any
 from drl_agents.policy import Policy
 from drl_agents.policy_file import PolicyFileError, load_policy, weights_sha256
 from market.errors import UserError
-from train.records.codec import decode
+from train.records.record_files import decode
 from train.records.stored import DeploymentFacts
 
 FORMAT, FORMAT_VERSION = "crypto-trading-deployment", 1

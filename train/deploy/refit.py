@@ -25,8 +25,8 @@ from drl_agents.policy_file import PolicyFileError, load_policy, weights_sha256
 from train.checkpoint import Checkpoints
 from train.config import TrainConfig
 from train.findings.stored_trial import StoredTrial
-from train.records.codec import write_json
 from train.records.provenance import code_version, trial_code_sha256
+from train.records.record_files import write_json
 from train.run import BEST_POLICY, train_policy
 from train.study.folds import LEAST_TRADED_BARS, VALIDATION_FRACTION, Fold, FoldedData, purge_bars_of
 from train.study.objective import split_seed

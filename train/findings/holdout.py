@@ -25,10 +25,10 @@ from market.times import utc_text
 from train.env_factory import rules_of
 from train.evaluator import evaluate_policies, step_of
 from train.records.attributes import holdout_score_in, uuid_in
-from train.records.codec import decode, plain, read_plain, read_record, write_json
 from train.records.errors import StudyError
 from train.records.keys import HOLDOUT_SCORE, SCORE_FILE, SETTINGS
 from train.records.provenance import code_version
+from train.records.record_files import decode, plain, read_plain, read_record, write_json
 from train.records.results import split_folder, trial_folder
 from train.records.stored import Holdout, HoldoutScore, PolicyScore, TrialSettings
 from train.run import BEST_POLICY

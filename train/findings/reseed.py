@@ -21,8 +21,8 @@ from train.config import TrainConfig
 from train.findings.backtest import spread
 from train.findings.stored_trial import StoredTrial
 from train.records.account import LEAST_EXPOSURE
-from train.records.codec import read_record
 from train.records.provenance import code_version
+from train.records.record_files import read_record
 from train.records.stored import SplitResult
 from train.study.folds import Fold
 from train.study.holdout_figures import hardly_traded

@@ -17,10 +17,10 @@ from sqlalchemy.engine import URL
 
 from train.evaluator import EpisodeRecord, evaluate_policies, policy_facts
 from train.records.attributes import identity_in, uuid_in
-from train.records.codec import plain, read_record
 from train.records.errors import StudyError
 from train.records.keys import DATA_DIR, SETTINGS
 from train.records.provenance import ROOT, code_version
+from train.records.record_files import plain, read_record
 from train.records.results import find_study_folder, split_folder, trial_folder
 from train.records.stored import FoldBars, Identity, Made, TrialSettings
 from train.run import BEST_POLICY

@@ -28,9 +28,9 @@ from train.evaluator import EpisodeRecord, evaluate_policies
 from train.findings.returns import timeframe_of
 from train.records.account import Metrics
 from train.records.attributes import uuid_in
-from train.records.codec import plain, read_record, with_null, write_json
 from train.records.errors import StudyError
 from train.records.provenance import code_version
+from train.records.record_files import plain, read_record, with_null, write_json
 from train.records.stored import Made
 from train.study.eligibility import agents_of
 from train.study.folds import Fold, FoldedData

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from train.records.codec import decode
 from train.records.errors import StudyError
 from train.records.keys import HOLDOUT_SCORE, IDENTITY, UUID
+from train.records.record_files import decode
 from train.records.stored import HoldoutScore, Identity, SplitFigures
 
 SPLIT = "split_"  # and its number: attribute of a trial for every split that it was scored on

@@ -34,9 +34,9 @@ from pathlib import Path
 
 import numpy as np
 
-from train.records.codec import read_record, reason_of, write_json
 from train.records.errors import StudyError
 from train.records.keys import OWNER_FILE
+from train.records.record_files import read_record, reason_of, write_json
 from train.records.stored import Owner, StudyFile
 
 EQUITY_COLUMNS = ("segment", "bar", "time_s", "equity", "benchmark_equity", "exposure", "turnover", "fees", "trades")

@@ -1,4 +1,4 @@
-"""Records of what a study leaves behind; `train.records.codec` reads and writes them.
+"""Records of what a study leaves behind; `train.records.record_files` reads and writes them.
 
 A field without a default must be in the file. One with a default came later than commit c6a6d1f, or is not known of
 every study. Fields are in the order of the file.

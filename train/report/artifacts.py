@@ -27,8 +27,8 @@ from optuna.exceptions import StorageInternalError
 
 from train.findings.returns import Columns
 from train.records.attributes import splits_in
-from train.records.codec import read_record
 from train.records.keys import SETTINGS
+from train.records.record_files import read_record
 from train.records.results import artifacts_folder, read_equity, split_folder, trial_folder
 from train.records.stored import SplitFigures, TrialSettings
 from train.report.band_picture import band_figure

@@ -29,10 +29,10 @@ from train.findings.returns import read_returns, timeframe_of
 from train.findings.yardsticks import read_yardsticks
 from train.records.account import Metrics
 from train.records.attributes import identity_in, splits_in, uuid_in
-from train.records.codec import read_record, with_null
 from train.records.errors import StudyError
 from train.records.keys import CODE_VERSION, COMMAND, OWNER_FILE, SCORE_FILE, SETTINGS
 from train.records.provenance import code_version
+from train.records.record_files import read_record, with_null
 from train.records.results import split_folder, trial_folder
 from train.records.stored import (
     FoldBars,

@@ -11,9 +11,9 @@ import numpy as np
 import optuna
 
 from train.records.attributes import uuid_in
-from train.records.codec import decode
 from train.records.keys import COMMAND, DATA_DIR, TARGET
 from train.records.provenance import code_version
+from train.records.record_files import decode
 from train.records.results import refuse_unwritable, study_folder
 from train.records.stored import Identity, StudyFile
 from train.rocm import apply_rocm_settings

@@ -13,8 +13,8 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from train.records.codec import decode
 from train.records.keys import FAILURE, INTERRUPTED, KILLED, KILLS, RETRY_OF, WORKER
+from train.records.record_files import decode
 from train.records.stored import WorkerIdentity
 from train.store.retrying import patient_storage
 from train.store.trial_end import kept, tell

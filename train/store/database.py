@@ -25,9 +25,9 @@ from optuna.trial import TrialState
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-from train.records.codec import plain
 from train.records.errors import StudyError
 from train.records.keys import IDENTITY, UUID, WORKER
+from train.records.record_files import plain
 from train.store.abandoned import queue_retry
 from train.store.address import LOCK_TIMEOUT_S, SQLITE_HEADER, connect_args, shown_url, sqlite_path
 from train.store.lock import reach, study_lock

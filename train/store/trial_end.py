@@ -16,7 +16,7 @@ from typing import Any
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from train.records.codec import write_json
+from train.records.record_files import write_json
 from train.records.results import trial_folder
 
 logger = logging.getLogger(__name__)

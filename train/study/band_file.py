@@ -12,8 +12,8 @@ import numpy as np
 
 from market.files import write_whole
 from market.planted import Law, best_rule, recipe_of, signal_at
-from train.records.codec import reason_of
 from train.records.errors import StudyError
+from train.records.record_files import reason_of
 from train.records.results import UNREADABLE, find_closes
 from train.records.stored import TrialSettings
 from train.validation.band_curves import BandCurves

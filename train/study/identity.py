@@ -15,8 +15,8 @@ import optuna
 
 from train.config import TrainConfig
 from train.env_factory import resolved_rules
-from train.records.codec import plain
 from train.records.keys import CODE_VERSION
+from train.records.record_files import plain
 from train.records.stored import Identity
 from train.study.folds import LEAST_TRADED_BARS, VALIDATION_FRACTION, FoldedData
 from train.study.objective import DEFAULT_BOUNDS, LEAST_EXPOSURE, SPREAD_WEIGHT, Bounds

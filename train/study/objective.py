@@ -33,10 +33,10 @@ from train.device import is_out_of_memory, release_memory
 from train.env_factory import resolved_rules
 from train.records.account import LEAST_EXPOSURE
 from train.records.attributes import uuid_in
-from train.records.codec import plain, write_json
 from train.records.defaults import MAX_DRAWDOWN, MIN_TRADES
 from train.records.keys import CODE_VERSION, FAILURE, INTERRUPTED, SETTINGS
 from train.records.provenance import trial_code_sha256
+from train.records.record_files import plain, write_json
 from train.records.results import split_folder, trial_folder
 from train.records.stored import DataFacts, FoldBars, PolicyOrigin, TrialSettings
 from train.run import Progress, TrainingDiverged

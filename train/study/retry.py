@@ -16,8 +16,8 @@ import optuna
 
 from market.files import write_whole
 from train.checkpoint import Checkpoints, anywhere, copy_policy, differences
-from train.records.codec import plain, read_record
 from train.records.keys import RETRY_OF, SETTINGS
+from train.records.record_files import plain, read_record
 from train.records.results import read_equity, split_folder, trial_folder
 from train.records.stored import SplitResult, TrialSettings
 from train.run import BEST_POLICY, LAST_POLICY

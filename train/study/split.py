@@ -18,8 +18,8 @@ from train.config import TrainConfig
 from train.env_factory import rules_of
 from train.evaluator import EpisodeRecord, step_of
 from train.records.account import Metrics
-from train.records.codec import plain, with_null, write_json
 from train.records.provenance import code_version
+from train.records.record_files import plain, with_null, write_json
 from train.records.stored import Made, PolicyOrigin, SplitResult
 from train.run import Progress, TrainingDiverged, train_policy
 from train.study.attainable import attainable_by, tradable

@@ -14,7 +14,7 @@ import numpy as np
 
 from market.files import write_whole
 from train.config import TrainConfig
-from train.records.codec import plain
+from train.records.record_files import plain
 from train.records.results import closes_file
 from train.study.folds import FoldedData
 

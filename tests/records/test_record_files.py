@@ -21,8 +21,8 @@ from tests.support.stored_names import unpack_earlier
 from train.records import stored
 from train.records.account import Metrics
 from train.records.attributes import identity_in, splits_in
-from train.records.codec import decode, plain, read_record, with_null, write_json
 from train.records.errors import StudyError
+from train.records.record_files import decode, plain, read_record, with_null, write_json
 from train.records.stored import (
     DeploymentFacts,
     HoldoutScore,

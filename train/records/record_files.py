@@ -1,21 +1,19 @@
-"""The one codec of the JSON that a study leaves behind: typed records in, typed records out.
+"""The JSON that a study leaves behind, by the codec of `market`: typed records in, typed records out.
 
-Records are frozen dataclasses (and `msgspec.Struct`s where a stored name is no Python name). Reading checks every field
-and names the file and the field that are wrong. Fields that a record does not have are passed over, so an older program
-reads what a newer one wrote; a field that came later has a default.
+Fields that a record does not have are passed over, so an older program reads what a newer one wrote; a field that came
+later has a default. In the figures of an account null stands for nan.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-import numpy as np
 
+from market import codec
 from market.errors import UserError
 from market.files import write_whole
 from train.records.errors import StudyError
@@ -38,10 +36,7 @@ def decode(content: Any, type_: type[T], where: str, error: type[UserError] = St
     Raises:
         error: a field is missing or of another type; names it.
     """
-    try:
-        return msgspec.convert(_with_undefined(content), type_, strict=True)
-    except (msgspec.ValidationError, RecursionError) as fault:
-        raise error(f"{where} cannot be read ({fault}); {advice}") from fault
+    return codec.decode(_with_undefined(content), type_, error, where, advice)
 
 
 def read_record(path: Path, type_: type[T]) -> T:
@@ -59,23 +54,17 @@ def read_plain(path: Path, advice: str = RESTORE) -> dict[str, Any]:
     Raises:
         StudyError: missing or damaged; names the file.
     """
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise StudyError(f"{path} cannot be read ({reason_of(error)}); {advice}") from error
-    if not isinstance(content, dict):
-        raise StudyError(f"{path} cannot be read (it holds no named values); {advice}")
-    return content
+    return codec.read_object(path, StudyError, advice)
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write a record, or plain values, whole or not at all."""
-    write_whole(path, (json.dumps(plain(content), indent=1) + "\n").encode())
+    write_whole(path, codec.encode(content))
 
 
 def plain(content: Any) -> Any:
     """A record, or nested values, as JSON values; nan stays nan."""
-    return msgspec.to_builtins(content, enc_hook=_plain_value)
+    return msgspec.to_builtins(content, enc_hook=codec.plain_value)
 
 
 def _with_undefined(content: Any) -> Any:
@@ -106,11 +95,3 @@ def reason_of(error: Exception) -> str:
     """Why a file could not be read, without its name, in one line."""
     text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
     return text.partition("\n")[0]
-
-
-def _plain_value(value: object) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
