@@ -310,13 +310,13 @@ class Memory:
     def __init__(self, *errors):
         self.errors, self.tried = list(errors), []
 
-    def __call__(self, settings, data, fold, out_dir, metadata, step, checkpoints):
+    def __call__(self, settings, data, fold, out_dir, origin, step, checkpoints):
         self.tried.append((fold.index, settings.train["n_envs"], settings.train["horizon_len"]))
         if self.errors:
             error = self.errors.pop(0)
             if error is not None:
                 raise error
-        return run_split(settings, data, fold, out_dir, metadata, step, checkpoints)
+        return run_split(settings, data, fold, out_dir, origin, step, checkpoints)
 
 
 CPU_ERROR = "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
