@@ -55,7 +55,7 @@ def train(data, folder, fold=0):
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=2))
     values = sample(SPACE, study.ask())
     settings = resolve(values | {"lookback": 3}, n_envs=4, seed=7, gpu_id=-1)
-    return settings, run_split(settings, data, data.folds[fold], folder, origin())
+    return settings, run_split(settings, data, data.folds[fold], folder, origin(data.dataset))
 
 
 @pytest.fixture(scope="module")

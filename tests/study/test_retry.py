@@ -249,7 +249,7 @@ def test_a_split_begins_with_fresh_weights(tmp_path):
     settings = resolve(study.trials[0].params | real_study.GIVEN, 12, 0, -1, "ppo")
     policies = []
     for k, folder in ((1, "alone"), (0, "first"), (1, "first")):
-        run_split(settings, data, data.folds[k], tmp_path / folder, fabricated.origin())
+        run_split(settings, data, data.folds[k], tmp_path / folder, fabricated.origin(data.dataset))
         policies.append((tmp_path / folder / LAST_POLICY).read_bytes())
     assert policies[0] == policies[2] != policies[1]
 
