@@ -1,5 +1,6 @@
 """Writes the version of the code into a wheel; everything else is in pyproject.toml."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,6 +13,8 @@ class BuildWithVersion(build_py):
 
     def run(self) -> None:
         """Build, then write the commit; a tree without git keeps the file that it brought."""
+        if not self.editable_mode:
+            shutil.rmtree(self.build_lib, ignore_errors=True)  # of an earlier build: its removed modules would go in
         super().run()
         if self.editable_mode:
             return

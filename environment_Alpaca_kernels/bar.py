@@ -70,7 +70,7 @@ def step_of(version: int) -> Any:
 
             if p.trailing_stop_pct > 0:
                 execute_trailing_stops(book, coins, orders, p)
-            account_value(book.equity_at_fill, book, coins, orders, p)  # before any order of this bar
+            account_value(book, coins, orders, p)  # before any order of this bar
             order_quantities(book, coins, orders, p)
             if p.max_position_weight > 0:
                 cap_positions(book, coins, orders, p)

@@ -14,30 +14,31 @@ EQUITY_FLOOR, TARGET_WEIGHT = drop_in.EQUITY_FLOOR, drop_in.TARGET_WEIGHT
 
 
 @native
-def account_value(value: Array, book: Record, coins: int, orders: int, p: Record) -> None:
-    """Fill `value`, a field of the book: cash plus positions at the close, quote."""
+def account_value(book: Record, coins: int, orders: int, p: Record) -> None:
+    """Set book.equity_at_fill: cash plus positions at the close, quote."""
     for w in range(LANES):
-        value[w] = book.cash[w]
+        book.equity_at_fill[w] = book.cash[w]
     for a in range(p.n_assets):
         coin, order = position_at(coins, a), order_at(orders, a)
         for w in range(LANES):
-            value[w] += coin.qty[w] * order.price[w]
+            book.equity_at_fill[w] += coin.qty[w] * order.price[w]
 
 
 @native
 def mark_to_market(book: Record, coins: int, orders: int, p: Record) -> None:
     """Value account and benchmark at this bar and carry the running peak and largest drawdown on."""
-    account_value(book.equity, book, coins, orders, p)
+    for w in range(LANES):
+        book.equity[w], book.benchmark[w] = book.cash[w], 0.0
+    for a in range(p.n_assets):
+        coin, order = position_at(coins, a), order_at(orders, a)
+        for w in range(LANES):
+            book.equity[w] += coin.qty[w] * order.price[w]
+            book.benchmark[w] += coin.benchmark_qty[w] * order.price[w]
     for w in range(LANES):
         peak = where(book.equity[w] > book.peak[w], book.equity[w], book.peak[w])
         drawdown = 1.0 - book.equity[w] / peak
         book.peak[w] = peak
         book.max_drawdown[w] = where(drawdown > book.max_drawdown[w], drawdown, book.max_drawdown[w])
-        book.benchmark[w] = 0.0
-    for a in range(p.n_assets):
-        coin, order = position_at(coins, a), order_at(orders, a)
-        for w in range(LANES):
-            book.benchmark[w] += coin.benchmark_qty[w] * order.price[w]
 
 
 @native

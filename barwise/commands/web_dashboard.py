@@ -11,15 +11,6 @@ from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-if TYPE_CHECKING:
-    from optuna.storages import RDBStorage
-    from sqlalchemy.engine import URL
-
-    from train.watch.snapshot import Snapshot
-
-
-from typing import TYPE_CHECKING
-
 from barwise.arguments import add_study, exit_code, here, storage_of
 from train.records.errors import StudyError
 from train.records.provenance import home

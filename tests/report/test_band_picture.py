@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from train.report.band_picture import BandView, band_charts
-from train.report.charts import UNITS
+from train.report.band_picture import BandView, band_figure
 from train.validation.band_curves import BandCurves, close_up, coin_columns, highest_share, shown_coins
 
 N = 5000
@@ -84,21 +82,13 @@ def test_arrays_that_do_not_fit_are_refused(curves):
         replace(curves, lo=curves.lo[:, :1])
 
 
-def test_the_page_draws_price_and_band_of_each_coin_twice_inside_the_area(curves):
-    html = band_charts(BandView("Trial 0", curves))
-    assert re.findall(r"<figcaption><b>(\w+)</b> ([^<]*)", html) == [
-        (ticker, what) for ticker in ("BTC", "ETH") for what in ("all 5,000 bars", "close-up: 300 bars")
-    ]
-    assert html.count('<path class="band"') == html.count('<path class="held"') == 4
-    assert "edge" not in html
-    for points in re.findall(r'<path class="(?:band|held|range)" d="M([^"Z]*)', html):
-        xy = np.array([pair.split() for pair in points.split("L")], dtype=float)
-        assert (xy >= 0).all()
-        assert (xy <= UNITS).all()
-
-
-def test_the_known_best_band_is_drawn_and_named(curves):
+def test_each_coin_is_drawn_twice_with_the_best_band_where_it_is_known(curves):
     known = replace(curves, best_lo=np.zeros((N, 2)), best_hi=np.full((N, 2), 0.5))
-    html = band_charts(BandView("Trial 0", known))
-    assert html.count('<path class="edge"') == 4
-    assert "edges of the best band" in html
+    drawn, with_best = (list(BandView("Trial 0", c).charts()) for c in (curves, known))
+    expected = [(ticker, what) for ticker in ("BTC", "ETH") for what in ("all 5,000 bars", "close-up: 300 bars")]
+    assert [(ticker, what) for ticker, what, _ in drawn] == expected
+    dashes = "stroke-dasharray: 3.6,1.8"
+    assert not any(dashes in svg for _, _, svg in drawn)
+    assert [svg.count(dashes) for _, _, svg in with_best] == [0, 2, 0, 2]  # a column of many bars has no best band
+    (_, ymin), (_, ymax) = band_figure(known, "x").axes[1].viewLim.get_points()
+    assert (ymin, ymax) == (-1.0, 51.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import re
@@ -17,19 +16,20 @@ import pytest
 from msgspec import UNSET
 from optuna.trial import TrialState
 
+from barwise.commands import write_report as write_report_command
 from tests.support import fabricated_study as fabricated
 from train import finish
 from train.findings.holdout import score_text
 from train.findings.returns import layout_of, mean_returns, read_returns
 from train.records.account import Metrics
-from train.records.codec import plain, with_null, write_json
+from train.records.codec import plain, write_json
 from train.records.errors import StudyError
 from train.records.results import closes_file, read_closes, split_folder, study_folder, trial_folder
 from train.records.stored import StudyFile
 from train.report import collect as report_module
 from train.report.collect import collect, report_ended_study, write_report
 from train.report.curves import compounded, read_split
-from train.report.figures import COLUMNS, NOT_UNDER_A_YEAR
+from train.report.page import COLUMNS, NOT_UNDER_A_YEAR
 from train.report.verdict import holdout_text
 from train.runner.worker import Ending
 from train.store.address import command_text
@@ -37,8 +37,6 @@ from train.study.folds import fold_data
 from train.study.progress import check_text
 from train.study.split import ATTAINABLE
 from train.study.split_plan import SplitPlan
-
-REPO = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +62,12 @@ def html_of(study, folder: Path) -> str:
     return write_report(study, folder).read_text()
 
 
+@pytest.fixture(scope="module")
+def written(made):
+    """The page of that study."""
+    return html_of(*made)
+
+
 def section(html: str, name: str) -> str:
     return html.partition(f'id="{name}"')[2].partition("</section>")[0]
 
@@ -78,9 +82,9 @@ def table_row(html: str, name: str) -> dict[str, list[str]]:
     }
 
 
-def test_the_numbers_of_a_split_are_those_of_its_result_file(made):
+def test_the_numbers_of_a_split_are_those_of_its_result_file(made, written):
     study, folder = made
-    html, best = html_of(study, folder), collect(study, folder).best
+    html, best = written, collect(study, folder).best
     for fold in range(6):
         written = json.loads((split_folder(folder, best, fold) / "result.json").read_text())
         row = table_row(html, f"split {fold}")
@@ -132,43 +136,34 @@ def test_random_orders_trade_no_more_than_the_policy(made):
         assert (np.diff(path.random.quantiles, axis=0) >= 0.0).all()
 
 
-def test_the_header_says_what_the_study_stands_on(made, folded):
-    study, folder = made
-    html = html_of(study, folder)
-    head = html.partition("</header>")[0]
-    for text in (
-        "SYNTHETIC DATA", "made_up", folded.dataset.sha256, "BTC, ETH, LTC", "5m", "2024-01-01",
-        "4 complete, 1 pruned, 1 failed, 1 running", "0.250% and 0.250% of notional", "0.05% of every order",
-        "alpaca", "study 7", "abc123",
-    ):  # fmt: skip
-        assert text in head, text
-    assert f"{folded.purge_bars} bars are purged" in html
-    assert "&lt;b&gt;no memory&lt;/b&gt;" in html
+@pytest.mark.parametrize(
+    ("part", "texts"),
+    [
+        ("about", ["made_up", "BTC, ETH, LTC", "5m", "2024-01-01", "4 complete, 1 pruned, 1 failed, 1 running"]),
+        ("about", ["0.250% and 0.250% of notional", "0.05% of every order", "alpaca", "study 7", "abc123"]),
+        ("verdict", ["Of 5 trials that differ as these do", "With only 5 trials these figures are crude"]),
+        ("verdict", ["PBO is undefined: it compares completed trials, 10 at least, and there are 4"]),
+        ("verdict", ["No bars were held out"]),
+        ("equity", ["It was chosen by its results on these very blocks, so these curves flatter it"]),
+        ("equity", ["afresh (faint vertical lines): 4 times on each path", "not corrected for that choice"]),
+        ("equity", ["less concentrated than an agent may be"]),
+        ("trials", ["&lt;b&gt;no memory&lt;/b&gt;"]),
+        ("reading", ["In mode standard a policy also trains on bars after its test block", "survivorship"]),
+        ("reading", ["Earlier studies of the same bars were tries as well", "again at the first bar after each gap"]),
+    ],
+)
+def test_the_page_says_what_the_study_stands_on_and_what_flatters(written, part, texts):
+    for text in texts:
+        assert text in section(written, part), text
 
 
-def test_the_verdict_counts_pruned_trials_and_says_pbo(made):
-    html = section(html_of(*made), "verdict")
-    assert "Of 5 trials that differ as these do" in html
-    assert "PBO is undefined: it compares completed trials, 10 at least, and there are 4" in html
-    assert "With only 5 trials these figures are crude" in html
-    assert "No bars were held out" in html
-
-
-def test_the_page_begins_with_the_one_conclusion_and_says_what_flatters(made):
-    study, folder = made
-    page = collect(study, folder)
+def test_the_page_begins_with_the_data_and_the_one_conclusion(made, written, folded):
+    page = collect(*made)
     assert page.verdict.sentences[0].startswith("Not evidence of skill: the deflated Sharpe of the lead is")
-    html = html_of(study, folder)
-    assert len(re.findall("vidence of skill", html)) == 1
-    equity, reading = section(html, "equity"), section(html, "reading")
-    assert "It was chosen by its results on these very blocks, so these curves flatter it" in equity
-    assert "afresh (faint vertical lines): 4 times on each path" in equity
-    assert "less concentrated than an agent may be" in equity
-    assert "not corrected for that choice" in equity
-    assert "In mode standard a policy also trains on bars after its test block" in reading
-    assert "survivorship" in reading
-    assert "Earlier studies of the same bars were tries as well" in reading
-    assert "again at the first bar after each gap" in reading
+    assert len(re.findall("vidence of skill", written)) == 1
+    assert "SYNTHETIC DATA" in written.partition("</header>")[0]
+    assert folded.dataset.sha256 in section(written, "about")
+    assert f"{folded.purge_bars} bars are purged" in section(written, "reading")
     numbers = {name: number for name, number, _ in page.verdict.numbers}
     assert numbers["Sharpe of the paths"] == f"{np.mean([p.agent_figures.sharpe for p in page.paths]):.2f}"
 
@@ -192,22 +187,19 @@ def test_returns_are_the_mean_over_the_splits_that_test_a_bar(made):
 def test_one_trial_alone_has_no_pbo_and_no_importances(folded, tmp_path):
     study, folder = fabricated.new_study(tmp_path, folded)
     fabricated.add_complete(study, folder, folded)
-    html = html_of(study, folder)
-    assert "PBO is undefined: it compares completed trials, 10 at least, and there is 1" in html
-    assert "With 1 completed trials, which settings mattered cannot be told" in html
+    page = collect(study, folder)
+    assert "PBO is undefined: it compares completed trials, 10 at least, and there is 1." in page.verdict.sentences
+    assert page.importances_note.startswith("With 1 completed trials, which settings mattered cannot be told")
 
 
 def test_a_study_without_a_completed_trial_has_a_page(folded, tmp_path):
     study, folder = fabricated.new_study(tmp_path, folded)
+    assert "There is no trial yet" in html_of(study, folder)
     fabricated.add_ended(study, TrialState.FAIL, "disk full")
     html = html_of(study, folder)
     assert "cannot be judged: no trial completed (1 failed)" in html
     assert "disk full" in html
     assert "<svg" not in html
-
-
-def test_a_study_without_any_trial_has_a_page(folded, tmp_path):
-    assert "There is no trial yet" in html_of(*fabricated.new_study(tmp_path, folded))
 
 
 def test_importances_with_enough_trials(folded, tmp_path, made):
@@ -251,30 +243,31 @@ def test_a_damaged_file_of_the_best_trial_costs_only_what_it_held(study_and_copy
     path.unlink()
     if damage != "missing":
         path.write_bytes(content[: len(content) // 2] if damage == "torn" else b"")
-    html = html_of(study, folder)
-    assert "split 5" in html
+    page = collect(study, folder)
+    # the database has a copy of the figures
+    assert [row.name for row in page.rows][:6] == [f"split {i}" for i in range(6)]
     if name == "equity.npz":
-        assert "Path 3 of 3" in html
-        assert "1 not shown, for files are missing" in html
-        assert f"equity files of trial {best}, the best, are missing or damaged" in html
+        assert [path.title for path in page.paths] == ["Path 2 of 3", "Path 3 of 3"]
+        assert "1 not shown, for files are missing" in page.paths_note
+        assert f"equity files of trial {best}, the best, are missing or damaged" in page.verdict.sentences[0]
         assert str(path) in caplog.text
-    else:  # the database has a copy of the figures
-        assert "split 0" in html
-        assert "Path 1 of 3" in html
-
-
-@pytest.mark.parametrize("name", ["settings.json", "closes"])
-def test_without_settings_or_closes_the_rest_is_there(study_and_copy, name):
-    study, folder = study_and_copy
-    best = collect(study, folder).best
-    path = closes_file(folder, "5m") if name == "closes" else trial_folder(folder, best) / name
-    path.unlink()
-    html = html_of(study, folder)
-    if name == "closes":
-        assert "closing prices are not kept" in html
-        assert "Path 1 of 3" in html
     else:
-        assert "settings.json is missing or damaged" in html
+        assert len(page.paths) == 3
+
+
+@pytest.mark.parametrize(
+    ("file_of", "text", "n_paths"),
+    [
+        (lambda folder, best: closes_file(folder, "5m"), "closing prices are not kept", 3),
+        (lambda folder, best: trial_folder(folder, best) / "settings.json", "settings.json is missing or damaged", 0),
+    ],
+)
+def test_without_settings_or_closes_the_rest_is_there(study_and_copy, file_of, text, n_paths):
+    study, folder = study_and_copy
+    file_of(folder, collect(study, folder).best).unlink()
+    html = html_of(study, folder)
+    assert text in section(html, "equity")
+    assert html.count("<figure>") == n_paths
     assert "split 0" in html
 
 
@@ -283,9 +276,9 @@ def test_a_missing_folder_of_another_trial_leaves_it_out_of_the_comparison(study
     best = collect(study, folder).best
     other = next(n for n in range(4) if n != best)
     shutil.rmtree(trial_folder(folder, other))
-    html = section(html_of(study, folder), "verdict")
-    assert "Of 5 trials that differ as these do" in html
-    assert "PBO is undefined: it compares completed trials, 10 at least, and there are 3" in html
+    verdict = " ".join(collect(study, folder).verdict.sentences)
+    assert "Of 5 trials that differ as these do" in verdict
+    assert "PBO is undefined: it compares completed trials, 10 at least, and there are 3" in verdict
 
 
 def test_a_trial_that_went_to_nothing_can_be_judged(made):
@@ -327,7 +320,7 @@ def test_two_studies_of_one_name_have_two_pages(folded, tmp_path):
         ({}, "which is within the chance error"),
         ({"mean_excess_sharpe": 6.5}, "above what chance explains"),
         ({"mean_excess_sharpe": 6.3}, "which is within the chance error"),
-        ({"excess_sharpe_error": None}, "undefined"),
+        ({"excess_sharpe_error": None, "sharpe_standard_error": None}, "undefined"),
         ({"mean_excess_sharpe": -9.0}, "clearly worse than equal weight"),
         ({"mean_excess_sharpe": 9.0}, "above what chance explains; how much of that is exposure to a market that fell"),
         ({"mean_excess_sharpe": 9.0, "mean_lead_sharpe": 2.0}, "above what chance explains, and so is what it earned"),
@@ -339,13 +332,12 @@ def test_two_studies_of_one_name_have_two_pages(folded, tmp_path):
 )
 def test_the_holdout_is_said_in_a_sentence(study_and_copy, change, text):
     study, folder = study_and_copy
-    scored = {"uuid": study.user_attrs["uuid"], "trial": collect(study, folder).best, "mean_excess_sharpe": 0.5,
-              "excess_sharpe_error": 3.2, "mean_lead_sharpe": None} | change  # fmt: skip
-    write_json(folder / "holdout.json", with_null(plain(fabricated.holdout_score(**scored))))
-    html = html_of(study, folder)
-    assert text in section(html, "verdict")
+    usual = {"excess_sharpe_error": 3.2, "mean_excess_sharpe": 0.5, "mean_lead_sharpe": None}
+    write_json(folder / "holdout.json", replace(scored_holdout(study_and_copy), **usual | change))
+    page = collect(study, folder)
+    assert text in page.holdout
     is_shown = change.get("trial") is None and change.get("uuid") is None
-    assert ("hold-out 0" in section(html, "figures")) == is_shown
+    assert any(row.name == "hold-out 0" for row in page.rows) == is_shown
 
 
 def scored_holdout(made, **agent):
@@ -357,10 +349,10 @@ def scored_holdout(made, **agent):
 
 def test_policies_that_hardly_traded_have_no_verdict_on_the_holdout(made):
     """Ten dollars that rose have a splendid Sharpe ratio, in a fifth of a percent of the account."""
-    study, folder = made
-    best = collect(study, folder)
-    trial = next(t for t in study.trials if t.number == best.best)
-    assert "above what chance explains" in holdout_text(study, scored_holdout(made, exposure=0.01), trial)
+    study, _ = made
+    scored = scored_holdout(made, exposure=0.01)
+    trial = study.trials[scored.trial]
+    assert "above what chance explains" in holdout_text(study, scored, trial)
     scored = scored_holdout(made, exposure=0.0099)
     said = holdout_text(study, scored, trial)
     assert "hardly traded, so there is no verdict. 1 of 2 policies hardly traded (mean exposure under 1%)" in said
@@ -370,10 +362,8 @@ def test_policies_that_hardly_traded_have_no_verdict_on_the_holdout(made):
 
 
 def test_a_holdout_of_before_the_error_of_a_difference_claims_least(made):
-    study, folder = made
-    trial = next(t for t in study.trials if t.number == collect(study, folder).best)
     scored = replace(scored_holdout(made), excess_sharpe_error=UNSET)
-    assert "with a standard error of about 1.4" in holdout_text(study, scored, trial)
+    assert "with a standard error of about 1.4" in holdout_text(made[0], scored, made[0].trials[scored.trial])
     assert "about 1.4" in score_text(scored)
 
 
@@ -382,7 +372,7 @@ def test_bars_that_wait_for_the_winner_are_named(made):
     identity = study.user_attrs["identity"]
     study.set_user_attr("identity", identity | {"holdout": {"5m": plain(fabricated.HELD)}})
     try:
-        assert "(480 of 5m) for one look" in section(html_of(study, folder), "verdict")
+        assert "(480 of 5m) for one look" in collect(study, folder).holdout
     finally:
         study.set_user_attr("identity", identity)
 
@@ -444,33 +434,26 @@ def test_compounding_by_hand():
 
 
 # ------------------------------------------------------------------------------------------- at the end, at any time
-def script():
-    spec = importlib.util.spec_from_file_location("report_script", REPO / "scripts" / "validation" / "report.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_script_writes_the_page_while_trials_are_missing(lab, folded, capsys):
     study, _ = lab.run(target=2)
     results = lab.folder / "results_dir"
     study_folder(results, StudyFile("s", study.user_attrs["uuid"]))
     where = ["--study-name", "s", "--storage", f"sqlite:///{lab.folder}/study.db", "--results-dir", str(results)]
-    assert script().main(where) == 0
+    assert write_report_command.main(where) == 0
     written = Path(capsys.readouterr().out.strip())
     assert written == results / "s" / "report.html"
     assert "2 complete" in written.read_text()
-    assert script().main([*where, "--out", str(lab.folder / "x.html")]) == 0
+    assert write_report_command.main([*where, "--out", str(lab.folder / "x.html")]) == 0
     assert (lab.folder / "x.html").exists()
 
 
 def test_the_script_refuses_what_is_not_there_and_makes_nothing(lab, tmp_path, capsys):
     lab.run(target=1)
     storage = ["--storage", f"sqlite:///{lab.folder}/study.db", "--results-dir", str(tmp_path / "none")]
-    assert script().main(["--study-name", "s", *storage]) == 2
+    assert write_report_command.main(["--study-name", "s", *storage]) == 2
     assert "no results of study s" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
-    assert script().main(["--study-name", "other", *storage]) == 2
+    assert write_report_command.main(["--study-name", "other", *storage]) == 2
 
 
 def test_a_page_can_be_written_after_an_interruption(lab, caplog):

@@ -14,6 +14,7 @@ from market.bars.candles import write_bars
 from market.dataset import make_dataset, save_dataset
 from market.sample import sample_bars, synthetic_dataset
 from train.env_factory import make_env
+from train.lookahead import accounts
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "validation" / "lookahead.py"
 COINS = ("BTC", "ETH")
@@ -105,7 +106,7 @@ def test_an_environment_that_shows_the_next_close_is_found(run, script, folder, 
             state[3] = self.price_array[min(self.account.bar + 1, len(self.price_array) - 1), 0]
             return state
 
-    monkeypatch.setattr(script, "ENVIRONMENTS", (CryptoEnvAlpaca, ShowsNextClose))
+    monkeypatch.setattr(accounts, "ENVIRONMENTS", (CryptoEnvAlpaca, ShowsNextClose))
     code, lines, _ = run("--data-dir", folder, "--steps", 60, "--cuts", 3)
     assert code == 1
     assert lines[0].startswith("LOOK-AHEAD FOUND: ShowsNextClose, 2024-01-0")

@@ -14,13 +14,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import optuna
 import pytest
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
+from barwise.commands import web_dashboard
 from tests.support.launcher_clone import clean_environment, write
 from tests.support.made_studies import close, make_study, trial
 
@@ -56,10 +56,10 @@ def command(*flags: object) -> list[str]:
 
 
 @contextmanager
-def serving(folder: Path, port: int, *flags: str) -> Iterator[subprocess.Popen]:
+def serving(folder: Path, port: int) -> Iterator[subprocess.Popen]:
     """The server, once it has said where it is."""
-    with subprocess.Popen(command("--port", port, *flags), cwd=folder, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True) as process:  # fmt: skip
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command("--port", port), cwd=folder, stdout=pipe, stderr=pipe, text=True) as process:
         try:
             yield process
         finally:
@@ -99,7 +99,7 @@ def test_a_browser_gets_the_study_and_its_pictures_until_ctrl_c(folder):
             urllib.request.urlopen(f"http://{address_of_this_machine()}:{port}/", timeout=5)
         server.send_signal(signal.SIGINT)
         assert server.wait(20) == 130
-        assert server.stderr.read() == ""
+        assert server.stderr.read() == "web_dashboard.py: interrupted\n"
     assert not (folder / "study.db-wal").exists()
     assert len(optuna.load_study(study_name="s", storage=f"sqlite:///{folder}/study.db").trials) == 2
 
@@ -115,16 +115,7 @@ def address_of_this_machine() -> str:
     return address if not address.startswith("127.") else "192.0.2.1"
 
 
-@pytest.fixture(scope="module")
-def program():
-    """The program as a module, for what ends before anything is served."""
-    spec = spec_from_file_location("web_dashboard_under_test", PROGRAM)
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_what_is_missing_is_named_and_nothing_is_made(folder, program, monkeypatch, capsys):
+def test_what_is_missing_is_named_and_nothing_is_made(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     before = {path.name for path in folder.iterdir()}
     for flags, words in (
@@ -134,41 +125,42 @@ def test_what_is_missing_is_named_and_nothing_is_made(folder, program, monkeypat
         (["--port", "0"], "--port 0: ports are 1 to 65535"),
         (["--artifact-dir", "none"], "none: there is no such folder"),
     ):
-        assert program.main(["--storage", "sqlite:///study.db", *flags]) == 2
+        assert web_dashboard.main(["--storage", "sqlite:///study.db", *flags]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert words in line
         assert {path.name for path in folder.iterdir()} == before
 
 
-def test_a_database_of_another_program_is_refused_before_anything_is_made_in_it(tmp_path, program, capsys):
+def test_a_database_of_another_program_is_refused_before_anything_is_made_in_it(tmp_path, capsys):
     path = tmp_path / "study.db"
     connection = sqlite3.connect(path)
     connection.execute("CREATE TABLE recipes (name TEXT)")
     connection.close()
     before = path.read_bytes()
-    assert program.main(["--storage", f"sqlite:///{path}"]) == 2
+    assert web_dashboard.main(["--storage", f"sqlite:///{path}"]) == 2
     assert "holds no Optuna study" in capsys.readouterr().err
     assert path.read_bytes() == before
 
 
-def test_the_shell_script_uses_the_launchers_environment_and_passes_every_flag_on(clone, tmp_path):
-    script = clone.root / "scripts" / "monitoring" / "web_dashboard.sh"
-    script.parent.mkdir(parents=True)
-    shutil.copy(ROOT / "scripts" / "monitoring" / "web_dashboard.sh", script)
+@pytest.fixture
+def script(clone):
+    place = clone.root / "scripts" / "monitoring" / "web_dashboard.sh"
+    place.parent.mkdir(parents=True)
+    return shutil.copy(ROOT / "scripts" / "monitoring" / "web_dashboard.sh", place)
+
+
+def test_the_shell_script_uses_the_launchers_environment_and_passes_every_flag_on(clone, script, tmp_path):
     write(script.with_suffix(".py"), "import os, sys\nprint(sys.executable, os.getpid(), sys.argv[1:], os.getcwd())")
     flags = ["--study", "two words", "--port", "81"]
-    with subprocess.Popen(["bash", script, *flags], cwd=tmp_path, env=clean_environment(), stdout=subprocess.PIPE,
-                          text=True) as process:  # fmt: skip
+    command = ["bash", script, *flags]
+    with subprocess.Popen(command, cwd=tmp_path, env=clean_environment(), stdout=subprocess.PIPE, text=True) as process:
         said = process.stdout.read().splitlines()[-1]
         assert process.wait(20) == 0
     # exec: the server is the process that Ctrl-C and a supervisor see.
     assert said == f"{clone.root}/.venv/bin/python {process.pid} {flags} {tmp_path}"
 
 
-def test_the_shell_script_asks_for_help_without_an_environment(clone, tmp_path):
-    script = clone.root / "scripts" / "monitoring" / "web_dashboard.sh"
-    script.parent.mkdir(parents=True)
-    shutil.copy(ROOT / "scripts" / "monitoring" / "web_dashboard.sh", script)
+def test_the_shell_script_asks_for_help_without_an_environment(clone, script, tmp_path):
     shutil.rmtree(clone.root / ".venv")
     began = time.monotonic()
     done = subprocess.run(["bash", script, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -14,9 +14,12 @@ import optuna
 import pytest
 import torch
 
+from barwise.commands import deploy_best, write_report
 from environment_Alpaca_vectorized import observation_layout
 from market.dataset import load_dataset
+from tests.support import made_deployment
 from train.config import TrainConfig
+from train.deploy.folder import Deployments
 from train.deploy.loading import load_deployment
 from train.deploy.scores import score_policies
 from train.findings.holdout import load_holdout
@@ -140,3 +143,38 @@ def test_what_c6a6d1f_did_not_write_down_is_ppo_at_full_fees(folder):
     space = Space.from_json(identity.search_space, "ppo")
     assert space.given == {"total_env_steps": 2048}
     assert "fee_ramp" not in space.ranges
+
+
+# ------------------------------------------------------------------------------------------------------- its programs
+def where(folder: Path) -> list[str]:
+    return ["--study-name", "old", "--storage", f"sqlite:///{folder}/study.db", "--results-dir", f"{folder}/results"]
+
+
+def test_a_study_of_c6a6d1f_is_reported(folder):
+    assert write_report.main([*where(folder), "--out", str(folder / "page.html")]) == 0
+    page = (folder / "page.html").read_text()
+    assert "SYNTHETIC" in page
+    assert "Spent on" not in page  # its hold-out was scored for the trial that is still the best
+    assert "policies of trial 1 on 480 bars" in page
+
+
+@pytest.mark.slow
+def test_a_study_of_c6a6d1f_is_judged_in_a_dry_run(folder, caplog):
+    caplog.set_level("INFO")
+    given = ["--data-dir", f"{folder}/bars", "--deployments-dir", f"{folder}/deployments", "--dry-run", "--seed", "1"]
+    before = (folder / "deployments" / "decisions.jsonl").read_bytes()
+    code = deploy_best.main([*where(folder), *given, "--allow-unproven", "--allow-synthetic"])
+    assert code in (0, 3)
+    assert "dry run" in caplog.text
+    assert (folder / "deployments" / "decisions.jsonl").read_bytes() == before
+
+
+def test_a_deployment_of_c6a6d1f_is_rolled_back_to(folder):
+    deployments = Deployments(folder / "deployments")
+    old = deployments.current_name()
+    with deployments.locked():
+        deployments.install("newer", lambda place: made_deployment.write(place, name="newer"), lambda _: None, {})
+    assert deployments.current_name() == "newer"
+    assert deploy_best.main([*where(folder), "--deployments-dir", str(folder / "deployments"), "--rollback"]) == 0
+    assert deployments.current_name() == old
+    assert deployments.current().facts.study == "old"

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
-import subprocess
-import sys
 import time
 
 import pytest
 from sqlalchemy import text
 
-from tests.support.made_studies import close, make_study, trial, url_of, use_rollback_journal
+from tests.support.made_studies import close, locked, make_study, trial, url_of, use_rollback_journal
 from train.records.errors import StudyError
 from train.watch import reading
 from train.watch.reading import UnavailableError, read
 from train.watch.snapshot import take_snapshot
-
-HOLD = """
-import sqlite3, sys
-connection = sqlite3.connect(sys.argv[1], isolation_level=None)
-connection.execute("BEGIN EXCLUSIVE")
-print("held", flush=True)
-sys.stdin.read()
-"""
 
 
 def contents(folder):
@@ -31,24 +21,6 @@ def contents(folder):
 
 def n_trials(connection):
     return connection.execute(text("SELECT COUNT(*) FROM trials")).scalar()
-
-
-@pytest.fixture
-def hold_lock(tmp_path):
-    """Another process that holds the database until its standard input ends."""
-    processes = []
-
-    def hold():
-        command = [sys.executable, "-c", HOLD, str(tmp_path / "study.db")]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert process.stdout.readline() == "held\n"
-        processes.append(process)
-        return process
-
-    yield hold
-    for process in processes:
-        process.kill()
-        process.wait()
 
 
 @pytest.mark.parametrize("journal", ["write-ahead", "rollback"])
@@ -127,23 +99,22 @@ def test_a_damaged_database_is_unavailable_and_not_a_traceback(tmp_path):
         take_snapshot(url_of(tmp_path), "s")
 
 
-def test_a_locked_database_is_said_to_be_locked_and_read_when_it_is_free(tmp_path, hold_lock, monkeypatch):
+def test_a_locked_database_is_said_to_be_locked_and_read_when_it_is_free(tmp_path, monkeypatch):
     close(make_study(tmp_path, [trial(value=1.0)]))
     use_rollback_journal(tmp_path / "study.db")
     monkeypatch.setattr(reading, "PATIENCE_S", 0.2)
-    holder = hold_lock()
-    started = time.monotonic()
-    with pytest.raises(UnavailableError, match="locked"):
-        take_snapshot(url_of(tmp_path), "s")
-    assert time.monotonic() - started < 5.0
-    holder.communicate("")
+    with locked(tmp_path / "study.db"):
+        started = time.monotonic()
+        with pytest.raises(UnavailableError, match="locked"):
+            take_snapshot(url_of(tmp_path), "s")
+        assert time.monotonic() - started < 5.0
     assert take_snapshot(url_of(tmp_path), "s").count("COMPLETE") == 1
 
 
-def test_a_writer_that_holds_a_write_ahead_database_keeps_nobody_from_looking(tmp_path, hold_lock):
+def test_a_writer_that_holds_a_write_ahead_database_keeps_nobody_from_looking(tmp_path):
     study = make_study(tmp_path, [trial(value=1.0)])
-    hold_lock()
-    assert take_snapshot(url_of(tmp_path), "s").count("COMPLETE") == 1
+    with locked(tmp_path / "study.db"):
+        assert take_snapshot(url_of(tmp_path), "s").count("COMPLETE") == 1
     close(study)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 import tempfile
-from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 
@@ -46,13 +45,11 @@ def test_every_trial_is_as_optuna_has_it(tmp_path):
     study = make_study(tmp_path, trials)
     seen = snapshot(tmp_path)
     known = study.get_trials()
-    assert [t.number for t in seen.trials] == [t.number for t in known]
-    assert Counter(t.state for t in seen.trials) == Counter(t.state.name for t in known)
-    assert [t.started for t in seen.trials] == [t.datetime_start for t in known]
-    assert [t.ended for t in seen.trials] == [t.datetime_complete for t in known]
-    assert [t.value for t in seen.trials] == [t.value if t.state == COMPLETE else None for t in known]
-    assert seen.best.number == study.best_trial.number
-    assert seen.best.value == study.best_value
+    read = [(t.number, t.state, t.started, t.ended, t.value) for t in seen.trials]
+    values = [t.value if t.state == COMPLETE else None for t in known]
+    rows = [(t.number, t.state.name, t.datetime_start, t.datetime_complete) for t in known]
+    assert read == [(*row, value) for row, value in zip(rows, values, strict=True)]
+    assert (seen.best.number, seen.best.value) == (study.best_trial.number, study.best_value)
     assert dict(seen.best.params) == study.best_params
     assert list(seen.best.params) == list(SPACE)
     assert seen.best.splits == {0: 0.5, 1: -1.5}

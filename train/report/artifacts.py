@@ -11,27 +11,29 @@ import math
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.exceptions import StorageInternalError
 
+from train.findings.returns import Columns
 from train.records.attributes import splits_in
 from train.records.codec import read_record
 from train.records.keys import SETTINGS
 from train.records.results import artifacts_folder, read_equity, split_folder, trial_folder
 from train.records.stored import SplitFigures, TrialSettings
-from train.report.band_png import band_figure
-from train.report.curves import UNREADABLE
-from train.report.picture import AGENT, BENCHMARK
+from train.report.band_picture import band_figure
+from train.report.charts import AGENT, EQUAL, INK, STYLE, thinned
+from train.report.curves import UNREADABLE, accounts, compounded, held
 from train.study.band_file import BAND_FILE, read_band
 
 logger = logging.getLogger(__name__)
@@ -39,7 +41,6 @@ logger = logging.getLogger(__name__)
 PICTURE, BAND_PICTURE = "equity.png", "band.png"
 MOST_PANELS = 24  # splits drawn, so that a trial with very many does not wait for its picture
 N_COLUMNS = 3
-CURVE_POINTS = 600  # drawn per curve; a panel is some 350 pixels wide
 PANEL_INCHES, DOTS_PER_INCH = (3.6, 2.1), 96
 
 
@@ -118,45 +119,38 @@ def equity_figure(study_folder: Path, trial_number: int, user_attrs: Mapping[str
         return None
     n_columns = min(N_COLUMNS, len(drawn))
     n_rows = math.ceil(len(drawn) / n_columns)
-    width, height = PANEL_INCHES
-    figure = Figure(figsize=(width * n_columns, height * n_rows + 0.7), dpi=DOTS_PER_INCH)
-    FigureCanvasAgg(figure)
-    panels = list(figure.subplots(n_rows, n_columns, sharey=True, squeeze=False).flat)
-    for axes, fold in zip(panels, drawn, strict=False):
-        _draw_split(axes, read_equity(paths[fold]), f"split {fold}: {_excess_text(figures[fold])}")
-    for axes in panels[len(drawn) :]:
-        axes.set_axis_off()
     hidden = len(paths) - len(drawn)
     title = f"Trial {trial_number}: equity on the test blocks of each split, blocks joined, each split from 1"
     title += f"; {hidden} more splits not drawn" if hidden else ""
-    figure.suptitle(
-        "\n".join([title, *textwrap.wrap(str(user_attrs.get("data_label", "")), 60 * n_columns)]), fontsize=8
-    )
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="lower center", ncols=2, frameon=False, fontsize=9)
-    figure.tight_layout(rect=(0, 0.3 / (height * n_rows + 0.7), 1, 1))
+    label = textwrap.wrap(str(user_attrs.get("data_label", "")), 60 * n_columns)
+    with rc_context({**STYLE, "font.size": 7.0, "axes.titlesize": 9.0}):
+        size = (PANEL_INCHES[0] * n_columns, PANEL_INCHES[1] * n_rows + 0.7)
+        figure = Figure(size, dpi=DOTS_PER_INCH, layout="constrained")
+        FigureCanvasAgg(figure)
+        panels = list(figure.subplots(n_rows, n_columns, sharey=True, squeeze=False).flat)
+        for axes, fold in zip(panels, drawn, strict=False):
+            axes.set_title(f"split {fold}: {_excess_text(figures[fold])}")
+            _draw_split(axes, accounts(read_equity(paths[fold])))
+        for axes in panels[len(drawn) :]:
+            axes.set_axis_off()
+        figure.suptitle("\n".join([title, *label]), fontsize=8)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=9)
     return figure
 
 
-def _draw_split(axes: Axes, curves: Mapping[str, np.ndarray], title: str) -> None:
+def _draw_split(axes: Axes, blocks: Sequence[Columns]) -> None:
     """Both accounts, the blocks compounded one after the other; a line where a block ends."""
-    blocks = [curves["segment"] == number for number in np.unique(curves["segment"])]
-    start = 0
-    for name, color, label in (("benchmark_equity", BENCHMARK, "equal weight"), ("equity", AGENT, "agent")):
-        level, parts = 1.0, []
-        for rows in blocks:
-            parts.append(level * curves[name][rows] / curves["equity"][rows][0])
-            level = parts[-1][-1]
-        value = np.concatenate(parts)
-        rows = np.linspace(0, len(value) - 1, min(len(value), CURVE_POINTS)).astype(np.int64)
-        axes.plot(rows, value[rows], color=color, linewidth=0.9, label=label)
-    for rows in blocks[:-1]:
-        start += int(rows.sum())
-        axes.axvline(start, color="#9a9a9a", linewidth=0.7, linestyle=":")
-    axes.axhline(1.0, color="black", linewidth=0.6)
-    axes.set_title(title, fontsize=9, loc="left")
-    axes.tick_params(labelsize=7)
+    for values, color, label in (
+        ([held(block) for block in blocks], EQUAL, "equal weight"),
+        ([block["equity"] for block in blocks], AGENT, "agent"),
+    ):
+        curve = compounded(values)
+        axes.plot(*thinned(np.arange(len(curve)), curve), color=color, linewidth=0.9, label=label)
+    for end in np.cumsum([len(block["equity"]) for block in blocks[:-1]]):
+        axes.axvline(end, color="#9a9a9a", linewidth=0.7, linestyle=":")
+    axes.axhline(1.0, color=INK, linewidth=0.6)
     axes.xaxis.set_ticks([])
-    axes.spines[["top", "right", "bottom"]].set_visible(False)
 
 
 def _excess_text(split: SplitFigures) -> str:

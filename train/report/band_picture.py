@@ -1,24 +1,27 @@
-"""The band of a policy as charts of the report: price, edges and held weight of every coin."""
+"""The band of a policy in pictures: price, edges and held weight of every coin."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
 
 import numpy as np
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.ticker import MaxNLocator
 
-from train.report.charts import DAY_S, Axis, Band, Line, chart, number_axis
-from train.report.figures import escape
-from train.validation.band_curves import BandCurves, CoinColumns, close_up, coin_columns, highest_share, shown_coins
+from train.report.charts import AGENT, COIN, EQUAL, STYLE, inline_svg
+from train.validation.band_curves import BandCurves, close_up, coin_columns, highest_share, shown_coins
 
+BAND = "#56b4e9"
 MOST_COINS = 6
-PRICE_PX, BAND_PX = 70, 150
-LEGEND = (
-    ("band", "band: nothing is traded while the weight is inside"),
-    ("held", "held weight, % of the account; its range where many bars share a point"),
-)
-BEST = ("edge", "edges of the best band for the planted signal (close-ups only)")
+HEIGHT_INCHES = 2.9
+WIDTH_INCHES, DOTS_PER_INCH = 12.4, 96
+DAY_S = 86_400
 
 
 @dataclass(frozen=True)
@@ -28,56 +31,69 @@ class BandView:
     title: str  # whose band, and on which bars
     curves: BandCurves
 
+    @property
+    def n_hidden(self) -> int:
+        """Coins that are not drawn."""
+        return max(len(self.curves.tickers) - MOST_COINS, 0)
 
-def band_charts(view: BandView) -> str:
-    """Legend and two figures for each coin: all bars, and the stretch in which its weight was moved most."""
-    curves, coins = view.curves, shown_coins(view.curves, MOST_COINS)
-    keys = (*LEGEND, BEST) if curves.best_lo is not None else LEGEND
-    legend = "".join(f'<li class="{kind}"><i></i>{escape(text)}</li>' for kind, text in keys)
-    figures = "".join(_coin(curves, coin) for coin in coins)
+    def charts(self) -> Iterator[tuple[str, str, Markup]]:
+        """Two charts for each coin, with its name and what is shown: all bars, and the stretch it moved most in."""
+        for coin in shown_coins(self.curves, MOST_COINS):
+            ticker, near = self.curves.tickers[coin], close_up(self.curves, coin)
+            whole = slice(0, len(self.curves.time_s))
+            for rows, what in ((whole, f"all {whole.stop:,} bars"), (near, f"close-up: {near.stop - near.start} bars")):
+                draw = partial(draw_coin, curves=self.curves, coin=coin, rows=rows, title="price")
+                said = f"{ticker}, {what}: price, band and held weight"
+                yield ticker, what, inline_svg(said, HEIGHT_INCHES, draw)
+
+
+def band_figure(curves: BandCurves, title: str) -> Figure:
+    """All coins as one picture; each on all bars and, next to it, on the busiest stretch."""
+    coins = shown_coins(curves, MOST_COINS)
     hidden = len(curves.tickers) - len(coins)
-    more = f'<p class="small">{hidden} more coins, whose weight moved less, are not drawn.</p>' if hidden else ""
-    return f'<ul class="legend">{legend}</ul><div class="paths">{figures}</div>{more}'
+    title += f"\n{hidden} more coins, which moved less, are not drawn" if hidden else ""
+    with rc_context({**STYLE, "font.size": 8.0, "axes.titlesize": 9.0}):
+        figure = Figure((WIDTH_INCHES, HEIGHT_INCHES * len(coins) + 0.6), dpi=DOTS_PER_INCH, layout="constrained")
+        FigureCanvasAgg(figure)
+        panels = figure.subfigures(len(coins), 2, squeeze=False, width_ratios=(1.5, 1.0))
+        for coin, (left, right) in zip(coins, panels, strict=True):
+            near = close_up(curves, coin)
+            draw_coin(left, curves, coin, slice(0, len(curves.time_s)), f"{curves.tickers[coin]}: price")
+            draw_coin(right, curves, coin, near, f"bars {near.start} to {near.stop - 1}")
+        figure.suptitle(title, fontsize=9)
+        handles, labels = figure.axes[-1].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(handles), fontsize=9)
+    return figure
 
 
-def _coin(curves: BandCurves, coin: int) -> str:
-    near = close_up(curves, coin)
-    percent = _percent_axis(highest_share(curves, coin))
-    whole = _figure(curves, coin, percent, f"all {len(curves.time_s):,} bars")
-    return whole + _figure(curves.rows(near), coin, percent, f"close-up: {near.stop - near.start} bars")
-
-
-def _percent_axis(highest: float) -> Axis:
-    """From 0 to a share of the account, in percent."""
-    step = 25 if highest > 0.5 else 10 if highest > 0.25 else 5
-    ticks = tuple((float(v), f"{v}") for v in range(0, round(100 * highest) + 1, step))
-    return Axis(-2.0 * highest, 102.0 * highest, ticks)
-
-
-def _figure(curves: BandCurves, coin: int, percent: Axis, what: str) -> str:
-    ticker = curves.tickers[coin]
-    c, starts = coin_columns(curves, coin), curves.starts[1:].tolist()
-    row, x = c.row.astype(np.float64), _bars_axis(curves.time_s)
-    above = chart([Line("coin", row, c.price)], x, number_axis([c.price]), height_px=PRICE_PX, lines_at=starts,
-                  said=f"{ticker}, {what}: price", y_title="price")  # fmt: skip
-    below = chart(_marks(c, row), x, percent, height_px=BAND_PX, lines_at=starts,
-                  said=f"{ticker}, {what}: band and held weight", y_title="share of the account, %")  # fmt: skip
-    return f"<figure><figcaption><b>{escape(ticker)}</b> {escape(what)}</figcaption>{above}{below}</figure>"
-
-
-def _bars_axis(time_s: np.ndarray) -> Axis:
-    """Bars one after the other, labelled by date: bars between accounts take no room."""
-    last = max(len(time_s) - 1, 1)
-    places = np.unique(np.linspace(last / 10, last * 0.9, 5).astype(np.int64))
-    is_long = time_s[-1] - time_s[0] > 3 * DAY_S
-    form = "%d %b %Y" if is_long else "%d %b %H:%M"
-    dates = [datetime.fromtimestamp(int(time_s[place]), tz=UTC).strftime(form) for place in places]
-    return Axis(0.0, float(last), tuple(zip(places.astype(np.float64).tolist(), dates, strict=True)))
-
-
-def _marks(c: CoinColumns, row: np.ndarray) -> list[Any]:
-    marks: list[Any] = [Band("band", row, 100 * c.lo, 100 * c.hi, is_stepped=True)]
-    marks += [Line("edge", row, 100 * edge, is_stepped=True) for edge in (c.best_lo, c.best_hi) if edge is not None]
+def draw_coin(figure: FigureBase, curves: BandCurves, coin: int, rows: slice, title: str) -> None:
+    """Draw a coin's price, and beneath it the band and the held weight in percent of the account."""
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1.0, 1.9))
+    top, curves = highest_share(curves, coin), curves.rows(rows)
+    c = coin_columns(curves, coin)
+    above.plot(c.row, c.price, color=COIN, linewidth=0.9)
+    # The edges hold for a whole bar, so they are stairs; a line between two bars would show bands that never were.
+    below.fill_between(c.row, 100 * c.lo, 100 * c.hi, step="post", color=BAND, alpha=0.4, linewidth=0,
+                       label="band: nothing is traded inside")  # fmt: skip
+    for edge, label in ((c.best_lo, "edges of the best band"), (c.best_hi, None)):
+        if edge is not None:
+            below.step(c.row, 100 * edge, where="post", color=EQUAL, linewidth=0.9, linestyle=(0, (4, 2)), label=label)
     if (c.weight_high > c.weight_low).any():
-        marks.append(Band("range", row, 100 * c.weight_low, 100 * c.weight_high, is_stepped=True))
-    return [*marks, Line("held", row, 100 * c.weight, is_stepped=True)]
+        below.fill_between(
+            c.row, 100 * c.weight_low, 100 * c.weight_high, step="post", color=AGENT, alpha=0.3, linewidth=0
+        )
+    below.step(c.row, 100 * c.weight, where="post", color=AGENT, linewidth=1.1, label="held weight, %")
+    for axes in (above, below):
+        for start in curves.starts[1:]:
+            axes.axvline(start, color="#9a9a9a", linewidth=0.7, linestyle=":")
+    last = len(curves.time_s) - 1
+    form = "%d %b %Y" if curves.time_s[-1] - curves.time_s[0] > 3 * DAY_S else "%d %b %H:%M"
+
+    def date(row: float, _: object) -> str:
+        """The date of a bar: bars between accounts take no room."""
+        return datetime.fromtimestamp(int(curves.time_s[int(np.clip(row, 0, last))]), tz=UTC).strftime(form)
+
+    above.set_title(title)
+    below.set(title="share of the account, %", xlim=(0, max(last, 1)), ylim=(-2.0 * top, 102.0 * top))
+    below.xaxis.set_major_locator(MaxNLocator(4, integer=True, prune="both"))
+    below.xaxis.set_major_formatter(date)

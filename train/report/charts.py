@@ -1,233 +1,94 @@
-"""Charts of a report as plain SVG: no script, no library, nothing to load.
+"""Charts of a study, drawn by matplotlib: on the page as inline SVG, in the pictures as PNG.
 
-Why not plotly: its JavaScript alone is 4.8 MB a page and does nothing on paper; these charts take some tens of kB, are
-there before the page has ended loading, and print. What is lost is zooming; a dot answers a pointer with its numbers.
-
-The drawing area is stretched to whatever room there is (`preserveAspectRatio="none"`, lines of constant width), while
-axis labels are HTML beside it, so text has the same size on a phone as on a desk. A dot is a line of length 0 with
-round ends, which stretching leaves round. All coordinates are checked numbers and all text is escaped.
+On the page a chart's text stays text. It refers to nothing outside itself, and a chart of the same numbers has the same
+bytes. Colours are of Okabe and Ito; what a colour says is also said by a dash, a width or a word.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from html import escape
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
+from matplotlib.ticker import AutoLocator, LogLocator, MaxNLocator
 
-UNITS = 10_000  # of the drawing area, both ways
-MOST_POINTS = 600  # drawn of a line
-LABEL_PX = 13  # least distance of two labels beside the chart
-DAY_S = 86_400
-ROOM_CHARACTERS = 30  # of labels below a chart on a phone; with more, every other one is left out there
-MINUS = "\N{MINUS SIGN}"
+from train.report.paths import PathView, drawdown
+from train.report.trials import TrialView
 
-
-@dataclass(frozen=True)
-class Axis:
-    """A range with its labelled places; `low < high`, both positive on a logarithmic axis."""
-
-    low: float
-    high: float
-    ticks: tuple[tuple[float, str], ...]
-    is_log: bool = False
-
-    def units(self, values: np.ndarray) -> np.ndarray:
-        """Positions of values from 0 to UNITS, clipped a little outside; nan stays nan."""
-        v = np.asarray(values, dtype=np.float64)
-        low, high = self.low, self.high
-        if self.is_log:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                v, low, high = np.log(v), math.log(low), math.log(high)
-        return np.clip((v - low) / (high - low), -0.5, 1.5) * UNITS
-
-
-@dataclass(frozen=True)
-class Line:
-    """A curve. `kind` is a class of the page's style; a `label` stands beside its end."""
-
-    kind: str
-    x: np.ndarray
-    y: np.ndarray
-    label: str = ""
-    is_stepped: bool = False  # each value holds until the next
-
-
-@dataclass(frozen=True)
-class Band:
-    """The area between two curves."""
-
-    kind: str
-    x: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    is_stepped: bool = False  # each value holds until the next; then all points are drawn
+AGENT, EQUAL, RANDOM, COIN, FAINT, INK = "#0072b2", "#c44e00", "#cc79a7", "#8a8a8a", "#6d6d6d", "#1b1b1b"
+PRUNED = "#e69f00"
+STYLE: dict[Any, Any] = {
+    "font.size": 9.5,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": "#ececec",
+    "figure.subplot.hspace": 0.25,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "date.converter": "concise",
+    "text.parse_math": False,  # a name may hold dollar signs
+    "svg.fonttype": "none",
+}
+WIDTH_INCHES = 5.0  # a telephone's width at 72 dots, so its text can be read there
+MOST_POINTS = 400  # drawn of a line
+MANY_DOTS = 400  # from here on they are small and have no tooltips, which would make the page large
+DECADE = 10.0
 
 
-@dataclass(frozen=True)
-class Dots:
-    """Points, each with an optional text for a pointer."""
-
-    kind: str
-    x: np.ndarray
-    y: np.ndarray
-    titles: Sequence[str] = ()
-
-
-Mark = Line | Band | Dots
-
-
-# ---------------------------------------------------------------------------------------------------------------- axes
-def number_axis(values: Sequence[np.ndarray], *, include: Sequence[float] = (), is_log: bool = False) -> Axis:
-    """An axis that shows all finite values (positive ones on a logarithmic axis)."""
-    everything = np.concatenate([*(np.ravel(v) for v in values), np.asarray(include, dtype=np.float64)])
-    shown = everything[np.isfinite(everything) & ((everything > 0.0) | (not is_log))]
-    low, high = (float(shown.min()), float(shown.max())) if shown.size else (1.0, 2.0)
-    if is_log:
-        low, high = (low / 1.02, high * 1.02)
-        return Axis(low, high, _log_ticks(low, high), is_log=True)
-    margin = (high - low) * 0.04 or abs(high) * 0.1 or 1.0
-    step = _round_step((high - low + 2 * margin) / 5)
-    return Axis(low - margin, high + margin, _ticks(low - margin, high + margin, step))
-
-
-def count_axis(first: float, last: float) -> Axis:
-    """Whole numbers, with room for a dot around them."""
-    step = max(round(_round_step((last - first + 1) / 6)), 1)
-    places = np.arange(math.ceil(first / step) * step, last + 0.5, step)
-    room = max(0.5, (last - first) * 0.015)
-    return Axis(first - room, last + room, tuple((float(v), f"{v:.0f}") for v in places))
-
-
-def time_axis(first_s: float, last_s: float) -> Axis:
-    """UTC seconds, labelled by date."""
-    last_s = max(last_s, first_s + 1)
-    places = np.linspace(first_s, last_s, 6)[:-1] + (last_s - first_s) / 10
-    form = "%d %b %Y" if last_s - first_s > 3 * DAY_S else "%d %b %H:%M"
-    return Axis(first_s, last_s, tuple((float(t), datetime.fromtimestamp(t, tz=UTC).strftime(form)) for t in places))
-
-
-def _round_step(least: float) -> float:
-    power = 10.0 ** math.floor(math.log10(max(least, 1e-300)))
-    return next((power * m for m in (1, 2, 2.5, 5) if power * m >= least * 0.999), power * 10)
-
-
-def _ticks(low: float, high: float, step: float) -> tuple[tuple[float, str], ...]:
-    power = math.floor(math.log10(step) + 1e-9)
-    decimals = max(-power + (abs(step / 10.0**power - 2.5) < 0.01), 0)
-    form = f",.{decimals}f" if decimals < 6 and max(abs(low), abs(high)) < 1e6 else ".3g"
-    places = np.arange(math.ceil(low / step), math.floor(high / step) + 1) * step
-    return tuple((float(v), f"{v + 0.0:{form}}".replace("-", MINUS)) for v in places)
-
-
-def _log_ticks(low: float, high: float) -> tuple[tuple[float, str], ...]:
-    if high / low < 4:  # hardly curved: round numbers serve better than powers
-        return _ticks(low, high, _round_step((high - low) / 5))
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    factors = (1, 1.5, 2, 3, 5, 7) if high / low < 30 else (1, 2, 5) if len(decades) < 5 else (1,)
-    return tuple((v, f"{v:g}") for d in decades for f in factors if low <= (v := f * 10.0**d) <= high)
-
-
-# ---------------------------------------------------------------------------------------------------------------- chart
-def chart(
-    marks: Sequence[Mark], x: Axis, y: Axis, *, height_px: int, said: str, y_title: str = "", lines_at: Sequence = ()
-) -> str:
-    """One chart as HTML.
+# -------------------------------------------------------------------------------------------------------------- drawing
+def inline_svg(said: str, height_inches: float, draw: Callable[[Figure], object]) -> Markup:
+    """A chart as a part of an HTML page.
 
     Args:
-        marks: drawn in this order.
-        x: the horizontal axis.
-        y: the vertical one.
-        height_px: of the drawing area.
-        said: what it shows, for who cannot see it.
-        y_title: above the axis.
-        lines_at: places on x of faint vertical lines.
+        said: what it shows, for readers who cannot see it.
+        height_inches: of a chart that is `WIDTH_INCHES` wide; the page scales both.
+        draw: draws it into the figure.
     """
-    inner = "".join(f'<path class="seam" d="M{u:.0f} 0V{UNITS}"/>' for u in x.units(np.asarray(lines_at, float)))
-    inner += "".join(f'<path class="grid" d="M0 {UNITS - u:.0f}H{UNITS}"/>' for u in _tick_units(y))
-    inner += "".join(_drawn(mark, x, y) for mark in marks)
-    labels = _end_labels([m for m in marks if isinstance(m, Line) and m.label], y, height_px)
-    title = f'<div class="ytitle">{escape(y_title)}</div>' if y_title else ""
-    return (
-        f'<div class="chart{" wide" if not labels else ""}">{title}<div class="area" style="height:{height_px}px">'
-        f'<svg viewBox="0 0 {UNITS} {UNITS}" preserveAspectRatio="none" role="img" aria-label="{escape(said)}">'
-        f"{inner}</svg>{_axis_labels(x, y)}{labels}</div></div>"
-    )
+    file = io.StringIO()
+    with rc_context({**STYLE, "svg.hashsalt": said}):  # names inside a chart are its own
+        figure = Figure((WIDTH_INCHES, height_inches), frameon=False)
+        figure.subplots_adjust(left=0.12, right=0.88, bottom=0.45 / height_inches, top=1.0 - 0.25 / height_inches)
+        draw(figure)
+        canvas = FigureCanvasSVG(figure)
+        canvas.print_svg(file, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    box, _, body = re.split(r'<svg[^>]*(viewBox="[^"]*")[^>]*>(.*?</defs>)', file.getvalue(), flags=re.DOTALL)[1:]
+    body = re.sub(r'(<g) id="[^"]*"|\s*\n\s*', r"\1", body.partition("</svg>")[0])
+    body = re.sub(r'(d|x|y)="[-\d.MLCQz ]*"', lambda found: re.sub(r"(\.\d)\d+", r"\1", found[0]), body)
+    body = re.sub(r'<a xlink:href="([^"]*)"[^>]*>(.*?)</a>', r"<g><title>\1</title>\2</g>", body)
+    body = body.replace("xlink:href", "href")
+    return Markup('<svg {} role="img" aria-label="{}">{}</svg>').format(Markup(box), said, Markup(body))
 
 
-def _tick_units(axis: Axis) -> list[float]:
-    return axis.units(np.array([value for value, _ in axis.ticks])).tolist()
+def dots(axes: Axes, x: np.ndarray, y: np.ndarray, color: str, size: float, titles: Sequence[str] = ()) -> None:
+    """Draw points, in SVG each with its title as a tooltip.
 
-
-def _axis_labels(x: Axis, y: Axis) -> str:
-    is_crowded = sum(len(text) for _, text in x.ticks) > ROOM_CHARACTERS
-    across = "".join(
-        f'<span class="x{" odd" if is_crowded and i % 2 else ""}" style="left:{u / UNITS:.2%}">{escape(text)}</span>'
-        for i, (u, (_, text)) in enumerate(zip(_tick_units(x), x.ticks, strict=True))
-    )
-    up = "".join(
-        f'<span class="y" style="bottom:{u / UNITS:.2%}">{escape(text)}</span>'
-        for u, (_, text) in zip(_tick_units(y), y.ticks, strict=True)
-    )
-    return across + up
-
-
-def _end_labels(lines: Sequence[Line], y: Axis, height_px: int) -> str:
-    """Names beside the last points, moved apart where they would cover each other."""
-    wanted = []
-    for line in lines:
-        last = line.y[np.isfinite(line.y)]
-        if last.size:
-            wanted.append((float(y.units(last[-1:])[0]) / UNITS * height_px, line))
-    wanted.sort(key=lambda pair: pair[0])
-    places: list[float] = []
-    for px, _ in wanted:
-        places.append(max(px, places[-1] + LABEL_PX) if places else max(px, 0.0))
-    overflow = places[-1] - height_px if places else 0.0
-    for i in reversed(range(len(places))):  # push down what stuck out above
-        ceiling = height_px if i == len(places) - 1 else places[i + 1] - LABEL_PX
-        places[i] = min(places[i], ceiling) if overflow > 0 else places[i]
-    return "".join(
-        f'<span class="end {line.kind}" style="bottom:{px:.0f}px">{escape(line.label)}</span>'
-        for px, (_, line) in zip(places, wanted, strict=True)
-    )
-
-
-def _drawn(mark: Mark, x: Axis, y: Axis) -> str:
-    if isinstance(mark, Dots):
-        return _dots(mark, x, y)
-    if isinstance(mark, Band):
-        rows = np.arange(len(mark.x)) if mark.is_stepped else _thinned_rows(len(mark.x))
-        low, high = (_points(*_stairs(mark, mark.x[rows], edge[rows]), x, y) for edge in (mark.low, mark.high))
-        return f'<path class="{mark.kind}" d="M{"L".join([*low, *reversed(high)])}Z"/>' if low and high else ""
-    xs, ys = (mark.x, mark.y) if mark.is_stepped else thinned(mark.x, mark.y)
-    points = _points(*_stairs(mark, xs, ys), x, y)
-    return f'<path class="{mark.kind}" d="M{"L".join(points)}"/>' if points else ""
-
-
-def _stairs(mark: Line | Band, xs: np.ndarray, ys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The points of a mark, twice as many where it is stepped."""
-    return (np.repeat(xs, 2)[1:], np.repeat(ys, 2)[:-1]) if mark.is_stepped else (xs, ys)
-
-
-def _dots(mark: Dots, x: Axis, y: Axis) -> str:
-    places = zip(x.units(mark.x).tolist(), y.units(mark.y).tolist(), strict=True)
-    known = [(i, u, v) for i, (u, v) in enumerate(places) if math.isfinite(u) and math.isfinite(v)]
-    if not mark.titles:
-        return f'<path class="{mark.kind}" d="{"".join(f"M{u:.0f} {UNITS - v:.0f}h0" for _, u, v in known)}"/>'
-    return "".join(
-        f'<path class="{mark.kind}" d="M{u:.0f} {UNITS - v:.0f}h0"><title>{escape(mark.titles[i])}</title></path>'
-        for i, u, v in known
-    )
-
-
-def _points(xs: np.ndarray, ys: np.ndarray, x: Axis, y: Axis) -> list[str]:
-    u, v = x.units(xs), UNITS - y.units(ys)
-    known = np.isfinite(u) & np.isfinite(v)
-    return [f"{a:.0f} {b:.0f}" for a, b in zip(u[known], v[known], strict=True)]
+    Points without titles are one path whose round ends are the dots: a fifth of the size of as many markers.
+    """
+    if titles:
+        axes.scatter(x, y, size**2, color=color, alpha=0.7, linewidths=0, urls=titles, zorder=3)
+        return
+    places = np.repeat(np.column_stack([x, y]).astype(np.float64), 2, axis=0)
+    places[1::2, 0] += 1e-6
+    path = Path(places, np.tile([Path.MOVETO, Path.LINETO], len(x)))
+    path.should_simplify = False
+    patch = PathPatch(path, fill=False, edgecolor=color, alpha=0.7, linewidth=size, capstyle="round", zorder=3)
+    axes.add_patch(patch)
+    axes.autoscale_view()
 
 
 def thinned(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> tuple[np.ndarray, np.ndarray]:
@@ -243,5 +104,105 @@ def thinned(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> tuple[np.n
     return x[kept], y[kept]
 
 
-def _thinned_rows(n: int) -> np.ndarray:
-    return np.unique(np.linspace(0, n - 1, min(n, MOST_POINTS // 2)).astype(np.int64))
+def name_ends(axes: Axes, ends: Sequence[tuple[str, float, str]], gap: float = 0.065) -> None:
+    """Write names at the right edge, next to the last values, moved apart where they would cover each other.
+
+    Args:
+        axes: whose limits are final.
+        ends: (name, last value, colour).
+        gap: least one of two names, as a share of the height.
+    """
+    places = (axes.transScale + axes.transLimits).transform([(0.0, value) for _, value, _ in ends])[:, 1]
+    order, steps = np.argsort(places, kind="stable"), gap * np.arange(len(ends))
+    wanted = np.clip(np.nan_to_num(places[order]), 0.0, 1.0) - steps
+    apart = (np.maximum.accumulate(wanted) + np.minimum.accumulate(wanted[::-1])[::-1]) / 2.0
+    for i, place in zip(order.tolist(), (np.clip(apart, 0.0, 1.0 - steps[-1]) + steps).tolist(), strict=True):
+        name, _, color = ends[i]
+        axes.annotate(name, (1.01, place), xycoords="axes fraction", color=color, fontsize=8.5, va="center")
+
+
+# --------------------------------------------------------------------------------------------------------------- charts
+def draw_path(figure: FigureBase, p: PathView, scale: str) -> None:
+    """Draw everybody's equity on a `linear` or `log` scale, and beneath it the drawdowns in percent."""
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2.4, 1.0))
+    time = p.time_s.astype("datetime64[s]")
+    if p.random is not None:
+        rows = np.unique(np.linspace(0, len(time) - 1, min(len(time), MOST_POINTS // 2)).astype(np.int64))
+        low, middle, high = (p.random.quantiles[i] for i in (0, 2, -1))
+        above.fill_between(time[rows], low[rows], high[rows], color=RANDOM, alpha=0.2, linewidth=0)
+        above.plot(*thinned(time, middle), color=RANDOM, linewidth=1.0)
+    for curve in p.coins.values():
+        above.plot(*thinned(time, curve), color=COIN, linewidth=0.7)
+    above.axhline(1.0, color=INK, linewidth=0.8, linestyle=":")
+    for axes, curves in ((above, (p.equal_weight, p.agent)), (below, (drawdown(p.equal_weight), drawdown(p.agent)))):
+        axes.plot(*thinned(time, curves[0]), color=EQUAL, linewidth=1.2, linestyle=(0, (5, 2)))
+        axes.plot(*thinned(time, curves[1]), color=AGENT, linewidth=1.6)
+        for start in p.starts_s.astype("datetime64[s]"):
+            axes.axvline(start, color="#c9c9c9", linewidth=0.8, linestyle=":", zorder=0)
+    if scale == "log":
+        above.set_yscale("log", nonpositive="mask")
+        low, high = above.get_ylim()
+        above.yaxis.set_major_locator(AutoLocator() if high < DECADE * low else LogLocator(subs=(1.0, 2.0, 5.0)))
+        above.yaxis.set_major_formatter("{x:g}")
+        above.minorticks_off()
+    above.set(title="equity, start = 1", ylim=above.get_ylim(), xlim=(time[0], time[-1]))
+    below.set(title="drawdown, %", ylim=(None, 0.0))
+    ends = [(name, float(curve[-1]), FAINT) for name, curve in p.coins.items()]
+    name_ends(
+        above, [*ends, ("cash", 1.0, INK), ("equal w.", p.equal_weight[-1], EQUAL), ("agent", p.agent[-1], AGENT)]
+    )
+
+
+def draw_splits(axes: Axes, trials: Sequence[TrialView], best: int | None) -> None:
+    """Draw the excess Sharpe ratio of every split of every trial: dots, the middle half, the best trial's large."""
+    scored = [t for t in trials if t.is_scored]
+    indices = sorted({i for t in scored for i in t.splits})
+    middle = [np.quantile([t.splits[i] for t in scored if i in t.splits], (0.25, 0.5, 0.75)) for i in indices]
+    for i, (low, median, high) in zip(indices, middle, strict=True):
+        axes.fill_between([i - 0.3, i + 0.3], low, high, color="#e4e4e4", linewidth=0)
+        axes.plot([i - 0.3, i + 0.3], [median, median], color=INK, linewidth=1.6)
+    axes.axhline(0.0, color=INK, linewidth=0.8)
+    for is_best, color, size, words in ((False, FAINT, 3.0, "trial"), (True, AGENT, 8.0, "best trial")):
+        shown = [(i, t) for t in scored if (t.number == best) == is_best for i in sorted(t.splits)]
+        aside = np.array([0.0 if is_best else ((t.number * 0.618) % 1 - 0.5) * 0.4 for _, t in shown])
+        titles = [f"{words} {t.number}, split {i}: {t.splits[i]:+.2f}" for i, t in shown]
+        x, y = np.array([i for i, _ in shown]) + aside, np.array([t.splits[i] for i, t in shown])
+        dots(axes, x, y, color, *_size_and_titles(size, titles))
+    axes.set(title="excess Sharpe, by split", xlim=(indices[0] - 0.5, indices[-1] + 0.5))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def draw_values(axes: Axes, trials: Sequence[TrialView]) -> None:
+    """Draw every trial's value and the best so far; trials without a value stand at the bottom."""
+    done = [t for t in trials if t.state == "complete" and t.value is not None]
+    numbers, values = np.array([t.number for t in done]), np.array([t.value for t in done])
+    last = max(t.number for t in trials)
+    best = np.maximum.accumulate(values)
+    axes.step([*numbers, last + 0.5], [*best, best[-1]], where="post", color=AGENT, linewidth=1.6, label="best so far")
+    dots(axes, numbers, values, FAINT, *_size_and_titles(5.0, _named(done)))
+    for state, color, marker, place in (("pruned", PRUNED, "o", -0.04), ("failed", "black", "s", -0.08)):
+        at = [t.number for t in trials if t.state == state]
+        floor = values.min() + place * (np.ptp(values) or 1.0) * 2.0
+        if at:
+            label = f"{len(at)} {state} (no value)"
+            axes.plot(at, np.full(len(at), floor), marker, color=color, markersize=3, label=label)
+    axes.set(title="value, by trial", xlim=(-0.5, last + 0.5))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def draw_cost(axes: Axes, trials: Sequence[TrialView], best: int | None, key: str) -> None:
+    """Draw value by what trading cost: `key` is `turnover` or `fees`."""
+    unit, scale = {"turnover": ("times equity", 1.0), "fees": ("% of equity", 100.0)}[key]
+    for is_best, color, size in ((False, FAINT, 5.0), (True, AGENT, 8.0)):
+        shown = [t for t in trials if (t.number == best) == is_best]
+        x, y = np.array([getattr(t, key) * scale for t in shown]), np.array([t.value for t in shown])
+        dots(axes, x, y, color, *_size_and_titles(size, _named(shown)))
+    axes.set_title(f"value, by {key}, {unit} (mean of splits)")
+
+
+def _named(trials: Sequence[TrialView]) -> list[str]:
+    return [f"trial {t.number}: {t.value:+.3f}" for t in trials]
+
+
+def _size_and_titles(size: float, titles: Sequence[str]) -> tuple[float, Sequence[str]]:
+    return (size, titles) if len(titles) < MANY_DOTS else (size / 2.0, ())

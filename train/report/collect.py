@@ -26,7 +26,7 @@ from market.planted import recipe_of
 from market.times import utc_text
 from train.findings.captured import Captured, captured, planted_recipe
 from train.findings.returns import read_returns, timeframe_of
-from train.findings.yardsticks import Yardstick, read_yardsticks
+from train.findings.yardsticks import read_yardsticks
 from train.records.account import Metrics
 from train.records.attributes import identity_in, splits_in, uuid_in
 from train.records.codec import read_record, with_null
@@ -47,12 +47,13 @@ from train.records.stored import (
 )
 from train.report.band_picture import BandView
 from train.report.curves import read_market, read_split, tested_paths
-from train.report.page import FigureRow, Page, TrialView, Verdict, render
+from train.report.page import FigureRow, Page, Verdict, render
 from train.report.paths import PathView
+from train.report.trials import STATES, trial_views
 from train.report.verdict import holdout_text, judge, unjudged
 from train.store.database import experimental_allowed
 from train.study.band_file import BAND_FILE, read_band
-from train.study.eligibility import NO_SIGNAL, agents_of, best_trial, has_no_signal, why_ineligible, why_no_best
+from train.study.eligibility import NO_SIGNAL, best_trial, has_no_signal, why_no_best
 from train.study.holdout_figures import is_passed
 from train.study.progress import shown
 from train.study.split import ATTAINABLE, RESULT, kept_of_equal_weight
@@ -70,13 +71,6 @@ TRAINS_ON_LATER_BARS = (*COMBINATORIAL_MODES, "kfold")
 SHARE = "share of the attainable captured"
 LOGGED = (SHARE, "deflated lead", "PBO of the lead", "difference of trials")  # numbers of the verdict
 LEAST_FOR_IMPORTANCE = 30  # completed trials: the evaluator looks at the best tenth of them
-STATES = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "waiting",
-}
 # The page is about results that are safe on the disk: whatever stops it must not take the study's own ending with it.
 REPORT_ERRORS = (
     OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, MemoryError,
@@ -130,8 +124,8 @@ def collect(study: optuna.Study, folder: Path) -> Page:
         verdict=_no_verdict(study, trials),
         holdout=holdout_text(study, found(folder / SCORE_FILE, HoldoutScore), best),
         best=None if best is None else best.number,
-        trials=tuple(_trial_view(t) for t in trials),
-        yardsticks=tuple(_yardstick_row(y) for y in read_yardsticks(study, folder)),
+        trials=trial_views(trials),
+        yardsticks=tuple(read_yardsticks(study, folder)),
         left_out=_left_out(study, trials),
         command=str(study.user_attrs.get(COMMAND, "")),
         made=f"Written {utc_text(time.time())} UTC by code version {code_version()}; one file, complete in itself.",
@@ -307,44 +301,10 @@ def _left_out(study: optuna.Study, trials: Sequence[FrozenTrial]) -> tuple[str, 
             f"In mode {identity.plan.mode} a policy also trains on bars after its test block, which nobody can who "
             "trades; rolling and expanding train on earlier bars only, and the hold-out comes after all of them."
         )
-    texts.append(
-        "The coins are those that somebody chose today: such as vanished or were delisted are not among them, and "
-        "equal weight and agent both look better for it (survivorship)."
-    )
-    texts.append(
-        "The deflated Sharpe counts the trials of this study. Earlier studies of the same bars were tries as well, and "
-        "it does not know them."
-    )
-    texts.append("Only the simulator's own costs are paid: no market impact, no outages, no taxes.")
-    texts.append(
-        "Bars are taken for independent of each other; returns that trend make every p-value and error too small."
-    )
     return tuple(texts)
 
 
 # --------------------------------------------------------------------------------------------------- trials and figures
-def _yardstick_row(y: Yardstick) -> tuple[str, float, float, str]:
-    return y.name, y.mean_return, y.mean_sharpe, f"{y.n_beaten_by} of {y.n_trials}"
-
-
-def _trial_view(t: FrozenTrial) -> TrialView:
-    agents = agents_of(t.user_attrs)
-
-    def mean(name: str) -> float | None:
-        values = [getattr(a, name) for a in agents if np.isfinite(getattr(a, name))]
-        return float(np.mean(values)) if values else None
-
-    return TrialView(
-        number=t.number,
-        state=STATES[t.state],
-        value=t.value if t.state == TrialState.COMPLETE else None,
-        splits={step: v for step, v in t.intermediate_values.items() if np.isfinite(v)},
-        turnover=mean("turnover"),
-        fees=mean("fees"),
-        reason=why_ineligible(t) if t.state.is_finished() else "",
-    )
-
-
 def _split_rows(folder: Path, best: FrozenTrial, folds: Sequence[FoldBars], bar_seconds: int) -> list[FigureRow]:
     """From each split's result.json, or the study's copy of it."""
     rows, days = [], {f.index: bars_in(f.test) * bar_seconds / DAY_S for f in folds}

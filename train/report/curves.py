@@ -14,15 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from train.findings.returns import Columns
-from train.records.account import Metrics
 from train.records.defaults import RANDOM_DRAWS
 from train.records.errors import StudyError
 from train.records.results import UNREADABLE, read_closes, read_equity, read_filled, split_folder
 from train.records.stored import FoldBars, TrialSettings
 from train.report.paths import QUANTILES, PathView, RandomOrders
-from train.study.attainable import Attainable, Tradable, attainable, tradable
+from train.study.attainable import Tradable, attainable, tradable
 from train.validation.benchmarks import (
-    Account,
     buy_and_hold_each,
     draw_streams,
     equal_weight,
@@ -113,16 +111,24 @@ def _blocks(columns: Columns, fold: int, block: tuple[int, int]) -> list[tuple[C
 
     The generators are those of `benchmarks_of` for the split, so the page and 2_validate.py draw the same accounts.
     """
-    numbers, found = np.unique(columns["segment"]), []
-    for number, stream in zip(numbers, draw_streams((PAGE_SEED, fold), len(numbers)), strict=True):
-        rows = columns["segment"] == number
-        if block[0] <= columns["bar"][rows][-1] < block[1]:
-            found.append(({name: column[rows] for name, column in columns.items()}, stream))
-    return found
+    parts = accounts(columns)
+    streams = draw_streams((PAGE_SEED, fold), len(parts))
+    return [pair for pair in zip(parts, streams, strict=True) if block[0] <= pair[0]["bar"][-1] < block[1]]
+
+
+def accounts(columns: Columns) -> list[Columns]:
+    """The columns of an equity file, cut into its segments, each of which is an account that starts afresh."""
+    rows = [columns["segment"] == number for number in np.unique(columns["segment"])]
+    return [{name: column[of_one] for name, column in columns.items()} for of_one in rows]
+
+
+def held(account: Columns) -> np.ndarray:
+    """Equal weight next to an account, from the same money: its first bar's fee is in its first return."""
+    return np.concatenate([account["equity"][:1], account["benchmark_equity"][1:]])
 
 
 def _view(title: str, origin: str, blocks: Sequence[Columns], bars_per_year: float) -> PathView:
-    held = [np.concatenate([b["equity"][:1], b["benchmark_equity"][1:]]) for b in blocks]
+    others = [held(b) for b in blocks]
     agent = measure(
         [b["equity"] for b in blocks],
         bars_per_year,
@@ -137,9 +143,9 @@ def _view(title: str, origin: str, blocks: Sequence[Columns], bars_per_year: flo
         time_s=np.concatenate([b["time_s"] for b in blocks]),
         starts_s=np.array([b["time_s"][0] for b in blocks]),
         agent=compounded([b["equity"] for b in blocks]),
-        equal_weight=compounded(held),
+        equal_weight=compounded(others),
         agent_figures=agent,
-        equal_weight_figures=measure(held, bars_per_year),
+        equal_weight_figures=measure(others, bars_per_year),
     )
 
 
@@ -160,17 +166,18 @@ def _with_benchmarks(
     equal = measure_accounts([equal_weight(close, costs) for close in closes], bars_per_year).at()
     wanted = float(sum(b["turnover"][1:].sum() for b in blocks))
     curves = np.stack([compounded([account.equity[k] for account in random]) for k in range(RANDOM_DRAWS)])
-    reached = _attainable(blocks, market.bars)
+    batch = measure_accounts(coins, bars_per_year)
+    segments = [TradedSegment(b["equity"], b["benchmark_equity"], b["turnover"][1:], b["fees"][1:]) for b in blocks]
+    reached = attainable(segments, [b["bar"] for b in blocks], market.bars)
     return replace(
         view,
         hindsight_growth=reached.hindsight_growth,
         of_hindsight=reached.of_hindsight,
         break_even_cost=reached.break_even_cost,
-        coins=dict(zip(market.tickers, _coin_curves(coins), strict=True)),
-        coin_figures=_coin_figures(coins, market.tickers, bars_per_year),
+        coins={name: compounded([c.equity[a] for c in coins]) for a, name in enumerate(market.tickers)},
+        coin_figures={name: batch.at(a) for a, name in enumerate(market.tickers)},
         equal_weight_figures=with_trades_of(view.equal_weight_figures, equal),
         random=RandomOrders(
-            time_s=view.time_s,
             quantiles=np.quantile(curves, QUANTILES, axis=0),
             sharpe=drawn.sharpe,
             exposure=float(np.mean(drawn.exposure)),
@@ -179,20 +186,6 @@ def _with_benchmarks(
             sharpe_below=float(np.mean(drawn.sharpe < view.agent_figures.sharpe)),
         ),
     )
-
-
-def _attainable(blocks: Sequence[Columns], bars: Tradable) -> Attainable:
-    segments = [TradedSegment(b["equity"], b["benchmark_equity"], b["turnover"][1:], b["fees"][1:]) for b in blocks]
-    return attainable(segments, [b["bar"] for b in blocks], bars)
-
-
-def _coin_curves(blocks: Sequence[Account]) -> list[np.ndarray]:
-    return [compounded([block.equity[a] for block in blocks]) for a in range(len(blocks[0].equity))]
-
-
-def _coin_figures(blocks: Sequence[Account], tickers: Sequence[str], bars_per_year: float) -> dict[str, Metrics]:
-    batch = measure_accounts(blocks, bars_per_year)
-    return {ticker: batch.at(a) for a, ticker in enumerate(tickers)}
 
 
 def compounded(equities: Sequence[np.ndarray]) -> np.ndarray:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from rich.columns import Columns
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.rule import Rule
 from rich.segment import Segment
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from train.records.keys import TARGET
@@ -71,22 +72,18 @@ def _body(frame: Frame, width: int, encoding: str) -> RenderableType:
     is_wide = width >= TWO_COLUMNS
     half = width // 2 - 2 if is_wide else width
     how = [_progress(frame, half, encoding), _workers(frame)]
-    what, settings = _best(frame.snapshot, half, encoding), _settings(frame.snapshot, half)
+    what, settings = _best(frame.snapshot, half, encoding), _settings(frame.snapshot)
     where = [_machine(frame.machine), _recent(frame.snapshot)]
     if not is_wide:
         return Group(_title(frame), *how, what, *where, settings)
-    columns = Table.grid(expand=True, padding=(0, 2))
-    columns.add_column(ratio=1)
-    columns.add_column(ratio=1)
+    columns = Table.grid(Column(ratio=1), Column(ratio=1), expand=True, padding=(0, 2))
     columns.add_row(Group(*how, *where), Group(what, settings))
     return Group(_title(frame), columns)
 
 
 def _title(frame: Frame) -> RenderableType:
     s = frame.snapshot
-    head = Table.grid(expand=True, padding=(0, 1))
-    head.add_column(ratio=1)
-    head.add_column(justify="right", no_wrap=True)
+    head = Table.grid(Column(ratio=1), Column(justify="right", no_wrap=True), expand=True, padding=(0, 1))
     others = f"  ({len(s.other_studies)} more here: --study NAME)" if s.other_studies else ""
     head.add_row(
         Text.assemble(("study ", "dim"), (s.name, "bold"), (others, "dim")), Text(f"{frame.now:%H:%M:%S}", style="dim")
@@ -187,20 +184,17 @@ def _best(s: Snapshot, width: int, encoding: str) -> RenderableType:
         )
     if s.best is None:
         return _section("best trial", Text(f"none: {_why_no_best(s)}"))
-    best = s.best
-    parts: list[RenderableType] = [
-        Text.assemble(
-            (f"{best.value:+.4f}", "bold red" if _is_ours(s) and best.value <= 0.0 else "bold green"),
-            f"  trial {best.number}",
-            ("" if s.maximize else "  (minimised)", "dim"),
-            ("  not better than equal weight" if _is_ours(s) and best.value <= 0.0 else "", "red"),
-        )
-    ]
+    best, is_ours = s.best, "identity" in s.user_attrs
+    loses = is_ours and best.value <= 0.0
+    head = Text.assemble((f"{best.value:+.4f}", "bold red" if loses else "bold green"), f"  trial {best.number}")
+    head.append("" if s.maximize else "  (minimised)", "dim")
+    head.append("  not better than equal weight" if loses else "", "red")
+    parts: list[RenderableType] = [head]
     if best.splits:
         scores = " ".join(f"{value:+.2f}" for _, value in sorted(best.splits.items()))
-        parts.append(Text.assemble(("excess Sharpe by split  " if _is_ours(s) else "by step  ", "dim"), scores))
+        parts.append(Text.assemble(("excess Sharpe by split  " if is_ours else "by step  ", "dim"), scores))
     parts.append(_course(s, width, encoding))
-    if _is_ours(s):
+    if is_ours:
         parts.append(Text(caution_text(s.user_attrs, s.count(COMPLETE), best.number), style="yellow"))
     return _section("best trial", *parts)
 
@@ -208,10 +202,6 @@ def _best(s: Snapshot, width: int, encoding: str) -> RenderableType:
 def _why_no_best(s: Snapshot) -> str:
     broken = [name for trial in s.trials if trial.state == COMPLETE for name in trial.violates]
     return no_best_text(s.count(COMPLETE), s.count(PRUNED), s.count(FAIL), broken)
-
-
-def _is_ours(s: Snapshot) -> bool:
-    return "identity" in s.user_attrs
 
 
 def _course(s: Snapshot, width: int, encoding: str) -> RenderableType:
@@ -223,21 +213,14 @@ def _course(s: Snapshot, width: int, encoding: str) -> RenderableType:
     return Text.assemble(("best so far  ", "dim"), first, (line, "green"), last, no_wrap=True, overflow="crop")
 
 
-def _settings(s: Snapshot, width: int) -> RenderableType:
+def _settings(s: Snapshot) -> RenderableType:
     """Names and values of the best trial, in as many columns as fit."""
     pairs = [(name, shown(value)) for name, value in s.best.params.items()] if s.best else []
     if s.best is None or not pairs:
         return Group()
-    widest = max(len(name) for name, _ in pairs) + max(len(value) for _, value in pairs) + 4
-    n_columns = max(min(width // widest, 3), 1)
-    n_rows = -(-len(pairs) // n_columns)
-    table = Table.grid(padding=(0, 1))
-    for row in range(n_rows):
-        cells: list[Text] = []
-        for name, value in pairs[row::n_rows]:
-            cells += [Text(name, style="dim"), Text(value + "  ")]
-        table.add_row(*cells)
-    return _section(f"settings of trial {s.best.number}", table)
+    widest = max(len(name) for name, _ in pairs)
+    cells = [Text.assemble((f"{name:<{widest}} ", "dim"), value) for name, value in pairs]
+    return _section(f"settings of trial {s.best.number}", Columns(cells, padding=(0, 3), column_first=True))
 
 
 # -------------------------------------------------------------------------------------------------------------- workers
@@ -288,13 +271,9 @@ def rates_text(frame: Frame) -> str:
         explore = sum(s.explore_steps_per_s or 0.0 for s in now)
         update = sum(s.update_samples_per_s or 0.0 for s in now)
         whose = "now" if len(now) == 1 else f"now, {len(now)} workers together"
-    elif frame.snapshot.rates is not None:
-        rates = frame.snapshot.rates
-        explore, update, whose = (
-            rates.explore_steps_per_s,
-            rates.update_samples_per_s,
-            f"last split of trial {rates.trial}",
-        )
+    elif (rates := frame.snapshot.rates) is not None:
+        explore, update = rates.explore_steps_per_s, rates.update_samples_per_s
+        whose = f"last split of trial {rates.trial}"
     else:
         return f"explore and update rates {MISSING}: no split has finished"
     return f"explore {explore:,.0f} env-steps/s, update {update:,.0f} samples/s ({whose})"
@@ -313,12 +292,14 @@ def _machine(m: Machine) -> RenderableType:
 
 def gpu_text(gpu: Gpu) -> str:
     """`GPU 0: 87 % busy, 12.3 GiB used, 250 W, 61 C`; a figure that the driver does not tell is unknown."""
-    parts = (
-        f"busy {MISSING}" if gpu.busy is None else f"{gpu.busy:.0%} busy",
-        f"memory {MISSING}" if gpu.memory_used_bytes is None else f"{_bytes(gpu.memory_used_bytes)} used",
-        f"power {MISSING}" if gpu.power_w is None else f"{gpu.power_w:.0f} W",
-        f"temperature {MISSING}" if gpu.temperature_c is None else f"{gpu.temperature_c:.0f} C",
+    memory = None if gpu.memory_used_bytes is None else _bytes(gpu.memory_used_bytes)
+    figures = (
+        ("busy", gpu.busy, "{:.0%} busy"),
+        ("memory", memory, "{} used"),
+        ("power", gpu.power_w, "{:.0f} W"),
+        ("temperature", gpu.temperature_c, "{:.0f} C"),
     )
+    parts = [f"{name} {MISSING}" if value is None else form.format(value) for name, value, form in figures]
     return f"GPU {gpu.number}: " + ", ".join(parts)
 
 
