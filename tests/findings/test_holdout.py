@@ -309,7 +309,8 @@ def test_the_winner_is_scored_once_and_a_failure_is_only_logged(data, rows, trai
     best = finish(study, 1.0)
     arguments = (tmp_path, [data])
     score_winner(study, best, *arguments, lambda: {"5m": rows}, -1)
-    assert caplog.messages[-1].startswith("hold-out: not scored: FileNotFoundError")
+    missing = f"{tmp_path}/trial_0/settings.json cannot be read (No such file or directory)"
+    assert caplog.messages[-1].startswith(f"hold-out: not scored: StudyError: {missing}")
     assert "have not checked it yet" in selection_text(study)
     for k, path in enumerate(trained[1]):
         target = split_folder(tmp_path, 0, k) / BEST_POLICY
