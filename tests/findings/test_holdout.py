@@ -55,7 +55,7 @@ def train(data, folder, fold=0):
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=2))
     values = sample(SPACE, study.ask())
     settings = resolve(values | {"lookback": 3}, n_envs=4, seed=7, gpu_id=-1)
-    return settings, run_split(settings, data, data.folds[fold], folder, origin())
+    return settings, run_split(settings, data, data.folds[fold], folder, origin(data.dataset))
 
 
 @pytest.fixture(scope="module")
@@ -283,8 +283,8 @@ def test_of_two_workers_the_first_to_write_is_kept(study, rows, trained, tmp_pat
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("{", r"holdout\.json cannot be read \(.*\); whether the hold-out was scored is not known"),
-     ('{"uuid": "b", "trial": 1}', r"holdout\.json cannot be read \(.*`study`\); whether the hold-out was scored"),
+    [("{", r"holdout\.json: not valid JSON, perhaps truncated; whether the hold-out was scored is not known"),
+     ('{"uuid": "b", "trial": 1}', r"holdout\.json: field study is missing; whether the hold-out was scored"),
      (json.dumps(plain(holdout_score(uuid="b"))), "another study")],
 )  # fmt: skip
 def test_a_damaged_or_foreign_score_is_not_taken_for_none(study, tmp_path, text, words):
@@ -309,7 +309,8 @@ def test_the_winner_is_scored_once_and_a_failure_is_only_logged(data, rows, trai
     best = finish(study, 1.0)
     arguments = (tmp_path, [data])
     score_winner(study, best, *arguments, lambda: {"5m": rows}, -1)
-    assert caplog.messages[-1].startswith("hold-out: not scored: FileNotFoundError")
+    missing = f"{tmp_path}/trial_0/settings.json: cannot be read (No such file or directory)"
+    assert caplog.messages[-1].startswith(f"hold-out: not scored: StudyError: {missing}")
     assert "have not checked it yet" in selection_text(study)
     for k, path in enumerate(trained[1]):
         target = split_folder(tmp_path, 0, k) / BEST_POLICY

@@ -216,7 +216,7 @@ def test_costs_are_those_that_the_trial_paid(trial):
 # ------------------------------------------------------------------------------------------------ seeds
 def test_the_studys_own_seed_trains_the_very_same_policy(trial, stored, tmp_path):
     study_seed, fold = stored.seed, trial.data.folds[0]
-    run_split(settings_for(trial, study_seed, 0), trial.data, fold, tmp_path, origin())
+    run_split(settings_for(trial, study_seed, 0), trial.data, fold, tmp_path, origin(trial.data.dataset))
     again, kept = load_policy(tmp_path / "policy_best.safetensors"), load_policy(trial.policies[0])
     for (a, b), (c, d) in zip(again.layers, kept.layers, strict=True):
         assert bool((a == c).all())
@@ -319,7 +319,7 @@ def test_a_missing_policy_or_settings_file_is_named(copied, tiny_study, trial):
     with pytest.raises(StudyError, match=r"lacks 1 of 3 policies, the first .*split_1"):
         read_trial(copied, "best", tiny_study.data_dir)
     (folder / "settings.json").unlink()
-    with pytest.raises(StudyError, match=r"settings\.json cannot be read \(No such file or directory\)"):
+    with pytest.raises(StudyError, match=r"settings\.json: cannot be read \(No such file or directory\)"):
         read_trial(copied, "best", tiny_study.data_dir)
 
 

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from market.codec import decode, decode_file, encode
+from market.codec import decode, encode, read_object
 from market.errors import DatasetError
 
 
@@ -20,6 +20,10 @@ class Size:
     def __post_init__(self):
         if self.qty < 0:
             raise ValueError("qty must be at least 0")
+
+
+def decode_file(path, kind, error, advice, **limits):
+    return decode(read_object(path, error, advice, **limits), kind, error, str(path), advice)
 
 
 class Note(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -25,8 +25,8 @@ def traded(lab):
     """A lab whose stand-in for training leaves the equity files that training leaves."""
     inner = lab.runner
 
-    def run_split(settings, data, fold, out_dir, metadata, on_progress=None, *others):
-        outcome = inner(settings, data, fold, out_dir, metadata, on_progress)
+    def run_split(settings, data, fold, out_dir, origin, on_progress=None, *others):
+        outcome = inner(settings, data, fold, out_dir, origin, on_progress)
         records = records_of(data.dataset, fold.test, np.random.default_rng(fold.index), 0.0)
         out_dir.mkdir(parents=True, exist_ok=True)
         write_equity(out_dir / "equity.npz", records, data.dataset.time)

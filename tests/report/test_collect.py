@@ -23,7 +23,7 @@ from train.findings.holdout import score_text
 from train.findings.returns import layout_of, mean_returns, read_returns
 from train.records.account import Metrics
 from train.records.errors import StudyError
-from train.records.record_files import plain, with_null, write_json
+from train.records.record_files import plain, write_json
 from train.records.results import closes_file, read_closes, split_folder, study_folder, trial_folder
 from train.records.stored import StudyFile
 from train.report import collect as report_module
@@ -329,9 +329,8 @@ def test_two_studies_of_one_name_have_two_pages(folded, tmp_path):
 )
 def test_the_holdout_is_said_in_a_sentence(study_and_copy, change, text):
     study, folder = study_and_copy
-    scored = {"uuid": study.user_attrs["uuid"], "trial": collect(study, folder).best, "mean_excess_sharpe": 0.5,
-              "excess_sharpe_error": 3.2, "mean_lead_sharpe": None} | change  # fmt: skip
-    write_json(folder / "holdout.json", with_null(plain(fabricated.holdout_score(**scored))))
+    usual = {"excess_sharpe_error": 3.2, "mean_excess_sharpe": 0.5, "mean_lead_sharpe": None}
+    write_json(folder / "holdout.json", replace(scored_holdout(study_and_copy), **usual | change))
     page = collect(study, folder)
     assert text in page.holdout
     is_shown = change.get("trial") is None and change.get("uuid") is None
@@ -370,7 +369,7 @@ def test_bars_that_wait_for_the_winner_are_named(made):
     identity = study.user_attrs["identity"]
     study.set_user_attr("identity", identity | {"holdout": {"5m": plain(fabricated.HELD)}})
     try:
-        assert "Not scored yet" in collect(study, folder).holdout
+        assert "(480 of 5m) for one look" in collect(study, folder).holdout
     finally:
         study.set_user_attr("identity", identity)
 

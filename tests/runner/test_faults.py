@@ -53,11 +53,11 @@ def test_a_trial_of_nan_infinite_or_constant_rewards_fails_and_is_never_best(tmp
         state, _, done, info = step(env, action)
         return state, reward, done, info
 
-    def runner(settings, data, fold, out_dir, metadata, *rest):
+    def runner(settings, data, fold, out_dir, origin, *rest):
         with pytest.MonkeyPatch.context() as patch:
-            if metadata["trial"] == 0:
+            if origin.trial == 0:
                 patch.setattr(CryptoEnvAlpaca, "step", spoiled)
-            return run_split(settings, data, fold, out_dir, metadata, *rest)
+            return run_split(settings, data, fold, out_dir, origin, *rest)
 
     trades = {"norm_action": 1.0, "learning_rate": 3e-3, "turnover_penalty": 1e-5, "trailing_stop_pct": 0.0,
               "observe_account": False}  # fmt: skip

@@ -312,7 +312,7 @@ def test_a_signal_that_python_drops_in_a_finalizer_still_stops_the_trial(lab, ca
 
     steps = []
 
-    def runner(settings, data, fold, out_dir, metadata, on_progress=None, checkpoints=None):
+    def runner(settings, data, fold, out_dir, origin, on_progress=None, checkpoints=None):
         del settings
         Finalized()
         for number in range(3):

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from barwise.commands import optimize
 from drl_agents import host_copies
 from tests.support.train_cases import small_settings
 from train import rocm
@@ -182,12 +183,9 @@ def request_with(tmp_path, **more):
 
 
 @pytest.mark.parametrize(("flags", "wanted"), [((), True), (("--no-rocm-settings",), False)])
-def test_the_trainers_flag_reaches_the_study(flags, wanted, script):
-    assert script.request(script.parser().parse_args(list(flags))).rocm_settings is wanted
-
-
-def test_the_trainers_help_has_the_flag(script):
-    assert "--no-rocm-settings" in script.parser().format_help()
+def test_the_trainers_flag_reaches_the_study(flags, wanted):
+    assert optimize.request(optimize.parser().parse_args(list(flags))).rocm_settings is wanted
+    assert "--no-rocm-settings" in optimize.parser().format_help()
 
 
 @pytest.mark.parametrize("wanted", [True, False])

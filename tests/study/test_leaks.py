@@ -88,7 +88,7 @@ def policies(data, folder):
     space = build_space(given={"total_env_steps": 12_000}, longest_episode_bars=300, agent="ppo")
     values = sample(space, study.ask()) | {"lookback": 3, "learning_rate": 3e-3, "rollout_samples": 512}
     settings = resolve(values, 4, 7, -1, "ppo")
-    run_split(settings, data, data.folds[FOLD], folder, origin())
+    run_split(settings, data, data.folds[FOLD], folder, origin(data.dataset))
     return [load_file(folder / name) for name in (BEST_POLICY, LAST_POLICY)]
 
 

@@ -180,7 +180,7 @@ def change_settings(folder: Path) -> None:
 
 
 SPOILT = {
-    "result": (spoil_result, "result.json cannot be read (Object missing required field `bars` - at `$.agent`)"),
+    "result": (spoil_result, "result.json: field agent.bars is missing"),
     "equity": (spoil_equity, "not a zip file"),
     "policy": (spoil_policy, "is damaged"),
     "settings": (change_settings, "code_sha256 was another in trial 0"),
@@ -249,7 +249,7 @@ def test_a_split_begins_with_fresh_weights(tmp_path):
     settings = resolve(study.trials[0].params | real_study.GIVEN, 12, 0, -1, "ppo")
     policies = []
     for k, folder in ((1, "alone"), (0, "first"), (1, "first")):
-        run_split(settings, data, data.folds[k], tmp_path / folder, fabricated.origin())
+        run_split(settings, data, data.folds[k], tmp_path / folder, fabricated.origin(data.dataset))
         policies.append((tmp_path / folder / LAST_POLICY).read_bytes())
     assert policies[0] == policies[2] != policies[1]
 
@@ -310,13 +310,13 @@ class Memory:
     def __init__(self, *errors):
         self.errors, self.tried = list(errors), []
 
-    def __call__(self, settings, data, fold, out_dir, metadata, step, checkpoints):
+    def __call__(self, settings, data, fold, out_dir, origin, step, checkpoints):
         self.tried.append((fold.index, settings.train["n_envs"], settings.train["horizon_len"]))
         if self.errors:
             error = self.errors.pop(0)
             if error is not None:
                 raise error
-        return run_split(settings, data, fold, out_dir, metadata, step, checkpoints)
+        return run_split(settings, data, fold, out_dir, origin, step, checkpoints)
 
 
 CPU_ERROR = "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"

@@ -29,8 +29,7 @@ def done(folded, tmp_path_factory):
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=2))
     values = sample(build_space(given={"total_env_steps": 2000}, longest_episode_bars=300), study.ask())
     settings = resolve(values | {"lookback": 3, "min_cash_reserve": 0.1}, n_envs=4, seed=7, gpu_id=-1)
-    made_from = origin(tickers=folded.dataset.tickers)
-    return settings, run_split(settings, folded, folded.folds[FOLD], folder, made_from), folder
+    return settings, run_split(settings, folded, folded.folds[FOLD], folder, origin(folded.dataset)), folder
 
 
 @pytest.fixture(scope="module")

@@ -52,11 +52,11 @@ def work(url: str, folder: Path, target: int, on_split: Callable[[int], Any] | N
     study = open_study(parsed, "s", IDENTITY, False, NopPruner())
     space, interruption = build_space(longest_episode_bars=data().longest_episode_bars), Interruption()
 
-    def runner(settings, data, fold, out_dir, metadata, on_progress=None, checkpoints=None) -> SplitOutcome:
+    def runner(settings, data, fold, out_dir, origin, on_progress=None, checkpoints=None) -> SplitOutcome:
         if on_split is not None:
-            on_split(metadata["trial"])
+            on_split(origin.trial)
         time.sleep(SPLIT_S)
-        return outcome(fold.index, 1.0 + metadata["trial"])
+        return outcome(fold.index, 1.0 + origin.trial)
 
     settings = RunSettings(4, 0, -1, folder / "results", "test")
     reporter = Reporter(study, space, len(data().folds), target)

@@ -36,6 +36,7 @@ from train.study.objective import score
 from train.study.search_space import MAX_LOOKBACK
 from train.study.split import ATTAINABLE, SplitOutcome, agent_metrics, equal_weight_metrics, outcome_json
 from train.study.split_files import write_closes, write_equity
+from train.study.venue import policy_origin
 from train.validation.benchmarks import Costs, equal_weight
 from train.validation.splits import with_warmup
 
@@ -157,13 +158,9 @@ def holdout_score(agents: Sequence[Metrics] = (figures(),), **changes: Any) -> H
     return HoldoutScore(**known | changes)
 
 
-def origin(**changes: Any) -> PolicyOrigin:
-    """What a policy says of where it comes from."""
-    known = {
-        "study": "s", "trial": 0, "data_sha256": "a", "data_source": "", "synthetic": True, "tickers": ("BTC", "ETH"),
-        "feature_names": (), "bar_seconds": 300, "venue": None, "code_version": "abc123",
-    }  # fmt: skip
-    return PolicyOrigin(**known | changes)
+def origin(dataset: Dataset) -> PolicyOrigin:
+    """What a policy says that was trained on these bars."""
+    return policy_origin(dataset, study="s", trial=0, venue=None, code_version="abc123")
 
 
 def add_complete(study: optuna.Study, folder: Path, data: FoldedData, drift: float = 0.0) -> int:

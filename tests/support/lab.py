@@ -70,8 +70,8 @@ class FakeRunner:
     results: list = field(default_factory=list)
     calls: list = field(default_factory=list)
 
-    def __call__(self, settings, data, fold, out_dir, metadata, on_progress=None, checkpoints=None) -> SplitOutcome:
-        self.calls.append((settings, fold, out_dir, metadata))
+    def __call__(self, settings, data, fold, out_dir, origin, on_progress=None, checkpoints=None) -> SplitOutcome:
+        self.calls.append((settings, fold, out_dir, origin))
         result = self.results.pop(0) if self.results else 1.0
         if isinstance(result, BaseException):
             raise result

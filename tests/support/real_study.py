@@ -57,12 +57,12 @@ def run(
     settings = RunSettings(n_envs, 0, -1, folder / "results", "test", checkpoint_every_s=0.0)
     reporter = Reporter(study, space, N_SPLITS, target)
 
-    def watched(settings, data, fold, out_dir, metadata, on_progress=None, checkpoints=None) -> SplitOutcome:
+    def watched(settings, data, fold, out_dir, origin, on_progress=None, checkpoints=None) -> SplitOutcome:
         def step(progress) -> None:
             if on_update is not None:
                 on_update(fold.index, progress.n_updates)
 
-        return runner(settings, data, fold, out_dir, metadata, step, checkpoints)
+        return runner(settings, data, fold, out_dir, origin, step, checkpoints)
 
     objective = Objective(space, [folded], settings, reporter, interruption, watched)
     with interruption:
