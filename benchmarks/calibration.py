@@ -38,8 +38,8 @@ from market.sample import synthetic_dataset
 from train.findings.overfit import assess
 from train.findings.returns import Kind, StudyReturns, layout_of, mean_returns, read_returns
 from train.findings.stored_trial import StoredStudy
+from train.records.attributes import holdout_score_in
 from train.records.defaults import DEFAULT_AGENT, N_BLOCKS
-from train.records.keys import HOLDOUT_SCORE
 from train.records.results import read_equity, split_folder
 from train.store.database import FINISHED
 from train.study.eligibility import best_trial
@@ -115,20 +115,17 @@ def judge(stored: StoredStudy) -> dict[str, Any]:
     """The winner's figures, as 5_pbo.py and the hold-out give them."""
     n_finished = len(stored.study.get_trials(deepcopy=False, states=FINISHED))
     row: dict[str, Any] = {"n_finished": n_finished, "n_compared": 0, "account": UNDEFINED, "lead": UNDEFINED}
-    scored = stored.study.user_attrs.get(HOLDOUT_SCORE) or {}
-    has_verdict = bool(scored) and not n_idle(scored)
-    row["holdout_excess_sharpe"] = scored.get("mean_excess_sharpe") if has_verdict else None
-    row |= {"holdout_error": error_of(scored), "holdout_lead_errors": lead_in_errors(scored)}
+    scored = holdout_score_in(stored.study.user_attrs)
+    row |= dict.fromkeys(("holdout_excess_sharpe", "holdout_error", "holdout_lead_errors"))
+    if scored is not None:
+        row["holdout_excess_sharpe"] = None if n_idle(scored) else scored.mean_excess_sharpe
+        row |= {"holdout_error": error_of(scored), "holdout_lead_errors": lead_in_errors(scored)}
     row |= {"pbo_before_costs": None, "equal_weight_probabilistic": None}
     if best_trial(stored.study) is None:  # every trial kept still: nobody is called anything
         return row
     returns = read_returns(stored.study, stored.folder)
     free = returns_before_costs(stored, returns.numbers)
-    row |= {
-        "n_compared": len(returns.numbers),
-        "account": reading(returns, "account"),
-        "lead": reading(returns, "lead"),
-    }
+    row |= {kind: reading(returns, kind) for kind in ("account", "lead")} | {"n_compared": len(returns.numbers)}
     row["pbo_before_costs"] = pbo_cscv(free, N_BLOCKS).pbo if free.shape[1] > 1 else None
     return row | {"equal_weight_probabilistic": probabilistic_sharpe(estimate_sharpe(returns.equal_weight))}
 

@@ -323,7 +323,10 @@ def resumed(
     """
     path = result_file(args)
     path = path.with_suffix(".jobs") if path is not None else None
-    lines = path.read_text().split("\n")[:-1] if path is not None and path.exists() else []
+    lines = []
+    if path is not None and path.exists():
+        lines = path.read_text().split("\n")[:-1]
+        path.write_text("".join(f"{line}\n" for line in lines))
     kept = {tuple(key): row for key, row in map(json.loads, lines)}
     keys = {job: (identity(job), *job) for job in jobs}
     todo = [job for job in jobs if keys[job] not in kept]

@@ -21,7 +21,7 @@ import pandas as pd
 from benchmarks import measuring
 from benchmarks.planted_markets import TICKERS, AnnouncedMarket
 from benchmarks.studies import ended_study
-from train.records.keys import HOLDOUT_SCORE
+from train.records.attributes import holdout_score_in
 from train.store.database import FINISHED
 from train.study.eligibility import best_trial
 from train.study.split_plan import SplitPlan
@@ -56,10 +56,10 @@ def figures(study: optuna.Study) -> dict[str, Any]:
     """What a study came to."""
     finished, best = study.get_trials(deepcopy=False, states=FINISHED), best_trial(study)
     n_completed = sum(t.state == optuna.trial.TrialState.COMPLETE for t in finished)
-    scored = study.user_attrs.get(HOLDOUT_SCORE) or {}
+    scored = holdout_score_in(study.user_attrs)
     found = {"n_completed": n_completed, "n_pruned": len(finished) - n_completed}
     found["splits"] = sum(name.startswith("split_") for t in finished for name in t.user_attrs)
-    return found | {"value": best and best.value, "holdout": scored.get("mean_excess_sharpe")}
+    return found | {"value": best and best.value, "holdout": scored and scored.mean_excess_sharpe}
 
 
 def notes(rows: list[dict[str, Any]]) -> list[str]:

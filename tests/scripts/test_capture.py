@@ -1,30 +1,30 @@
 """The capture curve: shares, resuming, table, targets and picture; and one real run."""
 
+import argparse
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 
-from benchmarks import capture, capture_points
-from benchmarks.capture_points import LEARNERS, ONLY_AT, POINTS, Run, growth_per_bar, shares, unseen_bars, yardstick
+from benchmarks import capture, capture_points, measuring
+from benchmarks.capture_points import LEARNERS, POINTS, growth_per_bar, shares, unseen_bars, yardstick
 from benchmarks.capture_summary import PANELS, TARGETS, TITLES, checks, draw, table_rows
 from benchmarks.signal_markets import solve_one_coin
 from scripts import readme_table
 from train.evaluator import evaluate_policy
 
 
-def run(point="base", learner="PPO", seed=0, share=0.5, **changed) -> Run:
-    known = Run(point, learner, seed, share, share, 0.1, 4.0, 0.1, 0.001, 10.0, 1000, 10, "same")
-    return replace(known, **changed)
+def run(point, learner, seed, share, **changed) -> dict:
+    made = {"point": point, "learner": learner, "seed": seed, "share": share}
+    return made | {"traded": 0.1, "cost_share": 0.001, "cpu_s": 10.0} | changed
 
 
-def fabricated() -> list[Run]:
+def fabricated() -> list[dict]:
+    number = {learner: place for place, learner in enumerate(LEARNERS)}
     return [
-        run(point, learner, seed, None if point == "no signal" else 0.2 * number + 0.1 * seed)
-        for point in POINTS
-        for number, learner in enumerate(LEARNERS)
-        if point in ONLY_AT.get(learner, POINTS)
-        for seed in range(3)
+        run(point, learner, seed, None if point == "no signal" else 0.2 * number[learner] + 0.1 * seed)
+        for point, learner, seed in capture.jobs_of(is_quick=False)
+        if seed < 3
     ]
 
 
@@ -72,36 +72,34 @@ def test_a_policy_for_other_costs_has_a_share_below_one():
 
 
 def test_a_budget_or_a_market_that_changes_makes_a_run_old(monkeypatch):
-    before = capture.identity_of(POINTS["base"], "band")
-    assert capture.identity_of(POINTS["base"], "band") == before
-    assert capture.identity_of(replace(POINTS["base"], cost_bp=10.0), "band") != before
+    before = capture.identity_of("base", "band")
+    assert capture.identity_of("base", "band") == before != capture.identity_of("cost 5", "band")
     longer = replace(LEARNERS["band"], total_env_steps=LEARNERS["band"].total_env_steps + 1)
     monkeypatch.setitem(LEARNERS, "band", longer)
-    assert capture.identity_of(POINTS["base"], "band") != before
+    assert capture.identity_of("base", "band") != before
 
 
-def test_a_stopped_benchmark_resumes_with_the_runs_that_are_missing_or_old(tmp_path, monkeypatch):
+def test_a_stopped_benchmark_resumes_with_the_jobs_that_are_missing_old_or_cut_short(tmp_path, capsys):
+    args = argparse.Namespace(quick=False, out=tmp_path / "result.json", processes=1)
     measured = []
 
-    def instead(name, learner, seed, identity, is_quick=False):
-        measured.append((name, learner, seed))
-        return run(name, learner, seed, 0.9, identity=identity)
+    def work(name, seed):
+        measured.append((name, seed))
+        return {"growth": seed}
 
-    monkeypatch.setattr(capture, "measure", instead)
-    path = tmp_path / "capture.json"
-    args = capture.parse_arguments(["--out", str(path), "--only", "base", "--only", "PPO", "--processes", "1"])
-    fresh = capture.identity_of(POINTS["base"], "PPO")
-    kept = [run(seed=0, identity=fresh), run(seed=1, identity="old"), run("one history", "band", identity="old")]
-    runs = {(r.point, r.learner, r.seed): r for r in capture.run_all(args, kept, path)}
-    wanted = set(measured)
-    assert wanted == {("base", "PPO", seed) for seed in (1, 2, 3, 4)}
-    assert runs["base", "PPO", 0].share == 0.5
-    assert runs["base", "PPO", 1].share == 0.9
-    assert ("one history", "band", 0) in runs  # of another point: stays
-    assert capture.read(path) == list(runs.values())
-    measured.clear()
-    capture.run_all(args, capture.read(path), path)
-    assert measured == []
+    def resumed(jobs, identity="new"):
+        measured.clear()
+        return measuring.resumed(args, jobs, work, lambda job: identity)
+
+    assert resumed([("a", 1), ("b", 2)]) == [{"growth": 1}, {"growth": 2}]
+    assert resumed([("b", 2), ("c", 3)]) == [{"growth": 2}, {"growth": 3}]
+    assert measured == [("c", 3)]
+    with (tmp_path / "result.jobs").open("a") as file:
+        file.write('[["new", "d", 4], {"gro')
+    resumed([("a", 1), ("d", 4)])
+    assert measured == [("d", 4)]
+    resumed([("a", 1)], identity="other")
+    assert measured == [("a", 1)]
 
 
 def test_the_table_has_the_median_and_the_range_of_every_point():
@@ -124,24 +122,22 @@ def test_the_better_learner_is_held_against_the_target_and_every_seed_against_st
     assert not found["CPU seconds of the longest run"]["met"]
 
 
-def test_table_and_picture_reach_both_pages(tmp_path):
-    args = capture.parse_arguments(["--out", str(tmp_path / "capture.json")])
-    runs = fabricated()
-    content = capture.content_of(args, runs)
-    content["capture"]["rows"], content["capture"]["checks"] = table_rows(runs, {}), checks(runs)
-    (tmp_path / "capture.json").write_text(json.dumps(content))
-    draw(runs, tmp_path / "capture.png")
+def test_table_and_targets_on_the_page_are_those_of_its_runs_and_the_picture_is_drawn(tmp_path):
+    part = json.loads((measuring.RESULTS / "capture.json").read_text())["capture"]
+    point_of = {title: point for point, title in TITLES.items()}
+    yardsticks = {point_of[row["point"]]: row["yardstick"] for row in part["rows"] if row["point"] in point_of}
+    assert table_rows(part["runs"], yardsticks) == part["rows"]
+    assert checks(part["runs"]) == part["checks"]
+    draw(part, tmp_path / "capture.png")
     assert (tmp_path / "capture.png").stat().st_size > 20_000
-    text = readme_table.capture_block(tmp_path)
+    text = readme_table.own_block("capture")
     assert "| one history of 30,000 bars |" in text
     assert "](../benchmarks/results/capture.png)" in text
-    assert readme_table.capture_block(tmp_path / "nothing") == ""
-    assert [Run(**row) for row in json.loads(json.dumps([asdict(r) for r in runs]))] == runs
 
 
 @pytest.mark.slow
 def test_a_real_run_reports_its_costs_and_its_seconds():
-    found = capture_points.measure("no signal", "PPO", 0, "id", is_quick=True)
-    assert found.share is None
-    assert found.cpu_s > 0.0
-    assert found.cost_share == pytest.approx(0.003 * found.traded, rel=0.2, abs=1e-6)
+    found = capture_points.measure("no signal", "PPO", 0, is_quick=True)
+    assert found["share"] is None
+    assert found["cpu_s"] > 0.0
+    assert found["cost_share"] == pytest.approx(0.003 * found["traded"], rel=0.2, abs=1e-6)

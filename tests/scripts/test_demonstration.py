@@ -66,9 +66,9 @@ def test_the_result_file_is_what_the_page_shows(tmp_path, monkeypatch):
     for name in demonstration.measuring.THREAD_VARIABLES:
         monkeypatch.setenv(name, "1")
     monkeypatch.setattr(demonstration, "run_both", lambda args, scratch: [SKILL, NO_SKILL])
-    assert readme_table.demonstration_block(tmp_path) == ""
+    assert readme_table.own_block("demonstration", tmp_path) == ""
     assert demonstration.main(["--out", str(tmp_path / "demonstration.json")]) == 0
-    block = readme_table.demonstration_block(tmp_path)
+    block = readme_table.own_block("demonstration", tmp_path)
     assert "| SYNTHETIC, planted signal | Evidence of skill: it is. | 70 % |" in block
     assert "| SYNTHETIC, no signal | Not evidence of skill: it is not. |" in block
     assert "- met: no signal: evidence of skill: 0, wanted at most 0" in block

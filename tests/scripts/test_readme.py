@@ -134,12 +134,12 @@ def test_without_results_the_pages_say_so(tmp_path):
 def test_a_section_is_merged_and_leaves_the_others(tmp_path, capsys):
     written(tmp_path, step=part())
     path = tmp_path / "a_chip_2_cores.json"
-    args = argparse.Namespace(quick=True, out=path, gpu=-1)
-    measuring.finish(args, "update", part(about="Another."))
+    args = argparse.Namespace(quick=True, out=path, gpu=-1, own_file="")
+    measuring.keep(args, "update", part(about="Another."))
     sections = json.loads(path.read_text())["sections"]
     assert sections == {"step": part(), "update": part(about="Another.")}
     args.out = None
-    assert measuring.finish(args, "trial", part()) is None  # --quick keeps nothing
+    measuring.keep(args, "trial", part(), draw=lambda *_: pytest.fail("--quick keeps nothing"))
     assert "What was measured." in capsys.readouterr().out
 
 
