@@ -22,6 +22,7 @@ from .memory import (
     native,
     order_at,
     position_at,
+    room_on_stack,
     rules_at,
     sources,
     store,
@@ -58,7 +59,7 @@ def step_of(version: int) -> Any:
         """
         _ = version  # captured, and so part of what the cache on disk is asked for
         p = rules_at(rules, 0)
-        orders = p.orders + first * p.n_assets * ORDER_BYTES  # two threads never have the same first block
+        orders = room_on_stack(p.n_assets * ORDER_BYTES)
         for block in range(first, end):
             book, coins = account_at(p.accounts, block), p.positions + block * p.n_assets * POSITION_BYTES
             i = block * LANES
@@ -103,6 +104,8 @@ def begin_bar(n: int, book: Record, coins: int, orders: int, price: Array, p: Re
         for w in range(LANES):
             coin.held_bars[w] += 1 if coin.qty[w] > 0 else 0
             coin.filled[w] = 0.0
+        for w in range(n, LANES):  # nobody's
+            order_at(orders, a).price[w], order_at(orders, a).action[w] = 0.0, 0.0
     last = p.n_bars - 1
     for w in range(n):
         book.bar[w] = min(book.bar[w] + 1, last)  # one whose episode is over waits there for its reset

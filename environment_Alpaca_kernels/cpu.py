@@ -37,7 +37,7 @@ except ImportError as error:
 from . import drop_in, first_use, trial
 from .bar import step
 from .buffers import Accounts
-from .memory import ACCOUNTS, ASSET, LANES, ORDERS, POSITIONS, SEGMENTS, Array, rules_of
+from .memory import ACCOUNTS, ASSET, LANES, POSITIONS, SEGMENTS, Array, rules_of
 from .tables import segments_of
 
 # From this many environments on, torch's threads share the blocks: handing work to a second thread takes some 20 us.
@@ -99,7 +99,6 @@ class NativeStep(Accounts):
         # Kept by this object, because their addresses are in use as long as it is.
         self.addressed = {"assets": assets, "segments": segments}
         self.addressed |= {"accounts": self.accounts, "positions": self.positions}
-        self.addressed["orders"] = np.zeros(self.positions.shape, ORDERS)
         for name, array in self.addressed.items():
             self.rules[name] = array.ctypes.data
         self.market = (market.price.numpy(), market.order_scale.numpy())

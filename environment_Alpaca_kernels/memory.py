@@ -51,7 +51,7 @@ RULES = np.dtype(
         *columns("?", "restarts compact"),
         *columns("i8", "seed episode_bars n_envs n_starts n_usable n_assets n_segments n_bars"),
         *columns("i8", "state_dim feature_bytes window_bytes"),
-        *columns("i8", "features assets segments accounts positions orders"),
+        *columns("i8", "features assets segments accounts positions"),
     ],
     align=True,
 )  # fmt: skip
@@ -90,7 +90,7 @@ POSITIONS = np.dtype(
     ],
     align=True,
 )  # fmt: skip
-# What the bar asks of a coin. The blocks of one call use the same memory in turn, so that it stays in the near cache.
+# What the bar asks of a coin. It lies on the stack of a call, whose blocks use it in turn: it stays in the near cache.
 #   price      quote, this bar's close
 #   order_qty  coins asked for, negative to sell
 #   wanted     coins of a buy that the venue takes, else 0
@@ -174,6 +174,18 @@ def _copy_bytes(_typing: Any, _target: Any, _source: Any, _n_bytes: Any) -> Any:
 
 
 @intrinsic
+def _room_on_stack(_typing: Any, _n_bytes: Any) -> Any:
+    """Address of memory that is the running call's, with whatever lies there."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        room = builder.alloca(ir.IntType(8), args[0])
+        room.align = 64
+        return builder.ptrtoint(room, ir.IntType(64))
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
 def _prefetch(_typing: Any, _address: Any) -> Any:
     """Ask for the cache line at an address; nothing waits for it."""
 
@@ -193,6 +205,7 @@ load_f4: Any = _load_f4
 store: Any = _store
 copy_bytes: Any = _copy_bytes
 prefetch: Any = _prefetch
+room_on_stack: Any = _room_on_stack
 rules_at, account_at, position_at = _record_at(RULES), _record_at(ACCOUNTS), _record_at(POSITIONS)
 order_at, asset_at, segment_at = _record_at(ORDERS), _record_at(ASSET), _record_at(SEGMENTS)
 
