@@ -38,20 +38,20 @@ from environment_Alpaca_vectorized import (
 class Account:
     """Everything that changes within an episode. One function, `CryptoEnvAlpaca._open_account`, builds it."""
 
-    bar: int                  # row of price_array the account stands at
-    first_bar: int            # bar of the episode's first observation
-    last_bar: int             # the episode is over at this bar
-    cash: float               # quote
-    qty: list[float]          # (A,) coins
-    held_bars: list[int]      # (A,) bars since the position was opened or last sold from
-    high: list[float]         # (A,) highest price while held, quote; kept when the trailing stop is on
+    bar: int  # row of price_array the account stands at
+    first_bar: int  # bar of the episode's first observation
+    last_bar: int  # the episode is over at this bar
+    cash: float  # quote
+    qty: list[float]  # (A,) coins
+    held_bars: list[int]  # (A,) bars since the position was opened or last sold from
+    high: list[float]  # (A,) highest price while held, quote; kept when the trailing stop is on
     order_scale: list[float]  # (A,) coins per unit of action; host presets only
     benchmark_qty: list[float]  # (A,) coins of the equal-weight portfolio
-    equity: float             # quote, marked at `bar`
-    benchmark: float          # quote, value of the equal-weight portfolio at `bar`
-    peak: float               # quote, highest equity of the episode
-    max_drawdown: float       # fraction, largest fall from a peak in the episode
-    filled: list[float]       # (A,) coins bought less coins sold in the last step, stops and releases included
+    equity: float  # quote, marked at `bar`
+    benchmark: float  # quote, value of the equal-weight portfolio at `bar`
+    peak: float  # quote, highest equity of the episode
+    max_drawdown: float  # fraction, largest fall from a peak in the episode
+    filled: list[float]  # (A,) coins bought less coins sold in the last step, stops and releases included
     discounted_return: float = 0.0  # host presets: G = gamma * G + r
     traded: Traded = field(default_factory=lambda: Traded())
 
@@ -61,7 +61,7 @@ class Traded:
     """What was executed within one step."""
 
     trades: int = 0
-    fees: float = 0.0      # quote
+    fees: float = 0.0  # quote
     slippage: float = 0.0  # quote
     turnover: float = 0.0  # quote, |quantity| * close
 
@@ -98,7 +98,7 @@ class CryptoEnvAlpaca:
         self.initial_capital = self.initial_total_asset = p.initial_capital
         given_prices = np.asarray(config["price_array"])
         self.price_array = given_prices.astype(np.float64, copy=False)
-        tech = np.asarray(config["tech_array"])   # float32 stays as it is: half the memory, which processes may share
+        tech = np.asarray(config["tech_array"])  # float32 stays as it is: half the memory, which processes may share
         self.tech_array = tech if tech.dtype == np.float32 else tech.astype(np.float64, copy=False)
         check_arrays(self.price_array, self.tech_array)
         n_bars, n_assets = self.price_array.shape

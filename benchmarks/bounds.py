@@ -14,26 +14,23 @@ An honest policy is called a leak once in 200 times, which is what a 99 % interv
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks import measuring
 from benchmarks.planted_markets import AnnouncedMarket, law_of, solve_plan
 from benchmarks.signal_bound import signal_law
 from benchmarks.signal_markets import SignalMarket, solve_one_coin
 from train.evaluator import evaluate_policy
 from train.validation.benchmarks import Costs
-from train.validation.dual_bound import AgainstBound, Law, against_bound, dual_bound
+from train.validation.dual_bound import Law, against_bound, dual_bound
 from train.validation.hindsight import clairvoyant
-
-ROOT = Path(__file__).resolve().parents[1]
 
 FEE_RATE, SLIPPAGE_RATE = 0.0025, 0.0005
 COST_RATE = FEE_RATE + SLIPPAGE_RATE
@@ -42,7 +39,9 @@ N_SEGMENTS, BARS, QUICK_BARS = 40, 3000, 1000
 AHEAD_SCALE = 1000.0
 FAR_BARS = 20
 SEERS = ("peeking", "far_seeing")
-RESULT = ROOT / "benchmarks" / "results" / "bounds.json"
+COLUMNS = measuring.columns("market", "optimum", bound="dual bound, 99 %", hindsight="hindsight")
+COLUMNS |= {"rule": "best rule, traded", "peeking_found": "sees 1 bar", "far_seeing_found": "sees 20 bars"}
+ABOUT = f"Log growth in bp per bar, fee 25 bp and slippage 5 bp a side, {N_SEGMENTS} segments of {BARS:,} bars."
 
 
 @dataclass(frozen=True)
@@ -62,14 +61,14 @@ def cases(n_bars: int) -> Iterator[Case]:
     for seed, (size, volatility) in enumerate(((0.0015, 0.005), (0.0008, 0.005), (0.0004, 0.004))):
         market = AnnouncedMarket(rise=size, fall=-size, volatility=volatility)
         config = market.config(N_SEGMENTS * n_bars, seed)
-        yield Case(f"announced trend {size:.2%}", config, market.regime_shown(config["tech_array"]),
-                   law_of(market, COST_RATE, n_bars), solve_plan(market, COST_RATE).growth, market.follow)  # fmt: skip
+        law, optimum = law_of(market, COST_RATE, n_bars), solve_plan(market, COST_RATE).growth
+        shown = market.regime_shown(config["tech_array"])
+        yield Case(f"announced trend {size:.2%}", config, shown, law, optimum, market.follow)
     for seed, alpha in enumerate((0.7e-4, 1.0e-4, 1.5e-4), start=3):
         signal = SignalMarket(alpha=alpha)
-        config, optimum = signal.config(N_SEGMENTS * n_bars, seed), solve_one_coin(signal, COST_RATE)
-        shown = config["tech_array"][:, 0].astype(np.float64)
-        yield Case(f"AR(1) signal {alpha * 1e4:.1f} bp", config, shown, signal_law(signal, COST_RATE),
-                   optimum.growth, optimum.act)  # fmt: skip
+        config, best = signal.config(N_SEGMENTS * n_bars, seed), solve_one_coin(signal, COST_RATE)
+        shown, law = config["tech_array"][:, 0].astype(np.float64), signal_law(signal, COST_RATE)
+        yield Case(f"AR(1) signal {alpha * 1e4:.1f} bp", config, shown, law, best.growth, best.act)
 
 
 def with_leak(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,52 +114,38 @@ def measured(case: Case, n_bars: int) -> dict[str, Any]:
     costs = Costs(1.0, FEE_RATE, SLIPPAGE_RATE)
     hindsight = [clairvoyant(config["price_array"][a:b], costs).growth for a, b in edges]
 
-    def judged(policy: Callable[[Tensor], Tensor]) -> AgainstBound:
-        return against_bound([r.growth for r in evaluate_policy(policy, config, PARAMS)], bound)
-
-    rule, peek, far = judged(case.rule), judged(peeking(case.rule, n_assets)), judged(far_seeing(n_assets))
     scale = 1e4 / n_bars
-    return {
-        "market": case.name,
-        "optimum": case.optimum * 1e4,
-        "dual_bound": bound.mean * scale,
-        "dual_bound_interval": [end * scale for end in bound.interval],
-        "hindsight": float(np.mean(hindsight)) * scale,
-        "rule": rule.growth * scale,
-        "rule_minus_bound": [end * scale for end in rule.difference],
-        "rule_is_leak": rule.is_leak,
-        "peeking": peek.growth * scale,
-        "peeking_is_leak": peek.is_leak,
-        "far_seeing": far.growth * scale,
-        "far_seeing_is_leak": far.is_leak,
-    }
+    row = {"market": case.name, "optimum": case.optimum * 1e4, "dual_bound": bound.mean * scale}
+    row["dual_bound_interval"] = [end * scale for end in bound.interval]
+    row["hindsight"] = float(np.mean(hindsight)) * scale
+    policies = {"rule": case.rule, "peeking": peeking(case.rule, n_assets), "far_seeing": far_seeing(n_assets)}
+    for who, policy in policies.items():
+        found = against_bound([r.growth for r in evaluate_policy(policy, config, PARAMS)], bound)
+        row |= {who: found.growth * scale, f"{who}_is_leak": found.is_leak}
+    return row
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as Markdown, bp per bar."""
-    lines = ["| market | optimum | dual bound, 99 % | hindsight | best rule, traded | sees 1 bar | sees 20 bars |",
-             "|---|---|---|---|---|---|---|"]  # fmt: skip
-    for row in rows:
-        low, high = row["dual_bound_interval"]
-        seen = " | ".join(f"{row[who]:.3f} ({'LEAK' if row[f'{who}_is_leak'] else 'not found'})" for who in SEERS)
-        lines.append(f"| {row['market']} | {row['optimum']:.3f} | {row['dual_bound']:.3f} ({low:.3f} to {high:.3f}) | "
-                     f"{row['hindsight']:.2f} | {row['rule']:.3f} | {seen} |")  # fmt: skip
-    return "\n".join(lines)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="short segments; nothing is written")
-    args = parser.parse_args(argv)
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """A row for every market; who must be found, and who must not."""
     n_bars = QUICK_BARS if args.quick else BARS
     rows = [measured(case, n_bars) for case in cases(n_bars)]
-    print(table(rows))
-    if not args.quick:
-        about = {"n_segments": N_SEGMENTS, "bars": n_bars, "cost_rate": COST_RATE, "unit": "bp per bar"}
-        RESULT.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
-    is_right = [any(row[f"{who}_is_leak"] for who in SEERS) and not row["rule_is_leak"] for row in rows]
-    return 0 if all(is_right) else 1
+    checks = []
+    for row in rows:
+        low, high = row["dual_bound_interval"]
+        row["bound"] = f"{row['dual_bound']:.3f} ({low:.3f} to {high:.3f})"
+        for who in SEERS:
+            row[f"{who}_found"] = f"{row[who]:.3f} ({'LEAK' if row[f'{who}_is_leak'] else 'not found'})"
+        n_found = sum(row[f"{who}_is_leak"] for who in SEERS)
+        checks.append(measuring.check(f"{row['market']}: the best rule is called a leak", row["rule_is_leak"], most=0))
+        checks.append(measuring.check(f"{row['market']}: who sees the future is found", n_found, least=1))
+    return measuring.section(args, ABOUT, COLUMNS, rows=rows, checks=checks, cost_rate=COST_RATE)
+
+
+def main() -> int:
+    """Measure, print, write; exit code 1 where somebody is called what he is not."""
+    args = measuring.parsed(__doc__, own_file="bounds.json")
+    part = measure(args)
+    return measuring.keep(args, "bounds", part) or int(not all(check["met"] for check in part["checks"]))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import product
 from typing import Any
 
 from torch import Tensor
@@ -55,40 +56,32 @@ class Point:
 
 
 BASE = Point("base", SignalMarket(alpha=1e-4))
-POINTS = {point.name: point for point in (
-    BASE,
-    *(Point(f"alpha {alpha}", SignalMarket(alpha=alpha * 1e-4)) for alpha in (0.7, 1.5)),
-    *(replace(BASE, name=f"cost {cost_bp}", cost_bp=float(cost_bp)) for cost_bp in (5, 15)),
-    *(Point(f"coins {n}", SignalMarket(n_assets=n)) for n in (2, 7)),
-    replace(BASE, name="one history", train_bars=HISTORY_BARS),
-    *(Point(f"announced {rise * 1e4:g}", AnnouncedMarket(rise=rise, fall=-rise, volatility=volatility,
-            n_noise_features=4), train_bars=ANNOUNCED_BARS, env={"lookback": 2})
-      for rise, volatility in ((0.0015, 0.005), (0.0008, 0.005), (0.0004, 0.004))),
-    Point("no signal", SignalMarket(alpha=0.0)),
-)}  # fmt: skip
+ALL_POINTS = [BASE]
+ALL_POINTS += [Point(f"alpha {alpha}", SignalMarket(alpha=alpha * 1e-4)) for alpha in (0.7, 1.5)]
+ALL_POINTS += [replace(BASE, name=f"cost {cost_bp}", cost_bp=float(cost_bp)) for cost_bp in (5, 15)]
+ALL_POINTS += [Point(f"coins {n}", SignalMarket(n_assets=n)) for n in (2, 7)]
+ALL_POINTS += [replace(BASE, name="one history", train_bars=HISTORY_BARS)]
+for rise_bp, volatility in ((15, 0.005), (8, 0.005), (4, 0.004)):
+    rise = rise_bp / 10_000
+    announced = AnnouncedMarket(rise=rise, fall=-rise, volatility=volatility, n_noise_features=4)
+    ALL_POINTS += [Point(f"announced {rise_bp}", announced, train_bars=ANNOUNCED_BARS, env={"lookback": 2})]
+ALL_POINTS += [Point("no signal", SignalMarket(alpha=0.0))]
+POINTS = {point.name: point for point in ALL_POINTS}
 
 # ------------------------------------------------------------------------------------------------------------ learners
 # Step budgets were chosen once, for equal CPU time on one thread of an AMD EPYC machine, and are fixed.
-PPO = TrainConfig(
-    agent="ppo", n_envs=12, horizon_len=128, total_env_steps=1_050_000, net_dims=(64, 64), learning_rate=1e-3,
-    episode_bars=256,
-)  # fmt: skip
-PPO_TUNED = replace(
-    PPO, n_envs=64, total_env_steps=3_400_000, net_dims=(32, 32), batch_size=2048, learning_rate=3e-3,
-    lr_schedule="linear", action_std_init_log=-1.0,
-)  # fmt: skip
+PPO = TrainConfig(agent="ppo", n_envs=12, horizon_len=128, net_dims=(64, 64), learning_rate=1e-3, episode_bars=256)
+PPO = replace(PPO, total_env_steps=1_050_000)
+PPO_TUNED = replace(PPO, n_envs=64, net_dims=(32, 32), batch_size=2048, learning_rate=3e-3, total_env_steps=3_400_000)
+PPO_TUNED = replace(PPO_TUNED, lr_schedule="linear", action_std_init_log=-1.0)
 # Accounts begin anew every 4096 bars: one that trades a whole history without an end pays for its first entry once, so
 # that it never learns to stay out.
-BAND = TrainConfig(
-    agent="band", n_envs=8, horizon_len=1024, total_env_steps=7_000_000, net_dims=(32, 32), learning_rate=1e-2,
-    lr_schedule="linear", episode_bars=4096,
-)  # fmt: skip
+BAND = TrainConfig(agent="band", n_envs=8, horizon_len=1024, net_dims=(32, 32), learning_rate=1e-2, episode_bars=4096)
+BAND = replace(BAND, total_env_steps=7_000_000, lr_schedule="linear")
 MANY_COINS, MANY_COINS_STEPS = 7, 4_000_000  # a step of more coins takes longer: still under 20 CPU seconds
 SHORT_BARS, SHORT_DROPOUT = 30_000, 0.5  # the exact gradient overfits a history that is seen often
-LEARNERS: dict[str, TrainConfig] = {
-    "PPO": PPO, "PPO, tuned": PPO_TUNED, "PPO, tuned, ramp": replace(PPO_TUNED, fee_ramp=0.5), "band": BAND,
-    "band, ramp": replace(BAND, fee_ramp=0.5),
-}  # fmt: skip
+LEARNERS = {"PPO": PPO, "PPO, tuned": PPO_TUNED, "PPO, tuned, ramp": replace(PPO_TUNED, fee_ramp=0.5)}
+LEARNERS |= {"band": BAND, "band, ramp": replace(BAND, fee_ramp=0.5)}
 # What the ramp alone does for PPO is measured along signal and cost, which saves a fifth of the benchmark's time.
 ONLY_AT = {"PPO, tuned": ("base", "alpha 0.7", "alpha 1.5", "cost 5", "cost 15")}
 QUICK_SHARE = 200  # --quick spends this part of a budget
@@ -132,25 +125,6 @@ def yardstick(name: str) -> Yardstick:
 
 
 # ----------------------------------------------------------------------------------------------------------------- run
-@dataclass(frozen=True)
-class Run:
-    """One learner trained once at a point, judged on unseen bars at full cost."""
-
-    point: str
-    learner: str
-    seed: int
-    share: float | None  # of the yardstick, see `judge`
-    raw_share: float | None  # the same without the comparison with the yardstick's policy on the same bars
-    growth_bp: float  # log growth per bar, 1e-4
-    turnover: float  # accounts traded per 1000 bars
-    traded: float  # accounts, in all; of the first stretch
-    cost_share: float  # fees and slippage, of the first stretch's initial account
-    cpu_s: float  # process time of training, one thread
-    env_steps: int
-    n_updates: int
-    identity: str  # hash of settings, point and code
-
-
 def train_bars(point: Point, seed: int, is_quick: bool = False) -> dict[str, Any]:
     """Config of the history that a seed trains on."""
     n_bars = min(point.train_bars, 20_000) if is_quick else point.train_bars
@@ -169,9 +143,8 @@ def unseen_bars(name: str, is_quick: bool = False) -> dict[str, Any]:
     if not point.has_signal:
         return point.market.config(SILENT_BARS, (TEST, 0))
     n_stretches, n_bars = (2, 2_000) if is_quick else (STRETCHES, STRETCH_BARS)
-    return joined([
-        point.market.config(n_bars, (TEST, i), mirrored) for i in range(n_stretches) for mirrored in (False, True)
-    ])  # fmt: skip
+    pairs = product(range(n_stretches), (False, True))
+    return joined([point.market.config(n_bars, (TEST, i), mirrored) for i, mirrored in pairs])
 
 
 def growth_per_bar(records: list[EpisodeRecord]) -> float:
@@ -185,8 +158,13 @@ def yardstick_growth(name: str, is_quick: bool = False) -> float:
     return growth_per_bar(evaluate_policy(yardstick(name).act, unseen_bars(name, is_quick), POINTS[name].env_params))
 
 
-def measure(name: str, learner: str, seed: int, identity: str, is_quick: bool = False) -> Run:
-    """Train and judge. A seed is a history, and an initialisation."""
+def measure(name: str, learner: str, seed: int, is_quick: bool = False) -> dict[str, Any]:
+    """Train a learner once at a point, and judge it on unseen bars at full cost: a run.
+
+    A seed is a history, and an initialisation. Growth is log growth per bar; `turnover` is accounts traded per 1000
+    bars; `traded` and `cost_share`, fees and slippage over the initial account, are of the first stretch; `cpu_s` is
+    process time of training.
+    """
     point = POINTS[name]
     settings = settings_of(point, learner, seed, is_quick)
     train = train_bars(point, seed, is_quick)
@@ -195,17 +173,14 @@ def measure(name: str, learner: str, seed: int, identity: str, is_quick: bool = 
         result = train_policy(settings, train, point.env_params, folder)
         cpu_s = time.process_time() - started
         records = evaluate_policy(result.last_policy, unseen_bars(name, is_quick), point.env_params)
-    growth = growth_per_bar(records)
+    growth, first = growth_per_bar(records), records[0]
     share, raw_share = shares(name, growth, is_quick)
-    first = records[0]
     traded = [float((record.turnover / record.equity[:-1]).sum()) for record in records]
     paid = first.fees.sum() + point.env_params["slippage_rate"] * first.turnover.sum()
-    return Run(
-        point=name, learner=learner, seed=seed, share=share, raw_share=raw_share, growth_bp=growth * 1e4,
-        turnover=1000.0 * sum(traded) / sum(len(record.turnover) for record in records), traded=traded[0],
-        cost_share=float(paid / first.equity[0]), cpu_s=cpu_s, env_steps=result.env_steps, n_updates=result.n_updates,
-        identity=identity,
-    )  # fmt: skip
+    run = {"point": name, "learner": learner, "seed": seed, "share": share, "raw_share": raw_share}
+    run |= {"growth_bp": growth * 1e4, "turnover": 1000.0 * sum(traded) / sum(len(r.turnover) for r in records)}
+    run |= {"traded": traded[0], "cost_share": float(paid / first.equity[0]), "cpu_s": cpu_s}
+    return run | {"env_steps": result.env_steps, "n_updates": result.n_updates}
 
 
 def shares(name: str, growth: float, is_quick: bool = False) -> tuple[float | None, float | None]:

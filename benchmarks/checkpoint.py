@@ -15,10 +15,8 @@ from typing import Any
 
 from benchmarks import measuring
 
-COLUMNS = {
-    "case": "network", "n_envs": "n_envs", "mib": "MiB", "ms": "ms to write", "thousandths": "thousandths of a run",
-    "updates": "updates that take as long",
-}  # fmt: skip
+COLUMNS = measuring.columns(case="network", n_envs="n_envs", mib="MiB", ms="ms to write")
+COLUMNS |= {"thousandths": "thousandths of a run", "updates": "updates that take as long"}
 NETS, N_ENVS, N_UPDATES, N_UPDATES_QUICK = ((64, 64), (256, 256, 256)), (1, 12, 512), 12, 3
 ROLLOUT_SAMPLES, MOST_THOUSANDTHS = 4096, 10.0
 
@@ -31,20 +29,17 @@ def one_case(net_dims: tuple[int, ...], n_envs: int, n_updates: int, args: argpa
     from train.config import TrainConfig
     from train.run import train_policy
 
-    settings = TrainConfig(
-        n_envs=n_envs, net_dims=net_dims, horizon_len=ROLLOUT_SAMPLES // n_envs, batch_size=512, gpu_id=args.gpu,
-        total_env_steps=n_updates * ROLLOUT_SAMPLES, eval_every_updates=n_updates, cpu_threads=args.threads,
-    )  # fmt: skip
+    sizes = {"n_envs": n_envs, "net_dims": net_dims, "horizon_len": ROLLOUT_SAMPLES // n_envs, "batch_size": 512}
+    budget = {"total_env_steps": n_updates * ROLLOUT_SAMPLES, "eval_every_updates": n_updates}
+    settings = TrainConfig(gpu_id=args.gpu, cpu_threads=args.threads, **sizes, **budget)
     with tempfile.TemporaryDirectory() as folder:
         where = Checkpoints(Path(folder), every_s=0.0)
         result = train_policy(settings, who.config(), who.RULES[learners.RULES], folder, checkpoints=where)
         mib = (Path(folder) / CHECKPOINT).stat().st_size / 2**20
     write_s = result.checkpoint_s / result.n_checkpoints
     update_s = (result.history[-1].explore_s + result.history[-1].update_s) / n_updates
-    return {
-        "case": "-".join(map(str, net_dims)), "n_envs": n_envs, "mib": mib, "ms": 1e3 * write_s,
-        "thousandths": 1e3 * write_s / EVERY_S, "updates": write_s / update_s,
-    }  # fmt: skip
+    row = {"case": "-".join(map(str, net_dims)), "n_envs": n_envs, "mib": mib, "ms": 1e3 * write_s}
+    return row | {"thousandths": 1e3 * write_s / EVERY_S, "updates": write_s / update_s}
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -62,13 +57,5 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return measuring.section(args, about, COLUMNS, rows=rows, checks=checks)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Measure, print, write."""
-    args = measuring.arguments(__doc__).parse_args(argv)
-    measuring.with_threads(args)
-    measuring.finish(args, "checkpoint", measure(args))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(measuring.run("checkpoint", __doc__, measure, gpu=True))

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,13 @@ def batched_env(fast: bool, rules: str, n_envs: int, start: str = "random", gpu:
     return env_class(config(), RULES[rules], n_envs, start=start, gpu_id=gpu, as_numpy=False)
 
 
+def random_layers(width: int, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Weights and biases of a network with two hidden layers, from the observation to the actions."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = pairwise((STATE_DIM, width, width, N_ASSETS))
+    return [(torch.randn((b, a), generator=generator) / a**0.5, torch.zeros(b)) for a, b in sizes]
+
+
 def stepping(env: Any, actions: Sequence[Any]) -> Callable[[], None]:
     """Every action once, for environments that restart by themselves."""
 
@@ -81,15 +89,30 @@ def stepping(env: Any, actions: Sequence[Any]) -> Callable[[], None]:
     return work
 
 
+def stepping_one(env: Any, actions: Sequence[Any]) -> Callable[[], None]:
+    """Every action once, for one environment with gymnasium's interface."""
+
+    def work() -> None:
+        for action in actions:
+            *_, terminated, truncated, _ = env.step(action)
+            if terminated or truncated:
+                env.reset()
+
+    env.reset()
+    return work
+
+
+def timed(name: str, n_envs: int, work: Callable[[], None], gpu: int = -1) -> Local:
+    """A contender whose call goes through all actions; a GPU's clock is read after at least 200 steps."""
+    return Local(name, n_envs, work, N_ACTIONS * n_envs, waiter(gpu), -(-200 // N_ACTIONS) if gpu >= 0 else 1)
+
+
 def batched(fast: bool, rules: str, n_envs: int, start: str = "random", gpu: int = -1) -> Local:
     """Our batched classes."""
     env = batched_env(fast, rules, n_envs, start, gpu)
     bars = {"random": "random bars", "first": "one bar"}[start]
     name = f"{FAST if fast else PLAIN}, {rules}, {bars}"
-    work = stepping(env, tensor_actions(n_envs, env.device))
-    # A GPU's clock is read after at least 200 steps.
-    least = -(-200 // N_ACTIONS) if gpu >= 0 else 1
-    return Local(name, n_envs, work, N_ACTIONS * n_envs, waiter(gpu), least)
+    return timed(name, n_envs, stepping(env, tensor_actions(n_envs, env.device)), gpu)
 
 
 def scalar_loop(rules: str, n_envs: int) -> Local:
@@ -105,7 +128,7 @@ def scalar_loop(rules: str, n_envs: int) -> Local:
                 if env.step(action)[2]:
                     env.reset()
 
-    return Local(f"{SCALAR}, {rules}, Python loop", n_envs, work, N_ACTIONS * n_envs)
+    return timed(f"{SCALAR}, {rules}, Python loop", n_envs, work)
 
 
 def empty_step(n_envs: int) -> Local:
@@ -119,7 +142,7 @@ def empty_step(n_envs: int) -> Local:
         def step(self, action: torch.Tensor) -> tuple[Any, ...]:
             return answer
 
-    return Local("empty Python step", n_envs, stepping(Nothing(), tensor_actions(n_envs)), N_ACTIONS * n_envs)
+    return timed("empty Python step", n_envs, stepping(Nothing(), tensor_actions(n_envs)))
 
 
 # --------------------------------------------------------------------------------------------------- gymnasium
@@ -161,7 +184,7 @@ def gymnasium_vector(kind: str, rules: str, n_envs: int) -> Local:
         config()  # before the fork
         env = gymnasium.vector.AsyncVectorEnv(makers, context="fork")
     work = stepping(env, list(drawn_actions(n_envs, N_ASSETS)))
-    return Local(f"gymnasium {kind}VectorEnv over {SCALAR}, {rules}", n_envs, work, N_ACTIONS * n_envs)
+    return timed(f"gymnasium {kind}VectorEnv over {SCALAR}, {rules}", n_envs, work)
 
 
 # --------------------------------------------------------------------------------------------------- other people's
@@ -196,13 +219,15 @@ def elegantrl_vmap(n_envs: int) -> Local:
             if env.day == last_day:
                 env.reset()
 
-    return Local(PEER, n_envs, work, N_ACTIONS * n_envs)
+    return timed(PEER, n_envs, work)
 
 
 def gym_trading_env() -> Local:
     """gym-trading-env's TradingEnv: one asset, a window of 5 bars of 77 features, random positions."""
     import pandas as pd
-    from gym_trading_env.environments import TradingEnv
+
+    with warnings.catch_warnings():  # it turns every warning of the process into an error
+        from gym_trading_env.environments import TradingEnv
 
     rng = np.random.default_rng(3)
     close = 100.0 * np.exp(np.cumsum(rng.normal(0.0, 0.002, N_BARS)))
@@ -210,16 +235,8 @@ def gym_trading_env() -> Local:
     prices = {"open": close, "high": close * 1.001, "low": close * 0.999, "close": close}
     frame = pd.DataFrame(prices | columns, index=pd.date_range("2024-01-01", periods=N_BARS, freq="5min"))
     env = TradingEnv(frame, positions=[0, 0.5, 1], windows=LOOKBACK, trading_fees=0.0025, verbose=0)
-    actions = rng.integers(0, 3, N_ACTIONS).tolist()
-
-    def work() -> None:
-        for action in actions:
-            *_, terminated, truncated, _ = env.step(action)
-            if terminated or truncated:
-                env.reset()
-
-    env.reset()
-    return Local(f"{TRADING_ENV}, one asset", 1, work, N_ACTIONS)
+    work = stepping_one(env, rng.integers(0, 3, N_ACTIONS).tolist())
+    return timed(f"{TRADING_ENV}, one asset", 1, work)
 
 
 def is_installed(module: str) -> bool:

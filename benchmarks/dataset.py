@@ -29,8 +29,8 @@ N_BARS, N_BARS_QUICK = 70_272, 600
 ROUNDS, ROUNDS_QUICK = 5, 1
 LOADS = 5
 PEER = "the hosts' way, pandas"
-COLUMNS = {"contender": "contender", "columns": "columns", "seconds": "seconds", "ratio": "times the peer's speed",
-           "peak_mb": "peak memory, MB"}  # fmt: skip
+COLUMNS = measuring.columns("contender", "columns", "seconds", ratio="times the peer's speed")
+COLUMNS["peak_mb"] = "peak memory, MB"
 
 
 def hosts_way(bars_file: str, out_file: str) -> None:
@@ -96,15 +96,15 @@ def loading(folder: Path) -> tuple[int, list[float]]:
     return n_columns, seconds
 
 
-def measure(args: argparse.Namespace, scratch: Path) -> list[dict[str, Any]]:
+def rows_of(n_bars: int, n_rounds: int, scratch: Path) -> list[dict[str, Any]]:
     """The table's rows; the processes take turns, so that a slow second of the machine hits all alike."""
     from market.bars.candles import write_bars
     from market.sample import sample_bars
 
     bars = scratch / "bars.parquet"
-    write_bars(sample_bars("5m", args.n_bars, COINS), bars)
+    write_bars(sample_bars("5m", n_bars, COINS), bars)
     timed = commands(bars, scratch)
-    rounds = [{name: run(command) for name, command in timed.items()} for _ in range(args.rounds)]
+    rounds = [{name: run(command) for name, command in timed.items()} for _ in range(n_rounds)]
     rows = []
     for name in timed:
         seconds = [done[name][0] for done in rounds]
@@ -116,38 +116,24 @@ def measure(args: argparse.Namespace, scratch: Path) -> list[dict[str, Any]]:
     return [*rows, loaded]
 
 
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = measuring.arguments(__doc__, gpu=False)
-    parser.add_argument("--n-bars", type=int, default=N_BARS, help="bars of each coin (default %(default)s)")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="(default %(default)s)")
-    args = parser.parse_args(argv)
-    if args.quick:
-        args.n_bars, args.rounds = N_BARS_QUICK, ROUNDS_QUICK
-    return args
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Measure, print, write."""
-    args = parse_arguments(argv)
-    measuring.with_threads(args)
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """The section."""
+    n_bars, n_rounds = (N_BARS_QUICK, ROUNDS_QUICK) if args.quick else (N_BARS, ROUNDS)
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure(args, Path(folder))
+        rows = rows_of(n_bars, n_rounds, Path(folder))
     about = (
-        f"{len(COINS)} coins, {args.n_bars:,} five-minute bars each, from one Parquet file to a dataset on disk: whole "
+        f"{len(COINS)} coins, {n_bars:,} five-minute bars each, from one Parquet file to a dataset on disk: whole "
         "processes, imports, checks, report and picture included. Loading maps the arrays and checks them, hash "
         "included, with the files in the cache of the system."
     )
-    by_name = {row["contender"]: row for row in rows}
-    ours = by_name["build_dataset.py"]
+    *_, ours, loaded = rows
     checks = [
         measuring.check("bars to a dataset, seconds", ours["seconds"], most=20.0),
         measuring.check("bars to a dataset, peak MB", ours["peak_mb"], most=2_000.0),
-        measuring.check("loading, seconds", by_name["load_dataset"]["seconds"], most=1.0),
+        measuring.check("loading, seconds", loaded["seconds"], most=1.0),
     ]
-    measuring.finish(args, "dataset", measuring.section(args, about, COLUMNS, rows=rows, checks=checks))
-    return 0
+    return measuring.section(args, about, COLUMNS, rows=rows, checks=checks)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(measuring.run("dataset", __doc__, measure))

@@ -12,7 +12,6 @@ leaves data, study and report.html there.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import resource
 import shlex
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measuring
+from benchmarks.studies import SAMPLE, TRAINER, storage_of
 from market.defaults import DEMONSTRATION_SEED
 from market.planted import Law
 from train.findings.stored_trial import open_stored
@@ -36,18 +36,13 @@ from train.study.eligibility import NO_SIGNAL_CODE
 REPO = Path(__file__).resolve().parents[1]
 
 LAUNCHER, DATA_SCRIPT = REPO / "start_vectorized_training.sh", REPO / "scripts" / "setup" / "data.sh"
-TRAINER = REPO / "scripts" / "training" / "1_optimize_unified.py"
-SAMPLE = REPO / "scripts" / "data" / "make_sample.py"
 MOST_S = 600.0
 QUICK_MARKET = ("--n-bars", "8000")
 QUICK_STUDY = ("--n-trials", "10", "--break-step", "200000")
-FIGURES = {
-    "share": SHARE, "deflated": "deflated lead", "pbo": "PBO of the lead", "differ": "difference of trials",
-}  # fmt: skip
-COLUMNS = {
-    "law": "market", "verdict": "verdict", "share": "of the attainable", "deflated": "deflated Sharpe", "pbo": "PBO",
-    "differ": "trials differ", "wall_s": "wall time, s", "cpu_s": "CPU time, s",
-}  # fmt: skip
+KEEP = ("--keep", {"type": Path, "metavar": "FOLDER", "help": "leave data, study and report there: a new folder"})
+FIGURES = {"share": SHARE, "deflated": "deflated lead", "pbo": "PBO of the lead", "differ": "difference of trials"}
+COLUMNS = measuring.columns(law="market", verdict="verdict", share="of the attainable", deflated="deflated Sharpe")
+COLUMNS |= {"pbo": "PBO", "differ": "trials differ", "wall_s": "wall time, s", "cpu_s": "CPU time, s"}
 
 
 @dataclass(frozen=True)
@@ -76,27 +71,22 @@ def words_of(path: Path, name: str) -> list[str]:
     return shlex.split(found[1])
 
 
-def demonstrate(
-    law: Law, folder: Path, seed: int = DEMONSTRATION_SEED, market: Sequence[str] = (), study: Sequence[str] = ()
-) -> Ended:
+def demonstrate(law: Law, folder: Path, market: Sequence[str] = (), study: Sequence[str] = ()) -> Ended:
     """Make the market in `folder`, run the study there, read its report.
 
     Args:
         law: with or without the signal.
         folder: empty.
-        seed: of the market and of the study.
         market: further flags of make_sample.py.
         study: further flags of the trainer; they win over the launcher's.
     """
     began, cpu_before_s = time.perf_counter(), _children_s()
-    name, storage = law.value.replace(" ", "_"), f"sqlite:///{folder}/study.db"
+    name, storage, seed = law.value.replace(" ", "_"), storage_of(folder), ("--seed", DEMONSTRATION_SEED)
     flags = [] if law is Law.PLANTED else ["--no-signal"]
     tickers = words_of(DATA_SCRIPT, "SAMPLE_TICKERS")
-    _run([SAMPLE, "--tickers", *tickers, "--out", folder / "5m", "--seed", seed, *flags, *market], folder)
-    command = [
-        TRAINER, *words_of(LAUNCHER, "DEMONSTRATION"), "--gpu", -1, "--study-name", name, "--data-dir", folder / "5m",
-        "--storage", storage, "--results-dir", folder / "results", "--seed", seed, *study,
-    ]  # fmt: skip
+    _run([SAMPLE, "--tickers", *tickers, "--out", folder / "5m", *seed, *flags, *market], folder)
+    command = [TRAINER, *words_of(LAUNCHER, "DEMONSTRATION"), "--gpu", -1, "--study-name", name, *seed]
+    command += ["--data-dir", folder / "5m", "--storage", storage, "--results-dir", folder / "results", *study]
     _run(command, folder, allowed=(0, NO_SIGNAL_CODE))
     wall_s, cpu_s = time.perf_counter() - began, _children_s() - cpu_before_s
     stored = open_stored(absolute_url(storage, folder), name, folder / "results")
@@ -145,19 +135,6 @@ def checks(with_signal: Ended, without: Ended) -> list[dict[str, Any]]:
     ]
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = measuring.arguments(__doc__, gpu=False, result="demonstration.json")
-    parser.set_defaults(threads=1)
-    parser.add_argument("--seed", type=int, default=DEMONSTRATION_SEED, metavar="N",
-                        help="of market and study (default %(default)s)")  # fmt: skip
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave data, study and report there")
-    args = parser.parse_args(argv)
-    if args.keep is not None and args.keep.exists():
-        parser.error(f"--keep {args.keep}: exists; name a new folder")
-    return args
-
-
 def run_both(args: argparse.Namespace, scratch: Path) -> list[Ended]:
     """With the signal, then without it."""
     sizes = {"market": QUICK_MARKET, "study": QUICK_STUDY} if args.quick else {}
@@ -166,29 +143,24 @@ def run_both(args: argparse.Namespace, scratch: Path) -> list[Ended]:
         folder = scratch / law.value.replace(" ", "_")
         folder.mkdir(parents=True)
         print(f"{law.value}: running; {folder}/log.txt", file=sys.stderr, flush=True)
-        ended.append(demonstrate(law, folder, args.seed, **sizes))
+        ended.append(demonstrate(law, folder, **sizes))
         print(f"{law.value}: {ended[-1].verdict} Hold-out: {ended[-1].holdout}", file=sys.stderr, flush=True)
     return ended
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run both, print, write."""
-    args = parse_arguments(argv)
-    measuring.with_threads(args)
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """The section."""
     with tempfile.TemporaryDirectory() as name:
         with_signal, without = run_both(args, args.keep.absolute() if args.keep else Path(name))
     about = "The launcher's study on its sample market, with the planted signal and without it."
-    part = measuring.section(args, about, COLUMNS, flags=words_of(LAUNCHER, "DEMONSTRATION"), seed=args.seed)
-    part["rows"] = [row_of(with_signal), row_of(without)]
-    part["checks"] = checks(with_signal, without)
-    print("\n".join(measuring.section_lines(part)))
-    if args.quick and args.out is None:
-        return 0
-    path = args.out or measuring.RESULTS / "demonstration.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"machine": measuring.machine(-1), "demonstration": part}, indent=1) + "\n")
-    print(f"\nwrote {path}", file=sys.stderr)
-    return 0
+    found = {"rows": [row_of(with_signal), row_of(without)], "checks": checks(with_signal, without)}
+    return measuring.section(args, about, COLUMNS, flags=words_of(LAUNCHER, "DEMONSTRATION"), **found)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run both, print, write."""
+    how = {"threads": 1, "own_file": "demonstration.json", "options": [KEEP], "argv": argv}
+    return measuring.run("demonstration", __doc__, measure, **how)
 
 
 if __name__ == "__main__":

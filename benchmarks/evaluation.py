@@ -22,11 +22,9 @@ N_BARS, N_BARS_QUICK = 17_500, 600
 CASES = ((128, 1, 1), (128, 1, 2), (128, 12, 2), (32, 1, 1), (512, 1, 1))
 LEAST, MOST_APART = 5.0, 1e-6
 COMPILED, IN_TORCH = "compiled loop", "loop in torch"
-COLUMNS = {
-    "contender": "contender", "net": "net", "policies": "policies", "segments": "segments of each",
-    "per_s": "bars/s of all accounts", "us": "us per bar of an account", "ratio": "compiled, times this",
-    "apart": "largest relative difference of an account", "flips": "orders filled by one of the two alone",
-}  # fmt: skip
+COLUMNS = measuring.columns("contender", "net", "policies", segments="segments of each", per_s="bars/s of all accounts")
+COLUMNS |= {"us": "us per bar of an account", "ratio": "compiled, times this"}
+COLUMNS |= {"apart": "largest relative difference of an account", "flips": "orders filled by one of the two alone"}
 ABOUT = (
     f"Evaluation of {N_BARS:,} bars, shared by the segments: 7 coins, observations of 393 numbers, two hidden layers, "
     "rules standard."
@@ -40,11 +38,7 @@ def policy_of(width: int, seed: int) -> Any:
     from benchmarks import contenders as who
     from drl_agents.policy import Policy
 
-    generator = torch.Generator().manual_seed(seed)
-    sizes = (who.STATE_DIM, width, width, who.N_ASSETS)
-    layers = tuple(
-        (torch.randn((out, into), generator=generator) / into**0.5, torch.zeros(out)) for into, out in pairwise(sizes)
-    )
+    layers = tuple(who.random_layers(width, seed))
     return Policy(torch.zeros(who.STATE_DIM), torch.ones(who.STATE_DIM), layers)
 
 
@@ -83,8 +77,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     for width, n_policies, n_segments in CASES[: 1 if args.quick else None]:
         timed, case = contenders(width, n_policies, n_segments, N_BARS_QUICK if args.quick else N_BARS)
         rates = measuring.interleaved(timed, *measuring.rounds_of(args))
-        for row, own in zip(measuring.rows_of(timed, rates, COMPILED, {}), rates, strict=True):
-            rows.append(row | case | {"us": 1e6 / row["per_s"], "ratio": measuring.ratio(rates[0], own)})
+        rows += [row | {"us": 1e6 / row["per_s"]} for row in measuring.rows_against(timed, rates, **case)]
         name = f"net {width}, {n_policies} policies, {n_segments} segments"
         checks.append(measuring.check(f"times the loop in torch, {name}", rows[-1]["ratio"], least=LEAST))
         if not case["flips"]:
@@ -92,16 +85,5 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return measuring.section(args, ABOUT, COLUMNS, rows=rows, checks=[] if args.quick else checks)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Measure, print, write."""
-    args = measuring.arguments(__doc__, gpu=False).parse_args(argv)
-    measuring.with_threads(args)
-    import torch
-
-    torch.set_num_threads(args.threads)
-    measuring.finish(args, "evaluation", measure(args))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(measuring.run("evaluation", __doc__, measure))

@@ -6,8 +6,6 @@ gradient step. The learning rate is tiny, because a measurement repeats an updat
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -26,11 +24,9 @@ N_ENVS, RULES, LEARNING_RATE = 12, "standard", 1e-6
 
 def our_agent(env: Any, width: int, horizon_len: int, threads: int, batch_size: int = 512, n_epochs: int = 4) -> Any:
     """The repository's PPO for a batched environment, on so many threads."""
-    settings = TrainConfig(
-        n_envs=env.n_envs, horizon_len=horizon_len, net_dims=(width, width), n_epochs=n_epochs, batch_size=batch_size,
-        learning_rate=LEARNING_RATE, total_env_steps=10**9, cpu_threads=threads,
-    )  # fmt: skip
-    return build_agent(settings, env)
+    sizes = {"net_dims": (width, width), "n_epochs": n_epochs, "batch_size": batch_size, "horizon_len": horizon_len}
+    budget = {"learning_rate": LEARNING_RATE, "total_env_steps": 10**9, "cpu_threads": threads}
+    return build_agent(TrainConfig(n_envs=env.n_envs, **sizes, **budget), env)
 
 
 def stock_agent(env: Any, n_envs: int, width: int, batch_size: int = 512, repeat_times: float = 4.0) -> StockPPO:
@@ -42,13 +38,6 @@ def stock_agent(env: Any, n_envs: int, width: int, batch_size: int = 512, repeat
     state = torch.as_tensor(env.reset(), dtype=torch.float32)
     agent.last_state = state.reshape(n_envs, env.state_dim).clone()
     return agent
-
-
-@contextmanager
-def gradients(enabled: bool) -> Iterator[None]:
-    """As elegantrl's training loop switches them: off to explore, on to update."""
-    with torch.set_grad_enabled(enabled):
-        yield
 
 
 class ScalarLoop:

@@ -11,29 +11,21 @@ where the best that can be done is nothing.
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.planted_markets import (
-    AnnouncedMarket,
-    is_the_rule,
-    noisy,
-    silent_config,
-    solve_plan,
-)
+from benchmarks import measuring
+from benchmarks.planted_markets import AnnouncedMarket, is_the_rule, noisy, silent_config, solve_plan
 from train.config import TrainConfig
 from train.env_factory import env_class_for, make_env
 from train.evaluator import EpisodeRecord, evaluate_policy, mean_growth
 from train.run import Progress, build_agent, train_policy
-
-ROOT = Path(__file__).resolve().parents[1]
 
 MARKET = AnnouncedMarket(rise=0.0015, fall=-0.0015, volatility=0.005, n_noise_features=4)
 # One order can move the whole account, so that the best policy is a rule that can be proved (planted_markets).
@@ -48,10 +40,8 @@ REPORTS = 8  # looks at the silent market during training
 
 def settings(seed: int, total_env_steps: int, n_envs: int = 12) -> TrainConfig:
     """Small networks, rollouts of 1536 samples."""
-    return TrainConfig(
-        n_envs=n_envs, horizon_len=1536 // n_envs, total_env_steps=total_env_steps, net_dims=(64, 64),
-        learning_rate=1e-3, episode_bars=256, seed=seed, eval_every_updates=10,
-    )  # fmt: skip
+    sizes = {"n_envs": n_envs, "horizon_len": 1536 // n_envs, "total_env_steps": total_env_steps, "net_dims": (64, 64)}
+    return TrainConfig(learning_rate=1e-3, episode_bars=256, seed=seed, eval_every_updates=10, **sizes)
 
 
 @dataclass(frozen=True)
@@ -81,9 +71,8 @@ class SilentRun:
 def run_signal(seed: int, total_env_steps: int = 150_000, n_envs: int = 12, hide_signal: bool = False) -> SignalRun:
     """Train on the announced market. `hide_signal` shuffles the features in time: a control that cannot succeed."""
     started = time.perf_counter()
-    configs = [MARKET.config(bars, bars_seed) for bars, bars_seed in (
-        (TRAIN_BARS, TRAIN_SEED), (VALIDATION_BARS, VALIDATION_SEED), (TEST_BARS, TEST_SEED)
-    )]  # fmt: skip
+    sizes = ((TRAIN_BARS, TRAIN_SEED), (VALIDATION_BARS, VALIDATION_SEED), (TEST_BARS, TEST_SEED))
+    configs = [MARKET.config(*size) for size in sizes]
     best = [mean_growth(evaluate_policy(MARKET.follow, config, SIGNAL_PARAMS)) for config in configs]
     if hide_signal:
         for config in configs:
@@ -92,10 +81,8 @@ def run_signal(seed: int, total_env_steps: int = 150_000, n_envs: int = 12, hide
     train, validation, test = configs
     seen: list[Progress] = []
     with tempfile.TemporaryDirectory() as folder:
-        result = train_policy(
-            settings(seed, total_env_steps, n_envs), train, SIGNAL_PARAMS, folder,
-            validation_config=validation, on_progress=seen.append,
-        )  # fmt: skip
+        options = {"validation_config": validation, "on_progress": seen.append}
+        result = train_policy(settings(seed, total_env_steps, n_envs), train, SIGNAL_PARAMS, folder, **options)
         growth = mean_growth(evaluate_policy(result.best_policy, test, SIGNAL_PARAMS))
     looks = [(p.env_steps, p.validation_score / best[1]) for p in seen if p.validation_score is not None]
     steps, shares = zip(*looks, strict=True)
@@ -131,74 +118,55 @@ def _turnover(record: EpisodeRecord) -> float:
     return float((record.turnover / record.equity[:-1]).sum() / len(record.turnover) * 1000.0)
 
 
-def report(signal: Sequence[SignalRun], silent: Sequence[SilentRun]) -> dict[str, Any]:
-    """Everything that was measured, and the proof that the yardstick is the best policy."""
+SEEDS, SIGNAL_STEPS, SILENT_STEPS, QUICK_SHARE = 5, 150_000, 200_000, 20
+COLUMNS = measuring.columns("seed", share="share of the best on unseen bars", before="traded at first, exploring")
+COLUMNS |= {"after": "in the end", "calm": "without noise", "share_fees": "fees paid without noise"}
+ABOUT = (
+    "PPO where a trend is announced: the share of the known best policy's log growth. And where there is nothing to "
+    "know: accounts traded per 1000 unseen bars, and fees over the account."
+)
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Both markets, seed by seed, and the proof that the yardstick is the best policy."""
+    n_seeds, part = (1, QUICK_SHARE) if args.quick else (SEEDS, 1)
+    signal = [run_signal(seed, SIGNAL_STEPS // part) for seed in range(n_seeds)]
+    silent = [run_silent(seed, SILENT_STEPS // part) for seed in range(n_seeds)]
+    rows = []
+    for s, n in zip(signal, silent, strict=True):
+        row = {"seed": s.seed, "share": s.test_share_of_best, "before": n.exploring_turnover[0]}
+        row |= {"after": n.exploring_turnover[-1], "calm": n.turnover[-1], "share_fees": n.fee_share[-1]}
+        rows.append(row)
     plan = solve_plan(MARKET, COST_RATE)
-    return {
-        "market": asdict(MARKET), "rule_is_optimal": is_the_rule(plan), "optimal_growth_per_bar": plan.growth,
-        "settings": asdict(settings(0, 1)), "signal": [asdict(run) for run in signal],
-        "silent": [asdict(run) for run in silent], "torch": torch.__version__,
-    }  # fmt: skip
+    proof = {"market": asdict(MARKET), "rule_is_optimal": is_the_rule(plan), "optimal_growth_per_bar": plan.growth}
+    runs = {"signal": [asdict(run) for run in signal], "silent": [asdict(run) for run in silent]}
+    return measuring.section(args, ABOUT, COLUMNS, rows=rows, settings=asdict(settings(0, 1)), **proof, **runs)
 
 
-def draw(signal: Sequence[SignalRun], silent: Sequence[SilentRun], path: Path) -> None:
+def draw(part: dict[str, Any], path: Path) -> None:
     """Two panels: share of the best earned; turnover given up."""
-    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for run in signal:
-        left.plot(run.env_steps, run.share_of_best, color="tab:blue", alpha=0.7)
-        left.plot(run.env_steps[-1], run.test_share_of_best, "o", color="tab:orange")
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for run in part["signal"]:
+        left.plot(run["env_steps"], run["share_of_best"], color="tab:blue", alpha=0.7)
+        left.plot(run["env_steps"][-1], run["test_share_of_best"], "o", color="tab:orange")
     left.axhline(1.0, color="black", lw=1, ls=":")
     left.axhline(0.8, color="tab:red", lw=1, ls="--")
     left.set(xlabel="environment steps", ylabel="share of the best policy's log growth", ylim=(0.0, 1.05))
     left.set_title("Announced trend, costs included\nlines: validation bars; dots: test bars; dashed: 80 %")
-    for i, run in enumerate(silent):
-        label = ("while exploring", "without noise") if i == 0 else (None, None)
-        right.plot(run.env_steps, run.exploring_turnover, color="tab:blue", alpha=0.7, label=label[0])
-        right.plot(run.env_steps, run.turnover, color="tab:orange", alpha=0.7, label=label[1])
+    for run in part["silent"]:
+        right.plot(run["env_steps"], run["exploring_turnover"], color="tab:blue", alpha=0.7)
+        right.plot(run["env_steps"], run["turnover"], color="tab:orange", alpha=0.7)
     right.set_yscale("symlog", linthresh=0.1)
     right.set(xlabel="environment steps", ylabel="accounts traded per 1000 bars", ylim=(0, None))
     right.set_title("No signal: trading stops\non unseen bars")
-    right.legend()
+    right.legend(["while exploring", "without noise"])
     for axis in (left.xaxis, right.xaxis):
         axis.set_major_formatter(lambda steps, _: f"{steps / 1000:.0f}k")
     figure.savefig(path, dpi=110)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run both markets, print a table, write the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="only check that it runs: one seed, little budget")
-    parser.add_argument("--seeds", type=int, default=5, help="number of seeds (default 5)")
-    parser.add_argument("--out", type=Path, metavar="DIR",
-                        help="folder of the results (default: benchmarks/results; none with --quick)")  # fmt: skip
-    args = parser.parse_args(argv)
-    n_seeds, share = (1, 20) if args.quick else (args.seeds, 1)
-    signal, silent = [], []
-    for seed in range(n_seeds):
-        signal.append(run_signal(seed, 150_000 // share))
-        silent.append(run_silent(seed, 200_000 // share))
-        s, n = signal[-1], silent[-1]
-        print(
-            f"seed {seed}: {s.test_share_of_best:6.1%} of the best policy's growth on unseen bars ({s.wall_s:.0f} s); "
-            f"without signal, accounts traded per 1000 bars {n.exploring_turnover[0]:.1f} -> "
-            f"{n.exploring_turnover[-1]:.1f} exploring, {n.turnover[-1]:.2f} without noise, "
-            f"{n.fee_share[-1]:.2%} of the account lost to fees ({n.wall_s:.0f} s)",
-            flush=True,
-        )
-    if args.quick and args.out is None:
-        return 0
-    folder = args.out or ROOT / "benchmarks" / "results"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "learning.json").write_text(json.dumps(report(signal, silent), indent=1) + "\n")
-    draw(signal, silent, folder / "learning.png")
-    print(f"{folder / 'learning.json'} and learning.png written")
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(measuring.run("learning", __doc__, measure, own_file="learning.json", draw=draw))

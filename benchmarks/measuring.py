@@ -10,18 +10,19 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
 import os
 import platform
 import re
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -32,27 +33,58 @@ COPY_BYTES, COPY_BYTES_QUICK = 256 * 2**20, 2**20
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
-# --------------------------------------------------------------------------------------------------- command line
-def arguments(description: str | None, gpu: bool = True, result: str = "<machine>.json") -> argparse.ArgumentParser:
-    """The flags that the benchmarks share; without `gpu` for one that has no use of it. `result`: its file's name."""
+# --------------------------------------------------------------------------------------------------- the program
+Option = tuple[str, dict[str, Any]]  # of a command line, as `add_argument` takes it
+Draw = Callable[[dict[str, Any], Path], None]  # makes a section's picture; "machine" is its name
+
+
+def run(name: str, description: str | None, measure: Callable[[argparse.Namespace], dict[str, Any]], **how: Any) -> int:
+    """A benchmark's program: its flags, the section `name` that `measure` makes of them; `how` as in `parsed`."""
+    draw = how.pop("draw", None)
+    args = parsed(description, **how)
+    return keep(args, name, measure(args), draw)
+
+
+def parsed(
+    description: str | None,
+    *,
+    gpu: bool = False,
+    threads: int | None = None,
+    learns: bool = True,
+    own_file: str = "",
+    options: Sequence[Option] = (),
+    argv: Sequence[str] | None = None,
+) -> argparse.Namespace:
+    """The flags that the benchmarks share; torch is set up as they say.
+
+    Args:
+        description: what `--help` says.
+        gpu: whether there is a use of one.
+        threads: of torch and numba where `--threads` is not given.
+        learns: whether torch keeps gradients.
+        own_file: name of the result file; without one it is the machine's.
+        options: further flags.
+        argv: the command line.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = {"help": "number of the GPU; -1 = CPU (default)"} if gpu else {"choices": [-1], "help": "-1: the CPU only"}
     parser.add_argument("--gpu", type=int, default=-1, metavar="N", **known)
-    parser.add_argument(
-        "--threads", type=int, metavar="N", help="CPU threads of torch and numba (default 2; 1 with --quick)"
-    )
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="only check that it runs, in seconds; the figures mean nothing and are not kept",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="FILE",
-        help=f"result file (default: benchmarks/results/{result}; none with --quick)",
-    )
-    return parser  # fmt: skip
+    words = f"CPU threads of torch and numba (default {threads or '2; 1 with --quick'})"
+    parser.add_argument("--threads", type=int, default=threads, metavar="N", help=words)
+    words = "only check that it runs, in seconds; the figures mean nothing and are not kept"
+    parser.add_argument("--quick", action="store_true", help=words)
+    words = f"result file (default: benchmarks/results/{own_file or '<machine>.json'}; none with --quick)"
+    parser.add_argument("--out", type=Path, metavar="FILE", help=words)
+    for flag, about in options:
+        parser.add_argument(flag, **about)
+    args = parser.parse_args(argv, argparse.Namespace(own_file=own_file))
+    with_threads(args)
+    import torch
+
+    torch.set_num_threads(args.threads)
+    if not learns:
+        torch.set_grad_enabled(False)
+    return args
 
 
 def with_threads(args: argparse.Namespace) -> None:
@@ -77,17 +109,6 @@ def rounds_of(args: argparse.Namespace) -> tuple[int, float]:
 
 
 # --------------------------------------------------------------------------------------------------- timing
-class Contender(Protocol):
-    """Something that is timed."""
-
-    name: str
-    n_envs: int | None
-
-    def rate(self, seconds: float) -> float:
-        """Work for about so long; units per second."""
-        ...
-
-
 @dataclass
 class Local:
     """Work in this process."""
@@ -119,36 +140,7 @@ class Local:
         return time.perf_counter() - started
 
 
-class Remote:
-    """Work in a process of its own, idle between its turns: it answers every line "seconds" with a rate."""
-
-    def __init__(self, name: str, n_envs: int | None, command: Sequence[str]) -> None:
-        self.name, self.n_envs, self.row = name, n_envs, {}
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def rate(self, seconds: float) -> float:
-        """Units per second, as the process counts them."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{seconds}\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise RuntimeError(f"{self.name}: its process ended with code {self.process.wait()}")
-        return float(answer)
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.communicate()
-
-
-def serve(contender: Contender) -> None:
-    """The other side of `Remote`."""
-    for line in sys.stdin:
-        print(contender.rate(float(line)), flush=True)
-
-
-def interleaved(contenders: Sequence[Contender], rounds: int, seconds: float) -> list[list[float]]:
+def interleaved(contenders: Sequence[Local], rounds: int, seconds: float) -> list[list[float]]:
     """Rates of every contender, one a round; a first round is thrown away."""
     rates: list[list[float]] = [[] for _ in contenders]
     for number in range(rounds + 1):
@@ -204,10 +196,8 @@ def machine(gpu: int) -> dict[str, Any]:
     """What the figures were measured on."""
     import torch
 
-    return {
-        "cpu": cpu_name(), "cores": len(os.sched_getaffinity(0)),
-        "gpu": torch.cuda.get_device_name(gpu) if gpu >= 0 else None, "python": platform.python_version(),
-    }  # fmt: skip
+    known = {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
+    return known | {"gpu": torch.cuda.get_device_name(gpu) if gpu >= 0 else None}
 
 
 def cpu_name() -> str:
@@ -215,6 +205,11 @@ def cpu_name() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or "unknown")
+
+
+def machine_text(about: Mapping[str, Any]) -> str:
+    """The GPU's name, or `AMD EPYC, 2 cores`."""
+    return about["gpu"] or f"{about['cpu']}, {about['cores']} cores"
 
 
 def slug(about: Mapping[str, Any]) -> str:
@@ -225,7 +220,10 @@ def slug(about: Mapping[str, Any]) -> str:
 
 # --------------------------------------------------------------------------------------------------- results
 def rows_of(
-    contenders: Sequence[Any], rates: Sequence[Sequence[float]], peer: str, floor: Mapping[str, Sequence[float]]
+    contenders: Sequence[Local],
+    rates: Sequence[Sequence[float]],
+    peer: str,
+    floor: Mapping[str, Sequence[float]] | None = None,
 ) -> list[dict[str, Any]]:
     """One row a contender: median rate, ratio to the peer, share of the floor where it has one.
 
@@ -238,7 +236,7 @@ def rows_of(
         floor: row name -> the rates that the machine's limit would allow, by round.
     """
     peers = {c.n_envs: r for c, r in zip(contenders, rates, strict=True) if c.name == peer}
-    rows = []
+    rows, floor = [], floor or {}
     for contender, own in zip(contenders, rates, strict=True):
         row = {"contender": contender.name, "n_envs": contender.n_envs, "per_s": round(statistics.median(own))}
         against = peers.get(contender.n_envs, next(iter(peers.values()), None))
@@ -248,6 +246,12 @@ def rows_of(
             row["share"] = ratio(own, floor[contender.name])
         rows.append(row | contender.row)
     return rows
+
+
+def rows_against(contenders: Sequence[Local], rates: Sequence[Sequence[float]], **about: Any) -> list[dict[str, Any]]:
+    """One row a contender, `about` in each; its ratio is what the first of them makes, times this one."""
+    rows = rows_of(contenders, rates, contenders[0].name)
+    return [row | about | {"ratio": ratio(rates[0], own)} for row, own in zip(rows, rates, strict=True)]
 
 
 def missing_row(name: str, package: str, n_envs: int | None = None) -> dict[str, Any]:
@@ -270,28 +274,93 @@ def section(args: argparse.Namespace, about: str, columns: Mapping[str, str], **
     from train.records.provenance import code_version
 
     command = " ".join(["python", *sys.orig_argv[1:]]).replace(f"{REPO}/", "")
-    return {
-        "command": command, "date": datetime.now(UTC).date().isoformat(), "torch": torch.__version__,
-        "threads": args.threads, "commit": code_version(), "about": about, "columns": dict(columns), **content,
-    }  # fmt: skip
+    made = {"command": command, "date": datetime.now(UTC).date().isoformat(), "torch": torch.__version__}
+    made |= {"threads": args.threads, "commit": code_version()}
+    return made | {"about": about, "columns": dict(columns), **content}
 
 
-def finish(args: argparse.Namespace, name: str, part: Mapping[str, Any]) -> Path | None:
-    """Print a section and merge it into the result file; returns the file, None where none was to be written."""
+def result_file(args: argparse.Namespace) -> Path | None:
+    """Where a section goes; None where it is not kept."""
+    if args.out is not None or args.quick:
+        return args.out
+    return RESULTS / (args.own_file or f"{slug(machine(args.gpu))}.json")
+
+
+def keep(args: argparse.Namespace, name: str, part: dict[str, Any], draw: Draw | None = None) -> int:
+    """Print a section, write it to its file and draw it, unless nothing is kept; returns the exit code."""
+    from drl_agents.atomic_file import write_atomically
+
     print("\n".join(section_lines(part)))
-    if args.quick and args.out is None:
-        return None
-    about = machine(args.gpu)
-    path = args.out or RESULTS / f"{slug(about)}.json"
-    result = json.loads(path.read_text()) if path.exists() else {}
-    result = {"machine": about, "sections": result.get("sections", {}) | {name: part}}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"\nwrote section {name} of {path}", file=sys.stderr)
-    return path
+    path = result_file(args)
+    if path is None:
+        return 0
+    known = json.loads(path.read_text()) if path.exists() else {}
+    about = known["machine"] if getattr(args, "redraw", False) else machine(args.gpu)
+    content = {name: part} if args.own_file else {"sections": known.get("sections", {}) | {name: part}}
+    write_atomically(path, (json.dumps({"machine": about, **content}, indent=1) + "\n").encode())
+    if draw is not None:
+        ending = ".png" if args.own_file else f"_{name}.png"
+        draw(part | {"machine": machine_text(about)}, path.with_name(path.stem + ending))
+    print(f"\nwrote {name} of {path}", file=sys.stderr)
+    return 0
+
+
+# --------------------------------------------------------------------------------------------------- long benchmarks
+Job = tuple[Any, ...]
+RESUMED: tuple[Option, ...] = (
+    ("--processes", {"type": int, "default": 2, "metavar": "N", "help": "jobs at once (default 2)"}),
+    ("--redraw", {"action": "store_true", "help": "run nothing: count and draw what the result file has"}),
+)
+
+
+def resumed(
+    args: argparse.Namespace, jobs: Sequence[Job], work: Callable[..., dict[str, Any]], identity: Callable[[Job], str]
+) -> list[dict[str, Any]]:
+    """What `work` makes of every job, in the order of the jobs.
+
+    Each is added to a file beside the result as soon as it has ended, and a run that was stopped goes on from there.
+    What was kept under another identity, or in a line that a kill cut short, is made again.
+    """
+    path = result_file(args)
+    path = path.with_suffix(".jobs") if path is not None else None
+    lines = path.read_text().split("\n")[:-1] if path is not None and path.exists() else []
+    kept = {tuple(key): row for key, row in map(json.loads, lines)}
+    keys = {job: (identity(job), *job) for job in jobs}
+    todo = [job for job in jobs if keys[job] not in kept]
+    started = time.perf_counter()
+    for number, (job, row) in enumerate(_ended(todo, work, 1 if args.quick else args.processes), start=1):
+        kept[keys[job]] = row
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a") as file:
+                file.write(json.dumps([keys[job], row]) + "\n")
+        left_s = (time.perf_counter() - started) / number * (len(todo) - number)
+        print(f"{number} of {len(todo)}: {job}; about {left_s:.0f} s left", file=sys.stderr, flush=True)
+    return [kept[keys[job]] for job in jobs]
+
+
+def _ended(jobs: Sequence[Job], work: Callable[..., Any], n_processes: int) -> Iterator[tuple[Job, Any]]:
+    """Jobs and what they made, in the order of their ends."""
+    if n_processes == 1:
+        yield from ((job, work(*job)) for job in jobs)
+        return
+    with ProcessPoolExecutor(n_processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(work, *job): job for job in jobs}
+        yield from ((futures[future], future.result()) for future in as_completed(futures))
+
+
+def written(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    """A section as its own result file has it."""
+    path = args.out or RESULTS / args.own_file
+    return json.loads(path.read_text())[name]
 
 
 # --------------------------------------------------------------------------------------------------- tables
+def columns(*same: str, **titles: str) -> dict[str, str]:
+    """Columns of a table: first those whose key is their title, then those with a title of their own."""
+    return {key: key for key in same} | titles
+
+
 def section_lines(part: Mapping[str, Any]) -> list[str]:
     """What was measured, the table, the targets: Markdown."""
     lines = [part["about"], "", *table_lines(part["columns"], part["rows"])]
@@ -311,6 +380,17 @@ def table_lines(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -
             cells[2] = row["note"]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
+
+
+def figure(size: tuple[float, float], part: Mapping[str, Any]) -> Any:
+    """An empty picture with large letters, titled with the machine and the day of a section."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    matplotlib.rcParams["font.size"] = 15
+    made = Figure(figsize=size, layout="constrained")
+    made.suptitle(f"{part['machine']}, {part['threads']} threads, {part['date']}", fontsize=13, color="#555555")
+    return made
 
 
 def check_line(item: Mapping[str, Any]) -> str:

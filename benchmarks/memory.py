@@ -10,25 +10,23 @@ from __future__ import annotations
 
 import argparse
 import gc
-import itertools
 import multiprocessing
-import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import theilslopes
+
 from benchmarks import measuring
 
 FIXED, SEARCHED = "settings of one size", "the whole search space"
-ONE_SIZE = {"net_width": 64, "net_depth": 2, "rollout_samples": 2048, "batch_size": 512, "n_epochs": 2, "lookback": 4,
-            "observe_account": True, "episode_bars": 256}  # fmt: skip
-COLUMNS = {
-    "series": "series", "n_trials": "trials", "first": "RSS after trial 1, MiB", "settled": "after the warm-up",
-    "last": "at the end", "slope": "MiB a trial", "device": "device memory at the end, MiB",
-}  # fmt: skip
+ONE_SIZE = {"net_width": 64, "net_depth": 2, "rollout_samples": 2048, "batch_size": 512, "n_epochs": 2}
+ONE_SIZE |= {"lookback": 4, "observe_account": True, "episode_bars": 256}
+COLUMNS = measuring.columns("series", n_trials="trials", first="RSS after trial 1, MiB", settled="after the warm-up")
+COLUMNS |= {"last": "at the end", "slope": "MiB a trial", "device": "device memory at the end, MiB"}
+N_TRIALS, N_TRIALS_QUICK, BREAK_STEP, BREAK_STEP_QUICK = 50, 3, 16_384, 2_000
 N_ENVS, N_BARS, MOST_MIB_A_TRIAL = 12, 4000, 0.1
 COLORS = {FIXED: "#1f5f99", SEARCHED: "#b5532c"}
 Memory = tuple[list[float], list[float]]  # resident and device MiB after each trial
@@ -79,33 +77,23 @@ def run_trials(given: dict[str, Any], n_trials: int, gpu: int, threads: int) -> 
     return resident, device
 
 
-def in_a_process(*arguments: Any) -> Memory:
-    """`run_trials` in a fresh process."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(run_trials, *arguments).result()
-
-
-def slope(values: Sequence[float]) -> float:
-    """Median of the slopes between all pairs, per step."""
-    pairs = itertools.combinations(enumerate(values), 2)
-    return statistics.median((y - x) / (j - i) for (i, x), (j, y) in pairs)
-
-
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """The section "memory", with every trial's memory under "series"."""
-    steps = {"total_env_steps": args.break_step}
+    n_trials, break_step = (N_TRIALS_QUICK, BREAK_STEP_QUICK) if args.quick else (N_TRIALS, BREAK_STEP)
+    steps = {"total_env_steps": break_step}
     series = {FIXED: ONE_SIZE | steps, SEARCHED: steps}
-    warm_up = args.n_trials // 5
+    warm_up = n_trials // 5
     rows, measured = [], {}
     for name, given in series.items():
-        resident, device = in_a_process(given, args.n_trials, args.gpu, args.threads)
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            resident, device = pool.submit(run_trials, given, n_trials, args.gpu, args.threads).result()
         measured[name] = [round(mib, 2) for mib in resident]
-        rows.append({
-            "series": name, "n_trials": len(resident), "first": resident[0], "settled": resident[warm_up],
-            "last": resident[-1], "slope": slope(resident[warm_up:]), "device": device[-1] if args.gpu >= 0 else None,
-        })  # fmt: skip
+        row = {"series": name, "n_trials": len(resident), "first": resident[0], "settled": resident[warm_up]}
+        slope = theilslopes(resident[warm_up:])
+        row |= {"last": resident[-1], "slope": float(slope.slope)}
+        rows.append(row | {"device": device[-1] if args.gpu >= 0 else None})
     about = (
-        f"Resident memory of a worker over {args.n_trials} trials of two splits, {args.break_step:,} environment steps "
+        f"Resident memory of a worker over {n_trials} trials of two splits, {break_step:,} environment steps "
         f"each, {N_ENVS} environments, with checkpoints, SQLite and TPE. The slope is the median over all pairs of "
         f"trials after the first {warm_up}."
     )
@@ -114,54 +102,18 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return measuring.section(args, about, COLUMNS, rows=rows, checks=checks, series=measured)
 
 
-def draw(series: dict[str, list[float]], title: str, path: Path) -> None:
+def draw(part: dict[str, Any], path: Path) -> None:
     """One line a series, legible at the width of a phone."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    plt.rcParams.update({"font.size": 15})
-    figure, panel = plt.subplots(figsize=(7, 5.5), constrained_layout=True)
-    for name, values in series.items():
+    figure = measuring.figure((7, 5.5), part)
+    panel = figure.subplots()
+    for name, values in part["series"].items():
         panel.plot(range(1, len(values) + 1), values, color=COLORS[name], linewidth=2.5, label=name)
-    panel.set(
-        title="Resident memory after each trial, MiB",
-        xlabel="trials run by one process",
-        ylim=(0, 1.15 * max(map(max, series.values()))),
-    )
+    panel.set(title="Resident memory after each trial, MiB", xlabel="trials run by one process")
+    panel.set_ylim(0, 1.15 * max(map(max, part["series"].values())))
     panel.grid(alpha=0.3)
     panel.legend(frameon=False, loc="lower right")
-    figure.suptitle(title, fontsize=13, color="#555555")
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = measuring.arguments(__doc__)
-    parser.add_argument("--n-trials", type=int, default=50, metavar="N", help="trials of a series (default 50)")
-    parser.add_argument("--break-step", type=int, default=16_384, help="environment steps per split (default 16384)")
-    args = parser.parse_args(argv)
-    if args.quick:
-        args.n_trials, args.break_step = 3, 2_000
-    if args.n_trials < 3:
-        parser.error(f"--n-trials {args.n_trials}: a slope needs at least 3")
-    return args
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Measure, print, write, draw."""
-    args = parse_arguments(argv)
-    measuring.with_threads(args)
-    part = measure(args)
-    path = measuring.finish(args, "memory", part)
-    if path is not None:
-        title = f"{measuring.machine(args.gpu)['cpu']}, {part['date']}"
-        draw(part["series"], title, path.with_name(f"{path.stem}_memory.png"))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(measuring.run("memory", __doc__, measure, gpu=True, draw=draw))

@@ -16,7 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from market.dataset import Dataset, make_dataset
 from train.validation.dual_bound import ChainLaw, chain_law
+
+TICKERS = ("BTC", "ETH", "LTC")
+BAR_SECONDS, FIRST_CLOSE_S = 300, 1_704_067_500
+
+
+def env_config(log_price: np.ndarray, features: np.ndarray) -> dict[str, Any]:
+    """Environment config of (T, A) log prices and (T, F) features; orders may be as small as they like."""
+    n_assets = log_price.shape[1]
+    config = {"price_array": 100.0 * np.exp(log_price), "tech_array": features.astype(np.float32)}
+    return config | {"tickers": [f"COIN{i}" for i in range(n_assets)], "min_order_qty": np.zeros(n_assets)}
 
 
 @dataclass(frozen=True)
@@ -62,10 +73,23 @@ class AnnouncedMarket:
         log_price = np.cumsum(returns, axis=0) - returns  # (T, A), bar 0 at 0
         shown = np.eye(self.n_regimes, self.n_assets)[regime[1:]]  # (T, A) one bar ahead
         noise = rng.normal(size=(n_bars, self.n_noise_features))
-        return {
-            "price_array": 100.0 * np.exp(log_price), "tech_array": np.hstack((shown, noise)).astype(np.float32),
-            "tickers": [f"COIN{i}" for i in range(self.n_assets)], "min_order_qty": np.zeros(self.n_assets),
-        }  # fmt: skip
+        return env_config(log_price, np.hstack((shown, noise)))
+
+    def dataset(self, n_bars: int, seed: int) -> Dataset:
+        """The same as a dataset of five-minute bars."""
+        config, tickers = self.config(n_bars, seed), TICKERS[: self.n_assets]
+        names = [f"{ticker}:announced" for ticker in tickers]
+        return make_dataset(
+            price=config["price_array"],
+            tech=config["tech_array"],
+            time=FIRST_CLOSE_S + BAR_SECONDS * np.arange(n_bars),
+            tickers=tickers,
+            feature_names=names + [f"time:noise_{i}" for i in range(self.n_noise_features)],
+            bar_seconds=BAR_SECONDS,
+            segments=[(0, n_bars)],
+            source=f"announced market, seed {seed}",
+            synthetic=True,
+        )
 
     def regime_shown(self, tech: np.ndarray) -> np.ndarray:
         """(n,) regime that each row of features (n, F) shows: the one that rules the bar after the coming fill."""
@@ -82,10 +106,7 @@ def silent_config(n_bars: int, n_assets: int, seed: int, volatility: float = 0.0
     """A market without signal: simple returns of mean 0, features of noise. No policy has a positive mean growth."""
     rng = np.random.default_rng(seed)
     log_price = np.cumsum(rng.normal(-(volatility**2) / 2.0, volatility, (n_bars, n_assets)), axis=0)
-    return {
-        "price_array": 100.0 * np.exp(log_price), "tech_array": rng.normal(size=(n_bars, 4)).astype(np.float32),
-        "tickers": [f"COIN{i}" for i in range(n_assets)], "min_order_qty": np.zeros(n_assets),
-    }  # fmt: skip
+    return env_config(log_price, rng.normal(size=(n_bars, 4)))
 
 
 @dataclass(frozen=True)

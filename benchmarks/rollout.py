@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from itertools import pairwise
 from typing import Any
 
 from benchmarks import measuring
@@ -18,9 +17,7 @@ from benchmarks import measuring
 WIDTHS, HORIZON_LEN, HORIZON_LEN_QUICK = (128, 512), 128, 4
 OURS, BARE = "ours, explore_vec_env over the batched environment", "bare actor and sampling"
 MOST_OVER_BARE = 1.5
-COLUMNS = {
-    "contender": "contender", "net": "net", "n_envs": "n_envs", "per_s": "env-steps/s", "ratio": "ours, times this",
-}  # fmt: skip
+COLUMNS = measuring.columns("contender", "net", "n_envs", per_s="env-steps/s", ratio="ours, times this")
 ABOUT = (
     "Environment steps per second of exploring with PPO, standard rules, observations of 393 numbers, two hidden "
     "layers."
@@ -35,9 +32,8 @@ def bare(width: int, horizon_len: int) -> measuring.Local:
     from benchmarks.learners import N_ENVS
     from drl_agents.agents.rollout import Layer
 
-    dims = (who.STATE_DIM, width, width, who.N_ASSETS)
     generator = torch.Generator().manual_seed(0)
-    made = [(torch.randn(b, a, generator=generator) / a**0.5, torch.zeros(b)) for a, b in pairwise(dims)]
+    made = who.random_layers(width, 0)
     # The agent's own layers, which take the faster of two products: addmm in their place would make the yardstick long.
     layers = [Layer(*layer, N_ENVS, torch.device("cpu"), is_last=layer is made[-1]) for layer in made]
     state, std = torch.randn(N_ENVS, who.STATE_DIM, generator=generator), torch.full((1, who.N_ASSETS), 0.6)
@@ -60,22 +56,20 @@ def contenders(width: int, horizon_len: int, threads: int) -> list[measuring.Loc
     from benchmarks import contenders as who
     from benchmarks import learners
 
+    def exploring(name: str, agent: Any, env: Any, n_envs: int) -> measuring.Local:
+        return measuring.Local(name, n_envs, lambda: agent.explore_env(env, horizon_len), horizon_len * n_envs)
+
     n_envs = learners.N_ENVS
-    batch, same_batch = (who.batched_env(True, learners.RULES, n_envs) for _ in range(2))
-    loop, single = learners.ScalarLoop(n_envs), who.scalar_env(learners.RULES)
-    agents = [
-        (OURS, learners.our_agent(batch, width, horizon_len, threads), batch, n_envs),
-        ("elegantrl's explore_vec_env over the batched environment", learners.stock_agent(same_batch, n_envs, width),
-         same_batch, n_envs),
-        ("elegantrl's explore_vec_env over a Python loop of scalar ones", learners.stock_agent(loop, n_envs, width),
-         loop, n_envs),
-        ("elegantrl's explore_one_env over a scalar one", learners.stock_agent(single, 1, width), single, 1),
-    ]  # fmt: skip
-    timed = [
-        measuring.Local(name, n, lambda agent=agent, env=env: agent.explore_env(env, horizon_len), horizon_len * n)
-        for name, agent, env, n in agents
-    ]
-    return [timed[0], bare(width, horizon_len), *timed[1:]]
+    batch = who.batched_env(True, learners.RULES, n_envs)
+    timed = [exploring(OURS, learners.our_agent(batch, width, horizon_len, threads), batch, n_envs)]
+    timed.append(bare(width, horizon_len))
+    for name, env, n in (
+        ("explore_vec_env over the batched environment", who.batched_env(True, learners.RULES, n_envs), n_envs),
+        ("explore_vec_env over a Python loop of scalar ones", learners.ScalarLoop(n_envs), n_envs),
+        ("explore_one_env over a scalar one", who.scalar_env(learners.RULES), 1),
+    ):
+        timed.append(exploring(f"elegantrl's {name}", learners.stock_agent(env, n, width), env, n))
+    return timed
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -86,26 +80,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     for width in WIDTHS:
         timed = contenders(width, horizon_len, args.threads)
         rates = measuring.interleaved(timed, *measuring.rounds_of(args))
-        own = measuring.rows_of(timed, rates, OURS, {})
-        for row, rate in zip(own, rates, strict=True):
-            rows.append(row | {"net": width, "ratio": measuring.ratio(rates[0], rate)})
+        rows += measuring.rows_against(timed, rates, net=width)
         over_bare = measuring.ratio(rates[1], rates[0])
-        checks.append(measuring.check(f"time of exploring over the bare actor's, net {width}", over_bare,
-                                      most=MOST_OVER_BARE))  # fmt: skip
+        what = f"time of exploring over the bare actor's, net {width}"
+        checks.append(measuring.check(what, over_bare, most=MOST_OVER_BARE))
     return measuring.section(args, ABOUT, COLUMNS, rows=rows, checks=[] if args.quick else checks)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Measure, print, write."""
-    args = measuring.arguments(__doc__, gpu=False).parse_args(argv)
-    measuring.with_threads(args)
-    import torch
-
-    torch.set_num_threads(args.threads)
-    torch.set_grad_enabled(False)  # as elegantrl's training loop does
-    measuring.finish(args, "rollout", measure(args))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(measuring.run("rollout", __doc__, measure, learns=False))

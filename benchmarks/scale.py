@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,8 @@ from benchmarks import measuring
 from train.n_envs import buffer_bytes
 
 N_ENVS, N_ENVS_QUICK = (1, 4, 12, 64, 512, 4096, 16_384, 65_536), (1, 12)
-COLUMNS = {
-    "rules": "rules", "n_envs": "n_envs", "per_s": "env-steps/s", "ns": "ns per env-step",
-    "share": "share of the floor", "bytes": "bytes per environment",
-}  # fmt: skip
+COLUMNS = measuring.columns("rules", "n_envs", per_s="env-steps/s", ns="ns per env-step", share="share of the floor")
+COLUMNS["bytes"] = "bytes per environment"
 ABOUT = (
     "Cost of one environment step, and books and buffers of one environment, by the number of environments stepped "
     "together; VectorizedCryptoEnvAlpacaOptimized on random bars, observations of 393 numbers. The bars are stored "
@@ -47,39 +44,24 @@ def measure(args: argparse.Namespace, bytes_per_step: int) -> dict[str, Any]:
     return measuring.section(args, ABOUT, COLUMNS, rows=rows, notes=[note], floor_ns=floor_ns)
 
 
-def draw(rows: Sequence[dict[str, Any]], floor_ns: float, title: str, path: Path) -> None:
+def draw(part: dict[str, Any], path: Path) -> None:
     """Two panels below one another, legible at the width of a phone."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    plt.rcParams.update({"font.size": 15})
-    figure, (cost, memory) = plt.subplots(2, 1, figsize=(7, 10), sharex=True, constrained_layout=True)
+    figure = measuring.figure((7, 10), part)
+    cost, memory = figure.subplots(2, 1, sharex=True)
     for rules, color in COLORS.items():
-        own = [row for row in rows if row["rules"] == rules]
-        n_envs = [row["n_envs"] for row in own]
+        own = [row for row in part["rows"] if row["rules"] == rules]
         marks = {"marker": "o", "color": color, "linewidth": 2.5, "label": f"{rules} rules"}
-        cost.plot(n_envs, [row["ns"] for row in own], **marks)
-        memory.plot(n_envs, [row["bytes"] / 1024 for row in own], **marks)
-    cost.axhline(floor_ns, color="#555555", linestyle="--", label="copy_ of as many bytes")
+        cost.plot([row["n_envs"] for row in own], [row["ns"] for row in own], **marks)
+        memory.plot([row["n_envs"] for row in own], [row["bytes"] / 1024 for row in own], **marks)
+    cost.axhline(part["floor_ns"], color="#555555", linestyle="--", label="copy_ of as many bytes")
     cost.set(xscale="log", yscale="log", title="Nanoseconds per environment step")
-    memory.set(
-        xscale="log",
-        yscale="log",
-        title="KiB of books and buffers per environment",
-        ylim=(1, 20),
-        xlabel="environments stepped together",
-    )
+    memory.set(yscale="log", ylim=(1, 20), title="KiB of books and buffers per environment")
+    memory.set(xlabel="environments stepped together")
     memory.set_yticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
+    sizes = sorted({row["n_envs"] for row in part["rows"]})
+    memory.set_xticks(sizes, [f"{n // 1024}k" if n >= 4096 else str(n) for n in sizes])
     memory.minorticks_off()
-    sizes = sorted({row["n_envs"] for row in rows})
-    labels = [f"{n // 1024}k" if n >= 4096 else str(n) for n in sizes]
-    memory.set_xticks(sizes, labels)
     for panel in (cost, memory):
         panel.grid(alpha=0.3)
         panel.legend(frameon=False)
-    figure.suptitle(title, fontsize=13, color="#555555")
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
-    plt.close(figure)

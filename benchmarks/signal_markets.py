@@ -24,7 +24,7 @@ from scipy.signal import lfilter
 from scipy.special import ndtr
 from torch import Tensor
 
-from benchmarks.planted_markets import log_cost, relative_values
+from benchmarks.planted_markets import env_config, moving_costs, portfolios, relative_values
 
 LARGEST_SIGNAL = 4.5  # the grid of signals ends there: 7 of a million bars lie beyond
 
@@ -66,10 +66,7 @@ class SignalMarket:
         returns = self.alpha * signal[:-1] - self.volatility**2 / 2.0 + shocks  # log
         log_price = np.cumsum(returns, axis=0) - returns  # (T, A), bar 0 at 0
         noise = rng.normal(size=(n_bars, self.n_noise_features))
-        return {
-            "price_array": 100.0 * np.exp(log_price), "tech_array": np.hstack((signal[1:], noise)).astype(np.float32),
-            "tickers": [f"COIN{i}" for i in range(self.n_assets)], "min_order_qty": np.zeros(self.n_assets),
-        }  # fmt: skip
+        return env_config(log_price, np.hstack((signal[1:], noise)))
 
     def switching(self, n_points: int) -> tuple[np.ndarray, np.ndarray]:
         """(S,) signals and (S, S) chances from one to the next: every point stands for its cell (Tauchen 1986).
@@ -143,11 +140,9 @@ def solve_one_coin(
 
     growth, value = relative_values(gain, lambda value: chances @ value, trade)
     slope = np.diff(gain + chances @ value, axis=1) * (n_weights - 1)  # (S, W - 1) worth of more weight
-    return Optimum(
-        growth, signals, lo=(slope > cost_rate).sum(1) / (n_weights - 1), hi=(slope > -cost_rate).sum(1) /
-        (n_weights - 1), buy_above=_crossing(signals, slope[:, 0] - cost_rate),
-        sell_below=_crossing(signals, slope[:, -1] + cost_rate),
-    )  # fmt: skip
+    lo, hi = ((slope > edge).sum(1) / (n_weights - 1) for edge in (cost_rate, -cost_rate))
+    buy_above, sell_below = _crossing(signals, slope[:, 0] - cost_rate), _crossing(signals, slope[:, -1] + cost_rate)
+    return Optimum(growth, signals, lo, hi, buy_above, sell_below)
 
 
 def _crossing(points: np.ndarray, rising: np.ndarray) -> float:
@@ -165,21 +160,18 @@ def solve_two_coins(market: SignalMarket, cost_rate: float, n_signals: int = 61,
     n_signals^2 (parts + 1) (parts + 2) / 2 states.
     """
     signals, chances = market.switching(n_signals)
-    weights = np.array([w for w in product(range(parts + 1), repeat=2) if sum(w) <= parts]) / parts  # (K, 2)
-    move = np.array([[log_cost(old, new, cost_rate) for new in weights] for old in weights])  # (K, K)
+    weights = portfolios(2, parts)  # (K, 2)
+    move = moving_costs(weights, cost_rate)  # (K, K)
     drift = market.alpha * (signals[:, None, None] * weights[:, 0] + signals[None, :, None] * weights[:, 1])
     gain = drift - market.volatility**2 / 2.0 * (weights**2).sum(1)  # (S, S, K)
 
     def expect(value: np.ndarray) -> np.ndarray:
         return np.einsum("ij,jlk->ilk", chances, np.einsum("lm,jmk->jlk", chances, value, optimize=True), optimize=True)
 
-    growth, _ = relative_values(gain, expect, lambda future: _best_move(future, move))
-    return growth
+    def trade(future: np.ndarray) -> np.ndarray:
+        return np.stack([(future - paid).max(-1) for paid in move], axis=-1)  # (S, S, K) best portfolio, from each
 
-
-def _best_move(future: np.ndarray, move: np.ndarray) -> np.ndarray:
-    """(..., K) best of all portfolios to go to, from each."""
-    return np.stack([(future - paid).max(-1) for paid in move], axis=-1)
+    return relative_values(gain, expect, trade)[0]
 
 
 # ---------------------------------------------------------------------------------------------------------- many coins

@@ -53,17 +53,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         phases(command)  # fills the caches
         runs = [phases(command) for _ in range(1 if args.quick else RUNS)]
     total = statistics.median(sum(run) for run in runs)
-    rows: list[dict[str, Any]] = [
-        {"phase": name, "s": statistics.median(run[k] for run in runs)} for k, name in enumerate(PHASES)
-    ]
-    for row in rows:
-        row["share"] = row["s"] / total
+    medians = map(statistics.median, zip(*runs, strict=True))
+    rows = [{"phase": name, "s": s, "share": s / total} for name, s in zip(PHASES, medians, strict=True)]
     longest = max(rows, key=lambda row: row["s"])
     rows.append({"phase": "all", "s": total})
     note = f"The longest phase is: {longest['phase']}."
     target = measuring.check("seconds from starting Python to the first step", total, most=MOST_S)
-    checks = [] if args.quick else [target]
-    return measuring.section(args, ABOUT, COLUMNS, rows=rows, notes=[note], checks=checks)
+    return measuring.section(args, ABOUT, COLUMNS, rows=rows, notes=[note], checks=[] if args.quick else [target])
 
 
 def phases(command: list[str]) -> list[float]:

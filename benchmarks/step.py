@@ -24,10 +24,12 @@ from benchmarks import measuring
 
 FEW, MANY, GPU_N_ENVS = 12, 4096, (12, 4096, 65_536)
 BYTES_PER_STEP = 3_329
-COLUMNS = {
-    "contender": "contender", "n_envs": "n_envs", "per_s": "env-steps/s", "ratio": "times the peer",
-    "share": "share of the floor",
-}  # fmt: skip
+COLUMNS = measuring.columns("contender", "n_envs", per_s="env-steps/s", ratio="times the peer")
+COLUMNS["share"] = "share of the floor"
+MODES = (
+    ("--scale", {"action": "store_true", "help": "cost of a step and memory by number of environments"}),
+    ("--startup", {"action": "store_true", "help": "seconds from starting Python to the first step"}),
+)
 ABOUT = (
     "Environment steps per second. 7 assets, 77 feature columns, lookback 5 (393 numbers an observation), 30 000 bars, "
     "random actions drawn beforehand."
@@ -51,9 +53,7 @@ def cpu_contenders(quick: bool) -> tuple[list[Any], list[dict[str, Any]]]:
     all_ = [*few, who.elegantrl_vmap(many), *ours_many]
     if not who.is_installed("gym_trading_env"):
         return all_, [measuring.missing_row(who.TRADING_ENV, "gym-trading-env", 1)]
-    # In a process of its own: it turns every warning of its process into an error.
-    apart = measuring.Remote(f"{who.TRADING_ENV}, one asset", 1, [sys.executable, __file__, "--serve", who.TRADING_ENV])
-    return [*all_, apart], []
+    return [*all_, who.gym_trading_env()], []
 
 
 def gpu_contenders(gpu: int, quick: bool) -> list[Any]:
@@ -73,9 +73,6 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     contenders, missing = cpu_contenders(args.quick) if on_cpu else (gpu_contenders(args.gpu, args.quick), [])
     bandwidth = measuring.copy_bandwidth(args.gpu, args.quick)
     rates = measuring.interleaved([*contenders, bandwidth], *measuring.rounds_of(args))
-    for contender in contenders:
-        if isinstance(contender, measuring.Remote):
-            contender.close()
     allowed = [rate / BYTES_PER_STEP for rate in rates[-1]]
     on_one_bar = {c.name: allowed for c in contenders if c.name.endswith("one bar")}
     rows = measuring.rows_of(contenders, rates[:-1], who.PEER, on_one_bar)
@@ -84,22 +81,18 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if on_cpu:
         notes.append("A share above 100%: copy_ goes to memory; on one bar all read the same features, kept near.")
         notes.append(f"The peer is {who.PEER} with as many environments; for one environment, with {FEW}.")
-    return measuring.section(
-        args, ABOUT, COLUMNS, peer=who.PEER, unit="env-steps/s", rows=[*rows, *missing], notes=notes,
-        copy_bytes_per_s=round(copied), checks=checks(rows) if on_cpu and not args.quick else [],
-    )  # fmt: skip
+    content = {"rows": [*rows, *missing], "notes": notes, "copy_bytes_per_s": round(copied)}
+    content["checks"] = checks(rows) if on_cpu and not args.quick else []
+    return measuring.section(args, ABOUT, COLUMNS, peer=who.PEER, unit="env-steps/s", **content)
 
 
 def checks(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The targets, each held against the slower of the two rule sets."""
+    ours = [row for row in rows if row["contender"].startswith("VectorizedCryptoEnvAlpacaOptimized")]
 
-    def worst(key: str, few: bool, ending: str) -> float | None:
-        found = [
-            row[key] for row in rows
-            if row["contender"].startswith("VectorizedCryptoEnvAlpacaOptimized")
-            and row["contender"].endswith(ending) and (row["n_envs"] == FEW) == few
-        ]  # fmt: skip
-        return min((value for value in found if value is not None), default=None)
+    def worst(key: str, few: bool, ending: str) -> float:
+        found = [row for row in ours if row["contender"].endswith(ending) and (row["n_envs"] == FEW) == few]
+        return min(row[key] for row in found)
 
     few, many = worst("ratio", True, "random bars"), worst("ratio", False, "random bars")
     share = worst("share", False, "one bar")
@@ -110,50 +103,18 @@ def checks(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def scale_table(args: argparse.Namespace) -> None:
-    """Measure, print, write, draw."""
-    from benchmarks import scale
-
-    part = scale.measure(args, BYTES_PER_STEP)
-    path = measuring.finish(args, "scale", part)
-    if path is not None:
-        about = measuring.machine(args.gpu)
-        title = f"{about['gpu'] or about['cpu']}, {args.threads} threads, {part['date']}"
-        scale.draw(part["rows"], part["floor_ns"], title, path.with_name(f"{path.stem}_scale.png"))
-
-
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = measuring.arguments(__doc__)
-    mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--scale", action="store_true", help="cost of a step and memory by number of environments")
-    mode.add_argument("--startup", action="store_true", help="seconds from starting Python to the first step")
-    mode.add_argument("--serve", metavar="CONTENDER", help=argparse.SUPPRESS)
-    return parser.parse_args(argv)
-
-
-def main(argv: list[str] | None = None) -> int:
+def main() -> int:
     """Measure, print, write."""
-    args = parse_arguments(argv)
-    if args.serve:
-        from benchmarks import contenders as who
-
-        measuring.serve(who.gym_trading_env())
-        return 0
-    measuring.with_threads(args)
-    import torch
-
-    torch.set_num_threads(args.threads)
-    torch.set_grad_enabled(False)  # as elegantrl does while it explores
+    args = measuring.parsed(__doc__, gpu=True, learns=False, options=MODES)  # elegantrl explores without gradients
     if args.scale:
-        scale_table(args)
-    elif args.startup:
+        from benchmarks import scale
+
+        return measuring.keep(args, "scale", scale.measure(args, BYTES_PER_STEP), scale.draw)
+    if args.startup:
         from benchmarks import startup
 
-        measuring.finish(args, "startup", startup.measure(args))
-    else:
-        measuring.finish(args, "step", measure(args))
-    return 0
+        return measuring.keep(args, "startup", startup.measure(args))
+    return measuring.keep(args, "step", measure(args))
 
 
 if __name__ == "__main__":

@@ -10,73 +10,45 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks import measuring
+from benchmarks.studies import sample_market, seconds_of
 
-REPO = Path(__file__).resolve().parents[1]
-
-TRAINER = REPO / "scripts" / "training" / "1_optimize_unified.py"
-SAMPLE = REPO / "scripts" / "data" / "make_sample.py"
-DEFAULT_N_ENVS = (1, 12, 64)
-COLUMNS = {
-    "n_envs": "n_envs", "wall_s": "study, s", "explore_steps_per_s": "explore, env-steps/s",
-    "update_samples_per_s": "update, samples/s",
-}  # fmt: skip
+RUN = {"n_envs": (1, 12, 64), "n_trials": 4, "break_step": 60_000, "n_bars": 20_000}
+QUICK = {"n_envs": (12,), "n_trials": 1, "break_step": 2_000, "n_bars": 6_000}
+RATES = ("explore_steps_per_s", "update_samples_per_s")
+COLUMNS = measuring.columns("n_envs", wall_s="study, s", explore_steps_per_s="explore, env-steps/s")
+COLUMNS["update_samples_per_s"] = "update, samples/s"
 
 
-def run_study(n_envs: int, data: str, scratch: Path, args: argparse.Namespace) -> dict[str, Any]:
+def run_study(n_envs: int, folder: Path, size: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     """One row: the study's wall time and the median rates of its splits."""
-    results = scratch / f"results_{n_envs}"
-    command = [
-        sys.executable, TRAINER, "--n-trials", args.n_trials, "--gpu", args.gpu, "--n-envs", n_envs,
-        "--break-step", args.break_step, "--data-dir", data, "--study-name", f"bench_{n_envs}",
-        "--storage", f"sqlite:///{scratch}/study_{n_envs}.db", "--results-dir", results,
-    ]  # fmt: skip
-    started = time.monotonic()
-    subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
-    wall_s = time.monotonic() - started
-    splits = [json.loads(path.read_text()) for path in sorted(results.rglob("result.json"))]
-    names = ("explore_steps_per_s", "update_samples_per_s")
-    rates = {name: statistics.median(split[name] for split in splits) for name in names}
-    return {"n_envs": n_envs, "wall_s": wall_s, "splits": len(splits) // args.n_trials, **rates}
+    flags = ["--n-trials", size["n_trials"], "--gpu", args.gpu, "--n-envs", n_envs, "--break-step", size["break_step"]]
+    scratch = Path(tempfile.mkdtemp(dir=folder))
+    wall_s = seconds_of(scratch, folder / "data", *flags)
+    splits = [json.loads(path.read_text()) for path in sorted(scratch.rglob("result.json"))]
+    rates = {name: statistics.median(split[name] for split in splits) for name in RATES}
+    return {"n_envs": n_envs, "wall_s": wall_s, "splits": len(splits) // size["n_trials"], **rates}
 
 
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = measuring.arguments(__doc__)
-    parser.add_argument("--n-envs", type=int, nargs="+", default=DEFAULT_N_ENVS, metavar="N", help="(default: 1 12 64)")
-    parser.add_argument("--n-trials", type=int, default=4, help="trials of each study (default 4)")
-    parser.add_argument("--break-step", type=int, default=60_000, help="environment steps per split (default 60000)")
-    parser.add_argument("--n-bars", type=int, default=20_000, help="bars of the sample market (default 20000)")
-    args = parser.parse_args(argv)
-    if args.quick:
-        args.n_envs, args.n_trials, args.break_step, args.n_bars = [12], 1, 2_000, 6_000
-    return args
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Measure, print, write."""
-    args = parse_arguments(argv)
-    measuring.with_threads(args)
-    with tempfile.TemporaryDirectory() as folder:
-        scratch = Path(folder)
-        make = [sys.executable, str(SAMPLE), "--n-bars", str(args.n_bars), "--out", str(scratch / "data")]
-        subprocess.run(make, check=True, stdout=subprocess.DEVNULL)
-        rows = [run_study(n_envs, str(scratch / "data"), scratch, args) for n_envs in args.n_envs]
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """The section."""
+    size = QUICK if args.quick else RUN
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sample_market(size["n_bars"], folder / "data")
+        rows = [run_study(n_envs, folder, size, args) for n_envs in size["n_envs"]]
     about = (
-        f"Wall time of a study of {args.n_trials} trials of {rows[0]['splits']} splits, {args.break_step:,} "
-        f"environment steps each, on a sample market of {args.n_bars:,} five-minute bars. Rates are medians over "
+        f"Wall time of a study of {size['n_trials']} trials of {rows[0]['splits']} splits, {size['break_step']:,} "
+        f"environment steps each, on a sample market of {size['n_bars']:,} five-minute bars. Rates are medians over "
         "the splits."
     )
-    measuring.finish(args, "study", measuring.section(args, about, COLUMNS, rows=rows))
-    return 0
+    return measuring.section(args, about, COLUMNS, rows=rows)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(measuring.run("study", __doc__, measure, gpu=True))

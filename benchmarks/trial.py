@@ -21,10 +21,8 @@ OURS, PLAIN = "ours, batched", "plain PPO over our batch"
 SINGLE, BASELINES = "elegantrl, one scalar environment", "stable-baselines3, loop of scalar ones"
 AIMS = {(SINGLE, 128): 4.5, (SINGLE, 512): 2.5, (SINGLE, 1024): 1.4, (BASELINES, 512): 1.5}
 WIDTHS = (128, 512, 1024)
-COLUMNS = {
-    "contender": "contender", "net": "net", "n_envs": "n_envs", "per_s": "env-steps/s", "ratio": "ours, times this",
-    "share_update": "time spent updating",
-}  # fmt: skip
+COLUMNS = measuring.columns("contender", "net", "n_envs", per_s="env-steps/s", ratio="ours, times this")
+COLUMNS["share_update"] = "time spent updating"
 ABOUT = (
     "Environment steps per second of a whole trial, exploring and updating, at equal gradient work: "
     f"{N_EPOCHS} epochs, {BATCH_SIZE} samples a gradient step, observations of 393 numbers, two hidden layers."
@@ -40,14 +38,13 @@ class Trial:
 
     def __call__(self) -> None:
         """One turn."""
-        from benchmarks.learners import gradients
+        import torch
 
         started = time.perf_counter()
-        with gradients(False):
+        with torch.no_grad():
             items = self.agent.explore_env(self.env, self.horizon_len)
         explored = time.perf_counter()
-        with gradients(True):
-            self.agent.update_net(items)
+        self.agent.update_net(items)
         self.explore_s += explored - started
         self.update_s += time.perf_counter() - explored
 
@@ -89,11 +86,10 @@ def baselines_contender(width: int, horizon_len: int) -> measuring.Local:
     n_envs, n_steps = learners.N_ENVS, learners.N_ENVS * horizon_len
     env = DummyVecEnv([lambda seed=seed: who.gymnasium_env(learners.RULES, seed) for seed in range(n_envs)])
     layers = {"net_arch": {"pi": [width, width], "vf": [width, width]}, "activation_fn": torch.nn.ReLU}
-    model = PPO("MlpPolicy", env, learning_rate=learners.LEARNING_RATE, n_steps=horizon_len, n_epochs=N_EPOCHS,
-                batch_size=min(BATCH_SIZE, n_steps), policy_kwargs=layers, device="cpu", verbose=0)  # fmt: skip
-    return measuring.Local(
-        BASELINES, n_envs, lambda: model.learn(n_steps, reset_num_timesteps=False), n_steps
-    )  # fmt: skip
+    sizes = {"n_steps": horizon_len, "n_epochs": N_EPOCHS, "batch_size": min(BATCH_SIZE, n_steps)}
+    options = {"learning_rate": learners.LEARNING_RATE, "policy_kwargs": layers, "device": "cpu"}
+    model = PPO("MlpPolicy", env, **sizes, **options)
+    return measuring.Local(BASELINES, n_envs, lambda: model.learn(n_steps, reset_num_timesteps=False), n_steps)
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -108,9 +104,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         if has_baselines:
             timed.append(baselines_contender(width, horizon_len))
         rates = measuring.interleaved(timed, *measuring.rounds_of(args))
-        own = zip(timed, measuring.rows_of(timed, rates, OURS, {}), rates, strict=True)
-        for contender, row, rate in own:
-            row |= {"net": width, "ratio": measuring.ratio(rates[0], rate)}
+        for contender, row in zip(timed, measuring.rows_against(timed, rates, net=width), strict=True):
             if isinstance(contender.work, Trial):
                 row["share_update"] = contender.work.share_update
             rows.append(row)
@@ -128,16 +122,5 @@ def checks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Measure, print, write."""
-    args = measuring.arguments(__doc__, gpu=False).parse_args(argv)
-    measuring.with_threads(args)
-    import torch
-
-    torch.set_num_threads(args.threads)
-    measuring.finish(args, "trial", measure(args))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(measuring.run("trial", __doc__, measure))

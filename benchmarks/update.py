@@ -24,11 +24,8 @@ SIZES += [(512, 2048), (1024, 2048)]
 SEARCHED = 256  # widths up to this
 OURS, PLAIN, STOCK = "ours", "plain", "elegantrl"
 LEAST_SHARE, LEAST_SHARE_WIDTH, LEAST_RATIO, LEAST_OF_BEST = 0.8, 512, 1.2, 0.95
-COLUMNS = {
-    "contender": "contender", "net": "net", "batch": "samples a step", "ms": "ms per gradient step",
-    "per_s": "samples/s", "ratio": "ours, times this", "share": "share of the faster product's rate",
-    "chosen": "chosen at the start",
-}  # fmt: skip
+COLUMNS = measuring.columns("contender", "net", batch="samples a step", ms="ms per gradient step", per_s="samples/s")
+COLUMNS |= {"ratio": "ours, times this", "share": "share of the faster product's rate", "chosen": "chosen at the start"}
 ABOUT = (
     f"update_net of PPO, {N_EPOCHS} epochs of a rollout of 12 environments times {HORIZON_LEN}, observations of 393 "
     "numbers, two hidden layers. Samples count once an epoch. Rows such as "
@@ -38,6 +35,8 @@ ABOUT = (
 
 def contenders(width: int, batch_size: int, quick: bool, threads: int) -> list[measuring.Local]:
     """Ours, ours by every way, the plain one and elegantrl's, with as many samples through gradient steps each."""
+    import torch
+
     from benchmarks import contenders as who
     from benchmarks import learners
     from benchmarks.plain_ppo import PlainPPO
@@ -57,16 +56,15 @@ def contenders(width: int, batch_size: int, quick: bool, threads: int) -> list[m
     agents[PLAIN] = PlainPPO(env, width, batch_size, N_EPOCHS, learners.LEARNING_RATE)
     # elegantrl makes horizon_len * repeat_times / batch_size gradient steps, whatever the number of environments.
     agents[STOCK] = learners.stock_agent(env, learners.N_ENVS, width, batch_size, N_EPOCHS * learners.N_ENVS)
-    with learners.gradients(False):
+    with torch.no_grad():
         items = {name: agent.explore_env(env, horizon_len) for name, agent in agents.items()}
     agents[OURS].update_net(items[OURS])
-    chosen = {OURS: {"chosen": agents[OURS].way}}
-    return [
-        measuring.Local(
-            name, None, lambda agent=agent, own=items[name]: agent.update_net(own), n_samples, row=chosen.get(name, {})
-        )
+    timed = [
+        measuring.Local(name, None, lambda agent=agent, own=items[name]: agent.update_net(own), n_samples)
         for name, agent in agents.items()
     ]
+    timed[0].row["chosen"] = agents[OURS].way
+    return timed
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -86,38 +84,29 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         allowed = [max(of_round) / learners.gemm_flops(width) for of_round in zip(*made, strict=True)]
         forced = [own for item, own in zip(timed, rates, strict=True) if item.name.startswith(f"{OURS}, ")]
         of_best.append(measuring.ratio(rates[0], max(forced, key=statistics.median)))
-        for row, own in zip(measuring.rows_of(timed, rates, OURS, {}), rates, strict=True):
-            row |= {"net": width, "batch": batch_size, "ms": 1e3 * batch_size / row["per_s"]}
-            rows.append(row | {"ratio": measuring.ratio(rates[0], own), "share": measuring.ratio(own, allowed)})
-    shares = [row["share"] for row in rows if row["contender"] == OURS and row["net"] == LEAST_SHARE_WIDTH]
-    targets = [
-        measuring.check("ours, times the fastest way, least of all sizes", min(of_best), least=LEAST_OF_BEST),
-        measuring.check(f"share of the faster product's rate, net {LEAST_SHARE_WIDTH}", min(shares, default=None),
-                        least=LEAST_SHARE),
-        *(
-            measuring.check(f"times the plain one, net {row['net']}, {row['batch']} samples", row["ratio"],
-                            least=LEAST_RATIO)
-            for row in rows if row["contender"] == PLAIN and row["net"] <= SEARCHED
-        ),
-    ]  # fmt: skip
+        for row, own in zip(measuring.rows_against(timed, rates, net=width, batch=batch_size), rates, strict=True):
+            rows.append(row | {"ms": 1e3 * batch_size / row["per_s"], "share": measuring.ratio(own, allowed)})
     medians = {name: statistics.median(own) for name, own in peaks.items()}
     note = "GFLOP/s of 2048 x 512 x 512: " + ", ".join(f"{n} {r / 1e9:,.0f}" for n, r in medians.items()) + "."
+    targets = [] if args.quick else checks(rows, min(of_best))
+    products_per_s = {name: round(rate) for name, rate in medians.items()}
     return measuring.section(
-        args, ABOUT, COLUMNS, rows=rows, notes=[note], checks=[] if args.quick else targets,
-        matmul_flops_per_s={name: round(rate) for name, rate in medians.items()},
-    )  # fmt: skip
+        args, ABOUT, COLUMNS, rows=rows, notes=[note], checks=targets, matmul_flops_per_s=products_per_s
+    )
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Measure, print, write."""
-    args = measuring.arguments(__doc__, gpu=False).parse_args(argv)
-    measuring.with_threads(args)
-    import torch
-
-    torch.set_num_threads(args.threads)
-    measuring.finish(args, "update", measure(args))
-    return 0
+def checks(rows: list[dict[str, Any]], of_best: float) -> list[dict[str, Any]]:
+    """What is aimed at."""
+    shares = [row["share"] for row in rows if row["contender"] == OURS and row["net"] == LEAST_SHARE_WIDTH]
+    what = f"share of the faster product's rate, net {LEAST_SHARE_WIDTH}"
+    found = [measuring.check("ours, times the fastest way, least of all sizes", of_best, least=LEAST_OF_BEST)]
+    found.append(measuring.check(what, min(shares), least=LEAST_SHARE))
+    for row in rows:
+        if row["contender"] == PLAIN and row["net"] <= SEARCHED:
+            what = f"times the plain one, net {row['net']}, {row['batch']} samples"
+            found.append(measuring.check(what, row["ratio"], least=LEAST_RATIO))
+    return found
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(measuring.run("update", __doc__, measure))

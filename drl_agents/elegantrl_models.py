@@ -24,9 +24,9 @@ from train.run import BEST_POLICY, TrainResult, train_policy
 log = logging.getLogger(__name__)
 
 MODELS = AGENTS
-DEFAULT_N_ENVS = 8          # of a vectorized class when env_params does not say, as in the hosts
-HIDDEN_LAYERS = 2           # of `net_dimension` units each
-LEAST_UPDATES = 4           # a target_step as long as the budget would never let the policy act on what it learned
+DEFAULT_N_ENVS = 8  # of a vectorized class when env_params does not say, as in the hosts
+HIDDEN_LAYERS = 2  # of `net_dimension` units each
+LEAST_UPDATES = 4  # a target_step as long as the budget would never let the policy act on what it learned
 
 # The hosts' and elegantrl's names for settings of TrainConfig, with what makes the value fit.
 KWARG_NAMES: dict[str, tuple[str, Callable[[Any], Any]]] = {
@@ -55,7 +55,7 @@ class Model:
     """What `get_model` prepares for `train_model`."""
 
     settings: TrainConfig
-    target_step: int | None     # samples of a rollout over all environments; None keeps settings.horizon_len
+    target_step: int | None  # samples of a rollout over all environments; None keeps settings.horizon_len
     env_class: type
     config: Mapping[str, Any]
     env_params: Mapping[str, Any]

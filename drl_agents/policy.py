@@ -11,7 +11,7 @@ from torch import Tensor
 
 from drl_agents.host_copies import to_device
 
-Layers = Sequence[tuple[Tensor, Tensor]]   # (weight (out, in), bias (out,)) of each layer
+Layers = Sequence[tuple[Tensor, Tensor]]  # (weight (out, in), bias (out,)) of each layer
 
 
 def normalize(state: Tensor, average: Tensor, std: Tensor, clip: float) -> Tensor:

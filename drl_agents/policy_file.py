@@ -49,7 +49,7 @@ def save_policy(path: str | Path, policy: Policy, metadata: Mapping[str, Any] | 
     tensors = {name: value.detach().float().cpu().contiguous() for name, value in _tensors(policy).items()}
     _check_weights(path, tensors)
     known = {**dict.fromkeys(METADATA_KEYS), **policy.metadata, **(metadata or {})}
-    clip = policy.clip if math.isfinite(policy.clip) else None      # JSON has no infinity
+    clip = policy.clip if math.isfinite(policy.clip) else None  # JSON has no infinity
     described = {"clip": clip, "n_layers": len(policy.layers), "metadata": known} | _head_of(policy)
     described["format_version"] = FORMAT_VERSION if policy.head == "orders" else FORMAT_WITH_HEAD
     # Through JSON once, so that what is hashed is what a reader gets: keys that are text, lists for tuples.

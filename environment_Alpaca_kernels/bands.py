@@ -117,7 +117,7 @@ class BandLoop:
         n_parts = min(torch.get_num_threads(), self.n_blocks)
         if n_parts == 1:
             advance(range(self.n_blocks))
-        else:   # accounts do not depend on one another, so neither do blocks
+        else:  # accounts do not depend on one another, so neither do blocks
             parts = [range(k, self.n_blocks, n_parts) for k in range(n_parts)]
             list(helpers(os.getpid()).map(advance, parts))
 

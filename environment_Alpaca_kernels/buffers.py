@@ -15,7 +15,7 @@ from torch import Tensor
 from . import drop_in
 
 SLOTS = ("state", "reward", "done")  # what a caller may give room for
-ALIGNMENT = 64                       # bytes: a cache line
+ALIGNMENT = 64  # bytes: a cache line
 
 
 class Accounts:

@@ -25,7 +25,7 @@ Behaviour = Generator[Array, "View", None]
 LARGEST_ACTION = 2000.0  # beyond the 1000 at which some hosts cut
 NORMS = {"norm_cash": 2.0**-12, "norm_stocks": 2.0**-8, "norm_tech": 2.0**-6, "norm_reward": 2.0**-10}
 N_FEATURES = 3
-FULL_LENGTH = 2      # cases of the plan that run for all of the bars asked for, where positions grow oldest
+FULL_LENGTH = 2  # cases of the plan that run for all of the bars asked for, where positions grow oldest
 UNSCALED = ("initial_capital", "trailing_stop_pct")  # settings that are fitted to a market
 UNIFORM_SHARE = 0.2  # share of the initial capital that an action of 1 trades
 
@@ -37,7 +37,7 @@ class Case:
     name: str
     config: dict[str, Array]
     settings: dict[str, Any]
-    may_raise: bool = False        # prices of 0, which not every host was written for
+    may_raise: bool = False  # prices of 0, which not every host was written for
     low_cash: float | None = None  # quote, below the cash reserve
 
 
@@ -46,8 +46,8 @@ class Case:
 class Scale:
     """What prices and actions are measured by: a host's capital and smallest orders."""
 
-    capital: float    # quote
-    min_qty: Array    # (A,) coins
+    capital: float  # quote
+    min_qty: Array  # (A,) coins
 
 
 def first_prices(scale: Scale, source: np.random.Generator) -> Array:
@@ -214,12 +214,12 @@ class Cases:
 class View:
     """One account and what its orders would do at the bar that fills them."""
 
-    cash: float      # quote
-    qty: Array       # (A,) coins
-    price: Array     # (A,) at which orders fill
-    coins: Array     # (A,) coins that an action of 1 orders
-    min_qty: Array   # (A,) smallest order, coins
-    params: Any      # EnvParams
+    cash: float  # quote
+    qty: Array  # (A,) coins
+    price: Array  # (A,) at which orders fill
+    coins: Array  # (A,) coins that an action of 1 orders
+    min_qty: Array  # (A,) smallest order, coins
+    params: Any  # EnvParams
 
     @property
     def whole(self) -> Array:

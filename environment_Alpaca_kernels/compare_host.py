@@ -187,7 +187,7 @@ class HostClass:
 
     cls: type
     rules: str | None = None  # None recognises them
-    given: Mapping[str, Any] = field(default_factory=dict)         # settings that the user has fixed
+    given: Mapping[str, Any] = field(default_factory=dict)  # settings that the user has fixed
     given_config: Mapping[str, Any] = field(default_factory=dict)  # entries of config, likewise
 
     @cached_property

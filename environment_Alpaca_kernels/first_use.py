@@ -28,10 +28,10 @@ from torch import Tensor
 from . import drop_in, outcomes
 from .outcomes import DIFFERS, EQUAL, FAILED, SLOWER, Outcome
 
-BUDGET_S = 3.0         # of comparing and timing, after whatever compiles
-TIMING_S = 0.8         # of it, kept for timing
-MIN_STEPS = 40         # of each trial, or an equal outcome is not remembered: a slow machine compares few in time
-CHUNK_STEPS = 20       # between two looks at the values, which wait for the device
+BUDGET_S = 3.0  # of comparing and timing, after whatever compiles
+TIMING_S = 0.8  # of it, kept for timing
+MIN_STEPS = 40  # of each trial, or an equal outcome is not remembered: a slow machine compares few in time
+CHUNK_STEPS = 20  # between two looks at the values, which wait for the device
 ROUNDS = (1, 5, 5, 5)  # steps timed in a row
 # As the parity tests: float32 and float64. The absolute part counts for values below 1.
 TOLERANCES = {torch.float32: 1e-6, torch.float64: 1e-9}

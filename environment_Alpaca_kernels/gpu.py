@@ -27,7 +27,7 @@ from .gpu_rules import COINS, COUNTS, MONEY, SWITCHES, Choices, Market, Numbers,
 from .gpu_step import Memory, Outputs, step
 from .tables import COUNT, REPORT, SEGMENT, TERM, segments_of
 
-BLOCK = 16       # environments a program: small, because the observations' copy needs many programs to fill a GPU
+BLOCK = 16  # environments a program: small, because the observations' copy needs many programs to fill a GPU
 N_WARPS = 4
 TILE_WIDTH = 32  # features copied at a time: a wider tile costs registers, of which the kernel takes about 150
 # Below this a launch is expected to take longer than the kernel runs (about 10 us of memory traffic). Not measured yet.
@@ -36,7 +36,7 @@ GRAPH_UP_TO_N_ENVS = 16_384
 OPTIONS = {"num_warps": N_WARPS, "enable_fp_fusion": False}
 IS_INTERPRETED = not isinstance(step, triton.JITFunction)
 COMPILE_ERRORS = (*first_use.LAUNCH_ERRORS, TritonError)
-WARM_UPS = 3     # plain launches before a graph is captured: the first one compiles
+WARM_UPS = 3  # plain launches before a graph is captured: the first one compiles
 
 Launch = Callable[[torch.Tensor], None]  # of the action (N, A)
 
@@ -116,6 +116,7 @@ class NativeStep(Accounts):
 
     def compile(self) -> None:
         """Compile the kernel for these choices, or find it in Triton's cache, without a launch."""
+
         def one(dtype: torch.dtype) -> torch.Tensor:
             return torch.zeros(1, dtype=dtype, device=self.device)
 

@@ -20,14 +20,14 @@ from torch import Tensor
 from . import drop_in
 from .first_use import Contender, Trial
 
-N_ENVS = 37            # whole blocks of 16 and a part of one
+N_ENVS = 37  # whole blocks of 16 and a part of one
 N_STEPS = 300
 ROOMS = (6, 9, 13, 17, 21, 26, 62)  # steps of the longest episode in each segment
 EPISODE_BARS = 60
-VOLATILITY = 0.02      # of a bar
-STALE_BARS, STOP = 6, 0.05          # at most, so that both happen
+VOLATILITY = 0.02  # of a bar
+STALE_BARS, STOP = 6, 0.05  # at most, so that both happen
 LARGE_ORDERS = 20_000.0  # norm_action of the hosts that scale orders by the price's magnitude
-SMALLEST_ORDER = 300.0   # quote: large enough that some orders are below it
+SMALLEST_ORDER = 300.0  # quote: large enough that some orders are below it
 EVERY_PHASE: dict[str, Any] = {
     "trailing_stop_pct": STOP, "min_cash_reserve": 0.1, "max_position_weight": 0.4, "stale_bars": STALE_BARS,
     "time_decay_floor": 0.2, "growth_weight": 0.7, "benchmark_weight": 0.5, "drawdown_penalty": 1.5,

@@ -27,8 +27,9 @@ NOT_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, to
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 SUPPRESSIONS = ("sys.path.insert", "noqa: E402", "fmt: skip")
 SKIP = re.compile(r"\s*# fmt: (skip|off|on)\b")
-STUDY = ("train/study/", "train/records/", "train/store/", "train/runner/", "train/findings/", "train/report/",
-         "train/watch/", "train/deploy/", "train/finish.py", "train/worker_program.py", "train/validation/report")  # fmt: skip
+STUDY = tuple(
+    f"train/{name}" for name in "study records store runner findings report watch deploy finish worker_program".split()
+)
 
 Measures = dict[str, str]
 

@@ -13,25 +13,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import check_line, section_lines
+from benchmarks.measuring import check_line, machine_text, section_lines
 
 REPO = Path(__file__).resolve().parents[1]
 
 RESULTS = REPO / "benchmarks" / "results"
 BEGIN, END = "<!-- measured:begin (scripts/readme_table.py writes this) -->", "<!-- measured:end -->"
 NOTHING = "Nothing is measured yet: the commands below do it."
-TITLES = {
-    "step": "Stepping", "scale": "Number of environments", "startup": "Starting up", "rollout": "Exploring",
-    "update": "Updating", "trial": "Whole trials", "study": "Whole studies", "dataset": "Bars to a dataset",
-    "memory": "Memory over many trials", "checkpoint": "Checkpoints",
-    "workers": "Workers", "pruning": "Pruning", "adapters": "Through the adapters", "band": "The band agent's learning",
-    "evaluation": "Evaluating policies",
-}  # fmt: skip
+TITLES = {"step": "Stepping", "scale": "Number of environments", "startup": "Starting up", "rollout": "Exploring"}
+TITLES |= {"update": "Updating", "trial": "Whole trials", "study": "Whole studies", "dataset": "Bars to a dataset"}
+TITLES |= {"memory": "Memory over many trials", "checkpoint": "Checkpoints", "workers": "Workers", "pruning": "Pruning"}
+TITLES |= {"adapters": "Through the adapters", "band": "The band agent's learning", "evaluation": "Evaluating policies"}
 PICTURES = {"scale": "Cost of a step and memory", "memory": "Resident memory after each trial"}
 SHORT = ("step", "trial")  # whose targets the README shows
-CALIBRATION = "calibration"  # benchmarks/calibration.py: of the judgement, not of a machine
-CAPTURE = "capture"  # benchmarks/capture.py: of the learners
-DEMONSTRATION = "demonstration"  # benchmarks/demonstration.py: of the judgement
+# Name of a result file that is not a machine's: its title, and the caption of its picture. In the page's order.
+OWN_FILES = {
+    "capture": (
+        "How much of the attainable growth is earned?",
+        "Share of the attainable growth by signal, cost, coins and history",
+    ),
+    "calibration": ("Is a winner called skilful?", "Deflated Sharpe and PBO of every study"),
+    "demonstration": ("The demonstration", ""),
+}
 GPU_LINE = "Not yet measured on a GPU: `python benchmarks/step.py --gpu 0` does it."
 
 
@@ -39,11 +42,6 @@ def machines(results: Path = RESULTS) -> list[tuple[str, dict[str, Any]]]:
     """(name of the file without .json, content) of every machine's result file."""
     loaded = [(path.stem, json.loads(path.read_text())) for path in sorted(results.glob("*.json"))]
     return [(stem, content) for stem, content in loaded if "sections" in content]
-
-
-def machine_text(machine: Mapping[str, Any]) -> str:
-    """The GPU's name, or `AMD EPYC, 2 cores`."""
-    return machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
 
 
 def origin(part: Mapping[str, Any]) -> str:
@@ -81,38 +79,19 @@ def long_blocks(found: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
     return blocks
 
 
-def calibration_block(results: Path = RESULTS) -> str:
-    """For docs/results.md: how often a winner is called skilful where there is something to find, and where not."""
-    lines: list[str] = []
-    for path in sorted(results.glob(f"{CALIBRATION}*.json")):
-        part = json.loads(path.read_text())[CALIBRATION]
-        caption = f"![Deflated Sharpe and PBO of every study](../benchmarks/results/{path.stem}.png)"
-        lines += ["", *section_lines(part), "", caption, "", origin(part)]
-    return tidied(["## Is a winner called skilful?", *lines]) if lines else ""
-
-
-def capture_block(results: Path = RESULTS) -> str:
-    """For docs/results.md: share of the attainable growth that each learner earns."""
-    path = results / f"{CAPTURE}.json"
+def own_block(name: str, results: Path = RESULTS) -> str:
+    """For docs/results.md: a section of `OWN_FILES`, with its picture where it has one; nothing if there is no file."""
+    path = results / f"{name}.json"
     if not path.exists():
         return ""
-    content = json.loads(path.read_text())
-    part = content[CAPTURE]
-    words = "Share of the attainable growth by signal, cost, coins and history"
-    caption = f"![{words}](../benchmarks/results/{path.stem}.png)"
-    about = f"{machine_text(content['machine'])}. {origin(part)}"
-    return tidied(["## How much of the attainable growth is earned?", "", *section_lines(part), "", caption, "", about])
-
-
-def demonstration_block(results: Path = RESULTS) -> str:
-    """For docs/results.md: how the launcher's demonstration ended, with a signal and without."""
-    path = results / f"{DEMONSTRATION}.json"
-    if not path.exists():
-        return ""
-    content = json.loads(path.read_text())
-    part = content[DEMONSTRATION]
-    about = f"{machine_text(content['machine'])}. {origin(part)}"
-    return tidied(["## The demonstration", "", *section_lines(part), "", about])
+    content, (title, caption) = json.loads(path.read_text()), OWN_FILES[name]
+    lines = [f"## {title}", "", *section_lines(content[name]), ""]
+    if caption:
+        lines += [f"![{caption}](../benchmarks/results/{name}.png)", ""]
+    about = (
+        "" if name == "calibration" else f"{machine_text(content['machine'])}. "
+    )  # of the judgement, not of a machine
+    return tidied([*lines, about + origin(content[name])])
 
 
 def picture(stem: str, section: str) -> str:
@@ -146,13 +125,9 @@ def replaced(page: str, text: str, name: str = "README.md") -> str:
 def pages(results: Path = RESULTS, repo: Path = REPO) -> dict[Path, tuple[str, str]]:
     """Page -> its text now, and its text from the result files."""
     found = machines(results)
-    short = [render(short_blocks(found), found)]
-    judged = (calibration_block(results), demonstration_block(results))
-    long = [render(long_blocks(found), found), capture_block(results), *judged]
-    texts = {
-        repo / name: "\n\n".join(filter(None, blocks))
-        for name, blocks in (("README.md", short), ("docs/results.md", long))
-    }
+    long = [render(long_blocks(found), found), *(own_block(name, results) for name in OWN_FILES)]
+    texts = {repo / "README.md": render(short_blocks(found), found)}
+    texts[repo / "docs" / "results.md"] = "\n\n".join(filter(None, long))
     return {path: (path.read_text(), replaced(path.read_text(), text, path.name)) for path, text in texts.items()}
 
 

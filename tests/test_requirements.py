@@ -8,7 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ("requirements-bench.txt",)  # peers, imported where they are installed
-RUNTIME = ("environment_Alpaca_kernels", "market", "drl_agents", "train", "barwise", "paper_trading", "scripts", "benchmarks")
+OURS = "environment_Alpaca_kernels market drl_agents train barwise paper_trading scripts benchmarks"
+RUNTIME = OURS.split()
 
 
 def canonical(name: str) -> str:

@@ -11,7 +11,7 @@ LR_SCHEDULES = ("constant", "linear")
 GRADIENTS = ("auto", "autograd", "by_hand")
 OBSERVATION_STORES = ("rows", "bars")
 PRECISIONS = (None, "highest", "high")
-OWN_HORIZON = {"band": 1024}   # of an agent whose horizon is not SHORT_HORIZON
+OWN_HORIZON = {"band": 1024}  # of an agent whose horizon is not SHORT_HORIZON
 SHORT_HORIZON = 128
 # An entry pays its fee at once and earns it back over the following bars: in windows of 64 bars the best entry loses.
 LEAST_BAND_BARS = 1000

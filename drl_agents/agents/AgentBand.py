@@ -29,7 +29,7 @@ from drl_agents.agents.bar_features import BarFeatures
 from drl_agents.host_copies import HOST
 from drl_agents.policy import band_edges
 
-SMALLEST_VOLATILITY = 1e-9   # of one bar's returns, below which a market stands still
+SMALLEST_VOLATILITY = 1e-9  # of one bar's returns, below which a market stands still
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class BandSettings:
 class BandStats:
     """What one update saw and did."""
 
-    objective: float        # mean reward of an account-bar
-    touched: float          # share of steps and coins at which the weight was outside its band
-    dropped: float          # share of these at which nothing filled
-    gradient_norm: float    # before clipping
+    objective: float  # mean reward of an account-bar
+    touched: float  # share of steps and coins at which the weight was outside its band
+    dropped: float  # share of these at which nothing filled
+    gradient_norm: float  # before clipping
     learning_rate: float
 
 
@@ -83,14 +83,14 @@ class AgentBand(AgentBase):
         self.band = BandSettings.from_args(args)
         self.action_dim = action_dim
         self.optimizer = self._adamw()
-        self.act_optimizer = self.cri_optimizer = self.optimizer      # elegantrl's names
+        self.act_optimizer = self.cri_optimizer = self.optimizer  # elegantrl's names
         self.market: BandMarket | None = None
         self.table: EdgeTable | None = None
         self.record: BandRollout | None = None
         self.masks: list[Tensor] | None = None
         self.last_update: BandStats | None = None
-        self.compiles = True            # False: the plain loop, which gives the same bits
-        self.as_if_filled = True        # what a dropped order's edge learns; benchmarks/band_choices.py compares
+        self.compiles = True  # False: the plain loop, which gives the same bits
+        self.as_if_filled = True  # what a dropped order's edge learns; benchmarks/band_choices.py compares
         self.loop: Any = None
 
     def _adamw(self) -> torch.optim.AdamW:
@@ -267,7 +267,7 @@ class AgentBand(AgentBase):
     def _edge_gradient(self, record: BandRollout, market: BandMarket) -> BandGradient:
         """Of the rollout's summed rewards, by the edges of every bar, (T, A) each."""
         assert self.table is not None
-        lo, hi = self.table.edges.chunk(2, dim=1)       # by bar: accounts at the same bar have the same edges
+        lo, hi = self.table.edges.chunk(2, dim=1)  # by bar: accounts at the same bar have the same edges
         book = record.book
         steps = BandRecord(
             cash=book["cash"], qty=book["qty"], peak=book["peak"], max_drawdown=book["max_drawdown"], bar=record.bar,

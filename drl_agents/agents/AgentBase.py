@@ -59,23 +59,23 @@ class AgentBase(StockAgentBase):
         self.normalizes = bool(getattr(args, "normalize_observations", True))
         if not self.normalizes:
             for net in self._norm_nets():
-                net.observation_clip = math.inf     # the bound is in standard deviations, not in raw units
+                net.observation_clip = math.inf  # the bound is in standard deviations, not in raw units
         self.obs_norm = RunningNorm(state_dim, self.device)
         self.lr_schedule = getattr(args, "lr_schedule", "constant")
         self.adam_eps = float(getattr(args, "adam_eps", 1e-5))
-        self.schedule_steps = float(getattr(args, "break_step", float("inf")))   # time steps of one environment
-        self.time_steps = 0          # taken so far by each environment, random warm-ups not counted
-        self.rollout_start = 0       # time_steps when the rollout now learned from began
+        self.schedule_steps = float(getattr(args, "break_step", float("inf")))  # time steps of one environment
+        self.time_steps = 0  # taken so far by each environment, random warm-ups not counted
+        self.rollout_start = 0  # time_steps when the rollout now learned from began
         self.gradient_steps = 0
-        self.bars: BarFeatures | None = None       # set by `observe_bars`
-        self.forward: Forward | None = None        # of the actor, while it explores
+        self.bars: BarFeatures | None = None  # set by `observe_bars`
+        self.forward: Forward | None = None  # of the actor, while it explores
         self.forward_memory: tuple[object, ...] = ()
         self.env_action = torch.empty(0)
         # None where there is no GPU; anything that records and replays will do.
         on_gpu = self.device.type == "cuda"
         self.graphs = StepGraphs(functools.partial(CudaGraph, self.device)) if on_gpu else None
         self.rollout: Rollout | None = None
-        self.host_rollout: Rollout | None = None   # staging, when one NumPy environment feeds a GPU
+        self.host_rollout: Rollout | None = None  # staging, when one NumPy environment feeds a GPU
 
     # --- exploration ------------------------------------------------------------------------------------------------
 

@@ -25,11 +25,11 @@ from drl_agents.agents.products_choice import choose
 from drl_agents.agents.rollout import Rollout, RolloutStep
 from drl_agents.policy import normalize
 
-Stats = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]   # policy loss, value loss, entropy, divergence, clipped share
+Stats = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # policy loss, value loss, entropy, divergence, clipped share
 AUTOGRAD = "autograd"
-WAYS = {"blas": 0, "onednn": 1, AUTOGRAD: 3}    # of a gradient step, by their numbers in saved states; 2 is retired
-CACHED_ROWS = 1 << 8                                # states normalised at once on the CPU
-CPU_CHUNK_ROWS, GPU_CHUNK_ROWS = 1 << 11, 1 << 16   # states valued at once
+WAYS = {"blas": 0, "onednn": 1, AUTOGRAD: 3}  # of a gradient step, by their numbers in saved states; 2 is retired
+CACHED_ROWS = 1 << 8  # states normalised at once on the CPU
+CPU_CHUNK_ROWS, GPU_CHUNK_ROWS = 1 << 11, 1 << 16  # states valued at once
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,11 @@ class PPOSettings:
 class Samples:
     """Rows to learn from; M of them, in any order."""
 
-    states: Tensor       # (M, S) normalised; or see `_sample_rows`
-    actions: Tensor      # (M, A) before the tanh
-    logprobs: Tensor     # (M,) under the policy that acted
-    advantages: Tensor   # (M,) standardised
-    targets: Tensor      # (M,) normalised returns
+    states: Tensor  # (M, S) normalised; or see `_sample_rows`
+    actions: Tensor  # (M, A) before the tanh
+    logprobs: Tensor  # (M,) under the policy that acted
+    advantages: Tensor  # (M,) standardised
+    targets: Tensor  # (M,) normalised returns
 
     def __len__(self) -> int:
         return self.states.shape[0]
@@ -130,20 +130,20 @@ class AgentPPO(AgentBase, StockAgentPPO):
             self.act.action_std_log.fill_(self.ppo.action_std_init_log)
         self.trained_parameters = [p for p in (*self.act.parameters(), *self.cri.parameters()) if p.requires_grad]
         self.optimizer = self._optimizer(self.trained_parameters, self.learning_rate)
-        self.act_optimizer = self.cri_optimizer = self.optimizer   # elegantrl's names
+        self.act_optimizer = self.cri_optimizer = self.optimizer  # elegantrl's names
         self.value_norm = RunningNorm(1, self.device)
-        self.flat: FlatAdam | None = None           # these three where gradients may be by hand
+        self.flat: FlatAdam | None = None  # these three where gradients may be by hand
         self.by_hand: tuple[NetGradient, NetGradient] | None = None
         self.compiled_loss: Any = None
         self.rooms: dict[str, Tensor] = {}
-        self.way = ""       # of WAYS, chosen at the first update
+        self.way = ""  # of WAYS, chosen at the first update
         # Not measured on a GPU: autograd until it is.
         if self.ppo.gradients == "by_hand" or (self.ppo.gradients == "auto" and self.device.type == "cpu"):
             self.flat = FlatAdam(self.optimizer, self.trained_parameters)
             self.by_hand = NetGradient(self.act.net, self.flat), NetGradient(self.cri.net, self.flat)
             self.compiled_loss = compiled_loss() if self.device.type == "cpu" else None
         self.exploring_std = torch.empty((1, self.action_dim), device=self.device)
-        self.shared_features: Tensor | None = None      # (U, L * F) normalised, while an update shares them
+        self.shared_features: Tensor | None = None  # (U, L * F) normalised, while an update shares them
         self.last_update: UpdateStats | None = None
 
     @property
@@ -190,7 +190,7 @@ class AgentPPO(AgentBase, StockAgentPPO):
     def _action_sampler(self, device: torch.device) -> Any:
         if self.exploring_std.device != device:
             self.exploring_std = torch.empty((1, self.action_dim), device=device)
-        std = self.exploring_std.copy_(self.act.action_std_log.detach().exp())     # (1, A), where a graph expects it
+        std = self.exploring_std.copy_(self.act.action_std_log.detach().exp())  # (1, A), where a graph expects it
 
         def draw(mean: Tensor, slots: RolloutStep, env_action: Tensor) -> None:
             torch.addcmul(mean, slots.noise, std, out=slots.action)
@@ -204,7 +204,7 @@ class AgentPPO(AgentBase, StockAgentPPO):
 
     def _rollout_items(self, rollout: Rollout) -> tuple[Tensor, ...]:
         """elegantrl's on-policy tuple: states, actions, logprobs, rewards, undones."""
-        logprobs = gaussian_log_prob(rollout.noise, self.act.action_std_log.detach())      # (H, N)
+        logprobs = gaussian_log_prob(rollout.noise, self.act.action_std_log.detach())  # (H, N)
         return rollout.states[:-1], rollout.actions, logprobs, rollout.rewards, (~rollout.done).float()
 
     # --- learning ---------------------------------------------------------------------------------------------------
@@ -236,10 +236,10 @@ class AgentPPO(AgentBase, StockAgentPPO):
                     break
         n_steps = epochs * n_minibatches
         self.gradient_steps += n_steps
-        if not is_first:      # the first rollout's statistics are in already
+        if not is_first:  # the first rollout's statistics are in already
             self._update_obs_norm(buffer[0].reshape(-1, self.row_dim))
         action_std = self.act.action_std_log.detach().exp().mean()
-        *means, std = torch.cat((totals / n_steps, action_std[None])).tolist()      # waits for the gradient steps
+        *means, std = torch.cat((totals / n_steps, action_std[None])).tolist()  # waits for the gradient steps
         self.last_update = UpdateStats(*means, gradient_steps=n_steps, epochs=epochs, learning_rate=learning_rate)
         return self.last_update.value_loss, -self.last_update.policy_loss, std
 
@@ -347,7 +347,7 @@ class AgentPPO(AgentBase, StockAgentPPO):
             return self._normalized(rows)
         if not self.works_by_hand:
             return rows
-        bar, index = rows[:, -1].long().unique(return_inverse=True)     # waits for the device, once an update
+        bar, index = rows[:, -1].long().unique(return_inverse=True)  # waits for the device, once an update
         if 2 * len(bar) > min(self.batch_size, len(rows)):
             return rows
         average, std, clip = self.act.state_avg, self.act.state_std, self.act.observation_clip

@@ -14,7 +14,7 @@ from drl_agents.agents.nets import LOG_STD_RANGE, ActorSAC, CriticTwin
 from drl_agents.agents.off_policy import OffPolicyAgent
 from drl_agents.agents.rollout import RolloutStep
 
-ALPHA_LOG_RANGE = (-16.0, 2.0)   # as in elegantrl
+ALPHA_LOG_RANGE = (-16.0, 2.0)  # as in elegantrl
 
 
 class AgentSAC(OffPolicyAgent, StockAgentSAC):

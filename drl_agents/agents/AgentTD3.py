@@ -12,7 +12,7 @@ from drl_agents.agents.nets import Actor, CriticTwin
 from drl_agents.agents.off_policy import OffPolicyAgent
 from drl_agents.agents.rollout import RolloutStep
 
-NOISE_CLIP = 0.5   # of exploration and of target smoothing, in actions
+NOISE_CLIP = 0.5  # of exploration and of target smoothing, in actions
 
 
 class AgentTD3(OffPolicyAgent, StockAgentTD3):

@@ -19,9 +19,9 @@ def bootstrap_values(
     Returns:
         (H, N): 0 after a terminal step, `final_values` after a truncated one, else the next row of `values`.
     """
-    following = torch.cat((values[1:], last_value[None]))                       # (H, N)
+    following = torch.cat((values[1:], last_value[None]))  # (H, N)
     # where(), not a product with a mask: final_values may hold anything, NaN included, outside its mask.
-    at_end = torch.where(truncated, final_values, torch.zeros_like(values))     # (H, N)
+    at_end = torch.where(truncated, final_values, torch.zeros_like(values))  # (H, N)
     return torch.where(done, at_end, following)
 
 

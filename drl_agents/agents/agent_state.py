@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from drl_agents.agents.AgentBase import AgentBase
 
 NETWORKS = ("act", "act_target", "cri", "cri_target")
-SINCE_LATER = ("extra.products",)   # states of earlier versions have none
+SINCE_LATER = ("extra.products",)  # states of earlier versions have none
 COUNTERS = ("time_steps", "rollout_start", "gradient_steps")
 
 

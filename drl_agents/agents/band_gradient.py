@@ -28,10 +28,10 @@ from torch import Tensor
 
 from drl_agents.policy import BAND_NEEDS
 
-TARGET_WEIGHT = 0.40    # these three are the simulator's; a test compares them
+TARGET_WEIGHT = 0.40  # these three are the simulator's; a test compares them
 EQUITY_FLOOR = 1e-6
 INCREMENT_SLACK = 1e-9
-DUST = 1e-9             # of the initial capital: what rounding leaves of the cash is no order
+DUST = 1e-9  # of the initial capital: what rounding leaves of the cash is no order
 BACKENDS = {
     "numba": "drl_agents.agents.band_gradient_cpu", "torch": "drl_agents.agents.band_gradient_torch",
     "triton": "drl_agents.agents.band_gradient_gpu",
@@ -45,18 +45,18 @@ class BandRecord:
     Tensors are on one device. `lo` and `hi` are either one band per step and account, or one per bar of the market.
     """
 
-    cash: Tensor           # (N,) float64, quote, before the first step
-    qty: Tensor            # (N, A) float64, coins, before the first step
-    peak: Tensor           # (N,) float64, quote, highest equity of the running episode
-    max_drawdown: Tensor   # (N,) float64, fraction, of the running episode
-    bar: Tensor            # (H, N) int64, row of `price` at which the order was chosen
-    lo: Tensor             # (H, N, A), or (T, A) by bar: float, lower edge, fraction of equity
-    hi: Tensor             # of the same shape: float, upper edge, at least `lo`
-    action: Tensor         # (H, N, A) float, what the environment was given; -1 also closes a target too small to hold
-    filled: Tensor         # (H, N, A) float64, coins: bought positive, sold negative
-    done: Tensor           # (H, N) bool, the step ended an episode; the next one begins with a fresh account
-    price: Tensor          # (T, A) float64, close
-    min_qty: Tensor        # (A,) float64, smallest order in coins
+    cash: Tensor  # (N,) float64, quote, before the first step
+    qty: Tensor  # (N, A) float64, coins, before the first step
+    peak: Tensor  # (N,) float64, quote, highest equity of the running episode
+    max_drawdown: Tensor  # (N,) float64, fraction, of the running episode
+    bar: Tensor  # (H, N) int64, row of `price` at which the order was chosen
+    lo: Tensor  # (H, N, A), or (T, A) by bar: float, lower edge, fraction of equity
+    hi: Tensor  # of the same shape: float, upper edge, at least `lo`
+    action: Tensor  # (H, N, A) float, what the environment was given; -1 also closes a target too small to hold
+    filled: Tensor  # (H, N, A) float64, coins: bought positive, sold negative
+    done: Tensor  # (H, N) bool, the step ended an episode; the next one begins with a fresh account
+    price: Tensor  # (T, A) float64, close
+    min_qty: Tensor  # (A,) float64, smallest order in coins
     qty_increment: Tensor  # (A,) float64, 0 where any quantity will do
     trades: Tensor | None = None  # (T, A), 0 where nobody traded the coin in the bar, so that no order filled
 
@@ -65,8 +65,8 @@ class BandRecord:
 class BandGradient:
     """Gradient of the objective, to be ascended, and how many touches led to no fill."""
 
-    lo: Tensor       # of the shape and dtype of the record's `lo`, objective per unit of weight; by bar: summed over
-    hi: Tensor       # the steps and accounts at that bar
+    lo: Tensor  # of the shape and dtype of the record's `lo`, objective per unit of weight; by bar: summed over
+    hi: Tensor  # the steps and accounts at that bar
     touched: Tensor  # () float64, share of steps and coins at which the weight was outside its band
     dropped: Tensor  # () float64, share of the touches without a fill; 0 without touches
 
@@ -103,21 +103,21 @@ class StepRules(NamedTuple):
     """Settings of a step as plain numbers, at the costs in force; a compiled function takes them as they are."""
 
     initial_capital: float
-    equity_floor: float        # quote
-    unit_cost: float           # quote paid for a coin, as a multiple of its price
-    unit_proceeds: float       # quote received for a coin, as a multiple of its price
+    equity_floor: float  # quote
+    unit_cost: float  # quote paid for a coin, as a multiple of its price
+    unit_proceeds: float  # quote received for a coin, as a multiple of its price
     min_order_notional: float  # quote
-    dust: float                # quote
+    dust: float  # quote
     cash_haircut: float
-    reserve: float             # fraction of equity
-    reserve_quote: float       # quote; one of the two is 0
+    reserve: float  # fraction of equity
+    reserve_quote: float  # quote; one of the two is 0
     max_position_weight: float  # 0: off
-    growth: float              # weights of the terms, norm_reward included
+    growth: float  # weights of the terms, norm_reward included
     volatility: float
     drawdown: float
     concentration: float
     turnover: float
-    target_weight: float       # positions above it are called concentrated
+    target_weight: float  # positions above it are called concentrated
     increment_slack: float
 
 
@@ -155,7 +155,7 @@ def rules_of(params: StepParams, cost_factor: float = 1.0) -> StepRules:
         target_weight=TARGET_WEIGHT,
         increment_slack=INCREMENT_SLACK,
     )
-    return StepRules(*map(float, rules))    # an integer would be another type, and another compilation
+    return StepRules(*map(float, rules))  # an integer would be another type, and another compilation
 
 
 def band_gradient(

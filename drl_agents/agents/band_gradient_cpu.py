@@ -44,32 +44,32 @@ class Tape(NamedTuple):
 class Room(NamedTuple):
     """Memory of one block of B accounts. The first four are the accounts before each step."""
 
-    cash: Array          # (H, B)
-    qty: Array           # (H, B, A)
-    peak: Array          # (H, B)
+    cash: Array  # (H, B)
+    qty: Array  # (H, B, A)
+    peak: Array  # (H, B)
     max_drawdown: Array  # (H, B)
-    d_cash: Array        # (B,) adjoints, from here on
-    d_qty: Array         # (B, A)
-    d_peak: Array        # (B,)
-    d_drawdown: Array    # (B,)
-    action: Array        # (A,) of the order that is differentiated
-    order: Array         # (A,) coins bought, after the cap
-    d_order: Array       # (A,)
-    kind: Array          # (A,) int8
-    edge: Array          # (A,) int8, 1: below the band, -1: above
-    follows: Array       # (A,) bool, the order follows that edge
-    is_capped: Array     # (A,) bool
+    d_cash: Array  # (B,) adjoints, from here on
+    d_qty: Array  # (B, A)
+    d_peak: Array  # (B,)
+    d_drawdown: Array  # (B,)
+    action: Array  # (A,) of the order that is differentiated
+    order: Array  # (A,) coins bought, after the cap
+    d_order: Array  # (A,)
+    kind: Array  # (A,) int8
+    edge: Array  # (A,) int8, 1: below the band, -1: above
+    follows: Array  # (A,) bool, the order follows that edge
+    is_capped: Array  # (A,) bool
 
 
 class Values(NamedTuple):
     """One account over one bar, in quote."""
 
-    equity: float           # when the order was chosen
-    at_fill: float          # at the next close, before any order
-    after: float            # then, after all of them
+    equity: float  # when the order was chosen
+    at_fill: float  # at the next close, before any order
+    after: float  # then, after all of them
     cash_after_sells: float
-    notional: float         # traded
-    floored: float          # equity, at least the floor
+    notional: float  # traded
+    floored: float  # equity, at least the floor
 
 
 native: Any = njit(_nrt=False, error_model="numpy", forceinline=True)  # pyright: ignore[reportCallIssue]

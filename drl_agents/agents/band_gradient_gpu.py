@@ -32,10 +32,10 @@ Tape = namedtuple("Tape", "bar lo hi action filled done price trades min_qty qty
 Path = namedtuple("Path", "cash qty peak max_drawdown")  # (H, N) or (H, N, A), before each step
 Sizes = namedtuple("Sizes", "n_steps n_accounts n_bars")
 # What is compiled in; n_columns is n_assets padded.
-Choices = namedtuple(
-    "Choices", "as_if_filled by_bar has_trades has_drift caps_positions n_assets n_columns block")
+Choices = namedtuple("Choices", "as_if_filled by_bar has_trades has_drift caps_positions n_assets n_columns block")
 Bar = namedtuple(  # of one step, as band_gradient_torch.Bar
-    "Bar", "cash qty peak max_drawdown price fill_price filled equity at_fill after cash_after_sells notional")
+    "Bar", "cash qty peak max_drawdown price fill_price filled equity at_fill after cash_after_sells notional"
+)
 Order = namedtuple("Order", "qty is_capped is_sold is_closed wanted is_bought is_smooth")
 Touch = namedtuple("Touch", "weight edge action follows")
 Adjoint = namedtuple("Adjoint", "cash qty peak max_drawdown")
@@ -251,7 +251,14 @@ def step_back(
 
 @jit
 def sweep_back(
-    t: Tape, path: Path, d_final: Pointer, d_lo: Pointer, d_hi: Pointer, counts: Pointer, rules: Pointer, s: Sizes,
+    t: Tape,
+    path: Path,
+    d_final: Pointer,
+    d_lo: Pointer,
+    d_hi: Pointer,
+    counts: Pointer,
+    rules: Pointer,
+    s: Sizes,
     c: tl.constexpr,
 ) -> None:
     """Write both edges' gradients (H, N, A), and (2, N) how many coins were touched, and how many of those dropped."""

@@ -14,9 +14,9 @@ from drl_agents.agents.band_gradient import BandRecord, StepRules
 class Account:
     """The accounts before a step."""
 
-    cash: Tensor          # (N,) quote
-    qty: Tensor           # (N, A) coins
-    peak: Tensor          # (N,) quote
+    cash: Tensor  # (N,) quote
+    qty: Tensor  # (N, A) coins
+    peak: Tensor  # (N,) quote
     max_drawdown: Tensor  # (N,) fraction
 
 
@@ -26,31 +26,31 @@ class Bar:
 
     before: Account
     after: Account
-    price: Tensor           # (N, A) quote, when the order was chosen
-    fill_price: Tensor      # (N, A) quote, when it was filled
-    equity: Tensor          # (N,) quote, at `price`
+    price: Tensor  # (N, A) quote, when the order was chosen
+    fill_price: Tensor  # (N, A) quote, when it was filled
+    equity: Tensor  # (N,) quote, at `price`
     equity_at_fill: Tensor  # (N,) quote, at `fill_price`, before any order
-    equity_after: Tensor    # (N,) quote
+    equity_after: Tensor  # (N,) quote
     cash_after_sells: Tensor  # (N,) quote
-    weight: Tensor          # (N, A) fraction of equity, at `price`
-    filled: Tensor          # (N, A) coins
-    is_low: Tensor          # (N, A) bool, the weight is below its band
-    is_high: Tensor         # (N, A) bool, it is above
-    follows: Tensor         # (N, A) bool, the order follows the edge that was touched
-    action: Tensor          # (N, A) of the order
+    weight: Tensor  # (N, A) fraction of equity, at `price`
+    filled: Tensor  # (N, A) coins
+    is_low: Tensor  # (N, A) bool, the weight is below its band
+    is_high: Tensor  # (N, A) bool, it is above
+    follows: Tensor  # (N, A) bool, the order follows the edge that was touched
+    action: Tensor  # (N, A) of the order
 
 
 @dataclass(frozen=True)
 class Order:
     """The orders of a bar in coins, under the treatment of small ones that was chosen."""
 
-    qty: Tensor         # (N, A) after the position cap
-    is_capped: Tensor   # (N, A) bool
-    is_sold: Tensor     # (N, A) bool
-    is_closed: Tensor   # (N, A) bool, the whole position is sold
-    wanted: Tensor      # (N, A) coins of the buys that share the budget, else 0
-    is_bought: Tensor   # (N, A) bool, the buys that are filled
-    is_smooth: Tensor   # (A,) bool, quantities follow orders without steps
+    qty: Tensor  # (N, A) after the position cap
+    is_capped: Tensor  # (N, A) bool
+    is_sold: Tensor  # (N, A) bool
+    is_closed: Tensor  # (N, A) bool, the whole position is sold
+    wanted: Tensor  # (N, A) coins of the buys that share the budget, else 0
+    is_bought: Tensor  # (N, A) bool, the buys that are filled
+    is_smooth: Tensor  # (A,) bool, quantities follow orders without steps
 
 
 def sweep(
@@ -185,7 +185,7 @@ def _step_back(
     d_qty = after.qty + torch.where(order.is_closed & order.is_sold, d_sold, 0.0)
 
     safe_price = torch.where(price > 0, price, 1.0)
-    d_cap = torch.where(order.is_capped, d_order, 0.0)              # the room left below the cap
+    d_cap = torch.where(order.is_capped, d_order, 0.0)  # the room left below the cap
     d_qty = d_qty - d_cap
     d_order = torch.where(order.is_capped | (price <= 0), 0.0, d_order)
     per_equity = (d_cap * rules.max_position_weight + d_order * bar.action) / safe_price

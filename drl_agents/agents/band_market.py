@@ -63,13 +63,13 @@ class BandMarket:
     min_qty: Tensor
     qty_increment: Tensor
     trades: Tensor | None
-    source: Any             # the batch's own market: the same object is the same market; None for one account
+    source: Any  # the batch's own market: the same object is the same market; None for one account
 
     @classmethod
     def of(cls, env: Any, device: torch.device) -> BandMarket:
         """Those of a scalar or batched environment of this repository, on `device`."""
         lookback, market = env.params.lookback, getattr(env, "market", None)
-        if market is None:      # one account: arrays and lists
+        if market is None:  # one account: arrays and lists
             windows = _windows(env.tech_array, env.params.norm_tech, lookback)
             price = torch.from_numpy(np.ascontiguousarray(env.price_array, dtype=np.float64))
             segments, trades = env.segments, torch.from_numpy(np.array(env.trades, dtype=np.float32))
@@ -122,7 +122,7 @@ class BandMarket:
             before, after = self.price[a : b - 1], self.price[a + 1 : b]
             is_priced = (before > 0) & (after > 0)
             parts.append(torch.where(is_priced, after / torch.where(is_priced, before, 1.0) - 1.0, torch.nan))
-        returns = torch.cat(parts)                                               # (B, A)
+        returns = torch.cat(parts)  # (B, A)
         mean = returns.nanmean(0).nan_to_num(0.0)
         deviation = (returns - mean).square().nanmean().sqrt().nan_to_num(0.0)
         return mean, deviation

@@ -14,8 +14,8 @@ from drl_agents.policy import Layers, Policy, action_into_band, band_edges, mlp,
 
 LAST_GAIN = 0.1
 LEAST_SLOPE = 0.05
-LARGEST_LOGIT = 8.0                 # 0.03 % of the account, which is less than the smallest order is worth
-FIRST_LO, FIRST_WIDTH = 0.5, 0.05   # of the bands before any learning: lower edges' sum; share of what is above
+LARGEST_LOGIT = 8.0  # 0.03 % of the account, which is less than the smallest order is worth
+FIRST_LO, FIRST_WIDTH = 0.5, 0.05  # of the bands before any learning: lower edges' sum; share of what is above
 
 
 class ActorBand(PolicyNet):
@@ -28,7 +28,7 @@ class ActorBand(PolicyNet):
         n_extras: columns behind the features.
     """
 
-    least_weight: Tensor    # (A,)
+    least_weight: Tensor  # (A,)
 
     def __init__(self, dims: Sequence[int], state_dim: int, action_dim: int, n_extras: int = 0) -> None:
         super().__init__()

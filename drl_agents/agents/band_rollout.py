@@ -13,9 +13,9 @@ from torch import Tensor
 from drl_agents.host_copies import HOST
 from drl_agents.policy import action_into_band
 
-Project = Callable[[Tensor], Tensor]     # bars (U,) -> lower and upper edges (U, 2 A)
-CHUNK_BARS = 1 << 12                     # bars that the network sees at once: their activations fit a cache
-FEWEST_BARS = 16                         # that the network sees at once
+Project = Callable[[Tensor], Tensor]  # bars (U,) -> lower and upper edges (U, 2 A)
+CHUNK_BARS = 1 << 12  # bars that the network sees at once: their activations fit a cache
+FEWEST_BARS = 16  # that the network sees at once
 BOOK = ("cash", "qty", "peak", "max_drawdown")
 
 
@@ -84,9 +84,9 @@ class EdgeTable:
 
     def __init__(self, n_bars: int, n_assets: int, training_bars: Tensor) -> None:
         device = training_bars.device
-        self.edges = torch.zeros((n_bars, 2 * n_assets), device=device)     # lower edges, then upper edges
+        self.edges = torch.zeros((n_bars, 2 * n_assets), device=device)  # lower edges, then upper edges
         self.is_known = torch.zeros(n_bars, dtype=torch.bool, device=device)
-        self.training_bars = training_bars                                  # (B,) int64
+        self.training_bars = training_bars  # (B,) int64
         self.is_training = torch.zeros_like(self.is_known)
         self.is_training[training_bars] = True
         self.project: Project = _no_network

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True, eq=False)     # the same object or another one: tensors have no truth value
+@dataclass(frozen=True, eq=False)  # the same object or another one: tensors have no truth value
 class BarFeatures:
     """The features of a market and where they stand in an observation. Shared memory with the environment's."""
 
-    windows: Tensor     # (T - L + 1, L * F): row T - 1 - t is what an observation shows of bar t
-    last_bar: int       # T - 1
-    account: int        # columns in front of the features
+    windows: Tensor  # (T - L + 1, L * F): row T - 1 - t is what an observation shows of bar t
+    last_bar: int  # T - 1
+    account: int  # columns in front of the features
 
     @classmethod
     def of(cls, env: Any) -> BarFeatures | None:
@@ -65,9 +65,9 @@ class BarFeatures:
 class SharedBars:
     """Normalised observations (B, S) in parts: B accounts at U bars. U is smaller than B, or full rows are cheaper."""
 
-    account: Tensor     # (B, C - 1)
-    features: Tensor    # (U, L * F)
-    index: Tensor       # (B,) int64, row of `features` an account is at
+    account: Tensor  # (B, C - 1)
+    features: Tensor  # (U, L * F)
+    index: Tensor  # (B,) int64, row of `features` an account is at
     bars: BarFeatures
 
     def __len__(self) -> int:

@@ -10,7 +10,7 @@ from drl_agents.agents.mlp_gradient import products_for
 from drl_agents.agents.rollout import Layer, PolicyForward
 from drl_agents.policy import Layers
 
-CHUNK_ROWS = 1 << 12    # bars projected at once: enough for a large product, few enough to stay in the cache
+CHUNK_ROWS = 1 << 12  # bars projected at once: enough for a large product, few enough to stay in the cache
 
 
 class ExpandedForward(PolicyForward):
@@ -42,14 +42,14 @@ class ProjectedForward:
         self.sources = (average, std, *layers[0])
         self.bars, self.n_rows, self.device = bars, n_rows, device
         self.steps_ahead = min(max(1, CHUNK_ROWS // n_rows), horizon_len)
-        self.offsets = torch.arange(self.steps_ahead)[:, None]                          # (K, 1)
-        self.slot = torch.full((bars.last_bar + 1,), -1, dtype=torch.int64)             # bar -> row of the table
+        self.offsets = torch.arange(self.steps_ahead)[:, None]  # (K, 1)
+        self.slot = torch.full((bars.last_bar + 1,), -1, dtype=torch.int64)  # bar -> row of the table
         width = layers[0][0].shape[0]
         # A projection is replaced when its steps are over; until then every step may bring N unforeseen bars.
         self.table = torch.empty((self.steps_ahead * 2 * n_rows, width), device=device)
         self.hidden = torch.empty((n_rows, width), device=device)
         self.account = torch.empty((n_rows, bars.compact_dim(len(average)) - 1), device=device)
-        self.known = self.slot[:0]                                                      # bars in the table
+        self.known = self.slot[:0]  # bars in the table
         self.steps_left = 0
         self.products = products_for(device, average.dtype)
         self.later = [Layer(*layer, n_rows, device, is_last=layer is layers[-1]) for layer in layers[1:]]
@@ -59,10 +59,10 @@ class ProjectedForward:
         """Take over the networks' present weights; projections made with others are void."""
         average, std, weight, bias = (source.to(self.device) for source in self.sources)
         bars = self.bars
-        self.average, self.std = bars.account_of(average), bars.account_of(std)         # (C - 1,)
+        self.average, self.std = bars.account_of(average), bars.account_of(std)  # (C - 1,)
         self.tech_average, self.tech_std = bars.features_of(average), bars.features_of(std)
-        self.account_weight = bars.account_of(weight).t()                               # (C - 1, W)
-        self.tech_weight, self.bias = bars.features_of(weight).contiguous(), bias       # (W, L * F), (W,)
+        self.account_weight = bars.account_of(weight).t()  # (C - 1, W)
+        self.tech_weight, self.bias = bars.features_of(weight).contiguous(), bias  # (W, L * F), (W,)
         for layer in self.later:
             layer.refresh()
         self._forget()

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from drl_agents.policy import Layers, Policy, mlp, normalize
 
-OBSERVATION_CLIP = 10.0                      # standard deviations
+OBSERVATION_CLIP = 10.0  # standard deviations
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
-LOG_STD_RANGE = (-5.0, 2.0)                  # of SAC's state-dependent deviation
+LOG_STD_RANGE = (-5.0, 2.0)  # of SAC's state-dependent deviation
 
 
 def gaussian_log_prob(noise: Tensor, log_std: Tensor) -> Tensor:
@@ -52,8 +52,8 @@ class NormBuffers(nn.Module):
 
     state_avg: Tensor
     state_std: Tensor
-    observation_clip: float = OBSERVATION_CLIP      # inf where observations stay as they are
-    nets_small_at_first: tuple[str, ...] = ()       # those whose weights are orthogonal, with a small last layer
+    observation_clip: float = OBSERVATION_CLIP  # inf where observations stay as they are
+    nets_small_at_first: tuple[str, ...] = ()  # those whose weights are orthogonal, with a small last layer
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Make elegantrl's network, with `state_avg`, `state_std` (S,), `value_avg`, `value_std` (1,) as buffers."""

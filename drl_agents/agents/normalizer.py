@@ -6,7 +6,7 @@ from torch import Tensor
 # A column is taken for constant when it varies by less than float32 can resolve around its mean. Columns in dollars of
 # a coin worth 1e-5 of one vary by 1e-9 around 0 (MACD of PEPE), so the absolute floor is far below that.
 RELATIVE_FLOOR, ABSOLUTE_FLOOR = 1e-6, 1e-18
-CHUNK_ROWS = 1 << 10    # taken to float64 at once
+CHUNK_ROWS = 1 << 10  # taken to float64 at once
 
 
 class RunningNorm:
@@ -16,9 +16,9 @@ class RunningNorm:
     """
 
     def __init__(self, width: int, device: torch.device) -> None:
-        self.count = 0                                                             # rows seen
-        self.mean = torch.zeros(width, dtype=torch.float64, device=device)         # (S,)
-        self.variance = torch.ones(width, dtype=torch.float64, device=device)      # (S,)
+        self.count = 0  # rows seen
+        self.mean = torch.zeros(width, dtype=torch.float64, device=device)  # (S,)
+        self.variance = torch.ones(width, dtype=torch.float64, device=device)  # (S,)
         self.scratch = torch.empty((CHUNK_ROWS, width), dtype=torch.float64, device=device)
 
     def update(self, rows: Tensor) -> None:
@@ -30,8 +30,8 @@ class RunningNorm:
 
     def _merge(self, rows: Tensor) -> None:
         """Merge `rows` (M, S) float64, which are overwritten."""
-        mean = rows.mean(0)                                                        # (S,)
-        variance = rows.sub_(mean).square_().mean(0)                               # (S,)
+        mean = rows.mean(0)  # (S,)
+        variance = rows.sub_(mean).square_().mean(0)  # (S,)
         total = self.count + rows.shape[0]
         shift = mean - self.mean
         weight = rows.shape[0] / total

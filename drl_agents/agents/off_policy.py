@@ -16,7 +16,7 @@ from drl_agents.agents.nets import Critic, CriticTwin
 from drl_agents.agents.replay import Replay
 from drl_agents.agents.rollout import Rollout
 
-ROUNDING_SLACK = 1e-9   # of owed steps: ten samples at a rate of 0.1 are one step
+ROUNDING_SLACK = 1e-9  # of owed steps: ten samples at a rate of 0.1 are one step
 
 
 class OffPolicyAgent(AgentBase):
@@ -46,7 +46,7 @@ class OffPolicyAgent(AgentBase):
         self.cri_optimizer = self._optimizer(self.cri.parameters(), self.learning_rate)
         self.replay_capacity = int(getattr(args, "buffer_size", None) or 1_000_000)
         self.replay: Replay | None = None
-        self.owed_steps = 0.0           # gradient steps that collected samples have still to pay for
+        self.owed_steps = 0.0  # gradient steps that collected samples have still to pay for
         self.last_losses = (0.0, 0.0, 0.0)
 
     def observe_bars(self, bars: BarFeatures) -> None:
@@ -95,7 +95,7 @@ class OffPolicyAgent(AgentBase):
             for step in range(n_steps):
                 totals += self._gradient_step(step, *self.replay.sample(self.batch_size, self.generator))
         self.gradient_steps += n_steps
-        critic_loss, objective, own = totals.tolist()      # the update's one synchronisation
+        critic_loss, objective, own = totals.tolist()  # the update's one synchronisation
         objective = objective / n_actor_steps if n_actor_steps else self.last_losses[1]
         self.last_losses = (critic_loss / n_steps, objective, own / n_steps)
         return self.last_losses

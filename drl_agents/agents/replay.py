@@ -27,8 +27,8 @@ class Replay:
         self.next_states = torch.empty((n_rows, n_envs, state_dim), device=device)
         self.actions = torch.empty((n_rows, n_envs, action_dim), device=device)
         self.rewards = torch.empty((n_rows, n_envs), device=device)
-        self.continues = torch.empty((n_rows, n_envs), device=device)   # 0 after a terminal, else 1
-        self.cursor = self.filled = 0                                   # rows
+        self.continues = torch.empty((n_rows, n_envs), device=device)  # 0 after a terminal, else 1
+        self.cursor = self.filled = 0  # rows
 
     def __len__(self) -> int:
         return self.filled * self.n_envs

@@ -22,7 +22,7 @@ from drl_agents.agents.products_choice import choose
 from drl_agents.host_copies import Staging
 from drl_agents.policy import Layers
 
-LEAST_ASKED = 1 << 14      # numbers; 12 observations of 316 copy in 2 us, which is what asking costs
+LEAST_ASKED = 1 << 14  # numbers; 12 observations of 316 copy in 2 us, which is what asking costs
 Choose = Callable[["RolloutStep"], Tensor]
 Take = Callable[[Sequence["RolloutStep"]], None]
 
@@ -31,14 +31,14 @@ Take = Callable[[Sequence["RolloutStep"]], None]
 class RolloutStep:
     """Views of one time step's slots in a `Rollout`, made once."""
 
-    state: Tensor        # (N, S) before the step
-    next_state: Tensor   # (N, S) after it, and after a restart where the episode ended
+    state: Tensor  # (N, S) before the step
+    next_state: Tensor  # (N, S) after it, and after a restart where the episode ended
     final_state: Tensor  # (N, S) last observation of an episode that ended here; meaningless elsewhere
-    action: Tensor       # (N, A) as the agent stores it
-    noise: Tensor        # (N, A) drawn before the rollout
-    reward: Tensor       # (N,)
-    done: Tensor         # (N,) bool
-    truncated: Tensor    # (N,) bool
+    action: Tensor  # (N, A) as the agent stores it
+    noise: Tensor  # (N, A) drawn before the rollout
+    reward: Tensor  # (N,)
+    done: Tensor  # (N,) bool
+    truncated: Tensor  # (N,) bool
 
     @cached_property
     def is_worth_asking(self) -> bool:
@@ -71,7 +71,7 @@ class Rollout:
         self.floats = torch.zeros(sum(sizes), **where)
         self.flags = torch.zeros((2, horizon_len, n_envs), dtype=torch.bool, **where)
         states, finals, actions, noise, rewards = self.floats.split(sizes)
-        self.states = states.view(horizon_len + 1, n_envs, state_dim)         # row H is where the next rollout starts
+        self.states = states.view(horizon_len + 1, n_envs, state_dim)  # row H is where the next rollout starts
         self.final_states = finals.view(horizon_len, n_envs, state_dim)
         self.actions = actions.view(horizon_len, n_envs, action_dim)
         self.noise = noise.view(horizon_len, n_envs, action_dim)
@@ -245,8 +245,8 @@ def _record_end(slots: RolloutStep, info: Any) -> None:
 
 def explore_single(env: Any, rollout: Rollout, choose: Choose) -> None:
     """Fill a host `rollout` with N = 1 from an environment that speaks NumPy and is reset by its caller."""
-    states, finals = rollout.states[:, 0].numpy(), rollout.final_states[:, 0].numpy()     # (H + 1, S), (H, S)
-    rewards, done = rollout.rewards[:, 0].numpy(), rollout.done[:, 0].numpy()             # (H,)
+    states, finals = rollout.states[:, 0].numpy(), rollout.final_states[:, 0].numpy()  # (H + 1, S), (H, S)
+    rewards, done = rollout.rewards[:, 0].numpy(), rollout.done[:, 0].numpy()  # (H,)
     truncated = rollout.truncated[:, 0].numpy()
     for t, slots in enumerate(rollout.steps):
         state, reward, is_done, info = env.step(choose(slots)[0].numpy())

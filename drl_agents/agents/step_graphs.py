@@ -13,7 +13,7 @@ import torch
 
 from drl_agents.agents.rollout import Rollout, Take
 
-CHUNK_STEPS = 256   # of a graph: bounds its size for long rollouts
+CHUNK_STEPS = 256  # of a graph: bounds its size for long rollouts
 
 
 class Graph(Protocol):
@@ -69,7 +69,7 @@ class StepGraphs:
         elif self.graphs is None and not self.is_eager:
             try:
                 self.graphs = self._recorded(rollout, take)
-            except RuntimeError:    # torch's answer where memory or the driver forbids it; nothing has run
+            except RuntimeError:  # torch's answer where memory or the driver forbids it; nothing has run
                 self.is_eager = True
         if self.graphs is None:
             take(rollout.steps)

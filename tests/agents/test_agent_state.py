@@ -38,7 +38,7 @@ def test_a_reloaded_agent_goes_on_as_the_old_one_would(name, tmp_path):
 def test_off_policy_networks_and_optimisers_come_back(name, tmp_path):
     env = ToyBatch()
     agent = make_agent(AGENTS[name], env, batch_size=8)
-    agent.repeat_times = 0.08     # 2.56 steps: a fraction stays owed
+    agent.repeat_times = 0.08  # 2.56 steps: a fraction stays owed
     agent.update_net(agent.explore_vec_env(env, 16))
     agent.save_or_load_agent(str(tmp_path), if_save=True)
     other = make_agent(AGENTS[name], ToyBatch(), batch_size=8, random_seed=99)

@@ -150,9 +150,9 @@ def test_an_account_is_moved_into_the_band_of_its_bar():
     agent.explore_vec_env(env, 1)
     features = agent.market.features.windows_at(states[:, -1].long())
     lo, hi = agent.policy().band(features)
-    assert torch.allclose(agent.record.action[0], lo)            # from cash up to the lower edge
+    assert torch.allclose(agent.record.action[0], lo)  # from cash up to the lower edge
     weight = agent.last_state[:, 1:2]
-    assert ((weight - lo).abs() < 0.01).all()                    # but for the drift of a bar and the fee
+    assert ((weight - lo).abs() < 0.01).all()  # but for the drift of a bar and the fee
     assert (hi > lo).all()
 
 
@@ -231,10 +231,10 @@ def test_the_mean_return_is_taken_out_of_the_objective_and_of_nothing_else():
     assert torch.equal(kept.act.state_avg, removed.act.state_avg)
     assert torch.equal(kept.market.price, removed.market.price)
     price = random_config(300, 2, 3)["price_array"]
-    mean = (price[2:] / price[1:-1] - 1.0).mean(0)             # lookback 2: the first bar is 1
+    mean = (price[2:] / price[1:-1] - 1.0).mean(0)  # lookback 2: the first bar is 1
     np.testing.assert_allclose(removed.mean_return.numpy(), mean, rtol=1e-12)
     losses = [agent.update_net()[0] for agent in agents]
-    assert losses[0] == losses[1]                              # what is reported is what was earned
+    assert losses[0] == losses[1]  # what is reported is what was earned
     assert not torch.equal(weights_of(kept), weights_of(removed))
 
 

@@ -13,7 +13,7 @@ from drl_agents.agents import band_gradient as module
 from drl_agents.agents.band_gradient import NEEDED, BandRecord, band_gradient, fastest_for, rules_of
 from tests.support.band_reference import EVERYTHING, band_params, made_market, random_band, roll_out
 
-BACKENDS = ("numba", "torch")     # test_band_gradient_triton.py has the third
+BACKENDS = ("numba", "torch")  # test_band_gradient_triton.py has the third
 GENERATED = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 rules = st.fixed_dictionaries(
     {
@@ -117,7 +117,7 @@ def test_edges_agree_with_central_differences_where_no_order_switches(minimum, a
             moved = torch.stack((lo, hi))
             moved[edge, h, :, a] += sign * eps
             sides.append(roll_out(config, params, *moved))
-        stays = torch.stack([(side.pattern() == pattern).all(0).all(0).all(-1) for side in sides]).all(0)   # (N,)
+        stays = torch.stack([(side.pattern() == pattern).all(0).all(0).all(-1) for side in sides]).all(0)  # (N,)
         difference = (sides[0].objective - sides[1].objective).detach() / (2 * eps)
         torch.testing.assert_close(found[edge, h, :, a][stays], difference[stays], rtol=1e-5, atol=1e-6)
         n_compared += int((stays & (found[edge, h, :, a] != 0)).sum())
@@ -184,7 +184,7 @@ def test_a_dropped_order_has_no_gradient_or_that_of_its_fill(backend):
     dropped = band_gradient(record, env_params, as_if_filled=False, backend=backend)
     filled = band_gradient(record, env_params, as_if_filled=True, backend=backend)
     assert not dropped.lo.any()
-    assert filled.lo.flatten().tolist() == pytest.approx([1.0, 0.0])      # taken where the account holds nothing
+    assert filled.lo.flatten().tolist() == pytest.approx([1.0, 0.0])  # taken where the account holds nothing
     assert filled.dropped == dropped.dropped == 1.0
 
 
@@ -208,7 +208,7 @@ def test_the_mean_return_leaves_the_objective_only():
     band = random_band(20, N, 2, 4)
     net = roll_out(config, band_params(), *band, mean_return=mean)
     gross = roll_out(config, band_params(), *band)
-    for name, value in vars(gross.record).items():      # prices, fills and actions are those of the market as it is
+    for name, value in vars(gross.record).items():  # prices, fills and actions are those of the market as it is
         assert value is None or torch.equal(value, getattr(net.record, name))
     assert not torch.allclose(net.gradient[0], gross.gradient[0])
     assert_is_autograds(net, mean_return=mean, as_if_filled=False)
@@ -219,7 +219,7 @@ def test_without_its_mean_a_steady_rise_is_worth_nothing():
     made = roll_out(config, params, *(edge[..., :1] for edge in random_band(28, 1, 1, 0)))
     gross = torch.stack(gradient_of(made)).abs().sum()
     net = torch.stack(gradient_of(made, mean_return=torch.tensor([0.001]))).abs().sum()
-    assert net < 2e-3 * gross       # log(1 + 0.001 w) - 0.001 w: what is left is of second order
+    assert net < 2e-3 * gross  # log(1 + 0.001 w) - 0.001 w: what is left is of second order
 
 
 def test_what_comes_after_the_rollout_can_be_given_a_value():
@@ -242,7 +242,7 @@ def test_a_band_by_bar_gets_the_sum_over_the_accounts_that_came_by(as_if_filled)
     lo, hi = (edge[:, 0] for edge in random_band(60, 1, 2, 9))
     steps = (edge[:20, None].repeat(1, N, 1) for edge in (lo, hi))
     record = roll_out(made_market(60, 2, 9), band_params(), *steps, episode_bars=8, seed=2).record
-    at_steps = replace(record, lo=lo[record.bar], hi=hi[record.bar])    # any band will do: its actions are recorded
+    at_steps = replace(record, lo=lo[record.bar], hi=hi[record.bar])  # any band will do: its actions are recorded
     params = drop_in.EnvParams.from_mapping(band_params())
     for backend in BACKENDS:
         by_step = band_gradient(at_steps, params, as_if_filled=as_if_filled, backend=backend)

@@ -68,7 +68,7 @@ def test_bars_learn_what_rows_learn(rules, n_envs):
         ({"start": "first", "episode_bars": None}, {}),
         ({"start": "first", "episode_bars": 9}, {"observe_account": True}),
         ({"start": "stratified"}, {"lookback": 1}),
-        ({}, {"terminal_equity_fraction": 0.999}),      # ruin
+        ({}, {"terminal_equity_fraction": 0.999}),  # ruin
     ],
     ids=str,
 )
@@ -118,7 +118,7 @@ def test_projected_and_expanded_rows_give_the_same_actions(chunk_rows, monkeypat
         torch.testing.assert_close(projected(state), expanded(state), rtol=1e-4, atol=1e-5)
         unforeseen += was_foreseen and len(projected.known) > n_known
         state, *_ = env.step(torch.rand(13, 3) * 2 - 1)
-    assert unforeseen or chunk_rows < 26      # a restart jumped to a bar that nobody had projected
+    assert unforeseen or chunk_rows < 26  # a restart jumped to a bar that nobody had projected
 
 
 def test_a_rollout_of_bars_is_a_fraction_of_one_of_rows():

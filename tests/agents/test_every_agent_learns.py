@@ -61,7 +61,7 @@ def test_it_learns_to_repeat_what_it_sees(name):
         agent.update_net(agent.explore_vec_env(env, 32))
     states = torch.rand(500, 2, generator=torch.Generator().manual_seed(1)) * 1.6 - 0.8
     error = (agent.policy()(states) - states).square().mean().item()
-    assert error < 0.03      # saying nothing costs 0.21
+    assert error < 0.03  # saying nothing costs 0.21
 
 
 def test_sacs_densities_are_those_of_a_squashed_gaussian():

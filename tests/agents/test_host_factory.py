@@ -33,7 +33,7 @@ def test_train_and_predict_as_the_hosts_do(env_class, rules, tmp_path):
     assert model.settings.n_envs == (1 if env_class is CryptoEnvAlpaca else 4)
     result = factory.train_model(model=model, cwd=str(tmp_path), total_timesteps=480)
     assert result.env_steps == 480
-    assert result.n_updates == 4      # target_step 120 counts all environments
+    assert result.n_updates == 4  # target_step 120 counts all environments
     test_data = {**random_config(150, 3, 4, seed=1), "if_train": False}
     environment = env_class(config=test_data, env_params=params_of(rules, n_envs=4), if_log=True)
     values = DRLAgent.DRL_prediction(
@@ -42,7 +42,7 @@ def test_train_and_predict_as_the_hosts_do(env_class, rules, tmp_path):
     assert values[0] == environment.initial_total_asset
     assert np.all(np.isfinite(values))
     if rules != "standard":
-        assert len(values) == 150 - 2 * 3 + 1      # T - 2L steps and the start
+        assert len(values) == 150 - 2 * 3 + 1  # T - 2L steps and the start
 
 
 def test_all_classes_predict_the_same_account(tmp_path):
@@ -67,7 +67,7 @@ def test_every_model_trains(name, tmp_path):
 def test_the_band_trains_under_the_standard_rules_and_refuses_a_hosts(tmp_path):
     factory = agent(VectorizedCryptoEnvAlpaca, "standard", n_envs=4, norm_action=1.0)
     result = factory.train_model(factory.get_model("band", -1, KWARGS), tmp_path, 8_000)
-    assert result.n_updates == 2      # of 1000 bars each, whatever target_step says
+    assert result.n_updates == 2  # of 1000 bars each, whatever target_step says
     assert load_policy(result.best_policy).head == "band"
     environment = VectorizedCryptoEnvAlpaca(CONFIG, params_of("standard", norm_action=1.0), n_envs=1, start="first")
     assert np.all(np.isfinite(DRLAgent.DRL_prediction("band", tmp_path, 16, environment, -1)))

@@ -42,7 +42,7 @@ def compare(hidden, rows, width, outputs, dtype=torch.float32, tolerance=1e-5, p
     parameters, flat = flat_adam(net)
     by_hand = NetGradient(net, flat)
     by_hand.products = products()
-    for n in rows:    # minibatches differ by one row
+    for n in rows:  # minibatches differ by one row
         x = torch.randn(n, width, dtype=dtype)
         expected = net(x)
         direction = torch.randn_like(expected)
@@ -92,7 +92,7 @@ def test_flat_steps_are_adams_even_after_its_tensors_were_replaced():
     twin = [torch.nn.Parameter(p.detach().clone()) for p in parameters]
     plain = torch.optim.Adam(twin, fused=True)
     for k in range(6):
-        if k == 3:      # as restoring a state does
+        if k == 3:  # as restoring a state does
             flat.optimizer.load_state_dict(copy.deepcopy(flat.optimizer.state_dict()))
             net[0].weight.data = net[0].weight.data.clone()
         flat.attach()

@@ -296,7 +296,7 @@ def test_a_saved_band_acts_as_the_agent_did(n_extras, tmp_path):
     lo, hi = policy.band(states[:, policy.feature_columns])
     assert lo.shape == hi.shape == (50, 2)
     assert ((lo > 0) & (lo < hi) & (hi < 1)).all()
-    if n_extras:    # the network does not see the account's further columns
+    if n_extras:  # the network does not see the account's further columns
         elsewhere = states.clone()
         elsewhere[:, -n_extras:] += 1.0
         assert torch.equal(policy(elsewhere), policy(states))

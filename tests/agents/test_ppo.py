@@ -62,7 +62,7 @@ def test_advantages_bootstrap_at_truncation_and_not_at_terminals():
         normalize_observations=False, normalize_values=False, gamma=0.9, lambda_gae_adv=0.8, horizon=8
     )
     with torch.no_grad():
-        for linear in agent.cri.net:      # a critic with opinions
+        for linear in agent.cri.net:  # a critic with opinions
             if isinstance(linear, torch.nn.Linear):
                 torch.nn.init.normal_(linear.weight, generator=torch.Generator().manual_seed(1))
         samples = agent._samples(states, actions, logprobs, rewards, undones)
@@ -171,7 +171,7 @@ def test_the_learning_rate_falls_linearly():
     # What counts is what was spent before the rollout learned from; 4 rollouts of 16 steps are the budget of 64.
     agent, items = explored(lr_schedule="linear", learning_rate=1.0, break_step=64)
     rates = []
-    for _ in range(5):      # elegantrl's loop goes one beyond
+    for _ in range(5):  # elegantrl's loop goes one beyond
         agent.update_net(items)
         rates.append(agent.optimizer.param_groups[0]["lr"])
         items = agent.explore_vec_env(ToyBatch(), 16)

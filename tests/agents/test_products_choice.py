@@ -11,7 +11,7 @@ SIZES = (9, 8, 4)
 
 
 def choose_anew(monkeypatch, ways, sizes=SIZES):
-    monkeypatch.setattr(products_choice, "_known", {})     # as another process
+    monkeypatch.setattr(products_choice, "_known", {})  # as another process
     return products_choice.choose(sizes, 64, ways)
 
 
@@ -56,7 +56,7 @@ def test_a_damaged_file_is_written_anew_and_no_folder_is_no_error(monkeypatch, t
     assert other != chosen
     assert path.read_text() == other
     assert sorted(products_choice.folder().iterdir()) == [path]
-    monkeypatch.setenv("XDG_CACHE_HOME", str(path))         # a file: nothing can be written below it
+    monkeypatch.setenv("XDG_CACHE_HOME", str(path))  # a file: nothing can be written below it
     assert choose_anew(monkeypatch, ways) in ways
 
 
@@ -69,10 +69,10 @@ def test_an_agent_resumes_with_the_way_that_it_began_with():
     restore_agent(other, state, "state")
     other.update_net(items)
     assert other.way == AUTOGRAD
-    state["extra.products"] = torch.tensor(2)               # a way that is retired
+    state["extra.products"] = torch.tensor(2)  # a way that is retired
     restore_agent(other, state, "state")
     assert other.way == ""
-    del state["extra.products"]                             # of an earlier version
+    del state["extra.products"]  # of an earlier version
     restore_agent(other, state, "state")
     assert other.way == ""
     assert torch.equal(other.act.net[0].weight, state["act.net.0.weight"])

@@ -21,7 +21,7 @@ def transitions(replay: Replay) -> dict[tuple, tuple]:
 
 
 @pytest.mark.parametrize("env_class", [ToyBatch, ToyBatchWithSlots])
-@pytest.mark.parametrize("capacity", [1000, 14])    # 14: the ring of 7 rows overflows twice
+@pytest.mark.parametrize("capacity", [1000, 14])  # 14: the ring of 7 rows overflows twice
 def test_every_successor_belongs_to_the_same_episode(env_class, capacity):
     env = env_class()
     agent = make_agent(AgentSAC, env, buffer_size=capacity)
@@ -59,7 +59,7 @@ def test_target_networks_follow_by_their_fraction(name):
     agent = make_agent(AGENTS[name], env, batch_size=16, repeat_times=0.05, soft_update_tau=0.25, learning_rate=1e-2)
     agent.explore_vec_env(env, 20)
     before = [p.detach().clone() for p in agent.cri_target.parameters()]
-    agent.update_net()      # one step
+    agent.update_net()  # one step
     for old, now, current in zip(before, agent.cri_target.parameters(), agent.cri.parameters(), strict=True):
         torch.testing.assert_close(now, old + 0.25 * (current - old))
     assert agent.gradient_steps == 1
@@ -103,7 +103,7 @@ def test_gradient_steps_follow_the_samples(name):
     for n_envs in (1, 4):
         env = ToyBatch([[50]] * n_envs, [[True]] * n_envs)
         agent = make_agent(AGENTS[name], env, batch_size=16, repeat_times=0.5)
-        agent.explore_vec_env(env, 20, if_random=True)      # warm-up samples are not paid for
+        agent.explore_vec_env(env, 20, if_random=True)  # warm-up samples are not paid for
         agent.update_net(agent.explore_vec_env(env, 20))
         assert agent.gradient_steps == 20 * n_envs // 2
 
@@ -113,7 +113,7 @@ def test_fractions_of_a_gradient_step_are_owed_and_nothing_is_learned_for_less(n
     env = ToyBatch([[50]] * 2, [[True]] * 2)
     agent = make_agent(AGENTS[name], env, batch_size=8, repeat_times=0.1)
     agent.explore_vec_env(env, 3)
-    assert agent.update_net() == (0.0, 0.0, 0.0)      # 6 samples owe 0.6 steps
+    assert agent.update_net() == (0.0, 0.0, 0.0)  # 6 samples owe 0.6 steps
     assert agent.gradient_steps == 0
     steps, losses = [], []
     for _ in range(9):
@@ -140,7 +140,7 @@ def test_td3s_actor_moves_every_second_step_whatever_the_updates_are_cut_into(st
     for reported, own in objectives:
         if own:
             assert reported == pytest.approx(torch.stack(own).mean().item(), rel=1e-5)
-    if steps_per_update == 1:      # an update without an actor step repeats the last objective
+    if steps_per_update == 1:  # an update without an actor step repeats the last objective
         assert [value for value, _ in objectives[::2]] == [value for value, _ in objectives[1::2]]
 
 

@@ -80,8 +80,8 @@ def test_another_storage_environment_or_policy_is_recorded_anew():
     assert len(Recorded.made) == 2
     rollouts(Capturable(), agent, 2, horizon=6)
     assert len(Recorded.made) == 3
-    agent.act.net[0].weight.data = agent.act.net[0].weight.data.clone()      # other memory
-    rollouts(env, agent, 3, horizon=6)      # the first update takes the weights back into the optimizer's buffer
+    agent.act.net[0].weight.data = agent.act.net[0].weight.data.clone()  # other memory
+    rollouts(env, agent, 3, horizon=6)  # the first update takes the weights back into the optimizer's buffer
     assert len(Recorded.made) == 4
     assert [graph.replays for graph in Recorded.made] == [1] * 4
 

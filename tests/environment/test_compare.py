@@ -167,7 +167,7 @@ class Suspicious(FinRLCryptoLike):
 def test_a_line_that_never_ran_is_printed_and_makes_it_3(capsys):
     outcome = outcome_of(Suspicious, "finrl_crypto", plan=PLAN[:4])
     assert compare.source_lines(outcome.unreached) == [
-        f"test_compare.py:{outcome.unreached[0][1]}:             raise RuntimeError(\"overdrawn\")"
+        f'test_compare.py:{outcome.unreached[0][1]}:             raise RuntimeError("overdrawn")'
     ]
     assert outcome.exit_code == compare.NOT_REACHED
     compare._report(outcome)

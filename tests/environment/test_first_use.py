@@ -142,7 +142,7 @@ def test_the_comparison_is_cheap_enough_for_every_first_start():
     path.unlink()
     started = time.process_time()
     fast_env()
-    assert time.process_time() - started < 2.0      # 0.5 s on an idle core
+    assert time.process_time() - started < 2.0  # 0.5 s on an idle core
 
 
 def test_the_accounts_of_the_comparison_trade_end_and_restart():
@@ -400,7 +400,7 @@ def interpreted_env(kernel_class, rules="standard", native_step=True, **options)
 def test_the_interpreted_kernel_is_right_too_slow_and_judged_in_time(rules, cache):
     started = time.perf_counter()
     env = interpreted_env(kernels("gpu").NativeStep, rules)
-    assert time.perf_counter() - started < 5.0 + 3.0        # the machine that runs tests is busy
+    assert time.perf_counter() - started < 5.0 + 3.0  # the machine that runs tests is busy
     assert env.stepped_by == "torch"
     assert "times as long" in env.why_not_native
     found = json.loads(files(cache)[0].read_text())
@@ -516,7 +516,6 @@ def test_a_process_without_standard_error_compares_too():
     done = subprocess.run([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True, check=False)
     assert done.stdout.startswith("numba")
     assert np.isfinite(float(done.stdout.split()[1]))
-
 
 
 def test_an_equal_outcome_after_few_steps_is_not_remembered(cache, monkeypatch):

@@ -47,7 +47,9 @@ def environment(rules, variant, n_assets):
     config = random_config(60, n_assets=n_assets, n_features=20, segments=[(0, 30), (30, 60)])
     return OnACard(config, params_of(rules, **VARIANTS[variant]), 48, gpu_id=-1)
 """
-COMPILE = STAND_IN + """
+COMPILE = (
+    STAND_IN
+    + """
 warmup, compiled = step.warmup, []
 step.warmup = lambda *arguments, **options: compiled.append(warmup(*arguments, **options))
 for arch, rules, variant, n_assets in json.loads(sys.argv[1]):
@@ -56,7 +58,10 @@ for arch, rules, variant, n_assets in json.loads(sys.argv[1]):
         text = compiled[-1].asm.get("ptx") or compiled[-1].asm["amdgcn"]
         print(json.dumps([arch, rules, sum("fma." in line for line in text.splitlines()), len(text)]))
 """
-REFUSE = STAND_IN + """
+)
+REFUSE = (
+    STAND_IN
+    + """
 OnACard.is_checked = True
 for arch in json.loads(sys.argv[1]):
     if take(arch):
@@ -65,6 +70,7 @@ for arch in json.loads(sys.argv[1]):
         env.step(torch.ones(48, 4))
         print(json.dumps([arch, env.stepped_by, env.why_not_native]))
 """
+)
 # A rule set, a variant and a number of coins each, so that together they cover what is compiled in.
 TARGETS = [
     ("gfx1100", "cappuccino", "stop and penalties", 7), ("gfx1201", "standard", "all terms", 3),

@@ -83,7 +83,7 @@ def test_rules_capital_fees_and_limits_are_those_of_the_imported_class(monkeypat
     assert [r.message for r in caplog.records] == [f"rules '{rules}', inherited from a_host.{class_name}"]
 
 
-FINRL = '''
+FINRL = """
 import math
 class CryptoEnv:
     def __init__(self, config, lookback=1, initial_capital=1e6, buy_cost_pct=1e-3, sell_cost_pct=1e-3, gamma=0.99):
@@ -93,7 +93,7 @@ class CryptoEnv:
     def step(self, actions): ...
     def _generate_action_normalizer(self):
         self.action_norm_vector = [10.0 ** -EXTRA for price in [1.0]]
-'''
+"""
 
 
 @pytest.mark.parametrize(

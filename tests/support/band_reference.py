@@ -23,6 +23,7 @@ EVERYTHING = {
     "concentration_penalty": 0.3, "turnover_penalty": 0.01, "norm_reward": 1.0,
 }  # fmt: skip
 
+
 @dataclass
 class Rollout:
     """A rollout of bands through the pure step, float64 throughout, with its autograd graph."""

@@ -24,9 +24,7 @@ def test_a_gpu_that_is_not_there_is_named():
         prepare_device(99)
 
 
-@pytest.mark.parametrize(
-    ("asked", "set_to"), [(None, "high"), ("highest", "highest"), ("high", "high")]
-)
+@pytest.mark.parametrize(("asked", "set_to"), [(None, "high"), ("highest", "highest"), ("high", "high")])
 def test_a_gpu_takes_the_precision_it_is_given(asked, set_to, monkeypatch):
     taken = []
     monkeypatch.setattr(torch, "set_float32_matmul_precision", taken.append)

@@ -80,7 +80,7 @@ def test_a_run_of_bars_is_a_run_of_rows(tmp_path):
 def test_the_way_of_gradients_reaches_the_agent(tmp_path):
     ways = ("autograd", "by_hand")
     a, b = (load_policy(trained(tmp_path / way, gradients=way).last_policy).layers[0][0] for way in ways)
-    assert not torch.equal(a, b)      # other rounding
+    assert not torch.equal(a, b)  # other rounding
     torch.testing.assert_close(b, a, rtol=0.05, atol=0.02)
 
 

@@ -9,22 +9,26 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
 
 from paper_trader_dashboard import main
-from tests.support.made_studies import close, locked, make_study, trial, url_of, use_rollback_journal
+from tests.support.made_studies import close, make_study, trial, url_of, use_rollback_journal
 from train.store.worker_identity import this_worker
 from train.watch import program, reading
 from train.watch.program import Dashboard
 
 REPO = Path(__file__).resolve().parents[2]
 PROGRAM = REPO / "paper_trader_dashboard.py"
-WHERE = ("--training", "--storage", "sqlite:///study.db")
-LIVE = (sys.executable, str(PROGRAM), *WHERE, "--refresh", "0.2", "--log", "none")
+HOLD = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN EXCLUSIVE")
+print("held", flush=True)
+sys.stdin.read()
+"""
 
 
 @pytest.fixture
@@ -35,8 +39,10 @@ def folder(tmp_path):
 
 
 def call(cwd: Path, *flags: str, **variables: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(PROGRAM), *flags]
-    return subprocess.run(command, cwd=cwd, env=os.environ | variables, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, str(PROGRAM), *flags], cwd=cwd, env={**os.environ, **variables}, capture_output=True,
+        text=True, timeout=60, check=False,
+    )  # fmt: skip
 
 
 def assert_one_line(result: subprocess.CompletedProcess, code: int, *words: str) -> None:
@@ -95,9 +101,12 @@ def test_a_database_that_stays_locked_is_an_exit_code(folder, capsys, monkeypatc
     use_rollback_journal(folder / "study.db")
     monkeypatch.setattr(reading, "PATIENCE_S", 0.1)
     monkeypatch.setattr(program, "ONCE_PATIENCE_S", 0.3)
-    with locked(folder / "study.db"):
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder / "study.db")], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, text=True) as holder:  # fmt: skip
+        assert holder.stdout.readline() == "held\n"
         dashboard = Dashboard(url_of(folder), None, folder / "log")
         assert program.show_once(dashboard, program.Console()) == 1
+        holder.stdin.close()
     assert "database is locked" in capsys.readouterr().err
 
 
@@ -124,38 +133,56 @@ def test_a_watched_study_stays_when_another_begins_a_trial(folder):
     assert dashboard.frame().snapshot.name == "first"
 
 
+class Terminal:
+    """A terminal of 100 x 40 characters that the dashboard runs in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.seen = ""
+        self._here, there = pty.openpty()
+        flags = ("--training", "--storage", "sqlite:///study.db", "--refresh", "0.2", "--log", "none")
+        size = {"COLUMNS": "100", "LINES": "40", "TERM": "xterm-256color"}
+        self.process = subprocess.Popen(
+            [sys.executable, str(PROGRAM), *flags], cwd=folder, stdin=there, stdout=there, stderr=there,
+            env={**os.environ, **size}, start_new_session=True,
+        )  # fmt: skip
+        os.close(there)
+
+    def wait_for(self, text: str) -> None:
+        """Until it has drawn `text` since the last call."""
+        end, fresh = time.monotonic() + 40.0, ""
+        while text not in fresh:
+            assert time.monotonic() < end, fresh
+            fresh += self._read()
+        self.seen += fresh
+
+    def end(self) -> str:
+        """Everything until the process ends."""
+        while self.process.poll() is None:
+            self.seen += self._read()
+        self.seen += self._read()
+        os.close(self._here)
+        return self.seen
+
+    def _read(self) -> str:
+        if not select.select([self._here], [], [], 0.2)[0]:
+            return ""
+        try:
+            return os.read(self._here, 65_536).decode("utf-8", "replace")
+        except OSError:  # the other end is closed
+            return ""
+
+
 @pytest.mark.slow
 def test_on_a_terminal_it_waits_for_a_study_shows_it_and_ends_with_ctrl_c(folder):
-    here, there = pty.openpty()
-    size = {"COLUMNS": "100", "LINES": "40", "TERM": "xterm-256color"}
-    process = subprocess.Popen(
-        LIVE, cwd=folder, stdin=there, stdout=there, stderr=there, env=os.environ | size, start_new_session=True
-    )
-    os.close(there)
-    seen = ""
-
-    def read() -> None:
-        nonlocal seen
-        with suppress(OSError):  # the other end is closed
-            seen += os.read(here, 65_536).decode("utf-8", "replace") if select.select([here], [], [], 0.2)[0] else ""
-
-    def wait_for(text: str) -> None:
-        end, start = time.monotonic() + 40.0, len(seen)
-        while text not in seen[start:]:
-            assert time.monotonic() < end, seen[start:]
-            read()
-
-    wait_for("there is no database")
+    terminal = Terminal(folder)
+    terminal.wait_for("there is no database")
     study = make_study(folder, [trial(value=1.25)])
-    wait_for("+1.2500")
+    terminal.wait_for("+1.2500")
     study.add_trial(trial(value=2.5))
-    wait_for("+2.5000")
-    process.send_signal(signal.SIGINT)
-    while process.poll() is None:
-        read()
-    read()
-    os.close(here)
-    assert process.returncode == 0
+    terminal.wait_for("+2.5000")
+    terminal.process.send_signal(signal.SIGINT)
+    seen = terminal.end()
+    assert terminal.process.returncode == 0
     assert "Traceback" not in seen
     assert seen.count("\x1b[?1049h") == seen.count("\x1b[?1049l") == 1  # the user's screen is back
     assert "\x1b[?25h" in seen  # and the cursor
@@ -164,11 +191,14 @@ def test_on_a_terminal_it_waits_for_a_study_shows_it_and_ends_with_ctrl_c(folder
 @pytest.mark.slow
 def test_into_a_pipe_it_prints_frame_after_frame(folder):
     make_study(folder, [trial(value=1.25)])
-    pipe = subprocess.PIPE
-    with subprocess.Popen(LIVE, cwd=folder, stdout=pipe, stderr=pipe, text=True) as process:
+    flags = ("--training", "--storage", "sqlite:///study.db", "--refresh", "0.2", "--log", "none")
+    with subprocess.Popen([sys.executable, str(PROGRAM), *flags], cwd=folder, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True) as process:  # fmt: skip
         n_frames = 0
         while n_frames < 2:
-            n_frames += process.stdout.readline().startswith("study s")
+            line = process.stdout.readline()
+            assert line, process.stderr.read()
+            n_frames += line.startswith("study s")
         process.stdout.close()  # as `| head` does
         assert process.wait(20) == 1
         assert process.stderr.read() == ""  # no traceback

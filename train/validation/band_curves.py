@@ -1,6 +1,6 @@
 """A band policy on its bars: edges, held weight and price of every coin, reduced to what a picture can show.
 
-Pure functions on arrays; `train.report.band_picture` draws them.
+Pure functions on arrays; `train.report.band_picture` draws them, on the page as SVG and as a picture as PNG.
 
 A picture has a few hundred columns, and a study tens of thousands of bars. So many bars go into one column: of the
 edges their mean, of the weight its mean and its range, of the price the last. Nothing is left out by taking every so
