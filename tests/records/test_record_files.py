@@ -82,6 +82,12 @@ def test_null_is_an_undefined_figure_of_an_account_and_what_a_file_lacks_stays_a
     assert (read.excess_sharpe, read.of_hindsight, read.break_even_cost) == (None, None, UNSET)
 
 
+def test_figures_that_are_kept_as_plain_values_keep_their_null(tmp_path):
+    unpack_earlier(tmp_path)
+    (path,) = tmp_path.glob("deployments/2*/deployment.json")
+    assert read_record(path, DeploymentFacts).scores == json.loads(path.read_text())["scores"]
+
+
 def test_what_a_newer_program_wrote_is_passed_over():
     score = holdout_score()
     content = plain(score) | {"newer": {"a": 1}}

@@ -21,6 +21,7 @@ from train.records.errors import StudyError
 T = TypeVar("T")
 RESTORE = "restore the study's results"
 ACCOUNTS = ("agent", "equal_weight", "best constant band", "equal weight")  # names of `train.records.account.Metrics`
+AS_WRITTEN = ("scores",)  # of a deployment: plain values, which stay what they are
 
 
 def decode(content: Any, type_: type[T], where: str, error: type[UserError] = StudyError, advice: str = RESTORE) -> T:
@@ -73,13 +74,13 @@ def _with_undefined(content: Any) -> Any:
         return [_with_undefined(value) for value in content]
     if not isinstance(content, dict):
         return content
-    return {name: _figures(value) if name in ACCOUNTS else _with_undefined(value) for name, value in content.items()}
+    return {name: _named(name, value) for name, value in content.items()}
 
 
-def _figures(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {name: math.nan if figure is None else figure for name, figure in value.items()}
+def _named(name: str, value: Any) -> Any:
+    if name in ACCOUNTS and isinstance(value, dict):
+        return {figure: math.nan if known is None else known for figure, known in value.items()}
+    return value if name in AS_WRITTEN else _with_undefined(value)
 
 
 def with_null(content: Any) -> Any:
