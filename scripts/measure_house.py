@@ -27,9 +27,8 @@ NOT_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, to
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 SUPPRESSIONS = ("sys.path.insert", "noqa: E402", "fmt: skip")
 SKIP = re.compile(r"\s*# fmt: (skip|off|on)\b")
-STUDY = tuple(
-    f"train/{name}" for name in "study records store runner findings report watch deploy finish worker_program".split()
-)
+ABOUT_STUDIES = ("study", "records", "store", "runner", "findings", "report", "watch", "deploy", "finish")
+STUDY = tuple(f"train/{name}" for name in (*ABOUT_STUDIES, "worker_program"))
 
 Measures = dict[str, str]
 
