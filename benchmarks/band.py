@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -169,16 +170,15 @@ def time_to_good(name: str, market_name: str, seed: int, args: argparse.Namespac
 def until_good(args: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each learner and market: medians over the seeds, and how many of them got there."""
     rows = []
-    for market_name in ("announced", "signal"):
-        for name in LEARNERS:
-            runs = [time_to_good(name, market_name, seed, args) for seed in range(1 if args.quick else GOOD_SEEDS)]
-            n_good = sum(run["is_good"] for run in runs)
-            row = {"contender": name, "market": market_name, "reached": f"{n_good} of {len(runs)}", "runs": runs}
-            row["share"] = statistics.median(run["share"] for run in runs)
-            if 2 * n_good > len(runs):
-                for key in ("learning_s", "gradient_steps"):
-                    row[key] = statistics.median(run[key] if run["is_good"] else math.inf for run in runs)
-            rows.append(row)
+    for market_name, name in product(("announced", "signal"), LEARNERS):
+        runs = [time_to_good(name, market_name, seed, args) for seed in range(1 if args.quick else GOOD_SEEDS)]
+        n_good = sum(run["is_good"] for run in runs)
+        row = {"contender": name, "market": market_name, "reached": f"{n_good} of {len(runs)}", "runs": runs}
+        row["share"] = statistics.median(run["share"] for run in runs)
+        if 2 * n_good > len(runs):
+            for key in ("learning_s", "gradient_steps"):
+                row[key] = statistics.median(run[key] if run["is_good"] else math.inf for run in runs)
+        rows.append(row)
     return rows
 
 

@@ -24,11 +24,11 @@ from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpaca, VectorizedC
 N_ASSETS, N_FEATURES, LOOKBACK, N_BARS = 7, 77, 5, 30_000
 STATE_DIM = 1 + N_ASSETS + LOOKBACK * N_FEATURES
 FIRST_PRICE = (95.0, 34.0, 43_000.0, 14.5, 2_300.0, 68.0, 6.4)
+NORMS = {"norm_cash": 2.0**-12, "norm_stocks": 2.0**-8, "norm_tech": 2.0**-6, "norm_reward": 2.0**-10}
 RULES: dict[str, dict[str, Any]] = {
-    "cappuccino": {"rules": "cappuccino", "lookback": LOOKBACK, "norm_cash": 2.0**-12, "norm_stocks": 2.0**-8,
-                   "norm_tech": 2.0**-6, "norm_reward": 2.0**-10, "norm_action": 4.0},
+    "cappuccino": {"rules": "cappuccino", "lookback": LOOKBACK, "norm_action": 4.0, **NORMS},
     "standard": {"rules": "standard", "lookback": LOOKBACK},
-}  # fmt: skip
+}
 N_ACTIONS = 32  # drawn beforehand; a contender's call goes through all of them
 
 PEER = "elegantrl StockTradingVmapEnv"

@@ -117,21 +117,6 @@ def test_a_linear_cost_with_a_cap_gives_the_threshold_rule(cost_rate):
     assert found.growth == pytest.approx(SLOW.alpha * norm.pdf(wanted), rel=0.01)
 
 
-def test_a_small_cost_gives_a_half_width_of_its_cube_root():
-    costs = np.array([1.5e-4, 12e-4])
-    found = [solve_one_coin(SLOW, cost, is_additive=True, n_signals=361, n_weights=2) for cost in costs]
-    widths = np.array([optimum.buy_above for optimum in found]) + 0.5826 * math.sqrt(1.0 - SLOW.persistence**2)
-    assert widths[1] / widths[0] == pytest.approx(2.0, rel=0.05)
-    assert widths[0] == pytest.approx((3.0 * costs[0] / (SLOW.alpha * SLOW.mean_life_bars)) ** (1 / 3), rel=0.03)
-
-
-@pytest.mark.parametrize(("alpha", "ratio"), [(0.7e-4, 0.81), (1e-4, 0.90), (1.5e-4, 0.95)])
-def test_the_variance_makes_the_additive_optimum_unreachable(alpha, ratio):
-    market = SignalMarket(alpha=alpha)
-    logs, additive = (solve_one_coin(market, COST_RATE, is_additive=is_additive) for is_additive in (False, True))
-    assert logs.growth / additive.growth == pytest.approx(ratio, abs=0.006)
-
-
 def test_a_finer_grid_changes_the_optimum_by_less_than_a_thousandth():
     market = SignalMarket()
     coarse, fine = (solve_one_coin(market, COST_RATE, n_signals=n, n_weights=w) for n, w in ((241, 41), (361, 21)))
