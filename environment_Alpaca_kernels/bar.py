@@ -100,12 +100,11 @@ def begin_bar(n: int, book: Record, coins: int, orders: int, price: Array, p: Re
         before.max_drawdown[w] = book.max_drawdown[w]
         book.trades[w], book.fees[w], book.slippage[w], book.turnover[w] = 0, 0.0, 0.0, 0.0
     for a in range(p.n_assets):
-        coin = position_at(coins, a)
+        coin, order = position_at(coins, a), order_at(orders, a)
         for w in range(LANES):
             coin.held_bars[w] += 1 if coin.qty[w] > 0 else 0
             coin.filled[w] = 0.0
-        for w in range(n, LANES):  # nobody's
-            order_at(orders, a).price[w], order_at(orders, a).action[w] = 0.0, 0.0
+            order.price[w] = 0.0  # and stays so where nobody's account is
     last = p.n_bars - 1
     for w in range(n):
         book.bar[w] = min(book.bar[w] + 1, last)  # one whose episode is over waits there for its reset
