@@ -15,7 +15,8 @@ from sqlalchemy import Engine, event, text
 from sqlalchemy.engine import make_url
 
 from barwise import setup_checks
-from tests.support.made_studies import NOW, SPACE, TERMS, close, make_study, split_figures, trial, url_of
+from tests.support.fabricated_study import identity
+from tests.support.made_studies import NOW, SPACE, close, make_study, split_figures, trial, url_of
 from tests.support.postgres_server import PostgresServer, why_not
 from train.records.errors import StudyError
 from train.records.keys import FAILURE
@@ -184,7 +185,7 @@ def test_a_server_is_read_as_a_file_is(postgres):
     url = make_url(postgres.new_database("watched"))
     with pytest.raises(StudyError, match="holds no Optuna study"):
         take_snapshot(url, None)
-    study = open_study(url, "s", TERMS, False, optuna.pruners.NopPruner())
+    study = open_study(url, "s", identity(), False, optuna.pruners.NopPruner())
     study.add_trials([trial(value=1.0, splits=(0.5,), split_0=split_figures(7.0, 8.0)), trial(PRUNED, pruned="worse")])
     study.add_trial(trial(RUNNING, worker=vars(this_worker())))
     study._storage.record_heartbeat(study.get_trials()[2]._trial_id)
