@@ -117,7 +117,7 @@ def test_every_file_of_figures_says_what_made_it(tiny_study, flags, two_complete
         trial.folder / "backtest.json": {"stepped_by": "numba"},
         tmp_path / "results" / "tiny" / "pbo.json": {"blocks": 4},
         trial.folder / "split_1" / "result.json": {
-            "seed": trial.settings["train"]["seed"][1],
+            "seed": trial.settings.split_seeds[1],
             "scoring_stepped_by": "numba",
         },
         trial.folder / "seed_1" / "split_1" / "result.json": {"seed": split_seed(wanted["seed"] + 1, 1)},
