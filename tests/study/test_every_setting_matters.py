@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from market.sample import synthetic_dataset
+from tests.support.fabricated_study import origin
 from train.records.results import read_equity
 from train.study.folds import fold_data
 from train.study.search_space import resolve
@@ -74,7 +75,7 @@ def run(agent, env_params=None, timeframe="5m", **changed):
     settings.env.update(env_params or {})
     data = folded(timeframe)
     with TemporaryDirectory() as folder:
-        run_split(settings, data, data.folds[0], Path(folder), {})
+        run_split(settings, data, data.folds[0], Path(folder), origin(data.dataset))
         return load_file(f"{folder}/policy_last.safetensors"), read_equity(Path(folder) / "equity.npz")["equity"]
 
 

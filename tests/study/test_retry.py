@@ -377,8 +377,7 @@ def test_a_split_of_half_the_environments_is_trained(tmp_path):
 SHORT_OF_MEMORY = """
     import resource, sys
     from pathlib import Path
-    from tests.support import fabricated_study as fabricated
-from tests.support import real_study
+    from tests.support import real_study
     from train.study.split import run_split
     N_ENVS, SLACK = 65536, 96 << 20
     given = real_study.GIVEN | {"total_env_steps": 2 * N_ENVS, "rollout_samples": 2 * N_ENVS, "lookback": 8,

@@ -108,7 +108,7 @@ def test_a_best_trial_that_loses_to_equal_weight_is_said_to(tmp_path):
         (study(COMPLETED, Best(2, 0.5, {}, {}), {}, maximize=False), [],
          ["data unknown: this study was not made by", "(minimised)", "target unknown", "ETA unknown"]),
         (study(COMPLETED, BEST, OURS | {"identity": identity(run=1)}), [],
-         ["is not known: the study's identity cannot be read (Expected `object`, got `int` - at `$.run`)"]),
+         ["is not known: the study's identity: field run: expected object, got int"]),
         (study(COMPLETED, None, {}, n_objectives=2), [], ["2 objectives: there is no single best trial"]),
         (study([row(0, value=None)]), [],
          ["0 complete no finite value", "the completed trial is not eligible to be best: no finite value"]),
