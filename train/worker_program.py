@@ -48,7 +48,7 @@ def _work(orders: Orders, interruption: Interruption) -> Ending:
     try:
         # The parent has reached it, but a worker may be started while a server is.
         wait_for_database(orders.request.storage, lambda: interruption.received is not None)
-        opened = open_request(orders.request, is_worker=True)
+        opened = open_request(orders.request, orders.data.open())
         return work_on(opened, orders.request, interruption, picture_of, WorkerReporter)
     except (StudyError, DatasetError, SplitError) as error:
         return Ending(error=f"worker {orders.number}: {error}")

@@ -108,7 +108,7 @@ def test_workers_are_ours_in_the_folder_of_a_host_that_has_a_train_of_its_own(tm
 
 
 def test_the_bars_of_every_process_are_the_pages_of_one_file(market_folder):
-    """Also behind the hold-out's cut. What the trials see is `tests/runner/test_newest_first.py`."""
+    """Also behind the hold-out's cut. What the trials see is `tests/runner/test_sharing.py`."""
     (data,) = load_study_data(market_folder, None, None, SplitPlan("standard", 1, 1, 0.15))
     config = data.dataset.env_config(data.folds[0].fit)
     for name, array in data.dataset.arrays.items():

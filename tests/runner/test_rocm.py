@@ -23,6 +23,7 @@ from train.rocm import apply_rocm_settings
 from train.runner import session
 from train.runner.crew import Orders
 from train.runner.request import StudyRequest
+from train.runner.sharing import SharedData
 from train.store.address import absolute_url
 from train.study.interruption import Interruption
 from train.study.objective import Objective, RunSettings
@@ -200,8 +201,8 @@ def test_a_worker_process_sets_them_before_it_builds_anything_on_the_device(
         raise StudyError("far enough")
 
     monkeypatch.setattr(session, "make_space", first_step)
-    monkeypatch.setattr(session, "load_study_data", lambda *_: ("data",))
-    orders = pickle.loads(pickle.dumps(Orders(request, 1, logging.INFO)))
+    monkeypatch.setattr(SharedData, "open", lambda _self: ("data",))
+    orders = pickle.loads(pickle.dumps(Orders(request, SharedData((), ()), 1, logging.INFO)))
     with Interruption() as interruption:
         ending = worker_process._work(orders, interruption)
     assert ending.error == "worker 1: far enough"
@@ -231,7 +232,7 @@ def test_every_worker_of_a_study_gets_the_flag(monkeypatch, tmp_path, folded):
     monkeypatch.setattr(session, "Supervisor", Recorded)
     monkeypatch.setattr(session, "patient_storage", lambda _study: SimpleNamespace())
     study = SimpleNamespace(study_name="s")
-    session._run_processes(session.OpenedStudy(study, (folded,), build_space(), 4, tmp_path), request, None, "")
+    session._run_processes(session.OpenedStudy(study, (folded,), build_space(), 4, tmp_path), request, None, None, "")
     assert [(r.gpu_id, r.rocm_settings) for r in asked] == [(0, False), (1, False)]
 
 

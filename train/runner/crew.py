@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from train.records.provenance import ROOT
+from train.runner.sharing import SharedData
 from train.runner.worker import Ending
 from train.study.interruption import SIGNALS, Interruption
 
@@ -42,6 +43,7 @@ class Orders:
     """What a worker process is told."""
 
     request: Any  # train.runner.request.StudyRequest, for one worker
+    data: SharedData
     number: int
     log_level: int
 
@@ -96,6 +98,7 @@ class Supervisor:
 
     Args:
         request_of: number of a worker, counted from 0, and seconds left -> its request.
+        shared: the study's data.
         n_workers: processes.
         interruption: must be in use.
         timeout_s: no trial begins after this.
@@ -105,12 +108,13 @@ class Supervisor:
     def __init__(
         self,
         request_of: Callable[[int, float | None], Any],
+        shared: SharedData,
         n_workers: int,
         interruption: Interruption,
         timeout_s: float | None,
         program: str,
     ) -> None:
-        self._request_of, self._interruption = request_of, interruption
+        self._request_of, self._shared, self._interruption = request_of, shared, interruption
         self._program = program
         self._end_s = None if timeout_s is None else time.monotonic() + timeout_s
         self._crew: list[_Worker] = []
@@ -138,11 +142,13 @@ class Supervisor:
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = ONE_THREAD | os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
         with _blocked_signals():
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=(write_fd,), env=environment)
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, pass_fds=(write_fd, *self._shared.fds), env=environment
+            )
         os.close(write_fd)
         left_s = None if self._end_s is None else max(self._end_s - time.monotonic(), 1e-3)
         log_level = logging.getLogger().getEffectiveLevel()
-        orders = Orders(self._request_of(number, left_s), number + 1, log_level)
+        orders = Orders(self._request_of(number, left_s), self._shared, number + 1, log_level)
         assert process.stdin is not None
         try:
             process.stdin.write(pickle.dumps(orders))

@@ -7,7 +7,6 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import optuna
 
 from train.records.attributes import uuid_in
@@ -26,6 +25,7 @@ from train.runner.preparation import (
     warn_of_small_budget,
 )
 from train.runner.request import StudyRequest
+from train.runner.sharing import SharedData, shared_data
 from train.runner.worker import AroundTrial, Ending, Limits, run_worker
 from train.store.address import command_text
 from train.store.database import experimental_allowed, n_finished, open_study, stored_identity
@@ -59,26 +59,27 @@ class OpenedStudy:
     folder: Path  # results
 
 
-def open_request(request: StudyRequest, is_worker: bool = False) -> OpenedStudy:
-    """Load the data and open the study.
+def open_request(request: StudyRequest, data: tuple[FoldedData, ...] | None = None) -> OpenedStudy:
+    """Open the study, and load its data where that has not been done.
 
     Args:
         request: what is asked for.
-        is_worker: in a worker process, whose starter has checked results folder and environments.
+        data: in a worker, what the process that started it has loaded and checked; else None.
 
     Raises:
         StudyError, DatasetError, SplitError: as `run_study`.
     """
+    is_first = data is None
     apply_rocm_settings(request.gpu_id, request.rocm_settings)
-    if not is_worker:
+    if is_first:
         refuse_unwritable(request.results_dir)
-    data = load_study_data(request.data_dir, request.timeframe, request.tickers, request.plan)
+    data = data or load_study_data(request.data_dir, request.timeframe, request.tickers, request.plan)
     name = request.study_name or f"cappuccino_{data[0].timeframe}"
     stored = stored_identity(request.storage, name)
     own = None if stored is None else decode(stored, Identity, f"the identity of study {name}", advice=OTHER_NAME)
     space = make_space(request, data, choose_agent(request.agent, own, name), own)
     n_envs = request.n_envs or automatic_n_envs(request, data, space, name, own)
-    if not is_worker:
+    if is_first:
         check_environments(n_envs, request.gpu_id, data)
     run = {"n_envs": n_envs, "seed": request.seed, "volume_30d": request.volume_30d, "bounds": request.bounds}
     identity = study_identity(data, request.plan, space, **run)
@@ -88,7 +89,7 @@ def open_request(request: StudyRequest, is_worker: bool = False) -> OpenedStudy:
     about = StudyFile(
         study.study_name, uuid_in(study.user_attrs), data[0].dataset.synthetic, tuple(d.origin for d in data), held
     )
-    folder = study_folder(request.results_dir, about, is_renewed=not is_worker)
+    folder = study_folder(request.results_dir, about, is_renewed=is_first)
     return OpenedStudy(study, data, space, n_envs, folder)
 
 
@@ -103,17 +104,10 @@ def work_on(
     run = RunSettings(opened.n_envs, request.seed, request.gpu_id, opened.folder, code_version(), request.volume_30d,
                       bounds=request.bounds, rocm_settings=request.rocm_settings)  # fmt: skip
     limits = Limits(request.n_trials, request.timeout_s)
-    data = [newest_first(d) for d in opened.data]
     with StatusFile(opened.folder) as status:
         reporter = reporter_class(opened.study, opened.space, len(opened.data[0].folds), request.n_trials, status)
-        objective = Objective(opened.space, data, run, reporter, interruption)
+        objective = Objective(opened.space, opened.data, run, reporter, interruption)
         return run_worker(opened.study, objective, request.storage, limits, interruption, around_trial)
-
-
-def newest_first(data: FoldedData) -> FoldedData:
-    """The same data with its features laid back in time, as observations hold them: no environment copies them."""
-    tech = np.ascontiguousarray(data.dataset.tech[::-1])[::-1]
-    return replace(data, dataset=replace(data.dataset, tech=tech))
 
 
 def run_workers(
@@ -128,12 +122,15 @@ def run_workers(
         around_trial: entered around every trial (`train.runner.worker`), with one worker.
         program: the module that a worker process runs, with several.
     """
-    if request.workers == 1:
-        return work_on(opened, request, interruption, around_trial)
-    return _run_processes(opened, request, interruption, program)
+    with shared_data(opened.data) as shared:
+        if request.workers == 1:
+            return work_on(replace(opened, data=shared.open()), request, interruption, around_trial)
+        return _run_processes(opened, request, interruption, shared, program)
 
 
-def _run_processes(opened: OpenedStudy, request: StudyRequest, interruption: Interruption, program: str) -> Ending:
+def _run_processes(
+    opened: OpenedStudy, request: StudyRequest, interruption: Interruption, shared: SharedData, program: str
+) -> Ending:
     patient_storage(opened.study).gives_up = lambda: interruption.received is not None
     devices = request.gpu_ids or (request.gpu_id,)
     common = replace(request, workers=1, gpu_ids=(), n_envs=opened.n_envs, study_name=opened.study.study_name,
@@ -143,7 +140,7 @@ def _run_processes(opened: OpenedStudy, request: StudyRequest, interruption: Int
         return replace(common, gpu_id=devices[number % len(devices)], timeout_s=left_s)
 
     logger.info("starting %d workers", request.workers)
-    return Supervisor(request_of, request.workers, interruption, request.timeout_s, program).run()
+    return Supervisor(request_of, shared, request.workers, interruption, request.timeout_s, program).run()
 
 
 def log_opened(opened: OpenedStudy, request: StudyRequest) -> None:
