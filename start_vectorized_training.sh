@@ -77,12 +77,12 @@ parse_arguments() {
                 SAMPLE="$value" && continue
                 ;;
             --help | -h) ACTION=help && continue ;;
-            --data-dir | --timeframe | --gpu | --study-name | --storage)
+            --data-dir | --timeframe | --gpu | --study-name | --study | --storage)
                 (($#)) || die "$flag needs a value"
                 value="$1"
                 shift
                 ;;
-            --data-dir=* | --timeframe=* | --gpu=* | --study-name=* | --storage=*)
+            --data-dir=* | --timeframe=* | --gpu=* | --study-name=* | --study=* | --storage=*)
                 value="${flag#*=}"
                 flag="${flag%%=*}"
                 ;;
@@ -97,7 +97,7 @@ keep_value() {
         --data-dir) if [[ "$2" == /* ]]; then DATA_DIR="$2"; else DATA_DIR="$CALLER_DIR/$2"; fi ;;
         --timeframe) TIMEFRAME="$2" ;;
         --gpu) GPU="$2" ;;
-        --study-name) STUDY="$2" ;;
+        --study-name | --study) STUDY="$2" ;;
         --storage) STORAGE="$(absolute_storage "$2")" ;;
     esac
 }

@@ -3,8 +3,9 @@
 Names are imported from their own modules when they are first used, so that `import barwise` is fast and a library that
 an adapter needs is asked for only by that adapter.
 
-    env = barwise.VectorizedCryptoEnvAlpacaOptimized(config, env_params, n_envs=64)
     dataset = barwise.load_dataset(Path("data/5m"))
+    env_params = {"rules": "standard", "lookback": 4}
+    env = barwise.VectorizedCryptoEnvAlpacaOptimized(dataset.env_config(), env_params, n_envs=64, gpu_id=-1)
 """
 
 from importlib import import_module

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from market.errors import BarsError, UserError
 from market.names import TIMEFRAME_SECONDS, ticker_of
 from train.records.errors import StudyError
 from train.records.keys import DEFAULT_STORAGE
-from train.records.provenance import home
+from train.records.provenance import ROOT, home
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from market.venues import Venue
     from train.findings.stored_trial import StoredStudy, StoredTrial
 
-FAULT, USER_ERROR, INTERRUPTED = 1, 2, 130  # exit codes
+FAULT, USER_ERROR, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141  # exit codes
 # A path on the command line that is wrong; other operating system errors are faults of the machine.
 WRONG_PATHS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 SAID_IN_A_LINE = (UserError, ModuleNotFoundError, OSError, MemoryError, RuntimeError, ValueError)
@@ -33,29 +34,50 @@ INSTALL = "pip install -e . in the repository, or activate its environment: sour
 
 
 # ----------------------------------------------------------------------------------------------------------- exit codes
-def exit_code(program: str, work: Callable[[], int | None], after_a_fault: str = "") -> int:
+def exit_code(
+    program: str,
+    work: Callable[[], int | None],
+    after_a_fault: str = "",
+    faults: tuple[type[Exception], ...] = (),
+) -> int:
     """Run a program's work and turn its errors into one line on standard error.
 
     Args:
         program: its name, which begins the line.
         work: returns the exit code, or None for 0.
         after_a_fault: what to do once the machine works again, added to the line.
+        faults: further errors of the machine, such as those of a GPU.
 
     Returns:
         2 for what the user can put right: a flag, a file, a study, data. 1 for a fault of the machine or the database.
         130 after Ctrl-C. Other exceptions are mistakes in this code and are raised.
     """
     try:
+        refuse_another_checkout()
         return work() or 0
     except KeyboardInterrupt as interruption:
         say(program, f"interrupted{f'; {interruption}' if interruption.args else ''}")
         return INTERRUPTED
     except (*SAID_IN_A_LINE, *database_errors()) as error:  # evaluated when something was raised
         code, text = code_and_text(error)
+        if code is None and isinstance(error, faults):
+            code, text = FAULT, f"{type(error).__name__}: {str(error).strip() or 'no message'}"
         if code is None:
             raise
         say(program, f"{text}; {after_a_fault}" if code == FAULT and after_a_fault else text)
         return code
+
+
+def refuse_another_checkout() -> None:
+    """Refuse a script of one checkout that would run the code of another, with that one's data and results.
+
+    Raises:
+        UserError: says how to install the script's own checkout.
+    """
+    script = Path(sys.argv[0]).resolve()
+    own = next((folder for folder in script.parents if (folder / "barwise" / "__main__.py").is_file()), ROOT)
+    if own != ROOT:
+        raise UserError(f"{own} is not the checkout that is installed ({ROOT}): pip install -e . in {own}")
 
 
 def code_and_text(error: BaseException) -> tuple[int | None, str]:
@@ -69,6 +91,9 @@ def code_and_text(error: BaseException) -> tuple[int | None, str]:
         return USER_ERROR, f"{missing} is not installed for this Python: {INSTALL}"
     if isinstance(error, ValueError) and type(error).__name__ == "PolicyFileError":
         return USER_ERROR, str(error)
+    if isinstance(error, BrokenPipeError):  # whoever read the output, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing is flushed into the closed pipe at exit
+        return BROKEN_PIPE, "the reader of the output has gone"
     if isinstance(error, OSError):
         text = f"{error.filename or 'file'}: {error.strerror or error}"
         return (USER_ERROR if isinstance(error, WRONG_PATHS) else FAULT), text

@@ -93,7 +93,8 @@ def python() -> Iterator[Finding]:
 
 def packages(repo: Path) -> Iterator[Finding]:
     """What requirements.txt and requirements-elegantrl.txt ask for."""
-    wanted = list(requirements(repo / "requirements.txt", repo / "requirements-elegantrl.txt"))
+    files = [repo / "requirements.txt", repo / "requirements-elegantrl.txt"]
+    wanted = list(requirements(*files)) if files[0].is_file() else list(installed_requirements())
     missing, other = [], []
     for name, relation, version in wanted:
         try:
@@ -119,6 +120,14 @@ def requirements(*files: Path) -> Iterator[tuple[str, str, str]]:
             match = REQUIREMENT.match(line)
             if match:
                 yield match.group(1), match.group(2), match.group(3)
+
+
+def installed_requirements() -> Iterator[tuple[str, str, str]]:
+    """The same of the installed wheel, which has no requirement files."""
+    for line in metadata.requires("barwise") or []:
+        match = REQUIREMENT.match(line) if "extra ==" not in line else None
+        if match:
+            yield match.group(1), match.group(2), match.group(3)
 
 
 def _satisfies(found: str, relation: str, version: str) -> bool:

@@ -42,6 +42,7 @@ from .tables import segments_of
 
 # From this many environments on, torch's threads share the blocks: handing work to a second thread takes some 20 us.
 PARALLEL_FROM_N_ENVS = 1024
+MOST_COINS = 1000  # a call of the step keeps some hundred bytes for each on the stack of its thread
 N_TRIED_STEPS = 40  # of each rule set, on first use
 COMPILE_ERRORS = (*first_use.LAUNCH_ERRORS, NumbaError)
 
@@ -77,8 +78,10 @@ class NativeStep(Accounts):
             checked: whether the first use on a processor compares the step with the plain one.
 
         Raises:
-            NoNativeStep: the step cannot be used on this processor.
+            NoNativeStep: the step cannot be used on this processor, or for so many coins.
         """
+        if env.action_dim > MOST_COINS:
+            raise drop_in.NoNativeStep(f"{env.action_dim} coins; the native step keeps up to {MOST_COINS} on the stack")
         if checked:
             self.check(env)
         market = env.market

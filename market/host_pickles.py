@@ -39,7 +39,7 @@ PLAIN_NAMES = """
     LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE GLOBAL STACK_GLOBAL REDUCE BUILD
 """
 DAMAGE = (EOFError, AttributeError, LookupError, TypeError, ValueError, struct.error, MemoryError, OverflowError)
-DAMAGE += (RecursionError,)
+DAMAGE += (RecursionError, BufferError)
 
 
 class _Dtype:

@@ -15,8 +15,9 @@ from train.records.provenance import home
 DEFAULT_LOG = "logs/worker_vectorized.log"
 LEAST_REFRESH_S = 0.2
 EPILOG = """
-Exit code: 0 after Ctrl-C or a frame of --once; with --once 2 when there is no such database or study and 1 when the
-database stays locked or away. Relative paths are taken from the current directory; the defaults lie in the repository.
+Exit code: 0 after Ctrl-C (130 before the first frame) or a frame of --once; with --once 2 when there is no such
+database or study and 1 when the database stays locked or away. Relative paths are taken from the current directory; the
+defaults lie in the repository.
 """
 
 

@@ -163,4 +163,4 @@ def main(argv: list[str] | None = None) -> int:
                         stream=sys.stdout)  # fmt: skip
     for noisy in ("optuna", "sqlalchemy"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    return exit_code("auto_replace_best_5m.py", lambda: run(args))
+    return exit_code("auto_replace_best_5m.py", lambda: run(args), faults=(RuntimeError,))

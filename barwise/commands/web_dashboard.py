@@ -127,4 +127,4 @@ def opened_storage(url: URL) -> Iterator[RDBStorage]:
 def main(argv: list[str] | None = None) -> int:
     """Parse, serve."""
     args = parser().parse_args(argv)
-    return exit_code("web_dashboard.py", lambda: serve(args))
+    return exit_code("web_dashboard.py", lambda: serve(args), faults=(RuntimeError,))

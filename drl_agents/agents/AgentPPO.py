@@ -473,7 +473,8 @@ class AgentPPO(AgentBase, StockAgentPPO):
     def load_extra_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `extra_tensors` returned; a state of an earlier version has no products, or a retired way."""
         number = int(tensors.pop("products", torch.tensor(-1)))
-        self.take_way(next((way for way, known in WAYS.items() if known == number), ""))
+        kept = next((way for way, known in WAYS.items() if known == number), "")
+        self.take_way("" if kept == AUTOGRAD and self.ppo.gradients != "auto" else kept)  # a setting wins
         self.value_norm.load({name.removeprefix("value_norm."): value for name, value in tensors.items()})
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:

@@ -86,6 +86,10 @@ def _kept(path: Path, name: str, ways: Mapping[str, object]) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and _read(path, ways) is None:
             path.unlink()  # damaged
-        with path.open("x") as file:  # fails where there is one already
-            file.write(name)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        unfinished.write_text(name)
+        try:
+            os.link(unfinished, path)  # whole, and never over another process's
+        finally:
+            unfinished.unlink()
     return _read(path, ways) or name

@@ -6,11 +6,13 @@ import sys
 try:
     from barwise.commands.make_sample import main
 except ModuleNotFoundError as missing:
-    if missing.name != "barwise":
-        raise
-    sys.stderr.write("make_sample.py: barwise is not installed for this Python: pip install -e . in the repository, "
-                     "or activate its environment: source .venv/bin/activate\n")
+    sys.stderr.write(
+        f"make_sample.py: {missing}: run pip install -e . in the repository, or activate its environment: "
+        "source .venv/bin/activate\n"
+    )
     sys.exit(2)
+except KeyboardInterrupt:
+    sys.exit(130)
 
 if __name__ == "__main__":
     sys.exit(main())

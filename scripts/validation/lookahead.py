@@ -6,13 +6,13 @@ import sys
 try:
     from barwise.commands.find_lookahead import main
 except ModuleNotFoundError as missing:
-    if missing.name != "barwise":
-        raise
     sys.stderr.write(
-        "lookahead.py: barwise is not installed for this Python: pip install -e . in the repository, "
-        "or activate its environment: source .venv/bin/activate\n"
+        f"lookahead.py: {missing}: run pip install -e . in the repository, or activate its environment: "
+        "source .venv/bin/activate\n"
     )
     sys.exit(2)
+except KeyboardInterrupt:
+    sys.exit(130)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -136,8 +136,11 @@ def test_the_scalar_environment_is_traded_like_the_first_account_of_a_batch(n_en
     assert one.done.any()
     assert torch.equal(one.bar[:, 0], many.bar[:, 0])
     assert torch.equal(one.done[:, 0], many.done[:, 0])
-    for name in ("action", "filled", "reward"):
-        torch.testing.assert_close(getattr(one, name)[:, 0], getattr(many, name)[:, 0], rtol=1e-4, atol=1e-5)
+    close = {"action": (1e-4, 1e-5), "filled": (1e-4, 1e-5), "reward": (1e-4, 1e-5)}
+    if n_envs == 1:  # the same bits go in
+        close |= {"filled": (1e-5, 1e-9), "reward": (1e-5, 1e-6)}
+    for name, (rtol, atol) in close.items():
+        torch.testing.assert_close(getattr(one, name)[:, 0], getattr(many, name)[:, 0], rtol=rtol, atol=atol)
     for agent in agents:
         agent.update_net()
         assert agent.last_update.gradient_norm > 0.0

@@ -343,6 +343,10 @@ def test_other_studies_that_looked_at_these_bars_are_named(study, rows, trained,
     second = score_holdout(again, tmp_path / "again", rows, 0, policies, env)
     assert second.earlier_looks == (study.study_name,)
     assert looks_text(second).startswith(f"1 other study of this database ({study.study_name}) looked at")
+    kept = plain(scored)
+    for damaged in (kept | {"policies": [{"agent": {"sharpe": 1.0}}]}, {"uuid": 3}):  # none makes the verdict laxer
+        study.set_user_attr("holdout_score", damaged)
+        assert earlier_looks(again, rows.about, is_synthetic=True) == [study.study_name]
 
 
 def test_the_bars_on_disk_are_never_written(market_folder, market):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import resource
 import shutil
@@ -94,3 +95,15 @@ def test_a_disk_that_is_full_is_said_with_the_name_of_the_file(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_does_not_answer_is_no_other_studys_folder(tmp_path, monkeypatch):
+    owned = study_folder(tmp_path, StudyFile("s", "a" * 32))
+
+    def broken(path):
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        study_folder(tmp_path, StudyFile("s", "a" * 32))
+    assert list(tmp_path.iterdir()) == [owned]

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial
 
 from market.names import timeframe_name
@@ -30,7 +29,7 @@ from train.records.keys import HOLDOUT_SCORE, SCORE_FILE, SETTINGS
 from train.records.provenance import code_version
 from train.records.record_files import decode, plain, read_plain, read_record, write_json
 from train.records.results import split_folder, trial_folder
-from train.records.stored import Holdout, HoldoutScore, PolicyScore, TrialSettings
+from train.records.stored import Holdout, HoldoutScore, Look, PolicyScore, TrialSettings
 from train.run import BEST_POLICY
 from train.study.attainable import attainable_by, tradable
 from train.study.folds import FoldedData, HoldoutRows, cut_data
@@ -275,26 +274,30 @@ def earlier_looks(study: optuna.Study, about: Holdout, is_synthetic: bool) -> li
     """
     found = []
     for other in study._storage.get_all_studies():
-        scored = _score_of(other)
-        if scored is None or scored.uuid == uuid_in(study.user_attrs):
-            continue
-        theirs = scored.holdout
-        overlaps = theirs.first_time_s <= about.last_time_s and about.first_time_s <= theirs.last_time_s
-        is_same_market = is_synthetic == scored.synthetic and (
-            not is_synthetic or theirs.parent_sha256 == about.parent_sha256
-        )
-        if overlaps and is_same_market:
+        content = other.user_attrs.get(HOLDOUT_SCORE)
+        if content is not None and _is_look(content, uuid_in(study.user_attrs), about, is_synthetic):
             found.append(other.study_name)
     return sorted(found)
 
 
-def _score_of(study: FrozenStudy) -> HoldoutScore | None:
-    """Of a study of the same database; None of one that is not ours."""
+def _is_look(content: Any, own_uuid: str, about: Holdout, is_synthetic: bool) -> bool:
+    """Whether a score in the database was a look at some of these bars by another study.
+
+    One that cannot be read counts as a look: uncounted, it would make the verdict laxer.
+    """
     try:
-        return holdout_score_in(study.user_attrs)
+        look = decode(content, Look, "the score of another study")
     except StudyError as error:
-        logger.debug("study %s: %s", study.study_name, error)
-        return None
+        logger.warning("hold-out: counted as an earlier look at these bars: %s", error)
+        return True
+    if look.uuid == own_uuid:
+        return False
+    theirs = look.holdout
+    overlaps = theirs.first_time_s <= about.last_time_s and about.first_time_s <= theirs.last_time_s
+    is_same_market = is_synthetic == look.synthetic and (
+        not is_synthetic or theirs.parent_sha256 == about.parent_sha256
+    )
+    return overlaps and is_same_market
 
 
 def looks_text(scored: HoldoutScore) -> str:

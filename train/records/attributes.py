@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
-from train.records.errors import StudyError
 from train.records.keys import HOLDOUT_SCORE, IDENTITY, UUID
 from train.records.record_files import decode
 from train.records.stored import HoldoutScore, Identity, SplitFigures
+
+logger = logging.getLogger(__name__)
 
 SPLIT = "split_"  # and its number: attribute of a trial for every split that it was scored on
 
@@ -47,6 +49,6 @@ def splits_in(attributes: Mapping[str, Any]) -> dict[int, SplitFigures]:
     for name, number in numbers.items():
         try:
             found[int(number)] = decode(attributes[name], SplitFigures, name)
-        except (StudyError, ValueError):
-            continue
+        except ValueError as error:  # a StudyError is one, too
+            logger.warning("%s of a trial is left out: %s", name, error)
     return dict(sorted(found.items()))

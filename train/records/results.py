@@ -25,6 +25,7 @@ Every file is whole or not there.
 
 from __future__ import annotations
 
+import json
 import os
 import struct
 import zipfile
@@ -36,7 +37,7 @@ import numpy as np
 
 from train.records.errors import StudyError
 from train.records.keys import OWNER_FILE
-from train.records.record_files import read_record, reason_of, write_json
+from train.records.record_files import decode, reason_of, write_json
 from train.records.stored import Owner, StudyFile
 
 EQUITY_COLUMNS = ("segment", "bar", "time_s", "equity", "benchmark_equity", "exposure", "turnover", "fees", "trades")
@@ -94,10 +95,11 @@ def find_study_folder(results: Path, name: str, study_uuid: str) -> Path:
 
 
 def _is_owned(path: Path, name: str, study_uuid: str) -> bool:
-    """Whether the file names this study, whatever else it says."""
+    """Whether the file names this study, whatever else it says; a disk that does not answer is an error."""
     try:
-        return read_record(path, Owner) == Owner(name, study_uuid)
-    except StudyError:
+        content = json.loads(path.read_bytes())
+        return decode(content, Owner, str(path)) == Owner(name, study_uuid)
+    except (FileNotFoundError, ValueError, RecursionError):  # a StudyError is a ValueError, too
         return False
 
 

@@ -323,12 +323,12 @@ class SplitFigures:
     break_even_cost: LaterFigure = msgspec.UNSET
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SplitResult(SplitFigures):
     """`result.json`: what one split of one trial showed, written last."""
 
-    fold: int = 0
-    env_steps: int = 0
+    fold: int
+    env_steps: int
     explore_steps_per_s: float | None = None
     update_samples_per_s: float | None = None
     wall_s: float | None = None
@@ -354,6 +354,15 @@ class WorkerIdentity:
 
 
 # -------------------------------------------------------------------------------------------------------- holdout.json
+@dataclass(frozen=True)
+class Look:
+    """What decides whether another study's score was a look at the same bars."""
+
+    uuid: str
+    holdout: Holdout
+    synthetic: bool
+
+
 @dataclass(frozen=True)
 class PolicyScore:
     """One policy of the winner on the held-out bars."""

@@ -28,7 +28,7 @@ from train.findings.captured import Captured, captured, planted_recipe
 from train.findings.returns import read_returns, timeframe_of
 from train.findings.yardsticks import read_yardsticks
 from train.records.account import Metrics
-from train.records.attributes import identity_in, splits_in, uuid_in
+from train.records.attributes import holdout_score_in, identity_in, splits_in, uuid_in
 from train.records.errors import StudyError
 from train.records.keys import CODE_VERSION, COMMAND, OWNER_FILE, SCORE_FILE, SETTINGS
 from train.records.provenance import code_version
@@ -122,7 +122,7 @@ def collect(study: optuna.Study, folder: Path) -> Page:
         law=_law(study),
         facts=_facts(study, folder, trials, settings),
         verdict=_no_verdict(study, trials),
-        holdout=holdout_text(study, found(folder / SCORE_FILE, HoldoutScore), best),
+        holdout=holdout_text(study, score_of(study, folder), best, (folder / SCORE_FILE).exists()),
         best=None if best is None else best.number,
         trials=trial_views(trials),
         yardsticks=tuple(read_yardsticks(study, folder)),
@@ -197,6 +197,18 @@ def found(path: Path, type_: type[T]) -> T | None:
         return None
     try:
         return read_record(path, type_)
+    except StudyError as error:
+        logger.warning("report: not used: %s", error)
+        return None
+
+
+def score_of(study: optuna.Study, folder: Path) -> HoldoutScore | None:
+    """The score on the held-out bars: of holdout.json, or where that is damaged of the database."""
+    scored = found(folder / SCORE_FILE, HoldoutScore)
+    if scored is not None:
+        return scored
+    try:
+        return holdout_score_in(study.user_attrs)
     except StudyError as error:
         logger.warning("report: not used: %s", error)
         return None
@@ -345,7 +357,7 @@ def _path_rows(paths: Sequence[PathView], bar_seconds: int) -> list[FigureRow]:
 
 
 def _holdout_rows(study: optuna.Study, folder: Path, best: FrozenTrial, bar_seconds: int) -> list[FigureRow]:
-    scored = found(folder / SCORE_FILE, HoldoutScore)
+    scored = score_of(study, folder)
     if scored is None or (scored.uuid, scored.trial) != (uuid_in(study.user_attrs), best.number):
         return []
     days = scored.holdout.bars * bar_seconds / DAY_S
@@ -366,7 +378,7 @@ def _verdict(study: optuna.Study, folder: Path, best: FrozenTrial, is_whole: boo
         return unjudged(f"equity files of trial {best.number}, the best, are missing or damaged")
     try:
         returns = read_returns(study, folder, allow_missing=True)
-        scored = found(folder / SCORE_FILE, HoldoutScore)
+        scored = score_of(study, folder)
         is_own = scored is not None and scored.uuid == uuid_in(study.user_attrs)
         return judge(returns, is_passed(scored, best.number) if is_own else None)
     except StudyError as error:

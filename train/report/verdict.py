@@ -122,8 +122,12 @@ def _length(n_returns: float, per_year: float) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------- hold-out
-def holdout_text(study: optuna.Study, scored: HoldoutScore | None, best: FrozenTrial | None) -> str:
-    """What the bars that no trial saw say of the best trial."""
+def holdout_text(
+    study: optuna.Study, scored: HoldoutScore | None, best: FrozenTrial | None, has_file: bool = False
+) -> str:
+    """What the bars that no trial saw say of the best trial; `has_file`: whether there is a holdout.json at all."""
+    if scored is None and has_file:
+        return "The file holdout.json is damaged, so whether the held-out bars were scored is not known."
     if scored is None:
         identity = identity_in(study.user_attrs)
         if identity is None or not identity.holds_out:

@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from train.records.provenance import ROOT
+from train.records.provenance import ROOT, is_checkout
 from train.runner.sharing import SharedData
 from train.runner.worker import Ending
 from train.study.interruption import SIGNALS, Interruption
@@ -139,8 +139,10 @@ class Supervisor:
         read_fd, write_fd = os.pipe()
         # -P: a folder `train` of the host whose folder this runs in is not ours.
         command = [sys.executable, "-P", "-m", self._program, str(write_fd)]
-        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = ONE_THREAD | os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+        environment = ONE_THREAD | os.environ
+        if is_checkout():
+            paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+            environment |= {"PYTHONPATH": os.pathsep.join(paths)}
         with _blocked_signals():
             process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, pass_fds=(write_fd, *self._shared.fds), env=environment

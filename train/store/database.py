@@ -1,4 +1,4 @@
-"""Where a study is kept: opening it, recognising it, and clearing up after workers that died.
+"""Where a study is kept: opening it, recognising it, taking its next trial.
 
 SQLite by default (write-ahead log), PostgreSQL by its URL for workers on several machines; other servers are refused,
 because workers take turns under a lock that only these two have here. A study carries its identity

@@ -10,7 +10,7 @@ value = mean over splits of (agent's annualised Sharpe - equal-weight portfolio'
   and never best (Optuna's constraints; `best_trial` and `study.best_trial` pass it over).
 * A split that fails makes the trial FAIL with the reason; the study goes on. One that ran out of memory is tried once
   more with half the environments and rollouts twice as long, so the setting stays what it is; the next trial has all.
-* A trial that was killed is tried again (`train.store.database`) and goes on where it stood (`train.study.retry`).
+* A trial that was killed is tried again (`train.store.abandoned`) and goes on where it stood (`train.study.retry`).
 * Every split's excess Sharpe is reported as step k, where the pruner pairs it with the best trial's split k.
 * Split k of every trial trains from the same seed, so settings are compared on equal luck.
 """

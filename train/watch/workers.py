@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from train.records.attributes import uuid_in
+from train.records.errors import StudyError
+from train.records.results import find_study_folder
 from train.store.worker_identity import GRACE_S
 from train.store.worker_status import WorkerStatus, is_running, is_this_machine, read_statuses
 from train.watch.machine import Meter
@@ -45,8 +49,12 @@ class Worker:
 
 def results_folder(snapshot: Snapshot, results_dir: Path | None = None) -> Path | None:
     """The study's results on this machine: inside `results_dir`, or where the study says; None if they are not here."""
-    named = results_dir / snapshot.name if results_dir else snapshot.user_attrs.get("results")
-    return Path(named) if named and Path(named).is_dir() else None
+    if results_dir is not None:
+        with suppress(StudyError):
+            return find_study_folder(results_dir, snapshot.name, uuid_in(snapshot.user_attrs))
+        return None
+    named = snapshot.user_attrs.get("results")
+    return Path(named) if isinstance(named, str) and Path(named).is_dir() else None
 
 
 def find_workers(snapshot: Snapshot, meter: Meter, results_dir: Path | None = None) -> list[Worker]:
