@@ -274,6 +274,7 @@ def section(args: argparse.Namespace, about: str, columns: Mapping[str, str], **
     from train.records.provenance import code_version
 
     command = " ".join(["python", *sys.orig_argv[1:]]).replace(f"{REPO}/", "")
+    command = re.sub(r" --out(=| )\S+", "", command)  # a path of this machine is no part of the result
     made = {"command": command, "date": datetime.now(UTC).date().isoformat(), "torch": torch.__version__}
     made |= {"threads": args.threads, "commit": code_version()}
     return made | {"about": about, "columns": dict(columns), **content}
