@@ -15,6 +15,7 @@ import os
 import platform
 import re
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -276,8 +277,16 @@ def section(args: argparse.Namespace, about: str, columns: Mapping[str, str], **
     command = " ".join(["python", *sys.orig_argv[1:]]).replace(f"{REPO}/", "")
     command = re.sub(r" --out(=| )\S+", "", command)  # a path of this machine is no part of the result
     made = {"command": command, "date": datetime.now(UTC).date().isoformat(), "torch": torch.__version__}
-    made |= {"threads": args.threads, "commit": code_version()}
+    made |= {"threads": args.threads, "commit": measured_version(code_version())}
     return made | {"about": about, "columns": dict(columns), **content}
+
+
+def measured_version(version: str) -> str:
+    """The commit that was measured: a result that was just written makes the tree dirty, and no code."""
+    command = ["git", "-C", str(REPO), "status", "--porcelain", "--untracked-files=no"]
+    changed = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+    is_code = any(not line[3:].startswith("benchmarks/results/") for line in changed)
+    return version if is_code else version.removesuffix("-dirty")
 
 
 def result_file(args: argparse.Namespace) -> Path | None:
