@@ -69,6 +69,9 @@ def test_an_agent_resumes_with_the_way_that_it_began_with():
     restore_agent(other, state, "state")
     other.update_net(items)
     assert other.way == AUTOGRAD
+    by_hand, _ = explored(AgentPPO, gradients="by_hand")
+    restore_agent(by_hand, state, "state")
+    assert by_hand.way != AUTOGRAD  # the setting wins over the state
     state["extra.products"] = torch.tensor(2)  # a way that is retired
     restore_agent(other, state, "state")
     assert other.way == ""

@@ -195,6 +195,14 @@ def test_a_step_that_differs_is_never_used_and_the_field_and_step_are_named(to, 
     assert str(path) in env.why_not_native, "how to try again"
 
 
+def test_more_coins_than_the_stack_holds_take_the_plain_step():
+    price = np.full((8, 1001), 10.0)
+    config = {"price_array": price, "tech_array": np.zeros((8, 1))}
+    with pytest.warns(RuntimeWarning, match="1001 coins"):
+        env = VectorizedCryptoEnvAlpacaOptimized(config, {"rules": "standard", "lookback": 1}, n_envs=2, gpu_id=-1)
+    assert env.stepped_by == "torch"
+
+
 def test_the_warning_of_a_step_that_differs_names_field_and_step(monkeypatch):
     planted(monkeypatch, bind=step_that_adds(add_to_cash, 1e-3))
     with pytest.warns(RuntimeWarning, match="plain torch step.*differs.*step 2, field cash"):

@@ -337,6 +337,17 @@ def test_the_holdout_is_said_in_a_sentence(study_and_copy, change, text):
     assert any(row.name == "hold-out 0" for row in page.rows) == is_shown
 
 
+def test_a_damaged_holdout_file_is_never_taken_for_one_that_was_not_written(study_and_copy):
+    study, folder = study_and_copy
+    (folder / "holdout.json").write_text('{"uuid": ')
+    assert "damaged, so whether the held-out bars were scored is not known" in collect(study, folder).holdout
+    study.set_user_attr("holdout_score", plain(scored_holdout(study_and_copy)))  # the database's copy
+    try:
+        assert "policies of trial" in collect(study, folder).holdout
+    finally:
+        study.set_user_attr("holdout_score", None)
+
+
 def scored_holdout(made, **agent):
     """What holdout.json holds of two policies, one with other figures, as a study of this version writes it."""
     study, folder = made

@@ -15,6 +15,8 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.support.made_studies import make_study, trial, url_of
+from train.records.results import study_folder
+from train.records.stored import StudyFile
 from train.run import Progress
 from train.store.worker_identity import GRACE_S, this_worker
 from train.store.worker_status import StatusFile, WorkerStatus, is_running, read_statuses, status_path
@@ -208,3 +210,15 @@ def test_results_that_are_on_another_machine_are_not_looked_for(tmp_path):
     assert results_folder(snapshot) is None
     (tmp_path / "results" / "s").mkdir(parents=True)
     assert results_folder(snapshot) == tmp_path / "results" / "s"
+
+
+def test_a_named_results_folder_is_the_studys_own_and_not_one_of_the_same_name(tmp_path):
+    study = make_study(tmp_path)
+    snapshot, elsewhere = take_snapshot(url_of(tmp_path), "s"), tmp_path / "elsewhere"
+    uuid = study.user_attrs["uuid"]
+    assert results_folder(snapshot, elsewhere) is None
+    study_folder(elsewhere, StudyFile("s", "b" * 32))
+    assert results_folder(snapshot, elsewhere) is None
+    own = study_folder(elsewhere, StudyFile("s", uuid))
+    assert own.name == f"s-{uuid[:8]}"
+    assert results_folder(snapshot, elsewhere) == own
