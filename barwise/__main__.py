@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
+from barwise.arguments import USER_ERROR, exit_code
+
 # command -> (module in barwise.commands, the script that does the same in a checkout)
 COMMANDS = {
     "optimize": ("optimize", "scripts/training/1_optimize_unified.py"),
@@ -37,12 +39,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command; its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage())
-        return 0 if arguments else 2
+        exit_code("barwise", lambda: print(usage(), flush=True))
+        return 0 if arguments else USER_ERROR
     name, *flags = arguments
     if name not in COMMANDS:
         sys.stderr.write(f"barwise: there is no command {name}; barwise --help lists them\n")
-        return 2
+        return USER_ERROR
     sys.argv[0] = f"barwise {name}"
     return import_module(f"barwise.commands.{COMMANDS[name][0]}").main(flags)
 

@@ -66,10 +66,31 @@ def test_a_script_of_another_checkout_is_refused(tmp_path):
     assert f"{tmp_path} is not the checkout that is installed ({ROOT})" in done.stderr
 
 
-def test_a_reader_that_has_enough_is_no_fault():
-    command = f"{sys.executable} -m barwise make-sample --help | head -1"
-    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stderr == ""
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (
+            "from barwise.arguments import exit_code; work = lambda: print('x' * 10**6, flush=True)",
+            "p.py: the reader of",
+        ),
+        (
+            "from barwise.__main__ import main; work = lambda: [main(['--help']) for _ in range(10**4)][-1]",
+            "barwise: the",
+        ),
+    ],
+    ids=["a program", "the list of commands"],
+)
+def test_a_reader_that_has_enough_is_no_traceback(code, said):
+    """As with `| head -1`: the pipe is closed while the program writes."""
+    code = f"import sys; {code}; from barwise.arguments import exit_code; sys.exit(exit_code('p.py', work))"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+        program.stdout.read(1)
+        program.stdout.close()
+        shown = program.stderr.read()
+    assert program.returncode in (0, 141)
+    assert shown.startswith(said)
+    assert "Traceback" not in shown
 
 
 def test_the_doctor_knows_what_a_wheel_asks_for(tmp_path):

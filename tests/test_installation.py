@@ -37,6 +37,9 @@ def pip(*arguments: str, **variables: str) -> str:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
+    gone = ROOT / "build" / "lib" / "train" / "of_an_earlier_build.py"  # setuptools would put it into the wheel
+    gone.parent.mkdir(parents=True, exist_ok=True)
+    gone.touch()
     pip("wheel", "-q", "--no-index", "--no-build-isolation", "--no-deps", "-w", str(folder), str(ROOT))
     return next(folder.glob("barwise-*.whl"))
 
@@ -49,6 +52,7 @@ def test_the_wheel_holds_the_packages_their_templates_and_the_version_of_the_cod
     tops = {name.partition("/")[0] for name in names if "/" in name and ".dist-info" not in name}
     assert tops == PACKAGES
     tracked = subprocess.run(["git", "ls-files", *PACKAGES], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "train/of_an_earlier_build.py" not in names
     assert {name for name in tracked.stdout.split() if (ROOT / name).is_file()} <= set(names)
     assert re.fullmatch(r"[0-9a-f]{12}(-dirty)?", version)
     assert "License-Expression: MIT" in metadata

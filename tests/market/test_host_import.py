@@ -330,3 +330,17 @@ def test_order_and_byte_order_of_an_array_survive(tmp_path, order, protocol):
         (tmp_path / "a").write_bytes(pickle.dumps(array, protocol=protocol))
         again = load_host_array(tmp_path / "a")
         assert (again.tolist(), again.dtype) == (array.tolist(), array.dtype)
+
+
+def test_bytes_that_grow_while_an_array_looks_at_them_are_a_damaged_file(tmp_path):
+    """BYTEARRAY8 made an array, then appended to: Python refuses it with a BufferError."""
+
+    def named(module: str, name: str) -> bytes:
+        return f"c{module}\n{name}\n".encode()
+
+    content = b"\x96" + (8).to_bytes(8, "little") + bytes(8) + b"q\x010"
+    dtype = named("numpy", "dtype") + b"(X\x02\x00\x00\x00f8I0\nI1\ntR"
+    array = named("numpy._core.numeric", "_frombuffer") + b"(h\x01" + dtype + b"(K\x01tX\x01\x00\x00\x00CtR"
+    (tmp_path / "a").write_bytes(b"\x80\x05" + content + array + b"q\x020h\x01K\x05a.")
+    with pytest.raises(DatasetError, match="not a whole pickle of an array"):
+        load_host_array(tmp_path / "a")
