@@ -8,6 +8,7 @@ from urllib.parse import quote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy.engine import make_url
 
 from train.records.errors import StudyError
 from train.store.address import absolute_url, command_text, connect_args, shown_url
@@ -27,6 +28,15 @@ def test_a_password_among_the_options_is_used_and_not_shown():
     assert url.password == SECRET
     assert dict(url.query) == {"sslmode": "require"}
     assert SECRET not in shown_url(url)
+
+
+@pytest.mark.parametrize(("form", "user"), [("me@host/db?", "me"), ("host/db?user=me&", "me"), ("host/db?", None)])
+def test_a_password_among_the_options_reaches_the_driver(form, user):
+    url = absolute_url(f"postgresql+psycopg://{form}password={SECRET}", HERE)
+    again = make_url(url.render_as_string(hide_password=False))  # as Optuna reads it
+    assert again.translate_connect_args(username="user") == {"host": "host", "database": "db", "password": SECRET} | (
+        {"user": user} if user else {}
+    )
 
 
 def test_every_connection_of_a_server_uses_utc_and_keeps_the_options_of_its_user():
@@ -58,7 +68,7 @@ FORMS = (
 
 @pytest.mark.parametrize("form", FORMS)
 @given(before=MARKS, after=MARKS, user=st.sampled_from(["me", "me@realm", ""]), scheme=st.sampled_from(
-    ["postgresql", "postgresql+psycopg", "postgres", "mysql", "sqlite", "nonsense", "POSTGRESQL"]))  # fmt: skip
+    ["postgresql", "postgresql+psycopg", "postgres", "mysql", "nonsense", "POSTGRESQL"]))  # fmt: skip
 def test_no_form_of_a_password_is_shown(form, before, after, user, scheme):
     password = f"{before}{SECRET}{after}"
     given_url = form.format(scheme=scheme, user=user, password=password, quoted=quote(password, safe=""), host="host")

@@ -56,12 +56,13 @@ def _parsed(text: str) -> URL:
         ) from error
     if text.count("@") > 1 and url.get_backend_name() != "sqlite":  # where the host begins is a guess
         raise StudyError(f"--storage has more than one @. {HOW_TO_WRITE_PASSWORDS}")
-    password = url.query.get("password")
+    password, user = url.query.get("password"), url.query.get("user", url.username or "")
     if password is None:
         return url
-    if not isinstance(password, str) or url.password not in (None, password):
-        raise StudyError(f"--storage gives more than one password. {HOW_TO_WRITE_PASSWORDS}")
-    return url.difference_update_query(["password"]).set(password=password)
+    if not isinstance(password, str) or not isinstance(user, str) or url.password not in (None, password):
+        raise StudyError(f"--storage gives more than one user or password. {HOW_TO_WRITE_PASSWORDS}")
+    # Without a user, be it an empty one, SQLAlchemy writes no password.
+    return url.difference_update_query(["password", "user"]).set(username=user, password=password)
 
 
 def _with_psycopg(url: URL) -> URL:
