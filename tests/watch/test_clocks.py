@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
@@ -28,6 +28,7 @@ ZONES = ("UTC", "Asia/Tokyo", "America/New_York", "Europe/Berlin", "Australia/Lo
          "America/St_Johns", "Pacific/Apia", "Pacific/Kiritimati", "Africa/Casablanca")  # fmt: skip
 # Moments at which clocks change somewhere: spring and autumn, north and south.
 DAYS = ((2026, 3, 8, 7), (2026, 3, 29, 1), (2026, 10, 25, 1), (2026, 11, 1, 6), (2026, 4, 4, 15), (2026, 10, 3, 15))
+BERLINS_AUTUMN = datetime(2026, 10, 25, 1, tzinfo=UTC)
 CHANGES = tuple(datetime(*day, tzinfo=UTC) for day in DAYS)
 
 
@@ -88,6 +89,8 @@ def test_a_worker_whose_clock_is_ahead_is_measured_by_its_own(tmp_path):
     minutes=st.integers(-100, 100),
     ago_s=st.sampled_from([5, GRACE_S - 5, 2 * GRACE_S + 5, 3000, 5000]),
 )
+@example("Europe/Berlin", BERLINS_AUTUMN, 30, 5)  # the second of the two hours
+@example("Europe/Berlin", BERLINS_AUTUMN, -20, 2 * GRACE_S + 5)  # the first
 def test_what_failed_just_now_is_told_from_what_failed_before(zone, change, minutes, ago_s):
     now = change + timedelta(minutes=minutes)
     with tempfile.TemporaryDirectory() as folder, in_zone(zone), pytest.MonkeyPatch.context() as patch:
