@@ -369,9 +369,8 @@ def test_few_trials_prove_nothing(planted):
     assert "too few trials completed" in refused.text
     assert planted.look(limits={"allow_unproven": True}).kind == REPLACED
     assert not planted.deployments.current().proven
-    page = collect(
-        open_stored(planted.url, planted.name, planted.root / "results").study, planted.root / "results/planted"
-    )
+    stored = open_stored(planted.url, planted.name, planted.root / "results")
+    page = collect(stored.study, stored.folder)
     assert page.verdict.sentences[0].removesuffix(".") in refused.text
 
 
