@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from market.defaults import FEATURE_SET_NAMES, STAMPS
 from market.errors import BarsError, UserError
 from market.names import TIMEFRAME_SECONDS, ticker_of
+from market.symbols import known_pair
 from train.records.errors import StudyError
 from train.records.keys import DEFAULT_STORAGE
 from train.records.provenance import ROOT, home
@@ -173,7 +174,7 @@ def file_to_write(text: str) -> Path:
 def split_tickers(words: list[str]) -> list[str]:
     """Tickers from words that may hold commas; repeated coins are refused by name."""
     tickers = [ticker for word in words for ticker in word.split(",") if ticker.strip()]
-    names = [ticker_of(ticker) for ticker in tickers]
+    names = [ticker_of(ticker) for ticker in tickers if known_pair(ticker)]  # the data decides what others mean
     repeated = sorted({name for name in names if names.count(name) > 1})
     if not tickers:
         raise BarsError("--tickers: names no coin")

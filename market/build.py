@@ -10,6 +10,7 @@ import pandas as pd
 
 from market.bars.candles import BarGrid, fill_gaps, is_synthetic, resample, segments_of, to_grid
 from market.bars.quality import account_of_bars, gap_report, warn_of_few
+from market.bars.spellings import never_together
 from market.dataset import Dataset, make_dataset
 from market.defaults import DEFAULT_MAX_FILL_BARS, MIN_SEGMENT_BARS
 from market.errors import BarsError
@@ -64,6 +65,7 @@ def dataset_from_bars(
         tickers=grid.tickers,
         feature_set=features,
         feature_names=chosen.names(grid.tickers, bar_seconds),
+        feature_coins=chosen.coins(len(grid.tickers), bar_seconds),
         warmup_bars=warmup,
         bar_seconds=bar_seconds,
         segments=list(zip([0, *ends[:-1]], ends, strict=True)),
@@ -75,6 +77,10 @@ def dataset_from_bars(
 
 
 def _too_few(grid: BarGrid, source: str, warmup: int) -> str:
+    there = [(ticker, grid.time[~missing]) for ticker, missing in zip(grid.tickers, grid.missing.T, strict=True)]
+    spans = [(ticker, int(opens[0]), int(opens[-1])) for ticker, opens in there if len(opens)]
+    if fault := never_together(spans):
+        return f"{source}: {fault}"
     longest = max((last - first for first, last in segments_of(grid)), default=0)
     return (
         f"{source}: the longest run of {timeframe_name(grid.bar_seconds)} bars that {', '.join(grid.tickers)} all have "

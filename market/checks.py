@@ -10,6 +10,7 @@ import numpy as np
 
 from market.defaults import MIN_SEGMENT_BARS
 from market.errors import REBUILD, DatasetError
+from market.names import currency_fault, known_currency
 from market.times import EARLIEST_S, LATEST_S, utc_text
 
 if TYPE_CHECKING:
@@ -55,12 +56,18 @@ def _name_faults(dataset: Dataset) -> Iterator[str]:
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             yield f"{what} {', '.join(repeated[:5])} comes twice"
+    if fault := currency_fault({ticker: known_currency(ticker) for ticker in dataset.tickers}):
+        yield fault
     for name, least in (("warmup_bars", 0), ("bar_seconds", 1)):
         if getattr(dataset, name) < least:
             yield f"{name} is {getattr(dataset, name)}, expected at least {least}"
 
 
 def _shape_faults(dataset: Dataset) -> Iterator[str]:
+    if len(dataset.feature_coins) != len(dataset.feature_names):
+        yield f"feature_coins has {len(dataset.feature_coins)} entries for {len(dataset.feature_names)} features"
+    if not all(-1 <= coin < len(dataset.tickers) for coin in dataset.feature_coins):
+        yield f"feature_coins names a coin that is none of the {len(dataset.tickers)} tickers"
     columns = {"price_array": "tickers", "filled_array": "tickers", "tech_array": "features"}
     sizes = {"tickers": len(dataset.tickers), "features": len(dataset.feature_names)}
     for name, what in columns.items():

@@ -9,7 +9,7 @@ import numpy as np
 
 from market.bars.quality import FILL_RULE, LISTED_GAPS, has_report
 from market.dataset import Dataset
-from market.names import currency_of, timeframe_name
+from market.names import known_currency, timeframe_name
 from market.times import utc_text
 
 LISTED_SEGMENTS = 12
@@ -134,7 +134,11 @@ def venue_lines(dataset: Dataset) -> list[str]:
     missing = venue.unlisted(dataset.tickers)
     if missing:
         notional = venue.order_rules(missing).min_order_notional
-        bound = f"bound by {notional:g} {currency_of(missing[0])} an order alone" if notional else "bound by nothing"
+        bound = (
+            f"bound by {notional:g} {known_currency(missing[0]) or 'USD'} an order alone"
+            if notional
+            else "bound by nothing"
+        )
         own = "scripts/data/refresh_venues.py reads the venue's own rules"
         lines.append(f"  no entry for {', '.join(missing)}: {bound}; {own}")
     return lines
@@ -152,8 +156,8 @@ def price_lines(dataset: Dataset) -> list[str]:
 def feature_groups(dataset: Dataset) -> dict[str, list[int]]:
     """Columns by the part of their name after the owner: `log_return_1` of all coins together."""
     groups: dict[str, list[int]] = {}
-    for column, name in enumerate(dataset.feature_names):
-        groups.setdefault(name.partition(":")[2] or name, []).append(column)
+    for column in range(len(dataset.feature_names)):
+        groups.setdefault(dataset.feature_label(column), []).append(column)
     return groups
 
 

@@ -83,6 +83,7 @@ def dataset_from_host(
         tickers=names,
         feature_set=FEATURE_SET,
         feature_names=feature_names,
+        feature_coins=[coin for coin in range(len(names)) for _ in range(len(feature_names) // len(names))],
         warmup_bars=warmup_bars,
         bar_seconds=bar_seconds,
         segments=list(zip([0, *ends[:-1]], ends, strict=True)),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from barwise.arguments import add_features, add_stamp, add_tickers, exit_code, split_tickers, whole_number
 from market.defaults import DEFAULT_MAX_FILL_BARS
-from market.names import DEFAULT_TICKERS, match_symbols
+from market.names import DEFAULT_TICKERS
 
 if TYPE_CHECKING:
     from market.dataset import Dataset
@@ -72,12 +72,13 @@ def lines_of_bars(args: argparse.Namespace) -> Iterator[str]:
     from tqdm import tqdm
 
     from market.bars.candles import read_bars, to_grid
+    from market.bars.spellings import chosen_symbols
     from market.build import dataset_from_bars
     from train.lookahead.bars import analyse_bars, summary_lines
 
     tickers, source = split_tickers(args.tickers or list(DEFAULT_TICKERS)), args.bars.name
     bars = read_bars(args.bars, args.stamp or "open")
-    bars = bars.loc[bars["symbol"].isin(match_symbols(tickers, map(str, bars["symbol"].cat.categories)))]
+    bars = bars.loc[bars["symbol"].isin(chosen_symbols(bars, tickers, source))]
     n_fill = DEFAULT_MAX_FILL_BARS if args.max_fill_bars is None else args.max_fill_bars
     options: dict[str, Any] = {"source": source, "max_fill_bars": n_fill, "features": args.features or "default"}
     build = partial(dataset_from_bars, tickers=tickers, timeframe=args.timeframe or "5m", **options)

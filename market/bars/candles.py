@@ -14,7 +14,7 @@ A made-up table says so in a column `synthetic`, which a copy, a filter or anoth
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -22,11 +22,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from market.bars.spellings import chosen_symbols, join_spellings
 from market.bars.table_files import check_names, read_csv, read_parquet, write_parquet
 from market.defaults import DEFAULT_MAX_FILL_BARS, STAMPS
 from market.errors import BarsError
 from market.files import whole_file
-from market.names import match_symbols, ticker_of, timeframe_name
+from market.names import ticker_for, timeframe_name
 from market.times import EARLIEST_S, LATEST_S, epoch_seconds, utc_text
 
 PRICES = ("open", "high", "low", "close")
@@ -113,6 +114,7 @@ def tidy_bars(table: pd.DataFrame, where: str, stamp: str = "open") -> pd.DataFr
         bars[name] = _numbers(columns[name], name, where)
     if SYNTHETIC in table.columns:
         bars[SYNTHETIC] = _is_true(pd.Series(table[SYNTHETIC]))
+    bars = join_spellings(bars, where)
     order = np.lexsort((bars["timestamp"].to_numpy(), bars["symbol"].cat.codes.to_numpy()))
     bars = bars.iloc[order].reset_index(drop=True)
     _check_bars(bars, where)
@@ -250,7 +252,7 @@ def to_grid(
     """
     if start is not None and end is not None and start >= end:
         raise BarsError(f"{where}: start {start:%Y-%m-%d %H:%M} is not before end {end:%Y-%m-%d %H:%M}")
-    symbols = matched(tickers, map(str, bars["symbol"].cat.categories), where)
+    symbols = chosen_symbols(bars, tickers, where)
     bars = bars.loc[bars["symbol"].isin(symbols)]
     step = bar_seconds_of(bars, where)
     bars = bars_between(bars, start, end)
@@ -268,15 +270,9 @@ def to_grid(
         columns[name] = np.full((len(time), len(symbols)), np.nan)
         columns[name][row, place] = bars[name].to_numpy()
     filled = np.zeros((len(time), len(symbols)), dtype=bool)
-    return BarGrid(time=time, **columns, filled=filled, tickers=tuple(map(ticker_of, symbols)), bar_seconds=step)
-
-
-def matched(tickers: Sequence[str], available: Iterable[str], where: str) -> tuple[str, ...]:
-    """The available symbol for each ticker, in their order; `where` begins the error of `match_symbols`."""
-    try:
-        return match_symbols(tickers, available)
-    except BarsError as error:
-        raise BarsError(f"{where}: {error}") from error
+    return BarGrid(
+        time=time, **columns, filled=filled, tickers=tuple(map(ticker_for, tickers, symbols)), bar_seconds=step
+    )
 
 
 def bars_between(bars: pd.DataFrame, start: datetime | None, end: datetime | None) -> pd.DataFrame:

@@ -18,14 +18,14 @@ from market.bars.candles import (
     bars_between,
     check_every_symbol_has_bars,
     is_synthetic,
-    matched,
     read_bars,
     resample,
     tidy_bars,
     to_grid,
 )
+from market.bars.spellings import chosen_symbols, spellings
 from market.errors import BarsError
-from market.names import currency_of, ticker_of, timeframe_name, timeframe_seconds
+from market.names import currency_of, timeframe_name, timeframe_seconds
 from market.times import finished_before
 
 LOGGER = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def file_bars(
     """
     where = ", ".join(map(str, paths))
     bars, step = _join(paths, stamp)
-    symbols = _select(bars, tickers, where)
+    symbols = sorted(set(bars["symbol"])) if tickers is None else list(chosen_symbols(bars, tickers, where))
     bars = tidy_bars(bars.loc[bars["symbol"].isin(symbols)], where)
     over = finished_before(step, now or datetime.now(UTC))
     n_open = len(bars_between(bars, max(start or over, over), end))
@@ -85,6 +85,7 @@ def _join(paths: Sequence[Path], stamp: str) -> tuple[pd.DataFrame, int]:
     bars = pd.concat(tables, ignore_index=True)
     if SYNTHETIC in bars.columns:
         bars[SYNTHETIC] = bars[SYNTHETIC].eq(True)  # a file without the column holds real bars
+    bars["symbol"] = bars["symbol"].replace(spellings(set(bars["symbol"])))
     bars = bars.drop_duplicates([name for name in bars.columns if name != "file"])
     _check_agreement(bars, paths)
     return bars.drop(columns="file"), steps[0]
@@ -106,19 +107,6 @@ def _check_agreement(bars: pd.DataFrame, paths: Sequence[Path]) -> None:
 
 def _values(bar: pd.Series) -> str:
     return "/".join(f"{bar[name]:g}" for name in (*PRICES, "volume"))
-
-
-def _select(bars: pd.DataFrame, tickers: Sequence[str] | None, where: str) -> list[str]:
-    """The symbols asked for; other symbols of the same coin are said to be left out."""
-    available = sorted(set(bars["symbol"]))
-    if tickers is None:
-        return available
-    symbols = list(matched(tickers, available, where))
-    coins = {ticker_of(symbol): symbol for symbol in symbols}
-    for symbol in available:
-        if symbol not in symbols and ticker_of(symbol) in coins:
-            LOGGER.warning("%s: %s is taken, %s is left out", where, coins[ticker_of(symbol)], symbol)
-    return symbols
 
 
 def _by_currency(symbols: Sequence[str]) -> list[list[str]]:

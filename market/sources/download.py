@@ -16,7 +16,7 @@ import pandas as pd
 
 from market.bars.candles import tidy_bars
 from market.errors import BarsError
-from market.names import timeframe_seconds
+from market.names import currency_fault, currency_of, timeframe_seconds
 from market.sources.alpaca import Alpaca
 from market.sources.binance import Binance
 from market.sources.cache import BarsCache, check_timeframe
@@ -117,6 +117,8 @@ def download(
     now = now or datetime.now(UTC)
     period = _past(period, timeframe, now)
     symbols = [source.symbol(ticker) for ticker in tickers]
+    if fault := currency_fault({symbol: currency_of(symbol) for symbol in symbols}):
+        raise BarsError(fault)
     cache = None if cache_folder is None else BarsCache(cache_folder, source.url, timeframe)
     units = [SymbolMonth(symbol, month) for symbol in symbols for month in period.months()]
     parts = {unit: bars for unit in units if cache and (bars := cache.read(unit)) is not None}
