@@ -100,7 +100,7 @@ class CryptoEnvAlpaca:
         self.price_array = given_prices.astype(np.float64, copy=False)
         tech = np.asarray(config["tech_array"])  # float32 stays as it is: half the memory, which processes may share
         self.tech_array = tech if tech.dtype == np.float32 else tech.astype(np.float64, copy=False)
-        check_arrays(self.price_array, self.tech_array)
+        check_arrays(self.price_array, self.tech_array, config.get("tickers"))
         n_bars, n_assets = self.price_array.shape
         self.min_qty = self._smallest_orders(config, n_assets)
         self.qty_increment = (np.zeros(n_assets) + config.get("qty_increment", 0.0)).tolist()

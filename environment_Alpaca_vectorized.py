@@ -53,25 +53,21 @@ _FINRL: dict[str, Any] = _HOST_RULES | {
     "initial_capital": 1_000_000.0, "fee_rate": 0.001, "order_sizing": "price_digits", "cash_haircut": 1.0,
     "stale_bars": 0, "release_unpriced": False, "whole_coins": True, "reward": "profit", "benchmark_pays_fee": False,
     "lookback": 1, "norm_cash": 2.0**-18, "norm_stocks": 2.0**-3, "norm_tech": 2.0**-15, "norm_reward": 2.0**-16,
-    "norm_action": 1.0,
-}  # fmt: skip
+    "norm_action": 1.0}  # fmt: skip
 RULES: dict[str, dict[str, Any]] = {
     "finrl_crypto": _FINRL_CRYPTO,                                  # FinRL_Crypto's CryptoEnvAlpaca
     "ccxt": _FINRL_CRYPTO | {"fee_rate": 0.001, "cash_haircut": 0.95, "stale_bars": 24},  # its CryptoEnvCCXT
     "cappuccino": _HOST_RULES | {                                   # Cappuccino's CryptoEnvAlpaca
         "initial_capital": 500.0, "fee_rate": 0.0025, "order_sizing": "initial_capital", "cash_haircut": 0.99,
-        "release_unpriced": True, "reward": "cappuccino", "benchmark_pays_fee": True, "action_limit": 1000.0,
-    },
+        "release_unpriced": True, "reward": "cappuccino", "benchmark_pays_fee": True, "action_limit": 1000.0},
     "finrl": _FINRL,                                                # FinRL's CryptoEnv
     "finrl_meta": _FINRL | {"order_sizing": "price_magnitude", "norm_action": 10_000.0},  # FinRL-Meta's
-    "standard": {
-        "initial_capital": 10_000.0, "fee_rate": 0.0025, "slippage_rate": 0.0005, "order_sizing": "equity",
+    "standard": {"initial_capital": 10_000.0, "fee_rate": 0.0025, "slippage_rate": 0.0005, "order_sizing": "equity",
         "min_order_notional": 10.0, "always_allow_close": True, "stale_bars": 0, "stale_fraction": 0.05,
         "release_unpriced": False, "buys": "proportional", "cash_haircut": 1.0, "reserve_base": "equity",
         "start": "random", "ends_lookback_early": False, "truncates": True, "terminal_equity_fraction": 0.01,
         "reward": "weighted_terms", "final_reward": "plain", "observation": "relative", "benchmark_base": "episode",
-        "benchmark_pays_fee": True,
-    },
+        "benchmark_pays_fee": True},
 }  # fmt: skip
 TERM_NAMES = {
     "benchmark_difference": ("alpha",),
@@ -88,10 +84,11 @@ NORMS = ("norm_cash", "norm_stocks", "norm_tech", "norm_reward", "norm_action")
 # Smallest orders of the hosts, in coins, before their factor of 1.1: by column, and by ticker in that column order.
 COLUMN_LIMITS: dict[str, tuple[float, ...]] = {
     "finrl_crypto": (0.01, 0.10, 0.0001, 0.1, 0.1, 0.001, 0.01, 10.0, 0.1, 0.01),
-    "ccxt": (0.0001, 0.001, 0.01, 0.1, 0.1, 1.0, 0.1, 0.01, 0.1, 0.001),
-}
+    "ccxt": (0.0001, 0.001, 0.01, 0.1, 0.1, 1.0, 0.1, 0.01, 0.1, 0.001)}  # fmt: skip
 CAPPUCCINO_LIMITS = {
     "AAVE": 0.005, "AVAX": 0.03, "BTC": 0.00001, "LINK": 0.1, "ETH": 0.0003, "LTC": 0.01, "UNI": 0.15}  # fmt: skip
+# Currencies that a ticker may end with; one that ends with none of them, or is hardly longer, is a coin in dollars.
+CASH = ("USDT", "USDC", "USD", "EUR", "GBP", "JPY", "TRY", "BRL", "BTC", "ETH", "BNB")
 
 TARGET_WEIGHT = 0.40  # a position above this share of the account is called concentrated
 HELD_BARS_SCALE = 0.01  # observe_account shows held_bars in hundreds
@@ -468,8 +465,7 @@ def weighted_terms(before: Portfolio, book: Portfolio, weights: Tensor, p: EnvPa
         "drawdown": -p.drawdown_penalty * (book.max_drawdown - before.max_drawdown),
         "volatility": -p.volatility_penalty * growth.square(),
         "concentration": -p.concentration_penalty * (weights.amax(-1) - TARGET_WEIGHT).clamp(min=0.0),
-        "turnover": -p.turnover_penalty * book.turnover / book.equity.clamp(min=floor),
-    }
+        "turnover": -p.turnover_penalty * book.turnover / book.equity.clamp(min=floor)}  # fmt: skip
     return {name: p.norm_reward * value for name, value in terms.items()}
 
 
@@ -486,8 +482,7 @@ def cappuccino_terms(before: Portfolio, book: Portfolio, weights: Tensor, market
         "absolute": 0.3 * gain / p.initial_capital * p.norm_reward * decay,
         "cash_bonus": torch.where(earns_bonus, 0.02 * market_return.abs() * cash_share * p.norm_reward, 0.0),
         "cash_reserve": -(reserve - book.cash).clamp(min=0.0) / p.initial_capital * p.norm_reward * 0.5,
-        "concentration": cappuccino_concentration(weights, p.concentration_penalty) * (book.equity > 0),
-    }
+        "concentration": cappuccino_concentration(weights, p.concentration_penalty) * (book.equity > 0)}  # fmt: skip
 
 
 def time_decay(book: Portfolio, market: Market, p: EnvParams) -> Tensor:
@@ -678,7 +673,7 @@ def build_market(config: Mapping[str, Any], p: EnvParams, episode_bars: int | No
         ValueError: for arrays that cannot be traded; the message names the array, the bar and what to do.
     """
     price, tech = np.asarray(config["price_array"]), np.asarray(config["tech_array"])
-    check_arrays(price, tech)
+    check_arrays(price, tech, config.get("tickers"))
     n_bars, n_assets = price.shape
     filled = np.broadcast_to(np.asarray(config.get("filled_array", False), dtype=bool), price.shape)
     given = config.get("segments")
@@ -720,8 +715,17 @@ def lookback_windows(tech: np.ndarray, lookback: int, device: torch.device) -> T
     return backwards.as_strided((n_bars - lookback + 1, lookback * n_features), (n_features, 1))
 
 
-def check_arrays(price: np.ndarray, tech: np.ndarray) -> None:
+def cash_of(ticker: str) -> str:
+    """The currency of a ticker: `BTC` for `ETH/BTC` and `ETHBTC`, `USD` for `BTC/USDT`, `BTCUSDC`, `WBTC` and `BTC`."""
+    ends = (cash for cash in CASH if ticker.upper().endswith(cash) and len(ticker) > len(cash) + 2 * ticker.isalnum())
+    return next(ends, "USD")[:3]
+
+
+def check_arrays(price: np.ndarray, tech: np.ndarray, tickers: Sequence[str] | None = None) -> None:
     """Raise ValueError for arrays that cannot be traded; the message names the array, the bar and what to do."""
+    cash = {cash_of(str(ticker)): str(ticker) for ticker in ([] if tickers is None else tickers)}
+    if len(cash) > 1:
+        raise ValueError(f"{', '.join(cash.values())} are in {', '.join(cash)}: an account has one cash; choose one")
     if price.ndim != 2 or tech.ndim != 2 or price.shape[0] != tech.shape[0]:
         shapes = f"{price.shape} and {tech.shape}"
         raise ValueError(f"price_array (T, A) and tech_array (T, F) need the same number of bars; received {shapes}")
