@@ -10,12 +10,13 @@ import pandas as pd
 
 from market.bars.candles import BarGrid, fill_gaps, is_synthetic, resample, segments_of, to_grid
 from market.bars.quality import account_of_bars, gap_report, warn_of_few
-from market.bars.spellings import never_together
+from market.bars.spellings import perpetual_warnings
 from market.dataset import Dataset, make_dataset
 from market.defaults import DEFAULT_MAX_FILL_BARS, MIN_SEGMENT_BARS
 from market.errors import BarsError
 from market.features import feature_set, segment_features
-from market.names import timeframe_name, timeframe_seconds
+from market.names import match_symbols, timeframe_name, timeframe_seconds
+from market.times import utc_text
 from market.venues import ALPACA, Venue
 
 
@@ -55,6 +56,9 @@ def dataset_from_bars(
     runs = [run for run in segments_of(grid) if run[1] - run[0] >= warmup + MIN_SEGMENT_BARS]
     if not runs:
         raise BarsError(_too_few(grid, source, warmup))
+    symbols = match_symbols(tickers, map(str, bars["symbol"].unique()))
+    gaps = gap_report(fine, max_fill_bars)
+    gaps["warnings"] = [*perpetual_warnings(symbols), *gaps["warnings"]]
     rows = np.concatenate([np.arange(first + warmup, last) for first, last in runs])
     ends = np.cumsum([last - first - warmup for first, last in runs])
     return make_dataset(
@@ -72,18 +76,24 @@ def dataset_from_bars(
         source=source,
         synthetic=synthetic or is_synthetic(bars),
         venue=venue,
-        quality=warn_of_few(gap_report(fine, max_fill_bars) | account_of_bars(grid, runs, warmup)),
+        quality=warn_of_few(gaps | account_of_bars(grid, runs, warmup)),
     )
 
 
 def _too_few(grid: BarGrid, source: str, warmup: int) -> str:
-    there = [(ticker, grid.time[~missing]) for ticker, missing in zip(grid.tickers, grid.missing.T, strict=True)]
-    spans = [(ticker, int(opens[0]), int(opens[-1])) for ticker, opens in there if len(opens)]
-    if fault := never_together(spans):
-        return f"{source}: {fault}"
+    there = [grid.time[~missing] for missing in grid.missing.T]
+    ends = {ticker: int(opens[-1]) for ticker, opens in zip(grid.tickers, there, strict=True) if len(opens)}
+    begins = {ticker: int(opens[0]) for ticker, opens in zip(grid.tickers, there, strict=True) if len(opens)}
+    ended, begun = min(ends, key=lambda ticker: ends[ticker]), max(begins, key=lambda ticker: begins[ticker])
+    span = f"{ended} ends {utc_text(ends[ended])} and {begun} begins {utc_text(begins[begun])}"
+    if ends[ended] < begins[begun]:
+        return (
+            f"{source}: {span}, so no bar has both; if a coin was renamed, give its bars one symbol in the file, else "
+            "leave one of the two out of --tickers"
+        )
     longest = max((last - first for first, last in segments_of(grid)), default=0)
     return (
         f"{source}: the longest run of {timeframe_name(grid.bar_seconds)} bars that {', '.join(grid.tickers)} all have "
         f"is {longest}; at least {warmup + MIN_SEGMENT_BARS} are needed ({warmup} of them warm-up); "
-        "give a longer period, a shorter timeframe, or fewer tickers"
+        f"give a longer period, a shorter timeframe, or fewer tickers ({span})"
     )

@@ -104,7 +104,7 @@ def is_readable(ticker: str) -> bool:
 
 def currency_fault(currencies: Mapping[str, str | None]) -> str | None:
     """Describe tickers that cannot share an account, by their currencies; None where all known ones are the same."""
-    coins = {currency: ticker for ticker, currency in reversed(currencies.items()) if currency}
+    coins = {currency: ticker for ticker, currency in [*currencies.items()][::-1] if currency}
     if len(coins) < 2:
         return None
     found = ", ".join(f"{ticker} is in {currency}" for currency, ticker in sorted(coins.items()))
@@ -136,8 +136,8 @@ def match_symbols(wanted: Sequence[str], available: Iterable[str]) -> tuple[str,
     repeated = sorted({s for s in symbols if symbols.count(s) > 1})
     if repeated:
         raise BarsError(f"ticker {', '.join(repeated)} is asked for twice in {', '.join(wanted)}; name each coin once")
-    tickers = map(ticker_for, wanted, symbols)
-    if fault := currency_fault({ticker: currency_of(ticker) for ticker in tickers}):
+    pairs = {name: known_pair(symbol) or known_pair(name) for name, symbol in zip(wanted, symbols, strict=True)}
+    if fault := currency_fault({name: _currency(pair.quote) if pair else None for name, pair in pairs.items()}):
         raise BarsError(fault)
     return symbols
 

@@ -25,7 +25,8 @@ from market.bars.candles import (
 )
 from market.bars.spellings import chosen_symbols, spellings
 from market.errors import BarsError
-from market.names import currency_of, timeframe_name, timeframe_seconds
+from market.names import currency_of, ticker_for, timeframe_name, timeframe_seconds
+from market.symbols import known_pair
 from market.times import finished_before
 
 LOGGER = logging.getLogger(__name__)
@@ -54,8 +55,13 @@ def file_bars(
     """
     where = ", ".join(map(str, paths))
     bars, step = _join(paths, stamp)
-    symbols = sorted(set(bars["symbol"])) if tickers is None else list(chosen_symbols(bars, tickers, where))
-    bars = tidy_bars(bars.loc[bars["symbol"].isin(symbols)], where)
+    if tickers is not None:
+        chosen = dict(zip(chosen_symbols(bars, tickers, where), tickers, strict=True))
+        # A symbol that may be a coin or a pair takes the name that says which.
+        unsure = {symbol: ticker_for(ticker, symbol) for symbol, ticker in chosen.items() if known_pair(symbol) is None}
+        bars = bars.loc[bars["symbol"].isin(chosen)].replace({"symbol": unsure})
+    symbols = sorted(set(bars["symbol"]))
+    bars = tidy_bars(bars, where)
     over = finished_before(step, now or datetime.now(UTC))
     n_open = len(bars_between(bars, max(start or over, over), end))
     if n_open:

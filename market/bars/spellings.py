@@ -73,20 +73,26 @@ def chosen_symbols(bars: pd.DataFrame, tickers: Sequence[str], where: str) -> tu
         BarsError: what `match_symbols` refuses; or a coin's bars go on in another pair, and the ticker does not say
             which pair is meant.
     """
-    rows = bars["symbol"].astype(str).value_counts()
+    there = set(map(str, bars["symbol"].unique()))
     try:
-        symbols = match_symbols(tickers, rows.index)
+        symbols = match_symbols(tickers, there)
     except BarsError as error:
         raise BarsError(f"{where}: {error}") from error
     for ticker, symbol in zip(tickers, symbols, strict=True):
-        for other in sorted(set(rows.index) - {symbol}):
+        for other in sorted(there - {symbol}):
             if known_pair(other) and ticker_of(other) == ticker_for(ticker, symbol):
                 _say_left_out(bars, ticker, symbol, other, where)
-        if (pair := known_pair(symbol)) and pair.is_perpetual:
-            LOGGER.warning(
-                "%s: %s is a perpetual contract; it is traded as %s, without funding", where, symbol, pair.text
-            )
     return symbols
+
+
+def perpetual_warnings(symbols: Iterable[str]) -> list[str]:
+    """One line for each perpetual contract, whose bars are taken for those of its coin."""
+    pairs = {symbol: known_pair(symbol) for symbol in symbols}
+    return [
+        f"{symbol}: is a perpetual contract, traded here as {pair.text} on cash; its funding payments are left out"
+        for symbol, pair in pairs.items()
+        if pair and pair.is_perpetual
+    ]
 
 
 def _say_left_out(bars: pd.DataFrame, ticker: str, symbol: str, other: str, where: str) -> None:
@@ -100,18 +106,3 @@ def _say_left_out(bars: pd.DataFrame, ticker: str, symbol: str, other: str, wher
             f"pass {symbol} or {other} in --tickers for one of them, or give both one symbol in the file"
         )
     LOGGER.warning("%s: %s is taken, %s is left out: %s, %s", where, symbol, other, *text)
-
-
-def never_together(spans: Sequence[tuple[str, int, int]]) -> str | None:
-    """Describe the coin that ends before another begins; None where all of them overlap.
-
-    Args:
-        spans: (ticker, open of its first bar, open of its last), UTC seconds.
-    """
-    ended, begun = min(spans, key=lambda span: span[2]), max(spans, key=lambda span: span[1])
-    if ended[2] >= begun[1]:
-        return None
-    return (
-        f"{ended[0]} ends {utc_text(ended[2])} and {begun[0]} begins {utc_text(begun[1])}, so no bar has both; if a "
-        "coin was renamed, give its bars one symbol in the file, else leave one of the two out of --tickers"
-    )
