@@ -136,8 +136,7 @@ def match_symbols(wanted: Sequence[str], available: Iterable[str]) -> tuple[str,
     repeated = sorted({s for s in symbols if symbols.count(s) > 1})
     if repeated:
         raise BarsError(f"ticker {', '.join(repeated)} is asked for twice in {', '.join(wanted)}; name each coin once")
-    pairs = {name: known_pair(symbol) or known_pair(name) for name, symbol in zip(wanted, symbols, strict=True)}
-    if fault := currency_fault({name: _currency(pair.quote) if pair else None for name, pair in pairs.items()}):
+    if fault := currency_fault({symbol: known_currency(symbol) for symbol in symbols}):
         raise BarsError(fault)
     return symbols
 

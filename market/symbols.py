@@ -23,7 +23,7 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-DOLLARS = ("USD", "USDT", "USDC", "FDUSD", "BUSD", "TUSD")  # in order of preference
+DOLLARS = ("USD", "USDT", "USDC", "FDUSD", "BUSD", "TUSD", "PYUSD", "RLUSD", "GUSD")  # in order of preference
 SURE_QUOTES = (*DOLLARS, "EUR", "GBP", "JPY", "TRY", "BRL")
 # At the end of a name without a mark these are as likely the name of a coin: MARS, NEURON, WBTC. So the coin before
 # them must be a well-known one.
@@ -32,12 +32,12 @@ FIATS = _words("""
     THB TWD UAH VND ZAR
 """)
 CRYPTO_QUOTES = ("BTC", "ETH", "BNB")  # from the currency of most pairs to that of the fewest
-STABLE_COINS = _words("DAI USD1 USDD USDE USDP USDS PYUSD RLUSD GUSD EURI EURC EURT BIDR IDRT BVND BKRW")
+STABLE_COINS = _words("DAI USD1 USDD USDE USDP USDS EURI EURC EURT IDRT")
 RARE_QUOTES = (*FIATS, *STABLE_COINS, *CRYPTO_QUOTES, "XBT", "SOL", "TRX", "XRP", "DOGE", "DOT", "OKB", "KCS")
 QUOTES = frozenset((*SURE_QUOTES, *RARE_QUOTES))
 STABLE_DOLLARS = frozenset(DOLLARS) - {"USD"}
 # Quotes that themselves end with USD; DOTUSD ends with TUSD by chance. Read so only with one of these coins before it.
-CHANCE_QUOTES = ("FDUSD", "BUSD", "TUSD")
+CHANCE_QUOTES = ("FDUSD", "BUSD", "TUSD", "PYUSD", "RLUSD", "GUSD")
 KNOWN_COINS = frozenset(_words("""
     1INCH AAVE ACH ADA AGIX AGLD AKT ALGO ALICE AMP ANKR APE API3 APT ARB ARKM ATOM AUCTION AUDIO AVAX AXS BABYDOGE BAL
     BAND BAT BCH BICO BLUR BNB BNT BONK BSV BTC BTT CAKE CELO CELR CFX CHZ CKB COMP COTI CRO CRV CVC CVX DAI DASH DENT
@@ -58,11 +58,6 @@ WHOLE_NAMES = frozenset((*SURE_QUOTES, *RARE_QUOTES, *_words("""
 """)))  # fmt: skip
 # A pair on an exchange and a coin on another: UNI in BTC, or Bedrock's uniBTC.
 BOTH = frozenset(("UNIBTC", "JUPSOL", "ANKRETH", "ANKRBNB"))
-# Coins before one of the chance quotes; a longer list would read more names so.
-COINS_OF_CHANCE_QUOTES = frozenset(_words("""
-    AAVE ADA ALGO ARB ATOM AVAX BCH BNB BTC DOGE DOT EOS ETC ETH FIL FTM GALA ICP LINK LTC MANA MATIC NEAR PEPE SAND
-    SHIB SOL SUI TRX UNI WBTC WLD XLM XRP
-"""))  # fmt: skip
 OTHER_NAMES = {"XBT": "BTC", "XXBT": "BTC", "XDG": "DOGE", "XXDG": "DOGE"}
 EXCHANGES = frozenset(_words("""
     ALPACA BINANCE BINANCEUS BINGX BITFINEX BITFLYER BITGET BITHUMB BITRUE BITSO BITSTAMP BITTREX BITVAVO BTSE BYBIT
@@ -151,18 +146,15 @@ def certain_pair(symbol: str) -> Pair | None:
     whole, *splits = pairs_of(symbol)
     if not splits or whole.coin in WHOLE_NAMES:
         return whole
-    known = {*COINS_OF_CHANCE_QUOTES, *WHOLE_NAMES}
+    known = [pair for pair in splits if pair.coin in KNOWN_COINS or pair.coin in WHOLE_NAMES]
     sure = [pair for pair in splits if pair.quote in SURE_QUOTES]
-    plain = [pair for pair in sure if pair.quote not in CHANCE_QUOTES]
-    by_chance = [pair for pair in sure if pair.quote in CHANCE_QUOTES and pair.coin in known]
     if sure:
-        return next((pair for pair in plain if pair.coin in known), None) or [*by_chance, *plain, *sure][0]
-    if whole.coin in BOTH:
+        return min(sure, key=lambda pair: (pair not in known, pair.quote in CHANCE_QUOTES))
+    if whole.coin in BOTH or len(known) > 1:
         return None
-    fitting = [pair for pair in splits if pair.coin in KNOWN_COINS or pair.coin in WHOLE_NAMES]
-    if len(fitting) == 1:
-        return _pair(*fitting[0][:2], symbol)
-    return whole if whole.coin in KNOWN_COINS and not fitting else None
+    if known:
+        return _pair(*known[0][:2], symbol)
+    return whole if whole.coin in KNOWN_COINS else None
 
 
 def known_pair(symbol: str) -> Pair | None:
@@ -200,7 +192,7 @@ def _without_exchange(name: str, symbol: str) -> str:
 
 def _refuse_contracts(name: str, symbol: str) -> None:
     """Refuse what expires, and what Kraken's futures exchange lists."""
-    kinds = {OPTION: "an option", DATED: "a future that expires", KRAKEN_FUTURES: "a contract of Kraken's futures"}
+    kinds = {OPTION: "an option", KRAKEN_FUTURES: "a contract of Kraken's futures", DATED: "a future that expires"}
     for pattern, kind in kinds.items():
         if pattern.fullmatch(name):
             raise BarsError(f"{symbol!r} is {kind}, which cannot be traded as spot; give bars of a pair as BTC/USDT")

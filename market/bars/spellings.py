@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from market.errors import BarsError
-from market.names import counted, match_symbols, ticker_for, ticker_of
+from market.names import counted, currency_fault, currency_of, match_symbols, ticker_for, ticker_of
 from market.symbols import DOLLARS, Pair, known_pair
 from market.times import utc_text
 
@@ -76,8 +76,11 @@ def chosen_symbols(bars: pd.DataFrame, tickers: Sequence[str], where: str) -> tu
     there = set(map(str, bars["symbol"].unique()))
     try:
         symbols = match_symbols(tickers, there)
+        currencies = {name: currency_of(name) for name in map(ticker_for, tickers, symbols)}
     except BarsError as error:
         raise BarsError(f"{where}: {error}") from error
+    if fault := currency_fault(currencies):
+        raise BarsError(f"{where}: {fault}")
     for ticker, symbol in zip(tickers, symbols, strict=True):
         for other in sorted(there - {symbol}):
             if known_pair(other) and ticker_of(other) == ticker_for(ticker, symbol):
