@@ -13,6 +13,7 @@ from market.build import dataset_from_bars
 from market.dataset import make_dataset
 from market.errors import BarsError, DatasetError
 from market.sample import sample_bars
+from market.sources.binance import Binance
 from market.sources.download import download
 from market.sources.periods import Period
 
@@ -128,14 +129,10 @@ def test_currencies_are_never_mixed_on_any_way_in(bars, tmp_path):
 
 
 def test_currencies_are_not_mixed_in_a_download():
-    class Server:
-        def symbol(self, ticker):
-            return ticker
-
     start = pd.Timestamp("2024-01-01", tz="UTC").to_pydatetime()
     period = Period(start, start.replace(day=3))
     with pytest.raises(BarsError, match="mix the currencies BTC, USD"):
-        download(Server(), ["BTC/USD", "ETH/BTC"], "5m", period, lambda done, total: None, None)
+        download(Binance("5m"), ["BTC", "ETH/BTC"], "5m", period, lambda done, total: None, None)
 
 
 def test_coins_that_never_overlap_are_named_with_their_dates(bars, tmp_path):
