@@ -197,7 +197,7 @@ def _meanings(name: str, is_marked: bool) -> tuple[Pair, ...]:
 
 def _is_spot(name: str, pair: Pair) -> bool:
     """Whether a name is that of a spot pair; a dataset's own name does not say."""
-    return bool(pair.quote) and not pair.is_perpetual and ticker_of(name) != name
+    return bool(pair.quote) and not pair.is_perpetual and (known_pair(name) is None or ticker_of(name) != name)
 
 
 def _place(quote: str, preferred: Sequence[str]) -> int:

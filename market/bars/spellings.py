@@ -13,8 +13,6 @@ from market.names import counted, currency_fault, currency_of, match_symbols, ti
 from market.symbols import DOLLARS, Pair, known_pair
 from market.times import utc_text
 
-VALUES = ("open", "high", "low", "close", "volume")
-
 LOGGER = logging.getLogger(__name__)
 
 
@@ -32,7 +30,7 @@ def join_spellings(bars: pd.DataFrame, where: str) -> pd.DataFrame:
     """The bars with one symbol for each pair; a bar that two spellings hold alike is kept once.
 
     Args:
-        bars: with a column `symbol` of categories, `timestamp` in any unit, and `VALUES`.
+        bars: with a column `symbol` of categories, and `timestamp` in UTC seconds.
         where: names the table in errors and warnings.
 
     Raises:
@@ -49,7 +47,7 @@ def join_spellings(bars: pd.DataFrame, where: str) -> pd.DataFrame:
         names = sorted(set(group["spelled"]))
         text = " and ".join(f"{n} ({counted(int((group['spelled'] == n).sum()), 'bar')})" for n in names)
         is_second = group.duplicated("timestamp") & ~group.duplicated(["timestamp", "spelled"])
-        is_other = is_second & ~group.duplicated(["timestamp", *VALUES])
+        is_other = is_second & ~group.duplicated([name for name in group.columns if name != "spelled"])
         if is_other.any():
             at = group.loc[is_other, "timestamp"].iloc[0]
             raise BarsError(
@@ -82,7 +80,7 @@ def chosen_symbols(bars: pd.DataFrame, tickers: Sequence[str], where: str) -> tu
     if fault := currency_fault(currencies):
         raise BarsError(f"{where}: {fault}")
     for ticker, symbol in zip(tickers, symbols, strict=True):
-        for other in sorted(there - {symbol}):
+        for other in sorted(there - set(symbols)):
             if known_pair(other) and ticker_of(other) == ticker_for(ticker, symbol):
                 _say_left_out(bars, ticker, symbol, other, where)
     return symbols

@@ -83,6 +83,23 @@ def test_a_coins_other_pair_is_named_with_its_rows(bars, tmp_path, caplog):
     assert "BTC/USD is taken, BTC/USDT is left out: BTC/USD (600 bars), BTC/USDT (600 bars)" in caplog.text
 
 
+def test_two_pairs_of_a_coin_are_both_kept_where_all_symbols_are(bars, tmp_path, caplog):
+    both = pd.concat([bars, bars[bars["symbol"] == "BTC/USD"].assign(symbol="BTC/USDT")])
+    with caplog.at_level(logging.WARNING, "market"):
+        longer = file_bars([written(both, tmp_path / "bars.csv")], None, "15m")
+    assert set(longer["symbol"]) == {"BTC/USD", "BTC/USDT", "ETH/USD"}
+    assert "left out" not in caplog.text
+
+
+def test_a_file_of_a_pair_without_a_mark_is_read_under_the_name_that_says_what_it_is(bars, tmp_path):
+    path = written(renamed(bars, "METISBTC", "METISBTC"), tmp_path / "bars.csv")
+    assert set(file_bars([path], ["METIS/BTC"], "15m")["symbol"]) == {"METIS/BTC"}
+    assert to_grid(read_bars(path), ["METISBTC/USD", "ETH"], "bars.csv").tickers == ("METISBTC/USD", "ETH")
+    for door in (lambda: file_bars([path], ["METISBTC"]), lambda: to_grid(read_bars(path), ["METISBTC"], "bars.csv")):
+        with pytest.raises(BarsError, match="write METISBTC/USD or METIS/BTC"):
+            door()
+
+
 def test_a_coin_that_goes_on_in_another_pair_is_refused_with_both_on_every_way_in(bars, tmp_path, capsys):
     path = written(renamed(bars, "BTC", "BTCUSDT"), tmp_path / "bars.csv")
     message = r"BTC.* \(300 bars\) and .*BTC.* \(300 bars\) are both BTC and never overlap; pass"
