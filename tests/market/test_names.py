@@ -126,6 +126,18 @@ def test_a_datasets_name_names_itself(symbol):
     assert currency_of(ticker_of(symbol)) == currency_of(symbol)
 
 
+def test_a_spot_pair_is_taken_before_a_perpetual_and_never_for_one():
+    available = ["BTC/USDT:USDT", "BTC/USDT", "ETH/USDT:USDT"]
+    assert match_symbols(["BTC", "ETH"], available) == ("BTC/USDT", "ETH/USDT:USDT")
+    assert match_symbols(["BTCUSDT.P"], available) == ("BTC/USDT:USDT",)
+    assert match_symbols(["BTC/USDT:USDT"], ["BTC", "ETH"]) == ("BTC",)  # a dataset's name does not say
+    for spot in ("BTC/USDT", "BTCUSDT", "METISBTC"):
+        with pytest.raises(BarsError, match="unknown ticker BTC/USDT:USDT"):
+            match_symbols(["BTC/USDT:USDT"], [spot])
+    with pytest.raises(BarsError, match="spot bars are downloaded; write BTC/USDT"):
+        pair_of("BTC/USDT:USDT", "/", "USDT")
+
+
 @pytest.mark.parametrize("wanted", ["BTC", "BTC/USD", "BTC/USDT", "BTCUSD", "btcusdt"])
 def test_any_form_finds_the_symbol(wanted):
     assert match_symbols([wanted], ["ETH/USDT", "BTC/USDT"]) == ("BTC/USDT",)
