@@ -270,7 +270,7 @@ def database(storage: str, here: Path) -> Iterator[Finding]:
         from sqlalchemy.exc import SQLAlchemyError
 
         from train.records.errors import StudyError
-        from train.store.address import absolute_url, connect_args, sqlite_path
+        from train.store.address import absolute_url, connect_args, shown_url, sqlite_path
     except ImportError as error:
         yield Finding("database", NOTE, f"not looked into: {_first_line(error)}")
         return
@@ -283,7 +283,7 @@ def database(storage: str, here: Path) -> Iterator[Finding]:
     if path is not None:
         yield _sqlite(path)
         return
-    shown = url.render_as_string(hide_password=True)
+    shown = shown_url(url)
     engine = None
     try:
         engine = sqlalchemy.create_engine(url, connect_args=connect_args(url))

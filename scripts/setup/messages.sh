@@ -8,10 +8,12 @@ die() {
     exit 1
 }
 
-# One line that can be pasted into a shell; a password in a storage URL is not shown.
+# One line that can be pasted into a shell; the password and the options of a storage URL are not shown.
 quoted() {
-    local line
-    line="$(printf '%q ' "$@" | sed -E 's#(://[^:/@ ]+):[^@ ]+@#\1:***@#g')"
+    local argument line=""
+    for argument in "$@"; do
+        line+="$(printf '%q' "$argument" | sed -E 's#(:/+[^:/?]*):.*@#\1:***@#; s#(:/+[^?]*)\\\?.*#\1?***#') "
+    done
     printf '%s\n' "${line% }"
 }
 

@@ -32,7 +32,6 @@ from train.report.curves import compounded, read_split
 from train.report.page import COLUMNS, NOT_UNDER_A_YEAR
 from train.report.verdict import holdout_text
 from train.runner.worker import Ending
-from train.store.address import command_text
 from train.study.folds import fold_data
 from train.study.progress import check_text
 from train.study.split import ATTAINABLE
@@ -416,15 +415,6 @@ def test_closes_are_written_once_and_refused_for_other_data(folded, tmp_path):
     assert tickers == folded.dataset.tickers
     with pytest.raises(ValueError, match="other data"):
         read_closes(tmp_path, "5m", "0" * 64)
-
-
-def test_a_password_is_not_on_the_page():
-    argv = ["python", "x.py", "--storage", "postgresql://me:sec:r@t@host/db", "--n-trials", "3"]
-    shown = command_text(argv)
-    assert "sec" not in shown
-    assert "postgresql://me:***@" in shown
-    assert "host/db --n-trials 3" in shown
-    assert command_text(["a", "sqlite:////x/y.db"]) == "a sqlite:////x/y.db"
 
 
 @pytest.mark.parametrize("mode", ["rolling", "expanding", "kfold"])

@@ -191,14 +191,14 @@ def test_a_server_restarted_loses_nothing(postgres, tmp_path, monkeypatch, caplo
     if moment == "when the value is told":
         AtTheEnd(monkeypatch, restart)
     if moment == "when a trial is taken":
-        take = worker.make_sampler
+        take = worker.take_next
 
-        def restart_and_take(seed, n_trials):  # the lock is held, and forgotten by the server
-            if n_trials == 1:
+        def restart_and_take(study, seed):  # the lock is held, and forgotten by the server
+            if len(study.get_trials(deepcopy=False)) == 1:
                 restart()
-            return take(seed, n_trials)
+            return take(study, seed)
 
-        monkeypatch.setattr(worker, "make_sampler", restart_and_take)
+        monkeypatch.setattr(worker, "take_next", restart_and_take)
     study, _ = cheap_study.work(url, tmp_path, 2, on_split)
     threads[0].join()
     check_two_trials(study, trained)
@@ -336,8 +336,8 @@ def test_a_lock_that_the_server_forgot_is_noticed_and_the_trial_too_many_given_u
             assert connection.execute(text(ended)).scalar() == 1
         assert not is_held()
         with study_lock(url):  # another worker's
-            storage.take_next(study)
-        mine = storage.take_next(study)
+            storage.take_next(study, 0)
+        mine = storage.take_next(study, 0)
     assert worker._given_up_if_too_many(study, url, mine, 1) is None
     assert states(study) == {"RUNNING": 1, "FAIL": 1}
     assert worker._given_up_if_too_many(study, url, mine, 2) is mine
@@ -370,6 +370,15 @@ def test_a_database_that_time_does_not_mend_is_not_waited_for(tmp_path):
     [
         ("mysql://me:hidden@host/db", "mysql has no lock"),
         ("postgresql://me:hidden@host:port/db", "not a database URL"),
+        ("postgresql:/me:hidden@host/db", "not a database URL"),
+        ("host=db password=hidden", "not a database URL"),
+        ("me:hidden@host/db", "not a database URL"),
+        ("postgresql://me:a@hidden@host/db", "more than one @.* write @ as %40.* PGPASSWORD"),
+        ("postgresql://me:a@hidden/b@host/db", "more than one @"),
+        ("postgresql://me:one@host/db?password=hidden", "more than one user or password"),
+        ("postgresql://host/db?password=hidden&password=hidden", "more than one user or password"),
+        ("mysql://me@host/db?password=hidden", "mysql has no lock"),
+        ("mysql://me@host/db?pass%77ord=hidden", "mysql has no lock"),
     ],
 )
 def test_other_servers_and_passwords(tmp_path, url, words):

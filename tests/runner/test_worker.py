@@ -14,7 +14,7 @@ from dataclasses import fields
 from datetime import datetime, timedelta
 
 import numpy as np
-import psutil
+import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.pruners import WilcoxonPruner
@@ -22,8 +22,9 @@ from optuna.trial import TrialState, create_trial
 
 from train.config import TrainConfig
 from train.records.keys import FAILURE, RETRY_OF, WORKER
+from train.runner.worker import SAME_FAILURES_ALLOWED, Ending
 from train.store.abandoned import fail_abandoned_trials, queue_retry
-from train.store.worker_identity import this_worker
+from train.store.worker_identity import start_ticks, this_worker
 from train.study.eligibility import best_trial
 from train.study.identity import warn_of_other_code
 from train.study.objective import Objective, score, split_seed
@@ -223,14 +224,12 @@ def test_settings_are_queued_though_a_kill_came_between_failing_and_queueing(lab
 def test_a_running_trial_of_a_living_worker_is_left_alone(lab):
     study = lab.open()
     other = study.ask()
-    other.set_user_attr(WORKER, vars(this_worker()) | {"pid": os.getppid(), "started": _started(os.getppid())})
+    other.set_user_attr(
+        WORKER, vars(this_worker()) | {"pid": os.getppid(), "started": 1.0, "started_ticks": start_ticks(os.getppid())}
+    )
     study, ending = lab.run(2, timeout_s=0.01)
     assert study.trials[0].state == TrialState.RUNNING
     assert ending.timed_out
-
-
-def _started(pid: int) -> float:
-    return psutil.Process(pid).create_time()
 
 
 def test_a_stopped_study_goes_on_as_an_uninterrupted_one(lab, tmp_path_factory, folded):
@@ -244,6 +243,64 @@ def test_a_stopped_study_goes_on_as_an_uninterrupted_one(lab, tmp_path_factory, 
     lab.folder, lab.seed = tmp_path_factory.mktemp("third"), 1
     study, _ = lab.run(1)
     assert study.trials[0].params != whole[0]
+
+
+def test_queued_trials_share_what_they_were_queued_with_and_nothing_else(lab):
+    study = lab.open()
+    for _ in range(3):
+        study.enqueue_trial({"learning_rate": 1e-3})
+    study, _ = lab.run(4)
+    assert [t.params["learning_rate"] for t in study.trials[:3]] == [1e-3] * 3
+    ranges = study.trials[0].distributions
+    others = [n for n, range_ in ranges.items() if isinstance(range_, FloatDistribution) and n != "learning_rate"]
+    assert others
+    assert all(len({t.params[name] for t in study.trials}) == 4 for name in others)
+
+
+def test_a_trial_samples_what_tpe_seeded_by_its_number_samples(lab, tmp_path_factory):
+    study, _ = lab.run(3)
+    whole = [trial.params for trial in study.trials]
+    for number, params in enumerate(whole):
+        other = optuna.create_study(direction="maximize")
+        other.add_trials(study.trials[:number])
+        seed = lab.seed * 1_000_003 + number
+        other.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+        assert other.ask(study.trials[number].distributions).params == params
+
+
+@pytest.mark.parametrize(
+    ("queued", "words"),
+    [
+        ({"net_width": 48}, "net_width is 48, not one of"),
+        ({"learning_rate": 10.0}, "learning_rate is 10.0, not a number from"),
+        ({"learning_rate": math.nan}, "learning_rate is nan, not a number"),
+        ({"learning_rate": "fast"}, "learning_rate is fast, not a number"),
+        ({"learning_rate": True}, "learning_rate is True, not a number"),
+        ({"learning_rate": None}, "learning_rate is None, not a number"),
+        ({"net_depth": 1.5}, "net_depth is 1.5, not a whole number from"),
+        ({"net_width": [64]}, "net_width is [64], not one of"),
+        ({"lerning_rate": 1e-3}, "lerning_rate is no setting of this study"),
+        ({"learning_rate": 10.0, "net_width": 48}, "; net_width is 48"),
+    ],
+)
+def test_a_trial_that_is_queued_outside_the_space_fails_and_the_next_one_runs(lab, queued, words):
+    study = lab.open()
+    for _ in range(SAME_FAILURES_ALLOWED + 1):  # not even so many end the run
+        study.enqueue_trial(queued)
+    study, ending = lab.run(1)
+    assert ending == Ending()
+    assert states(study) == {"FAIL": SAME_FAILURES_ALLOWED + 1, "COMPLETE": 1}
+    reason = study.trials[0].user_attrs[FAILURE]
+    assert reason.startswith("queued outside the search space: ")
+    assert words in reason
+
+
+def test_a_trial_that_is_queued_inside_the_space_runs_as_it_is(lab):
+    study = lab.open()
+    study.enqueue_trial({"learning_rate": 1e-3, "net_width": 64, "net_depth": 2.0})
+    study, _ = lab.run(1)
+    assert states(study) == {"COMPLETE": 1}
+    assert study.trials[0].params["net_width"] == 64
 
 
 def test_split_seeds_differ_between_splits_and_not_between_trials(lab):

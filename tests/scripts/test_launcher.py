@@ -404,8 +404,9 @@ def test_an_active_environment_that_is_gone_is_a_one_line_error(clone):
     assert_one_line_error(clone.launch(VIRTUAL_ENV="/nowhere"), "/nowhere", "deactivate")
 
 
-def test_a_password_in_the_storage_url_is_not_written_down(clone):
-    result = clone.launch("--storage", "postgresql://me:secret@localhost/studies")
+@pytest.mark.parametrize("secret", ["me:secret@localhost/x", "me:a@secret@localhost/x", "localhost/x?password=secret"])
+def test_a_password_in_the_storage_url_is_not_written_down(clone, secret):
+    result = clone.launch("--storage", f"postgresql://{secret}")
     written = result.stdout.replace(clone.log.read_text(), "") + clone.pid_file.read_text()
     launcher_lines = [line for line in clone.log.read_text().splitlines() if "launcher:" in line]
     assert "secret" not in "".join(launcher_lines)

@@ -18,8 +18,8 @@ from tests.support.made_studies import make_study, trial, url_of
 from train.records.results import study_folder
 from train.records.stored import StudyFile
 from train.run import Progress
-from train.store.worker_identity import GRACE_S, this_worker
-from train.store.worker_status import StatusFile, WorkerStatus, is_running, read_statuses, status_path
+from train.store.worker_identity import GRACE_S, is_running, start_ticks, this_worker
+from train.store.worker_status import StatusFile, WorkerStatus, read_statuses, status_path
 from train.study.progress import Reporter
 from train.study.search_space import build_space
 from train.watch.machine import Meter
@@ -44,7 +44,8 @@ def other_process():
 
 
 def signed(process: subprocess.Popen) -> dict:
-    return vars(this_worker()) | {"pid": process.pid, "started": psutil.Process(process.pid).create_time()}
+    began = {"started": psutil.Process(process.pid).create_time(), "started_ticks": start_ticks(process.pid)}
+    return vars(this_worker()) | {"pid": process.pid} | began
 
 
 def write_status(folder, worker: dict, updated: float | None = None, **said) -> None:
@@ -95,7 +96,7 @@ def test_telling_costs_microseconds(tmp_path, lab):
 
 def test_a_worker_removes_what_killed_ones_of_its_machine_left(tmp_path, other_process):
     write_status(tmp_path, signed(other_process))
-    dead = signed(other_process) | {"started": 1.0}  # the pid was another process's then
+    dead = signed(other_process) | {"started_ticks": 1}  # the pid was another process's then
     write_status(tmp_path, dead | {"pid": 2**22 + 1})
     write_status(tmp_path, {"host": "elsewhere", "pid": 5, "started": 1.0}, updated=1.0)
     earlier = vars(this_worker()) | {"machine": "before it was started anew"}
@@ -136,7 +137,9 @@ def test_a_status_of_a_later_version_is_read_as_far_as_it_is_known(tmp_path):
 def test_a_process_is_told_from_a_later_one_with_its_number(other_process):
     worker = signed(other_process)
     assert is_running(worker["pid"], worker["started"])
-    assert not is_running(worker["pid"], worker["started"] - 100.0)
+    assert not is_running(worker["pid"], worker["started"] - 100.0)  # signed by an earlier version, or without /proc
+    assert is_running(worker["pid"], worker["started"] - 100.0, worker["started_ticks"])  # the clock was set since
+    assert not is_running(worker["pid"], worker["started"], worker["started_ticks"] - 1)
     other_process.kill()
     while psutil.Process(worker["pid"]).status() != psutil.STATUS_ZOMBIE:
         time.sleep(0.01)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from train.records.keys import IDENTITY, TARGET
 from train.store.address import absolute_url
 from train.store.database import open_study
 
-NOW = datetime(2026, 3, 4, 12, 0, 0)
+NOW = datetime(2026, 3, 4, 12, 0, 0, tzinfo=UTC)
 SPACE = {
     "learning_rate": FloatDistribution(1e-5, 1e-2, log=True),
     "net_depth": IntDistribution(1, 4),
@@ -66,9 +66,14 @@ def trial(
         user_attrs=user_attrs,
     )
     ended = NOW - timedelta(minutes=minutes_ago)
-    made.datetime_start = ended - timedelta(seconds=took_s)
-    made.datetime_complete = ended if state.is_finished() else None
+    made.datetime_start = as_optuna_says(ended - timedelta(seconds=took_s))
+    made.datetime_complete = as_optuna_says(ended) if state.is_finished() else None
     return made
+
+
+def as_optuna_says(moment: datetime) -> datetime:
+    """A time without a zone, by the local clock of this process; `fold` tells the two of a repeated hour apart."""
+    return datetime.fromtimestamp(moment.timestamp())
 
 
 def split_figures(explore: float = 40_000.0, update: float = 20_000.0) -> dict[str, Any]:

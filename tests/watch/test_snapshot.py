@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import tempfile
-from datetime import timedelta
+from datetime import UTC, timedelta
 from pathlib import Path
 
 import optuna
@@ -32,6 +32,10 @@ COMPLETE, PRUNED, FAIL, RUNNING, WAITING = (
 )
 
 
+def utc(moment):
+    return None if moment is None else moment.astimezone(UTC)
+
+
 def snapshot(folder, name="s"):
     return take_snapshot(url_of(folder), name)
 
@@ -48,7 +52,7 @@ def test_every_trial_is_as_optuna_has_it(tmp_path):
     known = study.get_trials()
     read = [(t.number, t.state, t.started, t.ended, t.value) for t in seen.trials]
     values = [t.value if t.state == COMPLETE else None for t in known]
-    rows = [(t.number, t.state.name, t.datetime_start, t.datetime_complete) for t in known]
+    rows = [(t.number, t.state.name, utc(t.datetime_start), utc(t.datetime_complete)) for t in known]
     assert read == [(*row, value) for row, value in zip(rows, values, strict=True)]
     assert (seen.best.number, seen.best.value) == (study.best_trial.number, study.best_value)
     assert dict(seen.best.params) == study.best_params
@@ -191,7 +195,7 @@ def test_a_server_is_read_as_a_file_is(postgres):
     study._storage.record_heartbeat(study.get_trials()[2]._trial_id)
     seen = take_snapshot(url, "s")
     assert [t.state for t in seen.trials] == ["COMPLETE", "PRUNED", "RUNNING"]
-    assert [t.ended for t in seen.trials] == [t.datetime_complete for t in study.trials]
+    assert [t.ended for t in seen.trials] == [utc(t.datetime_complete) for t in study.trials]
     assert dict(seen.best.params) == study.best_params
     assert seen.best.splits == {0: 0.5}
     assert seen.reasons == {1: "worse"}

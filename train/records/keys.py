@@ -10,6 +10,7 @@ DATA_DIR = "data_dir"  # where the study read its data last
 TARGET = "target"  # study's: finished trials it is to have, by its last command
 HOLDOUT_SCORE = "holdout_score"  # of the winner, once (`train.findings.holdout`)
 KILLED, INTERRUPTED = "killed", "interrupted"  # how the reason of such a failure begins
+MISFIT = "queued outside the search space"  # likewise
 COMMAND = "command"  # user attribute: the last command line of the study
 SCORE_FILE = "holdout.json"
 OWNER_FILE, SETTINGS = "study.json", "settings.json"

@@ -350,7 +350,8 @@ class WorkerIdentity:
     host: str
     machine: str = ""
     pid: int
-    started: float
+    started: float  # UTC seconds when the process began, by the clock as it is set now; not compared on Linux
+    started_ticks: int | None = None  # clock ticks from the machine's start to the process's; None: not known
 
 
 # -------------------------------------------------------------------------------------------------------- holdout.json

@@ -27,7 +27,7 @@ from train.runner.preparation import (
 from train.runner.request import StudyRequest
 from train.runner.sharing import SharedData, shared_data
 from train.runner.worker import AroundTrial, Ending, Limits, run_worker
-from train.store.address import command_text
+from train.store.address import command_text, shown_url
 from train.store.database import experimental_allowed, n_finished, open_study, stored_identity
 from train.store.retrying import patient_storage
 from train.store.worker_status import StatusFile
@@ -154,7 +154,7 @@ def log_opened(opened: OpenedStudy, request: StudyRequest) -> None:
     warn_of_small_budget(opened.space)
     logger.info("agent: %s, %d settings are searched", opened.space.agent, len(opened.space.ranges))
     logger.info("study %s: %d of %d trials finished, database %s, results in %s", study.study_name, n_finished(study),
-                request.n_trials, request.storage.render_as_string(), opened.folder)  # fmt: skip
+                request.n_trials, shown_url(request.storage), opened.folder)  # fmt: skip
     warn_of_other_code(study, code_version())
     study.set_user_attr("data", [d.dataset.label for d in data])
     study.set_user_attr("results", str(opened.folder))

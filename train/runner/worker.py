@@ -18,9 +18,9 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import URL
 
-from train.records.keys import FAILURE
+from train.records.keys import FAILURE, MISFIT
 from train.store.abandoned import fail_abandoned_trials, fail_and_retry, queue_lost_retries, queue_retry
-from train.store.database import FINISHED, make_sampler, n_finished, take_next
+from train.store.database import FINISHED, n_finished, take_next
 from train.store.heartbeat import Heartbeat
 from train.store.lock import study_lock
 from train.store.retrying import patient_storage, reason_of
@@ -117,6 +117,8 @@ def _run_trials(
         is_waiting = False
         trial = _run_trial(study, objective, taken, around_trial)
         objective.reporter.trial_finished(trial)
+        if _reason(trial).startswith(MISFIT):
+            continue  # says nothing of the next one, and a queue ends
         failures = [*failures, _kind_of_failure(trial)] if trial.state == TrialState.FAIL else []
         if _is_hopeless(failures):
             return Ending(repeated_failure=_reason(trial))
@@ -136,8 +138,7 @@ def _take_trial(
         trials = study.get_trials(deepcopy=False)
         if _n_counted(trials) >= target:
             return None
-        study.sampler = make_sampler(objective.run.seed, len(trials))
-        trial = take_next(study)
+        trial = take_next(study, objective.run.seed)
         if is_held():
             return trial
     return _given_up_if_too_many(study, url, trial, target)

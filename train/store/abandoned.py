@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import socket
 import time
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
-import psutil
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -18,7 +16,7 @@ from train.records.record_files import decode
 from train.records.stored import WorkerIdentity
 from train.store.retrying import patient_storage
 from train.store.trial_end import kept, tell
-from train.store.worker_identity import GRACE_S, HEARTBEAT_S, MAX_KILLS, this_machine
+from train.store.worker_identity import GRACE_S, HEARTBEAT_S, MAX_KILLS, is_running, is_this_machine
 
 logger = logging.getLogger(__name__)
 
@@ -81,12 +79,12 @@ def queue_lost_retries(study: Study) -> None:
 
     Not of those that failed just now: their own process may be about to queue them.
     """
-    trials, long_ago = study.get_trials(deepcopy=False), datetime.now() - timedelta(seconds=GRACE_S)
+    trials = study.get_trials(deepcopy=False)
     queued = {trial.user_attrs[RETRY_OF][-1] for trial in trials if RETRY_OF in trial.user_attrs}
     for trial in trials:
         reason = str(trial.user_attrs.get(FAILURE, ""))
         is_lost = trial.state == TrialState.FAIL and trial.number not in queued
-        if is_lost and reason.startswith((KILLED, INTERRUPTED)) and (trial.datetime_complete or long_ago) < long_ago:
+        if is_lost and reason.startswith((KILLED, INTERRUPTED)) and _age_s(trial.datetime_complete) > GRACE_S:
             queue_retry(study, trial, was_killed=reason.startswith(KILLED))
 
 
@@ -94,13 +92,20 @@ def _is_abandoned(trial: FrozenTrial, is_stale: bool) -> bool:
     """Whether a RUNNING trial's process is known to be dead; `is_stale`: its heartbeat stopped."""
     signed = trial.user_attrs.get(WORKER)
     if signed is None:  # killed between being made and being signed; another worker's is signed within moments
-        started_s = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
-        return time.time() - started_s > GRACE_S
+        return _age_s(trial.datetime_start) > GRACE_S
     worker = decode(signed, WorkerIdentity, f"the worker of trial {trial.number}")
-    if (worker.host, worker.machine or this_machine()) != (socket.gethostname(), this_machine()):
+    if not is_this_machine(worker.host, worker.machine):
         return is_stale
-    try:
-        process = psutil.Process(worker.pid)
-        return process.status() == psutil.STATUS_ZOMBIE or abs(process.create_time() - worker.started) > 1.0
-    except psutil.NoSuchProcess:
-        return True
+    return not is_running(worker.pid, worker.started, worker.started_ticks)
+
+
+def _age_s(moment: datetime | None) -> float:
+    """Seconds since a time that Optuna stored; infinite where it stored none.
+
+    Optuna 5 stores UTC and hands out this process's local time. An hour that comes twice, when summer time ends, is the
+    later one unless that is still to come.
+    """
+    if moment is None:
+        return float("inf")
+    ages = [time.time() - moment.replace(fold=fold).timestamp() for fold in (1, 0)]
+    return next((age for age in ages if age >= 0.0), ages[1])

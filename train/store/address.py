@@ -17,6 +17,10 @@ from train.records.errors import StudyError
 LOCK_TIMEOUT_S = 10  # of one attempt at a locked SQLite file; then it is tried again (`train.store.retrying`)
 CONNECT_TIMEOUT_S = 10  # to a server
 SQLITE_HEADER = b"SQLite format 3\x00"
+HIDDEN = "***"
+HOW_TO_WRITE_PASSWORDS = (
+    "In a user or password write @ as %40, / as %2F and : as %3A, or leave the password out and set PGPASSWORD"
+)
 
 
 def absolute_url(url: str, base: Path) -> URL:
@@ -25,13 +29,7 @@ def absolute_url(url: str, base: Path) -> URL:
     Raises:
         StudyError: not a database URL, or one that keeps nothing.
     """
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError) as error:  # the second: a port that is no number
-        raise StudyError(
-            f"--storage {without_password(url)}: not a database URL; give sqlite:///path/to/file.db or "
-            "postgresql://user@host/name"
-        ) from error
+    parsed = _parsed(url)
     if parsed.get_backend_name() in ("postgresql", "postgres"):
         return _with_psycopg(parsed)
     if parsed.get_backend_name() != "sqlite":
@@ -40,8 +38,31 @@ def absolute_url(url: str, base: Path) -> URL:
             "workers could take turns; give sqlite:///path/to/file.db or postgresql://user@host/name"
         )
     if parsed.database in (None, "", ":memory:"):
-        raise StudyError(f"--storage {url}: names no file, so nothing would be kept; give sqlite:///path/to/file.db")
+        raise StudyError(
+            f"--storage {shown_url(parsed)}: names no file, so nothing would be kept; give sqlite:///path/to/file.db"
+        )
     return parsed.set(database=str(base / parsed.database))
+
+
+def _parsed(text: str) -> URL:
+    """The URL, its password in the one place where it is hidden from logs and pages."""
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError) as error:  # the second: a port that is no number
+        may_be_secret = any(mark in text for mark in "@=")
+        raise StudyError(
+            f"--storage{'' if may_be_secret else f' {text}'}: not a database URL; give sqlite:///path/to/file.db or "
+            f"postgresql://user@host/name. {HOW_TO_WRITE_PASSWORDS}"
+        ) from error
+    if text.count("@") > 1 and url.get_backend_name() != "sqlite":  # where the host begins is a guess
+        raise StudyError(f"--storage has more than one @. {HOW_TO_WRITE_PASSWORDS}")
+    password, user = url.query.get("password"), url.query.get("user", url.username or "")
+    if password is None:
+        return url
+    if not isinstance(password, str) or not isinstance(user, str) or url.password not in (None, password):
+        raise StudyError(f"--storage gives more than one user or password. {HOW_TO_WRITE_PASSWORDS}")
+    # Without a user, be it an empty one, SQLAlchemy writes no password.
+    return url.difference_update_query(["password", "user"]).set(username=user, password=password)
 
 
 def _with_psycopg(url: URL) -> URL:
@@ -65,22 +86,29 @@ def connect_args(url: URL) -> dict[str, Any]:
     if url.get_driver_name() not in ("psycopg", "psycopg2"):
         return {}
     ours = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
-    theirs = " ".join(f"-c tcp_{name}={value}" for name, value in ours.items())
-    own = {} if "options" in url.query else {"options": theirs}
+    # Heartbeats are the server's clock in a column without a zone, so every connection asks for the same zone.
+    settings = {f"tcp_{name}": value for name, value in ours.items()} | {"timezone": "UTC"}
+    options = " ".join([*(f"-c {name}={value}" for name, value in settings.items()), str(url.query.get("options", ""))])
     # Text comes as bytes from a database without an encoding (SQL_ASCII) unless one is asked for.
-    return {"connect_timeout": CONNECT_TIMEOUT_S, "client_encoding": "utf8", **ours, **own}
+    return {"connect_timeout": CONNECT_TIMEOUT_S, "client_encoding": "utf8", **ours, "options": options.strip()}
 
 
 def shown_url(url: URL) -> str:
-    """The file's path, or the server's URL without its password."""
-    return str(sqlite_path(url) or url.render_as_string(hide_password=True))
+    """The file's path, or the server's URL without its password and without the values of its options."""
+    path = sqlite_path(url)
+    if path is not None:
+        return str(path)
+    shown = url.set(query={}).render_as_string(hide_password=True)
+    return f"{shown}?{HIDDEN}" if url.query else shown
 
 
-def without_password(text: str) -> str:
-    """The text with the password of every URL in it replaced by ***."""
-    return re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", text)
+def without_password(argument: str) -> str:
+    """An argument of a command line; of a URL in it, the password and the options are replaced by ***."""
+    argument = re.sub(r"(:/+[^:/?]*):.*@", rf"\1:{HIDDEN}@", argument, flags=re.DOTALL)
+    return re.sub(r"(:/+[^?]*)\?.*", rf"\1?{HIDDEN}", argument, flags=re.DOTALL)
 
 
 def command_text(argv: Sequence[str]) -> str:
     """A command line to show on pages, which are passed on: without the password of a database URL."""
-    return without_password(shlex.join(argv))
+    shown = ((argument, without_password(argument)) for argument in argv)
+    return " ".join(shlex.quote(argument) if argument == safe else safe for argument, safe in shown)

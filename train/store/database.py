@@ -13,13 +13,11 @@ import sqlite3
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
 from optuna.study import Study, StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy.engine import URL
@@ -32,20 +30,13 @@ from train.store.abandoned import queue_retry
 from train.store.address import LOCK_TIMEOUT_S, SQLITE_HEADER, connect_args, shown_url, sqlite_path
 from train.store.lock import reach, study_lock
 from train.store.retrying import PatientStorage, reason_of
+from train.store.sampler import SamplerByNumber, experimental_allowed
 from train.store.worker_identity import GRACE_S, HEARTBEAT_S, this_worker
 
 logger = logging.getLogger(__name__)
 
 DIRECTION = "maximize"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # a failed trial does not count towards the target
-
-
-@contextmanager
-def experimental_allowed() -> Iterator[None]:
-    """Heartbeats and the Wilcoxon pruner are marked experimental in Optuna 5; the tests hold what is used of them."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        yield
 
 
 def open_study(
@@ -118,27 +109,14 @@ def n_finished(study: Study) -> int:
     return len(study.get_trials(deepcopy=False, states=FINISHED))
 
 
-def take_next(study: Study) -> optuna.Trial:
-    """The next trial, RUNNING, with the process that runs it written down."""
+def take_next(study: Study, seed: int) -> optuna.Trial:
+    """The next trial, RUNNING, with the process that runs it written down; `seed` is the study's."""
+    study.sampler = SamplerByNumber(seed)
     with warnings.catch_warnings():  # ours beat without `Study.optimize` (`train.store.heartbeat`)
         warnings.filterwarnings("ignore", "Heartbeat of storage")
         trial = study.ask()
     trial.set_user_attr(WORKER, plain(this_worker()))
     return trial
-
-
-def make_sampler(seed: int, n_trials: int) -> optuna.samplers.BaseSampler:
-    """TPE for the next trial of a study that has `n_trials`.
-
-    Seeded anew for every trial: a study that was stopped goes on as if it had not been, where a sampler seeded once
-    would begin the same random sequence again and repeat its first trials. Workers together do not sample duplicates
-    for the same reason: trials are taken one at a time, and each has another number. RUNNING trials count as bad ones
-    (`constant_liar`), so that what is being tried is not tried again nearby.
-    """
-    with experimental_allowed():
-        return optuna.samplers.TPESampler(
-            seed=(seed * 1_000_003 + n_trials) % 2**32, multivariate=True, group=True, constant_liar=True
-        )
 
 
 def _open_storage(url: URL) -> PatientStorage:

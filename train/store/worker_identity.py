@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from functools import cache
 from pathlib import Path
@@ -18,8 +17,44 @@ GRACE_S = 120  # without a heartbeat a worker on another machine counts as dead
 
 def this_worker() -> WorkerIdentity:
     """This process, such that a later one on the same machine can tell whether it still lives."""
-    started = psutil.Process().create_time()
-    return WorkerIdentity(host=socket.gethostname(), machine=this_machine(), pid=os.getpid(), started=started)
+    process = psutil.Process()
+    return WorkerIdentity(
+        host=socket.gethostname(),
+        machine=this_machine(),
+        pid=process.pid,
+        started=process.create_time(),
+        started_ticks=start_ticks(process.pid),
+    )
+
+
+def start_ticks(pid: int) -> int | None:
+    """Clock ticks from the machine's start to that of a process, which no setting of the clock changes.
+
+    None where there is no such process, or no /proc. Source: proc(5), field `starttime` of /proc/pid/stat.
+    """
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2]
+        return int(after_name.split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def is_running(pid: int, started: float | None, started_ticks: int | None = None) -> bool:
+    """Whether a process of this machine is alive and the one that began then, not a later one with its number."""
+    try:
+        process = psutil.Process(pid)
+        if started_ticks is not None and (ticks := start_ticks(pid)) is not None:
+            is_same = ticks == started_ticks
+        else:
+            is_same = started is None or abs(process.create_time() - started) <= 1.0
+        return is_same and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.NoSuchProcess, ValueError, OverflowError):
+        return False
+
+
+def is_this_machine(host: str, machine: str) -> bool:
+    """Whether a worker that signed so shares our process numbers; one that did not say its machine goes by its host."""
+    return (host, machine or this_machine()) == (socket.gethostname(), this_machine())
 
 
 @cache

@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from train.store.worker_identity import this_worker
+from train.store.worker_identity import is_running, is_this_machine, this_worker
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class WorkerStatus:
 
     host: str
     pid: int
-    started: float  # when the process began, UTC seconds: tells it from a later one's pid
+    started: float  # with `started_ticks`, as in `WorkerIdentity`: tells the process from a later one's pid
     updated: float  # when this was written, UTC seconds
     rss_bytes: int | None = None
     trial: int | None = None  # None: between trials
@@ -49,6 +49,7 @@ class WorkerStatus:
     update_samples_per_s: float | None = None  # samples through gradient steps per second of updating
     validation_score: float | None = None  # the split's last one
     machine: str = ""  # as in `train.store.worker_identity.this_worker`: host names repeat among containers
+    started_ticks: int | None = None
 
     @property
     def is_of_this_machine(self) -> bool:
@@ -59,7 +60,7 @@ class WorkerStatus:
     def is_left_over(self) -> bool:
         """Whether nobody will write or remove its file any more."""
         if self.is_of_this_machine:
-            return not is_running(self.pid, self.started)
+            return not is_running(self.pid, self.started, self.started_ticks)
         # Of a machine with our name: this one before it was started anew, or another container.
         return self.host == socket.gethostname() and time.time() - self.updated > FORGOTTEN_S
 
@@ -149,19 +150,3 @@ def _checked(content: Mapping[str, Any]) -> dict[str, Any]:
         if not is_absent and (isinstance(value, bool) or not isinstance(value, kinds)):
             raise ValueError(name)
     return values
-
-
-def is_this_machine(host: str, machine: str) -> bool:
-    """Whether a worker that signed so shares our process numbers; one that did not say its machine goes by its host."""
-    here = this_worker()
-    return host == here.host and machine in ("", here.machine)
-
-
-def is_running(pid: int, started: float | None) -> bool:
-    """Whether a process of this machine is alive and the one that began then, not a later one with its number."""
-    try:
-        process = psutil.Process(pid)
-        is_same = started is None or abs(process.create_time() - started) <= 1.0
-        return is_same and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.NoSuchProcess, ValueError, OverflowError):
-        return False

@@ -34,7 +34,7 @@ from train.env_factory import resolved_rules
 from train.records.account import LEAST_EXPOSURE
 from train.records.attributes import uuid_in
 from train.records.defaults import MAX_DRAWDOWN, MIN_TRADES
-from train.records.keys import CODE_VERSION, FAILURE, INTERRUPTED, SETTINGS
+from train.records.keys import CODE_VERSION, FAILURE, INTERRUPTED, MISFIT, SETTINGS
 from train.records.provenance import trial_code_sha256
 from train.records.record_files import plain, write_json
 from train.records.results import split_folder, trial_folder
@@ -44,7 +44,7 @@ from train.study.folds import Fold, FoldedData
 from train.study.interruption import Interrupted, Interruption
 from train.study.progress import Reporter, outcome_text
 from train.study.retry import Attempts
-from train.study.search_space import Resolved, Space, resolve, sample, with_half_the_envs
+from train.study.search_space import Resolved, Space, misfits, resolve, sample, with_half_the_envs
 from train.study.split import SplitOutcome, outcome_json, run_split
 from train.study.venue import policy_origin, venue_env, venue_terms
 
@@ -158,6 +158,7 @@ class Objective:
             Interrupted: a signal.
         """
         trial.set_user_attr(CODE_VERSION, self.run.code_version)
+        self._refuse_misfits(trial)
         values = sample(self.space, trial)
         data = self.data[values["timeframe"]] if "timeframe" in values else next(iter(self.data.values()))
         for name, value in plain(data.origin).items():
@@ -175,6 +176,12 @@ class Objective:
             raise
         attempts.discard_checkpoints(len(data.folds))
         return value
+
+    def _refuse_misfits(self, trial: optuna.Trial) -> None:
+        """A trial that somebody queued with settings of another space fails, and costs nothing else."""
+        found = misfits(self.space, trial._fixed_params)
+        if found:
+            raise _failed(trial, f"{MISFIT}: {'; '.join(found)}")
 
     def _over_splits(
         self, trial: optuna.Trial, values: Mapping[str, Any], data: FoldedData, attempts: Attempts

@@ -125,6 +125,42 @@ def sample(space: Space, trial: Suggests) -> dict[str, Any]:
     return {name: _suggest(trial, name, range_) for name, range_ in space.ranges.items()} | dict(space.given)
 
 
+def misfits(space: Space, queued: Mapping[str, Any]) -> list[str]:
+    """What of the settings that a trial was queued with is not in the space, one clause each; empty if all are.
+
+    Optuna would take a number outside its range as it is, stop at a choice that is none, and pass over unknown names.
+    """
+    found = []
+    for name, value in queued.items():
+        shown = str(value)[:40]
+        if name in space.ranges:
+            if not _is_in(space.ranges[name], value):
+                found.append(f"{name} is {shown}, not {_range_text(space.ranges[name])}")
+        elif name not in space.given:
+            found.append(f"{name[:40]} is no setting of this study")
+        elif value != space.given[name]:
+            found.append(f"{name} is {shown}, and this study fixes it at {space.given[name]}")
+    return found
+
+
+def _is_in(range_: BaseDistribution, value: Any) -> bool:
+    if isinstance(range_, CategoricalDistribution):
+        return any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in range_.choices)
+    assert isinstance(range_, FloatDistribution | IntDistribution)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not range_.low <= value <= range_.high:
+        return False
+    steps = (value - range_.low) / range_.step if range_.step else 0.0
+    return isinstance(range_, FloatDistribution) or steps == int(steps)
+
+
+def _range_text(range_: BaseDistribution) -> str:
+    if isinstance(range_, CategoricalDistribution):
+        return f"one of {', '.join(map(str, range_.choices))}"
+    assert isinstance(range_, FloatDistribution | IntDistribution)
+    kind = "a whole number" if isinstance(range_, IntDistribution) else "a number"
+    return f"{kind} from {range_.low:g} to {range_.high:g}"
+
+
 def resolve(values: Mapping[str, Any], n_envs: int, seed: int, gpu_id: int, agent: str = DEFAULT_AGENT) -> Resolved:
     """Sampled values as the arguments of a run; a setting that the study does not have takes its value of `ABSENT`."""
     table = TABLES[agent]

@@ -27,9 +27,14 @@ def pace_of(trials: Sequence[TrialRow], now: datetime) -> Pace:
     """Trials that finished within the last hour, over the part of it in which trials ran.
 
     A study that went on ten minutes ago is measured over ten minutes. When none finished in the hour, over the
-    time that the last few took.
+    time that the last few took. A worker whose clock is ahead of this machine's is measured by its own.
+
+    Args:
+        trials: of the study.
+        now: with its zone.
     """
     finished = [t for t in trials if t.state in FINISHED and t.started is not None and t.ended is not None]
+    now = max([now, *(t.ended for t in finished)])  # type: ignore[type-var]
     recent = [t for t in finished if t.ended > now - timedelta(seconds=HOUR_S)]  # type: ignore[operator]
     used = recent or sorted(finished, key=lambda t: t.ended)[-FEW:]  # type: ignore[arg-type,return-value]
     if not used:

@@ -37,6 +37,7 @@ class Dashboard:
     def __post_init__(self) -> None:
         self._meter = Meter()
         self._last: Frame | None = None
+        self._looked_s = 0.0  # when `_last` was taken, on the monotonic clock
 
     def frame(self) -> Frame:
         """A new frame.
@@ -52,7 +53,8 @@ class Dashboard:
             time.sleep(LOAD_WINDOW_S)
             workers = find_workers(snapshot, self._meter, self.results_dir)
         note = "" if results_folder(snapshot, self.results_dir) else how_far_note(snapshot.user_attrs.get("results"))
-        self._last = Frame(snapshot, workers, note, self._meter.machine(), self.log, datetime.now())
+        self._last = Frame(snapshot, workers, note, self._meter.machine(), self.log, datetime.now().astimezone())
+        self._looked_s = time.monotonic()
         return self._last
 
     def frame_or_trouble(self) -> tuple[RenderableType, str]:
@@ -62,7 +64,7 @@ class Dashboard:
         except (StudyError, UnavailableError) as error:
             if self._last is None:
                 return Text(f"{error}; looking again", style="bold yellow"), str(error)
-            age_s = (datetime.now() - self._last.now).total_seconds()
+            age_s = time.monotonic() - self._looked_s
             said = f"{error}; figures of {age_s:.0f} s ago, looking again"
             return replace(self._last, trouble=said), said
 

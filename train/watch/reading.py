@@ -22,7 +22,7 @@ from sqlalchemy.pool import NullPool
 
 from market.errors import UserError
 from train.records.errors import StudyError
-from train.store.address import SQLITE_HEADER, sqlite_path
+from train.store.address import SQLITE_HEADER, shown_url, sqlite_path
 
 PATIENCE_S = 2.0  # with a locked file or a server that does not answer, before this says so
 ATTEMPTS = 5  # to read a file that others open or change just then
@@ -45,7 +45,7 @@ def read(url: URL, work: Callable[[Connection], T]) -> T:
         UnavailableError: it cannot be read now.
     """
     path = sqlite_path(url)
-    shown = str(path or url.render_as_string(hide_password=True))
+    shown = shown_url(url)
     try:
         return _read_server(url, work) if path is None else _read_file(path, work)
     except ImportError as error:

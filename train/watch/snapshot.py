@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from optuna.distributions import json_to_distribution
@@ -20,6 +20,7 @@ from sqlalchemy.engine import URL
 
 from train.records.errors import StudyError
 from train.records.keys import FAILURE, WORKER
+from train.store.address import shown_url
 from train.study.eligibility import beyond_bounds, broken_bounds
 from train.watch.reading import read
 
@@ -34,7 +35,7 @@ TABLES = {
 
 @dataclass(frozen=True)
 class TrialRow:
-    """A trial's line in the database. Times are the worker's local clock, as Optuna writes them."""
+    """A trial's line in the database. Times are UTC by the worker's clock, as Optuna 5 stores them."""
 
     number: int
     state: str
@@ -109,7 +110,7 @@ def take_snapshot(url: URL, name: str | None) -> Snapshot:
 
 
 def _snapshot(connection: Connection, url: URL, name: str | None) -> Snapshot:
-    shown = url.database if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
+    shown = shown_url(url)
     if not set(inspect(connection).get_table_names()) >= TABLES:
         raise StudyError(f"{shown} holds no Optuna study")
     studies = {row.study_name: row.study_id for row in _rows(connection, "SELECT study_id, study_name FROM studies")}
@@ -193,7 +194,7 @@ def _violations(connection: Connection, study: int) -> dict[int, dict[str, float
 
 
 def _ended(trial: TrialRow) -> tuple[datetime, int]:
-    return trial.ended or datetime.min, trial.number
+    return trial.ended or datetime.min.replace(tzinfo=UTC), trial.number
 
 
 def _best(connection: Connection, ids: Mapping[int, int], trials: Sequence[TrialRow], maximize: bool) -> Best | None:
@@ -261,10 +262,10 @@ def _rates(attributes: Mapping[int, Mapping[str, Any]], latest: Sequence[int]) -
 
 
 def _time(value: Any) -> Any:
-    """A column's time without a zone; SQLite hands out texts."""
+    """A column's time, with its zone; those without one are UTC. SQLite hands out texts."""
     if isinstance(value, str):
         value = datetime.fromisoformat(value)
-    return value if value is None else value.replace(tzinfo=None)
+    return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
 
 
 def _is_finite(value: float | None) -> bool:

@@ -43,7 +43,7 @@ class Frame:
     how_far_note: str  # why nobody says how far it is; empty where they do
     machine: Machine
     log: Path
-    now: datetime  # local
+    now: datetime  # with its zone; shown as it is
     trouble: str = ""  # why these figures are old; empty where they are new
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -169,7 +169,7 @@ def left_text(frame: Frame, pace: Pace, target: int | None, n_finished: int) -> 
     if seconds is None:
         return f"ETA {MISSING}: no trial has finished yet"
     try:
-        end = frame.now + timedelta(seconds=seconds)
+        end = (frame.now + timedelta(seconds=seconds)).astimezone()  # the clocks may change before it
     except OverflowError:
         return f"ETA about {duration_text(seconds)} at this pace"
     day = "" if end.date() == frame.now.date() else f"{end:%a %d %b} "

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from train.records.attributes import uuid_in
 from train.records.errors import StudyError
+from train.records.record_files import decode
 from train.records.results import find_study_folder
-from train.store.worker_identity import GRACE_S
-from train.store.worker_status import WorkerStatus, is_running, is_this_machine, read_statuses
+from train.records.stored import WorkerIdentity
+from train.store.worker_identity import GRACE_S, is_running, is_this_machine
+from train.store.worker_status import WorkerStatus, read_statuses
 from train.watch.machine import Meter
 from train.watch.snapshot import Running, Snapshot
 
@@ -68,38 +70,34 @@ def find_workers(snapshot: Snapshot, meter: Meter, results_dir: Path | None = No
 
 
 def _of_trial(running: Running, statuses: dict[tuple[str, int], WorkerStatus], meter: Meter) -> Worker:
-    signed = running.worker
     try:
-        host, pid, started = str(signed["host"]), int(signed["pid"]), float(signed["started"])  # type: ignore[index]
-        is_here = is_this_machine(host, str(signed.get("machine", "")))  # type: ignore[union-attr]
-    except (TypeError, KeyError, ValueError):  # another program's trial, or one that is being signed just now
+        signed_by = decode(running.worker, WorkerIdentity, f"the worker of trial {running.number}")
+    except StudyError:  # another program's trial, or one that is being signed just now
         return Worker("unknown", None, UNKNOWN, running.number, None, running.heartbeat_age_s)
-    status = statuses.get((host, pid))
+    status = statuses.get((signed_by.host, signed_by.pid))
     if status is not None and status.trial != running.number:
         status = None
     ages = [running.heartbeat_age_s, time.time() - status.updated if status else None]
-    return _living((host, pid, started), is_here, running.number, status, ages, meter)
+    return _living(signed_by, running.number, status, ages, meter)
 
 
 def _of_status(status: WorkerStatus, meter: Meter) -> Worker:
     """A worker between two trials, or one that is dead."""
     age_s = time.time() - status.updated
-    who = (status.host, status.pid, status.started)
-    return _living(who, status.is_of_this_machine, status.trial, status, [age_s], meter)
+    return _living(status, status.trial, status, [age_s], meter)
 
 
 def _living(
-    who: tuple[str, int, float],  # host, pid, started
-    is_here: bool,
+    who: WorkerIdentity | WorkerStatus,
     trial: int | None,
     status: WorkerStatus | None,
     sign_ages_s: Sequence[float | None],
     meter: Meter,
 ) -> Worker:
-    host, pid, started = who
+    host, pid = who.host, who.pid
     age_s = min((max(age, 0.0) for age in sign_ages_s if age is not None), default=None)
-    if is_here:
-        is_alive = is_running(pid, started)
+    if is_this_machine(host, who.machine):
+        is_alive = is_running(pid, who.started, who.started_ticks)
         load = meter.process(pid) if is_alive else None
         cores, rss = (load.cores, load.rss_bytes) if load else (None, None)
         return Worker(host, pid, ALIVE if is_alive else DEAD, trial, status, age_s, cores, rss)
