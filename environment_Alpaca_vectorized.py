@@ -945,8 +945,8 @@ class VectorizedCryptoEnvAlpaca:
 
     Args:
         config: `price_array` (T, A), `tech_array` (T, F), optionally `segments` [(first, last_exclusive), ...] that no
-            episode crosses, `tickers` (A), `min_order_qty` (A,), `qty_increment` (A,), and `filled_array` (T, A) bool:
-            bars in which nobody traded the coin, so that no order fills.
+            episode crosses, `tickers` (A) in one cash currency, `min_order_qty` (A,), `qty_increment` (A,), and
+            `filled_array` (T, A) bool: bars in which nobody traded the coin, so that no order fills.
         env_params: `rules`, `lookback` and any setting of `EnvParams`; also `n_envs`, `seed`, `episode_bars` and
             `gpu_id`, which an argument of that name overrides. An `EnvParams` is taken as it is.
         n_envs: number of accounts N, 1 by default. `num_envs` is elegantrl's name for it and wins when given. Assigning
