@@ -51,7 +51,8 @@ KNOWN_COINS = frozenset(_words("""
 # Coins whose own name ends with that of a currency, and that are meant when it stands alone.
 WHOLE_NAMES = frozenset((*SURE_QUOTES, *RARE_QUOTES, *_words("""
     AEUR AGEUR AUSD BFUSD CEUR CUSD HUSD IBEUR LUSD MUSD SDAI SUSD SUSDE SUSDS USDG VEUR XUSD
-    BBTC CBBTC EBTC FBTC HBTC IBTC KBTC LBTC MBTC OBTC PBTC PUMPBTC RENBTC SBTC SOLVBTC STBTC SWBTC TBTC WBTC XBTC ZBTC
+    BBTC CBBTC CLBTC EBTC FBTC HBTC IBTC KBTC LBTC MBTC OBTC PBTC PUMPBTC RENBTC SBTC SOLVBTC STBTC SWBTC TBTC WBTC XBTC
+    ZBTC ENZOBTC
     BETH CBETH CMETH EETH EZETH FRXETH LSETH METH OETH OSETH PUFETH RETH RSETH SETH SFRXETH STETH SWETH WBETH WEETH
     WETH WSTETH ASBNB SLISBNB STBNB WBNB BBSOL BNSOL BSOL JITOSOL JSOL MSOL STSOL WSOL DDOT WDOGE WTRX STRX
     COPEN MARS NEURON OPEN PULSAR QUASAR STARS TRON XSGD XIDR ZCHF GYEN
@@ -172,7 +173,7 @@ def _plain(symbol: str) -> str:
     if strange is not None:
         raise BarsError(f"{symbol!a} holds the character U+{ord(strange):04X}, which is no ASCII letter; type it again")
     if not text:
-        raise BarsError("a symbol is empty; expected one as BTC or BTC/USD")
+        raise BarsError(f"{symbol!r} is not the name of a coin; expected letters and digits, as BTC or BTC/USD")
     return text
 
 
