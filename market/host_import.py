@@ -15,6 +15,7 @@ import numpy as np
 
 from market.bars.candles import BarGrid, segments_of
 from market.bars.quality import account_of_bars, gap_report
+from market.bars.spellings import perpetual_warnings
 from market.checks import value_fault
 from market.dataset import Dataset, make_dataset
 from market.defaults import MIN_SEGMENT_BARS, WARMUP_BARS
@@ -76,6 +77,7 @@ def dataset_from_host(
     rows = np.concatenate([row_of_bar[first:last] for first, last in kept])
     ends = np.cumsum([last - first for first, last in kept]).tolist()
     quality = gap_report(grid, max_fill_bars=0) | {"fill_rule": FILL_RULE}
+    quality["warnings"] = [*perpetual_warnings(tickers), *quality["warnings"]]
     return make_dataset(
         price=host.price[rows],
         tech=host.tech[rows].astype(np.float32),
