@@ -192,7 +192,7 @@ def _is_without_zone(column: pd.Series) -> bool:
     """Whether times are text or date-times that name no zone, told from the first one."""
     if pd.api.types.is_datetime64_any_dtype(column):
         return not isinstance(column.dtype, pd.DatetimeTZDtype)
-    return not pd.api.types.is_numeric_dtype(column) and pd.Timestamp(str(column.iloc[0])).tzinfo is None
+    return not pd.api.types.is_numeric_dtype(column) and _from_iso(column.iloc[:1], utc=False).dt.tz is None
 
 
 def _time_text(value: object) -> str:
@@ -200,8 +200,8 @@ def _time_text(value: object) -> str:
     return str(value.to_datetime64() if isinstance(value, pd.Timestamp) else value)[:40]
 
 
-def _from_iso(column: pd.Series) -> pd.Series:
-    return pd.to_datetime(column.astype(str), utc=True, format="ISO8601")
+def _from_iso(column: pd.Series, utc: bool = True) -> pd.Series:
+    return pd.to_datetime(column.astype(str), utc=utc, format="ISO8601")
 
 
 def _check_bars(bars: pd.DataFrame, where: str) -> None:
@@ -258,7 +258,7 @@ def to_grid(
     symbols = matched(tickers, map(str, bars["symbol"].cat.categories), where)
     bars = bars.loc[bars["symbol"].isin(symbols)]
     step = step_between(bars, start, end, where)
-    bars = on_grid(bars_between(bars, start, end), step, offset_s, where)
+    bars = on_grid(bars_between(bars, start, end), step, offset_s, where, n_all=len(bars))
     check_every_symbol_has_bars(bars, symbols, where)
     seconds = opens_of(bars)
     first, last = int(seconds.min()), int(seconds.max())

@@ -73,7 +73,7 @@ def file_bars(
         longer = [_longer(g, n, timeframe, step, offset_s, where) for g, n in zip(grids, groups, strict=True)]
         joined = pd.concat(longer, ignore_index=True)
         return tidy_bars(joined.assign(**{SYNTHETIC: True}) if is_synthetic(bars) else joined, where)
-    bars = on_grid(bars_between(bars, start, end), step, offset_s, where)
+    bars = on_grid(bars_between(bars, start, end), step, offset_s, where, n_all=len(bars))
     check_every_symbol_has_bars(bars, symbols, where)
     return tidy_bars(bars, where)
 

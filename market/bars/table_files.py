@@ -306,8 +306,7 @@ def _parse(path: Path, dialect: Dialect, decimal: str = ".") -> pd.DataFrame:
                 raise
             where = f"{path}: line {int(found[1]) + dialect.n_lines_before} has {found[2]} fields"
             raise BarsError(f"{where}, the header {len(dialect.names)}; {TOO_MANY_FIELDS}") from error
-    last = table.columns[-1]
-    if not isinstance(table.index, pd.RangeIndex) or (not dialect.names[last] and table[last].notna().any()):
+    if not isinstance(table.index, pd.RangeIndex) or (not dialect.names[-1] and int(table.iloc[:, -1].count()) > 0):
         raise BarsError(f"{path}: a row has more fields than the {len(dialect.names)} of the header; {TOO_MANY_FIELDS}")
     return table.set_axis(list(dialect.names), axis=1)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from typing import NoReturn
+from zoneinfo import available_timezones
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ USUAL_STEPS = 0.8  # share of all steps: then the commonest one is the step, wha
 STRAY_SHARE = 0.01  # most bars off the grid that are left out
 LEAST_BARS = 20  # below this no bar is called a stray
 HOUR_S, DAY_S = 3_600, 86_400
-# One zone for each rule and local hour of a change.
+# One zone for each rule and local hour of a change, if the machine has its rules.
 CLOCKS = (
     "Europe/London",
     "Europe/Berlin",
@@ -33,6 +34,13 @@ CLOCKS = (
     "America/Sao_Paulo",
     "Australia/Sydney",
     "Pacific/Auckland",
+    "Asia/Jerusalem",
+    "Asia/Beirut",
+    "Africa/Cairo",
+    "America/Havana",
+    "America/Asuncion",
+    "America/Mexico_City",
+    "Atlantic/Azores",
 )
 WRITE_UTC = "write the timestamps in UTC (2024-08-05T12:05:00Z) or with their offset (+02:00)"
 
@@ -69,11 +77,12 @@ def few_strays(n_off: int, n_bars: int) -> bool:
     return n_off <= max(STRAY_SHARE * n_bars, int(n_bars >= LEAST_BARS))
 
 
-def off_grid(bars: pd.DataFrame, step: int, offset_s: int = 0) -> tuple[np.ndarray, bool]:
+def off_grid(bars: pd.DataFrame, step: int, offset_s: int = 0, n_all: int | None = None) -> tuple[np.ndarray, bool]:
     """(rows,) bool, the bars off the grid, and whether all of them are strays.
 
     A stray takes the place of its bar on the grid, or stands alone. Neighbours beside bars on the grid are another,
-    shorter timeframe, whose bars on the grid hold less than a whole step.
+    shorter timeframe, whose bars on the grid hold less than a whole step. Strays are few of `n_all` bars, which is
+    the number of bars unless `bars` are cut out of more.
     """
     opens = opens_of(bars)
     is_off = (opens - offset_s) % step != 0
@@ -85,12 +94,12 @@ def off_grid(bars: pd.DataFrame, step: int, offset_s: int = 0) -> tuple[np.ndarr
     is_beside = slots.merge(places.loc[~is_off], how="left", indicator=True)["_merge"].eq("both").to_numpy()
     gaps = off.groupby("symbol")["open"].diff().fillna(np.inf).to_numpy()
     is_alone = np.minimum(gaps, np.append(gaps[1:], np.inf)) >= 2 * step
-    return is_off, few_strays(len(off), len(bars)) and bool((is_alone | ~is_beside).all())
+    return is_off, few_strays(len(off), n_all or len(bars)) and bool((is_alone | ~is_beside).all())
 
 
-def on_grid(bars: pd.DataFrame, step: int, offset_s: int, where: str) -> pd.DataFrame:
-    """Leave out strays, which is logged, and refuse other bars off the grid by what they look like."""
-    is_off, are_strays = off_grid(bars, step, offset_s)
+def on_grid(bars: pd.DataFrame, step: int, offset_s: int, where: str, n_all: int) -> pd.DataFrame:
+    """Leave out strays, which is logged, and refuse other bars off the grid by what they look like (see `off_grid`)."""
+    is_off, are_strays = off_grid(bars, step, offset_s, n_all)
     if not is_off.any():
         return bars
     if not are_strays:
@@ -109,15 +118,16 @@ def _refuse(bars: pd.DataFrame, is_off: np.ndarray, step: int, where: str) -> No
     first = f"{where}: {bar['symbol']} bar {bar['timestamp']:%Y-%m-%d %H:%M:%S}"
     found, counts = np.unique(opens % step, return_counts=True)
     phases = found[counts > STRAY_SHARE * len(opens)]
-    if len(phases) == 1 and phases[0] % 60:
+    are_all_off = len(phases) == 1 and is_off.mean() > 1 - STRAY_SHARE
+    if are_all_off and phases[0] % 60:
         raise BarsError(
             f"{first} is off the {name} grid, like all bars, by {phases[0]} s; if these are close times, pass "
             "--stamp close"
         )
-    if len(phases) == 1:
+    if are_all_off:
         offset = f"{phases[0] // HOUR_S:02}:{phases[0] % HOUR_S // 60:02}"
         raise BarsError(
-            f"{first}: all {name} bars open {offset} after the {name} grid in UTC; if the times are open times in UTC, "
+            f"{first}: all {name} bars open {offset} hours after the UTC grid; if these are their open times in UTC, "
             f"pass --offset {offset}"
         )
     if len(phases) == 2 and phases[1] - phases[0] in (HOUR_S, step - HOUR_S):
@@ -163,12 +173,15 @@ def check_wall_clock(opens: np.ndarray, codes: np.ndarray, where: str) -> None:
 
 def _changes(first_s: int, last_s: int) -> Iterator[tuple[str, int, int, bool]]:
     """(zone, first, last, whether it repeats) of the local hours [first, last) that clocks repeat or skip."""
-    hours = pd.date_range(
-        pd.Timestamp(first_s - DAY_S, unit="s").floor("h"), pd.Timestamp(last_s + DAY_S, unit="s"), freq="h", tz="UTC"
+    moments = pd.date_range(
+        pd.Timestamp(first_s - DAY_S, unit="s").floor("h"),
+        pd.Timestamp(last_s + DAY_S, unit="s"),
+        freq="30min",
+        tz="UTC",
     )
-    utc = hours.tz_localize(None).as_unit("s").asi8
-    for zone in CLOCKS:
-        local = hours.tz_convert(zone).tz_localize(None).as_unit("s").asi8
+    utc = moments.tz_localize(None).as_unit("s").asi8
+    for zone in [zone for zone in CLOCKS if zone in available_timezones()]:
+        local = moments.tz_convert(zone).tz_localize(None).as_unit("s").asi8
         ahead = local - utc
         for change in np.flatnonzero(np.diff(ahead)) + 1:
             before, after = int(utc[change] + ahead[change - 1]), int(local[change])

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import pandas as pd
 
-from market.bars.candles import tidy_bars
+from market.bars.candles import bars_between, tidy_bars
 from market.bars.time_grid import on_grid
 from market.errors import BarsError
 from market.names import timeframe_seconds
@@ -174,9 +174,9 @@ def _joined(
     source: Source, symbols: Sequence[str], timeframe: str, parts: list[pd.DataFrame], period: Period
 ) -> pd.DataFrame:
     """All months as one tidy table, cut to the period; symbols without bars are named."""
-    bars = pd.concat(parts, ignore_index=True)
-    bars = bars.loc[(bars["timestamp"] >= period.start) & (bars["timestamp"] < period.end)]
-    bars = on_grid(bars, timeframe_seconds(timeframe), 0, source.title)
+    whole = pd.concat(parts, ignore_index=True)
+    bars = bars_between(whole, period.start, period.end)
+    bars = on_grid(bars, timeframe_seconds(timeframe), 0, source.title, n_all=len(whole))
     times = bars.groupby("symbol")["timestamp"]
     first_bars, last_bars = (pd.Series(times.agg(end)).to_dict() for end in ("min", "max"))
     absent = [symbol for symbol in symbols if symbol not in first_bars]
