@@ -179,10 +179,8 @@ def _utc_seconds(column: pd.Series, where: str, stamp: str) -> np.ndarray:
     is_off = seconds % 1 != 0
     if not few_strays(int(is_off.sum()), len(seconds)):
         row = int(is_off.argmax())
-        raise BarsError(
-            f"{where}: row {row} has a fraction of a second ({_time_text(column.iloc[row])}); expected bar {stamp} "
-            "times"
-        )
+        advice = "expected close times" if stamp == "close" else "if these are close times, pass --stamp close"
+        raise BarsError(f"{where}: row {row} has a fraction of a second ({_time_text(column.iloc[row])}); {advice}")
     # A stray stays off every grid: no fraction is rounded to a whole minute.
     up = np.ceil(seconds)
     return np.where(up % 60 == 0, np.floor(seconds), up).astype(np.int64)

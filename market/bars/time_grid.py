@@ -23,7 +23,8 @@ LEAST_BAR_SECONDS = 60
 USUAL_STEPS = 0.8  # share of all steps: then the commonest one is the step, whatever the others are
 STRAY_SHARE = 0.01  # most bars off the grid that are left out
 LEAST_BARS = 20  # below this no bar is called a stray
-HOUR_S, DAY_S = 3_600, 86_400
+HOUR_S, DAY_S, SECONDS_PER_YEAR = 3_600, 86_400, 31_536_000
+MOST_CHANGES = 2  # of clocks in a year
 # One zone for each rule and local hour of a change, if the machine has its rules.
 CLOCKS = (
     "Europe/London",
@@ -130,16 +131,26 @@ def _refuse(bars: pd.DataFrame, is_off: np.ndarray, step: int, where: str) -> No
             f"{first}: all {name} bars open {offset} hours after the UTC grid; if these are their open times in UTC, "
             f"pass --offset {offset}"
         )
-    if len(phases) == 2 and phases[1] - phases[0] in (HOUR_S, step - HOUR_S):
-        changed = int(np.sort(opens)[1:][np.diff(np.sort(opens) % step) != 0][0])
+    change = _moves_by_an_hour(opens, phases, step)
+    if change is not None:
         raise BarsError(
-            f"{first} is off the {name} grid, and the open times move by an hour at {utc_text(changed)}: local times "
+            f"{first} is off the {name} grid, and the open times move by an hour at {utc_text(change)}: local times "
             f"with summer time; {WRITE_UTC}, or give bars of 1h or shorter and let --timeframe {name} join them"
         )
     raise BarsError(
         f"{first} is off the {name} grid ({int(is_off.sum())} such bars); give bars of one timeframe, stamped with "
         "their open time"
     )
+
+
+def _moves_by_an_hour(opens: np.ndarray, phases: np.ndarray, step: int) -> int | None:
+    """The first of the open times that lie an hour beside the ones before; None if clocks do not change so."""
+    if len(phases) != 2 or phases[1] - phases[0] not in (HOUR_S, step - HOUR_S):
+        return None
+    usual = np.unique(opens[np.isin(opens % step, phases)])
+    changes = usual[1:][np.diff(usual % step) != 0]
+    years = (usual[-1] - usual[0]) / SECONDS_PER_YEAR
+    return int(changes[0]) if len(changes) <= MOST_CHANGES * (1 + years) else None
 
 
 # ------------------------------------------------------------------------------------------------------- summer time

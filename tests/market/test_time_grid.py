@@ -169,6 +169,12 @@ def test_coins_with_different_offsets_are_refused():
         to_grid(tidy_bars(rows, "t"), ["BTC", "ETH"], "t")
 
 
+def test_coins_an_hour_apart_are_not_called_local_times():
+    rows = pd.concat([table(400, 14_400, symbols=COINS[:1]), table(400, 14_400, START + 3_600, COINS[1:])])
+    with pytest.raises(BarsError, match=r"ETH/USDT bar .* is off the 4h grid \(400 such bars\)"):
+        to_grid(tidy_bars(rows, "t"), ["BTC", "ETH"], "t")
+
+
 def test_close_times_without_their_flag_are_named():
     with pytest.raises(BarsError, match=r"off the 5m grid, like all bars, by 299 s; .* pass --stamp close"):
         to_grid(tidy_bars(table(first=START + 299), "t"), ["BTC"], "t")
