@@ -182,6 +182,12 @@ def test_comments_and_blank_lines_are_skipped_wherever_they_are(tmp_path, place,
     pd.testing.assert_frame_equal(found, tidy_bars(rows, "t"))
 
 
+@pytest.mark.parametrize("quoting", [0, 1])
+def test_blanks_after_separators_are_no_part_of_a_name(tmp_path, quoting):
+    text = text_of(rows_of(), ",", quoting=quoting).replace(",", ", ")
+    pd.testing.assert_frame_equal(read_bars(written(tmp_path, text.encode())), EXPECTED)
+
+
 def test_a_separator_at_the_end_of_rows_only_is_no_column(tmp_path):
     header, *rows = text_of(rows_of(), ",").splitlines()
     path = written(tmp_path, "\n".join([header, *(f"{row}," for row in rows)]).encode())
