@@ -130,6 +130,14 @@ def plain_logging(*names: str) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------- values
+def day_seconds(text: str) -> int:
+    """Parse a time of day; the seconds since midnight."""
+    hours, colon, minutes = text.partition(":")
+    if not (colon and hours.isdecimal() and minutes.isdecimal() and int(hours) < 24 and int(minutes) < 60):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time of day such as 16:00")
+    return 3_600 * int(hours) + 60 * int(minutes)
+
+
 def utc_date(text: str) -> datetime:
     """Parse an ISO date or date-time; without a zone it is UTC."""
     try:
@@ -207,12 +215,18 @@ def add_tickers(
 
 
 def add_stamp(parser: argparse.ArgumentParser, default: str | None = "open") -> None:
-    """Add --stamp to a program that reads files of bars."""
+    """Add --stamp and --offset to a program that reads files of bars."""
     parser.add_argument(
         "--stamp",
         choices=STAMPS,
         default=default,
         help="which time of a bar the timestamps in the file are; they become open times (default: open)",
+    )
+    parser.add_argument(
+        "--offset",
+        type=day_seconds,
+        metavar="HH:MM",
+        help="how long after the UTC grid bars open, for example 16:00 if days open at 16:00 UTC (default: 00:00)",
     )
 
 

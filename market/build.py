@@ -32,6 +32,7 @@ def dataset_from_bars(
     max_fill_bars: int = DEFAULT_MAX_FILL_BARS,
     features: str = "default",
     venue: Venue = ALPACA,
+    offset_s: int = 0,
 ) -> Dataset:
     """Align, fill short gaps, resample, cut into segments, compute features, drop warm-up.
 
@@ -46,13 +47,14 @@ def dataset_from_bars(
         max_fill_bars: missing source bars filled in each gap, from its first on; a longer gap splits the data.
         features: name of the feature set.
         venue: where the coins are traded: order rules and fees.
+        offset_s: the bars open this many seconds after the UTC grid, 57600 for days that open at 16:00 UTC.
 
     Returns:
         A dataset whose rows are exactly the usable bars: every row belongs to a segment.
     """
     bar_seconds, chosen = timeframe_seconds(timeframe), feature_set(features)
-    fine = fill_gaps(to_grid(bars, tickers, source, start, end), max_fill_bars)
-    grid, warmup = resample(fine, bar_seconds), chosen.warmup_bars
+    fine = fill_gaps(to_grid(bars, tickers, source, start, end, offset_s), max_fill_bars)
+    grid, warmup = resample(fine, bar_seconds, offset_s), chosen.warmup_bars
     runs = [run for run in segments_of(grid) if run[1] - run[0] >= warmup + MIN_SEGMENT_BARS]
     if not runs:
         raise BarsError(_too_few(grid, source, warmup))

@@ -84,6 +84,7 @@ def build(args: argparse.Namespace) -> None:
         max_fill_bars=args.max_fill_bars,
         features=args.features,
         venue=venue,
+        offset_s=args.offset or 0,
     )
     for line in (*quality_lines(dataset), *segment_lines(dataset)):
         print(line)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 DEFAULT_STEPS = 500
-ONLY_BARS = ("tickers", "timeframe", "features", "max_fill_bars", "stamp")
+ONLY_BARS = ("tickers", "timeframe", "features", "max_fill_bars", "stamp", "offset")
 ONLY_FOLDER = ("policy", "steps")
 
 
@@ -81,9 +81,10 @@ def lines_of_bars(args: argparse.Namespace) -> Iterator[str]:
     bars = bars.loc[bars["symbol"].isin(chosen_symbols(bars, tickers, source))]
     n_fill = DEFAULT_MAX_FILL_BARS if args.max_fill_bars is None else args.max_fill_bars
     options: dict[str, Any] = {"source": source, "max_fill_bars": n_fill, "features": args.features or "default"}
+    options["offset_s"] = offset_s = args.offset or 0
     build = partial(dataset_from_bars, tickers=tickers, timeframe=args.timeframe or "5m", **options)
     with tqdm(total=2 * args.cuts + 1, unit="build", disable=None, desc="bars") as progress:
-        grid = to_grid(bars, tickers, source)
+        grid = to_grid(bars, tickers, source, offset_s=offset_s)
         dataset, report = analyse_bars(bars, build, grid, n_fill, args.cuts, args.seed, progress.update)
     if report.first is not None:
         yield f"!{report.first} ({len(report.differences)} of {2 * len(report.cuts)} runs differ)"

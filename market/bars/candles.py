@@ -24,6 +24,7 @@ import pandas as pd
 
 from market.bars.spellings import chosen_symbols, join_spellings
 from market.bars.table_files import check_names, read_csv, read_parquet, write_parquet
+from market.bars.time_grid import bar_seconds_of, check_wall_clock, few_strays, on_grid, opens_of
 from market.defaults import DEFAULT_MAX_FILL_BARS, STAMPS
 from market.errors import BarsError
 from market.files import whole_file
@@ -36,9 +37,9 @@ SYNTHETIC = "synthetic"  # optional column: whether the bar is made up
 FALSE_WORDS = ("", "0", "0.0", "false", "no", "nan", "none", "<na>")
 LONGEST_SYMBOL = 100
 TICKS_PER_SECOND = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}
-LEAST_BAR_SECONDS = 60
 # Far beyond any coin in any currency; products and quotients of what is inside stay finite.
 LEAST_PRICE, MOST_PRICE, MOST_VOLUME = 1e-100, 1e100, 1e100
+ENOUGH_BARS = 100  # in a period, to tell the time between bars from them alone
 LEAST_COVERAGE = 0.01  # bars there are / bars of the full grid; below it the times must be wrong
 
 
@@ -117,6 +118,8 @@ def tidy_bars(table: pd.DataFrame, where: str, stamp: str = "open") -> pd.DataFr
     bars = join_spellings(bars, where)
     order = np.lexsort((bars["timestamp"].to_numpy(), bars["symbol"].cat.codes.to_numpy()))
     bars = bars.iloc[order].reset_index(drop=True)
+    if _is_without_zone(columns["timestamp"]):
+        check_wall_clock(bars["timestamp"].to_numpy(), bars["symbol"].cat.codes.to_numpy(), where)
     _check_bars(bars, where)
     bars["timestamp"] = pd.to_datetime(bars["timestamp"], unit="s", utc=True).dt.as_unit("s")
     if stamp == "close":
@@ -142,7 +145,10 @@ def _numbers(column: pd.Series, name: str, where: str) -> np.ndarray:
         numbers = pd.Series(pd.to_numeric(column, errors="coerce"))
         is_text = np.asarray(numbers.isna() & column.notna())
         row = int(is_text.argmax())
-        raise BarsError(f"{where}: row {row}: {name} is {str(column.iloc[row])[:40]!r}, expected a number") from error
+        raise BarsError(
+            f"{where}: row {row}: {name} is {str(column.iloc[row])[:40]!r}, expected a number such as "
+            "1234.5 (a decimal point, no thousands separators)"
+        ) from error
 
 
 def _utc_seconds(column: pd.Series, where: str, stamp: str) -> np.ndarray:
@@ -172,13 +178,21 @@ def _utc_seconds(column: pd.Series, where: str, stamp: str) -> np.ndarray:
         # Some exchanges write the last millisecond of a bar, 12:04:59.999, for its close at 12:05.
         next_minute = np.ceil(seconds / 60) * 60
         seconds = np.where(next_minute - seconds <= 1, next_minute, seconds)
-    if (seconds % 1 != 0).any():
-        row = int((seconds % 1 != 0).argmax())
-        raise BarsError(
-            f"{where}: row {row} has a fraction of a second ({_time_text(column.iloc[row])}); expected bar {stamp} "
-            "times"
-        )
-    return seconds.astype(np.int64)
+    is_off = seconds % 1 != 0
+    if not few_strays(int(is_off.sum()), len(seconds)):
+        row = int(is_off.argmax())
+        advice = "expected close times" if stamp == "close" else "if these are close times, pass --stamp close"
+        raise BarsError(f"{where}: row {row} has a fraction of a second ({_time_text(column.iloc[row])}); {advice}")
+    # A stray stays off every grid: no fraction is rounded to a whole minute.
+    up = np.ceil(seconds)
+    return np.where(up % 60 == 0, np.floor(seconds), up).astype(np.int64)
+
+
+def _is_without_zone(column: pd.Series) -> bool:
+    """Whether times are text or date-times that name no zone, told from the first one."""
+    if pd.api.types.is_datetime64_any_dtype(column):
+        return not isinstance(column.dtype, pd.DatetimeTZDtype)
+    return not pd.api.types.is_numeric_dtype(column) and _from_iso(column.iloc[:1], utc=False).dt.tz is None
 
 
 def _time_text(value: object) -> str:
@@ -186,8 +200,8 @@ def _time_text(value: object) -> str:
     return str(value.to_datetime64() if isinstance(value, pd.Timestamp) else value)[:40]
 
 
-def _from_iso(column: pd.Series) -> pd.Series:
-    return pd.to_datetime(column.astype(str), utc=True, format="ISO8601")
+def _from_iso(column: pd.Series, utc: bool = True) -> pd.Series:
+    return pd.to_datetime(column.astype(str), utc=utc, format="ISO8601")
 
 
 def _check_bars(bars: pd.DataFrame, where: str) -> None:
@@ -215,23 +229,10 @@ def _check_bars(bars: pd.DataFrame, where: str) -> None:
             )
 
 
-def bar_seconds_of(bars: pd.DataFrame, where: str) -> int:
-    """Seconds between bars: the greatest step that every bar's open time is a multiple of."""
-    seconds = bars["timestamp"].dt.as_unit("s").astype("int64")
-    steps = seconds.diff()[(bars["symbol"].cat.codes.diff() == 0).to_numpy()]
-    if len(steps) == 0:
-        raise BarsError(f"{where}: one bar per symbol is too few; at least 2 are needed")
-    # Holes leave the common divisor as it is; a stray time makes it tiny, and the commonest step then names it.
-    divisor = int(np.gcd.reduce(steps.to_numpy(dtype=np.int64)))
-    step = divisor if divisor >= LEAST_BAR_SECONDS else int(steps.mode().iloc[0])
-    off_grid = (seconds % step != 0).to_numpy()
-    if off_grid.any():
-        bar = bars.iloc[int(off_grid.argmax())]
-        raise BarsError(
-            f"{where}: {bar['symbol']} bar {bar['timestamp']:%Y-%m-%d %H:%M:%S} is off the {timeframe_name(step)} grid "
-            f"({int(off_grid.sum())} such bars); give bars of one timeframe, stamped with their open time"
-        )
-    return step
+def step_between(bars: pd.DataFrame, start: datetime | None, end: datetime | None, where: str) -> int:
+    """Seconds between the bars with open times in [start, end), or between all bars if those are few."""
+    inside = bars_between(bars, start, end)
+    return bar_seconds_of(inside if len(inside) >= ENOUGH_BARS else bars, where)
 
 
 def to_grid(
@@ -240,6 +241,7 @@ def to_grid(
     where: str,
     start: datetime | None = None,
     end: datetime | None = None,
+    offset_s: int = 0,
 ) -> BarGrid:
     """Put the bars of `tickers` on one full time grid, from the first to the last bar of any of them.
 
@@ -249,15 +251,16 @@ def to_grid(
         where: name of the source in errors.
         start: first bar open, UTC, included.
         end: bar opens before this, UTC.
+        offset_s: the bars open this many seconds after the multiples of their length since 1970-01-01 00:00 UTC.
     """
     if start is not None and end is not None and start >= end:
         raise BarsError(f"{where}: start {start:%Y-%m-%d %H:%M} is not before end {end:%Y-%m-%d %H:%M}")
     symbols = chosen_symbols(bars, tickers, where)
     bars = bars.loc[bars["symbol"].isin(symbols)]
-    step = bar_seconds_of(bars, where)
-    bars = bars_between(bars, start, end)
+    step = step_between(bars, start, end, where)
+    bars = on_grid(bars_between(bars, start, end), step, offset_s, where, n_all=len(bars))
     check_every_symbol_has_bars(bars, symbols, where)
-    seconds = bars["timestamp"].dt.as_unit("s").astype("int64").to_numpy()
+    seconds = opens_of(bars)
     first, last = int(seconds.min()), int(seconds.max())
     time = np.arange(first, last + step, step, dtype=np.int64)
     if len(bars) < LEAST_COVERAGE * len(time) * len(symbols):
@@ -312,10 +315,11 @@ def _last_true_index(mask: np.ndarray) -> np.ndarray:
     return np.maximum.accumulate(np.where(mask, rows, -1), axis=0)
 
 
-def resample(grid: BarGrid, bar_seconds: int) -> BarGrid:
+def resample(grid: BarGrid, bar_seconds: int, offset_s: int = 0) -> BarGrid:
     """Aggregate to longer bars by calendar time; a bar with any missing part is missing itself.
 
-    Bars open at multiples of `bar_seconds` since 1970-01-01 00:00 UTC, so days open at midnight UTC.
+    Bars open `offset_s` after the multiples of `bar_seconds` since 1970-01-01 00:00 UTC, so days open at midnight UTC
+    where it is 0.
     """
     n_parts, rest = divmod(bar_seconds, grid.bar_seconds)
     if n_parts < 1 or rest:
@@ -325,7 +329,7 @@ def resample(grid: BarGrid, bar_seconds: int) -> BarGrid:
         )
     if n_parts == 1:
         return grid
-    first = int(-(-grid.time[0] // bar_seconds) * bar_seconds - grid.time[0]) // grid.bar_seconds
+    first = int((offset_s - grid.time[0]) % bar_seconds) // grid.bar_seconds
     n_bars = (len(grid.time) - first) // n_parts
     if n_bars < 1:
         raise BarsError(f"{len(grid.time)} bars hold no whole {timeframe_name(bar_seconds)} bar; give a longer period")

@@ -14,20 +14,23 @@ from market.bars.candles import (
     PRICES,
     SYNTHETIC,
     BarGrid,
-    bar_seconds_of,
     bars_between,
     check_every_symbol_has_bars,
     is_synthetic,
     read_bars,
     resample,
+    step_between,
     tidy_bars,
     to_grid,
 )
 from market.bars.spellings import chosen_symbols, spellings
+from market.bars.time_grid import on_grid
 from market.errors import BarsError
 from market.names import currency_of, ticker_for, timeframe_name, timeframe_seconds
 from market.symbols import known_pair
 from market.times import finished_before
+
+OF_FILES = ("file", "is_last")  # columns while files are joined
 
 LOGGER = logging.getLogger(__name__)
 
@@ -40,11 +43,13 @@ def file_bars(
     end: datetime | None = None,
     stamp: str = "open",
     now: datetime | None = None,
+    offset_s: int = 0,
 ) -> pd.DataFrame:
     """Tidy bars of one or several files, in the form of `market.bars.candles.read_bars`.
 
     Args:
-        paths: tidy files of one timeframe; a bar that is in two of them must be the same in both.
+        paths: tidy files of one timeframe. A bar of the period that is in two of them must be the same in both, unless
+            one file ends with it and the other does not: it had not closed then, and the other file's is taken.
         tickers: names in any form; None takes every symbol.
         timeframe: of the result: the files' own (None) or a longer one. Missing bars are not filled, and a longer bar
             with a missing part is missing.
@@ -52,9 +57,10 @@ def file_bars(
         end: bar opens before this, UTC.
         stamp: which time the files' timestamps are, `open` or `close`.
         now: bars that close after this are left out, which is logged.
+        offset_s: the bars open this many seconds after the UTC grid, those of a longer timeframe, too.
     """
     where = ", ".join(map(str, paths))
-    bars, step = _join(paths, stamp)
+    bars, step = _join(paths, stamp, start, end)
     if tickers is not None:
         chosen = dict(zip(chosen_symbols(bars, tickers, where), tickers, strict=True))
         # A symbol that may be a coin or a pair takes the name that says which.
@@ -68,19 +74,20 @@ def file_bars(
         LOGGER.warning("%s: %d bars have not closed yet and are left out", where, n_open)
     end = over if end is None else min(end, over)
     if timeframe is not None and timeframe_seconds(timeframe) != step:
-        grids = [to_grid(bars, names, where, start, end) for names in _by_currency(symbols)]
-        longer = [_longer(g, n, timeframe, step, where) for g, n in zip(grids, _by_currency(symbols), strict=True)]
+        groups = _by_currency(symbols)
+        grids = [to_grid(bars, names, where, start, end, offset_s) for names in groups]
+        longer = [_longer(g, n, timeframe, step, offset_s, where) for g, n in zip(grids, groups, strict=True)]
         joined = pd.concat(longer, ignore_index=True)
         return tidy_bars(joined.assign(**{SYNTHETIC: True}) if is_synthetic(bars) else joined, where)
-    bars = bars_between(bars, start, end)
+    bars = on_grid(bars_between(bars, start, end), step, offset_s, where, n_all=len(bars))
     check_every_symbol_has_bars(bars, symbols, where)
     return tidy_bars(bars, where)
 
 
-def _join(paths: Sequence[Path], stamp: str) -> tuple[pd.DataFrame, int]:
+def _join(paths: Sequence[Path], stamp: str, start: datetime | None, end: datetime | None) -> tuple[pd.DataFrame, int]:
     """All rows of all files, each bar once, and the seconds between them."""
     tables = [read_bars(path, stamp) for path in paths]
-    steps = [bar_seconds_of(table, str(path)) for path, table in zip(paths, tables, strict=True)]
+    steps = [step_between(table, start, end, str(path)) for path, table in zip(paths, tables, strict=True)]
     for path, step in zip(paths, steps, strict=True):
         if step != steps[0]:
             raise BarsError(
@@ -92,9 +99,25 @@ def _join(paths: Sequence[Path], stamp: str) -> tuple[pd.DataFrame, int]:
     if SYNTHETIC in bars.columns:
         bars[SYNTHETIC] = bars[SYNTHETIC].eq(True)  # a file without the column holds real bars
     bars["symbol"] = bars["symbol"].replace(spellings(set(bars["symbol"])))
-    bars = bars.drop_duplicates([name for name in bars.columns if name != "file"])
-    _check_agreement(bars, paths)
-    return bars.drop(columns="file"), steps[0]
+    bars["is_last"] = bars["timestamp"] == bars.groupby(["file", "symbol"])["timestamp"].transform("max")
+    bars = bars.sort_values("is_last", kind="stable")  # of equal bars the one that is certain to have closed is kept
+    bars = bars.drop_duplicates([name for name in bars.columns if name not in OF_FILES])
+    bars = _without_forming(bars, paths)
+    _check_agreement(bars_between(bars, start, end), paths)
+    return bars.drop_duplicates(["timestamp", "symbol"]).drop(columns=list(OF_FILES)), steps[0]
+
+
+def _without_forming(bars: pd.DataFrame, paths: Sequence[Path]) -> pd.DataFrame:
+    """Leave out the last bar of a file that differs from the same bar of a file that continues after it."""
+    same = bars.loc[bars.duplicated(["timestamp", "symbol"], keep=False)]
+    is_continued = ~same.groupby(["timestamp", "symbol"])["is_last"].transform("all")
+    forming = same.loc[same["is_last"] & is_continued]
+    for number, left in forming.groupby("file"):
+        LOGGER.warning(
+            "%s: its last bar of %s (%s UTC) had not closed, as a later file shows; the later file's is taken",
+            paths[int(str(number))], ", ".join(left["symbol"]), f"{left['timestamp'].max():%Y-%m-%d %H:%M}",
+        )  # fmt: skip
+    return bars.drop(index=forming.index)
 
 
 def _check_agreement(bars: pd.DataFrame, paths: Sequence[Path]) -> None:
@@ -120,21 +143,23 @@ def _by_currency(symbols: Sequence[str]) -> list[list[str]]:
     return [[s for s in symbols if currency_of(s) == c] for c in sorted(set(map(currency_of, symbols)))]
 
 
-def _longer(grid: BarGrid, symbols: Sequence[str], timeframe: str, step: int, where: str) -> pd.DataFrame:
+def _longer(
+    grid: BarGrid, symbols: Sequence[str], timeframe: str, step: int, offset_s: int, where: str
+) -> pd.DataFrame:
     """Bars aggregated by calendar time, without the ones that miss a part."""
     if grid.bar_seconds != step:
         raise BarsError(
             f"{where}: {', '.join(symbols)} has {timeframe_name(grid.bar_seconds)} bars among others of "
             f"{timeframe_name(step)}, so a whole {timeframe} bar cannot be told; give it in a file of its own"
         )
-    longer = resample(grid, timeframe_seconds(timeframe))
+    longer = resample(grid, timeframe_seconds(timeframe), offset_s)
     time = pd.to_datetime(longer.time, unit="s", utc=True)
     tables = []
     for asset, symbol in enumerate(symbols):
         columns = {name: getattr(longer, name)[:, asset] for name in (*PRICES, "volume")}
         table = pd.DataFrame({"timestamp": time, "symbol": symbol} | columns)
         tables.append(table.loc[~longer.missing[:, asset]])
-        first = grid.time // longer.bar_seconds * longer.bar_seconds
+        first = (grid.time - offset_s) // longer.bar_seconds
         n_touched = len(np.unique(first[~grid.missing[:, asset]]))
         if n_touched > len(tables[-1]):
             LOGGER.warning(
