@@ -8,7 +8,7 @@ from datetime import datetime
 import numpy as np
 import pandas as pd
 
-from market.bars.candles import BarGrid, fill_gaps, is_synthetic, resample, segments_of, to_grid
+from market.bars.candles import SYNTHETIC, BarGrid, fill_gaps, is_synthetic, resample, segments_of, to_grid
 from market.bars.quality import account_of_bars, gap_report, warn_of_few
 from market.dataset import Dataset, make_dataset
 from market.defaults import DEFAULT_MAX_FILL_BARS, MIN_SEGMENT_BARS
@@ -30,6 +30,7 @@ def dataset_from_bars(
     max_fill_bars: int = DEFAULT_MAX_FILL_BARS,
     features: str = "default",
     venue: Venue = ALPACA,
+    now: datetime | None = None,
 ) -> Dataset:
     """Align, fill short gaps, resample, cut into segments, compute features, drop warm-up.
 
@@ -44,12 +45,14 @@ def dataset_from_bars(
         max_fill_bars: missing source bars filled in each gap, from its first on; a longer gap splits the data.
         features: name of the feature set.
         venue: where the coins are traded: order rules and fees.
+        now: bars that close after this are left out, which is logged; None is the clock's time. Synthetic bars stay.
 
     Returns:
         A dataset whose rows are exactly the usable bars: every row belongs to a segment.
     """
     bar_seconds, chosen = timeframe_seconds(timeframe), feature_set(features)
-    fine = fill_gaps(to_grid(bars, tickers, source, start, end), max_fill_bars)
+    bars = bars.assign(**{SYNTHETIC: True}) if synthetic else bars
+    fine = fill_gaps(to_grid(bars, tickers, source, start, end, now), max_fill_bars)
     grid, warmup = resample(fine, bar_seconds), chosen.warmup_bars
     runs = [run for run in segments_of(grid) if run[1] - run[0] >= warmup + MIN_SEGMENT_BARS]
     if not runs:
@@ -60,7 +63,7 @@ def dataset_from_bars(
         price=grid.close[rows],
         tech=np.concatenate([segment_features(grid.rows(first, last), chosen) for first, last in runs]),
         time=grid.time[rows] + bar_seconds,
-        filled=grid.filled[rows],
+        filled=(grid.filled | grid.untraded)[rows],
         tickers=grid.tickers,
         feature_set=features,
         feature_names=chosen.names(grid.tickers, bar_seconds),
@@ -68,7 +71,7 @@ def dataset_from_bars(
         bar_seconds=bar_seconds,
         segments=list(zip([0, *ends[:-1]], ends, strict=True)),
         source=source,
-        synthetic=synthetic or is_synthetic(bars),
+        synthetic=is_synthetic(bars),
         venue=venue,
         quality=warn_of_few(gap_report(fine, max_fill_bars) | account_of_bars(grid, runs, warmup)),
     )

@@ -71,13 +71,14 @@ def lines_of_bars(args: argparse.Namespace) -> Iterator[str]:
     """Findings first, each marked with `!`, then the report."""
     from tqdm import tqdm
 
-    from market.bars.candles import read_bars, to_grid
+    from market.bars.candles import bar_seconds_of, closed_bars, read_bars, to_grid
     from market.build import dataset_from_bars
     from train.lookahead.bars import analyse_bars, summary_lines
 
     tickers, source = split_tickers(args.tickers or list(DEFAULT_TICKERS)), args.bars.name
     bars = read_bars(args.bars, args.stamp or "open")
     bars = bars.loc[bars["symbol"].isin(match_symbols(tickers, map(str, bars["symbol"].cat.categories)))]
+    bars = closed_bars(bars, bar_seconds_of(bars, source), source)  # here, so that no build leaves out what others have
     n_fill = DEFAULT_MAX_FILL_BARS if args.max_fill_bars is None else args.max_fill_bars
     options: dict[str, Any] = {"source": source, "max_fill_bars": n_fill, "features": args.features or "default"}
     build = partial(dataset_from_bars, tickers=tickers, timeframe=args.timeframe or "5m", **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from market.bars.candles import (
     bar_seconds_of,
     bars_between,
     check_every_symbol_has_bars,
+    closed_bars,
     is_synthetic,
     matched,
     read_bars,
@@ -26,7 +27,6 @@ from market.bars.candles import (
 )
 from market.errors import BarsError
 from market.names import currency_of, ticker_of, timeframe_name, timeframe_seconds
-from market.times import finished_before
 
 LOGGER = logging.getLogger(__name__)
 
@@ -56,11 +56,7 @@ def file_bars(
     bars, step = _join(paths, stamp)
     symbols = _select(bars, tickers, where)
     bars = tidy_bars(bars.loc[bars["symbol"].isin(symbols)], where)
-    over = finished_before(step, now or datetime.now(UTC))
-    n_open = len(bars_between(bars, max(start or over, over), end))
-    if n_open:
-        LOGGER.warning("%s: %d bars have not closed yet and are left out", where, n_open)
-    end = over if end is None else min(end, over)
+    bars = closed_bars(bars_between(bars, None, end), step, where, now)
     if timeframe is not None and timeframe_seconds(timeframe) != step:
         grids = [to_grid(bars, names, where, start, end) for names in _by_currency(symbols)]
         longer = [_longer(g, n, timeframe, step, where) for g, n in zip(grids, _by_currency(symbols), strict=True)]

@@ -122,7 +122,7 @@ def analyse_bars(
         The dataset and the report.
     """
     rng = np.random.default_rng(seed)
-    full = build(bars)
+    full, grid = build(bars), fill_gaps(grid, 0)  # bars that only repeat the last close become missing
     on_run()
     cuts = choose_cuts(full, grid, max_fill_bars, n_cuts, rng)
     found, n_compared, n_undecided = [], 0, 0
