@@ -740,7 +740,7 @@ def check_arrays(price: np.ndarray, tech: np.ndarray, rules: str = "", norm_tech
             is_bad = ~((array >= least) & (array <= most))
             bar, column = np.argwhere(is_bad)[0].tolist()
             found = f"{array[bar, column]:g} at bar {bar}, column {column} ({int(is_bad.sum())} such values)"
-            raise ValueError(f"{name} is {found}, expected {least:g} .. {most:g}; drop the bars or fill them")
+            raise ValueError(f"{name} is {found}, expected {least:g} .. {most:g}; correct such bars or leave them out")
 
 
 def smallest_orders(rules: str, config: Mapping[str, Any], n_assets: int) -> Sequence[float] | np.ndarray:

@@ -79,8 +79,10 @@ def dataset_from_bars(
 
 def _too_few(grid: BarGrid, source: str, warmup: int) -> str:
     longest = max((last - first for first, last in segments_of(grid)), default=0)
+    is_repeated = bool((grid.untraded & grid.missing).any())
+    hint = "; bars that repeat the last close without volume count as missing, --max-fill-bars fills more of them"
     return (
         f"{source}: the longest run of {timeframe_name(grid.bar_seconds)} bars that {', '.join(grid.tickers)} all have "
         f"is {longest}; at least {warmup + MIN_SEGMENT_BARS} are needed ({warmup} of them warm-up); "
-        "give a longer period, a shorter timeframe, or fewer tickers"
+        f"give a longer period, a shorter timeframe, or fewer tickers{hint * is_repeated}"
     )

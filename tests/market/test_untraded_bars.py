@@ -70,7 +70,7 @@ def test_all_spellings_of_a_hole_make_the_same_dataset_and_the_same_fills(seed, 
         try:
             made.append(built(spelled(bars, is_hole, way), timeframe=timeframe, max_fill_bars=max_fill_bars))
         except BarsError as refusal:
-            made.append(str(refusal))
+            made.append(str(refusal).partition("; bars that repeat")[0])
     left_out = made[0]
     if isinstance(left_out, str):
         assert made == [left_out] * 3
@@ -116,7 +116,8 @@ def test_a_delisted_coins_tail_is_no_market():
     assert "ETH: 400 of 1500 bars repeat the last close without volume; they count as missing" in str(flat.quality)
     assert any("repeated" in line for line in quality_lines(flat))
     tail = pd.Timestamp(int(left_out.time[-1]), unit="s", tz="UTC").to_pydatetime()
-    with pytest.raises(BarsError, match="have is 0; at least"):  # a period that is nothing but the tail
+    # A period that is nothing but the tail.
+    with pytest.raises(BarsError, match="have is 0; at least .* repeat the last close without volume count as missing"):
         built(spelled(market(), is_hole, True), start=tail)
 
 
