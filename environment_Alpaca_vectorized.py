@@ -673,7 +673,7 @@ def build_market(config: Mapping[str, Any], p: EnvParams, episode_bars: int | No
         ValueError: for arrays that cannot be traded; the message names the array, the bar and what to do.
     """
     price, tech = np.asarray(config["price_array"]), np.asarray(config["tech_array"])
-    check_arrays(price, tech, config.get("tickers"))
+    check_arrays(price, tech, p.rules, p.norm_tech, config.get("tickers"))
     n_bars, n_assets = price.shape
     filled = np.broadcast_to(np.asarray(config.get("filled_array", False), dtype=bool), price.shape)
     given = config.get("segments")
@@ -721,22 +721,32 @@ def cash_of(ticker: str) -> str:
     return next(ends, "USD")[:3]
 
 
-def check_arrays(price: np.ndarray, tech: np.ndarray, tickers: Sequence[str] | None = None) -> None:
-    """Raise ValueError for arrays that cannot be traded; the message names the array, the bar and what to do."""
+def check_arrays(
+    price: np.ndarray, tech: np.ndarray, rules: str = "", norm_tech: float = 1.0, tickers: Sequence[str] | None = None
+) -> None:
+    """Refuse arrays that cannot be traded: features times norm_tech must fit float32, and prices be positive.
+
+    The rules of hosts, and no rules, take a price of 0, which is a bar without a price. "standard" does not: its prices
+    are 1e-100 to 1e100, so that quantities and values stay finite. Tickers, where they are known, have one currency.
+
+    Raises:
+        ValueError: the message names the array, the bar, the column, the value and what to do.
+    """
     cash = {cash_of(str(ticker)): str(ticker) for ticker in ([] if tickers is None else tickers)}
     if len(cash) > 1:
         raise ValueError(f"{', '.join(cash.values())} are in {', '.join(cash)}: an account has one cash; choose one")
-    if price.ndim != 2 or tech.ndim != 2 or price.shape[0] != tech.shape[0]:
-        shapes = f"{price.shape} and {tech.shape}"
-        raise ValueError(f"price_array (T, A) and tech_array (T, F) need the same number of bars; received {shapes}")
-    for name, array in (("price_array", price), ("tech_array", tech)):
-        if array.dtype.kind not in "fiu":
-            raise ValueError(f"{name} must hold numbers; received dtype {array.dtype}")
-        bad = np.argwhere(~np.isfinite(array))
-        if len(bad):
-            raise ValueError(f"{name} has a non-finite value at bar {bad[0][0]}, column {bad[0][1]}; drop or fill it")
-    for bar, column in np.argwhere(price < 0)[:1]:
-        raise ValueError(f"price_array has a negative price at bar {bar}, column {column}; prices are quote per coin")
+    if (price.ndim, tech.ndim) != (2, 2) or len(price) != len(tech) or {price.dtype.kind, tech.dtype.kind} - {*"fiu"}:
+        raise ValueError("price_array (T, A) and tech_array (T, F) must hold numbers, for the same number of bars; "
+                         f"received {price.dtype} {price.shape} and {tech.dtype} {tech.shape}")  # fmt: skip
+    # NumPy's float64: a Python float would be cast to a float32 array's type, where the largest ones are infinite.
+    prices = np.array((1e-100, 1e100) if rules == "standard" else (0.0, np.finfo(np.float64).max))
+    largest = np.float64(np.finfo(np.float32).max) / max(abs(norm_tech), 1e-269)  # finite where norm_tech is 0
+    for name, array, (least, most) in (("price_array", price, prices), ("tech_array", tech, (-largest, largest))):
+        if array.size and not (array.min() >= least and array.max() <= most):  # NaN is neither
+            is_bad = ~((array >= least) & (array <= most))
+            bar, column = np.argwhere(is_bad)[0].tolist()
+            found = f"{array[bar, column]:g} at bar {bar}, column {column} ({int(is_bad.sum())} such values)"
+            raise ValueError(f"{name} is {found}, expected {least:g} .. {most:g}; correct such bars or leave them out")
 
 
 def smallest_orders(rules: str, config: Mapping[str, Any], n_assets: int) -> Sequence[float] | np.ndarray:

@@ -8,7 +8,7 @@ from datetime import datetime
 import numpy as np
 import pandas as pd
 
-from market.bars.candles import BarGrid, fill_gaps, is_synthetic, resample, segments_of, to_grid
+from market.bars.candles import SYNTHETIC, BarGrid, fill_gaps, is_synthetic, resample, segments_of, to_grid
 from market.bars.quality import account_of_bars, gap_report, warn_of_few
 from market.bars.spellings import perpetual_warnings
 from market.dataset import Dataset, make_dataset
@@ -33,6 +33,7 @@ def dataset_from_bars(
     features: str = "default",
     venue: Venue = ALPACA,
     offset_s: int = 0,
+    now: datetime | None = None,
 ) -> Dataset:
     """Align, fill short gaps, resample, cut into segments, compute features, drop warm-up.
 
@@ -48,12 +49,14 @@ def dataset_from_bars(
         features: name of the feature set.
         venue: where the coins are traded: order rules and fees.
         offset_s: the bars open this many seconds after the UTC grid, 57600 for days that open at 16:00 UTC.
+        now: bars that close after this are left out, which is logged; None is the clock's time. Synthetic bars stay.
 
     Returns:
         A dataset whose rows are exactly the usable bars: every row belongs to a segment.
     """
     bar_seconds, chosen = timeframe_seconds(timeframe), feature_set(features)
-    fine = fill_gaps(to_grid(bars, tickers, source, start, end, offset_s), max_fill_bars)
+    bars = bars.assign(**{SYNTHETIC: True}) if synthetic else bars
+    fine = fill_gaps(to_grid(bars, tickers, source, start, end, offset_s, now), max_fill_bars)
     grid, warmup = resample(fine, bar_seconds, offset_s), chosen.warmup_bars
     runs = [run for run in segments_of(grid) if run[1] - run[0] >= warmup + MIN_SEGMENT_BARS]
     if not runs:
@@ -67,7 +70,7 @@ def dataset_from_bars(
         price=grid.close[rows],
         tech=np.concatenate([segment_features(grid.rows(first, last), chosen) for first, last in runs]),
         time=grid.time[rows] + bar_seconds,
-        filled=grid.filled[rows],
+        filled=(grid.filled | grid.untraded)[rows],
         tickers=grid.tickers,
         feature_set=features,
         feature_names=chosen.names(grid.tickers, bar_seconds),
@@ -76,7 +79,7 @@ def dataset_from_bars(
         bar_seconds=bar_seconds,
         segments=list(zip([0, *ends[:-1]], ends, strict=True)),
         source=source,
-        synthetic=synthetic or is_synthetic(bars),
+        synthetic=is_synthetic(bars),
         venue=venue,
         quality=warn_of_few(gaps | account_of_bars(grid, runs, warmup)),
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from market.defaults import MIN_SEGMENT_BARS
+from market.defaults import LEAST_PRICE, MIN_SEGMENT_BARS, MOST_PRICE
 from market.errors import REBUILD, DatasetError
 from market.names import currency_fault, known_currency
 from market.times import EARLIEST_S, LATEST_S, utc_text
@@ -38,6 +38,12 @@ def value_fault(is_good: np.ndarray, array: np.ndarray, columns: Sequence[str], 
     bar, column = map(int, np.argwhere(~is_good)[0])
     n_bad = int((~is_good).sum())
     return f"{columns[column]} at {row} {bar} is {array[bar, column]}, expected {expected} ({n_bad} such values)"
+
+
+def price_fault(price: np.ndarray, tickers: Sequence[str], row: str) -> str | None:
+    """Describe the first price (T, A) with which an account cannot be valued; None if all are good."""
+    is_good = (price >= LEAST_PRICE) & (price <= MOST_PRICE)
+    return value_fault(is_good, price, tickers, row, f"a positive number, {LEAST_PRICE:g} .. {MOST_PRICE:g}")
 
 
 def _kind_faults(dataset: Dataset) -> Iterator[str]:
@@ -79,8 +85,7 @@ def _shape_faults(dataset: Dataset) -> Iterator[str]:
 
 def _value_faults(dataset: Dataset) -> Iterator[str]:
     price, tech = dataset.price, dataset.tech
-    is_good = np.isfinite(price) & (price > 0)
-    if fault := value_fault(is_good, price, dataset.tickers, "bar", "a positive number"):
+    if fault := price_fault(price, dataset.tickers, "bar"):
         yield f"price_array of {fault}"
     # The sum is finite when every value is; only a suspicious sum costs the full search.
     if np.isfinite(tech.sum(dtype=np.float64)):

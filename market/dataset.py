@@ -1,7 +1,7 @@
 """The dataset: prices, features, times and their manifest, saved whole or not at all and checked on every load.
 
 A folder holds `price_array.npy (T, A) float64`, `tech_array.npy (T, F) float32`, `time_array.npy (T,) int64` (UTC
-seconds of the bar CLOSE), `filled_array.npy (T, A) bool` (bars that stand for missing ones) and `manifest.json`. Rows
+seconds of the bar CLOSE), `filled_array.npy (T, A) bool` (bars in which no order fills) and `manifest.json`. Rows
 belong to contiguous segments; time jumps only between segments. See data/README.md for every field.
 """
 
@@ -74,7 +74,7 @@ class Dataset:
     price: np.ndarray  # (T, A) float64, close, quote per coin
     tech: np.ndarray  # (T, F) float32, row t uses bars <= t
     time: np.ndarray  # (T,) int64, UTC seconds, bar close
-    filled: np.ndarray  # (T, A) bool, the bar (or its last part) was missing: its close repeats an earlier one
+    filled: np.ndarray  # (T, A) bool, nobody traded in the bar (or its last part): it was missing or had no volume
     tickers: tuple[str, ...]  # A
     feature_set: str  # a name in market.features.FEATURE_SETS, or where the columns come from
     feature_names: tuple[str, ...]  # F, `BTC:rsi_14`, or `time:day_sin` for a column of all coins
@@ -209,7 +209,7 @@ def make_dataset(
     quality: Mapping[str, Any] | None = None,
     feature_coins: Sequence[int] | None = None,
 ) -> Dataset:
-    """A checked dataset with its hash; shapes as in `Dataset`. Without `filled` every bar is a real one.
+    """A checked dataset with its hash; shapes as in `Dataset`. Without `filled` every bar trades.
 
     Of `venue` the entries of these tickers are kept. Without `feature_coins` a column belongs to the coin whose name
     and a colon its name begins with.

@@ -145,7 +145,7 @@ def _quality_legend() -> list[Patch | Line2D]:
         "there, left out": UNUSED,
         "filled": FILLED,
         "missing": MISSING,
-        "no bars yet or any more": OUTSIDE,
+        "not traded yet or any more": OUTSIDE,
     }
     patches: list[Patch | Line2D] = [Patch(color=colour, label=name) for name, colour in names.items()]
     style = {"linestyle": "", "markeredgecolor": "white", "markeredgewidth": 0.4}

@@ -71,7 +71,7 @@ def lines_of_bars(args: argparse.Namespace) -> Iterator[str]:
     """Findings first, each marked with `!`, then the report."""
     from tqdm import tqdm
 
-    from market.bars.candles import read_bars, to_grid
+    from market.bars.candles import closed_bars, read_bars, step_between, to_grid
     from market.bars.spellings import chosen_symbols
     from market.build import dataset_from_bars
     from train.lookahead.bars import analyse_bars, summary_lines
@@ -79,6 +79,8 @@ def lines_of_bars(args: argparse.Namespace) -> Iterator[str]:
     tickers, source = split_tickers(args.tickers or list(DEFAULT_TICKERS)), args.bars.name
     bars = read_bars(args.bars, args.stamp or "open")
     bars = bars.loc[bars["symbol"].isin(chosen_symbols(bars, tickers, source))]
+    # Here, so that no build leaves out what others have.
+    bars = closed_bars(bars, step_between(bars, None, None, source), source)
     n_fill = DEFAULT_MAX_FILL_BARS if args.max_fill_bars is None else args.max_fill_bars
     options: dict[str, Any] = {"source": source, "max_fill_bars": n_fill, "features": args.features or "default"}
     options["offset_s"] = offset_s = args.offset or 0

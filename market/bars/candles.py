@@ -14,9 +14,10 @@ A made-up table says so in a column `synthetic`, which a copy, a filter or anoth
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +26,13 @@ import pandas as pd
 from market.bars.spellings import chosen_symbols, join_spellings
 from market.bars.table_files import check_names, read_csv, read_parquet, write_parquet
 from market.bars.time_grid import bar_seconds_of, check_wall_clock, few_strays, on_grid, opens_of
-from market.defaults import DEFAULT_MAX_FILL_BARS, STAMPS
+from market.defaults import DEFAULT_MAX_FILL_BARS, LEAST_PRICE, MOST_PRICE, MOST_VOLUME, STAMPS
 from market.errors import BarsError
 from market.files import whole_file
 from market.names import ticker_for, timeframe_name
 from market.times import EARLIEST_S, LATEST_S, epoch_seconds, utc_text
+
+LOGGER = logging.getLogger(__name__)
 
 PRICES = ("open", "high", "low", "close")
 COLUMNS = ("timestamp", "symbol", *PRICES, "volume")
@@ -37,8 +40,6 @@ SYNTHETIC = "synthetic"  # optional column: whether the bar is made up
 FALSE_WORDS = ("", "0", "0.0", "false", "no", "nan", "none", "<na>")
 LONGEST_SYMBOL = 100
 TICKS_PER_SECOND = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}
-# Far beyond any coin in any currency; products and quotients of what is inside stay finite.
-LEAST_PRICE, MOST_PRICE, MOST_VOLUME = 1e-100, 1e100, 1e100
 ENOUGH_BARS = 100  # in a period, to tell the time between bars from them alone
 LEAST_COVERAGE = 0.01  # bars there are / bars of the full grid; below it the times must be wrong
 
@@ -54,6 +55,7 @@ class BarGrid:
     close: np.ndarray  # (T, A) float64, quote per coin
     volume: np.ndarray  # (T, A) float64, coins
     filled: np.ndarray  # (T, A) bool, bar made up by fill_gaps
+    untraded: np.ndarray  # (T, A) bool, bar of the source with volume 0, of a coin that has volumes elsewhere
     tickers: tuple[str, ...]
     bar_seconds: int
 
@@ -64,7 +66,7 @@ class BarGrid:
 
     def rows(self, first: int, last: int) -> BarGrid:
         """Bars [first, last) as views."""
-        names = ("time", *PRICES, "volume", "filled")
+        names = ("time", *PRICES, "volume", "filled", "untraded")
         return replace(self, **{name: getattr(self, name)[first:last] for name in names})
 
 
@@ -242,6 +244,7 @@ def to_grid(
     start: datetime | None = None,
     end: datetime | None = None,
     offset_s: int = 0,
+    now: datetime | None = None,
 ) -> BarGrid:
     """Put the bars of `tickers` on one full time grid, from the first to the last bar of any of them.
 
@@ -252,13 +255,17 @@ def to_grid(
         start: first bar open, UTC, included.
         end: bar opens before this, UTC.
         offset_s: the bars open this many seconds after the multiples of their length since 1970-01-01 00:00 UTC.
+        now: bars that close after this are left out, as in `closed_bars`.
     """
     if start is not None and end is not None and start >= end:
         raise BarsError(f"{where}: start {start:%Y-%m-%d %H:%M} is not before end {end:%Y-%m-%d %H:%M}")
     symbols = chosen_symbols(bars, tickers, where)
     bars = bars.loc[bars["symbol"].isin(symbols)]
     step = step_between(bars, start, end, where)
+    # Volumes anywhere in the source make a volume of 0 a fact, also in a period that has nothing else.
+    has_volume = np.isin(symbols, bars.loc[bars["volume"] > 0, "symbol"].astype(str))
     bars = on_grid(bars_between(bars, start, end), step, offset_s, where, n_all=len(bars))
+    bars = closed_bars(bars, step, where, now)
     check_every_symbol_has_bars(bars, symbols, where)
     seconds = opens_of(bars)
     first, last = int(seconds.min()), int(seconds.max())
@@ -272,9 +279,13 @@ def to_grid(
     for name in (*PRICES, "volume"):
         columns[name] = np.full((len(time), len(symbols)), np.nan)
         columns[name][row, place] = bars[name].to_numpy()
-    filled = np.zeros((len(time), len(symbols)), dtype=bool)
     return BarGrid(
-        time=time, **columns, filled=filled, tickers=tuple(map(ticker_for, tickers, symbols)), bar_seconds=step
+        time=time,
+        **columns,
+        filled=np.zeros((len(time), len(symbols)), dtype=bool),
+        untraded=(columns["volume"] == 0) & has_volume,
+        tickers=tuple(map(ticker_for, tickers, symbols)),
+        bar_seconds=step,
     )
 
 
@@ -282,6 +293,28 @@ def bars_between(bars: pd.DataFrame, start: datetime | None, end: datetime | Non
     """The bars with open times in [start, end); None leaves an end open."""
     bars = bars if start is None else bars.loc[bars["timestamp"] >= start]
     return bars if end is None else bars.loc[bars["timestamp"] < end]
+
+
+def closed_bars(bars: pd.DataFrame, step: int, where: str, now: datetime | None = None) -> pd.DataFrame:
+    """The bars of `step` seconds that have closed by `now`, by default the clock's time; the others are logged.
+
+    Synthetic bars may lie in the future and all stay.
+
+    Raises:
+        BarsError: no bar has closed.
+    """
+    is_open = (bars["timestamp"] + pd.Timedelta(seconds=step) > (now or datetime.now(UTC))).to_numpy()
+    if not is_open.any() or is_synthetic(bars):
+        return bars
+    left_out = bars.loc[is_open]
+    symbols, times = ", ".join(sorted(set(map(str, left_out["symbol"])))), left_out["timestamp"]
+    opens = " .. ".join(f"{time:%Y-%m-%d %H:%M}" for time in sorted({times.min(), times.max()}))
+    if is_open.all():
+        raise BarsError(f"{where}: no bar has closed yet ({symbols} opens {opens} UTC); check the timestamps")
+    n, one = len(left_out), "1 bar has not closed yet and is left out"
+    what = one if n == 1 else f"{n} bars have not closed yet and are left out"
+    LOGGER.warning("%s: %s: %s opens %s UTC", where, what, symbols, opens)
+    return bars.loc[~is_open]
 
 
 def check_every_symbol_has_bars(bars: pd.DataFrame, symbols: Sequence[str], where: str) -> None:
@@ -298,15 +331,29 @@ def fill_gaps(grid: BarGrid, max_fill_bars: int = DEFAULT_MAX_FILL_BARS) -> BarG
     The rule is that nobody traded: open, high, low and close are the last close before the run, volume is 0. Neither
     what a filled bar holds nor that it is there depends on when trading went on, so that an account that stands in one
     learns nothing from it. Filled bars are flagged in `filled`; the simulator fills no order there.
+
+    Some sources write such bars themselves. However many there are, they are filled bars as ours are, those of a
+    delisted coin up to the end of the file, too. Before a coin's first trade they are missing.
     """
-    missing = grid.missing
+    repeats = _repeats_last_close(grid)
+    missing = grid.missing | repeats
     last_real = _last_true_index(~missing)  # (T, A)
     next_real = (len(grid.time) - 1 - _last_true_index(~missing[::-1]))[::-1]  # (T, A)
     inside = (last_real >= 0) & (next_real < len(grid.time))
-    filled = missing & inside & (np.arange(len(missing))[:, None] - last_real <= max_fill_bars)
+    is_soon = np.arange(len(missing))[:, None] - last_real <= max_fill_bars
+    filled = (missing & inside & is_soon) | (repeats & (last_real >= 0))
     carried = np.take_along_axis(grid.close, np.maximum(last_real, 0), axis=0)
-    prices = {name: np.where(filled, carried, getattr(grid, name)) for name in PRICES}
-    return replace(grid, **prices, volume=np.where(filled, 0.0, grid.volume), filled=grid.filled | filled)
+    columns = {name: np.where(missing, np.nan, getattr(grid, name)) for name in (*PRICES, "volume")}
+    columns |= {name: np.where(filled, carried, columns[name]) for name in PRICES}
+    return replace(grid, **columns | {"volume": np.where(filled, 0.0, columns["volume"])}, filled=grid.filled | filled)
+
+
+def _repeats_last_close(grid: BarGrid) -> np.ndarray:
+    """(T, A) bool, flat bars without volume at the close of the bar before, or before the coin's first trade."""
+    before = np.roll(_last_true_index(~grid.missing), 1, axis=0)
+    before[0] = -1
+    close_before = np.take_along_axis(grid.close, np.maximum(before, 0), axis=0)
+    return grid.untraded & (grid.high == grid.low) & ((before < 0) | (grid.close == close_before))
 
 
 def _last_true_index(mask: np.ndarray) -> np.ndarray:
@@ -350,6 +397,7 @@ def resample(grid: BarGrid, bar_seconds: int, offset_s: int = 0) -> BarGrid:
         close=parts(grid.close)[:, -1] + whole,
         volume=volume,
         filled=parts(grid.filled)[:, -1],
+        untraded=parts(grid.untraded)[:, -1],
         bar_seconds=bar_seconds,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from market.bars.candles import (
     BarGrid,
     bars_between,
     check_every_symbol_has_bars,
+    closed_bars,
     is_synthetic,
     read_bars,
     resample,
@@ -28,7 +29,6 @@ from market.bars.time_grid import on_grid
 from market.errors import BarsError
 from market.names import currency_of, ticker_for, timeframe_name, timeframe_seconds
 from market.symbols import known_pair
-from market.times import finished_before
 
 OF_FILES = ("file", "is_last")  # columns while files are joined
 
@@ -68,11 +68,7 @@ def file_bars(
         bars = bars.loc[bars["symbol"].isin(chosen)].replace({"symbol": unsure})
     symbols = sorted(set(bars["symbol"]))
     bars = tidy_bars(bars, where)
-    over = finished_before(step, now or datetime.now(UTC))
-    n_open = len(bars_between(bars, max(start or over, over), end))
-    if n_open:
-        LOGGER.warning("%s: %d bars have not closed yet and are left out", where, n_open)
-    end = over if end is None else min(end, over)
+    bars = closed_bars(bars_between(bars, None, end), step, where, now)
     if timeframe is not None and timeframe_seconds(timeframe) != step:
         groups = _by_currency(symbols)
         grids = [to_grid(bars, names, where, start, end, offset_s) for names in groups]
