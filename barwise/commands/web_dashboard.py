@@ -117,14 +117,14 @@ def only_local(app: WSGIApplication) -> WSGIApplication:
     be that of an ssh tunnel.
     """
 
-    def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        host, origin = environ.get("HTTP_HOST", ""), environ.get("HTTP_ORIGIN")
+    def guarded(request: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        host, origin = request.get("HTTP_HOST", ""), request.get("HTTP_ORIGIN")
         try:
             is_local = urlsplit(f"//{host}").hostname in LOCAL_NAMES
         except ValueError:  # no host at all, as "[::1"
             is_local = False
         if is_local and origin in (None, f"http://{host}"):
-            return app(environ, start_response)
+            return app(request, start_response)
         start_response("403 Forbidden", [("Content-Type", "text/plain")])
         return [b"This page answers requests for 127.0.0.1 and localhost only, from its own pages.\n"]
 
