@@ -180,7 +180,7 @@ def read_settings(study_folder: Path, trial: FrozenTrial) -> TrialSettings:
     path = trial_folder(study_folder, trial.number) / SETTINGS
     settings = read_record(path, TrialSettings)
     try:
-        TrainConfig(**settings.train | {"seed": 0})
+        TrainConfig(**{name: value for name, value in settings.train.items() if name != "seed"})
         rules_of(settings.env)
     except (TypeError, ValueError, KeyError) as error:
         raise StudyError(f"{path}: no run has such settings: {error}; restore the study's results") from error
