@@ -4,9 +4,7 @@ import json
 import math
 import os
 import pickle
-import subprocess
-import sys
-import time
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +27,7 @@ from drl_agents.policy_file import (
 )
 from tests.support.agent_args import REWARD_AGENTS, make_agent
 from tests.support.band_cases import band_agent, band_env
+from tests.support.killed_writes import killed_at_every_moment
 from tests.support.markets import random_config
 from tests.support.toy_envs import ToyBatch
 
@@ -242,32 +241,19 @@ def test_a_failure_while_writing_leaves_the_old_file(stored, monkeypatch, moment
     assert [p.name for p in stored.parent.iterdir()] == [stored.name]
 
 
-ENDLESS = """
-import sys, torch
-from drl_agents.policy import Policy
-from drl_agents.policy_file import save_policy
-for i in range(10**9):
-    layers = ((torch.full((512, 512), float(i)), torch.zeros(512)),)
-    save_policy(sys.argv[1], Policy(torch.zeros(512), torch.ones(512), layers), {"seed": i})
-"""
+def test_a_kill_between_any_two_writes_leaves_the_old_policy_or_the_new_one(tmp_path):
+    def save_turn(folder, turn):
+        layers = ((torch.full((4, 4), float(turn)), torch.zeros(4)),)
+        save_policy(folder / "policy.safetensors", Policy(torch.zeros(4), torch.ones(4), layers), {"seed": turn})
 
-
-@pytest.mark.slow
-def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path):
-    path = tmp_path / "policy.safetensors"
-    seen = set()
-    for n in range(5):
-        writer = subprocess.Popen([sys.executable, "-c", ENDLESS, str(path)], cwd=Path(__file__).parents[2])
-        before = path.stat().st_mtime_ns if path.exists() else 0
-        while not path.exists() or path.stat().st_mtime_ns == before:
-            time.sleep(0.01)
-        time.sleep(0.037 * n)
-        writer.kill()
-        writer.wait()
-        policy = load_policy(path)
-        assert torch.all(policy.layers[0][0] == policy.metadata["seed"])
-        seen.add(policy.metadata["seed"])
-    assert len(seen) > 1
+    save_turn(tmp_path / "start", 1)
+    folders = killed_at_every_moment(
+        lambda folder: save_turn(folder, 2), lambda n: shutil.copytree(tmp_path / "start", tmp_path / str(n))
+    )
+    policies = [load_policy(folder / "policy.safetensors") for folder in folders]
+    assert {policy.metadata["seed"] for policy in policies} == {1, 2}
+    assert all(torch.all(policy.layers[0][0] == policy.metadata["seed"]) for policy in policies)
+    assert any(len(list(folder.iterdir())) > 1 for folder in folders)  # killed in the middle
 
 
 def test_the_header_is_plain_json(stored):

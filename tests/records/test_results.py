@@ -14,7 +14,7 @@ import pytest
 
 from drl_agents.atomic_file import write_atomically
 from market.files import write_whole
-from tests.support.killed_writes import killed_at_every_call
+from tests.support.killed_writes import killed_at_every_moment
 from train.records.errors import StudyError
 from train.records.record_files import write_json
 from train.records.results import read_equity, study_folder
@@ -74,7 +74,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
 
 def test_a_kill_between_any_two_writes_leaves_the_old_result_or_the_new_one(tmp_path):
     write_json(tmp_path / "start" / "result.json", {"turn": 1})
-    folders = killed_at_every_call(
+    folders = killed_at_every_moment(
         lambda folder: write_json(folder / "result.json", {"turn": 2}),
         lambda n: shutil.copytree(tmp_path / "start", tmp_path / str(n)),
     )

@@ -177,6 +177,17 @@ def test_a_killed_trial_is_failed_at_once_tried_again_and_not_counted(lab):
     assert study.trials[2].params["learning_rate"] == study.trials[1].params["learning_rate"]
 
 
+def test_a_trial_whose_workers_number_belongs_to_a_later_process_is_failed_at_once(lab):
+    study = lab.open()
+    later = {"pid": os.getppid(), "started_ticks": start_ticks(os.getppid())}
+    for began in (later, later | {"started_ticks": later["started_ticks"] - 1}):
+        trial = study.ask()
+        trial.suggest_float("learning_rate", 1e-5, 3e-3, log=True)
+        trial.set_user_attr(WORKER, vars(this_worker()) | began)
+    assert fail_abandoned_trials(study) == [1]
+    assert states(study) == {"RUNNING": 1, "FAIL": 1, "WAITING": 1}
+
+
 def test_a_trial_is_given_up_after_two_retries(lab):
     study = lab.open()
     for _ in range(3):

@@ -175,10 +175,19 @@ def test_a_second_start_is_refused_and_changes_nothing(clone):
 
 
 def test_of_two_simultaneous_starts_exactly_one_trains(clone):
+    """Set-up waits until the other start has come as far, or has ended: without the lock both would go on."""
+    download, at_work, go = clone.root / "scripts" / "data" / "download_bars.py", clone.root / "at work", clone.root / "go"
+    at_work.mkdir()
+    wait = f"import os, pathlib, time\npathlib.Path({str(at_work)!r}, str(os.getpid())).touch()\n"
+    wait += f"while not os.path.exists({str(go)!r}): time.sleep(0.02)\n"
+    download.write_text(wait + download.read_text())
     starts = [
         subprocess.Popen(clone.command, env=clean_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for _ in range(2)
     ]
+    wait_until(lambda: len(list(at_work.iterdir())) + sum(start.poll() is not None for start in starts) == 2)
+    assert len(list(at_work.iterdir())) == 1
+    go.touch()
     assert sorted(start.wait(timeout=60) for start in starts) == [0, 1]
     assert clone.log.read_text().count("stub trainer") == 1
 

@@ -26,7 +26,7 @@ import drl_agents.atomic_file
 from drl_agents.policy_file import load_policy
 from environment_Alpaca import CryptoEnvAlpaca
 from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpaca
-from tests.support.killed_writes import killed_at_every_call
+from tests.support.killed_writes import killed_at_every_moment
 from tests.support.markets import REPO
 from tests.support.train_cases import ENV_PARAMS, small_market, small_settings
 from train.checkpoint import (
@@ -401,14 +401,14 @@ def test_a_failure_at_any_step_of_writing_leaves_the_old_checkpoint(moment, kept
 
 
 def test_a_kill_between_any_two_writes_leaves_the_old_file_or_the_new_one(tmp_path):
-    """Before and after every call that the writing makes."""
+    """Before and after every file operation of the writing, and in the middle of its bytes."""
     start = tmp_path / "start"
     write_checkpoint(start / CHECKPOINT, {}, {"turn": 1}, {"x": torch.ones(1000)})
 
     def write(folder):
         write_checkpoint(folder / CHECKPOINT, {}, {"turn": 2}, {"x": torch.zeros(1000)})
 
-    folders = killed_at_every_call(write, lambda n: shutil.copytree(start, tmp_path / str(n)))
+    folders = killed_at_every_moment(write, lambda n: shutil.copytree(start, tmp_path / str(n)))
     assert len(folders) > 20
     turns, left_over = [], 0
     for folder in folders:

@@ -1,0 +1,179 @@
+"""Break the code behind every row of docs/faults.md, one mutant at a time, and see that the row's test fails.
+
+    python -m tests.mutants [--only WORDS] [--jobs N] [--check] [--write] [--list]
+
+Each test runs in a copy of the repository. Exit code: 0 when every test failed, as it should.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from tests.mutants.mutant import Mutant
+from tests.mutants.table import MUTANTS, ROOT, faults, write_page
+from train.records.provenance import code_version
+
+LONGEST_TEST_S = 240.0
+MARK = "MUTANTS_COPY"  # environment variable of every process that a test starts
+FAILED, HUNG = "FAILED", "HUNG"  # what a test should say of a mutant
+SURVIVED, SKIPPED, NO_PROOF, BROKEN = "SURVIVED", "SKIPPED", "NO PROOF", "FAILS WITHOUT THE CHANGE"
+# A mutant that raises one of these is a typing mistake: any test would notice it.
+MISTAKES = ("ImportError", "ModuleNotFoundError", "SyntaxError", "IndentationError", "NameError", "AttributeError")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a test said, and in which words."""
+
+    verdict: str
+    seconds: float
+    words: str = ""
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the test noticed the mutant."""
+        return self.verdict in (FAILED, HUNG)
+
+
+def copy_of_repository(folder: Path) -> Path:
+    """The files that git tracks, and new ones, as they are now; in a folder with a blank in its name."""
+    copy = folder / "a copy"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, check=True,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, copy / name)
+    return copy
+
+
+def run_test(test: str, copy: Path, longest_s: float = LONGEST_TEST_S) -> Outcome:
+    """Run one test of the copy, slow or not, and end whatever it leaves running."""
+    report, began_s = copy.parent / "report.xml", time.monotonic()
+    report.unlink(missing_ok=True)
+    # Bytecode is kept by second and size, so it would outlive a mutant that is as long as what it replaces.
+    environment = os.environ | {MARK: str(copy), "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.setdefault("OMP_NUM_THREADS", "1")
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "--tb=short", "-p", "no:cacheprovider", test]
+    try:
+        process = subprocess.run(
+            [*command, f"--junit-xml={report}"], cwd=copy, env=environment, timeout=longest_s, check=False,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return Outcome(HUNG, time.monotonic() - began_s, f"ended after {longest_s:.0f} s")
+    finally:
+        end_processes_of(copy)
+    seconds = time.monotonic() - began_s
+    if not report.exists():
+        return Outcome(NO_PROOF, seconds, process.stdout.strip()[-300:])
+    return said_in(report, seconds)
+
+
+def said_in(report: Path, seconds: float) -> Outcome:
+    """What pytest's report of a run says."""
+    root = ElementTree.parse(report).getroot()
+    if (failure := root.find(".//failure")) is not None:
+        words = _first_line(failure)
+        return Outcome(NO_PROOF if words.startswith(MISTAKES) else FAILED, seconds, words)
+    if (error := root.find(".//error")) is not None:
+        return Outcome(NO_PROOF, seconds, f"not in the test itself: {_first_line(error)}")
+    if (skipped := root.find(".//skipped")) is not None:
+        return Outcome(SKIPPED, seconds, _first_line(skipped))
+    return Outcome(SURVIVED, seconds)
+
+
+def _first_line(element: ElementTree.Element) -> str:
+    return (element.get("message") or "").strip().partition("\n")[0][:160]
+
+
+def end_processes_of(copy: Path) -> None:
+    """SIGKILL for the processes that a test of this copy started, in whatever session they are."""
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.environ().get(MARK) == str(copy):
+                process.kill()
+        except psutil.Error:
+            continue
+
+
+def try_mutant(mutant: Mutant, copies: queue.Queue[Path], with_check: bool) -> Outcome:
+    """Run the mutant's test with the change; `with_check` without it before."""
+    copy = copies.get()
+    path = copy / mutant.file
+    whole = path.read_text()
+    try:
+        if with_check and (before := run_test(mutant.test, copy)).verdict != SURVIVED:
+            return Outcome(SKIPPED if before.verdict == SKIPPED else BROKEN, before.seconds, before.words)
+        if whole.count(mutant.old) != 1:
+            return Outcome(NO_PROOF, 0.0, f"{mutant.file} has the text to change {whole.count(mutant.old)} times")
+        path.write_text(whole.replace(mutant.old, mutant.new))
+        return run_test(mutant.test, copy)
+    finally:
+        path.write_text(whole)
+        copies.put(copy)
+
+
+def run_all(mutants: Sequence[Mutant], n_jobs: int, with_check: bool) -> dict[Mutant, Outcome]:
+    """Try the mutants, `n_jobs` at once, and say after each how it went and how long the rest takes."""
+    began_s, fault_of, outcomes = time.monotonic(), faults(), {}
+    with tempfile.TemporaryDirectory(prefix="mutants ") as folder, ThreadPoolExecutor(n_jobs) as pool:
+        copies: queue.Queue[Path] = queue.Queue()
+        for number in range(n_jobs):
+            copies.put(copy_of_repository(Path(folder) / str(number)))
+        jobs = {pool.submit(try_mutant, mutant, copies, with_check): mutant for mutant in mutants}
+        for job in as_completed(jobs):
+            mutant, outcome = jobs[job], job.result()
+            outcomes[mutant] = outcome
+            left_s = (time.monotonic() - began_s) / len(outcomes) * (len(mutants) - len(outcomes))
+            print(f"{outcome.verdict:<8} {outcome.seconds:5.1f} s  {fault_of[mutant.test]}: {mutant.broken}")
+            print(f"    {outcome.words}   [{len(outcomes)} of {len(mutants)}, {left_s / 60:.0f} min left]", flush=True)
+    return outcomes
+
+
+def arguments() -> argparse.Namespace:
+    """The flags."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--only", default="", metavar="WORDS", help="mutants whose test, fault, change or file has them")
+    p.add_argument("--jobs", type=int, default=2, metavar="N", help="tests at once (default: 2)")
+    p.add_argument("--check", action="store_true", help="run each test without the change first: it must pass")
+    p.add_argument("--write", action="store_true", help="write the outcomes to docs/mutants.md")
+    p.add_argument("--list", action="store_true", help="name the mutants and run nothing")
+    return p.parse_args()
+
+
+def main() -> int:
+    """0 when every mutant was noticed."""
+    args, fault_of = arguments(), faults()
+    chosen = [m for m in MUTANTS if args.only in f"{m.test} {fault_of[m.test]} {m.broken} {m.file}"]
+    if args.list or not chosen:
+        print("\n".join(f"{fault_of[m.test]}: {m.broken}" for m in chosen) or f"no mutant has the words {args.only}")
+        return 0 if chosen else 2
+    outcomes = run_all(chosen, args.jobs, args.check)
+    counts = Counter(outcome.verdict for outcome in outcomes.values())
+    print(", ".join(f"{n} {verdict}" for verdict, n in counts.items()))
+    if args.write:
+        when = f"{time.strftime('%Y-%m-%d', time.gmtime())}, {code_version()}"
+        write_page({m: f"{outcome.verdict}, {outcome.seconds:.0f} s, {when}" for m, outcome in outcomes.items()})
+    return int(not all(outcome.is_good for outcome in outcomes.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""All mutants, by the rows of docs/faults.md, and the page about them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.mutants import command_line, storage, training
+from tests.mutants.mutant import Mutant
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "mutants.md"
+MUTANTS = (*training.MUTANTS, *command_line.MUTANTS, *storage.MUTANTS)
+NEVER = "not yet run"
+HEAD = """# The tests of faults.md, held against broken code
+
+Each line is one promise of [faults.md](faults.md), the change that breaks it, and what the test that the promise names
+said of the broken code: FAILED is as it should be, and so is HUNG for a test that had to be ended.
+`scripts/run_tests.sh --mutants` makes each change in a copy of the repository, runs that one test and writes this page.
+The changes are in `tests/mutants`; `tests/test_mutants.py` checks that each row of faults.md has one.
+
+| fault | the change | its test |
+|---|---|---|
+"""
+
+
+def faults() -> dict[str, str]:
+    """Test -> fault, of the rows of docs/faults.md."""
+    rows = re.findall(r"^\| (.+?) \| .* \| `(tests/\S+::\w+)` \|$", (ROOT / "docs" / "faults.md").read_text(), re.M)
+    return {test: fault for fault, test in rows}
+
+
+def write_page(results: Mapping[Mutant, str]) -> None:
+    """Write docs/mutants.md: new results, and for the other mutants what the page says already."""
+    before, fault_of = known_results(), faults()
+    rows = [
+        f"| {fault_of[m.test]} | {m.broken} | {results.get(m) or before.get((fault_of[m.test], m.broken), NEVER)} |\n"
+        for m in MUTANTS
+    ]
+    PAGE.write_text(HEAD + "".join(rows))
+
+
+def known_results() -> dict[tuple[str, str], str]:
+    """(fault, change) -> result, of the page as it is."""
+    text = PAGE.read_text() if PAGE.exists() else ""
+    return {(fault, broken): said for fault, broken, said in re.findall(r"^\| (.+) \| (.+) \| (.+) \|$", text, re.M)}

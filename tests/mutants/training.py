@@ -1,0 +1,169 @@
+"""Mutants of the section "Training and files"."""
+
+from tests.mutants.mutant import Mutant
+
+CHECKPOINT, RETRY = "tests/train/test_checkpoint.py", "tests/study/test_retry.py"
+
+MUTANTS = (
+    Mutant(
+        f"{CHECKPOINT}::test_a_damaged_checkpoint_is_refused_by_name_and_the_run_begins_anew",
+        "what safetensors says of a damaged file is passed on as it is",
+        "train/checkpoint.py",
+        "except (SafetensorError, OSError) as error:",
+        "except OSError as error:",
+    ),
+    Mutant(
+        f"{CHECKPOINT}::test_every_flipped_bit_is_found",
+        "the hash covers the first 64 bytes of a tensor",
+        "train/checkpoint.py",
+        "digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())",
+        "digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()[:64])",
+    ),
+    Mutant(
+        f"{CHECKPOINT}::test_another_kind_of_safetensors_file_is_refused",
+        "a file without our header passes for one with an empty header",
+        "train/checkpoint.py",
+        "text = (file.metadata() or {}).get(FORMAT)",
+        'text = (file.metadata() or {}).get(FORMAT, "{}")',
+    ),
+    Mutant(
+        f"{CHECKPOINT}::test_the_checkpoint_of_another_run_is_refused_by_what_differs",
+        "the run's identity is not compared",
+        "train/checkpoint.py",
+        "    if different is not None:\n",
+        "    if False:\n",
+    ),
+    Mutant(
+        f"{CHECKPOINT}::test_other_data_code_or_torch_is_another_run",
+        "code and torch are no part of the run's identity",
+        "train/run.py",
+        '"code_sha256": trial_code_sha256(), "torch": torch.__version__,',
+        "",
+    ),
+    Mutant(
+        f"{CHECKPOINT}::test_a_code_bearing_file_is_refused_and_its_code_does_not_run",
+        "a checkpoint that is no safetensors file is unpickled",
+        "train/checkpoint.py",
+        '        raise CheckpointError(f"{path} is not a whole checkpoint',
+        "        torch.load(path, weights_only=False)\n"
+        '        raise CheckpointError(f"{path} is not a whole checkpoint',
+    ),
+    Mutant(
+        "tests/agents/test_policy_file.py::test_code_in_a_file_never_runs",
+        "a policy that is no safetensors file is unpickled",
+        "drl_agents/policy_file.py",
+        "        reason = str(error).splitlines()[0]\n",
+        "        torch.load(path, weights_only=False)\n        reason = str(error).splitlines()[0]\n",
+    ),
+    Mutant(
+        f"{RETRY}::test_a_damaged_checkpoint_of_a_trial_is_refused_and_its_split_begins_anew",
+        "a checkpoint that cannot be used fails the split",
+        "train/checkpoint.py",
+        'log.warning("%s; it is not used", error)',
+        "raise",
+    ),
+    Mutant(
+        f"{CHECKPOINT}::test_a_kill_between_any_two_writes_leaves_the_old_file_or_the_new_one",
+        "the file is written in its place, by Path.write_bytes",
+        "train/checkpoint.py",
+        "    write_atomically(path, safetensors_bytes(",
+        "    path.write_bytes(safetensors_bytes(",
+    ),
+    Mutant(
+        f"{CHECKPOINT}::test_a_kill_between_any_two_writes_leaves_the_old_file_or_the_new_one",
+        "the file is written in its place, by the native safetensors writer",
+        "train/checkpoint.py",
+        "    write_atomically(path, safetensors_bytes(tensors, {FORMAT: json.dumps(header, sort_keys=True)}))",
+        "    import safetensors.torch\n"
+        "    metadata = {FORMAT: json.dumps(header, sort_keys=True)}\n"
+        "    safetensors.torch.save_file(dict(tensors), path, metadata)",
+    ),
+    Mutant(
+        "tests/records/test_results.py::test_a_kill_between_any_two_writes_leaves_the_old_result_or_the_new_one",
+        "the file is written in its place, by Path.write_bytes",
+        "train/records/record_files.py",
+        "    write_whole(path, codec.encode(content))",
+        "    path.write_bytes(codec.encode(content))",
+    ),
+    Mutant(
+        "tests/records/test_results.py::test_a_kill_between_any_two_writes_leaves_the_old_result_or_the_new_one",
+        "the file is written in its place, by os.open and os.write",
+        "train/records/record_files.py",
+        "    write_whole(path, codec.encode(content))",
+        "    import os\n"
+        "    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)\n"
+        "    os.write(handle, codec.encode(content))\n"
+        "    os.close(handle)",
+    ),
+    Mutant(
+        "tests/agents/test_policy_file.py::test_a_kill_between_any_two_writes_leaves_the_old_policy_or_the_new_one",
+        "the file is written in its place, by Path.write_bytes",
+        "drl_agents/policy_file.py",
+        "    write_atomically(path, safetensors_bytes(",
+        "    path.write_bytes(safetensors_bytes(",
+    ),
+    Mutant(
+        "tests/runner/test_faults.py::test_studies_of_one_name_and_equal_trial_numbers_never_touch_each_others_files",
+        "a folder is taken whoever it belongs to",
+        "train/records/results.py",
+        "if not is_new and not _is_owned(folder / OWNER_FILE, about.study, about.uuid):",
+        "if False:",
+    ),
+    Mutant(
+        f"{RETRY}::test_a_split_begins_with_fresh_weights",
+        "one agent is kept for all runs of a process",
+        "train/run.py",
+        "    agent = agent_class(settings.net_dims, full_dim, env.action_dim, gpu_id=settings.gpu_id, args=args)",
+        '    agent = vars(build_agent).setdefault("kept", agent_class(\n'
+        "        settings.net_dims, full_dim, env.action_dim, gpu_id=settings.gpu_id, args=args))",
+    ),
+    Mutant(
+        "tests/runner/test_faults.py::test_a_trial_of_nan_infinite_or_constant_rewards_fails_and_is_never_best",
+        "rewards are not checked for nan and infinity",
+        "train/run.py",
+        "        if not math.isfinite(value):\n",
+        "        if False:\n",
+    ),
+    Mutant(
+        "tests/runner/test_faults.py::test_a_trial_of_nan_infinite_or_constant_rewards_fails_and_is_never_best",
+        "rewards that never vary are accepted",
+        "train/study/split.py",
+        "    if not result.rewards_vary:\n",
+        "    if False:\n",
+    ),
+    Mutant(
+        "tests/runner/test_lost_nothing.py::test_a_value_that_is_no_number_is_never_best",
+        "a trial's value is told as it is",
+        "train/runner/worker.py",
+        "    if not math.isfinite(value):",
+        "    if False:",
+    ),
+    Mutant(
+        "tests/runner/test_worker.py::test_a_failed_split_fails_its_trial_with_the_reason_and_the_study_goes_on",
+        "only a split's OSError fails its trial",
+        "train/study/objective.py",
+        "        except SPLIT_ERRORS as error:",
+        "        except OSError as error:",
+    ),
+    Mutant(
+        f"{RETRY}::test_memory_that_is_really_short_halves_the_environments",
+        "too little memory fails the split at once",
+        "train/study/objective.py",
+        "        if isinstance(result, Failure) and result.is_out_of_memory and n_envs > 1:",
+        "        if False:",
+    ),
+    Mutant(
+        f"{RETRY}::test_out_of_memory_twice_fails_the_trial_with_its_cause_and_the_next_one_has_all_environments",
+        "the environments are halved again and again",
+        "train/study/objective.py",
+        "        if isinstance(result, Failure) and result.is_out_of_memory and n_envs > 1:",
+        '        while isinstance(result, Failure) and result.is_out_of_memory and settings.train["n_envs"] > 1:',
+    ),
+    Mutant(
+        "tests/runner/test_faults.py::test_a_disk_of_results_that_is_full_stops_the_run_after_five_equal_failures",
+        "equal failures count like any others, of which twenty are allowed",
+        "train/runner/worker.py",
+        "SAME_FAILURES_ALLOWED = 5 ",
+        "SAME_FAILURES_ALLOWED = 50 ",
+    ),
+)
