@@ -11,6 +11,7 @@ import argparse
 import os
 import queue
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ from tests.mutants.table import MUTANTS, ROOT, faults, write_page
 from train.records.provenance import code_version
 
 LONGEST_TEST_S = 240.0
+COPY = "a copy"
 MARK = "MUTANTS_COPY"  # environment variable of every process that a test starts
 FAILED, HUNG = "FAILED", "HUNG"  # what a test should say of a mutant
 SURVIVED, SKIPPED, NO_PROOF, BROKEN = "SURVIVED", "SKIPPED", "NO PROOF", "FAILS WITHOUT THE CHANGE"
@@ -52,7 +54,7 @@ class Outcome:
 
 def copy_of_repository(folder: Path) -> Path:
     """The files that git tracks, and new ones, as they are now; in a folder with a blank in its name."""
-    copy = folder / "a copy"
+    copy = folder / COPY
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, check=True,
         capture_output=True, text=True,
@@ -139,12 +141,18 @@ def run_all(mutants: Sequence[Mutant], n_jobs: int, with_check: bool) -> dict[Mu
         for number in range(n_jobs):
             copies.put(copy_of_repository(Path(folder) / str(number)))
         jobs = {pool.submit(try_mutant, mutant, copies, with_check): mutant for mutant in mutants}
-        for job in as_completed(jobs):
-            mutant, outcome = jobs[job], job.result()
-            outcomes[mutant] = outcome
-            left_s = (time.monotonic() - began_s) / len(outcomes) * (len(mutants) - len(outcomes))
-            print(f"{outcome.verdict:<8} {outcome.seconds:5.1f} s  {fault_of[mutant.test]}: {mutant.broken}")
-            print(f"    {outcome.words}   [{len(outcomes)} of {len(mutants)}, {left_s / 60:.0f} min left]", flush=True)
+        try:
+            for job in as_completed(jobs):
+                mutant, outcome = jobs[job], job.result()
+                outcomes[mutant] = outcome
+                left_s = (time.monotonic() - began_s) / len(outcomes) * (len(mutants) - len(outcomes))
+                print(f"{outcome.verdict:<8} {outcome.seconds:5.1f} s  {fault_of[mutant.test]}: {mutant.broken}")
+                print(f"    {outcome.words}   [{len(outcomes)} of {len(mutants)}, {left_s / 60:.0f} min left]", flush=True)
+        except BaseException:  # Ctrl-C, say: no test is begun any more, and those that run end
+            pool.shutdown(wait=False, cancel_futures=True)
+            for number in range(n_jobs):
+                end_processes_of(Path(folder) / str(number) / COPY)
+            raise
     return outcomes
 
 
@@ -162,6 +170,7 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """0 when every mutant was noticed."""
     args, fault_of = arguments(), faults()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     chosen = [m for m in MUTANTS if args.only in f"{m.test} {fault_of[m.test]} {m.broken} {m.file}"]
     if args.list or not chosen:
         print("\n".join(f"{fault_of[m.test]}: {m.broken}" for m in chosen) or f"no mutant has the words {args.only}")

@@ -36,9 +36,9 @@ def killed_at_every_moment(write: Callable[[Path], None], new_folder: Callable[[
         return folders[-1]
 
     run_to_the_end(write, new, (partial(kill_at_byte, 2**n - 1) for n in itertools.count()), signal.SIGXFSZ)
-    folders.pop()  # of the one that was not killed
+    n_killed = len(folders) - 1  # the last one came to its end
     run_to_the_end(write, new, (partial(kill_at_operation, n) for n in range(MOST)), signal.SIGKILL)
-    return folders
+    return [*folders[:n_killed], *folders[n_killed + 1 :]]
 
 
 def run_to_the_end(
