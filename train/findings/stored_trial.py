@@ -24,9 +24,8 @@ from train.records.keys import DATA_DIR, SETTINGS
 from train.records.provenance import ROOT, code_version
 from train.records.record_files import plain, read_record
 from train.records.results import find_study_folder, split_folder, trial_folder
-from train.records.seals import check_seal, is_sealed
+from train.records.seals import BEST_POLICY, check_seal, is_sealed
 from train.records.stored import FoldBars, Identity, Made, TrialSettings
-from train.run import BEST_POLICY
 from train.store.database import FINISHED, load_study
 from train.study.eligibility import best_trial, why_no_best
 from train.study.folds import Fold, FoldedData, load_study_data

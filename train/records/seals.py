@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 FILES = "files"  # of a split's attribute: file -> SHA-256
-EQUITY, BEST_POLICY, LAST_POLICY = "equity.npz", "policy_best.safetensors", "policy_last.safetensors"
-SEALED = (EQUITY, BEST_POLICY, LAST_POLICY)  # in the split's folder
+EQUITY, RESULT = "equity.npz", "result.json"
+BEST_POLICY, LAST_POLICY = "policy_best.safetensors", "policy_last.safetensors"
+SEALED = (EQUITY, BEST_POLICY, LAST_POLICY, RESULT)  # in the split's folder
 
 
 def seal(study_folder: Path, trial_number: int, split: int) -> dict[str, Any]:
