@@ -16,13 +16,15 @@ source "$REPO/scripts/setup/environment.sh"
 
 usage() {
     cat <<'HELP'
-usage: scripts/run_tests.sh [--fast] [--help]
+usage: scripts/run_tests.sh [--fast | --mutants] [--help]
 
 Makes or reuses the Python environment, then, stopping at the first failure: shellcheck, ruff, the type checker,
 a two-trial study through the command line, every benchmark with --quick, the tests.
 
-  --fast  leave the benchmarks, the study and the slow tests out
-  --help  this text
+  --fast     leave the benchmarks, the study and the slow tests out
+  --mutants  nothing of that: break the code behind each row of docs/faults.md in a copy of the repository, see that
+             the row's test fails, and write docs/mutants.md
+  --help     this text
 
 Real bars for the tests that use them are looked for in the folder CRYPTO_BARS_DIR, then in ../shared/data;
 without them those tests are skipped and say so.
@@ -30,10 +32,11 @@ HELP
 }
 
 parse_arguments() {
-    FAST=false
+    FAST=false MUTANTS=false
     while (($#)); do
         case "$1" in
             --fast) FAST=true ;;
+            --mutants) MUTANTS=true ;;
             --help | -h) usage && exit 0 ;;
             *) die "unknown flag $1; see --help" ;;
         esac
@@ -92,6 +95,11 @@ main() {
     BIN="$(dirname -- "$PYTHON")"
     # One thread per operation: the tensors here are small, and two pools on few cores slow each other down.
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+    if $MUTANTS; then
+        step "mutants"
+        run "$PYTHON" -m tests.mutants --jobs "$WORKERS" --write
+        return
+    fi
     lint
     check_types
     if ! $FAST; then

@@ -18,7 +18,7 @@ import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +34,9 @@ COPY = "a copy"
 MARK = "MUTANTS_COPY"  # environment variable of every process that a test starts
 FAILED, HUNG = "FAILED", "HUNG"  # what a test should say of a mutant
 SURVIVED, SKIPPED, NO_PROOF, BROKEN = "SURVIVED", "SKIPPED", "NO PROOF", "FAILS WITHOUT THE CHANGE"
-# A mutant that raises one of these is a typing mistake: any test would notice it.
-MISTAKES = ("ImportError", "ModuleNotFoundError", "SyntaxError", "IndentationError", "NameError", "AttributeError")
+# A mutant that raises one of these is most likely a mistake of its author's: any test would notice it.
+MISTAKES = ("ImportError", "ModuleNotFoundError", "SyntaxError", "IndentationError", "NameError", "AttributeError",
+            "FileNotFoundError")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,14 +71,15 @@ def run_test(test: str, copy: Path, longest_s: float = LONGEST_TEST_S) -> Outcom
     """Run one test of the copy, slow or not, and end whatever it leaves running."""
     report, began_s = copy.parent / "report.xml", time.monotonic()
     report.unlink(missing_ok=True)
-    # Bytecode is kept by second and size, so it would outlive a mutant that is as long as what it replaces.
-    environment = os.environ | {MARK: str(copy), "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = os.environ | {MARK: str(copy), "PYTHONPATH": str(copy)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     environment.setdefault("OMP_NUM_THREADS", "1")
     command = [sys.executable, "-m", "pytest", "-q", "-x", "--tb=short", "-p", "no:cacheprovider", test]
     try:
         process = subprocess.run(
             [*command, f"--junit-xml={report}"], cwd=copy, env=environment, timeout=longest_s, check=False,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+            text=True, start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return Outcome(HUNG, time.monotonic() - began_s, f"ended after {longest_s:.0f} s")
@@ -120,22 +122,24 @@ def try_mutant(mutant: Mutant, copies: queue.Queue[Path], with_check: bool) -> O
     """Run the mutant's test with the change; `with_check` without it before."""
     copy = copies.get()
     path = copy / mutant.file
-    whole = path.read_text()
+    whole, times = path.read_text(), path.stat()
     try:
         if with_check and (before := run_test(mutant.test, copy)).verdict != SURVIVED:
             return Outcome(SKIPPED if before.verdict == SKIPPED else BROKEN, before.seconds, before.words)
         if whole.count(mutant.old) != 1:
             return Outcome(NO_PROOF, 0.0, f"{mutant.file} has the text to change {whole.count(mutant.old)} times")
         path.write_text(whole.replace(mutant.old, mutant.new))
+        # Python knows bytecode by the source's size and second, so each mutant gets a second of its own.
+        os.utime(path, (times.st_atime, times.st_mtime - 1 - MUTANTS.index(mutant)))
         return run_test(mutant.test, copy)
     finally:
         path.write_text(whole)
+        os.utime(path, (times.st_atime, times.st_mtime))
         copies.put(copy)
 
 
-def run_all(mutants: Sequence[Mutant], n_jobs: int, with_check: bool) -> dict[Mutant, Outcome]:
-    """Try the mutants, `n_jobs` at once, and say after each how it went and how long the rest takes."""
-    began_s, fault_of, outcomes = time.monotonic(), faults(), {}
+def run_all(mutants: Sequence[Mutant], n_jobs: int, with_check: bool) -> Iterator[tuple[Mutant, Outcome]]:
+    """Try the mutants, `n_jobs` at once, in copies of their own."""
     with tempfile.TemporaryDirectory(prefix="mutants ") as folder, ThreadPoolExecutor(n_jobs) as pool:
         copies: queue.Queue[Path] = queue.Queue()
         for number in range(n_jobs):
@@ -143,17 +147,12 @@ def run_all(mutants: Sequence[Mutant], n_jobs: int, with_check: bool) -> dict[Mu
         jobs = {pool.submit(try_mutant, mutant, copies, with_check): mutant for mutant in mutants}
         try:
             for job in as_completed(jobs):
-                mutant, outcome = jobs[job], job.result()
-                outcomes[mutant] = outcome
-                left_s = (time.monotonic() - began_s) / len(outcomes) * (len(mutants) - len(outcomes))
-                print(f"{outcome.verdict:<8} {outcome.seconds:5.1f} s  {fault_of[mutant.test]}: {mutant.broken}")
-                print(f"    {outcome.words}   [{len(outcomes)} of {len(mutants)}, {left_s / 60:.0f} min left]", flush=True)
+                yield jobs[job], job.result()
         except BaseException:  # Ctrl-C, say: no test is begun any more, and those that run end
             pool.shutdown(wait=False, cancel_futures=True)
             for number in range(n_jobs):
                 end_processes_of(Path(folder) / str(number) / COPY)
             raise
-    return outcomes
 
 
 def arguments() -> argparse.Namespace:
@@ -175,12 +174,17 @@ def main() -> int:
     if args.list or not chosen:
         print("\n".join(f"{fault_of[m.test]}: {m.broken}" for m in chosen) or f"no mutant has the words {args.only}")
         return 0 if chosen else 2
-    outcomes = run_all(chosen, args.jobs, args.check)
+    began_s, when = time.monotonic(), f"{time.strftime('%Y-%m-%d', time.gmtime())}, {code_version()}"
+    outcomes: dict[Mutant, Outcome] = {}
+    for mutant, outcome in run_all(chosen, args.jobs, args.check):
+        outcomes[mutant] = outcome
+        left_s = (time.monotonic() - began_s) / len(outcomes) * (len(chosen) - len(outcomes))
+        print(f"{outcome.verdict:<8} {outcome.seconds:5.1f} s  {fault_of[mutant.test]}: {mutant.broken}")
+        print(f"    {outcome.words}   [{len(outcomes)} of {len(chosen)}, {left_s / 60:.0f} min left]", flush=True)
+        if args.write:
+            write_page({m: f"{o.verdict}, {o.seconds:.0f} s, {when}" for m, o in outcomes.items()})
     counts = Counter(outcome.verdict for outcome in outcomes.values())
     print(", ".join(f"{n} {verdict}" for verdict, n in counts.items()))
-    if args.write:
-        when = f"{time.strftime('%Y-%m-%d', time.gmtime())}, {code_version()}"
-        write_page({m: f"{outcome.verdict}, {outcome.seconds:.0f} s, {when}" for m, outcome in outcomes.items()})
     return int(not all(outcome.is_good for outcome in outcomes.values()))
 
 

@@ -207,8 +207,7 @@ MUTANTS = (
         "    except OSError:\n",
     ),
     Mutant(
-        "tests/train/test_step_is_kept.py::"
-        "test_a_run_whose_native_step_is_gone_goes_on_with_the_plain_one_and_says_so",
+        "tests/train/test_step_is_kept.py::test_a_run_whose_native_step_is_gone_goes_on_with_the_plain_one_and_says_so",
         "that another step takes over is not said",
         "train/run.py",
         'log.warning("the checkpoint was made with the %s step',

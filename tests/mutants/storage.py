@@ -5,9 +5,7 @@ from tests.mutants.mutant import Mutant
 LOST, WORKER, CLI = "tests/runner/test_lost_nothing.py", "tests/runner/test_worker.py", "tests/runner/test_cli.py"
 IDENTITY, STATUS = "train/store/worker_identity.py", "tests/store/test_worker_status.py"
 HANDOVER, WEB = "tests/deploy/test_handover.py", "tests/scripts/test_web_dashboard.py"
-NO_VERDICT = (
-    "tests/report/test_collect.py::test_without_the_other_trials_as_they_were_scored_there_is_no_verdict"
-)
+NO_VERDICT = "tests/report/test_collect.py::test_without_the_other_trials_as_they_were_scored_there_is_no_verdict"
 
 MUTANTS = (
     Mutant(
@@ -30,6 +28,20 @@ MUTANTS = (
         "train/runner/worker.py",
         "(*FINISHED, TrialState.RUNNING) for t in trials",
         "FINISHED for t in trials",
+    ),
+    Mutant(
+        f"{LOST}::test_workers_together_reach_the_target_exactly_though_one_is_killed_and_others_join",
+        "the lock of an SQLite file is not taken",
+        "train/store/lock.py",
+        "        fcntl.flock(handle, fcntl.LOCK_EX)\n",
+        "",
+    ),
+    Mutant(
+        f"{LOST}::test_workers_together_reach_the_target_exactly_though_one_is_killed_and_others_join",
+        "the lock of a server is not taken",
+        "train/store/lock.py",
+        "SELECT pg_advisory_lock(:key)",
+        "SELECT :key",
     ),
     Mutant(
         f"{CLI}::test_three_workers_together_stop_exactly_at_the_target",

@@ -3,6 +3,12 @@
 from tests.mutants.mutant import Mutant
 
 CHECKPOINT, RETRY = "tests/train/test_checkpoint.py", "tests/study/test_retry.py"
+MAKE_FOLDER = "    path.parent.mkdir(parents=True, exist_ok=True)\n"
+UNPICKLE = """        try:
+            torch.load(path, weights_only=False)
+        except Exception:
+            pass
+"""
 
 MUTANTS = (
     Mutant(
@@ -45,15 +51,14 @@ MUTANTS = (
         "a checkpoint that is no safetensors file is unpickled",
         "train/checkpoint.py",
         '        raise CheckpointError(f"{path} is not a whole checkpoint',
-        "        torch.load(path, weights_only=False)\n"
-        '        raise CheckpointError(f"{path} is not a whole checkpoint',
+        f'{UNPICKLE}        raise CheckpointError(f"{{path}} is not a whole checkpoint',
     ),
     Mutant(
         "tests/agents/test_policy_file.py::test_code_in_a_file_never_runs",
         "a policy that is no safetensors file is unpickled",
         "drl_agents/policy_file.py",
         "        reason = str(error).splitlines()[0]\n",
-        "        torch.load(path, weights_only=False)\n        reason = str(error).splitlines()[0]\n",
+        f"{UNPICKLE}        reason = str(error).splitlines()[0]\n",
     ),
     Mutant(
         f"{RETRY}::test_a_damaged_checkpoint_of_a_trial_is_refused_and_its_split_begins_anew",
@@ -67,14 +72,14 @@ MUTANTS = (
         "the file is written in its place, by Path.write_bytes",
         "train/checkpoint.py",
         "    write_atomically(path, safetensors_bytes(",
-        "    path.write_bytes(safetensors_bytes(",
+        f"{MAKE_FOLDER}    path.write_bytes(safetensors_bytes(",
     ),
     Mutant(
         f"{CHECKPOINT}::test_a_kill_between_any_two_writes_leaves_the_old_file_or_the_new_one",
         "the file is written in its place, by the native safetensors writer",
         "train/checkpoint.py",
         "    write_atomically(path, safetensors_bytes(tensors, {FORMAT: json.dumps(header, sort_keys=True)}))",
-        "    import safetensors.torch\n"
+        f"{MAKE_FOLDER}    import safetensors.torch\n"
         "    metadata = {FORMAT: json.dumps(header, sort_keys=True)}\n"
         "    safetensors.torch.save_file(dict(tensors), path, metadata)",
     ),
@@ -83,14 +88,14 @@ MUTANTS = (
         "the file is written in its place, by Path.write_bytes",
         "train/records/record_files.py",
         "    write_whole(path, codec.encode(content))",
-        "    path.write_bytes(codec.encode(content))",
+        f"{MAKE_FOLDER}    path.write_bytes(codec.encode(content))",
     ),
     Mutant(
         "tests/records/test_results.py::test_a_kill_between_any_two_writes_leaves_the_old_result_or_the_new_one",
         "the file is written in its place, by os.open and os.write",
         "train/records/record_files.py",
         "    write_whole(path, codec.encode(content))",
-        "    import os\n"
+        f"{MAKE_FOLDER}    import os\n"
         "    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)\n"
         "    os.write(handle, codec.encode(content))\n"
         "    os.close(handle)",
@@ -100,7 +105,7 @@ MUTANTS = (
         "the file is written in its place, by Path.write_bytes",
         "drl_agents/policy_file.py",
         "    write_atomically(path, safetensors_bytes(",
-        "    path.write_bytes(safetensors_bytes(",
+        f"{MAKE_FOLDER}    path.write_bytes(safetensors_bytes(",
     ),
     Mutant(
         "tests/runner/test_faults.py::test_studies_of_one_name_and_equal_trial_numbers_never_touch_each_others_files",

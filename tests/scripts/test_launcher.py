@@ -176,7 +176,8 @@ def test_a_second_start_is_refused_and_changes_nothing(clone):
 
 def test_of_two_simultaneous_starts_exactly_one_trains(clone):
     """Set-up waits until the other start has come as far, or has ended: without the lock both would go on."""
-    download, at_work, go = clone.root / "scripts" / "data" / "download_bars.py", clone.root / "at work", clone.root / "go"
+    download = clone.root / "scripts" / "data" / "download_bars.py"
+    at_work, go = clone.root / "at work", clone.root / "go"
     at_work.mkdir()
     wait = f"import os, pathlib, time\npathlib.Path({str(at_work)!r}, str(os.getpid())).touch()\n"
     wait += f"while not os.path.exists({str(go)!r}): time.sleep(0.02)\n"

@@ -44,7 +44,11 @@ def killed_at_every_moment(write: Callable[[Path], None], new_folder: Callable[[
 def run_to_the_end(
     write: Callable[[Path], None], new: Callable[[], Path], kills: Iterable[Callable[[], None]], how: signal.Signals
 ) -> int:
-    """Run `write` in a child for each of `kills`, which arm what ends it, until one ends by itself -> how many did not."""
+    """Run `write` in a child for each of `kills`, which arm what ends it, until one ends by itself.
+
+    Returns:
+        How many were killed.
+    """
     for number, arm in enumerate(kills):
         folder = new()
         child = os.fork()
