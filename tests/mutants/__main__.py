@@ -86,9 +86,10 @@ def run_test(test: str, copy: Path, longest_s: float = LONGEST_TEST_S) -> Outcom
     finally:
         end_processes_of(copy)
     seconds = time.monotonic() - began_s
-    if not report.exists():
-        return Outcome(NO_PROOF, seconds, process.stdout.strip()[-300:])
-    return said_in(report, seconds)
+    try:
+        return said_in(report, seconds)
+    except (OSError, ElementTree.ParseError):
+        return Outcome(NO_PROOF, seconds, f"pytest wrote no report: {process.stdout.strip()[-300:]}")
 
 
 def said_in(report: Path, seconds: float) -> Outcome:

@@ -218,7 +218,10 @@ def test_a_disk_that_is_full_when_a_trial_ends_is_waited_for(tmp_path, monkeypat
 
     AtTheEnd(monkeypatch, fill)
     trained: list[int] = []
-    study, _ = cheap_study.work(f"sqlite:///{tmp_path}/study.db", tmp_path, 2, trained.append)
+    try:
+        study, _ = cheap_study.work(f"sqlite:///{tmp_path}/study.db", tmp_path, 2, trained.append)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))  # or a failure could not be written down
     threads[0].join()
     check_two_trials(study, trained)
     assert "waiting for it, nothing is lost" in caplog.text
