@@ -5,7 +5,8 @@ from tests.mutants.mutant import Mutant
 CHECKPOINT, RETRY = "tests/train/test_checkpoint.py", "tests/study/test_retry.py"
 MAKE_FOLDER = "    path.parent.mkdir(parents=True, exist_ok=True)\n"
 UNPICKLE = """        try:
-            torch.load(path, weights_only=False)
+            with path.open("rb") as plain:
+                torch.load(plain, weights_only=False)
         except Exception:
             pass
 """
