@@ -36,7 +36,7 @@ COPY = "a copy"
 MARK = "MUTANTS_COPY"  # environment variable of every process that a test starts
 FAILED, HUNG = "FAILED", "HUNG"  # what a test should say of a mutant
 SURVIVED, SKIPPED, NO_PROOF = "SURVIVED", "SKIPPED", "NO PROOF"
-OPTIONS = ("-q", "-x", "--tb=short", "-p", "no:cacheprovider")
+OPTIONS = ("-q", "--tb=short", "-p", "no:cacheprovider")
 # A mutant that raises one of these is most likely a mistake of its author's: any test would notice it.
 MISTAKES = ("ImportError", "ModuleNotFoundError", "SyntaxError", "IndentationError", "NameError", "AttributeError",
             "FileNotFoundError")  # fmt: skip
@@ -90,7 +90,7 @@ def run_test(test: str, copy: Path, longest_s: float = LONGEST_TEST_S) -> Outcom
     report, began_s = copy.parent / "report.xml", time.monotonic()
     report.unlink(missing_ok=True)
     try:
-        done = run_tests([test], copy, f"--junit-xml={report}", longest_s=longest_s)
+        done = run_tests([test], copy, "-x", f"--junit-xml={report}", longest_s=longest_s)
     except subprocess.TimeoutExpired:
         return Outcome(HUNG, time.monotonic() - began_s, f"ended after {longest_s:.0f} s")
     seconds = time.monotonic() - began_s
@@ -145,25 +145,31 @@ def try_mutant(mutant: Mutant, copies: queue.Queue[Path]) -> Outcome:
         copies.put(copy)
 
 
-def run_all(mutants: Sequence[Mutant], n_jobs: int) -> Iterator[tuple[Mutant, Outcome]]:
-    """Try the mutants, `n_jobs` at once, in copies of their own.
+def failing_tests(tests: Sequence[str], copy: Path, n_jobs: int) -> set[str]:
+    """Those that fail without any change, so that their failure with one would prove nothing."""
+    report = copy.parent / "report.xml"
+    run_tests(tests, copy, "-n", str(n_jobs), "--dist", "worksteal", f"--junit-xml={report}")
+    cases = ElementTree.parse(report).getroot().iter("testcase")
+    return {_name_of(case) for case in cases if {part.tag for part in case} & {"failure", "error"}}
 
-    Raises:
-        RuntimeError: a test fails without any change, so that its failure with one would prove nothing.
-    """
+
+def _name_of(case: ElementTree.Element) -> str:
+    return f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name', '').partition('[')[0]}"
+
+
+def run_all(mutants: Sequence[Mutant], n_jobs: int, with_check: bool) -> Iterator[tuple[Mutant, Outcome]]:
+    """Try the mutants, `n_jobs` at once, in copies of their own; `with_check` run the tests without a change before."""
     with tempfile.TemporaryDirectory(prefix="mutants ") as folder, ThreadPoolExecutor(n_jobs) as pool:
         first = copy_of_repository(Path(folder) / "0")
-        tests = dict.fromkeys(mutant.test for mutant in mutants)
-        print(f"the {len(tests)} tests without any change", flush=True)
-        done = run_tests([*tests], first, "-n", str(n_jobs), "--dist", "worksteal")
-        if done.returncode != 0:
-            raise RuntimeError(f"tests fail without any change:\n{done.stdout}")
+        tests = [*dict.fromkeys(mutant.test for mutant in mutants)]
+        unfit = failing_tests(tests, first, n_jobs) if with_check else set()
         copies: queue.Queue[Path] = queue.Queue()
         copies.put(first)
         for number in range(1, n_jobs):  # with what the first run compiled
             copies.put(shutil.copytree(first, Path(folder) / str(number) / COPY, symlinks=True))
-        jobs = {pool.submit(try_mutant, mutant, copies): mutant for mutant in mutants}
+        jobs = {pool.submit(try_mutant, mutant, copies): mutant for mutant in mutants if mutant.test not in unfit}
         try:
+            yield from ((m, Outcome(NO_PROOF, 0.0, "its test fails without it")) for m in mutants if m.test in unfit)
             for job in as_completed(jobs):
                 yield jobs[job], job.result()
         except BaseException:  # Ctrl-C, say: no test is begun any more, and those that run end
@@ -178,6 +184,7 @@ def arguments() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--only", default="", metavar="WORDS", help="mutants whose test, fault, change or file has them")
     p.add_argument("--jobs", type=int, default=2, metavar="N", help="tests at once (default: 2)")
+    p.add_argument("--unchecked", action="store_true", help="do not run the tests without any change first")
     p.add_argument("--write", action="store_true", help="write the outcomes to docs/mutants.md")
     p.add_argument("--list", action="store_true", help="name the mutants and run nothing")
     return p.parse_args()
@@ -191,9 +198,10 @@ def main() -> int:
     if args.list or not chosen:
         print("\n".join(f"{fault_of[m.test]}: {m.broken}" for m in chosen) or f"no mutant has the words {args.only}")
         return 0 if chosen else 2
+    print(f"{len(chosen)} mutants; first their tests without any change" * (not args.unchecked), flush=True)
     began_s, when = time.monotonic(), f"{time.strftime('%Y-%m-%d', time.gmtime())}, {code_version()}"
     outcomes: dict[Mutant, Outcome] = {}
-    for mutant, outcome in run_all(chosen, args.jobs):
+    for mutant, outcome in run_all(chosen, args.jobs, not args.unchecked):
         outcomes[mutant] = outcome
         left_s = (time.monotonic() - began_s) / len(outcomes) * (len(chosen) - len(outcomes))
         print(f"{outcome.verdict:<8} {outcome.seconds:5.1f} s  {fault_of[mutant.test]}: {mutant.broken}")
