@@ -198,7 +198,7 @@ def main() -> int:
     if args.list or not chosen:
         print("\n".join(f"{fault_of[m.test]}: {m.broken}" for m in chosen) or f"no mutant has the words {args.only}")
         return 0 if chosen else 2
-    print(f"{len(chosen)} mutants; first their tests without any change" * (not args.unchecked), flush=True)
+    print(f"{len(chosen)} mutants" + "; their tests without any change first" * (not args.unchecked), flush=True)
     began_s, when = time.monotonic(), f"{time.strftime('%Y-%m-%d', time.gmtime())}, {code_version()}"
     outcomes: dict[Mutant, Outcome] = {}
     for mutant, outcome in run_all(chosen, args.jobs, not args.unchecked):

@@ -77,7 +77,7 @@ MUTANTS = (
     ),
     Mutant(
         f"{CHECKPOINT}::test_a_kill_between_any_two_writes_leaves_the_old_file_or_the_new_one",
-        "the file is written in its place, by the native safetensors writer",
+        "the native safetensors writer writes it, whose temporary files nobody clears up",
         "train/checkpoint.py",
         "    write_atomically(path, safetensors_bytes(tensors, {FORMAT: json.dumps(header, sort_keys=True)}))",
         f"{MAKE_FOLDER}    import safetensors.torch\n"

@@ -83,7 +83,7 @@ def test_a_killed_worker_is_started_again_and_the_end_comes_once(tmp_path, marke
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_a_signal_to_the_parent_ends_all_and_leaves_no_running_trial(tmp_path, market_folder, number, code):
-    flags = ("--n-trials", "4", "--pruner", "none", "--workers", "2", "--break-step", "200000")
+    flags = ("--n-trials", "4", "--pruner", "none", "--workers", "2", "--break-step", "2000000")
     process = start_forked(command(tmp_path, market_folder, *flags), tmp_path, "Using Vectorized")
     workers = workers_of(process)
     assert len(workers) == 2
@@ -93,7 +93,7 @@ def test_a_signal_to_the_parent_ends_all_and_leaves_no_running_trial(tmp_path, m
     assert alive == []
     text = (tmp_path / "log.txt").read_text()
     assert "Traceback" not in text
-    assert "RUNNING" not in states(tmp_path)
+    assert set(states(tmp_path)) == {"FAIL", "WAITING"}, "cut off, not brought to its end"
     if code > 0:
         assert f"stopped by {signal.Signals(number).name}" in text
 
