@@ -29,7 +29,7 @@ from tests.support.postgres_server import PASSWORD, PostgresServer, why_not
 from train.records.errors import StudyError
 from train.records.keys import FAILURE, RETRY_OF
 from train.runner import worker
-from train.store import address
+from train.store import address, waiting
 from train.store import database as storage
 from train.store import retrying as patience
 from train.store.abandoned import fail_abandoned_trials, fail_and_retry
@@ -119,7 +119,6 @@ def check_two_trials(study, trained: list[int]) -> None:
 @pytest.mark.parametrize("seconds", [2, 8, 30])
 def test_a_database_locked_when_a_trial_ends_is_waited_for(tmp_path, monkeypatch, caplog, seconds):
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(storage, "LOCK_TIMEOUT_S", 1 if seconds == 2 else 10)
     holders = []
 
     def lock() -> None:
@@ -133,10 +132,8 @@ def test_a_database_locked_when_a_trial_ends_is_waited_for(tmp_path, monkeypatch
     study, _ = cheap_study.work(f"sqlite:///{tmp_path}/study.db", tmp_path, 2, trained.append)
     holders[0].join()
     check_two_trials(study, trained)
-    if seconds != 8:  # longer than one attempt
-        assert "study.db cannot be used" in caplog.text
-        assert "database is locked; waiting for it, nothing is lost" in caplog.text
-        assert "study.db is back after" in caplog.text
+    assert "database is locked; nothing is lost" in caplog.text
+    assert "study.db: available after" in caplog.text
 
 
 @pytest.mark.slow
@@ -145,9 +142,7 @@ def test_a_worker_that_starts_while_the_server_does_waits_for_it(postgres):
     starting, began_s = threading.Timer(1.5, postgres.start), time.monotonic()
     postgres.stop()
     starting.start()
-    with pytest.raises(OperationalError):
-        wait_for_database(url, gives_up=lambda: True)
-    wait_for_database(url, gives_up=lambda: False)
+    wait_for_database(url)
     assert time.monotonic() - began_s > 1.4
     starting.join()
 
@@ -157,7 +152,7 @@ def test_no_trouble_of_two_seconds_is_slept_over_in_silence(monkeypatch, caplog,
     """Whatever the pauses between attempts come to."""
     now_s = [0.0]
     clock = SimpleNamespace(monotonic=lambda: now_s[0], sleep=lambda s: now_s.__setitem__(0, now_s[0] + s))
-    monkeypatch.setattr(patience, "time", clock)
+    monkeypatch.setattr(waiting, "time", clock)
 
     def work() -> bool:
         if now_s[0] < 2.0:
@@ -166,7 +161,7 @@ def test_no_trouble_of_two_seconds_is_slept_over_in_silence(monkeypatch, caplog,
 
     random.seed(seed)
     assert patience.insist(work, "s.db")
-    assert "the database s.db cannot be used for 1 s now" in caplog.text
+    assert "waiting for the database s.db for 1 s" in caplog.text
 
 
 @pytest.mark.slow
@@ -202,7 +197,7 @@ def test_a_server_restarted_loses_nothing(postgres, tmp_path, monkeypatch, caplo
     study, _ = cheap_study.work(url, tmp_path, 2, on_split)
     threads[0].join()
     check_two_trials(study, trained)
-    assert "waiting for it, nothing is lost" in caplog.text
+    assert "; nothing is lost" in caplog.text
     assert PASSWORD not in caplog.text
 
 
@@ -221,7 +216,7 @@ def test_a_disk_that_is_full_when_a_trial_ends_is_waited_for(tmp_path, monkeypat
     study, _ = cheap_study.work(f"sqlite:///{tmp_path}/study.db", tmp_path, 2, trained.append)
     threads[0].join()
     check_two_trials(study, trained)
-    assert "waiting for it, nothing is lost" in caplog.text
+    assert "; nothing is lost" in caplog.text
 
 
 @pytest.mark.slow

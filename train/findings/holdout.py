@@ -115,7 +115,7 @@ def score_holdout(
     if scored is None:
         files = dict(zip(map(Path, policies), hashes, strict=True))
         content = _score(study, folder, rows, trial_number, files, env_params, gpu_id)
-        _write_once(folder / SCORE_FILE, content)
+        write_json(folder / SCORE_FILE, content, overwrites=False)
         scored = read_score(study, folder)  # another worker's, where that was first
     assert scored is not None
     if scored.trial != trial_number:
@@ -141,7 +141,7 @@ def read_score(study: optuna.Study, folder: Path) -> HoldoutScore | None:
     kept = holdout_score_in(study.user_attrs)
     if not path.exists():
         if kept is not None:
-            _write_once(path, study.user_attrs[HOLDOUT_SCORE])
+            write_json(path, study.user_attrs[HOLDOUT_SCORE], overwrites=False)
         return kept
     content = read_plain(path, NOT_KNOWN)
     found = decode(content, HoldoutScore, str(path), advice=NOT_KNOWN)
@@ -312,15 +312,3 @@ def looks_text(scored: HoldoutScore) -> str:
         "before, so a good result may be the luckiest of several looks: it must be "
         f"{errors_asked(scored):.1f} standard errors above 0 instead of 2"
     )
-
-
-def _write_once(path: Path, content: Mapping[str, Any]) -> None:
-    """Write the file whole unless it is there; then it stays as it is."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    write_json(unfinished, content)
-    try:
-        os.link(unfinished, path)  # in one step, and never over another
-    except FileExistsError:
-        logger.debug("%s is there already", path)
-    finally:
-        unfinished.unlink(missing_ok=True)

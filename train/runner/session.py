@@ -29,7 +29,6 @@ from train.runner.sharing import SharedData, shared_data
 from train.runner.worker import AroundTrial, Ending, Limits, run_worker
 from train.store.address import command_text, shown_url
 from train.store.database import experimental_allowed, n_finished, open_study, stored_identity
-from train.store.retrying import patient_storage
 from train.store.worker_status import StatusFile
 from train.study.attainable import log_power
 from train.study.folds import FoldedData, load_study_data
@@ -131,7 +130,6 @@ def run_workers(
 def _run_processes(
     opened: OpenedStudy, request: StudyRequest, interruption: Interruption, shared: SharedData, program: str
 ) -> Ending:
-    patient_storage(opened.study).gives_up = lambda: interruption.received is not None
     devices = request.gpu_ids or (request.gpu_id,)
     common = replace(request, workers=1, gpu_ids=(), n_envs=opened.n_envs, study_name=opened.study.study_name,
                      agent=opened.space.agent, resume=True)  # fmt: skip

@@ -27,9 +27,9 @@ from train.records.errors import StudyError
 from train.records.keys import IDENTITY, UUID, WORKER
 from train.records.record_files import plain
 from train.store.abandoned import queue_retry
-from train.store.address import LOCK_TIMEOUT_S, SQLITE_HEADER, connect_args, shown_url, sqlite_path
+from train.store.address import ATTEMPT_S, LOCK_TIMEOUT_S, SQLITE_HEADER, connect_args, shown_url, sqlite_path
 from train.store.lock import reach, study_lock
-from train.store.retrying import PatientStorage, reason_of
+from train.store.retrying import PatientStorage, insist, is_locked, reason_of
 from train.store.sampler import SamplerByNumber, experimental_allowed
 from train.store.worker_identity import GRACE_S, HEARTBEAT_S, this_worker
 
@@ -81,6 +81,7 @@ def load_study(url: URL, name: str) -> Study:
     if path is not None and not path.exists():
         raise StudyError(f"there is no database {path}, so no study {name}")
     storage = _open_storage(url)
+    storage.lasts_s = LOCK_TIMEOUT_S  # who reads is told so
     names = optuna.study.get_all_study_names(storage)
     if name not in names:
         raise StudyError(f"{shown_url(url)} has no study {name}; it has {', '.join(sorted(names)) or 'none'}")
@@ -121,9 +122,10 @@ def take_next(study: Study, seed: int) -> optuna.Trial:
 
 def _open_storage(url: URL) -> PatientStorage:
     path = sqlite_path(url)
-    sqlite: dict[str, Any] = {"connect_args": {"timeout": LOCK_TIMEOUT_S}}
+    sqlite: dict[str, Any] = {"connect_args": {"timeout": ATTEMPT_S}}
     server: dict[str, Any] = {"connect_args": connect_args(url), "pool_pre_ping": True, "pool_size": 2}
-    try:
+
+    def opened() -> PatientStorage:
         if path is not None:
             _prepare_sqlite(path)
         with experimental_allowed():
@@ -135,6 +137,9 @@ def _open_storage(url: URL) -> PatientStorage:
                 grace_period=GRACE_S,
                 heartbeat_stale_trial_callback=queue_retry,
             )
+
+    try:
+        return insist(opened, shown_url(url), LOCK_TIMEOUT_S, is_locked)
     except (SQLAlchemyError, sqlite3.Error, ImportError, RuntimeError, OSError) as error:
         raise StudyError(f"--storage {shown_url(url)}: cannot be used: {reason_of(error)}") from error
 
@@ -147,7 +152,13 @@ def _prepare_sqlite(path: Path) -> None:
         if head != SQLITE_HEADER:
             what = "is not an SQLite database" if head else "is empty"
             raise StudyError(f"--storage: {path} {what}; restore it from a copy, or move it away to start afresh")
-    with sqlite3.connect(path, timeout=LOCK_TIMEOUT_S) as connection:
+        n_names = path.stat().st_nlink
+        if n_names > 1:  # each name has a journal of its own: https://www.sqlite.org/howtocorrupt.html, section 2.5
+            raise StudyError(
+                f"--storage: {path} has {n_names} names (hard links), by which SQLite would damage it; delete the "
+                "others, or make symbolic links of them"
+            )
+    with sqlite3.connect(path, timeout=ATTEMPT_S) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
     connection.close()
 
