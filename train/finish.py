@@ -88,7 +88,7 @@ def _holdout_rows(request: StudyRequest, data: tuple[FoldedData, ...]) -> Mappin
 def _conclude(study: optuna.Study, ending: Ending, request: StudyRequest, has_best: bool) -> int:
     if ending.signal_number is not None:
         name = signal.Signals(ending.signal_number).name
-        logger.info("stopped by %s; what was running is marked failed and queued again", name)
+        logger.info("stopped by %s; a trial that was interrupted will be tried again", name)
         logger.info("to continue: %s", command_text(sys.orig_argv))
         return 128 + ending.signal_number
     if ending.repeated_failure is not None:

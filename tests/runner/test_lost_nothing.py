@@ -11,7 +11,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -25,7 +24,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from tests.support import cheap_study
-from tests.support.postgres_server import PASSWORD, PostgresServer, why_not
+from tests.support.postgres_server import PASSWORD
 from train.records.errors import StudyError
 from train.records.keys import FAILURE, RETRY_OF
 from train.runner import worker
@@ -41,17 +40,6 @@ from train.store.trial_end import VALUE, kept
 from train.study import objective
 
 REPO = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="session")
-def postgres():
-    if why_not():
-        pytest.skip(why_not())
-    with tempfile.TemporaryDirectory(prefix="postgres-") as folder:  # pytest's own folders are closed to other users
-        Path(folder).chmod(0o755)
-        server = PostgresServer(Path(folder) / "server")
-        yield server
-        server.stop()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

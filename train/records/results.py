@@ -126,7 +126,7 @@ def _is_owned(path: Path, name: str, study_uuid: str) -> bool:
     try:
         content = json.loads(path.read_bytes())
         return decode(content, Owner, str(path)) == Owner(name, study_uuid)
-    except (FileNotFoundError, ValueError, RecursionError):  # a StudyError is a ValueError, too
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):  # a StudyError is a ValueError, too
         return False
 
 

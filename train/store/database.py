@@ -29,7 +29,7 @@ from train.records.record_files import plain
 from train.store.abandoned import queue_retry
 from train.store.address import ATTEMPT_S, LOCK_TIMEOUT_S, SQLITE_HEADER, connect_args, shown_url, sqlite_path
 from train.store.lock import reach, study_lock
-from train.store.retrying import PatientStorage, insist, is_locked, reason_of
+from train.store.retrying import PatientStorage, insist, is_locked, passes, reason_of
 from train.store.sampler import SamplerByNumber, experimental_allowed
 from train.store.worker_identity import GRACE_S, HEARTBEAT_S, this_worker
 
@@ -138,8 +138,9 @@ def _open_storage(url: URL) -> PatientStorage:
                 heartbeat_stale_trial_callback=queue_retry,
             )
 
+    reach(url)
     try:
-        return insist(opened, shown_url(url), LOCK_TIMEOUT_S, is_locked)
+        return insist(opened, shown_url(url), LOCK_TIMEOUT_S, is_locked if path else passes)
     except (SQLAlchemyError, sqlite3.Error, ImportError, RuntimeError, OSError) as error:
         raise StudyError(f"--storage {shown_url(url)}: cannot be used: {reason_of(error)}") from error
 
