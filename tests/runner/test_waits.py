@@ -1,4 +1,4 @@
-"""Every wait of a study says what it waits for within 10 s, and ends within 5 s of a signal: real processes and locks."""
+"""Every wait of a study says what it waits for within 10 s and ends within 5 s of a signal; locks are real."""
 
 from __future__ import annotations
 

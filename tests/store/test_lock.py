@@ -54,11 +54,15 @@ def test_a_database_by_a_link_and_by_its_name_has_one_lock(tmp_path, how):
         if how == "chain of links":
             (tmp_path / "other" / "study.db").rename(tmp_path / "between.db")
             (tmp_path / "other" / "study.db").symlink_to("../between.db")
-    with study_lock(absolute_url(f"sqlite:///{real}", tmp_path), "p"), other_process(tmp_path / "other/study.db") as o:
-        with pytest.raises(subprocess.TimeoutExpired):
-            o.wait(1.0)
-    with other_process(tmp_path / "other/study.db") as o:
-        assert o.stdout.readline() == "in\n"
+    linked = tmp_path / "other" / "study.db"
+    with (
+        study_lock(absolute_url(f"sqlite:///{real}", tmp_path), "p"),
+        other_process(linked) as other,
+        pytest.raises(subprocess.TimeoutExpired),
+    ):
+        other.wait(1.0)
+    with other_process(linked) as other:
+        assert other.stdout.readline() == "in\n"
 
 
 def test_a_database_with_two_hard_links_is_refused(tmp_path):
@@ -82,6 +86,9 @@ def test_a_lock_file_that_is_a_link_is_refused_and_nothing_is_made_where_it_lead
         (lock,) = tmp_path.glob("study.db*.lock")
     lock.unlink()
     lock.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(StudyError, match=r"--storage: .*\.lock is a symbolic link.*delete it"), study_lock(url, purpose):
+    with (
+        pytest.raises(StudyError, match=r"--storage: .*\.lock is a symbolic link.*delete it"),
+        study_lock(url, purpose),
+    ):
         pass
     assert not (tmp_path / "elsewhere").exists()

@@ -184,7 +184,9 @@ class Supervisor:
             return
         how = _signal_name(-code)
         if worker.restarts == MOST_RESTARTS:
-            text = f"worker {worker.number + 1} was killed {MOST_RESTARTS + 1} times, the last time by {how}"
+            n_times = worker.restarts + 1
+            times = f"{n_times} times, the last time" if n_times > 1 else "1 time,"
+            text = f"worker {worker.number + 1} was killed {times} by {how}"
             logger.error("%s; not started again", text)
             self._results.append(Ending(error=text))
             return
