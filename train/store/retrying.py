@@ -13,7 +13,6 @@ import functools
 import json
 import math
 import sqlite3
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -106,28 +105,18 @@ class PatientStorage(RDBStorage):
 
     Attributes:
         lasts_s: seconds that one operation waits for the database; then its error is raised.
-        recovered_s: `time.monotonic()` when it last came back.
+        stale_since_s: trial id -> `time.monotonic()` when its heart was first seen silent (`train.store.abandoned`).
     """
 
     def __init__(self, url: str, name: str, **options: Any) -> None:
         self.database_name = name
         self.lasts_s = math.inf
-        self.recovered_s = -math.inf
+        self.stale_since_s: dict[int, float] = {}
         super().__init__(url, **options)
 
     def insist(self, work: Callable[[], Result]) -> Result:
         """As the function."""
-        n_failures = 0
-
-        def counted() -> Result:
-            nonlocal n_failures
-            n_failures += 1
-            return work()
-
-        result = insist(counted, self.database_name, self.lasts_s)
-        if n_failures > 1:
-            self.recovered_s = time.monotonic()
-        return result
+        return insist(work, self.database_name, self.lasts_s)
 
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
         """As Optuna's, but once, however often it is repeated: a trial carries a token by which it is found again."""
