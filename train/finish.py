@@ -51,7 +51,9 @@ def run_study(request: StudyRequest) -> int:
     with Interruption() as interruption:
         ending = run_workers(opened, request, interruption, picture_of, WORKER_PROGRAM)
         try:
-            if ending.signal_number is None and n_finished(study) >= request.n_trials:
+            # A signal to a worker alone is no order to stop.
+            is_stopped = ending.signal_number is not None and interruption.received is not None
+            if not is_stopped and n_finished(study) >= request.n_trials:
                 ending = _reached(ending)
                 _judge_winner(study, folder, data, request)
             with nullcontext() if ending.signal_number else interruption.interruptible():

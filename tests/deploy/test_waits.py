@@ -84,7 +84,7 @@ def test_a_rollback_is_not_held_up_by_a_judge_whose_database_is_locked(planted):
         try:
             until(process, "waiting for the database")
             began_s = time.monotonic()
-            subprocess.run([sys.executable, str(SCRIPT), *flags, "--rollback"], check=True)
+            subprocess.run([sys.executable, str(SCRIPT), *flags, "--rollback"], check=True, timeout=60)
             assert time.monotonic() - began_s < LOCK_TIMEOUT_S + ENDS_S
             assert planted.deployments.current_name() == "earlier"
             until(process, "the database failed: database is locked")

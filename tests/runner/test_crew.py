@@ -87,15 +87,19 @@ def start_none_again() -> None:
 
 
 @pytest.mark.slow
-def test_a_study_that_reached_its_target_ends_well_though_a_worker_was_given_up(tmp_path, market_folder):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_study_that_reached_its_target_ends_well_though_a_worker_was_given_up(tmp_path, market_folder, number):
     flags = ("--n-trials", "3", "--pruner", "none", "--workers", "2", "--break-step", "8192")
     arguments = command(tmp_path, market_folder, *flags)
     process = start_forked(arguments, tmp_path, "Using Vectorized", before=start_none_again)
-    wait_for(lambda: stopped_in_mid_trial(process, tmp_path)).kill()
+    worker = wait_for(lambda: stopped_in_mid_trial(process, tmp_path))
+    worker.send_signal(number)
+    worker.resume()
     log = tmp_path / "log.txt"
     assert process.wait(300) == 0, log.read_text()
-    assert re.search(r"worker \d was killed 1 time, by SIGKILL; not started again", log.read_text())
-    assert "the study has all its trials nevertheless" in log.read_text()
+    if number == signal.SIGKILL:
+        assert re.search(r"worker \d was killed 1 time, by SIGKILL; not started again", log.read_text())
+        assert "the study has all its trials nevertheless" in log.read_text()
     assert log.read_text().count("hold-out: trial") == 1
     found = states(tmp_path)
     assert found["COMPLETE"] + found["PRUNED"] == 3

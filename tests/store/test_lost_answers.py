@@ -60,3 +60,26 @@ def test_the_answer_to_any_commit_that_makes_a_study_may_be_lost(postgres):
         if not cutter.has_cut():
             break
     assert n_cut > 3
+
+
+def test_a_trial_that_another_worker_takes_while_its_answer_is_lost_is_not_queued_again(postgres):
+    cutter = CutAnswers(postgres.port)
+    url = postgres.new_database("raced")
+    other = open_at(url)
+    study = open_at(url.replace(f":{postgres.port}/", f":{cutter.port}/"))
+    taken: list[int] = []
+
+    def take() -> None:
+        if other.get_trials(states=(TrialState.WAITING,)):
+            taken.append(take_next(other, 0).number)
+
+    for n_cut in count(1):
+        cutter.cut(n_cut, take)
+        study.enqueue_trial({"x": 0.5})
+        was_cut = cutter.has_cut()
+        take()
+        assert taken == list(range(n_cut))
+        assert len(study.get_trials()) == n_cut
+        if not was_cut:
+            break
+    assert n_cut > 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import threading
+from collections.abc import Callable
 
 
 class CutAnswers:
@@ -13,13 +14,17 @@ class CutAnswers:
     def __init__(self, server_port: int) -> None:
         self._server_port = server_port
         self._left: int | None = None
+        self._meanwhile: Callable[[], object] = lambda: None
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def cut(self, nth: int) -> None:
-        """Lose the answer to the nth commit from now, counted from 1, and the connection with it."""
-        self._left = nth
+    def cut(self, nth: int, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Lose the answer to the nth commit from now, counted from 1, and the connection with it.
+
+        `meanwhile` is called after the commit and before the connection dies.
+        """
+        self._left, self._meanwhile = nth, meanwhile
 
     def has_cut(self) -> bool:
         """Whether it came to that; otherwise no answer is lost any more."""
@@ -43,4 +48,5 @@ class CutAnswers:
                         self._left -= 1
                         if self._left == 0:
                             server.recv(65536)
+                            self._meanwhile()
                             return

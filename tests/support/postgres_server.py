@@ -85,8 +85,8 @@ class PostgresServer:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """A running server; skips where none can be started."""
-    if why_not():
-        pytest.skip(why_not())
+    if reason := why_not():
+        pytest.skip(reason)
     with tempfile.TemporaryDirectory(prefix="postgres-") as folder:  # pytest's own folders are closed to other users
         Path(folder).chmod(0o755)
         server = PostgresServer(Path(folder) / "server")

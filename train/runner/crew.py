@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from train.records.provenance import ROOT, is_checkout
@@ -206,10 +206,11 @@ class Supervisor:
         """One ending for all: the worst of theirs."""
         if self._interruption.received is not None:
             return Ending(signal_number=self._interruption.received)
-        for is_worse in (lambda e: e.error, lambda e: e.repeated_failure, lambda e: e.timed_out):
+        kinds = (lambda e: e.error, lambda e: e.repeated_failure, lambda e: e.timed_out, lambda e: e.signal_number)
+        for is_worse in kinds:
             for result in self._results:
                 if is_worse(result):
-                    return replace(result, signal_number=None)
+                    return result
         return Ending()
 
 

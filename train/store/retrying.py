@@ -37,7 +37,7 @@ QUIET_S = 1.0  # a trouble that is over by then is not worth a line: two workers
 SQLITE_LOCKED = ("locked", "busy")
 SQLITE_PASSES = (*SQLITE_LOCKED, "disk is full", "disk I/O error", "unable to open database file", "readonly")
 TROUBLES = (StorageInternalError, DBAPIError, PendingRollbackError, sqlite3.Error)
-TOKEN = "token"  # system attribute of a trial: who made or took it
+MADE, TAKEN = "made", "taken"  # system attributes of a trial: tokens of the attempts that made it and set it RUNNING
 
 
 def passes(error: BaseException) -> bool:
@@ -121,13 +121,13 @@ class PatientStorage(RDBStorage):
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
         """As Optuna's, but once, however often it is repeated: a trial carries a token by which it is found again."""
         trial = _running_trial() if template_trial is None else copy.deepcopy(template_trial)
-        trial.system_attrs[TOKEN] = uuid.uuid4().hex
+        trial.system_attrs[MADE] = uuid.uuid4().hex
 
         def create() -> FrozenTrial:
             with _create_scoped_session(self.scoped_session) as session:
                 # Until the end of the transaction, that of a lost answer included: numbers follow one another.
                 models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
-                row: Any = _trial_with(trial.system_attrs[TOKEN], session)
+                row: Any = _trial_with(MADE, trial.system_attrs[MADE], session)
                 row = row or self._get_prepared_new_trial(study_id, trial, session)
                 trial.number, trial.datetime_start, trial._trial_id = row.number, row.datetime_start, row.trial_id
                 return trial
@@ -154,10 +154,10 @@ class PatientStorage(RDBStorage):
                 row: Any = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
                 self.check_trial_is_updatable(trial_id, row.state)
                 if row.state != TrialState.WAITING:
-                    return _trial_with(token, session) is not None
+                    return _trial_with(TAKEN, token, session) is not None
                 row.state, row.datetime_start = TrialState.RUNNING, datetime.now()
                 attribute = models.TrialSystemAttributeModel
-                self._set_trial_attr_without_commit(session, attribute, trial_id, TOKEN, token)
+                self._set_trial_attr_without_commit(session, attribute, trial_id, TAKEN, token)
                 return True
 
         return self.insist(take)
@@ -170,9 +170,9 @@ def _running_trial() -> FrozenTrial:
                        intermediate_values={}, trial_id=-1)  # fmt: skip
 
 
-def _trial_with(token: str, session: Session) -> models.TrialModel | None:
+def _trial_with(name: str, token: str, session: Session) -> models.TrialModel | None:
     attribute = models.TrialSystemAttributeModel
-    is_it = (attribute.key == TOKEN) & (attribute.value_json == json.dumps(token))
+    is_it = (attribute.key == name) & (attribute.value_json == json.dumps(token))
     return session.query(models.TrialModel).join(attribute).filter(is_it).one_or_none()
 
 
