@@ -96,11 +96,11 @@ class CryptoEnvAlpaca:
         self.params = p = EnvParams.from_mapping(env_params, initial_capital, buy_cost_pct, sell_cost_pct, gamma)
         self.cost_factor, self.lookback, self.if_log = 1.0, p.lookback, if_log
         self.initial_capital = self.initial_total_asset = p.initial_capital
-        given_prices = np.asarray(config["price_array"])
+        given_prices, tech = np.asarray(config["price_array"]), np.asarray(config["tech_array"])
+        check_arrays(given_prices, tech, p.rules, p.norm_tech, config.get("tickers"))
         self.price_array = given_prices.astype(np.float64, copy=False)
-        tech = np.asarray(config["tech_array"])  # float32 stays as it is: half the memory, which processes may share
+        # float32 stays as it is: half the memory, which processes may share
         self.tech_array = tech if tech.dtype == np.float32 else tech.astype(np.float64, copy=False)
-        check_arrays(self.price_array, self.tech_array)
         n_bars, n_assets = self.price_array.shape
         self.min_qty = self._smallest_orders(config, n_assets)
         self.qty_increment = (np.zeros(n_assets) + config.get("qty_increment", 0.0)).tolist()

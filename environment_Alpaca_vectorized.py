@@ -53,32 +53,26 @@ _FINRL: dict[str, Any] = _HOST_RULES | {
     "initial_capital": 1_000_000.0, "fee_rate": 0.001, "order_sizing": "price_digits", "cash_haircut": 1.0,
     "stale_bars": 0, "release_unpriced": False, "whole_coins": True, "reward": "profit", "benchmark_pays_fee": False,
     "lookback": 1, "norm_cash": 2.0**-18, "norm_stocks": 2.0**-3, "norm_tech": 2.0**-15, "norm_reward": 2.0**-16,
-    "norm_action": 1.0,
-}  # fmt: skip
+    "norm_action": 1.0}  # fmt: skip
 RULES: dict[str, dict[str, Any]] = {
     "finrl_crypto": _FINRL_CRYPTO,                                  # FinRL_Crypto's CryptoEnvAlpaca
     "ccxt": _FINRL_CRYPTO | {"fee_rate": 0.001, "cash_haircut": 0.95, "stale_bars": 24},  # its CryptoEnvCCXT
     "cappuccino": _HOST_RULES | {                                   # Cappuccino's CryptoEnvAlpaca
         "initial_capital": 500.0, "fee_rate": 0.0025, "order_sizing": "initial_capital", "cash_haircut": 0.99,
-        "release_unpriced": True, "reward": "cappuccino", "benchmark_pays_fee": True, "action_limit": 1000.0,
-    },
-    "finrl": _FINRL,                                                # FinRL's CryptoEnv
-    "finrl_meta": _FINRL | {"order_sizing": "price_magnitude", "norm_action": 10_000.0},  # FinRL-Meta's
-    "standard": {
-        "initial_capital": 10_000.0, "fee_rate": 0.0025, "slippage_rate": 0.0005, "order_sizing": "equity",
+        "release_unpriced": True, "reward": "cappuccino", "benchmark_pays_fee": True, "action_limit": 1000.0},
+    "finrl": _FINRL, "finrl_meta": _FINRL | {"order_sizing": "price_magnitude", "norm_action": 10_000.0},  # two more
+    "standard": {"initial_capital": 10_000.0, "fee_rate": 0.0025, "slippage_rate": 0.0005, "order_sizing": "equity",
         "min_order_notional": 10.0, "always_allow_close": True, "stale_bars": 0, "stale_fraction": 0.05,
         "release_unpriced": False, "buys": "proportional", "cash_haircut": 1.0, "reserve_base": "equity",
         "start": "random", "ends_lookback_early": False, "truncates": True, "terminal_equity_fraction": 0.01,
         "reward": "weighted_terms", "final_reward": "plain", "observation": "relative", "benchmark_base": "episode",
-        "benchmark_pays_fee": True,
-    },
+        "benchmark_pays_fee": True},
 }  # fmt: skip
 TERM_NAMES = {
-    "benchmark_difference": ("alpha",),
-    "profit": ("profit",),
+    "benchmark_difference": ("alpha",), "profit": ("profit",),
     "cappuccino": ("alpha", "absolute", "cash_bonus", "cash_reserve", "concentration"),
     "weighted_terms": ("growth", "benchmark", "drawdown", "volatility", "concentration", "turnover"),
-}
+}  # fmt: skip
 COSTS = ("fees", "slippage", "turnover")
 REPORTED = ("equity", "benchmark_equity", "episode_return", *COSTS)  # what `info` has of the books, float64
 COUNTED = ("rejected_actions", "trades")  # int64
@@ -88,10 +82,11 @@ NORMS = ("norm_cash", "norm_stocks", "norm_tech", "norm_reward", "norm_action")
 # Smallest orders of the hosts, in coins, before their factor of 1.1: by column, and by ticker in that column order.
 COLUMN_LIMITS: dict[str, tuple[float, ...]] = {
     "finrl_crypto": (0.01, 0.10, 0.0001, 0.1, 0.1, 0.001, 0.01, 10.0, 0.1, 0.01),
-    "ccxt": (0.0001, 0.001, 0.01, 0.1, 0.1, 1.0, 0.1, 0.01, 0.1, 0.001),
-}
+    "ccxt": (0.0001, 0.001, 0.01, 0.1, 0.1, 1.0, 0.1, 0.01, 0.1, 0.001)}  # fmt: skip
 CAPPUCCINO_LIMITS = {
     "AAVE": 0.005, "AVAX": 0.03, "BTC": 0.00001, "LINK": 0.1, "ETH": 0.0003, "LTC": 0.01, "UNI": 0.15}  # fmt: skip
+# Currencies that a ticker may end with; one that ends with none of them, or is hardly longer, is a coin in dollars.
+CASH = ("USDT", "USDC", "USD", "EUR", "GBP", "JPY", "TRY", "BRL", "BTC", "ETH", "BNB")
 
 TARGET_WEIGHT = 0.40  # a position above this share of the account is called concentrated
 HELD_BARS_SCALE = 0.01  # observe_account shows held_bars in hundreds
@@ -468,8 +463,7 @@ def weighted_terms(before: Portfolio, book: Portfolio, weights: Tensor, p: EnvPa
         "drawdown": -p.drawdown_penalty * (book.max_drawdown - before.max_drawdown),
         "volatility": -p.volatility_penalty * growth.square(),
         "concentration": -p.concentration_penalty * (weights.amax(-1) - TARGET_WEIGHT).clamp(min=0.0),
-        "turnover": -p.turnover_penalty * book.turnover / book.equity.clamp(min=floor),
-    }
+        "turnover": -p.turnover_penalty * book.turnover / book.equity.clamp(min=floor)}  # fmt: skip
     return {name: p.norm_reward * value for name, value in terms.items()}
 
 
@@ -486,8 +480,7 @@ def cappuccino_terms(before: Portfolio, book: Portfolio, weights: Tensor, market
         "absolute": 0.3 * gain / p.initial_capital * p.norm_reward * decay,
         "cash_bonus": torch.where(earns_bonus, 0.02 * market_return.abs() * cash_share * p.norm_reward, 0.0),
         "cash_reserve": -(reserve - book.cash).clamp(min=0.0) / p.initial_capital * p.norm_reward * 0.5,
-        "concentration": cappuccino_concentration(weights, p.concentration_penalty) * (book.equity > 0),
-    }
+        "concentration": cappuccino_concentration(weights, p.concentration_penalty) * (book.equity > 0)}  # fmt: skip
 
 
 def time_decay(book: Portfolio, market: Market, p: EnvParams) -> Tensor:
@@ -678,7 +671,7 @@ def build_market(config: Mapping[str, Any], p: EnvParams, episode_bars: int | No
         ValueError: for arrays that cannot be traded; the message names the array, the bar and what to do.
     """
     price, tech = np.asarray(config["price_array"]), np.asarray(config["tech_array"])
-    check_arrays(price, tech)
+    check_arrays(price, tech, p.rules, p.norm_tech, config.get("tickers"))
     n_bars, n_assets = price.shape
     filled = np.broadcast_to(np.asarray(config.get("filled_array", False), dtype=bool), price.shape)
     given = config.get("segments")
@@ -720,19 +713,38 @@ def lookback_windows(tech: np.ndarray, lookback: int, device: torch.device) -> T
     return backwards.as_strided((n_bars - lookback + 1, lookback * n_features), (n_features, 1))
 
 
-def check_arrays(price: np.ndarray, tech: np.ndarray) -> None:
-    """Raise ValueError for arrays that cannot be traded; the message names the array, the bar and what to do."""
-    if price.ndim != 2 or tech.ndim != 2 or price.shape[0] != tech.shape[0]:
-        shapes = f"{price.shape} and {tech.shape}"
-        raise ValueError(f"price_array (T, A) and tech_array (T, F) need the same number of bars; received {shapes}")
-    for name, array in (("price_array", price), ("tech_array", tech)):
-        if array.dtype.kind not in "fiu":
-            raise ValueError(f"{name} must hold numbers; received dtype {array.dtype}")
-        bad = np.argwhere(~np.isfinite(array))
-        if len(bad):
-            raise ValueError(f"{name} has a non-finite value at bar {bad[0][0]}, column {bad[0][1]}; drop or fill it")
-    for bar, column in np.argwhere(price < 0)[:1]:
-        raise ValueError(f"price_array has a negative price at bar {bar}, column {column}; prices are quote per coin")
+def cash_of(ticker: str) -> str:
+    """The currency of a ticker: `BTC` for `ETH/BTC` and `ETHBTC`, `USD` for `BTC/USDT`, `BTCUSDC`, `WBTC` and `BTC`."""
+    ends = (cash for cash in CASH if ticker.upper().endswith(cash) and len(ticker) > len(cash) + 2 * ticker.isalnum())
+    return next(ends, "USD")[:3]
+
+
+def check_arrays(
+    price: np.ndarray, tech: np.ndarray, rules: str = "", norm_tech: float = 1.0, tickers: Sequence[str] | None = None
+) -> None:
+    """Refuse arrays that cannot be traded: features times norm_tech must fit float32, and prices be positive.
+
+    The rules of hosts, and no rules, take a price of 0, which is a bar without a price. "standard" does not: its prices
+    are 1e-100 to 1e100, so that quantities and values stay finite. Tickers, where they are known, have one currency.
+
+    Raises:
+        ValueError: the message names the array, the bar, the column, the value and what to do.
+    """
+    cash = {cash_of(str(ticker)): str(ticker) for ticker in ([] if tickers is None else tickers)}
+    if len(cash) > 1:
+        raise ValueError(f"{', '.join(cash.values())} are in {', '.join(cash)}: an account has one cash; choose one")
+    if (price.ndim, tech.ndim) != (2, 2) or len(price) != len(tech) or {price.dtype.kind, tech.dtype.kind} - {*"fiu"}:
+        raise ValueError("price_array (T, A) and tech_array (T, F) must hold numbers, for the same number of bars; "
+                         f"received {price.dtype} {price.shape} and {tech.dtype} {tech.shape}")  # fmt: skip
+    # NumPy's float64: a Python float would be cast to a float32 array's type, where the largest ones are infinite.
+    prices = np.array((1e-100, 1e100) if rules == "standard" else (0.0, np.finfo(np.float64).max))
+    largest = np.float64(np.finfo(np.float32).max) / max(abs(norm_tech), 1e-269)  # finite where norm_tech is 0
+    for name, array, (least, most) in (("price_array", price, prices), ("tech_array", tech, (-largest, largest))):
+        if array.size and not (array.min() >= least and array.max() <= most):  # NaN is neither
+            is_bad = ~((array >= least) & (array <= most))
+            bar, column = np.argwhere(is_bad)[0].tolist()
+            found = f"{array[bar, column]:g} at bar {bar}, column {column} ({int(is_bad.sum())} such values)"
+            raise ValueError(f"{name} is {found}, expected {least:g} .. {most:g}; correct such bars or leave them out")
 
 
 def smallest_orders(rules: str, config: Mapping[str, Any], n_assets: int) -> Sequence[float] | np.ndarray:
@@ -941,8 +953,8 @@ class VectorizedCryptoEnvAlpaca:
 
     Args:
         config: `price_array` (T, A), `tech_array` (T, F), optionally `segments` [(first, last_exclusive), ...] that no
-            episode crosses, `tickers` (A), `min_order_qty` (A,), `qty_increment` (A,), and `filled_array` (T, A) bool:
-            bars in which nobody traded the coin, so that no order fills.
+            episode crosses, `tickers` (A) in one cash currency, `min_order_qty` (A,), `qty_increment` (A,), and
+            `filled_array` (T, A) bool: bars in which nobody traded the coin, so that no order fills.
         env_params: `rules`, `lookback` and any setting of `EnvParams`; also `n_envs`, `seed`, `episode_bars` and
             `gpu_id`, which an argument of that name overrides. An `EnvParams` is taken as it is.
         n_envs: number of accounts N, 1 by default. `num_envs` is elegantrl's name for it and wins when given. Assigning

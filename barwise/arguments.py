@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from market.defaults import FEATURE_SET_NAMES, STAMPS
 from market.errors import BarsError, UserError
 from market.names import TIMEFRAME_SECONDS, ticker_of
+from market.symbols import known_pair
 from train.records.errors import StudyError
 from train.records.keys import DEFAULT_STORAGE
 from train.records.provenance import ROOT, home
@@ -129,6 +130,14 @@ def plain_logging(*names: str) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------- values
+def day_seconds(text: str) -> int:
+    """Parse a time of day; the seconds since midnight."""
+    hours, colon, minutes = text.partition(":")
+    if not (colon and hours.isdecimal() and minutes.isdecimal() and int(hours) < 24 and int(minutes) < 60):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time of day such as 16:00")
+    return 3_600 * int(hours) + 60 * int(minutes)
+
+
 def utc_date(text: str) -> datetime:
     """Parse an ISO date or date-time; without a zone it is UTC."""
     try:
@@ -173,7 +182,7 @@ def file_to_write(text: str) -> Path:
 def split_tickers(words: list[str]) -> list[str]:
     """Tickers from words that may hold commas; repeated coins are refused by name."""
     tickers = [ticker for word in words for ticker in word.split(",") if ticker.strip()]
-    names = [ticker_of(ticker) for ticker in tickers]
+    names = [ticker_of(ticker) for ticker in tickers if known_pair(ticker)]  # the data decides what others mean
     repeated = sorted({name for name in names if names.count(name) > 1})
     if not tickers:
         raise BarsError("--tickers: names no coin")
@@ -206,12 +215,18 @@ def add_tickers(
 
 
 def add_stamp(parser: argparse.ArgumentParser, default: str | None = "open") -> None:
-    """Add --stamp to a program that reads files of bars."""
+    """Add --stamp and --offset to a program that reads files of bars."""
     parser.add_argument(
         "--stamp",
         choices=STAMPS,
         default=default,
         help="which time of a bar the timestamps in the file are; they become open times (default: open)",
+    )
+    parser.add_argument(
+        "--offset",
+        type=day_seconds,
+        metavar="HH:MM",
+        help="how long after the UTC grid bars open, for example 16:00 if days open at 16:00 UTC (default: 00:00)",
     )
 
 

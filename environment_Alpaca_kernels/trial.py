@@ -76,7 +76,10 @@ def _of_rule_set(rules: str, make_kernel: MakeKernel, n_steps: int) -> Trial:
 
 
 def market(level: np.ndarray, n_features: int, p: Any) -> dict[str, Any]:
-    """Prices (T, A) around `level` (A,) and features, in segments with room for ROOMS steps; some bars lack a price."""
+    """Prices (T, A) around `level` (A,) and features, in segments with room for ROOMS steps.
+
+    Some bars lack a price under the rules of hosts; "standard" refuses those.
+    """
     rng = np.random.default_rng(1)
     before = p.lookback + (p.lookback if p.ends_lookback_early else 0)
     ends = np.cumsum([room + before for room in ROOMS])
@@ -84,7 +87,7 @@ def market(level: np.ndarray, n_features: int, p: Any) -> dict[str, Any]:
     level = np.where(level > 0, level, 1.0)
     moves = rng.normal(0.0, VOLATILITY, (int(ends[-1]), len(level)))
     price = level * np.exp(np.concatenate([np.cumsum(moves[a:b], axis=0) for a, b in segments]))
-    if len(level) > 1:
+    if len(level) > 1 and p.rules != "standard":
         last = segments[-1][0] + p.lookback
         price[last + 8 : last + 11, -1] = 0.0
     tech = rng.normal(size=(len(price), n_features)).astype(np.float32)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from market.defaults import MIN_SEGMENT_BARS
+from market.defaults import LEAST_PRICE, MIN_SEGMENT_BARS, MOST_PRICE
 from market.errors import REBUILD, DatasetError
+from market.names import currency_fault, known_currency
 from market.times import EARLIEST_S, LATEST_S, utc_text
 
 if TYPE_CHECKING:
@@ -39,6 +40,12 @@ def value_fault(is_good: np.ndarray, array: np.ndarray, columns: Sequence[str], 
     return f"{columns[column]} at {row} {bar} is {array[bar, column]}, expected {expected} ({n_bad} such values)"
 
 
+def price_fault(price: np.ndarray, tickers: Sequence[str], row: str) -> str | None:
+    """Describe the first price (T, A) with which an account cannot be valued; None if all are good."""
+    is_good = (price >= LEAST_PRICE) & (price <= MOST_PRICE)
+    return value_fault(is_good, price, tickers, row, f"a positive number, {LEAST_PRICE:g} .. {MOST_PRICE:g}")
+
+
 def _kind_faults(dataset: Dataset) -> Iterator[str]:
     for name, (dtype, n_dims) in ARRAYS.items():
         array = dataset.arrays[name]
@@ -49,18 +56,27 @@ def _kind_faults(dataset: Dataset) -> Iterator[str]:
 
 
 def _name_faults(dataset: Dataset) -> Iterator[str]:
+    if not dataset.source.isprintable():
+        yield f"the source {dataset.source[:40]!a} has control characters"
     for what, names in (("ticker", dataset.tickers), ("feature", dataset.feature_names)):
         if not names:
             yield f"no {what} names"
+        yield from (f"{what} {name[:40]!a} has control characters" for name in names if not name.isprintable())
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             yield f"{what} {', '.join(repeated[:5])} comes twice"
+    if fault := currency_fault({ticker: known_currency(ticker) for ticker in dataset.tickers}):
+        yield fault
     for name, least in (("warmup_bars", 0), ("bar_seconds", 1)):
         if getattr(dataset, name) < least:
             yield f"{name} is {getattr(dataset, name)}, expected at least {least}"
 
 
 def _shape_faults(dataset: Dataset) -> Iterator[str]:
+    if len(dataset.feature_coins) != len(dataset.feature_names):
+        yield f"feature_coins has {len(dataset.feature_coins)} entries for {len(dataset.feature_names)} features"
+    if not all(-1 <= coin < len(dataset.tickers) for coin in dataset.feature_coins):
+        yield f"feature_coins names a coin that is none of the {len(dataset.tickers)} tickers"
     columns = {"price_array": "tickers", "filled_array": "tickers", "tech_array": "features"}
     sizes = {"tickers": len(dataset.tickers), "features": len(dataset.feature_names)}
     for name, what in columns.items():
@@ -72,8 +88,7 @@ def _shape_faults(dataset: Dataset) -> Iterator[str]:
 
 def _value_faults(dataset: Dataset) -> Iterator[str]:
     price, tech = dataset.price, dataset.tech
-    is_good = np.isfinite(price) & (price > 0)
-    if fault := value_fault(is_good, price, dataset.tickers, "bar", "a positive number"):
+    if fault := price_fault(price, dataset.tickers, "bar"):
         yield f"price_array of {fault}"
     # The sum is finite when every value is; only a suspicious sum costs the full search.
     if np.isfinite(tech.sum(dtype=np.float64)):

@@ -1,7 +1,7 @@
 """The dataset: prices, features, times and their manifest, saved whole or not at all and checked on every load.
 
 A folder holds `price_array.npy (T, A) float64`, `tech_array.npy (T, F) float32`, `time_array.npy (T,) int64` (UTC
-seconds of the bar CLOSE), `filled_array.npy (T, A) bool` (bars that stand for missing ones) and `manifest.json`. Rows
+seconds of the bar CLOSE), `filled_array.npy (T, A) bool` (bars in which no order fills) and `manifest.json`. Rows
 belong to contiguous segments; time jumps only between segments. See data/README.md for every field.
 """
 
@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from msgspec import Struct
 from msgspec.structs import asdict
+from msgspec.structs import replace as struct_with
 
 from market.checks import ARRAYS, check_dataset
 from market.codec import decode, encode, read_object
@@ -57,10 +58,12 @@ class Manifest(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     arrays: dict[str, str]  # name -> sha256 of the values
     venue: Any  # read by `Venue.from_json`
     quality: dict[str, Any]
+    feature_coins: tuple[int, ...] | None = None  # older manifests have none: the names say it
 
 
 SHARED = ("source", "bar_seconds", "segments", "tickers", "feature_set", "feature_names", "warmup_bars", "sha256")
 SHARED += ("quality",)  # fields that a dataset has, too
+NO_COIN = -1  # in `feature_coins`: a column of all coins
 NOT_HASHED = ("format", "kind", "timeframe", "first_close", "last_close", "bars", "sha256")  # repeat what is hashed
 
 
@@ -71,7 +74,7 @@ class Dataset:
     price: np.ndarray  # (T, A) float64, close, quote per coin
     tech: np.ndarray  # (T, F) float32, row t uses bars <= t
     time: np.ndarray  # (T,) int64, UTC seconds, bar close
-    filled: np.ndarray  # (T, A) bool, the bar (or its last part) was missing: its close repeats an earlier one
+    filled: np.ndarray  # (T, A) bool, nobody traded in the bar (or its last part): it was missing or had no volume
     tickers: tuple[str, ...]  # A
     feature_set: str  # a name in market.features.FEATURE_SETS, or where the columns come from
     feature_names: tuple[str, ...]  # F, `BTC:rsi_14`, or `time:day_sin` for a column of all coins
@@ -85,6 +88,12 @@ class Dataset:
     quality: Mapping[str, Any] = field(
         default_factory=dict
     )  # market.bars.quality's report of the bars it was built from
+    own_coins: tuple[int, ...] | None = None  # `feature_coins` where the names do not say them
+
+    @property
+    def feature_coins(self) -> tuple[int, ...]:
+        """(F,) place in `tickers` of the coin whose column it is; NO_COIN for a column of all coins."""
+        return coins_by_name(self.tickers, self.feature_names) if self.own_coins is None else self.own_coins
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -117,9 +126,11 @@ class Dataset:
         Feature columns that belong to no coin stay, last.
         """
         columns = [self.tickers.index(ticker) for ticker in tickers]
-        owners = [name.partition(":")[0] for name in self.feature_names]
-        features = [i for ticker in tickers for i, owner in enumerate(owners) if owner == ticker]
-        features += [i for i, owner in enumerate(owners) if owner not in self.tickers]
+        places = {coin: place for place, coin in enumerate([*columns, NO_COIN])}
+        coins = self.feature_coins
+        features = sorted((i for i in range(len(coins)) if coins[i] in places), key=lambda i: places[coins[i]])
+        names = tuple(self.feature_names[i] for i in features)
+        kept = [NO_COIN if coins[i] == NO_COIN else places[coins[i]] for i in features]
         return _checked(
             replace(
                 self,
@@ -128,9 +139,15 @@ class Dataset:
                 filled=self.filled[:, columns],
                 tickers=tuple(tickers),
                 venue=self.venue.only(tickers),
-                feature_names=tuple(self.feature_names[i] for i in features),
+                feature_names=names,
+                own_coins=_unsaid_coins(tickers, names, kept),
             )
         )
+
+    def feature_label(self, column: int) -> str:
+        """The name of a feature column without its coin: `rsi_14`."""
+        name, coin = self.feature_names[column], self.feature_coins[column]
+        return name.partition(":")[2] or name if coin == NO_COIN else name.removeprefix(f"{self.tickers[coin]}:")
 
     def with_rows(self, first: int, last: int) -> Dataset:
         """Rows [first, last) only, segments cut to them, under a hash of its own.
@@ -190,10 +207,12 @@ def make_dataset(
     warmup_bars: int = 0,
     venue: Venue = ALPACA,
     quality: Mapping[str, Any] | None = None,
+    feature_coins: Sequence[int] | None = None,
 ) -> Dataset:
-    """A checked dataset with its hash; shapes as in `Dataset`. Without `filled` every bar is a real one.
+    """A checked dataset with its hash; shapes as in `Dataset`. Without `filled` every bar trades.
 
-    Of `venue` the entries of these tickers are kept.
+    Of `venue` the entries of these tickers are kept. Without `feature_coins` a column belongs to the coin whose name
+    and a colon its name begins with.
     """
     dataset = Dataset(
         price=price,
@@ -203,6 +222,7 @@ def make_dataset(
         tickers=tuple(tickers),
         feature_set=feature_set,
         feature_names=tuple(feature_names),
+        own_coins=_unsaid_coins(tickers, feature_names, feature_coins),
         warmup_bars=warmup_bars,
         bar_seconds=bar_seconds,
         segments=tuple((int(a), int(b)) for a, b in segments),
@@ -213,6 +233,22 @@ def make_dataset(
         quality=dict(quality or {}),
     )
     return _checked(dataset)
+
+
+def coins_by_name(tickers: Sequence[str], feature_names: Sequence[str]) -> tuple[int, ...]:
+    """The place in `tickers` of the longest one that each feature's name begins with, before a colon; else NO_COIN."""
+    longest_first = sorted(range(len(tickers)), key=lambda coin: -len(tickers[coin]))
+    return tuple(
+        next((coin for coin in longest_first if name.startswith(f"{tickers[coin]}:")), NO_COIN)
+        for name in feature_names
+    )
+
+
+def _unsaid_coins(
+    tickers: Sequence[str], feature_names: Sequence[str], coins: Sequence[int] | None
+) -> tuple[int, ...] | None:
+    """The coins of features; None where their names say the same."""
+    return None if coins is None or tuple(coins) == coins_by_name(tickers, feature_names) else tuple(coins)
 
 
 def _checked(dataset: Dataset) -> Dataset:
@@ -229,8 +265,13 @@ def _array_hashes(dataset: Dataset) -> dict[str, str]:
 
 
 def dataset_hash(manifest: Manifest) -> str:
-    """One hash over the arrays and everything that says what their numbers mean and where they come from."""
+    """One hash over the arrays and everything that says what their numbers mean and where they come from.
+
+    `feature_coins` counts where the names alone do not say it, so a manifest without the field keeps its hash.
+    """
     meaning = {name: value for name, value in asdict(manifest).items() if name not in NOT_HASHED}
+    if manifest.feature_coins in (None, coins_by_name(manifest.tickers, manifest.feature_names)):
+        del meaning["feature_coins"]
     meaning["synthetic"] = manifest.kind == "synthetic"
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
@@ -289,6 +330,7 @@ def _write_files(dataset: Dataset, folder: Path, picture: bytes | None) -> None:
 def _manifest(dataset: Dataset) -> Manifest:
     return Manifest(
         **{name: getattr(dataset, name) for name in SHARED},
+        feature_coins=dataset.feature_coins,
         format=FORMAT,
         kind="synthetic" if dataset.synthetic else "real",
         timeframe=timeframe_name(dataset.bar_seconds),
@@ -321,6 +363,8 @@ def load_dataset(folder: Path | str, mmap: bool = True) -> Dataset:
     dataset = _from_manifest(manifest, arrays, folder / MANIFEST)
     check_dataset(dataset, str(folder))
     found = _manifest(dataset)
+    if manifest.feature_coins is None:
+        found = struct_with(found, feature_coins=None)
     for name, digest in found.arrays.items():
         if manifest.arrays.get(name) != digest:
             raise DatasetError(f"{folder / name}.npy: content does not match its hash in the manifest; {REBUILD}")
@@ -348,6 +392,7 @@ def _from_manifest(manifest: Manifest, arrays: Mapping[str, np.ndarray], path: P
         raise DatasetError(f"{path}: field venue: {error}; {REBUILD}") from error
     return Dataset(
         **{name: getattr(manifest, name) for name in SHARED},
+        own_coins=_unsaid_coins(manifest.tickers, manifest.feature_names, manifest.feature_coins),
         price=arrays["price_array"],
         tech=arrays["tech_array"],
         time=arrays["time_array"],

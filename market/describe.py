@@ -9,7 +9,7 @@ import numpy as np
 
 from market.bars.quality import FILL_RULE, LISTED_GAPS, has_report
 from market.dataset import Dataset
-from market.names import currency_of, timeframe_name
+from market.names import known_currency, timeframe_name
 from market.times import utc_text
 
 LISTED_SEGMENTS = 12
@@ -18,7 +18,7 @@ LARGE_FEATURE = 1_000.0  # a network wants inputs near 1
 STUCK_SHARE = 0.9  # of the rows that hold one and the same value
 SAMPLED_ROWS = 20_000
 DROPPED = {
-    "outside": "where a coin has no bars yet or any more",
+    "outside": "where a coin does not trade yet or any more",
     "gaps": "in gaps",
     "too_short": "in runs too short to use",
     "warmup": "warm-up of the features",
@@ -66,10 +66,11 @@ def _fill_line(quality: Mapping[str, Any]) -> str:
 
 
 def _coverage(reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    head = ("coin", "first open", "last open", "bars", "missing", "of these filled", "gaps", "longest gap", "starts at")
-    names = ("first_open", "last_open", "bars", "missing_bars", "filled_bars", "gaps")
-    names += ("longest_gap_bars", "longest_gap_start")
-    return aligned(head, [(ticker, *(report[name] for name in names)) for ticker, report in reports.items()])
+    head = ("coin", "first open", "last open", "bars", "missing", "repeated", "filled", "gaps")
+    names = ("first_open", "last_open", "bars", "missing_bars", "repeated_bars", "filled_bars", "gaps")
+    head, names = (*head, "longest gap", "starts at"), (*names, "longest_gap_bars", "longest_gap_start")
+    # Reports have `repeated_bars` only where there are any.
+    return aligned(head, [(coin, *(report.get(name, 0) for name in names)) for coin, report in reports.items()])
 
 
 def _activity(reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -99,7 +100,7 @@ def segment_lines(dataset: Dataset) -> list[str]:
     """What was left out, and why; then the segments with their dates."""
     lengths = [last - first for first, last in dataset.segments]
     lines = list(_dropped_lines(dataset))
-    lines.append(f"segments: {len(lengths)}, {sum(lengths)} bars; filled bars in them: {_filled_text(dataset)}")
+    lines.append(f"segments: {len(lengths)}, {sum(lengths)} bars; bars without trades: {_filled_text(dataset)}")
     shown = dataset.segments[:LISTED_SEGMENTS]
     rows = [
         (f"{first}..{last}", f"{last - first} bars", utc_text(dataset.time[first]), utc_text(dataset.time[last - 1]))
@@ -134,7 +135,11 @@ def venue_lines(dataset: Dataset) -> list[str]:
     missing = venue.unlisted(dataset.tickers)
     if missing:
         notional = venue.order_rules(missing).min_order_notional
-        bound = f"bound by {notional:g} {currency_of(missing[0])} an order alone" if notional else "bound by nothing"
+        bound = (
+            f"bound by {notional:g} {known_currency(missing[0]) or 'USD'} an order alone"
+            if notional
+            else "bound by nothing"
+        )
         own = "scripts/data/refresh_venues.py reads the venue's own rules"
         lines.append(f"  no entry for {', '.join(missing)}: {bound}; {own}")
     return lines
@@ -152,8 +157,8 @@ def price_lines(dataset: Dataset) -> list[str]:
 def feature_groups(dataset: Dataset) -> dict[str, list[int]]:
     """Columns by the part of their name after the owner: `log_return_1` of all coins together."""
     groups: dict[str, list[int]] = {}
-    for column, name in enumerate(dataset.feature_names):
-        groups.setdefault(name.partition(":")[2] or name, []).append(column)
+    for column in range(len(dataset.feature_names)):
+        groups.setdefault(dataset.feature_label(column), []).append(column)
     return groups
 
 

@@ -72,6 +72,12 @@ class FeatureSet:
         own = [f"{ticker}:{name}" for ticker in tickers for name in self.columns]
         return (*own, *(f"{CALENDAR}:{name}" for name in calendar))
 
+    def coins(self, n_assets: int, bar_seconds: int) -> tuple[int, ...]:
+        """F places of the coins whose columns `names` names, -1 for the calendar's."""
+        calendar = calendar_cycles(bar_seconds) if self.has_calendar else {}
+        own = [coin for coin in range(n_assets) for _ in self.columns]
+        return (*own, *(-1 for _ in calendar))
+
 
 DEFAULT: dict[str, Feature] = {
     "log_return_1": Feature(lambda bars: scaled_return(bars, 1)),

@@ -6,16 +6,18 @@ UTC seconds or datetime64. The hosts left out every time that some coin lacked, 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
 from market.bars.candles import BarGrid, segments_of
 from market.bars.quality import account_of_bars, gap_report
-from market.checks import value_fault
+from market.bars.spellings import perpetual_warnings
+from market.checks import price_fault, value_fault
 from market.dataset import Dataset, make_dataset
 from market.defaults import MIN_SEGMENT_BARS, WARMUP_BARS
 from market.errors import DatasetError
@@ -23,6 +25,8 @@ from market.host_pickles import load_host_array
 from market.names import ticker_of, timeframe_name
 from market.times import EARLIEST_S, LATEST_S, epoch_seconds, utc_text
 from market.venues import ALPACA, Venue
+
+LOGGER = logging.getLogger(__name__)
 
 FEATURE_SET = "host arrays"
 FILL_RULE = "unknown: the host's own bars, of closes only"
@@ -48,6 +52,7 @@ def dataset_from_host(
     synthetic: bool = False,
     warmup_bars: int = WARMUP_BARS,
     venue: Venue = ALPACA,
+    now: datetime | None = None,
 ) -> Dataset:
     """The folder's arrays as a dataset; its rows are exactly the usable bars.
 
@@ -59,6 +64,7 @@ def dataset_from_host(
         synthetic: True for made-up bars.
         warmup_bars: bars before a row that its features reach back to; the host removed its own warm-up already.
         venue: where the coins are traded: order rules and fees.
+        now: rows that close after this are left out, which is logged; None is the clock's time. Synthetic rows stay.
 
     Raises:
         DatasetError: one line that names the file and says what is wrong.
@@ -66,6 +72,7 @@ def dataset_from_host(
     folder = Path(folder)
     names = tuple(ticker_of(ticker) for ticker in tickers)
     host = _read_folder(folder, names, bar_seconds, start)
+    host = host if synthetic else _closed(folder, host, bar_seconds, now or datetime.now(UTC))
     feature_names = _feature_names(folder, host.tech, names)
     _check_values(folder, host, names, feature_names)
     grid = _grid(folder, host, names, bar_seconds)
@@ -76,6 +83,7 @@ def dataset_from_host(
     rows = np.concatenate([row_of_bar[first:last] for first, last in kept])
     ends = np.cumsum([last - first for first, last in kept]).tolist()
     quality = gap_report(grid, max_fill_bars=0) | {"fill_rule": FILL_RULE}
+    quality["warnings"] = [*perpetual_warnings(tickers), *quality["warnings"]]
     return make_dataset(
         price=host.price[rows],
         tech=host.tech[rows].astype(np.float32),
@@ -83,6 +91,7 @@ def dataset_from_host(
         tickers=names,
         feature_set=FEATURE_SET,
         feature_names=feature_names,
+        feature_coins=[coin for coin in range(len(names)) for _ in range(len(feature_names) // len(names))],
         warmup_bars=warmup_bars,
         bar_seconds=bar_seconds,
         segments=list(zip([0, *ends[:-1]], ends, strict=True)),
@@ -110,6 +119,19 @@ def _read_folder(folder: Path, tickers: Sequence[str], bar_seconds: int, start: 
         if len(array) != len(price):
             raise DatasetError(f"{folder / name}: has {len(array)} rows, price_array has {len(price)}; they must match")
     return HostArrays(price, tech, time)
+
+
+def _closed(folder: Path, host: HostArrays, bar_seconds: int, now: datetime) -> HostArrays:
+    """The rows whose bars have closed by `now`."""
+    is_closed = host.time + bar_seconds <= now.timestamp()
+    if is_closed.all():
+        return host
+    opens = host.time[~is_closed]
+    span = " .. ".join(utc_text(time) for time in sorted({int(opens.min()), int(opens.max())}))
+    if not is_closed.any():
+        raise DatasetError(f"{folder}: no bar has closed yet (opens {span} UTC); check the times")
+    LOGGER.warning("%s: rows of bars that have not closed yet are left out: %d, opens %s UTC", folder, len(opens), span)
+    return HostArrays(host.price[is_closed], host.tech[is_closed], host.time[is_closed])
 
 
 def _matrix(path: Path) -> np.ndarray:
@@ -155,9 +177,9 @@ def _feature_names(folder: Path, tech: np.ndarray, tickers: Sequence[str]) -> tu
 
 def _check_values(folder: Path, host: HostArrays, tickers: Sequence[str], feature_names: Sequence[str]) -> None:
     """Refuse the first price that is not positive and the first feature that float32 cannot hold."""
-    is_price, is_float32 = np.isfinite(host.price) & (host.price > 0), np.abs(host.tech) <= FLOAT32_MAX
+    is_float32 = np.abs(host.tech) <= FLOAT32_MAX
     faults = {
-        "price_array": value_fault(is_price, host.price, tickers, "row", "a positive number"),
+        "price_array": price_fault(host.price, tickers, "row"),
         "tech_array": value_fault(is_float32, host.tech, feature_names, "row", "a number that float32 can hold"),
     }
     for name, fault in faults.items():
@@ -190,6 +212,7 @@ def _grid(folder: Path, host: HostArrays, tickers: tuple[str, ...], bar_seconds:
         close=close,
         volume=unknown,
         filled=np.zeros(close.shape, dtype=bool),
+        untraded=np.zeros(close.shape, dtype=bool),
         tickers=tickers,
         bar_seconds=bar_seconds,
     )

@@ -1,7 +1,7 @@
 """Names of coins and of timeframes, and the one way to compare them.
 
 `BTC`, `btc`, `BTC/USD`, `BTC/USDT`, `BTC-USD`, `BTC_USDT` and `BTCUSD` are the same coin; `BTC/EUR` is not, because a
-dataset has one cash currency. Dollar stablecoins count as US dollars.
+dataset has one cash currency. Dollar stablecoins count as US dollars. `market.symbols` reads exchanges' spellings.
 
 A name without a mark can be read in several ways: `ARBUSD` is ARB in USD or AR in BUSD. Where symbols are at hand it is
 matched against them, and refused if two coins fit. Where none are, `split_symbol` decides. `CRVUSD` is the coin CRV in
@@ -10,25 +10,13 @@ dollars, so the coin of that name is written `CRVUSD/USD`, in a dataset too: a d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from market.errors import BarsError
+from market.symbols import CHANCE_QUOTES, DOLLARS, QUOTES, Pair, known_pair, pairs_of, read_symbol
+from market.symbols import WHOLE_NAMES as WHOLE_NAMES
 
 DEFAULT_TICKERS = ("AAVE", "AVAX", "BTC", "LINK", "ETH", "LTC", "UNI")
-DOLLARS = ("USD", "USDT", "USDC", "FDUSD", "BUSD", "TUSD")  # in order of preference
-QUOTES = (*DOLLARS, "EUR", "GBP", "JPY", "TRY", "BRL")
-MARKS = "/-_"
-# Coins whose own name ends with that of a currency, and that are meant when it stands alone.
-WHOLE_NAMES = frozenset(
-    (*QUOTES, "AEUR", "AUSD", "BFUSD", "GUSD", "HUSD", "LUSD", "MUSD", "PYUSD", "RLUSD", "SUSD", "XUSD")
-)
-# Quotes that themselves end with USD; DOTUSD ends with TUSD by chance. Read so only with one of these coins before it.
-CHANCE_QUOTES = ("FDUSD", "BUSD", "TUSD")
-KNOWN_COINS = """
-    AAVE ADA ALGO ARB ATOM AVAX BCH BNB BTC DOGE DOT EOS ETC ETH FIL FTM GALA ICP LINK LTC MANA MATIC NEAR PEPE SAND
-    SHIB SOL SUI TRX UNI WBTC WLD XLM XRP
-"""
-COINS_OF_CHANCE_QUOTES = frozenset(KNOWN_COINS.split())
 
 TIMEFRAME_SECONDS = {
     "1m": 60,
@@ -63,53 +51,65 @@ def timeframe_name(bar_seconds: int) -> str:
 def split_symbol(symbol: str) -> tuple[str, str]:
     """(coin, quote) in capitals, `("BTC", "USDT")` for `btc/usdt` or `BTCUSDT`; the quote is empty when not given.
 
-    Without a mark USD, USDT and USDC win over FDUSD, BUSD and TUSD, unless only those leave a well-known coin: DOTUSD
-    is DOT in USD, BTCBUSD is BTC in BUSD.
+    Raises:
+        BarsError: the symbol may mean several pairs, or none that can be traded as spot.
     """
-    name, *others = readings(symbol)
-    if name[0] in WHOLE_NAMES or not others:
-        return name
-    known = {*COINS_OF_CHANCE_QUOTES, *WHOLE_NAMES}
-    plain = [reading for reading in others if reading[1] not in CHANCE_QUOTES]
-    by_chance = [reading for reading in others if reading[1] in CHANCE_QUOTES and reading[0] in known]
-    return next((reading for reading in plain if reading[0] in known), None) or [*by_chance, *plain, *others][0]
-
-
-def readings(symbol: str) -> tuple[tuple[str, str], ...]:
-    """Every (coin, quote) a symbol may mean: one where it has a mark, else the whole name first, then its splits."""
-    name = symbol.strip().upper()
-    for mark in MARKS:
-        coin, found, quote = name.partition(mark)
-        if found:
-            return ((coin.strip(), quote.strip()),)
-    splits = [(name.removesuffix(quote), quote) for quote in QUOTES if name.endswith(quote)]
-    # USDTUSD is tether in dollars, not dollars in TUSD.
-    return ((name, ""), *((coin, quote) for coin, quote in splits if coin not in ("", "USD")))
+    pair = read_symbol(symbol)
+    return pair.coin, pair.quote
 
 
 def pair_of(ticker: str, mark: str, dollar: str) -> str:
     """The pair that a source sells a ticker as, `BTC/USD`; no quote, USD and USDT become the source's own `dollar`."""
-    coin, quote = split_symbol(ticker)
-    # A name goes into addresses and file names.
-    if not coin.isalnum() or not (quote or dollar).isalnum():
-        raise BarsError(f"{ticker!r} is not the name of a coin; expected letters and digits, as BTC or BTC/USD")
-    return f"{coin}{mark}{dollar if quote in ('', 'USD', 'USDT') else quote}"
+    pair = read_symbol(ticker)
+    if pair.is_perpetual:
+        raise BarsError(f"{ticker!r} is a perpetual contract, and spot bars are downloaded; write {pair.text}")
+    return f"{pair.coin}{mark}{dollar if pair.quote in ('', 'USD', 'USDT') else pair.quote}"
 
 
 def ticker_of(symbol: str) -> str:
     """The dataset's name of a symbol: the coin alone in dollars (`BTC`), the pair in another currency (`BTC/EUR`).
 
-    A coin whose name alone would be read as a pair keeps its dollars (`CRVUSD/USD`), so a dataset's name names itself.
+    A coin whose name alone would be read as a pair, or not at all, keeps its dollars (`CRVUSD/USD`), so a dataset's
+    name names itself.
     """
-    coin, quote = split_symbol(symbol)
-    if quote and quote not in DOLLARS:
-        return f"{coin}/{quote}"
-    return coin if split_symbol(coin) == (coin, "") else f"{coin}/{DOLLARS[0]}"
+    pair = read_symbol(symbol)
+    if pair.quote and pair.quote not in DOLLARS:
+        return f"{pair.coin}/{pair.quote}"
+    return pair.coin if known_pair(pair.coin) == Pair(pair.coin, "") else f"{pair.coin}/{DOLLARS[0]}"
+
+
+def ticker_for(wanted: str, symbol: str) -> str:
+    """The dataset's name of a symbol that was matched to a wanted ticker, which decides where the symbol does not."""
+    return ticker_of(wanted if known_pair(symbol) is None and symbol != wanted else symbol)
 
 
 def currency_of(symbol: str) -> str:
     """The cash currency of a symbol; every dollar stablecoin and a bare coin name count as USD."""
-    return _currency(split_symbol(symbol)[1])
+    return _currency(read_symbol(symbol).quote)
+
+
+def known_currency(ticker: str) -> str | None:
+    """The cash currency of any name; None where it names none that is known."""
+    pair = known_pair(ticker)
+    return None if pair is None or (pair.quote and pair.quote not in QUOTES) else _currency(pair.quote)
+
+
+def is_readable(ticker: str) -> bool:
+    """Whether a name can be that of a coin or of a pair that is traded as spot."""
+    try:
+        return bool(pairs_of(ticker))
+    except BarsError:
+        return False
+
+
+def currency_fault(currencies: Mapping[str, str | None]) -> str | None:
+    """Describe tickers that cannot share an account, by their currencies; None where all known ones are the same."""
+    coins = {currency: ticker for ticker, currency in [*currencies.items()][::-1] if currency}
+    if len(coins) < 2:
+        return None
+    found = ", ".join(f"{ticker} is in {currency}" for currency, ticker in sorted(coins.items()))
+    mixed = f"tickers {', '.join(currencies)} mix the currencies {', '.join(sorted(coins))}"
+    return f"{mixed} ({found}); an account has one, so choose one"
 
 
 def _currency(quote: str) -> str:
@@ -119,7 +119,8 @@ def _currency(quote: str) -> str:
 def match_symbols(wanted: Sequence[str], available: Iterable[str]) -> tuple[str, ...]:
     """The available symbol for each wanted ticker, in the order wanted.
 
-    An exact match wins, then the same coin in the first of USD, USDT, USDC, ... that is there.
+    An exact match wins, then the same coin in the first of USD, USDT, USDC, ... that is there. A symbol that may be a
+    coin or a pair is taken only for a ticker with a mark.
 
     Raises:
         BarsError: unknown, ambiguous or repeated tickers, or several cash currencies; unknown ones are named with what
@@ -129,42 +130,74 @@ def match_symbols(wanted: Sequence[str], available: Iterable[str]) -> tuple[str,
     found = [match_symbol(ticker, names) for ticker in wanted]
     unknown = [ticker for ticker, symbol in zip(wanted, found, strict=True) if symbol is None]
     if unknown:
-        raise BarsError(f"unknown ticker {', '.join(unknown)}; available: {', '.join(sorted(names)) or 'none'}")
+        listed = ", ".join(sorted(names)) or "none"
+        raise BarsError(f"unknown ticker {', '.join(unknown)}; available: {listed}{_unreadable(unknown, names)}")
     symbols = tuple(symbol for symbol in found if symbol is not None)
     repeated = sorted({s for s in symbols if symbols.count(s) > 1})
     if repeated:
         raise BarsError(f"ticker {', '.join(repeated)} is asked for twice in {', '.join(wanted)}; name each coin once")
-    currencies = sorted({currency_of(symbol) for symbol in symbols})
-    if len(currencies) > 1:
-        raise BarsError(f"tickers {', '.join(symbols)} mix the currencies {', '.join(currencies)}; choose one")
+    if fault := currency_fault({symbol: known_currency(symbol) for symbol in symbols}):
+        raise BarsError(fault)
     return symbols
+
+
+def _unreadable(unknown: Sequence[str], names: Sequence[str]) -> str:
+    """Why the first name that begins with an unknown ticker's coin cannot be taken for it."""
+    coins = tuple(pair.coin for ticker in unknown if (pair := known_pair(ticker)))
+    for name in sorted(names):
+        if coins and name.upper().startswith(coins) and known_pair(name) is None:
+            try:
+                read_symbol(name)
+            except BarsError as error:
+                return f"; {error}"
+    return ""
 
 
 def match_symbol(ticker: str, names: Sequence[str]) -> str | None:
     """The name among `names` that a ticker means, or None.
 
     Raises:
-        BarsError: the ticker has no mark, and two coins among the names fit it equally well.
+        BarsError: the ticker cannot be read, or has no mark and two coins among the names fit it equally well.
     """
     if ticker in names:
         return ticker
-    there = {name: split_symbol(name) for name in names}
+    possible = pairs_of(ticker)
+    there = [(name, pair) for name in names for pair in _meanings(name, is_marked=len(possible) == 1)]
     exact: set[str] = set()
     close: set[str] = set()  # the right coin in another dollar
-    for coin, quote in readings(ticker):
-        same = [name for name in names if (there[name][0], _currency(there[name][1])) == (coin, _currency(quote))]
-        best = min(same, key=lambda name: _place(there[name][1], (quote, "", *DOLLARS)), default=None)
+    for wanted in possible:
+        same = [
+            (name, pair)
+            for name, pair in there
+            if (pair.coin, _currency(pair.quote)) == (wanted.coin, _currency(wanted.quote))
+            and not (wanted.is_perpetual and _is_spot(name, pair))
+        ]
+        preferred = (wanted.quote, "", *DOLLARS)
+        best = min(same, key=lambda fit: (fit[1].is_perpetual, _place(fit[1].quote, preferred)), default=None)
         if best is None:
             continue
-        if not quote or (there[best][1] or DOLLARS[0]) == quote:
-            exact.add(best)
-        elif quote not in CHANCE_QUOTES or split_symbol(ticker) == (coin, quote):
+        if not wanted.quote or (best[1].quote or DOLLARS[0]) == wanted.quote:
+            exact.add(best[0])
+        elif wanted.quote not in CHANCE_QUOTES or known_pair(ticker) == wanted:
             # AR/USDT is no answer to ARBUSD.
-            close.add(best)
+            close.add(best[0])
     fitting = sorted(exact or close)
     if len(fitting) > 1:
         raise BarsError(f"ticker {ticker} may mean {' or '.join(fitting)}; write it with a mark, as {fitting[0]}")
     return fitting[0] if fitting else None
+
+
+def _meanings(name: str, is_marked: bool) -> tuple[Pair, ...]:
+    """What an available name may mean; one that may mean several things does so only to a ticker with a mark."""
+    try:
+        return (known,) if (known := known_pair(name)) else pairs_of(name) if is_marked else ()
+    except BarsError:
+        return ()
+
+
+def _is_spot(name: str, pair: Pair) -> bool:
+    """Whether a name is that of a spot pair; a dataset's own name does not say."""
+    return bool(pair.quote) and not pair.is_perpetual and (known_pair(name) is None or ticker_of(name) != name)
 
 
 def _place(quote: str, preferred: Sequence[str]) -> int:

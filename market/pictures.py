@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from market.bars.quality import has_report
-from market.dataset import Dataset
+from market.dataset import NO_COIN, Dataset
 from market.describe import SAMPLED_ROWS, feature_groups
 from market.names import counted
 
@@ -145,7 +145,7 @@ def _quality_legend() -> list[Patch | Line2D]:
         "there, left out": UNUSED,
         "filled": FILLED,
         "missing": MISSING,
-        "no bars yet or any more": OUTSIDE,
+        "not traded yet or any more": OUTSIDE,
     }
     patches: list[Patch | Line2D] = [Patch(color=colour, label=name) for name, colour in names.items()]
     style = {"linestyle": "", "markeredgecolor": "white", "markeredgewidth": 0.4}
@@ -206,7 +206,6 @@ def _draw_prices(axes: Axes, dataset: Dataset, colours: list[str]) -> None:
 
 def _draw_features(axes: Axes, dataset: Dataset, groups: dict[str, list[int]], colours: list[str]) -> None:
     """One row per feature, one bar per coin in it: see the title it sets for what is drawn."""
-    owner = {ticker: a for a, ticker in enumerate(dataset.tickers)}
     sample = dataset.tech[:: max(len(dataset.tech) // SAMPLED_ROWS, 1)]
     levels = np.percentile(sample, PERCENTILES, axis=0)  # (7, F)
     levels[0], levels[-1] = dataset.tech.min(axis=0), dataset.tech.max(axis=0)
@@ -216,8 +215,8 @@ def _draw_features(axes: Axes, dataset: Dataset, groups: dict[str, list[int]], c
     for row, columns in enumerate(groups.values()):
         step = 0.8 / len(columns)
         for i, column in enumerate(columns):
-            asset = owner.get(dataset.feature_names[column].partition(":")[0])
-            colour = "#777777" if asset is None else colours[asset]
+            asset = dataset.feature_coins[column]
+            colour = "#777777" if asset == NO_COIN else colours[asset]
             _draw_spread(axes, levels[:, column], row - 0.4 + step * (i + 0.5), step, colour)
     axes.set_yticks(range(len(groups)), list(groups), fontsize=8)
     axes.set_ylim(len(groups) - 0.45, -0.55)

@@ -21,7 +21,8 @@ import numpy as np
 from market.codec import decode, encode, read_object
 from market.errors import BarsError, VenueError
 from market.files import write_whole
-from market.names import currency_of, match_symbol, ticker_of
+from market.names import is_readable, known_currency, match_symbol, ticker_of
+from market.symbols import known_pair
 
 FORMAT = 1
 TABLE = f"a table of venue rules of format {FORMAT}"
@@ -97,7 +98,8 @@ class Venue:
         for what in ("as_of", "fees_as_of"):
             _check_date(what, getattr(self, what))
         for name, rule in self.rules.items():
-            if not isinstance(name, str) or not name or ticker_of(name) != name or not isinstance(rule, OrderRule):
+            is_name = isinstance(name, str) and known_pair(name) is not None and ticker_of(name) == name
+            if not is_name or not isinstance(rule, OrderRule):
                 raise VenueError(f"rules: {name!r} is not the name of a coin, such as BTC or ETH/BTC, with its rule")
         object.__setattr__(self, "rules", dict(sorted(self.rules.items())))
         object.__setattr__(self, "fee_tiers", tuple(self.fee_tiers))
@@ -117,11 +119,14 @@ class Venue:
         entry = self._entry(ticker)
         if entry is not None:
             return self.rules[entry]
-        is_dollars = currency_of(ticker) == "USD"
+        # A name that cannot be read is of a coin: its orders are bound by the default rule.
+        is_dollars = known_currency(ticker) in ("USD", None)
         return self.default_rule if is_dollars else replace(self.default_rule, min_order_notional=0.0)
 
     def _entry(self, ticker: str) -> str | None:
         """The name of the coin's entry; a name is split only where no entry has it."""
+        if ticker not in self.rules and not is_readable(ticker):
+            return None
         try:
             return match_symbol(ticker, tuple(self.rules))
         except BarsError as error:

@@ -9,7 +9,15 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENTS = {"environment_Alpaca", "environment_Alpaca_vectorized"}
 
-GROUND = {"market.errors", "market.names", "market.files", "market.times", "market.codec", "market.defaults"}
+GROUND = {
+    "market.errors",
+    "market.symbols",
+    "market.names",
+    "market.files",
+    "market.times",
+    "market.codec",
+    "market.defaults",
+}
 MARKET = {"market", "market.bars", *GROUND}
 ONE_RUN = {"train", "train.records", "drl_agents", *ENVIRONMENTS}
 ONE_TRIAL = {"train.study", "train.store", "train.validation", *ONE_RUN, *MARKET}
@@ -28,7 +36,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "market.errors": set(),
     "market.defaults": set(),
     "market.times": {"market.errors"},
-    "market.names": {"market.errors"},
+    "market.symbols": {"market.errors"},
+    "market.names": {"market.errors", "market.symbols"},
     "market.files": {"market.errors"},
     "market.codec": {"market.errors"},
     "market.bars": GROUND,

@@ -46,11 +46,11 @@ from train.env_state import (
 from train.evaluator import Act, Score, evaluate_policy, mean_growth, step_of
 from train.messages import warn_once
 from train.records.provenance import code_version, trial_code_sha256
+from train.records.seals import BEST_POLICY, LAST_POLICY
 
 log = logging.getLogger(__name__)
 
 PLAIN_STEP = "torch"
-LAST_POLICY, BEST_POLICY = "policy_last.safetensors", "policy_best.safetensors"
 # Numbers of a run that its checkpoint has beside the history.
 KEPT = ("env_steps", "samples_learned", "explore_s", "update_s", "evaluate_s", "best_score", "has_best",
         "least_reward", "most_reward")  # fmt: skip

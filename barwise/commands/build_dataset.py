@@ -12,6 +12,7 @@ from barwise.arguments import (
     add_tickers,
     add_venue,
     exit_code,
+    plain_logging,
     split_tickers,
     utc_date,
     venue_of,
@@ -49,7 +50,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         default=DEFAULT_MAX_FILL_BARS,
         metavar="N",
         help="missing bars of the file that are filled in each gap, from its first on, with the last close and zero "
-        "volume; no order fills in them, and a longer gap splits the data (default: %(default)s)",
+        "volume; no order fills in them, and a longer gap splits the data; bars of the file that repeat the last close "
+        "without volume are filled bars, however many (default: %(default)s)",
     )
     add_features(parser)
     parser.add_argument(
@@ -84,6 +86,7 @@ def build(args: argparse.Namespace) -> None:
         max_fill_bars=args.max_fill_bars,
         features=args.features,
         venue=venue,
+        offset_s=args.offset or 0,
     )
     for line in (*quality_lines(dataset), *segment_lines(dataset)):
         print(line)
@@ -93,4 +96,5 @@ def build(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Parse, build, report."""
     args = parse_arguments(argv)
+    plain_logging("market")
     return exit_code("build_dataset.py", lambda: build(args))

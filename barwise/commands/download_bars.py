@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SERVERS = ("alpaca", "binance")
 DEFAULT_DAYS, DEFAULT_BARS = 240, 2_000  # whichever is longer
 # What each kind of source has no use for: giving it is an error rather than ignored.
-ONLY_FILES, ONLY_SERVERS = ("bars", "stamp"), ("cache", "no_cache")
+ONLY_FILES, ONLY_SERVERS = ("bars", "stamp", "offset"), ("cache", "no_cache")
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -92,7 +92,8 @@ def bars_of(args: argparse.Namespace) -> pd.DataFrame:
 
     if args.source == "file":
         tickers = split_tickers(args.tickers) if args.tickers else None
-        return file_bars(args.bars, tickers, args.timeframe, args.start, args.end, args.stamp or "open")
+        stamp, offset_s = args.stamp or "open", args.offset or 0
+        return file_bars(args.bars, tickers, args.timeframe, args.start, args.end, stamp, offset_s=offset_s)
     tickers, period = split_tickers(args.tickers or list(DEFAULT_TICKERS)), period_of(args)
     cache = None if args.no_cache else args.cache or home() / "data" / "cache"
     with tqdm(unit="month", disable=None, desc=args.source) as bar, logging_redirect_tqdm():

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from barwise.arguments import add_features, add_stamp, add_tickers, exit_code, split_tickers, whole_number
 from market.defaults import DEFAULT_MAX_FILL_BARS
-from market.names import DEFAULT_TICKERS, match_symbols
+from market.names import DEFAULT_TICKERS
 
 if TYPE_CHECKING:
     from market.dataset import Dataset
 
 
 DEFAULT_STEPS = 500
-ONLY_BARS = ("tickers", "timeframe", "features", "max_fill_bars", "stamp")
+ONLY_BARS = ("tickers", "timeframe", "features", "max_fill_bars", "stamp", "offset")
 ONLY_FOLDER = ("policy", "steps")
 
 
@@ -71,18 +71,22 @@ def lines_of_bars(args: argparse.Namespace) -> Iterator[str]:
     """Findings first, each marked with `!`, then the report."""
     from tqdm import tqdm
 
-    from market.bars.candles import read_bars, to_grid
+    from market.bars.candles import closed_bars, read_bars, step_between, to_grid
+    from market.bars.spellings import chosen_symbols
     from market.build import dataset_from_bars
     from train.lookahead.bars import analyse_bars, summary_lines
 
     tickers, source = split_tickers(args.tickers or list(DEFAULT_TICKERS)), args.bars.name
     bars = read_bars(args.bars, args.stamp or "open")
-    bars = bars.loc[bars["symbol"].isin(match_symbols(tickers, map(str, bars["symbol"].cat.categories)))]
+    bars = bars.loc[bars["symbol"].isin(chosen_symbols(bars, tickers, source))]
+    # Here, so that no build leaves out what others have.
+    bars = closed_bars(bars, step_between(bars, None, None, source), source)
     n_fill = DEFAULT_MAX_FILL_BARS if args.max_fill_bars is None else args.max_fill_bars
     options: dict[str, Any] = {"source": source, "max_fill_bars": n_fill, "features": args.features or "default"}
+    options["offset_s"] = offset_s = args.offset or 0
     build = partial(dataset_from_bars, tickers=tickers, timeframe=args.timeframe or "5m", **options)
     with tqdm(total=2 * args.cuts + 1, unit="build", disable=None, desc="bars") as progress:
-        grid = to_grid(bars, tickers, source)
+        grid = to_grid(bars, tickers, source, offset_s=offset_s)
         dataset, report = analyse_bars(bars, build, grid, n_fill, args.cuts, args.seed, progress.update)
     if report.first is not None:
         yield f"!{report.first} ({len(report.differences)} of {2 * len(report.cuts)} runs differ)"

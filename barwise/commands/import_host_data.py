@@ -9,6 +9,7 @@ from barwise.arguments import (
     add_dataset_folder,
     add_venue,
     exit_code,
+    plain_logging,
     split_tickers,
     utc_date,
     venue_of,
@@ -84,4 +85,5 @@ def bring_in(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Parse, import, report."""
     args = parse_arguments(argv)
+    plain_logging("market")
     return exit_code("import_host_data.py", lambda: bring_in(args))

@@ -14,20 +14,25 @@ A made-up table says so in a column `synthetic`, which a copy, a filter or anoth
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from market.bars.spellings import chosen_symbols, join_spellings
 from market.bars.table_files import check_names, read_csv, read_parquet, write_parquet
-from market.defaults import DEFAULT_MAX_FILL_BARS, STAMPS
+from market.bars.time_grid import bar_seconds_of, check_wall_clock, few_strays, on_grid, opens_of
+from market.defaults import DEFAULT_MAX_FILL_BARS, LEAST_PRICE, MOST_PRICE, MOST_VOLUME, STAMPS
 from market.errors import BarsError
 from market.files import whole_file
-from market.names import match_symbols, ticker_of, timeframe_name
+from market.names import ticker_for, timeframe_name
 from market.times import EARLIEST_S, LATEST_S, epoch_seconds, utc_text
+
+LOGGER = logging.getLogger(__name__)
 
 PRICES = ("open", "high", "low", "close")
 COLUMNS = ("timestamp", "symbol", *PRICES, "volume")
@@ -35,9 +40,7 @@ SYNTHETIC = "synthetic"  # optional column: whether the bar is made up
 FALSE_WORDS = ("", "0", "0.0", "false", "no", "nan", "none", "<na>")
 LONGEST_SYMBOL = 100
 TICKS_PER_SECOND = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}
-LEAST_BAR_SECONDS = 60
-# Far beyond any coin in any currency; products and quotients of what is inside stay finite.
-LEAST_PRICE, MOST_PRICE, MOST_VOLUME = 1e-100, 1e100, 1e100
+ENOUGH_BARS = 100  # in a period, to tell the time between bars from them alone
 LEAST_COVERAGE = 0.01  # bars there are / bars of the full grid; below it the times must be wrong
 
 
@@ -52,6 +55,7 @@ class BarGrid:
     close: np.ndarray  # (T, A) float64, quote per coin
     volume: np.ndarray  # (T, A) float64, coins
     filled: np.ndarray  # (T, A) bool, bar made up by fill_gaps
+    untraded: np.ndarray  # (T, A) bool, bar of the source with volume 0, of a coin that has volumes elsewhere
     tickers: tuple[str, ...]
     bar_seconds: int
 
@@ -62,7 +66,7 @@ class BarGrid:
 
     def rows(self, first: int, last: int) -> BarGrid:
         """Bars [first, last) as views."""
-        names = ("time", *PRICES, "volume", "filled")
+        names = ("time", *PRICES, "volume", "filled", "untraded")
         return replace(self, **{name: getattr(self, name)[first:last] for name in names})
 
 
@@ -113,8 +117,11 @@ def tidy_bars(table: pd.DataFrame, where: str, stamp: str = "open") -> pd.DataFr
         bars[name] = _numbers(columns[name], name, where)
     if SYNTHETIC in table.columns:
         bars[SYNTHETIC] = _is_true(pd.Series(table[SYNTHETIC]))
+    bars = join_spellings(bars, where)
     order = np.lexsort((bars["timestamp"].to_numpy(), bars["symbol"].cat.codes.to_numpy()))
     bars = bars.iloc[order].reset_index(drop=True)
+    if _is_without_zone(columns["timestamp"]):
+        check_wall_clock(bars["timestamp"].to_numpy(), bars["symbol"].cat.codes.to_numpy(), where)
     _check_bars(bars, where)
     bars["timestamp"] = pd.to_datetime(bars["timestamp"], unit="s", utc=True).dt.as_unit("s")
     if stamp == "close":
@@ -140,7 +147,10 @@ def _numbers(column: pd.Series, name: str, where: str) -> np.ndarray:
         numbers = pd.Series(pd.to_numeric(column, errors="coerce"))
         is_text = np.asarray(numbers.isna() & column.notna())
         row = int(is_text.argmax())
-        raise BarsError(f"{where}: row {row}: {name} is {str(column.iloc[row])[:40]!r}, expected a number") from error
+        raise BarsError(
+            f"{where}: row {row}: {name} is {str(column.iloc[row])[:40]!r}, expected a number such as "
+            "1234.5 (a decimal point, no thousands separators)"
+        ) from error
 
 
 def _utc_seconds(column: pd.Series, where: str, stamp: str) -> np.ndarray:
@@ -170,13 +180,21 @@ def _utc_seconds(column: pd.Series, where: str, stamp: str) -> np.ndarray:
         # Some exchanges write the last millisecond of a bar, 12:04:59.999, for its close at 12:05.
         next_minute = np.ceil(seconds / 60) * 60
         seconds = np.where(next_minute - seconds <= 1, next_minute, seconds)
-    if (seconds % 1 != 0).any():
-        row = int((seconds % 1 != 0).argmax())
-        raise BarsError(
-            f"{where}: row {row} has a fraction of a second ({_time_text(column.iloc[row])}); expected bar {stamp} "
-            "times"
-        )
-    return seconds.astype(np.int64)
+    is_off = seconds % 1 != 0
+    if not few_strays(int(is_off.sum()), len(seconds)):
+        row = int(is_off.argmax())
+        advice = "expected close times" if stamp == "close" else "if these are close times, pass --stamp close"
+        raise BarsError(f"{where}: row {row} has a fraction of a second ({_time_text(column.iloc[row])}); {advice}")
+    # A stray stays off every grid: no fraction is rounded to a whole minute.
+    up = np.ceil(seconds)
+    return np.where(up % 60 == 0, np.floor(seconds), up).astype(np.int64)
+
+
+def _is_without_zone(column: pd.Series) -> bool:
+    """Whether times are text or date-times that name no zone, told from the first one."""
+    if pd.api.types.is_datetime64_any_dtype(column):
+        return not isinstance(column.dtype, pd.DatetimeTZDtype)
+    return not pd.api.types.is_numeric_dtype(column) and _from_iso(column.iloc[:1], utc=False).dt.tz is None
 
 
 def _time_text(value: object) -> str:
@@ -184,8 +202,8 @@ def _time_text(value: object) -> str:
     return str(value.to_datetime64() if isinstance(value, pd.Timestamp) else value)[:40]
 
 
-def _from_iso(column: pd.Series) -> pd.Series:
-    return pd.to_datetime(column.astype(str), utc=True, format="ISO8601")
+def _from_iso(column: pd.Series, utc: bool = True) -> pd.Series:
+    return pd.to_datetime(column.astype(str), utc=utc, format="ISO8601")
 
 
 def _check_bars(bars: pd.DataFrame, where: str) -> None:
@@ -213,23 +231,10 @@ def _check_bars(bars: pd.DataFrame, where: str) -> None:
             )
 
 
-def bar_seconds_of(bars: pd.DataFrame, where: str) -> int:
-    """Seconds between bars: the greatest step that every bar's open time is a multiple of."""
-    seconds = bars["timestamp"].dt.as_unit("s").astype("int64")
-    steps = seconds.diff()[(bars["symbol"].cat.codes.diff() == 0).to_numpy()]
-    if len(steps) == 0:
-        raise BarsError(f"{where}: one bar per symbol is too few; at least 2 are needed")
-    # Holes leave the common divisor as it is; a stray time makes it tiny, and the commonest step then names it.
-    divisor = int(np.gcd.reduce(steps.to_numpy(dtype=np.int64)))
-    step = divisor if divisor >= LEAST_BAR_SECONDS else int(steps.mode().iloc[0])
-    off_grid = (seconds % step != 0).to_numpy()
-    if off_grid.any():
-        bar = bars.iloc[int(off_grid.argmax())]
-        raise BarsError(
-            f"{where}: {bar['symbol']} bar {bar['timestamp']:%Y-%m-%d %H:%M:%S} is off the {timeframe_name(step)} grid "
-            f"({int(off_grid.sum())} such bars); give bars of one timeframe, stamped with their open time"
-        )
-    return step
+def step_between(bars: pd.DataFrame, start: datetime | None, end: datetime | None, where: str) -> int:
+    """Seconds between the bars with open times in [start, end), or between all bars if those are few."""
+    inside = bars_between(bars, start, end)
+    return bar_seconds_of(inside if len(inside) >= ENOUGH_BARS else bars, where)
 
 
 def to_grid(
@@ -238,6 +243,8 @@ def to_grid(
     where: str,
     start: datetime | None = None,
     end: datetime | None = None,
+    offset_s: int = 0,
+    now: datetime | None = None,
 ) -> BarGrid:
     """Put the bars of `tickers` on one full time grid, from the first to the last bar of any of them.
 
@@ -247,15 +254,20 @@ def to_grid(
         where: name of the source in errors.
         start: first bar open, UTC, included.
         end: bar opens before this, UTC.
+        offset_s: the bars open this many seconds after the multiples of their length since 1970-01-01 00:00 UTC.
+        now: bars that close after this are left out, as in `closed_bars`.
     """
     if start is not None and end is not None and start >= end:
         raise BarsError(f"{where}: start {start:%Y-%m-%d %H:%M} is not before end {end:%Y-%m-%d %H:%M}")
-    symbols = matched(tickers, map(str, bars["symbol"].cat.categories), where)
+    symbols = chosen_symbols(bars, tickers, where)
     bars = bars.loc[bars["symbol"].isin(symbols)]
-    step = bar_seconds_of(bars, where)
-    bars = bars_between(bars, start, end)
+    step = step_between(bars, start, end, where)
+    # Volumes anywhere in the source make a volume of 0 a fact, also in a period that has nothing else.
+    has_volume = np.isin(symbols, bars.loc[bars["volume"] > 0, "symbol"].astype(str))
+    bars = on_grid(bars_between(bars, start, end), step, offset_s, where, n_all=len(bars))
+    bars = closed_bars(bars, step, where, now)
     check_every_symbol_has_bars(bars, symbols, where)
-    seconds = bars["timestamp"].dt.as_unit("s").astype("int64").to_numpy()
+    seconds = opens_of(bars)
     first, last = int(seconds.min()), int(seconds.max())
     time = np.arange(first, last + step, step, dtype=np.int64)
     if len(bars) < LEAST_COVERAGE * len(time) * len(symbols):
@@ -267,22 +279,42 @@ def to_grid(
     for name in (*PRICES, "volume"):
         columns[name] = np.full((len(time), len(symbols)), np.nan)
         columns[name][row, place] = bars[name].to_numpy()
-    filled = np.zeros((len(time), len(symbols)), dtype=bool)
-    return BarGrid(time=time, **columns, filled=filled, tickers=tuple(map(ticker_of, symbols)), bar_seconds=step)
-
-
-def matched(tickers: Sequence[str], available: Iterable[str], where: str) -> tuple[str, ...]:
-    """The available symbol for each ticker, in their order; `where` begins the error of `match_symbols`."""
-    try:
-        return match_symbols(tickers, available)
-    except BarsError as error:
-        raise BarsError(f"{where}: {error}") from error
+    return BarGrid(
+        time=time,
+        **columns,
+        filled=np.zeros((len(time), len(symbols)), dtype=bool),
+        untraded=(columns["volume"] == 0) & has_volume,
+        tickers=tuple(map(ticker_for, tickers, symbols)),
+        bar_seconds=step,
+    )
 
 
 def bars_between(bars: pd.DataFrame, start: datetime | None, end: datetime | None) -> pd.DataFrame:
     """The bars with open times in [start, end); None leaves an end open."""
     bars = bars if start is None else bars.loc[bars["timestamp"] >= start]
     return bars if end is None else bars.loc[bars["timestamp"] < end]
+
+
+def closed_bars(bars: pd.DataFrame, step: int, where: str, now: datetime | None = None) -> pd.DataFrame:
+    """The bars of `step` seconds that have closed by `now`, by default the clock's time; the others are logged.
+
+    Synthetic bars may lie in the future and all stay.
+
+    Raises:
+        BarsError: no bar has closed.
+    """
+    is_open = (bars["timestamp"] + pd.Timedelta(seconds=step) > (now or datetime.now(UTC))).to_numpy()
+    if not is_open.any() or is_synthetic(bars):
+        return bars
+    left_out = bars.loc[is_open]
+    symbols, times = ", ".join(sorted(set(map(str, left_out["symbol"])))), left_out["timestamp"]
+    opens = " .. ".join(f"{time:%Y-%m-%d %H:%M}" for time in sorted({times.min(), times.max()}))
+    if is_open.all():
+        raise BarsError(f"{where}: no bar has closed yet ({symbols} opens {opens} UTC); check the timestamps")
+    n, one = len(left_out), "1 bar has not closed yet and is left out"
+    what = one if n == 1 else f"{n} bars have not closed yet and are left out"
+    LOGGER.warning("%s: %s: %s opens %s UTC", where, what, symbols, opens)
+    return bars.loc[~is_open]
 
 
 def check_every_symbol_has_bars(bars: pd.DataFrame, symbols: Sequence[str], where: str) -> None:
@@ -299,15 +331,29 @@ def fill_gaps(grid: BarGrid, max_fill_bars: int = DEFAULT_MAX_FILL_BARS) -> BarG
     The rule is that nobody traded: open, high, low and close are the last close before the run, volume is 0. Neither
     what a filled bar holds nor that it is there depends on when trading went on, so that an account that stands in one
     learns nothing from it. Filled bars are flagged in `filled`; the simulator fills no order there.
+
+    Some sources write such bars themselves. However many there are, they are filled bars as ours are, those of a
+    delisted coin up to the end of the file, too. Before a coin's first trade they are missing.
     """
-    missing = grid.missing
+    repeats = _repeats_last_close(grid)
+    missing = grid.missing | repeats
     last_real = _last_true_index(~missing)  # (T, A)
     next_real = (len(grid.time) - 1 - _last_true_index(~missing[::-1]))[::-1]  # (T, A)
     inside = (last_real >= 0) & (next_real < len(grid.time))
-    filled = missing & inside & (np.arange(len(missing))[:, None] - last_real <= max_fill_bars)
+    is_soon = np.arange(len(missing))[:, None] - last_real <= max_fill_bars
+    filled = (missing & inside & is_soon) | (repeats & (last_real >= 0))
     carried = np.take_along_axis(grid.close, np.maximum(last_real, 0), axis=0)
-    prices = {name: np.where(filled, carried, getattr(grid, name)) for name in PRICES}
-    return replace(grid, **prices, volume=np.where(filled, 0.0, grid.volume), filled=grid.filled | filled)
+    columns = {name: np.where(missing, np.nan, getattr(grid, name)) for name in (*PRICES, "volume")}
+    columns |= {name: np.where(filled, carried, columns[name]) for name in PRICES}
+    return replace(grid, **columns | {"volume": np.where(filled, 0.0, columns["volume"])}, filled=grid.filled | filled)
+
+
+def _repeats_last_close(grid: BarGrid) -> np.ndarray:
+    """(T, A) bool, flat bars without volume at the close of the bar before, or before the coin's first trade."""
+    before = np.roll(_last_true_index(~grid.missing), 1, axis=0)
+    before[0] = -1
+    close_before = np.take_along_axis(grid.close, np.maximum(before, 0), axis=0)
+    return grid.untraded & (grid.high == grid.low) & ((before < 0) | (grid.close == close_before))
 
 
 def _last_true_index(mask: np.ndarray) -> np.ndarray:
@@ -316,10 +362,11 @@ def _last_true_index(mask: np.ndarray) -> np.ndarray:
     return np.maximum.accumulate(np.where(mask, rows, -1), axis=0)
 
 
-def resample(grid: BarGrid, bar_seconds: int) -> BarGrid:
+def resample(grid: BarGrid, bar_seconds: int, offset_s: int = 0) -> BarGrid:
     """Aggregate to longer bars by calendar time; a bar with any missing part is missing itself.
 
-    Bars open at multiples of `bar_seconds` since 1970-01-01 00:00 UTC, so days open at midnight UTC.
+    Bars open `offset_s` after the multiples of `bar_seconds` since 1970-01-01 00:00 UTC, so days open at midnight UTC
+    where it is 0.
     """
     n_parts, rest = divmod(bar_seconds, grid.bar_seconds)
     if n_parts < 1 or rest:
@@ -329,7 +376,7 @@ def resample(grid: BarGrid, bar_seconds: int) -> BarGrid:
         )
     if n_parts == 1:
         return grid
-    first = int(-(-grid.time[0] // bar_seconds) * bar_seconds - grid.time[0]) // grid.bar_seconds
+    first = int((offset_s - grid.time[0]) % bar_seconds) // grid.bar_seconds
     n_bars = (len(grid.time) - first) // n_parts
     if n_bars < 1:
         raise BarsError(f"{len(grid.time)} bars hold no whole {timeframe_name(bar_seconds)} bar; give a longer period")
@@ -350,6 +397,7 @@ def resample(grid: BarGrid, bar_seconds: int) -> BarGrid:
         close=parts(grid.close)[:, -1] + whole,
         volume=volume,
         filled=parts(grid.filled)[:, -1],
+        untraded=parts(grid.untraded)[:, -1],
         bar_seconds=bar_seconds,
     )
 

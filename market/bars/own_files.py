@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -14,19 +14,23 @@ from market.bars.candles import (
     PRICES,
     SYNTHETIC,
     BarGrid,
-    bar_seconds_of,
     bars_between,
     check_every_symbol_has_bars,
+    closed_bars,
     is_synthetic,
-    matched,
     read_bars,
     resample,
+    step_between,
     tidy_bars,
     to_grid,
 )
+from market.bars.spellings import chosen_symbols, spellings
+from market.bars.time_grid import on_grid
 from market.errors import BarsError
-from market.names import currency_of, ticker_of, timeframe_name, timeframe_seconds
-from market.times import finished_before
+from market.names import currency_of, ticker_for, timeframe_name, timeframe_seconds
+from market.symbols import known_pair
+
+OF_FILES = ("file", "is_last")  # columns while files are joined
 
 LOGGER = logging.getLogger(__name__)
 
@@ -39,11 +43,13 @@ def file_bars(
     end: datetime | None = None,
     stamp: str = "open",
     now: datetime | None = None,
+    offset_s: int = 0,
 ) -> pd.DataFrame:
     """Tidy bars of one or several files, in the form of `market.bars.candles.read_bars`.
 
     Args:
-        paths: tidy files of one timeframe; a bar that is in two of them must be the same in both.
+        paths: tidy files of one timeframe. A bar of the period that is in two of them must be the same in both, unless
+            one file ends with it and the other does not: it had not closed then, and the other file's is taken.
         tickers: names in any form; None takes every symbol.
         timeframe: of the result: the files' own (None) or a longer one. Missing bars are not filled, and a longer bar
             with a missing part is missing.
@@ -51,30 +57,33 @@ def file_bars(
         end: bar opens before this, UTC.
         stamp: which time the files' timestamps are, `open` or `close`.
         now: bars that close after this are left out, which is logged.
+        offset_s: the bars open this many seconds after the UTC grid, those of a longer timeframe, too.
     """
     where = ", ".join(map(str, paths))
-    bars, step = _join(paths, stamp)
-    symbols = _select(bars, tickers, where)
-    bars = tidy_bars(bars.loc[bars["symbol"].isin(symbols)], where)
-    over = finished_before(step, now or datetime.now(UTC))
-    n_open = len(bars_between(bars, max(start or over, over), end))
-    if n_open:
-        LOGGER.warning("%s: %d bars have not closed yet and are left out", where, n_open)
-    end = over if end is None else min(end, over)
+    bars, step = _join(paths, stamp, start, end)
+    if tickers is not None:
+        chosen = dict(zip(chosen_symbols(bars, tickers, where), tickers, strict=True))
+        # A symbol that may be a coin or a pair takes the name that says which.
+        unsure = {symbol: ticker_for(ticker, symbol) for symbol, ticker in chosen.items() if known_pair(symbol) is None}
+        bars = bars.loc[bars["symbol"].isin(chosen)].replace({"symbol": unsure})
+    symbols = sorted(set(bars["symbol"]))
+    bars = tidy_bars(bars, where)
+    bars = closed_bars(bars_between(bars, None, end), step, where, now)
     if timeframe is not None and timeframe_seconds(timeframe) != step:
-        grids = [to_grid(bars, names, where, start, end) for names in _by_currency(symbols)]
-        longer = [_longer(g, n, timeframe, step, where) for g, n in zip(grids, _by_currency(symbols), strict=True)]
+        groups = _by_currency(symbols)
+        grids = [to_grid(bars, names, where, start, end, offset_s) for names in groups]
+        longer = [_longer(g, n, timeframe, step, offset_s, where) for g, n in zip(grids, groups, strict=True)]
         joined = pd.concat(longer, ignore_index=True)
         return tidy_bars(joined.assign(**{SYNTHETIC: True}) if is_synthetic(bars) else joined, where)
-    bars = bars_between(bars, start, end)
+    bars = on_grid(bars_between(bars, start, end), step, offset_s, where, n_all=len(bars))
     check_every_symbol_has_bars(bars, symbols, where)
     return tidy_bars(bars, where)
 
 
-def _join(paths: Sequence[Path], stamp: str) -> tuple[pd.DataFrame, int]:
+def _join(paths: Sequence[Path], stamp: str, start: datetime | None, end: datetime | None) -> tuple[pd.DataFrame, int]:
     """All rows of all files, each bar once, and the seconds between them."""
     tables = [read_bars(path, stamp) for path in paths]
-    steps = [bar_seconds_of(table, str(path)) for path, table in zip(paths, tables, strict=True)]
+    steps = [step_between(table, start, end, str(path)) for path, table in zip(paths, tables, strict=True)]
     for path, step in zip(paths, steps, strict=True):
         if step != steps[0]:
             raise BarsError(
@@ -85,9 +94,26 @@ def _join(paths: Sequence[Path], stamp: str) -> tuple[pd.DataFrame, int]:
     bars = pd.concat(tables, ignore_index=True)
     if SYNTHETIC in bars.columns:
         bars[SYNTHETIC] = bars[SYNTHETIC].eq(True)  # a file without the column holds real bars
-    bars = bars.drop_duplicates([name for name in bars.columns if name != "file"])
-    _check_agreement(bars, paths)
-    return bars.drop(columns="file"), steps[0]
+    bars["symbol"] = bars["symbol"].replace(spellings(set(bars["symbol"])))
+    bars["is_last"] = bars["timestamp"] == bars.groupby(["file", "symbol"])["timestamp"].transform("max")
+    bars = bars.sort_values("is_last", kind="stable")  # of equal bars the one that is certain to have closed is kept
+    bars = bars.drop_duplicates([name for name in bars.columns if name not in OF_FILES])
+    bars = _without_forming(bars, paths)
+    _check_agreement(bars_between(bars, start, end), paths)
+    return bars.drop_duplicates(["timestamp", "symbol"]).drop(columns=list(OF_FILES)), steps[0]
+
+
+def _without_forming(bars: pd.DataFrame, paths: Sequence[Path]) -> pd.DataFrame:
+    """Leave out the last bar of a file that differs from the same bar of a file that continues after it."""
+    same = bars.loc[bars.duplicated(["timestamp", "symbol"], keep=False)]
+    is_continued = ~same.groupby(["timestamp", "symbol"])["is_last"].transform("all")
+    forming = same.loc[same["is_last"] & is_continued]
+    for number, left in forming.groupby("file"):
+        LOGGER.warning(
+            "%s: its last bar of %s (%s UTC) had not closed, as a later file shows; the later file's is taken",
+            paths[int(str(number))], ", ".join(left["symbol"]), f"{left['timestamp'].max():%Y-%m-%d %H:%M}",
+        )  # fmt: skip
+    return bars.drop(index=forming.index)
 
 
 def _check_agreement(bars: pd.DataFrame, paths: Sequence[Path]) -> None:
@@ -108,39 +134,28 @@ def _values(bar: pd.Series) -> str:
     return "/".join(f"{bar[name]:g}" for name in (*PRICES, "volume"))
 
 
-def _select(bars: pd.DataFrame, tickers: Sequence[str] | None, where: str) -> list[str]:
-    """The symbols asked for; other symbols of the same coin are said to be left out."""
-    available = sorted(set(bars["symbol"]))
-    if tickers is None:
-        return available
-    symbols = list(matched(tickers, available, where))
-    coins = {ticker_of(symbol): symbol for symbol in symbols}
-    for symbol in available:
-        if symbol not in symbols and ticker_of(symbol) in coins:
-            LOGGER.warning("%s: %s is taken, %s is left out", where, coins[ticker_of(symbol)], symbol)
-    return symbols
-
-
 def _by_currency(symbols: Sequence[str]) -> list[list[str]]:
     """The symbols in groups of one cash currency: a grid has one."""
     return [[s for s in symbols if currency_of(s) == c] for c in sorted(set(map(currency_of, symbols)))]
 
 
-def _longer(grid: BarGrid, symbols: Sequence[str], timeframe: str, step: int, where: str) -> pd.DataFrame:
+def _longer(
+    grid: BarGrid, symbols: Sequence[str], timeframe: str, step: int, offset_s: int, where: str
+) -> pd.DataFrame:
     """Bars aggregated by calendar time, without the ones that miss a part."""
     if grid.bar_seconds != step:
         raise BarsError(
             f"{where}: {', '.join(symbols)} has {timeframe_name(grid.bar_seconds)} bars among others of "
             f"{timeframe_name(step)}, so a whole {timeframe} bar cannot be told; give it in a file of its own"
         )
-    longer = resample(grid, timeframe_seconds(timeframe))
+    longer = resample(grid, timeframe_seconds(timeframe), offset_s)
     time = pd.to_datetime(longer.time, unit="s", utc=True)
     tables = []
     for asset, symbol in enumerate(symbols):
         columns = {name: getattr(longer, name)[:, asset] for name in (*PRICES, "volume")}
         table = pd.DataFrame({"timestamp": time, "symbol": symbol} | columns)
         tables.append(table.loc[~longer.missing[:, asset]])
-        first = grid.time // longer.bar_seconds * longer.bar_seconds
+        first = (grid.time - offset_s) // longer.bar_seconds
         n_touched = len(np.unique(first[~grid.missing[:, asset]]))
         if n_touched > len(tables[-1]):
             LOGGER.warning(

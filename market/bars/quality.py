@@ -1,9 +1,10 @@
 """What the bars of a dataset hold and lack, as plain JSON values: printed, kept in the manifest, and drawn from there.
 
 Every number of a coin is over its own span, from its first to its last bar, at the timeframe of the source and before
-anything is resampled. A bar that `fill_gaps` made up counts as missing, and as filled besides; prices, volumes
-and moves are those of the bars that are there, one after another. So a move over a gap belongs to the first bar after
-it, and a gap does not end a run of flat bars.
+anything is resampled. A bar that the source lacks counts as missing, also where `fill_gaps` made one up; prices,
+volumes and moves are those of the bars that are there, one after another. So a move over a gap belongs to the first bar
+after it, and a gap does not end a run of flat bars. A bar of the source that only repeats the last close, without
+volume, is there; it is counted as repeated, and as filled.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ def warn_of_few(report: dict[str, Any]) -> dict[str, Any]:
     used, there = report["used_bars"], report["grid_bars"]
     if used >= FEW_USED * there:
         return report
-    lacking = {name: found["outside_bars"] + found["missing_bars"] for name, found in report["tickers"].items()}
+    names = ("outside_bars", "missing_bars", "repeated_bars")
+    lacking = {coin: sum(found.get(name, 0) for name in names) for coin, found in report["tickers"].items()}
     worst = max(lacking, key=lambda name: lacking[name])
     cause = f"; {worst} lacks the most bars, {lacking[worst]} of {report['source_bars']}" if lacking[worst] else ""
     return report | {"warnings": [f"only {used} of {there} bars can be used{cause}", *report["warnings"]]}
@@ -108,13 +110,25 @@ def _ticker_report(grid: BarGrid, asset: int, bin_bars: int) -> dict[str, Any]:
         "longest_gap_start": longest[0][0] if longest else None,
         "longest_gaps": longest,
     }
-    report |= _volume_report(grid, asset, rows) | _flat_report(grid, asset, rows) | _move_report(grid, asset, rows)
+    if n_repeated := int(_repeated(grid, asset).sum()):
+        report["repeated_bars"] = n_repeated  # only where there are any, so that reports without them keep their hash
+    report |= _volume_report(grid, asset, rows) | _flat_report(grid, asset, rows) | _move_report(grid, asset)
     return report | {"timeline": _timeline(grid, asset, rows, bin_bars)}
 
 
 def _present(grid: BarGrid, asset: int) -> np.ndarray:
     """(T,) bool, bars that came from the source."""
+    return _traded(grid, asset) | grid.untraded[:, asset]
+
+
+def _traded(grid: BarGrid, asset: int) -> np.ndarray:
+    """(T,) bool, bars that came from the source and have a price of their own."""
     return ~(grid.missing[:, asset] | grid.filled[:, asset])
+
+
+def _repeated(grid: BarGrid, asset: int) -> np.ndarray:
+    """(T,) bool, bars of the source that only repeat the last close, which `fill_gaps` takes for filled."""
+    return grid.untraded[:, asset] & ~_traded(grid, asset)
 
 
 def _runs(mask: np.ndarray) -> np.ndarray:
@@ -134,14 +148,19 @@ def _longest_run(mask: np.ndarray, time: np.ndarray) -> tuple[int, str | None]:
 
 def _volume_report(grid: BarGrid, asset: int, rows: np.ndarray) -> dict[str, Any]:
     """Bars in which nobody traded; unknown (None) when the source has no volumes."""
-    volume = grid.volume[rows, asset]
-    return _run_report("zero_volume", volume == 0, grid.time[rows], is_known=not np.isnan(volume).all())
+    is_known = not np.isnan(grid.volume[rows, asset]).all()
+    return _run_report("zero_volume", _is_zero_volume(grid, asset)[rows], grid.time[rows], is_known)
+
+
+def _is_zero_volume(grid: BarGrid, asset: int) -> np.ndarray:
+    """(T,) bool; bars made up by filling are among them."""
+    return grid.untraded[:, asset] | (grid.volume[:, asset] == 0)
 
 
 def _flat_report(grid: BarGrid, asset: int, rows: np.ndarray) -> dict[str, Any]:
     """Bars with open = high = low = close; unknown (None) when the source has closes only."""
     opens, high, low, close = (getattr(grid, name)[rows, asset] for name in PRICES)
-    is_flat = (high == low) & (opens == close) & (opens == high)
+    is_flat = (high == low) & (opens == close) & (opens == high) | _repeated(grid, asset)[rows]
     return _run_report("flat", is_flat, grid.time[rows], is_known=not np.isnan(opens).all())
 
 
@@ -151,14 +170,15 @@ def _run_report(kind: str, is_such: np.ndarray, time: np.ndarray, is_known: bool
     return dict(zip(names, values, strict=True))
 
 
-def _moves(grid: BarGrid, asset: int, rows: np.ndarray) -> np.ndarray:
-    """(bars - 1,) log return of each bar that is there over the one before it."""
-    return np.diff(np.log(grid.close[rows, asset]))
+def _moves(grid: BarGrid, asset: int) -> tuple[np.ndarray, np.ndarray]:
+    """(bars - 1,) log return of each bar that is there over the one before it, and its row; repeated bars move none."""
+    rows = np.flatnonzero(_traded(grid, asset))
+    return np.diff(np.log(grid.close[rows, asset])), rows[1:]
 
 
-def _move_report(grid: BarGrid, asset: int, rows: np.ndarray) -> dict[str, Any]:
+def _move_report(grid: BarGrid, asset: int) -> dict[str, Any]:
     """Jumps: bars whose |log return| exceeds 5 % and 10 %, and the largest one with its sign."""
-    moves = _moves(grid, asset, rows)
+    moves, rows = _moves(grid, asset)
     report: dict[str, Any] = {
         "ret_gt_5pct": int((np.abs(moves) > JUMP).sum()),
         "ret_gt_10pct": int((np.abs(moves) > LARGE_JUMP).sum()),
@@ -169,7 +189,7 @@ def _move_report(grid: BarGrid, asset: int, rows: np.ndarray) -> dict[str, Any]:
         largest = int(np.abs(moves).argmax())
         # Twelve digits: the last ones of a logarithm differ between processors, and the dataset's hash covers this.
         report["max_logret"] = float(f"{moves[largest]:.12g}")
-        report["max_logret_at"] = utc_text(int(grid.time[rows[largest + 1]]))
+        report["max_logret_at"] = utc_text(int(grid.time[rows[largest]]))
     return report
 
 
@@ -180,11 +200,11 @@ def _timeline(grid: BarGrid, asset: int, rows: np.ndarray, bin_bars: int) -> dic
     """
     n_bars = len(grid.time)
     places = {kind: np.zeros(n_bars, dtype=bool) for kind in TIMELINE_KINDS}
-    places["missing"][rows[0] : rows[-1]] = ~_present(grid, asset)[rows[0] : rows[-1]]
+    places["missing"][rows[0] : rows[-1] + 1] = grid.missing[rows[0] : rows[-1] + 1, asset]
     places["filled"] = grid.filled[:, asset]
-    places["missing"] &= ~places["filled"]
-    places["zero_volume"][rows] = grid.volume[rows, asset] == 0
-    places["jumps"][rows[1:]] = np.abs(_moves(grid, asset, rows)) > JUMP
+    places["zero_volume"][rows] = _is_zero_volume(grid, asset)[rows]
+    moves, moved = _moves(grid, asset)
+    places["jumps"][moved] = np.abs(moves) > JUMP
     starts = np.arange(0, n_bars, bin_bars)
     sizes = np.diff(np.append(starts, n_bars))
     counts = {kind: np.add.reduceat(place.astype(np.int64), starts) for kind, place in places.items()}
@@ -195,7 +215,8 @@ def _timeline(grid: BarGrid, asset: int, rows: np.ndarray, bin_bars: int) -> dic
 def _warnings(grid: BarGrid, asset: int) -> Iterator[str]:
     """What a reader should not overlook, one line each."""
     ticker, rows = grid.tickers[asset], np.flatnonzero(_present(grid, asset))
-    close, volume, moves = grid.close[rows, asset], grid.volume[rows, asset], _moves(grid, asset, rows)
+    traded, (moves, moved) = _traded(grid, asset), _moves(grid, asset)
+    close, volume = grid.close[traded, asset], grid.volume[traded, asset]
     if (close == close[0]).all():
         yield f"{ticker}: the price is {close[0]:g} in every bar; nothing can be learned or traded on it"
     if (volume == 0).all():
@@ -203,9 +224,14 @@ def _warnings(grid: BarGrid, asset: int) -> Iterator[str]:
     span = int(rows[-1] - rows[0]) + 1
     if span - len(rows) > MANY_MISSING * span:
         yield f"{ticker}: {span - len(rows)} of {span} bars are missing ({(span - len(rows)) / span:.0%})"
+    n_repeated, n_still = int(_repeated(grid, asset).sum()), int((traded & grid.untraded[:, asset]).sum())
+    if n_repeated > MANY_FILLED * span:
+        yield f"{ticker}: {n_repeated} of {span} bars repeat the last close without volume; no order fills in them"
+    if n_still > MANY_FILLED * span:
+        yield f"{ticker}: {n_still} of {span} bars have prices but no volume; no order fills in them"
     n_filled = int(grid.filled[:, asset].sum())
     if n_filled > MANY_FILLED * span:
         yield f"{ticker}: {n_filled} of {span} bars are made up by filling ({n_filled / span:.0%})"
     if len(moves) and np.abs(moves).max() > STRANGE_MOVE:
-        at = utc_text(int(grid.time[rows[int(np.abs(moves).argmax()) + 1]]))
+        at = utc_text(int(grid.time[moved[int(np.abs(moves).argmax())]]))
         yield f"{ticker}: the price moves by a factor of {np.exp(np.abs(moves).max()):.3g} in the bar of {at}"

@@ -9,12 +9,17 @@ bar or loses the mark of a made-up one. A plain CSV file has no such thing: a ch
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import hashlib
+import io
+import re
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -23,6 +28,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pandas.api.types import is_numeric_dtype
 from pandas.util import hash_pandas_object
 
 from market.errors import BarsError
@@ -33,6 +39,18 @@ MOST_TEXT_BYTES = 16 * 2**30  # of a CSV file, decompressed: MOST_ROWS rows of 1
 MOST_TIMES_PACKED = 50
 SMALL_TABLE_BYTES, SMALL_TEXT_BYTES = 256 * 2**20, 32 * 2**20
 LONGEST_HEADER_BYTES = 2**16
+MOST_TITLE_LINES = 20  # not blank, up to the header
+SEPARATORS = (",", ";", "\t", "|", " ")  # the last one to be refused
+BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",  # begins with the mark of UTF-16
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+NOT_NUMBERS = ("timestamp", "symbol", "synthetic")
+DECIMAL_COMMA = r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?"
+THOUSANDS = r"[+-]?[1-9]\d{0,2},\d{3}"
+TOO_MANY_FIELDS = "write decimal points, or quote what holds a separator"
 LONGEST_TEXT_BYTES = 100  # of a symbol or a time in a Parquet file, whose dictionary repeats it for nothing
 DIGEST = b"bars_sha256"
 
@@ -181,18 +199,149 @@ def _as_read_back(column: pa.ChunkedArray) -> pa.ChunkedArray:
 # ---------------------------------------------------------------------------------------------------------------- csv
 
 
+@dataclass(frozen=True)
+class Dialect:
+    """How the text of a CSV file is to be read, told from its beginning."""
+
+    encoding: str
+    separator: str
+    n_lines_before: int  # the rows: titles, comments and the header
+    names: tuple[str, ...]
+
+
 def read_csv(path: Path, wanted: Sequence[str]) -> pd.DataFrame:
-    """All columns of a .csv or .csv.gz file: with some left out, pandas would not mind a row of too many fields."""
-    with _decoding(path, "CSV"), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        _check_text_size(path, file)
-        check_names(_header(path, file), wanted, str(path))
-        file.seek(0)
-        table = pd.read_csv(file)
+    """All columns of a .csv or .csv.gz file: with some left out, pandas would not mind a row of too many fields.
+
+    Columns are separated by commas, semicolons, tabs or bars; lines end in any way; UTF-16 has a byte order mark.
+    Decimal commas are read where no number can be meant otherwise. Lines that begin with # are comments.
+    """
+    with _decoding(path, "CSV"):
+        with _binary(path) as file:
+            _check_text_size(path, file)
+        dialect = _dialect(path, wanted)
+        check_names(dialect.names, wanted, str(path))
+        table = _parse(path, dialect)
+        if _has_decimal_commas(path, table, wanted):
+            table = _parse(path, dialect, decimal=",")
+            _check_decimal_commas(path, table, wanted)
     if len(table) > MOST_ROWS:
         raise BarsError(f"{path}: holds {len(table)} rows, more than the {MOST_ROWS} that are read; split it by time")
-    if not isinstance(table.index, pd.RangeIndex):
-        raise BarsError(f"{path}: row 0 has more fields than the header has names; fetch it again")
     return table
+
+
+def _binary(path: Path) -> gzip.GzipFile | BinaryIO:
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+
+
+@contextmanager
+def _text(path: Path, encoding: str) -> Iterator[io.TextIOWrapper]:
+    """The text with every line end as a newline, lone carriage returns included."""
+    try:
+        with _binary(path) as file, io.TextIOWrapper(cast(BinaryIO, file), encoding=encoding) as text:
+            yield text
+    except UnicodeDecodeError as error:
+        wrong = bytes(error.object[error.start : error.start + 1]).hex()
+        raise BarsError(
+            f"{path}: is not {encoding.removesuffix('-sig').upper()} text (byte 0x{wrong}); save it as UTF-8"
+        ) from error
+
+
+def _dialect(path: Path, wanted: Sequence[str]) -> Dialect:
+    """The header is the line of the first ones that names the most columns, with the separator that finds them."""
+    with _binary(path) as file:
+        first_bytes = file.read(LONGEST_HEADER_BYTES)
+    encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if first_bytes.startswith(mark)), "utf-8-sig")
+    if encoding == "utf-8-sig" and b"\0" in first_bytes:
+        raise BarsError(f"{path}: is UTF-16 text without a byte order mark, or no text; save it as UTF-8")
+    with _text(path, encoding) as text:
+        head = text.read(LONGEST_HEADER_BYTES)
+    lines = head.split("\n")
+    if len(head) >= LONGEST_HEADER_BYTES - 2:
+        lines.pop()  # cut off
+    if not lines:
+        reason = f"a first line of {LONGEST_HEADER_BYTES} bytes"
+        raise BarsError(f"{path}: not a readable CSV file ({reason}); fetch it again")
+    places = [n for n, line in enumerate(lines) if line.strip()][:MOST_TITLE_LINES] or [0]
+    found = {(n, mark): _fields(lines[n], mark) for n in places for mark in SEPARATORS}
+    n_wanted = {place: sum(name in wanted for name in _tidy(names)) for place, names in found.items()}
+    n, separator = max(n_wanted, key=lambda place: n_wanted[place])
+    if separator == " ":
+        raise BarsError(f"{path}: its columns are separated by blanks; separate them by commas")
+    if not any(found[n, separator]):
+        raise BarsError(f"{path}: has no line with the names of its columns")
+    names, rows = _tidy(found[n, separator]), [line for line in lines[n + 1 :] if line.strip()]
+    first_row = next((_fields(line, separator) for line in rows if not line.startswith("#")), [])
+    if len(first_row) == len(names) + 1 and not first_row[-1].strip():
+        names.append("")  # every row ends with a separator
+    return Dialect(encoding, separator, n + 1, tuple(names))
+
+
+def _fields(line: str, separator: str) -> list[str]:
+    return next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
+
+
+def _tidy(names: Sequence[str]) -> list[str]:
+    """Names without the blanks and the mark of a comment around them, in lower case."""
+    return [name.strip().lstrip("# ").lower() for name in names]
+
+
+def _parse(path: Path, dialect: Dialect, decimal: str = ".") -> pd.DataFrame:
+    with _text(path, dialect.encoding) as text, warnings.catch_warnings():
+        warnings.simplefilter("ignore", pd.errors.DtypeWarning)  # text among numbers is refused with its row
+        for _ in range(dialect.n_lines_before):
+            text.readline()
+        try:
+            table = pd.read_csv(
+                text,
+                sep=dialect.separator,
+                decimal=decimal,
+                header=None,
+                names=range(len(dialect.names)),
+                comment="#",
+                skipinitialspace=True,
+            )
+        except pd.errors.ParserError as error:
+            found = re.search(r"in line (\d+), saw (\d+)", str(error))
+            if found is None:
+                raise
+            where = f"{path}: line {int(found[1]) + dialect.n_lines_before} has {found[2]} fields"
+            raise BarsError(f"{where}, the header {len(dialect.names)}; {TOO_MANY_FIELDS}") from error
+    if not isinstance(table.index, pd.RangeIndex) or (not dialect.names[-1] and int(table.iloc[:, -1].count()) > 0):
+        raise BarsError(f"{path}: a row has more fields than the {len(dialect.names)} of the header; {TOO_MANY_FIELDS}")
+    return table.set_axis(list(dialect.names), axis=1)
+
+
+def _has_decimal_commas(path: Path, table: pd.DataFrame, wanted: Sequence[str]) -> bool:
+    """Whether text in the columns of numbers has decimal commas for certain.
+
+    1,234 alone may be 1234 or 1.234. One number such as 42000,5 or 0,123 settles it for the file.
+    """
+    values = _texts_for_numbers(table, wanted)
+    commas = values.loc[values.str.fullmatch(DECIMAL_COMMA)]
+    if len(commas) and commas.str.fullmatch(THOUSANDS).all():
+        raise BarsError(
+            f"{path}: row {commas.index[0]} holds {commas.iloc[0]!r}, with a decimal comma or a thousands separator; "
+            "write decimal points and no thousands separators"
+        )
+    return len(commas) > 0
+
+
+def _check_decimal_commas(path: Path, table: pd.DataFrame, wanted: Sequence[str]) -> None:
+    """Refuse text in the columns of numbers, where decimal commas were read."""
+    values = _texts_for_numbers(table, wanted)
+    strange = values.loc[~values.str.fullmatch(DECIMAL_COMMA) & ~values.str.fullmatch(r"[+-]?\d+")]
+    if len(strange):
+        raise BarsError(
+            f"{path}: row {strange.index[0]} holds {strange.iloc[0][:40]!r} in a file of decimal commas; write decimal "
+            "points everywhere and no thousands separators"
+        )
+
+
+def _texts_for_numbers(table: pd.DataFrame, wanted: Sequence[str]) -> pd.Series:
+    """Values of the columns of numbers that pandas did not read as numbers."""
+    names = [name for name in wanted if name in table.columns and name not in NOT_NUMBERS]
+    texts = [table[name].dropna().astype(str).str.strip() for name in names if not is_numeric_dtype(table[name])]
+    return pd.Series(pd.concat([pd.Series(dtype=str), *texts]))
 
 
 def _check_text_size(path: Path, file: gzip.GzipFile | BinaryIO) -> None:
@@ -204,15 +353,5 @@ def _check_text_size(path: Path, file: gzip.GzipFile | BinaryIO) -> None:
             n_bytes += len(part)
             if n_bytes > max(SMALL_TEXT_BYTES, MOST_TIMES_PACKED * file_bytes):
                 raise BarsError(_too_packed(path, n_bytes, file_bytes, SMALL_TEXT_BYTES))
-        file.seek(0)
     if n_bytes > MOST_TEXT_BYTES:
         raise BarsError(f"{path}: holds more than the {MOST_TEXT_BYTES} bytes of text that are read; split it")
-
-
-def _header(path: Path, file: gzip.GzipFile | BinaryIO) -> list[str]:
-    """The names in the first line that is not blank."""
-    line = file.read(LONGEST_HEADER_BYTES).lstrip(b"\r\n").partition(b"\n")[0]
-    if len(line) >= LONGEST_HEADER_BYTES - 2:
-        reason = f"a first line of {LONGEST_HEADER_BYTES} bytes"
-        raise BarsError(f"{path}: not a readable CSV file ({reason}); fetch it again")
-    return next(csv.reader([line.decode("utf-8-sig")]), [])

@@ -17,6 +17,7 @@ import pandas as pd
 import requests
 
 from market.bars.candles import tidy_bars
+from market.bars.time_grid import off_grid
 from market.errors import BarsError
 from market.names import pair_of, timeframe_name, timeframe_seconds
 from market.sources.cache import no_bars
@@ -178,9 +179,8 @@ class Alpaca:
                 raise DamagedAnswerError(f"the answer lacks the greater part of {utc_text(day)[:10]}")
 
     def _check_on_grid(self, bars: pd.DataFrame, unit: SymbolMonth) -> None:
-        seconds = bars["timestamp"].dt.as_unit("s").astype("int64")
-        is_off = (seconds % self._bar_seconds != 0).to_numpy()
-        if is_off.any():
+        is_off, are_strays = off_grid(bars, self._bar_seconds)
+        if not are_strays:
             first = bars["timestamp"].iloc[int(is_off.argmax())].astimezone(UTC)
             raise BarsError(
                 f"Alpaca, {unit}: the bar of {first:%Y-%m-%d %H:%M} UTC does not open at a whole "

@@ -17,6 +17,7 @@ from market.defaults import KEY_VARIABLES, PAPER_URL
 from market.errors import BarsError, VenueError
 from market.names import DOLLARS, currency_of, split_symbol, ticker_of
 from market.sources.transport import Patience, be_patient, check_reachable
+from market.symbols import known_pair
 from market.venues import OrderRule, Venue
 
 SIZES = {  # ours -> theirs
@@ -154,8 +155,7 @@ def _by_symbol(assets: Sequence[Any]) -> tuple[dict[str, Mapping[str, Any]], lis
 
 
 def _is_name(symbol: str) -> bool:
-    coin, quote = split_symbol(symbol)
-    return coin.isalnum() and (quote.isalnum() or not quote)
+    return known_pair(symbol) is not None
 
 
 def _dollars_first(item: tuple[str, Any]) -> tuple[str, int]:

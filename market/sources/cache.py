@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from market.bars.candles import COLUMNS, PRICES
 from market.bars.table_files import DECODER_ERRORS
+from market.bars.time_grid import off_grid, opens_of
 from market.errors import BarsError
 from market.files import whole_file
 from market.names import timeframe_name, timeframe_seconds
@@ -88,7 +89,7 @@ class BarsCache:
         """
         check_timeframe(bars, self.timeframe, str(unit))
         arrays = {name: bars[name].to_numpy(dtype=np.float64) for name in VALUES}
-        arrays["timestamp"] = bars["timestamp"].dt.as_unit("s").astype("int64").to_numpy()
+        arrays["timestamp"] = opens_of(bars)
         notes = {LABEL: self._label(unit), DIGEST: _digest(arrays)}
         table = pa.table({name: pa.array(arrays[name]) for name in ("timestamp", *VALUES)}, metadata=notes)
         with whole_file(self.path(unit)) as file:
@@ -100,15 +101,15 @@ class BarsCache:
 
 
 def check_timeframe(bars: pd.DataFrame, timeframe: str, where: str) -> None:
-    """Refuse one symbol's bars that are of another timeframe or open off its UTC grid; holes are fine.
+    """Refuse one symbol's bars that are of another timeframe or open off its UTC grid; holes and strays are fine.
 
     Raises:
         BarsError: one line that begins with `where`.
     """
     step = timeframe_seconds(timeframe)
-    opens = bars["timestamp"].dt.as_unit("s").astype("int64").to_numpy()
-    is_off = opens % step != 0
-    if is_off.any():
+    opens = opens_of(bars)
+    is_off, are_strays = off_grid(bars, step)
+    if not are_strays:
         first = bars["timestamp"].iloc[int(is_off.argmax())]
         raise BarsError(
             f"{where}: the bar of {first:%Y-%m-%d %H:%M:%S} UTC does not open at a whole {timeframe} in UTC"

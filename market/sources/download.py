@@ -14,9 +14,10 @@ from typing import Protocol
 
 import pandas as pd
 
-from market.bars.candles import tidy_bars
+from market.bars.candles import bars_between, tidy_bars
+from market.bars.time_grid import on_grid
 from market.errors import BarsError
-from market.names import timeframe_seconds
+from market.names import currency_fault, currency_of, timeframe_seconds
 from market.sources.alpaca import Alpaca
 from market.sources.binance import Binance
 from market.sources.cache import BarsCache, check_timeframe
@@ -117,6 +118,8 @@ def download(
     now = now or datetime.now(UTC)
     period = _past(period, timeframe, now)
     symbols = [source.symbol(ticker) for ticker in tickers]
+    if fault := currency_fault({symbol: currency_of(symbol) for symbol in symbols}):
+        raise BarsError(fault)
     cache = None if cache_folder is None else BarsCache(cache_folder, source.url, timeframe)
     units = [SymbolMonth(symbol, month) for symbol in symbols for month in period.months()]
     parts = {unit: bars for unit in units if cache and (bars := cache.read(unit)) is not None}
@@ -131,7 +134,7 @@ def download(
             on_progress(len(parts), len(units))
     except (KeyboardInterrupt, BarsError) as stop:
         raise _with_what_is_kept(stop, cache, units, parts) from stop
-    return _joined(source, symbols, list(parts.values()), period)
+    return _joined(source, symbols, timeframe, list(parts.values()), period)
 
 
 def _past(period: Period, timeframe: str, now: datetime) -> Period:
@@ -169,13 +172,16 @@ def _with_what_is_kept(
     return KeyboardInterrupt("nothing was written or kept")
 
 
-def _joined(source: Source, symbols: Sequence[str], parts: list[pd.DataFrame], period: Period) -> pd.DataFrame:
+def _joined(
+    source: Source, symbols: Sequence[str], timeframe: str, parts: list[pd.DataFrame], period: Period
+) -> pd.DataFrame:
     """All months as one tidy table, cut to the period; symbols without bars are named."""
-    bars = pd.concat(parts, ignore_index=True)
-    bars = bars.loc[(bars["timestamp"] >= period.start) & (bars["timestamp"] < period.end)]
+    whole = pd.concat(parts, ignore_index=True)
+    bars = bars_between(whole, period.start, period.end)
+    bars = on_grid(bars, timeframe_seconds(timeframe), 0, source.title, n_all=len(whole))
     times = bars.groupby("symbol")["timestamp"]
-    first_bars, last_bars = times.min(), times.max()
-    absent = [symbol for symbol in symbols if symbol not in first_bars.index]
+    first_bars, last_bars = (pd.Series(times.agg(end)).to_dict() for end in ("min", "max"))
+    absent = [symbol for symbol in symbols if symbol not in first_bars]
     if absent:
         raise BarsError(
             f"{source.title} has no bars of {', '.join(absent)} in this period; check the ticker and the dates"

@@ -473,7 +473,8 @@ def test_an_outcome_is_kept_by_the_cards_name_and_architecture(properties, name,
 def test_a_trial_like_an_environment_has_its_market_and_settings():
     config = random_config(80, n_assets=3, seed=4, qty_increment=1e-5)
     config["price_array"][:5, 1] = 0.0
-    env = VectorizedCryptoEnvAlpaca(config, params_of("standard", stale_bars=900, trailing_stop_pct=0.3), 3, gpu_id=-1)
+    settings = params_of("cappuccino", stale_bars=900, trailing_stop_pct=0.3)
+    env = VectorizedCryptoEnvAlpaca(config, settings, 3, gpu_id=-1)
     seen = []
     tried = trial.like(env, lambda other: seen.append(other) or cpu.NativeStep(other, checked=False), 60)
     (other,) = seen

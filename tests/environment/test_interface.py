@@ -495,7 +495,7 @@ def test_every_setting_of_a_rule_set_can_be_changed_alone():
         (lambda c: c.update(price_array=c["price_array"][:, 0]), r"\(T, A\)"),
         (lambda c: c["price_array"].__setitem__((7, 1), np.nan), "bar 7, column 1"),
         (lambda c: c["tech_array"].__setitem__((8, 2), np.inf), "tech_array.*bar 8, column 2"),
-        (lambda c: c["price_array"].__setitem__((7, 0), -1.0), "negative price at bar 7"),
+        (lambda c: c["price_array"].__setitem__((7, 0), -1.0), "price_array is -1 at bar 7"),
         (lambda c: c.update(segments=[(0, 90)]), "segments"),
         (lambda c: c.update(segments=[(0, 3)]), "lookback 3 needs"),
         (lambda c: c.update(price_array=c["price_array"].astype(str)), "numbers"),

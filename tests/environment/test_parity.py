@@ -133,7 +133,7 @@ def test_segments_and_the_end_of_each_equal_the_scalar_environment(env_class, ru
 
 
 @pytest.mark.parametrize("env_class", ENV_CLASSES)
-@pytest.mark.parametrize("rules", ["finrl_crypto", "cappuccino", "standard"])
+@pytest.mark.parametrize("rules", ["finrl_crypto", "cappuccino", "finrl"])
 def test_zero_prices_are_not_traded_and_equal_the_scalar_environment(env_class, rules):
     config = random_config(100, seed=9)
     price = config["price_array"]

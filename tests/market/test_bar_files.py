@@ -179,9 +179,9 @@ def test_daily_close_stamps_open_at_midnight(write):
 
 def test_close_stamps_off_the_grid_are_refused(write):
     closes = table()
-    closes.loc[3, "timestamp"] += pd.Timedelta(seconds=17)
-    with pytest.raises(BarsError, match="is off the 5m grid"):
-        read_bars(write("c.csv", closes), "close")
+    closes.loc[3:20, "timestamp"] += pd.Timedelta(seconds=17)
+    with pytest.raises(BarsError, match=r"is off the 5m grid \(18 such bars\)"):
+        file_bars([write("c.csv", closes)], stamp="close")
 
 
 def test_a_stamp_of_another_name_is_refused(write):

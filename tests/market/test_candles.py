@@ -120,7 +120,7 @@ def spoil(column, value, row=3):
         (lambda rows: rows.drop(columns=["low", "volume"]), "column low, volume is missing"),
         (lambda rows: rows.iloc[:0], "holds no bars"),
         (lambda rows: rows.iloc[:1], "one bar per symbol is too few"),
-        (lambda rows: pd.concat([rows, rows.tail(1).assign(timestamp=START + 10**6 * STEP)]), "check the timestamps"),
+        (lambda rows: pd.concat([rows, rows.tail(1).assign(timestamp=START + 10**5 * STEP)]), "check the timestamps"),
     ],
 )
 def test_a_bad_bar_is_refused_in_one_line_that_names_it(change, message):

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from market.errors import BarsError
@@ -13,6 +13,7 @@ from market.names import (
     timeframe_name,
     timeframe_seconds,
 )
+from market.symbols import known_pair
 
 COINS = """
     1000PEPE 1INCH AAVE ACH ADA AEUR AGLD ALGO ALICE ANKR APE APT AR ARB ATOM AUSD AVAX AXS BAT BCH BNB BTC BUSD
@@ -38,7 +39,7 @@ IN_DOLLARS = [coin for coin in LISTED if f"{coin}USD" not in LISTED]
         ("USDTUSD", "USDT", "USD"),
         ("1INCHUSDC", "1INCH", "USDC"),
         ("1000PEPEUSDT", "1000PEPE", "USDT"),
-        ("ETHBTC", "ETHBTC", ""),
+        ("ETHBTC", "ETH", "BTC"),
         ("USDCUSDT", "USDC", "USDT"),
         ("TUSDUSDT", "TUSD", "USDT"),
         ("BTCBUSD", "BTC", "BUSD"),
@@ -120,8 +121,21 @@ def test_a_coin_is_never_taken_for_another_in_a_rare_dollar():
 
 @given(st.text(alphabet="ABRTUSDCFEP1/-_ eur", max_size=14))
 def test_a_datasets_name_names_itself(symbol):
+    assume(known_pair(symbol) is not None)
     assert ticker_of(ticker_of(symbol)) == ticker_of(symbol)
     assert currency_of(ticker_of(symbol)) == currency_of(symbol)
+
+
+def test_a_spot_pair_is_taken_before_a_perpetual_and_never_for_one():
+    available = ["BTC/USDT:USDT", "BTC/USDT", "ETH/USDT:USDT"]
+    assert match_symbols(["BTC", "ETH"], available) == ("BTC/USDT", "ETH/USDT:USDT")
+    assert match_symbols(["BTCUSDT.P"], available) == ("BTC/USDT:USDT",)
+    assert match_symbols(["BTC/USDT:USDT"], ["BTC", "ETH"]) == ("BTC",)  # a dataset's name does not say
+    for spot in ("BTC/USDT", "BTCUSDT", "METISBTC"):
+        with pytest.raises(BarsError, match="unknown ticker BTC/USDT:USDT"):
+            match_symbols(["BTC/USDT:USDT"], [spot])
+    with pytest.raises(BarsError, match="spot bars are downloaded; write BTC/USDT"):
+        pair_of("BTC/USDT:USDT", "/", "USDT")
 
 
 @pytest.mark.parametrize("wanted", ["BTC", "BTC/USD", "BTC/USDT", "BTCUSD", "btcusdt"])

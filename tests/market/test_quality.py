@@ -70,13 +70,15 @@ def test_a_coin_that_starts_late_and_ends_early_is_measured_over_its_own_span():
     assert found["timeline"] == {"missing": "...9...."}
 
 
-def test_bars_without_volume_and_flat_bars_run_over_gaps_and_filled_bars_do_not_count():
+def test_bars_without_volume_and_flat_bars_run_over_gaps_and_made_up_bars_do_not_count():
     volumes = [5, 0, 0, 5, 0, None, 0, 0, 5]
     found = btc(rows([1, 1, 1, 1, 1, None, 1, 1, 1], volumes, is_flat=[v == 0 for v in volumes]), max_fill_bars=3)
+    assert (found["bars"], found["repeated_bars"], found["missing_bars"], found["gaps"]) == (8, 5, 1, 1)
     assert (found["zero_volume_bars"], found["longest_zero_volume_run"]) == (5, 3)
     assert found["longest_zero_volume_start"] == "2024-01-01 00:20"
     assert (found["flat_bars"], found["longest_flat_run"], found["longest_flat_start"]) == (5, 3, "2024-01-01 00:20")
-    assert found["filled_bars"] == 1
+    assert found["filled_bars"] == 6  # five repeat the close, one is missing
+    assert found["timeline"] == {"filled": ".99.9999.", "zero_volume": ".99.9.99."}
 
 
 def test_jumps_are_log_returns_and_one_over_a_gap_belongs_to_the_bar_after_it():
@@ -125,6 +127,19 @@ def test_a_dataset_made_by_hand_has_no_report(dataset):
 # ---------------------------------------------------------------------------------------------- by plain loops
 
 
+def n_filled(bars, most):
+    """Bars that repeat the last close, and the first `most` of every run in which one is missing before a trade."""
+    close, is_trade = None, []
+    for bar in bars:
+        is_trade.append(bar is not None and not (bar[1] and bar[2] and bar[0] == close))
+        close = bar[0] if is_trade[-1] else close
+    last_trade, run, found = max(i for i, trade in enumerate(is_trade) if trade), 0, 0
+    for i, bar in enumerate(bars):
+        run = 0 if is_trade[i] else run + 1
+        found += run > 0 and (bar is not None or (run <= most and i < last_trade))
+    return found
+
+
 def longest(flags):
     best = run = 0
     for flag in flags:
@@ -153,7 +168,7 @@ def test_every_number_by_a_plain_loop(bars, max_fill_bars):
     assert found["missing_bars"] == sum(gap_lengths)
     assert found["gaps"] == len(gap_lengths)
     assert found["longest_gap_bars"] == max(gap_lengths, default=0)
-    assert found["filled_bars"] == sum(min(length, max_fill_bars) for length in gap_lengths)
+    assert found["filled_bars"] == n_filled(bars, max_fill_bars)
     assert found["zero_volume_bars"] == sum(b[1] for b in there)
     assert found["longest_zero_volume_run"] == longest(b[1] for b in there)
     assert found["flat_bars"] == sum(b[2] for b in there)

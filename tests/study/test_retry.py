@@ -33,7 +33,8 @@ from train.study.retry import Attempts
 from train.study.search_space import build_space, resolve, sample, with_half_the_envs
 from train.study.split import outcome_json, outcome_of, run_split
 
-CLOCK = ("wall_s", "explore_steps_per_s", "update_samples_per_s")
+# Hashes of files, because settings and policies name their trial.
+CLOCK = ("wall_s", "explore_steps_per_s", "update_samples_per_s", "files")
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +203,22 @@ def test_a_finished_split_that_is_damaged_or_another_is_not_taken_over(fault, wh
     assert f"{source} is not taken over and trained again" in caplog.text
     assert words in caplog.text
     assert not (split_folder(results, 1, 0) / "result.json").exists()
+
+
+def test_a_finished_split_with_another_hash_than_the_database_has_is_not_taken_over(whole, tmp_path, caplog):
+    folder, study = whole(12)
+    results = tmp_path / "results"
+    shutil.copytree(folder / "results", results)
+    (results / "trial_1").mkdir()
+    shutil.copy(results / "trial_0" / "settings.json", results / "trial_1")
+    attempts = Attempts(results, 1, (0,), {0: study.trials[0]})
+    assert attempts.take_over(1)[0] == 0
+    path = split_folder(results, 0, 0) / "result.json"
+    better = read_json(path)
+    better["agent"]["sharpe"] += 1.0
+    path.write_text(json.dumps(better))
+    assert attempts.take_over(0) is None
+    assert "result.json is not the file that trial 0 was scored with" in caplog.text
 
 
 def test_a_damaged_checkpoint_of_a_trial_is_refused_and_its_split_begins_anew(whole, tmp_path, caplog):

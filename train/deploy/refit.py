@@ -27,7 +27,8 @@ from train.config import TrainConfig
 from train.findings.stored_trial import StoredTrial
 from train.records.provenance import code_version, trial_code_sha256
 from train.records.record_files import write_json
-from train.run import BEST_POLICY, train_policy
+from train.records.seals import BEST_POLICY
+from train.run import train_policy
 from train.study.folds import LEAST_TRADED_BARS, VALIDATION_FRACTION, Fold, FoldedData, purge_bars_of
 from train.study.objective import split_seed
 from train.study.progress import duration_text, env_steps_bar

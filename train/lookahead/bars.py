@@ -90,7 +90,7 @@ class BarsReport:
     cuts: tuple[Cut, ...]
     rows_compared: int  # over all cuts and variants
     undecided_rows: int  # over all cuts: rows whose being there was not known at the cut
-    filled_rows: int  # of the dataset: rows in which some coin's bar stands for a missing one
+    filled_rows: int  # of the dataset: rows in which nobody traded some coin
 
     @property
     def first(self) -> RowDifference | None:
@@ -122,7 +122,7 @@ def analyse_bars(
         The dataset and the report.
     """
     rng = np.random.default_rng(seed)
-    full = build(bars)
+    full, grid = build(bars), fill_gaps(grid, 0)  # bars that only repeat the last close become missing
     on_run()
     cuts = choose_cuts(full, grid, max_fill_bars, n_cuts, rng)
     found, n_compared, n_undecided = [], 0, 0
@@ -299,6 +299,6 @@ def summary_lines(report: BarsReport, tickers: Sequence[str]) -> Iterator[str]:
         )
     if report.filled_rows:
         yield (
-            f"  note: in {report.filled_rows:,} rows some coin's bar stands for a missing one; the simulator fills no "
+            f"  note: in {report.filled_rows:,} rows nobody traded some coin; the simulator fills no "
             "order of that coin there"
         )

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from market.dataset import Dataset
+from market.dataset import NO_COIN, Dataset
 
 LEAST_CORRELATION = 0.2
 LEAST_Z = 6.0
@@ -77,8 +77,7 @@ def foresight(dataset: Dataset) -> list[Foresight]:
     forms = {"value": _ranks(tech), "change": _ranks(tech - dataset.tech[rows - 1])}
     found = []
     for coin, ticker in enumerate(dataset.tickers):
-        owners = [name.partition(":")[0] for name in dataset.feature_names]
-        own = [i for i, owner in enumerate(owners) if owner == ticker or owner not in dataset.tickers]
+        own = [i for i, owner in enumerate(dataset.feature_coins) if owner in (coin, NO_COIN)]
         for form, ranks in forms.items():
             for target in TARGETS:
                 ahead, behind = (

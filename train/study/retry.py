@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import logging
 import zipfile
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import optuna
+from optuna.trial import FrozenTrial
 
 from market.files import write_whole
 from train.checkpoint import Checkpoints, anywhere, copy_policy, differences
 from train.records.keys import RETRY_OF, SETTINGS
 from train.records.record_files import plain, read_record
 from train.records.results import read_equity, split_folder, trial_folder
+from train.records.seals import BEST_POLICY, EQUITY, LAST_POLICY, RESULT, SEALED, check_seal
 from train.records.stored import SplitResult, TrialSettings
-from train.run import BEST_POLICY, LAST_POLICY
-from train.study.split import EQUITY, RESULT, SplitOutcome, outcome_of
+from train.study.split import SplitOutcome, outcome_of
 
 logger = logging.getLogger(__name__)
 
@@ -36,16 +38,20 @@ class Attempts:
         study_folder: the study's results.
         number: of the trial.
         earlier: numbers of the earlier attempts, the latest first.
+        ended: what the database has of each of them, for the hashes of its files; {} leaves those unchecked.
     """
 
     study_folder: Path
     number: int
     earlier: tuple[int, ...]
+    ended: Mapping[int, FrozenTrial] = field(default_factory=dict)
 
     @classmethod
     def of(cls, study_folder: Path, trial: optuna.Trial) -> Attempts:
         """Those of a running trial."""
-        return cls(study_folder, trial.number, tuple(reversed(trial.user_attrs.get(RETRY_OF, []))))
+        earlier = tuple(reversed(trial.user_attrs.get(RETRY_OF, [])))
+        trials = trial.study.get_trials(deepcopy=False) if earlier else []
+        return cls(study_folder, trial.number, earlier, {number: trials[number] for number in earlier})
 
     def checkpoints(self, fold: int, every_s: float) -> Checkpoints:
         """Where a split's checkpoint is kept, and where earlier attempts may have left theirs."""
@@ -63,6 +69,8 @@ class Attempts:
                 continue
             try:
                 self._check_settings(number)
+                for name in SEALED if number in self.ended else ():
+                    check_seal(self.study_folder, self.ended[number], fold, name)
                 return number, self._copy(source, split_folder(self.study_folder, self.number, fold))
             except UNREADABLE as error:
                 logger.warning("%s is not taken over and trained again: %s: %s", source, type(error).__name__, error)

@@ -20,6 +20,7 @@ from train.evaluator import EpisodeRecord, step_of
 from train.records.account import Metrics
 from train.records.provenance import code_version
 from train.records.record_files import plain, with_null, write_json
+from train.records.seals import EQUITY, RESULT
 from train.records.stored import Made, PolicyOrigin, SplitResult
 from train.run import Progress, TrainingDiverged, train_policy
 from train.study.attainable import attainable_by, tradable
@@ -30,7 +31,6 @@ from train.study.split_files import settings_sha256, write_equity
 from train.validation.metrics import measure
 from train.validation.splits import Segments, with_warmup
 
-EQUITY, RESULT = "equity.npz", "result.json"
 EQUAL_WEIGHT = "equal_weight"
 ATTAINABLE = ("hindsight_growth", "of_hindsight", "break_even_cost")
 NOT_OF_EQUAL_WEIGHT = ("turnover", "fees", "trades")
