@@ -236,7 +236,8 @@ def _is_of(look: Mapping[str, Any], bars: Bars) -> bool:
 def _record_look(case: Case, deployments: Deployments, policy: Policy) -> tuple[Deployment | None, int]:
     """Write the look down before it happens, in the log and in the study; what is deployed, and the test's number."""
     digest = weights_sha256(policy)
-    with study_lock(case.request.storage, LOOKED), deployments.locked():  # of every folder of deployments
+    # Other folders of deployments count looks under the study's lock, too.
+    with study_lock(case.request.storage, "counting looks at held-out bars"), deployments.locked():
         present = deployments.current()
         test = _test_number(case, deployments, policy)
         look = {"weights_sha256": digest, "test": test, "bars": case.bars.to_json()}
