@@ -26,7 +26,7 @@ from market.times import utc_text
 from train.env_factory import rules_of
 from train.evaluator import evaluate_policies, step_of
 from train.findings.stored_trial import check_policy, read_settings
-from train.records.attributes import holdout_score_in, uuid_in
+from train.records.attributes import holdout_score_in, labels_in, uuid_in
 from train.records.errors import StudyError
 from train.records.keys import HOLDOUT_BEGUN, HOLDOUT_SCORE, SCORE_FILE, TESTED_BARS
 from train.records.provenance import code_version
@@ -327,7 +327,7 @@ def _has_tested(attributes: Mapping[str, Any], about: Holdout, is_synthetic: boo
     if TESTED_BARS in attributes:
         known = decode(attributes[TESTED_BARS], tuple[TestedBars, ...], "the tested bars of another study")
     else:
-        known = tuple(filter(None, map(_tested_of_label, attributes.get("data", []))))
+        known = tuple(filter(None, map(_tested_of_label, labels_in(attributes))))
     return any(_meets(bars, bars.synthetic, about, is_synthetic) for bars in known)
 
 
