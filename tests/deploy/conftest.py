@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from optuna.trial import FrozenTrial, create_trial
 
 from market.dataset import save_dataset
 from market.sample import synthetic_dataset
+from train.checkpoint import copy_policy
 from train.deploy.case import Request
 from train.deploy.folder import Deployments
 from train.deploy.gates import Limits
 from train.deploy.judge import Verdict, look
 from train.deploy.refit import refit
-from train.findings.stored_trial import StoredTrial, open_stored, read_trial
+from train.findings.stored_trial import StoredStudy, StoredTrial, open_stored, read_trial
 from train.finish import run_study
+from train.records.results import trial_folder
+from train.records.seals import seal
 from train.runner.request import StudyRequest
 from train.store.address import absolute_url
 from train.study.interruption import Interruption
@@ -82,8 +88,48 @@ def make_world(root: Path, name: str, market: Any, n_trials: int, break_step: in
             use_best_ranges=True, pruner="none", seed=1,
         )
     )  # fmt: skip
-    refit(world.trial(), 1, 0)
     return world
+
+
+def add_idle_trials(world: World, n: int) -> None:
+    """Completed trials whose accounts move without aim, from the files of trial 0: PBO asks for ten trials."""
+    stored, random = open_stored(world.url, world.name, world.root / "results"), np.random.default_rng(0)
+    pattern = stored.study.trials[0]
+    for _ in range(n):
+        number = copied_trial(stored, 0)
+        for path in trial_folder(stored.folder, number).glob("split_*/equity.npz"):
+            with np.load(path) as file:
+                columns = {name: file[name] for name in file.files}
+            moves = 1.0 + 0.001 * random.standard_normal(len(columns["equity"]))
+            moves[np.diff(columns["segment"], prepend=-1) != 0] = 1.0
+            for segment in np.unique(columns["segment"]):
+                rows = columns["segment"] == segment
+                columns["equity"][rows] = columns["equity"][rows][0] * np.cumprod(moves[rows])
+            np.savez(path, **columns)
+        add_copied(stored, pattern, number, min(t.value for t in stored.study.trials) - 1.0)
+
+
+def copied_trial(stored: StoredStudy, source: int) -> int:
+    """The files of a trial as those of the study's next one; its number."""
+    number = len(stored.study.get_trials(deepcopy=False))
+    target = trial_folder(stored.folder, number)
+    shutil.copytree(trial_folder(stored.folder, source), target, ignore=shutil.ignore_patterns("refit_*"))
+    settings = json.loads((target / "settings.json").read_text()) | {"trial": number}
+    (target / "settings.json").write_text(json.dumps(settings))
+    for path in target.glob("split_*/policy_*.safetensors"):
+        copy_policy(path, path, {"trial": number})
+    return number
+
+
+def add_copied(stored: StoredStudy, pattern: FrozenTrial, number: int, value: float) -> None:
+    """The database's part of `copied_trial`."""
+    attributes = dict(pattern.user_attrs)
+    for split in pattern.intermediate_values:
+        attributes[f"split_{split}"] |= seal(stored.folder, number, split)
+    stored.study.add_trial(
+        create_trial(value=value, params=pattern.params, distributions=pattern.distributions, user_attrs=attributes,
+                     intermediate_values=pattern.intermediate_values)
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -91,13 +137,18 @@ def planted_study(tmp_path_factory) -> World:
     from benchmarks.calibration import PLANTED, make_market  # loads what draws pictures
 
     market = make_market(PLANTED, 1, N_BARS)
-    return make_world(tmp_path_factory.mktemp("planted study"), "planted", market, 3, 150_000)
+    world = make_world(tmp_path_factory.mktemp("planted study"), "planted", market, 3, 150_000)
+    add_idle_trials(world, 8)
+    refit(world.trial(), 1, 0)
+    return world
 
 
 @pytest.fixture(scope="session")
 def noise_study(tmp_path_factory) -> World:
     market = synthetic_dataset("5m", N_BARS, ("BTC", "ETH", "LTC"), seed=1)
-    return make_world(tmp_path_factory.mktemp("noise"), "noise", market, 2, 1000)
+    world = make_world(tmp_path_factory.mktemp("noise"), "noise", market, 2, 1000)
+    refit(world.trial(), 1, 0)
+    return world
 
 
 @pytest.fixture

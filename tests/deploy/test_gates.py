@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -153,37 +152,42 @@ def data():
     return fold_data(study, SplitPlan("kfold", 2, 2, 0.2), "a", rows.about)
 
 
-def assessment(mean, n_trials=10):
+def assessment(mean, n_trials=10, is_evidence=True):
     """Of a winner whose lead has that mean, among trials whose Sharpe ratios vary as those of luck do."""
-    return SimpleNamespace(estimate=estimate_sharpe(noise(mean)), search=Search(n_trials, 1.0 / 2000.0), pbo=0.3,
-                           undefined="")  # fmt: skip
+    return SimpleNamespace(estimate=estimate_sharpe(noise(mean)), search=Search(n_trials, 1.0 / 2000.0),
+                           is_evidence=is_evidence, conclusion="As the page says.")  # fmt: skip
 
 
 def test_early_gates(data):
     best = create_trial(value=1.0)
     allowed = replace(STRICT, allow_synthetic=True)
-    names = ("trial", "data", "hold-out", "deflated lead")
+    names = ("trial", "data", "records", "hold-out", "deflated lead", "evidence of skill")
     assert verdicts(early_gates(best, data, assessment(0.0003), allowed)) == dict.fromkeys(names, PASSED)
     assert verdicts(early_gates(best, data, assessment(0.0003), STRICT))["data"] == FAILED
     assert verdicts(early_gates(best, data, assessment(0.00005), allowed))["deflated lead"] == FAILED
     assert verdicts(early_gates(best, data, None, allowed))["deflated lead"] == FAILED
-    loose = early_gates(best, data, assessment(0.00005), replace(allowed, allow_unproven=True))
-    assert waived_names(loose, LOOSE) == ["deflated lead"]
+    assert verdicts(early_gates(best, data, None, allowed))["evidence of skill"] == FAILED
+    loose = early_gates(best, data, assessment(0.00005, is_evidence=False), replace(allowed, allow_unproven=True))
+    assert waived_names(loose, LOOSE) == ["deflated lead", "evidence of skill"]
     assert not has_failed(loose)
     open_gate = early_gates(best, data, assessment(0.00005), replace(allowed, min_deflated_sharpe=0.0))
     assert verdicts(open_gate)["deflated lead"] == NOT_ASKED
     without = early_gates(best, replace(data, holdout=None), assessment(0.0003), replace(allowed, allow_unproven=True))
     assert verdicts(without)["hold-out"] == FAILED
-    few = assessment(0.0003)
-    few.pbo, few.undefined = math.nan, "it compares completed trials, 10 at least, and there are 2"
-    assert early_gates(best, data, few, allowed)[-1].figure.endswith(f", PBO undefined: {few.undefined}")
+    lucky = early_gates(best, data, assessment(0.0003, is_evidence=False), allowed)[-1]
+    assert (lucky.verdict, lucky.figure) == (FAILED, "As the page says")
+    old = early_gates(best, data, assessment(0.0003), replace(allowed, allow_unproven=True), n_unverified=2)
+    assert verdicts(old)["records"] == FAILED
+    assert "2 trials unverified" in reason(old)
+    waived = early_gates(best, data, assessment(0.0003), replace(allowed, allow_unverified=True), n_unverified=2)
+    assert waived_names(waived, LOOSE) == ["records"]
     pruned = create_trial(state=TrialState.PRUNED)
     assert verdicts(early_gates(pruned, data, assessment(0.0003), allowed))["trial"] == FAILED
 
 
 def test_the_more_trials_were_tried_the_more_the_winner_must_show(data):
     best, limits = create_trial(value=1.0), replace(STRICT, allow_synthetic=True)
-    found = [early_gates(best, data, assessment(0.00007, n), limits)[-1] for n in (1, 10, 500)]
+    found = [early_gates(best, data, assessment(0.00007, n), limits)[-2] for n in (1, 10, 500)]
     assert [gate.verdict for gate in found] == [PASSED, FAILED, FAILED]
     assert found[1].value > found[2].value
 

@@ -27,9 +27,9 @@ from drl_agents.policy_file import load_policy, save_policy, weights_sha256
 from environment_Alpaca import CryptoEnvAlpaca
 from environment_Alpaca_vectorized import observation_layout
 from market.dataset import load_dataset, make_dataset, save_dataset
-from tests.deploy.conftest import HELD_OUT, N_BARS
+from market.sample import synthetic_dataset
+from tests.deploy.conftest import HELD_OUT, N_BARS, add_copied, copied_trial
 from train import evaluator
-from train.checkpoint import copy_policy
 from train.deploy import contents, gates, judge, service
 from train.deploy import refit as refit_module
 from train.deploy.folder import Deployments
@@ -37,10 +37,12 @@ from train.deploy.judge import NOTHING_NEW, REFUSED, REPLACED, WAITING, WOULD_LO
 from train.deploy.loading import DeploymentError, load_deployment, read_deployment
 from train.deploy.refit import refit, refit_folder
 from train.deploy.scores import score_policies
+from train.findings import stored_trial
 from train.findings.holdout import load_holdout
 from train.findings.stored_trial import open_stored
 from train.records.errors import StudyError
 from train.records.results import read_equity, trial_folder
+from train.report.collect import collect
 from train.run import BEST_POLICY
 from train.store import database as storage
 from train.study.interruption import Interrupted, Interruption
@@ -257,17 +259,8 @@ def test_weights_swapped_after_scoring_are_not_deployed(planted, monkeypatch):
 def add_better_trial(world) -> int:
     """A trial with the settings of the best and a better value, as a study that was extended would find."""
     stored, trial = open_stored(world.url, world.name, world.root / "results"), world.trial()
-    best, number = stored.study.best_trial, len(stored.study.trials)
-    target = trial_folder(stored.folder, number)
-    shutil.copytree(trial.folder, target, ignore=shutil.ignore_patterns("refit_*"))
-    settings = json.loads((target / "settings.json").read_text()) | {"trial": number}
-    (target / "settings.json").write_text(json.dumps(settings))
-    for path in target.glob("split_*/policy_*.safetensors"):
-        copy_policy(path, path, {"trial": number})
-    stored.study.add_trial(
-        create_trial(value=best.value + 1.0, params=best.params, distributions=best.distributions,
-                     user_attrs=best.user_attrs, intermediate_values=best.intermediate_values)
-    )  # fmt: skip
+    best, number = stored.study.best_trial, copied_trial(stored, trial.number)
+    add_copied(stored, best, number, best.value + 1.0)
     return number
 
 
@@ -321,6 +314,84 @@ def test_a_deployment_that_changed_while_a_candidate_was_judged_is_not_replaced(
     verdict = planted.look(seed=2)
     assert (verdict.kind, "changed meanwhile" in verdict.text) == (WAITING, True)
     assert planted.events()[-1]["event"] == "look"
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_rollback_while_a_candidate_is_judged_leaves_it_undecided(planted, monkeypatch, seed):
+    """It was compared with what is no longer deployed; refused for good, it could never replace the one before."""
+    assert planted.look().kind == REPLACED
+    first = planted.deployments.current_name()
+    with planted.deployments.locked():
+        planted.deployments.install("newer", lambda place: shutil.copytree(
+            planted.root / "deployments" / first, place, dirs_exist_ok=True), lambda _: None, {})  # fmt: skip
+
+    def meanwhile(*arguments):
+        with planted.deployments.locked():
+            planted.deployments.roll_back()
+        return score_policies(*arguments)
+
+    monkeypatch.setattr(judge, "score_policies", meanwhile)
+    monkeypatch.setattr(judge, "improvement_gate", lambda *_: judge.Gate("improvement", "", "", "FAILED"))
+    verdict = planted.look(seed=seed)
+    assert (verdict.kind, "changed meanwhile" in verdict.text) == (WAITING, True)
+    assert planted.events("refused") == []
+    monkeypatch.undo()
+    assert planted.look(seed=seed).kind in (REPLACED, REFUSED)
+    assert [e["test"] for e in planted.events("look")][-2:] == [2, 2]
+
+
+def test_looks_from_every_folder_of_deployments_and_every_study_of_the_database_are_counted(planted):
+    """Another study of the database had a winner looked at through another folder."""
+    assert planted.look().kind == REPLACED
+    look = next(v for n, v in open_stored(planted.url, planted.name, planted.root / "results").study.user_attrs.items()
+                if n.startswith(judge.LOOKED))  # fmt: skip
+    other = optuna.create_study(storage=planted.url.render_as_string(hide_password=False), study_name="another")
+    for number, change in enumerate(({}, {}, {"first_time_s": 0, "last_time_s": 1}), start=2):
+        bars = look["bars"] | change
+        other.set_user_attr(f"{judge.LOOKED}{number}", {"weights_sha256": str(number), "test": number, "bars": bars})
+    other.set_user_attr(f"{judge.LOOKED}old", {"weights_sha256": "old", "test": 2})  # which bars is not known
+    shutil.rmtree(planted.root / "deployments")
+    planted.look(seed=1)
+    assert planted.events("look")[-1]["test"] == 5
+
+
+def test_few_trials_prove_nothing(planted):
+    """The page and the gate say the same, by one function."""
+    assert planted.look().kind == REPLACED
+    assert planted.deployments.current().proven
+    shutil.rmtree(planted.root / "deployments")
+    with closing(sqlite3.connect(planted.root / "study.db")) as database:
+        database.execute("UPDATE trials SET state = 'FAIL' WHERE number >= 9")
+        database.commit()
+    refused = planted.look()
+    assert refused.kind == REFUSED
+    assert "evidence of skill: Not evidence of skill: " in refused.text
+    assert "too few trials completed" in refused.text
+    assert planted.look(limits={"allow_unproven": True}).kind == REPLACED
+    assert not planted.deployments.current().proven
+    stored = open_stored(planted.url, planted.name, planted.root / "results")
+    page = collect(stored.study, stored.folder)
+    assert page.verdict.sentences[0].removesuffix(".") in refused.text
+
+
+@pytest.mark.parametrize("harm", ["deleted", "changed"])
+def test_trials_that_are_gone_make_the_lead_undefined(planted, harm):
+    folder = trial_folder(planted.root / "results" / "planted", 7)
+    if harm == "deleted":
+        shutil.rmtree(folder)
+    else:
+        shutil.copy(folder.parent / "trial_8/split_0/equity.npz", folder / "split_0/equity.npz")
+    verdict = planted.look()
+    assert verdict.kind == REFUSED
+    assert "deflated lead: undefined" in verdict.text
+    assert planted.events("look") == []
+
+
+def test_a_study_in_a_folder_of_several_timeframes_is_judged(planted):
+    several = planted.root / "several"
+    shutil.copytree(planted.data_dir, several / "5m")
+    save_dataset(synthetic_dataset("1m", N_BARS, ("BTC", "ETH"), seed=1), several / "1m")
+    assert planted.look(data_dir=several).kind == REPLACED
 
 
 @pytest.mark.parametrize(
@@ -408,6 +479,9 @@ def test_a_refit_that_diverges_is_a_refusal_and_one_that_cannot_begin_is_not(pla
     content = json.loads(settings.read_text())
     content["train"]["learning_rate"] = 1e30
     settings.write_text(json.dumps(content))
+    with pytest.raises(StudyError, match="is not the file that trial"):
+        planted.look()
+    monkeypatch.setattr(stored_trial, "check_seal", lambda *_: True)
     verdict = planted.look()
     assert verdict.kind == REFUSED
     assert "refit: " in verdict.text

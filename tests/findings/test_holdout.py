@@ -14,14 +14,17 @@ from safetensors.numpy import load_file
 from market.dataset import load_dataset, make_dataset, save_dataset
 from market.defaults import WARMUP_BARS
 from market.sample import synthetic_dataset
+from market.times import utc_text
 from tests.support.fabricated_study import holdout_score, identity, origin, write_trial
 from train import evaluator
+from train.checkpoint import copy_policy
 from train.evaluator import evaluate_policies, evaluate_policy
 from train.findings import holdout
 from train.findings.holdout import earlier_looks, load_holdout, looks_text, read_score, score_holdout, score_winner
 from train.records.errors import StudyError
 from train.records.record_files import plain, read_record
 from train.records.results import read_equity, split_folder
+from train.records.seals import seal
 from train.records.stored import HoldoutScore
 from train.run import BEST_POLICY, LAST_POLICY
 from train.study.folds import FILL_DELAY_BARS, cut_data, cut_holdout, load_study_data
@@ -293,11 +296,13 @@ def test_a_damaged_or_foreign_score_is_not_taken_for_none(study, tmp_path, text,
         read_score(study, tmp_path)
 
 
-def finish(study, value):
+def finish(study, value, attributes=None):
     """Add a completed trial with settings of the space; returns it."""
     asked = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1)).ask()
     params = {k: v for k, v in sample(SPACE, asked).items() if k in SPACE.ranges} | {"lookback": 3}
-    study.add_trial(optuna.trial.create_trial(value=value, params=params, distributions=dict(SPACE.ranges)))
+    study.add_trial(
+        optuna.trial.create_trial(value=value, params=params, distributions=dict(SPACE.ranges), user_attrs=attributes)
+    )
     return study.trials[-1]
 
 
@@ -315,7 +320,7 @@ def test_the_winner_is_scored_once_and_a_failure_is_only_logged(data, rows, trai
     for k, path in enumerate(trained[1]):
         target = split_folder(tmp_path, 0, k) / BEST_POLICY
         target.parent.mkdir(parents=True)
-        target.write_bytes(path.read_bytes())
+        copy_policy(path, target, {"study": tmp_path.name, "trial": 0, "split": k})
     write_trial(tmp_path, data, 0, seed=0, drift=0.0, env=trained[0])
     score_winner(study, best, *arguments, lambda: {"5m": rows}, -1)
     assert "trial 0 on 600 bars that no trial saw" in caplog.messages[-1]
@@ -325,6 +330,65 @@ def test_the_winner_is_scored_once_and_a_failure_is_only_logged(data, rows, trai
     assert "were spent on trial 0" in selection_text(study)
     score_winner(study, best, tmp_path, [replace(data, holdout=None)], dict, -1)
     assert "none (--holdout 0)" in caplog.messages[-1]
+
+
+@pytest.mark.parametrize("which", ["policy", "settings"])
+def test_files_that_were_changed_are_not_scored(data, rows, trained, tmp_path, caplog, which):
+    study = optuna.create_study(study_name="s", direction="maximize")
+    study.set_user_attr("identity", identity(holdout={"5m": plain(data.holdout)}))
+    write_trial(tmp_path, data, 0, seed=0, drift=0.0, env=trained[0])
+    for k, path in enumerate(trained[1]):
+        copy_policy(path, split_folder(tmp_path, 0, k) / BEST_POLICY, {"study": tmp_path.name, "trial": 0, "split": k})
+    best = finish(study, 1.0, {f"split_{k}": seal(tmp_path, 0, k) for k in (0, 1)})
+    if which == "settings":
+        settings = tmp_path / "trial_0/settings.json"
+        settings.write_text(settings.read_text().replace("0.0025", "0.0001"))
+    else:
+        copy_policy(trained[1][0], split_folder(tmp_path, 0, 1) / BEST_POLICY,
+                    {"study": tmp_path.name, "trial": 0, "split": 1})  # fmt: skip
+    score_winner(study, best, tmp_path, [data], lambda: pytest.fail("read"), -1)
+    assert "is not the file that trial 0 was scored with" in caplog.messages[-1]
+    assert not (tmp_path / "holdout.json").exists()
+
+
+def test_a_look_that_was_cut_off_is_counted_and_is_finished_for_the_same_trial_only(
+    study, rows, trained, tmp_path, monkeypatch
+):
+    env, policies = trained
+
+    def killed(*_arguments):
+        raise SystemExit(137)
+
+    monkeypatch.setattr(holdout, "_write_once", killed)
+    with pytest.raises(SystemExit):
+        score_holdout(study, tmp_path, rows, 3, policies, env)
+    monkeypatch.undo()
+    assert (tmp_path / "holdout/equity_0.npz").exists()  # somebody may have seen it
+    again = optuna.create_study(storage=study._storage, study_name="again")
+    again.set_user_attr("uuid", "another")
+    assert earlier_looks(again, rows.about, is_synthetic=True) == [study.study_name]
+    with pytest.raises(StudyError, match=r"was being scored for trial 3 when .* cannot check trial 4"):
+        score_holdout(study, tmp_path, rows, 4, policies, env)
+    assert score_holdout(study, tmp_path, rows, 3, policies, env).trial == 3
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_a_study_that_tested_its_trials_on_these_bars_has_looked_at_them(study, rows, is_old):
+    other = optuna.create_study(storage=study._storage, study_name="held nothing out", direction="maximize")
+    other.set_user_attr("uuid", "another")
+    about = rows.about
+    span = {"first_time_s": about.first_time_s - 10**6, "last_time_s": about.first_time_s, "synthetic": True}
+    period = f"{utc_text(span['first_time_s'])} .. {utc_text(about.last_time_s)} UTC"
+    if is_old:
+        other.set_user_attr("data", [f"SYNTHETIC 5m, 2 coins, 9 bars, 1 segment, {period}, source sample market"])
+    else:
+        other.set_user_attr("tested_bars", [span | {"parent_sha256": about.parent_sha256}])
+    assert earlier_looks(study, about, is_synthetic=True) == []  # it has tested nothing yet
+    other.add_trial(optuna.trial.create_trial(value=1.0))
+    assert earlier_looks(study, about, is_synthetic=True) == ["held nothing out"]
+    assert earlier_looks(study, about, is_synthetic=False) == []
+    before = replace(about, first_time_s=about.last_time_s + 1, last_time_s=about.last_time_s + 2)
+    assert earlier_looks(study, before, is_synthetic=True) == []
 
 
 def test_other_studies_that_looked_at_these_bars_are_named(study, rows, trained, tmp_path):

@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from drl_agents.policy_file import load_policy, save_policy
 from market.dataset import make_dataset, save_dataset
 from market.sample import synthetic_dataset
+from tests.support import fabricated_study
 from tests.support.fabricated_study import origin
 from tests.support.lab import TICKERS
 from train.config import TrainConfig
@@ -326,8 +327,33 @@ def test_a_missing_policy_or_settings_file_is_named(copied, tiny_study, trial):
 def test_a_policy_of_another_trial_is_named(copied, tiny_study, trial):
     path = copied.folder / f"trial_{trial.number}" / "split_0" / "policy_best.safetensors"
     save_policy(path, load_policy(path), {"trial": 99})
-    with pytest.raises(StudyError, match="its trial is 99"):
+    with pytest.raises(StudyError, match=r"split_0/policy_best\.safetensors is not the file"):
         read_trial(copied, "best", tiny_study.data_dir)
+    with pytest.raises(StudyError, match="its trial is 99"):  # also of a study from before hashes were kept
+        read_trial(unsealed(copied), "best", tiny_study.data_dir)
+
+
+def test_a_policy_of_another_split_is_named(copied, tiny_study, trial):
+    folder = copied.folder / f"trial_{trial.number}"
+    shutil.copy(folder / "split_1/policy_best.safetensors", folder / "split_0/policy_best.safetensors")
+    with pytest.raises(StudyError, match="is not the file that"):
+        read_trial(copied, "best", tiny_study.data_dir)
+    with pytest.raises(StudyError, match="its split is 1"):
+        read_trial(unsealed(copied), "best", tiny_study.data_dir)
+
+
+@pytest.mark.parametrize(("name", "value"), [("fee_rate", 0.0), ("slippage_rate", 0.0), ("lookback", 2)])
+def test_settings_that_were_changed_are_refused(copied, tiny_study, trial, name, value):
+    path = copied.folder / f"trial_{trial.number}" / "settings.json"
+    settings = json.loads(path.read_text())
+    settings["env"][name] = value
+    path.write_text(json.dumps(settings))
+    with pytest.raises(StudyError, match=r"settings\.json is not the file that trial \d was scored with"):
+        read_trial(copied, "best", tiny_study.data_dir)
+
+
+def unsealed(stored):
+    return replace(stored, study=fabricated_study.unsealed(stored.study))
 
 
 def test_a_damaged_policy_is_named(copied, tiny_study, trial):
@@ -343,7 +369,7 @@ def test_folds_of_another_version_of_the_code_are_refused(copied, tiny_study, tr
     settings["folds"][0]["test"][0][0] += 1
     path.write_text(json.dumps(settings))
     with pytest.raises(StudyError, match="divides the data otherwise"):
-        read_trial(copied, "best", tiny_study.data_dir)
+        read_trial(unsealed(copied), "best", tiny_study.data_dir)
 
 
 def test_results_of_another_study_are_not_taken(tiny_study, tmp_path):

@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 
 from barwise.commands import write_report as write_report_command
 from tests.support import fabricated_study as fabricated
+from tests.support.fabricated_study import unsealed
 from train import finish
 from train.findings.holdout import score_text
 from train.findings.returns import layout_of, mean_returns, read_returns
@@ -205,11 +206,11 @@ def test_importances_with_enough_trials(folded, tmp_path, made):
     study, folder = fabricated.new_study(tmp_path, folded)
     outcomes = fabricated.write_trial(folder, folded, 0, 0, 0.0)
     for number in range(40):
-        fabricated.add_result(study, outcomes, number, folded)
+        fabricated.add_result(study, outcomes, number, folded, folder)
     assert "of the same value" in collect(study, folder).importances_note
     for number in range(40, 80):
         luckier = [replace(o, agent=replace(o.agent, sharpe=o.agent.sharpe + number * 0.01)) for o in outcomes]
-        fabricated.add_result(study, luckier, number, folded)
+        fabricated.add_result(study, luckier, number, folded, folder)
     page = collect(study, folder)
     assert {name for name, _ in page.importances} == {"learning_rate", "gamma"}
     assert sum(share for _, share in page.importances) == pytest.approx(1.0)
@@ -219,7 +220,7 @@ def test_importances_with_enough_trials(folded, tmp_path, made):
 def test_undefined_figures_read_undefined(folded, tmp_path):
     study, folder = fabricated.new_study(tmp_path, folded)
     outcomes = fabricated.write_trial(folder, folded, 0, 0, 0.0)
-    fabricated.add_result(study, outcomes, 0, folded)
+    fabricated.add_result(study, outcomes, 0, folded, folder)
     path = split_folder(folder, 0, 0) / "result.json"
     content = json.loads(path.read_text())
     content["agent"]["sortino"] = content["equal_weight"]["hit_rate"] = None
@@ -267,14 +268,33 @@ def test_without_settings_or_closes_the_rest_is_there(study_and_copy, file_of, t
     assert "split 0" in html
 
 
-def test_a_missing_folder_of_another_trial_leaves_it_out_of_the_comparison(study_and_copy):
+@pytest.mark.parametrize("harm", ["deleted", "changed", "one file"])
+def test_without_the_other_trials_as_they_were_scored_there_is_no_verdict(study_and_copy, harm):
     study, folder = study_and_copy
-    best = collect(study, folder).best
-    other = next(n for n in range(4) if n != best)
-    shutil.rmtree(trial_folder(folder, other))
-    verdict = " ".join(collect(study, folder).verdict.sentences)
-    assert "Of 5 trials that differ as these do" in verdict
-    assert "PBO is undefined: it compares completed trials, 10 at least, and there are 3" in verdict
+    others = [n for n in range(4) if n != collect(study, folder).best]
+    for number in others[:2]:
+        if harm == "deleted":
+            shutil.rmtree(trial_folder(folder, number))
+        elif harm == "one file":
+            (split_folder(folder, number, 2) / "equity.npz").unlink()
+        else:
+            path = split_folder(folder, number, 1) / "equity.npz"
+            with np.load(path) as file:
+                np.savez(path, **{name: file[name] for name in file.files} | {"equity": file["equity"] * 2.0})
+    verdict = collect(study, folder).verdict
+    assert verdict.sentences[0].startswith("Not evidence of skill: the study cannot be judged: ")
+    assert f"trial_{others[0]}" in verdict.sentences[0]
+    assert f"files of 1 more trial cannot be used: {others[1]}" in verdict.sentences[0]
+    assert verdict.numbers == ()
+
+
+def test_a_study_from_before_hashes_were_kept_is_judged_and_called_unverified(study_and_copy):
+    study, folder = study_and_copy
+    sealed = collect(study, folder).verdict
+    verdict = collect(unsealed(study), folder).verdict
+    assert "Unverified: the files of 4 trials are read as they are" in " ".join(verdict.sentences)
+    assert "Unverified" not in " ".join(sealed.sentences)
+    assert verdict.numbers == sealed.numbers
 
 
 def test_a_trial_that_went_to_nothing_can_be_judged(made):
@@ -292,9 +312,9 @@ def test_only_trials_on_the_same_bars_are_compared(study_and_copy):
     path = split_folder(folder, other, 2) / "equity.npz"
     with np.load(path) as file:
         np.savez(path, **{name: file[name][:-1] for name in file.files})
-    returns = read_returns(study, folder, allow_missing=True)
-    assert set(returns.numbers) == {0, 1, 2, 3} - {other}
-    assert returns.n_tried == 5
+    with pytest.raises(StudyError, match="is not the file that trial"):
+        read_returns(study, folder)
+    study = unsealed(study)
     with pytest.raises(StudyError, match=f"trial_{other}: its test bars are not those of the best trial"):
         read_returns(study, folder)
 

@@ -19,6 +19,7 @@ from train.records.account import Metrics
 from train.records.keys import SETTINGS
 from train.records.record_files import plain, write_json
 from train.records.results import split_folder, study_folder, trial_folder
+from train.records.seals import seal
 from train.records.stored import (
     DataFacts,
     FoldBars,
@@ -166,15 +167,15 @@ def origin(dataset: Dataset) -> PolicyOrigin:
 def add_complete(study: optuna.Study, folder: Path, data: FoldedData, drift: float = 0.0) -> int:
     """A completed trial with all its files; its number."""
     number = len(study.get_trials(deepcopy=False))
-    add_result(study, write_trial(folder, data, number, seed=number, drift=drift), number, data)
+    add_result(study, write_trial(folder, data, number, seed=number, drift=drift), number, data, folder)
     return number
 
 
-def add_result(study: optuna.Study, outcomes: list[SplitOutcome], number: int, data: FoldedData) -> None:
+def add_result(study: optuna.Study, outcomes: list[SplitOutcome], number: int, data: FoldedData, folder: Path) -> None:
     """The database's part of a completed trial."""
     rng = np.random.default_rng(number)
     excess = {o.fold: o.excess_sharpe for o in outcomes}
-    attrs = {f"split_{o.fold}": outcome_json(o) for o in outcomes}
+    attrs = {f"split_{o.fold}": outcome_json(o) | seal(folder, number, o.fold) for o in outcomes}
     study.add_trial(
         create_trial(
             params={"learning_rate": 10 ** rng.uniform(-5, -2), "gamma": rng.uniform(0.9, 0.999)},
@@ -195,3 +196,16 @@ def add_ended(study: optuna.Study, state: TrialState, reason: str) -> None:
 def idle(outcome: SplitOutcome) -> SplitOutcome:
     """The same split with a Sharpe and Sortino that are not defined."""
     return replace(outcome, agent=replace(outcome.agent, sharpe=float("nan"), sortino=float("nan")))
+
+
+def unsealed(study: optuna.Study) -> optuna.Study:
+    """The study as one from before the database kept hashes of files."""
+    old = optuna.create_study(direction="maximize", study_name=study.study_name)
+    for name, value in study.user_attrs.items():
+        old.set_user_attr(name, value)
+    for trial in study.trials:
+        for name in trial.user_attrs:
+            if name.startswith("split_"):
+                trial.user_attrs[name].pop("files")
+        old.add_trial(trial)
+    return old

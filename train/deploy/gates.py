@@ -17,6 +17,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from market.dataset import Dataset
+from market.names import counted
 from train.deploy.scores import Scored, confidence
 from train.findings.overfit import Assessment
 from train.records.defaults import ALPHA, HOLDOUT_DRAWDOWN, LEAST_CONFIDENCE, MIN_IMPROVEMENT
@@ -26,7 +27,8 @@ from train.study.objective import LEAST_EXPOSURE
 from train.validation.overfitting import deflated_sharpe
 
 IN_MARKET = f"trades, and a mean exposure of at least {LEAST_EXPOSURE:.0%}".replace("%", " %")
-STATISTICAL = ("deflated lead", "hold-out return", "hold-out confidence")  # what --allow-unproven waives
+# What --allow-unproven waives.
+STATISTICAL = ("deflated lead", "evidence of skill", "hold-out return", "hold-out confidence")
 
 PASSED, FAILED, WAIVED, NOT_ASKED, NOT_LOOKED = "passed", "FAILED", "waived", "not asked", "not looked at"
 
@@ -41,6 +43,7 @@ class Limits:
     min_improvement: float = MIN_IMPROVEMENT
     allow_unproven: bool = False
     allow_synthetic: bool = False
+    allow_unverified: bool = False
     replace_other: bool = False
 
     def __post_init__(self) -> None:
@@ -116,14 +119,44 @@ def level_of_test(alpha: float, test: int) -> float:
 
 
 # --------------------------------------------------------------------------------------------------- before the look
-def early_gates(best: FrozenTrial, data: FoldedData, found: Assessment | None, limits: Limits) -> list[Gate]:
-    """What can be asked without the held-out bars."""
+def early_gates(
+    best: FrozenTrial, data: FoldedData, found: Assessment | None, limits: Limits, n_unverified: int = 0
+) -> list[Gate]:
+    """What can be asked without the held-out bars.
+
+    Args:
+        best: the winner.
+        data: of the study.
+        found: what its trials' returns say of its lead; None where that is not defined.
+        limits: thresholds.
+        n_unverified: trials whose files have no hash in the database.
+    """
     return [
         _trial_gate(best),
         _data_gate(data.dataset, limits),
+        _records_gate(n_unverified, limits),
         _holdout_gate(data),
         _deflated_gate(found, limits),
+        _evidence_gate(found, limits),
     ]
+
+
+def _records_gate(n_unverified: int, limits: Limits) -> Gate:
+    name, threshold = "records", "settings, accounts and policies with the hashes that the database has"
+    if not n_unverified:
+        return Gate(name, "as the database says", threshold, PASSED)
+    figure = f"{counted(n_unverified, 'trial')} unverified, from before hashes were kept"
+    verdict = WAIVED if limits.allow_unverified else FAILED
+    return Gate(name, figure, f"{threshold}, or --allow-unverified", verdict)
+
+
+def _evidence_gate(found: Assessment | None, limits: Limits) -> Gate:
+    """The one verdict that the study's page has, too."""
+    figure = found.conclusion.removesuffix(".") if found else "the study cannot be judged"
+    if limits.min_deflated_sharpe < LEAST_CONFIDENCE:  # which makes a deployment unproven (`Limits.lowered`)
+        return Gate("evidence of skill", figure, "nothing, with a lowered --min-deflated-sharpe", NOT_ASKED)
+    is_good = found is not None and found.is_evidence
+    return _statistical("evidence of skill", figure, "evidence, as the report says it", float(is_good), 1.0, limits)
 
 
 def _trial_gate(best: FrozenTrial) -> Gate:
@@ -149,10 +182,7 @@ def _holdout_gate(data: FoldedData) -> Gate:
 def _deflated_gate(found: Assessment | None, limits: Limits) -> Gate:
     """Of the study's winner over equal weight, after its choice among all trials."""
     value = deflated_sharpe(found.estimate, found.search) if found else math.nan
-    why = f": {found.undefined}" if found and found.undefined else ""
-    pbo = f", PBO {_share(found.pbo)}{why}" if found else ""
-    tried = f" after {found.search.n_trials:.0f} trials" if found else ""
-    figure = f"{_share(value)}{tried}{pbo}"
+    figure = f"{_share(value)} after {found.search.n_trials:.0f} trials" if found else "undefined"
     if limits.min_deflated_sharpe == 0.0:
         return Gate("deflated lead", figure, "nothing, --min-deflated-sharpe 0", NOT_ASKED, _plain(value))
     threshold = f"at least {_share(limits.min_deflated_sharpe)} confidence after the search"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from drl_agents.policy import Policy
 from drl_agents.policy_file import weights_sha256
 from train.deploy.case import Case, Request
 from train.deploy.contents import check_written, deployment_facts, write_deployment
-from train.deploy.decisions import Candidate, Event, judgement_of, looks_at
+from train.deploy.decisions import Bars, Candidate, Event, judgement_of, looks_at
 from train.deploy.folder import Deployments
 from train.deploy.gates import (
     FAILED,
@@ -34,13 +34,16 @@ from train.deploy.scores import Scored, score_policies
 from train.findings.holdout import earlier_looks, load_holdout
 from train.findings.overfit import Assessment, assess
 from train.findings.returns import read_returns
-from train.findings.stored_trial import StoredStudy, open_stored, own_data_dir, read_trial
+from train.findings.stored_trial import StoredStudy, data_folder, open_stored, own_data_dir, read_trial
+from train.records.attributes import holdout_score_in
 from train.records.errors import StudyError
 from train.records.keys import HOLDOUT_SCORE, TARGET
 from train.run import TrainingDiverged
 from train.store.database import n_finished
+from train.store.lock import study_lock
 from train.study.eligibility import best_trial
 from train.study.folds import HoldoutRows
+from train.study.holdout_figures import is_passed
 from train.study.interruption import Interruption
 
 logger = logging.getLogger(__name__)
@@ -59,6 +62,18 @@ class Verdict:
 
     kind: str
     text: str
+
+
+CHANGED = Verdict(WAITING, "what is deployed changed meanwhile; the candidate is judged again")
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """What the held-out bars said."""
+
+    scored: Scored
+    test: int  # its number
+    present: Deployment | None  # what was deployed then
 
 
 def look(request: Request, deployments: Deployments, interruption: Interruption) -> Verdict:
@@ -132,7 +147,7 @@ def _judge(case: Case, deployments: Deployments, data_dir: Path, interruption: I
     logger.info("trial %d of study %s is the best, value %+.4f: %s", case.best.number,
                 case.stored.study.study_name, case.best.value, case.trial.data.dataset.label)  # fmt: skip
     rows = _held_out(case, data_dir)
-    gates = early_gates(case.best, case.trial.data, _assessed(case), limits)
+    gates = early_gates(case.best, case.trial.data, _assessed(case), limits, case.stored.n_unverified)
     if has_failed(gates) or rows is None:
         return _refuse(case, deployments, gates, "the held-out bars were not looked at")
     try:
@@ -151,7 +166,7 @@ def _judge(case: Case, deployments: Deployments, data_dir: Path, interruption: I
     gates += late_gates(scored, test, limits)
     gates.append(improvement_gate(scored, compared, not waived_names(gates, limits), limits))
     if has_failed(gates):
-        return _refuse(case, deployments, gates, f"test {test} of these bars", scored, test)
+        return _refuse(case, deployments, gates, f"test {test} of these bars", _Compared(scored, test, present))
     return _accept(case, deployments, gates, policy, scored, rows, present, test)
 
 
@@ -160,24 +175,27 @@ def _held_out(case: Case, data_dir: Path) -> HoldoutRows | None:
     if case.trial.data.holdout is None:
         return None
     known, tickers = case.stored.identity.holdout, case.trial.settings.data.tickers
-    return load_holdout(data_dir, None, tickers, case.stored.plan, known)[case.trial.data.timeframe]
+    timeframe = case.trial.data.timeframe
+    folder = data_folder(case.stored, timeframe, data_dir)
+    return load_holdout(folder, None, tickers, case.stored.plan, known)[timeframe]
 
 
 def _assessed(case: Case) -> Assessment | None:
-    """The winner's lead, beside its exposure to the market, after the search; None where it is not defined.
+    """What the report says of the winner's lead; None where that is not defined.
 
     Raises:
         StudyError: another trial became the best.
     """
+    study = case.stored.study
     try:
-        returns = read_returns(case.stored.study, case.stored.folder, allow_missing=True)
+        returns = read_returns(study, case.stored.folder)
     except StudyError as error:
-        logger.warning("deflated Sharpe: %s", error)
+        logger.warning("the study cannot be judged: %s", error)
         return None
     winner = returns.numbers[returns.winner]
     if winner != case.best.number:
         raise StudyError(f"trial {winner} became the best while trial {case.best.number} was judged")
-    return assess(returns, "lead")
+    return assess(returns, "lead", holdout=is_passed(holdout_score_in(study.user_attrs), winner))
 
 
 def _refitted(case: Case, interruption: Interruption) -> Policy:
@@ -197,25 +215,33 @@ def _test_number(case: Case, deployments: Deployments, policy: Policy) -> int:
     """
     events, study, held = deployments.log.read(), case.stored.study, case.trial.data.holdout
     assert held is not None
-    looks = looks_at(events, case.bars)
-    attrs = study.user_attrs.items()
-    looks |= {value["weights_sha256"]: value["test"] for name, value in attrs if name.startswith(LOOKED)}
+    looks, tested = looks_at(events, case.bars), {event["study"] for event in events if event["event"] == "look"}
+    for other in study._storage.get_all_studies():
+        attributes = other.user_attrs.items()
+        found = [value for name, value in attributes if name.startswith(LOOKED) and _is_of(value, case.bars)]
+        looks |= {value["weights_sha256"]: value["test"] for value in found}
+        tested |= {other.study_name} if found else set()
     own = looks.get(weights_sha256(policy))
     if own is not None:
         return own
-    tested = {event["study"] for event in events if event["event"] == "look"}
     seen = set(earlier_looks(study, held, case.bars.synthetic)) - tested
     return max([len(looks) + len(seen), *looks.values()]) + 1
+
+
+def _is_of(look: Mapping[str, Any], bars: Bars) -> bool:
+    """Whether a look in the database saw some of these bars; one that does not say which counts."""
+    return "bars" not in look or bars.overlap(look["bars"])
 
 
 def _record_look(case: Case, deployments: Deployments, policy: Policy) -> tuple[Deployment | None, int]:
     """Write the look down before it happens, in the log and in the study; what is deployed, and the test's number."""
     digest = weights_sha256(policy)
-    with deployments.locked():
+    with study_lock(case.request.storage, LOOKED), deployments.locked():  # of every folder of deployments
         present = deployments.current()
         test = _test_number(case, deployments, policy)
-        deployments.log.append("look", **case.about(), weights_sha256=digest, test=test, bars=case.bars.to_json())
-        case.stored.study.set_user_attr(f"{LOOKED}{digest[:16]}", {"weights_sha256": digest, "test": test})
+        look = {"weights_sha256": digest, "test": test, "bars": case.bars.to_json()}
+        deployments.log.append("look", **case.about(), **look)
+        case.stored.study.set_user_attr(f"{LOOKED}{digest[:16]}", look)
     return present, test
 
 
@@ -250,15 +276,16 @@ def _refuse(
     deployments: Deployments,
     gates: Sequence[Gate],
     how: str,
-    scored: Scored | None = None,
-    test: int | None = None,
+    seen: _Compared | None = None,
 ) -> Verdict:
     _log_gates(gates)
     why = f"{reason(gates)} ({how})"
     if case.request.dry_run:
         return Verdict(REFUSED, f"dry run: {why}")
     with deployments.locked():
-        scores = scored.to_json() if scored else None
+        if seen and _has_changed(deployments, seen.present):
+            return CHANGED
+        scores, test = (seen.scored.to_json(), seen.test) if seen else (None, None)
         rows = [gate.to_json() for gate in gates]
         deployments.log.append("refused", **case.about(), why=why, gates=rows, scores=scores, test=test)
     return Verdict(REFUSED, f"trial {case.best.number} refused: {why}")
@@ -278,8 +305,8 @@ def _accept(
     facts = deployment_facts(case, gates, policy, scored, test)
     decision = case.about() | {"gates": list(facts.gates), "scores": facts.scores, "test": test}
     with deployments.locked():
-        if deployments.current_name() != (present.folder.name if present else None):
-            return Verdict(WAITING, "what is deployed changed meanwhile; the candidate is judged again")
+        if _has_changed(deployments, present):
+            return CHANGED
         deployments.install(
             facts.name,
             lambda folder: write_deployment(folder, policy, facts, scored, rows),
@@ -288,6 +315,11 @@ def _accept(
         )
     waived = f"; UNPROVEN, waived: {', '.join(facts.waived)}" if facts.waived else ""
     return Verdict(REPLACED, f"trial {case.best.number} deployed as {facts.name}{waived}")
+
+
+def _has_changed(deployments: Deployments, present: Deployment | None) -> bool:
+    """Whether something else is deployed than what the candidate was compared with."""
+    return deployments.current_name() != (present.folder.name if present else None)
 
 
 def _log_gates(gates: Sequence[Gate]) -> None:

@@ -11,8 +11,10 @@ import hashlib
 import logging
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +25,14 @@ from market.names import timeframe_name
 from market.times import utc_text
 from train.env_factory import rules_of
 from train.evaluator import evaluate_policies, step_of
+from train.findings.stored_trial import check_policy, read_settings
 from train.records.attributes import holdout_score_in, uuid_in
 from train.records.errors import StudyError
-from train.records.keys import HOLDOUT_SCORE, SCORE_FILE, SETTINGS
+from train.records.keys import HOLDOUT_BEGUN, HOLDOUT_SCORE, SCORE_FILE, TESTED_BARS
 from train.records.provenance import code_version
-from train.records.record_files import decode, plain, read_plain, read_record, write_json
-from train.records.results import split_folder, trial_folder
-from train.records.stored import Holdout, HoldoutScore, Look, PolicyScore, TrialSettings
-from train.run import BEST_POLICY
+from train.records.record_files import decode, plain, read_plain, write_json
+from train.records.stored import Begun, Holdout, HoldoutScore, Look, PolicyScore, TestedBars
+from train.store.database import FINISHED
 from train.study.attainable import attainable_by, tradable
 from train.study.folds import FoldedData, HoldoutRows, cut_data
 from train.study.holdout_figures import (
@@ -113,6 +115,7 @@ def score_holdout(
     hashes = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in policies]
     scored = read_score(study, folder)
     if scored is None:
+        _begin(study, Begun(uuid_in(study.user_attrs), rows.about, rows.dataset.synthetic, trial_number, tuple(hashes)))
         files = dict(zip(map(Path, policies), hashes, strict=True))
         content = _score(study, folder, rows, trial_number, files, env_params, gpu_id)
         _write_once(folder / SCORE_FILE, content)
@@ -129,6 +132,24 @@ def score_holdout(
             "scored once"
         )
     return scored
+
+
+def _begin(study: optuna.Study, look: Begun) -> None:
+    """Write the look down before it happens, so that a kill cannot hide it.
+
+    Raises:
+        StudyError: one of another trial or of other policies was begun.
+    """
+    begun = study.user_attrs.get(HOLDOUT_BEGUN)
+    if begun is None:
+        study.set_user_attr(HOLDOUT_BEGUN, plain(look))
+        return
+    earlier = decode(begun, Begun, "the study's look at the held-out bars", advice=NOT_KNOWN)
+    if (earlier.trial, earlier.policies) != (look.trial, look.policies):
+        raise StudyError(
+            f"the hold-out of study {study.study_name} was being scored for trial {earlier.trial} when the process "
+            f"ended, so it cannot check trial {look.trial}: whoever saw those scores would choose by these bars"
+        )
 
 
 def read_score(study: optuna.Study, folder: Path) -> HoldoutScore | None:
@@ -179,9 +200,11 @@ def score_winner(
         scored = read_score(study, folder)
         if scored is None:
             # What the trial itself was run with, to the letter: fees, rules, lookback.
-            env = read_record(trial_folder(folder, best.number) / SETTINGS, TrialSettings).env
-            policies = [split_folder(folder, best.number, fold.index) / BEST_POLICY for fold in mine.folds]
-            scored = score_holdout(study, folder, load_rows()[mine.timeframe], best.number, policies, env, gpu_id)
+            settings = read_settings(folder, best)
+            policies = [check_policy(folder, best, settings, fold.index) for fold in mine.folds]
+            scored = score_holdout(
+                study, folder, load_rows()[mine.timeframe], best.number, policies, settings.env, gpu_id
+            )
     except SCORING_ERRORS as error:
         logger.error("hold-out: not scored: %s: %s", type(error).__name__, str(error).strip() or "no message")
         return
@@ -267,15 +290,21 @@ def _defined(value: float) -> float | None:
 
 
 def earlier_looks(study: optuna.Study, about: Holdout, is_synthetic: bool) -> list[str]:
-    """Other studies of the same database whose winners were scored on some of these bars, by name.
+    """Other studies of the same database that looked at some of these bars, by name.
 
-    Each was a look: somebody who runs studies until one passes chooses by these bars. Real bars of one period are one
-    market, whichever file or coins they came from; a synthetic market is known by its hash.
+    A study looks at the bars that its winner is scored on, from the moment that begins, and at those that its trials
+    are tested on, which are all where it held nothing out. Each was a look: somebody who runs studies until one passes
+    chooses by these bars. Real bars of one period are one market, whichever file or coins they came from; a synthetic
+    market is known by its hash.
     """
-    found = []
-    for other in study._storage.get_all_studies():
-        content = other.user_attrs.get(HOLDOUT_SCORE)
-        if content is not None and _is_look(content, uuid_in(study.user_attrs), about, is_synthetic):
+    own, found, storage = uuid_in(study.user_attrs), [], study._storage
+    for other in storage.get_all_studies():
+        attributes = other.user_attrs
+        looks = [attributes[name] for name in (HOLDOUT_SCORE, HOLDOUT_BEGUN) if name in attributes]
+        is_look = any(_is_look(content, own, about, is_synthetic) for content in looks)
+        if not is_look and uuid_in(attributes) != own and storage.get_n_trials(other._study_id, FINISHED):
+            is_look = _has_tested(attributes, about, is_synthetic)
+        if is_look:
             found.append(other.study_name)
     return sorted(found)
 
@@ -290,14 +319,32 @@ def _is_look(content: Any, own_uuid: str, about: Holdout, is_synthetic: bool) ->
     except StudyError as error:
         logger.warning("hold-out: counted as an earlier look at these bars: %s", error)
         return True
-    if look.uuid == own_uuid:
-        return False
-    theirs = look.holdout
+    return look.uuid != own_uuid and _meets(look.holdout, look.synthetic, about, is_synthetic)
+
+
+def _has_tested(attributes: Mapping[str, Any], about: Holdout, is_synthetic: bool) -> bool:
+    """Whether another study tested its trials on some of these bars: it held out fewer, or none."""
+    if TESTED_BARS in attributes:
+        known = decode(attributes[TESTED_BARS], tuple[TestedBars, ...], "the tested bars of another study")
+    else:
+        known = tuple(filter(None, map(_tested_of_label, attributes.get("data", []))))
+    return any(_meets(bars, bars.synthetic, about, is_synthetic) for bars in known)
+
+
+def _tested_of_label(label: str) -> TestedBars | None:
+    """What the label of a data set says, of a study that did not write `tested_bars`."""
+    times = re.search(r"(\S+ \S+) \.\. (\S+ \S+) UTC", label)
+    if times is None:
+        return None
+    first, last = (int(datetime.fromisoformat(f"{text}+00:00").timestamp()) for text in times.groups())
+    return TestedBars(first, last, label.startswith("SYNTHETIC"), "")
+
+
+def _meets(theirs: Holdout | TestedBars, theirs_synthetic: bool, about: Holdout, is_synthetic: bool) -> bool:
+    """Whether two ranges share a bar of one market; a synthetic market is known by its hash, "" may be any."""
     overlaps = theirs.first_time_s <= about.last_time_s and about.first_time_s <= theirs.last_time_s
-    is_same_market = is_synthetic == look.synthetic and (
-        not is_synthetic or theirs.parent_sha256 == about.parent_sha256
-    )
-    return overlaps and is_same_market
+    is_same = not is_synthetic or theirs.parent_sha256 in (about.parent_sha256, "")
+    return overlaps and is_synthetic == theirs_synthetic and is_same
 
 
 def looks_text(scored: HoldoutScore) -> str:

@@ -16,6 +16,7 @@ from train.records.defaults import LEAST_TRIALS, N_BLOCKS
 from train.records.errors import StudyError
 from train.validation.choice import Choice, choice_of
 from train.validation.overfitting import (
+    EVIDENCE,
     Overfitting,
     Search,
     SharpeEstimate,
@@ -62,6 +63,11 @@ class Assessment:
             return earning(self.estimate, self.search)
         pbo = self.pbo if self.overfitting else None
         return conclusion(self.estimate, self.search, pbo, self.choice, self.holdout)
+
+    @property
+    def is_evidence(self) -> bool:
+        """Whether the lead is evidence of skill."""
+        return self.kind == "lead" and self.conclusion.startswith(EVIDENCE)
 
     @property
     def finding(self) -> str:

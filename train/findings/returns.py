@@ -7,8 +7,7 @@ longer than its data.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +17,17 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from market.names import timeframe_seconds
+from market.names import counted, timeframe_seconds
 from train.records.attributes import SPLIT, identity_in
 from train.records.errors import StudyError
 from train.records.results import read_equity, split_folder, trial_folder
+from train.records.seals import EQUITY, check_seal, is_sealed
 from train.store.database import FINISHED
 from train.study.eligibility import best_trial, why_no_best
 from train.validation.lead import lead_returns
 from train.validation.metrics import bar_returns, sharpe
 
-logger = logging.getLogger(__name__)
-
+MOST_LISTED = 10  # trials in an error
 READERS = 4  # threads: unpacking leaves the interpreter free
 YEAR_S = 365.0 * 86_400.0
 
@@ -87,6 +86,7 @@ class StudyReturns:
     rows: tuple[Row, ...]  # every finished trial of this timeframe: number, state, annual Sharpe ratios
     n_elsewhere: int  # finished trials of other timeframes, whose bars are not the same
     timeframe: str
+    n_unverified: int = 0  # of `rows`: trials whose files have no hash in the database (`train.records.seals`)
 
     @property
     def bars_per_year(self) -> float:
@@ -122,20 +122,21 @@ class StudyReturns:
         return f"{text}; {self.n_elsewhere} of other timeframes than {self.timeframe} count as tried and for no more"
 
 
-def read_returns(study: optuna.Study, folder: Path, allow_missing: bool = False) -> StudyReturns:
+def read_returns(study: optuna.Study, folder: Path) -> StudyReturns:
     """Read every finished trial's returns on its test bars.
 
     A pruned trial was tested on some of the bars only: it has a Sharpe ratio where its returns vary, and no column. A
     trial that is left out of the matrix still counts as tried.
 
+    Every finished trial's files must be there as they were scored: the luck of the best of N is estimated from all N,
+    and whoever removes the others changes it.
+
     Args:
         study: with its identity.
         folder: of its results.
-        allow_missing: leave a trial out whose files are missing, damaged or of other bars, and log it; the winner's
-            must be there.
 
     Raises:
-        StudyError: no best trial, or files that cannot be used.
+        StudyError: no best trial, or trials whose files are missing, changed or of other bars; names them.
     """
     best = best_trial(study)
     if best is None:
@@ -146,17 +147,20 @@ def read_returns(study: optuna.Study, folder: Path, allow_missing: bool = False)
     mine = [trial for trial in finished if timeframe_of(study, trial) == timeframe]
     layout = layout_of(_winner_columns(folder, best))
 
-    def one(trial: FrozenTrial) -> np.ndarray:
+    def one(trial: FrozenTrial) -> np.ndarray | StudyError:
         try:
             return mean_returns(layout, _equities(folder, trial, layout))
         except StudyError as error:
-            if not allow_missing:
-                raise
-            logger.warning("%s; trial %d is left out of the comparison", error, trial.number)
-            return np.full(len(layout.bars), np.nan)
+            return error
 
     with ThreadPoolExecutor(READERS) as pool:
-        returns = list(pool.map(one, mine))
+        read = list(pool.map(one, mine))
+    errors = {trial.number: found for trial, found in zip(mine, read, strict=True) if isinstance(found, StudyError)}
+    if errors:
+        first, *others = errors
+        more = f"; files of {counted(len(others), 'more trial')} cannot be used: {_listed(others)}" if others else ""
+        raise StudyError(f"{errors[first]}{more}")
+    returns = [found for found in read if not isinstance(found, StudyError)]
     per_year = YEAR_S / timeframe_seconds(timeframe)
     rows = tuple(_row(trial, r, layout, per_year) for trial, r in zip(mine, returns, strict=True))
     whole = [i for i, row in enumerate(rows) if row["in_matrix"]]
@@ -172,7 +176,13 @@ def read_returns(study: optuna.Study, folder: Path, allow_missing: bool = False)
         rows=rows,
         n_elsewhere=len(finished) - len(mine),
         timeframe=timeframe,
+        n_unverified=sum(not is_sealed(trial) for trial in mine),
     )
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:MOST_LISTED]))
+    return shown if len(numbers) <= MOST_LISTED else f"{shown}, ..."
 
 
 def timeframe_of(study: optuna.Study, trial: FrozenTrial) -> str:
@@ -205,8 +215,9 @@ def _row(trial: FrozenTrial, returns: np.ndarray, layout: Layout, per_year: floa
 def _winner_columns(folder: Path, best: FrozenTrial) -> dict[int, Columns]:
     found = {}
     for k in range(n_scored(best)):
-        path = split_folder(folder, best.number, k) / "equity.npz"
+        path = split_folder(folder, best.number, k) / EQUITY
         try:
+            check_seal(folder, best, k, EQUITY)
             found[k] = read_equity(path)
         except StudyError as error:
             raise StudyError(f"{_missing(folder, best)}: {error}") from error
@@ -219,9 +230,10 @@ def _equities(folder: Path, trial: FrozenTrial, layout: Layout) -> dict[int, np.
     """Split -> (M,) equity of the splits that the trial was scored on."""
     found = {}
     for k in range(n_scored(trial)):
-        path = split_folder(folder, trial.number, k) / "equity.npz"
+        path = split_folder(folder, trial.number, k) / EQUITY
         if not path.exists():
             raise StudyError(_missing(folder, trial))
+        check_seal(folder, trial, k, EQUITY)
         found[k] = read_equity(path, ("equity",))["equity"]
         if found[k].shape != (layout.n_rows.get(k, -1),):
             raise StudyError(f"{trial_folder(folder, trial.number)}: its test bars are not those of the best trial")

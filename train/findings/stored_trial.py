@@ -22,9 +22,10 @@ from train.records.keys import DATA_DIR, SETTINGS
 from train.records.provenance import ROOT, code_version
 from train.records.record_files import plain, read_record
 from train.records.results import find_study_folder, split_folder, trial_folder
+from train.records.seals import check_seal, is_sealed
 from train.records.stored import FoldBars, Identity, Made, TrialSettings
 from train.run import BEST_POLICY
-from train.store.database import load_study
+from train.store.database import FINISHED, load_study
 from train.study.eligibility import best_trial, why_no_best
 from train.study.folds import Fold, FoldedData, load_study_data
 from train.study.search_space import MAX_LOOKBACK
@@ -57,6 +58,12 @@ class StoredStudy:
     def seed(self) -> int:
         """That the study was begun with."""
         return self.identity.run.seed
+
+    @property
+    def n_unverified(self) -> int:
+        """Finished trials whose files have no hash in the database."""
+        finished = self.study.get_trials(deepcopy=False, states=FINISHED)
+        return sum(not is_sealed(trial) for trial in finished)
 
     def about(self, trial: int, data_sha256: str) -> dict[str, Any]:
         """What a file of figures of its trial begins with: what made it, from what."""
@@ -145,8 +152,9 @@ def read_trial(stored: StoredStudy, which: str, data_dir: Path) -> StoredTrial:
     Raises:
         StudyError, DatasetError: no such trial, a file is missing or damaged, or the data is another.
     """
-    number = find_trial(stored, which).number
-    settings = read_record(trial_folder(stored.folder, number) / SETTINGS, TrialSettings)
+    found = find_trial(stored, which)
+    number = found.number
+    settings = read_settings(stored.folder, found)
     data = _same_data(stored, settings, data_dir)
     policies = tuple(split_folder(stored.folder, number, fold.index) / BEST_POLICY for fold in data.folds)
     missing = [path for path in policies if not path.exists()]
@@ -155,10 +163,38 @@ def read_trial(stored: StoredStudy, which: str, data_dir: Path) -> StoredTrial:
             f"trial {number} of study {stored.study.study_name} lacks {len(missing)} of {len(policies)} policies, the "
             f"first {missing[0]}; a trial that was stopped before its last split cannot be evaluated again"
         )
-    trial = StoredTrial(number, trial_folder(stored.folder, number), settings, data, policies, stored)
-    for path in policies:
-        _check_policy(trial, path)
-    return trial
+    for fold in data.folds:
+        check_policy(stored.folder, found, settings, fold.index)
+    return StoredTrial(number, trial_folder(stored.folder, number), settings, data, policies, stored)
+
+
+def read_settings(study_folder: Path, trial: FrozenTrial) -> TrialSettings:
+    """The settings that a trial was scored with.
+
+    Raises:
+        StudyError: the file is missing or damaged, or another one than the database says.
+    """
+    check_seal(study_folder, trial, 0, SETTINGS)
+    return read_record(trial_folder(study_folder, trial.number) / SETTINGS, TrialSettings)
+
+
+def check_policy(study_folder: Path, trial: FrozenTrial, settings: TrialSettings, split: int) -> Path:
+    """The policy that a split of a trial was scored with; its file.
+
+    Raises:
+        StudyError: it is missing, cannot be read, or is another split's, trial's or study's.
+    """
+    path = split_folder(study_folder, trial.number, split) / BEST_POLICY
+    check_seal(study_folder, trial, split, BEST_POLICY)
+    try:
+        facts = policy_facts(path)
+    except ValueError as error:
+        raise StudyError(str(error)) from error
+    expected = {"study": settings.study, "trial": trial.number, "data_sha256": settings.data.sha256, "split": split}
+    for name, value in expected.items():
+        if facts.get(name) != value:
+            raise StudyError(f"{path} does not belong to trial {trial.number}: its {name} is {facts.get(name)}")
+    return path
 
 
 # ------------------------------------------------------------------------------------------------------- evaluating
@@ -210,10 +246,7 @@ def _same_data(stored: StoredStudy, settings: TrialSettings, data_dir: Path) -> 
     """The folds the trial was run on; other data is refused."""
     wanted = settings.data
     timeframe = settings.timeframe or next(iter(stored.identity.data_sha256))
-    folder = data_dir
-    if stored.plan.mode != "multi-timeframe" and not (data_dir / "manifest.json").exists():
-        inside = data_dir / timeframe  # as the trainer's --timeframe chooses in a folder of several
-        folder = inside if (inside / "manifest.json").exists() else data_dir
+    folder = data_folder(stored, timeframe, data_dir)
     found = {d.timeframe: d for d in load_study_data(folder, None, wanted.tickers, stored.plan)}
     data = found.get(timeframe)
     if data is None or data.dataset.sha256 != wanted.sha256:
@@ -230,16 +263,11 @@ def _same_data(stored: StoredStudy, settings: TrialSettings, data_dir: Path) -> 
     return data
 
 
-def _check_policy(trial: StoredTrial, path: Path) -> None:
-    """Refuse a policy that cannot be read, or was trained on other data or in another trial."""
-    try:
-        facts = policy_facts(path)
-    except ValueError as error:
-        raise StudyError(str(error)) from error
-    expected = {"study": trial.settings.study, "trial": trial.number, "data_sha256": trial.data.dataset.sha256}
-    for name, value in expected.items():
-        if facts.get(name) != value:
-            raise StudyError(f"{path} does not belong to trial {trial.number}: its {name} is {facts.get(name)}")
+def data_folder(stored: StoredStudy, timeframe: str, data_dir: Path) -> Path:
+    """The study's data set in a folder of several, as the trainer's --timeframe chooses it; else the folder itself."""
+    inside = data_dir / timeframe
+    is_several = stored.plan.mode != "multi-timeframe" and not (data_dir / "manifest.json").exists()
+    return inside if is_several and (inside / "manifest.json").exists() else data_dir
 
 
 def own_data_dir(stored: StoredStudy) -> Path:

@@ -365,6 +365,24 @@ class Look:
 
 
 @dataclass(frozen=True)
+class Begun(Look):
+    """The study's attribute that says whose look at the held-out bars has begun."""
+
+    trial: int
+    policies: tuple[str, ...]  # SHA-256 of their files
+
+
+@dataclass(frozen=True)
+class TestedBars:
+    """Bars that a study's trials were tested on, so that whoever chose by them has seen them."""
+
+    first_time_s: int  # close of the first bar, UTC
+    last_time_s: int
+    synthetic: bool
+    parent_sha256: str  # of the data set on disk
+
+
+@dataclass(frozen=True)
 class PolicyScore:
     """One policy of the winner on the held-out bars."""
 

@@ -377,7 +377,7 @@ def _verdict(study: optuna.Study, folder: Path, best: FrozenTrial, is_whole: boo
     if not is_whole:
         return unjudged(f"equity files of trial {best.number}, the best, are missing or damaged")
     try:
-        returns = read_returns(study, folder, allow_missing=True)
+        returns = read_returns(study, folder)
         scored = score_of(study, folder)
         is_own = scored is not None and scored.uuid == uuid_in(study.user_attrs)
         return judge(returns, is_passed(scored, best.number) if is_own else None)

@@ -8,13 +8,14 @@ from collections.abc import Callable
 import optuna
 from optuna.trial import FrozenTrial
 
-from market.names import timeframe_seconds
+from market.names import counted, timeframe_seconds
 from market.times import utc_text
 from train.findings.holdout import looks_text
 from train.findings.overfit import Assessment, assess
 from train.findings.returns import StudyReturns
 from train.records.attributes import identity_in, uuid_in
 from train.records.defaults import N_BLOCKS
+from train.records.keys import HOLDOUT_BEGUN
 from train.records.stored import HoldoutScore
 from train.report.page import Verdict
 from train.study.holdout_figures import error_of, found_text, idle_text
@@ -47,6 +48,11 @@ def judge(returns: StudyReturns, holdout: bool | None = None) -> Verdict:
     ]
     if lead.undefined:
         sentences.append(f"PBO is undefined: {lead.undefined}.")
+    if returns.n_unverified:
+        sentences.append(
+            f"Unverified: the files of {counted(returns.n_unverified, 'trial')} are read as they are, because this "
+            "study is from before the database kept their hashes."
+        )
     if returns.n_tried < FEW_TRIALS:
         sentences.append(f"With only {returns.n_tried} trials these figures are crude: read them as examples.")
     days = len(returns.bars) * timeframe_seconds(returns.timeframe) / 86_400
@@ -133,6 +139,8 @@ def holdout_text(
         if identity is None or not identity.holds_out:
             return "No bars were held out, so nothing checks the best trial."
         bars = ", ".join(f"{about.bars:,} of {name}" for name, about in identity.holdout.items() if about)
+        if HOLDOUT_BEGUN in study.user_attrs:
+            return "Begun and not finished: the process ended. The trainer's command finishes it for the same trial."
         return (
             f"Not scored yet. The last bars of the data are kept from every trial ({bars}) for one look at the winner."
         )

@@ -10,11 +10,11 @@ from pathlib import Path
 import optuna
 
 from train.records.attributes import uuid_in
-from train.records.keys import COMMAND, DATA_DIR, TARGET
+from train.records.keys import COMMAND, DATA_DIR, TARGET, TESTED_BARS
 from train.records.provenance import code_version
-from train.records.record_files import decode
+from train.records.record_files import decode, plain
 from train.records.results import refuse_unwritable, study_folder
-from train.records.stored import Identity, StudyFile
+from train.records.stored import Identity, StudyFile, TestedBars
 from train.rocm import apply_rocm_settings
 from train.runner.crew import Supervisor
 from train.runner.preparation import (
@@ -157,10 +157,17 @@ def log_opened(opened: OpenedStudy, request: StudyRequest) -> None:
                 request.n_trials, shown_url(request.storage), opened.folder)  # fmt: skip
     warn_of_other_code(study, code_version())
     study.set_user_attr("data", [d.dataset.label for d in data])
+    study.set_user_attr(TESTED_BARS, [plain(tested_bars(d)) for d in data])
     study.set_user_attr("results", str(opened.folder))
     study.set_user_attr(DATA_DIR, str(request.data_dir))
     study.set_user_attr(COMMAND, command_text(sys.orig_argv))
     study.set_user_attr(TARGET, request.n_trials)
+
+
+def tested_bars(d: FoldedData) -> TestedBars:
+    """Which bars the study's trials are tested on: all but the held-out ones."""
+    time = d.dataset.time
+    return TestedBars(int(time[0]), int(time[-1]), d.dataset.synthetic, d.parent_sha256)
 
 
 def log_venue(d: FoldedData, volume_30d: float | None) -> None:

@@ -38,6 +38,7 @@ from train.records.keys import CODE_VERSION, FAILURE, INTERRUPTED, MISFIT, SETTI
 from train.records.provenance import trial_code_sha256
 from train.records.record_files import plain, write_json
 from train.records.results import split_folder, trial_folder
+from train.records.seals import seal
 from train.records.stored import DataFacts, FoldBars, PolicyOrigin, TrialSettings
 from train.run import Progress, TrainingDiverged
 from train.study.folds import Fold, FoldedData
@@ -190,7 +191,8 @@ class Objective:
         outcomes: list[SplitOutcome] = []
         for fold in data.folds:
             outcome = self._taken_over(trial, fold, attempts) or self._run_fold(trial, values, data, fold, attempts)
-            trial.set_user_attr(f"split_{fold.index}", outcome_json(outcome))
+            figures = outcome_json(outcome) | seal(self.run.folder, trial.number, fold.index)
+            trial.set_user_attr(f"split_{fold.index}", figures)
             outcomes.append(outcome)
             try:
                 excess.append(_defined(trial, outcome))

@@ -290,6 +290,9 @@ def _share_up_to(grid: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------------------------------- in plain words
+EVIDENCE = "Evidence of skill: "  # how a conclusion begins that is one
+
+
 def conclusion(
     lead: SharpeEstimate,
     search: Search,
@@ -332,14 +335,14 @@ def conclusion(
             f"Not evidence of skill: the PBO of the lead is {_percent(pbo, np.ceil)}, and at most "
             f"{_percent(LARGEST_PBO)} is asked for."
         )
-    return "Evidence of skill: the lead over its exposure to the market passes the deflated Sharpe and PBO."
+    return f"{EVIDENCE}the lead over its exposure to the market passes the deflated Sharpe and PBO."
 
 
 def _without_a_choice(holdout: bool | None) -> str:
     if holdout:
         return (
-            "Evidence of skill: the lead over its exposure to the market passes the deflated Sharpe, and so does the "
-            "hold-out. PBO has nothing to test: the trials do not differ by more than their sampling error."
+            f"{EVIDENCE}the lead over its exposure to the market passes the deflated Sharpe, and so does the hold-out. "
+            " PBO has nothing to test: the trials do not differ by more than their sampling error."
         )
     said = "is not passed" if holdout is False else "has no verdict"
     return (
