@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from train.lookahead.foresight import Foresight, foresight, foresight_lines
 
 from market.bars.candles import read_bars
 from market.build import dataset_from_bars
 from market.sample import synthetic_dataset
-from train.lookahead.foresight import Foresight, foresight, foresight_lines
 
 # No bar early in these goes with the next return or its size: slow averages, strengths without a sign, and the open,
 # which is the last close. The calendar is known in advance.
