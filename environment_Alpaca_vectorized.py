@@ -60,8 +60,7 @@ RULES: dict[str, dict[str, Any]] = {
     "cappuccino": _HOST_RULES | {                                   # Cappuccino's CryptoEnvAlpaca
         "initial_capital": 500.0, "fee_rate": 0.0025, "order_sizing": "initial_capital", "cash_haircut": 0.99,
         "release_unpriced": True, "reward": "cappuccino", "benchmark_pays_fee": True, "action_limit": 1000.0},
-    "finrl": _FINRL,                                                # FinRL's CryptoEnv
-    "finrl_meta": _FINRL | {"order_sizing": "price_magnitude", "norm_action": 10_000.0},  # FinRL-Meta's
+    "finrl": _FINRL, "finrl_meta": _FINRL | {"order_sizing": "price_magnitude", "norm_action": 10_000.0},  # two more
     "standard": {"initial_capital": 10_000.0, "fee_rate": 0.0025, "slippage_rate": 0.0005, "order_sizing": "equity",
         "min_order_notional": 10.0, "always_allow_close": True, "stale_bars": 0, "stale_fraction": 0.05,
         "release_unpriced": False, "buys": "proportional", "cash_haircut": 1.0, "reserve_base": "equity",
@@ -70,11 +69,10 @@ RULES: dict[str, dict[str, Any]] = {
         "benchmark_pays_fee": True},
 }  # fmt: skip
 TERM_NAMES = {
-    "benchmark_difference": ("alpha",),
-    "profit": ("profit",),
+    "benchmark_difference": ("alpha",), "profit": ("profit",),
     "cappuccino": ("alpha", "absolute", "cash_bonus", "cash_reserve", "concentration"),
     "weighted_terms": ("growth", "benchmark", "drawdown", "volatility", "concentration", "turnover"),
-}
+}  # fmt: skip
 COSTS = ("fees", "slippage", "turnover")
 REPORTED = ("equity", "benchmark_equity", "episode_return", *COSTS)  # what `info` has of the books, float64
 COUNTED = ("rejected_actions", "trades")  # int64

@@ -56,9 +56,12 @@ def _kind_faults(dataset: Dataset) -> Iterator[str]:
 
 
 def _name_faults(dataset: Dataset) -> Iterator[str]:
+    if not dataset.source.isprintable():
+        yield f"the source {dataset.source[:40]!a} has control characters"
     for what, names in (("ticker", dataset.tickers), ("feature", dataset.feature_names)):
         if not names:
             yield f"no {what} names"
+        yield from (f"{what} {name[:40]!a} has control characters" for name in names if not name.isprintable())
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             yield f"{what} {', '.join(repeated[:5])} comes twice"

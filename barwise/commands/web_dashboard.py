@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from barwise.arguments import add_study, exit_code, here, storage_of
@@ -16,12 +17,15 @@ from train.records.errors import StudyError
 from train.records.provenance import home
 
 if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
     from optuna.storages import RDBStorage
     from sqlalchemy.engine import URL
 
     from train.watch.snapshot import Snapshot
 
 HOST = "127.0.0.1"  # of this machine only: who reaches the page can delete studies
+LOCAL_NAMES = (HOST, "localhost", "::1")
 EPILOG = """
 Runs until Ctrl-C, in this terminal. The page is for this machine; from another: ssh -L 8080:127.0.0.1:8080 HOST.
 Relative paths are taken from the current directory; the defaults lie in the repository.
@@ -98,12 +102,33 @@ def serve(args: argparse.Namespace) -> None:
     with listen(args.port) as server, opened_storage(url) as storage:
         from optuna_dashboard import wsgi
 
-        server.set_app(wsgi(storage, artifact_store=FileSystemArtifactStore(pictures)))
+        server.set_app(only_local(wsgi(storage, artifact_store=FileSystemArtifactStore(pictures))))
         if not pictures.is_dir():
             print(f"no pictures of trials: there is no folder {pictures}")
         page = f"http://{HOST}:{args.port}/dashboard/studies/{snapshot.study_id}"
         print(f"study {snapshot.name}: {page}   Ctrl-C ends it", flush=True)
         server.serve_forever()
+
+
+def only_local(app: WSGIApplication) -> WSGIApplication:
+    """Refuse requests that a page of another site made in this machine's browser.
+
+    A foreign name that leads to 127.0.0.1 (DNS rebinding) is in the Host header, a foreign page in Origin. The port may
+    be that of an ssh tunnel.
+    """
+
+    def guarded(request: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        host, origin = request.get("HTTP_HOST", ""), request.get("HTTP_ORIGIN")
+        try:
+            is_local = urlsplit(f"//{host}").hostname in LOCAL_NAMES
+        except ValueError:  # no host at all, as "[::1"
+            is_local = False
+        if is_local and origin in (None, f"http://{host}"):
+            return app(request, start_response)
+        start_response("403 Forbidden", [("Content-Type", "text/plain")])
+        return [b"This page answers requests for 127.0.0.1 and localhost only, from its own pages.\n"]
+
+    return guarded
 
 
 @contextmanager

@@ -317,7 +317,7 @@ def _has_decimal_commas(path: Path, table: pd.DataFrame, wanted: Sequence[str]) 
     1,234 alone may be 1234 or 1.234. One number such as 42000,5 or 0,123 settles it for the file.
     """
     values = _texts_for_numbers(table, wanted)
-    commas = values[values.str.fullmatch(DECIMAL_COMMA)]
+    commas = values.loc[values.str.fullmatch(DECIMAL_COMMA)]
     if len(commas) and commas.str.fullmatch(THOUSANDS).all():
         raise BarsError(
             f"{path}: row {commas.index[0]} holds {commas.iloc[0]!r}, with a decimal comma or a thousands separator; "
@@ -329,7 +329,7 @@ def _has_decimal_commas(path: Path, table: pd.DataFrame, wanted: Sequence[str]) 
 def _check_decimal_commas(path: Path, table: pd.DataFrame, wanted: Sequence[str]) -> None:
     """Refuse text in the columns of numbers, where decimal commas were read."""
     values = _texts_for_numbers(table, wanted)
-    strange = values[~values.str.fullmatch(DECIMAL_COMMA) & ~values.str.fullmatch(r"[+-]?\d+")]
+    strange = values.loc[~values.str.fullmatch(DECIMAL_COMMA) & ~values.str.fullmatch(r"[+-]?\d+")]
     if len(strange):
         raise BarsError(
             f"{path}: row {strange.index[0]} holds {strange.iloc[0][:40]!r} in a file of decimal commas; write decimal "
@@ -341,7 +341,7 @@ def _texts_for_numbers(table: pd.DataFrame, wanted: Sequence[str]) -> pd.Series:
     """Values of the columns of numbers that pandas did not read as numbers."""
     names = [name for name in wanted if name in table.columns and name not in NOT_NUMBERS]
     texts = [table[name].dropna().astype(str).str.strip() for name in names if not is_numeric_dtype(table[name])]
-    return pd.concat([pd.Series(dtype=str), *texts])
+    return pd.Series(pd.concat([pd.Series(dtype=str), *texts]))
 
 
 def _check_text_size(path: Path, file: gzip.GzipFile | BinaryIO) -> None:

@@ -316,8 +316,15 @@ def test_a_deployment_that_changed_while_a_candidate_was_judged_is_not_replaced(
     assert planted.events()[-1]["event"] == "look"
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_rollback_while_a_candidate_is_judged_leaves_it_undecided(planted, monkeypatch, seed):
+def test_a_deployment_whose_folder_is_gone_is_replaced(planted, caplog):
+    assert planted.look().kind == REPLACED
+    shutil.rmtree(planted.root / "deployments" / planted.deployments.current_name())
+    assert planted.look(seed=1, limits={"allow_unproven": True}).kind == REPLACED
+    assert "which is not there: nothing is deployed" in caplog.text
+    assert planted.deployments.current() is not None
+
+
+def test_a_rollback_while_a_candidate_is_judged_leaves_it_undecided(planted, monkeypatch):
     """It was compared with what is no longer deployed; refused for good, it could never replace the one before."""
     assert planted.look().kind == REPLACED
     first = planted.deployments.current_name()
@@ -332,11 +339,11 @@ def test_a_rollback_while_a_candidate_is_judged_leaves_it_undecided(planted, mon
 
     monkeypatch.setattr(judge, "score_policies", meanwhile)
     monkeypatch.setattr(judge, "improvement_gate", lambda *_: judge.Gate("improvement", "", "", "FAILED"))
-    verdict = planted.look(seed=seed)
+    verdict = planted.look(seed=1)
     assert (verdict.kind, "changed meanwhile" in verdict.text) == (WAITING, True)
     assert planted.events("refused") == []
     monkeypatch.undo()
-    assert planted.look(seed=seed).kind in (REPLACED, REFUSED)
+    assert planted.look(seed=1).kind in (REPLACED, REFUSED)
     assert [e["test"] for e in planted.events("look")][-2:] == [2, 2]
 
 

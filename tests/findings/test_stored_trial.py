@@ -352,6 +352,22 @@ def test_settings_that_were_changed_are_refused(copied, tiny_study, trial, name,
         read_trial(copied, "best", tiny_study.data_dir)
 
 
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("train", "agent", "x"), ("train", "learning_rate", "x"), ("train", "x", 1), ("train", "net_dims", None),
+        ("env", "rules", "x"), ("env", "lookback", "x"), ("env", "x", 1), ("env", "fee_rate", -1.0),
+    ],
+)  # fmt: skip
+def test_odd_settings_without_a_hash_are_an_error_and_no_traceback(copied, tiny_study, trial, part, name, value):
+    path = copied.folder / f"trial_{trial.number}" / "settings.json"
+    settings = json.loads(path.read_text())
+    settings[part][name] = value
+    path.write_text(json.dumps(settings))
+    with pytest.raises(StudyError, match=r"settings\.json"):
+        read_trial(unsealed(copied), "best", tiny_study.data_dir)
+
+
 def unsealed(stored):
     return replace(stored, study=fabricated_study.unsealed(stored.study))
 

@@ -77,8 +77,8 @@ def test_bars_without_volume_and_flat_bars_run_over_gaps_and_made_up_bars_do_not
     assert (found["zero_volume_bars"], found["longest_zero_volume_run"]) == (5, 3)
     assert found["longest_zero_volume_start"] == "2024-01-01 00:20"
     assert (found["flat_bars"], found["longest_flat_run"], found["longest_flat_start"]) == (5, 3, "2024-01-01 00:20")
-    assert found["filled_bars"] == 5  # the last of four stays missing
-    assert found["timeline"] == {"missing": ".......9.", "filled": ".99.999..", "zero_volume": ".99.9.99."}
+    assert found["filled_bars"] == 6  # five repeat the close, one is missing
+    assert found["timeline"] == {"filled": ".99.9999.", "zero_volume": ".99.9.99."}
 
 
 def test_jumps_are_log_returns_and_one_over_a_gap_belongs_to_the_bar_after_it():
@@ -127,16 +127,16 @@ def test_a_dataset_made_by_hand_has_no_report(dataset):
 # ---------------------------------------------------------------------------------------------- by plain loops
 
 
-def untraded_runs(bars):
-    """Lengths of the runs of missing and repeated bars before the last bar that is neither."""
-    close, run, found = None, 0, []
+def n_filled(bars, most):
+    """Bars that repeat the last close, and the first `most` of every run in which one is missing before a trade."""
+    close, is_trade = None, []
     for bar in bars:
-        if bar is None or (bar[1] and bar[2] and bar[0] == close):
-            run += 1
-            continue
-        close = bar[0]
-        found.append(run)
-        run = 0
+        is_trade.append(bar is not None and not (bar[1] and bar[2] and bar[0] == close))
+        close = bar[0] if is_trade[-1] else close
+    last_trade, run, found = max(i for i, trade in enumerate(is_trade) if trade), 0, 0
+    for i, bar in enumerate(bars):
+        run = 0 if is_trade[i] else run + 1
+        found += run > 0 and (bar is not None or (run <= most and i < last_trade))
     return found
 
 
@@ -168,7 +168,7 @@ def test_every_number_by_a_plain_loop(bars, max_fill_bars):
     assert found["missing_bars"] == sum(gap_lengths)
     assert found["gaps"] == len(gap_lengths)
     assert found["longest_gap_bars"] == max(gap_lengths, default=0)
-    assert found["filled_bars"] == sum(min(length, max_fill_bars) for length in untraded_runs(bars))
+    assert found["filled_bars"] == n_filled(bars, max_fill_bars)
     assert found["zero_volume_bars"] == sum(b[1] for b in there)
     assert found["longest_zero_volume_run"] == longest(b[1] for b in there)
     assert found["flat_bars"] == sum(b[2] for b in there)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import shutil
 import signal
@@ -168,3 +169,34 @@ def test_the_shell_script_asks_for_help_without_an_environment(clone, script, tm
     assert done.stdout.startswith("usage: scripts/monitoring/web_dashboard.sh")
     assert not (clone.root / ".venv").exists()
     assert time.monotonic() - began < 10.0
+
+
+FOREIGN = (
+    {"Host": "evil.example:8080"},  # a name of somebody else's that leads here
+    {"Host": "127.0.0.1.evil.example"},
+    {"Host": "127.0.0.1@evil.example"},
+    {"Host": "[::1"},
+    {"Host": ""},
+    {"Origin": "http://evil.example"},  # a page of somebody else's
+    {"Origin": "null"},
+    {"Origin": "http://127.0.0.1:1"},  # another server of this machine
+)
+
+
+@pytest.mark.slow
+def test_a_foreign_page_can_neither_read_nor_delete(folder):
+    def status(method: str, path: str, headers: dict[str, str]) -> int:
+        client = http.client.HTTPConnection("127.0.0.1", port)
+        client.request(method, path, headers=headers)
+        return client.getresponse().status
+
+    port = free_port()
+    with serving(folder, port) as server:
+        server.stdout.readline()
+        for headers in FOREIGN:
+            assert [status("GET", "/api/studies", headers), status("DELETE", "/api/studies/1", headers)] == [403, 403]
+        for host in (f"127.0.0.1:{port}", "localhost:9000", "[::1]:8080"):  # the others: ssh tunnels
+            assert status("GET", "/api/studies", {"Host": host}) == 200
+            assert status("GET", "/api/studies", {"Host": host, "Origin": f"http://{host}"}) == 200
+        assert optuna.get_all_study_names(f"sqlite:///{folder}/study.db") == ["s"]
+        assert status("DELETE", "/api/studies/1", {"Origin": f"http://127.0.0.1:{port}"}) == 204

@@ -205,3 +205,13 @@ def test_a_server_is_read_as_a_file_is(postgres):
     assert (finding.state, "1 study (s)" in finding.text) == (setup_checks.OK, True), finding.text
     with pytest.raises(UnavailableError, match="read-only"):
         read(url, lambda connection: connection.execute(text("DELETE FROM trials")))
+
+
+def test_nothing_in_a_study_is_obeyed_by_the_terminal(tmp_path):
+    evil = "\x1b[2J\x1b]0;owned\x07a\x9bb\x08"
+    study = make_study(tmp_path, [trial(PRUNED, pruned=evil)], label=evil)
+    study.set_user_attr("deep", {evil: [evil]})
+    seen = snapshot(tmp_path)
+    assert seen.user_attrs["data"] == ["ab"]
+    assert seen.user_attrs["deep"] == {"ab": ["ab"]}
+    assert seen.reasons == {0: "ab"}

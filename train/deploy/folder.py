@@ -111,13 +111,21 @@ class Deployments:
         return pointer_target(self.folder / CURRENT)
 
     def current(self) -> Deployment | None:
-        """What is deployed, checked; None where nothing is.
+        """What is deployed, checked; None where nothing is, or `current` leads to a folder that is gone.
 
         Raises:
             DeploymentError: it is damaged; `--rollback` leads to the one before.
         """
-        name = self.current_name()
+        name = self.deployed_name()
         return None if name is None else read_deployment(self.folder / name)
+
+    def deployed_name(self) -> str | None:
+        """As `current_name`, None also where that folder is gone, which is logged."""
+        name = self.current_name()
+        if name is None or (self.folder / name).is_dir():
+            return name
+        logger.warning("deployments: %s leads to %s, which is not there: nothing is deployed", CURRENT, name)
+        return None
 
     # --------------------------------------------------------------------------------------------------- changing
     def install(

@@ -319,7 +319,7 @@ def _accept(
 
 def _has_changed(deployments: Deployments, present: Deployment | None) -> bool:
     """Whether something else is deployed than what the candidate was compared with."""
-    return deployments.current_name() != (present.folder.name if present else None)
+    return deployments.deployed_name() != (present.folder.name if present else None)
 
 
 def _log_gates(gates: Sequence[Gate]) -> None:

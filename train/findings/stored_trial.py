@@ -15,6 +15,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import URL
 
+from train.config import TrainConfig
+from train.env_factory import rules_of
 from train.evaluator import EpisodeRecord, evaluate_policies, policy_facts
 from train.records.attributes import identity_in, uuid_in
 from train.records.errors import StudyError
@@ -175,7 +177,14 @@ def read_settings(study_folder: Path, trial: FrozenTrial) -> TrialSettings:
         StudyError: the file is missing or damaged, or another one than the database says.
     """
     check_seal(study_folder, trial, 0, SETTINGS)
-    return read_record(trial_folder(study_folder, trial.number) / SETTINGS, TrialSettings)
+    path = trial_folder(study_folder, trial.number) / SETTINGS
+    settings = read_record(path, TrialSettings)
+    try:
+        TrainConfig(**{name: value for name, value in settings.train.items() if name != "seed"})
+        rules_of(settings.env)
+    except (TypeError, ValueError, KeyError) as error:
+        raise StudyError(f"{path}: no run has such settings: {error}; restore the study's results") from error
+    return settings
 
 
 def check_policy(study_folder: Path, trial: FrozenTrial, settings: TrialSettings, split: int) -> Path:

@@ -39,10 +39,14 @@ def last_lines(path: Path, n: int) -> tuple[list[str], str]:
         return [], f"{path} cannot be read: {error.strerror}"
     if size > TAIL_BYTES:
         lines = lines[1:]  # its beginning is not here
-    shown = [line for line in map(_plain, lines) if line.strip()]
+    shown = [line for line in map(_last_drawn, lines) if line.strip()]
     return (shown[-n:] if n > 0 else []), "" if shown else f"{path} is empty"
 
 
-def _plain(line: str) -> str:
-    seen = line.rstrip("\r").rpartition("\r")[2]
-    return CONTROLS.sub("", ESCAPES.sub("", seen).replace("\t", "    "))
+def _last_drawn(line: str) -> str:
+    return plain_text(line.rstrip("\r").rpartition("\r")[2])
+
+
+def plain_text(text: str) -> str:
+    """Without anything that a terminal would obey; a tab is four blanks."""
+    return CONTROLS.sub("", ESCAPES.sub("", text).replace("\t", "    "))

@@ -22,6 +22,7 @@ from train.records.errors import StudyError
 from train.records.keys import FAILURE, WORKER
 from train.store.address import shown_url
 from train.study.eligibility import beyond_bounds, broken_bounds
+from train.watch.logtail import plain_text
 from train.watch.reading import read
 
 COMPLETE, PRUNED, FAIL, RUNNING, WAITING = "COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING"
@@ -116,7 +117,7 @@ def _snapshot(connection: Connection, url: URL, name: str | None) -> Snapshot:
     studies = {row.study_name: row.study_id for row in _rows(connection, "SELECT study_id, study_name FROM studies")}
     name = name or _newest(connection, studies)
     if name is None or name not in studies:
-        known = ", ".join(sorted(studies)) or "none"
+        known = plain_text(", ".join(sorted(studies))) or "none"
         raise StudyError(f"{shown} has no study {name}; it has {known}" if name else f"{shown} has no study yet")
     study = studies[name]
     query = "SELECT direction FROM study_directions WHERE study_id = :study ORDER BY objective"
@@ -133,7 +134,7 @@ def _snapshot(connection: Connection, url: URL, name: str | None) -> Snapshot:
         other_studies=tuple(sorted(set(studies) - {name})),
         maximize=maximize,
         n_objectives=len(directions),
-        user_attrs={row.key: json.loads(row.value_json) for row in _rows(connection, query, study=study)},
+        user_attrs={row.key: _value(row.value_json) for row in _rows(connection, query, study=study)},
         trials=trials,
         best=_best(connection, ids, trials, maximize) if len(directions) == 1 else None,
         running=_running(connection, running, attributes),
@@ -189,7 +190,7 @@ def _violations(connection: Connection, study: int) -> dict[int, dict[str, float
     )
     found: dict[int, dict[str, float]] = {}
     for row in rows:
-        found.setdefault(row.trial_id, {})[row.key.partition(":")[2]] = json.loads(row.value_json)
+        found.setdefault(row.trial_id, {})[row.key.partition(":")[2]] = _value(row.value_json)
     return {trial_id: broken_bounds(constraints) for trial_id, constraints in found.items()}
 
 
@@ -206,7 +207,9 @@ def _best(connection: Connection, ids: Mapping[int, int], trials: Sequence[Trial
     trial_id = ids[best.number]
     query = "SELECT param_name, param_value, distribution_json FROM trial_params WHERE trial_id = :id ORDER BY param_id"
     params = {
-        row.param_name: json_to_distribution(row.distribution_json).to_external_repr(row.param_value)
+        plain_text(row.param_name): _shown(
+            json_to_distribution(row.distribution_json).to_external_repr(row.param_value)
+        )
         for row in _rows(connection, query, id=trial_id)
     }
     query = "SELECT step, intermediate_value FROM trial_intermediate_values WHERE trial_id = :id ORDER BY step"
@@ -235,7 +238,7 @@ def _trial_attributes(connection: Connection, trials: Mapping[int, int]) -> dict
         trials,
     )
     for row in rows:
-        found[trials[row.trial_id]][row.key] = json.loads(row.value_json)
+        found[trials[row.trial_id]][row.key] = _value(row.value_json)
     return found
 
 
@@ -259,6 +262,19 @@ def _rates(attributes: Mapping[int, Mapping[str, Any]], latest: Sequence[int]) -
         except (KeyError, TypeError, ValueError):
             continue
     return None
+
+
+def _value(text: str) -> Any:
+    """An attribute; its texts go to a terminal, so they lose their control characters."""
+    return _shown(json.loads(text))
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {plain_text(name): _shown(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_shown(part) for part in value]
+    return plain_text(value) if isinstance(value, str) else value
 
 
 def _time(value: Any) -> Any:

@@ -17,7 +17,7 @@ from rich.text import Text
 from train.records.keys import TARGET
 from train.study.eligibility import no_best_text
 from train.study.progress import caution_text, duration_text, shown
-from train.watch.logtail import last_lines, study_of
+from train.watch.logtail import last_lines, plain_text, study_of
 from train.watch.machine import Gpu, Machine
 from train.watch.pace import ASCII_BARS, BARS, Pace, best_so_far, pace_of, sparkline, time_left_s
 from train.watch.snapshot import COMPLETE, FAIL, FINISHED, PRUNED, RUNNING, WAITING, Snapshot, TrialRow
@@ -86,7 +86,8 @@ def _title(frame: Frame) -> RenderableType:
     head = Table.grid(Column(ratio=1), Column(justify="right", no_wrap=True), expand=True, padding=(0, 1))
     others = f"  ({len(s.other_studies)} more here: --study NAME)" if s.other_studies else ""
     head.add_row(
-        Text.assemble(("study ", "dim"), (s.name, "bold"), (others, "dim")), Text(f"{frame.now:%H:%M:%S}", style="dim")
+        Text.assemble(("study ", "dim"), (plain_text(s.name), "bold"), (others, "dim")),
+        Text(f"{frame.now:%H:%M:%S}", style="dim"),
     )
     labels = s.user_attrs.get("data")
     if isinstance(labels, list) and labels:
@@ -237,7 +238,7 @@ def _workers(frame: Frame) -> RenderableType:
 
 
 def _worker(w: Worker) -> list[RenderableType]:
-    who = "unknown process" if w.pid is None else f"{w.host} pid {w.pid}"
+    who = "unknown process" if w.pid is None else f"{plain_text(w.host)} pid {w.pid}"
     trial = "between trials" if w.trial is None else f"trial {w.trial}"
     line = Text.assemble((f"{w.state} ", WORKER_STYLE[w.state]), who, "  ", (trial, "bold"), f"  {_how_far(w)}")
     loads = []
