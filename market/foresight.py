@@ -32,6 +32,7 @@ from market.dataset import NO_COIN, Dataset
 from market.names import counted
 
 FALSE_ALARM = 0.01  # chance that a dataset without a leak has any suspicious column
+MARGIN = 1.2  # of the limit: the size of a real bar's surprise is not quite independent of the past
 SCALES = (1, 16, 128)  # bars
 MOST_LAGS = 2_048  # bars ahead
 NEAR_BARS = 5
@@ -116,7 +117,7 @@ def tested(dataset: Dataset) -> tuple[Dataset, list[Foresight]]:
 
 def _limits(n_bars: int, n_lags: int, n_tests: int) -> np.ndarray:
     """(targets, lags) correlations that are suspicious above this."""
-    by_chance = -float(ndtri(FALSE_ALARM / n_tests / 2.0)) / np.sqrt(n_bars)
+    by_chance = -MARGIN * float(ndtri(FALSE_ALARM / n_tests / 2.0)) / np.sqrt(n_bars)
     is_near = np.arange(1, n_lags + 1) <= NEAR_BARS
     return np.stack([np.maximum(by_chance, np.where(is_near, *LEAST[target])) for target in TARGETS])
 

@@ -202,7 +202,8 @@ def checked(
     with _quiet():
         began_s = time.monotonic()
         again = build(bars)
-        n_cuts = max(min(n_cuts, int((most_seconds / (time.monotonic() - began_s) / SLOWER - 1.0) / 2.0)), 1)
+        n_runs = most_seconds / (time.monotonic() - began_s) / SLOWER  # that there is time for
+        n_cuts = max(int(min(n_cuts, (n_runs - 1.0) / 2.0)), 1)
         on_run(2 * n_cuts + 1)
         _refuse_other(dataset, again)
         grid = to_grid(bars, tickers, source, start, end, offset_s)

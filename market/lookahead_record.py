@@ -19,7 +19,7 @@ from market.names import counted
 
 RECHECK = "run scripts/validation/lookahead.py --bars FILE --record DIR"
 DECLARE = "declare each with lookahead.py --data-dir DIR --declare COLUMN --by NAME --why TEXT"
-CLEAN, FOUND, UNEXPLAINED, UNCHECKED = "clean", "look-ahead found", "unexplained", "not checked"
+CLEAN, FOUND, UNEXPLAINED, UNCHECKED = "clean", "found", "unexplained", "not checked"
 MOST_NAMED = 3
 
 

@@ -6,7 +6,7 @@ import argparse
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from barwise.arguments import add_features, add_stamp, add_tickers, exit_code, split_tickers, whole_number
 from market.defaults import DEFAULT_MAX_FILL_BARS
