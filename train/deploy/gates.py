@@ -32,6 +32,7 @@ IN_MARKET = f"trades, and a mean exposure of at least {LEAST_EXPOSURE:.0%}".repl
 # What --allow-unproven waives.
 STATISTICAL = ("deflated lead", "evidence of skill", "hold-out return", "hold-out confidence")
 
+LOOKAHEAD = "look-ahead"  # the gate's name
 PASSED, FAILED, WAIVED, NOT_ASKED, NOT_LOOKED = "passed", "FAILED", "waived", "not asked", "not looked at"
 
 
@@ -137,7 +138,7 @@ def early_gates(
     return [
         _trial_gate(best),
         _data_gate(data.dataset, limits),
-        _lookahead_gate(data.dataset, limits),
+        lookahead_gate(data.dataset, limits),
         _records_gate(n_unverified, limits),
         _holdout_gate(data),
         _deflated_gate(found, limits),
@@ -145,15 +146,15 @@ def early_gates(
     ]
 
 
-def _lookahead_gate(dataset: Dataset, limits: Limits) -> Gate:
+def lookahead_gate(dataset: Dataset, limits: Limits) -> Gate:
     """The dataset's record of look-ahead; where it has none its columns are compared with later bars now."""
     record = dataset.record
     found = (dataset if record.cuts or record.suspects is not None else tested(dataset)[0]).standing
     threshold = "features that later bars do not change, columns of others not suspicious or declared"
     if found.kind == CLEAN:
-        return Gate("look-ahead", found.text, threshold, PASSED)
+        return Gate(LOOKAHEAD, found.text, threshold, PASSED)
     is_waived = found.kind == UNCHECKED and limits.allow_unchecked
-    return Gate("look-ahead", f"{found.kind}: {found.text}", threshold, WAIVED if is_waived else FAILED)
+    return Gate(LOOKAHEAD, f"{found.kind}: {found.text}", threshold, WAIVED if is_waived else FAILED)
 
 
 def _records_gate(n_unverified: int, limits: Limits) -> Gate:
