@@ -49,6 +49,7 @@ from market.times import utc_text
 
 Build = Callable[[pd.DataFrame], Dataset]
 CUTS, MOST_SECONDS = 8, 60.0
+OWN_BARS = "give the bars that it was built from, or build it again"
 SLOWER = 1.2  # a build of changed bars, in builds of the bars as they are
 LARGEST_LOG_FACTOR = 1.5  # of a scrambled price: up to 4.5 times or a 4.5th
 
@@ -201,7 +202,10 @@ def checked(
     )
     with _quiet():
         began_s = time.monotonic()
-        again = build(bars)
+        try:
+            again = build(bars)
+        except BarsError as error:
+            raise DatasetError(f"{source}: these bars make no dataset ({error}); {OWN_BARS}") from error
         n_runs = most_seconds / (time.monotonic() - began_s) / SLOWER  # that there is time for
         n_cuts = max(int(min(n_cuts, (n_runs - 1.0) / 2.0)), 1)
         on_run(2 * n_cuts + 1)
@@ -231,8 +235,7 @@ def _refuse_other(dataset: Dataset, again: Dataset) -> None:
         found = first_difference(dataset, again, last_s, Cut(last_s, ""), "")
         other = "" if found is None else f"{found.column} differs at {utc_text(found.time_s)}"
     if other:
-        advice = "give the bars it was built from, or build it again"
-        raise DatasetError(f"{dataset.source}: these bars make another dataset ({other}); {advice}")
+        raise DatasetError(f"{dataset.source}: these bars make another dataset ({other}); {OWN_BARS}")
 
 
 @contextmanager

@@ -20,7 +20,6 @@ from market.names import counted
 RECHECK = "run scripts/validation/lookahead.py --bars FILE --record DIR"
 DECLARE = "declare each with lookahead.py --data-dir DIR --declare COLUMN --by NAME --why TEXT"
 CLEAN, FOUND, UNEXPLAINED, UNCHECKED = "clean", "found", "unexplained", "not checked"
-MOST_NAMED = 3
 
 
 class Declared(Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,8 +89,8 @@ def standing(record: LookaheadRecord, feature_set: str, feature_names: Sequence[
     suspects = {name: text for name, text in (record.suspects or {}).items() if name in set(feature_names)}
     unexplained = [text for name, text in suspects.items() if name not in record.declared_columns]
     if unexplained:
-        more = f" (and {len(unexplained) - MOST_NAMED} more)" if len(unexplained) > MOST_NAMED else ""
-        return Standing(UNEXPLAINED, f"{'; '.join(unexplained[:MOST_NAMED])}{more}; {DECLARE}")
+        more = f" (and {counted(len(unexplained) - 1, 'more column')})" if len(unexplained) > 1 else ""
+        return Standing(UNEXPLAINED, f"{unexplained[0]}{more}; {DECLARE}")
     if feature_set in FEATURE_SET_NAMES:
         return Standing(UNCHECKED, f"features were not made again from cut bars; {RECHECK}")
     if record.suspects is None:

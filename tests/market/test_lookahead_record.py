@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from barwise.commands import build_dataset, find_lookahead, import_host_data, inspect_dataset, make_sample
@@ -115,6 +116,8 @@ def test_other_bars_are_refused(bars):
         checked(built(bars), bars.assign(volume=bars["volume"].where(~later, 5.0)))
     with pytest.raises(DatasetError, match=r"another dataset \(row differs at 2024-01-0"):
         checked(built(bars), bars.loc[bars.index % 900 < 880])
+    with pytest.raises(DatasetError, match="these bars make no dataset"):
+        checked(built(bars), bars.assign(timestamp=bars["timestamp"] + pd.Timedelta(days=400)))
     with pytest.raises(BarsError, match="unknown ticker"):
         checked(built(bars), sample_bars("5m", 900, ("BTC",), seed=2))
 
