@@ -122,6 +122,14 @@ def test_averages_of_past_bars_are_not_suspected(market):
     assert suspicious(with_columns(market, columns)) == set()
 
 
+def test_the_hour_of_the_day_is_not_suspected_where_volatility_has_one():
+    dataset = synthetic_dataset("1h", 6_000, ("BTC",), 9)
+    hour = 2.0 * np.pi * (dataset.time % 86_400) / 86_400
+    moves = np.diff(np.log(dataset.price[:, 0]), prepend=np.log(dataset.price[0, 0])) * np.exp(0.8 * np.sin(hour))
+    market = replace(dataset, price=np.exp(5.0 + np.cumsum(moves))[:, None])
+    assert suspicious(with_columns(market, {"day_sin": np.sin(hour), "day_cos": np.cos(hour)})) == set()
+
+
 def test_the_limit_is_of_all_columns_together():
     dataset = synthetic_dataset("5m", 2_000, ("BTC",), 6)
     random = np.random.default_rng(0)
