@@ -16,12 +16,14 @@ from train.deploy.decisions import Bars, Candidate, Event, judgement_of, looks_a
 from train.deploy.folder import Deployments
 from train.deploy.gates import (
     FAILED,
+    LOOKAHEAD,
     Gate,
     Present,
     early_gates,
     has_failed,
     improvement_gate,
     late_gates,
+    lookahead_gate,
     reason,
     unlooked_gates,
     waived_names,
@@ -93,10 +95,13 @@ def look(request: Request, deployments: Deployments, interruption: Interruption)
     options = request.limits.to_json()
     candidate = Candidate(stored.uuid, best.number, request.seed, options)
     known = judgement_of(_events(request, deployments), candidate)
-    if known is not None:
-        return Verdict(NOTHING_NEW, f"trial {best.number} is still the best; {_told(known, deployments)}")
+    refused = None if known is None else _lookahead_refusal(known)
+    if known is not None and refused is None:
+        return _nothing_new(known, deployments)
     data_dir = request.data_dir or own_data_dir(stored)
     trial = read_trial(stored, str(best.number), data_dir)
+    if known is not None and lookahead_gate(trial.data.dataset, request.limits).to_json() == refused:
+        return _nothing_new(known, deployments)
     return _judge(Case(request, stored, best, trial, candidate), deployments, data_dir, interruption)
 
 
@@ -131,6 +136,16 @@ def _not_ready(stored: StoredStudy, request: Request) -> str:
     if HOLDOUT_SCORE in study.user_attrs:  # written when it first reached its target
         return ""
     return f"{n} trials finished, and it has not reached its --n-trials; --min-trials or --while-running judges it now"
+
+
+def _nothing_new(known: Event, deployments: Deployments) -> Verdict:
+    return Verdict(NOTHING_NEW, f"trial {known['candidate']['trial']} is still the best; {_told(known, deployments)}")
+
+
+def _lookahead_refusal(known: Event) -> dict[str, Any] | None:
+    """The gate that refused the candidate's features: a check or a declaration since then judges it again."""
+    gates = (gate for gate in known["gates"] if gate["name"] == LOOKAHEAD and gate["verdict"] == FAILED)
+    return next(gates, None)
 
 
 def _told(known: Event, deployments: Deployments) -> str:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import optuna
 
+from market.defaults import FEATURE_SET_NAMES
+from market.foresight import tested
+from market.lookahead_record import CLEAN
 from train.records.attributes import uuid_in
 from train.records.keys import COMMAND, DATA_DIR, TARGET, TESTED_BARS
 from train.records.provenance import code_version
@@ -147,6 +150,7 @@ def log_opened(opened: OpenedStudy, request: StudyRequest) -> None:
     for d in data:
         write_closes(opened.folder, d)
     log_data(data)
+    log_lookahead(data)
     log_venue(data[0], request.volume_30d)
     log_power(data, request.volume_30d)
     warn_of_small_budget(opened.space)
@@ -166,6 +170,16 @@ def tested_bars(d: FoldedData) -> TestedBars:
     """Which bars the study's trials are tested on: all but the held-out ones."""
     time = d.dataset.time
     return TestedBars(int(time[0]), int(time[-1]), d.dataset.synthetic, d.parent_sha256)
+
+
+def log_lookahead(data: tuple[FoldedData, ...]) -> None:
+    """Say whether the features were checked; columns that others made are tested now where that was never done."""
+    for d in data:
+        dataset, record = d.dataset, d.dataset.record
+        is_ours = dataset.feature_set in FEATURE_SET_NAMES
+        found = dataset.standing if is_ours or record.suspects is not None else tested(dataset)[0].standing
+        level = logging.INFO if found.kind == CLEAN else logging.WARNING
+        logger.log(level, "%s: %s", d.timeframe, found.line)
 
 
 def log_venue(d: FoldedData, volume_30d: float | None) -> None:
