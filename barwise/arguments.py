@@ -21,6 +21,7 @@ from train.records.keys import DEFAULT_STORAGE
 from train.records.provenance import ROOT, home
 
 if TYPE_CHECKING:
+    import pandas as pd
     from sqlalchemy.engine import URL
 
     from market.dataset import Dataset
@@ -268,6 +269,27 @@ def write_dataset(dataset: Dataset, args: argparse.Namespace) -> None:
     for line in venue_lines(dataset):
         print(line)
     print(f"wrote {args.out}: {dataset.label}")
+
+
+def with_lookahead_check(dataset: Dataset, bars: pd.DataFrame, tickers: Sequence[str] | None = None) -> Dataset:
+    """The dataset with a record of whether later bars change it, which is printed; at most a minute."""
+    from tqdm import tqdm
+
+    from market.lookahead import checked
+
+    with tqdm(unit="build", disable=None, desc="look-ahead check") as progress:
+
+        def show(n_runs: int) -> None:
+            progress.total = n_runs
+            progress.update()
+
+        try:
+            dataset, _ = checked(dataset, bars, tickers, on_run=show)
+        except BarsError as error:
+            print(f"look-ahead: not checked, {error}")
+            return dataset
+    print(dataset.standing.line)
+    return dataset
 
 
 def venue_of(path: Path | None) -> Venue:

@@ -1,8 +1,10 @@
 """Write a file so that a reader, or a crash at any moment, finds the old content or the new one and nothing between."""
 
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors.torch import save
@@ -24,15 +26,19 @@ def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Temporary file in the same folder, flush to disk, rename over `path`, flush the folder."""
+    """Temporary file in the same folder, flush to disk, rename over `path`, flush the folder.
+
+    Its permissions follow the umask, and a file that it replaces never becomes readable to more users.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    handle, temporary = create_beside(path)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+            with suppress(FileNotFoundError):
+                os.fchmod(handle, stat.S_IMODE(os.fstat(handle).st_mode & path.stat().st_mode))
         os.replace(temporary, path)
     except BaseException as error:
         os.unlink(temporary)
@@ -41,6 +47,16 @@ def write_atomically(path: Path, content: bytes) -> None:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     sync_folder(path.parent)
+
+
+def create_beside(path: Path) -> tuple[int, Path]:
+    """Make a hidden file next to `path` whose name no other process uses; pids repeat among containers.
+
+    Returns:
+        Its descriptor, open for writing, and its path.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), temporary
 
 
 def sync_folder(folder: Path) -> None:

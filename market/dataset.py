@@ -23,7 +23,16 @@ from market.checks import ARRAYS, check_dataset
 from market.codec import decode, encode, read_object
 from market.defaults import MIN_SEGMENT_BARS
 from market.errors import REBUILD, DatasetError, VenueError
-from market.files import put_in_place, read_array, sweep_leftovers, sync_file, sync_folder, unfinished_folder
+from market.files import (
+    put_in_place,
+    read_array,
+    sweep_leftovers,
+    sync_file,
+    sync_folder,
+    unfinished_folder,
+    write_whole,
+)
+from market.lookahead_record import Declared, LookaheadRecord, Standing, standing
 from market.names import counted, timeframe_name
 from market.planted import synthetic_kind
 from market.times import utc_text
@@ -59,12 +68,14 @@ class Manifest(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     venue: Any  # read by `Venue.from_json`
     quality: dict[str, Any]
     feature_coins: tuple[int, ...] | None = None  # older manifests have none: the names say it
+    lookahead: LookaheadRecord | None = None
 
 
 SHARED = ("source", "bar_seconds", "segments", "tickers", "feature_set", "feature_names", "warmup_bars", "sha256")
 SHARED += ("quality",)  # fields that a dataset has, too
 NO_COIN = -1  # in `feature_coins`: a column of all coins
 NOT_HASHED = ("format", "kind", "timeframe", "first_close", "last_close", "bars", "sha256")  # repeat what is hashed
+NOT_HASHED += ("lookahead",)  # has a hash of its own
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,7 @@ class Dataset:
         default_factory=dict
     )  # market.bars.quality's report of the bars it was built from
     own_coins: tuple[int, ...] | None = None  # `feature_coins` where the names do not say them
+    lookahead: LookaheadRecord | None = None  # of this dataset, or of the one that its rows and columns were taken from
 
     @property
     def feature_coins(self) -> tuple[int, ...]:
@@ -100,6 +112,16 @@ class Dataset:
         """The arrays under the names of their files."""
         named = {"price_array": self.price, "tech_array": self.tech, "time_array": self.time}
         return named | {"filled_array": self.filled}
+
+    @property
+    def record(self) -> LookaheadRecord:
+        """What is known of look-ahead in these columns; an empty record where nothing is."""
+        return self.lookahead or LookaheadRecord(dataset_sha256=self.sha256)
+
+    @property
+    def standing(self) -> Standing:
+        """What the record says of these columns."""
+        return standing(self.record, self.feature_set, self.feature_names)
 
     @property
     def bars_per_year(self) -> float:
@@ -296,6 +318,36 @@ def save_dataset(dataset: Dataset, folder: Path | str, overwrite: bool = False, 
         put_in_place(unfinished, folder)
 
 
+def with_declaration(dataset: Dataset, columns: Sequence[str], by: str, why: str) -> Dataset:
+    """The dataset with a declaration in its record: someone vouches for columns that correlate with later bars.
+
+    Raises:
+        DatasetError: a column that the dataset lacks, or no name or reason.
+    """
+    unknown = [name for name in columns if name not in dataset.feature_names]
+    if unknown:
+        raise DatasetError(f"--declare {unknown[0]}: no such column; scripts/data/inspect_dataset.py lists them")
+    if not (by.strip() and why.strip()):
+        raise DatasetError("--declare needs --by NAME and --why TEXT")
+    record = dataset.record
+    declared = (*record.declared, Declared(tuple(columns), by, why))
+    return replace(dataset, lookahead=struct_with(record, declared=declared).sealed())
+
+
+def write_record(folder: Path | str, record: LookaheadRecord) -> Dataset:
+    """Put a record of look-ahead into a dataset's manifest, in place of the one that it has; the dataset.
+
+    Raises:
+        DatasetError: the folder is no whole dataset, or the record is another's.
+    """
+    dataset = replace(load_dataset(folder), lookahead=record)
+    manifest = _manifest(dataset)
+    if manifest.lookahead is None:
+        raise DatasetError(f"{folder}: the record of look-ahead is another dataset's; check this one")
+    write_whole(Path(folder) / MANIFEST, encode(manifest))
+    return dataset
+
+
 def check_target(folder: Path | str, overwrite: bool) -> None:
     """Refuse a folder that must not be replaced, before any long work."""
     folder = Path(folder)
@@ -328,6 +380,7 @@ def _write_files(dataset: Dataset, folder: Path, picture: bytes | None) -> None:
 
 
 def _manifest(dataset: Dataset) -> Manifest:
+    record = dataset.lookahead
     return Manifest(
         **{name: getattr(dataset, name) for name in SHARED},
         feature_coins=dataset.feature_coins,
@@ -339,6 +392,7 @@ def _manifest(dataset: Dataset) -> Manifest:
         bars=len(dataset.time),
         arrays=_array_hashes(dataset),
         venue=dataset.venue.to_json(),
+        lookahead=record if record and record.is_of(dataset.sha256) else None,
     )
 
 
@@ -368,6 +422,8 @@ def load_dataset(folder: Path | str, mmap: bool = True) -> Dataset:
     for name, digest in found.arrays.items():
         if manifest.arrays.get(name) != digest:
             raise DatasetError(f"{folder / name}.npy: content does not match its hash in the manifest; {REBUILD}")
+    if manifest.lookahead is not None and found.lookahead is None:
+        raise DatasetError(f"{folder / MANIFEST}: field lookahead was edited or is another dataset's; {REBUILD}")
     # Fields that only repeat others for the reader are in no hash; they must still say the same.
     if found != manifest or dataset_hash(found) != dataset.sha256:
         raise DatasetError(f"{folder / MANIFEST}: does not match its own hash, so it was edited; {REBUILD}")
@@ -399,4 +455,5 @@ def _from_manifest(manifest: Manifest, arrays: Mapping[str, np.ndarray], path: P
         filled=arrays["filled_array"],
         synthetic=manifest.kind == "synthetic",
         venue=venue,
+        lookahead=manifest.lookahead,
     )

@@ -8,11 +8,13 @@ import glob
 import math
 import os
 import re
+import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -45,9 +47,9 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """A file that holds all of `content`, or what it held before."""
-    with whole_file(path) as file:
+def write_whole(path: Path, content: bytes, overwrites: bool = True) -> None:
+    """Write a file that holds all of `content`, or what it held before; arguments as of `whole_file`."""
+    with whole_file(path, overwrites) as file:
         file.write(content)
 
 
@@ -58,30 +60,62 @@ def named(error: OSError, path: Path) -> OSError:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """An open hidden file beside `path` that takes its place when the block ends well, and is gone otherwise.
+def whole_file(path: Path, overwrites: bool = True, is_durable: bool = True) -> Iterator[BinaryIO]:
+    """An open hidden file next to `path` that takes its place when the block ends well, and is gone otherwise.
 
-    Its writer holds a lock on it, which a kill releases: what a killed writer of the same file left goes first.
+    Its writer holds a lock on it, which a kill releases: what a killed writer of the same file left goes first. Its
+    permissions follow the umask, and a file that it replaces never becomes readable to more users.
+
+    Args:
+        path: of the whole file; its folder is made.
+        overwrites: if False, a file that exists stays as it is, also one that another process writes meanwhile.
+        is_durable: force the content and the name onto the disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*.tmp"):
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.tmp"):
         _unlink_if_left_over(leftover)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    unfinished = unfinished_path(path)
     try:
-        try:
-            file = unfinished.open("wb")
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        with file:
+        with os.fdopen(_create(unfinished, path), "wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield file
-            sync_file(file)
-            unfinished.replace(path)
-        sync_folder(path.parent)
+            file.flush()
+            if is_durable:
+                os.fsync(file.fileno())
+            _keep_private(file, path)
+            _take_place(unfinished, path, overwrites)
+        if is_durable:
+            sync_folder(path.parent)
     except OSError as error:
         raise named(error, path) from error
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def unfinished_path(path: Path) -> Path:
+    """A hidden name next to `path` that no other process uses, not even one with our pid in another container."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def _create(unfinished: Path, path: Path) -> int:
+    try:
+        return os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _keep_private(file: BinaryIO, path: Path) -> None:
+    """Take away the permissions that the file in the same place does not give."""
+    with suppress(FileNotFoundError):
+        os.fchmod(file.fileno(), stat.S_IMODE(os.fstat(file.fileno()).st_mode & path.stat().st_mode))
+
+
+def _take_place(unfinished: Path, path: Path, overwrites: bool) -> None:
+    if overwrites:
+        unfinished.replace(path)
+        return
+    with suppress(FileExistsError):
+        os.link(unfinished, path)  # in one step, and never over another
 
 
 def _unlink_if_left_over(unfinished: Path) -> None:
@@ -101,11 +135,11 @@ def unfinished_folder(folder: Path) -> Iterator[Path]:
 
     Its writer holds a lock on it, which a kill releases: that tells a leftover from the work of another process.
     """
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    unfinished = unfinished_path(folder)
+    unfinished.mkdir()
     lock = os.open(unfinished, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        unfinished.chmod(0o755)
         yield unfinished
     finally:
         os.close(lock)

@@ -9,10 +9,10 @@ import logging
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import optuna
-from optuna.exceptions import StorageInternalError
 
 from train.findings.holdout import load_holdout, score_winner
 from train.findings.yardsticks import read_yardsticks, write_yardsticks, yardstick_lines
@@ -25,10 +25,9 @@ from train.runner.worker import Ending
 from train.store.address import command_text
 from train.store.database import n_finished
 from train.store.lock import study_lock
-from train.store.retrying import reason_of
 from train.study.eligibility import NO_SIGNAL_CODE, best_trial, has_no_signal
 from train.study.folds import FoldedData, HoldoutRows
-from train.study.interruption import Interruption
+from train.study.interruption import Interrupted, Interruption
 from train.study.progress import summary_lines
 
 logger = logging.getLogger(__name__)
@@ -48,17 +47,38 @@ def run_study(request: StudyRequest) -> int:
     opened = open_request(request)
     study, folder, data = opened.study, opened.folder, opened.data
     log_opened(opened, request)
+    has_best = False
     with Interruption() as interruption:
         ending = run_workers(opened, request, interruption, picture_of, WORKER_PROGRAM)
-        is_over = ending == Ending() and n_finished(study) >= request.n_trials
-        best = best_trial(study)
-        if is_over and best is not None:
-            with study_lock(request.storage, f"hold-out of {study.study_name}"):  # once, on however many machines
-                score_winner(study, best, folder, data, lambda: _holdout_rows(request, data), request.gpu_id)
-        if is_over:
-            with study_lock(request.storage, f"yardsticks of {study.study_name}"):
-                write_yardsticks(study, folder, data, request.volume_30d, request.gpu_id)
-    return _conclude(study, ending, folder, request)
+        try:
+            # A signal to a worker alone is no order to stop.
+            is_stopped = ending.signal_number is not None and interruption.received is not None
+            if not is_stopped and n_finished(study) >= request.n_trials:
+                ending = _reached(ending)
+                _judge_winner(study, folder, data, request)
+            with nullcontext() if ending.signal_number else interruption.interruptible():
+                has_best = _write_pages(study, folder)
+        except Interrupted as stop:
+            ending = Ending(signal_number=stop.signal_number)
+    return _conclude(study, ending, request, has_best)
+
+
+def _reached(ending: Ending) -> Ending:
+    """The ending of a study that has its trials, whatever became of a worker."""
+    problem = ending.error or ending.repeated_failure
+    if problem is not None:
+        logger.warning("%s; the study has all its trials nevertheless", problem)
+    return Ending()
+
+
+def _judge_winner(study: optuna.Study, folder: Path, data: tuple[FoldedData, ...], request: StudyRequest) -> None:
+    """The hold-out, once, on however many machines, and the yardsticks."""
+    best = best_trial(study)
+    if best is not None:
+        with study_lock(request.storage, f"hold-out of {study.study_name}"):
+            score_winner(study, best, folder, data, lambda: _holdout_rows(request, data), request.gpu_id)
+    with study_lock(request.storage, f"yardsticks of {study.study_name}"):
+        write_yardsticks(study, folder, data, request.volume_30d, request.gpu_id)
 
 
 def _holdout_rows(request: StudyRequest, data: tuple[FoldedData, ...]) -> Mapping[str, HoldoutRows]:
@@ -67,17 +87,10 @@ def _holdout_rows(request: StudyRequest, data: tuple[FoldedData, ...]) -> Mappin
     return load_holdout(request.data_dir, request.timeframe, request.tickers, request.plan, known)
 
 
-def _conclude(study: optuna.Study, ending: Ending, folder: Path, request: StudyRequest) -> int:
-    has_best = False
-    try:
-        has_best = _write_pages(study, folder)
-    except StorageInternalError as error:
-        if ending.signal_number is None:
-            raise
-        logger.warning("no summary: the database cannot be used (%s)", reason_of(error))
+def _conclude(study: optuna.Study, ending: Ending, request: StudyRequest, has_best: bool) -> int:
     if ending.signal_number is not None:
         name = signal.Signals(ending.signal_number).name
-        logger.info("stopped by %s; what was running is marked failed and queued again", name)
+        logger.info("stopped by %s; a trial that was interrupted will be tried again", name)
         logger.info("to continue: %s", command_text(sys.orig_argv))
         return 128 + ending.signal_number
     if ending.repeated_failure is not None:

@@ -20,7 +20,7 @@ from train.runner.session import open_request, work_on
 from train.runner.worker import Ending
 from train.store.lock import wait_for_database
 from train.store.retrying import reason_of
-from train.study.interruption import SIGNALS, Interruption
+from train.study.interruption import SIGNALS, Interrupted, Interruption
 from train.study.progress import Reporter
 from train.validation.splits import SplitError
 
@@ -47,16 +47,14 @@ def main(result_fd: int) -> None:
 def _work(orders: Orders, interruption: Interruption) -> Ending:
     try:
         # The parent has reached it, but a worker may be started while a server is.
-        wait_for_database(orders.request.storage, lambda: interruption.received is not None)
+        wait_for_database(orders.request.storage)
         opened = open_request(orders.request, orders.data.open())
         return work_on(opened, orders.request, interruption, picture_of, WorkerReporter)
     except (StudyError, DatasetError, SplitError) as error:
         return Ending(error=f"worker {orders.number}: {error}")
-    except DBAPIError as error:
-        if interruption.received is not None:
-            return Ending(signal_number=interruption.received)
-        return Ending(error=f"worker {orders.number}: the database failed: {reason_of(error)}")
-    except StorageInternalError as error:
+    except Interrupted as signal:
+        return Ending(signal_number=signal.signal_number)
+    except (DBAPIError, StorageInternalError) as error:
         return Ending(error=f"worker {orders.number}: the database failed: {reason_of(error)}")
 
 

@@ -17,6 +17,7 @@ from barwise.arguments import (
     utc_date,
     venue_of,
     whole_number,
+    with_lookahead_check,
     write_dataset,
 )
 from market.defaults import DEFAULT_MAX_FILL_BARS
@@ -27,7 +28,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         description=f"{__doc__} Bars are put on one UTC time grid and resampled by calendar time; short gaps are "
-        "filled, longer ones split the data into segments; the folder is written whole or not at all.",
+        "filled, longer ones split the data into segments; the folder is written whole or not at all. For at most a "
+        "minute the dataset is built again from bars that end or change early: no earlier row may change.",
     )
     parser.add_argument(
         "--bars",
@@ -75,8 +77,9 @@ def build(args: argparse.Namespace) -> None:
     check_target(args.out, args.overwrite)
     venue = venue_of(args.venue)
     print(f"reading {args.bars}", flush=True)
+    bars = read_bars(args.bars, args.stamp)
     dataset = dataset_from_bars(
-        read_bars(args.bars, args.stamp),
+        bars,
         tickers,
         args.timeframe,
         source=args.bars.name,
@@ -90,7 +93,7 @@ def build(args: argparse.Namespace) -> None:
     )
     for line in (*quality_lines(dataset), *segment_lines(dataset)):
         print(line)
-    write_dataset(dataset, args)
+    write_dataset(with_lookahead_check(dataset, bars, tickers), args)
 
 
 def main(argv: list[str] | None = None) -> int:

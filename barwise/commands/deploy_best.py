@@ -118,6 +118,12 @@ def add_gates(p: argparse.ArgumentParser) -> None:
         action="store_true",
         help="take a study from before the database kept hashes of its files; the deployment says UNPROVEN",
     )
+    p.add_argument(
+        "--allow-unchecked",
+        action="store_true",
+        help="take a data set whose features were not made again from cut bars, as those from before that check; the "
+        "deployment says UNPROVEN",
+    )
     p.add_argument("--allow-synthetic", action="store_true", help="take a study of a generated market")
     p.add_argument(
         "--replace-other",
@@ -132,7 +138,7 @@ def request(args: argparse.Namespace) -> Request:
     from train.deploy.gates import Limits
 
     limits = Limits(args.alpha, args.min_deflated_sharpe, args.max_drawdown, args.min_improvement, args.allow_unproven,
-                    args.allow_synthetic, args.allow_unverified, args.replace_other)  # fmt: skip
+                    args.allow_synthetic, args.allow_unverified, args.allow_unchecked, args.replace_other)  # fmt: skip
     return Request(
         storage=storage_of(args),
         study_name=args.study_name,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from barwise.arguments import add_features, add_stamp, add_tickers, exit_code, split_tickers, whole_number
 from market.defaults import DEFAULT_MAX_FILL_BARS
@@ -14,11 +14,13 @@ from market.names import DEFAULT_TICKERS
 
 if TYPE_CHECKING:
     from market.dataset import Dataset
+    from market.lookahead import BarsReport
 
 
 DEFAULT_STEPS = 500
-ONLY_BARS = ("tickers", "timeframe", "features", "max_fill_bars", "stamp", "offset")
-ONLY_FOLDER = ("policy", "steps")
+BUILD = ("timeframe", "features", "max_fill_bars", "offset")  # the manifest of --record says them
+ONLY_BARS = ("tickers", "stamp", "record", *BUILD)
+ONLY_FOLDER = ("policy", "steps", "declare", "by", "why")
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -26,13 +28,29 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=f"{__doc__} With --bars the dataset is rebuilt from the file truncated and scrambled after each "
         "cut, and every earlier row must stay the same to the last bit. With --data-dir a policy trades a stretch of "
-        "the dataset in all three environments, and again with later rows scrambled or taken away. Both also look for "
-        "features that go with the NEXT bar's return, which is statistics and not proof. Exit code 0: clean; "
-        "1: look-ahead found, in the first line; 2: the command line or the data does not allow the analysis.",
+        "the dataset in all three environments, and again with later rows scrambled or taken away. Both also compare "
+        "every column with later bars, up to 2,048 ahead, which is statistics and not proof. --record and --declare "
+        "write to the manifest of a dataset what its deployment asks for. Exit code 0: clean; 1: look-ahead found, in "
+        "the first line; 2: the command line or the data does not allow the analysis.",
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--bars", type=Path, metavar="FILE", help="tidy .parquet, .csv or .csv.gz, as for build_dataset")
     what.add_argument("--data-dir", type=Path, metavar="DIR", help="dataset folder, for example data/5m")
+    parser.add_argument(
+        "--record",
+        type=Path,
+        metavar="DIR",
+        help="with --bars: the dataset that was built from them. It is built again as its manifest says, must be the "
+        "same to the last bit, and gets the result into its manifest",
+    )
+    parser.add_argument(
+        "--declare",
+        nargs="+",
+        metavar="COLUMN",
+        help="with --data-dir: vouch in the manifest for columns that correlate with later bars, and end",
+    )
+    parser.add_argument("--by", metavar="NAME", help="with --declare: who vouches")
+    parser.add_argument("--why", metavar="TEXT", help="with --declare: why such a column may be traded on")
     add_tickers(parser, None, None, (" ".join(DEFAULT_TICKERS), "5m"))
     add_features(parser, None)
     add_stamp(parser, None)
@@ -60,37 +78,58 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="(default: %(default)s)")
     args = parser.parse_args(argv)
+    refuse_misfits(parser, args)
+    return args
+
+
+def refuse_misfits(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End with a usage error where a flag does not belong to the others."""
     for name in ONLY_FOLDER if args.bars else ONLY_BARS:
         if getattr(args, name) is not None:
             used = "--bars" if args.bars else "--data-dir"
             parser.error(f"--{name.replace('_', '-')} does not apply to {used}; leave it out")
-    return args
+    for name in BUILD if args.record else ():
+        if getattr(args, name) is not None:
+            parser.error(f"--{name.replace('_', '-')} does not apply to --record, whose manifest says it; leave it out")
+    if (args.declare is None) != (args.by is None) or (args.declare is None) != (args.why is None):
+        parser.error("--declare COLUMN, --by NAME and --why TEXT go together")
 
 
 def lines_of_bars(args: argparse.Namespace) -> Iterator[str]:
-    """Findings first, each marked with `!`, then the report."""
+    """Findings first, each marked with `!`, then the report. The dataset of --record gets the result."""
     from tqdm import tqdm
 
-    from market.bars.candles import closed_bars, read_bars, step_between, to_grid
-    from market.bars.spellings import chosen_symbols
+    from market.bars.candles import read_bars
     from market.build import dataset_from_bars
-    from train.lookahead.bars import analyse_bars, summary_lines
+    from market.dataset import load_dataset, write_record
+    from market.lookahead import checked
 
-    tickers, source = split_tickers(args.tickers or list(DEFAULT_TICKERS)), args.bars.name
     bars = read_bars(args.bars, args.stamp or "open")
-    bars = bars.loc[bars["symbol"].isin(chosen_symbols(bars, tickers, source))]
-    # Here, so that no build leaves out what others have.
-    bars = closed_bars(bars, step_between(bars, None, None, source), source)
-    n_fill = DEFAULT_MAX_FILL_BARS if args.max_fill_bars is None else args.max_fill_bars
-    options: dict[str, Any] = {"source": source, "max_fill_bars": n_fill, "features": args.features or "default"}
-    options["offset_s"] = offset_s = args.offset or 0
-    build = partial(dataset_from_bars, tickers=tickers, timeframe=args.timeframe or "5m", **options)
+    tickers = split_tickers(args.tickers) if args.tickers else None
+    if args.record:
+        dataset = load_dataset(args.record)
+    else:
+        tickers, n_fill = tickers or DEFAULT_TICKERS, args.max_fill_bars
+        options = {"source": args.bars.name, "features": args.features or "default", "offset_s": args.offset or 0}
+        options["max_fill_bars"] = DEFAULT_MAX_FILL_BARS if n_fill is None else n_fill
+        dataset = dataset_from_bars(bars, tickers, args.timeframe or "5m", **options)
     with tqdm(total=2 * args.cuts + 1, unit="build", disable=None, desc="bars") as progress:
-        grid = to_grid(bars, tickers, source, offset_s=offset_s)
-        dataset, report = analyse_bars(bars, build, grid, n_fill, args.cuts, args.seed, progress.update)
+        options = {"n_cuts": args.cuts, "seed": args.seed, "most_seconds": math.inf}
+        dataset, report = checked(dataset, bars, tickers, **options, on_run=lambda _: progress.update())
+    yield from report_of_bars(dataset, report)
+    if args.record:
+        write_record(args.record, dataset.record)
+        yield f"wrote {args.record}: {dataset.standing.line}"
+
+
+def report_of_bars(dataset: Dataset, report: BarsReport) -> Iterator[str]:
+    """The first row that later bars change, what the columns correlate with, and what was compared."""
+    from market.lookahead import summary_lines
+
     if report.first is not None:
         yield f"!{report.first} ({len(report.differences)} of {2 * len(report.cuts)} runs differ)"
-    yield from lines_of_features(dataset)
+    # Where no row changes with later bars, a correlation with them is the market's.
+    yield from lines_of_features(dataset, is_finding=report.first is not None)
     yield from summary_lines(report, dataset.tickers)
 
 
@@ -108,19 +147,34 @@ def lines_of_folder(args: argparse.Namespace) -> Iterator[str]:
         options = n_steps, args.cuts, args.seed, progress.update
         report = analyse_trading(dataset, args.policy, ENVIRONMENTS, *options)
     yield from (f"!{finding}" for finding in report.findings())
-    yield from lines_of_features(report.dataset)
+    yield from lines_of_features(report.dataset, is_finding=report.dataset.record.cuts == 0)
+    yield report.dataset.standing.line
     yield from report.lines()
 
 
-def lines_of_features(dataset: Dataset) -> Iterator[str]:
-    """Columns that go with the next bar."""
-    from train.lookahead.foresight import foresight, foresight_lines
+def lines_of_features(dataset: Dataset, is_finding: bool) -> Iterator[str]:
+    """Columns that correlate with later bars; findings unless they are declared, or known to be the market's."""
+    from market.foresight import foresight, foresight_lines
 
     found = foresight(dataset)
-    if found and found[0].is_suspicious():
-        yield f"!feature {found[0]}: it seems to know the next bar"
+    if is_finding:
+        declared = dataset.record.declared_columns
+        yield from (f"!feature {f}" for f in found if f.is_suspicious and f.column not in declared)
     yield dataset.label
     yield from foresight_lines(found)
+
+
+def declare(args: argparse.Namespace) -> int:
+    """Write a declaration, and what it is about, into the manifest; the exit code."""
+    from market.dataset import load_dataset, with_declaration, write_record
+    from market.foresight import foresight_lines, tested
+
+    dataset, found = tested(load_dataset(args.data_dir))
+    dataset = with_declaration(dataset, args.declare, args.by, args.why)
+    write_record(args.data_dir, dataset.record)
+    for line in (*foresight_lines(found), f"wrote {args.data_dir}: {dataset.standing.line}"):
+        print(line)
+    return 0
 
 
 def report_lines(lines: list[str]) -> list[str]:
@@ -140,6 +194,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def analyse(args: argparse.Namespace) -> int:
     """Do what the command line says; the exit code."""
+    if args.declare:
+        return declare(args)
     lines = list(lines_of_bars(args) if args.bars else lines_of_folder(args))
     for line in report_lines(lines):
         print(line)

@@ -24,7 +24,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         description=f"{__doc__} The hosts stamp a bar with its open, a dataset with its close. A step longer than a "
-        "bar splits the data; features keep the host's values and are named BTC:column_0 and so on.",
+        "bar splits the data; features keep the host's values and are named BTC:column_0 and so on. Columns that "
+        "correlate with later bars are reported: a deployment needs them declared (lookahead.py --declare).",
     )
     parser.add_argument("--host-folder", type=Path, required=True, metavar="DIR", help="folder that holds the pickles")
     parser.add_argument(
@@ -62,6 +63,7 @@ def bring_in(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     from market.dataset import check_target
     from market.describe import feature_lines, quality_lines, segment_lines
+    from market.foresight import foresight_lines, tested
     from market.host_import import dataset_from_host
 
     tickers = split_tickers(args.tickers)
@@ -75,7 +77,9 @@ def bring_in(args: argparse.Namespace) -> None:
         warmup_bars=args.warmup_bars,
         venue=venue_of(args.venue),
     )
-    for line in (*quality_lines(dataset), *segment_lines(dataset), *feature_lines(dataset)):
+    dataset, found = tested(dataset)
+    lines = *quality_lines(dataset), *segment_lines(dataset), *feature_lines(dataset), *foresight_lines(found)
+    for line in (*lines, dataset.standing.line):
         print(line)
     if args.start is not None:
         print("WARNING the times are counted from --start: they are right only if the host left no bar out")

@@ -54,6 +54,7 @@ def described(dataset: Dataset, folder: Path) -> Iterator[str]:
     sizes = [entry.stat().st_size for entry in folder.iterdir() if entry.is_file()]
     yield dataset.label
     yield f"sha256 {dataset.sha256}"
+    yield dataset.standing.line
     yield f"{folder}: {len(sizes)} files, {sum(sizes) / 2**20:.1f} MiB"
     parts = {
         "quality of the bars": quality_lines(dataset),

@@ -18,6 +18,7 @@ from barwise.arguments import (
     split_tickers,
     venue_of,
     whole_number,
+    with_lookahead_check,
     write_dataset,
 )
 from market.defaults import DEMONSTRATION_SEED, MIN_SEGMENT_BARS
@@ -54,7 +55,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def make(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     from market.bars.candles import write_bars
-    from market.dataset import check_target
+    from market.dataset import check_target, with_declaration
     from market.planted import Law
     from market.sample import sample_bars, synthetic_dataset
 
@@ -64,11 +65,14 @@ def make(args: argparse.Namespace) -> None:
     venue = venue_of(args.venue)
     law = Law.NO_SIGNAL if args.no_signal else Law.PLANTED
     dataset = synthetic_dataset(args.timeframe, n_bars, tickers, args.seed, args.features, venue, law)
+    bars = sample_bars(args.timeframe, n_bars + dataset.warmup_bars, tickers, args.seed, law=law)
     if args.bars is not None:
-        bars = sample_bars(args.timeframe, n_bars + dataset.warmup_bars, tickers, args.seed, law=law)
         write_bars(bars, args.bars)
         print(f"wrote {args.bars}")
-    write_dataset(dataset, args)
+    if law is Law.PLANTED:
+        why = "the market carries a planted signal (market/planted.py)"
+        dataset = with_declaration(dataset, dataset.feature_names, "make_sample.py", why)
+    write_dataset(with_lookahead_check(dataset, bars), args)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import torch
 
+from drl_agents.atomic_file import create_beside
+
 N_TIMED, LEAST_S = 3, 0.1  # rounds at least, and seconds of them together
 
 
@@ -86,9 +88,10 @@ def _kept(path: Path, name: str, ways: Mapping[str, object]) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and _read(path, ways) is None:
             path.unlink()  # damaged
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        unfinished.write_text(name)
+        handle, unfinished = create_beside(path)
         try:
+            with os.fdopen(handle, "w") as file:
+                file.write(name)
             os.link(unfinished, path)  # whole, and never over another process's
         finally:
             unfinished.unlink()

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, create_trial
 
 from market.dataset import save_dataset
 from market.sample import synthetic_dataset
+from tests.support.lookahead_cases import as_checked
 from train.checkpoint import copy_policy
 from train.deploy.case import Request
 from train.deploy.folder import Deployments
@@ -79,7 +80,7 @@ class World:
 
 def make_world(root: Path, name: str, market: Any, n_trials: int, break_step: int) -> World:
     """Run the study and refit its winner."""
-    save_dataset(market, root / "5m")
+    save_dataset(as_checked(market), root / "5m")
     world = World(root, name)
     run_study(
         StudyRequest(

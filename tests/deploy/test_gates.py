@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState, create_trial
 
+from market.dataset import with_declaration
 from market.sample import synthetic_dataset
+from tests.support.lookahead_cases import as_checked, leaks, with_columns
 from train.deploy.gates import (
     FAILED,
     NOT_ASKED,
@@ -147,7 +149,7 @@ def test_an_undefined_figure_is_no_evidence():
 
 @pytest.fixture(scope="module")
 def data():
-    market = synthetic_dataset("5m", 2500, ("BTC",), seed=1)
+    market = as_checked(synthetic_dataset("5m", 2500, ("BTC",), seed=1))
     ((study, rows),) = cut_holdout([market], 0.2, ["a"])
     return fold_data(study, SplitPlan("kfold", 2, 2, 0.2), "a", rows.about)
 
@@ -158,10 +160,59 @@ def assessment(mean, n_trials=10, is_evidence=True):
                            is_evidence=is_evidence, conclusion="As the page says.")  # fmt: skip
 
 
+def look_ahead(dataset, data, **limits):
+    """The gate's verdict and text."""
+    gates = early_gates(create_trial(value=1.0), replace(data, dataset=dataset), None, replace(STRICT, **limits))
+    (gate,) = [gate for gate in gates if gate.name == "look-ahead"]
+    return gate.verdict, gate.text
+
+
+def test_features_that_were_not_made_again_from_bars_are_refused_or_waived(data):
+    old = replace(data.dataset, lookahead=None)
+    verdict, text = look_ahead(old, data)
+    assert verdict == FAILED
+    assert "not checked: features were not made again from cut bars; run scripts/validation/lookahead.py --bars" in text
+    verdict, _ = look_ahead(old, data, allow_unchecked=True)
+    assert verdict == WAIVED
+    waived = early_gates(create_trial(value=1.0), replace(data, dataset=old), None, Limits(allow_unchecked=True))
+    assert "look-ahead" in waived_names(waived, STRICT)
+    assert look_ahead(data.dataset, data)[0] == PASSED
+
+
+def test_features_that_later_bars_change_are_refused_whatever_is_waived(data):
+    found = as_checked(data.dataset, finding="bar 2024-01-01 10:00: feature BTC:rsi_14 is 1 and 2")
+    verdict, text = look_ahead(found, data, allow_unchecked=True, allow_unproven=True)
+    assert verdict == FAILED
+    assert "look-ahead: found: bar 2024-01-01 10:00: feature BTC:rsi_14 is 1 and 2" in text
+
+
+@pytest.mark.parametrize("feature_set", ["given", "default"])
+def test_columns_of_others_that_know_the_future_are_refused_until_they_are_declared(data, feature_set):
+    columns = leaks(data.dataset.price[:, 0], 48)
+    by_hand = replace(with_columns(data.dataset, columns), feature_set=feature_set)
+    verdict, text = look_ahead(by_hand, data, allow_unchecked=True, allow_unproven=True)
+    assert verdict == FAILED
+    assert "unexplained: BTC:" in text
+    assert "of BTC 48 bars later" in text
+    some = with_declaration(by_hand, by_hand.feature_names[1:], "me", "known auction")
+    assert look_ahead(some, data)[0] == FAILED
+    every = with_declaration(by_hand, by_hand.feature_names, "me", "known auction")
+    verdict, text = look_ahead(every, data)
+    # Columns under the name of our own set have to be made again all the same.
+    assert (verdict, "me: known auction" in text) == ((PASSED, True) if feature_set == "given" else (FAILED, False))
+
+
+def test_columns_of_others_that_know_nothing_pass(data):
+    walk = np.cumsum(np.random.default_rng(0).standard_normal(len(data.dataset.time)))
+    verdict, text = look_ahead(with_columns(data.dataset, {"walk": walk}), data)
+    assert verdict == PASSED
+    assert "1 column compared with later bars, none suspicious" in text
+
+
 def test_early_gates(data):
     best = create_trial(value=1.0)
     allowed = replace(STRICT, allow_synthetic=True)
-    names = ("trial", "data", "records", "hold-out", "deflated lead", "evidence of skill")
+    names = ("trial", "data", "look-ahead", "records", "hold-out", "deflated lead", "evidence of skill")
     assert verdicts(early_gates(best, data, assessment(0.0003), allowed)) == dict.fromkeys(names, PASSED)
     assert verdicts(early_gates(best, data, assessment(0.0003), STRICT))["data"] == FAILED
     assert verdicts(early_gates(best, data, assessment(0.00005), allowed))["deflated lead"] == FAILED

@@ -26,7 +26,8 @@ from optuna.trial import create_trial
 from drl_agents.policy_file import load_policy, save_policy, weights_sha256
 from environment_Alpaca import CryptoEnvAlpaca
 from environment_Alpaca_vectorized import observation_layout
-from market.dataset import load_dataset, make_dataset, save_dataset
+from market.dataset import load_dataset, make_dataset, save_dataset, with_declaration, write_record
+from market.foresight import tested
 from market.sample import synthetic_dataset
 from tests.deploy.conftest import HELD_OUT, N_BARS, add_copied, copied_trial
 from train import evaluator
@@ -617,3 +618,19 @@ def test_a_watcher_waits_for_the_study_deploys_its_winner_and_ends_at_a_signal(p
         finally:
             watcher.kill()
     assert Deployments(planted.root / "deployments").current().facts.study == "planted"
+
+
+# --------------------------------------------------------------------------------------------------------- look-ahead
+def test_a_dataset_that_was_not_checked_is_refused_until_it_is(planted):
+    checked, folder = load_dataset(planted.data_dir), planted.data_dir
+    save_dataset(replace(checked, lookahead=None), folder, overwrite=True)
+    refused = planted.look()
+    assert refused.kind == REFUSED
+    assert "look-ahead: unexplained: " in refused.text  # columns made by hand, one of which is the planted signal
+    assert planted.look().kind == NOTHING_NEW
+    assert len(planted.events("refused")) == 1
+    found = tested(load_dataset(folder))[0]
+    write_record(folder, with_declaration(found, list(found.record.suspects), "me", "the planted signal").record)
+    again = planted.look()
+    assert again.kind == REPLACED, again.text
+    assert planted.look().kind == NOTHING_NEW

@@ -103,7 +103,7 @@ def test_segments_and_starts_equal_the_plain_step(rules, start):
 
 
 @interpreted
-@each_rules
+@pytest.mark.parametrize("rules", [rules for rules in RULES if rules != "standard"])  # which refuses a price of 0
 def test_coins_without_a_price_equal_the_plain_step(rules):
     config = random_config(40, seed=9)
     config["price_array"][0, 2] = 0.0

@@ -356,10 +356,10 @@ def test_a_look_that_was_cut_off_is_counted_and_is_finished_for_the_same_trial_o
 ):
     env, policies = trained
 
-    def killed(*_arguments):
+    def killed(*_arguments, **_options):
         raise SystemExit(137)
 
-    monkeypatch.setattr(holdout, "_write_once", killed)
+    monkeypatch.setattr(holdout, "write_json", killed)
     with pytest.raises(SystemExit):
         score_holdout(study, tmp_path, rows, 3, policies, env)
     monkeypatch.undo()

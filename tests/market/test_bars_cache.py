@@ -251,7 +251,7 @@ def test_a_file_in_the_place_of_the_cache_is_refused_before_any_request(server, 
 def test_what_a_killed_write_left_goes_with_the_next_write_of_the_month(server, tmp_path):
     path = place(tmp_path, server, "alpaca")
     path.parent.mkdir(parents=True)
-    old, new = (path.with_name(f".{path.name}.{pid}.tmp") for pid in (11, 12))
+    old, new = (path.with_name(f".{path.name}.{token}.tmp") for token in ("0a1b2c3d", "4e5f6a7b"))
     for leftover in (old, new):
         leftover.write_bytes(b"half")
     os.utime(old, (1, 1))

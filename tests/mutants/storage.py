@@ -33,15 +33,15 @@ MUTANTS = (
         f"{LOST}::test_workers_together_reach_the_target_exactly_though_one_is_killed_and_others_join",
         "the lock of an SQLite file is not taken",
         "train/store/lock.py",
-        "        fcntl.flock(handle, fcntl.LOCK_EX)\n",
+        "        take_file_lock(handle, _about(purpose, str(path)), lock)\n",
         "",
     ),
     Mutant(
         f"{LOST}::test_workers_together_reach_the_target_exactly_though_one_is_killed_and_others_join",
         "the lock of a server is not taken",
         "train/store/lock.py",
-        "SELECT pg_advisory_lock(:key)",
-        "SELECT :key",
+        "SELECT pg_try_advisory_lock(:key)",
+        "SELECT true OR :key = 0",
     ),
     Mutant(
         f"{CLI}::test_three_workers_together_stop_exactly_at_the_target",
@@ -54,8 +54,8 @@ MUTANTS = (
         f"{LOST}::test_a_database_locked_when_a_trial_ends_is_waited_for",
         "a locked database counts as an error that does not pass",
         "train/store/retrying.py",
-        'SQLITE_PASSES = ("locked", ',
-        "SQLITE_PASSES = (",
+        'SQLITE_LOCKED = ("locked", ',
+        "SQLITE_LOCKED = (",
     ),
     Mutant(
         f"{LOST}::test_a_server_restarted_loses_nothing",
@@ -68,7 +68,7 @@ MUTANTS = (
         f"{LOST}::test_a_worker_that_starts_while_the_server_does_waits_for_it",
         "a worker connects once only",
         "train/store/lock.py",
-        "    insist(lambda: _connect_once(url), shown_url(url), gives_up)",
+        "    insist(lambda: _connect_once(url), shown_url(url))",
         "    _connect_once(url)",
     ),
     Mutant(

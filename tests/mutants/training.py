@@ -88,14 +88,14 @@ MUTANTS = (
         "tests/records/test_results.py::test_a_kill_between_any_two_writes_leaves_the_old_result_or_the_new_one",
         "the file is written in its place, by Path.write_bytes",
         "train/records/record_files.py",
-        "    write_whole(path, codec.encode(content))",
+        "    write_whole(path, codec.encode(content), overwrites)",
         f"{MAKE_FOLDER}    path.write_bytes(codec.encode(content))",
     ),
     Mutant(
         "tests/records/test_results.py::test_a_kill_between_any_two_writes_leaves_the_old_result_or_the_new_one",
         "the file is written in its place, by os.open and os.write",
         "train/records/record_files.py",
-        "    write_whole(path, codec.encode(content))",
+        "    write_whole(path, codec.encode(content), overwrites)",
         f"{MAKE_FOLDER}    import os\n"
         "    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)\n"
         "    os.write(handle, codec.encode(content))\n"
@@ -112,8 +112,8 @@ MUTANTS = (
         "tests/runner/test_faults.py::test_studies_of_one_name_and_equal_trial_numbers_never_touch_each_others_files",
         "a folder is taken whoever it belongs to",
         "train/records/results.py",
-        "if not is_new and not _is_owned(folder / OWNER_FILE, about.study, about.uuid):",
-        "if False:",
+        "        if _is_owned(folder / OWNER_FILE, about.study, about.uuid):",
+        "        if True:",
     ),
     Mutant(
         f"{RETRY}::test_a_split_begins_with_fresh_weights",

@@ -18,12 +18,14 @@ import torch
 from tests.runner.test_cli import command, environment, load, start_forked, states
 from tests.support.forked_scripts import Forked
 from train.records.errors import StudyError
-from train.runner import preparation, session
+from train.runner import crew, preparation, session
 from train.runner.request import StudyRequest
-from train.runner.worker import no_hook
+from train.runner.sharing import SharedData
+from train.runner.worker import Ending, no_hook
 from train.store.address import absolute_url
 from train.study.eligibility import NO_SIGNAL, best_trial, broken_bounds
 from train.study.folds import load_study_data
+from train.study.interruption import Interruption
 from train.study.objective import Bounds
 from train.study.progress import summary_lines
 from train.study.search_space import build_space
@@ -78,6 +80,48 @@ def test_a_killed_worker_is_started_again_and_the_end_comes_once(tmp_path, marke
     assert text.count("hold-out: trial") == text.count("report: ") == text.count("picture: ") == 1
     assert len({t.user_attrs["worker"]["pid"] for t in load(tmp_path).trials}) >= 2
     assert "Traceback" not in text
+
+
+def start_none_again() -> None:
+    crew.MOST_RESTARTS = 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_study_that_reached_its_target_ends_well_though_a_worker_was_given_up(tmp_path, market_folder, number):
+    flags = ("--n-trials", "3", "--pruner", "none", "--workers", "2", "--break-step", "8192")
+    arguments = command(tmp_path, market_folder, *flags)
+    process = start_forked(arguments, tmp_path, "Using Vectorized", before=start_none_again)
+    worker = wait_for(lambda: stopped_in_mid_trial(process, tmp_path))
+    worker.send_signal(number)
+    worker.resume()
+    log = tmp_path / "log.txt"
+    assert process.wait(300) == 0, log.read_text()
+    if number == signal.SIGKILL:
+        assert re.search(r"worker \d was killed 1 time, by SIGKILL; not started again", log.read_text())
+        assert "the study has all its trials nevertheless" in log.read_text()
+    assert log.read_text().count("hold-out: trial") == 1
+    found = states(tmp_path)
+    assert found["COMPLETE"] + found["PRUNED"] == 3
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", "worker 1 was killed 3 times, the last time by SIGKILL"),
+        ("os.kill(os.getpid(), signal.SIGRTMIN + 3)", "worker 1 was killed 3 times, the last time by signal 37"),
+        ("os._exit(0)", "worker 1 ended with exit code 0, see above"),
+        ("os._exit(7)", "worker 1 ended with exit code 7, see above"),
+    ],
+)
+def test_a_worker_that_always_dies_is_counted_and_its_signal_named(tmp_path, monkeypatch, caplog, code, words):
+    (tmp_path / "dies.py").write_text(f"import os, signal\n{code}\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(crew, "MOST_RESTARTS", 2)
+    with Interruption() as interruption:
+        ending = crew.Supervisor(lambda *_: None, SharedData((), ()), 1, interruption, None, "dies").run()
+    assert ending == Ending(error=words)
+    assert caplog.text.count("started again (") == (2 if "killed" in words else 0)
 
 
 @pytest.mark.slow

@@ -160,7 +160,7 @@ def test_a_disk_of_the_database_that_is_full_is_waited_for(disks, tmp_path, mark
     process = start_forked(arguments, tmp_path, "Using Vectorized", partial(small_disk.mount, folder, n_bytes))
     disk = os.open(seen_by(process.pid, folder), os.O_DIRECTORY)  # stays there when the process has ended
     filler = fill(Path(f"/proc/self/fd/{disk}"))
-    wait_for(lambda: "waiting for it, nothing is lost" in log.read_text())
+    wait_for(lambda: "; nothing is lost" in log.read_text())
     assert "database or disk is full" in log.read_text()
     filler.unlink()
     assert process.wait() in (0, 1)  # 1 where both trials hardly traded

@@ -351,6 +351,14 @@ def test_a_log_folder_that_cannot_be_used_is_a_one_line_error(clone):
     assert_one_line_error(clone.launch(), "logs")
 
 
+def test_a_lock_file_that_is_a_link_is_refused_and_what_it_leads_to_stays(clone):
+    (clone.root / "logs").mkdir(exist_ok=True)
+    (clone.root / "mine").write_text("keep")
+    (clone.root / "logs" / "worker_vectorized.lock").symlink_to(clone.root / "mine")
+    assert_one_line_error(clone.launch(), "worker_vectorized.lock is a symbolic link", "delete it")
+    assert (clone.root / "mine").read_text() == "keep"
+
+
 def test_a_log_folder_that_cannot_be_written_is_a_one_line_error_and_starts_nothing(clone):
     """On a read-only disk, which root cannot write either."""
     if reason := small_disk.why_not():

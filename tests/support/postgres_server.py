@@ -6,8 +6,12 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 BINARIES = Path("/usr/lib/postgresql/15/bin")
 USER = "postgres"  # the server refuses to run as root
@@ -76,3 +80,15 @@ class PostgresServer:
             )
             output.seek(0)
             assert done.returncode == 0, output.read()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A running server; skips where none can be started."""
+    if reason := why_not():
+        pytest.skip(reason)
+    with tempfile.TemporaryDirectory(prefix="postgres-") as folder:  # pytest's own folders are closed to other users
+        Path(folder).chmod(0o755)
+        server = PostgresServer(Path(folder) / "server")
+        yield server
+        server.stop()

@@ -29,6 +29,7 @@ from market.files import sync_folder, write_whole
 from train.deploy.decisions import DecisionLog, Event, deployed_names, promised
 from train.deploy.loading import CURRENT, Deployment, DeploymentError, pointer_target, read_deployment
 from train.records.errors import StudyError
+from train.store.waiting import open_lock_file, take_file_lock
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,8 @@ class Deployments:
         Raises:
             BusyError: another one does.
         """
-        with self._locked(WATCH_LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB) as handle:
+        with self._opened(WATCH_LOCK) as handle:
+            self._take_watch_lock(handle)
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
             yield
@@ -78,25 +80,23 @@ class Deployments:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Held for moments, around reading and changing the log and `current`; keeps a promise that a kill left."""
-        with self._locked(LOCK, fcntl.LOCK_EX):
+        with self._opened(LOCK) as handle:
+            take_file_lock(handle, f"the deployments in {self.folder}", self.folder / LOCK)
             self._keep_promise()
             yield
 
     @contextmanager
-    def _locked(self, name: str, how: int) -> Iterator[int]:
+    def _opened(self, name: str) -> Iterator[int]:
+        """A file to lock, open; closing it lets go of the lock."""
+        handle = open_lock_file(self.folder / name, "--deployments-dir")
         try:
-            handle = os.open(self.folder / name, os.O_CREAT | os.O_RDWR, 0o644)
-        except OSError as error:
-            raise StudyError(f"--deployments-dir {self.folder}: cannot be written ({error.strerror})") from error
-        try:
-            self._take(handle, how)
             yield handle
         finally:
             os.close(handle)
 
-    def _take(self, handle: int, how: int) -> None:
+    def _take_watch_lock(self, handle: int) -> None:
         try:
-            fcntl.flock(handle, how)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             pid = os.pread(handle, 32, 0).decode("ascii", "replace").strip()
             raise BusyError(f"{self.folder}: another process (pid {pid}) judges candidates for it already") from error

@@ -17,6 +17,8 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from market.dataset import Dataset
+from market.foresight import tested
+from market.lookahead_record import CLEAN, UNCHECKED
 from market.names import counted
 from train.deploy.scores import Scored, confidence
 from train.findings.overfit import Assessment
@@ -30,6 +32,7 @@ IN_MARKET = f"trades, and a mean exposure of at least {LEAST_EXPOSURE:.0%}".repl
 # What --allow-unproven waives.
 STATISTICAL = ("deflated lead", "evidence of skill", "hold-out return", "hold-out confidence")
 
+LOOKAHEAD = "look-ahead"  # the gate's name
 PASSED, FAILED, WAIVED, NOT_ASKED, NOT_LOOKED = "passed", "FAILED", "waived", "not asked", "not looked at"
 
 
@@ -44,6 +47,7 @@ class Limits:
     allow_unproven: bool = False
     allow_synthetic: bool = False
     allow_unverified: bool = False
+    allow_unchecked: bool = False
     replace_other: bool = False
 
     def __post_init__(self) -> None:
@@ -134,11 +138,23 @@ def early_gates(
     return [
         _trial_gate(best),
         _data_gate(data.dataset, limits),
+        lookahead_gate(data.dataset, limits),
         _records_gate(n_unverified, limits),
         _holdout_gate(data),
         _deflated_gate(found, limits),
         _evidence_gate(found, limits),
     ]
+
+
+def lookahead_gate(dataset: Dataset, limits: Limits) -> Gate:
+    """The dataset's record of look-ahead; where it has none its columns are compared with later bars now."""
+    record = dataset.record
+    found = (dataset if record.cuts or record.suspects is not None else tested(dataset)[0]).standing
+    threshold = "features that later bars do not change, columns of others not suspicious or declared"
+    if found.kind == CLEAN:
+        return Gate(LOOKAHEAD, found.text, threshold, PASSED)
+    is_waived = found.kind == UNCHECKED and limits.allow_unchecked
+    return Gate(LOOKAHEAD, f"{found.kind}: {found.text}", threshold, WAIVED if is_waived else FAILED)
 
 
 def _records_gate(n_unverified: int, limits: Limits) -> Gate:

@@ -16,12 +16,14 @@ from train.deploy.decisions import Bars, Candidate, Event, judgement_of, looks_a
 from train.deploy.folder import Deployments
 from train.deploy.gates import (
     FAILED,
+    LOOKAHEAD,
     Gate,
     Present,
     early_gates,
     has_failed,
     improvement_gate,
     late_gates,
+    lookahead_gate,
     reason,
     unlooked_gates,
     waived_names,
@@ -93,10 +95,13 @@ def look(request: Request, deployments: Deployments, interruption: Interruption)
     options = request.limits.to_json()
     candidate = Candidate(stored.uuid, best.number, request.seed, options)
     known = judgement_of(_events(request, deployments), candidate)
-    if known is not None:
-        return Verdict(NOTHING_NEW, f"trial {best.number} is still the best; {_told(known, deployments)}")
+    refused = None if known is None else _lookahead_refusal(known)
+    if known is not None and refused is None:
+        return _nothing_new(known, deployments)
     data_dir = request.data_dir or own_data_dir(stored)
     trial = read_trial(stored, str(best.number), data_dir)
+    if known is not None and lookahead_gate(trial.data.dataset, request.limits).to_json() == refused:
+        return _nothing_new(known, deployments)
     return _judge(Case(request, stored, best, trial, candidate), deployments, data_dir, interruption)
 
 
@@ -131,6 +136,16 @@ def _not_ready(stored: StoredStudy, request: Request) -> str:
     if HOLDOUT_SCORE in study.user_attrs:  # written when it first reached its target
         return ""
     return f"{n} trials finished, and it has not reached its --n-trials; --min-trials or --while-running judges it now"
+
+
+def _nothing_new(known: Event, deployments: Deployments) -> Verdict:
+    return Verdict(NOTHING_NEW, f"trial {known['candidate']['trial']} is still the best; {_told(known, deployments)}")
+
+
+def _lookahead_refusal(known: Event) -> dict[str, Any] | None:
+    """The gate that refused the candidate's features: a check or a declaration since then judges it again."""
+    gates = (gate for gate in known["gates"] if gate["name"] == LOOKAHEAD and gate["verdict"] == FAILED)
+    return next(gates, None)
 
 
 def _told(known: Event, deployments: Deployments) -> str:
@@ -236,7 +251,8 @@ def _is_of(look: Mapping[str, Any], bars: Bars) -> bool:
 def _record_look(case: Case, deployments: Deployments, policy: Policy) -> tuple[Deployment | None, int]:
     """Write the look down before it happens, in the log and in the study; what is deployed, and the test's number."""
     digest = weights_sha256(policy)
-    with study_lock(case.request.storage, LOOKED), deployments.locked():  # of every folder of deployments
+    # Other folders of deployments count looks under the study's lock, too.
+    with study_lock(case.request.storage, "counting looks at held-out bars"), deployments.locked():
         present = deployments.current()
         test = _test_number(case, deployments, policy)
         look = {"weights_sha256": digest, "test": test, "bars": case.bars.to_json()}

@@ -26,7 +26,7 @@ from market.times import utc_text
 from train.env_factory import rules_of
 from train.evaluator import evaluate_policies, step_of
 from train.findings.stored_trial import check_policy, read_settings
-from train.records.attributes import holdout_score_in, uuid_in
+from train.records.attributes import holdout_score_in, labels_in, uuid_in
 from train.records.errors import StudyError
 from train.records.keys import HOLDOUT_BEGUN, HOLDOUT_SCORE, SCORE_FILE, TESTED_BARS
 from train.records.provenance import code_version
@@ -118,7 +118,7 @@ def score_holdout(
         _begin(study, Begun(uuid_in(study.user_attrs), rows.about, rows.dataset.synthetic, trial_number, tuple(hashes)))
         files = dict(zip(map(Path, policies), hashes, strict=True))
         content = _score(study, folder, rows, trial_number, files, env_params, gpu_id)
-        _write_once(folder / SCORE_FILE, content)
+        write_json(folder / SCORE_FILE, content, overwrites=False)
         scored = read_score(study, folder)  # another worker's, where that was first
     assert scored is not None
     if scored.trial != trial_number:
@@ -162,7 +162,7 @@ def read_score(study: optuna.Study, folder: Path) -> HoldoutScore | None:
     kept = holdout_score_in(study.user_attrs)
     if not path.exists():
         if kept is not None:
-            _write_once(path, study.user_attrs[HOLDOUT_SCORE])
+            write_json(path, study.user_attrs[HOLDOUT_SCORE], overwrites=False)
         return kept
     content = read_plain(path, NOT_KNOWN)
     found = decode(content, HoldoutScore, str(path), advice=NOT_KNOWN)
@@ -327,7 +327,7 @@ def _has_tested(attributes: Mapping[str, Any], about: Holdout, is_synthetic: boo
     if TESTED_BARS in attributes:
         known = decode(attributes[TESTED_BARS], tuple[TestedBars, ...], "the tested bars of another study")
     else:
-        known = tuple(filter(None, map(_tested_of_label, attributes.get("data", []))))
+        known = tuple(filter(None, map(_tested_of_label, labels_in(attributes))))
     return any(_meets(bars, bars.synthetic, about, is_synthetic) for bars in known)
 
 
@@ -359,15 +359,3 @@ def looks_text(scored: HoldoutScore) -> str:
         "before, so a good result may be the luckiest of several looks: it must be "
         f"{errors_asked(scored):.1f} standard errors above 0 instead of 2"
     )
-
-
-def _write_once(path: Path, content: Mapping[str, Any]) -> None:
-    """Write the file whole unless it is there; then it stays as it is."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    write_json(unfinished, content)
-    try:
-        os.link(unfinished, path)  # in one step, and never over another
-    except FileExistsError:
-        logger.debug("%s is there already", path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Look-ahead analysis: of bars and their features, of the environment, of a policy's trades.
+"""Look-ahead analysis of an environment and of a policy's trades; that of bars and features is in `market`.
 
 Imports `study` and `market`; only programs import it.
 """

@@ -1,7 +1,7 @@
 """Look-ahead analysis of a dataset as it is traded: every environment of this repository, a policy or a probe.
 
 A folder holds features and not the bars they were made of, so how a column was made is not seen here: that is
-`train.lookahead.bars`, on bars, and `train.lookahead.foresight`, on correlations.
+`market.lookahead`, on bars, and `market.foresight`, on correlations.
 """
 
 from __future__ import annotations

@@ -32,6 +32,11 @@ def identity_in(attributes: Mapping[str, Any]) -> Identity | None:
     return decode(content, Identity, "the study's identity", advice="another --study-name starts afresh")
 
 
+def labels_in(attributes: Mapping[str, Any]) -> tuple[str, ...]:
+    """Labels of the study's data sets."""
+    return tuple(attributes.get("data", ()))
+
+
 def holdout_score_in(attributes: Mapping[str, Any]) -> HoldoutScore | None:
     """The study's score on the held-out bars; None before it is there.
 

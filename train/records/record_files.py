@@ -58,9 +58,9 @@ def read_plain(path: Path, advice: str = RESTORE) -> dict[str, Any]:
     return codec.read_object(path, StudyError, advice)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write a record, or plain values, whole or not at all."""
-    write_whole(path, codec.encode(content))
+def write_json(path: Path, content: Any, overwrites: bool = True) -> None:
+    """Write a record, or plain values, whole or not at all; `overwrites` as of `market.files.whole_file`."""
+    write_whole(path, codec.encode(content), overwrites)
 
 
 def plain(content: Any) -> Any:

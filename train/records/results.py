@@ -25,6 +25,7 @@ Every file is whole or not there.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import struct
@@ -35,6 +36,7 @@ from pathlib import Path
 
 import numpy as np
 
+from market.files import sweep_leftovers, sync_folder, unfinished_folder
 from train.records.errors import StudyError
 from train.records.keys import OWNER_FILE
 from train.records.record_files import decode, reason_of, write_json
@@ -46,6 +48,8 @@ UNREADABLE = (
     OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, MemoryError, struct.error, zipfile.BadZipFile,
     zlib.error,
 )  # fmt: skip
+# What the system says when something is in a folder's place, or a disk of its own is mounted there.
+TAKEN = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EBUSY}
 
 
 def study_folder(results: Path, about: StudyFile, is_renewed: bool = True) -> Path:
@@ -57,16 +61,39 @@ def study_folder(results: Path, about: StudyFile, is_renewed: bool = True) -> Pa
     Args:
         results: holds the folders of studies.
         about: written into study.json.
-        is_renewed: also where the file is there already.
+        is_renewed: also where the file exists already.
     """
     for folder in (results / about.study, results / f"{about.study}-{about.uuid[:8]}"):
-        is_new = not folder.exists() or not any(folder.iterdir())
-        if not is_new and not _is_owned(folder / OWNER_FILE, about.study, about.uuid):
-            continue
-        if is_new or is_renewed:
-            write_json(folder / OWNER_FILE, about)
-        return folder
+        if _claim(folder, about):
+            return folder
+        if _is_owned(folder / OWNER_FILE, about.study, about.uuid):
+            if is_renewed:
+                write_json(folder / OWNER_FILE, about)
+            return folder
     raise StudyError(f"{results / about.study}: holds results of another study; move it away")
+
+
+def _claim(folder: Path, about: StudyFile) -> bool:
+    """Make the study's folder with its owner in it, in one step; False where there is one that is not empty.
+
+    Of several studies that start at one moment exactly one gets the name: a folder is renamed over nothing or an empty
+    folder, and never over another.
+    """
+    folder = folder.resolve()  # a link to an empty folder may be claimed, too
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        return False
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    sweep_leftovers(folder, frozenset({OWNER_FILE}))
+    with unfinished_folder(folder) as unfinished:
+        write_json(unfinished / OWNER_FILE, about)
+        try:
+            unfinished.rename(folder)
+        except OSError as error:
+            if error.errno not in TAKEN:
+                raise
+            return False
+    sync_folder(folder.parent)
+    return True
 
 
 def refuse_unwritable(results: Path) -> None:
@@ -99,7 +126,7 @@ def _is_owned(path: Path, name: str, study_uuid: str) -> bool:
     try:
         content = json.loads(path.read_bytes())
         return decode(content, Owner, str(path)) == Owner(name, study_uuid)
-    except (FileNotFoundError, ValueError, RecursionError):  # a StudyError is a ValueError, too
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):  # a StudyError is a ValueError, too
         return False
 
 

@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from train.records.provenance import ROOT, is_checkout
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 MOST_RESTARTS = 5  # of one worker
 POLL_S = 0.2
-STOP_S = 60.0  # that a worker has to end after a signal
+STOP_S = 6.0  # that a worker has to end after a signal; a trial of one that is killed is mended by the next start
 # A second thread of a worker takes the core of another, and torch's threads, which spin while they wait, then cost more
 # than they give (`train.device`, benchmarks/update.py --threads). A variable that the user has set stays.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
@@ -175,17 +175,20 @@ class Supervisor:
         result, code = worker.result(), worker.process.returncode
         if result is None and self._kill_s is not None:
             return
-        if result is None and code > 0:
+        if result is None and code >= 0:
             result = Ending(error=f"worker {worker.number + 1} ended with exit code {code}, see above")
         if result is not None:
             self._results.append(result)
             if result.error or result.repeated_failure:
                 self._stop_all(signal.SIGTERM)
             return
-        how = signal.Signals(-code).name
+        how = _signal_name(-code)
         if worker.restarts == MOST_RESTARTS:
-            logger.error("worker %d: killed by %s for the %dth time; given up", worker.number + 1, how, code)
-            self._results.append(Ending(error=f"worker {worker.number + 1} was killed again and again, last by {how}"))
+            n_times = worker.restarts + 1
+            times = f"{n_times} times, the last time" if n_times > 1 else "1 time,"
+            text = f"worker {worker.number + 1} was killed {times} by {how}"
+            logger.error("%s; not started again", text)
+            self._results.append(Ending(error=text))
             return
         logger.warning("worker %d: killed by %s; started again (%d of at most %d times)", worker.number + 1, how,
                        worker.restarts + 1, MOST_RESTARTS)  # fmt: skip
@@ -203,11 +206,17 @@ class Supervisor:
         """One ending for all: the worst of theirs."""
         if self._interruption.received is not None:
             return Ending(signal_number=self._interruption.received)
-        for is_worse in (lambda e: e.error, lambda e: e.repeated_failure, lambda e: e.timed_out):
+        kinds = (lambda e: e.error, lambda e: e.repeated_failure, lambda e: e.timed_out, lambda e: e.signal_number)
+        for is_worse in kinds:
             for result in self._results:
                 if is_worse(result):
-                    return replace(result, signal_number=None)
+                    return result
         return Ending()
+
+
+def _signal_name(number: int) -> str:
+    """Such as SIGKILL; real-time signals have no name."""
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
 @contextmanager

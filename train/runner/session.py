@@ -9,6 +9,9 @@ from pathlib import Path
 
 import optuna
 
+from market.defaults import FEATURE_SET_NAMES
+from market.foresight import tested
+from market.lookahead_record import CLEAN
 from train.records.attributes import uuid_in
 from train.records.keys import COMMAND, DATA_DIR, TARGET, TESTED_BARS
 from train.records.provenance import code_version
@@ -29,7 +32,6 @@ from train.runner.sharing import SharedData, shared_data
 from train.runner.worker import AroundTrial, Ending, Limits, run_worker
 from train.store.address import command_text, shown_url
 from train.store.database import experimental_allowed, n_finished, open_study, stored_identity
-from train.store.retrying import patient_storage
 from train.store.worker_status import StatusFile
 from train.study.attainable import log_power
 from train.study.folds import FoldedData, load_study_data
@@ -131,7 +133,6 @@ def run_workers(
 def _run_processes(
     opened: OpenedStudy, request: StudyRequest, interruption: Interruption, shared: SharedData, program: str
 ) -> Ending:
-    patient_storage(opened.study).gives_up = lambda: interruption.received is not None
     devices = request.gpu_ids or (request.gpu_id,)
     common = replace(request, workers=1, gpu_ids=(), n_envs=opened.n_envs, study_name=opened.study.study_name,
                      agent=opened.space.agent, resume=True)  # fmt: skip
@@ -149,6 +150,7 @@ def log_opened(opened: OpenedStudy, request: StudyRequest) -> None:
     for d in data:
         write_closes(opened.folder, d)
     log_data(data)
+    log_lookahead(data)
     log_venue(data[0], request.volume_30d)
     log_power(data, request.volume_30d)
     warn_of_small_budget(opened.space)
@@ -168,6 +170,16 @@ def tested_bars(d: FoldedData) -> TestedBars:
     """Which bars the study's trials are tested on: all but the held-out ones."""
     time = d.dataset.time
     return TestedBars(int(time[0]), int(time[-1]), d.dataset.synthetic, d.parent_sha256)
+
+
+def log_lookahead(data: tuple[FoldedData, ...]) -> None:
+    """Say whether the features were checked; columns that others made are tested now where that was never done."""
+    for d in data:
+        dataset, record = d.dataset, d.dataset.record
+        is_ours = dataset.feature_set in FEATURE_SET_NAMES
+        found = dataset.standing if is_ours or record.suspects is not None else tested(dataset)[0].standing
+        level = logging.INFO if found.kind == CLEAN else logging.WARNING
+        logger.log(level, "%s: %s", d.timeframe, found.line)
 
 
 def log_venue(d: FoldedData, volume_30d: float | None) -> None:

@@ -8,13 +8,13 @@ import math
 import re
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
 import torch
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import URL
 
@@ -23,7 +23,6 @@ from train.store.abandoned import fail_abandoned_trials, fail_and_retry, queue_l
 from train.store.database import FINISHED, n_finished, take_next
 from train.store.heartbeat import Heartbeat
 from train.store.lock import study_lock
-from train.store.retrying import patient_storage, reason_of
 from train.store.trial_end import TrialEnd, keep, tell
 from train.study.interruption import Interrupted, Interruption
 from train.study.objective import Objective, SplitFailedError
@@ -79,17 +78,10 @@ def run_worker(
         interruption: must be in use.
         around_trial: entered with the RUNNING trial and the study's results; such as what draws its picture.
     """
-    patient_storage(study).gives_up = lambda: interruption.received is not None
     try:
         return _run_trials(study, objective, url, limits, interruption, around_trial)
     except Interrupted as signal:
         return Ending(signal_number=signal.signal_number)
-    except StorageInternalError as error:
-        if interruption.received is None:
-            raise
-        logger.warning("the database cannot be used (%s), so the running trial stands in it as it was; the next start "
-                       "mends that", reason_of(error))  # fmt: skip
-        return Ending(signal_number=interruption.received)
 
 
 def _run_trials(
@@ -129,9 +121,8 @@ def _take_trial(
     study: optuna.Study, objective: Objective, url: URL, target: int, interruption: Interruption
 ) -> optuna.Trial | None:
     """A trial of ours, RUNNING and signed; None when other workers run as many as are still wanted."""
-    with ExitStack() as stack:
-        with interruption.interruptible():
-            is_held = stack.enter_context(study_lock(url))
+    interruption.check()
+    with study_lock(url) as is_held:
         for number in fail_abandoned_trials(study, objective.run.folder):
             logger.info("trial %d: its process was killed; marked failed, its settings will be tried again", number)
         queue_lost_retries(study)
@@ -163,6 +154,7 @@ def _run_trial(
     study: optuna.Study, objective: Objective, trial: optuna.Trial, around_trial: AroundTrial
 ) -> FrozenTrial:
     """Run a trial that is ours and tell the database how it ended, however long that takes."""
+    end: TrialEnd | None = None
     with Heartbeat(study, trial._trial_id):
         try:
             end = _end_of(objective, trial, around_trial)
@@ -176,8 +168,10 @@ def _run_trial(
             logger.warning("trial %d: was taken for dead and queued again while it ran (%s); the new one takes over "
                            "the splits that it has finished", trial.number, error)  # fmt: skip
         except Interrupted:
-            tell(study, trial.number, TrialEnd(TrialState.FAIL))
-            queue_retry(study, _trial(study, trial.number), was_killed=False)
+            with suppress(UpdateFinishedTrialError, ValueError):  # it was told, and only the answer was lost
+                tell(study, trial.number, end or TrialEnd(TrialState.FAIL))
+            if end is None:
+                queue_retry(study, _trial(study, trial.number), was_killed=False)
             raise
         except BaseException:  # a mistake in the program stops the run; the trial is not left RUNNING
             tell(study, trial.number, TrialEnd(TrialState.FAIL))

@@ -49,11 +49,14 @@ def fail_abandoned_trials(study: Study, study_folder: Path | None = None) -> lis
 
 
 def _stale_trials(study: Study) -> set[int]:
-    """Ids of RUNNING trials whose heartbeat stopped; none just after the database was away, for all of them then."""
-    storage = patient_storage(study)
-    if time.monotonic() - storage.recovered_s < 2 * HEARTBEAT_S:
-        return set()
-    return set(storage._get_stale_trial_ids(study._study_id))
+    """Ids of RUNNING trials whose heartbeat stopped, and has not come back in the time of two beats.
+
+    All hearts seem to have stopped just after the database was away, and when the clock of its machine was set.
+    """
+    storage, now_s = patient_storage(study), time.monotonic()
+    stale, since_s = storage._get_stale_trial_ids(study._study_id), storage.stale_since_s
+    storage.stale_since_s = {trial_id: since_s.get(trial_id, now_s) for trial_id in stale}
+    return {trial_id for trial_id, began_s in storage.stale_since_s.items() if now_s - began_s >= 2 * HEARTBEAT_S}
 
 
 def fail_and_retry(study: Study, trial: FrozenTrial, reason: str, was_killed: bool = True) -> None:

@@ -14,8 +14,10 @@ from sqlalchemy.exc import ArgumentError
 
 from train.records.errors import StudyError
 
-LOCK_TIMEOUT_S = 10  # of one attempt at a locked SQLite file; then it is tried again (`train.store.retrying`)
-CONNECT_TIMEOUT_S = 10  # to a server
+LOCK_TIMEOUT_S = 10  # that a reader waits for a locked database; a worker waits on (`train.store.retrying`)
+# Of one attempt at a database, in which no signal is heard: a locked SQLite file, a connection to a server, and a row
+# that another session of the server has locked.
+ATTEMPT_S, CONNECT_TIMEOUT_S, SERVER_LOCK_TIMEOUT_S = 1, 4, 2
 SQLITE_HEADER = b"SQLite format 3\x00"
 HIDDEN = "***"
 HOW_TO_WRITE_PASSWORDS = (
@@ -87,7 +89,10 @@ def connect_args(url: URL) -> dict[str, Any]:
         return {}
     ours = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
     # Heartbeats are the server's clock in a column without a zone, so every connection asks for the same zone.
-    settings = {f"tcp_{name}": value for name, value in ours.items()} | {"timezone": "UTC"}
+    settings = {f"tcp_{name}": value for name, value in ours.items()} | {
+        "timezone": "UTC",
+        "lock_timeout": f"{SERVER_LOCK_TIMEOUT_S}s",
+    }
     options = " ".join([*(f"-c {name}={value}" for name, value in settings.items()), str(url.query.get("options", ""))])
     # Text comes as bytes from a database without an encoding (SQL_ASCII) unless one is asked for.
     return {"connect_timeout": CONNECT_TIMEOUT_S, "client_encoding": "utf8", **ours, "options": options.strip()}

@@ -9,6 +9,7 @@ not be compared.
 from __future__ import annotations
 
 import logging
+import math
 import sqlite3
 import time
 import uuid
@@ -27,9 +28,9 @@ from train.records.errors import StudyError
 from train.records.keys import IDENTITY, UUID, WORKER
 from train.records.record_files import plain
 from train.store.abandoned import queue_retry
-from train.store.address import LOCK_TIMEOUT_S, SQLITE_HEADER, connect_args, shown_url, sqlite_path
+from train.store.address import ATTEMPT_S, LOCK_TIMEOUT_S, SQLITE_HEADER, connect_args, shown_url, sqlite_path
 from train.store.lock import reach, study_lock
-from train.store.retrying import PatientStorage, reason_of
+from train.store.retrying import PatientStorage, insist, is_locked, passes, reason_of
 from train.store.sampler import SamplerByNumber, experimental_allowed
 from train.store.worker_identity import GRACE_S, HEARTBEAT_S, this_worker
 
@@ -62,17 +63,26 @@ def open_study(
     """
     reach(url)
     if must_exist:
-        load_study(url, name)
+        load_study(url, name, math.inf)
     with study_lock(url):  # workers that start together would race on creating the tables
         study = optuna.create_study(
-            storage=_open_storage(url), study_name=name, direction=DIRECTION, load_if_exists=True, pruner=pruner
+            storage=_open_storage(url, math.inf),
+            study_name=name,
+            direction=DIRECTION,
+            load_if_exists=True,
+            pruner=pruner,
         )
         _check_identity(study, identity, url, absent or {})
     return study
 
 
-def load_study(url: URL, name: str) -> Study:
+def load_study(url: URL, name: str, lasts_s: float | None = None) -> Study:
     """A study that is there already; nothing is made.
+
+    Args:
+        url: as `absolute_url` returns it.
+        name: of the study.
+        lasts_s: seconds that each operation waits for a database that is away, `LOCK_TIMEOUT_S` unless given.
 
     Raises:
         StudyError: there is none, or the database cannot be used.
@@ -80,7 +90,7 @@ def load_study(url: URL, name: str) -> Study:
     path = sqlite_path(url)
     if path is not None and not path.exists():
         raise StudyError(f"there is no database {path}, so no study {name}")
-    storage = _open_storage(url)
+    storage = _open_storage(url, LOCK_TIMEOUT_S if lasts_s is None else lasts_s)
     names = optuna.study.get_all_study_names(storage)
     if name not in names:
         raise StudyError(f"{shown_url(url)} has no study {name}; it has {', '.join(sorted(names)) or 'none'}")
@@ -98,7 +108,7 @@ def stored_identity(url: URL, name: str) -> Mapping[str, Any] | None:
         return None
     reach(url)
     with study_lock(url):
-        storage = _open_storage(url)
+        storage = _open_storage(url, math.inf)
         if name not in optuna.study.get_all_study_names(storage):
             return None
         return optuna.load_study(study_name=name, storage=storage).user_attrs.get(IDENTITY)
@@ -119,11 +129,13 @@ def take_next(study: Study, seed: int) -> optuna.Trial:
     return trial
 
 
-def _open_storage(url: URL) -> PatientStorage:
+def _open_storage(url: URL, lasts_s: float) -> PatientStorage:
+    """The database, opened; `lasts_s` as of `load_study`, for the opening too."""
     path = sqlite_path(url)
-    sqlite: dict[str, Any] = {"connect_args": {"timeout": LOCK_TIMEOUT_S}}
+    sqlite: dict[str, Any] = {"connect_args": {"timeout": ATTEMPT_S}}
     server: dict[str, Any] = {"connect_args": connect_args(url), "pool_pre_ping": True, "pool_size": 2}
-    try:
+
+    def opened() -> PatientStorage:
         if path is not None:
             _prepare_sqlite(path)
         with experimental_allowed():
@@ -135,8 +147,14 @@ def _open_storage(url: URL) -> PatientStorage:
                 grace_period=GRACE_S,
                 heartbeat_stale_trial_callback=queue_retry,
             )
+
+    reach(url)
+    try:
+        storage = insist(opened, shown_url(url), lasts_s, is_locked if path else passes)
     except (SQLAlchemyError, sqlite3.Error, ImportError, RuntimeError, OSError) as error:
         raise StudyError(f"--storage {shown_url(url)}: cannot be used: {reason_of(error)}") from error
+    storage.lasts_s = lasts_s
+    return storage
 
 
 def _prepare_sqlite(path: Path) -> None:
@@ -147,7 +165,13 @@ def _prepare_sqlite(path: Path) -> None:
         if head != SQLITE_HEADER:
             what = "is not an SQLite database" if head else "is empty"
             raise StudyError(f"--storage: {path} {what}; restore it from a copy, or move it away to start afresh")
-    with sqlite3.connect(path, timeout=LOCK_TIMEOUT_S) as connection:
+        n_names = path.stat().st_nlink
+        if n_names > 1:  # each name has a journal of its own: https://www.sqlite.org/howtocorrupt.html, section 2.5
+            raise StudyError(
+                f"--storage: {path} has {n_names} names (hard links), by which SQLite would damage it; delete the "
+                "others, or make symbolic links of them"
+            )
+    with sqlite3.connect(path, timeout=ATTEMPT_S) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
     connection.close()
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL, Connection
@@ -16,6 +16,7 @@ from sqlalchemy.pool import NullPool
 from train.records.errors import StudyError
 from train.store.address import connect_args, shown_url, sqlite_path
 from train.store.retrying import insist
+from train.store.waiting import open_lock_file, take_file_lock, take_lock
 
 
 @contextmanager
@@ -32,25 +33,31 @@ def study_lock(url: URL, purpose: str = "") -> Iterator[Callable[[], bool]]:
     Yields:
         Whether the lock is still held: a server that is restarted forgets it.
     """
-    with _file_lock(url, purpose) if sqlite_path(url) else _server_lock(url, purpose) as is_held:
+    path = sqlite_path(url)
+    with _server_lock(url, purpose) if path is None else _file_lock(path, purpose) as is_held:
         yield is_held
 
 
 @contextmanager
-def _file_lock(url: URL, purpose: str) -> Iterator[Callable[[], bool]]:
-    path = sqlite_path(url)
-    assert path is not None
+def _file_lock(path: Path, purpose: str) -> Iterator[Callable[[], bool]]:
+    """On a file next to the real database: one that is reached through links has one lock, as it has one journal."""
     suffix = f".{_digest(purpose).hex()[:8]}.lock" if purpose else ".lock"
+    real = path.resolve()
+    lock = real.with_name(f"{real.name}{suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(f"{path}{suffix}", os.O_CREAT | os.O_RDWR, 0o644)
+        real.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StudyError(f"--storage: {path.parent} cannot be written ({error.strerror})") from error
+        raise StudyError(f"--storage: {real.parent} cannot be made ({error.strerror})") from error
+    handle = open_lock_file(lock, "--storage")
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        take_file_lock(handle, _about(purpose, str(path)), lock)
         yield lambda: True
     finally:
         os.close(handle)
+
+
+def _about(purpose: str, database: str) -> str:
+    return f"{purpose or 'taking trials'} in {database}"
 
 
 def reach(url: URL) -> None:
@@ -66,13 +73,14 @@ def reach(url: URL) -> None:
         raise StudyError(f"--storage {shown_url(url)}: cannot be used: {reason}") from error
 
 
-def wait_for_database(url: URL, gives_up: Callable[[], bool]) -> None:
+def wait_for_database(url: URL) -> None:
     """Until a server answers: for a worker, whose study was reached before. A file is always there.
 
     Raises:
-        DBAPIError: `gives_up` said so, or what is wrong does not pass.
+        DBAPIError: what is wrong does not pass.
+        Interrupted: a signal asked this process to stop.
     """
-    insist(lambda: _connect_once(url), shown_url(url), gives_up)
+    insist(lambda: _connect_once(url), shown_url(url))
 
 
 def _connect_once(url: URL) -> None:
@@ -85,12 +93,13 @@ def _server_lock(url: URL, purpose: str) -> Iterator[Callable[[], bool]]:
     """On a connection of its own, because the lock belongs to its session and ends with it."""
     key = int.from_bytes(_digest(f"train.study {purpose}")[:8], "big", signed=True)
     options = {"isolation_level": "AUTOCOMMIT", "poolclass": NullPool, "connect_args": connect_args(url)}
-    engine = create_engine(url, **options)
+    engine, ask = create_engine(url, **options), text("SELECT pg_try_advisory_lock(:key)")
 
     def locked() -> Connection:
         connection = engine.connect()
         try:
-            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})
+            take_lock(lambda: bool(connection.execute(ask, {"key": key}).scalar()), _about(purpose, shown_url(url)),
+                      "another session of the server holds it (SELECT * FROM pg_locks)")  # fmt: skip
         except BaseException:
             connection.close()
             raise

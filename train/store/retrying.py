@@ -1,36 +1,43 @@
 """A database that is away for a while: locked, full, restarted, out of reach. A study waits for it and loses nothing.
 
 Every operation that Optuna makes on the database is tried again, with longer and longer pauses, until it works. All of
-them may be repeated: they write what is there already. What only looks like a passing trouble but is not (a damaged
-file, a missing table) is passed on at once.
+them may be repeated, also when the first attempt was carried out and only its answer was lost: they write what exists
+already, and a trial that is made or taken carries a token by which it is recognised. What only looks like a passing
+trouble but is not (a damaged file, a missing table) is passed on at once.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
-import logging
-import random
+import json
+import math
 import sqlite3
-import time
+import uuid
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
+from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.study import Study
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError
+from sqlalchemy.orm import Session
 
-logger = logging.getLogger(__name__)
+from train.store.waiting import Wait
 
 Result = TypeVar("Result")
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 10.0
+LONGEST_PAUSE_S = 10.0
 QUIET_S = 1.0  # a trouble that is over by then is not worth a line: two workers wrote at one moment
-REPEAT_S = 60.0  # between lines about one trouble
 # SQLite has one class of error for what passes and for what does not.
-SQLITE_PASSES = ("locked", "busy", "disk is full", "disk I/O error", "unable to open database file", "readonly")
-TROUBLES = (StorageInternalError, DBAPIError, PendingRollbackError)
+SQLITE_LOCKED = ("locked", "busy")
+SQLITE_PASSES = (*SQLITE_LOCKED, "disk is full", "disk I/O error", "unable to open database file", "readonly")
+TROUBLES = (StorageInternalError, DBAPIError, PendingRollbackError, sqlite3.Error)
+MADE, TAKEN = "made", "taken"  # system attributes of a trial: tokens of the attempts that made it and set it RUNNING
 
 
 def passes(error: BaseException) -> bool:
@@ -39,10 +46,17 @@ def passes(error: BaseException) -> bool:
     if isinstance(cause, PendingRollbackError):  # the server went away in the middle of a transaction
         return True
     if not isinstance(cause, DBAPIError):
-        return False
+        return is_locked(error)
     if isinstance(cause.orig, sqlite3.Error):
         return any(words in str(cause.orig) for words in SQLITE_PASSES)
     return cause.connection_invalidated or isinstance(cause, OperationalError | InterfaceError)
+
+
+def is_locked(error: BaseException) -> bool:
+    """Whether an SQLite file was locked by another process for as long as one attempt waits."""
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    raw = cause.orig if isinstance(cause, DBAPIError) else cause
+    return isinstance(raw, sqlite3.Error) and any(words in str(raw) for words in SQLITE_LOCKED)
 
 
 def reason_of(error: BaseException) -> str:
@@ -52,29 +66,36 @@ def reason_of(error: BaseException) -> str:
     return lines[0] if lines else type(cause).__name__
 
 
-def insist(work: Callable[[], Result], database: str, gives_up: Callable[[], bool] = lambda: False) -> Result:
-    """Do something with a database, again and again until it is there.
+def insist(
+    work: Callable[[], Result],
+    database: str,
+    lasts_s: float = math.inf,
+    passes: Callable[[BaseException], bool] = passes,
+) -> Result:
+    """Do something with a database, again and again until it works.
 
     Args:
         work: may be repeated.
         database: its name in the log.
-        gives_up: asked before every pause and several times a second in it.
+        lasts_s: seconds after which an error is raised and not waited out.
+        passes: whether an error is worth waiting.
 
     Raises:
-        StorageInternalError, DBAPIError: what does not pass, or passes too late for `gives_up`.
+        StorageInternalError, DBAPIError, sqlite3.Error: what does not pass, or not in time.
+        Interrupted: a signal asked this process to stop.
     """
-    trouble = _Trouble(database)
+    wait = Wait(f"the database {database}", QUIET_S, LONGEST_PAUSE_S)
     while True:
         try:
             result = work()
         except TROUBLES as error:
-            if not passes(error) or gives_up():
+            if not passes(error) or wait.lasts_s >= lasts_s:
                 raise
             reason = reason_of(error)
         else:
-            trouble.is_over()
+            wait.is_over()
             return result
-        trouble.wait(reason, gives_up)
+        wait.pause(reason)
 
 
 class PatientStorage(RDBStorage):
@@ -83,32 +104,40 @@ class PatientStorage(RDBStorage):
     Heartbeats are not waited for: a late one says nothing (`train.store.heartbeat`).
 
     Attributes:
-        gives_up: while the database is away, whether to raise instead of waiting on.
-        recovered_s: `time.monotonic()` when it last came back.
+        lasts_s: seconds that one operation waits for the database; then its error is raised.
+        stale_since_s: trial id -> `time.monotonic()` when its heart was first seen silent (`train.store.abandoned`).
     """
 
     def __init__(self, url: str, name: str, **options: Any) -> None:
         self.database_name = name
-        self.gives_up: Callable[[], bool] = lambda: False
-        self.recovered_s = -float("inf")
+        self.lasts_s = math.inf
+        self.stale_since_s: dict[int, float] = {}
         super().__init__(url, **options)
 
     def insist(self, work: Callable[[], Result]) -> Result:
         """As the function."""
-        n_failures = 0
+        return insist(work, self.database_name, self.lasts_s)
 
-        def counted() -> Result:
-            nonlocal n_failures
-            n_failures += 1
-            return work()
+    def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
+        """As Optuna's, but once, however often it is repeated: a trial carries a token by which it is found again."""
+        trial = _running_trial() if template_trial is None else copy.deepcopy(template_trial)
+        trial.system_attrs[MADE] = uuid.uuid4().hex
 
-        result = insist(counted, self.database_name, self.gives_up)
-        if n_failures > 1:
-            self.recovered_s = time.monotonic()
-        return result
+        def create() -> FrozenTrial:
+            with _create_scoped_session(self.scoped_session) as session:
+                # Until the end of the transaction, that of a lost answer included: numbers follow one another.
+                models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
+                row: Any = _trial_with(MADE, trial.system_attrs[MADE], session)
+                row = row or self._get_prepared_new_trial(study_id, trial, session)
+                trial.number, trial.datetime_start, trial._trial_id = row.number, row.datetime_start, row.trial_id
+                return trial
+
+        return self.insist(create)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """As Optuna's. An end that is there already to the letter is a success: its answer may have been lost."""
+        if state == TrialState.RUNNING:
+            return self._take(trial_id, uuid.uuid4().hex)
         try:
             return self.insist(lambda: super(PatientStorage, self).set_trial_state_values(trial_id, state, values))
         except UpdateFinishedTrialError:
@@ -116,6 +145,35 @@ class PatientStorage(RDBStorage):
             if trial.state == state and (values is None or list(trial.values or []) == list(values)):
                 return True
             raise
+
+    def _take(self, trial_id: int, token: str) -> bool:
+        """Set a WAITING trial RUNNING; False where somebody else did. The token says who, should an answer be lost."""
+
+        def take() -> bool:
+            with _create_scoped_session(self.scoped_session) as session:
+                row: Any = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
+                self.check_trial_is_updatable(trial_id, row.state)
+                if row.state != TrialState.WAITING:
+                    return _trial_with(TAKEN, token, session) is not None
+                row.state, row.datetime_start = TrialState.RUNNING, datetime.now()
+                attribute = models.TrialSystemAttributeModel
+                self._set_trial_attr_without_commit(session, attribute, trial_id, TAKEN, token)
+                return True
+
+        return self.insist(take)
+
+
+def _running_trial() -> FrozenTrial:
+    """What Optuna makes of a new trial without a template."""
+    return FrozenTrial(number=-1, state=TrialState.RUNNING, value=None, datetime_start=datetime.now(),
+                       datetime_complete=None, params={}, distributions={}, user_attrs={}, system_attrs={},
+                       intermediate_values={}, trial_id=-1)  # fmt: skip
+
+
+def _trial_with(name: str, token: str, session: Session) -> models.TrialModel | None:
+    attribute = models.TrialSystemAttributeModel
+    is_it = (attribute.key == name) & (attribute.value_json == json.dumps(token))
+    return session.query(models.TrialModel).join(attribute).filter(is_it).one_or_none()
 
 
 def patient_storage(study: Study) -> PatientStorage:
@@ -139,38 +197,8 @@ def _insisting(name: str) -> Callable[..., Any]:
 for _name in (
     "create_new_study", "set_study_user_attr", "set_study_system_attr", "get_study_id_from_name",
     "get_study_name_from_id", "get_study_directions", "get_study_user_attrs", "get_study_system_attrs",
-    "get_all_studies", "create_new_trial", "_create_new_trial", "_set_trial_param",
+    "get_all_studies", "_set_trial_param",
     "get_trial_id_from_study_id_trial_number", "_get_best_trial_id", "set_trial_intermediate_value",
     "set_trial_user_attr", "set_trial_system_attr", "get_trial", "_get_trials", "_get_stale_trial_ids",
 ):  # fmt: skip
     setattr(PatientStorage, _name, _insisting(_name))
-
-
-class _Trouble:
-    """Pauses between attempts, and the log's lines about them."""
-
-    def __init__(self, database: str) -> None:
-        self._database = database
-        self._began_s = time.monotonic()
-        self._pause_s = FIRST_PAUSE_S
-        self._said_s: float | None = None
-
-    def wait(self, reason: str, gives_up: Callable[[], bool]) -> None:
-        """Pause; of unequal length, so that workers do not come back all at once."""
-        now = time.monotonic()
-        lasts_s = now - self._began_s
-        if lasts_s >= QUIET_S and (self._said_s is None or now - self._said_s >= REPEAT_S):
-            self._said_s = now
-            logger.warning("the database %s cannot be used for %.0f s now: %s; waiting for it, nothing is lost",
-                           self._database, lasts_s, reason)  # fmt: skip
-        end = now + self._pause_s * random.uniform(0.5, 1.0)
-        if self._said_s is None:  # look again when it would be said, and do not sleep over the whole trouble in silence
-            end = min(end, max(self._began_s + QUIET_S, now + FIRST_PAUSE_S))
-        self._pause_s = min(2.0 * self._pause_s, LONGEST_PAUSE_S)
-        while time.monotonic() < end and not gives_up():
-            time.sleep(min(max(end - time.monotonic(), 0.0), 0.2))
-
-    def is_over(self) -> None:
-        """Say that it is back, if it was said that it was away."""
-        if self._said_s is not None:
-            logger.info("the database %s is back after %.0f s", self._database, time.monotonic() - self._began_s)

@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 
+from market.files import whole_file
 from train.store.worker_identity import is_running, is_this_machine, this_worker
 
 logger = logging.getLogger(__name__)
@@ -98,11 +99,9 @@ class StatusFile:
         self._next_s = time.monotonic() + self._every_s
         rss = self._process.memory_info().rss
         content = asdict(WorkerStatus(**vars(self._me), updated=time.time(), rss_bytes=rss, **known))
-        unfinished = self.path.with_name(f".{self.path.name}.tmp")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished.write_text(json.dumps(content))
-            unfinished.replace(self.path)
+            with whole_file(self.path, is_durable=False) as file:
+                file.write(json.dumps(content).encode())
         except OSError as error:
             if not self._is_broken:
                 logger.warning("%s: cannot be written (%s); dashboards will not show how far this worker is",

@@ -1,7 +1,8 @@
 """Ctrl-C, `kill` and a closed terminal, turned into an exception where a trial computes and into a flag elsewhere.
 
 An exception in the middle of a database write would leave a session open or a trial RUNNING, so signals interrupt only
-inside `interruptible()`; everywhere else they are remembered until the next check.
+inside `interruptible()` and where something is waited for (`train.store.waiting`); everywhere else they are remembered
+until the next check.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+from train.store.waiting import interruption_checks
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -45,9 +48,11 @@ class Interruption:
             if old is not signal.SIG_IGN:  # nohup ignores SIGHUP, and so do we then
                 self._old[number] = old
                 signal.signal(number, self._on_signal)
+        interruption_checks.append(self.check)
         return self
 
     def __exit__(self, *_: object) -> None:
+        interruption_checks.remove(self.check)
         sys.unraisablehook = self._old_hook
         for number, old in self._old.items():
             signal.signal(number, old)  # type: ignore[arg-type]

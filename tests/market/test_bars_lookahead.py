@@ -11,8 +11,8 @@ from market.bars.candles import PRICES, read_bars, tidy_bars, to_grid
 from market.build import dataset_from_bars
 from market.defaults import DEFAULT_MAX_FILL_BARS, MIN_SEGMENT_BARS
 from market.errors import BarsError
+from market.lookahead import Cut, choose_cuts, compare_cuts, scramble, summary_lines, truncate
 from market.sample import sample_bars
-from train.lookahead.bars import Cut, analyse_bars, choose_cuts, scramble, summary_lines, truncate
 
 COINS = ("BTC", "ETH")
 STEP_S = 300
@@ -38,7 +38,8 @@ def pipeline(timeframe="5m", features="default"):
 
 
 def analysed(build, bars, n_cuts=6, seed=0):
-    return analyse_bars(bars, build, to_grid(bars, COINS, "sample"), DEFAULT_MAX_FILL_BARS, n_cuts, seed)[1]
+    grid = to_grid(bars, COINS, "sample")
+    return compare_cuts(build(bars), bars, build, grid, DEFAULT_MAX_FILL_BARS, n_cuts, seed)
 
 
 def changed(build, change):
@@ -83,7 +84,8 @@ def test_real_bars_give_no_false_alarm(real_bars_dir, file, timeframe, tickers):
     def build(table):
         return dataset_from_bars(table, tickers, "5m" if timeframe == "10m" else timeframe, source="real")
 
-    _, report = analyse_bars(bars, build, to_grid(bars, tickers, "real"), DEFAULT_MAX_FILL_BARS, 20, 0)
+    grid = to_grid(bars, tickers, "real")
+    report = compare_cuts(build(bars), bars, build, grid, DEFAULT_MAX_FILL_BARS, 20, 0)
     assert report.differences == ()
 
 

@@ -24,19 +24,33 @@ simulator fills no order in it; the report counts such rows.
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 import pandas as pd
+from msgspec import structs
 
-from market.bars.candles import PRICES, BarGrid, fill_gaps
+from market.bars.candles import PRICES, BarGrid, fill_gaps, to_grid
+from market.bars.quality import has_report
+from market.bars.spellings import chosen_symbols
+from market.build import dataset_from_bars
 from market.dataset import Dataset
-from market.defaults import MIN_SEGMENT_BARS
+from market.defaults import FEATURE_SET_NAMES, MIN_SEGMENT_BARS
 from market.errors import BarsError, DatasetError
+from market.names import timeframe_name
 from market.times import utc_text
 
 Build = Callable[[pd.DataFrame], Dataset]
+CUTS, MOST_SECONDS = 8, 60.0
+OWN_BARS = "give the bars that it was built from, or build it again"
+SLOWER = 1.2  # a build of changed bars, in builds of the bars as they are
 LARGEST_LOG_FACTOR = 1.5  # of a scrambled price: up to 4.5 times or a 4.5th
 
 
@@ -98,7 +112,8 @@ class BarsReport:
         return min(self.differences, key=lambda found: (found.is_refusal, found.time_s), default=None)
 
 
-def analyse_bars(
+def compare_cuts(
+    full: Dataset,
     bars: pd.DataFrame,
     build: Build,
     grid: BarGrid,
@@ -106,24 +121,20 @@ def analyse_bars(
     n_cuts: int,
     seed: int,
     on_run: Callable[[], object] = lambda: None,
-) -> tuple[Dataset, BarsReport]:
-    """Build the dataset from the bars as they are, then with other futures, and compare.
+) -> BarsReport:
+    """Build the dataset again with other futures, and compare.
 
     Args:
+        full: what `build` makes of all bars.
         bars: as `market.bars.candles.read_bars` returns them.
         build: the pipeline under test; must be deterministic.
         grid: the same bars of the same coins on the grid of their own timeframe, without fills.
         max_fill_bars: as `build` fills.
         n_cuts: how many moments to cut at.
         seed: of the moments and of the scrambled bars.
-        on_run: called after each of the 2 * n_cuts + 1 builds.
-
-    Returns:
-        The dataset and the report.
+        on_run: called after each of the 2 * n_cuts builds.
     """
-    rng = np.random.default_rng(seed)
-    full, grid = build(bars), fill_gaps(grid, 0)  # bars that only repeat the last close become missing
-    on_run()
+    rng, grid = np.random.default_rng(seed), fill_gaps(grid, 0)  # bars that only repeat the last close become missing
     cuts = choose_cuts(full, grid, max_fill_bars, n_cuts, rng)
     found, n_compared, n_undecided = [], 0, 0
     for cut in cuts:
@@ -137,7 +148,106 @@ def analyse_bars(
         n_undecided += closed - int(np.searchsorted(full.time, known, side="right"))
     differences = tuple(difference for difference in found if difference is not None)
     n_filled = int(full.filled.any(axis=1).sum())
-    return full, BarsReport(differences, cuts, n_compared, n_undecided, n_filled)
+    return BarsReport(differences, cuts, n_compared, n_undecided, n_filled)
+
+
+# ------------------------------------------------------------------------------------------------- a dataset's own bars
+def checked(
+    dataset: Dataset,
+    bars: pd.DataFrame,
+    tickers: Sequence[str] | None = None,
+    *,
+    n_cuts: int = CUTS,
+    seed: int = 0,
+    most_seconds: float = MOST_SECONDS,
+    on_run: Callable[[int], object] = lambda n_runs: None,
+) -> tuple[Dataset, BarsReport]:
+    """The dataset with a record of whether its rows change with later bars, and the report.
+
+    How it was built is taken from its manifest. The bars must build it again to the last bit.
+
+    Args:
+        dataset: as `market.build.dataset_from_bars` made it, also long ago.
+        bars: its bars, as `market.bars.candles.read_bars` returns them.
+        tickers: as they were given to the build; None takes the dataset's.
+        n_cuts: how many moments to cut at; fewer where that takes longer than `most_seconds`, but at least one.
+        seed: of the moments and of the scrambled bars.
+        most_seconds: for all builds together, estimated from the first.
+        on_run: called after each build with how many there will be.
+
+    Raises:
+        BarsError: too few bars for a cut, or the bars cannot be read as the dataset's.
+        DatasetError: the bars make another dataset.
+    """
+    source, quality = dataset.source, dataset.quality
+    if dataset.feature_set not in FEATURE_SET_NAMES or not has_report(quality, dataset.tickers):
+        raise DatasetError(f"{source}: its columns were not made from bars by this program, so they cannot be remade")
+    tickers = tuple(tickers or dataset.tickers)
+    bars = bars.loc[bars["symbol"].isin(chosen_symbols(bars, tickers, source))]
+    first_s, step = quality["source_first_open_s"], quality["source_bar_seconds"]
+    start, end = (datetime.fromtimestamp(first_s + step * n, UTC) for n in (0, quality["source_bars"]))
+    fill, offset_s = quality["max_fill_bars"], int(dataset.time[0] % dataset.bar_seconds)
+    build = partial(
+        dataset_from_bars,
+        tickers=tickers,
+        timeframe=timeframe_name(dataset.bar_seconds),
+        source=source,
+        synthetic=dataset.synthetic,
+        start=start,
+        end=end,
+        max_fill_bars=fill,
+        features=dataset.feature_set,
+        venue=dataset.venue,
+        offset_s=offset_s,
+    )
+    with _quiet():
+        began_s = time.monotonic()
+        try:
+            again = build(bars)
+        except BarsError as error:
+            raise DatasetError(f"{source}: these bars make no dataset ({error}); {OWN_BARS}") from error
+        n_runs = most_seconds / (time.monotonic() - began_s) / SLOWER  # that there is time for
+        n_cuts = max(int(min(n_cuts, (n_runs - 1.0) / 2.0)), 1)
+        on_run(2 * n_cuts + 1)
+        _refuse_other(dataset, again)
+        grid = to_grid(bars, tickers, source, start, end, offset_s)
+        report = compare_cuts(dataset, bars, build, grid, fill, n_cuts, seed, lambda: on_run(2 * n_cuts + 1))
+    seen = {"bars_sha256": bars_hash(bars), "cuts": len(report.cuts), "rows_compared": report.rows_compared}
+    record = structs.replace(dataset.record, **seen, finding="" if report.first is None else str(report.first)).sealed()
+    return replace(dataset, lookahead=record), report
+
+
+def bars_hash(bars: pd.DataFrame) -> str:
+    """Sha256 over times, symbols, prices and volumes, in the order of the table."""
+    digest = hashlib.sha256(_open_seconds(bars).tobytes())
+    digest.update("\n".join(bars["symbol"].astype(str)).encode())
+    for name in (*PRICES, "volume"):
+        digest.update(bars[name].to_numpy(dtype=np.float64).tobytes())
+    return digest.hexdigest()
+
+
+def _refuse_other(dataset: Dataset, again: Dataset) -> None:
+    """Refuse bars that make a dataset of other values."""
+    if (dataset.tickers, dataset.feature_names) != (again.tickers, again.feature_names):
+        other = "other columns"
+    else:
+        last_s = int(max(dataset.time[-1], again.time[-1]))
+        found = first_difference(dataset, again, last_s, Cut(last_s, ""), "")
+        other = "" if found is None else f"{found.column} differs at {utc_text(found.time_s)}"
+    if other:
+        raise DatasetError(f"{dataset.source}: these bars make another dataset ({other}); {OWN_BARS}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Say once what there is to say about the bars: the first build has said it."""
+    logger = logging.getLogger("market")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 # ------------------------------------------------------------------------------------------------- other futures

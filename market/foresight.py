@@ -1,0 +1,197 @@
+"""Columns that know the future, found by their correlation with it: for columns whose making cannot be repeated.
+
+Two slow series always seem related: a feature of the last week, and the returns of the next. So no return over several
+bars is used here. Each column is turned into its changes, the mean of its last m values minus the mean of the m values
+before, for each m in `SCALES`. The change at t is compared with what each single later bar t + j brings, for all j in
+1 .. `MOST_LAGS` by FFT. A column that holds the return of the next k bars adds the bar t + k when it moves from t - 1
+to t, so its changes show that bar, at lag k.
+
+What a bar brings is the part of it that earlier bars do not tell: its log return, and the size of it, both over the
+volatility of the bars before and clipped at `CLIP`, minus a regression on earlier bars and the calendar (`surprises`).
+For any column that is made of past bars, the products of its changes with later surprises are martingale differences,
+however slow the column is. Correlation times sqrt(n) is then close to standard normal. The limit is Bonferroni's for a
+false-alarm rate of `FALSE_ALARM` over ALL columns, coins, scales, lags and targets of the dataset. Real bars are not
+quite unpredictable, so a correlation must also be above `LEAST`.
+
+docs/validation.md says which leaks are found, by lag, noise and number of bars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from msgspec import structs
+from scipy.fft import irfft, next_fast_len, rfft
+from scipy.signal import lfilter
+from scipy.special import ndtri
+
+from market.dataset import NO_COIN, Dataset
+from market.names import counted
+
+FALSE_ALARM = 0.01  # chance that a dataset without a leak has any suspicious column
+MARGIN = 1.2  # of the limit: the size of a real bar's surprise is not quite independent of the past
+SCALES = (1, 16, 128)  # bars
+MOST_LAGS = 2_048  # bars ahead
+NEAR_BARS = 5
+TARGETS = ("return", "size of the return")
+LEAST = {"return": (0.15, 0.03), "size of the return": (0.15, 0.1)}  # correlations, up to NEAR_BARS ahead and beyond
+CLIP = 4.0
+VOLATILITY_BARS = 48  # mean age of the squared returns in a volatility
+LEAST_VOLATILITY = 0.1  # of a coin's mean, below which it does not divide
+OWN_LAGS, TRAILING_BARS = range(1, 6), (12, 48, 288)  # what a bar is regressed on, besides the calendar
+CALENDAR_S, HARMONICS = (86_400, 604_800), range(1, 5)
+LEAST_BARS = 100
+COLUMNS_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Foresight:
+    """How a column correlates with a later bar."""
+
+    column: str
+    coin: str
+    target: str  # one of TARGETS
+    lag: int  # bars ahead
+    scale: int  # of SCALES, bars over which the column changes
+    correlation: float
+    limit: float  # suspicious above this, either way
+    n_rows: int
+
+    @property
+    def excess(self) -> float:
+        """The correlation's size over its limit."""
+        return abs(self.correlation) / self.limit
+
+    @property
+    def is_suspicious(self) -> bool:
+        """Whether the column knows more of the later bar than chance and past bars explain."""
+        return self.excess > 1.0
+
+    def __str__(self) -> str:
+        """One line for a terminal."""
+        return (
+            f"{self.column} correlates with the {self.target} of {self.coin} {counted(self.lag, 'bar')} later: "
+            f"{self.correlation:+.3f}, limit {self.limit:.3f}, {self.n_rows:,} rows"
+        )
+
+
+def foresight(dataset: Dataset) -> list[Foresight]:
+    """The correlation of each column that is nearest to its limit, or furthest above; most suspicious first.
+
+    A coin's column is compared with its own coin, a column that belongs to none with every coin.
+    """
+    n_bars = len(dataset.time)
+    if n_bars < LEAST_BARS:
+        return []
+    n_lags, coins = min(MOST_LAGS, n_bars // 4), np.asarray(dataset.feature_coins)
+    own = [np.flatnonzero((coins == coin) | (coins == NO_COIN)) for coin in range(len(dataset.tickers))]
+    limits = _limits(n_bars, n_lags, sum(map(len, own)) * len(SCALES) * len(TARGETS) * n_lags)
+    length = int(next_fast_len(n_bars + n_lags, real=True) or 0)
+    windows = np.stack([_spectrum(np.repeat(np.array([1.0, -1.0], np.float32), m), length) for m in SCALES])
+    best: dict[int, Foresight] = {}
+    for coin, ticker in enumerate(dataset.tickers):
+        targets = _spectrum(surprises(dataset, coin), length)  # (targets, frequencies)
+        for at in range(0, len(own[coin]), COLUMNS_AT_ONCE):
+            columns = own[coin][at : at + COLUMNS_AT_ONCE]
+            changes = _spectrum(_ranks(dataset.tech[:, columns]), length)[:, None] * windows
+            for column, change in zip(columns.tolist(), changes, strict=True):
+                correlations = _later_correlations(change, targets, length, n_lags)  # (scales, targets, lags)
+                where = np.unravel_index(np.argmax(np.abs(correlations) / limits), correlations.shape)
+                scale, target, lag = (int(i) for i in where)
+                value, limit = float(correlations[where]), float(limits[target, lag])
+                about = (dataset.feature_names[column], ticker, TARGETS[target], lag + 1, SCALES[scale])
+                found = Foresight(*about, value, limit, n_bars)
+                best[column] = max(found, best.get(column, found), key=lambda f: f.excess)
+    return sorted(best.values(), key=lambda f: -f.excess)
+
+
+def tested(dataset: Dataset) -> tuple[Dataset, list[Foresight]]:
+    """The dataset with the suspicious columns in its record, and what `foresight` found."""
+    found = foresight(dataset)
+    suspects = {f.column: str(f) for f in found if f.is_suspicious}
+    return replace(dataset, lookahead=structs.replace(dataset.record, suspects=suspects).sealed()), found
+
+
+def _limits(n_bars: int, n_lags: int, n_tests: int) -> np.ndarray:
+    """(targets, lags) correlations that are suspicious above this."""
+    by_chance = -MARGIN * float(ndtri(FALSE_ALARM / n_tests / 2.0)) / np.sqrt(n_bars)
+    is_near = np.arange(1, n_lags + 1) <= NEAR_BARS
+    return np.stack([np.maximum(by_chance, np.where(is_near, *LEAST[target])) for target in TARGETS])
+
+
+def _later_correlations(changes: np.ndarray, targets: np.ndarray, length: int, n_lags: int) -> np.ndarray:
+    """(scales, targets, n_lags) correlations of changes at t with targets at t + 1, t + 2, ...
+
+    Args:
+        changes: (scales, frequencies) of one column.
+        targets: (targets, frequencies).
+        length: of the series that were transformed, zeros at the end included.
+        n_lags: how many; at most as many as there are zeros.
+    """
+    products = np.asarray(irfft(np.conj(changes)[:, None] * targets, length))[..., 1 : n_lags + 1]
+    spread = np.sqrt(_energy(changes, length)[:, None] * _energy(targets, length))  # (scales, targets)
+    return products / np.where(spread > 0.0, spread, np.inf)[..., None]
+
+
+def _spectrum(values: np.ndarray, length: int) -> np.ndarray:
+    """(..., frequencies) complex64 of (..., n) float32 with zeros at the end; `length` values in all."""
+    return np.asarray(rfft(values, length))
+
+
+def _energy(spectrum: np.ndarray, length: int) -> np.ndarray:
+    """Sum of squares of the series with that spectrum (Parseval); of `length` values."""
+    power = np.abs(spectrum) ** 2
+    doubled = power[..., 1 : (length + 1) // 2].sum(axis=-1)
+    middle = power[..., -1] if length % 2 == 0 else 0.0
+    return (power[..., 0] + 2.0 * doubled + middle) / length
+
+
+def surprises(dataset: Dataset, coin: int) -> np.ndarray:
+    """(targets, T) float32: what each bar of the coin brings that earlier bars and the calendar do not tell."""
+    log_price = np.log(dataset.price[:, coin])
+    returns = np.diff(log_price, prepend=log_price[0])
+    returns[[first for first, _ in dataset.segments]] = 0.0  # over a gap
+    keep = 1.0 - 1.0 / VOLATILITY_BARS
+    mean = float(np.mean(returns**2))
+    variance = lfilter([1.0 - keep], [1.0, -keep], returns**2, zi=[keep * mean])[0]
+    variance = np.concatenate([[mean], variance[:-1]])  # of the bars before
+    spread = np.sqrt(np.maximum(variance, LEAST_VOLATILITY**2 * mean))
+    scaled = np.clip(returns / np.where(spread > 0.0, spread, 1.0), -CLIP, CLIP)
+    calendar = [
+        turn(2.0 * np.pi * harmonic * (dataset.time % period) / period)
+        for period in CALENDAR_S
+        for harmonic in HARMONICS
+        for turn in (np.sin, np.cos)
+    ]
+    return np.stack([_unforetold(target, calendar) for target in (scaled, np.abs(scaled))]).astype(np.float32)
+
+
+def _unforetold(values: np.ndarray, calendar: list[np.ndarray]) -> np.ndarray:
+    """(T,) what is left of `values` after a regression on its own past and the calendar."""
+    values = values - values.mean()
+    total = np.concatenate([[0.0], np.cumsum(values)])  # total[t]: of the values before t
+    bar = np.arange(len(values))
+    past = [np.concatenate([np.zeros(lag), values[:-lag]]) for lag in OWN_LAGS]
+    past += [(total[bar] - total[np.maximum(bar - bars, 0)]) / bars for bars in TRAILING_BARS]
+    known = np.stack([*past, *calendar], axis=1)  # (T, regressors)
+    return values - known @ np.linalg.lstsq(known, values, rcond=None)[0]
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """(columns, n) float32 ranks of (n, columns), with mean 0; 0 throughout where a column never varies."""
+    ranks = pd.DataFrame(values).rank().to_numpy()
+    return np.ascontiguousarray((ranks - ranks.mean(axis=0)).T, dtype=np.float32) / len(ranks)
+
+
+def foresight_lines(found: list[Foresight], n_shown: int = 3) -> Iterator[str]:
+    """The suspicious columns, or the ones nearest to it, for a terminal."""
+    suspicious = [f for f in found if f.is_suspicious]
+    yield (
+        f"columns against later bars, up to {MOST_LAGS:,} ahead: {len(found)} columns, {len(suspicious)} suspicious "
+        f"(false alarm in {FALSE_ALARM:.0%} of datasets)".replace("%", " %")
+    )
+    label = "" if suspicious else "nearest to its limit: "
+    yield from (f"  {label}{f}" for f in (suspicious or found)[:n_shown])
