@@ -172,4 +172,32 @@ MUTANTS = (
         "SAME_FAILURES_ALLOWED = 5 ",
         "SAME_FAILURES_ALLOWED = 50 ",
     ),
+    Mutant(
+        "tests/records/test_results.py::test_studies_of_one_name_that_start_at_one_moment_get_a_folder_each",
+        "a folder is made first and gets its owner then",
+        "train/records/results.py",
+        "            unfinished.rename(folder)\n",
+        "            folder.mkdir(exist_ok=True)\n            (unfinished / OWNER_FILE).replace(folder / OWNER_FILE)\n",
+    ),
+    Mutant(
+        "tests/records/test_results.py::test_writers_with_one_pid_do_not_mix_their_content",
+        "an unfinished file is named by the writer's process number",
+        "market/files.py",
+        "{secrets.token_hex(4)}",
+        "{os.getpid():08x}",
+    ),
+    Mutant(
+        "tests/records/test_results.py::test_files_are_as_private_as_the_umask_says",
+        "files are for everybody to read",
+        "market/files.py",
+        "            _keep_private(file, path)\n",
+        "            os.fchmod(file.fileno(), 0o644)\n",
+    ),
+    Mutant(
+        "tests/records/test_results.py::test_a_private_file_stays_private_when_it_is_written_again",
+        "the permissions of the file before are not kept",
+        "market/files.py",
+        "            _keep_private(file, path)\n",
+        "",
+    ),
 )
