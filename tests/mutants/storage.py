@@ -55,7 +55,7 @@ MUTANTS = (
         "a locked database counts as an error that does not pass",
         "train/store/retrying.py",
         'SQLITE_LOCKED = ("locked", ',
-        "SQLITE_LOCKED = (",
+        'SQLITE_LOCKED = ("never", ',
     ),
     Mutant(
         f"{LOST}::test_a_server_restarted_loses_nothing",
