@@ -85,8 +85,8 @@ COLUMN_LIMITS: dict[str, tuple[float, ...]] = {
     "ccxt": (0.0001, 0.001, 0.01, 0.1, 0.1, 1.0, 0.1, 0.01, 0.1, 0.001)}  # fmt: skip
 CAPPUCCINO_LIMITS = {
     "AAVE": 0.005, "AVAX": 0.03, "BTC": 0.00001, "LINK": 0.1, "ETH": 0.0003, "LTC": 0.01, "UNI": 0.15}  # fmt: skip
-# Currencies that a ticker may end with; one that ends with none of them, or is hardly longer, is a coin in dollars.
-CASH = ("USDT", "USDC", "USD", "EUR", "GBP", "JPY", "TRY", "BRL", "BTC", "ETH", "BNB")
+# Currencies that a ticker without a mark may end with, the last three only after one of the coins above.
+CASH = ("EUR", "GBP", "JPY", "TRY", "BRL", "BTC", "ETH", "BNB")
 
 TARGET_WEIGHT = 0.40  # a position above this share of the account is called concentrated
 HELD_BARS_SCALE = 0.01  # observe_account shows held_bars in hundreds
@@ -715,13 +715,14 @@ def lookback_windows(tech: np.ndarray, lookback: int, device: torch.device) -> T
 
 def cash_of(ticker: str) -> str:
     """The currency of a ticker: `BTC` for `ETH/BTC` and `ETHBTC`, `USD` for `BTC/USDT`, `BTCUSDC`, `WBTC` and `BTC`."""
-    ends = (cash for cash in CASH if ticker.upper().endswith(cash) and len(ticker) > len(cash) + 2 * ticker.isalnum())
-    return next(ends, "USD")[:3]
+    coin, mark, cash = ticker.upper().replace("-", "/").replace("_", "/").partition("/")
+    last, before = coin[-3:], coin[:-3].rpartition(":")[2]
+    is_pair = before and (last in CASH[:5] or (last in CASH and before in CAPPUCCINO_LIMITS))
+    cash = cash.replace(":", "/").partition("/")[0] if mark else last if is_pair else "USD"
+    return "USD" if "USD" in cash else cash
 
 
-def check_arrays(
-    price: np.ndarray, tech: np.ndarray, rules: str = "", norm_tech: float = 1.0, tickers: Sequence[str] | None = None
-) -> None:
+def check_arrays(price: np.ndarray, tech: np.ndarray, rules: str = "", norm_tech: float = 1.0, names: Any = ()) -> None:
     """Refuse arrays that cannot be traded: features times norm_tech must fit float32, and prices be positive.
 
     The rules of hosts, and no rules, take a price of 0, which is a bar without a price. "standard" does not: its prices
@@ -730,7 +731,7 @@ def check_arrays(
     Raises:
         ValueError: the message names the array, the bar, the column, the value and what to do.
     """
-    cash = {cash_of(str(ticker)): str(ticker) for ticker in ([] if tickers is None else tickers)}
+    cash = {cash_of(str(ticker)): str(ticker) for ticker in (() if names is None else names)}
     if len(cash) > 1:
         raise ValueError(f"{', '.join(cash.values())} are in {', '.join(cash)}: an account has one cash; choose one")
     if (price.ndim, tech.ndim) != (2, 2) or len(price) != len(tech) or {price.dtype.kind, tech.dtype.kind} - {*"fiu"}:
@@ -741,9 +742,8 @@ def check_arrays(
     largest = np.float64(np.finfo(np.float32).max) / max(abs(norm_tech), 1e-269)  # finite where norm_tech is 0
     for name, array, (least, most) in (("price_array", price, prices), ("tech_array", tech, (-largest, largest))):
         if array.size and not (array.min() >= least and array.max() <= most):  # NaN is neither
-            is_bad = ~((array >= least) & (array <= most))
-            bar, column = np.argwhere(is_bad)[0].tolist()
-            found = f"{array[bar, column]:g} at bar {bar}, column {column} ({int(is_bad.sum())} such values)"
+            bad = np.argwhere(~((array >= least) & (array <= most)))
+            found = f"{array[tuple(bad[0])]:g} at bar {bad[0][0]}, column {bad[0][1]} ({len(bad)} such values)"
             raise ValueError(f"{name} is {found}, expected {least:g} .. {most:g}; correct such bars or leave them out")
 
 

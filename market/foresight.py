@@ -86,7 +86,7 @@ def foresight(dataset: Dataset) -> list[Foresight]:
     n_bars = len(dataset.time)
     if n_bars < LEAST_BARS:
         return []
-    n_lags, coins = min(MOST_LAGS, n_bars // 4), np.asarray(dataset.feature_coins)
+    n_lags, coins = lags_of(n_bars), np.asarray(dataset.feature_coins)
     own = [np.flatnonzero((coins == coin) | (coins == NO_COIN)) for coin in range(len(dataset.tickers))]
     limits = _limits(n_bars, n_lags, sum(map(len, own)) * len(SCALES) * len(TARGETS) * n_lags)
     length = int(next_fast_len(n_bars + n_lags, real=True) or 0)
@@ -108,11 +108,16 @@ def foresight(dataset: Dataset) -> list[Foresight]:
     return sorted(best.values(), key=lambda f: -f.excess)
 
 
+def lags_of(n_bars: int) -> int:
+    """How many bars ahead a dataset of that length is compared with."""
+    return min(MOST_LAGS, n_bars // 2) if n_bars >= LEAST_BARS else 0
+
+
 def tested(dataset: Dataset) -> tuple[Dataset, list[Foresight]]:
     """The dataset with the suspicious columns in its record, and what `foresight` found."""
     found = foresight(dataset)
-    suspects = {f.column: str(f) for f in found if f.is_suspicious}
-    return replace(dataset, lookahead=structs.replace(dataset.record, suspects=suspects).sealed()), found
+    known = {"suspects": {f.column: str(f) for f in found if f.is_suspicious}, "lags": lags_of(len(dataset.time))}
+    return replace(dataset, lookahead=structs.replace(dataset.record, **known).sealed()), found
 
 
 def _limits(n_bars: int, n_lags: int, n_tests: int) -> np.ndarray:
@@ -188,9 +193,9 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 
 def foresight_lines(found: list[Foresight], n_shown: int = 3) -> Iterator[str]:
     """The suspicious columns, or the ones nearest to it, for a terminal."""
-    suspicious = [f for f in found if f.is_suspicious]
+    suspicious, n_lags = [f for f in found if f.is_suspicious], lags_of(found[0].n_rows if found else 0)
     yield (
-        f"columns against later bars, up to {MOST_LAGS:,} ahead: {len(found)} columns, {len(suspicious)} suspicious "
+        f"columns against later bars, up to {n_lags:,} ahead: {len(found)} columns, {len(suspicious)} suspicious "
         f"(false alarm in {FALSE_ALARM:.0%} of datasets)".replace("%", " %")
     )
     label = "" if suspicious else "nearest to its limit: "

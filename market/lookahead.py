@@ -213,7 +213,9 @@ def checked(
         grid = to_grid(bars, tickers, source, start, end, offset_s)
         report = compare_cuts(dataset, bars, build, grid, fill, n_cuts, seed, lambda: on_run(2 * n_cuts + 1))
     seen = {"bars_sha256": bars_hash(bars), "cuts": len(report.cuts), "rows_compared": report.rows_compared}
-    record = structs.replace(dataset.record, **seen, finding="" if report.first is None else str(report.first)).sealed()
+    # Other cuts that find nothing are no proof against a cut that did.
+    finding = dataset.record.finding or ("" if report.first is None else str(report.first))
+    record = structs.replace(dataset.record, **seen, finding=finding).sealed()
     return replace(dataset, lookahead=record), report
 
 

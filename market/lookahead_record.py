@@ -19,6 +19,7 @@ from market.names import counted
 
 RECHECK = "run scripts/validation/lookahead.py --bars FILE --record DIR"
 DECLARE = "declare each with lookahead.py --data-dir DIR --declare COLUMN --by NAME --why TEXT"
+LEAST_LAGS = 2_016  # a week of 5-minute bars
 CLEAN, FOUND, UNEXPLAINED, UNCHECKED = "clean", "found", "unexplained", "not checked"
 
 
@@ -39,6 +40,7 @@ class LookaheadRecord(Struct, kw_only=True, frozen=True, forbid_unknown_fields=T
     rows_compared: int = 0
     finding: str = ""  # the first row that later bars change
     suspects: dict[str, str] | None = None  # column -> what it correlates with; None: not tested
+    lags: int = 0  # bars ahead that the columns were compared with
     declared: tuple[Declared, ...] = ()
     sha256: str = ""  # over everything else here
 
@@ -95,6 +97,8 @@ def standing(record: LookaheadRecord, feature_set: str, feature_names: Sequence[
         return Standing(UNCHECKED, f"features were not made again from cut bars; {RECHECK}")
     if record.suspects is None:
         return Standing(UNCHECKED, "columns were not compared with later bars")
+    if record.lags < LEAST_LAGS:
+        return Standing(UNCHECKED, f"the data is long enough to compare columns with {record.lags:,} later bars only")
     n_known = f"{len(suspects)} suspicious" if suspects else "none suspicious"
     tested = f"{counted(len(feature_names), 'column')} compared with later bars, {n_known}"
     return Standing(CLEAN, f"{tested}, record {record.sha256[:12]}{declared}")

@@ -38,6 +38,7 @@ QUOTES = frozenset((*SURE_QUOTES, *RARE_QUOTES))
 STABLE_DOLLARS = frozenset(DOLLARS) - {"USD"}
 # Quotes that themselves end with USD; DOTUSD ends with TUSD by chance. Read so only with one of these coins before it.
 CHANCE_QUOTES = ("FDUSD", "BUSD", "TUSD", "PYUSD", "RLUSD", "GUSD")
+NO_ENDINGS = ("FDUSD", "PYUSD", "RLUSD")  # of these, because hardly a coin's name ends with FD, PY or RL
 KNOWN_COINS = frozenset(_words("""
     1INCH AAVE ACH ADA AGIX AGLD AKT ALGO ALICE AMP ANKR APE API3 APT ARB ARKM ATOM AUCTION AUDIO AVAX AXS BABYDOGE BAL
     BAND BAT BCH BICO BLUR BNB BNT BONK BSV BTC BTT CAKE CELO CELR CFX CHZ CKB COMP COTI CRO CRV CVC CVX DAI DASH DENT
@@ -140,9 +141,9 @@ def pairs_of(symbol: str) -> tuple[Pair, ...]:
 def certain_pair(symbol: str) -> Pair | None:
     """The one pair that a symbol means; None where it may mean several.
 
-    Without a mark USD, USDT and USDC win over FDUSD, BUSD and TUSD, unless only those leave a well-known coin: DOTUSD
-    is DOT in USD, BTCBUSD is BTC in BUSD. A quote that coins' names end with, too, needs a well-known coin before it:
-    ETHBTC is ETH in BTC.
+    Without a mark USD, USDT and USDC win over BUSD, TUSD and GUSD, unless only those leave a well-known coin: DOTUSD is
+    DOT in USD, BTCBUSD is BTC in BUSD. FDUSD, PYUSD and RLUSD win over USD. A quote that coins' names end with, too,
+    needs a well-known coin before it: ETHBTC is ETH in BTC.
     """
     whole, *splits = pairs_of(symbol)
     if not splits or whole.coin in WHOLE_NAMES:
@@ -150,7 +151,8 @@ def certain_pair(symbol: str) -> Pair | None:
     known = [pair for pair in splits if pair.coin in KNOWN_COINS or pair.coin in WHOLE_NAMES]
     sure = [pair for pair in splits if pair.quote in SURE_QUOTES]
     if sure:
-        return min(sure, key=lambda pair: (pair not in known, pair.quote in CHANCE_QUOTES))
+        order = [(pair not in known, pair.quote not in NO_ENDINGS, pair.quote in CHANCE_QUOTES) for pair in sure]
+        return sure[order.index(min(order))]
     if whole.coin in BOTH or len(known) > 1:
         return None
     if known:

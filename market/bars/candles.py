@@ -262,8 +262,9 @@ def to_grid(
     symbols = chosen_symbols(bars, tickers, where)
     bars = bars.loc[bars["symbol"].isin(symbols)]
     step = step_between(bars, start, end, where)
-    # Volumes anywhere in the source make a volume of 0 a fact, also in a period that has nothing else.
-    has_volume = np.isin(symbols, bars.loc[bars["volume"] > 0, "symbol"].astype(str))
+    # From a symbol's first volume in the source on, a volume of 0 is a fact.
+    first_volume = bars.loc[bars["volume"] > 0].astype({"symbol": str}).groupby("symbol")["timestamp"].min()
+    known_from = first_volume.reindex(symbols).to_numpy(dtype="datetime64[s]").astype(np.int64)  # NaT: least int64
     bars = on_grid(bars_between(bars, start, end), step, offset_s, where, n_all=len(bars))
     bars = closed_bars(bars, step, where, now)
     check_every_symbol_has_bars(bars, symbols, where)
@@ -283,7 +284,7 @@ def to_grid(
         time=time,
         **columns,
         filled=np.zeros((len(time), len(symbols)), dtype=bool),
-        untraded=(columns["volume"] == 0) & has_volume,
+        untraded=(columns["volume"] == 0) & (known_from > 0) & (time[:, None] >= known_from),
         tickers=tuple(map(ticker_for, tickers, symbols)),
         bar_seconds=step,
     )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from optuna.trial import FrozenTrial, create_trial
 
+from market import lookahead_record
 from market.dataset import save_dataset
 from market.sample import synthetic_dataset
 from tests.support.lookahead_cases import as_checked
@@ -29,6 +30,13 @@ from train.runner.request import StudyRequest
 from train.store.address import absolute_url
 from train.study.interruption import Interruption
 from train.study.split_plan import SplitPlan
+
+
+@pytest.fixture(autouse=True)
+def short_data_is_enough(monkeypatch):
+    """Bars ahead that columns must be compared with: data sets here are short."""
+    monkeypatch.setattr(lookahead_record, "LEAST_LAGS", 0)
+
 
 N_BARS, HELD_OUT = 2000, 0.2
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState, create_trial
 
+from market import lookahead_record
 from market.dataset import with_declaration
 from market.sample import synthetic_dataset
 from tests.support.lookahead_cases import as_checked, leaks, with_columns
@@ -35,6 +36,13 @@ from train.study.folds import cut_holdout, fold_data
 from train.study.split_plan import SplitPlan
 from train.validation.metrics import measure
 from train.validation.overfitting import Search, estimate_sharpe
+
+
+@pytest.fixture(autouse=True)
+def short_data_is_enough(monkeypatch):
+    """Bars ahead that columns must be compared with: data sets here are short."""
+    monkeypatch.setattr(lookahead_record, "LEAST_LAGS", 0)
+
 
 REACHED = Attainable(0.0, 0.1, float("nan"))
 STRICT, LOOSE = Limits(), Limits(allow_unproven=True)

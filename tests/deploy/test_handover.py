@@ -38,7 +38,7 @@ from train.deploy.judge import NOTHING_NEW, REFUSED, REPLACED, WAITING, WOULD_LO
 from train.deploy.loading import DeploymentError, load_deployment, read_deployment
 from train.deploy.refit import refit, refit_folder
 from train.deploy.scores import score_policies
-from train.findings import stored_trial
+from train.findings import returns, stored_trial
 from train.findings.holdout import load_holdout
 from train.findings.stored_trial import open_stored
 from train.records.errors import StudyError
@@ -489,11 +489,29 @@ def test_a_refit_that_diverges_is_a_refusal_and_one_that_cannot_begin_is_not(pla
     settings.write_text(json.dumps(content))
     with pytest.raises(StudyError, match="is not the file that trial"):
         planted.look()
-    monkeypatch.setattr(stored_trial, "check_seal", lambda *_: True)
+    for module in (stored_trial, returns):
+        monkeypatch.setattr(module, "check_seal", lambda *_: True)
     verdict = planted.look()
     assert verdict.kind == REFUSED
     assert "refit: " in verdict.text
     assert [e["event"] for e in planted.events()] == ["refused"]  # no look
+
+
+def test_a_refit_that_the_database_does_not_know_is_trained_anew(planted):
+    """Whoever may write the results folder could put a policy there that was trained on the held-out bars."""
+    trial = planted.trial()
+    folder = refit_folder(trial, 0)
+    policy, kept = load_policy(folder / BEST_POLICY), json.loads((folder / "refit.json").read_text())
+    other = replace(policy, layers=tuple((weight * 2.0, bias) for weight, bias in policy.layers))
+    save_policy(folder / BEST_POLICY, other, policy.metadata)
+    (folder / "refit.json").write_text(json.dumps(kept | {"weights_sha256": weights_sha256(other)}))
+    assert weights_sha256(refit(trial, 1, 0, keep=False)) == weights_sha256(policy)
+
+
+def test_what_was_judged_before_later_waivers_came_stays_judged():
+    """Options are part of a candidate."""
+    assert not {"allow_unverified", "allow_unchecked"} & set(gates.Limits().to_json())
+    assert gates.Limits(allow_unchecked=True).to_json()["allow_unchecked"]
 
 
 def test_a_refit_of_other_settings_or_code_is_not_taken_for_this_one(planted):

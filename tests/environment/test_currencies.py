@@ -9,6 +9,8 @@ from environment_Alpaca_vectorized import (
     VectorizedCryptoEnvAlpacaOptimized,
     cash_of,
 )
+from market.names import known_currency
+from market.symbols import KNOWN_COINS, QUOTES, WHOLE_NAMES
 
 CLASSES = [CryptoEnvAlpaca, VectorizedCryptoEnvAlpaca, VectorizedCryptoEnvAlpacaOptimized]
 
@@ -41,3 +43,18 @@ def test_one_currency_in_any_spelling_is_taken(env_class, tickers):
 ])  # fmt: skip
 def test_the_cash_of_a_ticker(cash, tickers):
     assert {cash_of(ticker) for ticker in tickers.split()} == {cash}
+
+
+OF_EUROS = {"AEUR", "AGEUR", "CEUR", "IBEUR", "VEUR"}  # five coins that need a mark here
+
+
+@pytest.mark.parametrize("name", sorted((WHOLE_NAMES | KNOWN_COINS) - OF_EUROS))
+def test_what_stands_alone_is_a_coin_in_dollars_here_and_in_datasets(name):
+    assert cash_of(name) == known_currency(name) == "USD"
+
+
+@pytest.mark.parametrize("quote", sorted(QUOTES))
+def test_a_marked_currency_is_the_same_here_and_in_datasets(quote):
+    for mark in "/-_":
+        known = quote if quote == "XBT" else known_currency(f"PEPE{mark}{quote}")
+        assert cash_of(f"PEPE{mark}{quote}") in (known, "USD" if "USD" in quote else known)

@@ -372,6 +372,28 @@ def test_a_look_that_was_cut_off_is_counted_and_is_finished_for_the_same_trial_o
     assert score_holdout(study, tmp_path, rows, 3, policies, env).trial == 3
 
 
+def test_a_score_that_only_the_file_knows_is_not_believed(study, rows, trained, tmp_path):
+    env, policies = trained
+    finish(study, 1.0, {"split_0": {"files": {"settings.json": "a"}}})  # a study whose database keeps hashes
+    scored = score_holdout(study, tmp_path, rows, 3, policies, env)
+    attributes = study._storage._studies[study._study_id].user_attrs
+    del attributes["holdout_score"]  # the state after a kill
+    planted = plain(scored) | {"mean_excess_sharpe": 9.9}
+    (tmp_path / "holdout.json").write_text(json.dumps(planted))
+    assert read_score(study, tmp_path) is None
+    assert score_holdout(study, tmp_path, rows, 3, policies, env).mean_excess_sharpe == scored.mean_excess_sharpe
+    assert json.loads((tmp_path / "holdout.json").read_text())["mean_excess_sharpe"] == scored.mean_excess_sharpe
+
+
+def test_a_policy_that_was_scored_for_a_deployment_is_a_look(study, rows):
+    other = optuna.create_study(storage=study._storage, study_name="handed over", direction="maximize")
+    other.set_user_attr("uuid", "another")
+    bars = {"first_time_s": rows.about.first_time_s, "last_time_s": rows.about.last_time_s, "synthetic": True}
+    other.set_user_attr("handover_look_1", {"weights_sha256": "1", "test": 1, "bars": bars})
+    assert earlier_looks(study, rows.about, is_synthetic=True) == ["handed over"]
+    assert earlier_looks(study, rows.about, is_synthetic=False) == []
+
+
 @pytest.mark.parametrize("is_old", [False, True])
 def test_a_study_that_tested_its_trials_on_these_bars_has_looked_at_them(study, rows, is_old):
     other = optuna.create_study(storage=study._storage, study_name="held nothing out", direction="maximize")

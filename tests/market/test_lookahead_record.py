@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 import pytest
+from msgspec import structs
 
 from barwise.commands import build_dataset, find_lookahead, import_host_data, inspect_dataset, make_sample
-from market import features
+from market import features, lookahead_record
 from market.bars.candles import write_bars
 from market.build import dataset_from_bars
 from market.dataset import load_dataset, make_dataset, save_dataset, with_declaration, write_record
@@ -17,9 +18,16 @@ from market.errors import BarsError, DatasetError
 from market.features import Feature
 from market.indicators import rsi
 from market.lookahead import checked
-from market.lookahead_record import CLEAN, FOUND, UNCHECKED, UNEXPLAINED
+from market.lookahead_record import CLEAN, FOUND, UNCHECKED, UNEXPLAINED, LookaheadRecord, standing
 from market.sample import sample_bars
 from tests.support.lookahead_cases import as_checked, leaks
+
+
+@pytest.fixture(autouse=True)
+def short_data_is_enough(monkeypatch):
+    """Bars ahead that columns must be compared with: data sets here are short."""
+    monkeypatch.setattr(lookahead_record, "LEAST_LAGS", 0)
+
 
 COINS = ("BTC", "ETH")
 
@@ -292,3 +300,18 @@ def test_columns_made_by_hand_are_not_checked_until_they_are_compared(bars):
     names = ("tickers", "price", "tech", "time", "feature_names", "bar_seconds", "segments", "source", "synthetic")
     by_hand = make_dataset(**{name: getattr(dataset, name) for name in names})
     assert by_hand.standing.line == "look-ahead: not checked; columns were not compared with later bars"
+
+
+def test_data_that_is_too_short_for_the_longest_lag_is_not_called_clean(monkeypatch):
+    monkeypatch.undo()
+    names = ("BTC:x",)
+    record = LookaheadRecord(dataset_sha256="a", suspects={}, lags=500)
+    assert standing(record, "imported", names).kind == UNCHECKED
+    assert standing(structs.replace(record, lags=2_048), "imported", names).kind == CLEAN
+
+
+def test_other_cuts_do_not_take_a_finding_away():
+    bars = sample_bars("5m", 900, ("BTC", "ETH"), seed=0)
+    dataset = dataset_from_bars(bars, ("BTC", "ETH"), "5m", source="t")
+    found = replace(dataset, lookahead=structs.replace(dataset.record, finding="a leak").sealed())
+    assert checked(found, bars, n_cuts=1)[0].standing.kind == FOUND

@@ -144,11 +144,11 @@ def hourly(*bars):
 def test_only_a_flat_bar_at_the_last_close_repeats_it():
     trade, flat, moved, wick = (5, 6, 4, 5, 1.0), (5, 5, 5, 5, 0.0), (7, 7, 7, 7, 0.0), (5, 5.1, 5, 5, 0.0)
     grid = hourly(flat, trade, flat, (5, 5, 5, 5, 2.0), moved, (7, 7, 7, 7, 0.0), wick, flat, trade, flat)
-    assert grid.untraded[:, 0].tolist() == [True, False, True, False, True, True, True, True, False, True]
+    assert grid.untraded[:, 0].tolist() == [False, False, True, False, True, True, True, True, False, True]
     made = fill_gaps(grid, 3)
-    #  before the first trade there is nothing to repeat; `moved` and `wick` are prices
+    #  before the first volume nobody knows; `moved` and `wick` are prices
     assert made.filled[:, 0].tolist() == [False, False, True, False, False, True, False, True, False, True]
-    assert np.flatnonzero(made.missing[:, 0]).tolist() == [0]
+    assert not made.missing.any()
 
 
 def test_the_minutes_without_trades_of_a_real_file(real_bars_dir):
@@ -168,3 +168,11 @@ def test_the_minutes_without_trades_of_a_real_file(real_bars_dir):
     assert (report["repeated_bars"], report["filled_bars"], report["missing_bars"]) == (433, 433, 0)
     for name, array in before.arrays.items():
         assert array.tobytes() == flat.arrays[name].tobytes(), name
+
+
+def test_volumes_that_begin_later_say_nothing_of_the_bars_before():
+    """A bar's mark does not depend on later bars."""
+    bars = market()
+    begins = bars["timestamp"].unique()[900]
+    late = bars.assign(volume=bars["volume"].where((bars["symbol"] == "BTC/USD") | (bars["timestamp"] >= begins), 0.0))
+    assert not to_grid(tidy_bars(late, "t"), COINS, "t").untraded.any()

@@ -217,6 +217,26 @@ def test_importances_with_enough_trials(folded, tmp_path, made):
     assert page.importances == collect(study, folder).importances
 
 
+@pytest.mark.parametrize("name", ["settings.json", "result.json"])
+def test_files_that_were_changed_are_not_shown(study_and_copy, name, caplog):
+    study, folder = study_and_copy
+    best = collect(study, folder).best
+    path = (trial_folder if name == "settings.json" else lambda f, n: split_folder(f, n, 0))(folder, best) / name
+    before = html_of(study, folder)
+    content = json.loads(path.read_text())
+    if name == "settings.json":
+        content["env"]["fee_rate"] = content["env_resolved"]["fee_rate"] = 0.0
+    else:
+        content["agent"]["sharpe"] = 99.0
+    write_json(path, content)
+    verdict = collect(study, folder).verdict.sentences[0]
+    assert f"{name} is not the file that trial {best} was scored with" in caplog.text
+    if name == "settings.json":
+        assert "cannot be judged" in verdict
+    else:
+        assert table_row(html_of(study, folder), "split 0") == table_row(before, "split 0")
+
+
 def test_undefined_figures_read_undefined(folded, tmp_path):
     study, folder = fabricated.new_study(tmp_path, folded)
     outcomes = fabricated.write_trial(folder, folded, 0, 0, 0.0)
@@ -225,7 +245,7 @@ def test_undefined_figures_read_undefined(folded, tmp_path):
     content = json.loads(path.read_text())
     content["agent"]["sortino"] = content["equal_weight"]["hit_rate"] = None
     write_json(path, content)
-    row = table_row(html_of(study, folder), "split 0")
+    row = table_row(html_of(unsealed(study), folder), "split 0")
     assert row["Sortino"][0][1] == "undefined"
     assert row["hit rate"][1][1] == "undefined"
 
@@ -417,11 +437,11 @@ def test_a_report_that_fails_is_logged_and_raises_nothing(made, monkeypatch, cap
 def test_a_report_that_fails_does_not_change_how_a_study_ends(study_and_copy, monkeypatch, caplog, ending, code):
     study, folder = study_and_copy
     request = SimpleNamespace(n_trials=4)
-    assert finish._conclude(study, ending, folder, request) == code
+    assert finish._conclude(study, ending, request, finish._write_pages(study, folder)) == code
     assert (folder / "report.html").stat().st_size > 10_000
     (folder / "report.html").unlink()
     (folder / "report.html").mkdir()  # cannot be replaced by a file
-    assert finish._conclude(study, ending, folder, request) == code
+    assert finish._conclude(study, ending, request, finish._write_pages(study, folder)) == code
     assert "report: not written: IsADirectoryError" in caplog.text
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from market import lookahead_record
 from market.lookahead_record import Declared
 from market.sample import synthetic_dataset
 from tests.support.lookahead_cases import as_checked, leaks, with_columns
@@ -13,6 +14,12 @@ from train.runner.preparation import _check_n_envs
 from train.study.folds import fold_data
 from train.study.search_space import build_space
 from train.study.split_plan import SplitPlan
+
+
+@pytest.fixture(autouse=True)
+def short_data_is_enough(monkeypatch):
+    """Bars ahead that columns must be compared with: data sets here are short."""
+    monkeypatch.setattr(lookahead_record, "LEAST_LAGS", 0)
 
 
 def test_a_band_with_more_accounts_than_its_budget_has_bars_for_is_refused():

@@ -72,8 +72,9 @@ class Limits:
         return [flag for flag, low in is_low.items() if low]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; a waiver that came later only where it is used, so that what was judged before stays judged."""
-        return {name: value for name, value in asdict(self).items() if name != "allow_unverified" or value}
+        """Plain values; waivers that came later only where used, so that what was judged before stays judged."""
+        later = ("allow_unverified", "allow_unchecked")
+        return {name: value for name, value in asdict(self).items() if name not in later or value}
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,9 @@ from train.findings.holdout import earlier_looks, load_holdout
 from train.findings.overfit import Assessment, assess
 from train.findings.returns import read_returns
 from train.findings.stored_trial import StoredStudy, data_folder, open_stored, own_data_dir, read_trial
-from train.records.attributes import holdout_score_in
+from train.records.attributes import holdout_score_in, uuid_in
 from train.records.errors import StudyError
-from train.records.keys import HOLDOUT_SCORE, TARGET
+from train.records.keys import HOLDOUT_SCORE, LOOKED, TARGET
 from train.run import TrainingDiverged
 from train.store.database import n_finished
 from train.store.lock import study_lock
@@ -51,7 +51,6 @@ from train.study.interruption import Interruption
 logger = logging.getLogger(__name__)
 
 REPLACED, NOTHING_NEW, WAITING, REFUSED, WOULD_LOOK = "replaced", "nothing new", "waiting", "refused", "would look"
-LOOKED = "handover_look_"  # study attribute of each look, so that another folder of deployments knows of it
 DRY_RUN = (
     "dry run: nothing refuses it so far; the held-out bars were not looked at, for a look that is not counted makes "
     "every later one worth less"
@@ -230,12 +229,13 @@ def _test_number(case: Case, deployments: Deployments, policy: Policy) -> int:
     """
     events, study, held = deployments.log.read(), case.stored.study, case.trial.data.holdout
     assert held is not None
-    looks, tested = looks_at(events, case.bars), {event["study"] for event in events if event["event"] == "look"}
+    looks, tested = looks_at(events, case.bars), set[str]()
+    logged = {e["candidate"]["uuid"] for e in events if e["event"] == "look" and case.bars.overlap(e["bars"])}
     for other in study._storage.get_all_studies():
         attributes = other.user_attrs.items()
         found = [value for name, value in attributes if name.startswith(LOOKED) and _is_of(value, case.bars)]
         looks |= {value["weights_sha256"]: value["test"] for value in found}
-        tested |= {other.study_name} if found else set()
+        tested |= {other.study_name} if found or uuid_in(other.user_attrs) in logged else set()
     own = looks.get(weights_sha256(policy))
     if own is not None:
         return own

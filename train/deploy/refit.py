@@ -25,9 +25,10 @@ from drl_agents.policy_file import PolicyFileError, load_policy, weights_sha256
 from train.checkpoint import Checkpoints
 from train.config import TrainConfig
 from train.findings.stored_trial import StoredTrial
+from train.records.keys import REFIT
 from train.records.provenance import code_version, trial_code_sha256
 from train.records.record_files import write_json
-from train.records.seals import BEST_POLICY
+from train.records.seals import BEST_POLICY, file_sha256
 from train.run import train_policy
 from train.study.folds import LEAST_TRADED_BARS, VALIDATION_FRACTION, Fold, FoldedData, purge_bars_of
 from train.study.objective import split_seed
@@ -80,7 +81,8 @@ def refit(trial: StoredTrial, study_seed: int, seed: int, gpu_id: int = -1, keep
     own: dict[str, Any] = {"seed": refit_seed(study_seed, len(trial.data.folds), seed), "gpu_id": gpu_id}
     config = TrainConfig(**(dict(trial.settings.train) | own))
     identity = _identity(trial, fold, config)
-    finished = _finished(folder, identity)
+    kept, study = f"{REFIT}{trial.number}_{seed}", trial.stored.study
+    finished = _finished(folder, identity, study.user_attrs.get(kept))
     if finished is not None:
         logger.info("refit: trial %d, seed %d was trained before", trial.number, seed)
         return finished
@@ -90,6 +92,7 @@ def refit(trial: StoredTrial, study_seed: int, seed: int, gpu_id: int = -1, keep
     checkpoints = Checkpoints(folder)
     policy = _train(trial, fold, config, _metadata(trial, fold, seed), folder, checkpoints)
     write_json(folder / FINISHED, identity | {"weights_sha256": weights_sha256(policy)})
+    study.set_user_attr(kept, _hashes(folder, policy))
     checkpoints.discard()
     return policy
 
@@ -150,8 +153,13 @@ def _metadata(trial: StoredTrial, fold: Fold, seed: int) -> dict[str, Any]:
     return origin.to_metadata()
 
 
-def _finished(folder: Path, identity: Mapping[str, Any]) -> Policy | None:
-    """The policy of a finished refit of this identity; None where there is none."""
+def _hashes(folder: Path, policy: Policy) -> dict[str, str]:
+    """What the study's database keeps of a finished refit."""
+    return {"weights_sha256": weights_sha256(policy), "policy_sha256": file_sha256(folder / BEST_POLICY)}
+
+
+def _finished(folder: Path, identity: Mapping[str, Any], hashes: Any) -> Policy | None:
+    """The policy of a finished refit of this identity and these hashes; None where there is none."""
     try:
         kept = json.loads((folder / FINISHED).read_text())
         policy = load_policy(folder / BEST_POLICY)
@@ -162,5 +170,8 @@ def _finished(folder: Path, identity: Mapping[str, Any]) -> Policy | None:
         return None
     if kept != dict(identity) | {"weights_sha256": weights_sha256(policy)}:
         logger.info("refit: %s holds one of other settings, data or code, so it is trained anew", folder)
+        return None
+    if hashes != _hashes(folder, policy):
+        logger.warning("refit: %s is not what the database has hashes of, so it is trained anew", folder)
         return None
     return policy

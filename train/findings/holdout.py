@@ -28,9 +28,10 @@ from train.evaluator import evaluate_policies, step_of
 from train.findings.stored_trial import check_policy, read_settings
 from train.records.attributes import holdout_score_in, labels_in, uuid_in
 from train.records.errors import StudyError
-from train.records.keys import HOLDOUT_BEGUN, HOLDOUT_SCORE, SCORE_FILE, TESTED_BARS
+from train.records.keys import HOLDOUT_BEGUN, HOLDOUT_SCORE, LOOKED, SCORE_FILE, TESTED_BARS
 from train.records.provenance import code_version
 from train.records.record_files import decode, plain, read_plain, write_json
+from train.records.seals import keeps_hashes
 from train.records.stored import Begun, Holdout, HoldoutScore, Look, PolicyScore, TestedBars
 from train.store.database import FINISHED
 from train.study.attainable import attainable_by, tradable
@@ -118,7 +119,10 @@ def score_holdout(
         _begin(study, Begun(uuid_in(study.user_attrs), rows.about, rows.dataset.synthetic, trial_number, tuple(hashes)))
         files = dict(zip(map(Path, policies), hashes, strict=True))
         content = _score(study, folder, rows, trial_number, files, env_params, gpu_id)
-        write_json(folder / SCORE_FILE, content, overwrites=False)
+        is_kept = keeps_hashes(study.get_trials(deepcopy=False))
+        if is_kept:
+            study.set_user_attr(HOLDOUT_SCORE, content)
+        write_json(folder / SCORE_FILE, content, overwrites=is_kept)
         scored = read_score(study, folder)  # another worker's, where that was first
     assert scored is not None
     if scored.trial != trial_number:
@@ -153,7 +157,9 @@ def _begin(study: optuna.Study, look: Begun) -> None:
 
 
 def read_score(study: optuna.Study, folder: Path) -> HoldoutScore | None:
-    """What was scored, None before that; the file and the database are each completed from the other.
+    """What was scored, as the database has it; None before that. A file that is missing is written anew.
+
+    Only of a study from before the database kept hashes is a file believed that the database knows nothing of.
 
     Raises:
         StudyError: the file was damaged or is another study's.
@@ -168,9 +174,10 @@ def read_score(study: optuna.Study, folder: Path) -> HoldoutScore | None:
     found = decode(content, HoldoutScore, str(path), advice=NOT_KNOWN)
     if found.uuid != uuid_in(study.user_attrs):
         raise StudyError(f"{path}: belongs to another study; move it away")
-    if kept is None:
-        study.set_user_attr(HOLDOUT_SCORE, content)
-    return found if kept is None else kept
+    if kept is not None or keeps_hashes(study.get_trials(deepcopy=False)):
+        return kept
+    study.set_user_attr(HOLDOUT_SCORE, content)
+    return found
 
 
 def score_winner(
@@ -302,6 +309,7 @@ def earlier_looks(study: optuna.Study, about: Holdout, is_synthetic: bool) -> li
         attributes = other.user_attrs
         looks = [attributes[name] for name in (HOLDOUT_SCORE, HOLDOUT_BEGUN) if name in attributes]
         is_look = any(_is_look(content, own, about, is_synthetic) for content in looks)
+        is_look = is_look or (uuid_in(attributes) != own and _was_handed_over(attributes, about, is_synthetic))
         if not is_look and uuid_in(attributes) != own and storage.get_n_trials(other._study_id, FINISHED):
             is_look = _has_tested(attributes, about, is_synthetic)
         if is_look:
@@ -320,6 +328,13 @@ def _is_look(content: Any, own_uuid: str, about: Holdout, is_synthetic: bool) ->
         logger.warning("hold-out: counted as an earlier look at these bars: %s", error)
         return True
     return look.uuid != own_uuid and _meets(look.holdout, look.synthetic, about, is_synthetic)
+
+
+def _was_handed_over(attributes: Mapping[str, Any], about: Holdout, is_synthetic: bool) -> bool:
+    """Whether a policy of another study was scored on some of these bars for a deployment."""
+    looks = [value.get("bars") for name, value in attributes.items() if name.startswith(LOOKED)]
+    seen = (TestedBars(b["first_time_s"], b["last_time_s"], b["synthetic"], "") for b in looks if b)
+    return any(_meets(bars, bars.synthetic, about, is_synthetic) for bars in seen)
 
 
 def _has_tested(attributes: Mapping[str, Any], about: Holdout, is_synthetic: bool) -> bool:

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from market.names import counted, timeframe_seconds
 from train.records.attributes import SPLIT, identity_in
 from train.records.errors import StudyError
+from train.records.keys import SETTINGS
 from train.records.results import read_equity, split_folder, trial_folder
 from train.records.seals import EQUITY, check_seal, is_sealed
 from train.store.database import FINISHED
@@ -217,7 +218,8 @@ def _winner_columns(folder: Path, best: FrozenTrial) -> dict[int, Columns]:
     for k in range(n_scored(best)):
         path = split_folder(folder, best.number, k) / EQUITY
         try:
-            check_seal(folder, best, k, EQUITY)
+            for name in (SETTINGS, EQUITY):
+                check_seal(folder, best, k, name)
             found[k] = read_equity(path)
         except StudyError as error:
             raise StudyError(f"{_missing(folder, best)}: {error}") from error

@@ -7,7 +7,7 @@ of commit c6a6d1f and before it have no such hashes; their files are read as the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,12 @@ def check_seal(study_folder: Path, trial: FrozenTrial, split: int, name: str) ->
             f"has {str(kept.get(name))[:12]}); restore the study's results"
         )
     return True
+
+
+def keeps_hashes(trials: Iterable[FrozenTrial]) -> bool:
+    """Whether a study's database has hashes of files; those of commit c6a6d1f and before it have none."""
+    splits = (v for trial in trials for name, v in trial.user_attrs.items() if name.startswith(SPLIT))
+    return any(isinstance(value, Mapping) and FILES in value for value in splits)
 
 
 def is_sealed(trial: FrozenTrial) -> bool:

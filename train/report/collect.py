@@ -34,6 +34,7 @@ from train.records.keys import CODE_VERSION, COMMAND, OWNER_FILE, SCORE_FILE, SE
 from train.records.provenance import code_version
 from train.records.record_files import read_record, with_null
 from train.records.results import split_folder, trial_folder
+from train.records.seals import check_seal
 from train.records.stored import (
     FoldBars,
     HoldoutScore,
@@ -111,11 +112,21 @@ def write_report(study: optuna.Study, folder: Path, out: Path | None = None) -> 
     return path
 
 
+def _settings_of(folder: Path, best: FrozenTrial) -> TrialSettings | None:
+    """The settings that the best trial was scored with; None where they are missing, damaged or others."""
+    try:
+        check_seal(folder, best, min(best.intermediate_values, default=0), SETTINGS)
+    except StudyError as error:
+        logger.warning("report: not used: %s", error)
+        return None
+    return found(trial_folder(folder, best.number) / SETTINGS, TrialSettings)
+
+
 def collect(study: optuna.Study, folder: Path) -> Page:
     """Everything the page says."""
     trials = study.get_trials(deepcopy=False)
     best = best_trial(study)
-    settings = None if best is None else found(trial_folder(folder, best.number) / SETTINGS, TrialSettings)
+    settings = None if best is None else _settings_of(folder, best)
     base = Page(
         name=study.study_name,
         kind=_kind(folder, trials),
@@ -203,15 +214,13 @@ def found(path: Path, type_: type[T]) -> T | None:
 
 
 def score_of(study: optuna.Study, folder: Path) -> HoldoutScore | None:
-    """The score on the held-out bars: of holdout.json, or where that is damaged of the database."""
-    scored = found(folder / SCORE_FILE, HoldoutScore)
-    if scored is not None:
-        return scored
+    """The score on the held-out bars, as the database has it; where it has none, that of holdout.json."""
     try:
-        return holdout_score_in(study.user_attrs)
+        kept = holdout_score_in(study.user_attrs)
     except StudyError as error:
         logger.warning("report: not used: %s", error)
-        return None
+        kept = None
+    return kept or found(folder / SCORE_FILE, HoldoutScore)
 
 
 # --------------------------------------------------------------------------------------------------------------- header
@@ -319,10 +328,16 @@ def _left_out(study: optuna.Study, trials: Sequence[FrozenTrial]) -> tuple[str, 
 # --------------------------------------------------------------------------------------------------- trials and figures
 def _split_rows(folder: Path, best: FrozenTrial, folds: Sequence[FoldBars], bar_seconds: int) -> list[FigureRow]:
     """From each split's result.json, or the study's copy of it."""
-    rows, days = [], {f.index: bars_in(f.test) * bar_seconds / DAY_S for f in folds}
+    rows, kept = [], splits_in(best.user_attrs)
+    days = {f.index: bars_in(f.test) * bar_seconds / DAY_S for f in folds}
     for i in sorted(best.intermediate_values):
-        file = found(split_folder(folder, best.number, i) / RESULT, SplitFigures)
-        figures = file or splits_in(best.user_attrs).get(i)
+        try:
+            check_seal(folder, best, i, RESULT)
+            file = found(split_folder(folder, best.number, i) / RESULT, SplitFigures)
+        except StudyError as error:
+            logger.warning("report: not used: %s", error)
+            file = None
+        figures = file or kept.get(i)
         if figures is not None:
             rows.append(FigureRow(f"split {i}", *_figures(figures), days.get(i, 0.0)))
     return rows
@@ -378,9 +393,7 @@ def _verdict(study: optuna.Study, folder: Path, best: FrozenTrial, is_whole: boo
         return unjudged(f"equity files of trial {best.number}, the best, are missing or damaged")
     try:
         returns = read_returns(study, folder)
-        scored = score_of(study, folder)
-        is_own = scored is not None and scored.uuid == uuid_in(study.user_attrs)
-        return judge(returns, is_passed(scored, best.number) if is_own else None)
+        return judge(returns, is_passed(holdout_score_in(study.user_attrs), best.number))
     except StudyError as error:
         return unjudged(str(error))
 

@@ -75,7 +75,8 @@ class Reporter:
         """Log how the trial ended, the best one, and what is left."""
         if self._status is not None:
             self._status.write()
-        logger.info("trial %d: %s, %s", trial.number, ending_text(trial), duration_text(self._trial_s()))
+        took = f", {duration_text(self._trial_s())}" if trial.number == self._own else ""  # else it never began
+        logger.info("trial %d: %s%s", trial.number, ending_text(trial), took)
         left = f"{n_finished(self._study)} of {self._target} trials finished"
         eta = f", ETA {self.eta_text()}" if self._env_steps and n_finished(self._study) < self._target else ""
         logger.info("%s; %s%s", best_text(self._study), left, eta)
