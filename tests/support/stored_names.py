@@ -27,8 +27,8 @@ import numpy as np
 from barwise.__main__ import COMMANDS
 from environment_Alpaca_kernels import compare
 from tests.support.programs import options_of
-from train.deploy.judge import LOOKED
 from train.records import keys
+from train.records.keys import LOOKED, REFIT
 from train.study import objective
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -224,6 +224,7 @@ def attributes(database: Path, first_trial: int) -> dict[str, set[str]]:
 def attribute(key: str) -> str:
     """With its hash or number replaced."""
     key = re.sub(rf"^{LOOKED}[0-9a-f]+$", f"{LOOKED}<hash>", key)
+    key = re.sub(rf"^{REFIT}\d+_\d+$", f"{REFIT}<trial>_<seed>", key)
     return re.sub(r"^artifacts:.*", "artifacts:<id>", re.sub(r"^split_\d+$", "split_<k>", key))
 
 

@@ -136,6 +136,12 @@ def looks_at(events: Sequence[Event], bars: Bars) -> dict[str, int]:
     return {look["weights_sha256"]: look["test"] for look in looks}
 
 
+def lookers_at(events: Sequence[Event], bars: Bars) -> set[str]:
+    """Ids of the studies of these looks."""
+    looks = (e for e in events if e["event"] == "look" and bars.overlap(e["bars"]))
+    return {Candidate(**look["candidate"]).uuid for look in looks}
+
+
 def promised(events: Sequence[Event]) -> Event | None:
     """The last change of `current` that was announced and is not known to have happened."""
     last = next((e for e in reversed(events) if e["event"] in (*PROMISES, "current", "broken")), None)

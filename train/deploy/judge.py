@@ -12,7 +12,7 @@ from drl_agents.policy import Policy
 from drl_agents.policy_file import weights_sha256
 from train.deploy.case import Case, Request
 from train.deploy.contents import check_written, deployment_facts, write_deployment
-from train.deploy.decisions import Bars, Candidate, Event, judgement_of, looks_at
+from train.deploy.decisions import Bars, Candidate, Event, judgement_of, lookers_at, looks_at
 from train.deploy.folder import Deployments
 from train.deploy.gates import (
     FAILED,
@@ -138,7 +138,7 @@ def _not_ready(stored: StoredStudy, request: Request) -> str:
 
 
 def _nothing_new(known: Event, deployments: Deployments) -> Verdict:
-    return Verdict(NOTHING_NEW, f"trial {known['candidate']['trial']} is still the best; {_told(known, deployments)}")
+    return Verdict(NOTHING_NEW, f"trial {Candidate(**known['candidate']).trial} is still the best; {_told(known, deployments)}")
 
 
 def _lookahead_refusal(known: Event) -> dict[str, Any] | None:
@@ -229,8 +229,7 @@ def _test_number(case: Case, deployments: Deployments, policy: Policy) -> int:
     """
     events, study, held = deployments.log.read(), case.stored.study, case.trial.data.holdout
     assert held is not None
-    looks, tested = looks_at(events, case.bars), set[str]()
-    logged = {e["candidate"]["uuid"] for e in events if e["event"] == "look" and case.bars.overlap(e["bars"])}
+    looks, logged, tested = looks_at(events, case.bars), lookers_at(events, case.bars), set[str]()
     for other in study._storage.get_all_studies():
         attributes = other.user_attrs.items()
         found = [value for name, value in attributes if name.startswith(LOOKED) and _is_of(value, case.bars)]
