@@ -138,13 +138,14 @@ def _not_ready(stored: StoredStudy, request: Request) -> str:
 
 
 def _nothing_new(known: Event, deployments: Deployments) -> Verdict:
-    return Verdict(NOTHING_NEW, f"trial {Candidate(**known['candidate']).trial} is still the best; {_told(known, deployments)}")
+    trial = Candidate(**known["candidate"]).trial
+    return Verdict(NOTHING_NEW, f"trial {trial} is still the best; {_told(known, deployments)}")
 
 
 def _lookahead_refusal(known: Event) -> dict[str, Any] | None:
     """The gate that refused the candidate's features: a check or a declaration since then judges it again."""
-    gates = (gate for gate in known["gates"] if gate["name"] == LOOKAHEAD and gate["verdict"] == FAILED)
-    return next(gates, None)
+    gates = (Gate(**content) for content in known["gates"])
+    return next((gate.to_json() for gate in gates if gate.name == LOOKAHEAD and gate.verdict == FAILED), None)
 
 
 def _told(known: Event, deployments: Deployments) -> str:
