@@ -230,7 +230,6 @@ def test_every_worker_of_a_study_gets_the_flag(monkeypatch, tmp_path, folded):
             return None
 
     monkeypatch.setattr(session, "Supervisor", Recorded)
-    monkeypatch.setattr(session, "patient_storage", lambda _study: SimpleNamespace())
     study = SimpleNamespace(study_name="s")
     session._run_processes(session.OpenedStudy(study, (folded,), build_space(), 4, tmp_path), request, None, None, "")
     assert [(r.gpu_id, r.rocm_settings) for r in asked] == [(0, False), (1, False)]

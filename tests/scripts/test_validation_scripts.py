@@ -17,6 +17,7 @@ import pytest
 from train.findings.stored_trial import open_stored, read_trial
 from train.records.provenance import code_version
 from train.records.results import read_equity
+from train.records.seals import seal
 from train.study.objective import split_seed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,17 +89,21 @@ def two_completed(tiny_study, tmp_path):
     shutil.copytree(tiny_study.results, tmp_path / "results")
     study = optuna.load_study(study_name="tiny", storage=f"sqlite:///{copied}")
     best, folder = study.best_trial, tmp_path / "results" / "tiny"
-    study.add_trial(
-        optuna.trial.create_trial(
-            value=best.value - 1.0, params=best.params, distributions=best.distributions, user_attrs=best.user_attrs
-        )
-    )
-    copy = shutil.copytree(folder / f"trial_{best.number}", folder / f"trial_{len(study.trials) - 1}")
+    number = len(study.trials)
+    copy = shutil.copytree(folder / f"trial_{best.number}", folder / f"trial_{number}")
     rng = np.random.default_rng(0)
     for path in sorted(copy.glob("split_*/equity.npz")):
         columns = read_equity(path)
         luck = np.cumprod(1.0 + rng.normal(0.0, 0.001, len(columns["equity"])))
         np.savez(path, **columns | {"equity": columns["equity"] * luck})
+    attributes = dict(best.user_attrs)
+    for split in range(len(list(copy.glob("split_*")))):
+        attributes[f"split_{split}"] |= seal(folder, number, split)
+    study.add_trial(
+        optuna.trial.create_trial(
+            value=best.value - 1.0, params=best.params, distributions=best.distributions, user_attrs=attributes
+        )
+    )
     return ["--study-name", "tiny", "--storage", f"sqlite:///{copied}", "--results-dir", str(tmp_path / "results")]
 
 
@@ -149,12 +154,9 @@ def cut(path, keep=0.6):
 
 def refused(capsys, path):
     """Whether one line on standard error names the file."""
+    reasons = ("cannot be read", "not valid JSON", "is not the file that")
     shown = capsys.readouterr().err.splitlines()
-    return (
-        len([line for line in shown if str(path) in line and ("cannot be read" in line or "not valid JSON" in line)])
-        == 1
-        == len(shown)
-    )
+    return len(shown) == 1 and str(path) in shown[0] and any(words in shown[0] for words in reasons)
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.6], ids=["empty", "cut off"])

@@ -102,7 +102,7 @@ def never_traded(make_outcome):
 
 
 def conclude(study: optuna.Study, folder) -> int:
-    return finish._conclude(study, Ending(), folder, SimpleNamespace(n_trials=2))
+    return finish._conclude(study, Ending(), SimpleNamespace(n_trials=2), finish._write_pages(study, folder))
 
 
 def test_a_study_whose_policies_stay_in_cash_ends_with_a_finding_and_a_code_of_its_own(lab, make_outcome, caplog):

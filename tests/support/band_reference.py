@@ -184,12 +184,12 @@ def straight_through(order: Tensor, market: Market, p: EnvParams) -> Iterator[No
 
 
 def made_market(n_bars: int, n_assets: int, seed: int, volatility: float = 0.02, **more: Any) -> dict[str, Any]:
-    """A generated market; `gaps` has bars without a trade, `worthless` a coin whose price falls to 0 and comes back."""
+    """A generated market; `gaps` has bars without a trade, `worthless` a coin that falls to almost 0 and comes back."""
     gaps, worthless = more.pop("gaps", False), more.pop("worthless", False)
     config = random_config(n_bars, n_assets, 1, seed, volatility, **more)
     rng = np.random.default_rng(seed + 1)
     if worthless:
-        config["price_array"][n_bars // 2 : n_bars // 2 + 3, 0] = 0.0
+        config["price_array"][n_bars // 2 : n_bars // 2 + 3, 0] = 1e-9
     if gaps:
         config["filled_array"] = rng.random((n_bars, n_assets)) < 0.2
     return config

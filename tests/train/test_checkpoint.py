@@ -382,7 +382,7 @@ def test_a_checkpoint_is_due_by_time_and_never_costs_more_than_a_hundredth(tmp_p
     assert keeper.is_due()
 
 
-@pytest.mark.parametrize("moment", ["tempfile.mkstemp", "os.fsync", "os.chmod", "os.replace"])
+@pytest.mark.parametrize("moment", ["os.open", "os.fsync", "os.fchmod", "os.replace"])
 def test_a_failure_at_any_step_of_writing_leaves_the_old_checkpoint(moment, kept, tmp_path, monkeypatch, caplog):
     path = tmp_path / CHECKPOINT
     path.write_bytes((kept / CHECKPOINT).read_bytes())

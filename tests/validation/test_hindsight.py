@@ -112,7 +112,7 @@ def test_an_account_in_the_environment_that_follows_the_plan_earns_it(env_class,
     lookback, n_bars = 3, 400
     config = random_config(n_bars, 3, seed=4, volatility=0.01, min_order_qty=np.zeros(3), qty_increment=np.zeros(3))
     config["filled_array"] = np.random.default_rng(5).random((n_bars, 3)) < 0.1
-    config["price_array"][:30, 1] = 0.0  # not listed yet
+    config["filled_array"][:30, 1] = True  # not traded yet
     config["filled_array"][-1] = False
     params = params_of("standard", lookback=lookback, norm_action=1.0, fee_rate=fee, slippage_rate=SLIPPAGE,
                        min_order_notional=0.0)  # fmt: skip
