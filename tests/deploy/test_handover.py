@@ -23,6 +23,7 @@ import pytest
 import torch
 from optuna.trial import create_trial
 
+from drl_agents.policy import Policy
 from drl_agents.policy_file import load_policy, save_policy, weights_sha256
 from environment_Alpaca import CryptoEnvAlpaca
 from environment_Alpaca_vectorized import observation_layout
@@ -42,6 +43,7 @@ from train.findings import returns, stored_trial
 from train.findings.holdout import load_holdout
 from train.findings.stored_trial import open_stored
 from train.records.errors import StudyError
+from train.records.keys import REFIT
 from train.records.results import read_equity, trial_folder
 from train.report.collect import collect
 from train.run import BEST_POLICY
@@ -497,14 +499,20 @@ def test_a_refit_that_diverges_is_a_refusal_and_one_that_cannot_begin_is_not(pla
     assert [e["event"] for e in planted.events()] == ["refused"]  # no look
 
 
-def test_a_refit_that_the_database_does_not_know_is_trained_anew(planted):
-    """Whoever may write the results folder could put a policy there that was trained on the held-out bars."""
-    trial = planted.trial()
+def plant_refit(trial, **changes) -> Policy:
+    """Another policy in place of the finished refit, with a refit.json that agrees; the one that was there."""
     folder = refit_folder(trial, 0)
     policy, kept = load_policy(folder / BEST_POLICY), json.loads((folder / "refit.json").read_text())
     other = replace(policy, layers=tuple((weight * 2.0, bias) for weight, bias in policy.layers))
     save_policy(folder / BEST_POLICY, other, policy.metadata)
-    (folder / "refit.json").write_text(json.dumps(kept | {"weights_sha256": weights_sha256(other)}))
+    (folder / "refit.json").write_text(json.dumps(kept | {"weights_sha256": weights_sha256(other)} | changes))
+    return policy
+
+
+def test_a_refit_that_the_database_does_not_know_is_trained_anew(planted):
+    """Whoever may write the results folder could put a policy there that was trained on the held-out bars."""
+    trial = planted.trial()
+    policy = plant_refit(trial)
     assert weights_sha256(refit(trial, 1, 0, keep=False)) == weights_sha256(policy)
 
 
@@ -517,11 +525,10 @@ def test_what_was_judged_before_later_waivers_came_stays_judged():
 def test_a_refit_of_other_settings_or_code_is_not_taken_for_this_one(planted):
     trial = planted.trial()
     folder = refit_folder(trial, 0)
-    policy, kept = load_policy(folder / BEST_POLICY), json.loads((folder / "refit.json").read_text())
-    other = replace(policy, layers=tuple((weight * 2.0, bias) for weight, bias in policy.layers))
-    save_policy(folder / BEST_POLICY, other, policy.metadata)
-    kept |= {"weights_sha256": weights_sha256(other), "code_sha256": "of another version"}
-    (folder / "refit.json").write_text(json.dumps(kept))
+    policy = plant_refit(trial, code_sha256="of another version")
+    planted_hashes = refit_module._hashes(folder, load_policy(folder / BEST_POLICY))
+    trial.stored.study.set_user_attr(f"{REFIT}{trial.number}_0", planted_hashes)  # the database knows it, too
+    kept = json.loads((folder / "refit.json").read_text())
     assert weights_sha256(refit(trial, 1, 0, keep=False)) == weights_sha256(policy)
     assert json.loads((folder / "refit.json").read_text()) == kept  # nothing was written
     assert weights_sha256(refit(trial, 1, 0)) == weights_sha256(policy)

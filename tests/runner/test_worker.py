@@ -294,7 +294,8 @@ def test_a_trial_samples_what_tpe_seeded_by_its_number_samples(lab, tmp_path_fac
         ({"learning_rate": 10.0, "net_width": 48}, "; net_width is 48"),
     ],
 )
-def test_a_trial_that_is_queued_outside_the_space_fails_and_the_next_one_runs(lab, queued, words):
+def test_a_trial_that_is_queued_outside_the_space_fails_and_the_next_one_runs(lab, queued, words, caplog):
+    caplog.set_level("INFO")
     study = lab.open()
     for _ in range(SAME_FAILURES_ALLOWED + 1):  # not even so many end the run
         study.enqueue_trial(queued)
@@ -304,6 +305,7 @@ def test_a_trial_that_is_queued_outside_the_space_fails_and_the_next_one_runs(la
     reason = study.trials[0].user_attrs[FAILURE]
     assert reason.startswith("queued outside the search space: ")
     assert words in reason
+    assert f"trial 0: FAILED, {reason}" in caplog.messages  # it took no time that could be said
 
 
 def test_a_trial_that_is_queued_inside_the_space_runs_as_it_is(lab):

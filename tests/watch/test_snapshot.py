@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import tempfile
 from datetime import UTC, timedelta
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from sqlalchemy.engine import make_url
 from barwise import setup_checks
 from tests.support.fabricated_study import identity
 from tests.support.made_studies import NOW, SPACE, close, make_study, split_figures, trial, url_of
-from tests.support.postgres_server import PostgresServer, why_not
 from train.records.errors import StudyError
 from train.records.keys import FAILURE
 from train.store.database import open_study
@@ -171,17 +169,6 @@ def test_times_are_those_that_were_written(tmp_path):
     (seen,) = snapshot(tmp_path).trials
     assert seen.ended == NOW - timedelta(minutes=3)
     assert (seen.ended - seen.started).total_seconds() == 60.5
-
-
-@pytest.fixture
-def postgres():
-    if reason := why_not():
-        pytest.skip(reason)
-    with tempfile.TemporaryDirectory(prefix="postgres-") as folder:  # pytest's own folders are closed to other users
-        Path(folder).chmod(0o755)
-        server = PostgresServer(Path(folder) / "server")
-        yield server
-        server.stop()
 
 
 @pytest.mark.slow
