@@ -196,6 +196,13 @@ class CryptoEnvAlpaca:
         """
         if self.done:
             raise RuntimeError("no episode is running: call reset() before step()")
+        action = self._accepted(actions)
+        reward, terms, truncated = self._transition(action)
+        state = self._observe()
+        return state, reward, self.done, self._info(terms, truncated, state)
+
+    def _accepted(self, actions: np.ndarray) -> np.ndarray:
+        """(A,) float32 that the next bar may fill."""
         action = np.asarray(actions, dtype=np.float32)
         if action.shape != (self.action_dim,):
             raise ValueError(f"actions must have shape ({self.action_dim},), one per asset; received {action.shape}")
@@ -203,36 +210,17 @@ class CryptoEnvAlpaca:
             self.rejected_actions += 1
             action = np.zeros_like(action)
         # Nobody trades the coin in the bar that would fill the order, so nothing fills.
-        action = np.where(self.trades[self.account.bar + 1], action, np.float32(0.0))
-        reward, terms, truncated = self._transition(action)
-        state = self._observe()
-        return state, reward, self.done, self._info(terms, truncated, state)
+        return np.where(self.trades[self.account.bar + 1], action, np.float32(0.0))
 
     # ---------------------------------------------------------------- the bar
     def _transition(self, action: np.ndarray) -> tuple[float, dict[str, float], bool]:
         """One bar, in the order of docs/simulator.md -> reward, its terms, truncated."""
         acct, p = self.account, self.params
-        acct.traded, acct.filled = Traded(), [0.0] * self.action_dim
         before, benchmark_before, drawdown_before = acct.equity, acct.benchmark, acct.max_drawdown
-
-        acct.bar += 1
-        acct.held_bars = [n + 1 if q > 0 else n for n, q in zip(acct.held_bars, acct.qty, strict=True)]
-        price = self.price_array[acct.bar].tolist()
-        if p.trailing_stop_pct > 0:
-            self._trailing_stop(price)
-        equity_at_fill = acct.cash + sum(q * x for q, x in zip(acct.qty, price, strict=True))
-        order = self._order_quantities(action, price, equity_at_fill)
-        if p.max_position_weight > 0:
-            order = self._cap_positions(order, price, equity_at_fill)
-        self._sell(order, price)
-        if p.stale_bars > 0:
-            self._release_stale(price)
+        price = self._begin_bar()
+        order, equity_at_fill = self._reduce(action, price)
         self._buy(order, price, equity_at_fill)
-
-        acct.equity = acct.cash + sum(q * x for q, x in zip(acct.qty, price, strict=True))
-        acct.benchmark = sum(q * x for q, x in zip(acct.benchmark_qty, price, strict=True))
-        acct.peak = max(acct.peak, acct.equity)
-        acct.max_drawdown = max(acct.max_drawdown, 1.0 - acct.equity / acct.peak)
+        self._mark(price)
         terms = self._reward_terms(price, before, benchmark_before, drawdown_before)
         reward = math.fsum(terms.values())
 
@@ -243,6 +231,36 @@ class CryptoEnvAlpaca:
             acct.discounted_return = self.params.gamma * acct.discounted_return + reward
             reward = acct.discounted_return if self.done else reward
         return reward, terms, at_end and not ruined and p.truncates
+
+    def _begin_bar(self) -> list[float]:
+        """The clock goes on, nothing is traded yet; the closes (A,) of the new bar."""
+        acct = self.account
+        acct.traded, acct.filled = Traded(), [0.0] * self.action_dim
+        acct.bar += 1
+        acct.held_bars = [n + 1 if q > 0 else n for n, q in zip(acct.held_bars, acct.qty, strict=True)]
+        return self.price_array[acct.bar].tolist()
+
+    def _reduce(self, action: np.ndarray, price: list[float]) -> tuple[list[float], float]:
+        """Stops, sells and releases -> the order quantities (A,), and the equity that they were sized on."""
+        acct, p = self.account, self.params
+        if p.trailing_stop_pct > 0:
+            self._trailing_stop(price)
+        equity_at_fill = acct.cash + sum(q * x for q, x in zip(acct.qty, price, strict=True))
+        order = self._order_quantities(action, price, equity_at_fill)
+        if p.max_position_weight > 0:
+            order = self._cap_positions(order, price, equity_at_fill)
+        self._sell(order, price)
+        if p.stale_bars > 0:
+            self._release_stale(price)
+        return order, equity_at_fill
+
+    def _mark(self, price: list[float]) -> None:
+        """Value account and benchmark at this bar."""
+        acct = self.account
+        acct.equity = acct.cash + sum(q * x for q, x in zip(acct.qty, price, strict=True))
+        acct.benchmark = sum(q * x for q, x in zip(acct.benchmark_qty, price, strict=True))
+        acct.peak = max(acct.peak, acct.equity)
+        acct.max_drawdown = max(acct.max_drawdown, 1.0 - acct.equity / acct.peak)
 
     def _order_quantities(self, action: np.ndarray, price: list[float], equity: float) -> list[float]:
         """Coins each action asks for: positive to buy, negative to sell."""

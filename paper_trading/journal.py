@@ -1,0 +1,135 @@
+"""The journal: one JSON object a line, appended and forced onto the disk before anybody acts on it, never rewritten.
+
+Every line has its number and a checksum. What a kill left of a last line goes; a damaged or missing line in between is
+an error, because what was ordered there is not known. Amounts that the venue knows are decimal strings.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from market.errors import UserError
+from market.files import sync_folder
+
+FILE = "journal.jsonl"
+Event = Mapping[str, Any]
+
+
+class JournalError(UserError):
+    """A journal that cannot be gone by. One line that names the file, what is wrong and what to do."""
+
+
+class Journal:
+    """An open journal; whoever appends holds the lock of the account."""
+
+    def __init__(self, path: Path, is_durable: bool = True) -> None:
+        """Open it for appending; read what it holds first.
+
+        Args:
+            path: made where it is missing.
+            is_durable: force every line onto the disk; a replay, whose venue ends with the process, need not.
+
+        Raises:
+            JournalError: damaged.
+            OSError: it cannot be written.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self._is_durable = path, is_durable
+        self._descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        self._end = _whole_end(self._descriptor)
+        os.ftruncate(self._descriptor, self._end)
+        self._next = _n_lines(path)
+        if is_durable:
+            sync_folder(path.parent)
+
+    def append(self, event: str, **content: Any) -> dict[str, Any]:
+        """Write one event and return it; after a failed write the file is as it was.
+
+        Raises:
+            OSError: the disk is full or gone.
+        """
+        stamp = datetime.fromtimestamp(time.time(), tz=UTC).isoformat(timespec="milliseconds")
+        line: dict[str, Any] = {"n": self._next, "utc": stamp, "event": event, **content}
+        text = json.dumps(line | {"crc": checksum(line)}, separators=(",", ":")).encode() + b"\n"
+        try:
+            written = os.write(self._descriptor, text)
+            if written != len(text):
+                raise OSError(28, "no space left for a whole line", str(self.path))
+            if self._is_durable:
+                os.fsync(self._descriptor)
+        except OSError as error:
+            os.ftruncate(self._descriptor, self._end)
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+        self._end += len(text)
+        self._next += 1
+        return line
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+
+def checksum(line: Event) -> str:
+    """CRC-32 of a line without its checksum, as 8 hexadecimal digits."""
+    content = {name: value for name, value in line.items() if name != "crc"}
+    return f"{zlib.crc32(json.dumps(content, separators=(',', ':')).encode()):08x}"
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All events, oldest first; none where there is no file.
+
+    Raises:
+        JournalError: a line is damaged or missing.
+    """
+    return list(lines(path))
+
+
+def lines(path: Path) -> Iterator[dict[str, Any]]:
+    """As `read`, one by one: a year's journal need not fit the memory."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        for number, text in enumerate(file):
+            if not text.endswith(b"\n"):
+                return  # never finished, so nobody acted on it
+            yield _checked(path, number, text)
+
+
+def _checked(path: Path, number: int, text: bytes) -> dict[str, Any]:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        line = None
+    if not isinstance(line, dict) or line.get("crc") != checksum(line):
+        raise JournalError(f"{path}: line {number + 1} is damaged; restore the file, or start anew with --adopt")
+    if line["n"] != number:
+        raise JournalError(f"{path}: line {number + 1} has number {line['n']}, so lines before it are missing; restore "
+                           "the file, or start anew with --adopt")  # fmt: skip
+    return line
+
+
+def _whole_end(descriptor: int) -> int:
+    """Where the last whole line ends, in bytes."""
+    size = os.fstat(descriptor).st_size
+    block = 1 << 16
+    end = size
+    while end > 0:
+        first = max(end - block, 0)
+        place = os.pread(descriptor, end - first, first).rfind(b"\n")
+        if place >= 0:
+            return first + place + 1
+        end = first
+    return 0
+
+
+def _n_lines(path: Path) -> int:
+    return sum(1 for _ in lines(path))
