@@ -23,7 +23,6 @@ from tests.support.alpaca_market import (
     Market,
     RefusalError,
     deterministic_id,
-    iso,
     micros,
     rounded_down,
     rounded_up,
@@ -395,45 +394,6 @@ class Account:
         ids = [view["id"] for view in views]
         begin = ids.index(query["page_token"]) + 1 if query.get("page_token") in ids else 0
         return views[begin : begin + int(query.get("page_size", 100))]
-
-    def ledger(self) -> dict[str, Any]:
-        """Everything that a test compares with, amounts as text."""
-        return {
-            "now": iso(self.market.clock.now),
-            "cash": text(self.cash),
-            "buying_power": text(self.buying_power()),
-            "equity": text(self.equity()),
-            "positions": {
-                symbol: {
-                    "qty": text(position.qty),
-                    "qty_available": text(self.available(symbol)),
-                    "avg_entry_price": text(position.avg_entry_price),
-                }
-                for symbol, position in sorted(self.positions.items())
-            },
-            "orders": [order.view() | {"is_foreign": order.is_foreign} for order in self.orders],
-            "fills": [
-                {
-                    "order_id": fill.order_id,
-                    "client_order_id": fill.client_order_id,
-                    "symbol": fill.symbol,
-                    "side": fill.side,
-                    "time": iso(fill.time),
-                    **{name: text(getattr(fill, name)) for name in ("qty", "price", "fee_coins", "fee_usd")},
-                }
-                for fill in self.fills
-            ],
-            "fees": self._fee_totals(),
-            "transfers": [{"time": iso(each.time), "amount": text(each.amount)} for each in self.transfers],
-        }
-
-    def _fee_totals(self) -> dict[str, str]:
-        totals: dict[str, Decimal] = {"USD": Decimal(0)}
-        for fill in self.fills:
-            coin = fill.symbol.partition("/")[0]
-            totals["USD"] += fill.fee_usd
-            totals[coin] = totals.get(coin, Decimal(0)) + fill.fee_coins
-        return {name: text(total) for name, total in totals.items()}
 
 
 def _check_balance(coin: str, wanted: Decimal, available: Decimal, balance: Decimal) -> None:

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from tests.support.alpaca_account import FORBIDDEN, UNPROCESSABLE, Account
-from tests.support.alpaca_market import Asset, Bar, Clock, Market, Settings, micros
+from tests.support.alpaca_market import Asset, Bar, Clock, Market, Settings, iso, micros, text
 from tests.support.alpaca_orders import Fill, Order, Plan, Position, Step, Transfer
 
 STATUS_FAULTS = ("429", "500", "502", "503", "504")
@@ -16,7 +16,7 @@ FAULTS: dict[str, tuple[str, str, bool]] = {
     **dict.fromkeys(("drop_before", "hang_before", "html", *STATUS_FAULTS), ("", "", False)),
     **dict.fromkeys(("drop_after", "hang_after", "truncate"), ("", "", True)),
     **dict.fromkeys(("insufficient", "minimum", "late"), ("POST", "/v2/orders", False)),
-    "not_cancelable": ("DELETE", "/v2/orders", False),
+    "not_cancelable": ("DELETE", "/v2/orders/", False),
     "duplicate_rows": ("GET", "/bars", True),
 }
 PLANS: dict[str, tuple[str, ...]] = {  # name -> its steps; `partial` fills a fraction
@@ -39,7 +39,7 @@ class Fault:
     method: str
     path: str  # a part of path and query
     is_processed: bool
-    wall_s: float  # of a hang, by this machine's clock
+    wall_s: Decimal  # of a hang, by this machine's clock
     retry_after: str | None
     after_requests: int  # of `late`
     after_s: Decimal  # of `late`, by the server's clock
@@ -81,7 +81,7 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     is_dropped: bool = False
     is_truncated: bool = False
-    wall_s: float = 0.0
+    wall_s: Decimal = Decimal(0)
 
 
 CLASSES = {
@@ -215,10 +215,10 @@ class Controls:
             ]
         self.world.account.plans.append(Plan([Step.of(step) for step in steps or []], int(times), symbol, side))
 
-    def step(self, client_order_id: str, do: str, fraction: Any = None) -> None:
+    def step(self, client_order_id: str, action: str, fraction: Any = None) -> None:
         """Fill, cancel, expire or reject an open order now, as the venue."""
         order = self.world.account.find(client_order_id=client_order_id)
-        order.plan.insert(0, Step.of({"do": do, "fraction": fraction}))
+        order.plan.insert(0, Step.of({"do": action, "fraction": fraction}))
 
     # -- faults
 
@@ -244,7 +244,7 @@ class Controls:
                 method=meets_method if method is None else method,
                 path=meets_path if path is None else path,
                 is_processed=takes_effect if processed is None else processed,
-                wall_s=float(wall_s),
+                wall_s=Decimal(str(wall_s)),
                 retry_after="1" if retry_after is None and str(kind) == "429" else retry_after,
                 after_requests=int(after_requests),
                 after_s=Decimal(str(after_s)),
@@ -286,3 +286,46 @@ def spoilt(good: Answer, fault: Fault, account: Account, payload: dict[str, Any]
     if fault.kind == "duplicate_rows":
         return good
     return Answer(0, is_dropped=True, wall_s=fault.wall_s)
+
+
+def ledger(world: World) -> dict[str, Any]:
+    """Everything that a test compares with, amounts as text."""
+    account = world.account
+    return {
+        "now": iso(account.market.clock.now),
+        "cash": text(account.cash),
+        "buying_power": text(account.buying_power()),
+        "equity": text(account.equity()),
+        "positions": {
+            symbol: {
+                "qty": text(position.qty),
+                "qty_available": text(account.available(symbol)),
+                "avg_entry_price": text(position.avg_entry_price),
+            }
+            for symbol, position in sorted(account.positions.items())
+        },
+        "orders": [order.view() | {"is_foreign": order.is_foreign} for order in account.orders],
+        "fills": [
+            {
+                "order_id": fill.order_id,
+                "client_order_id": fill.client_order_id,
+                "symbol": fill.symbol,
+                "side": fill.side,
+                "time": iso(fill.time),
+                **{name: text(getattr(fill, name)) for name in ("qty", "price", "fee_coins", "fee_usd")},
+            }
+            for fill in account.fills
+        ],
+        "fees": _fee_totals(account),
+        "transfers": [{"time": iso(each.time), "amount": text(each.amount)} for each in account.transfers],
+        "late_refusals": world.late_refusals,
+    }
+
+
+def _fee_totals(account: Account) -> dict[str, str]:
+    totals: dict[str, Decimal] = {"USD": Decimal(0)}
+    for fill in account.fills:
+        coin = fill.symbol.partition("/")[0]
+        totals["USD"] += fill.fee_usd
+        totals[coin] = totals.get(coin, Decimal(0)) + fill.fee_coins
+    return {name: text(total) for name, total in totals.items()}

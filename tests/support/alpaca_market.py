@@ -324,6 +324,7 @@ def _rows_after(rows: list[Any], token: str, is_descending: bool) -> list[Any]:
     try:
         symbol, _, moment = base64.urlsafe_b64decode(token).decode().partition("|")
         sign = -1 if is_descending else 1
-        return [row for row in rows if (row[0], sign * row[1]) > (symbol, sign * int(moment))]
+        last = (symbol, sign * int(moment))
     except ValueError:
         raise RefusalError(400, None, "invalid page_token") from None
+    return [row for row in rows if (row[0], sign * row[1]) > last]

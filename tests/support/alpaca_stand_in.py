@@ -29,7 +29,7 @@ from typing import Any, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tests.support.alpaca_account import NOT_FOUND
-from tests.support.alpaca_controls import Answer, Controls, Parked, World, spoilt
+from tests.support.alpaca_controls import Answer, Controls, Parked, World, ledger, spoilt
 from tests.support.alpaca_market import SECOND, RefusalError, iso
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,8 +59,7 @@ class Server:
     def answer(self, method: str, target: str, keys: tuple[str | None, str | None], body: bytes) -> Answer:
         with self._lock:
             if target == "/_state":
-                ledger = self.world.account.ledger()
-                return Answer(200, ledger | {"late_refusals": self.world.late_refusals})
+                return Answer(200, ledger(self.world))
             if target == "/_control":
                 return self._control(body)
             return self._ask(method, target, keys, body)
@@ -243,7 +242,7 @@ def _handler_of(server: Server) -> type[BaseHTTPRequestHandler]:
             keys = (self.headers.get("APCA-API-KEY-ID"), self.headers.get("APCA-API-SECRET-KEY"))
             answer = server.answer(self.command, self.path, keys, body)
             if answer.is_dropped:
-                time.sleep(answer.wall_s)
+                time.sleep(float(answer.wall_s))
                 self.close_connection = True
                 return
             self._send(answer)
@@ -252,7 +251,11 @@ def _handler_of(server: Server) -> type[BaseHTTPRequestHandler]:
 
         def _send(self, answer: Answer) -> None:
             is_html = isinstance(answer.body, str)
-            content = b"" if answer.body is None else (answer.body if is_html else json.dumps(answer.body)).encode()
+            content = (
+                b""
+                if answer.body is None
+                else (answer.body if is_html else json.dumps(answer.body, default=str)).encode()
+            )
             self.send_response(answer.status)
             self.send_header("Content-Type", "text/html" if is_html else "application/json; charset=UTF-8")
             if answer.status != 204:
