@@ -245,11 +245,14 @@ def test_a_delayed_order_is_pending_then_new_then_filled(server, client):
     assert client.get_order_by_client_id("slower").status is OrderStatus.FILLED
 
 
-def test_an_order_that_the_cash_no_longer_covers_is_cancelled(server, client):
+def test_an_order_that_has_become_too_dear_or_has_no_price_is_cancelled(server, client):
     server.control("set", fill_gets=1)
     client.submit_order(order("buy", 1.5, "late"))
     server.control("price", symbol=BTC, price="70000")
     assert client.get_order_by_client_id("late").status is OrderStatus.CANCELED
+    client.submit_order(order("buy", 0.1, "unpriced"))
+    server.control("price", symbol=BTC, price=None)
+    assert client.get_order_by_client_id("unpriced").status is OrderStatus.CANCELED
     assert client.get_account().cash == "100000"
 
 
@@ -259,7 +262,9 @@ def test_a_partial_fill_is_kept_when_the_rest_is_cancelled(server, client):
     assert (sent.status, sent.filled_qty) == (OrderStatus.PARTIALLY_FILLED, "0.2")
     assert server.state()["buying_power"] == "75000"
     ended = client.get_order_by_client_id("part")
-    assert (ended.status, ended.filled_qty, ended.canceled_at is None) == (OrderStatus.CANCELED, "0.2", False)
+    assert (ended.status, ended.filled_qty, ended.filled_avg_price) == (OrderStatus.CANCELED, "0.2", "50000")
+    assert ended.canceled_at is not None
+    assert ended.filled_at is None
     state = server.state()
     assert (state["cash"], state["buying_power"]) == ("90000", "90000")
     assert state["positions"][BTC]["qty"] == "0.1995"
@@ -422,8 +427,11 @@ def test_faults_match_method_and_path_and_may_wait(server, client):
     with pytest.raises(APIError):
         client.get_all_positions()
     assert client.get_all_positions() == []
-    server.control("fault", kind=500)
+    server.control("fault", kind=500, method="GET", path="/v2/orders")
+    assert client.submit_order(order("buy", 0.1)).status is OrderStatus.FILLED
     server.control("clear_faults")
+    assert len(all_orders(client)) == 1
+    client.submit_order(order("sell", 0.09975))
     assert client.get_all_positions() == []
 
 
@@ -546,6 +554,11 @@ def test_bars_are_joined_to_longer_ones(server, data):
     server.control("now", at=(START + 5 * MINUTE).isoformat())
     (bar,) = ask_bars(data, BTC, minutes=5).data[BTC]
     assert (bar.open, bar.high, bar.low, bar.close, bar.volume) == (100.0, 106.0, 99.0, 105.0, 150.0)
+    server.control("now", at=(START + 4 * MINUTE).isoformat())
+    assert closes(data, minutes=5) == []
+    server.control("set", show_open_bar=True)
+    assert closes(data, minutes=5) == [104.0]
+    assert closes(data, minutes=5, start=START + MINUTE) == []
 
 
 def test_bars_are_late_missing_and_revised(server, data):

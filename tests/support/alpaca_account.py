@@ -48,8 +48,6 @@ class Account:
     plans: list[Plan] = field(default_factory=list)
     last_stamp: int = 0
 
-    # -- time
-
     def stamp(self) -> int:
         """Now, or a microsecond after the last stamp: no two orders or fills have the same time."""
         self.last_stamp = max(self.market.clock.now, self.last_stamp + 1)
@@ -86,8 +84,6 @@ class Account:
         order.status, order.ended_at = status, self.stamp()
         order.updated_at = order.ended_at
 
-    # -- orders
-
     def submit(self, payload: dict[str, Any], is_foreign: bool = False, plan: list[Step] | None = None) -> Order:
         """Check an order, take it, and carry out what is due at once.
 
@@ -123,7 +119,7 @@ class Account:
             target=target,
             held_price=price,
             submitted_at=stamp,
-            plan=self._plan(symbol, side, is_foreign) if plan is None else plan,
+            plan=self._plan(symbol, side) if plan is None else plan,
             is_foreign=is_foreign,
             since=self.market.clock.now,
             updated_at=stamp,
@@ -184,9 +180,9 @@ class Account:
             raise RefusalError(403, FORBIDDEN, f"cost basis must be >= minimal amount of order {text(least)}")
         _check_balance("USD", rounded_up(target * price), self.buying_power(), self.cash)
 
-    def _plan(self, symbol: str, side: str, is_foreign: bool) -> list[Step]:
+    def _plan(self, symbol: str, side: str) -> list[Step]:
         """Steps from a test's plans, else one fill after the delay of the settings."""
-        for plan in () if is_foreign else self.plans:
+        for plan in self.plans:
             if plan.times and plan.symbol in ("", symbol) and plan.side in ("", side):
                 plan.times -= 1
                 return [replace(step) for step in plan.steps]
@@ -194,7 +190,10 @@ class Account:
         return [Step("fill", gets=settings.fill_gets, after_s=settings.fill_s)]
 
     def _fill(self, order: Order, fraction: Decimal | None) -> None:
-        """Fill a part or the rest at the price of now; an order that the balance no longer covers is cancelled."""
+        """Fill a part or the rest at the present price; cancel an order without a price or without the balance."""
+        if self.market.mid(order.symbol) is None:
+            self._end(order, "canceled")
+            return
         bid, ask = self.market.quote(order.symbol)
         price = ask if order.side == "buy" else bid
         if order.notional is not None and not order.filled:
@@ -268,8 +267,6 @@ class Account:
         payload = {"symbol": symbol, "side": "sell", "type": "market", "time_in_force": "gtc"}
         return self.submit(payload | {"qty": rounded_down(amount, step)})
 
-    # -- balances
-
     def set_position(self, symbol: str, qty: Decimal, average: Decimal) -> None:
         self.positions.pop(symbol, None)
         if qty:
@@ -296,8 +293,6 @@ class Account:
     def equity(self) -> Decimal:
         return self.cash + sum(map(self.value, self.positions), Decimal(0))
 
-    # -- Alpaca's answers
-
     def view(self) -> dict[str, Any]:
         cash, power, equity = text(self.cash), text(self.buying_power()), text(self.equity())
         zeros = ("accrued_fees", "short_market_value", "initial_margin", "maintenance_margin", "sma")
@@ -310,16 +305,13 @@ class Account:
             "currency": "USD",
             "cash": cash,
             "buying_power": power,
-            "regt_buying_power": power,
             "non_marginable_buying_power": power,
             "equity": equity,
             "last_equity": equity,
             "portfolio_value": equity,
             "long_market_value": text(self.equity() - self.cash),
-            "multiplier": "1",
             "shorting_enabled": False,
             "created_at": "2024-01-01T00:00:00Z",
-            "crypto_tier": 1,
             **dict.fromkeys(zeros, "0"),
             **dict.fromkeys(blocks, False),
         }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import re
 import time
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
@@ -213,37 +213,41 @@ class Market:
         half = self.settings.half_spread
         return rounded_down(mid * (1 - half)), rounded_up(mid * (1 + half))
 
-    def visible(self, symbol: str, step_s: int) -> list[tuple[int, dict[str, Decimal]]]:
-        """Times and values of what is published by now, joined to bars of `step_s`."""
-        shown = [
-            (bar.time, values)
-            for bar in self.bars.get(symbol, [])
-            if (values := self._published(symbol, bar)) is not None
-        ]
+    def visible(self, symbol: str, step_s: int, first_s: int, last_s: int) -> list[tuple[int, dict[str, Decimal]]]:
+        """Opens and values of what is published by now, joined to bars of `step_s` that open in [first_s, last_s]."""
+        if step_s % self.step_s:
+            raise RefusalError(400, None, f"the stand-in has bars of {self.step_s} seconds and whole multiples")
+        bars = self.bars.get(symbol, [])
+        grid = 1 if step_s == self.step_s else step_s
+        begin = bisect_left(bars, -(-first_s // grid) * grid, key=lambda bar: bar.time)
+        end = bisect_right(bars, last_s // grid * grid + grid - 1, key=lambda bar: bar.time)
+        shown = [(bar.time, values) for bar in bars[begin:end] if (values := self._published(symbol, bar)) is not None]
         if step_s == self.step_s:
             return shown
         joined: dict[int, dict[str, Decimal]] = {}
         for moment, values in shown:
             opens_at = moment // step_s * step_s
             joined[opens_at] = _joined(joined[opens_at], values) if opens_at in joined else dict(values)
-        is_closed = self.clock.now // SECOND - step_s
-        return [item for item in joined.items() if item[0] <= is_closed or self.settings.show_open_bar]
+        latest = Decimal(self.clock.now) / SECOND - step_s - self._delay_s(symbol)
+        return [item for item in joined.items() if item[0] <= latest or self.settings.show_open_bar]
+
+    def _delay_s(self, symbol: str) -> Decimal:
+        return self.delays_s.get(symbol, self.settings.publish_delay_s)
 
     def _published(self, symbol: str, bar: Bar) -> dict[str, Decimal] | None:
         """The bar's values as they are shown now, or None."""
-        since_close_s = Decimal(self.clock.now) / SECOND - bar.time - self.step_s
-        if bar.is_missing or since_close_s < -self.step_s:
+        since_close = self.clock.now - (bar.time + self.step_s) * SECOND
+        if bar.is_missing or since_close < -self.step_s * SECOND:
             return None
-        if since_close_s < 0:
-            return self._unfinished(bar, since_close_s) if self.settings.show_open_bar else None
-        delay_s = self.delays_s.get(symbol, self.settings.publish_delay_s) if bar.delay_s is None else bar.delay_s
-        if since_close_s < delay_s:
+        if since_close < 0:
+            return self._unfinished(bar, since_close) if self.settings.show_open_bar else None
+        if since_close < SECOND * (self._delay_s(symbol) if bar.delay_s is None else bar.delay_s):
             return None
-        is_first = bar.first_values is not None and since_close_s < bar.revised_after_s
+        is_first = bar.first_values is not None and since_close < SECOND * bar.revised_after_s
         return bar.first_values if is_first else bar.values
 
-    def _unfinished(self, bar: Bar, since_close_s: Decimal) -> dict[str, Decimal]:
-        part = 1 + since_close_s / self.step_s
+    def _unfinished(self, bar: Bar, since_close: int) -> dict[str, Decimal]:
+        part = 1 + Decimal(since_close) / (self.step_s * SECOND)
         return dict.fromkeys("ohlc", bar.values["o"]) | {"v": rounded_down(bar.values["v"] * part)}
 
     def bars_page(self, query: dict[str, str], is_doubled: bool = False) -> dict[str, Any]:
@@ -254,12 +258,12 @@ class Market:
         last = micros(query.get("end", iso(now)))
         if last < first:
             raise RefusalError(400, None, "end should not be before start")
+        window = -(-first // SECOND), last // SECOND
         is_descending = query.get("sort") == "desc"
         rows = [
             (symbol, moment, values)
             for symbol in _symbols(query)
-            for moment, values in self.visible(symbol, step_s)[:: -1 if is_descending else 1]
-            if first <= moment * SECOND <= last
+            for moment, values in self.visible(symbol, step_s, *window)[:: -1 if is_descending else 1]
         ]
         if token := query.get("page_token"):
             rows = _rows_after(rows, token, is_descending)
@@ -267,11 +271,18 @@ class Market:
         page: dict[str, list[dict[str, Any]]] = {}
         for symbol, moment, values in rows[:size]:
             page.setdefault(symbol, []).extend([bar_view(moment, values)] * (2 if is_doubled else 1))
-        return {"bars": page, "next_page_token": _token(*rows[size - 1][:2]) if len(rows) > size else None}
+        last_row = rows[size - 1] if len(rows) > size else None
+        return {"bars": page, "next_page_token": last_row and _token(last_row[0], last_row[1])}
 
     def latest_bars(self, query: dict[str, str]) -> dict[str, Any]:
-        shown = {symbol: self.visible(symbol, self.step_s) for symbol in _symbols(query)}
-        return {"bars": {symbol: bar_view(*bars[-1]) for symbol, bars in shown.items() if bars}}
+        """The newest published bar of each symbol."""
+        found: dict[str, dict[str, Any]] = {}
+        for symbol in _symbols(query):
+            for bar in reversed(self.bars.get(symbol, [])):
+                if (values := self._published(symbol, bar)) is not None:
+                    found[symbol] = bar_view(bar.time, values)
+                    break
+        return {"bars": found}
 
     def latest_quotes(self, query: dict[str, str]) -> dict[str, Any]:
         quotes = {symbol: self.quote(symbol) for symbol in _symbols(query) if self.mid(symbol) is not None}

@@ -65,7 +65,7 @@ class Server:
             return self._ask(method, target, keys, body)
 
     def _control(self, body: bytes) -> Answer:
-        call = json.loads(body, parse_float=Decimal)
+        call = _payload(body)
         name = call.pop("do", "")
         if name not in vars(Controls) or name == "market" or name.startswith("_"):
             return Answer(400, {"message": f"no control call {name!r}"})
@@ -99,7 +99,7 @@ class Server:
                 account.tick()
         self._settle()
         fault = next((each for each in self.world.faults if each.meets(method, target)), None)
-        payload = json.loads(body, parse_float=Decimal) if body else {}
+        payload = _payload(body)
         if fault is not None and fault.kind == "late":
             due_at = account.market.clock.now + int(fault.after_s * SECOND)
             self.world.parked.append(Parked(payload, fault.after_requests, due_at))
@@ -231,6 +231,15 @@ class Server:
         return symbol
 
 
+def _payload(body: bytes) -> dict[str, Any]:
+    """The request's JSON; nothing where it is none, which no call accepts."""
+    try:
+        payload = json.loads(body, parse_float=Decimal)
+    except ValueError:
+        return {}
+    return payload if isinstance(payload, dict) else {}
+
+
 def _handler_of(server: Server) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -251,11 +260,8 @@ def _handler_of(server: Server) -> type[BaseHTTPRequestHandler]:
 
         def _send(self, answer: Answer) -> None:
             is_html = isinstance(answer.body, str)
-            content = (
-                b""
-                if answer.body is None
-                else (answer.body if is_html else json.dumps(answer.body, default=str)).encode()
-            )
+            written = answer.body if is_html else json.dumps(answer.body, default=str)
+            content = b"" if answer.body is None else written.encode()
             self.send_response(answer.status)
             self.send_header("Content-Type", "text/html" if is_html else "application/json; charset=UTF-8")
             if answer.status != 204:
