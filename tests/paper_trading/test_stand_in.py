@@ -593,8 +593,9 @@ def test_an_unfinished_bar_and_doubled_rows_on_demand(server, data):
 
 def test_a_wrong_question_for_bars_is_refused(server):
     url = f"{server.url}/v1beta3/crypto/us/bars"
-    for query in ({"symbols": "BTCUSD"}, {"symbols": BTC, "timeframe": "7x"}, {"symbols": BTC, "page_token": "?"}):
-        answer = requests.get(url, {"timeframe": "1Min"} | query, timeout=5)
+    for change in ({"symbols": "BTCUSD"}, {"timeframe": "7x"}, {"page_token": "?"}, {"timeframe": "90Min", "step": 1}):
+        server.control("bars", rows={}, step_s=3_600 if change.pop("step", None) else 60)
+        answer = requests.get(url, {"symbols": BTC, "timeframe": "1Min"} | change, timeout=5)
         assert answer.status_code == 400, answer.text
 
 
