@@ -322,9 +322,11 @@ class AlpacaFeed:
 
     def _arrive(self, open_s: int, notes: list[str]) -> Arrival:
         assert self._store is not None
-        self._last_open_s = open_s
+        self._last_open_s, here_s = open_s, time.perf_counter()
         late_s = self._clock.now_s() - open_s - self._store.needs.bar_seconds
-        return Arrival(self._store.window(open_s), round(late_s, 3), self._store.candles_at(open_s), tuple(notes))
+        return Arrival(
+            self._store.window(open_s), round(late_s, 3), self._store.candles_at(open_s), tuple(notes), here_s
+        )
 
     def _fetch(self, first_open_s: int, end_s: int, must_answer: bool = False) -> list[str]:
         """Ask for bars that open in [first_open_s, end_s) into the store; no answer is a bar that is late."""

@@ -6,6 +6,7 @@ gives the columns of a data set built from all eight months, bit for bit (tests/
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -44,6 +45,7 @@ class Arrival:
     late_s: float | None = None  # from its close to its arrival; None in a replay
     candles: Mapping[str, list[Any]] = field(default_factory=dict)  # open, high, low, volume (A,) of the bar
     notes: tuple[str, ...] = ()  # what was late, missing or revised
+    here_s: float = field(default_factory=time.perf_counter)  # when it was here, before its features were made
 
 
 class Feed(Protocol):
@@ -253,8 +255,9 @@ class BarStore:
             return _without_features(grid, len(self.needs.feature_names))
         tech = segment_features(grid.rows(first, last), chosen)
         kept = slice(first + chosen.warmup_bars, last)
+        # After a gap a lookback is observed as soon as each of its rows has one warm-up behind it, as in a data set.
         n_settled = last - first - N_WARMUPS * chosen.warmup_bars
-        usable = slice(-max(n_settled, self.needs.lookback + 1), None)  # the rest settles while the account waits
+        usable = slice(-max(n_settled, self.needs.lookback + 1), None)
         untraded = (grid.filled | grid.untraded)[kept]
         return Window((grid.time[kept] + self.needs.bar_seconds)[usable], grid.close[kept][usable], tech[usable],
                       untraded[usable])  # fmt: skip

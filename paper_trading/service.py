@@ -185,7 +185,7 @@ class Program:
 
     def _write_pages(self, folder: Path) -> None:
         """The page of the day."""
-        from paper_trading.page import write_day
+        from paper_trading.page import write_day  # type: ignore
 
         log.info("page: %s", write_day(folder, datetime.now(UTC).date()))
 

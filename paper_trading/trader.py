@@ -136,7 +136,7 @@ class Trader:
 
     def on_bar(self, arrival: Arrival) -> None:
         """One bar, in the order of the module's docstring."""
-        started, waited_s = time.perf_counter(), self._waited_s
+        started, waited_s = arrival.here_s, self._waited_s
         arrival = self._take_over(arrival)
         window, bar_s = arrival.window, arrival.window.bar_s
         self._look_for_halt()
@@ -518,7 +518,7 @@ class Trader:
         window = arrival.window
         self.journal.append(
             "bar", bar_s=window.bar_s, close=window.price[-1].tolist(), filled=window.filled[-1].tolist(),
-            late_s=arrival.late_s, notes=list(arrival.notes), **arrival.candles,
+            late_s=arrival.late_s, notes=list(arrival.notes), candles=dict(arrival.candles),
         )  # fmt: skip
 
     def _by_ticker(self, values: Any) -> dict[str, float]:

@@ -25,8 +25,8 @@ EPILOG = """
 The policy in deployments/current sees every bar as in training, and its orders are the simulator's own. Everything is
 in trading/ACCOUNT/journal.jsonl; python paper_trader_dashboard.py shows it. docs/trading.md explains states and limits.
 
-Without keys (APCA_API_KEY_ID, APCA_API_SECRET_KEY) the bars that were held out are replayed. A file trading/ACCOUNT/HALT
-stops all orders within a second.
+Without keys (APCA_API_KEY_ID, APCA_API_SECRET_KEY) the bars that were held out are replayed. A file called HALT in
+trading/ACCOUNT stops all orders within a second.
 
 Exit codes: 0 done; 1 the machine or the venue failed; 2 a bad flag, key or deployment; 3 --status or --stop: no trader
 runs; 4 another trader has the account; 5 HALTED; 130 or 143 when stopped by Ctrl-C or kill."""
