@@ -65,7 +65,7 @@ class VenueOrder:
     price: Decimal | None  # average of the fills, quote per coin
     is_over: bool  # nothing more will fill
     status: str  # the venue's word
-    reason: str = ""
+    ticker: str | None = None  # ours; None for a symbol that is not traded
 
     @property
     def is_ours(self) -> bool:
@@ -124,8 +124,8 @@ class Broker(Protocol):
         """All orders since then, anybody's."""
         ...
 
-    def rules(self) -> Mapping[str, OrderRule]:
-        """Present order rules by ticker; empty where the venue tells none."""
+    def rules(self) -> Mapping[str, OrderRule] | None:
+        """Present order rules by ticker, of what can be traded now; None where the venue tells none."""
         ...
 
     def quotes(self) -> Mapping[str, Decimal]:

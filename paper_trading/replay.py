@@ -85,9 +85,9 @@ class ReplayBroker:
         """Nobody else trades here."""
         return ()
 
-    def rules(self) -> Mapping[str, OrderRule]:
+    def rules(self) -> Mapping[str, OrderRule] | None:
         """The deployment's are used."""
-        return {}
+        return None
 
     def quotes(self) -> Mapping[str, Decimal]:
         """No quotes are recorded."""

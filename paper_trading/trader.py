@@ -14,28 +14,30 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
+from decimal import ROUND_FLOOR, Decimal
 from typing import Any
 
 import numpy as np
 
+from market.errors import BarsError, UserError
 from market.times import utc_text
 from market.venues import OrderRule
 from paper_trading.account import Plan, TradedAccount, Window, Wish
+from paper_trading.books import Books
 from paper_trading.decisions import Decision, decide
 from paper_trading.desk import Desk, Phase, Tracked
 from paper_trading.feeds import Arrival, Feed, Needs, Tick
 from paper_trading.journal import Journal
-from paper_trading.ledger import Explained, Fill, Ledger, Rates, explain, open_ledger
+from paper_trading.ledger import Explained, Ledger, Rates
 from paper_trading.memory import Memory
-from paper_trading.orders import Broker, Intent, Snapshot, UnreachableError, order_id, whole_qty
-from paper_trading.risk import Limits, Standing, State, Used, refusal
+from paper_trading.orders import Broker, Intent, UnreachableError, order_id, whole_qty
+from paper_trading.risk import DAY_S, Limits, Standing, State, Used, refusal
 from paper_trading.shadow import Shadow
 from train.deploy.loading import Deployment
 
 log = logging.getLogger(__name__)
 
-SETTLE_TRIES, SETTLE_S = 4, 0.5  # an account in which fills are still arriving is read again
+RETRY_S, SAY_S = 1.0, 60.0  # a venue that does not answer at the start is asked again, and that is said
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,14 @@ class Trader:
         self.memory, self.used, self.settings, self.hooks = memory, used, settings, hooks
         self.state: State = memory.state
         self.why, self.fees, self.phase = memory.why, memory.fees, "starting"
-        self.rules = self._present_rules()
-        self.ledger: Ledger | None = memory.ledger
+        trained = deployment.facts.order_rules
+        self.rules = {ticker: OrderRule(trained[ticker].min_order_qty, trained[ticker].qty_increment)
+                      for ticker in deployment.tickers}  # fmt: skip
+        self.closed: tuple[str, ...] = ()  # coins that cannot be traded now
+        self.must_ask_rules = True
+        self.books = Books(broker, desk, journal, _rates(deployment), settings.capital, memory.ledger, memory.known_s,
+                           memory.theirs)  # fmt: skip
+        self._check_coins()
         self.bar_s: int | None = None  # close of the last bar seen
         self.account: TradedAccount | None = None
         self.shadow: Shadow | None = None
@@ -112,8 +120,7 @@ class Trader:
         Raises:
             OSError: the journal cannot be written.
         """
-        arrival = self.feed.first(self.needs)
-        self._start(arrival)
+        arrival = self.begin()
         while True:
             if self.bar_s is None or arrival.window.bar_s > self.bar_s:
                 self.on_bar(arrival)
@@ -143,28 +150,45 @@ class Trader:
         self.used.begin_bar(bar_s)
         self._write_bar(arrival)
         self.phase = "trading"
-        is_known = self.reconcile(bar_s)
+        self._renew_rules(bar_s)
+        is_known, why = self.reconcile(bar_s), None
         if self.account is None:
             self._open(window)
         else:
-            self._trade(arrival, is_known)
+            why = self._trade(arrival, is_known)
         self.bar_s, self.last_prices = bar_s, self._by_ticker(window.price[-1])
         if self.account is None:
             self.journal.append("skip", bar_s=bar_s, why=self._warming(window))
             return
         self._hold_against_limits(bar_s)
         self._decide(window, started, waited_s)
-        if self.settings.sends_at_once and self.pending is not None:
+        if self.settings.sends_at_once and self.pending is not None and why is None and self.state != "HALTED":
             self._execute(self.pending, self.account.price_array[-1].tolist(), bar_s)
             self.account.mark()
 
     # ---------------------------------------------------------------- beginning
-    def _start(self, arrival: Arrival) -> None:
-        """A restart stands where it stood."""
+    def begin(self) -> Arrival:
+        """The first bar; a venue that does not answer is waited for. A restart stands where it stood."""
+        said_s = float("-inf")
+        while True:
+            try:
+                self._ask_rules()
+                arrival = self.feed.first(self.needs)
+                break
+            except UnreachableError as error:
+                self.phase = "waiting for the venue to answer"
+                if time.monotonic() - said_s >= SAY_S:
+                    log.warning("%s; it is asked again until it does", error)
+                    said_s = time.monotonic()
+            self._tick()
+            self.desk.pause(RETRY_S)
         known = self.memory.checkpoint
         if known is not None and self.memory.decided_s is not None and len(arrival.window) >= self.needs.lookback:
             self._restore(arrival.window, known)
             self.bar_s = self.memory.decided_s
+            if arrival.window.bar_s <= self.bar_s:  # the next bar may be hours away
+                self.reconcile(self.bar_s)
+        return arrival
 
     def _restore(self, window: Window, known: Mapping[str, Any]) -> None:
         self.account = self._new_account(window)
@@ -202,92 +226,74 @@ class Trader:
     def _new_shadow(self, window: Window) -> Shadow:
         return Shadow(self._env_params(), window, self.rules, self.settings.n_steps)
 
-    def _present_rules(self) -> dict[str, OrderRule]:
-        """Order rules by ticker, in the order of the columns: the venue's where it tells them."""
-        told = self.broker.rules()
-        trained = self.deployment.facts.order_rules
-        return {
-            ticker: told.get(ticker) or OrderRule(trained[ticker].min_order_qty, trained[ticker].qty_increment)
-            for ticker in self.deployment.tickers
-        }
+    def _check_coins(self) -> None:
+        """A journal of other coins is no past of this deployment's account."""
+        own, known = self.deployment.tickers, self.memory.checkpoint
+        held = {} if self.ledger is None else self.ledger.qty
+        strange = [f"{qty} {ticker}" for ticker, qty in held.items() if qty and ticker not in own]
+        if strange:
+            raise UserError(f"the account holds {', '.join(strange)} of ours, which {self.deployment.name} does not "
+                            "trade; sell them with --flatten")  # fmt: skip
+        if known is not None and set(known["prices"]) != set(own):
+            self.memory.checkpoint = None
+
+    def _ask_rules(self) -> None:
+        """The venue's order rules where it tells them; coins that cannot be traded now are left alone.
+
+        Raises:
+            UnreachableError: no answer.
+        """
+        told = self.broker.rules() if self.must_ask_rules else None
+        self.must_ask_rules = False
+        if told is None:
+            return
+        self.rules = {ticker: told.get(ticker) or rule for ticker, rule in self.rules.items()}
+        if self.account is not None and self.shadow is not None:
+            self.account.use_rules(self.rules)
+            self.shadow.account.use_rules(self.rules)
+        closed = tuple(ticker for ticker in self.rules if ticker not in told)
+        for ticker in {*closed, *self.closed}:
+            if (ticker in closed) != (ticker in self.closed):
+                now = "cannot be traded at the venue now; what we hold of it is kept" if ticker in closed else "trades"
+                log.warning("%s %s", ticker, now)
+                self.journal.append("foreign", what="coin", text=f"{ticker} {now}")
+                self.hooks.told(f"{ticker} {now}")
+        self.closed = closed
+
+    def _renew_rules(self, bar_s: int) -> None:
+        """Ask for them once a day and after a refusal."""
+        self.must_ask_rules |= self.bar_s is not None and bar_s // DAY_S != self.bar_s // DAY_S
+        try:
+            self._ask_rules()
+        except UnreachableError as error:
+            self.must_ask_rules = True
+            log.warning("the order rules stay as they are: %s", error)
 
     # ---------------------------------------------------------------- reconciliation
+    @property
+    def ledger(self) -> Ledger | None:
+        """Whose cash and coins; None before the first reconciliation."""
+        return self.books.ledger
+
     def reconcile(self, bar_s: int) -> bool:
         """Whether the venue answered; what our fills do not explain makes the state REDUCING."""
         try:
-            self.desk.look_up_open()
-            found = self._explained()
+            found = self.books.reconcile(bar_s)
         except UnreachableError as error:
             log.warning("the venue does not answer: %s", error)
             return False
-        is_new = self.ledger is None or found.ledger != self.ledger or bool(self.desk.fills())
-        self.ledger = found.ledger
         self.fees += self._value_of_fees(found)
-        for line in found.foreign:
-            self.journal.append("foreign", what="account", text=line)
-        if is_new or found.unexplained:
-            self.journal.append(
-                "account", bar_s=bar_s, **found.ledger.to_json(), fee_cash=str(found.fee_cash),
-                fee_qty={name: str(fee) for name, fee in found.fee_qty.items()}, explained=not found.unexplained,
-                notes=list(found.unexplained),
-            )  # fmt: skip
-        self.desk.count()
         if found.unexplained:
             self.change_state("REDUCING", f"the account is not explained: {'; '.join(found.unexplained)}")
         return True
-
-    def _explained(self) -> Explained:
-        """Read again while our own orders may still be filling."""
-        for attempt in range(SETTLE_TRIES):
-            snapshot = self.broker.snapshot()
-            if self.ledger is None:
-                ledger = open_ledger(snapshot, self.settings.capital)
-                foreign = [f"{ticker}: {qty} coins in the account before the trader began"
-                           for ticker, qty in ledger.foreign_qty.items() if qty]  # fmt: skip
-                foreign += [f"{name}: {qty} coins, which are not traded" for name, qty in ledger.other.items()]
-                return Explained(ledger, Decimal(0), {}, foreign)
-            fills = self.desk.fills()
-            found = explain(self.ledger, snapshot, fills, self._rates())
-            if not found.unexplained:
-                return found
-            others = self._fills_of_others(snapshot)
-            if others:
-                found = explain(self.ledger, snapshot, fills, self._rates(), others)
-            if not found.unexplained or attempt == SETTLE_TRIES - 1:
-                return found
-            self.desk.pause(SETTLE_S)
-            self.desk.look_up_open()
-        raise AssertionError("the last attempt returns")
-
-    def _fills_of_others(self, snapshot: Snapshot) -> list[Fill]:
-        """Orders of somebody else in our coins since the last bar; one that bears our mark is another trader's."""
-        since = (self.bar_s or self.desk.now_s()) - self.deployment.bar_seconds
-        by_symbol = {ticker.replace("/", ""): ticker for ticker in snapshot.qty}
-        fills = []
-        for order in self.broker.orders_after(since):
-            ticker = by_symbol.get(order.symbol) or by_symbol.get(order.symbol.partition("/")[0])
-            if ticker is None or order.order_id in self.desk.known_ids or order.filled_qty <= 0 or order.price is None:
-                continue
-            whose = "another trader of this kind" if order.is_ours else "somebody else"
-            text = f"{whose}: {order.side} {order.filled_qty} {ticker}"
-            self.journal.append("foreign", what="order", text=text)
-            if order.is_ours:
-                self.change_state("REDUCING", f"{text}; two traders must not share an account")
-            fills.append(Fill(ticker, order.side, order.filled_qty, order.filled_qty * order.price))
-        return fills
-
-    def _rates(self) -> Rates:
-        assert self.account is None or self.account.params is not None
-        resolved = self.deployment.facts.env_resolved
-        return Rates(Decimal(repr(resolved["buy_fee_rate"])), Decimal(repr(resolved["sell_fee_rate"])))
 
     def _value_of_fees(self, found: Explained) -> float:
         coins = sum(float(fee) * self.last_prices.get(ticker, 0.0) for ticker, fee in found.fee_qty.items())
         return float(found.fee_cash) + coins
 
     # ---------------------------------------------------------------- trading
-    def _trade(self, arrival: Arrival, is_known: bool) -> None:
-        """Go on to the bar, and execute what was decided at the one before where that may be."""
+    def _trade(self, arrival: Arrival, is_known: bool) -> str | None:
+        """Go on to the bar, and execute what was decided at the one before; why not, where that may not be."""
         account, shadow, window = self.account, self.shadow, arrival.window
         assert account is not None
         assert shadow is not None
@@ -309,6 +315,7 @@ class Trader:
         account.mark()
         if why is not None:
             self.journal.append("skip", bar_s=window.bar_s, why=why)
+        return why
 
     def _why_not(self, arrival: Arrival, n_bars: int, is_known: bool) -> str | None:
         """Why nothing is ordered at this bar."""
@@ -332,30 +339,45 @@ class Trader:
         asked = action if self.state == "ACTIVE" else np.minimum(action, 0.0)
         plan = account.plan_sales(asked, price)
         sold = self._send("sales", plan.sales, plan, bar_s)
-        account.settle_sales(plan, sold, *self._holdings())
-        if self.state != "ACTIVE":
+        is_known = not sold or self.reconcile(bar_s)
+        account.settle_sales(plan, self._filled(sold), *self._holdings())
+        if not is_known:
+            self.journal.append("skip", bar_s=bar_s, why="the venue did not say what the sales brought; nothing bought")
+        if self.state != "ACTIVE" or not is_known:
             return
         bought = self._send("buys", account.plan_buys(plan), plan, bar_s)
-        account.settle_buys(plan, bought, *self._holdings())
+        if bought:
+            self.reconcile(bar_s)
+        account.settle_buys(plan, self._filled(bought), *self._holdings())
 
-    def _send(self, phase: Phase, wishes: Sequence[Wish], plan: Plan, bar_s: int) -> list[float]:
-        """Coins (A,) that filled."""
-        filled = [0.0] * len(self.deployment.tickers)
+    def _send(self, phase: Phase, wishes: Sequence[Wish], plan: Plan, bar_s: int) -> list[Tracked]:
+        """The orders, each as far as it came."""
         intents = [intent for wish in wishes if (intent := self._intent(wish, plan, bar_s)) is not None]
-        for each in self.desk.trade(bar_s, phase, intents):
-            filled[self.deployment.tickers.index(each.intent.ticker)] = float(each.filled)
+        batch = self.desk.trade(bar_s, phase, intents)
+        for each in batch:
             self._count_reject(each)
-        if intents and not self.reconcile(bar_s):
-            self.change_state("REDUCING", "the venue did not say what is in the account after orders were sent")
-        return filled
+        return batch
+
+    def _filled(self, batch: Sequence[Tracked]) -> list[float]:
+        """Coins (A,) that filled."""
+        filled = {each.intent.ticker: float(each.filled) for each in batch}
+        return [filled.get(ticker, 0.0) for ticker in self.deployment.tickers]
+
+    def _sellable(self, ticker: str) -> Decimal:
+        """Coins of ours; next to coins of others, less those that a sale of unknown fate may still take."""
+        assert self.ledger is not None
+        owned = self.ledger.qty[ticker]
+        return owned - self.desk.reserved(ticker) if self.ledger.foreign_qty.get(ticker) else owned
 
     def _intent(self, wish: Wish, plan: Plan, bar_s: int) -> Intent | None:
         """The order of a wish; None where a limit stands against it."""
-        assert self.ledger is not None
         ticker = self.deployment.tickers[wish.asset]
-        owned, step = self.ledger.qty[ticker], self.rules[ticker].qty_increment
-        is_all = wish.side == "sell" and wish.quantity >= float(owned)
-        qty = owned if is_all else whole_qty(wish.quantity, step if self.broker.mode != "REPLAY" else 0.0)
+        if ticker in self.closed:
+            return None
+        step = self.rules[ticker].qty_increment if self.broker.mode != "REPLAY" else 0.0
+        qty = whole_qty(wish.quantity, step)
+        if wish.side == "sell" and qty >= (owned := self._sellable(ticker)):
+            qty = _rounded_down(owned, step)
         name = order_id(self.deployment.name, ticker, bar_s, wish.side)
         price = plan.price[wish.asset]
         intent = Intent(name, ticker, wish.side, qty, bar_s, price, wish.why, wish.quantity)
@@ -375,6 +397,7 @@ class Trader:
 
     def _count_reject(self, each: Tracked) -> None:
         if each.status == "rejected":
+            self.must_ask_rules = True
             self._count_refusal()
         else:
             self.used.rejects = 0
@@ -499,11 +522,16 @@ class Trader:
         if renewed is None:
             return arrival
         before, self.deployment = self.deployment, renewed
-        arrival = self.feed.again(self.needs)
+        try:
+            arrival = self.feed.again(self.needs)
+        except (UnreachableError, BarsError) as error:
+            self.deployment = before
+            log.warning("deployment %s is taken over at a later bar: %s", renewed.name, error)
+            return arrival
+        self.books.rates = _rates(renewed)
         self.journal.append("deployment", **{"from": before.name, "to": renewed.name, "bar_s": arrival.window.bar_s})
         log.info("deployment %s takes over from %s", renewed.name, before.name)
         self.hooks.told(f"deployment {renewed.name} takes over from {before.name}")
-        self.rules = self._present_rules()
         if self.account is not None and self.shadow is not None and len(arrival.window) > self.needs.lookback:
             kept, simulated = self.account.to_json(), self.shadow.to_json()
             past = Window(*(rows[:-1] for rows in vars(arrival.window).values()))
@@ -531,3 +559,17 @@ class Trader:
         assert self.bar_s is not None
         following = self.feed.next_close_s(self.bar_s)
         self.phase = "ended" if following is None else f"waiting for the bar of {utc_text(following)} UTC"
+
+
+def _rates(deployment: Deployment) -> Rates:
+    """Fees that were trained with."""
+    resolved = deployment.facts.env_resolved
+    return Rates(Decimal(repr(resolved["buy_fee_rate"])), Decimal(repr(resolved["sell_fee_rate"])))
+
+
+def _rounded_down(qty: Decimal, increment: float) -> Decimal:
+    """To whole increments, not below 0: a fee may have left a part of one."""
+    if increment > 0:
+        step = Decimal(repr(increment))
+        qty = (qty / step).to_integral_value(ROUND_FLOOR) * step
+    return max(qty, Decimal(0))

@@ -1,6 +1,7 @@
 """A trader before the stand-in: generated bars, a deployment of random weights, and a clock that the test moves.
 
-The trader is built as the program builds it; only waiting is different: it moves the server's clock.
+The trader is built as the program builds it; only waiting is different: it moves the server's clock. `QUICK` in the
+place of `paper_trading.alpaca.PATIENCE` makes time-outs short.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from environment_Alpaca_vectorized import observation_layout
 from market.features import FEATURE_SETS
 from market.sample import sample_bars
 from market.sources.assets import Keys
+from market.sources.transport import Patience
 from paper_trading.alpaca import AlpacaBroker, AlpacaFeed, VenueClock
 from paper_trading.desk import Desk
 from paper_trading.feeds import Tick
@@ -34,6 +36,8 @@ from train.deploy.loading import POLICY_FILE, SHARED_FACTS, Deployment, read_dep
 from train.env_factory import resolved_rules
 
 STEP_S = 300
+QUICK = Patience(connect_s=1.0, read_s=0.2, retries=1, backoff_s=0.0, longest_wait_s=0.01, damaged_tries=1,
+                 requests_per_window=10**6)  # fmt: skip
 FREE = Limits(1e9, 1e9, 1e9, 1e9, 1e9, 1e9, 1e9, 1e9)  # nothing stands against an order
 WIDTH = 16
 ASSETS = {"min_order_size": "0.000001", "min_trade_increment": "0.000000001", "price_increment": "0.01"}
@@ -83,7 +87,7 @@ class FrozenClock(VenueClock):
         super().__init__()
         self._server, self._now_s = server, now_s
 
-    def now_s(self) -> float:
+    def local_s(self) -> float:
         return self._now_s
 
     def advance(self, seconds: float) -> None:
@@ -159,8 +163,7 @@ class TradingWorld:
     def play(self, trader: Trader, n_bars: int) -> None:
         """Begin, if it has not, and trade so many bars."""
         if trader.bar_s is None:
-            arrival = trader.feed.first(trader.needs)
-            trader._start(arrival)
+            arrival = trader.begin()
             if trader.bar_s is None or arrival.window.bar_s > trader.bar_s:
                 trader.on_bar(arrival)
                 n_bars -= 1
