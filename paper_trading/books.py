@@ -18,6 +18,7 @@ from paper_trading.orders import Broker, Snapshot, VenueOrder
 
 SETTLE_TRIES, SETTLE_S = 4, 0.5  # an account in which fills are still arriving is read again
 MARGIN_S = 600.0  # orders of others are looked for from so long before the last reconciliation: clocks differ
+RIVAL = "another trader of this kind: {} {} {}; two must not share an account"
 MOST_THEIRS = 500  # orders of others that are remembered
 
 
@@ -115,13 +116,14 @@ class Books:
         fills = self.desk.fills()
         found = explain(ledger, snapshot, fills, self.rates)
         if not found.unexplained:  # an open order of somebody else is remembered: it may fill after days
-            waiting = self._others(snapshot.open_orders)
-            return found, {name: Theirs(ZERO, ZERO, False) for name in waiting if name not in self.theirs}
+            waiting = {name: pair for name, pair in self._others(snapshot.open_orders).items() if name not in self.theirs}
+            rivals = [RIVAL.format(order.side, order.qty, ticker) for ticker, order in waiting.values() if order.is_ours]
+            return replace(found, unexplained=rivals), dict.fromkeys(waiting, Theirs(ZERO, ZERO, False))
         orders = self._orders_of_others(snapshot)
         new = {name: self._new_fill(name, *pair) for name, pair in orders.items()}
         new = {name: fill for name, fill in new.items() if fill.qty > 0}
         found = explain(ledger, snapshot, fills, self.rates, list(new.values()))
-        rivals = [f"another trader of this kind: {fill.side} {fill.qty} {fill.ticker}; two must not share an account"
+        rivals = [RIVAL.format(fill.side, fill.qty, fill.ticker)
                   for name, fill in new.items() if orders[name][1].is_ours]  # fmt: skip
         names = [f"somebody else: {fill.side} {fill.qty} {fill.ticker}"
                  for name, fill in new.items() if not orders[name][1].is_ours]  # fmt: skip

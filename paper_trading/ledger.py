@@ -110,14 +110,14 @@ def explain(
                          foreign_qty={**ledger.foreign_qty, ticker: found.foreign})  # fmt: skip
         moved = found.foreign - before.foreign_qty.get(ticker, ZERO)
         if moved and any(fill.ticker == ticker for fill in others):
-            foreign.append(f"{ticker}: {moved:+f} coins by orders that are not ours")
+            foreign.append(f"{ticker}: {_signed(moved)} coins by orders that are not ours")
         if found.strange:
-            strange.append(f"{ticker}: {found.strange:+f} coins that no order explains")
+            strange.append(f"{ticker}: {_signed(found.strange)} coins that no order explains")
         elif found.taken:
-            strange.append(f"{ticker}: {found.taken:f} coins of ours were sold by orders that are not ours")
+            strange.append(f"{ticker}: {found.taken.normalize():f} coins of ours were sold by orders that are not ours")
     cash = _explain_cash(before, snapshot, fills, rates, others)
     if cash.strange:
-        strange.append(f"cash: {cash.strange:+f} that no order explains")
+        strange.append(f"cash: {_signed(cash.strange)} that no order explains")
     ledger = replace(ledger, cash=cash.ours, foreign_cash=cash.foreign, other=dict(snapshot.other))
     foreign += [f"{name}: {qty} coins of {name} in the account, which are not traded"
                 for name, qty in snapshot.other.items() if before.other.get(name) != qty]  # fmt: skip
@@ -198,6 +198,10 @@ def _qty(fills: Sequence[Fill], ticker: str, side: Side) -> Decimal:
 
 def _notional(fills: Sequence[Fill], side: Side) -> Decimal:
     return sum((fill.notional for fill in fills if fill.side == side), ZERO)
+
+
+def _signed(amount: Decimal) -> str:
+    return f"{amount.normalize():+f}"
 
 
 def _texts(amounts: Mapping[str, Decimal]) -> dict[str, str]:

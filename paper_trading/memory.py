@@ -25,6 +25,7 @@ class Memory:
     ordered_s: int | None = None  # last bar that orders were written down for
     state: State = "ACTIVE"
     why: str = ""
+    resumed: bool = False  # since the last decision
     fees: float = 0.0  # quote, paid so far
     known_s: float | None = None  # when the venue last agreed with the ledger, UTC seconds
     theirs: dict[str, Theirs] = field(default_factory=dict)  # orders of others that the ledger took in
@@ -57,8 +58,9 @@ def _remember(memory: Memory, event: Event, used: Used) -> None:
         _remember_account(memory, event)
     elif kind == "decision":
         memory.checkpoint, memory.decided_s, memory.fees = event["checkpoint"], event["bar_s"], event["fees"]
+        memory.resumed = False
     elif kind == "state":
-        memory.state, memory.why = event["to"], event["why"]
+        memory.state, memory.why, memory.resumed = event["to"], event["why"], event["to"] == "ACTIVE"
 
 
 def _remember_account(memory: Memory, event: Event) -> None:

@@ -112,6 +112,8 @@ class Trader:
         self.shadow: Shadow | None = None
         self.pending: np.ndarray | None = None  # (A,) decided at the last bar
         self.last_prices: dict[str, float] = {}  # closes of the last bar
+        # A person who lifts a state accepts what was lost: the limits count from there on.
+        self.counts_anew, self.peak, self.base = memory.resumed, None, 1.0
 
     # ---------------------------------------------------------------- the loop
     def run(self, is_once: bool = False) -> None:
@@ -197,6 +199,7 @@ class Trader:
         self.shadow.restore(known["shadow"])
         self.pending = None if known["action"] is None else np.array(known["action"], np.float32)
         self.last_prices = dict(known["prices"])
+        self.peak, self.base = known["peak"], known["base"]
 
     def _open(self, window: Window) -> None:
         """The account begins, or goes on, with the first bar that has a whole lookback."""
@@ -475,6 +478,7 @@ class Trader:
         return {
             "account": self.account.to_json(), "shadow": self.shadow.to_json(), "action": action,
             "prices": self._by_ticker(window.price[-1]), "capital": self.account.initial_capital,
+            "peak": self.peak, "base": self.base,
         }  # fmt: skip
 
     def _hold_against_limits(self, bar_s: int) -> None:
@@ -482,10 +486,15 @@ class Trader:
         assert self.account is not None
         assert self.shadow is not None
         acct, limits = self.account.account, self.settings.limits
-        drawdown = 1.0 - acct.equity / acct.peak
+        beside = acct.equity / self.shadow.account.account.equity
+        if self.counts_anew:
+            self.counts_anew, self.peak, self.base = False, acct.equity, beside
+        elif self.peak is not None:
+            self.peak = max(self.peak, acct.equity)
+        drawdown = 1.0 - acct.equity / (self.peak or acct.peak)
         if drawdown > limits.max_drawdown:
             self.change_state("HALTED", f"the account fell {drawdown:.1%} from its peak, beyond --max-drawdown")
-        ratio = acct.equity / self.shadow.account.account.equity - 1.0
+        ratio = beside / self.base - 1.0
         if abs(ratio) > limits.max_drift and self.state == "ACTIVE":
             self.journal.append("drift", bar_s=bar_s, ratio=ratio, bound=limits.max_drift)
             self.change_state("REDUCING", f"the account is {ratio:+.1%} from the simulator's, beyond --max-drift")
@@ -505,7 +514,7 @@ class Trader:
         """ACTIVE again, because the user said so."""
         if self.state != "ACTIVE":
             self.journal.append("state", **{"from": self.state, "to": "ACTIVE", "why": why})
-            self.state, self.why = "ACTIVE", ""
+            self.state, self.why, self.counts_anew = "ACTIVE", "", True
 
     def _look_for_halt(self) -> None:
         why = self.hooks.must_halt()
