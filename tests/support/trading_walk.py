@@ -138,7 +138,10 @@ class Walk(RuleBasedStateMachine):
     def crash(self, at: int, is_after: bool) -> None:
         Walk.n_steps += 1
         self.stop()
-        self.start(Crasher(at, is_after))
+        try:
+            self.start(Crasher(at, is_after))
+        except Crash:
+            Walk.n_crashes += 1
         self.run(3)
 
     @rule()
