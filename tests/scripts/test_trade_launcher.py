@@ -1,4 +1,4 @@
-"""`start_vectorized_training.sh --trade` on a stand-in repository: set-up, start, refusals, and what it leaves alone."""
+"""`start_vectorized_training.sh --trade` on a stand-in repository: set-up, start, refusals, what it leaves alone."""
 
 import json
 import os
@@ -53,18 +53,20 @@ def replay_flags(clone: Clone) -> str:
 
 
 def test_a_fresh_clone_ends_in_a_running_replay_of_the_sample_market(fresh):
-    result = fresh.launch("--trade", STUB_DOWNLOAD_ERROR="no network")
+    result = fresh.launch("--trade", "--order-timeout", "9", STUB_DOWNLOAD_ERROR="no network")
     assert result.returncode == 0, result.stderr
     steps = ("stub dataset", "stub trainer", "stub deployer", "stub: decided on the bar of", "tail -f")
     places = [result.stdout.index(step) for step in steps]
     assert places == sorted(places)
     assert "stub download" not in result.stdout
-    assert DEMONSTRATION in result.stdout
+    (trained,) = re.findall(r"^stub trainer .*", result.stdout, re.M)
+    assert DEMONSTRATION in trained
+    assert "--order-timeout" not in trained
     deployer = next(line for line in result.stdout.splitlines() if line.startswith("stub deployer"))
     storage = f"sqlite:///{fresh.root}/databases/optuna_cappuccino.db"
     asked = ["--once", "--allow-synthetic", "--study-name", SAMPLE_STUDY, "--storage", storage]
     assert deployer == f"stub deployer {asked}"
-    assert traders_flags(fresh) == f"stub trader [{replay_flags(fresh)}]"
+    assert traders_flags(fresh) == f"stub trader [{replay_flags(fresh)}, '--order-timeout', '9']"
     for word in ("paper_trader_dashboard.py", "--trade --status", "--trade --stop", "*** SYNTHETIC DATA"):
         assert word in result.stdout
     assert os.getsid(fresh.trader_pid) == fresh.trader_pid, "still in the terminal's session"
@@ -139,7 +141,8 @@ def test_a_trader_that_ends_after_its_first_bar_is_not_called_running(deployed):
     result = deployed.launch("--trade", "--once")
     assert result.returncode == 0, result.stderr
     assert "decided on the bar of" in result.stdout
-    assert ("the trader has ended" in result.stdout) != ("runs in the background" in result.stdout)
+    assert "the trader has ended" in result.stdout
+    assert "runs in the background" not in result.stdout
 
 
 def test_trader_and_trainer_are_started_seen_and_stopped_apart(deployed):

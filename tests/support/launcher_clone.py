@@ -35,7 +35,7 @@ time.sleep(90)
 """
 # Obeys the trader's flags as far as the launcher knows them; --end-with CODE and the like are the stub's own.
 TRADER = """
-import signal, sys, time
+import os, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 print("stub trader", sys.argv[1:], flush=True)
 if "--end-with" in sys.argv:
@@ -47,7 +47,7 @@ print("stub: decided on the bar of 18:05 UTC", flush=True)
 if "--long-log" in sys.argv:
     print(("x" * 99 + "\\n") * 20_000, flush=True)
 if "--once" in sys.argv:
-    sys.exit(0)
+    os._exit(0)
 time.sleep(90)
 """
 # Deploys what it is told to, unless it is to refuse.
