@@ -70,10 +70,10 @@ start_trading() {
 }
 
 prepare_sample() {
-    is_deployed || deploy_sample
-    if ! is_sample_deployed; then return; fi
+    if is_deployed && ! is_sample_deployed; then return; fi
     SAMPLE=sample
-    ensure_data "$SAMPLE_DATA" 5m sample
+    ensure_data "$SAMPLE_DATA" "$TIMEFRAME" "$SAMPLE"
+    is_deployed || deploy_sample
     COMMAND+=(--broker replay --data-dir "$SAMPLE_DATA" --pace 1)
 }
 
@@ -91,9 +91,9 @@ is_sample_deployed() { grep -Eq "\"study\": *\"$SAMPLE_STUDY\"" "$(deployed_fact
 
 deploy_sample() {
     local PASSED=() COMMAND code=0
-    SAMPLE=sample STUDY="$SAMPLE_STUDY" DATA_DIR="$SAMPLE_DATA"
+    # shellcheck disable=SC2034  # build_command reads them
+    STUDY="$SAMPLE_STUDY" DATA_DIR="$SAMPLE_DATA"
     say "nothing is deployed: training the demonstration study on the sample market, then deploying its winner"
-    ensure_data "$DATA_DIR" "$TIMEFRAME" "$SAMPLE"
     build_command
     run "${COMMAND[@]}" || code=$?
     ((code != NO_SIGNAL_CODE)) || die "the study's policies stayed in cash, so there is nothing to trade (log above)"

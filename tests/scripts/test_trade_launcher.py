@@ -67,7 +67,8 @@ def test_a_fresh_clone_ends_in_a_running_replay_of_the_sample_market(fresh):
     asked = ["--once", "--allow-synthetic", "--study-name", SAMPLE_STUDY, "--storage", storage]
     assert deployer == f"stub deployer {asked}"
     assert traders_flags(fresh) == f"stub trader [{replay_flags(fresh)}, '--order-timeout', '9']"
-    for word in ("paper_trader_dashboard.py", "--trade --status", "--trade --stop", "*** SYNTHETIC DATA"):
+    assert result.stdout.count("*** SYNTHETIC DATA") == 1
+    for word in ("paper_trader_dashboard.py", "--trade --status", "--trade --stop", "deploy a study of real bars"):
         assert word in result.stdout
     assert os.getsid(fresh.trader_pid) == fresh.trader_pid, "still in the terminal's session"
 
