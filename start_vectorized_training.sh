@@ -302,6 +302,7 @@ main() {
         help) "usage_of_$WORK" ;;
         status) show_status ;;
         stop) stop_process ;;
+        flatten) flatten ;;
         foreground) "start_$WORK" foreground ;;
         start) "start_$WORK" background ;;
     esac

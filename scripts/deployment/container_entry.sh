@@ -12,15 +12,16 @@ refuse() {
     exit 2
 }
 
-# Sets BROKER, DEPLOYMENTS, TRADING and IS_QUESTION (a trader that runs is asked or told something; none is started).
+# Sets BROKER, DEPLOYMENTS, TRADING and ACTION: trade, flatten (which must work without policy or disk), or ask.
 parse_flags() {
-    BROKER="" DEPLOYMENTS="$REPO/deployments" TRADING="$REPO/trading" IS_QUESTION=false
+    BROKER="" DEPLOYMENTS="$REPO/deployments" TRADING="$REPO/trading" ACTION=trade
     local flag
     while (($#)); do
         flag="$1"
         shift
         case "$flag" in
-            --help | -h | --status | --stop) IS_QUESTION=true ;;
+            --help | -h | --status | --stop) ACTION=ask ;;
+            --flatten) ACTION=flatten ;;
             --live) BROKER=alpaca ;;
             --broker=*) BROKER="${flag#*=}" ;;
             --deployments-dir=*) DEPLOYMENTS="${flag#*=}" ;;
@@ -52,8 +53,8 @@ check_trading_folder() {
 
 main() {
     parse_flags "$@"
-    if ! $IS_QUESTION; then
-        check_keys
+    if [[ "$ACTION" != ask ]]; then check_keys; fi
+    if [[ "$ACTION" == trade ]]; then
         check_deployment
         check_trading_folder
     fi

@@ -7,7 +7,7 @@ readonly SAMPLE_DATA="$REPO/data/5m_sample" SAMPLE_STUDY=cappuccino_5m_sample
 
 usage_of_trading() {
     cat <<'HELP'
-usage: start_vectorized_training.sh --trade [--foreground | --status | --stop | --help] [trader flags]
+usage: start_vectorized_training.sh --trade [--foreground | --status | --stop | --flatten | --help] [trader flags]
 
 Starts the paper trader in the background and returns once it has decided on its first bar.
 If deployments/current exists, the trader trades it. If not, the launcher first makes the SYNTHETIC sample market,
@@ -17,6 +17,7 @@ Nothing is downloaded for that, except for the Python packages if they are missi
   --foreground  trade in this terminal; Ctrl-C stops the trader
   --status      say whether the trader runs, and show its last log lines (exit code 0: it or its set-up runs, 3: neither)
   --stop        send SIGTERM to our own trader, or to a start still in set-up, and wait until it has ended
+  --flatten     the kill switch, at once and without any set-up: paper_trade.py --flatten sells the trader's coins
   --help        this text; the trader's flags: python scripts/deployment/paper_trade.py --help
 
 All other flags go to the trader. A deployment of the sample study is traded on a replay of the bars that the study
@@ -51,6 +52,7 @@ parse_trading_flags() {
             --trade) continue ;;
             --foreground | --status | --stop) ACTION="${argument#--}" && continue ;;
             --help | -h) ACTION=help && continue ;;
+            --flatten) ACTION=flatten ;;
             --live | --broker=alpaca | --deployments-dir | --deployments-dir=*) MAY_BE_SAMPLE=false ;;
             alpaca) if [[ "$previous" == --broker ]]; then MAY_BE_SAMPLE=false; fi ;;
         esac
@@ -67,6 +69,13 @@ start_trading() {
     if $MAY_BE_SAMPLE; then prepare_sample; fi
     COMMAND+=(${PASSED[@]+"${PASSED[@]}"})
     launch "$1"
+}
+
+# Beside the trader that runs, which does it; or in its place.
+flatten() {
+    choose_python
+    cd -- "$CALLER_DIR" || exit
+    exec "$PYTHON" "$TRADER" "${PASSED[@]}"
 }
 
 prepare_sample() {

@@ -207,6 +207,18 @@ def test_a_long_log_does_not_end_the_launcher(deployed):
     assert "no bar was decided" not in result.stdout
 
 
+def test_the_kill_switch_needs_no_set_up_and_works_beside_a_running_trader(fresh):
+    """Without a deployment nothing is trained first; the stub deployment and the lock are not in its way."""
+    result = fresh.launch("--trade", "--flatten", "--end-with", "0")
+    assert result.returncode == 0, result.stderr
+    assert "stub trader ['--flatten', '--end-with', '0']" in result.stdout
+    assert "stub dataset" not in result.stdout
+    fresh.launch("--trade", "--broker", "alpaca")
+    trader = fresh.trader_pid
+    assert fresh.launch("--trade", "--flatten", "--end-with", "1").returncode == 1
+    assert fresh.trader_pid == trader
+
+
 def test_help_explains_trading_and_starts_nothing(clone):
     result = clone.launch("--trade", "--help")
     assert result.stdout.startswith("usage: start_vectorized_training.sh --trade ")
