@@ -22,7 +22,6 @@ parse_flags() {
         case "$flag" in
             --help | -h | --status | --stop) ACTION=ask ;;
             --flatten) ACTION=flatten ;;
-            --live) BROKER=alpaca ;;
             --broker=*) BROKER="${flag#*=}" ;;
             --deployments-dir=*) DEPLOYMENTS="${flag#*=}" ;;
             --trading-dir=*) TRADING="${flag#*=}" ;;
