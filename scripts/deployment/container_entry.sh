@@ -47,7 +47,7 @@ check_deployment() {
 
 check_trading_folder() {
     if mkdir -p -- "$TRADING" 2>/dev/null && [[ -w "$TRADING" ]]; then return; fi
-    refuse "user $(id -u) cannot write in $TRADING; mount a folder there that belongs to it (chown $(id -u))"
+    refuse "user $(id -u) cannot write in $TRADING; mount a folder there that this user owns (chown $(id -u))"
 }
 
 main() {

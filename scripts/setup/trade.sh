@@ -71,7 +71,7 @@ start_trading() {
     launch "$1"
 }
 
-# Beside the trader that runs, which does it; or in its place.
+# A running trader sells its coins itself; without one this process does.
 flatten() {
     choose_python
     cd -- "$CALLER_DIR" || exit
@@ -123,9 +123,9 @@ hand_over() {
     ((code == 0)) || die "the deployment ended with exit code $code (reason above); the same command tries it again"
 }
 
-# A deployment of long bars takes hours to its first decision.
+# With bars of four hours the first decision can take four hours.
 give_up_waiting_for_trading() {
-    say "no bar was decided on in $FIRST_WAIT_S s; the trader waits on, as it must with long bars"
+    say "no bar was decided on in $FIRST_WAIT_S s; the trader keeps running, because a bar can be longer than that"
 }
 
 # The trader's own exit code, and what to do.
