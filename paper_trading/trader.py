@@ -519,6 +519,7 @@ class Trader:
         self.journal.append(
             "bar", bar_s=window.bar_s, close=window.price[-1].tolist(), filled=window.filled[-1].tolist(),
             late_s=arrival.late_s, notes=list(arrival.notes), candles=dict(arrival.candles),
+            earlier=list(arrival.earlier),
         )  # fmt: skip
 
     def _by_ticker(self, values: Any) -> dict[str, float]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from drl_agents.policy import Policy
-from drl_agents.policy_file import save_policy, weights_sha256
+from drl_agents.policy_file import save_policy
 from environment_Alpaca_vectorized import observation_layout
 from market.features import FEATURE_SETS
 from market.sample import sample_bars
@@ -39,10 +39,9 @@ WIDTH = 16
 ASSETS = {"min_order_size": "0.000001", "min_trade_increment": "0.000000001", "price_increment": "0.01"}
 
 
-def random_policy(n_assets: int, n_features: int, head: str, seed: int) -> Policy:
+def random_policy(n_assets: int, n_features: int, state_dim: int, head: str, seed: int) -> Policy:
     """A lively policy: about one action in three is large enough for an order."""
     random = torch.Generator().manual_seed(seed)
-    state_dim, first = 1 + n_assets + n_features, 1 + n_assets
     inputs = n_features if head == "band" else state_dim
     outputs = 2 * n_assets if head == "band" else n_assets
     hidden = torch.randn(WIDTH, inputs, generator=random) / inputs**0.5
@@ -50,7 +49,6 @@ def random_policy(n_assets: int, n_features: int, head: str, seed: int) -> Polic
     bias = torch.full((outputs,), -0.03 if head == "orders" else -2.0)
     layers = ((hidden, torch.zeros(WIDTH)), (last, bias))
     least = torch.full((n_assets,), 1e-3) if head == "band" else None
-    assert first + n_features == state_dim
     return Policy(torch.zeros(state_dim), torch.ones(state_dim), layers, head=head, least_weight=least)
 
 
@@ -62,10 +60,12 @@ def make_deployment(
     names = FEATURE_SETS["default"].names(tickers, STEP_S)
     base = {"rules": "standard", "lookback": lookback, **({"norm_action": 1.0} if head == "band" else {})}
     params = {**base, **(env or {})}
-    policy = random_policy(len(tickers), lookback * len(names), head, seed)
+    layout = [list(block) for block in observation_layout(params, len(tickers), len(names))]
+    state_dim = sum(int(width) for _, width in layout)
+    policy = random_policy(len(tickers), lookback * len(names), state_dim, head, seed)
     shared = {
         "tickers": list(tickers), "feature_names": list(names), "bar_seconds": STEP_S, "env_params": params,
-        "observation_layout": [list(block) for block in observation_layout(params, len(tickers), len(names))],
+        "observation_layout": layout,
         "synthetic": synthetic, "feature_set": "default", "env_resolved": resolved_rules(params), "warmup_bars": 256,
         "order_rules": {ticker: {"min_order_qty": 1e-6, "qty_increment": 1e-9} for ticker in tickers},
     }  # fmt: skip
