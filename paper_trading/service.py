@@ -83,7 +83,7 @@ class Program:
         hooks = Hooks(self._renewed, lambda: self._must_halt(folder), self._tick, self._tell)
         trader = Trader(deployment, stage.broker, stage.feed, journal, desk, memory, used, settings, hooks)
         self.trader = trader
-        journal.append("start", **start_event(deployment, stage, request, memory))
+        journal.append("start", **start_event(trader, stage, request))
         if request.resumes or request.adopts:
             trader.resume("the user said --adopt" if request.adopts else "the user said --resume")
         self.heartbeat = Heartbeat(folder, _status(deployment, stage))
@@ -235,9 +235,11 @@ def _adopt(broker: Broker, journal: Journal, memory: Memory) -> None:
                    notes=["the user said --adopt: these coins are ours from now on"])  # fmt: skip
 
 
-def start_event(deployment: Deployment, stage: Stage, request: Request, memory: Memory) -> dict[str, Any]:
+def start_event(trader: Trader, stage: Stage, request: Request) -> dict[str, Any]:
     """The `start` event: what a reader needs to know of everything that follows."""
+    deployment, memory = trader.deployment, trader.memory
     rules, facts = rules_of(deployment.env_params), deployment.facts
+    sizes = {ticker: [rule.min_order_qty, rule.qty_increment] for ticker, rule in trader.rules.items()}
     return {
         "mode": stage.broker.mode, "account": stage.broker.account, "broker": request.broker,
         "deployment": deployment.name, "study": facts.study, "trial": facts.trial, "tickers": list(deployment.tickers),
@@ -249,6 +251,7 @@ def start_event(deployment: Deployment, stage: Stage, request: Request, memory: 
         "resumed": memory.begun, "faults": list(request.faults), "seed": request.seed,
         "sends_at_once": request.sends_at_once, "feature_set": facts.feature_set,
         "feature_names": list(facts.feature_names), "n_steps": stage.n_steps,
+        "rules": sizes,
     }  # fmt: skip
 
 

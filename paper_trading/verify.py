@@ -53,7 +53,7 @@ def verify(path: Path, deployments: Path) -> Verified:
         if event["event"] == "start":
             if event["broker"] == "replay":
                 raise UserError(f"{path}: is of a replay, whose bars are in its data set; only live bars are recorded")
-            run = _Run(event, deployments, done)
+            run = _Run(event, deployments, done, run)
         elif run is not None:
             run.take(event)
     return done
@@ -62,14 +62,14 @@ def verify(path: Path, deployments: Path) -> Verified:
 class _Run:
     """From one `start` to the next."""
 
-    def __init__(self, start: Event, deployments: Path, done: Verified) -> None:
+    def __init__(self, start: Event, deployments: Path, done: Verified, earlier: _Run | None) -> None:
         self.start, self.deployments, self.done = start, deployments, done
         self.rules = {ticker: OrderRule(least, step) for ticker, (least, step) in start["rules"].items()}
-        self.before: Event | None = None  # the decision before
-        self.ledger: Ledger | None = None
+        self.before: Event | None = earlier and earlier.before  # the decision before
+        self.ledger: Ledger | None = earlier and earlier.ledger
         self.plan: Plan | None = None
         self.account: TradedAccount | None = None
-        self.state = "ACTIVE"
+        self.state: str = "ACTIVE" if earlier is None else earlier.state
         self._begin(start["deployment"])
 
     def _begin(self, name: str) -> None:
@@ -155,7 +155,7 @@ class _Run:
             wishes = self.plan.sales
         asked = {(tickers[wish.asset], wish.side): wish.quantity for wish in wishes}
         for order in event["orders"]:
-            sized = asked.get((order["ticker"], order["side"]))
+            sized = asked.get((order["ticker"], order["side"]), 0.0)
             if sized != order["sized"]:
                 which = f"{order['side']} {order['ticker']} at the bar of {utc_text(event['bar_s'])} UTC"
                 raise UserError(f"the order {which} is sized {sized} coins, not {order['sized']}")

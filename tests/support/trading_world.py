@@ -27,6 +27,8 @@ from paper_trading.feeds import Tick
 from paper_trading.journal import Journal, lines, read
 from paper_trading.memory import recall
 from paper_trading.risk import Limits, Used
+from paper_trading.service import start_event
+from paper_trading.stages import Request, Stage
 from paper_trading.trader import Hooks, Settings, Trader
 from tests.support.alpaca_stand_in import StandIn
 from tests.support.made_deployment import make_facts, write_facts
@@ -152,18 +154,14 @@ class TradingWorld:
             must_halt=lambda: self.halts[-1] if self.halts else None,
         )
         trader = Trader(self.deployment, broker, feed, journal, desk, memory, used, given, hooks)
-        start = {"deployment": self.deployment.name, "tickers": list(self.tickers)}
-        journal.append("start", **start)
+        stage = Stage(broker, feed, self.clock, None, None, None)
+        journal.append("start", **start_event(trader, stage, Request(self.root, self.root, "alpaca", limits=limits)))
         return trader
 
     def play(self, trader: Trader, n_bars: int) -> None:
         """Begin, if it has not, and trade so many bars."""
         if trader.bar_s is None:
-            arrival = trader.feed.first(trader.needs)
-            trader._start(arrival)
-            if trader.bar_s is None or arrival.window.bar_s > trader.bar_s:
-                trader.on_bar(arrival)
-                n_bars -= 1
+            n_bars -= trader.begin()
         for _ in range(n_bars):
             assert trader.bar_s is not None
             arrival = trader.feed.next(trader.bar_s, trader._tick)
