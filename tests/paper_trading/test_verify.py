@@ -29,7 +29,7 @@ def test_a_live_journal_leads_to_the_same_decisions_and_orders(tmp_path, server,
     first = world.trader()
     world.play(first, 15)
     server.control("missing_bar", symbol="ETH/USD", time=first.bar_s + 300)
-    server.control("revised_bar", symbol="BTC/USD", time=first.bar_s + 900, first={"c": 1.0}, after_s=400)
+    server.control("revised_bar", symbol="BTC/USD", time=first.bar_s + 900, first={"v": 123.0}, after_s=400)
     world.play(first, 6)
     world.play(world.trader(), 12)  # a restart
     done = verify(world.journal_path, tmp_path)
