@@ -36,7 +36,7 @@ class Start:
     deployment: str
     tickers: list[str]
     bar_seconds: int
-    limits: dict[str, Any]
+    limits: dict[str, float | None]
     fee_rates: dict[str, float]
     slippage_rate: float
     capital: Decimal

@@ -54,10 +54,10 @@ class MadeTrader:
         self.bar_s, self.n_sent, self.peak, self.fees = first_s, 0, 0.0, 0.0
         self.content = {
             "mode": "REPLAY", "account": folder.name, "broker": "replay", "deployment": "dep-1", "study": "s",
-            "trial": 3, "tickers": self.tickers, "bar_seconds": BAR_SECONDS, "lookback": 10, "env_params": {}, "limits": LIMITS,
-            "fee_rates": {"buy": fee, "sell": fee}, "slippage_rate": slippage, "capital": "10000", "synthetic": False,
-            "proven": True, "in_sample": False, "data_sha256": None, "code_version": "abc", "band": False,
-            "resumed": False,
+            "trial": 3, "tickers": self.tickers, "bar_seconds": BAR_SECONDS, "lookback": 10, "env_params": {},
+            "limits": LIMITS, "fee_rates": {"buy": fee, "sell": fee}, "slippage_rate": slippage, "capital": "10000",
+            "synthetic": False, "proven": True, "in_sample": False, "data_sha256": None, "code_version": "abc",
+            "band": False, "resumed": False,
         } | start  # fmt: skip
         self.journal.append("start", **self.content)
 
