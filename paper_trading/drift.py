@@ -12,7 +12,7 @@ rate of that.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from math import inf, isfinite, isnan
 
@@ -156,7 +156,7 @@ class DriftFold:
         fills: Sequence[Fill],
         shortfalls: Sequence[Shortfall],
         rounding: Mapping[str, float],
-        pending: Collection[str],
+        excused: Mapping[str, str],
         rates: Rates,
     ) -> None:
         """Add one bar.
@@ -166,10 +166,13 @@ class DriftFold:
             fills: of the trader since the last call.
             shortfalls: of the trader's orders since the last call.
             rounding: coins by ticker that filled orders were larger than sized, signed as purchases.
-            pending: coins with an order whose fate is not known yet.
+            excused: why coins had no order that could fill, by ticker; empty where that is not known yet.
             rates: of the simulator.
         """
-        before = self._last or _start(now, fills)
+        before, self._last = self._last, now
+        if before is None:  # nobody has traded yet; adopted coins can make a difference already
+            self.causes = Causes(path=now.equity - now.sim_equity)
+            return
         moved = {t: close - before.close.get(t, close) for t, close in now.close.items()}
         found = Causes(
             rounding=sum(coins * moved.get(t, 0.0) for t, coins in self._rounding.items()),
@@ -177,7 +180,9 @@ class DriftFold:
         )
         for fill in fills:
             found += self._fill(fill, rates)
-        missed = [*shortfalls, *_without_order(before, now, {f.ticker for f in (*fills, *shortfalls)} | {*pending})]
+        ordered = {f.ticker for f in (*fills, *shortfalls)} | {t for t, why in excused.items() if not why}
+        without = [(t, coins) for t, coins in _simulated(before, now).items() if t not in ordered]
+        missed = [*shortfalls, *(Shortfall(t, coins, excused.get(t, NO_ORDER)) for t, coins in without)]
         for m in missed:
             found += Causes(missed=_cost_saved(m, before, now, rates))
             self.missed[m.reason] += 1
@@ -187,7 +192,6 @@ class DriftFold:
         self._keep_what_is_there(now)
         change = (now.equity - now.sim_equity) - (before.equity - before.sim_equity)
         self.causes += replace(found, path=change - found.total)
-        self._last = now
 
     def _fill(self, fill: Fill, rates: Rates) -> Causes:
         d = fill_drift(fill, rates)
@@ -214,26 +218,17 @@ class DriftFold:
                 coins[ticker] = coins.get(ticker, 0.0) * share
 
 
-def _start(now: Held, fills: Sequence[Fill]) -> Held:
-    """Both accounts before the first bar's orders: alike, so their difference is 0."""
-    bought: dict[str, float] = {}
-    for fill in fills:
-        bought[fill.ticker] = bought.get(fill.ticker, 0.0) + fill.sign * fill.qty
-    qty = {t: q - bought.get(t, 0.0) for t, q in now.qty.items()}
-    return Held(0.0, 0.0, qty, qty, now.close)
-
-
 def _cost_saved(missed: Shortfall, before: Held, now: Held, rates: Rates) -> float:
     """What the simulator paid for the coins that the trader did not trade, USD."""
     sign, ticker = (1 if missed.coins > 0 else -1), missed.ticker
-    simulated = sign * (now.sim_qty.get(ticker, 0.0) - before.sim_qty.get(ticker, 0.0))
+    simulated = sign * _simulated(before, now).get(ticker, 0.0)
     return rates.cost(max(min(simulated, abs(missed.coins)), 0.0) * now.close.get(ticker, 0.0), sign)
 
 
-def _without_order(before: Held, now: Held, ordered: Collection[str]) -> Sequence[Shortfall]:
-    """Fills of the simulator in coins for which the trader had no order."""
-    changes = {t: q - before.sim_qty.get(t, 0.0) for t, q in now.sim_qty.items() if t not in ordered}
-    return [Shortfall(t, q, NO_ORDER) for t, q in changes.items() if abs(q) * now.close.get(t, 0.0) > DUST_USD]
+def _simulated(before: Held, now: Held) -> dict[str, float]:
+    """Coins that the simulator traded, by ticker; purchases are above 0."""
+    changes = {t: q - before.sim_qty.get(t, 0.0) for t, q in now.sim_qty.items()}
+    return {t: q for t, q in changes.items() if abs(q) * now.close.get(t, 0.0) > DUST_USD}
 
 
 # -------------------------------------------------------------------------------------------------------- track record

@@ -7,6 +7,7 @@ no event told stays None, and readers say "unknown".
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from train.watch.logtail import plain_text
 DAY_S = 86_400
 ENDED_UNFILLED = ("partial", "canceled", "rejected", "refused", "not_arrived")  # what did not fill never will
 OPEN, UNKNOWN, REFUSED = "open", "unknown", "refused"
+NOT_SEEN = "not seen"  # bars between two that the trader saw
+NUMBER = re.compile(r"\d[\d.,]*")
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Start:
     limits: dict[str, float | None]
     fee_rates: dict[str, float]
     slippage_rate: float
-    capital: Decimal
+    capital: Decimal | None
     synthetic: bool
     proven: bool
     in_sample: bool | None
@@ -84,9 +87,9 @@ class Order:
     ticker: str
     side: str
     qty: Decimal  # coins sent
-    price: float  # close that it is sized at, USD
+    price: float  # close that it is sized at, USD; 0 is unknown
     why: str
-    sized: float  # coins before rounding
+    sized: float  # coins before rounding; 0 for an order that was refused before it was written down
     bar_s: int = 0
     status: str = OPEN
     filled_qty: Decimal = Decimal(0)
@@ -111,9 +114,8 @@ class Order:
         if self.filled_qty <= 0 or self.fill_price is None:
             return None
         mid = None if self.mid is None else float(self.mid)
-        return Fill(
-            self.ticker, self.sign, float(self.filled_qty), float(self.fill_price), self.price, mid, self.fee
-        )  # fmt: skip
+        price = float(self.fill_price)
+        return Fill(self.ticker, self.sign, float(self.filled_qty), price, self.price or price, mid, self.fee)
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,8 @@ class _Ended:
     """An `order` event."""
 
     id: str
+    ticker: str
+    side: str
     status: str
     filled_qty: Decimal
     price: Decimal | None
@@ -179,10 +183,11 @@ class Story:
     ended: Note | None = None  # why the trader stopped; None after the next start
     bar_s: int | None = None  # close of the latest bar
     close: dict[str, float] = field(default_factory=dict)
+    close_before: dict[str, float] = field(default_factory=dict)
     curves: Curves = field(default_factory=Curves)
     orders: list[Order] = field(default_factory=list)
     drift: DriftFold = field(default_factory=DriftFold)
-    skipped: Counter[str] = field(default_factory=Counter)  # bars, by why up to the first colon
+    skipped: Counter[str] = field(default_factory=Counter)  # bars without orders, by why, numbers left out
     last_skip: Note | None = None
     rejects_in_row: int = 0
     states: list[Note] = field(default_factory=list)
@@ -223,7 +228,10 @@ class Story:
         self.n_starts += 1
 
     def _take_bar(self, event: Event, where: str) -> None:
-        self.bar_s = int(event["bar_s"])
+        bar_s = int(event["bar_s"])
+        if self.bar_s is not None and self.start is not None:
+            self.skipped.update({NOT_SEEN: max((bar_s - self.bar_s) // self.start.bar_seconds - 1, 0)})
+        self.bar_s, self.close_before = bar_s, self.close
         self.close = dict(zip(self.tickers, event["close"], strict=True))
         self.bar_notes += [self._note(text) for text in event.get("notes", [])]
 
@@ -237,18 +245,17 @@ class Story:
     def _take_order(self, event: Event, where: str) -> None:
         ended = decode(event, _Ended, JournalError, where)
         order = self._by_id.get(ended.id)
-        if order is None:
-            raise JournalError(f"{where}: no intent has the id {plain_text(ended.id)}")
+        if order is None:  # refused by a limit, so never meant to be sent
+            price = self.close.get(ended.ticker, 0.0)
+            order = Order(ended.id, ended.ticker, ended.side, Decimal(0), price, "policy", 0.0, self.bar_s or 0)
+            self.orders.append(order)
         order.status, order.reason = ended.status, plain_text(ended.reason)
         order.filled_qty, order.fill_price, order.mid = ended.filled_qty, ended.price, ended.mid
         if order.status != UNKNOWN:
             self._pending.pop(order.id, None)
             self._unbooked.append(order)
         self._batch[order.id] = order
-        if order.filled_qty > 0:
-            self.rejects_in_row = 0
-        elif order.status == "rejected":
-            self.rejects_in_row += 1
+        self.rejects_in_row = self.rejects_in_row + 1 if order.status in ("rejected", REFUSED) else 0
 
     def _take_account(self, event: Event, where: str) -> None:
         self.account = decode(event, Account, JournalError, where)
@@ -270,7 +277,7 @@ class Story:
 
     def _take_skip(self, event: Event, where: str) -> None:
         why = plain_text(event["why"])
-        self.skipped[why.partition(":")[0]] += int(event.get("n_bars") or 1)
+        self.skipped[NUMBER.sub("N", why.partition(":")[0])] += 1
         self.last_skip = self._note(why)
 
     def _take_state(self, event: Event, where: str) -> None:
@@ -308,11 +315,12 @@ class Story:
                 fills.append(fill)
                 rounded = order.sign * (float(order.qty) - order.sized)
                 rounding[order.ticker] = rounding.get(order.ticker, 0.0) + rounded
-            if order.status in ENDED_UNFILLED:
+            if order.status in ENDED_UNFILLED and order.qty > 0:
                 short.append(Shortfall(order.ticker, order.sign * float(order.qty - order.filled_qty), order.status))
+        excused = {order.ticker: REFUSED for order in self._unbooked if not order.qty}
+        excused |= {order.ticker: "" for order in self._pending.values()}
         self._unbooked = []
-        pending = {order.ticker for order in self._pending.values()}
-        self.drift.bar(held, fills, short, rounding, pending, rates)
+        self.drift.bar(held, fills, short, rounding, excused, rates)
 
     # ------------------------------------------------------------------------------------------------ what follows
     @property
@@ -345,32 +353,25 @@ class Story:
         return next((order for order in reversed(self.orders) if order.ticker == ticker), None)
 
     def uses(self) -> dict[str, float | None]:
-        """How much of each limit is used, by the limit's name; None is unknown."""
+        """How much of each limit is used at the last decision's bar, by the limit's name; None is unknown."""
         d = self.decision
         if d is None or d.equity <= 0.0:
             return dict.fromkeys(USED)
-        last = self.last_orders()
-        now = [order for order in last if order.bar_s == d.bar_s and order.status != REFUSED]
-        sent = [float(order.qty) * order.price / d.equity for order in now]
-        today = takewhile(lambda order: order.bar_s >= d.bar_s // DAY_S * DAY_S, reversed(self.orders))
-        moves = [abs(float(order.mid) / order.price - 1.0) for order in last if order.mid is not None]
-        ratio = self.ratio
-        return dict(
-            zip(
-                USED,
-                (
-                    max(sent, default=0.0),
-                    sum(sent),
-                    sum(order.notional for order in today) / d.equity,
-                    max(d.weights, default=0.0),
-                    d.drawdown,
-                    float(self.rejects_in_row),
-                    max(moves, default=None),
-                    None if ratio is None else abs(ratio),
-                ),
-                strict=True,
-            )
+        today = list(takewhile(lambda order: order.bar_s >= d.bar_s // DAY_S * DAY_S, reversed(self.orders)))
+        sent = {order.id: float(order.qty) * order.price / d.equity for order in today}
+        now = [order for order in today if order.bar_s == d.bar_s]
+        moves = [abs(x / self.close_before[t] - 1.0) for t, x in self.close.items() if self.close_before.get(t)]
+        found = (
+            max((sent[order.id] for order in now if order.side == "buy"), default=0.0),
+            sum(sent[order.id] for order in now),
+            sum(sent.values()),
+            max(d.weights, default=0.0),
+            d.drawdown,
+            float(self.rejects_in_row),
+            max(moves, default=None),
+            None if self.ratio is None else abs(self.ratio),
         )
+        return dict(zip(USED, found, strict=True))
 
 
 USED = (

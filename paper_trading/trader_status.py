@@ -32,22 +32,21 @@ class Status:
     start_ticks: int | None
     utc: datetime
     state: str
-    why: str
     phase: str
-    deployment: str
-    in_sample: bool | None
-    synthetic: bool
-    proven: bool
-    bar_s: int | None
-    next_bar_s: int | None
-    bar_seconds: int
+    why: str = ""
+    in_sample: bool | None = None
+    synthetic: bool | None = None
+    proven: bool | None = None
 
-    def life(self, now: datetime) -> str:
-        """`ALIVE`, `SILENT` (its process runs without a heartbeat), `DEAD` or `ENDED`."""
-        if self.phase == ENDED_PHASE:
-            return ENDED
+    def life(self, now: datetime, has_stopped: bool) -> str:
+        """`ALIVE`, `SILENT` (its process runs without a heartbeat), `DEAD` or `ENDED`.
+
+        Args:
+            now: with its zone.
+            has_stopped: the journal ends with a stop.
+        """
         if not is_running(self.pid, None, self.start_ticks):
-            return DEAD
+            return ENDED if has_stopped or self.phase == ENDED_PHASE else DEAD
         return ALIVE if (now - self.utc).total_seconds() <= SILENT_S else SILENT
 
 

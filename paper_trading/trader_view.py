@@ -153,20 +153,20 @@ def _orders(story: Story) -> RenderableType:
 
 def _equity(story: Story, width: int, encoding: str) -> RenderableType:
     c, d = story.curves, story.decision
-    if d is None or story.start is None:
+    if d is None:
         return section("equity", Text(words.NO_DECISION, style="dim"))
     bars = BARS if is_unicode(encoding) else ASCII_BARS
-    capital = float(story.start.capital)
+    first = c.equity[0]
     room = min(max(width - 40, 8), LONGEST_SPARKLINE)
     table = Table.grid(Column(no_wrap=True), Column(justify="right", no_wrap=True), Column(justify="right"), Column(),
                        padding=(0, 1))  # fmt: skip
     for name, values in (("trader", c.equity), ("simulator", c.sim_equity), ("equal weight", c.benchmark)):
         known = [value for value in values if value is not None]
         last = values[-1]
-        gain = None if last is None or not capital > 0.0 else last / capital - 1.0
+        gain = None if last is None or not first > 0.0 else last / first - 1.0
         table.add_row(Text(name, style="dim"), words.usd(last), words.percent(gain),
                       Text(sparkline(known, room, bars), style="green", no_wrap=True))  # fmt: skip
-    said = f"gains since the start with {words.usd(capital)}; each line on its own scale"
+    said = f"gains since the start with {words.usd(first)}; each line on its own scale"
     return section("equity", table, Text(said, style="dim"))
 
 
@@ -201,7 +201,7 @@ def _limits(story: Story) -> RenderableType:
 
 def _events(story: Story) -> RenderableType:
     pairs = [
-        ("bars missed", words.missed_text(story.skipped)),
+        ("bars without orders", words.missed_text(story.skipped)),
         *([("the last", _noted(story.last_skip))] if story.last_skip else []),
         ("not filled", words.missed_text(story.drift.missed)),
     ]

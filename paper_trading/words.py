@@ -28,13 +28,13 @@ CAUSES = {
     "path": "the rest: other coins held, other sizes",
 }
 LIMITS = {
-    "max_order_weight": "largest order of the bar",
-    "max_bar_turnover": "orders of the bar",
+    "max_order_weight": "largest buy of the bar",
+    "max_bar_turnover": "turnover of the bar",
     "max_day_turnover": "turnover of the day (UTC)",
     "max_position_weight": "largest position",
     "max_drawdown": "drawdown",
     "max_rejects": "rejects in a row",
-    "max_price_move": "mid against the bar's close",
+    "max_price_move": "largest price move of the bar",
     "max_drift": "distance from the simulator",
 }
 COUNTED = ("max_rejects",)  # limits that are no fractions
@@ -84,7 +84,7 @@ def life_text(status: Status | None, now: datetime, story: Story) -> tuple[str, 
     """Whether the trader lives, as one of `ALIVE` and so on (empty: unknown), and in words."""
     if status is None:
         return "", f"whether a trader runs is {UNKNOWN}: there is no status file"
-    life = status.life(now)
+    life = status.life(now, story.ended is not None)
     ago = duration_text(max((now - status.utc).total_seconds(), 0.0))
     if life == ALIVE:
         return life, f"alive: pid {status.pid}, heartbeat {ago} ago"
@@ -110,14 +110,21 @@ def reason(story: Story, i: int) -> str:
     return AT_TARGET if abs(target - weight) < LEAST_MOVE else f"wants {percent(target - weight, '+.1%')}"
 
 
+def worse_text(order: Order) -> str:
+    """`+4.9 bp worse than the close`: how far a fill is from the bar's close, against the trader."""
+    if not order.price or order.fill_price is None:
+        return f"close {UNKNOWN}"
+    return f"{order.sign * (float(order.fill_price) / order.price - 1.0) * 1e4:+.1f} bp worse than the close"
+
+
 def order_text(order: Order) -> str:
     """`18:05 buy 0.1 BTC: filled at 60,000.10, close 59,990.00 (+1.7 bp), policy`."""
-    head = f"{datetime.fromtimestamp(order.bar_s, UTC):%H:%M} {order.side} {order.qty:f} {plain_text(order.ticker)}"
+    size = f"{order.qty:f} " if order.qty else ""
+    head = f"{datetime.fromtimestamp(order.bar_s, UTC):%H:%M} {order.side} {size}{plain_text(order.ticker)}"
     said = "sent, no answer yet" if order.status == OPEN else order.status.replace("_", " ")
     if order.filled_qty > 0 and order.fill_price is not None:
         part = "" if order.filled_qty >= order.qty else f" {order.filled_qty:f}"
-        worse = order.sign * (float(order.fill_price) / order.price - 1.0) * 1e4
-        said += f"{part} at {order.fill_price:,.2f}, {worse:+.1f} bp from the close"
+        said += f"{part} at {float(order.fill_price):,.6g}, {worse_text(order)}"
     return f"{head}: {said}" + (f", {order.reason}" if order.reason else "") + f" ({order.why})"
 
 
@@ -137,7 +144,7 @@ def slippage_text(drift: DriftFold) -> str:
     if not drift.n_fills:
         return NO_FILL
     actual, expected = (value / drift.notional * 1e4 for value in (drift.slippage, drift.expected_slippage))
-    return f"{actual:+.1f} bp of what was filled, the simulator takes {expected:.1f} bp ({drift.n_fills} fills)"
+    return f"{actual:+.1f} bp from the close on average, {expected:.1f} bp expected ({drift.n_fills} fills)"
 
 
 def drift_rows(causes: Causes, drift: DriftFold, equity: float) -> list[tuple[str, str, str]]:

@@ -83,16 +83,36 @@ def test_a_partial_fill_misses_what_did_not_fill(tmp_path):
 def test_a_missed_bar_is_the_simulators_fill_without_an_order(tmp_path):
     trader = MadeTrader(tmp_path / "replay")
     trader.bar([100_000.0])
-    trader.skip("late: 75 s")
+    trader.bar([100_000.0], {"BTC": 0.1}, skip="the bar came 75 s after its close, more than 60 s")
+    trader.bar([90_000.0])
+    story = story_of(trader)
+    assert_only(story, missed=1000.0 + 5.0 + 25.0125)
+    assert story.drift.missed == {NO_ORDER: 1}
+    assert +story.skipped == {"the bar came N s after its close, more than N s": 1}
+
+
+def test_a_refused_order_is_a_missed_one(tmp_path):
+    trader = MadeTrader(tmp_path / "replay")
+    trader.bar([100_000.0])
+    trader.refuse("BTC", "beyond --max-order-weight")
     trader.bar([100_000.0], {"BTC": 0.1})
     trader.bar([90_000.0])
     story = story_of(trader)
     assert_only(story, missed=1000.0 + 5.0 + 25.0125)
-    assert (story.drift.missed, story.skipped) == ({NO_ORDER: 1}, {"late": 1})
+    assert (story.drift.missed, story.rejects_in_row) == ({"refused": 1}, 1)
+
+
+def test_adopted_coins_are_a_difference_from_the_start(tmp_path):
+    trader = MadeTrader(tmp_path / "replay")
+    trader.qty[0] = 0.1
+    trader.bar([100_000.0])
+    trader.bar([110_000.0])
+    assert_only(story_of(trader), path=11_000.0)
 
 
 def test_coins_bought_later_are_missed_no_longer(tmp_path):
     trader = MadeTrader(tmp_path / "replay")
+    trader.bar([100_000.0])
     trader.bar([100_000.0], {"BTC": 0.1}, [Sent("BTC", 0.1, status="rejected")])
     trader.bar([110_000.0], {}, [Sent("BTC", 0.1)])  # the price of waiting is in `missed`; then both hold the same
     trader.bar([150_000.0])
@@ -104,6 +124,7 @@ def test_coins_bought_later_are_missed_no_longer(tmp_path):
 def test_rounding_is_held_coins_that_were_not_sized(tmp_path):
     # sized 0.1, sent 0.09: 0.01 coins miss 100 USD; what they would have cost (a tenth of 5 + 25.0125) is path
     trader = MadeTrader(tmp_path / "replay")
+    trader.bar([100_000.0])
     trader.bar([100_000.0], {"BTC": 0.1}, [Sent("BTC", 0.09, sized=0.1)])
     trader.bar([110_000.0])
     assert_only(story_of(trader), rounding=-100.0, path=3.00125)
@@ -111,6 +132,7 @@ def test_rounding_is_held_coins_that_were_not_sized(tmp_path):
 
 def test_a_sale_counts_the_other_way_round(tmp_path):
     trader = MadeTrader(tmp_path / "replay")
+    trader.bar([100_000.0])
     trader.bar([100_000.0], {"BTC": 0.1}, [Sent("BTC", 0.1)])
     trader.bar([100_000.0], {"BTC": -0.1}, [Sent("BTC", -0.1, worse=0.001, mid=1.0)])
     # fills 0.1 % of 9,995 USD lower
@@ -132,6 +154,7 @@ def test_an_unknown_order_is_counted_when_its_end_is_known(tmp_path):
 
 def test_a_fee_that_no_look_at_the_account_told_stays_unknown(tmp_path):
     trader = MadeTrader(tmp_path / "replay")
+    trader.bar([100_000.0])
     trader.bar([100_000.0], {"BTC": 0.1}, [Sent("BTC", 0.1, fee_rate=0.0)], account=False)
     story = story_of(trader)
     assert (story.orders[0].fee, story.drift.n_without_fee) == (None, 1)

@@ -63,7 +63,7 @@ class MadeTrader:
 
     def bar(
         self, close: Sequence[float], sim: Mapping[str, float] | None = None, sent: Sequence[Sent] = (),
-        state: str = "ACTIVE", notes: Sequence[str] = (), account: bool = True, **decision: Any,
+        state: str = "ACTIVE", notes: Sequence[str] = (), account: bool = True, skip: str = "", **decision: Any,
     ) -> None:  # fmt: skip
         """A bar at these closes: the simulator trades `sim` coins by ticker, the trader sends its orders."""
         price = np.asarray(close, dtype=float)
@@ -77,6 +77,8 @@ class MadeTrader:
             qty = dict(zip(self.tickers, map(repr, self.qty.tolist()), strict=True))
             j.append("account", **at, cash=repr(self.cash), qty=qty, fee_cash=repr(fee), fee_qty={},
                      foreign={"cash": "0", "qty": {}, "other": {}}, explained=True, notes=[])  # fmt: skip
+        if skip:
+            j.append("skip", **at, why=skip)
         if self.benchmark_qty is None:
             self.benchmark_qty = 10_000.0 / len(price) / price
         equity = self.cash + float(self.qty @ price)
@@ -92,10 +94,11 @@ class MadeTrader:
         j.append("decision", **at, **said)
         self.bar_s += BAR_SECONDS
 
-    def skip(self, why: str, n_bars: int = 1) -> None:
-        """Bars without a decision."""
-        self.journal.append("skip", bar_s=self.bar_s, why=why, n_bars=n_bars)
-        self.bar_s += BAR_SECONDS * n_bars
+    def refuse(self, ticker: str, why: str) -> None:
+        """An order that a limit stops; nothing but its end is written."""
+        self.journal.append("order", id=f"barwise-r{self.n_sent}", ticker=ticker, side="buy", status="refused",
+                            filled_qty="0", price=None, reason=why, mid=None, took_s=0.0)  # fmt: skip
+        self.n_sent += 1
 
     def _simulate(self, i: int, coins: float, price: np.ndarray) -> None:
         sign = 1 if coins > 0 else -1
@@ -163,9 +166,9 @@ def made_days(folder: Path, n_bars: int = 600, seed: int = 1, **start: Any) -> M
             sim = {ticker: coins}
         band = trader.qty * price / (trader.cash + trader.qty @ price)
         trader.bar([round(float(p), 2) for p in price], sim, sent, action=random.normal(0, 0.3, 3).tolist(),
-                   lo=(band * 0.8).tolist(), hi=(band * 1.2 + 0.02).tolist())  # fmt: skip
-        if t % 211 == 100:
-            trader.skip("late: the bar arrived 75 s after its close, limit 60 s")
+                   lo=(band * 0.8).tolist(), hi=(band * 1.2 + 0.02).tolist(),
+                   skip="the bar came 75 s after its close, more than 60 s" if t % 150 == 60 else "")  # fmt: skip
+        trader.bar_s += BAR_SECONDS * 4 * (t % 211 == 100)
     trader.journal.append("foreign", what="coin", text="5 XRP in the account are not ours; they are left alone")
     trader.journal.append("deployment", **{"from": "dep-1", "to": "dep-2", "bar_s": trader.bar_s})
     trader.journal.append("state", **{"from": "ACTIVE", "to": "REDUCING", "why": "3 orders in a row were rejected"})
