@@ -18,11 +18,12 @@ from paper_trading.trader_status import ALIVE, ENDED, Status, StatusError, find_
 from train.watch.logtail import plain_text
 from train.watch.pace import ASCII_BARS, BARS, sparkline
 from train.watch.program import Board
-from train.watch.view import TWO_COLUMNS, fitted, height_of, is_unicode, rendered, section
+from train.watch.view import fitted, height_of, is_unicode, rendered, section
 
 MARK_STYLE = {"LIVE": "bold white on red", "PAPER": "bold black on cyan", "REPLAY": "bold black on white"}
 WARNING_STYLE = "bold black on yellow"
 STATE_STYLE = {"ACTIVE": "bold green", "REDUCING": "bold yellow", "HALTED": "bold red"}
+TWO_COLUMNS = 152  # characters: the table of positions is 72 wide
 NEAR, AT = 0.8, 1.0  # shares of a limit
 MOST_NOTES, MOST_ORDERS, LONGEST_SPARKLINE = 3, 6, 60
 
@@ -124,7 +125,7 @@ def _positions(story: Story) -> RenderableType:
         return section("positions", Text(words.NO_DECISION, style="dim"))
     numbers = [Column(title, justify="right", no_wrap=True) for title in ("weight", "target")]
     band = [Column("band", justify="right", no_wrap=True)] if d.lo and d.hi else []
-    table = Table(Column("coin", no_wrap=True), *numbers, *band, Column("action", justify="right"),
+    table = Table(Column("coin", no_wrap=True), *numbers, *band, Column("action", justify="right", no_wrap=True),
                   Column("coins", justify="right", no_wrap=True), Column("why"), box=None, pad_edge=False,
                   header_style="dim")  # fmt: skip
     for i, ticker in enumerate(story.tickers):

@@ -110,11 +110,11 @@ def reason(story: Story, i: int) -> str:
     return AT_TARGET if abs(target - weight) < LEAST_MOVE else f"wants {percent(target - weight, '+.1%')}"
 
 
-def worse_text(order: Order) -> str:
-    """`+4.9 bp worse than the close`: how far a fill is from the bar's close, against the trader."""
+def worse_bp(order: Order) -> str:
+    """`+4.9 bp`: by how much a fill is worse than the bar's close."""
     if not order.price or order.fill_price is None:
-        return f"close {UNKNOWN}"
-    return f"{order.sign * (float(order.fill_price) / order.price - 1.0) * 1e4:+.1f} bp worse than the close"
+        return UNKNOWN
+    return f"{order.sign * (float(order.fill_price) / order.price - 1.0) * 1e4:+.1f} bp"
 
 
 def order_text(order: Order) -> str:
@@ -124,7 +124,7 @@ def order_text(order: Order) -> str:
     said = "sent, no answer yet" if order.status == OPEN else order.status.replace("_", " ")
     if order.filled_qty > 0 and order.fill_price is not None:
         part = "" if order.filled_qty >= order.qty else f" {order.filled_qty:f}"
-        said += f"{part} at {float(order.fill_price):,.6g}, {worse_text(order)}"
+        said += f"{part} at {float(order.fill_price):,.6g}, {worse_bp(order)} against the close"
     return f"{head}: {said}" + (f", {order.reason}" if order.reason else "") + f" ({order.why})"
 
 
