@@ -187,8 +187,8 @@ def _order_row(story: Story, order: Order) -> dict[str, str]:
     return {
         "at": f"{datetime.fromtimestamp(order.bar_s, UTC):%H:%M}",
         "what": f"{order.side} {plain_text(order.ticker)} ({order.why})",
-        "qty": f"{order.qty:f}" if order.qty else NONE,
-        "filled": f"{order.filled_qty:f}" if order.filled_qty else NONE,
+        "qty": words.coins(order.qty) if order.qty else NONE,
+        "filled": words.coins(order.filled_qty) if order.filled_qty else NONE,
         "end": order.status.replace("_", " ") + (f": {order.reason}" if order.reason else ""),
         "close": _price(order.price or None),
         "mid": words.UNKNOWN if order.mid is None else _price(float(order.mid)),

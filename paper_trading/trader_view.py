@@ -97,12 +97,12 @@ def _title(frame: TraderFrame) -> RenderableType:
     head = Table.grid(Column(ratio=1), Column(justify="right", no_wrap=True), expand=True, padding=(0, 1))
     head.add_row(line, Text(f"{frame.now:%H:%M:%S}", style="dim"))
     start = frame.story.start
-    what = Text.assemble(("account ", "dim"), (frame.account, "bold"), ("  deployment ", "dim"))
-    what.append(frame.story.deployment or words.UNKNOWN, "bold")
+    who = Text.assemble(("account ", "dim"), (frame.account, "bold"))
     if start is not None:
-        what.append(f"  {len(start.tickers)} coins, bars of {start.bar_seconds / 60:g} min", "dim")
+        who.append(f"  {len(start.tickers)} coins, bars of {start.bar_seconds / 60:g} min", "dim")
+    what = Text.assemble(("deployment ", "dim"), (frame.story.deployment or words.UNKNOWN, "bold"))
     faults = [Text(text, style="bold white on red") for text in (frame.trouble, *frame.faults) if text]
-    return Group(head, *faults, what)
+    return Group(head, *faults, who, what)
 
 
 def _state(frame: TraderFrame) -> RenderableType:
@@ -149,7 +149,7 @@ def _orders(story: Story) -> RenderableType:
     parts += [Text(words.order_text(order), style="bold yellow") for order in waiting[:MOST_ORDERS]]
     n = len(story.unfinished)
     parts.append(Text(f"open or unknown: {n or 'none'}", style="bold yellow" if n else "dim"))
-    return section(f"orders of {words.clock(last[0].bar_s)}, the last", *parts)
+    return section(f"last orders, of {words.clock(last[0].bar_s)}; bp: worse than the close", *parts)
 
 
 def _equity(story: Story, width: int, encoding: str) -> RenderableType:
@@ -177,7 +177,8 @@ def _costs(story: Story) -> RenderableType:
         _pairs((("fees", words.fees_text(drift, d.fees if d else None)), ("slippage", words.slippage_text(drift))))
     ]
     if d is not None and d.sim_equity is not None:
-        table = Table.grid(Column(), Column(justify="right"), Column(justify="right", no_wrap=True), padding=(0, 1))
+        table = Table.grid(Column(), Column(justify="right", no_wrap=True), Column(justify="right", no_wrap=True),
+                           padding=(0, 1))  # fmt: skip
         for cause, value, share in words.drift_rows(drift.causes, drift, d.equity):
             table.add_row(Text(cause, style="dim"), value, share)
         total = drift.causes.total

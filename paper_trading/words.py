@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
+from decimal import Decimal
 from math import isinf
 
 from paper_trading.drift import Causes, DriftFold, TrackRecord, track_record
@@ -19,12 +20,12 @@ NO_DECISION = f"{UNKNOWN}: no decision yet"
 INSIDE, BELOW, ABOVE, AT_TARGET = "inside the band", "below the band", "above the band", "at its target"
 LEAST_MOVE = 0.0005  # of the account: a smaller distance from a target rounds to 0.0 %
 CAUSES = {
-    "fee": "fees, against the fee rate",
-    "spread": "price against the mid, beyond the simulator's slippage",
-    "delay": "mid when sent, against the bar's close",
-    "spread_and_delay": "spread and delay together, where no mid is known",
+    "fee": "fees, against the simulator's rate",
+    "spread": "spread: price against the mid, beyond slippage",
+    "delay": "delay: mid when sent, against the bar's close",
+    "spread_and_delay": "spread and delay, where no mid is known",
     "rounding": "quantities rounded for the venue",
-    "missed": "orders that did not fill, bars without an order",
+    "missed": "orders that did not fill or were not sent",
     "path": "the rest: other coins held, other sizes",
 }
 LIMITS = {
@@ -54,6 +55,11 @@ def _without_minus_zero(text: str) -> str:
 def percent(value: float | None, form: str = "+.2%") -> str:
     """`+0.12%`."""
     return UNKNOWN if value is None else _without_minus_zero(f"{value:{form}}")
+
+
+def coins(quantity: Decimal) -> str:
+    """`0.0135`: as exact as venues are, without the digits of a float."""
+    return f"{quantity:.9f}".rstrip("0").rstrip(".")
 
 
 def clock(seconds: float | None) -> str:
@@ -118,13 +124,13 @@ def worse_bp(order: Order) -> str:
 
 
 def order_text(order: Order) -> str:
-    """`18:05 buy 0.1 BTC: filled at 60,000.10, close 59,990.00 (+1.7 bp), policy`."""
-    size = f"{order.qty:f} " if order.qty else ""
+    """`18:05 buy 0.1 BTC: filled at 60,000.1, +1.7 bp (policy)`."""
+    size = f"{coins(order.qty)} " if order.qty else ""
     head = f"{datetime.fromtimestamp(order.bar_s, UTC):%H:%M} {order.side} {size}{plain_text(order.ticker)}"
     said = "sent, no answer yet" if order.status == OPEN else order.status.replace("_", " ")
     if order.filled_qty > 0 and order.fill_price is not None:
-        part = "" if order.filled_qty >= order.qty else f" {order.filled_qty:f}"
-        said += f"{part} at {float(order.fill_price):,.6g}, {worse_bp(order)} against the close"
+        part = "" if order.filled_qty >= order.qty else f" {coins(order.filled_qty)}"
+        said += f"{part} at {float(order.fill_price):,.6g}, {worse_bp(order)}"
     return f"{head}: {said}" + (f", {order.reason}" if order.reason else "") + f" ({order.why})"
 
 
@@ -156,7 +162,7 @@ def drift_rows(causes: Causes, drift: DriftFold, equity: float) -> list[tuple[st
         if f.name == "spread_and_delay" and not drift.n_without_mid:
             continue
         if is_split and drift.n_without_mid == drift.n_fills:
-            why = f"{UNKNOWN}: the venue told no mid" if drift.n_fills else NO_FILL
+            why = f"{UNKNOWN}: no mid" if drift.n_fills else NO_FILL
             rows.append((CAUSES[f.name], why, ""))
             continue
         rows.append((CAUSES[f.name], usd(value, "+,.2f"), percent(value / equity, "+.3%")))
@@ -199,7 +205,8 @@ def record_text(record: TrackRecord, bar_seconds: int) -> str:
     """`confidence 62% after 599 bars; 95% needs 12,000 more (41.7 d) at this ratio`."""
     if record.confidence is None or record.more_bars is None:
         return f"{UNKNOWN}: {record.why_unknown}"
-    head = f"confidence {percent(record.confidence, '.0%')} after {record.n_returns:,} bars"
+    sure = "above 99%" if record.confidence > 0.99 else percent(record.confidence, ".0%")  # never "100%"
+    head = f"confidence {sure} after {record.n_returns:,} bars"
     if isinf(record.more_bars):
         return f"{head}; at this ratio never 95%"
     if not record.more_bars:

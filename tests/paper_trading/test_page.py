@@ -68,10 +68,10 @@ def test_a_day_holds_its_own_bars_only(tmp_path):
     trader.bar([110.0])
     first, second = (write_day(trader.folder, day) for day in (FIRST_DAY, SECOND_DAY))
     # a fee of 0.25 % of 1,000.5 USD is not taken, once a day; equity is 9,999.5 and 10,199 USD
-    assert ["fees, against the fee rate", "+2.50 USD", "+2.50 USD", "+0.025%"] in rows(first)
-    assert ["fees, against the fee rate", "+2.50 USD", "+5.00 USD", "+0.049%"] in rows(second)
+    assert ["fees, against the simulator's rate", "+2.50 USD", "+2.50 USD", "+0.025%"] in rows(first)
+    assert ["fees, against the simulator's rate", "+2.50 USD", "+5.00 USD", "+0.049%"] in rows(second)
     for page, at in ((first, "23:55"), (second, "00:00")):
-        order = ["buy BTC (policy)", "10.0", "10.0", "filled", "100", "unknown", "100.05", "100.05 (+5.0 bp)", "2.5013"]
+        order = ["buy BTC (policy)", "10", "10", "filled", "100", "unknown", "100.05", "100.05 (+5.0 bp)", "2.5013"]
         assert [row for row in rows(page) if "buy BTC (policy)" in row] == [[at, *order, "0.0000"]]
     # the gain is from the last decision before the day: 20 coins that rise by 10 USD, less slippage of 0.5 USD
     assert "ended the day at 10,199.00 USD, +2.00%" in text_of(second)

@@ -42,7 +42,7 @@ def plain(text: str) -> str:
 def test_a_trader_is_told_in_full(days):
     text = plain(drawn(days))
     for part in (
-        "REPLAY SYNTHETIC IN-SAMPLE UNPROVEN", "account replay deployment dep-2",
+        "REPLAY SYNTHETIC IN-SAMPLE UNPROVEN", "account replay 3 coins, bars of 5 min", "deployment dep-2",
         "REDUCING: 3 orders in a row were rejected", f"alive: pid {os.getpid()}, heartbeat", "300 decisions",
         "coin weight target band action coins why", "inside the band", "open or unknown: none", "equal weight",
         "USD paid", "bp from the close on average, 5.0 bp expected", "trader minus simulator",
@@ -128,8 +128,8 @@ def test_a_fill_without_a_mid_is_not_split(tmp_path):
     trader.bar([100.0])
     trader.bar([100.0], {"BTC": 10.0}, [Sent("BTC", 10.0, worse=0.001)])
     text = plain(drawn(trader.folder))
-    assert "price against the mid, beyond the simulator's slippage unknown: the venue told no mid" in text
-    assert "spread and delay together, where no mid is known -1.00 USD" in text
+    assert "spread: price against the mid, beyond slippage unknown: no mid" in text
+    assert "spread and delay, where no mid is known -1.00 USD" in text
 
 
 def test_an_open_order_stands_out(tmp_path):
@@ -138,7 +138,7 @@ def test_an_open_order_stands_out(tmp_path):
     trader.bar([100.0], {}, [Sent("BTC", 1.0, status="unknown")])
     trader.bar([100.0], {}, [Sent("BTC", 1.0)])
     text = drawn(trader.folder)
-    assert "buy 1.0 BTC: unknown" in text
+    assert "buy 1 BTC: unknown" in text
     assert "open or unknown: 1" in text
 
 
@@ -167,6 +167,7 @@ def test_records_in_words():
     assert record_text(TrackRecord(599, 0.621, 12_000.0), 300) == (
         "confidence 62% after 599 bars; 95% needs 12,000 more (41.7 d) at this ratio"
     )
+    assert record_text(TrackRecord(599, 0.9999, 0.0), 300).startswith("confidence above 99% after 599 bars; enough")
     assert usd(-0.001) == "0.00 USD"
 
 
