@@ -189,7 +189,7 @@ class DriftFold:
             self._missed[m.ticker] = self._missed.get(m.ticker, 0.0) - m.coins
         for ticker, coins in rounding.items():
             self._rounding[ticker] = self._rounding.get(ticker, 0.0) + coins
-        self._keep_what_is_there(now)
+        found += Causes(missed=self._trade_back(before, now, fills, rates))
         change = (now.equity - now.sim_equity) - (before.equity - before.sim_equity)
         self.causes += replace(found, path=change - found.total)
 
@@ -208,21 +208,33 @@ class DriftFold:
             return Causes(fee=d.fee or 0.0, spread_and_delay=d.price)
         return Causes(fee=d.fee or 0.0, spread=d.spread, delay=d.delay)
 
-    def _keep_what_is_there(self, now: Held) -> None:
-        """Shrink the coins of both causes to what the accounts differ by: the rest has been traded back."""
+    def _trade_back(self, before: Held, now: Held, fills: Sequence[Fill], rates: Rates) -> float:
+        """Shrink the coins of both causes to what the accounts differ by: the rest has been traded back.
+
+        Returns:
+            What trading missed coins back cost the simulator and not the trader, USD; below 0 if the trader paid.
+        """
+        saved, simulated = 0.0, _simulated(before, now)
         for ticker in self._missed.keys() | self._rounding.keys():
-            known = self._missed.get(ticker, 0.0) + self._rounding.get(ticker, 0.0)
+            missed, rounding = self._missed.get(ticker, 0.0), self._rounding.get(ticker, 0.0)
             apart = now.qty.get(ticker, 0.0) - now.sim_qty.get(ticker, 0.0)
-            share = min(apart / known, 1.0) if known * apart > 0.0 else 0.0
-            for coins in (self._missed, self._rounding):
-                coins[ticker] = coins.get(ticker, 0.0) * share
+            share = min(apart / (missed + rounding), 1.0) if (missed + rounding) * apart > 0.0 else 0.0
+            self._missed[ticker], self._rounding[ticker] = missed * share, rounding * share
+            sign, back = (1 if missed < 0.0 else -1), abs(missed) * (1.0 - share)
+            traded = sum(fill.sign * fill.qty for fill in fills if fill.ticker == ticker)
+            by_trader = min(max(sign * traded, 0.0), back)
+            by_simulator = min(max(-sign * simulated.get(ticker, 0.0), 0.0), back - by_trader)
+            close = now.close.get(ticker, 0.0)
+            saved += rates.cost(by_simulator * close, -sign) - rates.cost(by_trader * close, sign)
+        return saved
 
 
 def _cost_saved(missed: Shortfall, before: Held, now: Held, rates: Rates) -> float:
     """What the simulator paid for the coins that the trader did not trade, USD."""
-    sign, ticker = (1 if missed.coins > 0 else -1), missed.ticker
-    simulated = sign * _simulated(before, now).get(ticker, 0.0)
-    return rates.cost(max(min(simulated, abs(missed.coins)), 0.0) * now.close.get(ticker, 0.0), sign)
+    sign = 1 if missed.coins > 0 else -1
+    simulated = sign * _simulated(before, now).get(missed.ticker, 0.0)
+    coins = max(min(simulated, abs(missed.coins)), 0.0)
+    return rates.cost(coins * now.close.get(missed.ticker, 0.0), sign)
 
 
 def _simulated(before: Held, now: Held) -> dict[str, float]:

@@ -172,7 +172,8 @@ def drift_rows(causes: Causes, drift: DriftFold, equity: float) -> list[tuple[st
 def missed_text(counts: dict[str, int]) -> str:
     """`5 (rejected 3, partial 2)`."""
     total = sum(counts.values())
-    parts = ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in sorted(counts.items(), key=lambda item: -item[1]))
+    known = sorted(((name.replace("_", " "), n) for name, n in counts.items() if n), key=lambda item: -item[1])
+    parts = ", ".join(f"{name} {n}" for name, n in known)
     return f"{total} ({parts})" if total else "none"
 
 

@@ -114,11 +114,20 @@ def test_coins_bought_later_are_missed_no_longer(tmp_path):
     trader = MadeTrader(tmp_path / "replay")
     trader.bar([100_000.0])
     trader.bar([100_000.0], {"BTC": 0.1}, [Sent("BTC", 0.1, status="rejected")])
-    trader.bar([110_000.0], {}, [Sent("BTC", 0.1)])  # the price of waiting is in `missed`; then both hold the same
+    trader.bar([110_000.0], {}, [Sent("BTC", 0.1)])
     trader.bar([150_000.0])
-    # the order of the second bar cost 0.1 * 55 and a fee of 0.25 % of 11,005.5 that the simulator did not pay then
-    later = -(5.5 + 11_005.5 * FEE)
-    assert_only(story_of(trader), missed=-1000.0 + 5.0 + 25.0125, path=later)
+    # then both hold the same; the trader's order cost 0.1 * 55 and a fee of 0.25 % of 11,005.5
+    assert_only(story_of(trader), missed=-1000.0 + 5.0 + 25.0125 - 5.5 - 11_005.5 * FEE)
+
+
+def test_coins_that_the_simulator_sells_again_are_missed_no_longer(tmp_path):
+    trader = MadeTrader(tmp_path / "replay")
+    trader.bar([100_000.0])
+    trader.bar([100_000.0], {"BTC": 0.1}, [Sent("BTC", 0.1, status="partial", filled=0.5)])
+    trader.bar([100_000.0], {"BTC": -0.1}, [Sent("BTC", -0.05)])  # all that each has
+    trader.bar([150_000.0])
+    # of half the coins the costs of both ways are saved: 0.05 * (50 + 100,050 * 0.25 % + 50 + 99,950 * 0.25 %)
+    assert_only(story_of(trader), missed=0.05 * (100.0 + 200_000.0 * FEE))
 
 
 def test_rounding_is_held_coins_that_were_not_sized(tmp_path):
