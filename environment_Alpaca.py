@@ -202,15 +202,14 @@ class CryptoEnvAlpaca:
         return state, reward, self.done, self._info(terms, truncated, state)
 
     def _accepted(self, actions: np.ndarray) -> np.ndarray:
-        """(A,) float32 that the next bar may fill."""
+        """(A,) float32, a hold where an entry is not finite."""
         action = np.asarray(actions, dtype=np.float32)
         if action.shape != (self.action_dim,):
             raise ValueError(f"actions must have shape ({self.action_dim},), one per asset; received {action.shape}")
         if not np.isfinite(action).all():
             self.rejected_actions += 1
             action = np.zeros_like(action)
-        # Nobody trades the coin in the bar that would fill the order, so nothing fills.
-        return np.where(self.trades[self.account.bar + 1], action, np.float32(0.0))
+        return action
 
     # ---------------------------------------------------------------- the bar
     def _transition(self, action: np.ndarray) -> tuple[float, dict[str, float], bool]:
@@ -246,7 +245,8 @@ class CryptoEnvAlpaca:
         if p.trailing_stop_pct > 0:
             self._trailing_stop(price)
         equity_at_fill = acct.cash + sum(q * x for q, x in zip(acct.qty, price, strict=True))
-        order = self._order_quantities(action, price, equity_at_fill)
+        # Where nobody trades the coin in the bar that would fill the order, nothing fills.
+        order = self._order_quantities(np.where(self.trades[acct.bar], action, np.float32(0.0)), price, equity_at_fill)
         if p.max_position_weight > 0:
             order = self._cap_positions(order, price, equity_at_fill)
         self._sell(order, price)

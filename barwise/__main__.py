@@ -26,6 +26,7 @@ COMMANDS = {
     "report": ("write_report", "scripts/validation/report.py"),
     "plot-study": ("plot_study", "scripts/training/plot_study.py"),
     "deploy": ("deploy_best", "scripts/deployment/auto_replace_best_5m.py"),
+    "trade": ("paper_trade", "scripts/deployment/paper_trade.py"),
 }
 
 

@@ -16,5 +16,17 @@ WARMUP_BARS = 256
 # whoever holds them breaks --max-drawdown. Chosen by equal weight alone, before any agent was trained on it.
 DEMONSTRATION_SEED = 8
 PAPER_URL = "https://paper-api.alpaca.markets"
+LIVE_URL = "https://api.alpaca.markets"
 KEY_VARIABLES = (("APCA_API_KEY_ID", "APCA_API_SECRET_KEY"), ("ALPACA_API_KEY", "ALPACA_API_SECRET"))
 FEATURE_SET_NAMES = ("default", "host")  # of `market.features.FEATURE_SETS`
+# Flag of a trader -> default and meaning; shares are of the account's value.
+TRADING_LIMITS: dict[str, tuple[float, str]] = {
+    "max-order-weight": (1.01, "largest buy"),
+    "max-position-weight": (1.01, "largest position after a buy"),
+    "max-bar-turnover": (2.02, "most that is bought and sold at one bar"),
+    "max-day-turnover": (50.0, "most that is bought and sold in a day, UTC"),
+    "max-price-move": (0.2, "largest move of a close since the bar before; a coin beyond it is not traded at that bar"),
+    "max-rejects": (10, "orders in a row that are refused; then the trader only sells"),
+    "max-drawdown": (0.25, "largest fall from the account's peak; then the trader halts"),
+    "max-drift": (0.05, "largest distance from the simulator's account; then the trader only sells"),
+}

@@ -16,6 +16,7 @@ from market.errors import UserError
 from market.venues import OrderRule
 
 Side = Literal["buy", "sell"]
+Mode = Literal["REPLAY", "PAPER", "LIVE"]
 Why = Literal["policy", "stop", "stale", "flatten"]
 Ending = Literal["filled", "partial", "canceled", "rejected", "refused", "not_arrived", "unknown"]
 ID_PREFIX = "barwise-"
@@ -94,8 +95,9 @@ class Snapshot:
 class Broker(Protocol):
     """A venue. Every method may raise UnreachableError."""
 
-    mode: Literal["REPLAY", "PAPER", "LIVE"]
+    mode: Mode
     account: str  # name of the account's folder
+    asked_s: float  # seconds so far that its answers took
 
     def snapshot(self) -> Snapshot:
         """Cash, coins and open orders."""

@@ -78,7 +78,7 @@ class Alpaca:
         start = min(near.start, *(month.start - PROBE_MARGIN for month in months))
         end = max(near.end, *(month.end + PROBE_MARGIN for month in months))
         what = f"Alpaca, daily bars of {', '.join(symbols)}"
-        daily = patiently(lambda: self._ask(symbols, "1d", Period(start, end)), what, self._patience)
+        daily = patiently(lambda: self.rows(symbols, "1d", Period(start, end)), what, self._patience)
         self._days = {symbol: _daily_volume(daily.get(symbol) or [], what) for symbol in symbols}
         unknown = [s for s, days in self._days.items() if not _inside(days, near.start, near.end)]
         if unknown:
@@ -103,7 +103,7 @@ class Alpaca:
         return patiently(lambda: self._month(unit, period), f"Alpaca, {unit}", self._patience)
 
     def _month(self, unit: SymbolMonth, period: Period) -> pd.DataFrame:
-        rows = self._ask([unit.symbol], self._timeframe, period).get(unit.symbol)
+        rows = self.rows([unit.symbol], self._timeframe, period).get(unit.symbol)
         if not rows:
             self._check_covers(no_bars(unit.symbol), unit, period)
             return no_bars(unit.symbol)
@@ -115,7 +115,7 @@ class Alpaca:
         self._check_covers(bars, unit, period)
         return bars
 
-    def _ask(self, symbols: list[str], timeframe: str, period: Period) -> dict[str, list[dict[str, Any]]]:
+    def rows(self, symbols: list[str], timeframe: str, period: Period) -> dict[str, list[dict[str, Any]]]:
         """Raw rows by symbol, from all pages. Alpaca includes the end, so it is a second before ours."""
         from alpaca.common.exceptions import APIError
         from alpaca.data.requests import CryptoBarsRequest

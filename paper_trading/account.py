@@ -1,0 +1,210 @@
+"""The simulator's account with its orders handed out.
+
+`TradedAccount` is `environment_Alpaca.CryptoEnvAlpaca`: stops, sizing, increments, minima, the cap, the scaling of
+buys, valuation and observation are that class's own methods. What differs is who fills. A plan runs the methods on a
+copy and collects the orders; the venue fills them; `settle` takes the venue's cash and coins over. On a venue that
+fills at the bar's close, with the simulator's slippage and fee, that is the simulator's step, bit for bit.
+
+Sales come first and buys are sized on what they brought, as in the simulator. A coin has at most one order of each side
+in a bar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from environment_Alpaca import Account, CryptoEnvAlpaca, Traded
+from market.venues import OrderRule
+from paper_trading.orders import Side, Why
+
+Array = np.ndarray
+NO_END = 2**62  # last bar of an account that has none
+
+
+@dataclass(frozen=True)
+class Window:
+    """Contiguous bars, the newest last; n is at most lookback + 1."""
+
+    close_s: Array  # (n,) int64, UTC seconds
+    price: Array  # (n, A) float64, close, quote per coin
+    tech: Array  # (n, F) float32, features
+    filled: Array  # (n, A) bool, nobody traded the coin
+
+    def __len__(self) -> int:
+        return len(self.close_s)
+
+    @property
+    def bar_s(self) -> int:
+        """Close of the newest bar."""
+        return int(self.close_s[-1])
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One order of a plan."""
+
+    asset: int
+    side: Side
+    quantity: float  # coins
+    why: Why
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sales of a bar, and what its buys are sized with once the sales are settled."""
+
+    sales: Sequence[Wish]
+    order: list[float]  # (A,) coins asked for
+    equity_at_fill: float  # quote
+    high: list[float]  # (A,) highest price while held, this bar included
+    price: list[float]  # (A,) closes
+
+
+class TradedAccount(CryptoEnvAlpaca):
+    """One account over live or replayed bars.
+
+    Args:
+        env_params: of the deployment.
+        window: the bars up to the first observed one, at least `lookback` of them.
+        rules: order rules by ticker, in the order of the columns.
+        n_steps: bars until the account's end where there is one; only `observe_account` shows it.
+    """
+
+    def __init__(
+        self, env_params: Mapping[str, Any], window: Window, rules: Mapping[str, OrderRule], n_steps: int | None = None
+    ) -> None:  # fmt: skip
+        again = slice(-1, None)  # the class wants a bar to step to; `move_to` puts the real one there
+        config = {
+            "price_array": np.concatenate((window.price, window.price[again])),
+            "tech_array": np.concatenate((window.tech, window.tech[again])),
+            "filled_array": np.concatenate((window.filled, window.filled[again])),
+            "min_order_qty": np.array([rule.min_order_qty for rule in rules.values()]),
+            "qty_increment": np.array([rule.qty_increment for rule in rules.values()]),
+        }
+        super().__init__(config, env_params)
+        self.wishes: list[Wish] = []
+        self._why: Why = "policy"
+        self.reset(len(window) - 1)
+        first = self.account.bar
+        self.account = replace(self.account, last_bar=NO_END if n_steps is None else first + n_steps)
+
+    def use_rules(self, rules: Mapping[str, OrderRule]) -> None:
+        """Size orders by these rules from now on, in the order of the columns."""
+        self.min_qty = [rule.min_order_qty for rule in rules.values()]
+        self.qty_increment = [rule.qty_increment for rule in rules.values()]
+
+    # ---------------------------------------------------------------- the bar
+    def move_to(self, window: Window) -> None:
+        """Take new bars; the account stands at the one before the newest, wherever that lies now."""
+        acct = self.account
+        moved = len(window) - 2 - acct.bar
+        self.price_array, self.tech_array, self.trades = window.price, window.tech, ~window.filled
+        last_bar = acct.last_bar if acct.last_bar == NO_END else acct.last_bar + moved
+        self.account = replace(acct, bar=acct.bar + moved, first_bar=acct.first_bar + moved, last_bar=last_bar)
+
+    def jump_to(self, window: Window, n_bars: int) -> None:
+        """Stand at the newest bar, `n_bars` after the last one, without orders on the way."""
+        self.move_to(window)
+        acct = self.account
+        acct.bar += 1
+        acct.held_bars = [n + n_bars if q > 0 else n for n, q in zip(acct.held_bars, acct.qty, strict=True)]
+
+    def begin_bar(self) -> list[float]:
+        """The clock goes on to the newest bar; its closes (A,)."""
+        return self._begin_bar()
+
+    def plan_sales(self, action: Array, price: list[float]) -> Plan:
+        """Plan stops, sells and releases of the bar that has begun; action (A,)."""
+        live, self.account, self.wishes = self.account, _copy(self.account), []
+        try:
+            order, equity = self._reduce(self._accepted(action), price)
+            planned = self.account
+        finally:
+            self.account = live
+        # A position that the plan empties keeps its high until the venue has sold it.
+        high = [after or now for now, after in zip(live.high, planned.high, strict=True)]
+        return Plan(self.wishes, order, equity, high, price)
+
+    def settle_sales(self, plan: Plan, sold: Sequence[float], cash: float, qty: Sequence[float]) -> None:
+        """Take the venue's cash and coins (A,) over after the sales; sold (A,) coins."""
+        acct, self.account.high = self.account, list(plan.high)
+        for i, quantity in enumerate(sold):
+            acct.filled[i] -= quantity
+            acct.held_bars[i] = 0 if quantity > 0 else acct.held_bars[i]
+            acct.high[i] = 0.0 if quantity > 0 and qty[i] == 0.0 else acct.high[i]
+        acct.cash, acct.qty = cash, list(qty)
+
+    def plan_buys(self, plan: Plan) -> Sequence[Wish]:
+        """The buys of the bar, after its sales are settled."""
+        live, self.account, self.wishes = self.account, _copy(self.account), []
+        try:
+            self._buy(plan.order, plan.price, plan.equity_at_fill)
+        finally:
+            self.account = live
+        return self.wishes
+
+    def settle_buys(self, plan: Plan, bought: Sequence[float], cash: float, qty: Sequence[float]) -> None:
+        """Take the venue's cash and coins (A,) over after the buys; bought (A,) coins."""
+        acct = self.account
+        for i, quantity in enumerate(bought):
+            acct.filled[i] += quantity
+            acct.high[i] = plan.price[i] if quantity > 0 and acct.qty[i] == 0.0 else acct.high[i]
+        acct.cash, acct.qty = cash, list(qty)
+
+    def mark(self) -> None:
+        """Value the account at the newest bar."""
+        self._mark(self.price_array[self.account.bar].tolist())
+
+    def observe(self) -> Array:
+        """(S,) float32, the simulator's observation at the newest bar."""
+        return self._observe()
+
+    # ---------------------------------------------------------------- what a plan collects
+    def _trailing_stop(self, price: list[float]) -> None:
+        self._collect("stop", lambda: super(TradedAccount, self)._trailing_stop(price))
+
+    def _release_stale(self, price: list[float]) -> None:
+        self._collect("stale", lambda: super(TradedAccount, self)._release_stale(price))
+
+    def _collect(self, why: Literal["stop", "stale"], phase: Any) -> None:
+        self._why = why
+        phase()
+        self._why = "policy"
+
+    def _execute_sale(self, i: int, quantity: float, price: float) -> None:
+        super()._execute_sale(i, quantity, price)
+        if quantity > 0:
+            self.wishes.append(Wish(i, "sell", quantity, self._why))
+
+    def _execute_purchase(self, i: int, quantity: float, price: float) -> None:
+        before = self.account.qty[i]
+        super()._execute_purchase(i, quantity, price)
+        if self.account.qty[i] != before:
+            self.wishes.append(Wish(i, "buy", quantity, "policy"))
+
+    # ---------------------------------------------------------------- what a restart needs
+    def to_json(self) -> dict[str, Any]:
+        """The account as plain values, its bars counted from the one it stands at."""
+        acct = self.account
+        values = {name: value for name, value in asdict(acct).items() if name not in ("bar", "traded", "filled")}
+        last = None if acct.last_bar == NO_END else acct.last_bar - acct.bar
+        return values | {"first_bar": acct.first_bar - acct.bar, "last_bar": last}
+
+    def restore(self, values: Mapping[str, Any]) -> None:
+        """Take `to_json`'s values over, at the bar the account stands at."""
+        bar = self.account.bar
+        last = NO_END if values["last_bar"] is None else bar + values["last_bar"]
+        own = {field.name for field in fields(Account)} - {"bar", "first_bar", "last_bar", "traded", "filled"}
+        kept = {name: values[name] for name in own if name in values}
+        account = replace(self.account, bar=bar, first_bar=bar + values["first_bar"], last_bar=last, **kept)
+        self.account = _copy(account)
+
+
+def _copy(account: Account) -> Account:
+    """With lists of its own."""
+    lists = {name: list(value) for name, value in vars(account).items() if isinstance(value, list)}
+    return replace(account, traded=Traded(), **lists)

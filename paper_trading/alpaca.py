@@ -1,0 +1,366 @@
+"""Alpaca as a broker, and its bars as they close: REST only, through alpaca-py, polled; no stream.
+
+Definite refusals are told from silence: an answer of 4xx to an order is a refusal, no answer or 5xx leaves its fate
+open. Keys come from the environment, travel in request headers, and are in no message, log or file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, date
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import requests
+
+from market.errors import BarsError
+from market.names import pair_of, timeframe_name
+from market.sources.alpaca import Alpaca
+from market.sources.assets import Keys, fetch_assets, venue_of_assets
+from market.sources.periods import Period
+from market.sources.transport import DamagedAnswerError, Patience, be_patient, one_line, sent_at
+from market.venues import ALPACA, OrderRule
+from paper_trading.feeds import Arrival, BarStore, Candle, Needs, Tick, needed_bars, utc
+from paper_trading.orders import (
+    Intent,
+    Mode,
+    OutcomeUnknownError,
+    RejectedError,
+    Side,
+    Snapshot,
+    UnreachableError,
+    VenueError,
+    VenueOrder,
+)
+
+PATIENCE = Patience(connect_s=3.0, read_s=8.0, retries=2, backoff_s=0.2, longest_wait_s=5.0)
+OVER = frozenset({"filled", "canceled", "expired", "rejected", "done_for_day", "replaced", "stopped", "suspended"})
+SKEW_S = 1.5  # clocks that differ by less are the same: the server tells whole seconds
+MOST_ORDERS = 500  # a page
+GRACE_S = 2.0  # after a bar's close, before it is asked for
+POLL_S = 1.5  # between two questions for a bar that is late
+AGAIN_BARS = 3  # of the last bars, which may be revised
+
+
+class VenueClock:
+    """The time as the venue has it, where this machine's clock differs by more than `SKEW_S`."""
+
+    def __init__(self) -> None:
+        self.skew_s = 0.0  # theirs less ours
+
+    def saw(self, response: requests.Response, *_: Any, **__: Any) -> None:
+        """A hook of a session: compare clocks."""
+        theirs = sent_at(response)
+        if theirs is not None:
+            skew_s = theirs.timestamp() - time.time()
+            self.skew_s = skew_s if abs(skew_s) > SKEW_S else 0.0
+
+    def now_s(self) -> float:
+        """UTC seconds."""
+        return time.time() + self.skew_s
+
+
+class AlpacaBroker:
+    """A crypto account at Alpaca.
+
+    Args:
+        keys: of the account.
+        tickers: coins that are traded, in dollars.
+        url: of the trading interface; the paper account's unless `is_live`.
+        data_url: of quotes; None is Alpaca's.
+        is_live: real money.
+        clock: learns from every answer.
+
+    Raises:
+        VenueError: wrong keys, or an account that may not trade crypto.
+        UnreachableError: no answer.
+    """
+
+    def __init__(
+        self, keys: Keys, tickers: Sequence[str], url: str, data_url: str | None, is_live: bool, clock: VenueClock
+    ) -> None:  # fmt: skip
+        from alpaca.data.historical import CryptoHistoricalDataClient
+        from alpaca.trading.client import TradingClient
+
+        self.mode: Mode = "LIVE" if is_live else "PAPER"
+        self.asked_s, self._url, self._keys = 0.0, url, keys
+        self._client = TradingClient(keys.key_id, keys.secret, paper=not is_live, raw_data=True, url_override=url)
+        self._data = CryptoHistoricalDataClient(raw_data=True, url_override=data_url)
+        for client in (self._client, self._data):
+            client._retry = 0
+            be_patient(client._session, PATIENCE)
+            client._session.hooks["response"].append(clock.saw)
+        self.symbols = {ticker: pair_of(ticker, "/", "USD") for ticker in tickers}
+        self._tickers = {symbol.replace("/", ""): ticker for ticker, symbol in self.symbols.items()}
+        number = str(self._told(self._client.get_account)["account_number"])
+        name = hashlib.sha256(number.encode()).hexdigest()[:8]
+        self.account = f"{'live' if is_live else 'paper'}-{name}"
+
+    # ---------------------------------------------------------------- questions
+    def snapshot(self) -> Snapshot:
+        """Cash, positions and open orders, in three questions."""
+        from alpaca.trading.enums import QueryOrderStatus
+        from alpaca.trading.requests import GetOrdersRequest
+
+        account = self._told(self._client.get_account)
+        positions = self._told(self._client.get_all_positions)
+        request = GetOrdersRequest(status=QueryOrderStatus.OPEN, limit=MOST_ORDERS)
+        orders = self._told(lambda: self._client.get_orders(request))
+        qty, other = dict.fromkeys(self.symbols, Decimal(0)), {}
+        for position in positions:
+            symbol, held = str(position["symbol"]).replace("/", ""), _decimal(position["qty"])
+            if symbol in self._tickers:
+                qty[self._tickers[symbol]] = held
+            else:
+                other[symbol] = held
+        return Snapshot(_decimal(account["cash"]), qty, other, [_order(order) for order in orders])
+
+    def find(self, order_id: str) -> VenueOrder | None:
+        """By the client's id; 404 is none."""
+        from alpaca.common.exceptions import APIError
+
+        try:
+            return _order(self._told(lambda: self._client.get_order_by_client_id(order_id), passes=(404,)))
+        except APIError:
+            return None
+
+    def orders_after(self, after_s: float) -> Sequence[VenueOrder]:
+        """Every order since then, the newest 500."""
+        from alpaca.trading.enums import QueryOrderStatus
+        from alpaca.trading.requests import GetOrdersRequest
+
+        request = GetOrdersRequest(status=QueryOrderStatus.ALL, after=utc(after_s), limit=MOST_ORDERS)
+        return [_order(order) for order in self._told(lambda: self._client.get_orders(request))]
+
+    def rules(self) -> Mapping[str, OrderRule]:
+        """Today's smallest orders and increments.
+
+        Raises:
+            VenueError: a coin cannot be traded here now.
+        """
+        assets = fetch_assets(self._keys, self._url, PATIENCE)
+        venue, left_out = venue_of_assets(assets, ALPACA, date.today().isoformat(), self._url)
+        found = {}
+        for ticker in self.symbols:
+            if ticker not in venue.rules:
+                why = next((line for line in left_out if line.startswith(self.symbols[ticker])), "it is not listed")
+                raise VenueError(f"{ticker} cannot be traded at {self._url}: {why}")
+            found[ticker] = venue.rules[ticker]
+        return found
+
+    def quotes(self) -> Mapping[str, Decimal]:
+        """Middle of the latest bid and ask."""
+        from alpaca.data.requests import CryptoLatestQuoteRequest
+
+        request = CryptoLatestQuoteRequest(symbol_or_symbols=list(self.symbols.values()))
+        found = self._told(lambda: self._data.get_crypto_latest_quote(request))
+        mids = {}
+        for ticker, symbol in self.symbols.items():
+            quote = found.get(symbol)
+            if quote and quote.get("ap") and quote.get("bp"):
+                mids[ticker] = (_decimal(quote["ap"]) + _decimal(quote["bp"])) / 2
+        return mids
+
+    # ---------------------------------------------------------------- orders
+    def send(self, intent: Intent) -> VenueOrder:
+        """A market order, immediate or cancel: it is over at once, filled in part or whole."""
+        from alpaca.common.exceptions import APIError
+        from alpaca.trading.enums import OrderSide, TimeInForce
+        from alpaca.trading.requests import MarketOrderRequest
+
+        request = MarketOrderRequest(
+            symbol=self.symbols[intent.ticker], qty=float(intent.qty), side=OrderSide(intent.side),
+            time_in_force=TimeInForce.IOC, client_order_id=intent.order_id,
+        )  # fmt: skip
+        body = request.to_request_fields() | {"qty": format(intent.qty, "f")}  # its own float loses digits
+        try:
+            with self._timed():
+                return _order(self._client.post("/orders", body))
+        except APIError as error:
+            status = error.status_code
+            if status is not None and status < 500:
+                raise RejectedError(f"{status}: {one_line(error)}") from None
+            raise OutcomeUnknownError(f"the venue answers {status}") from None
+        except (requests.RequestException, ValueError, TypeError, KeyError) as error:  # ValueError: no JSON
+            raise OutcomeUnknownError(f"no answer ({type(error).__name__})") from None
+
+    def cancel(self, order: VenueOrder) -> None:
+        """Ask for its end; an order that is over is no error."""
+        from alpaca.common.exceptions import APIError
+
+        try:
+            self._told(lambda: self._client.cancel_order_by_id(order.venue_id), passes=(404, 422))
+        except APIError as error:
+            if error.status_code == 422:
+                raise RejectedError(f"422: {one_line(error)}") from None
+
+    # ---------------------------------------------------------------- how it is asked
+    def _told(self, question: Callable[[], Any], passes: Sequence[int] = ()) -> Any:
+        """The answer; statuses in `passes` are raised as they are."""
+        from alpaca.common.exceptions import APIError
+
+        try:
+            with self._timed():
+                return question()
+        except APIError as error:
+            status = error.status_code
+            if status in passes:
+                raise
+            if status in (401, 403):
+                own = "the paper and the live account have keys of their own"
+                raise VenueError(f"{self._url} refuses the keys ({status}); {own}") from None
+            raise UnreachableError(f"{self._url} answers {status}") from None
+        except (requests.RequestException, ValueError) as error:  # their text may hold what was sent
+            raise UnreachableError(f"{self._url} does not answer ({type(error).__name__})") from None
+
+    @contextmanager
+    def _timed(self) -> Any:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.asked_s += time.perf_counter() - began
+
+
+def _order(told: Any) -> VenueOrder:
+    """What the venue says of an order; ValueError where it is no order."""
+    try:
+        side: Side = "buy" if told["side"] == "buy" else "sell"
+        price = told.get("filled_avg_price")
+        status = str(told["status"])
+        filled = _decimal(told.get("filled_qty") or "0")
+        qty = _decimal(told.get("qty") or filled)
+        return VenueOrder(
+            str(told["client_order_id"]), str(told["id"]), str(told["symbol"]), side, qty,
+            filled, None if price in (None, "") else _decimal(price), status in OVER, status,
+        )  # fmt: skip
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError("the answer is no order") from error
+
+
+def _decimal(text: Any) -> Decimal:
+    try:
+        return Decimal(str(text))
+    except InvalidOperation as error:
+        raise ValueError(f"{str(text)[:40]!r} is no number") from error
+
+
+# ---------------------------------------------------------------------------------------------------------------- bars
+class AlpacaFeed:
+    """Bars of the deployment's coins, a few seconds after they close.
+
+    Args:
+        data_url: of the bars; None is Alpaca's.
+        clock: the venue's.
+        bar_timeout_s: how long after its close a bar is waited for.
+        sleep: waits so many seconds and calls what it is given meanwhile.
+    """
+
+    def __init__(
+        self, data_url: str | None, clock: VenueClock, bar_timeout_s: float, sleep: Callable[[float, Tick], None]
+    ) -> None:  # fmt: skip
+        self._data_url, self._clock, self._timeout_s, self._sleep = data_url, clock, bar_timeout_s, sleep
+        self._store: BarStore | None = None
+        self._source: Alpaca | None = None
+        self._last_open_s = 0
+
+    def first(self, needs: Needs) -> Arrival:
+        """The newest bar that has closed, after the warm-up bars were fetched.
+
+        Raises:
+            UnreachableError: no answer.
+            BarsError: no bars.
+        """
+        return self._arrive(self._begin(needs), [])
+
+    def again(self, needs: Needs) -> Arrival:
+        """The last bar once more, for other columns or another lookback."""
+        last = self._last_open_s
+        self._begin(needs)
+        return self._arrive(last, [])
+
+    def next(self, after_s: int, tick: Tick) -> Arrival | None:
+        """Wait for the next bar, or for the newest one where several have closed."""
+        assert self._store is not None
+        step = self._store.needs.bar_seconds
+        while True:
+            newest_close = int(self._clock.now_s()) // step * step
+            if newest_close <= after_s or self._clock.now_s() < newest_close + GRACE_S:
+                following = newest_close if newest_close > after_s else newest_close + step
+                self._sleep(max(min(following + GRACE_S - self._clock.now_s(), 30.0), 0.05), tick)
+                continue
+            notes = self._fetch(newest_close - (AGAIN_BARS + 1) * step, newest_close)
+            absent = self._store.missing(newest_close - step)
+            is_late = self._clock.now_s() - newest_close >= self._timeout_s
+            if not absent or (is_late and len(absent) < len(self._store.needs.tickers)):
+                notes += [f"{ticker}: has no bar; nobody traded, or it is late" for ticker in absent]
+                return self._arrive(newest_close - step, notes)
+            self._sleep(POLL_S, tick)
+
+    def next_close_s(self, after_s: int) -> int | None:
+        """A bar's length later."""
+        assert self._store is not None
+        step = self._store.needs.bar_seconds
+        return max(int(self._clock.now_s()) // step * step + step, after_s + step)
+
+    def _begin(self, needs: Needs) -> int:
+        """Fetch the warm-up; the open time of the newest bar."""
+        self._store = BarStore(needs)
+        self._source = Alpaca(timeframe_name(needs.bar_seconds), self._data_url, PATIENCE)
+        self._source._client._session.hooks["response"].append(self._clock.saw)
+        step = needs.bar_seconds
+        newest_close = int(self._clock.now_s()) // step * step
+        self._fetch(newest_close - needed_bars(needs) * step, newest_close, must_answer=True)
+        newest = self._store.newest()
+        if newest is None:
+            raise BarsError(f"Alpaca has no {timeframe_name(step)} bars of {', '.join(needs.tickers)} up to now")
+        return newest
+
+    def _arrive(self, open_s: int, notes: list[str]) -> Arrival:
+        assert self._store is not None
+        self._last_open_s, here_s = open_s, time.perf_counter()
+        late_s = self._clock.now_s() - open_s - self._store.needs.bar_seconds
+        return Arrival(
+            self._store.window(open_s), round(late_s, 3), self._store.candles_at(open_s), tuple(notes), here_s
+        )
+
+    def _fetch(self, first_open_s: int, end_s: int, must_answer: bool = False) -> list[str]:
+        """Ask for bars that open in [first_open_s, end_s) into the store; no answer is a bar that is late."""
+        assert self._store is not None
+        assert self._source is not None
+        symbols = {self._source.symbol(ticker): ticker for ticker in self._store.needs.tickers}
+        timeframe = timeframe_name(self._store.needs.bar_seconds)
+        try:
+            told = self._source.rows(list(symbols), timeframe, Period(utc(first_open_s), utc(end_s)))
+        except (BarsError, DamagedAnswerError, requests.RequestException) as error:
+            if must_answer:
+                raise UnreachableError(f"no bars: {one_line(error)}") from None
+            return [f"no bars: {one_line(error)}"]
+        notes = []
+        for symbol, ticker in symbols.items():
+            for row in told.get(symbol) or ():
+                open_s, candle = _candle(row)
+                if candle is None or open_s % self._store.needs.bar_seconds or not first_open_s <= open_s < end_s:
+                    notes += [] if candle is not None else [f"{ticker}: a bar without sense was left out"]
+                    continue
+                notes += self._store.add({open_s: {ticker: candle}})
+        return notes
+
+
+def _candle(row: Mapping[str, Any]) -> tuple[int, Candle | None]:
+    """Open time and values of a row; None for values that no bar has."""
+    from datetime import datetime
+
+    try:
+        open_s = datetime.fromisoformat(str(row["t"])).astimezone(UTC).timestamp()
+        values = [float(row[name]) for name in ("o", "h", "l", "c", "v")]
+    except (KeyError, ValueError, TypeError):
+        return 0, None
+    prices = values[:4]
+    is_sane = all(math.isfinite(value) and value > 0 for value in prices) and math.isfinite(values[4])
+    is_sane = is_sane and values[4] >= 0 and values[2] <= min(prices) and values[1] >= max(prices)
+    return int(open_s), Candle(*values) if is_sane else None

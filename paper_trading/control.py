@@ -1,0 +1,121 @@
+"""The other commands: how it stands, stop, and the kill switch."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from market.errors import UserError
+from market.sources.assets import keys_of
+from paper_trading import flatten as kill_switch
+from paper_trading.alpaca import AlpacaBroker, VenueClock
+from paper_trading.desk import Desk
+from paper_trading.journal import FILE, Journal, JournalError
+from paper_trading.presence import ask, read_status, sole_trader, trader_pid
+from paper_trading.stages import Request
+
+log = logging.getLogger(__name__)
+
+ENDED, FAULT, NO_TRADER = 0, 1, 3  # exit codes
+STOP_WAIT_S = 45.0
+
+
+def folders(trading: Path) -> list[Path]:
+    """Accounts that a trader has had, the newest heartbeat first."""
+    found = [path for path in trading.glob("*") if (path / FILE).exists()]
+    return sorted(found, key=lambda path: -max((path / name).stat().st_mtime for name in (FILE,)))
+
+
+def status(trading: Path) -> tuple[int, str]:
+    """What trades, and how it stands."""
+    running = [folder for folder in folders(trading) if trader_pid(folder) is not None]
+    if not running:
+        return NO_TRADER, f"no trader runs in {trading}"
+    return ENDED, "\n".join(map(_line, running))
+
+
+def _line(folder: Path) -> str:
+    found: Mapping[str, Any] = read_status(folder) or {}
+    why = f" ({found['why']})" if found.get("why") else ""
+    who = f"{found.get('mode', '?')} {folder.name}: pid {trader_pid(folder)}, {found.get('state', 'unknown')}{why}"
+    return f"{who}, {found.get('phase', 'starting')}, deployment {found.get('deployment', 'unknown')}"
+
+
+def stop(trading: Path) -> tuple[int, str]:
+    """Ask every trader of this folder to stop, and wait for it."""
+    stopped = []
+    for folder in folders(trading):
+        done = ask(folder, signal.SIGTERM, STOP_WAIT_S)
+        if done is False:
+            raise UserError(f"the trader of {folder.name} still runs {STOP_WAIT_S:.0f} s after SIGTERM")
+        if done:
+            stopped.append(f"stopped the trader of {folder.name}; its positions stay")
+    return (ENDED, "\n".join(stopped)) if stopped else (NO_TRADER, f"no trader runs in {trading}")
+
+
+def flatten_now(request: Request) -> tuple[int, str]:
+    """Cancel our orders and sell our coins: by the running trader, or without one.
+
+    Raises:
+        UserError, UnreachableError: the venue cannot be used.
+    """
+    for folder in folders(request.trading):
+        if trader_pid(folder) is not None and _flattened_by_trader(folder):
+            return ENDED, f"{folder.name}: the trader has sold its coins and is HALTED"
+    if request.broker == "replay":
+        return ENDED, "a replay's account ends with it; there is nothing to sell"
+    return _flatten_without_trader(request)
+
+
+def _flattened_by_trader(folder: Path) -> bool:
+    """Whether the running trader did it in time; one that does not is stopped."""
+    pid = trader_pid(folder)
+    assert pid is not None
+    os.kill(pid, signal.SIGUSR1)
+    end = time.monotonic() + STOP_WAIT_S
+    while time.monotonic() < end and trader_pid(folder) == pid:
+        found = read_status(folder) or {}
+        if found.get("state") == "HALTED" and "--flatten" in str(found.get("why")):
+            return True
+        time.sleep(0.2)
+    log.warning("the trader (pid %d) does not answer; it is stopped", pid)
+    if ask(folder, signal.SIGTERM, STOP_WAIT_S) is False:
+        os.kill(pid, signal.SIGKILL)
+    return False
+
+
+def _flatten_without_trader(request: Request) -> tuple[int, str]:
+    clock, is_live = VenueClock(), request.live_url is not None
+    url, keys = request.live_url or request.paper_url, keys_of(os.environ)
+    account = AlpacaBroker(keys, (), url, request.data_url, is_live, clock).account
+    folder = request.trading / account
+    known = kill_switch.owned_by_journal(folder / FILE)
+    tickers = known[1] if known is not None else _tickers_of_orders(request, clock)
+    broker = AlpacaBroker(keys, tickers, url, request.data_url, is_live, clock)
+    with sole_trader(account, folder):
+        journal: Any = kill_switch.NoJournal()
+        if known is not None:
+            try:
+                journal = kill_switch.KeepGoingJournal(Journal(folder / FILE))
+            except (OSError, JournalError) as error:
+                log.warning("the journal cannot be used: %s", error)
+        desk = Desk(broker, journal, clock.now_s, time.sleep, request.order_timeout_s)
+        owned = known[0] if known is not None else kill_switch.owned_by_orders(broker, tickers)
+        batch = kill_switch.flatten(desk, owned, {}, f"flatten {account}")
+        is_sold = kill_switch.wait_until_sold(desk, batch, STOP_WAIT_S)
+        journal.append("state", **{"from": "ACTIVE", "to": "HALTED", "why": "the user said --flatten"})
+    if is_sold:
+        return ENDED, f"{account}: {len(batch)} positions sold"
+    return FAULT, f"{account}: not everything is sold; look at the account"
+
+
+def _tickers_of_orders(request: Request, clock: VenueClock) -> tuple[str, ...]:
+    """Coins of the orders that bear our mark."""
+    url = request.live_url or request.paper_url
+    broker = AlpacaBroker(keys_of(os.environ), (), url, request.data_url, request.live_url is not None, clock)
+    return tuple(sorted({order.symbol.partition("/")[0] for order in broker.orders_after(0.0) if order.is_ours}))

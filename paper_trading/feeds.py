@@ -1,0 +1,285 @@
+"""Where bars come from: a recorded data set, or candles as they close, through the market's own features.
+
+A live feed computes features over a window of `N_WARMUPS` warm-ups, whatever was before. On 5-minute bars of 2024 that
+gives the columns of a data set built from all eight months, bit for bit (tests/paper_trading/test_feeds.py).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import numpy as np
+
+from market.bars.candles import PRICES, BarGrid, fill_gaps, segments_of
+from market.dataset import Dataset
+from market.defaults import DEFAULT_MAX_FILL_BARS
+from market.errors import UserError
+from market.features import feature_set, segment_features
+from market.times import utc_text
+from paper_trading.account import Window
+
+N_WARMUPS = 2  # warm-up bars before the first feature that is used, in units of the feature set's own
+Tick = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a deployment reads of the market."""
+
+    tickers: tuple[str, ...]
+    bar_seconds: int
+    lookback: int
+    feature_set: str
+    feature_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A bar has closed and is here."""
+
+    window: Window  # contiguous, up to it; shorter than the lookback after a gap
+    late_s: float | None = None  # from its close to its arrival; None in a replay
+    candles: Mapping[str, list[Any]] = field(default_factory=dict)  # open, high, low, volume (A,) of the bar
+    notes: tuple[str, ...] = ()  # what was late, missing or revised
+    here_s: float = field(default_factory=time.perf_counter)  # when it was here, before its features were made
+
+
+class Feed(Protocol):
+    """Bars, one after another."""
+
+    def first(self, needs: Needs) -> Arrival:
+        """The newest bar that has closed, with what was before it."""
+        ...
+
+    def next(self, after_s: int, tick: Tick) -> Arrival | None:
+        """The next bar after that close; None where a recording ends. `tick` is called while it waits."""
+        ...
+
+    def again(self, needs: Needs) -> Arrival:
+        """The bar that came last, for other needs."""
+        ...
+
+    def next_close_s(self, after_s: int) -> int | None:
+        """When the next bar closes; None where nothing comes."""
+        ...
+
+
+# ------------------------------------------------------------------------------------------------------------ recorded
+class DatasetFeed:
+    """Rows of a data set, as fast as they are asked for, or one in `pace_s` seconds.
+
+    Args:
+        dataset: of the deployment's coins and columns.
+        first_row: of the first bar that is observed; the lookback lies before it.
+        last_row: the end, exclusive.
+        pace_s: seconds between two bars.
+        sleep: waits so many seconds and calls what it is given meanwhile.
+    """
+
+    def __init__(
+        self, dataset: Dataset, first_row: int, last_row: int, pace_s: float, sleep: Callable[[float, Tick], None]
+    ) -> None:  # fmt: skip
+        self._data, self._row, self._last, self._pace_s, self._sleep = dataset, first_row, last_row, pace_s, sleep
+        self._needs: Needs | None = None
+
+    def first(self, needs: Needs) -> Arrival:
+        """The first bar of the replay."""
+        return self.again(needs)
+
+    def again(self, needs: Needs) -> Arrival:
+        """The present bar."""
+        check_columns(needs, self._data)
+        self._needs = needs
+        return self._arrival()
+
+    def next(self, after_s: int, tick: Tick) -> Arrival | None:
+        """The next row."""
+        if self._pace_s > 0:
+            self._sleep(self._pace_s, tick)
+        tick()
+        following = int(np.searchsorted(self._data.time, after_s, side="right"))
+        if following >= self._last:
+            return None
+        self._row = following
+        return self._arrival()
+
+    def next_close_s(self, after_s: int) -> int | None:
+        """Of the next row."""
+        following = int(np.searchsorted(self._data.time, after_s, side="right"))
+        return None if following >= self._last else int(self._data.time[following])
+
+    @property
+    def n_steps(self) -> int:
+        """Bars from the present one to the end of its segment or of the replay."""
+        end = next(last for first, last in self._data.segments if first <= self._row < last)
+        return min(end, self._last) - 1 - self._row
+
+    def _arrival(self) -> Arrival:
+        assert self._needs is not None
+        begin = next(first for first, last in self._data.segments if first <= self._row < last)
+        rows = slice(max(begin, self._row - self._needs.lookback), self._row + 1)
+        data = self._data
+        return Arrival(Window(data.time[rows], data.price[rows], data.tech[rows], data.filled[rows]))
+
+
+def check_columns(needs: Needs, dataset: Dataset) -> None:
+    """Refuse a data set of other coins, columns or bars, or of the same in another order."""
+    for what, ours, theirs in (
+        ("coins", needs.tickers, dataset.tickers),
+        ("features", needs.feature_names, dataset.feature_names),
+        ("seconds a bar", (needs.bar_seconds,), (dataset.bar_seconds,)),
+    ):
+        if tuple(ours) != tuple(theirs):
+            raise UserError(f"the data set has other {what} than the deployment: {_brief(theirs)}, not {_brief(ours)}")
+
+
+def _brief(names: Sequence[Any]) -> str:
+    words = [str(name) for name in names]
+    return ", ".join(words) if len(words) <= 8 else f"{', '.join(words[:4])}, ... {words[-1]}"
+
+
+# ---------------------------------------------------------------------------------------------------------------- live
+@dataclass(frozen=True)
+class Candle:
+    """One coin's bar, as the venue sends it."""
+
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+
+
+Candles = Mapping[int, Mapping[str, Candle]]  # open time, UTC seconds -> ticker -> candle
+
+
+def needed_bars(needs: Needs) -> int:
+    """Bars that a live feed keeps: warm-ups, lookback, and room for the bars of an absence."""
+    warmup = feature_set(needs.feature_set).warmup_bars
+    return (N_WARMUPS + 1) * warmup + needs.lookback + 1
+
+
+class BarStore:
+    """The newest candles of the deployment's coins, and their features.
+
+    A coin without a bar while others have one was not traded: its bar is filled, by the data sets' own rule and limit.
+    A bar that no coin has, or a coin that is absent for longer, breaks the series.
+    """
+
+    def __init__(self, needs: Needs, max_fill_bars: int = DEFAULT_MAX_FILL_BARS) -> None:
+        self.needs, self.max_fill_bars = needs, max_fill_bars
+        self._bars: dict[int, dict[str, Candle]] = {}  # by open time
+
+    def add(self, candles: Candles) -> list[str]:
+        """Take in bars; a line for each that says something else than the one it replaces."""
+        notes = []
+        for open_s, coins in sorted(candles.items()):
+            bar = self._bars.setdefault(open_s, {})
+            for ticker, candle in coins.items():
+                known = bar.get(ticker)
+                if known is not None and known != candle:
+                    notes.append(f"{ticker}: the bar of {utc_text(open_s + self.needs.bar_seconds)} was revised, close "
+                                 f"{known.close:g} -> {candle.close:g}")  # fmt: skip
+                bar[ticker] = candle
+        for open_s in sorted(self._bars)[: -needed_bars(self.needs)]:
+            del self._bars[open_s]
+        return notes
+
+    def missing(self, open_s: int) -> list[str]:
+        """Coins without a bar that opens then."""
+        bar = self._bars.get(open_s, {})
+        return [ticker for ticker in self.needs.tickers if ticker not in bar]
+
+    def newest(self) -> int | None:
+        """Open time of the newest bar that any coin has."""
+        return max(self._bars, default=None)
+
+    def candles_at(self, open_s: int) -> dict[str, list[Any]]:
+        """Columns (A,) of one bar for the journal; None where a coin has none."""
+        bar = self._bars.get(open_s, {})
+        names = ("open", "high", "low", "close", "volume")
+        found = [bar.get(ticker) for ticker in self.needs.tickers]
+        return {name: [None if candle is None else getattr(candle, name) for candle in found] for name in names}
+
+    def grid(self, last_open_s: int) -> BarGrid:
+        """All bars up to that one on a full grid, gaps filled as in a data set."""
+        step, tickers = self.needs.bar_seconds, self.needs.tickers
+        first = min(self._bars, default=last_open_s)
+        time = np.arange(max(first, last_open_s - needed_bars(self.needs) * step), last_open_s + step, step)
+        columns = {name: np.full((len(time), len(tickers)), np.nan) for name in (*PRICES, "volume")}
+        for row, open_s in enumerate(time.tolist()):
+            for a, ticker in enumerate(tickers):
+                candle = self._bars.get(open_s, {}).get(ticker)
+                if candle is not None:
+                    for name, column in columns.items():
+                        column[row, a] = getattr(candle, name)
+        self._stand_in_for_untraded(columns)
+        traded = np.maximum.accumulate(columns["volume"] > 0, axis=0)
+        none = np.zeros((len(time), len(tickers)), dtype=bool)
+        untraded = (columns["volume"] == 0) & traded
+        grid = BarGrid(time=time, **columns, filled=none, untraded=untraded, tickers=tickers, bar_seconds=step)
+        return fill_gaps(grid, self.max_fill_bars)
+
+    def _stand_in_for_untraded(self, columns: dict[str, np.ndarray]) -> None:
+        """In the newest bars a coin that others outlast gets flat bars without volume, at most `max_fill_bars`.
+
+        A later bar, which decides in a data set whether a gap is one, is not known yet.
+        """
+        close = columns["close"]
+        is_there = ~np.isnan(close)
+        for a in range(close.shape[1]):
+            rows = np.flatnonzero(is_there[:, a])
+            if len(rows) == 0:
+                continue
+            last = int(rows[-1])
+            for row in range(last + 1, min(len(close), last + 1 + self.max_fill_bars)):
+                if not is_there[row].any():
+                    break
+                for name in PRICES:
+                    columns[name][row, a] = close[last, a]
+                columns["volume"][row, a] = 0.0
+
+    def window(self, last_open_s: int) -> Window:
+        """Contiguous bars with features up to the one that opens then; empty features make it shorter.
+
+        The newest bar is there even where it has no features yet: then the window is that bar alone, with zeros.
+        """
+        grid, chosen = self.grid(last_open_s), feature_set(self.needs.feature_set)
+        runs = segments_of(grid)
+        first, last = runs[-1] if runs and runs[-1][1] == len(grid.time) else (len(grid.time), len(grid.time))
+        if last - first <= chosen.warmup_bars:
+            return _without_features(grid, len(self.needs.feature_names))
+        tech = segment_features(grid.rows(first, last), chosen)
+        kept = slice(first + chosen.warmup_bars, last)
+        # After a gap a lookback is observed as soon as each of its rows has one warm-up behind it, as in a data set.
+        n_settled = last - first - N_WARMUPS * chosen.warmup_bars
+        usable = slice(-max(n_settled, self.needs.lookback + 1), None)
+        untraded = (grid.filled | grid.untraded)[kept]
+        return Window((grid.time[kept] + self.needs.bar_seconds)[usable], grid.close[kept][usable], tech[usable],
+                      untraded[usable])  # fmt: skip
+
+
+def _without_features(grid: BarGrid, n_features: int) -> Window:
+    """The newest bar alone; a coin without a price keeps its last one."""
+    close = grid.close.copy()
+    for row in range(1, len(close)):
+        close[row] = np.where(np.isnan(close[row]), close[row - 1], close[row])
+    tech = np.zeros((1, n_features), np.float32)
+    return Window(grid.time[-1:] + grid.bar_seconds, close[-1:], tech, np.isnan(grid.close[-1:]))
+
+
+def utc(seconds: float) -> datetime:
+    """A date-time of UTC seconds."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def until(window: Window, n_back: int, lookback: int) -> Window:
+    """The window as it was `n_back` bars ago, at most lookback + 1 bars."""
+    end = len(window) - n_back
+    rows = slice(max(end - lookback - 1, 0), end)
+    return replace(window, close_s=window.close_s[rows], price=window.price[rows], tech=window.tech[rows],
+                   filled=window.filled[rows])  # fmt: skip

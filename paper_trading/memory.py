@@ -1,0 +1,58 @@
+"""What a journal says to a trader that starts again: where it stood, what is open, what it may do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from paper_trading.desk import Desk
+from paper_trading.journal import Event
+from paper_trading.ledger import Ledger
+from paper_trading.risk import DAY_S, State, Used
+
+
+@dataclass
+class Memory:
+    """The state after the last event."""
+
+    begun: bool = False
+    deployment: str | None = None
+    ledger: Ledger | None = None
+    checkpoint: Mapping[str, Any] | None = None  # of the last decision
+    decided_s: int | None = None  # bar of the last decision
+    ordered_s: int | None = None  # last bar that orders were written down for
+    state: State = "ACTIVE"
+    why: str = ""
+    fees: float = 0.0  # quote, paid so far
+
+
+def recall(events: Iterable[Event], desk: Desk, used: Used) -> Memory:
+    """Read a journal; the desk gets the orders that are open, `used` the day's turnover and the rejects in a row."""
+    memory = Memory()
+    for event in events:
+        desk.remember(event)
+        _remember(memory, event, used)
+    return memory
+
+
+def _remember(memory: Memory, event: Event, used: Used) -> None:
+    kind = event["event"]
+    if kind == "start":
+        memory.begun, memory.deployment = True, event["deployment"]
+    elif kind == "deployment" and "to" in event:
+        memory.deployment = event["to"]
+    elif kind == "intents":
+        memory.ordered_s = event["bar_s"]
+        for order in event["orders"]:
+            if event["bar_s"] // DAY_S != used.day:
+                used.begin_bar(event["bar_s"])
+            used.add(float(order["qty"]) * order["price"])
+    elif kind == "order":
+        used.rejects = used.rejects + 1 if event["status"] in ("rejected", "refused") else 0
+    elif kind == "account":
+        memory.ledger = Ledger.from_json(event)
+    elif kind == "decision":
+        memory.checkpoint, memory.decided_s, memory.fees = event["checkpoint"], event["bar_s"], event["fees"]
+    elif kind == "state":
+        memory.state, memory.why = event["to"], event["why"]

@@ -1,0 +1,125 @@
+"""One trader for one account on this machine: the lock, the pid file, the heartbeat.
+
+The lock lies in the system's folder for temporary files, under the account's name, so that two checkouts share it. The
+kernel lets it go when its holder ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from market.errors import UserError
+from market.files import write_whole
+from train.store.worker_identity import is_running, start_ticks
+
+log = logging.getLogger(__name__)
+
+PID_FILE, STATUS_FILE = "trader.pid", "status.json"
+HEARTBEAT_S = 10.0
+
+
+class BusyError(UserError):
+    """Another trader has the account."""
+
+    exit_code = 4
+
+
+@contextmanager
+def sole_trader(account: str, folder: Path) -> Iterator[None]:
+    """Hold the account on this machine, and say in the folder who holds it.
+
+    Raises:
+        BusyError: another process has it.
+        UserError: the lock or the folder cannot be written.
+    """
+    path = lock_path(account, folder)
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise UserError(f"the lock {path} cannot be opened ({error.strerror}); another user's trader?") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise BusyError(f"another trader has the account {account} on this machine; see it with --status") from error
+    try:
+        with suppress(OSError):  # a full disk must not keep --flatten from its work
+            write_whole(folder / PID_FILE, f"{os.getpid()}\n{start_ticks(os.getpid())}\n".encode())
+        yield
+    finally:
+        (folder / PID_FILE).unlink(missing_ok=True)
+        os.close(handle)
+
+
+def lock_path(account: str, folder: Path) -> Path:
+    """A venue's account is one on the machine; a replay is one in its folder."""
+    if account == "replay":
+        return folder / ".lock"
+    return Path(tempfile.gettempdir()) / f"barwise-trader-{account}.lock"
+
+
+def trader_pid(folder: Path) -> int | None:
+    """The process that trades in this folder; None where none does, or the number is another process's by now."""
+    try:
+        pid, ticks = (folder / PID_FILE).read_text().split()
+        is_ours = is_running(int(pid), None, int(ticks))
+    except (OSError, ValueError):
+        return None
+    return int(pid) if is_ours else None
+
+
+def ask(folder: Path, number: signal.Signals, wait_s: float) -> bool | None:
+    """Send a signal to the trader and wait for its end; None where there is none, else whether it ended in time."""
+    pid = trader_pid(folder)
+    if pid is None:
+        return None
+    os.kill(pid, number)
+    end = time.monotonic() + wait_s
+    while time.monotonic() < end:
+        if trader_pid(folder) != pid:
+            return True
+        time.sleep(0.1)
+    return trader_pid(folder) != pid
+
+
+class Heartbeat:
+    """`status.json`: what the trader does now, written again every `HEARTBEAT_S`."""
+
+    def __init__(self, folder: Path, constant: dict[str, Any]) -> None:
+        own = {"pid": os.getpid(), "start_ticks": start_ticks(os.getpid())}
+        self._path, self._constant = folder / STATUS_FILE, constant | own
+        self._written_s, self._failed = float("-inf"), False
+
+    def beat(self, content: dict[str, Any], now: bool = False) -> None:
+        """Write it if it is time, or `now`; a disk that is full must not stop what follows."""
+        if not now and time.monotonic() - self._written_s < HEARTBEAT_S:
+            return
+        self._written_s = time.monotonic()
+        stamp = datetime.fromtimestamp(time.time(), tz=UTC).isoformat(timespec="seconds")
+        try:
+            write_whole(self._path, json.dumps(self._constant | {"utc": stamp} | content, indent=1).encode())
+            self._failed = False
+        except OSError as error:
+            if not self._failed:
+                log.warning("%s cannot be written (%s)", self._path, error.strerror)
+            self._failed = True
+
+
+def read_status(folder: Path) -> dict[str, Any] | None:
+    """The last heartbeat; None where there is none that can be read."""
+    try:
+        found = json.loads((folder / STATUS_FILE).read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,141 @@
+"""The replay broker: a venue in this process that fills at the bar's close, with the simulator's slippage and fee.
+
+Its arithmetic is the simulator's, order by order in floats, so that a replayed account is the simulated one bit for
+bit. `FaultyBroker` puts the faults of a real venue in front of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from decimal import Decimal
+from random import Random
+
+from environment_Alpaca_vectorized import EnvParams
+from market.venues import OrderRule
+from paper_trading.orders import (
+    Intent,
+    Mode,
+    OutcomeUnknownError,
+    RejectedError,
+    Snapshot,
+    UnreachableError,
+    VenueOrder,
+)
+
+FAULTS = ("timeout", "lost-answer", "429", "partial", "reject", "balance")
+
+
+class ReplayBroker:
+    """A long-only spot account that fills every market order at once, at the price it was sized at."""
+
+    mode: Mode = "REPLAY"
+    account = "replay"
+    asked_s = 0.0
+
+    def __init__(self, params: EnvParams, tickers: Sequence[str]) -> None:
+        self.params, self.cash = params, float(params.initial_capital)
+        self.qty = dict.fromkeys(tickers, 0.0)
+        self._orders: dict[str, VenueOrder] = {}
+
+    def restore(self, cash: Decimal, qty: Mapping[str, Decimal]) -> None:
+        """Stand where an earlier run of the same replay stood."""
+        self.cash, self.qty = float(cash), {ticker: float(qty[ticker]) for ticker in self.qty}
+
+    def snapshot(self) -> Snapshot:
+        """As the venue has them."""
+        return Snapshot(_text(self.cash), {ticker: _text(qty) for ticker, qty in self.qty.items()}, {}, ())
+
+    def send(self, intent: Intent) -> VenueOrder:
+        """Fill the whole order."""
+        return self.fill(intent, float(intent.qty))
+
+    def fill(self, intent: Intent, quantity: float) -> VenueOrder:
+        """Fill `quantity` coins of an order, which is over then."""
+        known = self._orders.get(intent.order_id)
+        if known is not None:
+            raise RejectedError("client order id must be unique")
+        p, close = self.params, intent.price
+        if intent.side == "sell":
+            if quantity > self.qty[intent.ticker]:
+                raise RejectedError(f"insufficient balance for {intent.ticker}")
+            price = close * (1.0 - p.slippage_rate)
+            self.cash += quantity * price * (1.0 - p.sell_fee_rate)
+            self.qty[intent.ticker] -= quantity
+        else:
+            price = close * (1.0 + p.slippage_rate)
+            cost = quantity * (close * (1.0 + p.slippage_rate) * (1.0 + p.buy_fee_rate))
+            self.cash = max(0.0, self.cash - cost)
+            self.qty[intent.ticker] += quantity
+        order = VenueOrder(
+            intent.order_id, intent.order_id, intent.ticker, intent.side, intent.qty, _text(quantity), _text(price),
+            is_over=True, status="filled",
+        )  # fmt: skip
+        self._orders = {intent.order_id: order} | dict(list(self._orders.items())[-1000:])
+        return order
+
+    def find(self, order_id: str) -> VenueOrder | None:
+        """Of the last orders."""
+        return self._orders.get(order_id)
+
+    def cancel(self, order: VenueOrder) -> None:
+        """Every order is over."""
+
+    def orders_after(self, after_s: float) -> Sequence[VenueOrder]:
+        """Nobody else trades here."""
+        return ()
+
+    def rules(self) -> Mapping[str, OrderRule]:
+        """The deployment's are used."""
+        return {}
+
+    def quotes(self) -> Mapping[str, Decimal]:
+        """No quotes are recorded."""
+        return {}
+
+
+def _text(value: float) -> Decimal:
+    """The shortest decimal that is this float again."""
+    return Decimal(repr(float(value)))
+
+
+class FaultyBroker:
+    """A broker behind faults that are drawn by a seed: about one order in five meets one.
+
+    Args:
+        broker: a replay broker.
+        faults: of FAULTS. timeout: the order never arrives; lost-answer: it arrives and nobody says so; 429: refused
+            for the rate of requests; partial: half is filled; reject and balance: both meanings of Alpaca's 40310000.
+        seed: of the draws.
+    """
+
+    def __init__(self, broker: ReplayBroker, faults: Sequence[str], seed: int) -> None:
+        self._broker, self._faults, self._random = broker, tuple(faults), Random(seed)
+        self.mode = broker.mode
+        self.account, self.asked_s = broker.account, 0.0
+        self.restore, self.find, self.cancel = broker.restore, broker.find, broker.cancel
+        self.orders_after, self.rules, self.quotes = broker.orders_after, broker.rules, broker.quotes
+
+    def snapshot(self) -> Snapshot:
+        """Sometimes unanswered."""
+        if "timeout" in self._faults and self._random.random() < 0.02:
+            raise UnreachableError("drawn fault: no answer")
+        return self._broker.snapshot()
+
+    def send(self, intent: Intent) -> VenueOrder:
+        """As the replay broker's, behind a fault."""
+        fault = self._random.choice(self._faults) if self._random.random() < 0.2 else ""
+        if fault == "timeout":
+            raise OutcomeUnknownError("drawn fault: no answer, and the order did not arrive")
+        if fault == "429":
+            raise RejectedError("drawn fault: 429 too many requests")
+        if fault == "reject":
+            raise RejectedError("drawn fault: 40310000 cost basis must be >= minimal amount of order 10")
+        if fault == "balance":
+            raise RejectedError(f"drawn fault: 40310000 insufficient balance for {intent.ticker}")
+        if fault == "partial":
+            return replace(self._broker.fill(intent, float(intent.qty) / 2), status="canceled")
+        order = self._broker.send(intent)
+        if fault == "lost-answer":
+            raise OutcomeUnknownError("drawn fault: no answer, and the order arrived")
+        return order

@@ -1,0 +1,245 @@
+"""The trader as a program: alone on its account, from the command line to its end."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import signal
+import subprocess
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from paper_trading import flatten as kill_switch
+from paper_trading.desk import Desk
+from paper_trading.feeds import Tick
+from paper_trading.journal import FILE, Journal, JournalError, lines
+from paper_trading.ledger import adopt, open_ledger
+from paper_trading.memory import Memory, recall
+from paper_trading.orders import Broker
+from paper_trading.presence import Heartbeat, sole_trader
+from paper_trading.risk import Used
+from paper_trading.stages import Request, Stage, alpaca_stage, deployed, replay_stage
+from paper_trading.trader import Hooks, Settings, Trader
+from train.deploy.loading import CURRENT, Deployment, DeploymentError, pointer_target
+from train.env_factory import rules_of
+from train.records.provenance import code_version
+from train.study.interruption import Interrupted, Interruption
+
+log = logging.getLogger(__name__)
+
+ENDED, HALTED = 0, 5  # exit codes, beside those of every program
+HALT_FILE, PREVIOUS = "HALT", "journal.previous.jsonl"
+ALERT_TIMEOUT_S = 10.0
+
+
+def trade(request: Request) -> int:
+    """Run the trader; the exit code."""
+    with Interruption() as interruption:
+        return Program(request, interruption).run()
+
+
+class Program:
+    """One run of the trader."""
+
+    def __init__(self, request: Request, interruption: Interruption) -> None:
+        self.request, self.interruption = request, interruption
+        self.must_flatten = False
+        self.trader: Trader | None = None
+        self.heartbeat: Heartbeat | None = None
+        self._refused = ""
+
+    def run(self) -> int:
+        """Trade; the exit code.
+
+        Raises:
+            UserError, UnreachableError: it cannot begin.
+            OSError: the journal cannot be written.
+        """
+        request = self.request
+        deployment = deployed(request)
+        make = replay_stage if request.broker == "replay" else alpaca_stage
+        stage = make(request, deployment, self.sleep)
+        folder = request.trading / stage.broker.account
+        folder.mkdir(parents=True, exist_ok=True)
+        with sole_trader(stage.broker.account, folder):
+            is_replay = request.broker == "replay"
+            path = _journal_path(folder, is_replay, request.adopts)
+            return self._trade(deployment, stage, folder, Journal(path, is_durable=not is_replay))
+
+    def _trade(self, deployment: Deployment, stage: Stage, folder: Path, journal: Journal) -> int:
+        request, used = self.request, Used()
+        now_s = time.time if request.broker == "replay" else stage.clock.now_s
+        desk = Desk(stage.broker, journal, now_s, self._pause, request.order_timeout_s)
+        memory = recall(lines(journal.path), desk, used)
+        if request.adopts:
+            _adopt(stage.broker, journal, memory)
+        latest_s = None if request.broker == "replay" else min(deployment.bar_seconds / 2, request.bar_timeout_s + 15.0)
+        settings = Settings(request.limits, latest_s, request.capital, request.sends_at_once, stage.n_steps)
+        hooks = Hooks(self._renewed, lambda: self._must_halt(folder), self._tick, self._tell)
+        trader = Trader(deployment, stage.broker, stage.feed, journal, desk, memory, used, settings, hooks)
+        self.trader = trader
+        journal.append("start", **start_event(deployment, stage, request, memory))
+        if request.resumes or request.adopts:
+            trader.resume("the user said --adopt" if request.adopts else "the user said --resume")
+        self.heartbeat = Heartbeat(folder, _status(deployment, stage))
+        try:
+            code, why = self._run(trader)
+        finally:
+            self._beat(now=True)
+        journal.append("stop", why=why, code=code)
+        log.info("%s; journal: %s", why, journal.path)
+        self._write_pages(folder)
+        return code
+
+    def _run(self, trader: Trader) -> tuple[int, str]:
+        signal.signal(signal.SIGUSR1, self._on_flatten)
+        try:
+            trader.run(self.request.once)
+        except Interrupted as stopped:
+            trader.phase = "ended"
+            return 128 + stopped.signal_number, f"stopped by {stopped}; positions stay, and the same command goes on"
+        finally:
+            signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+        if trader.state == "HALTED":
+            return HALTED, f"HALTED: {trader.why}"
+        return ENDED, "one bar is done" if self.request.once else "the replay is over"
+
+    # ---------------------------------------------------------------- waiting
+    def sleep(self, seconds: float, tick: Tick) -> None:
+        """Wait; a signal ends it, and `tick` is called every second."""
+        end = time.monotonic() + seconds
+        while True:
+            tick()
+            left = end - time.monotonic()
+            if left <= 0:
+                return
+            with self.interruption.interruptible():
+                time.sleep(min(left, 1.0))
+
+    def _pause(self, seconds: float) -> None:
+        time.sleep(seconds)  # an order is followed to its end, whatever signal came
+
+    def _tick(self) -> None:
+        self.interruption.check()
+        if self.must_flatten and self.trader is not None:
+            self.must_flatten = False
+            self._flatten(self.trader)
+        self._beat()
+
+    def _beat(self, now: bool = False) -> None:
+        if self.heartbeat is not None and self.trader is not None:
+            trader = self.trader
+            self.heartbeat.beat(
+                {"state": trader.state, "why": trader.why, "phase": trader.phase, "deployment": trader.deployment.name,
+                 "bar_s": trader.bar_s, "proven": trader.deployment.proven,
+                 "synthetic": trader.deployment.synthetic}, now,
+            )  # fmt: skip
+
+    # ---------------------------------------------------------------- what the trader asks
+    def _renewed(self, present: str) -> Deployment | None:
+        """Another deployment than the present one, if this trader can take it over."""
+        try:
+            name = pointer_target(self.request.deployments / CURRENT)
+            if name is None or name in (present, self._refused):
+                return None
+            assert self.trader is not None
+            now = self.trader.deployment
+            fits = {"tickers": now.tickers, "bar_seconds": now.bar_seconds}
+            if self.request.broker == "replay":
+                fits["feature_names"] = now.feature_names
+            found = deployed(self.request, **fits)
+        except DeploymentError as error:
+            self._refused = name if (name := _name_or_none(self.request.deployments)) is not None else ""
+            log.warning("the deployment is not taken over: %s", error)
+            if self.trader is not None:
+                self.trader.journal.append(
+                    "deployment", **{"from": present, "refused": self._refused, "why": str(error)}
+                )
+            return None
+        return None if found.name == present else found
+
+    def _must_halt(self, folder: Path) -> str | None:
+        return f"the file {folder / HALT_FILE} is there" if (folder / HALT_FILE).exists() else None
+
+    def _tell(self, text: str) -> None:
+        """Run the alert command with one line; its failure is logged."""
+        if self.request.alert_command is None:
+            return
+        command = [*shlex.split(self.request.alert_command), text]
+        try:
+            subprocess.run(command, timeout=ALERT_TIMEOUT_S, check=True, stdin=subprocess.DEVNULL)
+        except (OSError, subprocess.SubprocessError) as error:
+            log.warning("--alert-command failed: %s", error)
+
+    def _on_flatten(self, *_: object) -> None:
+        self.must_flatten = True
+
+    def _flatten(self, trader: Trader) -> None:
+        assert trader.ledger is not None
+        trader.change_state("HALTED", "the user said --flatten")
+        kill_switch.flatten(trader.desk, trader.ledger.qty, trader.last_prices, trader.deployment.name)
+        trader.reconcile(trader.bar_s or 0)
+        self._beat(now=True)
+
+    def _write_pages(self, folder: Path) -> None:
+        """The page of the day."""
+        from paper_trading.page import write_day  # type: ignore
+
+        log.info("page: %s", write_day(folder, datetime.now(UTC).date()))
+
+
+def _name_or_none(deployments: Path) -> str | None:
+    try:
+        return pointer_target(deployments / CURRENT)
+    except DeploymentError:
+        return None
+
+
+def _journal_path(folder: Path, is_replay: bool, adopts: bool) -> Path:
+    """A replay begins a new journal; --adopt does where the old one is damaged."""
+    path = folder / FILE
+    if is_replay and path.exists():
+        path.replace(folder / PREVIOUS)
+    elif adopts:
+        try:
+            for _ in lines(path):
+                pass
+        except JournalError as error:
+            aside = folder / f"journal.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}.jsonl"
+            log.warning("%s; it is kept as %s", error, aside)
+            path.replace(aside)
+    return path
+
+
+def _adopt(broker: Broker, journal: Journal, memory: Memory) -> None:
+    """Take what is in the account for ours."""
+    snapshot = broker.snapshot()
+    before = memory.ledger or open_ledger(snapshot, None)
+    memory.ledger = adopt(before, snapshot)
+    journal.append("account", bar_s=None, **memory.ledger.to_json(), fee_cash="0", fee_qty={}, explained=True,
+                   notes=["the user said --adopt: these coins are ours from now on"])  # fmt: skip
+
+
+def start_event(deployment: Deployment, stage: Stage, request: Request, memory: Memory) -> dict[str, Any]:
+    """The `start` event: what a reader needs to know of everything that follows."""
+    rules, facts = rules_of(deployment.env_params), deployment.facts
+    return {
+        "mode": stage.broker.mode, "account": stage.broker.account, "broker": request.broker,
+        "deployment": deployment.name, "study": facts.study, "trial": facts.trial, "tickers": list(deployment.tickers),
+        "bar_seconds": deployment.bar_seconds, "lookback": rules.lookback, "env_params": deployment.env_params,
+        "limits": request.limits.to_json(), "fee_rates": {"buy": rules.buy_fee_rate, "sell": rules.sell_fee_rate},
+        "slippage_rate": rules.slippage_rate, "capital": None if request.capital is None else str(request.capital),
+        "synthetic": deployment.synthetic, "proven": deployment.proven, "in_sample": stage.in_sample,
+        "data_sha256": stage.data_sha256, "code_version": code_version(), "band": deployment.policy.head == "band",
+        "resumed": memory.begun, "faults": list(request.faults), "seed": request.seed,
+        "sends_at_once": request.sends_at_once,
+    }  # fmt: skip
+
+
+def _status(deployment: Deployment, stage: Stage) -> dict[str, Any]:
+    return {
+        "mode": stage.broker.mode, "account": stage.broker.account, "in_sample": stage.in_sample, "journal": FILE,
+        "bar_seconds": deployment.bar_seconds,
+    }  # fmt: skip

@@ -1,0 +1,179 @@
+"""What the command line asked for, the deployment that may trade there, and the venue with its bars."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from environment_Alpaca_vectorized import observation_layout
+from market.dataset import MANIFEST, Dataset, load_dataset
+from market.defaults import PAPER_URL
+from market.errors import UserError
+from market.features import FEATURE_SETS
+from market.names import currency_of
+from market.sources.assets import keys_of
+from market.times import utc_text
+from paper_trading.alpaca import AlpacaBroker, AlpacaFeed, VenueClock
+from paper_trading.feeds import DatasetFeed, Feed
+from paper_trading.orders import Broker
+from paper_trading.replay import FaultyBroker, ReplayBroker
+from paper_trading.risk import Limits
+from train.deploy.loading import CURRENT, Deployment, DeploymentError, load_deployment, read_deployment
+from train.env_factory import rules_of
+
+log = logging.getLogger(__name__)
+
+MAKE_ONE = "scripts/deployment/auto_replace_best_5m.py --once makes one from a finished study"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for on the command line."""
+
+    deployments: Path
+    trading: Path
+    broker: str  # "alpaca" | "replay"
+    live_url: str | None = None  # of real money
+    paper_url: str = PAPER_URL
+    data_url: str | None = None
+    data_dir: Path | None = None
+    data_roots: tuple[Path, ...] = ()  # where a replay looks for its data set
+    once: bool = False
+    all_bars: bool = False
+    pace_s: float = 0.0
+    faults: tuple[str, ...] = ()
+    seed: int = 0
+    allow_unproven: bool = False
+    resumes: bool = False
+    adopts: bool = False
+    capital: Decimal | None = None
+    sends_at_once: bool = False
+    order_timeout_s: float = 20.0
+    bar_timeout_s: float = 20.0
+    limits: Limits = field(default_factory=Limits)
+    alert_command: str | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A venue, its bars and what is known of them."""
+
+    broker: Broker
+    feed: Feed
+    clock: VenueClock
+    n_steps: int | None  # bars of the account's episode, for observations that show how far it is
+    in_sample: bool | None  # None: bars that nobody had seen
+    data_sha256: str | None
+
+
+# ------------------------------------------------------------------------------------------------------- the deployment
+def deployed(request: Request, **fits: Any) -> Deployment:
+    """The deployment that `current` leads to, if this venue may have it.
+
+    Raises:
+        DeploymentError: none, damaged, or not for this venue.
+    """
+    link = request.deployments / CURRENT
+    if not os.path.lexists(link):
+        raise DeploymentError(f"{request.deployments}: nothing is deployed; {MAKE_ONE}")
+    found = read_deployment(link)
+    own: dict[str, Any] = {"tickers": found.tickers, "feature_names": found.feature_names}
+    own |= {"bar_seconds": found.bar_seconds, "layout_of": observation_layout}
+    own |= {"allow_synthetic": request.broker == "replay"}
+    own |= {"allow_unproven": request.broker == "replay" or (request.allow_unproven and request.live_url is None)}
+    found = load_deployment(found.folder, **(own | fits))
+    rules = found.env_params.get("rules")
+    if rules != "standard":
+        raise DeploymentError(f"{found.folder}: was trained under the rules {rules!r} of a host; only 'standard' sizes "
+                              "orders as a venue takes them")  # fmt: skip
+    if request.broker == "alpaca":
+        _check_live_columns(found)
+    return found
+
+
+def _check_live_columns(found: Deployment) -> None:
+    """Whether columns and coins can be had from live bars."""
+    name = found.facts.feature_set
+    made = FEATURE_SETS[name].names(found.tickers, found.bar_seconds) if name in FEATURE_SETS else ()
+    if made != found.feature_names:
+        raise DeploymentError(f"{found.folder}: its columns are those of no feature set here, so live bars cannot make "
+                              "them; --broker replay trades them")  # fmt: skip
+    others = [ticker for ticker in found.tickers if currency_of(ticker) != "USD"]
+    if others:
+        raise DeploymentError(
+            f"{found.folder}: {', '.join(others)} is not paid for in dollars; this venue's account is"
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------ the venue
+def replay_stage(request: Request, deployment: Deployment, sleep: Any) -> Stage:
+    """Recorded bars: the held-out ones unless told otherwise.
+
+    Raises:
+        UserError: no such data.
+    """
+    folder = request.data_dir or _data_of(deployment, request.data_roots)
+    dataset = load_dataset(folder)
+    data_sha256 = dataset.sha256
+    if dataset.tickers != deployment.tickers and set(deployment.tickers) <= set(dataset.tickers):
+        dataset = dataset.with_tickers(deployment.tickers)
+    first, last = (0, len(dataset.time)) if request.all_bars else _held_out_rows(deployment, dataset, folder)
+    lookback = int(deployment.env_params["lookback"])
+    begin = next(a for a, b in dataset.segments if first < b)
+    row = max(first, begin + lookback - 1)
+    feed = DatasetFeed(dataset, row, last, request.pace_s, sleep)
+    broker: Any = ReplayBroker(rules_of(deployment.env_params), deployment.tickers)
+    broker = FaultyBroker(broker, request.faults, request.seed) if request.faults else broker
+    which = "IN-SAMPLE" if request.all_bars else "held out"
+    span = f"{utc_text(dataset.time[row])} .. {utc_text(dataset.time[last - 1])} UTC"
+    log.info("replay of %s bars, %s, of %s", which, span, dataset.label)
+    return Stage(broker, feed, VenueClock(), feed.n_steps, request.all_bars, data_sha256)
+
+
+def _data_of(deployment: Deployment, roots: tuple[Path, ...]) -> Path:
+    """The data set whose bars were held out from this deployment, told by its hash."""
+    held = deployment.facts.holdout
+    wanted = deployment.facts.data_sha256 if held is None else held.parent_sha256
+    for manifest in sorted(path for root in roots for path in root.glob(f"**/{MANIFEST}")):
+        try:
+            if json.loads(manifest.read_text()).get("sha256") == wanted:
+                return manifest.parent
+        except (OSError, ValueError):
+            continue
+    looked = ", ".join(map(str, roots))
+    raise UserError(
+        f"no data set under {looked} is the one that {deployment.name} was made from; name one with --data-dir"
+    )
+
+
+def _held_out_rows(deployment: Deployment, dataset: Dataset, folder: Path) -> tuple[int, int]:
+    held = deployment.facts.holdout
+    if held is None:
+        raise UserError(f"{deployment.name} says of no bars that they were held out; --all-bars replays all, IN-SAMPLE")
+    first = int(np.searchsorted(dataset.time, held.first_time_s))
+    last = int(np.searchsorted(dataset.time, held.last_time_s, side="right"))
+    if last - first < 2:
+        raise UserError(f"{folder}: lacks the bars that were held out from {deployment.name}; --all-bars replays what "
+                        "it has, IN-SAMPLE")  # fmt: skip
+    return first, last
+
+
+def alpaca_stage(request: Request, deployment: Deployment, sleep: Any) -> Stage:
+    """Alpaca's paper account, or the live one.
+
+    Raises:
+        UserError: no keys, wrong keys, or an address that does not fit.
+    """
+    clock, is_live = VenueClock(), request.live_url is not None
+    url = request.live_url or request.paper_url
+    broker = AlpacaBroker(keys_of(os.environ), deployment.tickers, url, request.data_url, is_live, clock)
+    feed = AlpacaFeed(request.data_url, clock, request.bar_timeout_s, sleep)
+    held = deployment.facts.holdout
+    return Stage(broker, feed, clock, None if held is None else held.bars, None, None)
