@@ -9,11 +9,11 @@ from pathlib import Path
 from market.codec import decode, read_object
 from market.errors import UserError
 from paper_trading.journal import FILE
+from paper_trading.presence import HEARTBEAT_S, STATUS_FILE
 from train.store.worker_identity import is_running
 
-STATUS_FILE = "status.json"
-START_COMMAND = "python scripts/deployment/paper_trade.py --broker replay"
-SILENT_S = 30.0  # a heartbeat is written every 10 s
+PROGRAM = "python scripts/deployment/paper_trade.py"
+SILENT_S = 3 * HEARTBEAT_S
 ALIVE, SILENT, DEAD, ENDED = "alive", "silent", "dead", "ended"
 ENDED_PHASE = "ended"
 
@@ -59,7 +59,7 @@ def read_status(folder: Path) -> Status | None:
     path = folder / STATUS_FILE
     if not path.is_file():
         return None
-    advice = "a running trader rewrites it within 10 s"
+    advice = "a running trader rewrites it soon"
     return decode(read_object(path, StatusError, advice), Status, StatusError, str(path), advice)
 
 
@@ -72,7 +72,7 @@ def find_account(trading_dir: Path, name: str | None) -> Path:
     found = {path.parent.name: path.stat().st_mtime for path in trading_dir.glob(f"*/{FILE}")}
     found |= {path.parent.name: path.stat().st_mtime for path in trading_dir.glob(f"*/{STATUS_FILE}")}
     if not found:
-        raise UserError(f"no trader has run in {trading_dir}; start one: {START_COMMAND}")
+        raise UserError(f"no trader has run in {trading_dir}; start one: {PROGRAM} --broker replay")
     if name is not None and name not in found:
         raise UserError(f"{trading_dir} has no account {name}; it has {', '.join(sorted(found))}")
     return trading_dir / (name or max(found, key=lambda account: (found[account], account)))

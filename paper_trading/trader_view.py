@@ -196,7 +196,7 @@ def _limits(story: Story) -> RenderableType:
                        padding=(0, 1))  # fmt: skip
     for name, used, bound, share in words.limit_rows(story):
         style = "none" if share is None or share < NEAR else "bold yellow" if share < AT else "bold red"
-        near = "" if share is None else words.percent(share, ".0%")
+        near = "" if share is None else f"{words.percent(share, '.0%')} used"
         table.add_row(Text(name, style="dim"), Text(used, style=style), "of", bound, Text(near, style=style))
     return section("limits", table)
 

@@ -10,7 +10,7 @@ from math import isinf
 
 from paper_trading.drift import Causes, DriftFold, TrackRecord, track_record
 from paper_trading.story import OPEN, Order, Story
-from paper_trading.trader_status import ALIVE, DEAD, SILENT, START_COMMAND, Status
+from paper_trading.trader_status import ALIVE, DEAD, PROGRAM, SILENT, Status
 from train.study.progress import duration_text
 from train.watch.logtail import plain_text
 
@@ -97,7 +97,10 @@ def life_text(status: Status | None, now: datetime, story: Story) -> tuple[str, 
     if life == SILENT:
         return life, f"SILENT: pid {status.pid} runs, but its last heartbeat was {ago} ago"
     if life == DEAD:
-        return life, f"DEAD: pid {status.pid} is gone, last heartbeat {ago} ago. Start it again: {START_COMMAND}"
+        return (
+            life,
+            f"DEAD: pid {status.pid} is gone, last heartbeat {ago} ago. Start it again, with the same flags: {PROGRAM}",
+        )
     return life, f"ended {ago} ago: {story.ended.text if story.ended else UNKNOWN}"
 
 
@@ -170,10 +173,10 @@ def drift_rows(causes: Causes, drift: DriftFold, equity: float) -> list[tuple[st
 
 
 def missed_text(counts: dict[str, int]) -> str:
-    """`5 (rejected 3, partial 2)`."""
+    """`5 (3 rejected; 2 partial)`."""
     total = sum(counts.values())
     known = sorted(((name.replace("_", " "), n) for name, n in counts.items() if n), key=lambda item: -item[1])
-    parts = ", ".join(f"{name} {n}" for name, n in known)
+    parts = "; ".join(f"{n} {name}" for name, n in known)
     return f"{total} ({parts})" if total else "none"
 
 

@@ -48,7 +48,7 @@ def test_the_page_says_what_the_terminal_says(folder):
         "REPLAY · SYNTHETIC · IN-SAMPLE · UNPROVEN", "replay, 2025-12-01", "The account ended the day at",
         "The market is generated", "The policy was trained on some of these bars", "Since the start the trader is",
         "rejected: insufficient balance", "trader minus simulator", "Skill (above equal weight)",
-        "largest buy of the bar", "not seen 8",
+        "largest buy of the bar", "8 not seen",
     ):  # fmt: skip
         assert part in text, part
     assert "handed over" not in text  # on the day after

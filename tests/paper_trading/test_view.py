@@ -47,7 +47,7 @@ def test_a_trader_is_told_in_full(days):
         "coin weight target band action coins why", "inside the band", "open or unknown: none", "equal weight",
         "USD paid", "bp from the close on average, 5.0 bp expected", "trader minus simulator",
         "return above 0 confidence", "largest buy of the bar", "distance from the simulator", "bars without orders",
-        "not seen 4", "dep-1 handed over to dep-2", "5 XRP in the account are not ours",
+        "(4 not seen; 2 the bar came N s", "dep-1 handed over to dep-2", "5 XRP in the account are not ours",
     ):  # fmt: skip
         assert part in text, part
 
