@@ -49,11 +49,10 @@ class TraderFrame:
 class TraderBoard(Board[TraderFrame]):
     """Frames of one account's trader."""
 
-    trading_dir: Path
-    account: str | None  # None: the one with the newest heartbeat
+    folder: Path  # of the account
 
     def __post_init__(self) -> None:
-        self._reader: Reader | None = None
+        self._reader = Reader(self.folder / FILE)
 
     def look(self) -> TraderFrame:
         """A new frame.
@@ -61,19 +60,16 @@ class TraderBoard(Board[TraderFrame]):
         Raises:
             UserError: no trader has run.
         """
-        folder = find_account(self.trading_dir, self.account)
-        self.account = folder.name  # stays, should another trader begin
-        if self._reader is None:
-            self._reader = Reader(folder / FILE)
+        find_account(self.folder.parent, self.folder.name)
         story = self._reader.refresh()
         faults = [self._reader.damage and f"{self._reader.damage}. What came before is shown"]
         status = None
         try:
-            status = read_status(folder)
+            status = read_status(self.folder)
         except StatusError as error:
             faults.append(str(error))
         now = datetime.now().astimezone()
-        return TraderFrame(story, status, folder.name, now, tuple(filter(None, faults)))
+        return TraderFrame(story, status, self.folder.name, now, tuple(filter(None, faults)))
 
 
 def _body(frame: TraderFrame, width: int, encoding: str) -> RenderableType:

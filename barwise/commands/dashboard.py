@@ -72,7 +72,7 @@ def trader_board(args: argparse.Namespace) -> Board[Any]:
     from paper_trading.trader_view import TraderBoard
 
     folder = here(args.trading_dir) or home() / DEFAULT_TRADING_DIR
-    return TraderBoard(folder, find_account(folder, args.account).name)
+    return TraderBoard(find_account(folder, args.account))
 
 
 def _refuse_the_others_flags(args: argparse.Namespace) -> None:

@@ -102,6 +102,14 @@ def test_a_refused_order_is_a_missed_one(tmp_path):
     assert (story.drift.missed, story.rejects_in_row) == ({"refused": 1}, 1)
 
 
+def test_an_order_that_the_simulator_did_not_need_saves_nothing(tmp_path):
+    trader = MadeTrader(tmp_path / "replay")
+    trader.bar([100_000.0])
+    trader.bar([100_000.0], {}, [Sent("BTC", 0.1, status="rejected")])
+    trader.bar([110_000.0])
+    assert_only(story_of(trader))
+
+
 def test_adopted_coins_are_a_difference_from_the_start(tmp_path):
     trader = MadeTrader(tmp_path / "replay")
     trader.qty[0] = 0.1

@@ -64,19 +64,29 @@ def test_a_day_holds_its_own_bars_only(tmp_path):
     trader = MadeTrader(tmp_path / "paper-1", mode="PAPER", first_s=FIRST_S + 86_400 - 2 * BAR_SECONDS)
     trader.bar([100.0])
     trader.bar([100.0], {"BTC": 10.0}, [Sent("BTC", 10.0, fee_rate=0.0)])
-    trader.bar([100.0], {"BTC": 10.0}, [Sent("BTC", 10.0, fee_rate=0.0)])  # closes at midnight: the next day's
+    trader.journal.append("state", **{"from": "ACTIVE", "to": "REDUCING", "why": "of the first day"})
+    trader.bar([105.0], {"BTC": 10.0}, [Sent("BTC", 10.0, fee_rate=0.0)])  # closes at midnight: the next day's
     trader.bar([110.0])
     first, second = (write_day(trader.folder, day) for day in (FIRST_DAY, SECOND_DAY))
-    # a fee of 0.25 % of 1,000.5 USD is not taken, once a day; equity is 9,999.5 and 10,199 USD
+    # fees of 0.25 % of 1,000.5 and 1,050.525 USD are not taken; equity is 9,999.5 and 10,148.975 USD
     assert ["fees, against the simulator's rate", "+2.50 USD", "+2.50 USD", "+0.025%"] in rows(first)
-    assert ["fees, against the simulator's rate", "+2.50 USD", "+5.00 USD", "+0.049%"] in rows(second)
-    for page, at in ((first, "23:55"), (second, "00:00")):
-        order = ["buy BTC (policy)", "10", "10", "filled", "100", "unknown", "100.05", "100.05 (+5.0 bp)", "2.5013"]
-        assert [row for row in rows(page) if "buy BTC (policy)" in row] == [[at, *order, "0.0000"]]
-    # the gain is from the last decision before the day: 20 coins that rise by 10 USD, less slippage of 0.5 USD
-    assert "ended the day at 10,199.00 USD, +2.00%" in text_of(second)
+    assert ["fees, against the simulator's rate", "+2.63 USD", "+5.13 USD", "+0.051%"] in rows(second)
+    order = ["buy BTC (policy)", "10", "10", "filled", "100", "unknown", "100.05", "100.05 (+5.0 bp)", "2.5013"]
+    assert [row for row in rows(first) if "buy BTC (policy)" in row] == [["23:55", *order, "0.0000"]]
+    assert [row[0] for row in rows(second) if "buy BTC (policy)" in row] == ["00:00"]
+    assert "ended the day at 10,148.98 USD, +1.49%" in text_of(second)  # from the last decision before the day
+    assert ("of the first day" in text_of(first), "of the first day" in str(rows(second))) == (True, False)
     assert "2 this day, 4 in all" in text_of(second)
     assert "PAPER" in text_of(first)
+
+
+def test_an_account_that_begins_anew_has_no_yesterday(tmp_path):
+    trader = MadeTrader(tmp_path / "replay", first_s=FIRST_S + 86_400 - 2 * BAR_SECONDS)
+    for _ in range(3):  # the last one at midnight
+        trader.bar([100.0])
+    trader.journal.append("start", **trader.content)
+    trader.bar([100.0])
+    assert "1 this day, 1 in all" in text_of(write_day(trader.folder, SECOND_DAY))
 
 
 def test_a_day_without_decisions(tmp_path):

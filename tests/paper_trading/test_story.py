@@ -75,8 +75,17 @@ def test_a_replaced_file_is_read_anew(trader, tmp_path):
     trader.bar([100.0, 10.0])
     assert reader.refresh().decision is not None
     other = MadeTrader(tmp_path / "other", ("SOL",))
+    other.journal.append("weather", text="x" * 5_000)  # longer than the one before
     os.replace(other.journal.path, trader.journal.path)
     assert (reader.refresh().tickers, reader.story.decision) == (["SOL"], None)
+
+
+def test_a_file_that_became_shorter_is_read_anew(trader):
+    reader, first = Reader(trader.journal.path), trader.journal.path.read_bytes()
+    trader.bar([100.0, 10.0])
+    assert reader.refresh().decision is not None
+    trader.journal.path.write_bytes(first)
+    assert (reader.refresh().decision, reader.damage) == (None, "")
 
 
 @pytest.mark.parametrize("damage", [b'"n":3', b'"n":9'])
@@ -99,8 +108,10 @@ def test_a_field_of_another_kind_is_damage(trader, name, value):
     line = json.loads(lines[-1]) | {name: value}
     trader.journal.path.write_text("\n".join([*lines[:-1], json.dumps(line | {"crc": checksum(line)})]) + "\n")
     reader = Reader(trader.journal.path)
-    reader.refresh()
-    assert "journal line 3, decision" in reader.damage
+    for _ in range(2):
+        story = reader.refresh()
+        assert "journal line 3, decision" in reader.damage
+        assert len(story.curves.bar_s) <= 1
 
 
 def test_an_event_of_a_later_version_is_passed_over(trader):

@@ -20,7 +20,7 @@ from train.store.worker_identity import start_ticks
 
 
 def drawn(folder, width=100, height=None, encoding="utf-8") -> str:
-    frame = TraderBoard(folder.parent, folder.name).frame()
+    frame = TraderBoard(folder).frame()
     file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     Console(file=file, width=width, color_system=None, highlight=False).print(frame, height=height, end="")
     file.seek(0)
@@ -218,7 +218,7 @@ def test_wrong_flags_are_named(capsys, tmp_path, flags, said):
 
 def test_old_figures_are_said_to_be_old(tmp_path):
     trader = MadeTrader(tmp_path / "replay")
-    board = TraderBoard(tmp_path, None)
+    board = TraderBoard(trader.folder)
     board.frame()
     trader.journal.path.unlink()
     frame, said = board.frame_or_trouble()
