@@ -45,7 +45,7 @@ class Before:
     def of(cls, story: Story) -> Before:
         """Copies."""
         drift = story.drift
-        return cls(len(story.curves.bar_s), drift.causes, Counter(story.skipped), Counter(drift.missed))
+        return cls(len(story.curves.bar_s), drift.causes, Counter(story.skipped), Counter(drift.n_missed))
 
 
 def write_day(folder: Path, day: date | None = None) -> Path:
@@ -103,7 +103,7 @@ def page(story: Story, day: date, before: Before, account: str, damage: str) -> 
             (name, f"{words.missed_text(now - then)} this day; {words.missed_text(now)} since the start")
             for name, now, then in (
                 ("bars without orders", story.skipped, before.skipped),
-                ("orders that did not fill", story.drift.missed, before.missed),
+                ("orders that did not fill", story.drift.n_missed, before.missed),
             )
         ],
     )
@@ -169,14 +169,14 @@ def _notes(story: Story, day: date) -> Iterator[tuple[str, str, str]]:
 
 
 def _causes(story: Story, before: Before) -> Iterator[tuple[str, str, str, str]]:
-    drift, equity = story.drift, story.decision.equity if story.decision else 1.0
+    drift, equity = story.drift, story.decision.equity if story.decision else 0.0
     today = words.drift_rows(drift.causes - before.causes, drift, equity)
     for (name, value, _), (_, total, share) in zip(today, words.drift_rows(drift.causes, drift, equity), strict=True):
         yield name, value, total, share
     all_day, total = (drift.causes - before.causes).total, drift.causes.total
     yield (
         "trader minus simulator", words.usd(all_day, "+,.2f"), words.usd(total, "+,.2f"),
-        words.percent(total / equity, "+.3%"),
+        words.share(total, equity),
     )  # fmt: skip
 
 

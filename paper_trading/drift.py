@@ -135,7 +135,7 @@ class DriftFold:
     """The causes so far; one call for every bar on which both accounts are known."""
 
     causes: Causes = Causes()
-    missed: Counter[str] = field(default_factory=Counter)  # how often, by reason
+    n_missed: Counter[str] = field(default_factory=Counter)  # shortfalls, by reason
     n_fills: int = 0
     n_without_mid: int = 0
     n_without_fee: int = 0
@@ -185,7 +185,7 @@ class DriftFold:
         missed = [*shortfalls, *(Shortfall(t, coins, excused.get(t, NO_ORDER)) for t, coins in without)]
         for m in missed:
             found += Causes(missed=_cost_saved(m, before, now, rates))
-            self.missed[m.reason] += 1
+            self.n_missed[m.reason] += 1
             self._missed[m.ticker] = self._missed.get(m.ticker, 0.0) - m.coins
         for ticker, coins in rounding.items():
             self._rounding[ticker] = self._rounding.get(ticker, 0.0) + coins

@@ -16,7 +16,6 @@ from decimal import Decimal
 from itertools import takewhile
 from math import inf
 from pathlib import Path
-from typing import Any
 
 from market.codec import decode
 from paper_trading.drift import DriftFold, Fill, Held, Rates, Shortfall
@@ -35,20 +34,15 @@ class Start:
     """A start of the trader."""
 
     mode: str
-    account: str
     deployment: str
     tickers: list[str]
     bar_seconds: int
     limits: dict[str, float | None]
     fee_rates: dict[str, float]
     slippage_rate: float
-    capital: Decimal | None
     synthetic: bool
     proven: bool
     in_sample: bool | None
-    band: bool
-    resumed: bool
-    utc: str
     study: str | None = None
     code_version: str | None = None
 
@@ -77,6 +71,10 @@ class Decision:
     drawdown: float
     fees: float
     state: str
+
+    def share(self, notional: float) -> float | None:
+        """USD as a share of the account; None of one that lost everything."""
+        return notional / self.equity if self.equity > 0.0 else None
 
 
 @dataclass
@@ -133,14 +131,11 @@ class _Ended:
 
 
 @dataclass(frozen=True)
-class Account:
-    """An `account` event: what the venue says."""
+class _Account:
+    """An `account` event."""
 
-    cash: Decimal
-    qty: dict[str, Decimal]
     fee_cash: Decimal
     fee_qty: dict[str, Decimal]
-    foreign: dict[str, Any]
     explained: bool
     notes: list[str]
 
@@ -179,7 +174,6 @@ class Story:
     state: str | None = None
     why: str = ""
     decision: Decision | None = None
-    account: Account | None = None
     ended: Note | None = None  # why the trader stopped; None after the next start
     bar_s: int | None = None  # close of the latest bar
     close: dict[str, float] = field(default_factory=dict)
@@ -251,26 +245,22 @@ class Story:
             self.orders.append(order)
         order.status, order.reason = ended.status, plain_text(ended.reason)
         order.filled_qty, order.fill_price, order.mid = ended.filled_qty, ended.price, ended.mid
-        if order.status != UNKNOWN:
-            self._pending.pop(order.id, None)
-            self._unbooked.append(order)
+        if order.status != UNKNOWN and (order.id not in self._by_id or self._pending.pop(order.id, None)):
+            self._unbooked.append(order)  # once, however often its end is told
         self._batch[order.id] = order
         self.rejects_in_row = self.rejects_in_row + 1 if order.status in ("rejected", REFUSED) else 0
 
     def _take_account(self, event: Event, where: str) -> None:
-        self.account = decode(event, Account, JournalError, where)
-        _share_fees(self.account, [order for order in self._batch.values() if order.notional > 0.0], self.close)
+        account = decode(event, _Account, JournalError, where)
+        _share_fees(account, [order for order in self._batch.values() if order.notional > 0.0], self.close)
         self._batch = {}
-        if not self.account.explained:
-            self.foreign += [self._note(text) for text in self.account.notes or ["the account cannot be explained"]]
+        if not account.explained:
+            self.foreign += [self._note(text) for text in account.notes or ["the account cannot be explained"]]
 
     def _take_decision(self, event: Event, where: str) -> None:
         d = self.decision = decode(event, Decision, JournalError, where)
         self.state = d.state
-        for curve, value in zip(
-            vars(self.curves).values(), (d.bar_s, d.equity, d.sim_equity, d.benchmark), strict=True
-        ):
-            curve.append(value)
+        self.curves.append(d)
         if d.sim_equity is not None and d.sim_qty is not None and self.start is not None:
             held = Held(d.equity, d.sim_equity, self._by_ticker(d.qty), self._by_ticker(d.sim_qty), dict(self.close))
             self._book(held, self.start.rates)
@@ -355,16 +345,16 @@ class Story:
     def uses(self) -> dict[str, float | None]:
         """How much of each limit is used at the last decision's bar, by the limit's name; None is unknown."""
         d = self.decision
-        if d is None or d.equity <= 0.0:
+        if d is None:
             return dict.fromkeys(USED)
         today = list(takewhile(lambda order: order.bar_s >= d.bar_s // DAY_S * DAY_S, reversed(self.orders)))
-        sent = {order.id: float(order.qty) * order.price / d.equity for order in today}
+        sent = {order.id: float(order.qty) * order.price for order in today}
         now = [order for order in today if order.bar_s == d.bar_s]
         moves = [abs(x / self.close_before[t] - 1.0) for t, x in self.close.items() if self.close_before.get(t)]
         found = (
-            max((sent[order.id] for order in now if order.side == "buy"), default=0.0),
-            sum(sent[order.id] for order in now),
-            sum(sent.values()),
+            d.share(max((sent[order.id] for order in now if order.side == "buy"), default=0.0)),
+            d.share(sum(sent[order.id] for order in now)),
+            d.share(sum(sent.values())),
             max(d.weights, default=0.0),
             d.drawdown,
             float(self.rejects_in_row),
@@ -385,7 +375,7 @@ def day_of(seconds: float) -> date:
     return datetime.fromtimestamp(seconds, UTC).date()
 
 
-def _share_fees(account: Account, orders: Sequence[Order], close: Mapping[str, float]) -> None:
+def _share_fees(account: _Account, orders: Sequence[Order], close: Mapping[str, float]) -> None:
     """Give a batch's fees to its filled orders: in coins to the coin's, in cash to the others, by notional."""
     in_coins = {order.ticker for order in orders if account.fee_qty.get(order.ticker, 0)}
     others = [order for order in orders if order.ticker not in in_coins] or orders

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
 
 from market.codec import decode, read_object
 from market.errors import UserError
@@ -30,7 +33,7 @@ class Status:
     account: str
     pid: int
     start_ticks: int | None
-    utc: datetime
+    utc: Annotated[datetime, Meta(tz=True)]
     state: str
     phase: str
     why: str = ""

@@ -178,7 +178,7 @@ def _costs(story: Story) -> RenderableType:
         for cause, value, share in words.drift_rows(drift.causes, drift, d.equity):
             table.add_row(Text(cause, style="dim"), value, share)
         total = drift.causes.total
-        table.add_row("trader minus simulator", words.usd(total, "+,.2f"), words.percent(total / d.equity, "+.3%"))
+        table.add_row("trader minus simulator", words.usd(total, "+,.2f"), words.share(total, d.equity))
         parts.append(table)
     return section("costs, and the distance from the simulator", *parts)
 
@@ -201,7 +201,7 @@ def _events(story: Story) -> RenderableType:
     pairs = [
         ("bars without orders", words.missed_text(story.skipped)),
         *([("the last", _noted(story.last_skip))] if story.last_skip else []),
-        ("not filled", words.missed_text(story.drift.missed)),
+        ("not filled", words.missed_text(story.drift.n_missed)),
     ]
     for title, notes in (
         ("state", story.states), ("deployment", story.deployments), ("not ours", story.foreign),

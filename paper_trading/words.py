@@ -57,6 +57,11 @@ def percent(value: float | None, form: str = "+.2%") -> str:
     return UNKNOWN if value is None else _without_minus_zero(f"{value:{form}}")
 
 
+def share(part: float, equity: float) -> str:
+    """`-0.129%` of the account; unknown of an account that lost everything."""
+    return percent(part / equity, "+.3%") if equity > 0.0 else UNKNOWN
+
+
 def coins(quantity: Decimal) -> str:
     """`0.0135`: as exact as venues are, without the digits of a float."""
     return f"{quantity:.9f}".rstrip("0").rstrip(".")
@@ -168,7 +173,7 @@ def drift_rows(causes: Causes, drift: DriftFold, equity: float) -> list[tuple[st
             why = f"{UNKNOWN}: no mid" if drift.n_fills else NO_FILL
             rows.append((CAUSES[f.name], why, ""))
             continue
-        rows.append((CAUSES[f.name], usd(value, "+,.2f"), percent(value / equity, "+.3%")))
+        rows.append((CAUSES[f.name], usd(value, "+,.2f"), share(value, equity)))
     return rows
 
 

@@ -71,7 +71,7 @@ def test_a_rejected_order_misses_the_move_and_saves_its_costs(tmp_path):
     # not bought: 0.1 * 10,000 USD of gain missed; saved 0.1 * 50 of slippage and 25.0125 of fee
     story = buy_of(tmp_path, after=110_000.0, status="rejected")
     assert_only(story, missed=-1000.0 + 5.0 + 25.0125)
-    assert story.drift.missed == {"rejected": 1}
+    assert story.drift.n_missed == {"rejected": 1}
     assert story.rejects_in_row == 1
 
 
@@ -87,7 +87,7 @@ def test_a_missed_bar_is_the_simulators_fill_without_an_order(tmp_path):
     trader.bar([90_000.0])
     story = story_of(trader)
     assert_only(story, missed=1000.0 + 5.0 + 25.0125)
-    assert story.drift.missed == {NO_ORDER: 1}
+    assert story.drift.n_missed == {NO_ORDER: 1}
     assert +story.skipped == {"the bar came N s after its close, more than N s": 1}
 
 
@@ -99,7 +99,7 @@ def test_a_refused_order_is_a_missed_one(tmp_path):
     trader.bar([90_000.0])
     story = story_of(trader)
     assert_only(story, missed=1000.0 + 5.0 + 25.0125)
-    assert (story.drift.missed, story.rejects_in_row) == ({"refused": 1}, 1)
+    assert (story.drift.n_missed, story.rejects_in_row) == ({"refused": 1}, 1)
 
 
 def test_an_order_that_the_simulator_did_not_need_saves_nothing(tmp_path):
@@ -166,7 +166,17 @@ def test_an_unknown_order_is_counted_when_its_end_is_known(tmp_path):
                           filled_qty="0", price=None, reason="", mid=None, took_s=9.0)  # fmt: skip
     trader.bar([100_000.0])
     story = story_of(trader)
-    assert (story.unfinished, story.drift.missed) == ([], {"not_arrived": 1})
+    assert (story.unfinished, story.drift.n_missed) == ([], {"not_arrived": 1})
+
+
+def test_an_end_that_is_told_twice_is_counted_once(tmp_path):
+    trader = MadeTrader(tmp_path / "replay")
+    trader.bar([100_000.0])
+    trader.bar([100_000.0], {"BTC": 0.1}, [Sent("BTC", 0.1)])
+    trader.journal.append("order", id=f"barwise-{0:032x}", ticker="BTC", side="buy", status="filled", filled_qty="0.1",
+                          price="100050", reason="", mid=None, took_s=9.0)  # fmt: skip
+    trader.bar([100_000.0])
+    assert story_of(trader).drift.n_fills == 1
 
 
 def test_a_fee_that_no_look_at_the_account_told_stays_unknown(tmp_path):

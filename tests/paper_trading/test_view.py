@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from barwise.commands.dashboard import main
+from paper_trading.day_page import write_day
 from paper_trading.drift import TrackRecord
 from paper_trading.story import Reader
 from paper_trading.trader_view import TraderBoard, TraderFrame
@@ -108,6 +109,17 @@ def test_a_dead_trader_is_said_to_be_dead(tmp_path):
     trader.status(start_ticks=1)
     trader.journal.append("stop", why="stopped by SIGTERM", code=143)
     assert "stopped by SIGTERM (exit code 143)" in plain(drawn(trader.folder))
+
+
+def test_an_account_that_lost_everything_has_no_shares(tmp_path):
+    trader = MadeTrader(tmp_path / "replay")
+    trader.bar([100.0])
+    trader.bar([100.0], equity=0.0, sim_equity=0.0, drawdown=1.0)
+    text = plain(drawn(trader.folder))
+    assert "trader minus simulator 0.00 USD unknown" in text
+    assert "drawdown 100.0% of 20.0% 500% used" in text
+    assert "-100.00%" in text
+    assert write_day(trader.folder).is_file()
 
 
 def test_damage_is_said_and_what_came_before_is_shown(tmp_path):
