@@ -18,6 +18,7 @@ from paper_trading.desk import Desk
 from paper_trading.journal import FILE, Journal, JournalError
 from paper_trading.presence import ask, read_status, sole_trader, trader_pid
 from paper_trading.stages import Request
+from paper_trading.verify import verify
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,19 @@ def stop(trading: Path) -> tuple[int, str]:
         if done:
             stopped.append(f"stopped the trader of {folder.name}; its positions stay")
     return (ENDED, "\n".join(stopped)) if stopped else (NO_TRADER, f"no trader runs in {trading}")
+
+
+def verified(journal: Path, deployments: Path) -> tuple[int, str]:
+    """Replay a live journal offline.
+
+    Raises:
+        UserError: the first difference.
+    """
+    if not journal.is_file():
+        raise UserError(f"{journal}: no such journal")
+    done = verify(journal, deployments)
+    gone = f"; {done.skipped} decisions of deployments that are gone were left out" if done.skipped else ""
+    return ENDED, f"{journal}: {done.decisions} decisions and {done.orders} orders are the same when made again{gone}"
 
 
 def flatten_now(request: Request) -> tuple[int, str]:

@@ -112,20 +112,27 @@ class Trader:
         Raises:
             OSError: the journal cannot be written.
         """
-        arrival = self.feed.first(self.needs)
-        self._start(arrival)
-        while True:
-            if self.bar_s is None or arrival.window.bar_s > self.bar_s:
-                self.on_bar(arrival)
-                if is_once:
-                    return
+        has_traded = self.begin()
+        while not (is_once and has_traded):
             assert self.bar_s is not None
             self._say_phase()
-            following = self.feed.next(self.bar_s, self._tick)
-            if following is None:
+            arrival = self.feed.next(self.bar_s, self._tick)
+            if arrival is None:
                 self.phase = "ended"
                 return
-            arrival = following
+            self.on_bar(arrival)
+            has_traded = True
+
+    def begin(self) -> bool:
+        """Take the newest bar that has closed; whether it was a new one, and so has been traded."""
+        arrival = self.feed.first(self.needs)
+        self._start(arrival)
+        is_new = self.bar_s is None or arrival.window.bar_s > self.bar_s
+        if is_new:
+            self.on_bar(arrival)
+        else:
+            self._write_bar(arrival)  # with the warm-up that everything after it is made from
+        return is_new
 
     @property
     def needs(self) -> Needs:
@@ -519,6 +526,7 @@ class Trader:
         self.journal.append(
             "bar", bar_s=window.bar_s, close=window.price[-1].tolist(), filled=window.filled[-1].tolist(),
             late_s=arrival.late_s, notes=list(arrival.notes), candles=dict(arrival.candles),
+            earlier=list(arrival.earlier),
         )  # fmt: skip
 
     def _by_ticker(self, values: Any) -> dict[str, float]:

@@ -42,6 +42,12 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--status", action="store_true", help="say what trades, and end")
     what.add_argument("--stop", action="store_true", help="stop the trader; positions stay")
     what.add_argument("--flatten", action="store_true", help="sell all coins of the trader now, and halt it")
+    what.add_argument(
+        "--verify",
+        type=Path,
+        metavar="JOURNAL",
+        help="make the decisions and orders of a live journal again from its bars; names the first difference",
+    )
     p.add_argument(
         "--broker", choices=("alpaca", "replay"), help="(default: alpaca where its keys are set, else replay)"
     )
@@ -165,14 +171,19 @@ def run(args: argparse.Namespace) -> int:
     wanted = request(args)
     from paper_trading import control, service
     from paper_trading.orders import UnreachableError
+    from paper_trading.page import write_day
 
     try:
-        if not (args.status or args.stop or args.flatten):
-            return service.trade(wanted)
-        code, text = control.flatten_now(wanted) if args.flatten else (
-            control.status(wanted.trading) if args.status else control.stop(wanted.trading))  # fmt: skip
+        if args.verify is not None:
+            code, text = control.verified(Path.cwd() / args.verify, wanted.deployments)
+        elif args.flatten:
+            code, text = control.flatten_now(wanted)
+        elif args.status or args.stop:
+            code, text = (control.status if args.status else control.stop)(wanted.trading)
+        else:
+            return service.trade(wanted, write_day)
     except UnreachableError as error:
-        raise ConnectionError(None, str(error), "venue") from None
+        raise ConnectionError(None, str(error), "the venue") from None
     print(text)
     return code
 
