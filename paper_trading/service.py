@@ -12,6 +12,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+from market.errors import UserError
 from paper_trading import flatten as kill_switch
 from paper_trading.desk import Desk
 from paper_trading.feeds import Tick
@@ -20,7 +21,7 @@ from paper_trading.ledger import adopt, open_ledger
 from paper_trading.memory import Memory, recall
 from paper_trading.orders import Broker
 from paper_trading.presence import Heartbeat, sole_trader
-from paper_trading.risk import Used
+from paper_trading.risk import DAY_S, Used
 from paper_trading.stages import Request, Stage, alpaca_stage, deployed, replay_stage
 from paper_trading.trader import Hooks, Settings, Trader
 from train.deploy.loading import CURRENT, Deployment, DeploymentError, pointer_target
@@ -35,11 +36,11 @@ HALT_FILE, PREVIOUS = "HALT", "journal.previous.jsonl"
 ALERT_TIMEOUT_S = 10.0
 
 
-WritePage = Callable[[Path, date], Path]
+WritePage = Callable[[Path, date | None], Path]
 
 
 def trade(request: Request, write_page: WritePage | None = None) -> int:
-    """Run the trader; the exit code. `write_page` draws the page of a day in the account's folder."""
+    """Run the trader; the exit code. `write_page` draws the page of a day, None that of the last bar."""
     with Interruption() as interruption:
         return Program(request, interruption, write_page).run()
 
@@ -53,6 +54,8 @@ class Program:
         self.trader: Trader | None = None
         self.heartbeat: Heartbeat | None = None
         self._refused, self._replayed_s = "", 0.0
+        self._folder = Path()
+        self._drawn_day: int | None = None
 
     def run(self) -> int:
         """Trade; the exit code.
@@ -73,7 +76,7 @@ class Program:
             return self._trade(deployment, stage, folder, Journal(path, is_durable=not is_replay))
 
     def _trade(self, deployment: Deployment, stage: Stage, folder: Path, journal: Journal) -> int:
-        request, used = self.request, Used()
+        request, used, self._folder = self.request, Used(), folder
         desk = Desk(stage.broker, journal, self._clock(stage), self._pause, request.order_timeout_s)
         memory = recall(lines(journal.path), desk, used)
         if request.adopts:
@@ -137,6 +140,16 @@ class Program:
             self.must_flatten = False
             self._flatten(self.trader)
         self._beat()
+        self._end_of_day()
+
+    def _end_of_day(self) -> None:
+        """A live trader's page, when the last bar of a day (UTC) is done; that of a replay is drawn at its end."""
+        if self.trader is None or self.trader.bar_s is None or self.request.broker == "replay":
+            return
+        day = self.trader.bar_s // DAY_S
+        if self._drawn_day is not None and day > self._drawn_day:
+            self._draw_page(self._folder, datetime.fromtimestamp(self._drawn_day * DAY_S, UTC).date())
+        self._drawn_day = day
 
     def _beat(self, now: bool = False) -> None:
         if self.heartbeat is not None and self.trader is not None:
@@ -193,14 +206,14 @@ class Program:
         trader.reconcile(trader.bar_s or 0)
         self._beat(now=True)
 
-    def _draw_page(self, folder: Path) -> None:
-        """The page of the last day; what stands against it costs no trade."""
-        if self._write_page is None:
+    def _draw_page(self, folder: Path, day: date | None = None) -> None:
+        """The page of a day, None that of the last bar; what stands against it costs no trade."""
+        if self._write_page is None or self.trader is None or self.trader.bar_s is None:
             return
         try:
-            log.info("page: %s", self._write_page(folder, datetime.now(UTC).date()))
-        except OSError as error:
-            log.warning("the page of the day cannot be written (%s)", error.strerror)
+            log.info("page: %s", self._write_page(folder, day))
+        except (OSError, UserError) as error:
+            log.warning("the page of the day cannot be written: %s", error)
 
 
 def _name_or_none(deployments: Path) -> str | None:

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -166,22 +167,32 @@ def request(args: argparse.Namespace) -> Request:
     )  # fmt: skip
 
 
+def draw_page(folder: Path, day: date | None) -> Path:
+    """The page of a day, None that of the last bar; what draws it is loaded when it is drawn."""
+    from paper_trading.day_page import write_day
+
+    return write_day(folder, day)
+
+
 def run(args: argparse.Namespace) -> int:
     """Trade, or one of the other things."""
+    if args.status or args.stop:  # asked every minute by a health check, so that nothing heavy is loaded
+        from paper_trading import presence
+
+        code, text = (presence.status if args.status else presence.stop)(here(args.trading_dir) or home() / "trading")
+        print(text)
+        return code
     wanted = request(args)
     from paper_trading import control, service
     from paper_trading.orders import UnreachableError
-    from paper_trading.page import write_day
 
     try:
         if args.verify is not None:
             code, text = control.verified(Path.cwd() / args.verify, wanted.deployments)
         elif args.flatten:
             code, text = control.flatten_now(wanted)
-        elif args.status or args.stop:
-            code, text = (control.status if args.status else control.stop)(wanted.trading)
         else:
-            return service.trade(wanted, write_day)
+            return service.trade(wanted, draw_page)
     except UnreachableError as error:
         raise ConnectionError(None, str(error), "the venue") from None
     print(text)

@@ -9,12 +9,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from barwise.commands.paper_trade import main
 from market.defaults import KEY_VARIABLES
 from market.sample import synthetic_dataset
 from paper_trading.journal import read
@@ -53,6 +55,27 @@ def run(root: Path, *more: str, server: StandIn | None = None, **changes: str) -
                           timeout=PATIENCE_S, check=False)  # fmt: skip
 
 
+@dataclass
+class Answer:
+    """What a program that ended in this process said."""
+
+    returncode: int
+    stderr: str
+
+
+@pytest.fixture
+def ask(tmp_path, monkeypatch, capsys):
+    """Run the program in this process, with keys: for what ends before anything is traded."""
+    monkeypatch.setenv("APCA_API_KEY_ID", "k")
+    monkeypatch.setenv("APCA_API_SECRET_KEY", "s")
+
+    def asked(*more: str) -> Answer:
+        code = main([*flags(tmp_path), *more])
+        return Answer(code, capsys.readouterr().err)
+
+    return asked
+
+
 def last_line(done: subprocess.CompletedProcess[str]) -> str:
     return (done.stderr.strip() or done.stdout.strip()).splitlines()[-1]
 
@@ -81,13 +104,13 @@ def test_without_a_deployment_a_line_says_which_command_makes_one(tmp_path):
         (["--paper-url", "https://api.alpaca.markets"], "is the live account's address; real money needs --live"),
         (["--live", "--live-url", "https://api.alpaca.markets", "--allow-unproven"], "takes no --allow-unproven"),
         (["--broker", "alpaca", "--all-bars"], "are of a replay"),
-        (["--faults", "flood"], "--faults flood: no such fault; known are timeout"),
+        (["--broker", "replay", "--faults", "flood"], "--faults flood: no such fault; known are timeout"),
         (["--max-drawdown", "0"], "--max-drawdown must be above 0"),
         (["--capital", "-5"], "--capital -5: must be an amount above 0"),
     ],
 )
-def test_flags_that_contradict_each_other_end_in_one_line(tmp_path, more, words):
-    done = run(tmp_path, *more, APCA_API_KEY_ID="k", APCA_API_SECRET_KEY="s")
+def test_flags_that_contradict_each_other_end_in_one_line(tmp_path, ask, more, words):
+    done = ask(*more)
     assert done.returncode == 2
     assert words in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -105,14 +128,15 @@ def test_flags_that_contradict_each_other_end_in_one_line(tmp_path, more, words)
         ({"synthetic": True}, ["--live", "--live-url", "https://live.example.org"], "SYNTHETIC"),
     ],
 )
-def test_a_deployment_that_the_venue_must_not_have_is_refused(tmp_path, changes, more, words):
-    rules = changes.pop("rules", None) if isinstance(changes, dict) else None
+def test_a_deployment_that_the_venue_must_not_have_is_refused(tmp_path, ask, changes, more, words):
+    changes = dict(changes)
+    rules = changes.pop("rules", None)
     folder = tmp_path / "deployments" / "made"
     deployment = make_deployment(folder, ("BTC", "ETH"), **changes)
     if rules is not None:
         _under_host_rules(folder, deployment, rules)
     (tmp_path / "deployments" / "current").symlink_to("made")
-    done = run(tmp_path, "--broker", "alpaca", *more, APCA_API_KEY_ID="k", APCA_API_SECRET_KEY="s")
+    done = ask("--broker", "alpaca", *more)
     assert done.returncode == 2
     assert words in done.stderr, done.stderr
     assert len(done.stderr.splitlines()) == 1
