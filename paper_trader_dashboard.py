@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Watch a study of scripts/training/1_optimize_unified.py on the terminal. Nothing is written, Ctrl-C ends it."""
+"""Watch a trader, or with --training a study, on the terminal. Nothing is written, Ctrl-C ends it."""
 
 import sys
 

@@ -5,10 +5,7 @@ set -euo pipefail
 readonly PROGRAM="start_vectorized_training.sh"
 REPO="$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 readonly REPO CALLER_DIR="$PWD"
-readonly TRAINER="$REPO/scripts/training/1_optimize_unified.py"
-readonly LOG="$REPO/logs/worker_vectorized.log"
-readonly PID_FILE="$REPO/logs/worker_vectorized.pid"
-readonly LOCK_FILE="$REPO/logs/worker_vectorized.lock"
+readonly TRAINER="$REPO/scripts/training/1_optimize_unified.py" TRADER="$REPO/scripts/deployment/paper_trade.py"
 readonly NO_SIGNAL_CODE=5 # the trainer's, for a study whose policies stayed in cash
 # Twelve trials of three splits: enough to compare, few enough for a coffee break.
 readonly DEMONSTRATION=(--n-trials 12 --workers 2 --n-envs 2 --num-paths 2 --k-test-groups 1 --break-step 1000000
@@ -17,6 +14,7 @@ readonly TIMEFRAMES="1m 5m 15m 30m 1h 4h 12h 1d"
 # Seconds; settable from outside for a slow machine.
 STOP_WAIT_S="${STOP_WAIT_S:-120}"
 FIRST_TRIAL_WAIT_S="${FIRST_TRIAL_WAIT_S:-600}"
+FIRST_BAR_WAIT_S="${FIRST_BAR_WAIT_S:-600}"
 
 # shellcheck source=scripts/setup/messages.sh
 source "$REPO/scripts/setup/messages.sh"
@@ -26,13 +24,16 @@ source "$REPO/scripts/setup/environment.sh"
 source "$REPO/scripts/setup/data.sh"
 # shellcheck source=scripts/setup/process.sh
 source "$REPO/scripts/setup/process.sh"
+# shellcheck source=scripts/setup/trade.sh
+source "$REPO/scripts/setup/trade.sh"
 
-usage() {
+usage_of_training() {
     cat <<'HELP'
 usage: start_vectorized_training.sh [--foreground | --status | --stop | --help] [--sample | --no-signal] [trainer flags]
 
 Makes or reuses a Python environment, finds or makes data/5m, starts the study in the background
 and returns once its first trial trains. The same command again, after a stop, goes on with the study.
+start_vectorized_training.sh --trade starts the paper trader instead; --trade --help explains it.
 
   --foreground  train in this terminal; Ctrl-C stops it
   --status      say whether it runs, and show its last log lines (exit code 0: it or its set-up runs, 3: neither)
@@ -61,9 +62,24 @@ Environment variables: FIRST_TRIAL_WAIT_S (600), STOP_WAIT_S (120), in seconds.
 HELP
 }
 
+# What runs in the background, for process.sh and the functions below: its script, its files, and its own first words.
+use_trainer() {
+    WORK=training FLAG="" SCRIPT="$TRAINER" LOG="$REPO/logs/worker_vectorized.log"
+    PID_FILE="$REPO/logs/worker_vectorized.pid" LOCK_FILE="$REPO/logs/worker_vectorized.lock"
+    AFTER_STOP="the same command starts the study again where it stands"
+    # The first line is of batched environments, a rate line of the scalar class.
+    FIRST=trial FIRST_WORDS='Using Vectorized Environments|env-steps/s' FIRST_WAIT_S="$FIRST_TRIAL_WAIT_S"
+}
+
+use_trader() {
+    WORK=trading FLAG="--trade " SCRIPT="$TRADER" LOG="$REPO/logs/paper_trader.log"
+    PID_FILE="$REPO/logs/paper_trader.pid" LOCK_FILE="$REPO/logs/paper_trader.lock"
+    AFTER_STOP="coins and cash stay as they are; the same command starts the trader again"
+    FIRST=bar FIRST_WORDS='decided on the bar of' FIRST_WAIT_S="$FIRST_BAR_WAIT_S"
+}
+
 # Sets ACTION, SAMPLE, TIMEFRAME, DATA_DIR, GPU, STUDY, STORAGE and PASSED (what goes on to the trainer).
-parse_arguments() {
-    ACTION=start SAMPLE="" TIMEFRAME=5m DATA_DIR="" GPU="" STUDY="" STORAGE="sqlite:///$REPO/databases/optuna_cappuccino.db" PASSED=()
+parse_training_flags() {
     local flag value
     while (($#)); do
         flag="$1"
@@ -117,7 +133,7 @@ take_lock() {
     [[ ! -L "$LOCK_FILE" ]] || die "$LOCK_FILE is a symbolic link, which a lock file must not be; delete it"
     { : >>"$LOCK_FILE"; } 2>/dev/null || die "cannot write in $REPO/logs; make the folder writable (ls -ld shows its owner)"
     exec 9>>"$LOCK_FILE"
-    flock -n 9 || die "another start is at work in $REPO; see it with --status"
+    flock -n 9 || die "another start is at work in $REPO; see it with $FLAG--status"
     { printf '%s\n' "$$" "$(process_start_ticks "$$")" >"$LOCK_FILE"; } 2>/dev/null ||
         die "cannot write $LOCK_FILE (read-only, or the disk is full)"
 }
@@ -125,7 +141,7 @@ take_lock() {
 refuse_second_start() {
     local pid
     if pid="$(running_pid)"; then
-        die "training runs already (pid $pid); watch it with: tail -f $(quoted "$LOG")   stop it with --stop"
+        die "$WORK runs already (pid $pid); watch it with: tail -f $(quoted "$LOG")   stop it with $FLAG--stop"
     fi
     rm -f -- "$PID_FILE" 2>/dev/null || die "cannot remove the old $PID_FILE; make $REPO/logs writable"
 }
@@ -188,32 +204,32 @@ start_in_background() {
         exec setsid "${COMMAND[@]}" >>"$LOG" 2>&1 </dev/null
     ) &
     pid=$!
-    trap 'say "training goes on in the background (pid '"$pid"'); stop it with --stop"; exit 130' INT
-    wait_for_first_trial "$pid" "$log_start_bytes"
+    trap 'say "$WORK goes on in the background (pid '"$pid"'); stop it with $FLAG--stop"; exit 130' INT
+    wait_for_first_words "$pid" "$log_start_bytes"
     trap - INT
-    explain_next_steps "$pid"
+    "explain_next_steps_of_$WORK" "$pid" "$log_start_bytes"
 }
 
+# Read through <(...) by what stops early: in a pipe the rest of a long log would end the launcher (SIGPIPE).
 log_since() { tail -c "+$(($1 + 1))" -- "$LOG"; }
 
-# The trainer's own words: this line for batched environments, a rate line for the scalar class.
-is_training() { log_since "$1" | grep -Eq 'Using Vectorized Environments|env-steps/s'; }
-
-wait_for_first_trial() {
-    local pid="$1" log_start_bytes="$2" give_up_at=$((SECONDS + FIRST_TRIAL_WAIT_S))
-    say "waiting for the first trial (log: $LOG)"
-    until is_training "$log_start_bytes"; do
-        is_alive "$pid" || report_early_end "$pid" "$log_start_bytes"
-        if ((SECONDS >= give_up_at)); then
-            die "pid $pid runs, but no trial trains after $FIRST_TRIAL_WAIT_S s; watch $LOG, or stop it with --stop"
-        fi
+wait_for_first_words() {
+    local pid="$1" log_start_bytes="$2" give_up_at=$((SECONDS + FIRST_WAIT_S))
+    say "waiting for the first $FIRST (log: $LOG); Ctrl-C ends this wait only"
+    until grep -Eq "$FIRST_WORDS" < <(log_since "$log_start_bytes"); do
+        is_alive "$pid" || "report_early_end_of_$WORK" "$pid" "$log_start_bytes"
+        if ((SECONDS >= give_up_at)); then "give_up_waiting_for_$WORK" "$pid" && break; fi
         sleep 0.2
     done
-    log_since "$log_start_bytes" | head -n 20
+    head -n 20 < <(log_since "$log_start_bytes")
+}
+
+give_up_waiting_for_training() {
+    die "pid $1 runs, but no trial trains after $FIRST_WAIT_S s; watch $LOG, or stop it with --stop"
 }
 
 # Exit code 0 is a study that had all its trials already.
-report_early_end() {
+report_early_end_of_training() {
     local exit_code=0 finished
     wait "$1" || exit_code=$?
     rm -f -- "$PID_FILE"
@@ -235,7 +251,7 @@ report_early_end() {
     die "the trainer ended at once with exit code $exit_code; its last lines are above and in $LOG"
 }
 
-explain_next_steps() {
+explain_next_steps_of_training() {
     local me log bin
     me="$(quoted "$REPO/$PROGRAM")" log="$(quoted "$LOG")" bin="$(quoted "$(dirname -- "$PYTHON")")"
     say ""
@@ -248,7 +264,7 @@ explain_next_steps() {
     say "  stop:   $me --stop"
 }
 
-start() {
+start_training() {
     refuse_unknown_timeframe
     refuse_sample_of_given_data
     take_lock
@@ -260,6 +276,11 @@ start() {
         ensure_data "$DATA_DIR" "$TIMEFRAME" "$SAMPLE"
     fi
     build_command
+    launch "$1"
+}
+
+# Starts COMMAND.
+launch() {
     announce_in_log
     printf '+ %s\n' "$(quoted "${COMMAND[@]}")"
     export PYTHONUNBUFFERED=1
@@ -268,15 +289,22 @@ start() {
 }
 
 main() {
-    parse_arguments "$@"
+    ACTION=start SAMPLE="" TIMEFRAME=5m DATA_DIR="" GPU="" STUDY="" STORAGE="sqlite:///$REPO/databases/optuna_cappuccino.db" PASSED=()
+    if asks_for_trading "$@"; then
+        use_trader
+    else
+        use_trainer
+    fi
+    "parse_${WORK}_flags" "$@"
     STUDY="${STUDY:-cappuccino_${TIMEFRAME}_${SAMPLE:-vectorized}}"
     cd -- "$REPO"
     case "$ACTION" in
-        help) usage ;;
+        help) "usage_of_$WORK" ;;
         status) show_status ;;
-        stop) stop_trainer ;;
-        foreground) start foreground ;;
-        start) start background ;;
+        stop) stop_process ;;
+        flatten) flatten ;;
+        foreground) "start_$WORK" foreground ;;
+        start) "start_$WORK" background ;;
     esac
 }
 

@@ -339,9 +339,8 @@ class AlpacaFeed:
         assert self._store is not None
         self._last_open_s, here_s = open_s, time.perf_counter()
         late_s = self._clock.now_s() - open_s - self._store.needs.bar_seconds
-        return Arrival(
-            self._store.window(open_s), round(late_s, 3), self._store.candles_at(open_s), tuple(notes), here_s
-        )
+        window, candles = self._store.window(open_s), self._store.candles_at(open_s)
+        return Arrival(window, round(late_s, 3), candles, self._store.taken(open_s), tuple(notes), here_s)
 
     def _fetch(self, store: BarStore, first_open_s: int, end_s: int, must_answer: bool = False) -> list[str]:
         """Ask for bars that open in [first_open_s, end_s) into the store; no answer is a bar that is late."""

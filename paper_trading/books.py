@@ -116,8 +116,12 @@ class Books:
         fills = self.desk.fills()
         found = explain(ledger, snapshot, fills, self.rates)
         if not found.unexplained:  # an open order of somebody else is remembered: it may fill after days
-            waiting = {name: pair for name, pair in self._others(snapshot.open_orders).items() if name not in self.theirs}
-            rivals = [RIVAL.format(order.side, order.qty, ticker) for ticker, order in waiting.values() if order.is_ours]
+            waiting = {
+                name: pair for name, pair in self._others(snapshot.open_orders).items() if name not in self.theirs
+            }
+            rivals = [
+                RIVAL.format(order.side, order.qty, ticker) for ticker, order in waiting.values() if order.is_ours
+            ]
             return replace(found, unexplained=rivals), dict.fromkeys(waiting, Theirs(ZERO, ZERO, False))
         orders = self._orders_of_others(snapshot)
         new = {name: self._new_fill(name, *pair) for name, pair in orders.items()}

@@ -1,4 +1,4 @@
-"""The other commands: how it stands, stop, and the kill switch."""
+"""The kill switch as a command, and a journal replayed offline."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,46 +15,26 @@ from paper_trading import flatten as kill_switch
 from paper_trading.alpaca import AlpacaBroker, VenueClock
 from paper_trading.desk import Desk
 from paper_trading.journal import FILE, Journal, JournalError
-from paper_trading.presence import ask, read_status, sole_trader, trader_pid
+from paper_trading.presence import STOP_WAIT_S, ask, folders, read_status, sole_trader, trader_pid
 from paper_trading.stages import Request
+from paper_trading.verify import verify
 
 log = logging.getLogger(__name__)
 
-ENDED, FAULT, NO_TRADER = 0, 1, 3  # exit codes
-STOP_WAIT_S = 45.0
+ENDED, FAULT = 0, 1  # exit codes
 
 
-def folders(trading: Path) -> list[Path]:
-    """Accounts that a trader has had, the newest heartbeat first."""
-    found = [path for path in trading.glob("*") if (path / FILE).exists()]
-    return sorted(found, key=lambda path: -max((path / name).stat().st_mtime for name in (FILE,)))
+def verified(journal: Path, deployments: Path) -> tuple[int, str]:
+    """Replay a live journal offline.
 
-
-def status(trading: Path) -> tuple[int, str]:
-    """What trades, and how it stands."""
-    running = [folder for folder in folders(trading) if trader_pid(folder) is not None]
-    if not running:
-        return NO_TRADER, f"no trader runs in {trading}"
-    return ENDED, "\n".join(map(_line, running))
-
-
-def _line(folder: Path) -> str:
-    found: Mapping[str, Any] = read_status(folder) or {}
-    why = f" ({found['why']})" if found.get("why") else ""
-    who = f"{found.get('mode', '?')} {folder.name}: pid {trader_pid(folder)}, {found.get('state', 'unknown')}{why}"
-    return f"{who}, {found.get('phase', 'starting')}, deployment {found.get('deployment', 'unknown')}"
-
-
-def stop(trading: Path) -> tuple[int, str]:
-    """Ask every trader of this folder to stop, and wait for it."""
-    stopped = []
-    for folder in folders(trading):
-        done = ask(folder, signal.SIGTERM, STOP_WAIT_S)
-        if done is False:
-            raise UserError(f"the trader of {folder.name} still runs {STOP_WAIT_S:.0f} s after SIGTERM")
-        if done:
-            stopped.append(f"stopped the trader of {folder.name}; its positions stay")
-    return (ENDED, "\n".join(stopped)) if stopped else (NO_TRADER, f"no trader runs in {trading}")
+    Raises:
+        UserError: the first difference.
+    """
+    if not journal.is_file():
+        raise UserError(f"{journal}: no such journal")
+    done = verify(journal, deployments)
+    gone = f"; {done.skipped} decisions of deployments that are gone were left out" if done.skipped else ""
+    return ENDED, f"{journal}: {done.decisions} decisions and {done.orders} orders are the same when made again{gone}"
 
 
 def flatten_now(request: Request) -> tuple[int, str]:

@@ -43,7 +43,12 @@ class Arrival:
 
     window: Window  # contiguous, up to it; shorter than the lookback after a gap
     late_s: float | None = None  # from its close to its arrival; None in a replay
-    candles: Mapping[str, list[Any]] = field(default_factory=dict)  # open, high, low, volume (A,) of the bar
+    candles: Mapping[str, list[Any]] = field(
+        default_factory=dict
+    )  # live: columns (A,) of the bar, None where none came
+    earlier: tuple[
+        tuple[Any, ...], ...
+    ] = ()  # live: (open time, ticker, five values) of bars before it, new or revised
     notes: tuple[str, ...] = ()  # what was late, missing or revised
     here_s: float = field(default_factory=time.perf_counter)  # when it was here, before its features were made
 
@@ -173,6 +178,7 @@ class BarStore:
     def __init__(self, needs: Needs, max_fill_bars: int = DEFAULT_MAX_FILL_BARS) -> None:
         self.needs, self.max_fill_bars = needs, max_fill_bars
         self._bars: dict[int, dict[str, Candle]] = {}  # by open time
+        self._changed: list[tuple[int, str]] = []  # since the last `taken`
 
     def add(self, candles: Candles) -> list[str]:
         """Take in bars; a line for each that says something else than the one it replaces."""
@@ -181,13 +187,26 @@ class BarStore:
             bar = self._bars.setdefault(open_s, {})
             for ticker, candle in coins.items():
                 known = bar.get(ticker)
-                if known is not None and known != candle:
+                if known == candle:
+                    continue
+                if known is not None:
                     notes.append(f"{ticker}: the bar of {utc_text(open_s + self.needs.bar_seconds)} was revised, close "
                                  f"{known.close:g} -> {candle.close:g}")  # fmt: skip
                 bar[ticker] = candle
+                self._changed.append((open_s, ticker))
         for open_s in sorted(self._bars)[: -needed_bars(self.needs)]:
             del self._bars[open_s]
         return notes
+
+    def taken(self, open_s: int) -> tuple[tuple[Any, ...], ...]:
+        """(open time, ticker, five values) of bars before that one that came or changed since this was asked last."""
+        rows = [
+            (at, ticker, *vars(self._bars[at][ticker]).values())
+            for at, ticker in dict.fromkeys(self._changed)
+            if at < open_s and at in self._bars
+        ]
+        self._changed = [(at, ticker) for at, ticker in self._changed if at > open_s]
+        return tuple(rows)
 
     def missing(self, open_s: int) -> list[str]:
         """Coins without a bar that opens then."""

@@ -101,10 +101,15 @@ def lines(path: Path) -> Iterator[dict[str, Any]]:
         for number, text in enumerate(file):
             if not text.endswith(b"\n"):
                 return  # never finished, so nobody acted on it
-            yield _checked(path, number, text)
+            yield checked(path, number, text)
 
 
-def _checked(path: Path, number: int, text: bytes) -> dict[str, Any]:
+def checked(path: Path, number: int, text: bytes) -> dict[str, Any]:
+    """The event in line `number` of the file, counted from 0.
+
+    Raises:
+        JournalError: the line is damaged, or another one stands there.
+    """
     try:
         line = json.loads(text)
     except ValueError:

@@ -13,7 +13,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,12 +21,16 @@ from typing import Any
 
 from market.errors import UserError
 from market.files import write_whole
+from paper_trading.journal import FILE
 from train.store.worker_identity import is_running, start_ticks
 
 log = logging.getLogger(__name__)
 
 PID_FILE, STATUS_FILE = "trader.pid", "status.json"
 HEARTBEAT_S = 10.0
+STALE_S = 60.0  # a heartbeat older than this is of a trader that hangs
+STOP_WAIT_S = 45.0
+DONE, NO_TRADER = 0, 3  # exit codes
 
 
 class BusyError(UserError):
@@ -123,3 +127,46 @@ def read_status(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def folders(trading: Path) -> list[Path]:
+    """Accounts that a trader has had, the newest heartbeat first."""
+    found = [path for path in trading.glob("*") if (path / FILE).exists()]
+    return sorted(found, key=lambda path: -(path / FILE).stat().st_mtime)
+
+
+def status(trading: Path) -> tuple[int, str]:
+    """What trades, and how it stands."""
+    running = [folder for folder in folders(trading) if trader_pid(folder) is not None]
+    if not running:
+        return NO_TRADER, f"no trader runs in {trading}"
+    is_silent = any(_silent_s(folder) > STALE_S for folder in running)
+    return (NO_TRADER if is_silent else DONE), "\n".join(map(_line, running))
+
+
+def _silent_s(folder: Path) -> float:
+    """Seconds since the last heartbeat."""
+    try:
+        return time.time() - (folder / STATUS_FILE).stat().st_mtime
+    except OSError:
+        return 0.0  # it has just begun
+
+
+def _line(folder: Path) -> str:
+    found: Mapping[str, Any] = read_status(folder) or {}
+    why = f" ({found['why']})" if found.get("why") else ""
+    who = f"{found.get('mode', '?')} {folder.name}: pid {trader_pid(folder)}, {found.get('state', 'unknown')}{why}"
+    hangs = f", SILENT for {_silent_s(folder):.0f} s" if _silent_s(folder) > STALE_S else ""
+    return f"{who}, {found.get('phase', 'starting')}, deployment {found.get('deployment', 'unknown')}{hangs}"
+
+
+def stop(trading: Path) -> tuple[int, str]:
+    """Ask every trader of this folder to stop, and wait for it."""
+    stopped = []
+    for folder in folders(trading):
+        done = ask(folder, signal.SIGTERM, STOP_WAIT_S)
+        if done is False:
+            raise UserError(f"the trader of {folder.name} still runs {STOP_WAIT_S:.0f} s after SIGTERM")
+        if done:
+            stopped.append(f"stopped the trader of {folder.name}; its positions stay")
+    return (DONE, "\n".join(stopped)) if stopped else (NO_TRADER, f"no trader runs in {trading}")

@@ -7,10 +7,12 @@ import shlex
 import signal
 import subprocess
 import time
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+from market.errors import UserError
 from paper_trading import flatten as kill_switch
 from paper_trading.desk import Desk
 from paper_trading.feeds import Tick
@@ -19,7 +21,7 @@ from paper_trading.ledger import adopt, open_ledger
 from paper_trading.memory import Memory, recall
 from paper_trading.orders import Broker
 from paper_trading.presence import Heartbeat, sole_trader
-from paper_trading.risk import Used
+from paper_trading.risk import DAY_S, Used
 from paper_trading.stages import Request, Stage, alpaca_stage, deployed, replay_stage
 from paper_trading.trader import Hooks, Settings, Trader
 from train.deploy.loading import CURRENT, Deployment, DeploymentError, pointer_target
@@ -34,21 +36,26 @@ HALT_FILE, PREVIOUS = "HALT", "journal.previous.jsonl"
 ALERT_TIMEOUT_S = 10.0
 
 
-def trade(request: Request) -> int:
-    """Run the trader; the exit code."""
+WritePage = Callable[[Path, date | None], Path]
+
+
+def trade(request: Request, write_page: WritePage | None = None) -> int:
+    """Run the trader; the exit code. `write_page` draws the page of a day, None that of the last bar."""
     with Interruption() as interruption:
-        return Program(request, interruption).run()
+        return Program(request, interruption, write_page).run()
 
 
 class Program:
     """One run of the trader."""
 
-    def __init__(self, request: Request, interruption: Interruption) -> None:
-        self.request, self.interruption = request, interruption
+    def __init__(self, request: Request, interruption: Interruption, write_page: WritePage | None = None) -> None:
+        self.request, self.interruption, self._write_page = request, interruption, write_page
         self.must_flatten = False
         self.trader: Trader | None = None
         self.heartbeat: Heartbeat | None = None
-        self._refused = ""
+        self._refused, self._replayed_s = "", 0.0
+        self._folder = Path()
+        self._drawn_day: int | None = None
 
     def run(self) -> int:
         """Trade; the exit code.
@@ -69,9 +76,8 @@ class Program:
             return self._trade(deployment, stage, folder, Journal(path, is_durable=not is_replay))
 
     def _trade(self, deployment: Deployment, stage: Stage, folder: Path, journal: Journal) -> int:
-        request, used = self.request, Used()
-        now_s = time.time if request.broker == "replay" else stage.clock.now_s
-        desk = Desk(stage.broker, journal, now_s, self._pause, request.order_timeout_s)
+        request, used, self._folder = self.request, Used(), folder
+        desk = Desk(stage.broker, journal, self._clock(stage), self._pause, request.order_timeout_s)
         memory = recall(lines(journal.path), desk, used)
         if request.adopts:
             _adopt(stage.broker, journal, memory)
@@ -80,7 +86,7 @@ class Program:
         hooks = Hooks(self._renewed, lambda: self._must_halt(folder), self._tick, self._tell)
         trader = Trader(deployment, stage.broker, stage.feed, journal, desk, memory, used, settings, hooks)
         self.trader = trader
-        journal.append("start", **start_event(deployment, stage, request, memory))
+        journal.append("start", **start_event(trader, stage, request))
         if request.resumes or request.adopts:
             trader.resume("the user said --adopt" if request.adopts else "the user said --resume")
         self.heartbeat = Heartbeat(folder, _status(deployment, stage))
@@ -90,7 +96,7 @@ class Program:
             self._beat(now=True)
         journal.append("stop", why=why, code=code)
         log.info("%s; journal: %s", why, journal.path)
-        self._write_pages(folder)
+        self._draw_page(folder)
         return code
 
     def _run(self, trader: Trader) -> tuple[int, str]:
@@ -119,7 +125,14 @@ class Program:
                 time.sleep(min(left, 1.0))
 
     def _pause(self, seconds: float) -> None:
-        time.sleep(seconds)  # an order is followed to its end, whatever signal came
+        """An order is followed to its end, whatever signal came; a replay's time only passes on paper."""
+        if self.request.broker == "replay":
+            self._replayed_s += seconds
+        else:
+            time.sleep(seconds)
+
+    def _clock(self, stage: Stage) -> Callable[[], float]:
+        return (lambda: time.time() + self._replayed_s) if self.request.broker == "replay" else stage.clock.now_s
 
     def _tick(self) -> None:
         self.interruption.check()
@@ -127,6 +140,16 @@ class Program:
             self.must_flatten = False
             self._flatten(self.trader)
         self._beat()
+        self._end_of_day()
+
+    def _end_of_day(self) -> None:
+        """A live trader's page, when the last bar of a day (UTC) is done; that of a replay is drawn at its end."""
+        if self.trader is None or self.trader.bar_s is None or self.request.broker == "replay":
+            return
+        day = self.trader.bar_s // DAY_S
+        if self._drawn_day is not None and day > self._drawn_day:
+            self._draw_page(self._folder, datetime.fromtimestamp(self._drawn_day * DAY_S, UTC).date())
+        self._drawn_day = day
 
     def _beat(self, now: bool = False) -> None:
         if self.heartbeat is not None and self.trader is not None:
@@ -183,11 +206,14 @@ class Program:
         trader.reconcile(trader.bar_s or 0)
         self._beat(now=True)
 
-    def _write_pages(self, folder: Path) -> None:
-        """The page of the day."""
-        from paper_trading.page import write_day  # type: ignore
-
-        log.info("page: %s", write_day(folder, datetime.now(UTC).date()))
+    def _draw_page(self, folder: Path, day: date | None = None) -> None:
+        """The page of a day, None that of the last bar; what stands against it costs no trade."""
+        if self._write_page is None or self.trader is None or self.trader.bar_s is None:
+            return
+        try:
+            log.info("page: %s", self._write_page(folder, day))
+        except (OSError, UserError) as error:
+            log.warning("the page of the day cannot be written: %s", error)
 
 
 def _name_or_none(deployments: Path) -> str | None:
@@ -222,9 +248,11 @@ def _adopt(broker: Broker, journal: Journal, memory: Memory) -> None:
                    notes=["the user said --adopt: these coins are ours from now on"])  # fmt: skip
 
 
-def start_event(deployment: Deployment, stage: Stage, request: Request, memory: Memory) -> dict[str, Any]:
+def start_event(trader: Trader, stage: Stage, request: Request) -> dict[str, Any]:
     """The `start` event: what a reader needs to know of everything that follows."""
+    deployment, memory = trader.deployment, trader.memory
     rules, facts = rules_of(deployment.env_params), deployment.facts
+    sizes = {ticker: [rule.min_order_qty, rule.qty_increment] for ticker, rule in trader.rules.items()}
     return {
         "mode": stage.broker.mode, "account": stage.broker.account, "broker": request.broker,
         "deployment": deployment.name, "study": facts.study, "trial": facts.trial, "tickers": list(deployment.tickers),
@@ -234,7 +262,9 @@ def start_event(deployment: Deployment, stage: Stage, request: Request, memory: 
         "synthetic": deployment.synthetic, "proven": deployment.proven, "in_sample": stage.in_sample,
         "data_sha256": stage.data_sha256, "code_version": code_version(), "band": deployment.policy.head == "band",
         "resumed": memory.begun, "faults": list(request.faults), "seed": request.seed,
-        "sends_at_once": request.sends_at_once,
+        "sends_at_once": request.sends_at_once, "feature_set": facts.feature_set,
+        "feature_names": list(facts.feature_names), "n_steps": stage.n_steps,
+        "rules": sizes,
     }  # fmt: skip
 
 

@@ -12,68 +12,35 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from decimal import ROUND_FLOOR, Decimal
+from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
-from market.errors import BarsError, UserError
+from market.errors import BarsError
 from market.times import utc_text
 from market.venues import OrderRule
-from paper_trading.account import Plan, TradedAccount, Window, Wish
+from paper_trading.account import TradedAccount, Window
 from paper_trading.books import Books
+from paper_trading.dealer import Dealer
 from paper_trading.decisions import Decision, decide
-from paper_trading.desk import Desk, Phase, Tracked
-from paper_trading.feeds import Arrival, Feed, Needs, Tick
+from paper_trading.desk import Desk
+from paper_trading.feeds import Arrival, Feed, Needs
 from paper_trading.journal import Journal
 from paper_trading.ledger import Explained, Ledger, Rates
+from paper_trading.listing import Listing, check_coins
+from paper_trading.mandate import Mandate
 from paper_trading.memory import Memory
-from paper_trading.orders import Broker, Intent, UnreachableError, order_id, whole_qty
-from paper_trading.risk import DAY_S, Limits, Standing, State, Used, refusal
+from paper_trading.orders import Broker, UnreachableError
+from paper_trading.risk import DAY_S, State, Used
+from paper_trading.settings import Hooks, Settings
 from paper_trading.shadow import Shadow
 from train.deploy.loading import Deployment
 
 log = logging.getLogger(__name__)
 
 RETRY_S, SAY_S = 1.0, 60.0  # a venue that does not answer at the start is asked again, and that is said
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a trader trades.
-
-    Attributes:
-        limits: that every order passes.
-        latest_s: a bar that arrives so many seconds after its close is not traded on; None for a replay.
-        capital: quote that is traded with; None is all cash of the account.
-        sends_at_once: send at the bar of the decision, not at the next one as the simulator does.
-        n_steps: bars of a replay; only `observe_account` shows it.
-    """
-
-    limits: Limits = field(default_factory=Limits)
-    latest_s: float | None = None
-    capital: Decimal | None = None
-    sends_at_once: bool = False
-    n_steps: int | None = None
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """What the program around a trader wants to know and to say.
-
-    Attributes:
-        renewed: the deployment to take over, or None where nothing has changed.
-        must_halt: why the user wants a halt; None where nobody does.
-        tick: called every second while the trader waits.
-        told: a state or deployment changed; one line.
-    """
-
-    renewed: Callable[[str], Deployment | None] = lambda _: None
-    must_halt: Callable[[], str | None] = lambda: None
-    tick: Tick = lambda: None
-    told: Callable[[str], None] = lambda _: None
 
 
 class Trader:
@@ -97,23 +64,18 @@ class Trader:
     ) -> None:  # fmt: skip
         self.deployment, self.broker, self.feed, self.journal, self.desk = deployment, broker, feed, journal, desk
         self.memory, self.used, self.settings, self.hooks = memory, used, settings, hooks
-        self.state: State = memory.state
-        self.why, self.fees, self.phase = memory.why, memory.fees, "starting"
-        trained = deployment.facts.order_rules
-        self.rules = {ticker: OrderRule(trained[ticker].min_order_qty, trained[ticker].qty_increment)
-                      for ticker in deployment.tickers}  # fmt: skip
-        self.closed: tuple[str, ...] = ()  # coins that cannot be traded now
-        self.must_ask_rules = True
+        self.fees, self.phase = memory.fees, "starting"
         self.books = Books(broker, desk, journal, _rates(deployment), settings.capital, memory.ledger, memory.known_s,
                            memory.theirs)  # fmt: skip
-        self._check_coins()
+        self.mandate = Mandate(journal, settings.limits, hooks.told, memory)
+        self.listing = Listing(broker, journal, deployment, hooks.told)
+        self.dealer = Dealer(deployment, desk, self.books, journal, self.listing, self.mandate, used, self.reconcile)
+        check_coins(memory, deployment)
         self.bar_s: int | None = None  # close of the last bar seen
         self.account: TradedAccount | None = None
         self.shadow: Shadow | None = None
         self.pending: np.ndarray | None = None  # (A,) decided at the last bar
         self.last_prices: dict[str, float] = {}  # closes of the last bar
-        # A person who lifts a state accepts what was lost: the limits count from there on.
-        self.counts_anew, self.peak, self.base = memory.resumed, None, 1.0
 
     # ---------------------------------------------------------------- the loop
     def run(self, is_once: bool = False) -> None:
@@ -122,19 +84,47 @@ class Trader:
         Raises:
             OSError: the journal cannot be written.
         """
-        arrival = self.begin()
-        while True:
-            if self.bar_s is None or arrival.window.bar_s > self.bar_s:
-                self.on_bar(arrival)
-                if is_once:
-                    return
+        has_traded = self.begin()
+        while not (is_once and has_traded):
             assert self.bar_s is not None
             self._say_phase()
-            following = self.feed.next(self.bar_s, self._tick)
-            if following is None:
+            arrival = self.feed.next(self.bar_s, self._tick)
+            if arrival is None:
                 self.phase = "ended"
                 return
-            arrival = following
+            self.on_bar(arrival)
+            has_traded = True
+
+    def begin(self) -> bool:
+        """Take the newest bar that has closed; whether it was a new one, and so has been traded.
+
+        A venue that does not answer is waited for. A restart stands where it stood.
+        """
+        arrival, known = self._first(), self.memory.checkpoint
+        if known is not None and self.memory.decided_s is not None and len(arrival.window) >= self.needs.lookback:
+            self._restore(arrival.window, known)
+            self.bar_s = self.memory.decided_s
+        is_new = self.bar_s is None or arrival.window.bar_s > self.bar_s
+        if is_new:
+            self.on_bar(arrival)
+        else:
+            self._write_bar(arrival)  # with the warm-up that everything after it is made from
+            self.reconcile(arrival.window.bar_s)  # the next bar may be hours away
+        return is_new
+
+    def _first(self) -> Arrival:
+        said_s = float("-inf")
+        while True:
+            try:
+                self.listing.ask()
+                return self.feed.first(self.needs)
+            except UnreachableError as error:
+                self.phase = "waiting for the venue to answer"
+                if time.monotonic() - said_s >= SAY_S:
+                    log.warning("%s; it is asked again until it does", error)
+                    said_s = time.monotonic()
+            self._tick()
+            self.desk.pause(RETRY_S)
 
     @property
     def needs(self) -> Needs:
@@ -145,7 +135,7 @@ class Trader:
 
     def on_bar(self, arrival: Arrival) -> None:
         """One bar, in the order of the module's docstring."""
-        started, waited_s = arrival.here_s, self._waited_s
+        started, waited_s = arrival.here_s, self.desk.waited_s
         arrival = self._take_over(arrival)
         window, bar_s = arrival.window, arrival.window.bar_s
         self._look_for_halt()
@@ -162,36 +152,15 @@ class Trader:
         if self.account is None:
             self.journal.append("skip", bar_s=bar_s, why=self._warming(window))
             return
-        self._hold_against_limits(bar_s)
+        assert self.shadow is not None
+        self.mandate.hold(bar_s, self.account.account, self.shadow.account.account.equity)
         self._decide(window, started, waited_s)
         if self.settings.sends_at_once and self.pending is not None and why is None and self.state != "HALTED":
-            self._execute(self.pending, self.account.price_array[-1].tolist(), bar_s)
+            price = self.account.price_array[-1].tolist()
+            self.dealer.execute(self.account, self.pending, price, bar_s, self.last_prices)
             self.account.mark()
 
     # ---------------------------------------------------------------- beginning
-    def begin(self) -> Arrival:
-        """The first bar; a venue that does not answer is waited for. A restart stands where it stood."""
-        said_s = float("-inf")
-        while True:
-            try:
-                self._ask_rules()
-                arrival = self.feed.first(self.needs)
-                break
-            except UnreachableError as error:
-                self.phase = "waiting for the venue to answer"
-                if time.monotonic() - said_s >= SAY_S:
-                    log.warning("%s; it is asked again until it does", error)
-                    said_s = time.monotonic()
-            self._tick()
-            self.desk.pause(RETRY_S)
-        known = self.memory.checkpoint
-        if known is not None and self.memory.decided_s is not None and len(arrival.window) >= self.needs.lookback:
-            self._restore(arrival.window, known)
-            self.bar_s = self.memory.decided_s
-            if arrival.window.bar_s <= self.bar_s:  # the next bar may be hours away
-                self.reconcile(self.bar_s)
-        return arrival
-
     def _restore(self, window: Window, known: Mapping[str, Any]) -> None:
         self.account = self._new_account(window)
         self.account.restore(known["account"])
@@ -199,7 +168,7 @@ class Trader:
         self.shadow.restore(known["shadow"])
         self.pending = None if known["action"] is None else np.array(known["action"], np.float32)
         self.last_prices = dict(known["prices"])
-        self.peak, self.base = known["peak"], known["base"]
+        self.mandate.peak, self.mandate.base = known["peak"], known["base"]
 
     def _open(self, window: Window) -> None:
         """The account begins, or goes on, with the first bar that has a whole lookback."""
@@ -229,50 +198,18 @@ class Trader:
     def _new_shadow(self, window: Window) -> Shadow:
         return Shadow(self._env_params(), window, self.rules, self.settings.n_steps)
 
-    def _check_coins(self) -> None:
-        """A journal of other coins is no past of this deployment's account."""
-        own, known = self.deployment.tickers, self.memory.checkpoint
-        held = {} if self.ledger is None else self.ledger.qty
-        strange = [f"{qty} {ticker}" for ticker, qty in held.items() if qty and ticker not in own]
-        if strange:
-            raise UserError(f"the account holds {', '.join(strange)} of ours, which {self.deployment.name} does not "
-                            "trade; sell them with --flatten")  # fmt: skip
-        if known is not None and set(known["prices"]) != set(own):
-            self.memory.checkpoint = None
-
-    def _ask_rules(self) -> None:
-        """The venue's order rules where it tells them; coins that cannot be traded now are left alone.
-
-        Raises:
-            UnreachableError: no answer.
-        """
-        told = self.broker.rules() if self.must_ask_rules else None
-        self.must_ask_rules = False
-        if told is None:
-            return
-        self.rules = {ticker: told.get(ticker) or rule for ticker, rule in self.rules.items()}
-        if self.account is not None and self.shadow is not None:
-            self.account.use_rules(self.rules)
-            self.shadow.account.use_rules(self.rules)
-        closed = tuple(ticker for ticker in self.rules if ticker not in told)
-        for ticker in {*closed, *self.closed}:
-            if (ticker in closed) != (ticker in self.closed):
-                now = "cannot be traded at the venue now; what we hold of it is kept" if ticker in closed else "trades"
-                log.warning("%s %s", ticker, now)
-                self.journal.append("foreign", what="coin", text=f"{ticker} {now}")
-                self.hooks.told(f"{ticker} {now}")
-        self.closed = closed
-
     def _renew_rules(self, bar_s: int) -> None:
-        """Ask for them once a day and after a refusal."""
-        self.must_ask_rules |= self.bar_s is not None and bar_s // DAY_S != self.bar_s // DAY_S
-        try:
-            self._ask_rules()
-        except UnreachableError as error:
-            self.must_ask_rules = True
-            log.warning("the order rules stay as they are: %s", error)
+        """Once a day and after a refusal."""
+        if self.bar_s is not None and self.listing.renew(is_new_day=bar_s // DAY_S != self.bar_s // DAY_S):
+            for account in [each for each in (self.account, self.shadow and self.shadow.account) if each is not None]:
+                account.use_rules(self.rules)
 
     # ---------------------------------------------------------------- reconciliation
+    @property
+    def rules(self) -> Mapping[str, OrderRule]:
+        """Order rules by ticker, in the order of the columns."""
+        return self.listing.rules
+
     @property
     def ledger(self) -> Ledger | None:
         """Whose cash and coins; None before the first reconciliation."""
@@ -309,7 +246,7 @@ class Trader:
             price = account.begin_bar()
             self._take_holdings()
             if why is None and self.pending is not None and not self.settings.sends_at_once:
-                self._execute(self.pending, price, window.bar_s)
+                self.dealer.execute(account, self.pending, price, window.bar_s, self.last_prices)
             elif account.params.trailing_stop_pct > 0:
                 account.account.high = account.plan_sales(np.zeros(account.action_dim), price).high
         else:
@@ -335,97 +272,10 @@ class Trader:
             return "the venue did not say what is in the account"
         return "HALTED" if self.state == "HALTED" else None
 
-    def _execute(self, action: np.ndarray, price: list[float], bar_s: int) -> None:
-        """Size and send: sales, then buys with what they brought."""
-        assert self.account is not None
-        account = self.account
-        asked = action if self.state == "ACTIVE" else np.minimum(action, 0.0)
-        plan = account.plan_sales(asked, price)
-        sold = self._send("sales", plan.sales, plan, bar_s)
-        is_known = not sold or self.reconcile(bar_s)
-        account.settle_sales(plan, self._filled(sold), *self._holdings())
-        if not is_known:
-            self.journal.append("skip", bar_s=bar_s, why="the venue did not say what the sales brought; nothing bought")
-        if self.state != "ACTIVE" or not is_known:
-            return
-        bought = self._send("buys", account.plan_buys(plan), plan, bar_s)
-        if bought:
-            self.reconcile(bar_s)
-        account.settle_buys(plan, self._filled(bought), *self._holdings())
-
-    def _send(self, phase: Phase, wishes: Sequence[Wish], plan: Plan, bar_s: int) -> list[Tracked]:
-        """The orders, each as far as it came."""
-        intents = [intent for wish in wishes if (intent := self._intent(wish, plan, bar_s)) is not None]
-        batch = self.desk.trade(bar_s, phase, intents)
-        for each in batch:
-            self._count_reject(each)
-        return batch
-
-    def _filled(self, batch: Sequence[Tracked]) -> list[float]:
-        """Coins (A,) that filled."""
-        filled = {each.intent.ticker: float(each.filled) for each in batch}
-        return [filled.get(ticker, 0.0) for ticker in self.deployment.tickers]
-
-    def _sellable(self, ticker: str) -> Decimal:
-        """Coins of ours; next to coins of others, less those that a sale of unknown fate may still take."""
-        assert self.ledger is not None
-        owned = self.ledger.qty[ticker]
-        return owned - self.desk.reserved(ticker) if self.ledger.foreign_qty.get(ticker) else owned
-
-    def _intent(self, wish: Wish, plan: Plan, bar_s: int) -> Intent | None:
-        """The order of a wish; None where a limit stands against it."""
-        ticker = self.deployment.tickers[wish.asset]
-        if ticker in self.closed:
-            return None
-        step = self.rules[ticker].qty_increment if self.broker.mode != "REPLAY" else 0.0
-        qty = whole_qty(wish.quantity, step)
-        if wish.side == "sell" and qty >= (owned := self._sellable(ticker)):
-            qty = _rounded_down(owned, step)
-        name = order_id(self.deployment.name, ticker, bar_s, wish.side)
-        price = plan.price[wish.asset]
-        intent = Intent(name, ticker, wish.side, qty, bar_s, price, wish.why, wish.quantity)
-        if qty <= 0:
-            return None
-        why = refusal(intent, self.settings.limits, self.used, self._standing(plan.price))
-        if why is None:
-            self.used.add(float(qty) * price)
-            return intent
-        log.warning("%s %s %s is not sent: %s", wish.side, qty, ticker, why)
-        self.journal.append(
-            "order", id=name, ticker=ticker, side=wish.side, status="refused", filled_qty="0", price=None, reason=why,
-            mid=None, took_s=0.0, notional="0",
-        )  # fmt: skip
-        self._count_refusal()
-        return None
-
-    def _count_reject(self, each: Tracked) -> None:
-        if each.status == "rejected":
-            self.must_ask_rules = True
-            self._count_refusal()
-        else:
-            self.used.rejects = 0
-
-    def _count_refusal(self) -> None:
-        self.used.rejects += 1
-        if self.used.rejects >= self.settings.limits.max_rejects:
-            self.change_state("REDUCING", f"{self.used.rejects} orders in a row were refused")
-
-    def _standing(self, price: Sequence[float]) -> Standing:
-        assert self.account is not None
-        acct = self.account.account
-        equity = acct.cash + sum(q * x for q, x in zip(acct.qty, price, strict=True))
-        held = [q * x for q, x in zip(acct.qty, price, strict=True)]
-        return Standing(equity, self._by_ticker(held), self.last_prices)
-
-    def _holdings(self) -> tuple[float, list[float]]:
-        """Our cash and coins (A,)."""
-        assert self.ledger is not None
-        return float(self.ledger.cash), [float(self.ledger.qty[ticker]) for ticker in self.deployment.tickers]
-
     def _take_holdings(self) -> None:
         assert self.account is not None
         acct = self.account.account
-        acct.cash, acct.qty = self._holdings()
+        acct.cash, acct.qty = self.dealer.holdings()
         acct.held_bars = [n if q > 0 else 0 for n, q in zip(acct.held_bars, acct.qty, strict=True)]
 
     # ---------------------------------------------------------------- deciding
@@ -443,12 +293,7 @@ class Trader:
             self.journal.append("skip", bar_s=window.bar_s, why=self._warming(window))
         self.pending = None if found is None else found.action
         if found is not None:
-            self._write_decision(window, found, time.perf_counter() - started, self._waited_s - waited_s)
-
-    @property
-    def _waited_s(self) -> float:
-        """Seconds so far that the venue was waited for."""
-        return self.broker.asked_s + self.desk.slept_s
+            self._write_decision(window, found, time.perf_counter() - started, self.desk.waited_s - waited_s)
 
     def _write_decision(self, window: Window, found: Decision, took_s: float, waited_s: float) -> None:
         assert self.account is not None
@@ -478,43 +323,27 @@ class Trader:
         return {
             "account": self.account.to_json(), "shadow": self.shadow.to_json(), "action": action,
             "prices": self._by_ticker(window.price[-1]), "capital": self.account.initial_capital,
-            "peak": self.peak, "base": self.base,
+            "peak": self.mandate.peak, "base": self.mandate.base,
         }  # fmt: skip
 
-    def _hold_against_limits(self, bar_s: int) -> None:
-        """Drawdown and drift."""
-        assert self.account is not None
-        assert self.shadow is not None
-        acct, limits = self.account.account, self.settings.limits
-        beside = acct.equity / self.shadow.account.account.equity
-        if self.counts_anew:
-            self.counts_anew, self.peak, self.base = False, acct.equity, beside
-        elif self.peak is not None:
-            self.peak = max(self.peak, acct.equity)
-        drawdown = 1.0 - acct.equity / (self.peak or acct.peak)
-        if drawdown > limits.max_drawdown:
-            self.change_state("HALTED", f"the account fell {drawdown:.1%} from its peak, beyond --max-drawdown")
-        ratio = beside / self.base - 1.0
-        if abs(ratio) > limits.max_drift and self.state == "ACTIVE":
-            self.journal.append("drift", bar_s=bar_s, ratio=ratio, bound=limits.max_drift)
-            self.change_state("REDUCING", f"the account is {ratio:+.1%} from the simulator's, beyond --max-drift")
-
     # ---------------------------------------------------------------- states, deployments
+    @property
+    def state(self) -> State:
+        """What the trader may do."""
+        return self.mandate.state
+
+    @property
+    def why(self) -> str:
+        """Why it may not do everything."""
+        return self.mandate.why
+
     def change_state(self, state: State, why: str) -> None:
         """Go to a state that allows less; only a person goes back."""
-        order = ("ACTIVE", "REDUCING", "HALTED")
-        if order.index(state) <= order.index(self.state):
-            return
-        log.warning("%s -> %s: %s", self.state, state, why)
-        self.journal.append("state", **{"from": self.state, "to": state, "why": why})
-        self.state, self.why = state, why
-        self.hooks.told(f"{state}: {why}")
+        self.mandate.change(state, why)
 
     def resume(self, why: str) -> None:
         """ACTIVE again, because the user said so."""
-        if self.state != "ACTIVE":
-            self.journal.append("state", **{"from": self.state, "to": "ACTIVE", "why": why})
-            self.state, self.why, self.counts_anew = "ACTIVE", "", True
+        self.mandate.resume(why)
 
     def _look_for_halt(self) -> None:
         why = self.hooks.must_halt()
@@ -537,7 +366,7 @@ class Trader:
             self.deployment = before
             log.warning("deployment %s is taken over at a later bar: %s", renewed.name, error)
             return arrival
-        self.books.rates = _rates(renewed)
+        self.books.rates, self.dealer.deployment = _rates(renewed), renewed
         self.journal.append("deployment", **{"from": before.name, "to": renewed.name, "bar_s": arrival.window.bar_s})
         log.info("deployment %s takes over from %s", renewed.name, before.name)
         self.hooks.told(f"deployment {renewed.name} takes over from {before.name}")
@@ -556,6 +385,7 @@ class Trader:
         self.journal.append(
             "bar", bar_s=window.bar_s, close=window.price[-1].tolist(), filled=window.filled[-1].tolist(),
             late_s=arrival.late_s, notes=list(arrival.notes), candles=dict(arrival.candles),
+            earlier=list(arrival.earlier),
         )  # fmt: skip
 
     def _by_ticker(self, values: Any) -> dict[str, float]:
@@ -574,11 +404,3 @@ def _rates(deployment: Deployment) -> Rates:
     """Fees that were trained with."""
     resolved = deployment.facts.env_resolved
     return Rates(Decimal(repr(resolved["buy_fee_rate"])), Decimal(repr(resolved["sell_fee_rate"])))
-
-
-def _rounded_down(qty: Decimal, increment: float) -> Decimal:
-    """To whole increments, not below 0: a fee may have left a part of one."""
-    if increment > 0:
-        step = Decimal(repr(increment))
-        qty = (qty / step).to_integral_value(ROUND_FLOOR) * step
-    return max(qty, Decimal(0))

@@ -48,7 +48,8 @@ step() { printf '\n=== %s (%s s since the start)\n' "$1" "$SECONDS"; }
 
 lint() {
     step "lint"
-    run "$BIN/shellcheck" -x start_vectorized_training.sh scripts/run_tests.sh scripts/setup/*.sh scripts/monitoring/*.sh
+    run "$BIN/shellcheck" -x start_vectorized_training.sh scripts/run_tests.sh scripts/setup/*.sh \
+        scripts/monitoring/*.sh scripts/deployment/*.sh
     run "$BIN/ruff" check .
     run "$BIN/ruff" format --check --quiet .
 }

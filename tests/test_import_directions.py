@@ -57,7 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train.deploy": {"train.findings", *ONE_TRIAL},
     "train.finish": {"train.runner", "train.findings", "train.report", *ONE_TRIAL},
     "train.worker_program": {"train.runner", "train.report", *ONE_TRIAL},
-    "paper_trading": {"train.deploy", "environment_Alpaca_vectorized", "drl_agents", *MARKET},
+    "paper_trading": {"market.sources", "train.deploy", "train.report", "train.watch", *ONE_TRIAL},
 }
 MOST_FLOORS = 6  # of train, above market
 # Programs import everything below them and are imported by nobody.

@@ -1,4 +1,4 @@
-"""Watch a study of scripts/training/1_optimize_unified.py on the terminal. Nothing is written, Ctrl-C ends it."""
+"""Watch a trader, or with --training a study, on the terminal. Nothing is written, Ctrl-C ends it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from barwise.arguments import add_study, exit_code, here, storage_of
 from train.records.errors import StudyError
 from train.records.provenance import home
 
+if TYPE_CHECKING:
+    from train.watch.program import Board
+
 DEFAULT_LOG = "logs/worker_vectorized.log"
+DEFAULT_TRADING_DIR = "trading"
 LEAST_REFRESH_S = 0.2
+OF_A_STUDY, OF_A_TRADER = ("study_name", "storage", "results_dir", "log"), ("trading_dir", "account")
 EPILOG = """
-Exit code: 0 after Ctrl-C (130 before the first frame) or a frame of --once; with --once 2 when there is no such
+Exit code: 0 after Ctrl-C (130 before the first frame) or a frame of --once; with --once 2 when there is no such trader,
 database or study and 1 when the database stays locked or away. Relative paths are taken from the current directory; the
 defaults lie in the repository.
 """
@@ -26,7 +32,9 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("--training", action="store_true", help="watch a study; the only view there is so far")
+    p.add_argument("--training", action="store_true", help="watch a study, not a trader")
+    p.add_argument("--trading-dir", type=Path, metavar="DIR", help=f"traders' folder (default: {DEFAULT_TRADING_DIR})")
+    p.add_argument("--account", metavar="NAME", help="account to watch (default: the one with the newest heartbeat)")
     add_study(p, is_required=False)
     p.add_argument("--refresh", type=float, default=3.0, metavar="SECONDS", help="between two looks (default: 3)")
     p.add_argument("--log", type=Path, metavar="FILE", help=f"whose last lines are shown (default: {DEFAULT_LOG})")
@@ -35,22 +43,43 @@ def parser() -> argparse.ArgumentParser:
 
 
 def watch(args: argparse.Namespace) -> int:
-    """Show the study. Imported here, for rich takes random numbers when it is loaded."""
+    """Show the study or the trader. Imported here, for rich takes random numbers when it is loaded."""
     from rich.console import Console
 
-    from train.watch.program import Dashboard, show_live, show_once
+    from train.watch.program import show_live, show_once
 
-    if not args.training:
-        raise StudyError("there is no paper trading yet; --training shows a study")
+    _refuse_the_others_flags(args)
     if not args.refresh >= LEAST_REFRESH_S:
         raise StudyError(f"--refresh is in seconds, at least {LEAST_REFRESH_S}; received {args.refresh}")
-    url = storage_of(args)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # an ASCII terminal gets question marks, not a traceback
-    log = here(args.log) or home() / DEFAULT_LOG
-    dashboard = Dashboard(url, args.study_name, log, here(args.results_dir))
+    board = study_board(args) if args.training else trader_board(args)
     console = Console(highlight=False)
-    return show_once(dashboard, console) if args.once else show_live(dashboard, console, args.refresh)
+    return show_once(board, console) if args.once else show_live(board, console, args.refresh)
+
+
+def study_board(args: argparse.Namespace) -> Board[Any]:
+    """Frames of a study."""
+    from train.watch.program import Dashboard
+
+    log = here(args.log) or home() / DEFAULT_LOG
+    return Dashboard(storage_of(args), args.study_name, log, here(args.results_dir))
+
+
+def trader_board(args: argparse.Namespace) -> Board[Any]:
+    """Frames of a trader."""
+    from paper_trading.trader_status import find_account
+    from paper_trading.trader_view import TraderBoard
+
+    folder = here(args.trading_dir) or home() / DEFAULT_TRADING_DIR
+    return TraderBoard(find_account(folder, args.account))
+
+
+def _refuse_the_others_flags(args: argparse.Namespace) -> None:
+    names = OF_A_TRADER if args.training else OF_A_STUDY
+    given = ", ".join(f"--{name.replace('_', '-')}" for name in names if getattr(args, name) is not None)
+    if given:
+        raise StudyError(f"{given}: of a {'trader; leave out' if args.training else 'study; add'} --training")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

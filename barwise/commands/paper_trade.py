@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +43,12 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--status", action="store_true", help="say what trades, and end")
     what.add_argument("--stop", action="store_true", help="stop the trader; positions stay")
     what.add_argument("--flatten", action="store_true", help="sell all coins of the trader now, and halt it")
+    what.add_argument(
+        "--verify",
+        type=Path,
+        metavar="JOURNAL",
+        help="make the decisions and orders of a live journal again from its bars; names the first difference",
+    )
     p.add_argument(
         "--broker", choices=("alpaca", "replay"), help="(default: alpaca where its keys are set, else replay)"
     )
@@ -160,19 +167,34 @@ def request(args: argparse.Namespace) -> Request:
     )  # fmt: skip
 
 
+def draw_page(folder: Path, day: date | None) -> Path:
+    """The page of a day, None that of the last bar; what draws it is loaded when it is drawn."""
+    from paper_trading.day_page import write_day
+
+    return write_day(folder, day)
+
+
 def run(args: argparse.Namespace) -> int:
     """Trade, or one of the other things."""
+    if args.status or args.stop:  # asked every minute by a health check, so that nothing heavy is loaded
+        from paper_trading import presence
+
+        code, text = (presence.status if args.status else presence.stop)(here(args.trading_dir) or home() / "trading")
+        print(text)
+        return code
     wanted = request(args)
     from paper_trading import control, service
     from paper_trading.orders import UnreachableError
 
     try:
-        if not (args.status or args.stop or args.flatten):
-            return service.trade(wanted)
-        code, text = control.flatten_now(wanted) if args.flatten else (
-            control.status(wanted.trading) if args.status else control.stop(wanted.trading))  # fmt: skip
+        if args.verify is not None:
+            code, text = control.verified(Path.cwd() / args.verify, wanted.deployments)
+        elif args.flatten:
+            code, text = control.flatten_now(wanted)
+        else:
+            return service.trade(wanted, draw_page)
     except UnreachableError as error:
-        raise ConnectionError(None, str(error), "venue") from None
+        raise ConnectionError(None, str(error), "the venue") from None
     print(text)
     return code
 

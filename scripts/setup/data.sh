@@ -1,5 +1,5 @@
 # The dataset: there already, or downloaded, or (no network) generated and labelled so.
-# Sourced by start_vectorized_training.sh, with PYTHON and REPO set.
+# Sourced by start_vectorized_training.sh, with PYTHON, REPO and WORK set.
 # shellcheck shell=bash
 
 # The sample market of a demonstration: few coins, so that a network learns in seconds what they share.
@@ -63,7 +63,9 @@ describe_data() {
     [[ -f "$folder/manifest.json" ]] || die "$folder holds no dataset (manifest.json is missing); name another with --data-dir"
     if grep -Eq '"kind": *"synthetic"' "$folder/manifest.json"; then
         say "*** SYNTHETIC DATA$(law_of "$folder"): $folder is a generated market. Its results say nothing about real coins. ***"
-        if [[ -n "$SAMPLE" ]]; then
+        if [[ "$WORK" == trading ]]; then
+            say "*** For real bars: deploy a study of real bars; docs/deployment.md says how. ***"
+        elif [[ -n "$SAMPLE" ]]; then
             say "*** For real bars: start without --sample and --no-signal. ***"
         else
             say "*** For real bars: move that folder away and start again with a network, under a new --study-name. ***"

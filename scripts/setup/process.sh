@@ -1,5 +1,5 @@
-# One background trainer: its pid file, the proof that a process is ours, and stopping it.
-# Sourced by start_vectorized_training.sh, with PID_FILE, LOCK_FILE, PROGRAM, TRAINER and LOG set.
+# One background process, trainer or trader: its pid file, the proof that a process is ours, and stopping it.
+# Sourced by start_vectorized_training.sh, which sets PID_FILE, LOCK_FILE, LOG, PROGRAM, SCRIPT, WORK, FLAG and AFTER_STOP.
 # shellcheck shell=bash
 
 # Clock ticks from boot to the start of process $1: with the pid, a name no other process can have.
@@ -29,7 +29,7 @@ record_process() {
     } >"$PID_FILE.new" && mv -- "$PID_FILE.new" "$PID_FILE"
 }
 
-# Prints the pid of our running trainer; fails when the pid file is absent, stale or another process's.
+# Prints the pid of our running process; fails when the pid file is absent, stale or another process's.
 running_pid() {
     local pid ticks
     [[ -f "$PID_FILE" ]] || return 1
@@ -44,17 +44,17 @@ is_same_process() {
     [[ "$(process_start_ticks "$pid")" == "$ticks" ]]
 }
 
-# The same pid, the same start, and our trainer's own path as one whole argument.
+# The same pid, the same start, and our script's own path as one whole argument.
 is_ours() {
     local pid="$1" ticks="$2" argument
     is_same_process "$pid" "$ticks" || return 1
     while IFS= read -r -d '' argument; do
-        if [[ "$argument" == "$TRAINER" ]]; then return 0; fi
+        if [[ "$argument" == "$SCRIPT" ]]; then return 0; fi
     done <"/proc/$pid/cmdline"
     return 1
 }
 
-# Prints the pid of the start that holds the lock; fails when it has ended, or has become the trainer (--foreground).
+# Prints the pid of the start that holds the lock; fails when it has ended, or has become the process itself (--foreground).
 setup_pid() {
     local pid ticks argument
     [[ -f "$LOCK_FILE" ]] || return 1
@@ -89,25 +89,25 @@ stop_setup() {
     say "stopped the set-up (pid $pid); the same command starts it again"
 }
 
-stop_trainer() {
+stop_process() {
     local pid give_up_at=$((SECONDS + STOP_WAIT_S))
     pid="$(running_pid)" || {
         if pid="$(setup_pid)"; then
             stop_setup "$pid"
             return
         fi
-        say "no training runs here"
+        say "no $WORK runs here"
         return 0
     }
     run kill -TERM "$pid"
     while running_pid >/dev/null; do
         if ((SECONDS >= give_up_at)); then
-            die "pid $pid still runs $STOP_WAIT_S s after SIGTERM; ask again with --stop, or force it with: kill -KILL $pid"
+            die "pid $pid still runs $STOP_WAIT_S s after SIGTERM; ask again with $FLAG--stop, or force it with: kill -KILL $pid"
         fi
         sleep 0.2
     done
     rm -f -- "$PID_FILE"
-    say "stopped pid $pid; the same command starts the study again where it stands"
+    say "stopped pid $pid; $AFTER_STOP"
 }
 
 show_status() {

@@ -82,8 +82,8 @@ MUTANTS = (
         f"{LAUNCHER}::test_a_second_start_is_refused_and_changes_nothing",
         "training that runs already is mentioned only",
         START,
-        '        die "training runs already (pid $pid)',
-        '        say "training runs already (pid $pid)',
+        '        die "$WORK runs already (pid $pid)',
+        '        say "$WORK runs already (pid $pid)',
     ),
     Mutant(
         f"{LAUNCHER}::test_of_two_simultaneous_starts_exactly_one_trains",
@@ -104,7 +104,7 @@ MUTANTS = (
         "--stop ends every process with the trainer's path in its command line",
         PROCESS,
         '    run kill -TERM "$pid"\n',
-        '    for pid in /proc/[0-9]*; do if grep -qzxF -- "$TRAINER" "$pid/cmdline"; then kill "${pid##*/}"; fi; done\n'
+        '    for pid in /proc/[0-9]*; do if grep -qzxF -- "$SCRIPT" "$pid/cmdline"; then kill "${pid##*/}"; fi; done\n'
         '    pid="$(running_pid)" || true\n',
     ),
     Mutant(

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,17 @@ import pytest
 from market.dataset import save_dataset
 from market.sample import synthetic_dataset
 from tests.support import small_disk
-from tests.support.launcher_clone import ROOT, Clone, clean_environment, is_running, make_stub_venv
+from tests.support.launcher_clone import (
+    DEMONSTRATION,
+    ROOT,
+    Clone,
+    assert_one_line_error,
+    clean_environment,
+    is_running,
+    make_stub_venv,
+    start_in_own_session,
+    wait_until,
+)
 from train.study.eligibility import NO_SIGNAL_CODE
 from train.study.split_plan import TIMEFRAMES
 
@@ -27,31 +36,6 @@ def decoy(clone: Clone) -> Iterator[subprocess.Popen]:
     yield process
     process.kill()
     process.wait()
-
-
-def wait_until(condition, timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "gave up waiting"
-        time.sleep(0.05)
-
-
-def start_in_own_session(clone: Clone, *flags: str) -> subprocess.Popen:
-    """As from a terminal of its own, so that Ctrl-C can be sent to everything in it."""
-    return subprocess.Popen(
-        [*clone.command, *flags],
-        env=clean_environment(),
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def assert_one_line_error(result: subprocess.CompletedProcess, *words: str) -> None:
-    assert result.returncode != 0
-    error = result.stderr.strip()
-    assert len(error.splitlines()) == 1, error
-    assert all(word in error for word in words), error
 
 
 def test_a_start_trains_in_the_background_and_says_how_to_watch_query_and_stop(clone):
@@ -124,12 +108,6 @@ def test_without_a_network_the_sample_market_is_made_and_labelled(clone):
     assert "*** SYNTHETIC DATA" in result.stdout
     clone.launch("--stop")
     assert "*** SYNTHETIC DATA" in clone.launch().stdout, "said once only"
-
-
-DEMONSTRATION = (
-    "'--n-trials', '12', '--workers', '2', '--n-envs', '2', '--num-paths', '2', '--k-test-groups', '1', "
-    "'--break-step', '1000000', '--use-best-ranges', '--pruner', 'none'"
-)
 
 
 def test_without_a_network_the_demonstration_runs_on_a_planted_signal(clone):

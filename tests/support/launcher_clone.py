@@ -4,11 +4,17 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
+# The launcher's own, as the trainer sees them.
+DEMONSTRATION = (
+    "'--n-trials', '12', '--workers', '2', '--n-envs', '2', '--num-paths', '2', '--k-test-groups', '1', "
+    "'--break-step', '1000000', '--use-best-ranges', '--pruner', 'none'"
+)
 TRAINER = """
 import signal, sys, time
 print("stub trainer", sys.argv[1:], flush=True)
@@ -26,6 +32,36 @@ if "--ignore-sigterm" in sys.argv:
 time.sleep(0.3)
 print("Using Vectorized Environments: 12 parallel envs", flush=True)
 time.sleep(90)
+"""
+# Obeys the trader's flags as far as the launcher knows them; --end-with CODE and the like are the stub's own.
+TRADER = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+print("stub trader", sys.argv[1:], flush=True)
+if "--end-with" in sys.argv:
+    print("the stub says why")
+    sys.exit(int(sys.argv[sys.argv.index("--end-with") + 1]))
+if "--long-bars" in sys.argv:
+    time.sleep(90)
+print("stub: decided on the bar of 18:05 UTC", flush=True)
+if "--long-log" in sys.argv:
+    print(("x" * 99 + "\\n") * 20_000, flush=True)
+if "--once" in sys.argv:
+    os._exit(0)
+time.sleep(90)
+"""
+# Deploys what it is told to, unless it is to refuse.
+DEPLOYER = """
+import json, os, pathlib, sys
+print("stub deployer", sys.argv[1:])
+if code := int(os.environ.get("STUB_DEPLOYER_CODE", "0")):
+    sys.exit(code)
+if "STUB_NOTHING_NEW" not in os.environ:
+    deployments = pathlib.Path(__file__).parents[2] / "deployments"
+    (deployments / "d1").mkdir(parents=True)
+    study = sys.argv[sys.argv.index("--study-name") + 1]
+    (deployments / "d1" / "deployment.json").write_text(json.dumps({"study": study}, indent=1))
+    (deployments / "current").symlink_to("d1")
 """
 DOWNLOAD = """
 import os, pathlib, sys
@@ -87,6 +123,18 @@ class Clone:
         return self.root / "scripts" / "training" / "1_optimize_unified.py"
 
     @property
+    def trader(self) -> Path:
+        return self.root / "scripts" / "deployment" / "paper_trade.py"
+
+    @property
+    def trader_log(self) -> Path:
+        return self.root / "logs" / "paper_trader.log"
+
+    @property
+    def trader_pid(self) -> int:
+        return int((self.root / "logs" / "paper_trader.pid").read_text().split()[0])
+
+    @property
     def command(self) -> list[str]:
         return ["bash", str(self.root / "start_vectorized_training.sh")]
 
@@ -116,13 +164,38 @@ def is_running(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] != "Z"
 
 
+def wait_until(condition, timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "gave up waiting"
+        time.sleep(0.05)
+
+
+def start_in_own_session(clone: Clone, *flags: str) -> subprocess.Popen:
+    """As from a terminal of its own, so that Ctrl-C can be sent to everything in it."""
+    return subprocess.Popen(
+        [*clone.command, *flags],
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def assert_one_line_error(result: subprocess.CompletedProcess, *words: str) -> None:
+    assert result.returncode != 0
+    error = result.stderr.strip()
+    assert len(error.splitlines()) == 1, error
+    assert all(word in error for word in words), error
+
+
 def processes_of(clone: Clone) -> list[int]:
-    """Processes that run this clone's trainer: its path, under pytest's temporary folder, is nobody else's."""
-    wanted = str(clone.trainer).encode()
+    """Processes of this clone's trainer and trader: their paths, in pytest's temporary folder, are nobody else's."""
+    wanted = {str(clone.trainer).encode(), str(clone.trader).encode()}
     return [
         int(folder.name)
         for folder in Path("/proc").glob("[0-9]*")
-        if wanted in read_bytes_if_there(folder / "cmdline").split(b"\0")
+        if wanted & set(read_bytes_if_there(folder / "cmdline").split(b"\0"))
     ]
 
 
@@ -154,6 +227,8 @@ def make_clone(root: Path) -> Clone:
     clone = Clone(root)
     write(root / "barwise" / "__init__.py", "")
     write(clone.trainer, TRAINER)
+    write(clone.trader, TRADER)
+    write(root / "scripts" / "deployment" / "auto_replace_best_5m.py", DEPLOYER)
     write(root / "scripts" / "data" / "download_bars.py", DOWNLOAD)
     write(root / "scripts" / "data" / "build_dataset.py", MAKE_DATASET)
     write(root / "scripts" / "data" / "make_sample.py", MAKE_DATASET)

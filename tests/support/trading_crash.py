@@ -20,9 +20,14 @@ class Crasher:
         at: number of the call, from 0; None never.
         is_after: the call still takes effect.
         error: that is raised.
+        only: call that is counted; None counts all.
     """
 
-    def __init__(self, at: int | None = None, is_after: bool = False, error: Callable[[], BaseException] = Crash):
+    def __init__(
+        self, at: int | None = None, is_after: bool = False, error: Callable[[], BaseException] = Crash,
+        only: str | None = None,
+    ) -> None:  # fmt: skip
+        self.counted = (*BROKER_CALLS, *JOURNAL_CALLS) if only is None else (only,)
         self.at, self.is_after, self.error = at, is_after, error
         self.calls: list[str] = []
 
@@ -44,7 +49,7 @@ class _Wrapped:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._part, name)
-        if name not in (*BROKER_CALLS, *JOURNAL_CALLS):
+        if name not in self._crasher.counted:
             return value
 
         def called(*args: Any, **options: Any) -> Any:

@@ -29,6 +29,8 @@ from paper_trading.feeds import Tick
 from paper_trading.journal import Journal, lines, read
 from paper_trading.memory import recall
 from paper_trading.risk import Limits, Used
+from paper_trading.service import start_event
+from paper_trading.stages import Request, Stage
 from paper_trading.trader import Hooks, Settings, Trader
 from tests.support.alpaca_stand_in import StandIn
 from tests.support.made_deployment import make_facts, write_facts
@@ -43,10 +45,9 @@ WIDTH = 16
 ASSETS = {"min_order_size": "0.000001", "min_trade_increment": "0.000000001", "price_increment": "0.01"}
 
 
-def random_policy(n_assets: int, n_features: int, head: str, seed: int) -> Policy:
+def random_policy(n_assets: int, n_features: int, state_dim: int, head: str, seed: int) -> Policy:
     """A lively policy: about one action in three is large enough for an order."""
     random = torch.Generator().manual_seed(seed)
-    state_dim, first = 1 + n_assets + n_features, 1 + n_assets
     inputs = n_features if head == "band" else state_dim
     outputs = 2 * n_assets if head == "band" else n_assets
     hidden = torch.randn(WIDTH, inputs, generator=random) / inputs**0.5
@@ -54,7 +55,6 @@ def random_policy(n_assets: int, n_features: int, head: str, seed: int) -> Polic
     bias = torch.full((outputs,), -0.03 if head == "orders" else -2.0)
     layers = ((hidden, torch.zeros(WIDTH)), (last, bias))
     least = torch.full((n_assets,), 1e-3) if head == "band" else None
-    assert first + n_features == state_dim
     return Policy(torch.zeros(state_dim), torch.ones(state_dim), layers, head=head, least_weight=least)
 
 
@@ -66,10 +66,12 @@ def make_deployment(
     names = FEATURE_SETS["default"].names(tickers, STEP_S)
     base = {"rules": "standard", "lookback": lookback, **({"norm_action": 1.0} if head == "band" else {})}
     params = {**base, **(env or {})}
-    policy = random_policy(len(tickers), lookback * len(names), head, seed)
+    layout = [list(block) for block in observation_layout(params, len(tickers), len(names))]
+    state_dim = sum(int(width) for _, width in layout)
+    policy = random_policy(len(tickers), lookback * len(names), state_dim, head, seed)
     shared = {
         "tickers": list(tickers), "feature_names": list(names), "bar_seconds": STEP_S, "env_params": params,
-        "observation_layout": [list(block) for block in observation_layout(params, len(tickers), len(names))],
+        "observation_layout": layout,
         "synthetic": synthetic, "feature_set": "default", "env_resolved": resolved_rules(params), "warmup_bars": 256,
         "order_rules": {ticker: {"min_order_qty": 1e-6, "qty_increment": 1e-9} for ticker in tickers},
     }  # fmt: skip
@@ -156,17 +158,14 @@ class TradingWorld:
             must_halt=lambda: self.halts[-1] if self.halts else None,
         )
         trader = Trader(self.deployment, broker, feed, journal, desk, memory, used, given, hooks)
-        start = {"deployment": self.deployment.name, "tickers": list(self.tickers)}
-        journal.append("start", **start)
+        stage = Stage(broker, feed, self.clock, None, None, None)
+        journal.append("start", **start_event(trader, stage, Request(self.root, self.root, "alpaca", limits=limits)))
         return trader
 
     def play(self, trader: Trader, n_bars: int) -> None:
         """Begin, if it has not, and trade so many bars."""
         if trader.bar_s is None:
-            arrival = trader.begin()
-            if trader.bar_s is None or arrival.window.bar_s > trader.bar_s:
-                trader.on_bar(arrival)
-                n_bars -= 1
+            n_bars -= trader.begin()
         for _ in range(n_bars):
             assert trader.bar_s is not None
             arrival = trader.feed.next(trader.bar_s, trader._tick)

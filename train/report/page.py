@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from train.findings.yardsticks import Yardstick
@@ -113,11 +113,10 @@ def render(page: Page) -> str:
     return template().render(vars(page))
 
 
-@cache
-def template() -> Template:
-    """The page's template with what it calls."""
-    environment = Environment(
-        loader=PackageLoader("train.report", ""),
+def environment(*packages: str) -> Environment:
+    """What pages are rendered in: their templates and style lie in these packages, the first that has one."""
+    made = Environment(
+        loader=ChoiceLoader([PackageLoader(package, "") for package in packages]),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_on_one_line,
@@ -125,9 +124,16 @@ def template() -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["written"] = written
-    environment.tests["known"] = lambda value: value is not None and math.isfinite(value)
-    environment.globals.update(
+    made.filters["written"] = written
+    made.tests["known"] = lambda value: value is not None and math.isfinite(value)
+    return made
+
+
+@cache
+def template() -> Template:
+    """The page's template with what it calls."""
+    made = environment("train.report")
+    made.globals.update(
         columns=COLUMNS,
         not_under_a_year=NOT_UNDER_A_YEAR,
         path_svg=_path_svg,
@@ -135,7 +141,7 @@ def template() -> Template:
         values_svg=_values_svg,
         cost_svg=_cost_svg,
     )
-    return environment.get_template("page.html.j2")
+    return made.get_template("page.html.j2")
 
 
 def _on_one_line(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -48,23 +48,35 @@ class Frame:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw it, the log as long as a terminal's height leaves room for; a line says what was cut off."""
-        body = self._lines(console, options, _body(self, options.max_width, console.encoding))
-        height = options.height or (console.height if console.is_terminal else None)
+        body = rendered(_body(self, options.max_width, console.encoding), console, options)
+        height = height_of(console, options)
         room = MOST_LOG_LINES if height is None else min(max(height - len(body) - 1, FEWEST_LOG_LINES), MOST_LOG_LINES)
-        lines = body + self._lines(console, options, _log(self.log, room, self.snapshot.name))
-        if height is not None and len(lines) > height:
-            hidden = len(lines) - height + 1
-            lines = lines[: height - 1] + self._lines(
-                console, options, Text(f"{hidden} more lines: a taller terminal shows them", style="dim", no_wrap=True)
-            )
-        for number, line in enumerate(lines):
-            yield from line
-            if number < len(lines) - 1 or height is None:
-                yield Segment.line()
+        lines = body + rendered(_log(self.log, room, self.snapshot.name), console, options)
+        yield from fitted(lines, console, options, height)
 
-    @staticmethod
-    def _lines(console: Console, options: ConsoleOptions, part: RenderableType) -> list[list[Segment]]:
-        return console.render_lines(part, options.update(height=None), pad=False)
+
+def rendered(part: RenderableType, console: Console, options: ConsoleOptions) -> list[list[Segment]]:
+    """The lines of a part, however many."""
+    return console.render_lines(part, options.update(height=None), pad=False)
+
+
+def fitted(
+    lines: list[list[Segment]], console: Console, options: ConsoleOptions, height: int | None
+) -> Iterator[Segment]:
+    """As many lines as a terminal has; the last one says how many were cut off."""
+    if height is not None and len(lines) > height:
+        hidden = len(lines) - height + 1
+        note = Text(f"{hidden} more lines: a taller terminal shows them", style="dim", no_wrap=True)
+        lines = lines[: height - 1] + rendered(note, console, options)
+    for number, line in enumerate(lines):
+        yield from line
+        if number < len(lines) - 1 or height is None:
+            yield Segment.line()
+
+
+def height_of(console: Console, options: ConsoleOptions) -> int | None:
+    """Lines that there is room for; None where there is no end, as in a file."""
+    return options.height or (console.height if console.is_terminal else None)
 
 
 def _body(frame: Frame, width: int, encoding: str) -> RenderableType:
@@ -100,7 +112,8 @@ def _title(frame: Frame) -> RenderableType:
     return Group(*trouble, head, *data)
 
 
-def _section(title: str, *parts: RenderableType) -> RenderableType:
+def section(title: str, *parts: RenderableType) -> RenderableType:
+    """Parts under a rule with a title."""
     return Group(Rule(Text(title, style="bold blue"), align="left", style="blue"), *parts)
 
 
@@ -118,7 +131,7 @@ def _progress(frame: Frame, width: int, encoding: str) -> RenderableType:
         line = Text(f"{n_finished} trials finished, target {MISSING}", style="bold")
     counts = [Text(f"{s.count(state)} {name}", style=STATE_STYLE[state]) for state, name in STATE_NAME.items()]
     counts = [text for text in counts if not text.plain.startswith("0 ")]
-    return _section(
+    return section(
         "progress",
         line,
         Text(", ").join(counts) if counts else Text("no trial yet", style="dim"),
@@ -128,12 +141,13 @@ def _progress(frame: Frame, width: int, encoding: str) -> RenderableType:
 
 
 def _bar(share: float, width: int, encoding: str) -> str:
-    full, empty = BAR if _is_unicode(encoding) else ASCII_BAR
+    full, empty = BAR if is_unicode(encoding) else ASCII_BAR
     n = int(share * max(width, 0))
     return full * n + empty * (max(width, 0) - n)
 
 
-def _is_unicode(encoding: str) -> bool:
+def is_unicode(encoding: str) -> bool:
+    """Whether a terminal of this encoding has block characters."""
     return encoding.lower().startswith("utf")
 
 
@@ -180,11 +194,11 @@ def left_text(frame: Frame, pace: Pace, target: int | None, n_finished: int) -> 
 # ----------------------------------------------------------------------------------------------------------------- best
 def _best(s: Snapshot, width: int, encoding: str) -> RenderableType:
     if s.n_objectives > 1:
-        return _section(
+        return section(
             "best trial", Text(f"{s.n_objectives} objectives: there is no single best trial", style="yellow")
         )
     if s.best is None:
-        return _section("best trial", Text(f"none: {_why_no_best(s)}"))
+        return section("best trial", Text(f"none: {_why_no_best(s)}"))
     best, is_ours = s.best, "identity" in s.user_attrs
     loses = is_ours and best.value <= 0.0
     head = Text.assemble((f"{best.value:+.4f}", "bold red" if loses else "bold green"), f"  trial {best.number}")
@@ -197,7 +211,7 @@ def _best(s: Snapshot, width: int, encoding: str) -> RenderableType:
     parts.append(_course(s, width, encoding))
     if is_ours:
         parts.append(Text(caution_text(s.user_attrs, s.count(COMPLETE), best.number), style="yellow"))
-    return _section("best trial", *parts)
+    return section("best trial", *parts)
 
 
 def _why_no_best(s: Snapshot) -> str:
@@ -209,7 +223,7 @@ def _course(s: Snapshot, width: int, encoding: str) -> RenderableType:
     """Best so far, from the first completed trial to the last."""
     values = best_so_far(s.trials, s.maximize)
     first, last = f"{values[0]:+.2f} ", f" {values[-1]:+.2f}"
-    bars = BARS if _is_unicode(encoding) else ASCII_BARS
+    bars = BARS if is_unicode(encoding) else ASCII_BARS
     line = sparkline(values, max(min(width - len(first) - len(last) - 14, 60), 1), bars)
     return Text.assemble(("best so far  ", "dim"), first, (line, "green"), last, no_wrap=True, overflow="crop")
 
@@ -221,7 +235,7 @@ def _settings(s: Snapshot) -> RenderableType:
         return Group()
     widest = max(len(name) for name, _ in pairs)
     cells = [Text.assemble((f"{name:<{widest}} ", "dim"), value) for name, value in pairs]
-    return _section(f"settings of trial {s.best.number}", Columns(cells, padding=(0, 3), column_first=True))
+    return section(f"settings of trial {s.best.number}", Columns(cells, padding=(0, 3), column_first=True))
 
 
 # -------------------------------------------------------------------------------------------------------------- workers
@@ -234,7 +248,7 @@ def _workers(frame: Frame) -> RenderableType:
     if frame.workers and frame.how_far_note:
         parts.append(Text(frame.how_far_note, style="dim"))
     parts.append(Text(rates_text(frame)))
-    return _section("workers", *parts)
+    return section("workers", *parts)
 
 
 def _worker(w: Worker) -> list[RenderableType]:
@@ -288,7 +302,7 @@ def _machine(m: Machine) -> RenderableType:
              f"memory {_bytes(m.memory_used_bytes)} of {_bytes(m.memory_total_bytes)}")
     ]  # fmt: skip
     lines += [Text(gpu_text(gpu)) for gpu in m.gpus] or [Text(f"GPU {m.gpu_note}", style="dim")]
-    return _section("machine", *lines)
+    return section("machine", *lines)
 
 
 def gpu_text(gpu: Gpu) -> str:
@@ -314,7 +328,7 @@ def _recent(s: Snapshot) -> RenderableType:
     if not ended:
         return Group()
     latest = sorted(ended, key=lambda t: (t.ended or datetime.min, t.number))[: -RECENT - 1 : -1]
-    return _section("last trials", *(_ended_line(t, s.reasons.get(t.number, "")) for t in latest))
+    return section("last trials", *(_ended_line(t, s.reasons.get(t.number, "")) for t in latest))
 
 
 def _ended_line(t: TrialRow, reason: str) -> RenderableType:
@@ -338,4 +352,4 @@ def _log(path: Path, n: int, study: str) -> RenderableType:
     other = study_of(path)
     lines, why = last_lines(path, n) if other in (None, study) else ([], f"{path} is of study {other}; give --log FILE")
     body = [Text(line, no_wrap=True, overflow="ellipsis") for line in lines] or [Text(why, style="dim")]
-    return _section(f"log {path.name}", *body)
+    return section(f"log {path.name}", *body)

@@ -1,0 +1,256 @@
+"""The trader as users start it: flags, refusals, one trader an account, the kill switch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from barwise.commands.paper_trade import main
+from market.defaults import KEY_VARIABLES
+from market.sample import synthetic_dataset
+from paper_trading.journal import read
+from tests.paper_trading.test_replay import set_out
+from tests.support.alpaca_stand_in import StandIn
+from tests.support.made_deployment import make_facts, write_facts
+from tests.support.trading_world import TradingWorld, make_deployment, random_policy
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "scripts" / "deployment" / "paper_trade.py"
+PATIENCE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def server():
+    with StandIn() as server:
+        yield server
+
+
+def environment(server: StandIn | None = None, **changes: str) -> dict[str, str]:
+    own = {name for names in KEY_VARIABLES for name in names}
+    kept = {name: value for name, value in os.environ.items() if name not in own}
+    keys = {} if server is None else {"APCA_API_KEY_ID": server.key, "APCA_API_SECRET_KEY": server.secret}
+    return kept | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | keys | changes
+
+
+def flags(root: Path, server: StandIn | None = None) -> list[str]:
+    common = ["--deployments-dir", str(root / "deployments"), "--trading-dir", str(root / "trading")]
+    urls = [] if server is None else ["--paper-url", server.url, "--data-url", server.url]
+    return common + urls
+
+
+def run(root: Path, *more: str, server: StandIn | None = None, **changes: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT), *flags(root, server), *more]
+    return subprocess.run(command, capture_output=True, text=True, env=environment(server, **changes), cwd=root,
+                          timeout=PATIENCE_S, check=False)  # fmt: skip
+
+
+@dataclass
+class Answer:
+    """What a program that ended in this process said."""
+
+    returncode: int
+    stderr: str
+
+
+@pytest.fixture
+def ask(tmp_path, monkeypatch, capsys):
+    """Run the program in this process, with keys: for what ends before anything is traded."""
+    monkeypatch.setenv("APCA_API_KEY_ID", "k")
+    monkeypatch.setenv("APCA_API_SECRET_KEY", "s")
+
+    def asked(*more: str) -> Answer:
+        code = main([*flags(tmp_path), *more])
+        return Answer(code, capsys.readouterr().err)
+
+    return asked
+
+
+def last_line(done: subprocess.CompletedProcess[str]) -> str:
+    return (done.stderr.strip() or done.stdout.strip()).splitlines()[-1]
+
+
+def deploy(root: Path, world: TradingWorld) -> None:
+    (root / "deployments").mkdir()
+    world.deployment.folder.rename(root / "deployments" / "deployed")
+    (root / "deployments" / "current").symlink_to("deployed")
+
+
+# ------------------------------------------------------------------------------------------------------ what is refused
+def test_without_a_deployment_a_line_says_which_command_makes_one(tmp_path):
+    done = run(tmp_path)
+    assert done.returncode == 2
+    assert "nothing is deployed; scripts/deployment/auto_replace_best_5m.py --once makes one" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--live"], "real money needs both --live and --live-url"),
+        (["--live-url", "https://api.alpaca.markets"], "real money needs both --live and --live-url"),
+        (["--live", "--live-url", "https://paper-api.alpaca.markets"], "another address than the paper account's"),
+        (["--live", "--live-url", "https://paper.example.org"], "is the paper account's address"),
+        (["--paper-url", "https://api.alpaca.markets"], "is the live account's address; real money needs --live"),
+        (["--live", "--live-url", "https://api.alpaca.markets", "--allow-unproven"], "takes no --allow-unproven"),
+        (["--broker", "alpaca", "--all-bars"], "are of a replay"),
+        (["--broker", "replay", "--faults", "flood"], "--faults flood: no such fault; known are timeout"),
+        (["--max-drawdown", "0"], "--max-drawdown must be above 0"),
+        (["--capital", "-5"], "--capital -5: must be an amount above 0"),
+    ],
+)
+def test_flags_that_contradict_each_other_end_in_one_line(tmp_path, ask, more, words):
+    done = ask(*more)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "trading").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "more", "words"),
+    [
+        ({"synthetic": True}, [], "was trained on a SYNTHETIC market"),
+        ({"proven": False, "waived": ["confidence"]}, [], "is unproven (waived: confidence)"),
+        ({"feature_set": "of somebody"}, [], "its columns are those of no feature set here"),
+        ({"rules": "cappuccino"}, [], "was trained under the rules 'cappuccino' of a host"),
+        ({"proven": False}, ["--live", "--live-url", "https://live.example.org"], "is unproven"),
+        ({"synthetic": True}, ["--live", "--live-url", "https://live.example.org"], "SYNTHETIC"),
+    ],
+)
+def test_a_deployment_that_the_venue_must_not_have_is_refused(tmp_path, ask, changes, more, words):
+    changes = dict(changes)
+    rules = changes.pop("rules", None)
+    folder = tmp_path / "deployments" / "made"
+    deployment = make_deployment(folder, ("BTC", "ETH"), **changes)
+    if rules is not None:
+        _under_host_rules(folder, deployment, rules)
+    (tmp_path / "deployments" / "current").symlink_to("made")
+    done = ask("--broker", "alpaca", *more)
+    assert done.returncode == 2
+    assert words in done.stderr, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def _under_host_rules(folder: Path, deployment: Any, rules: str) -> None:
+    """The same deployment under the rules of a host: its observation shows coins, not weights."""
+    from drl_agents.policy_file import save_policy
+    from environment_Alpaca_vectorized import observation_layout
+    from train.deploy.loading import POLICY_FILE, SHARED_FACTS
+
+    norms = dict.fromkeys(("norm_cash", "norm_stocks", "norm_tech", "norm_reward", "norm_action"), 1.0)
+    params = {"rules": rules, "lookback": 3, **norms}
+    names = deployment.feature_names
+    layout = [list(block) for block in observation_layout(params, 2, len(names))]
+    policy = random_policy(2, 3 * len(names), sum(int(width) for _, width in layout), "orders", 0)
+    facts = make_facts(policy, "made", tickers=["BTC", "ETH"], feature_names=list(names), env_params=params,
+                       observation_layout=layout, feature_set="default")  # fmt: skip
+    save_policy(folder / POLICY_FILE, policy, {name: facts[name] for name in SHARED_FACTS})
+    write_facts(folder, facts)
+
+
+def test_wrong_keys_are_one_line_without_the_keys(tmp_path, server):
+    world = TradingWorld(tmp_path, server, n_bars=5)
+    deploy(tmp_path, world)
+    done = run(tmp_path, server=server, APCA_API_KEY_ID="AKWRONG", APCA_API_SECRET_KEY="wrong-secret")
+    assert done.returncode == 2
+    assert "refuses the keys" in done.stderr
+    assert "AKWRONG" not in done.stderr + done.stdout
+    assert "wrong-secret" not in done.stderr + done.stdout
+
+
+# ---------------------------------------------------------------------------------------------------------- a replay
+def test_without_keys_the_held_out_bars_are_replayed(tmp_path):
+    dataset = synthetic_dataset(n_bars=400, tickers=("BTC", "ETH"))
+    save = tmp_path / "data"
+    set_out(tmp_path, dataset, 300, 400)
+    done = run(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "replay of held out bars" in done.stdout
+    assert "the replay is over" in done.stdout
+    events = read(tmp_path / "trading" / "replay" / "journal.jsonl")
+    assert events[0]["in_sample"] is False
+    assert {e["bar_s"] for e in events if e["event"] == "bar"} == set(dataset.time[300:].tolist())
+    assert save.is_dir()
+    page = next((tmp_path / "trading" / "replay" / "reports").glob("*.html")).read_text()
+    assert "REPLAY" in page
+    everything = run(tmp_path, "--all-bars", "--data-dir", str(save))
+    assert everything.returncode == 0
+    assert read(tmp_path / "trading" / "replay" / "journal.jsonl")[0]["in_sample"] is True
+
+
+# ------------------------------------------------------------------------------------------------- a trader that runs
+@contextmanager
+def started(root: Path, server: StandIn, *more: str) -> Iterator[subprocess.Popen[str]]:
+    log = (root / "log.txt").open("a")
+    command = [sys.executable, str(SCRIPT), *flags(root, server), *more]
+    process = subprocess.Popen(command, stdout=log, stderr=log, text=True, env=environment(server), cwd=root)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        log.close()
+
+
+def wait_for(root: Path, words: str, n: int = 1) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while (root / "log.txt").read_text().count(words) < n:
+        assert time.monotonic() < end, (root / "log.txt").read_text()
+        time.sleep(0.1)
+
+
+def test_one_trader_an_account_and_the_kill_switch(tmp_path, server):
+    world = TradingWorld(tmp_path, server, n_bars=30)
+    server.control("now", at=world.start_s + 290)  # the next bar closes in 8 s
+    deploy(tmp_path, world)
+    with started(tmp_path, server) as process:
+        wait_for(tmp_path, "decided on the bar of")
+        second = run(tmp_path, server=server)
+        assert second.returncode == 4
+        assert "another trader has the account paper-" in last_line(second)
+        status = run(tmp_path, "--status")
+        assert status.returncode == 0
+        assert f"pid {process.pid}, ACTIVE" in status.stdout
+        server.control("now", at=world.start_s + 304)  # the answers tell the trader
+        wait_for(tmp_path, "decided on the bar of", 2)
+        assert Decimal(server.state()["cash"]) < 10000
+        flat = run(tmp_path, "--flatten", server=server)
+        assert flat.returncode == 0, flat.stderr + (tmp_path / "log.txt").read_text()
+        assert server.state()["positions"] == {}
+        assert f"pid {process.pid}, HALTED (the user said --flatten)" in run(tmp_path, "--status").stdout
+        stop = run(tmp_path, "--stop")
+        assert stop.returncode == 0
+        assert process.wait(5) == 128 + signal.SIGTERM
+    assert run(tmp_path, "--status").returncode == 3
+    (folder,) = (tmp_path / "trading").iterdir()
+    world.journal_path = folder / "journal.jsonl"
+    world.check_books()
+    events = read(world.journal_path)
+    assert [e["to"] for e in events if e["event"] == "state"] == ["HALTED"]
+    assert events[-1]["event"] == "stop"
+    written = [path for path in tmp_path.rglob("*") if path.suffix in (".jsonl", ".txt", ".json", ".html")]
+    texts = "".join(path.read_text(errors="replace") for path in written)
+    assert server.secret not in texts
+    assert server.key not in texts
+
+
+def test_flatten_works_without_a_trader_a_journal_or_a_policy(tmp_path, server):
+    world = TradingWorld(tmp_path, server, n_bars=30)
+    world.play(world.trader(), 12)
+    assert server.state()["positions"]
+    server.control("position", symbol="UNI/USD", qty="5")  # somebody else's
+    done = run(tmp_path, "--flatten", "--broker", "alpaca", server=server)
+    assert done.returncode == 0, done.stderr
+    assert list(server.state()["positions"]) == ["UNI/USD"]
