@@ -798,10 +798,14 @@ def test_a_full_disk_stops_before_an_order_without_an_intent_and_the_books_recov
     disk = Crasher(error=lambda: OSError(errno.ENOSPC, "No space left on device", "journal.jsonl"), only="append")
     trader = restarted(world, wrap=disk.wrap)
     disk.at = len(disk.calls) + at
-    with pytest.raises(OSError, match="No space left"):
+
+    def orders_until_it_is_full() -> None:
         for _ in range(3):
             order(world, trader, BTC=0.3, ETH=-0.5)
             order(world, trader, BTC=-0.3, ETH=0.5)
+
+    with pytest.raises(OSError, match="No space left"):
+        orders_until_it_is_full()
     written = {each["id"] for event in world.events("intents") for each in event["orders"]}
     assert {each["client_order_id"] for each in world.server.state()["orders"]} <= written
     again = world.trader()

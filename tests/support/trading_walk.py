@@ -33,6 +33,7 @@ KINDS = ("drop_before", "drop_after", "429", "500", "503", "html", "truncate")
 PLACES = (("POST", "/v2/orders"), ("GET", "/v2/orders"), ("GET", "by_client_order_id"), ("GET", "/v2/account"),
           ("GET", "/v2/positions"), ("DELETE", ""), ("GET", "/bars"), ("GET", "quotes"), ("", "/v2/"))  # fmt: skip
 PLANS = ("delayed", "stuck", "rejected", "expired", "partial_then_cancel", "partial_then_rest")
+SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]  # each step is a bar
 N_STEPS = 40  # of one example
 N_BARS = 420
 PLAIN = {"fill_gets": 0, "fill_s": 0, "cancel_gets": 0, "date_skew_s": 0}
@@ -309,7 +310,7 @@ def walk(server: StandIn, n_steps: int, number: int) -> None:
     Walk.server, Walk.n_steps, Walk.n_orders, Walk.n_crashes = server, 0, 0, 0
     chosen = settings(
         max_examples=-(-n_steps // N_STEPS), stateful_step_count=N_STEPS, database=None, deadline=None,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much], print_blob=False, phases=[Phase.generate],
+        suppress_health_check=SLOW, print_blob=False, phases=[Phase.generate],
     )  # fmt: skip
     test = get_state_machine_test(Walk, settings=chosen, _min_steps=N_STEPS - 1)
     with patch("paper_trading.alpaca.PATIENCE", QUICK), patch("paper_trading.alpaca.QUOTE_PATIENCE", QUICK):

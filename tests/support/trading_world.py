@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from market.sources.transport import Patience
 from paper_trading.alpaca import AlpacaBroker, AlpacaFeed, VenueClock
 from paper_trading.desk import Desk
 from paper_trading.feeds import Tick
-from paper_trading.journal import Journal, lines, read
+from paper_trading.journal import Journal, lines
 from paper_trading.memory import recall
 from paper_trading.risk import Limits, Used
 from paper_trading.service import start_event
@@ -174,7 +175,9 @@ class TradingWorld:
 
     # ---------------------------------------------------------------- what came of it
     def events(self, *kinds: str) -> list[dict[str, Any]]:
-        return [event for event in read(self.journal_path) if not kinds or event["event"] in kinds]
+        whole = self.journal_path.read_bytes().splitlines(keepends=True)
+        events = [_event(line) for line in whole if line.endswith(b"\n")]
+        return [event for event in events if not kinds or event["event"] in kinds]
 
     def check_books(self) -> None:
         """The journal's cash, coins, orders and fees are the venue's, to the last digit."""
@@ -228,6 +231,12 @@ class TradingWorld:
         for ticker in self.tickers:
             coins = sum((Decimal(event["fee_qty"].get(ticker, "0")) for event in self.events("account")), Decimal(0))
             assert coins == fees.get(ticker, Decimal(0)), ticker
+
+
+@lru_cache(100)
+def _event(line: bytes) -> dict[str, Any]:
+    """A test looks at the same journal again and again, and the line of the warm-up is long."""
+    return json.loads(line)
 
 
 def settled(journal: Path) -> dict[str, Any]:
