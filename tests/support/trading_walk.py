@@ -20,7 +20,7 @@ from unittest.mock import patch
 
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, Phase, seed, settings
-from hypothesis.stateful import RuleBasedStateMachine, get_state_machine_test, rule
+from hypothesis.stateful import RuleBasedStateMachine, get_state_machine_test, precondition, rule
 
 from paper_trading.orders import UnreachableError
 from paper_trading.trader import Trader
@@ -55,7 +55,8 @@ class Walk(RuleBasedStateMachine):
         self.is_strange = False  # something happened that nothing explains
         self.is_touched = False  # somebody else sold coins: perhaps ours
         self.n_strange = 0
-        self.start()
+        self.n_since = 0  # steps since the last restart, which costs as much as ten bars
+        self.run(1)  # what lies in the account before that is nothing strange
 
     def teardown(self) -> None:
         self.settle()
@@ -66,6 +67,7 @@ class Walk(RuleBasedStateMachine):
     # ---------------------------------------------------------------- the trader
     def start(self, crasher: Crasher | None = None, resumes: bool = False) -> None:
         """Start as often as a supervisor does."""
+        self.n_since = 0
         while True:
             try:
                 self.trader = self.world.trader(wrap=(crasher or Crasher()).wrap)
@@ -81,6 +83,7 @@ class Walk(RuleBasedStateMachine):
         self.trader = None
 
     def run(self, n_bars: int) -> None:
+        self.n_since += 1
         if self.world.clock.local_s() > self.world.start_s + (N_BARS - 60) * STEP_S:
             return  # the bars are used up
         if self.trader is None:
@@ -135,6 +138,7 @@ class Walk(RuleBasedStateMachine):
         self.server.control("fault", kind="not_cancelable")
         self.run(n_bars)
 
+    @precondition(lambda self: self.n_since >= 3)
     @rule(at=st.integers(0, 40), is_after=st.booleans())
     def crash(self, at: int, is_after: bool) -> None:
         Walk.n_steps += 1
@@ -145,6 +149,7 @@ class Walk(RuleBasedStateMachine):
             Walk.n_crashes += 1
         self.run(3)
 
+    @precondition(lambda self: self.n_since >= 6)
     @rule()
     def restart(self) -> None:
         Walk.n_steps += 1
@@ -250,6 +255,7 @@ class Walk(RuleBasedStateMachine):
                 self.server.control("step", client_order_id=order["client_order_id"], action=action)
         self.run(n_bars)
 
+    @precondition(lambda self: self.n_since >= 8)
     @rule()
     def resume(self) -> None:
         """Somebody looked, and lifts the state."""
