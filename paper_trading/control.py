@@ -84,7 +84,10 @@ def _flatten_without_trader(request: Request) -> tuple[int, str]:
             except (OSError, JournalError) as error:
                 log.warning("the journal cannot be used: %s", error)
         desk = Desk(broker, journal, clock.now_s, time.sleep, request.order_timeout_s)
-        owned = known[0] if known is not None else kill_switch.owned_by_orders(broker, tickers)
+        if known is not None:
+            owned = kill_switch.with_open_orders(desk, folder / FILE, known[0])
+        else:
+            owned = kill_switch.owned_by_orders(broker, tickers)
         batch = kill_switch.flatten(desk, owned, {}, f"flatten {account}")
         is_sold = kill_switch.wait_until_sold(desk, batch, STOP_WAIT_S)
         journal.append("state", **{"from": "ACTIVE", "to": "HALTED", "why": "the user said --flatten"})

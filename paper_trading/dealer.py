@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from decimal import ROUND_FLOOR, Decimal
+from decimal import Decimal
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from paper_trading.desk import Desk, Phase, Tracked
 from paper_trading.journal import Journal
 from paper_trading.listing import Listing
 from paper_trading.mandate import Mandate
-from paper_trading.orders import Intent, order_id, whole_qty
+from paper_trading.orders import Intent, order_id, rounded_down, whole_qty
 from paper_trading.risk import Standing, Used, refusal
 from train.deploy.loading import Deployment
 
@@ -141,11 +141,3 @@ class Dealer:
         held = [q * x for q, x in zip(account.account.qty, price, strict=True)]
         equity = account.account.cash + sum(held)
         return Standing(equity, dict(zip(self.deployment.tickers, held, strict=True)), before)
-
-
-def rounded_down(qty: Decimal, increment: float) -> Decimal:
-    """To whole increments, not below 0: a fee may have left a part of one."""
-    if increment > 0:
-        step = Decimal(repr(increment))
-        qty = (qty / step).to_integral_value(ROUND_FLOOR) * step
-    return max(qty, Decimal(0))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_FLOOR, Decimal
 from typing import Literal, Protocol
 
 from market.errors import UserError
@@ -145,3 +145,11 @@ def whole_qty(quantity: float, increment: float) -> Decimal:
         return Decimal(repr(quantity))
     step = Decimal(repr(increment))
     return (Decimal(repr(quantity)) / step).to_integral_value() * step
+
+
+def rounded_down(qty: Decimal, increment: float) -> Decimal:
+    """To whole increments, not below 0: a fee may have left a part of one."""
+    if increment > 0:
+        step = Decimal(repr(increment))
+        qty = (qty / step).to_integral_value(ROUND_FLOOR) * step
+    return max(qty, Decimal(0))

@@ -19,7 +19,7 @@ from paper_trading.feeds import Tick
 from paper_trading.journal import FILE, Journal, JournalError, lines
 from paper_trading.ledger import adopt, open_ledger
 from paper_trading.memory import Memory, recall
-from paper_trading.orders import Broker
+from paper_trading.orders import Broker, UnreachableError
 from paper_trading.presence import Heartbeat, sole_trader
 from paper_trading.risk import DAY_S, Used
 from paper_trading.stages import Request, Stage, alpaca_stage, deployed, replay_stage
@@ -200,10 +200,17 @@ class Program:
         self.must_flatten = True
 
     def _flatten(self, trader: Trader) -> None:
-        assert trader.ledger is not None
         trader.change_state("HALTED", "the user said --flatten")
-        kill_switch.flatten(trader.desk, trader.ledger.qty, trader.last_prices, trader.deployment.name)
-        trader.reconcile(trader.bar_s or 0)
+        bar_s = trader.bar_s or 0
+        self.must_flatten = not trader.reconcile(bar_s)  # without an answer the venue is asked again at the next tick
+        if self.must_flatten or trader.ledger is None:
+            return
+        try:
+            kill_switch.flatten(trader.desk, trader.ledger.qty, trader.last_prices, trader.deployment.name)
+        except UnreachableError as error:
+            log.warning("not everything is sold: %s", error)
+            self.must_flatten = True
+        trader.reconcile(bar_s)
         self._beat(now=True)
 
     def _draw_page(self, folder: Path, day: date | None = None) -> None:

@@ -23,7 +23,7 @@ from tests.support.trading_crash import Crash, Crasher
 from tests.support.trading_world import QUICK, STEP_S, TradingWorld
 
 N_OPERATIONS = 500  # more than the stretch has
-N_KILLS = 10
+N_KILLS = 6
 
 
 @pytest.fixture(scope="module")
