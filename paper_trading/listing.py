@@ -62,8 +62,8 @@ class Listing:
         return True
 
     def renew(self, is_new_day: bool) -> bool:
-        """As `ask`, once a day and after a refusal; without an answer the rules stay as they are."""
-        self.must_ask |= is_new_day
+        """As `ask`, once a day, after a refusal and while a coin is closed; without an answer nothing changes."""
+        self.must_ask |= is_new_day or bool(self.closed)
         try:
             return self.ask()
         except UnreachableError as error:

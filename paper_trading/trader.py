@@ -32,15 +32,13 @@ from paper_trading.ledger import Explained, Ledger, Rates
 from paper_trading.listing import Listing, check_coins
 from paper_trading.mandate import Mandate
 from paper_trading.memory import Memory
-from paper_trading.orders import Broker, UnreachableError
+from paper_trading.orders import Broker, UnreachableError, answered
 from paper_trading.risk import DAY_S, State, Used
 from paper_trading.settings import Hooks, Settings
 from paper_trading.shadow import Shadow
 from train.deploy.loading import Deployment
 
 log = logging.getLogger(__name__)
-
-RETRY_S, SAY_S = 1.0, 60.0  # a venue that does not answer at the start is asked again, and that is said
 
 
 class Trader:
@@ -113,18 +111,16 @@ class Trader:
         return is_new
 
     def _first(self) -> Arrival:
-        said_s = float("-inf")
-        while True:
-            try:
-                self.listing.ask()
-                return self.feed.first(self.needs)
-            except UnreachableError as error:
-                self.phase = "waiting for the venue to answer"
-                if time.monotonic() - said_s >= SAY_S:
-                    log.warning("%s; it is asked again until it does", error)
-                    said_s = time.monotonic()
+        def ask() -> Arrival:
+            self.listing.ask()
+            return self.feed.first(self.needs)
+
+        def wait(seconds: float, _: object) -> None:
+            self.phase = "waiting for the venue to answer"
             self._tick()
-            self.desk.pause(RETRY_S)
+            self.desk.pause(seconds)
+
+        return answered(ask, wait)
 
     @property
     def needs(self) -> Needs:
@@ -356,6 +352,8 @@ class Trader:
 
     def _take_over(self, arrival: Arrival) -> Arrival:
         """A new deployment, at the bar's edge; positions stay, and what was decided is still executed."""
+        if self.account is not None and len(arrival.window) <= self.needs.lookback:
+            return arrival  # a gap in the market: the new one could observe no more
         renewed = self.hooks.renewed(self.deployment.name)
         if renewed is None:
             return arrival

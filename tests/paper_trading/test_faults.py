@@ -19,7 +19,7 @@ from paper_trading.alpaca import AlpacaBroker
 from paper_trading.desk import WATCH_S, Desk, _intent_of
 from paper_trading.journal import Journal, JournalError, lines, read
 from paper_trading.memory import recall
-from paper_trading.orders import UnreachableError, VenueError, order_id
+from paper_trading.orders import UnreachableError, VenueError, answered, order_id
 from paper_trading.risk import Used
 from paper_trading.trader import Trader
 from tests.support.alpaca_stand_in import StandIn
@@ -90,6 +90,10 @@ def owned(trader: Trader, ticker: str = "BTC") -> Decimal:
 def next_open(world: TradingWorld) -> int:
     """Open time of the bar that closes next."""
     return int(world.clock.local_s()) // STEP_S * STEP_S
+
+
+def keys(world: TradingWorld) -> Keys:
+    return Keys(key_id=world.server.key, secret=world.server.secret)
 
 
 def texts(world: TradingWorld, *kinds: str) -> str:
@@ -285,10 +289,10 @@ def test_an_order_that_cannot_be_cancelled_is_followed_over_bars_and_its_parts_a
 
 def test_an_open_order_is_cancelled_after_a_restart(world, trader):
     world.server.control("plan", kind="stuck")
-    world.server.control("fault", kind="not_cancelable", times=1)
+    world.server.control("fault", kind="not_cancelable", times=2)
     order(world, trader, BTC=0.3)
-    trader = world.trader()
-    trader.begin()  # at the same bar: nothing is waited for
+    assert world.server.state()["orders"][0]["status"] == "new"
+    restarted(world)  # at the same bar: nothing is waited for
     assert world.server.state()["orders"][0]["status"] == "canceled"
     assert world.events("order")[-1]["status"] == "canceled"
 
@@ -523,9 +527,8 @@ def test_a_coin_that_is_delisted_is_said_and_left_alone_and_the_others_go_on(wor
     assert again.listing.closed == ("LTC",)
     assert owned(again, "LTC") == held(world, "LTC") > 0
     world.server.control("asset", symbol="LTC/USD", tradable=True)
-    back = world.trader()
-    world.play(back, 1)
-    assert [each["ticker"] for each in order(world, back, LTC=-1.0)] == ["LTC"]
+    assert [each["ticker"] for each in order(world, again, LTC=-1.0)] == ["LTC"]
+    assert "LTC can be traded again" in texts(world, "foreign")
     world.check_books()
 
 
@@ -711,12 +714,25 @@ def test_a_venue_that_is_away_for_several_bars_costs_those_bars(world, trader):
 def test_a_venue_that_is_away_at_the_start_is_waited_for_and_that_is_said(world, caplog):
     trader = world.trader()
     world.server.control("fault", kind="503", times=30)
-    with caplog.at_level(logging.WARNING, "paper_trading.trader"):
+    with caplog.at_level(logging.WARNING):
         trader.begin()
     said = [record.message for record in caplog.records if "asked again" in record.message]
     assert len(said) == 1
     world.play(trader, 2)
     assert trader.account is not None
+
+
+def test_a_broker_is_made_as_soon_as_the_venue_answers(world, caplog):
+    world.server.control("fault", kind="503", times=7)
+    pauses = []
+    with caplog.at_level(logging.WARNING):
+        broker = answered(
+            lambda: AlpacaBroker(keys(world), world.tickers, world.server.url, world.server.url, False, world.clock),
+            lambda seconds, _: pauses.append(seconds),
+        )
+    assert broker.account.startswith("paper-")
+    assert pauses == [1.0, 1.0, 1.0]
+    assert caplog.text.count("asked again until it does") == 1
 
 
 def test_a_signal_ends_the_waiting_at_the_start(world):
@@ -759,7 +775,7 @@ def test_keys_that_are_revoked_end_the_trader_with_one_line(world, trader):
 @pytest.mark.parametrize("path", ["/v2/account", "/v2/positions", "/v2/orders?", "/v2/assets", "by_client_order_id"])
 def test_an_answer_of_another_form_is_no_answer(world, monkeypatch, path):
     broker = AlpacaBroker(
-        Keys(world.server.key, world.server.secret),
+        keys(world),
         world.tickers,
         world.server.url,
         world.server.url,
@@ -884,6 +900,10 @@ def sent_bar(world: TradingWorld) -> int:
 def test_fees_so_far_outlive_a_kill(world, trader):
     order(world, trader, BTC=0.3)
     idle(world, trader)
-    again = restarted(world)
+    order(world, trader, ETH=0.3)
+    text = world.journal_path.read_text().splitlines(keepends=True)
+    assert [event["event"] for event in world.events()][-2:] == ["account", "decision"]
+    world.journal_path.write_text("".join(text[:-1]))  # a kill before the decision
+    again = world.trader()
     assert again.fees == pytest.approx(trader.fees, rel=1e-9)
     assert again.fees > 0

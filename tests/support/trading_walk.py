@@ -24,6 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, get_state_machine_test, p
 
 from paper_trading.orders import UnreachableError
 from paper_trading.trader import Trader
+from tests.support.alpaca_orders import TERMINAL
 from tests.support.alpaca_stand_in import StandIn
 from tests.support.trading_crash import Crash, Crasher
 from tests.support.trading_world import QUICK, STEP_S, TradingWorld
@@ -251,7 +252,7 @@ class Walk(RuleBasedStateMachine):
         """The venue ends an open order."""
         Walk.n_steps += 1
         for order in self.server.state()["orders"]:
-            if order["status"] in ("pending_new", "partially_filled", "pending_cancel"):
+            if order["status"] not in TERMINAL:
                 self.server.control("step", client_order_id=order["client_order_id"], action=action)
         self.run(n_bars)
 
@@ -280,7 +281,7 @@ class Walk(RuleBasedStateMachine):
         self.world.clock.advance(800)  # foreign orders that take their time
         for _ in range(10):
             self._whole_bars(2)
-            if not any(order["status"] in ("pending_new", "partially_filled", "pending_cancel")
+            if not any(order["status"] not in TERMINAL
                        for order in self.server.state()["orders"]):  # fmt: skip
                 break
         self._whole_bars(1)
