@@ -191,7 +191,7 @@ def call(capsys, *flags) -> tuple[int, str, str]:
 
 
 @pytest.fixture(autouse=True)
-def as_a_script():
+def as_a_script(monkeypatch):
     monkeypatch.setattr("sys.argv", ["paper_trader_dashboard.py"])
 
 
