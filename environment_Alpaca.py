@@ -196,20 +196,15 @@ class CryptoEnvAlpaca:
         """
         if self.done:
             raise RuntimeError("no episode is running: call reset() before step()")
-        action = self._accepted(actions)
-        reward, terms, truncated = self._transition(action)
-        state = self._observe()
-        return state, reward, self.done, self._info(terms, truncated, state)
-
-    def _accepted(self, actions: np.ndarray) -> np.ndarray:
-        """(A,) float32, a hold where an entry is not finite."""
         action = np.asarray(actions, dtype=np.float32)
         if action.shape != (self.action_dim,):
             raise ValueError(f"actions must have shape ({self.action_dim},), one per asset; received {action.shape}")
         if not np.isfinite(action).all():
             self.rejected_actions += 1
             action = np.zeros_like(action)
-        return action
+        reward, terms, truncated = self._transition(action)
+        state = self._observe()
+        return state, reward, self.done, self._info(terms, truncated, state)
 
     # ---------------------------------------------------------------- the bar
     def _transition(self, action: np.ndarray) -> tuple[float, dict[str, float], bool]:
@@ -351,9 +346,8 @@ class CryptoEnvAlpaca:
 
     def _whole_increments(self, i: int, quantity: float) -> float:
         step = self.qty_increment[i]
-        if step > 0 and math.isfinite(quantity):
-            return math.floor(quantity / step + INCREMENT_SLACK) * step
-        return quantity
+        whole = step > 0 and math.isfinite(quantity)
+        return math.floor(quantity / step + INCREMENT_SLACK) * step if whole else quantity
 
     def _execute_sale(self, i: int, quantity: float, price: float) -> None:
         """Take `quantity` coins out at the close less slippage and fee; the position's clock starts again."""
@@ -363,8 +357,7 @@ class CryptoEnvAlpaca:
         acct.filled[i] -= quantity
         acct.cash += quantity * fill * (1.0 - self._charged.sell_fee_rate)
         acct.held_bars[i] = 0
-        if acct.qty[i] == 0.0:
-            acct.high[i] = 0.0
+        acct.high[i] = 0.0 if acct.qty[i] == 0.0 else acct.high[i]
         self._book(quantity, price, fill * self._charged.sell_fee_rate)
 
     def _execute_purchase(self, i: int, quantity: float, price: float) -> None:
@@ -404,13 +397,11 @@ class CryptoEnvAlpaca:
         growth = math.log(max(acct.equity, floor) / max(before, floor))
         tracked = math.log(max(acct.benchmark, floor) / max(benchmark_before, floor))
         terms = {
-            "growth": p.growth_weight * growth,
-            "benchmark": -p.benchmark_weight * tracked,
+            "growth": p.growth_weight * growth, "benchmark": -p.benchmark_weight * tracked,
             "drawdown": -p.drawdown_penalty * (acct.max_drawdown - drawdown_before),
             "volatility": -p.volatility_penalty * growth**2,
             "concentration": -p.concentration_penalty * max(0.0, max(weights) - TARGET_WEIGHT),
-            "turnover": -p.turnover_penalty * acct.traded.turnover / max(acct.equity, floor),
-        }
+            "turnover": -p.turnover_penalty * acct.traded.turnover / max(acct.equity, floor)}  # fmt: skip
         return {name: p.norm_reward * value for name, value in terms.items()}
 
     def _cappuccino_terms(self, weights: list[float], before: float, benchmark_before: float) -> dict[str, float]:
@@ -424,11 +415,9 @@ class CryptoEnvAlpaca:
         shortfall = max(0.0, reserve - acct.cash) if p.min_cash_reserve > 0 else 0.0
         return {
             "alpha": 0.5 * (gain - benchmark_gain) * norm * decay,
-            "absolute": 0.3 * gain / self.initial_capital * norm * decay,
-            "cash_bonus": 0.2 * cash_bonus,
+            "absolute": 0.3 * gain / self.initial_capital * norm * decay, "cash_bonus": 0.2 * cash_bonus,
             "cash_reserve": -shortfall / self.initial_capital * norm * 0.5,
-            "concentration": self._cappuccino_concentration(weights, p.concentration_penalty),
-        }
+            "concentration": self._cappuccino_concentration(weights, p.concentration_penalty)}  # fmt: skip
 
     def _time_decay(self) -> float:
         first, last = self._segment[0] + self.lookback - 1, self._segment[1] - self.lookback - 1
@@ -556,9 +545,7 @@ def hash32(seed: int, env: int, episode: int) -> int:
     x = 0
     for word in (seed, env, episode):
         x = (x + word + 0x9E3779B9) & 0xFFFFFFFF
-        x ^= x >> 16
-        x = (x * 0x7FEB352D) & 0xFFFFFFFF
-        x ^= x >> 15
-        x = (x * 0x846CA68B) & 0xFFFFFFFF
+        x = ((x ^ (x >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
+        x = ((x ^ (x >> 15)) * 0x846CA68B) & 0xFFFFFFFF
         x ^= x >> 16
     return x

@@ -118,10 +118,12 @@ class TradedAccount(CryptoEnvAlpaca):
         return self._begin_bar()
 
     def plan_sales(self, action: Array, price: list[float]) -> Plan:
-        """Plan stops, sells and releases of the bar that has begun; action (A,)."""
+        """Plan stops, sells and releases of the bar that has begun; action (A,), a hold where one is not finite."""
+        asked = np.asarray(action, dtype=np.float32)
+        asked = asked if np.isfinite(asked).all() else np.zeros_like(asked)
         live, self.account, self.wishes = self.account, _copy(self.account), []
         try:
-            order, equity = self._reduce(self._accepted(action), price)
+            order, equity = self._reduce(asked, price)
             planned = self.account
         finally:
             self.account = live

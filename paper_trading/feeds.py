@@ -230,12 +230,13 @@ class BarStore:
         first = min(self._bars, default=last_open_s)
         time = np.arange(max(first, last_open_s - needed_bars(self.needs) * step), last_open_s + step, step)
         columns = {name: np.full((len(time), len(tickers)), np.nan) for name in (*PRICES, "volume")}
-        for row, open_s in enumerate(time.tolist()):
-            for a, ticker in enumerate(tickers):
-                candle = self._bars.get(open_s, {}).get(ticker)
-                if candle is not None:
-                    for name, column in columns.items():
-                        column[row, a] = getattr(candle, name)
+        rows = {open_s: row for row, open_s in enumerate(time.tolist())}
+        places = {ticker: a for a, ticker in enumerate(tickers)}
+        known = [(rows[at], places[ticker], candle) for at in self._bars.keys() & rows.keys()
+                 for ticker, candle in self._bars[at].items()]  # fmt: skip
+        for name, column in columns.items():
+            for row, place, candle in known:
+                column[row, place] = getattr(candle, name)
         self._stand_in_for_untraded(columns)
         traded = np.maximum.accumulate(columns["volume"] > 0, axis=0)
         none = np.zeros((len(time), len(tickers)), dtype=bool)

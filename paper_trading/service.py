@@ -6,8 +6,9 @@ import logging
 import shlex
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -187,14 +188,10 @@ class Program:
         return f"the file {folder / HALT_FILE} is there" if (folder / HALT_FILE).exists() else None
 
     def _tell(self, text: str) -> None:
-        """Run the alert command with one line; its failure is logged."""
-        if self.request.alert_command is None:
-            return
-        command = [*shlex.split(self.request.alert_command), text]
-        try:
-            subprocess.run(command, timeout=ALERT_TIMEOUT_S, check=True, stdin=subprocess.DEVNULL)
-        except (OSError, subprocess.SubprocessError) as error:
-            log.warning("--alert-command failed: %s", error)
+        """Run the alert command with one line, beside the trading; its failure is logged."""
+        if self.request.alert_command is not None:
+            command = [*shlex.split(self.request.alert_command), text]
+            threading.Thread(target=_run_alert, args=(command,), daemon=True).start()
 
     def _on_flatten(self, *_: object) -> None:
         self.must_flatten = True
@@ -221,6 +218,13 @@ class Program:
             log.info("page: %s", self._write_page(folder, day))
         except (OSError, UserError) as error:
             log.warning("the page of the day cannot be written: %s", error)
+
+
+def _run_alert(command: Sequence[str]) -> None:
+    try:
+        subprocess.run(command, timeout=ALERT_TIMEOUT_S, check=True, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.SubprocessError) as error:
+        log.warning("--alert-command failed: %s", error)
 
 
 def _name_or_none(deployments: Path) -> str | None:

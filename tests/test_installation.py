@@ -16,7 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = {"adapters", "barwise", "drl_agents", "environment_Alpaca_kernels", "market", "train"}
+PACKAGES = {"adapters", "barwise", "drl_agents", "environment_Alpaca_kernels", "market", "paper_trading", "train"}
 # What happens to be in the environment is used; nothing is downloaded.
 OFFLINE = ["--no-index", "--no-build-isolation", "--no-deps"]
 

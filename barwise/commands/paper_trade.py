@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--verify",
         type=Path,
-        metavar="JOURNAL",
+        metavar="FILE",
         help="make the decisions and orders of a live journal again from its bars; names the first difference",
     )
     p.add_argument(
