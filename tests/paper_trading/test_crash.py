@@ -74,7 +74,7 @@ class Start:
         shutil.copy(self.copy, self.world.journal_path)
 
 
-@pytest.mark.parametrize(("fault", "every"), [("none", 1), ("drop_after", 3), ("late", 19)])
+@pytest.mark.parametrize(("fault", "every"), [("none", 1), ("drop_after", 5), ("late", 37)])
 def test_the_process_may_end_before_any_operation(tmp_path, server, fault, every):
     world = TradingWorld(tmp_path, server, ("BTC", "ETH"), n_bars=20)
     world.play(world.trader(), 1)
