@@ -60,6 +60,10 @@ def check(world: TradingWorld, trader: Trader) -> None:
     assert len(orders) == len(set(orders))
 
 
+def bars_with_orders(world: TradingWorld) -> list[int]:
+    return [event["bar_s"] for event in world.events("intents")]
+
+
 class Start:
     """A moment to come back to: the server's, the clock and the journal."""
 
@@ -82,7 +86,7 @@ def test_the_process_may_end_before_any_operation(tmp_path, server, fault, every
         server.control("fault", kind=fault, times=3, skip=1, method="POST", path="/v2/orders", after_s=250)
         server.control("plan", kind="partial_then_rest", gets=2, times=5)
     start = Start(world)
-    seen = []
+    seen, again = [], []
     for at in range(0, N_OPERATIONS, every):
         start.again()
         crasher = Crasher(at)
@@ -93,14 +97,17 @@ def test_the_process_may_end_before_any_operation(tmp_path, server, fault, every
         else:
             break
         seen.append(crasher.calls[-1])
-        restarted = world.trader()
+        restarted, ordered = world.trader(), bars_with_orders(world)
+        restarted.memory.checkpoint = dict(restarted.memory.checkpoint) | {"action": [0.3, 0.3]}  # it would buy
         restarted.begin()
+        again += [bar_s for bar_s in bars_with_orders(world)[len(ordered) :] if bar_s in ordered]
         act(world, restarted, 0.0, 0.0)
         act(world, restarted, -0.1, 0.1)
         act(world, restarted, 0.0, 0.0)
         check(world, restarted)
     else:
         pytest.fail("the stretch is longer than the operations that were tried")
+    assert again == [], "a bar that had orders before the end got more of them after it"
     assert set(seen) >= ({"send", "snapshot", "append"} if every == 1 else {"find", "append"})
 
 
