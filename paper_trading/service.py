@@ -20,7 +20,7 @@ from paper_trading.feeds import Tick
 from paper_trading.journal import FILE, Journal, JournalError, lines
 from paper_trading.ledger import adopt, open_ledger
 from paper_trading.memory import Memory, recall
-from paper_trading.orders import Broker, UnreachableError
+from paper_trading.orders import UnreachableError
 from paper_trading.presence import Heartbeat, sole_trader
 from paper_trading.risk import DAY_S, Used
 from paper_trading.stages import Request, Stage, alpaca_stage, deployed, replay_stage
@@ -81,7 +81,7 @@ class Program:
         desk = Desk(stage.broker, journal, self._clock(stage), self._pause, request.order_timeout_s)
         memory = recall(lines(journal.path), desk, used)
         if request.adopts:
-            _adopt(stage.broker, journal, memory)
+            take_for_ours(desk, memory)
         latest_s = None if request.broker == "replay" else min(deployment.bar_seconds / 2, request.bar_timeout_s + 15.0)
         settings = Settings(request.limits, latest_s, request.capital, request.sends_at_once, stage.n_steps)
         hooks = Hooks(self._renewed, lambda: self._must_halt(folder), self._tick, self._tell)
@@ -250,12 +250,17 @@ def _journal_path(folder: Path, is_replay: bool, adopts: bool) -> Path:
     return path
 
 
-def _adopt(broker: Broker, journal: Journal, memory: Memory) -> None:
-    """Take what is in the account for ours."""
-    snapshot = broker.snapshot()
-    before = memory.ledger or open_ledger(snapshot, None)
-    memory.ledger = adopt(before, snapshot)
-    journal.append("account", bar_s=None, **memory.ledger.to_json(), fee_cash="0", fee_qty={}, explained=True,
+def take_for_ours(desk: Desk, memory: Memory) -> None:
+    """Take what is in the account for ours; what our orders and those of others filled until now is in it.
+
+    Raises:
+        UnreachableError: the venue does not answer.
+    """
+    desk.look_up_open()
+    snapshot = desk.broker.snapshot()
+    memory.ledger, memory.known_s = adopt(memory.ledger or open_ledger(snapshot, None), snapshot), None
+    desk.count()
+    desk.journal.append("account", bar_s=None, **memory.ledger.to_json(), fee_cash="0", fee_qty={}, explained=True,
                    notes=["the user said --adopt: these coins are ours from now on"])  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from paper_trading.journal import Journal, JournalError, lines, read
 from paper_trading.memory import recall
 from paper_trading.orders import UnreachableError, VenueError, answered, order_id
 from paper_trading.risk import Used
+from paper_trading.service import take_for_ours
 from paper_trading.trader import Trader
 from tests.support.alpaca_stand_in import StandIn
 from tests.support.trading_crash import Crasher
@@ -493,6 +494,23 @@ def test_coins_from_nowhere_are_neither_sold_nor_added_to(world, trader):
     assert order(world, trader, BTC=0.3) == []
     world.check_books()
     world.check_own_coins()
+
+
+def test_adopting_takes_in_what_every_order_filled_until_then(world, trader):
+    world.server.control("foreign_order", symbol="BTC/USD", side="buy", qty="0.01")
+    world.server.control("fault", kind="drop_after", **ORDERS)
+    world.server.control("fault", kind="drop_before", times=500, path="by_client_order_id")
+    order(world, trader, BTC=0.3)  # bought, and nobody knows
+    world.server.control("clear_faults")
+    world.server.control("foreign_order", symbol="BTC/USD", side="sell", qty="0.002")
+    again = world.trader()
+    take_for_ours(again.desk, again.memory)
+    assert again.memory.ledger.qty["BTC"] == held(world)
+    started = world.trader()
+    started.begin()
+    assert started.state == "ACTIVE", started.why
+    assert owned(started) == held(world)
+    world.check_books()
 
 
 def test_coins_that_vanish_are_noticed(world, trader):
