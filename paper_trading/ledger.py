@@ -105,7 +105,7 @@ def explain(
     fee_qty: dict[str, Decimal] = {}
     for ticker in snapshot.qty:
         found = _explain_coin(before, snapshot, ticker, fills, rates, others)
-        fee_qty |= {ticker: found.fee} if found.fee else {}
+        fee_qty |= {ticker: found.fee} if abs(found.fee) >= NANO else {}  # less is the rounding of a replay's floats
         ledger = replace(ledger, qty={**ledger.qty, ticker: found.ours},
                          foreign_qty={**ledger.foreign_qty, ticker: found.foreign})  # fmt: skip
         moved = found.foreign - before.foreign_qty.get(ticker, ZERO)
