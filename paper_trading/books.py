@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Self
 
+from paper_trading.broker import Broker, Snapshot, VenueOrder
 from paper_trading.desk import Desk
 from paper_trading.journal import Journal
 from paper_trading.ledger import ZERO, Explained, Fill, Ledger, Rates, explain, open_ledger
-from paper_trading.orders import Broker, Snapshot, VenueOrder
 
 SETTLE_TRIES, SETTLE_S = 4, 0.5  # an account in which fills are still arriving is read again
 MARGIN_S = 600.0  # orders of others are looked for from so long before the last reconciliation: clocks differ

@@ -12,7 +12,7 @@ from typing import Any
 from market.errors import UserError
 from market.sources.assets import keys_of
 from paper_trading import flatten as kill_switch
-from paper_trading.alpaca import AlpacaBroker, VenueClock
+from paper_trading.alpaca_venue import AlpacaBroker, VenueClock
 from paper_trading.desk import Desk
 from paper_trading.journal import FILE, Journal, JournalError
 from paper_trading.presence import STOP_WAIT_S, ask, folders, read_status, sole_trader, trader_pid

@@ -8,14 +8,14 @@ from decimal import Decimal
 
 import numpy as np
 
-from paper_trading.account import Plan, TradedAccount, Wish
 from paper_trading.books import Books
+from paper_trading.broker import Intent, order_id, rounded_down, whole_qty
 from paper_trading.desk import Desk, Phase, Tracked
 from paper_trading.journal import Journal
 from paper_trading.listing import Listing
 from paper_trading.mandate import Mandate
-from paper_trading.orders import Intent, order_id, rounded_down, whole_qty
 from paper_trading.risk import Standing, Used, refusal
+from paper_trading.traded_account import Plan, TradedAccount, Wish
 from train.deploy.loading import Deployment
 
 log = logging.getLogger(__name__)

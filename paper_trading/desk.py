@@ -18,9 +18,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
 
-from paper_trading.journal import Event, Journal
-from paper_trading.ledger import ZERO, Fill
-from paper_trading.orders import (
+from paper_trading.broker import (
     Broker,
     Ending,
     Intent,
@@ -30,6 +28,8 @@ from paper_trading.orders import (
     VenueError,
     VenueOrder,
 )
+from paper_trading.journal import Event, Journal
+from paper_trading.ledger import ZERO, Fill
 
 log = logging.getLogger(__name__)
 

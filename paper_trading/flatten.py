@@ -9,10 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from paper_trading.desk import OVER, Desk, Tracked
-from paper_trading.journal import Journal, JournalError, lines
-from paper_trading.ledger import Ledger
-from paper_trading.orders import (
+from paper_trading.broker import (
     Broker,
     Intent,
     OutcomeUnknownError,
@@ -22,6 +19,9 @@ from paper_trading.orders import (
     order_id,
     rounded_down,
 )
+from paper_trading.desk import OVER, Desk, Tracked
+from paper_trading.journal import Journal, JournalError, lines
+from paper_trading.ledger import Ledger
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
-from paper_trading.orders import Side, Snapshot
+from paper_trading.broker import Side, Snapshot
 
 ZERO, NANO = Decimal(0), Decimal("0.000000001")
 CASH_TOLERANCE = Decimal("0.01")  # quote: venues round an average price

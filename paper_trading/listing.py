@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from market.errors import UserError
 from market.venues import OrderRule
+from paper_trading.broker import Broker, UnreachableError
 from paper_trading.journal import Journal
-from paper_trading.memory import Memory
-from paper_trading.orders import Broker, UnreachableError
+from paper_trading.trader_memory import Memory
 from train.deploy.loading import Deployment
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from environment_Alpaca import Account
 from paper_trading.journal import Journal
-from paper_trading.memory import Memory
 from paper_trading.risk import Limits, State
+from paper_trading.trader_memory import Memory
 
 log = logging.getLogger(__name__)
 

@@ -20,10 +20,10 @@ from market.features import FEATURE_SETS
 from market.names import currency_of
 from market.sources.assets import keys_of
 from market.times import utc_text
-from paper_trading.alpaca import AlpacaBroker, AlpacaFeed, VenueClock
+from paper_trading.alpaca_venue import AlpacaBroker, AlpacaFeed, VenueClock
+from paper_trading.broker import Broker, answered
 from paper_trading.feeds import DatasetFeed, Feed
-from paper_trading.orders import Broker, answered
-from paper_trading.replay import FaultyBroker, ReplayBroker
+from paper_trading.replay_venue import FaultyBroker, ReplayBroker
 from paper_trading.risk import Limits
 from train.deploy.loading import CURRENT, Deployment, DeploymentError, load_deployment, read_deployment
 from train.env_factory import rules_of

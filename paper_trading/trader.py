@@ -21,21 +21,21 @@ import numpy as np
 from market.errors import BarsError
 from market.times import utc_text
 from market.venues import OrderRule
-from paper_trading.account import TradedAccount, Window
 from paper_trading.books import Books
+from paper_trading.broker import Broker, UnreachableError, answered
 from paper_trading.dealer import Dealer
-from paper_trading.decisions import Decision, decide
 from paper_trading.desk import Desk
 from paper_trading.feeds import Arrival, Feed, Needs
 from paper_trading.journal import Journal
 from paper_trading.ledger import Explained, Ledger, Rates
 from paper_trading.listing import Listing, check_coins
 from paper_trading.mandate import Mandate
-from paper_trading.memory import Memory
-from paper_trading.orders import Broker, UnreachableError, answered
+from paper_trading.policy_choice import Decision, decide
 from paper_trading.risk import DAY_S, State, Used
 from paper_trading.settings import Hooks, Settings
 from paper_trading.shadow import Shadow
+from paper_trading.traded_account import TradedAccount, Window
+from paper_trading.trader_memory import Memory
 from train.deploy.loading import Deployment
 
 log = logging.getLogger(__name__)

@@ -17,12 +17,12 @@ import numpy as np
 from market.errors import UserError
 from market.times import utc_text
 from market.venues import OrderRule
-from paper_trading.account import Plan, TradedAccount, Window
-from paper_trading.decisions import decide
+from paper_trading.broker import whole_qty
 from paper_trading.feeds import BarStore, Candle, Needs, until
 from paper_trading.journal import Event, lines
 from paper_trading.ledger import Ledger
-from paper_trading.orders import whole_qty
+from paper_trading.policy_choice import decide
+from paper_trading.traded_account import Plan, TradedAccount, Window
 from train.deploy.loading import Deployment, read_deployment
 
 NAMES = ("open", "high", "low", "close", "volume")

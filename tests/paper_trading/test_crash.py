@@ -34,8 +34,8 @@ def server() -> Iterator[StandIn]:
 
 @pytest.fixture(autouse=True)
 def short_time_outs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("paper_trading.alpaca.PATIENCE", QUICK)
-    monkeypatch.setattr("paper_trading.alpaca.QUOTE_PATIENCE", QUICK)
+    monkeypatch.setattr("paper_trading.alpaca_venue.PATIENCE", QUICK)
+    monkeypatch.setattr("paper_trading.alpaca_venue.QUOTE_PATIENCE", QUICK)
 
 
 def act(world: TradingWorld, trader: Trader, *actions: float) -> None:

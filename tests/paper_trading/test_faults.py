@@ -15,14 +15,14 @@ import pytest
 from market.errors import UserError
 from market.sources.assets import Keys
 from paper_trading import flatten
-from paper_trading.alpaca import AlpacaBroker
+from paper_trading.alpaca_venue import AlpacaBroker
+from paper_trading.broker import UnreachableError, VenueError, answered, order_id
 from paper_trading.desk import WATCH_S, Desk, _intent_of
 from paper_trading.journal import Journal, JournalError, lines, read
-from paper_trading.memory import recall
-from paper_trading.orders import UnreachableError, VenueError, answered, order_id
 from paper_trading.risk import Used
-from paper_trading.service import take_for_ours
 from paper_trading.trader import Trader
+from paper_trading.trader_memory import recall
+from paper_trading.trader_program import take_for_ours
 from tests.support.alpaca_stand_in import StandIn
 from tests.support.trading_crash import Crasher
 from tests.support.trading_world import FREE, QUICK, STEP_S, TradingWorld, make_deployment
@@ -38,8 +38,8 @@ def server() -> Iterator[StandIn]:
 
 @pytest.fixture
 def world(tmp_path: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch) -> TradingWorld:
-    monkeypatch.setattr("paper_trading.alpaca.PATIENCE", QUICK)
-    monkeypatch.setattr("paper_trading.alpaca.QUOTE_PATIENCE", QUICK)
+    monkeypatch.setattr("paper_trading.alpaca_venue.PATIENCE", QUICK)
+    monkeypatch.setattr("paper_trading.alpaca_venue.QUOTE_PATIENCE", QUICK)
     return TradingWorld(tmp_path, server, n_bars=60)
 
 
@@ -624,7 +624,7 @@ def gap(world: TradingWorld, n_bars: int) -> None:
 
 
 def test_a_gap_of_a_day_does_nothing_and_says_so(tmp_path, server, monkeypatch):
-    monkeypatch.setattr("paper_trading.alpaca.PATIENCE", QUICK)
+    monkeypatch.setattr("paper_trading.alpaca_venue.PATIENCE", QUICK)
     world = TradingWorld(tmp_path, server, ("BTC", "ETH"), n_bars=320)
     trader = begun(world)
     order(world, trader, BTC=0.3)

@@ -21,7 +21,7 @@ from market.defaults import KEY_VARIABLES
 from market.sample import synthetic_dataset
 from paper_trading.flatten import KeepGoingJournal, flatten, owned_by_journal
 from paper_trading.journal import Journal, read
-from paper_trading.service import HALTED, trade
+from paper_trading.trader_program import HALTED, trade
 from tests.paper_trading.test_replay import set_out
 from tests.support.alpaca_stand_in import StandIn
 from tests.support.made_deployment import make_facts, write_facts

@@ -15,8 +15,8 @@ from market.build import dataset_from_bars
 from market.dataset import Dataset, save_dataset
 from market.sample import sample_bars, synthetic_dataset
 from paper_trading.journal import read
-from paper_trading.service import ENDED, HALTED, trade
 from paper_trading.stages import Request
+from paper_trading.trader_program import ENDED, HALTED, trade
 from tests.support.trading_world import FREE, make_deployment
 from train.deploy.loading import Deployment
 from train.evaluator import evaluate_policies

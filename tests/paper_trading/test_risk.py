@@ -9,7 +9,7 @@ import pytest
 
 from market.defaults import TRADING_LIMITS
 from market.errors import UserError
-from paper_trading.orders import Intent
+from paper_trading.broker import Intent
 from paper_trading.risk import DAY_S, Limits, Standing, Used, refusal
 
 WIDE = Limits(*([1e9] * 8))

@@ -22,7 +22,7 @@ import hypothesis.strategies as st
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import RuleBasedStateMachine, get_state_machine_test, precondition, rule
 
-from paper_trading.orders import UnreachableError
+from paper_trading.broker import UnreachableError
 from paper_trading.trader import Trader
 from tests.support.alpaca_orders import TERMINAL
 from tests.support.alpaca_stand_in import StandIn
@@ -320,7 +320,7 @@ def walk(server: StandIn, n_steps: int, number: int) -> None:
         suppress_health_check=SLOW, print_blob=False, phases=[Phase.generate],
     )  # fmt: skip
     test = get_state_machine_test(Walk, settings=chosen, _min_steps=N_STEPS - 1)
-    with patch("paper_trading.alpaca.PATIENCE", QUICK), patch("paper_trading.alpaca.QUOTE_PATIENCE", QUICK):
+    with patch("paper_trading.alpaca_venue.PATIENCE", QUICK), patch("paper_trading.alpaca_venue.QUOTE_PATIENCE", QUICK):
         seed(number)(test)()
 
 

@@ -1,7 +1,7 @@
 """A trader before the stand-in: generated bars, a deployment of random weights, and a clock that the test moves.
 
 The trader is built as the program builds it; only waiting is different: it moves the server's clock. `QUICK` in the
-place of `paper_trading.alpaca.PATIENCE` makes time-outs short.
+place of `paper_trading.alpaca_venue.PATIENCE` makes time-outs short.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from market.features import FEATURE_SETS
 from market.sample import sample_bars
 from market.sources.assets import Keys
 from market.sources.transport import Patience
-from paper_trading.alpaca import AlpacaBroker, AlpacaFeed, VenueClock
+from paper_trading.alpaca_venue import AlpacaBroker, AlpacaFeed, VenueClock
 from paper_trading.desk import Desk
 from paper_trading.feeds import Tick
 from paper_trading.journal import Journal, lines
-from paper_trading.memory import recall
 from paper_trading.risk import Limits, Used
-from paper_trading.service import start_event
 from paper_trading.stages import Request, Stage
 from paper_trading.trader import Hooks, Settings, Trader
+from paper_trading.trader_memory import recall
+from paper_trading.trader_program import start_event
 from tests.support.alpaca_stand_in import StandIn
 from tests.support.made_deployment import make_facts, write_facts
 from train.deploy.loading import POLICY_FILE, SHARED_FACTS, Deployment, read_deployment

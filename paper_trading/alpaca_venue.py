@@ -25,8 +25,7 @@ from market.sources.assets import Keys, venue_of_assets
 from market.sources.periods import Period
 from market.sources.transport import DamagedAnswerError, Patience, be_patient, one_line, sent_at
 from market.venues import ALPACA, OrderRule
-from paper_trading.feeds import Arrival, BarStore, Candle, Needs, Tick, needed_bars, utc
-from paper_trading.orders import (
+from paper_trading.broker import (
     Intent,
     Mode,
     OutcomeUnknownError,
@@ -37,6 +36,7 @@ from paper_trading.orders import (
     VenueError,
     VenueOrder,
 )
+from paper_trading.feeds import Arrival, BarStore, Candle, Needs, Tick, needed_bars, utc
 
 PATIENCE = Patience(connect_s=3.0, read_s=8.0, retries=2, backoff_s=0.2, longest_wait_s=5.0)
 QUOTE_PATIENCE = Patience(connect_s=2.0, read_s=2.0, retries=0)  # quotes are for the record; orders wait for them

@@ -15,16 +15,16 @@ from typing import Any
 
 from market.errors import UserError
 from paper_trading import flatten as kill_switch
+from paper_trading.broker import UnreachableError
 from paper_trading.desk import Desk
 from paper_trading.feeds import Tick
 from paper_trading.journal import FILE, Journal, JournalError, lines
 from paper_trading.ledger import adopt, open_ledger
-from paper_trading.memory import Memory, recall
-from paper_trading.orders import UnreachableError
 from paper_trading.presence import Heartbeat, sole_trader
 from paper_trading.risk import DAY_S, Used
 from paper_trading.stages import Request, Stage, alpaca_stage, deployed, replay_stage
 from paper_trading.trader import Hooks, Settings, Trader
+from paper_trading.trader_memory import Memory, recall
 from train.deploy.loading import CURRENT, Deployment, DeploymentError, pointer_target
 from train.env_factory import rules_of
 from train.records.provenance import code_version

@@ -13,7 +13,7 @@ from random import Random
 
 from environment_Alpaca_vectorized import EnvParams
 from market.venues import OrderRule
-from paper_trading.orders import (
+from paper_trading.broker import (
     Intent,
     Mode,
     OutcomeUnknownError,
