@@ -55,11 +55,11 @@ def _flattened_by_trader(folder: Path) -> bool:
     """Whether the running trader did it in time; one that does not is stopped."""
     pid = trader_pid(folder)
     assert pid is not None
+    asked_s, end = time.time(), time.monotonic() + STOP_WAIT_S
     os.kill(pid, signal.SIGUSR1)
-    end = time.monotonic() + STOP_WAIT_S
     while time.monotonic() < end and trader_pid(folder) == pid:
         found = read_status(folder) or {}
-        if found.get("state") == "HALTED" and "--flatten" in str(found.get("why")):
+        if float(found.get("flattened_s") or 0.0) >= asked_s:
             return True
         time.sleep(0.2)
     log.warning("the trader (pid %d) does not answer; it is stopped", pid)

@@ -51,7 +51,7 @@ class Program:
 
     def __init__(self, request: Request, interruption: Interruption, write_page: WritePage | None = None) -> None:
         self.request, self.interruption, self._write_page = request, interruption, write_page
-        self.must_flatten = False
+        self.must_flatten, self._flattened_s = False, 0.0
         self.trader: Trader | None = None
         self.heartbeat: Heartbeat | None = None
         self._refused, self._replayed_s = "", 0.0
@@ -158,7 +158,7 @@ class Program:
             self.heartbeat.beat(
                 {"state": trader.state, "why": trader.why, "phase": trader.phase, "deployment": trader.deployment.name,
                  "bar_s": trader.bar_s, "proven": trader.deployment.proven,
-                 "synthetic": trader.deployment.synthetic}, now,
+                 "synthetic": trader.deployment.synthetic, "flattened_s": self._flattened_s}, now,
             )  # fmt: skip
 
     # ---------------------------------------------------------------- what the trader asks
@@ -208,6 +208,7 @@ class Program:
             log.warning("not everything is sold: %s", error)
             self.must_flatten = True
         trader.reconcile(bar_s)
+        self._flattened_s = 0.0 if self.must_flatten else time.time()
         self._beat(now=True)
 
     def _draw_page(self, folder: Path, day: date | None = None) -> None:
