@@ -74,19 +74,21 @@ class Books:
         self.desk.look_up_open()
         now_s = self.desk.now_s()
         found, theirs = self._explained()
-        if found.ledger != self.ledger or theirs or self.desk.fills() or found.unexplained:
+        fills = self.desk.fills()
+        expected = sum((fill.notional * getattr(self.rates, fill.side) for fill in fills), ZERO)
+        if found.ledger != self.ledger or theirs or fills or found.unexplained:
             for line in found.foreign:
                 self.journal.append("foreign", what="account", text=line)
             self.journal.append(
                 "account", bar_s=bar_s, **found.ledger.to_json(), fee_cash=str(found.fee_cash),
                 fee_qty={name: str(fee) for name, fee in found.fee_qty.items()}, explained=not found.unexplained,
-                notes=list(found.unexplained), known_s=round(now_s, 3),
+                notes=list(found.unexplained), known_s=round(now_s, 3), fee_expected=str(expected),
                 theirs={name: each.to_json() for name, each in theirs.items()},
             )  # fmt: skip
         self.ledger, self.known_s = found.ledger, now_s
         self.theirs = dict([*self.theirs.items(), *theirs.items()][-MOST_THEIRS:])
         self.desk.count()
-        return found
+        return replace(found, fee_expected=expected)
 
     def _explained(self) -> tuple[Explained, dict[str, Theirs]]:
         """The account explained, and news of others' orders; read again while our own orders may still be filling."""

@@ -73,6 +73,7 @@ class Explained:
     fee_qty: Mapping[str, Decimal]  # coins by ticker
     foreign: Sequence[str] = ()  # what changed that others did, and is explained
     unexplained: Sequence[str] = ()
+    fee_expected: Decimal = ZERO  # quote, of our fills
 
 
 def open_ledger(snapshot: Snapshot, capital: Decimal | None) -> Ledger:

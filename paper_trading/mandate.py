@@ -52,9 +52,13 @@ class Mandate:
             self.journal.append("state", **{"from": self.state, "to": "ACTIVE", "why": why})
             self.state, self.why, self.counts_anew = "ACTIVE", "", True
 
-    def hold(self, bar_s: int, account: Account, simulated_equity: float) -> None:
-        """Hold the account against drawdown and drift."""
-        beside, limits = account.equity / simulated_equity, self.limits
+    def hold(self, bar_s: int, account: Account, simulated_equity: float, fees_spared: float) -> None:
+        """Hold the account against drawdown and drift.
+
+        A venue that takes less than the expected fees, as paper venues may, makes the account better than the
+        simulator's and nothing wrong with it: what was spared is no drift.
+        """
+        beside, limits = (account.equity - max(fees_spared, 0.0)) / simulated_equity, self.limits
         if self.counts_anew:
             self.counts_anew, self.peak, self.base = False, account.equity, beside
         elif self.peak is not None:

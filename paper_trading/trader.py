@@ -62,7 +62,7 @@ class Trader:
     ) -> None:  # fmt: skip
         self.deployment, self.broker, self.feed, self.journal, self.desk = deployment, broker, feed, journal, desk
         self.memory, self.used, self.settings, self.hooks = memory, used, settings, hooks
-        self.fees, self.phase = memory.fees, "starting"
+        self.fees, self.fees_spared, self.phase = memory.fees, memory.fees_spared, "starting"
         self.books = Books(broker, desk, journal, _rates(deployment), settings.capital, memory.ledger, memory.known_s,
                            memory.theirs)  # fmt: skip
         self.mandate = Mandate(journal, settings.limits, hooks.told, memory)
@@ -149,7 +149,7 @@ class Trader:
             self.journal.append("skip", bar_s=bar_s, why=self._warming(window))
             return
         assert self.shadow is not None
-        self.mandate.hold(bar_s, self.account.account, self.shadow.account.account.equity)
+        self.mandate.hold(bar_s, self.account.account, self.shadow.account.account.equity, self.fees_spared)
         self._decide(window, started, waited_s)
         if self.settings.sends_at_once and self.pending is not None and why is None and self.state != "HALTED":
             price = self.account.price_array[-1].tolist()
@@ -218,7 +218,9 @@ class Trader:
         except UnreachableError as error:
             log.warning("the venue does not answer: %s", error)
             return False
-        self.fees += self._value_of_fees(found)
+        paid = self._value_of_fees(found)
+        self.fees += paid
+        self.fees_spared += float(found.fee_expected) - paid
         if found.unexplained:
             self.change_state("REDUCING", f"the account is not explained: {'; '.join(found.unexplained)}")
         return True
@@ -304,7 +306,8 @@ class Trader:
             "decision", bar_s=window.bar_s, observation_sha256=found.observation_sha256, action=found.action.tolist(),
             target=found.target.tolist(), **edges, weights=weights.tolist(), equity=acct.equity, cash=acct.cash,
             qty=acct.qty, benchmark=acct.benchmark, sim_equity=simulated.equity, sim_qty=simulated.qty, peak=acct.peak,
-            drawdown=1.0 - acct.equity / acct.peak, fees=self.fees, state=self.state, took_ms=round(took_s * 1e3, 3),
+            drawdown=1.0 - acct.equity / acct.peak, fees=self.fees,
+            fees_spared=self.fees_spared, state=self.state, took_ms=round(took_s * 1e3, 3),
             elapsed_ms=round((took_s - waited_s) * 1e3, 3), checkpoint=self._checkpoint(window),
         )  # fmt: skip
         log.info(

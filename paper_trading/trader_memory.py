@@ -27,6 +27,7 @@ class Memory:
     why: str = ""
     resumed: bool = False  # since the last decision
     fees: float = 0.0  # quote, paid so far
+    fees_spared: float = 0.0  # quote, expected so far less paid
     known_s: float | None = None  # when the venue last agreed with the ledger, UTC seconds
     theirs: dict[str, Theirs] = field(default_factory=dict)  # orders of others that the ledger took in
 
@@ -58,6 +59,7 @@ def _remember(memory: Memory, event: Event, used: Used) -> None:
         _remember_account(memory, event)
     elif kind == "decision":
         memory.checkpoint, memory.decided_s, memory.fees = event["checkpoint"], event["bar_s"], event["fees"]
+        memory.fees_spared = event.get("fees_spared", 0.0)
         memory.resumed = False
     elif kind == "state":
         memory.state, memory.why, memory.resumed = event["to"], event["why"], event["to"] == "ACTIVE"
@@ -67,7 +69,9 @@ def _remember_account(memory: Memory, event: Event) -> None:
     memory.ledger, memory.known_s = Ledger.from_json(event), event.get("known_s")
     memory.theirs |= {name: Theirs.from_json(values) for name, values in event.get("theirs", {}).items()}
     if memory.checkpoint is not None:  # the next decision says the sum anew
-        memory.fees += value_of_fees(event, memory.checkpoint["prices"])
+        paid = value_of_fees(event, memory.checkpoint["prices"])
+        memory.fees += paid
+        memory.fees_spared += float(event.get("fee_expected", paid)) - paid
     if not event["explained"] and memory.state == "ACTIVE":  # a kill may have kept the state from the journal
         memory.state, memory.why = "REDUCING", f"the account is not explained: {'; '.join(event['notes'])}"
 

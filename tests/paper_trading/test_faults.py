@@ -925,3 +925,23 @@ def test_fees_so_far_outlive_a_kill(world, trader):
     again = world.trader()
     assert again.fees == pytest.approx(trader.fees, rel=1e-9)
     assert again.fees > 0
+
+
+def test_a_venue_that_takes_no_fee_is_no_drift(tmp_path, server):
+    world = TradingWorld(tmp_path, server, n_bars=40, fee_rate="0")
+    trader = world.trader(limits=replace(FREE, max_drift=0.004))
+    world.play(trader, 35)
+    last = world.events("decision")[-1]
+    assert last["fees_spared"] > 0.004 * last["equity"]  # more than the bound
+    assert last["equity"] > last["sim_equity"] * 1.004
+    assert trader.state == "ACTIVE"
+    world.check_books()
+    assert world.trader().fees_spared == last["fees_spared"]
+
+
+def test_a_venue_that_takes_more_than_the_fee_is_drift(tmp_path, server):
+    world = TradingWorld(tmp_path, server, n_bars=40, fee_rate="0.0049")
+    trader = world.trader(limits=replace(FREE, max_drift=0.004))
+    world.play(trader, 35)
+    assert trader.state == "REDUCING"
+    assert "from the simulator's, beyond --max-drift" in trader.why
