@@ -850,7 +850,7 @@ def test_a_drawdown_that_was_looked_at_does_not_halt_again_at_once(world):
     assert "fell" in trader.why
     world.trader(limits=limits).resume("a person")  # and a kill before the next bar
     lifted = restarted(world, limits=limits)
-    lifted.mandate.hold(lifted.bar_s, lifted.account.account, lifted.shadow.account.account.equity
+    lifted.mandate.hold(lifted.bar_s, lifted.account.account, lifted.shadow.account.account.equity, 0.0)
     assert lifted.state == "ACTIVE"
     assert lifted.mandate.peak == lifted.account.account.equity < lifted.account.account.peak
     order(world, lifted, ETH=0.3)
