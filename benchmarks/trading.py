@@ -3,8 +3,8 @@
 
 Seven coins, 5-minute bars. The replays go through the program itself (`paper_trading.trader_program.trade`), journal
 included, and each is compared with `CryptoEnvAlpaca` on the same rows: cash, coins and value after every bar must be
-equal, bit for bit. The live figures are of bars that close at a stand-in of Alpaca's interface, a process of its own on this machine:
-HTTP, JSON and alpaca-py are in them, the distance to a venue is not.
+equal, bit for bit. The live figures are of bars that close at a stand-in of Alpaca's interface, a process of its own on
+this machine: HTTP, JSON and alpaca-py are in them, the distance to a venue is not.
 """
 
 from __future__ import annotations

@@ -45,6 +45,7 @@ UNCLEAR = (None, 408, 425)  # answers of 4xx after which an order may have arriv
 OVER = frozenset({"filled", "canceled", "expired", "rejected", "done_for_day", "replaced", "stopped", "suspended"})
 SKEW_S = 1.5  # clocks that differ by less are the same: the server tells whole seconds
 MOST_ORDERS = 500  # a page
+MOST_REFUSALS = 5  # of keys that were good before, one after another: a single one may pass
 GRACE_S = 2.0  # after a bar's close, before it is asked for
 POLL_S = 1.5  # between two questions for a bar that is late
 AGAIN_BARS = 3  # of the last bars, which may be revised
@@ -96,6 +97,7 @@ class AlpacaBroker:
 
         self.mode: Mode = "LIVE" if is_live else "PAPER"
         self.asked_s, self._url = 0.0, url
+        self._refusals, self._was_let_in = 0, False
         # Any: with raw_data the clients return what was sent, not the models that their annotations name.
         self._client: Any = TradingClient(keys.key_id, keys.secret, paper=not is_live, raw_data=True, url_override=url)
         self._data: Any = CryptoHistoricalDataClient(raw_data=True, url_override=data_url)
@@ -106,6 +108,7 @@ class AlpacaBroker:
         self.symbols = {ticker: pair_of(ticker, "/", "USD") for ticker in tickers}
         self._tickers = {symbol.replace("/", ""): ticker for ticker, symbol in self.symbols.items()}
         number = self._told(lambda: str(self._client.get_account()["account_number"]))
+        self._was_let_in = True
         name = hashlib.sha256(number.encode()).hexdigest()[:8]
         self.account = f"{'live' if is_live else 'paper'}-{name}"
 
@@ -209,12 +212,15 @@ class AlpacaBroker:
 
         try:
             with self._timed():
-                return question()
+                answer = question()
+            self._refusals = 0
+            return answer
         except APIError as error:
             status = error.status_code
             if status in passes:
                 raise
-            if status in (401, 403):
+            self._refusals += status in (401, 403)
+            if status in (401, 403) and (not self._was_let_in or self._refusals >= MOST_REFUSALS):
                 own = "the paper and the live account have keys of their own"
                 raise VenueError(f"{self._url} refuses the keys ({status}); {own}") from None
             raise UnreachableError(f"{self._url} answers {status}") from None
@@ -327,7 +333,7 @@ class AlpacaFeed:
         self._source = Alpaca(timeframe_name(needs.bar_seconds), self._data_url, PATIENCE)
         self._source._client._session.hooks["response"].append(self._clock.saw)
         step = needs.bar_seconds
-        newest_close = int(self._clock.now_s()) // step * step
+        newest_close = int(self._clock.now_s() - GRACE_S) // step * step
         self._fetch(store, newest_close - needed_bars(needs) * step, newest_close, must_answer=True)
         newest = store.newest()
         if newest is None:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from market.defaults import KEY_VARIABLES
 from market.errors import UserError
 from market.sources.assets import keys_of
 from paper_trading import flatten as kill_switch
@@ -43,29 +44,61 @@ def flatten_now(request: Request) -> tuple[int, str]:
     Raises:
         UserError, UnreachableError: the venue cannot be used.
     """
+    running = [folder for folder in folders(request.trading) if trader_pid(folder) is not None]
+    mine = [folder for folder in running if _is_meant(folder, request)]
+    texts, codes = [], [ENDED]
+    for folder in mine:
+        left = _flattened_by_trader(folder)
+        if left is None and not folder.name.startswith("replay"):
+            break  # it does not answer and is gone: done without it
+        codes.append(FAULT if left else ENDED)
+        what = f"could not sell {left} yet, and goes on trying" if left else "has sold its coins"
+        texts.append(f"{folder.name}: the trader {what} and is HALTED")
+    else:
+        if mine:
+            return max(codes), "\n".join(texts)
+    if request.broker == "alpaca":
+        return _flatten_without_trader(request)
+    _refuse_what_needs_keys(request)
+    return ENDED, "a replay's account ends with it; there is nothing to sell"
+
+
+def _is_meant(folder: Path, request: Request) -> bool:
+    """Whether a running trader is of the account that was asked for; without a word all but replays are, then those."""
+    if request.broker == "alpaca":
+        return folder.name.startswith("live-" if request.live_url is not None else "paper-")
+    return folder.name.startswith("replay") if request.names_broker else True
+
+
+def _refuse_what_needs_keys(request: Request) -> None:
+    """Say it where coins are held in an account that only keys lead to."""
     for folder in folders(request.trading):
-        if trader_pid(folder) is not None and _flattened_by_trader(folder):
-            return ENDED, f"{folder.name}: the trader has sold its coins and is HALTED"
-    if request.broker == "replay":
-        return ENDED, "a replay's account ends with it; there is nothing to sell"
-    return _flatten_without_trader(request)
+        if folder.name.startswith("replay") or request.names_broker:
+            continue
+        known = kill_switch.owned_by_journal(folder / FILE)
+        if known is None or any(known[0].values()):
+            raise UserError(f"{folder.name} may hold coins of ours, and no trader runs: set {KEY_VARIABLES[0][0]} and "
+                            f"{KEY_VARIABLES[0][1]}, and ask again")  # fmt: skip
 
 
-def _flattened_by_trader(folder: Path) -> bool:
-    """Whether the running trader did it in time; one that does not is stopped."""
+def _flattened_by_trader(folder: Path) -> str | None:
+    """What the running trader could not sell, empty where it sold all; None where it did not answer and was stopped."""
     pid = trader_pid(folder)
     assert pid is not None
-    asked_s, end = time.time(), time.monotonic() + STOP_WAIT_S
+    asked_s, end, left = time.time(), time.monotonic() + STOP_WAIT_S, ""
     os.kill(pid, signal.SIGUSR1)
     while time.monotonic() < end and trader_pid(folder) == pid:
         found = read_status(folder) or {}
         if float(found.get("flattened_s") or 0.0) >= asked_s:
-            return True
+            return ""
+        left = str(found.get("flatten_left") or "")
         time.sleep(0.2)
+    if left and trader_pid(folder) == pid:
+        return left
     log.warning("the trader (pid %d) does not answer; it is stopped", pid)
     if ask(folder, signal.SIGTERM, STOP_WAIT_S) is False:
         os.kill(pid, signal.SIGKILL)
-    return False
+    return None
 
 
 def _flatten_without_trader(request: Request) -> tuple[int, str]:
@@ -76,6 +109,7 @@ def _flatten_without_trader(request: Request) -> tuple[int, str]:
     known = kill_switch.owned_by_journal(folder / FILE)
     tickers = known[1] if known is not None else _tickers_of_orders(request, clock)
     broker = AlpacaBroker(keys, tickers, url, request.data_url, is_live, clock)
+    folder.mkdir(parents=True, exist_ok=True)
     with sole_trader(account, folder):
         journal: Any = kill_switch.NoJournal()
         if known is not None:
@@ -88,12 +122,11 @@ def _flatten_without_trader(request: Request) -> tuple[int, str]:
             owned = kill_switch.with_open_orders(desk, folder / FILE, known[0])
         else:
             owned = kill_switch.owned_by_orders(broker, tickers)
-        batch = kill_switch.flatten(desk, owned, {}, f"flatten {account}")
-        is_sold = kill_switch.wait_until_sold(desk, batch, STOP_WAIT_S)
+        left = kill_switch.flatten_until_sold(desk, owned, f"flatten {account}", STOP_WAIT_S)
         journal.append("state", **{"from": "ACTIVE", "to": "HALTED", "why": "the user said --flatten"})
-    if is_sold:
-        return ENDED, f"{account}: {len(batch)} positions sold"
-    return FAULT, f"{account}: not everything is sold; look at the account"
+    if left:
+        return FAULT, f"{account}: could not sell {kill_switch.listed(left)}; look at the account"
+    return ENDED, f"{account}: nothing of ours is left"
 
 
 def _tickers_of_orders(request: Request, clock: VenueClock) -> tuple[str, ...]:

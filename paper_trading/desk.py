@@ -91,6 +91,7 @@ class Desk:
     tracked: dict[str, Tracked] = field(default_factory=dict)  # not over, or not yet counted
     known_ids: dict[str, None] = field(default_factory=dict)  # of the last orders, the newest last
     slept_s: float = 0.0  # in all
+    must_stop: Callable[[], str | None] = lambda: None  # why nothing more may be sent; a flattening does not ask
 
     # ---------------------------------------------------------------- sending
     def trade(self, bar_s: int, phase: Phase, intents: Sequence[Intent]) -> list[Tracked]:
@@ -128,6 +129,10 @@ class Desk:
 
     def _send(self, each: Tracked) -> str:
         """The reason where it was not taken."""
+        why = self.must_stop() if each.intent.why != "flatten" else None
+        if why is not None:
+            each.status = "canceled"
+            return f"not sent: {why}"
         try:
             each.see(self.broker.send(each.intent))
         except RejectedError as error:

@@ -9,6 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from market.venues import OrderRule
 from paper_trading.broker import (
     Broker,
     Intent,
@@ -79,13 +80,39 @@ def flatten(desk: Desk, owned: Mapping[str, Decimal], prices: Mapping[str, float
     return desk.trade(now_s, "flatten", intents)
 
 
-def _increments(broker: Broker) -> dict[str, float]:
-    """By ticker; none where the venue does not tell them: then it takes the amount as it is, or refuses it."""
+def left_over(broker: Broker, owned: Mapping[str, Decimal]) -> dict[str, Decimal]:
+    """Coins of ours that are still there and large enough to be sold, by ticker.
+
+    Raises:
+        UnreachableError: the venue does not answer.
+    """
+    snapshot, rules = broker.snapshot(), _rules(broker)
+    left = {}
+    for ticker, qty in owned.items():
+        rule = rules.get(ticker)
+        sellable = rounded_down(
+            min(qty, snapshot.qty.get(ticker, Decimal(0))), 0.0 if rule is None else rule.qty_increment
+        )
+        if sellable > 0 and (rule is None or float(sellable) >= rule.min_order_qty):
+            left[ticker] = sellable
+    return left
+
+
+def listed(left: Mapping[str, Decimal]) -> str:
+    """`0.5 BTC, 3 ETH`."""
+    return ", ".join(f"{qty} {ticker}" for ticker, qty in left.items())
+
+
+def _rules(broker: Broker) -> Mapping[str, OrderRule]:
+    """None where the venue does not tell them: then it takes an amount as it is, or refuses it."""
     try:
-        rules = broker.rules() or {}
+        return broker.rules() or {}
     except (UnreachableError, VenueError):
         return {}
-    return {ticker: rule.qty_increment for ticker, rule in rules.items()}
+
+
+def _increments(broker: Broker) -> dict[str, float]:
+    return {ticker: rule.qty_increment for ticker, rule in _rules(broker).items()}
 
 
 def with_open_orders(desk: Desk, path: Path, owned: Mapping[str, Decimal]) -> dict[str, Decimal]:
@@ -137,10 +164,30 @@ def owned_by_orders(broker: Broker, tickers: Sequence[str], since_s: float = 0.0
     return {ticker: max(qty, Decimal(0)) for ticker, qty in owned.items()}
 
 
-def wait_until_sold(desk: Desk, batch: Sequence[Tracked], seconds: float) -> bool:
-    """Whether all of it is sold in time."""
-    end = time.monotonic() + seconds
-    while any(each.status not in OVER for each in batch) and time.monotonic() < end:
+def flatten_until_sold(desk: Desk, owned: Mapping[str, Decimal], why: str, seconds: float) -> dict[str, Decimal]:
+    """Flatten again and again until nothing is left or the time is over; what is left, by ticker.
+
+    Raises:
+        UnreachableError: the venue does not answer until the end.
+    """
+    end, sent = time.monotonic() + seconds, list[Tracked]()
+    while True:
+        is_last = time.monotonic() >= end
+        try:
+            desk.look_up_open()
+            sent += flatten(desk, _less(owned, sent), {}, why)
+            left = left_over(desk.broker, _less(owned, sent))
+            if not (left or desk.open_orders) or is_last:
+                return left
+        except UnreachableError:
+            if is_last:
+                raise
         desk.pause(1.0)
-        desk.look_up_open()
-    return all(each.status == "filled" for each in batch)
+
+
+def _less(owned: Mapping[str, Decimal], sent: Sequence[Tracked]) -> dict[str, Decimal]:
+    """Coins of ours less what these sales took, or may still take."""
+    left = dict(owned)
+    for each in sent:
+        left[each.intent.ticker] -= each.filled if each.status in OVER else each.intent.qty
+    return left

@@ -14,7 +14,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,13 +41,24 @@ class BusyError(UserError):
 
 @contextmanager
 def sole_trader(account: str, folder: Path) -> Iterator[None]:
-    """Hold the account on this machine, and say in the folder who holds it.
+    """Hold the account on this machine and its folder on any, and say in the folder who holds them.
 
     Raises:
-        BusyError: another process has it.
-        UserError: the lock or the folder cannot be written.
+        BusyError: another process has one of them.
+        UserError: a lock cannot be opened.
     """
-    path = lock_path(account, folder)
+    with ExitStack() as held:
+        for path in lock_paths(account, folder):
+            held.callback(os.close, _locked(path, account))
+        with suppress(OSError):  # a full disk must not keep --flatten from its work
+            write_whole(folder / PID_FILE, f"{os.getpid()}\n{start_ticks(os.getpid())}\n".encode())
+        try:
+            yield
+        finally:
+            (folder / PID_FILE).unlink(missing_ok=True)
+
+
+def _locked(path: Path, account: str) -> int:
     try:
         handle = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -57,20 +68,13 @@ def sole_trader(account: str, folder: Path) -> Iterator[None]:
     except BlockingIOError as error:
         os.close(handle)
         raise BusyError(f"another trader has the account {account} on this machine; see it with --status") from error
-    try:
-        with suppress(OSError):  # a full disk must not keep --flatten from its work
-            write_whole(folder / PID_FILE, f"{os.getpid()}\n{start_ticks(os.getpid())}\n".encode())
-        yield
-    finally:
-        (folder / PID_FILE).unlink(missing_ok=True)
-        os.close(handle)
+    return handle
 
 
-def lock_path(account: str, folder: Path) -> Path:
-    """A venue's account is one on the machine; a replay is one in its folder."""
-    if account == "replay":
-        return folder / ".lock"
-    return Path(tempfile.gettempdir()) / f"barwise-trader-{account}.lock"
+def lock_paths(account: str, folder: Path) -> list[Path]:
+    """A venue's account is one on the machine, whatever TMPDIR says; a folder is one trader's wherever it lies."""
+    shared = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
+    return [folder / ".lock", *([] if account == "replay" else [shared / f"barwise-trader-{account}.lock"])]
 
 
 def trader_pid(folder: Path) -> int | None:
@@ -104,12 +108,16 @@ class Heartbeat:
         own = {"pid": os.getpid(), "start_ticks": start_ticks(os.getpid()), "machine": this_machine()}
         self._path, self._constant = folder / STATUS_FILE, constant | own
         self._written_s, self._failed = float("-inf"), False
+        self._locks = lock_paths(str(constant["account"]), folder)
 
     def beat(self, content: dict[str, Any], now: bool = False) -> None:
         """Write it if it is time, or `now`; a disk that is full must not stop what follows."""
         if not now and time.monotonic() - self._written_s < HEARTBEAT_S:
             return
         self._written_s = time.monotonic()
+        for path in self._locks:  # a folder for temporary files may be swept of what is old
+            with suppress(OSError):
+                os.utime(path)
         stamp = datetime.fromtimestamp(time.time(), tz=UTC).isoformat(timespec="seconds")
         try:
             write_whole(self._path, json.dumps(self._constant | {"utc": stamp} | content, indent=1).encode())

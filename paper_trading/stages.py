@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
 from environment_Alpaca_vectorized import observation_layout
 from market.dataset import MANIFEST, Dataset, load_dataset
-from market.defaults import PAPER_URL
+from market.defaults import LIVE_URL, PAPER_URL
 from market.errors import UserError
 from market.features import FEATURE_SETS
 from market.names import currency_of
@@ -40,6 +41,7 @@ class Request:
     deployments: Path
     trading: Path
     broker: str  # "alpaca" | "replay"
+    names_broker: bool = True  # whether the command line did
     live_url: str | None = None  # of real money
     paper_url: str = PAPER_URL
     data_url: str | None = None
@@ -71,6 +73,29 @@ class Stage:
     n_steps: int | None  # bars of the account's episode, for observations that show how far it is
     in_sample: bool | None  # None: bars that nobody had seen
     data_sha256: str | None
+
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")  # servers of tests, without encryption
+
+
+def check_addresses(paper_url: str, live_url: str | None) -> None:
+    """Refuse addresses that could send paper orders to real money, or keys to a stranger.
+
+    Raises:
+        UserError: says which, and what is expected.
+    """
+    for flag, url, own in (("--paper-url", paper_url, PAPER_URL), ("--live-url", live_url, LIVE_URL)):
+        if url is None:
+            continue
+        parts = urlsplit(url)
+        host, is_own = (parts.hostname or "").rstrip("."), urlsplit(own).hostname
+        if parts.username is not None or parts.password is not None:
+            raise UserError(f"{flag} holds a user or a password; keys come from the environment alone")
+        if host not in LOOPBACK and (host != is_own or parts.scheme != "https"):
+            other = urlsplit(PAPER_URL if flag == "--live-url" else LIVE_URL).hostname
+            what = ": that is the live account's, which needs --live" if host == other and flag == "--paper-url" else ""
+            what = ": that is the paper account's" if host == other and flag == "--live-url" else what
+            raise UserError(f"{flag} {parts.scheme}://{host} is not {own}{what}")
 
 
 # ------------------------------------------------------------------------------------------------------- the deployment

@@ -94,7 +94,7 @@ class Trader:
             has_traded = True
 
     def begin(self) -> bool:
-        """Take the newest bar that has closed; whether it was a new one, and so has been traded.
+        """Take the newest bar that has closed; whether it was new and in time, and so has been traded.
 
         A venue that does not answer is waited for. A restart stands where it stood.
         """
@@ -108,7 +108,8 @@ class Trader:
         else:
             self._write_bar(arrival)  # with the warm-up that everything after it is made from
             self.reconcile(arrival.window.bar_s)  # the next bar may be hours away
-        return is_new
+        latest = self.settings.latest_s
+        return is_new and not (latest is not None and arrival.late_s is not None and arrival.late_s > latest)
 
     def _first(self) -> Arrival:
         def ask() -> Arrival:

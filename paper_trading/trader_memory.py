@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from paper_trading.books import Theirs
@@ -19,6 +20,7 @@ class Memory:
 
     begun: bool = False
     deployment: str | None = None
+    capital: Decimal | None = None  # that the account began with; None: all cash, or not yet begun
     ledger: Ledger | None = None
     checkpoint: Mapping[str, Any] | None = None  # of the last decision
     decided_s: int | None = None  # bar of the last decision
@@ -44,6 +46,8 @@ def recall(events: Iterable[Event], desk: Desk, used: Used) -> Memory:
 def _remember(memory: Memory, event: Event, used: Used) -> None:
     kind = event["event"]
     if kind == "start":
+        if not memory.begun and event.get("capital") is not None:
+            memory.capital = Decimal(event["capital"])
         memory.begun, memory.deployment = True, event["deployment"]
     elif kind == "deployment" and "to" in event:
         memory.deployment = event["to"]

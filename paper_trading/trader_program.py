@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class Program:
 
     def __init__(self, request: Request, interruption: Interruption, write_page: WritePage | None = None) -> None:
         self.request, self.interruption, self._write_page = request, interruption, write_page
-        self.must_flatten, self._flattened_s = False, 0.0
+        self.must_flatten, self._flattened_s, self._flatten_left = False, 0.0, ""
         self.trader: Trader | None = None
         self.heartbeat: Heartbeat | None = None
         self._refused, self._replayed_s = "", 0.0
@@ -79,9 +80,13 @@ class Program:
     def _trade(self, deployment: Deployment, stage: Stage, folder: Path, journal: Journal) -> int:
         request, used, self._folder = self.request, Used(), folder
         desk = Desk(stage.broker, journal, self._clock(stage), self._pause, request.order_timeout_s)
+        desk.must_stop = self._must_stop
         memory = recall(lines(journal.path), desk, used)
+        if request.capital is not None and memory.begun and request.capital != memory.capital:
+            began = "all its cash" if memory.capital is None else f"{memory.capital} of it"
+            raise UserError(f"--capital {request.capital}: this account began with {began}, as its journal says")
         if request.adopts:
-            take_for_ours(desk, memory)
+            take_for_ours(desk, memory, request.capital)
         latest_s = None if request.broker == "replay" else min(deployment.bar_seconds / 2, request.bar_timeout_s + 15.0)
         settings = Settings(request.limits, latest_s, request.capital, request.sends_at_once, stage.n_steps)
         hooks = Hooks(self._renewed, lambda: self._must_halt(folder), self._tick, self._tell)
@@ -127,10 +132,19 @@ class Program:
 
     def _pause(self, seconds: float) -> None:
         """An order is followed to its end, whatever signal came; a replay's time only passes on paper."""
+        self._beat()
         if self.request.broker == "replay":
             self._replayed_s += seconds
         else:
             time.sleep(seconds)
+
+    def _must_stop(self) -> str | None:
+        """Why no further order is sent; asked before each."""
+        if self.must_flatten:
+            return "the user said --flatten"
+        if self.interruption.received is not None:
+            return "the trader is being stopped"
+        return self._must_halt(self._folder)
 
     def _clock(self, stage: Stage) -> Callable[[], float]:
         return (lambda: time.time() + self._replayed_s) if self.request.broker == "replay" else stage.clock.now_s
@@ -158,7 +172,8 @@ class Program:
             self.heartbeat.beat(
                 {"state": trader.state, "why": trader.why, "phase": trader.phase, "deployment": trader.deployment.name,
                  "bar_s": trader.bar_s, "proven": trader.deployment.proven,
-                 "synthetic": trader.deployment.synthetic, "flattened_s": self._flattened_s}, now,
+                 "synthetic": trader.deployment.synthetic, "flattened_s": self._flattened_s,
+                 "flatten_left": self._flatten_left}, now,
             )  # fmt: skip
 
     # ---------------------------------------------------------------- what the trader asks
@@ -197,18 +212,20 @@ class Program:
         self.must_flatten = True
 
     def _flatten(self, trader: Trader) -> None:
+        """Sell what is ours; what the venue did not take is tried again at the next tick."""
         trader.change_state("HALTED", "the user said --flatten")
-        bar_s = trader.bar_s or 0
-        self.must_flatten = not trader.reconcile(bar_s)  # without an answer the venue is asked again at the next tick
-        if self.must_flatten or trader.ledger is None:
-            return
-        try:
-            kill_switch.flatten(trader.desk, trader.ledger.qty, trader.last_prices, trader.deployment.name)
-        except UnreachableError as error:
-            log.warning("not everything is sold: %s", error)
-            self.must_flatten = True
-        trader.reconcile(bar_s)
-        self._flattened_s = 0.0 if self.must_flatten else time.time()
+        self._flatten_left, bar_s = "unknown", trader.bar_s or 0
+        if trader.reconcile(bar_s) and trader.ledger is not None:
+            try:
+                kill_switch.flatten(trader.desk, trader.ledger.qty, trader.last_prices, trader.deployment.name)
+                trader.reconcile(bar_s)
+                left = kill_switch.left_over(trader.broker, trader.ledger.qty)
+                self._flatten_left = kill_switch.listed(left)
+            except UnreachableError as error:
+                log.warning("not everything is sold: %s", error)
+        self.must_flatten = bool(self._flatten_left)
+        if not self.must_flatten:
+            self._flattened_s = time.time()
         self._beat(now=True)
 
     def _draw_page(self, folder: Path, day: date | None = None) -> None:
@@ -251,7 +268,7 @@ def _journal_path(folder: Path, is_replay: bool, adopts: bool) -> Path:
     return path
 
 
-def take_for_ours(desk: Desk, memory: Memory) -> None:
+def take_for_ours(desk: Desk, memory: Memory, capital: Decimal | None = None) -> None:
     """Take what is in the account for ours; what our orders and those of others filled until now is in it.
 
     Raises:
@@ -259,7 +276,7 @@ def take_for_ours(desk: Desk, memory: Memory) -> None:
     """
     desk.look_up_open()
     snapshot = desk.broker.snapshot()
-    memory.ledger, memory.known_s = adopt(memory.ledger or open_ledger(snapshot, None), snapshot), None
+    memory.ledger, memory.known_s = adopt(memory.ledger or open_ledger(snapshot, capital), snapshot), None
     desk.count()
     desk.journal.append("account", bar_s=None, **memory.ledger.to_json(), fee_cash="0", fee_qty={}, explained=True,
                    notes=["the user said --adopt: these coins are ours from now on"])  # fmt: skip

@@ -131,18 +131,15 @@ def request(args: argparse.Namespace) -> Request:
     """
     from market.errors import UserError
     from paper_trading.risk import Limits
-    from paper_trading.stages import Request
+    from paper_trading.stages import Request, check_addresses
 
     has_keys = any(all(os.environ.get(name) for name in names) for names in KEY_VARIABLES)
     broker = args.broker or ("alpaca" if has_keys and args.data_dir is None else "replay")
     if args.live != (args.live_url is not None):
         raise UserError(f"real money needs both --live and --live-url {LIVE_URL}; one alone trades nothing")
-    if args.live and (broker != "alpaca" or args.live_url.rstrip("/") == args.paper_url.rstrip("/")):
-        raise UserError("--live needs --broker alpaca and another address than the paper account's")
-    if args.live and "paper" in args.live_url:
-        raise UserError(f"--live-url {args.live_url}: is the paper account's address; the live one is {LIVE_URL}")
-    if not args.live and "//api.alpaca.markets" in args.paper_url:
-        raise UserError(f"--paper-url {args.paper_url}: is the live account's address; real money needs --live")
+    check_addresses(args.paper_url, args.live_url)
+    if args.live and broker != "alpaca":
+        raise UserError("--live needs --broker alpaca")
     if args.live and args.allow_unproven:
         raise UserError("--live takes no --allow-unproven: an unproven policy trades on paper only")
     if broker == "alpaca" and (args.data_dir or args.all_bars or args.faults or args.pace):
@@ -158,6 +155,7 @@ def request(args: argparse.Namespace) -> Request:
     return Request(
         deployments=here(args.deployments_dir) or home() / "deployments",
         trading=here(args.trading_dir) or home() / "trading", broker=broker, live_url=args.live_url,
+        names_broker=args.broker is not None,
         paper_url=args.paper_url, data_url=args.data_url, data_dir=data_dir,
         data_roots=tuple(dict.fromkeys((home() / "data", Path.cwd() / "data"))), once=args.once,
         all_bars=args.all_bars, pace_s=args.pace, faults=faults, seed=args.seed, allow_unproven=args.allow_unproven,

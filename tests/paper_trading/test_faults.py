@@ -329,23 +329,52 @@ def test_flattening_without_a_trader_sells_what_no_reconciliation_has_taken_in(w
     bare = Desk(trader.broker, trader.journal, world.clock.now_s, world.clock.advance, 5.0)
     known, _ = flatten.owned_by_journal(world.journal_path)
     assert known["BTC"] == 0
-    batch = flatten.flatten(bare, flatten.with_open_orders(bare, world.journal_path, known), {}, "a test")
-    assert flatten.wait_until_sold(bare, batch, 1.0)
+    owned = flatten.with_open_orders(bare, world.journal_path, known)
+    assert flatten.flatten_until_sold(bare, owned, "a test", 10.0) == {}
     assert held(world) == held(world, "ETH") == 0
     world.check_own_coins()
     idle(world, restarted(world))
     world.check_books()
 
 
-def test_flattening_sells_whole_increments_and_does_not_wait_for_a_refused_order(world):
+def test_flattening_sells_whole_increments_and_tries_again_where_a_sale_was_refused(world):
     world.server.control("asset", symbol="LTC/USD", min_trade_increment="0.001", min_order_size="0.001")
     trader = begun(world)
     order(world, trader, LTC=0.3, BTC=0.3)
     world.server.control("fault", kind="insufficient")
-    batch = flatten.flatten(trader.desk, trader.ledger.qty, {}, "a test")
-    assert [each.status for each in batch] == ["rejected", "filled"]
-    assert not flatten.wait_until_sold(trader.desk, batch, 60.0)
+    assert flatten.flatten_until_sold(trader.desk, trader.ledger.qty, "a test", 10.0) == {}
+    assert [e["status"] for e in world.events("order")][-3:] == ["rejected", "filled", "filled"]
     assert 0 < held(world, "LTC") < Decimal("0.001")
+
+
+def test_flattening_says_what_it_could_not_sell(world):
+    trader = begun(world)
+    order(world, trader, LTC=0.3, BTC=0.3)
+    world.server.control("fault", kind="insufficient", times=500)
+    left = flatten.flatten_until_sold(trader.desk, trader.ledger.qty, "a test", 0.0)
+    assert left == {ticker: trader.ledger.qty[ticker] for ticker in ("BTC", "LTC")}
+    assert flatten.listed({"BTC": Decimal("0.5"), "ETH": Decimal(3)}) == "0.5 BTC, 3 ETH"
+
+
+def test_nothing_is_sent_after_a_halt_that_comes_between_two_orders(world):
+    trader = begun(world)
+    order(world, trader, BTC=0.5)
+    calls = iter([None, "a halt"])
+    trader.desk.must_stop = lambda: next(calls, "a halt")
+    sold, *rest = order(world, trader, BTC=-0.5, ETH=0.3, LTC=0.3)
+    assert sold["status"] == "filled"
+    assert {each["status"] for each in rest} <= {"canceled"}
+    assert held(world, "ETH") == held(world, "LTC") == 0
+    world.check_books()
+
+
+def test_a_refusal_of_keys_that_passes_costs_a_bar(world, trader):
+    secret, trader.broker._client._secret_key = trader.broker._client._secret_key, "another"
+    idle(world, trader, 2)
+    trader.broker._client._secret_key = secret
+    order(world, trader, BTC=0.3)
+    assert held(world) > 0
+    world.check_books()
 
 
 # ------------------------------------------------------------------------------------------------- other hands
@@ -782,7 +811,7 @@ def test_keys_that_are_revoked_end_the_trader_with_one_line(world, trader):
     trader.broker._client._secret_key = "another"
     trader.pending = np.array([0.0, 0.3, 0.0], np.float32)
     with pytest.raises(VenueError, match="refuses the keys") as raised:
-        world.play(trader, 1)
+        world.play(trader, 8)
     assert "\n" not in str(raised.value)
     assert "another" not in str(raised.value)
     again = world.trader()

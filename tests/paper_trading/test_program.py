@@ -101,9 +101,13 @@ def test_without_a_deployment_a_line_says_which_command_makes_one(tmp_path):
     [
         (["--live"], "real money needs both --live and --live-url"),
         (["--live-url", "https://api.alpaca.markets"], "real money needs both --live and --live-url"),
-        (["--live", "--live-url", "https://paper-api.alpaca.markets"], "another address than the paper account's"),
-        (["--live", "--live-url", "https://paper.example.org"], "is the paper account's address"),
-        (["--paper-url", "https://api.alpaca.markets"], "is the live account's address; real money needs --live"),
+        (["--live", "--live-url", "https://PAPER-api.alpaca.markets"], "that is the paper account's"),
+        (["--live", "--live-url", "https://evil.example.org"], "is not https://api.alpaca.markets"),
+        (["--live", "--live-url", "http://api.alpaca.markets"], "is not https://api.alpaca.markets"),
+        (["--paper-url", "https://api.alpaca.markets"], "that is the live account's, which needs --live"),
+        (["--paper-url", "https://API.alpaca.markets."], "that is the live account's, which needs --live"),
+        (["--paper-url", "https://x@api.alpaca.markets"], "holds a user or a password"),
+        (["--paper-url", "https://paper-api.alpaca.markets.evil.org"], "is not https://paper-api.alpaca.markets"),
         (["--live", "--live-url", "https://api.alpaca.markets", "--allow-unproven"], "takes no --allow-unproven"),
         (["--broker", "alpaca", "--all-bars"], "are of a replay"),
         (["--broker", "replay", "--faults", "flood"], "--faults flood: no such fault; known are timeout"),
@@ -126,8 +130,8 @@ def test_flags_that_contradict_each_other_end_in_one_line(tmp_path, ask, more, w
         ({"proven": False, "waived": ["confidence"]}, [], "is unproven (waived: confidence)"),
         ({"feature_set": "of somebody"}, [], "its columns are those of no feature set here"),
         ({"rules": "cappuccino"}, [], "was trained under the rules 'cappuccino' of a host"),
-        ({"proven": False}, ["--live", "--live-url", "https://live.example.org"], "is unproven"),
-        ({"synthetic": True}, ["--live", "--live-url", "https://live.example.org"], "SYNTHETIC"),
+        ({"proven": False}, ["--live", "--live-url", "https://api.alpaca.markets"], "is unproven"),
+        ({"synthetic": True}, ["--live", "--live-url", "https://api.alpaca.markets"], "SYNTHETIC"),
     ],
 )
 def test_a_deployment_that_the_venue_must_not_have_is_refused(tmp_path, ask, changes, more, words):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from paper_trading.presence import BusyError, lock_path
+from paper_trading.presence import BusyError, lock_paths
 from paper_trading.trader_program import HALTED
 from tests.support.launcher_clone import ROOT
 from tests.support.programs import parser_of
@@ -86,7 +86,9 @@ def test_the_exit_codes_of_the_page_are_those_of_the_traders_help():
 def test_the_lock_of_the_account_is_seen_from_inside_the_unit():
     """A /tmp of the unit's own would hide it from a trader that is started by hand."""
     assert setting("PrivateTmp") == ["no"]
-    assert lock_path("paper-1a2b3c4d", Path("/x")).parent != Path("/x"), "no longer in the folder for temporary files?"
+    assert lock_paths("paper-1a2b3c4d", Path("/x"))[-1].parent != Path("/x"), (
+        "no longer in the folder for temporary files?"
+    )
     assert setting("ReadWritePaths") == [f"{PLACE}/trading", "/tmp"]
 
 
