@@ -19,8 +19,10 @@ import pytest
 from barwise.commands.paper_trade import main
 from market.defaults import KEY_VARIABLES
 from market.sample import synthetic_dataset
+from paper_trading import control
 from paper_trading.flatten import KeepGoingJournal, flatten, owned_by_journal
 from paper_trading.journal import Journal, read
+from paper_trading.presence import BusyError, sole_trader
 from paper_trading.trader_program import HALTED, trade
 from tests.paper_trading.test_replay import set_out
 from tests.support.alpaca_stand_in import StandIn
@@ -297,3 +299,84 @@ def test_an_alert_command_gets_one_line_and_its_failure_costs_nothing(tmp_path, 
     while "--alert-command failed" not in caplog.text and time.monotonic() < end:
         time.sleep(0.05)
     assert "--alert-command failed" in caplog.text
+
+
+def with_coins(root: Path, server: StandIn) -> Path:
+    """A paper account with coins, its trader gone."""
+    world = TradingWorld(root, server, n_bars=30)
+    trader = world.trader()
+    world.play(trader, 12)
+    folder = root / "trading" / trader.broker.account
+    folder.mkdir(parents=True)
+    world.journal_path.rename(folder / "journal.jsonl")
+    assert server.state()["positions"]
+    return folder
+
+
+def flatten_here(root: Path, server: StandIn, monkeypatch, *more: str) -> int:
+    """`--flatten` in this process, with keys."""
+    monkeypatch.setenv("APCA_API_KEY_ID", server.key)
+    monkeypatch.setenv("APCA_API_SECRET_KEY", server.secret)
+    monkeypatch.setattr(control, "STOP_WAIT_S", 1.0)
+    return main([*flags(root, server), "--flatten", *more])
+
+
+def test_flatten_says_what_it_could_not_sell(tmp_path, server, monkeypatch, capsys):
+    folder = with_coins(tmp_path, server)
+    server.control("fault", kind="insufficient", times=500)
+    assert flatten_here(tmp_path, server, monkeypatch, "--broker", "alpaca") == 1
+    assert f"{folder.name}: could not sell " in capsys.readouterr().out
+    server.control("clear_faults")
+    assert flatten_here(tmp_path, server, monkeypatch) == 0
+    assert server.state()["positions"] == {}
+
+
+def test_flatten_without_keys_names_the_account_that_holds_coins(tmp_path, server, monkeypatch, capsys):
+    folder = with_coins(tmp_path, server)
+    for name in (name for names in KEY_VARIABLES for name in names):
+        monkeypatch.delenv(name, raising=False)
+    assert main([*flags(tmp_path), "--flatten"]) == 2
+    told = capsys.readouterr().err
+    assert f"{folder.name} may hold coins of ours, and no trader runs: set APCA_API_KEY_ID" in told
+
+
+def test_flatten_of_one_account_leaves_the_trader_of_another(tmp_path, server, monkeypatch, capsys):
+    with_coins(tmp_path, server)
+    replay = tmp_path / "trading" / "replay"
+    replay.mkdir()
+    (replay / "journal.jsonl").write_text("")
+    with sole_trader("replay", replay):
+        asked: list[Path] = []
+        monkeypatch.setattr(control, "_flattened_by_trader", lambda folder: asked.append(folder))
+        assert flatten_here(tmp_path, server, monkeypatch, "--broker", "alpaca") == 0
+    assert asked == []
+    assert server.state()["positions"] == {}
+
+
+def test_one_lock_whatever_tmpdir_says(tmp_path, monkeypatch):
+    folder = tmp_path / "paper-1"
+    folder.mkdir()
+    elsewhere = tmp_path / "another checkout"
+    elsewhere.mkdir()
+    with sole_trader("paper-0test000", folder):
+        monkeypatch.setenv("TMPDIR", str(tmp_path))
+        with pytest.raises(BusyError, match="another trader has the account"), sole_trader("paper-0test000", elsewhere):
+            pass
+        with pytest.raises(BusyError), sole_trader("paper-0test001", folder):
+            pass
+        assert (folder / "trader.pid").exists()
+    assert not (folder / "trader.pid").exists()
+
+
+def test_another_capital_than_the_account_began_with_is_refused(tmp_path, server, monkeypatch, capsys):
+    world = TradingWorld(tmp_path, server, n_bars=5)
+    deploy(tmp_path, world)
+    monkeypatch.setenv("APCA_API_KEY_ID", server.key)
+    monkeypatch.setenv("APCA_API_SECRET_KEY", server.secret)
+    trader = world.trader()
+    world.play(trader, 2)
+    folder = tmp_path / "trading" / trader.broker.account
+    folder.mkdir(parents=True)
+    world.journal_path.rename(folder / "journal.jsonl")
+    assert main([*flags(tmp_path, server), "--once", "--capital", "500"]) == 2
+    assert "--capital 500: this account began with all its cash, as its journal says" in capsys.readouterr().err

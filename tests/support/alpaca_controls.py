@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, fields, is_dataclass
 from decimal import Decimal
 from typing import Any
@@ -128,7 +129,8 @@ class Controls:
         """Begin anew: no orders, bars or faults. `now` freezes the clock; further fields are settings."""
         market = Market(Clock(None if now is None else micros(now)), Settings())
         market.settings.change(settings)
-        self.world = World(Account(market, cash=Decimal(str(cash))))
+        # Its own for every server: traders of two tests must not meet in the machine's lock.
+        self.world = World(Account(market, cash=Decimal(str(cash)), number=f"PA{os.getpid():08d}"))
         self.log = []
 
     def set(self, **settings: Any) -> None:
