@@ -14,7 +14,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,11 +47,13 @@ class Checkpoints:
         folder: gets `checkpoint.safetensors`; one that is there already is gone on from.
         earlier: folders of earlier attempts, the latest first.
         every_s: least time between two; 0 keeps one after every update, whatever it costs.
+        on_written: is called with the path of every checkpoint; its time counts as the checkpoint's.
     """
 
     folder: Path
     earlier: tuple[Path, ...] = ()
     every_s: float = EVERY_S
+    on_written: Callable[[Path], None] | None = None
 
     @property
     def path(self) -> Path:
@@ -97,6 +99,8 @@ class Keeper:
             self.has_warned = True
         else:
             self.n_written += 1
+            if self.where.on_written is not None:
+                self.where.on_written(self.where.path)
         self.written_s = time.monotonic()
         self.cost_s = self.written_s - started_s
         self.total_s += self.cost_s

@@ -1,7 +1,8 @@
 """A picture of every trial's accounts, kept as Optuna's artifact: optuna-dashboard shows it on the trial's page.
 
 Drawn while the trial is still RUNNING, because Optuna takes no artifact of a trial that has ended. Stored in
-`<results>/artifacts`, one folder for all studies of the results, as optuna-dashboard wants it.
+`<results>/artifacts`, one folder for all studies of the results, as optuna-dashboard wants it, or in the study's
+artifact store if it has one.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from train.records.stored import SplitFigures, TrialSettings
 from train.report.band_picture import band_figure
 from train.report.charts import AGENT, EQUAL, INK, STYLE, thinned
 from train.report.curves import UNREADABLE, accounts, compounded, held
+from train.store.artifact_files import pictures_in
 from train.study.band_file import BAND_FILE, read_band
 
 logger = logging.getLogger(__name__)
@@ -76,15 +78,15 @@ def _upload(trial: optuna.Trial, study_folder: Path) -> None:
 
 
 def _store(figure: Figure, name: str, trial: optuna.Trial, study_folder: Path) -> None:
-    folder = artifacts_folder(study_folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as scratch:
+    store: Any = pictures_in(trial.study.user_attrs)
+    if store is None:
+        folder = artifacts_folder(study_folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        store = FileSystemArtifactStore(folder)
+    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=study_folder) as scratch:
         path = Path(scratch) / name
         figure.savefig(path, format="png")
-        upload_artifact(
-            artifact_store=FileSystemArtifactStore(folder), file_path=str(path), study_or_trial=trial,
-            mimetype="image/png",
-        )  # fmt: skip
+        upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial, mimetype="image/png")
 
 
 def band_of_trial(study_folder: Path, trial_number: int, user_attrs: Mapping[str, Any]) -> Figure | None:
