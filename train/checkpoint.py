@@ -47,7 +47,7 @@ class Checkpoints:
         folder: gets `checkpoint.safetensors`; one that is there already is gone on from.
         earlier: folders of earlier attempts, the latest first.
         every_s: least time between two; 0 keeps one after every update, whatever it costs.
-        on_written: is called with the path of every checkpoint; its time counts as the checkpoint's.
+        on_written: sends a checkpoint elsewhere; called with its path, but not so often that it costs more than 1 %.
     """
 
     folder: Path
@@ -79,6 +79,8 @@ class Keeper:
     identity: Mapping[str, Any]
     written_s: float = field(default_factory=time.monotonic)  # when the last one was, or the run began
     cost_s: float = 0.0  # of the last one
+    sent_s: float = 0.0  # when one was last handed on
+    send_cost_s: float = 0.0
     has_warned: bool = False
     n_written: int = 0
     total_s: float = 0.0
@@ -99,11 +101,18 @@ class Keeper:
             self.has_warned = True
         else:
             self.n_written += 1
-            if self.where.on_written is not None:
-                self.where.on_written(self.where.path)
         self.written_s = time.monotonic()
         self.cost_s = self.written_s - started_s
-        self.total_s += self.cost_s
+        self._send()
+        self.total_s += time.monotonic() - started_s
+
+    def _send(self) -> None:
+        """Hand the checkpoint on, if that is due by what it cost the last time."""
+        is_due = self.where.every_s <= 0.0 or self.written_s - self.sent_s >= self.send_cost_s / MOST_COST
+        if self.where.on_written is not None and is_due and self.where.path.exists():
+            self.where.on_written(self.where.path)
+            self.sent_s = time.monotonic()
+            self.send_cost_s = self.sent_s - self.written_s
 
     def usable(self) -> Iterator[tuple[Path, dict[str, Any], dict[str, Tensor]]]:
         """Path, facts and tensors of this run's checkpoints, the latest first; others are refused in the log."""

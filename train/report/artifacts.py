@@ -35,7 +35,7 @@ from train.records.stored import SplitFigures, TrialSettings
 from train.report.band_picture import band_figure
 from train.report.charts import AGENT, EQUAL, INK, STYLE, thinned
 from train.report.curves import UNREADABLE, accounts, compounded, held
-from train.store.artifact_files import pictures_in
+from train.store.artifact_files import Pictures
 from train.study.band_file import BAND_FILE, read_band
 
 logger = logging.getLogger(__name__)
@@ -47,38 +47,43 @@ PANEL_INCHES, DOTS_PER_INCH = (3.6, 2.1), 96
 
 
 @contextmanager
-def picture_of(trial: optuna.Trial, study_folder: Path) -> Iterator[None]:
+def picture_of(trial: optuna.Trial, study_folder: Path, pictures: Pictures | None = None) -> Iterator[None]:
     """Runs a trial inside; when it is done, pruned or failed, its picture is drawn and uploaded.
 
     A picture that cannot be made is said in the log and changes nothing for the trial. After a signal none is made.
+
+    Args:
+        trial: RUNNING.
+        study_folder: the study's results.
+        pictures: the study's artifact store; None: `<results>/artifacts`.
     """
     try:
         yield
     except Exception:
-        _upload(trial, study_folder)
+        _upload(trial, study_folder, pictures)
         raise
-    _upload(trial, study_folder)
+    _upload(trial, study_folder, pictures)
 
 
-def _upload(trial: optuna.Trial, study_folder: Path) -> None:
+def _upload(trial: optuna.Trial, study_folder: Path, pictures: Pictures | None) -> None:
     started = time.monotonic()
     try:
         figure = equity_figure(study_folder, trial.number, trial.user_attrs)
         if figure is None:
             logger.debug("trial %d: no split has finished, so there is no picture of its equity", trial.number)
             return
-        _store(figure, PICTURE, trial, study_folder)
+        _store(figure, PICTURE, trial, study_folder, pictures)
         band = band_of_trial(study_folder, trial.number, trial.user_attrs)
         if band is not None:
-            _store(band, BAND_PICTURE, trial, study_folder)
+            _store(band, BAND_PICTURE, trial, study_folder, pictures)
     except (*UNREADABLE, StorageInternalError) as error:
         logger.warning("trial %d: no picture of its equity: %s: %s", trial.number, type(error).__name__, error)
         return
     logger.debug("trial %d: picture of its equity in %.2f s", trial.number, time.monotonic() - started)
 
 
-def _store(figure: Figure, name: str, trial: optuna.Trial, study_folder: Path) -> None:
-    store: Any = pictures_in(trial.study.user_attrs)
+def _store(figure: Figure, name: str, trial: optuna.Trial, study_folder: Path, pictures: Pictures | None) -> None:
+    store: Any = pictures
     if store is None:
         folder = artifacts_folder(study_folder)
         folder.mkdir(parents=True, exist_ok=True)

@@ -54,13 +54,18 @@ class StudyArtifacts:
 
     Attributes:
         study: as its database has it.
-        store: where its files go.
+        url: of the store.
         uuid: of the study, which its keys begin with.
     """
 
     study: Study
-    store: Artifacts
+    url: str
     uuid: str
+
+    @property
+    def store(self) -> Artifacts:
+        """Opened on first use: who has all files here needs no boto3 and no keys."""
+        return open_artifacts(self.url)
 
     @property
     def lasts_s(self) -> float:
@@ -160,7 +165,7 @@ def artifacts_of(study: Study) -> StudyArtifacts | None:
     """The study with its store; None for a study without one."""
     attributes = study.user_attrs
     url = url_in(attributes)
-    return None if url is None else StudyArtifacts(study, open_artifacts(url), uuid_in(attributes))
+    return None if url is None else StudyArtifacts(study, url, uuid_in(attributes))
 
 
 # ---------------------------------------------------------------------------------------------------- files of no split

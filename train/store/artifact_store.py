@@ -9,7 +9,9 @@ from __future__ import annotations
 import atexit
 import errno
 import io
+import logging
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,11 +36,12 @@ Result = TypeVar("Result")
 
 KEYS_ARE_VARIABLES = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or another source that boto3 reads"
 QUIET_S, LONGEST_PAUSE_S = 5.0, 1.0
-SILENCE_S = 10.0  # after which a program that does not wait takes a store for unreachable
+SILENCE_S = 60.0  # of one call, after which a program that does not wait takes the store for unreachable
 POLL_S = 0.1  # between two looks at a call that has not answered
-CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 4, 20  # of one call, which is repeated
+CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 4, 15  # of one step of a call; calls are repeated
 N_THREADS = 8
 PROBE = "probe"
+LOGGERS = ("boto3", "botocore", "s3transfer")  # at level DEBUG they write the id of the key
 
 
 def artifacts_url(text: str, base: Path) -> str:
@@ -173,7 +176,7 @@ class Artifacts:
 
         Args:
             calls: may be repeated.
-            lasts_s: seconds after which an error is raised and not waited out; silence is waited for a little longer.
+            lasts_s: seconds of nothing but errors after which the last one is raised.
 
         Raises:
             StoreAwayError: not in time.
@@ -181,33 +184,35 @@ class Artifacts:
         """
         wait = Wait(f"the artifact store {self.url}", QUIET_S, LONGEST_PAUSE_S)
         done: dict[int, Result] = {}
+        worked_s = time.monotonic()  # when a call last did
         while len(done) < len(calls):
             running = {i: self.pool.apply_async(call) for i, call in enumerate(calls) if i not in done}
             troubles: list[Exception] = []
             for i, call in running.items():
                 self._await(call, wait, lasts_s)
                 try:
-                    done[i] = call.get()
+                    done[i], worked_s = call.get(), time.monotonic()
                 except self.troubles as error:
                     troubles.append(error)
-            self._pause_for(troubles, wait, lasts_s)
+            self._pause_for(troubles, wait, time.monotonic() - worked_s >= lasts_s)
         wait.is_over()
         return [done[i] for i in range(len(calls))]
 
     def _await(self, call: AsyncResult[Any], wait: Wait, lasts_s: float) -> None:
         """Return when a call has ended, well or not."""
+        began_s = time.monotonic()
         call.wait(POLL_S)
         while not call.ready():
-            if wait.lasts_s >= max(lasts_s, SILENCE_S):
-                raise StoreAwayError(errno.ETIMEDOUT, f"no answer for {wait.lasts_s:.0f} s", self.url)
+            if math.isfinite(lasts_s) and time.monotonic() - began_s >= SILENCE_S:
+                raise StoreAwayError(errno.ETIMEDOUT, f"no answer for {SILENCE_S:.0f} s", self.url)
             wait.pause("it has not answered yet")
             call.wait(POLL_S)
 
-    def _pause_for(self, troubles: Sequence[Exception], wait: Wait, lasts_s: float) -> None:
-        """Pause before the calls that failed are repeated."""
+    def _pause_for(self, troubles: Sequence[Exception], wait: Wait, is_enough: bool) -> None:
+        """Pause before the calls that failed are repeated; raise the first trouble if that is enough."""
         if not troubles:
             return
-        if wait.lasts_s >= lasts_s:
+        if is_enough:
             raise StoreAwayError(errno.EIO, reason_of(troubles[0]), self.url) from troubles[0]
         wait.pause(reason_of(troubles[0]))
 
@@ -234,6 +239,8 @@ def open_artifacts(url: str) -> Artifacts:
         from urllib3.exceptions import HTTPError
     except ModuleNotFoundError as error:
         raise StudyError(f"--artifacts {url}: needs boto3; pip install -r requirements-artifacts.txt") from error
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
     bucket, _, prefix = url.removeprefix("s3://").partition("/")
     # Checksums that came in 2025 are unknown to older servers; every file has a SHA-256 of ours.
     config = Config(
@@ -242,7 +249,7 @@ def open_artifacts(url: str) -> Artifacts:
         max_pool_connections=N_THREADS,
     )  # fmt: skip
     try:
-        client: Any = boto3.client("s3", config=config)
+        client: Any = boto3.Session().client("s3", config=config)
     except (BotoCoreError, ValueError) as error:
         raise StudyError(f"--artifacts {url}: boto3 cannot be used: {reason_of(error)}") from error
     client.upload_fileobj = partial(client.upload_fileobj, Config=TransferConfig(use_threads=False))

@@ -214,7 +214,11 @@ class Objective:
         """Send a split's files to the artifact store before the database names them; settings.json once a trial."""
         if self.run.artifacts is not None:
             paths = file_paths(self.run.folder, trial.number, fold.index)
-            self.run.artifacts.send({paths[n]: digest for n, digest in hashes.items() if is_first or n != SETTINGS})
+            files = {paths[n]: digest for n, digest in hashes.items() if is_first or n != SETTINGS}
+            try:
+                self.run.artifacts.send(files)
+            except OSError as error:  # a file cannot be read; a store that is away is waited for
+                raise _failed(trial, f"split {fold.index}: {type(error).__name__}: {error}") from error
 
     def _set_constraints(self, trial: optuna.Trial, outcomes: Sequence[SplitOutcome]) -> None:
         """Once a trial: Optuna takes no second value."""
