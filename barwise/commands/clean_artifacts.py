@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_artifacts(p, "the store: a folder or s3://BUCKET/PREFIX", is_required=True)
     add_storage(p)
-    p.add_argument("--remove", nargs="+", default=[], metavar="ID", help="remove the files of these deleted studies")
+    p.add_argument("--remove", nargs="+", metavar="ID", help="remove the files of these deleted studies")
     return p
 
 
@@ -72,16 +72,17 @@ def clean(args: argparse.Namespace) -> None:
     store = open_artifacts(artifacts_of(args) or "")
     (files,) = store.insist([lambda: list(store.listed())], lasts_s=0.0)
     kept = {study.uuid: study for study in kept_in(files, study_names(storage_of(args)))}
-    for uuid in args.remove:
+    removed = args.remove or []
+    for uuid in removed:
         if uuid not in kept:
             raise StudyError(
                 f"--remove {uuid}: {store.url} has no files of such a study; without --remove it is listed"
             )
         if kept[uuid].name:
             raise StudyError(f"--remove {uuid}: study {kept[uuid].name} is in the database; delete the study first")
-    for study in [kept[uuid] for uuid in args.remove] or kept.values():
+    for study in [kept[uuid] for uuid in removed] or kept.values():
         print(study.line)
-    for uuid in args.remove:
+    for uuid in removed:
         store.insist([partial(store.remove, file.key) for file in kept[uuid].files], lasts_s=0.0)
         print(f"removed {len(kept[uuid].files)} files of {uuid}")
     if not kept:
