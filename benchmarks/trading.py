@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """A replay of a week and of a month through the paper trader, and the time from a bar's arrival to the last order.
 
-Seven coins, 5-minute bars. The replays go through the program itself (`paper_trading.service.trade`), with journal, and
-each is compared with `CryptoEnvAlpaca` on the same rows: cash, coins and value after every bar must be equal, bit for
-bit. The live figures are of bars that close at a stand-in of Alpaca's interface, a process of its own on this machine:
+Seven coins, 5-minute bars. The replays go through the program itself (`paper_trading.trader_program.trade`), journal
+included, and each is compared with `CryptoEnvAlpaca` on the same rows: cash, coins and value after every bar must be
+equal, bit for bit. The live figures are of bars that close at a stand-in of Alpaca's interface, a process of its own on this machine:
 HTTP, JSON and alpaca-py are in them, the distance to a venue is not.
 """
 
@@ -49,7 +49,7 @@ def replay(args: argparse.Namespace, head: str, n_bars: int) -> dict[str, Any]:
     """One replay through the program, compared with the specification."""
     import psutil
 
-    from paper_trading import service
+    from paper_trading import trader_program
     from tests.paper_trading.test_replay import events, set_out, simulate
 
     dataset = dataset_of(args, n_bars)
@@ -58,21 +58,21 @@ def replay(args: argparse.Namespace, head: str, n_bars: int) -> dict[str, Any]:
         root = Path(folder)
         deployment, request = set_out(root, dataset, first, last, head=head, seed=3)
         memory, process = [], psutil.Process()
-        beat = service.Program._tick
+        beat = trader_program.Program._tick
 
         def weighed(program: Any) -> None:
             beat(program)
             gc.collect(0)
             memory.append(process.memory_info().rss / 2**20)
 
-        service.Program._tick = weighed
+        trader_program.Program._tick = weighed
         started = time.perf_counter()
         try:
-            code = service.trade(request)
+            code = trader_program.trade(request)
         finally:
-            service.Program._tick = beat
+            trader_program.Program._tick = beat
         took_s = time.perf_counter() - started
-        assert code == service.ENDED
+        assert code == trader_program.ENDED
         decisions = events(root, "decision")
         _, bars = simulate(deployment, dataset, first, last)
         pairs = zip(decisions[1:], bars, strict=True)

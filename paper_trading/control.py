@@ -12,7 +12,7 @@ from typing import Any
 from market.errors import UserError
 from market.sources.assets import keys_of
 from paper_trading import flatten as kill_switch
-from paper_trading.alpaca import AlpacaBroker, VenueClock
+from paper_trading.alpaca_venue import AlpacaBroker, VenueClock
 from paper_trading.desk import Desk
 from paper_trading.journal import FILE, Journal, JournalError
 from paper_trading.presence import STOP_WAIT_S, ask, folders, read_status, sole_trader, trader_pid
@@ -55,11 +55,11 @@ def _flattened_by_trader(folder: Path) -> bool:
     """Whether the running trader did it in time; one that does not is stopped."""
     pid = trader_pid(folder)
     assert pid is not None
+    asked_s, end = time.time(), time.monotonic() + STOP_WAIT_S
     os.kill(pid, signal.SIGUSR1)
-    end = time.monotonic() + STOP_WAIT_S
     while time.monotonic() < end and trader_pid(folder) == pid:
         found = read_status(folder) or {}
-        if found.get("state") == "HALTED" and "--flatten" in str(found.get("why")):
+        if float(found.get("flattened_s") or 0.0) >= asked_s:
             return True
         time.sleep(0.2)
     log.warning("the trader (pid %d) does not answer; it is stopped", pid)
@@ -84,7 +84,10 @@ def _flatten_without_trader(request: Request) -> tuple[int, str]:
             except (OSError, JournalError) as error:
                 log.warning("the journal cannot be used: %s", error)
         desk = Desk(broker, journal, clock.now_s, time.sleep, request.order_timeout_s)
-        owned = known[0] if known is not None else kill_switch.owned_by_orders(broker, tickers)
+        if known is not None:
+            owned = kill_switch.with_open_orders(desk, folder / FILE, known[0])
+        else:
+            owned = kill_switch.owned_by_orders(broker, tickers)
         batch = kill_switch.flatten(desk, owned, {}, f"flatten {account}")
         is_sold = kill_switch.wait_until_sold(desk, batch, STOP_WAIT_S)
         journal.append("state", **{"from": "ACTIVE", "to": "HALTED", "why": "the user said --flatten"})

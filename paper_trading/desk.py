@@ -2,7 +2,7 @@
 
     intended   in the journal, not sent yet
     sent       the venue answered; it is polled until the order is over, then asked to cancel it
-    unknown    no answer, or no end in time: looked up by its id at every bar
+    unknown    no answer, or no end in time: looked up by its id at every bar, and cancelled if it is open
     not arrived  the venue has no such order; it may still come, so it is looked up for `WATCH_S`
     over       filled, partial, canceled or rejected
 
@@ -18,21 +18,22 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
 
-from paper_trading.journal import Event, Journal
-from paper_trading.ledger import ZERO, Fill
-from paper_trading.orders import (
+from paper_trading.broker import (
     Broker,
     Ending,
     Intent,
     OutcomeUnknownError,
     RejectedError,
     UnreachableError,
+    VenueError,
     VenueOrder,
 )
+from paper_trading.journal import Event, Journal
+from paper_trading.ledger import ZERO, Fill
 
 log = logging.getLogger(__name__)
 
-WATCH_S = 3_600.0  # an order that did not arrive is looked up for so long
+WATCH_S = 3_600.0  # an order that did not arrive is looked up for so long after its bar
 POLL_S = 0.25
 MOST_KNOWN_IDS = 500  # orders of ours that are told from those of others
 CANCEL_WAIT_S = 5.0  # for the end of an order whose cancellation was asked for
@@ -53,11 +54,11 @@ class Tracked:
     counted_notional: Decimal = ZERO  # quote
 
     def see(self, order: VenueOrder) -> None:
-        """Take in what the venue says."""
+        """Take in what the venue says; an answer that is older than one before changes no fills."""
         self.status = order.ending
-        self.filled = max(self.filled, order.filled_qty)
-        if order.price is not None:
-            self.price, self.notional = order.price, self.filled * order.price
+        if order.filled_qty >= self.filled and order.price is not None:
+            self.filled, self.price = order.filled_qty, order.price
+            self.notional = self.filled * self.price
 
     def fill(self) -> Fill | None:
         """What no reconciliation has taken in yet."""
@@ -98,27 +99,31 @@ class Desk:
         Raises:
             OSError: the journal cannot be written; what was not in it before was not sent.
         """
+        intents = [intent for intent in intents if intent.order_id not in self.known_ids]
         if not intents:
             return []
         self.journal.append("intents", bar_s=bar_s, phase=phase, orders=[_intent_json(intent) for intent in intents])
-        mids = self._mids()
         batch = [self._track(intent) for intent in intents]
-        started_s = self.now_s()
+        mids = self._mids()
+        started_s = self.waited_s
         reasons = {each.intent.order_id: self._send(each) for each in batch}
         self._follow(batch, started_s + self.timeout_s)
-        took_s = self.now_s() - started_s
+        took_s = self.waited_s - started_s
         for each in batch:
             self._write(each, reasons[each.intent.order_id], mids.get(each.intent.ticker), took_s)
         return batch
 
     def _track(self, intent: Intent) -> Tracked:
-        self.known_ids = dict(list(self.known_ids.items())[1 - MOST_KNOWN_IDS :]) | {intent.order_id: None}
+        self.known_ids[intent.order_id] = None
+        if len(self.known_ids) > MOST_KNOWN_IDS:
+            del self.known_ids[next(iter(self.known_ids))]
         return self.tracked.setdefault(intent.order_id, Tracked(intent))
 
     def _mids(self) -> Mapping[str, Decimal]:
+        """Quotes are for the record; no order waits or fails for lack of them."""
         try:
             return self.broker.quotes()
-        except UnreachableError:
+        except (UnreachableError, VenueError):
             return {}
 
     def _send(self, each: Tracked) -> str:
@@ -126,24 +131,17 @@ class Desk:
         try:
             each.see(self.broker.send(each.intent))
         except RejectedError as error:
-            if self._is_there_already(each):
-                return ""
-            each.status = "rejected"
+            self._refuse(each)
             return str(error)
         except (OutcomeUnknownError, UnreachableError) as error:
             each.status = "unknown"
             return str(error)
         return ""
 
-    def _is_there_already(self, each: Tracked) -> bool:
-        """Whether the refusal means that the venue has an order with this id: an equal intent was sent before."""
-        try:
-            found = self.broker.find(each.intent.order_id)
-        except UnreachableError:
-            return False
-        if found is not None:
-            each.see(found)
-        return found is not None
+    def _refuse(self, each: Tracked) -> None:
+        """The venue did not take it: an order that bears its id there is somebody else's."""
+        each.status = "rejected"
+        self.known_ids.pop(each.intent.order_id, None)
 
     def _follow(self, batch: Sequence[Tracked], end_s: float) -> None:
         """Poll until all are over; cancel what is not in time."""
@@ -151,29 +149,33 @@ class Desk:
         late = [each for each in batch if each.status not in OVER]
         for each in late:
             self._cancel(each)
-        self._poll(late, self.now_s() + CANCEL_WAIT_S if late else 0.0)
+        self._poll(late, self.waited_s + CANCEL_WAIT_S)
 
     def _poll(self, batch: Sequence[Tracked], end_s: float) -> None:
+        """Look the orders up until all are over, or until `waited_s` is `end_s`."""
         is_first = True
         while open_orders := [each for each in batch if each.status not in OVER]:
             if not is_first:
-                if self.now_s() >= end_s:
+                if self.waited_s >= end_s:
                     return
                 self.pause(POLL_S)
             is_first = False
             for each in open_orders:
-                self._look_up(each)
+                self._try_look_up(each)
 
-    def _look_up(self, each: Tracked) -> None:
+    def _try_look_up(self, each: Tracked) -> None:
         try:
-            found = self.broker.find(each.intent.order_id)
+            self._look_up(each)
         except UnreachableError:
             each.status = "unknown"
-            return
+
+    def _look_up(self, each: Tracked) -> VenueOrder | None:
+        found = self.broker.find(each.intent.order_id)
         if found is None:
             each.status = "not_arrived"
         else:
             each.see(found)
+        return found
 
     def _cancel(self, each: Tracked) -> None:
         try:
@@ -185,19 +187,32 @@ class Desk:
 
     # ---------------------------------------------------------------- afterwards
     def look_up_open(self) -> None:
-        """Look up every order whose end is not known; new ends go into the journal."""
-        for each in list(self.tracked.values()):
-            if each.status in OVER:
-                continue
+        """Look up every order whose end is not known, and cancel what is still open; changes go into the journal.
+
+        Raises:
+            UnreachableError: the venue does not answer.
+        """
+        for each in self.open_orders:
             before = each.status, each.filled
-            self._look_up(each)
-            if each.status == "unknown" and each.filled == before[1]:
+            found = self._look_up(each)
+            if found is not None and not found.is_over:
                 self._cancel(each)
-                self._look_up(each)
-            if (each.status, each.filled) != before:
-                self._write(each, "looked up later", None, 0.0)
+                self._try_look_up(each)  # what was seen before goes into the journal in any case
+            reason = "looked up later"
             if each.status == "not_arrived" and self.now_s() - each.intent.bar_s > WATCH_S:
-                each.status = "canceled"
+                each.status, reason = "canceled", f"did not arrive within {WATCH_S:.0f} s; no longer looked up"
+            if (each.status, each.filled) != before:
+                self._write(each, reason, None, 0.0)
+
+    def reserved(self, ticker: str) -> Decimal:
+        """Coins that sales whose end is not known may still take."""
+        return sum((each.intent.qty - each.filled for each in self.open_orders
+                    if (each.intent.ticker, each.intent.side) == (ticker, "sell")), ZERO)  # fmt: skip
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds so far that the venue was waited for; a clock that is set does not change it."""
+        return self.slept_s + self.broker.asked_s
 
     def pause(self, seconds: float) -> None:
         """Wait, and count it."""
@@ -235,8 +250,11 @@ class Desk:
                 self._track(_intent_of(order, event["bar_s"]))
         elif event["event"] == "order" and event["id"] in self.tracked:
             each = self.tracked[event["id"]]
+            if event["status"] == "rejected":
+                self._refuse(each)
             each.status, each.filled = event["status"], Decimal(event["filled_qty"])
             each.notional = Decimal(event["notional"])
+            each.price = None if event["price"] is None else Decimal(event["price"])
         elif event["event"] == "account":
             self.count()
 

@@ -20,7 +20,7 @@ from market.defaults import DEFAULT_MAX_FILL_BARS
 from market.errors import UserError
 from market.features import feature_set, segment_features
 from market.times import utc_text
-from paper_trading.account import Window
+from paper_trading.traded_account import Window
 
 N_WARMUPS = 2  # warm-up bars before the first feature that is used, in units of the feature set's own
 Tick = Callable[[], None]
@@ -205,7 +205,7 @@ class BarStore:
             for at, ticker in dict.fromkeys(self._changed)
             if at < open_s and at in self._bars
         ]
-        self._changed = []
+        self._changed = [(at, ticker) for at, ticker in self._changed if at > open_s]
         return tuple(rows)
 
     def missing(self, open_s: int) -> list[str]:

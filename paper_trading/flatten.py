@@ -9,10 +9,19 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from paper_trading.desk import Desk, Tracked
+from paper_trading.broker import (
+    Broker,
+    Intent,
+    OutcomeUnknownError,
+    RejectedError,
+    UnreachableError,
+    VenueError,
+    order_id,
+    rounded_down,
+)
+from paper_trading.desk import OVER, Desk, Tracked
 from paper_trading.journal import Journal, JournalError, lines
 from paper_trading.ledger import Ledger
-from paper_trading.orders import Broker, Intent, OutcomeUnknownError, RejectedError, UnreachableError, order_id
 
 log = logging.getLogger(__name__)
 
@@ -57,17 +66,42 @@ def flatten(desk: Desk, owned: Mapping[str, Decimal], prices: Mapping[str, float
     for order in snapshot.open_orders:
         if order.is_ours:
             _cancelled(desk.broker, order)
-    snapshot = desk.broker.snapshot()
+    snapshot, steps = desk.broker.snapshot(), _increments(desk.broker)
     now_s = int(desk.now_s())
     intents = []
     for ticker, qty in owned.items():
-        sellable = min(qty, snapshot.qty.get(ticker, Decimal(0)))
+        sellable = rounded_down(min(qty, snapshot.qty.get(ticker, Decimal(0))), steps.get(ticker, 0.0))
         if sellable > 0:
             name = order_id(why, ticker, now_s, "sell")
             intents.append(
                 Intent(name, ticker, "sell", sellable, now_s, prices.get(ticker, 0.0), "flatten", float(sellable))
             )
     return desk.trade(now_s, "flatten", intents)
+
+
+def _increments(broker: Broker) -> dict[str, float]:
+    """By ticker; none where the venue does not tell them: then it takes the amount as it is, or refuses it."""
+    try:
+        rules = broker.rules() or {}
+    except (UnreachableError, VenueError):
+        return {}
+    return {ticker: rule.qty_increment for ticker, rule in rules.items()}
+
+
+def with_open_orders(desk: Desk, path: Path, owned: Mapping[str, Decimal]) -> dict[str, Decimal]:
+    """Our coins after the orders that no reconciliation has taken in; the desk follows those of the journal.
+
+    Raises:
+        UnreachableError: the venue does not answer.
+        JournalError: damaged.
+    """
+    for event in lines(path):
+        desk.remember(event)
+    desk.look_up_open()
+    found = dict(owned)
+    for fill in desk.fills():
+        found[fill.ticker] = found.get(fill.ticker, Decimal(0)) + (fill.qty if fill.side == "buy" else -fill.qty)
+    return {ticker: max(qty, Decimal(0)) for ticker, qty in found.items()}
 
 
 def _cancelled(broker: Broker, order: Any) -> None:
@@ -106,7 +140,7 @@ def owned_by_orders(broker: Broker, tickers: Sequence[str], since_s: float = 0.0
 def wait_until_sold(desk: Desk, batch: Sequence[Tracked], seconds: float) -> bool:
     """Whether all of it is sold in time."""
     end = time.monotonic() + seconds
-    while any(each.status not in ("filled", "rejected") for each in batch) and time.monotonic() < end:
+    while any(each.status not in OVER for each in batch) and time.monotonic() < end:
         desk.pause(1.0)
         desk.look_up_open()
     return all(each.status == "filled" for each in batch)

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
-from paper_trading.orders import Side, Snapshot
+from paper_trading.broker import Side, Snapshot
 
-ZERO = Decimal(0)
+ZERO, NANO = Decimal(0), Decimal("0.000000001")
 CASH_TOLERANCE = Decimal("0.01")  # quote: venues round an average price
 QTY_TOLERANCE = Decimal("0.00000001")  # coins
 RELATIVE_TOLERANCE = Decimal("0.000001")  # of what was filled
@@ -73,6 +73,7 @@ class Explained:
     fee_qty: Mapping[str, Decimal]  # coins by ticker
     foreign: Sequence[str] = ()  # what changed that others did, and is explained
     unexplained: Sequence[str] = ()
+    fee_expected: Decimal = ZERO  # quote, of our fills
 
 
 def open_ledger(snapshot: Snapshot, capital: Decimal | None) -> Ledger:
@@ -105,20 +106,35 @@ def explain(
     fee_qty: dict[str, Decimal] = {}
     for ticker in snapshot.qty:
         found = _explain_coin(before, snapshot, ticker, fills, rates, others)
-        fee_qty |= {ticker: found.fee} if found.fee else {}
+        fee_qty |= {ticker: found.fee} if abs(found.fee) >= NANO else {}  # less is the rounding of a replay's floats
         ledger = replace(ledger, qty={**ledger.qty, ticker: found.ours},
                          foreign_qty={**ledger.foreign_qty, ticker: found.foreign})  # fmt: skip
-        if found.by_others:
-            foreign.append(f"{ticker}: {found.by_others:+f} coins by orders that are not ours")
+        moved = found.foreign - before.foreign_qty.get(ticker, ZERO)
+        if moved and any(fill.ticker == ticker for fill in others):
+            foreign.append(f"{ticker}: {_signed(moved)} coins by orders that are not ours")
         if found.strange:
-            strange.append(f"{ticker}: {found.strange:+f} coins that no order explains")
+            strange.append(f"{ticker}: {_signed(found.strange)} coins that no order explains")
+        elif found.taken:
+            strange.append(f"{ticker}: {found.taken.normalize():f} coins of ours were sold by orders that are not ours")
     cash = _explain_cash(before, snapshot, fills, rates, others)
     if cash.strange:
-        strange.append(f"cash: {cash.strange:+f} that no order explains")
+        strange.append(f"cash: {_signed(cash.strange)} that no order explains")
     ledger = replace(ledger, cash=cash.ours, foreign_cash=cash.foreign, other=dict(snapshot.other))
     foreign += [f"{name}: {qty} coins of {name} in the account, which are not traded"
                 for name, qty in snapshot.other.items() if before.other.get(name) != qty]  # fmt: skip
+    foreign += [f"{name}: no longer in the account" for name in before.other if name not in snapshot.other]
     return Explained(ledger, cash.fee, fee_qty, foreign, strange)
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What orders did to one balance, before fees; what they were charged on, and what fee is expected."""
+
+    credited: Decimal
+    volume: Decimal  # fees are shared in proportion to it
+    expected_fee: Decimal  # where the venue takes fees from what it credits
+    most_fee: Decimal
+    slack: Decimal  # of the venue's rounding
 
 
 @dataclass(frozen=True)
@@ -128,52 +144,53 @@ class _Part:
     ours: Decimal
     foreign: Decimal
     fee: Decimal  # ours
-    by_others: Decimal = ZERO
-    strange: Decimal = ZERO
+    strange: Decimal = ZERO  # moved without an order
+    taken: Decimal = ZERO  # of ours, by orders of others
 
 
 def _explain_coin(
     before: Ledger, snapshot: Snapshot, ticker: str, fills: Sequence[Fill], rates: Rates, others: Sequence[Fill]
 ) -> _Part:  # fmt: skip
-    was, was_foreign = before.qty.get(ticker, ZERO), before.foreign_qty.get(ticker, ZERO)
-    bought, sold = _qty(fills, ticker, "buy"), _qty(fills, ticker, "sell")
-    moved = snapshot.qty[ticker] - was - was_foreign
-    their_bought, their_sold = _qty(others, ticker, "buy"), _qty(others, ticker, "sell")
-    slack = QTY_TOLERANCE + RELATIVE_TOLERANCE * (bought + sold + their_bought + their_sold)
-    if not others:
-        fee = bought - sold - moved
-        if -slack <= fee <= MOST_FEES * rates.buy * bought + slack:
-            return _Part(snapshot.qty[ticker] - was_foreign, was_foreign, fee)
-    expected = _lower(rates.buy * bought) if others or moved != bought - sold else ZERO
-    ours = max(was + bought - sold - expected, ZERO)
-    ours = min(ours, max(snapshot.qty[ticker], ZERO))  # nobody owns more than there is
-    foreign = snapshot.qty[ticker] - ours
-    by_others = foreign - was_foreign
-    promised = their_bought - their_sold
-    is_theirs = bool(others) and abs(by_others - promised) <= MOST_FEES * rates.buy * (their_bought + bought) + slack
-    return _Part(ours, foreign, expected, by_others if is_theirs else ZERO, ZERO if is_theirs else by_others)
+    def change(of: Sequence[Fill]) -> _Change:
+        bought, sold = _qty(of, ticker, "buy"), _qty(of, ticker, "sell")
+        fee = rates.buy * bought
+        return _Change(bought - sold, bought, fee, MOST_FEES * fee, RELATIVE_TOLERANCE * (bought + sold))
+
+    was = before.qty.get(ticker, ZERO), before.foreign_qty.get(ticker, ZERO)
+    return _explain_balance(*was, snapshot.qty[ticker], change(fills), change(others), QTY_TOLERANCE)
 
 
 def _explain_cash(
     before: Ledger, snapshot: Snapshot, fills: Sequence[Fill], rates: Rates, others: Sequence[Fill]
 ) -> _Part:  # fmt: skip
-    bought, sold = _notional(fills, "buy"), _notional(fills, "sell")
-    their_bought, their_sold = _notional(others, "buy"), _notional(others, "sell")
-    moved = snapshot.cash - before.cash - before.foreign_cash
-    slack = CASH_TOLERANCE + RELATIVE_TOLERANCE * (bought + sold + their_bought + their_sold)
-    most_fee = MOST_FEES * (rates.buy * bought + rates.sell * sold) + slack
-    if not others:
-        fee = sold - bought - moved
-        if -slack <= fee <= most_fee:
-            return _Part(snapshot.cash - before.foreign_cash, before.foreign_cash, fee)
-    expected = rates.sell * sold
-    ours = min(max(before.cash + sold - bought - expected, ZERO), max(snapshot.cash, ZERO))
-    foreign = snapshot.cash - ours
-    by_others = foreign - before.foreign_cash
-    promised = their_sold - their_bought
-    their_fee = MOST_FEES * (rates.buy * their_bought + rates.sell * their_sold)
-    is_theirs = bool(others) and abs(by_others - promised) <= their_fee + most_fee + slack
-    return _Part(ours, foreign, expected, by_others if is_theirs else ZERO, ZERO if is_theirs else by_others)
+    def change(of: Sequence[Fill]) -> _Change:
+        bought, sold = _notional(of, "buy"), _notional(of, "sell")
+        fee, most = rates.sell * sold, MOST_FEES * (rates.buy * bought + rates.sell * sold)
+        return _Change(sold - bought, sold or bought, fee, most, RELATIVE_TOLERANCE * (bought + sold))
+
+    found = _explain_balance(before.cash, before.foreign_cash, snapshot.cash, change(fills), change(others),
+                             CASH_TOLERANCE)  # fmt: skip
+    return replace(found, taken=ZERO)  # whose cash somebody else spends cannot be told
+
+
+def _explain_balance(
+    was: Decimal, was_foreign: Decimal, now: Decimal, ours: _Change, theirs: _Change, tolerance: Decimal
+) -> _Part:  # fmt: skip
+    """The fee is what orders promised less what arrived; what is no fee moved without an order."""
+    fee = was + was_foreign + ours.credited + theirs.credited - now
+    slack = tolerance + ours.slack + theirs.slack
+    is_explained = -slack <= fee <= ours.most_fee + theirs.most_fee + slack
+    own_fee, strange = ours.expected_fee, ZERO
+    if not is_explained:
+        strange = ours.expected_fee + theirs.expected_fee - fee
+    elif not theirs.slack:  # they did not trade it
+        return _Part(now - was_foreign, was_foreign, fee)
+    else:
+        own_fee = fee * ours.volume / (ours.volume + theirs.volume) if ours.volume else ZERO
+    own_fee = own_fee.quantize(NANO)
+    owned = max(was + ours.credited - own_fee, ZERO)
+    kept = min(owned, max(now, ZERO))  # nobody owns more than there is
+    return _Part(kept, now - kept, own_fee, strange, owned - kept if is_explained else ZERO)
 
 
 def _qty(fills: Sequence[Fill], ticker: str, side: Side) -> Decimal:
@@ -184,8 +201,8 @@ def _notional(fills: Sequence[Fill], side: Side) -> Decimal:
     return sum((fill.notional for fill in fills if fill.side == side), ZERO)
 
 
-def _lower(amount: Decimal) -> Decimal:
-    return amount.quantize(Decimal("0.000000001"))
+def _signed(amount: Decimal) -> str:
+    return f"{amount.normalize():+f}"
 
 
 def _texts(amounts: Mapping[str, Decimal]) -> dict[str, str]:

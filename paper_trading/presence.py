@@ -22,7 +22,7 @@ from typing import Any
 from market.errors import UserError
 from market.files import write_whole
 from paper_trading.journal import FILE
-from train.store.worker_identity import is_running, start_ticks
+from train.store.worker_identity import is_running, start_ticks, this_machine
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class Heartbeat:
     """`status.json`: what the trader does now, written again every `HEARTBEAT_S`."""
 
     def __init__(self, folder: Path, constant: dict[str, Any]) -> None:
-        own = {"pid": os.getpid(), "start_ticks": start_ticks(os.getpid())}
+        own = {"pid": os.getpid(), "start_ticks": start_ticks(os.getpid()), "machine": this_machine()}
         self._path, self._constant = folder / STATUS_FILE, constant | own
         self._written_s, self._failed = float("-inf"), False
 

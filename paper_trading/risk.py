@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from market.defaults import TRADING_LIMITS
 from market.errors import UserError
-from paper_trading.orders import Intent
+from paper_trading.broker import Intent
 
 State = Literal["ACTIVE", "REDUCING", "HALTED"]
 DAY_S = 86_400

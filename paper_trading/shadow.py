@@ -14,11 +14,11 @@ import numpy as np
 
 from drl_agents.policy import Policy
 from market.venues import OrderRule
-from paper_trading.account import TradedAccount, Window, Wish
-from paper_trading.decisions import act
+from paper_trading.broker import Intent, order_id
 from paper_trading.feeds import until
-from paper_trading.orders import Intent, order_id
-from paper_trading.replay import ReplayBroker
+from paper_trading.policy_choice import act
+from paper_trading.replay_venue import ReplayBroker
+from paper_trading.traded_account import TradedAccount, Window, Wish
 
 
 class Shadow:

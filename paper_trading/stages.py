@@ -20,10 +20,10 @@ from market.features import FEATURE_SETS
 from market.names import currency_of
 from market.sources.assets import keys_of
 from market.times import utc_text
-from paper_trading.alpaca import AlpacaBroker, AlpacaFeed, VenueClock
+from paper_trading.alpaca_venue import AlpacaBroker, AlpacaFeed, VenueClock
+from paper_trading.broker import Broker, answered
 from paper_trading.feeds import DatasetFeed, Feed
-from paper_trading.orders import Broker
-from paper_trading.replay import FaultyBroker, ReplayBroker
+from paper_trading.replay_venue import FaultyBroker, ReplayBroker
 from paper_trading.risk import Limits
 from train.deploy.loading import CURRENT, Deployment, DeploymentError, load_deployment, read_deployment
 from train.env_factory import rules_of
@@ -173,7 +173,8 @@ def alpaca_stage(request: Request, deployment: Deployment, sleep: Any) -> Stage:
     """
     clock, is_live = VenueClock(), request.live_url is not None
     url = request.live_url or request.paper_url
-    broker = AlpacaBroker(keys_of(os.environ), deployment.tickers, url, request.data_url, is_live, clock)
+    keys = keys_of(os.environ)
+    broker = answered(lambda: AlpacaBroker(keys, deployment.tickers, url, request.data_url, is_live, clock), sleep)
     feed = AlpacaFeed(request.data_url, clock, request.bar_timeout_s, sleep)
     held = deployment.facts.holdout
     return Stage(broker, feed, clock, None if held is None else held.bars, None, None)

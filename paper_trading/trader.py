@@ -12,66 +12,33 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
+from market.errors import BarsError
 from market.times import utc_text
 from market.venues import OrderRule
-from paper_trading.account import Plan, TradedAccount, Window, Wish
-from paper_trading.decisions import Decision, decide
-from paper_trading.desk import Desk, Phase, Tracked
-from paper_trading.feeds import Arrival, Feed, Needs, Tick
+from paper_trading.books import Books
+from paper_trading.broker import Broker, UnreachableError, answered
+from paper_trading.dealer import Dealer
+from paper_trading.desk import Desk
+from paper_trading.feeds import Arrival, Feed, Needs
 from paper_trading.journal import Journal
-from paper_trading.ledger import Explained, Fill, Ledger, Rates, explain, open_ledger
-from paper_trading.memory import Memory
-from paper_trading.orders import Broker, Intent, Snapshot, UnreachableError, order_id, whole_qty
-from paper_trading.risk import Limits, Standing, State, Used, refusal
+from paper_trading.ledger import Explained, Ledger, Rates
+from paper_trading.listing import Listing, check_coins
+from paper_trading.mandate import Mandate
+from paper_trading.policy_choice import Decision, decide
+from paper_trading.risk import DAY_S, State, Used
+from paper_trading.settings import Hooks, Settings
 from paper_trading.shadow import Shadow
+from paper_trading.traded_account import TradedAccount, Window
+from paper_trading.trader_memory import Memory
 from train.deploy.loading import Deployment
 
 log = logging.getLogger(__name__)
-
-SETTLE_TRIES, SETTLE_S = 4, 0.5  # an account in which fills are still arriving is read again
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a trader trades.
-
-    Attributes:
-        limits: that every order passes.
-        latest_s: a bar that arrives so many seconds after its close is not traded on; None for a replay.
-        capital: quote that is traded with; None is all cash of the account.
-        sends_at_once: send at the bar of the decision, not at the next one as the simulator does.
-        n_steps: bars of a replay; only `observe_account` shows it.
-    """
-
-    limits: Limits = field(default_factory=Limits)
-    latest_s: float | None = None
-    capital: Decimal | None = None
-    sends_at_once: bool = False
-    n_steps: int | None = None
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """What the program around a trader wants to know and to say.
-
-    Attributes:
-        renewed: the deployment to take over, or None where nothing has changed.
-        must_halt: why the user wants a halt; None where nobody does.
-        tick: called every second while the trader waits.
-        told: a state or deployment changed; one line.
-    """
-
-    renewed: Callable[[str], Deployment | None] = lambda _: None
-    must_halt: Callable[[], str | None] = lambda: None
-    tick: Tick = lambda: None
-    told: Callable[[str], None] = lambda _: None
 
 
 class Trader:
@@ -95,10 +62,13 @@ class Trader:
     ) -> None:  # fmt: skip
         self.deployment, self.broker, self.feed, self.journal, self.desk = deployment, broker, feed, journal, desk
         self.memory, self.used, self.settings, self.hooks = memory, used, settings, hooks
-        self.state: State = memory.state
-        self.why, self.fees, self.phase = memory.why, memory.fees, "starting"
-        self.rules = self._present_rules()
-        self.ledger: Ledger | None = memory.ledger
+        self.fees, self.fees_spared, self.phase = memory.fees, memory.fees_spared, "starting"
+        self.books = Books(broker, desk, journal, _rates(deployment), settings.capital, memory.ledger, memory.known_s,
+                           memory.theirs)  # fmt: skip
+        self.mandate = Mandate(journal, settings.limits, hooks.told, memory)
+        self.listing = Listing(broker, journal, deployment, hooks.told)
+        self.dealer = Dealer(deployment, desk, self.books, journal, self.listing, self.mandate, used, self.reconcile)
+        check_coins(memory, deployment)
         self.bar_s: int | None = None  # close of the last bar seen
         self.account: TradedAccount | None = None
         self.shadow: Shadow | None = None
@@ -124,15 +94,33 @@ class Trader:
             has_traded = True
 
     def begin(self) -> bool:
-        """Take the newest bar that has closed; whether it was a new one, and so has been traded."""
-        arrival = self.feed.first(self.needs)
-        self._start(arrival)
+        """Take the newest bar that has closed; whether it was a new one, and so has been traded.
+
+        A venue that does not answer is waited for. A restart stands where it stood.
+        """
+        arrival, known = self._first(), self.memory.checkpoint
+        if known is not None and self.memory.decided_s is not None and len(arrival.window) >= self.needs.lookback:
+            self._restore(arrival.window, known)
+            self.bar_s = self.memory.decided_s
         is_new = self.bar_s is None or arrival.window.bar_s > self.bar_s
         if is_new:
             self.on_bar(arrival)
         else:
             self._write_bar(arrival)  # with the warm-up that everything after it is made from
+            self.reconcile(arrival.window.bar_s)  # the next bar may be hours away
         return is_new
+
+    def _first(self) -> Arrival:
+        def ask() -> Arrival:
+            self.listing.ask()
+            return self.feed.first(self.needs)
+
+        def wait(seconds: float, _: object) -> None:
+            self.phase = "waiting for the venue to answer"
+            self._tick()
+            self.desk.pause(seconds)
+
+        return answered(ask, wait)
 
     @property
     def needs(self) -> Needs:
@@ -143,36 +131,32 @@ class Trader:
 
     def on_bar(self, arrival: Arrival) -> None:
         """One bar, in the order of the module's docstring."""
-        started, waited_s = arrival.here_s, self._waited_s
+        started, waited_s = arrival.here_s, self.desk.waited_s
         arrival = self._take_over(arrival)
         window, bar_s = arrival.window, arrival.window.bar_s
         self._look_for_halt()
         self.used.begin_bar(bar_s)
         self._write_bar(arrival)
         self.phase = "trading"
-        is_known = self.reconcile(bar_s)
+        self._renew_rules(bar_s)
+        is_known, why = self.reconcile(bar_s), None
         if self.account is None:
             self._open(window)
         else:
-            self._trade(arrival, is_known)
+            why = self._trade(arrival, is_known)
         self.bar_s, self.last_prices = bar_s, self._by_ticker(window.price[-1])
         if self.account is None:
             self.journal.append("skip", bar_s=bar_s, why=self._warming(window))
             return
-        self._hold_against_limits(bar_s)
+        assert self.shadow is not None
+        self.mandate.hold(bar_s, self.account.account, self.shadow.account.account.equity, self.fees_spared)
         self._decide(window, started, waited_s)
-        if self.settings.sends_at_once and self.pending is not None:
-            self._execute(self.pending, self.account.price_array[-1].tolist(), bar_s)
+        if self.settings.sends_at_once and self.pending is not None and why is None and self.state != "HALTED":
+            price = self.account.price_array[-1].tolist()
+            self.dealer.execute(self.account, self.pending, price, bar_s, self.last_prices)
             self.account.mark()
 
     # ---------------------------------------------------------------- beginning
-    def _start(self, arrival: Arrival) -> None:
-        """A restart stands where it stood."""
-        known = self.memory.checkpoint
-        if known is not None and self.memory.decided_s is not None and len(arrival.window) >= self.needs.lookback:
-            self._restore(arrival.window, known)
-            self.bar_s = self.memory.decided_s
-
     def _restore(self, window: Window, known: Mapping[str, Any]) -> None:
         self.account = self._new_account(window)
         self.account.restore(known["account"])
@@ -180,6 +164,7 @@ class Trader:
         self.shadow.restore(known["shadow"])
         self.pending = None if known["action"] is None else np.array(known["action"], np.float32)
         self.last_prices = dict(known["prices"])
+        self.mandate.peak, self.mandate.base = known["peak"], known["base"]
 
     def _open(self, window: Window) -> None:
         """The account begins, or goes on, with the first bar that has a whole lookback."""
@@ -209,92 +194,44 @@ class Trader:
     def _new_shadow(self, window: Window) -> Shadow:
         return Shadow(self._env_params(), window, self.rules, self.settings.n_steps)
 
-    def _present_rules(self) -> dict[str, OrderRule]:
-        """Order rules by ticker, in the order of the columns: the venue's where it tells them."""
-        told = self.broker.rules()
-        trained = self.deployment.facts.order_rules
-        return {
-            ticker: told.get(ticker) or OrderRule(trained[ticker].min_order_qty, trained[ticker].qty_increment)
-            for ticker in self.deployment.tickers
-        }
+    def _renew_rules(self, bar_s: int) -> None:
+        """Once a day and after a refusal."""
+        if self.bar_s is not None and self.listing.renew(is_new_day=bar_s // DAY_S != self.bar_s // DAY_S):
+            for account in [each for each in (self.account, self.shadow and self.shadow.account) if each is not None]:
+                account.use_rules(self.rules)
 
     # ---------------------------------------------------------------- reconciliation
+    @property
+    def rules(self) -> Mapping[str, OrderRule]:
+        """Order rules by ticker, in the order of the columns."""
+        return self.listing.rules
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """Whose cash and coins; None before the first reconciliation."""
+        return self.books.ledger
+
     def reconcile(self, bar_s: int) -> bool:
         """Whether the venue answered; what our fills do not explain makes the state REDUCING."""
         try:
-            self.desk.look_up_open()
-            found = self._explained()
+            found = self.books.reconcile(bar_s)
         except UnreachableError as error:
             log.warning("the venue does not answer: %s", error)
             return False
-        is_new = self.ledger is None or found.ledger != self.ledger or bool(self.desk.fills())
-        self.ledger = found.ledger
-        self.fees += self._value_of_fees(found)
-        for line in found.foreign:
-            self.journal.append("foreign", what="account", text=line)
-        if is_new or found.unexplained:
-            self.journal.append(
-                "account", bar_s=bar_s, **found.ledger.to_json(), fee_cash=str(found.fee_cash),
-                fee_qty={name: str(fee) for name, fee in found.fee_qty.items()}, explained=not found.unexplained,
-                notes=list(found.unexplained),
-            )  # fmt: skip
-        self.desk.count()
+        paid = self._value_of_fees(found)
+        self.fees += paid
+        self.fees_spared += float(found.fee_expected) - paid
         if found.unexplained:
             self.change_state("REDUCING", f"the account is not explained: {'; '.join(found.unexplained)}")
         return True
-
-    def _explained(self) -> Explained:
-        """Read again while our own orders may still be filling."""
-        for attempt in range(SETTLE_TRIES):
-            snapshot = self.broker.snapshot()
-            if self.ledger is None:
-                ledger = open_ledger(snapshot, self.settings.capital)
-                foreign = [f"{ticker}: {qty} coins in the account before the trader began"
-                           for ticker, qty in ledger.foreign_qty.items() if qty]  # fmt: skip
-                foreign += [f"{name}: {qty} coins, which are not traded" for name, qty in ledger.other.items()]
-                return Explained(ledger, Decimal(0), {}, foreign)
-            fills = self.desk.fills()
-            found = explain(self.ledger, snapshot, fills, self._rates())
-            if not found.unexplained:
-                return found
-            others = self._fills_of_others(snapshot)
-            if others:
-                found = explain(self.ledger, snapshot, fills, self._rates(), others)
-            if not found.unexplained or attempt == SETTLE_TRIES - 1:
-                return found
-            self.desk.pause(SETTLE_S)
-            self.desk.look_up_open()
-        raise AssertionError("the last attempt returns")
-
-    def _fills_of_others(self, snapshot: Snapshot) -> list[Fill]:
-        """Orders of somebody else in our coins since the last bar; one that bears our mark is another trader's."""
-        since = (self.bar_s or self.desk.now_s()) - self.deployment.bar_seconds
-        by_symbol = {ticker.replace("/", ""): ticker for ticker in snapshot.qty}
-        fills = []
-        for order in self.broker.orders_after(since):
-            ticker = by_symbol.get(order.symbol) or by_symbol.get(order.symbol.partition("/")[0])
-            if ticker is None or order.order_id in self.desk.known_ids or order.filled_qty <= 0 or order.price is None:
-                continue
-            whose = "another trader of this kind" if order.is_ours else "somebody else"
-            text = f"{whose}: {order.side} {order.filled_qty} {ticker}"
-            self.journal.append("foreign", what="order", text=text)
-            if order.is_ours:
-                self.change_state("REDUCING", f"{text}; two traders must not share an account")
-            fills.append(Fill(ticker, order.side, order.filled_qty, order.filled_qty * order.price))
-        return fills
-
-    def _rates(self) -> Rates:
-        assert self.account is None or self.account.params is not None
-        resolved = self.deployment.facts.env_resolved
-        return Rates(Decimal(repr(resolved["buy_fee_rate"])), Decimal(repr(resolved["sell_fee_rate"])))
 
     def _value_of_fees(self, found: Explained) -> float:
         coins = sum(float(fee) * self.last_prices.get(ticker, 0.0) for ticker, fee in found.fee_qty.items())
         return float(found.fee_cash) + coins
 
     # ---------------------------------------------------------------- trading
-    def _trade(self, arrival: Arrival, is_known: bool) -> None:
-        """Go on to the bar, and execute what was decided at the one before where that may be."""
+    def _trade(self, arrival: Arrival, is_known: bool) -> str | None:
+        """Go on to the bar, and execute what was decided at the one before; why not, where that may not be."""
         account, shadow, window = self.account, self.shadow, arrival.window
         assert account is not None
         assert shadow is not None
@@ -307,7 +244,7 @@ class Trader:
             price = account.begin_bar()
             self._take_holdings()
             if why is None and self.pending is not None and not self.settings.sends_at_once:
-                self._execute(self.pending, price, window.bar_s)
+                self.dealer.execute(account, self.pending, price, window.bar_s, self.last_prices)
             elif account.params.trailing_stop_pct > 0:
                 account.account.high = account.plan_sales(np.zeros(account.action_dim), price).high
         else:
@@ -316,6 +253,7 @@ class Trader:
         account.mark()
         if why is not None:
             self.journal.append("skip", bar_s=window.bar_s, why=why)
+        return why
 
     def _why_not(self, arrival: Arrival, n_bars: int, is_known: bool) -> str | None:
         """Why nothing is ordered at this bar."""
@@ -332,81 +270,10 @@ class Trader:
             return "the venue did not say what is in the account"
         return "HALTED" if self.state == "HALTED" else None
 
-    def _execute(self, action: np.ndarray, price: list[float], bar_s: int) -> None:
-        """Size and send: sales, then buys with what they brought."""
-        assert self.account is not None
-        account = self.account
-        asked = action if self.state == "ACTIVE" else np.minimum(action, 0.0)
-        plan = account.plan_sales(asked, price)
-        sold = self._send("sales", plan.sales, plan, bar_s)
-        account.settle_sales(plan, sold, *self._holdings())
-        if self.state != "ACTIVE":
-            return
-        bought = self._send("buys", account.plan_buys(plan), plan, bar_s)
-        account.settle_buys(plan, bought, *self._holdings())
-
-    def _send(self, phase: Phase, wishes: Sequence[Wish], plan: Plan, bar_s: int) -> list[float]:
-        """Coins (A,) that filled."""
-        filled = [0.0] * len(self.deployment.tickers)
-        intents = [intent for wish in wishes if (intent := self._intent(wish, plan, bar_s)) is not None]
-        for each in self.desk.trade(bar_s, phase, intents):
-            filled[self.deployment.tickers.index(each.intent.ticker)] = float(each.filled)
-            self._count_reject(each)
-        if intents and not self.reconcile(bar_s):
-            self.change_state("REDUCING", "the venue did not say what is in the account after orders were sent")
-        return filled
-
-    def _intent(self, wish: Wish, plan: Plan, bar_s: int) -> Intent | None:
-        """The order of a wish; None where a limit stands against it."""
-        assert self.ledger is not None
-        ticker = self.deployment.tickers[wish.asset]
-        owned, step = self.ledger.qty[ticker], self.rules[ticker].qty_increment
-        is_all = wish.side == "sell" and wish.quantity >= float(owned)
-        qty = owned if is_all else whole_qty(wish.quantity, step if self.broker.mode != "REPLAY" else 0.0)
-        name = order_id(self.deployment.name, ticker, bar_s, wish.side)
-        price = plan.price[wish.asset]
-        intent = Intent(name, ticker, wish.side, qty, bar_s, price, wish.why, wish.quantity)
-        if qty <= 0:
-            return None
-        why = refusal(intent, self.settings.limits, self.used, self._standing(plan.price))
-        if why is None:
-            self.used.add(float(qty) * price)
-            return intent
-        log.warning("%s %s %s is not sent: %s", wish.side, qty, ticker, why)
-        self.journal.append(
-            "order", id=name, ticker=ticker, side=wish.side, status="refused", filled_qty="0", price=None, reason=why,
-            mid=None, took_s=0.0, notional="0",
-        )  # fmt: skip
-        self._count_refusal()
-        return None
-
-    def _count_reject(self, each: Tracked) -> None:
-        if each.status == "rejected":
-            self._count_refusal()
-        else:
-            self.used.rejects = 0
-
-    def _count_refusal(self) -> None:
-        self.used.rejects += 1
-        if self.used.rejects >= self.settings.limits.max_rejects:
-            self.change_state("REDUCING", f"{self.used.rejects} orders in a row were refused")
-
-    def _standing(self, price: Sequence[float]) -> Standing:
-        assert self.account is not None
-        acct = self.account.account
-        equity = acct.cash + sum(q * x for q, x in zip(acct.qty, price, strict=True))
-        held = [q * x for q, x in zip(acct.qty, price, strict=True)]
-        return Standing(equity, self._by_ticker(held), self.last_prices)
-
-    def _holdings(self) -> tuple[float, list[float]]:
-        """Our cash and coins (A,)."""
-        assert self.ledger is not None
-        return float(self.ledger.cash), [float(self.ledger.qty[ticker]) for ticker in self.deployment.tickers]
-
     def _take_holdings(self) -> None:
         assert self.account is not None
         acct = self.account.account
-        acct.cash, acct.qty = self._holdings()
+        acct.cash, acct.qty = self.dealer.holdings()
         acct.held_bars = [n if q > 0 else 0 for n, q in zip(acct.held_bars, acct.qty, strict=True)]
 
     # ---------------------------------------------------------------- deciding
@@ -424,12 +291,7 @@ class Trader:
             self.journal.append("skip", bar_s=window.bar_s, why=self._warming(window))
         self.pending = None if found is None else found.action
         if found is not None:
-            self._write_decision(window, found, time.perf_counter() - started, self._waited_s - waited_s)
-
-    @property
-    def _waited_s(self) -> float:
-        """Seconds so far that the venue was waited for."""
-        return self.broker.asked_s + self.desk.slept_s
+            self._write_decision(window, found, time.perf_counter() - started, self.desk.waited_s - waited_s)
 
     def _write_decision(self, window: Window, found: Decision, took_s: float, waited_s: float) -> None:
         assert self.account is not None
@@ -444,7 +306,8 @@ class Trader:
             "decision", bar_s=window.bar_s, observation_sha256=found.observation_sha256, action=found.action.tolist(),
             target=found.target.tolist(), **edges, weights=weights.tolist(), equity=acct.equity, cash=acct.cash,
             qty=acct.qty, benchmark=acct.benchmark, sim_equity=simulated.equity, sim_qty=simulated.qty, peak=acct.peak,
-            drawdown=1.0 - acct.equity / acct.peak, fees=self.fees, state=self.state, took_ms=round(took_s * 1e3, 3),
+            drawdown=1.0 - acct.equity / acct.peak, fees=self.fees,
+            fees_spared=self.fees_spared, state=self.state, took_ms=round(took_s * 1e3, 3),
             elapsed_ms=round((took_s - waited_s) * 1e3, 3), checkpoint=self._checkpoint(window),
         )  # fmt: skip
         log.info(
@@ -459,37 +322,27 @@ class Trader:
         return {
             "account": self.account.to_json(), "shadow": self.shadow.to_json(), "action": action,
             "prices": self._by_ticker(window.price[-1]), "capital": self.account.initial_capital,
+            "peak": self.mandate.peak, "base": self.mandate.base,
         }  # fmt: skip
 
-    def _hold_against_limits(self, bar_s: int) -> None:
-        """Drawdown and drift."""
-        assert self.account is not None
-        assert self.shadow is not None
-        acct, limits = self.account.account, self.settings.limits
-        drawdown = 1.0 - acct.equity / acct.peak
-        if drawdown > limits.max_drawdown:
-            self.change_state("HALTED", f"the account fell {drawdown:.1%} from its peak, beyond --max-drawdown")
-        ratio = acct.equity / self.shadow.account.account.equity - 1.0
-        if abs(ratio) > limits.max_drift and self.state == "ACTIVE":
-            self.journal.append("drift", bar_s=bar_s, ratio=ratio, bound=limits.max_drift)
-            self.change_state("REDUCING", f"the account is {ratio:+.1%} from the simulator's, beyond --max-drift")
-
     # ---------------------------------------------------------------- states, deployments
+    @property
+    def state(self) -> State:
+        """What the trader may do."""
+        return self.mandate.state
+
+    @property
+    def why(self) -> str:
+        """Why it may not do everything."""
+        return self.mandate.why
+
     def change_state(self, state: State, why: str) -> None:
         """Go to a state that allows less; only a person goes back."""
-        order = ("ACTIVE", "REDUCING", "HALTED")
-        if order.index(state) <= order.index(self.state):
-            return
-        log.warning("%s -> %s: %s", self.state, state, why)
-        self.journal.append("state", **{"from": self.state, "to": state, "why": why})
-        self.state, self.why = state, why
-        self.hooks.told(f"{state}: {why}")
+        self.mandate.change(state, why)
 
     def resume(self, why: str) -> None:
         """ACTIVE again, because the user said so."""
-        if self.state != "ACTIVE":
-            self.journal.append("state", **{"from": self.state, "to": "ACTIVE", "why": why})
-            self.state, self.why = "ACTIVE", ""
+        self.mandate.resume(why)
 
     def _look_for_halt(self) -> None:
         why = self.hooks.must_halt()
@@ -502,15 +355,22 @@ class Trader:
 
     def _take_over(self, arrival: Arrival) -> Arrival:
         """A new deployment, at the bar's edge; positions stay, and what was decided is still executed."""
+        if self.account is not None and len(arrival.window) <= self.needs.lookback:
+            return arrival  # a gap in the market: the new one could observe no more
         renewed = self.hooks.renewed(self.deployment.name)
         if renewed is None:
             return arrival
         before, self.deployment = self.deployment, renewed
-        arrival = self.feed.again(self.needs)
+        try:
+            arrival = self.feed.again(self.needs)
+        except (UnreachableError, BarsError) as error:
+            self.deployment = before
+            log.warning("deployment %s is taken over at a later bar: %s", renewed.name, error)
+            return arrival
+        self.books.rates, self.dealer.deployment = _rates(renewed), renewed
         self.journal.append("deployment", **{"from": before.name, "to": renewed.name, "bar_s": arrival.window.bar_s})
         log.info("deployment %s takes over from %s", renewed.name, before.name)
         self.hooks.told(f"deployment {renewed.name} takes over from {before.name}")
-        self.rules = self._present_rules()
         if self.account is not None and self.shadow is not None and len(arrival.window) > self.needs.lookback:
             kept, simulated = self.account.to_json(), self.shadow.to_json()
             past = Window(*(rows[:-1] for rows in vars(arrival.window).values()))
@@ -539,3 +399,9 @@ class Trader:
         assert self.bar_s is not None
         following = self.feed.next_close_s(self.bar_s)
         self.phase = "ended" if following is None else f"waiting for the bar of {utc_text(following)} UTC"
+
+
+def _rates(deployment: Deployment) -> Rates:
+    """Fees that were trained with."""
+    resolved = deployment.facts.env_resolved
+    return Rates(Decimal(repr(resolved["buy_fee_rate"])), Decimal(repr(resolved["sell_fee_rate"])))

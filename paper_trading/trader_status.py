@@ -12,11 +12,10 @@ from msgspec import Meta
 from market.codec import decode, read_object
 from market.errors import UserError
 from paper_trading.journal import FILE
-from paper_trading.presence import HEARTBEAT_S, STATUS_FILE
-from train.store.worker_identity import is_running
+from paper_trading.presence import STALE_S, STATUS_FILE
+from train.store.worker_identity import is_running, this_machine
 
 PROGRAM = "python scripts/deployment/paper_trade.py"
-SILENT_S = 3 * HEARTBEAT_S
 ALIVE, SILENT, DEAD, ENDED = "alive", "silent", "dead", "ended"
 ENDED_PHASE = "ended"
 
@@ -37,6 +36,7 @@ class Status:
     state: str
     phase: str
     why: str = ""
+    machine: str = ""  # whose process numbers `pid` is one of
     in_sample: bool | None = None
     synthetic: bool | None = None
     proven: bool | None = None
@@ -48,9 +48,13 @@ class Status:
             now: with its zone.
             has_stopped: the journal ends with a stop.
         """
+        is_fresh = (now - self.utc).total_seconds() <= STALE_S
+        if self.machine not in ("", this_machine()):  # of another machine only the heartbeat tells
+            is_over = has_stopped or self.phase == ENDED_PHASE
+            return ENDED if is_over else ALIVE if is_fresh else SILENT
         if not is_running(self.pid, None, self.start_ticks):
             return ENDED if has_stopped or self.phase == ENDED_PHASE else DEAD
-        return ALIVE if (now - self.utc).total_seconds() <= SILENT_S else SILENT
+        return ALIVE if is_fresh else SILENT
 
 
 def read_status(folder: Path) -> Status | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ import numpy as np
 from market.errors import UserError
 from market.times import utc_text
 from market.venues import OrderRule
-from paper_trading.account import Plan, TradedAccount, Window
-from paper_trading.decisions import decide
+from paper_trading.broker import whole_qty
 from paper_trading.feeds import BarStore, Candle, Needs, until
 from paper_trading.journal import Event, lines
 from paper_trading.ledger import Ledger
-from paper_trading.orders import whole_qty
+from paper_trading.policy_choice import decide
+from paper_trading.traded_account import Plan, TradedAccount, Window
 from train.deploy.loading import Deployment, read_deployment
 
 NAMES = ("open", "high", "low", "close", "volume")
@@ -64,7 +65,7 @@ class _Run:
 
     def __init__(self, start: Event, deployments: Path, done: Verified, earlier: _Run | None) -> None:
         self.start, self.deployments, self.done = start, deployments, done
-        self.rules = {ticker: OrderRule(least, step) for ticker, (least, step) in start["rules"].items()}
+        self.rules = _rules(start)
         self.before: Event | None = earlier and earlier.before  # the decision before
         self.ledger: Ledger | None = earlier and earlier.ledger
         self.plan: Plan | None = None
@@ -84,7 +85,9 @@ class _Run:
     def take(self, event: Event) -> None:
         """One event, in order."""
         kind = event["event"]
-        if kind == "deployment" and "to" in event:
+        if kind == "rules":
+            self.rules = _rules(event)
+        elif kind == "deployment" and "to" in event:
             self._begin(event["to"])
         elif kind == "account":
             self.ledger = Ledger.from_json(event)
@@ -160,7 +163,11 @@ class _Run:
                 which = f"{order['side']} {order['ticker']} at the bar of {utc_text(event['bar_s'])} UTC"
                 raise UserError(f"the order {which} is sized {sized} coins, not {order['sized']}")
             step = self.rules[order["ticker"]].qty_increment
-            is_all = order["side"] == "sell" and sized >= float(self.ledger.qty[order["ticker"]])
-            if not is_all and str(whole_qty(sized, step)) != order["qty"]:
+            is_cut = order["side"] == "sell" and Decimal(order["qty"]) < whole_qty(sized, step)  # to what is ours
+            if not is_cut and str(whole_qty(sized, step)) != order["qty"]:
                 raise UserError(f"the order {order['id']} was rounded to {order['qty']}, not {whole_qty(sized, step)}")
             self.done.orders += 1
+
+
+def _rules(event: Event) -> dict[str, OrderRule]:
+    return {ticker: OrderRule(least, step) for ticker, (least, step) in event["rules"].items()}

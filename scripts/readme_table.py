@@ -23,6 +23,7 @@ NOTHING = "Nothing is measured yet: the commands below do it."
 TITLES = {"step": "Stepping", "scale": "Number of environments", "startup": "Starting up", "rollout": "Exploring"}
 TITLES |= {"update": "Updating", "trial": "Whole trials", "study": "Whole studies", "dataset": "Bars to a dataset"}
 TITLES |= {"memory": "Memory over many trials", "checkpoint": "Checkpoints", "workers": "Workers", "pruning": "Pruning"}
+TITLES |= {"trading": "Paper trading"}
 TITLES |= {"adapters": "Through the adapters", "band": "The band agent's learning", "evaluation": "Evaluating policies"}
 PICTURES = {"scale": "Cost of a step and memory", "memory": "Resident memory after each trial"}
 SHORT = ("step", "trial")  # whose targets the README shows

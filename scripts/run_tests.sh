@@ -16,7 +16,7 @@ source "$REPO/scripts/setup/environment.sh"
 
 usage() {
     cat <<'HELP'
-usage: scripts/run_tests.sh [--fast | --mutants] [--help]
+usage: scripts/run_tests.sh [--fast | --mutants | --trading-walk [STEPS]] [--help]
 
 Makes or reuses the Python environment, then, stopping at the first failure: shellcheck, ruff, the type checker,
 a two-trial study through the command line, every benchmark with --quick, the tests.
@@ -24,6 +24,9 @@ a two-trial study through the command line, every benchmark with --quick, the te
   --fast     leave the benchmarks, the study and the slow tests out
   --mutants  nothing of that: break the code behind each row of docs/faults.md in a copy of the repository, see that
              the row's test fails, and write docs/mutants.md
+  --trading-walk [STEPS]
+             nothing of that: walk through faults of a trading venue, 10000 steps by default, from a seed that is
+             printed; after each stretch the trader's books must be the venue's
   --help     this text
 
 Real bars for the tests that use them are looked for in the folder CRYPTO_BARS_DIR, then in ../shared/data;
@@ -32,11 +35,15 @@ HELP
 }
 
 parse_arguments() {
-    FAST=false MUTANTS=false
+    FAST=false MUTANTS=false WALK=0
     while (($#)); do
         case "$1" in
             --fast) FAST=true ;;
             --mutants) MUTANTS=true ;;
+            --trading-walk)
+                WALK=10000
+                if [[ "${2:-}" =~ ^[1-9][0-9]*$ ]]; then WALK="$2" && shift; fi
+                ;;
             --help | -h) usage && exit 0 ;;
             *) die "unknown flag $1; see --help" ;;
         esac
@@ -99,6 +106,11 @@ main() {
     if $MUTANTS; then
         step "mutants"
         run "$PYTHON" -m tests.mutants --jobs "$WORKERS" --write
+        return
+    fi
+    if ((WALK > 0)); then
+        step "a walk of $WALK steps through faults of a trading venue"
+        run "$PYTHON" -m tests.support.trading_walk --steps "$WALK"
         return
     fi
     lint

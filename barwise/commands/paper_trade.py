@@ -183,8 +183,8 @@ def run(args: argparse.Namespace) -> int:
         print(text)
         return code
     wanted = request(args)
-    from paper_trading import control, service
-    from paper_trading.orders import UnreachableError
+    from paper_trading import control, trader_program
+    from paper_trading.broker import UnreachableError
 
     try:
         if args.verify is not None:
@@ -192,7 +192,7 @@ def run(args: argparse.Namespace) -> int:
         elif args.flatten:
             code, text = control.flatten_now(wanted)
         else:
-            return service.trade(wanted, draw_page)
+            return trader_program.trade(wanted, draw_page)
     except UnreachableError as error:
         raise ConnectionError(None, str(error), "the venue") from None
     print(text)

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,13 @@ import pytest
 from barwise.commands.paper_trade import main
 from market.defaults import KEY_VARIABLES
 from market.sample import synthetic_dataset
-from paper_trading.journal import read
+from paper_trading.flatten import KeepGoingJournal, flatten, owned_by_journal
+from paper_trading.journal import Journal, read
+from paper_trading.trader_program import HALTED, trade
 from tests.paper_trading.test_replay import set_out
 from tests.support.alpaca_stand_in import StandIn
 from tests.support.made_deployment import make_facts, write_facts
-from tests.support.trading_world import TradingWorld, make_deployment, random_policy
+from tests.support.trading_world import FREE, TradingWorld, make_deployment, random_policy
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "deployment" / "paper_trade.py"
@@ -254,3 +256,40 @@ def test_flatten_works_without_a_trader_a_journal_or_a_policy(tmp_path, server):
     done = run(tmp_path, "--flatten", "--broker", "alpaca", server=server)
     assert done.returncode == 0, done.stderr
     assert list(server.state()["positions"]) == ["UNI/USD"]
+
+
+def test_flatten_works_where_the_disk_is_full(tmp_path, server, monkeypatch, caplog):
+    world = TradingWorld(tmp_path, server, n_bars=30)
+    world.play(world.trader(), 12)
+    journal = Journal(world.journal_path)
+    write = os.write
+    full = lambda descriptor, text: write(descriptor, text[:5])  # noqa: E731 - a write that stops
+    desk = world.trader().desk
+    desk.journal = KeepGoingJournal(journal)
+    owned = owned_by_journal(world.journal_path)
+    assert owned is not None
+    monkeypatch.setattr(os, "write", full)
+    flatten(desk, owned[0], {}, "test")
+    monkeypatch.undo()
+    assert server.state()["positions"] == {}
+    assert "not in the journal: intents" in caplog.text
+
+
+def test_an_alert_command_gets_one_line_and_its_failure_costs_nothing(tmp_path, caplog):
+    dataset = synthetic_dataset(n_bars=500, tickers=("BTC", "ETH"))
+    _, request = set_out(tmp_path, dataset, 100, 500, seed=3)
+    told = tmp_path / "told.txt"
+    script = tmp_path / "tell me.sh"
+    script.write_text(f'#!/bin/sh\nprintf "%s\\n" "$1" >>"{told}"\n')
+    script.chmod(0o755)
+    halting = replace(request, limits=replace(FREE, max_drawdown=0.005))
+    assert trade(replace(halting, alert_command=f"'{script}'")) == HALTED
+    end = time.monotonic() + 10
+    while not told.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert told.read_text().startswith("HALTED: the account fell")
+    assert trade(replace(halting, alert_command="/no/such/program")) == HALTED
+    end = time.monotonic() + 10
+    while "--alert-command failed" not in caplog.text and time.monotonic() < end:
+        time.sleep(0.05)
+    assert "--alert-command failed" in caplog.text

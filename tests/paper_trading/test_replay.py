@@ -15,8 +15,8 @@ from market.build import dataset_from_bars
 from market.dataset import Dataset, save_dataset
 from market.sample import sample_bars, synthetic_dataset
 from paper_trading.journal import read
-from paper_trading.service import ENDED, HALTED, trade
 from paper_trading.stages import Request
+from paper_trading.trader_program import ENDED, HALTED, trade
 from tests.support.trading_world import FREE, make_deployment
 from train.deploy.loading import Deployment
 from train.evaluator import evaluate_policies
@@ -104,22 +104,23 @@ def assert_equal_bar_by_bar(root: Path, dataset: Dataset, bars: list[Any], first
 @pytest.mark.parametrize("tickers", [("BTC",), SEVEN], ids=["1 coin", "7 coins"])
 @pytest.mark.parametrize("env", [{}, STOPS | {"observe_account": True}], ids=["plain", "stops and releases"])
 def test_a_replay_is_the_simulator_bit_for_bit(tmp_path, head, tickers, env):
-    dataset = synthetic_dataset(n_bars=700, tickers=tickers)
-    deployment, request = set_out(tmp_path, dataset, 200, 700, head=head, env=env, seed=3)
+    dataset = synthetic_dataset(n_bars=500, tickers=tickers)
+    deployment, request = set_out(tmp_path, dataset, 200, 500, head=head, env=env, seed=3)
     assert trade(request) == ENDED
-    _, bars = simulate(deployment, dataset, 200, 700)
+    _, bars = simulate(deployment, dataset, 200, 500)
     n_orders = assert_equal_bar_by_bar(tmp_path, dataset, bars, 200)
     assert n_orders > 40
+    assert all(event["fee_qty"] == {} for event in events(tmp_path, "account"))  # its fees are of the cash
     if env:
         assert {"stop", "stale"} & {o["why"] for e in events(tmp_path, "intents") for o in e["orders"]}
 
 
 def test_the_scored_account_is_the_traded_one(tmp_path):
     """Deployments are scored by the fast step, whose sums are in another order: equal but for rounding."""
-    dataset = synthetic_dataset(n_bars=900, tickers=SEVEN)
-    deployment, request = set_out(tmp_path, dataset, 200, 900, env=STOPS, seed=3)
+    dataset = synthetic_dataset(n_bars=500, tickers=SEVEN)
+    deployment, request = set_out(tmp_path, dataset, 200, 500, env=STOPS, seed=3)
     assert trade(request) == ENDED
-    segment = (200 - int(deployment.env_params["lookback"]) + 1, 900)
+    segment = (200 - int(deployment.env_params["lookback"]) + 1, 500)
     ((record,),) = evaluate_policies([deployment.policy], [[segment]], dataset.env_config(), deployment.env_params)
     equity = [event["equity"] for event in events(tmp_path, "decision")]
     np.testing.assert_allclose(equity, record.equity, rtol=1e-6)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from market.sample import synthetic_dataset
-from paper_trading.service import ENDED, Program
 from paper_trading.stages import Request
+from paper_trading.trader_program import ENDED, Program
 from paper_trading.verify import verify
 from tests.paper_trading.test_replay import events, set_out
 from tests.support.alpaca_stand_in import StandIn

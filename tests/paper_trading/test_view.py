@@ -14,6 +14,7 @@ from barwise.commands.dashboard import main
 from paper_trading.day_page import write_day
 from paper_trading.drift import TrackRecord
 from paper_trading.story import Reader
+from paper_trading.trader_status import Status
 from paper_trading.trader_view import TraderBoard, TraderFrame
 from paper_trading.words import record_text, usd
 from tests.support.made_journal import MadeTrader, Sent, made_days
@@ -237,3 +238,11 @@ def test_old_figures_are_said_to_be_old(tmp_path):
     assert isinstance(frame, TraderFrame)
     assert "no trader has run" in said
     assert Reader(trader.journal.path).refresh().start is None
+
+
+def test_a_trader_of_another_machine_is_judged_by_its_heartbeat_alone():
+    now = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    status = Status("PAPER", "paper-1", 1, 1, now - timedelta(seconds=30), "ACTIVE", "waiting", machine="elsewhere")
+    assert status.life(now, has_stopped=False) == "alive"
+    assert status.life(now + timedelta(seconds=60), has_stopped=False) == "silent"
+    assert status.life(now, has_stopped=True) == "ended"

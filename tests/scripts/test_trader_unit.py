@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from paper_trading.presence import BusyError, lock_path
-from paper_trading.service import HALTED
+from paper_trading.trader_program import HALTED
 from tests.support.launcher_clone import ROOT
 from tests.support.programs import parser_of
 

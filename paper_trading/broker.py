@@ -7,10 +7,12 @@ restart and on another machine, and the venue takes an id once.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
-from typing import Literal, Protocol
+from decimal import ROUND_FLOOR, Decimal
+from typing import Literal, Protocol, TypeVar
 
 from market.errors import UserError
 from market.venues import OrderRule
@@ -20,6 +22,10 @@ Mode = Literal["REPLAY", "PAPER", "LIVE"]
 Why = Literal["policy", "stop", "stale", "flatten"]
 Ending = Literal["filled", "partial", "canceled", "rejected", "refused", "not_arrived", "unknown"]
 ID_PREFIX = "barwise-"
+RETRY_S, SAY_S = 1.0, 60.0  # a venue that does not answer at the start is asked again, and that is said
+Answer = TypeVar("Answer")
+
+log = logging.getLogger(__name__)
 
 
 class VenueError(UserError):
@@ -65,7 +71,7 @@ class VenueOrder:
     price: Decimal | None  # average of the fills, quote per coin
     is_over: bool  # nothing more will fill
     status: str  # the venue's word
-    reason: str = ""
+    ticker: str | None = None  # ours; None for a symbol that is not traded
 
     @property
     def is_ours(self) -> bool:
@@ -124,8 +130,8 @@ class Broker(Protocol):
         """All orders since then, anybody's."""
         ...
 
-    def rules(self) -> Mapping[str, OrderRule]:
-        """Present order rules by ticker; empty where the venue tells none."""
+    def rules(self) -> Mapping[str, OrderRule] | None:
+        """Present order rules by ticker, of what can be traded now; None where the venue tells none."""
         ...
 
     def quotes(self) -> Mapping[str, Decimal]:
@@ -145,3 +151,29 @@ def whole_qty(quantity: float, increment: float) -> Decimal:
         return Decimal(repr(quantity))
     step = Decimal(repr(increment))
     return (Decimal(repr(quantity)) / step).to_integral_value() * step
+
+
+def rounded_down(qty: Decimal, increment: float) -> Decimal:
+    """To whole increments, not below 0: a fee may have left a part of one."""
+    if increment > 0:
+        step = Decimal(repr(increment))
+        qty = (qty / step).to_integral_value(ROUND_FLOOR) * step
+    return max(qty, Decimal(0))
+
+
+def answered(ask: Callable[[], Answer], sleep: Callable[[float, Callable[[], None]], None]) -> Answer:
+    """What the venue answers at the start: it is asked until it does, and that is said at once and every minute.
+
+    Args:
+        ask: raises UnreachableError without an answer.
+        sleep: waits so many seconds; a signal raises out of it.
+    """
+    said_s = float("-inf")
+    while True:
+        try:
+            return ask()
+        except UnreachableError as error:
+            if time.monotonic() - said_s >= SAY_S:
+                log.warning("%s; it is asked again until it does", error)
+                said_s = time.monotonic()
+        sleep(RETRY_S, lambda: None)

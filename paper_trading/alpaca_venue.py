@@ -18,14 +18,14 @@ from typing import Any
 import requests
 
 from market.errors import BarsError
+from market.errors import VenueError as NoAssetError
 from market.names import pair_of, timeframe_name
 from market.sources.alpaca import Alpaca
-from market.sources.assets import Keys, fetch_assets, venue_of_assets
+from market.sources.assets import Keys, venue_of_assets
 from market.sources.periods import Period
 from market.sources.transport import DamagedAnswerError, Patience, be_patient, one_line, sent_at
 from market.venues import ALPACA, OrderRule
-from paper_trading.feeds import Arrival, BarStore, Candle, Needs, Tick, needed_bars, utc
-from paper_trading.orders import (
+from paper_trading.broker import (
     Intent,
     Mode,
     OutcomeUnknownError,
@@ -36,8 +36,12 @@ from paper_trading.orders import (
     VenueError,
     VenueOrder,
 )
+from paper_trading.feeds import Arrival, BarStore, Candle, Needs, Tick, needed_bars, utc
 
 PATIENCE = Patience(connect_s=3.0, read_s=8.0, retries=2, backoff_s=0.2, longest_wait_s=5.0)
+QUOTE_PATIENCE = Patience(connect_s=2.0, read_s=2.0, retries=0)  # quotes are for the record; orders wait for them
+NONSENSE = (ValueError, TypeError, KeyError, AttributeError)  # what taking apart an answer of another form raises
+UNCLEAR = (None, 408, 425)  # answers of 4xx after which an order may have arrived all the same
 OVER = frozenset({"filled", "canceled", "expired", "rejected", "done_for_day", "replaced", "stopped", "suspended"})
 SKEW_S = 1.5  # clocks that differ by less are the same: the server tells whole seconds
 MOST_ORDERS = 500  # a page
@@ -56,12 +60,16 @@ class VenueClock:
         """A hook of a session: compare clocks."""
         theirs = sent_at(response)
         if theirs is not None:
-            skew_s = theirs.timestamp() - time.time()
+            skew_s = theirs.timestamp() - self.local_s()
             self.skew_s = skew_s if abs(skew_s) > SKEW_S else 0.0
+
+    def local_s(self) -> float:
+        """This machine's clock, UTC seconds."""
+        return time.time()
 
     def now_s(self) -> float:
         """UTC seconds."""
-        return time.time() + self.skew_s
+        return self.local_s() + self.skew_s
 
 
 class AlpacaBroker:
@@ -87,16 +95,17 @@ class AlpacaBroker:
         from alpaca.trading.client import TradingClient
 
         self.mode: Mode = "LIVE" if is_live else "PAPER"
-        self.asked_s, self._url, self._keys = 0.0, url, keys
-        self._client = TradingClient(keys.key_id, keys.secret, paper=not is_live, raw_data=True, url_override=url)
-        self._data = CryptoHistoricalDataClient(raw_data=True, url_override=data_url)
-        for client in (self._client, self._data):
+        self.asked_s, self._url = 0.0, url
+        # Any: with raw_data the clients return what was sent, not the models that their annotations name.
+        self._client: Any = TradingClient(keys.key_id, keys.secret, paper=not is_live, raw_data=True, url_override=url)
+        self._data: Any = CryptoHistoricalDataClient(raw_data=True, url_override=data_url)
+        for client, patience in ((self._client, PATIENCE), (self._data, QUOTE_PATIENCE)):
             client._retry = 0
-            be_patient(client._session, PATIENCE)
+            be_patient(client._session, patience)
             client._session.hooks["response"].append(clock.saw)
         self.symbols = {ticker: pair_of(ticker, "/", "USD") for ticker in tickers}
         self._tickers = {symbol.replace("/", ""): ticker for ticker, symbol in self.symbols.items()}
-        number = str(self._told(self._client.get_account)["account_number"])
+        number = self._told(lambda: str(self._client.get_account()["account_number"]))
         name = hashlib.sha256(number.encode()).hexdigest()[:8]
         self.account = f"{'live' if is_live else 'paper'}-{name}"
 
@@ -106,25 +115,21 @@ class AlpacaBroker:
         from alpaca.trading.enums import QueryOrderStatus
         from alpaca.trading.requests import GetOrdersRequest
 
-        account = self._told(self._client.get_account)
-        positions = self._told(self._client.get_all_positions)
         request = GetOrdersRequest(status=QueryOrderStatus.OPEN, limit=MOST_ORDERS)
-        orders = self._told(lambda: self._client.get_orders(request))
-        qty, other = dict.fromkeys(self.symbols, Decimal(0)), {}
-        for position in positions:
-            symbol, held = str(position["symbol"]).replace("/", ""), _decimal(position["qty"])
-            if symbol in self._tickers:
-                qty[self._tickers[symbol]] = held
-            else:
-                other[symbol] = held
-        return Snapshot(_decimal(account["cash"]), qty, other, [_order(order) for order in orders])
+        cash = self._told(lambda: _decimal(self._client.get_account()["cash"]))
+        held = self._told(lambda: [(str(each["symbol"]).replace("/", ""), _decimal(each["qty"]))
+                                   for each in self._client.get_all_positions()])  # fmt: skip
+        orders = self._told(lambda: [self._order(each) for each in self._client.get_orders(request)])
+        ours = {self._tickers[symbol]: qty for symbol, qty in held if symbol in self._tickers}
+        other = {symbol: qty for symbol, qty in held if symbol not in self._tickers}
+        return Snapshot(cash, dict.fromkeys(self.symbols, Decimal(0)) | ours, other, orders)
 
     def find(self, order_id: str) -> VenueOrder | None:
         """By the client's id; 404 is none."""
         from alpaca.common.exceptions import APIError
 
         try:
-            return _order(self._told(lambda: self._client.get_order_by_client_id(order_id), passes=(404,)))
+            return self._told(lambda: self._order(self._client.get_order_by_client_id(order_id)), passes=(404,))
         except APIError:
             return None
 
@@ -133,37 +138,36 @@ class AlpacaBroker:
         from alpaca.trading.enums import QueryOrderStatus
         from alpaca.trading.requests import GetOrdersRequest
 
-        request = GetOrdersRequest(status=QueryOrderStatus.ALL, after=utc(after_s), limit=MOST_ORDERS)
-        return [_order(order) for order in self._told(lambda: self._client.get_orders(request))]
+        request = GetOrdersRequest(status=QueryOrderStatus.ALL, after=utc(max(after_s, 0.0)), limit=MOST_ORDERS)
+        return self._told(lambda: [self._order(each) for each in self._client.get_orders(request)])
 
     def rules(self) -> Mapping[str, OrderRule]:
-        """Today's smallest orders and increments.
+        """Today's smallest orders and increments; a coin that cannot be traded now has none."""
+        from alpaca.trading.enums import AssetClass
+        from alpaca.trading.requests import GetAssetsRequest
 
-        Raises:
-            VenueError: a coin cannot be traded here now.
-        """
-        assets = fetch_assets(self._keys, self._url, PATIENCE)
-        venue, left_out = venue_of_assets(assets, ALPACA, date.today().isoformat(), self._url)
-        found = {}
-        for ticker in self.symbols:
-            if ticker not in venue.rules:
-                why = next((line for line in left_out if line.startswith(self.symbols[ticker])), "it is not listed")
-                raise VenueError(f"{ticker} cannot be traded at {self._url}: {why}")
-            found[ticker] = venue.rules[ticker]
-        return found
+        request = GetAssetsRequest(asset_class=AssetClass.CRYPTO)
+        assets = self._told(lambda: [dict(each) for each in self._client.get_all_assets(request)])
+        own = [each for each in assets if each.get("symbol") in self.symbols.values()]
+        try:
+            venue, _ = venue_of_assets(own, ALPACA, date.today().isoformat(), self._url)
+        except NoAssetError:
+            return {}
+        return {ticker: venue.rules[ticker] for ticker in self.symbols if ticker in venue.rules}
 
     def quotes(self) -> Mapping[str, Decimal]:
         """Middle of the latest bid and ask."""
         from alpaca.data.requests import CryptoLatestQuoteRequest
 
         request = CryptoLatestQuoteRequest(symbol_or_symbols=list(self.symbols.values()))
-        found = self._told(lambda: self._data.get_crypto_latest_quote(request))
-        mids = {}
-        for ticker, symbol in self.symbols.items():
-            quote = found.get(symbol)
-            if quote and quote.get("ap") and quote.get("bp"):
-                mids[ticker] = (_decimal(quote["ap"]) + _decimal(quote["bp"])) / 2
-        return mids
+
+        def ask() -> dict[str, Decimal]:
+            found = self._data.get_crypto_latest_quote(request)
+            told = {ticker: found[symbol] for ticker, symbol in self.symbols.items() if found.get(symbol)}
+            return {ticker: (_decimal(quote["ap"]) + _decimal(quote["bp"])) / 2
+                    for ticker, quote in told.items() if quote.get("ap") and quote.get("bp")}  # fmt: skip
+
+        return self._told(ask)
 
     # ---------------------------------------------------------------- orders
     def send(self, intent: Intent) -> VenueOrder:
@@ -179,13 +183,13 @@ class AlpacaBroker:
         body = request.to_request_fields() | {"qty": format(intent.qty, "f")}  # its own float loses digits
         try:
             with self._timed():
-                return _order(self._client.post("/orders", body))
+                return self._order(self._client.post("/orders", body))
         except APIError as error:
             status = error.status_code
-            if status is not None and status < 500:
+            if status not in UNCLEAR and status < 500:
                 raise RejectedError(f"{status}: {one_line(error)}") from None
             raise OutcomeUnknownError(f"the venue answers {status}") from None
-        except (requests.RequestException, ValueError, TypeError, KeyError) as error:  # ValueError: no JSON
+        except (requests.RequestException, ValueError) as error:  # ValueError: no JSON, or no order
             raise OutcomeUnknownError(f"no answer ({type(error).__name__})") from None
 
     def cancel(self, order: VenueOrder) -> None:
@@ -214,8 +218,23 @@ class AlpacaBroker:
                 own = "the paper and the live account have keys of their own"
                 raise VenueError(f"{self._url} refuses the keys ({status}); {own}") from None
             raise UnreachableError(f"{self._url} answers {status}") from None
-        except (requests.RequestException, ValueError) as error:  # their text may hold what was sent
+        except (requests.RequestException, *NONSENSE) as error:  # their text may hold what was sent
             raise UnreachableError(f"{self._url} does not answer ({type(error).__name__})") from None
+
+    def _order(self, told: Any) -> VenueOrder:
+        """What the venue says of an order; ValueError where it is no order."""
+        try:
+            side: Side = "buy" if told["side"] == "buy" else "sell"
+            price, status, symbol = told.get("filled_avg_price"), str(told["status"]), str(told["symbol"])
+            filled = _decimal(told.get("filled_qty") or "0")
+            qty = _decimal(told.get("qty") or filled)
+            return VenueOrder(
+                str(told["client_order_id"]), str(told["id"]), symbol, side, qty, filled,
+                None if price in (None, "") else _decimal(price), status in OVER, status,
+                self._tickers.get(symbol.replace("/", "")),
+            )  # fmt: skip
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError("the answer is no order") from error
 
     @contextmanager
     def _timed(self) -> Any:
@@ -224,22 +243,6 @@ class AlpacaBroker:
             yield
         finally:
             self.asked_s += time.perf_counter() - began
-
-
-def _order(told: Any) -> VenueOrder:
-    """What the venue says of an order; ValueError where it is no order."""
-    try:
-        side: Side = "buy" if told["side"] == "buy" else "sell"
-        price = told.get("filled_avg_price")
-        status = str(told["status"])
-        filled = _decimal(told.get("filled_qty") or "0")
-        qty = _decimal(told.get("qty") or filled)
-        return VenueOrder(
-            str(told["client_order_id"]), str(told["id"]), str(told["symbol"]), side, qty,
-            filled, None if price in (None, "") else _decimal(price), status in OVER, status,
-        )  # fmt: skip
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError("the answer is no order") from error
 
 
 def _decimal(text: Any) -> Decimal:
@@ -269,13 +272,17 @@ class AlpacaFeed:
         self._last_open_s = 0
 
     def first(self, needs: Needs) -> Arrival:
-        """The newest bar that has closed, after the warm-up bars were fetched.
+        """The newest bar that has closed and is whole, after the warm-up bars were fetched.
 
         Raises:
             UnreachableError: no answer.
             BarsError: no bars.
         """
-        return self._arrive(self._begin(needs), [])
+        newest = self._begin(needs)
+        assert self._store is not None
+        last = [newest - n * needs.bar_seconds for n in range(AGAIN_BARS)]
+        whole = next((open_s for open_s in last if not self._store.missing(open_s)), newest)
+        return self._arrive(whole, [])  # `next` waits for what is late of the newest one
 
     def again(self, needs: Needs) -> Arrival:
         """The last bar once more, for other columns or another lookback."""
@@ -293,7 +300,7 @@ class AlpacaFeed:
                 following = newest_close if newest_close > after_s else newest_close + step
                 self._sleep(max(min(following + GRACE_S - self._clock.now_s(), 30.0), 0.05), tick)
                 continue
-            notes = self._fetch(newest_close - (AGAIN_BARS + 1) * step, newest_close)
+            notes = self._fetch(self._store, self._since(newest_close), newest_close)
             absent = self._store.missing(newest_close - step)
             is_late = self._clock.now_s() - newest_close >= self._timeout_s
             if not absent or (is_late and len(absent) < len(self._store.needs.tickers)):
@@ -307,17 +314,25 @@ class AlpacaFeed:
         step = self._store.needs.bar_seconds
         return max(int(self._clock.now_s()) // step * step + step, after_s + step)
 
+    def _since(self, newest_close: int) -> int:
+        """Open time of the first bar to ask for: some are asked for again, and an absence is filled."""
+        assert self._store is not None
+        needs = self._store.needs
+        first = min(newest_close - (AGAIN_BARS + 1) * needs.bar_seconds, self._last_open_s)
+        return max(first, newest_close - needed_bars(needs) * needs.bar_seconds)
+
     def _begin(self, needs: Needs) -> int:
-        """Fetch the warm-up; the open time of the newest bar."""
-        self._store = BarStore(needs)
+        """Fetch the warm-up; the open time of the newest bar. What was known before stays where that fails."""
+        store = BarStore(needs)
         self._source = Alpaca(timeframe_name(needs.bar_seconds), self._data_url, PATIENCE)
         self._source._client._session.hooks["response"].append(self._clock.saw)
         step = needs.bar_seconds
         newest_close = int(self._clock.now_s()) // step * step
-        self._fetch(newest_close - needed_bars(needs) * step, newest_close, must_answer=True)
-        newest = self._store.newest()
+        self._fetch(store, newest_close - needed_bars(needs) * step, newest_close, must_answer=True)
+        newest = store.newest()
         if newest is None:
             raise BarsError(f"Alpaca has no {timeframe_name(step)} bars of {', '.join(needs.tickers)} up to now")
+        self._store = store
         return newest
 
     def _arrive(self, open_s: int, notes: list[str]) -> Arrival:
@@ -327,12 +342,11 @@ class AlpacaFeed:
         window, candles = self._store.window(open_s), self._store.candles_at(open_s)
         return Arrival(window, round(late_s, 3), candles, self._store.taken(open_s), tuple(notes), here_s)
 
-    def _fetch(self, first_open_s: int, end_s: int, must_answer: bool = False) -> list[str]:
+    def _fetch(self, store: BarStore, first_open_s: int, end_s: int, must_answer: bool = False) -> list[str]:
         """Ask for bars that open in [first_open_s, end_s) into the store; no answer is a bar that is late."""
-        assert self._store is not None
         assert self._source is not None
-        symbols = {self._source.symbol(ticker): ticker for ticker in self._store.needs.tickers}
-        timeframe = timeframe_name(self._store.needs.bar_seconds)
+        symbols = {self._source.symbol(ticker): ticker for ticker in store.needs.tickers}
+        timeframe = timeframe_name(store.needs.bar_seconds)
         try:
             told = self._source.rows(list(symbols), timeframe, Period(utc(first_open_s), utc(end_s)))
         except (BarsError, DamagedAnswerError, requests.RequestException) as error:
@@ -343,10 +357,10 @@ class AlpacaFeed:
         for symbol, ticker in symbols.items():
             for row in told.get(symbol) or ():
                 open_s, candle = _candle(row)
-                if candle is None or open_s % self._store.needs.bar_seconds or not first_open_s <= open_s < end_s:
+                if candle is None or open_s % store.needs.bar_seconds or not first_open_s <= open_s < end_s:
                     notes += [] if candle is not None else [f"{ticker}: a bar without sense was left out"]
                     continue
-                notes += self._store.add({open_s: {ticker: candle}})
+                notes += store.add({open_s: {ticker: candle}})
         return notes
 
 

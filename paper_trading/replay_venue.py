@@ -13,7 +13,7 @@ from random import Random
 
 from environment_Alpaca_vectorized import EnvParams
 from market.venues import OrderRule
-from paper_trading.orders import (
+from paper_trading.broker import (
     Intent,
     Mode,
     OutcomeUnknownError,
@@ -85,9 +85,9 @@ class ReplayBroker:
         """Nobody else trades here."""
         return ()
 
-    def rules(self) -> Mapping[str, OrderRule]:
+    def rules(self) -> Mapping[str, OrderRule] | None:
         """The deployment's are used."""
-        return {}
+        return None
 
     def quotes(self) -> Mapping[str, Decimal]:
         """No quotes are recorded."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from paper_trading.books import Theirs
 from paper_trading.desk import Desk
 from paper_trading.journal import Event
 from paper_trading.ledger import Ledger
@@ -24,7 +25,11 @@ class Memory:
     ordered_s: int | None = None  # last bar that orders were written down for
     state: State = "ACTIVE"
     why: str = ""
+    resumed: bool = False  # since the last decision
     fees: float = 0.0  # quote, paid so far
+    fees_spared: float = 0.0  # quote, expected so far less paid
+    known_s: float | None = None  # when the venue last agreed with the ledger, UTC seconds
+    theirs: dict[str, Theirs] = field(default_factory=dict)  # orders of others that the ledger took in
 
 
 def recall(events: Iterable[Event], desk: Desk, used: Used) -> Memory:
@@ -51,8 +56,27 @@ def _remember(memory: Memory, event: Event, used: Used) -> None:
     elif kind == "order":
         used.rejects = used.rejects + 1 if event["status"] in ("rejected", "refused") else 0
     elif kind == "account":
-        memory.ledger = Ledger.from_json(event)
+        _remember_account(memory, event)
     elif kind == "decision":
         memory.checkpoint, memory.decided_s, memory.fees = event["checkpoint"], event["bar_s"], event["fees"]
+        memory.fees_spared = event.get("fees_spared", 0.0)
+        memory.resumed = False
     elif kind == "state":
-        memory.state, memory.why = event["to"], event["why"]
+        memory.state, memory.why, memory.resumed = event["to"], event["why"], event["to"] == "ACTIVE"
+
+
+def _remember_account(memory: Memory, event: Event) -> None:
+    memory.ledger, memory.known_s = Ledger.from_json(event), event.get("known_s")
+    memory.theirs |= {name: Theirs.from_json(values) for name, values in event.get("theirs", {}).items()}
+    if memory.checkpoint is not None:  # the next decision says the sum anew
+        paid = value_of_fees(event, memory.checkpoint["prices"])
+        memory.fees += paid
+        memory.fees_spared += float(event.get("fee_expected", paid)) - paid
+    if not event["explained"] and memory.state == "ACTIVE":  # a kill may have kept the state from the journal
+        memory.state, memory.why = "REDUCING", f"the account is not explained: {'; '.join(event['notes'])}"
+
+
+def value_of_fees(event: Event, prices: Mapping[str, float]) -> float:
+    """Fees of an `account` event in quote, coins at these prices."""
+    coins = sum(float(fee) * prices.get(ticker, 0.0) for ticker, fee in event["fee_qty"].items())
+    return float(event["fee_cash"]) + coins

@@ -6,24 +6,25 @@ import logging
 import shlex
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 from market.errors import UserError
 from paper_trading import flatten as kill_switch
+from paper_trading.broker import UnreachableError
 from paper_trading.desk import Desk
 from paper_trading.feeds import Tick
 from paper_trading.journal import FILE, Journal, JournalError, lines
 from paper_trading.ledger import adopt, open_ledger
-from paper_trading.memory import Memory, recall
-from paper_trading.orders import Broker
 from paper_trading.presence import Heartbeat, sole_trader
 from paper_trading.risk import DAY_S, Used
 from paper_trading.stages import Request, Stage, alpaca_stage, deployed, replay_stage
 from paper_trading.trader import Hooks, Settings, Trader
+from paper_trading.trader_memory import Memory, recall
 from train.deploy.loading import CURRENT, Deployment, DeploymentError, pointer_target
 from train.env_factory import rules_of
 from train.records.provenance import code_version
@@ -50,7 +51,7 @@ class Program:
 
     def __init__(self, request: Request, interruption: Interruption, write_page: WritePage | None = None) -> None:
         self.request, self.interruption, self._write_page = request, interruption, write_page
-        self.must_flatten = False
+        self.must_flatten, self._flattened_s = False, 0.0
         self.trader: Trader | None = None
         self.heartbeat: Heartbeat | None = None
         self._refused, self._replayed_s = "", 0.0
@@ -80,7 +81,7 @@ class Program:
         desk = Desk(stage.broker, journal, self._clock(stage), self._pause, request.order_timeout_s)
         memory = recall(lines(journal.path), desk, used)
         if request.adopts:
-            _adopt(stage.broker, journal, memory)
+            take_for_ours(desk, memory)
         latest_s = None if request.broker == "replay" else min(deployment.bar_seconds / 2, request.bar_timeout_s + 15.0)
         settings = Settings(request.limits, latest_s, request.capital, request.sends_at_once, stage.n_steps)
         hooks = Hooks(self._renewed, lambda: self._must_halt(folder), self._tick, self._tell)
@@ -157,7 +158,7 @@ class Program:
             self.heartbeat.beat(
                 {"state": trader.state, "why": trader.why, "phase": trader.phase, "deployment": trader.deployment.name,
                  "bar_s": trader.bar_s, "proven": trader.deployment.proven,
-                 "synthetic": trader.deployment.synthetic}, now,
+                 "synthetic": trader.deployment.synthetic, "flattened_s": self._flattened_s}, now,
             )  # fmt: skip
 
     # ---------------------------------------------------------------- what the trader asks
@@ -187,23 +188,27 @@ class Program:
         return f"the file {folder / HALT_FILE} is there" if (folder / HALT_FILE).exists() else None
 
     def _tell(self, text: str) -> None:
-        """Run the alert command with one line; its failure is logged."""
-        if self.request.alert_command is None:
-            return
-        command = [*shlex.split(self.request.alert_command), text]
-        try:
-            subprocess.run(command, timeout=ALERT_TIMEOUT_S, check=True, stdin=subprocess.DEVNULL)
-        except (OSError, subprocess.SubprocessError) as error:
-            log.warning("--alert-command failed: %s", error)
+        """Run the alert command with one line, beside the trading; its failure is logged."""
+        if self.request.alert_command is not None:
+            command = [*shlex.split(self.request.alert_command), text]
+            threading.Thread(target=_run_alert, args=(command,), daemon=True).start()
 
     def _on_flatten(self, *_: object) -> None:
         self.must_flatten = True
 
     def _flatten(self, trader: Trader) -> None:
-        assert trader.ledger is not None
         trader.change_state("HALTED", "the user said --flatten")
-        kill_switch.flatten(trader.desk, trader.ledger.qty, trader.last_prices, trader.deployment.name)
-        trader.reconcile(trader.bar_s or 0)
+        bar_s = trader.bar_s or 0
+        self.must_flatten = not trader.reconcile(bar_s)  # without an answer the venue is asked again at the next tick
+        if self.must_flatten or trader.ledger is None:
+            return
+        try:
+            kill_switch.flatten(trader.desk, trader.ledger.qty, trader.last_prices, trader.deployment.name)
+        except UnreachableError as error:
+            log.warning("not everything is sold: %s", error)
+            self.must_flatten = True
+        trader.reconcile(bar_s)
+        self._flattened_s = 0.0 if self.must_flatten else time.time()
         self._beat(now=True)
 
     def _draw_page(self, folder: Path, day: date | None = None) -> None:
@@ -214,6 +219,13 @@ class Program:
             log.info("page: %s", self._write_page(folder, day))
         except (OSError, UserError) as error:
             log.warning("the page of the day cannot be written: %s", error)
+
+
+def _run_alert(command: Sequence[str]) -> None:
+    try:
+        subprocess.run(command, timeout=ALERT_TIMEOUT_S, check=True, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.SubprocessError) as error:
+        log.warning("--alert-command failed: %s", error)
 
 
 def _name_or_none(deployments: Path) -> str | None:
@@ -239,12 +251,17 @@ def _journal_path(folder: Path, is_replay: bool, adopts: bool) -> Path:
     return path
 
 
-def _adopt(broker: Broker, journal: Journal, memory: Memory) -> None:
-    """Take what is in the account for ours."""
-    snapshot = broker.snapshot()
-    before = memory.ledger or open_ledger(snapshot, None)
-    memory.ledger = adopt(before, snapshot)
-    journal.append("account", bar_s=None, **memory.ledger.to_json(), fee_cash="0", fee_qty={}, explained=True,
+def take_for_ours(desk: Desk, memory: Memory) -> None:
+    """Take what is in the account for ours; what our orders and those of others filled until now is in it.
+
+    Raises:
+        UnreachableError: the venue does not answer.
+    """
+    desk.look_up_open()
+    snapshot = desk.broker.snapshot()
+    memory.ledger, memory.known_s = adopt(memory.ledger or open_ledger(snapshot, None), snapshot), None
+    desk.count()
+    desk.journal.append("account", bar_s=None, **memory.ledger.to_json(), fee_cash="0", fee_qty={}, explained=True,
                    notes=["the user said --adopt: these coins are ours from now on"])  # fmt: skip
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from environment_Alpaca import Account, CryptoEnvAlpaca, Traded
 from market.venues import OrderRule
-from paper_trading.orders import Side, Why
+from paper_trading.broker import Side, Why
 
 Array = np.ndarray
 NO_END = 2**62  # last bar of an account that has none

@@ -1,0 +1,168 @@
+"""Reconciliation: the ledger follows the venue's account, and what others did there is told from what we did.
+
+An order that is not ours explains what it filled since the reconciliation before, once. What no order explains, and
+orders of another trader of this kind, make the account unexplained: the trader buys nothing until somebody looked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any, Self
+
+from paper_trading.broker import Broker, Snapshot, VenueOrder
+from paper_trading.desk import Desk
+from paper_trading.journal import Journal
+from paper_trading.ledger import ZERO, Explained, Fill, Ledger, Rates, explain, open_ledger
+
+SETTLE_TRIES, SETTLE_S = 4, 0.5  # an account in which fills are still arriving is read again
+MARGIN_S = 600.0  # orders of others are looked for from so long before the last reconciliation: clocks differ
+RIVAL = "another trader of this kind: {} {} {}; two must not share an account"
+MOST_THEIRS = 500  # orders of others that are remembered
+
+
+@dataclass(frozen=True)
+class Theirs:
+    """How much of somebody else's order the ledger has taken in."""
+
+    qty: Decimal  # coins
+    notional: Decimal  # quote
+    is_over: bool
+
+    def to_json(self) -> list[Any]:
+        """Plain values, amounts as decimal text."""
+        return [str(self.qty), str(self.notional), self.is_over]
+
+    @classmethod
+    def from_json(cls, values: Sequence[Any]) -> Self:
+        """Of `to_json`'s values."""
+        return cls(Decimal(values[0]), Decimal(values[1]), values[2])
+
+
+Orders = Mapping[str, tuple[str, VenueOrder]]  # id -> (ticker, order), of others, in our coins
+
+
+class Books:
+    """The ledger of one account.
+
+    Args:
+        broker: the venue.
+        desk: our orders.
+        journal: every change goes there.
+        rates: fees that are expected.
+        capital: quote that is ours at first; None is all cash of the account.
+        ledger: of an earlier run; None at the first start.
+        known_s: when the venue was last known to agree, UTC seconds.
+        theirs: orders of others that an earlier run took in.
+    """
+
+    def __init__(
+        self, broker: Broker, desk: Desk, journal: Journal, rates: Rates, capital: Decimal | None,
+        ledger: Ledger | None, known_s: float | None, theirs: Mapping[str, Theirs],
+    ) -> None:  # fmt: skip
+        self.broker, self.desk, self.journal, self.rates, self.capital = broker, desk, journal, rates, capital
+        self.ledger, self.known_s, self.theirs = ledger, known_s, dict(theirs)
+
+    def reconcile(self, bar_s: int) -> Explained:
+        """Make the ledger follow the venue's account, and write down what changed.
+
+        Raises:
+            UnreachableError: the venue does not answer; nothing was changed.
+            OSError: the journal cannot be written.
+        """
+        self.desk.look_up_open()
+        now_s = self.desk.now_s()
+        found, theirs = self._explained()
+        fills = self.desk.fills()
+        expected = sum((fill.notional * getattr(self.rates, fill.side) for fill in fills), ZERO)
+        if found.ledger != self.ledger or theirs or fills or found.unexplained:
+            for line in found.foreign:
+                self.journal.append("foreign", what="account", text=line)
+            self.journal.append(
+                "account", bar_s=bar_s, **found.ledger.to_json(), fee_cash=str(found.fee_cash),
+                fee_qty={name: str(fee) for name, fee in found.fee_qty.items()}, explained=not found.unexplained,
+                notes=list(found.unexplained), known_s=round(now_s, 3), fee_expected=str(expected),
+                theirs={name: each.to_json() for name, each in theirs.items()},
+            )  # fmt: skip
+        self.ledger, self.known_s = found.ledger, now_s
+        self.theirs = dict([*self.theirs.items(), *theirs.items()][-MOST_THEIRS:])
+        self.desk.count()
+        return replace(found, fee_expected=expected)
+
+    def _explained(self) -> tuple[Explained, dict[str, Theirs]]:
+        """The account explained, and news of others' orders; read again while our own orders may still be filling."""
+        snapshot = self.broker.snapshot()
+        if self.ledger is None or self.known_s is None:
+            return self._opened(snapshot), self._taken_in(self._orders_of_others(snapshot))
+        for _ in range(SETTLE_TRIES - 1):
+            found, theirs = self._explain(self.ledger, snapshot)
+            if not found.unexplained:
+                return found, theirs
+            self.desk.pause(SETTLE_S)
+            self.desk.look_up_open()
+            snapshot = self.broker.snapshot()
+        return self._explain(self.ledger, snapshot)
+
+    def _opened(self, snapshot: Snapshot) -> Explained:
+        """The first look: others' orders up to now are in what lies there."""
+        if self.ledger is not None:
+            return explain(self.ledger, snapshot, self.desk.fills(), self.rates)
+        ledger = open_ledger(snapshot, self.capital)
+        foreign = [f"{ticker}: {qty} coins in the account before the trader began"
+                   for ticker, qty in ledger.foreign_qty.items() if qty]  # fmt: skip
+        foreign += [f"{name}: {qty} coins, which are not traded" for name, qty in ledger.other.items()]
+        return Explained(ledger, ZERO, {}, foreign)
+
+    def _explain(self, ledger: Ledger, snapshot: Snapshot) -> tuple[Explained, dict[str, Theirs]]:
+        fills = self.desk.fills()
+        found = explain(ledger, snapshot, fills, self.rates)
+        if not found.unexplained:  # an open order of somebody else is remembered: it may fill after days
+            waiting = {
+                name: pair for name, pair in self._others(snapshot.open_orders).items() if name not in self.theirs
+            }
+            rivals = [
+                RIVAL.format(order.side, order.qty, ticker) for ticker, order in waiting.values() if order.is_ours
+            ]
+            return replace(found, unexplained=rivals), dict.fromkeys(waiting, Theirs(ZERO, ZERO, False))
+        orders = self._orders_of_others(snapshot)
+        new = {name: self._new_fill(name, *pair) for name, pair in orders.items()}
+        new = {name: fill for name, fill in new.items() if fill.qty > 0}
+        found = explain(ledger, snapshot, fills, self.rates, list(new.values()))
+        rivals = [RIVAL.format(fill.side, fill.qty, fill.ticker)
+                  for name, fill in new.items() if orders[name][1].is_ours]  # fmt: skip
+        names = [f"somebody else: {fill.side} {fill.qty} {fill.ticker}"
+                 for name, fill in new.items() if not orders[name][1].is_ours]  # fmt: skip
+        told = replace(found, foreign=[*names, *found.foreign], unexplained=[*found.unexplained, *rivals])
+        return told, self._taken_in(orders)
+
+    def _new_fill(self, name: str, ticker: str, order: VenueOrder) -> Fill:
+        """What an order filled since it was last taken in."""
+        known = self.theirs.get(name, Theirs(ZERO, ZERO, False))
+        return Fill(ticker, order.side, order.filled_qty - known.qty, _notional(order) - known.notional)
+
+    def _orders_of_others(self, snapshot: Snapshot) -> Orders:
+        """Their orders since the last reconciliation, those open now, and those that were open then."""
+        since_s = (self.desk.now_s() if self.known_s is None else self.known_s) - MARGIN_S
+        orders = {each.order_id: each for each in [*self.broker.orders_after(since_s), *snapshot.open_orders]}
+        for name, known in self.theirs.items():
+            if not known.is_over and name not in orders and (found := self.broker.find(name)) is not None:
+                orders[name] = found
+        return self._others(orders.values())
+
+    def _others(self, orders: Iterable[VenueOrder]) -> Orders:
+        """Those that are not ours, in our coins."""
+        return {
+            each.order_id: (each.ticker, each)
+            for each in orders
+            if each.ticker is not None and each.order_id not in self.desk.known_ids
+        }
+
+    def _taken_in(self, orders: Orders) -> dict[str, Theirs]:
+        """What has changed of them."""
+        now = {name: Theirs(each.filled_qty, _notional(each), each.is_over) for name, (_, each) in orders.items()}
+        return {name: each for name, each in now.items() if each != self.theirs.get(name)}
+
+
+def _notional(order: VenueOrder) -> Decimal:
+    return order.filled_qty * (order.price or ZERO)

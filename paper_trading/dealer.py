@@ -1,0 +1,143 @@
+"""From a decision to orders: sales, then buys with what they brought, each held against the limits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+
+import numpy as np
+
+from paper_trading.books import Books
+from paper_trading.broker import Intent, order_id, rounded_down, whole_qty
+from paper_trading.desk import Desk, Phase, Tracked
+from paper_trading.journal import Journal
+from paper_trading.listing import Listing
+from paper_trading.mandate import Mandate
+from paper_trading.risk import Standing, Used, refusal
+from paper_trading.traded_account import Plan, TradedAccount, Wish
+from train.deploy.loading import Deployment
+
+log = logging.getLogger(__name__)
+
+
+class Dealer:
+    """Turns actions into orders.
+
+    Args:
+        deployment: gives the orders their ids.
+        desk: sends them.
+        books: what is ours.
+        journal: refusals go there.
+        listing: order rules.
+        mandate: the state and the limits.
+        used: how much of the limits is used up.
+        reconcile: takes the fills into the books; whether the venue answered.
+    """
+
+    def __init__(
+        self, deployment: Deployment, desk: Desk, books: Books, journal: Journal, listing: Listing, mandate: Mandate,
+        used: Used, reconcile: Callable[[int], bool],
+    ) -> None:  # fmt: skip
+        self.deployment, self.desk, self.books, self.journal = deployment, desk, books, journal
+        self.listing, self.mandate, self.used, self.reconcile = listing, mandate, used, reconcile
+
+    def execute(
+        self, account: TradedAccount, action: np.ndarray, price: list[float], bar_s: int, before: Mapping[str, float]
+    ) -> None:  # fmt: skip
+        """Size an action (A,) at these closes (A,), send the orders and take over what filled.
+
+        Args:
+            account: stands at the bar.
+            action: (A,); REDUCING keeps its sales only.
+            price: (A,) closes of the bar.
+            bar_s: close of the bar.
+            before: closes of the bar before.
+        """
+        asked = action if self.mandate.state == "ACTIVE" else np.minimum(action, 0.0)
+        plan = account.plan_sales(asked, price)
+        sold = self._send("sales", plan.sales, account, plan, bar_s, before)
+        is_known = not sold or self.reconcile(bar_s)
+        account.settle_sales(plan, self._filled(sold), *self.holdings())
+        if not is_known:
+            self.journal.append("skip", bar_s=bar_s, why="the venue did not say what the sales brought; nothing bought")
+        if self.mandate.state != "ACTIVE" or not is_known:
+            return
+        bought = self._send("buys", account.plan_buys(plan), account, plan, bar_s, before)
+        if bought:
+            self.reconcile(bar_s)
+        account.settle_buys(plan, self._filled(bought), *self.holdings())
+
+    def holdings(self) -> tuple[float, list[float]]:
+        """Our cash and coins (A,)."""
+        ledger = self.books.ledger
+        assert ledger is not None
+        return float(ledger.cash), [float(ledger.qty[ticker]) for ticker in self.deployment.tickers]
+
+    def _send(
+        self, phase: Phase, wishes: Sequence[Wish], account: TradedAccount, plan: Plan, bar_s: int,
+        before: Mapping[str, float],
+    ) -> list[Tracked]:  # fmt: skip
+        """The orders, each as far as it came."""
+        standing = self._standing(account, plan.price, before)
+        wanted = [intent for wish in wishes if (intent := self._intent(wish, plan.price, bar_s)) is not None]
+        batch = self.desk.trade(bar_s, phase, [intent for intent in wanted if self._passes(intent, standing)])
+        for each in batch:
+            self._count_reject(each)
+        return batch
+
+    def _filled(self, batch: Sequence[Tracked]) -> list[float]:
+        """Coins (A,) that filled."""
+        filled = {each.intent.ticker: float(each.filled) for each in batch}
+        return [filled.get(ticker, 0.0) for ticker in self.deployment.tickers]
+
+    def _intent(self, wish: Wish, price: Sequence[float], bar_s: int) -> Intent | None:
+        """The order of a wish; None where nothing can be ordered."""
+        ticker = self.deployment.tickers[wish.asset]
+        if ticker in self.listing.closed:
+            return None
+        step = self.listing.rules[ticker].qty_increment if self.desk.broker.mode != "REPLAY" else 0.0
+        qty = whole_qty(wish.quantity, step)
+        if wish.side == "sell" and qty >= (owned := self._sellable(ticker)):
+            qty = rounded_down(owned, step)
+        name = order_id(self.deployment.name, ticker, bar_s, wish.side)
+        found = Intent(name, ticker, wish.side, qty, bar_s, price[wish.asset], wish.why, wish.quantity)
+        return found if qty > 0 else None
+
+    def _sellable(self, ticker: str) -> Decimal:
+        """Coins of ours; next to coins of others, less those that a sale of unknown fate may still take."""
+        ledger = self.books.ledger
+        assert ledger is not None
+        owned = ledger.qty[ticker]
+        return owned - self.desk.reserved(ticker) if ledger.foreign_qty.get(ticker) else owned
+
+    def _passes(self, intent: Intent, standing: Standing) -> bool:
+        """Whether the limits let it through; a refusal goes into the journal."""
+        why = refusal(intent, self.mandate.limits, self.used, standing)
+        if why is None:
+            self.used.add(float(intent.qty) * intent.price)
+            return True
+        log.warning("%s %s %s is not sent: %s", intent.side, intent.qty, intent.ticker, why)
+        self.journal.append(
+            "order", id=intent.order_id, ticker=intent.ticker, side=intent.side, status="refused", filled_qty="0",
+            price=None, reason=why, mid=None, took_s=0.0, notional="0",
+        )  # fmt: skip
+        self._count_refusal()
+        return False
+
+    def _count_reject(self, each: Tracked) -> None:
+        if each.status == "rejected":
+            self.listing.must_ask = True
+            self._count_refusal()
+        else:
+            self.used.rejects = 0
+
+    def _count_refusal(self) -> None:
+        self.used.rejects += 1
+        if self.used.rejects >= self.mandate.limits.max_rejects:
+            self.mandate.change("REDUCING", f"{self.used.rejects} orders in a row were refused")
+
+    def _standing(self, account: TradedAccount, price: Sequence[float], before: Mapping[str, float]) -> Standing:
+        held = [q * x for q, x in zip(account.account.qty, price, strict=True)]
+        equity = account.account.cash + sum(held)
+        return Standing(equity, dict(zip(self.deployment.tickers, held, strict=True)), before)

@@ -1,0 +1,92 @@
+"""The venue's order rules, and which coins can be traded there now."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from market.errors import UserError
+from market.venues import OrderRule
+from paper_trading.broker import Broker, UnreachableError
+from paper_trading.journal import Journal
+from paper_trading.trader_memory import Memory
+from train.deploy.loading import Deployment
+
+log = logging.getLogger(__name__)
+
+
+class Listing:
+    """Order rules of a deployment's coins: the venue's where it tells them, else those of the training.
+
+    A coin that cannot be traded now is left alone: nothing is ordered, what is held of it is kept, and that is said.
+
+    Args:
+        broker: the venue.
+        journal: what changes goes there.
+        deployment: its coins.
+        told: gets one line where a coin can no longer be traded, or again.
+    """
+
+    def __init__(
+        self, broker: Broker, journal: Journal, deployment: Deployment, told: Callable[[str], None]
+    ) -> None:  # fmt: skip
+        self.broker, self.journal, self.told = broker, journal, told
+        trained = deployment.facts.order_rules
+        self.rules = {ticker: OrderRule(trained[ticker].min_order_qty, trained[ticker].qty_increment)
+                      for ticker in deployment.tickers}  # fmt: skip
+        self.closed: tuple[str, ...] = ()  # coins that cannot be traded now
+        self.must_ask = True
+
+    def ask(self) -> bool:
+        """Ask the venue where that is due; whether it was.
+
+        Raises:
+            UnreachableError: no answer; it stays due.
+        """
+        if not self.must_ask:
+            return False
+        found = self.broker.rules()
+        self.must_ask = False
+        if found is None:
+            return False
+        rules = {ticker: found.get(ticker) or rule for ticker, rule in self.rules.items()}
+        if rules != self.rules:
+            sizes = {ticker: [rule.min_order_qty, rule.qty_increment] for ticker, rule in rules.items()}
+            self.journal.append("rules", rules=sizes)
+        self.rules = rules
+        closed = tuple(ticker for ticker in self.rules if ticker not in found)
+        for ticker in self.rules:
+            if (ticker in closed) != (ticker in self.closed):
+                self._say(ticker, is_closed=ticker in closed)
+        self.closed = closed
+        return True
+
+    def renew(self, is_new_day: bool) -> bool:
+        """As `ask`, once a day, after a refusal and while a coin is closed; without an answer nothing changes."""
+        self.must_ask |= is_new_day or bool(self.closed)
+        try:
+            return self.ask()
+        except UnreachableError as error:
+            log.warning("the order rules stay as they are: %s", error)
+            return False
+
+    def _say(self, ticker: str, is_closed: bool) -> None:
+        now = "cannot be traded at the venue now; what we hold of it is kept" if is_closed else "can be traded again"
+        log.warning("%s %s", ticker, now)
+        self.journal.append("foreign", what="coin", text=f"{ticker} {now}")
+        self.told(f"{ticker} {now}")
+
+
+def check_coins(memory: Memory, deployment: Deployment) -> None:
+    """Forget where an account of other coins stood.
+
+    Raises:
+        UserError: it still holds coins that this deployment does not trade.
+    """
+    held = {} if memory.ledger is None else memory.ledger.qty
+    strange = [f"{qty} {ticker}" for ticker, qty in held.items() if qty and ticker not in deployment.tickers]
+    if strange:
+        raise UserError(f"the account holds {', '.join(strange)} of ours, which {deployment.name} does not trade; "
+                        "sell them with --flatten")  # fmt: skip
+    if memory.checkpoint is not None and set(memory.checkpoint["prices"]) != set(deployment.tickers):
+        memory.checkpoint = None
