@@ -25,6 +25,7 @@ COMMANDS = {
     "lookahead": ("find_lookahead", "scripts/validation/lookahead.py"),
     "report": ("write_report", "scripts/validation/report.py"),
     "plot-study": ("plot_study", "scripts/training/plot_study.py"),
+    "artifacts": ("clean_artifacts", "scripts/training/clean_artifacts.py"),
     "deploy": ("deploy_best", "scripts/deployment/auto_replace_best_5m.py"),
     "trade": ("paper_trade", "scripts/deployment/paper_trade.py"),
 }

@@ -309,6 +309,11 @@ def add_storage(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_artifacts(parser: argparse.ArgumentParser, what: str, is_required: bool = False) -> None:
+    """Add --artifacts, which is for `what`."""
+    parser.add_argument("--artifacts", required=is_required, metavar="URL", help=what)
+
+
 def add_results_dir(parser: argparse.ArgumentParser) -> None:
     """Add --results-dir to a program that reads results."""
     parser.add_argument(
@@ -356,6 +361,15 @@ def storage_of(args: argparse.Namespace) -> URL:
     from train.store.address import absolute_url
 
     return absolute_url(args.storage, Path.cwd()) if args.storage else absolute_url(DEFAULT_STORAGE, home())
+
+
+def artifacts_of(args: argparse.Namespace) -> str | None:
+    """The artifact store that --artifacts names; None without the flag."""
+    if args.artifacts is None:
+        return None
+    from train.store.artifact_store import artifacts_url
+
+    return artifacts_url(args.artifacts, Path.cwd())
 
 
 def stored_study(args: argparse.Namespace) -> StoredStudy:

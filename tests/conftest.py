@@ -13,7 +13,12 @@ from hypothesis import settings
 import environment_Alpaca_vectorized as drop_in
 from tests.support.interpreted_triton import patch_once_a_launch
 
-pytest_plugins = ["tests.support.lab", "tests.support.postgres_server", "tests.support.sample_bars"]
+pytest_plugins = [
+    "tests.support.lab",
+    "tests.support.moto_server",
+    "tests.support.postgres_server",
+    "tests.support.sample_bars",
+]
 
 # A suite started in the background (nohup, a CI runner) inherits an ignored SIGINT and would hand it on to the trainers
 # whose answer to Ctrl-C is tested. A handler of our own is put back to the default in every child.

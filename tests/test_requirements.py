@@ -44,7 +44,9 @@ def runtime_files() -> list[Path]:
 def test_the_programs_import_runtime_requirements_only():
     paths = runtime_files()
     with_torch = {"triton"}  # a torch for a GPU brings its own; without one nothing imports it
-    known = required("requirements.txt", "requirements-elegantrl.txt", *BENCHMARKS) | with_torch
+    with_boto3 = {"botocore"}
+    files = ("requirements.txt", "requirements-artifacts.txt", "requirements-elegantrl.txt", *BENCHMARKS)
+    known = required(*files) | with_torch | with_boto3
     assert imported_packages(paths) - known == set()
 
 

@@ -14,7 +14,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,11 +47,13 @@ class Checkpoints:
         folder: gets `checkpoint.safetensors`; one that is there already is gone on from.
         earlier: folders of earlier attempts, the latest first.
         every_s: least time between two; 0 keeps one after every update, whatever it costs.
+        on_written: sends a checkpoint elsewhere; called with its path, but not so often that it costs more than 1 %.
     """
 
     folder: Path
     earlier: tuple[Path, ...] = ()
     every_s: float = EVERY_S
+    on_written: Callable[[Path], None] | None = None
 
     @property
     def path(self) -> Path:
@@ -77,6 +79,8 @@ class Keeper:
     identity: Mapping[str, Any]
     written_s: float = field(default_factory=time.monotonic)  # when the last one was, or the run began
     cost_s: float = 0.0  # of the last one
+    sent_s: float = 0.0  # when one was last handed on
+    send_cost_s: float = 0.0
     has_warned: bool = False
     n_written: int = 0
     total_s: float = 0.0
@@ -99,7 +103,16 @@ class Keeper:
             self.n_written += 1
         self.written_s = time.monotonic()
         self.cost_s = self.written_s - started_s
-        self.total_s += self.cost_s
+        self._send()
+        self.total_s += time.monotonic() - started_s
+
+    def _send(self) -> None:
+        """Hand the checkpoint on, if that is due by what it cost the last time."""
+        is_due = self.where.every_s <= 0.0 or self.written_s - self.sent_s >= self.send_cost_s / MOST_COST
+        if self.where.on_written is not None and is_due and self.where.path.exists():
+            self.where.on_written(self.where.path)
+            self.sent_s = time.monotonic()
+            self.send_cost_s = self.sent_s - self.written_s
 
     def usable(self) -> Iterator[tuple[Path, dict[str, Any], dict[str, Tensor]]]:
         """Path, facts and tensors of this run's checkpoints, the latest first; others are refused in the log."""

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -23,6 +24,7 @@ from train.runner.request import StudyRequest
 from train.runner.session import log_opened, open_request, run_workers
 from train.runner.worker import Ending
 from train.store.address import command_text
+from train.store.artifact_files import pictures_in
 from train.store.database import n_finished
 from train.store.lock import study_lock
 from train.study.eligibility import NO_SIGNAL_CODE, best_trial, has_no_signal
@@ -49,7 +51,8 @@ def run_study(request: StudyRequest) -> int:
     log_opened(opened, request)
     has_best = False
     with Interruption() as interruption:
-        ending = run_workers(opened, request, interruption, picture_of, WORKER_PROGRAM)
+        around_trial = partial(picture_of, pictures=pictures_in(study.user_attrs))
+        ending = run_workers(opened, request, interruption, around_trial, WORKER_PROGRAM)
         try:
             # A signal to a worker alone is no order to stop.
             is_stopped = ending.signal_number is not None and interruption.received is not None

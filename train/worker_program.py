@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from contextlib import suppress
+from functools import partial
 
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import DBAPIError
@@ -18,6 +19,7 @@ from train.report.artifacts import picture_of
 from train.runner.crew import Orders, set_up_logging
 from train.runner.session import open_request, work_on
 from train.runner.worker import Ending
+from train.store.artifact_files import pictures_in
 from train.store.lock import wait_for_database
 from train.store.retrying import reason_of
 from train.study.interruption import SIGNALS, Interrupted, Interruption
@@ -49,7 +51,8 @@ def _work(orders: Orders, interruption: Interruption) -> Ending:
         # The parent has reached it, but a worker may be started while a server is.
         wait_for_database(orders.request.storage)
         opened = open_request(orders.request, orders.data.open())
-        return work_on(opened, orders.request, interruption, picture_of, WorkerReporter)
+        around_trial = partial(picture_of, pictures=pictures_in(opened.study.user_attrs))
+        return work_on(opened, orders.request, interruption, around_trial, WorkerReporter)
     except (StudyError, DatasetError, SplitError) as error:
         return Ending(error=f"worker {orders.number}: {error}")
     except Interrupted as signal:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from train.runner.request import StudyRequest
 
 
-from barwise.arguments import add_storage, exit_code, here, storage_of
+from barwise.arguments import add_artifacts, add_storage, artifacts_of, exit_code, here, storage_of
 from train.records.defaults import AGENTS, DEFAULT_AGENT, MAX_DRAWDOWN, MIN_TRADES, PRUNERS
 from train.records.errors import StudyError
 from train.records.provenance import home
@@ -120,6 +120,11 @@ def add_places(p: argparse.ArgumentParser) -> None:
     p.add_argument("--study-name", "--study", metavar="NAME", help="(default: cappuccino_<timeframe>)")
     add_storage(p)
     p.add_argument("--results-dir", type=Path, metavar="DIR", help="(default: train_results)")
+    add_artifacts(
+        p,
+        "also keep every split's files here, so that machines without a common --results-dir share them: a folder or "
+        "s3://BUCKET/PREFIX (default: the study's own; a new study has none)",
+    )
     p.add_argument("--resume", action="store_true", help="the study must exist; an error otherwise")
 
 
@@ -230,6 +235,7 @@ def request(args: argparse.Namespace) -> StudyRequest:
         timeout_s=args.timeout,
         resume=args.resume,
         rocm_settings=args.rocm_settings,
+        artifacts=artifacts_of(args),
     )
 
 

@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
         "--artifact-dir",
         type=Path,
         metavar="DIR",
-        help="pictures of the trials (default: artifacts beside the study's results)",
+        help="pictures of the trials (default: the study's artifact store, or artifacts beside its results)",
     )
     return p  # fmt: skip
 
@@ -94,17 +94,19 @@ def serve(args: argparse.Namespace) -> None:
     """Check everything, then serve until a signal. Its library takes seconds to import: errors come before."""
     from optuna.artifacts import FileSystemArtifactStore
 
+    from train.store.artifact_files import pictures_in
     from train.watch.snapshot import take_snapshot
 
     url = storage_of(args)
     snapshot = take_snapshot(url, args.study_name)  # first: the server itself would make tables in an empty database
-    pictures = artifact_dir(snapshot, here(args.artifact_dir), here(args.results_dir))
+    folder = artifact_dir(snapshot, here(args.artifact_dir), here(args.results_dir))
+    in_store = pictures_in(snapshot.user_attrs) if args.artifact_dir is None else None
     with listen(args.port) as server, opened_storage(url) as storage:
         from optuna_dashboard import wsgi
 
-        server.set_app(only_local(wsgi(storage, artifact_store=FileSystemArtifactStore(pictures))))
-        if not pictures.is_dir():
-            print(f"no pictures of trials: there is no folder {pictures}")
+        server.set_app(only_local(wsgi(storage, artifact_store=in_store or FileSystemArtifactStore(folder))))
+        if in_store is None and not folder.is_dir():
+            print(f"no pictures of trials: there is no folder {folder}")
         page = f"http://{HOST}:{args.port}/dashboard/studies/{snapshot.study_id}"
         print(f"study {snapshot.name}: {page}   Ctrl-C ends it", flush=True)
         server.serve_forever()

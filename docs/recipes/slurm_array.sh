@@ -4,7 +4,8 @@
 #   export STUDY_STORAGE='postgresql://study@dbhost/studies'    # the password in ~/.pgpass, not here
 #   sbatch --array=0-7 docs/recipes/slurm_array.sh --study-name wide --n-trials 2000 --data-dir /shared/data/5m
 #
-# Submit from the repository's folder, on a file system that all nodes see. Tasks end when the study has its trials; a
+# Submit from the repository's folder, on a file system that all nodes see; or add --artifacts s3://BUCKET/PREFIX, with
+# boto3's variables in the environment, and a --results-dir on each node's own disk (docs/scaling.md). Tasks end when the study has its trials; a
 # task that is preempted, times out or is resubmitted loses no finished trial.
 #SBATCH --job-name=study
 #SBATCH --cpus-per-task=8

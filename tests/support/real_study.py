@@ -1,8 +1,9 @@
 """A study of one trial that is really trained, a second a split, and killed where it is told to.
 
-    python -m tests.support.real_study FOLDER N_ENVS [SPLIT UPDATE]
+    python -m tests.support.real_study FOLDER N_ENVS [SPLIT UPDATE [RESULTS ARTIFACTS]]
 
-runs it in FOLDER until it has one finished trial, or until SIGKILL after that update of that split.
+runs it in FOLDER until it has one finished trial, or until SIGKILL after that update of that split; with results in
+another folder, and an artifact store, if they are given.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from optuna.study import Study
 from market.sample import synthetic_dataset
 from train.runner.worker import Ending, Limits, run_worker
 from train.store.address import absolute_url
+from train.store.artifact_files import artifacts_of
 from train.store.database import load_study, open_study
 from train.study.folds import FoldedData, fold_data
 from train.study.interruption import Interruption
@@ -46,15 +48,20 @@ def data() -> FoldedData:
 
 def run(
     folder: Path, n_envs: int, on_update: OnUpdate | None = None, target: int = 1, runner: Any = run_split,
-    given: Mapping[str, Any] = GIVEN,
+    given: Mapping[str, Any] = GIVEN, results: Path | None = None, artifacts: str | None = None,
 ) -> tuple[Study, Ending]:  # fmt: skip
-    """Run the study of `folder` to `target` finished trials; a checkpoint is kept after every update."""
+    """Run the study of `folder` to `target` finished trials; a checkpoint is kept after every update.
+
+    Results are in `folder / "results"`, or in `results`; with an artifact store, in `artifacts`, too.
+    """
     folded = data()
     url = absolute_url("sqlite:///study.db", folder)
-    study = open_study(url, "s", {"data": "made up"}, False, NopPruner())
+    identity = {"data": "made up"} | ({"run": {"artifacts": artifacts}} if artifacts else {})
+    study = open_study(url, "s", identity, False, NopPruner())
     space = build_space(longest_episode_bars=folded.longest_episode_bars, given=given, agent="ppo")
     interruption = Interruption()
-    settings = RunSettings(n_envs, 0, -1, folder / "results", "test", checkpoint_every_s=0.0)
+    settings = RunSettings(n_envs, 0, -1, results or folder / "results", "test", checkpoint_every_s=0.0,
+                           artifacts=artifacts_of(study))  # fmt: skip
     reporter = Reporter(study, space, N_SPLITS, target)
 
     def watched(settings, data, fold, out_dir, origin, on_progress=None, checkpoints=None) -> SplitOutcome:
@@ -78,12 +85,13 @@ def open_study_in(folder: Path) -> Study:
 def main(arguments: list[str]) -> int:
     """Run, or be killed."""
     folder, n_envs, *where = arguments
+    results, artifacts = where[2:] or (None, None)
 
     def kill(split: int, n_updates: int) -> None:
-        if [split, n_updates] == [int(number) for number in where]:
+        if [split, n_updates] == [int(number) for number in where[:2]]:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    run(Path(folder), int(n_envs), kill)
+    run(Path(folder), int(n_envs), kill, results=Path(results) if results else None, artifacts=artifacts)
     return 0
 
 

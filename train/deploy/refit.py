@@ -28,8 +28,9 @@ from train.findings.stored_trial import StoredTrial
 from train.records.keys import REFIT
 from train.records.provenance import code_version, trial_code_sha256
 from train.records.record_files import write_json
-from train.records.seals import BEST_POLICY, file_sha256
+from train.records.seals import BEST_POLICY, LAST_POLICY, file_sha256
 from train.run import train_policy
+from train.store.artifact_files import fetch_set, send_set
 from train.study.folds import LEAST_TRADED_BARS, VALIDATION_FRACTION, Fold, FoldedData, purge_bars_of
 from train.study.objective import split_seed
 from train.study.progress import duration_text, env_steps_bar
@@ -82,6 +83,8 @@ def refit(trial: StoredTrial, study_seed: int, seed: int, gpu_id: int = -1, keep
     config = TrainConfig(**(dict(trial.settings.train) | own))
     identity = _identity(trial, fold, config)
     kept, study = f"{REFIT}{trial.number}_{seed}", trial.stored.study
+    in_store = f"trial_{trial.number}/{folder.name}"
+    fetch_set(study, trial.folder, in_store)
     finished = _finished(folder, identity, study.user_attrs.get(kept))
     if finished is not None:
         logger.info("refit: trial %d, seed %d was trained before", trial.number, seed)
@@ -92,6 +95,7 @@ def refit(trial: StoredTrial, study_seed: int, seed: int, gpu_id: int = -1, keep
     checkpoints = Checkpoints(folder)
     policy = _train(trial, fold, config, _metadata(trial, fold, seed), folder, checkpoints)
     write_json(folder / FINISHED, identity | {"weights_sha256": weights_sha256(policy)})
+    send_set(study, trial.folder, in_store, [folder / name for name in (FINISHED, BEST_POLICY, LAST_POLICY)])
     study.set_user_attr(kept, _hashes(folder, policy))
     checkpoints.discard()
     return policy

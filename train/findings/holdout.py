@@ -33,6 +33,7 @@ from train.records.provenance import code_version
 from train.records.record_files import decode, plain, read_plain, write_json
 from train.records.seals import keeps_hashes
 from train.records.stored import Begun, Holdout, HoldoutScore, Look, PolicyScore, TestedBars
+from train.store.artifact_files import fetch_set, fetch_splits, send_set
 from train.store.database import FINISHED
 from train.study.attainable import attainable_by, tradable
 from train.study.folds import FoldedData, HoldoutRows, cut_data
@@ -204,14 +205,17 @@ def score_winner(
         logger.warning("hold-out: none (--holdout 0), so nothing checks the best trial")
         return
     try:
+        fetch_set(study, folder, CURVES)
         scored = read_score(study, folder)
         if scored is None:
+            fetch_splits(study, folder, [best])
             # What the trial itself was run with, to the letter: fees, rules, lookback.
             settings = read_settings(folder, best)
             policies = [check_policy(folder, best, settings, fold.index) for fold in mine.folds]
             scored = score_holdout(
                 study, folder, load_rows()[mine.timeframe], best.number, policies, settings.env, gpu_id
             )
+        send_set(study, folder, CURVES, [folder / SCORE_FILE, *sorted((folder / CURVES).glob("equity_*.npz"))])
     except SCORING_ERRORS as error:
         logger.error("hold-out: not scored: %s: %s", type(error).__name__, str(error).strip() or "no message")
         return

@@ -23,7 +23,9 @@ from train.findings.stored_trial import StoredTrial
 from train.records.account import LEAST_EXPOSURE
 from train.records.provenance import code_version
 from train.records.record_files import read_record
+from train.records.seals import OF_A_SPLIT
 from train.records.stored import SplitResult
+from train.store.artifact_files import fetch_set, send_set
 from train.study.folds import Fold
 from train.study.holdout_figures import hardly_traded
 from train.study.objective import SPLIT_ERRORS, SplitRunner, score, split_seed
@@ -66,6 +68,8 @@ def retrain(
         StudyError: a damaged result; names the file.
     """
     jobs = [(seed, fold) for seed in range(1, n_seeds + 1) for fold in trial.data.folds]
+    for seed, fold in jobs:
+        fetch_set(trial.stored.study, trial.folder, _set_name(trial, seed, fold.index))
     found = {(seed, fold.index): _found(trial, seed, fold.index) for seed, fold in jobs}
     missing = [job for job in jobs if found[job[0], job[1].index] != SAME]
     n_other = sum(state == OTHER for state in found.values())
@@ -117,6 +121,13 @@ def _train(trial: StoredTrial, study_seed: int, seed: int, fold: Fold, gpu_id: i
     total = settings.train["total_env_steps"]
     with env_steps_bar(total, f"seed {seed} split {fold.index}") as advance:
         runner(settings, trial.data, fold, seed_folder(trial, seed, fold.index), origin, advance)
+    files = [seed_folder(trial, seed, fold.index) / name for name in OF_A_SPLIT]
+    send_set(trial.stored.study, trial.folder, _set_name(trial, seed, fold.index), files)
+
+
+def _set_name(trial: StoredTrial, seed: int, fold: int) -> str:
+    """Of a split's files in the artifact store."""
+    return f"trial_{trial.number}/seed_{seed}/split_{fold}"
 
 
 def _row(trial: StoredTrial, seed: int, fold: int, failure: str | None) -> Row:

@@ -23,6 +23,7 @@ from train.records.errors import StudyError
 from train.records.keys import SETTINGS
 from train.records.results import read_equity, split_folder, trial_folder
 from train.records.seals import EQUITY, check_seal, is_sealed
+from train.store.artifact_files import fetch_splits
 from train.store.database import FINISHED
 from train.study.eligibility import best_trial, why_no_best
 from train.validation.lead import lead_returns
@@ -146,6 +147,8 @@ def read_returns(study: optuna.Study, folder: Path) -> StudyReturns:
     timeframe = timeframe_of(study, best)
     finished = study.get_trials(deepcopy=False, states=FINISHED)
     mine = [trial for trial in finished if timeframe_of(study, trial) == timeframe]
+    fetch_splits(study, folder, mine, (EQUITY,))
+    fetch_splits(study, folder, [best], (SETTINGS,))
     layout = layout_of(_winner_columns(folder, best))
 
     def one(trial: FrozenTrial) -> np.ndarray | StudyError:

@@ -23,9 +23,10 @@ from train.records.errors import StudyError
 from train.records.keys import DATA_DIR, SETTINGS
 from train.records.provenance import ROOT, code_version
 from train.records.record_files import plain, read_record
-from train.records.results import find_study_folder, split_folder, trial_folder
+from train.records.results import split_folder, trial_folder
 from train.records.seals import BEST_POLICY, check_seal, is_sealed
 from train.records.stored import FoldBars, Identity, Made, TrialSettings
+from train.store.artifact_files import fetch_splits, results_of
 from train.store.database import FINISHED, load_study
 from train.study.eligibility import best_trial, why_no_best
 from train.study.folds import Fold, FoldedData, load_study_data
@@ -112,11 +113,7 @@ def open_stored(url: URL, name: str, results: Path | None) -> StoredStudy:
     study = load_study(url, name)
     if identity_in(study.user_attrs) is None:
         raise StudyError(f"study {name} was not made by this program")
-    if results is None:
-        if "results" not in study.user_attrs:
-            raise StudyError(f"study {name} does not say where its results are; give --results-dir")
-        results = Path(study.user_attrs["results"]).parent
-    return StoredStudy(study, find_study_folder(results, name, uuid_in(study.user_attrs)))
+    return StoredStudy(study, results_of(study, results))
 
 
 def find_trial(stored: StoredStudy, which: str) -> FrozenTrial:
@@ -155,6 +152,7 @@ def read_trial(stored: StoredStudy, which: str, data_dir: Path) -> StoredTrial:
     """
     found = find_trial(stored, which)
     number = found.number
+    fetch_splits(stored.study, stored.folder, [found])
     settings = read_settings(stored.folder, found)
     data = _same_data(stored, settings, data_dir)
     policies = tuple(split_folder(stored.folder, number, fold.index) / BEST_POLICY for fold in data.folds)

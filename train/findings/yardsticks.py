@@ -32,6 +32,7 @@ from train.records.errors import StudyError
 from train.records.provenance import code_version
 from train.records.record_files import plain, read_record, with_null, write_json
 from train.records.stored import Made
+from train.store.artifact_files import fetch_set, send_set
 from train.study.eligibility import agents_of
 from train.study.folds import Fold, FoldedData
 from train.study.search_space import MAX_LOOKBACK
@@ -42,7 +43,7 @@ from train.validation.splits import Segments, with_warmup
 
 logger = logging.getLogger(__name__)
 
-YARDSTICKS_FILE = "yardsticks.json"
+YARDSTICKS_FILE, YARDSTICKS = "yardsticks.json", "yardsticks"
 EQUAL_WEIGHT, CASH, CONSTANT_BAND = "equal weight", "cash", "best constant band"
 # Of the grid: lower edges as shares of equal weight, upper edges as multiples of it. A lower edge of 0 never buys.
 LOWER, UPPER = (0.25, 0.5, 0.75, 0.95), (1.0, 1.5, 3.0)
@@ -223,12 +224,14 @@ def write_yardsticks(
 ) -> None:
     """Compute and keep the yardsticks of a study that does not have them; a failure is logged and raises nothing."""
     path, uuid = folder / YARDSTICKS_FILE, uuid_in(study.user_attrs)
+    fetch_set(study, folder, YARDSTICKS)
     if path.exists():
         return
     try:
         made = Made(study.study_name, uuid, None, data[0].dataset.sha256, None, code_version())
         timeframes = {d.timeframe: of_bars_json(compute(d, volume_30d, gpu_id)) for d in data}
         write_json(path, plain(made) | {"timeframes": timeframes})
+        send_set(study, folder, YARDSTICKS, [path])
     except YARDSTICK_ERRORS as error:
         logger.error("yardsticks: not computed: %s: %s", type(error).__name__, str(error).strip() or "no message")
         logger.debug("yardsticks", exc_info=True)

@@ -20,16 +20,23 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 FILES = "files"  # of a split's attribute: file -> SHA-256
-EQUITY, RESULT = "equity.npz", "result.json"
+EQUITY, RESULT, BAND = "equity.npz", "result.json", "band.npz"
 BEST_POLICY, LAST_POLICY = "policy_best.safetensors", "policy_last.safetensors"
-SEALED = (EQUITY, BEST_POLICY, LAST_POLICY, RESULT)  # in the split's folder
+SEALED = (EQUITY, BEST_POLICY, LAST_POLICY, RESULT)  # in the folder of every split
+OF_A_SPLIT = (*SEALED, BAND)  # the last one of band policies only
 
 
 def seal(study_folder: Path, trial_number: int, split: int) -> dict[str, Any]:
     """What a split's attribute says of its files: {"files": {name: SHA-256}}; of those that are there."""
-    folder = split_folder(study_folder, trial_number, split)
-    paths = {SETTINGS: trial_folder(study_folder, trial_number) / SETTINGS} | {name: folder / name for name in SEALED}
+    paths = file_paths(study_folder, trial_number, split)
     return {FILES: {name: file_sha256(path) for name, path in paths.items() if path.exists()}}
+
+
+def file_paths(study_folder: Path, trial_number: int, split: int) -> dict[str, Path]:
+    """Name -> path of every file that a split may leave, with the trial's settings."""
+    folder = split_folder(study_folder, trial_number, split)
+    own = {SETTINGS: trial_folder(study_folder, trial_number) / SETTINGS}
+    return own | {name: folder / name for name in OF_A_SPLIT}
 
 
 def file_sha256(path: Path) -> str:
@@ -44,13 +51,12 @@ def check_seal(study_folder: Path, trial: FrozenTrial, split: int, name: str) ->
         study_folder: the study's results.
         trial: as the database has it.
         split: number of the split.
-        name: `settings.json`, or a name of `SEALED`.
+        name: `settings.json`, or a name of `OF_A_SPLIT`.
 
     Raises:
         StudyError: the file is missing, or is another one.
     """
-    of_trial = trial_folder(study_folder, trial.number)
-    path = of_trial / name if name == SETTINGS else split_folder(study_folder, trial.number, split) / name
+    path = file_paths(study_folder, trial.number, split)[name]
     attribute = trial.user_attrs.get(f"{SPLIT}{split}")
     kept = attribute.get(FILES) if isinstance(attribute, Mapping) else None
     if not isinstance(kept, Mapping):

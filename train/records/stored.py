@@ -196,6 +196,7 @@ class RunTerms:
 
     n_envs: int
     seed: int
+    artifacts: str | None = None  # URL of the artifact store
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """A picture of every trial's accounts, kept as Optuna's artifact: optuna-dashboard shows it on the trial's page.
 
 Drawn while the trial is still RUNNING, because Optuna takes no artifact of a trial that has ended. Stored in
-`<results>/artifacts`, one folder for all studies of the results, as optuna-dashboard wants it.
+`<results>/artifacts`, one folder for all studies of the results, as optuna-dashboard wants it, or in the study's
+artifact store if it has one.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from train.records.stored import SplitFigures, TrialSettings
 from train.report.band_picture import band_figure
 from train.report.charts import AGENT, EQUAL, INK, STYLE, thinned
 from train.report.curves import UNREADABLE, accounts, compounded, held
+from train.store.artifact_files import Pictures
 from train.study.band_file import BAND_FILE, read_band
 
 logger = logging.getLogger(__name__)
@@ -45,46 +47,51 @@ PANEL_INCHES, DOTS_PER_INCH = (3.6, 2.1), 96
 
 
 @contextmanager
-def picture_of(trial: optuna.Trial, study_folder: Path) -> Iterator[None]:
+def picture_of(trial: optuna.Trial, study_folder: Path, pictures: Pictures | None = None) -> Iterator[None]:
     """Runs a trial inside; when it is done, pruned or failed, its picture is drawn and uploaded.
 
     A picture that cannot be made is said in the log and changes nothing for the trial. After a signal none is made.
+
+    Args:
+        trial: RUNNING.
+        study_folder: the study's results.
+        pictures: the study's artifact store; None: `<results>/artifacts`.
     """
     try:
         yield
     except Exception:
-        _upload(trial, study_folder)
+        _upload(trial, study_folder, pictures)
         raise
-    _upload(trial, study_folder)
+    _upload(trial, study_folder, pictures)
 
 
-def _upload(trial: optuna.Trial, study_folder: Path) -> None:
+def _upload(trial: optuna.Trial, study_folder: Path, pictures: Pictures | None) -> None:
     started = time.monotonic()
     try:
         figure = equity_figure(study_folder, trial.number, trial.user_attrs)
         if figure is None:
             logger.debug("trial %d: no split has finished, so there is no picture of its equity", trial.number)
             return
-        _store(figure, PICTURE, trial, study_folder)
+        _store(figure, PICTURE, trial, study_folder, pictures)
         band = band_of_trial(study_folder, trial.number, trial.user_attrs)
         if band is not None:
-            _store(band, BAND_PICTURE, trial, study_folder)
+            _store(band, BAND_PICTURE, trial, study_folder, pictures)
     except (*UNREADABLE, StorageInternalError) as error:
         logger.warning("trial %d: no picture of its equity: %s: %s", trial.number, type(error).__name__, error)
         return
     logger.debug("trial %d: picture of its equity in %.2f s", trial.number, time.monotonic() - started)
 
 
-def _store(figure: Figure, name: str, trial: optuna.Trial, study_folder: Path) -> None:
-    folder = artifacts_folder(study_folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as scratch:
+def _store(figure: Figure, name: str, trial: optuna.Trial, study_folder: Path, pictures: Pictures | None) -> None:
+    store: Any = pictures
+    if store is None:
+        folder = artifacts_folder(study_folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        store = FileSystemArtifactStore(folder)
+    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=study_folder) as scratch:
         path = Path(scratch) / name
         figure.savefig(path, format="png")
-        upload_artifact(
-            artifact_store=FileSystemArtifactStore(folder), file_path=str(path), study_or_trial=trial,
-            mimetype="image/png",
-        )  # fmt: skip
+        upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial, mimetype="image/png")
 
 
 def band_of_trial(study_folder: Path, trial_number: int, user_attrs: Mapping[str, Any]) -> Figure | None:

@@ -25,8 +25,9 @@ from market.names import counted, timeframe_seconds
 from market.planted import recipe_of
 from market.times import utc_text
 from train.findings.captured import Captured, captured, planted_recipe
+from train.findings.holdout import CURVES
 from train.findings.returns import read_returns, timeframe_of
-from train.findings.yardsticks import read_yardsticks
+from train.findings.yardsticks import YARDSTICKS, read_yardsticks
 from train.records.account import Metrics
 from train.records.attributes import holdout_score_in, identity_in, splits_in, uuid_in
 from train.records.errors import StudyError
@@ -52,6 +53,7 @@ from train.report.page import FigureRow, Page, Verdict, render
 from train.report.paths import PathView
 from train.report.trials import STATES, trial_views
 from train.report.verdict import holdout_text, judge, unjudged
+from train.store.artifact_files import STUDY_SET, TO_SHOW, fetch_set, fetch_splits
 from train.store.database import experimental_allowed
 from train.study.band_file import BAND_FILE, read_band
 from train.study.eligibility import NO_SIGNAL, best_trial, has_no_signal, why_no_best
@@ -126,6 +128,7 @@ def collect(study: optuna.Study, folder: Path) -> Page:
     """Everything the page says."""
     trials = study.get_trials(deepcopy=False)
     best = best_trial(study)
+    _fetch(study, folder, best or next((t for t in trials if t.intermediate_values), None))
     settings = None if best is None else _settings_of(folder, best)
     base = Page(
         name=study.study_name,
@@ -142,6 +145,13 @@ def collect(study: optuna.Study, folder: Path) -> Page:
         made=f"Written {utc_text(time.time())} UTC by code version {code_version()}; one file, complete in itself.",
     )
     return base if best is None else _with_best(base, study, folder, trials, best, settings)
+
+
+def _fetch(study: optuna.Study, folder: Path, shown_trial: FrozenTrial | None) -> None:
+    """Fetch what the page shows and this machine does not have; `read_returns` fetches the other trials' curves."""
+    for name in (STUDY_SET, YARDSTICKS, CURVES):
+        fetch_set(study, folder, name)
+    fetch_splits(study, folder, [shown_trial] if shown_trial else [], TO_SHOW)
 
 
 def _with_best(

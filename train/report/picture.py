@@ -16,9 +16,11 @@ from optuna.trial import FrozenTrial
 from market.files import write_whole
 from train.records.errors import StudyError
 from train.records.results import read_equity, split_folder
+from train.records.seals import EQUITY
 from train.report.charts import AGENT, EQUAL, INK, STYLE, draw_splits, draw_values, thinned
 from train.report.curves import accounts
 from train.report.trials import trial_views
+from train.store.artifact_files import fetch_splits
 from train.study.eligibility import best_trial, why_no_best
 from train.study.progress import selection_text
 
@@ -48,6 +50,7 @@ def figure_of(study: optuna.Study, folder: Path) -> Figure:
     trials = study.get_trials(deepcopy=False)
     if best is None:
         raise StudyError(f"study {study.study_name} has no best trial to draw: {why_no_best(trials)}")
+    fetch_splits(study, folder, [best], (EQUITY,))
     with rc_context(STYLE):
         figure = Figure(figsize=SIZE_INCHES, dpi=DOTS_PER_INCH, layout="constrained")
         FigureCanvasAgg(figure)

@@ -47,6 +47,7 @@ class StudyRequest:
     timeout_s: float | None = None
     resume: bool = False
     rocm_settings: bool = True  # `train.rocm`, on AMD GPUs
+    artifacts: str | None = None  # URL of `train.store.artifact_store`; None: the study's own, or none
 
     def __post_init__(self) -> None:
         """Refuse values by the name of their flag."""

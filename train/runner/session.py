@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,12 +13,14 @@ import optuna
 from market.defaults import FEATURE_SET_NAMES
 from market.foresight import tested
 from market.lookahead_record import CLEAN
+from market.names import counted
 from train.records.attributes import uuid_in
-from train.records.keys import COMMAND, DATA_DIR, TARGET, TESTED_BARS
+from train.records.errors import StudyError
+from train.records.keys import COMMAND, DATA_DIR, OWNER_FILE, TARGET, TESTED_BARS, WORKER
 from train.records.provenance import code_version
 from train.records.record_files import decode, plain
-from train.records.results import refuse_unwritable, study_folder
-from train.records.stored import Identity, StudyFile, TestedBars
+from train.records.results import closes_file, refuse_unwritable, study_folder, trial_folder
+from train.records.stored import Identity, StudyFile, TestedBars, WorkerIdentity
 from train.rocm import apply_rocm_settings
 from train.runner.crew import Supervisor
 from train.runner.preparation import (
@@ -31,7 +34,10 @@ from train.runner.request import StudyRequest
 from train.runner.sharing import SharedData, shared_data
 from train.runner.worker import AroundTrial, Ending, Limits, run_worker
 from train.store.address import command_text, shown_url
+from train.store.artifact_files import STUDY_SET, artifacts_of, send_set, url_in
+from train.store.artifact_store import open_artifacts
 from train.store.database import experimental_allowed, n_finished, open_study, stored_identity
+from train.store.worker_identity import is_this_machine
 from train.store.worker_status import StatusFile
 from train.study.attainable import log_power
 from train.study.folds import FoldedData, load_study_data
@@ -79,11 +85,13 @@ def open_request(request: StudyRequest, data: tuple[FoldedData, ...] | None = No
     name = request.study_name or f"cappuccino_{data[0].timeframe}"
     stored = stored_identity(request.storage, name)
     own = None if stored is None else decode(stored, Identity, f"the identity of study {name}", advice=OTHER_NAME)
+    artifacts = _open_store(request.artifacts, own, name, is_first)
     space = make_space(request, data, choose_agent(request.agent, own, name), own)
     n_envs = request.n_envs or automatic_n_envs(request, data, space, name, own)
     if is_first:
         check_environments(n_envs, request.gpu_id, data)
-    run = {"n_envs": n_envs, "seed": request.seed, "volume_30d": request.volume_30d, "bounds": request.bounds}
+    run = {"n_envs": n_envs, "seed": request.seed, "volume_30d": request.volume_30d, "bounds": request.bounds,
+           "artifacts": artifacts}  # fmt: skip
     identity = study_identity(data, request.plan, space, **run)
     absent = absent_values(own) if own is not None else None
     study = open_study(request.storage, name, identity, request.resume, make_pruner(request.pruner), absent)
@@ -95,6 +103,28 @@ def open_request(request: StudyRequest, data: tuple[FoldedData, ...] | None = No
     return OpenedStudy(study, data, space, n_envs, folder)
 
 
+def _open_store(asked: str | None, own: Identity | None, name: str, is_first: bool) -> str | None:
+    """The address of the study's artifact store, which answered; None without one.
+
+    Args:
+        asked: `--artifacts`, None where it was not given.
+        own: identity of the study of that name, None where there is none.
+        name: of the study.
+        is_first: whether the store is to answer; a worker's answered the process that started it.
+
+    Raises:
+        StudyError: the study has another store or none, or it cannot be used.
+    """
+    known = None if own is None else own.run.artifacts
+    if own is not None and asked not in (None, known):
+        kept = f"keeps its files in {known}" if known else "was begun without --artifacts"
+        raise StudyError(f"--artifacts {asked}: study {name} {kept}; leave the flag out, or give another --study-name")
+    url = asked or known
+    if url is not None and is_first:
+        open_artifacts(url).reach()
+    return url
+
+
 def work_on(
     opened: OpenedStudy,
     request: StudyRequest,
@@ -104,7 +134,8 @@ def work_on(
 ) -> Ending:
     """Run trials in this process until the study has its number."""
     run = RunSettings(opened.n_envs, request.seed, request.gpu_id, opened.folder, code_version(), request.volume_30d,
-                      bounds=request.bounds, rocm_settings=request.rocm_settings)  # fmt: skip
+                      bounds=request.bounds, rocm_settings=request.rocm_settings,
+                      artifacts=artifacts_of(opened.study))  # fmt: skip
     limits = Limits(request.n_trials, request.timeout_s)
     with StatusFile(opened.folder) as status:
         reporter = reporter_class(opened.study, opened.space, len(opened.data[0].folds), request.n_trials, status)
@@ -149,6 +180,8 @@ def log_opened(opened: OpenedStudy, request: StudyRequest) -> None:
     study, data = opened.study, opened.data
     for d in data:
         write_closes(opened.folder, d)
+    closes = [closes_file(opened.folder, d.timeframe) for d in data]
+    send_set(study, opened.folder, STUDY_SET, [opened.folder / OWNER_FILE, *closes])
     log_data(data)
     log_lookahead(data)
     log_venue(data[0], request.volume_30d)
@@ -158,12 +191,39 @@ def log_opened(opened: OpenedStudy, request: StudyRequest) -> None:
     logger.info("study %s: %d of %d trials finished, database %s, results in %s", study.study_name, n_finished(study),
                 request.n_trials, shown_url(request.storage), opened.folder)  # fmt: skip
     warn_of_other_code(study, code_version())
+    _log_store(study, opened.folder)
     study.set_user_attr("data", [d.dataset.label for d in data])
     study.set_user_attr(TESTED_BARS, [plain(tested_bars(d)) for d in data])
     study.set_user_attr("results", str(opened.folder))
     study.set_user_attr(DATA_DIR, str(request.data_dir))
     study.set_user_attr(COMMAND, command_text(sys.orig_argv))
     study.set_user_attr(TARGET, request.n_trials)
+
+
+def _log_store(study: optuna.Study, folder: Path) -> None:
+    """Say where the study's files go; without a store, which trials of other machines have theirs elsewhere."""
+    url = url_in(study.user_attrs)
+    if url is not None:
+        logger.info("artifacts: files of every split are also kept in %s", url)
+        return
+    away = missing_here(study, folder)
+    if away:
+        logger.warning(
+            "%s ran on %s and left no files in %s: the report, the hold-out, retries and deployments here will lack "
+            "them; share --results-dir, or begin a study with --artifacts", counted(sum(away.values()), "trial"),
+            ", ".join(sorted(away)), folder,
+        )  # fmt: skip
+
+
+def missing_here(study: optuna.Study, folder: Path) -> Counter[str]:
+    """Host -> trials that ran there, on another machine, and have no folder in the results of this one."""
+    signed = {t.number: t.user_attrs[WORKER] for t in study.get_trials(deepcopy=False) if WORKER in t.user_attrs}
+    hosts: Counter[str] = Counter()
+    for number, content in signed.items():
+        worker = decode(content, WorkerIdentity, f"the worker of trial {number}")
+        if not is_this_machine(worker.host, worker.machine) and not trial_folder(folder, number).exists():
+            hosts[worker.host] += 1
+    return hosts
 
 
 def tested_bars(d: FoldedData) -> TestedBars:

@@ -1,4 +1,4 @@
-"""The database of a study: address, lock, retries, heartbeats, trials whose worker died.
+"""Where a study is kept. Its database: address, lock, retries, heartbeats, dead workers. And its artifact store.
 
-Imported by whoever opens a study. It knows Optuna and SQLAlchemy, and nothing about training.
+Imported by whoever opens a study. It knows Optuna, SQLAlchemy and boto3, and nothing about training.
 """

@@ -97,6 +97,19 @@ def load_study(url: URL, name: str, lasts_s: float | None = None) -> Study:
     return optuna.load_study(study_name=name, storage=storage)
 
 
+def study_names(url: URL) -> dict[str, str]:
+    """Id -> name of every study that this program made in a database; nothing is made.
+
+    Raises:
+        StudyError: there is no database, or it cannot be used.
+    """
+    path = sqlite_path(url)
+    if path is not None and not path.exists():
+        raise StudyError(f"there is no database {path}")
+    studies = _open_storage(url, LOCK_TIMEOUT_S).get_all_studies()
+    return {str(study.user_attrs[UUID]): study.study_name for study in studies if UUID in study.user_attrs}
+
+
 def stored_identity(url: URL, name: str) -> Mapping[str, Any] | None:
     """What the study of that name was begun under; None where there is no such study, or one that is not ours.
 

@@ -15,6 +15,7 @@ from market.planted import Law, best_rule, recipe_of, signal_at
 from train.records.errors import StudyError
 from train.records.record_files import reason_of
 from train.records.results import UNREADABLE, find_closes
+from train.records.seals import BAND
 from train.records.stored import TrialSettings
 from train.validation.band_curves import BandCurves
 from train.validation.power import market_volatility
@@ -22,7 +23,7 @@ from train.validation.power import market_volatility
 if TYPE_CHECKING:
     from train.band_trace import BandTrace
 
-BAND_FILE = "band.npz"
+BAND_FILE = BAND
 SHARES = ("lo", "hi", "weight")
 STEPS = 10_000  # shares of the account are kept as whole numbers of these: a quarter of the size
 UNKNOWN = -1

@@ -40,6 +40,7 @@ def study_identity(
     seed: int,
     volume_30d: float | None = None,
     bounds: Bounds = DEFAULT_BOUNDS,
+    artifacts: str | None = None,
 ) -> dict[str, Any]:
     """Plain JSON values: part -> name -> value. Equal identities mean comparable trials."""
     fixed_train, fixed_env = dict(TABLES[space.agent].fixed_train), dict(TABLES[space.agent].fixed_env)
@@ -54,7 +55,7 @@ def study_identity(
         | {d.timeframe: {"purge_bars": d.purge_bars, "embargo_bars": d.embargo_bars} for d in data}
         | {"validation_fraction": VALIDATION_FRACTION, "least_validation_bars": LEAST_TRADED_BARS},
         "search space": space.to_json(),
-        "run": {"n_envs": n_envs, "seed": seed},
+        "run": {"n_envs": n_envs, "seed": seed} | ({"artifacts": artifacts} if artifacts else {}),
         "simulator rules": _simulator_rules(fixed_env | venue_env(market, volume_30d)),
         "order rules": _order_rules(data),
         "learner": _learner(fixed_train) | {"least_updates": LEAST_UPDATES},

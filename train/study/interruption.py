@@ -67,6 +67,17 @@ class Interruption:
         finally:
             self._raises = False
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, a signal is remembered; one that came meanwhile raises on leaving, if it may be raised there."""
+        raises, self._raises = self._raises, False
+        try:
+            yield
+        finally:
+            self._raises = raises
+        if raises:
+            self.check()
+
     def check(self) -> None:
         """Raise Interrupted if a signal came."""
         if self.received is not None:

@@ -34,13 +34,14 @@ from train.env_factory import resolved_rules
 from train.records.account import LEAST_EXPOSURE
 from train.records.attributes import uuid_in
 from train.records.defaults import MAX_DRAWDOWN, MIN_TRADES
-from train.records.keys import CODE_VERSION, FAILURE, INTERRUPTED, MISFIT, SETTINGS
+from train.records.keys import CHECKPOINT, CODE_VERSION, FAILURE, INTERRUPTED, MISFIT, SETTINGS
 from train.records.provenance import trial_code_sha256
 from train.records.record_files import plain, write_json
 from train.records.results import split_folder, trial_folder
-from train.records.seals import seal
+from train.records.seals import FILES, file_paths, seal
 from train.records.stored import DataFacts, FoldBars, PolicyOrigin, TrialSettings
 from train.run import Progress, TrainingDiverged
+from train.store.artifact_files import StudyArtifacts
 from train.study.folds import Fold, FoldedData
 from train.study.interruption import Interrupted, Interruption
 from train.study.progress import Reporter, outcome_text
@@ -121,6 +122,7 @@ class RunSettings:
     checkpoint_every_s: float = EVERY_S
     bounds: Bounds = ANYTHING
     rocm_settings: bool = True  # `train.rocm`
+    artifacts: StudyArtifacts | None = None  # the study's store; None without one
 
 
 def score(excess_sharpes: Sequence[float]) -> float:
@@ -169,7 +171,7 @@ class Objective:
             self._write_settings(trial, values, data)
         except OSError as error:  # a full disk, say, as in a split
             raise _failed(trial, f"{type(error).__name__}: {error}") from error
-        attempts = Attempts.of(self.run.folder, trial)
+        attempts = Attempts.of(self.run.folder, trial, self.run.artifacts)
         try:
             value = self._over_splits(trial, values, data, attempts)
         except (optuna.TrialPruned, SplitFailedError):  # not Interrupted: the next attempt goes on from there
@@ -191,7 +193,9 @@ class Objective:
         outcomes: list[SplitOutcome] = []
         for fold in data.folds:
             outcome = self._taken_over(trial, fold, attempts) or self._run_fold(trial, values, data, fold, attempts)
-            figures = outcome_json(outcome) | seal(self.run.folder, trial.number, fold.index)
+            sealed = seal(self.run.folder, trial.number, fold.index)
+            self._send(trial, fold, sealed[FILES], is_first=fold is data.folds[0])
+            figures = outcome_json(outcome) | sealed
             trial.set_user_attr(f"split_{fold.index}", figures)
             outcomes.append(outcome)
             try:
@@ -205,6 +209,16 @@ class Objective:
                 raise _pruned(trial, f"after split {fold.index}: worse than the best trial on the same splits")
         self._set_constraints(trial, outcomes)
         return score(excess)
+
+    def _send(self, trial: optuna.Trial, fold: Fold, hashes: Mapping[str, str], is_first: bool) -> None:
+        """Send a split's files to the artifact store before the database names them; settings.json once a trial."""
+        if self.run.artifacts is not None:
+            paths = file_paths(self.run.folder, trial.number, fold.index)
+            files = {paths[n]: digest for n, digest in hashes.items() if is_first or n != SETTINGS}
+            try:
+                self.run.artifacts.send(files)
+            except OSError as error:  # a file cannot be read; a store that is away is waited for
+                raise _failed(trial, f"split {fold.index}: {type(error).__name__}: {error}") from error
 
     def _set_constraints(self, trial: optuna.Trial, outcomes: Sequence[SplitOutcome]) -> None:
         """Once a trial: Optuna takes no second value."""
@@ -227,7 +241,10 @@ class Objective:
         self, trial: optuna.Trial, values: Mapping[str, Any], data: FoldedData, fold: Fold, attempts: Attempts
     ) -> SplitOutcome:
         settings = self._resolve(values, data, fold)
-        checkpoints = attempts.checkpoints(fold.index, self.run.checkpoint_every_s)
+        attempts.fetch_checkpoints(fold.index)
+        checkpoints = attempts.checkpoints(
+            fold.index, self.run.checkpoint_every_s, lambda path: self._send_checkpoint(trial, fold, attempts, path)
+        )
         result = self._try(trial, settings, data, fold, checkpoints)
         n_envs = settings.train["n_envs"]
         if isinstance(result, Failure) and result.is_out_of_memory and n_envs > 1:
@@ -244,6 +261,15 @@ class Objective:
             raise _failed(trial, f"split {fold.index}: {result.cause}")
         self.reporter.split_finished(trial.number, result)
         return result
+
+    def _send_checkpoint(self, trial: optuna.Trial, fold: Fold, attempts: Attempts, path: Path) -> None:
+        """Send a split's checkpoint; a signal does not break into the write to the database."""
+
+        def remember(digest: str) -> None:
+            with self._interruption.held():
+                trial.set_user_attr(f"{CHECKPOINT}{fold.index}", digest)
+
+        attempts.send_checkpoint(fold.index, path, remember)
 
     def _try(
         self, trial: optuna.Trial, settings: Resolved, data: FoldedData, fold: Fold, checkpoints: Checkpoints

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,12 +17,14 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from market.files import write_whole
+from train.checkpoint import CHECKPOINT as CHECKPOINT_FILE
 from train.checkpoint import Checkpoints, anywhere, copy_policy, differences
-from train.records.keys import RETRY_OF, SETTINGS
+from train.records.keys import CHECKPOINT, RETRY_OF, SETTINGS
 from train.records.record_files import plain, read_record
 from train.records.results import read_equity, split_folder, trial_folder
-from train.records.seals import BEST_POLICY, EQUITY, LAST_POLICY, RESULT, SEALED, check_seal
+from train.records.seals import BAND, BEST_POLICY, EQUITY, LAST_POLICY, RESULT, SEALED, check_seal
 from train.records.stored import SplitResult, TrialSettings
+from train.store.artifact_files import StudyArtifacts, split_files
 from train.study.split import SplitOutcome, outcome_of
 
 logger = logging.getLogger(__name__)
@@ -39,24 +41,52 @@ class Attempts:
         number: of the trial.
         earlier: numbers of the earlier attempts, the latest first.
         ended: what the database has of each of them, for the hashes of its files; {} leaves those unchecked.
+        artifacts: the study's store, where files of attempts on other machines are; None without one.
+        sent: split -> hash of the checkpoint that this attempt has in the store.
     """
 
     study_folder: Path
     number: int
     earlier: tuple[int, ...]
     ended: Mapping[int, FrozenTrial] = field(default_factory=dict)
+    artifacts: StudyArtifacts | None = None
+    sent: dict[int, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, study_folder: Path, trial: optuna.Trial) -> Attempts:
+    def of(cls, study_folder: Path, trial: optuna.Trial, artifacts: StudyArtifacts | None = None) -> Attempts:
         """Those of a running trial."""
         earlier = tuple(reversed(trial.user_attrs.get(RETRY_OF, [])))
         trials = trial.study.get_trials(deepcopy=False) if earlier else []
-        return cls(study_folder, trial.number, earlier, {number: trials[number] for number in earlier})
+        return cls(study_folder, trial.number, earlier, {number: trials[number] for number in earlier}, artifacts)
 
-    def checkpoints(self, fold: int, every_s: float) -> Checkpoints:
+    def checkpoints(self, fold: int, every_s: float, on_written: Callable[[Path], None] | None = None) -> Checkpoints:
         """Where a split's checkpoint is kept, and where earlier attempts may have left theirs."""
         own, *earlier = (split_folder(self.study_folder, n, fold) for n in (self.number, *self.earlier))
-        return Checkpoints(own, tuple(earlier), every_s)
+        return Checkpoints(own, tuple(earlier), every_s, on_written)
+
+    def fetch_checkpoints(self, fold: int) -> None:
+        """Fetch the checkpoints that earlier attempts at a split left on other machines."""
+        if self.artifacts is not None:
+            key = f"{CHECKPOINT}{fold}"
+            known = {n: t.user_attrs[key] for n, t in self.ended.items() if key in t.user_attrs}
+            places = {split_folder(self.study_folder, n, fold) / CHECKPOINT_FILE: digest for n, digest in known.items()}
+            self.artifacts.fetch(places)
+
+    def send_checkpoint(self, fold: int, path: Path, remember: Callable[[str], None]) -> None:
+        """Replace the split's checkpoint in the store.
+
+        Args:
+            fold: number of the split.
+            path: of the new checkpoint.
+            remember: writes its hash into the database, which names one that exists at every moment.
+        """
+        if self.artifacts is None:
+            return
+        digest, old = self.artifacts.send_checkpoint(path), self.sent.get(fold)
+        if digest:
+            remember(digest)
+            self.sent[fold] = digest
+            self.artifacts.remove([old] if old else [])
 
     def take_over(self, fold: int) -> tuple[int, SplitOutcome] | None:
         """The attempt that has finished a split and what it showed, its files copied; None where none has.
@@ -65,6 +95,8 @@ class Attempts:
         """
         for number in self.earlier:
             source = split_folder(self.study_folder, number, fold)
+            if self.artifacts is not None and number in self.ended:
+                self.artifacts.fetch(dict(split_files(self.study_folder, self.ended[number], split=fold)))
             if not (source / RESULT).exists():
                 continue
             try:
@@ -80,6 +112,10 @@ class Attempts:
         """Remove those of every split: the trial is over, so nobody goes on from them."""
         for fold in range(n_folds):
             self.checkpoints(fold, 0.0).discard()
+        if self.artifacts is not None:
+            names = [f"{CHECKPOINT}{fold}" for fold in range(n_folds)]
+            earlier = [t.user_attrs[name] for t in self.ended.values() for name in names if name in t.user_attrs]
+            self.artifacts.remove([*self.sent.values(), *earlier])
 
     def _check_settings(self, number: int) -> None:
         found = [
@@ -98,6 +134,8 @@ class Attempts:
         read_equity(source / EQUITY)
         for name in (BEST_POLICY, LAST_POLICY):
             copy_policy(source / name, target / name, {"trial": self.number})
-        write_whole(target / EQUITY, (source / EQUITY).read_bytes())
+        for name in (EQUITY, BAND):
+            if (source / name).exists():
+                write_whole(target / name, (source / name).read_bytes())
         write_whole(target / RESULT, result)
         return outcome
