@@ -63,12 +63,12 @@ class Trader:
         self.deployment, self.broker, self.feed, self.journal, self.desk = deployment, broker, feed, journal, desk
         self.memory, self.used, self.settings, self.hooks = memory, used, settings, hooks
         self.fees, self.fees_spared, self.phase = memory.fees, memory.fees_spared, "starting"
+        check_coins(memory, deployment, journal)
         self.books = Books(broker, desk, journal, _rates(deployment, broker), settings.capital, memory.ledger,
                            memory.known_s, memory.theirs)  # fmt: skip
         self.mandate = Mandate(journal, settings.limits, hooks.told, memory)
         self.listing = Listing(broker, journal, deployment, hooks.told)
         self.dealer = Dealer(deployment, desk, self.books, journal, self.listing, self.mandate, used, self.reconcile)
-        check_coins(memory, deployment, journal)
         self.bar_s: int | None = None  # close of the last bar seen
         self.account: TradedAccount | None = None
         self.shadow: Shadow | None = None
