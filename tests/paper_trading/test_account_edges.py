@@ -121,14 +121,20 @@ def test_a_late_fee_of_sales_is_taken_from_cash(tmp_path, server):
     world.check_books()
 
 
-def test_somebodys_small_sale_is_not_taken_for_a_late_fee(tmp_path, server):
+def test_somebodys_small_order_is_not_taken_for_a_late_fee(tmp_path, server):
     world = TradingWorld(tmp_path, server, fee_rate="0")
+    server.control("asset", symbol="SOL/USD", **ASSETS)
+    server.control("price", symbol="SOL/USD", price="100")
     trader = begun(world)
     order(world, trader, BTC=20.0)
-    qty = (held(world) * FEE / 2).quantize(Decimal("1e-6"))
-    world.server.control("foreign_order", symbol="BTC/USD", side="sell", qty=str(qty))
+    order(world, trader, BTC=-50.0)
+    unpaid = trader.ledger.unpaid_of(CASH)
+    assert unpaid > 20
+    world.server.control("foreign_order", symbol="SOL/USD", side="buy", qty="0.15")
     order(world, trader)
-    assert "coins of ours were sold" in trader.why
+    assert (trader.state, trader.ledger.unpaid_of(CASH)) == ("ACTIVE", unpaid)
+    assert Decimal(world.events("account")[-1]["fee_cash"]) == 0
+    assert "somebody else: buy 0.15 SOL/USD" in str(world.events("foreign"))
 
 
 def test_unpaid_fees_lapse_with_the_end_of_the_next_day():
