@@ -40,7 +40,7 @@ class Theirs:
         return cls(Decimal(values[0]), Decimal(values[1]), values[2])
 
 
-Orders = Mapping[str, tuple[str, VenueOrder]]  # id -> (ticker, order), of others, in our coins
+Orders = Mapping[str, tuple[str, VenueOrder]]  # id -> (ticker or the venue's symbol, order), of others
 
 
 class Books:
@@ -107,16 +107,22 @@ class Books:
     def _opened(self, snapshot: Snapshot) -> Explained:
         """The first look: others' orders up to now are in what lies there."""
         if self.ledger is not None:
-            return explain(self.ledger, snapshot, self.desk.fills(), self.rates)
+            return self._explained_by(self.ledger, snapshot, [])
         ledger = open_ledger(snapshot, self.capital)
         foreign = [f"{ticker}: {qty} coins in the account before the trader began"
                    for ticker, qty in ledger.foreign_qty.items() if qty]  # fmt: skip
         foreign += [f"{name}: {qty} coins, which are not traded" for name, qty in ledger.other.items()]
         return Explained(ledger, ZERO, {}, foreign)
 
+    def _explained_by(self, ledger: Ledger, snapshot: Snapshot, others: Sequence[Fill] | None = None) -> Explained:
+        """Late fees explain only what orders of others do not; without `others` nobody was asked for those."""
+        is_part, is_asked = self.capital is not None, others is not None
+        return explain(
+            ledger, snapshot, self.desk.fills(), self.rates, others or (), self.desk.now_s(), is_part, is_asked
+        )
+
     def _explain(self, ledger: Ledger, snapshot: Snapshot) -> tuple[Explained, dict[str, Theirs]]:
-        fills = self.desk.fills()
-        found = explain(ledger, snapshot, fills, self.rates)
+        found = self._explained_by(ledger, snapshot)
         if not found.unexplained:  # an open order of somebody else is remembered: it may fill after days
             waiting = {
                 name: pair for name, pair in self._others(snapshot.open_orders).items() if name not in self.theirs
@@ -128,7 +134,7 @@ class Books:
         orders = self._orders_of_others(snapshot)
         new = {name: self._new_fill(name, *pair) for name, pair in orders.items()}
         new = {name: fill for name, fill in new.items() if fill.qty > 0}
-        found = explain(ledger, snapshot, fills, self.rates, list(new.values()))
+        found = self._explained_by(ledger, snapshot, list(new.values()))
         rivals = [RIVAL.format(fill.side, fill.qty, fill.ticker)
                   for name, fill in new.items() if orders[name][1].is_ours]  # fmt: skip
         names = [f"somebody else: {fill.side} {fill.qty} {fill.ticker}"
@@ -151,17 +157,22 @@ class Books:
         return self._others(orders.values())
 
     def _others(self, orders: Iterable[VenueOrder]) -> Orders:
-        """Those that are not ours, in our coins."""
+        """Those that are not ours, in our coins and in what else is paid for in dollars."""
         return {
-            each.order_id: (each.ticker, each)
+            each.order_id: (each.ticker or each.symbol, each)
             for each in orders
-            if each.ticker is not None and each.order_id not in self.desk.known_ids
+            if each.order_id not in self.desk.known_ids and (each.ticker is not None or _is_in_dollars(each.symbol))
         }
 
     def _taken_in(self, orders: Orders) -> dict[str, Theirs]:
         """What has changed of them."""
         now = {name: Theirs(each.filled_qty, _notional(each), each.is_over) for name, (_, each) in orders.items()}
         return {name: each for name, each in now.items() if each != self.theirs.get(name)}
+
+
+def _is_in_dollars(symbol: str) -> bool:
+    _, has_currency, currency = symbol.partition("/")
+    return not has_currency or currency == "USD"
 
 
 def _notional(order: VenueOrder) -> Decimal:

@@ -4,7 +4,9 @@ At every reconciliation the venue is right about what is there, and our fills mu
 leave unexplained is counted out of ours, and the trader buys nothing until somebody looked.
 
 The venue takes its fee from what it credits, coins after a buy and cash after a sale, or from the cash of both; it is
-what fills promised less what arrived. More than `MOST_FEES` times the expected fee is no fee.
+what fills promised less what arrived. More than `MOST_FEES` times the expected fee, or the highest that the venue is
+known to take where that is more, is no fee. A fee that was not taken with its fill may come until the end of the next
+UTC day: what is missing then counts as fee up to the sum that is unpaid.
 """
 
 from __future__ import annotations
@@ -14,13 +16,17 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
+from market.times import utc_text
 from paper_trading.broker import Side, Snapshot
+from paper_trading.risk import DAY_S
 
 ZERO, NANO = Decimal(0), Decimal("0.000000001")
 CASH_TOLERANCE = Decimal("0.01")  # quote: venues round an average price
 QTY_TOLERANCE = Decimal("0.00000001")  # coins
 RELATIVE_TOLERANCE = Decimal("0.000001")  # of what was filled
 MOST_FEES = 2  # times the expected fee
+UNPAID_DAYS = 1  # after that of its fill, in which a fee may still be taken
+CASH = "cash"  # the key of cash among tickers
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,11 @@ class Rates:
 
     buy: Decimal
     sell: Decimal
+    known: Decimal = ZERO  # the highest that the venue is known to take; it explains, and is not expected
+
+    def most(self, side: Side) -> Decimal:
+        """The highest fee that is no surprise."""
+        return max(getattr(self, side), self.known)
 
 
 @dataclass(frozen=True)
@@ -50,18 +61,25 @@ class Ledger:
     foreign_cash: Decimal = ZERO
     foreign_qty: Mapping[str, Decimal] = field(default_factory=dict)
     other: Mapping[str, Decimal] = field(default_factory=dict)  # positions in coins that are not traded
+    unpaid: Mapping[str, Mapping[str, Decimal]] = field(default_factory=dict)  # UTC day -> ticker or CASH -> fee
 
     def to_json(self) -> dict[str, Any]:
         """The fields of the journal's `account` event, as decimal text."""
         foreign = {"cash": str(self.foreign_cash), "qty": _texts(self.foreign_qty), "other": _texts(self.other)}
-        return {"cash": str(self.cash), "qty": _texts(self.qty), "foreign": foreign}
+        unpaid = {day: _texts(fees) for day, fees in self.unpaid.items()}
+        return {"cash": str(self.cash), "qty": _texts(self.qty), "foreign": foreign, "unpaid": unpaid}
 
     @classmethod
     def from_json(cls, event: Mapping[str, Any]) -> Ledger:
         """Of an `account` event."""
         foreign = event["foreign"]
         return cls(Decimal(event["cash"]), _decimals(event["qty"]), Decimal(foreign["cash"]), _decimals(foreign["qty"]),
-                   _decimals(foreign["other"]))  # fmt: skip
+                   _decimals(foreign["other"]),
+                   {day: _decimals(fees) for day, fees in event.get("unpaid", {}).items()})  # fmt: skip
+
+    def unpaid_of(self, name: str) -> Decimal:
+        """Fees of a ticker, in coins, or of CASH that the venue may still take."""
+        return sum((fees.get(name, ZERO) for fees in self.unpaid.values()), ZERO)
 
 
 @dataclass(frozen=True)
@@ -90,9 +108,16 @@ def adopt(ledger: Ledger, snapshot: Snapshot) -> Ledger:
     return Ledger(snapshot.cash - foreign_cash, dict(snapshot.qty), foreign_cash, none, dict(snapshot.other))
 
 
+def count_out(ledger: Ledger, ticker: str) -> Ledger:
+    """The coins of a ticker are no longer ours."""
+    foreign = ledger.foreign_qty.get(ticker, ZERO) + ledger.qty[ticker]
+    return replace(ledger, qty={**ledger.qty, ticker: ZERO}, foreign_qty={**ledger.foreign_qty, ticker: foreign})
+
+
 def explain(
-    before: Ledger, snapshot: Snapshot, fills: Sequence[Fill], rates: Rates, others: Sequence[Fill] = ()
-) -> Explained:
+    before: Ledger, snapshot: Snapshot, fills: Sequence[Fill], rates: Rates, others: Sequence[Fill] = (),
+    now_s: float = 0.0, is_part: bool = False, may_be_late: bool = True,
+) -> Explained:  # fmt: skip
     """Explain the venue's account by fills since the last reconciliation.
 
     Args:
@@ -100,12 +125,16 @@ def explain(
         snapshot: the venue's account now.
         fills: of our orders.
         rates: expected fees.
-        others: fills of orders that somebody else sent, in our coins.
+        others: fills of orders that somebody else sent, in any coin that is paid for in our cash.
+        now_s: UTC seconds.
+        is_part: ours is a part of the cash only, so that what others spend is theirs as long as it lasts.
+        may_be_late: whether what is missing may be a fee of earlier fills.
     """
+    before = _without_old(before, now_s)
     ledger, strange, foreign = before, [], []
     fee_qty: dict[str, Decimal] = {}
     for ticker in snapshot.qty:
-        found = _explain_coin(before, snapshot, ticker, fills, rates, others)
+        found = _explain_coin(before, snapshot, ticker, fills, rates, others, may_be_late)
         fee_qty |= {ticker: found.fee} if abs(found.fee) >= NANO else {}  # less is the rounding of a replay's floats
         ledger = replace(ledger, qty={**ledger.qty, ticker: found.ours},
                          foreign_qty={**ledger.foreign_qty, ticker: found.foreign})  # fmt: skip
@@ -116,10 +145,13 @@ def explain(
             strange.append(f"{ticker}: {_signed(found.strange)} coins that no order explains")
         elif found.taken:
             strange.append(f"{ticker}: {found.taken.normalize():f} coins of ours were sold by orders that are not ours")
-    cash = _explain_cash(before, snapshot, fills, rates, others)
+    cash = _explain_cash(before, snapshot, fills, rates, others, may_be_late)
     if cash.strange:
         strange.append(f"cash: {_signed(cash.strange)} that no order explains")
-    ledger = replace(ledger, cash=cash.ours, foreign_cash=cash.foreign, other=dict(snapshot.other))
+    elif is_part and cash.taken > CASH_TOLERANCE:
+        strange.append(f"cash: {cash.taken.normalize():f} of ours was spent by orders that are not ours")
+    ledger = replace(ledger, cash=cash.ours, foreign_cash=cash.foreign, other=dict(snapshot.other),
+                     unpaid=_unpaid(before, fills, rates, cash.fee, fee_qty, now_s))  # fmt: skip
     foreign += [f"{name}: {qty} coins of {name} in the account, which are not traded"
                 for name, qty in snapshot.other.items() if before.other.get(name) != qty]  # fmt: skip
     foreign += [f"{name}: no longer in the account" for name in before.other if name not in snapshot.other]
@@ -149,48 +181,81 @@ class _Part:
 
 
 def _explain_coin(
-    before: Ledger, snapshot: Snapshot, ticker: str, fills: Sequence[Fill], rates: Rates, others: Sequence[Fill]
+    before: Ledger, snapshot: Snapshot, ticker: str, fills: Sequence[Fill], rates: Rates, others: Sequence[Fill],
+    may_be_late: bool,
 ) -> _Part:  # fmt: skip
     def change(of: Sequence[Fill]) -> _Change:
         bought, sold = _qty(of, ticker, "buy"), _qty(of, ticker, "sell")
         fee = rates.buy * bought
-        return _Change(bought - sold, bought, fee, MOST_FEES * fee, RELATIVE_TOLERANCE * (bought + sold))
+        most = MOST_FEES * rates.most("buy") * bought
+        return _Change(bought - sold, bought, fee, most, RELATIVE_TOLERANCE * (bought + sold))
 
     was = before.qty.get(ticker, ZERO), before.foreign_qty.get(ticker, ZERO)
-    return _explain_balance(*was, snapshot.qty[ticker], change(fills), change(others), QTY_TOLERANCE)
+    return _explain_balance(*was, snapshot.qty[ticker], change(fills), change(others), QTY_TOLERANCE,
+                            before.unpaid_of(ticker) if may_be_late else ZERO)  # fmt: skip
 
 
 def _explain_cash(
-    before: Ledger, snapshot: Snapshot, fills: Sequence[Fill], rates: Rates, others: Sequence[Fill]
+    before: Ledger, snapshot: Snapshot, fills: Sequence[Fill], rates: Rates, others: Sequence[Fill], may_be_late: bool
 ) -> _Part:  # fmt: skip
     def change(of: Sequence[Fill]) -> _Change:
         bought, sold = _notional(of, "buy"), _notional(of, "sell")
-        fee, most = rates.sell * sold, MOST_FEES * (rates.buy * bought + rates.sell * sold)
+        fee, most = rates.sell * sold, MOST_FEES * (rates.most("buy") * bought + rates.most("sell") * sold)
         return _Change(sold - bought, sold or bought, fee, most, RELATIVE_TOLERANCE * (bought + sold))
 
-    found = _explain_balance(before.cash, before.foreign_cash, snapshot.cash, change(fills), change(others),
-                             CASH_TOLERANCE)  # fmt: skip
-    return replace(found, taken=ZERO)  # whose cash somebody else spends cannot be told
+    return _explain_balance(before.cash, before.foreign_cash, snapshot.cash, change(fills), change(others),
+                            CASH_TOLERANCE, before.unpaid_of(CASH) if may_be_late else ZERO)  # fmt: skip
 
 
 def _explain_balance(
-    was: Decimal, was_foreign: Decimal, now: Decimal, ours: _Change, theirs: _Change, tolerance: Decimal
+    was: Decimal, was_foreign: Decimal, now: Decimal, ours: _Change, theirs: _Change, tolerance: Decimal,
+    unpaid: Decimal,
 ) -> _Part:  # fmt: skip
     """The fee is what orders promised less what arrived; what is no fee moved without an order."""
     fee = was + was_foreign + ours.credited + theirs.credited - now
     slack = tolerance + ours.slack + theirs.slack
-    is_explained = -slack <= fee <= ours.most_fee + theirs.most_fee + slack
+    is_explained = -slack <= fee <= ours.most_fee + theirs.most_fee + unpaid + slack
     own_fee, strange = ours.expected_fee, ZERO
     if not is_explained:
         strange = ours.expected_fee + theirs.expected_fee - fee
     elif not theirs.slack:  # they did not trade it
         return _Part(now - was_foreign, was_foreign, fee)
     else:
-        own_fee = fee * ours.volume / (ours.volume + theirs.volume) if ours.volume else ZERO
+        late = min(max(fee - ours.most_fee - theirs.most_fee, ZERO), unpaid)
+        own_fee = late + ((fee - late) * ours.volume / (ours.volume + theirs.volume) if ours.volume else ZERO)
     own_fee = own_fee.quantize(NANO)
     owned = max(was + ours.credited - own_fee, ZERO)
     kept = min(owned, max(now, ZERO))  # nobody owns more than there is
     return _Part(kept, now - kept, own_fee, strange, owned - kept if is_explained else ZERO)
+
+
+def _without_old(ledger: Ledger, now_s: float) -> Ledger:
+    """Fees that the venue has not taken until the end of the next day it takes no more."""
+    oldest = utc_text(int(now_s) - UNPAID_DAYS * DAY_S)[:10]
+    return replace(ledger, unpaid={day: fees for day, fees in ledger.unpaid.items() if day >= oldest})
+
+
+def _unpaid(
+    before: Ledger, fills: Sequence[Fill], rates: Rates, fee_cash: Decimal, fee_qty: Mapping[str, Decimal], now_s: float
+) -> dict[str, dict[str, Decimal]]:  # fmt: skip
+    """Fees by day that are still to be taken, after these; the oldest are paid first."""
+    sold, bought = rates.most("sell") * _notional(fills, "sell"), rates.most("buy") * _notional(fills, "buy")
+    # A venue may take the fees of buys from cash, too: that share of them is paid.
+    in_cash = min(max(fee_cash - rates.sell * _notional(fills, "sell"), ZERO) / bought, Decimal(1)) if bought else ZERO
+    due = {ticker: rates.most("buy") * _qty(fills, ticker, "buy") * (1 - in_cash) for ticker in before.qty}
+    paid = {**fee_qty, CASH: fee_cash - in_cash * bought}
+    today = utc_text(int(now_s))[:10]
+    days = {day: dict(fees) for day, fees in before.unpaid.items()}
+    days[today] = days.get(today, {})
+    for name, fee in {**due, CASH: sold}.items():
+        days[today][name] = days[today].get(name, ZERO) + fee
+        rest = paid.get(name, ZERO)
+        for fees in days.values():
+            part = min(rest, fees.get(name, ZERO))
+            fees[name], rest = fees.get(name, ZERO) - part, rest - part
+    kept = {day: {name: left for name, fee in fees.items() if (left := fee.quantize(NANO)) > 0}
+            for day, fees in days.items()}  # fmt: skip
+    return {day: fees for day, fees in kept.items() if fees}
 
 
 def _qty(fills: Sequence[Fill], ticker: str, side: Side) -> Decimal:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from decimal import Decimal
 
 from market.errors import UserError
-from market.venues import OrderRule
-from paper_trading.broker import Broker, UnreachableError
+from market.venues import ALPACA, OrderRule
+from paper_trading.broker import Broker, UnreachableError, rounded_down
 from paper_trading.journal import Journal
+from paper_trading.ledger import count_out
 from paper_trading.trader_memory import Memory
 from train.deploy.loading import Deployment
 
@@ -77,16 +79,30 @@ class Listing:
         self.told(f"{ticker} {now}")
 
 
-def check_coins(memory: Memory, deployment: Deployment) -> None:
-    """Forget where an account of other coins stood.
+def check_coins(memory: Memory, deployment: Deployment, journal: Journal) -> None:
+    """Forget where an account of other coins stood, and count what cannot be sold of them out of ours.
 
     Raises:
-        UserError: it still holds coins that this deployment does not trade.
+        UserError: it still holds coins that this deployment does not trade and that can be sold.
     """
     held = {} if memory.ledger is None else memory.ledger.qty
-    strange = [f"{qty} {ticker}" for ticker, qty in held.items() if qty and ticker not in deployment.tickers]
+    held = {ticker: qty for ticker, qty in held.items() if qty and ticker not in deployment.tickers}
+    for ticker, qty in held.items():
+        if memory.ledger is not None and not _can_be_sold(memory, ticker, qty):
+            memory.ledger = count_out(memory.ledger, ticker)
+            text = f"{ticker}: {qty} coins of ours are too few to be sold, and {deployment.name} does not trade them"
+            journal.append("foreign", what="coin", text=text)
+    strange = [f"{qty} {ticker}" for ticker, qty in held.items() if memory.ledger and memory.ledger.qty[ticker]]
     if strange:
         raise UserError(f"the account holds {', '.join(strange)} of ours, which {deployment.name} does not trade; "
                         "sell them with --flatten")  # fmt: skip
     if memory.checkpoint is not None and set(memory.checkpoint["prices"]) != set(deployment.tickers):
         memory.checkpoint = None
+
+
+def _can_be_sold(memory: Memory, ticker: str, qty: Decimal) -> bool:
+    """By the journal's last rules of the coin; the venue asks no notional of a sale."""
+    rule = ALPACA.rule(ticker)
+    least, step = memory.rules.get(ticker, (rule.min_order_qty, rule.qty_increment))
+    whole = float(rounded_down(qty, step))
+    return whole > 0 and whole >= least

@@ -202,4 +202,5 @@ def alpaca_stage(request: Request, deployment: Deployment, sleep: Any) -> Stage:
     broker = answered(lambda: AlpacaBroker(keys, deployment.tickers, url, request.data_url, is_live, clock), sleep)
     feed = AlpacaFeed(request.data_url, clock, request.bar_timeout_s, sleep)
     held = deployment.facts.holdout
-    return Stage(broker, feed, clock, None if held is None else held.bars, None, None)
+    n_steps = None if held is None else max(held.bars - 1, 1)  # of the episode that was scored
+    return Stage(broker, feed, clock, n_steps, None, None)

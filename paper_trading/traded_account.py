@@ -71,7 +71,7 @@ class TradedAccount(CryptoEnvAlpaca):
         env_params: of the deployment.
         window: the bars up to the first observed one, at least `lookback` of them.
         rules: order rules by ticker, in the order of the columns.
-        n_steps: bars until the account's end where there is one; only `observe_account` shows it.
+        n_steps: bars of an episode, after which the next begins; only `observe_account` shows it. None: no end.
     """
 
     def __init__(
@@ -88,6 +88,7 @@ class TradedAccount(CryptoEnvAlpaca):
         super().__init__(config, env_params)
         self.wishes: list[Wish] = []
         self._why: Why = "policy"
+        self.is_dust = [False] * self.action_dim  # (A,) what is held is the rest of a position that was sold
         self.reset(len(window) - 1)
         first = self.account.bar
         self.account = replace(self.account, last_bar=NO_END if n_steps is None else first + n_steps)
@@ -107,15 +108,57 @@ class TradedAccount(CryptoEnvAlpaca):
         self.account = replace(acct, bar=acct.bar + moved, first_bar=acct.first_bar + moved, last_bar=last_bar)
 
     def jump_to(self, window: Window, n_bars: int) -> None:
-        """Stand at the newest bar, `n_bars` after the last one, without orders on the way."""
+        """Stand at the newest bar, `n_bars` after the last one, without orders on the way.
+
+        Highs follow the closes that the window has of those bars.
+        """
         self.move_to(window)
         acct = self.account
         acct.bar += 1
+        acct.first_bar -= n_bars - 1
+        acct.last_bar -= 0 if acct.last_bar == NO_END else n_bars - 1
         acct.held_bars = [n + n_bars if q > 0 else n for n, q in zip(acct.held_bars, acct.qty, strict=True)]
+        if self.params.trailing_stop_pct > 0:
+            seen = window.price[-n_bars:].max(axis=0).tolist()
+            acct.high = [max(high, x) if q > 0 else high for high, x, q in zip(acct.high, seen, acct.qty, strict=True)]
+        self._renew_episode()
+        self._forget_dust()
 
     def begin_bar(self) -> list[float]:
         """The clock goes on to the newest bar; its closes (A,)."""
-        return self._begin_bar()
+        price = self._begin_bar()
+        self._renew_episode()
+        self._forget_dust()
+        return price
+
+    def take(self, cash: float, qty: Sequence[float]) -> None:
+        """Take the venue's cash and coins (A,) over where no order of this bar explains them."""
+        acct = self.account
+        for i, (before, now) in enumerate(zip(acct.qty, qty, strict=True)):
+            if now != before:
+                self.is_dust[i] = now < before and self._cannot_be_sold(i, now)
+            acct.held_bars[i] = acct.held_bars[i] if now > 0 else 0
+        acct.cash, acct.qty = cash, list(qty)
+        self._forget_dust()
+
+    def _renew_episode(self) -> None:
+        """Progress begins again at the bar after an episode's last one."""
+        acct = self.account
+        n_steps = acct.last_bar - acct.first_bar
+        while acct.bar > acct.last_bar:
+            acct.first_bar = acct.last_bar + 1
+            acct.last_bar = acct.first_bar + n_steps
+
+    def _forget_dust(self) -> None:
+        """What is left of a position that was sold has no clock and no high."""
+        for i, is_dust in enumerate(self.is_dust):
+            if is_dust:
+                self.account.held_bars[i], self.account.high[i] = 0, 0.0
+
+    def _cannot_be_sold(self, i: int, quantity: float) -> bool:
+        """Whether it is less than an increment or than the smallest order."""
+        whole = self._whole_increments(i, quantity)
+        return quantity > 0 and (whole <= 0 or whole < self.min_qty[i])
 
     def plan_sales(self, action: Array, price: list[float]) -> Plan:
         """Plan stops, sells and releases of the bar that has begun; action (A,), a hold where one is not finite."""
@@ -134,11 +177,15 @@ class TradedAccount(CryptoEnvAlpaca):
     def settle_sales(self, plan: Plan, sold: Sequence[float], cash: float, qty: Sequence[float]) -> None:
         """Take the venue's cash and coins (A,) over after the sales; sold (A,) coins."""
         acct, self.account.high = self.account, list(plan.high)
+        whole = {wish.asset for wish in plan.sales if wish.quantity >= acct.qty[wish.asset]}
         for i, quantity in enumerate(sold):
+            if quantity > 0:
+                self.is_dust[i] = i in whole and self._cannot_be_sold(i, qty[i])
             acct.filled[i] -= quantity
             acct.held_bars[i] = 0 if quantity > 0 else acct.held_bars[i]
             acct.high[i] = 0.0 if quantity > 0 and qty[i] == 0.0 else acct.high[i]
         acct.cash, acct.qty = cash, list(qty)
+        self._forget_dust()
 
     def plan_buys(self, plan: Plan) -> Sequence[Wish]:
         """The buys of the bar, after its sales are settled."""
@@ -154,7 +201,9 @@ class TradedAccount(CryptoEnvAlpaca):
         acct = self.account
         for i, quantity in enumerate(bought):
             acct.filled[i] += quantity
-            acct.high[i] = plan.price[i] if quantity > 0 and acct.qty[i] == 0.0 else acct.high[i]
+            is_new = quantity > 0 and (acct.qty[i] == 0.0 or self.is_dust[i])
+            acct.high[i] = plan.price[i] if is_new else acct.high[i]
+            self.is_dust[i] = self.is_dust[i] and not is_new
         acct.cash, acct.qty = cash, list(qty)
 
     def mark(self) -> None:
@@ -194,7 +243,7 @@ class TradedAccount(CryptoEnvAlpaca):
         acct = self.account
         values = {name: value for name, value in asdict(acct).items() if name not in ("bar", "traded", "filled")}
         last = None if acct.last_bar == NO_END else acct.last_bar - acct.bar
-        return values | {"first_bar": acct.first_bar - acct.bar, "last_bar": last}
+        return values | {"first_bar": acct.first_bar - acct.bar, "last_bar": last, "is_dust": self.is_dust}
 
     def restore(self, values: Mapping[str, Any]) -> None:
         """Take `to_json`'s values over, at the bar the account stands at."""
@@ -204,6 +253,7 @@ class TradedAccount(CryptoEnvAlpaca):
         kept = {name: values[name] for name in own if name in values}
         account = replace(self.account, bar=bar, first_bar=bar + values["first_bar"], last_bar=last, **kept)
         self.account = _copy(account)
+        self.is_dust = list(values.get("is_dust", self.is_dust))
 
 
 def _copy(account: Account) -> Account:

@@ -20,7 +20,7 @@ import numpy as np
 
 from market.errors import BarsError
 from market.times import utc_text
-from market.venues import OrderRule
+from market.venues import ALPACA, OrderRule
 from paper_trading.books import Books
 from paper_trading.broker import Broker, UnreachableError, answered
 from paper_trading.dealer import Dealer
@@ -63,12 +63,12 @@ class Trader:
         self.deployment, self.broker, self.feed, self.journal, self.desk = deployment, broker, feed, journal, desk
         self.memory, self.used, self.settings, self.hooks = memory, used, settings, hooks
         self.fees, self.fees_spared, self.phase = memory.fees, memory.fees_spared, "starting"
-        self.books = Books(broker, desk, journal, _rates(deployment), settings.capital, memory.ledger, memory.known_s,
-                           memory.theirs)  # fmt: skip
+        check_coins(memory, deployment, journal)
+        self.books = Books(broker, desk, journal, _rates(deployment, broker), settings.capital, memory.ledger,
+                           memory.known_s, memory.theirs)  # fmt: skip
         self.mandate = Mandate(journal, settings.limits, hooks.told, memory)
         self.listing = Listing(broker, journal, deployment, hooks.told)
         self.dealer = Dealer(deployment, desk, self.books, journal, self.listing, self.mandate, used, self.reconcile)
-        check_coins(memory, deployment)
         self.bar_s: int | None = None  # close of the last bar seen
         self.account: TradedAccount | None = None
         self.shadow: Shadow | None = None
@@ -273,9 +273,7 @@ class Trader:
 
     def _take_holdings(self) -> None:
         assert self.account is not None
-        acct = self.account.account
-        acct.cash, acct.qty = self.dealer.holdings()
-        acct.held_bars = [n if q > 0 else 0 for n, q in zip(acct.held_bars, acct.qty, strict=True)]
+        self.account.take(*self.dealer.holdings())
 
     # ---------------------------------------------------------------- deciding
     def _decide(self, window: Window, started: float, waited_s: float) -> None:
@@ -319,7 +317,8 @@ class Trader:
     def _checkpoint(self, window: Window) -> dict[str, Any]:
         assert self.account is not None
         assert self.shadow is not None
-        action = None if self.pending is None else self.pending.tolist()
+        # What is sent at once is no order of the next bar, also not after a restart without the flag.
+        action = None if self.pending is None or self.settings.sends_at_once else self.pending.tolist()
         return {
             "account": self.account.to_json(), "shadow": self.shadow.to_json(), "action": action,
             "prices": self._by_ticker(window.price[-1]), "capital": self.account.initial_capital,
@@ -368,7 +367,7 @@ class Trader:
             self.deployment = before
             log.warning("deployment %s is taken over at a later bar: %s", renewed.name, error)
             return arrival
-        self.books.rates, self.dealer.deployment = _rates(renewed), renewed
+        self.books.rates, self.dealer.deployment = _rates(renewed, self.broker), renewed
         self.journal.append("deployment", **{"from": before.name, "to": renewed.name, "bar_s": arrival.window.bar_s})
         log.info("deployment %s takes over from %s", renewed.name, before.name)
         self.hooks.told(f"deployment {renewed.name} takes over from {before.name}")
@@ -402,7 +401,9 @@ class Trader:
         self.phase = "ended" if following is None else f"waiting for the bar of {utc_text(following)} UTC"
 
 
-def _rates(deployment: Deployment) -> Rates:
-    """Fees that were trained with."""
+def _rates(deployment: Deployment, broker: Broker) -> Rates:
+    """Fees that were trained with, and the highest that a venue outside this process may take."""
     resolved = deployment.facts.env_resolved
-    return Rates(Decimal(repr(resolved["buy_fee_rate"])), Decimal(repr(resolved["sell_fee_rate"])))
+    known = 0.0 if broker.mode == "REPLAY" else max(tier.taker_rate for tier in ALPACA.fee_tiers)
+    buy, sell, known = (Decimal(repr(rate)) for rate in (resolved["buy_fee_rate"], resolved["sell_fee_rate"], known))
+    return Rates(buy, sell, known)

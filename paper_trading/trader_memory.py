@@ -31,6 +31,7 @@ class Memory:
     fees: float = 0.0  # quote, paid so far
     fees_spared: float = 0.0  # quote, expected so far less paid
     known_s: float | None = None  # when the venue last agreed with the ledger, UTC seconds
+    rules: dict[str, tuple[float, float]] = field(default_factory=dict)  # by ticker: smallest order, increment; coins
     theirs: dict[str, Theirs] = field(default_factory=dict)  # orders of others that the ledger took in
 
 
@@ -49,6 +50,9 @@ def _remember(memory: Memory, event: Event, used: Used) -> None:
         if not memory.begun and event.get("capital") is not None:
             memory.capital = Decimal(event["capital"])
         memory.begun, memory.deployment = True, event["deployment"]
+        _remember_rules(memory, event)
+    elif kind == "rules":
+        _remember_rules(memory, event)
     elif kind == "deployment" and "to" in event:
         memory.deployment = event["to"]
     elif kind == "intents":
@@ -67,6 +71,10 @@ def _remember(memory: Memory, event: Event, used: Used) -> None:
         memory.resumed = False
     elif kind == "state":
         memory.state, memory.why, memory.resumed = event["to"], event["why"], event["to"] == "ACTIVE"
+
+
+def _remember_rules(memory: Memory, event: Event) -> None:
+    memory.rules |= {ticker: (least, step) for ticker, (least, step) in event.get("rules", {}).items()}
 
 
 def _remember_account(memory: Memory, event: Event) -> None:
