@@ -88,7 +88,8 @@ class Program:
         if request.adopts:
             take_for_ours(desk, memory, request.capital)
         latest_s = None if request.broker == "replay" else min(deployment.bar_seconds / 2, request.bar_timeout_s + 15.0)
-        settings = Settings(request.limits, latest_s, request.capital, request.sends_at_once, stage.n_steps)
+        capital = memory.capital if request.capital is None else request.capital
+        settings = Settings(request.limits, latest_s, capital, request.sends_at_once, stage.n_steps)
         hooks = Hooks(self._renewed, lambda: self._must_halt(folder), self._tick, self._tell)
         trader = Trader(deployment, stage.broker, stage.feed, journal, desk, memory, used, settings, hooks)
         self.trader = trader

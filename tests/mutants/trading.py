@@ -63,8 +63,8 @@ MUTANTS = (
         f"{FAULTS}::test_two_traders_with_one_account_both_go_to_reducing",
         "an order that bears our mark is as good as ours",
         BOOKS,
-        "if each.ticker is not None and each.order_id not in self.desk.known_ids",
-        "if each.ticker is not None and each.order_id not in self.desk.known_ids and not each.is_ours",
+        "if each.order_id not in self.desk.known_ids and (",
+        "if each.order_id not in self.desk.known_ids and not each.is_ours and (",
     ),
     Mutant(
         f"{FAULTS}::test_the_open_bar_is_never_used",

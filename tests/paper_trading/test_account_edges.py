@@ -217,8 +217,7 @@ def test_coins_that_cannot_be_sold_do_not_stand_against_other_coins(tmp_path, se
     world = coarse_world(tmp_path, server)
     trader = begun(world)
     order(world, trader, BTC=50.0)
-    batch = flatten.flatten(trader.desk, trader.ledger.qty, {}, "a test")
-    assert flatten.wait_until_sold(trader.desk, batch, 1.0)
+    assert flatten.flatten_until_sold(trader.desk, trader.ledger.qty, "a test", 10.0) == {}
     order(world, trader)
     dust = trader.ledger.qty["BTC"]
     assert 0 < dust < Decimal("0.0001")
