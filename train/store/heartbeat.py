@@ -15,7 +15,7 @@ from train.store.retrying import TROUBLES, patient_storage, reason_of
 logger = logging.getLogger(__name__)
 
 SOON_S = 2.0  # after a beat that failed
-JOIN_S = 3.0  # a beat that hangs in the database's driver is left behind
+JOIN_S = 1.0  # a beat that hangs in the database's driver is left behind
 
 
 class Heartbeat:
