@@ -12,24 +12,28 @@ TO_SERVER, TO_CLIENT = "to the server", "to the client"
 
 
 class Network:
-    """Listens on loopback and forwards each connection to the server's port.
+    """Listens, on loopback unless told otherwise, and forwards each connection to the server's port.
 
     Attributes:
         delay_s: that every byte takes in each direction.
-        lost: directions in which everything vanishes; nothing is reset, and the kernels believe it arrived.
+        lost: directions in which nothing arrives for now. Nothing is reset; afterwards it does, as TCP sends it again.
         round_trips: how often a client sent something after the server had spoken or the connection began. Opening a
             connection counts as one more.
     """
 
-    def __init__(self, server_port: int, delay_s: float = 0.0) -> None:
+    def __init__(self, server_port: int, delay_s: float = 0.0, address: str = "127.0.0.1") -> None:
         self.delay_s, self.lost, self.round_trips = delay_s, set[str](), 0
         self._server_port = server_port
         self._forgotten_before = 0
         self._n_connections = 0
         self._lock = threading.Lock()
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((address, 0))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def of(self, url: str) -> str:
+        """A URL of the server, through this network."""
+        return url.replace(f"127.0.0.1:{self._server_port}/", f"{self._listener.getsockname()[0]}:{self.port}/")
 
     def forget(self) -> None:
         """Leave every open connection half open: the server's end is gone and the client is not told."""
@@ -67,8 +71,8 @@ class Network:
         while content:
             due_s, content = under_way.get()
             time.sleep(max(due_s - time.monotonic(), 0.0))
-            if direction in self.lost:
-                continue
+            while direction in self.lost:
+                time.sleep(0.01)
             if number < self._forgotten_before:
                 if direction == TO_SERVER:
                     sink.close()

@@ -136,11 +136,16 @@ def _in_thread(work: Callable[[], Connection], silence: Silence) -> Connection:
     return results[0]
 
 
-def engine_options(url: URL, answer_s: float = ANSWER_S) -> dict[str, Any]:
-    """What SQLAlchemy is told, so that a server's connections are made here."""
-    return {"creator": lambda: connect(url, answer_s)}
+def engine_options(url: URL, answer_s: float | None = None) -> dict[str, Any]:
+    """What SQLAlchemy is told, so that a server's connections are made here.
+
+    Args:
+        url: of the server.
+        answer_s: seconds that it may be silent, `ANSWER_S` unless given.
+    """
+    return {"creator": lambda: connect(url, ANSWER_S if answer_s is None else answer_s)}
 
 
-def server_engine(url: URL, answer_s: float = ANSWER_S, **options: Any) -> Engine:
+def server_engine(url: URL, answer_s: float | None = None, **options: Any) -> Engine:
     """An engine with such connections."""
     return create_engine(url, **engine_options(url, answer_s), **options)

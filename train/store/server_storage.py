@@ -205,6 +205,7 @@ class ServerStorage(PatientStorage):
         write = insert(table).from_select(["trial_id", *columns], source)
         replaced = {c: write.excluded[c] for c in columns}
         write = write.on_conflict_do_update(index_elements=["trial_id", name], set_=replaced)
+        write = write.execution_options(preserve_rowcount=True)
         if self._ask(lambda connection: connection.execute(write).rowcount) != len(rows):
             self.check_trial_is_updatable(trial_id, self.get_trial(trial_id).state)
 

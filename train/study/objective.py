@@ -41,7 +41,7 @@ from train.records.results import split_folder, trial_folder
 from train.records.seals import seal
 from train.records.stored import DataFacts, FoldBars, PolicyOrigin, TrialSettings
 from train.run import Progress, TrainingDiverged
-from train.store.server_storage import together
+from train.store.server_storage import read_once, together
 from train.study.folds import Fold, FoldedData
 from train.study.interruption import Interrupted, Interruption
 from train.study.progress import Reporter, outcome_text
@@ -203,7 +203,7 @@ class Objective:
                 self._set_constraints(trial, outcomes)  # a trial that lost its account did not stay in cash
                 raise
             trial.report(excess[-1], step=fold.index)
-            if fold is not data.folds[-1] and trial.should_prune():
+            if fold is not data.folds[-1] and _is_worse(trial):
                 self._set_constraints(trial, outcomes)
                 raise _pruned(trial, f"after split {fold.index}: worse than the best trial on the same splits")
         self._set_constraints(trial, outcomes)
@@ -359,6 +359,12 @@ def _defined(trial: optuna.Trial, outcome: SplitOutcome) -> float:
         )
     reason = "the policy never traded" if outcome.agent.trades == 0 else "its returns do not vary"
     raise _pruned(trial, f"split {outcome.fold}: the agent's Sharpe is not defined, {reason}")
+
+
+def _is_worse(trial: optuna.Trial) -> bool:
+    """The pruner's answer; it looks at all trials several times."""
+    with read_once(trial.study):
+        return trial.should_prune()
 
 
 def _failed(trial: optuna.Trial, reason: str) -> SplitFailedError:
