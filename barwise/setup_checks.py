@@ -285,7 +285,7 @@ def database(storage: str, here: Path) -> Iterator[Finding]:
     shown = shown_url(url)
     engine = None
     try:
-        from train.store.server import server_engine
+        from train.store.server_connection import server_engine
 
         engine = server_engine(url, LOCK_TIMEOUT_S)
         with engine.connect() as connection:

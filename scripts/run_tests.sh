@@ -16,7 +16,7 @@ source "$REPO/scripts/setup/environment.sh"
 
 usage() {
     cat <<'HELP'
-usage: scripts/run_tests.sh [--fast | --mutants] [--help]
+usage: scripts/run_tests.sh [--fast | --mutants | --machines] [--help]
 
 Makes or reuses the Python environment, then, stopping at the first failure: shellcheck, ruff, the type checker,
 a two-trial study through the command line, every benchmark with --quick, the tests.
@@ -24,6 +24,7 @@ a two-trial study through the command line, every benchmark with --quick, the te
   --fast     leave the benchmarks, the study and the slow tests out
   --mutants  nothing of that: break the code behind each row of docs/faults.md in a copy of the repository, see that
              the row's test fails, and write docs/mutants.md
+  --machines nothing of that: run real trainers in network namespaces while their database cannot be reached; as root
   --help     this text
 
 Real bars for the tests that use them are looked for in the folder CRYPTO_BARS_DIR, then in ../shared/data;
@@ -32,11 +33,12 @@ HELP
 }
 
 parse_arguments() {
-    FAST=false MUTANTS=false
+    FAST=false MUTANTS=false MACHINES=false
     while (($#)); do
         case "$1" in
             --fast) FAST=true ;;
             --mutants) MUTANTS=true ;;
+            --machines) MACHINES=true ;;
             --help | -h) usage && exit 0 ;;
             *) die "unknown flag $1; see --help" ;;
         esac
@@ -99,6 +101,11 @@ main() {
     if $MUTANTS; then
         step "mutants"
         run "$PYTHON" -m tests.mutants --jobs "$WORKERS" --write
+        return
+    fi
+    if $MACHINES; then
+        step "machines"
+        run "$PYTHON" -m tests.machines
         return
     fi
     lint

@@ -141,7 +141,7 @@ def opened_storage(url: URL) -> Iterator[RDBStorage]:
     if sqlite_path(url):
         options: dict[str, Any] = {"connect_args": {"timeout": LOCK_TIMEOUT_S}}
     else:
-        from train.store.server import engine_options
+        from train.store.server_connection import engine_options
 
         options = engine_options(url, LOCK_TIMEOUT_S)
     options["pool_pre_ping"] = True

@@ -35,7 +35,7 @@ from train.records.errors import StudyError
 from train.records.keys import WORKER
 from train.runner import worker
 from train.runner.session import make_pruner
-from train.store import heartbeat, server, waiting
+from train.store import heartbeat, server_connection, waiting
 from train.store.address import absolute_url
 from train.store.database import load_study, open_study, take_next
 from train.store.heartbeat import Heartbeat
@@ -65,9 +65,10 @@ def network(postgres) -> Network:
 @pytest.fixture
 def short(monkeypatch) -> None:
     """Waits of tenths of a second."""
-    for module, name, value in ((server, "QUIET_S", 0.3), (server, "ANSWER_S", 0.8), (waiting, "QUIET_S", 0.3),
-                                (heartbeat, "QUIET_S", 0.3), (server, "GRACE_AFTER_SIGNAL_S", 0.3)):  # fmt: skip
-        monkeypatch.setattr(module, name, value)
+    for module in (server_connection, waiting, heartbeat):
+        monkeypatch.setattr(module, "QUIET_S", 0.3)
+    monkeypatch.setattr(server_connection, "ANSWER_S", 0.8)
+    monkeypatch.setattr(server_connection, "GRACE_AFTER_SIGNAL_S", 0.3)
 
 
 def study_at(network: Network, postgres, name: str) -> tuple[optuna.Study, object]:
@@ -130,7 +131,7 @@ def test_a_name_that_does_not_resolve_and_a_greeting_that_never_comes_are_report
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **options: (
         hangs.wait(30.0) if host == "dbhost" else None) or resolve(host, *rest, **options))  # fmt: skip
     network.lost = {TO_CLIENT}
-    monkeypatch.setattr(server, "ANSWER_S", 2.0)
+    monkeypatch.setattr(server_connection, "ANSWER_S", 2.0)
     for url in (postgres.url().replace("127.0.0.1", "dbhost"), network.of(postgres.url())):
         caplog.clear()
         with Interruption():
@@ -149,7 +150,7 @@ def test_heartbeats_do_not_wait_behind_a_query_that_is_not_answered(postgres, ne
     study, url = study_at(network, postgres, "beats")
     trial, storage = take_next(study, 0), patient_storage(study)
     monkeypatch.setattr(storage, "get_heartbeat_interval", lambda: 0.1)
-    with Heartbeat(study, trial._trial_id), server.server_engine(url).connect() as other:
+    with Heartbeat(study, trial._trial_id), server_connection.server_engine(url).connect() as other:
         time.sleep(0.5)  # there has been one
         other.execute(text("SELECT * FROM trials FOR UPDATE"))
         hung = threading.Thread(target=lambda: trial.set_user_attr("a", 1), daemon=True)

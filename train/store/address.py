@@ -69,7 +69,7 @@ def _parsed(text: str) -> URL:
 
 
 def _with_psycopg(url: URL) -> URL:
-    """psycopg 3, whatever driver is named: its waiting can be looked after (`train.store.server`)."""
+    """psycopg 3, whatever driver is named: its waiting can be looked after (`train.store.server_connection`)."""
     if importlib.util.find_spec("psycopg") is None:
         raise StudyError(
             f"--storage {shown_url(url)}: PostgreSQL needs psycopg; pip install -r requirements-postgresql.txt"

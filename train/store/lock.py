@@ -86,7 +86,7 @@ def wait_for_database(url: URL) -> None:
 
 def _connect_once(url: URL) -> None:
     if sqlite_path(url) is None:
-        from train.store.server import server_engine  # needs psycopg, which SQLite does without
+        from train.store.server_connection import server_engine  # needs psycopg, which SQLite does without
 
         server_engine(url, poolclass=NullPool).connect().close()
 
@@ -94,7 +94,7 @@ def _connect_once(url: URL) -> None:
 @cache
 def _lock_engine(url: URL) -> Engine:
     """Keeps its connection from lock to lock: over a network a new one costs as much as taking a trial."""
-    from train.store.server import server_engine
+    from train.store.server_connection import server_engine
 
     return server_engine(url, isolation_level="AUTOCOMMIT", pool_size=1)
 

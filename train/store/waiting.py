@@ -2,7 +2,7 @@
 
 Every wait of a study is one of these. A signal does not break into a system call, so what is waited for is tried again
 and again; no attempt lasts longer than a few seconds. A server that does not answer is looked after within an attempt
-(`train.store.server`).
+(`train.store.server_connection`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FIRST_PAUSE_S = 0.05
 QUIET_S = 5.0  # a lock that is free by then is not worth a line
 REPEAT_S = 60.0  # between lines about one wait
 LONGEST_LOCK_PAUSE_S = 0.5
-GRACE_AFTER_SIGNAL_S = 2.5  # in which a server may still be told how a trial ended
+GRACE_AFTER_SIGNAL_S = 1.5  # in which a server may still be told how a trial ended
 
 # Each raises if a signal asked this process to stop, at least so many seconds ago; `train.study.interruption` puts its
 # own here while it listens.

@@ -57,7 +57,7 @@ def read(url: URL, work: Callable[[Connection], T]) -> T:
 
 
 def _read_server(url: URL, work: Callable[[Connection], T]) -> T:
-    from train.store.server import server_engine  # needs psycopg, which SQLite does without
+    from train.store.server_connection import server_engine  # needs psycopg, which SQLite does without
 
     engine = server_engine(url, ANSWER_S, poolclass=NullPool)
     with engine.connect() as connection:

@@ -112,15 +112,16 @@ def connect(url: URL, answer_s: float) -> Connection:
 
 def _in_thread(work: Callable[[], Connection], silence: Silence) -> Connection:
     """Connect in a thread that is left behind when the silence becomes too long, or at a signal."""
-    results: list[Connection | BaseException] = []
+    results: list[Connection | Exception] = []
     is_done, is_left = threading.Event(), threading.Event()
 
     def run() -> None:
         try:
             results.append(work())
-        except BaseException as error:
+        except (psycopg.Error, OSError, ValueError) as error:  # the last: a name that no resolver takes
             results.append(error)
-        is_done.set()
+        finally:
+            is_done.set()
         if is_left.is_set() and isinstance(results[0], Connection):
             results[0].close()
 
@@ -131,9 +132,10 @@ def _in_thread(work: Callable[[], Connection], silence: Silence) -> Connection:
     except BaseException:
         is_left.set()
         raise
-    if isinstance(results[0], BaseException):
-        raise results[0]
-    return results[0]
+    (result,) = results
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def engine_options(url: URL, answer_s: float | None = None) -> dict[str, Any]:
