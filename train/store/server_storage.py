@@ -25,7 +25,7 @@ from optuna.distributions import (
 from optuna.storages._rdb import models
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, DateTime, Enum, Integer, cast, column, func, select, true, values
+from sqlalchemy import Connection, DateTime, Enum, Float, Integer, cast, column, func, select, true, values
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -199,7 +199,8 @@ class ServerStorage(PatientStorage):
         numbered = [(place, *(row[column] for column in columns)) for place, row in enumerate(rows)]
         given = values(column("place", Integer), *(column(c, table.c[c].type) for c in columns), name="given")
         given = given.data(numbered)
-        typed = [cast(given.c[c], table.c[c].type) for c in columns]
+        # PostgreSQL takes a list of values for text where nothing says otherwise; a cast of text would cut long names.
+        typed = [cast(given.c[c], t) if isinstance(t := table.c[c].type, Enum | Float) else given.c[c] for c in columns]
         source = select(trial.c.trial_id, *typed).join_from(trial, given, true()).where(trial.c.trial_id == trial_id)
         source = source.where(trial.c.state.in_(OPEN)).order_by(given.c.place)
         write = insert(table).from_select(["trial_id", *columns], source)
