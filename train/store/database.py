@@ -161,9 +161,9 @@ def _open_storage(url: URL, lasts_s: float) -> PatientStorage:
 
 def _server_storage(url: URL, lasts_s: float) -> tuple[type[PatientStorage], dict[str, Any]]:
     """The storage of a server, and the options of its engine; they need psycopg."""
-    from train.store.server_connection import ANSWER_S, engine_options
+    from train.store.server_connection import engine_options
 
-    return ServerStorage, engine_options(url, min(ANSWER_S, lasts_s)) | {"pool_size": 2}
+    return ServerStorage, engine_options(url, lasts_s) | {"pool_size": 2}
 
 
 def _prepare_sqlite(path: Path) -> None:

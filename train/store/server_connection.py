@@ -7,6 +7,7 @@ meanwhile. A connection is opened in a thread of its own, because resolving a na
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -138,16 +139,16 @@ def _in_thread(work: Callable[[], Connection], silence: Silence) -> Connection:
     return result
 
 
-def engine_options(url: URL, answer_s: float | None = None) -> dict[str, Any]:
+def engine_options(url: URL, lasts_s: float = math.inf) -> dict[str, Any]:
     """What SQLAlchemy is told, so that a server's connections are made here.
 
     Args:
         url: of the server.
-        answer_s: seconds that it may be silent, `ANSWER_S` unless given.
+        lasts_s: seconds that an operation may take; the server may be silent as long, and no longer than `ANSWER_S`.
     """
-    return {"creator": lambda: connect(url, ANSWER_S if answer_s is None else answer_s)}
+    return {"creator": lambda: connect(url, min(ANSWER_S, lasts_s))}
 
 
-def server_engine(url: URL, answer_s: float | None = None, **options: Any) -> Engine:
+def server_engine(url: URL, lasts_s: float = math.inf, **options: Any) -> Engine:
     """An engine with such connections."""
-    return create_engine(url, **engine_options(url, answer_s), **options)
+    return create_engine(url, **engine_options(url, lasts_s), **options)
