@@ -257,13 +257,6 @@ MUTANTS = (
     ),
     Mutant(
         f"{NETWORKS}::test_a_server_that_does_not_answer_is_reported_ends_at_a_signal_and_is_used_again",
-        "a silent server is waited for without end",
-        "train/store/server_connection.py",
-        "        if lasts_s >= self._longest_s:",
-        "        if False:",
-    ),
-    Mutant(
-        f"{NETWORKS}::test_a_server_that_does_not_answer_is_reported_ends_at_a_signal_and_is_used_again",
         "a silent server is not logged",
         "train/store/server_connection.py",
         "        if lasts_s >= QUIET_S:",
