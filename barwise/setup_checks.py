@@ -266,11 +266,10 @@ def datasets(folder: Path, is_named: bool = False) -> Iterator[Finding]:
 def database(storage: str, here: Path) -> Iterator[Finding]:
     """Whether the study's database opens; nothing is made or locked."""
     try:
-        import sqlalchemy
         from sqlalchemy.exc import SQLAlchemyError
 
         from train.records.errors import StudyError
-        from train.store.address import absolute_url, connect_args, shown_url, sqlite_path
+        from train.store.address import LOCK_TIMEOUT_S, absolute_url, shown_url, sqlite_path
     except ImportError as error:
         yield Finding("database", NOTE, f"not looked into: {_first_line(error)}")
         return
@@ -286,7 +285,9 @@ def database(storage: str, here: Path) -> Iterator[Finding]:
     shown = shown_url(url)
     engine = None
     try:
-        engine = sqlalchemy.create_engine(url, connect_args=connect_args(url))
+        from train.store.server_connection import server_engine
+
+        engine = server_engine(url, LOCK_TIMEOUT_S)
         with engine.connect() as connection:
             names = _study_names(connection)
     except (SQLAlchemyError, ImportError) as error:

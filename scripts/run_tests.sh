@@ -16,7 +16,7 @@ source "$REPO/scripts/setup/environment.sh"
 
 usage() {
     cat <<'HELP'
-usage: scripts/run_tests.sh [--fast | --mutants | --trading-walk [STEPS]] [--help]
+usage: scripts/run_tests.sh [--fast | --mutants | --trading-walk [STEPS] | --machines] [--help]
 
 Makes or reuses the Python environment, then, stopping at the first failure: shellcheck, ruff, the type checker,
 a two-trial study through the command line, every benchmark with --quick, the tests.
@@ -27,6 +27,7 @@ a two-trial study through the command line, every benchmark with --quick, the te
   --trading-walk [STEPS]
              nothing of that: walk through faults of a trading venue, 10000 steps by default, from a seed that is
              printed; after each stretch the trader's books must be the venue's
+  --machines nothing of that: run real trainers in network namespaces while their database cannot be reached; as root
   --help     this text
 
 Real bars for the tests that use them are looked for in the folder CRYPTO_BARS_DIR, then in ../shared/data;
@@ -35,7 +36,7 @@ HELP
 }
 
 parse_arguments() {
-    FAST=false MUTANTS=false WALK=0
+    FAST=false MUTANTS=false WALK=0 MACHINES=false
     while (($#)); do
         case "$1" in
             --fast) FAST=true ;;
@@ -44,6 +45,7 @@ parse_arguments() {
                 WALK=10000
                 if [[ "${2:-}" =~ ^[1-9][0-9]*$ ]]; then WALK="$2" && shift; fi
                 ;;
+            --machines) MACHINES=true ;;
             --help | -h) usage && exit 0 ;;
             *) die "unknown flag $1; see --help" ;;
         esac
@@ -111,6 +113,11 @@ main() {
     if ((WALK > 0)); then
         step "a walk of $WALK steps through faults of a trading venue"
         run "$PYTHON" -m tests.support.trading_walk --steps "$WALK"
+        return
+    fi
+    if $MACHINES; then
+        step "machines"
+        run "$PYTHON" -m tests.machines
         return
     fi
     lint

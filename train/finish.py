@@ -5,6 +5,7 @@ The only module that knows all of them.
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import sys
@@ -92,6 +93,7 @@ def _holdout_rows(request: StudyRequest, data: tuple[FoldedData, ...]) -> Mappin
 
 def _conclude(study: optuna.Study, ending: Ending, request: StudyRequest, has_best: bool) -> int:
     if ending.signal_number is not None:
+        gc.freeze()  # Python would look through the libraries' objects once more, for two seconds, before it exits
         name = signal.Signals(ending.signal_number).name
         logger.info("stopped by %s; a trial that was interrupted will be tried again", name)
         logger.info("to continue: %s", command_text(sys.orig_argv))

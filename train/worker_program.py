@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
@@ -44,6 +45,7 @@ def main(result_fd: int) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     with suppress(BrokenPipeError):  # the parent was killed: there is nobody to tell
         os.write(result_fd, pickle.dumps(ending))
+    gc.freeze()  # as in `train.finish`
 
 
 def _work(orders: Orders, interruption: Interruption) -> Ending:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from socketserver import ThreadingMixIn
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
@@ -139,10 +139,14 @@ def opened_storage(url: URL) -> Iterator[RDBStorage]:
     from optuna.storages import RDBStorage
 
     from train.store.address import LOCK_TIMEOUT_S, sqlite_path
-    from train.watch.reading import server_options
 
-    wait = {"timeout": LOCK_TIMEOUT_S} if sqlite_path(url) else server_options(url)
-    options = {"connect_args": wait, "pool_pre_ping": True}
+    if sqlite_path(url):
+        options: dict[str, Any] = {"connect_args": {"timeout": LOCK_TIMEOUT_S}}
+    else:
+        from train.store.server_connection import engine_options
+
+        options = engine_options(url, LOCK_TIMEOUT_S)
+    options["pool_pre_ping"] = True
     address = url.render_as_string(hide_password=False)
     storage = RDBStorage(address, engine_kwargs=options, skip_table_creation=True)
     try:

@@ -239,21 +239,21 @@ MUTANTS = (
         "tests/runner/test_waits.py::test_a_worker_that_waits_for_a_frozen_one_or_the_database_says_so_and_ends",
         "a wait does not look for signals",
         "train/store/waiting.py",
-        "        for check in interruption_checks:\n            check()\n",
+        "        check_for_signals()\n",
         "",
     ),
     Mutant(
         "tests/runner/test_waits.py::test_workers_that_wait_while_they_open_their_study_end_with_the_parent",
         "a wait does not look for signals",
         "train/store/waiting.py",
-        "        for check in interruption_checks:\n            check()\n",
+        "        check_for_signals()\n",
         "",
     ),
     Mutant(
         "tests/runner/test_waits.py::test_a_study_that_waits_to_score_its_hold_out_says_so_ends_and_scores_it_later",
         "a wait does not look for signals",
         "train/store/waiting.py",
-        "        for check in interruption_checks:\n            check()\n",
+        "        check_for_signals()\n",
         "",
     ),
     Mutant(
@@ -267,7 +267,7 @@ MUTANTS = (
         "tests/deploy/test_waits.py::test_a_judge_that_waits_says_so_and_ends_at_a_signal",
         "a wait does not look for signals",
         "train/store/waiting.py",
-        "        for check in interruption_checks:\n            check()\n",
+        "        check_for_signals()\n",
         "",
     ),
     Mutant(

@@ -4,6 +4,7 @@ from tests.mutants.mutant import Mutant
 
 LOST, WORKER, CLI = "tests/runner/test_lost_nothing.py", "tests/runner/test_worker.py", "tests/runner/test_cli.py"
 IDENTITY, STATUS = "train/store/worker_identity.py", "tests/store/test_worker_status.py"
+NETWORKS = "tests/store/test_networks.py"
 HANDOVER, WEB = "tests/deploy/test_handover.py", "tests/scripts/test_web_dashboard.py"
 NO_VERDICT = "tests/report/test_collect.py::test_without_the_other_trials_as_they_were_scored_there_is_no_verdict"
 
@@ -82,7 +83,7 @@ MUTANTS = (
         f"{WORKER}::test_a_trial_that_is_queued_outside_the_space_fails_and_the_next_one_runs",
         "queued settings are not held against the search space",
         "train/study/objective.py",
-        "        self._refuse_misfits(trial)\n",
+        "            self._refuse_misfits(trial)\n",
         "",
     ),
     Mutant(
@@ -246,5 +247,68 @@ MUTANTS = (
         "train/store/waiting.py",
         "        if self.lasts_s >= self._quiet_s and (",
         "        if False and (",
+    ),
+    Mutant(
+        f"{NETWORKS}::test_a_server_that_does_not_answer_is_reported_ends_at_a_signal_and_is_used_again",
+        "no signal is heard while a server is silent",
+        "train/store/server_connection.py",
+        "        check_for_signals(GRACE_AFTER_SIGNAL_S)\n",
+        "",
+    ),
+    Mutant(
+        f"{NETWORKS}::test_a_server_that_does_not_answer_is_reported_ends_at_a_signal_and_is_used_again",
+        "a silent server is not logged",
+        "train/store/server_connection.py",
+        "        if lasts_s >= QUIET_S:",
+        "        if False:",
+    ),
+    Mutant(
+        f"{NETWORKS}::test_a_name_that_does_not_resolve_and_a_greeting_that_never_comes_are_reported_and_end_at_a_signal",
+        "a connection is made in the main thread",
+        "train/store/server_connection.py",
+        "_in_thread(lambda: Connection.connect(**parameters | connect_args(url)), silence)",
+        "Connection.connect(**parameters | connect_args(url))",
+    ),
+    Mutant(
+        f"{NETWORKS}::test_heartbeats_do_not_wait_behind_a_query_that_is_not_answered",
+        "all threads share one connection",
+        "train/store/database.py",
+        '{"pool_size": 2}',
+        '{"pool_size": 1, "max_overflow": 0}',
+    ),
+    Mutant(
+        f"{NETWORKS}::test_a_lost_network_is_reported_by_heartbeats_while_nothing_else_asks",
+        "a heartbeat that fails is not logged",
+        "train/store/heartbeat.py",
+        "                with wait.is_current():\n                    self._storage",
+        "                if wait:\n                    self._storage",
+    ),
+    Mutant(
+        f"{NETWORKS}::test_what_only_reads_gives_up_and_says_why",
+        "a silent server is waited for without end",
+        "train/store/server_connection.py",
+        "        if lasts_s >= self._longest_s:",
+        "        if False:",
+    ),
+    Mutant(
+        f"{NETWORKS}::test_a_trial_costs_few_round_trips_and_fewer_while_others_wait_for_the_lock",
+        "every setting is written by itself",
+        "train/store/server_storage.py",
+        "        if self._kept is not None:",
+        "        if False:",
+    ),
+    Mutant(
+        f"{NETWORKS}::test_a_trial_costs_few_round_trips_and_fewer_while_others_wait_for_the_lock",
+        "the rows that were written are not counted",
+        "train/store/server_storage.py",
+        "        write = write.execution_options(preserve_rowcount=True)\n",
+        "",
+    ),
+    Mutant(
+        f"{NETWORKS}::test_a_study_that_is_written_together_equals_one_of_optunas_own_storage",
+        "settings are written in another order",
+        "train/store/server_storage.py",
+        ".order_by(given.c.place)",
+        ".order_by(given.c.place.desc())",
     ),
 )

@@ -1,4 +1,4 @@
-"""A forwarder to a PostgreSQL server that can lose the answer to a commit: the server has carried it out."""
+"""A forwarder to a PostgreSQL server that can lose the answer to a commit or an insert, which was carried out."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class CutAnswers:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self, nth: int, meanwhile: Callable[[], object] = lambda: None) -> None:
-        """Lose the answer to the nth commit from now, counted from 1, and the connection with it.
+        """Lose the answer to the nth commit or insert from now, counted from 1, and the connection with it.
 
-        `meanwhile` is called after the commit and before the connection dies.
+        Most inserts are committed by themselves. `meanwhile` is called after it and before the connection dies.
         """
         self._left, self._meanwhile = nth, meanwhile
 
@@ -44,7 +44,7 @@ class CutAnswers:
                     if not content:
                         return
                     (server if source is client else client).sendall(content)
-                    if source is client and b"COMMIT" in content and self._left:
+                    if source is client and (b"COMMIT" in content or b"INSERT" in content) and self._left:
                         self._left -= 1
                         if self._left == 0:
                             server.recv(65536)

@@ -8,9 +8,11 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 BINARIES = Path("/usr/lib/postgresql/15/bin")
@@ -68,6 +70,20 @@ class PostgresServer:
     def stop(self) -> None:
         """At once: open transactions are rolled back, connections are cut."""
         self._run("pg_ctl", "-D", self.folder / "data", "-m", "fast", "-w", "stop")
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Inside, all its processes are stopped: connections live on, and nothing is answered."""
+        pid = int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
+        processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        for process in processes:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
 
     def _run(self, program: str, *arguments: object) -> None:
         as_user = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"] if os.getuid() == 0 else []

@@ -23,6 +23,7 @@ from train.store.abandoned import fail_abandoned_trials, fail_and_retry, queue_l
 from train.store.database import FINISHED, n_finished, take_next
 from train.store.heartbeat import Heartbeat
 from train.store.lock import study_lock
+from train.store.server_storage import read_once
 from train.store.trial_end import TrialEnd, keep, tell
 from train.study.interruption import Interrupted, Interruption
 from train.study.objective import Objective, SplitFailedError
@@ -108,7 +109,8 @@ def _run_trials(
             continue
         is_waiting = False
         trial = _run_trial(study, objective, taken, around_trial)
-        objective.reporter.trial_finished(trial)
+        with read_once(study):
+            objective.reporter.trial_finished(trial)
         if _reason(trial).startswith(MISFIT):
             continue  # says nothing of the next one, and a queue ends
         failures = [*failures, _kind_of_failure(trial)] if trial.state == TrialState.FAIL else []
@@ -122,7 +124,7 @@ def _take_trial(
 ) -> optuna.Trial | None:
     """A trial of ours, RUNNING and signed; None when other workers run as many as are still wanted."""
     interruption.check()
-    with study_lock(url) as is_held:
+    with study_lock(url) as is_held, read_once(study):
         for number in fail_abandoned_trials(study, objective.run.folder):
             logger.info("trial %d: its process was killed; marked failed, its settings will be tried again", number)
         queue_lost_retries(study)

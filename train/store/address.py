@@ -18,6 +18,7 @@ LOCK_TIMEOUT_S = 10  # that a reader waits for a locked database; a worker waits
 # Of one attempt at a database, in which no signal is heard: a locked SQLite file, a connection to a server, and a row
 # that another session of the server has locked.
 ATTEMPT_S, CONNECT_TIMEOUT_S, SERVER_LOCK_TIMEOUT_S = 1, 4, 2
+UNACKNOWLEDGED_MS = 20_000  # after which either end gives a connection up
 SQLITE_HEADER = b"SQLite format 3\x00"
 HIDDEN = "***"
 HOW_TO_WRITE_PASSWORDS = (
@@ -68,9 +69,7 @@ def _parsed(text: str) -> URL:
 
 
 def _with_psycopg(url: URL) -> URL:
-    """`postgresql://` means psycopg 3 here, whatever SQLAlchemy's version takes it for; a named driver stays."""
-    if "+" in url.drivername:
-        return url
+    """psycopg 3, whatever driver is named: its waiting can be looked after (`train.store.server_connection`)."""
     if importlib.util.find_spec("psycopg") is None:
         raise StudyError(
             f"--storage {shown_url(url)}: PostgreSQL needs psycopg; pip install -r requirements-postgresql.txt"
@@ -84,18 +83,23 @@ def sqlite_path(url: URL) -> Path | None:
 
 
 def connect_args(url: URL) -> dict[str, Any]:
-    """A server's machine that vanishes is noticed in a minute, and at its end a worker's that vanishes too."""
-    if url.get_driver_name() not in ("psycopg", "psycopg2"):
-        return {}
+    """A server's machine that vanishes is noticed in a minute, and at its end a worker's that vanishes too.
+
+    Keepalives cover an idle connection. What was sent and never acknowledged has a time limit of its own.
+    """
     ours = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+    user_timeout = {"tcp_user_timeout": UNACKNOWLEDGED_MS}
     # Heartbeats are the server's clock in a column without a zone, so every connection asks for the same zone.
     settings = {f"tcp_{name}": value for name, value in ours.items()} | {
+        **user_timeout,
         "timezone": "UTC",
         "lock_timeout": f"{SERVER_LOCK_TIMEOUT_S}s",
     }
     options = " ".join([*(f"-c {name}={value}" for name, value in settings.items()), str(url.query.get("options", ""))])
+    # A statement that is prepared costs one more round trip when it is, and a pooler may not know it.
     # Text comes as bytes from a database without an encoding (SQL_ASCII) unless one is asked for.
-    return {"connect_timeout": CONNECT_TIMEOUT_S, "client_encoding": "utf8", **ours, "options": options.strip()}
+    return {"connect_timeout": CONNECT_TIMEOUT_S, "client_encoding": "utf8", **ours, **user_timeout,
+            "options": options.strip(), "prepare_threshold": None}  # fmt: skip
 
 
 def shown_url(url: URL) -> str:

@@ -28,10 +28,11 @@ from train.records.errors import StudyError
 from train.records.keys import IDENTITY, UUID, WORKER
 from train.records.record_files import plain
 from train.store.abandoned import queue_retry
-from train.store.address import ATTEMPT_S, LOCK_TIMEOUT_S, SQLITE_HEADER, connect_args, shown_url, sqlite_path
+from train.store.address import ATTEMPT_S, LOCK_TIMEOUT_S, SQLITE_HEADER, shown_url, sqlite_path
 from train.store.lock import reach, study_lock
 from train.store.retrying import PatientStorage, insist, is_locked, passes, reason_of
 from train.store.sampler import SamplerByNumber, experimental_allowed
+from train.store.server_storage import ServerStorage
 from train.store.worker_identity import GRACE_S, HEARTBEAT_S, this_worker
 
 logger = logging.getLogger(__name__)
@@ -145,17 +146,18 @@ def take_next(study: Study, seed: int) -> optuna.Trial:
 def _open_storage(url: URL, lasts_s: float) -> PatientStorage:
     """The database, opened; `lasts_s` as of `load_study`, for the opening too."""
     path = sqlite_path(url)
-    sqlite: dict[str, Any] = {"connect_args": {"timeout": ATTEMPT_S}}
-    server: dict[str, Any] = {"connect_args": connect_args(url), "pool_pre_ping": True, "pool_size": 2}
 
     def opened() -> PatientStorage:
         if path is not None:
             _prepare_sqlite(path)
+            kind, options = PatientStorage, {"connect_args": {"timeout": ATTEMPT_S}}
+        else:
+            kind, options = _server_storage(url, lasts_s)
         with experimental_allowed():
-            return PatientStorage(
+            return kind(
                 url.render_as_string(hide_password=False),
                 shown_url(url),
-                engine_kwargs=sqlite if path else server,
+                engine_kwargs=options,
                 heartbeat_interval=HEARTBEAT_S,
                 grace_period=GRACE_S,
                 heartbeat_stale_trial_callback=queue_retry,
@@ -168,6 +170,13 @@ def _open_storage(url: URL, lasts_s: float) -> PatientStorage:
         raise StudyError(f"--storage {shown_url(url)}: cannot be used: {reason_of(error)}") from error
     storage.lasts_s = lasts_s
     return storage
+
+
+def _server_storage(url: URL, lasts_s: float) -> tuple[type[PatientStorage], dict[str, Any]]:
+    """The storage of a server, and the options of its engine; they need psycopg."""
+    from train.store.server_connection import engine_options
+
+    return ServerStorage, engine_options(url, lasts_s) | {"pool_size": 2}
 
 
 def _prepare_sqlite(path: Path) -> None:

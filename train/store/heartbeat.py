@@ -5,17 +5,15 @@ Optuna's own thread ends, with a traceback, when the database is away for a mome
 
 from __future__ import annotations
 
-import logging
 import threading
 
 from optuna.study import Study
 
 from train.store.retrying import TROUBLES, patient_storage, reason_of
-
-logger = logging.getLogger(__name__)
+from train.store.waiting import QUIET_S, Wait
 
 SOON_S = 2.0  # after a beat that failed
-JOIN_S = 3.0  # a beat that hangs in the database's driver is left behind
+JOIN_S = 1.0  # a beat that hangs in the database's driver is left behind
 
 
 class Heartbeat:
@@ -35,11 +33,20 @@ class Heartbeat:
         self._thread.join(JOIN_S)
 
     def _beat(self) -> None:
-        pause_s = 0.0
+        pause_s, wait = 0.0, None
         while not self._ended.wait(pause_s):
+            wait = wait or self._wait()
             pause_s = float(self._storage.get_heartbeat_interval() or 0)
             try:
-                self._storage.record_heartbeat(self._trial_id)
+                with wait.is_current():
+                    self._storage.record_heartbeat(self._trial_id)
             except TROUBLES as error:
-                logger.debug("no heartbeat: %s", reason_of(error))
+                wait.say(reason_of(error))
                 pause_s = min(pause_s, SOON_S)
+            else:
+                wait.is_over()
+                wait = None
+
+    def _wait(self) -> Wait:
+        """For the next heartbeat: while a split is trained, nothing else would say that the database is away."""
+        return Wait(f"the database {self._storage.database_name} to take heartbeats", QUIET_S, 0.0)

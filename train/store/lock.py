@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
-from sqlalchemy import create_engine, text
-from sqlalchemy.engine import URL, Connection
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy import text
+from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from train.records.errors import StudyError
-from train.store.address import connect_args, shown_url, sqlite_path
+from train.store.address import shown_url, sqlite_path
 from train.store.retrying import insist
 from train.store.waiting import open_lock_file, take_file_lock, take_lock
 
@@ -85,38 +86,55 @@ def wait_for_database(url: URL) -> None:
 
 def _connect_once(url: URL) -> None:
     if sqlite_path(url) is None:
-        create_engine(url, poolclass=NullPool, connect_args=connect_args(url)).connect().close()
+        from train.store.server_connection import server_engine  # needs psycopg, which SQLite does without
+
+        server_engine(url, poolclass=NullPool).connect().close()
+
+
+@cache
+def _lock_engine(url: URL) -> Engine:
+    """Keeps its connection from lock to lock: over a network a new one costs as much as taking a trial."""
+    from train.store.server_connection import server_engine
+
+    return server_engine(url, isolation_level="AUTOCOMMIT", pool_size=1)
+
+
+os.register_at_fork(after_in_child=_lock_engine.cache_clear)  # one connection belongs to one process
 
 
 @contextmanager
 def _server_lock(url: URL, purpose: str) -> Iterator[Callable[[], bool]]:
     """On a connection of its own, because the lock belongs to its session and ends with it."""
-    key = int.from_bytes(_digest(f"train.study {purpose}")[:8], "big", signed=True)
-    options = {"isolation_level": "AUTOCOMMIT", "poolclass": NullPool, "connect_args": connect_args(url)}
-    engine, ask = create_engine(url, **options), text("SELECT pg_try_advisory_lock(:key)")
+    key = {"key": int.from_bytes(_digest(f"train.study {purpose}")[:8], "big", signed=True)}
+    ask, let_go = text("SELECT pg_try_advisory_lock(:key)"), text("SELECT pg_advisory_unlock(:key)")
 
     def locked() -> Connection:
-        connection = engine.connect()
+        connection = _lock_engine(url).connect()
         try:
-            take_lock(lambda: bool(connection.execute(ask, {"key": key}).scalar()), _about(purpose, shown_url(url)),
+            take_lock(lambda: bool(connection.execute(ask, key).scalar()), _about(purpose, shown_url(url)),
                       "another session of the server holds it (SELECT * FROM pg_locks)")  # fmt: skip
         except BaseException:
+            connection.invalidate()
             connection.close()
             raise
         return connection
 
     connection = insist(locked, shown_url(url))
+    is_released = False
     try:
         yield lambda: _answers(connection)
+        with suppress(SQLAlchemyError):
+            is_released = bool(connection.execute(let_go, key).scalar())
     finally:
-        connection.invalidate()  # ends the session, and with it the lock, also one whose server is gone
+        if not is_released:
+            connection.invalidate()  # ends the session, and with it the lock, also one whose server is gone
         connection.close()
 
 
 def _answers(connection: Connection) -> bool:
     try:
         connection.execute(text("SELECT 1"))
-    except DBAPIError:
+    except SQLAlchemyError:
         return False
     return True
 

@@ -87,7 +87,8 @@ def insist(
     wait = Wait(f"the database {database}", QUIET_S, LONGEST_PAUSE_S)
     while True:
         try:
-            result = work()
+            with wait.is_current():
+                result = work()
         except TROUBLES as error:
             if not passes(error) or wait.lasts_s >= lasts_s:
                 raise

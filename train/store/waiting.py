@@ -1,7 +1,8 @@
 """Waiting for what another process holds, or for a database that is away: said in the log, and ended by a signal.
 
 Every wait of a study is one of these. A signal does not break into a system call, so what is waited for is tried again
-and again; no attempt lasts longer than a few seconds.
+and again; no attempt lasts longer than a few seconds. A server that does not answer is looked after within an attempt
+(`train.store.server_connection`).
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ import fcntl
 import logging
 import os
 import random
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from train.records.errors import StudyError
@@ -23,9 +27,13 @@ FIRST_PAUSE_S = 0.05
 QUIET_S = 5.0  # a lock that is free by then is not worth a line
 REPEAT_S = 60.0  # between lines about one wait
 LONGEST_LOCK_PAUSE_S = 0.5
+GRACE_AFTER_SIGNAL_S = 1.5  # in which a server may still be told how a trial ended
 
-# Each raises if a signal asked this process to stop; `train.study.interruption` puts its own here while it listens.
-interruption_checks: list[Callable[[], None]] = []
+# Each raises if a signal asked this process to stop, at least so many seconds ago; `train.study.interruption` puts its
+# own here while it listens.
+interruption_checks: list[Callable[[float], None]] = []
+
+_current: ContextVar[Wait | None] = ContextVar("wait", default=None)
 
 
 class Wait:
@@ -54,10 +62,8 @@ class Wait:
         Raises:
             Interrupted: a signal asked this process to stop, before the pause or in it.
         """
+        self.say(reason)
         now = time.monotonic()
-        if self.lasts_s >= self._quiet_s and (self._said_s is None or now - self._said_s >= REPEAT_S):
-            self._said_s = now
-            logger.warning("waiting for %s for %.0f s: %s; nothing is lost", self._what, self.lasts_s, reason)
         end = now + self._pause_s * random.uniform(0.5, 1.0)
         if self._said_s is None:  # look again when it would be said, and do not sleep over the whole wait in silence
             end = min(end, max(self._began_s + self._quiet_s, now + FIRST_PAUSE_S))
@@ -68,16 +74,43 @@ class Wait:
             logger.warning("stopped while waiting for %s: %s", self._what, reason)
             raise
 
+    def say(self, reason: str) -> None:
+        """A line in the log where one is due: after the quiet time, then every minute."""
+        now = time.monotonic()
+        if self.lasts_s >= self._quiet_s and (self._said_s is None or now - self._said_s >= REPEAT_S):
+            self._said_s = now
+            logger.warning("waiting for %s for %.0f s: %s; nothing is lost", self._what, self.lasts_s, reason)
+
+    @contextmanager
+    def is_current(self) -> Iterator[None]:
+        """Inside, a server that does not answer is reported as this wait (`current_wait`)."""
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
     def is_over(self) -> None:
         """Say so if it was said that something is waited for."""
         if self._said_s is not None:
             logger.info("%s: available after %.0f s", self._what, self.lasts_s)
 
 
+def current_wait() -> Wait | None:
+    """The wait that this thread is in."""
+    return _current.get()
+
+
+def check_for_signals(grace_s: float = 0.0) -> None:
+    """Raise Interrupted if a signal came at least `grace_s` seconds ago; other threads than the main one go on."""
+    if threading.current_thread() is threading.main_thread():
+        for check in interruption_checks:
+            check(grace_s)
+
+
 def _sleep_until(end_s: float) -> None:
     while True:
-        for check in interruption_checks:
-            check()
+        check_for_signals()
         left_s = end_s - time.monotonic()
         if left_s <= 0.0:
             return
@@ -96,8 +129,9 @@ def take_lock(is_taken: Callable[[], bool], what: str, holder: str) -> None:
         Interrupted: a signal asked this process to stop.
     """
     wait = Wait(f"the lock for {what}", QUIET_S, LONGEST_LOCK_PAUSE_S)
-    while not is_taken():
-        wait.pause(holder)
+    with wait.is_current():
+        while not is_taken():
+            wait.pause(holder)
     wait.is_over()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -36,6 +37,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._received_s = 0.0
         self._raises = False
         self._old: dict[int, object] = {}
         self._old_hook = sys.unraisablehook
@@ -78,14 +80,14 @@ class Interruption:
         if raises:
             self.check()
 
-    def check(self) -> None:
-        """Raise Interrupted if a signal came."""
-        if self.received is not None:
+    def check(self, grace_s: float = 0.0) -> None:
+        """Raise Interrupted if a signal came, at least `grace_s` seconds ago."""
+        if self.received is not None and time.monotonic() - self._received_s >= grace_s:
             raise Interrupted(self.received)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self.received is None:
-            self.received = number
+            self.received, self._received_s = number, time.monotonic()
         if self._raises:
             self._raises = False  # once: a second Ctrl-C must not break the clearing up
             raise Interrupted(self.received)

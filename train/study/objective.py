@@ -42,6 +42,7 @@ from train.records.seals import FILES, file_paths, seal
 from train.records.stored import DataFacts, FoldBars, PolicyOrigin, TrialSettings
 from train.run import Progress, TrainingDiverged
 from train.store.artifact_files import StudyArtifacts
+from train.store.server_storage import read_once, together
 from train.study.folds import Fold, FoldedData
 from train.study.interruption import Interrupted, Interruption
 from train.study.progress import Reporter, outcome_text
@@ -151,6 +152,7 @@ class Objective:
         self.space, self.run, self.reporter = space, run, reporter
         self.data = {d.timeframe: d for d in data}
         self._interruption, self._runner = interruption, runner
+        self._uuids: dict[str, str] = {}
 
     def __call__(self, trial: optuna.Trial) -> float:
         """Try the trial's settings on every split.
@@ -160,12 +162,13 @@ class Objective:
             SplitFailedError: a split that failed, or settings that cannot be written.
             Interrupted: a signal.
         """
-        trial.set_user_attr(CODE_VERSION, self.run.code_version)
-        self._refuse_misfits(trial)
-        values = sample(self.space, trial)
-        data = self.data[values["timeframe"]] if "timeframe" in values else next(iter(self.data.values()))
-        for name, value in plain(data.origin).items():
-            trial.set_user_attr(name, value)
+        with together(trial.study):
+            trial.set_user_attr(CODE_VERSION, self.run.code_version)
+            self._refuse_misfits(trial)
+            values = sample(self.space, trial)
+            data = self.data[values["timeframe"]] if "timeframe" in values else next(iter(self.data.values()))
+            for name, value in plain(data.origin).items():
+                trial.set_user_attr(name, value)
         self.reporter.trial_started(trial.number, values)
         try:
             self._write_settings(trial, values, data)
@@ -204,7 +207,7 @@ class Objective:
                 self._set_constraints(trial, outcomes)  # a trial that lost its account did not stay in cash
                 raise
             trial.report(excess[-1], step=fold.index)
-            if fold is not data.folds[-1] and trial.should_prune():
+            if fold is not data.folds[-1] and _is_worse(trial):
                 self._set_constraints(trial, outcomes)
                 raise _pruned(trial, f"after split {fold.index}: worse than the best trial on the same splits")
         self._set_constraints(trial, outcomes)
@@ -310,13 +313,19 @@ class Objective:
         return policy_origin(
             data.dataset,
             study=trial.study.study_name,
-            uuid=uuid_in(trial.study.user_attrs),
+            uuid=self._uuid_of(trial.study),
             trial=trial.number,
             split=fold.index,
             venue=venue_terms(data.dataset, self.run.volume_30d),
             seed=settings.train["seed"],
             code_version=self.run.code_version,
         )
+
+    def _uuid_of(self, study: optuna.Study) -> str:
+        """The study's uuid, read once: it never changes, and every reading is a round trip."""
+        if study.study_name not in self._uuids:
+            self._uuids[study.study_name] = uuid_in(study.user_attrs)
+        return self._uuids[study.study_name]
 
     def _write_settings(self, trial: optuna.Trial, values: Mapping[str, Any], data: FoldedData) -> None:
         """Everything another run needs to repeat this trial; one file."""
@@ -376,6 +385,12 @@ def _defined(trial: optuna.Trial, outcome: SplitOutcome) -> float:
         )
     reason = "the policy never traded" if outcome.agent.trades == 0 else "its returns do not vary"
     raise _pruned(trial, f"split {outcome.fold}: the agent's Sharpe is not defined, {reason}")
+
+
+def _is_worse(trial: optuna.Trial) -> bool:
+    """The pruner's answer; it looks at all trials several times."""
+    with read_once(trial.study):
+        return trial.should_prune()
 
 
 def _failed(trial: optuna.Trial, reason: str) -> SplitFailedError:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.engine import URL
@@ -24,7 +24,8 @@ from market.errors import UserError
 from train.records.errors import StudyError
 from train.store.address import SQLITE_HEADER, shown_url, sqlite_path
 
-PATIENCE_S = 2.0  # with a locked file or a server that does not answer, before this says so
+PATIENCE_S = 2.0  # with a locked file, before this says so
+ANSWER_S = 4.0  # that a server may be silent; less than after what a wait is logged, which would break the screen
 ATTEMPTS = 5  # to read a file that others open or change just then
 WRITE_AHEAD = 2  # byte 18 of an SQLite file
 
@@ -55,20 +56,13 @@ def read(url: URL, work: Callable[[Connection], T]) -> T:
         raise UnavailableError(f"{shown} cannot be read now: {reason}") from error
 
 
-def server_options(url: URL) -> dict[str, Any]:
-    """What the driver of a server is to be told."""
-    if url.get_backend_name() != "postgresql":
-        return {}
-    # Text comes as bytes from a database without an encoding (SQL_ASCII) unless one is asked for.
-    return {"connect_timeout": max(int(PATIENCE_S), 2), "client_encoding": "utf8"}
-
-
 def _read_server(url: URL, work: Callable[[Connection], T]) -> T:
-    engine = create_engine(url, poolclass=NullPool, connect_args=server_options(url))
+    from train.store.server_connection import server_engine  # needs psycopg, which SQLite does without
+
+    engine = server_engine(url, ANSWER_S, poolclass=NullPool)
     with engine.connect() as connection:
-        if url.get_backend_name() == "postgresql":
-            connection = connection.execution_options(postgresql_readonly=True, isolation_level="REPEATABLE READ")
-        return work(connection)
+        options = {"postgresql_readonly": True, "isolation_level": "REPEATABLE READ"}
+        return work(connection.execution_options(**options))
 
 
 def _read_file(path: Path, work: Callable[[Connection], T]) -> T:

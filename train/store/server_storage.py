@@ -1,0 +1,294 @@
+"""Optuna's storage on a server that is far away: the same rows, in few round trips.
+
+Optuna writes a setting in four round trips (begin, find the trial, write, commit) and reads the trials in nine. Here
+one statement writes it: the statement checks the trial's state and needs no transaction. One message reads all tables
+of the trials. Settings and attributes that belong together are written together (`together`). The operations that lock
+rows, which make, take and finish a trial, are Optuna's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+from optuna.distributions import (
+    BaseDistribution,
+    check_distribution_compatibility,
+    distribution_to_json,
+    json_to_distribution,
+)
+from optuna.storages._rdb import models
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, DateTime, Enum, Float, Integer, cast, column, func, select, true, values
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from train.store.retrying import PatientStorage
+
+Row = dict[str, Any]
+Model = Any  # one of Optuna's models
+Result = TypeVar("Result")
+
+HEART, PARAM, VALUE = models.TrialHeartbeatModel, models.TrialParamModel, models.TrialIntermediateValueModel
+USER, SYSTEM = models.TrialUserAttributeModel, models.TrialSystemAttributeModel
+# Attribute of a trial's model -> the model of its rows.
+ROWS = {"params": PARAM, "values": models.TrialValueModel, "user_attributes": USER, "system_attributes": SYSTEM,
+        "intermediate_values": VALUE}  # fmt: skip
+NAME_IN = {PARAM: "param_name", VALUE: "step", USER: "key", SYSTEM: "key"}  # with the trial, unique in its table
+OPEN = (TrialState.RUNNING, TrialState.WAITING)  # states in which a trial may be written
+
+
+class ServerStorage(PatientStorage):
+    """As Optuna's, on PostgreSQL; every operation is waited for (`PatientStorage`)."""
+
+    _kept: dict[tuple[Model, int], dict[Any, Row]] | None = None  # name -> row; None where nothing is kept back
+
+    def __init__(self, url: str, name: str, **options: Any) -> None:
+        # Trial and setting -> its range, where those of other trials are not known.
+        self._unchecked: dict[tuple[int, str], BaseDistribution] = {}
+        self._reads_once = False
+        self._fresh: set[int] = set()  # studies whose trials were read and need not be read again
+        super().__init__(url, name, **options)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Inside, what trials write is kept back: until the end, or until something is read."""
+        self._kept = {}
+        try:
+            yield
+        finally:
+            try:
+                self._write_kept()
+            finally:
+                self._kept = None
+
+    @contextmanager
+    def read_once(self) -> Iterator[None]:
+        """Inside, trials that were read are taken from Optuna's cache until this process writes something."""
+        self._reads_once = True
+        try:
+            yield
+        finally:
+            self._reads_once, self._fresh = False, set()
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """As Optuna's."""
+        self._write(USER, trial_id, {"key": key, "value_json": json.dumps(value)})
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """As Optuna's."""
+        self._write(SYSTEM, trial_id, {"key": key, "value_json": json.dumps(value)})
+
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+        """As Optuna's."""
+        stored, kind = VALUE.intermediate_value_to_stored_repr(intermediate_value)
+        self._write(VALUE, trial_id, {"step": step, "intermediate_value": stored, "intermediate_value_type": kind})
+
+    def _set_trial_param(
+        self,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: BaseDistribution,
+        previous_distribution: BaseDistribution | None,
+    ) -> None:
+        """As Optuna's."""
+        if previous_distribution is not None:
+            check_distribution_compatibility(previous_distribution, distribution)
+        else:
+            self._unchecked[trial_id, param_name] = distribution
+        row = {"param_name": param_name, "param_value": param_value_internal,
+               "distribution_json": distribution_to_json(distribution)}  # fmt: skip
+        self._write(PARAM, trial_id, row)
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """As Optuna's."""
+        found = self._read_trials(f"trial_id = {int(trial_id)}")
+        if not found:
+            raise KeyError(models.NOT_FOUND_MSG)
+        return found[0]
+
+    def _get_trials(
+        self,
+        study_id: int,
+        states: Container[TrialState] | None,
+        included_trial_ids: set[int],
+        trial_id_greater_than: int,
+    ) -> list[FrozenTrial]:
+        """As Optuna's; of a study that was deleted there are none. What its cache has already is not read again."""
+        if study_id in self._fresh and trial_id_greater_than > -1:
+            return []
+        ids = [f"trial_id = {int(trial_id)}" for trial_id in included_trial_ids if trial_id <= trial_id_greater_than]
+        which = " OR ".join([f"trial_id > {int(trial_id_greater_than)}", *ids])
+        found = self._read_trials(f"study_id = {int(study_id)} AND ({which})")
+        if self._reads_once:
+            self._fresh.add(study_id)
+        return [trial for trial in found if states is None or trial.state in states]
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        """As Optuna's, and not waited for."""
+        beat = insert(HEART).values(trial_id=trial_id, heartbeat=func.now())
+        beat = beat.on_conflict_do_update(index_elements=["trial_id"], set_={"heartbeat": func.now()})
+        with self._connected() as connection:
+            connection.execute(beat)
+
+    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
+        """As Optuna's."""
+        trial, silent = models.TrialModel, cast(func.now(), DateTime) - HEART.heartbeat
+        stale = (
+            select(trial.trial_id)
+            .join(HEART)
+            .where(
+                trial.study_id == study_id,
+                trial.state == TrialState.RUNNING,
+                silent > timedelta(seconds=self.grace_period or 0),
+            )
+        )
+        return list(self._ask(lambda connection: connection.execute(stale).scalars().all()))
+
+    def _get_best_trial_id(self, study_id: int, direction: StudyDirection) -> int:
+        """As Optuna's, in a session without a transaction."""
+        model = models.TrialModel
+        find = model.find_max_value_trial_id if direction == StudyDirection.MAXIMIZE else model.find_min_value_trial_id
+
+        def best(connection: Connection) -> int:
+            with Session(connection) as session:
+                return find(study_id, 0, session)
+
+        return self._ask(best)
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """As Optuna's."""
+        self._write_kept()
+        self._fresh = set()
+        return super().set_trial_state_values(trial_id, state, values)
+
+    # --------------------------------------------------------------------------------------------------------- writing
+    def _write(self, model: Model, trial_id: int, row: Row) -> None:
+        self._fresh = set()
+        if self._kept is not None:
+            self._kept.setdefault((model, trial_id), {})[row[NAME_IN[model]]] = row
+        else:
+            self._write_rows(model, trial_id, [row])
+
+    def _write_kept(self) -> None:
+        if not self._kept:
+            return
+        kept, self._kept = self._kept, {}
+        for (model, trial_id), rows in kept.items():
+            self._write_rows(model, trial_id, list(rows.values()))
+
+    def _write_rows(self, model: Model, trial_id: int, rows: list[Row]) -> None:
+        """Write rows of an unfinished trial; those that are there are replaced.
+
+        Raises:
+            UpdateFinishedTrialError: it is finished.
+            KeyError: there is no such trial.
+            ValueError: a setting has a range of another kind than in other trials of its study.
+        """
+        if model is PARAM:
+            self._check_distributions(trial_id, rows)
+        table, trial, name = model.__table__, models.TrialModel.__table__, NAME_IN[model]
+        columns = list(rows[0])
+        numbered = [(place, *(row[column] for column in columns)) for place, row in enumerate(rows)]
+        given = values(column("place", Integer), *(column(c, table.c[c].type) for c in columns), name="given")
+        given = given.data(numbered)
+        # PostgreSQL takes a list of values for text where nothing says otherwise; a cast of text would cut long names.
+        typed = [cast(given.c[c], t) if isinstance(t := table.c[c].type, Enum | Float) else given.c[c] for c in columns]
+        source = select(trial.c.trial_id, *typed).join_from(trial, given, true()).where(trial.c.trial_id == trial_id)
+        source = source.where(trial.c.state.in_(OPEN)).order_by(given.c.place)
+        write = insert(table).from_select(["trial_id", *columns], source)
+        replaced = {c: write.excluded[c] for c in columns}
+        write = write.on_conflict_do_update(index_elements=["trial_id", name], set_=replaced)
+        write = write.execution_options(preserve_rowcount=True)
+        if self._ask(lambda connection: connection.execute(write).rowcount) != len(rows):
+            self.check_trial_is_updatable(trial_id, self.get_trial(trial_id).state)
+
+    def _check_distributions(self, trial_id: int, rows: list[Row]) -> None:
+        """A setting has one kind of range in all trials of a study."""
+        names = [row["param_name"] for row in rows]
+        new = {name: self._unchecked.pop((trial_id, name)) for name in names if (trial_id, name) in self._unchecked}
+        if not new:
+            return
+        trial, own = models.TrialModel, models.TrialModel.__table__.alias()
+        earlier = (
+            select(PARAM.param_name, PARAM.distribution_json)
+            .distinct()
+            .join(trial)
+            .join(own, own.c.study_id == trial.study_id)
+            .where(own.c.trial_id == trial_id, PARAM.param_name.in_(new))
+        )
+        for name, text in self._ask(lambda connection: connection.execute(earlier).all()):
+            check_distribution_compatibility(json_to_distribution(text), new[name])
+
+    # --------------------------------------------------------------------------------------------------------- reading
+    def _read_trials(self, which: str) -> list[FrozenTrial]:
+        """The trials of a condition, in the order of their ids: all their tables by one message."""
+        self._write_kept()
+        chosen = f"WHERE trial_id IN (SELECT trial_id FROM trials WHERE {which}) ORDER BY 1"
+        queries = [f"SELECT * FROM {model.__tablename__} {chosen}" for model in (models.TrialModel, *ROWS.values())]
+        found, *parts = self._ask(lambda connection: _results(connection, "; ".join(queries)))
+        rows: dict[str, dict[int, list[Any]]] = {}
+        for (name, model), part in zip(ROWS.items(), parts, strict=True):
+            rows[name] = defaultdict(list)
+            for row in part:
+                rows[name][row["trial_id"]].append(_object(model, row))
+        return [self._build_frozen_trial_from_trial_model(_trial(row, rows)) for row in found]
+
+    def _ask(self, work: Callable[[Connection], Result]) -> Result:
+        """Run one statement, again and again until it works."""
+
+        def once() -> Result:
+            with self._connected() as connection:
+                return work(connection)
+
+        return self.insist(once)
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        """A connection on which every statement is carried out at once."""
+        with self.engine.connect() as connection:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def _results(connection: Connection, queries: str) -> list[list[Row]]:
+    """The rows of several queries that are sent together; they have no parameters."""
+    cursor: Any = connection.exec_driver_sql(queries).cursor
+    results: list[list[Row]] = []
+    while True:
+        names = [column.name for column in cursor.description]
+        results.append([dict(zip(names, row, strict=True)) for row in cursor.fetchall()])
+        if not cursor.nextset():
+            return results
+
+
+def _object(model: Model, row: Row) -> Any:
+    """A row as Optuna's model has it: the driver knows nothing of its enumerations."""
+    kinds: dict[str, Any] = {c.name: c.type.enum_class for c in model.__table__.columns if isinstance(c.type, Enum)}
+    return SimpleNamespace(**row | {name: kind[row[name]] for name, kind in kinds.items()})
+
+
+def _trial(row: Row, parts: Mapping[str, Mapping[int, list[Any]]]) -> Any:
+    started, completed = row.pop("datetime_start"), row.pop("datetime_complete")
+    row["state"] = TrialState[row["state"]]
+    trial = models.TrialModel(**row, _datetime_start_utc=started, _datetime_complete_utc=completed)
+    times = {"datetime_start": trial.datetime_start, "datetime_complete": trial.datetime_complete}
+    return SimpleNamespace(**row, **times, **{name: rows.get(row["trial_id"], []) for name, rows in parts.items()})
+
+
+def together(study: Study) -> AbstractContextManager[None]:
+    """As `ServerStorage.together`; a study that is kept elsewhere writes at once, as it always does."""
+    storage = getattr(study._storage, "_backend", None)  # below Optuna's cache
+    return storage.together() if isinstance(storage, ServerStorage) else nullcontext()
+
+
+def read_once(study: Study) -> AbstractContextManager[None]:
+    """As `ServerStorage.read_once`; a study that is kept elsewhere is read each time."""
+    storage = getattr(study._storage, "_backend", None)
+    return storage.read_once() if isinstance(storage, ServerStorage) else nullcontext()
