@@ -12,7 +12,8 @@ ROWS = [line for line in PAGE.splitlines() if line.startswith("| ") and not line
 
 
 def test_the_page_has_its_sections_and_rows():
-    assert re.findall("^## (.*)", PAGE, re.M) == ["Training and files", "Command line and launcher", "Study storage"]
+    assert re.findall("^## (.*)", PAGE, re.M) == [
+        "Training and files", "Command line and launcher", "Study storage", "The paper trader"]  # fmt: skip
     assert len(ROWS) > 40
 
 

@@ -45,7 +45,8 @@ def test_the_programs_import_runtime_requirements_only():
     paths = runtime_files()
     with_torch = {"triton"}  # a torch for a GPU brings its own; without one nothing imports it
     with_boto3 = {"botocore"}
-    files = ("requirements.txt", "requirements-artifacts.txt", "requirements-elegantrl.txt", *BENCHMARKS)
+    optional = ("requirements-artifacts.txt", "requirements-postgresql.txt")
+    files = ("requirements.txt", *optional, "requirements-elegantrl.txt", *BENCHMARKS)
     known = required(*files) | with_torch | with_boto3
     assert imported_packages(paths) - known == set()
 
