@@ -51,6 +51,10 @@ def flatten_now(request: Request) -> tuple[int, str]:
         left = _flattened_by_trader(folder)
         if left is None and not folder.name.startswith("replay"):
             break  # it does not answer and is gone: done without it
+        if left is None:
+            codes.append(FAULT)
+            texts.append(f"{folder.name}: the trader did not answer and was stopped; a replay's account ends with it")
+            continue
         codes.append(FAULT if left else ENDED)
         what = f"could not sell {left} yet, and goes on trying" if left else "has sold its coins"
         texts.append(f"{folder.name}: the trader {what} and is HALTED")
@@ -60,7 +64,7 @@ def flatten_now(request: Request) -> tuple[int, str]:
     if request.broker == "alpaca":
         return _flatten_without_trader(request)
     _refuse_what_needs_keys(request)
-    return ENDED, "a replay's account ends with it; there is nothing to sell"
+    return ENDED, "no keys are set, so no account at Alpaca was looked at; a replay's account ends with it"
 
 
 def _is_meant(folder: Path, request: Request) -> bool:
@@ -87,6 +91,7 @@ def _flattened_by_trader(folder: Path) -> str | None:
     assert pid is not None
     asked_s, end, left = time.time(), time.monotonic() + STOP_WAIT_S, ""
     os.kill(pid, signal.SIGUSR1)
+    log.info("asked the trader (pid %d) to sell; after %.0f s it is stopped, and this command sells", pid, STOP_WAIT_S)
     while time.monotonic() < end and trader_pid(folder) == pid:
         found = read_status(folder) or {}
         if float(found.get("flattened_s") or 0.0) >= asked_s:

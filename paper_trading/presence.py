@@ -176,5 +176,8 @@ def stop(trading: Path) -> tuple[int, str]:
         if done is False:
             raise UserError(f"the trader of {folder.name} still runs {STOP_WAIT_S:.0f} s after SIGTERM")
         if done:
-            stopped.append(f"stopped the trader of {folder.name}; its positions stay")
+            is_replay = folder.name.startswith("replay")
+            stopped.append(
+                "stopped the replay" if is_replay else f"stopped the trader of {folder.name}; positions stay"
+            )
     return (DONE, "\n".join(stopped)) if stopped else (NO_TRADER, f"no trader runs in {trading}")

@@ -31,7 +31,10 @@ from train.env_factory import rules_of
 
 log = logging.getLogger(__name__)
 
-MAKE_ONE = "scripts/deployment/auto_replace_best_5m.py --once makes one from a finished study"
+MAKE_ONE = (
+    "scripts/deployment/auto_replace_best_5m.py --once makes one from a finished study, and "
+    "./start_vectorized_training.sh --trade makes a sample and trades it"
+)
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ class Start:
     in_sample: bool | None
     study: str | None = None
     code_version: str | None = None
+    faults: list[str] = field(default_factory=list)  # that a replay was told to draw
 
     @property
     def rates(self) -> Rates:

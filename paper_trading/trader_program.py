@@ -43,8 +43,13 @@ WritePage = Callable[[Path, date | None], Path]
 
 def trade(request: Request, write_page: WritePage | None = None) -> int:
     """Run the trader; the exit code. `write_page` draws the page of a day, None that of the last bar."""
-    with Interruption() as interruption:
-        return Program(request, interruption, write_page).run()
+    # Asked to flatten before there is an account, or after, the process must not end.
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        with Interruption() as interruption:
+            return Program(request, interruption, write_page).run()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 class Program:
@@ -103,6 +108,7 @@ class Program:
             self._beat(now=True)
         journal.append("stop", why=why, code=code)
         log.info("%s; journal: %s", why, journal.path)
+        _log_result(trader)
         self._draw_page(folder)
         return code
 
@@ -112,9 +118,11 @@ class Program:
             trader.run(self.request.once)
         except Interrupted as stopped:
             trader.phase = "ended"
-            return 128 + stopped.signal_number, f"stopped by {stopped}; positions stay, and the same command goes on"
+            goes_on = "positions stay, and the same command goes on"
+            what = "the same command begins the replay anew" if self.request.broker == "replay" else goes_on
+            return 128 + stopped.signal_number, f"stopped by {stopped}; {what}"
         finally:
-            signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         if trader.state == "HALTED":
             return HALTED, f"HALTED: {trader.why}"
         return ENDED, "one bar is done" if self.request.once else "the replay is over"
@@ -204,7 +212,8 @@ class Program:
         return f"the file {folder / HALT_FILE} is there" if (folder / HALT_FILE).exists() else None
 
     def _tell(self, text: str) -> None:
-        """Run the alert command with one line, beside the trading; its failure is logged."""
+        """Say it in the status at once, and run the alert command with one line, beside the trading."""
+        self._beat(now=True)
         if self.request.alert_command is not None:
             command = [*shlex.split(self.request.alert_command), text]
             threading.Thread(target=_run_alert, args=(command,), daemon=True).start()
@@ -237,6 +246,15 @@ class Program:
             log.info("page: %s", self._write_page(folder, day))
         except (OSError, UserError) as error:
             log.warning("the page of the day cannot be written: %s", error)
+
+
+def _log_result(trader: Trader) -> None:
+    if trader.account is None or trader.shadow is None:
+        return
+    acct, capital = trader.account.account, trader.account.initial_capital
+    gains = [value / capital - 1.0 for value in (acct.equity, trader.shadow.account.account.equity, acct.benchmark)]
+    log.info("%+.2f%% (simulator %+.2f%%, equal weight %+.2f%%), fees %.2f USD, largest fall %.2f%%",
+             *(100.0 * gain for gain in gains), trader.fees, 100.0 * acct.max_drawdown)  # fmt: skip
 
 
 def _run_alert(command: Sequence[str]) -> None:

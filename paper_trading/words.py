@@ -87,7 +87,10 @@ def marks(mode: str, synthetic: bool | None, in_sample: bool | None, proven: boo
 def marks_of(story: Story, status: Status | None) -> list[str]:
     """The marks of the journal's last start, else of the heartbeat."""
     said = story.start or status
-    return ["UNKNOWN"] if said is None else marks(plain_text(said.mode), said.synthetic, said.in_sample, said.proven)
+    if said is None:
+        return ["UNKNOWN"]
+    found = marks(plain_text(said.mode), said.synthetic, said.in_sample, said.proven)
+    return found + (["DRAWN FAULTS"] if story.start is not None and story.start.faults else [])
 
 
 # ---------------------------------------------------------------------------------------------------------------- state

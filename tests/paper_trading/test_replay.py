@@ -16,7 +16,9 @@ from market.dataset import Dataset, save_dataset
 from market.sample import sample_bars, synthetic_dataset
 from paper_trading.journal import read
 from paper_trading.stages import Request
+from paper_trading.story import Reader
 from paper_trading.trader_program import ENDED, HALTED, trade
+from paper_trading.words import marks_of
 from tests.support.trading_world import FREE, make_deployment
 from train.deploy.loading import Deployment
 from train.evaluator import evaluate_policies
@@ -172,6 +174,7 @@ def test_a_replay_with_faults_ends_with_books_that_are_explained(tmp_path, kind)
         assert {order["status"] for order in orders} == {"filled"}
     else:
         assert strange in {order["status"] for order in orders}
+    assert marks_of(Reader(tmp_path / "trading" / "replay" / "journal.jsonl").refresh(), None)[-1] == "DRAWN FAULTS"
     journal = (tmp_path / "trading" / "replay" / "journal.jsonl").read_bytes()
     assert trade(replace(request, faults=(kind,), seed=1)) == ENDED
     again = events(tmp_path, "decision")
