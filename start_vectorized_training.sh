@@ -127,13 +127,13 @@ absolute_storage() {
     esac
 }
 
-# One start at a time; the kernel drops the lock when its holder ends, however it ends.
+# One start at a time; the kernel drops the lock when its holder ends, and what it started a moment later.
 take_lock() {
     mkdir -p -- "$REPO/logs" 2>/dev/null || die "cannot make the folder $REPO/logs"
     [[ ! -L "$LOCK_FILE" ]] || die "$LOCK_FILE is a symbolic link, which a lock file must not be; delete it"
     { : >>"$LOCK_FILE"; } 2>/dev/null || die "cannot write in $REPO/logs; make the folder writable (ls -ld shows its owner)"
     exec 9>>"$LOCK_FILE"
-    flock -n 9 || die "another start is at work in $REPO; see it with $FLAG--status"
+    flock -w 2 9 || die "another start is at work in $REPO; see it with $FLAG--status"
     { printf '%s\n' "$$" "$(process_start_ticks "$$")" >"$LOCK_FILE"; } 2>/dev/null ||
         die "cannot write $LOCK_FILE (read-only, or the disk is full)"
 }

@@ -89,7 +89,7 @@ MUTANTS = (
         f"{LAUNCHER}::test_of_two_simultaneous_starts_exactly_one_trains",
         "no lock is taken",
         START,
-        'flock -n 9 || die "another start is at work',
+        'flock -w 2 9 || die "another start is at work',
         'true || die "another start is at work',
     ),
     Mutant(

@@ -232,5 +232,6 @@ def test_the_commands_that_are_shown_can_be_pasted(fresh):
     done = subprocess.run(["bash", "-c", retry], capture_output=True, text=True, check=True)
     assert "'--allow-unproven'" in done.stdout
     (again,) = re.findall(r"^  (.*--trade --allow-unproven)$", shown, re.M)
-    assert subprocess.run(["bash", "-c", again], capture_output=True, text=True, check=True).returncode == 0
+    pasted = subprocess.run(["bash", "-c", again], capture_output=True, text=True, check=False)
+    assert pasted.returncode == 0, pasted.stdout + pasted.stderr
     assert traders_flags(fresh) == f"stub trader [{replay_flags(fresh)}, '--allow-unproven']"
