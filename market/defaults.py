@@ -30,3 +30,5 @@ TRADING_LIMITS: dict[str, tuple[float, str]] = {
     "max-drawdown": (0.25, "largest fall from the account's peak; then the trader halts"),
     "max-drift": (0.05, "largest distance from the simulator's account; then the trader only sells"),
 }
+# Of a replay's `--faults`; `paper_trading.replay_venue.FaultyBroker` says what each does.
+TRADING_FAULTS = ("timeout", "lost-answer", "429", "partial", "reject", "balance")

@@ -23,8 +23,6 @@ from paper_trading.broker import (
     VenueOrder,
 )
 
-FAULTS = ("timeout", "lost-answer", "429", "partial", "reject", "balance")
-
 
 class ReplayBroker:
     """A long-only spot account that fills every market order at once, at the price it was sized at."""
@@ -104,8 +102,9 @@ class FaultyBroker:
 
     Args:
         broker: a replay broker.
-        faults: of FAULTS. timeout: the order never arrives; lost-answer: it arrives and nobody says so; 429: refused
-            for the rate of requests; partial: half is filled; reject and balance: both meanings of Alpaca's 40310000.
+        faults: of TRADING_FAULTS. timeout: the order never arrives; lost-answer: it arrives and nobody says so; 429:
+            refused for the rate of requests; partial: half is filled; reject and balance: both meanings of Alpaca's
+            40310000.
         seed: of the draws.
     """
 

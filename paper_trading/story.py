@@ -339,10 +339,6 @@ class Story:
         recent = takewhile(lambda order: order.bar_s == self.orders[-1].bar_s, reversed(self.orders))
         return list(recent)[::-1]
 
-    def last_order(self, ticker: str) -> Order | None:
-        """The latest order in a coin."""
-        return next((order for order in reversed(self.orders) if order.ticker == ticker), None)
-
     def uses(self) -> dict[str, float | None]:
         """How much of each limit is used at the last decision's bar, by the limit's name; None is unknown."""
         d = self.decision

@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING
 
 from barwise.arguments import exit_code as in_exit_code
 from barwise.arguments import factor, here, whole_number
-from market.defaults import KEY_VARIABLES, LIVE_URL, PAPER_URL, TRADING_LIMITS
+from market.defaults import KEY_VARIABLES, LIVE_URL, PAPER_URL, TRADING_FAULTS, TRADING_LIMITS
 from train.records.provenance import home
 
 if TYPE_CHECKING:
     from paper_trading.stages import Request
 
-FAULTS = ("timeout", "lost-answer", "429", "partial", "reject", "balance")
 EPILOG = """
 The policy in deployments/current sees every bar as in training, and its orders are the simulator's own. Everything is
 in trading/ACCOUNT/journal.jsonl; python paper_trader_dashboard.py shows it. docs/trading.md explains states and limits.
@@ -81,7 +80,9 @@ def add_replay(g: argparse._ArgumentGroup) -> None:
     g.add_argument("--all-bars", action="store_true", help="replay the whole data set, marked IN-SAMPLE")
     g.add_argument("--pace", type=factor, default=0.0, metavar="SECONDS", help="between two bars (default: 0)")
     g.add_argument(
-        "--faults", metavar="KIND,...", help=f"faults of a venue, drawn by --seed: {', '.join(FAULTS)} (default: none)"
+        "--faults",
+        metavar="KIND,...",
+        help=f"faults of a venue, drawn by --seed: {', '.join(TRADING_FAULTS)} (default: none)",
     )
     g.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="of the faults (default: 0)")
 
@@ -145,11 +146,15 @@ def request(args: argparse.Namespace) -> Request:
     if broker == "alpaca" and (args.data_dir or args.all_bars or args.faults or args.pace):
         raise UserError("--data-dir, --all-bars, --pace and --faults are of a replay; --broker replay asks for one")
     faults = tuple(kind for kind in (args.faults or "").split(",") if kind)
-    unknown = sorted(set(faults) - set(FAULTS))
+    unknown = sorted(set(faults) - set(TRADING_FAULTS))
     if unknown:
-        raise UserError(f"--faults {unknown[0]}: no such fault; known are {', '.join(FAULTS)}")
+        raise UserError(f"--faults {unknown[0]}: no such fault; known are {', '.join(TRADING_FAULTS)}")
     if args.capital is not None and not (args.capital.is_finite() and args.capital > 0):
         raise UserError(f"--capital {args.capital}: must be an amount above 0")
+    if args.max_drawdown > 1.0:
+        raise UserError(
+            f"--max-drawdown {args.max_drawdown:g}: is a fraction, 0.25 means 25 %; no account falls further"
+        )
     limits = {field.name: getattr(args, field.name) for field in fields(Limits)}
     data_dir = here(args.data_dir)
     return Request(

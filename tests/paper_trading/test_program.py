@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,18 @@ from barwise.commands.paper_trade import main
 from market.defaults import KEY_VARIABLES
 from market.sample import synthetic_dataset
 from paper_trading import control
+from paper_trading.broker import RejectedError, order_id
 from paper_trading.flatten import KeepGoingJournal, flatten, owned_by_journal
 from paper_trading.journal import Journal, read
 from paper_trading.presence import BusyError, sole_trader
-from paper_trading.trader_program import HALTED, trade
+from paper_trading.replay_venue import ReplayBroker
+from paper_trading.stages import Request
+from paper_trading.trader_program import HALTED, Program, trade
 from tests.paper_trading.test_replay import set_out
 from tests.support.alpaca_stand_in import StandIn
 from tests.support.made_deployment import make_facts, write_facts
 from tests.support.trading_world import FREE, TradingWorld, make_deployment, random_policy
+from train.study.interruption import Interruption
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "deployment" / "paper_trade.py"
@@ -113,6 +118,7 @@ def test_without_a_deployment_a_line_says_which_command_makes_one(tmp_path):
         (["--live", "--live-url", "https://api.alpaca.markets", "--allow-unproven"], "takes no --allow-unproven"),
         (["--broker", "alpaca", "--all-bars"], "are of a replay"),
         (["--broker", "replay", "--faults", "flood"], "--faults flood: no such fault; known are timeout"),
+        (["--max-drawdown", "5"], "is a fraction, 0.25 means 25 %"),
         (["--max-drawdown", "0"], "--max-drawdown must be above 0"),
         (["--capital", "-5"], "--capital -5: must be an amount above 0"),
     ],
@@ -380,3 +386,84 @@ def test_another_capital_than_the_account_began_with_is_refused(tmp_path, server
     world.journal_path.rename(folder / "journal.jsonl")
     assert main([*flags(tmp_path, server), "--once", "--capital", "500"]) == 2
     assert "--capital 500: this account began with all its cash, as its journal says" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------- what the program looks at between two orders
+def replayed(root: Path) -> Request:
+    """A replay of 300 bars."""
+    return set_out(root, synthetic_dataset(n_bars=400, tickers=("BTC", "ETH", "LTC")), 100, 400, seed=3)[1]
+
+
+def test_the_file_halt_is_looked_at_before_every_order(tmp_path, monkeypatch):
+    request, send = replayed(tmp_path), ReplayBroker.send
+    sent: list[str] = []
+
+    def send_and_halt(broker, intent):
+        if intent.order_id != order_id("made", intent.ticker, intent.bar_s, intent.side):
+            return send(broker, intent)  # the simulator beside the trader
+        sent.append(intent.order_id)
+        if len(sent) == 20:
+            (tmp_path / "trading" / "replay" / "HALT").touch()
+        return send(broker, intent)
+
+    monkeypatch.setattr(ReplayBroker, "send", send_and_halt)
+    assert trade(request) == HALTED
+    assert len(sent) == 20
+    kept = [e for e in read(tmp_path / "trading" / "replay" / "journal.jsonl") if e["event"] == "order"][20:]
+    assert all(event["status"] == "canceled" for event in kept)
+    assert all("HALT is there" in event["reason"] for event in kept)
+
+
+class FlattenedProgram(Program):
+    """Asked to flatten at its 100th tick; remembers what was left after every tick."""
+
+    def __init__(self, request: Request, interruption: Interruption) -> None:
+        super().__init__(request, interruption)
+        self.left: list[str] = []
+
+    def _tick(self) -> None:
+        self.must_flatten = self.must_flatten or len(self.left) == 100
+        super()._tick()
+        self.left.append(self._flatten_left)
+
+
+def test_a_sale_that_the_venue_refused_is_tried_again_until_nothing_is_left(tmp_path, monkeypatch):
+    request, send = replayed(tmp_path), ReplayBroker.send
+    refused: list[str] = []
+
+    def refuse_at_first(broker, intent):
+        if intent.why == "flatten" and len(refused) < 4:
+            refused.append(intent.ticker)
+            raise RejectedError("40310000 insufficient balance")
+        return send(broker, intent)
+
+    monkeypatch.setattr(ReplayBroker, "send", refuse_at_first)
+    numbers = count()  # a replay's tries all come within a second
+    monkeypatch.setattr("paper_trading.flatten.order_id", lambda *_: f"barwise-{next(numbers)}")
+    with Interruption() as interruption:
+        program = FlattenedProgram(request, interruption)
+        assert program.run() == HALTED
+    assert len(refused) == 4
+    assert program.left[99] == ""
+    assert program.left[100] != ""
+    assert program.left[-1] == ""
+    assert program._flattened_s > 0
+    last = [e for e in read(tmp_path / "trading" / "replay" / "journal.jsonl") if e["event"] == "decision"][-1]
+    assert last["qty"] == [0.0, 0.0, 0.0]
+
+
+def test_a_signal_to_flatten_after_the_account_is_done_ends_nothing(tmp_path):
+    received: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, _: received.append(number))
+    try:
+
+        def draw(folder: Path, _: object) -> Path:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            return folder
+
+        assert trade(replayed(tmp_path), draw) == 0
+        assert received == []
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert received == [signal.SIGUSR1]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
