@@ -23,9 +23,9 @@ COLUMNS = measuring.columns(contender="environment class", n_envs="environments"
 COLUMNS |= {"n_coins": "coins", "ratio": "ours is faster by"}
 ABOUT = (
     "Environment steps per second on the CPU. 30,000 five-minute bars, 77 feature columns, a window of 5 bars, "
-    "random actions drawn beforehand. The last column divides the rate of VectorizedCryptoEnvAlpacaOptimized, which trades 7 coins, by the "
-    f"rate of the row; it has {FEW} environments, or {MANY:,} if the row has {MANY:,}. A peer without a vectorized "
-    "environment steps one environment in a loop."
+    "random actions drawn beforehand. The last column divides the rate of VectorizedCryptoEnvAlpacaOptimized, which "
+    f"trades 7 coins, by the rate of the row; it has {FEW} environments, or {MANY:,} if the row has {MANY:,}. A peer "
+    "without a vectorized environment steps one environment in a loop."
 )
 OPTIONS: tuple[measuring.Option, ...] = (
     (
