@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Which leaks does the comparison of columns with later bars find? The table of docs/validation.md.
+"""Which leaks does the comparison of columns with later bars find? The table of docs/lookahead.md.
 
     python benchmarks/foresight_power.py            # about ten minutes on one core
     python benchmarks/foresight_power.py --quick    # few bars, as a check

@@ -13,7 +13,7 @@ however slow the column is. Correlation times sqrt(n) is then close to standard 
 false-alarm rate of `FALSE_ALARM` over ALL columns, coins, scales, lags and targets of the dataset. Real bars are not
 quite unpredictable, so a correlation must also be above `LEAST`.
 
-docs/validation.md says which leaks are found, by lag, noise and number of bars.
+docs/lookahead.md says which leaks are found, by lag, noise and number of bars.
 """
 
 from __future__ import annotations
