@@ -67,7 +67,7 @@ def test_a_named_script_exists(script):
 
 
 def test_the_flags_of_the_trainer_exist():
-    table = TRAINING.partition("`--help` has them all")[2].partition("Where results go")[0]
+    table = TRAINING.partition("`--help` lists all of them")[2].partition("Where results go")[0]
     command = next(block for block in blocks("bash", TRAINING) if "1_optimize_unified.py" in block)
     assert table.count("\n| `--") > 10
     flags = set(re.findall(r"--[a-z][a-z-]+", table + command))
