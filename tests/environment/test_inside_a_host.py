@@ -144,7 +144,7 @@ def test_smallest_orders_that_are_given_ask_for_no_table(monkeypatch):
     config = random_config(60)
     env = VectorizedCryptoEnvAlpaca(config, NORMS, gpu_id=-1)
     assert env.market.min_qty.tolist() == config["min_order_qty"].tolist()
-    with pytest.raises(ValueError, match="1 coins, price_array has 3"):
+    with pytest.raises(ValueError, match="1 coins, but price_array has 3"):
         VectorizedCryptoEnvAlpaca({k: v for k, v in config.items() if k != "min_order_qty"}, NORMS, gpu_id=-1)
 
 
