@@ -1719,9 +1719,9 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
         for name, slot in out.items():
             shape, kind = self._slot_kinds.get(name, ((), torch.float32))
             if slot.shape != shape or slot.dtype != kind or slot.device != self.device or not slot.is_contiguous():
-                wish = f"must be contiguous, shape {tuple(shape)}, {kind}, {self.device}"
+                wish = f"shape {tuple(shape)}, {kind}, {self.device}"
                 found = f"shape {tuple(slot.shape)}, {slot.dtype}, {slot.device}"
-                raise ValueError(f"out may hold state, reward and done; {name} {wish}; received {found}")
+                raise ValueError(f"out may hold state, reward, done; {name}: {wish}, contiguous; received {found}")
 
 
 _loading = threading.RLock()

@@ -91,7 +91,7 @@ def test_a_coin_in_another_currency_is_said_to_have_no_rule(bars, folder):
     write_bars(euros, folder / "bars.csv")
     done = run("build_dataset", "--bars", "bars.csv", "--tickers", "BTC/EUR", "ETH/EUR", "--out", "o", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "no entry for BTC/EUR, ETH/EUR: bound by nothing; scripts/data/refresh_venues.py" in done.stdout
+    assert "no entry for BTC/EUR, ETH/EUR: no minimum order; scripts/data/refresh_venues.py" in done.stdout
     dataset = load_dataset(folder / "o")
     assert dataset.venue.order_rules(dataset.tickers).min_order_notional == 0.0
 
@@ -251,7 +251,7 @@ def test_a_hosts_folder_becomes_a_dataset(folder, host_folder):
     command = ["--host-folder", "a host", "--timeframe", "5m", "--out", "data/5m_host", "--tickers", "BTC", "ETH"]
     done = run("import_host_data", *command, cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "WARNING 1 of 4 columns constant, so they teach nothing: ETH:column_1" in done.stdout
+    assert "WARNING 1 of 4 columns are constant and carry no information: ETH:column_1" in done.stdout
     dataset = load_dataset(folder / "data" / "5m_host")
     assert dataset.time[0] == 1_704_067_200 + 300
     assert (folder / "data" / "5m_host" / "quality.png").is_file()

@@ -142,12 +142,12 @@ def poke(name, place, value):
         (poke("time_array", 5, OPEN[4] + 60), "steps 60 s at row 5 .*check --timeframe 5m"),
         ({"time_array": OPEN[::-1].astype(float)}, "steps -300 s at row 1"),
         ({"time_array": np.append(OPEN[:-1], OPEN[-1] + 300 * 10**5)}, "only 120 rows lie over"),
-        ({"time_array": OPEN[:-1].astype(float)}, "time_array: has 119 rows, price_array has 120"),
+        ({"time_array": OPEN[:-1].astype(float)}, "time_array: has 119 rows, but price_array has 120"),
         ({"time_array": np.full(120, "NaT", "M8[ns]")}, "time_array: row 0 is NaT"),
         ({"price_array": np.ones((120, 3))}, r"has 3 columns, but --tickers names 2 coins \(BTC, ETH\)"),
         ({"price_array": np.ones(120)}, r"price_array: has shape \(120,\)"),
         ({"price_array": OPEN.astype("M8[s]")[:, None]}, "price_array: has shape .* of datetime64"),
-        ({"tech_array": np.ones((120, 5))}, "has 5 columns, not a multiple of the 2 coins"),
+        ({"tech_array": np.ones((120, 5))}, "has 5 columns, not a multiple of 2 coins"),
         ({"tech_array": np.ones((119, 6))}, "tech_array: has 119 rows"),
         ({"price_array": np.ones((120, 2), dtype=object)}, "price_array: refused"),
         ({"price_array": b"garbage"}, "price_array: "),
@@ -231,7 +231,7 @@ def test_a_forged_dtype_cannot_make_numbers_into_objects(tmp_path):
 def test_a_shape_that_lies_costs_no_memory(tmp_path, shape):
     state = b"(I1\n" + shape + DTYPE + b"(S'f8'\ntRI00\nC\x08" + bytes(8) + b"tb."
     (tmp_path / "a").write_bytes(b"\x80\x03" + ARRAY + state)
-    with pytest.raises(DatasetError, match="not a whole pickle of an array"):
+    with pytest.raises(DatasetError, match="not a complete pickle of an array"):
         load_host_array(tmp_path / "a")
 
 
@@ -342,5 +342,5 @@ def test_bytes_that_grow_while_an_array_looks_at_them_are_a_damaged_file(tmp_pat
     dtype = named("numpy", "dtype") + b"(X\x02\x00\x00\x00f8I0\nI1\ntR"
     array = named("numpy._core.numeric", "_frombuffer") + b"(h\x01" + dtype + b"(K\x01tX\x01\x00\x00\x00CtR"
     (tmp_path / "a").write_bytes(b"\x80\x05" + content + array + b"q\x020h\x01K\x05a.")
-    with pytest.raises(DatasetError, match="not a whole pickle of an array"):
+    with pytest.raises(DatasetError, match="not a complete pickle of an array"):
         load_host_array(tmp_path / "a")

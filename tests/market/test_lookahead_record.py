@@ -72,7 +72,7 @@ def test_a_build_leaves_a_record_that_is_in_no_hash_of_the_dataset(bars, bars_fi
     assert (record.cuts, record.finding) == (8, "")
     assert record.rows_compared > 0
     assert (
-        f"look-ahead: clean; features made again from bars {record.bars_sha256[:12]}, 8 cuts" in capsys.readouterr().out
+        f"look-ahead: clean; features rebuilt from bars {record.bars_sha256[:12]}, 8 cuts" in capsys.readouterr().out
     )
     assert dataset.sha256 == built(bars).sha256  # without a check
 
@@ -92,7 +92,7 @@ def test_too_few_bars_for_a_cut_are_said_and_the_dataset_is_written(tmp_path, ca
     write_bars(sample_bars("5m", 256 + 32, COINS, seed=2), tmp_path / "bars.csv")
     dataset, _ = build(tmp_path / "bars.csv")
     assert dataset.standing.kind == UNCHECKED
-    assert "look-ahead: not checked, no bar lies after" in capsys.readouterr().out
+    assert "look-ahead: not checked, no bar is later than" in capsys.readouterr().out
 
 
 def test_the_check_takes_a_minute_at_most(bars, monkeypatch):
@@ -132,7 +132,7 @@ def test_other_bars_are_refused(bars):
 
 def test_columns_of_others_cannot_be_made_again(bars):
     dataset = replace(built(bars), feature_set="given")
-    with pytest.raises(DatasetError, match="were not made from bars by this program"):
+    with pytest.raises(DatasetError, match="this program did not compute its columns from bars"):
         checked(dataset, bars)
 
 
@@ -153,7 +153,7 @@ def test_an_edited_record_is_refused(tmp_path, bars, field, value):
     save_dataset(as_checked(built(bars), finding="bar 5: feature x is 1 and 2"), tmp_path / "5m")
     assert load_dataset(tmp_path / "5m").standing.kind == FOUND
     edited(tmp_path / "5m", lambda manifest: manifest["lookahead"].update({field: value}))
-    with pytest.raises(DatasetError, match="field lookahead was edited or is another dataset's"):
+    with pytest.raises(DatasetError, match="field lookahead was edited or belongs to a different dataset"):
         load_dataset(tmp_path / "5m")
 
 
@@ -178,7 +178,7 @@ def test_a_dataset_from_before_the_check_keeps_its_hash_and_is_not_checked(tmp_p
     edited(tmp_path / "5m", lambda manifest: manifest.pop("lookahead"))
     old = load_dataset(tmp_path / "5m")
     assert (old.sha256, old.lookahead) == (dataset.sha256, None)
-    assert old.standing.line.startswith("look-ahead: not checked; features were not made again from cut bars; run ")
+    assert old.standing.line.startswith("look-ahead: not checked; features were not rebuilt from cut bars; run ")
 
 
 def test_rows_and_coins_of_a_checked_dataset_are_checked_but_not_on_disk(tmp_path, bars):
@@ -280,7 +280,7 @@ def test_a_declaration_names_columns_and_gives_a_name_and_a_reason(tmp_path, bar
     assert lookahead(*words) == 2
     assert "--declare BTC:absent: no such column" in capsys.readouterr().err
     for by, why in (("me", " "), ("", "so")):
-        with pytest.raises(DatasetError, match="needs --by NAME and --why TEXT"):
+        with pytest.raises(DatasetError, match="requires --by NAME and --why TEXT"):
             with_declaration(dataset, ["BTC:rsi_14"], by, why)
 
 

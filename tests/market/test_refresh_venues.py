@@ -283,7 +283,7 @@ def test_a_dataset_is_made_with_the_refreshed_rules_only_when_they_are_named(ref
     assert default.sha256 != fresh.sha256
     assert "order rules: alpaca of 2024-08-31" in plain.stdout
     assert f"order rules: alpaca of {TODAY}" in named.stdout
-    assert "no entry for NOSUCH: bound by 10 USD an order alone" in named.stdout
+    assert "no entry for NOSUCH: minimum order 10 USD" in named.stdout
     absent, _ = make("none", "--venue", "no.json")
     assert absent.returncode == 2
     assert "no.json: cannot be read" in absent.stderr

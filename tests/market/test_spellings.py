@@ -159,7 +159,7 @@ def test_coins_that_never_overlap_are_named_with_their_dates(bars, tmp_path):
     opens = bars["timestamp"].drop_duplicates().sort_values()
     last, first = (f"{opens.iloc[i]:%Y-%m-%d %H:%M}" for i in (HALF - 1, HALF))
     assert f"MATIC ends {last} and POL begins {first}, so no bar has both" in str(caught.value)
-    assert "give its bars one symbol" in str(caught.value)
+    assert "use one symbol for all its bars" in str(caught.value)
     one_name = read_bars(path).assign(symbol=lambda t: t["symbol"].astype(str).replace("MATIC/USD", "POL/USD"))
     joined = dataset_from_bars(
         read_bars(written(one_name, tmp_path / "pol.csv")), ["ETH", "POL"], "5m", source="pol.csv", features="host"

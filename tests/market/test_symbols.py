@@ -55,9 +55,9 @@ REFUSED = {
     "BTCPERP ETH/USD:BTC "
     "BTCUSD_DMCBL BYBIT:BTCUSD.P",
     "names the currency": "KRW-BTC BTC-ETH BTC_ETH USDT_BTC USDT-BTC BTCETH USDTBTC",
-    "a coin or a pair without a mark": "XYZBTC METISBTC UNIBTC JUPSOL XYZAUD BINANCE:XYZETH",
+    "could be a coin or a pair": "XYZBTC METISBTC UNIBTC JUPSOL XYZAUD BINANCE:XYZETH",
     "no exchange": "BITMEX:XBTUSD CME:BTC1! FOO:BTCUSDT BTC:X",
-    "no currency that is known": "BTC-XYZ BTC_FOO tBTCFOO",
+    "is not a known currency": "BTC-XYZ BTC_FOO tBTCFOO",
     "exchange's own letter": "sBTCUSDT tBTCUSDT",
     "Kraken's futures": "PF_XBTUSD PI_XBTUSD FI_XBTUSD_240628",
     "no ASCII letter": "\u0412TC/USD BT\u0421USDT BTC\u200b/USD BTC\u2212USD",
