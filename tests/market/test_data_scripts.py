@@ -123,7 +123,7 @@ def test_real_bars_can_be_called_synthetic(bars, folder):
         ("download_bars", ["--out", "o.txt"], "--out o.txt: expected a name that ends in .parquet or .csv"),
         ("download_bars", ["--out", "b.csv"], "pass --overwrite"),
         ("download_bars", ["--out", "o.csv", "--source", "cnn"], "--source: invalid choice: 'cnn'"),
-        ("download_bars", ["--out", "o.csv", "--start", "2024-02-01", "--end", "2024-01-01"], "is not before end"),
+        ("download_bars", ["--out", "o.csv", "--start", "2024-02-01", "--end", "2024-01-01"], "must be before end"),
     ],
 )
 def test_a_bad_value_is_refused_by_name_before_anything_is_written(

@@ -176,7 +176,7 @@ def test_the_line_says_how_many_and_which(caplog):
     now = datetime(2024, 3, 1, 12, 3, tzinfo=UTC)
     with caplog.at_level(logging.WARNING):
         dataset_from_bars(recent(now, 0), ["BTC"], "5m", source="b.csv", now=now)
-    assert caplog.messages == ["b.csv: 1 bar has not closed yet and is left out: BTC/USD opens 2024-03-01 12:00 UTC"]
+    assert caplog.messages == ["b.csv: dropped 1 bar that has not closed yet: BTC/USD opens 2024-03-01 12:00 UTC"]
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         dataset_from_bars(recent(now, 2), ["BTC"], "5m", source="b.csv", now=now)

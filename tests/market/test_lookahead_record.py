@@ -71,9 +71,7 @@ def test_a_build_leaves_a_record_that_is_in_no_hash_of_the_dataset(bars, bars_fi
     assert dataset.standing.kind == CLEAN
     assert (record.cuts, record.finding) == (8, "")
     assert record.rows_compared > 0
-    assert (
-        f"look-ahead: clean; features rebuilt from bars {record.bars_sha256[:12]}, 8 cuts" in capsys.readouterr().out
-    )
+    assert f"look-ahead: clean; features rebuilt from bars {record.bars_sha256[:12]}, 8 cuts" in capsys.readouterr().out
     assert dataset.sha256 == built(bars).sha256  # without a check
 
 

@@ -115,13 +115,13 @@ def test_rules_come_from_strings_by_name_and_what_is_left_out_is_said():
     assert sorted(left_out) == [
         "AAPL: is not crypto",
         "BAT/USD: its min_order_size is no number",
-        "BTC/USDT, BTC/USDC: a dollar pair of a coin that has its rule from another dollar pair",
+        "BTC/USDT, BTC/USDC: the coin's rule comes from a different dollar pair",
         "CRV/USD: min_order_qty must be a finite number of at least 0; received nan",
         "DOT/USD: has no min_order_size or no min_trade_increment",
         "GRT/USD: has no min_order_size or no min_trade_increment",
-        "MKR/USD: is not active and tradable",
+        "MKR/USD: not active and tradable",
         "SUSHI/USD: min_order_qty must be a finite number of at least 0; received -1.0",
-        "YFI/USD: is not active and tradable",
+        "YFI/USD: not active and tradable",
     ]
 
 
@@ -135,7 +135,7 @@ def test_a_strange_asset_is_left_out_and_said_and_the_others_stay():
     strange = [asset("CRVUSD/USD", "3"), asset("PYUSD/USD", "4"), asset("/USD"), asset("A\nB"), asset("BTC/U S"), 7, {}]
     venue, left_out = venue_of_assets([*strange, asset("CRV/USD", "2")], ALPACA, TODAY, "a test")
     assert {name: rule.min_order_qty for name, rule in venue.rules.items()} == {"CRV": 2, "CRVUSD/USD": 3, "PYUSD": 4}
-    assert left_out == [f"{what}: is not the name of a coin" for what in ("'/USD'", r"'A\nB'", "'BTC/U S'", "7", "{}")]
+    assert left_out == [f"{what}: not the name of a coin" for what in ("'/USD'", r"'A\nB'", "'BTC/U S'", "7", "{}")]
 
 
 @pytest.mark.parametrize(
@@ -186,16 +186,16 @@ def test_either_pair_of_variables_will_do_and_keys_do_not_print():
     [
         (
             (401, b'{"code": 40110000, "message": "request is not authorized"}'),
-            r"refuses the keys \(401\).*paper account",
+            r"rejected the keys \(401\).*paper account",
         ),
-        ((403, SECRET.encode()), r"refuses the keys \(403\)"),
+        ((403, SECRET.encode()), r"rejected the keys \(403\)"),
         ((404, b"nothing"), "answers 404; try again later"),
         ((500, SECRET.encode()), "answers 500; try again later"),
-        ((302, b""), "something else than a list of assets"),
-        ((200, b""), "something else than a list of assets"),
-        ((200, b'{"message": "hello"}'), "something else than a list of assets"),
-        ((200, b"<html>" + SECRET.encode()), "something else than JSON"),
-        ((200, b"\xff\xfe\x00"), "something else than JSON"),
+        ((302, b""), "not a list of assets"),
+        ((200, b""), "not a list of assets"),
+        ((200, b'{"message": "hello"}'), "not a list of assets"),
+        ((200, b"<html>" + SECRET.encode()), "a response that is not JSON"),
+        ((200, b"\xff\xfe\x00"), "a response that is not JSON"),
     ],
 )
 def test_an_answer_that_is_no_list_of_assets_writes_nothing(server, refresh, tmp_path, answer, message):
@@ -210,7 +210,7 @@ def test_an_answer_that_is_no_list_of_assets_writes_nothing(server, refresh, tmp
 
 
 def test_a_server_that_is_not_there_is_one_line(tmp_path):
-    with pytest.raises(VenueError, match=r"^127\.0\.0\.1 cannot be reached \(Connection refused\); check the network"):
+    with pytest.raises(VenueError, match=r"^127\.0\.0\.1 is unreachable \(Connection refused\); check the network"):
         fetch_assets(keys_of(ENVIRON), "http://127.0.0.1:9")
 
 
@@ -223,10 +223,12 @@ def test_a_server_that_says_nothing_is_given_up(server, monkeypatch):
 def test_without_a_network_the_line_comes_before_any_request(monkeypatch):
     def no_network(url, patience):
         host = url.removeprefix("https://")
-        raise BarsError(f"{host} cannot be reached (no answer in 5 s); check the network, or build something")
+        raise BarsError(f"{host} is unreachable (no response within 5 s); check the network, or build something")
 
     monkeypatch.setattr(alpaca_assets, "check_reachable", no_network)
-    with pytest.raises(VenueError, match=r"^paper-api\.alpaca\.markets cannot be reached .*; the rules you have stay"):
+    with pytest.raises(
+        VenueError, match=r"^paper-api\.alpaca\.markets is unreachable .*existing rules were not changed"
+    ):
         fetch_assets(keys_of(ENVIRON))
 
 
@@ -237,7 +239,7 @@ def test_the_first_refresh_says_what_differs_from_the_built_in_table(refresh, se
     out_file = tmp_path / "a folder" / "alpaca.json"
     code, out, err = refresh("--out", out_file)
     assert (code, err) == (0, "")
-    assert "left out: MKR/USD: is not active and tradable" in out
+    assert "left out: MKR/USD: not active and tradable" in out
     assert "against the built-in table, alpaca of 2024-08-31:" in out
     assert "  BTC: min_order_qty 1.7e-05 -> 1.12e-05, price_increment none -> 0.5\n" in out
     assert "  DOGE: no longer listed\n" in out

@@ -52,7 +52,7 @@ def test_two_spellings_of_a_pair_are_one_coin(bars, tmp_path, caplog, first, sec
     expected = to_grid(whole, ["BTC", "ETH"], "whole.csv")
     assert np.array_equal(grid.close, expected.close)
     assert grid.tickers == ("BTC", "ETH")
-    for text in (f"{first} ({HALF} bars)", f"{second} ({HALF} bars)", "are spellings of one coin and are joined"):
+    for text in (f"{first} ({HALF} bars)", f"{second} ({HALF} bars)", "which are spellings of one pair"):
         assert text in caplog.text
     joined = file_bars([path], ["BTC", "ETH"])
     assert len(joined) == 2 * N_BARS
@@ -71,7 +71,7 @@ def test_spellings_that_say_the_same_bar_twice_keep_it_once_and_those_that_diffe
     assert len(same) == 2 * N_BARS
     other = copies.assign(volume=copies["volume"] + 1.0)
     with pytest.raises(
-        BarsError, match=r"BTC/USD \(600 bars\) and BTCUSD \(40 bars\) .* 40 bars of the same time differ"
+        BarsError, match=r"BTC/USD \(600 bars\) and BTCUSD \(40 bars\) .* 40 bars at the same time differ"
     ):
         read_bars(written(pd.concat([bars, other]), tmp_path / "other.csv"))
 
@@ -102,7 +102,7 @@ def test_a_file_of_a_pair_without_a_mark_is_read_under_the_name_that_says_what_i
 
 def test_a_coin_that_goes_on_in_another_pair_is_refused_with_both_on_every_way_in(bars, tmp_path, capsys):
     path = written(renamed(bars, "BTC", "BTCUSDT"), tmp_path / "bars.csv")
-    message = r"BTC.* \(300 bars\) and .*BTC.* \(300 bars\) are both BTC and never overlap; pass"
+    message = r"BTC.* \(300 bars\) and .*BTC.* \(300 bars\) are both BTC and do not overlap; pass"
     read = read_bars(path)
     for door in (lambda t: to_grid(read, t, "bars.csv"), lambda t: file_bars([path], t)):
         with pytest.raises(BarsError, match=message):
