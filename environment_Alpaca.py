@@ -379,7 +379,7 @@ class CryptoEnvAlpaca:
         acct.high[i] = price if acct.qty[i] == 0.0 else acct.high[i]
         acct.qty[i] += quantity
         acct.filled[i] += quantity
-        acct.cash = max(0.0, acct.cash - quantity * self._purchase_price(price))  # max: rounding, at most one ulp
+        acct.cash = max(0.0, acct.cash - quantity * self._purchase_price(price))  # max corrects rounding of one ulp
         self._book(quantity, price, price * (1.0 + self._charged.slippage_rate) * self._charged.buy_fee_rate)
 
     def _book(self, quantity: float, price: float, fee_per_coin: float) -> None:

@@ -73,7 +73,7 @@ def test_files_that_contradict_each_other_are_named_with_the_bar(write):
 
 def test_files_of_two_timeframes_are_refused(write):
     paths = [write("a.csv", table()), write("b.csv", table("ETH/USDT", step=3_600))]
-    with pytest.raises(BarsError, match=r"b\.csv holds 1h bars and .*a\.csv 5m bars; join files of one timeframe"):
+    with pytest.raises(BarsError, match=r"b\.csv has 1h bars and .*a\.csv 5m bars; join files of one timeframe"):
         file_bars(paths)
 
 
@@ -81,7 +81,7 @@ def test_tickers_are_selected_in_any_form_and_unknown_ones_named(write, caplog):
     path = write("a.csv", pd.concat([market(), table("BTC/USD")]))
     assert set(file_bars([path], ["eth"])["symbol"]) == {"ETH/USDT"}
     assert set(file_bars([path], ["BTC"])["symbol"]) == {"BTC/USD"}
-    assert "BTC/USD is taken, BTC/USDT is left out" in caplog.text
+    assert "using BTC/USD, dropping BTC/USDT" in caplog.text
     with pytest.raises(BarsError, match=r"a\.csv: unknown ticker XYZ; available: BTC/USD, BTC/USDT, ETH/USDT"):
         file_bars([path], ["BTC", "XYZ"])
 

@@ -166,7 +166,7 @@ def test_a_damaged_or_foreign_file_is_fetched_again_and_said(server, source, tmp
     assert n_asked == 1
     (message,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert FIRST[source] in message
-    assert "fetching BTC/" in message
+    assert "downloading BTC/" in message
     assert "\n" not in message
     assert fetch(source, server, tmp_path)[1] == 0
 
@@ -178,7 +178,7 @@ def test_a_file_of_another_timeframe_is_told_by_its_label(server, source, tmp_pa
     minutes.path(unit).parent.mkdir(parents=True)
     minutes.path(unit).write_bytes(hours.path(unit).read_bytes())
     assert minutes.read(unit) is None
-    assert f'it holds ["{server.url}", "{unit.symbol}", "1h", "2024-12"]' in caplog.messages[-1]
+    assert f'it contains ["{server.url}", "{unit.symbol}", "1h", "2024-12"]' in caplog.messages[-1]
 
 
 @pytest.mark.parametrize(("timeframe", "shift"), [("5m", 0), ("1h", 60)])
@@ -207,7 +207,7 @@ def test_the_bar_length_of_a_thin_coin_is_told_from_all_its_steps():
     for opens_at in ((), (7,), (7, 19), (0, 2, 5), (0, 1, 2, 9), (0, 12, 24, 25, 26)):
         bars_cache.check_timeframe(few_bars(*opens_at), "5m", "here")
     for opens_at in ((0, 12, 24), range(0, 600, 12), (*range(0, 600, 12), 601)):
-        with pytest.raises(BarsError, match="here: holds bars 1h apart, expected 5m"):
+        with pytest.raises(BarsError, match="here: the bars are 1h apart, expected 5m"):
             bars_cache.check_timeframe(few_bars(*opens_at), "5m", "here")
 
 

@@ -189,7 +189,7 @@ def test_leaving_out_rows_because_of_what_follows_is_found():
 
     report = analysed(changed(pipeline(), until_a_fall), plain_bars(), n_cuts=8)
     assert report.first.column == "row"
-    assert "there only" in str(report.first)
+    assert "exists only" in str(report.first)
 
 
 def test_a_filled_flag_that_foresees_the_next_bar_is_found():

@@ -118,7 +118,7 @@ def spoil(column, value, row=3):
         (spoil("timestamp", "yesterday"), "cannot be read; use ISO 8601"),
         (spoil("symbol", None), "row 3 has no symbol"),
         (lambda rows: rows.drop(columns=["low", "volume"]), "column low, volume is missing"),
-        (lambda rows: rows.iloc[:0], "holds no bars"),
+        (lambda rows: rows.iloc[:0], "contains no bars"),
         (lambda rows: rows.iloc[:1], "one bar per symbol is too few"),
         (lambda rows: pd.concat([rows, rows.tail(1).assign(timestamp=START + 10**5 * STEP)]), "check the timestamps"),
     ],
@@ -265,7 +265,8 @@ def test_a_bar_with_a_missing_part_is_missing():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "message"), [(60, "cannot make 1m"), (450, "cannot make"), (86_400, "no whole 1d")]
+    ("seconds", "message"),
+    [(60, "cannot be aggregated to 1m"), (450, "cannot be aggregated"), (86_400, "no complete 1d")],
 )
 def test_impossible_resampling_is_refused(seconds, message):
     with pytest.raises(BarsError, match=message):

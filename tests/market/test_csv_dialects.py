@@ -193,5 +193,5 @@ def test_a_separator_at_the_end_of_rows_only_is_no_column(tmp_path):
     path = written(tmp_path, "\n".join([header, *(f"{row}," for row in rows)]).encode())
     pd.testing.assert_frame_equal(read_bars(path), EXPECTED)
     path = written(tmp_path, "\n".join([header, *(f"{row}," for row in rows[:-1]), f"{rows[-1]},7"]).encode())
-    with pytest.raises(BarsError, match=r"a row has more fields than the .* of the header; write decimal points"):
+    with pytest.raises(BarsError, match=r"a row has more fields than the .* of the header; use decimal points"):
         read_bars(path)

@@ -181,7 +181,7 @@ def test_the_line_says_how_many_and_which(caplog):
     with caplog.at_level(logging.WARNING):
         dataset_from_bars(recent(now, 2), ["BTC"], "5m", source="b.csv", now=now)
     (line,) = caplog.messages
-    assert line.endswith("are left out: BTC/USD opens 2024-03-01 12:00 .. 2024-03-01 12:10 UTC")
+    assert line.endswith("have not closed yet: BTC/USD opens 2024-03-01 12:00 .. 2024-03-01 12:10 UTC")
     with pytest.raises(BarsError, match="no bar has closed yet"):
         dataset_from_bars(recent(now, 2), ["BTC"], "5m", source="b.csv", now=now - timedelta(days=9))
 

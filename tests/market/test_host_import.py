@@ -141,7 +141,7 @@ def poke(name, place, value):
         (poke("time_array", 5, OPEN[4]), "time_array: steps 0 s at row 5"),
         (poke("time_array", 5, OPEN[4] + 60), "steps 60 s at row 5 .*check --timeframe 5m"),
         ({"time_array": OPEN[::-1].astype(float)}, "steps -300 s at row 1"),
-        ({"time_array": np.append(OPEN[:-1], OPEN[-1] + 300 * 10**5)}, "only 120 rows lie over"),
+        ({"time_array": np.append(OPEN[:-1], OPEN[-1] + 300 * 10**5)}, "only 120 rows cover"),
         ({"time_array": OPEN[:-1].astype(float)}, "time_array: has 119 rows, but price_array has 120"),
         ({"time_array": np.full(120, "NaT", "M8[ns]")}, "time_array: row 0 is NaT"),
         ({"price_array": np.ones((120, 3))}, r"has 3 columns, but --tickers names 2 coins \(BTC, ETH\)"),

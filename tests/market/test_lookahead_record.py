@@ -158,10 +158,10 @@ def test_an_edited_record_is_refused(tmp_path, bars, field, value):
 def test_a_record_of_another_dataset_is_refused(tmp_path, bars):
     dataset, other = as_checked(built(bars)), built(bars, features="host")
     save_dataset(other, tmp_path / "5m")
-    with pytest.raises(DatasetError, match="another dataset's"):
+    with pytest.raises(DatasetError, match="belongs to a different dataset"):
         write_record(tmp_path / "5m", dataset.record)
     edited(tmp_path / "5m", lambda manifest: manifest.update(lookahead=as_manifest(tmp_path, dataset)))
-    with pytest.raises(DatasetError, match="another dataset's"):
+    with pytest.raises(DatasetError, match="belongs to a different dataset"):
         load_dataset(tmp_path / "5m")
 
 
@@ -194,7 +194,7 @@ def lookahead(*words):
 def test_an_old_dataset_is_checked_again_with_its_bars(tmp_path, bars, bars_file, capsys):
     save_dataset(built(bars), tmp_path / "5m")
     assert lookahead("--bars", bars_file, "--record", tmp_path / "5m", "--cuts", 3) == 0
-    assert "5m: look-ahead: clean; features made again" in capsys.readouterr().out
+    assert "5m: look-ahead: clean; features rebuilt" in capsys.readouterr().out
     dataset = load_dataset(tmp_path / "5m")
     assert (dataset.record.cuts, dataset.sha256) == (3, built(bars).sha256)
 

@@ -156,7 +156,7 @@ def test_the_quote_asked_for_wins_then_dollars_in_order():
     ("wanted", "message"),
     [
         (["BTC", "XYZ", "ABC"], "unknown ticker XYZ, ABC; available: BTC/EUR, BTC/USD, ETH/USD"),
-        (["BTC", "BTCUSD"], "asked for twice"),
+        (["BTC", "BTCUSD"], "is repeated in"),
         (["ETH", "BTC/EUR"], "mix the currencies EUR, USD"),
     ],
 )

@@ -113,7 +113,7 @@ def test_rules_come_from_strings_by_name_and_what_is_left_out_is_said():
     assert (venue.name, venue.as_of, venue.source) == ("alpaca", "2026-01-02", "a test")
     assert (venue.fee_tiers, venue.fees_as_of) == (ALPACA.fee_tiers, "2023-03-13")
     assert sorted(left_out) == [
-        "AAPL: is not crypto",
+        "AAPL: not crypto",
         "BAT/USD: its min_order_size is no number",
         "BTC/USDT, BTC/USDC: the coin's rule comes from a different dollar pair",
         "CRV/USD: min_order_qty must be a finite number of at least 0; received nan",
@@ -143,7 +143,7 @@ def test_a_strange_asset_is_left_out_and_said_and_the_others_stay():
     [[], [asset("MKR/USD", tradable=False)], [1, 2], [{}], [{"symbol": 7}], [asset("A\nB")], [asset("x" * 99)]],
 )
 def test_an_answer_without_anything_usable_is_refused(assets):
-    with pytest.raises(VenueError, match="the answer") as caught:
+    with pytest.raises(VenueError, match="in the response is usable") as caught:
         venue_of_assets(assets, ALPACA, TODAY, "a test")
     assert "\n" not in str(caught.value)
 
@@ -161,8 +161,8 @@ def test_the_request_goes_to_the_assets_endpoint_with_the_keys_in_its_headers(se
 @pytest.mark.parametrize(
     ("environ", "message"),
     [
-        ({}, "no keys: set APCA_API_KEY_ID and APCA_API_SECRET_KEY .or ALPACA_API_KEY and ALPACA_API_SECRET."),
-        ({"APCA_API_KEY_ID": "", "APCA_API_SECRET_KEY": ""}, "no keys: set"),
+        ({}, "no API keys: set APCA_API_KEY_ID and APCA_API_SECRET_KEY .or ALPACA_API_KEY and ALPACA_API_SECRET."),
+        ({"APCA_API_KEY_ID": "", "APCA_API_SECRET_KEY": ""}, "no API keys: set"),
         ({"APCA_API_KEY_ID": "k"}, "APCA_API_KEY_ID is set and APCA_API_SECRET_KEY is not; set both"),
         ({"ALPACA_API_SECRET": SECRET}, "ALPACA_API_SECRET is set and ALPACA_API_KEY is not; set both"),
         ({"APCA_API_KEY_ID": "k", "APCA_API_SECRET_KEY": SECRET + "\n"}, "APCA_API_SECRET_KEY holds blanks"),
@@ -298,6 +298,6 @@ def test_the_script_without_keys_says_which_variables_to_set(tmp_path):
         cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.startswith("refresh_venues.py: no keys: set APCA_API_KEY_ID and APCA_API_SECRET_KEY")
+    assert done.stderr.startswith("refresh_venues.py: no API keys: set APCA_API_KEY_ID and APCA_API_SECRET_KEY")
     assert len(done.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []

@@ -258,7 +258,7 @@ def test_a_clock_that_is_ahead_keeps_no_month_that_runs(server, tmp_path):
 @pytest.mark.parametrize(
     ("step", "shift", "message"),
     [
-        (3_600, 0, "holds bars 1h apart, expected 5m"),
+        (3_600, 0, "the bars are 1h apart, expected 5m"),
         (60, 0, "does not open on the UTC grid of 5m"),
         (300, 60, "2024-12-01 00:01.* UTC does not open on the UTC grid of 5m"),
     ],
@@ -390,7 +390,7 @@ def bars_of_january():
         (zip_of((CSV, BOMB), said_bytes=1_000), "not a readable archive"),
         (zip_of((CSV, BOMB), said_bytes=2**31), "more than 536400 bytes decompressed, too large"),
         (archive_of(bars_of_january().assign(close=np.nan), 3_600), "BTC/USDT bar 2025-01-01 00:00: close is not a"),
-        (archive_of(made_up_bars("BTC", DEC, JAN, 3_600), 3_600), "holds bars of 2024-12-01 .. 2024-12-31"),
+        (archive_of(made_up_bars("BTC", DEC, JAN, 3_600), 3_600), "contains bars of 2024-12-01 .. 2024-12-31"),
     ],
 )
 def test_a_verified_archive_that_holds_something_else_is_refused_and_not_cached(server, tmp_path, content, message):

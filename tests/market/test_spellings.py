@@ -80,7 +80,7 @@ def test_a_coins_other_pair_is_named_with_its_rows(bars, tmp_path, caplog):
     both = pd.concat([bars, bars[bars["symbol"] == "BTC/USD"].assign(symbol="BTC/USDT")])
     with caplog.at_level(logging.WARNING, "market"):
         to_grid(read_bars(written(both, tmp_path / "bars.csv")), ["BTC", "ETH"], "bars.csv")
-    assert "BTC/USD is taken, BTC/USDT is left out: BTC/USD (600 bars), BTC/USDT (600 bars)" in caplog.text
+    assert "using BTC/USD, dropping BTC/USDT: BTC/USD (600 bars), BTC/USDT (600 bars)" in caplog.text
 
 
 def test_two_pairs_of_a_coin_are_both_kept_where_all_symbols_are(bars, tmp_path, caplog):
@@ -109,12 +109,12 @@ def test_a_coin_that_goes_on_in_another_pair_is_refused_with_both_on_every_way_i
             door(["BTC/USD", "ETH"])
         door(["BTCUSDT", "ETH"])
     assert build_dataset(["--bars", str(path), "--tickers", "BTC/USD", "ETH", "--out", str(tmp_path / "o")]) == 2
-    assert "never overlap" in capsys.readouterr().err
+    assert "do not overlap" in capsys.readouterr().err
 
 
 def test_a_perpetual_and_its_spot_pair_are_never_joined(bars, tmp_path):
     path = written(renamed(bars, "BTC/USDT:USDT", "BTC/USDT"), tmp_path / "bars.csv")
-    with pytest.raises(BarsError, match="never overlap"):
+    with pytest.raises(BarsError, match="do not overlap"):
         to_grid(read_bars(path), ["BTC", "ETH"], "bars.csv")
     only = read_bars(path).query("symbol == 'BTC/USDT:USDT'")
     dataset = dataset_from_bars(only, ["BTC"], "5m", source="bars.csv", features="host")

@@ -262,8 +262,10 @@ def local_rows(zone, around, step, days=3, fmt="%Y-%m-%d %H:%M:%S"):
 def test_local_times_over_a_change_are_named_and_with_a_zone_they_are_read(zone, step, spring):
     hour = CHANGES[zone][0 if spring else 1]
     local, rows, times = local_rows(zone, f"{hour}:00", step)
-    does, change = ("is missing", "to") if spring else ("comes twice", "from")
-    message = f"t: the hour from {hour}:00 {does}, as in local time at the change {change} summer time .*in UTC"
+    does, change = ("is missing", "to") if spring else ("is repeated", "from")
+    message = (
+        f"t: the hour from {hour}:00 {does}, as in local time at the change {change} daylight saving time .*in UTC"
+    )
     with pytest.raises(BarsError, match=message) as caught:
         tidy_bars(local, "t")
     assert any(clock in str(caught.value) for clock in CLOCKS)

@@ -191,7 +191,10 @@ def changed(*path, value=None, drop=False):
         (changed("rules", "BTC", "min_order_qty", drop=True), "BTC: field min_order_qty is missing"),
         (changed("rules", "BTC", "min_qty", value=1), "BTC: field min_qty is unknown"),
         (changed("default_rule", value=None), "venue: field default_rule: expected object, got null"),
-        (changed("fee_tiers", 3, "taker_rate", value=18), r"venue: field fee_tiers\[3\]: taker_rate is a fraction"),
+        (
+            changed("fee_tiers", 3, "taker_rate", value=18),
+            r"venue: field fee_tiers\[3\]: taker_rate must be a fraction",
+        ),
     ],
 )
 def test_a_damaged_file_is_refused_by_name(tmp_path, content, message):
