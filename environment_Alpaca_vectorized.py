@@ -9,6 +9,10 @@ classes of both files at every step and in every field.
 Read this file from top to bottom: settings and state, the phases of a bar in the order in which they run, the pure
 `step`, and the two classes that hold the state.
 
+The functions of a bar share their arguments: `book` holds the accounts, `price` (N, A) the closes of the current bar,
+`equity` (N,) the account values before the orders, `market` the market data, `p` the settings and `costs` the trading
+costs of the step.
+
 Axes: N environments, A assets, T bars, F features, L lookback, G segments, S state width. Money is in quote currency
 and quantities are in coins. ``*_rate`` and ``*_pct`` are fractions. Account state is float64 on every device.
 Observations are float32.
@@ -117,10 +121,12 @@ Terms = dict[str, Tensor]  # reward term -> (N,) float64
 class Costs(NamedTuple):
     """Trading costs of a step, as fractions of notional.
 
+    Each cost is a float, or a () float64 tensor on the device of the accounts.
+
     Attributes:
-        buy_fee_rate: fee on a purchase; a float, or a () float64 tensor on the device of the accounts.
-        sell_fee_rate: fee on a sale; same types.
-        slippage_rate: price slippage of a fill; same types. Buyers pay this fraction more, sellers receive it less.
+        buy_fee_rate: fee on a purchase.
+        sell_fee_rate: fee on a sale.
+        slippage_rate: fraction that buyers pay more, and sellers receive less, than the close.
     """
 
     buy_fee_rate: Any
@@ -1220,6 +1226,17 @@ class VectorizedCryptoEnvAlpaca:
         timeframe: ignored.
         data_interval: ignored.
         exchange_name: ignored.
+
+    Attributes:
+        params: the settings, an `EnvParams`.
+        market: the market data, a `Market`.
+        book: the accounts, a `Portfolio`.
+        device: torch device of all tensors.
+        action_dim: number of assets A.
+        full_state_dim: width S of a full observation.
+        max_step: largest number of steps in an episode.
+        target_return: return at which a host may stop training.
+        if_discrete: always False, because actions are continuous.
 
     Raises:
         ValueError: settings, arrays or sizes cannot be simulated.

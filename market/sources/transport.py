@@ -41,7 +41,7 @@ class Patience:
     read_s: float = 30.0  # timeout of the next bytes of a response
     retries: int = 4  # retries per request
     backoff_s: float = 0.5  # waits are 0, then 2, 4, ... times this value
-    longest_wait_s: float = 60.0  # also if Retry-After is longer
+    longest_wait_s: float = 60.0  # upper limit of a wait, even if Retry-After is longer
     damaged_tries: int = 3  # tries per symbol-month if its body is damaged
     damaged_wait_s: float = 1.0  # wait before the second try, doubled for each further try
     requests_per_window: int = 180  # Alpaca allows 200 per minute
