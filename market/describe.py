@@ -20,7 +20,7 @@ SAMPLED_ROWS = 20_000
 DROPPED = {
     "outside": "before a coin's first bar or after its last",
     "gaps": "in gaps",
-    "too_short": "in runs too short to use",
+    "too_short": "in runs that are too short",
     "warmup": "warm-up of the features",
 }
 
@@ -118,7 +118,7 @@ def _dropped_lines(dataset: Dataset) -> Iterator[str]:
     dropped = quality["dropped_bars"]
     parts = ", ".join(f"{dropped[reason]} {meaning}" for reason, meaning in DROPPED.items())
     used = quality["used_bars"]
-    yield f"used: {used} of {quality['grid_bars']} bars of {timeframe_name(dataset.bar_seconds)}; left out: {parts}"
+    yield f"used: {used} of {quality['grid_bars']} bars of {timeframe_name(dataset.bar_seconds)}; dropped: {parts}"
     if used != len(dataset.time):
         yield f"  (this report covers all {used} bars; the dataset holds {len(dataset.time)} of them)"
 

@@ -36,10 +36,10 @@ MARGIN = 1.2  # factor on the limit, because the size of a real surprise depends
 SCALES = (1, 16, 128)  # bars
 MOST_LAGS = 2_048  # bars ahead
 NEAR_BARS = 5
-TARGETS = ("return", "size of the return")
+TARGETS = ("return", "absolute return")
 LEAST = {
     "return": (0.15, 0.03),
-    "size of the return": (0.15, 0.1),
+    "absolute return": (0.15, 0.1),
 }  # minimum correlations up to NEAR_BARS ahead, and beyond
 CLIP = 4.0
 VOLATILITY_BARS = 48  # mean age of the squared returns in a volatility
