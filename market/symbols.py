@@ -177,7 +177,7 @@ def _plain(symbol: str) -> str:
             f"{symbol!a} contains the character U+{ord(strange):04X}, which is not an ASCII letter; type it again"
         )
     if not text:
-        raise BarsError(f"{symbol!r} is not the name of a coin; expected letters and digits, as BTC or BTC/USD")
+        raise BarsError(f"{symbol!r} is not the name of a coin; expected letters and digits, such as BTC or BTC/USD")
     return text
 
 
@@ -256,7 +256,7 @@ def _marked(name: str, symbol: str) -> Pair:
     """Parse a name with one separator: a slash, a hyphen, an underscore or a space."""
     coin, *others = re.split(r"\s*[/_-]\s*|\s+", name)
     if len(others) != 1 or not coin.isalnum() or not others[0].isalnum():
-        raise BarsError(f"{symbol!r} is not the name of a coin; expected letters and digits, as BTC or BTC/USD")
+        raise BarsError(f"{symbol!r} is not the name of a coin; expected letters and digits, such as BTC or BTC/USD")
     quote = others[0].removeprefix("Z") if others[0][1:] in QUOTES else others[0]  # Kraken's ZUSD
     if quote not in QUOTES and "/" not in name:
         raise BarsError(f"{symbol!r}: {quote} is not a known currency; write {coin}/{quote} if it is one")
@@ -268,7 +268,7 @@ def _pair(coin: str, quote: str, symbol: str, is_perpetual: bool = False) -> Pai
     coin, quote = OTHER_NAMES.get(coin, coin), OTHER_NAMES.get(quote, quote)
     is_reversed = _rank(coin) < _rank(quote) and (quote in KNOWN_COINS or quote in QUOTES)
     if is_reversed or (coin == quote and quote not in DOLLARS):
-        raise BarsError(f"{symbol!r} names the currency {coin} where the coin should be; write {quote}/{coin}")
+        raise BarsError(f"{symbol!r} has the currency {coin} first; write {quote}/{coin}")
     return Pair(coin, quote, is_perpetual)
 
 

@@ -270,7 +270,7 @@ def to_grid(
         BarsError: the bars do not fit one grid, or a ticker has none.
     """
     if start is not None and end is not None and start >= end:
-        raise BarsError(f"{where}: start {start:%Y-%m-%d %H:%M} is not before end {end:%Y-%m-%d %H:%M}")
+        raise BarsError(f"{where}: start {start:%Y-%m-%d %H:%M} must be before end {end:%Y-%m-%d %H:%M}")
     symbols = chosen_symbols(bars, tickers, where)
     bars = bars.loc[bars["symbol"].isin(symbols)]
     step = step_between(bars, start, end, where)

@@ -139,7 +139,7 @@ def _check_type(path: Path, name: str, kind: pa.DataType) -> None:
 def _check_sizes(path: Path, metadata: pq.FileMetaData, n_columns: int) -> None:
     n_rows = metadata.num_rows
     if not 0 <= n_rows <= MOST_ROWS:
-        raise BarsError(f"{path}: holds {n_rows} rows, more than the {MOST_ROWS} that are read; split it by time")
+        raise BarsError(f"{path}: has {n_rows} rows, but the limit is {MOST_ROWS}; split it by time")
     # Column sizes are not read, because pyarrow aborts the process on a damaged file instead of raising.
     unpacked = sum(max(metadata.row_group(i).total_byte_size, 0) for i in range(metadata.num_row_groups))
     n_bytes = max(unpacked, 8 * n_columns * n_rows)
@@ -232,7 +232,7 @@ def read_csv(path: Path, wanted: Sequence[str]) -> pd.DataFrame:
             table = _parse(path, dialect, decimal=",")
             _check_decimal_commas(path, table, wanted)
     if len(table) > MOST_ROWS:
-        raise BarsError(f"{path}: holds {len(table)} rows, more than the {MOST_ROWS} that are read; split it by time")
+        raise BarsError(f"{path}: has {len(table)} rows, but the limit is {MOST_ROWS}; split it by time")
     return table
 
 

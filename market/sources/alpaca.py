@@ -155,7 +155,7 @@ class Alpaca:
         except requests.JSONDecodeError:
             return  # alpaca-py raises this error next
         if isinstance(page, dict) and page.get("next_page_token") and not page.get("bars"):
-            raise DamagedAnswerError("a page in the middle is empty")
+            raise DamagedAnswerError("a page is empty although more pages follow")
 
     def _check_covers(self, bars: pd.DataFrame, unit: SymbolMonth, period: Period) -> None:
         """Check that each full day of the period with a daily bar has bars.

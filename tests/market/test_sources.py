@@ -201,7 +201,7 @@ def without_an_evening(query, page):
     ("damage", "message"),
     [
         (without_token, "the response lacks 27 of 31 days with bars, first 2024-12-05"),
-        (emptied, "a page in the middle is empty"),
+        (emptied, "a page is empty although more pages follow"),
         (without_days, "the response lacks 2 of 31 days with bars, first 2024-12-11"),
         (without_an_evening, "the response lacks most of 2024-12-31"),
     ],
