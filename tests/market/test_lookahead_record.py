@@ -118,9 +118,9 @@ def test_a_dataset_says_how_it_is_built_again(make, options):
 
 def test_other_bars_are_refused(bars):
     later = bars.index % 900 >= 600
-    with pytest.raises(DatasetError, match=r"another dataset \(feature BTC:range_breakout differs at 2024-01-0"):
+    with pytest.raises(DatasetError, match=r"a different dataset \(feature BTC:range_breakout differs at 2024-01-0"):
         checked(built(bars), bars.assign(volume=bars["volume"].where(~later, 5.0)))
-    with pytest.raises(DatasetError, match=r"another dataset \(row differs at 2024-01-0"):
+    with pytest.raises(DatasetError, match=r"a different dataset \(row differs at 2024-01-0"):
         checked(built(bars), bars.loc[bars.index % 900 < 880])
     with pytest.raises(DatasetError, match="these bars make no dataset"):
         checked(built(bars), bars.assign(timestamp=bars["timestamp"] + pd.Timedelta(days=400)))

@@ -114,11 +114,11 @@ def test_rules_come_from_strings_by_name_and_what_is_left_out_is_said():
     assert (venue.fee_tiers, venue.fees_as_of) == (ALPACA.fee_tiers, "2023-03-13")
     assert sorted(left_out) == [
         "AAPL: not crypto",
-        "BAT/USD: its min_order_size is no number",
+        "BAT/USD: min_order_size is not a number",
         "BTC/USDT, BTC/USDC: the coin's rule comes from a different dollar pair",
         "CRV/USD: min_order_qty must be a finite number of at least 0; received nan",
-        "DOT/USD: has no min_order_size or no min_trade_increment",
-        "GRT/USD: has no min_order_size or no min_trade_increment",
+        "DOT/USD: min_order_size or min_trade_increment is missing",
+        "GRT/USD: min_order_size or min_trade_increment is missing",
         "MKR/USD: not active and tradable",
         "SUSHI/USD: min_order_qty must be a finite number of at least 0; received -1.0",
         "YFI/USD: not active and tradable",
@@ -163,10 +163,10 @@ def test_the_request_goes_to_the_assets_endpoint_with_the_keys_in_its_headers(se
     [
         ({}, "no API keys: set APCA_API_KEY_ID and APCA_API_SECRET_KEY .or ALPACA_API_KEY and ALPACA_API_SECRET."),
         ({"APCA_API_KEY_ID": "", "APCA_API_SECRET_KEY": ""}, "no API keys: set"),
-        ({"APCA_API_KEY_ID": "k"}, "APCA_API_KEY_ID is set and APCA_API_SECRET_KEY is not; set both"),
-        ({"ALPACA_API_SECRET": SECRET}, "ALPACA_API_SECRET is set and ALPACA_API_KEY is not; set both"),
-        ({"APCA_API_KEY_ID": "k", "APCA_API_SECRET_KEY": SECRET + "\n"}, "APCA_API_SECRET_KEY holds blanks"),
-        ({"APCA_API_KEY_ID": "k\u00e9", "APCA_API_SECRET_KEY": SECRET}, "APCA_API_KEY_ID holds blanks"),
+        ({"APCA_API_KEY_ID": "k"}, "APCA_API_KEY_ID is set, but APCA_API_SECRET_KEY is not; set both"),
+        ({"ALPACA_API_SECRET": SECRET}, "ALPACA_API_SECRET is set, but ALPACA_API_KEY is not; set both"),
+        ({"APCA_API_KEY_ID": "k", "APCA_API_SECRET_KEY": SECRET + "\n"}, "APCA_API_SECRET_KEY contains spaces"),
+        ({"APCA_API_KEY_ID": "k\u00e9", "APCA_API_SECRET_KEY": SECRET}, "APCA_API_KEY_ID contains spaces"),
     ],
 )
 def test_absent_or_broken_keys_are_named_and_never_shown(environ, message):
@@ -189,8 +189,8 @@ def test_either_pair_of_variables_will_do_and_keys_do_not_print():
             r"rejected the keys \(401\).*paper account",
         ),
         ((403, SECRET.encode()), r"rejected the keys \(403\)"),
-        ((404, b"nothing"), "answers 404; try again later"),
-        ((500, SECRET.encode()), "answers 500; try again later"),
+        ((404, b"nothing"), "returned 404; try again later"),
+        ((500, SECRET.encode()), "returned 500; try again later"),
         ((302, b""), "not a list of assets"),
         ((200, b""), "not a list of assets"),
         ((200, b'{"message": "hello"}'), "not a list of assets"),

@@ -155,7 +155,7 @@ def test_longer_bars_open_at_the_offset(tmp_path, caplog):
     days = file_bars([path], timeframe="1d", offset_s=57_600)
     assert set(days["timestamp"].dt.hour) == {16}
     assert len(days) == 2 * 8
-    assert "2 of 10 1d bars of BTC/USDT miss a part" in caplog.text
+    assert "dropped 2 of 10 1d bars of BTC/USDT that lack a part" in caplog.text
     grid = to_grid(tidy_bars(table(24 * 9, 3_600), "t"), ["BTC"], "t")
     first = days[days["symbol"] == "BTC/USDT"].iloc[0]
     assert first["open"] == grid.open[16, 0]
