@@ -359,5 +359,5 @@ def test_an_instance_is_compared_with_the_settings_that_it_has():
     for host in hosts:
         host.safety_factor_stock_buy = 0.7
     assert compare.SideBySide(hosts, batch, watch, 0).run(200) is None
-    with pytest.raises(ValueError, match="is not recognised; give rules"):
+    with pytest.raises(ValueError, match="is not recognized; pass rules"):
         drop_in.from_scalar_env(scalar)

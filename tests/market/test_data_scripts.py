@@ -91,7 +91,7 @@ def test_a_coin_in_another_currency_is_said_to_have_no_rule(bars, folder):
     write_bars(euros, folder / "bars.csv")
     done = run("build_dataset", "--bars", "bars.csv", "--tickers", "BTC/EUR", "ETH/EUR", "--out", "o", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "no entry for BTC/EUR, ETH/EUR: bound by nothing; scripts/data/refresh_venues.py" in done.stdout
+    assert "no entry for BTC/EUR, ETH/EUR: no minimum order; scripts/data/refresh_venues.py" in done.stdout
     dataset = load_dataset(folder / "o")
     assert dataset.venue.order_rules(dataset.tickers).min_order_notional == 0.0
 
@@ -123,7 +123,7 @@ def test_real_bars_can_be_called_synthetic(bars, folder):
         ("download_bars", ["--out", "o.txt"], "--out o.txt: expected a name that ends in .parquet or .csv"),
         ("download_bars", ["--out", "b.csv"], "pass --overwrite"),
         ("download_bars", ["--out", "o.csv", "--source", "cnn"], "--source: invalid choice: 'cnn'"),
-        ("download_bars", ["--out", "o.csv", "--start", "2024-02-01", "--end", "2024-01-01"], "is not before end"),
+        ("download_bars", ["--out", "o.csv", "--start", "2024-02-01", "--end", "2024-01-01"], "must be before end"),
     ],
 )
 def test_a_bad_value_is_refused_by_name_before_anything_is_written(
@@ -251,7 +251,7 @@ def test_a_hosts_folder_becomes_a_dataset(folder, host_folder):
     command = ["--host-folder", "a host", "--timeframe", "5m", "--out", "data/5m_host", "--tickers", "BTC", "ETH"]
     done = run("import_host_data", *command, cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "WARNING 1 of 4 columns constant, so they teach nothing: ETH:column_1" in done.stdout
+    assert "WARNING 1 of 4 columns are constant and carry no information: ETH:column_1" in done.stdout
     dataset = load_dataset(folder / "data" / "5m_host")
     assert dataset.time[0] == 1_704_067_200 + 300
     assert (folder / "data" / "5m_host" / "quality.png").is_file()
