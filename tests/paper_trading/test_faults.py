@@ -206,7 +206,7 @@ def test_nothing_is_bought_while_it_is_unknown_what_the_sales_brought(world, tra
     )  # that before the bar's orders goes well
     ended = order(world, trader, BTC=0.3, ETH=-1.0)
     assert [each["side"] for each in ended] == ["sell"]
-    assert "did not say what the sales brought" in texts(world, "skip")
+    assert "the proceeds of the sales are unknown" in texts(world, "skip")
     assert trader.state == "ACTIVE"
     idle(world, trader)
     world.check_books()
@@ -482,7 +482,7 @@ def test_somebody_who_sells_our_coins_is_noticed(world, trader):
     world.server.control("foreign_order", symbol="BTC/USD", side="sell", qty="0.01")
     idle(world, trader)
     assert trader.state == "REDUCING"
-    assert "coins of ours were sold" in trader.why
+    assert "of our coins were sold" in trader.why
     world.check_books()
 
 
@@ -582,7 +582,7 @@ def test_a_coin_that_is_delisted_is_said_and_left_alone_and_the_others_go_on(wor
 def test_a_restart_with_other_coins_is_refused_while_ours_are_held(world, trader):
     order(world, trader, BTC=0.3)
     whole, world.deployment = world.deployment, make_deployment(world.root / "others", ("ETH", "LTC"))
-    with pytest.raises(UserError, match="BTC of ours, which others does not trade; sell them with --flatten"):
+    with pytest.raises(UserError, match="BTC, which others does not trade; sell them with --flatten"):
         world.trader()
     world.deployment = whole
     order(world, restarted(world), BTC=-1.0)
@@ -617,7 +617,7 @@ def test_bars_of_all_coins_that_come_very_late_are_not_traded_on(world, trader):
     for ticker in world.tickers:
         world.server.control("late_bar", symbol=f"{ticker}/USD", time=next_open(world), seconds=100)
     assert order(world, trader, BTC=0.3) == []
-    assert "after its close, more than 60 s" in texts(world, "skip")
+    assert "after its close; the limit is 60 s" in texts(world, "skip")
 
 
 @pytest.mark.parametrize("n_missing", [1, 3, 4])
@@ -637,7 +637,7 @@ def test_bars_that_no_coin_has_cost_those_bars_and_many_of_them_the_warm_up(worl
     gap(world, n_missing)
     world.clock.advance(n_missing * STEP_S)
     world.play(trader, 1)
-    assert f"{n_missing} bars were missed; nothing is caught up" in texts(world, "skip")
+    assert f"{n_missing} bars were missed; their orders are not sent later" in texts(world, "skip")
     idle(world, trader)
     assert ("warming up" in texts(world, "skip")) == warms_up
     assert len(order(world, trader, BTC=-1.0)) == (0 if warms_up else 1)
@@ -673,7 +673,7 @@ def test_bars_of_an_absence_are_fetched_and_trading_goes_on_at_the_next_bar(worl
     order(world, trader, BTC=0.3)
     world.clock.advance(10 * STEP_S)
     world.play(trader, 1)
-    assert "9 bars were missed; nothing is caught up" in texts(world, "skip")
+    assert "9 bars were missed; their orders are not sent later" in texts(world, "skip")
     assert "warming up" not in texts(world, "skip")
     (ended,) = order(world, trader, BTC=-1.0)
     assert ended["status"] == "filled"
@@ -763,7 +763,7 @@ def test_a_venue_that_is_away_at_the_start_is_waited_for_and_that_is_said(world,
     world.server.control("fault", kind="503", times=30)
     with caplog.at_level(logging.WARNING):
         trader.begin()
-    said = [record.message for record in caplog.records if "asked again" in record.message]
+    said = [record.message for record in caplog.records if "retrying" in record.message]
     assert len(said) == 1
     world.play(trader, 2)
     assert trader.account is not None
@@ -779,7 +779,7 @@ def test_a_broker_is_made_as_soon_as_the_venue_answers(world, caplog):
         )
     assert broker.account.startswith("paper-")
     assert pauses == [1.0, 1.0, 1.0]
-    assert caplog.text.count("asked again until it does") == 1
+    assert caplog.text.count("retrying until it does") == 1
 
 
 def test_a_signal_ends_the_waiting_at_the_start(world):
@@ -973,4 +973,4 @@ def test_a_venue_that_takes_more_than_the_fee_is_drift(tmp_path, server):
     trader = world.trader(limits=replace(FREE, max_drift=0.004))
     world.play(trader, 35)
     assert trader.state == "REDUCING"
-    assert "from the simulator's, beyond --max-drift" in trader.why
+    assert "from the simulator exceeds --max-drift" in trader.why

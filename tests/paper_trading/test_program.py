@@ -99,28 +99,28 @@ def deploy(root: Path, world: TradingWorld) -> None:
 def test_without_a_deployment_a_line_says_which_command_makes_one(tmp_path):
     done = run(tmp_path)
     assert done.returncode == 2
-    assert "nothing is deployed; scripts/deployment/auto_replace_best_5m.py --once makes one" in done.stderr
+    assert "nothing is deployed; deploy a finished study with scripts/deployment/auto_replace_best_5m.py --once" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--live"], "real money needs both --live and --live-url"),
-        (["--live-url", "https://api.alpaca.markets"], "real money needs both --live and --live-url"),
+        (["--live"], "real money requires both --live and --live-url"),
+        (["--live-url", "https://api.alpaca.markets"], "real money requires both --live and --live-url"),
         (["--live", "--live-url", "https://PAPER-api.alpaca.markets"], "that is the paper account's"),
         (["--live", "--live-url", "https://evil.example.org"], "is not https://api.alpaca.markets"),
         (["--live", "--live-url", "http://api.alpaca.markets"], "is not https://api.alpaca.markets"),
-        (["--paper-url", "https://api.alpaca.markets"], "that is the live account's, which needs --live"),
-        (["--paper-url", "https://API.alpaca.markets."], "that is the live account's, which needs --live"),
-        (["--paper-url", "https://x@api.alpaca.markets"], "holds a user or a password"),
+        (["--paper-url", "https://api.alpaca.markets"], "which is the live account and requires --live"),
+        (["--paper-url", "https://API.alpaca.markets."], "which is the live account and requires --live"),
+        (["--paper-url", "https://x@api.alpaca.markets"], "must not contain a user name or password"),
         (["--paper-url", "https://paper-api.alpaca.markets.evil.org"], "is not https://paper-api.alpaca.markets"),
-        (["--live", "--live-url", "https://api.alpaca.markets", "--allow-unproven"], "takes no --allow-unproven"),
+        (["--live", "--live-url", "https://api.alpaca.markets", "--allow-unproven"], "--live and --allow-unproven cannot be combined"),
         (["--broker", "alpaca", "--all-bars"], "are of a replay"),
-        (["--broker", "replay", "--faults", "flood"], "--faults flood: no such fault; known are timeout"),
-        (["--max-drawdown", "5"], "is a fraction, 0.25 means 25 %"),
+        (["--broker", "replay", "--faults", "flood"], "--faults flood: unknown fault; choose from timeout"),
+        (["--max-drawdown", "5"], "must be a fraction of at most 1"),
         (["--max-drawdown", "0"], "--max-drawdown must be above 0"),
-        (["--capital", "-5"], "--capital -5: must be an amount above 0"),
+        (["--capital", "-5"], "--capital must be greater than 0; received -5"),
     ],
 )
 def test_flags_that_contradict_each_other_end_in_one_line(tmp_path, ask, more, words):
@@ -136,8 +136,8 @@ def test_flags_that_contradict_each_other_end_in_one_line(tmp_path, ask, more, w
     [
         ({"synthetic": True}, [], "was trained on a SYNTHETIC market"),
         ({"proven": False, "waived": ["confidence"]}, [], "is unproven (waived: confidence)"),
-        ({"feature_set": "of somebody"}, [], "its columns are those of no feature set here"),
-        ({"rules": "cappuccino"}, [], "was trained under the rules 'cappuccino' of a host"),
+        ({"feature_set": "of somebody"}, [], "its columns belong to no known feature set"),
+        ({"rules": "cappuccino"}, [], "the policy was trained with rule set 'cappuccino'"),
         ({"proven": False}, ["--live", "--live-url", "https://api.alpaca.markets"], "is unproven"),
         ({"synthetic": True}, ["--live", "--live-url", "https://api.alpaca.markets"], "SYNTHETIC"),
     ],
@@ -191,7 +191,7 @@ def test_without_keys_the_held_out_bars_are_replayed(tmp_path):
     done = run(tmp_path)
     assert done.returncode == 0, done.stderr
     assert "replay of held out bars" in done.stdout
-    assert "the replay is over" in done.stdout
+    assert "replay finished" in done.stdout
     events = read(tmp_path / "trading" / "replay" / "journal.jsonl")
     assert events[0]["in_sample"] is False
     assert {e["bar_s"] for e in events if e["event"] == "bar"} == set(dataset.time[300:].tolist())
@@ -299,7 +299,7 @@ def test_an_alert_command_gets_one_line_and_its_failure_costs_nothing(tmp_path, 
     end = time.monotonic() + 10
     while not told.exists() and time.monotonic() < end:
         time.sleep(0.05)
-    assert told.read_text().startswith("HALTED: the account fell")
+    assert told.read_text().startswith("HALTED: the drawdown of")
     assert trade(replace(halting, alert_command="/no/such/program")) == HALTED
     end = time.monotonic() + 10
     while "--alert-command failed" not in caplog.text and time.monotonic() < end:
@@ -343,7 +343,7 @@ def test_flatten_without_keys_names_the_account_that_holds_coins(tmp_path, serve
         monkeypatch.delenv(name, raising=False)
     assert main([*flags(tmp_path), "--flatten"]) == 2
     told = capsys.readouterr().err
-    assert f"{folder.name} may hold coins of ours, and no trader runs: set APCA_API_KEY_ID" in told
+    assert f"{folder.name} may hold our coins, and no trader is running: set APCA_API_KEY_ID" in told
 
 
 def test_flatten_of_one_account_leaves_the_trader_of_another(tmp_path, server, monkeypatch, capsys):
@@ -385,7 +385,7 @@ def test_another_capital_than_the_account_began_with_is_refused(tmp_path, server
     folder.mkdir(parents=True)
     world.journal_path.rename(folder / "journal.jsonl")
     assert main([*flags(tmp_path, server), "--once", "--capital", "500"]) == 2
-    assert "--capital 500: this account began with all its cash, as its journal says" in capsys.readouterr().err
+    assert "--capital 500: according to its journal, this account started with all its cash" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------- what the program looks at between two orders

@@ -103,7 +103,7 @@ def test_data_is_read_and_a_damaged_file_named(tmp_path):
 @pytest.mark.parametrize("mode", ["delete", "wal"])
 def test_a_database_is_opened_for_reading_only(tmp_path, mode):
     path = tmp_path / "s.db"
-    assert "not there yet" in one(database("sqlite:///s.db", tmp_path)).text
+    assert "does not exist yet" in one(database("sqlite:///s.db", tmp_path)).text
     assert not path.exists()
     optuna.create_study(storage=f"sqlite:///{path}", study_name="mine")
     with sqlite3.connect(path) as connection:
@@ -210,14 +210,14 @@ def test_little_room_is_said(tmp_path, monkeypatch):
 
 def test_only_the_process_of_the_pid_file_is_the_trainer(tmp_path):
     path = tmp_path / "t.pid"
-    assert "none runs" in one(trainer(path)).text
+    assert "not running" in one(trainer(path)).text
     ticks = Path(f"/proc/{os.getpid()}/stat").read_text().rpartition(")")[2].split()[19]
     path.write_text(f"{os.getpid()}\n{ticks}\npython trainer\n")
-    assert f"runs (pid {os.getpid()})" in one(trainer(path)).text
+    assert f"running (pid {os.getpid()})" in one(trainer(path)).text
     path.write_text(f"{os.getpid()}\n{int(ticks) + 1}\npython trainer\n")
     assert "has ended" in one(trainer(path)).text
     path.write_text("garbage")
-    assert "none runs" in one(trainer(path)).text
+    assert "not running" in one(trainer(path)).text
 
 
 def test_keys_are_never_shown(monkeypatch):
