@@ -80,7 +80,7 @@ class AlpacaBroker:
         keys: API keys of the account.
         tickers: coins to trade, quoted in USD.
         url: URL of the trading API; the paper account's unless `is_live`.
-        data_url: URL of the quotes; None selects Alpaca's.
+        data_url: URL of the quotes; None for Alpaca's server.
         is_live: True for an account with real money.
         clock: clock that is corrected by every response.
 
@@ -272,7 +272,7 @@ class AlpacaFeed:
     """Feed that returns bars of the deployment's coins a few seconds after they close.
 
     Args:
-        data_url: URL of the bars; None selects Alpaca's.
+        data_url: URL of the bars; None for Alpaca's server.
         clock: the venue's clock.
         bar_timeout_s: maximum wait for a bar after its close, in seconds.
         sleep: function that waits for the given seconds and calls its second argument meanwhile.

@@ -1,8 +1,8 @@
 """Reconciliation of the trader's ledger with the venue's account.
 
-Changes of the account are attributed to our own orders or to orders of others. A foreign order explains only what it
+Changes in the account are attributed to our own orders or to orders of others. A foreign order explains only what it
 filled since the last reconciliation. If no order explains a change, or if another barwise trader uses the account,
-the account is unexplained, and the trader stops buying until a person resolves it.
+the account is unexplained. The trader then stops buying until a person resolves the problem.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def _refuse_what_needs_keys(request: Request) -> None:
             continue
         known = kill_switch.owned_by_journal(folder / FILE)
         if known is None or any(known[0].values()):
-            raise UserError(f"{folder.name} may hold our coins, and no trader is running: set {KEY_VARIABLES[0][0]} "
+            raise UserError(f"{folder.name} may hold coins of the trader, which is not running: set {KEY_VARIABLES[0][0]} "
                             f"and {KEY_VARIABLES[0][1]}, then run the command again")  # fmt: skip
 
 

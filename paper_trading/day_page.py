@@ -1,6 +1,6 @@
 """Daily page of a trader: a self-contained HTML file `reports/DATE.html` with the same texts as the terminal view.
 
-Days are UTC, and a bar belongs to the day in which it closes. In a replay, the days are those of the recorded bars.
+Days are UTC, and a bar belongs to the day on which it closes. In a replay, the days are those of the recorded bars.
 """
 
 from __future__ import annotations

@@ -146,12 +146,12 @@ def explain(
         if found.strange:
             strange.append(f"{ticker}: {_signed(found.strange)} coins not explained by any order")
         elif found.taken:
-            strange.append(f"{ticker}: {found.taken.normalize():f} of our coins were sold by foreign orders")
+            strange.append(f"{ticker}: {found.taken.normalize():f} of the trader's coins were sold by foreign orders")
     cash = _explain_cash(before, snapshot, fills, rates, others, may_be_late)
     if cash.strange:
         strange.append(f"cash: {_signed(cash.strange)} not explained by any order")
     elif is_part and cash.taken > CASH_TOLERANCE:
-        strange.append(f"cash: {cash.taken.normalize():f} of our cash was spent by foreign orders")
+        strange.append(f"cash: {cash.taken.normalize():f} of the trader's cash was spent by foreign orders")
     ledger = replace(ledger, cash=cash.ours, foreign_cash=cash.foreign, other=dict(snapshot.other),
                      unpaid=_unpaid(before, fills, rates, cash.fee, fee_qty, now_s))  # fmt: skip
     foreign += [f"{name}: {qty} coins in the account that the deployment does not trade"

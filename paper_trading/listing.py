@@ -73,14 +73,16 @@ class Listing:
             return False
 
     def _say(self, ticker: str, is_closed: bool) -> None:
-        now = "cannot be traded at the venue now; our position is kept" if is_closed else "can be traded again"
+        now = "cannot be traded at the venue now; its position is kept" if is_closed else "can be traded again"
         log.warning("%s %s", ticker, now)
         self.journal.append("foreign", what="coin", text=f"{ticker} {now}")
         self.told(f"{ticker} {now}")
 
 
 def check_coins(memory: Memory, deployment: Deployment, journal: Journal) -> None:
-    """Discard the checkpoint of different coins, and mark their unsellable remainders as foreign.
+    """Adapt the restored state to the deployment's coins.
+
+    A checkpoint with other coins is discarded. Remainders of other coins that cannot be sold are marked as foreign.
 
     Raises:
         UserError: if we still hold sellable coins that this deployment does not trade.
@@ -90,11 +92,11 @@ def check_coins(memory: Memory, deployment: Deployment, journal: Journal) -> Non
     for ticker, qty in held.items():
         if memory.ledger is not None and not _can_be_sold(memory, ticker, qty):
             memory.ledger = count_out(memory.ledger, ticker)
-            text = f"{ticker}: our {qty} coins are too few to be sold, and {deployment.name} does not trade them"
+            text = f"{ticker}: the trader's {qty} coins are too few to sell, and {deployment.name} does not trade them"
             journal.append("foreign", what="coin", text=text)
     strange = [f"{qty} {ticker}" for ticker, qty in held.items() if memory.ledger and memory.ledger.qty[ticker]]
     if strange:
-        raise UserError(f"we still hold {', '.join(strange)}, which {deployment.name} does not trade; "
+        raise UserError(f"the trader still holds {', '.join(strange)}, which {deployment.name} does not trade; "
                         "sell them with --flatten")  # fmt: skip
     if memory.checkpoint is not None and set(memory.checkpoint["prices"]) != set(deployment.tickers):
         memory.checkpoint = None

@@ -118,23 +118,23 @@ class FaultyBroker:
     def snapshot(self) -> Snapshot:
         """Return the balances, or raise UnreachableError with a small probability."""
         if "timeout" in self._faults and self._random.random() < 0.02:
-            raise UnreachableError("drawn fault: no response")
+            raise UnreachableError("simulated fault: no response")
         return self._broker.snapshot()
 
     def send(self, intent: Intent) -> VenueOrder:
         """Send an order to the replay broker, possibly with a fault."""
         fault = self._random.choice(self._faults) if self._random.random() < 0.2 else ""
         if fault == "timeout":
-            raise OutcomeUnknownError("drawn fault: no response, and the order did not arrive")
+            raise OutcomeUnknownError("simulated fault: no response, and the order did not arrive")
         if fault == "429":
-            raise RejectedError("drawn fault: 429 too many requests")
+            raise RejectedError("simulated fault: 429 too many requests")
         if fault == "reject":
-            raise RejectedError("drawn fault: 40310000 cost basis must be >= minimal amount of order 10")
+            raise RejectedError("simulated fault: 40310000 cost basis must be >= minimal amount of order 10")
         if fault == "balance":
-            raise RejectedError(f"drawn fault: 40310000 insufficient balance for {intent.ticker}")
+            raise RejectedError(f"simulated fault: 40310000 insufficient balance for {intent.ticker}")
         if fault == "partial":
             return replace(self._broker.fill(intent, float(intent.qty) / 2), status="canceled")
         order = self._broker.send(intent)
         if fault == "lost-answer":
-            raise OutcomeUnknownError("drawn fault: no response, but the order arrived")
+            raise OutcomeUnknownError("simulated fault: no response, but the order arrived")
         return order

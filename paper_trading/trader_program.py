@@ -299,7 +299,7 @@ def take_for_ours(desk: Desk, memory: Memory, capital: Decimal | None = None) ->
     memory.ledger, memory.known_s = adopt(memory.ledger or open_ledger(snapshot, capital), snapshot), None
     desk.count()
     desk.journal.append("account", bar_s=None, **memory.ledger.to_json(), fee_cash="0", fee_qty={}, explained=True,
-                   notes=["adopted by --adopt: these coins are ours from now on"])  # fmt: skip
+                   notes=["adopted by --adopt: these coins belong to the trader from now on"])  # fmt: skip
 
 
 def start_event(trader: Trader, stage: Stage, request: Request) -> dict[str, Any]:

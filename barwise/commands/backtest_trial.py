@@ -33,11 +33,11 @@ EPILOG = """
 Each test fold of a path starts with fresh capital, and the returns are joined.
 Costs: the same policies are evaluated with fees and slippage multiplied by each factor. The table shows the mean and
 the worst of all paths.
-Seeds: the trial's settings are retrained on every split with its step budget. Finished trainings are kept in
+Seeds: the trial's settings are retrained on every split with its step budget. Completed training runs are kept in
 trial_<n>/seed_<i>/, and the same command resumes an interrupted run.
 The results are written to <results>/<study>/trial_<n>/: backtest.json, paths.npz, costs.csv and seeds.csv.
 
-Exit codes: 0 success; 1 the machine or a training failed; 2 wrong flag, study, trial or dataset."""
+Exit codes: 0 success; 1 the machine or a training run failed; 2 wrong flag, study, trial or dataset."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -94,7 +94,7 @@ def backtest(args: argparse.Namespace) -> int:
 
 
 def train_seeds(trial: StoredTrial, args: argparse.Namespace) -> tuple[list[dict], dict]:
-    """Retrain with other seeds and return the rows per seed and split, and their summary."""
+    """Retrain with other seeds. Return the results by seed and split, and their summary."""
     from train.findings.reseed import own_rows, retrain, seed_rows, seeds_text, spread_rows
     from train.findings.text_tables import text_table
 

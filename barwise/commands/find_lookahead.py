@@ -40,8 +40,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--record",
         type=Path,
         metavar="DIR",
-        help="with --bars: dataset built from these bars. The dataset is rebuilt with the settings in its manifest, "
-        "must be identical to the last bit, and stores the result in its manifest",
+        help="with --bars: dataset built from these bars. It is rebuilt with the settings in its manifest and must be "
+        "identical to the last bit. The result is stored in its manifest",
     )
     parser.add_argument(
         "--declare",

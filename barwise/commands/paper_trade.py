@@ -110,7 +110,7 @@ def add_venue(g: argparse._ArgumentGroup) -> None:
     g.add_argument(
         "--send-at-once",
         action="store_true",
-        help="send orders at the bar of the decision instead of at the next close, as the simulator does",
+        help="send orders immediately after the decision; the simulator sends them at the next close",
     )
     g.add_argument(
         "--order-timeout",

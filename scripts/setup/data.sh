@@ -46,7 +46,7 @@ make_sample_data() {
         ${flags[@]+"${flags[@]}"} || die "could not generate a sample market in $1 (reason above)"
 }
 
-# Succeeds if the manifest in the folder names a sample market of the demonstration as its source.
+# Succeeds if the folder contains a sample market of the demonstration, according to its manifest.
 is_demonstration() { grep -Eq '"source": *"sample market, (planted|no) signal, ' "$(manifest_of "$1")" 2>/dev/null; }
 
 # Prints the path of the manifest, which may be in a subfolder named by the timeframe.

@@ -128,7 +128,7 @@ give_up_waiting_for_trading() {
     say "no decision within $FIRST_WAIT_S s; the trader keeps running, because a bar can be longer than that"
 }
 
-# Exits with the trader's exit code and says what to do.
+# Prints what to do and exits with the trader's exit code.
 report_early_end_of_trading() {
     local code=0 command
     command="$(quoted "$PYTHON" "$TRADER")"

@@ -224,7 +224,7 @@ def test_coins_that_cannot_be_sold_do_not_stand_against_other_coins(tmp_path, se
     whole, tickers = world.deployment, world.tickers
     world.deployment, world.tickers = make_deployment(world.root / "others", ("ETH", "LTC")), ("ETH", "LTC")
     others = begun(world)
-    assert f"BTC: {dust} coins are too few to be sold" in str(world.events("foreign"))
+    assert f"BTC: {dust} coins are too few to sell" in str(world.events("foreign"))
     account = world.events("account")[-1]
     assert account["qty"]["BTC"] == "0"
     assert account["foreign"]["qty"]["BTC"] == str(dust)
@@ -320,6 +320,6 @@ def test_cash_of_ours_that_others_spend_is_said_where_ours_is_a_part(tmp_path, s
     server.control("foreign_order", symbol="SOL/USD", side="buy", qty="4")
     order(world, trader)
     assert trader.state == "REDUCING"
-    assert "of our cash was spent by foreign orders" in trader.why
+    assert "of the trader's cash was spent by foreign orders" in trader.why
     assert trader.ledger.foreign_cash == 0
     world.check_books()

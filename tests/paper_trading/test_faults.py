@@ -482,7 +482,7 @@ def test_somebody_who_sells_our_coins_is_noticed(world, trader):
     world.server.control("foreign_order", symbol="BTC/USD", side="sell", qty="0.01")
     idle(world, trader)
     assert trader.state == "REDUCING"
-    assert "of our coins were sold" in trader.why
+    assert "of the trader's coins were sold" in trader.why
     world.check_books()
 
 

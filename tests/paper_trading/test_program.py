@@ -99,7 +99,10 @@ def deploy(root: Path, world: TradingWorld) -> None:
 def test_without_a_deployment_a_line_says_which_command_makes_one(tmp_path):
     done = run(tmp_path)
     assert done.returncode == 2
-    assert "nothing is deployed; deploy a finished study with scripts/deployment/auto_replace_best_5m.py --once" in done.stderr
+    assert (
+        "nothing is deployed; deploy a finished study with scripts/deployment/auto_replace_best_5m.py --once"
+        in done.stderr
+    )
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -115,7 +118,10 @@ def test_without_a_deployment_a_line_says_which_command_makes_one(tmp_path):
         (["--paper-url", "https://API.alpaca.markets."], "which is the live account and requires --live"),
         (["--paper-url", "https://x@api.alpaca.markets"], "must not contain a user name or password"),
         (["--paper-url", "https://paper-api.alpaca.markets.evil.org"], "is not https://paper-api.alpaca.markets"),
-        (["--live", "--live-url", "https://api.alpaca.markets", "--allow-unproven"], "--live and --allow-unproven cannot be combined"),
+        (
+            ["--live", "--live-url", "https://api.alpaca.markets", "--allow-unproven"],
+            "--live and --allow-unproven cannot be combined",
+        ),
         (["--broker", "alpaca", "--all-bars"], "are of a replay"),
         (["--broker", "replay", "--faults", "flood"], "--faults flood: unknown fault; choose from timeout"),
         (["--max-drawdown", "5"], "must be a fraction of at most 1"),
@@ -343,7 +349,7 @@ def test_flatten_without_keys_names_the_account_that_holds_coins(tmp_path, serve
         monkeypatch.delenv(name, raising=False)
     assert main([*flags(tmp_path), "--flatten"]) == 2
     told = capsys.readouterr().err
-    assert f"{folder.name} may hold our coins, and no trader is running: set APCA_API_KEY_ID" in told
+    assert f"{folder.name} may hold coins of the trader, which is not running: set APCA_API_KEY_ID" in told
 
 
 def test_flatten_of_one_account_leaves_the_trader_of_another(tmp_path, server, monkeypatch, capsys):

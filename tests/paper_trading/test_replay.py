@@ -153,7 +153,9 @@ def test_a_gap_in_the_data_is_waited_out(tmp_path):
     assert trade(request) == ENDED
     skips = events(tmp_path, "skip")
     begin = int(dataset.time[end])
-    assert next(s["why"] for s in skips if s["bar_s"] == begin).endswith("bars were missed; their orders are not sent later")
+    assert next(s["why"] for s in skips if s["bar_s"] == begin).endswith(
+        "bars were missed; their orders are not sent later"
+    )
     waits = [s for s in skips if s["why"].startswith("warming up")]
     assert [s["why"] for s in waits] == ["warming up: 1 of 3 bars", "warming up: 2 of 3 bars"]
     assert not {e["bar_s"] for e in events(tmp_path, "intents")} & {begin, begin + 300, begin + 600}

@@ -199,7 +199,8 @@ def test_no_trader_is_one_line_with_the_command(capsys, tmp_path):
     code, out, err = call(capsys, "--trading-dir", str(tmp_path))
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert (
-        f"{tmp_path} contains no account; start a trader with python scripts/deployment/paper_trade.py --broker replay" in err
+        f"{tmp_path} contains no account; start a trader with python scripts/deployment/paper_trade.py --broker replay"
+        in err
     )
 
 

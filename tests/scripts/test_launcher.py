@@ -180,7 +180,7 @@ def test_a_start_in_set_up_is_seen_by_status_and_ended_by_stop(clone):
     setup = start_in_own_session(clone)
     wait_until(lambda: began.is_file() and began.read_text())
     status = clone.launch("--status")
-    assert (status.returncode, status.stdout) == (0, f"set-up is running (pid {setup.pid})\n")
+    assert (status.returncode, status.stdout) == (0, f"setup is running (pid {setup.pid})\n")
     assert_one_line_error(clone.launch(), "another start", "--status")
     stop = clone.launch("--stop")
     assert stop.returncode == 0, stop.stderr

@@ -172,7 +172,7 @@ def test_a_start_in_set_up_is_seen_and_ended_as_the_traders(fresh):
     wait_until(lambda: began.is_file() and began.read_text())
     assert fresh.launch("--status").returncode == 3
     assert "no training is running here" in fresh.launch("--stop").stdout
-    assert fresh.launch("--trade", "--status").stdout == f"set-up is running (pid {setup.pid})\n"
+    assert fresh.launch("--trade", "--status").stdout == f"setup is running (pid {setup.pid})\n"
     assert_one_line_error(fresh.launch("--trade"), "another start", "--trade --status")
     assert fresh.launch("--trade", "--stop").returncode == 0
     assert not is_running(int(began.read_text()))
