@@ -241,7 +241,7 @@ def add_features(parser: argparse.ArgumentParser, default: str | None = "default
         "--features",
         choices=FEATURE_SET_NAMES,
         default=default,
-        help="feature set: 'default' is stationary and scaled; 'host' is the raw set of the FinRL_Crypto family, in "
+        help="feature set: default is stationary and scaled; host is the raw set of the FinRL_Crypto family, in "
         "dollars, coins and points (default: default)",
     )
 

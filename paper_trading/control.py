@@ -82,8 +82,8 @@ def _refuse_what_needs_keys(request: Request) -> None:
             continue
         known = kill_switch.owned_by_journal(folder / FILE)
         if known is None or any(known[0].values()):
-            raise UserError(f"{folder.name} may hold coins of the trader, which is not running: set {KEY_VARIABLES[0][0]} "
-                            f"and {KEY_VARIABLES[0][1]}, then run the command again")  # fmt: skip
+            raise UserError(f"{folder.name} may hold coins of the trader, which is not running: set "
+                            f"{KEY_VARIABLES[0][0]} and {KEY_VARIABLES[0][1]}, then run the command again")  # fmt: skip
 
 
 def _flattened_by_trader(folder: Path) -> str | None:

@@ -28,10 +28,10 @@ ONLY_FILES, ONLY_SERVERS = ("bars", "stamp", "offset"), ("cache", "no_cache")
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        description=f"{__doc__} alpaca: bars of Alpaca's US market, with gaps in illiquid coins. binance: public monthly "
-        "archives of USDT spot bars, verified by their published SHA-256; complete months only. file: your own bar "
-        "files, joined and aggregated. Timestamps are bar open times in UTC. A bar that has not closed yet is never "
-        "written."
+        description=f"{__doc__} alpaca: bars of Alpaca's US market, with gaps in illiquid coins. binance: public "
+        "monthly archives of USDT spot bars, verified by their published SHA-256; complete months only. file: your own "
+        "bar files, joined and aggregated. Timestamps are bar open times in UTC. Bars that have not closed yet are "
+        "never written."
     )
     parser.add_argument(
         "--source", choices=(*SERVERS, "file"), default="alpaca", help="source of the bars (default: %(default)s)"

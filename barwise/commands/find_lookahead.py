@@ -78,11 +78,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--cuts", type=whole_number(1), default=8, metavar="N", help="number of cuts (default: %(default)s)"
     )
     parser.add_argument(
-        "--seed",
-        type=whole_number(0),
-        default=0,
-        metavar="N",
-        help="seed of the cuts and of the changed bars (default: %(default)s)",
+        "--seed", type=whole_number(0), default=0, metavar="N", help="random seed (default: %(default)s)"
     )
     args = parser.parse_args(argv)
     refuse_misfits(parser, args)

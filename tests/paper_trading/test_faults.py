@@ -215,7 +215,7 @@ def test_nothing_is_bought_while_it_is_unknown_what_the_sales_brought(world, tra
 def test_no_order_is_sent_at_a_bar_before_which_the_venue_did_not_answer(world, trader):
     world.server.control("fault", kind="503", times=2, path="/v2/account")
     assert order(world, trader, BTC=0.3) == []
-    assert "did not say what is in the account" in texts(world, "skip")
+    assert "did not report the account" in texts(world, "skip")
 
 
 # ------------------------------------------------------------------------------------------------- an order's life
@@ -393,7 +393,7 @@ def test_an_order_with_the_id_of_an_intent_that_was_refused_is_not_ours(world, t
     assert owned(trader) == 0
     assert held(world) > 0
     assert trader.state == "REDUCING"
-    assert "another trader of this kind" in trader.why
+    assert "another barwise trader uses this account" in trader.why
     assert order(world, restarted(world), BTC=-1.0) == []
 
 
@@ -402,7 +402,7 @@ def test_an_open_order_that_bears_our_mark_and_is_not_ours_is_another_trader(wor
                          client_order_id=order_id("another", "BTC", 0, "buy"))  # fmt: skip
     idle(world, trader)
     assert trader.state == "REDUCING"
-    assert "another trader of this kind" in trader.why
+    assert "another barwise trader uses this account" in trader.why
 
 
 def test_two_traders_with_one_account_both_go_to_reducing(tmp_path, world, trader):
@@ -414,7 +414,7 @@ def test_two_traders_with_one_account_both_go_to_reducing(tmp_path, world, trade
     order(world, second, ETH=0.3)
     idle(world, trader)
     assert trader.state == "REDUCING"
-    assert "another trader of this kind" in trader.why
+    assert "another barwise trader uses this account" in trader.why
     order(world, trader, BTC=-1.0)
     idle(world, second)
     assert second.state == "REDUCING"
@@ -430,7 +430,7 @@ def test_foreign_orders_in_our_coins_are_named_and_counted_out_once(world, trade
         assert trader.state == "ACTIVE", trader.why
         assert trader.ledger.foreign_qty["BTC"] == n * Decimal("0.009975")
     assert owned(trader) == mine
-    assert "somebody else: buy 0.01 BTC" in texts(world, "foreign")
+    assert "foreign order: buy 0.01 BTC" in texts(world, "foreign")
     world.check_books()
 
 
@@ -504,7 +504,7 @@ def test_cash_that_comes_or_goes_is_counted_out_and_nothing_more_is_bought(world
     world.server.control("cash", amount=amount)
     idle(world, trader)
     assert trader.state == "REDUCING"
-    assert f"{amount:+d} that no order explains" in trader.why
+    assert f"{amount:+d} not explained by any order" in trader.why
     assert trader.ledger.cash == min(before, before + amount)
     assert order(world, trader, ETH=0.3) == []
     assert [each["side"] for each in order(world, trader, ETH=0.3, BTC=-1.0)] == ["sell"]
@@ -810,7 +810,7 @@ def test_keys_that_are_revoked_end_the_trader_with_one_line(world, trader):
     order(world, trader, BTC=0.3)
     trader.broker._client._secret_key = "another"
     trader.pending = np.array([0.0, 0.3, 0.0], np.float32)
-    with pytest.raises(VenueError, match="refuses the keys") as raised:
+    with pytest.raises(VenueError, match="rejected the API keys") as raised:
         world.play(trader, 8)
     assert "\n" not in str(raised.value)
     assert "another" not in str(raised.value)

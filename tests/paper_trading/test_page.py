@@ -46,8 +46,8 @@ def test_the_page_says_what_the_terminal_says(folder):
     text = text_of(write_day(folder, SECOND_DAY))
     for part in (
         "REPLAY · SYNTHETIC · IN-SAMPLE · UNPROVEN", "replay, 2025-12-01", "The account ended the day at",
-        "The market is synthetic", "The policy was trained on some of these bars", "Since the start the trader is",
-        "rejected: insufficient balance", "trader minus simulator", "Skill (above equal weight)",
+        "The market is synthetic", "The policy was trained on some of these bars", "the trader's equity differs from",
+        "rejected: insufficient balance", "trader minus simulator", "Skill (return above equal weight)",
         "largest buy of the bar", "8 not seen",
     ):  # fmt: skip
         assert part in text, part
@@ -74,9 +74,9 @@ def test_a_day_holds_its_own_bars_only(tmp_path):
     order = ["buy BTC (policy)", "10", "10", "filled", "100", "unknown", "100.05", "100.05 (+5.0 bp)", "2.5013"]
     assert [row for row in rows(first) if "buy BTC (policy)" in row] == [["23:55", *order, "0.0000"]]
     assert [row[0] for row in rows(second) if "buy BTC (policy)" in row] == ["00:00"]
-    assert "ended the day at 10,148.98 USD, +1.49%" in text_of(second)  # from the last decision before the day
+    assert "ended the day at 10,148.98 USD, a return of +1.49%" in text_of(second)
     assert ("of the first day" in text_of(first), "of the first day" in str(rows(second))) == (True, False)
-    assert "2 this day, 4 in all" in text_of(second)
+    assert "2 on this day, 4 in total" in text_of(second)
     assert "PAPER" in text_of(first)
 
 
@@ -86,7 +86,7 @@ def test_an_account_that_begins_anew_has_no_yesterday(tmp_path):
         trader.bar([100.0])
     trader.journal.append("start", **trader.content)
     trader.bar([100.0])
-    assert "1 this day, 1 in all" in text_of(write_day(trader.folder, SECOND_DAY))
+    assert "1 on this day, 1 in total" in text_of(write_day(trader.folder, SECOND_DAY))
 
 
 def test_a_day_without_decisions(tmp_path):

@@ -184,7 +184,7 @@ def test_wrong_keys_are_one_line_without_the_keys(tmp_path, server):
     deploy(tmp_path, world)
     done = run(tmp_path, server=server, APCA_API_KEY_ID="AKWRONG", APCA_API_SECRET_KEY="wrong-secret")
     assert done.returncode == 2
-    assert "refuses the keys" in done.stderr
+    assert "rejected the API keys" in done.stderr
     assert "AKWRONG" not in done.stderr + done.stdout
     assert "wrong-secret" not in done.stderr + done.stdout
 
@@ -239,7 +239,7 @@ def test_one_trader_an_account_and_the_kill_switch(tmp_path, server):
         wait_for(tmp_path, "decided on the bar of")
         second = run(tmp_path, server=server)
         assert second.returncode == 4
-        assert "another trader has the account paper-" in last_line(second)
+        assert "another trader uses account paper-" in last_line(second)
         status = run(tmp_path, "--status")
         assert status.returncode == 0
         assert f"pid {process.pid}, ACTIVE" in status.stdout
@@ -372,7 +372,7 @@ def test_one_lock_whatever_tmpdir_says(tmp_path, monkeypatch):
     elsewhere.mkdir()
     with sole_trader("paper-0test000", folder):
         monkeypatch.setenv("TMPDIR", str(tmp_path))
-        with pytest.raises(BusyError, match="another trader has the account"), sole_trader("paper-0test000", elsewhere):
+        with pytest.raises(BusyError, match="another trader uses account"), sole_trader("paper-0test000", elsewhere):
             pass
         with pytest.raises(BusyError), sole_trader("paper-0test001", folder):
             pass
@@ -417,7 +417,7 @@ def test_the_file_halt_is_looked_at_before_every_order(tmp_path, monkeypatch):
     assert len(sent) == 20
     kept = [e for e in read(tmp_path / "trading" / "replay" / "journal.jsonl") if e["event"] == "order"][20:]
     assert all(event["status"] == "canceled" for event in kept)
-    assert all("HALT is there" in event["reason"] for event in kept)
+    assert all("HALT exists" in event["reason"] for event in kept)
 
 
 class FlattenedProgram(Program):

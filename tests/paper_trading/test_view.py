@@ -48,7 +48,7 @@ def test_a_trader_is_told_in_full(days):
         "REDUCING: 3 orders in a row were rejected", f"alive: pid {os.getpid()}, heartbeat", "300 decisions",
         "coin weight target band action coins why", "inside the band", "open or unknown: none", "equal weight",
         "USD paid", "bp from the close on average, 5.0 bp expected", "trader minus simulator",
-        "return above 0 confidence", "largest buy of the bar", "distance from the simulator", "bars without orders",
+        "return above 0 confidence", "largest buy of the bar", "difference from the simulator", "bars without orders",
         "(4 not seen; 2 the bar came N s", "dep-1 was replaced by dep-2", "5 XRP in the account are not ours",
     ):  # fmt: skip
         assert part in text, part
@@ -159,7 +159,7 @@ def test_an_open_order_stands_out(tmp_path):
     ("decision", "why"),
     [
         ({"lo": [0.1], "hi": [0.2]}, "below the band"), ({"lo": [0.0], "hi": [0.2]}, "inside the band"),
-        ({"target": [0.25]}, "wants +25.0%"), ({"target": [0.0]}, "at target"),
+        ({"target": [0.25]}, "+25.0% to target"), ({"target": [0.0]}, "at target"),
         ({"target": None}, "no target weight"),
     ],
 )  # fmt: skip
@@ -178,7 +178,7 @@ def test_texts_of_others_reach_no_terminal(tmp_path):
 
 def test_records_in_words():
     assert record_text(TrackRecord(599, 0.621, 12_000.0), 300) == (
-        "confidence 62% after 599 bars; 95% needs 12,000 more (41.7 d) at this ratio"
+        "confidence 62% after 599 bars; 95% needs 12,000 more bars (41.7 d) at this ratio"
     )
     assert record_text(TrackRecord(599, 0.9999, 0.0), 300).startswith("confidence above 99% after 599 bars; enough")
     assert usd(-0.001) == "0.00 USD"
@@ -218,7 +218,7 @@ def test_the_newest_heartbeat_is_shown_and_nothing_is_written(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--account", "x"], "has no account x; it has replay"),
+        (["--account", "x"], "has no account x; choose from replay"),
         (["--study-name", "s"], "--study-name: only for a study; add --training"),
         (["--training"], "--trading-dir: only for a trader; remove --training"),
         (["--refresh", "0"], "--refresh must be at least"),
@@ -237,7 +237,7 @@ def test_old_figures_are_said_to_be_old(tmp_path):
     trader.journal.path.unlink()
     frame, said = board.frame_or_trouble()
     assert isinstance(frame, TraderFrame)
-    assert "no trader has run" in said
+    assert "contains no account" in said
     assert Reader(trader.journal.path).refresh().start is None
 
 
