@@ -225,7 +225,7 @@ def add_stamp(parser: argparse.ArgumentParser, default: str | None = "open") -> 
         "--stamp",
         choices=STAMPS,
         default=default,
-        help="meaning of the file's timestamps; they are converted to open times (default: open)",
+        help="bar time that the timestamps in the file refer to (default: open)",
     )
     parser.add_argument(
         "--offset",

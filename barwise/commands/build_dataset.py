@@ -41,7 +41,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "volume",
     )
     add_stamp(parser)
-    add_tickers(parser, DEFAULT_TICKERS)
+    add_tickers(parser, DEFAULT_TICKERS, default_words=(" ".join(DEFAULT_TICKERS), "%(default)s"))
     parser.add_argument(
         "--start", type=utc_date, metavar="DATE", help="open time of the first bar (default: the file's first bar)"
     )

@@ -30,7 +30,7 @@ MOST_BARS, MOST_YEARS = 20_000, 20  # limits of the default; the calendar ends i
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    add_tickers(parser, DEFAULT_TICKERS)
+    add_tickers(parser, DEFAULT_TICKERS, default_words=(" ".join(DEFAULT_TICKERS), "%(default)s"))
     parser.add_argument(
         "--n-bars",
         type=whole_number(MIN_SEGMENT_BARS),

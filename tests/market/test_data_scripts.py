@@ -118,9 +118,9 @@ def test_real_bars_can_be_called_synthetic(bars, folder):
             ["--bars", "b.csv", "--out", "/dev/null/o", "--tickers", "BTC"],
             "build_dataset.py: /dev/null",
         ),
-        ("make_sample", ["--out", "o", "--n-bars", "3"], "--n-bars: '3' is not a whole number of at least 32"),
+        ("make_sample", ["--out", "o", "--n-bars", "3"], "--n-bars: '3' is not an integer of at least 32"),
         ("make_sample", ["--out", "o", "--bars", "b.txt", "--n-bars", "50"], "b.txt"),
-        ("download_bars", ["--out", "o.txt"], "--out o.txt: expected a name that ends in .parquet or .csv"),
+        ("download_bars", ["--out", "o.txt"], "--out o.txt: the file name must end in .parquet or .csv"),
         ("download_bars", ["--out", "b.csv"], "pass --overwrite"),
         ("download_bars", ["--out", "o.csv", "--source", "cnn"], "--source: invalid choice: 'cnn'"),
         ("download_bars", ["--out", "o.csv", "--start", "2024-02-01", "--end", "2024-01-01"], "is not before end"),
@@ -195,8 +195,8 @@ def test_the_folder_itself_can_be_the_working_directory(built):
     ("arguments", "message"),
     [
         (["nowhere"], "inspect_dataset.py: nowhere: no such dataset folder"),
-        (["my data/5m", "--out", "x.jpg"], "--out x.jpg: expected a name that ends in .png"),
-        (["my data/5m", "--out", "my data/5m/x.png"], "lies inside the dataset folder"),
+        (["my data/5m", "--out", "x.jpg"], "--out x.jpg: the file name must end in .png"),
+        (["my data/5m", "--out", "my data/5m/x.png"], "must be outside the dataset folder"),
         (["my data/5m", "--out", "no/where/x.png"], "--out no/where/x.png: folder no/where does not exist"),
     ],
 )

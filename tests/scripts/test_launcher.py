@@ -288,7 +288,7 @@ def test_a_study_whose_policies_stay_in_cash_is_a_finding_with_a_code_of_its_own
 
 def test_a_trainer_that_never_trains_is_reported_after_the_wait(clone):
     clone.trainer.write_text("import time\nprint('loading', flush=True)\ntime.sleep(90)\n")
-    assert_one_line_error(clone.launch(FIRST_TRIAL_WAIT_S="1"), "no trial trains", "--stop")
+    assert_one_line_error(clone.launch(FIRST_TRIAL_WAIT_S="1"), "no trial has started training", "--stop")
 
 
 def test_status_tells_running_from_not_running(clone):
@@ -320,7 +320,7 @@ def test_the_wait_survives_ctrl_c_and_training_goes_on(clone):
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert "goes on" in output
+    assert "continues in the background" in output
     assert is_running(clone.pid)
 
 
