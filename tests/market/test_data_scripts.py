@@ -118,9 +118,9 @@ def test_real_bars_can_be_called_synthetic(bars, folder):
             ["--bars", "b.csv", "--out", "/dev/null/o", "--tickers", "BTC"],
             "build_dataset.py: /dev/null",
         ),
-        ("make_sample", ["--out", "o", "--n-bars", "3"], "--n-bars: '3' is not a whole number of at least 32"),
+        ("make_sample", ["--out", "o", "--n-bars", "3"], "--n-bars: '3' is not an integer of at least 32"),
         ("make_sample", ["--out", "o", "--bars", "b.txt", "--n-bars", "50"], "b.txt"),
-        ("download_bars", ["--out", "o.txt"], "--out o.txt: expected a name that ends in .parquet or .csv"),
+        ("download_bars", ["--out", "o.txt"], "--out o.txt: the file name must end in .parquet or .csv"),
         ("download_bars", ["--out", "b.csv"], "pass --overwrite"),
         ("download_bars", ["--out", "o.csv", "--source", "cnn"], "--source: invalid choice: 'cnn'"),
         ("download_bars", ["--out", "o.csv", "--start", "2024-02-01", "--end", "2024-01-01"], "must be before end"),
@@ -171,7 +171,7 @@ def built(folder, dataset):
 def test_a_dataset_is_printed_and_drawn_beside_its_folder(folder, built, dataset):
     done = run("inspect_dataset", "my data/5m", cwd=folder)
     assert done.returncode == 0, done.stderr
-    for part in (dataset.label, dataset.sha256, "quality of the bars", "segments: 1, 300 bars", "warm-up", "PEPE"):
+    for part in (dataset.label, dataset.sha256, "bar quality", "segments: 1, 300 bars", "warm-up", "PEPE"):
         assert part in done.stdout
     assert (built.parent / "5m.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(entry.name for entry in built.parent.iterdir()) == ["5m", "5m.png"]
@@ -195,9 +195,9 @@ def test_the_folder_itself_can_be_the_working_directory(built):
     ("arguments", "message"),
     [
         (["nowhere"], "inspect_dataset.py: nowhere: no such dataset folder"),
-        (["my data/5m", "--out", "x.jpg"], "--out x.jpg: expected a name that ends in .png"),
-        (["my data/5m", "--out", "my data/5m/x.png"], "lies inside the dataset folder"),
-        (["my data/5m", "--out", "no/where/x.png"], "--out no/where/x.png: there is no folder no/where"),
+        (["my data/5m", "--out", "x.jpg"], "--out x.jpg: the file name must end in .png"),
+        (["my data/5m", "--out", "my data/5m/x.png"], "must be outside the dataset folder"),
+        (["my data/5m", "--out", "no/where/x.png"], "--out no/where/x.png: folder no/where does not exist"),
     ],
 )
 def test_what_cannot_be_inspected_or_drawn_is_one_line(folder, built, arguments, message):
@@ -259,7 +259,7 @@ def test_a_hosts_folder_becomes_a_dataset(folder, host_folder):
     assert again.returncode == 2
     assert "pass --overwrite" in again.stderr
     started = run("import_host_data", *command, "--overwrite", "--start", "2024-01-01", cwd=folder)
-    assert "WARNING the times are counted from --start" in started.stdout
+    assert "WARNING times are counted from --start" in started.stdout
 
 
 def test_coins_that_do_not_fit_the_hosts_columns_are_refused_with_both_numbers(folder, host_folder):

@@ -110,7 +110,7 @@ def test_the_same_command_twice_and_then_without_a_network(server, folder):
     assert (folder / "a.csv").read_bytes() == (folder / "b.csv").read_bytes()
     refused = run(server, folder, "--cache", "kept", "--out", "b.csv")
     assert refused.returncode == 2
-    assert refused.stderr == "download_bars.py: --out b.csv: is there already; pass --overwrite to replace it\n"
+    assert refused.stderr == "download_bars.py: --out b.csv: already exists; pass --overwrite to replace it\n"
 
 
 def test_ctrl_c_says_what_is_kept(server, folder):
@@ -194,7 +194,7 @@ def test_progress_counts_months_in_the_cache_but_not_for_speed(server, folder, m
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--source", "file", "--out", "o.csv"], "--source file needs --bars FILE"),
+        (["--source", "file", "--out", "o.csv"], "--source file requires --bars FILE"),
         (
             ["--source", "file", "--bars", "b.csv", "--cache", "c", "--out", "o.csv"],
             "--cache does not apply to --source",

@@ -212,7 +212,7 @@ def test_an_old_dataset_that_looks_ahead_is_found_with_its_bars(tmp_path, bars, 
     [
         (["--bars", "x", "--record", "y", "--timeframe", "5m"], "--timeframe does not apply to --record"),
         (["--data-dir", "x", "--record", "y"], "--record does not apply to --data-dir"),
-        (["--data-dir", "x", "--declare", "BTC:a"], "go together"),
+        (["--data-dir", "x", "--declare", "BTC:a"], "must be given together"),
         (["--bars", "x", "--declare", "BTC:a"], "--declare does not apply to --bars"),
     ],
 )

@@ -234,7 +234,7 @@ REFUSED = {
     "negative timeout": (("--timeout", "-1"), "--timeout"),
     "timeframe of other data": (("--timeframe", "1h"), "--timeframe 1h"),
     "too many groups": (("--k-test-groups", "2"), "--k-test-groups"),
-    "k in rolling mode": (("--mode", "rolling"), "--k-test-groups has no meaning"),
+    "k in rolling mode": (("--mode", "rolling"), "--k-test-groups does not apply"),
     "k in expanding mode": (("--mode", "expanding"), "--mode expanding, where a test block is one group"),
     "k in kfold mode": (("--mode", "kfold"), "--mode kfold, where a test block is one group"),
     "all held out": (("--holdout", "1"), "--holdout is a fraction of the data"),

@@ -268,7 +268,7 @@ def test_what_a_deleted_study_left_is_listed_and_removed_by_its_id(tmp_path, cap
     assert re.search(rf"{kept}  s ", said)
     with pytest.raises(StudyError, match="study s is in the database"):
         clean("--remove", kept)
-    with pytest.raises(StudyError, match="has no files of such a study"):
+    with pytest.raises(StudyError, match="has no files of this study"):
         clean("--remove", "e" * 32)
     assert f"removed 3 files of {deleted}" in clean("--remove", deleted)
     assert deleted not in clean()

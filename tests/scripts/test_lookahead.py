@@ -18,7 +18,7 @@ from train.lookahead import accounts
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "validation" / "lookahead.py"
 COINS = ("BTC", "ETH")
-CLEAN = "clean: nothing at or before a cut changes with what comes after it"
+CLEAN = "clean: no row at or before a cut changes with the rows after it"
 
 
 @pytest.fixture
