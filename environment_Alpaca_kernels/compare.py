@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: MIT
 # Copyright (c) 2026 the barwise contributors
-"""`python environment_Alpaca_vectorized.py --compare`: does the batched simulator trade as a host's scalar class does?
+"""Compare the vectorized simulator with a host's scalar class (`environment_Alpaca_vectorized.py --compare`).
 
-Eight accounts of the host's class and eight of the batched class take the same actions, bar by bar. Before every bar
-the batched accounts are set to the host's cash and coins, so that each bar is compared on its own and the rounding of
-the bars before plays no part. Hosts keep coins and orders in float32: one bar rounds a coin's quantity at most four
-times by half a unit in the last place, and only where the coin trades. Twice that, and what it is worth in cash, is all
-that may differ (`tolerances`). Rewards, account values and observations are compared exactly: what the rounded
-quantities are worth in them is computed and taken out.
+Eight accounts of the host's class and eight vectorized accounts take the same actions, bar by bar. Before every bar the
+vectorized accounts are set to the host's cash and coins. Each bar is therefore compared on its own, without rounding
+errors from earlier bars. Hosts store coins and orders in float32. In one bar, a coin that trades is rounded at most
+four times, by half a unit in the last place each. The tolerance is twice that and its value in cash (`tolerances`).
+Rewards, account values and observations are compared exactly, after the computed effect of rounded quantities is
+removed.
 
-Where rounding decides whether an order fills at all, both answers are right. Such actions are found by moving every
-order by two float32 units both ways; they are changed a little until the answer is clear.
+If rounding decides whether an order fills, both results are correct. The comparison finds such actions by shifting
+every order by two float32 units in both directions, and changes them slightly until the result is unambiguous.
 
-The host's lines are traced. Cases are generated until each line of its `step`, and of the methods that `step` calls,
-has run, or the time is up.
+The host's lines are traced. Cases are generated until every line of its `step`, and of the methods that `step` calls,
+has run, or until the time limit.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ NUDGES = 6  # changes to an action before its account holds instead
 
 @dataclass(frozen=True)
 class Difference:
-    """Where the batched class first departs from the host's."""
+    """First difference between the vectorized class and the host's class."""
 
     step: int
     env: int
@@ -73,7 +73,7 @@ class Difference:
     lines: tuple[Line, ...] = ()  # of the host's step, that ran in this bar and not in the bar before
 
     def __str__(self) -> str:
-        """A few lines for a terminal."""
+        """Format the difference in a few lines for a terminal."""
         where = f"step {self.step}, environment {self.env}, field {self.field}"
         text = [f"differs first at {where}: host {self.scalar}, batched {self.vectorized}"]
         text += [f"  actions: {self.kind}; case: {self.case}"] if self.case else []
@@ -83,9 +83,9 @@ class Difference:
 
 # ---------------------------------------------------------------------------------------------- tolerances
 def tolerances(before: Any, after: Any, qty: Tensor, price: Tensor) -> tuple[Tensor, Tensor]:
-    """What float32 rounding may change in one bar: coins (N, A), and cash (N,).
+    """Return the changes that float32 rounding may cause in one bar: coins (N, A), and cash (N,).
 
-    before, after: accounts of the batched class around the bar; qty (N, A): the coins to compare with `after`'s.
+    before, after: vectorized accounts before and after the bar; qty (N, A): coins to compare with those of `after`.
     """
     is_traded = (after.qty != before.qty) | (qty != before.qty)
     is_bought = (after.qty > before.qty) | (qty > before.qty)
@@ -96,23 +96,24 @@ def tolerances(before: Any, after: Any, qty: Tensor, price: Tensor) -> tuple[Ten
 
 
 def rows_of(book: Any, first: int, end: int) -> Any:
-    """The accounts first .. end - 1 of a portfolio, as views."""
+    """Return accounts first .. end - 1 of a portfolio, as views."""
     return type(book)(**{name: value[first:end] for name, value in vars(book).items()})
 
 
 # ---------------------------------------------------------------------------------------------- side by side
 class SideBySide:
-    """N episodes of a host's class and of a batch, on the same actions.
+    """N episodes of a host's class and of a vectorized environment, with the same actions.
 
-    The batch has 3 N accounts: N that are compared, N whose orders are a little larger, N a little smaller.
+    The vectorized environment has 3 N accounts: N to compare, N with slightly larger orders, N with slightly smaller
+    ones.
 
     Args:
-        hosts: N fresh objects of the host's class.
-        batch: a batched environment of 3 N accounts that restarts nothing (`autoreset=False`) and starts first.
-        watch: traces the host's step.
-        seed: of the actions.
+        hosts: N new objects of the host's class.
+        batch: a vectorized environment with 3 N accounts, `autoreset=False` and a start at the first bar.
+        watch: tracer of the host's step.
+        seed: seed of the actions.
         case: market and settings, for the report.
-        low_cash: what some of the accounts begin with, below the cash reserve; None leaves it.
+        low_cash: initial cash of some accounts, below the cash reserve; None for the default.
     """
 
     def __init__(
@@ -136,7 +137,7 @@ class SideBySide:
         self.discounted = np.zeros(self.n)
 
     def run(self, n_steps: int, until: float = float("inf")) -> Difference | None:
-        """Step to the end of the episodes, or `n_steps`, or the time `until` -> the first difference."""
+        """Step until the episodes end, `n_steps` are done, or the time is `until`; return the first difference."""
         try:
             state = np.stack([_first(host.reset()) for host in self.hosts])
         except HOST_FAULTS as error:
@@ -150,7 +151,7 @@ class SideBySide:
         return found
 
     def _opening(self, state: Array, ours: Tensor) -> dict[str, tuple[Any, Any, Any]]:
-        """What `_fields` has, for accounts that were just opened."""
+        """Return the values of `_fields` for new accounts."""
         self._read_hosts()
         book, exact = rows_of(self.batch.book, 0, self.n), np.zeros(self.n)
         return {
@@ -159,7 +160,7 @@ class SideBySide:
         }  # fmt: skip
 
     def _lower_cash(self) -> None:
-        """Below its reserve an account comes in no other way: purchases stop at the reserve."""
+        """Set the cash of some accounts below the reserve, which trading cannot reach: purchases stop there."""
         for host in self.hosts[1::5] if self.low_cash is not None else ():
             if {"cash", "total_asset"} <= vars(host).keys():
                 host.cash = host.total_asset = self.low_cash
@@ -195,7 +196,7 @@ class SideBySide:
 
     # ------------------------------------------------------------------------------------------ actions
     def _actions(self) -> Array:
-        """(N, A) float32, each account in its own way."""
+        """Return actions (N, A) float32, of a different kind for each account."""
         env, book = self.batch, rows_of(self.batch.book, 0, self.n)
         price = env.market.price[(book.bar + 1).clamp(max=len(env.market.price) - 1)]
         equity = self.cash + (self.qty * price).sum(-1)
@@ -208,9 +209,9 @@ class SideBySide:
         return np.clip(action, -LARGEST_ACTION, LARGEST_ACTION).astype(np.float32)
 
     def _advance(self, action: Array) -> tuple[Any, Any, Array, tuple[Any, ...]]:
-        """Step the batch -> accounts before and after, the action that was taken, what the batch returned.
+        """Step the vectorized environment; return accounts before and after, the action taken, and the step's result.
 
-        Actions that rounding decides are changed; an account for which no change helps leaves the comparison.
+        Actions whose result depends on rounding are changed. An account for which no change helps is excluded.
         """
         synced, source = self._synced(), np.random.default_rng(self.steps)
         before, on_edge, attempt = rows_of(synced, 0, self.n), self.is_running, 0
@@ -230,7 +231,7 @@ class SideBySide:
         return before, rows_of(after, 0, self.n), action, returned
 
     def _synced(self) -> Any:
-        """The batch's accounts with the host's cash and coins; highs as float32 may have rounded them."""
+        """Return the vectorized accounts with the host's cash and coins, and with highs rounded as in float32."""
         book, rows = self.batch.book, self.tiled
         high = book.high[rows]
         high = torch.where(high == high.float(), high, high * self.high_factor)
@@ -240,7 +241,7 @@ class SideBySide:
         )  # fmt: skip
 
     def _on_edge(self, before: Any, after: Any) -> Array:
-        """(N,) bool: whether orders a little larger or smaller would have led to something else."""
+        """Return (N,) bool, True if slightly larger or smaller orders would lead to a different result."""
         nominal, found = rows_of(after, 0, self.n), torch.zeros(self.n, dtype=torch.bool)
         price = self.batch.market.price[nominal.bar]
         for k in (1, 2):
@@ -254,7 +255,7 @@ class SideBySide:
 
     # ------------------------------------------------------------------------------------------ comparing
     def _fields(self, before: Any, after: Any, returned: tuple[Any, ...]) -> dict[str, tuple[Array, Array, Array]]:
-        """Field -> what the host has, what the batch has, what may differ."""
+        """Return a mapping of fields to the host's value, the vectorized value and the tolerance."""
         state, reward, done, info = returned
         p, market = self.batch.params, self.batch.market
         price = market.price[after.bar]
@@ -281,7 +282,7 @@ class SideBySide:
         return {name: (np.asarray(host), ours.numpy(), room.numpy()) for name, (host, ours, room) in rows.items()}
 
     def _settled(self, before: Any, after: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Account value, reward and observation of accounts as they stand at the end of the bar."""
+        """Return account value, reward and observation of accounts at the end of the bar."""
         p, market = self.batch.params, self.batch.market
         price = market.price[after.bar]
         book = drop_in.mark_to_market(after, price)
@@ -313,7 +314,7 @@ class SideBySide:
 
 
 def _shifted(action: Array, units: int) -> Array:
-    """Actions moved away from 0 by a number of float32 units, or towards it."""
+    """Return actions moved away from 0, or towards 0, by a number of float32 units."""
     target = np.float32(np.inf if units > 0 else 0.0)
     for _ in range(abs(units)):
         action = np.nextafter(action, np.where(action == 0, 0.0, np.copysign(target, action)).astype(np.float32))
@@ -321,20 +322,20 @@ def _shifted(action: Array, units: int) -> Array:
 
 
 def _first(returned: Any) -> Array:
-    """The state that `reset` returns, alone or with an info."""
+    """Return the state from `reset`, with or without an info."""
     return np.asarray(returned[0] if isinstance(returned, tuple) else returned, dtype=np.float64)
 
 
 def compare_with_scalar(
     scalar_env: Any, n_steps: int = 1000, seed: int = 0, n_envs: int = 8, env_class: type | None = None
 ) -> Difference | None:
-    """Step copies of a freshly made scalar environment next to a batch with its settings.
+    """Compare copies of a new scalar environment with a vectorized one that has the same settings.
 
-    The comparison ends with the first episode, because hosts carry their benchmark over a reset and this simulator
-    does not. The scalar environment must begin at its first bar.
+    The comparison ends with the first episode, because hosts carry their benchmark over a reset and this simulator does
+    not. The scalar environment must start at its first bar.
 
     Returns:
-        None when all agree, else the first `Difference`.
+        None if all results agree, otherwise the first `Difference`.
     """
     shared = {id(array): array for array in (scalar_env.price_array, scalar_env.tech_array)}  # not copied N times
     hosts = [copy.deepcopy(scalar_env, dict(shared)) for _ in range(n_envs)]
@@ -348,7 +349,7 @@ def compare_with_scalar(
 # ---------------------------------------------------------------------------------------------- the program
 @dataclass
 class Outcome:
-    """What a whole comparison found."""
+    """Result of a complete comparison."""
 
     difference: Difference | None = None
     steps: int = 0  # of all accounts together
@@ -360,7 +361,7 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """0 equal, 1 different, 3 equal but not everything was compared."""
+        """0 if equal, 1 if different, 3 if equal but incomplete."""
         if self.difference is not None:
             return DIFFERENT
         return NOT_REACHED if self.unreached or self.not_simulated else EQUAL
@@ -370,10 +371,10 @@ def compare_class(
     host: HostClass, cases: Iterable[Case], n_planned: int, seed: int = 0, seconds: float = 25.0,
     n_envs: int = len(KINDS),
 ) -> Outcome:  # fmt: skip
-    """Run the planned cases, then further ones until every line of the host's step has run or `seconds` have passed.
+    """Run the planned cases, then more until every line of the host's step has run or `seconds` have passed.
 
     Raises:
-        UsageError: the host's class cannot be built.
+        UsageError: If the host's class cannot be built.
     """
     deadline = time.monotonic() + seconds
     watch, found = LineWatch(host), Outcome(not_simulated=tuple(host.not_simulated))
@@ -399,7 +400,7 @@ def compare_class(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Compare with the scalar class of a host -> exit code."""
+    """Compare with the scalar class of a host and return the exit code."""
     parser = _parser()
     args = parser.parse_args(argv)
     if not args.compare:
@@ -523,6 +524,6 @@ def _load_data(path: Path, n_coins: int | None) -> dict[str, Array]:
 
 
 def _coins_of(module: Any) -> int:
-    """How many coins the host has limits for, else 7."""
+    """Return the number of coins for which the host has limits, otherwise 7."""
     tables = [value for name, value in vars(module).items() if name.endswith("LIMITS") and np.ndim(value) == 1]
     return max(map(len, tables), default=7)

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
 # Copyright (c) 2026 the barwise contributors
-"""What the numba step works on: settings as a record of numbers, accounts in blocks of lanes, and memory by address.
+"""Data layout of the numba step: settings as a record of numbers, accounts in blocks of lanes, memory by address.
 
-Accounts lie in blocks of LANES: a field of a block is LANES numbers in a row, and one pass of a loop over lanes becomes
-two or four vector instructions. The lanes beyond the last account hold nothing, own nothing and never trade.
+Accounts are stored in blocks of LANES. A field of a block is LANES consecutive numbers, and one pass of a loop over
+lanes becomes two or four vector instructions. Lanes after the last account are empty and never trade.
 
 All files of the step use these names. `book` is the record of a block's accounts. `coins` is the address of its
-positions, of which `coin` is one, and `orders` that of what this bar asks of each coin, of which `order` is one. `w` is
-a lane, `i + w` its environment, `n` the number of lanes with an account, `a` an asset, and `p` the record of RULES.
+positions, of which `coin` is one. `orders` is the address of this bar's orders per coin, of which `order` is one. `w`
+is a lane, `i + w` its environment, `n` the number of lanes with an account, `a` an asset, and `p` the RULES record.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ EPISODE, REJECTED = range(2)  # rows of `counts`: the episode's number, the acti
 
 
 def columns(kind: str, names: str) -> list[tuple[str, str]]:
-    """Fields of one kind of an array of records."""
+    """Return the fields of one kind for an array of records."""
     return [(name, kind) for name in names.split()]
 
 
 def lanes(kind: str, names: str) -> list[tuple[str, str, tuple[int]]]:
-    """The same for records of blocks: every field is LANES numbers."""
+    """Return the same for records of blocks, in which every field has LANES numbers."""
     return [(name, kind, (LANES,)) for name in names.split()]
 
 
@@ -108,13 +108,16 @@ native: Any = njit(_nrt=False, error_model="numpy", forceinline=True)  # pyright
 
 
 def sources() -> int:
-    """A number that changes with the text of this folder or the drop-in: numba's cache on disk looks at one file."""
+    """Return a number that changes with the text of this folder or the drop-in file.
+
+    numba's own disk cache checks only the file of the function.
+    """
     paths = [*sorted(Path(__file__).parent.glob("*.py")), Path(str(drop_in.__file__))]
     return zlib.crc32(b"".join(path.read_bytes() for path in paths))
 
 
 def cached(function: Any, **options: Any) -> Any:
-    """`function` compiled on first use and kept on disk; compiled once a process where nothing can be written."""
+    """Compile `function` on first use and cache it on disk, or once per process if nothing is writable."""
     try:
         return njit(cache=True, **options)(function)
     except RuntimeError:  # numba: no locator available
@@ -122,7 +125,10 @@ def cached(function: Any, **options: Any) -> Any:
 
 
 def _record_at(dtype: np.dtype) -> Any:
-    """Function of (address of an array of records, index): that record. An address is a tenth of an array's call."""
+    """Return a function of (address of an array of records, index) that returns that record.
+
+    Passing an address takes a tenth of the call time of an array.
+    """
     kind: Any = from_dtype(dtype)
 
     @intrinsic
@@ -142,7 +148,7 @@ def _pointer(context: Any, builder: Any, kind: Any, args: Any) -> Any:
 
 @intrinsic
 def _load_f4(_typing: Any, _address: Any, _index: Any) -> Any:
-    """The float32 at (address, index)."""
+    """Load the float32 at (address, index)."""
 
     def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         return builder.load(_pointer(context, builder, types.float32, args))
@@ -152,7 +158,7 @@ def _load_f4(_typing: Any, _address: Any, _index: Any) -> Any:
 
 @intrinsic
 def _store(_typing: Any, _address: Any, _index: Any, value: Any) -> Any:
-    """Write a number at (address, index), in the type that it has."""
+    """Store a number at (address, index), with its own type."""
 
     def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         builder.store(args[2], _pointer(context, builder, value, args))
@@ -163,7 +169,7 @@ def _store(_typing: Any, _address: Any, _index: Any, value: Any) -> Any:
 
 @intrinsic
 def _copy_bytes(_typing: Any, _target: Any, _source: Any, _n_bytes: Any) -> Any:
-    """memcpy between two addresses."""
+    """Copy memory between two addresses."""
 
     def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         target, source = (builder.inttoptr(address, cgutils.voidptr_t) for address in args[:2])
@@ -175,7 +181,7 @@ def _copy_bytes(_typing: Any, _target: Any, _source: Any, _n_bytes: Any) -> Any:
 
 @intrinsic
 def _room_on_stack(_typing: Any, _n_bytes: Any) -> Any:
-    """Address of memory that is the running call's, with whatever lies there."""
+    """Return the address of uninitialized stack memory of the running call."""
 
     def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         room = builder.alloca(ir.IntType(8), args[0])
@@ -187,7 +193,7 @@ def _room_on_stack(_typing: Any, _n_bytes: Any) -> Any:
 
 @intrinsic
 def _prefetch(_typing: Any, _address: Any) -> Any:
-    """Ask for the cache line at an address; nothing waits for it."""
+    """Prefetch the cache line at an address without waiting."""
 
     def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         i32 = ir.IntType(32)
@@ -212,12 +218,12 @@ order_at, asset_at, segment_at = _record_at(ORDERS), _record_at(ASSET), _record_
 
 @native
 def where(mask: Any, x: Any, y: Any) -> Any:
-    """torch.where for one number, both sides computed: a select, not a branch."""
+    """Return torch.where for one number as a select, not a branch; both sides are computed."""
     return x if mask else y
 
 
 def rules_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> Array:
-    """(1,) record of `EnvParams`, costs, options and sizes; the addresses are 0."""
+    """Return a (1,) record of `EnvParams`, costs, options and sizes; its addresses are 0."""
     p, market, choices = vars(env.params) | {"start": env.start}, env.market, drop_in.CHOICES
     values = {name: choices[name].index(p[name]) if name in choices else p[name] for name, _ in SETTINGS} | {
         "costs": tuple(env.params.costs(env.cost_factor)), "restarts": env.autoreset, "compact": env.compact,

@@ -3,7 +3,7 @@
 """Trials of a native step: accounts of the plain class and of the native one on the same generated market.
 
 The market has the environment's coins, features, price levels and smallest orders. Its segments differ in length, so
-that episodes end and begin again from the first steps on, and some are long enough for a stop and a stale release.
+that episodes end and restart from the first steps. Some segments are long enough for a stop and a stale release.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MakeKernel = Callable[[Any], Any]  # of an environment
 
 
 def like(env: Any, make_kernel: MakeKernel, n_steps: int = N_STEPS) -> Trial:
-    """A trial with the rule set and the choices of an environment."""
+    """Return a trial with the rule set and choices of an environment."""
     p, price = env.params, env.market.price
     first_priced = (price > 0).to(torch.int8).argmax(0)
     level = price[first_priced, torch.arange(price.shape[1], device=price.device)].cpu().numpy()
@@ -56,7 +56,7 @@ def like(env: Any, make_kernel: MakeKernel, n_steps: int = N_STEPS) -> Trial:
 
 
 def of_every_rule_set(make_kernel: MakeKernel, n_steps: int = N_STEPS) -> list[Callable[[], Trial]]:
-    """Builders of a trial for each rule set with every phase on: for a step whose code is the same for all settings."""
+    """Return trial builders for each rule set with every phase on, for a step with one code for all settings."""
     return [functools.partial(_of_rule_set, rules, make_kernel, n_steps) for rules in drop_in.RULES]
 
 
@@ -76,9 +76,9 @@ def _of_rule_set(rules: str, make_kernel: MakeKernel, n_steps: int) -> Trial:
 
 
 def market(level: np.ndarray, n_features: int, p: Any) -> dict[str, Any]:
-    """Prices (T, A) around `level` (A,) and features, in segments with room for ROOMS steps.
+    """Return prices (T, A) around `level` (A,) and features, in segments of ROOMS steps.
 
-    Some bars lack a price under the rules of hosts; "standard" refuses those.
+    Some bars have no price under the rules of hosts; "standard" rejects such bars.
     """
     rng = np.random.default_rng(1)
     before = p.lookback + (p.lookback if p.ends_lookback_early else 0)
@@ -95,7 +95,7 @@ def market(level: np.ndarray, n_features: int, p: Any) -> dict[str, Any]:
 
 
 def pair(config: Mapping[str, Any], p: Any, make_kernel: MakeKernel, n_steps: int = N_STEPS, **options: Any) -> Trial:
-    """The two environments, both at their first observation, and actions for them."""
+    """Return two environments at their first observation, and actions for them."""
     options = {"as_numpy": False, "seed": 1, "api": "elegantrl"} | options
 
     class Native(drop_in.VectorizedCryptoEnvAlpacaOptimized):
@@ -111,7 +111,7 @@ def pair(config: Mapping[str, Any], p: Any, make_kernel: MakeKernel, n_steps: in
 
 
 def actions(n_steps: int, n_assets: int, device: torch.device) -> Tensor:
-    """(T, N, A) float32: random ones, whole-account orders in every fifth step, and some that are no numbers."""
+    """Return actions (T, N, A) float32: random, whole-account in every fifth step, and some not finite."""
     rng = np.random.default_rng(2)
     values = rng.uniform(-1.0, 1.0, (n_steps, N_ENVS, n_assets)).astype(np.float32)
     values[::5] = np.sign(values[::5])
@@ -121,7 +121,7 @@ def actions(n_steps: int, n_assets: int, device: torch.device) -> Tensor:
 
 
 def contender(env: Any) -> Contender:
-    """An environment as one side of a comparison; what has ended and does not restart by itself is opened again."""
+    """Return an environment as one side of a comparison; without autoreset, ended episodes are reset."""
     last: dict[str, Any] = {}
 
     def advance(action: Tensor) -> None:
