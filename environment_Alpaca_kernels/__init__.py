@@ -17,6 +17,6 @@ elif "drop_in" not in globals():
     _outer = __name__.rpartition(".")[0]
     drop_in = importlib.import_module(f"{_outer}." * bool(_outer) + "environment_Alpaca_vectorized")
 
-VERSION = "2026.12"  # equal to the drop-in's, or the plain step runs instead
+VERSION = "2026.12"  # must equal the drop-in file's version, otherwise the plain step runs
 
 __all__ = ["VERSION", "drop_in"]

@@ -38,7 +38,7 @@ def trade_of(version: int) -> Any:
         ...) as in `drl_agents.agents.band_rollout.BandRollout`. addresses are those of final_state, truncated and
         counted of `step_blocks`; money to rules are its arguments.
         """
-        _ = version  # captured, and so part of what the cache on disk is asked for
+        _ = version  # captured, and therefore part of the disk cache key
         p = rules_at(rules, 0)
         n_assets, zero, one = p.n_assets, np.float32(0.0), np.float32(1.0)
         i = block * LANES
@@ -54,7 +54,7 @@ def trade_of(version: int) -> Any:
                 for a in range(n_assets):
                     weight = state[i + w, 1 + a]
                     lo, hi = edges[now, a], edges[now, n_assets + a]
-                    target = weight if weight > lo else lo  # NaN where the edges are, and the step holds
+                    target = weight if weight > lo else lo  # NaN edges give NaN, and the step holds
                     target = target if target < hi else hi
                     wanted = -one if target < least[a] else target - weight
                     action[t, i + w, a] = wanted
@@ -117,7 +117,7 @@ class BandLoop:
         n_parts = min(torch.get_num_threads(), self.n_blocks)
         if n_parts == 1:
             advance(range(self.n_blocks))
-        else:  # accounts do not depend on one another, so neither do blocks
+        else:  # accounts are independent, and so are blocks
             parts = [range(k, self.n_blocks, n_parts) for k in range(n_parts)]
             list(helpers(os.getpid()).map(advance, parts))
 

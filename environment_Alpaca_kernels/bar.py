@@ -58,7 +58,7 @@ def step_of(version: int) -> Any:
         For B blocks, stored by rows: counted (COUNTED, 16 B) int64, passed by address; money (REPORTED and the terms,
         16 B); counts (2, 16 B) int64.
         """
-        _ = version  # captured, and so part of what the cache on disk is asked for
+        _ = version  # captured, and therefore part of the disk cache key
         p = rules_at(rules, 0)
         orders = room_on_stack(p.n_assets * ORDER_BYTES)
         for block in range(first, end):
@@ -105,10 +105,10 @@ def begin_bar(n: int, book: Record, coins: int, orders: int, price: Array, p: Re
         for w in range(LANES):
             coin.held_bars[w] += 1 if coin.qty[w] > 0 else 0
             coin.filled[w] = 0.0
-            order.price[w] = 0.0  # and stays so where nobody's account is
+            order.price[w] = 0.0  # stays 0 in lanes without an account
     last = p.n_bars - 1
     for w in range(n):
-        book.bar[w] = min(book.bar[w] + 1, last)  # one whose episode is over waits there for its reset
+        book.bar[w] = min(book.bar[w] + 1, last)  # an ended episode waits there for its reset
         for a in range(p.n_assets):
             order_at(orders, a).price[w] = price[book.bar[w], a]
 

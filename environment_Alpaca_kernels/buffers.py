@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import drop_in
 
-SLOTS = ("state", "reward", "done")  # what a caller may give room for
+SLOTS = ("state", "reward", "done")  # outputs for which a caller may pass storage
 ALIGNMENT = 64  # bytes: a cache line
 
 
@@ -71,7 +71,7 @@ class Buffers:
             self.slots[name] = self.slots[name][:, :n]
         named = zip((*drop_in.COUNTED, *drop_in.REPORTED), (*self.slots["counts"], *self.slots["money"]), strict=False)
         self.info: dict[str, Any] = {**dict(named), "truncated": self.slots["truncated"]}
-        # Without restarts the last state of an episode is the state returned.
+        # Without autoreset the last state of an episode is the returned state.
         self.info["final_state"] = self.slots["final_state" if env.autoreset else "state"]
         self.terms = dict(zip(terms, self.slots["money"][len(drop_in.REPORTED) :], strict=True))
         self.tensors = tuple(self.slots[name] for name in SLOTS)
@@ -89,9 +89,11 @@ class FastStep:
     def __init__(self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized, kernel: Any) -> None:
         """Allocate both sets for the accounts of `env`."""
         self.kernel = kernel
-        self.spare, self.latest = Buffers(env, kernel), Buffers(env, kernel)  # the next to be written, the last written
+        self.spare, self.latest = Buffers(env, kernel), Buffers(env, kernel)  # next to write, last written
         self.device, self.has_filled_bars = env.device, env.market.trades is not None
-        self.shape = None if env.as_numpy else torch.Size((env.n_envs, env.action_dim))  # of an action ready to use
+        self.shape = (
+            None if env.as_numpy else torch.Size((env.n_envs, env.action_dim))
+        )  # of an action without conversion
         self.returns_buffers = not env.as_numpy and env.api == "elegantrl"
 
     def step(

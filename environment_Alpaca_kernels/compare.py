@@ -53,10 +53,10 @@ EQUAL, DIFFERENT, USAGE, NOT_REACHED = 0, 1, 2, 3  # exit codes
 COMPARED = ("stocks", "cash", "total_asset", "reward", "reward in float64", "done", "state")
 
 FLOAT32_ULP = 2.0**-23  # relative to the value
-COIN_ROUNDING = 4.0 * FLOAT32_ULP  # of a coin traded in a bar: order, sale, release, purchase; a unit each
-FLOAT64_ROUNDING = 2.0**-44  # of a sum of a few hundred float64 terms
-ORDER_SHIFT = 2  # float32 units by which orders are moved to find what rounding decides
-NUDGES = 6  # changes to an action before its account holds instead
+COIN_ROUNDING = 4.0 * FLOAT32_ULP  # one unit each for order, sale, release and purchase of a coin in a bar
+FLOAT64_ROUNDING = 2.0**-44  # relative error of a sum of a few hundred float64 terms
+ORDER_SHIFT = 2  # float32 units by which orders are shifted to find those that rounding decides
+NUDGES = 6  # number of changes to an action before its account holds instead
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Difference:
     vectorized: Any
     kind: str = ""  # how the account acts
     case: str = ""  # market and settings
-    lines: tuple[Line, ...] = ()  # of the host's step, that ran in this bar and not in the bar before
+    lines: tuple[Line, ...] = ()  # lines of the host's step that ran in this bar but not in the previous bar
 
     def __str__(self) -> str:
         """Format the difference in a few lines for a terminal."""
@@ -90,7 +90,7 @@ def tolerances(before: Any, after: Any, qty: Tensor, price: Tensor) -> tuple[Ten
     is_traded = (after.qty != before.qty) | (qty != before.qty)
     is_bought = (after.qty > before.qty) | (qty > before.qty)
     coins = torch.maximum(torch.maximum(before.qty, after.qty), qty).abs() * is_traded * COIN_ROUNDING
-    money = (coins * price).sum(-1)  # a coin's rounding is worth this much cash, which a later purchase lacks or has
+    money = (coins * price).sum(-1)  # cash value of the coins' rounding, which changes later purchases
     coins = coins + torch.where(is_bought & (price > 0), money[:, None] / torch.where(price > 0, price, 1.0), 0.0)
     return coins, 2.0 * money + FLOAT64_ROUNDING * (before.equity.abs() + after.equity.abs())
 
@@ -269,7 +269,7 @@ class SideBySide:
         reward_room = swing + 2.0 * FLOAT32_ULP * reward.abs()
         terms = torch.stack(tuple(info["reward_terms"].values())).sum(0)[: self.n] + hosts[1] - ours[1]
         terms_room = swing + FLOAT64_ROUNDING * reward.abs()
-        terms_room[done[: self.n]] = torch.inf  # the last reward is no sum of the bar's terms
+        terms_room[done[: self.n]] = torch.inf  # the final reward is not a sum of the bar's terms
         state = state[: self.n].double() + hosts[2].double() - ours[2].double()
         host_state, host_reward, host_done = zip(*self.last, strict=True)
         rows: dict[str, tuple[Any, Tensor, Tensor]] = {
@@ -352,7 +352,7 @@ class Outcome:
     """Result of a complete comparison."""
 
     difference: Difference | None = None
-    steps: int = 0  # of all accounts together
+    steps: int = 0  # over all accounts
     cases: int = 0
     notes: tuple[str, ...] = ()
     unreached: tuple[Line, ...] = ()
@@ -417,39 +417,40 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=Path(drop_in.__file__).name,
-        description="Step a host's scalar environment next to the batched class, on the same actions.",
-        epilog="Exit codes: 0 equal; 1 different; 2 wrong usage; 3 equal, but lines of the host's step were not "
-               "reached, or it reads settings that this simulator does not know.",
+        description="Compare a host's scalar environment with the vectorized class on the same actions.",
+        epilog="Exit codes: 0 equal; 1 different; 2 wrong usage; 3 equal, but some lines of the host's step did not "
+               "run, or the step reads settings that this simulator does not support.",
     )  # fmt: skip
     parser.add_argument("--compare", action="store_true", help="run the comparison")
     parser.add_argument("--env-file", type=Path, default=Path(drop_in.__file__).with_name("environment_Alpaca.py"),
                         help="file of the scalar class (default: environment_Alpaca.py next to this file)")  # fmt: skip
-    parser.add_argument("--class", dest="class_name", metavar="NAME", help="the scalar class, if the file has several")
-    parser.add_argument("--rules", choices=tuple(drop_in.RULES), help="rule set (default: recognised by the class)")
+    parser.add_argument("--class", dest="class_name", metavar="NAME",
+                        help="name of the scalar class, required if the file has several")  # fmt: skip
+    parser.add_argument("--rules", choices=tuple(drop_in.RULES), help="rule set (default: detected from the class)")
     parser.add_argument("--data", type=Path, metavar="PATH", help=".npz file, or folder with price_array.npy (T, A) "
-                        "and tech_array.npy (T, F); default: generated markets")  # fmt: skip
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="fix a "
-                        "setting of env_params, a constructor argument or an entry of config; repeatable")  # fmt: skip
-    parser.add_argument("--steps", type=int, default=300, help="bars of an episode (default 300)")
-    parser.add_argument("--seconds", type=float, default=25.0, help="how long to search for cases that reach "
-                        "further lines, from the start (default 25)")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="of markets and actions (default 0)")
-    parser.add_argument("--n-coins", type=int, help="coins (default: as the data, else as many as the host has limits "
-                        "for, else 7)")  # fmt: skip
+                        "and tech_array.npy (T, F) (default: generated markets)")  # fmt: skip
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="fixed value "
+                        "of an env_params key, a constructor argument or a config entry; repeatable")  # fmt: skip
+    parser.add_argument("--steps", type=int, default=300, help="number of bars per episode (default: 300)")
+    parser.add_argument("--seconds", type=float, default=25.0, help="time limit in seconds for cases that reach more "
+                        "lines, from the start (default: 25)")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="seed of markets and actions (default: 0)")
+    parser.add_argument("--n-coins", type=int, help="number of coins (default: from the data, else the number for "
+                        "which the host has limits, else 7)")  # fmt: skip
     return parser
 
 
 def _compare(args: argparse.Namespace) -> int:
     if args.steps < 2:
-        raise UsageError(f"--steps is a number of bars from 2 on; received {args.steps}")
+        raise UsageError(f"--steps must be at least 2; received {args.steps}")
     module = load_module(args.env_file)
     cls = find_class(module, args.class_name)
     data = None if args.data is None else _load_data(args.data, args.n_coins)
     host = _with_settings(HostClass(cls, args.rules), args.settings)
     n_coins = args.n_coins or _coins_of(module) if data is None else data["price_array"].shape[1]
     cases = Cases(host, args.steps, args.seed, n_coins, data)
-    rules = "each of the rule sets in turn" if host.is_ours else host.batch_rules
-    _say(f"{args.env_file.name}: {cls.__name__} next to the batched class, rules {rules}, {n_coins} coins")
+    rules = "each rule set in turn" if host.is_ours else host.batch_rules
+    _say(f"{args.env_file.name}: comparing {cls.__name__} with the vectorized class, rules {rules}, {n_coins} coins")
     if host.not_simulated:
         _say(f"not compared, though its step depends on it: {', '.join(host.not_simulated)}")
     outcome = compare_class(host, cases, len(cases.plan), args.seed, args.seconds)
@@ -513,7 +514,7 @@ def _load_data(path: Path, n_coins: int | None) -> dict[str, Array]:
     missing = [name for name in names if name not in arrays]
     if missing:
         raise UsageError(f"{path} has no {', '.join(missing)}; it has {', '.join(arrays) or 'no arrays'}")
-    price = arrays["price_array"].astype(np.float64)  # hosts compute cash in the precision of the prices
+    price = arrays["price_array"].astype(np.float64)  # hosts compute cash with the precision of the prices
     try:
         drop_in.check_arrays(price, arrays["tech_array"])
     except ValueError as error:

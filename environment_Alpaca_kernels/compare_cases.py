@@ -22,11 +22,11 @@ from .compare_host import HostClass, UsageError
 Array = np.ndarray
 Behaviour = Generator[Array, "View", None]
 
-LARGEST_ACTION = 2000.0  # beyond the 1000 at which some hosts cut
+LARGEST_ACTION = 2000.0  # above 1000, where some hosts clip
 NORMS = {"norm_cash": 2.0**-12, "norm_stocks": 2.0**-8, "norm_tech": 2.0**-6, "norm_reward": 2.0**-10}
 N_FEATURES = 3
-FULL_LENGTH = 2  # cases of the plan that run for all of the bars asked for, where positions grow oldest
-UNSCALED = ("initial_capital", "trailing_stop_pct")  # settings that are fitted to a market
+FULL_LENGTH = 2  # planned cases with all bars, in which positions become oldest
+UNSCALED = ("initial_capital", "trailing_stop_pct")  # settings adapted to the market
 UNIFORM_SHARE = 0.2  # share of the initial capital that an action of 1 trades
 
 
@@ -37,7 +37,7 @@ class Case:
     name: str
     config: dict[str, Array]
     settings: dict[str, Any]
-    may_raise: bool = False  # prices of 0, which not every host was written for
+    may_raise: bool = False  # prices of 0, which some hosts do not support
     low_cash: float | None = None  # quote, below the cash reserve
 
 
@@ -64,7 +64,7 @@ def made_prices(kind: str, n_bars: int, scale: Scale, source: np.random.Generato
     move = source.normal(drift, volatility, (n_bars, n_assets))
     if kind == "rising":  # a few coins grow large in every account
         move += source.uniform(-0.004, 0.006, n_assets)
-    if kind == "coarse":  # most bars without any move
+    if kind == "coarse":  # most bars have no price change
         move *= source.random((n_bars, 1)) < 0.3
     if kind == "powers of ten":
         digits = np.log10(first)
@@ -73,7 +73,7 @@ def made_prices(kind: str, n_bars: int, scale: Scale, source: np.random.Generato
     price = first * np.exp(np.cumsum(move, axis=0))
     if kind == "powers of ten":
         price[0] = [float(f"1e{int(np.rint(np.log10(x)))}") for x in first]
-    if kind == "coarse":  # few binary digits: exact in float32, and a fall by an eighth can be exactly that
+    if kind == "coarse":  # few binary digits, so prices and a fall of one eighth are exact in float32
         step = 2.0 ** np.floor(np.log2(first) - 4)
         price = np.maximum(np.round(price / step), 1.0) * step
     if kind == "missing prices":
@@ -84,7 +84,7 @@ def made_prices(kind: str, n_bars: int, scale: Scale, source: np.random.Generato
     return price
 
 
-# name -> volatility and drift of a bar, as fractions
+# Name -> volatility and drift per bar, as fractions.
 MARKETS: dict[str, tuple[float, float]] = {
     "calm": (0.004, 0.0), "falling": (0.012, -0.002), "rising": (0.006, 0.0), "missing prices": (0.006, 0.0),
     "powers of ten": (0.005, 0.0), "coarse": (0.04, 0.0),
@@ -95,12 +95,12 @@ def stop_level(price: Array) -> float:
     """Return a trailing stop that triggers occasionally: half the median coin's largest fall within 60 bars."""
     falls = [1.0 - price[t] / np.maximum(price[max(t - 60, 0) : t + 1].max(axis=0), 1e-300) for t in range(len(price))]
     largest = np.max(np.where(price > 0, falls, 0.0), axis=0)
-    return round(min(max(0.5 * float(np.median(largest)), 0.002), 0.5), 4) + 0.0000137  # cents never hit it exactly
+    return round(min(max(0.5 * float(np.median(largest)), 0.002), 0.5), 4) + 0.0000137  # prices in cents never equal it
 
 
 # ---------------------------------------------------------------------------------------------- settings
-# Market, and settings that are switched on where the host knows them. "stop" stands for a level that fits the market,
-# initial_capital for a multiple of the host's own, norm_action for the share of it that an action of 1 trades.
+# Market, and settings that are used if the host supports them. "stop" means a level adapted to the market. Values of
+# initial_capital are multiples of the host's own; values of norm_action are the share of it that an action of 1 trades.
 PLAN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("calm", {}),
     ("falling", {"trailing_stop_pct": "stop"}),
@@ -171,7 +171,7 @@ class Cases:
     def _settings(self, number: int, switches: Mapping[str, Any]) -> dict[str, Any]:
         """Return the settings that the host supports, keeping those that the user has fixed."""
         settings = {"lookback": 5, **NORMS, "norm_action": 1.0, **switches}
-        if self.data is not None:  # short data leaves little room
+        if self.data is not None:  # short data limits the length
             settings["lookback"] = min(settings["lookback"], max(len(self.data["price_array"]) // 4, 1))
         if self.host.is_ours:
             settings["rules"] = self.host.rules or list(drop_in.RULES)[number % len(drop_in.RULES)]
@@ -193,7 +193,7 @@ class Cases:
         total = len(arrays["price_array"])
         starts = np.flatnonzero((arrays["price_array"][: max(total - n_bars, 0) + 1] > 0).all(axis=1))
         if len(starts) == 0:
-            raise UsageError("the data has no bar with prices above 0 for all coins to begin with")
+            raise UsageError("the data has no bar with positive prices of all coins to start from")
         first = int(source.choice(starts))
         is_series = {name: value.ndim > 0 and len(value) == total for name, value in arrays.items()}
         cut = {name: value[first : first + n_bars] if is_series[name] else value for name, value in arrays.items()}

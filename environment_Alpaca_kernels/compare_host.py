@@ -25,7 +25,7 @@ from typing import Any
 
 from . import drop_in
 
-# What the batched class takes under the same name.
+# Settings with the same name in the vectorized class.
 KNOWN_CONFIG = {"price_array", "tech_array", "tickers", "min_order_qty", "qty_increment", "segments", "filled_array"}
 KNOWN_ARGUMENTS = {
     "config", "env_params", "lookback", "gamma", "if_log", "seed", "start", "episode_bars", "tickers",
@@ -34,7 +34,7 @@ KNOWN_ARGUMENTS = {
 SETTINGS = frozenset(field.name for field in fields(drop_in.EnvParams))
 NAMED = ("initial_capital", "buy_cost_pct", "sell_cost_pct", "gamma")  # constructor arguments of both
 NEEDED = ("price_array", "tech_array", "cash", "stocks", "total_asset")  # attributes that are compared or read
-# What a constructor or a step raises when it is given something it was not written for.
+# Exceptions of a constructor or a step with unsupported arguments.
 HOST_FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 Line = tuple[str, int]  # file, line number
@@ -92,7 +92,7 @@ def find_class(module: ModuleType, name: str | None) -> type:
 class Reads:
     """Dependencies of a class's statements, derived from its source."""
 
-    needs: dict[Fact, set[Fact]] = field(default_factory=dict)  # assigned -> what the value was made from
+    needs: dict[Fact, set[Fact]] = field(default_factory=dict)  # assigned fact -> facts that its value depends on
     of_method: dict[str, set[Fact]] = field(default_factory=dict)
 
     def behind(self, facts: Iterable[Fact]) -> set[Fact]:
@@ -188,9 +188,9 @@ class HostClass:
     """A scalar environment class, its code, and its construction."""
 
     cls: type
-    rules: str | None = None  # None recognises them
+    rules: str | None = None  # None detects them
     given: Mapping[str, Any] = field(default_factory=dict)  # settings that the user has fixed
-    given_config: Mapping[str, Any] = field(default_factory=dict)  # entries of config, likewise
+    given_config: Mapping[str, Any] = field(default_factory=dict)  # config entries that the user has fixed
 
     @cached_property
     def methods(self) -> dict[str, list[FunctionType]]:
@@ -257,7 +257,7 @@ class HostClass:
         """
         rules = self.rules or drop_in.rules_of(self.cls)
         if rules is None:
-            raise UsageError(f"{self.cls.__name__} is not recognised; give --rules, one of {', '.join(drop_in.RULES)}")
+            raise UsageError(f"{self.cls.__name__} is not recognized; set --rules to one of {', '.join(drop_in.RULES)}")
         return rules
 
     @cached_property
@@ -314,7 +314,7 @@ class HostClass:
         try:
             return self._batch(config, settings, n_envs)
         except ValueError as error:
-            raise UsageError(f"the batched class cannot be built: {error}") from error
+            raise UsageError(f"the vectorized class cannot be built: {error}") from error
 
     def _batch(self, config: Mapping[str, Any], settings: Mapping[str, Any], n_envs: int) -> Any:
         options = {"as_numpy": False, "autoreset": False, "start": "first", "gpu_id": -1}

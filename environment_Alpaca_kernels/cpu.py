@@ -31,7 +31,7 @@ try:
     import numba
     from numba.core.errors import NumbaError
 except ImportError as error:
-    warnings.warn(f"numba does not import ({error}): the far slower plain step runs in its place", stacklevel=2)
+    warnings.warn(f"numba cannot be imported ({error}); the much slower plain step runs instead", stacklevel=2)
     raise
 
 from . import drop_in, first_use, trial
@@ -40,10 +40,10 @@ from .buffers import Accounts
 from .memory import ACCOUNTS, ASSET, LANES, POSITIONS, SEGMENTS, Array, rules_of
 from .tables import segments_of
 
-# From this many environments on, torch's threads share the blocks: handing work to a second thread takes some 20 us.
+# With at least this many environments, torch's threads share the blocks. Dispatch to a second thread takes about 20 us.
 PARALLEL_FROM_N_ENVS = 1024
-MOST_COINS = 1000  # a call of the step keeps some hundred bytes for each on the stack of its thread
-N_TRIED_STEPS = 40  # of each rule set, on first use
+MOST_COINS = 1000  # a call of the step uses about a hundred bytes of stack per coin
+N_TRIED_STEPS = 40  # compared steps per rule set on first use
 COMPILE_ERRORS = (*first_use.LAUNCH_ERRORS, NumbaError)
 
 
@@ -81,7 +81,8 @@ class NativeStep(Accounts):
             NoNativeStep: If the step does not support this processor or this number of coins.
         """
         if env.action_dim > MOST_COINS:
-            raise drop_in.NoNativeStep(f"{env.action_dim} coins; the native step keeps up to {MOST_COINS} on the stack")
+            limit = f"the native step supports at most {MOST_COINS} coins"
+            raise drop_in.NoNativeStep(f"{limit}; received {env.action_dim}")
         if checked:
             self.check(env)
         market = env.market
@@ -90,7 +91,7 @@ class NativeStep(Accounts):
         segments = np.ascontiguousarray(segments_of(market).numpy().T).view(SEGMENTS)
         n_features = market.windows.shape[1] // env.params.lookback
         self.n_envs, self.n_blocks = env.n_envs, -(-env.n_envs // LANES)
-        self.width, self.device = self.n_blocks * LANES, env.device  # room of a row of reports
+        self.width, self.device = self.n_blocks * LANES, env.device  # width of an output row
         self.accounts = np.zeros(self.n_blocks, ACCOUNTS)
         self.accounts["final_equity"] = np.nan
         self.positions = np.zeros((self.n_blocks, env.action_dim), POSITIONS)
@@ -99,13 +100,13 @@ class NativeStep(Accounts):
         self.rules, self.restarts = rules_of(env), env.autoreset
         self.rules["feature_bytes"], self.rules["window_bytes"] = 4 * n_features, 4 * market.windows.shape[1]
         self.rules["features"] = market.windows.data_ptr()
-        # Kept by this object, because their addresses are in use as long as it is.
+        # This object keeps references, because it uses their addresses.
         self.addressed = {"assets": assets, "segments": segments}
         self.addressed |= {"accounts": self.accounts, "positions": self.positions}
         for name, array in self.addressed.items():
             self.rules[name] = array.ctypes.data
         self.market = (market.price.numpy(), market.order_scale.numpy())
-        self.padded: dict[int, Array] = {}  # the whole rows of a set of reports, by their address
+        self.padded: dict[int, Array] = {}  # full output rows, by their address
 
     def check(self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> None:
         """Raise NoNativeStep unless the compiled step was correct and fast on its first use on this processor.
@@ -162,7 +163,7 @@ class NativeStep(Accounts):
         rest = self.arguments(slots)
         if self.n_envs >= PARALLEL_FROM_N_ENVS:
             return lambda action, _kept=slots: self._share(action.data_ptr(), *rest)
-        n_blocks = self.n_blocks  # and what the addresses stand for lives as long as the function
+        n_blocks = self.n_blocks  # the closure also keeps the memory behind the addresses alive
         return lambda action, _kept=(self, slots): step(0, n_blocks, action.data_ptr(), *rest)
 
     def arguments(self, slots: dict[str, torch.Tensor]) -> tuple[Any, ...]:
@@ -186,7 +187,7 @@ class NativeStep(Accounts):
         others = [submit(step, first, end, *arguments) for first, end in itertools.pairwise(ends[1:])]
         try:
             step(ends[0], ends[1], *arguments)
-        finally:  # whatever happens, nobody writes to these addresses once this call is over
+        finally:  # in any case, no thread writes to these addresses after this call
             wait(others)
         for other in others:
             other.result()

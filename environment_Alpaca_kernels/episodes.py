@@ -27,7 +27,7 @@ def hash32(seed: int, env: int, episode: int) -> np.int64:
 def draw_starts(env: int, w: int, book: Record, counts: Array, p: Record) -> None:
     """Set book.segment and book.first_bar of lane w for its episode number."""
     episode = counts[EPISODE, env]
-    if p.start == CHOICE.start.first:  # environment i begins with segment i and takes the next after every episode
+    if p.start == CHOICE.start.first:  # environment i starts with segment i and advances after every episode
         book.segment[w] = segment_at(p.segments, (env + episode) % p.n_usable).usable_segment
         book.first_bar[w] = segment_at(p.segments, book.segment[w]).first_start
         return
@@ -55,7 +55,7 @@ def open_portfolio(w: int, book: Record, coins: int, orders: int, price: Array, 
     n_priced = 0
     for base in base_price:
         n_priced += base > 0
-    fee = 1.0 + p.buy_fee_rate * p.benchmark_pays_fee  # in full, whatever a step's costs are
+    fee = 1.0 + p.buy_fee_rate * p.benchmark_pays_fee  # the full fee, independent of the step's costs
     share, capital = p.initial_capital / max(n_priced, 1), p.initial_capital
     book.cash[w], book.equity[w], book.peak[w], book.benchmark[w] = capital, capital, capital, 0.0
     book.max_drawdown[w], book.discounted_return[w] = 0.0, 0.0

@@ -28,20 +28,20 @@ from torch import Tensor
 from . import drop_in, outcomes
 from .outcomes import DIFFERS, EQUAL, FAILED, SLOWER, Outcome
 
-BUDGET_S = 3.0  # of comparing and timing, after whatever compiles
-TIMING_S = 0.8  # of it, kept for timing
-MIN_STEPS = 40  # of each trial, or an equal outcome is not remembered: a slow machine compares few in time
-CHUNK_STEPS = 20  # between two looks at the values, which wait for the device
-ROUNDS = (1, 5, 5, 5)  # steps timed in a row
-# As the parity tests: float32 and float64. The absolute part counts for values below 1.
+BUDGET_S = 3.0  # time for comparing and timing, after compilation
+TIMING_S = 0.8  # part of BUDGET_S for timing
+MIN_STEPS = 40  # steps per trial required to store an equal outcome; a slow machine may compare fewer
+CHUNK_STEPS = 20  # steps between two reads of the values, which synchronize with the device
+ROUNDS = (1, 5, 5, 5)  # number of consecutive timed steps
+# Tolerances of the parity tests for float32 and float64. The absolute part applies to values below 1.
 TOLERANCES = {torch.float32: 1e-6, torch.float64: 1e-9}
-# What a compiler, a driver or a library of another version raises when a step is first launched.
+# Exceptions of a compiler, a driver or a library of another version on the first launch of a step.
 LAUNCH_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError, OSError, ImportError, subprocess.SubprocessError, TypeError, ValueError, AttributeError, LookupError,
     AssertionError, ArithmeticError,
 )  # fmt: skip
 
-_known: dict[str, Outcome] = {}  # of this process, by key
+_known: dict[str, Outcome] = {}  # outcomes of this process by key
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Trial:
     plain: Contender
     native: Contender
     actions: Tensor
-    label: str = ""  # added to the name of a field that differs
+    label: str = ""  # suffix of the name of a field that differs
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def admit(
         known = outcomes.read(key)
         if known is None:
             known = try_out(trials, Outcome(step, device, FAILED, key=key), wait, errors)
-            if not known.is_short:  # else this process alone trusts it
+            if not known.is_short:  # otherwise only this process uses it
                 outcomes.write(known)
         _known[name] = known
     outcome = _known[name]
@@ -251,7 +251,7 @@ def quiet_compiler(said: list[str]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(tempfile.TemporaryFile())
-        except OSError:  # no room for what is printed, which is then shown
+        except OSError:  # no space to collect the output, so it is shown
             yield
             return
         try:

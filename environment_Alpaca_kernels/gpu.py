@@ -27,18 +27,18 @@ from .gpu_rules import COINS, COUNTS, MONEY, SWITCHES, Choices, Market, Numbers,
 from .gpu_step import Memory, Outputs, step
 from .tables import COUNT, REPORT, SEGMENT, TERM, segments_of
 
-BLOCK = 16  # environments a program: small, because the observations' copy needs many programs to fill a GPU
+BLOCK = 16  # environments per program; small, because copying observations needs many programs to fill a GPU
 N_WARPS = 4
-TILE_WIDTH = 32  # features copied at a time: a wider tile costs registers, of which the kernel takes about 150
-# Below this a launch is expected to take longer than the kernel runs (about 10 us of memory traffic). Not measured yet.
+TILE_WIDTH = 32  # features copied at a time; a wider tile needs more registers, and the kernel uses about 150
+# Below this a launch should take longer than the kernel runs (about 10 us of memory traffic). Not measured yet.
 GRAPH_UP_TO_N_ENVS = 16_384
-# A fused multiply-add rounds otherwise than the plain step.
+# A fused multiply-add rounds differently from the plain step.
 OPTIONS = {"num_warps": N_WARPS, "enable_fp_fusion": False}
 IS_INTERPRETED = not isinstance(step, triton.JITFunction)
 COMPILE_ERRORS = (*first_use.LAUNCH_ERRORS, TritonError)
 WARM_UPS = 3  # plain launches before a graph is captured: the first one compiles
 
-Launch = Callable[[torch.Tensor], None]  # of the action (N, A)
+Launch = Callable[[torch.Tensor], None]  # takes the action (N, A)
 
 
 class Rules:
@@ -70,7 +70,7 @@ class NativeStep(Accounts):
             NoNativeStep: If the kernel does not support this device.
         """
         n, n_assets, self.device, self.restarts = env.n_envs, env.action_dim, env.device, env.autoreset
-        self.width = n  # room of a row of reports
+        self.width = n  # width of an output row
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
             return torch.zeros(shape, dtype=dtype, device=env.device)
@@ -88,7 +88,7 @@ class NativeStep(Accounts):
         self.is_graphed = env.device.type == "cuda" and n <= GRAPH_UP_TO_N_ENVS
         if checked or (checked is None and not IS_INTERPRETED):
             self.check(env)
-        # A step touches nothing but device memory, so that an agent may record a rollout as a graph.
+        # A step uses only device memory, so an agent may record a rollout as a graph.
         env.is_capturable = env.device.type == "cuda"
 
     def check(self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> None:
@@ -96,7 +96,7 @@ class NativeStep(Accounts):
 
         def unchecked(other: Any) -> NativeStep:
             kernel = type(self)(other, checked=False)
-            kernel.choices = kernel.choices._replace(offset_type=self.choices.offset_type)  # that of a large market
+            kernel.choices = kernel.choices._replace(offset_type=self.choices.offset_type)  # int64 for a large market
             return kernel
 
         key = {"triton": triton.__version__, "choices": repr(self.choices)}
@@ -176,7 +176,7 @@ class NativeStep(Accounts):
     def advance(self, launch: Launch, graph: Launch, action: torch.Tensor) -> None:
         """Advance one bar; action (N, A) float32 on the device."""
         with self.on_device():
-            # A caller that captures gets a bare launch.
+            # During a caller's capture, use a plain launch.
             is_captured = self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
             (launch if is_captured else graph)(action)
 
@@ -252,7 +252,7 @@ class GraphedStep:
         self, launch: Launch, action: torch.Tensor, capture: Callable[[Callable[[], None]], Callable[[], None]],
         warm_up: Callable[[Callable[[], None]], None],
     ) -> None:  # fmt: skip
-        """Allocate the action buffer.
+        """Store the plain launch, the action buffer, and the functions for capture and warm-up.
 
         `capture` records a closure and returns its replay, or raises RuntimeError; `warm_up` runs a closure.
         """
@@ -270,7 +270,7 @@ class GraphedStep:
         if self.replay is None:
             try:
                 self.replay = self.capture(self.plain)
-            except RuntimeError:  # torch's answer where the driver or the caller's own capture forbids it
+            except RuntimeError:  # raised if the driver or the caller's own capture prevents it
                 self.replay = self.plain
         self.replay()
 

@@ -5,10 +5,10 @@
 Names and order match environment_Alpaca_vectorized.py, so that both can be read side by side. A `Lane` holds one value
 per environment, (BLOCK,). A `Tile` holds one value per environment and asset, (BLOCK, A padded to a power of two). The
 padding has price 0 and is therefore never traded. Choices of `EnvParams` are compiled in, and inactive phases are
-removed. Its numbers are read from memory, so a changed fee does not recompile.
+removed. Its numbers are read from memory, so changing a fee needs no recompilation.
 """
 
-# Compiled functions are Python in syntax only: their values have no types that a checker of Python could know.
+# Compiled functions are Python only in syntax, so type checkers cannot infer their types.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportOperatorIssue=false
 # pyright: reportInvalidTypeForm=false, reportCallIssue=false
 
@@ -28,15 +28,14 @@ EQUITY_FLOOR = tl.constexpr(drop_in.EQUITY_FLOOR)
 INCREMENT_SLACK = tl.constexpr(drop_in.INCREMENT_SLACK)
 
 jit: Any = triton.jit
-# Annotations of compiled functions may name nothing but Triton's own types and named tuples.
-Lane = tl.tensor  # (BLOCK,), one value an environment
-Tile = tl.tensor  # (BLOCK, A padded to a power of two), one value an environment and asset
+# Annotations of compiled functions may only use Triton's own types and named tuples.
+Lane = tl.tensor  # (BLOCK,), one value per environment
+Tile = tl.tensor  # (BLOCK, A padded to a power of two), one value per environment and asset
 Number = tl.tensor  # one value for all environments
-Pointer = tl.tensor  # a torch tensor where the kernel is launched
+Pointer = tl.tensor  # a torch tensor at launch
 
-# What is compiled in: the choices and switches of `EnvParams`, phases that are on, rows by name, sizes. n_columns is
-# n_assets padded, window is L * F, offset_type is that of an offset among the features: int32 unless there are more
-# than 2**31.
+# Compile-time values: choices and switches of `EnvParams`, active phases, rows by name, sizes. n_columns is n_assets
+# padded, window is L * F, and offset_type is the type of feature offsets: int32 unless there are more than 2**31.
 SWITCHES = (*drop_in.CHOICES, *(f.name for f in fields(drop_in.EnvParams) if f.type == "bool"))
 Choices = namedtuple(
     "Choices",
@@ -44,13 +43,13 @@ Choices = namedtuple(
     "penalizes_concentration term report count segment n_assets n_columns n_features window state_dim block tile "
     "offset_type",
 )
-# Float settings in the order of the array they are read from: costs as the next step charges them.
+# Float settings in array order; costs are those of the next step.
 Numbers = namedtuple(
     "Numbers", (*(f.name for f in fields(drop_in.EnvParams) if f.type == "float"), "benchmark_fee_rate")
 )
-# Whole settings likewise; episode_bars 0 means to the end of the segment.
+# Integer settings in array order; episode_bars 0 means to the end of the segment.
 Whole = namedtuple("Whole", "lookback stale_bars seed episode_bars n_starts n_usable n_segments n_bars")
-# `Portfolio` as rows of packed arrays; final_* are of the last episode that ended.
+# `Portfolio` as rows of packed arrays; final_* belong to the last ended episode.
 COUNTS = ("bar", "first_bar", "last_bar", "segment", "trades", "episode", "rejected", "final_bar", "is_over")
 MONEY = (
     "cash", "equity", "benchmark", "peak", "max_drawdown", "discounted_return", *drop_in.COSTS,
@@ -108,7 +107,7 @@ class Account(NamedTuple):
     qty: Tile
     held_bars: Tile
     high: Tile
-    filled: Tile  # bought less sold in this step
+    filled: Tile  # bought minus sold in this step
     traded: Traded
 
 
@@ -234,9 +233,9 @@ def execute_buys(
     """Execute the buy orders within the available cash; equity is this bar's before trading."""
     wanted = whole_increments(order_qty, venue, c)
     wanted = tl.where((price > 0) & is_large_enough(wanted, price, venue, p), wanted, 0.0)
-    unit_cost = price * (1.0 + p.slippage_rate) * (1.0 + p.buy_fee_rate)  # quote a coin, all included
+    unit_cost = price * (1.0 + p.slippage_rate) * (1.0 + p.buy_fee_rate)  # quote per coin, including all costs
     if c.buys == "sequential":
-        # Assets stay a loop: each buy spends cash the next one sees. Columns are filled in order.
+        # Assets stay a loop, because each buy reduces the cash of the next one. Columns are filled in order.
         per_coin = tl.where(price > 0, unit_cost, 1.0)
         for a in range(c.n_assets):
             affordable = coins_for(spendable_cash(account.cash, equity, p, c)[:, None], per_coin, c)
@@ -257,7 +256,7 @@ def execute_purchases(
     """Add filled coins, unless limited cash reduced the order below the minimum."""
     is_kept = (filled > 0) & (filled >= venue.min_qty) & (filled * price >= p.min_order_notional)
     bought = tl.where(is_kept, filled, 0.0)
-    cash = tl.maximum(account.cash - tl.sum(bought * unit_cost, 1), 0.0)  # maximum: rounding only
+    cash = tl.maximum(account.cash - tl.sum(bought * unit_cost, 1), 0.0)  # maximum() only removes rounding errors
     high = tl.where(is_kept & (account.qty == 0), price, account.high)
     account = Account(cash, account.qty + bought, account.held_bars, high, account.filled + bought, account.traded)
     return book_trades(account, bought, price, price * (1.0 + p.slippage_rate) * p.buy_fee_rate, p)
@@ -268,7 +267,7 @@ def coins_for(budget: Tile, unit_cost: Tile, c: tl.constexpr) -> Tile:
     """Return the coins that a budget buys; whole coins as in Python's //."""
     coins = budget / unit_cost
     if c.whole_coins:
-        whole = tl.floor(coins)  # one too many where the quotient was rounded up
+        whole = tl.floor(coins)  # one too many if the quotient was rounded up
         exceeds = (budget - whole * unit_cost) - product_error(whole, unit_cost) < 0
         coins = tl.where(exceeds, whole - 1.0, whole)
     return coins
@@ -416,7 +415,7 @@ def cappuccino_concentration(weights: Tile, penalty: Number, lanes: Lanes, c: tl
     is_held = weights > 0.01
     held = tl.where(is_held, weights, 0.0)
     n_held = tl.sum(is_held.to(tl.int32), 1).to(tl.float64)
-    rank = held * 0.0  # 1 for the smallest held weight; ties go by column
+    rank = held * 0.0  # 1 for the smallest held weight; columns break ties
     for a in range(c.n_assets):
         other = tl.sum(tl.where(lanes.column == a, held, 0.0), 1)[:, None]
         is_before = (other > 0) & ((other < held) | ((other == held) & (lanes.column >= a)))

@@ -6,7 +6,7 @@ A program handles `block` environments, and lanes after the last environment are
 memory, so that a tile is contiguous. Memory is addressed by 32-bit offsets from the program's first environment.
 """
 
-# Compiled functions are Python in syntax only: their values have no types that a checker of Python could know.
+# Compiled functions are Python only in syntax, so type checkers cannot infer their types.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportOperatorIssue=false
 # pyright: reportInvalidTypeForm=false, reportCallIssue=false, reportGeneralTypeIssues=false
 
@@ -227,7 +227,7 @@ def step(
     p, w = Numbers(*loaded(numbers, N_NUMBERS)), Whole(*loaded(whole, N_WHOLE))
     b, out = books_of(memory, lanes, c), outputs_of(out, lanes, c)
     account, before = load_account(b, lanes), load_marks(b, lanes)
-    # An account whose episode is over waits at the last bar for its reset.
+    # An account whose episode has ended waits at the last bar for its reset.
     bar = tl.minimum(tl.load(b.bar + lanes.lane, mask=lanes.is_real, other=0) + 1, w.n_bars - 1)
     first_bar = tl.load(b.first_bar + lanes.lane, mask=lanes.is_real, other=0)
     last_bar = tl.load(b.last_bar + lanes.lane, mask=lanes.is_real, other=1)
@@ -264,7 +264,7 @@ def step(
     newly_over = done
     if not c.restarts:
         newly_over = done & (tl.load(b.is_over + lanes.lane, mask=lanes.is_real, other=0) == 0)
-    # Several threads may have loaded the same value, and one of them stores it: none may store before all have loaded.
+    # Several threads may load the same value and one of them stores it, so all must load before any stores.
     tl.debug_barrier()
     tl.store(out.reward + lanes.lane, reward.to(tl.float32), mask=lanes.is_real)
     tl.store(out.done + lanes.lane, done, mask=lanes.is_real)
@@ -299,7 +299,7 @@ def observe(
     is_cell = is_seen[:, None] & lanes.is_column
     if c.observation == "absolute":
         cash, coins = account.cash * p.norm_cash, account.qty * p.norm_stocks
-    else:  # an account that has just restarted holds nothing, so that its old price does not matter
+    else:  # a restarted account holds nothing, so its old price does not matter
         equity = tl.maximum(marks.equity, p.initial_capital * EQUITY_FLOOR)
         cash, coins = account.cash / equity, account.qty * price / equity[:, None]
     tl.store(row, cash.to(tl.float32), mask=is_seen)
@@ -323,7 +323,7 @@ def copy_windows(
     rows: Pointer, is_seen: Lane, bar: Lane, m: Market, w: Whole, lanes: Lanes, c: tl.constexpr
 ) -> None:  # fmt: skip
     """Copy each environment's lookback, a contiguous run, to rows with a stride of state_dim."""
-    # Offsets of 32 bits from one pointer take half the registers of a pointer for each element.
+    # 32-bit offsets from one pointer need half the registers of one pointer per element.
     source = ((w.n_bars - 1 - bar) * c.n_features).to(c.offset_type)
     target = lanes.lane * c.state_dim
     for first in range(0, c.window, c.tile):
@@ -357,7 +357,7 @@ def draw_starts(
 ) -> tuple[Lane, Lane]:  # fmt: skip
     """Return segment and first bar for every environment's episode number."""
     n = w.n_segments
-    if c.start == "first":  # environment i begins with segment i and takes the next one after every episode
+    if c.start == "first":  # environment i starts with segment i and moves to the next one after every episode
         turn = (lanes.env + episode) % w.n_usable
         segment = tl.load(m.segments + c.segment.usable_segment * n + turn, mask=is_over, other=0)
         first_bar = tl.load(m.segments + c.segment.first_start * n + segment, mask=is_over, other=0)
@@ -368,7 +368,7 @@ def draw_starts(
             width = tl.maximum((lanes.env + 1) * w.n_starts // lanes.n_envs - low, 1)
         k = low + ((hash32(w.seed, lanes.env, episode) * width) >> 32)
         segment = lanes.env * 0
-        for g in range(1, n):  # segments are few
+        for g in range(1, n):  # there are few segments
             segment += (tl.load(m.segments + c.segment.start_offset * n + g) <= k).to(tl.int64)
         start_offset = tl.load(m.segments + c.segment.start_offset * n + segment, mask=is_over, other=0)
         first_start = tl.load(m.segments + c.segment.first_start * n + segment, mask=is_over, other=0)

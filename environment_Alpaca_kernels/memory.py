@@ -28,7 +28,7 @@ from . import drop_in
 from .tables import SEGMENT
 
 LANES = 16
-EPISODE, REJECTED = range(2)  # rows of `counts`: the episode's number, the actions rejected so far
+EPISODE, REJECTED = range(2)  # rows of `counts`: episode number, number of rejected actions
 
 
 def columns(kind: str, names: str) -> list[tuple[str, str]]:
@@ -37,12 +37,12 @@ def columns(kind: str, names: str) -> list[tuple[str, str]]:
 
 
 def lanes(kind: str, names: str) -> list[tuple[str, str, tuple[int]]]:
-    """Return the same for records of blocks, in which every field has LANES numbers."""
+    """Return the fields of one kind for records of blocks, in which every field has LANES numbers."""
     return [(name, kind, (LANES,)) for name in names.split()]
 
 
-# `EnvParams` by name, a choice as its place in CHOICES; the costs that the next step charges; then options and sizes of
-# the environment, where episode_bars 0 means to the end of the segment, and the addresses of its memory.
+# `EnvParams` by name, with choices as indices into CHOICES; the costs of the next step; then options and sizes of the
+# environment (episode_bars 0 means to the end of the segment), and the addresses of its memory.
 KINDS = {"float": "f8", "int": "i8", "bool": "?", "str": "i8"}
 SETTINGS = [(f.name, KINDS[str(f.type)]) for f in fields(drop_in.EnvParams) if f.name != "rules"]
 RULES = np.dtype(
@@ -57,19 +57,19 @@ RULES = np.dtype(
 )  # fmt: skip
 ASSET = np.dtype(columns("f8", "min_qty qty_increment"))
 SEGMENTS = np.dtype([(name, "i8") for name in SEGMENT._fields])
-# `Portfolio` by account, and what is kept of the last episode that ended. is_over: whether the last step ended one;
-# without restarts it stays 1. The rest is worked out anew in every step:
-#   before          the account as marked at the bar before
+# `Portfolio` by account, and the stored results of the last ended episode. is_over is 1 if the last step ended an
+# episode; without autoreset it stays 1. The other fields are recomputed in every step:
+#   before          account value at the previous bar
 #   equity_at_fill  quote, at this bar's close, after stops and before orders
-#   cost            quote, of all coins wanted
-#   budget          quote, what the next buys may spend
-#   affordable      coins of one asset that the budget pays for
-#   scale           0 to 1, part of the coins wanted that the budget pays for
-#   growth          logarithm of equity over the equity before
+#   cost            quote, cost of all wanted coins
+#   budget          quote, available for the next buys
+#   affordable      coins of one asset that the budget can buy
+#   scale           0 to 1, affordable fraction of the wanted coins
+#   growth          logarithm of equity over previous equity
 #   decay           0 to 1, factor of the Cappuccino reward
 #   largest_weight  fraction of equity
 #   shown_cash      as in the observation
-#   newly_over      whether this step ended an episode that was running
+#   newly_over      1 if this step ended a running episode
 ACCOUNTS = np.dtype(
     [
         *lanes("f8", "cash equity benchmark peak max_drawdown discounted_return fees slippage turnover"),
@@ -80,9 +80,9 @@ ACCOUNTS = np.dtype(
     ],
     align=True,
 )  # fmt: skip
-# `Portfolio` by account and coin, and what is kept of the last episode that ended. Worked out anew in every step:
+# `Portfolio` by account and coin, and the stored results of the last ended episode. Recomputed in every step:
 #   shown   as in the observation
-#   weight  fraction of equity; only where concentration is penalized
+#   weight  fraction of equity; only if concentration is penalized
 POSITIONS = np.dtype(
     [
         *lanes("f8", "qty high order_scale benchmark_qty filled weight final_qty final_filled"),
@@ -90,19 +90,19 @@ POSITIONS = np.dtype(
     ],
     align=True,
 )  # fmt: skip
-# What the bar asks of a coin. It lies on the stack of a call, whose blocks use it in turn: it stays in the near cache.
+# Orders of a bar for one coin. They are on a call's stack and reused by its blocks, so they stay in the near cache.
 #   price      quote, this bar's close
-#   order_qty  coins asked for, negative to sell
-#   wanted     coins of a buy that the venue takes, else 0
-#   action     as given; 0 where the account holds
+#   order_qty  ordered coins, negative to sell
+#   wanted     coins of a buy that the venue accepts, else 0
+#   action     as received; 0 if the account holds
 ORDERS = np.dtype([*lanes("f8", "price order_qty wanted"), *lanes("f4", "action")], align=True)
 POSITION_BYTES, ORDER_BYTES = POSITIONS.itemsize, ORDERS.itemsize
 Record = Any  # one element of an array of records, its fields as attributes
 Array = np.ndarray
 
-# _nrt=False: nothing is allocated, so nothing is reference-counted. forceinline: each phase becomes part of the one
-# loop over blocks, where the compiler sees which fields lie apart and turns a loop over lanes into vector instructions.
-# It would rather unroll a loop of 16 rounds into scalar code, before it looks for vectors; the option forbids that.
+# _nrt=False: nothing is allocated, so reference counting is unnecessary. forceinline: each phase becomes part of the
+# loop over blocks, where the compiler can prove that fields do not overlap and vectorize the loops over lanes. Without
+# the option the compiler would first unroll a loop of 16 iterations into scalar code.
 llvmlite.binding.set_option("environment_Alpaca_kernels", "-unroll-full-max-count=8")
 native: Any = njit(_nrt=False, error_model="numpy", forceinline=True)  # pyright: ignore[reportCallIssue]
 
@@ -206,7 +206,7 @@ def _prefetch(_typing: Any, _address: Any) -> Any:
     return types.void(types.int64), codegen
 
 
-# An intrinsic's own signature has numba's typing context in front.
+# The first parameter of an intrinsic is numba's typing context.
 load_f4: Any = _load_f4
 store: Any = _store
 copy_bytes: Any = _copy_bytes

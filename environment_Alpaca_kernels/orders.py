@@ -68,8 +68,8 @@ def cap_positions(book: Record, coins: int, orders: int, p: Record) -> None:
 @native
 def whole_increments(quantity: float, step: float) -> float:
     """Return the quantity rounded down to the lot size; a huge order is unchanged."""
-    if step > 0:  # the same for all lanes: a branch, not a mask
-        # np.floor: math.floor makes an int64 here, which 1e10 coins in steps of 1e-9 overflow.
+    if step > 0:  # the same for all lanes, so a branch instead of a mask
+        # math.floor would return an int64 here, which 1e10 coins with a lot size of 1e-9 overflow.
         return where(abs(quantity) < np.inf, np.floor(quantity / step + INCREMENT_SLACK) * step, quantity)
     return quantity
 
@@ -154,7 +154,7 @@ def execute_buys(book: Record, coins: int, orders: int, p: Record) -> None:
         p.buys == CHOICE.buys.sequential,
     )
     buy_fee_rate, slippage_rate = p.costs.buy_fee_rate, p.costs.slippage_rate
-    unit_rate = (1.0 + slippage_rate) * (1.0 + buy_fee_rate)  # quote paid, per quote of coins
+    unit_rate = (1.0 + slippage_rate) * (1.0 + buy_fee_rate)  # quote paid per quote of coins
     for w in range(LANES):
         book.cost[w] = 0.0
     for a in range(p.n_assets):
@@ -172,7 +172,7 @@ def execute_buys(book: Record, coins: int, orders: int, p: Record) -> None:
     for a in range(p.n_assets):
         coin, order, asset = position_at(coins, a), order_at(orders, a), asset_at(p.assets, a)
         min_qty, step = asset.min_qty, asset.qty_increment
-        if is_sequential:  # each buy spends cash that the next one sees
+        if is_sequential:  # each buy reduces the cash of the next one
             spendable_cash(book, p)
             for w in range(LANES):
                 book.affordable[w] = coins_for(book.budget[w], order.price[w] * unit_rate, whole_coins)
@@ -200,7 +200,7 @@ def execute_purchases(
     is_kept = (filled > 0) & (filled >= min_qty) & (filled * price >= min_order_notional)
     bought, fill = where(is_kept, filled, 0.0), price * (1.0 + slippage_rate)
     cash = book.cash[w] - bought * (fill * (1.0 + buy_fee_rate))
-    book.cash[w] = where(cash > 0, cash, 0.0)  # rounding only
+    book.cash[w] = where(cash > 0, cash, 0.0)  # only removes rounding errors
     coin.high[w] = where(is_kept & (qty == 0), price, coin.high[w])
     coin.qty[w] = qty + bought
     coin.filled[w] += bought
@@ -210,7 +210,7 @@ def execute_purchases(
 @native
 def coins_for(budget: float, unit_cost: float, whole_coins: bool) -> float:
     """Return the coins that a budget buys; whole coins as in Python's //."""
-    if whole_coins:  # the same for all lanes: a branch, not a mask
+    if whole_coins:  # the same for all lanes, so a branch instead of a mask
         return budget // unit_cost
     return budget / unit_cost
 

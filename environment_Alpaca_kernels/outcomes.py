@@ -21,7 +21,7 @@ from typing import Any
 
 EQUAL, DIFFERS, SLOWER, FAILED = "equal", "differs", "slower", "failed"
 VERDICTS = (EQUAL, DIFFERS, SLOWER, FAILED)
-# A failure may be the machine's (no compiler, a full disk), so it is tried again; other verdicts follow from the code.
+# A failure may come from the machine (no compiler, a full disk), so it is retried; other verdicts depend only on code.
 RETRY_FAILED_S = 86_400.0
 SUFFIX = ".json"
 
@@ -73,7 +73,7 @@ def code_sha256(drop_in_file: str | None) -> str:
 def folder() -> Path | None:
     """Return the user's cache folder for outcomes, or None without a home folder."""
     home = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(home):  # as the XDG specification asks
+    if not os.path.isabs(home):  # as the XDG specification requires
         home = os.path.join(os.path.expanduser("~"), ".cache")
     return Path(home, "environment_Alpaca", "steps") if os.path.isabs(home) else None
 

@@ -24,15 +24,15 @@ def places(names: Iterable[str]) -> Any:
 
 
 def places_in(tables: Mapping[str, Iterable[str]]) -> Any:
-    """Return the same for each of several tables, by table name."""
+    """Return the index constants of each of several tables, by table name."""
     return namedtuple("Tables", tuple(tables))(*map(places, tables.values()))  # pyright: ignore[reportUntypedNamedTuple]
 
 
-CHOICE = places_in(drop_in.CHOICES)  # settings of `EnvParams` that are one of several words
+CHOICE = places_in(drop_in.CHOICES)  # settings of `EnvParams` with named choices
 TERM = places_in(drop_in.TERM_NAMES)  # rows of the terms of each reward
 REPORT = places(drop_in.REPORTED)  # rows of `money`; the terms of the reward follow
 COUNT = places(drop_in.COUNTED)  # rows of `counted`
-# Rows of a segment's numbers, named as the fields of `Market` that they are.
+# Rows of a segment's numbers, named after the fields of `Market`.
 SEGMENT = places(("segment_first", "segment_end", "episode_limit", "first_start", "start_offset", "usable_segment"))
 
 
@@ -40,6 +40,6 @@ def segments_of(market: drop_in.Market) -> Tensor:
     """Return the numbers of all segments as rows of SEGMENT, (6, G) int64."""
     rows = market.segment_first.new_zeros((len(SEGMENT), len(market.segment_first)))
     for row, name in zip(rows, SEGMENT._fields, strict=True):
-        values = getattr(market, name)[: len(row)]  # start_offset has one more, usable_segment may have fewer
+        values = getattr(market, name)[: len(row)]  # start_offset is one longer, usable_segment may be shorter
         row[: len(values)] = values
     return rows

@@ -20,13 +20,13 @@ from torch import Tensor
 from . import drop_in
 from .first_use import Contender, Trial
 
-N_ENVS = 37  # whole blocks of 16 and a part of one
+N_ENVS = 37  # two full blocks of 16 and a partial one
 N_STEPS = 300
 ROOMS = (6, 9, 13, 17, 21, 26, 62)  # steps of the longest episode in each segment
 EPISODE_BARS = 60
-VOLATILITY = 0.02  # of a bar
-STALE_BARS, STOP = 6, 0.05  # at most, so that both happen
-LARGE_ORDERS = 20_000.0  # norm_action of the hosts that scale orders by the price's magnitude
+VOLATILITY = 0.02  # per bar
+STALE_BARS, STOP = 6, 0.05  # upper limits, so that both rules trigger
+LARGE_ORDERS = 20_000.0  # norm_action of hosts that scale orders by the magnitude of the price
 SMALLEST_ORDER = 300.0  # quote: large enough that some orders are below it
 EVERY_PHASE: dict[str, Any] = {
     "trailing_stop_pct": STOP, "min_cash_reserve": 0.1, "max_position_weight": 0.4, "stale_bars": STALE_BARS,
@@ -34,7 +34,7 @@ EVERY_PHASE: dict[str, Any] = {
     "volatility_penalty": 2.0, "concentration_penalty": 0.3, "turnover_penalty": 0.1, "observe_account": True,
 }  # fmt: skip
 SHOWN = ("cash", "stocks", "filled", "total_asset", "episode_return")
-MakeKernel = Callable[[Any], Any]  # of an environment
+MakeKernel = Callable[[Any], Any]  # takes an environment
 
 
 def like(env: Any, make_kernel: MakeKernel, n_steps: int = N_STEPS) -> Trial:
@@ -111,7 +111,7 @@ def pair(config: Mapping[str, Any], p: Any, make_kernel: MakeKernel, n_steps: in
 
 
 def actions(n_steps: int, n_assets: int, device: torch.device) -> Tensor:
-    """Return actions (T, N, A) float32: random, whole-account in every fifth step, and some not finite."""
+    """Return random actions (T, N, A) float32, with whole-account orders in every fifth step and some NaN values."""
     rng = np.random.default_rng(2)
     values = rng.uniform(-1.0, 1.0, (n_steps, N_ENVS, n_assets)).astype(np.float32)
     values[::5] = np.sign(values[::5])
@@ -132,7 +132,7 @@ def contender(env: Any) -> Contender:
 
     def seen() -> dict[str, Tensor]:
         done, info, book = last["done"], last["info"], env.book
-        found = {field.name: getattr(book, field.name) for field in fields(book)}  # first: what the others follow from
+        found = {field.name: getattr(book, field.name) for field in fields(book)}  # first
         found |= {f"shown {name}": getattr(env, name) for name in SHOWN}
         found |= {f"reward term {name}": value for name, value in info["reward_terms"].items()}
         found |= {f"info {name}": value for name, value in info.items() if isinstance(value, Tensor)}

@@ -2,8 +2,8 @@
 """Measure the code: lines per folder, function lengths, string-key reads, suppressions, words of documentation.
 
 A code line contains code, not only blanks, comments or docstrings. Files are formatted first and `# fmt: skip` is
-ignored, so dense lines gain nothing. `python scripts/measure_house.py` measures the tracked files, `--at COMMIT` those
-of a commit, and `--against COMMIT` prints both side by side.
+ignored, so dense lines gain nothing. `python scripts/measure_house.py` measures the tracked files. `--at COMMIT`
+measures the files of a commit, and `--against COMMIT` prints both versions side by side.
 """
 
 from __future__ import annotations

@@ -118,8 +118,8 @@ class AgentBand(AgentBase):
         n_features = self.act.columns.stop - self.act.columns.start
         if market.features.width != n_features:
             raise ValueError(
-                f'agent "band" was built for {n_features} features of a bar, and {type(env).__name__} shows '
-                f"{market.features.width}: give args.observe_account, which is {extras} in this environment"
+                f'agent "band" was built for {n_features} features per bar, but {type(env).__name__} has '
+                f"{market.features.width}; set args.observe_account to {extras}, as in this environment"
             )
         self.market = market
         self.table = EdgeTable(len(market.price), self.action_dim, market.bars())

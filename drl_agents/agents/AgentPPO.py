@@ -406,7 +406,10 @@ class AgentPPO(AgentBase, StockAgentPPO):
         return norm, stats
 
     def _gradients_by_hand(self, inputs: Tensor | SharedBars, samples: Samples) -> tuple[Tensor, Stats]:
-        """Compute the same without autograd in the networks; autograd only sees the outputs (B, A) and (B, 1)."""
+        """Compute clipped gradients and statistics without autograd in the networks.
+
+        Autograd only processes the outputs (B, A) and (B, 1).
+        """
         assert self.flat is not None
         assert self.by_hand is not None
         actor, critic = self.by_hand
@@ -425,7 +428,7 @@ class AgentPPO(AgentBase, StockAgentPPO):
         return torch.autograd.grad(loss, (mean, value, self.act.action_std_log)), stats
 
     def _compiled_gradients(self, mean: Tensor, value: Tensor, samples: Samples) -> tuple[Sequence[Tensor], Stats]:
-        """Return the same from one compiled pass."""
+        """Return loss gradients and statistics from one compiled pass."""
         assert self.compiled_loss is not None
         log_std = self.act.action_std_log.detach()
         stats = torch.zeros(5, dtype=torch.float64)

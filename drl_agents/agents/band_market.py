@@ -35,13 +35,15 @@ def check_environment(env: Any) -> None:
                 f"has no {attribute}"
             )
     if getattr(env, "api", "elegantrl") != "elegantrl":
-        raise ValueError(f'agent "band" needs an environment with api="elegantrl"; received {env.api!r}')
+        raise ValueError(f'agent "band" requires an environment with api="elegantrl"; received {env.api!r}')
     if not (getattr(env, "autoreset", True) or env.as_numpy):
-        raise ValueError('agent "band" needs autoreset=True, so that a step restarts finished accounts; received False')
+        raise ValueError(
+            'agent "band" requires autoreset=True, so that a step restarts finished accounts; received False'
+        )
     for setting, needed in NEEDED.items():
         value = getattr(env.params, setting)
         if value != needed:
-            raise ValueError(f'agent "band" needs {setting} {needed!r} in env_params; received {value!r}')
+            raise ValueError(f'agent "band" requires {setting} {needed!r} in env_params; received {value!r}')
 
 
 @dataclass(frozen=True)

@@ -314,7 +314,7 @@ def test_a_class_of_another_family_needs_its_rules_named(tmp_path, capsys):
     source = "from tests.support.host_scalar import FinRLCryptoLike\nclass Own(FinRLCryptoLike): ..."
     (tmp_path / "host.py").write_text(source)
     assert compare.main(["--compare", "--env-file", str(tmp_path / "host.py")]) == compare.USAGE
-    assert "Own is not recognised; give --rules, one of finrl_crypto" in capsys.readouterr().err
+    assert "Own is not recognized; set --rules to one of finrl_crypto" in capsys.readouterr().err
 
 
 def test_settings_that_the_user_fixes_are_kept_in_every_case():
