@@ -26,9 +26,9 @@ PEER = "VectorizedCryptoEnvAlpacaOptimized"
 COLUMNS = measuring.columns(contender="adapter", n_envs="n_envs", per_s="env-steps/s")
 COLUMNS["ratio"] = "speed relative to the bare class"
 ABOUT = (
-    "Environment steps per second through the adapters. The market has 7 assets, 77 feature columns, lookback 5 (393 "
-    "numbers per observation) and 30,000 bars. Rules are standard, starts are random, and random actions are drawn in "
-    "advance."
+    "The table shows environment steps per second through the adapters. The market has 7 assets, 77 feature columns, "
+    "lookback 5 (393 numbers per observation) and 30,000 bars. Rules are standard, starts are random, and random "
+    "actions are drawn in advance."
 )
 Work = Callable[[], None]
 

@@ -188,15 +188,15 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     rows = speed_rows(args)
     good = until_good(args)
     about = (
-        f"Account-bars per second of exploration plus update on one market with lookback {LOOKBACK}, and the share of "
-        f"the band agent's time per part. The band agent has {WIDTH}-{WIDTH} units, rollouts of {HORIZON_BARS:,} bars "
-        f"and one gradient step per rollout. PPO has rollouts of {PPO_SAMPLES:,} samples and 4 epochs with batches of "
-        "512."
+        f"The table shows account-bars per second of exploration plus update on one market with lookback {LOOKBACK}, "
+        f"and the share of the band agent's time per part. The band agent has {WIDTH}-{WIDTH} units, rollouts of "
+        f"{HORIZON_BARS:,} bars and one gradient step per rollout. PPO has rollouts of {PPO_SAMPLES:,} samples and 4 "
+        "epochs with batches of 512."
     )
     until = (
-        f"Learning time until the policy earns {GOOD:g} of the best known log growth on two sets of unseen bars, at "
-        f"full cost and without a fee ramp. A run is stopped after {LIMIT_S:g} s of learning. Values are medians over "
-        f"{GOOD_SEEDS} seeds, each with its own market and initial weights:"
+        f"The next table shows the learning time until the policy earns {GOOD:g} of the best known log growth on two "
+        f"sets of unseen bars, at full cost and without a fee ramp. A run is stopped after {LIMIT_S:g} s of learning. "
+        f"Values are medians over {GOOD_SEEDS} seeds, each with its own market and initial weights."
     )
     notes = [until, "", *measuring.table_lines(GOOD_COLUMNS, good)]
     return measuring.section(args, about, COLUMNS, rows=rows, notes=notes, until_good=good)

@@ -48,7 +48,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     cases = [(NETS[0], 12)] if args.quick else [(net, n_envs) for net in NETS for n_envs in N_ENVS]
     rows = [one_case(*case, n_updates, args) for case in cases]
     about = (
-        "Size of a PPO checkpoint and the mean time to collect, hash, write and sync it, over "
+        "The table shows the size of a PPO checkpoint and the mean time to collect, hash, write and sync it, over "
         f"{n_updates - 1} checkpoints. Observations have 393 numbers, rollouts have {ROLLOUT_SAMPLES:,} samples, and "
         "an update takes 4 epochs with batches of 512. The per mille column assumes one checkpoint every 30 s."
     )

@@ -122,9 +122,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         rows = rows_of(n_bars, n_rounds, Path(folder))
     about = (
-        f"Building a dataset on disk from one Parquet file with {len(COINS)} coins and {n_bars:,} five-minute bars "
-        "each. Times are for whole processes, including imports, checks, report and picture. Loading maps the arrays "
-        "and verifies them, including their hash, with the files in the page cache."
+        f"The table shows the time to build a dataset on disk from one Parquet file with {len(COINS)} coins and "
+        f"{n_bars:,} five-minute bars each. Times are for whole processes, including imports, checks, report and "
+        "picture. Loading maps the arrays and verifies them, including their hash, with the files in the page cache."
     )
     *_, ours, loaded = rows
     checks = [

@@ -26,8 +26,8 @@ COLUMNS = measuring.columns("contender", "net", "policies", segments="segments p
 COLUMNS |= {"us": "us per account-bar", "ratio": "speedup of the compiled loop"}
 COLUMNS |= {"apart": "largest relative difference in equity", "flips": "orders filled in one loop only"}
 ABOUT = (
-    f"Evaluation of {N_BARS:,} bars, divided among the segments, with 7 coins, observations of 393 numbers, two hidden "
-    "layers and standard rules."
+    f"The table shows the speed of evaluating {N_BARS:,} bars, divided among the segments, with 7 coins, observations "
+    "of 393 numbers, two hidden layers and standard rules."
 )
 
 

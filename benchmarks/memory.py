@@ -95,9 +95,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         row |= {"last": resident[-1], "slope": float(slope.slope)}
         rows.append(row | {"device": device[-1] if args.gpu >= 0 else None})
     about = (
-        f"Resident memory of a worker over {n_trials} trials of two splits with {break_step:,} environment steps "
-        f"each, {N_ENVS} environments, checkpoints, SQLite and TPE. The slope is the median over all pairs of trials "
-        f"after the first {warm_up}."
+        f"The table shows the resident memory of a worker over {n_trials} trials of two splits with {break_step:,} "
+        f"environment steps each, {N_ENVS} environments, checkpoints, SQLite and TPE. The slope is the median over all "
+        f"pairs of trials after the first {warm_up}."
     )
     what = f"memory slope in MiB per trial ({FIXED})"
     checks = [] if args.quick else [measuring.check(what, rows[0]["slope"], most=MOST_MIB_A_TRIAL)]

@@ -93,10 +93,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             print(f"seed {seed}, {n_splits} splits, pruner {pruner}: {took}", file=sys.stderr)
     rows.sort(key=lambda row: (row["n_splits"], row["seed"], row["pruner"]))
     about = (
-        f"Studies of {budget['n_trials']} trials with {budget['break_step']:,} environment steps per split, on "
-        f"{budget['n_bars']:,} bars of {len(TICKERS)} coins with an announced signal. The last quarter of the bars is "
-        "the hold-out. Sharpe ratios are annual, and they are high because the signal is strong. Without a pruner, "
-        "only inactive trials are pruned, because their Sharpe ratio is meaningless."
+        f"The table compares studies of {budget['n_trials']} trials with {budget['break_step']:,} environment steps "
+        f"per split, on {budget['n_bars']:,} bars of {len(TICKERS)} coins with an announced signal. The last quarter "
+        "of the bars is the hold-out. Sharpe ratios are annual, and they are high because the signal is strong. "
+        "Without a pruner, only inactive trials are pruned, because their Sharpe ratio is meaningless."
     )
     return measuring.section(args, about, COLUMNS, rows=rows, notes=notes(rows), settings=budget)
 

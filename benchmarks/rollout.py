@@ -19,8 +19,8 @@ OURS, BARE = "our explore_vec_env, vectorized environment", "bare actor and samp
 MOST_OVER_BARE = 1.5
 COLUMNS = measuring.columns("contender", "net", "n_envs", per_s="env-steps/s", ratio="our speedup")
 ABOUT = (
-    "Environment steps per second of PPO's exploration, with standard rules, observations of 393 numbers and two "
-    "hidden layers."
+    "The table shows environment steps per second of PPO's exploration, with standard rules, observations of 393 "
+    "numbers and two hidden layers."
 )
 
 

@@ -15,9 +15,9 @@ N_ENVS, N_ENVS_QUICK = (1, 4, 12, 64, 512, 4096, 16_384, 65_536), (1, 12)
 COLUMNS = measuring.columns("rules", "n_envs", per_s="env-steps/s", ns="ns per env-step", share="share of the floor")
 COLUMNS["bytes"] = "bytes per environment"
 ABOUT = (
-    "Cost of one environment step and memory of one environment (account state and buffers), by the number of "
-    "environments stepped together. The class is VectorizedCryptoEnvAlpacaOptimized on random bars, with observations "
-    "of 393 numbers. All environments share one copy of the bars, which is not counted."
+    "The table shows the cost of one environment step and the memory of one environment (account state and buffers), "
+    "by the number of environments stepped together. The class is VectorizedCryptoEnvAlpacaOptimized on random bars, "
+    "with observations of 393 numbers. All environments share one copy of the bars, which is not counted."
 )
 COLORS = {"cappuccino": "#b5532c", "standard": "#1f5f99"}
 

@@ -28,8 +28,9 @@ RUNS, MOST_S = 5, 3.0
 PHASES = ("interpreter", "import torch", "import the environment", "load arrays", "construct and reset", "first step")
 COLUMNS = {"phase": "phase", "s": "seconds", "share": "share"}
 ABOUT = (
-    "Seconds from starting `python -c` to the end of the first step of VectorizedCryptoEnvAlpacaOptimized, with 12 "
-    "environments, standard rules and warm caches. Values are medians over 5 fresh interpreters."
+    "The table shows the seconds from starting `python -c` to the end of the first step of "
+    "VectorizedCryptoEnvAlpacaOptimized, with 12 environments, standard rules and warm caches. Values are medians over "
+    "5 fresh interpreters."
 )
 PROGRAM = """
 import time; marks = [time.monotonic()]

@@ -32,12 +32,12 @@ MODES = (
     ("--startup", {"action": "store_true", "help": "measure the seconds from starting Python to the first step"}),
 )
 ABOUT = (
-    "Environment steps per second. The market has 7 assets, 77 feature columns, lookback 5 (393 numbers per "
-    "observation) and 30,000 bars. Random actions are drawn in advance."
+    "The table shows environment steps per second. The market has 7 assets, 77 feature columns, lookback 5 (393 "
+    "numbers per observation) and 30,000 bars. Random actions are drawn in advance."
 )
 SYNC_NOTE = (
-    f"SyncVectorEnv is Gymnasium's, over the scalar class with the same rules and {FEW} environments; its ratio is one "
-    "of medians."
+    f"SyncVectorEnv is Gymnasium's vector environment over the scalar class, with the same rules and {FEW} "
+    "environments. The ratio to it is a ratio of medians."
 )
 LEAST_SYNC_RATIO, LEAST_RATIO_FEW, LEAST_RATIO_MANY, LEAST_SHARE = 100.0, 400.0, 18.0, 0.6
 

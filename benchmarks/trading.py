@@ -30,8 +30,8 @@ COLUMNS = measuring.columns("contender", "policy", "bars", "orders", seconds="to
 COLUMNS |= {"ours_ms": "own time, median ms per bar", "worst_ms": "longest bar, ms"}
 COLUMNS |= {"growth_mb": "memory growth after warm-up, MiB", "equal": "share of bars bitwise equal to the simulator"}
 ABOUT = (
-    "The paper trader with 7 coins, 5-minute bars and lookback 3, including its journal. The policy is a two-layer MLP "
-    'with the head "orders" or "band". The warm-up is the first tenth of the bars.'
+    "The paper trader trades 7 coins with 5-minute bars and lookback 3, and writes its journal. The policy is a "
+    'two-layer MLP with the head "orders" or "band". The warm-up is the first tenth of the bars.'
 )
 BARS = ("--bars", {"type": Path, "metavar": "FILE", "help": "file of tidy bars to replay (default: the sample market)"})
 

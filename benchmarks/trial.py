@@ -24,8 +24,8 @@ WIDTHS = (128, 512, 1024)
 COLUMNS = measuring.columns("contender", "net", "n_envs", per_s="env-steps/s", ratio="our speedup")
 COLUMNS["share_update"] = "share of time spent updating"
 ABOUT = (
-    "Environment steps per second of a whole trial, exploration plus update, at equal gradient work: "
-    f"{N_EPOCHS} epochs with batches of {BATCH_SIZE}, observations of 393 numbers and two hidden layers."
+    "The table shows environment steps per second of a whole trial, exploration plus update. The gradient work is "
+    f"equal: {N_EPOCHS} epochs with batches of {BATCH_SIZE}, observations of 393 numbers and two hidden layers."
 )
 
 

@@ -28,9 +28,10 @@ LEAST_SHARE, LEAST_SHARE_WIDTH, LEAST_RATIO, LEAST_OF_BEST = 0.8, 512, 1.2, 0.95
 COLUMNS = measuring.columns("contender", "net", batch="batch size", ms="ms per gradient step", per_s="samples/s")
 COLUMNS |= {"ratio": "our speedup", "share": "share of the product's rate", "chosen": "selected implementation"}
 ABOUT = (
-    f"PPO's update_net: {N_EPOCHS} epochs over a rollout of {HORIZON_LEN} steps of 12 environments, with observations "
-    "of 393 numbers and two hidden layers. Each epoch counts every sample once. The share is relative to the faster of "
-    'two matrix products on the same threads. Rows such as "ours, blas" force one gradient implementation.'
+    f"The table shows the speed of PPO's update_net, which takes {N_EPOCHS} epochs over a rollout of {HORIZON_LEN} "
+    "steps of 12 environments, with observations of 393 numbers and two hidden layers. Each epoch counts every sample "
+    "once. The share is relative to the faster of two matrix products on the same threads. Rows such as "
+    '"ours, blas" force one gradient implementation.'
 )
 
 

@@ -111,7 +111,7 @@ def pair(config: Mapping[str, Any], p: Any, make_kernel: MakeKernel, n_steps: in
 
 
 def actions(n_steps: int, n_assets: int, device: torch.device) -> Tensor:
-    """Return random actions (T, N, A) float32, with whole-account orders in every fifth step and some NaN values."""
+    """Return random actions (T, N, A) float32, with whole-account orders in every fifth step and non-finite values."""
     rng = np.random.default_rng(2)
     values = rng.uniform(-1.0, 1.0, (n_steps, N_ENVS, n_assets)).astype(np.float32)
     values[::5] = np.sign(values[::5])
