@@ -108,7 +108,7 @@ def test_what_was_written_wrongly_is_not_deployed(deployments):
     install(deployments.folder, "a", 1)
 
     def fail(folder):
-        raise StudyError("does not trade as the one that was scored")
+        raise StudyError("does not trade like the policy that was scored")
 
     with pytest.raises(StudyError, match="does not trade"), deployments.locked():
         deployments.install("b", lambda folder: None, fail, {})
@@ -201,7 +201,10 @@ def test_one_process_judges_at_a_time_and_a_kill_lets_the_next_one_in(deployment
     command = [sys.executable, "-c", code, str(deployments.folder)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "in\n"
-        with pytest.raises(BusyError, match=rf"another process \(pid {other.pid}\) judges"), deployments.watched():
+        with (
+            pytest.raises(BusyError, match=rf"another process \(pid {other.pid}\) already judges"),
+            deployments.watched(),
+        ):
             pass
         install(deployments.folder, "a", 1)  # moments need the other lock only: a rollback is possible at any time
         other.kill()
@@ -251,7 +254,7 @@ def test_the_folder_must_be_one(tmp_path):
     with pytest.raises(StudyError, match=r"cannot be made \(No such file or directory\)"):
         Deployments(tmp_path / "no" / "such").prepare()
     (tmp_path / "current").mkdir()
-    with pytest.raises(DeploymentError, match="is a folder, not a link"):
+    with pytest.raises(DeploymentError, match="is a folder instead of a link"):
         Deployments(tmp_path).current_name()
 
 

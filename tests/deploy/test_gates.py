@@ -145,8 +145,8 @@ def test_a_reason_names_gate_figure_and_threshold():
     worse = scored(noise(-0.0001, seed=4), noise(0.0, seed=3))
     text = reason(late_gates(worse, 2, STRICT))
     assert text.startswith("hold-out return: -")
-    assert "required: above equal weight's | hold-out confidence: 0." in text
-    assert "required: at least 99.16 %: test 2 of these bars, level 0.05 / 6" in text
+    assert "required: above that of equal weight | hold-out confidence: 0." in text
+    assert "required: at least 99.16 % (test 2 on these bars, level 0.05 / 6)" in text
 
 
 def test_an_undefined_figure_is_no_evidence():
@@ -266,7 +266,7 @@ def test_improvement():
     assert ask(same, there).verdict == FAILED  # equal Sharpe ratios
     assert ask(present, replace(there, scored=better)).verdict == FAILED
     twin = replace(better, weights_sha256="old")
-    assert "deployed already" in ask(twin, there).figure
+    assert "already deployed" in ask(twin, there).figure
     assert ask(twin, there).verdict == FAILED
     # Proof outranks a figure, both ways.
     assert ask(better, there, proven=False).verdict == FAILED

@@ -17,7 +17,7 @@ from train.findings.stored_trial import StoredStudy
 from train.records.errors import StudyError
 from train.records.keys import IDENTITY
 from train.records.results import read_equity, split_folder
-from train.report.verdict import judge
+from train.report.verdict import ALPHA_PBO, DEFLATED_ALPHA, TRIALS_DIFFER, judge
 from train.study.split_files import write_equity
 from train.validation.choice import CHOICE_LEVEL
 from train.validation.metrics import sharpe
@@ -149,10 +149,10 @@ def test_equally_skilled_trials_are_judged_by_the_holdout(holdout, beginning):
     noise = rng.normal(0.0, 0.3 * market.std(), rest.shape)
     verdict = judge(as_returns(market[:, None] * exposure + noise, market), holdout)
     assert verdict.sentences[0].startswith(beginning)
-    assert "PBO has nothing to test" in verdict.sentences[0]
+    assert "PBO does not apply" in verdict.sentences[0]
     numbers = {name: (number, meaning) for name, number, meaning in verdict.numbers}
-    assert float(numbers["difference of trials"][0].removeprefix("p = ")) >= CHOICE_LEVEL
-    assert numbers["PBO of the lead"][1].endswith("here it has nothing to test")
+    assert float(numbers[TRIALS_DIFFER][0].removeprefix("p = ")) >= CHOICE_LEVEL
+    assert numbers[ALPHA_PBO][1].endswith("it does not apply here")
 
 
 def test_the_fee_that_equal_weight_pays_for_its_coins_is_in_its_first_return():
@@ -185,7 +185,7 @@ def test_pruned_trials_count_and_have_no_column(made):
 def test_the_reports_page_says_what_the_returns_say(made):
     returns = read_returns(made.study, made.folder)
     numbers = {name: number for name, number, _ in judge(returns).numbers}
-    for kind, figure, pbo in (("account", "deflated Sharpe", "PBO"), ("lead", "deflated lead", "PBO of the lead")):
+    for kind, figure, pbo in (("account", "deflated Sharpe", "PBO"), ("lead", DEFLATED_ALPHA, ALPHA_PBO)):
         found = assess(returns, kind)
         own = estimate_sharpe(returns.matrix(kind)[:, 5])
         assert numbers[figure] == f"{np.floor(deflated_sharpe(own, found.search) * 1000) / 10:.1f} %"
@@ -220,7 +220,7 @@ def test_skill_among_noise_is_found(made, tmp_path):
 
 def test_too_few_trials_say_how_many_are_needed(made):
     returns = read_returns(made.study, made.folder)
-    with pytest.raises(StudyError, match=r"needs at least 20; the study has 12 \(2 more finished .* run 8 more"):
+    with pytest.raises(StudyError, match=r"needs at least 20; the study has 12 \(2 more ended .* run 8 more"):
         require_trials(returns, 20)
 
 

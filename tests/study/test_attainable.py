@@ -90,7 +90,7 @@ def test_the_page_shows_the_share_of_hindsight_beside_every_curve(made):
         assert path.of_hindsight == pytest.approx(np.log(path.agent[-1]) / path.hindsight_growth)
         assert f"{path.of_hindsight:.2%}".replace("%", "\u00a0%") in caption.replace("\u2212", "-")
         assert "of hindsight" in caption
-    assert html.count("A trader who knew every later price") == 3
+    assert html.count("With perfect knowledge of later prices") == 3
     assert html.count("would have earned what equal weight did") >= 3
 
 

@@ -37,9 +37,9 @@ class Captured:
         """One sentence."""
         per_bar, best = (1e4 * growth / self.n_bars for growth in (self.growth, self.attainable))
         return (
-            f"The market is SYNTHETIC with a planted signal: the best trial captured {self.share_text} of the "
-            f"attainable on its test bars. It earned {per_bar:.2f} bp a bar in log growth, and the best policy, which "
-            f"sees the signal itself and pays the same costs, {best:.2f} bp."
+            f"The market is SYNTHETIC with a planted signal. The best trial captured {self.share_text} of the "
+            f"attainable growth on its test bars: {per_bar:.2f} bp of log growth per bar. The best policy, which sees "
+            f"the signal itself and pays the same costs, earned {best:.2f} bp per bar."
         )
 
 

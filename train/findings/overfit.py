@@ -143,9 +143,8 @@ def require_trials(returns: StudyReturns, least: int = LEAST_TRIALS) -> None:
     n, needed = len(returns.numbers), max(least, 2)
     if n < needed:
         raise StudyError(
-            f"the probability of overfitting compares completed trials and needs at least {needed}; the study has {n} "
-            f"({returns.n_tried - n} more finished without returns on every test bar of {returns.timeframe}), so run "
-            f"{needed - n} more to completion"
+            f"PBO needs at least {needed} completed trials; the study has {n} ({returns.n_tried - n} more ended "
+            f"without returns on every test bar of {returns.timeframe}); run {needed - n} more trials to completion"
         )
 
 
@@ -164,8 +163,7 @@ def write_matrix(path: Path, returns: StudyReturns, found: Assessment) -> None:
 def _overfitting(matrix: np.ndarray, n_blocks: int, least_trials: int) -> tuple[Overfitting | None, str]:
     n = matrix.shape[1]
     if n < least_trials:
-        count = "is 1" if n == 1 else f"are {n}"
-        return None, f"it compares completed trials, {least_trials} at least, and there {count}"
+        return None, f"it needs at least {least_trials} completed trials; the study has {n}"
     try:
         return pbo_cscv(matrix, n_blocks), ""
     except ValueError as error:

@@ -315,16 +315,16 @@ def conclusion(
     """
     confidence = deflated_sharpe(lead, search)
     if not isfinite(confidence) or (pbo is not None and isnan(pbo)):
-        return "Not evidence of skill: the winner cannot be judged, for a figure is not defined."
+        return "Not evidence of skill: the winner cannot be judged, because a figure is undefined."
     if confidence < LEAST_CONFIDENCE:
         return (
-            f"Not evidence of skill: the deflated Sharpe of the lead is {_percent(confidence)}, and "
-            f"{_percent(LEAST_CONFIDENCE)} is needed."
+            f"Not evidence of skill: the deflated Sharpe ratio of the alpha returns is {_percent(confidence)}; at "
+            f"least {_percent(LEAST_CONFIDENCE)} is needed."
         )
     if pbo is None:
         return (
-            "Not evidence of skill: the lead passes the deflated Sharpe, but too few trials completed to test whether "
-            "the choice is overfitted (PBO)."
+            "Not evidence of skill: the alpha returns pass the deflated Sharpe ratio, but too few trials completed to "
+            "test for overfitting (PBO)."
         )
     if choice is not None and not choice.is_real:
         return _without_a_choice(holdout)
@@ -332,22 +332,22 @@ def conclusion(
         return "Not evidence of skill: choosing the best trial does worse than chance (PBO above one half)."
     if pbo > LARGEST_PBO:
         return (
-            f"Not evidence of skill: the PBO of the lead is {_percent(pbo, np.ceil)}, and at most "
-            f"{_percent(LARGEST_PBO)} is asked for."
+            f"Not evidence of skill: the PBO of the alpha returns is {_percent(pbo, np.ceil)}; at most "
+            f"{_percent(LARGEST_PBO)} is allowed."
         )
-    return f"{EVIDENCE}the lead over its exposure to the market passes the deflated Sharpe and PBO."
+    return f"{EVIDENCE}the alpha returns pass the deflated Sharpe ratio and PBO."
 
 
 def _without_a_choice(holdout: bool | None) -> str:
     if holdout:
         return (
-            f"{EVIDENCE}the lead over its exposure to the market passes the deflated Sharpe, and so does the hold-out. "
-            " PBO has nothing to test: the trials do not differ by more than their sampling error."
+            f"{EVIDENCE}the alpha returns pass the deflated Sharpe ratio, and the winner passed the hold-out. PBO does "
+            "not apply, because the trials do not differ by more than their sampling error."
         )
-    said = "is not passed" if holdout is False else "has no verdict"
+    said = "was not passed" if holdout is False else "has no verdict"
     return (
-        "Not evidence of skill: the lead passes the deflated Sharpe, but PBO has nothing to test, because the trials "
-        f"do not differ by more than their sampling error, and the hold-out, which must be passed instead, {said}."
+        f"Not evidence of skill: the alpha returns pass the deflated Sharpe ratio, but the hold-out {said}. The "
+        "hold-out decides here: PBO does not apply, because the trials do not differ by more than their sampling error."
     )
 
 
@@ -355,13 +355,13 @@ def earning(account: SharpeEstimate, search: Search) -> str:
     """Whether the winner earned money beyond the luck of the search, in a sentence; that says nothing of skill."""
     confidence = deflated_sharpe(account, search)
     if not isfinite(confidence):
-        return "Whether it earned money cannot be judged: a figure is not defined."
+        return "The return of the account cannot be judged, because a figure is undefined."
     if confidence < LEAST_CONFIDENCE:
         return (
-            f"Whether the account earned more than the luckiest of so many trials would is not shown with "
-            f"{_percent(LEAST_CONFIDENCE)} confidence."
+            "The account may have earned no more than the luckiest of this many trials would "
+            f"(confidence below {_percent(LEAST_CONFIDENCE)})."
         )
-    return "The account earned more than the luckiest of so many trials would. Holding coins may earn that, too."
+    return "The account earned more than the luckiest of this many trials would. Holding coins may earn that, too."
 
 
 def finding(
@@ -383,28 +383,28 @@ def finding(
     confidence = deflated_sharpe(estimate, search)
     trials = f"{search.n_trials:.4g} trial{'' if search.n_trials == 1 else 's'}"
     if not isfinite(confidence) or (pbo is not None and isnan(pbo)):
-        return f"Of {trials}, the best has a figure that is not defined."
+        return f"The best of {trials} has an undefined figure."
     luck, won = (ratio * sqrt(bars_per_year) for ratio in (expected_maximum_sharpe(search), estimate.sharpe))
     if search.n_trials == 1.0:
-        found = f"One trial was tried; its annual Sharpe is {won:.2f}. "
+        found = f"The study has a single trial, with an annual Sharpe ratio of {won:.2f}. "
     else:
         found = (
-            f"Of {trials} that differ as these do, the best would be expected to show an annual Sharpe of {luck:.2f} "
-            f"if the true one of all were zero; the winner's is {won:.2f}. "
+            f"Luck alone would give the best of {trials} an annual Sharpe ratio of about {luck:.1f}. "
+            f"The winner has {won:.2f}. "
         )
-    found += f"Deflated Sharpe (one minus the p-value of that after the search): {_percent(confidence)}."
+    found += f"Deflated Sharpe ratio (1 minus the p-value, corrected for the number of trials): {_percent(confidence)}."
     if pbo is not None:
-        found += " The trial that is best on half of the data ends in the lower half on the rest "
+        found += " The best trial on one half of the data falls into the lower half of the trials on the other half "
         found += f"{_percent(pbo, np.ceil)} of the time."
     return found if choice is None else f"{found} {_choice_text(choice, sqrt(bars_per_year))}"
 
 
 def _choice_text(choice: Choice, root: float) -> str:
-    differs = "they differ" if choice.is_real else "they do not differ"
+    differ = "differ" if choice.is_real else "do not differ"
     return (
-        f"The best trial's annual Sharpe is {choice.gap * root:.2f} above the median trial's, and among equally good "
-        f"trials it would be {choice.gap_by_error * root:.2f} above it by error (p = {choice.p_value:.2g}): {differs} "
-        f"by more than their sampling error at the level of {CHOICE_LEVEL:.1%}.".replace("%", " %")
+        f"The best trial's annual Sharpe ratio is {choice.gap * root:.2f} above the median trial's. Among equally good "
+        f"trials the gap would be about {choice.gap_by_error * root:.2f} (p = {choice.p_value:.2g}), so the trials "
+        f"{differ} by more than their sampling error (significance level {CHOICE_LEVEL:.1%}).".replace("%", " %")
     )
 
 
