@@ -166,7 +166,7 @@ def test_a_dry_run_changes_nothing_and_does_not_look_at_the_held_out_bars(plante
     before = tree(planted.root)
     verdict = planted.look(dry_run=True)
     assert verdict.kind == WOULD_LOOK
-    assert "not looked at" in verdict.text
+    assert "not evaluated" in verdict.text
     assert planted.look(dry_run=True, limits={"allow_synthetic": False}).kind == REFUSED
     assert tree(planted.root) == before
     assert not (planted.root / "deployments").exists()
@@ -230,7 +230,7 @@ def test_other_bars_in_place_of_the_held_out_ones_are_refused(planted, noise_stu
     same += ("feature_set", "warmup_bars", "quality", "venue")
     altered = make_dataset(price=price, **{name: getattr(market, name) for name in same})
     save_dataset(altered, planted.root / "altered" / "5m")
-    with pytest.raises(StudyError, match="not those that the study held out"):
+    with pytest.raises(StudyError, match="not the ones that the study held out"):
         planted.look(data_dir=planted.root / "altered" / "5m")
     with pytest.raises(StudyError, match="is not the data of study planted"):
         planted.look(data_dir=noise_study.data_dir)

@@ -226,7 +226,7 @@ def test_too_few_trials_say_how_many_are_needed(made):
 
 def test_a_missing_curve_is_named(made):
     (split_folder(made.folder, 4, 1) / "equity.npz").unlink()
-    with pytest.raises(StudyError, match=r"trial_4: 2 of 3 splits' equity\.npz are there"):
+    with pytest.raises(StudyError, match=r"trial_4: only 2 of 3 splits have an equity\.npz"):
         read_returns(made.study, made.folder)
 
 
@@ -241,7 +241,7 @@ def test_a_damaged_curve_is_named(made, number, keep):
 
 def test_a_winner_without_files_or_a_record_of_its_splits_is_named(made):
     made.study.add_trial(optuna.trial.create_trial(value=99.0))
-    with pytest.raises(StudyError, match=r"trial_14: 0 of 0 splits' equity\.npz are there; restore"):
+    with pytest.raises(StudyError, match=r"trial_14: only 0 of 0 splits have an equity\.npz; restore"):
         read_returns(made.study, made.folder)
 
 
@@ -260,7 +260,7 @@ def test_other_test_bars_are_refused(made):
     with np.load(late) as file:
         columns = {name: file[name][:-1] for name in file.files}
     np.savez(late, **columns)
-    with pytest.raises(StudyError, match="trial_2: its test bars are not those of the best trial"):
+    with pytest.raises(StudyError, match="trial_2: its test bars differ from those of the best trial"):
         read_returns(made.study, made.folder)
 
 

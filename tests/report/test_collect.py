@@ -335,7 +335,7 @@ def test_only_trials_on_the_same_bars_are_compared(study_and_copy):
     with pytest.raises(StudyError, match="is not the file that trial"):
         read_returns(study, folder)
     study = unsealed(study)
-    with pytest.raises(StudyError, match=f"trial_{other}: its test bars are not those of the best trial"):
+    with pytest.raises(StudyError, match=f"trial_{other}: its test bars differ from those of the best trial"):
         read_returns(study, folder)
 
 

@@ -186,7 +186,7 @@ def test_a_file_that_was_changed_in_the_store_is_refused(shared, name, caplog):
             shared.trial(name)
 
     ours.store.write(f"{ours.uuid}/{digest}", content[:-1])
-    with pytest.raises(StudyError, match="equity.npz are there" if name == EQUITY else "lacks 1 of 3 policies"):
+    with pytest.raises(StudyError, match="splits have an equity.npz" if name == EQUITY else "lacks 1 of 3 policies"):
         read()
     assert "was changed, so it is not used" in caplog.text
     ours.store.write(f"{ours.uuid}/{digest}", content)

@@ -191,7 +191,7 @@ def test_a_damaged_result_is_one_line(damaged, capsys):
         ({"--study-name": "nosuch"}, "has no study nosuch; it has tiny"),
         ({"--storage": "sqlite:////nowhere/x.db"}, "there is no database /nowhere/x.db"),
         ({"--data-dir": "/nowhere"}, "/nowhere"),
-        ({"--trial": "9"}, "numbers 0 to 2"),
+        ({"--trial": "9"}, "trials 0 to 2"),
         ({"--results-dir": "/nowhere"}, "/nowhere has no results of study tiny"),
     ],
 )
