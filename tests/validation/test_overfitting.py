@@ -287,7 +287,7 @@ def test_idle_trials_do_not_flatter_a_winner_that_loses():
 @pytest.mark.parametrize(
     ("change", "n_blocks", "message"),
     [
-        (lambda r: r[:, :1], 4, r"2 trials or more and at least 8 bars, 2 a block; received \(40, 1\)"),
+        (lambda r: r[:, :1], 4, r"N >= 2 and T >= 8 \(2 bars per block\); received \(40, 1\)"),
         (lambda r: r[:7], 4, r"received \(7, 3\)"),
         (lambda r: r, 5, "even number from 2 to 20; received 5"),
         (lambda r: r, 22, "received 22"),

@@ -47,5 +47,5 @@ def test_the_line_says_costs_bars_and_edges():
 
 
 def test_no_bars_are_refused():
-    with pytest.raises(ValueError, match="at least 1 bar"):
+    with pytest.raises(ValueError, match="n_bars must be >= 1"):
         detectable_edge(0, 0.01, 0.0, BARS_PER_YEAR)
