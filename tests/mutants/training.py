@@ -65,7 +65,7 @@ MUTANTS = (
         f"{RETRY}::test_a_damaged_checkpoint_of_a_trial_is_refused_and_its_split_begins_anew",
         "a checkpoint that cannot be used fails the split",
         "train/checkpoint.py",
-        'log.warning("%s; it is not used", error)',
+        'log.warning("%s; the checkpoint is ignored", error)',
         "raise",
     ),
     Mutant(

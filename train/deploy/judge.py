@@ -111,7 +111,7 @@ def open_asked(request: Request) -> StoredStudy:
         StudyError: the study, its results or the folder of --data-dir does not exist.
     """
     if request.data_dir is not None and not request.data_dir.is_dir():
-        raise StudyError(f"--data-dir {request.data_dir}: folder not found")
+        raise StudyError(f"--data-dir {request.data_dir}: no such dataset folder")
     return open_stored(request.storage, request.study_name, request.results)
 
 

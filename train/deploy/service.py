@@ -141,7 +141,7 @@ def roll_back(request: Request) -> int:
     """
     deployments = Deployments(request.deployments)
     if not request.deployments.is_dir():
-        raise StudyError(f"--deployments-dir {request.deployments}: folder not found, so there is nothing to roll back")
+        raise StudyError(f"--deployments-dir {request.deployments}: no such folder, so there is nothing to roll back")
     if request.dry_run:
         present, before = deployments.rollback_target()
         logger.info("dry run: would roll back from %s to %s", present, before)
