@@ -87,7 +87,7 @@ def test_what_was_rolled_back_and_brought_back_by_hand_is_rolled_back_to_again(d
 
 
 def test_a_rollback_to_a_damaged_or_unknown_deployment_is_refused(deployments):
-    with pytest.raises(StudyError, match="nothing is deployed; nothing to roll back"):
+    with pytest.raises(StudyError, match="nothing is deployed; there is nothing to roll back"):
         roll_back(deployments.folder)
     for seed, name in enumerate("ab"):
         install(deployments.folder, name, seed)
@@ -159,7 +159,7 @@ def test_a_promise_that_cannot_be_kept_is_dropped_and_said(deployments, caplog):
     deployments.log.append("accepted", deployment="b", previous="a")
     with deployments.locked():
         assert deployments.current().name == "a"
-    assert "accepted of b cannot be finished" in caplog.text
+    assert "accepted of b could not be completed" in caplog.text
     assert [e["event"] for e in deployments.log.read()][-1] == "broken"
     install(deployments.folder, "c", 2)
     assert deployments.current().name == "c"
@@ -171,7 +171,7 @@ def test_a_link_that_somebody_changed_meanwhile_is_not_changed_back(deployments)
     deployments.log.append("accepted", deployment="b", previous="c")
     (deployments.folder / "current").unlink()
     (deployments.folder / "current").symlink_to("a")
-    with pytest.raises(StudyError, match="somebody else changed it; lead it to c or b by hand"), deployments.locked():
+    with pytest.raises(StudyError, match="point current to c or b manually"), deployments.locked():
         pass
     assert deployments.current().name == "a"
 
@@ -249,7 +249,7 @@ def replace_often(folder):
 
 def test_the_folder_must_be_one(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StudyError, match=r"--deployments-dir .*file: cannot be made \(is a file\)"):
+    with pytest.raises(StudyError, match=r"--deployments-dir .*file: cannot be created \(is a file\)"):
         Deployments(tmp_path / "file").prepare()
     with pytest.raises(StudyError, match=r"cannot be made \(No such file or directory\)"):
         Deployments(tmp_path / "no" / "such").prepare()

@@ -288,11 +288,11 @@ def test_who_asks_for_less_evidence_than_the_defaults_gets_nothing_proven():
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"alpha": 0.0}, "--alpha is a number from 0 to 0.5; received 0"),
+        ({"alpha": 0.0}, "--alpha must be a number from 0 to 0.5; received 0"),
         ({"alpha": float("nan")}, "--alpha"),
-        ({"min_deflated_sharpe": 95.0}, "--min-deflated-sharpe is a number from 0 to 1; received 95"),
+        ({"min_deflated_sharpe": 95.0}, "--min-deflated-sharpe must be a number from 0 to 1; received 95"),
         ({"max_drawdown": -0.1}, "--max-drawdown"),
-        ({"min_improvement": float("inf")}, "--min-improvement is a number at least 0; received inf"),
+        ({"min_improvement": float("inf")}, "--min-improvement must be a number at least 0; received inf"),
     ],
 )
 def test_impossible_limits_are_refused_by_flag(values, words):

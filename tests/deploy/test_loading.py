@@ -64,14 +64,14 @@ def test_a_deployed_band_trades_as_it_was_scored_and_is_refused_with_another_con
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"tickers": ["ETH", "BTC"]}, "tickers are the same in another order: BTC, ETH, not ETH, BTC"),
-        ({"tickers": ["BTC", "LTC"]}, "number 1 of its tickers is ETH, not LTC"),
-        ({"tickers": ["BTC"]}, r"has 2 tickers \(BTC, ETH\), not 1 \(BTC\)"),
-        ({"feature_names": FEATURES[::-1]}, "feature_names are the same in another order"),
-        ({"feature_names": [*FEATURES[:3], "ETH:adx"]}, "number 3 of its feature_names is ETH:macd, not ETH:adx"),
-        ({"feature_names": FEATURES[:3]}, "has 4 feature_names"),
-        ({"bar_seconds": 900}, "trades bars of 300 s, not of 900 s"),
-        ({"data_sha256": "e" * 64}, "was trained on data dddddddddddd, not on eeeeeeeeeeee"),
+        ({"tickers": ["ETH", "BTC"]}, "tickers must be in the order BTC, ETH; received ETH, BTC"),
+        ({"tickers": ["BTC", "LTC"]}, r"tickers\[1\] must be ETH; received LTC"),
+        ({"tickers": ["BTC"]}, r"needs 2 tickers \(BTC, ETH\); received 1 \(BTC\)"),
+        ({"feature_names": FEATURES[::-1]}, "feature_names must be in the order"),
+        ({"feature_names": [*FEATURES[:3], "ETH:adx"]}, r"feature_names\[3\] must be ETH:macd; received ETH:adx"),
+        ({"feature_names": FEATURES[:3]}, "needs 4 feature_names"),
+        ({"bar_seconds": 900}, "trades bars of 300 s; received bars of 900 s"),
+        ({"data_sha256": "e" * 64}, "trained on data dddddddddddd; received eeeeeeeeeeee"),
         ({"layout_of": lambda *_: (("cash_weight", 1), ("tech", 10))}, "this program builds"),
     ],
 )
@@ -117,7 +117,7 @@ def test_weights_that_were_not_scored_are_refused_even_with_fitting_checksums(fo
     metadata = load_policy(folder / POLICY_FILE).metadata
     other = make_policy(seed=1)
     save_policy(folder / POLICY_FILE, other, metadata)
-    with pytest.raises(DeploymentError, match=r"is not the file that deployment\.json was written for"):
+    with pytest.raises(DeploymentError, match=r"does not match the hash in deployment\.json"):
         read_deployment(folder)
     write_facts(folder, facts)
     with pytest.raises(DeploymentError, match="not the ones that were scored"):

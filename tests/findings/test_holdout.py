@@ -287,7 +287,7 @@ def test_of_two_workers_the_first_to_write_is_kept(study, rows, trained, tmp_pat
 @pytest.mark.parametrize(
     ("text", "words"),
     [("{", r"holdout\.json: not valid JSON, perhaps truncated; it is unknown whether the hold-out was scored"),
-     ('{"uuid": "b", "trial": 1}', r"holdout\.json: field study is missing; whether the hold-out was scored"),
+     ('{"uuid": "b", "trial": 1}', r"holdout\.json: field study is missing; it is unknown whether"),
      (json.dumps(plain(holdout_score(uuid="b"))), "another study")],
 )  # fmt: skip
 def test_a_damaged_or_foreign_score_is_not_taken_for_none(study, tmp_path, text, words):

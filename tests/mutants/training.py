@@ -51,8 +51,8 @@ MUTANTS = (
         f"{CHECKPOINT}::test_a_code_bearing_file_is_refused_and_its_code_does_not_run",
         "a checkpoint that is no safetensors file is unpickled",
         "train/checkpoint.py",
-        '        raise CheckpointError(f"{path} is not a whole checkpoint',
-        f'{UNPICKLE}        raise CheckpointError(f"{{path}} is not a whole checkpoint',
+        '        raise CheckpointError(f"{path} is not a complete checkpoint',
+        f'{UNPICKLE}        raise CheckpointError(f"{{path}} is not a complete checkpoint',
     ),
     Mutant(
         "tests/agents/test_policy_file.py::test_code_in_a_file_never_runs",

@@ -292,7 +292,7 @@ def test_idle_trials_do_not_flatter_a_winner_that_loses():
         (lambda r: r, 5, "even number from 2 to 20; received 5"),
         (lambda r: r, 22, "received 22"),
         (lambda r: np.where(np.arange(3) == 1, np.nan, r), 4, r"trials \[1\] have returns that are not finite"),
-        (lambda r: np.where(np.arange(3) == 2, 0.01, r), 4, r"trials \[2\] have a constant return other than 0"),
+        (lambda r: np.where(np.arange(3) == 2, 0.01, r), 4, r"trials \[2\] have a constant nonzero return"),
     ],
 )
 def test_data_that_cannot_be_compared_is_refused(change, n_blocks, message):

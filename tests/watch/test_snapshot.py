@@ -112,7 +112,7 @@ def test_without_a_name_the_study_with_the_newest_trial_is_taken(tmp_path):
     make_study(tmp_path, [], name="empty")
     seen = snapshot(tmp_path, None)
     assert (seen.name, seen.other_studies) == ("newer", ("empty", "older"))
-    with pytest.raises(StudyError, match="has no study x; it has empty, newer, older"):
+    with pytest.raises(StudyError, match="has no study x; its studies: empty, newer, older"):
         snapshot(tmp_path, "x")
 
 

@@ -66,7 +66,7 @@ def test_a_running_study_is_told_in_full(tmp_path):
     snapshot = study(trials, BEST, reasons={4: "split 1: loss is nan", 1: "worse"}, other_studies=("b",))
     text = drawn(snapshot, tmp_path, workers=[worker], machine=replace(MACHINE, gpus=(GPU,)))
     for part in (
-        "study my_study", "1 more here", LABEL[:60],
+        "study my_study", "1 more in this database", LABEL[:60],
         "3 of 20 trials finished (15%)", "2 complete, 1 pruned, 1 failed, 1 running",
         # 3 trials from the start of the oldest, 51 minutes ago, on: 3 / 0.85 h
         "3.5 trials/hour (3 finished in 51 min of the last hour)",
@@ -106,7 +106,7 @@ def test_a_best_trial_that_loses_to_equal_weight_is_said_to(tmp_path):
         (study(COMPLETED, BEST, OURS | {"target": 2}), [], ["3 of 2 trials finished (100%)", "finished: all"]),
         (study(COMPLETED, BEST, OURS | {"target": True}), [], ["target unknown"]),
         (study(COMPLETED, Best(2, 0.5, {}, {}), {}, maximize=False), [],
-         ["data unknown: this study was not made by", "(minimized)", "target unknown", "ETA unknown"]),
+         ["data unknown: 1_optimize_unified.py did not", "(minimized)", "target unknown", "ETA unknown"]),
         (study(COMPLETED, BEST, OURS | {"identity": identity(run=1)}), [],
          ["is not known: the study's identity: field run: expected object, got int"]),
         (study(COMPLETED, None, {}, n_objectives=2), [], ["with 2 objectives no single trial is best"]),
@@ -241,7 +241,7 @@ def test_the_log_of_another_study_is_not_shown(tmp_path):
         log.write_text("".join(map(started.format, names)) + "some words\n")
         text = drawn(study(COMPLETED, BEST), tmp_path, width=300)
         assert ("some words" in text) == is_shown
-        assert ("is of study other; give --log FILE" in text) != is_shown
+        assert ("is a log of study other; give --log FILE" in text) != is_shown
 
 
 def test_a_log_that_is_not_there_or_empty_is_said_to_be(tmp_path):
