@@ -108,7 +108,7 @@ class Keeper:
         self.total_s += time.monotonic() - started_s
 
     def _send(self) -> None:
-        """Pass the checkpoint on if that is due, given its cost the last time."""
+        """Call `on_written` if enough time has passed, given how long the last call took."""
         is_due = self.where.every_s <= 0.0 or self.written_s - self.sent_s >= self.send_cost_s / MOST_COST
         if self.where.on_written is not None and is_due and self.where.path.exists():
             self.where.on_written(self.where.path)

@@ -98,8 +98,8 @@ def _size(n_bytes: int) -> str:
 def buffer_bytes(env: Any) -> int:
     """Return the bytes of account state and buffers in a batched environment, without the market.
 
-    The bytes are counted from tensors and arrays. The growth of the process would be too small, because the allocator
-    reuses memory that was freed while the market was built.
+    The bytes are counted from tensors and arrays. Measuring the growth of the process would give too little, because
+    the allocator reuses memory that was freed while the market was built.
     """
     total = end = 0
     for first, last in sorted(set(_spans(env))):  # views overlap, so each byte is counted once

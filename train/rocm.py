@@ -40,7 +40,7 @@ def is_rocm_build() -> bool:
 def apply_rocm_settings(gpu_id: int, wanted: bool = True, environ: MutableMapping[str, str] = os.environ) -> None:
     """Make the settings for this process and log in one line which were made and which were left unchanged.
 
-    Nothing is set on the CPU, on another build of torch, or if not wanted. A second call changes and logs nothing.
+    Nothing is set on the CPU, on other builds of torch, or if `wanted` is False. A second call has no effect.
 
     Args:
         gpu_id: GPU number; -1 is the CPU.

@@ -85,8 +85,8 @@ def test_an_account_that_differs_from_the_record_is_told(trial, by_fold):
 
 
 @pytest.mark.parametrize(("now", "words"), [
-    ([10.0, 9.0, 0.0, 0.0], "differ from the study's own record by up to 4.0e-04 of the initial capital (different code"),
-    ([10.0, np.nan, 0.0, 0.0], "differ from the study's own record by up to inf of the initial capital (different code"),
+    ([10.0, 9.0, 0.0, 0.0], "differ from the study's own record by up to 4.0e-04 of the initial capital (diff"),
+    ([10.0, np.nan, 0.0, 0.0], "differ from the study's own record by up to inf of the initial capital (diff"),
     ([10.0, 5.0, 0.0, 1e-9], "differ from the study's own record by up to 1.0e-13 of the initial capital (rounding"),
     ([10.0, 5.0, 0.0, 0.0], "every account equals the study's own record to the last bit"),
 ])  # fmt: skip

@@ -258,7 +258,7 @@ def _record_look(case: Case, deployments: Deployments, policy: Policy) -> tuple[
     """Record the evaluation before it happens, in the log and the study; return the deployed policy and test number."""
     digest = weights_sha256(policy)
     # Processes with another deployments folder also count evaluations under the study's lock.
-    with study_lock(case.request.storage, "counting looks at held-out bars"), deployments.locked():
+    with study_lock(case.request.storage, "counting evaluations of held-out bars"), deployments.locked():
         present = deployments.current()
         test = _test_number(case, deployments, policy)
         look = {"weights_sha256": digest, "test": test, "bars": case.bars.to_json()}

@@ -136,7 +136,7 @@ def _length(n_returns: float, per_year: float) -> str:
 def holdout_text(
     study: optuna.Study, scored: HoldoutScore | None, best: FrozenTrial | None, has_file: bool = False
 ) -> str:
-    """Return the hold-out result of the best trial in words; `has_file` tells if a holdout.json exists."""
+    """Return the hold-out result of the best trial in words; `has_file` is True if a holdout.json exists."""
     if scored is None and has_file:
         return "Unknown, because the file holdout.json is damaged."
     if scored is None:
