@@ -141,7 +141,7 @@ def recorded_text(trial: StoredTrial, by_fold: Sequence[Sequence[EpisodeRecord]]
         kept, now = read_equity(path), np.concatenate([r.equity for r in records])
         if not np.array_equal(kept["bar"], np.concatenate([r.bars for r in records])):
             return f"split {fold}: the study recorded different bars"
-        if not np.array_equal(kept["equity"], now):  # nan differs from nan, and below its distance is infinite
+        if not np.array_equal(kept["equity"], now):  # nan never equals nan and counts as an infinite difference
             worst = max(worst, float(np.nan_to_num(np.abs(now - kept["equity"]), nan=np.inf).max()) / capital)
     if worst == 0.0:
         return "every account equals the study's own record to the last bit"

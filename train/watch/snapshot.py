@@ -1,8 +1,8 @@
 """Snapshot of a study for the dashboard, read from the database in a few queries.
 
 The queries are plain SQL on the tables of Optuna's storage and read only the columns that are shown. Optuna's own
-storage object reads every attribute of every trial and needs several transactions for one moment. With 500 trials it
-takes 360 ms per frame instead of 6 ms.
+storage object reads every attribute of every trial and needs several transactions, which may see different states. With
+500 trials it takes 360 ms per frame instead of 6 ms.
 """
 
 from __future__ import annotations

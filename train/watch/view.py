@@ -80,7 +80,7 @@ def height_of(console: Console, options: ConsoleOptions) -> int | None:
 
 
 def _body(frame: Frame, width: int, encoding: str) -> RenderableType:
-    """Return the panels, most important first, because a low terminal shows only the beginning."""
+    """Return the panels, most important first, because a small terminal shows only the beginning."""
     is_wide = width >= TWO_COLUMNS
     half = width // 2 - 2 if is_wide else width
     how = [_progress(frame, half, encoding), _workers(frame)]
