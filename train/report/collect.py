@@ -265,7 +265,7 @@ def _facts(
         ("timeframe", ", ".join(hashes) or UNKNOWN),
         ("trials", ", ".join(f"{states[s]} {s}" for s in STATES.values() if states[s]) or "none"),
         ("splits", _plan_text(identity)),
-        ("fee, buying and selling", _fees_text(rules)),
+        ("fees for buying and selling", _fees_text(rules)),
         ("slippage", f"{rules.slippage_rate:.2%} of every order" if rules else UNKNOWN),
         ("venue", _venue_text(identity.venue if identity else None)),
         ("capital", f"{rules.initial_capital:,.0f} at each start" if rules else UNKNOWN),

@@ -46,7 +46,7 @@ def judge(returns: StudyReturns, holdout: bool | None = None) -> Verdict:
         lead.conclusion,
         f"Alpha returns are the account's returns minus beta ({_text(beta, 2)}, by least squares) times the returns of "
         f"equal weight. {lead.finding}",
-        f"The account itself: {own.conclusion} {own.finding}",
+        f"{own.conclusion} {own.finding}",
     ]
     if lead.undefined:
         sentences.append(f"PBO is undefined: {lead.undefined}.")
@@ -89,8 +89,8 @@ def _numbers(own: Assessment, lead: Assessment, beta: float, n_compared: int) ->
          f"{n_compared} comparable ones; the tests use the larger number above"),
         ("variance of trials", _text(search.sharpe_variance * per_year, 2), "variance of the trials' annual Sharpe "
          "ratios"),
-        ("Sharpe by luck", _text(expected_maximum_sharpe(search) * root, 2), "annual Sharpe ratio to expect from the "
-         "best of these trials if none had skill"),
+        ("Sharpe by luck alone", _text(expected_maximum_sharpe(search) * root, 2), "annual Sharpe ratio to expect from "
+         "the best of these trials if none had skill"),
         ("Sharpe of the best", _text(estimate.sharpe * root, 2), f"annual Sharpe ratio of the best account; {moments}"),
         ("probabilistic Sharpe", _share(probabilistic_sharpe(estimate)), "1 minus the p-value of this Sharpe ratio, if "
          "it were the only trial"),
