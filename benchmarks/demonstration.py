@@ -30,6 +30,7 @@ from market.defaults import DEMONSTRATION_SEED
 from market.planted import Law
 from train.findings.stored_trial import open_stored
 from train.report.collect import SHARE, collect
+from train.report.verdict import ALPHA_PBO, DEFLATED_ALPHA, TRIALS_DIFFER
 from train.store.address import absolute_url
 from train.study.eligibility import NO_SIGNAL_CODE
 
@@ -40,7 +41,7 @@ MOST_S = 600.0
 QUICK_MARKET = ("--n-bars", "8000")
 QUICK_STUDY = ("--n-trials", "10", "--break-step", "200000")
 KEEP = ("--keep", {"type": Path, "metavar": "FOLDER", "help": "new folder that keeps data, study and report"})
-FIGURES = {"share": SHARE, "deflated": "deflated lead", "pbo": "PBO of the lead", "differ": "difference of trials"}
+FIGURES = {"share": SHARE, "deflated": DEFLATED_ALPHA, "pbo": ALPHA_PBO, "differ": TRIALS_DIFFER}
 COLUMNS = measuring.columns(law="market", verdict="verdict", share="share of the attainable growth")
 COLUMNS |= {"deflated": "deflated Sharpe", "pbo": "PBO", "differ": "difference of trials"}
 COLUMNS |= {"wall_s": "wall time, s", "cpu_s": "CPU time, s"}

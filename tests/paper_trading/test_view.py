@@ -66,7 +66,7 @@ def test_nothing_is_cut_off(days, width):
 def test_a_low_terminal_says_what_is_missing(days):
     lines = drawn(days, height=12).splitlines()
     assert len(lines) == 12
-    assert lines[-1].rstrip().endswith("more lines: a taller terminal shows them")
+    assert lines[-1].rstrip().endswith("more lines; enlarge the terminal to see them")
 
 
 def test_an_ascii_terminal_gets_ascii_bars(days):

@@ -24,7 +24,7 @@ def test_with_a_planted_signal_the_small_demonstration_ends_in_skill(tmp_path):
     assert "above what chance explains, and so is what it earned beside its exposure" in ended.holdout
     assert ended.cpu_s < LARGEST_CPU_S
     (page,) = tmp_path.glob("results/*/report.html")
-    assert "share of the attainable captured" in page.read_text()
+    assert "share of attainable growth captured" in page.read_text()
     log = (tmp_path / "log.txt").read_text()
     assert "verdict: Evidence of skill" in log
     assert "SYNTHETIC, planted signal, a generated market" in log

@@ -68,7 +68,7 @@ def test_clean_bars(run, bars_file):
 def test_a_clean_folder(run, folder):
     code, lines, err = run("--data-dir", folder, "--steps", 60, "--cuts", 3)
     assert (code, lines[0]) == (0, CLEAN), err
-    equal = [line for line in lines if "60 steps, 3 cuts" in line and line.endswith("equal to the last bit")]
+    equal = [line for line in lines if "60 steps, 3 cuts" in line and line.endswith("bitwise equal")]
     assert len(equal) == 3
 
 
@@ -141,8 +141,8 @@ def test_a_policy_trades_under_its_own_rules_and_coins(run, folder, tmp_path, ru
     ("facts", "message"),
     [
         ({"tickers": ["BTC", "DOGE"]}, "trades DOGE, which the dataset lacks"),
-        ({"env_params": None}, "does not say its rules"),
-        ({"feature_names": ["x"]}, "other feature columns"),
+        ({"env_params": None}, "does not contain its rules"),
+        ({"feature_names": ["x"]}, "feature columns that differ"),
         ({"state_dim": 5}, "takes 5 numbers, the dataset gives"),
     ],
 )

@@ -139,7 +139,7 @@ def test_a_database_of_another_program_is_refused_before_anything_is_made_in_it(
     connection.close()
     before = path.read_bytes()
     assert web_dashboard.main(["--storage", f"sqlite:///{path}"]) == 2
-    assert "holds no Optuna study" in capsys.readouterr().err
+    assert "contains no Optuna study" in capsys.readouterr().err
     assert path.read_bytes() == before
 
 

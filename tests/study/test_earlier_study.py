@@ -154,7 +154,7 @@ def test_a_study_of_c6a6d1f_is_reported(folder):
     assert write_report.main([*where(folder), "--out", str(folder / "page.html")]) == 0
     page = (folder / "page.html").read_text()
     assert "SYNTHETIC" in page
-    assert "Spent on" not in page  # its hold-out was scored for the trial that is still the best
+    assert "Used up by" not in page  # its hold-out was scored for the trial that is still the best
     assert "policies of trial 1 on 480 bars" in page
 
 

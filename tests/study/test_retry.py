@@ -228,7 +228,7 @@ def test_a_damaged_checkpoint_of_a_trial_is_refused_and_its_split_begins_anew(wh
     made = []
     study, _ = real_study.run(tmp_path, 12, lambda *update: made.append(update))
     assert made[0] == (0, 1)
-    assert f"{found} is not a whole checkpoint" in caplog.text
+    assert f"{found} is not a complete checkpoint" in caplog.text
     assert_ends_as(whole(12), tmp_path, study, 1)
     assert leftovers(tmp_path) == []
 

@@ -106,7 +106,7 @@ def test_a_policy_with_only_short_segments_has_no_records_alone_either(config, c
     short = [(0, 2), (10, 13)]
     alone = evaluate_policies([policy], [short], config, params())
     assert caplog.messages == [
-        f"Segment {a} to {b} is too short for one step and is not evaluated" for a, b in short
+        f"segment {a} to {b} is too short for one step and is not evaluated" for a, b in short
     ]  # fmt: skip
     assert alone == [[]] == evaluate_policies([policy, policy], [short, [(0, 9)]], config, params())[:1]
     assert evaluate_policy(policy, {**config, "segments": short}, params()) == []
