@@ -1,12 +1,18 @@
-"""Log lines of a run."""
+"""Helpers for log lines."""
 
 from __future__ import annotations
 
 import functools
 import logging
+from textwrap import shorten
 
 
 @functools.cache
 def warn_once(logger: logging.Logger, message: str) -> None:
-    """A warning that a process gives once, however many runs it holds for."""
+    """Log a warning once per process."""
     logger.warning(message)
+
+
+def brief(text: str, width: int = 160) -> str:
+    """Return the text on one line, cut at `width` characters."""
+    return shorten(text, width, placeholder=" ...")

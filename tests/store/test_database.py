@@ -54,7 +54,7 @@ def test_a_study_of_another_program_or_direction_is_refused(tmp_path):
     foreign = optuna.create_study(storage=url, study_name="foreign", direction="maximize")
     foreign.add_trial(optuna.trial.create_trial(value=1.0))
     optuna.create_study(storage=url, study_name="minimize", direction="minimize")
-    with pytest.raises(StudyError, match="not made by this program"):
+    with pytest.raises(StudyError, match="not created by this program"):
         open_at(tmp_path, "foreign")
     with pytest.raises(StudyError, match="minimizes"):
         open_at(tmp_path, "minimize")

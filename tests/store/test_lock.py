@@ -87,7 +87,7 @@ def test_a_lock_file_that_is_a_link_is_refused_and_nothing_is_made_where_it_lead
     lock.unlink()
     lock.symlink_to(tmp_path / "elsewhere")
     with (
-        pytest.raises(StudyError, match=r"--storage: .*\.lock is a symbolic link.*delete it"),
+        pytest.raises(StudyError, match=r"--storage: .*\.lock must be a lock file, not a symbolic link.*delete it"),
         study_lock(url, purpose),
     ):
         pass

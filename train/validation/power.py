@@ -102,9 +102,7 @@ def power_text(edge: DetectableEdge, cost_text: str, bars_held: float) -> str:
         return f"{value * BASIS_POINTS:.3g} bp"
 
     return (
-        f"a round trip costs {bp(edge.round_trip)} ({cost_text} on each side), so a position must gain more than that "
-        f"while it is held. With {edge.n_bars:,} bars to test on and {bp(edge.volatility)} of volatility per bar, the "
-        f"smallest mean excess return that would be found (95 % confidence, 80 % power) is {bp(edge.smallest)} per bar "
-        f"after costs, {edge.per_year:.0%} a year, a Sharpe ratio of {edge.sharpe:.1f}; before costs it is "
-        f"{bp(edge.gross_per_bar(bars_held))} per bar for positions held {bars_held:,.0f} bars"
+        f"a round trip costs {bp(edge.round_trip)} ({cost_text} on each side). Smallest detectable edge over "
+        f"{edge.n_bars:,} bars: {bp(edge.smallest)} per bar after costs (Sharpe ratio {edge.sharpe:.1f}), "
+        f"{bp(edge.gross_per_bar(bars_held))} per bar before costs if held {bars_held:,.0f} bars"
     )
