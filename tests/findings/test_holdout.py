@@ -152,7 +152,7 @@ def test_no_holdout_and_impossible_ones(market, market_folder):
     assert cut_holdout([market], 0.0, ["a"]) == [(market, None)]
     ((_, rows, _),) = cut_data(market_folder, None, None, replace(PLAN, holdout_fraction=0.0))
     assert rows is None
-    for fraction, words in ((0.95, "of them are purged"), (0.01, "holds 30 bars of 5m out")):
+    for fraction, words in ((0.95, "must be purged"), (0.01, "leaves 30 tradable bars of 5m")):
         with pytest.raises(StudyError, match=words):
             cut_holdout([market], fraction, ["a"])
     for fraction in (-0.1, 1.0, float("nan")):

@@ -277,12 +277,12 @@ def test_another_search_space_on_an_old_study_is_refused(tmp_path, market_folder
     arguments = command(tmp_path, market_folder, "--n-trials", "1", "--timeout", "0.000001")[2:]
     assert script.main(arguments) == 1  # the study exists, no trial began
     for flags, words in (
-        (("--use-best-ranges",), "another search space"),
-        (("--break-step", "600"), "total_env_steps is given: 512 there and given: 600 here"),
+        (("--use-best-ranges",), "differs in its search space"),
+        (("--break-step", "600"), "total_env_steps was given: 512, now given: 600"),
         (("--tickers", "BTC", "ETH"), "another data_sha256"),
         (("--holdout", "0.2"), "has --holdout 0.15, not 0.2"),
-        (("--seed", "7"), "another run: seed is 0 there and 7 here"),
-        (("--n-envs", "2"), "another run: n_envs is 4 there and 2 here"),
+        (("--seed", "7"), "differs in its run: seed was 0, now 7"),
+        (("--n-envs", "2"), "differs in its run: n_envs was 4, now 2"),
     ):
         assert script.main([*arguments, *flags]) == 2
         error = capsys.readouterr().err
@@ -331,8 +331,8 @@ def test_the_assumed_volume_decides_the_fee_of_every_bar_and_is_written_down(
     assert metadata["env_params"]["fee_rate"] == 0.0018
     capsys.readouterr()
     for flags, words in (
-        ((), "another venue: volume_30d is 1000000.0 there and 0.0 here"),
-        (("--volume-30d", "2e6"), "another venue: volume_30d is 1000000.0 there and 2000000.0 here"),
+        ((), "differs in its venue: volume_30d was 1000000.0, now 0.0"),
+        (("--volume-30d", "2e6"), "differs in its venue: volume_30d was 1000000.0, now 2000000.0"),
         (("--volume-30d", "-1"), "--volume-30d must be at least 0 USD; received -1"),
         (("--volume-30d", "nan"), "--volume-30d must be at least 0 USD; received nan"),
         (("--volume-30d", "inf"), "--volume-30d must be at least 0 USD; received inf"),
@@ -348,11 +348,11 @@ def test_other_rules_on_an_old_study_are_refused(tmp_path, market_folder, script
     with monkeypatch.context() as changed:
         changed.setitem(environment_Alpaca_vectorized.RULES["standard"], "initial_capital", 500.0)
         assert script.main(arguments) == 2
-        assert "another simulator rules: initial_capital is 10000.0 there and 500.0 here" in capsys.readouterr().err
+        assert "differs in its simulator rules: initial_capital was 10000.0, now 500.0" in capsys.readouterr().err
     with monkeypatch.context() as changed:
         changed.setitem(TABLES[DEFAULT_AGENT].fixed_train, "adam_eps", 1e-8)
         assert script.main(arguments) == 2
-        assert "another learner: adam_eps is 1e-05 there and 1e-08 here" in capsys.readouterr().err
+        assert "differs in its learner: adam_eps was 1e-05, now 1e-08" in capsys.readouterr().err
     assert script.main(arguments) == 1  # as before
 
 

@@ -243,4 +243,4 @@ def test_other_bounds_are_another_study(tmp_path, market_folder):
     assert subprocess.run(arguments, **run).returncode == 1
     again = subprocess.run([*arguments, "--max-drawdown", "0.3"], **run)
     assert again.returncode == 2
-    assert "another scoring: max_drawdown is 0.5 there and 0.3 here" in again.stderr
+    assert "differs in its scoring: max_drawdown was 0.5, now 0.3" in again.stderr

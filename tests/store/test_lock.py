@@ -72,7 +72,7 @@ def test_a_database_with_two_hard_links_is_refused(tmp_path):
     open_study(url, "s", {}, False, NopPruner())
     os.link(real, tmp_path / "other.db")
     before = real.read_bytes()
-    with pytest.raises(StudyError, match=r"study.db has 2 names \(hard links\).*delete"):
+    with pytest.raises(StudyError, match=r"study.db has 2 hard links.*delete"):
         open_study(url, "s", {}, True, NopPruner())
     assert real.read_bytes() == before
     (tmp_path / "other.db").unlink()

@@ -29,7 +29,7 @@ def identity_in(attributes: Mapping[str, Any]) -> Identity | None:
     content = attributes.get(IDENTITY)
     if content is None:
         return None
-    return decode(content, Identity, "the study's identity", advice="another --study-name starts afresh")
+    return decode(content, Identity, "the study's identity", advice="pass another --study-name to start over")
 
 
 def labels_in(attributes: Mapping[str, Any]) -> tuple[str, ...]:
@@ -44,7 +44,7 @@ def holdout_score_in(attributes: Mapping[str, Any]) -> HoldoutScore | None:
         StudyError: the stored score is damaged.
     """
     content = attributes.get(HOLDOUT_SCORE)
-    return None if content is None else decode(content, HoldoutScore, "the study's score on the held-out bars")
+    return None if content is None else decode(content, HoldoutScore, "the study's hold-out score")
 
 
 def splits_in(attributes: Mapping[str, Any]) -> dict[int, SplitFigures]:

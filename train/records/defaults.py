@@ -7,7 +7,7 @@ PRUNERS = ("wilcoxon", "none")
 DEFAULT_AGENT = "band"  # for new studies
 # An eligible trial satisfies both bounds on every split. The sampler receives the violations.
 MAX_DRAWDOWN = 0.5  # fraction of the account's highest equity
-MIN_TRADES = 10  # fewer trades are not conclusive, whatever they earned
+MIN_TRADES = 10  # fewer trades are not conclusive, regardless of the return
 LEAST_CONFIDENCE = 0.95  # a deflated Sharpe ratio below this is not evidence of skill
 RANDOM_DRAWS = 100  # number of accounts with random orders
 LEAST_TRIALS = 10  # ranks of fewer trials are too coarse for a probability

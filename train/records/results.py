@@ -55,8 +55,8 @@ TAKEN = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EBUSY}
 def study_folder(results: Path, about: StudyFile, is_renewed: bool = True) -> Path:
     """Return the study's own folder, creating it on first use.
 
-    If another study with the same name left its results there (its database was moved, for example), they are not
-    changed. The new folder's name then ends in the beginning of the study's id.
+    If another study with the same name left its results there (its database was moved, for example), those results
+    are not changed. The new folder's name then ends in the beginning of the study's id.
 
     Args:
         results: parent folder of the studies' folders.
@@ -79,7 +79,7 @@ def study_folder(results: Path, about: StudyFile, is_renewed: bool = True) -> Pa
 def _claim(folder: Path, about: StudyFile) -> bool:
     """Create the study's folder with its owner file in one step. Return False if a non-empty folder exists.
 
-    If several studies start at the same time, exactly one gets the name, because a folder can only be renamed over a
+    If several studies start at the same time, only one gets the name, because a folder can only be renamed over a
     missing or empty folder.
     """
     folder = folder.resolve()  # a link to an empty folder may also be claimed
@@ -134,7 +134,7 @@ def _is_owned(path: Path, name: str, study_uuid: str) -> bool:
 
 
 def artifacts_folder(study_folder: Path) -> Path:
-    """Return the folder of Optuna's artifacts of all studies next to this one."""
+    """Return the folder of Optuna artifacts shared by all studies in the same results folder."""
     return study_folder.parent / "artifacts"
 
 
@@ -179,7 +179,7 @@ def read_closes(study_folder: Path, timeframe: str, sha256: str) -> tuple[np.nda
     path = closes_file(study_folder, timeframe)
     with np.load(path, allow_pickle=False) as file:
         if str(file["sha256"]) != sha256:
-            raise StudyError(f"{path}: closes of other data than the trial's")
+            raise StudyError(f"{path} does not match the trial's data; restore the study's results")
         return file["close"], tuple(str(name) for name in file["tickers"])
 
 
@@ -206,5 +206,5 @@ def read_filled(study_folder: Path, timeframe: str, sha256: str) -> np.ndarray |
     path = closes_file(study_folder, timeframe)
     with np.load(path, allow_pickle=False) as file:
         if str(file["sha256"]) != sha256:
-            raise StudyError(f"{path}: closes of other data than the trial's")
+            raise StudyError(f"{path} does not match the trial's data; restore the study's results")
         return file.get("filled")

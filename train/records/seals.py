@@ -1,4 +1,4 @@
-"""SHA-256 hashes of a trial's files in the database, by which changed, swapped or missing files are detected.
+"""SHA-256 hashes of a trial's files, stored in the database to detect changed, swapped or missing files.
 
 Every attribute `split_<k>` of a trial lists the files behind the split's figures with their SHA-256. Studies up to
 commit c6a6d1f have no such hashes. Their files are read unverified and labeled as such.

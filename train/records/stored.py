@@ -192,7 +192,7 @@ class Purge:
 
 @dataclass(frozen=True)
 class RunTerms:
-    """Run settings that all trials of a study share."""
+    """Run settings common to all trials of a study."""
 
     n_envs: int
     seed: int
@@ -358,7 +358,7 @@ class WorkerIdentity:
 # -------------------------------------------------------------------------------------------------------- holdout.json
 @dataclass(frozen=True)
 class Look:
-    """Facts that decide if another study's score was an evaluation of the same bars."""
+    """Facts that determine if another study was evaluated on the same bars."""
 
     uuid: str
     holdout: Holdout
@@ -367,7 +367,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Begun(Look):
-    """Study attribute that records that an evaluation of the hold-out has begun."""
+    """Study attribute that marks the start of a hold-out evaluation."""
 
     trial: int
     policies: tuple[str, ...]  # SHA-256 of the policy files
@@ -375,7 +375,7 @@ class Begun(Look):
 
 @dataclass(frozen=True)
 class TestedBars:
-    """Bars that a study's trials were tested on. They are not unseen for anyone who chose by these tests."""
+    """Bars that a study's trials were tested on, so that a choice among these trials has used them."""
 
     first_time_s: int  # close of the first bar, UTC
     last_time_s: int

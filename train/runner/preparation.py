@@ -47,8 +47,8 @@ def choose_agent(asked: str | None, stored: Identity | None, name: str) -> str:
         return asked or DEFAULT_AGENT
     if asked is not None:
         raise StudyError(
-            f"--agent {asked}: study {name} uses agent {own}, and its search space applies to one agent only; omit "
-            "--agent to resume the study, or pass another --study-name"
+            f"--agent {asked}: study {name} uses agent {own}, whose search space differs; omit --agent to resume the "
+            "study, or pass another --study-name"
         )
     if own not in TABLES:
         raise StudyError(

@@ -52,7 +52,7 @@ from train.study.venue import venue_env
 
 logger = logging.getLogger(__name__)
 
-OTHER_NAME = "pass another --study-name to start from scratch"
+OTHER_NAME = "pass another --study-name to start over"
 # One-sided test on about a dozen splits or fewer: 4 splits that are all worse than the best trial's have p = 1/16.
 PRUNING_P = 0.1
 
@@ -114,7 +114,7 @@ def _open_store(asked: str | None, own: Identity | None, name: str, is_first: bo
         is_first: check that the store answers. Workers skip this, because their parent process did it.
 
     Raises:
-        StudyError: the study has another store or none, or the store cannot be used.
+        StudyError: the study uses another store or none, or the store is unavailable.
     """
     known = None if own is None else own.run.artifacts
     if own is not None and asked not in (None, known):
@@ -177,7 +177,7 @@ def _run_processes(
 
 
 def log_opened(opened: OpenedStudy, request: StudyRequest) -> None:
-    """Log what is run, and store what the study's page shows about it."""
+    """Log the data, costs and settings of the run, and store the attributes that the study's page shows."""
     study, data = opened.study, opened.data
     for d in data:
         write_closes(opened.folder, d)
@@ -202,7 +202,7 @@ def log_opened(opened: OpenedStudy, request: StudyRequest) -> None:
 
 
 def _log_store(study: optuna.Study, folder: Path) -> None:
-    """Log the artifact store, or without one, the trials whose files are on other machines."""
+    """Log the artifact store. Without a store, log the trials whose files are only on other machines."""
     url = url_in(study.user_attrs)
     if url is not None:
         logger.info("artifacts: files of every split are also stored in %s", url)
@@ -217,7 +217,7 @@ def _log_store(study: optuna.Study, folder: Path) -> None:
 
 
 def missing_here(study: optuna.Study, folder: Path) -> Counter[str]:
-    """Count the trials per other host that have no folder in this machine's results."""
+    """Count the trials of other machines, by host, that have no folder in this machine's results."""
     signed = {t.number: t.user_attrs[WORKER] for t in study.get_trials(deepcopy=False) if WORKER in t.user_attrs}
     hosts: Counter[str] = Counter()
     for number, content in signed.items():
@@ -234,7 +234,7 @@ def tested_bars(d: FoldedData) -> TestedBars:
 
 
 def log_lookahead(data: tuple[FoldedData, ...]) -> None:
-    """Log the result of the look-ahead check. Features of other origin are tested now if they were never tested."""
+    """Log the result of the look-ahead check. Custom features that were never checked are tested now."""
     for d in data:
         dataset, record = d.dataset, d.dataset.record
         is_ours = dataset.feature_set in FEATURE_SET_NAMES

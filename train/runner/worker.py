@@ -59,7 +59,7 @@ class Ending:
     signal_number: int | None = None
     repeated_failure: str | None = None
     timed_out: bool = False
-    error: str | None = None  # error of the worker itself, which another trial would not avoid
+    error: str | None = None  # error of the worker itself, independent of the trial
 
 
 def run_worker(
@@ -139,7 +139,7 @@ def _take_trial(
 
 
 def _given_up_if_too_many(study: optuna.Study, url: URL, trial: optuna.Trial, target: int) -> optuna.Trial | None:
-    """Recount the trials if the server lost the lock, and give the trial up if there are too many."""
+    """Recount the trials after the server lost the lock, and give up the trial if there are too many."""
     with study_lock(url):
         if _n_counted(study.get_trials(deepcopy=False)) <= target:
             return trial
@@ -216,7 +216,7 @@ def _reason(trial: FrozenTrial) -> str:
 
 
 def _kind_of_failure(trial: FrozenTrial) -> str:
-    """Return the reason without its numbers, so that a nan loss at step 17 and at step 40 are the same failure."""
+    """Return the reason without numbers, so that nan losses at different steps are the same failure."""
     return re.sub(r"\d+", "#", _reason(trial))
 
 

@@ -40,7 +40,7 @@ def absolute_url(url: str, base: Path) -> URL:
         )
     if parsed.database in (None, "", ":memory:"):
         raise StudyError(
-            f"--storage {shown_url(parsed)}: no file, so nothing would be stored; use sqlite:///path/to/file.db"
+            f"--storage {shown_url(parsed)} names no file, so nothing would be stored; use sqlite:///path/to/file.db"
         )
     return parsed.set(database=str(base / parsed.database))
 
@@ -81,7 +81,7 @@ def sqlite_path(url: URL) -> Path | None:
 
 
 def connect_args(url: URL) -> dict[str, Any]:
-    """Return connection options with which either side notices a vanished peer within a minute.
+    """Return connection options that let either side detect a lost peer within a minute.
 
     Keepalives cover idle connections. Unacknowledged data has a separate time limit.
     """

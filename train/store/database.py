@@ -241,7 +241,7 @@ def _first_difference(
             return f"has {part} {theirs!r}, not {ours!r}"
         missing = object()  # different from a stored None
         name = next(n for n in sorted({*ours, *theirs}) if ours.get(n, missing) != theirs.get(n, missing))
-        return f"has another {part}: {name} was {_said(theirs, name)} and is now {_said(ours, name)}"
+        return f"differs in its {part}: {name} was {_said(theirs, name)}, now {_said(ours, name)}"
     return ""
 
 

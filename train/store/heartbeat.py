@@ -1,6 +1,6 @@
 """Heartbeat of a running trial, written to the database every half minute by a separate thread.
 
-Optuna's heartbeat thread ends with a traceback if the database is briefly unreachable. This one continues.
+Optuna's heartbeat thread ends with a traceback if the database is briefly unreachable. This thread continues.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def study_lock(url: URL, purpose: str = "") -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def _file_lock(path: Path, purpose: str) -> Iterator[Callable[[], bool]]:
-    """Lock a file next to the resolved database path, so that a database reached through links has one lock."""
+    """Lock a file next to the resolved database path, so that links to one database share its lock."""
     suffix = f".{_digest(purpose).hex()[:8]}.lock" if purpose else ".lock"
     real = path.resolve()
     lock = real.with_name(f"{real.name}{suffix}")

@@ -41,7 +41,7 @@ MADE, TAKEN = "made", "taken"  # system attributes: tokens of the attempts that 
 
 
 def passes(error: BaseException) -> bool:
-    """Return True if a database error can go away by itself or through its administrator."""
+    """Return True if a database error is temporary or can be fixed by an administrator."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     if isinstance(cause, PendingRollbackError):  # the connection was lost during a transaction
         return True
@@ -194,7 +194,7 @@ def _insisting(name: str) -> Callable[..., Any]:
     return insisting
 
 
-# Methods that Optuna's cache calls, some of them private.
+# Methods that Optuna's cache calls. Some are private.
 for _name in (
     "create_new_study", "set_study_user_attr", "set_study_system_attr", "get_study_id_from_name",
     "get_study_name_from_id", "get_study_directions", "get_study_user_attrs", "get_study_system_attrs",

@@ -12,11 +12,11 @@ from train.records.stored import WorkerIdentity
 
 MAX_KILLS = 2  # kills after which a trial is still retried; trials interrupted by the user always are
 HEARTBEAT_S = 30
-GRACE_S = 120  # without a heartbeat, after which a worker on another machine counts as dead
+GRACE_S = 120  # time without a heartbeat after which a worker on another machine counts as dead
 
 
 def this_worker() -> WorkerIdentity:
-    """Return the identity of this process, by which later processes can check if it is alive."""
+    """Return the identity of this process, so that other processes can check if it is alive."""
     process = psutil.Process()
     return WorkerIdentity(
         host=socket.gethostname(),

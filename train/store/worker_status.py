@@ -1,4 +1,4 @@
-"""Status of a worker during training: one small file per process, for monitors on the same file system.
+"""Status of a worker during training: one small file per process, for monitoring on the same file system.
 
 `<study's results>/workers/<host>-<pid>.json` is replaced at most every few seconds and removed when the worker ends.
 The file is a convenience, not a record: it is not synced to disk, and a failed write is only logged. The file of a

@@ -49,7 +49,7 @@ class Attainable:
         return share_of_hindsight(self.growth, self.hindsight_growth)
 
     def to_json(self) -> dict[str, float | None]:
-        """Return the values by their names in a result file, with null for undefined values."""
+        """Return the values under their names in result files, with null for undefined values."""
         values = vars(self) | {"of_hindsight": self.of_hindsight}
         return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
@@ -59,7 +59,7 @@ def tradable(close: np.ndarray, filled: np.ndarray | None, rules: Rules | EnvPar
 
     Args:
         close: (T, A) quote.
-        filled: (T, A) bool, bars that stand for missing ones, or None if unknown. A trailing stop and the release of
+        filled: (T, A) bool, True for filled bars, or None if unknown. A trailing stop and the release of
             stale positions also sell on filled bars. With either of them every bar counts as traded, so the bound stays
             valid.
         rules: resolved env_params, from `train.env_factory.rules_of` or as stored.

@@ -33,7 +33,7 @@ def write_band(path: Path, bands: Sequence[BandTrace], bars: Sequence[np.ndarray
     """Write the band edges and held weights of every bar.
 
     Columns: `segment`, `bar`, `time_s` (M,), and `lo`, `hi`, `weight` (M, A) int16, in units of 1 / `STEPS`. The edges
-    of a row were decided one bar earlier and are the targets of its orders. They are -1 on the first row of a segment,
+    of a row were decided one bar earlier and are the targets of its orders. Edges are -1 on the first row of a segment,
     because no decision precedes it.
 
     Args:

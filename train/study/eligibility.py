@@ -115,7 +115,7 @@ def no_best_text(n_complete: int, n_pruned: int, n_failed: int, broken: Sequence
 
 
 def stayed_in_cash(trial: FrozenTrial) -> bool:
-    """Return True if a finished trial was inactive on one of its splits and kept the drawdown bound.
+    """Return True if a finished trial was inactive on one of its splits and within the drawdown bound.
 
     The test uses exposure and not the number of trades, because an account that buys once and holds is in the market.
     """
@@ -125,7 +125,7 @@ def stayed_in_cash(trial: FrozenTrial) -> bool:
 
 
 def has_no_signal(study: optuna.Study) -> bool:
-    """Return True if a study finished all its trials without a best one because its policies stayed in cash.
+    """Return True if all trials finished and none is eligible, because the policies stayed in cash.
 
     At least half of the finished trials must have stayed in cash. Trials that violate the drawdown bound do not count.
     """

@@ -96,7 +96,7 @@ class FoldedData:
 def load_study_data(
     data_dir: Path, timeframe: str | None, tickers: Sequence[str] | None, plan: SplitPlan
 ) -> tuple[FoldedData, ...]:
-    """Load the datasets of a study: one, or in multi-timeframe mode one per timeframe in the same parent folder.
+    """Load the dataset of a study, or in multi-timeframe mode one dataset per timeframe in the parent folder.
 
     Args:
         data_dir: a dataset, or a folder of datasets named by their timeframes.
@@ -210,7 +210,7 @@ def common_market(datasets: Sequence[Dataset]) -> list[Dataset]:
 
     Raises:
         StudyError: the datasets differ in coins, closes, venue or origin (synthetic or real), or share no period.
-            Trials would then be compared by their market instead of by their settings.
+            A comparison of trials would then reflect their markets instead of their settings.
     """
     first = datasets[0]
     name = timeframe_name(first.bar_seconds)
@@ -229,8 +229,8 @@ def common_market(datasets: Sequence[Dataset]) -> list[Dataset]:
             )
         if other.venue != first.venue:
             raise StudyError(
-                f"--mode multi-timeframe: {name} has the rules of {first.venue.label} but {theirs} those of "
-                f"{other.venue.label}; build all with the same --venue"
+                f"--mode multi-timeframe: {name} uses the rules of {first.venue.label} but {theirs} uses "
+                f"{other.venue.label}; build all datasets with the same --venue"
             )
     opens = max(int(d.time[0]) - d.bar_seconds for d in datasets)
     closes = min(int(d.time[-1]) for d in datasets)
@@ -332,6 +332,6 @@ def _siblings(folder: Path) -> tuple[Path, ...]:
         names = ", ".join(f.name for f in found) or "none"
         raise StudyError(
             f"--mode multi-timeframe requires at least two datasets {folder.parent}/<timeframe>; found {names}. "
-            f"Build more, such as scripts/data/build_dataset.py --timeframe 1h --out {folder.parent / '1h'}"
+            f"Build more, for example with scripts/data/build_dataset.py --timeframe 1h --out {folder.parent / '1h'}"
         )
     return tuple(found)

@@ -3,8 +3,8 @@
 value = mean over splits of (annual Sharpe ratio of the agent - that of equal weight, same bars and fees) - 0.1 * std.
 
 * A split makes the trial PRUNED if its Sharpe ratio is undefined (the policy never traded), or if the account was
-  inactive (mean exposure below 1 %). The trial is finished and counted, but not eligible. No value replaces the
-  split's. (Optuna gives a PRUNED trial its last report as its value; `best_trial` and `study.best_trial` consider
+  inactive (mean exposure below 1 %). The trial is finished and counted, but not eligible. The undefined ratio is not
+  replaced. (Optuna gives a PRUNED trial its last report as its value; `best_trial` and `study.best_trial` consider
   COMPLETE trials only.)
 * A trial that exceeds --max-drawdown or falls short of --min-trades on any split is COMPLETE with its value, but not
   eligible. The bounds are Optuna constraints, so `best_trial` and `study.best_trial` skip the trial.
@@ -87,7 +87,7 @@ class SplitFailedError(Exception):
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an attempt at a split failed, without the traceback, whose frames would keep the split's tensors alive."""
+    """Reason for a failed attempt at a split. It has no traceback, whose frames would keep tensors alive."""
 
     cause: str
     is_out_of_memory: bool

@@ -270,7 +270,7 @@ def selection_text(study: optuna.Study) -> str:
 
 
 def caution_text(user_attrs: Mapping[str, Any], n_completed: int, best_number: int | None) -> str:
-    """Return the text of `selection_text` from a study's attributes and its numbers of trials."""
+    """Return the text of `selection_text` from a study's attributes and trial counts."""
     checked = check_text(user_attrs, best_number)
     if n_completed == 1:
         return f"only one trial completed; {checked}"

@@ -106,8 +106,7 @@ def build_space(
 
     Args:
         use_best_ranges: use the narrow ranges of the table.
-        longest_episode_bars: longest window that fits into the training data of every split. Longer windows would all
-            be equal.
+        longest_episode_bars: longest window that fits into the training data of every split.
         timeframes: timeframes to search over if there are several.
         given: settings fixed by the caller, by name. They are not sampled.
         agent: agent whose table is used.

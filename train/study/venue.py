@@ -30,7 +30,7 @@ def venue_env(dataset: Dataset, volume_30d: float | None, rules: str = "standard
 
 
 def venue_terms(dataset: Dataset, volume_30d: float | None) -> VenueTerms:
-    """Return a record of the venue's rules for studies, trials and policies: name, dates, sources and volume."""
+    """Return the record of the venue's rules that studies, trials and policies store."""
     venue = dataset.venue
     return VenueTerms(
         name=venue.name,
