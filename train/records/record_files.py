@@ -55,7 +55,7 @@ def read_record(path: Path, type_: type[T]) -> T:
 
 
 def read_plain(path: Path, advice: str = RESTORE) -> dict[str, Any]:
-    """Return the named values of a file without checking them. `advice` has the meaning of `decode`.
+    """Return the named values of a file without checking them. For `advice` see `decode`.
 
     Raises:
         StudyError: the file is missing or damaged. The message names the file.
@@ -64,7 +64,7 @@ def read_plain(path: Path, advice: str = RESTORE) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Any, overwrites: bool = True) -> None:
-    """Write a record or plain values atomically. `overwrites` has the meaning of `market.files.whole_file`."""
+    """Write a record or plain values atomically. For `overwrites` see `market.files.whole_file`."""
     write_whole(path, codec.encode(content), overwrites)
 
 
@@ -74,7 +74,7 @@ def plain(content: Any) -> Any:
 
 
 def _with_undefined(content: Any) -> Any:
-    """Replace null by nan in the figures of an account."""
+    """Replace null with nan in the figures of an account."""
     if isinstance(content, list):
         return [_with_undefined(value) for value in content]
     if not isinstance(content, dict):
@@ -89,7 +89,7 @@ def _named(name: str, value: Any) -> Any:
 
 
 def with_null(content: Any) -> Any:
-    """Replace numbers that are not finite by null."""
+    """Replace numbers that are not finite with null."""
     if isinstance(content, Mapping):
         return {name: with_null(value) for name, value in content.items()}
     if isinstance(content, list | tuple):

@@ -110,7 +110,7 @@ def shown_url(url: URL) -> str:
 
 
 def without_password(argument: str) -> str:
-    """Replace the password and the options of a URL in a command-line argument by ***."""
+    """Replace the password and the options of a URL in a command-line argument with ***."""
     argument = re.sub(r"(:/+[^:/?]*):.*@", rf"\1:{HIDDEN}@", argument, flags=re.DOTALL)
     return re.sub(r"(:/+[^?]*)\?.*", rf"\1?{HIDDEN}", argument, flags=re.DOTALL)
 

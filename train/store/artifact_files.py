@@ -190,7 +190,7 @@ def send_set(study: Study, folder: Path, name: str, paths: Iterable[Path]) -> No
 
 
 def fetch_set(study: Study, folder: Path, name: str) -> None:
-    """Fetch the missing files of a set. The arguments are those of `send_set`."""
+    """Fetch the missing files of a set. For the arguments see `send_set`."""
     ours = artifacts_of(study)
     content = None if ours is None else study.user_attrs.get(f"{STORED_FILES}{name}")
     if ours is not None and isinstance(content, Mapping):

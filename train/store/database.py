@@ -145,7 +145,7 @@ def take_next(study: Study, seed: int) -> optuna.Trial:
 
 
 def _open_storage(url: URL, lasts_s: float) -> PatientStorage:
-    """Open the database. `lasts_s` has the meaning of `load_study` and also applies to opening."""
+    """Open the database. `lasts_s`: see `load_study`. It also applies to opening."""
     path = sqlite_path(url)
 
     def opened() -> PatientStorage:
@@ -192,7 +192,7 @@ def _prepare_sqlite(path: Path) -> None:
         if n_names > 1:  # each name has its own journal: https://www.sqlite.org/howtocorrupt.html, section 2.5
             raise StudyError(
                 f"--storage: {path} has {n_names} hard links, which could corrupt an SQLite database; delete the "
-                "others, or replace them by symbolic links"
+                "others, or replace them with symbolic links"
             )
     with sqlite3.connect(path, timeout=ATTEMPT_S) as connection:
         connection.execute("PRAGMA journal_mode=WAL")

@@ -190,7 +190,7 @@ class ServerStorage(PatientStorage):
         Raises:
             UpdateFinishedTrialError: the trial is finished.
             KeyError: the trial does not exist.
-            ValueError: a setting has another kind of range in other trials of the study.
+            ValueError: a setting has a different kind of range in other trials of the study.
         """
         if model is PARAM:
             self._check_distributions(trial_id, rows)
@@ -211,7 +211,7 @@ class ServerStorage(PatientStorage):
             self.check_trial_is_updatable(trial_id, self.get_trial(trial_id).state)
 
     def _check_distributions(self, trial_id: int, rows: list[Row]) -> None:
-        """Raise ValueError if a setting has another kind of range in other trials of the study."""
+        """Raise ValueError if a setting has a different kind of range in other trials of the study."""
         names = [row["param_name"] for row in rows]
         new = {name: self._unchecked.pop((trial_id, name)) for name in names if (trial_id, name) in self._unchecked}
         if not new:

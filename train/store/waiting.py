@@ -154,7 +154,7 @@ def open_lock_file(path: Path, flag: str) -> int:
 
 
 def take_file_lock(handle: int, what: str, path: Path) -> None:
-    """Lock an open file exclusively until its handle is closed. The behavior is that of `take_lock`."""
+    """Lock an open file exclusively until its handle is closed. See `take_lock` for waiting."""
 
     def is_taken() -> bool:
         try:

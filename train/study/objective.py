@@ -13,7 +13,7 @@ value = mean over splits of (annual Sharpe ratio of the agent - that of equal we
 * A trial whose worker was killed is retried (`train.store.abandoned`) and resumes where it stopped
   (`train.study.retry`).
 * The excess Sharpe ratio of split k is reported as step k. The pruner pairs it with the best trial's split k.
-* Split k of every trial is trained from the same seed, so that settings are compared under equal randomness.
+* Split k of every trial is trained from the same seed, so that the seed does not affect the comparison of settings.
 """
 
 from __future__ import annotations
