@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-from textwrap import shorten
 
 
 @functools.cache
@@ -15,4 +14,5 @@ def warn_once(logger: logging.Logger, message: str) -> None:
 
 def brief(text: str, width: int = 160) -> str:
     """Return the text on one line, cut at `width` characters."""
-    return shorten(text, width, placeholder=" ...")
+    line = " ".join(text.split())
+    return line if len(line) <= width else f"{line[: width - 4]} ..."

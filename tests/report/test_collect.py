@@ -453,7 +453,7 @@ def test_closes_are_written_once_and_refused_for_other_data(folded, tmp_path):
     close, tickers = read_closes(tmp_path, "5m", folded.dataset.sha256)
     assert np.array_equal(close, folded.dataset.price)
     assert tickers == folded.dataset.tickers
-    with pytest.raises(ValueError, match="other data"):
+    with pytest.raises(ValueError, match="does not match the trial's data"):
         read_closes(tmp_path, "5m", "0" * 64)
 
 

@@ -200,7 +200,7 @@ def test_a_finished_split_that_is_damaged_or_another_is_not_taken_over(fault, wh
     source = split_folder(results, 0, 0)
     spoil(source)
     assert attempts.take_over(0) is None
-    assert f"{source}: cannot be reused, the split is retrained" in caplog.text
+    assert "trial 0 split 0: cannot be reused and is retrained" in caplog.text
     assert words in caplog.text
     assert not (split_folder(results, 1, 0) / "result.json").exists()
 

@@ -107,8 +107,8 @@ class Attempts:
                     check_seal(self.study_folder, self.ended[number], fold, name)
                 return number, self._copy(source, split_folder(self.study_folder, self.number, fold))
             except UNREADABLE as error:
-                logger.warning("%s: cannot be reused, the split is retrained (%s: %s)",
-                               source, type(error).__name__, brief(str(error), 120))  # fmt: skip
+                logger.warning("trial %d split %d: cannot be reused and is retrained: %s: %s",
+                               number, fold, type(error).__name__, brief(str(error)))  # fmt: skip
         return None
 
     def discard_checkpoints(self, n_folds: int) -> None:
