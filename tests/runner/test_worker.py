@@ -305,7 +305,7 @@ def test_a_trial_that_is_queued_outside_the_space_fails_and_the_next_one_runs(la
     reason = study.trials[0].user_attrs[FAILURE]
     assert reason.startswith("queued outside the search space: ")
     assert words in reason
-    assert f"trial 0: FAILED, {reason}" in caplog.messages  # it took no time that could be said
+    assert f"trial 0: FAILED: {reason}" in caplog.messages  # it took no time that could be said
 
 
 def test_a_trial_that_is_queued_inside_the_space_runs_as_it_is(lab):
