@@ -25,7 +25,7 @@ def short_data_is_enough(monkeypatch):
 def test_a_band_with_more_accounts_than_its_budget_has_bars_for_is_refused():
     space = build_space(agent="band")
     _check_n_envs(1_200, space)
-    with pytest.raises(StudyError, match=r"--n-envs 1201: the largest budget of a split, 1,200,000 .* at most 1200"):
+    with pytest.raises(StudyError, match=r"--n-envs must be at most 1200, .* \(1,200,000\)"):
         _check_n_envs(1_201, space)
 
 

@@ -21,7 +21,7 @@ def test_with_a_planted_signal_the_small_demonstration_ends_in_skill(tmp_path):
     assert ended.n_compared >= 10
     assert 25 < int(ended.figures["share"].removesuffix(" %")) <= 100
     assert float(ended.figures["deflated"].removesuffix(" %")) >= 95.0
-    assert "above what chance explains, and so is what it earned beside its exposure" in ended.holdout
+    assert "above what chance explains, and so is the Sharpe ratio of alpha returns" in ended.holdout
     assert ended.cpu_s < LARGEST_CPU_S
     (page,) = tmp_path.glob("results/*/report.html")
     assert "share of attainable growth captured" in page.read_text()
