@@ -109,7 +109,7 @@ def test_a_best_trial_that_loses_to_equal_weight_is_said_to(tmp_path):
          ["data unknown: 1_optimize_unified.py did not", "(minimized)", "target unknown", "ETA unknown"]),
         (study(COMPLETED, BEST, OURS | {"identity": identity(run=1)}), [],
          ["cannot be read: the study's identity: field run: expected object, got int"]),
-        (study(COMPLETED, None, {}, n_objectives=2), [], ["2 objectives: there is no single best trial"]),
+        (study(COMPLETED, None, {}, n_objectives=2), [], ["with 2 objectives no single trial is best"]),
         (study([row(0, value=None)]), [],
          ["0 complete no finite value", "the completed trial is not eligible to be best: no finite value"]),
         (study([replace(row(0, value=9.0), violates={"max_drawdown": 0.1})], reasons={0: "it lost 60 %"}), [],
