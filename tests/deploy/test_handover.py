@@ -576,7 +576,7 @@ def test_the_program_deploys_finds_nothing_new_and_rolls_back(planted, capsys, c
         (["--results-dir", "none"], 2, "has no results of study planted"),
         (["--deployments-dir", "no/such"], 2, "cannot be made"),
         (["--alpha", "5"], 2, "--alpha is a number"),
-        (["--gpu", "99"], 2, "--gpu 99: torch sees GPUs:"),
+        (["--gpu", "99"], 2, "--gpu 99: torch finds"),
         (["--gpu", "-2"], 2, "--gpu -2"),
         (["--rollback", "--deployments-dir", "none"], 2, "no such folder"),
     ],

@@ -132,7 +132,7 @@ def test_a_budget_of_few_rollouts_is_warned_of(tmp_path, caplog):
     warn_once.cache_clear()
     settings = band_settings(n_envs=4, total_env_steps=2000, fee_ramp=0.75)
     train_policy(settings, small_market(segments=TRAIN), BAND_PARAMS, tmp_path)
-    assert "fee_ramp 0.75 with 1 rollouts: none of them pays the full costs" in caplog.text
+    assert "fee_ramp 0.75 with 1 rollouts: no rollout pays the full costs" in caplog.text
     assert "is 500 bars for each of 4 accounts: in fewer than 1000" in caplog.text
 
 

@@ -58,7 +58,7 @@ def test_a_class_that_is_not_ours_is_called_by_its_name():
 def test_the_log_says_why_the_plain_step_runs(without_numba, tmp_path, caplog):
     without_numba(True)
     train(tmp_path, **BATCH)
-    (line,) = lines(caplog, "the plain torch step runs in place of the native one")
+    (line,) = lines(caplog, "using the plain torch step instead of the native step")
     assert "numba is not installed here" in line.getMessage()
 
 
