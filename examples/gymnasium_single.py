@@ -1,4 +1,4 @@
-"""One account behind Gymnasium's scalar interface. Run: python -m examples.gymnasium_single."""
+"""Trade one account through Gymnasium's scalar interface. Run: python -m examples.gymnasium_single."""
 
 import gymnasium
 import numpy as np

@@ -1,11 +1,11 @@
-"""PPO in one file over the fast class. Read it from top to bottom.
+"""PPO over the fast class in one file, written to be read from top to bottom.
 
     python -m examples.ppo_single_file
     python -m examples.ppo_single_file --gpu 0 --n-envs 4096
 
-Two details depend on the environment. It writes observations, rewards and dones straight into the rollout's storage
-(`out=`). Every episode ends by a time limit, so its last reward is bootstrapped with the value of `final_state`: the
-observation after the step already belongs to the next episode.
+Two details depend on the environment. First, it writes observations, rewards and dones directly into the rollout's
+storage (`out=`). Second, every episode ends by a time limit, so its last reward is bootstrapped with the value of
+`final_state`; the observation after that step already belongs to the next episode.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpacaOptimized
 
-# The generated market: every coin has its own trend, and one noisy feature that shows it.
+# The generated market: every coin has its own trend and one noisy feature that shows the trend.
 N_BARS, N_ASSETS, TREND, VOLATILITY, SWITCH_PROBABILITY = 20_000, 3, 0.002, 0.005, 0.01
-TRAINING_SHARE = 0.75  # of the bars; the rest is for the test
+TRAINING_SHARE = 0.75  # fraction of the bars; the test uses the rest
 ENV_PARAMS = {"rules": "standard", "lookback": 4}
 EPISODE_BARS = 250
 
@@ -34,7 +34,7 @@ EPOCHS, MINIBATCHES = 4, 4
 
 
 def make_market(seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(training, test): consecutive bars of one random walk whose drift changes its sign now and then."""
+    """Return (training, test) configs: consecutive bars of one random walk whose drift changes sign occasionally."""
     rng = np.random.default_rng(seed)
     switches = rng.random((N_BARS, N_ASSETS)) < SWITCH_PROBABILITY
     trend = np.where(np.cumsum(switches, axis=0) % 2 == 0, 1.0, -1.0)
@@ -47,7 +47,7 @@ def make_market(seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def make_env(config: dict[str, Any], args: argparse.Namespace) -> VectorizedCryptoEnvAlpacaOptimized:
-    """N accounts that start at random bars and live for EPISODE_BARS steps."""
+    """Return N accounts that start at random bars, with episodes of EPISODE_BARS steps."""
     return VectorizedCryptoEnvAlpacaOptimized(
         config, ENV_PARAMS, args.n_envs, seed=args.seed, episode_bars=EPISODE_BARS, gpu_id=args.gpu, as_numpy=False
     )
@@ -73,17 +73,17 @@ class Agent(nn.Module):
         return nn.Sequential(*layers[:-1])
 
     def policy(self, state: Tensor) -> torch.distributions.Independent:
-        """Distribution of the actions (..., A)."""
+        """Return the distribution of the actions (..., A)."""
         normal = torch.distributions.Normal(self.mean(state), self.log_std.exp(), validate_args=False)
         return torch.distributions.Independent(normal, 1, validate_args=False)
 
     def value(self, state: Tensor) -> Tensor:
-        """State (..., S) -> value (...)."""
+        """Return the values (...) of states (..., S)."""
         return self.critic(state).squeeze(-1)
 
 
 class Rollout:
-    """T steps of N accounts, time first. `state` has one row more: what the last step led to."""
+    """T steps of N accounts, time first; `state` has one additional row, the state after the last step."""
 
     def __init__(self, env: VectorizedCryptoEnvAlpacaOptimized, horizon: int) -> None:
         n, device = env.n_envs, env.device
@@ -91,26 +91,26 @@ class Rollout:
         self.action = torch.zeros((horizon, n, env.action_dim), device=device)
         self.log_prob, self.reward = torch.zeros((2, horizon, n), device=device)
         self.done = torch.zeros((horizon, n), dtype=torch.bool, device=device)
-        self.ended = torch.zeros(2, dtype=torch.float64, device=device)  # episodes, sum of their returns
+        self.ended = torch.zeros(2, dtype=torch.float64, device=device)  # number of episodes, sum of their returns
         self.state[0] = env.reset()
 
     @torch.no_grad()
     def collect(self, env: VectorizedCryptoEnvAlpacaOptimized, agent: Agent) -> None:
-        """Go on from the last state for T steps."""
+        """Collect T steps, continuing from the last state."""
         for t in range(len(self.action)):
             policy = agent.policy(self.state[t])
             action = self.action[t] = policy.sample()
             self.log_prob[t] = policy.log_prob(action)
             slots = {"state": self.state[t + 1], "reward": self.reward[t], "done": self.done[t]}
             _, _, done, info = env.step(action.clamp(-1.0, 1.0), out=slots)
-            if env.device.type != "cpu" or done.any():  # a GPU is not asked: the answer would stall it
+            if env.device.type != "cpu" or done.any():  # on a GPU, reading `done` would stall the device
                 value = torch.where(info["truncated"], agent.value(info["final_state"]), 0.0)
                 self.reward[t] += GAMMA * value
                 self.ended += torch.stack((done.sum(), torch.where(done, info["episode_return"], 0.0).sum()))
 
     @torch.no_grad()
     def advantages(self, agent: Agent) -> tuple[Tensor, Tensor]:
-        """(T, N) advantages by GAE and (T, N) targets of the value function."""
+        """Return GAE advantages (T, N) and value targets (T, N)."""
         value = agent.value(self.state)
         goes_on = 1.0 - self.done.float()
         delta = self.reward + GAMMA * value[1:] * goes_on - value[:-1]
@@ -122,7 +122,7 @@ class Rollout:
 
 
 def update(agent: Agent, optimizer: torch.optim.Optimizer, rollout: Rollout) -> None:
-    """Minimise PPO's clipped objective and the squared error of the value function."""
+    """Minimize PPO's clipped objective and the squared error of the value function."""
     advantage, target = (x.flatten() for x in rollout.advantages(agent))
     state, action = rollout.state[:-1].flatten(0, 1), rollout.action.flatten(0, 1)
     log_prob = rollout.log_prob.flatten()
@@ -140,7 +140,7 @@ def update(agent: Agent, optimizer: torch.optim.Optimizer, rollout: Rollout) -> 
 
 @torch.no_grad()
 def evaluate(env: VectorizedCryptoEnvAlpacaOptimized, agent: Agent) -> tuple[float, float]:
-    """Mean account value over initial capital after one episode: of the agent's mean action, of equal weights."""
+    """Return mean account value over initial capital after one episode, for the mean action and for equal weight."""
     state, info = env.reset(), {}
     for _ in range(EPISODE_BARS):
         state, _, _, info = env.step(agent.policy(state).mean.clamp(-1.0, 1.0))
@@ -149,18 +149,18 @@ def evaluate(env: VectorizedCryptoEnvAlpacaOptimized, agent: Agent) -> tuple[flo
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description="PPO in one file over the fast class, on a generated market.")
-    parser.add_argument("--updates", type=int, default=40, metavar="N", help="rollouts to learn from (default 40)")
-    parser.add_argument("--n-envs", type=int, default=64, metavar="N", help="accounts stepped together (default 64)")
-    parser.add_argument("--horizon", type=int, default=64, metavar="N", help="steps of a rollout (default 64)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything random (default 0)")
-    parser.add_argument("--gpu", type=int, default=-1, metavar="N", help="number of the GPU; -1 is the CPU (default)")
+    parser.add_argument("--updates", type=int, default=40, metavar="N", help="number of rollouts (default: 40)")
+    parser.add_argument("--n-envs", type=int, default=64, metavar="N", help="number of accounts (default: 64)")
+    parser.add_argument("--horizon", type=int, default=64, metavar="N", help="steps per rollout (default: 64)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed (default: 0)")
+    parser.add_argument("--gpu", type=int, default=-1, metavar="N", help="GPU index; -1 selects the CPU (default: -1)")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train, report after every tenth update, test on bars that were not trained on."""
+    """Train, report after every tenth update, and test on unseen bars."""
     args = parse_arguments(argv)
     torch.manual_seed(args.seed)
     training, test = make_market(args.seed)

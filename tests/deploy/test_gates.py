@@ -179,7 +179,7 @@ def test_features_that_were_not_made_again_from_bars_are_refused_or_waived(data)
     old = replace(data.dataset, lookahead=None)
     verdict, text = look_ahead(old, data)
     assert verdict == FAILED
-    assert "not checked: features were not made again from cut bars; run scripts/validation/lookahead.py --bars" in text
+    assert "not checked: features were not rebuilt from cut bars; run scripts/validation/lookahead.py --bars" in text
     verdict, _ = look_ahead(old, data, allow_unchecked=True)
     assert verdict == WAIVED
     waived = early_gates(create_trial(value=1.0), replace(data, dataset=old), None, Limits(allow_unchecked=True))

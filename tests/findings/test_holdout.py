@@ -152,11 +152,11 @@ def test_no_holdout_and_impossible_ones(market, market_folder):
     assert cut_holdout([market], 0.0, ["a"]) == [(market, None)]
     ((_, rows, _),) = cut_data(market_folder, None, None, replace(PLAN, holdout_fraction=0.0))
     assert rows is None
-    for fraction, words in ((0.95, "of them are purged"), (0.01, "holds 30 bars of 5m out")):
+    for fraction, words in ((0.95, "must be purged"), (0.01, "leaves 30 tradable bars of 5m")):
         with pytest.raises(StudyError, match=words):
             cut_holdout([market], fraction, ["a"])
     for fraction in (-0.1, 1.0, float("nan")):
-        with pytest.raises(StudyError, match="--holdout is a fraction"):
+        with pytest.raises(StudyError, match="--holdout must be a fraction"):
             SplitPlan("standard", 3, 2, fraction)
 
 
@@ -316,7 +316,7 @@ def test_the_winner_is_scored_once_and_a_failure_is_only_logged(data, rows, trai
     score_winner(study, best, *arguments, lambda: {"5m": rows}, -1)
     missing = f"{tmp_path}/trial_0/settings.json: cannot be read (No such file or directory)"
     assert caplog.messages[-1].startswith(f"hold-out: not scored: StudyError: {missing}")
-    assert "have not checked it yet" in selection_text(study)
+    assert "it has not been checked on the hold-out yet" in selection_text(study)
     for k, path in enumerate(trained[1]):
         target = split_folder(tmp_path, 0, k) / BEST_POLICY
         target.parent.mkdir(parents=True)
@@ -324,10 +324,10 @@ def test_the_winner_is_scored_once_and_a_failure_is_only_logged(data, rows, trai
     write_trial(tmp_path, data, 0, seed=0, drift=0.0, env=trained[0])
     score_winner(study, best, *arguments, lambda: {"5m": rows}, -1)
     assert "trial 0 on 600 bars that no trial saw" in caplog.messages[-1]
-    assert "on the held-out bars the excess Sharpe of its 2 policies is" in selection_text(study)
+    assert "on the hold-out, the excess Sharpe ratio of its 2 policies is" in selection_text(study)
     score_winner(study, finish(study, 2.0), *arguments, lambda: pytest.fail("read again"), -1)
     assert "used up by trial 0, which was the best at that time; trial 1" in caplog.messages[-2]
-    assert "were spent on trial 0" in selection_text(study)
+    assert "was used for trial 0" in selection_text(study)
     score_winner(study, best, tmp_path, [replace(data, holdout=None)], dict, -1)
     assert "none (--holdout 0)" in caplog.messages[-1]
 

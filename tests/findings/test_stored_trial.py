@@ -391,7 +391,7 @@ def test_folds_of_another_version_of_the_code_are_refused(copied, tiny_study, tr
 def test_results_of_another_study_are_not_taken(tiny_study, tmp_path):
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "study.json").write_text(json.dumps({"study": "tiny", "uuid": "another"}))
-    with pytest.raises(StudyError, match="has no results of study tiny; say where they are with --results-dir"):
+    with pytest.raises(StudyError, match="has no results of study tiny; pass their folder with --results-dir"):
         open_stored(tiny_study.url, "tiny", tmp_path)
 
 

@@ -358,9 +358,9 @@ def test_two_studies_of_one_name_have_two_pages(folded, tmp_path):
         ({"mean_excess_sharpe": 6.3}, "which is within the chance error"),
         ({"excess_sharpe_error": None, "sharpe_standard_error": None}, "undefined"),
         ({"mean_excess_sharpe": -9.0}, "clearly worse than equal weight"),
-        ({"mean_excess_sharpe": 9.0}, "above what chance explains; how much of that is exposure to a market that fell"),
-        ({"mean_excess_sharpe": 9.0, "mean_lead_sharpe": 2.0}, "above what chance explains, and so is what it earned"),
-        ({"mean_excess_sharpe": 9.0, "mean_lead_sharpe": 1.9}, "but what it earned beside its exposure to the market"),
+        ({"mean_excess_sharpe": 9.0}, "above what chance explains; the part due to low exposure in a falling market"),
+        ({"mean_excess_sharpe": 9.0, "mean_lead_sharpe": 2.0}, "and so is the Sharpe ratio of alpha returns"),
+        ({"mean_excess_sharpe": 9.0, "mean_lead_sharpe": 1.9}, "but the Sharpe ratio of alpha returns is"),
         ({"mean_excess_sharpe": None}, "undefined"),
         ({"trial": 77}, "Used up by trial 77"),
         ({"uuid": "other"}, "belongs to another study"),
@@ -404,7 +404,7 @@ def test_policies_that_hardly_traded_have_no_verdict_on_the_holdout(made):
     said = holdout_text(study, scored, trial)
     assert "no verdict. 1 of 2 policies" in said
     assert "above what chance explains" not in said
-    assert "hardly traded" in check_text({"holdout_score": plain(scored)}, trial.number)
+    assert "were inactive" in check_text({"holdout_score": plain(scored)}, trial.number)
     assert "there is no verdict" in score_text(scored)
 
 
@@ -453,7 +453,7 @@ def test_closes_are_written_once_and_refused_for_other_data(folded, tmp_path):
     close, tickers = read_closes(tmp_path, "5m", folded.dataset.sha256)
     assert np.array_equal(close, folded.dataset.price)
     assert tickers == folded.dataset.tickers
-    with pytest.raises(ValueError, match="other data"):
+    with pytest.raises(ValueError, match="does not match the trial's data"):
         read_closes(tmp_path, "5m", "0" * 64)
 
 

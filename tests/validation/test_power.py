@@ -43,7 +43,7 @@ def test_the_line_says_costs_bars_and_edges():
     assert "a round trip costs 60 bp (25 bp fee + 5 bp slippage on each side)" in text
     assert "40,000 test bars" in text
     assert "0.311 bp per bar after costs" in text
-    assert "0.519 bp per bar for positions held 288 bars" in text
+    assert "0.519 bp per bar before costs if held 288 bars" in text
 
 
 def test_no_bars_are_refused():

@@ -78,7 +78,7 @@ def test_what_is_not_there_is_one_line_and_an_exit_code(folder):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--training", "--account", "a"), ["--account: of a trader; leave out --training"]),
+        (("--training", "--account", "a"), ["--account: only for a trader; remove --training"]),
         (("--training", "--refresh", "0"), ["--refresh", "0.2"]),
         (("--training", "--refresh", "nan"), ["--refresh"]),
         (("--training", "--once", "--storage", "what"), ["--storage what: not a database URL"]),

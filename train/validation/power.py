@@ -103,9 +103,7 @@ def power_text(edge: DetectableEdge, cost_text: str, bars_held: float) -> str:
         return f"{value * BASIS_POINTS:.3g} bp"
 
     return (
-        f"a round trip costs {bp(edge.round_trip)} ({cost_text} on each side), so each position must gain more than "
-        f"that. With {edge.n_bars:,} test bars and a volatility of {bp(edge.volatility)} per bar, the smallest "
-        f"detectable mean excess return (95 % confidence, 80 % power) is {bp(edge.smallest)} per bar after costs: "
-        f"{edge.per_year:.0%} per year, or a Sharpe ratio of {edge.sharpe:.1f}. Before costs it is "
-        f"{bp(edge.gross_per_bar(bars_held))} per bar for positions held {bars_held:,.0f} bars"
+        f"a round trip costs {bp(edge.round_trip)} ({cost_text} on each side). Smallest detectable edge over "
+        f"{edge.n_bars:,} bars: {bp(edge.smallest)} per bar after costs (Sharpe ratio {edge.sharpe:.1f}), "
+        f"{bp(edge.gross_per_bar(bars_held))} per bar before costs if held {bars_held:,.0f} bars"
     )
