@@ -100,7 +100,7 @@ def test_a_rollback_to_a_damaged_or_unknown_deployment_is_refused(deployments):
     (deployments.folder / "b").rename(deployments.folder / "by_hand")
     (deployments.folder / "current").unlink()
     (deployments.folder / "current").symlink_to("by_hand")
-    with pytest.raises(StudyError, match="the log does not know by_hand"):
+    with pytest.raises(StudyError, match="current points to by_hand, which is not in the log"):
         roll_back(deployments.folder)
 
 
@@ -251,7 +251,7 @@ def test_the_folder_must_be_one(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StudyError, match=r"--deployments-dir .*file: cannot be created \(is a file\)"):
         Deployments(tmp_path / "file").prepare()
-    with pytest.raises(StudyError, match=r"cannot be made \(No such file or directory\)"):
+    with pytest.raises(StudyError, match=r"cannot be created \(No such file or directory\)"):
         Deployments(tmp_path / "no" / "such").prepare()
     (tmp_path / "current").mkdir()
     with pytest.raises(DeploymentError, match="is a folder instead of a link"):

@@ -176,7 +176,7 @@ def test_the_outcome_of_each_devices_first_use_is_shown_with_its_ratio_and_time(
     ("verdict", "facts", "words"),
     [("failed", {"reason": "RuntimeError: unsupported target: 'gfx1030'"}, "failed: RuntimeError: unsupported target"),
      ("differs", {"reason": "step 17, field cash"}, "differs: step 17, field cash"),
-     ("slower", {"ratio": 0.25}, "slower: 0.25 times the plain step's speed")],
+     ("slower", {"ratio": 0.25}, "slower: 0.25 times the speed of the plain step")],
 )  # fmt: skip
 def test_an_outcome_against_a_step_is_a_note_that_says_how_to_try_again(tried, verdict, facts, words):
     tried("triton", "Card B (gfx1030)", "equal", ratio=50.0)

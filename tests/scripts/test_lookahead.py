@@ -143,7 +143,7 @@ def test_a_policy_trades_under_its_own_rules_and_coins(run, folder, tmp_path, ru
         ({"tickers": ["BTC", "DOGE"]}, "trades DOGE, which the dataset lacks"),
         ({"env_params": None}, "does not contain its rules"),
         ({"feature_names": ["x"]}, "feature columns that differ"),
-        ({"state_dim": 5}, "takes 5 numbers, the dataset gives"),
+        ({"state_dim": 5}, "expects 5 observation values; the dataset gives"),
     ],
 )
 def test_a_policy_that_does_not_fit_is_refused_in_one_line(run, folder, tmp_path, facts, message):
@@ -161,7 +161,7 @@ def test_a_dataset_too_short_for_the_policy_is_refused_in_one_line(run, tmp_path
     path = policy_file(tmp_path / "policy.safetensors", {"rules": "standard", "lookback": 50}, long)
     code, lines, err = run("--data-dir", tmp_path / "short", "--policy", path)
     assert (code, lines) == (2, [])
-    assert "cannot be traded (no segment is long enough for lookback 50" in err
+    assert "trading failed (no segment is long enough for lookback 50" in err
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def test_bars_that_are_not_evaluated_change_no_number(config, rules):
 
 
 def test_bars_that_there_are_not_are_refused(config):
-    with pytest.raises(ValueError, match=r"within the 600 bars given; received \[\(500, 601\)\]"):
+    with pytest.raises(ValueError, match=r"within the 600 bars; received \[\(500, 601\)\]"):
         evaluate_policies([policy_for(config, 3, 0)], [[(500, 601)]], config, params())
 
 
