@@ -458,10 +458,10 @@ except BarsError as error:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (a_constant_parquet, "bytes; above 268435456 bytes the limit is 50 times the file size"),
+        (a_constant_parquet, "; above 268435456 bytes the limit is 50 times the file size"),
         (a_long_symbol_again_and_again, "column 'symbol' has a text of 1000000 bytes, the limit is 100"),
-        (a_list_in_a_column, "column 'close' is of 'list<.*>', expected numbers, text or times"),
-        (a_constant_csv, "bytes; above 33554432 bytes the limit is 50 times the file size"),
+        (a_list_in_a_column, "column 'close' has type 'list<.*>', expected numbers, text or times"),
+        (a_constant_csv, "; above 33554432 bytes the limit is 50 times the file size"),
         (a_first_line_without_end, "not a readable CSV file"),
     ],
 )
