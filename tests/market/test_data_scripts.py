@@ -108,7 +108,7 @@ def test_real_bars_can_be_called_synthetic(bars, folder):
     [
         ("build_dataset", ["--bars", "no.csv", "--out", "o"], "no.csv: no such file"),
         ("build_dataset", ["--bars", "b.csv", "--out", "o", "--tickers", "BTC", "XYZ"], "unknown ticker XYZ"),
-        ("build_dataset", ["--bars", "b.csv", "--out", "o", "--tickers", "BTC", "BTCUSD"], "BTC is given"),
+        ("build_dataset", ["--bars", "b.csv", "--out", "o", "--tickers", "BTC", "BTCUSD"], "BTC given more than once"),
         ("build_dataset", ["--bars", "b.csv", "--out", "b.csv", "--tickers", "BTC"], "is a link or a file"),
         ("build_dataset", ["--bars", "b.csv", "--out", "o", "--timeframe", "7m"], "--timeframe: invalid choice: '7m'"),
         ("build_dataset", ["--bars", "b.csv", "--out", "o", "--start", "soon"], "--start: 'soon' is not an ISO date"),

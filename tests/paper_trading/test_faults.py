@@ -178,7 +178,7 @@ def test_refusals_in_a_row_end_in_reducing(world):
     world.server.control("fault", kind="minimum", times=3)
     order(world, trader, BTC=0.3, ETH=0.3, LTC=0.3)
     assert trader.state == "REDUCING"
-    assert "3 orders in a row" in trader.why
+    assert "3 consecutive orders" in trader.why
 
 
 @pytest.mark.parametrize(

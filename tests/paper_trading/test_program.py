@@ -199,7 +199,7 @@ def test_without_keys_the_held_out_bars_are_replayed(tmp_path):
     set_out(tmp_path, dataset, 300, 400)
     done = run(tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "replay of held out bars" in done.stdout
+    assert "replaying hold-out bars" in done.stdout
     assert "replay finished" in done.stdout
     events = read(tmp_path / "trading" / "replay" / "journal.jsonl")
     assert events[0]["in_sample"] is False

@@ -43,7 +43,7 @@ def test_a_start_trains_in_the_background_and_says_how_to_watch_query_and_stop(c
     assert result.returncode == 0, result.stderr
     assert is_running(clone.pid)
     assert os.getsid(clone.pid) == clone.pid, "still in the terminal's session"
-    for word in ("watch:", "tail -f", "query:", "--status", "stop:", "--stop", "Using Vectorized Environments: 12"):
+    for word in ("watch:", "tail -f", "status:", "--status", "stop:", "--stop", "Using Vectorized Environments: 12"):
         assert word in result.stdout
 
 
