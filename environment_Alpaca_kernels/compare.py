@@ -449,8 +449,8 @@ def _compare(args: argparse.Namespace) -> int:
     host = _with_settings(HostClass(cls, args.rules), args.settings)
     n_coins = args.n_coins or _coins_of(module) if data is None else data["price_array"].shape[1]
     cases = Cases(host, args.steps, args.seed, n_coins, data)
-    rules = "each rule set in turn" if host.is_ours else host.batch_rules
-    _say(f"{args.env_file.name}: comparing {cls.__name__} with the vectorized class, rules {rules}, {n_coins} coins")
+    rules = "each in turn" if host.is_ours else host.batch_rules
+    _say(f"{args.env_file.name}: comparing {cls.__name__} with the vectorized class; rules: {rules}; {n_coins} coins")
     if host.not_simulated:
         _say(f"not compared, though its step depends on it: {', '.join(host.not_simulated)}")
     outcome = compare_class(host, cases, len(cases.plan), args.seed, args.seconds)
