@@ -876,7 +876,7 @@ def test_a_drawdown_that_was_looked_at_does_not_halt_again_at_once(world):
     trader = begun(world, limits=limits)
     order(world, trader, 1, BTC=0.3)  # the fee
     assert trader.state == "HALTED"
-    assert "fell" in trader.why
+    assert "the drawdown of" in trader.why
     world.trader(limits=limits).resume("a person")  # and a kill before the next bar
     lifted = restarted(world, limits=limits)
     lifted.mandate.hold(lifted.bar_s, lifted.account.account, lifted.shadow.account.account.equity, 0.0)
