@@ -200,7 +200,7 @@ def own() -> list[measuring.Local]:
     made += [who.batched(False, "standard", FEW), who.scalar_loop("standard", 1)]
     made.append(who.gymnasium_vector("Sync", "standard", FEW))
     for contender in made:
-        contender.row = {"n_coins": who.N_ASSETS, "features": asdict(OWN_FEATURES)}
+        contender.row = {"n_coins": who.N_ASSETS, "features": asdict(OWN_FEATURES), "own": True}
     return made
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the measured parts of docs/results.md (all tables) and README.md (targets) from benchmarks/results/*.json.
+"""Write the measured parts of docs/results.md (all tables) and README.md (comparison) from benchmarks/results/*.json.
 
 Do not edit these figures manually.
 """
@@ -13,20 +13,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import check_line, machine_text, section_lines
+from benchmarks.measuring import machine_text, section_lines, shown
 
 REPO = Path(__file__).resolve().parents[1]
 
 RESULTS = REPO / "benchmarks" / "results"
 BEGIN, END = "<!-- measured:begin (scripts/readme_table.py writes this) -->", "<!-- measured:end -->"
 NOTHING = "No results yet. Run the commands below to measure."
-TITLES = {"step": "Environment steps", "scale": "Number of environments", "startup": "Startup time"}
+TITLES = {
+    "peers": "Other projects",
+    "step": "Environment steps",
+    "scale": "Number of environments",
+    "startup": "Startup time",
+}
 TITLES |= {"rollout": "Exploration", "update": "Update", "trial": "Whole trials", "study": "Whole studies"}
 TITLES |= {"dataset": "Building a dataset", "memory": "Memory over many trials", "checkpoint": "Checkpoints"}
 TITLES |= {"workers": "Workers", "pruning": "Pruning", "trading": "Paper trading", "adapters": "Adapters"}
 TITLES |= {"band": "Learning speed of the band agent", "evaluation": "Policy evaluation"}
 PICTURES = {"scale": "Step cost and memory", "memory": "Resident memory after each trial"}
-SHORT = ("step", "trial")  # sections whose targets the README shows
+COMPARED = "peers"  # the section that the README shows
+FEATURES = {"vectorized": "vectorized", "coins": "coins", "costs": "costs", "checks": "checks", "trading": "trading"}
 # Result files that belong to no machine, in page order: name -> (title, caption of the picture).
 OWN_FILES = {
     "capture": (
@@ -53,17 +59,39 @@ def origin(part: Mapping[str, Any]) -> str:
 
 
 def short_blocks(found: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """Return the README's blocks: the targets of the main sections; the tables are in docs/results.md."""
+    """Return the README's blocks: the comparison with other projects, one per machine."""
     blocks = []
     for _, content in found:
-        sections = content["sections"]
-        for name in [name for name in SHORT if name in sections]:
-            part = sections[name]
-            when = f"commit {part['commit']}, {part['date']}"
-            lines = [f"**{TITLES[name]}**, {machine_text(content['machine'])} ({when})", ""]
-            lines += map(check_line, part.get("checks", []))
-            blocks.append(tidied(lines))
+        if COMPARED in content["sections"]:
+            part = content["sections"][COMPARED]
+            heading = f"Environment steps per second on {machine_text(content['machine'])}, {part['threads']} threads "
+            heading += f"(commit {part['commit']}, {part['date']}):"
+            blocks.append(tidied([heading, "", *comparison_lines(part["rows"])]))
     return blocks
+
+
+def comparison_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the Markdown table of the README: one row per environment class, with its rates and its features.
+
+    Our own row has the fast class only. A class that was measured with several numbers of environments has one row.
+    """
+    columns = {"contender": "environment", "rates": "env-steps/s", "ratios": "ours is faster by"} | FEATURES
+    merged: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        name = row["contender"]
+        if row.get("own") and name != rows[0]["contender"] and "SyncVectorEnv" not in name:
+            continue
+        entry = merged.setdefault(name, {"contender": name, "rates": [], "ratios": []} | row["features"])
+        with_envs = f" (n={row['n_envs']:,})"
+        entry["rates"].append(row.get("note") or shown("per_s", row["per_s"]) + with_envs)
+        entry["ratios"] += [] if "note" in row else [shown("ratio", float(row["ratio"])) + with_envs]
+    lines = ["| " + " | ".join(columns.values()) + " |", "|---|---:|---:|" + "---|" * len(FEATURES)]
+    for entry in merged.values():
+        cells = [
+            ", ".join(dict.fromkeys(value)) if isinstance(value, list) else value for value in map(entry.get, columns)
+        ]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return lines
 
 
 def long_blocks(found: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:

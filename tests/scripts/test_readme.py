@@ -117,15 +117,36 @@ def test_a_table_holds_the_figures_of_the_file_and_the_missed_target(tmp_path):
     long = readme_table.render(readme_table.long_blocks(found), found)
     assert "| ours | 12 | 1,234,567 |" in long
     assert "| theirs | 12 | not installed: pip install their-package |" in long
-    assert "|" not in short
-    assert "- speedup (net 32): 99.4 (target >= 400, missed)" in short
-    assert "- seconds: 2.1 (target <= 3, met)" in short
-    assert "- share: 0.89985 (target >= 0.9, missed)" in short
-    assert "- ratio: not measured (target >= 2, missed)" in short
-    assert "commit abc, 2026-01-02" in short
-    assert "**Update**" not in short
+    assert short.startswith(readme_table.NOTHING)  # the README shows the comparison with other projects only
+    assert "- speedup (net 32): 99.4 (target >= 400, missed)" in long
+    assert "- seconds: 2.1 (target <= 3, met)" in long
+    assert "- share: 0.89985 (target >= 0.9, missed)" in long
+    assert "- ratio: not measured (target >= 2, missed)" in long
+    assert "commit abc, 2026-01-02" in long
     assert "There are no GPU results yet." in short
     assert "### Update" in long
+
+
+def test_the_comparison_has_one_row_per_environment_and_says_why_a_peer_is_missing(tmp_path):
+    features = dict.fromkeys(readme_table.FEATURES, "no")
+    fast = {"contender": "Fast", "features": features, "own": True}
+    theirs = {"contender": "Theirs 1.0 Env", "features": features | {"costs": "fee"}}
+    rows = [
+        fast | {"n_envs": 12, "per_s": 4_000_000, "ratio": 1.0},
+        fast | {"n_envs": 4096, "per_s": 9_000_000, "ratio": 1.0},
+        {"contender": "Plain", "features": features, "own": True, "n_envs": 12, "per_s": 5, "ratio": 9.0},
+        theirs | {"n_envs": 12, "per_s": 40_000, "ratio": 100.2},
+        theirs | {"n_envs": 4096, "per_s": 3_000_000, "ratio": 3.0},
+        {"contender": "Absent Env", "features": features, "n_envs": 1, "note": "cannot be installed: no wheel"},
+    ]
+    written(tmp_path, peers=part(rows=rows))
+    found = readme_table.machines(tmp_path)
+    short = readme_table.render(readme_table.short_blocks(found), found)
+    assert "| Fast | 4,000,000 (n=12), 9,000,000 (n=4,096) | 1 (n=12), 1 (n=4,096) | no" in short
+    assert "| Theirs 1.0 Env | 40,000 (n=12), 3,000,000 (n=4,096) | 100 (n=12), 3 (n=4,096) | no | no | fee |" in short
+    assert "| Absent Env | cannot be installed: no wheel |  | no" in short
+    assert "Plain" not in short
+    assert "commit abc, 2026-01-02" in short
 
 
 def test_without_results_the_pages_say_so(tmp_path):
