@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import sqlite3
 import time
 import uuid
 import warnings
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +64,10 @@ def open_study(
     Raises:
         StudyError: no such study, another identity or direction, or a database that cannot be used.
     """
-    reach(url)
     if must_exist:
         load_study(url, name, math.inf)
+    else:
+        reach(url)
     with study_lock(url):  # workers that start together would race on creating the tables
         study = optuna.create_study(
             storage=_open_storage(url, math.inf),
@@ -91,11 +94,13 @@ def load_study(url: URL, name: str, lasts_s: float | None = None) -> Study:
     path = sqlite_path(url)
     if path is not None and not path.exists():
         raise StudyError(f"there is no database {path}, so no study {name}")
+    reach(url)
     storage = _open_storage(url, LOCK_TIMEOUT_S if lasts_s is None else lasts_s)
-    names = optuna.study.get_all_study_names(storage)
-    if name not in names:
-        raise StudyError(f"{shown_url(url)} has no study {name}; it has {', '.join(sorted(names)) or 'none'}")
-    return optuna.load_study(study_name=name, storage=storage)
+    try:
+        return optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        names = ", ".join(sorted(optuna.study.get_all_study_names(storage))) or "none"
+    raise StudyError(f"{shown_url(url)} has no study {name}; it has {names}")
 
 
 def study_names(url: URL) -> dict[str, str]:
@@ -107,6 +112,7 @@ def study_names(url: URL) -> dict[str, str]:
     path = sqlite_path(url)
     if path is not None and not path.exists():
         raise StudyError(f"there is no database {path}")
+    reach(url)
     studies = _open_storage(url, LOCK_TIMEOUT_S).get_all_studies()
     return {str(study.user_attrs[UUID]): study.study_name for study in studies if UUID in study.user_attrs}
 
@@ -123,9 +129,10 @@ def stored_identity(url: URL, name: str) -> Mapping[str, Any] | None:
     reach(url)
     with study_lock(url):
         storage = _open_storage(url, math.inf)
-        if name not in optuna.study.get_all_study_names(storage):
+        try:
+            return optuna.load_study(study_name=name, storage=storage).user_attrs.get(IDENTITY)
+        except KeyError:
             return None
-        return optuna.load_study(study_name=name, storage=storage).user_attrs.get(IDENTITY)
 
 
 def n_finished(study: Study) -> int:
@@ -144,15 +151,29 @@ def take_next(study: Study, seed: int) -> optuna.Trial:
 
 
 def _open_storage(url: URL, lasts_s: float) -> PatientStorage:
-    """The database, opened; `lasts_s` as of `load_study`, for the opening too."""
+    """Open the database, which must have been reached; `lasts_s` as of `load_study`, for the opening too."""
+    if sqlite_path(url) is None:
+        return _open_server(url, lasts_s)
+    return _opened(url, lasts_s, PatientStorage, {"connect_args": {"timeout": ATTEMPT_S}})
+
+
+@cache
+def _open_server(url: URL, lasts_s: float) -> PatientStorage:
+    """Open a server's database once per process: over a network that costs as much as several trials."""
+    from train.store.server_connection import engine_options  # needs psycopg, which SQLite does without
+
+    return _opened(url, lasts_s, ServerStorage, engine_options(url, lasts_s) | {"pool_size": 2})
+
+
+os.register_at_fork(after_in_child=_open_server.cache_clear)  # its connections belong to one process
+
+
+def _opened(url: URL, lasts_s: float, kind: type[PatientStorage], options: dict[str, Any]) -> PatientStorage:
     path = sqlite_path(url)
 
     def opened() -> PatientStorage:
         if path is not None:
             _prepare_sqlite(path)
-            kind, options = PatientStorage, {"connect_args": {"timeout": ATTEMPT_S}}
-        else:
-            kind, options = _server_storage(url, lasts_s)
         with experimental_allowed():
             return kind(
                 url.render_as_string(hide_password=False),
@@ -163,20 +184,12 @@ def _open_storage(url: URL, lasts_s: float) -> PatientStorage:
                 heartbeat_stale_trial_callback=queue_retry,
             )
 
-    reach(url)
     try:
         storage = insist(opened, shown_url(url), lasts_s, is_locked if path else passes)
     except (SQLAlchemyError, sqlite3.Error, ImportError, RuntimeError, OSError) as error:
         raise StudyError(f"--storage {shown_url(url)}: cannot be used: {reason_of(error)}") from error
     storage.lasts_s = lasts_s
     return storage
-
-
-def _server_storage(url: URL, lasts_s: float) -> tuple[type[PatientStorage], dict[str, Any]]:
-    """The storage of a server, and the options of its engine; they need psycopg."""
-    from train.store.server_connection import engine_options
-
-    return ServerStorage, engine_options(url, lasts_s) | {"pool_size": 2}
 
 
 def _prepare_sqlite(path: Path) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from sqlalchemy import text
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import NullPool
 
 from train.records.errors import StudyError
 from train.store.address import shown_url, sqlite_path
@@ -62,39 +61,43 @@ def _about(purpose: str, database: str) -> str:
 
 
 def reach(url: URL) -> None:
-    """One connection to a server: who starts with a wrong address is told at once; only later is a server waited for.
+    """Ask a server once, so that a wrong address is an error at once; a server is waited for only later.
 
     Raises:
         StudyError: it does not answer.
     """
     try:
-        _connect_once(url)
+        _ask_once(url)
     except (SQLAlchemyError, ImportError) as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         raise StudyError(f"--storage {shown_url(url)}: cannot be used: {reason}") from error
 
 
 def wait_for_database(url: URL) -> None:
-    """Until a server answers: for a worker, whose study was reached before. A file is always there.
+    """Wait until a server answers: for a worker, whose study was reached before. A file is always there.
 
     Raises:
         DBAPIError: what is wrong does not pass.
         Interrupted: a signal asked this process to stop.
     """
-    insist(lambda: _connect_once(url), shown_url(url))
+    insist(lambda: _ask_once(url), shown_url(url))
 
 
-def _connect_once(url: URL) -> None:
-    if sqlite_path(url) is None:
-        from train.store.server_connection import server_engine  # needs psycopg, which SQLite does without
-
-        server_engine(url, poolclass=NullPool).connect().close()
+def _ask_once(url: URL) -> None:
+    """Send a server one statement, on the connection that is kept for the lock."""
+    if sqlite_path(url) is not None:
+        return
+    with _lock_engine(url).connect() as connection:
+        if _answers(connection):
+            return
+    with _lock_engine(url).connect() as connection:  # the one before was from before the server was restarted
+        connection.execute(text("SELECT 1"))
 
 
 @cache
 def _lock_engine(url: URL) -> Engine:
     """Keeps its connection from lock to lock: over a network a new one costs as much as taking a trial."""
-    from train.store.server_connection import server_engine
+    from train.store.server_connection import server_engine  # needs psycopg, which SQLite does without
 
     return server_engine(url, isolation_level="AUTOCOMMIT", pool_size=1)
 

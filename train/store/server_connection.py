@@ -146,7 +146,8 @@ def engine_options(url: URL, lasts_s: float = math.inf) -> dict[str, Any]:
         url: of the server.
         lasts_s: seconds that an operation may take; the server may be silent as long, and no longer than `ANSWER_S`.
     """
-    return {"creator": lambda: connect(url, min(ANSWER_S, lasts_s))}
+    # To look for a type that no study has would cost each new connection further round trips.
+    return {"creator": lambda: connect(url, min(ANSWER_S, lasts_s)), "use_native_hstore": False}
 
 
 def server_engine(url: URL, lasts_s: float = math.inf, **options: Any) -> Engine:

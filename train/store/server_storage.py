@@ -22,11 +22,13 @@ from optuna.distributions import (
     distribution_to_json,
     json_to_distribution,
 )
+from optuna.exceptions import StorageInternalError
 from optuna.storages._rdb import models
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, DateTime, Enum, Float, Integer, cast, column, func, select, true, values
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session
 
 from train.store.retrying import PatientStorage
@@ -54,7 +56,13 @@ class ServerStorage(PatientStorage):
         self._unchecked: dict[tuple[int, str], BaseDistribution] = {}
         self._reads_once = False
         self._fresh: set[int] = set()  # studies whose trials were read and need not be read again
-        super().__init__(url, name, **options)
+        try:
+            super().__init__(url, name, skip_table_creation=True, **options)
+        except StorageInternalError as error:  # a database without tables: looking for each costs a round trip
+            if not isinstance(error.__cause__, ProgrammingError):
+                raise
+            self.engine.dispose()
+            super().__init__(url, name, **options)
 
     @contextmanager
     def together(self) -> Iterator[None]:
