@@ -176,7 +176,9 @@ class World:
         if len(finished) != self.n_trials or states["RUNNING"] or states["WAITING"]:
             found.append(f"trials: {dict(states)}, wanted {self.n_trials}")
         if n_failed is not None and states["FAIL"] > n_failed:
-            found.append(f"{states['FAIL']} trials failed: {[t.user_attrs for t in trials if t.state == TrialState.FAIL]}")
+            found.append(
+                f"{states['FAIL']} trials failed: {[t.user_attrs for t in trials if t.state == TrialState.FAIL]}"
+            )
         if [trial.number for trial in trials] != list(range(len(trials))):
             found.append(f"numbers {[trial.number for trial in trials]}")
         if len({str(trial.params) for trial in finished}) != len(finished):
@@ -197,7 +199,9 @@ class World:
         texts = [re.sub(r"Written [^.]* UTC", "", page.read_text()) for page in pages]
         if len(set(texts)) == 1 and "are missing" not in texts[0]:
             return []
-        differ = ["  ".join(pair) for pair in zip(*(t.splitlines() for t in texts[:2]), strict=False) if len(set(pair)) > 1]
+        differ = [
+            "  ".join(pair) for pair in zip(*(t.splitlines() for t in texts[:2]), strict=False) if len(set(pair)) > 1
+        ]
         return [f"pages differ or lack files: {[line[:400] for line in differ[:3]]}"]
 
     def logs(self) -> str:

@@ -353,6 +353,7 @@ class WorkerIdentity:
     pid: int
     started: float  # UTC seconds when the process began, by the clock as it is set now; not compared on Linux
     started_ticks: int | None = None  # clock ticks from the machine's start to the process's; None: not known
+    code: str = ""  # first 12 digits of the SHA-256 of the code that trials run; "": of an earlier version
 
 
 # -------------------------------------------------------------------------------------------------------- holdout.json

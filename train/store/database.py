@@ -34,7 +34,7 @@ from train.store.address import ATTEMPT_S, LOCK_TIMEOUT_S, SQLITE_HEADER, shown_
 from train.store.lock import reach, study_lock
 from train.store.retrying import PatientStorage, insist, is_locked, passes, reason_of
 from train.store.sampler import SamplerByNumber, experimental_allowed
-from train.store.server_storage import ServerStorage
+from train.store.server_storage import ServerStorage, forget_if_reconnected
 from train.store.worker_identity import GRACE_S, HEARTBEAT_S, this_worker
 
 logger = logging.getLogger(__name__)
@@ -137,7 +137,10 @@ def stored_identity(url: URL, name: str) -> Mapping[str, Any] | None:
 
 def n_finished(study: Study) -> int:
     """Trials that count towards the target: completed and pruned ones."""
-    return len(study.get_trials(deepcopy=False, states=FINISHED))
+    finished = study.get_trials(deepcopy=False, states=FINISHED)
+    while forget_if_reconnected(study):
+        finished = study.get_trials(deepcopy=False, states=FINISHED)
+    return len(finished)
 
 
 def take_next(study: Study, seed: int) -> optuna.Trial:
