@@ -15,7 +15,7 @@ from pathlib import Path
 
 from market.dataset import save_dataset
 from market.sample import synthetic_dataset
-from tests.machines.world import FAULTS, REPO, Program, World
+from tests.machines.world import FAULTS, LONGEST_S, REPO, Program, World
 from tests.support.network import TO_SERVER
 
 SAID_S, ENDS_S, ENDS_WITH_WORKERS_S = 12.0, 5.0, 10.0
@@ -133,7 +133,7 @@ def interrupted(script: str, flags: tuple[str, ...], begins: str, number: int, w
     """A signal to a program that reads the database of a frozen server."""
     trainer = world.train(0, *SHORT)
     trainer.wait_for("report: ")
-    assert trainer.process.wait(60.0) in (0, 5)
+    assert trainer.process.wait(LONGEST_S) in (0, 5)
     program = world.run(0, REPO / script, *flags)
     if begins:
         program.wait_for(begins)
@@ -149,7 +149,7 @@ def interrupted(script: str, flags: tuple[str, ...], begins: str, number: int, w
 def dashboard(world: World) -> Seen:
     """The web page while its server is frozen: an error, then the page again; Ctrl-C ends it meanwhile."""
     trainer = world.train(0, *SHORT)
-    assert trainer.process.wait(120.0) in (0, 5), trainer.log
+    assert trainer.process.wait(LONGEST_S) in (0, 5), trainer.log
     program = world.run(0, REPO / "scripts/monitoring/web_dashboard.py", "--study-name", "s", "--port", "8080",
                         "--results-dir", str(world.folder / "machine0" / "results"))  # fmt: skip
     program.wait_for("Ctrl-C ends it")
@@ -226,7 +226,7 @@ def refused(what: str, words: str, world: World) -> Seen:
     first = world.train(0, *LONG)
     first.wait_for("trial 0: learning_rate")
     second = world.train(1, *LONG, repo=repo, data=data)
-    code = second.process.wait(120.0)
+    code = second.process.wait(LONGEST_S)
     world.programs.remove(second)
     is_told = code == 2 and re.search(words, second.log) and "Traceback" not in second.log
     problems = [] if is_told else [f"exit code {code}: {second.log[-1500:]}"]

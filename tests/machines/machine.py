@@ -57,9 +57,10 @@ class Machine:
         ):
             subprocess.run(line.split(), check=True)
         unshare = ("unshare", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc")
+        enter = ("setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", self._namespace)  # ends with this bench
         boot = f"hostname {name}; echo up; exec sleep infinity"
-        self._init = subprocess.Popen(["ip", "netns", "exec", self._namespace, *unshare, "sh", "-c", boot],
-                                      stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # fmt: skip
+        self._init = subprocess.Popen([*enter, *unshare, "sh", "-c", boot], stdout=subprocess.PIPE,
+                                      stderr=subprocess.DEVNULL)  # fmt: skip
         assert self._init.stdout is not None
         assert self._init.stdout.readline() == b"up\n"
         (init,) = psutil.Process(self._init.pid).children()

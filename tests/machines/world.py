@@ -27,7 +27,7 @@ from train.store.database import FINISHED, load_study
 
 REPO = Path(__file__).resolve().parents[2]
 CLOCKS_S = (0.0, -7200.0, 7200.0)  # of the machines; all begin with the same process ids
-LONGEST_S = 420.0
+LONGEST_S = 600.0
 FLAGS = ("--study-name", "s", "--num-paths", "1", "--k-test-groups", "1", "--n-envs", "4", "--pruner", "none")
 FAULTS = ("lost to the server", "lost to the client", "unplugged", "half open", "frozen", "killed")
 _starting = threading.Lock()
@@ -76,7 +76,7 @@ class Program:
         began_s = time.monotonic()
         for process in psutil.Process(self.process.pid).children(recursive=number != signal.SIGTERM):
             process.send_signal(number)
-        code = self.process.wait(60.0)
+        code = self.process.wait(LONGEST_S)
         return time.monotonic() - began_s, code
 
 
@@ -192,7 +192,7 @@ class World:
         if len(ended) < 2:
             fresh = self.run(0, REPO / "scripts" / "validation" / "report.py", "--study-name", "s",
                              "--results-dir", str(self.folder / "machine0" / "fresh"))  # fmt: skip
-            assert fresh.process.wait(60.0) == 0, fresh.log
+            assert fresh.process.wait(LONGEST_S) == 0, fresh.log
             pages = [p.page for p in ended] + [self.folder / "machine0" / "fresh" / "s" / "report.html"]
         else:
             pages = [p.page for p in ended]
