@@ -219,21 +219,24 @@ def fetch_splits(study: Study, folder: Path, trials: Iterable[FrozenTrial], name
     A local file of a trial that ran elsewhere is only a copy. If it is not the file that the database names, which
     happens after a database was restored from an earlier copy, it is renamed to `<name>.stale` and fetched again.
     """
-    ours = artifacts_of(study)
+    ours, wanted = artifacts_of(study), dict[Path, str]()
     if ours is None:
         return
-    wanted: dict[Path, str] = {}
     for trial in trials:
         files = dict(split_files(folder, trial, names))
-        wanted |= files
         worker = worker_of(trial)
         if worker is not None and not is_this_machine(worker.host, worker.machine):
-            for path, digest in files.items():
-                if path.exists() and file_sha256(path) != digest:
-                    logger.warning("%s: not the file of trial %d in the database; renamed to %s%s", path, trial.number,
-                                   path.name, STALE)  # fmt: skip
-                    path.replace(path.with_name(f"{path.name}{STALE}"))
+            _set_stale_aside(files)
+        wanted |= files
     ours.fetch(wanted)
+
+
+def _set_stale_aside(files: Mapping[Path, str]) -> None:
+    """Rename files, path -> SHA-256, that have another hash."""
+    for path, digest in files.items():
+        if path.exists() and file_sha256(path) != digest:
+            logger.warning("%s: not the file that the database names; renamed to %s%s", path, path.name, STALE)
+            path.replace(path.with_name(f"{path.name}{STALE}"))
 
 
 # --------------------------------------------------------------------------------------------------- the study's folder
