@@ -13,8 +13,8 @@ MUTANTS = (
         f"{CLI}::test_a_study_killed_three_times_loses_nothing_and_ends_at_its_target",
         "no worker of this machine counts as dead",
         "train/store/abandoned.py",
-        "    return not is_running(worker.pid, worker.started, worker.started_ticks)",
-        "    return False",
+        "is_own or not is_running(worker.pid, worker.started, worker.started_ticks)",
+        "is_own",
     ),
     Mutant(
         f"{LOST}::test_a_value_that_was_kept_and_not_told_is_told_by_the_next_start",
@@ -69,8 +69,8 @@ MUTANTS = (
         f"{LOST}::test_a_worker_that_starts_while_the_server_does_waits_for_it",
         "a worker connects once only",
         "train/store/lock.py",
-        "    insist(lambda: _connect_once(url), shown_url(url))",
-        "    _connect_once(url)",
+        "    insist(lambda: _ask_once(url), shown_url(url))",
+        "    _ask_once(url)",
     ),
     Mutant(
         f"{WORKER}::test_settings_are_queued_though_a_kill_came_between_failing_and_queueing",

@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.mutants import command_line, storage, trading, training
+from tests.mutants import command_line, machines, storage, trading, training
 from tests.mutants.mutant import Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "mutants.md"
-MUTANTS = (*training.MUTANTS, *command_line.MUTANTS, *storage.MUTANTS, *trading.MUTANTS)
+MUTANTS = (*training.MUTANTS, *command_line.MUTANTS, *storage.MUTANTS, *machines.MUTANTS, *trading.MUTANTS)
 NEVER = "not yet run"
 HEAD = """# The tests of faults.md, held against broken code
 

@@ -5,6 +5,7 @@ A results folder stands for a machine; the store is a real S3 server, and a fold
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import re
@@ -42,7 +43,7 @@ from train.report.collect import write_report
 from train.runner.request import StudyRequest
 from train.runner.session import missing_here
 from train.store.address import absolute_url
-from train.store.artifact_files import artifacts_of, pictures_in
+from train.store.artifact_files import artifacts_of, fetch_splits, pictures_in
 from train.store.artifact_store import artifacts_url, open_artifacts
 from train.store.worker_identity import this_worker
 from train.study.eligibility import best_trial
@@ -191,6 +192,20 @@ def test_a_file_that_was_changed_in_the_store_is_refused(shared, name, caplog):
     assert "was altered, so it is not used" in caplog.text
     ours.store.write(f"{ours.uuid}/{digest}", content)
     read()
+
+
+def test_a_copy_of_another_machines_file_that_is_not_the_databases_is_fetched_again(shared):
+    """As after a database was restored from an earlier copy, and another machine ran a trial of the same number."""
+    stored = shared.stored("a")
+    trial, path = copy.deepcopy(stored.study.trials[0]), split_folder(stored.folder, 0, 0) / EQUITY
+    whole, other = path.read_bytes(), b"of a trial that is gone"
+    path.write_bytes(other)
+    fetch_splits(stored.study, stored.folder, [trial], (EQUITY,))
+    assert path.read_bytes() == other  # of this machine's own trial: its reader refuses it
+    trial.user_attrs[WORKER] = trial.user_attrs[WORKER] | {"host": "elsewhere"}
+    fetch_splits(stored.study, stored.folder, [trial], (EQUITY,))
+    assert path.read_bytes() == whole
+    assert path.with_name(f"{EQUITY}.stale").read_bytes() == other
 
 
 def test_pictures_of_trials_are_in_the_store(shared):

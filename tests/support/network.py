@@ -25,6 +25,7 @@ class Network:
         self.delay_s, self.lost, self.round_trips = delay_s, set[str](), 0
         self._server_port = server_port
         self._forgotten_before = 0
+        self._left_bytes: int | None = None  # to the server, before everything to it is lost
         self._n_connections = 0
         self._lock = threading.Lock()
         self._listener = socket.create_server((address, 0))
@@ -39,6 +40,10 @@ class Network:
         """Leave every open connection half open: the server's end is gone and the client is not told."""
         self._forgotten_before = self._n_connections
 
+    def cut_after(self, n_bytes: int) -> None:
+        """Lose everything to the server after so many more bytes: in the middle of an upload."""
+        self._left_bytes = n_bytes
+
     def _accept(self) -> None:
         while True:
             client, _ = self._listener.accept()
@@ -46,7 +51,11 @@ class Network:
             with self._lock:
                 self.round_trips += 1
             time.sleep(2.0 * self.delay_s)  # a client has its connection after one round trip
-            server = socket.create_connection(("127.0.0.1", self._server_port))
+            try:
+                server = socket.create_connection(("127.0.0.1", self._server_port))
+            except ConnectionRefusedError:  # the server is not running
+                client.close()
+                continue
             spoke = [TO_CLIENT]
             for direction, source, sink in ((TO_SERVER, client, server), (TO_CLIENT, server, client)):
                 source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -64,6 +73,10 @@ class Network:
             with self._lock:
                 self.round_trips += direction == TO_SERVER and spoke[0] == TO_CLIENT and bool(content)
                 spoke[0] = direction
+                if direction == TO_SERVER and self._left_bytes is not None:
+                    self._left_bytes -= len(content)
+                    if self._left_bytes < 0:
+                        self.lost, self._left_bytes = {TO_SERVER}, None
             under_way.put((time.monotonic() + self.delay_s, content))
 
     def _deliver(self, number: int, direction: str, sink: socket.socket, under_way: queue.Queue) -> None:

@@ -67,9 +67,21 @@ class PostgresServer:
         log = self.folder / "data" / "log"
         self._run("pg_ctl", "-D", self.folder / "data", "-l", log, "-o", options, "-w", "start")
 
-    def stop(self) -> None:
-        """At once: open transactions are rolled back, connections are cut."""
-        self._run("pg_ctl", "-D", self.folder / "data", "-m", "fast", "-w", "stop")
+    def stop(self, mode: str = "fast") -> None:
+        """At once: open transactions are rolled back, connections are cut; mode `immediate` is as a kill."""
+        self._run("pg_ctl", "-D", self.folder / "data", "-m", mode, "-w", "stop")
+
+    def copy(self) -> None:
+        """Take a base backup of the running server, for `restore`."""
+        copy = ("-D", self.folder / "copy", "-c", "fast", "-X", "stream")
+        self._run("pg_basebackup", "-h", "127.0.0.1", "-p", self.port, "-U", USER, *copy)
+
+    def restore(self) -> None:
+        """Kill the server and start the copy in its place: everything since `copy` is gone."""
+        self.stop("immediate")
+        shutil.rmtree(self.folder / "data")
+        (self.folder / "copy").rename(self.folder / "data")
+        self.start()
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

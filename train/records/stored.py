@@ -353,6 +353,7 @@ class WorkerIdentity:
     pid: int
     started: float  # start of the process, UTC seconds by the current clock setting; not compared on Linux
     started_ticks: int | None = None  # clock ticks from boot to the start of the process; None: unknown
+    code: str = ""  # first 12 digits of the SHA-256 of the code that trials run; "": an earlier version recorded none
 
 
 # -------------------------------------------------------------------------------------------------------- holdout.json

@@ -17,11 +17,11 @@ from market.names import counted
 from train.messages import brief
 from train.records.attributes import uuid_in
 from train.records.errors import StudyError
-from train.records.keys import COMMAND, DATA_DIR, OWNER_FILE, TARGET, TESTED_BARS, WORKER
+from train.records.keys import COMMAND, DATA_DIR, OWNER_FILE, TARGET, TESTED_BARS
 from train.records.provenance import code_version
 from train.records.record_files import decode, plain
 from train.records.results import closes_file, refuse_unwritable, study_folder, trial_folder
-from train.records.stored import Identity, StudyFile, TestedBars, WorkerIdentity
+from train.records.stored import Identity, StudyFile, TestedBars
 from train.rocm import apply_rocm_settings
 from train.runner.crew import Supervisor
 from train.runner.preparation import (
@@ -34,11 +34,12 @@ from train.runner.preparation import (
 from train.runner.request import StudyRequest
 from train.runner.sharing import SharedData, shared_data
 from train.runner.worker import AroundTrial, Ending, Limits, run_worker
+from train.store.abandoned import refuse_other_code
 from train.store.address import command_text, shown_url
 from train.store.artifact_files import STUDY_SET, artifacts_of, send_set, url_in
 from train.store.artifact_store import open_artifacts
 from train.store.database import experimental_allowed, n_finished, open_study, stored_identity
-from train.store.worker_identity import is_this_machine
+from train.store.worker_identity import is_this_machine, worker_of
 from train.store.worker_status import StatusFile
 from train.study.attainable import log_power
 from train.study.folds import FoldedData, load_study_data
@@ -96,6 +97,8 @@ def open_request(request: StudyRequest, data: tuple[FoldedData, ...] | None = No
     identity = study_identity(data, request.plan, space, **run)
     absent = absent_values(own) if own is not None else None
     study = open_study(request.storage, name, identity, request.resume, make_pruner(request.pruner), absent)
+    if is_first:
+        refuse_other_code(study)
     held = {d.timeframe: d.holdout for d in data}
     about = StudyFile(
         study.study_name, uuid_in(study.user_attrs), data[0].dataset.synthetic, tuple(d.origin for d in data), held
@@ -218,11 +221,12 @@ def _log_store(study: optuna.Study, folder: Path) -> None:
 
 def missing_here(study: optuna.Study, folder: Path) -> Counter[str]:
     """Count the trials of other machines, by host, that have no folder in this machine's results."""
-    signed = {t.number: t.user_attrs[WORKER] for t in study.get_trials(deepcopy=False) if WORKER in t.user_attrs}
     hosts: Counter[str] = Counter()
-    for number, content in signed.items():
-        worker = decode(content, WorkerIdentity, f"the worker of trial {number}")
-        if not is_this_machine(worker.host, worker.machine) and not trial_folder(folder, number).exists():
+    for trial in study.get_trials(deepcopy=False):
+        worker = worker_of(trial)
+        if worker is None or is_this_machine(worker.host, worker.machine):
+            continue
+        if not trial_folder(folder, trial.number).exists():
             hosts[worker.host] += 1
     return hosts
 

@@ -24,6 +24,7 @@ from train.store.abandoned import fail_abandoned_trials, fail_and_retry, queue_l
 from train.store.database import FINISHED, n_finished, take_next
 from train.store.heartbeat import Heartbeat
 from train.store.lock import study_lock
+from train.store.retrying import TrialLostError
 from train.store.server_storage import read_once
 from train.store.trial_end import TrialEnd, keep, tell
 from train.study.interruption import Interrupted, Interruption
@@ -109,7 +110,12 @@ def _run_trials(
                 time.sleep(WAIT_S)
             continue
         is_waiting = False
-        trial = _run_trial(study, objective, taken, around_trial)
+        try:
+            trial = _run_trial(study, objective, taken, around_trial)
+        except TrialLostError:
+            logger.warning("trial %d: no longer in the database, which was restored from an earlier copy; its result "
+                           "is not used", taken.number)  # fmt: skip
+            continue
         with read_once(study):
             objective.reporter.trial_finished(trial)
         if _reason(trial).startswith(MISFIT):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from datetime import datetime
 from pathlib import Path
@@ -11,12 +12,21 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from train.records.keys import FAILURE, INTERRUPTED, KILLED, KILLS, RETRY_OF, WORKER
-from train.records.record_files import decode
-from train.records.stored import WorkerIdentity
+from train.records.errors import StudyError
+from train.records.keys import FAILURE, INTERRUPTED, KILLED, KILLS, RETRY_OF
 from train.store.retrying import patient_storage
+from train.store.server_storage import ServerStorage
 from train.store.trial_end import kept, tell
-from train.store.worker_identity import GRACE_S, HEARTBEAT_S, MAX_KILLS, is_running, is_this_machine
+from train.store.worker_identity import (
+    GRACE_S,
+    HEARTBEAT_S,
+    MAX_KILLS,
+    code_of_trials,
+    is_running,
+    is_this_machine,
+    start_ticks,
+    worker_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +43,7 @@ def fail_abandoned_trials(study: Study, study_folder: Path | None = None) -> lis
     """
     stale, failed = _stale_trials(study), []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if not _is_abandoned(trial, trial._trial_id in stale):
+        if not _is_abandoned(study, trial, trial._trial_id in stale):
             continue
         end = kept(study_folder, trial) if study_folder else None
         try:
@@ -77,6 +87,23 @@ def queue_retry(study: Study, trial: FrozenTrial, was_killed: bool = True) -> No
     study.enqueue_trial(params, user_attrs={RETRY_OF: history, KILLS: kills})
 
 
+def refuse_other_code(study: Study) -> None:
+    """Refuse to join a study while another process runs one of its trials with other code.
+
+    Raises:
+        StudyError: the values of the two could not be compared.
+    """
+    stale, ours = set(patient_storage(study)._get_stale_trial_ids(study._study_id)), code_of_trials()
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        worker = worker_of(trial)
+        if worker is None or worker.code in ("", ours) or _is_abandoned(study, trial, trial._trial_id in stale):
+            continue
+        raise StudyError(
+            f"study {study.study_name}: {worker.host} runs other code (SHA-256 {worker.code}, here {ours}), so values "
+            "could not be compared; install one version on all machines, or wait until that trainer has ended"
+        )
+
+
 def queue_lost_retries(study: Study) -> None:
     """Queue the settings of failed trials whose worker was killed before it could queue them.
 
@@ -87,19 +114,34 @@ def queue_lost_retries(study: Study) -> None:
     for trial in trials:
         reason = str(trial.user_attrs.get(FAILURE, ""))
         is_lost = trial.state == TrialState.FAIL and trial.number not in queued
-        if is_lost and reason.startswith((KILLED, INTERRUPTED)) and _age_s(trial.datetime_complete) > GRACE_S:
+        if is_lost and reason.startswith((KILLED, INTERRUPTED)) and _has_lasted(study, trial, trial.datetime_complete):
             queue_retry(study, trial, was_killed=reason.startswith(KILLED))
 
 
-def _is_abandoned(trial: FrozenTrial, is_stale: bool) -> bool:
-    """Return True if the process of a RUNNING trial is dead. `is_stale` means that its heartbeat stopped."""
-    signed = trial.user_attrs.get(WORKER)
-    if signed is None:  # killed before its worker was recorded, which takes only moments
-        return _age_s(trial.datetime_start) > GRACE_S
-    worker = decode(signed, WorkerIdentity, f"the worker of trial {trial.number}")
+def _is_abandoned(study: Study, trial: FrozenTrial, is_stale: bool) -> bool:
+    """Return True if the process of a RUNNING trial is dead. `is_stale` means that its heartbeat stopped.
+
+    This process runs no trial while it checks. A running trial of its own comes from a restored copy of the server.
+    """
+    worker = worker_of(trial)
+    if worker is None:  # killed before its worker was recorded, which takes only moments
+        return _has_lasted(study, trial, trial.datetime_start)
     if not is_this_machine(worker.host, worker.machine):
         return is_stale
-    return not is_running(worker.pid, worker.started, worker.started_ticks)
+    is_own = (worker.pid, worker.started_ticks) == (os.getpid(), start_ticks(os.getpid()))
+    return is_own or not is_running(worker.pid, worker.started, worker.started_ticks)
+
+
+def _has_lasted(study: Study, trial: FrozenTrial, moment: datetime | None) -> bool:
+    """Return True if a trial has been in its state for GRACE_S, which it entered at `moment`.
+
+    On a server, `moment` may be by the clock of another machine. There the time counts from when this process first saw
+    the trial in that state.
+    """
+    storage, now_s = patient_storage(study), time.monotonic()
+    if not isinstance(storage, ServerStorage):
+        return _age_s(moment) > GRACE_S
+    return now_s - storage.seen_s.setdefault((trial._trial_id, trial.state), now_s) > GRACE_S
 
 
 def _age_s(moment: datetime | None) -> float:

@@ -32,12 +32,14 @@ from train.records.seals import BAND, EQUITY, FILES, OF_A_SPLIT, RESULT, file_pa
 from train.records.stored import StudyFile
 from train.store.artifact_store import Artifacts, open_artifacts
 from train.store.retrying import patient_storage
+from train.store.worker_identity import is_this_machine, worker_of
 
 logger = logging.getLogger(__name__)
 
 STUDY_SET = "study"  # study.json and the closing prices
 EVERY_FILE = (SETTINGS, *OF_A_SPLIT)
 TO_SHOW = (SETTINGS, EQUITY, BAND, RESULT)  # files of the best trial that a page needs
+STALE = ".stale"
 AT_A_TIME = 64  # files fetched in one batch
 
 
@@ -212,10 +214,29 @@ def split_files(
 
 
 def fetch_splits(study: Study, folder: Path, trials: Iterable[FrozenTrial], names: Sequence[str] = EVERY_FILE) -> None:
-    """Fetch these files of the trials' splits if they are missing in the study's results."""
-    ours = artifacts_of(study)
-    if ours is not None:
-        ours.fetch({path: digest for trial in trials for path, digest in split_files(folder, trial, names)})
+    """Fetch these files of the trials' splits that are missing in the study's results.
+
+    A local file of a trial that ran elsewhere is only a copy. If it is not the file that the database names, which
+    happens after a database was restored from an earlier copy, it is renamed to `<name>.stale` and fetched again.
+    """
+    ours, wanted = artifacts_of(study), dict[Path, str]()
+    if ours is None:
+        return
+    for trial in trials:
+        files = dict(split_files(folder, trial, names))
+        worker = worker_of(trial)
+        if worker is not None and not is_this_machine(worker.host, worker.machine):
+            _set_stale_aside(files)
+        wanted |= files
+    ours.fetch(wanted)
+
+
+def _set_stale_aside(files: Mapping[Path, str]) -> None:
+    """Rename files, path -> SHA-256, that have another hash."""
+    for path, digest in files.items():
+        if path.exists() and file_sha256(path) != digest:
+            logger.warning("%s: not the file that the database names; renamed to %s%s", path, path.name, STALE)
+            path.replace(path.with_name(f"{path.name}{STALE}"))
 
 
 # --------------------------------------------------------------------------------------------------- the study's folder

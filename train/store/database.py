@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import sqlite3
 import time
 import uuid
 import warnings
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -32,7 +34,7 @@ from train.store.address import ATTEMPT_S, LOCK_TIMEOUT_S, SQLITE_HEADER, shown_
 from train.store.lock import reach, study_lock
 from train.store.retrying import PatientStorage, insist, is_locked, passes, reason_of
 from train.store.sampler import SamplerByNumber, experimental_allowed
-from train.store.server_storage import ServerStorage
+from train.store.server_storage import ServerStorage, forget_if_reconnected
 from train.store.worker_identity import GRACE_S, HEARTBEAT_S, this_worker
 
 logger = logging.getLogger(__name__)
@@ -62,9 +64,10 @@ def open_study(
     Raises:
         StudyError: the study is missing, has another identity or direction, or the database cannot be used.
     """
-    reach(url)
     if must_exist:
         load_study(url, name, math.inf)
+    else:
+        reach(url)
     with study_lock(url):  # otherwise workers that start together race to create the tables
         study = optuna.create_study(
             storage=_open_storage(url, math.inf),
@@ -91,12 +94,14 @@ def load_study(url: URL, name: str, lasts_s: float | None = None) -> Study:
     path = sqlite_path(url)
     if path is not None and not path.exists():
         raise StudyError(f"there is no database {path}, so there is no study {name}; check --storage")
+    reach(url)
     storage = _open_storage(url, LOCK_TIMEOUT_S if lasts_s is None else lasts_s)
-    names = optuna.study.get_all_study_names(storage)
-    if name not in names:
-        found = shorten(", ".join(sorted(names)), 100, placeholder=" ...") or "none"
-        raise StudyError(f"{shown_url(url)} has no study {name}; check --study-name. Studies found: {found}")
-    return optuna.load_study(study_name=name, storage=storage)
+    try:
+        return optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        names = optuna.study.get_all_study_names(storage)
+    found = shorten(", ".join(sorted(names)), 100, placeholder=" ...") or "none"
+    raise StudyError(f"{shown_url(url)} has no study {name}; check --study-name. Studies found: {found}")
 
 
 def study_names(url: URL) -> dict[str, str]:
@@ -108,6 +113,7 @@ def study_names(url: URL) -> dict[str, str]:
     path = sqlite_path(url)
     if path is not None and not path.exists():
         raise StudyError(f"there is no database {path}; check --storage")
+    reach(url)
     studies = _open_storage(url, LOCK_TIMEOUT_S).get_all_studies()
     return {str(study.user_attrs[UUID]): study.study_name for study in studies if UUID in study.user_attrs}
 
@@ -124,14 +130,18 @@ def stored_identity(url: URL, name: str) -> Mapping[str, Any] | None:
     reach(url)
     with study_lock(url):
         storage = _open_storage(url, math.inf)
-        if name not in optuna.study.get_all_study_names(storage):
+        try:
+            return optuna.load_study(study_name=name, storage=storage).user_attrs.get(IDENTITY)
+        except KeyError:
             return None
-        return optuna.load_study(study_name=name, storage=storage).user_attrs.get(IDENTITY)
 
 
 def n_finished(study: Study) -> int:
     """Return the number of completed and pruned trials, which count towards the target."""
-    return len(study.get_trials(deepcopy=False, states=FINISHED))
+    finished = study.get_trials(deepcopy=False, states=FINISHED)
+    while forget_if_reconnected(study):
+        finished = study.get_trials(deepcopy=False, states=FINISHED)
+    return len(finished)
 
 
 def take_next(study: Study, seed: int) -> optuna.Trial:
@@ -145,15 +155,29 @@ def take_next(study: Study, seed: int) -> optuna.Trial:
 
 
 def _open_storage(url: URL, lasts_s: float) -> PatientStorage:
-    """Open the database. `lasts_s`: see `load_study`. It also applies to opening."""
+    """Open the database, which must be reachable. `lasts_s`: see `load_study`. It also applies to opening."""
+    if sqlite_path(url) is None:
+        return _open_server(url, lasts_s)
+    return _opened(url, lasts_s, PatientStorage, {"connect_args": {"timeout": ATTEMPT_S}})
+
+
+@cache
+def _open_server(url: URL, lasts_s: float) -> PatientStorage:
+    """Open a server's database once per process. Over a network, opening costs as much as several trials."""
+    from train.store.server_connection import engine_options  # requires psycopg, which SQLite does not need
+
+    return _opened(url, lasts_s, ServerStorage, engine_options(url, lasts_s) | {"pool_size": 2})
+
+
+os.register_at_fork(after_in_child=_open_server.cache_clear)  # connections cannot be shared between processes
+
+
+def _opened(url: URL, lasts_s: float, kind: type[PatientStorage], options: dict[str, Any]) -> PatientStorage:
     path = sqlite_path(url)
 
     def opened() -> PatientStorage:
         if path is not None:
             _prepare_sqlite(path)
-            kind, options = PatientStorage, {"connect_args": {"timeout": ATTEMPT_S}}
-        else:
-            kind, options = _server_storage(url, lasts_s)
         with experimental_allowed():
             return kind(
                 url.render_as_string(hide_password=False),
@@ -164,20 +188,12 @@ def _open_storage(url: URL, lasts_s: float) -> PatientStorage:
                 heartbeat_stale_trial_callback=queue_retry,
             )
 
-    reach(url)
     try:
         storage = insist(opened, shown_url(url), lasts_s, is_locked if path else passes)
     except (SQLAlchemyError, sqlite3.Error, ImportError, RuntimeError, OSError) as error:
         raise StudyError(f"--storage {shown_url(url)}: cannot be used: {reason_of(error)}") from error
     storage.lasts_s = lasts_s
     return storage
-
-
-def _server_storage(url: URL, lasts_s: float) -> tuple[type[PatientStorage], dict[str, Any]]:
-    """Return the storage class of a server and the options of its engine, which require psycopg."""
-    from train.store.server_connection import engine_options
-
-    return ServerStorage, engine_options(url, lasts_s) | {"pool_size": 2}
 
 
 def _prepare_sqlite(path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 
 from optuna.study import Study
+from sqlalchemy.exc import IntegrityError
 
 from train.store.retrying import TROUBLES, patient_storage, reason_of
 from train.store.waiting import QUIET_S, Wait
@@ -40,6 +41,8 @@ class Heartbeat:
             try:
                 with wait.is_current():
                     self._storage.record_heartbeat(self._trial_id)
+            except IntegrityError:  # the server was restored from a copy without the trial: `TrialLostError` follows
+                return
             except TROUBLES as error:
                 wait.say(reason_of(error))
                 pause_s = min(pause_s, SOON_S)

@@ -12,7 +12,6 @@ from pathlib import Path
 from sqlalchemy import text
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import NullPool
 
 from train.records.errors import StudyError
 from train.store.address import shown_url, sqlite_path
@@ -62,13 +61,13 @@ def _about(purpose: str, database: str) -> str:
 
 
 def reach(url: URL) -> None:
-    """Connect to a server once, so that a wrong address fails immediately instead of being retried.
+    """Query a server once, so that a wrong address fails immediately instead of being retried.
 
     Raises:
         StudyError: the server does not answer.
     """
     try:
-        _connect_once(url)
+        _ask_once(url)
     except (SQLAlchemyError, ImportError) as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         raise StudyError(f"--storage {shown_url(url)}: cannot be used: {reason}") from error
@@ -81,20 +80,24 @@ def wait_for_database(url: URL) -> None:
         DBAPIError: the error is permanent.
         Interrupted: a signal was received.
     """
-    insist(lambda: _connect_once(url), shown_url(url))
+    insist(lambda: _ask_once(url), shown_url(url))
 
 
-def _connect_once(url: URL) -> None:
-    if sqlite_path(url) is None:
-        from train.store.server_connection import server_engine  # requires psycopg, which SQLite does not need
-
-        server_engine(url, poolclass=NullPool).connect().close()
+def _ask_once(url: URL) -> None:
+    """Send the server one statement, over the connection that is kept for the lock."""
+    if sqlite_path(url) is not None:
+        return
+    with _lock_engine(url).connect() as connection:
+        if _answers(connection):
+            return
+    with _lock_engine(url).connect() as connection:  # the first connection was older than a restart of the server
+        connection.execute(text("SELECT 1"))
 
 
 @cache
 def _lock_engine(url: URL) -> Engine:
     """Return an engine that keeps its connection between locks, because a new one costs as much as taking a trial."""
-    from train.store.server_connection import server_engine
+    from train.store.server_connection import server_engine  # requires psycopg, which SQLite does not need
 
     return server_engine(url, isolation_level="AUTOCOMMIT", pool_size=1)
 

@@ -40,6 +40,10 @@ TROUBLES = (StorageInternalError, DBAPIError, PendingRollbackError, sqlite3.Erro
 MADE, TAKEN = "made", "taken"  # system attributes: tokens of the attempts that created and took the trial
 
 
+class TrialLostError(Exception):
+    """The database no longer has a trial of this process: the server was restored from an earlier copy."""
+
+
 def passes(error: BaseException) -> bool:
     """Return True if a database error is temporary or can be fixed by an administrator."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
@@ -107,12 +111,14 @@ class PatientStorage(RDBStorage):
     Attributes:
         lasts_s: seconds for which one operation is retried before its error is raised.
         stale_since_s: trial id -> `time.monotonic()` when its heartbeat was first seen stale (`train.store.abandoned`).
+        tokens: trial id -> the token with which this process created or took the trial.
     """
 
     def __init__(self, url: str, name: str, **options: Any) -> None:
         self.database_name = name
         self.lasts_s = math.inf
         self.stale_since_s: dict[int, float] = {}
+        self.tokens: dict[int, str] = {}
         super().__init__(url, **options)
 
     def insist(self, work: Callable[[], Result]) -> Result:
@@ -133,12 +139,18 @@ class PatientStorage(RDBStorage):
                 trial.number, trial.datetime_start, trial._trial_id = row.number, row.datetime_start, row.trial_id
                 return trial
 
-        return self.insist(create)
+        created = self.insist(create)
+        self.tokens[created._trial_id] = created.system_attrs[MADE]
+        return created
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """Set state and values. Repeating an identical end succeeds, because the first answer may be lost."""
         if state == TrialState.RUNNING:
-            return self._take(trial_id, uuid.uuid4().hex)
+            token = uuid.uuid4().hex
+            is_taken = self._take(trial_id, token)
+            if is_taken:
+                self.tokens[trial_id] = token
+            return is_taken
         try:
             return self.insist(lambda: super(PatientStorage, self).set_trial_state_values(trial_id, state, values))
         except UpdateFinishedTrialError:

@@ -149,7 +149,8 @@ def engine_options(url: URL, lasts_s: float = math.inf) -> dict[str, Any]:
         url: URL of the server.
         lasts_s: seconds that an operation may take. This also limits the server's silence, up to `ANSWER_S`.
     """
-    return {"creator": lambda: connect(url, min(ANSWER_S, lasts_s))}
+    # To look for a type that no study has would cost each new connection further round trips.
+    return {"creator": lambda: connect(url, min(ANSWER_S, lasts_s)), "use_native_hstore": False}
 
 
 def server_engine(url: URL, lasts_s: float = math.inf, **options: Any) -> Engine:

@@ -22,14 +22,17 @@ from optuna.distributions import (
     distribution_to_json,
     json_to_distribution,
 )
+from optuna.exceptions import StorageInternalError
+from optuna.storages import get_storage
 from optuna.storages._rdb import models
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, DateTime, Enum, Float, Integer, cast, column, func, select, true, values
+from sqlalchemy import Connection, DateTime, Enum, Float, Integer, cast, column, event, func, select, true, values
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session
 
-from train.store.retrying import PatientStorage
+from train.store.retrying import PatientStorage, TrialLostError
 
 Row = dict[str, Any]
 Model = Any  # one of Optuna's models
@@ -52,9 +55,21 @@ class ServerStorage(PatientStorage):
     def __init__(self, url: str, name: str, **options: Any) -> None:
         # (trial, setting) -> range that has not been compared with other trials.
         self._unchecked: dict[tuple[int, str], BaseDistribution] = {}
+        self._is_reconnected = False
+        self.seen_s: dict[tuple[int, TrialState], float] = {}  # when `train.store.abandoned` first saw a trial so
         self._reads_once = False
         self._fresh: set[int] = set()  # studies whose trials are up to date in the cache
-        super().__init__(url, name, **options)
+        try:
+            super().__init__(url, name, skip_table_creation=True, **options)
+        except StorageInternalError as error:  # the database has no tables; a check of each costs a round trip
+            if not isinstance(error.__cause__, ProgrammingError):
+                raise
+            self.engine.dispose()
+            super().__init__(url, name, **options)
+        event.listen(self.engine, "connect", self._on_connect)
+
+    def _on_connect(self, *_: object) -> None:
+        self._is_reconnected = True
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -108,8 +123,15 @@ class ServerStorage(PatientStorage):
         self._write(PARAM, trial_id, row)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        """See `optuna.storages.BaseStorage`."""
-        found = self._read_trials(f"trial_id = {int(trial_id)}")
+        """See `optuna.storages.BaseStorage`.
+
+        Raises:
+            KeyError: the trial does not exist.
+            TrialLostError: this process created or took the trial, but it is gone, or its id belongs to another trial.
+        """
+        found, token = self._read_trials(f"trial_id = {int(trial_id)}"), self.tokens.get(trial_id)
+        if token and not any(token in trial.system_attrs.values() for trial in found):
+            raise TrialLostError(f"trial {trial_id} is no longer in {self.database_name}")
         if not found:
             raise KeyError(models.NOT_FOUND_MSG)
         return found[0]
@@ -189,7 +211,7 @@ class ServerStorage(PatientStorage):
 
         Raises:
             UpdateFinishedTrialError: the trial is finished.
-            KeyError: the trial does not exist.
+            KeyError, TrialLostError: see `get_trial`.
             ValueError: a setting has a different kind of range in other trials of the study.
         """
         if model is PARAM:
@@ -203,6 +225,9 @@ class ServerStorage(PatientStorage):
         typed = [cast(given.c[c], t) if isinstance(t := table.c[c].type, Enum | Float) else given.c[c] for c in columns]
         source = select(trial.c.trial_id, *typed).join_from(trial, given, true()).where(trial.c.trial_id == trial_id)
         source = source.where(trial.c.state.in_(OPEN)).order_by(given.c.place)
+        if token := self.tokens.get(trial_id):
+            has_token = (SYSTEM.trial_id == trial_id) & (SYSTEM.value_json == json.dumps(token))
+            source = source.where(select(SYSTEM.trial_id).where(has_token).exists())
         write = insert(table).from_select(["trial_id", *columns], source)
         replaced = {c: write.excluded[c] for c in columns}
         write = write.on_conflict_do_update(index_elements=["trial_id", name], set_=replaced)
@@ -292,3 +317,16 @@ def read_once(study: Study) -> AbstractContextManager[None]:
     """Apply `ServerStorage.read_once`. Other storages read each time."""
     storage = getattr(study._storage, "_backend", None)
     return storage.read_once() if isinstance(storage, ServerStorage) else nullcontext()
+
+
+def forget_if_reconnected(study: Study) -> bool:
+    """Empty Optuna's cache after a new connection; return whether that was necessary.
+
+    A server that was restored from an earlier copy has fewer trials than the cache, and gives their ids to others.
+    """
+    storage = getattr(study._storage, "_backend", None)
+    if not isinstance(storage, ServerStorage) or not storage._is_reconnected:
+        return False
+    storage._is_reconnected, storage._fresh = False, set()
+    study._storage = get_storage(storage)
+    return True

@@ -16,6 +16,7 @@ from typing import Any
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from train.records.attributes import SPLIT
 from train.records.record_files import write_json
 from train.records.results import trial_folder
 
@@ -37,7 +38,9 @@ def keep(study_folder: Path, trial: FrozenTrial, end: TrialEnd) -> None:
     """Write the end of a trial into its folder. A failed write is only logged; the database may still accept it."""
     path = trial_folder(study_folder, trial.number) / VALUE
     try:
-        write_json(path, {"state": end.state.name, "value": end.value, "params": trial.params})
+        write_json(
+            path, {"state": end.state.name, "value": end.value, "params": trial.params, "splits": _n_splits(trial)}
+        )
     except OSError as error:
         logger.warning("%s: cannot be written (%s); if this process is killed before the database has the result, the "
                        "trial is repeated", path, error.strerror)  # fmt: skip
@@ -50,6 +53,7 @@ def kept(study_folder: Path, trial: FrozenTrial) -> TrialEnd | None:
         content = json.loads(path.read_text())
         end = TrialEnd(TrialState[content["state"]], content["value"])
         is_same = content["params"] == _as_json(trial.params)
+        is_same = is_same and content.get("splits", _n_splits(trial)) == _n_splits(trial)  # else of a restored database
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -65,6 +69,10 @@ def tell(study: Study, number: int, end: TrialEnd) -> None:
         ValueError, UpdateFinishedTrialError: the trial is no longer RUNNING.
     """
     study.tell(number, values=end.value, state=end.state)
+
+
+def _n_splits(trial: FrozenTrial) -> int:
+    return sum(name.startswith(SPLIT) for name in trial.user_attrs)
 
 
 def _as_json(params: Mapping[str, Any]) -> Any:

@@ -7,7 +7,11 @@ from functools import cache
 from pathlib import Path
 
 import psutil
+from optuna.trial import FrozenTrial
 
+from train.records.keys import WORKER
+from train.records.provenance import trial_code_sha256
+from train.records.record_files import decode
 from train.records.stored import WorkerIdentity
 
 MAX_KILLS = 2  # kills after which a trial is still retried; trials interrupted by the user always are
@@ -24,7 +28,19 @@ def this_worker() -> WorkerIdentity:
         pid=process.pid,
         started=process.create_time(),
         started_ticks=start_ticks(process.pid),
+        code=code_of_trials(),
     )
+
+
+def code_of_trials() -> str:
+    """Return the beginning of the hash over all code that a trial's value depends on."""
+    return trial_code_sha256()[:12]
+
+
+def worker_of(trial: FrozenTrial) -> WorkerIdentity | None:
+    """Return the process that took a trial; None if it was killed before it signed."""
+    signed = trial.user_attrs.get(WORKER)
+    return None if signed is None else decode(signed, WorkerIdentity, f"the worker of trial {trial.number}")
 
 
 def start_ticks(pid: int) -> int | None:

@@ -51,6 +51,7 @@ class WorkerStatus:
     validation_score: float | None = None  # latest of this split
     machine: str = ""  # as in `train.store.worker_identity.this_worker`; host names are not unique
     started_ticks: int | None = None
+    code: str = ""  # as in `WorkerIdentity`
 
     @property
     def is_of_this_machine(self) -> bool:
