@@ -15,6 +15,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,13 @@ def open_study(
     Raises:
         StudyError: no such study, another identity or direction, or a database that cannot be used.
     """
-    reach(url)
     if must_exist:
-        load_study(url, name, math.inf)
+        study = load_study(url, name, math.inf)
+        if IDENTITY in study.user_attrs:  # nothing is written, so the workers of a study need not take turns
+            study.pruner = pruner
+            _check_identity(study, identity, url, absent or {})
+            return study
+    reach(url)
     with study_lock(url):  # workers that start together would race on creating the tables
         study = optuna.create_study(
             storage=_open_storage(url, math.inf),
@@ -111,8 +116,13 @@ def study_names(url: URL) -> dict[str, str]:
     return {str(study.user_attrs[UUID]): study.study_name for study in studies if UUID in study.user_attrs}
 
 
-def stored_identity(url: URL, name: str) -> Mapping[str, Any] | None:
+def stored_identity(url: URL, name: str, is_there: bool = False) -> Mapping[str, Any] | None:
     """What the study of that name was begun under; None where there is no such study, or one that is not ours.
+
+    Args:
+        url: as `absolute_url` returns it.
+        name: of the study.
+        is_there: the study is known to exist, so that its tables need not be made under the lock.
 
     Raises:
         StudyError: the database cannot be used.
@@ -121,7 +131,7 @@ def stored_identity(url: URL, name: str) -> Mapping[str, Any] | None:
     if path is not None and not path.exists():
         return None
     reach(url)
-    with study_lock(url):
+    with nullcontext() if is_there else study_lock(url):
         storage = _open_storage(url, math.inf)
         if name not in optuna.study.get_all_study_names(storage):
             return None
@@ -134,11 +144,15 @@ def n_finished(study: Study) -> int:
 
 
 def take_next(study: Study, seed: int) -> optuna.Trial:
-    """The next trial, RUNNING, with the process that runs it written down; `seed` is the study's."""
+    """Return the next trial, RUNNING; `seed` is the study's. `sign` it soon."""
     study.sampler = SamplerByNumber(seed)
     with warnings.catch_warnings():  # ours beat without `Study.optimize` (`train.store.heartbeat`)
         warnings.filterwarnings("ignore", "Heartbeat of storage")
-        trial = study.ask()
+        return study.ask()
+
+
+def sign(trial: optuna.Trial) -> optuna.Trial:
+    """Write down that this process runs a trial. One that is not signed within `GRACE_S` counts as abandoned."""
     trial.set_user_attr(WORKER, plain(this_worker()))
     return trial
 

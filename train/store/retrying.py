@@ -122,18 +122,20 @@ class PatientStorage(RDBStorage):
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
         """As Optuna's, but once, however often it is repeated: a trial carries a token by which it is found again."""
         trial = _running_trial() if template_trial is None else copy.deepcopy(template_trial)
-        trial.system_attrs[MADE] = uuid.uuid4().hex
+        token = trial.system_attrs[MADE] = uuid.uuid4().hex
+        self.insist(lambda: self._make(study_id, trial, token, template_trial is None))
+        return trial
 
-        def create() -> FrozenTrial:
-            with _create_scoped_session(self.scoped_session) as session:
-                # Until the end of the transaction, that of a lost answer included: numbers follow one another.
-                models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
-                row: Any = _trial_with(MADE, trial.system_attrs[MADE], session)
-                row = row or self._get_prepared_new_trial(study_id, trial, session)
-                trial.number, trial.datetime_start, trial._trial_id = row.number, row.datetime_start, row.trial_id
-                return trial
+    def _make(self, study_id: int, trial: FrozenTrial, token: str, is_new: bool) -> None:
+        """Write a trial into the database unless the token is there already, and give it its number, start and id.
 
-        return self.insist(create)
+        `is_new`: RUNNING, with nothing but its token.
+        """
+        with _create_scoped_session(self.scoped_session) as session:
+            # Until the end of the transaction, that of a lost answer included: numbers follow one another.
+            models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
+            row: Any = _trial_with(MADE, token, session) or self._get_prepared_new_trial(study_id, trial, session)
+            trial.number, trial.datetime_start, trial._trial_id = row.number, row.datetime_start, row.trial_id
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """As Optuna's. An end that is there already to the letter is a success: its answer may have been lost."""
