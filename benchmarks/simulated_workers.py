@@ -20,7 +20,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -60,6 +60,7 @@ OPENED, ASKED, HELD, TRAINED = "opened", "asked", "held", "trained"
 MOST_CONNECTIONS = 1_000
 SERVER = ("listen_addresses=127.0.0.1", f"max_connections={MOST_CONNECTIONS}", "shared_buffers=256MB")
 MIB = 2**20
+MEMORY = Path("/dev/shm")
 LONGEST_OPENING_S, SETTLE_S = 120.0, 3.0
 
 
@@ -91,14 +92,18 @@ def stage() -> Iterator[Stage]:
     if reason := why_not():
         raise SystemExit(reason)
     market = synthetic_dataset("5m", N_BARS, ("BTC", "ETH"), seed=1)
-    with tempfile.TemporaryDirectory(prefix="workers-") as name, ExitStack() as stack:
-        scratch = Path(name)
-        scratch.chmod(0o755)  # the server's user
+    with ExitStack() as stack:
+        # Each machine has a disk of its own: here the results are kept in memory, and the server has the disk.
+        in_memory = MEMORY if MEMORY.is_dir() else None
+        scratch, disk = (
+            Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="workers-", dir=where))) for where in (in_memory, None)
+        )
+        disk.chmod(0o755)  # the server has another user
         few = {"n_trials": 1, "break_step": 2_000, "pruner": "none"}
         with ended_study(market, plan=PLAN, agent=AGENT, n_envs=N_ENVS, **few) as ended:
             shutil.copytree(split_folder(ended.folder, 0, 0), scratch / "files")
         save_dataset(market, scratch / "data")
-        server = PostgresServer(scratch / "server", settings=SERVER)
+        server = PostgresServer(disk / "server", settings=SERVER)
         stack.callback(server.stop)
         storage = absolute_url(server.url(), scratch)
         where = {"storage": storage, "results_dir": scratch / "results", "data_dir": scratch / "data"}
@@ -246,12 +251,24 @@ class Crowd:
         time.sleep(self._case.trial_s + SETTLE_S)
         psutil.cpu_percent()
         first = self._sample()
-        time.sleep(self._window_s)
+        measured_ms = self._round_trips_ms(first.at_s + self._window_s)
         last, busy = self._sample(), psutil.cpu_percent()
         if dead := [pid for pid in self._pids if os.waitpid(pid, os.WNOHANG)[0]]:
             self._pids = [pid for pid in self._pids if pid not in dead]
             raise SystemExit(f"{len(dead)} workers ended, see above")
-        return self._row(began_s, first, last) | self._sizes() | {"share_machine": busy / 100.0}
+        return self._row(began_s, first, last) | self._sizes() | {
+            "measured_rtt_ms": statistics.median(measured_ms), "share_machine": busy / 100.0}  # fmt: skip
+
+    def _round_trips_ms(self, end_s: float) -> list[float]:
+        """Ask the server once a second until then, through the network -> milliseconds of each answer."""
+        took_ms: list[float] = []
+        with psycopg.connect(self._network.through(self._url), autocommit=True) as connection:
+            while (left_s := end_s - time.monotonic()) > 0.0:
+                time.sleep(min(left_s, 1.0))
+                asked_s = time.monotonic()
+                connection.execute("SELECT 1")
+                took_ms.append(1e3 * (time.monotonic() - asked_s))
+        return took_ms
 
     def _wait_until_open(self, end_s: float) -> None:
         while time.monotonic() < end_s and len(self._lines(OPENED)) < self._case.workers:
@@ -315,8 +332,12 @@ def inside(spans: Sequence[tuple[float, float]], window: tuple[float, float]) ->
 
 
 def cpu_s(processes: Iterable[psutil.Process]) -> float:
-    """CPU seconds of processes so far."""
-    return sum(sum(process.cpu_times()[:2]) for process in processes)
+    """CPU seconds of processes so far; those that have just ended are left out."""
+    used_s = 0.0
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            used_s += sum(process.cpu_times()[:2])
+    return used_s
 
 
 def run_case(stage: Stage, case: Case, window_s: float) -> dict[str, Any]:
