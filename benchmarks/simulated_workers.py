@@ -8,7 +8,6 @@ real PostgreSQL server behind a network that delays every byte. Eight workers ha
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import random
 import shutil
@@ -19,14 +18,13 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import optuna
 import psutil
 import psycopg
 
@@ -35,18 +33,19 @@ from benchmarks.studies import NAME, ended_study
 from market.dataset import save_dataset
 from market.files import write_whole
 from market.sample import synthetic_dataset
+from train.checkpoint import Checkpoints
 from train.records.account import Metrics
 from train.records.results import split_folder
+from train.records.stored import PolicyOrigin
 from train.run import Progress
 from train.runner import session, worker
 from train.runner.request import StudyRequest
 from train.runner.worker import no_hook
 from train.store.address import absolute_url
-from train.store.database import load_study
-from train.store.lock import reach
-from train.study.folds import FoldedData, load_study_data
+from train.study.folds import Fold, FoldedData, load_study_data
 from train.study.interruption import Interruption
 from train.study.objective import Objective
+from train.study.search_space import Resolved
 from train.study.split import SplitOutcome
 from train.study.split_plan import SplitPlan
 from train.worker_program import WorkerReporter
@@ -94,10 +93,9 @@ def stage() -> Iterator[Stage]:
     market = synthetic_dataset("5m", N_BARS, ("BTC", "ETH"), seed=1)
     with ExitStack() as stack:
         # Each machine has a disk of its own: here the results are kept in memory, and the server has the disk.
-        in_memory = MEMORY if MEMORY.is_dir() else None
-        scratch, disk = (
-            Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="workers-", dir=where))) for where in (in_memory, None)
-        )
+        places = (MEMORY if MEMORY.is_dir() else None, None)
+        folders = (tempfile.TemporaryDirectory(prefix="workers-", dir=place) for place in places)
+        scratch, disk = (Path(stack.enter_context(folder)) for folder in folders)
         disk.chmod(0o755)  # the server has another user
         few = {"n_trials": 1, "break_step": 2_000, "pruner": "none"}
         with ended_study(market, plan=PLAN, agent=AGENT, n_envs=N_ENVS, **few) as ended:
@@ -153,7 +151,16 @@ class Simulated:
             yield is_held
         self.note(HELD, held_s, time.monotonic())
 
-    def split(self, settings, data, fold, out_dir, origin, on_progress=None, checkpoints=None) -> SplitOutcome:
+    def split(
+        self,
+        settings: Resolved,
+        data: FoldedData,
+        fold: Fold,
+        out_dir: Path,
+        origin: PolicyOrigin,
+        on_progress: Callable[[Progress], None] | None = None,
+        checkpoints: Checkpoints | None = None,
+    ) -> SplitOutcome:
         """Wait as long as a split trains, report, and write the files of a split."""
         if self._first_trial is None:
             self._first_trial = origin.trial
@@ -181,11 +188,12 @@ def outcome(fold: int, sharpe: float, steps: int, wall_s: float) -> SplitOutcome
 # ------------------------------------------------------------------------------------------------------------- one case
 @dataclass(frozen=True)
 class Sample:
-    """What all processes have used so far."""
+    """What the processes of a case have used so far."""
 
     at_s: float
     workers_cpu_s: float
     server_cpu_s: float
+    network_cpu_s: float
     round_trips: int
 
 
@@ -218,6 +226,7 @@ class Crowd:
             os.kill(pid, signal.SIGKILL)
         for pid in self._pids:
             os.waitpid(pid, 0)
+        gc.unfreeze()
         self._network.close()
 
     def _request(self, request: StudyRequest, url: str, machine: str) -> StudyRequest:
@@ -256,8 +265,8 @@ class Crowd:
         if dead := [pid for pid in self._pids if os.waitpid(pid, os.WNOHANG)[0]]:
             self._pids = [pid for pid in self._pids if pid not in dead]
             raise SystemExit(f"{len(dead)} workers ended, see above")
-        return self._row(began_s, first, last) | self._sizes() | {
-            "measured_rtt_ms": statistics.median(measured_ms), "share_machine": busy / 100.0}  # fmt: skip
+        row = self._row(began_s, first, last) | self._sizes() | self._states()
+        return row | {"measured_rtt_ms": statistics.median(measured_ms), "share_machine": busy / 100.0}
 
     def _round_trips_ms(self, end_s: float) -> list[float]:
         """Ask the server once a second until then, through the network -> milliseconds of each answer."""
@@ -280,8 +289,9 @@ class Crowd:
         return [(float(line[1]), float(line[2])) for line in lines if line[0] == what]
 
     def _sample(self) -> Sample:
-        server = self._server_processes()
-        return Sample(time.monotonic(), *map(cpu_s, (map(psutil.Process, self._pids), server)), self._network.round_trips)
+        workers, network = map(psutil.Process, self._pids), psutil.Process(self._network.pid)
+        used_s = (cpu_s(processes) for processes in (workers, self._server_processes(), [network]))
+        return Sample(time.monotonic(), *used_s, self._network.round_trips)
 
     def _server_processes(self) -> list[psutil.Process]:
         pid = int((self._stage.server.folder / "data" / "postmaster.pid").read_text().split()[0])
@@ -304,7 +314,8 @@ class Crowd:
             "opening_s": max(opened) - began_s if len(opened) == case.workers else None,
             "round_trips": (last.round_trips - first.round_trips) / max(trials, 1.0),
             "worker_cpu_s": (last.workers_cpu_s - first.workers_cpu_s) / max(trials, 1.0),
-            "server_cores": (last.server_cpu_s - first.server_cpu_s) / lasts_s,
+            "server_cpu_s": (last.server_cpu_s - first.server_cpu_s) / max(trials, 1.0),
+            "share_cpu": cores(first, last) / len(os.sched_getaffinity(0)),
         }  # fmt: skip
 
     def _sizes(self) -> dict[str, Any]:
@@ -319,11 +330,11 @@ class Crowd:
             "server_mib": sum(process.memory_full_info().pss for process in server) / MIB,
         }  # fmt: skip
 
-    def check(self) -> dict[str, int]:
-        """State -> trials of the study."""
+    def _states(self) -> dict[str, int]:
+        """Count the trials of the study by their state."""
         with psycopg.connect(self._url, client_encoding="utf8") as connection:
-            found = connection.execute("SELECT state::text, count(*) FROM trials GROUP BY 1").fetchall()
-        return dict(found)
+            found = dict(connection.execute("SELECT state::text, count(*) FROM trials GROUP BY 1").fetchall())
+        return {name: found.get(name.upper(), 0) for name in ("complete", "running", "pruned", "fail")}
 
 
 def inside(spans: Sequence[tuple[float, float]], window: tuple[float, float]) -> float:
@@ -340,17 +351,13 @@ def cpu_s(processes: Iterable[psutil.Process]) -> float:
     return used_s
 
 
+def cores(first: Sample, last: Sample) -> float:
+    """CPU cores that workers, server and network used together between two samples."""
+    names = ("workers_cpu_s", "server_cpu_s", "network_cpu_s")
+    return sum(getattr(last, name) - getattr(first, name) for name in names) / (last.at_s - first.at_s)
+
+
 def run_case(stage: Stage, case: Case, window_s: float) -> dict[str, Any]:
-    """A row of the table."""
+    """Run the workers of a case and watch them for the window -> a row of the table."""
     with Crowd(stage, case, window_s) as crowd:
-        row = crowd.measure()
-        states = crowd.check()
-    return row | {"states": states}
-
-
-if __name__ == "__main__":
-    import json
-    logging.basicConfig(level=logging.WARNING)
-    w, r, t, win = map(float, sys.argv[1:5])
-    with stage() as st:
-        print(json.dumps(run_case(st, Case(int(w), r, t), win), indent=1))
+        return crowd.measure()

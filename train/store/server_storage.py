@@ -270,7 +270,9 @@ class ServerStorage(PatientStorage):
         """Read the trials of a condition, in the order of their ids, all their tables by one message."""
         self._write_kept()
         chosen = f"WHERE trial_id IN (SELECT trial_id FROM trials WHERE {which})"
-        queries = [f"SELECT trial_id, {columns} FROM {table} {chosen} ORDER BY {order}" for table, columns, order in READ]
+        queries = [
+            f"SELECT trial_id, {columns} FROM {table} {chosen} ORDER BY {order}" for table, columns, order in READ
+        ]
         found, *parts = self._ask(lambda connection: _results(connection, "; ".join(queries)))
         rows = [_by_trial(part) for part in parts]
         return [_frozen(row, *(part.get(row[0], ()) for part in rows)) for row in found]
