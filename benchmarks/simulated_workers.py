@@ -7,6 +7,7 @@ real PostgreSQL server behind a network that delays every byte. Eight workers ha
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import random
@@ -58,7 +59,9 @@ NEVER = 10**9  # trials: a study that does not end
 OPENED, ASKED, HELD, TRAINED = "opened", "asked", "held", "trained"
 MOST_CONNECTIONS = 1_000
 SERVER = ("listen_addresses=127.0.0.1", f"max_connections={MOST_CONNECTIONS}", "shared_buffers=256MB")
-MIB = 2**20
+MIB, GIB = 2**20, 2**30
+PR_SET_PDEATHSIG = 1  # prctl(2)
+MIB_PER_WORKER = 64  # its own and that of its connections
 MEMORY = Path("/dev/shm")
 LONGEST_OPENING_S, SETTLE_S = 120.0, 3.0
 
@@ -238,6 +241,7 @@ class Crowd:
         pid = os.fork()
         if pid:
             return pid
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # it ends with this program, however that ends
         try:
             work()
         except BaseException:
@@ -359,5 +363,11 @@ def cores(first: Sample, last: Sample) -> float:
 
 def run_case(stage: Stage, case: Case, window_s: float) -> dict[str, Any]:
     """Run the workers of a case and watch them for the window -> a row of the table."""
+    needed, free = case.workers * MIB_PER_WORKER * MIB + GIB, psutil.virtual_memory().available
+    if needed > free:
+        raise SystemExit(
+            f"{case.workers} workers need {needed / GIB:.0f} GiB of memory; {free / GIB:.0f} are free. Close other "
+            "programs and run the command again: it resumes here"
+        )
     with Crowd(stage, case, window_s) as crowd:
         return crowd.measure()
