@@ -81,7 +81,11 @@ def main() -> int:
     if not is_simulated:
         return measuring.run("workers", __doc__, measure, **how)
     from benchmarks import many_workers
+    from tests.support.postgres_server import why_not
 
+    if reason := why_not():
+        print(f"not run: {reason}", file=sys.stderr)
+        return 0 if "--quick" in sys.argv else 1
     own = {"own_file": many_workers.OWN_FILE, "draw": many_workers.draw}
     return measuring.run(many_workers.NAME, __doc__, many_workers.simulate, **how, **own)
 

@@ -34,6 +34,10 @@ OWN_FILES = {
         "Share of the attainable growth by signal, cost, coins and history",
     ),
     "calibration": ("Is a winner called skilful?", "Deflated Sharpe and PBO of every study"),
+    "many_workers": (
+        "Many workers of one study",
+        "Share of the ideal throughput by number of workers, length of a trial and distance to the server",
+    ),
     "demonstration": ("The demonstration", ""),
 }
 GPU_LINE = "Not yet measured on a GPU: `python benchmarks/step.py --gpu 0` does it."
