@@ -330,7 +330,7 @@ class Crowd:
             ((n_connections,),) = connection.execute(ask, [self._database]).fetchall()
         return {
             "worker_mib": statistics.mean(own) / MIB, "connections": n_connections,
-            "server_mib": sum(process.memory_full_info().pss for process in server) / MIB,
+            "server_mib": total(server, lambda process: process.memory_full_info().pss) / MIB,
         }  # fmt: skip
 
     def _states(self) -> dict[str, int]:
@@ -346,12 +346,17 @@ def inside(spans: Sequence[tuple[float, float]], window: tuple[float, float]) ->
 
 
 def cpu_s(processes: Iterable[psutil.Process]) -> float:
-    """CPU seconds of processes so far; those that have just ended are left out."""
-    used_s = 0.0
+    """CPU seconds of processes so far."""
+    return total(processes, lambda process: sum(process.cpu_times()[:2]))
+
+
+def total(processes: Iterable[psutil.Process], measure: Callable[[psutil.Process], float]) -> float:
+    """Sum a figure of processes; those that have just ended, such as the server's own helpers, are left out."""
+    found = 0.0
     for process in processes:
         with suppress(psutil.NoSuchProcess):
-            used_s += sum(process.cpu_times()[:2])
-    return used_s
+            found += measure(process)
+    return found
 
 
 def cores(first: Sample, last: Sample) -> float:
