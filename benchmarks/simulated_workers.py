@@ -61,7 +61,7 @@ MOST_CONNECTIONS = 1_000
 SERVER = ("listen_addresses=127.0.0.1", f"max_connections={MOST_CONNECTIONS}", "shared_buffers=256MB")
 MIB, GIB = 2**20, 2**30
 PR_SET_PDEATHSIG = 1  # prctl(2)
-MIB_PER_WORKER = 60  # its own and that of its connections
+MIB_PER_WORKER = 68  # its own and that of its connections
 MEMORY = Path("/dev/shm")
 LONGEST_OPENING_S, SETTLE_S = 120.0, 3.0
 
@@ -241,12 +241,14 @@ class Crowd:
             return pid
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # it ends with this program, however that ends
         Path("/proc/self/oom_score_adj").write_text("1000")  # and before any other if memory becomes short
+        has_worked = False
         try:
             work()
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
+            has_worked = True
+        finally:
+            if not has_worked:
+                traceback.print_exc()
+            os._exit(0 if has_worked else 1)
 
     def _work(self, number: int, request: StudyRequest) -> None:
         host = f"machine-{number // WORKERS_A_HOST}"
@@ -366,12 +368,10 @@ def cores(first: Sample, last: Sample) -> float:
 
 
 def run_case(stage: Stage, case: Case, window_s: float) -> dict[str, Any]:
-    """Run the workers of a case and watch them for the window -> a row of the table."""
-    needed, free = case.workers * MIB_PER_WORKER * MIB + GIB, psutil.virtual_memory().available
-    if needed > free:
-        raise SystemExit(
-            f"{case.workers} workers need {needed / GIB:.0f} GiB of memory; {free / GIB:.0f} are free. Close other "
-            "programs and run the command again: it resumes here"
-        )
+    """Run the workers of a case, or as many as the memory holds, and watch them for the window -> a row."""
+    fits = int((psutil.virtual_memory().available - 2 * GIB) / (MIB_PER_WORKER * MIB))
+    if fits < case.workers:
+        print(f"memory for {fits} of {case.workers} workers; close other programs for more", file=sys.stderr)
+        case = replace(case, workers=max(fits, 1))
     with Crowd(stage, case, window_s) as crowd:
         return crowd.measure()
