@@ -4,6 +4,13 @@
 Every row runs the same kind of trials: one network, budget and number of environments, so that rows differ in nothing
 but the workers. The pace is taken from the first trial's start to the last one's end, because starting Python is paid
 once a study; the wall time has it. Rows take turns, round after round, and the table has medians.
+
+    python benchmarks/workers.py                # trials per hour of 1, 2 and 4 workers on this machine
+    python benchmarks/workers.py --simulate     # 16, 64 and 256 workers whose training is a wait, PostgreSQL behind a
+                                                # delay: writes benchmarks/results/many_workers.json and .png
+
+A run of --simulate that was stopped is resumed by the same command. It takes about 25 minutes and needs PostgreSQL 15
+and tests/support; simulated workers share the imports, so 256 of them take about 15 GiB.
 """
 
 from __future__ import annotations
@@ -66,5 +73,22 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return measuring.section(args, about, COLUMNS, rows=rows)
 
 
+def main() -> int:
+    """Measure what `--simulate` says, and keep it."""
+    is_simulated = "--simulate" in sys.argv
+    simulated = {"action": "store_true", "help": "many workers whose training is a wait, at three distances"}
+    how: dict[str, Any] = {"gpu": True, "threads": 1, "options": [("--simulate", simulated)]}
+    if not is_simulated:
+        return measuring.run("workers", __doc__, measure, **how)
+    from benchmarks import many_workers
+    from tests.support.postgres_server import why_not
+
+    if reason := why_not():
+        print(f"not run: {reason}", file=sys.stderr)
+        return 0 if "--quick" in sys.argv else 1
+    own = {"own_file": many_workers.OWN_FILE, "draw": many_workers.draw}
+    return measuring.run(many_workers.NAME, __doc__, many_workers.simulate, **how, **own)
+
+
 if __name__ == "__main__":
-    sys.exit(measuring.run("workers", __doc__, measure, gpu=True, threads=1))
+    sys.exit(main())

@@ -40,6 +40,10 @@ OWN_FILES = {
         "Share of the attainable growth by signal, cost, coins and history",
     ),
     "calibration": ("Calibration of the verdict", "Deflated Sharpe and PBO of every study"),
+    "many_workers": (
+        "Many workers of one study",
+        "Share of the ideal throughput by number of workers, duration of a trial and distance to the server",
+    ),
     "demonstration": ("Demonstration", ""),
 }
 GPU_LINE = "There are no GPU results yet. Run `python benchmarks/step.py --gpu 0` to measure one."

@@ -86,6 +86,7 @@ smoke_study() {
 smoke_benchmarks() {
     step "small benchmarks"
     local script commands=("benchmarks/step.py --scale --quick" "benchmarks/step.py --startup --quick")
+    commands+=("benchmarks/workers.py --simulate --quick")
     for script in benchmarks/*.py; do
         if ! grep -q __main__ "$script"; then continue; fi
         if [[ "$script" == */demonstration.py ]]; then continue; fi # the slow tests run it and check its verdicts

@@ -12,7 +12,7 @@ from tests.support.cut_answers import CutAnswers
 from train.records.keys import WORKER
 from train.store.abandoned import fail_and_retry
 from train.store.address import absolute_url
-from train.store.database import open_study, take_next
+from train.store.database import open_study, sign, take_next
 from train.store.trial_end import TrialEnd, tell
 
 
@@ -22,10 +22,10 @@ def open_at(url: str):
 
 def fail_one_and_finish_its_retry(study) -> None:
     """All that is ever written about trials."""
-    trial = take_next(study, 0)
+    trial = sign(take_next(study, 0))
     trial.suggest_float("x", 0.0, 1.0)
     fail_and_retry(study, study.get_trials()[trial.number], "killed: so it seemed")
-    again = take_next(study, 0)
+    again = sign(take_next(study, 0))
     assert again.number == trial.number + 1
     again.suggest_float("x", 0.0, 1.0)
     tell(study, again.number, TrialEnd(TrialState.COMPLETE, 1.0))

@@ -52,7 +52,7 @@ from train.watch.reading import UnavailableError, read
 
 HERE = Path("/")
 FAULTS = ("to the server", "to the client", "both ways", "half open", "frozen")
-MOST_ROUND_TRIPS, MOST_UNDER_THE_LOCK = 80, 25
+MOST_ROUND_TRIPS, MOST_UNDER_THE_LOCK = 65, 10
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ class PostgresServer:
 
     folder: Path
     port: int = 0
+    settings: tuple[str, ...] = SETTINGS
 
     def __post_init__(self) -> None:
         self.folder.mkdir()
@@ -62,7 +63,7 @@ class PostgresServer:
 
     def start(self) -> None:
         """Until it answers."""
-        options = " ".join(f"-c {setting}" for setting in (*SETTINGS, f"port={self.port}"))
+        options = " ".join(f"-c {setting}" for setting in (*self.settings, f"port={self.port}"))
         options += f" -k {self.folder}"
         log = self.folder / "data" / "log"
         self._run("pg_ctl", "-D", self.folder / "data", "-l", log, "-o", options, "-w", "start")

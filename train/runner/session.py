@@ -85,7 +85,7 @@ def open_request(request: StudyRequest, data: tuple[FoldedData, ...] | None = No
         refuse_unwritable(request.results_dir)
     data = data or load_study_data(request.data_dir, request.timeframe, request.tickers, request.plan)
     name = request.study_name or f"cappuccino_{data[0].timeframe}"
-    stored = stored_identity(request.storage, name)
+    stored = stored_identity(request.storage, name, is_there=not is_first)
     own = None if stored is None else decode(stored, Identity, f"the identity of study {name}", advice=OTHER_NAME)
     artifacts = _open_store(request.artifacts, own, name, is_first)
     space = make_space(request, data, choose_agent(request.agent, own, name), own)

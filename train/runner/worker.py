@@ -21,7 +21,7 @@ from sqlalchemy.engine import URL
 from train.messages import brief
 from train.records.keys import FAILURE, MISFIT
 from train.store.abandoned import fail_abandoned_trials, fail_and_retry, queue_lost_retries, queue_retry
-from train.store.database import FINISHED, n_finished, take_next
+from train.store.database import FINISHED, n_finished, sign, take_next
 from train.store.heartbeat import Heartbeat
 from train.store.lock import study_lock
 from train.store.retrying import TrialLostError
@@ -139,9 +139,9 @@ def _take_trial(
         if _n_counted(trials) >= target:
             return None
         trial = take_next(study, objective.run.seed)
-        if is_held():
-            return trial
-    return _given_up_if_too_many(study, url, trial, target)
+        was_held = is_held()
+    sign(trial)  # which the others need not wait for
+    return trial if was_held else _given_up_if_too_many(study, url, trial, target)
 
 
 def _given_up_if_too_many(study: optuna.Study, url: URL, trial: optuna.Trial, target: int) -> optuna.Trial | None:

@@ -133,10 +133,10 @@ def _is_abandoned(study: Study, trial: FrozenTrial, is_stale: bool) -> bool:
 
 
 def _has_lasted(study: Study, trial: FrozenTrial, moment: datetime | None) -> bool:
-    """Return True if a trial has been in its state for GRACE_S, which it entered at `moment`.
+    """Return True if a trial has been in its state, which it entered at `moment`, for at least GRACE_S.
 
-    On a server, `moment` may be by the clock of another machine. There the time counts from when this process first saw
-    the trial in that state.
+    On a server, `moment` may come from the clock of another machine. The time is then counted from when this process
+    first saw the trial in that state.
     """
     storage, now_s = patient_storage(study), time.monotonic()
     if not isinstance(storage, ServerStorage):

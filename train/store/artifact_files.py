@@ -214,10 +214,10 @@ def split_files(
 
 
 def fetch_splits(study: Study, folder: Path, trials: Iterable[FrozenTrial], names: Sequence[str] = EVERY_FILE) -> None:
-    """Fetch these files of the trials' splits that are missing in the study's results.
+    """Fetch these files of the trials' splits if they are missing in the study's results.
 
-    A local file of a trial that ran elsewhere is only a copy. If it is not the file that the database names, which
-    happens after a database was restored from an earlier copy, it is renamed to `<name>.stale` and fetched again.
+    A local file of a trial that ran on another machine is a copy. If its hash differs from the hash in the database,
+    it is renamed to `<name>.stale` and fetched again. This happens after a restore of an earlier database.
     """
     ours, wanted = artifacts_of(study), dict[Path, str]()
     if ours is None:
@@ -232,10 +232,10 @@ def fetch_splits(study: Study, folder: Path, trials: Iterable[FrozenTrial], name
 
 
 def _set_stale_aside(files: Mapping[Path, str]) -> None:
-    """Rename files, path -> SHA-256, that have another hash."""
+    """Rename the files, path -> expected SHA-256, that have a different hash."""
     for path, digest in files.items():
         if path.exists() and file_sha256(path) != digest:
-            logger.warning("%s: not the file that the database names; renamed to %s%s", path, path.name, STALE)
+            logger.warning("%s: hash differs from the study database; renamed to %s%s", path, path.name, STALE)
             path.replace(path.with_name(f"{path.name}{STALE}"))
 
 

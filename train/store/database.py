@@ -15,6 +15,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from textwrap import shorten
@@ -65,7 +66,11 @@ def open_study(
         StudyError: the study is missing, has another identity or direction, or the database cannot be used.
     """
     if must_exist:
-        load_study(url, name, math.inf)
+        study = load_study(url, name, math.inf)
+        if IDENTITY in study.user_attrs:  # nothing is written, so workers can open the study at the same time
+            study.pruner = pruner
+            _check_identity(study, identity, url, absent or {})
+            return study
     else:
         reach(url)
     with study_lock(url):  # otherwise workers that start together race to create the tables
@@ -118,8 +123,13 @@ def study_names(url: URL) -> dict[str, str]:
     return {str(study.user_attrs[UUID]): study.study_name for study in studies if UUID in study.user_attrs}
 
 
-def stored_identity(url: URL, name: str) -> Mapping[str, Any] | None:
+def stored_identity(url: URL, name: str, is_there: bool = False) -> Mapping[str, Any] | None:
     """Return the identity of a study, or None if the study does not exist or was not created by this program.
+
+    Args:
+        url: URL from `absolute_url`.
+        name: name of the study.
+        is_there: the study is known to exist, so no lock is needed to create tables.
 
     Raises:
         StudyError: the database cannot be used.
@@ -128,7 +138,7 @@ def stored_identity(url: URL, name: str) -> Mapping[str, Any] | None:
     if path is not None and not path.exists():
         return None
     reach(url)
-    with study_lock(url):
+    with nullcontext() if is_there else study_lock(url):
         storage = _open_storage(url, math.inf)
         try:
             return optuna.load_study(study_name=name, storage=storage).user_attrs.get(IDENTITY)
@@ -145,11 +155,15 @@ def n_finished(study: Study) -> int:
 
 
 def take_next(study: Study, seed: int) -> optuna.Trial:
-    """Return the next trial, set to RUNNING, with this process recorded as its worker. `seed` is the study's seed."""
+    """Return the next trial, set to RUNNING. `seed` is the study's seed. Call `sign` soon afterwards."""
     study.sampler = SamplerByNumber(seed)
     with warnings.catch_warnings():  # heartbeats are written without `Study.optimize` (`train.store.heartbeat`)
         warnings.filterwarnings("ignore", "Heartbeat of storage")
-        trial = study.ask()
+        return study.ask()
+
+
+def sign(trial: optuna.Trial) -> optuna.Trial:
+    """Record this process as the worker of a trial. A trial without a worker counts as abandoned after `GRACE_S`."""
     trial.set_user_attr(WORKER, plain(this_worker()))
     return trial
 

@@ -41,7 +41,7 @@ MADE, TAKEN = "made", "taken"  # system attributes: tokens of the attempts that 
 
 
 class TrialLostError(Exception):
-    """The database no longer has a trial of this process: the server was restored from an earlier copy."""
+    """The database no longer has a trial of this process, because the server was restored from an earlier copy."""
 
 
 def passes(error: BaseException) -> bool:
@@ -128,20 +128,21 @@ class PatientStorage(RDBStorage):
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
         """Create a trial exactly once, even if the call is repeated. A token in the trial identifies it."""
         trial = _running_trial() if template_trial is None else copy.deepcopy(template_trial)
-        trial.system_attrs[MADE] = uuid.uuid4().hex
+        token = trial.system_attrs[MADE] = uuid.uuid4().hex
+        self.insist(lambda: self._make(study_id, trial, token, template_trial is None))
+        self.tokens[trial._trial_id] = token
+        return trial
 
-        def create() -> FrozenTrial:
-            with _create_scoped_session(self.scoped_session) as session:
-                # Locked until the end of the transaction, even if its answer is lost, so that numbers are consecutive.
-                models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
-                row: Any = _trial_with(MADE, trial.system_attrs[MADE], session)
-                row = row or self._get_prepared_new_trial(study_id, trial, session)
-                trial.number, trial.datetime_start, trial._trial_id = row.number, row.datetime_start, row.trial_id
-                return trial
+    def _make(self, study_id: int, trial: FrozenTrial, token: str, is_new: bool) -> None:
+        """Write a trial unless its token exists already, and set its number, start time and id.
 
-        created = self.insist(create)
-        self.tokens[created._trial_id] = created.system_attrs[MADE]
-        return created
+        `is_new` means that the trial is RUNNING and has only the token.
+        """
+        with _create_scoped_session(self.scoped_session) as session:
+            # Locked until the end of the transaction, even if its answer is lost, so that numbers are consecutive.
+            models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
+            row: Any = _trial_with(MADE, token, session) or self._get_prepared_new_trial(study_id, trial, session)
+            trial.number, trial.datetime_start, trial._trial_id = row.number, row.datetime_start, row.trial_id
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """Set state and values. Repeating an identical end succeeds, because the first answer may be lost."""

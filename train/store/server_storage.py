@@ -1,19 +1,19 @@
 """Optuna storage for a remote PostgreSQL server: the same rows in fewer round trips.
 
 Optuna needs four round trips to write a setting (begin, find the trial, write, commit) and nine to read the trials.
-Here one statement checks the trial's state and writes the setting without a transaction, and one message reads all
-tables. Settings and attributes that belong together are written together (`together`). Operations that lock rows, to
-create, take and finish a trial, remain Optuna's.
+Here one statement checks the trial's state and writes the setting without a transaction, one message reads all tables
+of the trials, and one message creates a trial. Settings and attributes that belong together are written together
+(`together`). The operations that take a queued trial and finish a trial remain Optuna's.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from datetime import timedelta
-from types import SimpleNamespace
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from optuna.distributions import (
@@ -32,17 +32,24 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session
 
-from train.store.retrying import PatientStorage, TrialLostError
+from train.store.retrying import MADE, PatientStorage, TrialLostError
 
-Row = dict[str, Any]
+Row = tuple[Any, ...]
+Rows = Sequence[Row]
+Written = dict[str, Any]  # column -> value
 Model = Any  # one of Optuna's models
 Result = TypeVar("Result")
 
 HEART, PARAM, VALUE = models.TrialHeartbeatModel, models.TrialParamModel, models.TrialIntermediateValueModel
 USER, SYSTEM = models.TrialUserAttributeModel, models.TrialSystemAttributeModel
-# Attribute of a trial's model -> the model of its rows.
-ROWS = {"params": PARAM, "values": models.TrialValueModel, "user_attributes": USER, "system_attributes": SYSTEM,
-        "intermediate_values": VALUE}  # fmt: skip
+# What a trial consists of, in the order of the arguments of `_frozen`: (table, columns after trial_id, order of rows).
+READ = (
+    ("trials", "number, state, datetime_start, datetime_complete", "trial_id"),
+    ("trial_params", "param_name, param_value, distribution_json", "trial_id, param_id"),
+    ("trial_values", "value, value_type", "trial_id, objective"),
+    *((f"trial_{whose}_attributes", "key, value_json", "1") for whose in ("user", "system")),
+    ("trial_intermediate_values", "step, intermediate_value, intermediate_value_type", "trial_id, step"),
+)
 NAME_IN = {PARAM: "param_name", VALUE: "step", USER: "key", SYSTEM: "key"}  # unique per trial in its table
 OPEN = (TrialState.RUNNING, TrialState.WAITING)  # states in which a trial may be written
 
@@ -50,13 +57,13 @@ OPEN = (TrialState.RUNNING, TrialState.WAITING)  # states in which a trial may b
 class ServerStorage(PatientStorage):
     """Optuna storage on PostgreSQL with few round trips. Every operation is retried (`PatientStorage`)."""
 
-    _kept: dict[tuple[Model, int], dict[Any, Row]] | None = None  # name -> row; None: writes are not collected
+    _kept: dict[tuple[Model, int], dict[Any, Written]] | None = None  # name -> row; None: writes are not collected
 
     def __init__(self, url: str, name: str, **options: Any) -> None:
         # (trial, setting) -> range that has not been compared with other trials.
         self._unchecked: dict[tuple[int, str], BaseDistribution] = {}
         self._is_reconnected = False
-        self.seen_s: dict[tuple[int, TrialState], float] = {}  # when `train.store.abandoned` first saw a trial so
+        self.seen_s: dict[tuple[int, TrialState], float] = {}  # first seen in this state by `train.store.abandoned`
         self._reads_once = False
         self._fresh: set[int] = set()  # studies whose trials are up to date in the cache
         try:
@@ -121,6 +128,37 @@ class ServerStorage(PatientStorage):
         row = {"param_name": param_name, "param_value": param_value_internal,
                "distribution_json": distribution_to_json(distribution)}  # fmt: skip
         self._write(PARAM, trial_id, row)
+
+    def _make(self, study_id: int, trial: FrozenTrial, token: str, is_new: bool) -> None:
+        """See `PatientStorage`. One message, which is one transaction, creates a new RUNNING trial.
+
+        The message locks the study first, so its second statement sees every trial that was created before.
+        """
+        if not is_new:
+            super()._make(study_id, trial, token, is_new)
+            return
+        study_id, started = int(study_id), datetime.now(UTC).replace(tzinfo=None)
+        is_made = f"key = '{MADE}' AND value_json = '\"{token}\"'"
+        make = f"""
+            SELECT 1 FROM studies WHERE study_id = {study_id} FOR UPDATE;
+            WITH made AS (
+                INSERT INTO trials (number, study_id, state, datetime_start)
+                SELECT (SELECT count(*) FROM trials WHERE study_id = {study_id}), study_id, 'RUNNING', '{started}'
+                FROM studies WHERE study_id = {study_id}
+                AND NOT EXISTS (SELECT 1 FROM trial_system_attributes WHERE {is_made})
+                RETURNING trial_id
+            )
+            INSERT INTO trial_system_attributes (trial_id, key, value_json)
+            SELECT trial_id, '{MADE}', '"{token}"' FROM made;
+            SELECT number, datetime_start, trial_id FROM trials JOIN trial_system_attributes USING (trial_id)
+            WHERE {is_made}
+        """
+        with self._connected() as connection:
+            _, found = _results(connection, make)
+        if not found:
+            raise KeyError(models.NOT_FOUND_MSG)
+        ((trial.number, started, trial._trial_id),) = found
+        trial.datetime_start = _local(started)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """See `optuna.storages.BaseStorage`.
@@ -192,7 +230,7 @@ class ServerStorage(PatientStorage):
         return super().set_trial_state_values(trial_id, state, values)
 
     # --------------------------------------------------------------------------------------------------------- writing
-    def _write(self, model: Model, trial_id: int, row: Row) -> None:
+    def _write(self, model: Model, trial_id: int, row: Written) -> None:
         self._fresh = set()
         if self._kept is not None:
             self._kept.setdefault((model, trial_id), {})[row[NAME_IN[model]]] = row
@@ -206,7 +244,7 @@ class ServerStorage(PatientStorage):
         for (model, trial_id), rows in kept.items():
             self._write_rows(model, trial_id, list(rows.values()))
 
-    def _write_rows(self, model: Model, trial_id: int, rows: list[Row]) -> None:
+    def _write_rows(self, model: Model, trial_id: int, rows: list[Written]) -> None:
         """Insert or replace rows of an unfinished trial.
 
         Raises:
@@ -235,7 +273,7 @@ class ServerStorage(PatientStorage):
         if self._ask(lambda connection: connection.execute(write).rowcount) != len(rows):
             self.check_trial_is_updatable(trial_id, self.get_trial(trial_id).state)
 
-    def _check_distributions(self, trial_id: int, rows: list[Row]) -> None:
+    def _check_distributions(self, trial_id: int, rows: list[Written]) -> None:
         """Raise ValueError if a setting has a different kind of range in other trials of the study."""
         names = [row["param_name"] for row in rows]
         new = {name: self._unchecked.pop((trial_id, name)) for name in names if (trial_id, name) in self._unchecked}
@@ -256,15 +294,13 @@ class ServerStorage(PatientStorage):
     def _read_trials(self, which: str) -> list[FrozenTrial]:
         """Return the trials that match an SQL condition, ordered by id. One message reads all their tables."""
         self._write_kept()
-        chosen = f"WHERE trial_id IN (SELECT trial_id FROM trials WHERE {which}) ORDER BY 1"
-        queries = [f"SELECT * FROM {model.__tablename__} {chosen}" for model in (models.TrialModel, *ROWS.values())]
+        chosen = f"WHERE trial_id IN (SELECT trial_id FROM trials WHERE {which})"
+        queries = [
+            f"SELECT trial_id, {columns} FROM {table} {chosen} ORDER BY {order}" for table, columns, order in READ
+        ]
         found, *parts = self._ask(lambda connection: _results(connection, "; ".join(queries)))
-        rows: dict[str, dict[int, list[Any]]] = {}
-        for (name, model), part in zip(ROWS.items(), parts, strict=True):
-            rows[name] = defaultdict(list)
-            for row in part:
-                rows[name][row["trial_id"]].append(_object(model, row))
-        return [self._build_frozen_trial_from_trial_model(_trial(row, rows)) for row in found]
+        rows = [_by_trial(part) for part in parts]
+        return [_frozen(row, *(part.get(row[0], ()) for part in rows)) for row in found]
 
     def _ask(self, work: Callable[[Connection], Result]) -> Result:
         """Execute one statement, retrying until it succeeds."""
@@ -287,24 +323,50 @@ def _results(connection: Connection, queries: str) -> list[list[Row]]:
     cursor: Any = connection.exec_driver_sql(queries).cursor
     results: list[list[Row]] = []
     while True:
-        names = [column.name for column in cursor.description]
-        results.append([dict(zip(names, row, strict=True)) for row in cursor.fetchall()])
+        if cursor.description is not None:
+            results.append(cursor.fetchall())
         if not cursor.nextset():
             return results
 
 
-def _object(model: Model, row: Row) -> Any:
-    """Return a row in the form of Optuna's model, with its enumerations, which the driver does not convert."""
-    kinds: dict[str, Any] = {c.name: c.type.enum_class for c in model.__table__.columns if isinstance(c.type, Enum)}
-    return SimpleNamespace(**row | {name: kind[row[name]] for name, kind in kinds.items()})
+def _by_trial(rows: list[Row]) -> dict[int, list[Row]]:
+    """Group rows by their first column, a trial's id, which the groups do not have."""
+    groups: dict[int, list[Row]] = defaultdict(list)
+    for trial_id, *rest in rows:
+        groups[trial_id].append(tuple(rest))
+    return groups
 
 
-def _trial(row: Row, parts: Mapping[str, Mapping[int, list[Any]]]) -> Any:
-    started, completed = row.pop("datetime_start"), row.pop("datetime_complete")
-    row["state"] = TrialState[row["state"]]
-    trial = models.TrialModel(**row, _datetime_start_utc=started, _datetime_complete_utc=completed)
-    times = {"datetime_start": trial.datetime_start, "datetime_complete": trial.datetime_complete}
-    return SimpleNamespace(**row, **times, **{name: rows.get(row["trial_id"], []) for name, rows in parts.items()})
+# A worker reads all RUNNING trials several times per own trial, and they have few different ranges.
+_distribution = lru_cache(maxsize=4096)(json_to_distribution)
+
+
+def _frozen(row: Row, params: Rows, values: Rows, user: Rows, system: Rows, reported: Rows) -> FrozenTrial:
+    """Build a trial from rows with the columns of `READ`, as Optuna's `_build_frozen_trial_from_trial_model` does."""
+    trial_id, number, state, started, completed = row
+    finite, step = models.TrialValueModel, VALUE
+    return FrozenTrial(
+        trial_id=trial_id,
+        number=number,
+        state=TrialState[state],
+        value=None,
+        values=[finite.stored_repr_to_value(v, finite.TrialValueType[kind]) for v, kind in values] or None,
+        datetime_start=_local(started),
+        datetime_complete=_local(completed),
+        params={name: _distribution(text).to_external_repr(value) for name, value, text in params},
+        distributions={name: _distribution(text) for name, _, text in params},
+        user_attrs={key: json.loads(text) for key, text in user},
+        system_attrs={key: json.loads(text) for key, text in system},
+        intermediate_values={
+            at: step.stored_repr_to_intermediate_value(v, step.TrialIntermediateValueType[kind])
+            for at, v, kind in reported
+        },
+    )
+
+
+def _local(utc: datetime | None) -> datetime | None:
+    """Convert a stored time from naive UTC to naive local time, which Optuna returns."""
+    return None if utc is None else utc.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
 
 
 def together(study: Study) -> AbstractContextManager[None]:
@@ -320,9 +382,9 @@ def read_once(study: Study) -> AbstractContextManager[None]:
 
 
 def forget_if_reconnected(study: Study) -> bool:
-    """Empty Optuna's cache after a new connection; return whether that was necessary.
+    """Clear Optuna's cache after a new connection. Return True if that was necessary.
 
-    A server that was restored from an earlier copy has fewer trials than the cache, and gives their ids to others.
+    A server that was restored from an earlier copy has fewer trials than the cache, and reuses their ids.
     """
     storage = getattr(study._storage, "_backend", None)
     if not isinstance(storage, ServerStorage) or not storage._is_reconnected:
