@@ -1,4 +1,4 @@
-"""PPO of TorchRL on 64 accounts. Run: python -m examples.train_torchrl."""
+"""How do I train with TorchRL? Run: python -m examples.train_torchrl."""
 
 import torch
 from torchrl.collectors import Collector
