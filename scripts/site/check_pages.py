@@ -30,7 +30,7 @@ HEIGHT = 900
 # Colors are judged when no transition is running.
 STILL = "*, *::before, *::after { transition: none !important; animation: none !important }"
 ADD_STYLE = f"document.head.append(Object.assign(document.createElement('style'), {{textContent: '{STILL}'}}))"
-SETTLE = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+SETTLE = "new Promise(done => setTimeout(done, 150))"  # the theme follows a new width
 RUN_AXE = """axe.run(document, {resultTypes: ['violations']}).then(found => found.violations.map(v => ({
     id: v.id, impact: v.impact, help: v.help, count: v.nodes.length,
     nodes: v.nodes.slice(0, 3).map(n => n.target.join(' ') + ' ' + (n.any[0] || n.all[0] || n.none[0] || {}).message)
@@ -44,7 +44,7 @@ OVERFLOW = """(() => {
 
 
 class Browser:
-    """A headless chromium with one tab."""
+    """A headless chromium; commands go to the tab that `visit` opened last."""
 
     def __init__(self, program: str, profile: str) -> None:
         command_read, self._commands = os.pipe()
@@ -61,10 +61,16 @@ class Browser:
         os.close(answer_write)
         self._rest, self._number, self._session = b"", itertools.count(1), ""
         self.requests: list[str] = []
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+
+    def visit(self, scheme: str) -> None:
+        """Open a tab of a new visitor who prefers a color scheme: the theme remembers the colors of the last visit."""
+        self._session = ""
+        context = self.call("Target.createBrowserContext")["browserContextId"]
+        target = self.call("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Network", "Runtime"):
             self.call(f"{domain}.enable")
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def _receive(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
@@ -134,28 +140,20 @@ def served(folder: Path) -> Iterator[str]:
         server.shutdown()
 
 
-def findings(browser: Browser, address: str, page: str, axe: str, pictures: Path | None) -> Iterator[str]:
-    """Yield one line per fault of a page."""
+def findings(browser: Browser, address: str, page: str, axe: str) -> Iterator[tuple[int, list[str]]]:
+    """Open a page and yield its faults at each width, (width, lines)."""
     browser.requests.clear()
-    for scheme in SCHEMES:
-        # The theme keeps the colors it began with, so each scheme is a visit of its own.
-        browser.call("Storage.clearDataForOrigin", origin=address.rstrip("/"), storageTypes="local_storage")
-        browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        browser.open(address + page)
-        browser.evaluate(axe)
-        browser.evaluate(ADD_STYLE)
-        for width in WIDTHS:
-            browser.show(width)
-            where = f"{page} at {width} px, {scheme}"
-            for element in browser.evaluate(OVERFLOW):
-                yield f"{where}: wider than the window: {element}"
-            for found in browser.evaluate(RUN_AXE):
-                yield f"{where}: {found['id']} ({found['impact']}, {found['count']} places): {found['help']}"
-                yield from (f"    {node}" for node in found["nodes"])
-            if pictures:
-                browser.screenshot(pictures / f"{Path(page).stem}_{width}_{scheme}.png")
-    elsewhere = {url for url in browser.requests if not url.startswith((address, "data:", "blob:"))}
-    yield from (f"{page}: loads {url}" for url in sorted(elsewhere))
+    browser.open(address + page)
+    browser.evaluate(axe)
+    browser.evaluate(ADD_STYLE)
+    for width in WIDTHS:
+        browser.show(width)
+        lines = [f"wider than the window: {element}" for element in browser.evaluate(OVERFLOW)]
+        for found in browser.evaluate(RUN_AXE):
+            lines.append(f"{found['id']} ({found['impact']}, {found['count']} places): {found['help']}")
+            lines += [f"    {node}" for node in found["nodes"]]
+        elsewhere = {url for url in browser.requests if not url.startswith((address, "data:", "blob:"))}
+        yield width, lines + [f"loads {url}" for url in sorted(elsewhere)]
 
 
 def main() -> int:
@@ -171,8 +169,13 @@ def main() -> int:
     faults: list[str] = []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, served(args.folder) as address:
         browser = Browser(args.browser, profile)
-        for page in PAGES:
-            faults += findings(browser, address, page, args.axe.read_text(), args.screenshots)
+        for scheme in SCHEMES:
+            browser.visit(scheme)
+            for page in PAGES:
+                for width, lines in findings(browser, address, page, args.axe.read_text()):
+                    faults += [f"{page} at {width} px, {scheme}: {line}" for line in lines]
+                    if args.screenshots:
+                        browser.screenshot(args.screenshots / f"{Path(page).stem}_{width}_{scheme}.png")
         browser.process.terminate()
         browser.process.wait()
     print("\n".join(faults) or f"{len(PAGES)} pages have no fault at {WIDTHS} px, {' and '.join(SCHEMES)}")

@@ -19,7 +19,6 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -29,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Files outside docs/ that are pages of the site, by their paths from the root.
 PAGES = {"data/README.md": "data.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 ASSETS = "files/"  # other linked files of the repository keep their paths below this folder
-LINK = re.compile(r"(?<=\]\()(?!\w+:)([^)#\s]+)(#[^)\s]*)?(?=\))")
+LINK = re.compile(r"\[([^\]]*)\]\((?!\w+:)([^)#\s]+)(#[^)\s]*)?\)")
 MARKER = re.compile(r"^<!-- site: (\w+)(.*) -->$", re.MULTILINE)
 NAMES = re.compile(r"^```names .*$", re.MULTILINE)  # lists in stored_names.md, which a program reads
 HELP_COLUMNS = 100
@@ -51,12 +50,20 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Fill in generated parts, and point links at the pages of the site."""
     source = next((path for path, uri in PAGES.items() if uri == page.file.src_uri), f"docs/{page.file.src_uri}")
     filled = MARKER.sub(lambda found: PARTS[found[1]](*found[2].split()), NAMES.sub("```text", markdown))
-    return LINK.sub(lambda found: site_address(in_repository(found[1], source)) + (found[2] or ""), filled)
+    return LINK.sub(lambda found: site_link(*found.groups(""), source), filled)
+
+
+def site_link(text: str, target: str, anchor: str, source: str) -> str:
+    """Return a link for the site. A link that shows the name of a page shows the page's title instead."""
+    path = in_repository(target, source)
+    if text.endswith(".md") and (ROOT / path).is_file():
+        text = (ROOT / path).read_text().partition("\n")[0].removeprefix("# ")
+    return f"[{text}]({site_address(path)}{anchor})"
 
 
 def linked(markdown: str, source: str) -> set[str]:
     """Return the paths from the root that a page links to."""
-    return {in_repository(found[1], source) for found in LINK.finditer(markdown)}
+    return {in_repository(found[2], source) for found in LINK.finditer(markdown)}
 
 
 def in_repository(target: str, source: str) -> str:
