@@ -30,6 +30,6 @@ fi
 cd -- "$REPO"
 SCRATCH="$(mktemp -d)"
 trap 'rm -rf -- "$SCRATCH"' EXIT
-NO_MKDOCS_2_WARNING=1 "$PYTHON" -m mkdocs build --quiet --site-dir "$SCRATCH/site"
+NO_MKDOCS_2_WARNING=1 "$PYTHON" -m mkdocs build --site-dir "$SCRATCH/site"
 "$PYTHON" -m tests.support.sample_pages "$SCRATCH"
 "$PYTHON" scripts/site/check_pages.py --browser "$BROWSER" --axe "$AXE" --folder "$SCRATCH" "$@"

@@ -32,6 +32,7 @@ LINK = re.compile(r"\[([^\]]*)\]\((?!\w+:)([^)#\s]+)(#[^)\s]*)?\)")
 MARKER = re.compile(r"^<!-- site: (\w+)(.*) -->$", re.MULTILINE)
 NAMES = re.compile(r"^```names .*$", re.MULTILINE)  # lists in stored_names.md, which a program reads
 HELP_COLUMNS = 100
+CDN = "https://unpkg.com/"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -61,6 +62,14 @@ def site_link(text: str, target: str, anchor: str, source: str) -> str:
     return f"[{text}]({site_address(path)}{anchor})"
 
 
+def on_post_build(config: MkDocsConfig) -> None:
+    """Take the addresses of a CDN out of the theme's scripts: old browsers lack a function instead of loading it."""
+    for script in Path(config.site_dir).rglob("*.js"):
+        text = script.read_text()
+        if CDN in text:
+            script.write_text(text.replace(CDN, ""))
+
+
 def linked(markdown: str, source: str) -> set[str]:
     """Return the paths from the root that a page links to."""
     return {in_repository(found[2], source) for found in LINK.finditer(markdown)}
@@ -81,7 +90,7 @@ def site_address(path: str) -> str:
         return PAGES[path]
     if path.startswith("docs/"):
         return path.removeprefix("docs/")
-    if path.startswith("examples/"):
+    if path.startswith("examples/") and path.endswith(".py"):
         return f"examples.md#{Path(path).stem}"
     if path.startswith("adapters/"):
         return "api_simulator.md#adapters"
