@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Checks the pages of the site, of a study and of a trader's day in a browser: axe's accessibility rules, horizontal
-# overflow at the width of a telephone and of a desktop, in light and dark, and that nothing is loaded from elsewhere.
-# Without a browser or without axe-core it says so and ends with exit code 0.
+# Builds the documentation site in site/, then checks its pages, the report of a study and the page of a trader's day in a
+# browser: axe's accessibility rules, horizontal overflow at the widths of a telephone and of a desktop, light and dark
+# colors, and requests to other hosts. Without a browser or without axe-core it says so and ends with exit code 0.
 set -euo pipefail
 
 REPO="$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -15,21 +15,25 @@ skip() {
 }
 
 if [[ "${1:-}" == --help || "${1:-}" == -h ]]; then
-    printf 'usage: scripts/check_pages.sh [--screenshots DIR]\n\nNeeds chromium, and npm once to fetch axe-core.\n'
+    printf '%s\n' "usage: scripts/check_pages.sh [--screenshots DIR]" "" \
+        "Builds the documentation site and checks pages in chromium. Fetches axe-core with npm the first time." \
+        "Environment variables: PYTHON (python3), BROWSER (the chromium program)."
     exit 0
 fi
 
+cd -- "$REPO"
+NO_MKDOCS_2_WARNING=1 "$PYTHON" -m mkdocs build
+
 BROWSER="${BROWSER:-$(command -v chromium || command -v chromium-browser || command -v google-chrome || true)}"
-[[ -n "$BROWSER" ]] || skip "there is no chromium; on Debian: apt-get install chromium"
+[[ -n "$BROWSER" ]] || skip "no chromium is installed; on Debian: apt-get install chromium"
 if [[ ! -f "$AXE" ]]; then
-    command -v npm >/dev/null || skip "axe-core is not in build/axe, and there is no npm to fetch it"
+    command -v npm >/dev/null || skip "axe-core is not in build/axe, and npm is not installed"
     npm install --silent --no-save --ignore-scripts --prefix "$REPO/build/axe" "axe-core@$AXE_VERSION" ||
         skip "npm could not fetch axe-core"
 fi
 
-cd -- "$REPO"
 SCRATCH="$(mktemp -d)"
 trap 'rm -rf -- "$SCRATCH"' EXIT
-NO_MKDOCS_2_WARNING=1 "$PYTHON" -m mkdocs build --site-dir "$SCRATCH/site"
+ln -s -- "$REPO/site" "$SCRATCH/site"
 "$PYTHON" -m tests.support.sample_pages "$SCRATCH"
 "$PYTHON" scripts/site/check_pages.py --browser "$BROWSER" --axe "$AXE" --folder "$SCRATCH" "$@"

@@ -19,9 +19,10 @@ usage() {
 usage: scripts/run_tests.sh [--fast | --mutants | --trading-walk [STEPS] | --machines] [--help]
 
 Makes or reuses the Python environment, then, stopping at the first failure: shellcheck, ruff, the type checker,
-a two-trial study through the command line, every benchmark with --quick, the tests.
+a two-trial study through the command line, every benchmark with --quick, the documentation site and its pages in a
+browser if there is one, the tests.
 
-  --fast     leave the benchmarks, the study and the slow tests out
+  --fast     leave the benchmarks, the study, the pages and the slow tests out
   --mutants  nothing of that: break the code behind each row of docs/faults.md in a copy of the repository, see that
              the row's test fails, and write docs/mutants.md
   --trading-walk [STEPS]
@@ -57,7 +58,7 @@ step() { printf '\n=== %s (%s s since the start)\n' "$1" "$SECONDS"; }
 
 lint() {
     step "lint"
-    run "$BIN/shellcheck" -x start_vectorized_training.sh scripts/run_tests.sh scripts/setup/*.sh \
+    run "$BIN/shellcheck" -x start_vectorized_training.sh scripts/*.sh scripts/setup/*.sh \
         scripts/monitoring/*.sh scripts/deployment/*.sh
     run "$BIN/ruff" check .
     run "$BIN/ruff" format --check --quiet .
@@ -125,6 +126,8 @@ main() {
     if ! $FAST; then
         smoke_study
         smoke_benchmarks
+        step "the documentation site"
+        PYTHON="$PYTHON" run scripts/check_pages.sh
     fi
     step "tests"
     if $FAST; then

@@ -156,6 +156,18 @@ def findings(browser: Browser, address: str, page: str, axe: str) -> Iterator[tu
         yield width, lines + [f"loads {url}" for url in sorted(elsewhere)]
 
 
+def check(browser: Browser, address: str, axe: str, pictures: Path | None) -> list[str]:
+    """Return the faults of all pages, one line each."""
+    faults: list[str] = []
+    for scheme in SCHEMES:
+        browser.visit(scheme)
+        for page, (width, lines) in ((page, found) for page in PAGES for found in findings(browser, address, page, axe)):
+            faults += [f"{page} at {width} px, {scheme}: {line}" for line in lines]
+            if pictures:
+                browser.screenshot(pictures / f"{Path(page).stem}_{width}_{scheme}.png")
+    return faults
+
+
 def main() -> int:
     """Check every page; exit code 1 if a page has a fault."""
     parser = argparse.ArgumentParser(description="Check pages in chromium with axe-core.")
@@ -166,16 +178,9 @@ def main() -> int:
     args = parser.parse_args()
     if args.screenshots:
         args.screenshots.mkdir(parents=True, exist_ok=True)
-    faults: list[str] = []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, served(args.folder) as address:
         browser = Browser(args.browser, profile)
-        for scheme in SCHEMES:
-            browser.visit(scheme)
-            for page in PAGES:
-                for width, lines in findings(browser, address, page, args.axe.read_text()):
-                    faults += [f"{page} at {width} px, {scheme}: {line}" for line in lines]
-                    if args.screenshots:
-                        browser.screenshot(args.screenshots / f"{Path(page).stem}_{width}_{scheme}.png")
+        faults = check(browser, address, args.axe.read_text(), args.screenshots)
         browser.process.terminate()
         browser.process.wait()
     print("\n".join(faults) or f"{len(PAGES)} pages have no fault at {WIDTHS} px, {' and '.join(SCHEMES)}")

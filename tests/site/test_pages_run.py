@@ -66,15 +66,6 @@ def test_the_programs_of_a_page_run(page, tmp_path):
         assert figures[3] > 3.0
 
 
-@pytest.mark.slow
-def test_the_page_about_fees_quotes_its_example():
-    ((_, quoted),) = blocks("why_fees", "text")
-    done = subprocess.run(
-        [sys.executable, "-m", "examples.cost_of_fees"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert quoted in done.stdout
-
-
 @pytest.mark.parametrize("page", SHORT)
 def test_a_page_for_newcomers_is_short(page):
     words = len((DOCS / f"{page}.md").read_text().split())
