@@ -101,7 +101,7 @@ def command_help() -> str:
     """Return one section per command with its `--help`."""
     sys.path.insert(0, str(ROOT))
     commands = import_module("barwise.__main__").COMMANDS
-    os.environ["COLUMNS"] = str(HELP_COLUMNS)
+    os.environ.update(COLUMNS=str(HELP_COLUMNS))
     return "\n\n".join(
         f"## barwise {name}\n\nThe same program: `{script}`.\n\n```text\n{help_of(module, name)}```"
         for name, (module, script) in commands.items()
