@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: MIT
 # Copyright (c) 2026 the barwise contributors
-"""CryptoEnvAlpaca: one trading account, one bar at a time, in plain NumPy and Python floats.
+"""CryptoEnvAlpaca: one trading account, stepped one bar at a time in plain NumPy and Python floats.
 
-This file is the executable specification of the simulator (docs/simulator.md). It is written to be read: every rule
-is a line or a short loop over assets, all arithmetic is float64, and nothing is vectorized. The batched simulator in
-``environment_Alpaca_vectorized.py`` is compared with it at every step and in every field. The two share their settings
-(`EnvParams`, the tables of rule sets and of smallest orders) and the checks of a caller's arrays. They share nothing
-that computes, so one cannot hide a mistake of the other; tests/test_import_directions.py lists what is imported.
+This file is the executable specification of the simulator (docs/simulator.md). It favors readability: each rule is one
+line or a short loop over assets, all arithmetic is float64, and nothing is vectorized. Tests compare
+``environment_Alpaca_vectorized.py`` with it at every step and in every field. The two files share settings
+(`EnvParams`, the tables of rule sets and smallest orders) and input checks, but no computation, so neither file can
+hide an error of the other. tests/test_import_directions.py lists the imports.
 
-Units: money in quote currency (USD), quantities in coins, ``*_rate`` and ``*_pct`` are fractions (0.0025 is 0.25 %).
-Causality: the observation at bar ``t`` uses rows ``<= t``; the action chosen there fills at the close of ``t + 1``.
+Units: money is in quote currency (USD) and quantities are in coins. ``*_rate`` and ``*_pct`` are fractions (0.0025 is
+0.25 %). Causality: the observation at bar ``t`` uses rows ``<= t``. The action chosen there fills at the close of ``t +
+1``.
 """
 
 from __future__ import annotations
@@ -36,29 +37,32 @@ from environment_Alpaca_vectorized import (
 
 @dataclass
 class Account:
-    """Everything that changes within an episode. One function, `CryptoEnvAlpaca._open_account`, builds it."""
+    """State of one account: everything that changes within an episode.
 
-    bar: int  # row of price_array the account stands at
+    Only `CryptoEnvAlpaca._open_account` creates one.
+    """
+
+    bar: int  # current row of price_array
     first_bar: int  # bar of the episode's first observation
-    last_bar: int  # the episode is over at this bar
+    last_bar: int  # bar at which the episode ends
     cash: float  # quote
     qty: list[float]  # (A,) coins
-    held_bars: list[int]  # (A,) bars since the position was opened or last sold from
-    high: list[float]  # (A,) highest price while held, quote; kept when the trailing stop is on
+    held_bars: list[int]  # (A,) bars since the position was opened or last partly sold
+    high: list[float]  # (A,) highest price while held, quote; updated if the trailing stop is on
     order_scale: list[float]  # (A,) coins per unit of action; host presets only
     benchmark_qty: list[float]  # (A,) coins of the equal-weight portfolio
-    equity: float  # quote, marked at `bar`
+    equity: float  # quote, account value at `bar`
     benchmark: float  # quote, value of the equal-weight portfolio at `bar`
     peak: float  # quote, highest equity of the episode
     max_drawdown: float  # fraction, largest fall from a peak in the episode
-    filled: list[float]  # (A,) coins bought less coins sold in the last step, stops and releases included
+    filled: list[float]  # (A,) coins bought minus coins sold in the last step, including stops and releases
     discounted_return: float = 0.0  # host presets: G = gamma * G + r
     traded: Traded = field(default_factory=lambda: Traded())
 
 
 @dataclass
 class Traded:
-    """What was executed within one step."""
+    """Totals of the fills within one step."""
 
     trades: int = 0
     fees: float = 0.0  # quote
@@ -67,25 +71,26 @@ class Traded:
 
 
 class CryptoEnvAlpaca:
-    """A long-only spot account over A coins, stepped one bar at a time.
+    """A long-only spot account on A coins, stepped one bar at a time.
 
     Args:
-        config: `price_array` (T, A) closes, `tech_array` (T, F) features, and optionally `tickers` (A), `segments`
-            [(first, last_exclusive), ...], `min_order_qty` (A,) and `qty_increment` (A,) in coins, and `filled_array`
-            (T, A) bool: bars in which nobody traded the coin, so that no order fills.
-        env_params: `rules` ("finrl_crypto", "cappuccino" or "standard"), `lookback` and any setting of
-            `EnvParams`. In "standard" an unknown key is an error; host presets ignore it.
-        initial_capital: quote; None takes the rule set's.
-        buy_cost_pct: fee fraction of a purchase; None takes the rule set's.
-        sell_cost_pct: fee fraction of a sale; None takes the rule set's.
-        gamma: discount of the host presets' final reward.
-        if_log: kept for hosts, whose constructors pass it; this environment does not log.
-        seed: of the random starts.
-        start: "first" or "random"; None takes the rule set's.
-        episode_bars: length of a window in steps; None runs to the end of the segment.
+        config: a mapping with these keys. `price_array` (T, A): closes, quote currency. `tech_array` (T, F): features.
+            Optional: `tickers` (A,); `segments`, a list of (first, last_exclusive) bars; `min_order_qty` (A,) and
+            `qty_increment` (A,), in coins; `filled_array` (T, A) bool, True for bars without trades of the coin, in
+            which no order fills.
+        env_params: `rules` (a key of `RULES`), `lookback` and any other setting of `EnvParams`. An unknown key is an
+            error under "standard" and ignored under host presets.
+        initial_capital: initial cash in quote currency; None uses the value of the rule set.
+        buy_cost_pct: fee on a purchase, fraction of notional; None uses the value of the rule set.
+        sell_cost_pct: fee on a sale, fraction of notional; None uses the value of the rule set.
+        gamma: discount factor of the host presets' final reward.
+        if_log: accepted for compatibility with hosts and ignored.
+        seed: seed of the random starts; None is 0.
+        start: "first" or "random"; None uses the value of the rule set.
+        episode_bars: longest episode in steps; None ends episodes at the end of their segment.
 
     Raises:
-        ValueError: for arrays or settings that cannot be traded; the message names the value and what to do.
+        ValueError: arrays or settings cannot be simulated; the message names the value and suggests a fix.
     """
 
     def __init__(
@@ -99,12 +104,12 @@ class CryptoEnvAlpaca:
         given_prices, tech = np.asarray(config["price_array"]), np.asarray(config["tech_array"])
         check_arrays(given_prices, tech, p.rules, p.norm_tech, config.get("tickers"))
         self.price_array = given_prices.astype(np.float64, copy=False)
-        # float32 stays as it is: half the memory, which processes may share
+        # float32 is not converted: it needs half the memory, and processes may share it
         self.tech_array = tech if tech.dtype == np.float32 else tech.astype(np.float64, copy=False)
         n_bars, n_assets = self.price_array.shape
         self.min_qty = self._smallest_orders(config, n_assets)
         self.qty_increment = (np.zeros(n_assets) + config.get("qty_increment", 0.0)).tolist()
-        # (T, A), whether anybody traded the coin
+        # (T, A), True if anybody traded the coin
         self.trades = ~np.broadcast_to(np.asarray(config.get("filled_array", False), dtype=bool), (n_bars, n_assets))
         given, whole = config.get("segments"), [(0, n_bars)]
         self.segments = [(int(a), int(b)) for a, b in (whole if given is None or len(given) == 0 else given)]
@@ -112,67 +117,71 @@ class CryptoEnvAlpaca:
         self.seed, self.start, self.episode_bars = seed or 0, start or p.start, episode_bars
         self._starts = [self._starts_of(segment) for segment in self.segments]
         if not any(self._starts):
-            raise ValueError(f"no segment is long enough for lookback {self.lookback}: {self.segments}; give more bars")
+            raise ValueError(f"no segment is long enough for lookback {self.lookback}: {self.segments}; use more bars")
         self.episode = -1
 
         self.env_name, self.env_num, self.num_envs = "CryptoEnvAlpaca", 1, 1
         self.max_step = max(self._window_end(i, s[0]) - s[0] for i, s in enumerate(self._starts) if s)
         self.state_dim = 1 + n_assets + self.lookback * self.tech_array.shape[1] + (2 + n_assets) * p.observe_account
         self.action_dim, self.if_discrete, self.target_return = n_assets, False, 10.0
-        self.reset()  # the attributes that hosts read exist from the start
-        self.episode, self.done = -1, True  # but the caller's first reset() begins episode 0
+        self.reset()  # create the attributes that hosts read
+        self.episode, self.done = -1, True  # the caller's first reset() starts episode 0
 
     # ---------------------------------------------------------------- what hosts read
     @property
     def cash(self) -> float:
-        """Quote currency in the account."""
+        """Cash of the account, quote currency."""
         return self.account.cash
 
     @property
     def stocks(self) -> np.ndarray:
-        """(A,) coins in the account, a copy."""
+        """Copy of the coins of the account, (A,)."""
         return np.array(self.account.qty)
 
     @property
     def filled(self) -> np.ndarray:
-        """(A,) coins bought less coins sold in the last step, stops and releases included; a copy."""
+        """Copy of the coins bought minus coins sold in the last step, (A,), including stops and releases."""
         return np.array(self.account.filled)
 
     @property
     def cost_factor(self) -> float:
-        """Share of fees and slippage that steps charge, 0 to 1; assigning one takes effect with the next step.
+        """Fraction of fees and slippage that steps charge, 0 to 1. A new value takes effect with the next step.
 
-        The equal-weight benchmark pays its entry fee in full.
+        The equal-weight benchmark always pays its full entry fee.
         """
         return self._cost_factor
 
     @cost_factor.setter
     def cost_factor(self, factor: float) -> None:
         if not 0.0 <= factor <= 1.0:
-            raise ValueError(f"cost_factor is the share of fees and slippage charged, 0 to 1; received {factor}")
+            raise ValueError(f"cost_factor must be between 0 and 1; received {factor}")
         self._cost_factor, p = float(factor), self.params
         names = ("buy_fee_rate", "sell_fee_rate", "slippage_rate")
         self._charged = replace(p, **{name: getattr(p, name) * self._cost_factor for name in names})
 
     @property
     def time(self) -> int:
-        """Row of price_array the account stands at."""
+        """Current row of price_array."""
         return self.account.bar
 
     @property
     def total_asset(self) -> float:
-        """Account value, quote."""
+        """Equity of the account, quote currency."""
         return self.account.equity
 
     @property
     def episode_return(self) -> float:
-        """Account value over initial capital."""
+        """Equity divided by initial capital."""
         return self.account.equity / self.initial_capital
 
     def reset(self, bar: int | None = None) -> np.ndarray:
         """Open a fresh account and return its first observation, (S,) float32.
 
-        `bar` forces the first bar of the episode; it must lie in a segment with a full lookback before it.
+        Args:
+            bar: first bar of the episode; None draws one. It must be in a segment with a full lookback before it.
+
+        Raises:
+            ValueError: no episode can start at `bar`.
         """
         self.episode += 1
         self.rejected_actions = 0
@@ -185,14 +194,15 @@ class CryptoEnvAlpaca:
         """Advance one bar.
 
         Args:
-            actions: (A,) in [-1, 1]; positive buys, negative sells. Any non-finite entry makes the step a hold.
+            actions: (A,) in [-1, 1]; positive buys, negative sells. Any non-finite entry turns the whole step into a
+                hold.
 
         Returns:
-            observation (S,) float32, reward, done, info. The account is not restarted: call `reset()`.
+            Observation (S,) float32, reward, done and info. An ended account does not restart; call `reset()`.
 
         Raises:
-            ValueError: for a wrong shape.
-            RuntimeError: before the first reset and after the end of the episode.
+            ValueError: the action has a wrong shape.
+            RuntimeError: `reset` has not been called, or the episode has ended.
         """
         if self.done:
             raise RuntimeError("no episode is running: call reset() before step()")
@@ -208,7 +218,7 @@ class CryptoEnvAlpaca:
 
     # ---------------------------------------------------------------- the bar
     def _transition(self, action: np.ndarray) -> tuple[float, dict[str, float], bool]:
-        """One bar, in the order of docs/simulator.md -> reward, its terms, truncated."""
+        """Run one bar in the order of docs/simulator.md and return (reward, reward terms, truncated)."""
         acct, p = self.account, self.params
         before, benchmark_before, drawdown_before = acct.equity, acct.benchmark, acct.max_drawdown
         price = self._begin_bar()
@@ -227,7 +237,7 @@ class CryptoEnvAlpaca:
         return reward, terms, at_end and not ruined and p.truncates
 
     def _begin_bar(self) -> list[float]:
-        """The clock goes on, nothing is traded yet; the closes (A,) of the new bar."""
+        """Advance to the next bar and return its closes (A,). Nothing trades yet."""
         acct = self.account
         acct.traded, acct.filled = Traded(), [0.0] * self.action_dim
         acct.bar += 1
@@ -235,12 +245,12 @@ class CryptoEnvAlpaca:
         return self.price_array[acct.bar].tolist()
 
     def _reduce(self, action: np.ndarray, price: list[float]) -> tuple[list[float], float]:
-        """Stops, sells and releases -> the order quantities (A,), and the equity that they were sized on."""
+        """Run stops, sells and releases. Return the orders (A,) in coins and the equity that sized them."""
         acct, p = self.account, self.params
         if p.trailing_stop_pct > 0:
             self._trailing_stop(price)
         equity_at_fill = acct.cash + sum(q * x for q, x in zip(acct.qty, price, strict=True))
-        # Where nobody trades the coin in the bar that would fill the order, nothing fills.
+        # An order does not fill in a bar in which nobody trades the coin.
         order = self._order_quantities(np.where(self.trades[acct.bar], action, np.float32(0.0)), price, equity_at_fill)
         if p.max_position_weight > 0:
             order = self._cap_positions(order, price, equity_at_fill)
@@ -258,12 +268,12 @@ class CryptoEnvAlpaca:
         acct.max_drawdown = max(acct.max_drawdown, 1.0 - acct.equity / acct.peak)
 
     def _order_quantities(self, action: np.ndarray, price: list[float], equity: float) -> list[float]:
-        """Coins each action asks for: positive to buy, negative to sell."""
+        """Return the coins (A,) that each action orders: positive buys, negative sells."""
         limit = np.float32(self.params.action_limit)
         action = np.clip(action, -limit, limit)
         if self.params.order_sizing in ("price_magnitude", "price_digits"):
             return [float(a) * s for a, s in zip(action, self.account.order_scale, strict=True)]
-        if self.params.order_sizing == "initial_capital":  # in float32, as the host computes it
+        if self.params.order_sizing == "initial_capital":  # in float32, like the host
             scale = np.array(self.account.order_scale, dtype=np.float32)
             with np.errstate(over="ignore"):
                 return (action * scale).astype(np.float64).tolist()
@@ -271,13 +281,13 @@ class CryptoEnvAlpaca:
         return [float(a) * equity / (x * norm) if x > 0 else 0.0 for a, x in zip(action, price, strict=True)]
 
     def _cap_positions(self, order: list[float], price: list[float], equity: float) -> list[float]:
-        """Cut every buy so that the position would not exceed its share of the account."""
+        """Reduce every buy so that its position stays within `max_position_weight` of equity."""
         limit = self.params.max_position_weight * equity
         room = [max(0.0, limit / x - q) if x > 0 else 0.0 for x, q in zip(price, self.account.qty, strict=True)]
         return [min(o, r) for o, r in zip(order, room, strict=True)]
 
     def _trailing_stop(self, price: list[float]) -> None:
-        """Sell a whole position whose price fell by more than trailing_stop_pct from its high."""
+        """Sell positions whose price has fallen by more than `trailing_stop_pct` from its high."""
         acct = self.account
         for i, x in enumerate(price):
             if acct.qty[i] > 0:
@@ -286,7 +296,7 @@ class CryptoEnvAlpaca:
                     self._execute_sale(i, acct.qty[i], x)
 
     def _sell(self, order: list[float], price: list[float]) -> None:
-        """Sell what the orders ask for, at most the position."""
+        """Fill the sell orders, each limited to its position."""
         acct, p = self.account, self.params
         for i, x in enumerate(price):
             wanted = -order[i]
@@ -300,7 +310,7 @@ class CryptoEnvAlpaca:
             self._execute_sale(i, min(acct.qty[i], wanted), x)
 
     def _release_stale(self, price: list[float]) -> None:
-        """Sell a fraction of every position held for stale_bars or longer, or all where the venue wants more."""
+        """Sell stale_fraction of each position held for at least stale_bars, or all if the venue requires more."""
         acct, p = self.account, self.params
         for i, x in enumerate(price):
             if acct.held_bars[i] >= p.stale_bars and (x > 0 or p.release_unpriced):
@@ -311,7 +321,7 @@ class CryptoEnvAlpaca:
                 self._execute_sale(i, released, x)
 
     def _buy(self, order: list[float], price: list[float], equity: float) -> None:
-        """Buy what the orders ask for and the cash allows."""
+        """Fill the buy orders as far as cash allows."""
         wanted = [0.0] * len(price)
         for i, x in enumerate(price):
             quantity = self._whole_increments(i, order[i])
@@ -338,7 +348,7 @@ class CryptoEnvAlpaca:
         return budget // cost if self.params.whole_coins else budget / cost
 
     def _purchase_price(self, price: float) -> float:
-        """Quote paid per coin bought, slippage and fee included."""
+        """Return the cost of one coin in quote currency, including slippage and fee."""
         return price * (1.0 + self._charged.slippage_rate) * (1.0 + self._charged.buy_fee_rate)
 
     def _is_large_enough(self, i: int, quantity: float, price: float) -> bool:
@@ -350,7 +360,7 @@ class CryptoEnvAlpaca:
         return math.floor(quantity / step + INCREMENT_SLACK) * step if whole else quantity
 
     def _execute_sale(self, i: int, quantity: float, price: float) -> None:
-        """Take `quantity` coins out at the close less slippage and fee; the position's clock starts again."""
+        """Sell coins at the close minus slippage and fee. The holding time of the position restarts."""
         acct = self.account
         fill = price * (1.0 - self._charged.slippage_rate)
         acct.qty[i] -= quantity
@@ -361,15 +371,15 @@ class CryptoEnvAlpaca:
         self._book(quantity, price, fill * self._charged.sell_fee_rate)
 
     def _execute_purchase(self, i: int, quantity: float, price: float) -> None:
-        """Add `quantity` coins, unless what the cash left of the order is below the minimum."""
-        # A buy cut to exactly the minimum is kept: the hosts drop it only when it is smaller.
+        """Buy coins, unless the order fell below the minimum because cash is short."""
+        # A buy reduced to exactly the minimum is kept, because the hosts drop only smaller ones.
         if quantity <= 0 or quantity < self.min_qty[i] or quantity * price < self.params.min_order_notional:
             return
         acct = self.account
         acct.high[i] = price if acct.qty[i] == 0.0 else acct.high[i]
         acct.qty[i] += quantity
         acct.filled[i] += quantity
-        acct.cash = max(0.0, acct.cash - quantity * self._purchase_price(price))  # max: rounding, at most one ulp
+        acct.cash = max(0.0, acct.cash - quantity * self._purchase_price(price))  # max corrects rounding of one ulp
         self._book(quantity, price, price * (1.0 + self._charged.slippage_rate) * self._charged.buy_fee_rate)
 
     def _book(self, quantity: float, price: float, fee_per_coin: float) -> None:
@@ -383,7 +393,7 @@ class CryptoEnvAlpaca:
     def _reward_terms(
         self, price: list[float], before: float, benchmark_before: float, drawdown_before: float
     ) -> dict[str, float]:
-        """Named terms whose sum is the reward."""
+        """Return the named reward terms. Their sum is the reward."""
         acct, p = self.account, self.params
         if p.reward == "benchmark_difference":
             gain = (acct.equity - before) - (acct.benchmark - benchmark_before)
@@ -425,7 +435,7 @@ class CryptoEnvAlpaca:
         return max(1.0 - progress, self.params.time_decay_floor)
 
     def _cappuccino_concentration(self, weights: list[float], penalty: float) -> float:
-        """Penalty for one large position and for few positions, bonus for evenly spread ones (Gini under 0.4)."""
+        """Return a penalty for one large or few positions, and a bonus for even weights (Gini below 0.4)."""
         if not (penalty > 0 and self.account.equity > 0):
             return 0.0
         total = -penalty * max(0.0, max(weights) - TARGET_WEIGHT)
@@ -438,7 +448,7 @@ class CryptoEnvAlpaca:
 
     # ---------------------------------------------------------------- observation
     def _observe(self) -> np.ndarray:
-        """(S,) float32: account, then L rows of features, newest first, then what observe_account adds."""
+        """Return the observation, (S,) float32: account, L rows of features with the newest first, extra fields."""
         acct, p = self.account, self.params
         if p.observation == "absolute":
             account = [acct.cash * p.norm_cash, *(q * p.norm_stocks for q in acct.qty)]
@@ -464,7 +474,7 @@ class CryptoEnvAlpaca:
 
     # ---------------------------------------------------------------- episodes
     def _smallest_orders(self, config: Mapping[str, Any], n_assets: int) -> list[float]:
-        """(A,) coins: the caller's as given, else the host's limits times 1.1, by ticker or by column, else none."""
+        """Return smallest orders (A,) in coins: the caller's, else 1.1 times the host's limits, else 0."""
         rules, given, tickers = self.params.rules, config.get("min_order_qty"), config.get("tickers")
         if given is not None or rules not in ("cappuccino", *COLUMN_LIMITS):
             return (np.zeros(n_assets) + (0.0 if given is None else given)).tolist()
@@ -473,12 +483,12 @@ class CryptoEnvAlpaca:
             coins = [re.sub(r"/|USDT?$", "", str(ticker).upper()) for ticker in tickers]
             limits = tuple(CAPPUCCINO_LIMITS[coin] for coin in coins if coin in CAPPUCCINO_LIMITS)
         if len(limits) < n_assets:
-            known = f"the {rules} rules know the smallest order of {len(limits)} columns, price_array has {n_assets}"
-            raise ValueError(f"{known}; give config['min_order_qty'] (A,) in coins")
+            known = f"the {rules} rules have a smallest order for {len(limits)} columns, but price_array has {n_assets}"
+            raise ValueError(f"{known}; pass config['min_order_qty'] (A,) in coins")
         return [1.1 * limit for limit in limits[:n_assets]]
 
     def _starts_of(self, segment: tuple[int, int]) -> range:
-        """First bars from which at least one step (a whole window, where one fits) can be made."""
+        """Return the possible first bars in a segment. A whole window must fit if the segment is long enough."""
         first = segment[0] + self.lookback - 1
         steps = min(self.episode_bars or 1, max(self._last_bar_of(segment) - first, 1))
         return range(first, self._last_bar_of(segment) - steps + 1)
@@ -491,7 +501,7 @@ class CryptoEnvAlpaca:
         return min(last, first + self.episode_bars) if self.episode_bars else last
 
     def _draw_start(self) -> tuple[int, int]:
-        """(segment, first bar) of the current episode: environment 0 of the batched class draws the same."""
+        """Return (segment, first bar) of the current episode. Environment 0 of the vectorized class draws the same."""
         usable = [i for i, starts in enumerate(self._starts) if starts]
         if self.start == "first":
             segment = usable[self.episode % len(usable)]
@@ -503,16 +513,16 @@ class CryptoEnvAlpaca:
             if k < len(self._starts[segment]):
                 return segment, self._starts[segment][k]
             k -= len(self._starts[segment])
-        raise AssertionError("k is below the number of starts")
+        raise AssertionError("k must be below the number of starts")
 
     def _locate(self, bar: int) -> tuple[int, int]:
         for segment, (first, _) in enumerate(self.segments):
             if first + self.lookback - 1 <= bar < self._last_bar_of(self.segments[segment]):
                 return segment, bar
-        raise ValueError(f"bar {bar} is no first bar: it needs {self.lookback - 1} bars before it and one after it")
+        raise ValueError(f"no episode can start at bar {bar}: needs {self.lookback - 1} bars before it and one after")
 
     def _open_account(self, segment: int, first: int) -> Account:
-        """The only place where an account is made, so that nothing survives a reset by accident."""
+        """Create a fresh account. Accounts are created only here, so no field survives a reset by accident."""
         p, capital, n_assets = self.params, self.initial_capital, self.action_dim
         self._segment = self.segments[segment]
         base_price = self.price_array[self._segment[0] if p.benchmark_base == "segment" else first]
@@ -528,7 +538,7 @@ class CryptoEnvAlpaca:
         )  # fmt: skip
 
     def _order_scale(self, first_price: np.ndarray) -> list[float]:
-        """Coins per unit of action (A), from a segment's first prices as they were given."""
+        """Return coins per unit of action (A,), from the first prices of a segment in the caller's dtype."""
         p, scales = self.params, [0.0] * len(first_price)
         for i, x in enumerate(first_price):
             if x > 0 and p.order_sizing == "price_magnitude":
@@ -541,7 +551,7 @@ class CryptoEnvAlpaca:
 
 
 def hash32(seed: int, env: int, episode: int) -> int:
-    """A 32-bit number that depends on nothing but its arguments (finalizer of C. Wellons' `lowbias32`)."""
+    """Return a 32-bit hash of the arguments; the finalizer is C. Wellons' `lowbias32`."""
     x = 0
     for word in (seed, env, episode):
         x = (x + word + 0x9E3779B9) & 0xFFFFFFFF

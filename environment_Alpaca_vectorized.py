@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: MIT
 # Copyright (c) 2026 the barwise contributors
-"""VectorizedCryptoEnvAlpaca: N trading accounts over one market, stepped together as torch tensors.
+"""VectorizedCryptoEnvAlpaca: N trading accounts on one market, stepped together as torch tensors.
 
-Copy this one file beside a host's ``environment_Alpaca.py``; it needs torch and numpy and nothing else. What one step
-means is written in docs/simulator.md and, as plain loops, in this repository's ``environment_Alpaca.py``; the tests
-compare the classes here with that one at every step and in every field.
+Copy this file next to a host's ``environment_Alpaca.py``. It requires torch and numpy only. docs/simulator.md defines a
+step. ``environment_Alpaca.py`` in this repository implements the same step as plain loops, and the tests compare the
+classes of both files at every step and in every field.
 
-Read it top to bottom: settings and state, then the phases of a bar in the order in which they happen, the pure `step`,
-and the two classes that hold the state for a caller.
+Read this file from top to bottom: settings and state, the phases of a bar in the order in which they run, the pure
+`step`, and the two classes that hold the state.
 
-Axes: N environments, A assets, T bars, F features, L lookback, G segments, S state width. Money is in quote currency,
-quantities in coins, ``*_rate`` and ``*_pct`` are fractions. Books are float64 on every device, observations float32.
+The functions of a bar share their arguments: `book` holds the accounts, `price` (N, A) the closes of the current bar,
+`equity` (N,) the account values before the orders, `market` the market data, `p` the settings and `costs` the trading
+costs of the step.
+
+Axes: N environments, A assets, T bars, F features, L lookback, G segments, S state width. Money is in quote currency
+and quantities are in coins. ``*_rate`` and ``*_pct`` are fractions. Account state is float64 on every device.
+Observations are float32.
 """
 
 from __future__ import annotations
@@ -36,9 +41,9 @@ import torch
 from torch import Tensor
 
 log = logging.getLogger(__name__)
-VERSION = "2026.12"  # equal to environment_Alpaca_kernels', or the plain step runs instead
+VERSION = "2026.12"  # must equal the version of environment_Alpaca_kernels, otherwise the plain step runs
 
-# A rule set is a row of settings, not a program: every one of them can be overridden alone through env_params.
+# A rule set is a row of settings. env_params can override each setting separately.
 _HOST_RULES: dict[str, Any] = {
     "slippage_rate": 0.0, "min_order_notional": 0.0, "always_allow_close": False,
     "stale_bars": 48, "stale_fraction": 0.05, "buys": "sequential", "reserve_base": "initial_capital",
@@ -55,12 +60,12 @@ _FINRL: dict[str, Any] = _HOST_RULES | {
     "lookback": 1, "norm_cash": 2.0**-18, "norm_stocks": 2.0**-3, "norm_tech": 2.0**-15, "norm_reward": 2.0**-16,
     "norm_action": 1.0}  # fmt: skip
 RULES: dict[str, dict[str, Any]] = {
-    "finrl_crypto": _FINRL_CRYPTO,                                  # FinRL_Crypto's CryptoEnvAlpaca
+    "finrl_crypto": _FINRL_CRYPTO,                                  # CryptoEnvAlpaca of FinRL_Crypto
     "ccxt": _FINRL_CRYPTO | {"fee_rate": 0.001, "cash_haircut": 0.95, "stale_bars": 24},  # its CryptoEnvCCXT
-    "cappuccino": _HOST_RULES | {                                   # Cappuccino's CryptoEnvAlpaca
+    "cappuccino": _HOST_RULES | {                                   # CryptoEnvAlpaca of Cappuccino
         "initial_capital": 500.0, "fee_rate": 0.0025, "order_sizing": "initial_capital", "cash_haircut": 0.99,
         "release_unpriced": True, "reward": "cappuccino", "benchmark_pays_fee": True, "action_limit": 1000.0},
-    "finrl": _FINRL, "finrl_meta": _FINRL | {"order_sizing": "price_magnitude", "norm_action": 10_000.0},  # two more
+    "finrl": _FINRL, "finrl_meta": _FINRL | {"order_sizing": "price_magnitude", "norm_action": 10_000.0},
     "standard": {"initial_capital": 10_000.0, "fee_rate": 0.0025, "slippage_rate": 0.0005, "order_sizing": "equity",
         "min_order_notional": 10.0, "always_allow_close": True, "stale_bars": 0, "stale_fraction": 0.05,
         "release_unpriced": False, "buys": "proportional", "cash_haircut": 1.0, "reserve_base": "equity",
@@ -74,24 +79,24 @@ TERM_NAMES = {
     "weighted_terms": ("growth", "benchmark", "drawdown", "volatility", "concentration", "turnover"),
 }  # fmt: skip
 COSTS = ("fees", "slippage", "turnover")
-REPORTED = ("equity", "benchmark_equity", "episode_return", *COSTS)  # what `info` has of the books, float64
+REPORTED = ("equity", "benchmark_equity", "episode_return", *COSTS)  # account fields in `info`, float64
 COUNTED = ("rejected_actions", "trades")  # int64
-OPTIONS = ("n_envs", "seed", "episode_bars", "gpu_id")  # constructor arguments that env_params may hold instead
+OPTIONS = ("n_envs", "seed", "episode_bars", "gpu_id")  # constructor arguments that env_params may also hold
 NORMS = ("norm_cash", "norm_stocks", "norm_tech", "norm_reward", "norm_action")
 
-# Smallest orders of the hosts, in coins, before their factor of 1.1: by column, and by ticker in that column order.
+# Smallest orders of the hosts in coins, before the factor of 1.1: by column, or by ticker in column order.
 COLUMN_LIMITS: dict[str, tuple[float, ...]] = {
     "finrl_crypto": (0.01, 0.10, 0.0001, 0.1, 0.1, 0.001, 0.01, 10.0, 0.1, 0.01),
     "ccxt": (0.0001, 0.001, 0.01, 0.1, 0.1, 1.0, 0.1, 0.01, 0.1, 0.001)}  # fmt: skip
 CAPPUCCINO_LIMITS = {
     "AAVE": 0.005, "AVAX": 0.03, "BTC": 0.00001, "LINK": 0.1, "ETH": 0.0003, "LTC": 0.01, "UNI": 0.15}  # fmt: skip
-# Currencies that a ticker without a mark may end with, the last three only after one of the coins above.
+# Currencies that a ticker without a separator may end with; the last three only after one of the coins above.
 CASH = ("EUR", "GBP", "JPY", "TRY", "BRL", "BTC", "ETH", "BNB")
 
-TARGET_WEIGHT = 0.40  # a position above this share of the account is called concentrated
-HELD_BARS_SCALE = 0.01  # observe_account shows held_bars in hundreds
-EQUITY_FLOOR = 1e-6  # logarithms and ratios see at least this fraction of the initial capital
-INCREMENT_SLACK = 1e-9  # a quantity this close below a whole increment counts as whole
+TARGET_WEIGHT = 0.40  # a position above this weight is concentrated
+HELD_BARS_SCALE = 0.01  # scale of held_bars in observe_account
+EQUITY_FLOOR = 1e-6  # lower bound of equity in logarithms and ratios, as a fraction of the initial capital
+INCREMENT_SLACK = 1e-9  # a quantity this little below a whole increment counts as whole
 
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -109,12 +114,20 @@ RANGES = {
 }  # fmt: skip
 
 
-Terms = dict[str, Tensor]  # name of a reward's term -> (N,) float64
+Terms = dict[str, Tensor]  # reward term -> (N,) float64
 
 
 # ---------------------------------------------------------------------------------------------- settings and state
 class Costs(NamedTuple):
-    """What trading costs in a step, fractions of notional: floats, or () float64 tensors on the accounts' device."""
+    """Trading costs of a step, as fractions of notional.
+
+    Each cost is a float, or a () float64 tensor on the device of the accounts.
+
+    Attributes:
+        buy_fee_rate: fee on a purchase.
+        sell_fee_rate: fee on a sale.
+        slippage_rate: fraction that buyers pay more, and sellers receive less, than the close.
+    """
 
     buy_fee_rate: Any
     sell_fee_rate: Any
@@ -123,43 +136,94 @@ class Costs(NamedTuple):
 
 @dataclass(frozen=True)
 class EnvParams:
-    """Settings of one simulator; a rule set with the caller's overrides. Choices are listed in docs/simulator.md."""
+    """Settings of one simulator: a rule set with the caller's overrides.
+
+    docs/simulator.md describes the rule sets. "Off" in the list below means that the phase is skipped.
+
+    Attributes:
+        rules: name of the rule set, a key of `RULES`.
+        lookback: number of bars of features in an observation, L.
+        initial_capital: cash of a fresh account, quote currency.
+        buy_fee_rate: fee on a purchase, fraction of notional.
+        sell_fee_rate: fee on a sale, fraction of notional.
+        gamma: discount factor of the host presets' final reward.
+        slippage_rate: fraction that buyers pay more, and sellers receive less, than the close.
+        order_sizing: conversion of an action to coins: "price_magnitude", "price_digits", "initial_capital" or
+            "equity".
+        min_order_notional: smallest order, quote currency.
+        always_allow_close: if True, a sale of the whole position may be below the smallest order.
+        stale_bars: number of bars after which a position is stale and partly sold; 0 is off.
+        stale_fraction: fraction of a stale position that is sold per bar.
+        release_unpriced: if True, stale positions of coins without a price are sold too.
+        buys: "sequential" (column by column) or "proportional" (together, scaled by one factor if cash is short).
+        cash_haircut: fraction of the spendable cash that buys may use.
+        reserve_base: base of `min_cash_reserve`: "initial_capital" or "equity".
+        start: first bar of an episode: "first", "random" or "stratified".
+        ends_lookback_early: if True, an episode ends L bars before the end of its segment.
+        truncates: if True, the end of a window is a time limit and not a terminal state.
+        terminal_equity_fraction: an account with at most this fraction of its initial capital is ruined and ends. Only
+            applied if `truncates` is True.
+        reward: "benchmark_difference", "profit", "cappuccino" or "weighted_terms".
+        final_reward: "discounted_return" (the last reward is the discounted return of the episode) or "plain".
+        observation: "absolute" (cash and coins) or "relative" (fractions of equity).
+        benchmark_base: bar at which the equal-weight benchmark is bought: the first of the "segment" or of the
+            "episode".
+        benchmark_pays_fee: if True, the benchmark pays `buy_fee_rate` when it is bought.
+        whole_coins: if True, cash buys whole coins only.
+        action_limit: actions are clamped to [-action_limit, action_limit].
+        norm_cash: scale of cash in an "absolute" observation.
+        norm_stocks: scale of coins in an "absolute" observation.
+        norm_tech: scale of the features.
+        norm_reward: scale of the reward.
+        norm_action: scale of an order; with order_sizing "equity", action 1 trades equity / norm_action.
+        min_cash_reserve: fraction of `reserve_base` that buys leave in cash.
+        max_position_weight: largest weight of a position after a buy; 0 is off.
+        trailing_stop_pct: fall from its high, as a fraction, after which a position is sold; 0 is off.
+        time_decay_floor: smallest time factor of the "cappuccino" reward.
+        growth_weight: weight of log growth in the "weighted_terms" reward.
+        benchmark_weight: weight of the benchmark's log growth, which is subtracted.
+        drawdown_penalty: weight of the increase in maximum drawdown.
+        volatility_penalty: weight of the squared log growth.
+        concentration_penalty: weight of the largest position above `TARGET_WEIGHT`; also scales the "cappuccino" term.
+        turnover_penalty: weight of turnover, as a multiple of equity.
+        observe_account: if True, observations also hold progress, drawdown and held bars.
+    """
 
     rules: str
-    lookback: int  # bars of features in an observation
-    initial_capital: float  # quote
-    buy_fee_rate: float  # fraction of notional
+    lookback: int
+    initial_capital: float
+    buy_fee_rate: float
     sell_fee_rate: float
-    gamma: float  # of the host presets' final reward
-    slippage_rate: float  # buys pay, sells receive this fraction less
-    order_sizing: str  # "price_magnitude" | "price_digits" | "initial_capital" | "equity"
-    min_order_notional: float  # quote
-    always_allow_close: bool  # a sale of the whole position may be below the minimum
-    stale_bars: int  # 0: off
+    gamma: float
+    slippage_rate: float
+    order_sizing: str
+    min_order_notional: float
+    always_allow_close: bool
+    stale_bars: int
     stale_fraction: float
     release_unpriced: bool
-    buys: str  # "sequential" | "proportional"
-    cash_haircut: float  # share of the spendable cash a buy may use
-    reserve_base: str  # "initial_capital" | "equity"
-    start: str  # "first" | "random" | "stratified"
+    buys: str
+    cash_haircut: float
+    reserve_base: str
+    start: str
     ends_lookback_early: bool
-    truncates: bool  # the end of a window is a time limit, not a terminal state
-    terminal_equity_fraction: float  # of initial capital
-    reward: str  # "benchmark_difference" | "profit" | "cappuccino" | "weighted_terms"
-    final_reward: str  # "discounted_return" | "plain"
-    observation: str  # "absolute" | "relative"
-    benchmark_base: str  # "segment" | "episode"
+    truncates: bool
+    terminal_equity_fraction: float
+    reward: str
+    final_reward: str
+    observation: str
+    benchmark_base: str
     benchmark_pays_fee: bool
-    whole_coins: bool = False  # the cash of a buy is cut to what pays for whole coins
-    action_limit: float = float("inf")  # actions beyond it are cut to it
+    whole_coins: bool = False
+    action_limit: float = float("inf")
     norm_cash: float = 1.0
     norm_stocks: float = 1.0
     norm_tech: float = 1.0
     norm_reward: float = 100.0
-    norm_action: float = 4.0  # "equity": action 1 trades equity / norm_action
-    min_cash_reserve: float = 0.0  # fraction of reserve_base
-    max_position_weight: float = 0.0  # 0: off
-    trailing_stop_pct: float = 0.0  # fraction, 0: off
+    norm_action: float = 4.0
+    min_cash_reserve: float = 0.0
+    max_position_weight: float = 0.0
+    trailing_stop_pct: float = 0.0
     time_decay_floor: float = 0.0
     growth_weight: float = 1.0
     benchmark_weight: float = 0.0
@@ -174,12 +238,22 @@ class EnvParams:
         cls, env_params: Mapping[str, Any], initial_capital: float | None = None, buy_fee_rate: float | None = None,
         sell_fee_rate: float | None = None, gamma: float = 0.99,
     ) -> EnvParams:  # fmt: skip
-        """Resolve a caller's env_params.
+        """Combine a rule set with a caller's overrides.
+
+        Args:
+            env_params: `rules`, `lookback` and any other attribute of this class. `fee_rate` sets both fees.
+            initial_capital: overrides the capital, quote currency.
+            buy_fee_rate: overrides the fee on a purchase, fraction of notional.
+            sell_fee_rate: overrides the fee on a sale, fraction of notional.
+            gamma: discount factor of the host presets' final reward.
+
+        Returns:
+            The complete settings.
 
         Raises:
-            ValueError: no rule set or an unknown one; a host preset without its norms; an unknown key in "standard"
-                (host presets ignore those, because host trainers keep keys there that no environment reads); a value
-                out of range.
+            ValueError: the rule set is missing or unknown, a host preset lacks its norms, "standard" has an unknown
+                key, or a value is out of range. Host presets ignore unknown keys, because host trainers keep unrelated
+                keys there.
         """
         name = env_params.get("rules")
         if name not in RULES:
@@ -188,7 +262,7 @@ class EnvParams:
         known = env_params.keys() | RULES[name].keys()
         missing = [key for key in ("lookback", *(NORMS if is_host else ())) if key not in known]
         if missing:
-            raise ValueError(f"env_params lacks {', '.join(missing)}, which the {name} rules need")
+            raise ValueError(f"env_params lacks {', '.join(missing)}, which the {name} rules require")
         own = {field.name for field in fields(cls)} - {"gamma"}
         unknown = sorted(set(env_params) - own - {"fee_rate", *OPTIONS})
         if unknown and not is_host:
@@ -199,18 +273,29 @@ class EnvParams:
         row["sell_fee_rate"] = row.get("sell_fee_rate", fee_rate) if sell_fee_rate is None else sell_fee_rate
         row["initial_capital"] = float(row["initial_capital"] if initial_capital is None else initial_capital)
         if int(row["lookback"]) != row["lookback"]:
-            raise ValueError(f"lookback is a whole number of bars; received {row['lookback']!r}")
+            raise ValueError(f"lookback must be a whole number of bars; received {row['lookback']!r}")
         return cls(**{**row, "lookback": int(row["lookback"])}, gamma=gamma)
 
     def costs(self, factor: float = 1.0) -> Costs:
-        """What a step charges: the settings' costs times `factor`. 1 leaves their bits as they are."""
+        """Return the trading costs of a step, scaled by a factor.
+
+        Args:
+            factor: multiplies both fees and the slippage. A factor of 1 leaves them bit-identical.
+
+        Returns:
+            The scaled costs, fractions of notional.
+        """
         return Costs(self.buy_fee_rate * factor, self.sell_fee_rate * factor, self.slippage_rate * factor)
 
     def __post_init__(self) -> None:
-        """Refuse values with which no account can be simulated."""
+        """Check every value.
+
+        Raises:
+            ValueError: a value is out of range, not finite, or not one of its choices.
+        """
         for name in (*Costs._fields, "min_cash_reserve", "trailing_stop_pct"):
             if not 0.0 <= (fraction := getattr(self, name)) < 1.0:
-                raise ValueError(f"{name} is a fraction below 1, 0.0025 means 0.25 %; received {fraction}")
+                raise ValueError(f"{name} must be a fraction from 0 to below 1 (0.0025 is 0.25 %); received {fraction}")
         for name, (least, most) in RANGES.items():
             if not least <= getattr(self, name) <= most:
                 raise ValueError(f"{name} must be at least {least} and at most {most}; received {getattr(self, name)}")
@@ -221,32 +306,50 @@ class EnvParams:
             if isinstance(value, float) and not math.isfinite(value) and name != "action_limit":
                 raise ValueError(f"{name} must be a finite number; received {value}")
         if int(self.stale_bars) != self.stale_bars:
-            raise ValueError(f"stale_bars is a whole number of bars; received {self.stale_bars!r}")
+            raise ValueError(f"stale_bars must be a whole number of bars; received {self.stale_bars!r}")
 
 
 @dataclass(frozen=True)
 class Market:
-    """What all accounts share and no step changes; `copy.deepcopy` of an environment keeps the same Market."""
+    """Market data that all accounts share and no step changes.
 
-    price: Tensor  # (T, A) float64, close
-    windows: Tensor  # (T - L + 1, L * F) float32, features times norm_tech; row T - 1 - t: lookback of bar t
-    min_qty: Tensor  # (A,) float64, smallest order in coins
-    qty_increment: Tensor  # (A,) float64, 0 where any quantity will do
-    segment_first: Tensor  # (G,) int64, first bar
-    segment_end: Tensor  # (G,) int64, bar after the last one
-    order_scale: Tensor  # (G, A) float64, coins per unit of action; host presets only
-    episode_limit: Tensor  # (G,) int64, last bar an episode may reach
-    first_start: Tensor  # (G,) int64, first bar an episode may start at
-    start_offset: Tensor  # (G + 1,) int64, number of starts in the segments before
-    usable_segment: Tensor  # (<= G,) int64, segments with at least one start
-    trades: Tensor | None  # (T, A) float32, 0 where nobody traded the coin in the bar; None: all trade in every bar
+    A deep copy of an environment keeps the same Market.
+
+    Attributes:
+        price: (T, A) float64, closes, quote currency.
+        windows: (T - L + 1, L * F) float32, features times norm_tech. Row T - 1 - t is the lookback window of bar t.
+        min_qty: (A,) float64, smallest order in coins.
+        qty_increment: (A,) float64, lot size in coins; 0 if the venue does not round.
+        segment_first: (G,) int64, first bar of each segment.
+        segment_end: (G,) int64, bar after the last one of each segment.
+        order_scale: (G, A) float64, coins per unit of action; host presets only.
+        episode_limit: (G,) int64, last bar that an episode may reach.
+        first_start: (G,) int64, first bar at which an episode may start.
+        start_offset: (G + 1,) int64, number of possible starts in all previous segments.
+        usable_segment: (at most G,) int64, segments with at least one possible start.
+        trades: (T, A) float32, 0 if nobody traded the coin in the bar and 1 otherwise; None if every coin trades in
+            every bar.
+    """
+
+    price: Tensor
+    windows: Tensor
+    min_qty: Tensor
+    qty_increment: Tensor
+    segment_first: Tensor
+    segment_end: Tensor
+    order_scale: Tensor
+    episode_limit: Tensor
+    first_start: Tensor
+    start_offset: Tensor
+    usable_segment: Tensor
+    trades: Tensor | None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Market:
-        """Shared, never copied."""
+        """Return the same object."""
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """As bytes: torch passes descriptors of its memory to another process, and those of temporary tensors clash."""
+        """Pickle by value: torch would send memory descriptors, and those of temporary tensors clash."""
         return _market_of, (pickle.dumps(vars(self)),)
 
 
@@ -256,48 +359,88 @@ def _market_of(packed: bytes) -> Market:
 
 @dataclass(frozen=True)
 class Portfolio:
-    """Everything that changes in a step. Only `open_portfolio` makes one, so nothing survives a reset by accident."""
+    """State of N accounts: everything that a step changes.
 
-    bar: Tensor  # (N,) int64, row of Market.price
-    first_bar: Tensor  # (N,) int64, bar of the episode's first observation
-    last_bar: Tensor  # (N,) int64, the episode is over here
-    segment: Tensor  # (N,) int64
-    cash: Tensor  # (N,) float64, quote
-    qty: Tensor  # (N, A) float64, coins
-    held_bars: Tensor  # (N, A) int64, bars since the position was opened or last sold from
-    high: Tensor  # (N, A) float64, highest price while held, quote
-    order_scale: Tensor  # (N, A) float64, of its segment
-    benchmark_qty: Tensor  # (N, A) float64, coins of the equal-weight portfolio
-    equity: Tensor  # (N,) float64, quote
-    benchmark: Tensor  # (N,) float64, quote, value of the equal-weight portfolio
-    peak: Tensor  # (N,) float64, quote, highest equity of the episode
-    max_drawdown: Tensor  # (N,) float64, fraction
-    discounted_return: Tensor  # (N,) float64, G = gamma * G + r
-    trades: Tensor  # (N,) int64, fills of the last step
-    fees: Tensor  # (N,) float64, quote, last step
-    slippage: Tensor  # (N,) float64, quote, last step
-    turnover: Tensor  # (N,) float64, quote, |quantity| * close, last step
-    filled: Tensor  # (N, A) float64, coins bought less coins sold in the last step, stops and releases included
+    Only `open_portfolio` creates a new one, so no field survives a reset by accident.
+
+    Attributes:
+        bar: (N,) int64, current row of `Market.price`.
+        first_bar: (N,) int64, bar of the episode's first observation.
+        last_bar: (N,) int64, bar at which the episode ends.
+        segment: (N,) int64, index of the segment.
+        cash: (N,) float64, quote currency.
+        qty: (N, A) float64, coins.
+        held_bars: (N, A) int64, bars since the position was opened or last partly sold.
+        high: (N, A) float64, highest price while the position was held, quote currency.
+        order_scale: (N, A) float64, coins per unit of action in the current segment; host presets only.
+        benchmark_qty: (N, A) float64, coins of the equal-weight benchmark.
+        equity: (N,) float64, account value, quote currency.
+        benchmark: (N,) float64, value of the equal-weight benchmark, quote currency.
+        peak: (N,) float64, highest equity of the episode, quote currency.
+        max_drawdown: (N,) float64, largest drawdown of the episode, fraction.
+        discounted_return: (N,) float64, G = gamma * G + r; host presets only.
+        trades: (N,) int64, number of fills in the last step.
+        fees: (N,) float64, fees of the last step, quote currency.
+        slippage: (N,) float64, slippage of the last step, quote currency.
+        turnover: (N,) float64, sum of |quantity| * close over the fills of the last step, quote currency.
+        filled: (N, A) float64, coins bought minus coins sold in the last step, including stops and releases.
+    """
+
+    bar: Tensor
+    first_bar: Tensor
+    last_bar: Tensor
+    segment: Tensor
+    cash: Tensor
+    qty: Tensor
+    held_bars: Tensor
+    high: Tensor
+    order_scale: Tensor
+    benchmark_qty: Tensor
+    equity: Tensor
+    benchmark: Tensor
+    peak: Tensor
+    max_drawdown: Tensor
+    discounted_return: Tensor
+    trades: Tensor
+    fees: Tensor
+    slippage: Tensor
+    turnover: Tensor
+    filled: Tensor
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step reports beside the new portfolio."""
+    """Result of a step, in addition to the new portfolio.
 
-    reward: Tensor  # (N,) float64
-    terms: Terms  # name -> (N,) float64; their sum is the reward before the hosts' final reward
-    done: Tensor  # (N,) bool, terminal or truncated
-    truncated: Tensor  # (N,) bool, ended by the clock alone
+    Attributes:
+        reward: (N,) float64.
+        terms: named reward terms, each (N,) float64. They add up to the reward before the hosts' final reward.
+        done: (N,) bool, True if the episode has ended.
+        truncated: (N,) bool, True if only a time limit ended the episode.
+    """
+
+    reward: Tensor
+    terms: Terms
+    done: Tensor
+    truncated: Tensor
 
 
 # ---------------------------------------------------------------------------------------------- orders
 def order_quantities(action: Tensor, book: Portfolio, price: Tensor, equity: Tensor, p: EnvParams) -> Tensor:
-    """action (N, A) float32 -> coins asked for (N, A) float64: positive to buy, negative to sell."""
+    """Return the coins that each action orders, (N, A) float64: positive buys, negative sells.
+
+    Args:
+        action: (N, A) float32.
+        book: accounts before the orders.
+        price: (N, A) closes at which the orders fill, quote currency.
+        equity: (N,) account values before the orders, quote currency.
+        p: settings.
+    """
     if p.action_limit < float("inf"):
         action = action.clamp(-p.action_limit, p.action_limit)
     if p.order_sizing in ("price_magnitude", "price_digits"):
         return action.double() * book.order_scale
-    if p.order_sizing == "initial_capital":  # in float32, as the host computes it
+    if p.order_sizing == "initial_capital":  # in float32, like the host
         return (action * book.order_scale.float()).double()
     is_priced = price > 0
     per_unit = equity[:, None] / (torch.where(is_priced, price, 1.0) * p.norm_action)
@@ -305,7 +448,7 @@ def order_quantities(action: Tensor, book: Portfolio, price: Tensor, equity: Ten
 
 
 def cap_positions(order_qty: Tensor, book: Portfolio, price: Tensor, equity: Tensor, p: EnvParams) -> Tensor:
-    """Cut every buy (N, A) so that the position would not exceed max_position_weight of the account."""
+    """Reduce every buy (N, A) so that its position stays within `max_position_weight` of equity."""
     is_priced = price > 0
     limit_qty = p.max_position_weight * equity[:, None] / torch.where(is_priced, price, 1.0)
     room = torch.where(is_priced, (limit_qty - book.qty).clamp(min=0.0), 0.0)
@@ -313,19 +456,19 @@ def cap_positions(order_qty: Tensor, book: Portfolio, price: Tensor, equity: Ten
 
 
 def whole_increments(quantity: Tensor, market: Market) -> Tensor:
-    """Quantity (N, A) cut to the venue's step; a huge order stays as it is."""
+    """Return quantities (N, A) rounded down to the lot size. Non-finite quantities are unchanged."""
     step = market.qty_increment
     whole = torch.floor(quantity / torch.where(step > 0, step, 1.0) + INCREMENT_SLACK) * step
     return torch.where((step > 0) & quantity.isfinite(), whole, quantity)
 
 
 def is_large_enough(quantity: Tensor, price: Tensor, market: Market, p: EnvParams) -> Tensor:
-    """(N, A) bool: whether the venue takes an order of this size."""
+    """Return True if an order has at least the venue's smallest size, (N, A) bool."""
     return (quantity > market.min_qty) & (quantity * price >= p.min_order_notional)
 
 
 def execute_trailing_stops(book: Portfolio, price: Tensor, p: EnvParams, costs: Costs) -> Portfolio:
-    """Sell whole positions whose price fell by more than trailing_stop_pct from its high since the purchase."""
+    """Sell positions whose price has fallen by more than `trailing_stop_pct` from its high since the purchase."""
     is_held = book.qty > 0
     high = torch.where(is_held, torch.maximum(book.high, price), book.high)
     is_stopped = is_held & (price > 0) & (price < high * (1.0 - p.trailing_stop_pct))
@@ -335,7 +478,7 @@ def execute_trailing_stops(book: Portfolio, price: Tensor, p: EnvParams, costs: 
 def execute_sells(
     book: Portfolio, order_qty: Tensor, price: Tensor, market: Market, p: EnvParams, costs: Costs
 ) -> Portfolio:
-    """Sell what the orders ask for, at most the position; order_qty (N, A)."""
+    """Fill the sell orders in order_qty (N, A), each limited to its position."""
     wanted = whole_increments(-order_qty, market)
     is_large = is_large_enough(wanted, price, market, p)
     closes = (-order_qty >= book.qty) & p.always_allow_close
@@ -345,7 +488,7 @@ def execute_sells(
 
 
 def release_stale(book: Portfolio, price: Tensor, market: Market, p: EnvParams, costs: Costs) -> Portfolio:
-    """Sell stale_fraction of every position held for stale_bars or longer, or all where the venue wants more."""
+    """Sell stale_fraction of each position held for at least stale_bars, or all of it if the venue requires more."""
     is_stale = (book.held_bars >= p.stale_bars) & ((price > 0) | p.release_unpriced)
     released = book.qty * p.stale_fraction
     if p.always_allow_close:
@@ -355,7 +498,7 @@ def release_stale(book: Portfolio, price: Tensor, market: Market, p: EnvParams, 
 
 
 def execute_sales(book: Portfolio, sold: Tensor, price: Tensor, costs: Costs) -> Portfolio:
-    """Take sold (N, A) coins out at the close less slippage and fee; a position's clock starts again."""
+    """Sell `sold` (N, A) coins at the close minus slippage and fee. The holding time of each position sold restarts."""
     fill = price * (1.0 - costs.slippage_rate)
     qty = book.qty - sold
     is_sold = sold > 0
@@ -369,12 +512,12 @@ def execute_sales(book: Portfolio, sold: Tensor, price: Tensor, costs: Costs) ->
 def execute_buys(
     book: Portfolio, order_qty: Tensor, price: Tensor, equity: Tensor, market: Market, p: EnvParams, costs: Costs
 ) -> Portfolio:
-    """Buy what the orders ask for and the cash allows; order_qty (N, A), equity (N,) at this bar before trading."""
+    """Fill the buy orders in order_qty (N, A) as far as cash allows. `equity` (N,) is the value before the orders."""
     wanted = whole_increments(order_qty, market)
     wanted = torch.where((price > 0) & is_large_enough(wanted, price, market, p), wanted, 0.0)
-    unit_cost = price * (1.0 + costs.slippage_rate) * (1.0 + costs.buy_fee_rate)  # (N, A) quote a coin, all included
+    unit_cost = price * (1.0 + costs.slippage_rate) * (1.0 + costs.buy_fee_rate)  # (N, A) quote per coin
     if p.buys == "sequential":
-        # Assets stay a loop: each buy spends cash the next one sees. A is about ten, N is the batch.
+        # Assets stay a loop, because each buy reduces the cash of the next one. A is about ten; N is the batch.
         for i in range(price.shape[1]):
             per_coin = torch.where(price[:, i] > 0, unit_cost[:, i], 1.0)
             affordable = coins_for(spendable_cash(book, equity, p), per_coin, p)
@@ -391,28 +534,28 @@ def execute_buys(
 def execute_purchases(
     book: Portfolio, filled: Tensor, price: Tensor, unit_cost: Tensor, market: Market, p: EnvParams, costs: Costs
 ) -> Portfolio:
-    """Add filled (N, A) coins, except where what the cash left of an order is below the minimum."""
+    """Buy `filled` (N, A) coins. Orders that fall below the minimum because cash is short are dropped."""
     is_kept = (filled > 0) & (filled >= market.min_qty) & (filled * price >= p.min_order_notional)
     bought = torch.where(is_kept, filled, 0.0)
-    cash = (book.cash - (bought * unit_cost).sum(-1)).clamp(min=0.0)  # clamp: rounding only, at most a few ulp
+    cash = (book.cash - (bought * unit_cost).sum(-1)).clamp(min=0.0)  # clamp removes rounding errors of a few ulp
     high = torch.where(is_kept & (book.qty == 0), price, book.high)
     book = replace(book, qty=book.qty + bought, cash=cash, high=high, filled=book.filled + bought)
     return book_trades(book, bought, price, price * (1.0 + costs.slippage_rate) * costs.buy_fee_rate, costs)
 
 
 def coins_for(budget: Tensor, unit_cost: Tensor, p: EnvParams) -> Tensor:
-    """Coins (N,) that a budget pays for; whole ones as Python's ``//`` counts them."""
+    """Return the coins (N,) that a budget buys. Whole coins are counted like Python's ``//``."""
     return torch.div(budget, unit_cost, rounding_mode="floor" if p.whole_coins else None)
 
 
 def spendable_cash(book: Portfolio, equity: Tensor, p: EnvParams) -> Tensor:
-    """Quote (N,) that buys may use, reserve kept."""
+    """Return the cash (N,) that buys may use after the reserve, quote currency."""
     base = equity if p.reserve_base == "equity" else p.initial_capital
     return (book.cash - p.min_cash_reserve * base).clamp(min=0.0) * p.cash_haircut
 
 
 def book_trades(book: Portfolio, quantity: Tensor, price: Tensor, fee_per_coin: Tensor, costs: Costs) -> Portfolio:
-    """Add fills of quantity (N, A) to the step's totals."""
+    """Add fills of `quantity` (N, A) coins to the totals of the step."""
     notional = (quantity * price).sum(-1)
     trades = book.trades + (quantity > 0).sum(-1)
     fees = book.fees + (quantity * fee_per_coin).sum(-1)
@@ -422,12 +565,12 @@ def book_trades(book: Portfolio, quantity: Tensor, price: Tensor, fee_per_coin: 
 
 # ---------------------------------------------------------------------------------------------- valuation and reward
 def account_value(book: Portfolio, price: Tensor) -> Tensor:
-    """Cash plus positions at the close, (N,) quote."""
+    """Return cash plus positions at the close, (N,) quote currency."""
     return book.cash + (book.qty * price).sum(-1)
 
 
 def mark_to_market(book: Portfolio, price: Tensor) -> Portfolio:
-    """Value account and benchmark at this bar and carry the running peak and largest drawdown on."""
+    """Value accounts and benchmark at this bar, and update peak and maximum drawdown."""
     equity = account_value(book, price)
     peak = torch.maximum(book.peak, equity)
     max_drawdown = torch.maximum(book.max_drawdown, 1.0 - equity / peak)
@@ -436,7 +579,7 @@ def mark_to_market(book: Portfolio, price: Tensor) -> Portfolio:
 
 
 def reward_terms(before: Portfolio, book: Portfolio, price: Tensor, market: Market, p: EnvParams) -> Terms:
-    """Named terms (N,) whose sum is the reward; `before` and `book` are marked at consecutive bars."""
+    """Return the named reward terms (N,), which add up to the reward. The two portfolios are one bar apart."""
     if p.reward == "benchmark_difference":
         gain = (book.equity - before.equity) - (book.benchmark - before.benchmark)
         return {"alpha": gain * p.norm_reward}
@@ -448,12 +591,12 @@ def reward_terms(before: Portfolio, book: Portfolio, price: Tensor, market: Mark
 
 
 def weights_of(book: Portfolio, price: Tensor) -> Tensor:
-    """Positions as shares of the account, (N, A)."""
+    """Return the positions as fractions of equity, (N, A)."""
     return torch.where(book.equity[:, None] > 0, book.qty * price / book.equity[:, None], 0.0)
 
 
 def weighted_terms(before: Portfolio, book: Portfolio, weights: Tensor, p: EnvParams) -> Terms:
-    """The terms of the standard reward."""
+    """Return the terms of the standard reward, each (N,)."""
     floor = EQUITY_FLOOR * p.initial_capital
     growth = torch.log(book.equity.clamp(min=floor) / before.equity.clamp(min=floor))
     tracked = torch.log(book.benchmark.clamp(min=floor) / before.benchmark.clamp(min=floor))
@@ -468,7 +611,7 @@ def weighted_terms(before: Portfolio, book: Portfolio, weights: Tensor, p: EnvPa
 
 
 def cappuccino_terms(before: Portfolio, book: Portfolio, weights: Tensor, market: Market, p: EnvParams) -> Terms:
-    """The terms of the Cappuccino reward."""
+    """Return the terms of the Cappuccino reward, each (N,)."""
     gain, benchmark_gain = book.equity - before.equity, book.benchmark - before.benchmark
     decay = time_decay(book, market, p)
     market_return = torch.where(before.benchmark > 0, benchmark_gain / before.benchmark, 0.0)
@@ -484,7 +627,7 @@ def cappuccino_terms(before: Portfolio, book: Portfolio, weights: Tensor, market
 
 
 def time_decay(book: Portfolio, market: Market, p: EnvParams) -> Tensor:
-    """Factor (N,) that falls over the segment."""
+    """Return a factor (N,) that falls from 1 to `time_decay_floor` over the segment."""
     first = market.segment_first[book.segment] + p.lookback - 1
     last = market.segment_end[book.segment] - p.lookback - 1
     progress = ((book.bar - first).double() / (last - first).clamp(min=1)).clamp(0.0, 1.0)
@@ -492,10 +635,15 @@ def time_decay(book: Portfolio, market: Market, p: EnvParams) -> Tensor:
 
 
 def cappuccino_concentration(weights: Tensor, penalty: float) -> Tensor:
-    """weights (N, A) -> (N,): penalty for one large position and for few, bonus for evenly spread ones."""
+    """Return the concentration term (N,): a penalty for one large or few positions, and a bonus for even weights.
+
+    Args:
+        weights: (N, A) fractions of equity.
+        penalty: scale of the term.
+    """
     is_held = weights > 0.01
     n_held = is_held.sum(-1)
-    held = torch.where(is_held, weights, 0.0).sort(-1).values  # ascending, those not held are zeros in front
+    held = torch.where(is_held, weights, 0.0).sort(-1).values  # ascending; zeros of coins not held come first
     rank = torch.arange(1, weights.shape[1] + 1, device=weights.device) - (weights.shape[1] - n_held[:, None])
     n, total = n_held.clamp(min=1).double(), held.sum(-1)
     gini = 2.0 * (rank * held).sum(-1) / (n * torch.where(total > 0, total, 1.0)) - (n + 1.0) / n
@@ -508,10 +656,17 @@ def cappuccino_concentration(weights: Tensor, penalty: float) -> Tensor:
 def step(
     book: Portfolio, action: Tensor, market: Market, p: EnvParams, costs: Costs | None = None
 ) -> tuple[Portfolio, Outcome]:
-    """Advance every environment one bar: stops, sells, releases, buys, then mark to market.
+    """Advance every environment one bar: stops, sells, releases, buys, valuation.
 
-    action (N, A) float32, finite, chosen at the bar before and filled at this bar's close. `costs` None are those of
-    `p`, in full.
+    Args:
+        book: accounts after the previous bar.
+        action: (N, A) float32, finite; chosen at the previous bar and filled at the close of this one.
+        market: market data.
+        p: settings.
+        costs: trading costs of this step; None uses the full costs of `p`.
+
+    Returns:
+        The new accounts, and the reward and end flags of the step. Gradients flow through `action` and `costs`.
     """
     before, costs = book, costs or p.costs()
     book = begin_bar(book, market)
@@ -519,7 +674,7 @@ def step(
 
     if p.trailing_stop_pct > 0:
         book = execute_trailing_stops(book, price, p, costs)
-    equity_at_fill = account_value(book, price)  # before any order of this bar
+    equity_at_fill = account_value(book, price)  # before the orders of this bar
     order_qty = order_quantities(action, book, price, equity_at_fill, p)
     if p.max_position_weight > 0:
         order_qty = cap_positions(order_qty, book, price, equity_at_fill, p)
@@ -533,14 +688,14 @@ def step(
 
 
 def begin_bar(book: Portfolio, market: Market) -> Portfolio:
-    """The clock goes on, nothing is traded yet."""
-    bar = (book.bar + 1).clamp(max=len(market.price) - 1)  # one whose episode is over waits there for its reset
+    """Advance to the next bar and clear the totals of the step. Nothing trades yet."""
+    bar = (book.bar + 1).clamp(max=len(market.price) - 1)  # an ended account waits at the last bar for its reset
     return replace(book, bar=bar, held_bars=book.held_bars + (book.qty > 0), trades=torch.zeros_like(book.trades),
                    filled=torch.zeros_like(book.qty), **dict.fromkeys(COSTS, torch.zeros_like(book.cash)))  # fmt: skip
 
 
 def end_bar(book: Portfolio, terms: Terms, p: EnvParams) -> tuple[Portfolio, Outcome]:
-    """Sum the reward and decide which episodes are over."""
+    """Sum the reward terms and mark the episodes that end."""
     reward = torch.stack(tuple(terms.values())).sum(0)
 
     is_ruined = (book.equity <= p.terminal_equity_fraction * p.initial_capital) & p.truncates
@@ -556,7 +711,13 @@ def end_bar(book: Portfolio, terms: Terms, p: EnvParams) -> tuple[Portfolio, Out
 def observation_layout(
     env_params: Mapping[str, Any] | EnvParams, n_assets: int, n_features: int
 ) -> tuple[tuple[str, int], ...]:
-    """(name, width) of the blocks of an observation, in order. Their widths add up to S."""
+    """Return (name, width) of each part of an observation, in order. The widths add up to S.
+
+    Args:
+        env_params: settings, or a mapping that `EnvParams.from_mapping` accepts.
+        n_assets: number of assets A.
+        n_features: number of features F.
+    """
     p = env_params if isinstance(env_params, EnvParams) else EnvParams.from_mapping(env_params)
     cash, coins = ("cash", "qty") if p.observation == "absolute" else ("cash_weight", "weight")
     extra = (("progress", 1), ("drawdown", 1), ("held_bars", n_assets)) if p.observe_account else ()
@@ -564,9 +725,16 @@ def observation_layout(
 
 
 def observe(book: Portfolio, market: Market, p: EnvParams, compact: bool = False) -> Tensor:
-    """(N, S) float32 in the order of `observation_layout`: account, L rows of features newest first, extras.
+    """Return the observations, (N, S) float32, in the order of `observation_layout`.
 
-    compact (N, C): account, extras, and the number of the bar in place of its features; `expand` puts them in.
+    An observation holds the account, L rows of features with the newest first, and the fields of `observe_account`.
+
+    Args:
+        book: accounts.
+        market: market data.
+        p: settings.
+        compact: if True, return (N, C): account, extra fields, and the bar index instead of its features. `expand`
+            inserts the features.
     """
     if p.observation == "absolute":
         account = (book.cash[:, None] * p.norm_cash, book.qty * p.norm_stocks)
@@ -587,17 +755,18 @@ def _windows_at(bar: Tensor, market: Market) -> Tensor:
 
 
 def expand(compact: Tensor, market: Market) -> Tensor:
-    """Compact observations (..., C) -> the full ones (..., S)."""
+    """Return full observations (..., S) for compact ones (..., C)."""
     n = 1 + market.price.shape[1]  # cash and coins
     return torch.cat((compact[..., :n], _windows_at(compact[..., -1].long(), market), compact[..., n:-1]), dim=-1)
 
 
 # ---------------------------------------------------------------------------------------------- episodes
 def hash32(seed: int, env: Tensor, episode: Tensor) -> Tensor:
-    """(N,) int64 in [0, 2**32) that depends on nothing but its arguments (finalizer of C. Wellons' `lowbias32`).
+    """Return a hash of the arguments, (N,) int64 in [0, 2**32); the finalizer is C. Wellons' `lowbias32`.
 
-    A counter instead of a generator: environment i never depends on j, every device draws the same numbers, and a
-    captured GPU graph needs no generator state. The products wrap around in int64; their low 32 bits are exact.
+    A hash replaces a random generator: environment i never depends on environment j, every device draws the same
+    numbers, and a captured GPU graph needs no generator state. The products wrap around in int64, but their low 32 bits
+    are exact.
     """
     x = torch.zeros_like(env)
     for word in (seed, env, episode):
@@ -609,9 +778,17 @@ def hash32(seed: int, env: Tensor, episode: Tensor) -> Tensor:
 
 
 def draw_starts(episode: Tensor, n_starts: int, mode: str, seed: int, market: Market) -> tuple[Tensor, Tensor]:
-    """Segment (N,) and first bar (N,) of every environment's episode number `episode` (N,)."""
+    """Return the segment (N,) and the first bar (N,) of the next episodes.
+
+    Args:
+        episode: (N,) int64, index of each environment's episode.
+        n_starts: number of possible starts in the market.
+        mode: "first", "random" or "stratified".
+        seed: seed of the random starts.
+        market: market data.
+    """
     env = torch.arange(len(episode), device=episode.device)
-    if mode == "first":  # environment i begins with segment i and takes the next one after every episode
+    if mode == "first":  # environment i starts with segment i and moves to the next one after each episode
         segment = market.usable_segment[(env + episode) % len(market.usable_segment)]
         return segment, market.first_start[segment]
     low, width = 0, n_starts
@@ -626,13 +803,21 @@ def draw_starts(episode: Tensor, n_starts: int, mode: str, seed: int, market: Ma
 def open_portfolio(
     segment: Tensor, first_bar: Tensor, episode_bars: int | None, market: Market, p: EnvParams
 ) -> Portfolio:
-    """Fresh accounts at first_bar (N,), holding cash only."""
+    """Return fresh accounts that hold only cash.
+
+    Args:
+        segment: (N,) int64, segment of each episode.
+        first_bar: (N,) int64, first bar of each episode.
+        episode_bars: longest episode in steps; None ends episodes at the end of their segment.
+        market: market data.
+        p: settings.
+    """
     last_bar = market.episode_limit[segment]
     if episode_bars is not None:
         last_bar = torch.minimum(last_bar, first_bar + episode_bars)
     base_price = market.price[market.segment_first[segment] if p.benchmark_base == "segment" else first_bar]  # (N, A)
     is_priced = base_price > 0
-    fee = 1.0 + p.buy_fee_rate * p.benchmark_pays_fee  # in full, whatever a step's costs are
+    fee = 1.0 + p.buy_fee_rate * p.benchmark_pays_fee  # the full fee, regardless of the costs of a step
     share = p.initial_capital / is_priced.sum(-1, keepdim=True).clamp(min=1).double()
     benchmark_qty = torch.where(is_priced, share / (base_price * fee), 0.0)
     none, zero = torch.zeros_like(base_price), torch.zeros_like(base_price[:, 0])
@@ -646,29 +831,40 @@ def open_portfolio(
 
 
 def order_scale(price: np.number, p: EnvParams) -> float:
-    """Coins per unit of action of the host presets, from a coin's first price in a segment as the caller gave it."""
+    """Return coins per unit of action in the host presets.
+
+    Args:
+        price: first price of the coin in a segment, in the caller's dtype.
+        p: settings.
+    """
     if not price > 0 or p.order_sizing == "equity":
         return 0.0
     if p.order_sizing == "initial_capital":
         return p.initial_capital / (float(price) * p.norm_action)
-    if p.order_sizing == "price_digits":  # as FinRL writes it: how many characters the price prints as
+    if p.order_sizing == "price_digits":  # as in FinRL: the number of characters of the printed price
         return p.norm_action / 10.0 ** (len(str(price)) - 7)
     return p.norm_action / 10.0 ** math.floor(math.log(price, 10))
 
 
 def restart(is_over: Tensor, fresh: Portfolio, book: Portfolio) -> Portfolio:
-    """`fresh` accounts where is_over (N,), the running ones elsewhere."""
-    where = {1: is_over, 2: is_over[:, None]}  # by the number of a field's axes
+    """Return accounts that are `fresh` if is_over (N,) is True, and those of `book` otherwise."""
+    where = {1: is_over, 2: is_over[:, None]}  # by number of axes
     return Portfolio(**{k: torch.where(where[new.ndim], new, getattr(book, k)) for k, new in vars(fresh).items()})
 
 
 def build_market(config: Mapping[str, Any], p: EnvParams, episode_bars: int | None, device: torch.device) -> Market:
-    """Check a caller's arrays and put them on the device. The caller's arrays are copied, never written.
+    """Check a caller's arrays and copy them to the device. The caller's arrays are never modified.
 
-    Float32 features that lie in memory back in time and need no scaling are not copied on a CPU: processes share them.
+    On a CPU, float32 features that are stored newest first and need no scaling are not copied. Processes share them.
+
+    Args:
+        config: arrays and segments, described in `VectorizedCryptoEnvAlpaca`.
+        p: settings.
+        episode_bars: longest episode in steps; None ends episodes at the end of their segment.
+        device: torch device of the result.
 
     Raises:
-        ValueError: for arrays that cannot be traded; the message names the array, the bar and what to do.
+        ValueError: the arrays cannot be traded; the message names the array and the bar, and suggests a fix.
     """
     price, tech = np.asarray(config["price_array"]), np.asarray(config["tech_array"])
     check_arrays(price, tech, p.rules, p.norm_tech, config.get("tickers"))
@@ -677,14 +873,14 @@ def build_market(config: Mapping[str, Any], p: EnvParams, episode_bars: int | No
     given = config.get("segments")
     segments = [(int(a), int(b)) for a, b in ([(0, n_bars)] if given is None or len(given) == 0 else given)]
     if any(a < 0 or b > n_bars or a >= b for a, b in segments):
-        raise ValueError(f"segments are (first, last_exclusive) within the {n_bars} bars given; received {segments}")
+        raise ValueError(f"segments must be (first, last_exclusive) pairs within {n_bars} bars; received {segments}")
     limit = [b - 1 - (p.lookback if p.ends_lookback_early else 0) for _, b in segments]
     first_start = [a + p.lookback - 1 for a, _ in segments]
     room = [last - first for first, last in zip(first_start, limit, strict=True)]
     n_starts = [max(steps - min(episode_bars or 1, max(steps, 1)) + 1, 0) for steps in room]
     if sum(n_starts) == 0:
         needed = p.lookback + 1 + (p.lookback if p.ends_lookback_early else 0)
-        raise ValueError(f"lookback {p.lookback} needs a segment of {needed} bars; received {segments}")
+        raise ValueError(f"lookback {p.lookback} requires a segment of at least {needed} bars; received {segments}")
 
     numbers = functools.partial(torch.tensor, dtype=torch.float64, device=device)
     integers = functools.partial(torch.tensor, dtype=torch.int64, device=device)
@@ -704,9 +900,10 @@ def build_market(config: Mapping[str, Any], p: EnvParams, episode_bars: int | No
 
 
 def lookback_windows(tech: np.ndarray, lookback: int, device: torch.device) -> Tensor:
-    """Features (T, F) -> (T - L + 1, L * F): row T - 1 - t holds bars t, t - 1, ... t - L + 1.
+    """Return the lookback windows of features (T, F) as (T - L + 1, L * F) float32.
 
-    An overlapping view: stored once and back in time, the rows of a lookback lie in memory as an observation has them.
+    Row T - 1 - t holds bars t, t - 1, ..., t - L + 1. The result is an overlapping view: features are stored once,
+    newest first, so each row is contiguous in memory and ordered like an observation.
     """
     n_bars, n_features = tech.shape
     backwards = torch.from_numpy(np.ascontiguousarray(tech[::-1], dtype=np.float32)).to(device).flatten()
@@ -714,7 +911,7 @@ def lookback_windows(tech: np.ndarray, lookback: int, device: torch.device) -> T
 
 
 def cash_of(ticker: str) -> str:
-    """The currency of a ticker: `BTC` for `ETH/BTC` and `ETHBTC`, `USD` for `BTC/USDT`, `BTCUSDC`, `WBTC` and `BTC`."""
+    """Return a ticker's cash currency: `BTC` for `ETH/BTC` and `ETHBTC`, `USD` for `BTC/USDT`, `BTCUSDC` and `BTC`."""
     coin, mark, cash = ticker.upper().replace("-", "/").replace("_", "/").partition("/")
     last, before = coin[-3:], coin[:-3].rpartition(":")[2]
     is_pair = before and (last in CASH[:5] or (last in CASH and before in CAPPUCCINO_LIMITS))
@@ -723,32 +920,47 @@ def cash_of(ticker: str) -> str:
 
 
 def check_arrays(price: np.ndarray, tech: np.ndarray, rules: str = "", norm_tech: float = 1.0, names: Any = ()) -> None:
-    """Refuse arrays that cannot be traded: features times norm_tech must fit float32, and prices be positive.
+    """Check that arrays can be traded.
 
-    The rules of hosts, and no rules, take a price of 0, which is a bar without a price. "standard" does not: its prices
-    are 1e-100 to 1e100, so that quantities and values stay finite. Tickers, where they are known, have one currency.
+    Features times norm_tech must fit float32. Prices must be 0 or positive, and 0 means that the coin has no price.
+    Under the "standard" rules prices must be 1e-100 to 1e100, so that quantities and values stay finite. All tickers
+    must have the same cash currency.
+
+    Args:
+        price: (T, A) closes, quote currency.
+        tech: (T, F) features.
+        rules: name of the rule set; empty checks the weaker limits of host rules.
+        norm_tech: scale of the features.
+        names: A tickers, or empty if they are unknown.
 
     Raises:
-        ValueError: the message names the array, the bar, the column, the value and what to do.
+        ValueError: a check failed; the message names the array, bar, column and value, and suggests a fix.
     """
     cash = {cash_of(str(ticker)): str(ticker) for ticker in (() if names is None else names)}
     if len(cash) > 1:
-        raise ValueError(f"{', '.join(cash.values())} are in {', '.join(cash)}: an account has one cash; choose one")
+        raise ValueError(f"{', '.join(cash.values())} are in {', '.join(cash)}; an account has one cash currency")
     if (price.ndim, tech.ndim) != (2, 2) or len(price) != len(tech) or {price.dtype.kind, tech.dtype.kind} - {*"fiu"}:
-        raise ValueError("price_array (T, A) and tech_array (T, F) must hold numbers, for the same number of bars; "
+        raise ValueError("price_array (T, A) and tech_array (T, F) must be numeric and have the same number of bars; "
                          f"received {price.dtype} {price.shape} and {tech.dtype} {tech.shape}")  # fmt: skip
-    # NumPy's float64: a Python float would be cast to a float32 array's type, where the largest ones are infinite.
+    # np.float64, because a float32 array would cast a Python float, and the largest would become infinite.
     prices = np.array((1e-100, 1e100) if rules == "standard" else (0.0, np.finfo(np.float64).max))
-    largest = np.float64(np.finfo(np.float32).max) / max(abs(norm_tech), 1e-269)  # finite where norm_tech is 0
+    largest = np.float64(np.finfo(np.float32).max) / max(abs(norm_tech), 1e-269)  # finite if norm_tech is 0
     for name, array, (least, most) in (("price_array", price, prices), ("tech_array", tech, (-largest, largest))):
-        if array.size and not (array.min() >= least and array.max() <= most):  # NaN is neither
+        if array.size and not (array.min() >= least and array.max() <= most):  # False for NaN
             bad = np.argwhere(~((array >= least) & (array <= most)))
             found = f"{array[tuple(bad[0])]:g} at bar {bad[0][0]}, column {bad[0][1]} ({len(bad)} such values)"
-            raise ValueError(f"{name} is {found}, expected {least:g} .. {most:g}; correct such bars or leave them out")
+            raise ValueError(f"{name} is {found}; it must be {least:g} to {most:g}. Fix or remove such bars")
 
 
 def smallest_orders(rules: str, config: Mapping[str, Any], n_assets: int) -> Sequence[float] | np.ndarray:
-    """(A,) smallest order in coins: the caller's as given, else the host's limits times 1.1, else none."""
+    """Return the smallest order of each coin, (A,) coins.
+
+    The caller's `min_order_qty` is used as it is. Otherwise the host's limits are multiplied by 1.1. "standard",
+    "finrl" and "finrl_meta" have no limits.
+
+    Raises:
+        ValueError: the rule set has no limit for a coin.
+    """
     given, tickers = config.get("min_order_qty"), config.get("tickers")
     if given is not None:
         return given
@@ -758,19 +970,19 @@ def smallest_orders(rules: str, config: Mapping[str, Any], n_assets: int) -> Seq
         names = [str(ticker).upper().replace("/", "").removesuffix("USDT").removesuffix("USD") for ticker in tickers]
         unknown = [name for name in names if name not in CAPPUCCINO_LIMITS]
         if unknown:
-            raise ValueError(f"no smallest order is known for {', '.join(unknown)}; give config['min_order_qty'] (A,)")
+            raise ValueError(f"no smallest order is known for {', '.join(unknown)}; pass config['min_order_qty'] (A,)")
         return [CAPPUCCINO_LIMITS[name] * 1.1 for name in names]
     limits = COLUMN_LIMITS.get(rules) or tuple(CAPPUCCINO_LIMITS.values())
     if n_assets > len(limits):
-        known = f"the {rules} rules know the smallest order of {len(limits)} columns, price_array has {n_assets}"
-        raise ValueError(f"{known}; give config['min_order_qty'] (A,) in coins")
+        known = f"the {rules} rules have a smallest order for {len(limits)} columns, but price_array has {n_assets}"
+        raise ValueError(f"{known}; pass config['min_order_qty'] (A,) in coins")
     return [limit * 1.1 for limit in limits[:n_assets]]
 
 
 # ---------------------------------------------------------------------------------------------- inside a host
-# What the family's scalar classes are called, and the names in their code that tell their rules apart.
+# Names of the hosts' scalar classes, and the names in their code that distinguish their rules.
 HOST_CLASSES = ("CryptoEnvAlpaca", "CryptoEnvCCXT", "CryptoEnv")
-MARKS: dict[str, tuple[str, frozenset[str], frozenset[str]]] = {  # rules -> class, names it has, names it lacks
+MARKS: dict[str, tuple[str, frozenset[str], frozenset[str]]] = {  # rules -> class, names it uses, names it does not use
     "cappuccino": ("CryptoEnvAlpaca", frozenset({"norm_action", "stocks_cooldown", "time_decay_floor"}), frozenset()),
     "finrl_crypto": (
         "CryptoEnvAlpaca", frozenset({"norm_action", "stocks_cooldown"}), frozenset({"time_decay_floor"})),
@@ -780,12 +992,12 @@ MARKS: dict[str, tuple[str, frozenset[str], frozenset[str]]] = {  # rules -> cla
 }  # fmt: skip
 CONFIG_KEYS = frozenset({
     "price_array", "tech_array", "time_array", "tickers", "segments", "min_order_qty", "qty_increment", "filled_array",
-    "ticker_list", "if_train", "turbulence_array",  # of hosts, without a meaning for the simulation
+    "ticker_list", "if_train", "turbulence_array",  # keys of hosts, ignored by the simulation
 })  # fmt: skip
 
 
 def words_of(host_class: type) -> tuple[frozenset[str], frozenset[str]]:
-    """(names, texts) in the code of a class; keys that it reads from config and env_params are among the texts."""
+    """Return the (names, strings) in a class's code. Keys that it reads from config and env_params are strings."""
     names: set[str] = set()
     texts: set[str] = set()
     found: list[Any] = [f.__code__ for base in host_class.__mro__ for f in vars(base).values() if inspect.isfunction(f)]
@@ -802,7 +1014,7 @@ def words_of(host_class: type) -> tuple[frozenset[str], frozenset[str]]:
 
 
 def rules_of(host_class: type) -> str | None:
-    """The rule set of a host's scalar class by its marks; None for a class of another family."""
+    """Return the rule set of a host's scalar class, or None if the class is not recognized."""
     names = words_of(host_class)[0]
     for rules, (name, has, lacks) in MARKS.items():
         if host_class.__name__ == name and has <= names and not lacks & names:
@@ -811,7 +1023,7 @@ def rules_of(host_class: type) -> str | None:
 
 
 def imported_host_classes() -> list[type]:
-    """The family's scalar classes among the imported modules, without their bases; nothing is imported here."""
+    """Return the recognized scalar classes among the imported modules, without their base classes."""
     scopes = [getattr(module, "__dict__", {}) for module in list(sys.modules.values())]
     named = {scope[name] for scope in scopes for name in HOST_CLASSES if isinstance(scope.get(name), type)}
     found = [each for each in named if not issubclass(each, VectorizedCryptoEnvAlpaca) and rules_of(each) is not None]
@@ -820,12 +1032,20 @@ def imported_host_classes() -> list[type]:
 
 
 def module_of(host_class: type) -> dict[str, Any]:
-    """The globals of the module that a class is from."""
+    """Return the globals of the module that defines a class."""
     return vars(sys.modules[host_class.__module__]) if host_class.__module__ in sys.modules else {}
 
 
 def settings_of_host(host_class: type, config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(env_params, config) that a scalar class brings along: rules, capital, fees and smallest orders of its host."""
+    """Return (env_params, config) of a host's scalar class: rules, capital, fees and smallest orders.
+
+    Args:
+        host_class: a class that `rules_of` recognizes.
+        config: arrays of the environment; the number of assets is read from `price_array`.
+
+    Raises:
+        ValueError: the host's table of smallest orders has fewer coins than `price_array`.
+    """
     module, n_assets = module_of(host_class), np.shape(config["price_array"])[-1]
     defaults = {name: p.default for name, p in inspect.signature(host_class.__init__).parameters.items()}
     capital = defaults.get("initial_capital") or getattr(module.get("TRADING"), "INITIAL_CAPITAL", None)
@@ -837,43 +1057,46 @@ def settings_of_host(host_class: type, config: Mapping[str, Any]) -> tuple[dict[
     if np.ndim(limits) != 1 or config.get("min_order_qty") is not None:
         return params, {}
     if len(limits) < n_assets:
-        raise ValueError(f"{name_of(host_class)} knows the smallest order of {len(limits)} coins, price_array has "
-                         f"{n_assets}; lengthen its table, or give config['min_order_qty'] (A,) in coins")  # fmt: skip
+        raise ValueError(f"{name_of(host_class)} has a smallest order for {len(limits)} coins, but price_array has "
+                         f"{n_assets}; extend its table, or pass config['min_order_qty'] (A,) in coins")  # fmt: skip
     return params, {"min_order_qty": np.asarray(limits)[:n_assets] * 1.1}
 
 
 def name_of(host_class: type) -> str:
-    """Module and class."""
+    """Return the module and the name of a class."""
     return f"{host_class.__module__}.{host_class.__name__}"
 
 
 def resolve_rules(
     config: Mapping[str, Any], env_params: Mapping[str, Any], picked: str | None = None
 ) -> tuple[Mapping[str, Any], dict[str, Any]]:  # fmt: skip
-    """(config, env_params) with the rules that hold: those given, else those of the host's scalar class.
+    """Return (config, env_params) with the rules that apply: the given rules, or those of the host's scalar class.
 
-    `picked` are the rules of a class that is named after a host's. They hold when none are given, with the capital,
-    fees and smallest orders of the imported class that has them.
+    Args:
+        config: arrays and segments of the environment.
+        env_params: settings, with or without `rules`.
+        picked: rules of an environment class that is named after a host's class. They apply if no rules are given, with
+            the capital, fees and smallest orders of the imported class that has the same rules.
 
     Raises:
-        ValueError: no rules given, and none or several to inherit; a key that the host's class reads and this
-            simulator does not know; a config key that no imported class can tell to be harmless.
+        ValueError: no rules are given and there is not exactly one class to inherit from, a key is read by the host's
+            class but not supported here, or a config key is unknown and no host class is imported.
     """
     hosts, rules = imported_host_classes(), env_params.get("rules")
     _refuse_unknown_keys(config, env_params, rules or picked, hosts)
     if rules is not None:
-        _say_once(logging.INFO, f"rules {rules!r}, as given")
+        _say_once(logging.INFO, f"rules {rules!r}, from env_params")
         return config, dict(env_params)
     hosts = [each for each in hosts if picked in (None, rules_of(each))]
     brought = {repr(settings_of_host(each, config)): each for each in hosts}
     if not hosts and picked is not None:
-        _say_once(logging.INFO, f"rules {picked!r}, of the class that was picked")
+        _say_once(logging.INFO, f"rules {picked!r}, from the class of the environment")
         return config, {**env_params, "rules": picked}
     if len(brought) != 1:
         seen = ", ".join(f"{name_of(each)} ({rules_of(each)})" for each in hosts) or "none"
         raise ValueError(
-            f'env_params["rules"] must be one of {", ".join(RULES)}. Without it the rules are those of the scalar '
-            f"class that the host has imported, if there is exactly one; imported here: {seen}")  # fmt: skip
+            f'env_params["rules"] must be one of {", ".join(RULES)}. By default the rules are those of the scalar '
+            f"class that the host has imported, if there is exactly one; imported: {seen}")  # fmt: skip
     inherited, limits = settings_of_host(hosts[0], config)
     if "fee_rate" in env_params:
         inherited = {name: value for name, value in inherited.items() if not name.endswith("fee_rate")}
@@ -887,13 +1110,13 @@ def _refuse_unknown_keys(
     texts = {each: words_of(each)[1] for each in hosts}
     for key in sorted(config.keys() - CONFIG_KEYS):
         if not hosts or any(key in read for read in texts.values()):
-            raise ValueError(f"config[{key!r}] is not simulated here; known keys are {', '.join(sorted(CONFIG_KEYS))}. "
-                             "Leave it out if it changes nothing")  # fmt: skip
+            raise ValueError(f"config[{key!r}] is not supported; known keys are {', '.join(sorted(CONFIG_KEYS))}. "
+                             "Remove it if it has no effect in the host")  # fmt: skip
     known = {field.name for field in fields(EnvParams)} | {"fee_rate", *OPTIONS}
     for each, read in texts.items():
         unknown = sorted((env_params.keys() - known) & read) if rules in (None, rules_of(each)) else []
         if unknown:
-            raise ValueError(f"{name_of(each)} reads env_params {', '.join(unknown)}, which is not simulated here")
+            raise ValueError(f"{name_of(each)} reads env_params {', '.join(unknown)}, which is not supported")
 
 
 def _lacks_fee_tiers() -> bool:
@@ -904,19 +1127,22 @@ _say_once = functools.cache(log.log)  # level, message
 
 
 def refuse_what_is_on(**options: Any) -> None:
-    """Raise ValueError for host keywords that are switched on and cannot be simulated.
+    """Check that no unsupported host keyword is switched on.
 
-    Cappuccino's fee tiers and time limits are off, whatever was asked, where it could not import them.
+    If Cappuccino cannot import its fee tiers, it ignores its fee and timeframe keywords. They are ignored here too.
+
+    Raises:
+        ValueError: a keyword is switched on and cannot be simulated.
     """
     for name, value in options.items():
         if value and not (name != "use_sentiment" and _lacks_fee_tiers()):
-            raise ValueError(f"{name} is not simulated here; received {value!r}. Switch it off, or train with the "
+            raise ValueError(f"{name} is not supported; received {value!r}. Switch it off, or train with the "
                              "host's own class")  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------- the classes
-class NoNativeStep(RuntimeError):  # noqa: N818 - a reason, not a failure
-    """Why a native step cannot be used here, as a sentence; the plain step runs in its place."""
+class NoNativeStep(RuntimeError):  # noqa: N818 - not an error
+    """The reason why no native step can be used here. The plain step runs instead."""
 
 
 def _shows(field: str, meaning: str) -> property:
@@ -924,7 +1150,7 @@ def _shows(field: str, meaning: str) -> property:
 
 
 def _prices(env: VectorizedCryptoEnvAlpaca) -> Any:
-    """The market's prices under a storage of their own, which may move to another process without the market's."""
+    """Return the prices in separate storage, which can move to another process without the rest of the market."""
     price = env.market.price
     if env.as_numpy:
         price = price.cpu().numpy()
@@ -938,62 +1164,86 @@ def _sizes(meaning: str) -> property:
 
 
 class VectorizedCryptoEnvAlpaca:
-    """N long-only spot accounts over A coins, in plain torch: the readable reference of the fast class.
+    """N long-only spot accounts on A coins, in plain torch: the readable reference of the optimized class.
 
-    `reset() -> state` and `step(action) -> state, reward, done, info`, tensors on `device`: state (N, S) float32,
-    reward (N,) float32, done (N,) bool, info a dict of tensors. An environment whose episode is over restarts in the
-    same step: the returned state is the new episode's first, `info["final_state"]` holds the old one's last, and
-    `info["truncated"]` says where the clock alone ended it (bootstrap the value from final_state there). What hosts
-    read from the object (`cash`, `stocks`, `time`, `total_asset`) still shows the ended account until the next step,
-    and `episode_return` the last ended episode until the next one ends.
+    `reset()` returns the state. `step(action)` returns (state, reward, done, info). All of them are tensors on
+    `device`: state (N, S) float32, reward (N,) float32, done (N,) bool, and info is a dict of tensors.
 
-    With n_envs = 1 the interface is the hosts' scalar one: NumPy (S,), float, bool, a dict of Python numbers, and no
-    restart, because hosts read `cash` and `total_asset` after the last step and call `reset()` themselves. Stepping
-    on raises RuntimeError. `as_numpy=False` gives the tensor interface for one environment too.
+    An environment whose episode ends restarts in the same step. The returned state is then the first of the new
+    episode, and `info["final_state"]` holds the last state of the old one. `info["truncated"]` is True if only a time
+    limit ended the episode; bootstrap the value from `final_state` in that case. `cash`, `stocks`, `time` and
+    `total_asset` show the ended account until the next step. `episode_return` shows the last ended episode until
+    another one ends.
+
+    If n_envs is 1, the interface is the scalar one of the hosts: `reset` returns NumPy (S,), and `step` returns NumPy
+    (S,), a float, a bool and a dict of Python numbers. The environment does not restart, because hosts read `cash` and
+    `total_asset` after the last step and then call `reset()`. Use `as_numpy=False` to get the tensor interface for one
+    environment.
 
     Args:
-        config: `price_array` (T, A), `tech_array` (T, F), optionally `segments` [(first, last_exclusive), ...] that no
-            episode crosses, `tickers` (A) in one cash currency, `min_order_qty` (A,), `qty_increment` (A,), and
-            `filled_array` (T, A) bool: bars in which nobody traded the coin, so that no order fills.
-        env_params: `rules`, `lookback` and any setting of `EnvParams`; also `n_envs`, `seed`, `episode_bars` and
-            `gpu_id`, which an argument of that name overrides. An `EnvParams` is taken as it is.
-        n_envs: number of accounts N, 1 by default. `num_envs` is elegantrl's name for it and wins when given. Assigning
-            `env_num` (or `n_envs`, `num_envs`) later makes that many accounts, which begin with the next `reset()`.
-        rules: overrides `env_params["rules"]`. When neither is given, the rules, the capital, the fees and the smallest
-            orders are those of the scalar class that the host has imported (`imported_host_classes`).
-        lookback: overrides `env_params["lookback"]`.
-        initial_capital: quote; None takes the rule set's.
-        buy_cost_pct: fee fraction of a purchase; None takes the rule set's.
-        sell_cost_pct: fee fraction of a sale; None takes the rule set's.
-        gamma: discount of the host presets' final reward.
-        if_log: kept for hosts, whose constructors pass it; this environment does not log.
-        device: torch device; None takes `cuda:gpu_id` where there is one, else the CPU.
-        gpu_id: -1 is the CPU; None is 0.
-        num_envs: see n_envs.
-        seed: of the random starts; None is 0. Assigning `seed` later takes effect with the next episode.
-        start: "first", "random" or "stratified"; None takes the rule set's.
-        episode_bars: steps of a window; None runs to the end of the segment.
-        as_numpy: None means n_envs == 1.
-        autoreset: whether `step` restarts what has ended; None means not `as_numpy`. With False the returned state is
-            the ended episode's last one, and `reset(where=...)` opens the next. An account stepped on after its end
-            stays within the data; what it returns then means nothing.
-        compact: observations hold the number of their bar, as the last column, in place of its features; `expand`
-            gives the full ones. Not for more than 2**24 bars: a float32 counts no further.
-        native_step: False makes the fast class run the plain step. "always" runs the native step also where its first
-            use showed that it is slower; one that differs from the plain step is never used.
-        api: "elegantrl" as above, or "gymnasium": `reset() -> state, info`, `step() -> state, reward, terminated,
-            truncated, info`, spaces, `close`; ElegantRL's git master wants that one too.
-        env_name: a label.
-        tickers, sentiment_service, use_sentiment, use_dynamic_fees, fee_mode, fee_interval, use_timeframe_constraint,
-            timeframe, data_interval, exchange_name: keywords of host constructors. What is off or only a label is
-            ignored; what is on is refused.
+        config: a mapping with these keys. `price_array` (T, A): closes, quote currency. `tech_array` (T, F): features.
+            Optional: `segments`, a list of (first, last_exclusive) bars that no episode crosses; `tickers` (A,), all in
+            one cash currency; `min_order_qty` (A,) and `qty_increment` (A,), in coins; `filled_array` (T, A) bool, True
+            for bars without trades of the coin, in which no order fills.
+        env_params: `rules`, `lookback` and any other setting of `EnvParams`. It may also hold `n_envs`, `seed`,
+            `episode_bars` and `gpu_id`; an argument with the same name overrides them. An `EnvParams` is used
+            unchanged.
+        n_envs: number of accounts N (default: 1). Assigning `env_num`, `n_envs` or `num_envs` later allocates that many
+            accounts, which start with the next `reset()`.
+        rules: overrides `env_params["rules"]`. If neither is given, rules, capital, fees and smallest orders are those
+            of the scalar class that the host has imported; see `imported_host_classes`.
+        lookback: overrides `env_params["lookback"]`, bars.
+        initial_capital: initial cash in quote currency; None uses the value of the rule set.
+        buy_cost_pct: fee on a purchase, fraction of notional; None uses the value of the rule set.
+        sell_cost_pct: fee on a sale, fraction of notional; None uses the value of the rule set.
+        gamma: discount factor of the host presets' final reward.
+        if_log: accepted for compatibility with hosts and ignored.
+        device: torch device; None uses `cuda:gpu_id` if CUDA is available, and the CPU otherwise.
+        gpu_id: index of the GPU; -1 is the CPU, None is 0.
+        num_envs: ElegantRL's name for `n_envs`; takes precedence over it.
+        seed: seed of the random starts; None is 0. Assigning `seed` later takes effect with the next episode.
+        start: "first", "random" or "stratified"; None uses the value of the rule set.
+        episode_bars: longest episode in steps; None ends episodes at the end of their segment.
+        as_numpy: if True, use the scalar NumPy interface; None means n_envs == 1.
+        autoreset: if True, `step` restarts ended episodes; None means not `as_numpy`. If False, the returned state is
+            the last of the ended episode, and `reset(where=...)` opens the next one. Stepping an ended account is safe,
+            but its results are meaningless.
+        compact: if True, the last column of an observation holds the bar index instead of its features. `expand`
+            returns the full observation. Requires at most 2**24 bars, the largest integer that float32 counts to.
+        native_step: if False, the optimized class runs the plain step. "always" runs the native step even if its first
+            use measured it as slower. A native step whose results differ from the plain step is never used.
+        api: "elegantrl" is described above. With "gymnasium", `reset` returns (state, info), `step` returns (state,
+            reward, terminated, truncated, info), and the environment has spaces and `close`. ElegantRL's master branch
+            requires "gymnasium" too.
+        env_name: name of the environment.
+        tickers: a label, ignored.
+        sentiment_service: accepted for compatibility with hosts and ignored.
+        use_sentiment: must be False if `sentiment_service` is given.
+        use_dynamic_fees: must be False.
+        fee_mode: ignored.
+        fee_interval: ignored.
+        use_timeframe_constraint: must be False.
+        timeframe: ignored.
+        data_interval: ignored.
+        exchange_name: ignored.
+
+    Attributes:
+        params: the settings, an `EnvParams`.
+        market: the market data, a `Market`.
+        book: the accounts, a `Portfolio`.
+        device: torch device of all tensors.
+        action_dim: number of assets A.
+        full_state_dim: width S of a full observation.
+        max_step: largest number of steps in an episode.
+        target_return: return at which a host may stop training.
+        if_discrete: always False, because actions are continuous.
 
     Raises:
-        ValueError: for settings, arrays or sizes that cannot be simulated.
-        ImportError: api="gymnasium" without that package.
+        ValueError: settings, arrays or sizes cannot be simulated.
+        ImportError: api is "gymnasium" and the package is not installed.
     """
 
-    default_rules: str | None = None  # of classes named after a host's; None inherits
+    default_rules: str | None = None  # set by classes that are named after a host's class; None inherits the rules
     _cost_factor = 1.0
 
     def __init__(
@@ -1028,13 +1278,13 @@ class VectorizedCryptoEnvAlpaca:
         self.compact, self.if_log, self.env_name, self.if_discrete = compact, if_log, env_name, False
         gpu_id = 0 if gpu_id is None else int(gpu_id)
         device = device or (f"cuda:{gpu_id}" if gpu_id >= 0 and torch.cuda.is_available() else "cpu")
-        self.device = torch.empty(0, device=device).device  # with its number, as tensors there have it
+        self.device = torch.empty(0, device=device).device  # with its index, as in `Tensor.device`
         if api not in ("elegantrl", "gymnasium"):
             raise ValueError(f'api must be "elegantrl" or "gymnasium"; received {api!r}')
         self.api = api
         shape = np.shape(config["price_array"]), np.shape(config["tech_array"])
         if compact and shape[0][0] > 2**24:
-            raise ValueError(f"compact observations count bars up to 2**24; price_array has {shape[0][0]}")
+            raise ValueError(f"compact observations support at most 2**24 bars; price_array has {shape[0][0]}")
         self.action_dim = shape[0][-1]
         self.full_state_dim = sum(width for _, width in observation_layout(self.params, self.action_dim, shape[1][-1]))
         self._state_dim = self.full_state_dim - (self.params.lookback * shape[1][-1] - 1 if compact else 0)
@@ -1049,9 +1299,9 @@ class VectorizedCryptoEnvAlpaca:
 
     def _set_size(self, n_envs: int) -> None:
         if isinstance(n_envs, bool) or not isinstance(n_envs, int | np.integer) or n_envs < 1:
-            raise ValueError(f"n_envs is a whole number of environments >= 1; received {n_envs!r}")
+            raise ValueError(f"n_envs must be a whole number of at least 1; received {n_envs!r}")
         self._n_envs = int(n_envs)
-        self.env_num = self._n_envs  # a host may have put a number in the place of the class's property
+        self.env_num = self._n_envs  # a host may have replaced the property of the class with a number
         self.as_numpy = self._n_envs == 1 if self._asked["as_numpy"] is None else self._asked["as_numpy"]
         self.autoreset = not self.as_numpy if self._asked["autoreset"] is None else self._asked["autoreset"]
         self._check_options()
@@ -1060,7 +1310,7 @@ class VectorizedCryptoEnvAlpaca:
             self._describe()
 
     def _open_accounts(self) -> None:
-        """Allocate what N accounts need; they begin with the next reset."""
+        """Allocate N accounts, which start with the next reset."""
         self._needs_reset = True
         self._allocate()
         self.book = self._fresh_book(self._episode + 1)
@@ -1071,7 +1321,7 @@ class VectorizedCryptoEnvAlpaca:
         before = {name: vars(self)[name] for name in ("_n_envs", "as_numpy", "autoreset")}
         try:
             self._set_size(n_envs)
-        except ValueError:  # as it was: the accounts are still those
+        except ValueError:  # keep the current accounts
             vars(self).update(before)
             raise
         self._open_accounts()
@@ -1080,8 +1330,8 @@ class VectorizedCryptoEnvAlpaca:
         self._episode = torch.full((self._n_envs,), -1, dtype=torch.int64, device=self.device)
         self._rejected = torch.zeros_like(self._episode)
         self._last_return = torch.full_like(self._rejected, torch.nan, dtype=torch.float64)
-        self._over = torch.zeros_like(self._rejected, dtype=torch.bool)  # ended and not reset, without autoreset
-        self._ended: Portfolio | None = None  # the accounts before what has ended restarted, after a step with an end
+        self._over = torch.zeros_like(self._rejected, dtype=torch.bool)  # ended, not reset yet (no autoreset)
+        self._ended: Portfolio | None = None  # accounts before the restarts of the last step, if any
         self._charged = torch.zeros(len(Costs._fields), dtype=torch.float64, device=self.device)  # `Costs` of a step
         self._pass_on()
 
@@ -1089,38 +1339,41 @@ class VectorizedCryptoEnvAlpaca:
         if self.start not in ("first", "random", "stratified"):
             raise ValueError(f'start must be "first", "random" or "stratified"; received {self.start!r}')
         if self.episode_bars is not None and self.episode_bars < 1:
-            raise ValueError(f"episode_bars is a number of steps >= 1, or None; received {self.episode_bars!r}")
+            raise ValueError(f"episode_bars must be at least 1 step, or None; received {self.episode_bars!r}")
         if self.as_numpy and (self._n_envs != 1 or self.autoreset):
-            raise ValueError(f"as_numpy needs n_envs == 1 and no autoreset; received n_envs = {self._n_envs}")
+            raise ValueError(f"as_numpy requires n_envs == 1 and autoreset off; received n_envs = {self._n_envs}")
 
     def _check_memory(self) -> None:
         needed = self._n_envs * (5 * 4 * self.state_dim + 8 * (10 * self.action_dim + 20))
         if self.device.type == "cuda":
             free = torch.cuda.mem_get_info(self.device)[0]
-        else:  # no such call on Windows: no limit is known there
+        else:  # Windows has no sysconf, so its limit is unknown
             free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else needed
         if needed > free:
-            sizes = f"needs about {needed / 2**30:,.1f} GiB, {self.device} has {free / 2**30:,.1f}"
+            sizes = f"requires about {needed / 2**30:,.1f} GiB, but {self.device} has {free / 2**30:,.1f}"
             raise ValueError(f"n_envs = {self._n_envs} {sizes}; at most {self._n_envs * free // needed} fit")
 
-    # What hosts read: tensors for a batch, NumPy and Python numbers for one environment.
-    n_envs, num_envs, env_num = _sizes("Number of accounts."), _sizes("See n_envs."), _sizes("See n_envs.")
-    cash = amount = _shows("cash", "(N,) quote currency in the accounts.")
-    stocks = _shows("qty", "(N, A) coins in the accounts.")
-    filled = _shows("filled", "(N, A) coins bought less coins sold in the last step, stops and releases included.")
-    time = day = _shows("bar", "(N,) row of price_array the accounts stand at.")
-    total_asset = _shows("equity", "(N,) account values, quote.")
-    price_array = price_ary = property(_prices, doc="(T, A) closes of the market, not to be written to.")
+    # Attributes that hosts read: tensors for a batch, NumPy arrays and Python numbers if as_numpy.
+    n_envs, num_envs, env_num = _sizes("Number of accounts N."), _sizes("Same as n_envs."), _sizes("Same as n_envs.")
+    cash = amount = _shows("cash", "(N,) cash of each account, quote currency.")
+    stocks = _shows("qty", "(N, A) coins of each account.")
+    filled = _shows("filled", "(N, A) coins bought minus coins sold in the last step, including stops and releases.")
+    time = day = _shows("bar", "(N,) current row of price_array.")
+    total_asset = _shows("equity", "(N,) equity of each account, quote currency.")
+    price_array = price_ary = property(_prices, doc="(T, A) closes of the market, quote currency. Do not modify them.")
 
     @property
     def episode_return(self) -> Any:
-        """(N,) account value over initial capital: of the last ended episode, else of the running one."""
+        """(N,) account value divided by initial capital.
+
+        It belongs to the last ended episode, or to the running one if no episode has ended yet.
+        """
         running, last = self._shown("equity") / self.params.initial_capital, self._ended_returns()
         return self._out(running if self.as_numpy else torch.where(last.isnan(), running, last))
 
     @property
     def state_dim(self) -> int:
-        """Width S of an observation."""
+        """Width of an observation: S, or C if `compact`. Assigning a different width raises ValueError."""
         return self._state_dim
 
     @state_dim.setter
@@ -1128,11 +1381,11 @@ class VectorizedCryptoEnvAlpaca:
         if width != self._state_dim:
             rest = self._state_dim - 1 - self.action_dim
             raise ValueError(f"state_dim is {self._state_dim}: cash, {self.action_dim} coins, {rest} features and "
-                             f"extras. The host assigns {width}; correct it there")  # fmt: skip
+                             f"extra fields. The host assigns {width}; fix it there")  # fmt: skip
 
     @property
     def seed(self) -> int:
-        """Seed of the random starts; assigning one takes effect with the next episode."""
+        """Seed of the random starts. A new value takes effect with the next episode."""
         return self._seed
 
     @seed.setter
@@ -1142,22 +1395,25 @@ class VectorizedCryptoEnvAlpaca:
 
     @property
     def cost_factor(self) -> float:
-        """Share of fees and slippage that steps charge, 0 to 1; assigning one takes effect with the next step.
+        """Fraction of fees and slippage that steps charge, 0 to 1. A new value takes effect with the next step.
 
-        The number that steps read lies on the device: no step is rebuilt, and a graph that holds one follows. The
-        equal-weight benchmark pays its entry fee in full.
+        Steps read the rates from memory on the device, so no step is rebuilt and a captured graph sees the new value.
+        The equal-weight benchmark always pays its full entry fee.
+
+        Raises:
+            ValueError: the assigned value is not between 0 and 1.
         """
         return self._cost_factor
 
     @cost_factor.setter
     def cost_factor(self, factor: float) -> None:
         if not 0.0 <= factor <= 1.0:
-            raise ValueError(f"cost_factor is the share of fees and slippage charged, 0 to 1; received {factor}")
+            raise ValueError(f"cost_factor must be between 0 and 1; received {factor}")
         self._cost_factor = float(factor)
         self._pass_on()
 
     def _pass_on(self) -> None:
-        """Write what may be assigned between steps to where the step reads it; a GPU is not waited for."""
+        """Copy values that may change between steps to where the step reads them. Does not wait for a GPU."""
         for i, rate in enumerate(self.params.costs(self._cost_factor)):
             self._charged[i].fill_(rate)
 
@@ -1172,12 +1428,18 @@ class VectorizedCryptoEnvAlpaca:
 
     @torch.no_grad()
     def reset(self, where: Any = None, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> Any:
-        """Open fresh accounts -> first observations (N, S), or NumPy (S,) for one environment.
+        """Open fresh accounts and return their first observations.
 
         Args:
-            where: (N,) bool, the environments to open; None is all of them. The others go on.
-            seed: of the random starts from here on; episodes are counted anew.
+            where: (N,) bool, environments to open; None opens all. The others continue.
+            seed: seed of the random starts from now on. It also resets the episode counters.
             options: {"reset_mask": where}, as Gymnasium passes it.
+
+        Returns:
+            Observations, (N, S) float32, or NumPy (S,) if `as_numpy`. With api="gymnasium", (observations, {}).
+
+        Raises:
+            RuntimeError: `where` selects some environments before the first full reset.
         """
         return self._first_return(self._begin(where, seed, options))
 
@@ -1210,16 +1472,17 @@ class VectorizedCryptoEnvAlpaca:
         """Advance every environment one bar.
 
         Args:
-            action: (N, A) in [-1, 1], or (A,) for one environment; positive buys, negative sells. Converted to
-                float32 on `device`, never modified. A row with a non-finite entry is a hold, counted in
+            action: (N, A) in [-1, 1], or (A,) if `as_numpy`; positive buys, negative sells. It is converted to float32
+                on `device` and never modified. A row with a non-finite entry is a hold, counted in
                 `info["rejected_actions"]`.
 
         Returns:
-            state, reward, done, info as the class says.
+            (state, reward, done, info), as described in the class. With api="gymnasium", (state, reward, terminated,
+            truncated, info).
 
         Raises:
-            ValueError: for a wrong shape.
-            RuntimeError: before the first reset, and for one environment after the end of its episode.
+            ValueError: the action has a wrong shape.
+            RuntimeError: `reset` has not been called, or the only environment has ended.
         """
         action = self._fillable(self._accept(action))
         self.book, self._ended, state, reward, done, info = self._transition(self.book, action, self._rejected)
@@ -1232,14 +1495,14 @@ class VectorizedCryptoEnvAlpaca:
         if self.api == "elegantrl":
             return self._out(state), self._out(reward), self._out(done), self._out(info)
         truncated = info["truncated"]
-        if self.autoreset:  # as Gymnasium's vector environments call it
+        if self.autoreset:  # names of Gymnasium's vector environments
             info = info | {"final_obs": info["final_state"], "_final_obs": done}
         return (*map(self._out, (state, reward, done & ~truncated, truncated)), self._out(info))
 
     def _transition(
         self, book: Portfolio, action: Tensor, rejected: Tensor
     ) -> tuple[Portfolio, Portfolio | None, Tensor, Tensor, Tensor, dict[str, Any]]:  # fmt: skip
-        """(accounts, those before the restarts if any, state, reward, done, info) one bar later."""
+        """Return (accounts, accounts before restarts or None, state, reward, done, info) one bar later."""
         is_valid = action.isfinite().all(-1, keepdim=True)
         rejected += ~is_valid[:, 0]
         book, outcome = step(book, torch.where(is_valid, action, 0.0), self.market, self.params, Costs(*self._charged))
@@ -1258,12 +1521,12 @@ class VectorizedCryptoEnvAlpaca:
         return observe(book, self.market, self.params, self.compact)
 
     def expand(self, state: Tensor) -> Tensor:
-        """Observations (..., state_dim) of this environment -> full ones (..., full_state_dim)."""
+        """Return full observations (..., full_state_dim) for observations (..., state_dim) of this environment."""
         return expand(torch.as_tensor(state), self.market) if self.compact else state
 
     def _restart(self, is_over: Tensor, book: Portfolio) -> Portfolio:
         self._episode += is_over
-        if self.device.type == "cpu" and not is_over.any():  # a GPU is not asked: the answer would stall it
+        if self.device.type == "cpu" and not is_over.any():  # not on a GPU: reading the flag would stall it
             return book
         return restart(is_over, self._fresh_book(self._episode), book)
 
@@ -1281,7 +1544,7 @@ class VectorizedCryptoEnvAlpaca:
         return (action[None] if self.as_numpy else action).contiguous()
 
     def _fillable(self, action: Tensor) -> Tensor:
-        trades = self.market.trades  # a product: what is not finite stays so, and is counted as that
+        trades = self.market.trades  # a product keeps non-finite actions, which are counted later
         return action if trades is None else action * trades[(self._read("bar") + 1).clamp(max=len(trades) - 1)]
 
     def _out(self, value: Any) -> Any:
@@ -1293,11 +1556,11 @@ class VectorizedCryptoEnvAlpaca:
         return row.item() if row.ndim == 0 else row.cpu().numpy().copy()
 
     def _describe(self) -> None:
-        """Set what Gymnasium reads of an environment: spaces of one account and of what `step` takes and returns."""
+        """Set the attributes that Gymnasium requires: spaces of one account and of all accounts, and metadata."""
         try:
             gym = importlib.import_module("gymnasium")
         except ImportError as error:
-            raise ImportError('api="gymnasium" needs the package gymnasium: pip install "gymnasium>=1.1"') from error
+            raise ImportError('api="gymnasium" requires the package gymnasium: pip install "gymnasium>=1.1"') from error
         box = functools.partial(gym.spaces.Box, dtype=np.float32)
         rows = () if self.as_numpy else (self._n_envs,)
         self.single_observation_space = box(-np.inf, np.inf, (self.state_dim,))
@@ -1308,16 +1571,16 @@ class VectorizedCryptoEnvAlpaca:
         self.metadata = {"render_modes": [], "autoreset_mode": modes.SAME_STEP if self.autoreset else modes.DISABLED}
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: the environment holds no open resources."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tensors as bytes, so that another process owns what it receives; a deep copy shares the market."""
+        """Return the state, tensors as bytes, so that another process owns its copy. Deep copies share the market."""
         state = vars(self) | {"book": self.book}
         tensors = {name: value for name, value in state.items() if isinstance(value, Tensor | Portfolio)}
         return {k: v for k, v in state.items() if k not in tensors} | {"packed": pickle.dumps(tensors)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take over the values."""
+        """Restore the state."""
         vars(self).update(state | pickle.loads(state.pop("packed")))
 
 
@@ -1325,18 +1588,21 @@ TARGET_RETURNS: dict[str, float] = dict.fromkeys(("finrl_crypto", "ccxt", "cappu
 
 
 class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
-    """The same environment, same constructor and same numbers, with preallocated buffers and a native step.
+    """The same environment with preallocated buffers and a native step. Constructor and results are the same.
 
-    `reset` returns a new tensor. What `step` returns are this object's own buffers, `info` included. There are two sets
-    of them, used in turn: what a step returned stays as it is through the next step, and may be overwritten by the one
-    after it. So a loop may read the state it acted on after the step. Clone to keep longer, or hand the environment
-    your own storage: `step(action, out={"state": ..., "reward": ..., "done": ...})` writes straight into those slots
-    (contiguous, on `device`) and returns them. Rows of `info["final_state"]` are valid where `done`. `book` and what
-    hosts read (`cash`, `stocks`, ...) are copies.
+    `reset` returns a new tensor. `step` returns buffers of this object, including `info`. Two sets of buffers are used
+    in turn, so the results of a step stay valid through the next step and may be overwritten by the step after it. A
+    loop may therefore read the state it acted on after the step. Clone results to keep them longer, or pass storage of
+    your own: `step(action, out={"state": ..., "reward": ..., "done": ...})` writes into contiguous tensors on `device`
+    and returns them. Rows of `info["final_state"]` are valid only if `done` is True. `book`, `cash`, `stocks` and the
+    other attributes are copies.
 
-    The native step is in the folder environment_Alpaca_kernels and needs numba on the CPU, Triton on a GPU. Without
-    it the plain step runs and returns new tensors; `stepped_by` is "numba", "triton" or "torch", `why_not_native` says
-    why it is "torch".
+    The native step is in the folder environment_Alpaca_kernels. It requires numba on the CPU and Triton on a GPU.
+    Without it the plain step runs and returns new tensors.
+
+    Attributes:
+        stepped_by: "numba", "triton" or "torch".
+        why_not_native: the reason if `stepped_by` is "torch", otherwise None.
     """
 
     stepped_by, why_not_native = "torch", None
@@ -1346,7 +1612,7 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
         rows = torch.Size((self._n_envs, self.state_dim))
         self._slot_kinds = {"state": (rows, torch.float32), "reward": (rows[:1], torch.float32)}
         self._slot_kinds["done"] = (rows[:1], torch.bool)
-        self.is_capturable = False  # whether a step may be recorded in a graph of its device
+        self.is_capturable = False  # True if a step may be captured in a CUDA graph
         super()._allocate()
         kernel = self._native_kernel()
         if kernel is not None:
@@ -1355,21 +1621,21 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
             self._fast = kernels("buffers").FastStep(self, kernel)
 
     def _native_kernel(self) -> Any:
-        """The native step of this device, or None with `why_not_native` set."""
+        """Return the native step of this device, or None after setting `why_not_native`."""
         try:
             if not self._asked["native_step"]:
                 raise NoNativeStep("native_step is False")
-            with _loading:  # threads of a study build environments side by side
+            with _loading:  # threads of a study construct environments concurrently
                 return kernels("cpu" if self.device.type == "cpu" else "gpu").NativeStep(self)
         except (ImportError, NoNativeStep) as reason:
             self.stepped_by, self.why_not_native = "torch", str(reason)
             if self._asked["native_step"]:
-                _warn_once(f"the plain torch step runs in place of the native one: {reason}")
+                _warn_once(f"the plain torch step runs instead of the native step: {reason}")
             return None
 
     @property
     def book(self) -> Portfolio:
-        """The accounts, a copy where a native step holds them; assigning some takes them over."""
+        """State of the accounts. With a native step it is a copy; assign a portfolio to load it into the kernel."""
         if self._fast is None:
             return self._book
         return Portfolio(**{field.name: self._read(field.name) for field in fields(Portfolio)})
@@ -1396,12 +1662,12 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
         return super()._ended_returns() if self._fast is None else self._fast.kernel.read("last_return")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the native step: a copy or an unpickled object allocates its own."""
+        """Return the state without the native step. A copy or an unpickled object allocates its own."""
         state = {name: value for name, value in super().__getstate__().items() if name not in ("_fast", "_book")}
         return state | {"ended": None if self._fast is None else pickle.dumps(self._fast.kernel.ended())}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Allocate, then take over the values."""
+        """Allocate buffers and restore the state."""
         ended, values = state.pop("ended"), state | pickle.loads(state.pop("packed"))
         book, episode, rejected, _ = (values.pop(name, None) for name in ("book", "_episode", "_rejected", "_book"))
         vars(self).update(values)
@@ -1418,13 +1684,42 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
         self, where: Any = None, *, seed: int | None = None, options: Mapping[str, Any] | None = None,
         out_state: Tensor | None = None,
     ) -> Any:  # fmt: skip
-        """As the plain class, in a new tensor; or written into out_state (N, S) when given."""
+        """Open fresh accounts and return their first observations in a new tensor, or in `out_state`.
+
+        Args:
+            where: (N,) bool, environments to open; None opens all. The others continue.
+            seed: seed of the random starts from now on. It also resets the episode counters.
+            options: {"reset_mask": where}, as Gymnasium passes it.
+            out_state: (N, S) float32, contiguous, on `device`; receives the observations.
+
+        Returns:
+            Observations, (N, S) float32, or NumPy (S,) if `as_numpy`. With api="gymnasium", (observations, {}).
+
+        Raises:
+            ValueError: `out_state` has a wrong shape, dtype or device, or the api is not "elegantrl".
+            RuntimeError: `where` selects some environments before the first full reset.
+        """
         self._check_slots({} if out_state is None else {"state": out_state})
         state = self._begin(where, seed, options)
         return self._first_return(state if out_state is None else out_state.copy_(state))
 
     def step(self, action: Any, out: dict[str, Tensor] | None = None) -> tuple[Any, ...]:
-        """As the plain class; `out` maps "state", "reward" and "done", or some of them, to the caller's storage."""
+        """Advance every environment one bar.
+
+        Args:
+            action: (N, A) in [-1, 1], or (A,) if `as_numpy`, as in the plain class.
+            out: optional storage for "state" (N, S) float32, "reward" (N,) float32 and "done" (N,) bool, or some of
+                them. The tensors must be contiguous and on `device`.
+
+        Returns:
+            (state, reward, done, info), as described in the plain class. With api="gymnasium", (state, reward,
+            terminated, truncated, info).
+
+        Raises:
+            ValueError: the action or a tensor in `out` has a wrong shape, dtype or device, or `out` is given and the
+                api is not "elegantrl".
+            RuntimeError: `reset` has not been called, or the only environment has ended.
+        """
         if out is not None:
             self._check_slots(out)
         if self._fast is not None:
@@ -1437,24 +1732,30 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
 
     def _check_slots(self, out: Mapping[str, Tensor]) -> None:
         if out and self.api != "elegantrl":
-            raise ValueError(f'out slots need api="elegantrl"; this environment has {self.api!r}')
+            raise ValueError(f'out requires api="elegantrl"; this environment has {self.api!r}')
         for name, slot in out.items():
             shape, kind = self._slot_kinds.get(name, ((), torch.float32))
             if slot.shape != shape or slot.dtype != kind or slot.device != self.device or not slot.is_contiguous():
                 wish = f"shape {tuple(shape)}, {kind}, {self.device}"
                 found = f"shape {tuple(slot.shape)}, {slot.dtype}, {slot.device}"
-                raise ValueError(f"out slots are state, reward and done; {name}: {wish}, contiguous; received {found}")
+                raise ValueError(f"out may hold state, reward, done; {name}: {wish}, contiguous; received {found}")
 
 
 _loading = threading.RLock()
 
 
 def kernels(where: str) -> Any:
-    """Module "cpu" or "gpu" of the folder environment_Alpaca_kernels next to this file, wherever the two lie.
+    """Import a module of the folder environment_Alpaca_kernels, which must be next to this file.
+
+    Args:
+        where: name of the module, such as "cpu" or "gpu".
+
+    Returns:
+        The imported module.
 
     Raises:
-        ImportError: the folder, or what its module needs, is missing.
-        NoNativeStep: the folder is of another version than this file.
+        ImportError: the folder or a package that the module requires is missing.
+        NoNativeStep: folder and file have different versions.
     """
     folder = Path(__file__).resolve().with_name("environment_Alpaca_kernels")
     name = f"{__package__}.{folder.name}" if __package__ else folder.name
@@ -1483,31 +1784,31 @@ _warn_once = functools.cache(functools.partial(warnings.warn, category=RuntimeWa
 
 
 class VectorizedCryptoEnvFinRLCrypto(VectorizedCryptoEnvAlpacaOptimized):
-    """The fast class with the rules of FinRL_Crypto's CryptoEnvAlpaca."""
+    """The optimized class with the rules of FinRL_Crypto's CryptoEnvAlpaca."""
 
     default_rules = "finrl_crypto"
 
 
 class VectorizedCryptoEnvCCXT(VectorizedCryptoEnvAlpacaOptimized):
-    """The fast class with the rules of FinRL_Crypto's CryptoEnvCCXT."""
+    """The optimized class with the rules of FinRL_Crypto's CryptoEnvCCXT."""
 
     default_rules = "ccxt"
 
 
 class VectorizedCryptoEnv(VectorizedCryptoEnvAlpacaOptimized):
-    """The fast class with the rules of FinRL's CryptoEnv."""
+    """The optimized class with the rules of FinRL's CryptoEnv."""
 
     default_rules = "finrl"
 
 
 class VectorizedCryptoEnvMeta(VectorizedCryptoEnvAlpacaOptimized):
-    """The fast class with the rules of FinRL-Meta's CryptoEnv."""
+    """The optimized class with the rules of FinRL-Meta's CryptoEnv."""
 
     default_rules = "finrl_meta"
 
 
-# ---------------------------------------------------------------------------------------------- beside a host
-# What the settings are called in the scalar environments of the FinRL family.
+# ---------------------------------------------------------------------------------------------- next to a host
+# Names of the settings in the scalar environments of the FinRL family.
 HOST_NAMES = {
     "initial_capital": ("initial_capital", "initial_cash", "initial_total_asset"), "gamma": ("gamma",),
     "buy_cost_pct": ("buy_cost_pct", "buy_fee_rate"), "sell_cost_pct": ("sell_cost_pct", "sell_fee_rate"),
@@ -1525,14 +1826,20 @@ def from_scalar_env(
     env: Any, n_envs: int = 8, env_class: type[VectorizedCryptoEnvAlpaca] = VectorizedCryptoEnvAlpaca,
     rules: str | None = None, **options: Any,
 ) -> VectorizedCryptoEnvAlpaca:  # fmt: skip
-    """A batched environment with the data and settings of a host's scalar one.
+    """Return a vectorized environment with the data and settings of a host's scalar environment.
 
-    Arrays, norms, fees, capital and smallest orders are read from the instance. `rules` names the rule set; None
-    recognises it by the marks of the class. An instance with `params: EnvParams` brings its own. `options` go to the
-    constructor.
+    Arrays, norms, fees, capital and smallest orders are read from the instance. If it has `params: EnvParams`, those
+    settings are used.
+
+    Args:
+        env: a scalar environment.
+        n_envs: number of accounts N.
+        env_class: class of the result.
+        rules: name of the rule set; None recognizes it from the class of `env`.
+        options: other arguments of the constructor.
 
     Raises:
-        ValueError: the class is not recognised.
+        ValueError: the class of `env` is not recognized and `rules` is None.
     """
     config = {"price_array": np.asarray(env.price_array), "tech_array": np.asarray(env.tech_array)}
     limits = _host_value(env, "min_order_qty")
@@ -1546,7 +1853,7 @@ def from_scalar_env(
     else:
         rules = rules or rules_of(type(env))
         if rules is None:
-            raise ValueError(f"{name_of(type(env))} is not recognised; give rules, one of {', '.join(RULES)}")
+            raise ValueError(f"{name_of(type(env))} is not recognized; pass rules, one of {', '.join(RULES)}")
         source, env_params = env, {name: getattr(env, name) for name in HOST_KEYS if hasattr(env, name)}
         apart = {name: _host_value(env, name) for name in ("cash_haircut", "max_position_weight")}
         env_params |= {"rules": rules} | {name: value for name, value in apart.items() if value is not None}
@@ -1559,22 +1866,29 @@ def compare_with_scalar(
     scalar_env: Any, n_steps: int = 1000, seed: int = 0, n_envs: int = 8,
     env_class: type[VectorizedCryptoEnvAlpaca] = VectorizedCryptoEnvAlpaca,
 ) -> Any:  # fmt: skip
-    """Step copies of a scalar environment next to a batch with its settings -> the first difference, or None.
+    """Step copies of a scalar environment next to a vectorized one, and return the first difference or None.
 
-    `environment_Alpaca_kernels/compare.py` does the work and describes what is compared.
+    `environment_Alpaca_kernels/compare.py` runs the comparison and lists the compared values.
+
+    Args:
+        scalar_env: a scalar environment.
+        n_steps: number of steps.
+        seed: seed of starts and actions.
+        n_envs: number of accounts N.
+        env_class: class of the vectorized environment.
     """
     return kernels("compare").compare_with_scalar(scalar_env, n_steps, seed, n_envs, env_class)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Compare this simulator with a host's scalar environment: `--compare`; `--help` lists the options."""
+    """Compare this simulator with a host's scalar environment and return the exit code. `--help` lists the options."""
     try:
         program = kernels("compare").main
     except (ImportError, NoNativeStep) as error:
-        sys.stderr.write(f"--compare needs the folder environment_Alpaca_kernels: copy it too. {error}\n")
+        sys.stderr.write(f"--compare requires the folder environment_Alpaca_kernels: copy it too. {error}\n")
         return 2
     return program(argv)
 
 
-if __name__ == "__main__":  # through the module's name, so that its classes are the ones a host imports
+if __name__ == "__main__":  # import by name, so that the classes are those that a host imports
     sys.exit(importlib.import_module(Path(__file__).stem).main())

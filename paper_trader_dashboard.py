@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Watch a trader, or with --training a study, on the terminal. Nothing is written, Ctrl-C ends it."""
+"""Show a trader, or with --training a study, live in the terminal. Nothing is written; Ctrl-C exits."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Writes the version of the code into a wheel; everything else is in pyproject.toml."""
+"""Build script that adds the code version to a wheel. All other settings are in pyproject.toml."""
 
 import shutil
 import subprocess
@@ -9,12 +9,12 @@ from setuptools.command.build_py import build_py
 
 
 class BuildWithVersion(build_py):
-    """Adds train/records/code_version.txt, which an installed wheel reads (`train.records.provenance`)."""
+    """Build command that adds train/records/code_version.txt, which `train.records.provenance` reads in a wheel."""
 
     def run(self) -> None:
-        """Build, then write the commit; a tree without git keeps the file that it brought."""
+        """Build the package, then write the commit. Without git, an existing version file is kept."""
         if not self.editable_mode:
-            shutil.rmtree(self.build_lib, ignore_errors=True)  # of an earlier build: its removed modules would go in
+            shutil.rmtree(self.build_lib, ignore_errors=True)  # an old build may contain removed modules
         super().run()
         if self.editable_mode:
             return

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Trains the study cappuccino_5m_vectorized in the background: sets up what is missing, then starts the trainer.
+# Sets up the environment and the data, then trains the study cappuccino_5m_vectorized in the background.
 set -euo pipefail
 
 readonly PROGRAM="start_vectorized_training.sh"
 REPO="$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 readonly REPO CALLER_DIR="$PWD"
 readonly TRAINER="$REPO/scripts/training/1_optimize_unified.py" TRADER="$REPO/scripts/deployment/paper_trade.py"
-readonly NO_SIGNAL_CODE=5 # the trainer's, for a study whose policies stayed in cash
-# Twelve trials of three splits: enough to compare, few enough for a coffee break.
+readonly NO_SIGNAL_CODE=5 # the trainer's exit code for a study whose policies stayed in cash
+# Twelve trials with three splits: enough for a comparison, and done in minutes.
 readonly DEMONSTRATION=(--n-trials 12 --workers 2 --n-envs 2 --num-paths 2 --k-test-groups 1 --break-step 1000000
     --use-best-ranges --pruner none)
 readonly TIMEFRAMES="1m 5m 15m 30m 1h 4h 12h 1d"
-# Seconds; settable from outside for a slow machine.
+# Seconds; set these variables on a slow machine.
 STOP_WAIT_S="${STOP_WAIT_S:-120}"
 FIRST_TRIAL_WAIT_S="${FIRST_TRIAL_WAIT_S:-600}"
 FIRST_BAR_WAIT_S="${FIRST_BAR_WAIT_S:-600}"
@@ -31,54 +31,54 @@ usage_of_training() {
     cat <<'HELP'
 usage: start_vectorized_training.sh [--foreground | --status | --stop | --help] [--sample | --no-signal] [trainer flags]
 
-Makes or reuses a Python environment, finds or makes data/5m, starts the study in the background
-and returns once its first trial trains. The same command again, after a stop, goes on with the study.
-start_vectorized_training.sh --trade starts the paper trader instead; --trade --help explains it.
+Creates or reuses a Python environment, finds or creates the dataset data/5m, starts the study in the background
+and returns once its first trial trains. After a stop, the same command resumes the study.
+To start the paper trader instead, use --trade; see start_vectorized_training.sh --trade --help.
 
-  --foreground  train in this terminal; Ctrl-C stops it
-  --status      say whether it runs, and show its last log lines (exit code 0: it or its set-up runs, 3: neither)
-  --stop        send SIGTERM to our own trainer, or to a start still in set-up, and wait until it has ended
-  --sample      the demonstration: train on the SYNTHETIC sample market with a planted signal; nothing is downloaded
-  --no-signal   the same market without the signal, in which nothing can be learned
-  --help        this text; the trainer's flags: python scripts/training/1_optimize_unified.py --help
+  --foreground  train in this terminal; Ctrl-C stops the trainer
+  --status      show the trainer's state and last log lines (exit code 0: it or its setup is running, 3: neither)
+  --stop        send SIGTERM to the trainer, or to an unfinished setup, and wait until it has ended
+  --sample      run the demonstration on the SYNTHETIC sample market with a planted signal; nothing is downloaded
+  --no-signal   run the demonstration on the same market without the signal; nothing can be learned
+  --help        print this text; for the trainer's flags: python scripts/training/1_optimize_unified.py --help
 
-Any other flag goes to the trainer and overrides the default given here:
+All other flags are passed to the trainer and override these defaults:
   --n-trials 500 --gpu 0 (-1 without a GPU) --study-name cappuccino_5m_vectorized
   --timeframe 5m --data-dir data/5m --n-envs 12
-With --timeframe X alone, the study's name and the data folder follow it.
-On a sample market of this launcher the defaults are those of the demonstration, minutes on two cores:
+With --timeframe X alone, the study name and the data folder change accordingly.
+On a sample market, the defaults are those of the demonstration, which takes minutes on two cores:
   --n-trials 12 --workers 2 --n-envs 2 --num-paths 2 --k-test-groups 1 --break-step 1000000
   --use-best-ranges --pruner none
-Its report ends in the verdict: the log's last lines, and report.html beside the results. With --sample and --no-signal
-data and study have names of their own: data/5m_sample and cappuccino_5m_sample, data/5m_no_signal and so on.
-The trainer's --agent picks the learner; without it a study keeps its own.
-Relative paths start at the folder you are in.
+The verdict of the demonstration is at the end of the log and in report.html in the results folder. --sample uses
+data/5m_sample and the study cappuccino_5m_sample; --no-signal uses data/5m_no_signal and cappuccino_5m_no_signal.
+Use the trainer's --agent to select the agent of a new study.
+Relative paths are resolved from the current directory.
 
-Exit codes: those of the trainer where it ends at once or runs in the foreground; 5 says that no tradable
+Exit codes: those of the trainer if it ends immediately or runs in the foreground. Exit code 5 means that no tradable
 signal was found at these costs, because the study's policies stayed in cash.
 
-Log: logs/worker_vectorized.log   Process: logs/worker_vectorized.pid
-Environment variables: FIRST_TRIAL_WAIT_S (600), STOP_WAIT_S (120), in seconds.
+Files: log in logs/worker_vectorized.log, process id in logs/worker_vectorized.pid.
+Environment variables, in seconds: FIRST_TRIAL_WAIT_S (default: 600), STOP_WAIT_S (default: 120).
 HELP
 }
 
-# What runs in the background, for process.sh and the functions below: its script, its files, and its own first words.
+# Selects the background process: its script, its files and the log line that shows that it works.
 use_trainer() {
     WORK=training FLAG="" SCRIPT="$TRAINER" LOG="$REPO/logs/worker_vectorized.log"
     PID_FILE="$REPO/logs/worker_vectorized.pid" LOCK_FILE="$REPO/logs/worker_vectorized.lock"
-    AFTER_STOP="the same command starts the study again where it stands"
-    # The first line is of batched environments, a rate line of the scalar class.
+    AFTER_STOP="the same command resumes the study"
+    # Vectorized environments log the first pattern, the scalar environment logs the second one.
     FIRST=trial FIRST_WORDS='Using Vectorized Environments|env-steps/s' FIRST_WAIT_S="$FIRST_TRIAL_WAIT_S"
 }
 
 use_trader() {
     WORK=trading FLAG="--trade " SCRIPT="$TRADER" LOG="$REPO/logs/paper_trader.log"
     PID_FILE="$REPO/logs/paper_trader.pid" LOCK_FILE="$REPO/logs/paper_trader.lock"
-    AFTER_STOP="coins and cash stay as they are; the same command starts the trader again"
+    AFTER_STOP="coins and cash are unchanged; the same command starts the trader again"
     FIRST=bar FIRST_WORDS='decided on the bar of' FIRST_WAIT_S="$FIRST_BAR_WAIT_S"
 }
 
-# Sets ACTION, SAMPLE, TIMEFRAME, DATA_DIR, GPU, STUDY, STORAGE and PASSED (what goes on to the trainer).
+# Sets ACTION, SAMPLE, TIMEFRAME, DATA_DIR, GPU, STUDY, STORAGE and PASSED (flags passed to the trainer).
 parse_training_flags() {
     local flag value
     while (($#)); do
@@ -89,12 +89,12 @@ parse_training_flags() {
             --sample | --no-signal)
                 value=sample
                 [[ "$flag" == --sample ]] || value=no_signal
-                [[ "${SAMPLE:-$value}" == "$value" ]] || die "--sample and --no-signal are two markets; give one of them"
+                [[ "${SAMPLE:-$value}" == "$value" ]] || die "--sample and --no-signal cannot be combined"
                 SAMPLE="$value" && continue
                 ;;
             --help | -h) ACTION=help && continue ;;
             --data-dir | --timeframe | --gpu | --study-name | --study | --storage)
-                (($#)) || die "$flag needs a value"
+                (($#)) || die "$flag requires a value"
                 value="$1"
                 shift
                 ;;
@@ -118,7 +118,7 @@ keep_value() {
     esac
 }
 
-# A relative SQLite file starts at the caller's folder, as every other relative path does.
+# Resolves a relative SQLite path from the caller's folder, like every other relative path.
 absolute_storage() {
     case "$1" in
         sqlite:////*) printf '%s\n' "$1" ;;
@@ -127,13 +127,13 @@ absolute_storage() {
     esac
 }
 
-# One start at a time; the kernel drops the lock when its holder ends, and what it started a moment later.
+# Only one start at a time. The kernel releases the lock when its holder and all child processes have ended.
 take_lock() {
-    mkdir -p -- "$REPO/logs" 2>/dev/null || die "cannot make the folder $REPO/logs"
-    [[ ! -L "$LOCK_FILE" ]] || die "$LOCK_FILE is a symbolic link, which a lock file must not be; delete it"
+    mkdir -p -- "$REPO/logs" 2>/dev/null || die "cannot create the folder $REPO/logs"
+    [[ ! -L "$LOCK_FILE" ]] || die "$LOCK_FILE must not be a symbolic link; delete it"
     { : >>"$LOCK_FILE"; } 2>/dev/null || die "cannot write in $REPO/logs; make the folder writable (ls -ld shows its owner)"
     exec 9>>"$LOCK_FILE"
-    flock -w 2 9 || die "another start is at work in $REPO; see it with $FLAG--status"
+    flock -w 2 9 || die "another start is in progress in $REPO; check it with $FLAG--status"
     { printf '%s\n' "$$" "$(process_start_ticks "$$")" >"$LOCK_FILE"; } 2>/dev/null ||
         die "cannot write $LOCK_FILE (read-only, or the disk is full)"
 }
@@ -141,18 +141,18 @@ take_lock() {
 refuse_second_start() {
     local pid
     if pid="$(running_pid)"; then
-        die "$WORK runs already (pid $pid); watch it with: tail -f $(quoted "$LOG")   stop it with $FLAG--stop"
+        die "$WORK is already running (pid $pid); watch it with: tail -f $(quoted "$LOG")   stop it with $FLAG--stop"
     fi
     rm -f -- "$PID_FILE" 2>/dev/null || die "cannot remove the old $PID_FILE; make $REPO/logs writable"
 }
 
 refuse_sample_of_given_data() {
-    [[ -z "$SAMPLE" || -z "$DATA_DIR" ]] || die "--data-dir names the data, and --${SAMPLE/_/-} makes its own; give one of them"
+    [[ -z "$SAMPLE" || -z "$DATA_DIR" ]] || die "--data-dir and --${SAMPLE/_/-} cannot be combined"
 }
 
 refuse_unknown_timeframe() {
     [[ -n "$TIMEFRAME" && "$TIMEFRAME" != *" "* && " $TIMEFRAMES " == *" $TIMEFRAME "* ]] ||
-        die "--timeframe '$TIMEFRAME' is not one of: $TIMEFRAMES"
+        die "--timeframe must be one of: $TIMEFRAMES; received '$TIMEFRAME'"
 }
 
 # --data-dir names a dataset, or a folder of datasets named by timeframe.
@@ -166,7 +166,7 @@ describe_given_data() {
 
 choose_gpu() {
     "$PYTHON" -c 'import torch; print(0 if torch.cuda.is_available() else -1)' ||
-        die "torch does not import in $PYTHON (reason above)"
+        die "$PYTHON cannot import torch (reason above)"
 }
 
 build_command() {
@@ -183,18 +183,18 @@ announce_in_log() {
 }
 
 record_or_die() {
-    record_process "$@" 2>/dev/null || die "cannot write $PID_FILE (read-only, or the disk is full); nothing was started"
+    record_process "$@" 2>/dev/null || die "cannot write $PID_FILE (read-only, or the disk is full), so nothing was started"
 }
 
 start_in_foreground() {
     record_or_die "$$" "${COMMAND[@]}"
     exec 9>&-
-    # tee ignores Ctrl-C so that the trainer's last lines still reach the log.
+    # tee ignores Ctrl-C, so that the trainer's last lines still reach the log.
     exec > >(tee -i -a -- "$LOG") 2>&1
     exec "${COMMAND[@]}"
 }
 
-# setsid takes the trainer out of this terminal's session: closing the terminal does not reach it.
+# setsid detaches the trainer from the terminal, so that closing the terminal does not stop it.
 start_in_background() {
     local log_start_bytes pid
     log_start_bytes="$(stat -c %s -- "$LOG")"
@@ -204,18 +204,18 @@ start_in_background() {
         exec setsid "${COMMAND[@]}" >>"$LOG" 2>&1 </dev/null
     ) &
     pid=$!
-    trap 'say "$WORK goes on in the background (pid '"$pid"'); stop it with $FLAG--stop"; exit 130' INT
+    trap 'say "$WORK continues in the background (pid '"$pid"'); stop it with $FLAG--stop"; exit 130' INT
     wait_for_first_words "$pid" "$log_start_bytes"
     trap - INT
     "explain_next_steps_of_$WORK" "$pid" "$log_start_bytes"
 }
 
-# Read through <(...) by what stops early: in a pipe the rest of a long log would end the launcher (SIGPIPE).
+# Prints what was logged after byte $1. Readers that stop early must use <(...): in a pipe, SIGPIPE would end the launcher.
 log_since() { tail -c "+$(($1 + 1))" -- "$LOG"; }
 
 wait_for_first_words() {
     local pid="$1" log_start_bytes="$2" give_up_at=$((SECONDS + FIRST_WAIT_S))
-    say "waiting for the first $FIRST (log: $LOG); Ctrl-C ends this wait only"
+    say "waiting for the first $FIRST (log: $LOG); Ctrl-C stops only this wait"
     until grep -Eq "$FIRST_WORDS" < <(log_since "$log_start_bytes"); do
         is_alive "$pid" || "report_early_end_of_$WORK" "$pid" "$log_start_bytes"
         if ((SECONDS >= give_up_at)); then "give_up_waiting_for_$WORK" "$pid" && break; fi
@@ -225,17 +225,17 @@ wait_for_first_words() {
 }
 
 give_up_waiting_for_training() {
-    die "pid $1 runs, but no trial trains after $FIRST_WAIT_S s; watch $LOG, or stop it with --stop"
+    die "pid $1 is running, but no trial has started training after $FIRST_WAIT_S s; watch $LOG, or stop it with --stop"
 }
 
-# Exit code 0 is a study that had all its trials already.
+# Exit code 0 means that the study already had all its trials.
 report_early_end_of_training() {
     local exit_code=0 finished
     wait "$1" || exit_code=$?
     rm -f -- "$PID_FILE"
     if ((exit_code == 0)) && finished="$(log_since "$2" | grep -E '[0-9]+ of [0-9]+ trials finished' | tail -n 1)"; then
         say "$finished"
-        say "give a larger --n-trials to go on"
+        say "to add trials, pass a larger --n-trials"
         exit 0
     fi
     log_since "$2" | tail -n 20
@@ -245,19 +245,19 @@ report_early_end_of_training() {
     fi
     if ((exit_code == NO_SIGNAL_CODE)); then
         say "no tradable signal found at these costs: the study has all its trials, and its policies stayed in cash"
-        say "that is a finding, not a failure; other bars, a longer timeframe or lower fees may differ"
+        say "this is a result, not a failure; other bars, a longer timeframe or lower fees may give a different one"
         exit "$NO_SIGNAL_CODE"
     fi
-    die "the trainer ended at once with exit code $exit_code; its last lines are above and in $LOG"
+    die "the trainer ended immediately with exit code $exit_code; its last lines are above and in $LOG"
 }
 
 explain_next_steps_of_training() {
     local me log bin
     me="$(quoted "$REPO/$PROGRAM")" log="$(quoted "$LOG")" bin="$(quoted "$(dirname -- "$PYTHON")")"
     say ""
-    say "Training runs in the background (pid $1)."
+    say "Training is running in the background (pid $1)."
     say "  watch:  tail -f $log"
-    say "  query:  $me --status"
+    say "  status: $me --status"
     say "          $bin/optuna best-trial --storage $(quoted "$STORAGE") --study-name $(quoted "$STUDY")"
     say "          $bin/python $(quoted "$REPO/paper_trader_dashboard.py") --training --study-name $(quoted "$STUDY") --storage $(quoted "$STORAGE")"
     say "          $(quoted "$REPO/scripts/monitoring/web_dashboard.sh") --study-name $(quoted "$STUDY") --storage $(quoted "$STORAGE")"
@@ -279,12 +279,12 @@ start_training() {
     launch "$1"
 }
 
-# Starts COMMAND.
+# Runs COMMAND in the foreground or background.
 launch() {
     announce_in_log
     printf '+ %s\n' "$(quoted "${COMMAND[@]}")"
     export PYTHONUNBUFFERED=1
-    cd -- "$CALLER_DIR" # where the user's relative paths start
+    cd -- "$CALLER_DIR" # base of the user's relative paths
     "start_in_$1"
 }
 

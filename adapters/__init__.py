@@ -1,11 +1,11 @@
-"""The simulator behind the interfaces of other libraries: one optional file per library.
+"""Adapters from the simulator to the interfaces of other libraries, with one optional module per library.
 
-`import adapters` registers the id `CryptoAlpaca-v0` if Gymnasium is installed, and imports no other library:
+`import adapters` registers the id `CryptoAlpaca-v0` if Gymnasium is installed. It imports no other library.
 
     import adapters
     envs = gymnasium.make_vec("CryptoAlpaca-v0", num_envs=64, config=config, env_params=env_params)
 
-| library | class | its example |
+| library | class | example |
 |---|---|---|
 | Gymnasium, N environments | `adapters.gymnasium_vector.CryptoVectorEnv` | examples/gymnasium_vector.py |
 | Gymnasium, one environment | `adapters.gymnasium_single.CryptoEnv` | examples/gymnasium_single.py |
@@ -14,8 +14,9 @@
 | skrl | `adapters.skrl.CryptoWrapper` | examples/train_skrl.py |
 | rsl_rl | `adapters.rsl_rl.CryptoVecEnv` | examples/train_rsl_rl.py |
 
-Every class takes `config`, `env_params`, a number of environments and the options of
-`VectorizedCryptoEnvAlpacaOptimized`, which it builds; `env=` takes an existing environment instead.
+Every class accepts `config`, `env_params`, a number of environments and the options of
+`VectorizedCryptoEnvAlpacaOptimized`, and constructs that environment. Pass `env=` to use an existing environment
+instead.
 """
 
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""One account as a `gymnasium.Env`; `import adapters` makes it `gymnasium.make("CryptoAlpaca-v0", ...)`."""
+"""One account as a `gymnasium.Env`. After `import adapters`, use `gymnasium.make("CryptoAlpaca-v0", ...)`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpaca, VectorizedC
 
 
 class CryptoEnv(gymnasium.Env[np.ndarray, np.ndarray]):
-    """One account. For several accounts `make_vec` is many times faster than copies of this class.
+    """A Gymnasium environment with one account. For several accounts, `make_vec` is many times faster.
 
     Args:
         config: `price_array`, `tech_array` and the other keys of the simulator.
         env_params: `rules`, `lookback` and the other settings of the simulator.
-        env: an existing environment with n_envs=1 to use in place of config, env_params and options.
-        info_keys: the simulator's infos to pass on: "episode_return", "equity", "fees", "trades", ...
-        options: for `VectorizedCryptoEnvAlpacaOptimized`.
+        env: an existing environment with n_envs=1, used instead of config, env_params and options.
+        info_keys: names of the simulator's infos to return, such as "episode_return", "equity", "fees" or "trades".
+        options: options of `VectorizedCryptoEnvAlpacaOptimized`.
+
+    Raises:
+        ValueError: neither `config` nor a suitable `env` is given.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
@@ -33,7 +36,7 @@ class CryptoEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             options = {"as_numpy": False, "autoreset": False, **options}
             env = VectorizedCryptoEnvAlpacaOptimized(config, env_params, 1, **options)
         if env is None or env.n_envs != 1 or env.as_numpy or env.api != "elegantrl" or env.autoreset:
-            raise ValueError('needs config, or an env with n_envs=1, api="elegantrl", as_numpy=False, autoreset=False')
+            raise ValueError('pass config, or an env with n_envs=1, api="elegantrl", as_numpy=False, autoreset=False')
         self.env, self.info_keys, self._is_over = env, tuple(info_keys), False
         self.observation_space = Box(-np.inf, np.inf, (env.state_dim,), np.float32)
         self.action_space = Box(-1.0, 1.0, (env.action_dim,), np.float32)
@@ -41,7 +44,7 @@ class CryptoEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Open a fresh account; `seed` decides the starts of this episode and of all that follow."""
+        """Open a fresh account. `seed` determines the starts of this and all following episodes."""
         super().reset(seed=seed)
         self._is_over = False
         return self.env.reset(seed=seed)[0].cpu().numpy().copy(), {}
@@ -50,7 +53,7 @@ class CryptoEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """Advance one bar.
 
         Raises:
-            RuntimeError: after the end of the episode.
+            RuntimeError: the episode has ended.
         """
         if self._is_over:
             raise RuntimeError("the episode has ended: call reset() before step()")

@@ -1,6 +1,6 @@
-"""N accounts as a Gymnasium `VectorEnv`; `import adapters` makes it `gymnasium.make_vec("CryptoAlpaca-v0", ...)`.
+"""N accounts as a Gymnasium `VectorEnv`. After `import adapters`, use `gymnasium.make_vec("CryptoAlpaca-v0", ...)`.
 
-All three autoreset modes follow `gymnasium.vector.SyncVectorEnv`. The default is Gymnasium's default, NEXT_STEP.
+All three autoreset modes behave like `gymnasium.vector.SyncVectorEnv`. The default is NEXT_STEP, as in Gymnasium.
 """
 
 from __future__ import annotations
@@ -18,24 +18,30 @@ from gymnasium.vector.utils import batch_space
 from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpaca, VectorizedCryptoEnvAlpacaOptimized
 
 if tuple(int(part) for part in gymnasium.__version__.split(".")[:2]) < (1, 4):
-    # Before, RecordEpisodeStatistics and NormalizeReward lost the first step of every SAME_STEP episode.
-    raise ImportError(f"adapters.gymnasium_vector needs gymnasium 1.4 or newer; {gymnasium.__version__} is installed")
+    # Older versions of RecordEpisodeStatistics and NormalizeReward lose the first step of SAME_STEP episodes.
+    raise ImportError(
+        f"adapters.gymnasium_vector requires gymnasium 1.4 or newer; {gymnasium.__version__} is installed"
+    )
 
 
 class CryptoVectorEnv(VectorEnv[Any, Any, Any]):
-    """N accounts that are stepped together; seeds, spaces and infos are Gymnasium's.
+    """A Gymnasium vector environment with N accounts that are stepped together.
 
     Args:
         config: `price_array`, `tech_array` and the other keys of the simulator.
         env_params: `rules`, `lookback` and the other settings of the simulator.
         num_envs: number of accounts N.
-        env: an existing batch to use in place of config, env_params and options.
+        env: an existing vectorized environment, used instead of config, env_params and options.
         autoreset_mode: an `AutoresetMode` or its value. With DISABLED, call `reset(options={"reset_mask": mask})`.
-        output: "numpy", or "torch" for tensors on the simulator's device. On a GPU, "torch" never waits for the device:
-            every SAME_STEP step then has `final_obs` and `final_info`, and their masks tell which rows are valid.
-        copy: False returns observations without a copy; they stay valid through the next step.
-        info_keys: the simulator's infos (N,) to pass on: "episode_return", "equity", "fees", "trades", ...
-        options: for `VectorizedCryptoEnvAlpacaOptimized`.
+        output: "numpy", or "torch" for tensors on the simulator's device. On a GPU, "torch" never waits for the device.
+            So every SAME_STEP step returns `final_obs` and `final_info`, with masks of the valid rows.
+        copy: if False, observations are not copied and stay valid through the next step.
+        info_keys: names of the simulator's infos (N,) to return, such as "episode_return", "equity", "fees" or
+            "trades".
+        options: options of `VectorizedCryptoEnvAlpacaOptimized`.
+
+    Raises:
+        ValueError: neither `config` nor a suitable `env` is given, or an option is not valid.
     """
 
     def __init__(
@@ -49,7 +55,7 @@ class CryptoVectorEnv(VectorEnv[Any, Any, Any]):
             env = VectorizedCryptoEnvAlpacaOptimized(config, env_params, num_envs, **options)
         if env is None or env.as_numpy or env.api != "elegantrl" or env.autoreset is not restarts:
             wanted = f'api="elegantrl", as_numpy=False and autoreset={restarts}'
-            raise ValueError(f"{self.mode} needs config, or an env with {wanted}")
+            raise ValueError(f"{self.mode}: pass config, or an env with {wanted}")
         if output not in ("numpy", "torch"):
             raise ValueError(f'output must be "numpy" or "torch"; received {output!r}')
         self.env, self.num_envs, self.copy, self.info_keys = env, env.n_envs, copy, tuple(info_keys)
@@ -62,7 +68,11 @@ class CryptoVectorEnv(VectorEnv[Any, Any, Any]):
         self._ended = self._own(torch.zeros(self.num_envs, dtype=torch.bool, device=env.device))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Open fresh accounts, in the environments of `options["reset_mask"]` (N,) bool alone if it is given."""
+        """Open fresh accounts in all environments, or in those of `options["reset_mask"]`, (N,) bool.
+
+        Raises:
+            ValueError: the mask has a wrong shape or dtype.
+        """
         super().reset(seed=seed)
         where = (options or {}).get("reset_mask")
         if where is not None:
@@ -75,12 +85,12 @@ class CryptoVectorEnv(VectorEnv[Any, Any, Any]):
         return self._observations(state), {}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Advance every environment one bar; in NEXT_STEP mode an ended one is reset instead and ignores its action.
+        """Advance every environment one bar. In NEXT_STEP mode an ended environment is reset and ignores its action.
 
         Raises:
-            RuntimeError: in DISABLED mode, for a step after the end of an episode. A GPU's tensors are not checked.
+            RuntimeError: an episode has ended in DISABLED mode. Tensors on a GPU are not checked.
         """
-        ended, looks = self._ended, self.as_numpy or self.on_cpu  # a look would stall the GPU
+        ended, looks = self._ended, self.as_numpy or self.on_cpu  # reading a flag would stall the GPU
         if self.mode is AutoresetMode.DISABLED and looks and ended.any():
             raise RuntimeError('episodes have ended: call reset(options={"reset_mask": terminations | truncations})')
         state, *values, info = self.env.step(actions)
@@ -102,7 +112,7 @@ class CryptoVectorEnv(VectorEnv[Any, Any, Any]):
         return tensor.cpu().numpy() if self.as_numpy else tensor
 
     def _own(self, tensor: torch.Tensor) -> Any:
-        if self.as_numpy and not self.on_cpu:  # the way from a GPU is a copy already
+        if self.as_numpy and not self.on_cpu:  # a transfer from the GPU is already a copy
             return tensor.cpu().numpy()
         return tensor.numpy().copy() if self.as_numpy else tensor.clone()
 
@@ -113,7 +123,7 @@ class CryptoVectorEnv(VectorEnv[Any, Any, Any]):
         return np.where(mask, chosen, other) if self.as_numpy else torch.where(mask, chosen, other)
 
     def _masked(self, infos: Mapping[str, Any], is_valid: Any) -> dict[str, Any]:
-        if (self.as_numpy or self.on_cpu) and not is_valid.any():  # Gymnasium leaves out what no environment has
+        if (self.as_numpy or self.on_cpu) and not is_valid.any():  # Gymnasium omits infos that no environment has
             return {}
         values = {name: self._where(is_valid, value, 0) for name, value in infos.items()}
         return values | {f"_{name}": is_valid for name in infos}
@@ -121,7 +131,7 @@ class CryptoVectorEnv(VectorEnv[Any, Any, Any]):
     def _final(self, states: Any, done: Any) -> Any:
         if not self.as_numpy:
             return states.clone()
-        rows = np.full(self.num_envs, None, dtype=object)  # as Gymnasium has it
+        rows = np.full(self.num_envs, None, dtype=object)  # as in Gymnasium
         for i in np.flatnonzero(done):
             rows[i] = states[i].copy()
         return rows

@@ -14,17 +14,20 @@ from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpaca, VectorizedC
 
 
 class CryptoVecEnv(VecEnv):
-    """N accounts that restart in the step in which their episode ends; observations are the group "policy".
+    """An rsl_rl environment with N accounts. An ended episode restarts in the same step.
 
-    The observations are the simulator's buffers and stay valid through the next step; rsl_rl's storage copies them.
-    Rewards, dones and `extras` belong to the caller.
+    Observations have one group, "policy". They are the simulator's buffers and stay valid through the next step;
+    rsl_rl's storage copies them. Rewards, dones and `extras` are new tensors.
 
     Args:
         config: `price_array`, `tech_array` and the other keys of the simulator.
         env_params: `rules`, `lookback` and the other settings of the simulator.
         n_envs: number of accounts N.
-        env: an existing batch to use in place of config, env_params and options.
-        options: for `VectorizedCryptoEnvAlpacaOptimized`.
+        env: an existing vectorized environment, used instead of config, env_params and options.
+        options: options of `VectorizedCryptoEnvAlpacaOptimized`.
+
+    Raises:
+        ValueError: neither `config` nor a suitable `env` is given.
     """
 
     def __init__(
@@ -35,16 +38,16 @@ class CryptoVecEnv(VecEnv):
             options = {"as_numpy": False, "autoreset": True, **options}
             env = VectorizedCryptoEnvAlpacaOptimized(config, env_params, n_envs, **options)
         if env is None or env.as_numpy or env.api != "elegantrl" or not env.autoreset:
-            raise ValueError('needs config, or an env with api="elegantrl", as_numpy=False, autoreset=True')
+            raise ValueError('pass config, or an env with api="elegantrl", as_numpy=False, autoreset=True')
         self.env, self.num_envs, self.num_actions, self.device = env, env.n_envs, env.action_dim, env.device
         self.max_episode_length, self.cfg = env.max_step, asdict(env.params)
         self._observations = self._group(env.reset())
 
     @property
     def episode_length_buf(self) -> torch.Tensor:  # type: ignore[override]
-        """(N,) int64, bars since the start of each episode; assigning makes the episodes end that many bars earlier.
+        """Bars since the start of each episode, (N,) int64. Assigning values ends the episodes that many bars earlier.
 
-        rsl_rl assigns random lengths with `init_at_random_ep_len`, so that the episodes do not all end in one step.
+        rsl_rl assigns random lengths with `init_at_random_ep_len`, so that episodes do not all end in the same step.
         """
         book = self.env.book
         return book.bar - book.first_bar
@@ -57,7 +60,7 @@ class CryptoVecEnv(VecEnv):
         self.env.book = replace(book, first_bar=book.bar - length, last_bar=last_bar)
 
     def get_observations(self) -> TensorDict:
-        """The current observations."""
+        """Return the current observations."""
         return self._observations
 
     def reset(self, seed: int | None = None) -> tuple[TensorDict, dict[str, Any]]:
@@ -66,10 +69,10 @@ class CryptoVecEnv(VecEnv):
         return self._observations, {}
 
     def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
-        """Advance one bar -> observations, rewards (N,) float32, dones (N,) int64, extras.
+        """Advance one bar and return observations, rewards (N,) float32, dones (N,) int64 and extras.
 
-        `extras["time_outs"]` (N,) bool marks the episodes that a time limit ended. `extras["log"]` has the mean account
-        value over initial capital.
+        `extras["time_outs"]` (N,) bool marks episodes that ended by a time limit. `extras["log"]` holds the mean of
+        account value divided by initial capital.
         """
         state, reward, done, info = self.env.step(actions)
         self._observations = self._group(state)

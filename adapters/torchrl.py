@@ -1,4 +1,4 @@
-"""N accounts as a TorchRL `EnvBase`: tensors on the simulator's device, masked resets through "_reset"."""
+"""N accounts as a TorchRL `EnvBase`, with tensors on the simulator's device and masked resets through "_reset"."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpaca, VectorizedC
 
 
 class CryptoEnv(EnvBase):
-    """N accounts with batch_size (N,); every tensor it returns belongs to the caller.
+    """A TorchRL environment with N accounts and batch_size (N,). All returned tensors are copies.
 
-    An ended account keeps its last observation until TorchRL resets it, in `step_and_maybe_reset`, collectors and
+    An ended account keeps its last observation until TorchRL resets it, in `step_and_maybe_reset`, in collectors and in
     `rollout(break_when_any_done=False)`.
 
     Args:
         config: `price_array`, `tech_array` and the other keys of the simulator.
         env_params: `rules`, `lookback` and the other settings of the simulator.
         n_envs: number of accounts N.
-        env: an existing batch to use in place of config, env_params and options.
-        options: for `VectorizedCryptoEnvAlpacaOptimized`.
+        env: an existing vectorized environment, used instead of config, env_params and options.
+        options: options of `VectorizedCryptoEnvAlpacaOptimized`.
+
+    Raises:
+        ValueError: neither `config` nor a suitable `env` is given.
     """
 
     def __init__(
@@ -35,7 +38,7 @@ class CryptoEnv(EnvBase):
             options = {"as_numpy": False, "autoreset": False, **options}
             env = VectorizedCryptoEnvAlpacaOptimized(config, env_params, n_envs, **options)
         if env is None or env.as_numpy or env.api != "elegantrl" or env.autoreset:
-            raise ValueError('needs config, or an env with api="elegantrl", as_numpy=False, autoreset=False')
+            raise ValueError('pass config, or an env with api="elegantrl", as_numpy=False, autoreset=False')
         super().__init__(device=env.device, batch_size=(env.n_envs,))
         self.env, n = env, env.n_envs
         self._next_seed: int | None = None
@@ -54,7 +57,7 @@ class CryptoEnv(EnvBase):
         return TensorDict({"observation": state}, self.batch_size, self.device)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
-        is_stepped = tensordict.get("_step", None)  # (N,) or (N, 1): TorchRL asks to hold the other accounts
+        is_stepped = tensordict.get("_step", None)  # (N,) or (N, 1); the other accounts must not change
         before = None if is_stepped is None else self.env.book
         state, reward, done, info = self.env.step(tensordict["action"])
         out = {"observation": state.clone(), "reward": reward.clone()[:, None], "done": done.clone()[:, None]}
@@ -68,13 +71,15 @@ class CryptoEnv(EnvBase):
         return TensorDict(out, self.batch_size, self.device)
 
     def to(self, device: torch.device | str) -> CryptoEnv:
-        """This environment, which cannot move.
+        """Return this environment. It cannot move to a different device.
 
         Raises:
-            ValueError: for another device.
+            ValueError: `device` is not the environment's device.
         """
         if torch.empty(0, device=device).device != self.device:
-            raise ValueError(f"the simulator is on {self.device}; build the environment with device={str(device)!r}")
+            raise ValueError(
+                f"the simulator is on {self.device}; construct the environment with device={str(device)!r}"
+            )
         return self
 
     def _set_seed(self, seed: int | None) -> None:

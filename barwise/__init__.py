@@ -1,7 +1,7 @@
-"""The simulator, its adapters and loaders in one place: `import barwise`.
+"""The public Python interface: the simulator, its adapters and its loaders.
 
-Names are imported from their own modules when they are first used, so that `import barwise` is fast and a library that
-an adapter needs is asked for only by that adapter.
+Each name is imported from its module on first use. `import barwise` is therefore fast, and the libraries of an adapter
+are required only if that adapter is used.
 
     dataset = barwise.load_dataset(Path("data/5m"))
     env_params = {"rules": "standard", "lookback": 4}
@@ -40,8 +40,8 @@ def __getattr__(name: str) -> Any:
     """Import a name when it is first used.
 
     Raises:
-        AttributeError: barwise has no such name.
-        ImportError: the library that it needs is not installed.
+        AttributeError: if barwise has no attribute of this name.
+        ImportError: if a required library is not installed.
     """
     if name not in _HOMES:
         raise AttributeError(f"module 'barwise' has no attribute {name!r}")
@@ -52,5 +52,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Every name, imported or not."""
+    """Return all public names, including those not yet imported."""
     return sorted({*globals(), *_HOMES})

@@ -1,4 +1,4 @@
-"""The command `barwise`: `barwise optimize --n-trials 20` runs the program of that name."""
+"""The `barwise` command, which runs each program as a subcommand: `barwise optimize --n-trials 20`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib import import_module
 
 from barwise.arguments import USER_ERROR, exit_code
 
-# command -> (module in barwise.commands, the script that does the same in a checkout)
+# command -> (module in barwise.commands, equivalent script in a checkout)
 COMMANDS = {
     "optimize": ("optimize", "scripts/training/1_optimize_unified.py"),
     "dashboard": ("dashboard", "paper_trader_dashboard.py"),
@@ -32,20 +32,20 @@ COMMANDS = {
 
 
 def usage() -> str:
-    """Every command with the script that it stands for."""
+    """Return the usage text: every command with its equivalent script."""
     lines = [f"  {name:<18} {script}" for name, (_, script) in COMMANDS.items()]
     return "\n".join(["usage: barwise COMMAND [flags]; barwise COMMAND --help lists the flags", "", *lines])
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; its exit code."""
+    """Run a command and return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help"):
         exit_code("barwise", lambda: print(usage(), flush=True))
         return 0 if arguments else USER_ERROR
     name, *flags = arguments
     if name not in COMMANDS:
-        sys.stderr.write(f"barwise: there is no command {name}; barwise --help lists them\n")
+        sys.stderr.write(f"barwise: unknown command {name}; barwise --help lists all commands\n")
         return USER_ERROR
     sys.argv[0] = f"barwise {name}"
     return import_module(f"barwise.commands.{COMMANDS[name][0]}").main(flags)

@@ -1,4 +1,4 @@
-"""Flags, values and exit codes that the programs share. Light: everything heavy is imported when it is used."""
+"""Flags, argument types and exit codes shared by all programs. Heavy imports are deferred until they are needed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from train.findings.stored_trial import StoredStudy, StoredTrial
 
 FAULT, USER_ERROR, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141  # exit codes
-# A path on the command line that is wrong; other operating system errors are faults of the machine.
+# Errors that mean a wrong path on the command line. Other operating system errors are machine failures.
 WRONG_PATHS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 SAID_IN_A_LINE = (UserError, ModuleNotFoundError, OSError, MemoryError, RuntimeError, ValueError)
 INSTALL = "pip install -e . in the repository, or activate its environment: source .venv/bin/activate"
@@ -42,17 +42,17 @@ def exit_code(
     after_a_fault: str = "",
     faults: tuple[type[Exception], ...] = (),
 ) -> int:
-    """Run a program's work and turn its errors into one line on standard error.
+    """Run a program, report its errors as one line on standard error, and return its exit code.
 
     Args:
-        program: its name, which begins the line.
-        work: returns the exit code, or None for 0.
-        after_a_fault: what to do once the machine works again, added to the line.
-        faults: further errors of the machine, such as those of a GPU.
+        program: name of the program, printed at the start of the line.
+        work: function to run; it returns the exit code, or None for 0.
+        after_a_fault: advice appended to the line after a machine or database failure.
+        faults: additional exception types that count as machine failures, such as GPU errors.
 
     Returns:
-        2 for what the user can put right: a flag, a file, a study, data. 1 for a fault of the machine or the database.
-        130 after Ctrl-C. Other exceptions are mistakes in this code and are raised.
+        2 for an error that the user can fix, such as a wrong flag, file, study or dataset; 1 for a machine or database
+        failure; 130 after Ctrl-C; 141 after a broken pipe. Other exceptions are bugs and are re-raised.
     """
     try:
         refuse_another_checkout()
@@ -60,7 +60,7 @@ def exit_code(
     except KeyboardInterrupt as interruption:
         say(program, f"interrupted{f'; {interruption}' if interruption.args else ''}")
         return INTERRUPTED
-    except (*SAID_IN_A_LINE, *database_errors()) as error:  # evaluated when something was raised
+    except (*SAID_IN_A_LINE, *database_errors()) as error:  # evaluated only after an exception
         code, text = code_and_text(error)
         if code is None and isinstance(error, faults):
             code, text = FAULT, f"{type(error).__name__}: {str(error).strip() or 'no message'}"
@@ -71,19 +71,19 @@ def exit_code(
 
 
 def refuse_another_checkout() -> None:
-    """Refuse a script of one checkout that would run the code of another, with that one's data and results.
+    """Refuse to run a script from one checkout with the installed code, data and results of another.
 
     Raises:
-        UserError: says how to install the script's own checkout.
+        UserError: if the script's checkout is not the installed one. The message explains how to install it.
     """
     script = Path(sys.argv[0]).resolve()
     own = next((folder for folder in script.parents if (folder / "barwise" / "__main__.py").is_file()), ROOT)
     if own != ROOT:
-        raise UserError(f"{own} is not the checkout that is installed ({ROOT}): pip install -e . in {own}")
+        raise UserError(f"{own} is not the installed checkout ({ROOT}); run pip install -e . in {own}")
 
 
 def code_and_text(error: BaseException) -> tuple[int | None, str]:
-    """The exit code of an error and its one line; the code is None for a mistake in this code."""
+    """Return the exit code and one-line message of an error; the code is None for a bug in this code."""
     if isinstance(error, UserError):
         return error.exit_code, str(error)
     if isinstance(error, ModuleNotFoundError):
@@ -93,9 +93,9 @@ def code_and_text(error: BaseException) -> tuple[int | None, str]:
         return USER_ERROR, f"{missing} is not installed for this Python: {INSTALL}"
     if isinstance(error, ValueError) and type(error).__name__ == "PolicyFileError":
         return USER_ERROR, str(error)
-    if isinstance(error, BrokenPipeError):  # whoever read the output, such as head, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing is flushed into the closed pipe at exit
-        return BROKEN_PIPE, "the reader of the output has gone"
+    if isinstance(error, BrokenPipeError):  # the reader of the output, such as head, has exited
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # avoids a flush into the closed pipe at exit
+        return BROKEN_PIPE, "the reader of the output has exited"
     if isinstance(error, OSError):
         text = f"{error.filename or 'file'}: {error.strerror or error}"
         return (USER_ERROR if isinstance(error, WRONG_PATHS) else FAULT), text
@@ -109,7 +109,7 @@ def code_and_text(error: BaseException) -> tuple[int | None, str]:
 
 
 def database_errors() -> tuple[type[Exception], ...]:
-    """What a database raises; nothing where no database was opened, so that nothing heavy is imported."""
+    """Return the exception types of databases, or an empty tuple if Optuna has not been imported."""
     if "optuna" not in sys.modules:
         return ()
     from optuna.exceptions import StorageInternalError
@@ -119,12 +119,12 @@ def database_errors() -> tuple[type[Exception], ...]:
 
 
 def say(program: str, text: str) -> None:
-    """One line on standard error."""
+    """Write one line to standard error."""
     sys.stderr.write(f"{program}: {text}\n")
 
 
 def plain_logging(*names: str) -> None:
-    """Log lines of these packages on standard error, without time stamps."""
+    """Log the messages of these packages to standard error without timestamps."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     for name in names:
         logging.getLogger(name).setLevel(logging.INFO)
@@ -132,7 +132,7 @@ def plain_logging(*names: str) -> None:
 
 # --------------------------------------------------------------------------------------------------------------- values
 def day_seconds(text: str) -> int:
-    """Parse a time of day; the seconds since midnight."""
+    """Parse a time of day (HH:MM) into seconds since midnight."""
     hours, colon, minutes = text.partition(":")
     if not (colon and hours.isdecimal() and minutes.isdecimal() and int(hours) < 24 and int(minutes) < 60):
         raise argparse.ArgumentTypeError(f"{text!r} is not a time of day such as 16:00")
@@ -140,7 +140,7 @@ def day_seconds(text: str) -> int:
 
 
 def utc_date(text: str) -> datetime:
-    """Parse an ISO date or date-time; without a zone it is UTC."""
+    """Parse an ISO date or date-time. A value without a time zone is UTC."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
@@ -149,11 +149,11 @@ def utc_date(text: str) -> datetime:
 
 
 def whole_number(least: int) -> Callable[[str], int]:
-    """Make a parser of whole numbers of at least `least`."""
+    """Return an argument type for integers of at least `least`."""
 
     def parse(text: str) -> int:
         if not text.strip().lstrip("+-").isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {least}")
         return int(text)
 
     return parse
@@ -171,41 +171,45 @@ def factor(text: str) -> float:
 
 
 def file_to_write(text: str) -> Path:
-    """Parse a path, relative to the current folder, that is not a folder itself."""
+    """Parse the path of an output file, relative to the current folder."""
     path = Path.cwd() / text
     if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is a folder; name a file in it")
+        raise argparse.ArgumentTypeError(f"{text} is a folder; give the path of a file")
     if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
+        raise argparse.ArgumentTypeError(f"folder {path.parent} does not exist")
     return path
 
 
 def split_tickers(words: list[str]) -> list[str]:
-    """Tickers from words that may hold commas; repeated coins are refused by name."""
+    """Return the tickers of arguments that may contain commas.
+
+    Raises:
+        BarsError: if no coin is given, or if a coin is given more than once.
+    """
     tickers = [ticker for word in words for ticker in word.split(",") if ticker.strip()]
-    names = [ticker_of(ticker) for ticker in tickers if known_pair(ticker)]  # the data decides what others mean
+    names = [ticker_of(ticker) for ticker in tickers if known_pair(ticker)]  # other spellings depend on the data
     repeated = sorted({name for name in names if names.count(name) > 1})
     if not tickers:
-        raise BarsError("--tickers: names no coin")
+        raise BarsError("--tickers: no coin given")
     if repeated:
-        raise BarsError(f"--tickers: {', '.join(repeated)} is given twice; name each coin once")
+        raise BarsError(f"--tickers: {', '.join(repeated)} given more than once; list each coin once")
     return tickers
 
 
-# ----------------------------------------------------------------------------------------------- flags of data programs
+# ------------------------------------------------------------------------------------------ flags of the data programs
 def add_tickers(
     parser: argparse.ArgumentParser,
     default: Sequence[str] | None,
     default_timeframe: str | None = "5m",
     default_words: tuple[str, str] = ("%(default)s", "%(default)s"),
 ) -> None:
-    """Add --tickers and --timeframe; `default_words` say in the help what their defaults are."""
+    """Add --tickers and --timeframe; `default_words` describes their defaults in the help text."""
     parser.add_argument(
         "--tickers",
         nargs="+",
         default=None if default is None else list(default),
         metavar="TICKER",
-        help=f"coins, as BTC, BTC/USD, BTC/USDT or BTCUSD, in column order (default: {default_words[0]})",
+        help=f"coins in column order, such as BTC or BTC/USD (default: {default_words[0]})",
     )
     parser.add_argument(
         "--timeframe",
@@ -216,51 +220,53 @@ def add_tickers(
 
 
 def add_stamp(parser: argparse.ArgumentParser, default: str | None = "open") -> None:
-    """Add --stamp and --offset to a program that reads files of bars."""
+    """Add --stamp and --offset to a program that reads bar files."""
     parser.add_argument(
         "--stamp",
         choices=STAMPS,
         default=default,
-        help="which time of a bar the timestamps in the file are; they become open times (default: open)",
+        help="bar time that the timestamps in the file refer to (default: open)",
     )
     parser.add_argument(
         "--offset",
         type=day_seconds,
         metavar="HH:MM",
-        help="how long after the UTC grid bars open, for example 16:00 if days open at 16:00 UTC (default: 00:00)",
+        help="offset of bar opens from the UTC grid, for example 16:00 if days open at 16:00 UTC (default: 00:00)",
     )
 
 
 def add_features(parser: argparse.ArgumentParser, default: str | None = "default") -> None:
-    """Add --features to a program that makes a dataset; with None as `default` it is known whether it was given."""
+    """Add --features to a program that builds a dataset."""
     parser.add_argument(
         "--features",
         choices=FEATURE_SET_NAMES,
         default=default,
-        help="columns: default is stationary and scaled; host is the raw set of the FinRL_Crypto family, in dollars, "
-        "coins and points (default: default)",
+        help="feature set: default is stationary and scaled; host is the raw set of the FinRL_Crypto family, in "
+        "dollars, coins and points (default: default)",
     )
 
 
 def add_venue(parser: argparse.ArgumentParser) -> None:
-    """Add --venue to a program that makes a dataset."""
+    """Add --venue to a program that builds a dataset."""
     parser.add_argument(
         "--venue",
         type=Path,
         metavar="FILE",
-        help="order rules and fees that go into the dataset, as scripts/data/refresh_venues.py writes them "
-        "(default: the built-in table of Alpaca; a refreshed file is used only when it is named here)",
+        help="JSON file of order rules and fees for the dataset, written by scripts/data/refresh_venues.py "
+        "(default: the built-in Alpaca table)",
     )
 
 
 def add_dataset_folder(parser: argparse.ArgumentParser) -> None:
-    """Add --out and --overwrite to a program that makes a dataset."""
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="dataset folder, for example data/5m")
-    parser.add_argument("--overwrite", action="store_true", help="replace a dataset that is there already")
+    """Add --out and --overwrite to a program that builds a dataset."""
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="dataset folder to write, for example data/5m"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing dataset")
 
 
 def write_dataset(dataset: Dataset, args: argparse.Namespace) -> None:
-    """Write the dataset with its picture to --out and print its order rules and label."""
+    """Write the dataset and its picture to --out, and print its order rules and label."""
     from market.dataset import save_dataset
     from market.describe import venue_lines
     from market.pictures import quality_picture
@@ -272,7 +278,7 @@ def write_dataset(dataset: Dataset, args: argparse.Namespace) -> None:
 
 
 def with_lookahead_check(dataset: Dataset, bars: pd.DataFrame, tickers: Sequence[str] | None = None) -> Dataset:
-    """The dataset with a record of whether later bars change it, which is printed; at most a minute."""
+    """Return the dataset with the printed result of its look-ahead check, which takes at most one minute."""
     from tqdm import tqdm
 
     from market.lookahead import checked
@@ -293,24 +299,24 @@ def with_lookahead_check(dataset: Dataset, bars: pd.DataFrame, tickers: Sequence
 
 
 def venue_of(path: Path | None) -> Venue:
-    """The table that --venue names; the built-in one without it."""
+    """Return the order rules of --venue, or the built-in Alpaca rules without the flag."""
     from market.venues import ALPACA, load_venue
 
     return ALPACA if path is None else load_venue(path)
 
 
-# ---------------------------------------------------------------------------------------- flags of study programs
+# ---------------------------------------------------------------------------------------- flags of the study programs
 def add_storage(parser: argparse.ArgumentParser) -> None:
     """Add --storage."""
     parser.add_argument(
         "--storage",
         metavar="URL",
-        help=f"database of the study: sqlite:///FILE or postgresql://USER@HOST/NAME (default: {DEFAULT_STORAGE})",
+        help=f"study database: sqlite:///FILE or postgresql://USER@HOST/NAME (default: {DEFAULT_STORAGE})",
     )
 
 
 def add_artifacts(parser: argparse.ArgumentParser, what: str, is_required: bool = False) -> None:
-    """Add --artifacts, which is for `what`."""
+    """Add --artifacts with the help text `what`."""
     parser.add_argument("--artifacts", required=is_required, metavar="URL", help=what)
 
 
@@ -320,13 +326,13 @@ def add_results_dir(parser: argparse.ArgumentParser) -> None:
         "--results-dir",
         type=Path,
         metavar="DIR",
-        help="folder that holds the study's folder (default: where the study wrote its results)",
+        help="folder that contains the study's results folder (default: the one the study was run with)",
     )
 
 
 def add_study(parser: argparse.ArgumentParser, is_required: bool = True) -> None:
-    """Add the flags that say which study, and where it is."""
-    whose = "a study of scripts/training/1_optimize_unified.py"
+    """Add the flags that select a study."""
+    whose = "name of a study created by scripts/training/1_optimize_unified.py"
     parser.add_argument(
         "--study-name",
         "--study",
@@ -339,32 +345,32 @@ def add_study(parser: argparse.ArgumentParser, is_required: bool = True) -> None
 
 
 def add_trial(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say which trial, and the data it was made on."""
+    """Add the flags that select a trial and its dataset."""
     add_study(parser)
-    parser.add_argument("--trial", default="best", metavar="N", help="number of the trial, or best (default: best)")
+    parser.add_argument("--trial", default="best", metavar="N", help="trial number, or 'best' (default: best)")
     parser.add_argument(
         "--data-dir",
         type=Path,
         metavar="DIR",
-        help="the study's data set, checked by its hash (default: where the study read it)",
+        help="the study's dataset, verified by its hash (default: the folder the study was run with)",
     )
-    parser.add_argument("--gpu", type=int, default=-1, metavar="N", help="number of the GPU; -1 = CPU (default: -1)")
+    parser.add_argument("--gpu", type=int, default=-1, metavar="N", help="GPU number, or -1 for the CPU (default: -1)")
 
 
 def here(path: Path | None) -> Path | None:
-    """A path of the command line, relative to the current folder."""
+    """Return a command-line path as an absolute path, resolved from the current folder."""
     return None if path is None else Path.cwd() / path
 
 
 def storage_of(args: argparse.Namespace) -> URL:
-    """The database that --storage names, or the default one."""
+    """Return the URL of --storage, or of the default database."""
     from train.store.address import absolute_url
 
     return absolute_url(args.storage, Path.cwd()) if args.storage else absolute_url(DEFAULT_STORAGE, home())
 
 
 def artifacts_of(args: argparse.Namespace) -> str | None:
-    """The artifact store that --artifacts names; None without the flag."""
+    """Return the URL of --artifacts, or None without the flag."""
     if args.artifacts is None:
         return None
     from train.store.artifact_store import artifacts_url
@@ -373,14 +379,14 @@ def artifacts_of(args: argparse.Namespace) -> str | None:
 
 
 def stored_study(args: argparse.Namespace) -> StoredStudy:
-    """Open the study that the flags name, to read it."""
+    """Open the study that the flags select for reading."""
     from train.findings.stored_trial import open_stored
 
     return open_stored(storage_of(args), args.study_name, here(args.results_dir))
 
 
 def stored_trial(args: argparse.Namespace) -> StoredTrial:
-    """Read the trial that the flags name, with its data, and prepare the device."""
+    """Prepare the device and read the trial that the flags select, with its dataset."""
     import torch
 
     from train.device import prepare_device
@@ -388,7 +394,7 @@ def stored_trial(args: argparse.Namespace) -> StoredTrial:
 
     n_gpus = torch.cuda.device_count()
     if args.gpu >= n_gpus:
-        raise StudyError(f"--gpu {args.gpu}: torch sees {n_gpus or 'no'} GPUs; pass --gpu -1 for the CPU")
+        raise StudyError(f"--gpu {args.gpu}: torch found {n_gpus or 'no'} GPUs; pass --gpu -1 for the CPU")
     stored = stored_study(args)
     data_dir = here(args.data_dir) or own_data_dir(stored)
     prepare_device(args.gpu)

@@ -1,8 +1,8 @@
-"""Is this machine ready to train? One finding a part, each with what to do about it.
+"""Checks that this machine is ready to train. Each finding of a problem includes a remedy.
 
-Runs on a bare Python too, so everything beside the standard library is imported where it is asked about: a package that
-is missing is a finding and not a crash. Nothing is installed, made or changed, but for a file of no bytes that is
-written and removed to see whether a folder can be written.
+The checks also run on a bare Python: third-party packages are imported inside the checks, so a missing package is a
+finding and not a crash. Nothing is installed or changed, except for a temporary file that tests whether a folder is
+writable.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from typing import Any
 
 OK, NOTE, BAD = "ok", "note", "BAD"
 LEAST_PYTHON = (3, 11)
-SETUP = "./start_vectorized_training.sh makes the environment and keeps a torch that is there"
+SETUP = "./start_vectorized_training.sh creates the environment and keeps an installed torch"
 REQUIREMENT = re.compile(r"^([A-Za-z0-9_.-]+)\s*(==|>=)\s*([0-9][0-9A-Za-z.]*)")
-LOW_DISK_BYTES, NO_DISK_BYTES = 5 << 30, 512 << 20  # a trial keeps some MB; SQLite needs room for its log
+LOW_DISK_BYTES, NO_DISK_BYTES = 5 << 30, 512 << 20  # a trial stores a few MB; SQLite needs space for its log
 LOW_MEMORY_BYTES = 2 << 30
-WIDTH = 100  # of a line
+WIDTH = 100  # of a line, characters
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at and how it is."""
+    """The result of one check."""
 
     part: str
-    state: str  # OK, NOTE: works, and there is something to know, BAD: training will not work
+    state: str  # OK; NOTE: works, with a remark; BAD: training will not work
     text: str
-    remedy: str = ""  # what to do; empty where there is nothing to do
+    remedy: str = ""  # what to do; empty if nothing is to be done
 
 
 @dataclass(frozen=True)
 class Places:
-    """What is looked at."""
+    """The paths and the database to check."""
 
     repo: Path
     data_dir: Path | None  # a dataset, or a folder of datasets; None: the repository's own
@@ -51,7 +51,7 @@ class Places:
 
 
 def examine(places: Places) -> list[Finding]:
-    """Every finding, in the order to mend them in."""
+    """Run all checks and return the findings in the order in which to fix them."""
     return [
         *python(),
         *packages(places.repo),
@@ -65,7 +65,7 @@ def examine(places: Places) -> list[Finding]:
 
 
 def report(findings: Iterable[Finding]) -> str:
-    """A line a finding, its remedy under it; long ones go on in the same column."""
+    """Format each finding with its remedy below it, wrapped to the line width."""
     lines = []
     for f in findings:
         lines += _wrapped(f"{f.state:<4}  {f.part:<13} ", f.text)
@@ -75,24 +75,24 @@ def report(findings: Iterable[Finding]) -> str:
 
 
 def _wrapped(first: str, text: str) -> list[str]:
-    """Never broken within a word or a path, which are to be copied."""
+    """Wrap a text without breaking words or paths, so that they can be copied."""
     return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=" " * len(first),
                          break_long_words=False, break_on_hyphens=False)  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------- software
 def python() -> Iterator[Finding]:
-    """The interpreter."""
+    """Check the version of the Python interpreter."""
     text = f"{platform.python_version()} at {sys.executable}"
     if sys.version_info < LEAST_PYTHON:
         least = ".".join(map(str, LEAST_PYTHON))
-        yield Finding("python", BAD, text, f"{least} or newer is needed; activate an environment that has it")
+        yield Finding("python", BAD, text, f"{least} or newer is required; activate an environment that has it")
     else:
         yield Finding("python", OK, text)
 
 
 def packages(repo: Path) -> Iterator[Finding]:
-    """What requirements.txt and requirements-elegantrl.txt ask for."""
+    """Check the packages of requirements.txt and requirements-elegantrl.txt."""
     files = [repo / "requirements.txt", repo / "requirements-elegantrl.txt"]
     wanted = list(requirements(*files)) if files[0].is_file() else list(installed_requirements())
     missing, other = [], []
@@ -103,18 +103,20 @@ def packages(repo: Path) -> Iterator[Finding]:
             missing.append(name)
             continue
         if not _satisfies(found, relation, version):
-            other.append(f"{name} {found} (asked for: {relation}{version})")
+            other.append(f"{name} {found} (required: {relation}{version})")
     n = len(wanted) - len(missing)
     if missing:
         yield Finding("packages", BAD, f"{n} of {len(wanted)}; missing: {', '.join(missing)}", _how_to_install(missing))
     else:
-        yield Finding("packages", OK, f"all {n} of the requirement files")
+        yield Finding("packages", OK, f"all {n} required packages are installed")
     if other:
-        yield Finding("versions", NOTE, "; ".join(other), "nothing was tested with these; a torch is never replaced")
+        yield Finding(
+            "versions", NOTE, "; ".join(other), "these versions are untested; an installed torch is never replaced"
+        )
 
 
 def requirements(*files: Path) -> Iterator[tuple[str, str, str]]:
-    """(name, == or >=, version) of every line that asks for a package."""
+    """Yield (name, == or >=, version) of each requirement in the files."""
     for path in files:
         for line in path.read_text().splitlines():
             match = REQUIREMENT.match(line)
@@ -123,7 +125,7 @@ def requirements(*files: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def installed_requirements() -> Iterator[tuple[str, str, str]]:
-    """The same of the installed wheel, which has no requirement files."""
+    """Yield the requirements of the installed wheel, which has no requirement files."""
     for line in metadata.requires("barwise") or []:
         match = REQUIREMENT.match(line) if "extra ==" not in line else None
         if match:
@@ -131,7 +133,7 @@ def installed_requirements() -> Iterator[tuple[str, str, str]]:
 
 
 def _satisfies(found: str, relation: str, version: str) -> bool:
-    """Compared by the numbers of the release; a build such as +cpu makes no difference."""
+    """Return True if the version satisfies the requirement, ignoring build tags such as +cpu."""
 
     def release(text: str) -> list[int]:
         digits = re.match(r"[0-9.]+", text)
@@ -146,23 +148,23 @@ def _how_to_install(missing: list[str]) -> str:
     if missing == ["elegantrl"]:
         return "pip install --no-deps -r requirements-elegantrl.txt"
     if sys.prefix == sys.base_prefix:
-        return f"no environment is active: source .venv/bin/activate, if there is one; {SETUP}"
+        return f"no environment is active; run source .venv/bin/activate if it exists; {SETUP}"
     return SETUP
 
 
 # ------------------------------------------------------------------------------------------------------------ devices
 def devices() -> Iterator[Finding]:
-    """Processor, memory, GPU, and the compiled step."""
+    """Check the processor, memory, GPUs and native steps."""
     memory = _available_memory()
     text = f"{os.cpu_count()} cores, {_size(memory)} of memory free" if memory else f"{os.cpu_count()} cores"
     if memory and memory < LOW_MEMORY_BYTES:
-        yield Finding("machine", NOTE, text, "close what else runs, or train with a smaller --n-envs")
+        yield Finding("machine", NOTE, text, "close other programs, or train with a smaller --n-envs")
     else:
         yield Finding("machine", OK, text)
     try:
         torch: Any = importlib.import_module("torch")
     except (ImportError, OSError) as error:
-        yield Finding("device", BAD, f"torch does not import: {_first_line(error)}", SETUP)
+        yield Finding("device", BAD, f"torch cannot be imported: {_first_line(error)}", SETUP)
         return
     yield from _gpus(torch)
     yield _compiled_step(torch)
@@ -180,7 +182,7 @@ def _gpus(torch: Any) -> Iterator[Finding]:
         try:
             free, total = torch.cuda.mem_get_info(number)
         except RuntimeError as error:
-            remedy = "does another program use it up?"
+            remedy = "check whether another program uses all of its memory"
             yield Finding("device", BAD, f"GPU {number}, {name}: {_first_line(error)}", remedy)
             continue
         yield Finding("device", OK, f"GPU {number}: {name}, {_size(free)} of {_size(total)} free; {build}")
@@ -189,11 +191,11 @@ def _gpus(torch: Any) -> Iterator[Finding]:
 def _no_gpu(build: str, kind: str) -> Finding:
     has_nvidia, has_amd = Path("/dev/nvidiactl").exists(), Path("/dev/kfd").exists()
     if has_amd and kind != "ROCm":
-        remedy = "an AMD card is here: install a ROCm build of torch into .venv; it will be kept"
+        remedy = "this machine has an AMD GPU: install a ROCm build of torch into .venv; it will be kept"
     elif has_nvidia and kind != "CUDA":
-        remedy = "an NVIDIA card is here: install a CUDA build of torch into .venv; it will be kept"
+        remedy = "this machine has an NVIDIA GPU: install a CUDA build of torch into .venv; it will be kept"
     elif has_nvidia or has_amd:
-        remedy = "a card is here that torch cannot use: does its driver fit this torch? (nvidia-smi, rocm-smi)"
+        remedy = "torch cannot use this GPU: check that its driver supports this torch (nvidia-smi, rocm-smi)"
     else:
         return Finding("device", OK, f"CPU only; {build}")
     return Finding("device", NOTE, f"no GPU for torch; {build}", remedy)
@@ -204,28 +206,28 @@ def _compiled_step(torch: Any) -> Finding:
     try:
         importlib.import_module(name)
     except (ImportError, OSError) as error:
-        text = f"{name} does not import ({_first_line(error)}): the plain, slow step is used"
+        text = f"{name} cannot be imported ({_first_line(error)}): the slower PyTorch step is used"
         return Finding("fast step", NOTE, text, SETUP)
     return Finding("fast step", OK, f"{name} {metadata.version(name)}")
 
 
 def first_uses() -> Iterator[Finding]:
-    """What comparing the native steps with the plain one showed on their first use, for each device."""
+    """Report the recorded first-use comparison of each native step with the PyTorch step, per device."""
     try:
         from train.native_steps import known_steps
 
         known = known_steps()
     except (ImportError, RuntimeError) as error:
-        yield Finding("first use", NOTE, f"not looked into: {_first_line(error)}", SETUP)
+        yield Finding("first use", NOTE, f"not checked: {_first_line(error)}", SETUP)
         return
     for step in known:
         if step.is_used:
             yield Finding("first use", OK, f"{step.name}: {step.text}")
         else:
-            remedy = f"the plain step runs where that holds; remove {step.file} to try the other one again"
+            remedy = f"the PyTorch step runs instead; remove {step.file} to test the native step again"
             yield Finding("first use", NOTE, f"{step.name}: {step.text}", remedy)
     if not known:
-        yield Finding("first use", OK, "no native step of this code was tried here yet; the first environment does it")
+        yield Finding("first use", OK, "no native step has been tested yet; the first environment tests it")
 
 
 def _available_memory() -> int | None:
@@ -238,45 +240,45 @@ def _available_memory() -> int | None:
     return None
 
 
-# --------------------------------------------------------------------------------------------------- data and database
+# ----------------------------------------------------------------------------------------------- datasets and database
 def datasets(folder: Path, is_named: bool = False) -> Iterator[Finding]:
-    """Every dataset in the folder, its hash checked; a folder that somebody named has to have one."""
+    """Verify the hash of every dataset in the folder; with `is_named` an empty folder is BAD."""
     manifest = "manifest.json"
     found = [folder] if (folder / manifest).exists() else [p.parent for p in sorted(folder.glob(f"*/{manifest}"))]
     if not found:
         if is_named:
-            yield Finding("data", BAD, f"no dataset in {folder}", "name the folder that holds manifest.json")
+            yield Finding("data", BAD, f"no dataset in {folder}", "give the folder that contains manifest.json")
             return
-        remedy = "./start_vectorized_training.sh downloads bars or makes a sample; or scripts/data/download_bars.py"
+        remedy = "run ./start_vectorized_training.sh, which downloads bars or makes a sample dataset"
         yield Finding("data", NOTE, f"no dataset in {folder}", remedy)
         return
     try:
         from market.dataset import load_dataset
         from market.errors import DatasetError
     except ImportError as error:
-        yield Finding("data", NOTE, f"{len(found)} in {folder}, not looked into: {_first_line(error)}")
+        yield Finding("data", NOTE, f"{len(found)} in {folder}, not checked: {_first_line(error)}")
         return
     for path in found:
         try:
             yield Finding("data", OK, f"{path.name}: {load_dataset(path).label}")
         except DatasetError as error:
-            yield Finding("data", BAD, _first_line(error), f"move {path} away and build it again: data/README.md")
+            yield Finding("data", BAD, _first_line(error), f"move {path} away and rebuild it; see data/README.md")
 
 
 def database(storage: str, here: Path) -> Iterator[Finding]:
-    """Whether the study's database opens; nothing is made or locked."""
+    """Check that the study database can be opened, without creating or locking anything."""
     try:
         from sqlalchemy.exc import SQLAlchemyError
 
         from train.records.errors import StudyError
         from train.store.address import LOCK_TIMEOUT_S, absolute_url, shown_url, sqlite_path
     except ImportError as error:
-        yield Finding("database", NOTE, f"not looked into: {_first_line(error)}")
+        yield Finding("database", NOTE, f"not checked: {_first_line(error)}")
         return
     try:
         url = absolute_url(storage, here)
     except StudyError as error:
-        yield Finding("database", BAD, str(error), "give --storage as you do to the trainer")
+        yield Finding("database", BAD, str(error), "pass the same --storage as to the trainer")
         return
     path = sqlite_path(url)
     if path is not None:
@@ -291,7 +293,7 @@ def database(storage: str, here: Path) -> Iterator[Finding]:
         with engine.connect() as connection:
             names = _study_names(connection)
     except (SQLAlchemyError, ImportError) as error:
-        remedy = "is the server up, are the name and the password right, is its driver installed?"
+        remedy = "check that the server runs, the user name and password are correct and the driver is installed"
         yield Finding("database", BAD, f"{shown}: {_first_line(error)}", remedy)
         return
     finally:
@@ -301,7 +303,7 @@ def database(storage: str, here: Path) -> Iterator[Finding]:
 
 
 def _study_names(connection: Any) -> list[str]:
-    """Of a database that may have no tables yet; through Optuna they would be made."""
+    """Return all study names; unlike Optuna, create no tables in an empty database."""
     import sqlalchemy
 
     if not sqlalchemy.inspect(connection).has_table("studies"):
@@ -313,12 +315,12 @@ def _sqlite(path: Path) -> Finding:
     import sqlite3
 
     if not path.exists():
-        return Finding("database", OK, f"{path}: not there yet; the first study makes it")
-    remedy = "restore it from a copy, or move it away to start afresh"
+        return Finding("database", OK, f"{path}: does not exist yet; the first study creates it")
+    remedy = "restore it from a backup, or move it away to start from scratch"
     if path.stat().st_size == 0:
         return Finding("database", BAD, f"{path}: empty", remedy)
     try:
-        # A database with a write-ahead log and none beside it is open nowhere; read plainly, SQLite would make one.
+        # A database in WAL mode without a -wal file is not open anywhere; a normal read would create that file.
         is_unused = _head(path)[18:19] == b"\x02" and not Path(f"{path}-wal").exists()
         how = "immutable=1" if is_unused else "mode=ro"
         connection = sqlite3.connect(f"{path.resolve().as_uri()}?{how}", uri=True, timeout=2)
@@ -328,7 +330,9 @@ def _sqlite(path: Path) -> Finding:
             connection.close()
     except sqlite3.OperationalError as error:
         if "locked" in str(error):
-            return Finding("database", NOTE, f"{path}: locked by another program", "look again; fuser shows which")
+            return Finding(
+                "database", NOTE, f"{path}: locked by another program", "try again; fuser shows which program"
+            )
         return Finding("database", BAD, f"{path}: {error}", remedy)
     except sqlite3.DatabaseError as error:
         return Finding("database", BAD, f"{path}: {error}", remedy)
@@ -347,27 +351,27 @@ def _named(names: list[str]) -> str:
 
 # ------------------------------------------------------------------------------------------------- folders and process
 def folders(repo: Path) -> Iterator[Finding]:
-    """Where the trainer writes: can it, and is there room."""
+    """Check that the trainer's output folders are writable and have enough disk space."""
     for name in ("logs", "databases", "train_results"):
         folder = repo / name
         there = folder if folder.exists() else repo
         reason = _why_not_writable(there)
         if reason:
-            remedy = f"ls -ld '{there}' shows its owner, df -h the room"
-            yield Finding(name, BAD, f"{there}: cannot be written: {reason}", remedy)
+            remedy = f"ls -ld '{there}' shows its owner, df -h the free space"
+            yield Finding(name, BAD, f"{there}: not writable: {reason}", remedy)
             continue
         free = shutil.disk_usage(there).free
-        text = f"{folder} can be {'written' if folder.exists() else 'made'}, {_size(free)} free"
+        text = f"{folder} can be {'written' if folder.exists() else 'created'}, {_size(free)} free"
         if free < NO_DISK_BYTES:
-            yield Finding(name, BAD, text, "make room: old studies in train_results/ take most")
+            yield Finding(name, BAD, text, "free disk space: old studies in train_results/ use the most")
         elif free < LOW_DISK_BYTES:
-            yield Finding(name, NOTE, text, "make room before a long study: each trial keeps some MB")
+            yield Finding(name, NOTE, text, "free disk space before a long study: each trial stores a few MB")
         else:
             yield Finding(name, OK, text)
 
 
 def _why_not_writable(folder: Path) -> str:
-    """Empty where a file can be made in the folder; it is removed."""
+    """Return why no file can be created in the folder, or "" if a temporary file can."""
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-") as file:
             file.write(b"x")
@@ -377,27 +381,27 @@ def _why_not_writable(folder: Path) -> str:
 
 
 def trainer(pid_file: Path) -> Iterator[Finding]:
-    """Whether a trainer of this folder runs: the launcher's pid file, its process still the one that was started."""
+    """Report whether the process in the launcher's pid file is still the trainer of this folder."""
     try:
         pid, ticks = pid_file.read_text().splitlines()[:2]
         stat = Path(f"/proc/{int(pid)}/stat").read_text()
     except (OSError, ValueError):
-        yield Finding("trainer", OK, "none runs in this folder")
+        yield Finding("trainer", OK, "not running in this folder")
         return
-    if stat.rpartition(")")[2].split()[19] != ticks.strip():  # field 22: start time; another process has the number now
-        yield Finding("trainer", OK, "none runs in this folder; the last one has ended")
+    if stat.rpartition(")")[2].split()[19] != ticks.strip():  # field 22: start time; the pid was reused
+        yield Finding("trainer", OK, "not running in this folder; the last one has ended")
     else:
-        yield Finding("trainer", OK, f"runs (pid {pid}); ./start_vectorized_training.sh --status")
+        yield Finding("trainer", OK, f"running (pid {pid}); see ./start_vectorized_training.sh --status")
 
 
 def keys() -> Iterator[Finding]:
-    """Alpaca's keys, which training does without; they are never shown."""
+    """Check the Alpaca API keys, which training does not need. Their values are never shown."""
     known = [name for name in ("APCA_API_KEY_ID", "APCA_API_SECRET_KEY") if os.environ.get(name)]
     if len(known) == 1:
-        remedy = "export both, or neither"
+        remedy = "export both variables, or neither"
         yield Finding("keys", NOTE, f"only {known[0]} is set; Alpaca needs both for trading and asset rules", remedy)
     else:
-        yield Finding("keys", OK, "Alpaca's are set" if known else "none of Alpaca's set; training needs none")
+        yield Finding("keys", OK, "Alpaca keys are set" if known else "no Alpaca keys set; training needs none")
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Environment steps per second through each adapter, and their ratio to the fast class without one.
+"""Measure environment steps per second through each adapter, relative to the fast class without an adapter.
 
     python benchmarks/adapters.py              # 12, 1024 and 4096 environments
     python benchmarks/adapters.py --gpu 0      # the same on a GPU
 
-The market is benchmarks/contenders.py's, with the standard rules and random starts. Actions are drawn beforehand, as
-NumPy arrays for the libraries that pass NumPy arrays. Every interface is driven as its library's loop drives it. An
-episode lasts 15 000 steps on average, so that with 4096 environments one ends in every fourth step.
+The market comes from benchmarks/contenders.py, with the standard rules and random starts. Actions are drawn in advance,
+as NumPy arrays for the libraries that pass NumPy arrays. Each interface is called the way its library calls it. An
+episode lasts 15,000 steps on average, so with 4,096 environments about one episode ends in every fourth step.
 """
 
 from __future__ import annotations
@@ -23,28 +23,30 @@ from benchmarks import measuring
 RULES = "standard"
 N_ENVS, N_ENVS_QUICK = (12, 1024, 4096), (12, 64)
 PEER = "VectorizedCryptoEnvAlpacaOptimized"
-COLUMNS = measuring.columns(contender="adapter", n_envs="n_envs", per_s="env-steps/s", ratio="times the bare class")
+COLUMNS = measuring.columns(contender="adapter", n_envs="n_envs", per_s="env-steps/s")
+COLUMNS["ratio"] = "speed relative to the bare class"
 ABOUT = (
-    "Environment steps per second through the adapters. 7 assets, 77 feature columns, lookback 5 (393 numbers an "
-    "observation), 30 000 bars, standard rules, random starts, random actions drawn beforehand."
+    "The table shows environment steps per second through the adapters. The market has 7 assets, 77 feature columns, "
+    "lookback 5 (393 numbers per observation) and 30,000 bars. Rules are standard, starts are random, and random "
+    "actions are drawn in advance."
 )
 Work = Callable[[], None]
 
 
 @dataclass(frozen=True)
 class Interface:
-    """An adapter, and how it is driven."""
+    """An adapter and the way to step it."""
 
-    name: str  # of the row
-    module: str  # of adapters/
+    name: str  # name of the row
+    module: str  # module in adapters/
     env_class: str
     library: str
-    package: str  # that brings the library
+    package: str  # package that provides the library
     takes_numpy: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
     def work(self, n_envs: int, gpu: int) -> Work:
-        """One call steps through all actions."""
+        """Return a function that steps once through all actions."""
         from benchmarks import contenders as who
 
         env_class = getattr(import_module(f"adapters.{self.module}"), self.env_class)
@@ -56,7 +58,7 @@ class Interface:
 
 
 def gymnasium_vector(mode: str, label: str, is_numpy: bool, **options: Any) -> Interface:
-    """Gymnasium's vector interface with that autoreset and output."""
+    """Return Gymnasium's vector interface with an autoreset mode and an output type."""
     given = {"autoreset_mode": mode, "output": "numpy" if is_numpy else "torch", **options}
     name = f"gymnasium_vector, {mode}, {label}"
     return Interface(name, "gymnasium_vector", "CryptoVectorEnv", "gymnasium", "gymnasium", is_numpy, given)
@@ -76,7 +78,7 @@ INTERFACES = (
 
 
 def masked_resets(env: Any, actions: Sequence[Any]) -> Work:
-    """TorchRL's step and masked reset, as a collector drives them."""
+    """Return a function that steps and resets the way a TorchRL collector does."""
     roots = [env.reset()]
 
     def work() -> None:
@@ -87,7 +89,7 @@ def masked_resets(env: Any, actions: Sequence[Any]) -> Work:
 
 
 def bare(n_envs: int, gpu: int) -> Work:
-    """The fast class itself."""
+    """Return the fast class without an adapter."""
     from benchmarks import contenders as who
 
     env = who.batched_env(True, RULES, n_envs, gpu=gpu)
@@ -95,7 +97,7 @@ def bare(n_envs: int, gpu: int) -> Work:
 
 
 def gymnasium_single(gpu: int) -> Work:
-    """Gymnasium's scalar interface."""
+    """Return Gymnasium's scalar interface."""
     from adapters.gymnasium_single import CryptoEnv
     from benchmarks import contenders as who
 
@@ -104,7 +106,7 @@ def gymnasium_single(gpu: int) -> Work:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Everything that is installed, and the rows of what is not."""
+    """Measure every installed library and add a row for each missing one."""
     from benchmarks import contenders as who
 
     missing: list[dict[str, Any]] = []
@@ -121,10 +123,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     found = [who.timed(*work, args.gpu) for work in works]
     rates = measuring.interleaved(found, *measuring.rounds_of(args))
     rows = measuring.rows_of(found, rates, PEER)
-    notes = [f"The bare class is {PEER}, whose buffers are not copied, with as many environments."]
+    notes = [f"The bare class is {PEER} with the same number of environments and without copied buffers."]
     return measuring.section(args, ABOUT, COLUMNS, peer=PEER, unit="env-steps/s", rows=[*rows, *missing], notes=notes)
 
 
 if __name__ == "__main__":
-    sys.path.pop(0)  # this folder, whose adapters.py would stand for the package
+    sys.path.pop(0)  # this folder, whose adapters.py would shadow the package
     sys.exit(measuring.run("adapters", __doc__, measure, gpu=True, learns=False))

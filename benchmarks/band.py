@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""How fast the band agent learns: account-bars a second and where the time goes, and how soon it is good.
+"""Measure how fast the band agent learns: account-bars per second, where the time goes, and the time to a good policy.
 
-A learning round trades a rollout, follows the reward back through the accounts, and takes one gradient step. Its time
-is divided into trading, network and gradient recursion. PPO on the same market, with as many accounts, is the peer:
-what it learns a second, exploring and four epochs of updates together.
+A learning round trades a rollout, backpropagates the reward through the accounts, and takes one gradient step. Its time
+is split into trading, network and gradient recursion. The baseline is PPO on the same market with the same number of
+accounts. PPO's rate covers exploration and four epochs of updates.
 
-The second table trains both until their policy earns 0.9 of the known best, on bars that decide when training ends and
-on others that confirm it.
+The second table trains both agents until their policy earns 0.9 of the best known growth. One set of bars decides when
+training stops, and another set confirms the result.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from train.run import LAST_POLICY, Progress, build_agent, train_policy
 
 COLUMNS = measuring.columns(contender="agent", n_assets="coins", n_bars="bars", n_envs="accounts")
 COLUMNS |= {"per_s": "account-bars/s", "share_network": "network", "share_recursion": "recursion"}
-COLUMNS |= {"share_trading": "trading", "ratio": "times PPO"}
-# Coins, bars, accounts: the first of each, then one of the three at a time.
+COLUMNS |= {"share_trading": "trading", "ratio": "times PPO's speed"}
+# Coins, bars, accounts: the first value of each is the base case, and one of the three changes at a time.
 COINS, BARS, ACCOUNTS = (7, 1, 23), (30_000, 5_000, 200_000), (64, 1, 12, 512)
 SIZES = [(n_assets, BARS[0], ACCOUNTS[0]) for n_assets in COINS]
 SIZES += [(COINS[0], n_bars, ACCOUNTS[0]) for n_bars in BARS[1:]]
@@ -46,16 +46,16 @@ N_FEATURES_PER_COIN, N_SHARED_FEATURES, LOOKBACK, WIDTH, HORIZON_BARS = 10, 7, 5
 GOOD, GOOD_SEEDS, LIMIT_S, LIMIT_S_QUICK = 0.9, 3, 30.0, 3.0
 PPO_SAMPLES = 4_096
 KNOWN_PARAMS = {"rules": "standard", "lookback": 1, "norm_action": 1.0}
-# Looked at about every quarter of a second of learning.
+# Evaluated about every quarter of a second of learning.
 BAND = dict(agent="band", n_envs=16, horizon_len=1_024, net_dims=(64,), learning_rate=1e-2, eval_every_updates=16)
 PPO = dict(agent="ppo", n_envs=64, horizon_len=128, net_dims=(32, 32), learning_rate=3e-3, eval_every_updates=2)
 LEARNERS = {"band": BAND, "ppo": PPO | {"batch_size": 2_048, "episode_bars": 256, "action_std_init_log": -1.0}}
-GOOD_COLUMNS = measuring.columns(contender="agent", market="market", learning_s="seconds of learning")
-GOOD_COLUMNS |= {"gradient_steps": "gradient steps", "reached": "runs that got there", "share": "best share seen"}
+GOOD_COLUMNS = measuring.columns(contender="agent", market="market", learning_s="learning time, s")
+GOOD_COLUMNS |= {"gradient_steps": "gradient steps", "reached": "runs that reached it", "share": "best share"}
 
 
 def market(n_assets: int, n_bars: int) -> dict[str, Any]:
-    """Random walks and noise: seven coins have 77 features, as the default ones of a dataset."""
+    """Return random walks and noise features; seven coins have 77 features, as in a default dataset."""
     rng = np.random.default_rng(0)
     price = 100.0 * np.exp(np.cumsum(rng.normal(0.0, 0.002, (n_bars, n_assets)), axis=0))
     n_features = n_assets * N_FEATURES_PER_COIN + N_SHARED_FEATURES
@@ -63,7 +63,7 @@ def market(n_assets: int, n_bars: int) -> dict[str, Any]:
 
 
 class Learner:
-    """One agent on one market; a call of `learn` is one learning round."""
+    """One agent on one market; each call of `learn` is one learning round."""
 
     def __init__(self, name: str, size: tuple[int, int, int], args: argparse.Namespace) -> None:
         n_assets, n_bars, n_envs = size
@@ -78,11 +78,11 @@ class Learner:
         self.timed = measuring.Local(name, n_envs, self.learn, self.horizon_len * n_envs, measuring.waiter(args.gpu))
 
     def learn(self) -> None:
-        """Explore and update once."""
+        """Explore once and update once."""
         self.agent.update_net(self.agent.explore_env(self.env, self.horizon_len))
 
     def shares(self, rounds: int) -> dict[str, float]:
-        """Parts of the band agent's learning rounds, the rest being trading."""
+        """Return the fraction of a band agent's learning round spent in each part; trading is the remainder."""
         seconds = {"network": 0.0, "recursion": 0.0}
         for part, name in (("network", "_project"), ("recursion", "_edge_gradient"), ("network", "_descend")):
             setattr(self.agent, name, counted(part, getattr(self.agent, name), seconds))
@@ -95,7 +95,7 @@ class Learner:
 
 
 def counted(part: str, method: Callable[..., Any], seconds: dict[str, float]) -> Callable[..., Any]:
-    """The method, its time added to its part; what runs inside another of the same part is counted once."""
+    """Wrap a method and add its time to a part; nested calls of the same part are counted once."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         before, started = seconds[part], time.perf_counter()
@@ -107,7 +107,7 @@ def counted(part: str, method: Callable[..., Any], seconds: dict[str, float]) ->
 
 
 def speed_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Both agents at every size, timed in turn."""
+    """Measure both agents at every size, in alternation."""
     rows = []
     for size in SIZES_QUICK if args.quick else SIZES:
         learners = [Learner(name, size, args) for name in ("band", "ppo")]
@@ -122,11 +122,11 @@ def speed_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 class Enough(Exception):  # noqa: N818 - not a failure
-    """The policy is good, or the time is over."""
+    """Raised to stop training: the policy is good enough, or the time is up."""
 
 
 def known_market(name: str) -> tuple[Any, Any]:
-    """The market of that name, and its best policy."""
+    """Return the market of that name and its best known policy."""
     if name == "announced":
         announced = AnnouncedMarket(rise=0.0015, fall=-0.0015, volatility=0.005, n_noise_features=4)
         return announced, announced.follow
@@ -135,10 +135,11 @@ def known_market(name: str) -> tuple[Any, Any]:
 
 
 def time_to_good(name: str, market_name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of exploring and updating, and gradient steps, until the policy earns `GOOD` of the best.
+    """Measure the learning time and gradient steps until the policy earns `GOOD` of the best known growth.
 
-    It must do so on two sets of bars that it was not trained on: one that is looked at now and then, and, when that
-    says so, another. The looks are not counted. A run that never gets there has its best share instead.
+    The policy must reach this on two sets of bars that it was not trained on. The first set is evaluated at intervals.
+    The second is evaluated when the first one passes. Evaluation time is not counted. A run that never reaches the
+    target reports its best share.
     """
     train_bars, unseen_bars = (3_000, 3_000) if args.quick else (60_000, 30_000)
     limit_s = LIMIT_S_QUICK if args.quick else LIMIT_S
@@ -168,7 +169,7 @@ def time_to_good(name: str, market_name: str, seed: int, args: argparse.Namespac
 
 
 def until_good(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each learner and market: medians over the seeds, and how many of them got there."""
+    """Return one row per learner and market: medians over the seeds, and the number of successful runs."""
     rows = []
     for market_name, name in product(("announced", "signal"), LEARNERS):
         runs = [time_to_good(name, market_name, seed, args) for seed in range(1 if args.quick else GOOD_SEEDS)]
@@ -183,17 +184,19 @@ def until_good(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """The section."""
+    """Measure the section."""
     rows = speed_rows(args)
     good = until_good(args)
     about = (
-        f"Learning rounds of the band agent ({WIDTH}-{WIDTH} units, rollouts of {HORIZON_BARS:,} bars, one gradient "
-        f"step) and of PPO (rollouts of {PPO_SAMPLES:,} samples, 4 epochs of 512 a step) on one market, lookback "
-        f"{LOOKBACK}: account-bars a second through exploring and updating, and where the band agent's time goes."
+        f"The table shows account-bars per second of exploration plus update on one market with lookback {LOOKBACK}, "
+        f"and the share of the band agent's time per part. The band agent has {WIDTH}-{WIDTH} units, rollouts of "
+        f"{HORIZON_BARS:,} bars and one gradient step per rollout. PPO has rollouts of {PPO_SAMPLES:,} samples and 4 "
+        "epochs with batches of 512."
     )
     until = (
-        f"Until the policy earns {GOOD:g} of the known best's log growth on two sets of unseen bars, full costs, no "
-        f"fee ramp; given up after {LIMIT_S:g} s of learning; medians of {GOOD_SEEDS} markets and initialisations:"
+        f"The next table shows the learning time until the policy earns {GOOD:g} of the best known log growth on two "
+        f"sets of unseen bars, at full cost and without a fee ramp. A run is stopped after {LIMIT_S:g} s of learning. "
+        f"Values are medians over {GOOD_SEEDS} seeds, each with its own market and initial weights."
     )
     notes = [until, "", *measuring.table_lines(GOOD_COLUMNS, good)]
     return measuring.section(args, about, COLUMNS, rows=rows, notes=notes, until_good=good)

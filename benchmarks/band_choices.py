@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Two choices of the band agent, by measurement: bars of a rollout, and what a dropped order's edge learns.
+"""Compare two choices of the band agent: the rollout length, and the gradient at the edge behind a dropped order.
 
     python benchmarks/band_choices.py            # writes benchmarks/results/band_choices.json
-    python benchmarks/band_choices.py --quick    # one seed, little budget, as a check; writes nothing
+    python benchmarks/band_choices.py --quick    # smoke test: one seed, a small budget; writes nothing
 
-Every run trains on fresh bars of a market with AR(1) signals (benchmarks/signal_markets.py), with fees rising over the
-first half of the budget, and is judged at full cost on bars that it never saw: the last policy, without a choice among
-checkpoints. The share is of the best known: the solved optimum of one coin, the best found rule of seven.
+Each run trains on fresh bars of a market with AR(1) signals (benchmarks/signal_markets.py). Fees ramp up over the first
+half of the budget. The last policy is evaluated at full cost on unseen bars; no checkpoint is selected. Its share is
+relative to the best known growth: the solved optimum for one coin, the best rule found for seven.
 
-All rollouts hold as many account-bars, so all runs take as many gradient steps: shorter rollouts have more accounts. A
-window shorter than a position's life is marked at its end, before the position has paid for its entry, so its gradient
-sees entries as worth less than they are.
+All rollouts hold the same number of account-bars, so all runs take the same number of gradient steps. Shorter rollouts
+have more accounts. A rollout shorter than a position's lifetime values the position before it has paid for its entry,
+so its gradient undervalues entries.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from train.run import build_agent
 PARAMS = {"rules": "standard", "lookback": 1, "norm_action": 1.0}
 COST_RATE = 0.003
 COINS, HORIZONS, USUAL_BARS = (1, 7), (128, 512, 2048), 1024
-SAMPLES = 16_384  # account-bars of a rollout: the shorter the rollout, the more accounts, and as many gradient steps
+SAMPLES = 16_384  # account-bars per rollout; a shorter rollout has more accounts and the same number of gradient steps
 ACCOUNT_BARS, ACCOUNT_BARS_QUICK, TRAIN_BARS, TEST_BARS = 3_000_000, 100_000, 100_000, 60_000
 SEEDS = 5
-# Name: bars of a rollout, whether a dropped order's edge learns as if it had filled.
+# Name -> bars per rollout, and True if a dropped order's edge receives the gradient of a filled order.
 CASES = {f"{bars} bars": (bars, True) for bars in HORIZONS}
 CASES |= {"as if filled": (USUAL_BARS, True), "as dropped": (USUAL_BARS, False)}
-COLUMNS = measuring.columns("choice", "coins", median_share="median share of the best known", spread="range")
-COLUMNS["touches_without_fill"] = "touches that led to no fill"
+COLUMNS = measuring.columns("choice", "coins", median_share="median share of the best known growth", spread="range")
+COLUMNS["touches_without_fill"] = "touched edges without a fill"
 ABOUT = (
-    f"Two choices of the band agent: {SEEDS} seeds, {ACCOUNT_BARS:,} account-bars, an AR(1) signal of 1 bp, 30 bp a "
-    f"side, rollouts of {SAMPLES:,} account-bars."
+    f"Two choices of the band agent: {SEEDS} seeds, {ACCOUNT_BARS:,} account-bars, an AR(1) signal of 1 bp, a cost of "
+    f"30 bp per side, rollouts of {SAMPLES:,} account-bars."
 )
 
 
 def learned(market: SignalMarket, case: str, seed: int, account_bars: int) -> tuple[Any, float]:
-    """(the trained policy, share of the touches of the last tenth of the run that led to no fill)."""
+    """Train a policy; return it, and the share of touched edges without a fill over the last tenth of the run."""
     horizon_bars, as_if_filled = CASES[case]
     n_envs = SAMPLES // horizon_bars
     sizes = {"n_envs": n_envs, "horizon_len": USUAL_BARS, "net_dims": (64,), "total_env_steps": account_bars}
@@ -65,7 +65,7 @@ def learned(market: SignalMarket, case: str, seed: int, account_bars: int) -> tu
 
 
 def choices(n_assets: int, seeds: Sequence[int], account_bars: int) -> list[dict[str, Any]]:
-    """A row for every choice."""
+    """Return one row per choice."""
     market = SignalMarket(n_assets=n_assets)
     best = solve_one_coin(market, COST_RATE).growth if n_assets == 1 else find_rule(market, COST_RATE).growth
     rows = []
@@ -84,7 +84,7 @@ def choices(n_assets: int, seeds: Sequence[int], account_bars: int) -> list[dict
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """A row for every number of coins and choice; --quick has one coin, one seed and little budget."""
+    """Return one row per number of coins and choice; `--quick` has one coin, one seed and a small budget."""
     coins, seeds = (COINS[:1], range(1)) if args.quick else (COINS, range(SEEDS))
     account_bars = ACCOUNT_BARS_QUICK if args.quick else ACCOUNT_BARS
     rows = [row for n_assets in coins for row in choices(n_assets, seeds, account_bars)]

@@ -1,14 +1,15 @@
-"""What can be earned on the planted markets: the solved optimum, the dual bound, hindsight, and who is above the bound.
+"""Compute what planted markets allow: the solved optimum, the dual bound, the hindsight optimum, and leak detection.
 
     python benchmarks/bounds.py            # writes benchmarks/results/bounds.json
-    python benchmarks/bounds.py --quick    # short segments, as a check; writes nothing
+    python benchmarks/bounds.py --quick    # smoke test: short segments; writes nothing
 
-Three policies trade each market in the environment: the known best rule; the same rule, which also sees the return
-after its fill; and one that sees the return of the 20 bars after its fill. Exit code 1 if the first is called a leak,
-or neither of the others is. One of them alone may earn too little to be found on 40 segments: a rule for a weak signal
-trades too seldom for one bar to help it, and 20 bars are far where a strong signal changes every 25.
+Three policies trade each market in the environment: the best known rule; the same rule with look-ahead to the return
+after its fill; and a policy with look-ahead over the 20 bars after its fill. The exit code is 1 if the first policy is
+reported as a leak, or if neither of the others is. Either look-ahead policy alone may earn too little to be detected on
+40 segments. A rule for a weak signal trades too rarely to gain from one bar of look-ahead. Twenty bars are too long for
+a strong signal that changes every 25 bars.
 
-An honest policy is called a leak once in 200 times, which is what a 99 % interval means.
+At a 99 % interval, an honest policy is reported as a leak once in 200 times.
 """
 
 from __future__ import annotations
@@ -39,25 +40,25 @@ N_SEGMENTS, BARS, QUICK_BARS = 40, 3000, 1000
 AHEAD_SCALE = 1000.0
 FAR_BARS = 20
 SEERS = ("peeking", "far_seeing")
-COLUMNS = measuring.columns("market", "optimum", bound="dual bound, 99 %", hindsight="hindsight")
-COLUMNS |= {"rule": "best rule, traded", "peeking_found": "sees 1 bar", "far_seeing_found": "sees 20 bars"}
-ABOUT = f"Log growth in bp per bar, fee 25 bp and slippage 5 bp a side, {N_SEGMENTS} segments of {BARS:,} bars."
+COLUMNS = measuring.columns("market", "optimum", bound="dual bound, 99 %", hindsight="hindsight optimum")
+COLUMNS |= {"rule": "best rule, traded", "peeking_found": "1 bar ahead", "far_seeing_found": "20 bars ahead"}
+ABOUT = f"Log growth in bp per bar, fee 25 bp and slippage 5 bp per side, {N_SEGMENTS} segments of {BARS:,} bars."
 
 
 @dataclass(frozen=True)
 class Case:
-    """A market with what is known of it."""
+    """A market and what is known about it."""
 
     name: str
     config: dict[str, Any]
-    signal: np.ndarray  # (T, ...) that the features show
+    signal: np.ndarray  # (T, ...) shown by the features
     law: Law
     optimum: float  # log growth per bar
     rule: Callable[[Tensor], Tensor]  # the best known policy
 
 
 def cases(n_bars: int) -> Iterator[Case]:
-    """The three announced markets and the three signals of docs/results.md, each from a seed of its own."""
+    """Yield the announced markets and the signals of docs/results.md, each with its own seed."""
     for seed, (size, volatility) in enumerate(((0.0015, 0.005), (0.0008, 0.005), (0.0004, 0.004))):
         market = AnnouncedMarket(rise=size, fall=-size, volatility=volatility)
         config = market.config(N_SEGMENTS * n_bars, seed)
@@ -72,7 +73,7 @@ def cases(n_bars: int) -> Iterator[Case]:
 
 
 def with_leak(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with what comes after the next fill as further features, of each coin: 20 bars' return, one bar's."""
+    """Return the config with later returns as extra features per coin: over the next 20 bars, then over one."""
     log_price = np.log(config["price_array"])
     ahead = []
     for n_bars in (FAR_BARS, 1):
@@ -83,7 +84,7 @@ def with_leak(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def peeking(rule: Callable[[Tensor], Tensor], n_assets: int) -> Callable[[Tensor], Tensor]:
-    """The rule, except that it sells nothing before a rise and buys nothing before a fall."""
+    """Return the rule with look-ahead: it does not sell before a rise or buy before a fall."""
 
     def act(state: Tensor) -> Tensor:
         order, ahead = rule(state), state[:, -n_assets:]
@@ -93,7 +94,10 @@ def peeking(rule: Callable[[Tensor], Tensor], n_assets: int) -> Callable[[Tensor
 
 
 def far_seeing(n_assets: int) -> Callable[[Tensor], Tensor]:
-    """Into the coin that gains most in 20 bars, if that pays a round trip; out of coins that lose as much."""
+    """Return a policy that buys the coin with the highest 20-bar gain.
+
+    It buys only if the gain pays for a round trip, and sells coins that lose as much.
+    """
     least = AHEAD_SCALE * 2.0 * COST_RATE
 
     def act(state: Tensor) -> Tensor:
@@ -106,10 +110,10 @@ def far_seeing(n_assets: int) -> Callable[[Tensor], Tensor]:
 
 
 def measured(case: Case, n_bars: int) -> dict[str, Any]:
-    """One row: rates in bp per bar."""
+    """Return one row, with rates in bp per bar."""
     edges = [(i * n_bars, (i + 1) * n_bars) for i in range(N_SEGMENTS)]
     config, n_assets = with_leak(case.config) | {"segments": edges}, case.config["price_array"].shape[1]
-    # An account on n bars has n - 1 decisions, and what the last one buys has no bar left to earn on.
+    # An account has n - 1 decisions on n bars, and purchases of the last decision have no bar left to earn on.
     bound = dual_bound([case.signal[a : b - 2] for a, b in edges], case.law, cash=0)
     costs = Costs(1.0, FEE_RATE, SLIPPAGE_RATE)
     hindsight = [clairvoyant(config["price_array"][a:b], costs).growth for a, b in edges]
@@ -126,7 +130,7 @@ def measured(case: Case, n_bars: int) -> dict[str, Any]:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """A row for every market; who must be found, and who must not."""
+    """Return one row per market, and checks of which policies are reported as leaks."""
     n_bars = QUICK_BARS if args.quick else BARS
     rows = [measured(case, n_bars) for case in cases(n_bars)]
     checks = []
@@ -136,13 +140,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         for who in SEERS:
             row[f"{who}_found"] = f"{row[who]:.3f} ({'LEAK' if row[f'{who}_is_leak'] else 'not found'})"
         n_found = sum(row[f"{who}_is_leak"] for who in SEERS)
-        checks.append(measuring.check(f"{row['market']}: the best rule is called a leak", row["rule_is_leak"], most=0))
-        checks.append(measuring.check(f"{row['market']}: who sees the future is found", n_found, least=1))
+        checks.append(measuring.check(f"leaks among honest policies ({row['market']})", row["rule_is_leak"], most=0))
+        checks.append(measuring.check(f"look-ahead policies detected ({row['market']})", n_found, least=1))
     return measuring.section(args, ABOUT, COLUMNS, rows=rows, checks=checks, cost_rate=COST_RATE)
 
 
 def main() -> int:
-    """Measure, print, write; exit code 1 where somebody is called what he is not."""
+    """Measure, print and write; the exit code is 1 if a leak verdict is wrong."""
     args = measuring.parsed(__doc__, own_file="bounds.json")
     part = measure(args)
     return measuring.keep(args, "bounds", part) or int(not all(check["met"] for check in part["checks"]))

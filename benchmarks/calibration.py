@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
-"""Do the deflated Sharpe and PBO keep their word? Many small studies with nothing to find, and some with a signal.
+"""Calibrate the deflated Sharpe ratio and PBO on many small studies, some without a signal and some with one.
 
     python benchmarks/calibration.py            # writes benchmarks/results/calibration.json and calibration.png
-    python benchmarks/calibration.py --quick    # a tiny study of each kind, as a check; writes nothing
-    python benchmarks/calibration.py --redraw   # counts and draws the written studies anew; runs none
+    python benchmarks/calibration.py --quick    # smoke test: a tiny study of each kind; writes nothing
+    python benchmarks/calibration.py --redraw   # summarizes and draws the stored studies; runs none
 
-A run that was stopped is resumed by the same command.
+Run the same command again to resume an interrupted run.
 
-Every study is a real one, from data on disk through sampler, folds, learner and hold-out
-(`train.finish.run_study`), judged by the figures of scripts/validation/5_pbo.py and by the verdict of its
-report. Without signal: the sample market, a fair game in which fees are all that is certain. Drifting: the same, and
-all coins rise (even seeds) or fall (odd ones) on the whole: holding more or less of them pays, and there is nothing to
-know. With a signal: coins that rise one after the other, announced a bar before, and holding all of them earns nothing.
-A seed gives the market, the sampler and the weights.
+Every study is a complete one, from data on disk through sampler, folds, learner and hold-out
+(`train.finish.run_study`). It is judged by the statistics of scripts/validation/5_pbo.py and by its report's verdict.
+"No signal" is the sample market, a fair game in which only the fees are certain. "Drifting" is the same market with a
+common drift: all coins rise (even seeds) or fall (odd seeds). Exposure then matters, but nothing can be predicted. In
+"planted signal" one coin at a time rises, announced one bar ahead, and equal weight earns nothing. The seed determines
+the market, the sampler and the initial weights.
 """
 
 from __future__ import annotations
@@ -50,31 +50,31 @@ from train.validation.metrics import bar_returns, sharpe
 from train.validation.overfitting import estimate_sharpe, pbo_cscv, probabilistic_sharpe
 
 N_STUDIES = {NO_SIGNAL: 26, DRIFTING: 12, PLANTED: 8}
-# The named coin rises by three times what each other one falls, and one regime in four names none: on average no coin
-# moves, and holding all earns nothing.
+# The named coin rises three times as much as each other coin falls, and one regime in four names no coin. On average no
+# coin moves, and equal weight earns nothing.
 SIGNAL = AnnouncedMarket(n_assets=len(TICKERS), rise=0.006, fall=-0.002, volatility=0.004)
-# Mean log return of a bar over its standard deviation, of equal weight: on 3,000 bars four standard errors, as sure as
-# an annual Sharpe ratio of 2.5 is after two and a half years.
+# Mean log return per bar of equal weight over its standard deviation. On 3,000 bars this is four standard errors, as
+# significant as an annual Sharpe ratio of 2.5 over two and a half years.
 DRIFT = 0.08
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Of every study."""
+    """Settings of every study."""
 
     agent: str = DEFAULT_AGENT
     n_trials: int = 16  # completed and pruned
-    num_paths: int = 2  # with k_test_groups 1: 3 splits, each tests a third
+    num_paths: int = 2  # with k_test_groups 1 there are 3 splits, each of which tests a third of the bars
     k_test_groups: int = 1
     holdout_fraction: float = 0.15
-    break_step: int = 150_000  # environment steps of a split
+    break_step: int = 150_000  # environment steps per split
     n_envs: int = 2
     n_bars: int = 3_000
-    pruner: str = "none"  # three splits are too few for the Wilcoxon test; what hardly trades is always pruned
+    pruner: str = "none"  # three splits are too few for the Wilcoxon test; inactive trials are always pruned
 
 
 QUICK = replace(Settings(), n_trials=4, break_step=1_500, n_bars=2_000)
-# As `drifting` keeps it of the fair market.
+# Fields that `drifting` copies from the fair market.
 KEPT = ("tech", "time", "tickers", "feature_names", "bar_seconds", "segments", "synthetic", "filled")
 KEPT += ("feature_set", "warmup_bars", "venue")
 READING = ("sharpe", "probabilistic", "deflated", "pbo", "luck_sharpe", "effective_trials", "best_sharpe")
@@ -84,7 +84,7 @@ UNDEFINED = dict.fromkeys(READING)
 
 # ------------------------------------------------------------------------------------------------------------- markets
 def make_market(kind: str, seed: int, n_bars: int) -> Dataset:
-    """The market of a study."""
+    """Return the market of a study."""
     if kind == PLANTED:
         return SIGNAL.dataset(n_bars, seed)
     fair = synthetic_dataset("5m", n_bars, TICKERS, seed=seed)
@@ -92,7 +92,10 @@ def make_market(kind: str, seed: int, n_bars: int) -> Dataset:
 
 
 def drifting(fair: Dataset, drift: float) -> Dataset:
-    """The market with a common drift, `drift` standard deviations of equal weight's log return a bar; same features."""
+    """Return the market with a common drift and the same features.
+
+    `drift` is per bar, in standard deviations of equal weight's log return.
+    """
     moves = np.diff(np.log(fair.price), axis=0).mean(axis=1)
     growth = np.exp(drift * moves.std() * np.arange(len(fair.price)))
     kept = {name: getattr(fair, name) for name in KEPT}
@@ -112,7 +115,7 @@ def study_once(kind: str, seed: int, settings: Settings) -> dict[str, Any]:
 
 
 def judge(stored: StoredStudy) -> dict[str, Any]:
-    """The winner's figures, as 5_pbo.py and the hold-out give them."""
+    """Return the winner's statistics, as 5_pbo.py and the hold-out compute them."""
     n_finished = len(stored.study.get_trials(deepcopy=False, states=FINISHED))
     row: dict[str, Any] = {"n_finished": n_finished, "n_compared": 0, "account": UNDEFINED, "lead": UNDEFINED}
     scored = holdout_score_in(stored.study.user_attrs)
@@ -121,7 +124,7 @@ def judge(stored: StoredStudy) -> dict[str, Any]:
         row["holdout_excess_sharpe"] = None if n_idle(scored) else scored.mean_excess_sharpe
         row |= {"holdout_error": error_of(scored), "holdout_lead_errors": lead_in_errors(scored)}
     row |= {"pbo_before_costs": None, "equal_weight_probabilistic": None}
-    if best_trial(stored.study) is None:  # every trial kept still: nobody is called anything
+    if best_trial(stored.study) is None:  # every trial was inactive, so there is no winner to judge
         return row
     returns = read_returns(stored.study, stored.folder)
     free = returns_before_costs(stored, returns.numbers)
@@ -131,12 +134,12 @@ def judge(stored: StoredStudy) -> dict[str, Any]:
 
 
 def reading(returns: StudyReturns, kind: Kind) -> dict[str, Any]:
-    """One kind of returns; nothing where a single trial is left, which compares with nothing."""
+    """Return the statistics of one kind of returns, or undefined values if fewer than two trials can be compared."""
     if len(returns.numbers) < LEAST_COMPARED:
         return UNDEFINED
     found, matrix = assess(returns, kind, least_trials=LEAST_COMPARED).to_json(), returns.matrix(kind)
     ratios = np.array([float(sharpe(column, 1.0)) for column in matrix.T])
-    best = estimate_sharpe(matrix[:, int(np.argmax(ratios))])  # the highest, which need not be the winner
+    best = estimate_sharpe(matrix[:, int(np.argmax(ratios))])  # the highest Sharpe ratio, which may not be the winner's
     names = ("annual_sharpe", "probabilistic_sharpe", "deflated_sharpe", "pbo", "annual_sharpe_of_luck")
     figures = [found[name] for name in (*names, "effective_trials")]
     figures += [best.sharpe * math.sqrt(returns.bars_per_year), probabilistic_sharpe(best), found["choice_p_value"]]
@@ -144,15 +147,15 @@ def reading(returns: StudyReturns, kind: Kind) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """The value with null for what is not finite."""
+    """Return the value with null in place of numbers that are not finite."""
     if isinstance(value, dict):
         return {name: plain(item) for name, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def returns_before_costs(stored: StoredStudy, numbers: Sequence[int]) -> np.ndarray:
-    """(T, N) returns of the accounts with each step's fees and slippage given back."""
-    n_folds = stored.plan.num_paths + 1  # of k_test_groups 1
+    """Return the accounts' returns (T, N) with the fees and slippage of each step added back."""
+    n_folds = stored.plan.num_paths + 1  # with k_test_groups 1
     by_trial = [
         {k: read_equity(split_folder(stored.folder, number, k) / "equity.npz") for k in range(n_folds)}
         for number in numbers
@@ -163,7 +166,7 @@ def returns_before_costs(stored: StoredStudy, numbers: Sequence[int]) -> np.ndar
 
 
 def _free_equity(columns: dict[str, np.ndarray]) -> np.ndarray:
-    """(M,) account that compounds the returns before costs; its steps between segments mean nothing."""
+    """Return the equity (M,) that compounds the returns before costs; steps between segments are meaningless."""
     cost = columns["fees"] + FIXED_ENV["slippage_rate"] * columns["turnover"]
     returns = bar_returns(columns["equity"]) + cost[1:] / columns["equity"][:-1]
     return np.cumprod(np.concatenate([[1.0], 1.0 + returns]))
@@ -171,28 +174,28 @@ def _free_equity(columns: dict[str, np.ndarray]) -> np.ndarray:
 
 # ------------------------------------------------------------------------------------------------------------- program
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """How it was made, and every figure of every study."""
+    """Run the studies and return their settings and statistics."""
     settings = QUICK if args.quick else Settings()
     jobs = [(kind, seed) for kind in KINDS for seed in range(1 if args.quick else N_STUDIES[kind])]
     identity = json.dumps(asdict(settings))
     studies = measuring.resumed(args, jobs, partial(study_once, settings=settings), lambda job: identity)
     about = (
-        f"Share of studies whose winner is called skilful. A study: {settings.n_trials} trials of agent "
-        f"{settings.agent} with "
-        f"{settings.num_paths + 1} splits, {settings.break_step:,} environment steps each, on {settings.n_bars:,} "
-        f"five-minute bars of {len(TICKERS)} coins, the last {settings.holdout_fraction:.0%} held out, pruner "
-        f"{settings.pruner} (and what hardly trades). {NO_SIGNAL.capitalize()}: the sample market, a fair game; "
-        f"{DRIFTING}: the same, all coins rising (even seeds) or falling (odd) by {DRIFT:g} standard deviations a bar; "
-        f"{PLANTED}: the coin that rises is announced a bar ahead, strongly, and holding all coins earns nothing. "
-        "Both: deflated Sharpe and PBO together. Lead: returns less beta times equal weight's. PBO's level is a "
-        "threshold; no theory makes it an error rate."
+        "The table shows the share of studies whose winner each rule calls skilled. A study has "
+        f"{settings.n_trials} trials of the {settings.agent} agent with {settings.num_paths + 1} splits of "
+        f"{settings.break_step:,} environment steps each. Its market has {settings.n_bars:,} five-minute bars of "
+        f"{len(TICKERS)} coins, and the last {settings.holdout_fraction:.0%} of the bars are the hold-out. The pruner "
+        f"is {settings.pruner}, and inactive trials are always pruned. The {NO_SIGNAL} market is the sample market, a "
+        f"fair game. The {DRIFTING} market is the same, but all coins rise (even seeds) or fall (odd seeds) by "
+        f"{DRIFT:g} standard deviations per bar. On the {PLANTED} market the rising coin is announced one bar ahead, "
+        "the signal is strong, and equal weight earns nothing. Alpha returns are returns minus beta times equal "
+        "weight's returns. The level of PBO is a threshold, not an error rate backed by theory."
     )
     made = {"settings": asdict(settings), "signal": asdict(SIGNAL), "drift": DRIFT, "studies": studies}
     return measuring.section(args, about, COLUMNS, **made)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run or read, count, draw, write."""
+    """Run or read the studies, then summarize, draw and write."""
     args = measuring.parsed(__doc__, threads=1, own_file="calibration.json", options=measuring.RESUMED, argv=argv)
     part = measuring.written(args, "calibration") if args.redraw else measure(args)
     return measuring.keep(args, "calibration", part | summary(part["studies"]), draw)

@@ -1,4 +1,4 @@
-"""Points of the capture curve: the markets, their yardsticks, the learners, and one run of a learner at a point."""
+"""Points of the capture curve: the markets, their reference strategies, the learners, and one run of a learner."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ from train.config import TrainConfig
 from train.evaluator import EpisodeRecord, evaluate_policy
 from train.run import train_policy
 
-FRESH_BARS = 500_000  # a history so long that its drift is known within a quarter of the base optimum
+FRESH_BARS = 500_000  # long enough to estimate the drift to within a quarter of the base optimum
 HISTORY_BARS = 30_000
 ANNOUNCED_BARS = 10_000
-STRETCHES, STRETCH_BARS = 12, 6_000  # unseen; each is traded twice, see `unseen_bars`
-SILENT_BARS = 10_000  # unseen, without a signal
+STRETCHES, STRETCH_BARS = 12, 6_000  # unseen bars; each stretch is traded twice, see `unseen_bars`
+SILENT_BARS = 10_000  # unseen bars of the market without a signal
 TRAIN, TEST = 101, 102  # first numbers of the seeds; settings and budgets were chosen on other bars
-FEE_SHARE = 5.0 / 6.0  # 25 bp of fee to 5 bp of slippage, at every cost
+FEE_SHARE = 5.0 / 6.0  # share of the fee in the cost: 25 bp fee, 5 bp slippage
 
 
 @dataclass(frozen=True)
 class Point:
-    """One market under one cost and one length of history."""
+    """One market with one cost and one history length."""
 
     name: str
     market: SignalMarket | AnnouncedMarket
     cost_bp: float = 30.0
     train_bars: int = FRESH_BARS
-    env: Mapping[str, Any] = field(default_factory=dict)  # further env_params
+    env: Mapping[str, Any] = field(default_factory=dict)  # additional env_params
 
     @property
     def has_signal(self) -> bool:
-        """Whether there is anything to earn."""
+        """Return True if the market has a signal."""
         return isinstance(self.market, AnnouncedMarket) or self.market.alpha > 0.0
 
     @property
     def cost_rate(self) -> float:
-        """Fee and slippage, fraction of notional."""
+        """Fee plus slippage as a fraction of notional."""
         return self.cost_bp * 1e-4
 
     @property
     def env_params(self) -> dict[str, Any]:
-        """Settings of the environment. One order can move the whole account."""
+        """Settings of the environment; one order can move the whole account."""
         costs = {"fee_rate": self.cost_rate * FEE_SHARE, "slippage_rate": self.cost_rate * (1.0 - FEE_SHARE)}
         return {"rules": "standard", "lookback": 1, "norm_action": 1.0, **costs, **self.env}
 
@@ -74,21 +74,21 @@ PPO = TrainConfig(agent="ppo", n_envs=12, horizon_len=128, net_dims=(64, 64), le
 PPO = replace(PPO, total_env_steps=1_050_000)
 PPO_TUNED = replace(PPO, n_envs=64, net_dims=(32, 32), batch_size=2048, learning_rate=3e-3, total_env_steps=3_400_000)
 PPO_TUNED = replace(PPO_TUNED, lr_schedule="linear", action_std_init_log=-1.0)
-# Accounts begin anew every 4096 bars: one that trades a whole history without an end pays for its first entry once, so
-# that it never learns to stay out.
+# Accounts restart every 4096 bars. An account without restarts pays for its first entry only once, so it never learns
+# to stay out of the market.
 BAND = TrainConfig(agent="band", n_envs=8, horizon_len=1024, net_dims=(32, 32), learning_rate=1e-2, episode_bars=4096)
 BAND = replace(BAND, total_env_steps=7_000_000, lr_schedule="linear")
-MANY_COINS, MANY_COINS_STEPS = 7, 4_000_000  # a step of more coins takes longer: still under 20 CPU seconds
-SHORT_BARS, SHORT_DROPOUT = 30_000, 0.5  # the exact gradient overfits a history that is seen often
+MANY_COINS, MANY_COINS_STEPS = 7, 4_000_000  # keeps the slower steps with more coins under 20 CPU seconds
+SHORT_BARS, SHORT_DROPOUT = 30_000, 0.5  # the exact gradient overfits a short history
 LEARNERS = {"PPO": PPO, "PPO, tuned": PPO_TUNED, "PPO, tuned, ramp": replace(PPO_TUNED, fee_ramp=0.5)}
 LEARNERS |= {"band": BAND, "band, ramp": replace(BAND, fee_ramp=0.5)}
-# What the ramp alone does for PPO is measured along signal and cost, which saves a fifth of the benchmark's time.
+# PPO without the ramp runs only along the signal and cost axes, which saves a fifth of the benchmark's time.
 ONLY_AT = {"PPO, tuned": ("base", "alpha 0.7", "alpha 1.5", "cost 5", "cost 15")}
-QUICK_SHARE = 200  # --quick spends this part of a budget
+QUICK_SHARE = 200  # --quick divides the budget by this number
 
 
 def settings_of(point: Point, learner: str, seed: int, is_quick: bool = False) -> TrainConfig:
-    """What a learner trains with at a point. No learner is evaluated while it trains: the last policy is judged."""
+    """Return a learner's training settings at a point, without evaluations, because the last policy is scored."""
     settings = replace(LEARNERS[learner], seed=seed, eval_every_updates=10**9)
     if settings.agent == "band" and point.train_bars <= SHORT_BARS:
         settings = replace(settings, dropout=SHORT_DROPOUT)
@@ -100,17 +100,17 @@ def settings_of(point: Point, learner: str, seed: int, is_quick: bool = False) -
 # ---------------------------------------------------------------------------------------------------------- yardsticks
 @dataclass(frozen=True)
 class Yardstick:
-    """What a point's policies are measured by."""
+    """The reference that a point's policies are compared with."""
 
-    growth: float  # log growth per bar that counts as 1
+    growth: float  # log growth per bar of a share of 1
     what: str
-    act: Callable[[Tensor], Tensor]  # a known policy, traded on the test bars beside the learned ones
-    expected: float  # its own log growth per bar
+    act: Callable[[Tensor], Tensor]  # a known policy, traded on the same test bars as the learned policies
+    expected: float  # long-run log growth per bar of that policy
 
 
 @cache
 def yardstick(name: str) -> Yardstick:
-    """Solved optimum of a point, or the best rule found where it cannot be solved."""
+    """Return a point's solved optimum, or the best rule found if the point cannot be solved."""
     point, market = POINTS[name], POINTS[name].market
     if isinstance(market, AnnouncedMarket):
         growth = solve_plan(market, point.cost_rate).growth
@@ -126,18 +126,18 @@ def yardstick(name: str) -> Yardstick:
 
 # ----------------------------------------------------------------------------------------------------------------- run
 def train_bars(point: Point, seed: int, is_quick: bool = False) -> dict[str, Any]:
-    """Config of the history that a seed trains on."""
+    """Return the config of the history that a seed trains on."""
     n_bars = min(point.train_bars, 20_000) if is_quick else point.train_bars
     return point.market.config(n_bars, (TRAIN, seed))
 
 
 @cache
 def unseen_bars(name: str, is_quick: bool = False) -> dict[str, Any]:
-    """Config of the unseen bars; the same for all learners.
+    """Return the config of the unseen bars, which are the same for all learners.
 
-    A bar's noise is 25 times its signal, so that 72,000 bars would leave a standard error of 40 % of the optimum. Every
-    stretch is therefore traded twice, the second time with the sign of the noise flipped: the mean of both has the same
-    expectation and hardly any noise. Without a signal one stretch is traded once.
+    The noise of a bar is 25 times its signal, so 72,000 bars would leave a standard error of 40 % of the optimum.
+    Therefore each stretch is traded twice, the second time with the sign of the noise flipped. The mean of both has the
+    same expectation and almost no noise. Without a signal, one stretch is traded once.
     """
     point = POINTS[name]
     if not point.has_signal:
@@ -148,22 +148,22 @@ def unseen_bars(name: str, is_quick: bool = False) -> dict[str, Any]:
 
 
 def growth_per_bar(records: list[EpisodeRecord]) -> float:
-    """Mean log growth of a bar."""
+    """Return the mean log growth per bar."""
     return sum(record.growth for record in records) / sum(len(record.turnover) for record in records)
 
 
 @cache
 def yardstick_growth(name: str, is_quick: bool = False) -> float:
-    """What the yardstick's policy earns per bar on the test bars."""
+    """Return the log growth per bar of the reference strategy on the test bars."""
     return growth_per_bar(evaluate_policy(yardstick(name).act, unseen_bars(name, is_quick), POINTS[name].env_params))
 
 
 def measure(name: str, learner: str, seed: int, is_quick: bool = False) -> dict[str, Any]:
-    """Train a learner once at a point, and judge it on unseen bars at full cost: a run.
+    """Train a learner once at a point and score it on unseen bars at full cost.
 
-    A seed is a history, and an initialisation. Growth is log growth per bar; `turnover` is accounts traded per 1000
-    bars; `traded` and `cost_share`, fees and slippage over the initial account, are of the first stretch; `cpu_s` is
-    process time of training.
+    The seed determines the history and the initial weights. Growth is log growth per bar. `turnover` is accounts traded
+    per 1,000 bars. `traded` and `cost_share` (fees and slippage over the initial account) describe the first stretch.
+    `cpu_s` is the process time of training.
     """
     point = POINTS[name]
     settings = settings_of(point, learner, seed, is_quick)
@@ -184,11 +184,11 @@ def measure(name: str, learner: str, seed: int, is_quick: bool = False) -> dict[
 
 
 def shares(name: str, growth: float, is_quick: bool = False) -> tuple[float | None, float | None]:
-    """Share of the yardstick that a growth per bar on the test bars is, and the share of it without correction.
+    """Return a growth as a share of the optimum, first as a ratio estimate and then uncorrected.
 
-    The stretches hold some 750 lives of a signal, which by itself moves a growth by 15 %, and the growth of the
-    yardstick's policy on the same bars alike. The share is the ratio of both, times what the yardstick's policy is
-    known to earn in the long run, over the optimum: a ratio estimate of growth / optimum.
+    The stretches hold about 750 signal lifetimes, whose randomness alone moves a growth by 15 %. The growth of the
+    reference strategy on the same bars moves by the same amount. The ratio estimate divides one growth by the other,
+    and multiplies by the reference strategy's known long-run growth over the optimum.
     """
     if not POINTS[name].has_signal:
         return None, None

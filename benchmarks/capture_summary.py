@@ -1,4 +1,4 @@
-"""Table, targets and picture of the capture curve. A run is a row of `benchmarks.capture_points.measure`."""
+"""Table, targets and figure of the capture curve; a run is a row of `benchmarks.capture_points.measure`."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ TARGETS = {"alpha 0.7": 0.75, "base": 0.90, "alpha 1.5": 0.95}
 TARGETS |= {f"announced {rise}": 0.90 for rise in (15, 8, 4)} | {"one history": 0.60}
 MOST_CPU_S = 20.0
 MOST_TRADED, MOST_COST_SHARE = 0.5, 0.002
-LOWEST_SHOWN = -0.5  # shares below are drawn at the edge
+LOWEST_SHOWN = -0.5  # lower shares are drawn at the edge of the panel
 COLOURS = dict(zip(LEARNERS, ("tab:gray", "tab:cyan", "tab:blue", "tab:orange", "tab:red"), strict=True))
 MARKERS = dict(zip(LEARNERS, "v^osD", strict=True))
 
-COLUMNS = {"point": "point", "yardstick": "1 is"} | {learner: learner for learner in LEARNERS}
+COLUMNS = {"point": "point", "yardstick": "reference growth"} | {learner: learner for learner in LEARNERS}
 Runs = Sequence[Mapping[str, Any]]
 
 
 def runs_of(table: pd.DataFrame, point: str, learner: str) -> pd.DataFrame:
-    """Runs of a learner at a point."""
+    """Return the runs of a learner at a point."""
     return table[(table["point"] == point) & (table["learner"] == learner)]
 
 
 def table_rows(runs: Runs, yardsticks: Mapping[str, str]) -> list[dict[str, Any]]:
-    """One row a point, the one without a signal last, and one of CPU seconds."""
+    """Return one row per point, with the point without a signal last, and one row of CPU seconds."""
     table = pd.DataFrame(runs)
     rows = []
     for name in [name for name in TITLES if name in set(table["point"])]:
@@ -53,7 +53,7 @@ def table_rows(runs: Runs, yardsticks: Mapping[str, str]) -> list[dict[str, Any]
 
 
 def cell(runs: pd.DataFrame) -> str:
-    """Median and range of the shares; without a signal, what is traded and what it costs."""
+    """Format the median and range of the shares; without a signal, the turnover and its cost."""
     if runs.empty:
         return ""
     if runs["share"].notna().any():
@@ -62,31 +62,32 @@ def cell(runs: pd.DataFrame) -> str:
 
 
 def spread(values: pd.Series, form: str) -> str:
-    """`0.90 (0.85 to 0.93)`."""
+    """Format a median and range as `0.90 (0.85 to 0.93)`."""
     return f"{form} ({form} to {form})".format(values.median(), values.min(), values.max())
 
 
 def checks(runs: Runs) -> list[dict[str, Any]]:
-    """Targets: medians of the better learner, stillness of every seed without a signal, CPU seconds."""
+    """Return the targets: medians of the best learner, turnover of every seed without a signal, and CPU seconds."""
     table = pd.DataFrame(runs).astype({"share": float})
     medians = table.groupby(["point", "learner"])["share"].median().dropna()
     found = []
     for name, least in TARGETS.items():
         if name in medians:
             best = medians[name].idxmax()
-            found.append(check(f"median share, {TITLES[name]} ({best})", float(medians[name, best]), least=least))
+            what = f"median share of the attainable growth ({TITLES[name]}; {best})"
+            found.append(check(what, float(medians[name, best]), least=least))
     for learner in LEARNERS:
         worst = runs_of(table, SILENT, learner)[["traded", "cost_share"]].max()
         if worst.notna().all():
-            what = f"accounts traded in 10,000 bars without a signal, worst seed ({learner})"
+            what = f"accounts traded in 10,000 bars (no signal, worst seed, {learner})"
             found.append(check(what, float(worst["traded"]), most=MOST_TRADED))
-            what = f"share of the account paid in fees and slippage there, worst seed ({learner})"
+            what = f"fees and slippage as a share of the account (no signal, worst seed, {learner})"
             found.append(check(what, float(worst["cost_share"]), most=MOST_COST_SHARE))
-    return [*found, check("CPU seconds of the longest run", float(table["cpu_s"].max()), most=MOST_CPU_S)]
+    return [*found, check("CPU seconds (longest run)", float(table["cpu_s"].max()), most=MOST_CPU_S)]
 
 
 def draw(part: Mapping[str, Any], path: Path) -> None:
-    """Medians as marks, the range over the seeds as lines."""
+    """Draw medians as markers and the range over the seeds as lines."""
     from matplotlib.figure import Figure
 
     table = pd.DataFrame(part["runs"]).astype({"share": float})
@@ -118,7 +119,7 @@ def draw(part: Mapping[str, Any], path: Path) -> None:
 
 
 def marks(axis: Any, shares: Sequence[pd.Series], learner: str, shift: float) -> None:
-    """One learner's marks of a panel; those below the panel are drawn at its lower edge as open marks."""
+    """Draw one learner's markers in a panel; values below the panel are open markers at its lower edge."""
     style = {"color": COLOURS[learner], "marker": MARKERS[learner], "ls": "none", "ms": 6}
     axis.plot([], [], label=learner, **style)
     for place, own in enumerate(shares):
@@ -129,7 +130,7 @@ def marks(axis: Any, shares: Sequence[pd.Series], learner: str, shift: float) ->
 
 
 def draw_stillness(axis: Any, table: pd.DataFrame) -> None:
-    """What is traded where nothing can be earned, every seed."""
+    """Draw the turnover of every seed on the market without a signal."""
     for number, learner in enumerate(LEARNERS):
         traded = runs_of(table, SILENT, learner)["traded"]
         beside = [0.12 * (i - (len(traded) - 1) / 2.0) for i in range(len(traded))]

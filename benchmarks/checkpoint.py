@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""What a checkpoint costs: its size, the time to write one, and the part of a run that writes one every 30 s.
+"""Measure the cost of a checkpoint: its size, its write time, and the share of a run that writes one every 30 s.
 
-A run of a few updates writes one after each of them, and the mean is taken. The disk is the one with the temporary
-folder (TMPDIR). A run never spends more than 1 % of its time on them, whatever one costs.
+A short run writes a checkpoint after each update, and the mean is reported. The disk is that of the temporary folder
+(TMPDIR). Training never spends more than 1 % of its time on checkpoints, whatever they cost.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 from benchmarks import measuring
 
 COLUMNS = measuring.columns(case="network", n_envs="n_envs", mib="MiB", ms="ms to write")
-COLUMNS |= {"thousandths": "thousandths of a run", "updates": "updates that take as long"}
+COLUMNS |= {"thousandths": "per mille of the run", "updates": "write time in updates"}
 NETS, N_ENVS, N_UPDATES, N_UPDATES_QUICK = ((64, 64), (256, 256, 256)), (1, 12, 512), 12, 3
 ROLLOUT_SAMPLES, MOST_THOUSANDTHS = 4096, 10.0
 
 
 def one_case(net_dims: tuple[int, ...], n_envs: int, n_updates: int, args: argparse.Namespace) -> dict[str, Any]:
-    """A row."""
+    """Return one row."""
     from benchmarks import contenders as who
     from benchmarks import learners
     from train.checkpoint import CHECKPOINT, EVERY_S, Checkpoints
@@ -43,17 +43,18 @@ def one_case(net_dims: tuple[int, ...], n_envs: int, n_updates: int, args: argpa
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """The section."""
+    """Measure the section."""
     n_updates = N_UPDATES_QUICK if args.quick else N_UPDATES
     cases = [(NETS[0], 12)] if args.quick else [(net, n_envs) for net in NETS for n_envs in N_ENVS]
     rows = [one_case(*case, n_updates, args) for case in cases]
     about = (
-        f"A checkpoint of a PPO run: size, and mean time to collect, hash, write and sync it, over {n_updates - 1} of "
-        f"them, for observations of 393 numbers and rollouts of {ROLLOUT_SAMPLES} samples (4 epochs of 512 a step). "
-        "The last but one column is of a run which writes one every 30 s."
+        "The table shows the size of a PPO checkpoint and the mean time to collect, hash, write and sync it, over "
+        f"{n_updates - 1} checkpoints. Observations have 393 numbers, rollouts have {ROLLOUT_SAMPLES:,} samples, and "
+        "an update takes 4 epochs with batches of 512. The per mille column assumes one checkpoint every 30 s."
     )
     largest = max(row["thousandths"] for row in rows)
-    checks = [] if args.quick else [measuring.check("thousandths of a run, largest", largest, most=MOST_THOUSANDTHS)]
+    what = "per mille of the run (largest case)"
+    checks = [] if args.quick else [measuring.check(what, largest, most=MOST_THOUSANDTHS)]
     return measuring.section(args, about, COLUMNS, rows=rows, checks=checks)
 
 

@@ -1,7 +1,7 @@
-"""Who competes in the benchmarks: our environments and other people's, on one market.
+"""Environments that the benchmarks compare: this repository's and those of other libraries, on one market.
 
-The market: seven coins, 30 000 bars, 77 feature columns, lookback 5, so an observation has 393 numbers. Every actor
-gets actions that were drawn beforehand, and whatever does not restart by itself is reset when its episode ends.
+The market has seven coins, 30,000 bars, 77 feature columns and lookback 5, so an observation has 393 numbers. All
+actions are drawn in advance. Environments without autoreset are reset when their episode ends.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RULES: dict[str, dict[str, Any]] = {
     "cappuccino": {"rules": "cappuccino", "lookback": LOOKBACK, "norm_action": 4.0, **NORMS},
     "standard": {"rules": "standard", "lookback": LOOKBACK},
 }
-N_ACTIONS = 32  # drawn beforehand; a contender's call goes through all of them
+N_ACTIONS = 32  # drawn in advance; each call of a contender takes all of them
 
 PEER = "elegantrl StockTradingVmapEnv"
 FAST, PLAIN, SCALAR = "VectorizedCryptoEnvAlpacaOptimized", "VectorizedCryptoEnvAlpaca", "CryptoEnvAlpaca"
@@ -37,7 +37,7 @@ TRADING_ENV = "gym-trading-env TradingEnv"
 
 
 def market(seed: int = 0) -> dict[str, Any]:
-    """Random walks and noise: the arithmetic of a step does not depend on what the bars mean."""
+    """Return random walks and noise; the cost of a step does not depend on the values of the bars."""
     rng = np.random.default_rng(seed)
     price = np.array(FIRST_PRICE) * np.exp(np.cumsum(rng.normal(0.0, 0.002, (N_BARS, N_ASSETS)), axis=0))
     return {"price_array": price, "tech_array": rng.normal(0.0, 1.0, (N_BARS, N_FEATURES))}
@@ -45,40 +45,40 @@ def market(seed: int = 0) -> dict[str, Any]:
 
 @cache
 def config() -> dict[str, Any]:
-    """The market, made once a process."""
+    """Return the market, generated once per process."""
     return market()
 
 
 def drawn_actions(*shape: int) -> np.ndarray:
-    """(N_ACTIONS, *shape) float32 in [-1, 1]."""
+    """Return random actions (N_ACTIONS, *shape), float32 in [-1, 1]."""
     return np.random.default_rng(1).random((N_ACTIONS, *shape), dtype=np.float32) * 2.0 - 1.0
 
 
 def tensor_actions(n_envs: int, device: torch.device | str = "cpu") -> tuple[torch.Tensor, ...]:
-    """N_ACTIONS tensors (N, A)."""
+    """Return N_ACTIONS action tensors (N, A)."""
     return torch.as_tensor(drawn_actions(n_envs, N_ASSETS), device=device).unbind()
 
 
 def scalar_env(rules: str, seed: int = 0, start: str = "random") -> CryptoEnvAlpaca:
-    """One account, the readable class."""
+    """Return one account of the scalar class."""
     return CryptoEnvAlpaca(config(), RULES[rules], seed=seed, start=start)
 
 
 def batched_env(fast: bool, rules: str, n_envs: int, start: str = "random", gpu: int = -1) -> Any:
-    """N accounts with the tensor interface."""
+    """Return a vectorized environment with N accounts and the tensor interface."""
     env_class = VectorizedCryptoEnvAlpacaOptimized if fast else VectorizedCryptoEnvAlpaca
     return env_class(config(), RULES[rules], n_envs, start=start, gpu_id=gpu, as_numpy=False)
 
 
 def random_layers(width: int, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Weights and biases of a network with two hidden layers, from the observation to the actions."""
+    """Return weights and biases of a network with two hidden layers, from observation to actions."""
     generator = torch.Generator().manual_seed(seed)
     sizes = pairwise((STATE_DIM, width, width, N_ASSETS))
     return [(torch.randn((b, a), generator=generator) / a**0.5, torch.zeros(b)) for a, b in sizes]
 
 
 def stepping(env: Any, actions: Sequence[Any]) -> Callable[[], None]:
-    """Every action once, for environments that restart by themselves."""
+    """Return a function that takes every action once, for environments with autoreset."""
 
     def work() -> None:
         step = env.step
@@ -90,7 +90,7 @@ def stepping(env: Any, actions: Sequence[Any]) -> Callable[[], None]:
 
 
 def stepping_one(env: Any, actions: Sequence[Any]) -> Callable[[], None]:
-    """Every action once, for one environment with gymnasium's interface."""
+    """Return a function that takes every action once, for one environment with the Gymnasium interface."""
 
     def work() -> None:
         for action in actions:
@@ -103,12 +103,12 @@ def stepping_one(env: Any, actions: Sequence[Any]) -> Callable[[], None]:
 
 
 def timed(name: str, n_envs: int, work: Callable[[], None], gpu: int = -1) -> Local:
-    """A contender whose call goes through all actions; a GPU's clock is read after at least 200 steps."""
+    """Return a contender whose call takes all actions; on a GPU at least 200 steps are timed together."""
     return Local(name, n_envs, work, N_ACTIONS * n_envs, waiter(gpu), -(-200 // N_ACTIONS) if gpu >= 0 else 1)
 
 
 def batched(fast: bool, rules: str, n_envs: int, start: str = "random", gpu: int = -1) -> Local:
-    """Our batched classes."""
+    """Return a contender of the vectorized classes."""
     env = batched_env(fast, rules, n_envs, start, gpu)
     bars = {"random": "random bars", "first": "one bar"}[start]
     name = f"{FAST if fast else PLAIN}, {rules}, {bars}"
@@ -116,7 +116,7 @@ def batched(fast: bool, rules: str, n_envs: int, start: str = "random", gpu: int
 
 
 def scalar_loop(rules: str, n_envs: int) -> Local:
-    """The scalar class in a Python loop."""
+    """Return a contender that steps scalar environments in a Python loop."""
     envs = [scalar_env(rules, seed) for seed in range(n_envs)]
     for env in envs:
         env.reset()
@@ -132,7 +132,7 @@ def scalar_loop(rules: str, n_envs: int) -> Local:
 
 
 def empty_step(n_envs: int) -> Local:
-    """A Python call that returns tensors that are there: no step that hands out tensors is faster."""
+    """Return a Python call that returns existing tensors: an upper bound for any step that returns tensors."""
     answer = (torch.zeros(n_envs, STATE_DIM), torch.zeros(n_envs), torch.zeros(n_envs, dtype=torch.bool), {})
 
     class Nothing:
@@ -147,11 +147,11 @@ def empty_step(n_envs: int) -> Local:
 
 # --------------------------------------------------------------------------------------------------- gymnasium
 def gymnasium_env(rules: str, seed: int) -> Any:
-    """The scalar class as gymnasium wants one."""
+    """Return the scalar class with the Gymnasium interface."""
     import gymnasium
 
     class ScalarEnv(gymnasium.Env):
-        """Thin: it renames, and tells terminated from truncated."""
+        """Thin wrapper that renames fields and separates terminated from truncated."""
 
         observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (STATE_DIM,), np.float32)
         action_space = gymnasium.spaces.Box(-1.0, 1.0, (N_ASSETS,), np.float32)
@@ -171,9 +171,9 @@ def gymnasium_env(rules: str, seed: int) -> Any:
 
 
 def gymnasium_vector(kind: str, rules: str, n_envs: int) -> Local:
-    """gymnasium's own vector environments over the scalar class: kind "Sync" or "Async".
+    """Return Gymnasium's vector environment over the scalar class; `kind` is "Sync" or "Async".
 
-    The workers of "Async" are forked, so they share the market's arrays, and idle between their turns.
+    The workers of "Async" are forked, so they share the market's arrays. They are idle between their turns.
     """
     import gymnasium
 
@@ -189,16 +189,16 @@ def gymnasium_vector(kind: str, rules: str, n_envs: int) -> Local:
 
 # --------------------------------------------------------------------------------------------------- other people's
 def elegantrl_vmap(n_envs: int) -> Local:
-    """The vectorized stock environment that comes with elegantrl 0.3.6, in its own way.
+    """Return the vectorized stock environment of elegantrl 0.3.6, used as its authors use it.
 
-    It reads its market from a file; here it gets arrays in memory, of a width that makes its observation as wide as
-    ours. All its environments stand on one bar, which is its design. It does not restart by itself, so it is reset at
-    its last bar, as elegantrl's own check does.
+    It normally reads its market from a file. Here it receives arrays in memory, wide enough to match the width of our
+    observation. All its environments share one bar index by design. It has no autoreset, so it is reset at its last
+    bar, as in elegantrl's own example.
     """
     from elegantrl.envs.StockTradingVmapEnv import StockTradingVmapEnv
 
     rng = np.random.default_rng(2)
-    # cash, shares and closes stand beside the features in its observation
+    # its observation has cash, shares and closes in addition to the features
     features = rng.normal(0.0, 30.0, (N_BARS, STATE_DIM - 1 - 2 * N_ASSETS))
     closes = 50.0 * np.exp(np.cumsum(rng.normal(0.0, 0.002, (N_BARS, N_ASSETS)), axis=0))
 
@@ -207,7 +207,7 @@ def elegantrl_vmap(n_envs: int) -> Local:
             return closes, features
 
     with contextlib.redirect_stdout(None), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of functorch's vmap, which it uses
+        warnings.simplefilter("ignore", FutureWarning)  # from functorch's vmap
         env = InMemory(beg_idx=0, end_idx=N_BARS, gpu_id=-1, num_envs=n_envs)
     assert env.reset().shape == (n_envs, STATE_DIM)
     actions = tensor_actions(n_envs)
@@ -223,10 +223,10 @@ def elegantrl_vmap(n_envs: int) -> Local:
 
 
 def gym_trading_env() -> Local:
-    """gym-trading-env's TradingEnv: one asset, a window of 5 bars of 77 features, random positions."""
+    """Return gym-trading-env's TradingEnv: one asset, a window of 5 bars with 77 features, random positions."""
     import pandas as pd
 
-    with warnings.catch_warnings():  # it turns every warning of the process into an error
+    with warnings.catch_warnings():  # its import turns every warning of the process into an error
         from gym_trading_env.environments import TradingEnv
 
     rng = np.random.default_rng(3)
@@ -240,5 +240,5 @@ def gym_trading_env() -> Local:
 
 
 def is_installed(module: str) -> bool:
-    """Whether an optional peer is there."""
+    """Return True if an optional package is installed."""
     return find_spec(module) is not None

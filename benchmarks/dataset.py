@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""From a file of bars to a dataset, and loading one: seconds and peak memory of whole processes.
+"""Measure seconds and peak memory of building a dataset from a bars file, and of loading it.
 
-The market is the sample market with as many coins and bars as the real one that this repository is tested on: 18 coins,
-eight months of five-minute bars. The peer does what the FinRL_Crypto family's processors do with such bars, in pandas
-and TA-Lib, with their fourteen columns a coin; it checks nothing, fills nothing and reports nothing.
+The market is the sample market at the size of the real one in the tests: 18 coins, eight months of five-minute bars.
+The baseline processes the bars as the FinRL_Crypto family does, with pandas and TA-Lib and fourteen columns per coin.
+It validates nothing, fills no gaps and writes no report.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ COINS = "AAVE ATOM AVAX BCH BTC DOGE ETC ETH LINK LTC MATIC NEAR OP PEPE SHIB SO
 N_BARS, N_BARS_QUICK = 70_272, 600
 ROUNDS, ROUNDS_QUICK = 5, 1
 LOADS = 5
-PEER = "the hosts' way, pandas"
-COLUMNS = measuring.columns("contender", "columns", "seconds", ratio="times the peer's speed")
+PEER = "host pipeline, pandas"
+COLUMNS = measuring.columns("contender", "columns", "seconds", ratio="times the host pipeline's speed")
 COLUMNS["peak_mb"] = "peak memory, MB"
 
 
 def hosts_way(bars_file: str, out_file: str) -> None:
-    """Bars to pickled price, tech and time arrays, coin by coin in data frames."""
+    """Convert bars to pickled price, feature and time arrays, with one data frame per coin."""
     import numpy as np
     import pandas as pd
     import talib
@@ -62,19 +62,19 @@ def hosts_way(bars_file: str, out_file: str) -> None:
 
 
 def run(command: list[str]) -> tuple[float, float]:
-    """(seconds, peak megabytes) of a process from its start to its end."""
+    """Run a process; return its wall time in seconds and its peak memory in MiB."""
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=REPO)
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(f"exit code {process.returncode} from: {' '.join(command)}")
+        raise SystemExit(f"command failed with exit code {process.returncode}: {' '.join(command)}")
     return seconds, usage.ru_maxrss / 1024.0
 
 
 def commands(bars: Path, scratch: Path) -> dict[str, list[str]]:
-    """Name -> the process that is timed."""
+    """Return the timed commands by name."""
     program = "import sys; from benchmarks.dataset import hosts_way; hosts_way(*sys.argv[1:])"
     build = [sys.executable, str(BUILD), "--bars", str(bars), "--tickers", *COINS, "--overwrite"]
     return {
@@ -85,7 +85,7 @@ def commands(bars: Path, scratch: Path) -> dict[str, list[str]]:
 
 
 def loading(folder: Path) -> tuple[int, list[float]]:
-    """Feature columns of a dataset, and seconds of reading and checking it, hash included."""
+    """Return a dataset's number of feature columns, and the seconds of each load with all checks."""
     from market.dataset import load_dataset
 
     seconds = []
@@ -97,7 +97,7 @@ def loading(folder: Path) -> tuple[int, list[float]]:
 
 
 def rows_of(n_bars: int, n_rounds: int, scratch: Path) -> list[dict[str, Any]]:
-    """The table's rows; the processes take turns, so that a slow second of the machine hits all alike."""
+    """Return the table's rows; the processes take turns, so that machine noise affects all of them equally."""
     from market.bars.candles import write_bars
     from market.sample import sample_bars
 
@@ -117,20 +117,20 @@ def rows_of(n_bars: int, n_rounds: int, scratch: Path) -> list[dict[str, Any]]:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """The section."""
+    """Measure the section."""
     n_bars, n_rounds = (N_BARS_QUICK, ROUNDS_QUICK) if args.quick else (N_BARS, ROUNDS)
     with tempfile.TemporaryDirectory() as folder:
         rows = rows_of(n_bars, n_rounds, Path(folder))
     about = (
-        f"{len(COINS)} coins, {n_bars:,} five-minute bars each, from one Parquet file to a dataset on disk: whole "
-        "processes, imports, checks, report and picture included. Loading maps the arrays and checks them, hash "
-        "included, with the files in the cache of the system."
+        f"The table shows the time to build a dataset on disk from one Parquet file with {len(COINS)} coins and "
+        f"{n_bars:,} five-minute bars each. Times are for whole processes, including imports, checks, report and "
+        "picture. Loading maps the arrays and verifies them, including their hash, with the files in the page cache."
     )
     *_, ours, loaded = rows
     checks = [
-        measuring.check("bars to a dataset, seconds", ours["seconds"], most=20.0),
-        measuring.check("bars to a dataset, peak MB", ours["peak_mb"], most=2_000.0),
-        measuring.check("loading, seconds", loaded["seconds"], most=1.0),
+        measuring.check("seconds (build a dataset)", ours["seconds"], most=20.0),
+        measuring.check("peak memory in MB (build a dataset)", ours["peak_mb"], most=2_000.0),
+        measuring.check("seconds (load a dataset)", loaded["seconds"], most=1.0),
     ]
     return measuring.section(args, about, COLUMNS, rows=rows, checks=checks)
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Bars a second of an evaluation: policies traded in the compiled loop, and in the loop in torch that it replaces.
+"""Measure evaluation speed in bars per second: the compiled loop and the torch loop that it replaces.
 
-What is timed is `evaluate_policies` as a study calls it: the environment is made, every segment is traded once, records
-are returned. The account values of both loops are compared. The loops add up in another order, as torch does for
-another number of rows: an order within a rounding of the venue's minimum is filled in one and not in the other.
+The timing covers `evaluate_policies` as a study calls it: build the environment, trade every segment once, return the
+records. The account values of both loops are compared. The two loops sum in different orders, as torch does for
+different numbers of rows. Therefore an order within rounding error of the venue's minimum may fill in only one of them.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ import numpy as np
 from benchmarks import measuring
 
 N_BARS, N_BARS_QUICK = 17_500, 600
-# Width of the net, policies, segments of each.
+# Network width, number of policies, segments per policy.
 CASES = ((128, 1, 1), (128, 1, 2), (128, 12, 2), (32, 1, 1), (512, 1, 1))
 LEAST, MOST_APART = 5.0, 1e-6
 COMPILED, IN_TORCH = "compiled loop", "loop in torch"
-COLUMNS = measuring.columns("contender", "net", "policies", segments="segments of each", per_s="bars/s of all accounts")
-COLUMNS |= {"us": "us per bar of an account", "ratio": "compiled, times this"}
-COLUMNS |= {"apart": "largest relative difference of an account", "flips": "orders filled by one of the two alone"}
+COLUMNS = measuring.columns("contender", "net", "policies", segments="segments per policy", per_s="account-bars/s")
+COLUMNS |= {"us": "us per account-bar", "ratio": "speedup of the compiled loop"}
+COLUMNS |= {"apart": "largest relative difference in equity", "flips": "orders filled in one loop only"}
 ABOUT = (
-    f"Evaluation of {N_BARS:,} bars, shared by the segments: 7 coins, observations of 393 numbers, two hidden layers, "
-    "rules standard."
+    f"The table shows the speed of evaluating {N_BARS:,} bars, divided among the segments, with 7 coins, observations "
+    "of 393 numbers, two hidden layers and standard rules."
 )
 
 
 def policy_of(width: int, seed: int) -> Any:
-    """Random weights that trade a lot."""
+    """Return a policy with random weights that trades often."""
     import torch
 
     from benchmarks import contenders as who
@@ -45,7 +45,7 @@ def policy_of(width: int, seed: int) -> Any:
 def contenders(
     width: int, n_policies: int, n_segments: int, n_bars: int
 ) -> tuple[list[measuring.Local], dict[str, Any]]:
-    """Both loops, and how far their accounts are apart: columns of the table."""
+    """Return both loops, and table columns with the differences between their accounts."""
     from benchmarks import contenders as who
     from train.evaluator import evaluate_policies
 
@@ -57,7 +57,7 @@ def contenders(
     def evaluate(acts: list[Any]) -> list[Any]:
         return evaluate_policies(acts, segments, who.config(), who.RULES["standard"])
 
-    in_torch = [policy.__call__ for policy in policies]  # no policies of ours, as far as the evaluator knows
+    in_torch = [policy.__call__ for policy in policies]  # plain functions, for which the evaluator uses the torch loop
     found = (chain.from_iterable(evaluate(acts)) for acts in (policies, in_torch))
     pairs = list(zip(*found, strict=True))
     apart = max(float(np.abs(one.equity / other.equity - 1.0).max()) for one, other in pairs)
@@ -71,17 +71,18 @@ def contenders(
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """The section."""
+    """Measure the section."""
     rows: list[dict[str, Any]] = []
     checks: list[dict[str, Any]] = []
     for width, n_policies, n_segments in CASES[: 1 if args.quick else None]:
         timed, case = contenders(width, n_policies, n_segments, N_BARS_QUICK if args.quick else N_BARS)
         rates = measuring.interleaved(timed, *measuring.rounds_of(args))
         rows += [row | {"us": 1e6 / row["per_s"]} for row in measuring.rows_against(timed, rates, **case)]
-        name = f"net {width}, {n_policies} policies, {n_segments} segments"
-        checks.append(measuring.check(f"times the loop in torch, {name}", rows[-1]["ratio"], least=LEAST))
+        policies, segments = f"{n_policies} polic{'y' if n_policies == 1 else 'ies'}", f"{n_segments} segment"
+        name = f"net {width}, {policies}, {segments}{'' if n_segments == 1 else 's'}"
+        checks.append(measuring.check(f"speedup over the torch loop ({name})", rows[-1]["ratio"], least=LEAST))
         if not case["flips"]:
-            checks.append(measuring.check(f"relative difference of an account, {name}", case["apart"], most=MOST_APART))
+            checks.append(measuring.check(f"relative difference in equity ({name})", case["apart"], most=MOST_APART))
     return measuring.section(args, ABOUT, COLUMNS, rows=rows, checks=[] if args.quick else checks)
 
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Which leaks does the comparison of columns with later bars find? The table of docs/validation.md.
+"""Measure which leaks the look-ahead check of feature columns detects; prints the table in docs/lookahead.md.
 
     python benchmarks/foresight_power.py            # about ten minutes on one core
-    python benchmarks/foresight_power.py --quick    # few bars, as a check
+    python benchmarks/foresight_power.py --quick    # smoke test with few bars
 
-A leak is rho times the return of the next k bars plus noise, both with variance 1, so rho is its correlation. Each
-figure is the share of such columns that are found in one dataset of them, on the sample market without a signal.
+A leaking column is rho times the return of the next k bars plus noise, both with variance 1, so rho is its correlation.
+Each figure is the share of such columns detected in one dataset, on the sample market without a signal.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ WHITE, SLOW, AS_SLOW = "white", f"mean life {MEAN_LIFE_BARS:g} bars", "as slow a
 
 
 def noise(kind: str, lag: int, shape: tuple[int, int], random: np.random.Generator) -> np.ndarray:
-    """(columns, T) of variance 1."""
+    """Return noise (columns, T) of variance 1."""
     shocks = random.standard_normal((shape[0], shape[1] + lag))
     if kind == SLOW:
         shocks = lfilter([1.0], [1.0, -np.exp(-1.0 / MEAN_LIFE_BARS)], shocks, axis=1)
-    elif kind == AS_SLOW:  # sums of `lag` shocks, as the leak is one of returns
+    elif kind == AS_SLOW:  # sums of `lag` shocks, because the leak is a sum of `lag` returns
         total = np.cumsum(shocks, axis=1)
         shocks = total[:, lag:] - total[:, :-lag]
     found = shocks[:, : shape[1]]
@@ -38,7 +38,7 @@ def noise(kind: str, lag: int, shape: tuple[int, int], random: np.random.Generat
 
 
 def share_found(market: Dataset, lag: int, kind: str, correlation: float, n_columns: int) -> float:
-    """Share of the columns with that leak that are suspicious."""
+    """Return the share of leaking columns that the check reports as suspicious."""
     log_price, random = np.log(market.price[:, 0]), np.random.default_rng([lag, len(market.time)])
     n_bars = len(log_price)
     move = log_price[np.minimum(np.arange(n_bars) + lag, n_bars - 1)] - log_price
@@ -55,7 +55,7 @@ def share_found(market: Dataset, lag: int, kind: str, correlation: float, n_colu
 def main(argv: list[str] | None = None) -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few bars, as a check")
+    parser.add_argument("--quick", action="store_true", help="smoke test with few bars")
     args = parser.parse_args(argv)
     sizes, n_columns = ((3_000,), 4) if args.quick else ((20_000, 70_000, 200_000), 60)
     print("| bars ahead | noise | bars | " + " | ".join(f"{rho:g}" for rho in CORRELATIONS) + " |")

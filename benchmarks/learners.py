@@ -1,7 +1,7 @@
-"""PPO in the benchmarks: ours, elegantrl's and stable-baselines3's, over the environments of benchmarks/contenders.py.
+"""PPO implementations that the benchmarks compare, over the environments of benchmarks/contenders.py.
 
-All learn with one setting: a rollout of 12 environments (or as many steps of one), so many epochs, so many samples a
-gradient step. The learning rate is tiny, because a measurement repeats an update on one rollout.
+All use the same settings: rollouts from 12 environments (or as many steps of one), the same epochs and the same batch
+size. The learning rate is tiny, because a measurement repeats the update on one rollout.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ N_ENVS, RULES, LEARNING_RATE = 12, "standard", 1e-6
 
 
 def our_agent(env: Any, width: int, horizon_len: int, threads: int, batch_size: int = 512, n_epochs: int = 4) -> Any:
-    """The repository's PPO for a batched environment, on so many threads."""
+    """Return the repository's PPO for a vectorized environment, with a number of threads."""
     sizes = {"net_dims": (width, width), "n_epochs": n_epochs, "batch_size": batch_size, "horizon_len": horizon_len}
     budget = {"learning_rate": LEARNING_RATE, "total_env_steps": 10**9, "cpu_threads": threads}
     return build_agent(TrainConfig(n_envs=env.n_envs, **sizes, **budget), env)
 
 
 def stock_agent(env: Any, n_envs: int, width: int, batch_size: int = 512, repeat_times: float = 4.0) -> StockPPO:
-    """elegantrl 0.3.6's PPO; `repeat_times` times the horizon over `batch_size` is its number of gradient steps."""
+    """Return elegantrl 0.3.6's PPO, which takes `repeat_times` * horizon / `batch_size` gradient steps."""
     sizes = {"state_dim": env.state_dim, "action_dim": env.action_dim, "if_discrete": False}
     args = Config(StockPPO, None, {"env_name": "crypto", "num_envs": n_envs, **sizes})
     args.batch_size, args.repeat_times, args.learning_rate = batch_size, repeat_times, LEARNING_RATE
@@ -41,33 +41,33 @@ def stock_agent(env: Any, n_envs: int, width: int, batch_size: int = 512, repeat
 
 
 class ScalarLoop:
-    """N scalar environments in a Python loop, with the tensor interface that elegantrl's agent wants of a batch."""
+    """N scalar environments in a Python loop, with the tensor interface of elegantrl's vectorized environments."""
 
     def __init__(self, n_envs: int) -> None:
         self.envs = [who.scalar_env(RULES, seed) for seed in range(n_envs)]
         self.state_dim, self.action_dim = self.envs[0].state_dim, self.envs[0].action_dim
 
     def reset(self) -> Tensor:
-        """(N, S)."""
+        """Reset all environments and return the observations (N, S)."""
         return torch.from_numpy(np.stack([env.reset() for env in self.envs]))
 
     def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
-        """(N, A) -> state, reward, done, info; what ended is reset."""
+        """Step with actions (N, A), reset ended environments, and return state, reward, done and info."""
         results = [step_and_restart(env, row) for env, row in zip(self.envs, action.numpy(), strict=True)]
         states, rewards, done = zip(*results, strict=True)
         return torch.from_numpy(np.stack(states)), torch.tensor(rewards), torch.tensor(done), {}
 
 
 def step_and_restart(env: CryptoEnvAlpaca, action: np.ndarray) -> tuple[np.ndarray, float, bool]:
-    """One step; the state of the next episode where this one ended."""
+    """Step once; return the first state of the next episode if this one ended."""
     state, reward, done, _ = env.step(action)
     return env.reset() if done else state, reward, done
 
 
 def gemm_flops(width: int) -> float:
-    """FLOPs of the matrix products that one sample costs in one gradient step of actor and critic.
+    """Return the matrix-product FLOPs of one sample in one gradient step of actor and critic.
 
-    Forward, gradient of the weights, and gradient of the layer's input, the last not for the first layer.
+    They comprise the forward pass, the weight gradients, and the input gradients of all layers except the first.
     """
     total = 0
     for n_outputs in (who.N_ASSETS, 1):

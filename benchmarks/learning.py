@@ -1,11 +1,11 @@
-"""Does PPO learn? Two planted markets, five seeds, one picture.
+"""Check that PPO learns on two planted markets with five seeds, and draw the curves.
 
     python benchmarks/learning.py            # writes benchmarks/results/learning.json and learning.png
-    python benchmarks/learning.py --quick    # one seed and a twentieth of the budget, as a check; writes nothing
+    python benchmarks/learning.py --quick    # smoke test: one seed, 1/20 of the budget; writes nothing
 
-Announced trend: the share of the known best policy's log growth that the trained policy earns on unseen bars, fees
-and slippage included. Silence: what the exploring policy trades and what the trained one pays in fees on unseen bars,
-where the best that can be done is nothing.
+On the announced trend, the result is the share of the best policy's log growth that the trained policy earns on unseen
+bars after costs. On the market without a signal the best policy does not trade. There the results are the turnover of
+the exploring policy and the fees of the trained policy on unseen bars.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from train.evaluator import EpisodeRecord, evaluate_policy, mean_growth
 from train.run import Progress, build_agent, train_policy
 
 MARKET = AnnouncedMarket(rise=0.0015, fall=-0.0015, volatility=0.005, n_noise_features=4)
-# One order can move the whole account, so that the best policy is a rule that can be proved (planted_markets).
+# One order can move the whole account, so the best policy is a rule with a proof (planted_markets).
 SIGNAL_PARAMS = {"rules": "standard", "lookback": 2, "norm_action": 1.0}
 SILENT_PARAMS = {"rules": "standard", "lookback": 2}
-COST_RATE = 0.0025 + 0.0005  # fee and slippage of the standard rules
+COST_RATE = 0.0025 + 0.0005  # fee plus slippage of the standard rules
 TRAIN_BARS, VALIDATION_BARS, TEST_BARS = 10_000, 1_500, 3_000
 TRAIN_SEED, VALIDATION_SEED, TEST_SEED = 1, 2, 3
 SILENT_ASSETS = 3
-REPORTS = 8  # looks at the silent market during training
+REPORTS = 8  # evaluations on the market without a signal during training
 
 
 def settings(seed: int, total_env_steps: int, n_envs: int = 12) -> TrainConfig:
-    """Small networks, rollouts of 1536 samples."""
+    """Return settings with small networks and rollouts of 1,536 samples."""
     sizes = {"n_envs": n_envs, "horizon_len": 1536 // n_envs, "total_env_steps": total_env_steps, "net_dims": (64, 64)}
     return TrainConfig(learning_rate=1e-3, episode_bars=256, seed=seed, eval_every_updates=10, **sizes)
 
 
 @dataclass(frozen=True)
 class SignalRun:
-    """What one seed learned on the announced market."""
+    """Results of one seed on the announced market."""
 
     seed: int
     env_steps: list[int]
-    share_of_best: list[float]  # on validation bars, by env_steps
+    share_of_best: list[float]  # on validation bars, indexed by env_steps
     test_share_of_best: float
     best_growth: float  # log growth of the known best policy on the test bars
     wall_s: float
@@ -58,18 +58,18 @@ class SignalRun:
 
 @dataclass(frozen=True)
 class SilentRun:
-    """What one seed unlearned on the silent market, on unseen bars, by env_steps."""
+    """Results of one seed on the market without a signal, on unseen bars, indexed by env_steps."""
 
     seed: int
     env_steps: list[int]
-    exploring_turnover: list[float]  # of the policy with its noise, in accounts per 1000 bars
-    turnover: list[float]  # of the policy without it, in accounts per 1000 bars
-    fee_share: list[float]  # fees of the latter over all test bars, of the initial capital
+    exploring_turnover: list[float]  # accounts per 1,000 bars, policy with noise
+    turnover: list[float]  # accounts per 1,000 bars, policy without noise
+    fee_share: list[float]  # fees over all test bars as a fraction of initial capital, policy without noise
     wall_s: float
 
 
 def run_signal(seed: int, total_env_steps: int = 150_000, n_envs: int = 12, hide_signal: bool = False) -> SignalRun:
-    """Train on the announced market. `hide_signal` shuffles the features in time: a control that cannot succeed."""
+    """Train on the announced market; `hide_signal` shuffles the features in time, as a negative control."""
     started = time.perf_counter()
     sizes = ((TRAIN_BARS, TRAIN_SEED), (VALIDATION_BARS, VALIDATION_SEED), (TEST_BARS, TEST_SEED))
     configs = [MARKET.config(*size) for size in sizes]
@@ -90,7 +90,7 @@ def run_signal(seed: int, total_env_steps: int = 150_000, n_envs: int = 12, hide
 
 
 def run_silent(seed: int, total_env_steps: int = 200_000) -> SilentRun:
-    """Train where there is nothing to learn but to keep still."""
+    """Train on the market without a signal, where the best policy does not trade."""
     started = time.perf_counter()
     config = settings(seed, total_env_steps)
     market = silent_config(TRAIN_BARS, SILENT_ASSETS, TRAIN_SEED)
@@ -114,21 +114,22 @@ def run_silent(seed: int, total_env_steps: int = 200_000) -> SilentRun:
 
 
 def _turnover(record: EpisodeRecord) -> float:
-    """Traded notional in accounts per 1000 bars."""
+    """Return the turnover in accounts per 1,000 bars."""
     return float((record.turnover / record.equity[:-1]).sum() / len(record.turnover) * 1000.0)
 
 
 SEEDS, SIGNAL_STEPS, SILENT_STEPS, QUICK_SHARE = 5, 150_000, 200_000, 20
-COLUMNS = measuring.columns("seed", share="share of the best on unseen bars", before="traded at first, exploring")
-COLUMNS |= {"after": "in the end", "calm": "without noise", "share_fees": "fees paid without noise"}
+COLUMNS = measuring.columns("seed", share="share of the best growth", before="turnover at the start, exploring")
+COLUMNS |= {"after": "turnover at the end, exploring", "calm": "turnover at the end, no noise"}
+COLUMNS["share_fees"] = "fees, no noise"
 ABOUT = (
-    "PPO where a trend is announced: the share of the known best policy's log growth. And where there is nothing to "
-    "know: accounts traded per 1000 unseen bars, and fees over the account."
+    "PPO on two planted markets. With an announced trend: the share of the best policy's log growth on unseen bars. "
+    "Without a signal: turnover in accounts per 1,000 unseen bars, and fees as a share of the account."
 )
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Both markets, seed by seed, and the proof that the yardstick is the best policy."""
+    """Train on both markets for each seed, and verify that the reference strategy is optimal."""
     n_seeds, part = (1, QUICK_SHARE) if args.quick else (SEEDS, 1)
     signal = [run_signal(seed, SIGNAL_STEPS // part) for seed in range(n_seeds)]
     silent = [run_silent(seed, SILENT_STEPS // part) for seed in range(n_seeds)]
@@ -144,7 +145,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def draw(part: dict[str, Any], path: Path) -> None:
-    """Two panels: share of the best earned; turnover given up."""
+    """Draw two panels: the share of the best growth, and the turnover."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4), layout="constrained")

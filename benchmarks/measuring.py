@@ -1,8 +1,8 @@
-"""What the benchmarks share: fair timing, the machine's own limits, tables, and the file of results.
+"""Shared code of the benchmarks: fair timing, hardware limits, tables and the result file.
 
-Contenders are timed in turn, round after round, so that a slow second of the machine hits all of them alike. A ratio is
-the median over rounds of the ratio within a round. A result file belongs to one machine; every benchmark writes its
-own section of it and leaves the others alone.
+Contenders are timed in alternation, round after round, so that machine noise affects all of them equally. A ratio is
+the median over rounds of the ratio within a round. A result file belongs to one machine. Each benchmark writes its own
+section and leaves the others unchanged.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 # --------------------------------------------------------------------------------------------------- the program
-Option = tuple[str, dict[str, Any]]  # of a command line, as `add_argument` takes it
-Draw = Callable[[dict[str, Any], Path], None]  # makes a section's picture; "machine" is its name
+Option = tuple[str, dict[str, Any]]  # a command-line option: name and arguments of `add_argument`
+Draw = Callable[[dict[str, Any], Path], None]  # draws a section, whose "machine" is the machine's name, to a file
 
 
 def run(name: str, description: str | None, measure: Callable[[argparse.Namespace], dict[str, Any]], **how: Any) -> int:
-    """A benchmark's program: its flags, the section `name` that `measure` makes of them; `how` as in `parsed`."""
+    """Run a benchmark: parse its flags, then measure and keep the section `name`; `how` is passed to `parsed`."""
     draw = how.pop("draw", None)
     args = parsed(description, **how)
     return keep(args, name, measure(args), draw)
@@ -56,25 +56,27 @@ def parsed(
     options: Sequence[Option] = (),
     argv: Sequence[str] | None = None,
 ) -> argparse.Namespace:
-    """The flags that the benchmarks share; torch is set up as they say.
+    """Parse the flags that the benchmarks share and configure torch accordingly.
 
     Args:
-        description: what `--help` says.
-        gpu: whether there is a use of one.
-        threads: of torch and numba where `--threads` is not given.
-        learns: whether torch keeps gradients.
-        own_file: name of the result file; without one it is the machine's.
-        options: further flags.
+        description: the text of `--help`.
+        gpu: True if the benchmark can use a GPU.
+        threads: default number of torch and numba threads.
+        learns: True if torch must record gradients.
+        own_file: name of the result file; empty for the machine's file.
+        options: additional flags.
         argv: the command line.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = {"help": "number of the GPU; -1 = CPU (default)"} if gpu else {"choices": [-1], "help": "-1: the CPU only"}
+    known: dict[str, Any] = {"help": "index of the GPU; -1 selects the CPU (default: -1)"}
+    if not gpu:
+        known = {"choices": [-1], "help": "only -1, the CPU, is supported by this benchmark"}
     parser.add_argument("--gpu", type=int, default=-1, metavar="N", **known)
-    words = f"CPU threads of torch and numba (default {threads or '2; 1 with --quick'})"
+    words = f"number of torch and numba CPU threads (default: {threads or '2; 1 with --quick'})"
     parser.add_argument("--threads", type=int, default=threads, metavar="N", help=words)
-    words = "only check that it runs, in seconds; the figures mean nothing and are not kept"
+    words = "run a smoke test that takes seconds; its figures are meaningless and are not stored"
     parser.add_argument("--quick", action="store_true", help=words)
-    words = f"result file (default: benchmarks/results/{own_file or '<machine>.json'}; none with --quick)"
+    words = f"path of the result file (default: benchmarks/results/{own_file or '<machine>.json'}; none with --quick)"
     parser.add_argument("--out", type=Path, metavar="FILE", help=words)
     for flag, about in options:
         parser.add_argument(flag, **about)
@@ -89,15 +91,16 @@ def parsed(
 
 
 def with_threads(args: argparse.Namespace) -> None:
-    """Settle `args.threads` and hold the libraries to it.
+    """Set `args.threads` and limit all libraries to that number of threads.
 
-    They read the number when they load, so the program starts again where its environment does not give it.
+    Libraries read the number at import, so the program re-executes itself if its environment differs.
     """
     if args.gpu >= 0:
         import torch
 
         if args.gpu >= torch.cuda.device_count():
-            raise SystemExit(f"--gpu {args.gpu}: torch sees {torch.cuda.device_count()} GPUs here; -1 is the CPU")
+            count = torch.cuda.device_count()
+            raise SystemExit(f"--gpu {args.gpu} does not exist: torch finds {count} GPUs; use -1 for the CPU")
     args.threads = args.threads or (1 if args.quick else 2)
     wanted = dict.fromkeys(THREAD_VARIABLES, str(args.threads))
     if any(os.environ.get(name) != value for name, value in wanted.items()):
@@ -105,26 +108,30 @@ def with_threads(args: argparse.Namespace) -> None:
 
 
 def rounds_of(args: argparse.Namespace) -> tuple[int, float]:
-    """Rounds, and seconds of a contender's turn in each."""
+    """Return the number of rounds and the seconds per contender and round."""
     return (ROUNDS_QUICK, SLICE_S_QUICK) if args.quick else (ROUNDS, SLICE_S)
 
 
 # --------------------------------------------------------------------------------------------------- timing
 @dataclass
 class Local:
-    """Work in this process."""
+    """A contender that runs in this process."""
 
     name: str
     n_envs: int | None
-    work: Callable[[], Any]  # one call
-    units: float  # of work in a call
-    wait: Callable[[], None] = lambda: None  # for a device that works behind the caller's back
+    work: Callable[[], Any]  # the timed call
+    units: float  # units of work per call
+    wait: Callable[[], None] = lambda: None  # waits for an asynchronous device
     least_calls: int = 1
-    row: dict[str, Any] = field(default_factory=dict)  # further columns of the table
+    row: dict[str, Any] = field(default_factory=dict)  # additional columns of the table
     _call_s: float = 0.0
 
     def rate(self, seconds: float) -> float:
-        """Units per second; as many calls as the turn before says, after one to warm up where a call is short."""
+        """Return units per second.
+
+        The previous round determines the number of calls. The first round, and every round of short calls, starts with
+        a warm-up call.
+        """
         if not self._call_s or self._call_s < seconds / 4:
             first_s = self._time_of(1)
             self._call_s = self._call_s or first_s
@@ -142,7 +149,7 @@ class Local:
 
 
 def interleaved(contenders: Sequence[Local], rounds: int, seconds: float) -> list[list[float]]:
-    """Rates of every contender, one a round; a first round is thrown away."""
+    """Return the rates of every contender, one per round; an additional first round is discarded."""
     rates: list[list[float]] = [[] for _ in contenders]
     for number in range(rounds + 1):
         for contender, kept in zip(contenders, rates, strict=True):
@@ -155,13 +162,13 @@ def interleaved(contenders: Sequence[Local], rounds: int, seconds: float) -> lis
 
 
 def ratio(rates: Sequence[float], others: Sequence[float]) -> float:
-    """Median over the rounds of the ratio within a round."""
+    """Return the median over the rounds of the ratio within a round."""
     return statistics.median(a / b for a, b in zip(rates, others, strict=True))
 
 
 # --------------------------------------------------------------------------------------------------- the machine
 def copy_bandwidth(gpu: int, quick: bool) -> Local:
-    """Bytes read and bytes written per second by torch's copy_ of one float32 array of 256 MiB to another."""
+    """Return a contender for torch's copy_ of 256 MiB of float32, in bytes read plus written per second."""
     import torch
 
     device = torch.device(f"cuda:{gpu}" if gpu >= 0 else "cpu")
@@ -172,7 +179,7 @@ def copy_bandwidth(gpu: int, quick: bool) -> Local:
 
 
 def matmul_rates(rows: int, inner: int, columns: int) -> list[Local]:
-    """FLOPs per second of one matrix product on the CPU: torch.mm, and oneDNN's where our agents use it."""
+    """Return contenders for one CPU matrix product in FLOP/s: torch.mm, and oneDNN if the agents use it."""
     import torch
 
     from drl_agents.agents.mlp_gradient import has_onednn
@@ -187,14 +194,14 @@ def matmul_rates(rows: int, inner: int, columns: int) -> list[Local]:
 
 
 def waiter(gpu: int) -> Callable[[], None]:
-    """Waits for the device; a GPU returns before it has worked."""
+    """Return a function that waits for the device, because GPU calls return before the work is done."""
     import torch
 
     return (lambda: torch.cuda.synchronize(gpu)) if gpu >= 0 else (lambda: None)
 
 
 def machine(gpu: int) -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Describe the machine of the measurement."""
     import torch
 
     known = {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
@@ -202,19 +209,19 @@ def machine(gpu: int) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """As the kernel calls it."""
+    """Return the CPU name that the kernel reports."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or "unknown")
 
 
 def machine_text(about: Mapping[str, Any]) -> str:
-    """The GPU's name, or `AMD EPYC, 2 cores`."""
+    """Return the GPU's name, or a text such as `AMD EPYC, 2 cores`."""
     return about["gpu"] or f"{about['cpu']}, {about['cores']} cores"
 
 
 def slug(about: Mapping[str, Any]) -> str:
-    """The machine's name as a file's."""
+    """Return the machine's name in the form used for file names."""
     text = about["gpu"] or f"{about['cpu']} {about['cores']} cores"
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
 
@@ -226,15 +233,15 @@ def rows_of(
     peer: str,
     floor: Mapping[str, Sequence[float]] | None = None,
 ) -> list[dict[str, Any]]:
-    """One row a contender: median rate, ratio to the peer, share of the floor where it has one.
+    """Return one row per contender: median rate, ratio to the baseline, and share of the floor if it has one.
 
-    The peer is the one of the same n_envs, or its first where there is none.
+    The baseline is the contender named `peer` with the same n_envs, or the first one of that name if none matches.
 
     Args:
         contenders: in the order of `rates`.
-        rates: as `interleaved` returns them.
-        peer: name of the contender that has ratio 1.
-        floor: row name -> the rates that the machine's limit would allow, by round.
+        rates: as returned by `interleaved`.
+        peer: name of the contender with ratio 1.
+        floor: row name -> the rates that the hardware would allow, by round.
     """
     peers = {c.n_envs: r for c, r in zip(contenders, rates, strict=True) if c.name == peer}
     rows, floor = [], floor or {}
@@ -250,39 +257,39 @@ def rows_of(
 
 
 def rows_against(contenders: Sequence[Local], rates: Sequence[Sequence[float]], **about: Any) -> list[dict[str, Any]]:
-    """One row a contender, `about` in each; its ratio is what the first of them makes, times this one."""
+    """Return one row per contender, each with `about`; its ratio is the first contender's rate over its own."""
     rows = rows_of(contenders, rates, contenders[0].name)
     return [row | about | {"ratio": ratio(rates[0], own)} for row, own in zip(rows, rates, strict=True)]
 
 
 def missing_row(name: str, package: str, n_envs: int | None = None) -> dict[str, Any]:
-    """The row of a peer that is not there."""
+    """Return the row of a library that is not installed."""
     return {"contender": name, "n_envs": n_envs, "note": f"not installed: pip install {package}"}
 
 
 def check(
     what: str, measured: float | None, *, least: float | None = None, most: float | None = None
 ) -> dict[str, Any]:
-    """A target and whether it is met."""
+    """Return a target and whether it is met."""
     is_met = measured is not None and (least is None or measured >= least) and (most is None or measured <= most)
     return {"what": what, "measured": measured, "least": least, "most": most, "met": is_met}
 
 
 def section(args: argparse.Namespace, about: str, columns: Mapping[str, str], **content: Any) -> dict[str, Any]:
-    """A benchmark's part of a result file: how it was made, the table's columns (key -> title), and the rest."""
+    """Return a benchmark's part of a result file: its origin, the table's columns (key -> title), and its content."""
     import torch
 
     from train.records.provenance import code_version
 
     command = " ".join(["python", *sys.orig_argv[1:]]).replace(f"{REPO}/", "")
-    command = re.sub(r" --out(=| )\S+", "", command)  # a path of this machine is no part of the result
+    command = re.sub(r" --out(=| )\S+", "", command)  # a local path does not belong in the result
     made = {"command": command, "date": datetime.now(UTC).date().isoformat(), "torch": torch.__version__}
     made |= {"threads": args.threads, "commit": measured_version(code_version())}
     return made | {"about": about, "columns": dict(columns), **content}
 
 
 def measured_version(version: str) -> str:
-    """The commit that was measured: a result that was just written makes the tree dirty, and no code."""
+    """Return the measured commit; modified result files do not count as modified code."""
     command = ["git", "-C", str(REPO), "status", "--porcelain", "--untracked-files=no"]
     changed = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
     is_code = any(not line[3:].startswith("benchmarks/results/") for line in changed)
@@ -290,14 +297,14 @@ def measured_version(version: str) -> str:
 
 
 def result_file(args: argparse.Namespace) -> Path | None:
-    """Where a section goes; None where it is not kept."""
+    """Return the file that a section is written to, or None if it is not kept."""
     if args.out is not None or args.quick:
         return args.out
     return RESULTS / (args.own_file or f"{slug(machine(args.gpu))}.json")
 
 
 def keep(args: argparse.Namespace, name: str, part: dict[str, Any], draw: Draw | None = None) -> int:
-    """Print a section, write it to its file and draw it, unless nothing is kept; returns the exit code."""
+    """Print a section; write and draw it unless results are not kept; return the exit code."""
     from drl_agents.atomic_file import write_atomically
 
     print("\n".join(section_lines(part)))
@@ -311,25 +318,25 @@ def keep(args: argparse.Namespace, name: str, part: dict[str, Any], draw: Draw |
     if draw is not None:
         ending = ".png" if args.own_file else f"_{name}.png"
         draw(part | {"machine": machine_text(about)}, path.with_name(path.stem + ending))
-    print(f"\nwrote {name} of {path}", file=sys.stderr)
+    print(f"\nwrote section {name} to {path}", file=sys.stderr)
     return 0
 
 
 # --------------------------------------------------------------------------------------------------- long benchmarks
 Job = tuple[Any, ...]
 RESUMED: tuple[Option, ...] = (
-    ("--processes", {"type": int, "default": 2, "metavar": "N", "help": "jobs at once (default 2)"}),
-    ("--redraw", {"action": "store_true", "help": "run nothing: count and draw what the result file has"}),
+    ("--processes", {"type": int, "default": 2, "metavar": "N", "help": "number of parallel jobs (default: 2)"}),
+    ("--redraw", {"action": "store_true", "help": "summarize and draw the stored results without running anything"}),
 )
 
 
 def resumed(
     args: argparse.Namespace, jobs: Sequence[Job], work: Callable[..., dict[str, Any]], identity: Callable[[Job], str]
 ) -> list[dict[str, Any]]:
-    """What `work` makes of every job, in the order of the jobs.
+    """Return the result of `work` for every job, in job order.
 
-    Each is added to a file beside the result as soon as it has ended, and a run that was stopped goes on from there.
-    What was kept under another identity, or in a line that a kill cut short, is made again.
+    Each result is appended to a file next to the result file as soon as its job ends, so an interrupted run resumes
+    there. Results with a different identity, and lines truncated by a kill, are computed again.
     """
     path = result_file(args)
     path = path.with_suffix(".jobs") if path is not None else None
@@ -348,12 +355,12 @@ def resumed(
             with path.open("a") as file:
                 file.write(json.dumps([keys[job], row]) + "\n")
         left_s = (time.perf_counter() - started) / number * (len(todo) - number)
-        print(f"{number} of {len(todo)}: {job}; about {left_s:.0f} s left", file=sys.stderr, flush=True)
+        print(f"finished {number} of {len(todo)}: {job}; about {left_s:.0f} s left", file=sys.stderr, flush=True)
     return [kept[keys[job]] for job in jobs]
 
 
 def _ended(jobs: Sequence[Job], work: Callable[..., Any], n_processes: int) -> Iterator[tuple[Job, Any]]:
-    """Jobs and what they made, in the order of their ends."""
+    """Yield jobs and their results in order of completion."""
     if n_processes == 1:
         yield from ((job, work(*job)) for job in jobs)
         return
@@ -363,19 +370,19 @@ def _ended(jobs: Sequence[Job], work: Callable[..., Any], n_processes: int) -> I
 
 
 def written(args: argparse.Namespace, name: str) -> dict[str, Any]:
-    """A section as its own result file has it."""
+    """Read a section from its own result file."""
     path = args.out or RESULTS / args.own_file
     return json.loads(path.read_text())[name]
 
 
 # --------------------------------------------------------------------------------------------------- tables
 def columns(*same: str, **titles: str) -> dict[str, str]:
-    """Columns of a table: first those whose key is their title, then those with a title of their own."""
+    """Return a table's columns: first those whose title is their key, then those with another title."""
     return {key: key for key in same} | titles
 
 
 def section_lines(part: Mapping[str, Any]) -> list[str]:
-    """What was measured, the table, the targets: Markdown."""
+    """Return a section as Markdown: description, table, notes and targets."""
     lines = [part["about"], "", *table_lines(part["columns"], part["rows"])]
     if part.get("notes"):
         lines += ["", *part["notes"]]
@@ -385,7 +392,7 @@ def section_lines(part: Mapping[str, Any]) -> list[str]:
 
 
 def table_lines(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A Markdown table; a row's note takes the place of its figures."""
+    """Return a Markdown table; a row's note replaces its figures."""
     lines = ["| " + " | ".join(columns.values()) + " |", "|---|" + "---:|" * (len(columns) - 1)]
     for row in rows:
         cells = [shown(key, row.get(key)) for key in columns]
@@ -396,7 +403,7 @@ def table_lines(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -
 
 
 def figure(size: tuple[float, float], part: Mapping[str, Any]) -> Any:
-    """An empty picture with large letters, titled with the machine and the day of a section."""
+    """Return an empty figure in large type, titled with the machine and date of a section."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -407,14 +414,16 @@ def figure(size: tuple[float, float], part: Mapping[str, Any]) -> Any:
 
 
 def check_line(item: Mapping[str, Any]) -> str:
-    """`- met: 512 where at least 400 was wanted: ...`."""
-    bound = f"at least {item['least']:g}" if item["least"] is not None else f"at most {item['most']:g}"
-    got = "nothing" if item["measured"] is None else f"{item['measured']:.3g}"
-    return f"- {'met' if item['met'] else 'missed'}: {item['what']}: {got}, wanted {bound}"
+    """Format a target as `- metric (case): value (target >= bound, met)`."""
+    bound = f">= {item['least']:g}" if item["least"] is not None else f"<= {item['most']:g}"
+    got = "not measured" if item["measured"] is None else f"{item['measured']:.3g}"
+    if not item["met"] and got == bound[3:]:  # rounding must not hide a narrow miss
+        got = f"{item['measured']:.5g}"
+    return f"- {item['what']}: {got} (target {bound}, {'met' if item['met'] else 'missed'})"
 
 
 def shown(key: str, value: object) -> str:
-    """A cell. Shares are percentages, ratios have two or three digits, counts their commas."""
+    """Format a table cell: shares as percentages, ratios with two or three digits, counts with commas."""
     if value is None:
         return ""
     if not isinstance(value, float):

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Memory of a process that runs one trial after another, through the study's own objective, database and sampler.
+"""Measure the memory of a process that runs one trial after another, with a study's objective, database and sampler.
 
-Two series, each in a process of its own: settings of one size, where any growth is a leak, and the whole search space,
-where the process keeps what its largest trial needed. The slope is the median of the slopes between all pairs of
-trials (Theil 1950, Sen 1968), the first ones left out: kernels are compiled and buffers reach their size there.
+Two series run in separate processes. In the first all trials have the same size, so any growth is a leak. The second
+samples the whole search space, so the process keeps the memory of its largest trial. The slope is the median of the
+slopes between all pairs of trials (Theil 1950, Sen 1968). The first trials are excluded, because they compile kernels
+and allocate buffers.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from scipy.stats import theilslopes
 
 from benchmarks import measuring
 
-FIXED, SEARCHED = "settings of one size", "the whole search space"
+FIXED, SEARCHED = "fixed size", "whole search space"
 ONE_SIZE = {"net_width": 64, "net_depth": 2, "rollout_samples": 2048, "batch_size": 512, "n_epochs": 2}
 ONE_SIZE |= {"lookback": 4, "observe_account": True, "episode_bars": 256}
-COLUMNS = measuring.columns("series", n_trials="trials", first="RSS after trial 1, MiB", settled="after the warm-up")
-COLUMNS |= {"last": "at the end", "slope": "MiB a trial", "device": "device memory at the end, MiB"}
+COLUMNS = measuring.columns("series", n_trials="trials", first="RSS after trial 1, MiB")
+COLUMNS["settled"] = "RSS after warm-up, MiB"
+COLUMNS |= {"last": "final RSS, MiB", "slope": "slope, MiB per trial", "device": "final device memory, MiB"}
 N_TRIALS, N_TRIALS_QUICK, BREAK_STEP, BREAK_STEP_QUICK = 50, 3, 16_384, 2_000
 N_ENVS, N_BARS, MOST_MIB_A_TRIAL = 12, 4000, 0.1
 COLORS = {FIXED: "#1f5f99", SEARCHED: "#b5532c"}
@@ -33,7 +35,7 @@ Memory = tuple[list[float], list[float]]  # resident and device MiB after each t
 
 
 def run_trials(given: dict[str, Any], n_trials: int, gpu: int, threads: int) -> Memory:
-    """Run a study in this process; memory after each of its trials."""
+    """Run a study in this process and return the memory after each trial."""
     import optuna
     import psutil
     import torch
@@ -54,14 +56,14 @@ def run_trials(given: dict[str, Any], n_trials: int, gpu: int, threads: int) -> 
     device: list[float] = []
 
     class Watching(Reporter):
-        """Looks at the memory when a trial has ended."""
+        """Reporter that records the memory after each trial."""
 
         def trial_finished(self, trial: optuna.trial.FrozenTrial) -> None:
             super().trial_finished(trial)
             gc.collect()
             resident.append(psutil.Process().memory_info().rss / 2**20)
             device.append(torch.cuda.memory_allocated(gpu) / 2**20 if gpu >= 0 else 0.0)
-            print(f"trial {len(resident)} of {n_trials}: {resident[-1]:.0f} MiB", file=sys.stderr)
+            print(f"finished trial {len(resident)} of {n_trials}: {resident[-1]:.0f} MiB", file=sys.stderr)
 
     torch.set_num_threads(threads)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -78,7 +80,7 @@ def run_trials(given: dict[str, Any], n_trials: int, gpu: int, threads: int) -> 
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """The section "memory", with every trial's memory under "series"."""
+    """Measure the section "memory", with the memory after every trial under "series"."""
     n_trials, break_step = (N_TRIALS_QUICK, BREAK_STEP_QUICK) if args.quick else (N_TRIALS, BREAK_STEP)
     steps = {"total_env_steps": break_step}
     series = {FIXED: ONE_SIZE | steps, SEARCHED: steps}
@@ -93,17 +95,17 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         row |= {"last": resident[-1], "slope": float(slope.slope)}
         rows.append(row | {"device": device[-1] if args.gpu >= 0 else None})
     about = (
-        f"Resident memory of a worker over {n_trials} trials of two splits, {break_step:,} environment steps "
-        f"each, {N_ENVS} environments, with checkpoints, SQLite and TPE. The slope is the median over all pairs of "
-        f"trials after the first {warm_up}."
+        f"The table shows the resident memory of a worker over {n_trials} trials of two splits with {break_step:,} "
+        f"environment steps each, {N_ENVS} environments, checkpoints, SQLite and TPE. The slope is the median over all "
+        f"pairs of trials after the first {warm_up}."
     )
-    what = f"MiB a trial, {FIXED}"
+    what = f"memory slope in MiB per trial ({FIXED})"
     checks = [] if args.quick else [measuring.check(what, rows[0]["slope"], most=MOST_MIB_A_TRIAL)]
     return measuring.section(args, about, COLUMNS, rows=rows, checks=checks, series=measured)
 
 
 def draw(part: dict[str, Any], path: Path) -> None:
-    """One line a series, legible at the width of a phone."""
+    """Draw one line per series, legible on a phone."""
     figure = measuring.figure((7, 5.5), part)
     panel = figure.subplots()
     for name, values in part["series"].items():

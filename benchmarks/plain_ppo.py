@@ -1,7 +1,7 @@
-"""PPO as one would write it in an afternoon over our fast class: torch.autograd, fused Adam, nothing by hand.
+"""A straightforward PPO over the fast class: torch.autograd and fused Adam, without manual gradients.
 
-The peer of our agent's update and of a whole trial. It makes the same preparations: observations and returns are
-normalised by running statistics, advantages are generalised, and time limits are bootstrapped.
+It is the baseline of the agent's update and of a whole trial. Its preprocessing is the same: running normalization of
+observations and returns, generalized advantage estimation, and bootstrapping at time limits.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ GAMMA, GAE_LAMBDA, CLIP, ENTROPY, VALUE_COEF, MAX_NORM = 0.99, 0.95, 0.25, 0.01,
 
 
 def network(n_inputs: int, width: int, n_outputs: int) -> nn.Sequential:
-    """Two hidden layers."""
+    """Return a network with two hidden layers."""
     layers = (nn.Linear(n_inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, n_outputs))
     nn.init.orthogonal_(layers[-1].weight, 0.01)  # type: ignore[arg-type]
     return nn.Sequential(*layers)
 
 
 class Running:
-    """Mean and variance of everything seen (Chan et al. 1979)."""
+    """Running mean and variance of all rows so far (Chan et al. 1979)."""
 
     def __init__(self, width: int) -> None:
         self.count, self.mean, self.var = 1e-4, torch.zeros(width), torch.ones(width)
@@ -36,12 +36,12 @@ class Running:
         self.count = total
 
     def normalize(self, x: Tensor) -> Tensor:
-        """In standard deviations, clipped."""
+        """Return the rows in standard deviations from the mean, clipped."""
         return ((x - self.mean) / (self.var.sqrt() + 1e-8)).clamp(-10.0, 10.0)
 
 
 class PlainPPO:
-    """The interface of elegantrl's agents, for N environments on the CPU."""
+    """Agent with the interface of elegantrl's agents, for N environments on the CPU."""
 
     def __init__(self, env: Any, width: int, batch_size: int, n_epochs: int, learning_rate: float) -> None:
         n_inputs, n_actions = env.state_dim, env.action_dim
@@ -54,16 +54,16 @@ class PlainPPO:
         self.last_state = env.reset().clone()
 
     def log_prob(self, action: Tensor, mean: Tensor) -> Tensor:
-        """(B, A) -> (B,), up to a constant."""
+        """Return log-probabilities of actions, (B, A) -> (B,), up to a constant."""
         return -(0.5 * ((action - mean) * (-self.log_std).exp()).square() + self.log_std).sum(-1)
 
     def value(self, x: Tensor) -> Tensor:
-        """Normalised observations -> value in reward units."""
+        """Return values in reward units for normalized observations."""
         return self.critic(x).squeeze(-1) * (self.returns.var.sqrt() + 1e-8) + self.returns.mean
 
     @torch.no_grad()
     def explore_env(self, env: Any, horizon_len: int) -> tuple[Tensor, ...]:
-        """States (H + 1, N, S), actions, log-probabilities, rewards and dones of H steps."""
+        """Collect H steps: states (H + 1, N, S), actions, log-probabilities, rewards and dones."""
         n = env.n_envs
         states = torch.empty(horizon_len + 1, n, env.state_dim)
         actions, rewards = torch.empty(horizon_len, n, env.action_dim), torch.empty(horizon_len, n)
@@ -85,7 +85,7 @@ class PlainPPO:
     def samples(
         self, states: Tensor, actions: Tensor, logprobs: Tensor, rewards: Tensor, dones: Tensor
     ) -> tuple[Tensor, ...]:
-        """Flat rows: normalised states, actions, log-probabilities, advantages, targets."""
+        """Return flat rows: normalized states, actions, log-probabilities, advantages and targets."""
         x = self.seen.normalize(states.flatten(0, 1))
         values = self.value(x).view(states.shape[:2])
         goes_on = 1.0 - dones.float()
@@ -101,7 +101,7 @@ class PlainPPO:
         return (*rows, self.returns.normalize(returns).squeeze(1))
 
     def update_net(self, items: tuple[Tensor, ...]) -> None:
-        """Every epoch, gradient steps over all samples in a new order."""
+        """Take gradient steps over all samples, reshuffled in every epoch."""
         fields = self.samples(*items)
         for _ in range(self.n_epochs):
             order = torch.randperm(len(fields[0]))

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""What pruning saves in time and costs in quality: studies of equal budget with the Wilcoxon pruner and without one.
+"""Measure what pruning saves in time and costs in quality, with studies of equal budget.
 
-Both studies of a seed see the same market and begin with the same trials. The market has a signal that settings differ
-in finding: coins rise one after the other, announced a bar ahead. Quality is the winner's value, and its mean excess
-Sharpe on bars held out of the study. The two take turns, and time is the process's processor time (one thread),
-which other work on the machine disturbs less than it does a clock's.
+Both studies of a seed use the same market and start with the same trials. Coins of the market rise one after another,
+announced one bar ahead. How well a trial finds this signal depends on its settings. Quality is the winner's value and
+its mean excess Sharpe ratio on the hold-out. The two studies take turns. Time is CPU time on one thread, because other
+work on the machine disturbs it less than wall time.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from train.study.split_plan import SplitPlan
 
 PRUNERS = ("none", "wilcoxon")
 SIGNAL = AnnouncedMarket(n_assets=len(TICKERS), rise=0.003, fall=-0.001, volatility=0.004)
-PLANS = {6: SplitPlan("standard", 3, 2, 0.25), 15: SplitPlan("standard", 5, 2, 0.25)}  # splits: plan; 6 is the default
-# Of every study: trials completed and pruned, environment steps of a split, bars.
+PLANS = {6: SplitPlan("standard", 3, 2, 0.25), 15: SplitPlan("standard", 5, 2, 0.25)}  # number of splits -> plan
+# Budget of every study: trials (completed and pruned), environment steps per split, bars.
 BUDGET = {"n_trials": 40, "break_step": 1_500, "n_bars": 5_000}
 QUICK, FIRST = (
     {"n_trials": 5, "break_step": 1_000, "n_bars": 4_000},
     {"n_trials": 1, "break_step": 1_000, "n_bars": 5_000},
 )
 N_ENVS, SEEDS = 12, 5
-COLUMNS = measuring.columns(n_splits="splits of a trial", seed="seed", pruner="pruner", n_completed="completed")
-COLUMNS |= {"n_pruned": "pruned", "splits": "splits trained", "cpu_s": "CPU seconds", "wall_s": "seconds"}
-COLUMNS |= {"value": "best value", "holdout": "its excess Sharpe, held out"}
-WINNER = {"value": "best value", "holdout": "excess Sharpe held out"}
+COLUMNS = measuring.columns(n_splits="splits per trial", seed="seed", pruner="pruner", n_completed="completed")
+COLUMNS |= {"n_pruned": "pruned", "splits": "splits trained", "cpu_s": "CPU time, s", "wall_s": "wall time, s"}
+COLUMNS |= {"value": "best value", "holdout": "its excess Sharpe on the hold-out"}
+WINNER = {"value": "value", "holdout": "excess Sharpe on the hold-out"}
 
 
 def study_once(seed: int, n_splits: int, pruner: str, budget: dict[str, int]) -> dict[str, Any]:
-    """The figures of one study."""
+    """Run one study and return its row."""
     market = SIGNAL.dataset(budget["n_bars"], seed)
     sizes = {"n_trials": budget["n_trials"], "break_step": budget["break_step"], "n_envs": N_ENVS}
     wall, cpu = time.perf_counter(), time.process_time()
@@ -53,7 +53,7 @@ def study_once(seed: int, n_splits: int, pruner: str, budget: dict[str, int]) ->
 
 
 def figures(study: optuna.Study) -> dict[str, Any]:
-    """What a study came to."""
+    """Return the results of a study."""
     finished, best = study.get_trials(deepcopy=False, states=FINISHED), best_trial(study)
     n_completed = sum(t.state == optuna.trial.TrialState.COMPLETE for t in finished)
     scored = holdout_score_in(study.user_attrs)
@@ -63,39 +63,40 @@ def figures(study: optuna.Study) -> dict[str, Any]:
 
 
 def notes(rows: list[dict[str, Any]]) -> list[str]:
-    """What pruning did, seed by seed, in medians."""
+    """Summarize the effect of pruning as medians of paired differences."""
     lines = []
     for n_splits, own in pd.DataFrame(rows).groupby("n_splits"):
         without, pruned = (own[own["pruner"] == pruner].set_index("seed") for pruner in PRUNERS)
         part = (pruned[["cpu_s", "splits"]] / without[["cpu_s", "splits"]]).median()
         text = (
-            f"{n_splits} splits: pruning took {part['cpu_s']:.0%} of the processor time, {part['splits']:.0%} of the "
-            f"splits (medians over {len(pruned)} seed{'s' * (len(pruned) > 1)})."
+            f"With {n_splits} splits, pruned studies used {part['cpu_s']:.0%} of the CPU time and "
+            f"{part['splits']:.0%} of the splits (medians over {len(pruned)} seed{'s' * (len(pruned) > 1)})."
         )
         for key, words in WINNER.items():
             less = (pruned[key].astype(float) - without[key].astype(float)).dropna()
-            text += f" The winner's {words} with pruning less that without: median {less.median():+.1f}, "
-            text += f"from {less.min():+.1f} to {less.max():+.1f}."
+            text += f" Pruning changed the winner's {words} by {less.median():+.1f} in the median "
+            text += f"({less.min():+.1f} to {less.max():+.1f})."
         lines.append(text)
     return lines
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """The section."""
+    """Measure the section."""
     budget, seeds, all_splits = (QUICK, 1, [6]) if args.quick else (BUDGET, SEEDS, list(PLANS))
     if not args.quick:
-        study_once(0, 6, "none", FIRST)  # compiles what is compiled
+        study_once(0, 6, "none", FIRST)  # warm-up: compiles the kernels
     rows = []
     for seed, n_splits in itertools.product(range(seeds), all_splits):
         for pruner in PRUNERS if seed % 2 == 0 else PRUNERS[::-1]:
             rows.append(study_once(seed, n_splits, pruner, budget))
-            print(f"seed {seed}, {n_splits} splits, {pruner}: {rows[-1]['wall_s']:.0f} s", file=sys.stderr)
+            took = f"finished in {rows[-1]['wall_s']:.0f} s"
+            print(f"seed {seed}, {n_splits} splits, pruner {pruner}: {took}", file=sys.stderr)
     rows.sort(key=lambda row: (row["n_splits"], row["seed"], row["pruner"]))
     about = (
-        f"Studies of {budget['n_trials']} trials, {budget['break_step']:,} environment steps a split, on "
-        f"{budget['n_bars']:,} bars of {len(TICKERS)} coins with an announced signal, the last quarter held out. "
-        "Sharpe ratios are annual, and high because the signal is. Pruned without a pruner are trials whose Sharpe "
-        "ratio says nothing: the policy does not trade."
+        f"The table compares studies of {budget['n_trials']} trials with {budget['break_step']:,} environment steps "
+        f"per split, on {budget['n_bars']:,} bars of {len(TICKERS)} coins with an announced signal. The last quarter "
+        "of the bars is the hold-out. Sharpe ratios are annual, and they are high because the signal is strong. "
+        "Without a pruner, only inactive trials are pruned, because their Sharpe ratio is meaningless."
     )
     return measuring.section(args, about, COLUMNS, rows=rows, notes=notes(rows), settings=budget)
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Environment steps per second of PPO's exploration, beside the bare cost of its actor and beside elegantrl's.
+"""Measure environment steps per second of PPO's exploration, against the bare actor and against elegantrl.
 
-Twelve environments, standard rules, observations of 393 numbers, networks of two layers of 128 or 512 units. "Bare" is
-what no exploration can do without: the actor's layers on 12 rows at every step, into memory that is there, and the
-sampling from noise that was drawn before; no environment, no normalising, nothing stored.
+Twelve environments use the standard rules, observations of 393 numbers, and networks with two layers of 128 or 512
+units. The "bare" contender is the minimum of any exploration: the actor's layers on 12 rows per step, and sampling from
+noise drawn in advance. It has no environment, no normalization and no storage, and allocates no memory.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Any
 from benchmarks import measuring
 
 WIDTHS, HORIZON_LEN, HORIZON_LEN_QUICK = (128, 512), 128, 4
-OURS, BARE = "ours, explore_vec_env over the batched environment", "bare actor and sampling"
+OURS, BARE = "our explore_vec_env, vectorized environment", "bare actor and sampling"
 MOST_OVER_BARE = 1.5
-COLUMNS = measuring.columns("contender", "net", "n_envs", per_s="env-steps/s", ratio="ours, times this")
+COLUMNS = measuring.columns("contender", "net", "n_envs", per_s="env-steps/s", ratio="our speedup")
 ABOUT = (
-    "Environment steps per second of exploring with PPO, standard rules, observations of 393 numbers, two hidden "
-    "layers."
+    "The table shows environment steps per second of PPO's exploration, with standard rules, observations of 393 "
+    "numbers and two hidden layers."
 )
 
 
 def bare(width: int, horizon_len: int) -> measuring.Local:
-    """The actor's layers and the sampling, H times on 12 rows."""
+    """Return the actor's layers and the sampling, H times on 12 rows."""
     import torch
 
     from benchmarks import contenders as who
@@ -34,7 +34,7 @@ def bare(width: int, horizon_len: int) -> measuring.Local:
 
     generator = torch.Generator().manual_seed(0)
     made = who.random_layers(width, 0)
-    # The agent's own layers, which take the faster of two products: addmm in their place would make the yardstick long.
+    # The agent's own layers use the faster of two products; addmm instead would make the reference time longer.
     layers = [Layer(*layer, N_ENVS, torch.device("cpu"), is_last=layer is made[-1]) for layer in made]
     state, std = torch.randn(N_ENVS, who.STATE_DIM, generator=generator), torch.full((1, who.N_ASSETS), 0.6)
     noise = torch.randn(horizon_len, N_ENVS, who.N_ASSETS, generator=generator).unbind()
@@ -52,7 +52,7 @@ def bare(width: int, horizon_len: int) -> measuring.Local:
 
 
 def contenders(width: int, horizon_len: int, threads: int) -> list[measuring.Local]:
-    """Ours first, then the bare actor, then elegantrl's agent over three environments."""
+    """Return our agent, the bare actor, and elegantrl's agent over three environments, in this order."""
     from benchmarks import contenders as who
     from benchmarks import learners
 
@@ -64,16 +64,16 @@ def contenders(width: int, horizon_len: int, threads: int) -> list[measuring.Loc
     timed = [exploring(OURS, learners.our_agent(batch, width, horizon_len, threads), batch, n_envs)]
     timed.append(bare(width, horizon_len))
     for name, env, n in (
-        ("explore_vec_env over the batched environment", who.batched_env(True, learners.RULES, n_envs), n_envs),
-        ("explore_vec_env over a Python loop of scalar ones", learners.ScalarLoop(n_envs), n_envs),
-        ("explore_one_env over a scalar one", who.scalar_env(learners.RULES), 1),
+        ("explore_vec_env, vectorized environment", who.batched_env(True, learners.RULES, n_envs), n_envs),
+        ("explore_vec_env, Python loop of scalar environments", learners.ScalarLoop(n_envs), n_envs),
+        ("explore_one_env, scalar environment", who.scalar_env(learners.RULES), 1),
     ):
         timed.append(exploring(f"elegantrl's {name}", learners.stock_agent(env, n, width), env, n))
     return timed
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """The section."""
+    """Measure the section."""
     horizon_len = HORIZON_LEN_QUICK if args.quick else HORIZON_LEN
     rows: list[dict[str, Any]] = []
     checks: list[dict[str, Any]] = []
@@ -82,7 +82,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         rates = measuring.interleaved(timed, *measuring.rounds_of(args))
         rows += measuring.rows_against(timed, rates, net=width)
         over_bare = measuring.ratio(rates[1], rates[0])
-        what = f"time of exploring over the bare actor's, net {width}"
+        what = f"exploration time relative to the bare actor (net {width})"
         checks.append(measuring.check(what, over_bare, most=MOST_OVER_BARE))
     return measuring.section(args, ABOUT, COLUMNS, rows=rows, checks=[] if args.quick else checks)
 

@@ -1,4 +1,4 @@
-"""Cost of a step and memory of an environment by their number, as a table and a picture; called by step.py --scale."""
+"""Measure step cost and memory by number of environments, as a table and a figure (`step.py --scale`)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ N_ENVS, N_ENVS_QUICK = (1, 4, 12, 64, 512, 4096, 16_384, 65_536), (1, 12)
 COLUMNS = measuring.columns("rules", "n_envs", per_s="env-steps/s", ns="ns per env-step", share="share of the floor")
 COLUMNS["bytes"] = "bytes per environment"
 ABOUT = (
-    "Cost of one environment step, and books and buffers of one environment, by the number of environments stepped "
-    "together; VectorizedCryptoEnvAlpacaOptimized on random bars, observations of 393 numbers. The bars are stored "
-    "once, whatever the number, and are not counted."
+    "The table shows the cost of one environment step and the memory of one environment (account state and buffers), "
+    "by the number of environments stepped together. The class is VectorizedCryptoEnvAlpacaOptimized on random bars, "
+    "with observations of 393 numbers. All environments share one copy of the bars, which is not counted."
 )
 COLORS = {"cappuccino": "#b5532c", "standard": "#1f5f99"}
 
 
 def measure(args: argparse.Namespace, bytes_per_step: int) -> dict[str, Any]:
-    """The section "scale"."""
+    """Measure the section "scale"."""
     sizes = N_ENVS_QUICK if args.quick else N_ENVS
     cases = [(rules, n) for rules in who.RULES for n in sizes]
     contenders = [who.batched(True, rules, n, gpu=args.gpu) for rules, n in cases]
@@ -38,14 +38,15 @@ def measure(args: argparse.Namespace, bytes_per_step: int) -> dict[str, Any]:
     for row in rows:
         row["share"] = floor_ns / row["ns"]
     note = (
-        f"Moving {bytes_per_step:,} bytes at the rate of copy_ would take {floor_ns:.0f} ns. copy_ goes to memory, "
-        "which a few thousand environments need not: their books and observations stay in the last-level cache."
+        f"Moving {bytes_per_step:,} bytes at the bandwidth of copy_ would take {floor_ns:.0f} ns; this is the floor. "
+        "The source and target of copy_ are in main memory. The buffers of a few thousand environments stay in the "
+        "last-level cache, so their share can exceed 100%."
     )
     return measuring.section(args, ABOUT, COLUMNS, rows=rows, notes=[note], floor_ns=floor_ns)
 
 
 def draw(part: dict[str, Any], path: Path) -> None:
-    """Two panels below one another, legible at the width of a phone."""
+    """Draw two stacked panels, legible on a phone."""
     figure = measuring.figure((7, 10), part)
     cost, memory = figure.subplots(2, 1, sharex=True)
     for rules, color in COLORS.items():
@@ -55,7 +56,7 @@ def draw(part: dict[str, Any], path: Path) -> None:
         memory.plot([row["n_envs"] for row in own], [row["bytes"] / 1024 for row in own], **marks)
     cost.axhline(part["floor_ns"], color="#555555", linestyle="--", label="copy_ of as many bytes")
     cost.set(xscale="log", yscale="log", title="Nanoseconds per environment step")
-    memory.set(yscale="log", ylim=(1, 20), title="KiB of books and buffers per environment")
+    memory.set(yscale="log", ylim=(1, 20), title="KiB of state and buffers per environment")
     memory.set(xlabel="environments stepped together")
     memory.set_yticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
     sizes = sorted({row["n_envs"] for row in part["rows"]})

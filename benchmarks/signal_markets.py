@@ -1,12 +1,12 @@
-"""Markets whose coins each have a slowly changing signal, and the best that can be earned on them after costs.
+"""Markets in which each coin has a slowly changing signal, and the best growth after costs.
 
 A coin's signal is an AR(1) process of unit variance. Its next return is `alpha` times the signal, plus noise. The
-features show the signal that governs the return *after* the coming fill: an order chosen at bar t fills at the close of
-bar t + 1, and the feature of bar t is the signal of the return from t + 1 to t + 2. An order therefore arrives in time.
+features show the signal of the return *after* the next fill: an order chosen at bar t fills at the close of bar t + 1,
+and the feature of bar t is the signal of the return from t + 1 to t + 2. An order therefore fills in time.
 
-The optimum of one coin comes from relative value iteration over (signal, held weight), that of two coins from the same
-over (signal, signal, portfolio). More coins share one purse and do not separate, so their yardstick is the best rule
-of a family, found by a grid search on other bars.
+The optimum of one coin comes from relative value iteration over (signal, held weight). That of two coins comes from
+value iteration over (signal, signal, portfolio). More coins share one budget, so the problem does not separate. Their
+reference is the best rule of a family, found by grid search on other bars.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from torch import Tensor
 
 from benchmarks.planted_markets import env_config, moving_costs, portfolios, relative_values
 
-LARGEST_SIGNAL = 4.5  # the grid of signals ends there: 7 of a million bars lie beyond
+LARGEST_SIGNAL = 4.5  # end of the signal grid; 7 bars in a million lie beyond it
 
 
 @dataclass(frozen=True)
 class SignalMarket:
-    """Parameters of the market. Rates are per bar."""
+    """Parameters of the market; rates are per bar."""
 
     n_assets: int = 1
     alpha: float = 1e-4  # expected simple return per unit of signal
     volatility: float = 0.0025  # standard deviation of the log return around it
-    mean_life_bars: float = 48.0  # of a signal: its autocorrelation after k bars is exp(-k / mean_life_bars)
+    mean_life_bars: float = 48.0  # lifetime of a signal: its autocorrelation at lag k is exp(-k / mean_life_bars)
     n_noise_features: int = 2
 
     @property
@@ -45,20 +45,20 @@ class SignalMarket:
         return math.exp(-1.0 / self.mean_life_bars)
 
     def signals(self, n_bars: int, rng: np.random.Generator) -> np.ndarray:
-        """(T, A) stationary AR(1) processes of unit variance."""
+        """Return stationary AR(1) processes of unit variance, (T, A)."""
         keep = self.persistence
         shocks = rng.normal(size=(n_bars, self.n_assets)) * math.sqrt(1.0 - keep**2)
         before = rng.normal(size=(1, self.n_assets)) * keep
         return lfilter([1.0], [1.0, -keep], shocks, axis=0, zi=before)[0]
 
     def config(self, n_bars: int, seed: int | Sequence[int], mirrored: bool = False) -> dict[str, Any]:
-        """Environment config of `n_bars` bars. Another seed is another, unseen stretch of the same market.
+        """Return the environment config of `n_bars` bars; another seed gives an unseen stretch of the same market.
 
         Args:
             n_bars: length T.
-            seed: of signals and noise.
+            seed: seed of signals and noise.
             mirrored: flip the sign of the noise in the returns and change nothing else. The mean over a stretch and its
-                mirror image has nearly no noise left and the same expectation.
+                mirror image has the same expectation and almost no noise.
         """
         rng = np.random.default_rng(seed)
         signal = self.signals(n_bars + 1, rng)  # (T + 1, A) rules t -> t + 1
@@ -69,10 +69,10 @@ class SignalMarket:
         return env_config(log_price, np.hstack((signal[1:], noise)))
 
     def switching(self, n_points: int) -> tuple[np.ndarray, np.ndarray]:
-        """(S,) signals and (S, S) chances from one to the next: every point stands for its cell (Tauchen 1986).
+        """Return signals (S,) and transition probabilities (S, S); every point represents its cell (Tauchen 1986).
 
-        Rounding to cells of width d adds d^2 / 12 to the variance of a step. It is taken out of the shock (Sheppard's
-        correction), so that the chain keeps the process's variance.
+        Rounding to cells of width d adds d^2 / 12 to the variance of a step. This is subtracted from the shock's
+        variance (Sheppard's correction), so that the chain keeps the variance of the process.
         """
         points, width = np.linspace(-LARGEST_SIGNAL, LARGEST_SIGNAL, n_points, retstep=True)
         edges = (points[1:] + points[:-1]) / 2.0
@@ -82,7 +82,7 @@ class SignalMarket:
 
 
 def joined(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One config with each of the given ones as a segment of its own."""
+    """Return one config that contains each given config as a segment."""
     ends = np.cumsum([0, *(len(config["price_array"]) for config in configs)]).tolist()
     rows = {name: np.concatenate([config[name] for config in configs]) for name in ("price_array", "tech_array")}
     return {**configs[0], **rows, "segments": list(pairwise(ends))}
@@ -91,17 +91,17 @@ def joined(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------ one coin
 @dataclass(frozen=True)
 class Optimum:
-    """The best policy for one coin: keep the held weight between `lo` and `hi` of the signal's point."""
+    """The best policy for one coin: keep the held weight between `lo` and `hi` at the signal's grid point."""
 
-    growth: float  # per bar, of following it for ever
+    growth: float  # long-run growth per bar
     signals: np.ndarray  # (S,)
-    lo: np.ndarray  # (S,) weight below which more is bought
-    hi: np.ndarray  # (S,) weight above which some is sold
-    buy_above: float  # signal from which an empty account buys
-    sell_below: float  # signal from which a full one sells
+    lo: np.ndarray  # (S,) weight below which the policy buys
+    hi: np.ndarray  # (S,) weight above which the policy sells
+    buy_above: float  # signal above which an account without a position buys
+    sell_below: float  # signal below which a fully invested account sells
 
     def act(self, state: Tensor) -> Tensor:
-        """The policy as orders of an environment with one coin, `relative` observation and norm_action 1."""
+        """Return orders for an environment with one coin, a `relative` observation and norm_action 1."""
         weight, signal = state[:, 1:2], state[:, 2:3].contiguous()
         place = torch.bucketize(signal, torch.as_tensor((self.signals[1:] + self.signals[:-1]) / 2.0).float())
         lo, hi = (torch.as_tensor(edge, dtype=state.dtype)[place] for edge in (self.lo, self.hi))
@@ -114,17 +114,17 @@ def solve_one_coin(
 ) -> Optimum:
     """Solve one coin by relative value iteration over (signal, held weight in [0, 1]).
 
-    Trading costs `cost_rate` of the traded notional. Holding w earns w alpha s - w^2 volatility^2 / 2 per bar: log
-    growth to the second order, which the variance lowers. Ignored are terms of third order and the drift of a mixed
-    weight between two bars.
+    Trading costs `cost_rate` of the traded notional. Holding w earns w alpha s - w^2 volatility^2 / 2 per bar, which is
+    log growth to second order; the variance reduces it. Third-order terms and the drift of a mixed weight between two
+    bars are ignored.
 
     Args:
-        market: its `n_assets` is ignored.
-        cost_rate: fee and slippage, a fraction of notional.
-        is_additive: leave the variance out: the sum of w alpha s minus costs, which closed forms are known for. No
-            account that compounds can earn it.
-        n_signals: points of the signal's grid; an odd number has 0 in it.
-        n_weights: points of the weight's grid.
+        market: the market; its `n_assets` is ignored.
+        cost_rate: fee plus slippage as a fraction of notional.
+        is_additive: omit the variance and maximize the sum of w alpha s minus costs, which has known closed forms. No
+            compounding account can earn it.
+        n_signals: number of grid points of the signal; an odd number includes 0.
+        n_weights: number of grid points of the weight.
     """
     signals, chances = market.switching(n_signals)
     weights = np.linspace(0.0, 1.0, n_weights)
@@ -133,20 +133,20 @@ def solve_one_coin(
     paid = cost_rate * weights
 
     def trade(future: np.ndarray) -> np.ndarray:
-        """(S, W) best over weights to go to; a linear cost allows one sweep up and one down."""
+        """Return the best value (S, W) over target weights; a linear cost needs one sweep up and one down."""
         bought = np.maximum.accumulate((future - paid)[:, ::-1], axis=1)[:, ::-1] + paid
         sold = np.maximum.accumulate(future + paid, axis=1) - paid
         return np.maximum(bought, sold)
 
     growth, value = relative_values(gain, lambda value: chances @ value, trade)
-    slope = np.diff(gain + chances @ value, axis=1) * (n_weights - 1)  # (S, W - 1) worth of more weight
+    slope = np.diff(gain + chances @ value, axis=1) * (n_weights - 1)  # (S, W - 1) marginal value of weight
     lo, hi = ((slope > edge).sum(1) / (n_weights - 1) for edge in (cost_rate, -cost_rate))
     buy_above, sell_below = _crossing(signals, slope[:, 0] - cost_rate), _crossing(signals, slope[:, -1] + cost_rate)
     return Optimum(growth, signals, lo, hi, buy_above, sell_below)
 
 
 def _crossing(points: np.ndarray, rising: np.ndarray) -> float:
-    """Where an increasing function of the points passes 0; infinite if it does not."""
+    """Return the zero of an increasing function of the points, or infinity if it has none."""
     if not rising[0] < 0.0 < rising[-1]:
         return math.inf if rising[-1] <= 0.0 else -math.inf
     return float(np.interp(0.0, rising, points))
@@ -154,9 +154,9 @@ def _crossing(points: np.ndarray, rising: np.ndarray) -> float:
 
 # ----------------------------------------------------------------------------------------------------------- two coins
 def solve_two_coins(market: SignalMarket, cost_rate: float, n_signals: int = 61, parts: int = 2) -> float:
-    """Best log growth per bar of two coins that share one purse.
+    """Return the best log growth per bar of two coins in one account.
 
-    Portfolios are a grid of `parts` equal parts of equity. With the signals' grid that makes
+    Portfolios are a grid of `parts` equal parts of equity. Together with the signals' grid there are
     n_signals^2 (parts + 1) (parts + 2) / 2 states.
     """
     signals, chances = market.switching(n_signals)
@@ -169,7 +169,7 @@ def solve_two_coins(market: SignalMarket, cost_rate: float, n_signals: int = 61,
         return np.einsum("ij,jlk->ilk", chances, np.einsum("lm,jmk->jlk", chances, value, optimize=True), optimize=True)
 
     def trade(future: np.ndarray) -> np.ndarray:
-        return np.stack([(future - paid).max(-1) for paid in move], axis=-1)  # (S, S, K) best portfolio, from each
+        return np.stack([(future - paid).max(-1) for paid in move], axis=-1)  # (S, S, K) best value, by held portfolio
 
     return relative_values(gain, expect, trade)[0]
 
@@ -177,16 +177,16 @@ def solve_two_coins(market: SignalMarket, cost_rate: float, n_signals: int = 61,
 # ---------------------------------------------------------------------------------------------------------- many coins
 @dataclass(frozen=True)
 class BestCoinRule:
-    """Everything in the coin with the highest signal, or in cash: buy above one signal, sell below another, switch."""
+    """Hold the coin with the highest signal, or cash; three thresholds decide when to buy, sell and switch."""
 
     n_assets: int
     buy_above: float
     sell_below: float
-    switch_by: float  # change coins when the best signal exceeds the held coin's by more
+    switch_by: float  # switch coins if the best signal exceeds the held coin's by more than this
     growth: float = math.nan  # log growth per bar
 
     def act(self, state: Tensor) -> Tensor:
-        """The rule as orders: (N, S) -> (N, A)."""
+        """Return the rule's orders, (N, S) -> (N, A)."""
         weights, signals = state[:, 1 : 1 + self.n_assets], state[:, 1 + self.n_assets : 1 + 2 * self.n_assets]
         most, held = weights.max(1)
         best_signal, best = signals.max(1)
@@ -199,7 +199,7 @@ class BestCoinRule:
 
 
 def find_rule(market: SignalMarket, cost_rate: float, n_bars: int = 200_000, seed: int = 90) -> BestCoinRule:
-    """The best rule of the family by a grid search and a finer one around what it found; its growth on other bars."""
+    """Find the best rule of the family by a coarse and a fine grid search, and estimate its growth on other bars."""
     signals, unseen = (market.signals(n, np.random.default_rng((seed, n))) for n in (n_bars, 10 * n_bars))
 
     def growth(rule: tuple[float, float, float], bars: np.ndarray = signals) -> float:
@@ -214,7 +214,7 @@ def find_rule(market: SignalMarket, cost_rate: float, n_bars: int = 200_000, see
 def rule_growth(
     signals: np.ndarray, buy_above: float, sell_below: float, switch_by: float, alpha: float, drag: float, cost: float
 ) -> float:
-    """Log growth per bar of a `BestCoinRule` without the noise, which has mean 0 whatever is held."""
+    """Return the log growth per bar of a `BestCoinRule`, without the noise, whose mean is 0 for any holding."""
     held, total = -1, 0.0
     for t in range(signals.shape[0]):
         best = np.argmax(signals[t])

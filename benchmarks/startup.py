@@ -1,7 +1,7 @@
-"""Seconds from starting Python to the first step, by phase; called by step.py --startup.
+"""Measure seconds from starting Python to the first step, by phase (`step.py --startup`).
 
-Every run is a fresh interpreter on warm caches: the file system's, and numba's on disk. The arrays are made once and
-loaded from a file, as a study does.
+Every run is a fresh interpreter with warm file system and numba caches. The arrays are generated once and loaded from a
+file, as in a study.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ RUNS, MOST_S = 5, 3.0
 PHASES = ("interpreter", "import torch", "import the environment", "load arrays", "construct and reset", "first step")
 COLUMNS = {"phase": "phase", "s": "seconds", "share": "share"}
 ABOUT = (
-    "Seconds from starting `python -c` to the end of the first step of VectorizedCryptoEnvAlpacaOptimized, 12 "
-    "environments, standard rules, warm caches; medians of 5 fresh interpreters."
+    "The table shows the seconds from starting `python -c` to the end of the first step of "
+    "VectorizedCryptoEnvAlpacaOptimized, with 12 environments, standard rules and warm caches. Values are medians over "
+    "5 fresh interpreters."
 )
 PROGRAM = """
 import time; marks = [time.monotonic()]
@@ -45,7 +46,7 @@ print(json.dumps(marks))
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """The section "startup"."""
+    """Measure the section "startup"."""
     with tempfile.TemporaryDirectory() as folder:
         bars = Path(folder) / "bars.npz"
         np.savez(bars, **who.config())
@@ -56,14 +57,14 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     medians = map(statistics.median, zip(*runs, strict=True))
     rows = [{"phase": name, "s": s, "share": s / total} for name, s in zip(PHASES, medians, strict=True)]
     longest = max(rows, key=lambda row: row["s"])
-    rows.append({"phase": "all", "s": total})
-    note = f"The longest phase is: {longest['phase']}."
-    target = measuring.check("seconds from starting Python to the first step", total, most=MOST_S)
+    rows.append({"phase": "total", "s": total})
+    note = f"The longest phase is `{longest['phase']}`."
+    target = measuring.check("seconds to the first step (12 environments)", total, most=MOST_S)
     return measuring.section(args, ABOUT, COLUMNS, rows=rows, notes=[note], checks=[] if args.quick else [target])
 
 
 def phases(command: list[str]) -> list[float]:
-    """Seconds of each phase in one fresh interpreter; the clock is the system's, so parent and child share it."""
+    """Return the seconds of each phase in one fresh interpreter; parent and child share the system clock."""
     started = time.monotonic()
     done = subprocess.run(command, cwd=REPO, stdout=subprocess.PIPE, text=True, check=True)
     marks = [started, *json.loads(done.stdout.splitlines()[-1])]

@@ -1,4 +1,4 @@
-"""Small studies that benchmarks run and throw away: through the command line, or in this process."""
+"""Small temporary studies for benchmarks, run through the command line or in this process."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ NAME = "benchmark"
 
 
 def storage_of(folder: Path) -> str:
-    """The database of the study in a folder."""
+    """Return the database URL of the study in a folder."""
     return f"sqlite:///{folder}/study.db"
 
 
 def sample_market(n_bars: int, folder: Path) -> None:
-    """A sample market of five-minute bars, as a dataset in the folder."""
+    """Write a sample market of five-minute bars as a dataset into the folder."""
     command = [sys.executable, str(SAMPLE), "--n-bars", str(n_bars), "--out", str(folder)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def seconds_of(folder: Path, data: Path, *flags: object) -> float:
-    """Wall time of a study through the command line; its database and results are in the folder."""
+    """Return the wall time of a study run through the command line; its database and results are in the folder."""
     command = [TRAINER, "--data-dir", data, "--study-name", NAME, "--storage", storage_of(folder)]
     command += ["--results-dir", folder / "results", *flags]
     started = time.monotonic()
     done = subprocess.run([sys.executable, *map(str, command)], stdout=subprocess.DEVNULL, check=False)
-    if done.returncode not in (0, 1):  # 1: a study of so few trials may have no best one
-        raise SystemExit(f"the study ended with exit code {done.returncode}")
+    if done.returncode not in (0, 1):  # 1: a study with so few trials may have no best trial
+        raise SystemExit(f"the study failed with exit code {done.returncode}")
     return time.monotonic() - started
 
 
 @contextmanager
 def ended_study(market: Dataset, **request: Any) -> Iterator[StoredStudy]:
-    """A study on that dataset, run in this process; its folder is thrown away."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # many studies' logs say nothing here
+    """Run a study on a dataset in this process, in a temporary folder."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # the logs of many studies are of no interest here
     logging.getLogger("train").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Wall time of a small study through the command line, by number of environments.
+"""Measure the wall time of a small study through the command line, by number of environments.
 
-The settings of the trials, the market and the number of environment steps are the same for every row: the sampler has
-one seed. What differs is how many environments collect the samples together.
+All rows have the same trial settings, market and number of environment steps, because the sampler has a fixed seed.
+Only the number of environments that collect the samples differs.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from benchmarks.studies import sample_market, seconds_of
 RUN = {"n_envs": (1, 12, 64), "n_trials": 4, "break_step": 60_000, "n_bars": 20_000}
 QUICK = {"n_envs": (12,), "n_trials": 1, "break_step": 2_000, "n_bars": 6_000}
 RATES = ("explore_steps_per_s", "update_samples_per_s")
-COLUMNS = measuring.columns("n_envs", wall_s="study, s", explore_steps_per_s="explore, env-steps/s")
+COLUMNS = measuring.columns("n_envs", wall_s="wall time, s", explore_steps_per_s="exploration, env-steps/s")
 COLUMNS["update_samples_per_s"] = "update, samples/s"
 
 
 def run_study(n_envs: int, folder: Path, size: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
-    """One row: the study's wall time and the median rates of its splits."""
+    """Return one row: the study's wall time and the median rates of its splits."""
     flags = ["--n-trials", size["n_trials"], "--gpu", args.gpu, "--n-envs", n_envs, "--break-step", size["break_step"]]
     scratch = Path(tempfile.mkdtemp(dir=folder))
     wall_s = seconds_of(scratch, folder / "data", *flags)
@@ -36,16 +36,16 @@ def run_study(n_envs: int, folder: Path, size: dict[str, Any], args: argparse.Na
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """The section."""
+    """Measure the section."""
     size = QUICK if args.quick else RUN
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sample_market(size["n_bars"], folder / "data")
         rows = [run_study(n_envs, folder, size, args) for n_envs in size["n_envs"]]
     about = (
-        f"Wall time of a study of {size['n_trials']} trials of {rows[0]['splits']} splits, {size['break_step']:,} "
-        f"environment steps each, on a sample market of {size['n_bars']:,} five-minute bars. Rates are medians over "
-        "the splits."
+        f"The table shows the wall time of a study of {size['n_trials']} trials with {rows[0]['splits']} splits and "
+        f"{size['break_step']:,} environment steps per split, on a sample market of {size['n_bars']:,} five-minute "
+        "bars. Rates are medians over the splits."
     )
     return measuring.section(args, about, COLUMNS, rows=rows)
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""A replay of a week and of a month through the paper trader, and the time from a bar's arrival to the last order.
+"""Measure the paper trader: replays of a week and a month, and the time from a bar's arrival to the last order.
 
-Seven coins, 5-minute bars. The replays go through the program itself (`paper_trading.trader_program.trade`), journal
-included, and each is compared with `CryptoEnvAlpaca` on the same rows: cash, coins and value after every bar must be
-equal, bit for bit. The live figures are of bars that close at a stand-in of Alpaca's interface, a process of its own on
-this machine: HTTP, JSON and alpaca-py are in them, the distance to a venue is not.
+The market has seven coins and 5-minute bars. The replays run the program itself
+(`paper_trading.trader_program.trade`), including its journal. Each replay is compared with `CryptoEnvAlpaca` on the
+same rows: cash, coins and account value must be bitwise equal after every bar. The live rows use a local stand-in of
+Alpaca's API in a separate process. They include HTTP, JSON and alpaca-py, but no network latency to a venue.
 """
 
 from __future__ import annotations
@@ -26,15 +26,18 @@ from benchmarks import measuring
 WEEK, MONTH, QUICK = 7 * 288, 30 * 288, 120
 LIVE_BARS, LIVE_BARS_QUICK = 200, 4
 TICKERS = ("BTC", "ETH", "LINK", "LTC", "UNI", "AAVE", "AVAX")
-COLUMNS = measuring.columns("contender", "policy", "bars", "orders", seconds="s", bar_ms="ms a bar")
-COLUMNS |= {"ours_ms": "ours, median ms a bar", "worst_ms": "longest bar, ms"}
-COLUMNS |= {"growth_mb": "memory grown after a tenth, MiB", "equal": "bars equal to the simulator's, bit for bit"}
-ABOUT = "The paper trader: 7 coins, 5-minute bars, an MLP of two layers and a band of it, lookback 3, journal included."
-BARS = ("--bars", {"type": Path, "metavar": "FILE", "help": "tidy bars to replay (default: the sample market)"})
+COLUMNS = measuring.columns("contender", "policy", "bars", "orders", seconds="total, s", bar_ms="ms per bar")
+COLUMNS |= {"ours_ms": "own time, median ms per bar", "worst_ms": "longest bar, ms"}
+COLUMNS |= {"growth_mb": "memory growth after warm-up, MiB", "equal": "share of bars bitwise equal to the simulator"}
+ABOUT = (
+    "The paper trader trades 7 coins with 5-minute bars and lookback 3, and writes its journal. The policy is a "
+    'two-layer MLP with the head "orders" or "band". The warm-up is the first tenth of the bars.'
+)
+BARS = ("--bars", {"type": Path, "metavar": "FILE", "help": "file of tidy bars to replay (default: the sample market)"})
 
 
 def dataset_of(args: argparse.Namespace, n_bars: int) -> Any:
-    """The sample market, or the last bars of a file."""
+    """Return the sample market, or the last bars of a file."""
     from market.bars.candles import read_bars
     from market.build import dataset_from_bars
     from market.sample import synthetic_dataset
@@ -46,7 +49,7 @@ def dataset_of(args: argparse.Namespace, n_bars: int) -> Any:
 
 
 def replay(args: argparse.Namespace, head: str, n_bars: int) -> dict[str, Any]:
-    """One replay through the program, compared with the specification."""
+    """Run one replay and compare it with the scalar environment."""
     import psutil
 
     from paper_trading import trader_program
@@ -88,7 +91,7 @@ def replay(args: argparse.Namespace, head: str, n_bars: int) -> dict[str, Any]:
 
 
 def live(args: argparse.Namespace) -> dict[str, Any]:
-    """Bars that close at the stand-in."""
+    """Trade bars that close at the stand-in."""
     from tests.support.alpaca_stand_in import StandIn
     from tests.support.trading_world import TradingWorld
 
@@ -102,7 +105,7 @@ def live(args: argparse.Namespace) -> dict[str, Any]:
         decisions = world.events("decision")[1:]
         orders = sum(len(event["orders"]) for event in world.events("intents"))
     return {
-        "contender": "live, at a stand-in of Alpaca", "policy": "orders", "bars": n_bars, "orders": orders,
+        "contender": "live, local stand-in of Alpaca", "policy": "orders", "bars": n_bars, "orders": orders,
         "seconds": took_s, "bar_ms": statistics.median(d["took_ms"] for d in decisions),
         "ours_ms": statistics.median(d["elapsed_ms"] for d in decisions),
         "worst_ms": max(d["took_ms"] for d in decisions),
@@ -110,17 +113,17 @@ def live(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """The section."""
+    """Measure the section."""
     logging.disable(logging.INFO)
     np.seterr(all="raise", under="ignore")
     week, month = (QUICK, QUICK) if args.quick else (WEEK, MONTH)
     rows = [replay(args, "orders", week), replay(args, "band", week), replay(args, "orders", month), live(args)]
     checks = [
-        measuring.check("seconds for a week of 7 coins", rows[0]["seconds"], most=60.0),
-        measuring.check("MiB that a month grows", rows[2]["growth_mb"], most=10.0),
-        measuring.check("share of bars equal to the simulator", min(r["equal"] for r in rows[:3]), least=1.0),
-        measuring.check("longest ms from a bar's arrival to its decision", rows[3]["worst_ms"], most=2000.0),
-        measuring.check("median ms of it that are ours", rows[3]["ours_ms"], most=100.0),
+        measuring.check("seconds (replay of a week)", rows[0]["seconds"], most=60.0),
+        measuring.check("memory growth in MiB (replay of a month)", rows[2]["growth_mb"], most=10.0),
+        measuring.check("share of bars equal to the simulator (replays)", min(r["equal"] for r in rows[:3]), least=1.0),
+        measuring.check("longest ms from a bar's arrival to its decision (live)", rows[3]["worst_ms"], most=2000.0),
+        measuring.check("median own time in ms per bar (live)", rows[3]["ours_ms"], most=100.0),
     ]
     return measuring.section(args, ABOUT, COLUMNS, rows=rows, checks=checks)
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""A whole trial, exploring and updating, at equal gradient work: ours, elegantrl's single path, stable-baselines3's.
+"""Measure whole trials, exploration and update, at equal gradient work: ours, elegantrl's and Stable-Baselines3's.
 
-One turn is one rollout of 3072 steps (12 environments times 256, or 3072 of one) and its update: 4 epochs, 512 samples
-a gradient step, so 24 gradient steps of the same network for everybody. The plain PPO is one short file over our own
-fast class (benchmarks/plain_ppo.py): it shares our environment and none of our agent. The single path is elegantrl's
-own agent over one scalar environment; stable-baselines3's PPO runs over a Python loop (DummyVecEnv) of 12 scalar ones.
+One turn is a rollout of 3,072 steps (12 environments with 256 steps, or one with 3,072) and its update: 4 epochs with
+512 samples per gradient step. Every contender therefore takes 24 gradient steps of the same network. The plain PPO is
+one short file over our fast class (benchmarks/plain_ppo.py); it uses our environment and none of our agent. elegantrl's
+agent runs on one scalar environment. Stable-Baselines3's PPO runs on a Python loop (DummyVecEnv) of 12 scalar ones.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from typing import Any
 from benchmarks import measuring
 
 HORIZON_LEN, HORIZON_LEN_QUICK, BATCH_SIZE, N_EPOCHS = 256, 8, 512, 4
-OURS, PLAIN = "ours, batched", "plain PPO over our batch"
-SINGLE, BASELINES = "elegantrl, one scalar environment", "stable-baselines3, loop of scalar ones"
-AIMS = {(SINGLE, 128): 4.5, (SINGLE, 512): 2.5, (SINGLE, 1024): 1.4, (BASELINES, 512): 1.5}
+OURS, PLAIN = "ours, vectorized", "plain PPO, vectorized"
+SINGLE, BASELINES = "elegantrl, one scalar environment", "Stable-Baselines3, loop of scalar environments"
+AIMS = {(BASELINES, 512): 1.5, (SINGLE, 128): 4.5, (SINGLE, 512): 2.5, (SINGLE, 1024): 1.4}
 WIDTHS = (128, 512, 1024)
-COLUMNS = measuring.columns("contender", "net", "n_envs", per_s="env-steps/s", ratio="ours, times this")
-COLUMNS["share_update"] = "time spent updating"
+COLUMNS = measuring.columns("contender", "net", "n_envs", per_s="env-steps/s", ratio="our speedup")
+COLUMNS["share_update"] = "share of time spent updating"
 ABOUT = (
-    "Environment steps per second of a whole trial, exploring and updating, at equal gradient work: "
-    f"{N_EPOCHS} epochs, {BATCH_SIZE} samples a gradient step, observations of 393 numbers, two hidden layers."
+    "The table shows environment steps per second of a whole trial, exploration plus update. The gradient work is "
+    f"equal: {N_EPOCHS} epochs with batches of {BATCH_SIZE}, observations of 393 numbers and two hidden layers."
 )
 
 
 class Trial:
-    """One rollout and its update by an agent with elegantrl's interface; keeps the time of both."""
+    """One rollout and its update by an agent with elegantrl's interface; records the time of each."""
 
     def __init__(self, agent: Any, env: Any, horizon_len: int) -> None:
         self.agent, self.env, self.horizon_len = agent, env, horizon_len
         self.explore_s = self.update_s = 0.0
 
     def __call__(self) -> None:
-        """One turn."""
+        """Run one turn."""
         import torch
 
         started = time.perf_counter()
@@ -50,12 +50,12 @@ class Trial:
 
     @property
     def share_update(self) -> float:
-        """Of the time."""
+        """Fraction of the time spent updating."""
         return self.update_s / max(self.explore_s + self.update_s, 1e-9)
 
 
 def elegantrl_contenders(width: int, horizon_len: int, threads: int) -> list[measuring.Local]:
-    """Ours, the plain one over the same class, and elegantrl's agent with one environment."""
+    """Return our agent, the plain PPO over the same class, and elegantrl's agent with one environment."""
     from benchmarks import contenders as who
     from benchmarks import learners
     from benchmarks.plain_ppo import PlainPPO
@@ -75,7 +75,7 @@ def elegantrl_contenders(width: int, horizon_len: int, threads: int) -> list[mea
 
 
 def baselines_contender(width: int, horizon_len: int) -> measuring.Local:
-    """stable-baselines3's PPO with the same network and numbers, over gymnasium environments in a Python loop."""
+    """Return Stable-Baselines3's PPO with the same network and settings, over a Python loop of environments."""
     import torch
     from stable_baselines3 import PPO
     from stable_baselines3.common.vec_env import DummyVecEnv
@@ -93,7 +93,7 @@ def baselines_contender(width: int, horizon_len: int) -> measuring.Local:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """The section."""
+    """Measure the section."""
     from benchmarks import contenders as who
 
     horizon_len = HORIZON_LEN_QUICK if args.quick else HORIZON_LEN
@@ -114,10 +114,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def checks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What is aimed at, for two cores."""
+    """Return the targets for two cores."""
     ratios = {(row["contender"], row.get("net")): row.get("ratio") for row in rows}
     return [
-        measuring.check(f"times {name}, net {width}", ratios.get((name, width)), least=least)
+        measuring.check(f"speedup over {name} (net {width})", ratios.get((name, width)), least=least)
         for (name, width), least in AIMS.items()
     ]
 

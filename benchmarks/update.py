@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Cost of PPO's update by gradient step: ours, a plain one and elegantrl's, beside the machine's matrix products.
+"""Measure PPO's update per gradient step: ours, a plain one and elegantrl's, relative to the machine's matrix products.
 
-A rollout of 12 environments times 512 steps and 4 epochs, at the sizes that the search uses. Ours makes its gradient
-steps in the way that its timing on this machine chose; the rows below it are forced to one way each. The plain update
-(benchmarks/plain_ppo.py) is torch.autograd and fused Adam with the same preparations; elegantrl's is given as many
-gradient steps. What counts are the FLOPs of the matrix products of forward and backward of actor and critic, without
-the input's gradient at the first layer, over the whole time of update_net, advantages included; the share is of one
-product of 2048x512x512 on the same threads, timed in the same rounds: torch.mm's or oneDNN's, whichever made more.
+The rollout has 12 environments with 512 steps, and the update takes 4 epochs, at the sizes of the search space. Our
+agent uses the gradient implementation that it selected on this machine. The rows below it force one implementation
+each. The plain update (benchmarks/plain_ppo.py) uses torch.autograd and fused Adam with the same preprocessing.
+elegantrl's agent takes the same number of gradient steps. The FLOPs are those of the matrix products in the forward and
+backward passes of actor and critic, without the input gradient of the first layer. They are divided by the whole time
+of update_net, including the advantages. The share is relative to one product of 2048x512x512 on the same threads, timed
+in the same rounds, with torch.mm or oneDNN, whichever is faster.
 """
 
 from __future__ import annotations
@@ -19,22 +20,26 @@ from typing import Any
 from benchmarks import measuring
 
 HORIZON_LEN, N_EPOCHS = 512, 4
-SIZES = [(width, rows) for width in (32, 64, 128, 256) for rows in (128, 512, 1024, 2048)]  # of the search
+SIZES = [(width, rows) for width in (32, 64, 128, 256) for rows in (128, 512, 1024, 2048)]  # of the search space
 SIZES += [(512, 2048), (1024, 2048)]
-SEARCHED = 256  # widths up to this
+SEARCHED = 256  # largest width in the search space
 OURS, PLAIN, STOCK = "ours", "plain", "elegantrl"
 LEAST_SHARE, LEAST_SHARE_WIDTH, LEAST_RATIO, LEAST_OF_BEST = 0.8, 512, 1.2, 0.95
-COLUMNS = measuring.columns("contender", "net", batch="samples a step", ms="ms per gradient step", per_s="samples/s")
-COLUMNS |= {"ratio": "ours, times this", "share": "share of the faster product's rate", "chosen": "chosen at the start"}
+COLUMNS = measuring.columns("contender", "net", batch="batch size", ms="ms per gradient step", per_s="samples/s")
+COLUMNS |= {"ratio": "our speedup", "share": "share of the product's rate", "chosen": "selected implementation"}
 ABOUT = (
-    f"update_net of PPO, {N_EPOCHS} epochs of a rollout of 12 environments times {HORIZON_LEN}, observations of 393 "
-    "numbers, two hidden layers. Samples count once an epoch. Rows such as "
-    '"ours, blas" are forced to one way of a gradient step.'
+    f"The table shows the speed of PPO's update_net, which takes {N_EPOCHS} epochs over a rollout of {HORIZON_LEN} "
+    "steps of 12 environments, with observations of 393 numbers and two hidden layers. Each epoch counts every sample "
+    "once. The share is relative to the faster of two matrix products on the same threads. Rows such as "
+    '"ours, blas" force one gradient implementation.'
 )
 
 
 def contenders(width: int, batch_size: int, quick: bool, threads: int) -> list[measuring.Local]:
-    """Ours, ours by every way, the plain one and elegantrl's, with as many samples through gradient steps each."""
+    """Return our agent, our agent with each forced implementation, the plain PPO and elegantrl's PPO.
+
+    All use the same number of samples for gradient steps.
+    """
     import torch
 
     from benchmarks import contenders as who
@@ -54,7 +59,7 @@ def contenders(width: int, batch_size: int, quick: bool, threads: int) -> list[m
     ways = ("blas", *["onednn"] * has_onednn(), "autograd")
     agents = {OURS: ours("")} | {f"{OURS}, {way}": ours(way) for way in ways}
     agents[PLAIN] = PlainPPO(env, width, batch_size, N_EPOCHS, learners.LEARNING_RATE)
-    # elegantrl makes horizon_len * repeat_times / batch_size gradient steps, whatever the number of environments.
+    # elegantrl takes horizon_len * repeat_times / batch_size gradient steps for any number of environments.
     agents[STOCK] = learners.stock_agent(env, learners.N_ENVS, width, batch_size, N_EPOCHS * learners.N_ENVS)
     with torch.no_grad():
         items = {name: agent.explore_env(env, horizon_len) for name, agent in agents.items()}
@@ -68,12 +73,12 @@ def contenders(width: int, batch_size: int, quick: bool, threads: int) -> list[m
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """The section."""
+    """Measure the section."""
     from benchmarks import learners
 
     products = measuring.matmul_rates(*((64, 64, 64) if args.quick else (2048, 512, 512)))
     rows: list[dict[str, Any]] = []
-    of_best: list[float] = []  # ours, times the fastest of the forced ways
+    of_best: list[float] = []  # our speed relative to the fastest forced implementation
     peaks: dict[str, list[float]] = {product.name: [] for product in products}
     for width, batch_size in SIZES[: 1 if args.quick else None]:
         timed = contenders(width, batch_size, args.quick, args.threads)
@@ -87,7 +92,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         for row, own in zip(measuring.rows_against(timed, rates, net=width, batch=batch_size), rates, strict=True):
             rows.append(row | {"ms": 1e3 * batch_size / row["per_s"], "share": measuring.ratio(own, allowed)})
     medians = {name: statistics.median(own) for name, own in peaks.items()}
-    note = "GFLOP/s of 2048 x 512 x 512: " + ", ".join(f"{n} {r / 1e9:,.0f}" for n, r in medians.items()) + "."
+    rates_text = ", ".join(f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in medians.items())
+    note = f"Rates of a 2048 x 512 x 512 product: {rates_text}."
     targets = [] if args.quick else checks(rows, min(of_best))
     products_per_s = {name: round(rate) for name, rate in medians.items()}
     return measuring.section(
@@ -96,14 +102,15 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def checks(rows: list[dict[str, Any]], of_best: float) -> list[dict[str, Any]]:
-    """What is aimed at."""
+    """Return the targets."""
     shares = [row["share"] for row in rows if row["contender"] == OURS and row["net"] == LEAST_SHARE_WIDTH]
-    what = f"share of the faster product's rate, net {LEAST_SHARE_WIDTH}"
-    found = [measuring.check("ours, times the fastest way, least of all sizes", of_best, least=LEAST_OF_BEST)]
+    what = f"share of the product's rate (net {LEAST_SHARE_WIDTH})"
+    slowest = "speed relative to the fastest implementation (slowest size)"
+    found = [measuring.check(slowest, of_best, least=LEAST_OF_BEST)]
     found.append(measuring.check(what, min(shares), least=LEAST_SHARE))
     for row in rows:
         if row["contender"] == PLAIN and row["net"] <= SEARCHED:
-            what = f"times the plain one, net {row['net']}, {row['batch']} samples"
+            what = f"speedup over plain PPO (net {row['net']}, batch size {row['batch']:,})"
             found.append(measuring.check(what, row["ratio"], least=LEAST_RATIO))
     return found
 

@@ -1,4 +1,4 @@
-"""Write a file so that a reader, or a crash at any moment, finds the old content or the new one and nothing between."""
+"""Atomic file writes: after a crash at any moment, a reader finds the old content or the new content."""
 
 import os
 import secrets
@@ -12,10 +12,10 @@ from torch import Tensor
 
 
 def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:
-    """The content of a safetensors file.
+    """Return the content of a safetensors file.
 
     Raises:
-        MemoryError: there is none; safetensors panics then, with an error that is no `Exception`.
+        MemoryError: If memory is exhausted; safetensors raises an error that is not an `Exception`.
     """
     try:
         return save(dict(tensors), metadata)
@@ -26,9 +26,9 @@ def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Temporary file in the same folder, flush to disk, rename over `path`, flush the folder.
+    """Write a temporary file in the same folder, sync it, rename it to `path`, and sync the folder.
 
-    Its permissions follow the umask, and a file that it replaces never becomes readable to more users.
+    Its permissions follow the umask. A replaced file never becomes readable to more users.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = create_beside(path)
@@ -42,7 +42,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     except BaseException as error:
         os.unlink(temporary)
-        # What a write to a full disk raises names no file.
+        # The error of a write to a full disk does not name the file.
         if isinstance(error, OSError) and error.errno is not None and error.filename is None:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
@@ -50,7 +50,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def create_beside(path: Path) -> tuple[int, Path]:
-    """Make a hidden file next to `path` whose name no other process uses; pids repeat among containers.
+    """Create a hidden file next to `path` with a unique name; process ids are not unique across containers.
 
     Returns:
         Its descriptor, open for writing, and its path.
@@ -60,7 +60,7 @@ def create_beside(path: Path) -> tuple[int, Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut."""
+    """Sync `folder`, so that a rename in it survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

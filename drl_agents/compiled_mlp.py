@@ -1,10 +1,10 @@
-"""A policy's network in compiled code, one observation at a time (numba, CPU).
+"""Compiled forward pass of a policy's network, one observation at a time (numba, CPU).
 
-torch needs 30 us for a network of two hidden layers and one row, whatever it multiplies. An account that is traded bar
-by bar asks for one row after the other. Most of a row are the features of a bar, which do not depend on the account:
-their part of the first layer is a matrix product over many bars (`FeatureProduct`), and the compiled loop adds the
-account's part and the other layers (`finish_row`). With the head "band" the network is for the features only: the
-product is of all layers, and the loop cuts the held weights to the edges (`into_band`).
+torch needs 30 us for one row through a network with two hidden layers, whatever its size. An account that trades bar by
+bar evaluates one row after another. Most inputs are features of a bar, which do not depend on the account. Their part
+of the first layer is one matrix product over many bars (`FeatureProduct`), and the compiled loop adds the account's
+part and the other layers (`finish_row`). With the head "band" the network reads only features, so the product covers
+all layers, and the loop clamps the held weights to the edges (`into_band`).
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from drl_agents.agents.mlp_gradient import products_for
 from drl_agents.policy import Policy, normalize
 
 Array = np.ndarray
-# Fused multiply-adds are allowed, another order of sums is not: the bits of a row follow from the row alone.
+# Fused multiply-adds are allowed, but reordered sums are not, so that a row's result depends only on the row.
 compiled: Any = njit(error_model="numpy", fastmath={"contract"}, boundscheck=False)  # pyright: ignore[reportCallIssue]
 
 
-HEADS = ("orders", "band")  # compiled as their place here
+HEADS = ("orders", "band")  # compiled code uses the index
 
 
 @dataclass(frozen=True)
 class Network:
-    """What a compiled loop knows of a policy.
+    """Data of a policy that a compiled loop needs.
 
     Attributes:
-        head: its place in HEADS.
+        head: index of the head in HEADS.
         numbers: float32. Head "orders": average (C,) and deviation (C,) of the account's inputs, their weights (C, W)
             of the first layer, then weight (in, out) and bias (out,) of each later layer. Head "band": the least
             weights (A,).
         sizes: int64 (n_layers + 1,): C, then each layer's outputs. Head "band": 0 and 2 A.
-        clip: bound on normalised inputs.
+        clip: bound on normalized inputs.
     """
 
     head: int
@@ -50,10 +50,10 @@ class Network:
 
 
 def network_of(policy: Policy, account: Array) -> Network:
-    """The policy without what follows from the features alone.
+    """Return the policy without the part that depends only on features.
 
     Args:
-        policy: on the CPU, in float32.
+        policy: a float32 policy on the CPU.
         account: (C,) columns of an observation that are not features.
     """
     head = HEADS.index(policy.head)
@@ -69,14 +69,14 @@ def network_of(policy: Policy, account: Array) -> Network:
 
 
 def feature_part(policy: Policy, features: slice) -> Callable[[Tensor], Tensor]:
-    """A function of raw features (M, F): what the policy makes of them without an account, (M, W) or edges (M, 2 A)."""
+    """Return a function that maps raw features (M, F) to the account-independent part, (M, W) or edges (M, 2 A)."""
     if policy.head == "band":
         return lambda rows: torch.cat(policy.band(rows), dim=1)
     return FeatureProduct(policy, features)
 
 
 class FeatureProduct:
-    """The first layer's product with features, bias included: (M, F) -> (M, W)."""
+    """First layer's product with features, including the bias: (M, F) -> (M, W)."""
 
     def __init__(self, policy: Policy, features: slice) -> None:
         """`features` are the columns of an observation that do not depend on the account."""
@@ -86,16 +86,16 @@ class FeatureProduct:
         self.products = products_for(weight.device, weight.dtype)
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Raw features; they are normalised here."""
+        """Normalize raw features and return their product."""
         x = normalize(features, self.average, self.std, self.clip)
         return self.products.affine(x, self.weight, self.bias, is_last=True)
 
 
 @compiled
 def add_product(x: Array, rows: Array, m: int, weight: Array, y: Array) -> None:
-    """y (out,) += the sum of x[k] * row rows[k] of weight over k < m; weight is flat (in * out,).
+    """Add the sum of x[k] * weight[rows[k]] over k < m to y (out,); weight is flat (in * out,).
 
-    Four rows a pass: y is read and written less often.
+    Four rows per pass reduce reads and writes of y.
     """
     n, whole = len(y), m - m % 4
     for k in range(0, whole, 4):
@@ -115,23 +115,23 @@ def finish_row(
     state: Array, account: Array, numbers: Array, sizes: Array, n_layers: int, clip: float, y: Array, x: Array,
     rows: Array,
 ) -> Array:  # fmt: skip
-    """Action before its tanh, a view of `y`.
+    """Return the action before its tanh, a view of `y`.
 
-    state (S,) is an observation and account (C,) its columns that are not features. numbers, sizes and clip are a
-    `Network`'s; the first n_layers + 1 `sizes` count. y, x float32 and rows int64 are scratch, as wide as the widest
-    layer and as C; y begins with the features' part of the first layer (W,).
+    state (S,) is an observation, and account (C,) lists its columns that are not features. numbers, sizes and clip
+    belong to a `Network`; only the first n_layers + 1 `sizes` are used. y, x (float32) and rows (int64) are scratch
+    buffers, at least as wide as the widest layer and C. On entry y contains the features' part of the first layer (W,).
     """
     c, out = len(account), sizes[1]
     for j in range(c):
         value = (state[account[j]] - numbers[j]) / numbers[c + j]
-        value = -clip if value < -clip else value  # what is not a number stays so
+        value = -clip if value < -clip else value  # NaN stays NaN
         x[j], rows[j] = clip if value > clip else value, j
     at = 2 * c
     add_product(x, rows, c, numbers[at : at + c * out], y[:out])
     at += c * out
     for layer in range(1, n_layers):
         m, n_in, out = 0, out, sizes[layer + 1]
-        for j in range(n_in):  # ReLU: the weights of inputs that are 0 are not read
+        for j in range(n_in):  # skips the weights of inputs that ReLU set to 0
             x[m], rows[m] = y[j], j
             m += not y[j] <= 0
         bias = numbers[at + n_in * out : at + n_in * out + out]
@@ -144,14 +144,14 @@ def finish_row(
 
 @compiled
 def squash(u: Array, action: Array) -> None:
-    """action = tanh(u), both (A,) float32."""
+    """Write action = tanh(u), both (A,) float32."""
     for a in range(len(action)):
         action[a] = math.tanh(u[a])
 
 
 @compiled
 def into_band(state: Array, edges: Array, least_weight: Array, action: Array) -> None:
-    """`drl_agents.policy.action_into_band` for one observation (S,) and edges (2 A,) of its bar."""
+    """Apply `drl_agents.policy.action_into_band` to one observation (S,) and the edges (2 A,) of its bar."""
     n = len(action)
     for a in range(n):
         weight, lo, hi = state[1 + a], edges[a], edges[n + a]
@@ -165,16 +165,16 @@ def act_on_row(
     state: Array, columns: Array, bias: Array, numbers: Array, sizes: Array, clip: float, y: Array, x: Array,
     rows: Array, action: Array,
 ) -> None:  # fmt: skip
-    """Action (A,) for one observation (S,), of which `finish_row` takes every column; bias (W,) of the first layer."""
+    """Return the action (A,) for one observation (S,), using all its columns; bias (W,) is that of the first layer."""
     for o in range(len(bias)):
         y[o] = bias[o]
     squash(finish_row(state, columns, numbers, sizes, len(sizes) - 1, clip, y, x, rows), action)
 
 
 def for_one_row(policy: Policy) -> Callable[[Array], Array]:
-    """The policy as a function of one observation (S,) float32 -> action (A,), for loops over a single account.
+    """Return the policy as a function of one observation (S,) float32 -> action (A,), for loops over a single account.
 
-    Its numbers are the policy's to rounding. Only for the head "orders", on the CPU, in float32.
+    Results equal the policy's up to rounding. Only float32 policies with the head "orders" on the CPU are supported.
     """
     columns, bias = np.arange(policy.state_dim), policy.layers[0][1].detach().numpy()
     network = network_of(policy, columns)

@@ -1,4 +1,4 @@
-"""DRLAgent: the factory that FinRL's and Cappuccino's scripts call, on this repository's training loop."""
+"""DRLAgent, the factory that FinRL's and Cappuccino's scripts call, based on this repository's training loop."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from train.run import BEST_POLICY, TrainResult, train_policy
 log = logging.getLogger(__name__)
 
 MODELS = AGENTS
-DEFAULT_N_ENVS = 8  # of a vectorized class when env_params does not say, as in the hosts
-HIDDEN_LAYERS = 2  # of `net_dimension` units each
-LEAST_UPDATES = 4  # a target_step as long as the budget would never let the policy act on what it learned
+DEFAULT_N_ENVS = 8  # default for a vectorized class, as in the hosts
+HIDDEN_LAYERS = 2  # with `net_dimension` units each
+LEAST_UPDATES = 4  # minimum number of updates; a target_step of the whole budget would use no update
 
-# The hosts' and elegantrl's names for settings of TrainConfig, with what makes the value fit.
+# The hosts' and elegantrl's names for settings of TrainConfig, with a conversion of the value.
 KWARG_NAMES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "net_dimension": ("net_dims", lambda width: (int(width),) * HIDDEN_LAYERS),
     "net_dim": ("net_dims", lambda width: (int(width),) * HIDDEN_LAYERS),
@@ -46,16 +46,16 @@ KWARG_NAMES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "thread_num": ("cpu_threads", int),
     "random_seed": ("seed", int),
 }
-# Named by hosts, without meaning here: evaluation goes by updates and workers are the study's.
+# Names that hosts use and that have no effect here: evaluation counts updates, and workers belong to the study.
 SILENT_KWARGS = {"eval_time_gap", "eval_gap", "eval_times", "break_step", "worker_num", "use_multiprocessing"}
 
 
 @dataclass(frozen=True)
 class Model:
-    """What `get_model` prepares for `train_model`."""
+    """Settings that `get_model` passes to `train_model`."""
 
     settings: TrainConfig
-    target_step: int | None  # samples of a rollout over all environments; None keeps settings.horizon_len
+    target_step: int | None  # samples per rollout over all environments; None keeps settings.horizon_len
     env_class: type
     config: Mapping[str, Any]
     env_params: Mapping[str, Any]
@@ -66,12 +66,12 @@ class DRLAgent:
     """Trains and applies agents for hosts.
 
     Args:
-        env: the environment's class; one whose constructor has an `n_envs` parameter is built vectorized.
+        env: class of the environment; a constructor with an `n_envs` parameter builds a vectorized environment.
         price_array: (T, A) closes.
         tech_array: (T, F) features.
-        env_params: rules and norms; `n_envs` there is passed on to a vectorized class.
-        if_log: handed to the environment.
-        host_options: anything further, such as `tickers`. Handed to the environment where its constructor names it.
+        env_params: rules and norms; its `n_envs` is passed to a vectorized class.
+        if_log: passed to the environment.
+        host_options: additional options, such as `tickers`, passed to the environment if its constructor accepts them.
     """
 
     def __init__(
@@ -91,12 +91,12 @@ class DRLAgent:
         self.host_options = host_options
 
     def get_model(self, model_name: str, gpu_id: int = -1, model_kwargs: Mapping[str, Any] | None = None) -> Model:
-        """Settings of a run.
+        """Return the settings of a run.
 
         Args:
             model_name: "ppo", "a2c", "band", "sac", "td3" or "ddpg".
-            gpu_id: -1 is the CPU, which is also taken, with a warning, where there is no GPU.
-            model_kwargs: under elegantrl's and the hosts' names, or TrainConfig's.
+            gpu_id: -1 selects the CPU; a missing GPU selects the CPU with a warning.
+            model_kwargs: settings with elegantrl's, the hosts' or TrainConfig's names.
         """
         _check_model_name(model_name)
         n_envs = int(self.env_params.get("n_envs", DEFAULT_N_ENVS)) if is_vectorized(self.env) else 1
@@ -109,7 +109,7 @@ class DRLAgent:
         return Model(settings, target_step, self.env, config, self.env_params, self._env_options())
 
     def _env_options(self) -> dict[str, Any]:
-        """Host options that the environment's constructor names; others that would have mattered are warned about."""
+        """Return host options that the environment's constructor accepts; warn about ignored options that matter."""
         known = inspect.signature(self.env).parameters
         options = {"if_log": self.if_log, **self.host_options}
         ignored = sorted(name for name, value in options.items() if name not in known and value)
@@ -118,7 +118,7 @@ class DRLAgent:
         return {name: value for name, value in options.items() if name in known}
 
     def train_model(self, model: Model, cwd: str | Path, total_timesteps: float = 5000) -> TrainResult:
-        """Train for `total_timesteps` steps of all environments together; policies are written into `cwd`."""
+        """Train for `total_timesteps` steps over all environments, and write policies into `cwd`."""
         settings = replace(model.settings, total_env_steps=int(total_timesteps))
         longest = max(1, math.ceil(settings.total_env_steps / settings.n_envs / LEAST_UPDATES))
         wanted = settings.horizon_len if model.target_step is None else max(1, model.target_step // settings.n_envs)
@@ -135,11 +135,11 @@ class DRLAgent:
         """Trade one episode with the policy in `cwd`.
 
         Returns:
-            Account values, the initial one first. Of a vectorized environment, those of its first account.
+            Account values, starting with the initial one. For a vectorized environment, those of its first account.
 
         Raises:
-            PolicyFileError: for a missing or damaged policy, one of another agent, or one that was trained on other
-                observations than `environment` gives.
+            PolicyFileError: If the policy is missing, damaged, of another agent, or trained on other observations than
+                `environment` has.
         """
         _check_model_name(model_name)
         path = Path(cwd) / BEST_POLICY
@@ -151,7 +151,7 @@ class DRLAgent:
         )
         _check_match(path, policy, model_name, environment)
         if getattr(environment, "start", "first") != "first":
-            log.warning('The environment draws its first bar; build it with start="first" to trade all of its bars')
+            log.warning('The environment starts at a random bar; build it with start="first" to trade all of its bars')
         gpu_id = _usable_gpu(gpu_id)
         device = torch.device(f"cuda:{gpu_id}" if gpu_id >= 0 else "cpu")
         values = _trade_one_episode(policy.to(device), environment, device)
@@ -165,7 +165,7 @@ def _check_model_name(model_name: str) -> None:
 
 
 def _check_match(path: Path, policy: Policy, model_name: str, environment: Any) -> None:
-    """Refuse a policy of another agent or of other observations of the same width, as far as the file tells."""
+    """Reject a policy of another agent, or of other observations of the same width, if the file records them."""
     agent, layout = policy.metadata.get("agent"), policy.metadata.get("observation_layout")
     if agent is not None and agent != model_name:
         raise PolicyFileError(f"{path} does not match: its agent is {agent}, expected {model_name}")
@@ -181,7 +181,7 @@ def _check_match(path: Path, policy: Policy, model_name: str, environment: Any) 
 
 
 def _settings_of(model_name: str, model_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """model_kwargs as fields of TrainConfig, and `target_step` as it is."""
+    """Return model_kwargs as fields of TrainConfig, and `target_step` unchanged."""
     settings: dict[str, Any] = {}
     own = set(TrainConfig.__dataclass_fields__) - {"agent", "n_envs", "gpu_id", "total_env_steps"}
     for name, value in model_kwargs.items():
@@ -201,10 +201,10 @@ def _settings_of(model_name: str, model_kwargs: Mapping[str, Any]) -> dict[str, 
 
 
 def _usable_gpu(gpu_id: int) -> int:
-    """`gpu_id` where there is such a GPU, else -1: hosts ask for GPU 0 by default."""
+    """Return `gpu_id` if that GPU exists, otherwise -1, because hosts request GPU 0 by default."""
     if gpu_id < 0 or (torch.cuda.is_available() and gpu_id < torch.cuda.device_count()):
         return gpu_id
-    log.warning("There is no GPU %d; the CPU is used", gpu_id)
+    log.warning("GPU %d does not exist; using the CPU", gpu_id)
     return -1
 
 
@@ -225,7 +225,7 @@ def _trade_one_episode(policy: Callable[[torch.Tensor], torch.Tensor], env: Any,
 
 
 def _for_one_account(policy: Any, state: Any) -> Callable[[np.ndarray], np.ndarray] | None:
-    """The compiled policy where the host trades one account of NumPy observations on the CPU and numba is there."""
+    """Return the compiled policy for one account with NumPy observations on the CPU, if numba is installed."""
     is_row = isinstance(state, np.ndarray) and state.ndim == 1
     if not is_row or not isinstance(policy, Policy) or policy.head != "orders" or policy.device.type != "cpu":
         return None
@@ -237,7 +237,7 @@ def _for_one_account(policy: Any, state: Any) -> Callable[[np.ndarray], np.ndarr
 
 
 def _account_value(env: Any, info: Any) -> float:
-    """The first account's value after a step. A batch restarts within the step, so there `info` is asked."""
+    """Return the first account's value after a step, from `info` for a vectorized environment with autoreset."""
     if isinstance(info, dict) and "equity" in info:
         return float(np.atleast_1d(torch.as_tensor(info["equity"]).cpu().numpy())[0])
     return float(env.cash + (env.price_array[env.time] * env.stocks).sum())

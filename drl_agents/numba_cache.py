@@ -1,4 +1,4 @@
-"""numba's cache on disk, where there is a folder to write to."""
+"""Disk cache of numba functions, if a writable folder exists."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from numba import njit
 
 
 def cached(function: Callable[..., Any], **options: Any) -> Any:
-    """`function` compiled on first use and kept on disk; compiled once a process where nothing can be written.
+    """Compile `function` on first use and cache it on disk, or once per process if nothing is writable.
 
     Args:
-        function: to compile.
-        options: of `numba.njit`.
+        function: the function to compile.
+        options: options of `numba.njit`.
     """
     try:
         return njit(cache=True, **options)(function)
@@ -24,8 +24,8 @@ def cached(function: Callable[..., Any], **options: Any) -> Any:
 
 
 def sources(*files: str) -> int:
-    """A number that changes with the text of these files; captured by a function, it is part of its key in the cache.
+    """Return a number that changes with the text of these files; a function that captures it has it in its cache key.
 
-    numba's own key knows the file of the function alone, and none that it calls or whose layouts it uses.
+    numba's own key covers only the function's file, not the files of callees and record layouts.
     """
     return zlib.crc32(b"".join(Path(file).read_bytes() for file in files))

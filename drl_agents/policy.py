@@ -1,4 +1,4 @@
-"""The policy as it is used: a plain function from observations to actions, without the agent that trained it."""
+"""Inference-time policy: a plain function from observations to actions, independent of the training agent."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ Layers = Sequence[tuple[Tensor, Tensor]]  # (weight (out, in), bias (out,)) of e
 
 
 def normalize(state: Tensor, average: Tensor, std: Tensor, clip: float) -> Tensor:
-    """(N, S) observation in standard deviations from its running mean, clipped to +-`clip`."""
+    """Return observations (N, S) in standard deviations from the running mean, clipped to +-`clip`."""
     return (state - average).div_(std).clamp_(-clip, clip)
 
 
 def band_edges(raw: Tensor) -> tuple[Tensor, Tensor]:
-    """Last layer's output (..., 2 A) -> lower and upper edge of every coin's band, (..., A) each; 0 < lo < hi < 1."""
+    """Return lower and upper edge of every coin's band, (..., A) each, from outputs (..., 2 A); 0 < lo < hi < 1."""
     first, second = raw.chunk(2, dim=-1)
     lo = first.sigmoid()
     return lo, lo + (1.0 - lo) * second.sigmoid()
 
 
-# Settings under which an action is a change of weight and an observation shows the held weights.
+# Settings with which an action is a weight change and an observation contains the held weights.
 BAND_NEEDS: dict[str, Any] = {"norm_action": 1.0, "order_sizing": "equity", "observation": "relative"}
 
 
 def action_into_band(weight: Tensor, lo: Tensor, hi: Tensor, least_weight: Tensor) -> Tensor:
-    """Actions (..., A) that move held weights into their bands, for `norm_action` 1.
+    """Return actions (..., A) that move held weights into their bands, for `norm_action` 1.
 
     The target is the weight clamped to [lo, hi], and the action is target - weight. A target below `least_weight` is
-    worth less than the smallest order: the action is -1, which closes the position in one order, whatever the price
-    does before it fills, and asks for nothing where no position is held.
+    smaller than the smallest order. The action is then -1, which closes the position in one order, whatever the price
+    does before it fills. Without a position, this action orders nothing.
 
     Args:
-        weight: (..., A) shares of the account now held in each coin.
+        weight: (..., A) current weights.
         lo: (..., A) lower edges.
         hi: (..., A) upper edges.
-        least_weight: (A,) weights that the smallest orders are worth.
+        least_weight: (A,) weights of the smallest orders.
     """
     target = torch.minimum(torch.maximum(weight, lo), hi)
     return torch.where(target < least_weight, -1.0, target - weight)
 
 
 def mlp(x: Tensor, layers: Layers) -> Tensor:
-    """Linear layers with ReLU between them: (N, in) -> (N, out)."""
+    """Apply linear layers with ReLU between them: (N, in) -> (N, out)."""
     for weight, bias in layers[:-1]:
         x = torch.nn.functional.linear(x, weight, bias).relu_()
     weight, bias = layers[-1]
@@ -57,19 +57,19 @@ def mlp(x: Tensor, layers: Layers) -> Tensor:
 
 @dataclass(frozen=True)
 class Policy:
-    """A deterministic policy: normalise, clip, ReLU layers, then a head. Every agent here is one without exploration.
+    """A deterministic policy: normalization, clipping, ReLU layers, then a head.
 
-    The head "orders" is a tanh: the network sees the whole observation and gives one action per coin. The head "band"
-    gives each coin a band of weights, from the features alone: the network does not see the account. The action moves
-    the held weight into its band (see `action_into_band`). Such a policy reads a "relative" observation: cash, A
-    weights, features, and any further columns of the account, which it ignores.
+    The head "orders" is a tanh: the network reads the whole observation and returns one action per coin. The head
+    "band" maps the features, without the account, to a band of weights per coin. The action moves the held weight into
+    its band (see `action_into_band`). Such a policy requires a "relative" observation: cash, A weights, features, and
+    optional account columns, which it ignores.
 
     Attributes:
-        state_avg: (S,) mean of the training observations; with the head "band" only the features' columns are used.
-        state_std: (S,) their standard deviation, 1 where a column never varied.
+        state_avg: (S,) mean of the training observations; the head "band" uses only the features' columns.
+        state_std: (S,) their standard deviation, 1 for constant columns.
         layers: weights and biases, first layer first.
-        clip: bound on normalised observations.
-        metadata: what it was trained on: see `drl_agents.policy_file.METADATA_KEYS`.
+        clip: bound on normalized observations.
+        metadata: description of the training, see `drl_agents.policy_file.METADATA_KEYS`.
         head: "orders" or "band".
         least_weight: (A,) weights below which the head "band" closes a position; None with "orders".
     """
@@ -84,10 +84,10 @@ class Policy:
 
     @torch.no_grad()
     def __call__(self, state: Tensor) -> Tensor:
-        """Observation (N, S) or (S,) -> actions in [-1, 1], (N, A) or (A,).
+        """Map observations (N, S) or (S,) to actions in [-1, 1], (N, A) or (A,).
 
         Raises:
-            ValueError: for an observation of another width.
+            ValueError: If the observation has another width.
         """
         if state.shape[-1] != self.state_dim:
             raise ValueError(f"the policy reads observations of {self.state_dim} columns; received {state.shape[-1]}")
@@ -99,10 +99,10 @@ class Policy:
 
     @torch.no_grad()
     def band(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Features as the observation has them, (..., L * F) -> lower and upper edges of the bands, (..., A) each.
+        """Return lower and upper edges of the bands, (..., A) each, for features (..., L * F) as in the observation.
 
         Raises:
-            ValueError: for a policy with the head "orders".
+            ValueError: If the head is "orders".
         """
         if self.head != "band":
             raise ValueError(f'only a policy with the head "band" has bands; this one has "{self.head}"')
@@ -112,18 +112,18 @@ class Policy:
 
     @property
     def feature_columns(self) -> slice:
-        """Columns of an observation that the network of the head "band" sees."""
+        """Columns of an observation that the head "band" reads."""
         first = 1 + self.action_dim
         return slice(first, first + self.layers[0][0].shape[1])
 
     @property
     def state_dim(self) -> int:
-        """S."""
+        """Width S of the observation."""
         return self.state_avg.shape[0]
 
     @property
     def action_dim(self) -> int:
-        """A."""
+        """Number of assets A."""
         n_outputs = self.layers[-1][0].shape[0]
         return n_outputs // 2 if self.head == "band" else n_outputs
 
@@ -134,11 +134,11 @@ class Policy:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.state_avg.device
 
     def to(self, device: torch.device | str) -> Policy:
-        """The same policy on another device."""
+        """Return the policy on another device."""
         layers = tuple((to_device(weight, device), to_device(bias, device)) for weight, bias in self.layers)
         average, std = to_device(self.state_avg, device), to_device(self.state_std, device)
         least = None if self.least_weight is None else to_device(self.least_weight, device)

@@ -1,7 +1,7 @@
-"""Policies on disk: safetensors with one JSON header. No code is stored, so none can run on loading.
+"""Policy files: safetensors with one JSON header, without code that could run on loading.
 
-The file carries everything needed to use the policy honestly: weights and normaliser, the observation it expects, the
-environment it was trained in, the coins and features by name, the data's hash, the seed and the version of the code.
+The file contains everything needed to use the policy: weights and normalizer, the expected observation, the training
+environment, coins and features by name, the hash of the data, the seed and the code version.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from torch import Tensor
 from drl_agents.atomic_file import safetensors_bytes, write_atomically
 from drl_agents.policy import Policy
 
-# Format 3 adds `head`. It is written for bands only, so that files of orders stay as they are, and so that code which
-# knows orders only refuses a band by its format instead of trading it wrongly.
+# Format 3 adds `head`. It is written only for bands, so that files of orders stay unchanged. Older code, which supports
+# only orders, rejects a band by its format instead of trading it incorrectly.
 FORMAT, FORMAT_VERSION, FORMAT_WITH_HEAD = "crypto-trading-policy", 2, 3
 HEADS = ("orders", "band")
 HEADER_KEYS = {
     FORMAT_VERSION: ("clip", "n_layers", "metadata", "sha256"),
     FORMAT_WITH_HEAD: ("clip", "n_layers", "metadata", "sha256", "head"),
 }
-# Present in every file, null where the caller did not say.
+# Present in every file, null if the caller did not provide them.
 METADATA_KEYS = (
     "agent", "env_params", "observation_layout", "tickers", "feature_names", "bar_seconds", "data_sha256",
     "data_source", "synthetic", "seed", "code_version", "env_steps",
@@ -36,14 +36,14 @@ METADATA_KEYS = (
 
 
 class PolicyFileError(ValueError):
-    """A policy file that cannot be used. The message names the file and the reason in one line."""
+    """Raised for an unusable policy file; the message names the file and the reason in one line."""
 
 
 def save_policy(path: str | Path, policy: Policy, metadata: Mapping[str, Any] | None = None) -> Path:
     """Write `policy` atomically; `metadata` is added to the policy's own.
 
     Raises:
-        PolicyFileError: for weights that are not finite; an existing file stays as it is.
+        PolicyFileError: If a weight is not finite; an existing file stays unchanged.
     """
     path = Path(path)
     tensors = {name: value.detach().float().cpu().contiguous() for name, value in _tensors(policy).items()}
@@ -52,10 +52,10 @@ def save_policy(path: str | Path, policy: Policy, metadata: Mapping[str, Any] | 
     clip = policy.clip if math.isfinite(policy.clip) else None  # JSON has no infinity
     described = {"clip": clip, "n_layers": len(policy.layers), "metadata": known} | _head_of(policy)
     described["format_version"] = FORMAT_VERSION if policy.head == "orders" else FORMAT_WITH_HEAD
-    # Through JSON once, so that what is hashed is what a reader gets: keys that are text, lists for tuples.
+    # A JSON round trip, so that the hash covers what a reader gets: text keys, lists instead of tuples.
     header = json.loads(json.dumps(described, default=_plain))
     header["sha256"] = _digest(tensors, header)
-    # One key only: safetensors writes several in an order of its own, and equal policies should be equal files.
+    # A single key, because safetensors writes several in arbitrary order, and equal policies must give equal files.
     write_atomically(path, safetensors_bytes(tensors, {FORMAT: json.dumps(header, sort_keys=True)}))
     return path
 
@@ -76,7 +76,7 @@ def load_policy(
         net_dims: expected hidden widths, None for any.
 
     Raises:
-        PolicyFileError: for a missing, truncated, damaged, foreign or mismatched file.
+        PolicyFileError: If the file is missing, truncated, damaged, foreign or mismatched.
     """
     path = Path(path)
     tags, tensors = _read(path)
@@ -97,14 +97,14 @@ def load_policy(
 
 
 def weights_sha256(policy: Policy) -> str:
-    """One hash over all that decides an action: weights, normaliser, clip and head, whatever the header says."""
+    """Return a hash of everything that determines an action: weights, normalizer, clip and head, without the header."""
     clip = policy.clip if math.isfinite(policy.clip) else None
     tensors = {name: value.detach().float().cpu() for name, value in _tensors(policy).items()}
     return _digest(tensors, {"clip": clip} | _head_of(policy))
 
 
 def _head_of(policy: Policy) -> dict[str, str]:
-    """Nothing for "orders", so that its files and hashes stay what they were before there were heads."""
+    """Return the header entries of the head; none for "orders", so that older files and hashes stay valid."""
     return {} if policy.head == "orders" else {"head": policy.head}
 
 
@@ -118,7 +118,7 @@ def _tensors(policy: Policy) -> dict[str, Tensor]:
 
 
 def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
-    """One hash over the header, but for the hash itself, and the tensors' names, shapes and contents."""
+    """Return a hash of the header without its own hash, and of the tensors' names, shapes and contents."""
     described = {name: value for name, value in header.items() if name != "sha256"}
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for name in sorted(tensors):
@@ -128,7 +128,7 @@ def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """JSON form of NumPy scalars and arrays, tensors and paths."""
+    """Return the JSON form of NumPy scalars and arrays, tensors and paths."""
     if hasattr(value, "tolist"):
         return value.tolist()
     if isinstance(value, Path):
@@ -151,7 +151,7 @@ def _check_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            # The file is mapped; copies outlive a later replacement of it.
+            # The file is memory-mapped; copies stay valid if it is replaced.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
             return file.metadata() or {}, tensors
     except FileNotFoundError as error:
@@ -181,7 +181,7 @@ def _header(path: Path, text: str) -> dict[str, Any]:
 
 
 def _assemble(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Policy:
-    """Policy of the stored tensors, after checking that they fit one another and the observation."""
+    """Return the policy of the stored tensors, after checking that they match each other and the observation."""
     try:
         layers = tuple((tensors[f"layer{i}.weight"], tensors[f"layer{i}.bias"]) for i in range(header["n_layers"]))
         clip = math.inf if header["clip"] is None else float(header["clip"])
@@ -226,7 +226,7 @@ def _check_layers(policy: Policy) -> None:
 
 
 def _check_head(policy: Policy) -> None:
-    """Two outputs per coin, one least weight per coin, and features within the observation."""
+    """Check for two outputs per coin, one least weight per coin, and features within the observation."""
     least, n_assets = policy.least_weight, policy.action_dim
     if least is None:
         return
@@ -241,7 +241,7 @@ def _check_head(policy: Policy) -> None:
 
 
 def _check_description(policy: Policy) -> None:
-    """What the header says of the observation and the coins must fit the weights."""
+    """Check that the header's observation and coins match the weights."""
     layout, tickers = policy.metadata.get("observation_layout"), policy.metadata.get("tickers")
     if layout is not None and sum(width for _, width in layout) != policy.state_dim:
         raise ValueError(f"observation_layout {layout} is not {policy.state_dim} wide")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 # Copyright (c) 2026 the barwise contributors
-"""Many bars of the native step in one compiled loop, for a policy that is a table of bands: one row of edges per bar.
+"""Many bars of the native step in one compiled loop, for policies that are tables of bands with one row per bar.
 
-A step from Python costs some 20 microseconds of calls, and the step of a block of 16 accounts less than one. With the
-orders chosen in the loop, only the step is paid for.
+A step from Python costs about 20 microseconds of call overhead. The step of a block of 16 accounts takes less than one
+microsecond. Choosing the orders inside the loop avoids the overhead.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from .memory import LANES, POSITION_BYTES, Array, account_at, cached, position_a
 
 
 def trade_of(version: int) -> Any:
-    """The compiled loop, found again on disk by its version where there is a folder to write to."""
+    """Return the compiled loop, cached on disk by version if a folder is writable."""
 
     def trade_block(
         block: int, first: int, last: int, edges: Array, is_known: Array, least: Array, trades: Array, state: Array,
         order: Array, bar: Array, action: Array, filled: Array, reward: Array, done: Array, addresses: Array,
         money: Array, price: Array, scale: Array, counts: Array, rules: int,
     ) -> int:  # fmt: skip
-        """Trade one block of accounts from step `first` to step `last`, or to one whose edges are not known yet.
+        """Trade one block of accounts from step `first` to step `last`, or until a bar without known edges.
 
-        Returns the step before which it stopped: `last`, or the first without edges.
+        Return the step before which it stopped: `last`, or the first step without edges.
 
-        edges (T, 2 A) float32, lower then upper; is_known (T,) bool; least (A,) float32; trades (T, A) float32, or
-        (0, A) where every coin trades in every bar; state (N, C) and order (N, A) float32 are this loop's to write, and
-        state holds the observations before step `first`. bar, action, filled, reward and done are (H, N, ...) as
-        `drl_agents.agents.band_rollout.BandRollout` has them. addresses are those of final_state, truncated and counted
-        of `step_blocks`; money to rules are its arguments.
+        edges (T, 2 A) float32 holds lower then upper edges; is_known (T,) bool; least (A,) float32; trades (T, A)
+        float32, or (0, A) if every coin trades in every bar. state (N, C) and order (N, A), both float32, are scratch
+        buffers; state contains the observations before step `first`. bar, action, filled, reward and done are (H, N,
+        ...) as in `drl_agents.agents.band_rollout.BandRollout`. addresses are those of final_state, truncated and
+        counted of `step_blocks`; money to rules are its arguments.
         """
-        _ = version  # captured, and so part of what the cache on disk is asked for
+        _ = version  # captured, and therefore part of the disk cache key
         p = rules_at(rules, 0)
         n_assets, zero, one = p.n_assets, np.float32(0.0), np.float32(1.0)
         i = block * LANES
@@ -54,7 +54,7 @@ def trade_of(version: int) -> Any:
                 for a in range(n_assets):
                     weight = state[i + w, 1 + a]
                     lo, hi = edges[now, a], edges[now, n_assets + a]
-                    target = weight if weight > lo else lo  # NaN where the edges are, and the step holds
+                    target = weight if weight > lo else lo  # NaN edges give NaN, and the step holds
                     target = target if target < hi else hi
                     wanted = -one if target < least[a] else target - weight
                     action[t, i + w, a] = wanted
@@ -75,10 +75,10 @@ trade = trade_of(sources())
 
 
 class BandLoop:
-    """The compiled loop over the accounts of one environment."""
+    """Compiled loop over the accounts of one environment."""
 
     def __init__(self, kernel: Any) -> None:
-        """Allocate what a step reports; `kernel` is the environment's `NativeStep`."""
+        """Allocate the outputs of a step; `kernel` is the environment's `NativeStep`."""
         rules = kernel.rules
         rows, n_assets = kernel.n_envs, int(rules["n_assets"][0])
         n_terms = len(drop_in.TERM_NAMES["weighted_terms"])
@@ -96,13 +96,13 @@ class BandLoop:
         """Trade every block as far as the edges are known.
 
         Args:
-            state: (N, C) observations, overwritten with those where the blocks stopped.
+            state: (N, C) observations, overwritten with those at the steps where the blocks stopped.
             edges: (T, 2 A) float32.
             is_known: (T,) bool, bars whose edges are filled in.
             least: (A,) float32.
             trades: (T, A) float32 or (0, A).
             record: bar, action, filled, reward and done, (H, N, ...) arrays.
-            progress: (B,) int64, step at which each block stands, overwritten.
+            progress: (B,) int64, current step of each block, overwritten.
             n_steps: H.
         """
         kernel = self.kernel
@@ -117,13 +117,13 @@ class BandLoop:
         n_parts = min(torch.get_num_threads(), self.n_blocks)
         if n_parts == 1:
             advance(range(self.n_blocks))
-        else:  # accounts do not depend on one another, so neither do blocks
+        else:  # accounts are independent, and so are blocks
             parts = [range(k, self.n_blocks, n_parts) for k in range(n_parts)]
             list(helpers(os.getpid()).map(advance, parts))
 
 
 def band_loop_of(env: Any) -> BandLoop | None:
-    """The loop for an environment that the compiled step steps and restarts; None for any other."""
+    """Return the loop of an environment with the compiled step and autoreset, or None for any other environment."""
     kernel = native_step_of(env)
     is_ours = kernel is not None and env.autoreset and env.params.reward == "weighted_terms"
     return BandLoop(kernel) if is_ours else None

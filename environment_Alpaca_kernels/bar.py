@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # Copyright (c) 2026 the barwise contributors
-"""The bar of the numba step: its phases in the order of the plain `step`, for one block of accounts after another."""
+"""One bar of the numba step: the phases of the plain `step` in the same order, for one block of accounts at a time."""
 
 from __future__ import annotations
 
@@ -45,19 +45,20 @@ N_REPORTED = len(drop_in.REPORTED)
 
 
 def step_of(version: int) -> Any:
-    """The compiled step, found again on disk by its version where there is a folder to write to."""
+    """Return the compiled step, cached on disk by version if a folder is writable."""
 
     def step_blocks(
         first: int, end: int, action: int, state: int, reward: int, done: int, final_state: int, truncated: int,
         counted: int, money: Array, price: Array, scale: Array, counts: Array, rules: int,
     ) -> None:  # fmt: skip
-        """Advance the blocks first .. end - 1 one bar: stops, sells, releases, buys, then mark to market.
+        """Advance blocks first .. end - 1 one bar: stops, sells, releases, buys, then mark to market.
 
         action (N, A) float32, state and final_state (N, S) float32, reward (N,) float32, done and truncated (N,) bool
-        are addresses of tensors, rules that of a record of RULES. price is (T, A), scale (G, A). For B blocks, by rows:
-        counted (COUNTED, 16 B) int64, by address; money (REPORTED and the terms, 16 B); counts (2, 16 B) int64.
+        are passed as addresses of tensors, and rules as the address of a RULES record. price is (T, A), scale (G, A).
+        For B blocks, stored by rows: counted (COUNTED, 16 B) int64, passed by address; money (REPORTED and the terms,
+        16 B); counts (2, 16 B) int64.
         """
-        _ = version  # captured, and so part of what the cache on disk is asked for
+        _ = version  # captured, and therefore part of the disk cache key
         p = rules_at(rules, 0)
         orders = room_on_stack(p.n_assets * ORDER_BYTES)
         for block in range(first, end):
@@ -93,7 +94,7 @@ def step_of(version: int) -> Any:
 
 @native
 def begin_bar(n: int, book: Record, coins: int, orders: int, price: Array, p: Record) -> None:
-    """The clock goes on, the prices are the new bar's, nothing is traded yet."""
+    """Advance the clock, load the prices of the new bar, and reset the step's totals."""
     before = book.before
     for w in range(LANES):
         before.equity[w], before.benchmark[w] = book.equity[w], book.benchmark[w]
@@ -104,17 +105,17 @@ def begin_bar(n: int, book: Record, coins: int, orders: int, price: Array, p: Re
         for w in range(LANES):
             coin.held_bars[w] += 1 if coin.qty[w] > 0 else 0
             coin.filled[w] = 0.0
-            order.price[w] = 0.0  # and stays so where nobody's account is
+            order.price[w] = 0.0  # stays 0 in lanes without an account
     last = p.n_bars - 1
     for w in range(n):
-        book.bar[w] = min(book.bar[w] + 1, last)  # one whose episode is over waits there for its reset
+        book.bar[w] = min(book.bar[w] + 1, last)  # an ended episode waits there for its reset
         for a in range(p.n_assets):
             order_at(orders, a).price[w] = price[book.bar[w], a]
 
 
 @native
 def end_bar(book: Record, p: Record) -> None:
-    """Decide which episodes are over, and what their last reward is."""
+    """Determine which episodes end, and their final reward."""
     truncates, restarts, gamma = p.truncates, p.restarts, p.gamma
     least = p.terminal_equity_fraction * p.initial_capital
     for w in range(LANES):
@@ -135,7 +136,7 @@ def report(
     i: int, n: int, reward: int, done: int, truncated: int, counted: int, money: Array, book: Record, counts: Array,
     p: Record,
 ) -> None:  # fmt: skip
-    """Write what a step returns beside the states, before a restart overwrites it."""
+    """Write what a step returns in addition to the states, before a restart overwrites it."""
     initial_capital, width = p.initial_capital, counts.shape[1]
     for w in range(LANES):
         money[REPORT.equity, i + w], money[REPORT.benchmark_equity, i + w] = book.equity[w], book.benchmark[w]

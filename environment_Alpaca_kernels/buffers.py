@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # Copyright (c) 2026 the barwise contributors
-"""What the fast class returns: two sets of buffers, used in turn, and the kernel that is bound to each of them."""
+"""Return buffers of the fast class: two sets used in alternation, and the kernel bound to each."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch import Tensor
 
 from . import drop_in
 
-SLOTS = ("state", "reward", "done")  # what a caller may give room for
+SLOTS = ("state", "reward", "done")  # outputs for which a caller may pass storage
 ALIGNMENT = 64  # bytes: a cache line
 
 
 class Accounts:
-    """What a native step has of accounts besides the running episodes; `read` and `write` are of its device."""
+    """Account state of a native step outside the running episodes; `read` and `write` are device-specific."""
 
     ENDED = ("is_over", "final_cash", "final_equity", "final_bar", "final_qty", "final_filled")
     read: Callable[[str], Tensor]
@@ -27,7 +27,7 @@ class Accounts:
     restarts: bool
 
     def shown(self, name: str) -> Tensor:
-        """cash, equity, bar, qty or filled before the restarts of the last step."""
+        """Return cash, equity, bar, qty or filled as they were before the restarts of the last step."""
         running = self.read(name)
         if not self.restarts:
             return running
@@ -35,20 +35,20 @@ class Accounts:
         return torch.where(is_over if running.ndim == 1 else is_over[:, None], ended, running)
 
     def ended(self) -> dict[str, Tensor]:
-        """What is kept of episodes that have ended, for a copy of this object."""
+        """Return the stored results of ended episodes, for a copy of this object."""
         return {name: self.read(name) for name in self.ENDED}
 
     def restore_ended(self, values: dict[str, Tensor]) -> None:
-        """Take over what `ended` returned."""
+        """Restore what `ended` returned."""
         for name, value in values.items():
             self.write(name, value)
 
 
 class Buffers:
-    """One set of what a step returns, in one block of memory.
+    """One set of step outputs in one block of memory.
 
-    A tensor that is sent to another process moves its memory, in place, to where that process sees it. All tensors of a
-    set share one block, so that one look at the block's address before a step tells whether the kernel must follow.
+    Sending a tensor to another process moves its memory in place to a shared address. All tensors of a set share one
+    block, so one address comparison before a step shows whether the kernel must be bound again.
     """
 
     def __init__(self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized, kernel: Any) -> None:
@@ -71,33 +71,35 @@ class Buffers:
             self.slots[name] = self.slots[name][:, :n]
         named = zip((*drop_in.COUNTED, *drop_in.REPORTED), (*self.slots["counts"], *self.slots["money"]), strict=False)
         self.info: dict[str, Any] = {**dict(named), "truncated": self.slots["truncated"]}
-        # Without restarts the last state of an episode is the state returned.
+        # Without autoreset the last state of an episode is the returned state.
         self.info["final_state"] = self.slots["final_state" if env.autoreset else "state"]
         self.terms = dict(zip(terms, self.slots["money"][len(drop_in.REPORTED) :], strict=True))
         self.tensors = tuple(self.slots[name] for name in SLOTS)
         self.bind(kernel)
 
     def bind(self, kernel: Any) -> None:
-        """Bind the kernel to where the memory is now."""
+        """Bind the kernel to the current address of the memory."""
         self.address = self.block.data_ptr()
         self.advance: Callable[[Tensor], None] = kernel.bind(self.slots, is_own=True)
 
 
 class FastStep:
-    """`step` of one environment through its kernel; the environment is an argument, so that no reference is kept."""
+    """`step` of one environment through its kernel; the environment is an argument, to avoid a reference cycle."""
 
     def __init__(self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized, kernel: Any) -> None:
         """Allocate both sets for the accounts of `env`."""
         self.kernel = kernel
-        self.spare, self.latest = Buffers(env, kernel), Buffers(env, kernel)  # the next to be written, the last written
+        self.spare, self.latest = Buffers(env, kernel), Buffers(env, kernel)  # next to write, last written
         self.device, self.has_filled_bars = env.device, env.market.trades is not None
-        self.shape = None if env.as_numpy else torch.Size((env.n_envs, env.action_dim))  # of an action ready to use
+        self.shape = (
+            None if env.as_numpy else torch.Size((env.n_envs, env.action_dim))
+        )  # of an action without conversion
         self.returns_buffers = not env.as_numpy and env.api == "elegantrl"
 
     def step(
         self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized, action: Any, out: dict[str, Tensor] | None
     ) -> tuple[Any, ...]:
-        """Advance every account one bar; `out` holds the caller's slots, checked already."""
+        """Advance every account one bar; `out` contains the caller's validated slots."""
         is_ready = type(action) is Tensor and action.dtype is torch.float32 and action.device == self.device
         if not is_ready or action.shape != self.shape or env._needs_reset or not action.is_contiguous():
             action = env._accept(action)
@@ -133,7 +135,10 @@ class FastStep:
     def _one_account(
         self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized, buffers: Buffers, returned: tuple[Any, ...]
     ) -> tuple[Any, ...]:
-        """NumPy and Python numbers, each read once: hosts evaluate with one account, where this is half of a step."""
+        """Return NumPy arrays and Python numbers, reading each tensor once.
+
+        Hosts evaluate with one account, for which this conversion takes half of a step.
+        """
         (row,), (reward,), (done,) = returned[0].cpu().numpy(), returned[1].tolist(), returned[2].tolist()
         state, slots, terms = row.copy(), buffers.slots, buffers.terms
         env._needs_reset = done

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: MIT
 # Copyright (c) 2026 the barwise contributors
-"""`python environment_Alpaca_vectorized.py --compare`: does the batched simulator trade as a host's scalar class does?
+"""Compare the vectorized simulator with a host's scalar class (`environment_Alpaca_vectorized.py --compare`).
 
-Eight accounts of the host's class and eight of the batched class take the same actions, bar by bar. Before every bar
-the batched accounts are set to the host's cash and coins, so that each bar is compared on its own and the rounding of
-the bars before plays no part. Hosts keep coins and orders in float32: one bar rounds a coin's quantity at most four
-times by half a unit in the last place, and only where the coin trades. Twice that, and what it is worth in cash, is all
-that may differ (`tolerances`). Rewards, account values and observations are compared exactly: what the rounded
-quantities are worth in them is computed and taken out.
+Eight accounts of the host's class and eight vectorized accounts take the same actions, bar by bar. Before every bar the
+vectorized accounts are set to the host's cash and coins. Each bar is therefore compared on its own, without rounding
+errors from earlier bars. Hosts store coins and orders in float32. In one bar, a coin that trades is rounded at most
+four times, by half a unit in the last place each. The tolerance is twice that and its value in cash (`tolerances`).
+Rewards, account values and observations are compared exactly, after the computed effect of rounded quantities is
+removed.
 
-Where rounding decides whether an order fills at all, both answers are right. Such actions are found by moving every
-order by two float32 units both ways; they are changed a little until the answer is clear.
+If rounding decides whether an order fills, both results are correct. The comparison finds such actions by shifting
+every order by two float32 units in both directions, and changes them slightly until the result is unambiguous.
 
-The host's lines are traced. Cases are generated until each line of its `step`, and of the methods that `step` calls,
-has run, or the time is up.
+The host's lines are traced. Cases are generated until every line of its `step`, and of the methods that `step` calls,
+has run, or until the time limit.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ EQUAL, DIFFERENT, USAGE, NOT_REACHED = 0, 1, 2, 3  # exit codes
 COMPARED = ("stocks", "cash", "total_asset", "reward", "reward in float64", "done", "state")
 
 FLOAT32_ULP = 2.0**-23  # relative to the value
-COIN_ROUNDING = 4.0 * FLOAT32_ULP  # of a coin traded in a bar: order, sale, release, purchase; a unit each
-FLOAT64_ROUNDING = 2.0**-44  # of a sum of a few hundred float64 terms
-ORDER_SHIFT = 2  # float32 units by which orders are moved to find what rounding decides
-NUDGES = 6  # changes to an action before its account holds instead
+COIN_ROUNDING = 4.0 * FLOAT32_ULP  # one unit each for order, sale, release and purchase of a coin in a bar
+FLOAT64_ROUNDING = 2.0**-44  # relative error of a sum of a few hundred float64 terms
+ORDER_SHIFT = 2  # float32 units by which orders are shifted to find those that rounding decides
+NUDGES = 6  # number of changes to an action before its account holds instead
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Where the batched class first departs from the host's."""
+    """First difference between the vectorized class and the host's class."""
 
     step: int
     env: int
@@ -70,10 +70,10 @@ class Difference:
     vectorized: Any
     kind: str = ""  # how the account acts
     case: str = ""  # market and settings
-    lines: tuple[Line, ...] = ()  # of the host's step, that ran in this bar and not in the bar before
+    lines: tuple[Line, ...] = ()  # lines of the host's step that ran in this bar but not in the previous bar
 
     def __str__(self) -> str:
-        """A few lines for a terminal."""
+        """Format the difference in a few lines for a terminal."""
         where = f"step {self.step}, environment {self.env}, field {self.field}"
         text = [f"differs first at {where}: host {self.scalar}, batched {self.vectorized}"]
         text += [f"  actions: {self.kind}; case: {self.case}"] if self.case else []
@@ -83,36 +83,37 @@ class Difference:
 
 # ---------------------------------------------------------------------------------------------- tolerances
 def tolerances(before: Any, after: Any, qty: Tensor, price: Tensor) -> tuple[Tensor, Tensor]:
-    """What float32 rounding may change in one bar: coins (N, A), and cash (N,).
+    """Return the changes that float32 rounding may cause in one bar: coins (N, A), and cash (N,).
 
-    before, after: accounts of the batched class around the bar; qty (N, A): the coins to compare with `after`'s.
+    before, after: vectorized accounts before and after the bar; qty (N, A): coins to compare with those of `after`.
     """
     is_traded = (after.qty != before.qty) | (qty != before.qty)
     is_bought = (after.qty > before.qty) | (qty > before.qty)
     coins = torch.maximum(torch.maximum(before.qty, after.qty), qty).abs() * is_traded * COIN_ROUNDING
-    money = (coins * price).sum(-1)  # a coin's rounding is worth this much cash, which a later purchase lacks or has
+    money = (coins * price).sum(-1)  # cash value of the coins' rounding, which changes later purchases
     coins = coins + torch.where(is_bought & (price > 0), money[:, None] / torch.where(price > 0, price, 1.0), 0.0)
     return coins, 2.0 * money + FLOAT64_ROUNDING * (before.equity.abs() + after.equity.abs())
 
 
 def rows_of(book: Any, first: int, end: int) -> Any:
-    """The accounts first .. end - 1 of a portfolio, as views."""
+    """Return accounts first .. end - 1 of a portfolio, as views."""
     return type(book)(**{name: value[first:end] for name, value in vars(book).items()})
 
 
 # ---------------------------------------------------------------------------------------------- side by side
 class SideBySide:
-    """N episodes of a host's class and of a batch, on the same actions.
+    """N episodes of a host's class and of a vectorized environment, with the same actions.
 
-    The batch has 3 N accounts: N that are compared, N whose orders are a little larger, N a little smaller.
+    The vectorized environment has 3 N accounts: N to compare, N with slightly larger orders, N with slightly smaller
+    ones.
 
     Args:
-        hosts: N fresh objects of the host's class.
-        batch: a batched environment of 3 N accounts that restarts nothing (`autoreset=False`) and starts first.
-        watch: traces the host's step.
-        seed: of the actions.
+        hosts: N new objects of the host's class.
+        batch: a vectorized environment with 3 N accounts, `autoreset=False` and a start at the first bar.
+        watch: tracer of the host's step.
+        seed: seed of the actions.
         case: market and settings, for the report.
-        low_cash: what some of the accounts begin with, below the cash reserve; None leaves it.
+        low_cash: initial cash of some accounts, below the cash reserve; None for the default.
     """
 
     def __init__(
@@ -136,7 +137,7 @@ class SideBySide:
         self.discounted = np.zeros(self.n)
 
     def run(self, n_steps: int, until: float = float("inf")) -> Difference | None:
-        """Step to the end of the episodes, or `n_steps`, or the time `until` -> the first difference."""
+        """Step until the episodes end, `n_steps` are done, or the time is `until`; return the first difference."""
         try:
             state = np.stack([_first(host.reset()) for host in self.hosts])
         except HOST_FAULTS as error:
@@ -150,7 +151,7 @@ class SideBySide:
         return found
 
     def _opening(self, state: Array, ours: Tensor) -> dict[str, tuple[Any, Any, Any]]:
-        """What `_fields` has, for accounts that were just opened."""
+        """Return the values of `_fields` for new accounts."""
         self._read_hosts()
         book, exact = rows_of(self.batch.book, 0, self.n), np.zeros(self.n)
         return {
@@ -159,7 +160,7 @@ class SideBySide:
         }  # fmt: skip
 
     def _lower_cash(self) -> None:
-        """Below its reserve an account comes in no other way: purchases stop at the reserve."""
+        """Set the cash of some accounts below the reserve, which trading cannot reach: purchases stop there."""
         for host in self.hosts[1::5] if self.low_cash is not None else ():
             if {"cash", "total_asset"} <= vars(host).keys():
                 host.cash = host.total_asset = self.low_cash
@@ -195,7 +196,7 @@ class SideBySide:
 
     # ------------------------------------------------------------------------------------------ actions
     def _actions(self) -> Array:
-        """(N, A) float32, each account in its own way."""
+        """Return actions (N, A) float32, of a different kind for each account."""
         env, book = self.batch, rows_of(self.batch.book, 0, self.n)
         price = env.market.price[(book.bar + 1).clamp(max=len(env.market.price) - 1)]
         equity = self.cash + (self.qty * price).sum(-1)
@@ -208,9 +209,9 @@ class SideBySide:
         return np.clip(action, -LARGEST_ACTION, LARGEST_ACTION).astype(np.float32)
 
     def _advance(self, action: Array) -> tuple[Any, Any, Array, tuple[Any, ...]]:
-        """Step the batch -> accounts before and after, the action that was taken, what the batch returned.
+        """Step the vectorized environment; return accounts before and after, the action taken, and the step's result.
 
-        Actions that rounding decides are changed; an account for which no change helps leaves the comparison.
+        Actions whose result depends on rounding are changed. An account for which no change helps is excluded.
         """
         synced, source = self._synced(), np.random.default_rng(self.steps)
         before, on_edge, attempt = rows_of(synced, 0, self.n), self.is_running, 0
@@ -230,7 +231,7 @@ class SideBySide:
         return before, rows_of(after, 0, self.n), action, returned
 
     def _synced(self) -> Any:
-        """The batch's accounts with the host's cash and coins; highs as float32 may have rounded them."""
+        """Return the vectorized accounts with the host's cash and coins, and with highs rounded as in float32."""
         book, rows = self.batch.book, self.tiled
         high = book.high[rows]
         high = torch.where(high == high.float(), high, high * self.high_factor)
@@ -240,7 +241,7 @@ class SideBySide:
         )  # fmt: skip
 
     def _on_edge(self, before: Any, after: Any) -> Array:
-        """(N,) bool: whether orders a little larger or smaller would have led to something else."""
+        """Return (N,) bool, True if slightly larger or smaller orders would lead to a different result."""
         nominal, found = rows_of(after, 0, self.n), torch.zeros(self.n, dtype=torch.bool)
         price = self.batch.market.price[nominal.bar]
         for k in (1, 2):
@@ -254,7 +255,7 @@ class SideBySide:
 
     # ------------------------------------------------------------------------------------------ comparing
     def _fields(self, before: Any, after: Any, returned: tuple[Any, ...]) -> dict[str, tuple[Array, Array, Array]]:
-        """Field -> what the host has, what the batch has, what may differ."""
+        """Return a mapping of fields to the host's value, the vectorized value and the tolerance."""
         state, reward, done, info = returned
         p, market = self.batch.params, self.batch.market
         price = market.price[after.bar]
@@ -268,7 +269,7 @@ class SideBySide:
         reward_room = swing + 2.0 * FLOAT32_ULP * reward.abs()
         terms = torch.stack(tuple(info["reward_terms"].values())).sum(0)[: self.n] + hosts[1] - ours[1]
         terms_room = swing + FLOAT64_ROUNDING * reward.abs()
-        terms_room[done[: self.n]] = torch.inf  # the last reward is no sum of the bar's terms
+        terms_room[done[: self.n]] = torch.inf  # the final reward is not a sum of the bar's terms
         state = state[: self.n].double() + hosts[2].double() - ours[2].double()
         host_state, host_reward, host_done = zip(*self.last, strict=True)
         rows: dict[str, tuple[Any, Tensor, Tensor]] = {
@@ -281,7 +282,7 @@ class SideBySide:
         return {name: (np.asarray(host), ours.numpy(), room.numpy()) for name, (host, ours, room) in rows.items()}
 
     def _settled(self, before: Any, after: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Account value, reward and observation of accounts as they stand at the end of the bar."""
+        """Return account value, reward and observation of accounts at the end of the bar."""
         p, market = self.batch.params, self.batch.market
         price = market.price[after.bar]
         book = drop_in.mark_to_market(after, price)
@@ -313,7 +314,7 @@ class SideBySide:
 
 
 def _shifted(action: Array, units: int) -> Array:
-    """Actions moved away from 0 by a number of float32 units, or towards it."""
+    """Return actions moved away from 0, or towards 0, by a number of float32 units."""
     target = np.float32(np.inf if units > 0 else 0.0)
     for _ in range(abs(units)):
         action = np.nextafter(action, np.where(action == 0, 0.0, np.copysign(target, action)).astype(np.float32))
@@ -321,20 +322,20 @@ def _shifted(action: Array, units: int) -> Array:
 
 
 def _first(returned: Any) -> Array:
-    """The state that `reset` returns, alone or with an info."""
+    """Return the state from `reset`, with or without an info."""
     return np.asarray(returned[0] if isinstance(returned, tuple) else returned, dtype=np.float64)
 
 
 def compare_with_scalar(
     scalar_env: Any, n_steps: int = 1000, seed: int = 0, n_envs: int = 8, env_class: type | None = None
 ) -> Difference | None:
-    """Step copies of a freshly made scalar environment next to a batch with its settings.
+    """Compare copies of a new scalar environment with a vectorized one that has the same settings.
 
-    The comparison ends with the first episode, because hosts carry their benchmark over a reset and this simulator
-    does not. The scalar environment must begin at its first bar.
+    The comparison ends with the first episode, because hosts carry their benchmark over a reset and this simulator does
+    not. The scalar environment must start at its first bar.
 
     Returns:
-        None when all agree, else the first `Difference`.
+        None if all results agree, otherwise the first `Difference`.
     """
     shared = {id(array): array for array in (scalar_env.price_array, scalar_env.tech_array)}  # not copied N times
     hosts = [copy.deepcopy(scalar_env, dict(shared)) for _ in range(n_envs)]
@@ -348,10 +349,10 @@ def compare_with_scalar(
 # ---------------------------------------------------------------------------------------------- the program
 @dataclass
 class Outcome:
-    """What a whole comparison found."""
+    """Result of a complete comparison."""
 
     difference: Difference | None = None
-    steps: int = 0  # of all accounts together
+    steps: int = 0  # over all accounts
     cases: int = 0
     notes: tuple[str, ...] = ()
     unreached: tuple[Line, ...] = ()
@@ -360,7 +361,7 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """0 equal, 1 different, 3 equal but not everything was compared."""
+        """0 if equal, 1 if different, 3 if equal but incomplete."""
         if self.difference is not None:
             return DIFFERENT
         return NOT_REACHED if self.unreached or self.not_simulated else EQUAL
@@ -370,10 +371,10 @@ def compare_class(
     host: HostClass, cases: Iterable[Case], n_planned: int, seed: int = 0, seconds: float = 25.0,
     n_envs: int = len(KINDS),
 ) -> Outcome:  # fmt: skip
-    """Run the planned cases, then further ones until every line of the host's step has run or `seconds` have passed.
+    """Run the planned cases, then more until every line of the host's step has run or `seconds` have passed.
 
     Raises:
-        UsageError: the host's class cannot be built.
+        UsageError: If the host's class cannot be built.
     """
     deadline = time.monotonic() + seconds
     watch, found = LineWatch(host), Outcome(not_simulated=tuple(host.not_simulated))
@@ -399,7 +400,7 @@ def compare_class(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Compare with the scalar class of a host -> exit code."""
+    """Compare with the scalar class of a host and return the exit code."""
     parser = _parser()
     args = parser.parse_args(argv)
     if not args.compare:
@@ -416,39 +417,40 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=Path(drop_in.__file__).name,
-        description="Step a host's scalar environment next to the batched class, on the same actions.",
-        epilog="Exit codes: 0 equal; 1 different; 2 wrong usage; 3 equal, but lines of the host's step were not "
-               "reached, or it reads settings that this simulator does not know.",
+        description="Compare a host's scalar environment with the vectorized class on the same actions.",
+        epilog="Exit codes: 0 equal; 1 different; 2 wrong usage; 3 equal, but some lines of the host's step did not "
+               "run, or the step reads settings that this simulator does not support.",
     )  # fmt: skip
     parser.add_argument("--compare", action="store_true", help="run the comparison")
     parser.add_argument("--env-file", type=Path, default=Path(drop_in.__file__).with_name("environment_Alpaca.py"),
                         help="file of the scalar class (default: environment_Alpaca.py next to this file)")  # fmt: skip
-    parser.add_argument("--class", dest="class_name", metavar="NAME", help="the scalar class, if the file has several")
-    parser.add_argument("--rules", choices=tuple(drop_in.RULES), help="rule set (default: recognised by the class)")
+    parser.add_argument("--class", dest="class_name", metavar="NAME",
+                        help="name of the scalar class, required if the file has several")  # fmt: skip
+    parser.add_argument("--rules", choices=tuple(drop_in.RULES), help="rule set (default: detected from the class)")
     parser.add_argument("--data", type=Path, metavar="PATH", help=".npz file, or folder with price_array.npy (T, A) "
-                        "and tech_array.npy (T, F); default: generated markets")  # fmt: skip
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="fix a "
-                        "setting of env_params, a constructor argument or an entry of config; repeatable")  # fmt: skip
-    parser.add_argument("--steps", type=int, default=300, help="bars of an episode (default 300)")
-    parser.add_argument("--seconds", type=float, default=25.0, help="how long to search for cases that reach "
-                        "further lines, from the start (default 25)")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="of markets and actions (default 0)")
-    parser.add_argument("--n-coins", type=int, help="coins (default: as the data, else as many as the host has limits "
-                        "for, else 7)")  # fmt: skip
+                        "and tech_array.npy (T, F) (default: generated markets)")  # fmt: skip
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="fixed value "
+                        "of an env_params key, a constructor argument or a config entry; repeatable")  # fmt: skip
+    parser.add_argument("--steps", type=int, default=300, help="number of bars per episode (default: 300)")
+    parser.add_argument("--seconds", type=float, default=25.0, help="time limit in seconds for cases that reach more "
+                        "lines, from the start (default: 25)")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="seed of markets and actions (default: 0)")
+    parser.add_argument("--n-coins", type=int, help="number of coins (default: from the data, else the number for "
+                        "which the host has limits, else 7)")  # fmt: skip
     return parser
 
 
 def _compare(args: argparse.Namespace) -> int:
     if args.steps < 2:
-        raise UsageError(f"--steps is a number of bars from 2 on; received {args.steps}")
+        raise UsageError(f"--steps must be at least 2; received {args.steps}")
     module = load_module(args.env_file)
     cls = find_class(module, args.class_name)
     data = None if args.data is None else _load_data(args.data, args.n_coins)
     host = _with_settings(HostClass(cls, args.rules), args.settings)
     n_coins = args.n_coins or _coins_of(module) if data is None else data["price_array"].shape[1]
     cases = Cases(host, args.steps, args.seed, n_coins, data)
-    rules = "each of the rule sets in turn" if host.is_ours else host.batch_rules
-    _say(f"{args.env_file.name}: {cls.__name__} next to the batched class, rules {rules}, {n_coins} coins")
+    rules = "each in turn" if host.is_ours else host.batch_rules
+    _say(f"{args.env_file.name}: comparing {cls.__name__} with the vectorized class; rules: {rules}; {n_coins} coins")
     if host.not_simulated:
         _say(f"not compared, though its step depends on it: {', '.join(host.not_simulated)}")
     outcome = compare_class(host, cases, len(cases.plan), args.seed, args.seconds)
@@ -512,7 +514,7 @@ def _load_data(path: Path, n_coins: int | None) -> dict[str, Array]:
     missing = [name for name in names if name not in arrays]
     if missing:
         raise UsageError(f"{path} has no {', '.join(missing)}; it has {', '.join(arrays) or 'no arrays'}")
-    price = arrays["price_array"].astype(np.float64)  # hosts compute cash in the precision of the prices
+    price = arrays["price_array"].astype(np.float64)  # hosts compute cash with the precision of the prices
     try:
         drop_in.check_arrays(price, arrays["tech_array"])
     except ValueError as error:
@@ -523,6 +525,6 @@ def _load_data(path: Path, n_coins: int | None) -> dict[str, Array]:
 
 
 def _coins_of(module: Any) -> int:
-    """How many coins the host has limits for, else 7."""
+    """Return the number of coins for which the host has limits, otherwise 7."""
     tables = [value for name, value in vars(module).items() if name.endswith("LIMITS") and np.ndim(value) == 1]
     return max(map(len, tables), default=7)

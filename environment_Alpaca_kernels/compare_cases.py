@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 # Copyright (c) 2026 the barwise contributors
-"""What `--compare` puts both simulators through: markets, settings, and eight kinds of actions.
+"""Cases of `--compare`: markets, settings, and eight kinds of actions.
 
 A case is one market with one group of settings. In every case each account acts in its own way (`KINDS`), because no
-single way of acting reaches every rule: positions grow old only where nobody trades, and smallest orders matter only to
-those who place small ones.
+single way reaches every rule: positions become stale only without trading, and minimum orders matter only for small
+orders.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from .compare_host import HostClass, UsageError
 Array = np.ndarray
 Behaviour = Generator[Array, "View", None]
 
-LARGEST_ACTION = 2000.0  # beyond the 1000 at which some hosts cut
+LARGEST_ACTION = 2000.0  # above 1000, where some hosts clip
 NORMS = {"norm_cash": 2.0**-12, "norm_stocks": 2.0**-8, "norm_tech": 2.0**-6, "norm_reward": 2.0**-10}
 N_FEATURES = 3
-FULL_LENGTH = 2  # cases of the plan that run for all of the bars asked for, where positions grow oldest
-UNSCALED = ("initial_capital", "trailing_stop_pct")  # settings that are fitted to a market
+FULL_LENGTH = 2  # planned cases with all bars, in which positions become oldest
+UNSCALED = ("initial_capital", "trailing_stop_pct")  # settings adapted to the market
 UNIFORM_SHARE = 0.2  # share of the initial capital that an action of 1 trades
 
 
@@ -37,34 +37,34 @@ class Case:
     name: str
     config: dict[str, Array]
     settings: dict[str, Any]
-    may_raise: bool = False  # prices of 0, which not every host was written for
+    may_raise: bool = False  # prices of 0, which some hosts do not support
     low_cash: float | None = None  # quote, below the cash reserve
 
 
 # ---------------------------------------------------------------------------------------------- markets
 @dataclass(frozen=True)
 class Scale:
-    """What prices and actions are measured by: a host's capital and smallest orders."""
+    """Reference scale of prices and actions: a host's capital and smallest orders."""
 
     capital: float  # quote
     min_qty: Array  # (A,) coins
 
 
 def first_prices(scale: Scale, source: np.random.Generator) -> Array:
-    """Prices (A,) at which the smallest orders are worth 0.05 to 1 % of the capital."""
+    """Return prices (A,) at which the smallest orders are worth 0.05 to 1 % of the capital."""
     share = 10.0 ** source.uniform(-3.3, -2.0, len(scale.min_qty))
     without_minimum = scale.capital * share * 0.01
     return np.where(scale.min_qty > 0, scale.capital * share / np.maximum(scale.min_qty, 1e-300), without_minimum)
 
 
 def made_prices(kind: str, n_bars: int, scale: Scale, source: np.random.Generator) -> Array:
-    """A generated market (T, A) of a kind in MARKETS."""
+    """Generate a market (T, A) of a kind in MARKETS."""
     first, n_assets = first_prices(scale, source), len(scale.min_qty)
     volatility, drift = MARKETS[kind]
     move = source.normal(drift, volatility, (n_bars, n_assets))
     if kind == "rising":  # a few coins grow large in every account
         move += source.uniform(-0.004, 0.006, n_assets)
-    if kind == "coarse":  # most bars without any move
+    if kind == "coarse":  # most bars have no price change
         move *= source.random((n_bars, 1)) < 0.3
     if kind == "powers of ten":
         digits = np.log10(first)
@@ -73,7 +73,7 @@ def made_prices(kind: str, n_bars: int, scale: Scale, source: np.random.Generato
     price = first * np.exp(np.cumsum(move, axis=0))
     if kind == "powers of ten":
         price[0] = [float(f"1e{int(np.rint(np.log10(x)))}") for x in first]
-    if kind == "coarse":  # few binary digits: exact in float32, and a fall by an eighth can be exactly that
+    if kind == "coarse":  # few binary digits, so prices and a fall of one eighth are exact in float32
         step = 2.0 ** np.floor(np.log2(first) - 4)
         price = np.maximum(np.round(price / step), 1.0) * step
     if kind == "missing prices":
@@ -84,7 +84,7 @@ def made_prices(kind: str, n_bars: int, scale: Scale, source: np.random.Generato
     return price
 
 
-# name -> volatility and drift of a bar, as fractions
+# Name -> volatility and drift per bar, as fractions.
 MARKETS: dict[str, tuple[float, float]] = {
     "calm": (0.004, 0.0), "falling": (0.012, -0.002), "rising": (0.006, 0.0), "missing prices": (0.006, 0.0),
     "powers of ten": (0.005, 0.0), "coarse": (0.04, 0.0),
@@ -92,15 +92,15 @@ MARKETS: dict[str, tuple[float, float]] = {
 
 
 def stop_level(price: Array) -> float:
-    """A trailing stop that fires now and then: half the median coin's largest fall within 60 bars."""
+    """Return a trailing stop that triggers occasionally: half the median coin's largest fall within 60 bars."""
     falls = [1.0 - price[t] / np.maximum(price[max(t - 60, 0) : t + 1].max(axis=0), 1e-300) for t in range(len(price))]
     largest = np.max(np.where(price > 0, falls, 0.0), axis=0)
-    return round(min(max(0.5 * float(np.median(largest)), 0.002), 0.5), 4) + 0.0000137  # cents never hit it exactly
+    return round(min(max(0.5 * float(np.median(largest)), 0.002), 0.5), 4) + 0.0000137  # prices in cents never equal it
 
 
 # ---------------------------------------------------------------------------------------------- settings
-# Market, and settings that are switched on where the host knows them. "stop" stands for a level that fits the market,
-# initial_capital for a multiple of the host's own, norm_action for the share of it that an action of 1 trades.
+# Market, and settings that are used if the host supports them. "stop" means a level adapted to the market. Values of
+# initial_capital are multiples of the host's own; values of norm_action are the share of it that an action of 1 trades.
 PLAN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("calm", {}),
     ("falling", {"trailing_stop_pct": "stop"}),
@@ -118,7 +118,7 @@ PLAN: tuple[tuple[str, dict[str, Any]], ...] = (
 
 @dataclass
 class Cases:
-    """The cases of one host, in order: the plan first, then random ones for as long as somebody asks.
+    """Cases of one host in order: first the planned ones, then an endless sequence of random ones.
 
     The first FULL_LENGTH cases have `steps` bars, the others half as many.
     """
@@ -131,7 +131,7 @@ class Cases:
     plan: Sequence[tuple[str, dict[str, Any]]] = PLAN
 
     def __iter__(self) -> Iterator[Case]:
-        """Cases without end."""
+        """Yield an endless sequence of cases."""
         for number in itertools.count():
             source = np.random.default_rng([self.seed, number])
             market, switches = self.plan[number] if number < len(self.plan) else self._drawn(source)
@@ -169,16 +169,16 @@ class Cases:
         return Case(", ".join(shown), config, settings, market == "missing prices", low_cash)
 
     def _settings(self, number: int, switches: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings that the host knows, those that the user has fixed as they are."""
+        """Return the settings that the host supports, keeping those that the user has fixed."""
         settings = {"lookback": 5, **NORMS, "norm_action": 1.0, **switches}
-        if self.data is not None:  # short data leaves little room
+        if self.data is not None:  # short data limits the length
             settings["lookback"] = min(settings["lookback"], max(len(self.data["price_array"]) // 4, 1))
         if self.host.is_ours:
             settings["rules"] = self.host.rules or list(drop_in.RULES)[number % len(drop_in.RULES)]
         return {name: value for name, value in settings.items() if self.host.knows(name)} | dict(self.host.given)
 
     def _scale(self, settings: Mapping[str, Any]) -> Scale:
-        """The host's own capital, and its smallest orders."""
+        """Return the host's own capital and smallest orders."""
         n_bars = 2 * int(settings.get("lookback", 1)) + 20
         config = {"price_array": np.full((n_bars, self.n_coins), 100.0), "tech_array": np.zeros((n_bars, N_FEATURES))}
         if self.data is not None:
@@ -188,19 +188,19 @@ class Cases:
         return Scale(env.params.initial_capital, env.market.min_qty.numpy())
 
     def _window(self, n_bars: int, source: np.random.Generator) -> tuple[dict[str, Array], str]:
-        """A stretch of the user's data that begins with prices above 0, and its name."""
+        """Return a window of the user's data that starts with positive prices, and its name."""
         arrays = {name: np.asarray(value) for name, value in (self.data or {}).items()}
         total = len(arrays["price_array"])
         starts = np.flatnonzero((arrays["price_array"][: max(total - n_bars, 0) + 1] > 0).all(axis=1))
         if len(starts) == 0:
-            raise UsageError("the data has no bar with prices above 0 for all coins to begin with")
+            raise UsageError("the data has no bar with positive prices of all coins to start from")
         first = int(source.choice(starts))
         is_series = {name: value.ndim > 0 and len(value) == total for name, value in arrays.items()}
         cut = {name: value[first : first + n_bars] if is_series[name] else value for name, value in arrays.items()}
         return cut, f"bars {first} to {first + len(cut['price_array']) - 1}"
 
     def _norm_action(self, config: Mapping[str, Array], settings: dict[str, Any], value: float) -> float:
-        """The norm with which an action of 1 trades this much money in the median coin."""
+        """Return the norm with which an action of 1 trades this amount in the median coin."""
         one, two = (self.host.batch(config, settings | {"norm_action": n}, 1).market.order_scale[0] for n in (1.0, 2.0))
         if not (one > 0).all():
             return 1.0 / UNIFORM_SHARE
@@ -212,7 +212,7 @@ class Cases:
 # ---------------------------------------------------------------------------------------------- actions
 @dataclass(frozen=True)
 class View:
-    """One account and what its orders would do at the bar that fills them."""
+    """One account and the effect of its orders at the bar that fills them."""
 
     cash: float  # quote
     qty: Array  # (A,) coins
@@ -223,25 +223,25 @@ class View:
 
     @property
     def whole(self) -> Array:
-        """Actions (A,) that order coins worth the whole account."""
+        """Return actions (A,) that order coins worth the whole account."""
         equity = self.cash + float(self.qty @ self.price)
         value = self.price * self.coins
         return np.divide(equity, value, out=np.zeros_like(value), where=value > 0)
 
     def ordering(self, quantity: Array) -> Array:
-        """Actions (A,) that order `quantity` coins."""
+        """Return actions (A,) that order `quantity` coins."""
         return np.divide(quantity, self.coins, out=np.zeros_like(self.coins), where=self.coins > 0)
 
 
 def uniform(source: np.random.Generator) -> Behaviour:
-    """Every coin, every bar."""
+    """Trade every coin in every bar."""
     view = yield np.empty(0)
     while True:
         view = yield source.uniform(-1.0, 1.0, len(view.qty))
 
 
 def sparse(source: np.random.Generator) -> Behaviour:
-    """A single order now and then, so that positions grow old."""
+    """Place single orders occasionally, so that positions become stale."""
     view = yield np.empty(0)
     while True:
         action = np.zeros(len(view.qty))
@@ -253,7 +253,7 @@ def sparse(source: np.random.Generator) -> Behaviour:
 
 
 def patient(source: np.random.Generator) -> Behaviour:
-    """One basket, held for a long time; another one when nothing is left of it."""
+    """Hold one basket for a long time, and buy another one when nothing of it is left."""
     view = yield np.empty(0)
     while True:
         for _ in range(int(source.integers(1, 30))):
@@ -269,7 +269,7 @@ def patient(source: np.random.Generator) -> Behaviour:
 
 
 def clustered(source: np.random.Generator) -> Behaviour:
-    """Bursts of trading, then nothing for long."""
+    """Alternate between bursts of trading and long pauses."""
     view = yield np.empty(0)
     while True:
         for _ in range(int(source.integers(3, 15))):
@@ -279,7 +279,7 @@ def clustered(source: np.random.Generator) -> Behaviour:
 
 
 def round_trips(source: np.random.Generator) -> Behaviour:
-    """Buy, sell all of it one or a few bars later, pause."""
+    """Buy, sell the whole position one or a few bars later, then pause."""
     view = yield np.empty(0)
     while True:
         n_assets = len(view.qty)
@@ -293,7 +293,7 @@ def round_trips(source: np.random.Generator) -> Behaviour:
 
 
 def extreme(source: np.random.Generator) -> Behaviour:
-    """Huge, tiny, around the smallest order both ways, all in, all out; buys that the cash cuts around the minimum."""
+    """Order huge, tiny, minimum-size and whole-account quantities, and buys that cash limits near the minimum."""
     view = yield np.empty(0)
     while True:
         n = len(view.qty)
@@ -311,7 +311,7 @@ def extreme(source: np.random.Generator) -> Behaviour:
 
 
 def brink(view: View, source: np.random.Generator) -> Array:
-    """Sell one coin for just the cash that pays for around the smallest order of another, and buy all of it."""
+    """Sell just enough of one coin to pay for about the smallest order of another coin, and order that coin."""
     p, n = view.params, len(view.qty)
     action = np.zeros(n)
     sold, bought = source.permutation(n)[:2] if n > 1 else (0, 0)
@@ -328,7 +328,7 @@ def brink(view: View, source: np.random.Generator) -> Array:
 
 
 def _near(source: np.random.Generator, n: int) -> Array:
-    """Factors (n,) around 1, from a millionth to a tenth away."""
+    """Return factors (n,) around 1, at distances from a millionth to a tenth."""
     return 1.0 + source.choice([-1.0, 1.0], n) * 10.0 ** source.uniform(-5.7, -1.0, n)
 
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 # Copyright (c) 2026 the barwise contributors
-"""A host's scalar class for `--compare`: import it, build it, read what its code depends on, see which lines run.
+"""A host's scalar class for `--compare`: import, construction, analysis of its dependencies, line tracing.
 
-Nothing here knows a particular host. The code of the class is read (`ast`) and watched (`sys.settrace`), never changed.
+This module does not depend on a particular host. It reads the class's code (`ast`) and traces it (`sys.settrace`), and
+never changes it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 
 from . import drop_in
 
-# What the batched class takes under the same name.
+# Settings with the same name in the vectorized class.
 KNOWN_CONFIG = {"price_array", "tech_array", "tickers", "min_order_qty", "qty_increment", "segments", "filled_array"}
 KNOWN_ARGUMENTS = {
     "config", "env_params", "lookback", "gamma", "if_log", "seed", "start", "episode_bars", "tickers",
@@ -33,7 +34,7 @@ KNOWN_ARGUMENTS = {
 SETTINGS = frozenset(field.name for field in fields(drop_in.EnvParams))
 NAMED = ("initial_capital", "buy_cost_pct", "sell_cost_pct", "gamma")  # constructor arguments of both
 NEEDED = ("price_array", "tech_array", "cash", "stocks", "total_asset")  # attributes that are compared or read
-# What a constructor or a step raises when it is given something it was not written for.
+# Exceptions of a constructor or a step with unsupported arguments.
 HOST_FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 Line = tuple[str, int]  # file, line number
@@ -41,15 +42,15 @@ Fact = tuple[str, str]  # ("self", attribute), ("config", key), ("env_params", k
 
 
 class UsageError(Exception):
-    """The comparison cannot begin; the message says what to do."""
+    """Raised if the comparison cannot start; the message says what to do."""
 
 
 # ---------------------------------------------------------------------------------------------- finding the class
 def load_module(path: Path) -> ModuleType:
-    """Import a host's file, with its folder importable as the host has it.
+    """Import a host's file, with its folder on the import path as in the host.
 
     Raises:
-        UsageError: the file does not exist, or something it imports is missing.
+        UsageError: If the file does not exist, or one of its imports is missing.
     """
     if not path.is_file():
         raise UsageError(f"{path} does not exist; name the host's file with --env-file")
@@ -70,10 +71,11 @@ def load_module(path: Path) -> ModuleType:
 
 
 def find_class(module: ModuleType, name: str | None) -> type:
-    """The class `name` of the module, or its only environment.
+    """Return the class `name` of the module, or its only environment.
 
     Raises:
-        UsageError: there is no such class, or several environments and no name; the message lists them.
+        UsageError: If the class does not exist, or no name is given and several environments exist; the message lists
+            them.
     """
     own = [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module.__name__]
     known = {cls.__name__: cls for cls in own if hasattr(cls, "step") and hasattr(cls, "reset")}
@@ -88,13 +90,13 @@ def find_class(module: ModuleType, name: str | None) -> type:
 # ---------------------------------------------------------------------------------------------- reading the class
 @dataclass
 class Reads:
-    """What the statements of a class depend on, from its source."""
+    """Dependencies of a class's statements, derived from its source."""
 
-    needs: dict[Fact, set[Fact]] = field(default_factory=dict)  # assigned -> what the value was made from
+    needs: dict[Fact, set[Fact]] = field(default_factory=dict)  # assigned fact -> facts that its value depends on
     of_method: dict[str, set[Fact]] = field(default_factory=dict)
 
     def behind(self, facts: Iterable[Fact]) -> set[Fact]:
-        """`facts` and everything that they were computed from."""
+        """Return `facts` and everything that they were computed from."""
         found, waiting = set(), list(facts)
         while waiting:
             fact = waiting.pop()
@@ -117,7 +119,7 @@ class _Reader(ast.NodeVisitor):
             self.visit(statement)
 
     def facts(self, node: ast.AST | None) -> set[Fact]:
-        """Everything read within an expression."""
+        """Return everything read within an expression."""
         found = {self._fact(part) for part in ast.walk(node)} if node is not None else set()
         return {fact for fact in found if fact is not None}
 
@@ -142,7 +144,7 @@ class _Reader(ast.NodeVisitor):
         return (name, key) if name in ("config", "env_params") else None
 
     def visit(self, node: ast.AST) -> None:
-        """Follow a statement; conditions around an assignment count as read by it."""
+        """Process a statement; conditions around an assignment count as read by it."""
         match node:
             case ast.Assign(targets=targets, value=value):
                 self._assign(targets, self.facts(value))
@@ -183,16 +185,16 @@ def _tree(function: FunctionType) -> ast.FunctionDef | None:
 
 @dataclass(frozen=True)
 class HostClass:
-    """A scalar environment class, its code, and the way to build one."""
+    """A scalar environment class, its code, and its construction."""
 
     cls: type
-    rules: str | None = None  # None recognises them
+    rules: str | None = None  # None detects them
     given: Mapping[str, Any] = field(default_factory=dict)  # settings that the user has fixed
-    given_config: Mapping[str, Any] = field(default_factory=dict)  # entries of config, likewise
+    given_config: Mapping[str, Any] = field(default_factory=dict)  # config entries that the user has fixed
 
     @cached_property
     def methods(self) -> dict[str, list[FunctionType]]:
-        """Functions by name, those of base classes last; properties count as what reads them."""
+        """Functions by name, including inherited ones; a property counts as its getter."""
         found: dict[str, list[FunctionType]] = {}
         for base in self.cls.__mro__:
             for name, value in vars(base).items():
@@ -203,13 +205,13 @@ class HostClass:
 
     @cached_property
     def trees(self) -> dict[FunctionType, ast.FunctionDef]:
-        """The syntax tree of every method whose source is at hand."""
+        """Syntax trees of all methods with available source."""
         trees = {function: _tree(function) for functions in self.methods.values() for function in functions}
         return {function: tree for function, tree in trees.items() if tree is not None}
 
     @cached_property
     def reads(self) -> Reads:
-        """What the code of the class reads."""
+        """Facts that the code of the class reads."""
         reads = Reads()
         for tree in self.trees.values():
             _Reader(reads, tree, tree.name == "__init__")
@@ -217,7 +219,7 @@ class HostClass:
 
     @cached_property
     def stepped(self) -> tuple[FunctionType, ...]:
-        """`step` and the methods that it calls, directly or through others."""
+        """Names of `step` and of the methods that it calls, directly or indirectly."""
         found: list[FunctionType] = []
         waiting = self.methods["step"][:1]
         while waiting:
@@ -233,56 +235,56 @@ class HostClass:
 
     @cached_property
     def step_needs(self) -> set[Fact]:
-        """Everything that a step depends on, back to the constructor's arguments and the keys that it reads."""
+        """Dependencies of a step, traced back to constructor arguments and the keys that it reads."""
         reads = self.reads.of_method
         return self.reads.behind(fact for function in self.stepped for fact in reads[function.__name__])
 
     @cached_property
     def signature(self) -> dict[str, inspect.Parameter]:
-        """The constructor's parameters by name."""
+        """Parameters of the constructor by name."""
         return dict(inspect.signature(self.cls).parameters)
 
     def keys(self, mapping: str) -> set[str]:
-        """Keys of "config" or "env_params" that the class reads."""
+        """Return the keys of "config" or "env_params" that the class reads."""
         return {key for facts in self.reads.of_method.values() for kind, key in facts if kind == mapping}
 
     @property
     def batch_rules(self) -> str:
-        """The rule set that the batched class runs.
+        """Return the rule set that the vectorized class runs.
 
         Raises:
-            UsageError: none is given and the class is not recognised.
+            UsageError: If no rule set is given and the class is not recognized.
         """
         rules = self.rules or drop_in.rules_of(self.cls)
         if rules is None:
-            raise UsageError(f"{self.cls.__name__} is not recognised; give --rules, one of {', '.join(drop_in.RULES)}")
+            raise UsageError(f"{self.cls.__name__} is not recognized; set --rules to one of {', '.join(drop_in.RULES)}")
         return rules
 
     @cached_property
     def is_ours(self) -> bool:
-        """Whether this is the scalar environment of this simulator's own repository, which takes the same settings."""
+        """Return True for the scalar environment of this simulator's own repository, which has the same settings."""
         return "EnvParams" in drop_in.words_of(self.cls)[0]
 
     @property
     def not_simulated(self) -> list[str]:
-        """What a step depends on and the batched class does not know, by name."""
+        """Return the names of a step's dependencies that the vectorized class does not support."""
         known = {"config": KNOWN_CONFIG, "env_params": SETTINGS, "argument": KNOWN_ARGUMENTS}
         unknown = [(kind, name) for kind, name in sorted(self.step_needs) if name not in known.get(kind, {name})]
         shown = {"config": 'config["{}"]', "env_params": 'env_params["{}"]', "argument": "argument {}"}
         return [shown[kind].format(name) for kind, name in unknown]
 
     def knows(self, name: str) -> bool:
-        """Whether the class has a setting: a constructor argument, a key of env_params, or an attribute set later."""
+        """Return True if a setting exists as a constructor argument, a key of env_params, or a later attribute."""
         if self.is_ours:
             return name in self.signature or name in (*SETTINGS, "rules", "max_position_pct")
         is_attribute = name in drop_in.HOST_NAMES["max_position_weight"] and ("self", name) in self.step_needs
         return name in self.signature or name in self.keys("env_params") or is_attribute
 
     def build(self, config: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
-        """A fresh object. Settings go to the arguments of that name, else onto the object, else to env_params.
+        """Build a new object; settings become constructor arguments, otherwise attributes, otherwise env_params.
 
         Raises:
-            UsageError: the constructor refuses; the message says what it asks for.
+            UsageError: If the constructor fails; the message says which arguments it requires.
         """
         arguments = {name: value for name, value in settings.items() if name in self.signature}
         later = {name: value for name, value in settings.items() if name in drop_in.HOST_NAMES["max_position_weight"]}
@@ -303,15 +305,16 @@ class HostClass:
         return env
 
     def batch(self, config: Mapping[str, Any], settings: Mapping[str, Any], n_envs: int) -> Any:
-        """The batched class as a user of this host gets it, with the same settings.
+        """Return the vectorized class as a user of this host builds it, with the same settings.
 
         Raises:
-            UsageError: the rules are not recognised, or the batched class refuses; the message says why.
+            UsageError: If the rules are not recognized, or the vectorized class rejects the settings; the message says
+                why.
         """
         try:
             return self._batch(config, settings, n_envs)
         except ValueError as error:
-            raise UsageError(f"the batched class cannot be built: {error}") from error
+            raise UsageError(f"the vectorized class cannot be built: {error}") from error
 
     def _batch(self, config: Mapping[str, Any], settings: Mapping[str, Any], n_envs: int) -> Any:
         options = {"as_numpy": False, "autoreset": False, "start": "first", "gpu_id": -1}
@@ -345,7 +348,7 @@ def _nested(code: CodeType) -> Iterator[CodeType]:
 
 
 def code_lines(function: FunctionType, tree: ast.FunctionDef) -> set[Line]:
-    """Lines of a function's body that hold code; docstring and signature do not count."""
+    """Return the lines of a function's body that contain code, without docstring and signature."""
     body = tree.body[1:] if ast.get_docstring(tree) is not None else tree.body
     if not body:
         return set()
@@ -355,12 +358,12 @@ def code_lines(function: FunctionType, tree: ast.FunctionDef) -> set[Line]:
 
 
 def tree_first_line(tree: ast.FunctionDef) -> int:
-    """The line of a function's first decorator, or of its `def`."""
+    """Return the line of a function's first decorator, or of its `def`."""
     return min([tree.lineno, *(decorator.lineno for decorator in tree.decorator_list)])
 
 
 class LineWatch:
-    """Records which lines of a class's step run, and silences what they print."""
+    """Records which lines of a class's step run, and suppresses their output."""
 
     def __init__(self, host: HostClass) -> None:
         codes = [code for function in host.stepped for code in _nested(function.__code__)]
@@ -385,7 +388,7 @@ class LineWatch:
         return self._local.get(id(frame.f_code))
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> tuple[Any, set[Line]]:
-        """Call `function` -> what it returns, and the lines that ran."""
+        """Call `function` and return its result; record the lines that ran."""
         for numbers in self._numbers.values():
             numbers.clear()
         before = sys.gettrace()
@@ -401,10 +404,10 @@ class LineWatch:
 
     @property
     def unreached(self) -> list[Line]:
-        """Lines of code that never ran, in order."""
+        """Return the lines of code that never ran, in order."""
         return sorted(self.lines - self.reached)
 
 
 def source_lines(lines: Sequence[Line]) -> list[str]:
-    """`file:line: source` for a terminal."""
+    """Format lines as `file:line: source` for a terminal."""
     return [f"{Path(name).name}:{number}: {linecache.getline(name, number).rstrip()}" for name, number in lines]

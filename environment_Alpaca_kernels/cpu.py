@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
 # Copyright (c) 2026 the barwise contributors
-"""The step of `environment_Alpaca_vectorized.py` as one native loop over blocks of accounts (numba, CPU).
+"""Step of `environment_Alpaca_vectorized.py` as one native loop over blocks of accounts (numba, CPU).
 
-Imported lazily by VectorizedCryptoEnvAlpacaOptimized; without numba that class runs the plain torch step instead.
+VectorizedCryptoEnvAlpacaOptimized imports this file lazily. Without numba that class runs the plain torch step.
 
 The sections of the plain file are files here: orders.py, reward.py, bar.py, observation.py and episodes.py. Phases,
-names and order are those of the plain file, so that the two can be read side by side, and a phase is written as there:
-the same arithmetic for all accounts, with masks in place of branches. memory.py has the records that they work on, and
-this file binds them to an environment. Every test of the plain class runs on this one too.
+names and order match the plain file, so that both can be read side by side. A phase is written as in the plain file:
+the same arithmetic for all accounts, with masks instead of branches. memory.py defines the records, and this file binds
+them to an environment. Every test of the plain class also runs on this implementation.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ try:
     import numba
     from numba.core.errors import NumbaError
 except ImportError as error:
-    warnings.warn(f"numba does not import ({error}): the far slower plain step runs in its place", stacklevel=2)
+    warnings.warn(f"numba cannot be imported ({error}); the much slower plain step runs instead", stacklevel=2)
     raise
 
 from . import drop_in, first_use, trial
@@ -40,48 +40,49 @@ from .buffers import Accounts
 from .memory import ACCOUNTS, ASSET, LANES, POSITIONS, SEGMENTS, Array, rules_of
 from .tables import segments_of
 
-# From this many environments on, torch's threads share the blocks: handing work to a second thread takes some 20 us.
+# With at least this many environments, torch's threads share the blocks. Dispatch to a second thread takes about 20 us.
 PARALLEL_FROM_N_ENVS = 1024
-MOST_COINS = 1000  # a call of the step keeps some hundred bytes for each on the stack of its thread
-N_TRIED_STEPS = 40  # of each rule set, on first use
+MOST_COINS = 1000  # a call of the step uses about a hundred bytes of stack per coin
+N_TRIED_STEPS = 40  # compared steps per rule set on first use
 COMPILE_ERRORS = (*first_use.LAUNCH_ERRORS, NumbaError)
 
 
 @functools.cache
 def processor_name() -> str:
-    """Architecture and LLVM's name of this processor, for which numba compiles."""
+    """Return architecture and LLVM name of this processor, for which numba compiles."""
     return f"{platform.machine()} {llvmlite.binding.get_host_cpu_name()}"
 
 
 @functools.cache
 def processor_features() -> str:
-    """A short form of the instruction sets that numba may use on it."""
+    """Return a short form of the instruction sets that numba may use on this processor."""
     return f"{zlib.crc32(llvmlite.binding.get_host_cpu_features().flatten().encode()):08x}"
 
 
 @functools.lru_cache(maxsize=1)
 def helpers(_process: int) -> ThreadPoolExecutor:
-    """Threads that share the blocks of large batches; a forked process makes its own."""
+    """Return the threads that share the blocks of large batches; a forked process creates its own."""
     return ThreadPoolExecutor(thread_name_prefix="environment_step")
 
 
 class NativeStep(Accounts):
-    """The compiled step bound to one environment's memory; calling it advances that environment in place."""
+    """Compiled step bound to one environment's memory; a call advances that environment in place."""
 
     name = "numba"
 
     def __init__(self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized, checked: bool = True) -> None:
-        """Allocate the records and view the market of `env`; the market is not copied.
+        """Allocate the records and view the market of `env`, which is not copied.
 
         Args:
-            env: whose accounts are stepped.
-            checked: whether the first use on a processor compares the step with the plain one.
+            env: the environment to step.
+            checked: True to compare the step with the plain one on its first use on a processor.
 
         Raises:
-            NoNativeStep: the step cannot be used on this processor, or for so many coins.
+            NoNativeStep: If the step does not support this processor or this number of coins.
         """
         if env.action_dim > MOST_COINS:
-            raise drop_in.NoNativeStep(f"{env.action_dim} coins; the native step keeps up to {MOST_COINS} on the stack")
+            limit = f"the native step supports at most {MOST_COINS} coins"
+            raise drop_in.NoNativeStep(f"{limit}; received {env.action_dim}")
         if checked:
             self.check(env)
         market = env.market
@@ -90,7 +91,7 @@ class NativeStep(Accounts):
         segments = np.ascontiguousarray(segments_of(market).numpy().T).view(SEGMENTS)
         n_features = market.windows.shape[1] // env.params.lookback
         self.n_envs, self.n_blocks = env.n_envs, -(-env.n_envs // LANES)
-        self.width, self.device = self.n_blocks * LANES, env.device  # room of a row of reports
+        self.width, self.device = self.n_blocks * LANES, env.device  # width of an output row
         self.accounts = np.zeros(self.n_blocks, ACCOUNTS)
         self.accounts["final_equity"] = np.nan
         self.positions = np.zeros((self.n_blocks, env.action_dim), POSITIONS)
@@ -99,18 +100,18 @@ class NativeStep(Accounts):
         self.rules, self.restarts = rules_of(env), env.autoreset
         self.rules["feature_bytes"], self.rules["window_bytes"] = 4 * n_features, 4 * market.windows.shape[1]
         self.rules["features"] = market.windows.data_ptr()
-        # Kept by this object, because their addresses are in use as long as it is.
+        # This object keeps references, because it uses their addresses.
         self.addressed = {"assets": assets, "segments": segments}
         self.addressed |= {"accounts": self.accounts, "positions": self.positions}
         for name, array in self.addressed.items():
             self.rules[name] = array.ctypes.data
         self.market = (market.price.numpy(), market.order_scale.numpy())
-        self.padded: dict[int, Array] = {}  # the whole rows of a set of reports, by their address
+        self.padded: dict[int, Array] = {}  # full output rows, by their address
 
     def check(self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> None:
-        """Raise NoNativeStep unless the compiled step's first use on this processor was right and fast.
+        """Raise NoNativeStep unless the compiled step was correct and fast on its first use on this processor.
 
-        One function is compiled for all settings, so one comparison over every rule set holds for all environments.
+        One function is compiled for all settings, so one comparison over every rule set covers all environments.
         """
 
         def unchecked(other: Any) -> NativeStep:
@@ -122,7 +123,10 @@ class NativeStep(Accounts):
         first_use.admit(self.name, processor_name(), key, trials, is_asked_for=is_asked_for, errors=COMPILE_ERRORS)
 
     def read(self, name: str) -> torch.Tensor:
-        """A copy of one field of `Portfolio`, (N,) or (N, A), or "last_return": of the last ended episode, else NaN."""
+        """Return a copy of one field of `Portfolio`, (N,) or (N, A).
+
+        "last_return" is the return of the last ended episode, or NaN.
+        """
         if name == "last_return":
             return self.read("final_equity") / float(self.rules["initial_capital"][0])
         if name in (ACCOUNTS.names or ()):
@@ -131,13 +135,13 @@ class NativeStep(Accounts):
         return torch.from_numpy(rows[: self.n_envs].copy())
 
     def adopt(self, seed: int, rates: Mapping[str, float]) -> None:
-        """Draw the starts of coming episodes from this seed and charge these `drop_in.Costs` from the next step on."""
+        """Use this seed for the starts of future episodes, and these `drop_in.Costs` from the next step."""
         self.rules["seed"] = seed
         for name, rate in rates.items():
             self.rules["costs"][name] = rate
 
     def load(self, book: drop_in.Portfolio) -> None:
-        """Take over a portfolio; a compiled loop does not check the bars it reads, so they are checked here."""
+        """Load a portfolio and check its bars, because the compiled loop reads bars unchecked."""
         lookback, n_bars = int(self.rules["lookback"][0]), int(self.rules["n_bars"][0])
         if len(book.bar) != self.n_envs or int(book.bar.min()) < lookback - 1 or int(book.bar.max()) >= n_bars:
             raise ValueError(f"book must hold {self.n_envs} accounts at bars {lookback - 1} to {n_bars - 1}")
@@ -155,41 +159,41 @@ class NativeStep(Accounts):
         records[name] = blocks if value.ndim == 1 else blocks.transpose(0, 2, 1)
 
     def bind(self, slots: dict[str, torch.Tensor], is_own: bool = False) -> Callable[[torch.Tensor], None]:
-        """A function of the action (N, A) that advances one bar and writes into `slots`."""
+        """Return a function of the action (N, A) that advances one bar and writes into `slots`."""
         rest = self.arguments(slots)
         if self.n_envs >= PARALLEL_FROM_N_ENVS:
             return lambda action, _kept=slots: self._share(action.data_ptr(), *rest)
-        n_blocks = self.n_blocks  # and what the addresses stand for lives as long as the function
+        n_blocks = self.n_blocks  # the closure also keeps the memory behind the addresses alive
         return lambda action, _kept=(self, slots): step(0, n_blocks, action.data_ptr(), *rest)
 
     def arguments(self, slots: dict[str, torch.Tensor]) -> tuple[Any, ...]:
-        """What `step` takes behind the action's address; valid as long as this object and `slots` live."""
+        """Return the arguments of `step` after the action's address; valid while this object and `slots` exist."""
         names = ("state", "reward", "done", "final_state", "truncated", "counts")
         slots_at = (slots[name].data_ptr() for name in names)
         return (*slots_at, self.padded_rows(slots["money"]), *self.market, self.counts, self.rules.ctypes.data)
 
     def padded_rows(self, slot: torch.Tensor) -> Array:
-        """The whole rows of a slot of reports: with the lanes beyond the last account."""
+        """Return the full rows of an output slot, including the lanes after the last account."""
         found = self.padded.get(slot.data_ptr())
         if found is None:
             found = self.padded[slot.data_ptr()] = slot.as_strided((len(slot), self.width), (self.width, 1)).numpy()
         return found
 
     def _share(self, *arguments: Any) -> None:
-        """The same on as many threads as torch may use."""
+        """Step the blocks on as many threads as torch may use."""
         n_threads = torch.get_num_threads()
         ends = [k * self.n_blocks // n_threads for k in range(n_threads + 1)]
         submit = helpers(os.getpid()).submit
         others = [submit(step, first, end, *arguments) for first, end in itertools.pairwise(ends[1:])]
         try:
             step(ends[0], ends[1], *arguments)
-        finally:  # whatever happens, nobody writes to these addresses once this call is over
+        finally:  # in any case, no thread writes to these addresses after this call
             wait(others)
         for other in others:
             other.result()
 
 
 def native_step_of(env: Any) -> NativeStep | None:
-    """The compiled step of an environment, with the accounts that it holds; None for any other environment."""
+    """Return the compiled step of an environment with its current accounts, or None for any other environment."""
     kernel = getattr(getattr(env, "_fast", None), "kernel", None)
     return kernel if isinstance(kernel, NativeStep) else None

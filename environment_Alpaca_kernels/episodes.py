@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # Copyright (c) 2026 the barwise contributors
-"""Beginning and restart of episodes of the numba step, as in the plain file."""
+"""Start and restart of episodes in the numba step, as in the plain file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .tables import CHOICE
 
 @native
 def hash32(seed: int, env: int, episode: int) -> np.int64:
-    """As the plain hash32, for one environment."""
+    """Return the plain hash32 for one environment."""
     x = np.int64(0)
     for word in (np.int64(seed), np.int64(env), np.int64(episode)):
         x = (x + word + np.int64(0x9E3779B9)) & np.int64(0xFFFFFFFF)
@@ -25,9 +25,9 @@ def hash32(seed: int, env: int, episode: int) -> np.int64:
 
 @native
 def draw_starts(env: int, w: int, book: Record, counts: Array, p: Record) -> None:
-    """Set book.segment and book.first_bar of lane w for its episode's number."""
+    """Set book.segment and book.first_bar of lane w for its episode number."""
     episode = counts[EPISODE, env]
-    if p.start == CHOICE.start.first:  # environment i begins with segment i and takes the next after every episode
+    if p.start == CHOICE.start.first:  # environment i starts with segment i and advances after every episode
         book.segment[w] = segment_at(p.segments, (env + episode) % p.n_usable).usable_segment
         book.first_bar[w] = segment_at(p.segments, book.segment[w]).first_start
         return
@@ -45,7 +45,7 @@ def draw_starts(env: int, w: int, book: Record, counts: Array, p: Record) -> Non
 
 @native
 def open_portfolio(w: int, book: Record, coins: int, orders: int, price: Array, scale: Array, p: Record) -> None:
-    """A fresh account in lane w at its first_bar, holding cash only."""
+    """Open a new account in lane w at its first_bar, with cash only."""
     segment, first_bar = segment_at(p.segments, book.segment[w]), book.first_bar[w]
     book.bar[w], book.last_bar[w] = first_bar, segment.episode_limit
     if p.episode_bars > 0:
@@ -55,7 +55,7 @@ def open_portfolio(w: int, book: Record, coins: int, orders: int, price: Array, 
     n_priced = 0
     for base in base_price:
         n_priced += base > 0
-    fee = 1.0 + p.buy_fee_rate * p.benchmark_pays_fee  # in full, whatever a step's costs are
+    fee = 1.0 + p.buy_fee_rate * p.benchmark_pays_fee  # the full fee, independent of the step's costs
     share, capital = p.initial_capital / max(n_priced, 1), p.initial_capital
     book.cash[w], book.equity[w], book.peak[w], book.benchmark[w] = capital, capital, capital, 0.0
     book.max_drawdown[w], book.discounted_return[w] = 0.0, 0.0
@@ -70,7 +70,7 @@ def open_portfolio(w: int, book: Record, coins: int, orders: int, price: Array, 
 
 @native
 def keep_ended(w: int, book: Record, coins: int, p: Record) -> None:
-    """Keep what hosts read of an account after its last step."""
+    """Store what hosts read of an account after its last step."""
     book.final_cash[w], book.final_equity[w], book.final_bar[w] = book.cash[w], book.equity[w], book.bar[w]
     for a in range(p.n_assets):
         coin = position_at(coins, a)
@@ -82,7 +82,7 @@ def restart(
     i: int, n: int, final_state: int, book: Record, coins: int, orders: int, price: Array, scale: Array, counts: Array,
     p: Record,
 ) -> None:  # fmt: skip
-    """Keep the accounts whose episode has just ended; show their last state and open fresh ones if p.restarts."""
+    """Store accounts whose episode just ended, output their last state, and open new ones if p.restarts."""
     n_over = 0
     for w in range(n):
         n_over += book.newly_over[w]

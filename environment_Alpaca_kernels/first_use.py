@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 # Copyright (c) 2026 the barwise contributors
-"""The first use of a native step on a device: compare it with the plain step, time both, and remember the outcome.
+"""First use of a native step on a device: compare it with the plain step, time both, and store the result.
 
-A native step that differs, or that cannot be compiled or run, is never used: the environment runs the plain step and
-says why. One that is slower than the plain step is used only when asked for (`native_step="always"`).
+A native step that differs, or fails to compile or run, is never used. The environment then runs the plain step and
+reports the reason. A native step that is slower than the plain one is used only on request (`native_step="always"`).
 
-`compare` and `speed_ratio` know nothing of environments: they take two contenders that advance on the same actions.
+`compare` and `speed_ratio` are independent of environments: they take two contenders with the same actions.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from torch import Tensor
 from . import drop_in, outcomes
 from .outcomes import DIFFERS, EQUAL, FAILED, SLOWER, Outcome
 
-BUDGET_S = 3.0  # of comparing and timing, after whatever compiles
-TIMING_S = 0.8  # of it, kept for timing
-MIN_STEPS = 40  # of each trial, or an equal outcome is not remembered: a slow machine compares few in time
-CHUNK_STEPS = 20  # between two looks at the values, which wait for the device
-ROUNDS = (1, 5, 5, 5)  # steps timed in a row
-# As the parity tests: float32 and float64. The absolute part counts for values below 1.
+BUDGET_S = 3.0  # time for comparing and timing, after compilation
+TIMING_S = 0.8  # part of BUDGET_S for timing
+MIN_STEPS = 40  # steps per trial required to store an equal outcome; a slow machine may compare fewer
+CHUNK_STEPS = 20  # steps between two reads of the values, which synchronize with the device
+ROUNDS = (1, 5, 5, 5)  # number of consecutive timed steps
+# Tolerances of the parity tests for float32 and float64. The absolute part applies to values below 1.
 TOLERANCES = {torch.float32: 1e-6, torch.float64: 1e-9}
-# What a compiler, a driver or a library of another version raises when a step is first launched.
+# Exceptions of a compiler, a driver or a library of another version on the first launch of a step.
 LAUNCH_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError, OSError, ImportError, subprocess.SubprocessError, TypeError, ValueError, AttributeError, LookupError,
     AssertionError, ArithmeticError,
 )  # fmt: skip
 
-_known: dict[str, Outcome] = {}  # of this process, by key
+_known: dict[str, Outcome] = {}  # outcomes of this process by key
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Contender:
 
     Attributes:
         advance: steps all accounts one bar; takes actions (N, A).
-        fields: everything the last step reported and left behind, by name; valid until the next step.
+        fields: all outputs and states of the last step by name; valid until the next step.
     """
 
     advance: Callable[[Tensor], object]
@@ -59,17 +59,17 @@ class Contender:
 
 @dataclass(frozen=True)
 class Trial:
-    """A comparison ready to run: the same accounts twice, and actions (T, N, A) for them."""
+    """A comparison that is ready to run: two copies of the same accounts, and actions (T, N, A)."""
 
     plain: Contender
     native: Contender
     actions: Tensor
-    label: str = ""  # added to the name of a field that differs
+    label: str = ""  # suffix of the name of a field that differs
 
 
 @dataclass(frozen=True)
 class Compared:
-    """What a comparison showed: steps compared, and the first step and field that differ, if any."""
+    """Result of a comparison: number of compared steps, and the first step and field that differ, if any."""
 
     n_steps: int
     step: int | None = None
@@ -79,9 +79,9 @@ class Compared:
 def compare(
     plain: Contender, native: Contender, actions: Tensor, is_late: Callable[[], bool] = lambda: False
 ) -> Compared:  # fmt: skip
-    """Step both on the same actions until a field differs, the actions (T, N, A) end, or it `is_late`.
+    """Step both with the same actions (T, N, A) until a field differs, the actions end, or `is_late` returns True.
 
-    Values are read back from the device once in CHUNK_STEPS.
+    Values are read from the device once per CHUNK_STEPS.
     """
     names: list[str] = []
     flags: list[Tensor] = []
@@ -105,7 +105,7 @@ def compare(
 
 
 def are_close(received: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Tensor:
-    """Whether each value of each field agrees, (M,) bool: within TOLERANCES, or exactly for counts and flags."""
+    """Return (M,) bool, True if all values of a field agree: within TOLERANCES, or exactly for counts and flags."""
     kinds = {name: value.dtype for name, value in expected.items()}
     parts: dict[str, Tensor] = {}
     for kind in dict.fromkeys(kinds.values()):
@@ -122,7 +122,10 @@ def speed_ratio(
     plain: Contender, native: Contender, actions: Tensor, wait: Callable[[], object] = lambda: None,
     clock: Callable[[], float] = time.perf_counter, is_late: Callable[[], bool] = lambda: False,
 ) -> float:  # fmt: skip
-    """Time of the plain step over that of the native one, the least of some rounds each; `wait` is for a device."""
+    """Return the plain step's time over the native step's, each the minimum of several rounds.
+
+    `wait` synchronizes with the device.
+    """
     least = [float("inf"), float("inf")]
     for n_steps in ROUNDS:
         for i, contender in enumerate((plain, native)):
@@ -141,14 +144,14 @@ def try_out(
     trials: Sequence[Callable[[], Trial]], about: Outcome, wait: Callable[[], object] = lambda: None,
     errors: tuple[type[Exception], ...] = LAUNCH_ERRORS, budget_s: float = BUDGET_S,
 ) -> Outcome:  # fmt: skip
-    """Run the trials one after the other, time the last one, and return `about` with what came of it.
+    """Run the trials in order, time the last one, and return `about` with the result.
 
     Args:
-        trials: builders; a trial is built when its turn comes.
+        trials: builders; each trial is built just before it runs.
         about: step, device and key of the outcome.
-        wait: waits for the device.
-        errors: what the native step may raise when it is first launched.
-        budget_s: for comparing and timing; a native step compiles before that.
+        wait: synchronizes with the device.
+        errors: exceptions that the native step may raise on its first launch.
+        budget_s: time limit for comparing and timing, without compilation.
     """
     is_short = False
     n_steps, spent_s, share_s = 0, 0.0, (budget_s - TIMING_S) / len(trials)
@@ -180,7 +183,7 @@ def try_out(
 
 
 def _alarm(seconds: float) -> Callable[[], bool]:
-    """Whether so much time has passed since this call."""
+    """Return a function that returns True once this many seconds have passed."""
     end = time.perf_counter() + seconds
     return lambda: time.perf_counter() > end
 
@@ -190,19 +193,19 @@ def admit(
     wait: Callable[[], object] = lambda: None, is_asked_for: bool = False,
     errors: tuple[type[Exception], ...] = LAUNCH_ERRORS,
 ) -> Outcome:  # fmt: skip
-    """Let a native step through, or raise the reason why the plain one is used.
+    """Allow a native step, or raise the reason for using the plain one.
 
     Args:
         step: "numba" or "triton".
         device: its name and architecture.
-        key: what the outcome depends on beside code, torch and device.
-        trials: builders of trials, used where nothing is known yet.
-        wait: waits for the device.
-        is_asked_for: whether a slower step is used too.
-        errors: as for `try_out`.
+        key: everything that determines the outcome in addition to code, torch and device.
+        trials: builders of trials, used if no outcome is stored.
+        wait: synchronizes with the device.
+        is_asked_for: True to allow a slower step.
+        errors: as in `try_out`.
 
     Raises:
-        NoNativeStep: it differs, it is slower, or it cannot be compiled or run.
+        NoNativeStep: If the step differs, is slower, or cannot be compiled or run.
     """
     key = {"step": step, "device": device, "torch": torch.__version__, "code": _code(), **key}
     name = repr(sorted(key.items()))
@@ -210,7 +213,7 @@ def admit(
         known = outcomes.read(key)
         if known is None:
             known = try_out(trials, Outcome(step, device, FAILED, key=key), wait, errors)
-            if not known.is_short:  # else this process alone trusts it
+            if not known.is_short:  # otherwise only this process uses it
                 outcomes.write(known)
         _known[name] = known
     outcome = _known[name]
@@ -220,7 +223,7 @@ def admit(
 
 
 def sentence(outcome: Outcome) -> str:
-    """Why a step is not used."""
+    """Return the reason why a step is not used."""
     step, where = f"the {outcome.step} step", f"on {outcome.device}"
     if outcome.verdict == DIFFERS:
         text = f"{step} differs from the plain step {where}, first at {outcome.reason}"
@@ -234,21 +237,21 @@ def sentence(outcome: Outcome) -> str:
 
 
 def failed(step: str, device: str, reason: str) -> str:
-    """Why a step that was never launched is not used."""
+    """Return the reason why a step that was never launched is not used."""
     return f"the {step} step cannot run on {device}: {reason}"
 
 
 @contextlib.contextmanager
 def quiet_compiler(said: list[str]) -> Iterator[None]:
-    """Add what a compiler prints to `said`; it is printed after all where nothing is raised.
+    """Collect a compiler's output in `said`, and print it if no error is raised.
 
-    A compiler that fails prints a thousand lines of its intermediate code, in which the one-line warning is lost.
+    A failing compiler prints a thousand lines of intermediate code, which would hide the one-line warning.
     """
     python = io.StringIO()
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(tempfile.TemporaryFile())
-        except OSError:  # no room for what is printed, which is then shown
+        except OSError:  # no space to collect the output, so it is shown
             yield
             return
         try:
@@ -263,7 +266,7 @@ def quiet_compiler(said: list[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _descriptor_to(number: int, target: int) -> Iterator[None]:
-    """Write what goes to an open file's number to another file; nothing changes where it is closed."""
+    """Redirect an open file descriptor to another file; do nothing if the descriptor is closed."""
     try:
         kept = os.dup(number)
     except OSError:
@@ -278,7 +281,7 @@ def _descriptor_to(number: int, target: int) -> Iterator[None]:
 
 
 def reason_of(error: Exception, said: Sequence[str]) -> str:
-    """One line: the compiler's own words where it has some, else the error's."""
+    """Return the reason in one line: the compiler's message if available, otherwise the error's."""
     printed = re.search(r"error: (.+)", "\n".join(said))
     lines = [line for line in str(error).splitlines() if line.strip()]
     words = printed.group(1) if printed else (lines[0].strip() if lines else "no message")

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 # Copyright (c) 2026 the barwise contributors
-"""The step of `environment_Alpaca_vectorized.py` as one Triton kernel (one source for NVIDIA and AMD GPUs).
+"""Step of `environment_Alpaca_vectorized.py` as one Triton kernel (one source for NVIDIA and AMD GPUs).
 
-Imported lazily by VectorizedCryptoEnvAlpacaOptimized; without triton that class runs the plain torch step instead. The
-kernel is in gpu_step.py and the phases of a bar in gpu_rules.py. It mutates
-the account arrays in place and writes observation, reward and flags straight into the caller's storage: nothing is
-allocated in a step and the host is not waited for, so that a step can be captured in a CUDA or HIP graph.
+VectorizedCryptoEnvAlpacaOptimized imports this file lazily. Without triton that class runs the plain torch step. The
+kernel is in gpu_step.py, and the phases of a bar are in gpu_rules.py. The kernel modifies the account arrays in place
+and writes observation, reward and flags directly into the caller's storage. A step allocates nothing and does not
+synchronize with the host, so it can be captured in a CUDA or HIP graph.
 """
 
 from __future__ import annotations
@@ -27,50 +27,50 @@ from .gpu_rules import COINS, COUNTS, MONEY, SWITCHES, Choices, Market, Numbers,
 from .gpu_step import Memory, Outputs, step
 from .tables import COUNT, REPORT, SEGMENT, TERM, segments_of
 
-BLOCK = 16  # environments a program: small, because the observations' copy needs many programs to fill a GPU
+BLOCK = 16  # environments per program; small, because copying observations needs many programs to fill a GPU
 N_WARPS = 4
-TILE_WIDTH = 32  # features copied at a time: a wider tile costs registers, of which the kernel takes about 150
-# Below this a launch is expected to take longer than the kernel runs (about 10 us of memory traffic). Not measured yet.
+TILE_WIDTH = 32  # features copied at a time; a wider tile needs more registers, and the kernel uses about 150
+# Below this a launch should take longer than the kernel runs (about 10 us of memory traffic). Not measured yet.
 GRAPH_UP_TO_N_ENVS = 16_384
-# A fused multiply-add rounds otherwise than the plain step.
+# A fused multiply-add rounds differently from the plain step.
 OPTIONS = {"num_warps": N_WARPS, "enable_fp_fusion": False}
 IS_INTERPRETED = not isinstance(step, triton.JITFunction)
 COMPILE_ERRORS = (*first_use.LAUNCH_ERRORS, TritonError)
 WARM_UPS = 3  # plain launches before a graph is captured: the first one compiles
 
-Launch = Callable[[torch.Tensor], None]  # of the action (N, A)
+Launch = Callable[[torch.Tensor], None]  # takes the action (N, A)
 
 
 class Rules:
-    """Float settings by name, on the device; assigning one takes effect with the next step."""
+    """Float settings by name, on the device; an assignment takes effect in the next step."""
 
     def __init__(self, values: dict[str, float], device: torch.device) -> None:
-        """Values in the order of `Numbers`."""
+        """Store the values in the order of `Numbers`."""
         self.values = torch.tensor([values[name] for name in Numbers._fields], dtype=torch.float64, device=device)
 
     def __setitem__(self, name: str, value: float) -> None:
-        """Change one setting; whether a phase is on stays as compiled."""
+        """Change one setting; phases that are compiled out stay off."""
         self.values[Numbers._fields.index(name)].fill_(value)
 
 
 class NativeStep(Accounts):
-    """The kernel bound to one environment's memory; calling it advances that environment in place."""
+    """Kernel bound to one environment's memory; a call advances that environment in place."""
 
     name = "triton"
 
     def __init__(self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized, checked: bool | None = None) -> None:
-        """Allocate the books on the device of `env` and view its market, which is not copied.
+        """Allocate the account state on the device of `env` and view its market, which is not copied.
 
         Args:
-            env: whose accounts are stepped.
-            checked: whether the first use on a device compares the kernel with the plain step; None means unless
-                Triton's interpreter runs it, which is a tool for tests.
+            env: the environment to step.
+            checked: True to compare the kernel with the plain step on its first use on a device; None means True,
+                except in Triton's interpreter, which is a testing tool.
 
         Raises:
-            NoNativeStep: the kernel cannot be used on this device.
+            NoNativeStep: If the kernel does not support this device.
         """
         n, n_assets, self.device, self.restarts = env.n_envs, env.action_dim, env.device, env.autoreset
-        self.width = n  # room of a row of reports
+        self.width = n  # width of an output row
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
             return torch.zeros(shape, dtype=dtype, device=env.device)
@@ -88,15 +88,15 @@ class NativeStep(Accounts):
         self.is_graphed = env.device.type == "cuda" and n <= GRAPH_UP_TO_N_ENVS
         if checked or (checked is None and not IS_INTERPRETED):
             self.check(env)
-        # A step touches nothing but device memory, so that an agent may record a rollout as a graph.
+        # A step uses only device memory, so an agent may record a rollout as a graph.
         env.is_capturable = env.device.type == "cuda"
 
     def check(self, env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> None:
-        """Raise NoNativeStep unless the kernel compiles for the device and its first use there was right and fast."""
+        """Raise NoNativeStep unless the kernel compiles and was correct and fast on its first use on this device."""
 
         def unchecked(other: Any) -> NativeStep:
             kernel = type(self)(other, checked=False)
-            kernel.choices = kernel.choices._replace(offset_type=self.choices.offset_type)  # that of a large market
+            kernel.choices = kernel.choices._replace(offset_type=self.choices.offset_type)  # int64 for a large market
             return kernel
 
         key = {"triton": triton.__version__, "choices": repr(self.choices)}
@@ -115,7 +115,7 @@ class NativeStep(Accounts):
                 raise drop_in.NoNativeStep(first_use.failed(self.name, device, reason)) from error
 
     def compile(self) -> None:
-        """Compile the kernel for these choices, or find it in Triton's cache, without a launch."""
+        """Compile the kernel for these choices without a launch, or load it from Triton's cache."""
 
         def one(dtype: torch.dtype) -> torch.Tensor:
             return torch.zeros(1, dtype=dtype, device=self.device)
@@ -129,7 +129,10 @@ class NativeStep(Accounts):
         return torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
 
     def read(self, name: str) -> torch.Tensor:
-        """A copy of one field of `Portfolio`, (N,) or (N, A), or "last_return": of the last ended episode, else NaN."""
+        """Return a copy of one field of `Portfolio`, (N,) or (N, A).
+
+        "last_return" is the return of the last ended episode, or NaN.
+        """
         if name == "last_return":
             return self.field("final_equity") / self.rules.values[Numbers._fields.index("initial_capital")]
         return self.field(name).clone()
@@ -139,19 +142,19 @@ class NativeStep(Accounts):
         self.field(name).copy_(values)
 
     def adopt(self, seed: int, rates: Mapping[str, float]) -> None:
-        """Draw the starts of coming episodes from this seed and charge these `drop_in.Costs` from the next step on."""
+        """Use this seed for the starts of future episodes, and these `drop_in.Costs` from the next step."""
         self.whole[Whole._fields.index("seed")].fill_(seed)
         for name, rate in rates.items():
             self.rules[name] = rate
 
     def load(self, book: drop_in.Portfolio) -> None:
-        """Take over a portfolio."""
+        """Load a portfolio."""
         self.field("is_over").zero_()
         for field in fields(book):
             self.write(field.name, getattr(book, field.name))
 
     def field(self, name: str) -> torch.Tensor:
-        """The memory of one field of `Portfolio`."""
+        """Return the memory of one field of `Portfolio`."""
         memory: Any = self.memory
         if name == "held_bars":
             return memory.held_bars
@@ -159,9 +162,9 @@ class NativeStep(Accounts):
         return rows[names.index(name)]
 
     def bind(self, slots: dict[str, torch.Tensor], is_own: bool = False) -> Callable[[torch.Tensor], None]:
-        """A function of the action (N, A) that advances one bar and writes into `slots`.
+        """Return a function of the action (N, A) that advances one bar and writes into `slots`.
 
-        is_own: bound once for many steps, so that a graph of the launch may be captured.
+        is_own: True if bound once for many steps, which allows a captured graph.
         """
         out = Outputs(*(slots[name] for name in Outputs._fields))
         launch = functools.partial(self.launch, out)
@@ -173,25 +176,25 @@ class NativeStep(Accounts):
     def advance(self, launch: Launch, graph: Launch, action: torch.Tensor) -> None:
         """Advance one bar; action (N, A) float32 on the device."""
         with self.on_device():
-            # A caller that captures gets a bare launch.
+            # During a caller's capture, use a plain launch.
             is_captured = self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
             (launch if is_captured else graph)(action)
 
     def launch(self, out: Outputs, action: torch.Tensor) -> None:
-        """Put one step on the current stream."""
+        """Launch one step on the current stream."""
         step[self.grid()](*self.arguments(out, action.contiguous()), **OPTIONS)
 
     def arguments(self, out: Outputs, action: torch.Tensor) -> tuple[Any, ...]:
-        """What the kernel is called with."""
+        """Return the arguments of the kernel."""
         return (action, self.market, self.memory, out, self.rules.values, self.whole, self.n_envs, self.choices)
 
     def grid(self) -> tuple[int]:
-        """Programs of one launch."""
+        """Return the number of programs per launch."""
         return (triton.cdiv(self.n_envs, self.choices.block),)
 
 
 def device_name(device: torch.device) -> str:
-    """Name and architecture of a device, as an outcome is kept under."""
+    """Return name and architecture of a device, as used in the key of an outcome."""
     if device.type != "cuda":
         return "the CPU, interpreted"
     known = torch.cuda.get_device_properties(device)
@@ -199,7 +202,7 @@ def device_name(device: torch.device) -> str:
 
 
 def market_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> tuple[Market, torch.Tensor]:
-    """The kernel's view of the market, and the whole settings (8,) int64 in the order of `Whole`."""
+    """Return the kernel's view of the market, and the integer settings (8,) int64 in the order of `Whole`."""
     m, n_segments = env.market, len(env.market.segment_first)
     assets = torch.stack((m.min_qty, m.qty_increment))
     whole = Whole(
@@ -212,14 +215,14 @@ def market_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> tuple[Market, 
 
 
 def rules_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> Rules:
-    """The float settings of `env`, with the costs that its steps charge and the whole entry fee of the benchmark."""
+    """Return the float settings of `env`, with the costs of its steps and the full entry fee of the benchmark."""
     p = env.params
     own = {"benchmark_fee_rate": p.buy_fee_rate * p.benchmark_pays_fee, **p.costs(env.cost_factor)._asdict()}
     return Rules({**vars(p), **own}, env.device)
 
 
 def choices_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> Choices:
-    """What the kernel is compiled for."""
+    """Return the compile-time choices of the kernel."""
     p, n_assets, window = env.params, env.action_dim, env.market.windows.shape[1]
     chosen = {name: getattr(p, name) for name in SWITCHES} | {"start": env.start}
     switches = {name: value if name in drop_in.CHOICES else bool(value) for name, value in chosen.items()}
@@ -237,11 +240,11 @@ def choices_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> Choices:
 
 # ---------------------------------------------------------------------------------------------- CUDA and HIP graphs
 class GraphedStep:
-    """Replays a captured launch: at small N the host needs longer for a launch than the GPU for the kernel.
+    """Replays a captured launch, because at small N a launch takes the host longer than the kernel takes the GPU.
 
-    The graph reads its action from a buffer of its own and writes to one set of the environment's buffers. The first
-    WARM_UPS calls are plain launches, each a real step, on a side stream as torch asks for; then one launch is
-    captured, which does not run it, and replayed from there on. Where no graph can be captured every call stays a plain
+    The graph reads its action from its own buffer and writes to one set of the environment's buffers. The first
+    WARM_UPS calls are plain launches on a side stream, as torch requires, and each is a real step. Then one launch is
+    captured, which does not run it, and replayed from there on. If no graph can be captured, every call is a plain
     launch.
     """
 
@@ -249,7 +252,10 @@ class GraphedStep:
         self, launch: Launch, action: torch.Tensor, capture: Callable[[Callable[[], None]], Callable[[], None]],
         warm_up: Callable[[Callable[[], None]], None],
     ) -> None:  # fmt: skip
-        """`capture` records a closure and returns its replay, or raises RuntimeError; `warm_up` runs one."""
+        """Store the plain launch, the action buffer, and the functions for capture and warm-up.
+
+        `capture` records a closure and returns its replay, or raises RuntimeError; `warm_up` runs a closure.
+        """
         self.launch, self.action, self.capture, self.warm_up = launch, action, capture, warm_up
         self.n_warm_ups = 0
         self.replay: Callable[[], None] | None = None
@@ -264,17 +270,17 @@ class GraphedStep:
         if self.replay is None:
             try:
                 self.replay = self.capture(self.plain)
-            except RuntimeError:  # torch's answer where the driver or the caller's own capture forbids it
+            except RuntimeError:  # raised if the driver or the caller's own capture prevents it
                 self.replay = self.plain
         self.replay()
 
     def plain(self) -> None:
-        """One launch on the buffer's action."""
+        """Launch one step on the buffer's action."""
         self.launch(self.action)
 
 
 def capture_on_gpu(launch: Callable[[], None]) -> Callable[[], None]:
-    """Record a launch in a CUDA or HIP graph. Waits for the GPU, once."""
+    """Record a launch in a CUDA or HIP graph, synchronizing with the GPU once."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=torch.cuda.Stream()):  # of this device: torch's own is on whichever came first
         launch()
@@ -282,7 +288,7 @@ def capture_on_gpu(launch: Callable[[], None]) -> Callable[[], None]:
 
 
 def warm_up_on_gpu(launch: Callable[[], None]) -> None:
-    """Run a launch on a side stream, in order with the current one."""
+    """Run a launch on a side stream, ordered with the current stream."""
     current, side = torch.cuda.current_stream(), torch.cuda.Stream()
     side.wait_stream(current)
     with torch.cuda.stream(side):

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
 # Copyright (c) 2026 the barwise contributors
-"""Phases of a bar as Triton functions: orders, fills, valuation, reward. gpu_step.py runs them.
+"""Phases of a bar as Triton functions: orders, fills, valuation, reward; called by gpu_step.py.
 
-Names and order are those of environment_Alpaca_vectorized.py, so that the two can be read side by side. A `Lane` holds
-one value an environment, (BLOCK,); a `Tile` one value an environment and asset, (BLOCK, A padded to a power of two),
-whose padding has price 0 and is therefore never traded. Choices of `EnvParams` are compiled in and phases that are off
-vanish; its numbers are read from memory, so that changing a fee compiles nothing.
+Names and order match environment_Alpaca_vectorized.py, so that both can be read side by side. A `Lane` holds one value
+per environment, (BLOCK,). A `Tile` holds one value per environment and asset, (BLOCK, A padded to a power of two). The
+padding has price 0 and is therefore never traded. Choices of `EnvParams` are compiled in, and inactive phases are
+removed. Its numbers are read from memory, so changing a fee needs no recompilation.
 """
 
-# Compiled functions are Python in syntax only: their values have no types that a checker of Python could know.
+# Compiled functions are Python only in syntax, so type checkers cannot infer their types.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportOperatorIssue=false
 # pyright: reportInvalidTypeForm=false, reportCallIssue=false
 
@@ -28,15 +28,14 @@ EQUITY_FLOOR = tl.constexpr(drop_in.EQUITY_FLOOR)
 INCREMENT_SLACK = tl.constexpr(drop_in.INCREMENT_SLACK)
 
 jit: Any = triton.jit
-# Annotations of compiled functions may name nothing but Triton's own types and named tuples.
-Lane = tl.tensor  # (BLOCK,), one value an environment
-Tile = tl.tensor  # (BLOCK, A padded to a power of two), one value an environment and asset
+# Annotations of compiled functions may only use Triton's own types and named tuples.
+Lane = tl.tensor  # (BLOCK,), one value per environment
+Tile = tl.tensor  # (BLOCK, A padded to a power of two), one value per environment and asset
 Number = tl.tensor  # one value for all environments
-Pointer = tl.tensor  # a torch tensor where the kernel is launched
+Pointer = tl.tensor  # a torch tensor at launch
 
-# What is compiled in: the choices and switches of `EnvParams`, phases that are on, rows by name, sizes. n_columns is
-# n_assets padded, window is L * F, offset_type is that of an offset among the features: int32 unless there are more
-# than 2**31.
+# Compile-time values: choices and switches of `EnvParams`, active phases, rows by name, sizes. n_columns is n_assets
+# padded, window is L * F, and offset_type is the type of feature offsets: int32 unless there are more than 2**31.
 SWITCHES = (*drop_in.CHOICES, *(f.name for f in fields(drop_in.EnvParams) if f.type == "bool"))
 Choices = namedtuple(
     "Choices",
@@ -44,13 +43,13 @@ Choices = namedtuple(
     "penalizes_concentration term report count segment n_assets n_columns n_features window state_dim block tile "
     "offset_type",
 )
-# Float settings in the order of the array they are read from: costs as the next step charges them.
+# Float settings in array order; costs are those of the next step.
 Numbers = namedtuple(
     "Numbers", (*(f.name for f in fields(drop_in.EnvParams) if f.type == "float"), "benchmark_fee_rate")
 )
-# Whole settings likewise; episode_bars 0 means to the end of the segment.
+# Integer settings in array order; episode_bars 0 means to the end of the segment.
 Whole = namedtuple("Whole", "lookback stale_bars seed episode_bars n_starts n_usable n_segments n_bars")
-# `Portfolio` as rows of packed arrays; final_* are of the last episode that ended.
+# `Portfolio` as rows of packed arrays; final_* belong to the last ended episode.
 COUNTS = ("bar", "first_bar", "last_bar", "segment", "trades", "episode", "rejected", "final_bar", "is_over")
 MONEY = (
     "cash", "equity", "benchmark", "peak", "max_drawdown", "discounted_return", *drop_in.COSTS,
@@ -62,7 +61,7 @@ Books = namedtuple("Books", (*COUNTS, *MONEY, *COINS, "held_bars"))
 
 
 class Market(NamedTuple):
-    """Shared by all environments, never written."""
+    """Market shared by all environments, never written."""
 
     price: Any  # (T, A) float64
     windows: Any  # (T - L + 1, L * F) float32, rows F apart
@@ -72,7 +71,7 @@ class Market(NamedTuple):
 
 
 class Lanes(NamedTuple):
-    """Which environments and cells this program works on."""
+    """Environments and cells of this program."""
 
     lane: Lane  # int32, 0 to BLOCK - 1: offset from the program's first environment
     env: Lane  # int64, number of the environment
@@ -86,14 +85,14 @@ class Lanes(NamedTuple):
 
 
 class Venue(NamedTuple):
-    """Rows (1, A padded) of the smallest orders."""
+    """Smallest orders as rows (1, A padded)."""
 
     min_qty: Lane
     qty_increment: Lane
 
 
 class Traded(NamedTuple):
-    """What was executed within this step."""
+    """Executed trades of this step."""
 
     trades: Lane
     fees: Lane
@@ -102,13 +101,13 @@ class Traded(NamedTuple):
 
 
 class Account(NamedTuple):
-    """What trading changes."""
+    """Account state that trading changes."""
 
     cash: Lane
     qty: Tile
     held_bars: Tile
     high: Tile
-    filled: Tile  # bought less sold in this step
+    filled: Tile  # bought minus sold in this step
     traded: Traded
 
 
@@ -126,7 +125,7 @@ class Marks(NamedTuple):
 def order_quantities(
     action: Pointer, price: Tile, equity: Lane, b: Books, p: Numbers, lanes: Lanes, c: tl.constexpr
 ) -> tuple[Tile, Lane]:  # fmt: skip
-    """Coins asked for, positive to buy, negative to sell, and which environments hold on a non-finite action."""
+    """Return ordered coins (positive to buy, negative to sell), and a mask of environments with a non-finite action."""
     wish = tl.load(action + lanes.first * c.n_assets + lanes.cell, mask=lanes.is_cell, other=0.0)  # float32
     is_finite = tl.abs(wish) < float("inf")
     is_rejected = tl.sum((~is_finite).to(tl.int32), 1) > 0
@@ -149,7 +148,7 @@ def order_quantities(
 
 @jit
 def cap_positions(order_qty: Tile, account: Account, price: Tile, equity: Lane, p: Numbers) -> Tile:
-    """Cut every buy so that the position would not exceed max_position_weight of the account."""
+    """Reduce every buy so that the position does not exceed max_position_weight of the account."""
     is_priced = price > 0
     limit_qty = p.max_position_weight * equity[:, None] / tl.where(is_priced, price, 1.0)
     room = tl.where(is_priced, tl.maximum(limit_qty - account.qty, 0.0), 0.0)
@@ -158,7 +157,7 @@ def cap_positions(order_qty: Tile, account: Account, price: Tile, equity: Lane, 
 
 @jit
 def whole_increments(quantity: Tile, venue: Venue, c: tl.constexpr) -> Tile:
-    """Quantity cut to the venue's step; a huge order stays as it is."""
+    """Return the quantity rounded down to the lot size; a huge order is unchanged."""
     if c.has_increments:
         step = venue.qty_increment
         whole = tl.floor(quantity / tl.where(step > 0, step, 1.0) + INCREMENT_SLACK) * step
@@ -168,7 +167,7 @@ def whole_increments(quantity: Tile, venue: Venue, c: tl.constexpr) -> Tile:
 
 @jit
 def is_large_enough(quantity: Tile, price: Tile, venue: Venue, p: Numbers) -> Tile:
-    """Whether the venue takes an order of this size."""
+    """Return True if the venue accepts an order of this size."""
     return (quantity > venue.min_qty) & (quantity * price >= p.min_order_notional)
 
 
@@ -186,7 +185,7 @@ def execute_trailing_stops(account: Account, price: Tile, p: Numbers) -> Account
 def execute_sells(
     account: Account, order_qty: Tile, price: Tile, venue: Venue, p: Numbers, c: tl.constexpr
 ) -> Account:  # fmt: skip
-    """Sell what the orders ask for, at most the position."""
+    """Execute the sell orders, limited to the position."""
     wanted = whole_increments(-order_qty, venue, c)
     is_taken = is_large_enough(wanted, price, venue, p)
     sold = tl.minimum(account.qty, wanted)
@@ -202,7 +201,7 @@ def execute_sells(
 def release_stale(
     account: Account, price: Tile, venue: Venue, p: Numbers, w: Whole, c: tl.constexpr
 ) -> Account:  # fmt: skip
-    """Sell stale_fraction of every position held for stale_bars or longer, or all where the venue wants more."""
+    """Sell stale_fraction of positions held for stale_bars or longer, or all if the fraction is below the minimum."""
     is_stale = account.held_bars >= w.stale_bars
     if not c.release_unpriced:
         is_stale = is_stale & (price > 0)
@@ -215,7 +214,7 @@ def release_stale(
 
 @jit
 def execute_sales(account: Account, sold: Tile, price: Tile, p: Numbers) -> Account:
-    """Take sold coins out at the close less slippage and fee; a position's clock starts again."""
+    """Remove sold coins at the close minus slippage and fee, and restart the position's clock."""
     fill = price * (1.0 - p.slippage_rate)
     qty = account.qty - sold
     is_sold = sold > 0
@@ -231,12 +230,12 @@ def execute_buys(
     account: Account, order_qty: Tile, price: Tile, equity: Lane, venue: Venue, p: Numbers, lanes: Lanes,
     c: tl.constexpr,
 ) -> Account:  # fmt: skip
-    """Buy what the orders ask for and the cash allows; equity is this bar's, before trading."""
+    """Execute the buy orders within the available cash; equity is this bar's before trading."""
     wanted = whole_increments(order_qty, venue, c)
     wanted = tl.where((price > 0) & is_large_enough(wanted, price, venue, p), wanted, 0.0)
-    unit_cost = price * (1.0 + p.slippage_rate) * (1.0 + p.buy_fee_rate)  # quote a coin, all included
+    unit_cost = price * (1.0 + p.slippage_rate) * (1.0 + p.buy_fee_rate)  # quote per coin, including all costs
     if c.buys == "sequential":
-        # Assets stay a loop: each buy spends cash the next one sees. Columns are filled in order.
+        # Assets stay a loop, because each buy reduces the cash of the next one. Columns are filled in order.
         per_coin = tl.where(price > 0, unit_cost, 1.0)
         for a in range(c.n_assets):
             affordable = coins_for(spendable_cash(account.cash, equity, p, c)[:, None], per_coin, c)
@@ -254,10 +253,10 @@ def execute_buys(
 def execute_purchases(
     account: Account, filled: Tile, price: Tile, unit_cost: Tile, venue: Venue, p: Numbers
 ) -> Account:  # fmt: skip
-    """Add filled coins, except where what the cash left of an order is below the minimum."""
+    """Add filled coins, unless limited cash reduced the order below the minimum."""
     is_kept = (filled > 0) & (filled >= venue.min_qty) & (filled * price >= p.min_order_notional)
     bought = tl.where(is_kept, filled, 0.0)
-    cash = tl.maximum(account.cash - tl.sum(bought * unit_cost, 1), 0.0)  # maximum: rounding only
+    cash = tl.maximum(account.cash - tl.sum(bought * unit_cost, 1), 0.0)  # maximum() only removes rounding errors
     high = tl.where(is_kept & (account.qty == 0), price, account.high)
     account = Account(cash, account.qty + bought, account.held_bars, high, account.filled + bought, account.traded)
     return book_trades(account, bought, price, price * (1.0 + p.slippage_rate) * p.buy_fee_rate, p)
@@ -265,10 +264,10 @@ def execute_purchases(
 
 @jit
 def coins_for(budget: Tile, unit_cost: Tile, c: tl.constexpr) -> Tile:
-    """Coins that a budget pays for; whole ones as Python's // counts them."""
+    """Return the coins that a budget buys; whole coins as in Python's //."""
     coins = budget / unit_cost
     if c.whole_coins:
-        whole = tl.floor(coins)  # one too many where the quotient was rounded up
+        whole = tl.floor(coins)  # one too many if the quotient was rounded up
         exceeds = (budget - whole * unit_cost) - product_error(whole, unit_cost) < 0
         coins = tl.where(exceeds, whole - 1.0, whole)
     return coins
@@ -276,7 +275,7 @@ def coins_for(budget: Tile, unit_cost: Tile, c: tl.constexpr) -> Tile:
 
 @jit
 def product_error(x: Tile, y: Tile) -> Tile:
-    """x * y less its rounded value, exactly (T. J. Dekker, 1971): a remainder's sign without a division."""
+    """Return x * y minus its rounded value, exactly (T. J. Dekker, 1971): a remainder's sign without a division."""
     scaled_x, scaled_y = x * 134217729.0, y * 134217729.0  # 2**27 + 1
     high_x, high_y = scaled_x - (scaled_x - x), scaled_y - (scaled_y - y)
     low_x, low_y = x - high_x, y - high_y
@@ -285,7 +284,7 @@ def product_error(x: Tile, y: Tile) -> Tile:
 
 @jit
 def spendable_cash(cash: Lane, equity: Lane, p: Numbers, c: tl.constexpr) -> Lane:
-    """Quote that buys may use, reserve kept."""
+    """Return the cash available for buys, in quote, after the reserve."""
     base = equity if c.reserve_base == "equity" else p.initial_capital
     reserve = p.min_cash_reserve * base
     return tl.maximum(cash - reserve, 0.0) * p.cash_haircut
@@ -293,7 +292,7 @@ def spendable_cash(cash: Lane, equity: Lane, p: Numbers, c: tl.constexpr) -> Lan
 
 @jit
 def book_trades(account: Account, quantity: Tile, price: Tile, fee_per_coin: Tile, p: Numbers) -> Account:
-    """Count fills in the step's totals."""
+    """Add fills to the step's totals."""
     traded, notional = account.traded, tl.sum(quantity * price, 1)
     trades = traded.trades + tl.sum((quantity > 0).to(tl.int64), 1)
     fees = traded.fees + tl.sum(quantity * fee_per_coin, 1)
@@ -304,13 +303,13 @@ def book_trades(account: Account, quantity: Tile, price: Tile, fee_per_coin: Til
 # ---------------------------------------------------------------------------------------------- valuation and reward
 @jit
 def account_value(account: Account, price: Tile) -> Lane:
-    """Cash plus positions at the close, quote."""
+    """Return cash plus positions at the close, in quote."""
     return account.cash + tl.sum(account.qty * price, 1)
 
 
 @jit
 def mark_to_market(account: Account, before: Marks, price: Tile, b: Books, lanes: Lanes) -> Marks:
-    """Value account and benchmark at this bar and carry the running peak and largest drawdown on."""
+    """Value account and benchmark at this bar, and update the running peak and largest drawdown."""
     equity = account_value(account, price)
     peak = tl.maximum(before.peak, equity)
     max_drawdown = tl.maximum(before.max_drawdown, 1.0 - equity / peak)
@@ -339,14 +338,14 @@ def reward_terms(
 
 @jit
 def keep_term(value: Lane, row: tl.constexpr, terms: Pointer, lanes: Lanes) -> Lane:
-    """Store one named term and pass it on."""
+    """Store one named term and return it."""
     tl.store(terms + row * lanes.n_envs + lanes.lane, value, mask=lanes.is_real)
     return value
 
 
 @jit
 def weights_of(account: Account, equity: Lane, price: Tile) -> Tile:
-    """Positions as shares of the account."""
+    """Return positions as fractions of the account."""
     is_solvent = equity > 0
     return tl.where(is_solvent[:, None], account.qty * price / tl.where(is_solvent, equity, 1.0)[:, None], 0.0)
 
@@ -356,7 +355,7 @@ def weighted_terms(
     before: Marks, marks: Marks, account: Account, price: Tile, p: Numbers, terms: Pointer, lanes: Lanes,
     c: tl.constexpr,
 ) -> Lane:  # fmt: skip
-    """Terms of the standard reward."""
+    """Return the terms of the standard reward."""
     floor = p.initial_capital * EQUITY_FLOOR
     growth = tl.log(tl.maximum(marks.equity, floor) / tl.maximum(before.equity, floor))
     tracked = tl.log(tl.maximum(marks.benchmark, floor) / tl.maximum(before.benchmark, floor))
@@ -377,7 +376,7 @@ def cappuccino_terms(
     before: Marks, marks: Marks, account: Account, price: Tile, decay: Lane, p: Numbers, terms: Pointer, lanes: Lanes,
     c: tl.constexpr,
 ) -> Lane:  # fmt: skip
-    """Terms of the Cappuccino reward."""
+    """Return the terms of the Cappuccino reward."""
     gain, benchmark_gain = marks.equity - before.equity, marks.benchmark - before.benchmark
     had_benchmark, is_solvent = before.benchmark > 0, marks.equity > 0
     market_return = tl.where(had_benchmark, benchmark_gain / tl.where(had_benchmark, before.benchmark, 1.0), 0.0)
@@ -402,7 +401,7 @@ def cappuccino_terms(
 def time_decay(
     bar: Lane, m: Market, b: Books, p: Numbers, w: Whole, lanes: Lanes, c: tl.constexpr
 ) -> Lane:  # fmt: skip
-    """Factor that falls over the segment."""
+    """Return a factor that decreases over the segment."""
     at = m.segments + tl.load(b.segment + lanes.lane, mask=lanes.is_real, other=0)
     first = tl.load(at + c.segment.segment_first * w.n_segments, mask=lanes.is_real, other=0) + w.lookback - 1
     last = tl.load(at + c.segment.segment_end * w.n_segments, mask=lanes.is_real, other=0) - w.lookback - 1
@@ -412,11 +411,11 @@ def time_decay(
 
 @jit
 def cappuccino_concentration(weights: Tile, penalty: Number, lanes: Lanes, c: tl.constexpr) -> Lane:
-    """Penalty for one large position and for few, bonus for evenly spread ones (Gini coefficient by ranks)."""
+    """Return a penalty for concentrated positions and a bonus for evenly spread ones (Gini coefficient by ranks)."""
     is_held = weights > 0.01
     held = tl.where(is_held, weights, 0.0)
     n_held = tl.sum(is_held.to(tl.int32), 1).to(tl.float64)
-    rank = held * 0.0  # 1 for the smallest held weight; ties go by column
+    rank = held * 0.0  # 1 for the smallest held weight; columns break ties
     for a in range(c.n_assets):
         other = tl.sum(tl.where(lanes.column == a, held, 0.0), 1)[:, None]
         is_before = (other > 0) & ((other < held) | ((other == held) & (lanes.column >= a)))

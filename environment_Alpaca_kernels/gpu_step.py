@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
 # Copyright (c) 2026 the barwise contributors
-"""One step as a Triton kernel: memory, the bar, observation, episodes. gpu.py launches it.
+"""One step as a Triton kernel: memory, the bar, observation, episodes; launched by gpu.py.
 
-A program is `block` environments; lanes beyond the last one are masked. Books of coins are (N, A) in memory, so that a
-tile is one contiguous run, and memory is addressed by 32-bit offsets from the program's first environment.
+A program handles `block` environments, and lanes after the last environment are masked. Coin arrays are (N, A) in
+memory, so that a tile is contiguous. Memory is addressed by 32-bit offsets from the program's first environment.
 """
 
-# Compiled functions are Python in syntax only: their values have no types that a checker of Python could know.
+# Compiled functions are Python only in syntax, so type checkers cannot infer their types.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportOperatorIssue=false
 # pyright: reportInvalidTypeForm=false, reportCallIssue=false, reportGeneralTypeIssues=false
 
@@ -54,7 +54,7 @@ N_COUNTS, N_MONEY, N_COINS = tl.constexpr(len(COUNTS)), tl.constexpr(len(MONEY))
 
 
 class Memory(NamedTuple):
-    """The books, rows of N environments."""
+    """Account state as rows of N environments."""
 
     counts: Any  # rows of COUNTS, N int64
     money: Any  # rows of MONEY, N float64
@@ -63,7 +63,7 @@ class Memory(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What a step reports."""
+    """Outputs of a step."""
 
     state: Any  # (N, S) float32
     reward: Any  # (N,) float32
@@ -75,7 +75,7 @@ class Outputs(NamedTuple):
 
 
 class Clock(NamedTuple):
-    """Where an episode stands."""
+    """Position of an episode in time."""
 
     bar: Lane
     first_bar: Lane
@@ -85,7 +85,7 @@ class Clock(NamedTuple):
 # ---------------------------------------------------------------------------------------------- memory
 @jit
 def loaded(at: Pointer, n: tl.constexpr) -> tuple[Number, ...]:
-    """The n settings at an address; what a compiled kernel does not use is not read."""
+    """Load n settings from an address; the compiler removes unused loads."""
     values = ()
     for k in tl.static_range(n):
         values = values + (tl.load(at + k),)  # noqa: RUF005 - Triton's tuples are added
@@ -94,7 +94,7 @@ def loaded(at: Pointer, n: tl.constexpr) -> tuple[Number, ...]:
 
 @jit
 def rows_at(first: Pointer, width: Number, n: tl.constexpr) -> tuple[Pointer, ...]:
-    """Pointers to n rows that are `width` numbers apart."""
+    """Return pointers to n rows with a stride of `width` numbers."""
     rows = ()
     for k in tl.static_range(n):
         rows = rows + (first + k * width,)  # noqa: RUF005
@@ -103,7 +103,7 @@ def rows_at(first: Pointer, width: Number, n: tl.constexpr) -> tuple[Pointer, ..
 
 @jit
 def books_of(memory: Memory, lanes: Lanes, c: tl.constexpr) -> Books:
-    """The rows of `memory` by name, from the program's first environment on."""
+    """Return the rows of `memory` by name, starting at the program's first environment."""
     n, cells, first_cell = lanes.n_envs, lanes.n_envs * c.n_assets, lanes.first * c.n_assets
     return Books(
         *rows_at(memory.counts + lanes.first, n, N_COUNTS), *rows_at(memory.money + lanes.first, n, N_MONEY),
@@ -113,7 +113,7 @@ def books_of(memory: Memory, lanes: Lanes, c: tl.constexpr) -> Books:
 
 @jit
 def outputs_of(out: Outputs, lanes: Lanes, c: tl.constexpr) -> Outputs:
-    """The outputs from the program's first environment on."""
+    """Return the outputs, starting at the program's first environment."""
     first, first_row = lanes.first, lanes.first * c.state_dim
     return Outputs(
         out.state + first_row, out.reward + first, out.done + first, out.final_state + first_row, out.truncated + first,
@@ -123,7 +123,7 @@ def outputs_of(out: Outputs, lanes: Lanes, c: tl.constexpr) -> Outputs:
 
 @jit
 def lanes_of(n_envs: Number, c: tl.constexpr) -> Lanes:
-    """The environments of this program."""
+    """Return the environments of this program."""
     first = tl.program_id(0).to(tl.int64) * c.block
     lane, column = tl.arange(0, c.block), tl.arange(0, c.n_columns)[None, :]
     is_real, is_column = first + lane < n_envs, column < c.n_assets
@@ -135,20 +135,20 @@ def lanes_of(n_envs: Number, c: tl.constexpr) -> Lanes:
 
 @jit
 def any_of(flags: Lane) -> Number:
-    """Whether one of this program's environments has the flag."""
+    """Return True if any environment of this program has the flag."""
     return tl.max(flags.to(tl.int32), 0) > 0
 
 
 @jit
 def close_at(bar: Lane, is_wanted: Lane, m: Market, lanes: Lanes, c: tl.constexpr) -> Tile:
-    """Closes of the bars given, 0 where not wanted."""
+    """Return closes at the given bars, 0 where masked out."""
     at = m.price + bar[:, None] * c.n_assets + lanes.column
     return tl.load(at, mask=is_wanted[:, None] & lanes.is_column, other=0.0)
 
 
 @jit
 def load_account(b: Books, lanes: Lanes) -> Account:
-    """The accounts before the bar: held_bars counts it, nothing is traded yet."""
+    """Load the accounts before the bar; held_bars includes the bar, and nothing is traded yet."""
     qty = tl.load(b.qty + lanes.cell, mask=lanes.is_cell, other=0.0)
     held_bars = tl.load(b.held_bars + lanes.cell, mask=lanes.is_cell, other=0) + (qty > 0).to(tl.int64)
     high = tl.load(b.high + lanes.cell, mask=lanes.is_cell, other=0.0)
@@ -159,7 +159,7 @@ def load_account(b: Books, lanes: Lanes) -> Account:
 
 @jit
 def load_marks(b: Books, lanes: Lanes) -> Marks:
-    """The values of the bar before; 1 beyond the last environment, so that nothing divides by 0 there."""
+    """Load the values of the previous bar; 1 after the last environment, to avoid a division by 0."""
     return Marks(
         tl.load(b.equity + lanes.lane, mask=lanes.is_real, other=1.0),
         tl.load(b.benchmark + lanes.lane, mask=lanes.is_real, other=1.0),
@@ -170,7 +170,7 @@ def load_marks(b: Books, lanes: Lanes) -> Marks:
 
 @jit
 def store_books(account: Account, marks: Marks, bar: Lane, b: Books, lanes: Lanes) -> None:
-    """Write back what every step changes."""
+    """Store the account state that every step changes."""
     tl.store(b.qty + lanes.cell, account.qty, mask=lanes.is_cell)
     tl.store(b.held_bars + lanes.cell, account.held_bars, mask=lanes.is_cell)
     tl.store(b.high + lanes.cell, account.high, mask=lanes.is_cell)
@@ -191,7 +191,7 @@ def store_books(account: Account, marks: Marks, bar: Lane, b: Books, lanes: Lane
 def store_reports(
     account: Account, marks: Marks, rejected: Lane, out: Outputs, p: Numbers, lanes: Lanes, c: tl.constexpr
 ) -> None:  # fmt: skip
-    """Report the episode that this bar belongs to, whether or not it is over."""
+    """Store the report on this bar's episode, ended or not."""
     money, counts, n = out.money + lanes.lane, out.counts + lanes.lane, lanes.n_envs
     tl.store(money + c.report.equity * n, marks.equity, mask=lanes.is_real)
     tl.store(money + c.report.benchmark_equity * n, marks.benchmark, mask=lanes.is_real)
@@ -207,7 +207,7 @@ def store_reports(
 def keep_ended(
     account: Account, marks: Marks, bar: Lane, is_over: Lane, done: Lane, b: Books, lanes: Lanes
 ) -> None:  # fmt: skip
-    """Keep what hosts read of an account after its last step, in which it is `done`."""
+    """Store what hosts read of an account after its last step, which is `done`."""
     tl.store(b.is_over + lanes.lane, is_over.to(tl.int64), mask=lanes.is_real)
     tl.store(b.final_cash + lanes.lane, account.cash, mask=done)
     tl.store(b.final_equity + lanes.lane, marks.equity, mask=done)
@@ -227,7 +227,7 @@ def step(
     p, w = Numbers(*loaded(numbers, N_NUMBERS)), Whole(*loaded(whole, N_WHOLE))
     b, out = books_of(memory, lanes, c), outputs_of(out, lanes, c)
     account, before = load_account(b, lanes), load_marks(b, lanes)
-    # An account whose episode is over waits at the last bar for its reset.
+    # An account whose episode has ended waits at the last bar for its reset.
     bar = tl.minimum(tl.load(b.bar + lanes.lane, mask=lanes.is_real, other=0) + 1, w.n_bars - 1)
     first_bar = tl.load(b.first_bar + lanes.lane, mask=lanes.is_real, other=0)
     last_bar = tl.load(b.last_bar + lanes.lane, mask=lanes.is_real, other=1)
@@ -264,7 +264,7 @@ def step(
     newly_over = done
     if not c.restarts:
         newly_over = done & (tl.load(b.is_over + lanes.lane, mask=lanes.is_real, other=0) == 0)
-    # Several threads may have loaded the same value, and one of them stores it: none may store before all have loaded.
+    # Several threads may load the same value and one of them stores it, so all must load before any stores.
     tl.debug_barrier()
     tl.store(out.reward + lanes.lane, reward.to(tl.float32), mask=lanes.is_real)
     tl.store(out.done + lanes.lane, done, mask=lanes.is_real)
@@ -299,7 +299,7 @@ def observe(
     is_cell = is_seen[:, None] & lanes.is_column
     if c.observation == "absolute":
         cash, coins = account.cash * p.norm_cash, account.qty * p.norm_stocks
-    else:  # an account that has just restarted holds nothing, so that its old price does not matter
+    else:  # a restarted account holds nothing, so its old price does not matter
         equity = tl.maximum(marks.equity, p.initial_capital * EQUITY_FLOOR)
         cash, coins = account.cash / equity, account.qty * price / equity[:, None]
     tl.store(row, cash.to(tl.float32), mask=is_seen)
@@ -322,8 +322,8 @@ def observe(
 def copy_windows(
     rows: Pointer, is_seen: Lane, bar: Lane, m: Market, w: Whole, lanes: Lanes, c: tl.constexpr
 ) -> None:  # fmt: skip
-    """Copy the lookback of each environment's bar, one contiguous run, to rows that are state_dim apart."""
-    # Offsets of 32 bits from one pointer take half the registers of a pointer for each element.
+    """Copy each environment's lookback, a contiguous run, to rows with a stride of state_dim."""
+    # 32-bit offsets from one pointer need half the registers of one pointer per element.
     source = ((w.n_bars - 1 - bar) * c.n_features).to(c.offset_type)
     target = lanes.lane * c.state_dim
     for first in range(0, c.window, c.tile):
@@ -336,7 +336,7 @@ def copy_windows(
 # ---------------------------------------------------------------------------------------------- episodes
 @jit
 def hash32(seed: Number, env: Lane, episode: Lane) -> Lane:
-    """As the plain hash32; int64 products wrap around, their low 32 bits are exact."""
+    """Return the plain hash32; int64 products wrap around, but their low 32 bits are exact."""
     x = scramble(env * 0 + seed)
     x = scramble(x + env)
     return scramble(x + episode)
@@ -344,7 +344,7 @@ def hash32(seed: Number, env: Lane, episode: Lane) -> Lane:
 
 @jit
 def scramble(x: Lane) -> Lane:
-    """One round of hash32."""
+    """Apply one round of hash32."""
     x = (x + 0x9E3779B9) & 0xFFFFFFFF
     x = ((x ^ (x >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
     x = ((x ^ (x >> 15)) * 0x846CA68B) & 0xFFFFFFFF
@@ -355,9 +355,9 @@ def scramble(x: Lane) -> Lane:
 def draw_starts(
     episode: Lane, is_over: Lane, m: Market, w: Whole, lanes: Lanes, c: tl.constexpr
 ) -> tuple[Lane, Lane]:  # fmt: skip
-    """Segment and first bar of every environment's episode number."""
+    """Return segment and first bar for every environment's episode number."""
     n = w.n_segments
-    if c.start == "first":  # environment i begins with segment i and takes the next one after every episode
+    if c.start == "first":  # environment i starts with segment i and moves to the next one after every episode
         turn = (lanes.env + episode) % w.n_usable
         segment = tl.load(m.segments + c.segment.usable_segment * n + turn, mask=is_over, other=0)
         first_bar = tl.load(m.segments + c.segment.first_start * n + segment, mask=is_over, other=0)
@@ -368,7 +368,7 @@ def draw_starts(
             width = tl.maximum((lanes.env + 1) * w.n_starts // lanes.n_envs - low, 1)
         k = low + ((hash32(w.seed, lanes.env, episode) * width) >> 32)
         segment = lanes.env * 0
-        for g in range(1, n):  # segments are few
+        for g in range(1, n):  # there are few segments
             segment += (tl.load(m.segments + c.segment.start_offset * n + g) <= k).to(tl.int64)
         start_offset = tl.load(m.segments + c.segment.start_offset * n + segment, mask=is_over, other=0)
         first_start = tl.load(m.segments + c.segment.first_start * n + segment, mask=is_over, other=0)
@@ -381,7 +381,7 @@ def open_portfolio(
     is_over: Lane, episode: Lane, clock: Clock, benchmark: Lane, m: Market, b: Books, p: Numbers, w: Whole,
     lanes: Lanes, c: tl.constexpr,
 ) -> tuple[Clock, Lane]:  # fmt: skip
-    """Begin episode number `episode` where is_over -> clock and value of the benchmark, the running ones elsewhere."""
+    """Start episode number `episode` where is_over; return clock and benchmark value, unchanged elsewhere."""
     segment, first_bar = draw_starts(episode, is_over, m, w, lanes, c)
     last_bar = tl.load(m.segments + c.segment.episode_limit * w.n_segments + segment, mask=is_over, other=0)
     if w.episode_bars > 0:
@@ -414,7 +414,7 @@ def open_portfolio(
 
 @jit
 def empty_account(is_over: Lane, account: Account, p: Numbers) -> Account:
-    """Cash only where is_over, the running account elsewhere."""
+    """Return an account with cash only where is_over, otherwise the running account."""
     is_fresh, traded = is_over[:, None], account.traded
     return Account(
         tl.where(is_over, p.initial_capital, account.cash), tl.where(is_fresh, 0.0, account.qty),
@@ -427,7 +427,7 @@ def empty_account(is_over: Lane, account: Account, p: Numbers) -> Account:
 
 @jit
 def opening_marks(is_over: Lane, marks: Marks, benchmark: Lane, p: Numbers) -> Marks:
-    """Values at the first bar where is_over, the running ones elsewhere."""
+    """Return the values at the first bar where is_over, otherwise the running values."""
     return Marks(
         tl.where(is_over, p.initial_capital, marks.equity), benchmark,
         tl.where(is_over, p.initial_capital, marks.peak), tl.where(is_over, 0.0, marks.max_drawdown),

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
 # Copyright (c) 2026 the barwise contributors
-"""What the numba step works on: settings as a record of numbers, accounts in blocks of lanes, and memory by address.
+"""Data layout of the numba step: settings as a record of numbers, accounts in blocks of lanes, memory by address.
 
-Accounts lie in blocks of LANES: a field of a block is LANES numbers in a row, and one pass of a loop over lanes becomes
-two or four vector instructions. The lanes beyond the last account hold nothing, own nothing and never trade.
+Accounts are stored in blocks of LANES. A field of a block is LANES consecutive numbers, and one pass of a loop over
+lanes becomes two or four vector instructions. Lanes after the last account are empty and never trade.
 
 All files of the step use these names. `book` is the record of a block's accounts. `coins` is the address of its
-positions, of which `coin` is one, and `orders` that of what this bar asks of each coin, of which `order` is one. `w` is
-a lane, `i + w` its environment, `n` the number of lanes with an account, `a` an asset, and `p` the record of RULES.
+positions, of which `coin` is one. `orders` is the address of this bar's orders per coin, of which `order` is one. `w`
+is a lane, `i + w` its environment, `n` the number of lanes with an account, `a` an asset, and `p` the RULES record.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from . import drop_in
 from .tables import SEGMENT
 
 LANES = 16
-EPISODE, REJECTED = range(2)  # rows of `counts`: the episode's number, the actions rejected so far
+EPISODE, REJECTED = range(2)  # rows of `counts`: episode number, number of rejected actions
 
 
 def columns(kind: str, names: str) -> list[tuple[str, str]]:
-    """Fields of one kind of an array of records."""
+    """Return the fields of one kind for an array of records."""
     return [(name, kind) for name in names.split()]
 
 
 def lanes(kind: str, names: str) -> list[tuple[str, str, tuple[int]]]:
-    """The same for records of blocks: every field is LANES numbers."""
+    """Return the fields of one kind for records of blocks, in which every field has LANES numbers."""
     return [(name, kind, (LANES,)) for name in names.split()]
 
 
-# `EnvParams` by name, a choice as its place in CHOICES; the costs that the next step charges; then options and sizes of
-# the environment, where episode_bars 0 means to the end of the segment, and the addresses of its memory.
+# `EnvParams` by name, with choices as indices into CHOICES; the costs of the next step; then options and sizes of the
+# environment (episode_bars 0 means to the end of the segment), and the addresses of its memory.
 KINDS = {"float": "f8", "int": "i8", "bool": "?", "str": "i8"}
 SETTINGS = [(f.name, KINDS[str(f.type)]) for f in fields(drop_in.EnvParams) if f.name != "rules"]
 RULES = np.dtype(
@@ -57,19 +57,19 @@ RULES = np.dtype(
 )  # fmt: skip
 ASSET = np.dtype(columns("f8", "min_qty qty_increment"))
 SEGMENTS = np.dtype([(name, "i8") for name in SEGMENT._fields])
-# `Portfolio` by account, and what is kept of the last episode that ended. is_over: whether the last step ended one;
-# without restarts it stays 1. The rest is worked out anew in every step:
-#   before          the account as marked at the bar before
+# `Portfolio` by account, and the stored results of the last ended episode. is_over is 1 if the last step ended an
+# episode; without autoreset it stays 1. The other fields are recomputed in every step:
+#   before          account value at the previous bar
 #   equity_at_fill  quote, at this bar's close, after stops and before orders
-#   cost            quote, of all coins wanted
-#   budget          quote, what the next buys may spend
-#   affordable      coins of one asset that the budget pays for
-#   scale           0 to 1, part of the coins wanted that the budget pays for
-#   growth          logarithm of equity over the equity before
+#   cost            quote, cost of all wanted coins
+#   budget          quote, available for the next buys
+#   affordable      coins of one asset that the budget can buy
+#   scale           0 to 1, affordable fraction of the wanted coins
+#   growth          logarithm of equity over previous equity
 #   decay           0 to 1, factor of the Cappuccino reward
 #   largest_weight  fraction of equity
 #   shown_cash      as in the observation
-#   newly_over      whether this step ended an episode that was running
+#   newly_over      1 if this step ended a running episode
 ACCOUNTS = np.dtype(
     [
         *lanes("f8", "cash equity benchmark peak max_drawdown discounted_return fees slippage turnover"),
@@ -80,9 +80,9 @@ ACCOUNTS = np.dtype(
     ],
     align=True,
 )  # fmt: skip
-# `Portfolio` by account and coin, and what is kept of the last episode that ended. Worked out anew in every step:
+# `Portfolio` by account and coin, and the stored results of the last ended episode. Recomputed in every step:
 #   shown   as in the observation
-#   weight  fraction of equity; only where concentration is penalized
+#   weight  fraction of equity; only if concentration is penalized
 POSITIONS = np.dtype(
     [
         *lanes("f8", "qty high order_scale benchmark_qty filled weight final_qty final_filled"),
@@ -90,31 +90,34 @@ POSITIONS = np.dtype(
     ],
     align=True,
 )  # fmt: skip
-# What the bar asks of a coin. It lies on the stack of a call, whose blocks use it in turn: it stays in the near cache.
+# Orders of a bar for one coin. They are on a call's stack and reused by its blocks, so they stay in the near cache.
 #   price      quote, this bar's close
-#   order_qty  coins asked for, negative to sell
-#   wanted     coins of a buy that the venue takes, else 0
-#   action     as given; 0 where the account holds
+#   order_qty  ordered coins, negative to sell
+#   wanted     coins of a buy that the venue accepts, else 0
+#   action     as received; 0 if the account holds
 ORDERS = np.dtype([*lanes("f8", "price order_qty wanted"), *lanes("f4", "action")], align=True)
 POSITION_BYTES, ORDER_BYTES = POSITIONS.itemsize, ORDERS.itemsize
 Record = Any  # one element of an array of records, its fields as attributes
 Array = np.ndarray
 
-# _nrt=False: nothing is allocated, so nothing is reference-counted. forceinline: each phase becomes part of the one
-# loop over blocks, where the compiler sees which fields lie apart and turns a loop over lanes into vector instructions.
-# It would rather unroll a loop of 16 rounds into scalar code, before it looks for vectors; the option forbids that.
+# _nrt=False: nothing is allocated, so reference counting is unnecessary. forceinline: each phase becomes part of the
+# loop over blocks, where the compiler can prove that fields do not overlap and vectorize the loops over lanes. Without
+# the option the compiler would first unroll a loop of 16 iterations into scalar code.
 llvmlite.binding.set_option("environment_Alpaca_kernels", "-unroll-full-max-count=8")
 native: Any = njit(_nrt=False, error_model="numpy", forceinline=True)  # pyright: ignore[reportCallIssue]
 
 
 def sources() -> int:
-    """A number that changes with the text of this folder or the drop-in: numba's cache on disk looks at one file."""
+    """Return a number that changes with the text of this folder or the drop-in file.
+
+    numba's own disk cache checks only the file of the function.
+    """
     paths = [*sorted(Path(__file__).parent.glob("*.py")), Path(str(drop_in.__file__))]
     return zlib.crc32(b"".join(path.read_bytes() for path in paths))
 
 
 def cached(function: Any, **options: Any) -> Any:
-    """`function` compiled on first use and kept on disk; compiled once a process where nothing can be written."""
+    """Compile `function` on first use and cache it on disk, or once per process if nothing is writable."""
     try:
         return njit(cache=True, **options)(function)
     except RuntimeError:  # numba: no locator available
@@ -122,7 +125,10 @@ def cached(function: Any, **options: Any) -> Any:
 
 
 def _record_at(dtype: np.dtype) -> Any:
-    """Function of (address of an array of records, index): that record. An address is a tenth of an array's call."""
+    """Return a function of (address of an array of records, index) that returns that record.
+
+    Passing an address takes a tenth of the call time of an array.
+    """
     kind: Any = from_dtype(dtype)
 
     @intrinsic
@@ -142,7 +148,7 @@ def _pointer(context: Any, builder: Any, kind: Any, args: Any) -> Any:
 
 @intrinsic
 def _load_f4(_typing: Any, _address: Any, _index: Any) -> Any:
-    """The float32 at (address, index)."""
+    """Load the float32 at (address, index)."""
 
     def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         return builder.load(_pointer(context, builder, types.float32, args))
@@ -152,7 +158,7 @@ def _load_f4(_typing: Any, _address: Any, _index: Any) -> Any:
 
 @intrinsic
 def _store(_typing: Any, _address: Any, _index: Any, value: Any) -> Any:
-    """Write a number at (address, index), in the type that it has."""
+    """Store a number at (address, index), with its own type."""
 
     def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         builder.store(args[2], _pointer(context, builder, value, args))
@@ -163,7 +169,7 @@ def _store(_typing: Any, _address: Any, _index: Any, value: Any) -> Any:
 
 @intrinsic
 def _copy_bytes(_typing: Any, _target: Any, _source: Any, _n_bytes: Any) -> Any:
-    """memcpy between two addresses."""
+    """Copy memory between two addresses."""
 
     def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         target, source = (builder.inttoptr(address, cgutils.voidptr_t) for address in args[:2])
@@ -175,7 +181,7 @@ def _copy_bytes(_typing: Any, _target: Any, _source: Any, _n_bytes: Any) -> Any:
 
 @intrinsic
 def _room_on_stack(_typing: Any, _n_bytes: Any) -> Any:
-    """Address of memory that is the running call's, with whatever lies there."""
+    """Return the address of uninitialized stack memory of the running call."""
 
     def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         room = builder.alloca(ir.IntType(8), args[0])
@@ -187,7 +193,7 @@ def _room_on_stack(_typing: Any, _n_bytes: Any) -> Any:
 
 @intrinsic
 def _prefetch(_typing: Any, _address: Any) -> Any:
-    """Ask for the cache line at an address; nothing waits for it."""
+    """Prefetch the cache line at an address without waiting."""
 
     def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         i32 = ir.IntType(32)
@@ -200,7 +206,7 @@ def _prefetch(_typing: Any, _address: Any) -> Any:
     return types.void(types.int64), codegen
 
 
-# An intrinsic's own signature has numba's typing context in front.
+# The first parameter of an intrinsic is numba's typing context.
 load_f4: Any = _load_f4
 store: Any = _store
 copy_bytes: Any = _copy_bytes
@@ -212,12 +218,12 @@ order_at, asset_at, segment_at = _record_at(ORDERS), _record_at(ASSET), _record_
 
 @native
 def where(mask: Any, x: Any, y: Any) -> Any:
-    """torch.where for one number, both sides computed: a select, not a branch."""
+    """Return torch.where for one number as a select, not a branch; both sides are computed."""
     return x if mask else y
 
 
 def rules_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> Array:
-    """(1,) record of `EnvParams`, costs, options and sizes; the addresses are 0."""
+    """Return a (1,) record of `EnvParams`, costs, options and sizes; its addresses are 0."""
     p, market, choices = vars(env.params) | {"start": env.start}, env.market, drop_in.CHOICES
     values = {name: choices[name].index(p[name]) if name in choices else p[name] for name, _ in SETTINGS} | {
         "costs": tuple(env.params.costs(env.cost_factor)), "restarts": env.autoreset, "compact": env.compact,

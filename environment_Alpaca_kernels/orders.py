@@ -17,7 +17,7 @@ INCREMENT_SLACK = drop_in.INCREMENT_SLACK
 
 @native
 def accept_actions(i: int, n: int, action: int, orders: int, counts: Array, p: Record) -> None:
-    """Set order.action from (N, A) float32 at the address `action`; a row with a non-finite entry is a hold."""
+    """Set order.action from (N, A) float32 at the address `action`; a row with a non-finite value becomes a hold."""
     n_assets = p.n_assets
     for w in range(n):
         row, is_valid = (i + w) * n_assets, True
@@ -54,7 +54,7 @@ def order_quantities(book: Record, coins: int, orders: int, p: Record) -> None:
 
 @native
 def cap_positions(book: Record, coins: int, orders: int, p: Record) -> None:
-    """Cut every buy so that the position would not exceed max_position_weight of the account."""
+    """Reduce every buy so that the position does not exceed max_position_weight of the account."""
     max_position_weight = p.max_position_weight
     for a in range(p.n_assets):
         coin, order = position_at(coins, a), order_at(orders, a)
@@ -67,16 +67,16 @@ def cap_positions(book: Record, coins: int, orders: int, p: Record) -> None:
 
 @native
 def whole_increments(quantity: float, step: float) -> float:
-    """Quantity cut to the venue's step; a huge order stays as it is."""
-    if step > 0:  # the same for all lanes: a branch, not a mask
-        # np.floor: math.floor makes an int64 here, which 1e10 coins in steps of 1e-9 overflow.
+    """Return the quantity rounded down to the lot size; a huge order is unchanged."""
+    if step > 0:  # the same for all lanes, so a branch instead of a mask
+        # math.floor would return an int64 here, which 1e10 coins with a lot size of 1e-9 overflow.
         return where(abs(quantity) < np.inf, np.floor(quantity / step + INCREMENT_SLACK) * step, quantity)
     return quantity
 
 
 @native
 def is_large_enough(quantity: float, price: float, min_qty: float, min_order_notional: float) -> bool:
-    """Whether the venue takes an order of this size."""
+    """Return True if the venue accepts an order of this size."""
     return (quantity > min_qty) & (quantity * price >= min_order_notional)
 
 
@@ -96,7 +96,7 @@ def execute_trailing_stops(book: Record, coins: int, orders: int, p: Record) -> 
 
 @native
 def execute_sells(book: Record, coins: int, orders: int, p: Record) -> None:
-    """Sell what the orders ask for, at most the position."""
+    """Execute the sell orders, limited to the position."""
     sell_fee_rate, slippage_rate = p.costs.sell_fee_rate, p.costs.slippage_rate
     min_order_notional, always_allow_close = p.min_order_notional, p.always_allow_close
     for a in range(p.n_assets):
@@ -114,7 +114,7 @@ def execute_sells(book: Record, coins: int, orders: int, p: Record) -> None:
 
 @native
 def release_stale(book: Record, coins: int, orders: int, p: Record) -> None:
-    """Sell stale_fraction of every position held for stale_bars or longer, or all where the venue wants more."""
+    """Sell stale_fraction of positions held for stale_bars or longer, or all if the fraction is below the minimum."""
     sell_fee_rate, slippage_rate = p.costs.sell_fee_rate, p.costs.slippage_rate
     min_order_notional, always_allow_close = p.min_order_notional, p.always_allow_close
     stale_bars, stale_fraction, release_unpriced = p.stale_bars, p.stale_fraction, p.release_unpriced
@@ -134,7 +134,7 @@ def release_stale(book: Record, coins: int, orders: int, p: Record) -> None:
 def execute_sales(
     w: int, book: Record, coin: Record, sold: float, price: float, sell_fee_rate: float, slippage_rate: float
 ) -> None:  # fmt: skip
-    """Take `sold` coins out at the close less slippage and fee; a position's clock starts again."""
+    """Remove `sold` coins at the close minus slippage and fee, and restart the position's clock."""
     fill = price * (1.0 - slippage_rate)
     qty, is_sold = coin.qty[w] - sold, sold > 0
     coin.qty[w] = qty
@@ -147,14 +147,14 @@ def execute_sales(
 
 @native
 def execute_buys(book: Record, coins: int, orders: int, p: Record) -> None:
-    """Buy what the orders ask for and the cash allows."""
+    """Execute the buy orders within the available cash."""
     min_order_notional, whole_coins, is_sequential = (
         p.min_order_notional,
         p.whole_coins,
         p.buys == CHOICE.buys.sequential,
     )
     buy_fee_rate, slippage_rate = p.costs.buy_fee_rate, p.costs.slippage_rate
-    unit_rate = (1.0 + slippage_rate) * (1.0 + buy_fee_rate)  # quote paid, per quote of coins
+    unit_rate = (1.0 + slippage_rate) * (1.0 + buy_fee_rate)  # quote paid per quote of coins
     for w in range(LANES):
         book.cost[w] = 0.0
     for a in range(p.n_assets):
@@ -172,7 +172,7 @@ def execute_buys(book: Record, coins: int, orders: int, p: Record) -> None:
     for a in range(p.n_assets):
         coin, order, asset = position_at(coins, a), order_at(orders, a), asset_at(p.assets, a)
         min_qty, step = asset.min_qty, asset.qty_increment
-        if is_sequential:  # each buy spends cash that the next one sees
+        if is_sequential:  # each buy reduces the cash of the next one
             spendable_cash(book, p)
             for w in range(LANES):
                 book.affordable[w] = coins_for(book.budget[w], order.price[w] * unit_rate, whole_coins)
@@ -195,12 +195,12 @@ def execute_purchases(
     w: int, book: Record, coin: Record, filled: float, price: float, min_qty: float, min_order_notional: float,
     buy_fee_rate: float, slippage_rate: float,
 ) -> None:  # fmt: skip
-    """Add `filled` coins, except where what the cash left of an order is below the minimum."""
+    """Add `filled` coins, unless limited cash reduced the order below the minimum."""
     qty = coin.qty[w]
     is_kept = (filled > 0) & (filled >= min_qty) & (filled * price >= min_order_notional)
     bought, fill = where(is_kept, filled, 0.0), price * (1.0 + slippage_rate)
     cash = book.cash[w] - bought * (fill * (1.0 + buy_fee_rate))
-    book.cash[w] = where(cash > 0, cash, 0.0)  # rounding only
+    book.cash[w] = where(cash > 0, cash, 0.0)  # only removes rounding errors
     coin.high[w] = where(is_kept & (qty == 0), price, coin.high[w])
     coin.qty[w] = qty + bought
     coin.filled[w] += bought
@@ -209,8 +209,8 @@ def execute_purchases(
 
 @native
 def coins_for(budget: float, unit_cost: float, whole_coins: bool) -> float:
-    """Coins that a budget pays for; whole ones as Python's // counts them."""
-    if whole_coins:  # the same for all lanes: a branch, not a mask
+    """Return the coins that a budget buys; whole coins as in Python's //."""
+    if whole_coins:  # the same for all lanes, so a branch instead of a mask
         return budget // unit_cost
     return budget / unit_cost
 
@@ -230,7 +230,7 @@ def spendable_cash(book: Record, p: Record) -> None:
 def book_trades(
     w: int, book: Record, quantity: float, price: float, fee_per_coin: float, slippage_rate: float
 ) -> None:  # fmt: skip
-    """Count one fill, or none where quantity is 0, in the step's totals."""
+    """Add one fill to the step's totals; a quantity of 0 adds nothing."""
     notional = quantity * price
     book.trades[w] += 1 if quantity > 0 else 0
     book.fees[w] += quantity * fee_per_coin

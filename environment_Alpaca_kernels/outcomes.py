@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 # Copyright (c) 2026 the barwise contributors
-"""What the first use of a native step on a device showed, one small file each in the user's cache folder.
+"""Stored outcomes of a native step's first use on a device, one small file each in the user's cache folder.
 
-Standard library only. A file is written whole or not at all, and one that is damaged, or of other code, counts as
-absent. Where the folder cannot be written there is no cache and no error.
+This module uses only the standard library. Writes are atomic. A damaged file, or one of different code, counts as
+absent. If the folder is not writable, nothing is cached and no error is raised.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from typing import Any
 
 EQUAL, DIFFERS, SLOWER, FAILED = "equal", "differs", "slower", "failed"
 VERDICTS = (EQUAL, DIFFERS, SLOWER, FAILED)
-# A failure may be the machine's (no compiler, a full disk), so it is tried again; other verdicts follow from the code.
+# A failure may come from the machine (no compiler, a full disk), so it is retried; other verdicts depend only on code.
 RETRY_FAILED_S = 86_400.0
 SUFFIX = ".json"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a native step compared with the plain one on a device.
+    """Outcome of comparing a native step with the plain one on a device.
 
     Attributes:
         step: "numba" or "triton".
         device: its name and architecture.
         verdict: one of VERDICTS.
-        reason: what differed or failed, in words; empty otherwise.
-        ratio: time of the plain step over that of the native one; 0 where it was not timed.
-        n_steps: steps compared.
-        took_s: time of comparing and timing, without compiling.
+        reason: text that says what differed or failed; otherwise empty.
+        ratio: the plain step's time over the native step's; 0 if not timed.
+        n_steps: number of compared steps.
+        took_s: time of comparing and timing, without compilation.
         when_s: seconds since 1970.
-        is_short: whether time ran out before enough steps were compared; such an outcome is not remembered.
-        key: what the outcome holds for, by name: versions, code, choices.
+        is_short: True if time ran out before enough steps were compared; such an outcome is not stored.
+        key: versions, code and choices for which the outcome is valid, by name.
     """
 
     step: str
@@ -56,12 +56,12 @@ class Outcome:
 
     @property
     def is_current(self) -> bool:
-        """Whether it need not be tried again."""
+        """Return True if no new trial is needed."""
         return self.verdict != FAILED or abs(time.time() - self.when_s) < RETRY_FAILED_S
 
 
 def code_sha256(drop_in_file: str | None) -> str:
-    """Hash of the text of this folder and of the drop-in."""
+    """Return a hash of the text of this folder and of the drop-in file."""
     files = sorted(Path(__file__).parent.glob("*.py")) + ([Path(drop_in_file)] if drop_in_file else [])
     digest = hashlib.sha256()
     for path in files:
@@ -71,29 +71,29 @@ def code_sha256(drop_in_file: str | None) -> str:
 
 
 def folder() -> Path | None:
-    """The user's cache folder for outcomes; None where there is no home."""
+    """Return the user's cache folder for outcomes, or None without a home folder."""
     home = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(home):  # as the XDG specification asks
+    if not os.path.isabs(home):  # as the XDG specification requires
         home = os.path.join(os.path.expanduser("~"), ".cache")
     return Path(home, "environment_Alpaca", "steps") if os.path.isabs(home) else None
 
 
 def file_of(key: Mapping[str, str]) -> Path | None:
-    """Where the outcome for `key` is kept."""
+    """Return the path of the outcome for `key`."""
     where = folder()
     name = hashlib.sha256(json.dumps(dict(key), sort_keys=True).encode()).hexdigest()[:32]
     return None if where is None else where / f"{name}{SUFFIX}"
 
 
 def read(key: Mapping[str, str]) -> Outcome | None:
-    """The outcome for exactly this key, if there is a whole one that need not be tried again."""
+    """Return the outcome for exactly this key, if it is valid and current."""
     path = file_of(key)
     found = None if path is None else _read(path)
     return found if found is not None and found.key == dict(key) and found.is_current else None
 
 
 def read_all() -> Iterator[tuple[Path, Outcome]]:
-    """Every whole outcome in the cache, with its file."""
+    """Return every valid outcome in the cache, with its file."""
     where = folder()
     for path in sorted(where.glob(f"*{SUFFIX}")) if where is not None else ():
         found = _read(path)
@@ -102,7 +102,7 @@ def read_all() -> Iterator[tuple[Path, Outcome]]:
 
 
 def write(outcome: Outcome) -> None:
-    """Keep an outcome. Two processes may do so at once; nothing happens where nothing can be written."""
+    """Store an outcome; concurrent writes are safe, and without a writable folder nothing happens."""
     path = file_of(outcome.key)
     if path is None:
         return
@@ -131,7 +131,7 @@ def _read(path: Path) -> Outcome | None:
 
 
 def _checked(name: str, value: Any) -> Any:
-    """A stored value of the right kind; ValueError otherwise."""
+    """Return a stored value of the right type; raise ValueError otherwise."""
     if name == "key":
         is_right = isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
     elif name in ("ratio", "n_steps", "took_s", "when_s"):

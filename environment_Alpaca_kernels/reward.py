@@ -15,7 +15,7 @@ EQUITY_FLOOR, TARGET_WEIGHT = drop_in.EQUITY_FLOOR, drop_in.TARGET_WEIGHT
 
 @native
 def account_value(book: Record, coins: int, orders: int, p: Record) -> None:
-    """Set book.equity_at_fill: cash plus positions at the close, quote."""
+    """Set book.equity_at_fill to cash plus positions at the close, in quote."""
     for w in range(LANES):
         book.equity_at_fill[w] = book.cash[w]
     for a in range(p.n_assets):
@@ -26,7 +26,7 @@ def account_value(book: Record, coins: int, orders: int, p: Record) -> None:
 
 @native
 def mark_to_market(book: Record, coins: int, orders: int, p: Record) -> None:
-    """Value account and benchmark at this bar and carry the running peak and largest drawdown on."""
+    """Value account and benchmark at this bar, and update the running peak and largest drawdown."""
     for w in range(LANES):
         book.equity[w], book.benchmark[w] = book.cash[w], 0.0
     for a in range(p.n_assets):
@@ -43,7 +43,7 @@ def mark_to_market(book: Record, coins: int, orders: int, p: Record) -> None:
 
 @native
 def reward_terms(i: int, n: int, book: Record, coins: int, orders: int, terms: Array, p: Record) -> None:
-    """Fill the rows of terms (K, N) and book.reward with their sum."""
+    """Fill in the rows of terms (K, N), and set book.reward to their sum."""
     before, norm_reward = book.before, p.norm_reward
     if p.reward == CHOICE.reward.benchmark_difference:
         for w in range(LANES):
@@ -78,7 +78,7 @@ def weights_of(book: Record, coins: int, orders: int, p: Record) -> None:
 
 @native
 def weighted_terms(i: int, n: int, book: Record, coins: int, orders: int, terms: Array, p: Record) -> None:
-    """The terms of the standard reward; a term without a weight stays 0 where computing it takes long."""
+    """Fill in the terms of the standard reward; expensive terms without a weight stay 0."""
     before, term, norm_reward, floor = book.before, TERM.weighted_terms, p.norm_reward, EQUITY_FLOOR * p.initial_capital
     drawdown_penalty, volatility_penalty = p.drawdown_penalty, p.volatility_penalty
     for w in range(n):
@@ -105,7 +105,7 @@ def weighted_terms(i: int, n: int, book: Record, coins: int, orders: int, terms:
 
 @native
 def cappuccino_terms(i: int, n: int, book: Record, coins: int, orders: int, terms: Array, p: Record) -> None:
-    """The terms of the Cappuccino reward."""
+    """Fill in the terms of the Cappuccino reward."""
     before, term, norm_reward, initial_capital = book.before, TERM.cappuccino, p.norm_reward, p.initial_capital
     reserve = p.min_cash_reserve * initial_capital
     time_decay(n, book, p)
@@ -128,7 +128,7 @@ def cappuccino_terms(i: int, n: int, book: Record, coins: int, orders: int, term
 
 @native
 def time_decay(n: int, book: Record, p: Record) -> None:
-    """Set book.decay, which falls over the segment."""
+    """Set book.decay, which decreases over the segment."""
     for w in range(n):
         segment = segment_at(p.segments, book.segment[w])
         first, last = segment.segment_first + p.lookback - 1, segment.segment_end - p.lookback - 1
@@ -138,7 +138,7 @@ def time_decay(n: int, book: Record, p: Record) -> None:
 
 @native
 def cappuccino_concentration(w: int, book: Record, coins: int, p: Record) -> float:
-    """Penalty for one large position and for few, bonus for evenly spread ones (Gini coefficient by ranks)."""
+    """Compute a penalty for concentrated positions and a bonus for evenly spread ones (Gini coefficient by ranks)."""
     if book.equity[w] <= 0:
         return 0.0
     penalty, n_held, total, ranked = p.concentration_penalty, 0, 0.0, 0.0
@@ -157,7 +157,7 @@ def cappuccino_concentration(w: int, book: Record, coins: int, p: Record) -> flo
 
 @native
 def rank_among_held(w: int, a: int, weight: float, coins: int, p: Record) -> int:
-    """1 for the smallest held weight; ties go by column."""
+    """Return the rank of a weight among the held ones, from 1 for the smallest; columns break ties."""
     rank = 1
     for other in range(p.n_assets):
         other_weight = position_at(coins, other).weight[w]

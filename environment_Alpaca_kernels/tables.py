@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 # Copyright (c) 2026 the barwise contributors
-"""The drop-in's tables of names as numbers, which is what compiled steps compare with and address rows by.
+"""Name tables of the drop-in file as numbers, which compiled steps use in comparisons and as row indices.
 
-`CHOICE.buys.sequential` is the place of "sequential" in `CHOICES["buys"]`, and `TERM.cappuccino.alpha` the row of the
-term "alpha". A name that is added to a table of the drop-in has its number here, and nothing else needs an edit.
+`CHOICE.buys.sequential` is the index of "sequential" in `CHOICES["buys"]`, and `TERM.cappuccino.alpha` the row of the
+term "alpha". A name added to a table of the drop-in file gets its number here without another edit.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from . import drop_in
 
 
 def places(names: Iterable[str]) -> Any:
-    """The place of each name, as a constant that compiled functions may use: ``places(("a", "b")).b == 1``."""
+    """Return the index of each name as a constant for compiled functions: ``places(("a", "b")).b == 1``."""
     names = tuple(names)
     return namedtuple("Places", names)(*range(len(names)))  # pyright: ignore[reportUntypedNamedTuple]
 
 
 def places_in(tables: Mapping[str, Iterable[str]]) -> Any:
-    """The same for each of several tables, by the table's name."""
+    """Return the index constants of each of several tables, by table name."""
     return namedtuple("Tables", tuple(tables))(*map(places, tables.values()))  # pyright: ignore[reportUntypedNamedTuple]
 
 
-CHOICE = places_in(drop_in.CHOICES)  # settings of `EnvParams` that are one of several words
+CHOICE = places_in(drop_in.CHOICES)  # settings of `EnvParams` with named choices
 TERM = places_in(drop_in.TERM_NAMES)  # rows of the terms of each reward
 REPORT = places(drop_in.REPORTED)  # rows of `money`; the terms of the reward follow
 COUNT = places(drop_in.COUNTED)  # rows of `counted`
-# Rows of a segment's numbers, named as the fields of `Market` that they are.
+# Rows of a segment's numbers, named after the fields of `Market`.
 SEGMENT = places(("segment_first", "segment_end", "episode_limit", "first_start", "start_offset", "usable_segment"))
 
 
 def segments_of(market: drop_in.Market) -> Tensor:
-    """The numbers of all segments, rows of SEGMENT: (6, G) int64."""
+    """Return the numbers of all segments as rows of SEGMENT, (6, G) int64."""
     rows = market.segment_first.new_zeros((len(SEGMENT), len(market.segment_first)))
     for row, name in zip(rows, SEGMENT._fields, strict=True):
-        values = getattr(market, name)[: len(row)]  # start_offset has one more, usable_segment may have fewer
+        values = getattr(market, name)[: len(row)]  # start_offset is one longer, usable_segment may be shorter
         row[: len(values)] = values
     return rows

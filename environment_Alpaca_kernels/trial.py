@@ -3,7 +3,7 @@
 """Trials of a native step: accounts of the plain class and of the native one on the same generated market.
 
 The market has the environment's coins, features, price levels and smallest orders. Its segments differ in length, so
-that episodes end and begin again from the first steps on, and some are long enough for a stop and a stale release.
+that episodes end and restart from the first steps. Some segments are long enough for a stop and a stale release.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from torch import Tensor
 from . import drop_in
 from .first_use import Contender, Trial
 
-N_ENVS = 37  # whole blocks of 16 and a part of one
+N_ENVS = 37  # two full blocks of 16 and a partial one
 N_STEPS = 300
 ROOMS = (6, 9, 13, 17, 21, 26, 62)  # steps of the longest episode in each segment
 EPISODE_BARS = 60
-VOLATILITY = 0.02  # of a bar
-STALE_BARS, STOP = 6, 0.05  # at most, so that both happen
-LARGE_ORDERS = 20_000.0  # norm_action of the hosts that scale orders by the price's magnitude
+VOLATILITY = 0.02  # per bar
+STALE_BARS, STOP = 6, 0.05  # upper limits, so that both rules trigger
+LARGE_ORDERS = 20_000.0  # norm_action of hosts that scale orders by the magnitude of the price
 SMALLEST_ORDER = 300.0  # quote: large enough that some orders are below it
 EVERY_PHASE: dict[str, Any] = {
     "trailing_stop_pct": STOP, "min_cash_reserve": 0.1, "max_position_weight": 0.4, "stale_bars": STALE_BARS,
@@ -34,11 +34,11 @@ EVERY_PHASE: dict[str, Any] = {
     "volatility_penalty": 2.0, "concentration_penalty": 0.3, "turnover_penalty": 0.1, "observe_account": True,
 }  # fmt: skip
 SHOWN = ("cash", "stocks", "filled", "total_asset", "episode_return")
-MakeKernel = Callable[[Any], Any]  # of an environment
+MakeKernel = Callable[[Any], Any]  # takes an environment
 
 
 def like(env: Any, make_kernel: MakeKernel, n_steps: int = N_STEPS) -> Trial:
-    """A trial with the rule set and the choices of an environment."""
+    """Return a trial with the rule set and choices of an environment."""
     p, price = env.params, env.market.price
     first_priced = (price > 0).to(torch.int8).argmax(0)
     level = price[first_priced, torch.arange(price.shape[1], device=price.device)].cpu().numpy()
@@ -56,7 +56,7 @@ def like(env: Any, make_kernel: MakeKernel, n_steps: int = N_STEPS) -> Trial:
 
 
 def of_every_rule_set(make_kernel: MakeKernel, n_steps: int = N_STEPS) -> list[Callable[[], Trial]]:
-    """Builders of a trial for each rule set with every phase on: for a step whose code is the same for all settings."""
+    """Return trial builders for each rule set with every phase on, for a step with one code for all settings."""
     return [functools.partial(_of_rule_set, rules, make_kernel, n_steps) for rules in drop_in.RULES]
 
 
@@ -76,9 +76,9 @@ def _of_rule_set(rules: str, make_kernel: MakeKernel, n_steps: int) -> Trial:
 
 
 def market(level: np.ndarray, n_features: int, p: Any) -> dict[str, Any]:
-    """Prices (T, A) around `level` (A,) and features, in segments with room for ROOMS steps.
+    """Return prices (T, A) around `level` (A,) and features, in segments of ROOMS steps.
 
-    Some bars lack a price under the rules of hosts; "standard" refuses those.
+    Some bars have no price under the rules of hosts; "standard" rejects such bars.
     """
     rng = np.random.default_rng(1)
     before = p.lookback + (p.lookback if p.ends_lookback_early else 0)
@@ -95,7 +95,7 @@ def market(level: np.ndarray, n_features: int, p: Any) -> dict[str, Any]:
 
 
 def pair(config: Mapping[str, Any], p: Any, make_kernel: MakeKernel, n_steps: int = N_STEPS, **options: Any) -> Trial:
-    """The two environments, both at their first observation, and actions for them."""
+    """Return two environments at their first observation, and actions for them."""
     options = {"as_numpy": False, "seed": 1, "api": "elegantrl"} | options
 
     class Native(drop_in.VectorizedCryptoEnvAlpacaOptimized):
@@ -111,7 +111,7 @@ def pair(config: Mapping[str, Any], p: Any, make_kernel: MakeKernel, n_steps: in
 
 
 def actions(n_steps: int, n_assets: int, device: torch.device) -> Tensor:
-    """(T, N, A) float32: random ones, whole-account orders in every fifth step, and some that are no numbers."""
+    """Return random actions (T, N, A) float32, with whole-account orders in every fifth step and non-finite values."""
     rng = np.random.default_rng(2)
     values = rng.uniform(-1.0, 1.0, (n_steps, N_ENVS, n_assets)).astype(np.float32)
     values[::5] = np.sign(values[::5])
@@ -121,7 +121,7 @@ def actions(n_steps: int, n_assets: int, device: torch.device) -> Tensor:
 
 
 def contender(env: Any) -> Contender:
-    """An environment as one side of a comparison; what has ended and does not restart by itself is opened again."""
+    """Return an environment as one side of a comparison; without autoreset, ended episodes are reset."""
     last: dict[str, Any] = {}
 
     def advance(action: Tensor) -> None:
@@ -132,7 +132,7 @@ def contender(env: Any) -> Contender:
 
     def seen() -> dict[str, Tensor]:
         done, info, book = last["done"], last["info"], env.book
-        found = {field.name: getattr(book, field.name) for field in fields(book)}  # first: what the others follow from
+        found = {field.name: getattr(book, field.name) for field in fields(book)}  # first
         found |= {f"shown {name}": getattr(env, name) for name in SHOWN}
         found |= {f"reward term {name}": value for name, value in info["reward_terms"].items()}
         found |= {f"info {name}": value for name, value in info.items() if isinstance(value, Tensor)}

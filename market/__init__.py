@@ -1,5 +1,6 @@
-"""Bars, data sets and where they come from: download, check, build, describe; the sample market.
+"""Market data: download, checks, dataset construction and reports, and a synthetic sample market.
 
-Knows nothing about training. The ground floor is `errors`, `names`, `files`, `times`, `codec` and `defaults`; `bars`
-stands on it, the data sets of this folder on `bars`, and `sources` (exchanges) on all of them.
+This package does not depend on training. The modules `errors`, `names`, `files`, `times`, `codec` and `defaults` import
+no other module of it. `bars` imports only these modules, the dataset modules in this folder also import `bars`, and
+`sources` (exchanges) may import all of them.
 """

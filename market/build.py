@@ -1,4 +1,4 @@
-"""From tidy bars to a dataset: the one pipeline for exchange files, downloads and the sample market."""
+"""Construction of a dataset from tidy bars, used for exchange files, downloads and the sample market."""
 
 from __future__ import annotations
 
@@ -35,24 +35,28 @@ def dataset_from_bars(
     offset_s: int = 0,
     now: datetime | None = None,
 ) -> Dataset:
-    """Align, fill short gaps, resample, cut into segments, compute features, drop warm-up.
+    """Build a dataset: align bars, fill short gaps, resample, split into segments, compute features, drop warm-up.
 
     Args:
-        bars: as `market.bars.candles.read_bars` returns them.
-        tickers: names in any form, in the order of the dataset's columns.
-        timeframe: of the dataset; the bars' own or a longer one.
-        source: where the bars come from, kept in the manifest and used in errors.
-        synthetic: True for made-up bars; bars that are marked so make it True by themselves.
-        start: first bar open, UTC, included.
-        end: bar opens before this, UTC.
-        max_fill_bars: missing source bars filled in each gap, from its first on; a longer gap splits the data.
+        bars: tidy bars, as returned by `market.bars.candles.read_bars`.
+        tickers: coin names in any form, in the order of the dataset's columns.
+        timeframe: timeframe of the dataset, equal to that of the bars or longer.
+        source: origin of the bars, stored in the manifest and named in errors.
+        synthetic: if True, the bars are synthetic. Bars marked as synthetic always count as synthetic.
+        start: open time of the first bar, UTC, inclusive.
+        end: upper bound of open times, UTC, exclusive.
+        max_fill_bars: number of missing source bars to fill at the start of each gap. Longer gaps split the data.
         features: name of the feature set.
-        venue: where the coins are traded: order rules and fees.
-        offset_s: the bars open this many seconds after the UTC grid, 57600 for days that open at 16:00 UTC.
-        now: bars that close after this are left out, which is logged; None is the clock's time. Synthetic bars stay.
+        venue: venue of the coins, with its order rules and fees.
+        offset_s: offset of the bars' open times from the UTC grid in seconds. Days that open at 16:00 UTC have 57600.
+        now: bars that close after this time are dropped with a warning; None is the current time. Synthetic bars are
+            kept.
 
     Returns:
-        A dataset whose rows are exactly the usable bars: every row belongs to a segment.
+        A dataset of all usable bars. Every row belongs to a segment.
+
+    Raises:
+        BarsError: no run of bars is long enough, or the bars cannot be used.
     """
     bar_seconds, chosen = timeframe_seconds(timeframe), feature_set(features)
     bars = bars.assign(**{SYNTHETIC: True}) if synthetic else bars
@@ -93,12 +97,12 @@ def _too_few(grid: BarGrid, source: str, warmup: int) -> str:
     span = f"{ended} ends {utc_text(ends[ended])} and {begun} begins {utc_text(begins[begun])}"
     if ends[ended] < begins[begun]:
         return (
-            f"{source}: {span}, so no bar has both; if a coin was renamed, give its bars one symbol in the file, else "
-            "leave one of the two out of --tickers"
+            f"{source}: {span}, so no bar has both; if a coin was renamed, use one symbol for all its bars, otherwise "
+            "remove one of the two from --tickers"
         )
     longest = max((last - first for first, last in segments_of(grid)), default=0)
     return (
-        f"{source}: the longest run of {timeframe_name(grid.bar_seconds)} bars that {', '.join(grid.tickers)} all have "
-        f"is {longest}; at least {warmup + MIN_SEGMENT_BARS} are needed ({warmup} of them warm-up); "
-        f"give a longer period, a shorter timeframe, or fewer tickers ({span})"
+        f"{source}: the longest run of {timeframe_name(grid.bar_seconds)} bars shared by {', '.join(grid.tickers)} "
+        f"has {longest} bars; at least {warmup + MIN_SEGMENT_BARS} are required ({warmup} of them warm-up); "
+        f"use a longer period, a shorter timeframe or fewer tickers ({span})"
     )

@@ -1,4 +1,4 @@
-"""What a dataset must satisfy before a simulator may read it."""
+"""Validity checks of a dataset."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ ARRAYS = {
 
 
 def check_dataset(dataset: Dataset, where: str) -> None:
-    """Refuse anything a simulator could silently misread; `where` names the dataset in the message."""
+    """Raise DatasetError if a simulator could misread the dataset. `where` names the dataset in the message."""
     checks = (_kind_faults, _name_faults, _shape_faults, _value_faults, _segment_faults, _time_faults)
     for fault in (fault for faults in checks for fault in faults(dataset)):
         raise DatasetError(f"{where}: {fault}; {REBUILD}")
 
 
 def value_fault(is_good: np.ndarray, array: np.ndarray, columns: Sequence[str], row: str, expected: str) -> str | None:
-    """Describe the first bad value of an array (T, columns) and count the others; None if all are good."""
+    """Describe the first bad value of an array (T, columns) and count all of them. Return None if there are none."""
     if is_good.all():
         return None
     bar, column = map(int, np.argwhere(~is_good)[0])
@@ -41,7 +41,7 @@ def value_fault(is_good: np.ndarray, array: np.ndarray, columns: Sequence[str], 
 
 
 def price_fault(price: np.ndarray, tickers: Sequence[str], row: str) -> str | None:
-    """Describe the first price (T, A) with which an account cannot be valued; None if all are good."""
+    """Describe the first price (T, A) outside the valid range. Return None if all prices are valid."""
     is_good = (price >= LEAST_PRICE) & (price <= MOST_PRICE)
     return value_fault(is_good, price, tickers, row, f"a positive number, {LEAST_PRICE:g} .. {MOST_PRICE:g}")
 
@@ -64,7 +64,7 @@ def _name_faults(dataset: Dataset) -> Iterator[str]:
         yield from (f"{what} {name[:40]!a} has control characters" for name in names if not name.isprintable())
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
-            yield f"{what} {', '.join(repeated[:5])} comes twice"
+            yield f"{what} {', '.join(repeated[:5])} is repeated"
     if fault := currency_fault({ticker: known_currency(ticker) for ticker in dataset.tickers}):
         yield fault
     for name, least in (("warmup_bars", 0), ("bar_seconds", 1)):
@@ -76,7 +76,7 @@ def _shape_faults(dataset: Dataset) -> Iterator[str]:
     if len(dataset.feature_coins) != len(dataset.feature_names):
         yield f"feature_coins has {len(dataset.feature_coins)} entries for {len(dataset.feature_names)} features"
     if not all(-1 <= coin < len(dataset.tickers) for coin in dataset.feature_coins):
-        yield f"feature_coins names a coin that is none of the {len(dataset.tickers)} tickers"
+        yield f"feature_coins has an index outside the {len(dataset.tickers)} tickers"
     columns = {"price_array": "tickers", "filled_array": "tickers", "tech_array": "features"}
     sizes = {"tickers": len(dataset.tickers), "features": len(dataset.feature_names)}
     for name, what in columns.items():
@@ -90,7 +90,7 @@ def _value_faults(dataset: Dataset) -> Iterator[str]:
     price, tech = dataset.price, dataset.tech
     if fault := price_fault(price, dataset.tickers, "bar"):
         yield f"price_array of {fault}"
-    # The sum is finite when every value is; only a suspicious sum costs the full search.
+    # The sum is finite if every value is, so the full search runs only if the sum is not.
     if np.isfinite(tech.sum(dtype=np.float64)):
         return
     if fault := value_fault(np.isfinite(tech), tech, dataset.feature_names, "bar", "a finite number"):
@@ -105,11 +105,11 @@ def _segment_faults(dataset: Dataset) -> Iterator[str]:
     if any(a > b for a, b in pairwise(edges)) or any(a >= b for a, b in segments):
         yield f"segments {segments} are empty, overlap or are out of order"
     if edges[0] < 0 or edges[-1] > n_bars:
-        yield f"segments {segments} leave the {n_bars} bars there are"
+        yield f"segments {segments} exceed the {n_bars} bars"
     longest = max(b - a for a, b in segments)
     if longest < MIN_SEGMENT_BARS:
         yield (
-            f"the longest run without a gap has {longest} bars, at least {MIN_SEGMENT_BARS} are needed; take a longer "
+            f"the longest run without a gap has {longest} bars, at least {MIN_SEGMENT_BARS} are required; use a longer "
             "period"
         )
 

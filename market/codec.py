@@ -1,8 +1,8 @@
-"""JSON files of records: read within a size limit, checked against a type by msgspec, errors that name file and field.
+"""JSON files of typed records: a size limit, type checks by msgspec, and errors that name file and field.
 
-A record is a `msgspec.Struct` or a dataclass. Its annotations are the check: missing fields and values of another type
-are refused. Unknown fields are ignored, unless a Struct has `forbid_unknown_fields=True` or the caller asks for a file
-that is exactly the record's.
+A record is a `msgspec.Struct` or a dataclass, and its annotations define the check. Missing fields and wrong types
+raise an error. Unknown fields are ignored, unless a Struct has `forbid_unknown_fields=True` or the caller sets
+`is_exact`.
 """
 
 from __future__ import annotations
@@ -34,17 +34,18 @@ def read_object(
     what: str = "a JSON object",
     most_bytes: int = LARGEST_FILE_BYTES,
 ) -> dict[str, Any]:
-    """The JSON object in a file, unchecked. NaN and Infinity are read, as Python's `json` writes them.
+    """Read a JSON object from a file without checking its fields. NaN and Infinity are accepted, as in Python's `json`.
 
     Args:
-        path: of the file.
-        error: the class of error to raise.
+        path: path of the file.
+        error: class of the error to raise.
         advice: what to do about a damaged file; ends the message.
-        what: what the file should hold, with its article.
-        most_bytes: size limit; a larger file is not read to its end.
+        what: expected content of the file, with its article.
+        most_bytes: size limit. Larger files are not read completely.
 
     Raises:
-        error: the file is missing, unreadable, too large or no JSON object; one line that begins with the path.
+        error: the file is missing, unreadable, too large or not a JSON object. The message is one line and starts with
+            the path.
     """
     try:
         with Path(path).open("rb") as file:
@@ -70,18 +71,19 @@ def decode(
     advice: str = "",
     is_exact: bool = False,
 ) -> Record:
-    """The record that plain values, as `json` reads them, stand for.
+    """Convert plain JSON values to a record.
 
     Args:
-        content: dicts, lists, numbers and text.
+        content: dicts, lists, numbers and strings.
         kind: a Struct, a dataclass, or any other type that msgspec converts to.
-        error: the class of error to raise.
-        where: names the file or the place in it; begins the message.
-        advice: what to do about it; ends the message.
-        is_exact: refuse fields that the record does not have, at any depth.
+        error: class of the error to raise.
+        where: name of the file or of a place in it; starts the message.
+        advice: what to do about the error; ends the message.
+        is_exact: if True, unknown fields raise an error at any depth.
 
     Raises:
-        error: a field is missing, unknown, of another type, or refused by the record itself; one line that names it.
+        error: a field is missing, unknown, of a wrong type, or rejected by the record. The message is one line and
+            names the field.
     """
     try:
         record = msgspec.convert(content, kind)
@@ -95,7 +97,7 @@ def decode(
 
 
 def _unknown(content: object, kept: object) -> Iterator[str]:
-    """Names of fields in JSON values that the record made of them does not have."""
+    """Yield the names of fields in JSON values that the decoded record does not have."""
     if isinstance(content, dict) and isinstance(kept, dict):
         yield from content.keys() - kept.keys()
         for name in content.keys() & kept.keys():
@@ -106,7 +108,7 @@ def _unknown(content: object, kept: object) -> Iterator[str]:
 
 
 def _field_fault(fault: msgspec.ValidationError) -> str:
-    """`field venue.as_of is missing` or `field bar_seconds: expected int, got str`, for msgspec's words."""
+    """Shorten msgspec's message: `field venue.as_of is missing` or `field bar_seconds: expected int, got str`."""
     text, _, place = str(fault).partition(" - at `$")
     place = place.rstrip("`").lstrip(".")
     if found := ABSENT_OR_UNKNOWN.fullmatch(text):
@@ -116,25 +118,25 @@ def _field_fault(fault: msgspec.ValidationError) -> str:
 
 
 def _printable(text: str) -> str:
-    """A text that may quote a file, short and without control characters."""
+    """Return a text that may quote a file, shortened and without control characters."""
     text = text[:LONGEST_FAULT]
     return text if text.isprintable() else ascii(text)
 
 
 def encode(record: object) -> bytes:
-    """A record or a mapping as JSON text, one field a line, ended by a newline; NaN stays NaN.
+    """Return a record or a mapping as JSON text with one field per line and a final newline. NaN stays NaN.
 
     Raises:
-        TypeError: it holds what has no form in JSON.
+        TypeError: a value cannot be written as JSON.
     """
     return (json.dumps(record, indent=1, default=plain_value) + "\n").encode()
 
 
 def plain_value(value: object) -> Any:
-    """The JSON value of a record, a NumPy scalar or a path.
+    """Return the JSON value of a record, a NumPy scalar or a path.
 
     Raises:
-        TypeError: anything else.
+        TypeError: the value has a different type.
     """
     if isinstance(value, msgspec.Struct) or (is_dataclass(value) and not isinstance(value, type)):
         return msgspec.to_builtins(value, enc_hook=plain_value)

@@ -1,8 +1,8 @@
-"""The dataset: prices, features, times and their manifest, saved whole or not at all and checked on every load.
+"""The dataset: prices, features, times and a manifest, saved atomically and checked on every load.
 
 A folder holds `price_array.npy (T, A) float64`, `tech_array.npy (T, F) float32`, `time_array.npy (T,) int64` (UTC
-seconds of the bar CLOSE), `filled_array.npy (T, A) bool` (bars in which no order fills) and `manifest.json`. Rows
-belong to contiguous segments; time jumps only between segments. See data/README.md for every field.
+seconds of the bar CLOSE), `filled_array.npy (T, A) bool` (bars in which no order fills) and `manifest.json`. Rows form
+contiguous segments. Time has gaps only between segments. data/README.md describes every field.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ from market.venues import ALPACA, Venue
 
 __all__ = ["MIN_SEGMENT_BARS", "Dataset", "DatasetError", "load_dataset", "make_dataset", "save_dataset"]
 
-FORMAT = 3  # 2: the hash covers source and quality; 3: filled bars, feature set, warm-up and venue
+FORMAT = 3  # 2 added source and quality to the hash; 3 added filled bars, feature set, warm-up and venue
 MANIFEST = "manifest.json"
-PICTURE = "quality.png"  # for people: in no hash, may be absent
+PICTURE = "quality.png"  # optional and in no hash
 OWN_NAMES = frozenset({MANIFEST, PICTURE, *(f"{name}.npy" for name in ARRAYS)})
 SECONDS_PER_YEAR = 365.0 * 86_400.0
 
 
 class Manifest(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """What manifest.json holds; data/README.md explains every field."""
+    """Content of manifest.json. data/README.md describes every field."""
 
     format: int
     kind: Literal["real", "synthetic"]
@@ -67,75 +67,73 @@ class Manifest(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     arrays: dict[str, str]  # name -> sha256 of the values
     venue: Any  # read by `Venue.from_json`
     quality: dict[str, Any]
-    feature_coins: tuple[int, ...] | None = None  # older manifests have none: the names say it
+    feature_coins: tuple[int, ...] | None = None  # absent in older manifests, whose feature names imply it
     lookahead: LookaheadRecord | None = None
 
 
 SHARED = ("source", "bar_seconds", "segments", "tickers", "feature_set", "feature_names", "warmup_bars", "sha256")
-SHARED += ("quality",)  # fields that a dataset has, too
-NO_COIN = -1  # in `feature_coins`: a column of all coins
-NOT_HASHED = ("format", "kind", "timeframe", "first_close", "last_close", "bars", "sha256")  # repeat what is hashed
-NOT_HASHED += ("lookahead",)  # has a hash of its own
+SHARED += ("quality",)  # fields that `Dataset` also has
+NO_COIN = -1  # in `feature_coins`: the column belongs to all coins
+NOT_HASHED = ("format", "kind", "timeframe", "first_close", "last_close", "bars", "sha256")  # derived fields
+NOT_HASHED += ("lookahead",)  # has its own hash
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Market arrays of A coins over T bars with F feature columns. Arrays are shared, never to be written."""
+    """Market arrays of A coins over T bars with F feature columns. Arrays are shared and must not be modified."""
 
     price: np.ndarray  # (T, A) float64, close, quote per coin
     tech: np.ndarray  # (T, F) float32, row t uses bars <= t
     time: np.ndarray  # (T,) int64, UTC seconds, bar close
-    filled: np.ndarray  # (T, A) bool, nobody traded in the bar (or its last part): it was missing or had no volume
+    filled: np.ndarray  # (T, A) bool, no trades in the bar (or its last part): it was missing or had no volume
     tickers: tuple[str, ...]  # A
-    feature_set: str  # a name in market.features.FEATURE_SETS, or where the columns come from
-    feature_names: tuple[str, ...]  # F, `BTC:rsi_14`, or `time:day_sin` for a column of all coins
-    warmup_bars: int  # bars before each segment that its first row depends on
+    feature_set: str  # key of market.features.FEATURE_SETS, or the origin of the columns
+    feature_names: tuple[str, ...]  # F, such as `BTC:rsi_14`, or `time:day_sin` for all coins
+    warmup_bars: int  # number of bars before a segment on which its first row depends
     bar_seconds: int
     segments: tuple[tuple[int, int], ...]  # contiguous [first, last_exclusive)
     source: str
     synthetic: bool
     venue: Venue  # order rules of these tickers, and fees
-    sha256: str  # over everything else here
-    quality: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # market.bars.quality's report of the bars it was built from
-    own_coins: tuple[int, ...] | None = None  # `feature_coins` where the names do not say them
-    lookahead: LookaheadRecord | None = None  # of this dataset, or of the one that its rows and columns were taken from
+    sha256: str  # hash of all other fields except lookahead
+    quality: Mapping[str, Any] = field(default_factory=dict)  # report of market.bars.quality on the source bars
+    own_coins: tuple[int, ...] | None = None  # `feature_coins` if the names do not imply them
+    lookahead: LookaheadRecord | None = None  # record of this dataset, or of the one it was selected from
 
     @property
     def feature_coins(self) -> tuple[int, ...]:
-        """(F,) place in `tickers` of the coin whose column it is; NO_COIN for a column of all coins."""
+        """Index in `tickers` of each feature's coin, (F,). NO_COIN marks a column that belongs to all coins."""
         return coins_by_name(self.tickers, self.feature_names) if self.own_coins is None else self.own_coins
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays under the names of their files."""
+        """The arrays, keyed by file name without its suffix."""
         named = {"price_array": self.price, "tech_array": self.tech, "time_array": self.time}
         return named | {"filled_array": self.filled}
 
     @property
     def record(self) -> LookaheadRecord:
-        """What is known of look-ahead in these columns; an empty record where nothing is."""
+        """Look-ahead record of these columns, empty if they have not been checked."""
         return self.lookahead or LookaheadRecord(dataset_sha256=self.sha256)
 
     @property
     def standing(self) -> Standing:
-        """What the record says of these columns."""
+        """Result of the look-ahead checks on these columns."""
         return standing(self.record, self.feature_set, self.feature_names)
 
     @property
     def bars_per_year(self) -> float:
-        """Bars in 365 days: crypto trades every day."""
+        """Number of bars in 365 days. Crypto trades every day."""
         return SECONDS_PER_YEAR / self.bar_seconds
 
     @property
     def kind_text(self) -> str:
-        """`REAL`, `SYNTHETIC`, or with the law of a demonstration: `SYNTHETIC, planted signal`."""
+        """`REAL` or `SYNTHETIC`, followed by the law of a demonstration market: `SYNTHETIC, planted signal`."""
         return synthetic_kind(self.source) if self.synthetic else "REAL"
 
     @property
     def label(self) -> str:
-        """One line for logs: `REAL 5m, 7 coins, 70144 bars, 2024-01-01 10:45 .. 2024-09-01 00:00 UTC, source ...`."""
+        """One-line description: `REAL 5m, 7 coins, 70144 bars, 2 segments, ... 2024-09-01 00:00 UTC, source ...`."""
         span = f"{utc_text(self.time[0])} .. {utc_text(self.time[-1])} UTC"
         coins, segments = counted(len(self.tickers), "coin"), counted(len(self.segments), "segment")
         size = f"{timeframe_name(self.bar_seconds)}, {coins}, {len(self.time)} bars, {segments}"
@@ -143,9 +141,9 @@ class Dataset:
         return f"{self.kind_text}{comma} {size}, {span}, source {self.source}"
 
     def with_tickers(self, tickers: Sequence[str]) -> Dataset:
-        """The same bars with only these coins' columns, in this order, under a hash of its own.
+        """Return a dataset with only these coins, in this order, and with its own hash.
 
-        Feature columns that belong to no coin stay, last.
+        Feature columns that belong to no coin are kept as the last columns.
         """
         columns = [self.tickers.index(ticker) for ticker in tickers]
         places = {coin: place for place, coin in enumerate([*columns, NO_COIN])}
@@ -167,15 +165,15 @@ class Dataset:
         )
 
     def feature_label(self, column: int) -> str:
-        """The name of a feature column without its coin: `rsi_14`."""
+        """Return the name of a feature column without its coin, such as `rsi_14`."""
         name, coin = self.feature_names[column], self.feature_coins[column]
         return name.partition(":")[2] or name if coin == NO_COIN else name.removeprefix(f"{self.tickers[coin]}:")
 
     def with_rows(self, first: int, last: int) -> Dataset:
-        """Rows [first, last) only, segments cut to them, under a hash of its own.
+        """Return a dataset of rows [first, last) with its own hash. Segments are cut to these rows.
 
         Raises:
-            DatasetError: no segment of a useful length is left.
+            DatasetError: no segment is long enough.
         """
         kept = [(max(a, first) - first, min(b, last) - first) for a, b in self.segments]
         return _checked(
@@ -190,16 +188,24 @@ class Dataset:
         )
 
     def env_config(self, segments: Sequence[tuple[int, int]] | None = None) -> dict[str, Any]:
-        """The `config` of an environment, on all segments or on the given parts of them.
+        """Return the `config` of an environment.
 
-        Order minima and increments are joined by ticker name, so column order does not matter.
+        Order minimums and lot sizes are joined by ticker, so column order does not matter.
+
+        Args:
+            segments: [first, last_exclusive) row ranges, each inside a segment of the dataset; None uses all segments.
+
+        Raises:
+            DatasetError: a range is not inside a segment, or there is none.
         """
         chosen = self.segments if segments is None else tuple((int(a), int(b)) for a, b in segments)
         for first, last in chosen:
             if not any(a <= first < last <= b for a, b in self.segments):
-                raise DatasetError(f"segment ({first}, {last}) lies in none of the dataset's {self.segments}")
+                raise DatasetError(
+                    f"({first}, {last}) is not inside a segment of the dataset; its segments are {self.segments}"
+                )
         if not chosen:
-            raise DatasetError("no segments given; an environment needs at least one")
+            raise DatasetError("segments must hold at least one segment")
         rules = self.venue.order_rules(self.tickers)
         return {
             "price_array": self.price,
@@ -231,10 +237,13 @@ def make_dataset(
     quality: Mapping[str, Any] | None = None,
     feature_coins: Sequence[int] | None = None,
 ) -> Dataset:
-    """A checked dataset with its hash; shapes as in `Dataset`. Without `filled` every bar trades.
+    """Create a checked dataset with its hash. `Dataset` describes shapes and units.
 
-    Of `venue` the entries of these tickers are kept. Without `feature_coins` a column belongs to the coin whose name
-    and a colon its name begins with.
+    If `filled` is None, orders fill in every bar. Entries of `venue` for other coins are dropped. If `feature_coins` is
+    None, a column belongs to the coin whose ticker and a colon start its name.
+
+    Raises:
+        DatasetError: the arrays or names are not valid.
     """
     dataset = Dataset(
         price=price,
@@ -258,7 +267,7 @@ def make_dataset(
 
 
 def coins_by_name(tickers: Sequence[str], feature_names: Sequence[str]) -> tuple[int, ...]:
-    """The place in `tickers` of the longest one that each feature's name begins with, before a colon; else NO_COIN."""
+    """Return for each feature the index of the longest ticker that starts its name before a colon, or NO_COIN."""
     longest_first = sorted(range(len(tickers)), key=lambda coin: -len(tickers[coin]))
     return tuple(
         next((coin for coin in longest_first if name.startswith(f"{tickers[coin]}:")), NO_COIN)
@@ -269,27 +278,27 @@ def coins_by_name(tickers: Sequence[str], feature_names: Sequence[str]) -> tuple
 def _unsaid_coins(
     tickers: Sequence[str], feature_names: Sequence[str], coins: Sequence[int] | None
 ) -> tuple[int, ...] | None:
-    """The coins of features; None where their names say the same."""
+    """Return the coins of the features, or None if the feature names imply the same coins."""
     return None if coins is None or tuple(coins) == coins_by_name(tickers, feature_names) else tuple(coins)
 
 
 def _checked(dataset: Dataset) -> Dataset:
-    """The dataset, found valid, under the hash of what it now holds."""
+    """Return the dataset with its hash after checking it."""
     check_dataset(dataset, "dataset")
     return replace(dataset, sha256=dataset_hash(_manifest(dataset)))
 
 
 def _array_hashes(dataset: Dataset) -> dict[str, str]:
-    """Sha256 of the values of each array, row by row, little endian."""
+    """Return the SHA-256 of each array's values in C order."""
     return {
         name: hashlib.sha256(np.ascontiguousarray(array).data).hexdigest() for name, array in dataset.arrays.items()
     }
 
 
 def dataset_hash(manifest: Manifest) -> str:
-    """One hash over the arrays and everything that says what their numbers mean and where they come from.
+    """Return one hash of the arrays, their meaning and their origin.
 
-    `feature_coins` counts where the names alone do not say it, so a manifest without the field keeps its hash.
+    `feature_coins` is included only if the names do not imply it, so manifests without the field keep their hash.
     """
     meaning = {name: value for name, value in asdict(manifest).items() if name not in NOT_HASHED}
     if manifest.feature_coins in (None, coins_by_name(manifest.tickers, manifest.feature_names)):
@@ -299,14 +308,18 @@ def dataset_hash(manifest: Manifest) -> str:
 
 
 def save_dataset(dataset: Dataset, folder: Path | str, overwrite: bool = False, picture: bytes | None = None) -> None:
-    """Write the folder whole or not at all: a kill at any moment leaves the old folder or the new one.
+    """Write the folder atomically. A kill at any moment leaves either the old folder or the new one.
 
-    Hidden folders that a killed save of this folder left beside it are swept away. `picture` is the PNG of
-    `market.pictures.quality_picture`; without one the folder holds none.
+    Hidden folders from killed saves of the same folder are deleted.
+
+    Args:
+        dataset: dataset to save.
+        folder: target folder.
+        overwrite: if True, an existing dataset is replaced. Other folders are never replaced.
+        picture: PNG of `market.pictures.quality_picture`; None saves no picture.
 
     Raises:
-        DatasetError: the dataset is not valid, or something is there already; only a dataset folder is ever replaced,
-            and only with `overwrite`.
+        DatasetError: the dataset is not valid, or the folder must not be replaced.
     """
     folder = Path(folder).absolute()
     check_dataset(dataset, str(folder))
@@ -319,49 +332,57 @@ def save_dataset(dataset: Dataset, folder: Path | str, overwrite: bool = False, 
 
 
 def with_declaration(dataset: Dataset, columns: Sequence[str], by: str, why: str) -> Dataset:
-    """The dataset with a declaration in its record: someone vouches for columns that correlate with later bars.
+    """Return the dataset with a declaration in its look-ahead record: a person vouches for flagged columns.
+
+    Args:
+        dataset: dataset of the columns.
+        columns: names of the columns.
+        by: name of the person.
+        why: reason why the columns do not look ahead.
 
     Raises:
-        DatasetError: a column that the dataset lacks, or no name or reason.
+        DatasetError: a column does not exist, or name or reason is empty.
     """
     unknown = [name for name in columns if name not in dataset.feature_names]
     if unknown:
         raise DatasetError(f"--declare {unknown[0]}: no such column; scripts/data/inspect_dataset.py lists them")
     if not (by.strip() and why.strip()):
-        raise DatasetError("--declare needs --by NAME and --why TEXT")
+        raise DatasetError("--declare requires --by NAME and --why TEXT")
     record = dataset.record
     declared = (*record.declared, Declared(tuple(columns), by, why))
     return replace(dataset, lookahead=struct_with(record, declared=declared).sealed())
 
 
 def write_record(folder: Path | str, record: LookaheadRecord) -> Dataset:
-    """Put a record of look-ahead into a dataset's manifest, in place of the one that it has; the dataset.
+    """Replace the look-ahead record in a dataset's manifest and return the dataset.
 
     Raises:
-        DatasetError: the folder is no whole dataset, or the record is another's.
+        DatasetError: the folder is not a valid dataset, or the record belongs to a different one.
     """
     dataset = replace(load_dataset(folder), lookahead=record)
     manifest = _manifest(dataset)
     if manifest.lookahead is None:
-        raise DatasetError(f"{folder}: the record of look-ahead is another dataset's; check this one")
+        raise DatasetError(f"{folder}: the look-ahead record belongs to a different dataset; run the check on this one")
     write_whole(Path(folder) / MANIFEST, encode(manifest))
     return dataset
 
 
 def check_target(folder: Path | str, overwrite: bool) -> None:
-    """Refuse a folder that must not be replaced, before any long work."""
+    """Raise DatasetError early if `folder` must not be replaced."""
     folder = Path(folder)
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise DatasetError(f"{folder}: is a link or a file; choose another folder")
+        raise DatasetError(f"{folder}: is a link or a file; choose a different folder")
     around = next((parent for parent in folder.absolute().parents if (parent / MANIFEST).exists()), None)
     if around is not None:
-        raise DatasetError(f"{folder}: lies inside the dataset {around}; choose a folder outside it")
+        raise DatasetError(f"{folder}: is inside the dataset {around}; choose a folder outside it")
     names = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
     foreign = sorted(names - OWN_NAMES)
     if foreign:
-        raise DatasetError(f"{folder}: holds {foreign[0]}, which is not part of a dataset; choose another folder")
+        raise DatasetError(
+            f"{folder}: contains {foreign[0]}, which is not part of a dataset; choose a different folder"
+        )
     if names and not overwrite:
-        raise DatasetError(f"{folder}: holds a dataset already; pass --overwrite to replace it")
+        raise DatasetError(f"{folder}: already contains a dataset; pass --overwrite to replace it")
 
 
 def _write_files(dataset: Dataset, folder: Path, picture: bytes | None) -> None:
@@ -397,20 +418,21 @@ def _manifest(dataset: Dataset) -> Manifest:
 
 
 def load_dataset(folder: Path | str, mmap: bool = True) -> Dataset:
-    """Read a dataset and check everything about it, hash included.
+    """Read a dataset and check all of it, including its hash.
 
     Args:
-        folder: as `save_dataset` wrote it.
-        mmap: map the arrays instead of reading them; writes to them would stay private to this process.
+        folder: folder written by `save_dataset`.
+        mmap: if True, map the arrays into memory instead of reading them. Modifications would stay private to the
+            process.
 
     Raises:
-        DatasetError: one line that names the file and says what to do.
+        DatasetError: the dataset is missing, damaged or edited; the message names the file and suggests a fix.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise DatasetError(
             f"{folder}: no such dataset folder; build one with scripts/data/build_dataset.py, or "
-            "a made-up one with scripts/data/make_sample.py"
+            "a synthetic one with scripts/data/make_sample.py"
         )
     manifest = _read_manifest(folder / MANIFEST)
     arrays = {name: read_array(folder / f"{name}.npy", mmap) for name in ARRAYS}
@@ -423,10 +445,12 @@ def load_dataset(folder: Path | str, mmap: bool = True) -> Dataset:
         if manifest.arrays.get(name) != digest:
             raise DatasetError(f"{folder / name}.npy: content does not match its hash in the manifest; {REBUILD}")
     if manifest.lookahead is not None and found.lookahead is None:
-        raise DatasetError(f"{folder / MANIFEST}: field lookahead was edited or is another dataset's; {REBUILD}")
-    # Fields that only repeat others for the reader are in no hash; they must still say the same.
+        raise DatasetError(
+            f"{folder / MANIFEST}: field lookahead was edited or belongs to a different dataset; {REBUILD}"
+        )
+    # Derived fields are in no hash, but must agree with the hashed fields.
     if found != manifest or dataset_hash(found) != dataset.sha256:
-        raise DatasetError(f"{folder / MANIFEST}: does not match its own hash, so it was edited; {REBUILD}")
+        raise DatasetError(f"{folder / MANIFEST}: was edited (it does not match its hash); {REBUILD}")
     return dataset
 
 

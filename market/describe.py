@@ -1,4 +1,4 @@
-"""A dataset in words: aligned tables of its quality report, segments, prices and features, as lines to print."""
+"""Text report of a dataset: aligned tables of quality, segments, prices and features."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from market.times import utc_text
 
 LISTED_SEGMENTS = 12
 LISTED_COLUMNS = 8
-LARGE_FEATURE = 1_000.0  # a network wants inputs near 1
-STUCK_SHARE = 0.9  # of the rows that hold one and the same value
+LARGE_FEATURE = 1_000.0  # network inputs should be near 1
+STUCK_SHARE = 0.9  # fraction of rows with the same value
 SAMPLED_ROWS = 20_000
 DROPPED = {
-    "outside": "where a coin does not trade yet or any more",
+    "outside": "before a coin's first bar or after its last",
     "gaps": "in gaps",
-    "too_short": "in runs too short to use",
+    "too_short": "in runs that are too short",
     "warmup": "warm-up of the features",
 }
 
 
 def aligned(head: Sequence[str], rows: Sequence[Sequence[object]], indent: str = "  ") -> list[str]:
-    """Columns padded to their widest cell, the first to the left and the others to the right; None is `-`."""
+    """Return table rows padded to equal column widths: first column left, others right. None is shown as `-`."""
     cells = [[*head], *([("-" if cell is None else str(cell)) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
 
@@ -41,7 +41,7 @@ def aligned(head: Sequence[str], rows: Sequence[Sequence[object]], indent: str =
 
 
 def quality_lines(dataset: Dataset) -> list[str]:
-    """The quality report of the bars the dataset was built from."""
+    """Return the quality report of the bars from which the dataset was built."""
     quality = dataset.quality
     if not has_report(quality, dataset.tickers):
         return ["no quality report in the manifest"]
@@ -49,7 +49,7 @@ def quality_lines(dataset: Dataset) -> list[str]:
     last = first + step * (quality["source_bars"] - 1)
     lines = [
         f"source: {quality['source_bars']} bars of {timeframe_name(step)} per coin, opens {utc_text(first)} .. "
-        f"{utc_text(last)} UTC; each coin counted from its first bar to its last",
+        f"{utc_text(last)} UTC; each coin is counted from its first bar to its last",
         _fill_line(quality),
     ]
     reports = {ticker: quality["tickers"][ticker] for ticker in dataset.tickers}
@@ -61,7 +61,7 @@ def _fill_line(quality: Mapping[str, Any]) -> str:
     if quality["fill_rule"] != FILL_RULE:
         return f"fill rule {quality['fill_rule']}"
     if longest == 0:
-        return "filled: nothing; every missing bar splits the data"
+        return "filled: none; every missing bar splits the data"
     return f"filled: the first {longest} missing bars of a gap, by {quality['fill_rule']}; a longer gap splits the data"
 
 
@@ -69,7 +69,7 @@ def _coverage(reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
     head = ("coin", "first open", "last open", "bars", "missing", "repeated", "filled", "gaps")
     names = ("first_open", "last_open", "bars", "missing_bars", "repeated_bars", "filled_bars", "gaps")
     head, names = (*head, "longest gap", "starts at"), (*names, "longest_gap_bars", "longest_gap_start")
-    # Reports have `repeated_bars` only where there are any.
+    # Reports omit `repeated_bars` if there are none.
     return aligned(head, [(coin, *(report.get(name, 0) for name in names)) for coin, report in reports.items()])
 
 
@@ -97,7 +97,7 @@ def _warning_lines(quality: Mapping[str, Any]) -> list[str]:
 
 
 def segment_lines(dataset: Dataset) -> list[str]:
-    """What was left out, and why; then the segments with their dates."""
+    """Return the dropped bars with their reasons, followed by the segments with their dates."""
     lengths = [last - first for first, last in dataset.segments]
     lines = list(_dropped_lines(dataset))
     lines.append(f"segments: {len(lengths)}, {sum(lengths)} bars; bars without trades: {_filled_text(dataset)}")
@@ -118,9 +118,9 @@ def _dropped_lines(dataset: Dataset) -> Iterator[str]:
     dropped = quality["dropped_bars"]
     parts = ", ".join(f"{dropped[reason]} {meaning}" for reason, meaning in DROPPED.items())
     used = quality["used_bars"]
-    yield f"used: {used} of {quality['grid_bars']} bars of {timeframe_name(dataset.bar_seconds)}; left out: {parts}"
+    yield f"used: {used} of {quality['grid_bars']} bars of {timeframe_name(dataset.bar_seconds)}; dropped: {parts}"
     if used != len(dataset.time):
-        yield f"  (the manifest's report is of all {used} bars; this dataset holds {len(dataset.time)} of them)"
+        yield f"  (this report covers all {used} bars; the dataset holds {len(dataset.time)} of them)"
 
 
 def _filled_text(dataset: Dataset) -> str:
@@ -129,24 +129,20 @@ def _filled_text(dataset: Dataset) -> str:
 
 
 def venue_lines(dataset: Dataset) -> list[str]:
-    """Which order rules and fees the coins are under, and which coins have no rule."""
+    """Return the order rules and fees of the coins, and the coins without a rule."""
     venue = dataset.venue
     lines = [f"  order rules: {venue.label} ({venue.source}); fees of {venue.fees_as_of}"]
     missing = venue.unlisted(dataset.tickers)
     if missing:
         notional = venue.order_rules(missing).min_order_notional
-        bound = (
-            f"bound by {notional:g} {known_currency(missing[0]) or 'USD'} an order alone"
-            if notional
-            else "bound by nothing"
-        )
-        own = "scripts/data/refresh_venues.py reads the venue's own rules"
+        bound = f"minimum order {notional:g} {known_currency(missing[0]) or 'USD'}" if notional else "no minimum order"
+        own = "scripts/data/refresh_venues.py downloads the venue's rules"
         lines.append(f"  no entry for {', '.join(missing)}: {bound}; {own}")
     return lines
 
 
 def price_lines(dataset: Dataset) -> list[str]:
-    """First, lowest, highest and last price per coin, and what holding it made."""
+    """Return first, lowest, highest and last price per coin, and the change from first to last."""
     rows = []
     for ticker, price in zip(dataset.tickers, dataset.price.T, strict=True):
         change = f"{100.0 * (price[-1] / price[0] - 1.0):+.1f} %"
@@ -155,7 +151,7 @@ def price_lines(dataset: Dataset) -> list[str]:
 
 
 def feature_groups(dataset: Dataset) -> dict[str, list[int]]:
-    """Columns by the part of their name after the owner: `log_return_1` of all coins together."""
+    """Group columns by feature: the key `log_return_1` holds the columns of all coins."""
     groups: dict[str, list[int]] = {}
     for column in range(len(dataset.feature_names)):
         groups.setdefault(dataset.feature_label(column), []).append(column)
@@ -163,7 +159,7 @@ def feature_groups(dataset: Dataset) -> dict[str, list[int]]:
 
 
 def feature_lines(dataset: Dataset) -> list[str]:
-    """Lowest, mean, spread and highest value per group of columns, and the columns that look wrong."""
+    """Return lowest value, mean, standard deviation and highest value per feature, and warnings about odd columns."""
     lowest, highest = dataset.tech.min(axis=0), dataset.tech.max(axis=0)
     mean, spread = dataset.tech.mean(axis=0, dtype=np.float64), dataset.tech.std(axis=0, dtype=np.float64)
     rows = []
@@ -177,23 +173,24 @@ def feature_lines(dataset: Dataset) -> list[str]:
 
 
 def _strange_columns(dataset: Dataset, lowest: np.ndarray, highest: np.ndarray) -> Iterator[str]:
-    """Constant columns, columns far from 1, and columns that mostly stand still."""
+    """Yield warnings about constant columns, columns with large values, and columns that rarely change."""
     is_constant = lowest == highest
     is_large = np.maximum(np.abs(lowest), np.abs(highest)) > LARGE_FEATURE
     sample = dataset.tech[:: max(len(dataset.tech) // SAMPLED_ROWS, 1)]
     is_stuck = np.array([_commonest_share(column) > STUCK_SHARE for column in sample.T]) & ~is_constant
     meanings = {
-        "constant, so they teach nothing": is_constant,
-        f"beyond +-{LARGE_FEATURE:g}, so they drown the others unless they are scaled": is_large,
-        f"of one and the same value in more than {STUCK_SHARE:.0%} of the rows": is_stuck,
+        "constant and carry no information": is_constant,
+        f"beyond +-{LARGE_FEATURE:g} and dominate the others unless scaled": is_large,
+        f"nearly constant, with one value in more than {STUCK_SHARE:.0%} of the rows": is_stuck,
     }
     for meaning, is_meant in meanings.items():
         names = [dataset.feature_names[column] for column in np.flatnonzero(is_meant)]
         if names:
             more = f" and {len(names) - LISTED_COLUMNS} more" if len(names) > LISTED_COLUMNS else ""
-            yield f"WARNING {len(names)} of {len(lowest)} columns {meaning}: {', '.join(names[:LISTED_COLUMNS])}{more}"
+            listed = ", ".join(names[:LISTED_COLUMNS])
+            yield f"WARNING {len(names)} of {len(lowest)} columns are {meaning}: {listed}{more}"
 
 
 def _commonest_share(column: np.ndarray) -> float:
-    """Share of the rows that hold the commonest value."""
+    """Return the fraction of rows that hold the most common value."""
     return float(np.unique(column, return_counts=True)[1].max() / len(column))

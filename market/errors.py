@@ -1,23 +1,23 @@
-"""Errors that the user can put right. Each message is one line that names what is at fault and says what to do."""
+"""Errors that a user can fix. Each message is one line that names the cause and suggests a fix."""
 
 from __future__ import annotations
 
-REBUILD = "build the dataset again with scripts/data/build_dataset.py"
+REBUILD = "rebuild the dataset with scripts/data/build_dataset.py"
 
 
 class UserError(ValueError):
-    """Something that the user can put right; a program prints the message and exits with `exit_code`."""
+    """An error that the user can fix. Programs print its message and exit with `exit_code`."""
 
     exit_code = 2
 
 
 class BarsError(UserError):
-    """Bars that cannot be used, or fetched; names the file, ticker or bar."""
+    """Bars that cannot be used or downloaded. The message names the file, ticker or bar."""
 
 
 class DatasetError(UserError):
-    """A dataset that cannot be used; names the file, array, bar or ticker."""
+    """A dataset that cannot be used. The message names the file, array, bar or ticker."""
 
 
 class VenueError(UserError):
-    """Order rules or fees that cannot be used, or fetched; names the file, coin or field."""
+    """Order rules or fees that cannot be used or downloaded. The message names the file, coin or field."""

@@ -1,14 +1,14 @@
-"""Feature sets: which columns a dataset has, and how many bars of a segment they need before they can be trusted.
+"""Feature sets: the columns of a dataset and the number of warm-up bars that they require.
 
-`default` is stationary and scaled: every column is a ratio, centred near 0 with a spread near 1, and clipped to
-[-CLIP, CLIP], so it is safe in float32 from PEPE to BTC. The spreads that divide it were measured on the sample market
-(`market.sample`), never on real bars: no number of a market that is traded enters its own features. What is left of
-scaling is the agent's running normaliser, which sees training bars only and is stored in the policy file.
+`default` is stationary and scaled. Every column is a ratio with mean near 0 and standard deviation near 1, clipped to
+[-CLIP, CLIP]. float32 can hold it for any coin from PEPE to BTC. The scales were measured on the sample market
+(`market.sample`), never on real bars, so no real market enters its own features. The agent's running normalizer does
+the remaining scaling. It sees only training bars and is stored in the policy file.
 
-`host` is what the public FinRL_Crypto family feeds its network: raw dollars, coins and points, 14 columns a coin in
-their order. Three columns differ from theirs, each where theirs is wrong (data/README.md).
+`host` holds the features of the public FinRL_Crypto family: raw dollars, coins and points, 14 columns per coin in the
+same order. Three columns differ because the original is wrong (data/README.md).
 
-Row t is a function of bars <= t of the same coin and segment; columns of the calendar (`time:...`) are shared.
+Row t depends only on bars <= t of the same coin and segment. Calendar columns (`time:...`) belong to all coins.
 """
 
 from __future__ import annotations
@@ -46,34 +46,34 @@ from market.indicators import (
 
 CLIP = 10.0
 DAY_SECONDS, WEEK_SECONDS = 86_400, 604_800
-CALENDAR = "time"  # owner of the columns that belong to no coin
+CALENDAR = "time"  # prefix of columns that belong to all coins
 
 
 @dataclass(frozen=True)
 class Feature:
-    """One column of a coin."""
+    """One feature column of a coin."""
 
     compute: Callable[[CoinBars], np.ndarray]  # (T,) float64
-    spread: float = 1.0  # divides the values: their usual standard deviation
+    spread: float = 1.0  # typical standard deviation, by which the values are divided
     clip: float = CLIP
 
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """The columns a dataset has: each coin's, coin by coin, then the calendar's."""
+    """Columns of a dataset: the features of each coin in turn, followed by the calendar features."""
 
     columns: Mapping[str, Feature]
-    warmup_bars: int = WARMUP_BARS  # first rows of a segment that are not to be used
+    warmup_bars: int = WARMUP_BARS  # rows dropped at the start of a segment
     has_calendar: bool = field(default=False)
 
     def names(self, tickers: Sequence[str], bar_seconds: int) -> tuple[str, ...]:
-        """F column names, `BTC:rsi_14` and `time:day_sin`."""
+        """Return the F column names, such as `BTC:rsi_14` and `time:day_sin`."""
         calendar = calendar_cycles(bar_seconds) if self.has_calendar else {}
         own = [f"{ticker}:{name}" for ticker in tickers for name in self.columns]
         return (*own, *(f"{CALENDAR}:{name}" for name in calendar))
 
     def coins(self, n_assets: int, bar_seconds: int) -> tuple[int, ...]:
-        """F places of the coins whose columns `names` names, -1 for the calendar's."""
+        """Return the coin index of each of the F columns in `names`, -1 for calendar columns."""
         calendar = calendar_cycles(bar_seconds) if self.has_calendar else {}
         own = [coin for coin in range(n_assets) for _ in self.columns]
         return (*own, *(-1 for _ in calendar))
@@ -126,17 +126,21 @@ FEATURE_SETS: dict[str, FeatureSet] = {
 
 
 def feature_set(name: str) -> FeatureSet:
-    """The feature set of that name."""
+    """Return the feature set with a name.
+
+    Raises:
+        BarsError: there is no feature set with that name.
+    """
     if name not in FEATURE_SETS:
         raise BarsError(f"unknown feature set {name!r}; choose one of {', '.join(FEATURE_SETS)}")
     return FEATURE_SETS[name]
 
 
 def calendar_cycles(bar_seconds: int) -> dict[str, tuple[int, Callable[[np.ndarray], np.ndarray]]]:
-    """Name -> (period in seconds, sin or cos) of the calendar columns that vary at this bar length.
+    """Return name -> (period in seconds, sin or cos) of the calendar columns that vary at this bar length.
 
-    With one bar a day (or week) the phase never changes; with two it is only ever at 0 and half a turn, where the sine
-    is 0.
+    With one bar per day (or week) the phase is constant. With two bars the phase is 0 or half a cycle, so the sine is
+    0.
     """
     cycles = {}
     for name, period in (("day", DAY_SECONDS), ("week", WEEK_SECONDS)):
@@ -149,14 +153,14 @@ def calendar_cycles(bar_seconds: int) -> dict[str, tuple[int, Callable[[np.ndarr
 
 
 def calendar_features(close_s: np.ndarray, bar_seconds: int) -> np.ndarray:
-    """Time of day and of the week (UTC, weeks from Thursday as 1970 began) at the bar's close, as points on a circle.
+    """Return time of day and time of week (UTC) at the bar's close as sine and cosine. Weeks start on Thursday.
 
     Args:
         close_s: (T,) UTC seconds of the bars' closes.
         bar_seconds: length of a bar.
 
     Returns:
-        (T, 0 to 4) float32, each column with a spread of 1.
+        (T, 0 to 4) float32, each column with a standard deviation of 1.
     """
     cycles = calendar_cycles(bar_seconds).values()
     columns = [np.sqrt(2.0) * turn(2.0 * np.pi * (close_s % period) / period) for period, turn in cycles]
@@ -164,9 +168,9 @@ def calendar_features(close_s: np.ndarray, bar_seconds: int) -> np.ndarray:
 
 
 def coin_features(bars: CoinBars, columns: Mapping[str, Feature]) -> np.ndarray:
-    """(T, len(columns)) float32 of one coin in one segment; rows of the warm-up hold NaN or unsettled values.
+    """Return the features of one coin in one segment, (T, len(columns)) float32.
 
-    A value beyond float32 becomes infinite, which no dataset takes.
+    Warm-up rows hold NaN or inaccurate values. Values beyond float32 become infinite, and a dataset rejects them.
     """
     out = np.empty((len(bars.close), len(columns)), dtype=np.float32)
     with np.errstate(over="ignore"):
@@ -176,14 +180,14 @@ def coin_features(bars: CoinBars, columns: Mapping[str, Feature]) -> np.ndarray:
 
 
 def segment_features(bars: BarGrid, features: FeatureSet) -> np.ndarray:
-    """Features of one contiguous segment without missing bars, warm-up rows removed.
+    """Return the features of one segment without missing bars, after dropping warm-up rows.
 
     Args:
         bars: T bars of A coins.
-        features: which columns.
+        features: feature set to compute.
 
     Returns:
-        (T - warmup_bars, F) float32; row i belongs to bar i + warmup_bars.
+        (T - warmup_bars, F) float32. Row i belongs to bar i + warmup_bars.
     """
     n_bars, n_assets = bars.close.shape
     warmup = features.warmup_bars

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: durable writes, folders swapped in one step, and distrustful .npy reading."""
+"""Atomic file and folder writes, and strict reading of .npy files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from market.errors import REBUILD, DatasetError
 
 LARGEST_HEADER_BYTES = 4_096
 NPY_START = b"\x93NUMPY\x01\x00"
-# Dtype, order and sizes, at most three of them.
+# Dtype, memory order and at most three sizes.
 NPY_HEADER = re.compile(
     r"\{'descr': '(<[fiu][248]|\|[iub]1|\|O)', 'fortran_order': (True|False), "
     r"'shape': \((-?[0-9]{1,20},(?: -?[0-9]{1,20}){0,1}|(?:-?[0-9]{1,20}, ){2}-?[0-9]{1,20}|)\), \} *\n"
@@ -33,13 +33,13 @@ LONGEST_MAKING_S = 60.0
 
 
 def sync_file(file: BinaryIO) -> None:
-    """Force an open file onto the disk."""
+    """Flush an open file to disk."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Force a folder's list of names onto the disk."""
+    """Flush a folder's directory entries to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -48,28 +48,28 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes, overwrites: bool = True) -> None:
-    """Write a file that holds all of `content`, or what it held before; arguments as of `whole_file`."""
+    """Write `content` to a file atomically. The arguments are those of `whole_file`."""
     with whole_file(path, overwrites) as file:
         file.write(content)
 
 
 def named(error: OSError, path: Path) -> OSError:
-    """The same error with the file that was meant: what a write to a full disk raises names none."""
+    """Return the error with the path of the file. Errors from a full disk do not name one."""
     is_named = error.filename is not None or error.errno is None
     return error if is_named else OSError(error.errno, error.strerror, str(path))
 
 
 @contextmanager
 def whole_file(path: Path, overwrites: bool = True, is_durable: bool = True) -> Iterator[BinaryIO]:
-    """An open hidden file next to `path` that takes its place when the block ends well, and is gone otherwise.
+    """Open a hidden file next to `path` that replaces it if the block succeeds and is deleted otherwise.
 
-    Its writer holds a lock on it, which a kill releases: what a killed writer of the same file left goes first. Its
-    permissions follow the umask, and a file that it replaces never becomes readable to more users.
+    The writer holds a lock that a kill releases, so the files of killed writers are detected and deleted first.
+    Permissions follow the umask, and a replaced file never becomes readable to more users.
 
     Args:
-        path: of the whole file; its folder is made.
-        overwrites: if False, a file that exists stays as it is, also one that another process writes meanwhile.
-        is_durable: force the content and the name onto the disk.
+        path: path of the final file. Its folder is created.
+        overwrites: if False, an existing file is kept, even if another process creates it in the meantime.
+        is_durable: if True, flush content and directory entry to disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.tmp"):
@@ -93,7 +93,7 @@ def whole_file(path: Path, overwrites: bool = True, is_durable: bool = True) -> 
 
 
 def unfinished_path(path: Path) -> Path:
-    """A hidden name next to `path` that no other process uses, not even one with our pid in another container."""
+    """Return a hidden path next to `path` with a random suffix, so that no other process uses it."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
@@ -105,7 +105,7 @@ def _create(unfinished: Path, path: Path) -> int:
 
 
 def _keep_private(file: BinaryIO, path: Path) -> None:
-    """Take away the permissions that the file in the same place does not give."""
+    """Remove permissions that the existing file at `path` does not grant."""
     with suppress(FileNotFoundError):
         os.fchmod(file.fileno(), stat.S_IMODE(os.fstat(file.fileno()).st_mode & path.stat().st_mode))
 
@@ -115,11 +115,11 @@ def _take_place(unfinished: Path, path: Path, overwrites: bool) -> None:
         unfinished.replace(path)
         return
     with suppress(FileExistsError):
-        os.link(unfinished, path)  # in one step, and never over another
+        os.link(unfinished, path)  # atomic, and never replaces another file
 
 
 def _unlink_if_left_over(unfinished: Path) -> None:
-    """Nothing happens to a file that another process is writing, just made, or removes at the same time."""
+    """Delete an abandoned file. Files that another process is writing, has just created or deletes are left alone."""
     try:
         with unfinished.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -131,9 +131,9 @@ def _unlink_if_left_over(unfinished: Path) -> None:
 
 @contextmanager
 def unfinished_folder(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside `folder` to be filled and put in its place; gone afterwards, whatever happened.
+    """Create a hidden folder next to `folder`, to be filled and moved into place. It is always deleted afterwards.
 
-    Its writer holds a lock on it, which a kill releases: that tells a leftover from the work of another process.
+    The writer holds a lock that a kill releases. It distinguishes abandoned folders from those in use.
     """
     unfinished = unfinished_path(folder)
     unfinished.mkdir()
@@ -147,10 +147,10 @@ def unfinished_folder(folder: Path) -> Iterator[Path]:
 
 
 def sweep_leftovers(folder: Path, own_names: frozenset[str]) -> None:
-    """Remove hidden folders that a killed save of the same `folder` left beside it.
+    """Delete hidden folders that a killed save of the same `folder` left next to it.
 
-    Only real folders with a name that `unfinished_folder` or `put_in_place` gives, nothing in them but files in
-    `own_names`, and nobody at work on them. An old dataset set aside stays while nothing is in its place.
+    Only real folders named by `unfinished_folder` or `put_in_place` are deleted, if they are unlocked and hold only
+    files in `own_names`. A replaced dataset that was moved aside is kept while `folder` does not exist.
     """
     suffixes = "tmp|old" if folder.exists() else "tmp"
     pattern = re.compile(rf"\.{re.escape(folder.name)}\.[a-z0-9_]{{8}}\.({suffixes})")
@@ -160,7 +160,7 @@ def sweep_leftovers(folder: Path, own_names: frozenset[str]) -> None:
 
 
 def _remove_if_left_over(folder: Path, own_names: frozenset[str]) -> None:
-    """Nothing happens to a folder that cannot be read, that another process removes or that one is writing."""
+    """Delete an abandoned folder. Unreadable folders and folders that another process uses are left alone."""
     try:
         lock = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -168,7 +168,7 @@ def _remove_if_left_over(folder: Path, own_names: frozenset[str]) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         names = frozenset(os.listdir(lock))
-        # Between its making and its lock a folder is empty.
+        # A folder is empty between its creation and its lock.
         is_being_made = not names and time.time() - os.fstat(lock).st_mtime < LONGEST_MAKING_S
         if names <= own_names and not is_being_made:
             shutil.rmtree(folder, ignore_errors=True)
@@ -179,7 +179,7 @@ def _remove_if_left_over(folder: Path, own_names: frozenset[str]) -> None:
 
 
 def put_in_place(unfinished: Path, folder: Path) -> None:
-    """Rename over nothing or an empty folder; exchange with a dataset that is there, in one step where possible."""
+    """Move a folder to `folder`. An existing dataset is replaced, atomically if the file system supports it."""
     if not folder.exists() or not any(folder.iterdir()):
         unfinished.rename(folder)
     elif not _exchange(unfinished, folder):
@@ -191,7 +191,7 @@ def put_in_place(unfinished: Path, folder: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swap two folders atomically (Linux renameat2); False where the system or file system cannot."""
+    """Swap two folders atomically (Linux renameat2). Return False if the system does not support it."""
     at_working_directory, exchange = -100, 2
     try:
         rename = ctypes.CDLL(None).renameat2
@@ -202,10 +202,13 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def read_array(path: Path, mmap: bool) -> np.ndarray:
-    """An .npy array of numbers, its header checked against the size of its file before anything is allocated.
+    """Read a numeric .npy array. Its header is checked against the file size before memory is allocated.
 
-    Only the header that NumPy's own writer gives a little-endian array is taken: what a header may spell besides is not
-    worth the ways in which a damaged one can be misread. Object arrays hold pickled code and are refused.
+    Only headers of little-endian arrays in NumPy's own format are accepted, because a damaged header in another form
+    could be misread. Object arrays contain pickled code and are rejected.
+
+    Raises:
+        DatasetError: the file cannot be read or is not such an array.
     """
     try:
         with path.open("rb") as file:
@@ -217,7 +220,7 @@ def read_array(path: Path, mmap: bool) -> np.ndarray:
 def _checked_array(file: BinaryIO, path: Path, mmap: bool) -> np.ndarray:
     header = _npy_header(file)
     if header is None:
-        raise DatasetError(f"{path}: not an .npy file or damaged at its start; {REBUILD}")
+        raise DatasetError(f"{path}: not an .npy file, or its header is damaged; {REBUILD}")
     descriptor, is_fortran, sizes = header.groups()
     shape, dtype = tuple(map(int, sizes.replace(",", " ").split())), np.dtype(descriptor)
     if dtype.hasobject:
@@ -227,7 +230,7 @@ def _checked_array(file: BinaryIO, path: Path, mmap: bool) -> np.ndarray:
     actual_bytes = os.fstat(file.fileno()).st_size
     if min(shape, default=1) < 1 or expected_bytes != actual_bytes:
         raise DatasetError(
-            f"{path}: the header says {expected_bytes} bytes for shape {shape}, the file has {actual_bytes}; {REBUILD}"
+            f"{path}: shape {shape} requires {expected_bytes} bytes, but the file has {actual_bytes}; {REBUILD}"
         )
     order = "F" if is_fortran == "True" else "C"
     if mmap:
@@ -236,7 +239,7 @@ def _checked_array(file: BinaryIO, path: Path, mmap: bool) -> np.ndarray:
 
 
 def _npy_header(file: BinaryIO) -> re.Match[str] | None:
-    """The header of an .npy file of format 1.0, whose content starts where this stops reading."""
+    """Read and match the header of an .npy file of format 1.0. The file position is then at its content."""
     if file.read(len(NPY_START)) != NPY_START:
         return None
     n_bytes = int.from_bytes(file.read(2), "little")

@@ -1,19 +1,19 @@
-"""Columns that know the future, found by their correlation with it: for columns whose making cannot be repeated.
+"""Detection of look-ahead in feature columns that cannot be rebuilt, by their correlation with later bars.
 
-Two slow series always seem related: a feature of the last week, and the returns of the next. So no return over several
-bars is used here. Each column is turned into its changes, the mean of its last m values minus the mean of the m values
-before, for each m in `SCALES`. The change at t is compared with what each single later bar t + j brings, for all j in
-1 .. `MOST_LAGS` by FFT. A column that holds the return of the next k bars adds the bar t + k when it moves from t - 1
-to t, so its changes show that bar, at lag k.
+Two slow series always seem correlated, such as a feature of last week and the returns of next week. So this test does
+not use returns over several bars. Each column is converted to changes: the mean of its last m values minus the mean of
+the m values before, for each m in `SCALES`. The change at t is compared with single later bars t + j for all j in 1 ..
+`MOST_LAGS` by FFT. A column that holds the return of the next k bars gains bar t + k when it moves from t - 1 to t, so
+its changes reveal that bar at lag k.
 
-What a bar brings is the part of it that earlier bars do not tell: its log return, and the size of it, both over the
-volatility of the bars before and clipped at `CLIP`, minus a regression on earlier bars and the calendar (`surprises`).
-For any column that is made of past bars, the products of its changes with later surprises are martingale differences,
-however slow the column is. Correlation times sqrt(n) is then close to standard normal. The limit is Bonferroni's for a
-false-alarm rate of `FALSE_ALARM` over ALL columns, coins, scales, lags and targets of the dataset. Real bars are not
-quite unpredictable, so a correlation must also be above `LEAST`.
+The targets are the parts of a bar that earlier bars do not predict (`surprises`): the log return and its absolute
+value, divided by the volatility of earlier bars and clipped at `CLIP`, minus a regression on earlier bars and the
+calendar. For a column computed from past bars, the products of its changes with later surprises are martingale
+differences, however slow the column is. Correlation times sqrt(n) is then approximately standard normal. The limit uses
+a Bonferroni correction with a false-alarm rate of `FALSE_ALARM` over ALL columns, coins, scales, lags and targets of
+the dataset. Real bars are not perfectly unpredictable, so a correlation must also exceed `LEAST`.
 
-docs/validation.md says which leaks are found, by lag, noise and number of bars.
+docs/lookahead.md lists the detectable leaks by lag, noise and number of bars.
 """
 
 from __future__ import annotations
@@ -31,17 +31,20 @@ from scipy.special import ndtri
 from market.dataset import NO_COIN, Dataset
 from market.names import counted
 
-FALSE_ALARM = 0.01  # chance that a dataset without a leak has any suspicious column
-MARGIN = 1.2  # of the limit: the size of a real bar's surprise is not quite independent of the past
+FALSE_ALARM = 0.01  # probability that a dataset without leaks has a suspicious column
+MARGIN = 1.2  # factor on the limit, because the size of a real surprise depends slightly on the past
 SCALES = (1, 16, 128)  # bars
 MOST_LAGS = 2_048  # bars ahead
 NEAR_BARS = 5
-TARGETS = ("return", "size of the return")
-LEAST = {"return": (0.15, 0.03), "size of the return": (0.15, 0.1)}  # correlations, up to NEAR_BARS ahead and beyond
+TARGETS = ("return", "absolute return")
+LEAST = {
+    "return": (0.15, 0.03),
+    "absolute return": (0.15, 0.1),
+}  # minimum correlations up to NEAR_BARS ahead, and beyond
 CLIP = 4.0
 VOLATILITY_BARS = 48  # mean age of the squared returns in a volatility
-LEAST_VOLATILITY = 0.1  # of a coin's mean, below which it does not divide
-OWN_LAGS, TRAILING_BARS = range(1, 6), (12, 48, 288)  # what a bar is regressed on, besides the calendar
+LEAST_VOLATILITY = 0.1  # lower bound of the divisor, as a fraction of the coin's mean volatility
+OWN_LAGS, TRAILING_BARS = range(1, 6), (12, 48, 288)  # regressors in addition to the calendar
 CALENDAR_S, HARMONICS = (86_400, 604_800), range(1, 5)
 LEAST_BARS = 100
 COLUMNS_AT_ONCE = 8
@@ -49,29 +52,29 @@ COLUMNS_AT_ONCE = 8
 
 @dataclass(frozen=True)
 class Foresight:
-    """How a column correlates with a later bar."""
+    """Correlation of a column with a later bar."""
 
     column: str
     coin: str
     target: str  # one of TARGETS
     lag: int  # bars ahead
-    scale: int  # of SCALES, bars over which the column changes
+    scale: int  # one of SCALES, bars
     correlation: float
-    limit: float  # suspicious above this, either way
+    limit: float  # suspicious if the absolute correlation is larger
     n_rows: int
 
     @property
     def excess(self) -> float:
-        """The correlation's size over its limit."""
+        """Absolute correlation divided by its limit."""
         return abs(self.correlation) / self.limit
 
     @property
     def is_suspicious(self) -> bool:
-        """Whether the column knows more of the later bar than chance and past bars explain."""
+        """True if the correlation exceeds what chance and past bars explain."""
         return self.excess > 1.0
 
     def __str__(self) -> str:
-        """One line for a terminal."""
+        """Describe the correlation in one line."""
         return (
             f"{self.column} correlates with the {self.target} of {self.coin} {counted(self.lag, 'bar')} later: "
             f"{self.correlation:+.3f}, limit {self.limit:.3f}, {self.n_rows:,} rows"
@@ -79,9 +82,9 @@ class Foresight:
 
 
 def foresight(dataset: Dataset) -> list[Foresight]:
-    """The correlation of each column that is nearest to its limit, or furthest above; most suspicious first.
+    """Return the correlation of each column that is largest relative to its limit, most suspicious first.
 
-    A coin's column is compared with its own coin, a column that belongs to none with every coin.
+    A coin's column is compared with its own coin. A column that belongs to no coin is compared with every coin.
     """
     n_bars = len(dataset.time)
     if n_bars < LEAST_BARS:
@@ -109,32 +112,32 @@ def foresight(dataset: Dataset) -> list[Foresight]:
 
 
 def lags_of(n_bars: int) -> int:
-    """How many bars ahead a dataset of that length is compared with."""
+    """Return the number of later bars with which a dataset of `n_bars` is compared."""
     return min(MOST_LAGS, n_bars // 2) if n_bars >= LEAST_BARS else 0
 
 
 def tested(dataset: Dataset) -> tuple[Dataset, list[Foresight]]:
-    """The dataset with the suspicious columns in its record, and what `foresight` found."""
+    """Return the dataset with suspicious columns in its record, and the result of `foresight`."""
     found = foresight(dataset)
     known = {"suspects": {f.column: str(f) for f in found if f.is_suspicious}, "lags": lags_of(len(dataset.time))}
     return replace(dataset, lookahead=structs.replace(dataset.record, **known).sealed()), found
 
 
 def _limits(n_bars: int, n_lags: int, n_tests: int) -> np.ndarray:
-    """(targets, lags) correlations that are suspicious above this."""
+    """Return the correlation limits, (targets, lags)."""
     by_chance = -MARGIN * float(ndtri(FALSE_ALARM / n_tests / 2.0)) / np.sqrt(n_bars)
     is_near = np.arange(1, n_lags + 1) <= NEAR_BARS
     return np.stack([np.maximum(by_chance, np.where(is_near, *LEAST[target])) for target in TARGETS])
 
 
 def _later_correlations(changes: np.ndarray, targets: np.ndarray, length: int, n_lags: int) -> np.ndarray:
-    """(scales, targets, n_lags) correlations of changes at t with targets at t + 1, t + 2, ...
+    """Return correlations of changes at t with targets at t + 1, t + 2, ..., (scales, targets, n_lags).
 
     Args:
-        changes: (scales, frequencies) of one column.
-        targets: (targets, frequencies).
-        length: of the series that were transformed, zeros at the end included.
-        n_lags: how many; at most as many as there are zeros.
+        changes: (scales, frequencies) spectra of one column.
+        targets: (targets, frequencies) spectra.
+        length: length of the transformed series, including the zero padding.
+        n_lags: number of lags, at most the number of padding zeros.
     """
     products = np.asarray(irfft(np.conj(changes)[:, None] * targets, length))[..., 1 : n_lags + 1]
     spread = np.sqrt(_energy(changes, length)[:, None] * _energy(targets, length))  # (scales, targets)
@@ -142,12 +145,12 @@ def _later_correlations(changes: np.ndarray, targets: np.ndarray, length: int, n
 
 
 def _spectrum(values: np.ndarray, length: int) -> np.ndarray:
-    """(..., frequencies) complex64 of (..., n) float32 with zeros at the end; `length` values in all."""
+    """Return the spectrum of (..., n) float32 series, zero-padded to `length`, as (..., frequencies) complex64."""
     return np.asarray(rfft(values, length))
 
 
 def _energy(spectrum: np.ndarray, length: int) -> np.ndarray:
-    """Sum of squares of the series with that spectrum (Parseval); of `length` values."""
+    """Return the sum of squares of a series of `length` values from its spectrum (Parseval)."""
     power = np.abs(spectrum) ** 2
     doubled = power[..., 1 : (length + 1) // 2].sum(axis=-1)
     middle = power[..., -1] if length % 2 == 0 else 0.0
@@ -155,14 +158,14 @@ def _energy(spectrum: np.ndarray, length: int) -> np.ndarray:
 
 
 def surprises(dataset: Dataset, coin: int) -> np.ndarray:
-    """(targets, T) float32: what each bar of the coin brings that earlier bars and the calendar do not tell."""
+    """Return the unpredictable part of each bar of a coin, (targets, T) float32."""
     log_price = np.log(dataset.price[:, coin])
     returns = np.diff(log_price, prepend=log_price[0])
-    returns[[first for first, _ in dataset.segments]] = 0.0  # over a gap
+    returns[[first for first, _ in dataset.segments]] = 0.0  # no return over a gap
     keep = 1.0 - 1.0 / VOLATILITY_BARS
     mean = float(np.mean(returns**2))
     variance = lfilter([1.0 - keep], [1.0, -keep], returns**2, zi=[keep * mean])[0]
-    variance = np.concatenate([[mean], variance[:-1]])  # of the bars before
+    variance = np.concatenate([[mean], variance[:-1]])  # variance of the previous bars
     spread = np.sqrt(np.maximum(variance, LEAST_VOLATILITY**2 * mean))
     scaled = np.clip(returns / np.where(spread > 0.0, spread, 1.0), -CLIP, CLIP)
     calendar = [
@@ -175,9 +178,9 @@ def surprises(dataset: Dataset, coin: int) -> np.ndarray:
 
 
 def _unforetold(values: np.ndarray, calendar: list[np.ndarray]) -> np.ndarray:
-    """(T,) what is left of `values` after a regression on its own past and the calendar."""
+    """Return the residual (T,) of a regression of `values` on their own past and the calendar."""
     values = values - values.mean()
-    total = np.concatenate([[0.0], np.cumsum(values)])  # total[t]: of the values before t
+    total = np.concatenate([[0.0], np.cumsum(values)])  # total[t]: sum of the values before t
     bar = np.arange(len(values))
     past = [np.concatenate([np.zeros(lag), values[:-lag]]) for lag in OWN_LAGS]
     past += [(total[bar] - total[np.maximum(bar - bars, 0)]) / bars for bars in TRAILING_BARS]
@@ -186,13 +189,13 @@ def _unforetold(values: np.ndarray, calendar: list[np.ndarray]) -> np.ndarray:
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """(columns, n) float32 ranks of (n, columns), with mean 0; 0 throughout where a column never varies."""
+    """Return centered ranks of (n, columns) as (columns, n) float32. A constant column has ranks of 0."""
     ranks = pd.DataFrame(values).rank().to_numpy()
     return np.ascontiguousarray((ranks - ranks.mean(axis=0)).T, dtype=np.float32) / len(ranks)
 
 
 def foresight_lines(found: list[Foresight], n_shown: int = 3) -> Iterator[str]:
-    """The suspicious columns, or the ones nearest to it, for a terminal."""
+    """Yield the suspicious columns, or those nearest to their limit, as lines for a terminal."""
     suspicious, n_lags = [f for f in found if f.is_suspicious], lags_of(found[0].n_rows if found else 0)
     yield (
         f"columns against later bars, up to {n_lags:,} ahead: {len(found)} columns, {len(suspicious)} suspicious "

@@ -1,7 +1,7 @@
-"""A host repository's folder of pickled arrays, made a dataset: aligned, checked, and split at its gaps.
+"""Import of a host repository's pickled arrays as a dataset: aligned, checked and split at gaps.
 
-The folder holds `price_array (T, A)`, `tech_array (T, F)`, coin by coin, and `time_array (T,)`, the bars' OPEN times as
-UTC seconds or datetime64. The hosts left out every time that some coin lacked, so a step longer than a bar is a gap.
+The folder holds `price_array (T, A)`, `tech_array (T, F)`, ordered by coin, and `time_array (T,)`, the bars' OPEN times
+as UTC seconds or datetime64. Hosts drop every bar that some coin lacks, so a step longer than a bar is a gap.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ LOGGER = logging.getLogger(__name__)
 
 FEATURE_SET = "host arrays"
 FILL_RULE = "unknown: the host's own bars, of closes only"
-LEAST_COVERAGE = 0.01  # rows there are / bars over their period; below it the times must be wrong
+LEAST_COVERAGE = 0.01  # rows / bars in their period; a smaller ratio means that the times are wrong
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
 class HostArrays:
-    """What a host's folder holds, of one length."""
+    """Arrays of a host's folder, all with T rows."""
 
     price: np.ndarray  # (T, A) float64, close, quote per coin
     tech: np.ndarray  # (T, F) float64
@@ -54,20 +54,21 @@ def dataset_from_host(
     venue: Venue = ALPACA,
     now: datetime | None = None,
 ) -> Dataset:
-    """The folder's arrays as a dataset; its rows are exactly the usable bars.
+    """Convert the arrays of a host's folder to a dataset of all usable bars.
 
     Args:
-        folder: of the host's pickles.
-        tickers: names in any form, in the order of the price columns, which the host's files do not say.
-        bar_seconds: bar length; the files do not say it either.
-        start: open of the first row when there is no `time_array` to be read; the rows then count as contiguous.
-        synthetic: True for made-up bars.
-        warmup_bars: bars before a row that its features reach back to; the host removed its own warm-up already.
-        venue: where the coins are traded: order rules and fees.
-        now: rows that close after this are left out, which is logged; None is the clock's time. Synthetic rows stay.
+        folder: folder with the host's pickles.
+        tickers: coin names in any form, in the order of the price columns. The host's files do not name them.
+        bar_seconds: bar length. The files do not contain it.
+        start: open time of the first row if there is no readable `time_array`. All rows are then assumed contiguous.
+        synthetic: if True, the bars are synthetic.
+        warmup_bars: number of previous bars on which a row's features depend. The host has already removed its warm-up.
+        venue: venue of the coins, with its order rules and fees.
+        now: rows that close after this time are dropped with a warning; None is the current time. Synthetic rows are
+            kept.
 
     Raises:
-        DatasetError: one line that names the file and says what is wrong.
+        DatasetError: the files cannot be used; the message is one line and names the file.
     """
     folder = Path(folder)
     names = tuple(ticker_of(ticker) for ticker in tickers)
@@ -78,7 +79,7 @@ def dataset_from_host(
     grid = _grid(folder, host, names, bar_seconds)
     kept = [run for run in segments_of(grid) if run[1] - run[0] >= MIN_SEGMENT_BARS]
     if not kept:
-        raise DatasetError(f"{folder}: no run of {timeframe_name(bar_seconds)} bars has {MIN_SEGMENT_BARS} of them")
+        raise DatasetError(f"{folder}: no run of {timeframe_name(bar_seconds)} bars is {MIN_SEGMENT_BARS} bars long")
     row_of_bar = np.cumsum(~grid.missing.any(axis=1)) - 1  # (bars,)
     rows = np.concatenate([row_of_bar[first:last] for first, last in kept])
     ends = np.cumsum([last - first for first, last in kept]).tolist()
@@ -104,12 +105,12 @@ def dataset_from_host(
 
 def _read_folder(folder: Path, tickers: Sequence[str], bar_seconds: int, start: datetime | None) -> HostArrays:
     if not folder.is_dir():
-        raise DatasetError(f"{folder}: no such folder; give one that holds price_array, tech_array and time_array")
+        raise DatasetError(f"{folder}: no such folder; pass one that contains price_array, tech_array and time_array")
     price, tech = _matrix(folder / "price_array"), _matrix(folder / "tech_array")
     if price.shape[1] != len(tickers):
         raise DatasetError(
             f"{folder / 'price_array'}: has {price.shape[1]} columns, but --tickers names {len(tickers)} coins "
-            f"({', '.join(tickers)}); name the coins of its columns, in their order"
+            f"({', '.join(tickers)}); name one coin per column, in column order"
         )
     if start is None:
         time = _open_times(folder / "time_array")
@@ -117,12 +118,12 @@ def _read_folder(folder: Path, tickers: Sequence[str], bar_seconds: int, start: 
         time = int(start.timestamp()) + bar_seconds * np.arange(len(price), dtype=np.int64)
     for name, array in (("tech_array", tech), ("time_array", time)):
         if len(array) != len(price):
-            raise DatasetError(f"{folder / name}: has {len(array)} rows, price_array has {len(price)}; they must match")
+            raise DatasetError(f"{folder / name}: has {len(array)} rows, but price_array has {len(price)}")
     return HostArrays(price, tech, time)
 
 
 def _closed(folder: Path, host: HostArrays, bar_seconds: int, now: datetime) -> HostArrays:
-    """The rows whose bars have closed by `now`."""
+    """Return the rows whose bars have closed by `now`."""
     is_closed = host.time + bar_seconds <= now.timestamp()
     if is_closed.all():
         return host
@@ -130,21 +131,23 @@ def _closed(folder: Path, host: HostArrays, bar_seconds: int, now: datetime) -> 
     span = " .. ".join(utc_text(time) for time in sorted({int(opens.min()), int(opens.max())}))
     if not is_closed.any():
         raise DatasetError(f"{folder}: no bar has closed yet (opens {span} UTC); check the times")
-    LOGGER.warning("%s: rows of bars that have not closed yet are left out: %d, opens %s UTC", folder, len(opens), span)
+    LOGGER.warning("%s: dropped %d rows of bars that have not closed yet, opens %s UTC", folder, len(opens), span)
     return HostArrays(host.price[is_closed], host.tech[is_closed], host.time[is_closed])
 
 
 def _matrix(path: Path) -> np.ndarray:
-    """(T, columns) float64."""
+    """Read an array (T, columns) as float64."""
     array = load_host_array(path)
     if array.dtype.kind == "M" or array.ndim != 2:
-        raise DatasetError(f"{path}: has shape {array.shape} of {array.dtype}, expected numbers, bars x columns")
+        raise DatasetError(
+            f"{path}: has shape {array.shape} and dtype {array.dtype}, expected numbers (bars x columns)"
+        )
     return array.astype(np.float64)
 
 
 def _open_times(path: Path) -> np.ndarray:
-    """(T,) int64 UTC seconds."""
-    advice = "pass --start DATE (open of the first row) if every bar is there"
+    """Read open times (T,) as int64 UTC seconds."""
+    advice = "pass --start DATE (open time of the first row) if no bar is missing"
     if not path.exists():
         raise DatasetError(f"{path}: no such file; {advice}")
     try:
@@ -165,22 +168,22 @@ def _open_times(path: Path) -> np.ndarray:
 
 
 def _feature_names(folder: Path, tech: np.ndarray, tickers: Sequence[str]) -> tuple[str, ...]:
-    """`BTC:column_0`, coin by coin: the files do not name their columns."""
+    """Return names such as `BTC:column_0`, ordered by coin. The files do not name their columns."""
     n_columns, rest = divmod(tech.shape[1], len(tickers))
     if rest or n_columns == 0:
         raise DatasetError(
-            f"{folder / 'tech_array'}: has {tech.shape[1]} columns, not a multiple of the {len(tickers)} coins; "
+            f"{folder / 'tech_array'}: has {tech.shape[1]} columns, not a multiple of {len(tickers)} coins; "
             "each coin must have the same features"
         )
     return tuple(f"{ticker}:column_{i}" for ticker in tickers for i in range(n_columns))
 
 
 def _check_values(folder: Path, host: HostArrays, tickers: Sequence[str], feature_names: Sequence[str]) -> None:
-    """Refuse the first price that is not positive and the first feature that float32 cannot hold."""
+    """Raise DatasetError if a price is not positive or a feature does not fit float32."""
     is_float32 = np.abs(host.tech) <= FLOAT32_MAX
     faults = {
         "price_array": price_fault(host.price, tickers, "row"),
-        "tech_array": value_fault(is_float32, host.tech, feature_names, "row", "a number that float32 can hold"),
+        "tech_array": value_fault(is_float32, host.tech, feature_names, "row", "a number that fits float32"),
     }
     for name, fault in faults.items():
         if fault:
@@ -188,19 +191,19 @@ def _check_values(folder: Path, host: HostArrays, tickers: Sequence[str], featur
 
 
 def _grid(folder: Path, host: HostArrays, tickers: tuple[str, ...], bar_seconds: int) -> BarGrid:
-    """The closes on one full time grid; open, high, low and volume are unknown."""
+    """Put the closes on a full time grid. Open, high, low and volume are unknown."""
     steps = np.diff(host.time)
     is_bad = (steps <= 0) | (steps % bar_seconds != 0)
     if is_bad.any():
         row = int(is_bad.argmax()) + 1
         raise DatasetError(
-            f"{folder / 'time_array'}: steps {steps[row - 1]} s at row {row} ({utc_text(host.time[row])}), expected "
+            f"{folder / 'time_array'}: step of {steps[row - 1]} s at row {row} ({utc_text(host.time[row])}), expected "
             f"{bar_seconds} s or a multiple; check --timeframe {timeframe_name(bar_seconds)}"
         )
     n_bars = int(host.time[-1] - host.time[0]) // bar_seconds + 1
     if len(host.time) < LEAST_COVERAGE * n_bars:
         span = f"{utc_text(host.time[0])} .. {utc_text(host.time[-1])}"
-        raise DatasetError(f"{folder / 'time_array'}: only {len(host.time)} rows lie over {span}; check the times")
+        raise DatasetError(f"{folder / 'time_array'}: only {len(host.time)} rows cover {span}; check the times")
     unknown = np.full((n_bars, len(tickers)), np.nan)
     close = unknown.copy()
     close[(host.time - host.time[0]) // bar_seconds] = host.price

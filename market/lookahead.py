@@ -1,25 +1,24 @@
-"""Look-ahead analysis of the way from bars to a dataset: does any row change when only later bars change?
+"""Look-ahead analysis of the dataset pipeline: does any row change if only later bars change?
 
-A dataset is built from all bars and again, for each of several cuts in time, from bars that are
+The dataset is built from all bars. For each of several cuts in time it is built again from changed bars:
 
-* truncated: every source bar that opens at or after the cut is gone, and
-* scrambled: those bars are there, but their prices and volumes are others (`scramble`).
+* truncated: all source bars that open at or after the cut are removed.
+* scrambled: these bars are kept, but their prices and volumes are replaced (`scramble`).
 
-Every row that closed at or before the cut must be the same to the last bit: its price, features, `filled` and its being
-there at all. The code is the same in both runs, so nothing is allowed for rounding.
+Every row that closes at or before the cut must be bit-identical in both builds: its existence, price, features and
+`filled`. Both builds run the same code, so no rounding tolerance is needed.
 
-What is known at the cut and what is not. Two things about a row are decided by LATER bars, by rule, and are not leaks
-of a value:
+By rule, later bars may decide whether a row exists in two cases, which are not leaks of a value:
 
-* The first `max_fill_bars` missing bars of a run are filled where the coin ever trades again, however late.
-  A run that is open at the end of the bars is not. From the first missing bar of any coin on, the truncated bars are
-  not asked whether the rows are there.
-* A segment enters a dataset once it has `MIN_SEGMENT_BARS` rows. The rows of one that is open at the cut and has fewer
-  are not asked for in the truncated run either.
+* The first `max_fill_bars` missing bars of a run are filled if the coin trades again, however late. A run that is still
+  open at the end of the bars is not filled. So the truncated build is not compared from the first missing bar of any
+  coin up to the cut.
+* A segment enters a dataset once it has `MIN_SEGMENT_BARS` rows. Rows of a shorter segment that is open at the cut are
+  not compared in the truncated build either.
 
-Such rows are counted as undecided. What they HOLD is compared all the same, in the scrambled run, where the bars are
-present and missing in the same places. A filled row says no more than that the coin trades again some day, and the
-simulator fills no order in it; the report counts such rows.
+Such rows are reported as undecided. The scrambled build compares their VALUES, because it has the same bars present and
+missing. A filled row reveals only that the coin trades again at some time, and the simulator fills no order in it. The
+report counts filled rows.
 """
 
 from __future__ import annotations
@@ -49,46 +48,46 @@ from market.times import utc_text
 
 Build = Callable[[pd.DataFrame], Dataset]
 CUTS, MOST_SECONDS = 8, 60.0
-OWN_BARS = "give the bars that it was built from, or build it again"
-SLOWER = 1.2  # a build of changed bars, in builds of the bars as they are
-LARGEST_LOG_FACTOR = 1.5  # of a scrambled price: up to 4.5 times or a 4.5th
+OWN_BARS = "pass the bars from which it was built, or rebuild it"
+SLOWER = 1.2  # duration of a build of changed bars, relative to the original build
+LARGEST_LOG_FACTOR = 1.5  # of a scrambled price: a factor from 1 / 4.5 to 4.5
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A moment up to which the bars are known."""
+    """A time up to which bars are known."""
 
     time_s: int  # UTC seconds; source bars that open at or after this are unknown
-    kind: str  # why this moment was chosen
+    kind: str  # why this time was chosen
 
     def __str__(self) -> str:
-        """As it stands in a report."""
+        """Describe the cut for a report."""
         return f"{utc_text(self.time_s)} ({self.kind})"
 
 
 @dataclass(frozen=True)
 class RowDifference:
-    """The first row that another future changes."""
+    """The first row that changes if later bars change."""
 
     time_s: int  # UTC seconds, close of the row's bar
     column: str  # `price BTC`, `filled BTC`, `feature BTC:rsi_14`, `row`, or `dataset refused (why)`
-    full: float  # with all bars; for `row` 1 where it is there, else 0
-    other: float  # with the changed bars
+    full: float  # value with all bars; for `row` 1 if it exists, otherwise 0
+    other: float  # value with the changed bars
     n_columns: int  # columns that differ in this row
     cut: Cut
     variant: str  # `truncated` or `scrambled`
 
     @property
     def is_refusal(self) -> bool:
-        """Whether there is no dataset at all of the changed bars."""
+        """True if the changed bars make no dataset at all."""
         return self.column.startswith("dataset refused")
 
     def __str__(self) -> str:
-        """One line for a terminal."""
+        """Describe the difference in one line."""
         if self.is_refusal:
-            what = f"{self.column}, so rows that seem known before the cut need bars after it"
+            what = f"{self.column}, so rows before the cut depend on bars after it"
         elif self.column == "row":
-            there = "is there only with the later bars" if self.full else "is there only without the later bars"
+            there = "exists only with the later bars" if self.full else "exists only without the later bars"
             what = f"the row {there}"
         else:
             more = f" (and {self.n_columns - 1} more columns)" if self.n_columns > 1 else ""
@@ -98,17 +97,17 @@ class RowDifference:
 
 @dataclass(frozen=True)
 class BarsReport:
-    """What the analysis of a pipeline came to."""
+    """Result of the look-ahead analysis of a pipeline."""
 
-    differences: tuple[RowDifference, ...]  # the first of each cut and variant that has one
+    differences: tuple[RowDifference, ...]  # the first difference of each cut and variant
     cuts: tuple[Cut, ...]
-    rows_compared: int  # over all cuts and variants
-    undecided_rows: int  # over all cuts: rows whose being there was not known at the cut
-    filled_rows: int  # of the dataset: rows in which nobody traded some coin
+    rows_compared: int  # total over all cuts and variants
+    undecided_rows: int  # total over all cuts: rows whose existence was not known at the cut
+    filled_rows: int  # rows of the dataset in which some coin had no trades
 
     @property
     def first(self) -> RowDifference | None:
-        """The difference with the earliest bar; a refusal, which says less, only where there is nothing else."""
+        """The difference with the earliest bar. A refusal is returned only if there is no other difference."""
         return min(self.differences, key=lambda found: (found.is_refusal, found.time_s), default=None)
 
 
@@ -122,19 +121,19 @@ def compare_cuts(
     seed: int,
     on_run: Callable[[], object] = lambda: None,
 ) -> BarsReport:
-    """Build the dataset again with other futures, and compare.
+    """Rebuild the dataset with different later bars and compare the results.
 
     Args:
-        full: what `build` makes of all bars.
-        bars: as `market.bars.candles.read_bars` returns them.
-        build: the pipeline under test; must be deterministic.
-        grid: the same bars of the same coins on the grid of their own timeframe, without fills.
-        max_fill_bars: as `build` fills.
-        n_cuts: how many moments to cut at.
-        seed: of the moments and of the scrambled bars.
-        on_run: called after each of the 2 * n_cuts builds.
+        full: result of `build` on all bars.
+        bars: tidy bars, as returned by `market.bars.candles.read_bars`.
+        build: pipeline under test. It must be deterministic.
+        grid: the same bars and coins on their own time grid, without fills.
+        max_fill_bars: number of bars that `build` fills per gap.
+        n_cuts: number of cuts.
+        seed: seed of the cuts and the scrambled bars.
+        on_run: callback after each of the 2 * n_cuts builds.
     """
-    rng, grid = np.random.default_rng(seed), fill_gaps(grid, 0)  # bars that only repeat the last close become missing
+    rng, grid = np.random.default_rng(seed), fill_gaps(grid, 0)  # bars that repeat the last close become missing
     cuts = choose_cuts(full, grid, max_fill_bars, n_cuts, rng)
     found, n_compared, n_undecided = [], 0, 0
     for cut in cuts:
@@ -162,26 +161,26 @@ def checked(
     most_seconds: float = MOST_SECONDS,
     on_run: Callable[[int], object] = lambda n_runs: None,
 ) -> tuple[Dataset, BarsReport]:
-    """The dataset with a record of whether its rows change with later bars, and the report.
+    """Return the dataset with an updated look-ahead record, and the report.
 
-    How it was built is taken from its manifest. The bars must build it again to the last bit.
+    The build settings are read from the manifest. The given bars must reproduce the dataset bit by bit.
 
     Args:
-        dataset: as `market.build.dataset_from_bars` made it, also long ago.
-        bars: its bars, as `market.bars.candles.read_bars` returns them.
-        tickers: as they were given to the build; None takes the dataset's.
-        n_cuts: how many moments to cut at; fewer where that takes longer than `most_seconds`, but at least one.
-        seed: of the moments and of the scrambled bars.
-        most_seconds: for all builds together, estimated from the first.
-        on_run: called after each build with how many there will be.
+        dataset: a dataset made by `market.build.dataset_from_bars`, in this process or earlier.
+        bars: its source bars, as returned by `market.bars.candles.read_bars`.
+        tickers: tickers passed to the original build; None uses those of the dataset.
+        n_cuts: number of cuts. Fewer are used to stay within `most_seconds`, but at least one.
+        seed: seed of the cuts and the scrambled bars.
+        most_seconds: time limit for all builds, estimated from the first.
+        on_run: callback after each build, with the total number of builds.
 
     Raises:
-        BarsError: too few bars for a cut, or the bars cannot be read as the dataset's.
-        DatasetError: the bars make another dataset.
+        BarsError: there are too few bars for a cut, or the bars cannot be used.
+        DatasetError: the bars make a different dataset.
     """
     source, quality = dataset.source, dataset.quality
     if dataset.feature_set not in FEATURE_SET_NAMES or not has_report(quality, dataset.tickers):
-        raise DatasetError(f"{source}: its columns were not made from bars by this program, so they cannot be remade")
+        raise DatasetError(f"{source}: this program did not compute its columns from bars, so it cannot rebuild them")
     tickers = tuple(tickers or dataset.tickers)
     bars = bars.loc[bars["symbol"].isin(chosen_symbols(bars, tickers, source))]
     first_s, step = quality["source_first_open_s"], quality["source_bar_seconds"]
@@ -206,21 +205,21 @@ def checked(
             again = build(bars)
         except BarsError as error:
             raise DatasetError(f"{source}: these bars make no dataset ({error}); {OWN_BARS}") from error
-        n_runs = most_seconds / (time.monotonic() - began_s) / SLOWER  # that there is time for
+        n_runs = most_seconds / (time.monotonic() - began_s) / SLOWER  # builds that fit the time limit
         n_cuts = max(int(min(n_cuts, (n_runs - 1.0) / 2.0)), 1)
         on_run(2 * n_cuts + 1)
         _refuse_other(dataset, again)
         grid = to_grid(bars, tickers, source, start, end, offset_s)
         report = compare_cuts(dataset, bars, build, grid, fill, n_cuts, seed, lambda: on_run(2 * n_cuts + 1))
     seen = {"bars_sha256": bars_hash(bars), "cuts": len(report.cuts), "rows_compared": report.rows_compared}
-    # Other cuts that find nothing are no proof against a cut that did.
+    # A clean result at other cuts does not refute an earlier finding.
     finding = dataset.record.finding or ("" if report.first is None else str(report.first))
     record = structs.replace(dataset.record, **seen, finding=finding).sealed()
     return replace(dataset, lookahead=record), report
 
 
 def bars_hash(bars: pd.DataFrame) -> str:
-    """Sha256 over times, symbols, prices and volumes, in the order of the table."""
+    """Return the SHA-256 of times, symbols, prices and volumes in table order."""
     digest = hashlib.sha256(_open_seconds(bars).tobytes())
     digest.update("\n".join(bars["symbol"].astype(str)).encode())
     for name in (*PRICES, "volume"):
@@ -229,20 +228,20 @@ def bars_hash(bars: pd.DataFrame) -> str:
 
 
 def _refuse_other(dataset: Dataset, again: Dataset) -> None:
-    """Refuse bars that make a dataset of other values."""
+    """Raise DatasetError if the rebuilt dataset has different values."""
     if (dataset.tickers, dataset.feature_names) != (again.tickers, again.feature_names):
-        other = "other columns"
+        other = "columns differ"
     else:
         last_s = int(max(dataset.time[-1], again.time[-1]))
         found = first_difference(dataset, again, last_s, Cut(last_s, ""), "")
         other = "" if found is None else f"{found.column} differs at {utc_text(found.time_s)}"
     if other:
-        raise DatasetError(f"{dataset.source}: these bars make another dataset ({other}); {OWN_BARS}")
+        raise DatasetError(f"{dataset.source}: these bars make a different dataset ({other}); {OWN_BARS}")
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Say once what there is to say about the bars: the first build has said it."""
+    """Silence warnings about the bars, which the original build has already logged."""
     logger = logging.getLogger("market")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -254,15 +253,15 @@ def _quiet() -> Iterator[None]:
 
 # ------------------------------------------------------------------------------------------------- other futures
 def truncate(bars: pd.DataFrame, cut: Cut) -> pd.DataFrame:
-    """The bars that opened before the cut."""
+    """Return the bars that opened before the cut."""
     return bars.loc[_open_seconds(bars) < cut.time_s]
 
 
 def scramble(bars: pd.DataFrame, cut: Cut, rng: np.random.Generator) -> pd.DataFrame:
-    """The same table with other prices and volumes from the cut on; no bar appears or disappears.
+    """Return the same table with different prices and volumes from the cut onward. No bar appears or disappears.
 
-    Open, close and the range around them get random factors of their own, so that returns, ranges and bodies all
-    change, and stay valid: low <= open, close <= high. Volumes are shuffled among the coin's later bars and scaled.
+    Random factors change open, close and the range around them, so returns, ranges and bodies all differ. The bars stay
+    valid: low <= open, close <= high. Volumes are shuffled among the coin's later bars and scaled.
     """
     later = np.flatnonzero(_open_seconds(bars) >= cut.time_s)
     factor = np.exp(rng.uniform(-LARGEST_LOG_FACTOR, LARGEST_LOG_FACTOR, (4, len(later))))
@@ -287,12 +286,15 @@ def _open_seconds(bars: pd.DataFrame) -> np.ndarray:
 def choose_cuts(
     full: Dataset, grid: BarGrid, max_fill_bars: int, n_cuts: int, rng: np.random.Generator
 ) -> tuple[Cut, ...]:
-    """Moments at random and where a pipeline is likely to err, each kind in turn, in order of time.
+    """Choose cuts in time order: random times and times at which pipelines tend to fail, one kind after another.
 
-    None lies before the first segment has `MIN_SEGMENT_BARS` rows: a dataset of fewer does not exist.
+    No cut is before the first segment has `MIN_SEGMENT_BARS` rows, because a shorter dataset cannot be built.
+
+    Raises:
+        BarsError: fewer than one cut is requested, or no bar is late enough.
     """
     if n_cuts < 1:
-        raise BarsError(f"at least 1 cut is needed; received {n_cuts}")
+        raise BarsError(f"the number of cuts must be at least 1; received {n_cuts}")
     first, last = full.segments[0]
     earliest = full.time[min(first + MIN_SEGMENT_BARS, last) - 1]
     pools = {}
@@ -301,7 +303,9 @@ def choose_cuts(
         if len(times):
             pools[kind] = rng.permutation(times)
     if not pools:
-        raise BarsError(f"no bar lies after {utc_text(earliest)}, so there is no future to change; give more bars")
+        raise BarsError(
+            f"no bar is later than {utc_text(earliest)}, so there are no later bars to change; use more bars"
+        )
     chosen: dict[int, str] = {}
     for turn in range(max(map(len, pools.values()))):
         for kind, times in pools.items():
@@ -314,7 +318,7 @@ def _candidates(full: Dataset, grid: BarGrid, max_fill_bars: int) -> Iterator[tu
     step, filled = grid.bar_seconds, fill_gaps(grid, max_fill_bars).filled.any(axis=1)
     firsts = np.array([first for first, _ in full.segments])
     lasts = np.array([last - 1 for _, last in full.segments])
-    enough = np.minimum(firsts + MIN_SEGMENT_BARS - 1, lasts)  # with this row a segment is long enough to be kept
+    enough = np.minimum(firsts + MIN_SEGMENT_BARS - 1, lasts)  # row with which a segment is long enough to be kept
     resumes = np.flatnonzero(~grid.missing[1:].any(axis=1) & grid.missing[:-1].any(axis=1)) + 1
     yield "anywhere", grid.time
     yield "in a filled run", grid.time[filled] + step
@@ -322,19 +326,19 @@ def _candidates(full: Dataset, grid: BarGrid, max_fill_bars: int) -> Iterator[tu
     yield "start of a segment", full.time[np.concatenate([firsts, enough, np.maximum(enough - 1, firsts)])]
     yield "end of a segment", full.time[lasts]
     if full.bar_seconds > step:
-        # Times of a dataset are closes, which are opens of the next bar.
+        # Dataset times are closes, which equal the open of the next bar.
         yield "edge of a resampled bar", full.time
         yield "inside a resampled bar", np.concatenate([full.time - step, full.time + step])
 
 
 def _known_until(full: Dataset, grid: BarGrid, cut: Cut) -> int:
-    """UTC seconds: of rows that close up to here it was known at the cut whether they are there.
+    """Return the UTC seconds up to which a row's existence was known at the cut.
 
-    Bars of every coin were there up to this moment, and the segment had enough rows to be kept.
+    Up to this time every coin had bars, and the segment had enough rows to be kept.
     """
     n_known = int(np.searchsorted(grid.time, cut.time_s))
     missing = grid.missing[:n_known]
-    last_real = n_known - 1 - (~missing[::-1]).argmax(axis=0)  # (A,) every coin has a bar before any cut
+    last_real = n_known - 1 - (~missing[::-1]).argmax(axis=0)  # (A,), as every coin has a bar before any cut
     until = min(cut.time_s, int(grid.time[last_real.min()]) + grid.bar_seconds)
     n_rows = int(np.searchsorted(full.time, until, side="right"))
     for first, last in full.segments:
@@ -347,7 +351,7 @@ def _known_until(full: Dataset, grid: BarGrid, cut: Cut) -> int:
 def _rebuilt_difference(
     full: Dataset, build: Build, changed: pd.DataFrame, until_s: int, cut: Cut, variant: str
 ) -> RowDifference | None:
-    """The first difference to what `build` makes of other bars; a refusal to make anything is one at the first row."""
+    """Return the first difference from the build of changed bars. A failed build is a difference at the first row."""
     try:
         other = build(changed)
     except (BarsError, DatasetError) as error:
@@ -357,7 +361,7 @@ def _rebuilt_difference(
 
 
 def first_difference(full: Dataset, other: Dataset, until_s: int, cut: Cut, variant: str) -> RowDifference | None:
-    """The first row closing at or before `until_s` that is not the same to the last bit in both datasets."""
+    """Return the first row closing at or before `until_s` that is not bit-identical in both datasets, or None."""
     n_full = int(np.searchsorted(full.time, until_s, side="right"))
     n_other = int(np.searchsorted(other.time, until_s, side="right"))
     in_one_only = np.setxor1d(full.time[:n_full], other.time[:n_other])
@@ -369,7 +373,7 @@ def first_difference(full: Dataset, other: Dataset, until_s: int, cut: Cut, vari
         row = RowDifference(time_s, "row", float(is_in_full), float(not is_in_full), 1, cut, variant)
     else:
         row = None
-    # Up to there both have the same rows.
+    # Both datasets have the same rows up to there.
     differs, names, values = [], [], []
     for prefix, columns, name in (
         ("price", full.tickers, "price"),
@@ -394,23 +398,23 @@ def first_difference(full: Dataset, other: Dataset, until_s: int, cut: Cut, vari
 
 
 def bits(values: np.ndarray) -> np.ndarray:
-    """The same array as whole numbers, so that NaN equals NaN and nothing is rounded."""
+    """Return the array reinterpreted as integers, so that NaN equals NaN and nothing is rounded."""
     return np.ascontiguousarray(values).view(f"u{values.dtype.itemsize}")
 
 
 def summary_lines(report: BarsReport, tickers: Sequence[str]) -> Iterator[str]:
-    """What was compared, for a terminal; the verdict is not among it."""
+    """Yield a summary of the comparison for a terminal, without the verdict."""
     kinds = [cut.kind for cut in report.cuts]
     counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
-    yield f"bars to dataset: {len(report.cuts)} cuts ({counted}), each with the later bars gone and with others instead"
-    yield f"  {report.rows_compared:,} rows of {len(tickers)} coins compared to the last bit"
+    yield f"bars to dataset: {len(report.cuts)} cuts ({counted}), each with later bars removed and changed"
+    yield f"  {report.rows_compared:,} rows of {len(tickers)} coins compared bit by bit"
     if report.undecided_rows:
         yield (
-            f"  {report.undecided_rows:,} rows before a cut could not be known to be there (an open run of missing "
-            "bars, or a segment still too short); their values were compared in the scrambled runs only"
+            f"  {report.undecided_rows:,} rows before a cut were undecided at the cut (an open run of missing "
+            "bars, or a segment that was too short); their values were compared only in the scrambled builds"
         )
     if report.filled_rows:
         yield (
-            f"  note: in {report.filled_rows:,} rows nobody traded some coin; the simulator fills no "
+            f"  note: in {report.filled_rows:,} rows some coin had no trades; the simulator fills no "
             "order of that coin there"
         )

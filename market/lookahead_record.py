@@ -1,7 +1,7 @@
-"""What is known about look-ahead in a dataset's columns: a record in its manifest, tied by hashes to what was checked.
+"""Record of the look-ahead checks on a dataset, stored in its manifest and tied to it by hashes.
 
-The record is in no hash of the dataset, so a dataset that is checked later keeps its own. `market.lookahead` fills in
-the first half (features made again from cut bars), `market.foresight` the second (correlations with later bars).
+The record is not part of the dataset's hash, so a later check does not change that hash. `market.lookahead` fills in
+the first half (features rebuilt from cut bars) and `market.foresight` the second half (correlations with later bars).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CLEAN, FOUND, UNEXPLAINED, UNCHECKED = "clean", "found", "unexplained", "not che
 
 
 class Declared(Struct, frozen=True, forbid_unknown_fields=True):
-    """Columns that someone vouches for although they correlate with later bars."""
+    """Columns that a person vouches for although they correlate with later bars."""
 
     columns: tuple[str, ...]
     by: str
@@ -32,61 +32,61 @@ class Declared(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LookaheadRecord(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """The manifest's field `lookahead`."""
+    """Content of the manifest's field `lookahead`."""
 
     dataset_sha256: str
-    bars_sha256: str = ""  # of the bars from which the dataset was built again; empty: it was not
+    bars_sha256: str = ""  # hash of the bars from which the dataset was rebuilt; empty if it was not
     cuts: int = 0
     rows_compared: int = 0
-    finding: str = ""  # the first row that later bars change
-    suspects: dict[str, str] | None = None  # column -> what it correlates with; None: not tested
-    lags: int = 0  # bars ahead that the columns were compared with
+    finding: str = ""  # first row that later bars change; empty if none
+    suspects: dict[str, str] | None = None  # column -> its correlation; None if not tested
+    lags: int = 0  # number of later bars with which columns were compared
     declared: tuple[Declared, ...] = ()
-    sha256: str = ""  # over everything else here
+    sha256: str = ""  # hash of all other fields
 
     def sealed(self) -> LookaheadRecord:
-        """The same record under its hash."""
+        """Return the record with its own hash."""
         content = {name: value for name, value in asdict(self).items() if name != "sha256"}
         content["declared"] = [asdict(one) for one in self.declared]
         return replace(self, sha256=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest())
 
     def is_of(self, dataset_sha256: str) -> bool:
-        """Whether this is a whole record of that dataset."""
+        """Return True if this is an unedited record of the dataset with that hash."""
         return self.dataset_sha256 == dataset_sha256 and self.sealed().sha256 == self.sha256
 
     @property
     def declared_columns(self) -> set[str]:
-        """Columns of every declaration."""
+        """Columns in all declarations."""
         return {column for one in self.declared for column in one.columns}
 
 
 @dataclass(frozen=True)
 class Standing:
-    """What a record says of a dataset's columns."""
+    """Result of a look-ahead record for a dataset's columns."""
 
     kind: str  # CLEAN, FOUND, UNEXPLAINED or UNCHECKED
     text: str
 
     @property
     def line(self) -> str:
-        """For a log."""
+        """One line for a log."""
         return f"look-ahead: {self.kind}; {self.text}"
 
 
 def standing(record: LookaheadRecord, feature_set: str, feature_names: Sequence[str]) -> Standing:
-    """What is known about these columns.
+    """Return the result of the look-ahead checks on these columns.
 
     Args:
-        record: of the dataset, or of one that has more columns or rows.
-        feature_set: the dataset's. Columns of our own sets can be made again from bars, so they have to be.
-        feature_names: the dataset's columns.
+        record: record of the dataset, or of one with more columns or rows.
+        feature_set: feature set of the dataset. Columns of the built-in sets must be rebuilt from bars.
+        feature_names: feature columns of the dataset.
     """
     names = sorted({f"{one.by}: {one.why}" for one in record.declared})
     declared = f"; declared by {', '.join(names)}" if names else ""
     if record.finding:
         return Standing(FOUND, record.finding)
     if record.cuts:
-        made = f"features made again from bars {record.bars_sha256[:12]}, {counted(record.cuts, 'cut')}"
+        made = f"features rebuilt from bars {record.bars_sha256[:12]}, {counted(record.cuts, 'cut')}"
         return Standing(CLEAN, f"{made}, record {record.sha256[:12]}{declared}")
     suspects = {name: text for name, text in (record.suspects or {}).items() if name in set(feature_names)}
     unexplained = [text for name, text in suspects.items() if name not in record.declared_columns]
@@ -94,11 +94,11 @@ def standing(record: LookaheadRecord, feature_set: str, feature_names: Sequence[
         more = f" (and {counted(len(unexplained) - 1, 'more column')})" if len(unexplained) > 1 else ""
         return Standing(UNEXPLAINED, f"{unexplained[0]}{more}; {DECLARE}")
     if feature_set in FEATURE_SET_NAMES:
-        return Standing(UNCHECKED, f"features were not made again from cut bars; {RECHECK}")
+        return Standing(UNCHECKED, f"features were not rebuilt from cut bars; {RECHECK}")
     if record.suspects is None:
         return Standing(UNCHECKED, "columns were not compared with later bars")
     if record.lags < LEAST_LAGS:
-        return Standing(UNCHECKED, f"the data is long enough to compare columns with {record.lags:,} later bars only")
+        return Standing(UNCHECKED, f"the data are only long enough to compare columns with {record.lags:,} later bars")
     n_known = f"{len(suspects)} suspicious" if suspects else "none suspicious"
     tested = f"{counted(len(feature_names), 'column')} compared with later bars, {n_known}"
     return Standing(CLEAN, f"{tested}, record {record.sha256[:12]}{declared}")

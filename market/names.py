@@ -1,11 +1,13 @@
-"""Names of coins and of timeframes, and the one way to compare them.
+"""Names of coins and timeframes, and their comparison.
 
-`BTC`, `btc`, `BTC/USD`, `BTC/USDT`, `BTC-USD`, `BTC_USDT` and `BTCUSD` are the same coin; `BTC/EUR` is not, because a
-dataset has one cash currency. Dollar stablecoins count as US dollars. `market.symbols` reads exchanges' spellings.
+`BTC`, `btc`, `BTC/USD`, `BTC/USDT`, `BTC-USD`, `BTC_USDT` and `BTCUSD` name the same coin. `BTC/EUR` does not, because
+a dataset has one cash currency. Dollar stablecoins count as US dollars. `market.symbols` parses the symbols of
+exchanges.
 
-A name without a mark can be read in several ways: `ARBUSD` is ARB in USD or AR in BUSD. Where symbols are at hand it is
-matched against them, and refused if two coins fit. Where none are, `split_symbol` decides. `CRVUSD` is the coin CRV in
-dollars, so the coin of that name is written `CRVUSD/USD`, in a dataset too: a dataset's name is never split again.
+A name without a separator can be ambiguous: `ARBUSD` is ARB in USD or AR in BUSD. If the available symbols are known,
+the name is matched against them, and an ambiguous match is an error. Otherwise `split_symbol` decides. `CRVUSD` means
+the coin CRV in dollars, so the coin CRVUSD is written `CRVUSD/USD`, also in datasets. Names in a dataset are never
+split again.
 """
 
 from __future__ import annotations
@@ -31,46 +33,61 @@ TIMEFRAME_SECONDS = {
 
 
 def timeframe_seconds(timeframe: str) -> int:
-    """Seconds per bar of a timeframe such as `5m`."""
+    """Return the bar length in seconds of a timeframe such as `5m`.
+
+    Raises:
+        BarsError: the timeframe is unknown.
+    """
     if timeframe not in TIMEFRAME_SECONDS:
         raise BarsError(f"unknown timeframe {timeframe!r}; choose one of {', '.join(TIMEFRAME_SECONDS)}")
     return TIMEFRAME_SECONDS[timeframe]
 
 
 def counted(n: int, noun: str) -> str:
-    """`1 segment`, `2 segments`."""
+    """Return a number with its noun: `1 segment`, `2 segments`."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def timeframe_name(bar_seconds: int) -> str:
-    """`5m` for 300; a length without a name of its own is written in seconds, as `90s`."""
+    """Return the timeframe of a bar length: `5m` for 300, or seconds such as `90s` if it has no name."""
     names = {seconds: name for name, seconds in TIMEFRAME_SECONDS.items()}
     return names.get(bar_seconds, f"{bar_seconds}s")
 
 
 def split_symbol(symbol: str) -> tuple[str, str]:
-    """(coin, quote) in capitals, `("BTC", "USDT")` for `btc/usdt` or `BTCUSDT`; the quote is empty when not given.
+    """Return (coin, quote) in upper case: `("BTC", "USDT")` for `btc/usdt` or `BTCUSDT`. A missing quote is empty.
 
     Raises:
-        BarsError: the symbol may mean several pairs, or none that can be traded as spot.
+        BarsError: the symbol is ambiguous or is not a spot pair.
     """
     pair = read_symbol(symbol)
     return pair.coin, pair.quote
 
 
 def pair_of(ticker: str, mark: str, dollar: str) -> str:
-    """The pair that a source sells a ticker as, `BTC/USD`; no quote, USD and USDT become the source's own `dollar`."""
+    """Return the pair as which a source lists a ticker, such as `BTC/USD`.
+
+    A missing quote, USD and USDT become `dollar`, the dollar of the source.
+
+    Args:
+        ticker: coin name in any form.
+        mark: separator between coin and quote.
+        dollar: quote of the source's dollar pairs.
+
+    Raises:
+        BarsError: the ticker is a perpetual contract or cannot be read.
+    """
     pair = read_symbol(ticker)
     if pair.is_perpetual:
-        raise BarsError(f"{ticker!r} is a perpetual contract, and spot bars are downloaded; write {pair.text}")
+        raise BarsError(f"{ticker!r} is a perpetual contract, but downloads are spot bars; write {pair.text}")
     return f"{pair.coin}{mark}{dollar if pair.quote in ('', 'USD', 'USDT') else pair.quote}"
 
 
 def ticker_of(symbol: str) -> str:
-    """The dataset's name of a symbol: the coin alone in dollars (`BTC`), the pair in another currency (`BTC/EUR`).
+    """Return a symbol's name in a dataset: the coin (`BTC`) for dollars, the pair (`BTC/EUR`) for other currencies.
 
-    A coin whose name alone would be read as a pair, or not at all, keeps its dollars (`CRVUSD/USD`), so a dataset's
-    name names itself.
+    A coin whose bare name would be parsed as a pair, or not at all, keeps its quote (`CRVUSD/USD`). So parsing a
+    dataset's name always returns the same name.
     """
     pair = read_symbol(symbol)
     if pair.quote and pair.quote not in DOLLARS:
@@ -79,23 +96,23 @@ def ticker_of(symbol: str) -> str:
 
 
 def ticker_for(wanted: str, symbol: str) -> str:
-    """The dataset's name of a symbol that was matched to a wanted ticker, which decides where the symbol does not."""
+    """Return the dataset name of a symbol matched to a wanted ticker. The ticker decides if the symbol is ambiguous."""
     return ticker_of(wanted if known_pair(symbol) is None and symbol != wanted else symbol)
 
 
 def currency_of(symbol: str) -> str:
-    """The cash currency of a symbol; every dollar stablecoin and a bare coin name count as USD."""
+    """Return the cash currency of a symbol. Dollar stablecoins and bare coin names count as USD."""
     return _currency(read_symbol(symbol).quote)
 
 
 def known_currency(ticker: str) -> str | None:
-    """The cash currency of any name; None where it names none that is known."""
+    """Return the cash currency of a name, or None if it is unknown."""
     pair = known_pair(ticker)
     return None if pair is None or (pair.quote and pair.quote not in QUOTES) else _currency(pair.quote)
 
 
 def is_readable(ticker: str) -> bool:
-    """Whether a name can be that of a coin or of a pair that is traded as spot."""
+    """Return True if the name can be a coin or a spot pair."""
     try:
         return bool(pairs_of(ticker))
     except BarsError:
@@ -103,13 +120,13 @@ def is_readable(ticker: str) -> bool:
 
 
 def currency_fault(currencies: Mapping[str, str | None]) -> str | None:
-    """Describe tickers that cannot share an account, by their currencies; None where all known ones are the same."""
+    """Describe tickers with different cash currencies, which cannot share an account. Return None if there are none."""
     coins = {currency: ticker for ticker, currency in [*currencies.items()][::-1] if currency}
     if len(coins) < 2:
         return None
     found = ", ".join(f"{ticker} is in {currency}" for currency, ticker in sorted(coins.items()))
     mixed = f"tickers {', '.join(currencies)} mix the currencies {', '.join(sorted(coins))}"
-    return f"{mixed} ({found}); an account has one, so choose one"
+    return f"{mixed} ({found}); an account has only one, so choose one"
 
 
 def _currency(quote: str) -> str:
@@ -117,14 +134,14 @@ def _currency(quote: str) -> str:
 
 
 def match_symbols(wanted: Sequence[str], available: Iterable[str]) -> tuple[str, ...]:
-    """The available symbol for each wanted ticker, in the order wanted.
+    """Return the available symbol for each wanted ticker, in the order of `wanted`.
 
-    An exact match wins, then the same coin in the first of USD, USDT, USDC, ... that is there. A symbol that may be a
-    coin or a pair is taken only for a ticker with a mark.
+    An exact match has priority, followed by the same coin in the first available of USD, USDT, USDC, and so on. An
+    ambiguous symbol is matched only by a ticker with a separator.
 
     Raises:
-        BarsError: unknown, ambiguous or repeated tickers, or several cash currencies; unknown ones are named with what
-            there is.
+        BarsError: a ticker is unknown, ambiguous or repeated, or the cash currencies differ. The message lists the
+            available symbols.
     """
     names = tuple(available)
     found = [match_symbol(ticker, names) for ticker in wanted]
@@ -135,14 +152,14 @@ def match_symbols(wanted: Sequence[str], available: Iterable[str]) -> tuple[str,
     symbols = tuple(symbol for symbol in found if symbol is not None)
     repeated = sorted({s for s in symbols if symbols.count(s) > 1})
     if repeated:
-        raise BarsError(f"ticker {', '.join(repeated)} is asked for twice in {', '.join(wanted)}; name each coin once")
+        raise BarsError(f"ticker {', '.join(repeated)} is repeated in {', '.join(wanted)}; name each coin once")
     if fault := currency_fault({symbol: known_currency(symbol) for symbol in symbols}):
         raise BarsError(fault)
     return symbols
 
 
 def _unreadable(unknown: Sequence[str], names: Sequence[str]) -> str:
-    """Why the first name that begins with an unknown ticker's coin cannot be taken for it."""
+    """Explain why the first symbol that starts with an unknown ticker's coin does not match it."""
     coins = tuple(pair.coin for ticker in unknown if (pair := known_pair(ticker)))
     for name in sorted(names):
         if coins and name.upper().startswith(coins) and known_pair(name) is None:
@@ -154,17 +171,17 @@ def _unreadable(unknown: Sequence[str], names: Sequence[str]) -> str:
 
 
 def match_symbol(ticker: str, names: Sequence[str]) -> str | None:
-    """The name among `names` that a ticker means, or None.
+    """Return the name among `names` that a ticker means, or None.
 
     Raises:
-        BarsError: the ticker cannot be read, or has no mark and two coins among the names fit it equally well.
+        BarsError: the ticker cannot be read, or has no separator and matches two coins equally well.
     """
     if ticker in names:
         return ticker
     possible = pairs_of(ticker)
     there = [(name, pair) for name in names for pair in _meanings(name, is_marked=len(possible) == 1)]
     exact: set[str] = set()
-    close: set[str] = set()  # the right coin in another dollar
+    close: set[str] = set()  # the right coin, quoted in a different dollar
     for wanted in possible:
         same = [
             (name, pair)
@@ -179,16 +196,18 @@ def match_symbol(ticker: str, names: Sequence[str]) -> str | None:
         if not wanted.quote or (best[1].quote or DOLLARS[0]) == wanted.quote:
             exact.add(best[0])
         elif wanted.quote not in CHANCE_QUOTES or known_pair(ticker) == wanted:
-            # AR/USDT is no answer to ARBUSD.
+            # AR/USDT does not match ARBUSD.
             close.add(best[0])
     fitting = sorted(exact or close)
     if len(fitting) > 1:
-        raise BarsError(f"ticker {ticker} may mean {' or '.join(fitting)}; write it with a mark, as {fitting[0]}")
+        raise BarsError(
+            f"ticker {ticker} could be {' or '.join(fitting)}; write it with a separator, such as {fitting[0]}"
+        )
     return fitting[0] if fitting else None
 
 
 def _meanings(name: str, is_marked: bool) -> tuple[Pair, ...]:
-    """What an available name may mean; one that may mean several things does so only to a ticker with a mark."""
+    """Return the possible readings of an available name. An ambiguous name has readings only if `is_marked` is True."""
     try:
         return (known,) if (known := known_pair(name)) else pairs_of(name) if is_marked else ()
     except BarsError:
@@ -196,7 +215,7 @@ def _meanings(name: str, is_marked: bool) -> tuple[Pair, ...]:
 
 
 def _is_spot(name: str, pair: Pair) -> bool:
-    """Whether a name is that of a spot pair; a dataset's own name does not say."""
+    """Return True if a name is that of a spot pair. A dataset's own name does not tell."""
     return bool(pair.quote) and not pair.is_perpetual and (known_pair(name) is None or ticker_of(name) != name)
 
 

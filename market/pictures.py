@@ -1,4 +1,7 @@
-"""Pictures of a dataset as PNG bytes, the same for the same dataset: its quality report; its prices and features."""
+"""Pictures of a dataset as PNG bytes: its quality report, and its prices and features.
+
+The same dataset gives the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -24,21 +27,22 @@ from market.names import counted
 DOTS_PER_INCH = 110
 WIDTH_INCHES = 11.0
 USED, UNUSED, FILLED, MISSING, OUTSIDE = "#3f77b4", "#bcd0e6", "#f5b021", "#c0271a", "#f1f1f1"
-SEGMENTS = ("#3c8d40", "#256129")  # in turn, so that a seam shows
+SEGMENTS = ("#3c8d40", "#256129")  # alternating, so that boundaries are visible
 ZERO_VOLUME, JUMP, SHADE = "#101010", "#7b1fa2", "#dddddd"
-LEAST_WEIGHT = 0.8  # of a colour in a bin where it occurs at all: one bar in a hundred stays visible
-DRAWN_BARS = 3_000  # of a price curve
-LEAST_LABEL_SHARE = 0.05  # of the width, for a segment to carry its length
+LEAST_WEIGHT = 0.8  # minimum weight of a color that occurs in a bin, so that single bars are visible
+DRAWN_BARS = 3_000  # bars drawn per price curve
+LEAST_LABEL_SHARE = 0.05  # minimum fraction of the width at which a segment is labeled
 LISTED_WARNINGS = 3
-LOG_FROM = 3.0  # highest over lowest rebased price, from where on a log scale reads better
-RAW_FROM = 1_000.0  # values this large are in dollars or coins
+LOG_FROM = 3.0  # ratio of highest to lowest rebased price above which the scale is logarithmic
+RAW_FROM = 1_000.0  # values this large are raw dollars or coins
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 
 
 def quality_picture(dataset: Dataset) -> bytes | None:
-    """One row per coin over the source's period: what was there, filled, missing or left out; segments on top.
+    """Draw one row per coin over the source's period: used, filled, missing and dropped bars, with segments on top.
 
-    None for a dataset without a quality report.
+    Returns:
+        PNG bytes, or None if the dataset has no quality report.
     """
     quality = dataset.quality
     if not has_report(quality, dataset.tickers):
@@ -48,7 +52,7 @@ def quality_picture(dataset: Dataset) -> bytes | None:
     edges = _bin_edges(dataset)
     left, right = date2num(edges[[0, -1]])
     colours = np.stack([_row_colours(dataset, ticker, edges) for ticker in dataset.tickers])  # (A, bins, 3)
-    # The last bin may be shorter than the others, so that bins are drawn by their own edges.
+    # The last bin may be shorter, so each bin is drawn with its own edges.
     axes.pcolormesh(date2num(edges), np.arange(n_coins + 1) - 0.5, colours, shading="flat", rasterized=True)
     axes.hlines(np.arange(-1, n_coins) + 0.5, left, right, color="white", linewidth=3.0)
     for row, ticker in enumerate(dataset.tickers):
@@ -65,7 +69,7 @@ def quality_picture(dataset: Dataset) -> bytes | None:
 
 
 def _strip(n_coins: int, dataset: Dataset, warnings: list[str]) -> tuple[Figure, Axes]:
-    """A figure as high as its rows need, with room for title, names, dates and legend counted in inches."""
+    """Create a figure whose height fits its rows, title, dates and legend."""
     title = _title_lines(dataset, warnings)
     above, below = 0.15 + 0.17 * len(title), 0.65
     height = above + 0.3 * (n_coins + 1) + below
@@ -77,14 +81,14 @@ def _strip(n_coins: int, dataset: Dataset, warnings: list[str]) -> tuple[Figure,
 
 
 def _bin_edges(dataset: Dataset) -> np.ndarray:
-    """(bins + 1,) datetime64[s], the edges of the report's timeline."""
+    """Return the edges of the report's timeline, (bins + 1,) datetime64[s]."""
     quality = dataset.quality
     rows = np.append(np.arange(0, quality["source_bars"], quality["timeline_bin_bars"]), quality["source_bars"])
     return (quality["source_first_open_s"] + rows * quality["source_bar_seconds"]).astype("datetime64[s]")
 
 
 def _row_colours(dataset: Dataset, ticker: str, edges: np.ndarray) -> np.ndarray:
-    """(bins, 3) colours of one coin's row."""
+    """Return the colors of one coin's row, (bins, 3)."""
     report = dataset.quality["tickers"][ticker]
     middle = edges[:-1] + (edges[1:] - edges[:-1]) // 2
     is_used = np.zeros(len(middle), dtype=bool)
@@ -101,12 +105,12 @@ def _row_colours(dataset: Dataset, ticker: str, edges: np.ndarray) -> np.ndarray
 
 
 def _shares(timeline: str | None, n_bins: int) -> np.ndarray:
-    """(bins,) in [0, 1] from a timeline's characters."""
+    """Convert a timeline's characters to fractions, (bins,) in [0, 1]."""
     return np.array([0 if mark == "." else int(mark) for mark in timeline or "." * n_bins]) / 9.0
 
 
 def _segment_times(dataset: Dataset) -> list[tuple[np.datetime64, np.datetime64]]:
-    """Open of the first bar and close of the last bar of each segment."""
+    """Return the open of the first bar and the close of the last bar of each segment."""
     time, step = dataset.time, dataset.bar_seconds
     return [
         ((time[first] - step).astype("datetime64[s]"), time[last - 1].astype("datetime64[s]"))
@@ -115,7 +119,7 @@ def _segment_times(dataset: Dataset) -> list[tuple[np.datetime64, np.datetime64]
 
 
 def _draw_marks(axes: Axes, timeline: dict[str, str], edges: np.ndarray, row: int) -> None:
-    """Zero-volume bars as dots in the row, jumps as triangles on it."""
+    """Draw bars without volume as dots and jumps as triangles."""
     middle = (edges[1:] + edges[:-1]) / 2.0
     for kind, marker, height, size, colour in (
         ("zero_volume", "o", 0.22, 2.5, ZERO_VOLUME),
@@ -129,7 +133,7 @@ def _draw_marks(axes: Axes, timeline: dict[str, str], edges: np.ndarray, row: in
 
 
 def _draw_segment_bar(axes: Axes, dataset: Dataset, width: float) -> None:
-    """The segments as bars above the coins, each with its length where there is room."""
+    """Draw the segments as bars above the coins, labeled with their length if space allows."""
     for i, (begin, end) in enumerate(_segment_times(dataset)):
         left, right = date2num([begin, end])
         axes.barh(-1.0, right - left, left=left, height=0.62, color=SEGMENTS[i % 2])
@@ -142,10 +146,10 @@ def _quality_legend() -> list[Patch | Line2D]:
     names = {
         "segment (bars)": SEGMENTS[0],
         "used": USED,
-        "there, left out": UNUSED,
+        "present, not used": UNUSED,
         "filled": FILLED,
         "missing": MISSING,
-        "not traded yet or any more": OUTSIDE,
+        "before first or after last bar": OUTSIDE,
     }
     patches: list[Patch | Line2D] = [Patch(color=colour, label=name) for name, colour in names.items()]
     style = {"linestyle": "", "markeredgecolor": "white", "markeredgewidth": 0.4}
@@ -154,7 +158,7 @@ def _quality_legend() -> list[Patch | Line2D]:
 
 
 def dataset_picture(dataset: Dataset) -> bytes:
-    """Prices of all coins from 1, with what lies between segments shaded, and how each feature is spread."""
+    """Draw the prices of all coins relative to the first, and the distribution of each feature, as PNG bytes."""
     groups = feature_groups(dataset)
     row_inches = min(max(0.055 * len(dataset.tickers), 0.24), 0.6)
     heights = (4.0, 0.7 + row_inches * len(groups))
@@ -174,7 +178,7 @@ def _coin_colours(n_coins: int) -> list[str]:
 
 
 def _draw_prices(axes: Axes, dataset: Dataset, colours: list[str]) -> None:
-    """Prices over the first one; lines break, and the ground is shaded, between segments."""
+    """Draw prices relative to the first one. Lines break between segments, where the background is shaded."""
     stride = max(len(dataset.time) // DRAWN_BARS, 1)
     for first, last in dataset.segments:
         rows = np.unique(np.append(np.arange(first, last, stride), last - 1))
@@ -198,19 +202,19 @@ def _draw_prices(axes: Axes, dataset: Dataset, colours: list[str]) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
     axes.tick_params(axis="y", which="both", labelsize=7)
     segments = counted(len(times), "segment")
-    axes.set_title(f"Price over the first one, by bar close ({segments})", loc="left", fontsize=9)
+    axes.set_title(f"Price relative to the first close ({segments})", loc="left", fontsize=9)
     axes.margins(x=0.01)
     _dates(axes)
     _tidy(axes)
 
 
 def _draw_features(axes: Axes, dataset: Dataset, groups: dict[str, list[int]], colours: list[str]) -> None:
-    """One row per feature, one bar per coin in it: see the title it sets for what is drawn."""
+    """Draw one row per feature with one bar per coin. The axes title explains the marks."""
     sample = dataset.tech[:: max(len(dataset.tech) // SAMPLED_ROWS, 1)]
     levels = np.percentile(sample, PERCENTILES, axis=0)  # (7, F)
     levels[0], levels[-1] = dataset.tech.min(axis=0), dataset.tech.max(axis=0)
     are_raw = bool(np.abs(levels).max() > RAW_FROM)
-    if are_raw:  # dollars and coins side by side: no one axis shows them all
+    if are_raw:  # dollars and coins do not fit one axis
         levels = levels / np.maximum(np.abs(levels).max(axis=0), np.finfo(np.float64).tiny)
     for row, columns in enumerate(groups.values()):
         step = 0.8 / len(columns)
@@ -223,15 +227,17 @@ def _draw_features(axes: Axes, dataset: Dataset, groups: dict[str, list[int]], c
     for row in range(len(groups) - 1):
         axes.axhline(row + 0.5, color=SHADE, linewidth=0.6)
     axes.tick_params(axis="x", labelsize=8)
-    text = "Features: line all values, bar 5 to 95 %, thick 25 to 75 %, dot median, cross constant; one bar per coin"
+    text = (
+        "Features: line = range, bar = 5 to 95 %, thick = 25 to 75 %, dot = median, cross = constant; one bar per coin"
+    )
     if are_raw:
-        text += "\nRaw units: every column is drawn over its own largest size"
+        text += "\nRaw units: each column is scaled by its largest absolute value"
     axes.set_title(text, loc="left", fontsize=9)
     _tidy(axes)
 
 
 def _draw_spread(axes: Axes, levels: np.ndarray, height: float, step: float, colour: str) -> None:
-    """`levels` are PERCENTILES of one column; `step` is the room it has, in rows."""
+    """Draw one column. `levels` are its PERCENTILES and `step` is its height in rows."""
     lowest, low, quarter, median, upper, high, highest = levels.tolist()
     if lowest == highest:
         axes.plot(lowest, height, "x", color=MISSING, markersize=5)
@@ -249,17 +255,17 @@ def _figure(height_inches: float, layout: Literal["constrained"] | None = "const
 
 
 def _title_lines(dataset: Dataset, warnings: list[str]) -> list[str]:
-    """The label, and the first warnings."""
+    """Return the dataset's label and its first warnings."""
     lines = textwrap.wrap(dataset.label, 130)[:3]
     lines += [textwrap.shorten(f"WARNING {warning}", 130) for warning in warnings[:LISTED_WARNINGS]]
     n_more = len(warnings) - LISTED_WARNINGS
-    return [*lines, f"and {n_more} more warnings, in the report"] if n_more > 0 else lines
+    return [*lines, f"and {n_more} more warnings in the report"] if n_more > 0 else lines
 
 
 def _title(figure: Figure, dataset: Dataset, lines: list[str], y: float | None = None) -> None:
-    """A made-up market, and one with warnings, is called so in red."""
+    """Set the title, in red if the data are synthetic or have warnings."""
     is_red = dataset.synthetic or len(lines) > 1
-    place = {} if y is None else {"y": y, "va": "top"}  # a place that is given gets no room of its own
+    place = {} if y is None else {"y": y, "va": "top"}  # a given position reserves no space
     figure.suptitle("\n".join(lines), fontsize=9, color=MISSING if is_red else "black", **place)
 
 
@@ -279,7 +285,7 @@ def _tidy(axes: Axes) -> None:
 
 
 def _png(figure: Figure) -> bytes:
-    """Without the time, the program or its version in the file: equal pictures are equal files."""
+    """Return the figure as PNG bytes without time or version, so that equal pictures are equal files."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

@@ -1,15 +1,16 @@
-"""A synthetic market that looks like crypto and holds nothing to learn.
+"""A synthetic market that resembles crypto and contains nothing to learn.
 
-Log price = the coin's level + market factor x beta + its own noise, with volatility that clusters over hours to weeks
-(log-volatility is a sum of autoregressions, half of it shared), Student-t shocks, shared and own jumps, and volume that
-rises with volatility and with the hour of the day. Highs and lows follow the law of a Brownian bridge's extremes.
+Log price is the coin's level plus beta times a market factor plus the coin's own noise. Volatility clusters over hours
+to weeks: log-volatility is a sum of autoregressions, half of it shared. Shocks are Student-t, and there are shared and
+individual jumps. Volume rises with volatility and depends on the hour of the day. Highs and lows follow the
+distribution of the extremes of a Brownian bridge.
 
-Simple returns are a martingale difference: whatever is known before a bar, the volatility of the bar included, its mean
-simple return is exactly 0, so holding earns nothing on average and no policy has a positive expected log growth. The
-price of that is a log price that falls by about half the variance: over decades of daily bars a wild coin all but
-vanishes, as a fair game with such stakes does. Same arguments, same bars; a coin's path does not depend on which other
-coins are asked for. That is the law `FAIR`, the default of the functions here. The programs make one of the two laws of
-`market.planted` for demonstrations: with a planted signal, or with `--no-signal` without.
+Simple returns are a martingale difference. Given all data before a bar, including the bar's volatility, its mean simple
+return is exactly 0. So holding earns nothing on average, and no policy has a positive expected log growth. As a
+consequence log prices fall by about half their variance, and over decades of daily bars a volatile coin loses nearly
+all its value. The same arguments give the same bars, and a coin's path does not depend on the other coins. This law is
+`FAIR`, the default of the functions here. The programs use one of the two laws for demonstrations in `market.planted`:
+with a planted signal, or without it (`--no-signal`).
 """
 
 from __future__ import annotations
@@ -45,21 +46,21 @@ from market.venues import ALPACA, Venue
 SHOCK_FREEDOM = 5.0  # degrees of freedom of the Student-t shocks
 CLUSTER_SECONDS = (7_200.0, 86_400.0, 14 * 86_400.0)  # time constants of log-volatility
 CLUSTER_SPREAD = 0.35  # standard deviation of each part of log-volatility
-JUMPS_PER_YEAR = 40.0  # shared, and as many of each coin's own
+JUMPS_PER_YEAR = 40.0  # number of shared jumps, and of each coin's own jumps
 JUMP_SPREAD = 0.02  # log price
-LARGEST_SHOCK = 0.5  # log return; without a bound the mean of exp(Student-t) is infinite
+LARGEST_SHOCK = 0.5  # log return; without a bound, exp(Student-t) has an infinite mean
 LEAST_LOG_RANGE = 1e-6  # keeps high above low
 DAY_SECONDS = 86_400
 
 
 @dataclass(frozen=True)
 class Coin:
-    """What tells one synthetic coin from another."""
+    """Parameters of one synthetic coin."""
 
     price: float  # quote per coin, at the first bar
-    own_volatility: float  # per year, beside the market's
-    beta: float  # share of the market's moves
-    daily_notional: float  # quote traded a day
+    own_volatility: float  # per year, in addition to the market's
+    beta: float  # exposure to the market factor
+    daily_notional: float  # notional traded per day, quote
 
 
 COINS = {
@@ -86,17 +87,25 @@ def sample_bars(
     start: str = START,
     law: Law = Law.FAIR,
 ) -> pd.DataFrame:
-    """Tidy bars as `market.bars.candles.read_bars` returns them, marked synthetic: `n_bars` per ticker from `start`.
+    """Return tidy synthetic bars in the format of `market.bars.candles.read_bars`, `n_bars` per ticker.
+
+    Args:
+        timeframe: bar length, such as `5m`.
+        n_bars: number of bars per ticker.
+        tickers: coin names in any form.
+        seed: seed of the market.
+        start: open time of the first bar, UTC.
+        law: law of the returns.
 
     Raises:
-        BarsError: no bars asked for, or more than the calendar holds.
+        BarsError: `n_bars` is below 1, or the bars exceed the valid years.
     """
     step = timeframe_seconds(timeframe)
     first = int(np.datetime64(start, "s").astype(np.int64)) // step * step
     if n_bars < 1:
         raise BarsError(f"n_bars must be at least 1; received {n_bars}")
     if first < EARLIEST_S or first + n_bars * step > LATEST_S:
-        raise BarsError(f"{n_bars} {timeframe} bars from {start} leave the years 2009..2099; ask for fewer")
+        raise BarsError(f"{n_bars} {timeframe} bars from {start} exceed the years 2009..2099; use fewer bars")
     time = first + step * np.arange(n_bars, dtype=np.int64)
     market = _market(n_bars, step, seed, law)
     coins = [_coin_bars(ticker, time, step, market, seed) for ticker in sorted(tickers)]
@@ -115,7 +124,7 @@ def synthetic_dataset(
     venue: Venue = ALPACA,
     law: Law = Law.FAIR,
 ) -> Dataset:
-    """A dataset of exactly `n_bars` usable rows from the sample market, through the same steps as real bars."""
+    """Return a dataset of exactly `n_bars` usable rows from the sample market, built like one of real bars."""
     n_made = n_bars + feature_set(features).warmup_bars
     bars = sample_bars(timeframe, n_made, tickers, seed, law=law)
     source = Recipe(law, seed, n_made).text if law.has_recipe else f"sample market, seed {seed}"
@@ -124,7 +133,7 @@ def synthetic_dataset(
 
 @dataclass(frozen=True)
 class Noise:
-    """One source of returns before it is scaled: the market's, or a coin's own."""
+    """One unscaled source of returns: the market's, or a coin's own."""
 
     shocks: np.ndarray  # (T,) Student-t, variance 1
     jumps: np.ndarray  # (T,) log return
@@ -133,11 +142,11 @@ class Noise:
 
 @dataclass(frozen=True)
 class Market:
-    """What all coins share."""
+    """Random factors shared by all coins."""
 
     noise: Noise
     law: Law
-    signal: np.ndarray | None  # (T,) of a planted market
+    signal: np.ndarray | None  # (T,), only in a planted market
 
 
 def _market(n_bars: int, step: int, seed: int, law: Law) -> Market:
@@ -158,7 +167,7 @@ def _jumps_per_bar(step: int) -> float:
 
 
 def _fair_moves(noise: Noise, volatility: float, jump_weight: float, step: int) -> np.ndarray:
-    """(T,) log returns whose exp has mean 1 in every bar, given that bar's volatility (`volatility` a year)."""
+    """Return log returns (T,) whose exponential has mean 1 given the bar's volatility. `volatility` is annual."""
     spread = volatility * np.sqrt(step / SECONDS_PER_YEAR) * np.exp(noise.clusters)
     shocks = np.clip(noise.shocks * spread, -LARGEST_SHOCK, LARGEST_SHOCK)
     # A Poisson number of normal jumps: log E exp = rate x (E exp(one jump) - 1).
@@ -167,17 +176,17 @@ def _fair_moves(noise: Noise, volatility: float, jump_weight: float, step: int) 
 
 
 def _shock_log_mean(spread: np.ndarray) -> np.ndarray:
-    """(T,) log E exp(clip(spread x shock)) of a Student-t shock of variance 1, about spread^2 / 2."""
+    """Return log E exp(clip(spread x shock)) of a Student-t shock of variance 1, (T,), about spread^2 / 2."""
     log_spreads, log_values = _shock_log_mean_table()
     return np.exp(np.interp(np.log(spread), log_spreads, log_values))
 
 
 @cache
 def _shock_log_mean_table() -> tuple[np.ndarray, np.ndarray]:
-    """(K,) logs of spreads and of `_shock_log_mean` there, by quadrature.
+    """Return log spreads and the logs of `_shock_log_mean` at them, each (K,), by quadrature.
 
     With t = sqrt(freedom) tan(angle) the Student-t density becomes cos(angle)^(freedom - 1). The shock is symmetric, so
-    E exp - 1 = E (cosh - 1) = E 2 sinh^2(half), which keeps its digits where the spread is small.
+    E exp - 1 = E (cosh - 1) = E 2 sinh^2(half). This form stays accurate for small spreads.
     """
     spreads = np.geomspace(1e-7, 1e2, 600)
     angles = (np.arange(2_000) + 0.5) * (np.pi / 2.0 / 2_000)  # (Q,) midpoints
@@ -189,24 +198,24 @@ def _shock_log_mean_table() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _clusters(rng: np.random.Generator, n_bars: int, step: int) -> np.ndarray:
-    """(n_bars,) log-volatility, mean such that the mean variance factor is 1."""
+    """Return log-volatility (n_bars,), shifted so that the mean variance factor is 1."""
     parts = [_autoregression(rng, n_bars, step, seconds) for seconds in CLUSTER_SECONDS]
     return CLUSTER_SPREAD * np.sum(parts, axis=0) - len(CLUSTER_SECONDS) * CLUSTER_SPREAD**2
 
 
 def _autoregression(rng: np.random.Generator, n_bars: int, step: int, seconds: float) -> np.ndarray:
-    """(n_bars,) stationary Gaussian series, variance 1, that forgets with the time constant `seconds`."""
+    """Return a stationary Gaussian series (n_bars,) of variance 1 with time constant `seconds`."""
     return autoregression(rng, n_bars, float(np.exp(-step / seconds)))
 
 
 def _symbol(ticker: str) -> str:
-    """`BTC/USD` for a coin in dollars, `BTC/EUR` for one in euros: the made-up prices carry any name."""
+    """Return `BTC/USD` for a coin in dollars and `BTC/EUR` for one in euros."""
     name = ticker_of(ticker)
     return name if "/" in name else f"{name}/USD"
 
 
 def _coin(ticker: str) -> Coin:
-    """The coin of that name; a name without an entry gets properties of its own from the name alone."""
+    """Return the coin with that name. A name without an entry gets random parameters derived from the name."""
     name = ticker_of(ticker)
     if name in COINS:
         return COINS[name]
@@ -215,7 +224,7 @@ def _coin(ticker: str) -> Coin:
 
 
 def _coin_bars(ticker: str, time: np.ndarray, step: int, market: Market, seed: int) -> pd.DataFrame:
-    """Tidy bars of one coin; `time` (n_bars,) is the bar open in UTC seconds."""
+    """Return tidy bars of one coin. `time` (n_bars,) holds the open times in UTC seconds."""
     coin, rng = _coin(ticker), generator(seed, ticker_of(ticker))
     clusters = 0.5 * market.noise.clusters + 0.5 * _clusters(rng, len(time), step)
     shared = _fair_moves(market.noise, coin.beta * MARKET_VOLATILITY, coin.beta, step)
@@ -236,7 +245,7 @@ def _coin_bars(ticker: str, time: np.ndarray, step: int, market: Market, seed: i
 def _extremes(
     rng: np.random.Generator, log_open: np.ndarray, log_close: np.ndarray, spread: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(n_bars,) high and low of a Brownian path from open to close, each by inversion of its own law."""
+    """Return high and low (n_bars,) of a Brownian path from open to close, each sampled by inversion."""
     middle, half = (log_open + log_close) / 2.0, np.abs(log_close - log_open) / 2.0
     u, v = rng.uniform(np.finfo(float).tiny, 1.0, (2, len(spread)))
     above = np.sqrt(half**2 - spread**2 * np.log(u) / 2.0) + LEAST_LOG_RANGE
@@ -247,7 +256,10 @@ def _extremes(
 def _notional(
     rng: np.random.Generator, time: np.ndarray, step: int, coin: Coin, clusters: np.ndarray, move: np.ndarray
 ) -> np.ndarray:
-    """(n_bars,) quote traded: more in volatile times, on large moves, and in the afternoon (UTC)."""
+    """Return the traded notional (n_bars,), quote currency.
+
+    It is higher in volatile times, on large moves and in the UTC afternoon.
+    """
     hour = 2.0 * np.pi * (time % DAY_SECONDS) / DAY_SECONDS
     slow = 0.5 * _autoregression(rng, len(time), step, 3_600.0)
     noise = 0.4 * rng.standard_normal(len(time))

@@ -1,11 +1,11 @@
-"""Reads an exchange's symbol: which coin it names, in which currency, and whether it is a perpetual contract.
+"""Parser of exchange symbols: coin, currency, and whether the symbol is a perpetual contract.
 
-Three outcomes are possible. A certain symbol has one reading. `ETHFOOBTC` could be a coin or a pair, so it has several
-readings and is refused until a mark decides. A future, an option or an inverse contract is refused by what it is: its
-bars are not those of the coin bought with cash.
+There are three outcomes. An unambiguous symbol has one reading. `ETHFOOBTC` could be a coin or a pair, so it has
+several readings and is rejected until it is written with a separator. A future, an option or an inverse contract is
+rejected with its kind, because its bars are not those of the coin bought with cash.
 
-A linear perpetual (`BTC/USDT:USDT`) is read as its coin. Its price is in the currency it is settled in, so an account
-in that currency earns what its price moves. Funding payments are not in the bars.
+A linear perpetual (`BTC/USDT:USDT`) is read as its coin. It is settled in its quote currency, so an account in that
+currency earns its price change. The bars do not contain funding payments.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ def _words(text: str) -> tuple[str, ...]:
 
 DOLLARS = ("USD", "USDT", "USDC", "FDUSD", "BUSD", "TUSD", "PYUSD", "RLUSD", "GUSD")  # in order of preference
 SURE_QUOTES = (*DOLLARS, "EUR", "GBP", "JPY", "TRY", "BRL")
-# At the end of a name without a mark these are as likely the name of a coin: MARS, NEURON, WBTC. So the coin before
+# Coin names without a separator may also end with these: MARS, NEURON, WBTC. So the coin before
 # them must be a well-known one.
 FIATS = _words("""
     AED ARS AUD CAD CHF CLP CNY COP CZK DKK HKD HUF IDR ILS INR KRW KZT MXN NGN NOK NZD PEN PHP PLN RON RUB SAR SEK SGD
     THB TWD UAH VND ZAR
 """)
-CRYPTO_QUOTES = ("BTC", "ETH", "BNB")  # from the currency of most pairs to that of the fewest
+CRYPTO_QUOTES = ("BTC", "ETH", "BNB")  # by decreasing number of pairs
 STABLE_COINS = _words("DAI USD1 USDD USDE USDP USDS EURI EURC EURT IDRT")
 RARE_QUOTES = (*FIATS, *STABLE_COINS, *CRYPTO_QUOTES, "XBT", "SOL", "TRX", "XRP", "DOGE", "DOT", "OKB", "KCS")
 QUOTES = frozenset((*SURE_QUOTES, *RARE_QUOTES))
 STABLE_DOLLARS = frozenset(DOLLARS) - {"USD"}
-# Quotes that themselves end with USD; DOTUSD ends with TUSD by chance. Read so only with one of these coins before it.
+# Quotes that end with USD. DOTUSD ends with TUSD by chance, so a well-known coin must precede them.
 CHANCE_QUOTES = ("FDUSD", "BUSD", "TUSD", "PYUSD", "RLUSD", "GUSD")
-NO_ENDINGS = ("FDUSD", "PYUSD", "RLUSD")  # of these, because hardly a coin's name ends with FD, PY or RL
+NO_ENDINGS = ("FDUSD", "PYUSD", "RLUSD")  # hardly any coin name ends with FD, PY or RL
 KNOWN_COINS = frozenset(_words("""
     1INCH AAVE ACH ADA AGIX AGLD AKT ALGO ALICE AMP ANKR APE API3 APT ARB ARKM ATOM AUCTION AUDIO AVAX AXS BABYDOGE BAL
     BAND BAT BCH BICO BLUR BNB BNT BONK BSV BTC BTT CAKE CELO CELR CFX CHZ CKB COMP COTI CRO CRV CVC CVX DAI DASH DENT
@@ -49,7 +49,7 @@ KNOWN_COINS = frozenset(_words("""
     SEI SHIB SKL SLP SNT SNX SOL SPELL SSV STORJ STRK STX SUI SUPER SUSHI SXP TAO THETA TIA TON TRB TRUMP TRX TWT UMA
     UNI USTC VET VTHO WAVES WAXP WBTC WIF WLD WOO XBT XDG XEC XEM XLM XMR XNO XRP XTZ YFI YGG ZEC ZEN ZIL ZRO ZRX
 """))  # fmt: skip
-# Coins whose own name ends with that of a currency, and that are meant when it stands alone.
+# Coins whose name ends with that of a currency. The bare name means the coin.
 WHOLE_NAMES = frozenset((*SURE_QUOTES, *RARE_QUOTES, *_words("""
     AEUR AGEUR AUSD BFUSD CEUR CUSD HUSD IBEUR LUSD MUSD SDAI SUSD SUSDE SUSDS USDG VEUR XUSD
     BBTC CBBTC CLBTC EBTC FBTC HBTC IBTC KBTC LBTC MBTC OBTC PBTC PUMPBTC RENBTC SBTC SOLVBTC STBTC SWBTC TBTC WBTC XBTC
@@ -58,7 +58,7 @@ WHOLE_NAMES = frozenset((*SURE_QUOTES, *RARE_QUOTES, *_words("""
     WETH WSTETH ASBNB SLISBNB STBNB WBNB BBSOL BNSOL BSOL JITOSOL JSOL MSOL STSOL WSOL DDOT WDOGE WTRX STRX
     COPEN MARS NEURON OPEN PULSAR QUASAR STARS TRON XSGD XIDR ZCHF GYEN
 """)))  # fmt: skip
-# A pair on an exchange and a coin on another: UNI in BTC, or Bedrock's uniBTC.
+# A pair on one exchange and a coin on another: UNI in BTC, or Bedrock's uniBTC.
 BOTH = frozenset(("UNIBTC", "JUPSOL", "ANKRETH", "ANKRBNB"))
 OTHER_NAMES = {"XBT": "BTC", "XXBT": "BTC", "XDG": "DOGE", "XXDG": "DOGE"}
 EXCHANGES = frozenset(_words("""
@@ -84,43 +84,43 @@ class Pair(NamedTuple):
     """One reading of a symbol."""
 
     coin: str
-    quote: str  # empty where the symbol does not name it
+    quote: str  # empty if the symbol does not name it
     is_perpetual: bool = False
 
     @property
     def text(self) -> str:
-        """`ETH/BTC`; `XBTC/USD` where no currency is named."""
+        """The pair as `ETH/BTC`. A missing currency is shown as USD, such as `XBTC/USD`."""
         return f"{self.coin}/{self.quote or DOLLARS[0]}"
 
 
 def read_symbol(symbol: str) -> Pair:
-    """The one pair that a symbol means.
+    """Return the pair that an unambiguous symbol means.
 
     Raises:
-        BarsError: it may mean several, is a contract that cannot be traded as spot, or is no symbol; one line that says
-            how to write it.
+        BarsError: the symbol is ambiguous, not a spot pair, or not a symbol. The message is one line and says how to
+            write it.
     """
     certain = certain_pair(symbol)
     if certain is None:
         possible = pairs_of(symbol)
         spelled = " or ".join(pair.text for pair in possible)
-        raise BarsError(f"{symbol!r} is a coin or a pair without a mark; write {spelled}, whichever it is")
+        raise BarsError(f"{symbol!r} could be a coin or a pair; write {spelled}")
     return certain
 
 
 @lru_cache(maxsize=65_536)
 def pairs_of(symbol: str) -> tuple[Pair, ...]:
-    """Every pair a symbol may mean: one where it has a mark, else the whole name first, then its splits.
+    """Return every pair that a symbol may mean. With a separator there is one. Otherwise the whole name is first.
 
     Raises:
-        BarsError: none of them can be traded as spot, or it is no symbol.
+        BarsError: the text is not a symbol, or no reading is a spot pair.
     """
     text = _plain(symbol)
     name = text.upper()
     if found := BITFINEX_PAIR.fullmatch(text):
         return (_bitfinex(symbol, *(part for part in found.groups() if part)),)
     if (found := VENUE_LETTER.fullmatch(text)) and any(pair.quote for pair in _splits(found[1])):
-        raise BarsError(f"{symbol!r} begins with an exchange's own letter; {WORKS}")
+        raise BarsError(f"{symbol!r} starts with an exchange's prefix letter; {WORKS}")
     name = _without_exchange(name, symbol)
     _refuse_contracts(name, symbol)
     if found := KRAKEN_PAIR.fullmatch(name):
@@ -139,11 +139,11 @@ def pairs_of(symbol: str) -> tuple[Pair, ...]:
 
 
 def certain_pair(symbol: str) -> Pair | None:
-    """The one pair that a symbol means; None where it may mean several.
+    """Return the pair that a symbol means, or None if it is ambiguous.
 
-    Without a mark USD, USDT and USDC win over BUSD, TUSD and GUSD, unless only those leave a well-known coin: DOTUSD is
-    DOT in USD, BTCBUSD is BTC in BUSD. FDUSD, PYUSD and RLUSD win over USD. A quote that coins' names end with, too,
-    needs a well-known coin before it: ETHBTC is ETH in BTC.
+    Without a separator, USD, USDT and USDC have priority over BUSD, TUSD and GUSD, unless only the latter leave a
+    well-known coin: DOTUSD is DOT in USD, and BTCBUSD is BTC in BUSD. FDUSD, PYUSD and RLUSD have priority over USD. If
+    coin names also end with a quote, a well-known coin must precede it: ETHBTC is ETH in BTC.
     """
     whole, *splits = pairs_of(symbol)
     if not splits or whole.coin in WHOLE_NAMES:
@@ -161,7 +161,7 @@ def certain_pair(symbol: str) -> Pair | None:
 
 
 def known_pair(symbol: str) -> Pair | None:
-    """The one pair that a symbol means; None where it is not certain or cannot be read."""
+    """Return the pair that a symbol means, or None if it is ambiguous or cannot be read."""
     try:
         return certain_pair(symbol)
     except BarsError:
@@ -169,18 +169,20 @@ def known_pair(symbol: str) -> Pair | None:
 
 
 def _plain(symbol: str) -> str:
-    """The symbol with full-width letters made plain; letters that only look Latin are refused."""
+    """Return the symbol with full-width letters converted to ASCII. Letters that only look Latin raise an error."""
     text = unicodedata.normalize("NFKC", symbol).strip()
     strange = next((letter for letter in text if not " " <= letter <= "~"), None)
     if strange is not None:
-        raise BarsError(f"{symbol!a} holds the character U+{ord(strange):04X}, which is no ASCII letter; type it again")
+        raise BarsError(
+            f"{symbol!a} contains the character U+{ord(strange):04X}, which is not an ASCII letter; type it again"
+        )
     if not text:
-        raise BarsError(f"{symbol!r} is not the name of a coin; expected letters and digits, as BTC or BTC/USD")
+        raise BarsError(f"{symbol!r} is not the name of a coin; expected letters and digits, such as BTC or BTC/USD")
     return text
 
 
 def _without_exchange(name: str, symbol: str) -> str:
-    """`BTCUSDT` of `BINANCE:BTCUSDT` and of `BTCUSDT.BINANCE`; `BTC/USD` of `BTC:USD`."""
+    """Remove an exchange: `BTCUSDT` for `BINANCE:BTCUSDT` and `BTCUSDT.BINANCE`. `BTC:USD` becomes `BTC/USD`."""
     stem, _, venue = name.rpartition(".")
     name = stem if stem and venue in EXCHANGES else name
     found = COLON_PREFIX.fullmatch(name)
@@ -190,19 +192,21 @@ def _without_exchange(name: str, symbol: str) -> str:
         return found[2]
     if found[2] in QUOTES:
         return f"{found[1]}/{found[2]}"
-    raise BarsError(f"{symbol!r}: {found[1]} is no exchange of spot pairs that is known here; {WORKS}")
+    raise BarsError(f"{symbol!r}: {found[1]} is not a known exchange of spot pairs; {WORKS}")
 
 
 def _refuse_contracts(name: str, symbol: str) -> None:
-    """Refuse what expires, and what Kraken's futures exchange lists."""
+    """Raise BarsError for options, expiring futures and Kraken futures."""
     kinds = {OPTION: "an option", KRAKEN_FUTURES: "a contract of Kraken's futures", DATED: "a future that expires"}
     for pattern, kind in kinds.items():
         if pattern.fullmatch(name):
-            raise BarsError(f"{symbol!r} is {kind}, which cannot be traded as spot; give bars of a pair as BTC/USDT")
+            raise BarsError(
+                f"{symbol!r} is {kind}, which cannot be traded as spot; use bars of a pair such as BTC/USDT"
+            )
 
 
 def _settled(name: str, symbol: str) -> Pair:
-    """The pair of ccxt's `BTC/USDT:USDT`: linear where it is settled in its own currency."""
+    """Parse ccxt's `BTC/USDT:USDT`. The contract is linear if it is settled in its own quote currency."""
     body, _, settlement = name.partition(":")
     pair = _marked(body, symbol)
     if settlement == pair.quote or {settlement, pair.quote} <= set(DOLLARS):
@@ -211,7 +215,10 @@ def _settled(name: str, symbol: str) -> Pair:
 
 
 def _perpetual(body: str, symbol: str) -> Pair:
-    """The pair before a word such as SWAP; in plain dollars it is settled in the coin, or nobody says in what."""
+    """Return the pair before a suffix such as SWAP.
+
+    With plain USD the contract is settled in its coin, or the settlement is unknown. Both raise an error.
+    """
     pair = _marked(body, symbol) if not body.isalnum() else read_symbol(body)
     if pair.quote not in STABLE_DOLLARS:
         raise BarsError(_inverse(symbol))
@@ -220,13 +227,13 @@ def _perpetual(body: str, symbol: str) -> Pair:
 
 def _inverse(symbol: str) -> str:
     return (
-        f"{symbol!r} is a contract that is settled in its coin (inverse), or that names no settlement, and cannot be "
+        f"{symbol!r} is a contract settled in its coin (inverse) or with unknown settlement, which cannot be "
         "traded as spot; write BTC/USDT:USDT if it is linear"
     )
 
 
 def _is_joined(name: str) -> bool:
-    """Whether PERP or M at the end of a name without a mark follows a pair, or PERP a well-known coin."""
+    """Return True if a name without separator is a pair plus PERP or M, or a well-known coin plus PERP."""
     found = JOINED_PERPETUAL.fullmatch(name) if name.isalnum() and name not in KNOWN_COINS else None
     if found is None:
         return False
@@ -235,45 +242,45 @@ def _is_joined(name: str) -> bool:
 
 
 def _bitfinex(symbol: str, coin: str, quote: str) -> Pair:
-    """`tBTCUSD`, `tDUSK:USD`; UST is tether there, UDC is USDC, and F0 marks a perpetual."""
+    """Parse `tBTCUSD` or `tDUSK:USD`. On Bitfinex UST is USDT, UDC is USDC, and F0 marks a perpetual."""
     is_perpetual = quote.endswith("F0") and coin.endswith("F0")
     codes = {"UST": "USDT", "UDC": "USDC"}
     coin, quote = (code.removesuffix("F0") if is_perpetual else code for code in (coin, quote))
     coin, quote = codes.get(coin, coin), codes.get(quote, quote)
     if quote not in QUOTES or (is_perpetual and quote not in STABLE_DOLLARS):
-        raise BarsError(f"{symbol!r}: {quote} is no currency that is known here; {WORKS}")
+        raise BarsError(f"{symbol!r}: {quote} is not a known currency; {WORKS}")
     return _pair(coin, quote, symbol, is_perpetual)
 
 
 def _marked(name: str, symbol: str) -> Pair:
-    """The pair of a name with one mark: a slash, a hyphen, an underscore or a blank."""
+    """Parse a name with one separator: a slash, a hyphen, an underscore or a space."""
     coin, *others = re.split(r"\s*[/_-]\s*|\s+", name)
     if len(others) != 1 or not coin.isalnum() or not others[0].isalnum():
-        raise BarsError(f"{symbol!r} is not the name of a coin; expected letters and digits, as BTC or BTC/USD")
+        raise BarsError(f"{symbol!r} is not the name of a coin; expected letters and digits, such as BTC or BTC/USD")
     quote = others[0].removeprefix("Z") if others[0][1:] in QUOTES else others[0]  # Kraken's ZUSD
     if quote not in QUOTES and "/" not in name:
-        raise BarsError(f"{symbol!r}: {quote} is no currency that is known here; write {coin}/{quote} if it is one")
+        raise BarsError(f"{symbol!r}: {quote} is not a known currency; write {coin}/{quote} if it is one")
     return _pair(coin, quote, symbol)
 
 
 def _pair(coin: str, quote: str, symbol: str, is_perpetual: bool = False) -> Pair:
-    """A pair under its usual names; one that is written with its currency first is refused."""
+    """Return a pair with its usual names. A pair that is written with its currency first raises an error."""
     coin, quote = OTHER_NAMES.get(coin, coin), OTHER_NAMES.get(quote, quote)
     is_reversed = _rank(coin) < _rank(quote) and (quote in KNOWN_COINS or quote in QUOTES)
     if is_reversed or (coin == quote and quote not in DOLLARS):
-        raise BarsError(f"{symbol!r} names the currency {coin} where the coin should be; write {quote}/{coin}")
+        raise BarsError(f"{symbol!r} has the currency {coin} first; write {quote}/{coin}")
     return Pair(coin, quote, is_perpetual)
 
 
 def _rank(name: str) -> int:
-    """Of two currencies the one with the lower rank is the quote: money, then BTC, ETH and BNB, then every coin."""
+    """Return the rank of a currency: money, then BTC, ETH, BNB, then other coins. The quote has the lower rank."""
     ranks = {name: 1 + place for place, name in enumerate(CRYPTO_QUOTES)}
     is_money = name in SURE_QUOTES or name in FIATS or name in STABLE_COINS
     return 0 if is_money else ranks.get(name, 1 + len(ranks))
 
 
 def _splits(name: str) -> tuple[Pair, ...]:
-    """The whole name, then the name cut before each currency that it ends with."""
+    """Return the whole name as a coin, followed by its splits before each currency with which it ends."""
     whole = OTHER_NAMES.get(name, name)
     is_coin = name in WHOLE_NAMES or (name in KNOWN_COINS and name not in BOTH)
     quotes = SURE_QUOTES if is_coin else chain(SURE_QUOTES, RARE_QUOTES)

@@ -1,10 +1,10 @@
-"""What a venue asks of an order and takes for it: by coin NAME, never by column, and dated.
+"""Order rules and fees of a venue, dated and keyed by coin NAME instead of column.
 
-A rule stands under the name a dataset gives its coin: `BTC` for every dollar and dollar stablecoin, `ETH/BTC` for a
-pair in another currency. Such a pair takes nothing from the coin's dollar rule: without an entry of its own it has no
-notional minimum, because 10 dollars are not 10 of anything else, and `unlisted` names it.
+A rule is stored under the coin's name in a dataset: `BTC` for dollars and dollar stablecoins, `ETH/BTC` for a pair in
+another currency. The dollar rule of a coin does not apply to such a pair. Without its own entry the pair has no minimum
+notional, because 10 dollars are not 10 of another currency, and `unlisted` reports it.
 
-`ALPACA` is built in; scripts/data/refresh_venues.py reads the present rules from the venue.
+`ALPACA` is the built-in table. scripts/data/refresh_venues.py downloads the current rules from the venue.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ LARGEST_FILE_BYTES = 2**20
 LONGEST_TEXT = 300
 MIN_ORDER_NOTIONAL = 10.0  # USD
 QTY_INCREMENT = 1e-9  # coins
-# A quantity this close below a whole increment counts as whole; the simulator's own constant, held equal by a test.
+# A quantity this little below a whole increment counts as whole. A test keeps it equal to the simulator's constant.
 INCREMENT_SLACK = 1e-9
 
 
 @dataclass(frozen=True)
 class OrderRule:
-    """What one coin's orders must satisfy."""
+    """Order rule of one coin."""
 
     min_order_qty: float  # coins; an order must be above it
-    qty_increment: float = QTY_INCREMENT  # coins; 0: any quantity will do
+    qty_increment: float = QTY_INCREMENT  # coins, lot size; 0 if the venue does not round
     min_order_notional: float = MIN_ORDER_NOTIONAL  # cash currency of the pair
-    price_increment: float | None = None  # cash currency; of limit prices
+    price_increment: float | None = None  # cash currency; step of limit prices
 
     def __post_init__(self) -> None:
-        """Refuse what is no size of an order."""
+        """Raise VenueError for invalid sizes."""
         for name in ("min_order_qty", "qty_increment", "min_order_notional"):
             object.__setattr__(self, name, _number(name, getattr(self, name)))
         if self.price_increment is not None:
@@ -53,46 +53,46 @@ class OrderRule:
 
 @dataclass(frozen=True)
 class FeeTier:
-    """Fees from one 30-day volume on, as fractions of the notional."""
+    """Fees that apply from a 30-day volume upward, as fractions of notional."""
 
     min_volume_30d: float  # USD
-    maker_rate: float  # of an order that waits in the book
-    taker_rate: float  # of an order that fills at once, as every market order does
+    maker_rate: float  # fee of an order that rests in the book
+    taker_rate: float  # fee of an order that fills at once, such as a market order
 
     def __post_init__(self) -> None:
-        """Refuse what is no fee."""
+        """Raise VenueError for invalid fees."""
         object.__setattr__(self, "min_volume_30d", _number("min_volume_30d", self.min_volume_30d))
         for name in ("maker_rate", "taker_rate"):
             rate = _number(name, getattr(self, name))
             object.__setattr__(self, name, rate)
             if rate >= 1.0:
-                raise VenueError(f"{name} is a fraction of notional, 0.0025 means 0.25 %; received {rate:g}")
+                raise VenueError(f"{name} must be a fraction of notional (0.0025 is 0.25 %); received {rate:g}")
 
 
 @dataclass(frozen=True)
 class OrderRules:
-    """The rules of several coins, in the order asked for."""
+    """Order rules of several coins, in the requested order."""
 
     min_order_qty: np.ndarray  # (A,) float64, coins
     qty_increment: np.ndarray  # (A,) float64, coins
-    # Cash currency. The simulator takes one, so the largest: it never trades what the venue would refuse.
+    # Cash currency. The simulator supports one value, so this is the largest, which is valid for every coin.
     min_order_notional: float
 
 
 @dataclass(frozen=True)
 class Venue:
-    """Order rules and fees of one venue. The two are dated apart: Alpaca's assets endpoint does not tell the fees."""
+    """Order rules and fees of one venue. They have separate dates, because Alpaca's assets endpoint has no fees."""
 
     name: str
     as_of: str  # ISO date of the order rules
-    source: str  # of the order rules
-    rules: Mapping[str, OrderRule]  # name of a coin, as `market.names.ticker_of` gives it -> rule
-    default_rule: OrderRule  # of a coin without an entry; its notional is in USD
-    fee_tiers: tuple[FeeTier, ...]  # the lowest volume first
+    source: str  # origin of the order rules
+    rules: Mapping[str, OrderRule]  # coin name from `market.names.ticker_of` -> rule
+    default_rule: OrderRule  # rule of coins without an entry; its notional is in USD
+    fee_tiers: tuple[FeeTier, ...]  # sorted by volume
     fees_as_of: str  # ISO date
 
     def __post_init__(self) -> None:
-        """Refuse a table that could be misread; rules are kept sorted by name."""
+        """Raise VenueError for invalid tables, and sort rules by name."""
         for what in ("name", "source"):
             _check_text(what, getattr(self, what))
         for what in ("as_of", "fees_as_of"):
@@ -100,7 +100,7 @@ class Venue:
         for name, rule in self.rules.items():
             is_name = isinstance(name, str) and known_pair(name) is not None and ticker_of(name) == name
             if not is_name or not isinstance(rule, OrderRule):
-                raise VenueError(f"rules: {name!r} is not the name of a coin, such as BTC or ETH/BTC, with its rule")
+                raise VenueError(f"rules: {name!r} must be a coin name such as BTC or ETH/BTC, with an order rule")
         object.__setattr__(self, "rules", dict(sorted(self.rules.items())))
         object.__setattr__(self, "fee_tiers", tuple(self.fee_tiers))
         volumes = [tier.min_volume_30d for tier in self.fee_tiers]
@@ -111,20 +111,20 @@ class Venue:
 
     @property
     def label(self) -> str:
-        """For logs: `alpaca of 2024-08-31`."""
+        """Name and date, such as `alpaca of 2024-08-31`."""
         return f"{self.name} of {self.as_of}"
 
     def rule(self, ticker: str) -> OrderRule:
-        """The rule of one coin under any of its names (`BTC`, `BTC/USD`, `BTCUSDT`), or the default."""
+        """Return the rule of a coin under any of its names (`BTC`, `BTC/USD`, `BTCUSDT`), or the default rule."""
         entry = self._entry(ticker)
         if entry is not None:
             return self.rules[entry]
-        # A name that cannot be read is of a coin: its orders are bound by the default rule.
+        # A name that cannot be read is treated as a coin in dollars, with the default rule.
         is_dollars = known_currency(ticker) in ("USD", None)
         return self.default_rule if is_dollars else replace(self.default_rule, min_order_notional=0.0)
 
     def _entry(self, ticker: str) -> str | None:
-        """The name of the coin's entry; a name is split only where no entry has it."""
+        """Return the name of the coin's entry, or None. A name is split only if no entry matches it exactly."""
         if ticker not in self.rules and not is_readable(ticker):
             return None
         try:
@@ -133,7 +133,7 @@ class Venue:
             raise VenueError(f"{self.label}: {error}") from error
 
     def order_rules(self, tickers: Sequence[str]) -> OrderRules:
-        """Rules of several coins, joined by name: reordering the tickers reorders the arrays."""
+        """Return the rules of several coins as arrays in the order of `tickers`, joined by name."""
         rules = [self.rule(ticker) for ticker in tickers]
         return OrderRules(
             min_order_qty=np.array([rule.min_order_qty for rule in rules], dtype=np.float64),
@@ -142,40 +142,52 @@ class Venue:
         )
 
     def unlisted(self, tickers: Sequence[str]) -> tuple[str, ...]:
-        """The coins among these that have no entry, so that the default stands in for their rule."""
+        """Return the coins without an entry, to which the default rule applies."""
         return tuple(ticker for ticker in tickers if self._entry(ticker) is None)
 
     def only(self, tickers: Sequence[str]) -> Venue:
-        """The same venue with the entries of these coins alone."""
+        """Return the venue with only the entries of these coins."""
         names = {self._entry(ticker) for ticker in tickers}
         return replace(self, rules={name: rule for name, rule in self.rules.items() if name in names})
 
     def fee_rate(self, volume_30d: float = 0.0, liquidity: str = "taker") -> float:
-        """Fee of an account that traded `volume_30d` USD in the last 30 days, as a fraction of the notional.
+        """Return the fee of an account with a given 30-day volume, as a fraction of notional.
 
-        A market order is always a taker; so is a limit order that fills at once.
+        Args:
+            volume_30d: volume of the last 30 days, USD.
+            liquidity: "taker" or "maker". Market orders, and limit orders that fill at once, are takers.
+
+        Raises:
+            VenueError: an argument is not valid.
         """
         if liquidity not in ("taker", "maker"):
-            raise VenueError(f"liquidity is taker or maker; received {liquidity!r}")
+            raise VenueError(f"liquidity must be taker or maker; received {liquidity!r}")
         volume_30d = _number("volume_30d", volume_30d)
         tier = next(tier for tier in reversed(self.fee_tiers) if tier.min_volume_30d <= volume_30d)
         return tier.taker_rate if liquidity == "taker" else tier.maker_rate
 
     def whole_increments(self, ticker: str, qty: float) -> float:
-        """`qty` coins cut to the coin's step, exactly as the simulator cuts an order."""
+        """Return `qty` coins rounded down to the coin's lot size, exactly as in the simulator."""
         step = self.rule(ticker).qty_increment
         return math.floor(qty / step + INCREMENT_SLACK) * step if step > 0 and math.isfinite(qty) else qty
 
     def check_order(self, ticker: str, qty: float, price: float, *, closes_position: bool = False) -> str | None:
-        """Why an order of `qty` coins, bought or sold at `price`, is not to be placed; None where it is.
+        """Return the reason why an order is not valid, or None if it is valid.
 
-        The simulator's decision under the `standard` rules: the quantity, cut to the increment, is above the minimum,
-        its notional at least the minimum, and a sale that closes the position is always allowed.
+        The decision is that of the simulator under the `standard` rules. The quantity, rounded down to the lot size,
+        must be above the minimum, and its notional at least the minimum notional. A sale that closes the position is
+        always valid.
+
+        Args:
+            ticker: coin name in any form.
+            qty: size of the order, coins.
+            price: price of the order, cash currency.
+            closes_position: if True, the order sells the whole position.
         """
         if not (math.isfinite(qty) and qty > 0):
-            return f"{ticker}: a quantity of {qty:g} coins is no order"
+            return f"{ticker}: the quantity must be positive and finite; received {qty:g} coins"
         if not (math.isfinite(price) and price > 0):
-            return f"{ticker}: a price of {price:g} cannot be traded at"
+            return f"{ticker}: the price must be positive and finite; received {price:g}"
         if closes_position:
             return None
         rule, whole = self.rule(ticker), self.whole_increments(ticker, qty)
@@ -183,42 +195,44 @@ class Venue:
             least = f"must be above {rule.min_order_qty:g}, in steps of {rule.qty_increment:g}"
             return f"{ticker}: {qty:g} coins {least} ({self.label})"
         if whole * price < rule.min_order_notional:
-            return f"{ticker}: {whole * price:g} is below {rule.min_order_notional:g} an order ({self.label})"
+            return (
+                f"{ticker}: {whole * price:g} is below the minimum order of {rule.min_order_notional:g} ({self.label})"
+            )
         return None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; `from_json` reads them."""
+        """Return plain JSON values that `from_json` reads."""
         return {"format": FORMAT, **asdict(self), "fee_tiers": [asdict(tier) for tier in self.fee_tiers]}
 
     @classmethod
     def from_json(cls, content: object) -> Venue:
-        """The venue that `to_json` wrote.
+        """Read a venue from the result of `to_json`.
 
         Raises:
-            VenueError: a field is missing, unknown, of another type or out of range; the message names it.
+            VenueError: a field is missing, unknown, of a wrong type or out of range; the message names it.
         """
         if not isinstance(content, Mapping) or content.get("format") != FORMAT:
             raise VenueError(f"not {TABLE}")
         values = {name: value for name, value in content.items() if name != "format"}
         rules = values.get("rules")
-        # One by one, so that an error names the coin.
+        # Decode rules one by one, so that an error names the coin.
         for name, rule in rules.items() if isinstance(rules, Mapping) else ():
             decode(rule, OrderRule, VenueError, name[:40], is_exact=True)
         return decode(values, cls, VenueError, "venue", is_exact=True)
 
 
 def save_venue(venue: Venue, path: Path | str) -> None:
-    """Write the table as JSON, whole or not at all, in place of a table that is there."""
+    """Write the table as JSON atomically, replacing an existing file."""
     write_whole(Path(path), encode(venue.to_json()))
 
 
 def load_venue(path: Path | str) -> Venue:
-    """Read a table that `save_venue` wrote.
+    """Read a table written by `save_venue`.
 
     Raises:
-        VenueError: one line that names the file.
+        VenueError: the file cannot be used; the message is one line and names it.
     """
-    again = "write it again with scripts/data/refresh_venues.py"
+    again = "recreate it with scripts/data/refresh_venues.py"
     content = read_object(path, VenueError, again, what=TABLE, most_bytes=LARGEST_FILE_BYTES)
     try:
         return Venue.from_json(content)
@@ -227,7 +241,7 @@ def load_venue(path: Path | str) -> Venue:
 
 
 def changes(old: Venue, new: Venue) -> list[str]:
-    """One line for every coin whose order rule is not the same: `BTC: min_order_qty 1.7e-05 -> 1.1e-05`."""
+    """Return one line for each coin whose order rule changed, such as `BTC: min_order_qty 1.7e-05 -> 1.1e-05`."""
     lines = []
     for name in sorted({*old.rules, *new.rules}):
         before, after = old.rules.get(name), new.rules.get(name)
@@ -249,7 +263,7 @@ def _said(value: float | None) -> str:
 
 
 def _number(name: str, value: object) -> float:
-    """A finite number that is not negative."""
+    """Return the value as a float. It must be finite and not negative."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise VenueError(f"{name} must be a number; received {str(value)[:40]!r}")
     if not 0.0 <= value < math.inf:
@@ -257,7 +271,7 @@ def _number(name: str, value: object) -> float:
     try:
         return float(value)
     except OverflowError as error:
-        raise VenueError(f"{name} is larger than any number of this kind") from error
+        raise VenueError(f"{name} is too large") from error
 
 
 def _check_text(name: str, value: object) -> None:
@@ -274,9 +288,9 @@ def _check_date(name: str, value: object) -> None:
         raise VenueError(f"{name} must be a date such as 2024-08-31; received {str(value)[:40]!r}")
 
 
-# Alpaca's smallest crypto order is worth about one US dollar, restated in coins as the price moves; quantities move in
-# steps of 1e-9 coins; a buy under 10 USD is rejected (code 40310000). The quantities below are one US dollar of coin at
-# the closing price of 2024-08-31 (Binance spot), to three figures, and not a quote of any venue. Fees: Alpaca's
+# Alpaca's smallest crypto order is worth about one US dollar, converted to coins as the price moves. The lot size is
+# 1e-9 coins. A buy below 10 USD is rejected (code 40310000). The quantities below are one US dollar of coin at
+# the closing price of 2024-08-31 (Binance spot), to three digits, not figures of a venue. Fees: Alpaca's
 # schedule in force since 2023-03-13, in basis points.
 ALPACA = Venue(
     name="alpaca",
@@ -302,7 +316,7 @@ ALPACA = Venue(
         "UNI": OrderRule(0.168),
         "XRP": OrderRule(1.77),
     },
-    # Bound by the notional alone: no minimum quantity, the finest step.
+    # Only the notional is limited: no minimum quantity, smallest lot size.
     default_rule=OrderRule(min_order_qty=0.0),
     fee_tiers=tuple(
         FeeTier(volume, maker / 10_000, taker / 10_000)

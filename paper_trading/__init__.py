@@ -1,6 +1,6 @@
-"""A deployed policy trades: bars in, the simulator's own orders out, every one of them in a journal.
+"""Paper and live trading of a deployed policy, with the simulator's order sizing and a complete journal.
 
-`traded_account` is the simulator's account with its orders handed out, `trader` the loop over bars; `replay_venue` and
-`alpaca_venue` are the brokers, `feeds` brings the bars; `journal` is what a restart and every reader goes by. Imports
-`train.deploy`, the market and the environments; only programs import it.
+`trader` is the loop over bars. `traded_account` sizes orders with the simulator's code. `replay_venue` and
+`alpaca_venue` are the brokers, and `feeds` supplies the bars. `journal` is the record that restarts and all readers
+rely on. The package imports `train.deploy`, the market and the environments. Only programs import the package.
 """

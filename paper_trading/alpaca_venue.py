@@ -1,7 +1,7 @@
-"""Alpaca as a broker, and its bars as they close: REST only, through alpaca-py, polled; no stream.
+"""Broker and bar feed for Alpaca, which poll its REST API through alpaca-py.
 
-Definite refusals are told from silence: an answer of 4xx to an order is a refusal, no answer or 5xx leaves its fate
-open. Keys come from the environment, travel in request headers, and are in no message, log or file.
+A 4xx response to an order is a rejection. After a 5xx response or no response, the outcome of the order is unknown.
+API keys are read from the environment and sent in request headers. They never appear in messages, logs or files.
 """
 
 from __future__ import annotations
@@ -39,37 +39,37 @@ from paper_trading.broker import (
 from paper_trading.feeds import Arrival, BarStore, Candle, Needs, Tick, needed_bars, utc
 
 PATIENCE = Patience(connect_s=3.0, read_s=8.0, retries=2, backoff_s=0.2, longest_wait_s=5.0)
-QUOTE_PATIENCE = Patience(connect_s=2.0, read_s=2.0, retries=0)  # quotes are for the record; orders wait for them
-NONSENSE = (ValueError, TypeError, KeyError, AttributeError)  # what taking apart an answer of another form raises
-UNCLEAR = (None, 408, 425)  # answers of 4xx after which an order may have arrived all the same
+QUOTE_PATIENCE = Patience(connect_s=2.0, read_s=2.0, retries=0)  # quotes are only recorded, and orders wait for them
+NONSENSE = (ValueError, TypeError, KeyError, AttributeError)  # raised by parsing a malformed response
+UNCLEAR = (None, 408, 425)  # 4xx responses after which the order may still have arrived
 OVER = frozenset({"filled", "canceled", "expired", "rejected", "done_for_day", "replaced", "stopped", "suspended"})
-SKEW_S = 1.5  # clocks that differ by less are the same: the server tells whole seconds
-MOST_ORDERS = 500  # a page
-MOST_REFUSALS = 5  # of keys that were good before, one after another: a single one may pass
-GRACE_S = 2.0  # after a bar's close, before it is asked for
-POLL_S = 1.5  # between two questions for a bar that is late
-AGAIN_BARS = 3  # of the last bars, which may be revised
+SKEW_S = 1.5  # smaller differences are ignored, because the server reports whole seconds
+MOST_ORDERS = 500  # per page
+MOST_REFUSALS = 5  # consecutive refusals of keys that worked before; a single refusal may be temporary
+GRACE_S = 2.0  # delay between a bar's close and the first request for it
+POLL_S = 1.5  # interval between requests for a late bar
+AGAIN_BARS = 3  # number of latest bars that are requested again, because they may be revised
 
 
 class VenueClock:
-    """The time as the venue has it, where this machine's clock differs by more than `SKEW_S`."""
+    """Clock that follows the venue's time if this machine's clock differs by more than `SKEW_S`."""
 
     def __init__(self) -> None:
-        self.skew_s = 0.0  # theirs less ours
+        self.skew_s = 0.0  # venue time minus local time
 
     def saw(self, response: requests.Response, *_: Any, **__: Any) -> None:
-        """A hook of a session: compare clocks."""
+        """Compare the clocks; a response hook of an HTTP session."""
         theirs = sent_at(response)
         if theirs is not None:
             skew_s = theirs.timestamp() - self.local_s()
             self.skew_s = skew_s if abs(skew_s) > SKEW_S else 0.0
 
     def local_s(self) -> float:
-        """This machine's clock, UTC seconds."""
+        """Return the time of this machine's clock, in UTC seconds."""
         return time.time()
 
     def now_s(self) -> float:
-        """UTC seconds."""
+        """Return the corrected time, in UTC seconds."""
         return self.local_s() + self.skew_s
 
 
@@ -77,16 +77,16 @@ class AlpacaBroker:
     """A crypto account at Alpaca.
 
     Args:
-        keys: of the account.
-        tickers: coins that are traded, in dollars.
-        url: of the trading interface; the paper account's unless `is_live`.
-        data_url: of quotes; None is Alpaca's.
-        is_live: real money.
-        clock: learns from every answer.
+        keys: API keys of the account.
+        tickers: coins to trade, quoted in USD.
+        url: URL of the trading API; the paper account's unless `is_live`.
+        data_url: URL of the quotes; None for Alpaca's server.
+        is_live: True for an account with real money.
+        clock: clock that is corrected by every response.
 
     Raises:
-        VenueError: wrong keys, or an account that may not trade crypto.
-        UnreachableError: no answer.
+        VenueError: if the keys are wrong, or if the account may not trade crypto.
+        UnreachableError: if the venue does not respond.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class AlpacaBroker:
         self.mode: Mode = "LIVE" if is_live else "PAPER"
         self.asked_s, self._url = 0.0, url
         self._refusals, self._was_let_in = 0, False
-        # Any: with raw_data the clients return what was sent, not the models that their annotations name.
+        # Any: with raw_data, the clients return the raw response instead of the annotated models.
         self._client: Any = TradingClient(keys.key_id, keys.secret, paper=not is_live, raw_data=True, url_override=url)
         self._data: Any = CryptoHistoricalDataClient(raw_data=True, url_override=data_url)
         for client, patience in ((self._client, PATIENCE), (self._data, QUOTE_PATIENCE)):
@@ -112,9 +112,9 @@ class AlpacaBroker:
         name = hashlib.sha256(number.encode()).hexdigest()[:8]
         self.account = f"{'live' if is_live else 'paper'}-{name}"
 
-    # ---------------------------------------------------------------- questions
+    # ---------------------------------------------------------------- queries
     def snapshot(self) -> Snapshot:
-        """Cash, positions and open orders, in three questions."""
+        """Return cash, positions and open orders, using three requests."""
         from alpaca.trading.enums import QueryOrderStatus
         from alpaca.trading.requests import GetOrdersRequest
 
@@ -128,7 +128,7 @@ class AlpacaBroker:
         return Snapshot(cash, dict.fromkeys(self.symbols, Decimal(0)) | ours, other, orders)
 
     def find(self, order_id: str) -> VenueOrder | None:
-        """By the client's id; 404 is none."""
+        """Return the order with this client id, or None if the venue responds with 404."""
         from alpaca.common.exceptions import APIError
 
         try:
@@ -137,7 +137,7 @@ class AlpacaBroker:
             return None
 
     def orders_after(self, after_s: float) -> Sequence[VenueOrder]:
-        """Every order since then, the newest 500."""
+        """Return the newest 500 orders since `after_s`, in UTC seconds."""
         from alpaca.trading.enums import QueryOrderStatus
         from alpaca.trading.requests import GetOrdersRequest
 
@@ -145,7 +145,7 @@ class AlpacaBroker:
         return self._told(lambda: [self._order(each) for each in self._client.get_orders(request)])
 
     def rules(self) -> Mapping[str, OrderRule]:
-        """Today's smallest orders and increments; a coin that cannot be traded now has none."""
+        """Return today's minimum orders and increments by ticker, without coins that cannot be traded now."""
         from alpaca.trading.enums import AssetClass
         from alpaca.trading.requests import GetAssetsRequest
 
@@ -159,7 +159,7 @@ class AlpacaBroker:
         return {ticker: venue.rules[ticker] for ticker in self.symbols if ticker in venue.rules}
 
     def quotes(self) -> Mapping[str, Decimal]:
-        """Middle of the latest bid and ask."""
+        """Return the midpoint of the latest bid and ask by ticker."""
         from alpaca.data.requests import CryptoLatestQuoteRequest
 
         request = CryptoLatestQuoteRequest(symbol_or_symbols=list(self.symbols.values()))
@@ -174,7 +174,7 @@ class AlpacaBroker:
 
     # ---------------------------------------------------------------- orders
     def send(self, intent: Intent) -> VenueOrder:
-        """A market order, immediate or cancel: it is over at once, filled in part or whole."""
+        """Send an immediate-or-cancel market order, which fills fully or partially and is then closed."""
         from alpaca.common.exceptions import APIError
         from alpaca.trading.enums import OrderSide, TimeInForce
         from alpaca.trading.requests import MarketOrderRequest
@@ -183,7 +183,7 @@ class AlpacaBroker:
             symbol=self.symbols[intent.ticker], qty=float(intent.qty), side=OrderSide(intent.side),
             time_in_force=TimeInForce.IOC, client_order_id=intent.order_id,
         )  # fmt: skip
-        body = request.to_request_fields() | {"qty": format(intent.qty, "f")}  # its own float loses digits
+        body = request.to_request_fields() | {"qty": format(intent.qty, "f")}  # the request's float loses digits
         try:
             with self._timed():
                 return self._order(self._client.post("/orders", body))
@@ -191,12 +191,17 @@ class AlpacaBroker:
             status = error.status_code
             if status not in UNCLEAR and status < 500:
                 raise RejectedError(f"{status}: {one_line(error)}") from None
-            raise OutcomeUnknownError(f"the venue answers {status}") from None
+            raise OutcomeUnknownError(f"the venue responded with status {status}") from None
         except (requests.RequestException, ValueError) as error:  # ValueError: no JSON, or no order
-            raise OutcomeUnknownError(f"no answer ({type(error).__name__})") from None
+            raise OutcomeUnknownError(f"no response ({type(error).__name__})") from None
 
     def cancel(self, order: VenueOrder) -> None:
-        """Ask for its end; an order that is over is no error."""
+        """Request cancellation of an order.
+
+        Raises:
+            RejectedError: if the order can no longer be canceled.
+            UnreachableError: if the venue does not respond.
+        """
         from alpaca.common.exceptions import APIError
 
         try:
@@ -205,9 +210,9 @@ class AlpacaBroker:
             if error.status_code == 422:
                 raise RejectedError(f"422: {one_line(error)}") from None
 
-    # ---------------------------------------------------------------- how it is asked
+    # ---------------------------------------------------------------- requests
     def _told(self, question: Callable[[], Any], passes: Sequence[int] = ()) -> Any:
-        """The answer; statuses in `passes` are raised as they are."""
+        """Send a request and return its result. API errors with a status in `passes` are re-raised unchanged."""
         from alpaca.common.exceptions import APIError
 
         try:
@@ -221,14 +226,18 @@ class AlpacaBroker:
                 raise
             self._refusals += status in (401, 403)
             if status in (401, 403) and (not self._was_let_in or self._refusals >= MOST_REFUSALS):
-                own = "the paper and the live account have keys of their own"
-                raise VenueError(f"{self._url} refuses the keys ({status}); {own}") from None
-            raise UnreachableError(f"{self._url} answers {status}") from None
-        except (requests.RequestException, *NONSENSE) as error:  # their text may hold what was sent
-            raise UnreachableError(f"{self._url} does not answer ({type(error).__name__})") from None
+                own = "paper and live accounts have separate keys"
+                raise VenueError(f"{self._url} rejected the API keys ({status}); {own}") from None
+            raise UnreachableError(f"{self._url} responded with status {status}") from None
+        except (requests.RequestException, *NONSENSE) as error:  # the error text may contain the request
+            raise UnreachableError(f"{self._url} does not respond ({type(error).__name__})") from None
 
     def _order(self, told: Any) -> VenueOrder:
-        """What the venue says of an order; ValueError where it is no order."""
+        """Parse an order from a response.
+
+        Raises:
+            ValueError: if the response is not an order.
+        """
         try:
             side: Side = "buy" if told["side"] == "buy" else "sell"
             price, status, symbol = told.get("filled_avg_price"), str(told["status"]), str(told["symbol"])
@@ -240,7 +249,7 @@ class AlpacaBroker:
                 self._tickers.get(symbol.replace("/", "")),
             )  # fmt: skip
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError("the answer is no order") from error
+            raise ValueError("the response is not an order") from error
 
     @contextmanager
     def _timed(self) -> Any:
@@ -255,18 +264,18 @@ def _decimal(text: Any) -> Decimal:
     try:
         return Decimal(str(text))
     except InvalidOperation as error:
-        raise ValueError(f"{str(text)[:40]!r} is no number") from error
+        raise ValueError(f"{str(text)[:40]!r} is not a number") from error
 
 
 # ---------------------------------------------------------------------------------------------------------------- bars
 class AlpacaFeed:
-    """Bars of the deployment's coins, a few seconds after they close.
+    """Feed that returns bars of the deployment's coins a few seconds after they close.
 
     Args:
-        data_url: of the bars; None is Alpaca's.
-        clock: the venue's.
-        bar_timeout_s: how long after its close a bar is waited for.
-        sleep: waits so many seconds and calls what it is given meanwhile.
+        data_url: URL of the bars; None for Alpaca's server.
+        clock: the venue's clock.
+        bar_timeout_s: maximum wait for a bar after its close, in seconds.
+        sleep: function that waits for the given seconds and calls its second argument meanwhile.
     """
 
     def __init__(
@@ -278,26 +287,26 @@ class AlpacaFeed:
         self._last_open_s = 0
 
     def first(self, needs: Needs) -> Arrival:
-        """The newest bar that has closed and is whole, after the warm-up bars were fetched.
+        """Fetch the warm-up bars and return the newest closed bar that all coins have.
 
         Raises:
-            UnreachableError: no answer.
-            BarsError: no bars.
+            UnreachableError: if the venue does not respond.
+            BarsError: if the venue has no bars.
         """
         newest = self._begin(needs)
         assert self._store is not None
         last = [newest - n * needs.bar_seconds for n in range(AGAIN_BARS)]
         whole = next((open_s for open_s in last if not self._store.missing(open_s)), newest)
-        return self._arrive(whole, [])  # `next` waits for what is late of the newest one
+        return self._arrive(whole, [])  # `next` waits for late coins of the newest bar
 
     def again(self, needs: Needs) -> Arrival:
-        """The last bar once more, for other columns or another lookback."""
+        """Return the last bar again, for a deployment with different columns or a different lookback."""
         last = self._last_open_s
         self._begin(needs)
         return self._arrive(last, [])
 
     def next(self, after_s: int, tick: Tick) -> Arrival | None:
-        """Wait for the next bar, or for the newest one where several have closed."""
+        """Wait for the next bar, or return the newest bar if several have closed."""
         assert self._store is not None
         step = self._store.needs.bar_seconds
         while True:
@@ -310,25 +319,25 @@ class AlpacaFeed:
             absent = self._store.missing(newest_close - step)
             is_late = self._clock.now_s() - newest_close >= self._timeout_s
             if not absent or (is_late and len(absent) < len(self._store.needs.tickers)):
-                notes += [f"{ticker}: has no bar; nobody traded, or it is late" for ticker in absent]
+                notes += [f"{ticker}: no bar; the coin was not traded, or its bar is late" for ticker in absent]
                 return self._arrive(newest_close - step, notes)
             self._sleep(POLL_S, tick)
 
     def next_close_s(self, after_s: int) -> int | None:
-        """A bar's length later."""
+        """Return the close time of the next bar, in UTC seconds."""
         assert self._store is not None
         step = self._store.needs.bar_seconds
         return max(int(self._clock.now_s()) // step * step + step, after_s + step)
 
     def _since(self, newest_close: int) -> int:
-        """Open time of the first bar to ask for: some are asked for again, and an absence is filled."""
+        """Return the open time of the first bar to request, which includes recent bars and any missed bars."""
         assert self._store is not None
         needs = self._store.needs
         first = min(newest_close - (AGAIN_BARS + 1) * needs.bar_seconds, self._last_open_s)
         return max(first, newest_close - needed_bars(needs) * needs.bar_seconds)
 
     def _begin(self, needs: Needs) -> int:
-        """Fetch the warm-up; the open time of the newest bar. What was known before stays where that fails."""
+        """Fetch the warm-up bars and return the open time of the newest bar. On failure, the old store is kept."""
         store = BarStore(needs)
         self._source = Alpaca(timeframe_name(needs.bar_seconds), self._data_url, PATIENCE)
         self._source._client._session.hooks["response"].append(self._clock.saw)
@@ -349,7 +358,7 @@ class AlpacaFeed:
         return Arrival(window, round(late_s, 3), candles, self._store.taken(open_s), tuple(notes), here_s)
 
     def _fetch(self, store: BarStore, first_open_s: int, end_s: int, must_answer: bool = False) -> list[str]:
-        """Ask for bars that open in [first_open_s, end_s) into the store; no answer is a bar that is late."""
+        """Fetch the bars that open in [first_open_s, end_s) and return notes; missing responses count as late bars."""
         assert self._source is not None
         symbols = {self._source.symbol(ticker): ticker for ticker in store.needs.tickers}
         timeframe = timeframe_name(store.needs.bar_seconds)
@@ -364,14 +373,14 @@ class AlpacaFeed:
             for row in told.get(symbol) or ():
                 open_s, candle = _candle(row)
                 if candle is None or open_s % store.needs.bar_seconds or not first_open_s <= open_s < end_s:
-                    notes += [] if candle is not None else [f"{ticker}: a bar without sense was left out"]
+                    notes += [] if candle is not None else [f"{ticker}: ignored an invalid bar"]
                     continue
                 notes += store.add({open_s: {ticker: candle}})
         return notes
 
 
 def _candle(row: Mapping[str, Any]) -> tuple[int, Candle | None]:
-    """Open time and values of a row; None for values that no bar has."""
+    """Return the open time and the candle of a row; the candle is None if its values are invalid."""
     from datetime import datetime
 
     try:

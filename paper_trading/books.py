@@ -1,7 +1,8 @@
-"""Reconciliation: the ledger follows the venue's account, and what others did there is told from what we did.
+"""Reconciliation of the trader's ledger with the venue's account.
 
-An order that is not ours explains what it filled since the reconciliation before, once. What no order explains, and
-orders of another trader of this kind, make the account unexplained: the trader buys nothing until somebody looked.
+Changes in the account are attributed to our own orders or to orders of others. A foreign order explains only what it
+filled since the last reconciliation. If no order explains a change, or if another barwise trader uses the account,
+the account is unexplained. The trader then stops buying until a person resolves the problem.
 """
 
 from __future__ import annotations
@@ -16,45 +17,45 @@ from paper_trading.desk import Desk
 from paper_trading.journal import Journal
 from paper_trading.ledger import ZERO, Explained, Fill, Ledger, Rates, explain, open_ledger
 
-SETTLE_TRIES, SETTLE_S = 4, 0.5  # an account in which fills are still arriving is read again
-MARGIN_S = 600.0  # orders of others are looked for from so long before the last reconciliation: clocks differ
-RIVAL = "another trader of this kind: {} {} {}; two must not share an account"
-MOST_THEIRS = 500  # orders of others that are remembered
+SETTLE_TRIES, SETTLE_S = 4, 0.5  # the account is read again while fills are still arriving
+MARGIN_S = 600.0  # foreign orders are searched from this long before the last reconciliation, because clocks differ
+RIVAL = "another barwise trader uses this account: {} {} {}; two traders must not share an account"
+MOST_THEIRS = 500  # number of foreign orders that are remembered
 
 
 @dataclass(frozen=True)
 class Theirs:
-    """How much of somebody else's order the ledger has taken in."""
+    """The part of a foreign order that the ledger already includes."""
 
     qty: Decimal  # coins
     notional: Decimal  # quote
     is_over: bool
 
     def to_json(self) -> list[Any]:
-        """Plain values, amounts as decimal text."""
+        """Return JSON values, with amounts as decimal strings."""
         return [str(self.qty), str(self.notional), self.is_over]
 
     @classmethod
     def from_json(cls, values: Sequence[Any]) -> Self:
-        """Of `to_json`'s values."""
+        """Return the object of values written by `to_json`."""
         return cls(Decimal(values[0]), Decimal(values[1]), values[2])
 
 
-Orders = Mapping[str, tuple[str, VenueOrder]]  # id -> (ticker or the venue's symbol, order), of others
+Orders = Mapping[str, tuple[str, VenueOrder]]  # id -> (ticker or the venue's symbol, foreign order)
 
 
 class Books:
-    """The ledger of one account.
+    """The ledger of one account and its reconciliation.
 
     Args:
         broker: the venue.
-        desk: our orders.
-        journal: every change goes there.
-        rates: fees that are expected.
-        capital: quote that is ours at first; None is all cash of the account.
-        ledger: of an earlier run; None at the first start.
-        known_s: when the venue was last known to agree, UTC seconds.
-        theirs: orders of others that an earlier run took in.
+        desk: tracks our orders.
+        journal: records every change.
+        rates: expected fees.
+        capital: initial cash of the trader, in quote currency; None uses all cash of the account.
+        ledger: ledger of an earlier run; None at the first start.
+        known_s: time of the last reconciliation, in UTC seconds.
+        theirs: foreign orders that an earlier run already included.
     """
 
     def __init__(
@@ -65,11 +66,11 @@ class Books:
         self.ledger, self.known_s, self.theirs = ledger, known_s, dict(theirs)
 
     def reconcile(self, bar_s: int) -> Explained:
-        """Make the ledger follow the venue's account, and write down what changed.
+        """Update the ledger from the venue's account and record what changed.
 
         Raises:
-            UnreachableError: the venue does not answer; nothing was changed.
-            OSError: the journal cannot be written.
+            UnreachableError: if the venue does not respond. The ledger is unchanged.
+            OSError: if the journal cannot be written.
         """
         self.desk.look_up_open()
         now_s = self.desk.now_s()
@@ -91,7 +92,7 @@ class Books:
         return replace(found, fee_expected=expected)
 
     def _explained(self) -> tuple[Explained, dict[str, Theirs]]:
-        """The account explained, and news of others' orders; read again while our own orders may still be filling."""
+        """Explain the account, reading it again while our orders may still fill, and return news of foreign orders."""
         snapshot = self.broker.snapshot()
         if self.ledger is None or self.known_s is None:
             return self._opened(snapshot), self._taken_in(self._orders_of_others(snapshot))
@@ -105,17 +106,17 @@ class Books:
         return self._explain(self.ledger, snapshot)
 
     def _opened(self, snapshot: Snapshot) -> Explained:
-        """The first look: others' orders up to now are in what lies there."""
+        """Explain the account at the first reconciliation, which already includes all earlier foreign orders."""
         if self.ledger is not None:
             return self._explained_by(self.ledger, snapshot, [])
         ledger = open_ledger(snapshot, self.capital)
         foreign = [f"{ticker}: {qty} coins in the account before the trader began"
                    for ticker, qty in ledger.foreign_qty.items() if qty]  # fmt: skip
-        foreign += [f"{name}: {qty} coins, which are not traded" for name, qty in ledger.other.items()]
+        foreign += [f"{name}: {qty} coins that the deployment does not trade" for name, qty in ledger.other.items()]
         return Explained(ledger, ZERO, {}, foreign)
 
     def _explained_by(self, ledger: Ledger, snapshot: Snapshot, others: Sequence[Fill] | None = None) -> Explained:
-        """Late fees explain only what orders of others do not; without `others` nobody was asked for those."""
+        """Explain the account by our fills and by `others`. Late fees are considered only if `others` is given."""
         is_part, is_asked = self.capital is not None, others is not None
         return explain(
             ledger, snapshot, self.desk.fills(), self.rates, others or (), self.desk.now_s(), is_part, is_asked
@@ -123,7 +124,7 @@ class Books:
 
     def _explain(self, ledger: Ledger, snapshot: Snapshot) -> tuple[Explained, dict[str, Theirs]]:
         found = self._explained_by(ledger, snapshot)
-        if not found.unexplained:  # an open order of somebody else is remembered: it may fill after days
+        if not found.unexplained:  # open foreign orders are remembered, because they may fill days later
             waiting = {
                 name: pair for name, pair in self._others(snapshot.open_orders).items() if name not in self.theirs
             }
@@ -137,18 +138,18 @@ class Books:
         found = self._explained_by(ledger, snapshot, list(new.values()))
         rivals = [RIVAL.format(fill.side, fill.qty, fill.ticker)
                   for name, fill in new.items() if orders[name][1].is_ours]  # fmt: skip
-        names = [f"somebody else: {fill.side} {fill.qty} {fill.ticker}"
+        names = [f"foreign order: {fill.side} {fill.qty} {fill.ticker}"
                  for name, fill in new.items() if not orders[name][1].is_ours]  # fmt: skip
         told = replace(found, foreign=[*names, *found.foreign], unexplained=[*found.unexplained, *rivals])
         return told, self._taken_in(orders)
 
     def _new_fill(self, name: str, ticker: str, order: VenueOrder) -> Fill:
-        """What an order filled since it was last taken in."""
+        """Return what a foreign order filled since the ledger last included it."""
         known = self.theirs.get(name, Theirs(ZERO, ZERO, False))
         return Fill(ticker, order.side, order.filled_qty - known.qty, _notional(order) - known.notional)
 
     def _orders_of_others(self, snapshot: Snapshot) -> Orders:
-        """Their orders since the last reconciliation, those open now, and those that were open then."""
+        """Return the foreign orders since the last reconciliation, including all that are or were open."""
         since_s = (self.desk.now_s() if self.known_s is None else self.known_s) - MARGIN_S
         orders = {each.order_id: each for each in [*self.broker.orders_after(since_s), *snapshot.open_orders]}
         for name, known in self.theirs.items():
@@ -157,7 +158,7 @@ class Books:
         return self._others(orders.values())
 
     def _others(self, orders: Iterable[VenueOrder]) -> Orders:
-        """Those that are not ours, in our coins and in what else is paid for in dollars."""
+        """Select the foreign orders in our coins and in other symbols quoted in USD."""
         return {
             each.order_id: (each.ticker or each.symbol, each)
             for each in orders
@@ -165,7 +166,7 @@ class Books:
         }
 
     def _taken_in(self, orders: Orders) -> dict[str, Theirs]:
-        """What has changed of them."""
+        """Return the new state of every foreign order that has changed."""
         now = {name: Theirs(each.filled_qty, _notional(each), each.is_over) for name, (_, each) in orders.items()}
         return {name: each for name, each in now.items() if each != self.theirs.get(name)}
 

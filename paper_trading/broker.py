@@ -1,7 +1,7 @@
-"""Orders: what the trader wants, what the venue says of it, and the broker between the two.
+"""Orders, account snapshots and the broker interface.
 
-An order's id is a hash of the deployment, the coin, the bar and the side, so the same intent has the same id after a
-restart and on another machine, and the venue takes an id once.
+The id of an order is a hash of the deployment, coin, bar and side. The same intent therefore has the same id after a
+restart and on another machine, and the venue accepts each id only once.
 """
 
 from __future__ import annotations
@@ -22,65 +22,65 @@ Mode = Literal["REPLAY", "PAPER", "LIVE"]
 Why = Literal["policy", "stop", "stale", "flatten"]
 Ending = Literal["filled", "partial", "canceled", "rejected", "refused", "not_arrived", "unknown"]
 ID_PREFIX = "barwise-"
-RETRY_S, SAY_S = 1.0, 60.0  # a venue that does not answer at the start is asked again, and that is said
+RETRY_S, SAY_S = 1.0, 60.0  # retry interval and log interval while the venue does not respond at startup
 Answer = TypeVar("Answer")
 
 log = logging.getLogger(__name__)
 
 
 class VenueError(UserError):
-    """The venue cannot be used as it is: wrong keys, an unknown coin, an address that does not fit. One line."""
+    """A problem with the venue that the user must fix, such as wrong keys, an unknown coin or a wrong URL."""
 
 
 class UnreachableError(Exception):
-    """The venue gave no answer to a question; nothing was changed."""
+    """The venue did not respond to a query. Nothing was changed."""
 
 
 class OutcomeUnknownError(Exception):
-    """An order was sent and no answer came: it may have arrived. Only a look-up by its id tells."""
+    """The venue did not respond to an order, which may have arrived. Only a lookup by its id shows the outcome."""
 
 
 class RejectedError(Exception):
-    """The venue refused the order for certain."""
+    """The venue definitely rejected the order."""
 
 
 @dataclass(frozen=True)
 class Intent:
-    """An order that the trader means to send; written to the journal first."""
+    """An order that the trader is about to send. It is written to the journal first."""
 
     order_id: str
     ticker: str
     side: Side
     qty: Decimal  # coins
-    bar_s: int  # close of the bar that it is sized at, UTC seconds
-    price: float  # that bar's close, quote per coin
+    bar_s: int  # close time of the bar that sizes the order, UTC seconds
+    price: float  # close of that bar, quote per coin
     why: Why
-    sized: float  # coins before the venue's rounding
+    sized: float  # coins before rounding to the lot size
 
 
 @dataclass(frozen=True)
 class VenueOrder:
-    """An order as the venue has it."""
+    """The venue's record of an order."""
 
-    order_id: str  # the client's
+    order_id: str  # client order id
     venue_id: str
-    symbol: str  # as the venue spells it in orders
+    symbol: str  # the venue's spelling in orders
     side: Side
     qty: Decimal  # coins
     filled_qty: Decimal  # coins
     price: Decimal | None  # average of the fills, quote per coin
     is_over: bool  # nothing more will fill
-    status: str  # the venue's word
-    ticker: str | None = None  # ours; None for a symbol that is not traded
+    status: str  # the venue's status text
+    ticker: str | None = None  # None for a symbol that the deployment does not trade
 
     @property
     def is_ours(self) -> bool:
-        """Whether a trader of this kind sent it."""
+        """True if a barwise trader sent the order."""
         return self.order_id.startswith(ID_PREFIX)
 
     @property
     def ending(self) -> Ending:
-        """How it ended, in the journal's words."""
+        """Outcome of the order, as written in the journal."""
         if not self.is_over:
             return "unknown"
         if self.filled_qty <= 0:
@@ -90,63 +90,63 @@ class VenueOrder:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What the venue says of the account at one moment."""
+    """The state of the account at one moment, as reported by the venue."""
 
     cash: Decimal  # quote
-    qty: Mapping[str, Decimal]  # coins by ticker, of the coins asked for
+    qty: Mapping[str, Decimal]  # coins by ticker, for the requested tickers
     other: Mapping[str, Decimal]  # positions in other symbols
     open_orders: Sequence[VenueOrder]
 
 
 class Broker(Protocol):
-    """A venue. Every method may raise UnreachableError."""
+    """Interface of a venue. Every method may raise UnreachableError."""
 
     mode: Mode
     account: str  # name of the account's folder
-    asked_s: float  # seconds so far that its answers took
+    asked_s: float  # total time spent waiting for responses, seconds
 
     def snapshot(self) -> Snapshot:
-        """Cash, coins and open orders."""
+        """Return cash, coins and open orders."""
         ...
 
     def send(self, intent: Intent) -> VenueOrder:
         """Send a market order.
 
         Raises:
-            RejectedError: refused for certain.
-            OutcomeUnknownError: no answer.
+            RejectedError: if the venue definitely rejected the order.
+            OutcomeUnknownError: if the venue did not respond.
         """
         ...
 
     def find(self, order_id: str) -> VenueOrder | None:
-        """The order with this id; None where the venue has none."""
+        """Return the order with this client id, or None if the venue has none."""
         ...
 
     def cancel(self, order: VenueOrder) -> None:
-        """Ask for an order's end; one that is over already is no error."""
+        """Request cancellation of an order. May raise RejectedError if the order is already closed."""
         ...
 
     def orders_after(self, after_s: float) -> Sequence[VenueOrder]:
-        """All orders since then, anybody's."""
+        """Return all orders of the account since `after_s`, including foreign orders."""
         ...
 
     def rules(self) -> Mapping[str, OrderRule] | None:
-        """Present order rules by ticker, of what can be traded now; None where the venue tells none."""
+        """Return the current order rules of all tradable tickers, or None if the venue does not provide rules."""
         ...
 
     def quotes(self) -> Mapping[str, Decimal]:
-        """Middle of bid and ask by ticker, quote per coin; empty where the venue tells none."""
+        """Return the midpoint of bid and ask by ticker, in quote per coin, or {} if the venue has no quotes."""
         ...
 
 
 def order_id(deployment: str, ticker: str, bar_s: int, side: Side) -> str:
-    """The id of an order; equal intents have equal ids."""
+    """Return the client id of an order. Equal intents have equal ids."""
     digest = hashlib.sha256(f"{deployment}|{ticker}|{bar_s}|{side}".encode()).hexdigest()
     return f"{ID_PREFIX}{digest[:32]}"
 
 
 def whole_qty(quantity: float, increment: float) -> Decimal:
-    """A quantity of whole increments as an exact decimal; without an increment the float's own digits."""
+    """Return a quantity of whole increments as an exact decimal. Without an increment, the float's digits are kept."""
     if increment <= 0:
         return Decimal(repr(quantity))
     step = Decimal(repr(increment))
@@ -154,7 +154,7 @@ def whole_qty(quantity: float, increment: float) -> Decimal:
 
 
 def rounded_down(qty: Decimal, increment: float) -> Decimal:
-    """To whole increments, not below 0: a fee may have left a part of one."""
+    """Round a quantity down to whole increments, but not below 0."""
     if increment > 0:
         step = Decimal(repr(increment))
         qty = (qty / step).to_integral_value(ROUND_FLOOR) * step
@@ -162,11 +162,11 @@ def rounded_down(qty: Decimal, increment: float) -> Decimal:
 
 
 def answered(ask: Callable[[], Answer], sleep: Callable[[float, Callable[[], None]], None]) -> Answer:
-    """What the venue answers at the start: it is asked until it does, and that is said at once and every minute.
+    """Repeat a query at startup until the venue responds. A warning is logged at once and then every minute.
 
     Args:
-        ask: raises UnreachableError without an answer.
-        sleep: waits so many seconds; a signal raises out of it.
+        ask: query that raises UnreachableError if the venue does not respond.
+        sleep: function that waits for the given seconds; a signal makes it raise.
     """
     said_s = float("-inf")
     while True:
@@ -174,6 +174,6 @@ def answered(ask: Callable[[], Answer], sleep: Callable[[float, Callable[[], Non
             return ask()
         except UnreachableError as error:
             if time.monotonic() - said_s >= SAY_S:
-                log.warning("%s; it is asked again until it does", error)
+                log.warning("%s; retrying until it does", error)
                 said_s = time.monotonic()
         sleep(RETRY_S, lambda: None)

@@ -1,4 +1,4 @@
-"""The kill switch as a command, and a journal replayed offline."""
+"""The --flatten and --verify commands: the kill switch, and the offline replay of a journal."""
 
 from __future__ import annotations
 
@@ -26,23 +26,24 @@ ENDED, FAULT = 0, 1  # exit codes
 
 
 def verified(journal: Path, deployments: Path) -> tuple[int, str]:
-    """Replay a live journal offline.
+    """Replay a live journal offline and return the exit code and the message.
 
     Raises:
-        UserError: the first difference.
+        UserError: if a recomputed decision or order differs; the message names the first difference.
     """
     if not journal.is_file():
-        raise UserError(f"{journal}: no such journal")
+        raise UserError(f"{journal}: the journal does not exist")
     done = verify(journal, deployments)
-    gone = f"; {done.skipped} decisions of deployments that are gone were left out" if done.skipped else ""
-    return ENDED, f"{journal}: {done.decisions} decisions and {done.orders} orders are the same when made again{gone}"
+    gone = f"; skipped {done.skipped} decisions of removed deployments" if done.skipped else ""
+    return ENDED, f"{journal}: recomputed {done.decisions} decisions and {done.orders} orders, no difference{gone}"
 
 
 def flatten_now(request: Request) -> tuple[int, str]:
-    """Cancel our orders and sell our coins: by the running trader, or without one.
+    """Cancel our orders and sell our coins, through the running trader or directly.
 
     Raises:
-        UserError, UnreachableError: the venue cannot be used.
+        UserError: if the venue cannot be used, or if keys are missing.
+        UnreachableError: if the venue does not respond.
     """
     running = [folder for folder in folders(request.trading) if trader_pid(folder) is not None]
     mine = [folder for folder in running if _is_meant(folder, request)]
@@ -50,13 +51,13 @@ def flatten_now(request: Request) -> tuple[int, str]:
     for folder in mine:
         left = _flattened_by_trader(folder)
         if left is None and not folder.name.startswith("replay"):
-            break  # it does not answer and is gone: done without it
+            break  # the trader did not respond and was stopped: sell directly
         if left is None:
             codes.append(FAULT)
-            texts.append(f"{folder.name}: the trader did not answer and was stopped; a replay's account ends with it")
+            texts.append(f"{folder.name}: the trader did not respond and was stopped; a replay's account ends with it")
             continue
         codes.append(FAULT if left else ENDED)
-        what = f"could not sell {left} yet, and goes on trying" if left else "has sold its coins"
+        what = f"could not sell {left} yet, keeps trying" if left else "has sold its coins"
         texts.append(f"{folder.name}: the trader {what} and is HALTED")
     else:
         if mine:
@@ -64,34 +65,35 @@ def flatten_now(request: Request) -> tuple[int, str]:
     if request.broker == "alpaca":
         return _flatten_without_trader(request)
     _refuse_what_needs_keys(request)
-    return ENDED, "no keys are set, so no account at Alpaca was looked at; a replay's account ends with it"
+    return ENDED, "API keys are not set, so no Alpaca account was checked; a replay's account ends with its trader"
 
 
 def _is_meant(folder: Path, request: Request) -> bool:
-    """Whether a running trader is of the account that was asked for; without a word all but replays are, then those."""
+    """Return True if a running trader belongs to the account that the flags select; without --broker, all do."""
     if request.broker == "alpaca":
         return folder.name.startswith("live-" if request.live_url is not None else "paper-")
     return folder.name.startswith("replay") if request.names_broker else True
 
 
 def _refuse_what_needs_keys(request: Request) -> None:
-    """Say it where coins are held in an account that only keys lead to."""
+    """Raise UserError if an Alpaca account may hold our coins, because selling them requires keys."""
     for folder in folders(request.trading):
         if folder.name.startswith("replay") or request.names_broker:
             continue
         known = kill_switch.owned_by_journal(folder / FILE)
         if known is None or any(known[0].values()):
-            raise UserError(f"{folder.name} may hold coins of ours, and no trader runs: set {KEY_VARIABLES[0][0]} and "
-                            f"{KEY_VARIABLES[0][1]}, and ask again")  # fmt: skip
+            raise UserError(f"{folder.name} may hold coins of the trader, which is not running: set "
+                            f"{KEY_VARIABLES[0][0]} and {KEY_VARIABLES[0][1]}, then run the command again")  # fmt: skip
 
 
 def _flattened_by_trader(folder: Path) -> str | None:
-    """What the running trader could not sell, empty where it sold all; None where it did not answer and was stopped."""
+    """Return the coins that the running trader could not sell, or None if it did not respond and was stopped."""
     pid = trader_pid(folder)
     assert pid is not None
     asked_s, end, left = time.time(), time.monotonic() + STOP_WAIT_S, ""
     os.kill(pid, signal.SIGUSR1)
-    log.info("asked the trader (pid %d) to sell; after %.0f s it is stopped, and this command sells", pid, STOP_WAIT_S)
+    log.info("told the trader (pid %d) to sell; if it does not respond within %.0f s, this command sells directly",
+             pid, STOP_WAIT_S)  # fmt: skip
     while time.monotonic() < end and trader_pid(folder) == pid:
         found = read_status(folder) or {}
         if float(found.get("flattened_s") or 0.0) >= asked_s:
@@ -100,7 +102,7 @@ def _flattened_by_trader(folder: Path) -> str | None:
         time.sleep(0.2)
     if left and trader_pid(folder) == pid:
         return left
-    log.warning("the trader (pid %d) does not answer; it is stopped", pid)
+    log.warning("the trader (pid %d) does not respond; stopping it", pid)
     if ask(folder, signal.SIGTERM, STOP_WAIT_S) is False:
         os.kill(pid, signal.SIGKILL)
     return None
@@ -130,12 +132,12 @@ def _flatten_without_trader(request: Request) -> tuple[int, str]:
         left = kill_switch.flatten_until_sold(desk, owned, f"flatten {account}", STOP_WAIT_S)
         journal.append("state", **{"from": "ACTIVE", "to": "HALTED", "why": "the user said --flatten"})
     if left:
-        return FAULT, f"{account}: could not sell {kill_switch.listed(left)}; look at the account"
-    return ENDED, f"{account}: nothing of ours is left"
+        return FAULT, f"{account}: could not sell {kill_switch.listed(left)}; check the account"
+    return ENDED, f"{account}: all coins of the trader are sold"
 
 
 def _tickers_of_orders(request: Request, clock: VenueClock) -> tuple[str, ...]:
-    """Coins of the orders that bear our mark."""
+    """Return the coins of all orders sent by a barwise trader."""
     url = request.live_url or request.paper_url
     broker = AlpacaBroker(keys_of(os.environ), (), url, request.data_url, request.live_url is not None, clock)
     return tuple(sorted({order.symbol.partition("/")[0] for order in broker.orders_after(0.0) if order.is_ours}))

@@ -1,6 +1,6 @@
-"""The page about one UTC day of a trader: self-contained HTML in `reports/DATE.html`, in the words of the terminal.
+"""Daily page of a trader: a self-contained HTML file `reports/DATE.html` with the same texts as the terminal view.
 
-A bar belongs to the day that it closes in. In a replay these are the days of the recording.
+Days are UTC, and a bar belongs to the day on which it closes. In a replay, the days are those of the recorded bars.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NONE = "-"
 
 @dataclass(frozen=True)
 class Before:
-    """What the story said when the day began."""
+    """State of the story at the start of the day."""
 
     n_decisions: int
     causes: Causes
@@ -43,20 +43,20 @@ class Before:
 
     @classmethod
     def of(cls, story: Story) -> Before:
-        """Copies."""
+        """Return a copy of the story's counters."""
         drift = story.drift
         return cls(len(story.curves.bar_s), drift.causes, Counter(story.skipped), Counter(drift.n_missed))
 
 
 def write_day(folder: Path, day: date | None = None) -> Path:
-    """Write the page of a day from the journal in an account's folder; returns its path.
+    """Write the page of a day from an account's journal, and return its path.
 
     Args:
-        folder: of the account.
-        day: UTC; None is the day of the last bar.
+        folder: folder of the account.
+        day: UTC day; None selects the day of the last bar.
 
     Raises:
-        OSError: the journal cannot be read or the page not be written.
+        OSError: if the journal cannot be read or the page cannot be written.
     """
     if day is None:
         bar_s = Reader(folder / FILE).refresh().bar_s
@@ -66,7 +66,7 @@ def write_day(folder: Path, day: date | None = None) -> Path:
     morning = reader.refresh(start_s)
     before = Before.of(morning)
     story = reader.refresh(start_s + DAY_S)
-    if story is not morning:  # the account began anew
+    if story is not morning:  # the account was restarted from scratch
         before = Before.of(Story())
     path = folder / REPORTS / f"{day}.html"
     path.parent.mkdir(exist_ok=True)
@@ -75,7 +75,7 @@ def write_day(folder: Path, day: date | None = None) -> Path:
 
 
 def page(story: Story, day: date, before: Before, account: str, damage: str) -> str:
-    """The page as HTML."""
+    """Return the page as HTML."""
     marks, orders = words.marks_of(story, None), story.orders_of(day)
     d = story.decision
     return _template().render(
@@ -100,10 +100,10 @@ def page(story: Story, day: date, before: Before, account: str, damage: str) -> 
             (*row[:3], NONE if row[3] is None else words.percent(row[3], ".0%")) for row in words.limit_rows(story)
         ],
         missed=[
-            (name, f"{words.missed_text(now - then)} this day; {words.missed_text(now)} since the start")
+            (name, f"{words.missed_text(now - then)} on this day; {words.missed_text(now)} since the start")
             for name, now, then in (
                 ("bars without orders", story.skipped, before.skipped),
-                ("orders that did not fill", story.drift.n_missed, before.missed),
+                ("unfilled orders", story.drift.n_missed, before.missed),
             )
         ],
     )
@@ -124,36 +124,40 @@ def _facts(story: Story, before: Before) -> Iterator[tuple[str, str]]:
         yield "bars", f"{start.bar_seconds / 60:g} min"
         yield "code", plain_text(start.code_version or words.UNKNOWN)
     yield "state", f"{story.state or words.UNKNOWN}{f': {story.why}' if story.why else ''}"
-    yield "decisions", f"{len(story.curves.bar_s) - before.n_decisions:,} this day, {len(story.curves.bar_s):,} in all"
+    yield (
+        "decisions",
+        f"{len(story.curves.bar_s) - before.n_decisions:,} on this day, {len(story.curves.bar_s):,} in total",
+    )
     yield "last bar", words.clock(story.bar_s)
     yield "equity, cash", f"{words.usd(d.equity)}, {words.usd(d.cash)}" if d else words.NO_DECISION
 
 
 def _verdict(story: Story, before: Before, damage: str) -> Iterator[str]:
     if damage:
-        yield f"The journal cannot be gone by: {damage}. This page shows what came before."
+        yield f"The journal is damaged: {damage}. This page shows the events before the damage."
     c, n, d = story.curves, before.n_decisions, story.decision
     if d is None or len(c.bar_s) == n:
-        yield "The trader decided nothing on this day."
+        yield "The trader made no decisions on this day."
     else:
         first = max(n - 1, 0)
         gains = [_gain(values[first], values[-1]) for values in (c.equity, c.sim_equity, c.benchmark)]
         trader, simulator, equal = (words.percent(gain) for gain in gains)
         yield (
-            f"The account ended the day at {words.usd(d.equity)}, {trader}. The simulator on the same bars made "
-            f"{simulator}, equal weight {equal}."
+            f"The account ended the day at {words.usd(d.equity)}, a return of {trader}. On the same bars, the "
+            f"simulator returned {simulator} and equal weight returned {equal}."
         )
     if d is not None and story.ratio is not None:
         causes = {name: value for name, value in asdict(story.drift.causes).items() if abs(value) >= 0.005}
         largest = max(causes, key=lambda name: abs(causes[name]), default="")
-        why = f", most of it by {words.CAUSES[largest]} ({words.usd(causes[largest], '+,.2f')})" if largest else ""
-        yield f"Since the start the trader is {words.percent(story.ratio, '+.3%')} from the simulator{why}."
+        why = f" Largest cause: {words.CAUSES[largest]} ({words.usd(causes[largest], '+,.2f')})." if largest else ""
+        apart = words.percent(story.ratio, "+.3%")
+        yield f"Since the start, the trader's equity differs from the simulator's by {apart}.{why}"
     what, said = words.records_of(story)[-1]
     yield f"Skill ({what}): {said}."
     if story.start is not None and story.start.synthetic:
-        yield "The market is generated: nothing here says anything about real coins."
+        yield "The market is synthetic, so these results do not apply to real coins."
     if story.start is not None and story.start.in_sample:
-        yield "The policy was trained on some of these bars: nothing here says anything about other bars."
+        yield "The policy was trained on some of these bars, so these results do not apply to unseen bars."
 
 
 def _gain(first: float | None, last: float | None) -> float | None:
@@ -162,7 +166,7 @@ def _gain(first: float | None, last: float | None) -> float | None:
 
 def _notes(story: Story, day: date) -> Iterator[tuple[str, str, str]]:
     for name, notes in (
-        ("state", story.states), ("deployment", story.deployments), ("not ours", story.foreign),
+        ("state", story.states), ("deployment", story.deployments), ("foreign", story.foreign),
         ("drift", story.drifts), ("bars", story.bar_notes), ("end", [story.ended] if story.ended else []),
     ):  # fmt: skip
         yield from ((name, words.clock(note.at_s), note.text) for note in notes if day_of(note.at_s) == day)
@@ -205,7 +209,7 @@ def _price(value: float | None) -> str:
 
 # --------------------------------------------------------------------------------------------------------------- charts
 def _charts(curves: Curves, before: Before) -> Iterator[tuple[str, Markup]]:
-    """The day, from the last decision before it, and the whole record where that is longer."""
+    """Yield the chart of the day and, if it is longer, the chart since the start."""
     first = max(before.n_decisions - 1, 0)
     for name, start in (("this day", first), ("since the start", 0)):
         if len(curves.bar_s) - start >= 2 and (name == "this day" or first > 0):
@@ -232,7 +236,7 @@ def _draw(figure: Figure, curves: Curves, start: int) -> None:
 
 
 def _relative(values: Sequence[float | None]) -> np.ndarray:
-    """(n,) over the first value."""
+    """Return the values (n,) divided by the first one."""
     curve = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         return curve / curve[0]

@@ -1,4 +1,4 @@
-"""From a decision to orders: sales, then buys with what they brought, each held against the limits."""
+"""Conversion of decisions to orders: first sales, then buys with their proceeds, each checked against the limits."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ log = logging.getLogger(__name__)
 
 
 class Dealer:
-    """Turns actions into orders.
+    """Converts actions to orders.
 
     Args:
-        deployment: gives the orders their ids.
-        desk: sends them.
-        books: what is ours.
-        journal: refusals go there.
+        deployment: part of the order ids.
+        desk: sends the orders.
+        books: the trader's ledger.
+        journal: records refused orders.
         listing: order rules.
-        mandate: the state and the limits.
-        used: how much of the limits is used up.
-        reconcile: takes the fills into the books; whether the venue answered.
+        mandate: the trader's state and limits.
+        used: used part of the limits.
+        reconcile: function that adds the fills to the ledger and returns True if the venue responded.
     """
 
     def __init__(
@@ -45,14 +45,14 @@ class Dealer:
     def execute(
         self, account: TradedAccount, action: np.ndarray, price: list[float], bar_s: int, before: Mapping[str, float]
     ) -> None:  # fmt: skip
-        """Size an action (A,) at these closes (A,), send the orders and take over what filled.
+        """Size the orders of an action, send them and apply the fills to the account.
 
         Args:
-            account: stands at the bar.
-            action: (A,); REDUCING keeps its sales only.
+            account: account at the bar.
+            action: (A,) action; in state REDUCING only its sales are used.
             price: (A,) closes of the bar.
-            bar_s: close of the bar.
-            before: closes of the bar before.
+            bar_s: close time of the bar, in UTC seconds.
+            before: closes of the previous bar by ticker.
         """
         asked = action if self.mandate.state == "ACTIVE" else np.minimum(action, 0.0)
         plan = account.plan_sales(asked, price)
@@ -60,7 +60,7 @@ class Dealer:
         is_known = not sold or self.reconcile(bar_s)
         account.settle_sales(plan, self._filled(sold), *self.holdings())
         if not is_known:
-            self.journal.append("skip", bar_s=bar_s, why="the venue did not say what the sales brought; nothing bought")
+            self.journal.append("skip", bar_s=bar_s, why="the proceeds of the sales are unknown, so nothing was bought")
         if self.mandate.state != "ACTIVE" or not is_known:
             return
         bought = self._send("buys", account.plan_buys(plan), account, plan, bar_s, before)
@@ -69,7 +69,7 @@ class Dealer:
         account.settle_buys(plan, self._filled(bought), *self.holdings())
 
     def holdings(self) -> tuple[float, list[float]]:
-        """Our cash and coins (A,)."""
+        """Return our cash and our coins (A,)."""
         ledger = self.books.ledger
         assert ledger is not None
         return float(ledger.cash), [float(ledger.qty[ticker]) for ticker in self.deployment.tickers]
@@ -78,7 +78,7 @@ class Dealer:
         self, phase: Phase, wishes: Sequence[Wish], account: TradedAccount, plan: Plan, bar_s: int,
         before: Mapping[str, float],
     ) -> list[Tracked]:  # fmt: skip
-        """The orders, each as far as it came."""
+        """Send the orders of one phase and return them with their latest state."""
         standing = self._standing(account, plan.price, before)
         wanted = [intent for wish in wishes if (intent := self._intent(wish, plan.price, bar_s)) is not None]
         batch = self.desk.trade(bar_s, phase, [intent for intent in wanted if self._passes(intent, standing)])
@@ -87,12 +87,12 @@ class Dealer:
         return batch
 
     def _filled(self, batch: Sequence[Tracked]) -> list[float]:
-        """Coins (A,) that filled."""
+        """Return the filled coins (A,)."""
         filled = {each.intent.ticker: float(each.filled) for each in batch}
         return [filled.get(ticker, 0.0) for ticker in self.deployment.tickers]
 
     def _intent(self, wish: Wish, price: Sequence[float], bar_s: int) -> Intent | None:
-        """The order of a wish; None where nothing can be ordered."""
+        """Return the order of a wish, or None if nothing can be ordered."""
         ticker = self.deployment.tickers[wish.asset]
         if ticker in self.listing.closed:
             return None
@@ -105,19 +105,19 @@ class Dealer:
         return found if qty > 0 else None
 
     def _sellable(self, ticker: str) -> Decimal:
-        """Coins of ours; next to coins of others, less those that a sale of unknown fate may still take."""
+        """Return our coins. If the account also has foreign coins, open sales of unknown outcome are subtracted."""
         ledger = self.books.ledger
         assert ledger is not None
         owned = ledger.qty[ticker]
         return owned - self.desk.reserved(ticker) if ledger.foreign_qty.get(ticker) else owned
 
     def _passes(self, intent: Intent, standing: Standing) -> bool:
-        """Whether the limits let it through; a refusal goes into the journal."""
+        """Return True if the limits allow the order. A refusal is recorded in the journal."""
         why = refusal(intent, self.mandate.limits, self.used, standing)
         if why is None:
             self.used.add(float(intent.qty) * intent.price)
             return True
-        log.warning("%s %s %s is not sent: %s", intent.side, intent.qty, intent.ticker, why)
+        log.warning("%s %s %s not sent: %s", intent.side, intent.qty, intent.ticker, why)
         self.journal.append(
             "order", id=intent.order_id, ticker=intent.ticker, side=intent.side, status="refused", filled_qty="0",
             price=None, reason=why, mid=None, took_s=0.0, notional="0",
@@ -135,7 +135,7 @@ class Dealer:
     def _count_refusal(self) -> None:
         self.used.rejects += 1
         if self.used.rejects >= self.mandate.limits.max_rejects:
-            self.mandate.change("REDUCING", f"{self.used.rejects} orders in a row were refused")
+            self.mandate.change("REDUCING", f"{self.used.rejects} consecutive orders were rejected")
 
     def _standing(self, account: TradedAccount, price: Sequence[float], before: Mapping[str, float]) -> Standing:
         held = [q * x for q, x in zip(account.account.qty, price, strict=True)]

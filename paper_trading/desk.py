@@ -1,13 +1,13 @@
-"""The desk: sends orders, follows each to its end, and never sends an intent twice.
+"""Order desk, which sends each order once and tracks it until it is closed.
 
-    intended   in the journal, not sent yet
-    sent       the venue answered; it is polled until the order is over, then asked to cancel it
-    unknown    no answer, or no end in time: looked up by its id at every bar, and cancelled if it is open
-    not arrived  the venue has no such order; it may still come, so it is looked up for `WATCH_S`
-    over       filled, partial, canceled or rejected
+    intended     in the journal, not sent yet
+    sent         accepted by the venue; polled until it is closed, canceled after the timeout
+    unknown      no response, or not closed in time; looked up by id at every bar and canceled if open
+    not arrived  not known to the venue; it may still arrive, so it is looked up for `WATCH_S`
+    closed       filled, partial, canceled or rejected
 
-An order is not sent again, whatever became of it: the next bar decides anew. A restart reads the same states out of
-the journal.
+An order is never sent again, whatever its outcome; the next bar makes a new decision. After a restart, the states are
+restored from the journal.
 """
 
 from __future__ import annotations
@@ -33,54 +33,54 @@ from paper_trading.ledger import ZERO, Fill
 
 log = logging.getLogger(__name__)
 
-WATCH_S = 3_600.0  # an order that did not arrive is looked up for so long after its bar
+WATCH_S = 3_600.0  # time after its bar during which a missing order is looked up, seconds
 POLL_S = 0.25
-MOST_KNOWN_IDS = 500  # orders of ours that are told from those of others
-CANCEL_WAIT_S = 5.0  # for the end of an order whose cancellation was asked for
+MOST_KNOWN_IDS = 500  # number of own order ids that are remembered to recognize foreign orders
+CANCEL_WAIT_S = 5.0  # maximum wait for an order to close after a cancellation request
 OVER = ("filled", "partial", "canceled", "rejected", "refused")
 Phase = Literal["sales", "buys", "flatten"]
 
 
 @dataclass
 class Tracked:
-    """An order of ours and how much of it the ledger knows."""
+    """One of our orders, and the part of it that the ledger already includes."""
 
     intent: Intent
     status: Ending | Literal["intended"] = "intended"
     filled: Decimal = ZERO  # coins
     notional: Decimal = ZERO  # quote
-    price: Decimal | None = None  # average of the fills, as the venue says it
-    counted: Decimal = ZERO  # coins that a reconciliation has taken in
+    price: Decimal | None = None  # average of the fills, as reported by the venue
+    counted: Decimal = ZERO  # coins that the ledger already includes
     counted_notional: Decimal = ZERO  # quote
 
     def see(self, order: VenueOrder) -> None:
-        """Take in what the venue says; an answer that is older than one before changes no fills."""
+        """Update from the venue's record of the order. An outdated record does not reduce the fills."""
         self.status = order.ending
         if order.filled_qty >= self.filled and order.price is not None:
             self.filled, self.price = order.filled_qty, order.price
             self.notional = self.filled * self.price
 
     def fill(self) -> Fill | None:
-        """What no reconciliation has taken in yet."""
+        """Return the fill that the ledger does not include yet, or None."""
         new = self.filled - self.counted
         intent = self.intent
         return Fill(intent.ticker, intent.side, new, self.notional - self.counted_notional) if new > 0 else None
 
     def count(self) -> None:
-        """A reconciliation took it in."""
+        """Mark all fills so far as included in the ledger."""
         self.counted, self.counted_notional = self.filled, self.notional
 
 
 @dataclass
 class Desk:
-    """Orders of one account.
+    """Sends and tracks the orders of one account.
 
     Args:
         broker: the venue.
-        journal: every intent goes there before it is sent, every end after it.
-        now_s: the time, UTC seconds.
-        sleep: waits so many seconds.
-        timeout_s: an order that is not over by then is cancelled.
+        journal: records every intent before it is sent, and every outcome.
+        now_s: function that returns the time in UTC seconds.
+        sleep: function that waits for the given seconds.
+        timeout_s: time after which an open order is canceled, in seconds.
     """
 
     broker: Broker
@@ -88,17 +88,17 @@ class Desk:
     now_s: Callable[[], float]
     sleep: Callable[[float], None]
     timeout_s: float
-    tracked: dict[str, Tracked] = field(default_factory=dict)  # not over, or not yet counted
-    known_ids: dict[str, None] = field(default_factory=dict)  # of the last orders, the newest last
-    slept_s: float = 0.0  # in all
-    must_stop: Callable[[], str | None] = lambda: None  # why nothing more may be sent; a flattening does not ask
+    tracked: dict[str, Tracked] = field(default_factory=dict)  # open, or not yet in the ledger
+    known_ids: dict[str, None] = field(default_factory=dict)  # ids of the latest orders, the newest last
+    slept_s: float = 0.0  # total waiting time, seconds
+    must_stop: Callable[[], str | None] = lambda: None  # reason why no order may be sent; ignored by a flattening
 
     # ---------------------------------------------------------------- sending
     def trade(self, bar_s: int, phase: Phase, intents: Sequence[Intent]) -> list[Tracked]:
-        """Send orders and follow them to their ends, or to the time limit.
+        """Send orders and track them until they are closed or the timeout expires.
 
         Raises:
-            OSError: the journal cannot be written; what was not in it before was not sent.
+            OSError: if the journal cannot be written. No order is sent that is not in the journal.
         """
         intents = [intent for intent in intents if intent.order_id not in self.known_ids]
         if not intents:
@@ -121,14 +121,14 @@ class Desk:
         return self.tracked.setdefault(intent.order_id, Tracked(intent))
 
     def _mids(self) -> Mapping[str, Decimal]:
-        """Quotes are for the record; no order waits or fails for lack of them."""
+        """Return the quotes for the record, or {} if there are none; orders do not depend on them."""
         try:
             return self.broker.quotes()
         except (UnreachableError, VenueError):
             return {}
 
     def _send(self, each: Tracked) -> str:
-        """The reason where it was not taken."""
+        """Send an order and return the reason if it was not accepted, else ""."""
         why = self.must_stop() if each.intent.why != "flatten" else None
         if why is not None:
             each.status = "canceled"
@@ -144,12 +144,12 @@ class Desk:
         return ""
 
     def _refuse(self, each: Tracked) -> None:
-        """The venue did not take it: an order that bears its id there is somebody else's."""
+        """Mark an order as rejected. An order with its id at the venue is then a foreign order."""
         each.status = "rejected"
         self.known_ids.pop(each.intent.order_id, None)
 
     def _follow(self, batch: Sequence[Tracked], end_s: float) -> None:
-        """Poll until all are over; cancel what is not in time."""
+        """Poll the orders until all are closed, and cancel those that are not closed in time."""
         self._poll(batch, end_s)
         late = [each for each in batch if each.status not in OVER]
         for each in late:
@@ -157,7 +157,7 @@ class Desk:
         self._poll(late, self.waited_s + CANCEL_WAIT_S)
 
     def _poll(self, batch: Sequence[Tracked], end_s: float) -> None:
-        """Look the orders up until all are over, or until `waited_s` is `end_s`."""
+        """Look up the orders until all are closed or `waited_s` reaches `end_s`."""
         is_first = True
         while open_orders := [each for each in batch if each.status not in OVER]:
             if not is_first:
@@ -188,21 +188,21 @@ class Desk:
             if found is not None and not found.is_over:
                 self.broker.cancel(found)
         except (UnreachableError, RejectedError) as error:
-            log.warning("%s %s: not cancelled: %s", each.intent.side, each.intent.ticker, error)
+            log.warning("%s %s: could not be canceled: %s", each.intent.side, each.intent.ticker, error)
 
     # ---------------------------------------------------------------- afterwards
     def look_up_open(self) -> None:
-        """Look up every order whose end is not known, and cancel what is still open; changes go into the journal.
+        """Look up every order of unknown outcome, cancel those still open, and record the changes.
 
         Raises:
-            UnreachableError: the venue does not answer.
+            UnreachableError: if the venue does not respond.
         """
         for each in self.open_orders:
             before = each.status, each.filled
             found = self._look_up(each)
             if found is not None and not found.is_over:
                 self._cancel(each)
-                self._try_look_up(each)  # what was seen before goes into the journal in any case
+                self._try_look_up(each)  # the earlier result is recorded in any case
             reason = "looked up later"
             if each.status == "not_arrived" and self.now_s() - each.intent.bar_s > WATCH_S:
                 each.status, reason = "canceled", f"did not arrive within {WATCH_S:.0f} s; no longer looked up"
@@ -210,33 +210,33 @@ class Desk:
                 self._write(each, reason, None, 0.0)
 
     def reserved(self, ticker: str) -> Decimal:
-        """Coins that sales whose end is not known may still take."""
+        """Return the coins that sales of unknown outcome may still sell."""
         return sum((each.intent.qty - each.filled for each in self.open_orders
                     if (each.intent.ticker, each.intent.side) == (ticker, "sell")), ZERO)  # fmt: skip
 
     @property
     def waited_s(self) -> float:
-        """Seconds so far that the venue was waited for; a clock that is set does not change it."""
+        """Total time spent waiting for the venue, in seconds, independent of clock changes."""
         return self.slept_s + self.broker.asked_s
 
     def pause(self, seconds: float) -> None:
-        """Wait, and count it."""
+        """Wait and add to the waiting time."""
         self.slept_s += seconds
         self.sleep(seconds)
 
     def fills(self) -> list[Fill]:
-        """What filled since the last reconciliation."""
+        """Return the fills since the last reconciliation."""
         return [fill for each in self.tracked.values() if (fill := each.fill()) is not None]
 
     def count(self) -> None:
-        """The fills so far are in the ledger; orders that are over are done with."""
+        """Mark all fills as included in the ledger, and drop closed orders."""
         for each in self.tracked.values():
             each.count()
         self.tracked = {name: each for name, each in self.tracked.items() if each.status not in OVER}
 
     @property
     def open_orders(self) -> list[Tracked]:
-        """Orders whose end is not known."""
+        """Orders of unknown outcome."""
         return [each for each in self.tracked.values() if each.status not in OVER]
 
     def _write(self, each: Tracked, reason: str, mid: Decimal | None, took_s: float) -> None:
@@ -249,7 +249,7 @@ class Desk:
 
     # ---------------------------------------------------------------- a restart
     def remember(self, event: Event) -> None:
-        """Take in an event of the journal, in order: intents, ends, reconciliations."""
+        """Restore the state from the next event of the journal."""
         if event["event"] == "intents":
             for order in event["orders"]:
                 self._track(_intent_of(order, event["bar_s"]))

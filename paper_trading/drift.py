@@ -1,12 +1,12 @@
-"""Why the trader's account differs from the simulator's on the same bars: USD by cause, and what is left.
+"""Attribution of the difference between the trader's account and the simulator's, in USD by cause.
 
-Both accounts start alike. From one bar to the next their difference changes by what each paid for its fills and by the
-prices of the coins that only one of them holds. So every cause is either a cost of a fill or coins held too many or too
-few, which earn or lose what their price does until they are traded back. The causes sum to the difference exactly:
-`path` is what the others do not explain.
+Both accounts start equal. At each bar, their difference changes by the costs of each account's fills, and by the price
+changes of coins that only one account holds. Every cause is therefore either the cost of a fill, or the gain or loss on
+excess or missing coins until they are traded back. `path` is the remainder, so the causes sum exactly to the
+difference.
 
-A gain for the trader is positive. The simulator fills at the bar's close, worse by its slippage rate, and takes its fee
-rate of that.
+Gains of the trader are positive. The simulator fills orders at the bar's close plus or minus its slippage rate, and
+charges its fee rate on that price.
 """
 
 from __future__ import annotations
@@ -19,83 +19,83 @@ from math import inf, isfinite, isnan
 from train.validation.metrics import bar_returns
 from train.validation.overfitting import estimate_sharpe, minimum_track_record_length, probabilistic_sharpe
 
-DUST_USD = 0.01  # a smaller fill of the simulator is rounding
-LEAST_RETURNS = 100  # before that a Sharpe ratio is not worth stating
+DUST_USD = 0.01  # smaller fills of the simulator are rounding errors
+LEAST_RETURNS = 100  # minimum number of returns for a Sharpe ratio
 NO_ORDER = "no order"
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What the simulator pays, as fractions of notional."""
+    """Costs of the simulator, as fractions of notional."""
 
     buy_fee: float
     sell_fee: float
     slippage: float
 
     def fee(self, sign: int) -> float:
-        """The fee rate of a purchase (1) or sale (-1)."""
+        """Return the fee rate of a buy (1) or a sale (-1)."""
         return self.buy_fee if sign > 0 else self.sell_fee
 
     def price(self, reference: float, sign: int) -> float:
-        """The price that the simulator would fill at, from a close or mid."""
+        """Return the simulator's fill price for a close or mid price."""
         return reference * (1.0 + sign * self.slippage)
 
     def cost(self, notional: float, sign: int) -> float:
-        """Slippage and fee, in USD, of a fill of this notional at the close."""
+        """Return slippage plus fee, in USD, of a fill with this notional at the close."""
         return notional * (self.slippage + self.fee(sign) * (1.0 + sign * self.slippage))
 
 
 @dataclass(frozen=True)
 class Fill:
-    """What an order filled, and what was known around it."""
+    """The fill of an order, with its reference prices and fee."""
 
     ticker: str
     sign: int  # 1 buy, -1 sell
     qty: float  # coins, above 0
     price: float  # average, USD
-    close: float  # of the bar that the order was sized at, USD
-    mid: float | None  # quote when it was sent, USD
-    fee: float | None  # USD; None while the account was not compared
+    close: float  # close of the bar that sized the order, USD
+    mid: float | None  # mid quote when the order was sent, USD
+    fee: float | None  # USD; None until the account is reconciled
 
 
 @dataclass(frozen=True)
 class FillDrift:
-    """USD against the simulator's fill at the same close. None is unknown."""
+    """Difference of a fill from the simulator's fill at the same close, in USD. None means unknown."""
 
     fee: float | None
-    spread: float | None  # price against the mid, beyond the slippage rate
-    delay: float | None  # mid when sent against the bar's close
-    price: float  # both together
+    spread: float | None  # fill price relative to the mid, beyond the slippage rate
+    delay: float | None  # mid at sending relative to the bar's close
+    price: float  # sum of spread and delay
 
 
 @dataclass(frozen=True)
 class Causes:
-    """USD by cause; they sum to the trader's equity minus the simulator's."""
+    """Differences in USD by cause, which sum to the trader's equity minus the simulator's."""
 
     fee: float = 0.0
-    spread: float = 0.0  # of fills whose mid is known
-    delay: float = 0.0  # likewise
-    spread_and_delay: float = 0.0  # of fills without a mid, which cannot be split
-    rounding: float = 0.0  # quantities sent against quantities sized
-    missed: float = 0.0  # orders that did not fill, and fills of the simulator without an order
-    path: float = 0.0  # the rest
+    spread: float = 0.0  # fills with a known mid
+    delay: float = 0.0  # fills with a known mid
+    spread_and_delay: float = 0.0  # fills without a mid, for which the two cannot be separated
+    rounding: float = 0.0  # sent quantities minus sized quantities
+    missed: float = 0.0  # unfilled orders, and fills of the simulator without an order
+    path: float = 0.0  # the remainder
 
     @property
     def total(self) -> float:
-        """The difference of both accounts."""
+        """Trader's equity minus the simulator's, in USD."""
         return sum(getattr(self, f.name) for f in fields(self))
 
     def __add__(self, other: Causes) -> Causes:
-        """Sum, cause by cause."""
+        """Return the sum of each cause."""
         return Causes(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
     def __sub__(self, other: Causes) -> Causes:
-        """Difference, cause by cause: of a later moment minus an earlier one."""
+        """Return the difference of each cause, for example between two times."""
         return Causes(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
 
 
 def fill_drift(fill: Fill, rates: Rates) -> FillDrift:
-    """What one fill cost more (below 0) or less than the simulator's at the same close."""
+    """Compare a fill with the simulator's fill at the same close. Values below 0 are extra costs."""
     paid = -fill.sign * fill.qty  # times a price: cash
 
     def against(price: float, reference: float) -> float:
@@ -109,10 +109,10 @@ def fill_drift(fill: Fill, rates: Rates) -> FillDrift:
     return FillDrift(fee, against(fill.price, at_mid), against(at_mid, expected), against(fill.price, expected))
 
 
-# ------------------------------------------------------------------------------------------------------- bar after bar
+# --------------------------------------------------------------------------------------------------------- bar by bar
 @dataclass(frozen=True)
 class Held:
-    """Both accounts at a bar's close, after its orders. Coins by ticker."""
+    """State of both accounts at a bar's close, after its orders. Coins are by ticker."""
 
     equity: float
     sim_equity: float
@@ -123,16 +123,16 @@ class Held:
 
 @dataclass(frozen=True)
 class Shortfall:
-    """An order, or part of one, that did not fill."""
+    """The unfilled part of an order."""
 
     ticker: str
-    coins: float  # signed: above 0 not bought, below 0 not sold
+    coins: float  # above 0: not bought; below 0: not sold
     reason: str
 
 
 @dataclass
 class DriftFold:
-    """The causes so far; one call for every bar on which both accounts are known."""
+    """Accumulator of the causes. Call `bar` once per bar for which both accounts are known."""
 
     causes: Causes = Causes()
     n_missed: Counter[str] = field(default_factory=Counter)  # shortfalls, by reason
@@ -140,14 +140,14 @@ class DriftFold:
     n_without_mid: int = 0
     n_without_fee: int = 0
     notional: float = 0.0  # filled, at the closes, USD
-    slippage: float = 0.0  # paid above the close on purchases and below it on sales, USD
+    slippage: float = 0.0  # paid above the close on buys and below the close on sales, USD
     expected_slippage: float = 0.0
     fees: float = 0.0
     expected_fees: float = 0.0
 
     def __post_init__(self) -> None:
         self._last: Held | None = None
-        self._missed: dict[str, float] = {}  # coins held too many (few) for each cause, by ticker
+        self._missed: dict[str, float] = {}  # excess (below 0: missing) coins of each cause, by ticker
         self._rounding: dict[str, float] = {}
 
     def bar(
@@ -162,15 +162,15 @@ class DriftFold:
         """Add one bar.
 
         Args:
-            now: both accounts.
-            fills: of the trader since the last call.
-            shortfalls: of the trader's orders since the last call.
-            rounding: coins by ticker that filled orders were larger than sized, signed as purchases.
-            excused: why coins had no order that could fill, by ticker; empty where that is not known yet.
-            rates: of the simulator.
+            now: state of both accounts.
+            fills: the trader's fills since the last call.
+            shortfalls: unfilled parts of the trader's orders since the last call.
+            rounding: coins by ticker that were filled beyond the sized quantity; positive for buys.
+            excused: reason by ticker why no order could fill; "" if the reason is not known yet.
+            rates: costs of the simulator.
         """
         before, self._last = self._last, now
-        if before is None:  # nobody has traded yet; adopted coins can make a difference already
+        if before is None:  # no trades yet, but adopted coins can already cause a difference
             self.causes = Causes(path=now.equity - now.sim_equity)
             return
         moved = {t: close - before.close.get(t, close) for t, close in now.close.items()}
@@ -209,10 +209,11 @@ class DriftFold:
         return Causes(fee=d.fee or 0.0, spread=d.spread, delay=d.delay)
 
     def _trade_back(self, before: Held, now: Held, fills: Sequence[Fill], rates: Rates) -> float:
-        """Shrink the coins of both causes to what the accounts differ by: the rest has been traded back.
+        """Reduce the coins of both causes to the accounts' difference, because the rest has been traded back.
 
         Returns:
-            What trading missed coins back cost the simulator and not the trader, USD; below 0 if the trader paid.
+            Cost of trading missed coins back that the simulator paid instead of the trader, in USD. Below 0 if the
+            trader paid.
         """
         saved, simulated = 0.0, _simulated(before, now)
         for ticker in self._missed.keys() | self._rounding.keys():
@@ -230,7 +231,7 @@ class DriftFold:
 
 
 def _cost_saved(missed: Shortfall, before: Held, now: Held, rates: Rates) -> float:
-    """What the simulator paid for the coins that the trader did not trade, USD."""
+    """Return the simulator's cost for the coins that the trader did not trade, in USD."""
     sign = 1 if missed.coins > 0 else -1
     simulated = sign * _simulated(before, now).get(missed.ticker, 0.0)
     coins = max(min(simulated, abs(missed.coins)), 0.0)
@@ -238,7 +239,7 @@ def _cost_saved(missed: Shortfall, before: Held, now: Held, rates: Rates) -> flo
 
 
 def _simulated(before: Held, now: Held) -> dict[str, float]:
-    """Coins that the simulator traded, by ticker; purchases are above 0."""
+    """Return the coins that the simulator traded, by ticker; buys are positive."""
     changes = {t: q - before.sim_qty.get(t, 0.0) for t, q in now.sim_qty.items()}
     return {t: q for t, q in changes.items() if abs(q) * now.close.get(t, 0.0) > DUST_USD}
 
@@ -246,24 +247,24 @@ def _simulated(before: Held, now: Held) -> dict[str, float]:
 # -------------------------------------------------------------------------------------------------------- track record
 @dataclass(frozen=True)
 class TrackRecord:
-    """How sure the returns so far make a Sharpe ratio above 0 (Bailey and Lopez de Prado 2012).
+    """Confidence that the true Sharpe ratio is above 0 (Bailey and Lopez de Prado 2012).
 
-    Bars are taken for independent of each other. A confidence is how often chance alone would show less.
+    Returns are assumed to be independent. The confidence is one minus the p-value.
     """
 
     n_returns: int
-    confidence: float | None  # that the true Sharpe ratio is above 0; None is unknown
-    more_bars: float | None  # still needed for 95 % if the ratio stays; inf: no number would do; None is unknown
+    confidence: float | None  # that the true Sharpe ratio is above 0; None if unknown
+    more_bars: float | None  # bars needed for 95 % at the same ratio; inf if no number suffices; None if unknown
     why_unknown: str = ""
 
 
 def track_record(equity: Sequence[float], benchmark: Sequence[float] | None = None) -> TrackRecord:
-    """The record of (n + 1,) equity, or of its returns minus the benchmark's, from one decision to the next."""
+    """Return the track record of (n + 1,) equity, or of its returns minus those of a benchmark."""
     r = bar_returns(equity)
     if benchmark is not None:
         r = r - bar_returns(benchmark)
     if r.size < LEAST_RETURNS:
-        return TrackRecord(r.size, None, None, f"{r.size} of the {LEAST_RETURNS} bars that a first figure needs")
+        return TrackRecord(r.size, None, None, f"{r.size} of at least {LEAST_RETURNS} bars")
     estimate = estimate_sharpe(r)
     confidence, length = probabilistic_sharpe(estimate), minimum_track_record_length(estimate)
     if isnan(confidence) or isnan(length):

@@ -1,7 +1,7 @@
-"""Where bars come from: a recorded data set, or candles as they close, through the market's own features.
+"""Bar feeds: a recorded dataset, or live candles with features computed by the same code as in datasets.
 
-A live feed computes features over a window of `N_WARMUPS` warm-ups, whatever was before. On 5-minute bars of 2024 that
-gives the columns of a data set built from all eight months, bit for bit (tests/paper_trading/test_feeds.py).
+A live feed computes features over a window of `N_WARMUPS` warm-up periods. On 5-minute bars of 2024, the result is
+bit-identical to a dataset built from all eight months (tests/paper_trading/test_feeds.py).
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from market.features import feature_set, segment_features
 from market.times import utc_text
 from paper_trading.traded_account import Window
 
-N_WARMUPS = 2  # warm-up bars before the first feature that is used, in units of the feature set's own
+N_WARMUPS = 2  # warm-up before the first feature that is used, as a multiple of the feature set's warm-up
 Tick = Callable[[], None]
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a deployment reads of the market."""
+    """Market data that a deployment requires."""
 
     tickers: tuple[str, ...]
     bar_seconds: int
@@ -39,50 +39,48 @@ class Needs:
 
 @dataclass(frozen=True)
 class Arrival:
-    """A bar has closed and is here."""
+    """A closed bar that has arrived."""
 
-    window: Window  # contiguous, up to it; shorter than the lookback after a gap
-    late_s: float | None = None  # from its close to its arrival; None in a replay
+    window: Window  # contiguous bars up to this one; shorter than the lookback after a gap
+    late_s: float | None = None  # seconds from its close to its arrival; None in a replay
     candles: Mapping[str, list[Any]] = field(
         default_factory=dict
-    )  # live: columns (A,) of the bar, None where none came
-    earlier: tuple[
-        tuple[Any, ...], ...
-    ] = ()  # live: (open time, ticker, five values) of bars before it, new or revised
-    notes: tuple[str, ...] = ()  # what was late, missing or revised
-    here_s: float = field(default_factory=time.perf_counter)  # when it was here, before its features were made
+    )  # live: columns (A,) of the bar, None for missing coins
+    earlier: tuple[tuple[Any, ...], ...] = ()  # live: (open time, ticker, five values) of new or revised earlier bars
+    notes: tuple[str, ...] = ()  # late, missing or revised bars
+    here_s: float = field(default_factory=time.perf_counter)  # arrival time, before features are computed
 
 
 class Feed(Protocol):
-    """Bars, one after another."""
+    """Interface of a source of consecutive bars."""
 
     def first(self, needs: Needs) -> Arrival:
-        """The newest bar that has closed, with what was before it."""
+        """Return the newest closed bar with its history."""
         ...
 
     def next(self, after_s: int, tick: Tick) -> Arrival | None:
-        """The next bar after that close; None where a recording ends. `tick` is called while it waits."""
+        """Return the next bar after this close, or None at the end. `tick` is called while waiting."""
         ...
 
     def again(self, needs: Needs) -> Arrival:
-        """The bar that came last, for other needs."""
+        """Return the last bar again for different needs."""
         ...
 
     def next_close_s(self, after_s: int) -> int | None:
-        """When the next bar closes; None where nothing comes."""
+        """Return the close time of the next bar, or None if there is none."""
         ...
 
 
 # ------------------------------------------------------------------------------------------------------------ recorded
 class DatasetFeed:
-    """Rows of a data set, as fast as they are asked for, or one in `pace_s` seconds.
+    """Feed that replays the rows of a dataset, with a pause of `pace_s` seconds between bars.
 
     Args:
-        dataset: of the deployment's coins and columns.
-        first_row: of the first bar that is observed; the lookback lies before it.
-        last_row: the end, exclusive.
-        pace_s: seconds between two bars.
-        sleep: waits so many seconds and calls what it is given meanwhile.
+        dataset: dataset with the deployment's coins and columns.
+        first_row: row of the first observed bar; the lookback precedes it.
+        last_row: end of the replay, exclusive.
+        pace_s: seconds between bars.
+        sleep: function that waits for the given seconds and calls its second argument meanwhile.
     """
 
     def __init__(
@@ -92,17 +90,17 @@ class DatasetFeed:
         self._needs: Needs | None = None
 
     def first(self, needs: Needs) -> Arrival:
-        """The first bar of the replay."""
+        """Return the first bar of the replay."""
         return self.again(needs)
 
     def again(self, needs: Needs) -> Arrival:
-        """The present bar."""
+        """Return the current bar."""
         check_columns(needs, self._data)
         self._needs = needs
         return self._arrival()
 
     def next(self, after_s: int, tick: Tick) -> Arrival | None:
-        """The next row."""
+        """Return the bar of the next row, or None at the end."""
         if self._pace_s > 0:
             self._sleep(self._pace_s, tick)
         tick()
@@ -113,13 +111,13 @@ class DatasetFeed:
         return self._arrival()
 
     def next_close_s(self, after_s: int) -> int | None:
-        """Of the next row."""
+        """Return the close time of the next row, or None at the end."""
         following = int(np.searchsorted(self._data.time, after_s, side="right"))
         return None if following >= self._last else int(self._data.time[following])
 
     @property
     def n_steps(self) -> int:
-        """Bars from the present one to the end of its segment or of the replay."""
+        """Number of bars from the current one to the end of its segment or of the replay."""
         end = next(last for first, last in self._data.segments if first <= self._row < last)
         return min(end, self._last) - 1 - self._row
 
@@ -132,14 +130,14 @@ class DatasetFeed:
 
 
 def check_columns(needs: Needs, dataset: Dataset) -> None:
-    """Refuse a data set of other coins, columns or bars, or of the same in another order."""
+    """Raise UserError unless the dataset has the same coins, columns and bar length, in the same order."""
     for what, ours, theirs in (
         ("coins", needs.tickers, dataset.tickers),
         ("features", needs.feature_names, dataset.feature_names),
-        ("seconds a bar", (needs.bar_seconds,), (dataset.bar_seconds,)),
+        ("bar seconds", (needs.bar_seconds,), (dataset.bar_seconds,)),
     ):
         if tuple(ours) != tuple(theirs):
-            raise UserError(f"the data set has other {what} than the deployment: {_brief(theirs)}, not {_brief(ours)}")
+            raise UserError(f"the deployment needs {what} {_brief(ours)}; the dataset has {_brief(theirs)}")
 
 
 def _brief(names: Sequence[Any]) -> str:
@@ -150,7 +148,7 @@ def _brief(names: Sequence[Any]) -> str:
 # ---------------------------------------------------------------------------------------------------------------- live
 @dataclass(frozen=True)
 class Candle:
-    """One coin's bar, as the venue sends it."""
+    """One coin's bar, as sent by the venue."""
 
     open: float
     high: float
@@ -163,25 +161,25 @@ Candles = Mapping[int, Mapping[str, Candle]]  # open time, UTC seconds -> ticker
 
 
 def needed_bars(needs: Needs) -> int:
-    """Bars that a live feed keeps: warm-ups, lookback, and room for the bars of an absence."""
+    """Return the number of bars that a live feed keeps: warm-up, lookback and a reserve for missed bars."""
     warmup = feature_set(needs.feature_set).warmup_bars
     return (N_WARMUPS + 1) * warmup + needs.lookback + 1
 
 
 class BarStore:
-    """The newest candles of the deployment's coins, and their features.
+    """Store of the newest candles of the deployment's coins, which also computes their features.
 
-    A coin without a bar while others have one was not traded: its bar is filled, by the data sets' own rule and limit.
-    A bar that no coin has, or a coin that is absent for longer, breaks the series.
+    If only some coins have a bar, the others were not traded, and their bars are filled by the rule and limit of
+    datasets. A bar that no coin has, or a longer absence of a coin, breaks the series.
     """
 
     def __init__(self, needs: Needs, max_fill_bars: int = DEFAULT_MAX_FILL_BARS) -> None:
         self.needs, self.max_fill_bars = needs, max_fill_bars
         self._bars: dict[int, dict[str, Candle]] = {}  # by open time
-        self._changed: list[tuple[int, str]] = []  # since the last `taken`
+        self._changed: list[tuple[int, str]] = []  # since the last call of `taken`
 
     def add(self, candles: Candles) -> list[str]:
-        """Take in bars; a line for each that says something else than the one it replaces."""
+        """Add bars and return a note for each revised bar."""
         notes = []
         for open_s, coins in sorted(candles.items()):
             bar = self._bars.setdefault(open_s, {})
@@ -199,7 +197,7 @@ class BarStore:
         return notes
 
     def taken(self, open_s: int) -> tuple[tuple[Any, ...], ...]:
-        """(open time, ticker, five values) of bars before that one that came or changed since this was asked last."""
+        """Return (open time, ticker, five values) of earlier bars that are new or revised since the last call."""
         rows = [
             (at, ticker, *vars(self._bars[at][ticker]).values())
             for at, ticker in dict.fromkeys(self._changed)
@@ -209,23 +207,23 @@ class BarStore:
         return tuple(rows)
 
     def missing(self, open_s: int) -> list[str]:
-        """Coins without a bar that opens then."""
+        """Return the coins without a bar at this open time."""
         bar = self._bars.get(open_s, {})
         return [ticker for ticker in self.needs.tickers if ticker not in bar]
 
     def newest(self) -> int | None:
-        """Open time of the newest bar that any coin has."""
+        """Return the open time of the newest bar of any coin, or None."""
         return max(self._bars, default=None)
 
     def candles_at(self, open_s: int) -> dict[str, list[Any]]:
-        """Columns (A,) of one bar for the journal; None where a coin has none."""
+        """Return the columns (A,) of one bar for the journal, with None for missing coins."""
         bar = self._bars.get(open_s, {})
         names = ("open", "high", "low", "close", "volume")
         found = [bar.get(ticker) for ticker in self.needs.tickers]
         return {name: [None if candle is None else getattr(candle, name) for candle in found] for name in names}
 
     def grid(self, last_open_s: int) -> BarGrid:
-        """All bars up to that one on a full grid, gaps filled as in a data set."""
+        """Return all bars up to this open time on a complete grid, with gaps filled as in a dataset."""
         step, tickers = self.needs.bar_seconds, self.needs.tickers
         first = min(self._bars, default=last_open_s)
         time = np.arange(max(first, last_open_s - needed_bars(self.needs) * step), last_open_s + step, step)
@@ -245,9 +243,9 @@ class BarStore:
         return fill_gaps(grid, self.max_fill_bars)
 
     def _stand_in_for_untraded(self, columns: dict[str, np.ndarray]) -> None:
-        """In the newest bars a coin that others outlast gets flat bars without volume, at most `max_fill_bars`.
+        """Add up to `max_fill_bars` flat bars without volume to coins that have no bar at the end.
 
-        A later bar, which decides in a data set whether a gap is one, is not known yet.
+        In a dataset, a later bar of the coin decides whether such a gap is filled. Live, that bar is not known yet.
         """
         close = columns["close"]
         is_there = ~np.isnan(close)
@@ -264,9 +262,9 @@ class BarStore:
                 columns["volume"][row, a] = 0.0
 
     def window(self, last_open_s: int) -> Window:
-        """Contiguous bars with features up to the one that opens then; empty features make it shorter.
+        """Return contiguous bars with features up to this open time, without bars whose features are incomplete.
 
-        The newest bar is there even where it has no features yet: then the window is that bar alone, with zeros.
+        If the newest bar has no features yet, the window contains only that bar, with features of zero.
         """
         grid, chosen = self.grid(last_open_s), feature_set(self.needs.feature_set)
         runs = segments_of(grid)
@@ -275,7 +273,7 @@ class BarStore:
             return _without_features(grid, len(self.needs.feature_names))
         tech = segment_features(grid.rows(first, last), chosen)
         kept = slice(first + chosen.warmup_bars, last)
-        # After a gap a lookback is observed as soon as each of its rows has one warm-up behind it, as in a data set.
+        # After a gap, a lookback is used as soon as one warm-up precedes each of its rows, as in a dataset.
         n_settled = last - first - N_WARMUPS * chosen.warmup_bars
         usable = slice(-max(n_settled, self.needs.lookback + 1), None)
         untraded = (grid.filled | grid.untraded)[kept]
@@ -284,7 +282,7 @@ class BarStore:
 
 
 def _without_features(grid: BarGrid, n_features: int) -> Window:
-    """The newest bar alone; a coin without a price keeps its last one."""
+    """Return a window of only the newest bar. A coin without a price keeps its last price."""
     close = grid.close.copy()
     for row in range(1, len(close)):
         close[row] = np.where(np.isnan(close[row]), close[row - 1], close[row])
@@ -293,12 +291,12 @@ def _without_features(grid: BarGrid, n_features: int) -> Window:
 
 
 def utc(seconds: float) -> datetime:
-    """A date-time of UTC seconds."""
+    """Convert UTC seconds to a date-time."""
     return datetime.fromtimestamp(seconds, UTC)
 
 
 def until(window: Window, n_back: int, lookback: int) -> Window:
-    """The window as it was `n_back` bars ago, at most lookback + 1 bars."""
+    """Return the window as of `n_back` bars ago, with at most lookback + 1 bars."""
     end = len(window) - n_back
     rows = slice(max(end - lookback - 1, 0), end)
     return replace(window, close_s=window.close_s[rows], price=window.price[rows], tech=window.tech[rows],

@@ -1,4 +1,4 @@
-"""The kill switch: cancel our orders and sell our coins, whatever the policy, the feed or the disk is like."""
+"""Kill switch, which cancels our orders and sells our coins, even if the policy, the feed or the disk has failed."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ log = logging.getLogger(__name__)
 
 
 class NoJournal:
-    """Stands in for a journal that cannot be written: orders are logged instead."""
+    """Replacement for a journal that cannot be written. Events are logged instead."""
 
     def append(self, event: str, **content: Any) -> dict[str, Any]:
-        """Log it."""
+        """Log the event."""
         log.warning("not in the journal: %s %s", event, content)
         return content
 
 
 class KeepGoingJournal:
-    """A journal whose full disk does not stop a flattening."""
+    """Journal that logs an event if it cannot be written, so that a full disk does not stop a flattening."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
 
     def append(self, event: str, **content: Any) -> dict[str, Any]:
-        """Write it, or log it where the disk is full."""
+        """Write the event, or log it if the write fails."""
         try:
             return self._journal.append(event, **content)
         except OSError as error:
@@ -52,16 +52,16 @@ class KeepGoingJournal:
 
 
 def flatten(desk: Desk, owned: Mapping[str, Decimal], prices: Mapping[str, float], why: str) -> list[Tracked]:
-    """Cancel what is open of ours, then sell what is ours.
+    """Cancel our open orders, then sell our coins.
 
     Args:
-        desk: sends and follows the orders.
-        owned: coins of ours by ticker.
-        prices: the last closes, for the record; 0 where none is known.
-        why: for the orders' ids: two flattenings within a second are one.
+        desk: sends and tracks the orders.
+        owned: our coins by ticker.
+        prices: last closes by ticker, only recorded; 0 if unknown.
+        why: part of the order ids; two flattenings within one second share the same orders.
 
     Raises:
-        UnreachableError: the venue does not answer.
+        UnreachableError: if the venue does not respond.
     """
     snapshot = desk.broker.snapshot()
     for order in snapshot.open_orders:
@@ -81,10 +81,10 @@ def flatten(desk: Desk, owned: Mapping[str, Decimal], prices: Mapping[str, float
 
 
 def left_over(broker: Broker, owned: Mapping[str, Decimal]) -> dict[str, Decimal]:
-    """Coins of ours that are still there and large enough to be sold, by ticker.
+    """Return our remaining coins by ticker that are large enough to be sold.
 
     Raises:
-        UnreachableError: the venue does not answer.
+        UnreachableError: if the venue does not respond.
     """
     snapshot, rules = broker.snapshot(), _rules(broker)
     left = {}
@@ -99,12 +99,12 @@ def left_over(broker: Broker, owned: Mapping[str, Decimal]) -> dict[str, Decimal
 
 
 def listed(left: Mapping[str, Decimal]) -> str:
-    """`0.5 BTC, 3 ETH`."""
+    """Format coins as `0.5 BTC, 3 ETH`."""
     return ", ".join(f"{qty} {ticker}" for ticker, qty in left.items())
 
 
 def _rules(broker: Broker) -> Mapping[str, OrderRule]:
-    """None where the venue does not tell them: then it takes an amount as it is, or refuses it."""
+    """Return the order rules by ticker, or {} if the venue does not provide them."""
     try:
         return broker.rules() or {}
     except (UnreachableError, VenueError):
@@ -116,11 +116,11 @@ def _increments(broker: Broker) -> dict[str, float]:
 
 
 def with_open_orders(desk: Desk, path: Path, owned: Mapping[str, Decimal]) -> dict[str, Decimal]:
-    """Our coins after the orders that no reconciliation has taken in; the desk follows those of the journal.
+    """Restore the desk from the journal, and return our coins including fills that are not yet reconciled.
 
     Raises:
-        UnreachableError: the venue does not answer.
-        JournalError: damaged.
+        UnreachableError: if the venue does not respond.
+        JournalError: if the journal is damaged.
     """
     for event in lines(path):
         desk.remember(event)
@@ -135,11 +135,11 @@ def _cancelled(broker: Broker, order: Any) -> None:
     try:
         broker.cancel(order)
     except (RejectedError, UnreachableError, OutcomeUnknownError) as error:
-        log.warning("%s %s is not cancelled: %s", order.side, order.symbol, error)
+        log.warning("%s %s: could not be canceled: %s", order.side, order.symbol, error)
 
 
 def owned_by_journal(path: Path) -> tuple[dict[str, Decimal], tuple[str, ...]] | None:
-    """(our coins, tickers) as the journal has them; None where it has none or is damaged."""
+    """Return (our coins, tickers) of the journal, or None if the journal is damaged or has no ledger."""
     ledger, tickers = None, ()
     try:
         for event in lines(path):
@@ -154,7 +154,7 @@ def owned_by_journal(path: Path) -> tuple[dict[str, Decimal], tuple[str, ...]] |
 
 
 def owned_by_orders(broker: Broker, tickers: Sequence[str], since_s: float = 0.0) -> dict[str, Decimal]:
-    """Our coins by the orders that bear our mark: what a lost journal leaves to go by."""
+    """Return our coins computed from the orders of barwise traders, for use without a journal."""
     owned = dict.fromkeys(tickers, Decimal(0))
     by_symbol = {ticker.replace("/", ""): ticker for ticker in tickers}
     for order in broker.orders_after(since_s):
@@ -165,10 +165,10 @@ def owned_by_orders(broker: Broker, tickers: Sequence[str], since_s: float = 0.0
 
 
 def flatten_until_sold(desk: Desk, owned: Mapping[str, Decimal], why: str, seconds: float) -> dict[str, Decimal]:
-    """Flatten again and again until nothing is left or the time is over; what is left, by ticker.
+    """Repeat the flattening until all coins are sold or the time is over, and return the remaining coins by ticker.
 
     Raises:
-        UnreachableError: the venue does not answer until the end.
+        UnreachableError: if the venue does not respond until the time is over.
     """
     end, sent = time.monotonic() + seconds, list[Tracked]()
     while True:
@@ -186,7 +186,7 @@ def flatten_until_sold(desk: Desk, owned: Mapping[str, Decimal], why: str, secon
 
 
 def _less(owned: Mapping[str, Decimal], sent: Sequence[Tracked]) -> dict[str, Decimal]:
-    """Coins of ours less what these sales took, or may still take."""
+    """Return our coins minus those that these sales sold or may still sell."""
     left = dict(owned)
     for each in sent:
         left[each.intent.ticker] -= each.filled if each.status in OVER else each.intent.qty

@@ -1,7 +1,7 @@
-"""The journal: one JSON object a line, appended and forced onto the disk before anybody acts on it, never rewritten.
+"""Append-only journal with one JSON object per line, synced to disk before the trader acts on it.
 
-Every line has its number and a checksum. What a kill left of a last line goes; a damaged or missing line in between is
-an error, because what was ordered there is not known. Amounts that the venue knows are decimal strings.
+Every line has a number and a checksum. An incomplete last line is removed. Any other damaged or missing line is an
+error, because the orders in it are unknown. Amounts at the venue are decimal strings.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ Event = Mapping[str, Any]
 
 
 class JournalError(UserError):
-    """A journal that cannot be gone by. One line that names the file, what is wrong and what to do."""
+    """A damaged journal. The message names the file, the damage and what to do."""
 
 
 class Journal:
-    """An open journal; whoever appends holds the lock of the account."""
+    """A journal open for appending. The writer must hold the lock of the account."""
 
     def __init__(self, path: Path, is_durable: bool = True) -> None:
-        """Open it for appending; read what it holds first.
+        """Check the existing lines and open the file for appending.
 
         Args:
-            path: made where it is missing.
-            is_durable: force every line onto the disk; a replay, whose venue ends with the process, need not.
+            path: path of the file, which is created if missing.
+            is_durable: True to sync every line to disk; not needed for a replay, whose venue ends with the process.
 
         Raises:
-            JournalError: damaged.
-            OSError: it cannot be written.
+            JournalError: if the journal is damaged.
+            OSError: if the journal cannot be written.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self._is_durable = path, is_durable
@@ -50,10 +50,10 @@ class Journal:
             sync_folder(path.parent)
 
     def append(self, event: str, **content: Any) -> dict[str, Any]:
-        """Write one event and return it; after a failed write the file is as it was.
+        """Write one event and return it. After a failed write, the file is unchanged.
 
         Raises:
-            OSError: the disk is full or gone.
+            OSError: if the disk is full or unavailable.
         """
         stamp = datetime.fromtimestamp(time.time(), tz=UTC).isoformat(timespec="milliseconds")
         line: dict[str, Any] = {"n": self._next, "utc": stamp, "event": event, **content}
@@ -77,22 +77,22 @@ class Journal:
 
 
 def checksum(line: Event) -> str:
-    """CRC-32 of a line without its checksum, as 8 hexadecimal digits."""
+    """Return the CRC-32 of a line without its checksum, as 8 hexadecimal digits."""
     content = {name: value for name, value in line.items() if name != "crc"}
     return f"{zlib.crc32(json.dumps(content, separators=(',', ':')).encode()):08x}"
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All events, oldest first; none where there is no file.
+    """Return all events, oldest first, or [] if the file does not exist.
 
     Raises:
-        JournalError: a line is damaged or missing.
+        JournalError: if a line is damaged or missing.
     """
     return list(lines(path))
 
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:
-    """As `read`, one by one: a year's journal need not fit the memory."""
+    """Yield all events like `read`, without loading the whole file into memory."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -100,30 +100,32 @@ def lines(path: Path) -> Iterator[dict[str, Any]]:
     with file:
         for number, text in enumerate(file):
             if not text.endswith(b"\n"):
-                return  # never finished, so nobody acted on it
+                return  # incomplete, so it was never acted on
             yield checked(path, number, text)
 
 
 def checked(path: Path, number: int, text: bytes) -> dict[str, Any]:
-    """The event in line `number` of the file, counted from 0.
+    """Return the event in line `number` of the file, counted from 0.
 
     Raises:
-        JournalError: the line is damaged, or another one stands there.
+        JournalError: if the line is damaged or has a different number.
     """
     try:
         line = json.loads(text)
     except ValueError:
         line = None
     if not isinstance(line, dict) or line.get("crc") != checksum(line):
-        raise JournalError(f"{path}: line {number + 1} is damaged; restore the file, or start anew with --adopt")
+        raise JournalError(
+            f"{path}: line {number + 1} is damaged; restore the file, or begin a new journal with --adopt"
+        )
     if line["n"] != number:
-        raise JournalError(f"{path}: line {number + 1} has number {line['n']}, so lines before it are missing; restore "
-                           "the file, or start anew with --adopt")  # fmt: skip
+        raise JournalError(f"{path}: line {number + 1} has number {line['n']}, so earlier lines are missing; restore "
+                           "the file, or begin a new journal with --adopt")  # fmt: skip
     return line
 
 
 def _whole_end(descriptor: int) -> int:
-    """Where the last whole line ends, in bytes."""
+    """Return the end of the last complete line, in bytes."""
     size = os.fstat(descriptor).st_size
     block = 1 << 16
     end = size

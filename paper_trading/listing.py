@@ -1,4 +1,4 @@
-"""The venue's order rules, and which coins can be traded there now."""
+"""Order rules of the venue, and the coins that can currently be traded."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ log = logging.getLogger(__name__)
 
 
 class Listing:
-    """Order rules of a deployment's coins: the venue's where it tells them, else those of the training.
+    """Order rules of a deployment's coins, from the venue or, if it provides none, from training.
 
-    A coin that cannot be traded now is left alone: nothing is ordered, what is held of it is kept, and that is said.
+    A coin that cannot currently be traded gets no orders, and its position is kept.
 
     Args:
         broker: the venue.
-        journal: what changes goes there.
-        deployment: its coins.
-        told: gets one line where a coin can no longer be traded, or again.
+        journal: records changes.
+        deployment: deployment whose coins are traded.
+        told: function that receives one line when a coin can no longer, or can again, be traded.
     """
 
     def __init__(
@@ -36,14 +36,14 @@ class Listing:
         trained = deployment.facts.order_rules
         self.rules = {ticker: OrderRule(trained[ticker].min_order_qty, trained[ticker].qty_increment)
                       for ticker in deployment.tickers}  # fmt: skip
-        self.closed: tuple[str, ...] = ()  # coins that cannot be traded now
+        self.closed: tuple[str, ...] = ()  # coins that cannot currently be traded
         self.must_ask = True
 
     def ask(self) -> bool:
-        """Ask the venue where that is due; whether it was.
+        """Update the rules from the venue if an update is due, and return True if they were updated.
 
         Raises:
-            UnreachableError: no answer; it stays due.
+            UnreachableError: if the venue does not respond. The update stays due.
         """
         if not self.must_ask:
             return False
@@ -64,44 +64,46 @@ class Listing:
         return True
 
     def renew(self, is_new_day: bool) -> bool:
-        """As `ask`, once a day, after a refusal and while a coin is closed; without an answer nothing changes."""
+        """Update the rules once a day, after a rejection and while a coin is closed; return True if updated."""
         self.must_ask |= is_new_day or bool(self.closed)
         try:
             return self.ask()
         except UnreachableError as error:
-            log.warning("the order rules stay as they are: %s", error)
+            log.warning("the order rules could not be updated: %s", error)
             return False
 
     def _say(self, ticker: str, is_closed: bool) -> None:
-        now = "cannot be traded at the venue now; what we hold of it is kept" if is_closed else "can be traded again"
+        now = "cannot be traded at the venue now; its position is kept" if is_closed else "can be traded again"
         log.warning("%s %s", ticker, now)
         self.journal.append("foreign", what="coin", text=f"{ticker} {now}")
         self.told(f"{ticker} {now}")
 
 
 def check_coins(memory: Memory, deployment: Deployment, journal: Journal) -> None:
-    """Forget where an account of other coins stood, and count what cannot be sold of them out of ours.
+    """Adapt the restored state to the deployment's coins.
+
+    A checkpoint with other coins is discarded. Remainders of other coins that cannot be sold are marked as foreign.
 
     Raises:
-        UserError: it still holds coins that this deployment does not trade and that can be sold.
+        UserError: if we still hold sellable coins that this deployment does not trade.
     """
     held = {} if memory.ledger is None else memory.ledger.qty
     held = {ticker: qty for ticker, qty in held.items() if qty and ticker not in deployment.tickers}
     for ticker, qty in held.items():
         if memory.ledger is not None and not _can_be_sold(memory, ticker, qty):
             memory.ledger = count_out(memory.ledger, ticker)
-            text = f"{ticker}: {qty} coins of ours are too few to be sold, and {deployment.name} does not trade them"
+            text = f"{ticker}: the trader's {qty} coins are too few to sell, and {deployment.name} does not trade them"
             journal.append("foreign", what="coin", text=text)
     strange = [f"{qty} {ticker}" for ticker, qty in held.items() if memory.ledger and memory.ledger.qty[ticker]]
     if strange:
-        raise UserError(f"the account holds {', '.join(strange)} of ours, which {deployment.name} does not trade; "
+        raise UserError(f"the trader still holds {', '.join(strange)}, which {deployment.name} does not trade; "
                         "sell them with --flatten")  # fmt: skip
     if memory.checkpoint is not None and set(memory.checkpoint["prices"]) != set(deployment.tickers):
         memory.checkpoint = None
 
 
 def _can_be_sold(memory: Memory, ticker: str, qty: Decimal) -> bool:
-    """By the journal's last rules of the coin; the venue asks no notional of a sale."""
+    """Return True if the quantity meets the last known rules of the coin. Sales have no minimum notional."""
     rule = ALPACA.rule(ticker)
     least, step = memory.rules.get(ticker, (rule.min_order_qty, rule.qty_increment))
     whole = float(rounded_down(qty, step))

@@ -1,6 +1,7 @@
-"""What the trader may do: ACTIVE trades, REDUCING only sells, HALTED sends nothing.
+"""State of the trader: ACTIVE trades, REDUCING only sells, HALTED sends nothing.
 
-A limit or a fault leads to a state that allows less, and only a person leads back. The state is in the journal.
+A limit or a fault changes the state to a more restrictive one. Only a person can change it back. The state is stored
+in the journal.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ log = logging.getLogger(__name__)
 
 
 class Mandate:
-    """The state, and the limits on the whole account that change it.
+    """The trader's state, and the account limits that change it.
 
-    A person who lifts a state accepts what was lost until then: drawdown and drift count from there on.
+    After a person returns the trader to ACTIVE, drawdown and drift are measured from that moment.
 
     Args:
-        journal: every change goes there.
-        limits: drawdown, drift.
-        told: gets one line at every change.
-        memory: the state of an earlier run.
+        journal: records every change.
+        limits: limits on drawdown and drift.
+        told: function that receives one line at every change.
+        memory: state of an earlier run.
     """
 
     def __init__(self, journal: Journal, limits: Limits, told: Callable[[str], None], memory: Memory) -> None:
@@ -33,11 +34,11 @@ class Mandate:
         self.state: State = memory.state
         self.why = memory.why
         self.counts_anew = memory.resumed
-        self.peak: float | None = None  # quote, since a person lifted a state; None: the account's own
-        self.base = 1.0  # our equity / the simulator's, then
+        self.peak: float | None = None  # quote, since a person returned to ACTIVE; None: the account's own peak
+        self.base = 1.0  # our equity / the simulator's equity at that moment
 
     def change(self, state: State, why: str) -> None:
-        """Go to a state that allows less."""
+        """Change to a more restrictive state; any other change is ignored."""
         order = ("ACTIVE", "REDUCING", "HALTED")
         if order.index(state) <= order.index(self.state):
             return
@@ -47,16 +48,15 @@ class Mandate:
         self.told(f"{state}: {why}")
 
     def resume(self, why: str) -> None:
-        """ACTIVE again, because the user said so."""
+        """Return to ACTIVE at the user's request."""
         if self.state != "ACTIVE":
             self.journal.append("state", **{"from": self.state, "to": "ACTIVE", "why": why})
             self.state, self.why, self.counts_anew = "ACTIVE", "", True
 
     def hold(self, bar_s: int, account: Account, simulated_equity: float, fees_spared: float) -> None:
-        """Hold the account against drawdown and drift.
+        """Check the limits on drawdown and drift.
 
-        A venue that takes less than the expected fees, as paper venues may, makes the account better than the
-        simulator's and nothing wrong with it: what was spared is no drift.
+        A venue may charge less than the expected fees, as paper venues do. The saved fees do not count as drift.
         """
         beside, limits = (account.equity - max(fees_spared, 0.0)) / simulated_equity, self.limits
         if self.counts_anew:
@@ -65,8 +65,8 @@ class Mandate:
             self.peak = max(self.peak, account.equity)
         drawdown = 1.0 - account.equity / (self.peak or account.peak)
         if drawdown > limits.max_drawdown:
-            self.change("HALTED", f"the account fell {drawdown:.1%} from its peak, beyond --max-drawdown")
+            self.change("HALTED", f"the drawdown of {drawdown:.1%} exceeds --max-drawdown")
         ratio = beside / self.base - 1.0
         if abs(ratio) > limits.max_drift and self.state == "ACTIVE":
             self.journal.append("drift", bar_s=bar_s, ratio=ratio, bound=limits.max_drift)
-            self.change("REDUCING", f"the account is {ratio:+.1%} from the simulator's, beyond --max-drift")
+            self.change("REDUCING", f"the difference of {ratio:+.1%} from the simulator exceeds --max-drift")

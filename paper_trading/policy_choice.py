@@ -1,4 +1,4 @@
-"""From an observation to an action, and what to say about it."""
+"""Evaluation of the policy at an observation."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Decision:
-    """What the policy wants at a bar; all arrays are (A,)."""
+    """Decision of the policy at a bar. All arrays have shape (A,)."""
 
     observation_sha256: str
-    action: Array  # float32, as the policy gave it
-    target: Array  # float64, shares of the account that the action asks for
-    lo: Array | None  # float64, the band's edges
+    action: Array  # float32, output of the policy
+    target: Array  # float64, weights that the action aims for
+    lo: Array | None  # float64, edges of the band
     hi: Array | None
 
 
 def act(policy: Policy, observation: Array) -> Array:
-    """(S,) float32 -> (A,) float32."""
+    """Return the action (A,) float32 for an observation (S,) float32."""
     return policy(torch.from_numpy(observation)).numpy()
 
 
 def decide(policy: Policy, observation: Array, weights: Array, norm_action: float) -> Decision:
-    """Ask the policy.
+    """Return the policy's decision.
 
     Args:
-        policy: that decides.
-        observation: (S,) float32.
-        weights: (A,) shares of the account that are held.
-        norm_action: an action of 1 trades 1 / norm_action of the account.
+        policy: the deployed policy.
+        observation: (S,) float32 observation.
+        weights: (A,) current weights.
+        norm_action: inverse of the fraction of equity that an action of 1 trades.
     """
     action = act(policy, observation)
     target = np.clip(weights + action.astype(np.float64) / norm_action, 0.0, 1.0)

@@ -1,7 +1,7 @@
-"""One trader for one account on this machine: the lock, the pid file, the heartbeat.
+"""Lock, pid file and heartbeat, which ensure that only one trader uses an account on this machine.
 
-The lock lies in the system's folder for temporary files, under the account's name, so that two checkouts share it. The
-kernel lets it go when its holder ends, however it ends.
+The lock is in the system's temporary folder and is named after the account, so that all checkouts share it. The kernel
+releases it when its holder ends for any reason.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ log = logging.getLogger(__name__)
 
 PID_FILE, STATUS_FILE = "trader.pid", "status.json"
 HEARTBEAT_S = 10.0
-STALE_S = 60.0  # a heartbeat older than this is of a trader that hangs
+STALE_S = 60.0  # an older heartbeat means that the trader hangs
 STOP_WAIT_S = 45.0
 DONE, NO_TRADER = 0, 3  # exit codes
 
 
 class BusyError(UserError):
-    """Another trader has the account."""
+    """Another trader uses the account."""
 
     exit_code = 4
 
 
 @contextmanager
 def sole_trader(account: str, folder: Path) -> Iterator[None]:
-    """Hold the account on this machine and its folder on any, and say in the folder who holds them.
+    """Hold the locks of the account on this machine and of its folder, and write the pid file.
 
     Raises:
-        BusyError: another process has one of them.
-        UserError: a lock cannot be opened.
+        BusyError: if another process holds one of the locks.
+        UserError: if a lock cannot be opened.
     """
     with ExitStack() as held:
         for path in lock_paths(account, folder):
             held.callback(os.close, _locked(path, account))
-        with suppress(OSError):  # a full disk must not keep --flatten from its work
+        with suppress(OSError):  # a full disk must not prevent --flatten
             write_whole(folder / PID_FILE, f"{os.getpid()}\n{start_ticks(os.getpid())}\n".encode())
         try:
             yield
@@ -62,23 +62,23 @@ def _locked(path: Path, account: str) -> int:
     try:
         handle = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise UserError(f"the lock {path} cannot be opened ({error.strerror}); another user's trader?") from error
+        raise UserError(f"cannot open the lock {path} ({error.strerror}); it may belong to another user") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(handle)
-        raise BusyError(f"another trader has the account {account} on this machine; see it with --status") from error
+        raise BusyError(f"another trader uses account {account} on this machine; check it with --status") from error
     return handle
 
 
 def lock_paths(account: str, folder: Path) -> list[Path]:
-    """A venue's account is one on the machine, whatever TMPDIR says; a folder is one trader's wherever it lies."""
+    """Return the lock in the folder and, for a venue's account, the lock in /tmp, which does not depend on TMPDIR."""
     shared = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
     return [folder / ".lock", *([] if account == "replay" else [shared / f"barwise-trader-{account}.lock"])]
 
 
 def trader_pid(folder: Path) -> int | None:
-    """The process that trades in this folder; None where none does, or the number is another process's by now."""
+    """Return the pid of the trader of this folder, or None if it is not running or its pid was reused."""
     try:
         pid, ticks = (folder / PID_FILE).read_text().split()
         is_ours = is_running(int(pid), None, int(ticks))
@@ -88,7 +88,7 @@ def trader_pid(folder: Path) -> int | None:
 
 
 def ask(folder: Path, number: signal.Signals, wait_s: float) -> bool | None:
-    """Send a signal to the trader and wait for its end; None where there is none, else whether it ended in time."""
+    """Signal the trader and wait for its end. Return True if it ended in time, or None without a trader."""
     pid = trader_pid(folder)
     if pid is None:
         return None
@@ -102,7 +102,7 @@ def ask(folder: Path, number: signal.Signals, wait_s: float) -> bool | None:
 
 
 class Heartbeat:
-    """`status.json`: what the trader does now, written again every `HEARTBEAT_S`."""
+    """Writer of `status.json`, which describes the running trader and is updated every `HEARTBEAT_S`."""
 
     def __init__(self, folder: Path, constant: dict[str, Any]) -> None:
         own = {"pid": os.getpid(), "start_ticks": start_ticks(os.getpid()), "machine": this_machine()}
@@ -111,11 +111,11 @@ class Heartbeat:
         self._locks = lock_paths(str(constant["account"]), folder)
 
     def beat(self, content: dict[str, Any], now: bool = False) -> None:
-        """Write it if it is time, or `now`; a disk that is full must not stop what follows."""
+        """Write the heartbeat if it is due, or if `now` is True. Write errors are logged and ignored."""
         if not now and time.monotonic() - self._written_s < HEARTBEAT_S:
             return
         self._written_s = time.monotonic()
-        for path in self._locks:  # a folder for temporary files may be swept of what is old
+        for path in self._locks:  # cleanup of the temporary folder may delete old files
             with suppress(OSError):
                 os.utime(path)
         stamp = datetime.fromtimestamp(time.time(), tz=UTC).isoformat(timespec="seconds")
@@ -124,12 +124,12 @@ class Heartbeat:
             self._failed = False
         except OSError as error:
             if not self._failed:
-                log.warning("%s cannot be written (%s)", self._path, error.strerror)
+                log.warning("cannot write %s (%s)", self._path, error.strerror)
             self._failed = True
 
 
 def read_status(folder: Path) -> dict[str, Any] | None:
-    """The last heartbeat; None where there is none that can be read."""
+    """Return the last heartbeat, or None if no readable one exists."""
     try:
         found = json.loads((folder / STATUS_FILE).read_text())
     except (OSError, ValueError):
@@ -138,26 +138,26 @@ def read_status(folder: Path) -> dict[str, Any] | None:
 
 
 def folders(trading: Path) -> list[Path]:
-    """Accounts that a trader has had, the newest heartbeat first."""
+    """Return the folders of all accounts, with the most recently active first."""
     found = [path for path in trading.glob("*") if (path / FILE).exists()]
     return sorted(found, key=lambda path: -(path / FILE).stat().st_mtime)
 
 
 def status(trading: Path) -> tuple[int, str]:
-    """What trades, and how it stands."""
+    """Return the exit code and the text of --status: one line per running trader."""
     running = [folder for folder in folders(trading) if trader_pid(folder) is not None]
     if not running:
-        return NO_TRADER, f"no trader runs in {trading}"
+        return NO_TRADER, f"no trader is running in {trading}"
     is_silent = any(_silent_s(folder) > STALE_S for folder in running)
     return (NO_TRADER if is_silent else DONE), "\n".join(map(_line, running))
 
 
 def _silent_s(folder: Path) -> float:
-    """Seconds since the last heartbeat."""
+    """Return the seconds since the last heartbeat."""
     try:
         return time.time() - (folder / STATUS_FILE).stat().st_mtime
     except OSError:
-        return 0.0  # it has just begun
+        return 0.0  # the trader has just started
 
 
 def _line(folder: Path) -> str:
@@ -169,15 +169,15 @@ def _line(folder: Path) -> str:
 
 
 def stop(trading: Path) -> tuple[int, str]:
-    """Ask every trader of this folder to stop, and wait for it."""
+    """Stop every trader of this folder, wait for them, and return the exit code and the text of --stop."""
     stopped = []
     for folder in folders(trading):
         done = ask(folder, signal.SIGTERM, STOP_WAIT_S)
         if done is False:
-            raise UserError(f"the trader of {folder.name} still runs {STOP_WAIT_S:.0f} s after SIGTERM")
+            raise UserError(f"the trader of {folder.name} is still running {STOP_WAIT_S:.0f} s after SIGTERM")
         if done:
             is_replay = folder.name.startswith("replay")
             stopped.append(
-                "stopped the replay" if is_replay else f"stopped the trader of {folder.name}; positions stay"
+                "stopped the replay" if is_replay else f"stopped the trader of {folder.name}; positions are kept"
             )
-    return (DONE, "\n".join(stopped)) if stopped else (NO_TRADER, f"no trader runs in {trading}")
+    return (DONE, "\n".join(stopped)) if stopped else (NO_TRADER, f"no trader is running in {trading}")

@@ -1,7 +1,7 @@
-"""The replay broker: a venue in this process that fills at the bar's close, with the simulator's slippage and fee.
+"""Replay broker: an in-process venue that fills orders at the bar's close with the simulator's slippage and fee.
 
-Its arithmetic is the simulator's, order by order in floats, so that a replayed account is the simulated one bit for
-bit. `FaultyBroker` puts the faults of a real venue in front of it.
+It uses the simulator's float arithmetic for each order, so a replayed account is bit-identical to the simulated one.
+`FaultyBroker` adds the faults of a real venue.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from paper_trading.broker import (
 
 
 class ReplayBroker:
-    """A long-only spot account that fills every market order at once, at the price it was sized at."""
+    """A long-only spot account that fills every market order immediately at the close that sized it."""
 
     mode: Mode = "REPLAY"
     account = "replay"
@@ -37,19 +37,19 @@ class ReplayBroker:
         self._orders: dict[str, VenueOrder] = {}
 
     def restore(self, cash: Decimal, qty: Mapping[str, Decimal]) -> None:
-        """Stand where an earlier run of the same replay stood."""
+        """Restore the balances of an earlier run of the same replay."""
         self.cash, self.qty = float(cash), {ticker: float(qty[ticker]) for ticker in self.qty}
 
     def snapshot(self) -> Snapshot:
-        """As the venue has them."""
+        """Return the balances of the account."""
         return Snapshot(_text(self.cash), {ticker: _text(qty) for ticker, qty in self.qty.items()}, {}, ())
 
     def send(self, intent: Intent) -> VenueOrder:
-        """Fill the whole order."""
+        """Fill the whole order and return it."""
         return self.fill(intent, float(intent.qty))
 
     def fill(self, intent: Intent, quantity: float) -> VenueOrder:
-        """Fill `quantity` coins of an order, which is over then."""
+        """Fill `quantity` coins of an order, which then is closed."""
         known = self._orders.get(intent.order_id)
         if known is not None:
             raise RejectedError("client order id must be unique")
@@ -73,39 +73,39 @@ class ReplayBroker:
         return order
 
     def find(self, order_id: str) -> VenueOrder | None:
-        """Of the last orders."""
+        """Return one of the latest orders, or None."""
         return self._orders.get(order_id)
 
     def cancel(self, order: VenueOrder) -> None:
-        """Every order is over."""
+        """Do nothing, because every order is already closed."""
 
     def orders_after(self, after_s: float) -> Sequence[VenueOrder]:
-        """Nobody else trades here."""
+        """Return no orders, because the account has no other users."""
         return ()
 
     def rules(self) -> Mapping[str, OrderRule] | None:
-        """The deployment's are used."""
+        """Return None, so that the deployment's order rules are used."""
         return None
 
     def quotes(self) -> Mapping[str, Decimal]:
-        """No quotes are recorded."""
+        """Return no quotes, because datasets have none."""
         return {}
 
 
 def _text(value: float) -> Decimal:
-    """The shortest decimal that is this float again."""
+    """Return the shortest decimal that converts back to this float."""
     return Decimal(repr(float(value)))
 
 
 class FaultyBroker:
-    """A broker behind faults that are drawn by a seed: about one order in five meets one.
+    """Replay broker with randomly drawn venue faults, which affect about one order in five.
 
     Args:
-        broker: a replay broker.
-        faults: of TRADING_FAULTS. timeout: the order never arrives; lost-answer: it arrives and nobody says so; 429:
-            refused for the rate of requests; partial: half is filled; reject and balance: both meanings of Alpaca's
-            40310000.
-        seed: of the draws.
+        broker: the replay broker.
+        faults: members of TRADING_FAULTS. timeout: the order never arrives; lost-answer: the order arrives without a
+            response; 429: the order is rejected by the rate limit; partial: half of the order is filled; reject and
+            balance: the two meanings of Alpaca's error 40310000.
+        seed: seed of the random faults.
     """
 
     def __init__(self, broker: ReplayBroker, faults: Sequence[str], seed: int) -> None:
@@ -116,25 +116,25 @@ class FaultyBroker:
         self.orders_after, self.rules, self.quotes = broker.orders_after, broker.rules, broker.quotes
 
     def snapshot(self) -> Snapshot:
-        """Sometimes unanswered."""
+        """Return the balances, or raise UnreachableError with a small probability."""
         if "timeout" in self._faults and self._random.random() < 0.02:
-            raise UnreachableError("drawn fault: no answer")
+            raise UnreachableError("simulated fault: no response")
         return self._broker.snapshot()
 
     def send(self, intent: Intent) -> VenueOrder:
-        """As the replay broker's, behind a fault."""
+        """Send an order to the replay broker, possibly with a fault."""
         fault = self._random.choice(self._faults) if self._random.random() < 0.2 else ""
         if fault == "timeout":
-            raise OutcomeUnknownError("drawn fault: no answer, and the order did not arrive")
+            raise OutcomeUnknownError("simulated fault: no response, and the order did not arrive")
         if fault == "429":
-            raise RejectedError("drawn fault: 429 too many requests")
+            raise RejectedError("simulated fault: 429 too many requests")
         if fault == "reject":
-            raise RejectedError("drawn fault: 40310000 cost basis must be >= minimal amount of order 10")
+            raise RejectedError("simulated fault: 40310000 cost basis must be >= minimal amount of order 10")
         if fault == "balance":
-            raise RejectedError(f"drawn fault: 40310000 insufficient balance for {intent.ticker}")
+            raise RejectedError(f"simulated fault: 40310000 insufficient balance for {intent.ticker}")
         if fault == "partial":
             return replace(self._broker.fill(intent, float(intent.qty) / 2), status="canceled")
         order = self._broker.send(intent)
         if fault == "lost-answer":
-            raise OutcomeUnknownError("drawn fault: no answer, and the order arrived")
+            raise OutcomeUnknownError("simulated fault: no response, but the order arrived")
         return order

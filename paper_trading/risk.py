@@ -1,4 +1,4 @@
-"""Limits that every order passes before it is sent, whatever the policy asks for."""
+"""Limits that every order is checked against before it is sent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DAY_S = 86_400
 
 @dataclass(frozen=True)
 class Limits:
-    """As `market.defaults.TRADING_LIMITS` explains them; a sale passes all but that of the price."""
+    """Limits of the trader (see `market.defaults.TRADING_LIMITS`). Sales are only subject to the price limit."""
 
     max_order_weight: float = TRADING_LIMITS["max-order-weight"][0]
     max_position_weight: float = TRADING_LIMITS["max-position-weight"][0]
@@ -28,53 +28,53 @@ class Limits:
     max_drift: float = TRADING_LIMITS["max-drift"][0]
 
     def __post_init__(self) -> None:
-        """Refuse what limits nothing or everything."""
+        """Raise UserError for a limit that is not above 0."""
         for name, value in asdict(self).items():
             if not value > 0:
                 raise UserError(f"--{name.replace('_', '-')} must be above 0; received {value}")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return the limits as JSON values."""
         return asdict(self)
 
 
 @dataclass
 class Used:
-    """How much of the limits is used up."""
+    """Used part of the limits."""
 
     day: int = 0  # days since 1970, UTC
     day_turnover: float = 0.0  # quote
     bar_turnover: float = 0.0  # quote
-    rejects: int = 0  # in a row
+    rejects: int = 0  # consecutive rejections
 
     def begin_bar(self, bar_s: int) -> None:
-        """A new bar, and perhaps a new day."""
+        """Reset the turnover of the bar and, on a new UTC day, of the day."""
         self.bar_turnover = 0.0
         if bar_s // DAY_S != self.day:
             self.day, self.day_turnover = bar_s // DAY_S, 0.0
 
     def add(self, notional: float) -> None:
-        """An order that passes."""
+        """Add the notional of an accepted order."""
         self.bar_turnover += notional
         self.day_turnover += notional
 
 
 @dataclass(frozen=True)
 class Standing:
-    """The account as an order finds it."""
+    """State of the account before an order."""
 
     equity: float  # quote
-    held: Mapping[str, float]  # quote by ticker, value of the position at the bar's close
-    price_before: Mapping[str, float]  # close of the bar before, quote per coin
+    held: Mapping[str, float]  # value of each position at the bar's close, quote by ticker
+    price_before: Mapping[str, float]  # close of the previous bar, quote per coin
 
 
 def refusal(intent: Intent, limits: Limits, used: Used, account: Standing) -> str | None:
-    """Why an order must not be sent; None where it may."""
+    """Return the reason why an order exceeds a limit, or None if it may be sent."""
     notional = float(intent.qty) * intent.price
     before = account.price_before[intent.ticker]
     if abs(intent.price / before - 1.0) > limits.max_price_move:
-        move = f"{intent.price / before - 1.0:+.1%} since the bar before"
-        return f"the price moved by {move}, beyond --max-price-move {limits.max_price_move:g}"
+        move = f"{intent.price / before - 1.0:+.1%} since the previous bar"
+        return f"the price moved by {move}, which exceeds --max-price-move {limits.max_price_move:g}"
     if intent.side == "sell":
         return None
     held = account.held[intent.ticker] + notional
@@ -85,5 +85,5 @@ def refusal(intent: Intent, limits: Limits, used: Used, account: Standing) -> st
         (used.day_turnover + notional, limits.max_day_turnover, "--max-day-turnover"),
     ):
         if amount > limit * account.equity:
-            return f"{amount:,.2f} is beyond {name} {limit:g} of {account.equity:,.2f}"
+            return f"{amount:,.2f} exceeds {name} {limit:g} of equity {account.equity:,.2f}"
     return None

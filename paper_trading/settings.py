@@ -1,4 +1,4 @@
-"""How a trader trades, and what the program around it wants to know."""
+"""Settings of a trader, and its callbacks to the surrounding program."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from train.deploy.loading import Deployment
 
 @dataclass(frozen=True)
 class Settings:
-    """How a trader trades.
+    """Settings of a trader.
 
     Attributes:
-        limits: that every order passes.
-        latest_s: a bar that arrives so many seconds after its close is not traded on; None for a replay.
-        capital: quote that is traded with; None is all cash of the account.
-        sends_at_once: send at the bar of the decision, not at the next one as the simulator does.
-        n_steps: bars of a replay; only `observe_account` shows it.
+        limits: limits that every order is checked against.
+        latest_s: maximum delay of a bar in seconds; later bars are not traded. None for a replay.
+        capital: cash to trade with, in quote currency; None uses all cash of the account.
+        sends_at_once: True to send orders at the bar of the decision; the simulator sends them at the next bar.
+        n_steps: number of bars of a replay, used only by `observe_account`.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -32,13 +32,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the program around a trader wants to know and to say.
+    """Callbacks from a trader to the surrounding program.
 
     Attributes:
-        renewed: the deployment to take over, or None where nothing has changed.
-        must_halt: why the user wants a halt; None where nobody does.
+        renewed: returns a new deployment, or None if the deployment has not changed.
+        must_halt: returns the reason for a halt requested by the user, or None.
         tick: called every second while the trader waits.
-        told: a state or deployment changed; one line.
+        told: receives one line when the state or the deployment changes.
     """
 
     renewed: Callable[[str], Deployment | None] = lambda _: None

@@ -1,7 +1,7 @@
-"""The simulator's account on the same bars: what the trader is held against.
+"""The simulator's account on the same bars, which is the reference for the trader's account.
 
-It sees its own observations and fills at every close, as in training. A trader that misses nothing and pays what was
-expected is this account.
+The simulated account uses its own observations and fills at every close, as in training. A trader without missed
+orders and with exactly the expected costs has the same account.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Shadow:
     """One simulated account.
 
     Args:
-        env_params: of the deployment, with the trader's capital.
-        window: the bars up to the first decision.
+        env_params: environment parameters of the deployment, with the trader's capital.
+        window: bars up to the first decision.
         rules: order rules by ticker.
-        n_steps: as `TradedAccount`'s.
+        n_steps: same as in `TradedAccount`.
     """
 
     def __init__(
@@ -36,15 +36,15 @@ class Shadow:
     ) -> None:  # fmt: skip
         self.account = TradedAccount(env_params, window, rules, n_steps)
         self.venue = ReplayBroker(self.account.params, tuple(rules))
-        self.action: np.ndarray | None = None  # (A,) decided at the bar it stands at
+        self.action: np.ndarray | None = None  # (A,) decision at the current bar
 
     def advance(self, window: Window, n_bars: int, policy: Policy) -> None:
-        """Trade up to the newest bar, bar by bar; over a gap in the market it only stands there later.
+        """Trade bar by bar up to the newest bar. After a gap in the market, the account skips to the newest bar.
 
         Args:
-            window: up to the newest bar.
-            n_bars: bars since the one it stands at.
-            policy: that decides.
+            window: bars up to the newest one.
+            n_bars: number of bars since the account's current bar.
+            policy: the deployed policy.
         """
         if n_bars > len(window) - self.account.lookback:
             self.account.jump_to(window, n_bars)
@@ -67,7 +67,7 @@ class Shadow:
         self.decide(policy)
 
     def decide(self, policy: Policy) -> None:
-        """At the bar it stands at."""
+        """Make the decision at the current bar."""
         self.action = act(policy, self.account.observe())
 
     def _fill(self, wishes: Sequence[Wish], price: Sequence[float], bar_s: int) -> list[float]:
@@ -84,12 +84,12 @@ class Shadow:
         return self.venue.cash, list(self.venue.qty.values())
 
     def to_json(self) -> dict[str, Any]:
-        """What a restart needs."""
+        """Return the state of the account as JSON values."""
         action = None if self.action is None else self.action.tolist()
         return {"account": self.account.to_json(), "cash": self.venue.cash, "qty": self.venue.qty, "action": action}
 
     def restore(self, values: Mapping[str, Any]) -> None:
-        """Take `to_json`'s values over."""
+        """Restore the state from the values of `to_json`."""
         self.account.restore(values["account"])
         self.venue.cash, self.venue.qty = values["cash"], dict(values["qty"])
         self.action = None if values["action"] is None else np.array(values["action"], np.float32)

@@ -1,4 +1,4 @@
-"""What the command line asked for, the deployment that may trade there, and the venue with its bars."""
+"""The trading request, the deployment that fits it, and the venue with its bars."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ from train.env_factory import rules_of
 log = logging.getLogger(__name__)
 
 MAKE_ONE = (
-    "scripts/deployment/auto_replace_best_5m.py --once makes one from a finished study, and "
-    "./start_vectorized_training.sh --trade makes a sample and trades it"
+    "deploy a finished study with scripts/deployment/auto_replace_best_5m.py --once, or trade a sample with "
+    "./start_vectorized_training.sh --trade"
 )
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for on the command line."""
+    """Settings from the command line."""
 
     deployments: Path
     trading: Path
     broker: str  # "alpaca" | "replay"
-    names_broker: bool = True  # whether the command line did
-    live_url: str | None = None  # of real money
+    names_broker: bool = True  # True if --broker was given
+    live_url: str | None = None  # URL of the account with real money
     paper_url: str = PAPER_URL
     data_url: str | None = None
     data_dir: Path | None = None
-    data_roots: tuple[Path, ...] = ()  # where a replay looks for its data set
+    data_roots: tuple[Path, ...] = ()  # folders that a replay searches for its dataset
     once: bool = False
     all_bars: bool = False
     pace_s: float = 0.0
@@ -68,24 +68,24 @@ class Request:
 
 @dataclass(frozen=True)
 class Stage:
-    """A venue, its bars and what is known of them."""
+    """A venue with its bars."""
 
     broker: Broker
     feed: Feed
     clock: VenueClock
-    n_steps: int | None  # bars of the account's episode, for observations that show how far it is
-    in_sample: bool | None  # None: bars that nobody had seen
+    n_steps: int | None  # bars of the account's episode, for observations of its progress
+    in_sample: bool | None  # None for live bars
     data_sha256: str | None
 
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")  # servers of tests, without encryption
+LOOPBACK = ("127.0.0.1", "::1", "localhost")  # test servers without encryption
 
 
 def check_addresses(paper_url: str, live_url: str | None) -> None:
-    """Refuse addresses that could send paper orders to real money, or keys to a stranger.
+    """Check that the URLs cannot send paper orders to a live account, or API keys to a foreign server.
 
     Raises:
-        UserError: says which, and what is expected.
+        UserError: if a URL is not allowed.
     """
     for flag, url, own in (("--paper-url", paper_url, PAPER_URL), ("--live-url", live_url, LIVE_URL)):
         if url is None:
@@ -93,20 +93,20 @@ def check_addresses(paper_url: str, live_url: str | None) -> None:
         parts = urlsplit(url)
         host, is_own = (parts.hostname or "").rstrip("."), urlsplit(own).hostname
         if parts.username is not None or parts.password is not None:
-            raise UserError(f"{flag} holds a user or a password; keys come from the environment alone")
+            raise UserError(f"{flag} must not contain a user name or password; keys are read from the environment")
         if host not in LOOPBACK and (host != is_own or parts.scheme != "https"):
             other = urlsplit(PAPER_URL if flag == "--live-url" else LIVE_URL).hostname
-            what = ": that is the live account's, which needs --live" if host == other and flag == "--paper-url" else ""
-            what = ": that is the paper account's" if host == other and flag == "--live-url" else what
-            raise UserError(f"{flag} {parts.scheme}://{host} is not {own}{what}")
+            what = ", which is the live account and requires --live" if host == other and flag == "--paper-url" else ""
+            what = ", which is the paper account" if host == other and flag == "--live-url" else what
+            raise UserError(f"{flag} must be {own}; received {parts.scheme}://{host}{what}")
 
 
 # ------------------------------------------------------------------------------------------------------- the deployment
 def deployed(request: Request, **fits: Any) -> Deployment:
-    """The deployment that `current` leads to, if this venue may have it.
+    """Return the deployment that `current` links to.
 
     Raises:
-        DeploymentError: none, damaged, or not for this venue.
+        DeploymentError: if there is none, or if it is damaged or not allowed on this venue.
     """
     link = request.deployments / CURRENT
     if not os.path.lexists(link):
@@ -119,33 +119,33 @@ def deployed(request: Request, **fits: Any) -> Deployment:
     found = load_deployment(found.folder, **(own | fits))
     rules = found.env_params.get("rules")
     if rules != "standard":
-        raise DeploymentError(f"{found.folder}: was trained under the rules {rules!r} of a host; only 'standard' sizes "
-                              "orders as a venue takes them")  # fmt: skip
+        raise DeploymentError(f"{found.folder}: the policy was trained with rule set {rules!r}; only 'standard' "
+                              "sizes orders that a venue accepts")  # fmt: skip
     if request.broker == "alpaca":
         _check_live_columns(found)
     return found
 
 
 def _check_live_columns(found: Deployment) -> None:
-    """Whether columns and coins can be had from live bars."""
+    """Raise DeploymentError if live bars cannot provide the deployment's columns and coins."""
     name = found.facts.feature_set
     made = FEATURE_SETS[name].names(found.tickers, found.bar_seconds) if name in FEATURE_SETS else ()
     if made != found.feature_names:
-        raise DeploymentError(f"{found.folder}: its columns are those of no feature set here, so live bars cannot make "
-                              "them; --broker replay trades them")  # fmt: skip
+        raise DeploymentError(f"{found.folder}: its columns belong to no known feature set, so they cannot be computed "
+                              "from live bars; use --broker replay")  # fmt: skip
     others = [ticker for ticker in found.tickers if currency_of(ticker) != "USD"]
     if others:
         raise DeploymentError(
-            f"{found.folder}: {', '.join(others)} is not paid for in dollars; this venue's account is"
+            f"{found.folder}: {', '.join(others)} is not quoted in USD, the currency of this venue's account"
         )
 
 
 # ------------------------------------------------------------------------------------------------------------ the venue
 def replay_stage(request: Request, deployment: Deployment, sleep: Any) -> Stage:
-    """Recorded bars: the held-out ones unless told otherwise.
+    """Return a replay of recorded bars, by default of the hold-out.
 
     Raises:
-        UserError: no such data.
+        UserError: if the dataset or its hold-out is not found.
     """
     folder = request.data_dir or _data_of(deployment, request.data_roots)
     dataset = load_dataset(folder)
@@ -159,14 +159,14 @@ def replay_stage(request: Request, deployment: Deployment, sleep: Any) -> Stage:
     feed = DatasetFeed(dataset, row, last, request.pace_s, sleep)
     broker: Any = ReplayBroker(rules_of(deployment.env_params), deployment.tickers)
     broker = FaultyBroker(broker, request.faults, request.seed) if request.faults else broker
-    which = "IN-SAMPLE" if request.all_bars else "held out"
+    which = "IN-SAMPLE" if request.all_bars else "hold-out"
     span = f"{utc_text(dataset.time[row])} .. {utc_text(dataset.time[last - 1])} UTC"
-    log.info("replay of %s bars, %s, of %s", which, span, dataset.label)
+    log.info("replaying %s bars %s of %s", which, span, dataset.label)
     return Stage(broker, feed, VenueClock(), feed.n_steps, request.all_bars, data_sha256)
 
 
 def _data_of(deployment: Deployment, roots: tuple[Path, ...]) -> Path:
-    """The data set whose bars were held out from this deployment, told by its hash."""
+    """Return the folder of the dataset with this deployment's hold-out, found by its hash."""
     held = deployment.facts.holdout
     wanted = deployment.facts.data_sha256 if held is None else held.parent_sha256
     for manifest in sorted(path for root in roots for path in root.glob(f"**/{MANIFEST}")):
@@ -176,28 +176,26 @@ def _data_of(deployment: Deployment, roots: tuple[Path, ...]) -> Path:
         except (OSError, ValueError):
             continue
     looked = ", ".join(map(str, roots))
-    raise UserError(
-        f"no data set under {looked} is the one that {deployment.name} was made from; name one with --data-dir"
-    )
+    raise UserError(f"the dataset of {deployment.name} was not found in {looked}; pass its folder with --data-dir")
 
 
 def _held_out_rows(deployment: Deployment, dataset: Dataset, folder: Path) -> tuple[int, int]:
     held = deployment.facts.holdout
     if held is None:
-        raise UserError(f"{deployment.name} says of no bars that they were held out; --all-bars replays all, IN-SAMPLE")
+        raise UserError(f"{deployment.name} has no hold-out; use --all-bars to replay all bars, marked IN-SAMPLE")
     first = int(np.searchsorted(dataset.time, held.first_time_s))
     last = int(np.searchsorted(dataset.time, held.last_time_s, side="right"))
     if last - first < 2:
-        raise UserError(f"{folder}: lacks the bars that were held out from {deployment.name}; --all-bars replays what "
-                        "it has, IN-SAMPLE")  # fmt: skip
+        raise UserError(f"{folder}: does not contain the hold-out of {deployment.name}; use --all-bars to replay all "
+                        "its bars, marked IN-SAMPLE")  # fmt: skip
     return first, last
 
 
 def alpaca_stage(request: Request, deployment: Deployment, sleep: Any) -> Stage:
-    """Alpaca's paper account, or the live one.
+    """Return the stage of Alpaca's paper or live account.
 
     Raises:
-        UserError: no keys, wrong keys, or an address that does not fit.
+        UserError: if keys are missing or wrong, or if the URL is wrong.
     """
     clock, is_live = VenueClock(), request.live_url is not None
     url = request.live_url or request.paper_url
@@ -205,5 +203,5 @@ def alpaca_stage(request: Request, deployment: Deployment, sleep: Any) -> Stage:
     broker = answered(lambda: AlpacaBroker(keys, deployment.tickers, url, request.data_url, is_live, clock), sleep)
     feed = AlpacaFeed(request.data_url, clock, request.bar_timeout_s, sleep)
     held = deployment.facts.holdout
-    n_steps = None if held is None else max(held.bars - 1, 1)  # of the episode that was scored
+    n_steps = None if held is None else max(held.bars - 1, 1)  # length of the hold-out episode
     return Stage(broker, feed, clock, n_steps, None, None)

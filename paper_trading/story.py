@@ -1,7 +1,7 @@
-"""A journal as its readers show it: every event folded into one `Story`, in the order of the file.
+"""Journal reader, which combines all events in file order into one `Story` for display.
 
-`Reader` follows a file that grows and reads new lines only. A story knows what the journal says and nothing else: what
-no event told stays None, and readers say "unknown".
+`Reader` reads only the new lines of a growing file. A story contains only what the journal records. Missing values
+stay None and are displayed as "unknown".
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from paper_trading.journal import Event, JournalError, checked
 from train.watch.logtail import plain_text
 
 DAY_S = 86_400
-ENDED_UNFILLED = ("partial", "canceled", "rejected", "refused", "not_arrived")  # what did not fill never will
+ENDED_UNFILLED = ("partial", "canceled", "rejected", "refused", "not_arrived")  # the unfilled part will not fill later
 OPEN, UNKNOWN, REFUSED = "open", "unknown", "refused"
-NOT_SEEN = "not seen"  # bars between two that the trader saw
+NOT_SEEN = "not seen"  # missed bars between two observed ones
 NUMBER = re.compile(r"\d[\d.,]*")
 
 
 @dataclass(frozen=True)
 class Start:
-    """A start of the trader."""
+    """A `start` event of the trader."""
 
     mode: str
     deployment: str
@@ -45,17 +45,17 @@ class Start:
     in_sample: bool | None
     study: str | None = None
     code_version: str | None = None
-    faults: list[str] = field(default_factory=list)  # that a replay was told to draw
+    faults: list[str] = field(default_factory=list)  # simulated faults of a replay
 
     @property
     def rates(self) -> Rates:
-        """The simulator's costs."""
+        """Costs of the simulator."""
         return Rates(self.fee_rates["buy"], self.fee_rates["sell"], self.slippage_rate)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """A bar's decision and both accounts after the bar's orders; lists are (A,) in the order of the tickers."""
+    """A decision, with both accounts after the bar's orders. Lists have shape (A,) in ticker order."""
 
     bar_s: int
     action: list[float]
@@ -74,21 +74,21 @@ class Decision:
     state: str
 
     def share(self, notional: float) -> float | None:
-        """USD as a share of the account; None of one that lost everything."""
+        """Return an amount in USD as a fraction of equity, or None without equity."""
         return notional / self.equity if self.equity > 0.0 else None
 
 
 @dataclass
 class Order:
-    """An order from its intent to its end."""
+    """An order from its intent to its outcome."""
 
     id: str
     ticker: str
     side: str
     qty: Decimal  # coins sent
-    price: float  # close that it is sized at, USD; 0 is unknown
+    price: float  # close that sized the order, USD; 0 if unknown
     why: str
-    sized: float  # coins before rounding; 0 for an order that was refused before it was written down
+    sized: float  # coins before rounding; 0 for an order that a limit refused
     bar_s: int = 0
     status: str = OPEN
     filled_qty: Decimal = Decimal(0)
@@ -99,17 +99,17 @@ class Order:
 
     @property
     def sign(self) -> int:
-        """1 for a purchase, -1 for a sale."""
+        """1 for a buy, -1 for a sale."""
         return 1 if self.side == "buy" else -1
 
     @property
     def notional(self) -> float:
-        """USD filled."""
+        """Filled notional, in USD."""
         return float(self.filled_qty) * float(self.fill_price or 0)
 
     @property
     def fill(self) -> Fill | None:
-        """For the drift; None where nothing filled."""
+        """Fill for the drift computation, or None if nothing was filled."""
         if self.filled_qty <= 0 or self.fill_price is None:
             return None
         mid = None if self.mid is None else float(self.mid)
@@ -143,7 +143,7 @@ class _Account:
 
 @dataclass(frozen=True)
 class Note:
-    """Something that happened, in words; `at_s` is the last bar's close before it, or the event's own time."""
+    """Text of an event. `at_s` is the close of the event's bar or the last bar, or else the event's time."""
 
     at_s: float
     text: str
@@ -151,7 +151,7 @@ class Note:
 
 @dataclass
 class Curves:
-    """One entry for every decision."""
+    """Equity curves with one entry per decision."""
 
     bar_s: list[int] = field(default_factory=list)
     equity: list[float] = field(default_factory=list)
@@ -159,7 +159,7 @@ class Curves:
     benchmark: list[float | None] = field(default_factory=list)
 
     def append(self, d: Decision) -> None:
-        """Add a decision's entry."""
+        """Append the entry of a decision."""
         self.bar_s.append(d.bar_s)
         self.equity.append(d.equity)
         self.sim_equity.append(d.sim_equity)
@@ -168,7 +168,7 @@ class Curves:
 
 @dataclass
 class Story:
-    """Everything since the account's last beginning that was not a resumption."""
+    """Everything since the last start that did not resume an earlier run."""
 
     start: Start | None = None  # the latest
     deployment: str | None = None
@@ -182,29 +182,29 @@ class Story:
     curves: Curves = field(default_factory=Curves)
     orders: list[Order] = field(default_factory=list)
     drift: DriftFold = field(default_factory=DriftFold)
-    skipped: Counter[str] = field(default_factory=Counter)  # bars without orders, by why, numbers left out
+    skipped: Counter[str] = field(default_factory=Counter)  # bars without orders, by reason with numbers replaced
     last_skip: Note | None = None
     rejects_in_row: int = 0
     states: list[Note] = field(default_factory=list)
     deployments: list[Note] = field(default_factory=list)
     foreign: list[Note] = field(default_factory=list)
-    drifts: list[Note] = field(default_factory=list)  # bound crossed
+    drifts: list[Note] = field(default_factory=list)  # drift limit exceeded
     bar_notes: list[Note] = field(default_factory=list)
     n_starts: int = 0
 
     def __post_init__(self) -> None:
         self._by_id: dict[str, Order] = {}
         self._pending: dict[str, Order] = {}
-        self._batch: dict[str, Order] = {}  # told of since the last look at the account
-        self._unbooked: list[Order] = []  # ended since the last decision
+        self._batch: dict[str, Order] = {}  # updated since the last reconciliation
+        self._unbooked: list[Order] = []  # closed since the last decision
         self._at_s = 0.0
 
     # ------------------------------------------------------------------------------------------------- one event
     def take(self, event: Event) -> None:
-        """Add an event; one of an unknown name changes nothing.
+        """Add an event. Unknown events are ignored.
 
         Raises:
-            JournalError: a field is missing or of another type.
+            JournalError: if a field is missing or has the wrong type.
         """
         where = f"journal line {event['n'] + 1}, {event['event']}"
         take = getattr(self, f"_take_{event['event']}", None)
@@ -215,7 +215,7 @@ class Story:
         except JournalError:
             raise
         except (KeyError, TypeError, ValueError) as fault:
-            raise JournalError(f"{where}: a field is missing or of another type ({fault})") from fault
+            raise JournalError(f"{where}: a field is missing or has the wrong type ({fault})") from fault
 
     def _take_start(self, event: Event, where: str) -> None:
         self.start = decode(event, Start, JournalError, where)
@@ -240,14 +240,14 @@ class Story:
     def _take_order(self, event: Event, where: str) -> None:
         ended = decode(event, _Ended, JournalError, where)
         order = self._by_id.get(ended.id)
-        if order is None:  # refused by a limit, so never meant to be sent
+        if order is None:  # refused by a limit, so there is no intent
             price = self.close.get(ended.ticker, 0.0)
             order = Order(ended.id, ended.ticker, ended.side, Decimal(0), price, "policy", 0.0, self.bar_s or 0)
             self.orders.append(order)
         order.status, order.reason = ended.status, plain_text(ended.reason)
         order.filled_qty, order.fill_price, order.mid = ended.filled_qty, ended.price, ended.mid
         if order.status != UNKNOWN and (order.id not in self._by_id or self._pending.pop(order.id, None)):
-            self._unbooked.append(order)  # once, however often its end is told
+            self._unbooked.append(order)  # only once per order
         self._batch[order.id] = order
         self.rejects_in_row = self.rejects_in_row + 1 if order.status in ("rejected", REFUSED) else 0
 
@@ -256,7 +256,7 @@ class Story:
         _share_fees(account, [order for order in self._batch.values() if order.notional > 0.0], self.close)
         self._batch = {}
         if not account.explained:
-            self.foreign += [self._note(text) for text in account.notes or ["the account cannot be explained"]]
+            self.foreign += [self._note(text) for text in account.notes or ["the account is not explained"]]
 
     def _take_decision(self, event: Event, where: str) -> None:
         d = self.decision = decode(event, Decision, JournalError, where)
@@ -277,17 +277,17 @@ class Story:
 
     def _take_deployment(self, event: Event, where: str) -> None:
         if "refused" in event:
-            text = f"{event['from']} stays: {event['refused']} was refused, {event['why']}"
+            text = f"keeping {event['from']}: {event['refused']} was refused, {event['why']}"
         else:
             self.deployment = plain_text(event["to"])
-            text = f"{event['from']} handed over to {event['to']}"
+            text = f"{event['from']} was replaced by {event['to']}"
         self.deployments.append(self._note(text))
 
     def _take_foreign(self, event: Event, where: str) -> None:
         self.foreign.append(self._note(event["text"]))
 
     def _take_drift(self, event: Event, where: str) -> None:
-        self.drifts.append(self._note(f"{event['ratio']:+.2%} against the simulator, bound {event['bound']:.2%}"))
+        self.drifts.append(self._note(f"{event['ratio']:+.2%} from the simulator, limit {event['bound']:.2%}"))
 
     def _take_stop(self, event: Event, where: str) -> None:
         self.ended = self._note(f"{event['why']} (exit code {event['code']})")
@@ -299,7 +299,7 @@ class Story:
         return dict(zip(self.tickers, values, strict=True))
 
     def _book(self, held: Held, rates: Rates) -> None:
-        """Add the orders that ended since the last decision to the drift."""
+        """Add the orders that closed since the last decision to the drift."""
         fills, short, rounding = [], [], {}
         for order in self._unbooked:
             if (fill := order.fill) is not None:
@@ -313,34 +313,34 @@ class Story:
         self._unbooked = []
         self.drift.bar(held, fills, short, rounding, excused, rates)
 
-    # ------------------------------------------------------------------------------------------------ what follows
+    # ------------------------------------------------------------------------------------------- derived quantities
     @property
     def tickers(self) -> Sequence[str]:
-        """The coins, in the order of every list."""
+        """Coins in the order of all lists."""
         return self.start.tickers if self.start else ()
 
     @property
     def unfinished(self) -> list[Order]:
-        """Orders without an end, or with an unknown one."""
+        """Orders that are open or whose outcome is unknown."""
         return list(self._pending.values())
 
     @property
     def ratio(self) -> float | None:
-        """Live equity over the simulator's, minus 1; None is unknown."""
+        """Trader's equity divided by the simulator's, minus 1; None if unknown."""
         d = self.decision
         return d.equity / d.sim_equity - 1.0 if d is not None and d.sim_equity else None
 
     def orders_of(self, day: date) -> list[Order]:
-        """Orders of the bars that close on a UTC day."""
+        """Return the orders of all bars that close on a UTC day."""
         return [order for order in self.orders if day_of(order.bar_s) == day]
 
     def last_orders(self) -> list[Order]:
-        """Orders of the latest bar that had any."""
+        """Return the orders of the latest bar with orders."""
         recent = takewhile(lambda order: order.bar_s == self.orders[-1].bar_s, reversed(self.orders))
         return list(recent)[::-1]
 
     def uses(self) -> dict[str, float | None]:
-        """How much of each limit is used at the last decision's bar, by the limit's name; None is unknown."""
+        """Return the used part of each limit at the last decision, by limit name; None if unknown."""
         d = self.decision
         if d is None:
             return dict.fromkeys(USED)
@@ -368,12 +368,12 @@ USED = (
 
 
 def day_of(seconds: float) -> date:
-    """The UTC day of a moment."""
+    """Return the UTC day of a time in UTC seconds."""
     return datetime.fromtimestamp(seconds, UTC).date()
 
 
 def _share_fees(account: _Account, orders: Sequence[Order], close: Mapping[str, float]) -> None:
-    """Give a batch's fees to its filled orders: in coins to the coin's, in cash to the others, by notional."""
+    """Divide fees among filled orders by notional: coin fees among that coin's orders, cash fees among the others."""
     in_coins = {order.ticker for order in orders if account.fee_qty.get(order.ticker, 0)}
     others = [order for order in orders if order.ticker not in in_coins] or orders
     in_cash = sum(order.notional for order in others)
@@ -386,26 +386,26 @@ def _share_fees(account: _Account, orders: Sequence[Order], close: Mapping[str, 
         order.fee = (order.fee or 0.0) + float(account.fee_cash) * order.notional / in_cash
 
 
-# -------------------------------------------------------------------------------------------------- a file that grows
+# ------------------------------------------------------------------------------------------------------- growing files
 class Reader:
-    """Reads a journal from where it stopped the last time."""
+    """Incremental reader of a journal."""
 
     def __init__(self, path: Path) -> None:
-        """The file need not exist yet."""
+        """Create a reader for a file that need not exist yet."""
         self.path = path
         self.story = Story()
-        self.damage = ""  # what is wrong with the file; the story is what came before
+        self.damage = ""  # damage of the file; the story contains the events before it
         self._place = self._number = 0
         self._file: tuple[int, int] | None = None  # device and inode
 
     def refresh(self, until_s: float = inf) -> Story:
-        """Take what was written since; a file that was replaced is read from its beginning.
+        """Read the new events and return the story. A replaced file is read from its beginning.
 
         Args:
-            until_s: stop before the first event of a bar that closes then or later, UTC seconds.
+            until_s: stop before the first event of a bar that closes at this time or later, in UTC seconds.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: if the file cannot be read.
         """
         try:
             file = self.path.open("rb")

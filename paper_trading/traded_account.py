@@ -1,12 +1,13 @@
-"""The simulator's account with its orders handed out.
+"""The simulator's account with orders filled by a venue.
 
-`TradedAccount` is `environment_Alpaca.CryptoEnvAlpaca`: stops, sizing, increments, minima, the cap, the scaling of
-buys, valuation and observation are that class's own methods. What differs is who fills. A plan runs the methods on a
-copy and collects the orders; the venue fills them; `settle` takes the venue's cash and coins over. On a venue that
-fills at the bar's close, with the simulator's slippage and fee, that is the simulator's step, bit for bit.
+`TradedAccount` is a subclass of `environment_Alpaca.CryptoEnvAlpaca`. Stops, order sizing, rounding, minimum orders,
+the position cap, the scaling of buys, valuation and observation are methods of that class. Only the fills differ. A
+plan runs the methods on a copy of the account and collects the orders, the venue fills the orders, and `settle_sales`
+and `settle_buys` copy the venue's cash and coins. If the venue fills at the bar's close with the simulator's slippage
+and fee, the result is bit-identical to the simulator's step.
 
-Sales come first and buys are sized on what they brought, as in the simulator. A coin has at most one order of each side
-in a bar.
+As in the simulator, sales are executed first, and buys are sized with their proceeds. Each coin has at most one order
+per side and bar.
 """
 
 from __future__ import annotations
@@ -22,24 +23,24 @@ from market.venues import OrderRule
 from paper_trading.broker import Side, Why
 
 Array = np.ndarray
-NO_END = 2**62  # last bar of an account that has none
+NO_END = 2**62  # last bar of an account without an end
 
 
 @dataclass(frozen=True)
 class Window:
-    """Contiguous bars, the newest last; n is at most lookback + 1."""
+    """Contiguous bars, with the newest last; n is at most lookback + 1."""
 
     close_s: Array  # (n,) int64, UTC seconds
-    price: Array  # (n, A) float64, close, quote per coin
+    price: Array  # (n, A) float64, closes, quote per coin
     tech: Array  # (n, F) float32, features
-    filled: Array  # (n, A) bool, nobody traded the coin
+    filled: Array  # (n, A) bool, True if the coin was not traded
 
     def __len__(self) -> int:
         return len(self.close_s)
 
     @property
     def bar_s(self) -> int:
-        """Close of the newest bar."""
+        """Close time of the newest bar, in UTC seconds."""
         return int(self.close_s[-1])
 
 
@@ -55,29 +56,29 @@ class Wish:
 
 @dataclass(frozen=True)
 class Plan:
-    """The sales of a bar, and what its buys are sized with once the sales are settled."""
+    """Sales of a bar, and the inputs for sizing its buys after the sales are settled."""
 
     sales: Sequence[Wish]
-    order: list[float]  # (A,) coins asked for
+    order: list[float]  # (A,) requested coins
     equity_at_fill: float  # quote
-    high: list[float]  # (A,) highest price while held, this bar included
+    high: list[float]  # (A,) highest price while held, including this bar
     price: list[float]  # (A,) closes
 
 
 class TradedAccount(CryptoEnvAlpaca):
-    """One account over live or replayed bars.
+    """An account on live or replayed bars.
 
     Args:
-        env_params: of the deployment.
-        window: the bars up to the first observed one, at least `lookback` of them.
-        rules: order rules by ticker, in the order of the columns.
-        n_steps: bars of an episode, after which the next begins; only `observe_account` shows it. None: no end.
+        env_params: environment parameters of the deployment.
+        window: at least `lookback` bars, up to the first observed one.
+        rules: order rules by ticker, in column order.
+        n_steps: bars per episode, used only by `observe_account`; None for an endless episode.
     """
 
     def __init__(
         self, env_params: Mapping[str, Any], window: Window, rules: Mapping[str, OrderRule], n_steps: int | None = None
     ) -> None:  # fmt: skip
-        again = slice(-1, None)  # the class wants a bar to step to; `move_to` puts the real one there
+        again = slice(-1, None)  # the class requires a next bar; `move_to` replaces it with the real one
         config = {
             "price_array": np.concatenate((window.price, window.price[again])),
             "tech_array": np.concatenate((window.tech, window.tech[again])),
@@ -88,19 +89,19 @@ class TradedAccount(CryptoEnvAlpaca):
         super().__init__(config, env_params)
         self.wishes: list[Wish] = []
         self._why: Why = "policy"
-        self.is_dust = [False] * self.action_dim  # (A,) what is held is the rest of a position that was sold
+        self.is_dust = [False] * self.action_dim  # (A,) True if only the remainder of a sold position is held
         self.reset(len(window) - 1)
         first = self.account.bar
         self.account = replace(self.account, last_bar=NO_END if n_steps is None else first + n_steps)
 
     def use_rules(self, rules: Mapping[str, OrderRule]) -> None:
-        """Size orders by these rules from now on, in the order of the columns."""
+        """Use new order rules, in column order."""
         self.min_qty = [rule.min_order_qty for rule in rules.values()]
         self.qty_increment = [rule.qty_increment for rule in rules.values()]
 
     # ---------------------------------------------------------------- the bar
     def move_to(self, window: Window) -> None:
-        """Take new bars; the account stands at the one before the newest, wherever that lies now."""
+        """Replace the bars. The account's current bar is then the one before the newest."""
         acct = self.account
         moved = len(window) - 2 - acct.bar
         self.price_array, self.tech_array, self.trades = window.price, window.tech, ~window.filled
@@ -108,9 +109,9 @@ class TradedAccount(CryptoEnvAlpaca):
         self.account = replace(acct, bar=acct.bar + moved, first_bar=acct.first_bar + moved, last_bar=last_bar)
 
     def jump_to(self, window: Window, n_bars: int) -> None:
-        """Stand at the newest bar, `n_bars` after the last one, without orders on the way.
+        """Advance to the newest bar, `n_bars` after the current one, without orders in between.
 
-        Highs follow the closes that the window has of those bars.
+        Highs are updated with the closes of the skipped bars in the window.
         """
         self.move_to(window)
         acct = self.account
@@ -125,14 +126,14 @@ class TradedAccount(CryptoEnvAlpaca):
         self._forget_dust()
 
     def begin_bar(self) -> list[float]:
-        """The clock goes on to the newest bar; its closes (A,)."""
+        """Advance to the newest bar and return its closes (A,)."""
         price = self._begin_bar()
         self._renew_episode()
         self._forget_dust()
         return price
 
     def take(self, cash: float, qty: Sequence[float]) -> None:
-        """Take the venue's cash and coins (A,) over where no order of this bar explains them."""
+        """Copy the venue's cash and coins (A,), including changes that no order of this bar explains."""
         acct = self.account
         for i, (before, now) in enumerate(zip(acct.qty, qty, strict=True)):
             if now != before:
@@ -142,7 +143,7 @@ class TradedAccount(CryptoEnvAlpaca):
         self._forget_dust()
 
     def _renew_episode(self) -> None:
-        """Progress begins again at the bar after an episode's last one."""
+        """Begin a new episode after the last bar of the current one."""
         acct = self.account
         n_steps = acct.last_bar - acct.first_bar
         while acct.bar > acct.last_bar:
@@ -150,18 +151,18 @@ class TradedAccount(CryptoEnvAlpaca):
             acct.last_bar = acct.first_bar + n_steps
 
     def _forget_dust(self) -> None:
-        """What is left of a position that was sold has no clock and no high."""
+        """Reset the holding time and the high of the remainders of sold positions."""
         for i, is_dust in enumerate(self.is_dust):
             if is_dust:
                 self.account.held_bars[i], self.account.high[i] = 0, 0.0
 
     def _cannot_be_sold(self, i: int, quantity: float) -> bool:
-        """Whether it is less than an increment or than the smallest order."""
+        """Return True if the quantity is below one increment or below the minimum order."""
         whole = self._whole_increments(i, quantity)
         return quantity > 0 and (whole <= 0 or whole < self.min_qty[i])
 
     def plan_sales(self, action: Array, price: list[float]) -> Plan:
-        """Plan stops, sells and releases of the bar that has begun; action (A,), a hold where one is not finite."""
+        """Plan the stops, sales and stale releases of the bar. An action (A,) that is not finite is a hold."""
         asked = np.asarray(action, dtype=np.float32)
         asked = asked if np.isfinite(asked).all() else np.zeros_like(asked)
         live, self.account, self.wishes = self.account, _copy(self.account), []
@@ -170,12 +171,12 @@ class TradedAccount(CryptoEnvAlpaca):
             planned = self.account
         finally:
             self.account = live
-        # A position that the plan empties keeps its high until the venue has sold it.
+        # A position keeps its high until the venue has sold it.
         high = [after or now for now, after in zip(live.high, planned.high, strict=True)]
         return Plan(self.wishes, order, equity, high, price)
 
     def settle_sales(self, plan: Plan, sold: Sequence[float], cash: float, qty: Sequence[float]) -> None:
-        """Take the venue's cash and coins (A,) over after the sales; sold (A,) coins."""
+        """Copy the venue's cash and coins (A,) after the sales, given the sold coins (A,)."""
         acct, self.account.high = self.account, list(plan.high)
         whole = {wish.asset for wish in plan.sales if wish.quantity >= acct.qty[wish.asset]}
         for i, quantity in enumerate(sold):
@@ -188,7 +189,7 @@ class TradedAccount(CryptoEnvAlpaca):
         self._forget_dust()
 
     def plan_buys(self, plan: Plan) -> Sequence[Wish]:
-        """The buys of the bar, after its sales are settled."""
+        """Plan the buys of the bar after its sales are settled."""
         live, self.account, self.wishes = self.account, _copy(self.account), []
         try:
             self._buy(plan.order, plan.price, plan.equity_at_fill)
@@ -197,7 +198,7 @@ class TradedAccount(CryptoEnvAlpaca):
         return self.wishes
 
     def settle_buys(self, plan: Plan, bought: Sequence[float], cash: float, qty: Sequence[float]) -> None:
-        """Take the venue's cash and coins (A,) over after the buys; bought (A,) coins."""
+        """Copy the venue's cash and coins (A,) after the buys, given the bought coins (A,)."""
         acct = self.account
         for i, quantity in enumerate(bought):
             acct.filled[i] += quantity
@@ -211,10 +212,10 @@ class TradedAccount(CryptoEnvAlpaca):
         self._mark(self.price_array[self.account.bar].tolist())
 
     def observe(self) -> Array:
-        """(S,) float32, the simulator's observation at the newest bar."""
+        """Return the simulator's observation at the newest bar, (S,) float32."""
         return self._observe()
 
-    # ---------------------------------------------------------------- what a plan collects
+    # ---------------------------------------------------------------- collecting the orders of a plan
     def _trailing_stop(self, price: list[float]) -> None:
         self._collect("stop", lambda: super(TradedAccount, self)._trailing_stop(price))
 
@@ -237,16 +238,16 @@ class TradedAccount(CryptoEnvAlpaca):
         if self.account.qty[i] != before:
             self.wishes.append(Wish(i, "buy", quantity, "policy"))
 
-    # ---------------------------------------------------------------- what a restart needs
+    # ---------------------------------------------------------------- saving and restoring
     def to_json(self) -> dict[str, Any]:
-        """The account as plain values, its bars counted from the one it stands at."""
+        """Return the account as JSON values, with bar indices relative to the current bar."""
         acct = self.account
         values = {name: value for name, value in asdict(acct).items() if name not in ("bar", "traded", "filled")}
         last = None if acct.last_bar == NO_END else acct.last_bar - acct.bar
         return values | {"first_bar": acct.first_bar - acct.bar, "last_bar": last, "is_dust": self.is_dust}
 
     def restore(self, values: Mapping[str, Any]) -> None:
-        """Take `to_json`'s values over, at the bar the account stands at."""
+        """Restore the account from the values of `to_json`, at the current bar."""
         bar = self.account.bar
         last = NO_END if values["last_bar"] is None else bar + values["last_bar"]
         own = {field.name for field in fields(Account)} - {"bar", "first_bar", "last_bar", "traded", "filled"}
@@ -257,6 +258,6 @@ class TradedAccount(CryptoEnvAlpaca):
 
 
 def _copy(account: Account) -> Account:
-    """With lists of its own."""
+    """Return a copy of the account with copied lists."""
     lists = {name: list(value) for name, value in vars(account).items() if isinstance(value, list)}
     return replace(account, traded=Traded(), **lists)

@@ -1,11 +1,15 @@
-"""The trader: one bar after another, each in the same order.
+"""The trader, which processes every bar in the same order.
 
-    1. a new deployment is taken over    2. the account is reconciled
-    3. the order that was decided at the bar before is sized at this bar's close and sent: sales, then buys
-    4. the account is marked    5. the policy sees this bar and decides    6. the decision goes into the journal
+    1. switch to a new deployment, if there is one
+    2. reconcile the account
+    3. size the orders of the previous bar's decision at this bar's close and send them: sales, then buys
+    4. value the account
+    5. let the policy decide on this bar
+    6. write the decision to the journal
 
-ACTIVE trades; REDUCING only sells; HALTED sends nothing. The state is in the journal and outlives a restart; only a
-person lifts it. Whatever is late, missing or unclear costs the bar: nothing is caught up.
+ACTIVE trades, REDUCING only sells, HALTED sends nothing. The state is stored in the journal and survives restarts.
+Only a person can return the trader to ACTIVE. If data is late, missing or unclear, the bar is skipped and its orders
+are not sent later.
 """
 
 from __future__ import annotations
@@ -42,18 +46,18 @@ log = logging.getLogger(__name__)
 
 
 class Trader:
-    """One account, traded bar by bar.
+    """Trades one account bar by bar.
 
     Args:
-        deployment: that decides.
+        deployment: deployment with the policy.
         broker: the venue.
-        feed: brings the bars.
-        journal: open for appending.
+        feed: source of the bars.
+        journal: journal open for appending.
         desk: sends the orders.
-        memory: what the journal says.
-        used: how much of the limits is used up.
-        settings: see there.
-        hooks: see there.
+        memory: state restored from the journal.
+        used: used part of the limits.
+        settings: settings of the trader.
+        hooks: callbacks to the surrounding program.
     """
 
     def __init__(
@@ -69,18 +73,18 @@ class Trader:
         self.mandate = Mandate(journal, settings.limits, hooks.told, memory)
         self.listing = Listing(broker, journal, deployment, hooks.told)
         self.dealer = Dealer(deployment, desk, self.books, journal, self.listing, self.mandate, used, self.reconcile)
-        self.bar_s: int | None = None  # close of the last bar seen
+        self.bar_s: int | None = None  # close time of the last observed bar, UTC seconds
         self.account: TradedAccount | None = None
         self.shadow: Shadow | None = None
-        self.pending: np.ndarray | None = None  # (A,) decided at the last bar
+        self.pending: np.ndarray | None = None  # (A,) decision of the last bar
         self.last_prices: dict[str, float] = {}  # closes of the last bar
 
     # ---------------------------------------------------------------- the loop
     def run(self, is_once: bool = False) -> None:
-        """Trade until the recording ends; a signal raises out of the feed's waiting.
+        """Trade until the recording ends. A signal raises an exception while the feed waits.
 
         Raises:
-            OSError: the journal cannot be written.
+            OSError: if the journal cannot be written.
         """
         has_traded = self.begin()
         while not (is_once and has_traded):
@@ -94,9 +98,9 @@ class Trader:
             has_traded = True
 
     def begin(self) -> bool:
-        """Take the newest bar that has closed; whether it was new and in time, and so has been traded.
+        """Process the newest closed bar and return True if it was new and in time, and was therefore traded.
 
-        A venue that does not answer is waited for. A restart stands where it stood.
+        The method waits until the venue responds. After a restart, the account continues from its checkpoint.
         """
         arrival, known = self._first(), self.memory.checkpoint
         if known is not None and self.memory.decided_s is not None and len(arrival.window) >= self.needs.lookback:
@@ -106,7 +110,7 @@ class Trader:
         if is_new:
             self.on_bar(arrival)
         else:
-            self._write_bar(arrival)  # with the warm-up that everything after it is made from
+            self._write_bar(arrival)  # includes the warm-up bars that later features depend on
             self.reconcile(arrival.window.bar_s)  # the next bar may be hours away
         latest = self.settings.latest_s
         return is_new and not (latest is not None and arrival.late_s is not None and arrival.late_s > latest)
@@ -117,7 +121,7 @@ class Trader:
             return self.feed.first(self.needs)
 
         def wait(seconds: float, _: object) -> None:
-            self.phase = "waiting for the venue to answer"
+            self.phase = "waiting for the venue to respond"
             self._tick()
             self.desk.pause(seconds)
 
@@ -125,13 +129,13 @@ class Trader:
 
     @property
     def needs(self) -> Needs:
-        """What the deployment reads."""
+        """Market data that the deployment requires."""
         d = self.deployment
         lookback = int(d.env_params["lookback"])
         return Needs(d.tickers, d.bar_seconds, lookback, d.facts.feature_set, d.feature_names)
 
     def on_bar(self, arrival: Arrival) -> None:
-        """One bar, in the order of the module's docstring."""
+        """Process one bar in the order given in the module's docstring."""
         started, waited_s = arrival.here_s, self.desk.waited_s
         arrival = self._take_over(arrival)
         window, bar_s = arrival.window, arrival.window.bar_s
@@ -157,7 +161,7 @@ class Trader:
             self.dealer.execute(self.account, self.pending, price, bar_s, self.last_prices)
             self.account.mark()
 
-    # ---------------------------------------------------------------- beginning
+    # ---------------------------------------------------------------- start
     def _restore(self, window: Window, known: Mapping[str, Any]) -> None:
         self.account = self._new_account(window)
         self.account.restore(known["account"])
@@ -168,7 +172,7 @@ class Trader:
         self.mandate.peak, self.mandate.base = known["peak"], known["base"]
 
     def _open(self, window: Window) -> None:
-        """The account begins, or goes on, with the first bar that has a whole lookback."""
+        """Create or restore the account at the first bar with a full lookback."""
         if self.ledger is None or len(window) < self.needs.lookback:
             return
         if self.memory.checkpoint is not None:
@@ -196,7 +200,7 @@ class Trader:
         return Shadow(self._env_params(), window, self.rules, self.settings.n_steps)
 
     def _renew_rules(self, bar_s: int) -> None:
-        """Once a day and after a refusal."""
+        """Update the order rules once a day and after a rejection."""
         if self.bar_s is not None and self.listing.renew(is_new_day=bar_s // DAY_S != self.bar_s // DAY_S):
             for account in [each for each in (self.account, self.shadow and self.shadow.account) if each is not None]:
                 account.use_rules(self.rules)
@@ -204,20 +208,20 @@ class Trader:
     # ---------------------------------------------------------------- reconciliation
     @property
     def rules(self) -> Mapping[str, OrderRule]:
-        """Order rules by ticker, in the order of the columns."""
+        """Order rules by ticker, in column order."""
         return self.listing.rules
 
     @property
     def ledger(self) -> Ledger | None:
-        """Whose cash and coins; None before the first reconciliation."""
+        """Ledger of the account; None before the first reconciliation."""
         return self.books.ledger
 
     def reconcile(self, bar_s: int) -> bool:
-        """Whether the venue answered; what our fills do not explain makes the state REDUCING."""
+        """Reconcile the account and return True if the venue responded. Unexplained changes lead to REDUCING."""
         try:
             found = self.books.reconcile(bar_s)
         except UnreachableError as error:
-            log.warning("the venue does not answer: %s", error)
+            log.warning("the account cannot be reconciled: %s", error)
             return False
         paid = self._value_of_fees(found)
         self.fees += paid
@@ -232,7 +236,7 @@ class Trader:
 
     # ---------------------------------------------------------------- trading
     def _trade(self, arrival: Arrival, is_known: bool) -> str | None:
-        """Go on to the bar, and execute what was decided at the one before; why not, where that may not be."""
+        """Advance to the bar and execute the previous decision. Return the reason if nothing may be ordered."""
         account, shadow, window = self.account, self.shadow, arrival.window
         assert account is not None
         assert shadow is not None
@@ -257,18 +261,18 @@ class Trader:
         return why
 
     def _why_not(self, arrival: Arrival, n_bars: int, is_known: bool) -> str | None:
-        """Why nothing is ordered at this bar."""
+        """Return the reason why nothing is ordered at this bar, or None."""
         latest, late = self.settings.latest_s, arrival.late_s
         if n_bars != 1:
-            return f"{n_bars - 1} bars were missed; nothing is caught up"
+            return f"{n_bars - 1} bars were missed; their orders are not sent later"
         if self.memory.ordered_s == arrival.window.bar_s:
-            return "orders of this bar were written down before the restart"
+            return "the orders of this bar were recorded before the restart"
         if len(arrival.window) < 2:
             return "a gap in the market ends at this bar"
         if latest is not None and late is not None and late > latest:
-            return f"the bar came {late:.0f} s after its close, more than {latest:.0f} s"
+            return f"the bar arrived {late:.0f} s after its close; the limit is {latest:.0f} s"
         if not is_known:
-            return "the venue did not say what is in the account"
+            return "the venue did not report the account"
         return "HALTED" if self.state == "HALTED" else None
 
     def _take_holdings(self) -> None:
@@ -317,7 +321,7 @@ class Trader:
     def _checkpoint(self, window: Window) -> dict[str, Any]:
         assert self.account is not None
         assert self.shadow is not None
-        # What is sent at once is no order of the next bar, also not after a restart without the flag.
+        # An action that was sent at once must not be sent again at the next bar, even after a restart without the flag.
         action = None if self.pending is None or self.settings.sends_at_once else self.pending.tolist()
         return {
             "account": self.account.to_json(), "shadow": self.shadow.to_json(), "action": action,
@@ -328,20 +332,20 @@ class Trader:
     # ---------------------------------------------------------------- states, deployments
     @property
     def state(self) -> State:
-        """What the trader may do."""
+        """State of the trader: ACTIVE, REDUCING or HALTED."""
         return self.mandate.state
 
     @property
     def why(self) -> str:
-        """Why it may not do everything."""
+        """Reason for the state."""
         return self.mandate.why
 
     def change_state(self, state: State, why: str) -> None:
-        """Go to a state that allows less; only a person goes back."""
+        """Change to a more restrictive state."""
         self.mandate.change(state, why)
 
     def resume(self, why: str) -> None:
-        """ACTIVE again, because the user said so."""
+        """Return to ACTIVE at the user's request."""
         self.mandate.resume(why)
 
     def _look_for_halt(self) -> None:
@@ -354,9 +358,9 @@ class Trader:
         self.hooks.tick()
 
     def _take_over(self, arrival: Arrival) -> Arrival:
-        """A new deployment, at the bar's edge; positions stay, and what was decided is still executed."""
+        """Switch to a new deployment, if there is one. Positions are kept, and the last decision is still executed."""
         if self.account is not None and len(arrival.window) <= self.needs.lookback:
-            return arrival  # a gap in the market: the new one could observe no more
+            return arrival  # a gap in the market: the new deployment could not observe enough bars
         renewed = self.hooks.renewed(self.deployment.name)
         if renewed is None:
             return arrival
@@ -365,12 +369,12 @@ class Trader:
             arrival = self.feed.again(self.needs)
         except (UnreachableError, BarsError) as error:
             self.deployment = before
-            log.warning("deployment %s is taken over at a later bar: %s", renewed.name, error)
+            log.warning("the switch to deployment %s is postponed to a later bar: %s", renewed.name, error)
             return arrival
         self.books.rates, self.dealer.deployment = _rates(renewed, self.broker), renewed
         self.journal.append("deployment", **{"from": before.name, "to": renewed.name, "bar_s": arrival.window.bar_s})
-        log.info("deployment %s takes over from %s", renewed.name, before.name)
-        self.hooks.told(f"deployment {renewed.name} takes over from {before.name}")
+        log.info("deployment %s replaces %s", renewed.name, before.name)
+        self.hooks.told(f"deployment {renewed.name} replaces {before.name}")
         if self.account is not None and self.shadow is not None and len(arrival.window) > self.needs.lookback:
             kept, simulated = self.account.to_json(), self.shadow.to_json()
             past = Window(*(rows[:-1] for rows in vars(arrival.window).values()))
@@ -380,7 +384,7 @@ class Trader:
             self.account, self.shadow = account, shadow
         return arrival
 
-    # ---------------------------------------------------------------- words
+    # ---------------------------------------------------------------- events and texts
     def _write_bar(self, arrival: Arrival) -> None:
         window = arrival.window
         self.journal.append(
@@ -402,7 +406,7 @@ class Trader:
 
 
 def _rates(deployment: Deployment, broker: Broker) -> Rates:
-    """Fees that were trained with, and the highest that a venue outside this process may take."""
+    """Return the fee rates used in training, and the highest known fee rate of a real venue."""
     resolved = deployment.facts.env_resolved
     known = 0.0 if broker.mode == "REPLAY" else max(tier.taker_rate for tier in ALPACA.fee_tiers)
     buy, sell, known = (Decimal(repr(rate)) for rate in (resolved["buy_fee_rate"], resolved["sell_fee_rate"], known))

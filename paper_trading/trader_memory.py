@@ -1,4 +1,4 @@
-"""What a journal says to a trader that starts again: where it stood, what is open, what it may do."""
+"""State that a restarted trader restores from its journal: account, open orders and permissions."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from paper_trading.risk import DAY_S, State, Used
 
 @dataclass
 class Memory:
-    """The state after the last event."""
+    """State of the trader after the last event of its journal."""
 
     begun: bool = False
     deployment: str | None = None
-    capital: Decimal | None = None  # that the account began with; None: all cash, or not yet begun
+    capital: Decimal | None = None  # initial capital; None: all cash, or not started yet
     ledger: Ledger | None = None
     checkpoint: Mapping[str, Any] | None = None  # of the last decision
     decided_s: int | None = None  # bar of the last decision
-    ordered_s: int | None = None  # last bar that orders were written down for
+    ordered_s: int | None = None  # last bar with recorded orders
     state: State = "ACTIVE"
     why: str = ""
     resumed: bool = False  # since the last decision
-    fees: float = 0.0  # quote, paid so far
-    fees_spared: float = 0.0  # quote, expected so far less paid
-    known_s: float | None = None  # when the venue last agreed with the ledger, UTC seconds
-    rules: dict[str, tuple[float, float]] = field(default_factory=dict)  # by ticker: smallest order, increment; coins
-    theirs: dict[str, Theirs] = field(default_factory=dict)  # orders of others that the ledger took in
+    fees: float = 0.0  # fees paid so far, quote
+    fees_spared: float = 0.0  # expected minus paid fees so far, quote
+    known_s: float | None = None  # time of the last reconciliation, UTC seconds
+    rules: dict[str, tuple[float, float]] = field(default_factory=dict)  # ticker -> (minimum order, increment), coins
+    theirs: dict[str, Theirs] = field(default_factory=dict)  # foreign orders that the ledger includes
 
 
 def recall(events: Iterable[Event], desk: Desk, used: Used) -> Memory:
-    """Read a journal; the desk gets the orders that are open, `used` the day's turnover and the rejects in a row."""
+    """Restore the state from a journal, including the open orders in `desk` and the used limits in `used`."""
     memory = Memory()
     for event in events:
         desk.remember(event)
@@ -80,15 +80,15 @@ def _remember_rules(memory: Memory, event: Event) -> None:
 def _remember_account(memory: Memory, event: Event) -> None:
     memory.ledger, memory.known_s = Ledger.from_json(event), event.get("known_s")
     memory.theirs |= {name: Theirs.from_json(values) for name, values in event.get("theirs", {}).items()}
-    if memory.checkpoint is not None:  # the next decision says the sum anew
+    if memory.checkpoint is not None:  # the next decision records the new total
         paid = value_of_fees(event, memory.checkpoint["prices"])
         memory.fees += paid
         memory.fees_spared += float(event.get("fee_expected", paid)) - paid
-    if not event["explained"] and memory.state == "ACTIVE":  # a kill may have kept the state from the journal
+    if not event["explained"] and memory.state == "ACTIVE":  # a kill may have prevented the state event
         memory.state, memory.why = "REDUCING", f"the account is not explained: {'; '.join(event['notes'])}"
 
 
 def value_of_fees(event: Event, prices: Mapping[str, float]) -> float:
-    """Fees of an `account` event in quote, coins at these prices."""
+    """Return the fees of an `account` event in quote currency, with coins valued at these prices."""
     coins = sum(float(fee) * prices.get(ticker, 0.0) for ticker, fee in event["fee_qty"].items())
     return float(event["fee_cash"]) + coins

@@ -1,4 +1,4 @@
-"""The trader as a program: alone on its account, from the command line to its end."""
+"""The trading program, from the command line to its exit code."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from train.study.interruption import Interrupted, Interruption
 
 log = logging.getLogger(__name__)
 
-ENDED, HALTED = 0, 5  # exit codes, beside those of every program
+ENDED, HALTED = 0, 5  # exit codes, in addition to those of every program
 HALT_FILE, PREVIOUS = "HALT", "journal.previous.jsonl"
 ALERT_TIMEOUT_S = 10.0
 
@@ -42,8 +42,8 @@ WritePage = Callable[[Path, date | None], Path]
 
 
 def trade(request: Request, write_page: WritePage | None = None) -> int:
-    """Run the trader; the exit code. `write_page` draws the page of a day, None that of the last bar."""
-    # Asked to flatten before there is an account, or after, the process must not end.
+    """Run the trader and return its exit code. `write_page` writes the page of a day, or of the last bar for None."""
+    # A flatten signal before the account exists, or after its end, must not end the process.
     before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     try:
         with Interruption() as interruption:
@@ -65,11 +65,12 @@ class Program:
         self._drawn_day: int | None = None
 
     def run(self) -> int:
-        """Trade; the exit code.
+        """Trade and return the exit code.
 
         Raises:
-            UserError, UnreachableError: it cannot begin.
-            OSError: the journal cannot be written.
+            UserError: if the trader cannot start.
+            UnreachableError: if the venue does not respond.
+            OSError: if the journal cannot be written.
         """
         request = self.request
         deployment = deployed(request)
@@ -88,8 +89,8 @@ class Program:
         desk.must_stop = self._must_stop
         memory = recall(lines(journal.path), desk, used)
         if request.capital is not None and memory.begun and request.capital != memory.capital:
-            began = "all its cash" if memory.capital is None else f"{memory.capital} of it"
-            raise UserError(f"--capital {request.capital}: this account began with {began}, as its journal says")
+            began = "all its cash" if memory.capital is None else f"--capital {memory.capital}"
+            raise UserError(f"--capital {request.capital}: according to its journal, this account started with {began}")
         if request.adopts:
             take_for_ours(desk, memory, request.capital)
         latest_s = None if request.broker == "replay" else min(deployment.bar_seconds / 2, request.bar_timeout_s + 15.0)
@@ -118,18 +119,18 @@ class Program:
             trader.run(self.request.once)
         except Interrupted as stopped:
             trader.phase = "ended"
-            goes_on = "positions stay, and the same command goes on"
-            what = "the same command begins the replay anew" if self.request.broker == "replay" else goes_on
+            goes_on = "positions are kept, and the same command resumes trading"
+            what = "the same command restarts the replay" if self.request.broker == "replay" else goes_on
             return 128 + stopped.signal_number, f"stopped by {stopped}; {what}"
         finally:
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         if trader.state == "HALTED":
             return HALTED, f"HALTED: {trader.why}"
-        return ENDED, "one bar is done" if self.request.once else "the replay is over"
+        return ENDED, "one bar traded" if self.request.once else "replay finished"
 
     # ---------------------------------------------------------------- waiting
     def sleep(self, seconds: float, tick: Tick) -> None:
-        """Wait; a signal ends it, and `tick` is called every second."""
+        """Wait and call `tick` every second. A signal ends the wait."""
         end = time.monotonic() + seconds
         while True:
             tick()
@@ -140,7 +141,7 @@ class Program:
                 time.sleep(min(left, 1.0))
 
     def _pause(self, seconds: float) -> None:
-        """An order is followed to its end, whatever signal came; a replay's time only passes on paper."""
+        """Wait for an order, regardless of signals. In a replay, only the simulated time advances."""
         self._beat()
         if self.request.broker == "replay":
             self._replayed_s += seconds
@@ -148,7 +149,7 @@ class Program:
             time.sleep(seconds)
 
     def _must_stop(self) -> str | None:
-        """Why no further order is sent; asked before each."""
+        """Return the reason why no further order may be sent, or None."""
         if self.must_flatten:
             return "the user said --flatten"
         if self.interruption.received is not None:
@@ -167,7 +168,7 @@ class Program:
         self._end_of_day()
 
     def _end_of_day(self) -> None:
-        """A live trader's page, when the last bar of a day (UTC) is done; that of a replay is drawn at its end."""
+        """Write a live trader's page after the last bar of a UTC day. A replay writes its page at the end."""
         if self.trader is None or self.trader.bar_s is None or self.request.broker == "replay":
             return
         day = self.trader.bar_s // DAY_S
@@ -185,9 +186,9 @@ class Program:
                  "flatten_left": self._flatten_left}, now,
             )  # fmt: skip
 
-    # ---------------------------------------------------------------- what the trader asks
+    # ---------------------------------------------------------------- callbacks of the trader
     def _renewed(self, present: str) -> Deployment | None:
-        """Another deployment than the present one, if this trader can take it over."""
+        """Return a new deployment if there is one that this trader can switch to, or None."""
         try:
             name = pointer_target(self.request.deployments / CURRENT)
             if name is None or name in (present, self._refused):
@@ -200,7 +201,7 @@ class Program:
             found = deployed(self.request, **fits)
         except DeploymentError as error:
             self._refused = name if (name := _name_or_none(self.request.deployments)) is not None else ""
-            log.warning("the deployment is not taken over: %s", error)
+            log.warning("the new deployment is not used: %s", error)
             if self.trader is not None:
                 self.trader.journal.append(
                     "deployment", **{"from": present, "refused": self._refused, "why": str(error)}
@@ -209,10 +210,10 @@ class Program:
         return None if found.name == present else found
 
     def _must_halt(self, folder: Path) -> str | None:
-        return f"the file {folder / HALT_FILE} is there" if (folder / HALT_FILE).exists() else None
+        return f"the file {folder / HALT_FILE} exists" if (folder / HALT_FILE).exists() else None
 
     def _tell(self, text: str) -> None:
-        """Say it in the status at once, and run the alert command with one line, beside the trading."""
+        """Write the heartbeat immediately and run the alert command with this line in the background."""
         self._beat(now=True)
         if self.request.alert_command is not None:
             command = [*shlex.split(self.request.alert_command), text]
@@ -222,7 +223,7 @@ class Program:
         self.must_flatten = True
 
     def _flatten(self, trader: Trader) -> None:
-        """Sell what is ours; what the venue did not take is tried again at the next tick."""
+        """Sell our coins. If some could not be sold, the next tick retries."""
         trader.change_state("HALTED", "the user said --flatten")
         self._flatten_left, bar_s = "unknown", trader.bar_s or 0
         if trader.reconcile(bar_s) and trader.ledger is not None:
@@ -232,20 +233,20 @@ class Program:
                 left = kill_switch.left_over(trader.broker, trader.ledger.qty)
                 self._flatten_left = kill_switch.listed(left)
             except UnreachableError as error:
-                log.warning("not everything is sold: %s", error)
+                log.warning("some coins may not be sold yet: %s", error)
         self.must_flatten = bool(self._flatten_left)
         if not self.must_flatten:
             self._flattened_s = time.time()
         self._beat(now=True)
 
     def _draw_page(self, folder: Path, day: date | None = None) -> None:
-        """The page of a day, None that of the last bar; what stands against it costs no trade."""
+        """Write the page of a day, or of the last bar for None. Errors are logged and do not affect trading."""
         if self._write_page is None or self.trader is None or self.trader.bar_s is None:
             return
         try:
             log.info("page: %s", self._write_page(folder, day))
         except (OSError, UserError) as error:
-            log.warning("the page of the day cannot be written: %s", error)
+            log.warning("cannot write the daily page: %s", error)
 
 
 def _log_result(trader: Trader) -> None:
@@ -253,7 +254,7 @@ def _log_result(trader: Trader) -> None:
         return
     acct, capital = trader.account.account, trader.account.initial_capital
     gains = [value / capital - 1.0 for value in (acct.equity, trader.shadow.account.account.equity, acct.benchmark)]
-    log.info("%+.2f%% (simulator %+.2f%%, equal weight %+.2f%%), fees %.2f USD, largest fall %.2f%%",
+    log.info("return %+.2f%% (simulator %+.2f%%, equal weight %+.2f%%), fees %.2f USD, max drawdown %.2f%%",
              *(100.0 * gain for gain in gains), trader.fees, 100.0 * acct.max_drawdown)  # fmt: skip
 
 
@@ -272,7 +273,7 @@ def _name_or_none(deployments: Path) -> str | None:
 
 
 def _journal_path(folder: Path, is_replay: bool, adopts: bool) -> Path:
-    """A replay begins a new journal; --adopt does where the old one is damaged."""
+    """Return the path of the journal. A replay, and --adopt with a damaged journal, begin a new one."""
     path = folder / FILE
     if is_replay and path.exists():
         path.replace(folder / PREVIOUS)
@@ -282,27 +283,27 @@ def _journal_path(folder: Path, is_replay: bool, adopts: bool) -> Path:
                 pass
         except JournalError as error:
             aside = folder / f"journal.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}.jsonl"
-            log.warning("%s; it is kept as %s", error, aside)
+            log.warning("%s; the damaged journal is kept as %s", error, aside)
             path.replace(aside)
     return path
 
 
 def take_for_ours(desk: Desk, memory: Memory, capital: Decimal | None = None) -> None:
-    """Take what is in the account for ours; what our orders and those of others filled until now is in it.
+    """Adopt the cash and coins in the account as ours, including all fills so far.
 
     Raises:
-        UnreachableError: the venue does not answer.
+        UnreachableError: if the venue does not respond.
     """
     desk.look_up_open()
     snapshot = desk.broker.snapshot()
     memory.ledger, memory.known_s = adopt(memory.ledger or open_ledger(snapshot, capital), snapshot), None
     desk.count()
     desk.journal.append("account", bar_s=None, **memory.ledger.to_json(), fee_cash="0", fee_qty={}, explained=True,
-                   notes=["the user said --adopt: these coins are ours from now on"])  # fmt: skip
+                   notes=["adopted by --adopt: these coins belong to the trader from now on"])  # fmt: skip
 
 
 def start_event(trader: Trader, stage: Stage, request: Request) -> dict[str, Any]:
-    """The `start` event: what a reader needs to know of everything that follows."""
+    """Return the content of the `start` event, which readers need to interpret later events."""
     deployment, memory = trader.deployment, trader.memory
     rules, facts = rules_of(deployment.env_params), deployment.facts
     sizes = {ticker: [rule.min_order_qty, rule.qty_increment] for ticker, rule in trader.rules.items()}

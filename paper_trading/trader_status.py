@@ -1,4 +1,4 @@
-"""Accounts that a trader has traded, and whether it still does: the folder, `status.json`, and the process."""
+"""Status of a trader, from its account folder, `status.json` and its process."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ ENDED_PHASE = "ended"
 
 
 class StatusError(UserError):
-    """A status file that cannot be read. One line."""
+    """A status file that cannot be read."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """`status.json`: what the trader says of itself at every heartbeat."""
+    """Content of `status.json`, which the trader writes at every heartbeat."""
 
     mode: str
     account: str
@@ -36,20 +36,20 @@ class Status:
     state: str
     phase: str
     why: str = ""
-    machine: str = ""  # whose process numbers `pid` is one of
+    machine: str = ""  # machine to which `pid` belongs
     in_sample: bool | None = None
     synthetic: bool | None = None
     proven: bool | None = None
 
     def life(self, now: datetime, has_stopped: bool) -> str:
-        """`ALIVE`, `SILENT` (its process runs without a heartbeat), `DEAD` or `ENDED`.
+        """Return `ALIVE`, `SILENT` (running without a recent heartbeat), `DEAD` or `ENDED`.
 
         Args:
-            now: with its zone.
-            has_stopped: the journal ends with a stop.
+            now: current time with a time zone.
+            has_stopped: True if the journal ends with a `stop` event.
         """
         is_fresh = (now - self.utc).total_seconds() <= STALE_S
-        if self.machine not in ("", this_machine()):  # of another machine only the heartbeat tells
+        if self.machine not in ("", this_machine()):  # on another machine, only the heartbeat is known
             is_over = has_stopped or self.phase == ENDED_PHASE
             return ENDED if is_over else ALIVE if is_fresh else SILENT
         if not is_running(self.pid, None, self.start_ticks):
@@ -58,28 +58,28 @@ class Status:
 
 
 def read_status(folder: Path) -> Status | None:
-    """The last heartbeat; None where there is none.
+    """Return the last heartbeat, or None if there is none.
 
     Raises:
-        StatusError: damaged.
+        StatusError: if the file is damaged.
     """
     path = folder / STATUS_FILE
     if not path.is_file():
         return None
-    advice = "a running trader rewrites it soon"
+    advice = "a running trader rewrites it within seconds"
     return decode(read_object(path, StatusError, advice), Status, StatusError, str(path), advice)
 
 
 def find_account(trading_dir: Path, name: str | None) -> Path:
-    """The folder of an account; without a name the one with the newest heartbeat.
+    """Return the folder of an account, or without a name the one with the latest heartbeat.
 
     Raises:
-        UserError: there is none.
+        UserError: if there is no such account.
     """
     found = {path.parent.name: path.stat().st_mtime for path in trading_dir.glob(f"*/{FILE}")}
     found |= {path.parent.name: path.stat().st_mtime for path in trading_dir.glob(f"*/{STATUS_FILE}")}
     if not found:
-        raise UserError(f"no trader has run in {trading_dir}; start one: {PROGRAM} --broker replay")
+        raise UserError(f"{trading_dir} contains no account; start a trader with {PROGRAM} --broker replay")
     if name is not None and name not in found:
-        raise UserError(f"{trading_dir} has no account {name}; it has {', '.join(sorted(found))}")
+        raise UserError(f"{trading_dir} has no account {name}; choose from {', '.join(sorted(found))}")
     return trading_dir / (name or max(found, key=lambda account: (found[account], account)))

@@ -1,4 +1,4 @@
-"""One frame of a trader as rich draws it; nothing is written, and what the journal does not say is unknown."""
+"""Terminal view of a trader, rendered with rich. Values that the journal does not record are shown as unknown."""
 
 from __future__ import annotations
 
@@ -24,45 +24,45 @@ MARK_STYLE = {"LIVE": "bold white on red", "PAPER": "bold black on cyan", "REPLA
 WARNING_STYLE = "bold black on yellow"
 STATE_STYLE = {"ACTIVE": "bold green", "REDUCING": "bold yellow", "HALTED": "bold red"}
 TWO_COLUMNS = 152  # characters: the table of positions is 72 wide
-NEAR, AT = 0.8, 1.0  # shares of a limit
+NEAR, AT = 0.8, 1.0  # used fractions of a limit
 MOST_NOTES, MOST_ORDERS, LONGEST_SPARKLINE = 3, 6, 60
 
 
 @dataclass(frozen=True)
 class TraderFrame:
-    """Everything that is shown, at one moment."""
+    """Content of one frame."""
 
     story: Story
     status: Status | None
     account: str
-    now: datetime  # with its zone
-    faults: tuple[str, ...] = ()  # files that cannot be gone by
-    trouble: str = ""  # why these figures are old; empty where they are new
+    now: datetime  # with a time zone
+    faults: tuple[str, ...] = ()  # damaged files
+    trouble: str = ""  # why the frame is outdated; "" if it is current
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Draw it; on a low terminal a last line says what was cut off."""
+        """Render the frame, with a note in the last line if the terminal is too small."""
         lines = rendered(_body(self, options.max_width, console.encoding), console, options)
         yield from fitted(lines, console, options, height_of(console, options))
 
 
 @dataclass
 class TraderBoard(Board[TraderFrame]):
-    """Frames of one account's trader."""
+    """Board that shows the trader of one account."""
 
-    folder: Path  # of the account
+    folder: Path  # folder of the account
 
     def __post_init__(self) -> None:
         self._reader = Reader(self.folder / FILE)
 
     def look(self) -> TraderFrame:
-        """A new frame.
+        """Return a new frame.
 
         Raises:
-            UserError: no trader has run.
+            UserError: if the account does not exist.
         """
         find_account(self.folder.parent, self.folder.name)
         story = self._reader.refresh()
-        faults = [self._reader.damage and f"{self._reader.damage}. What came before is shown"]
+        faults = [self._reader.damage and f"{self._reader.damage}. Only earlier events are shown"]
         status = None
         try:
             status = read_status(self.folder)
@@ -95,7 +95,7 @@ def _title(frame: TraderFrame) -> RenderableType:
     start = frame.story.start
     who = Text.assemble(("account ", "dim"), (frame.account, "bold"))
     if start is not None:
-        who.append(f"  {len(start.tickers)} coins, bars of {start.bar_seconds / 60:g} min", "dim")
+        who.append(f"  {len(start.tickers)} coins, {start.bar_seconds / 60:g}-minute bars", "dim")
     what = Text.assemble(("deployment ", "dim"), (frame.story.deployment or words.UNKNOWN, "bold"))
     faults = [Text(text, style="bold white on red") for text in (frame.trouble, *frame.faults) if text]
     return Group(head, *faults, who, what)
@@ -145,7 +145,7 @@ def _orders(story: Story) -> RenderableType:
     parts += [Text(words.order_text(order), style="bold yellow") for order in waiting[:MOST_ORDERS]]
     n = len(story.unfinished)
     parts.append(Text(f"open or unknown: {n or 'none'}", style="bold yellow" if n else "dim"))
-    return section(f"last orders, of {words.clock(last[0].bar_s)}; bp: worse than the close", *parts)
+    return section(f"last orders, {words.clock(last[0].bar_s)} (bp: slippage from the close)", *parts)
 
 
 def _equity(story: Story, width: int, encoding: str) -> RenderableType:
@@ -163,7 +163,7 @@ def _equity(story: Story, width: int, encoding: str) -> RenderableType:
         gain = None if last is None or not first > 0.0 else last / first - 1.0
         table.add_row(Text(name, style="dim"), words.usd(last), words.percent(gain),
                       Text(sparkline(known, room, bars), style="green", no_wrap=True))  # fmt: skip
-    said = f"gains since the start with {words.usd(first)}; each line on its own scale"
+    said = f"returns since the start with {words.usd(first)}; each line has its own scale"
     return section("equity", table, Text(said, style="dim"))
 
 
@@ -180,11 +180,11 @@ def _costs(story: Story) -> RenderableType:
         total = drift.causes.total
         table.add_row("trader minus simulator", words.usd(total, "+,.2f"), words.share(total, d.equity))
         parts.append(table)
-    return section("costs, and the distance from the simulator", *parts)
+    return section("costs and difference from the simulator", *parts)
 
 
 def _record(story: Story) -> RenderableType:
-    return section("is it skill? (probabilistic Sharpe ratio)", _pairs(words.records_of(story)))
+    return section("evidence of skill (probabilistic Sharpe ratio)", _pairs(words.records_of(story)))
 
 
 def _limits(story: Story) -> RenderableType:
@@ -200,16 +200,16 @@ def _limits(story: Story) -> RenderableType:
 def _events(story: Story) -> RenderableType:
     pairs = [
         ("bars without orders", words.missed_text(story.skipped)),
-        *([("the last", _noted(story.last_skip))] if story.last_skip else []),
-        ("not filled", words.missed_text(story.drift.n_missed)),
+        *([("last one", _noted(story.last_skip))] if story.last_skip else []),
+        ("unfilled orders", words.missed_text(story.drift.n_missed)),
     ]
     for title, notes in (
-        ("state", story.states), ("deployment", story.deployments), ("not ours", story.foreign),
+        ("state", story.states), ("deployment", story.deployments), ("foreign", story.foreign),
         ("drift", story.drifts), ("bars", story.bar_notes),
     ):  # fmt: skip
         told = words.tail([_noted(note) for note in notes], MOST_NOTES)
         pairs += [(title if i == 0 else "", text) for i, text in enumerate(told)]
-    return section("what happened", _pairs(pairs))
+    return section("events", _pairs(pairs))
 
 
 def _noted(note: Note) -> str:

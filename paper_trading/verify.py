@@ -1,7 +1,7 @@
-"""A live journal, replayed offline: the bars that it recorded must lead to the decisions and orders that it recorded.
+"""Offline verification of a live journal: its bars must reproduce its decisions and orders.
 
-Every observation is made again from the recorded candles and the recorded account, hashed, and shown to the policy;
-every order is sized again. The first difference is named. Nothing is asked of a venue.
+Every observation is recomputed from the recorded candles and account, compared by its hash, and passed to the policy.
+Every order is sized again. The first difference is an error. No venue is contacted.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ NAMES = ("open", "high", "low", "close", "volume")
 
 @dataclass
 class Verified:
-    """What was compared."""
+    """Numbers of compared decisions and orders."""
 
     decisions: int = 0
     orders: int = 0
-    skipped: int = 0  # decisions of deployments that are gone
+    skipped: int = 0  # decisions of removed deployments
 
 
 def verify(path: Path, deployments: Path) -> Verified:
-    """Replay a journal.
+    """Verify a journal.
 
     Args:
-        path: of the journal.
-        deployments: folder that holds the deployments that it names.
+        path: path of the journal.
+        deployments: folder with the deployments used in the journal.
 
     Raises:
-        UserError: a difference, or a journal without candles.
-        JournalError: damaged.
+        UserError: if there is a difference, or if the journal belongs to a replay.
+        JournalError: if the journal is damaged.
     """
     run: _Run | None = None
     done = Verified()
     for event in lines(path):
         if event["event"] == "start":
             if event["broker"] == "replay":
-                raise UserError(f"{path}: is of a replay, whose bars are in its data set; only live bars are recorded")
+                raise UserError(f"{path}: cannot verify the journal of a replay, because it contains no candles")
             run = _Run(event, deployments, done, run)
         elif run is not None:
             run.take(event)
@@ -61,12 +61,12 @@ def verify(path: Path, deployments: Path) -> Verified:
 
 
 class _Run:
-    """From one `start` to the next."""
+    """Events from one `start` to the next."""
 
     def __init__(self, start: Event, deployments: Path, done: Verified, earlier: _Run | None) -> None:
         self.start, self.deployments, self.done = start, deployments, done
         self.rules = _rules(start)
-        self.before: Event | None = earlier and earlier.before  # the decision before
+        self.before: Event | None = earlier and earlier.before  # the previous decision
         self.ledger: Ledger | None = earlier and earlier.ledger
         self.plan: Plan | None = None
         self.account: TradedAccount | None = None
@@ -83,7 +83,7 @@ class _Run:
         self.store, self.window = BarStore(needs), None
 
     def take(self, event: Event) -> None:
-        """One event, in order."""
+        """Process the next event."""
         kind = event["event"]
         if kind == "rules":
             self.rules = _rules(event)
@@ -123,9 +123,9 @@ class _Run:
         found = decide(self.deployment.policy, account.observe(), weights, account.params.norm_action)
         when = f"{utc_text(event['bar_s'])} UTC"
         if found.observation_sha256 != event["observation_sha256"]:
-            raise UserError(f"the observation at the bar of {when} is another one when it is made from the journal")
+            raise UserError(f"the observation at the bar of {when} differs from the recorded hash")
         if found.action.tolist() != event["action"]:
-            raise UserError(f"the decision at the bar of {when} is another one: {found.action}, not {event['action']}")
+            raise UserError(f"the decision at the bar of {when} is {found.action}; recorded {event['action']}")
         self.before = event
         self.done.decisions += 1
 
@@ -137,7 +137,7 @@ class _Run:
         return account
 
     def _orders(self, event: Event) -> None:
-        """Size the orders of a phase again, from the decision before and what the venue had settled by then."""
+        """Size the orders of a phase again from the previous decision and the holdings at that time."""
         if event["phase"] == "flatten" or self.before is None or self.window is None or self.ledger is None:
             return
         assert self.deployment is not None
@@ -161,11 +161,11 @@ class _Run:
             sized = asked.get((order["ticker"], order["side"]), 0.0)
             if sized != order["sized"]:
                 which = f"{order['side']} {order['ticker']} at the bar of {utc_text(event['bar_s'])} UTC"
-                raise UserError(f"the order {which} is sized {sized} coins, not {order['sized']}")
+                raise UserError(f"the order {which} is sized as {sized} coins; recorded {order['sized']}")
             step = self.rules[order["ticker"]].qty_increment
-            is_cut = order["side"] == "sell" and Decimal(order["qty"]) < whole_qty(sized, step)  # to what is ours
+            is_cut = order["side"] == "sell" and Decimal(order["qty"]) < whole_qty(sized, step)  # limited to our coins
             if not is_cut and str(whole_qty(sized, step)) != order["qty"]:
-                raise UserError(f"the order {order['id']} was rounded to {order['qty']}, not {whole_qty(sized, step)}")
+                raise UserError(f"order {order['id']} is rounded to {whole_qty(sized, step)}; recorded {order['qty']}")
             self.done.orders += 1
 
 

@@ -1,4 +1,4 @@
-"""The words that the terminal and the daily page share: one account, told the same way in both places."""
+"""Texts that the terminal view and the daily page share."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from train.watch.logtail import plain_text
 UNKNOWN = "unknown"
 NO_FILL = f"{UNKNOWN}: no fill yet"
 NO_DECISION = f"{UNKNOWN}: no decision yet"
-INSIDE, BELOW, ABOVE, AT_TARGET = "inside the band", "below the band", "above the band", "at its target"
-LEAST_MOVE = 0.0005  # of the account: a smaller distance from a target rounds to 0.0 %
+INSIDE, BELOW, ABOVE, AT_TARGET = "inside the band", "below the band", "above the band", "at target"
+LEAST_MOVE = 0.0005  # weight; a smaller distance from the target rounds to 0.0 %
 CAUSES = {
-    "fee": "fees, against the simulator's rate",
-    "spread": "spread: price against the mid, beyond slippage",
-    "delay": "delay: mid when sent, against the bar's close",
-    "spread_and_delay": "spread and delay, where no mid is known",
-    "rounding": "quantities rounded for the venue",
-    "missed": "orders that did not fill or were not sent",
-    "path": "the rest: other coins held, other sizes",
+    "fee": "fees: paid fee vs. simulator's rate",
+    "spread": "spread: fill price vs. mid, beyond slippage",
+    "delay": "delay: mid at sending vs. bar's close",
+    "spread_and_delay": "spread and delay of fills without a mid",
+    "rounding": "rounding to the venue's lot size",
+    "missed": "unfilled and unsent orders",
+    "path": "remainder: different positions and sizes",
 }
 LIMITS = {
     "max_order_weight": "largest buy of the bar",
@@ -34,46 +34,46 @@ LIMITS = {
     "max_day_turnover": "turnover of the day (UTC)",
     "max_position_weight": "largest position",
     "max_drawdown": "drawdown",
-    "max_rejects": "rejects in a row",
+    "max_rejects": "consecutive rejections",
     "max_price_move": "largest price move of the bar",
-    "max_drift": "distance from the simulator",
+    "max_drift": "difference from the simulator",
 }
-COUNTED = ("max_rejects",)  # limits that are no fractions
+COUNTED = ("max_rejects",)  # limits that are counts, not fractions
 
 
 # --------------------------------------------------------------------------------------------------------------- values
 def usd(value: float | None, form: str = ",.2f") -> str:
-    """`10,012.30 USD`."""
+    """Format an amount as `10,012.30 USD`."""
     return UNKNOWN if value is None else _without_minus_zero(f"{value:{form}} USD")
 
 
 def _without_minus_zero(text: str) -> str:
-    """What rounds to 0 has no sign."""
+    """Remove the sign of a number that is rounded to 0."""
     return text if any(digit in text for digit in "123456789") else text.lstrip("+-")
 
 
 def percent(value: float | None, form: str = "+.2%") -> str:
-    """`+0.12%`."""
+    """Format a fraction as `+0.12%`."""
     return UNKNOWN if value is None else _without_minus_zero(f"{value:{form}}")
 
 
 def share(part: float, equity: float) -> str:
-    """`-0.129%` of the account; unknown of an account that lost everything."""
+    """Format an amount as a share of equity, `-0.129%`, or as unknown without equity."""
     return percent(part / equity, "+.3%") if equity > 0.0 else UNKNOWN
 
 
 def coins(quantity: Decimal) -> str:
-    """`0.0135`: as exact as venues are, without the digits of a float."""
+    """Format a quantity as `0.0135`, with the precision of venues."""
     return f"{quantity:.9f}".rstrip("0").rstrip(".")
 
 
 def clock(seconds: float | None) -> str:
-    """`2026-11-30 18:05 UTC`."""
+    """Format UTC seconds as `2026-11-30 18:05 UTC`."""
     return UNKNOWN if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def marks(mode: str, synthetic: bool | None, in_sample: bool | None, proven: bool | None) -> list[str]:
-    """What every reader has to know first."""
+    """Return the marks that are displayed first, such as PAPER or SYNTHETIC."""
     found = [mode]
     if synthetic:
         found.append("SYNTHETIC")
@@ -85,7 +85,7 @@ def marks(mode: str, synthetic: bool | None, in_sample: bool | None, proven: boo
 
 
 def marks_of(story: Story, status: Status | None) -> list[str]:
-    """The marks of the journal's last start, else of the heartbeat."""
+    """Return the marks of the journal's last start, or else of the heartbeat."""
     said = story.start or status
     if said is None:
         return ["UNKNOWN"]
@@ -95,25 +95,25 @@ def marks_of(story: Story, status: Status | None) -> list[str]:
 
 # ---------------------------------------------------------------------------------------------------------------- state
 def life_text(status: Status | None, now: datetime, story: Story) -> tuple[str, str]:
-    """Whether the trader lives, as one of `ALIVE` and so on (empty: unknown), and in words."""
+    """Return the trader's status, such as `ALIVE` (or "" if unknown), and its description."""
     if status is None:
-        return "", f"whether a trader runs is {UNKNOWN}: there is no status file"
+        return "", f"{UNKNOWN} whether a trader is running: no status file"
     life = status.life(now, story.ended is not None)
     ago = duration_text(max((now - status.utc).total_seconds(), 0.0))
     if life == ALIVE:
         return life, f"alive: pid {status.pid}, heartbeat {ago} ago"
     if life == SILENT:
-        return life, f"SILENT: pid {status.pid} runs, but its last heartbeat was {ago} ago"
+        return life, f"SILENT: pid {status.pid} is running, but its last heartbeat was {ago} ago"
     if life == DEAD:
         return (
             life,
-            f"DEAD: pid {status.pid} is gone, last heartbeat {ago} ago. Start it again, with the same flags: {PROGRAM}",
+            f"DEAD: pid {status.pid} has died, last heartbeat {ago} ago. Restart it with the same flags: {PROGRAM}",
         )
     return life, f"ended {ago} ago: {story.ended.text if story.ended else UNKNOWN}"
 
 
 def reason(story: Story, i: int) -> str:
-    """Why the last decision trades a coin or leaves it: the held weight against band or target."""
+    """Compare the weight of a coin with its band or target at the last decision."""
     d = story.decision
     if d is None:
         return NO_DECISION
@@ -123,22 +123,22 @@ def reason(story: Story, i: int) -> str:
         return BELOW if weight < lo else ABOVE if weight > hi else INSIDE
     target = d.target[i] if d.target else None
     if target is None:
-        return "asks for no weight"
-    return AT_TARGET if abs(target - weight) < LEAST_MOVE else f"wants {percent(target - weight, '+.1%')}"
+        return "no target weight"
+    return AT_TARGET if abs(target - weight) < LEAST_MOVE else f"{percent(target - weight, '+.1%')} to target"
 
 
 def worse_bp(order: Order) -> str:
-    """`+4.9 bp`: by how much a fill is worse than the bar's close."""
+    """Format the slippage of a fill from the bar's close as `+4.9 bp`; positive values are costs."""
     if not order.price or order.fill_price is None:
         return UNKNOWN
     return f"{order.sign * (float(order.fill_price) / order.price - 1.0) * 1e4:+.1f} bp"
 
 
 def order_text(order: Order) -> str:
-    """`18:05 buy 0.1 BTC: filled at 60,000.1, +1.7 bp (policy)`."""
+    """Format an order as `18:05 buy 0.1 BTC: filled at 60,000.1, +1.7 bp (policy)`."""
     size = f"{coins(order.qty)} " if order.qty else ""
     head = f"{datetime.fromtimestamp(order.bar_s, UTC):%H:%M} {order.side} {size}{plain_text(order.ticker)}"
-    said = "sent, no answer yet" if order.status == OPEN else order.status.replace("_", " ")
+    said = "sent, no response yet" if order.status == OPEN else order.status.replace("_", " ")
     if order.filled_qty > 0 and order.fill_price is not None:
         part = "" if order.filled_qty >= order.qty else f" {coins(order.filled_qty)}"
         said += f"{part} at {float(order.fill_price):,.6g}, {worse_bp(order)}"
@@ -147,17 +147,17 @@ def order_text(order: Order) -> str:
 
 # --------------------------------------------------------------------------------------------------------- money, drift
 def fees_text(drift: DriftFold, fees: float | None) -> str:
-    """Fees paid, and what the fee rate would have taken of the same fills."""
+    """Describe the paid fees and the expected fees of the same fills."""
     if not drift.n_fills:
         return NO_FILL
     if not drift.n_without_fee:
         return f"{usd(fees)} paid, {usd(drift.expected_fees)} expected ({drift.n_fills} fills)"
     known = f"{drift.n_fills - drift.n_without_fee} of {drift.n_fills} fills"
-    return f"{usd(fees)} paid. Known of {known}: {usd(drift.fees)} paid, {usd(drift.expected_fees)} expected"
+    return f"{usd(fees)} paid. Fees known for {known}: {usd(drift.fees)} paid, {usd(drift.expected_fees)} expected"
 
 
 def slippage_text(drift: DriftFold) -> str:
-    """Average distance of the fills from the bar's close, and what the simulator takes for it."""
+    """Describe the average slippage of the fills from the bar's close, and the simulator's slippage."""
     if not drift.n_fills:
         return NO_FILL
     actual, expected = (value / drift.notional * 1e4 for value in (drift.slippage, drift.expected_slippage))
@@ -165,7 +165,7 @@ def slippage_text(drift: DriftFold) -> str:
 
 
 def drift_rows(causes: Causes, drift: DriftFold, equity: float) -> list[tuple[str, str, str]]:
-    """Cause, USD and share of equity, each as text; what no fill could tell is unknown."""
+    """Return rows of cause, USD and share of equity as texts. Causes without data are unknown."""
     rows = []
     for f in fields(causes):
         value = getattr(causes, f.name)
@@ -181,7 +181,7 @@ def drift_rows(causes: Causes, drift: DriftFold, equity: float) -> list[tuple[st
 
 
 def missed_text(counts: dict[str, int]) -> str:
-    """`5 (3 rejected; 2 partial)`."""
+    """Format counts as `5 (3 rejected; 2 partial)`."""
     total = sum(counts.values())
     known = sorted(((name.replace("_", " "), n) for name, n in counts.items() if n), key=lambda item: -item[1])
     parts = "; ".join(f"{n} {name}" for name, n in known)
@@ -189,7 +189,7 @@ def missed_text(counts: dict[str, int]) -> str:
 
 
 def limit_rows(story: Story) -> list[tuple[str, str, str, float | None]]:
-    """Limit, used, bound, and the share used; None is unknown or without a bound."""
+    """Return rows of limit, used value, bound and used fraction, which is None if unknown or without a bound."""
     limits, rows = story.start.limits if story.start else {}, []
     for name, used in story.uses().items():
         bound = limits.get(name)
@@ -204,30 +204,30 @@ def _limit(name: str, value: float | None) -> str:
 
 # --------------------------------------------------------------------------------------------------------- track record
 def records_of(story: Story) -> list[tuple[str, str]]:
-    """The track record against 0 and against equal weight: what of, and in words."""
+    """Return the names and descriptions of the track records relative to 0 and to equal weight."""
     c, bar_seconds = story.curves, story.start.bar_seconds if story.start else 0
     rows = [("return above 0", record_text(track_record(c.equity), bar_seconds))]
     benchmark = [value for value in c.benchmark if value is not None]
     if len(benchmark) == len(c.equity):
-        rows.append(("above equal weight", record_text(track_record(c.equity, benchmark), bar_seconds)))
+        rows.append(("return above equal weight", record_text(track_record(c.equity, benchmark), bar_seconds)))
     return rows
 
 
 def record_text(record: TrackRecord, bar_seconds: int) -> str:
-    """`confidence 62% after 599 bars; 95% needs 12,000 more (41.7 d) at this ratio`."""
+    """Format a record as `confidence 62% after 599 bars; 95% needs 12,000 more bars (41.7 d) at this ratio`."""
     if record.confidence is None or record.more_bars is None:
         return f"{UNKNOWN}: {record.why_unknown}"
     sure = "above 99%" if record.confidence > 0.99 else percent(record.confidence, ".0%")  # never "100%"
     head = f"confidence {sure} after {record.n_returns:,} bars"
     if isinf(record.more_bars):
-        return f"{head}; at this ratio never 95%"
+        return f"{head}; 95% is unreachable at this ratio"
     if not record.more_bars:
-        return f"{head}; enough bars for 95%, if bars are independent of each other"
+        return f"{head}; enough bars for 95% if returns are independent"
     days = record.more_bars * bar_seconds / 86_400
-    return f"{head}; 95% needs {record.more_bars:,.0f} more ({days:,.1f} d) at this ratio"
+    return f"{head}; 95% needs {record.more_bars:,.0f} more bars ({days:,.1f} d) at this ratio"
 
 
 def tail(texts: Sequence[str], most: int) -> list[str]:
-    """The last few, newest first, and how many there were before."""
+    """Return the last texts, newest first, and the number of earlier ones."""
     shown = list(texts[-most:][::-1])
-    return shown + ([f"and {len(texts) - most} before"] if len(texts) > most else [])
+    return shown + ([f"and {len(texts) - most} earlier"] if len(texts) > most else [])

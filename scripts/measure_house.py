@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Measure the code: lines by folder, function lengths, string-key reads, suppressions, words of documentation.
+"""Measure the code: lines per folder, function lengths, string-key reads, suppressions, words of documentation.
 
-A code line holds code: no blanks, comments or docstrings. Files are formatted first, and `# fmt: skip` counts for
-nothing, so a dense line wins nothing. `python scripts/measure_house.py` measures the files that git tracks here,
-`--at COMMIT` those of a commit, and `--against COMMIT` prints both side by side.
+A code line contains code, not only blanks, comments or docstrings. Files are formatted first and `# fmt: skip` is
+ignored, so dense lines gain nothing. `python scripts/measure_house.py` measures the tracked files. `--at COMMIT`
+measures the files of a commit, and `--against COMMIT` prints both versions side by side.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def unpacked(commit: str | None, folder: Path) -> Path:
 
 
 def formatted(root: Path) -> None:
-    """Format every Python file as ruff does, skips taken out."""
+    """Format every Python file with ruff, without `# fmt: skip` comments."""
     for path in root.rglob("*.py"):
         path.write_text(SKIP.sub("", path.read_text()))
     subprocess.run([sys.executable, "-m", "ruff", "format", "-q", "--isolated", "--line-length", "120", str(root)],
@@ -57,7 +57,7 @@ def formatted(root: Path) -> None:
 
 
 def code_lines(text: str) -> set[int]:
-    """Numbers of the lines that hold code."""
+    """Return the numbers of the lines that contain code."""
     lines: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type not in NOT_CODE:
@@ -69,7 +69,7 @@ def code_lines(text: str) -> set[int]:
 
 
 def room(path: str) -> str:
-    """The folder that a file is counted in."""
+    """Return the folder that a file is counted under."""
     parts = path.split("/")
     if len(parts) == 1:
         return "top level"
@@ -77,7 +77,7 @@ def room(path: str) -> str:
 
 
 def string_key_reads(tree: ast.Module) -> int:
-    """Reads such as `content["name"]` and `content.get("name")`."""
+    """Count reads such as `content["name"]` and `content.get("name")`."""
     found = 0
     for node in ast.walk(tree):
         if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
@@ -88,7 +88,7 @@ def string_key_reads(tree: ast.Module) -> int:
 
 
 def measured(root: Path) -> Measures:
-    """Every measure of the files in a folder; they are formatted on the way."""
+    """Return every measure of the files in a folder, and format the files in place."""
     raw = "".join(path.read_text() for path in root.rglob("*.py") if "tests" not in path.relative_to(root).parts)
     suppressions = {name: str(raw.count(name)) for name in SUPPRESSIONS}
     formatted(root)
@@ -118,28 +118,28 @@ def measured(root: Path) -> Measures:
 
 
 def function_lengths(tree: ast.Module, lines: set[int]) -> Iterator[int]:
-    """Code lines of every function."""
+    """Yield the number of code lines of every function."""
     for node in ast.walk(tree):
         if isinstance(node, FUNCTION):
             yield len(lines & set(range(node.lineno, (node.end_lineno or 0) + 1)))
 
 
 def documents(root: Path) -> list[Path]:
-    """Pages that people read."""
+    """Return the documentation pages."""
     return [*root.glob("*.md"), *(root / "docs").rglob("*.md"), *(root / "data").glob("*.md")]
 
 
 def at(commit: str | None) -> Measures:
-    """The measures of a commit, or of the work tree."""
+    """Return the measures of a commit, or of the work tree."""
     with tempfile.TemporaryDirectory() as folder:
         return measured(unpacked(commit, Path(folder)))
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, measure, print."""
+    """Parse the flags, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--at", metavar="COMMIT", help="measure this commit (default: the files here)")
-    parser.add_argument("--against", metavar="COMMIT", help="print the measures of this commit beside them")
+    parser.add_argument("--at", metavar="COMMIT", help="commit to measure (default: the working tree)")
+    parser.add_argument("--against", metavar="COMMIT", help="second commit, printed next to the first")
     args = parser.parse_args(argv)
     now, before = at(args.at), at(args.against) if args.against else {}
     for name in sorted({*now, *before}, key=lambda n: list({**before, **now}).index(n)):

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Sets up, lints, type-checks, runs the programs once at small size, then the tests.
+# Sets up the environment, runs the linters and the type checker, small runs of the programs, and the tests.
 set -euo pipefail
 
 readonly PROGRAM="run_tests.sh"
 REPO="$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 readonly REPO
-# Test processes: one a core, and no more than the memory of a small machine holds.
+# Test processes: one per core, limited by the memory of a small machine.
 N_CORES="$(nproc)"
 readonly WORKERS=$((N_CORES < 4 ? N_CORES : 4))
 
@@ -18,21 +18,20 @@ usage() {
     cat <<'HELP'
 usage: scripts/run_tests.sh [--fast | --mutants | --trading-walk [STEPS] | --machines] [--help]
 
-Makes or reuses the Python environment, then, stopping at the first failure: shellcheck, ruff, the type checker,
-a two-trial study through the command line, every benchmark with --quick, the documentation site and its pages in a
-browser if there is one, the tests.
+Creates or reuses the Python environment, then runs shellcheck, ruff, the type checker, a study with two trials, every
+benchmark with --quick, the documentation site and its pages in a browser if one is installed, and the tests. Stops at
+the first failure.
 
-  --fast     leave the benchmarks, the study, the pages and the slow tests out
-  --mutants  nothing of that: break the code behind each row of docs/faults.md in a copy of the repository, see that
-             the row's test fails, and write docs/mutants.md
+  --fast     skip the benchmarks, the study, the pages and the slow tests
+  --mutants  run only the mutation tests: break the code behind each row of docs/faults.md in a copy of the repository,
+             check that the row's test fails, and write docs/mutants.md
   --trading-walk [STEPS]
-             nothing of that: walk through faults of a trading venue, 10000 steps by default, from a seed that is
-             printed; after each stretch the trader's books must be the venue's
-  --machines nothing of that: run real trainers in network namespaces while their database cannot be reached; as root
-  --help     this text
+             run only a random walk through venue faults, with 10000 steps by default and a printed seed; after each
+             stretch, the trader's account state must match the venue's
+  --machines run only the network tests: real trainers in network namespaces whose database is unreachable (as root)
+  --help     print this text
 
-Real bars for the tests that use them are looked for in the folder CRYPTO_BARS_DIR, then in ../shared/data;
-without them those tests are skipped and say so.
+Tests on real bars read the folder CRYPTO_BARS_DIR, or ../shared/data if it is not set. They are skipped without bars.
 HELP
 }
 
@@ -69,9 +68,9 @@ check_types() {
     run "$BIN/basedpyright" --pythonpath "$PYTHON"
 }
 
-# A real study, small: sample market, two trials, twelve environments, in a folder of its own.
+# A small study on the sample market in a temporary folder: two trials, twelve environments.
 smoke_study() {
-    step "a small study through the command line"
+    step "small study"
     SCRATCH="$(mktemp -d)"
     local study
     study="smoke_$(basename -- "$SCRATCH")"
@@ -84,13 +83,13 @@ smoke_study() {
         --study-name "$study" --storage "sqlite:///$SCRATCH/study.db"
 }
 
-# Side by side, because nothing is measured here; the output of one that fails is shown.
+# Runs in parallel, because nothing is measured here. Only the output of a failed benchmark is shown.
 smoke_benchmarks() {
-    step "benchmarks, small"
+    step "small benchmarks"
     local script commands=("benchmarks/step.py --scale --quick" "benchmarks/step.py --startup --quick")
     for script in benchmarks/*.py; do
         if ! grep -q __main__ "$script"; then continue; fi
-        if [[ "$script" == */demonstration.py ]]; then continue; fi # the slow tests run it and ask for its verdicts
+        if [[ "$script" == */demonstration.py ]]; then continue; fi # the slow tests run it and check its verdicts
         commands+=("$script --quick")
     done
     # shellcheck disable=SC2016  # expanded by the inner shell
@@ -101,10 +100,10 @@ smoke_benchmarks() {
 main() {
     parse_arguments "$@"
     cd -- "$REPO"
-    step "set-up"
+    step "setup"
     ensure_environment dev
     BIN="$(dirname -- "$PYTHON")"
-    # One thread per operation: the tensors here are small, and two pools on few cores slow each other down.
+    # One thread per operation: the tensors are small, and several thread pools on few cores slow each other down.
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
     if $MUTANTS; then
         step "mutants"
@@ -112,7 +111,7 @@ main() {
         return
     fi
     if ((WALK > 0)); then
-        step "a walk of $WALK steps through faults of a trading venue"
+        step "random walk of $WALK steps through venue faults"
         run "$PYTHON" -m tests.support.trading_walk --steps "$WALK"
         return
     fi

@@ -63,7 +63,7 @@ def test_a_script_of_another_checkout_is_refused(tmp_path):
         command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"{tmp_path} is not the checkout that is installed ({ROOT})" in done.stderr
+    assert f"{tmp_path} is not the installed checkout ({ROOT})" in done.stderr
 
 
 @pytest.mark.parametrize(

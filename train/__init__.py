@@ -1,11 +1,11 @@
 """One training run: environment, device, rollouts, checkpoints, evaluation.
 
-Floors above `market`, each importing only those below it:
+The packages form layers above `market`. Each layer imports only the layers below it:
 
-1. `records` (names, errors, files), `validation` (numbers)
-2. `train` itself (one run), `store` (database)
+1. `records` (names, errors, files), `validation` (numerical functions)
+2. modules directly in `train` (one run), `store` (database)
 3. `study` (one trial)
-4. `runner` (workers), `findings` (a study read back), `watch` (dashboard), `lookahead`
+4. `runner` (workers), `findings` (analysis of a study), `watch` (dashboard), `lookahead`
 5. `report` (page and pictures), `deploy` (deployments)
-6. `train.finish` and `train.worker_program`, which join runner, findings and report
+6. `train.finish` and `train.worker_program`, which combine runner, findings and report
 """

@@ -1,4 +1,4 @@
-"""The band of a policy beside what its account held: what a picture of it is made of."""
+"""Band edges and held weights of a policy, the data of a band chart."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from train.evaluator import EpisodeRecord, evaluate_policies
 
 @dataclass(frozen=True)
 class BandTrace:
-    """One segment; rows are the record's bars. Edges stand where their orders filled, a bar after the decision."""
+    """Band of one segment on the record's bars; edges are at the bar of their fills, one bar after the decision."""
 
-    lo: np.ndarray  # (n + 1, A) lower edges; nan on the first bar, at which nothing fills
+    lo: np.ndarray  # (n + 1, A) lower edges; nan on the first bar, on which no order fills
     hi: np.ndarray  # (n + 1, A)
-    weight: np.ndarray  # (n + 1, A) share of the account in each coin after the bar's orders
+    weight: np.ndarray  # (n + 1, A) weight of each coin after the bar's orders
 
 
 def evaluate_with_band(
     path: str | Path, config: Mapping[str, Any], env_params: Mapping[str, Any], *, gpu_id: int = -1
 ) -> tuple[list[EpisodeRecord], list[BandTrace]]:
-    """`evaluate_policy` of a policy file, and the band on every segment; no bands of a policy without.
+    """Run `evaluate_policy` on a policy file and also return the band on every segment; empty for other policies.
 
     Args:
-        path: of the policy.
+        path: policy file.
         config: arrays and segments.
         env_params: rules and settings, as in training.
-        gpu_id: -1 is the CPU.
+        gpu_id: GPU number; -1 is the CPU.
     """
     policy = load_policy(path)
     segments = config.get("segments") or [(0, len(config["price_array"]))]
@@ -46,7 +46,7 @@ def evaluate_with_band(
 def trace_band(
     policy: Policy, record: EpisodeRecord, config: Mapping[str, Any], env_params: Mapping[str, Any]
 ) -> BandTrace:
-    """The band of one segment, from a record with `qty`."""
+    """Return the band of one segment from a record with `qty`."""
     assert record.qty is not None
     p = EnvParams.from_mapping(env_params)
     lo, hi = policy.to("cpu").band(torch.as_tensor(_features(config["tech_array"], record.bars[:-1], p)))
@@ -56,7 +56,7 @@ def trace_band(
 
 
 def _features(tech: Any, bars: np.ndarray, p: EnvParams) -> np.ndarray:
-    """(n, L * F) float32 features at each bar as the observation has them: the newest bar first."""
+    """Return float32 features (n, L * F) at each bar in the order of the observation, newest bar first."""
     rows: Sequence[np.ndarray] = [np.asarray(tech)[bars - back] for back in range(p.lookback)]
     return (np.concatenate(rows, axis=1) * p.norm_tech).astype(np.float32)
 

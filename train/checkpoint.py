@@ -1,11 +1,12 @@
-"""A training run's checkpoint: the file that a killed run goes on from, to the bits of one that was never stopped.
+"""Checkpoints of a training run, from which a killed run resumes with bitwise identical results.
 
-It is one safetensors file. It holds tensors and one JSON header, so nothing in it can run. It is written whole or not
-at all, and refused by name when it is truncated, damaged (one hash over everything), of another format, or of another
-run: the header carries the run's identity, which is its settings, environment, data, code and torch version.
+A checkpoint is one safetensors file with tensors and a JSON header, so nothing in it is executed. It is written
+atomically. A file that is truncated, damaged (one hash covers everything), of another format or of another run is
+rejected with a message that names it. The header contains the run's identity: its settings, environment, data, code and
+torch version.
 
-Writing is bounded by time: not more often than every `every_s`, nor so often that it costs more than 1 % of the run.
-A checkpoint that cannot be written (a full disk) is worth a warning, not the run.
+Checkpoints are at least `every_s` seconds apart and cost at most 1 % of the run's time. If a checkpoint cannot be
+written, such as on a full disk, a warning is logged and training continues.
 """
 
 from __future__ import annotations
@@ -31,23 +32,23 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.safetensors"
 FORMAT, FORMAT_VERSION = "crypto-training-checkpoint", 1
-EVERY_S = 30.0  # what a kill costs at most, beside the update it falls into
-MOST_COST = 0.01  # share of a run's time
+EVERY_S = 30.0  # the most time that a kill costs, in addition to the current update
+MOST_COST = 0.01  # fraction of the run's time
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used. The message names the file and the reason in one line."""
+    """A checkpoint cannot be used; the message names the file and the reason in one line."""
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Where a run keeps its checkpoint, and where earlier attempts at the same run may have left theirs.
+    """Locations of a run's checkpoint and of those that earlier attempts at the same run may have left.
 
     Attributes:
-        folder: gets `checkpoint.safetensors`; one that is there already is gone on from.
-        earlier: folders of earlier attempts, the latest first.
-        every_s: least time between two; 0 keeps one after every update, whatever it costs.
-        on_written: sends a checkpoint elsewhere; called with its path, but not so often that it costs more than 1 %.
+        folder: folder of `checkpoint.safetensors`; the run resumes from an existing file.
+        earlier: folders of earlier attempts, latest first.
+        every_s: shortest time between two checkpoints in seconds; 0 writes one after every update, whatever it costs.
+        on_written: function called with the path to copy a checkpoint elsewhere, at most so often that it costs 1 %.
     """
 
     folder: Path
@@ -57,15 +58,15 @@ class Checkpoints:
 
     @property
     def path(self) -> Path:
-        """This run's own."""
+        """Path of this run's own checkpoint."""
         return self.folder / CHECKPOINT
 
     def found(self) -> list[Path]:
-        """Those that are there, the latest attempt's first."""
+        """Return the existing checkpoints, latest attempt first."""
         return [path for path in (folder / CHECKPOINT for folder in (self.folder, *self.earlier)) if path.exists()]
 
     def discard(self) -> None:
-        """Remove this run's checkpoints, the earlier attempts' too, and what a kill in mid-write left of one."""
+        """Remove the checkpoints of this run and of earlier attempts, including partly written files."""
         for folder in (self.folder, *self.earlier):
             for path in (folder / CHECKPOINT, *folder.glob(f".{CHECKPOINT}.*.tmp")):
                 path.unlink(missing_ok=True)
@@ -73,30 +74,30 @@ class Checkpoints:
 
 @dataclass
 class Keeper:
-    """Writes one run's checkpoints when they are due."""
+    """Writes a run's checkpoints when they are due."""
 
     where: Checkpoints
     identity: Mapping[str, Any]
-    written_s: float = field(default_factory=time.monotonic)  # when the last one was, or the run began
-    cost_s: float = 0.0  # of the last one
-    sent_s: float = 0.0  # when one was last handed on
+    written_s: float = field(default_factory=time.monotonic)  # time of the last checkpoint, or of the start
+    cost_s: float = 0.0  # cost of the last checkpoint
+    sent_s: float = 0.0  # time at which a checkpoint was last passed on
     send_cost_s: float = 0.0
     has_warned: bool = False
     n_written: int = 0
     total_s: float = 0.0
 
     def is_due(self) -> bool:
-        """Whether enough time has passed since the last one."""
+        """Return True if enough time has passed since the last checkpoint."""
         wait_s = max(self.where.every_s, self.cost_s / MOST_COST) if self.where.every_s > 0.0 else 0.0
         return time.monotonic() - self.written_s >= wait_s
 
     def write(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor], started_s: float) -> None:
-        """Replace the run's checkpoint, or warn and leave the old one; `started_s` is when collecting began."""
+        """Replace the run's checkpoint, or log a warning and keep the old one; `started_s` is when collecting began."""
         try:
             write_checkpoint(self.where.path, self.identity, facts, tensors)
         except (OSError, MemoryError) as error:
             if not self.has_warned:
-                log.warning("%s cannot be written (%s): training goes on, and a kill would cost more than usual",
+                log.warning("%s cannot be written (%s): training continues, but a kill would lose more work than usual",
                             self.where.path, getattr(error, "strerror", None) or error)  # fmt: skip
             self.has_warned = True
         else:
@@ -107,7 +108,7 @@ class Keeper:
         self.total_s += time.monotonic() - started_s
 
     def _send(self) -> None:
-        """Hand the checkpoint on, if that is due by what it cost the last time."""
+        """Call `on_written` if enough time has passed, given how long the last call took."""
         is_due = self.where.every_s <= 0.0 or self.written_s - self.sent_s >= self.send_cost_s / MOST_COST
         if self.where.on_written is not None and is_due and self.where.path.exists():
             self.where.on_written(self.where.path)
@@ -115,65 +116,65 @@ class Keeper:
             self.send_cost_s = self.sent_s - self.written_s
 
     def usable(self) -> Iterator[tuple[Path, dict[str, Any], dict[str, Tensor]]]:
-        """Path, facts and tensors of this run's checkpoints, the latest first; others are refused in the log."""
+        """Yield path, facts and tensors of this run's checkpoints, latest first; unusable ones are logged."""
         for path in self.where.found():
             try:
                 yield path, *read_checkpoint(path, self.identity)
             except CheckpointError as error:
-                log.warning("%s; it is not used", error)
+                log.warning("%s; the checkpoint is ignored", error)
 
 
 def write_checkpoint(
     path: Path, identity: Mapping[str, Any], facts: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Write atomically.
+    """Write a checkpoint atomically.
 
     Args:
-        path: of the file.
-        identity: JSON values; `read_checkpoint` must be given equal ones.
-        facts: JSON values, nan and infinities among them.
-        tensors: on the CPU, contiguous.
+        path: file to write.
+        identity: JSON values, which must be equal in `read_checkpoint`.
+        facts: JSON values, which may include nan and infinity.
+        tensors: contiguous tensors on the CPU.
 
     Raises:
-        OSError, MemoryError: it could not be written; an old file is as it was.
+        OSError, MemoryError: the file could not be written; an old file is unchanged.
     """
     header = {"format_version": FORMAT_VERSION, "identity": identity, "facts": facts}
-    header = json.loads(json.dumps(header, default=_plain))  # what a reader gets
+    header = json.loads(json.dumps(header, default=_plain))  # the form that a reader gets
     header["sha256"] = _digest(header, tensors)
     write_atomically(path, safetensors_bytes(tensors, {FORMAT: json.dumps(header, sort_keys=True)}))
 
 
 def read_checkpoint(path: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Facts and tensors.
+    """Return facts and tensors.
 
     Raises:
-        CheckpointError: a missing, truncated, damaged or foreign file, or one of a run with another identity.
+        CheckpointError: the file is missing, truncated, damaged, of another format, or of a run with another identity.
     """
     header, tensors = _read(path)
     if header.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path} has checkpoint format {header.get('format_version')}; this code reads {FORMAT_VERSION}"
+            f"{path} has checkpoint format {header.get('format_version')}, but this code reads {FORMAT_VERSION}"
         )
     if header.get("sha256") != _digest(header, tensors):
-        raise CheckpointError(f"{path} is damaged: its content does not have the checksum stored with it")
+        raise CheckpointError(f"{path} is damaged: its checksum does not match")
     stored, facts = header.get("identity"), header.get("facts")
     if not isinstance(stored, dict) or not isinstance(facts, dict):
-        raise CheckpointError(f"{path} is incomplete: its header does not say what run it is of")
+        raise CheckpointError(f"{path} is incomplete: its header does not identify the run")
     different = next(differences(stored, json.loads(json.dumps(identity, default=_plain))), None)
     if different is not None:
         name, there, here = different
-        raise CheckpointError(f"{path} is of another run: its {name} is {there}, expected {here}")
+        raise CheckpointError(f"{path} belongs to another run: its {name} is {there}, expected {here}")
     return facts, tensors
 
 
 def anywhere(train: Mapping[str, Any]) -> dict[str, Any]:
-    """Training settings without those of the GPU: the next attempt may be given another one, but not a CPU."""
+    """Return the training settings without the GPU number; the next attempt may use another GPU, but not a CPU."""
     rest = {name: value for name, value in train.items() if name not in ("gpu_id", "rocm_settings")}
     return rest | {"on_gpu": train["gpu_id"] >= 0}
 
 
 def differences(stored: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """(dotted name, value there, value here) of what differs, values shortened for one line."""
+    """Return (dotted name, value there, value here) of each difference, with values shortened to one line."""
     for name in sorted(stored.keys() | own.keys()):
         there, here = stored.get(name), own.get(name)
         if isinstance(there, dict) and isinstance(here, dict):
@@ -183,7 +184,7 @@ def differences(stored: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[t
 
 
 def copy_policy(source: Path, target: Path, facts: Mapping[str, Any]) -> None:
-    """A policy file with other facts about where it comes from, such as the trial's number; weights bit by bit.
+    """Copy a policy file with bitwise equal weights and other provenance, such as the trial's number.
 
     Raises:
         PolicyFileError: `source` cannot be used.
@@ -193,17 +194,17 @@ def copy_policy(source: Path, target: Path, facts: Mapping[str, Any]) -> None:
 
 
 def file_tensor(path: Path) -> Tensor:
-    """A whole file as bytes (B,) uint8."""
+    """Return the content of a file as a uint8 tensor (B,)."""
     return torch.from_numpy(np.fromfile(path, dtype=np.uint8))
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors under `prefix.name`."""
+    """Return the tensors under the names `prefix.name`."""
     return {f"{prefix}.{name}": value for name, value in tensors.items()}
 
 
 def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What `prefixed` put under `prefix`, by its own name."""
+    """Return the tensors that `prefixed` stored under `prefix`, with their original names."""
     start = f"{prefix}."
     return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
 
@@ -211,24 +212,24 @@ def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            # The file is mapped; copies outlive a later replacement of it.
+            # The file is memory-mapped; copies stay valid if it is replaced later.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
             text = (file.metadata() or {}).get(FORMAT)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a whole checkpoint: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{path} is not a complete checkpoint: {str(error).splitlines()[0]}") from error
     if text is None:
-        raise CheckpointError(f"{path} is not a checkpoint of this repository: its header has no {FORMAT!r}")
+        raise CheckpointError(f"{path} is not a checkpoint of this project: its header has no {FORMAT!r}")
     try:
         header = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: its header cannot be read ({error})") from error
     if not isinstance(header, dict):
-        raise CheckpointError(f"{path} is damaged: its header is no table")
+        raise CheckpointError(f"{path} is damaged: its header is not a JSON object")
     return header, tensors
 
 
 def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """One hash over the header, but for the hash itself, and every tensor's name, type, shape and content."""
+    """Return one hash over the header without its hash entry, and every tensor's name, dtype, shape and content."""
     described = {name: value for name, value in header.items() if name != "sha256"}
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for name in sorted(tensors):
@@ -244,9 +245,9 @@ def _shortened(value: Any, most: int = 60) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """JSON form of NumPy scalars and arrays, and paths."""
+    """Return the JSON form of NumPy scalars and arrays, and of paths."""
     if hasattr(value, "tolist"):
         return value.tolist()
     if isinstance(value, Path):
         return str(value)
-    raise TypeError(f"a checkpoint's header must be JSON: {type(value).__name__} {value!r} is not")
+    raise TypeError(f"a checkpoint's header must be JSON; received {type(value).__name__} {value!r}")

@@ -1,4 +1,4 @@
-"""Settings of one training run, checked once."""
+"""Settings of one training run, validated on creation."""
 
 from __future__ import annotations
 
@@ -11,68 +11,70 @@ LR_SCHEDULES = ("constant", "linear")
 GRADIENTS = ("auto", "autograd", "by_hand")
 OBSERVATION_STORES = ("rows", "bars")
 PRECISIONS = (None, "highest", "high")
-OWN_HORIZON = {"band": 1024}  # of an agent whose horizon is not SHORT_HORIZON
+OWN_HORIZON = {"band": 1024}  # default horizon of agents that do not use SHORT_HORIZON
 SHORT_HORIZON = 128
-# An entry pays its fee at once and earns it back over the following bars: in windows of 64 bars the best entry loses.
+# An entry pays its fee at once and earns it back over many bars. In windows of 64 bars even the best entry loses money.
 LEAST_BAND_BARS = 1000
 STARTS = (None, "first", "random", "stratified")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What a policy is trained with. Everything an environment is made of is in `env_params` instead.
+    """Training settings of a policy; the settings of the environment are in `env_params`.
 
     Attributes:
         agent: "ppo", "a2c", "band", "sac", "td3" or "ddpg".
-        n_envs: environments stepped at once; 1 takes the scalar class, and for the band agent a batch of one account.
-        total_env_steps: steps of all environments together; the last rollout is finished.
-        horizon_len: steps of each environment in a rollout. 0 is the agent's own: 1024 for the band, else 128. The band
-            needs at least 1000 bars, whatever `n_envs` is; where a segment is shorter, a rollout spans several.
+        n_envs: number of environments stepped together; 1 selects the scalar class, or a batch of one account for the
+            band agent.
+        total_env_steps: total steps of all environments; the last rollout is always completed.
+        horizon_len: steps of each environment per rollout. 0 selects the agent's default: 1024 for the band, otherwise
+            128. The band needs at least 1000 bars for any `n_envs`; if a segment is shorter, a rollout spans several.
         net_dims: widths of the hidden layers.
         learning_rate: Adam's step size.
-        lr_schedule: "constant", or "linear": falling with the share of the budget spent before each rollout, from
-            the whole rate for the first update to 1 / n_updates of it for the last.
-        gamma: discount per bar.
-        gae_lambda: of the advantages; on-policy.
-        clip_range: of the probability ratio; PPO.
+        lr_schedule: "constant" or "linear". A linear rate falls with the share of the budget spent before each rollout,
+            from the full rate for the first update to 1 / n_updates of it for the last.
+        gamma: discount factor per bar.
+        gae_lambda: lambda of generalized advantage estimation; on-policy.
+        clip_range: clipping range of the probability ratio; PPO.
         entropy_coef: weight of the policy's entropy; on-policy.
         value_coef: weight of the value loss in the joint gradient; on-policy.
-        max_grad_norm: bound on the gradient's norm.
-        n_epochs: passes over every sample of a rollout; on-policy. A2C proper is 1.
+        max_grad_norm: upper bound of the gradient norm.
+        n_epochs: passes over every sample of a rollout; on-policy. Standard A2C uses 1.
         batch_size: samples per gradient step.
-        target_kl: an epoch whose mean divergence passes it is an update's last; None never stops. On-policy.
+        target_kl: KL divergence after which an update ends with the current epoch; None never ends early. On-policy.
         adam_eps: Adam's epsilon.
-        normalize_observations: by running mean and deviation, saved with the policy.
-        action_std_init_log: log of the first deviation of an action before its tanh; on-policy.
-        gradients: of the networks: by torch's "autograd", or "by_hand", which gives the same numbers to rounding.
-            "auto" takes the one that a timing before the first update finds faster on this CPU, and autograd on a GPU,
-            where nobody measured. On-policy.
-        matmul_precision: of float32 matrix products. "highest" keeps float32; "high" is TF32, on GPUs. None is the
-            device's default: "highest" on the CPU, "high" on a GPU.
-        observation_store: what a rollout keeps of an observation: its whole "rows", or account columns and the number
-            of its bar ("bars"), for vectorized environments of this repository. The same numbers to rounding in 35
-            times less memory (7 coins, lookback 4). Exploring and updating together, bars took 0.97 to 1.02 of the rate
-            of rows at random starts and 1.06 to 1.33 where accounts share bars, `start` "first" (12 and 512
-            environments, 128 and 512 wide, one thread); hence rows unless asked. On-policy.
-        buffer_size: transitions remembered, over all environments, where a run has as many; off-policy.
+        normalize_observations: normalize observations by running mean and deviation, which are saved with the policy.
+        action_std_init_log: log of the initial standard deviation of an action before its tanh; on-policy.
+        gradients: "autograd" for torch's gradients, or "by_hand" for closed-form gradients that are equal up to
+            rounding. "auto" times both before the first update on a CPU and uses the faster one; on a GPU it uses
+            autograd, because closed-form gradients were not measured there. On-policy.
+        matmul_precision: precision of float32 matrix products. "highest" is float32 and "high" is TF32 on GPUs. None
+            selects the device's default: "highest" on the CPU, "high" on a GPU.
+        observation_store: how a rollout stores observations: as complete "rows", or as account columns plus a bar index
+            ("bars"), for vectorized environments of this project. Both give the same numbers up to rounding. "bars"
+            takes 35 times less memory (7 coins, lookback 4). Its speed for exploring plus updating is 0.97 to 1.02
+            times that of rows with random starts, and 1.06 to 1.33 times if accounts share bars with `start` "first"
+            (12 and 512 environments, widths 128 and 512, one thread). The default is "rows". On-policy.
+        buffer_size: size of the replay memory in transitions of all environments; smaller if the run has fewer.
+            Off-policy.
         updates_per_sample: gradient steps per new sample; off-policy.
         warmup_env_steps: uniformly random steps before learning; off-policy.
-        soft_update_tau: how far a target network moves per step; off-policy.
-        fee_ramp: share of the budget over which fees and slippage rise from nothing to their full rates; 0 is off.
-            Training environments only: what is selected, tested or deployed pays in full. Not for agents with a replay
-            memory, which would mix samples of different costs.
-        weight_decay: share of every weight, times the learning rate, taken off in a gradient step (AdamW); band.
-        dropout: share of a hidden layer's units left out of a gradient step; band.
-        remove_drift: whether the training bars' mean return of each coin is taken out of the objective; band.
+        soft_update_tau: interpolation factor of target network updates; off-policy.
+        fee_ramp: share of the budget over which fees and slippage rise from zero to their full rates; 0 disables the
+            ramp. It applies to training environments only; validation, tests and deployment pay full costs. Agents with
+            a replay memory do not support it, because they would mix samples with different costs.
+        weight_decay: decoupled weight decay per gradient step, multiplied by the learning rate (AdamW); band.
+        dropout: fraction of a hidden layer's units dropped in a gradient step; band.
+        remove_drift: remove each coin's mean return over the training bars from the objective; band.
         eval_every_updates: updates between two evaluations on validation bars.
-        episode_bars: steps of a training window; None runs to the end of its segment. For the band None, or at least
+        episode_bars: steps of a training window; None runs to the end of its segment. The band needs None or at least
             1000 bars.
-        start: where windows begin: "random", "first", "stratified", or None for the rule set's own way.
-        seed: of weights, noise, minibatches and starts.
-        gpu_id: -1 is the CPU.
-        cpu_threads: of torch and numba. The default is 1: more are faster only where idle cores are certain (docs in
-            `train.device`), and another number gives other rounding, so other bits.
-        rocm_settings: whether the unmeasured settings of `train.rocm` are made for an AMD GPU. Other devices ignore it.
+        start: start of training windows: "random", "first", "stratified", or None for the default of the rule set.
+        seed: seed of weights, noise, minibatches and starts.
+        gpu_id: GPU number; -1 is the CPU.
+        cpu_threads: threads of torch and numba. The default is 1, because more are faster only if idle cores are
+            certain (see `train.device`). Another number changes rounding and therefore results.
+        rocm_settings: apply the unmeasured settings of `train.rocm` on AMD GPUs; ignored on other devices.
     """
 
     agent: str = "ppo"
@@ -114,7 +116,7 @@ class TrainConfig:
     rocm_settings: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be trained with, naming the setting, the value and what is expected."""
+        """Reject invalid settings with the setting, its value and the expected range."""
         object.__setattr__(self, "net_dims", tuple(self.net_dims))
         if self.horizon_len == 0 and not isinstance(self.horizon_len, bool):
             object.__setattr__(self, "horizon_len", OWN_HORIZON.get(self.agent, SHORT_HORIZON))
@@ -126,7 +128,7 @@ class TrainConfig:
         self._check_precision()
         _one_of("observation_store", self.observation_store, OBSERVATION_STORES)
         if self.observation_store == "bars" and (self.is_off_policy or self.n_envs == 1):
-            raise ValueError('observation_store "bars" needs PPO, A2C or the band, and several environments; '
+            raise ValueError('observation_store "bars" needs agent PPO, A2C or band, and several environments; '
                              f'received agent "{self.agent}", n_envs {self.n_envs}')  # fmt: skip
         counts = ("n_envs", "total_env_steps", "horizon_len", "n_epochs", "batch_size", "buffer_size")
         for name in (*counts, "eval_every_updates", "cpu_threads"):
@@ -137,7 +139,7 @@ class TrainConfig:
         if self.episode_bars is not None:
             _count("episode_bars", self.episode_bars, least=1)
         if not self.net_dims:
-            raise ValueError("net_dims needs at least one hidden layer; received ()")
+            raise ValueError("net_dims must have at least one hidden layer; received ()")
         for width in self.net_dims:
             _count("net_dims", width, least=1)
         self._check_numbers()
@@ -171,7 +173,7 @@ class TrainConfig:
     def _check_precision(self) -> None:
         if self.matmul_precision == "high" and self.gpu_id < 0:
             raise ValueError(
-                'matmul_precision "high" is TF32, which CPUs do not have: take "highest"; '
+                'matmul_precision must be "highest" on a CPU, because "high" is TF32, which CPUs do not have; '
                 f"received gpu_id {self.gpu_id}"
             )
         if self.gradients != "auto" and self.is_off_policy:
@@ -179,27 +181,27 @@ class TrainConfig:
 
     @property
     def is_off_policy(self) -> bool:
-        """Whether the agent learns from a replay memory."""
+        """True if the agent learns from a replay memory."""
         return self.agent in OFF_POLICY
 
     @property
     def warmup_len(self) -> int:
-        """Random steps of each environment before learning."""
+        """Random steps of each environment before learning starts."""
         return math.ceil(self.warmup_env_steps / self.n_envs) if self.is_off_policy else 0
 
     @property
     def rollout_len(self) -> int:
-        """Steps of each environment in a rollout: `horizon_len`, less where the whole budget is shorter."""
+        """Steps of each environment per rollout: `horizon_len`, or fewer if the whole budget is smaller."""
         return min(self.horizon_len, math.ceil(self.total_env_steps / self.n_envs))
 
     @property
     def n_updates(self) -> int:
-        """Rollouts, and so updates, that spend the budget."""
+        """Number of rollouts, and therefore updates, in the budget."""
         return math.ceil(self.total_env_steps / (self.rollout_len * self.n_envs))
 
     @property
     def replay_size(self) -> int:
-        """Transitions to keep room for: `buffer_size`, less where the whole run has fewer."""
+        """Size of the replay memory in transitions: `buffer_size`, or fewer if the whole run has fewer."""
         return min(self.buffer_size, (self.warmup_len + self.n_updates * self.rollout_len) * self.n_envs)
 
 
@@ -216,7 +218,7 @@ def _count(name: str, value: object, least: int) -> None:
 def _number(
     name: str, value: float, *, above: float = -math.inf, least: float = -math.inf, most: float = math.inf
 ) -> None:
-    """Bounds: above < value, least <= value <= most; finite."""
+    """Check that a number is finite with above < value and least <= value <= most."""
     if not (math.isfinite(value) and value > above and least <= value <= most):
         bounds = [f"above {above}"] * (above > -math.inf) + [f"at least {least}"] * (least > -math.inf)
         bounds += [f"at most {most}"] * (most < math.inf)

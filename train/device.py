@@ -1,30 +1,31 @@
-"""Set-up of the compute device, once, before its first use.
+"""Set-up of the compute device before its first use.
 
-What is set, and why:
+Settings that are made:
 
-* torch's CPU threads, to `TrainConfig.cpu_threads`, 1 by default. A 12-row forward pass is too small to share, and an
-  update of 128-wide networks gains a factor of 1.4 from a second idle core but loses a factor of 10 and more when
-  that core is taken (benchmarks/update.py --threads): the threads of torch's pool spin while they wait for one
-  another. A study fills further cores with workers instead. The number also fixes the order of sums, so it belongs to
-  the seed.
-* float32 matrix products on NVIDIA GPUs in TF32, unless `TrainConfig.matmul_precision` is "highest": weights and
-  activations of a policy need no 24-bit mantissa, and tensor cores work at a multiple of the plain rate. Accounts are
-  float64 elementwise and unaffected. On AMD GPUs the same switch is accepted and used where the chip has such a mode.
-* glibc's allocator keeps what is freed. By default it hands blocks of a minibatch's size back to the system and gets
-  them again page by page: a gradient step of 2048 samples on 512-wide networks had 4600 page faults and spent 7 to 10
-  of 57 ms in the kernel, and has 50 and none with freed memory kept (2-core EPYC, one thread).
-* what `train.rocm` lists, on ROCm builds of torch: MIOpen's variables, hipBLASLt, asynchronous copies. This is the one
-  exception to the rule that a speed setting is chosen by timing: the first user asked for it, and nobody measured it.
+* torch's CPU threads are set to `TrainConfig.cpu_threads`, 1 by default. A forward pass of 12 rows is too small to
+  share. An update of 128-wide networks gains a factor of 1.4 from a second idle core, but slows down by a factor of 10
+  or more if that core is busy, because torch's threads spin while they wait (benchmarks/update.py --threads). A study
+  uses additional cores for workers instead. The number of threads also fixes the order of sums, so results depend on
+  it as they do on the seed.
+* float32 matrix products on NVIDIA GPUs use TF32, unless `TrainConfig.matmul_precision` is "highest". Weights and
+  activations of a policy do not need a 24-bit mantissa, and tensor cores are several times as fast. Accounts are
+  float64 and elementwise, so they are not affected. AMD GPUs accept the same switch and use it if the chip has such a
+  mode.
+* glibc's allocator keeps freed memory. By default it returns blocks of a minibatch's size to the system and gets them
+  back page by page. A gradient step of 2048 samples on 512-wide networks had 4600 page faults and spent 7 to 10 of 57
+  ms in the kernel. If freed memory is kept, it has 50 page faults and spends no such time (2-core EPYC, one thread).
+* The settings of `train.rocm` are made on ROCm builds of torch: MIOpen's variables, hipBLASLt, asynchronous copies.
+  They are the only speed settings that were chosen without a measurement.
 
-What is left out, and why:
+Settings that are left out:
 
-* cuBLASLt by preference: torch already takes it for `addmm` with a bias, on chips that support it; nothing here could
-  measure the other products of an update. On AMD GPUs hipBLASLt is preferred (`train.rocm`): a wish, not a measurement.
+* cuBLASLt preference: torch already uses it for `addmm` with a bias on supported chips, and its effect on the other
+  products of an update could not be measured here.
 * allocator options (expandable segments, split sizes): rollout storage is allocated once and minibatches have one
-  size, so there is nothing to fragment.
-* cuDNN autotuning: no convolutions.
-* `numba.set_num_threads`: its first call in a process starts another OpenMP pool, after which the same seed no longer
-  gave the same bits as before it (tests/study/test_every_setting_matters.py).
+  size, so memory does not fragment.
+* cuDNN autotuning: there are no convolutions.
+* `numba.set_num_threads`: its first call in a process starts another OpenMP pool, after which the same seed gave
+  different results (tests/study/test_every_setting_matters.py).
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ from train.rocm import apply_rocm_settings
 log = logging.getLogger(__name__)
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt's names, malloc.h
-LARGEST_KEPT_BYTES, MOST_KEPT_BYTES = 32 << 20, 512 << 20  # a block (glibc allows no more), and all of them
+LARGEST_KEPT_BYTES, MOST_KEPT_BYTES = 32 << 20, 512 << 20  # limit per block (glibc's maximum) and in total
 
-# torch's allocator on the CPU raises a plain RuntimeError.
+# torch's CPU allocator raises a plain RuntimeError.
 NO_MEMORY = ("DefaultCPUAllocator", "std::bad_alloc", "out of memory")
 
 
@@ -53,13 +54,13 @@ def prepare_device(
     """Set threads, matrix precision and allocator of this process and return the device.
 
     Args:
-        gpu_id: index of the GPU, -1 for the CPU.
-        cpu_threads: of torch within one operation.
-        matmul_precision: as `TrainConfig` says; of float32 products on a GPU.
-        rocm_settings: whether the settings of `train.rocm` are made, on ROCm builds of torch.
+        gpu_id: GPU number; -1 is the CPU.
+        cpu_threads: threads of torch within one operation.
+        matmul_precision: precision of float32 products, as in `TrainConfig`.
+        rocm_settings: apply the settings of `train.rocm` on ROCm builds of torch.
 
     Raises:
-        ValueError: for a GPU that is not there.
+        ValueError: the GPU does not exist.
     """
     if torch.get_num_threads() != cpu_threads:
         torch.set_num_threads(cpu_threads)
@@ -69,7 +70,7 @@ def prepare_device(
         return torch.device("cpu")
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpu_id >= n_gpus:
-        raise ValueError(f"there is no GPU {gpu_id}: torch sees {n_gpus}; take -1 for the CPU")
+        raise ValueError(f"there is no GPU {gpu_id}: torch finds {n_gpus}; use -1 for the CPU")
     torch.set_float32_matmul_precision("highest" if matmul_precision == "highest" else "high")
     device = torch.device(f"cuda:{gpu_id}")
     log.info("Device: %s, %s", device, torch.cuda.get_device_name(device))
@@ -77,7 +78,7 @@ def prepare_device(
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc reuse what a step freed for the next one's tensors -> whether it does; elsewhere nothing changes."""
+    """Let glibc keep freed memory for later tensors; return True if that is possible here."""
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
@@ -85,14 +86,14 @@ def keep_freed_memory() -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory could not be had: Python's, NumPy's, torch's on any device."""
+    """Return True if an error of Python, NumPy or torch reports that memory is exhausted."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
 
 
 def release_memory() -> None:
-    """Give back what is unreachable by now, to this process and to the device's others."""
+    """Free unreachable objects, and return cached device memory to other processes."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

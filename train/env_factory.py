@@ -1,4 +1,4 @@
-"""Builds environments, ours and the hosts'. The constructor's signature tells one account from a batch."""
+"""Construction of environments of this project and of hosts, vectorized if the constructor allows it."""
 
 from __future__ import annotations
 
@@ -18,70 +18,70 @@ from environment_Alpaca_vectorized import (
 
 log = logging.getLogger(__name__)
 
-# Options without meaning for a class that does not name them: it has no random starts and lives on the host.
+# Options that a class may lack, because it has no random starts and runs on the host.
 DROPPABLE = {"seed", "gpu_id", "device", "if_log", "as_numpy"}
 
 
 def env_class_for(n_envs: int) -> type:
-    """The scalar class for one environment, the fast vectorized one for several."""
+    """Return the scalar class for one environment and the fast vectorized class for several."""
     return CryptoEnvAlpaca if n_envs == 1 else VectorizedCryptoEnvAlpacaOptimized
 
 
 def resolved_rules(env_params: Mapping[str, Any]) -> dict[str, Any]:
-    """Every rule that these env_params come to, by name: fees, slippage and capital included."""
+    """Return all rules that these env_params select, by name, including fees, slippage and capital."""
     return asdict(rules_of(env_params))
 
 
 def rules_of(env_params: Mapping[str, Any]) -> EnvParams:
-    """The rules that these env_params come to."""
+    """Return the rules that these env_params select."""
     return EnvParams.from_mapping(env_params)
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What an environment shows."""
+    """Structure of an environment's observation."""
 
-    lookback: int  # bars of features
-    layout: tuple[tuple[str, int], ...]  # blocks by name and width
+    lookback: int  # number of bars whose features are observed
+    layout: tuple[tuple[str, int], ...]  # (name, width) of each block
 
 
 def observation_of(env: Any) -> Observation | None:
-    """Lookback and blocks of an environment of ours that keeps its `EnvParams`; None for any other."""
+    """Return the observation structure of an environment that keeps its `EnvParams`, or None for other classes."""
     params = getattr(env, "params", None)
     if not isinstance(params, EnvParams):
         return None
-    # The features are what the account leaves of the width.
+    # Features take the width that the account columns leave.
     account = sum(width for _, width in observation_layout(params, env.action_dim, 0))
     n_features = (env.state_dim - account) // params.lookback
     return Observation(params.lookback, observation_layout(params, env.action_dim, n_features))
 
 
 def step_name(env: Any) -> str:
-    """What steps an environment: "numba", "triton" or "torch"; "scalar"; or the name of a class that is not ours."""
+    """Return the step implementation: "numba", "triton", "torch" or "scalar", or the name of a host's class."""
     if isinstance(env, VectorizedCryptoEnvAlpaca):
-        return getattr(env, "stepped_by", "torch")  # the plain class has no choice
+        return getattr(env, "stepped_by", "torch")  # the plain class has only the torch step
     return "scalar" if isinstance(env, CryptoEnvAlpaca) else type(env).__name__
 
 
 def is_vectorized(env_class: type) -> bool:
-    """Whether the constructor has an `n_envs` parameter."""
+    """Return True if the constructor has an `n_envs` parameter."""
     return "n_envs" in inspect.signature(env_class).parameters
 
 
 def make_env(
     env_class: type, config: Mapping[str, Any], env_params: Mapping[str, Any], n_envs: int = 1, **options: Any
 ) -> Any:
-    """Build an environment, vectorized when its class can be.
+    """Build an environment, vectorized if its class supports it.
 
     Args:
-        env_class: any class with the hosts' constructor, `env_class(config=..., env_params=..., ...)`.
+        env_class: class with the hosts' constructor, `env_class(config=..., env_params=..., ...)`.
         config: arrays, segments and names.
         env_params: rules and settings.
-        n_envs: environments; must be 1 for a class that cannot hold more.
-        options: further named parameters of the constructor. None means its default.
+        n_envs: number of environments; must be 1 for a class that holds one account.
+        options: additional named parameters of the constructor; None selects the default.
 
     Raises:
-        ValueError: for an option that the class does not know and that would change the simulation.
+        ValueError: the class does not have an option that would change the simulation.
     """
     known = inspect.signature(env_class).parameters
     given = {name: value for name, value in options.items() if value is not None}
@@ -93,9 +93,9 @@ def make_env(
         env = env_class(config=config, env_params=env_params, n_envs=n_envs, **arguments)
         log.info("Using Vectorized Environments: %d parallel envs", n_envs)
         why = getattr(env, "why_not_native", None)
-        if why is not None:  # Python's warning comes once a process and not to the log
-            log.warning("the plain torch step runs in place of the native one: %s", why)
+        if why is not None:  # Python's warning appears once per process and not in the log
+            log.warning("using the plain torch step instead of the native step: %s", why)
         return env
     if n_envs != 1:
-        raise ValueError(f"{env_class.__name__} has no n_envs parameter and holds one account; received {n_envs}")
+        raise ValueError(f"n_envs must be 1 for {env_class.__name__}, which holds one account; received {n_envs}")
     return env_class(config=config, env_params=env_params, **arguments)

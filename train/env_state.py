@@ -1,6 +1,6 @@
-"""What changes in an environment while it is stepped, as tensors: read from one, put into another of the same making.
+"""State of an environment as tensors, read from one environment and restored into another of the same kind.
 
-Random starts need nothing of their own: they follow from the seed, the environment's number and its episode's.
+Random starts need no state, because they follow from the seed, the environment's index and the episode's number.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ BATCHED = (VectorizedCryptoEnvAlpaca, VectorizedCryptoEnvAlpacaOptimized)
 
 
 class EnvStateError(ValueError):
-    """A state that is not one of this environment. The message names the tensor."""
+    """A state does not fit the environment; the message names the tensor."""
 
 
 def has_known_state(env: Any) -> bool:
-    """Whether all that changes in `env` is known. A class derived from ours may keep more, so it does not count."""
+    """Return True if the complete state of `env` is known; a derived class may have more, so it does not count."""
     return type(env) in (CryptoEnvAlpaca, *BATCHED)
 
 
 def env_tensors(env: Any) -> dict[str, Tensor]:
-    """Copies on the CPU, by name: every field of the accounts, the counters beside them, and the cost factor.
+    """Return CPU copies by name of every account field, the counters and the cost factor.
 
-    Of a batch, (N,) and (N, A) as `Portfolio` says; of the scalar environment, () and (A,).
+    Shapes are (N,) and (N, A) as in `Portfolio` for a batch, and () and (A,) for the scalar environment.
     """
     if isinstance(env, CryptoEnvAlpaca):
         book = {name: torch.tensor(value, dtype=_dtype(value)) for name, value in _scalar_book(env.account).items()}
@@ -46,7 +46,7 @@ def env_tensors(env: Any) -> dict[str, Tensor]:
 
 
 def check_env_tensors(env: Any, stored: Mapping[str, Tensor]) -> None:
-    """Raise EnvStateError unless `restore_env` can put `stored` into `env`."""
+    """Raise EnvStateError unless `restore_env` can restore `stored` into `env`."""
     expected = {name: (tuple(value.shape), value.dtype) for name, value in env_tensors(env).items()}
     found = {name: (tuple(value.shape), value.dtype) for name, value in stored.items()}
     for name in sorted(expected.keys() | found.keys()):
@@ -55,20 +55,20 @@ def check_env_tensors(env: Any, stored: Mapping[str, Tensor]) -> None:
     is_scalar = isinstance(env, CryptoEnvAlpaca)
     bar, n_bars = stored["bar"], len(env.price_array if is_scalar else env.market.price)
     if int(bar.min()) < env.params.lookback - 1 or int(bar.max()) >= n_bars:
-        raise EnvStateError(f"bar of the environment is {bar.tolist()}, and there are {n_bars} bars")
+        raise EnvStateError(f"bar of the environment is {bar.tolist()}, but there are only {n_bars} bars")
     if not 0.0 <= (factor := float(stored["cost_factor"])) <= 1.0:
         raise EnvStateError(f"cost_factor of the environment is {factor}, expected 0 to 1")
     if is_scalar and _segment(stored) not in env.segments:
-        raise EnvStateError(f"segment of the environment is {_segment(stored)}, which is none of {env.segments}")
+        raise EnvStateError(f"segment of the environment is {_segment(stored)}, which is not one of {env.segments}")
 
 
 def restore_env(env: Any, stored: Mapping[str, Tensor]) -> None:
-    """Put what `env_tensors` returned into `env`, or change nothing and raise EnvStateError."""
+    """Restore the result of `env_tensors` into `env`, or raise EnvStateError without changing anything."""
     check_env_tensors(env, stored)
     env.cost_factor = float(stored["cost_factor"])
     if isinstance(env, CryptoEnvAlpaca):
         book: dict[str, Any] = {name: stored[name].tolist() for name in _scalar_book(env.account)}
-        env.account = Account(**book, traded=Traded())  # which the next step replaces before it reads it
+        env.account = Account(**book, traded=Traded())  # the next step overwrites `traded` before reading it
         env._segment = _segment(stored)
         env.episode, env.rejected_actions = int(stored["episode"]), int(stored["rejected"])
         env.done = bool(stored["done"])
@@ -80,7 +80,7 @@ def restore_env(env: Any, stored: Mapping[str, Tensor]) -> None:
 
 
 def use_plain_step(env: Any) -> None:
-    """Let a fast environment of ours run the plain step; its accounts begin anew, on the same market."""
+    """Switch a fast environment to the plain step; its accounts start again on the same market."""
     env._asked = env._asked | {"native_step": False}
     env._open_accounts()
 
@@ -95,6 +95,6 @@ def _scalar_book(account: Account) -> dict[str, Any]:
 
 
 def _dtype(value: Any) -> torch.dtype:
-    """Counts and bars are whole numbers, money and coins float64 as in the account."""
+    """Return int64 for counts and bars, and float64 for money and coins, as in the account."""
     first = value[0] if isinstance(value, list) else value
     return torch.int64 if isinstance(first, int) else torch.float64

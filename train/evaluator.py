@@ -1,7 +1,7 @@
-"""Deterministic evaluation: every segment from its first bar to its last, all of them in one batch.
+"""Deterministic evaluation of policies: every segment is traded from first to last bar in one batch.
 
-One policy or many: an environment belongs to a pair of policy and segment, and every policy acts on its own rows. The
-records of a policy do not depend on what is evaluated beside it, to the last bit.
+Each environment belongs to one pair of policy and segment, and every policy acts on its own rows. The records of a
+policy do not depend on the other policies in the batch; they are bitwise equal.
 """
 
 from __future__ import annotations
@@ -26,38 +26,38 @@ from train.messages import warn_once
 log = logging.getLogger(__name__)
 
 Act = Callable[[Tensor], Tensor]  # observations (N, S) -> actions (N, A)
-# (N,) first bars, fields by time, (N,) steps to each first end, and (N, A) coins of each first episode's equal-weight
+# (N,) first bars, fields by time, (N,) steps to the end of each first episode, and (N, A) coins of its equal-weight
 # portfolio.
 Traded = tuple[np.ndarray, dict[str, np.ndarray], np.ndarray, np.ndarray]
-# (steps, N) each, as the environment reports them after a step and before a restart.
+# (steps, N) each, as reported by the environment after a step and before a restart.
 STEP_FIELDS = ("turnover", "fees", "trades")
-ROWS = ("price_array", "tech_array", "time_array", "filled_array")  # entries of a config with one row a bar
+ROWS = ("price_array", "tech_array", "time_array", "filled_array")  # config entries with one row per bar
 
 
 @dataclass(frozen=True)
 class EpisodeRecord:
-    """One segment traded from its first usable bar to its last. `steps` is the number of decisions.
+    """One segment, traded from its first usable bar to its last; `steps` is the number of decisions.
 
-    An account that is ruined on the way stays at what is left of it, without coins or orders, to the segment's end: the
-    equal-weight portfolio is measured on the same bars whatever the policy did.
+    A ruined account keeps its remaining equity, without coins or orders, until the end of the segment. The equal-weight
+    portfolio is therefore measured on the same bars for every policy.
     """
 
     segment: tuple[int, int]  # first, last exclusive
-    bars: np.ndarray  # (steps + 1,) int64, rows of the price array
+    bars: np.ndarray  # (steps + 1,) int64, row indices of the price array
     equity: np.ndarray  # (steps + 1,) quote
-    benchmark_equity: np.ndarray  # (steps + 1,) quote, equal weight bought at bars[0], fees paid
-    turnover: np.ndarray  # (steps,) quote, traded notional
+    benchmark_equity: np.ndarray  # (steps + 1,) quote, equal weight bought at bars[0] with fees
+    turnover: np.ndarray  # (steps,) traded notional, quote
     fees: np.ndarray  # (steps,) quote
-    trades: np.ndarray  # (steps,) int64, orders filled
-    exposure: np.ndarray  # (steps + 1,) share of equity not in cash
-    # (steps + 1, A) coins, None where they were not kept. An episode's last are rounded to float32: its account is gone
-    # by then, and they are read off its last observation.
+    trades: np.ndarray  # (steps,) int64, number of filled orders
+    exposure: np.ndarray  # (steps + 1,) fraction of equity in coins
+    # (steps + 1, A) coins, or None if not recorded. The last values of an episode are rounded to float32, because they
+    # are taken from the last observation after the account was reset.
     qty: np.ndarray | None = None
-    stepped_by: str = ""  # the environment's step: "numba", "triton" or "torch"
+    stepped_by: str = ""  # step implementation: "numba", "triton" or "torch"
 
     @property
     def growth(self) -> float:
-        """Log of final over first equity."""
+        """Log of final over initial equity."""
         return float(np.log(max(self.equity[-1], 1e-12) / self.equity[0]))
 
 
@@ -65,12 +65,12 @@ Score = Callable[[Sequence[EpisodeRecord]], float]
 
 
 def step_of(records: Iterable[EpisodeRecord]) -> str:
-    """Which step traded them; empty where there are none."""
+    """Return the step implementation that produced the records; an empty string if there are none."""
     return ", ".join(sorted({record.stepped_by for record in records}))
 
 
 def mean_growth(records: Sequence[EpisodeRecord]) -> float:
-    """Mean log growth over the segments: what the growth term of the reward adds up to."""
+    """Return the mean log growth over the segments, which is the sum of the growth term of the reward."""
     return float(np.mean([record.growth for record in records]))
 
 
@@ -82,25 +82,26 @@ def evaluate_policy(
     gpu_id: int = -1,
     env_kwargs: Mapping[str, Any] | None = None,
 ) -> list[EpisodeRecord]:
-    """Trade every segment of `config` once with the mean action.
+    """Trade every segment of `config` once with the mean action and return the records.
 
     Args:
-        policy: observations -> actions, on the device asked for; a `Policy` is moved there; a path is loaded.
-        config: arrays and segments; a segment without room for a step is left out, with a warning, and where none has
-            any there are no records.
+        policy: function from observations to actions on the selected device; a `Policy` is moved there, and a path is
+            loaded.
+        config: arrays and segments. Segments too short for a step are skipped with a warning; if all are, there are no
+            records.
         env_params: rules and settings, as in training.
-        gpu_id: -1 is the CPU.
-        env_kwargs: further named parameters of the environment, such as its fees.
+        gpu_id: GPU number; -1 is the CPU.
+        env_kwargs: additional named parameters of the environment, such as fees.
 
     Raises:
-        ValueError: for a `Policy` of another observation, and for a band under settings that it cannot trade with.
+        ValueError: the observation of the `Policy` differs, or a band cannot trade under these settings.
     """
     mine = config.get("segments") or [(0, len(config["price_array"]))]
     return evaluate_policies([policy], [mine], config, env_params, gpu_id=gpu_id, env_kwargs=env_kwargs)[0]
 
 
 def policy_facts(path: str | Path) -> dict[str, Any]:
-    """What a policy file says of where it comes from; a ValueError that names the file where it cannot be used."""
+    """Return the metadata of a policy file, or raise a ValueError that names the file if it cannot be used."""
     return load_policy(path).metadata
 
 
@@ -114,24 +115,24 @@ def evaluate_policies(
     env_kwargs: Mapping[str, Any] | None = None,
     keep_qty: bool = False,
 ) -> list[list[EpisodeRecord]]:
-    """Trade several policies at once, each on segments of its own; a list of records for each policy.
+    """Trade several policies at once, each on its own segments, and return a list of records per policy.
 
-    Policies under the same rules and settings share one batched environment, so there are as many of those as there are
-    different `env_params`.
+    Policies with the same rules and settings share one batched environment, so there is one environment per distinct
+    `env_params`.
 
     Args:
-        policies: as for `evaluate_policy`.
-        segments: of each policy; those without room for a step are left out, with a warning.
-        config: arrays and names; its own segments are not looked at.
-        env_params: of all policies, or one for each.
-        gpu_id: -1 is the CPU.
-        env_kwargs: further named parameters of the environments, such as their fees.
-        keep_qty: fill in the records' `qty`.
+        policies: see `evaluate_policy`.
+        segments: segments of each policy; those too short for a step are skipped with a warning.
+        config: arrays and names; its own segments are ignored.
+        env_params: settings of all policies, or one per policy.
+        gpu_id: GPU number; -1 is the CPU.
+        env_kwargs: additional named parameters of the environments, such as fees.
+        keep_qty: fill `qty` of the records.
     """
     each = [env_params] * len(policies) if isinstance(env_params, Mapping) else list(env_params)
     if not len(policies) == len(segments) == len(each):
         raise ValueError(
-            f"every policy has its segments and settings; received {len(policies)} policies, {len(segments)} lists of "
+            f"every policy needs segments and env_params; received {len(policies)} policies, {len(segments)} lists of "
             f"segments and {len(each)} env_params"
         )
     options = {**(env_kwargs or {}), "gpu_id": gpu_id, "start": "first", "episode_bars": None, "as_numpy": False}
@@ -156,7 +157,7 @@ def _evaluate_group(
     options: Mapping[str, Any],
     keep_qty: bool,
 ) -> list[list[EpisodeRecord]]:
-    """Policies under one set of rules, in one environment of their usable segments' bars alone, one each."""
+    """Evaluate policies with the same rules in one environment that holds only the bars of their usable segments."""
     p, n_bars = EnvParams.from_mapping(env_params), len(config["price_array"])
     mine = [usable_segments(s, n_bars, p) for s in segments]
     every = [segment for s in mine for segment in s]
@@ -179,34 +180,34 @@ def _check_fit(policy: Act, env: Any) -> None:
         return
     if (policy.state_dim, policy.action_dim) != (env.state_dim, env.action_dim):
         raise ValueError(
-            f"the policy was trained on observations of {policy.state_dim} columns for {policy.action_dim} coins, and "
-            f"these settings give {env.state_dim} columns for {env.action_dim}: check lookback, features and coins"
+            f"the policy was trained on observations of {policy.state_dim} columns for {policy.action_dim} coins, but "
+            f"these settings give {env.state_dim} columns for {env.action_dim}; check lookback, features and coins"
         )
     for name, needed in BAND_NEEDS.items() if policy.head == "band" else ():
         if (value := getattr(env.params, name)) != needed:
-            raise ValueError(f"a band is traded with {name} {needed!r}; received {value!r}")
+            raise ValueError(f"{name} must be {needed!r} for a band policy; received {value!r}")
 
 
 def usable_segments(segments: Sequence[tuple[int, int]], n_bars: int, p: EnvParams) -> list[tuple[int, int]]:
-    """Those with room for a step; the others are logged.
+    """Return the segments that are long enough for a step; the others are logged.
 
     Raises:
-        ValueError: bars that there are not.
+        ValueError: a segment is outside the bars.
     """
     if any(a < 0 or b > n_bars or a >= b for a, b in segments):
-        raise ValueError(f"segments are (first, last_exclusive) within the {n_bars} bars given; received {segments}")
+        raise ValueError(f"segments must be (first, last_exclusive) within the {n_bars} bars; received {segments}")
     least = p.lookback + 1 + (p.lookback if p.ends_lookback_early else 0)
     for a, b in segments:
         if b - a < least:
-            log.warning("Segment %d to %d is too short for one step and is not evaluated", a, b)
+            log.warning("segment %d to %d is too short for one step and is not evaluated", a, b)
     return [(a, b) for a, b in segments if b - a >= least]
 
 
 def cropped_config(config: Mapping[str, Any], segments: Sequence[tuple[int, int]]) -> tuple[dict[str, Any], np.ndarray]:
-    """The config without the bars that no segment has, and how far each segment was moved by that, (G,) bars.
+    """Return the config without bars outside all segments, and by how many bars each segment moved, (G,).
 
-    What an environment shows and books in a segment comes from the segment's own bars, so a test slice of a long
-    market need not be checked, converted and copied with all the rest at every checkpoint.
+    An environment uses only the segment's own bars. Cropping avoids checking, converting and copying a long market for
+    a short test slice at every checkpoint.
     """
     runs: list[list[int]] = []
     for a, b in sorted(segments):
@@ -228,15 +229,15 @@ def cropped_config(config: Mapping[str, Any], segments: Sequence[tuple[int, int]
 
 
 def joint_act(policies: Sequence[Act], n_rows: Sequence[int], device: torch.device) -> Act:
-    """One function for policies that own consecutive rows of an observation: (N, S) -> (N, A).
+    """Return one function (N, S) -> (N, A) for policies that own consecutive rows of an observation.
 
-    Every policy multiplies its own rows, as it would alone: stacking their weights for one batched product a layer adds
-    up in another order, and an action that differs by a rounding can miss a venue's minimum.
+    Every policy multiplies its own rows, as it would alone. A batched product of stacked weights would add in another
+    order, and an action that differs by rounding can fall below a venue's minimum order.
 
     Args:
-        policies: the first owns the first rows.
-        n_rows: of each policy.
-        device: of the observations; a `Policy` is moved there.
+        policies: policies in row order.
+        n_rows: number of rows of each policy.
+        device: device of the observations; a `Policy` is moved there.
     """
     acts = [policy.to(device) if hasattr(policy, "to") else policy for policy in policies]  # type: ignore[attr-defined]
     if len(acts) == 1:
@@ -248,7 +249,7 @@ def joint_act(policies: Sequence[Act], n_rows: Sequence[int], device: torch.devi
 
 @torch.no_grad()
 def _trade(policies: Sequence[Act], n_rows: Sequence[int], env: Any, keep_qty: bool) -> Traded:
-    """Run all environments for the longest segment, in a compiled loop where one can."""
+    """Run all environments for the longest segment, in a compiled loop if possible."""
     trader = _compiled_trader(policies, n_rows, env, keep_qty)
     if trader is not None:
         return trader.trade()
@@ -256,9 +257,9 @@ def _trade(policies: Sequence[Act], n_rows: Sequence[int], env: Any, keep_qty: b
 
 
 def _compiled_trader(policies: Sequence[Act], n_rows: Sequence[int], env: Any, keep_qty: bool) -> Any:
-    """The compiled loop for these policies and this environment; None where the loop in torch trades.
+    """Return the compiled loop for these policies and this environment, or None if the torch loop must be used.
 
-    That one is for functions that are no policy of ours, for a GPU, for the plain step, and for a machine on which
+    The torch loop is used for functions that are not policies of this project, on a GPU, for the plain step, and if
     numba is missing or fails.
     """
     if env.stepped_by != "numba" or env.compact:
@@ -270,12 +271,12 @@ def _compiled_trader(policies: Sequence[Act], n_rows: Sequence[int], env: Any, k
     try:
         return importlib.import_module("train.policy_loop").Trader(ours, n_rows, env, keep_qty)
     except (ImportError, NoNativeStep) as reason:
-        warn_once(log, f"policies are evaluated by the far slower loop in torch: {reason}")
+        warn_once(log, f"policies are evaluated with the much slower torch loop: {reason}")
         return None
 
 
 def _as_policy(act: Act) -> Policy | None:
-    """The policy on the CPU if it is one of ours, or an agent's actor, of float32 weights; None for anything else."""
+    """Return the policy (or an agent's actor) on the CPU if its weights are float32, otherwise None."""
     policy: Any = act.to_policy() if hasattr(act, "to_policy") else act  # type: ignore[attr-defined]
     if type(policy) is not Policy or any(weight.dtype != torch.float32 for weight, _ in policy.layers):
         return None
@@ -283,10 +284,10 @@ def _as_policy(act: Act) -> Policy | None:
 
 
 def _trade_plainly(act: Act, env: Any, keep_qty: bool) -> Traded:
-    """One call of the policies and one step a bar: the reference of the compiled loop, for any policy and device.
+    """Trade with one call of the policies and one step per bar: the reference for the compiled loop, on any device.
 
-    Environments that finish early restart and go on; their later rows are cut off. Nothing is read back before the
-    end of the loop.
+    Environments that finish early restart and continue; their later rows are discarded. Nothing is copied from the
+    device before the end of the loop.
     """
     n_steps, n_envs = env.max_step, env.n_envs
     names = ("equity", "benchmark_equity", "exposure", *STEP_FIELDS)
@@ -297,7 +298,7 @@ def _trade_plainly(act: Act, env: Any, keep_qty: bool) -> Traded:
         tracks["qty"] = torch.zeros(shape, dtype=torch.float64, device=env.device)
     state = env.reset()
     first_bars = env.time.cpu().numpy().copy()
-    benchmark_qty = env.book.benchmark_qty.cpu().numpy().copy()  # a restart buys others
+    benchmark_qty = env.book.benchmark_qty.cpu().numpy().copy()  # copied, because a restart changes the quantities
     tracks["equity"][0], tracks["benchmark_equity"][0] = env.total_asset, env.book.benchmark
     for t in range(n_steps):
         action, bar = act(state), env.book.bar if keep_qty else None
@@ -312,7 +313,7 @@ def _trade_plainly(act: Act, env: Any, keep_qty: bool) -> Traded:
 
 
 def _exposure(env: Any, info: Mapping[str, Tensor], state: Tensor, done: Tensor) -> Tensor:
-    """Share of equity in coins (N,), before any restart: the first column of an observation is the cash."""
+    """Return the exposure (N,) before any restart; the first column of an observation is the cash."""
     cash = torch.where(done, info["final_state"][:, 0], state[:, 0]).double()
     if env.params.observation == "relative":
         return 1.0 - cash
@@ -320,7 +321,7 @@ def _exposure(env: Any, info: Mapping[str, Tensor], state: Tensor, done: Tensor)
 
 
 def _coins(env: Any, info: Mapping[str, Tensor], done: Tensor, price: Tensor) -> Tensor:
-    """Coins (N, A), before any restart; `price` (N, A) is that of the bar just traded."""
+    """Return the coins (N, A) before any restart; `price` (N, A) is the price of the bar just traded."""
     seen = info["final_state"][:, 1 : 1 + env.action_dim].double()
     if env.params.observation == "relative":
         left = torch.where(price > 0, seen * info["equity"][:, None] / price, 0.0)
@@ -330,11 +331,11 @@ def _coins(env: Any, info: Mapping[str, Tensor], done: Tensor, price: Tensor) ->
 
 
 def _to_the_end(record: EpisodeRecord, last_bar: int, price_array: Any, qty: np.ndarray) -> EpisodeRecord:
-    """The record, continued flat from ruin to the segment's last bar; `qty` (A,) is the equal-weight portfolio's."""
+    """Return the record, continued unchanged from ruin to the last bar; `qty` (A,) is the equal-weight portfolio."""
     ruined_bar, n_left = int(record.bars[-1]), last_bar - int(record.bars[-1])
     if n_left == 0:
         return record
-    log.warning("Segment %d to %d: ruined at bar %d, %d bars before its end; the account stays at %.2f",
+    log.warning("segment %d to %d: ruined at bar %d, %d bars before its end; equity stays at %.2f",
                 *record.segment, ruined_bar, n_left, record.equity[-1])  # fmt: skip
     bars = np.arange(ruined_bar + 1, last_bar + 1)
     tails = {
@@ -354,7 +355,7 @@ def _records(
     tracks: Mapping[str, np.ndarray],
     ends: np.ndarray,
 ) -> list[EpisodeRecord]:
-    """One record per usable segment: environment i plays the i-th of them; any further ones repeat."""
+    """Return one record per usable segment; environment i trades segment i, and additional environments repeat."""
     records = []
     for i, segment in enumerate(segments):
         n = int(ends[i])

@@ -1,6 +1,6 @@
-"""A whole run: the session, then the hold-out, the yardsticks and the report.
+"""A complete run of a study: the session, the hold-out, the reference strategies and the report.
 
-The only module that knows all of them.
+Only this module combines them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import optuna
 
 from train.findings.holdout import load_holdout, score_winner
 from train.findings.yardsticks import read_yardsticks, write_yardsticks, yardstick_lines
+from train.messages import brief
 from train.report.artifacts import picture_of
 from train.report.collect import report_ended_study
 from train.report.picture import plot_study
@@ -39,13 +40,14 @@ WORKER_PROGRAM = "train.worker_program"
 
 
 def run_study(request: StudyRequest) -> int:
-    """Run or continue a study; returns the exit code.
+    """Run or continue a study, and return the exit code.
 
-    0: the study has a best trial and this run ended as it should; 1: none, or the same failure came again and again;
-    5: none, because its policies stayed in cash (`train.study.eligibility`); 128 + n: stopped by signal n.
+    0: the study has a best trial, and this run ended normally. 1: there is no best trial, or trials failed repeatedly.
+    5: there is no best trial, because the policies stayed in cash (`train.study.eligibility`). 128 + n: stopped by
+    signal n.
 
     Raises:
-        StudyError, DatasetError, SplitError: the request cannot be carried out; nothing was written.
+        StudyError, DatasetError, SplitError: the request is invalid. Nothing was written.
     """
     opened = open_request(request)
     study, folder, data = opened.study, opened.folder, opened.data
@@ -55,7 +57,7 @@ def run_study(request: StudyRequest) -> int:
         around_trial = partial(picture_of, pictures=pictures_in(study.user_attrs))
         ending = run_workers(opened, request, interruption, around_trial, WORKER_PROGRAM)
         try:
-            # A signal to a worker alone is no order to stop.
+            # A signal that only a worker received does not stop the run.
             is_stopped = ending.signal_number is not None and interruption.received is not None
             if not is_stopped and n_finished(study) >= request.n_trials:
                 ending = _reached(ending)
@@ -68,15 +70,15 @@ def run_study(request: StudyRequest) -> int:
 
 
 def _reached(ending: Ending) -> Ending:
-    """The ending of a study that has its trials, whatever became of a worker."""
+    """Return the ending of a study that reached its target, whatever happened to its workers."""
     problem = ending.error or ending.repeated_failure
     if problem is not None:
-        logger.warning("%s; the study has all its trials nevertheless", problem)
+        logger.warning("%s; the study has all its trials anyway", brief(problem))
     return Ending()
 
 
 def _judge_winner(study: optuna.Study, folder: Path, data: tuple[FoldedData, ...], request: StudyRequest) -> None:
-    """The hold-out, once, on however many machines, and the yardsticks."""
+    """Evaluate the winner on the hold-out, once across all machines, and compute the reference scores."""
     best = best_trial(study)
     if best is not None:
         with study_lock(request.storage, f"hold-out of {study.study_name}"):
@@ -86,33 +88,33 @@ def _judge_winner(study: optuna.Study, folder: Path, data: tuple[FoldedData, ...
 
 
 def _holdout_rows(request: StudyRequest, data: tuple[FoldedData, ...]) -> Mapping[str, HoldoutRows]:
-    """The bars that the study held out, read anew."""
+    """Load the bars of the hold-out again."""
     known = {d.timeframe: d.holdout for d in data}
     return load_holdout(request.data_dir, request.timeframe, request.tickers, request.plan, known)
 
 
 def _conclude(study: optuna.Study, ending: Ending, request: StudyRequest, has_best: bool) -> int:
     if ending.signal_number is not None:
-        gc.freeze()  # Python would look through the libraries' objects once more, for two seconds, before it exits
+        gc.freeze()  # otherwise a final garbage collection of the libraries' objects delays the exit by two seconds
         name = signal.Signals(ending.signal_number).name
-        logger.info("stopped by %s; a trial that was interrupted will be tried again", name)
+        logger.info("stopped by %s; an interrupted trial will be retried", name)
         logger.info("to continue: %s", command_text(sys.orig_argv))
         return 128 + ending.signal_number
     if ending.repeated_failure is not None:
-        logger.error("stopped: trials fail again and again, the last with: %s", ending.repeated_failure)
+        logger.error("stopped: trials fail repeatedly, the last one with: %s", brief(ending.repeated_failure))
         return 1
     if ending.error is not None:
         logger.error("stopped: %s", ending.error)
         return 1
     if ending.timed_out:
-        logger.info("stopped by --timeout; the same command continues, up to %d trials", request.n_trials)
+        logger.info("stopped by --timeout; run the same command to continue up to %d trials", request.n_trials)
     if has_no_signal(study):
         return NO_SIGNAL_CODE
     return 0 if has_best else 1
 
 
 def _write_pages(study: optuna.Study, folder: Path) -> bool:
-    """Summary, picture and report -> whether there is a best trial."""
+    """Write summary, picture and report. Return True if there is a best trial."""
     for line in (*summary_lines(study), *yardstick_lines(read_yardsticks(study, folder))):
         logger.info("%s", line)
     best = best_trial(study)

@@ -1,4 +1,4 @@
-"""Log lines of a run."""
+"""Helpers for log lines."""
 
 from __future__ import annotations
 
@@ -8,5 +8,11 @@ import logging
 
 @functools.cache
 def warn_once(logger: logging.Logger, message: str) -> None:
-    """A warning that a process gives once, however many runs it holds for."""
+    """Log a warning once per process."""
     logger.warning(message)
+
+
+def brief(text: str, width: int = 160) -> str:
+    """Return the text on one line, cut at `width` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else f"{line[: width - 4]} ..."

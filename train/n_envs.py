@@ -1,12 +1,13 @@
-"""How many environments to step together: what their memory allows, and where more of them stop shortening a run.
+"""Choice of the number of environments from memory and the length of rollouts.
 
-An update sees `rollout_samples` of all environments together, so more environments mean fewer steps of each before it.
-With few steps an advantage rests on the critic's guess of what follows instead of on rewards, so the number is the
-largest power of two that leaves enough.
+An update uses `rollout_samples` of all environments together, so more environments leave fewer steps of each per
+update. With few steps, advantages depend on the critic instead of rewards. The number is therefore the largest power of
+two that leaves enough steps.
 
-* On a CPU a step's cost has fallen to a fraction by a dozen environments, and learning takes most of a run from there
-  on (benchmarks/step.py --scale, benchmarks/trial.py): little is gained by more, and the horizon stays long.
-* A GPU pays for a call and hardly for its rows, and the number of calls a rollout needs is its horizon: a short one.
+* On a CPU the cost per step falls to a fraction with a dozen environments, and learning dominates beyond that
+  (benchmarks/step.py --scale, benchmarks/trial.py). More environments gain little, so the horizon stays long.
+* On a GPU the cost is per call and almost independent of the number of rows. A rollout needs as many calls as its
+  horizon has steps, so the horizon is short.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ import psutil
 import torch
 from torch import Tensor
 
-LEAST_HORIZON_CPU, LEAST_HORIZON_GPU = 64, 8  # steps of each environment in the smallest rollout
-MOST_MEMORY = 0.5  # share of the free memory that environments and rollout may take
-SHARED = ("market", "price_array", "env")  # attributes that all environments of an object share, or that lead back
+LEAST_HORIZON_CPU, LEAST_HORIZON_GPU = 64, 8  # fewest steps of each environment in the smallest rollout
+MOST_MEMORY = 0.5  # fraction of the free memory that environments and rollout may take
+SHARED = ("market", "price_array", "env")  # attributes that are shared by all environments, or that point back
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A number of environments, and why it is not larger."""
+    """Number of environments, and the reason why it is not larger."""
 
     n_envs: int
     reason: str
@@ -36,50 +37,51 @@ class Choice:
 def choose_n_envs(
     *, bytes_per_env: int, rollout_bytes: int, free_bytes: int, least_rollout_samples: int, on_gpu: bool
 ) -> Choice:
-    """The number of environments for a study; the same arguments give the same number.
+    """Return the number of environments for a study; the same arguments give the same number.
 
     Args:
-        bytes_per_env: books and buffers of one environment.
-        rollout_bytes: of the largest rollout and its update, whatever the number of environments.
-        free_bytes: memory of the device.
-        least_rollout_samples: of the smallest rollout, all environments together.
-        on_gpu: whether environments and networks are on a GPU.
+        bytes_per_env: account state and buffers of one environment in bytes.
+        rollout_bytes: size of the largest rollout and its update, independent of the number of environments.
+        free_bytes: free memory of the device in bytes.
+        least_rollout_samples: samples of the smallest rollout, all environments together.
+        on_gpu: True if environments and networks are on a GPU.
 
     Raises:
-        ValueError: when not even one environment fits.
+        ValueError: not even one environment fits into memory.
     """
     room = int(free_bytes * MOST_MEMORY) - rollout_bytes
     fitting = room // bytes_per_env
     if fitting < 1:
         raise ValueError(
-            f"an environment needs {_size(bytes_per_env)} and the largest rollout {_size(rollout_bytes)}; "
-            f"{MOST_MEMORY:.0%} of the {_size(free_bytes)} that are free is less"
+            f"an environment needs {_size(bytes_per_env)} and the largest rollout {_size(rollout_bytes)}, more than "
+            f"{MOST_MEMORY:.0%} of the free memory ({_size(free_bytes)}); use smaller networks or rollouts"
         )
     horizon = LEAST_HORIZON_GPU if on_gpu else LEAST_HORIZON_CPU
     n_envs = _power_of_two(min(fitting, max(least_rollout_samples // horizon, 1)))
     limit = f"twice as many would take more than {MOST_MEMORY:.0%} of the free memory"
     if 2 * n_envs <= fitting:
-        device = "a GPU, where calls are what is paid for" if on_gpu else "a CPU, where learning takes most of a trial"
+        device = "a GPU, where each call has a cost" if on_gpu else "a CPU, where learning takes most of a trial"
         steps = least_rollout_samples // n_envs
         limit = (
-            f"the smallest rollout, {least_rollout_samples:,} samples, then has {steps} steps of each, and at least "
-            f"{horizon} are wanted on {device}"
+            f"with more, the smallest rollout ({least_rollout_samples:,} samples) has only {steps} steps of each; at "
+            f"least {horizon} are needed on {device}"
         )
     memory = f"{_size(bytes_per_env)} each and {_size(rollout_bytes)} a rollout, {_size(free_bytes)} free"
     return Choice(n_envs, f"{limit}; {memory}")
 
 
 def rollout_bytes(n_samples: int, state_dim: int, action_dim: int) -> int:
-    """Of a rollout and its update.
+    """Return the size of a rollout and its update in bytes.
 
-    A sample has its observation, the last one of an episode that ends with it, and in the update a normalised and a
-    shuffled copy; action and noise, both again when shuffled; reward, value, advantage and the like.
+    A sample holds its observation, the final observation if an episode ends with it, and during the update a normalized
+    and a shuffled copy. It also holds action and noise, each with a shuffled copy, and reward, value, advantage and
+    similar numbers.
     """
     return 4 * n_samples * (4 * state_dim + 4 * action_dim + 10)
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device now."""
+    """Return the free memory of a device in bytes."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
@@ -94,20 +96,20 @@ def _size(n_bytes: int) -> str:
 
 
 def buffer_bytes(env: Any) -> int:
-    """Bytes of a batched environment that grow with the number of its accounts: books and buffers, without the market.
+    """Return the bytes of account state and buffers in a batched environment, without the market.
 
-    Counted from its tensors and arrays, because a process grows by less: the allocator hands out again what building
-    the market left free.
+    The bytes are counted from tensors and arrays. Measuring the growth of the process would give too little, because
+    the allocator reuses memory that was freed while the market was built.
     """
     total = end = 0
-    for first, last in sorted(set(_spans(env))):  # views overlap; each byte counts once
+    for first, last in sorted(set(_spans(env))):  # views overlap, so each byte is counted once
         total += max(last - max(first, end), 0)
         end = max(end, last)
     return total
 
 
 def _spans(value: Any) -> Iterator[tuple[int, int]]:
-    """(first, last + 1) addresses of every tensor and array below a value."""
+    """Return (first, last + 1) addresses of every tensor and array below a value."""
     if isinstance(value, Tensor):
         storage = value.untyped_storage()
         yield storage.data_ptr(), storage.data_ptr() + storage.nbytes()

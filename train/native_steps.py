@@ -1,4 +1,4 @@
-"""What is known of the native steps on this machine's devices: the outcomes of their first use, by step and device."""
+"""Results of the first use of each native step on this machine, by step and device."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ EQUAL = "equal"
 
 @dataclass(frozen=True)
 class KnownStep:
-    """One native step on one device, by this code and this torch.
+    """One native step on one device, for this code and this torch version.
 
     Attributes:
-        name: of the step and its device.
-        text: verdict, ratio and time in one line.
-        is_used: whether no comparison spoke against it.
-        file: of the outcome that did, else of the latest.
+        name: name of the step and its device.
+        text: verdict, speed ratio and time in one line.
+        is_used: True if no comparison rejected the step.
+        file: file of the result that rejected the step, otherwise of the latest result.
     """
 
     name: str
@@ -33,10 +33,10 @@ class KnownStep:
 
 
 def known_steps() -> list[KnownStep]:
-    """Every native step that was tried here.
+    """Return every native step that was tried on this machine.
 
     Raises:
-        ImportError, NoNativeStep: the folder of the native steps is missing, or of another version.
+        ImportError, NoNativeStep: the folder of the native steps is missing, or has another version.
     """
     outcomes = drop_in.kernels("outcomes")
     mine = {"code": outcomes.code_sha256(drop_in.__file__), "torch": torch.__version__}
@@ -48,13 +48,13 @@ def known_steps() -> list[KnownStep]:
 
 
 def _known(name: str, rows: Sequence[tuple[Path, Any]]) -> KnownStep:
-    """Outcomes of different settings together: the latest one that speaks against the step, else all of them."""
+    """Combine results with different settings: the latest rejection if there is one, otherwise all of them."""
     rows = sorted(rows, key=lambda row: row[1].when_s)
     against = [row for row in rows if row[1].verdict != EQUAL]
     path, outcome = (against or rows)[-1]
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(outcome.when_s))
     if against:
-        reason = f": {outcome.reason}" if outcome.reason else f": {_times(outcome.ratio)} the plain step's speed"
+        reason = f": {outcome.reason}" if outcome.reason else f": {_times(outcome.ratio)} the speed of the plain step"
         return KnownStep(name, f"{outcome.verdict}{reason}, {when}", False, path)
     ratios = sorted(row[1].ratio for row in rows)
     speed = _times(ratios[0]) if len(rows) == 1 else f"{_times(ratios[0])} to {_times(ratios[-1])}"

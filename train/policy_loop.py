@@ -1,12 +1,12 @@
-"""Policies that trade the native step in one compiled loop, bar by bar (numba, CPU).
+"""Compiled loop that trades policies with the native step, bar by bar (numba, CPU).
 
-`train.evaluator` uses it where it can and its own loop in torch anywhere else. Importing this module fails where numba,
-or the folder of the native steps, is missing.
+`train.evaluator` uses this loop where possible and its own torch loop otherwise. Importing this module fails if numba
+or the folder of the native steps is missing.
 
-A chunk of bars at a time, the features' part of the first layer is one matrix product for each account; the loop adds
-what depends on the account and steps. With the head "band" nothing but the clamp depends on the account. An account's
-products have the same rows whatever is traded beside it, and a row of the loop is computed alone: so the records of a
-policy do not depend on its company, to the last bit.
+The first layer's product with the features is computed for a chunk of bars at a time, as one matrix product per
+account. The loop then adds the part that depends on the account and steps. With the head "band" only the clamp depends
+on the account. The products of an account have the same rows whatever the other accounts trade, and each row of the
+loop is computed separately. The records of a policy are therefore bitwise independent of the other policies.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from drl_agents.policy import Policy
 cpu, memory, buffers = (drop_in.kernels(name) for name in ("cpu", "memory", "buffers"))
 step, LANES = cpu.step, memory.LANES
 position_at, POSITION_BYTES = memory.position_at, memory.POSITION_BYTES
-CHUNK_BARS = 512  # an account's features are projected for so many bars at once; another number changes bits
+CHUNK_BARS = 512  # bars whose features are projected at once; another number changes rounding
 EQUITY, BENCHMARK = (drop_in.REPORTED.index(name) for name in ("equity", "benchmark_equity"))
 FEES, TURNOVER = (drop_in.REPORTED.index(name) for name in ("fees", "turnover"))
 BAND = HEADS.index("band")
@@ -38,19 +38,19 @@ Array = np.ndarray
 
 
 class Networks(NamedTuple):
-    """The networks of the accounts, one each."""
+    """Networks of the accounts, one per account."""
 
-    heads: Array  # (N,) int64, places in HEADS
-    numbers: Array  # float32, `Network.numbers` of every policy in a row
-    starts: Array  # (N,) int64, where an account's network begins
-    sizes: Array  # (N, layers + 1) int64, as `Network.sizes`
+    heads: Array  # (N,) int64, indices into HEADS
+    numbers: Array  # float32, `Network.numbers` of all policies, concatenated
+    starts: Array  # (N,) int64, start of an account's network in `numbers`
+    sizes: Array  # (N, layers + 1) int64, see `Network.sizes`
     n_layers: Array  # (N,) int64
     clips: Array  # (N,) float32
-    account: Array  # (C,) int64, columns of an observation that are not features
+    account: Array  # (C,) int64, observation columns that are not features
 
 
 class Seen(NamedTuple):
-    """The step's buffers. `money` and `counted` have the lanes beyond the last account."""
+    """Buffers of the native step; `money` and `counted` have extra lanes after the last account."""
 
     state: Array  # (N, S) float32
     final_state: Array  # (N, S) float32
@@ -61,15 +61,15 @@ class Seen(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What is recorded, by time. Rows of TRACKS; `cash` is the first column of an observation."""
+    """Recorded values by time; TRACKS names the rows of `tracks`, and `cash` is the first observation column."""
 
     tracks: Array  # (6, T + 1, N) float64
-    qty: Array  # (T + 1, N, A) float64, or no rows
-    ends: Array  # (N,) int64, steps to the end of the episode, 0 while it goes on
+    qty: Array  # (T + 1, N, A) float64, or empty
+    ends: Array  # (N,) int64, steps to the end of the episode; 0 until it ends
 
 
 class Scratch(NamedTuple):
-    """Room for one row of a network, as wide as its widest layer."""
+    """Buffers for one row of a network, as wide as its widest layer."""
 
     y: Array  # float32
     x: Array  # float32
@@ -77,14 +77,14 @@ class Scratch(NamedTuple):
 
 
 def sources() -> int:
-    """A number that changes with the text of everything that is compiled into the loop."""
+    """Return a number that changes with the source text of everything compiled into the loop."""
     texts = (Path(file).read_bytes() for file in (__file__, compiled_mlp.__file__))
     return zlib.crc32(b"".join(texts), memory.sources())
 
 
 @compiled
 def act(i: int, of_bar: Array, fillable: Array, networks: Networks, seen: Seen, scratch: Scratch) -> None:
-    """Write the action of account i, given the features' part of its bar; fillable (A,) float32, or no numbers."""
+    """Write the action of account i, given the feature part of its bar; fillable is (A,) float32 or empty."""
     y, action, numbers = scratch.y, seen.action[i], networks.numbers[networks.starts[i] :]
     if networks.heads[i] == BAND:
         into_band(seen.state[i], of_bar, numbers, action)
@@ -118,20 +118,20 @@ def keep(i: int, w: int, t: int, coins: int, seen: Seen, kept: Kept) -> None:
 
 
 def loop_of(version: int) -> Any:
-    """The compiled loop, found again on disk by its version where there is a folder to write to."""
+    """Return the compiled loop, cached on disk by its version if a folder is writable."""
 
     def trade_block(
         block: int, first_step: int, n_steps: int, hidden: Array, newest: Array, bars: Array, fillable: Array,
         coins: int, action_at: int, networks: Networks, seen: Seen, kept: Kept, scratch: Scratch,
         arguments: tuple[Any, ...],
     ) -> None:  # fmt: skip
-        """Trade the accounts of one block for `n_steps` bars, at most to the end of each one's episode.
+        """Trade the accounts of one block for `n_steps` bars, at most to the end of each account's episode.
 
-        hidden (LANES, K, W) float32: the features' part of the first layer; newest (LANES,): the row of the first bar,
-        that of the next is one less. bars (N,): before the first step. fillable (T, A) float32, or (T, 0). coins:
-        address of the block's positions. arguments: of `step`, behind the action's address.
+        hidden (LANES, K, W) float32: feature part of the first layer; newest (LANES,): row of the first bar, decreasing
+        by one per bar. bars (N,): bar before the first step. fillable (T, A) float32, or (T, 0). coins: address of the
+        block's positions. arguments: those of `step` after the address of the action.
         """
-        _ = version  # captured, and so part of what the cache on disk is asked for
+        _ = version  # captured, so that it is part of the key of the disk cache
         first = block * LANES
         n_lanes = min(LANES, len(seen.state) - first)
         for k in range(n_steps):
@@ -155,15 +155,15 @@ trade_block = loop_of(sources())
 
 
 class Trader:
-    """Policies over the accounts of one environment, in its native step."""
+    """Policies that trade the accounts of one environment with its native step."""
 
     def __init__(self, policies: Sequence[Policy], n_rows: Sequence[int], env: Any, keep_qty: bool) -> None:
-        """Allocate and compile; nothing is stepped.
+        """Allocate and compile without stepping.
 
         Args:
-            policies: own consecutive accounts, the first policy the first `n_rows[0]`, and so on.
-            n_rows: of each policy.
-            env: with a native step on the CPU, of full observations.
+            policies: policies that own consecutive accounts; the first owns the first `n_rows[0]`, and so on.
+            n_rows: number of accounts of each policy.
+            env: environment with a native step on the CPU and complete observations.
             keep_qty: record the coins.
         """
         n_account, n_features = 1 + env.action_dim, env.market.windows.shape[1]
@@ -171,7 +171,7 @@ class Trader:
         owner = np.repeat(np.arange(len(policies)), n_rows)
         kernel = cpu.native_step_of(env)
         if kernel is None:
-            raise drop_in.NoNativeStep("the environment is not stepped by the compiled step")
+            raise drop_in.NoNativeStep("the environment does not use the compiled step")
         self.env, self.kernel = env, kernel
         self.networks = networks_of(policies, owner, np.delete(np.arange(env.state_dim), features))
         parts = [feature_part(policy, features) for policy in policies]
@@ -189,12 +189,12 @@ class Trader:
         trades = env.market.trades
         self.fillable = np.empty((len(env.market.price), 0), np.float32) if trades is None else trades.numpy()
         try:
-            self._run(0, 0, 0)  # compiles, or loads what was compiled
+            self._run(0, 0, 0)  # compiles, or loads from the disk cache
         except NumbaError as error:
-            raise drop_in.NoNativeStep(f"the compiled loop does not compile: {error}") from error
+            raise drop_in.NoNativeStep(f"the loop cannot be compiled: {error}") from error
 
     def trade(self) -> tuple[Array, dict[str, Array], Array, Array]:
-        """From the first bar of every account's segment to its end, once; as the evaluator's own loop."""
+        """Trade every account once from the first bar of its segment to the end, like the evaluator's torch loop."""
         self.seen.state[:] = self.env.reset().numpy()
         book = self.env.book
         first_bars, last_bars = book.bar.numpy(), book.last_bar.numpy()
@@ -214,7 +214,7 @@ class Trader:
         return first_bars, tracks, self.kept.ends, book.benchmark_qty.numpy()
 
     def _project(self, of_block: slice, steps_left: Array) -> None:
-        """The features' part of the first layer for the next bars of a block's accounts."""
+        """Compute the feature part of the first layer for the next bars of a block's accounts."""
         windows, last = self.env.market.windows, len(self.env.market.price) - 1
         for w, i in enumerate(range(of_block.start, of_block.stop)):
             n = min(int(steps_left[i]), CHUNK_BARS)
@@ -234,18 +234,18 @@ class Trader:
         )  # fmt: skip
 
     def _exposure(self, cash: Array, equity: Array) -> Array:
-        """(T + 1, N) share of equity in coins, from the first column of the observations."""
+        """Return the exposure (T + 1, N), from the first column of the observations."""
         if self.env.params.observation == "relative":
             exposure = 1.0 - cash
         else:
-            with np.errstate(invalid="ignore", divide="ignore"):  # rows behind an end are 0 / 0
+            with np.errstate(invalid="ignore", divide="ignore"):  # rows after an end are 0 / 0
                 exposure = 1.0 - cash / self.env.params.norm_cash / equity
         exposure[0] = 0.0
         return exposure
 
 
 def networks_of(policies: Sequence[Policy], owner: Array, account: Array) -> Networks:
-    """The networks of accounts, each of policy `owner[i]`; account (C,) are the columns that are not features."""
+    """Return the networks of accounts, with policy `owner[i]` for account i; `account` (C,) are non-feature columns."""
     packed = [network_of(policy, account) for policy in policies]
     n_layers = np.array([len(network.sizes) - 1 for network in packed])
     sizes = np.zeros((len(packed), n_layers.max() + 1), np.int64)
@@ -259,7 +259,7 @@ def networks_of(policies: Sequence[Policy], owner: Array, account: Array) -> Net
 
 
 def seen_of(slots: dict[str, Any], n_assets: int, kernel: Any) -> Seen:
-    """NumPy's views of the step's buffers, and room for the actions."""
+    """Return NumPy views of the step's buffers, and a buffer for the actions."""
     state, final_state, done = (slots[name].numpy() for name in ("state", "final_state", "done"))
     action = np.zeros((len(state), n_assets), np.float32)
     money, counted = (kernel.padded_rows(slots[name]) for name in ("money", "counts"))

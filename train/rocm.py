@@ -1,17 +1,17 @@
-"""Settings for AMD GPUs, made before the device is first used. They apply to ROCm builds of torch only.
+"""Settings for AMD GPUs, made before the first use of the device, on ROCm builds of torch only.
 
-The first user of this repository has an AMD card and asked for them. They are an exception to the rule that a setting
-is chosen by timing: nothing here was measured. `TrainConfig.rocm_settings` and the trainer's --no-rocm-settings turn
-all of them off, and a variable that the user's environment has is never changed.
+Unlike all other speed settings of this project, these were not chosen by measurement. `TrainConfig.rocm_settings` and
+the trainer's --no-rocm-settings disable all of them. A variable that is already set in the environment is never
+changed.
 
-* MIOpen's find mode and cache folders. MIOpen runs convolutions, recurrent layers and batch normalisation. The networks
-  here are plain multilayer perceptrons, which never call it, so these variables change nothing in this repository. They
-  are for models that a user adds. Find mode 1, the value in the first user's own set-up, is MIOpen's NORMAL: it times
-  every solver for a new layer. The cache folders keep what it found.
-* hipBLASLt as torch's preferred BLAS library, for the matrix products of the networks. torch uses hipBLAS where
-  hipBLASLt does not support the card. The two libraries add in different orders, so their numbers differ by rounding.
+* MIOpen's find mode and cache folders. MIOpen runs convolutions, recurrent layers and batch normalization. The
+  networks of this project are multilayer perceptrons, which never call it, so these variables matter only for models
+  that a user adds. Find mode 1 is MIOpen's NORMAL: it times every solver for a new layer. The cache folders keep the
+  results.
+* hipBLASLt as torch's preferred BLAS library for the matrix products of the networks. torch falls back to hipBLAS if
+  hipBLASLt does not support the card. The two libraries add in different orders, so results differ by rounding.
 * Asynchronous copies from pinned host memory (`drl_agents.host_copies`). The only repeated copy to a GPU is the rollout
-  of the scalar environment (`n_envs` 1). Batched environments live on the device.
+  of the scalar environment (`n_envs` 1). Batched environments stay on the device.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ log = logging.getLogger(__name__)
 
 FIND_MODE = "1"
 BLAS_LIBRARY = "hipblaslt"
-BLAS_VARIABLES = ("TORCH_BLAS_PREFER_HIPBLASLT", "TORCH_BLAS_PREFER_CUBLASLT")  # torch reads either, on ROCm too
+BLAS_VARIABLES = ("TORCH_BLAS_PREFER_HIPBLASLT", "TORCH_BLAS_PREFER_CUBLASLT")  # torch reads both, also on ROCm
 
 
 def is_rocm_build() -> bool:
-    """Whether this torch was built for AMD GPUs."""
+    """Return True if this torch was built for AMD GPUs."""
     return getattr(torch.version, "hip", None) is not None
 
 
 def apply_rocm_settings(gpu_id: int, wanted: bool = True, environ: MutableMapping[str, str] = os.environ) -> None:
-    """Make the settings of this process and log in one line what was set and what was left as it is.
+    """Make the settings for this process and log in one line which were made and which were left unchanged.
 
-    Nothing is set on the CPU, on another build of torch, or when not wanted. A second call changes and logs nothing.
+    Nothing is set on the CPU, on other builds of torch, or if `wanted` is False. A second call has no effect.
 
     Args:
-        gpu_id: index of the GPU, -1 for the CPU.
-        wanted: False leaves everything alone.
-        environ: variables of this process and of those that it starts.
+        gpu_id: GPU number; -1 is the CPU.
+        wanted: False disables all settings.
+        environ: environment variables of this process and its children.
     """
     if gpu_id < 0 or not wanted or not is_rocm_build():
         return
@@ -62,12 +62,12 @@ def apply_rocm_settings(gpu_id: int, wanted: bool = True, environ: MutableMappin
         use_asynchronous_copies(True)
         made.append("asynchronous copies from pinned memory")
     if made:
-        left = f"; left as your environment has it: {', '.join(kept)}" if kept else ""
-        log.info("ROCm settings: %s%s (--no-rocm-settings makes none of them)", ", ".join(made), left)
+        left = f"; already set in your environment: {', '.join(kept)}" if kept else ""
+        log.info("ROCm settings: %s%s (--no-rocm-settings disables them)", ", ".join(made), left)
 
 
 def miopen_variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return MIOpen's variables by name. MIOpen keeps its own folders where ours cannot be made."""
+    """Return MIOpen's variables by name; without the cache folders if they cannot be created."""
     home = environ.get("XDG_CACHE_HOME") or (f"{environ['HOME']}/.cache" if environ.get("HOME") else "")
     folder, chosen = Path(home) / "environment_Alpaca" / "miopen", {"MIOPEN_FIND_MODE": FIND_MODE}
     for name, place in (("MIOPEN_USER_DB_PATH", folder / "db"), ("MIOPEN_CUSTOM_CACHE_DIR", folder / "kernels")):
@@ -87,7 +87,7 @@ def _can_be_made(folder: Path) -> bool:
 
 
 def _prefer_blas_library() -> bool:
-    """Prefer hipBLASLt -> whether that changed anything."""
+    """Prefer hipBLASLt and return True if that changed the setting."""
     before = torch.backends.cuda.preferred_blas_library()
     try:
         return torch.backends.cuda.preferred_blas_library(BLAS_LIBRARY) != before

@@ -1,4 +1,4 @@
-"""The training loop: explore, update, evaluate, keep."""
+"""Training loop: explore, update, evaluate, save."""
 
 from __future__ import annotations
 
@@ -51,51 +51,51 @@ from train.records.seals import BEST_POLICY, LAST_POLICY
 log = logging.getLogger(__name__)
 
 PLAIN_STEP = "torch"
-# Numbers of a run that its checkpoint has beside the history.
+# Numbers of a run that its checkpoint contains in addition to the history.
 KEPT = ("env_steps", "samples_learned", "explore_s", "update_s", "evaluate_s", "best_score", "has_best",
         "least_reward", "most_reward")  # fmt: skip
 
 
 class TrainingDiverged(ArithmeticError):  # noqa: N818 - says what happened
-    """A reward, loss or weight is not finite, or no reward differs. The message says which, and when."""
+    """A reward, loss or weight is not finite, or all rewards are equal; the message says which, and when."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands after an update."""
+    """Progress of a run after an update."""
 
-    env_steps: int  # of all environments together
+    env_steps: int  # total of all environments
     total_env_steps: int
     n_updates: int
     gradient_steps: int
     explore_s: float
     update_s: float
     evaluate_s: float
-    mean_reward: float  # of the rollout
-    losses: tuple[float, ...]  # as the agent's update returns them
-    validation_score: float | None  # None where this update was not evaluated
+    mean_reward: float  # mean over the rollout
+    losses: tuple[float, ...]  # losses that the agent's update returned
+    validation_score: float | None  # None if this update was not evaluated
     is_best: bool
-    cost_factor: float = 1.0  # share of fees and slippage that the rollout paid: see `TrainConfig.fee_ramp`
+    cost_factor: float = 1.0  # fraction of fees and slippage that the rollout paid, see `TrainConfig.fee_ramp`
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run left behind and how fast it was."""
+    """Results and speed of a run."""
 
     best_policy: Path
     last_policy: Path
-    best_score: float  # on validation bars; nan without any
+    best_score: float  # best score on validation bars; nan without validation bars
     env_steps: int
     n_updates: int
     gradient_steps: int
     explore_steps_per_s: float  # environment steps per second of exploring
-    update_samples_per_s: float  # samples through gradient steps, each counted once an epoch
+    update_samples_per_s: float  # samples used by gradient steps per second, each counted once per epoch
     wall_s: float
     history: tuple[Progress, ...] = field(repr=False)
-    n_checkpoints: int = 0  # that this process wrote
-    checkpoint_s: float = 0.0  # which took so long
-    rewards_vary: bool = True  # False: all were the same number, of which nothing can be learned
-    stepped_by: str = ""  # the step that the training environments ran: see `train.env_factory.step_name`
+    n_checkpoints: int = 0  # number of checkpoints that this process wrote
+    checkpoint_s: float = 0.0  # seconds spent writing them
+    rewards_vary: bool = True  # False if all rewards were equal, so that nothing can be learned
+    stepped_by: str = ""  # step of the training environments, see `train.env_factory.step_name`
 
 
 def train_policy(
@@ -112,35 +112,34 @@ def train_policy(
     score: Score = mean_growth,
     checkpoints: Checkpoints | None = None,
 ) -> TrainResult:
-    """Train one policy and keep its last and its best version in `out_dir`.
+    """Train one policy and save its last and its best version in `out_dir`.
 
     Args:
         settings: agent, sizes, budget, seed.
-        train_config: environment config with the segments to train on.
+        train_config: environment config with the training segments.
         env_params: rules and settings of the environment.
-        out_dir: gets `policy_last.safetensors` and `policy_best.safetensors`.
-        validation_config: the same arrays with other segments; without it the best policy is the last.
-        metadata: where the data came from; stored in the policy files.
-        on_progress: called after every update; an exception it raises ends the run.
-        env_kwargs: further named parameters of the environments, such as fees.
-        env_class: None takes the scalar class for one environment and the fast vectorized one for several; for the band
-            agent always the latter.
-        score: of the validation records; the highest is best. Not finite never is.
-        checkpoints: where the run's state is kept now and then, and a killed one is gone on from, with the bits of a
-            run that was never stopped. On-policy agents only: a replay memory is some hundred times as large as all
-            else, so an off-policy run begins anew, as one in a host's own environment does. The caller discards them
-            when it has what it trained for.
+        out_dir: folder for `policy_last.safetensors` and `policy_best.safetensors`.
+        validation_config: the same arrays with validation segments; without it the best policy is the last.
+        metadata: provenance of the data, stored in the policy files.
+        on_progress: function called after every update; an exception that it raises ends the run.
+        env_kwargs: additional named parameters of the environments, such as fees.
+        env_class: environment class. None selects the scalar class for one environment and the fast vectorized class
+            for several; the band agent always uses the latter.
+        score: function of the validation records; the highest finite score is best.
+        checkpoints: where to save the state of the run, from which a killed run resumes with bitwise equal results.
+            Only on-policy agents are checkpointed, because a replay memory is about a hundred times as large as
+            everything else. Off-policy runs and runs in a host's own environment start again. The caller deletes the
+            checkpoints when it has its result.
 
     Raises:
-        TrainingDiverged: when a reward, loss or weight stops being finite.
-        ValueError: for a fee ramp in an environment without `cost_factor`, and for an environment in which the agent
-            cannot learn.
+        TrainingDiverged: a reward, loss or weight is no longer finite.
+        ValueError: the environment has no `cost_factor` for the fee ramp, or the agent cannot learn in it.
     """
     prepare_device(settings.gpu_id, settings.cpu_threads, settings.matmul_precision, settings.rocm_settings)
     options = {"gpu_id": settings.gpu_id, **(env_kwargs or {})}
     windows = {"seed": settings.seed, "start": settings.start, "episode_bars": settings.episode_bars}
     if settings.agent in EXACT_GRADIENT and settings.n_envs == 1 and env_class is None:
-        # One account of the batched class, which the compiled loop trades; the scalar class gives the same numbers.
+        # The compiled loop trades one account of the batched class; the scalar class gives the same numbers.
         env_class, options["as_numpy"] = VectorizedCryptoEnvAlpacaOptimized, False
     env_class = env_class or env_class_for(settings.n_envs)
     is_ours = "compact" in inspect.signature(env_class).parameters
@@ -163,36 +162,36 @@ def train_policy(
 
 
 def _warn_of_small_budget(settings: TrainConfig) -> None:
-    """Say what a budget of few rollouts leaves unlearned."""
+    """Warn about settings that a budget of few rollouts leaves without effect."""
     last_rollout = (settings.n_updates - 1) * settings.rollout_len * settings.n_envs
     if last_rollout < settings.fee_ramp * settings.total_env_steps:
         warn_once(
             log,
-            f"fee_ramp {settings.fee_ramp:g} with {settings.n_updates} rollouts: none of them pays the full costs; "
-            f"total_env_steps {settings.total_env_steps} is too small",
+            f"fee_ramp {settings.fee_ramp:g} with {settings.n_updates} rollouts: no rollout pays the full costs; "
+            f"increase total_env_steps ({settings.total_env_steps})",
         )
     if settings.agent == "band" and settings.rollout_len < LEAST_BAND_BARS:
         warn_once(
             log,
-            f"total_env_steps {settings.total_env_steps} is {settings.rollout_len} bars for each of {settings.n_envs} "
-            f"accounts: in fewer than {LEAST_BAND_BARS} few entries earn their fees back, and the agent stays out",
+            f"total_env_steps {settings.total_env_steps} gives {settings.rollout_len} bars to each of "
+            f"{settings.n_envs} accounts; with fewer than {LEAST_BAND_BARS}, most entries lose their fees and the "
+            "agent learns not to trade",
         )
 
 
 def _check_fee_ramp(settings: TrainConfig, env: Any) -> None:
     if settings.fee_ramp > 0.0 and not hasattr(env, "cost_factor"):
         raise ValueError(
-            f"fee_ramp needs an environment with a cost_factor, which {type(env).__name__} does not have: set fee_ramp "
-            f"to 0; received {settings.fee_ramp}"
+            f"fee_ramp must be 0 for {type(env).__name__}, which has no cost_factor; received {settings.fee_ramp}"
         )
 
 
 def run_identity(
     known: Mapping[str, Any], config: Mapping[str, Any], validation_config: Mapping[str, Any] | None, score: Score
 ) -> dict[str, Any]:
-    """All that a run's numbers follow from: what its policies say of themselves, but for the trial's number, and code.
+    """Return everything that determines the results of a run: policy metadata without the trial number, data and code.
 
-    The data is known by the caller's `data_sha256`, or else by its arrays; the code by its text, not its commit.
+    The data are identified by the caller's `data_sha256`, or else by their arrays, and the code by its text.
     """
     identity = {name: value for name, value in known.items() if name not in ("trial", "code_version", "stepped_by")}
     identity["settings"] = anywhere(identity["settings"])
@@ -206,7 +205,7 @@ def run_identity(
 
 
 def build_agent(settings: TrainConfig, env: Any) -> AgentBase:
-    """Agent for `env`, on its device, standing at a fresh reset."""
+    """Return an agent for `env` on its device, after a reset."""
     agent_class = AGENTS[settings.agent]
     args = agent_args(settings, agent_class, env)
     full_dim = getattr(env, "full_state_dim", env.state_dim)
@@ -221,7 +220,7 @@ def build_agent(settings: TrainConfig, env: Any) -> AgentBase:
 
 
 def agent_args(settings: TrainConfig, agent_class: type, env: Any) -> Config:
-    """`settings` under the names that elegantrl's classes and ours read."""
+    """Return `settings` under the names that elegantrl and the agents of this project read."""
     state_dim = getattr(env, "full_state_dim", env.state_dim)
     sizes = {"state_dim": state_dim, "action_dim": env.action_dim, "if_discrete": False}
     args = Config(agent_class, None, {"env_name": "crypto", "num_envs": settings.n_envs, **sizes})
@@ -244,7 +243,7 @@ def agent_args(settings: TrainConfig, agent_class: type, env: Any) -> Config:
 def policy_metadata(
     settings: TrainConfig, config: Mapping[str, Any], env_params: Mapping[str, Any], env: Any
 ) -> dict[str, Any]:
-    """What a run itself knows about its policy. A host's own environment class has no layout that we know."""
+    """Return the metadata of a run for its policy; the observation layout of a host's environment class is unknown."""
     layout = None
     if isinstance(env, CryptoEnvAlpaca | VectorizedCryptoEnvAlpaca):
         n_assets, n_features = config["price_array"].shape[1], config["tech_array"].shape[1]
@@ -258,7 +257,7 @@ def policy_metadata(
 
 @dataclass
 class _Evaluation:
-    """Scores the policy as it is now on validation bars."""
+    """Evaluation of the current policy on validation bars."""
 
     act: Act
     config: Mapping[str, Any]
@@ -266,7 +265,7 @@ class _Evaluation:
     gpu_id: int
     env_kwargs: dict[str, Any]
     score: Score
-    stepped_by: str = ""  # of the last evaluation's environment
+    stepped_by: str = ""  # step of the last evaluation's environment
 
     def __call__(self) -> float:
         """Trade the validation bars once."""
@@ -279,7 +278,7 @@ class _Evaluation:
 
 @dataclass
 class _Run:
-    """The state of one training run."""
+    """State of one training run."""
 
     settings: TrainConfig
     agent: AgentBase
@@ -296,13 +295,13 @@ class _Run:
     best_score: float = -math.inf
     least_reward: float = math.inf
     most_reward: float = -math.inf
-    has_best: bool = False  # written by this run; an earlier one may have left a file in the same folder
-    wall_s: float = 0.0  # before this process
+    has_best: bool = False  # True if this run wrote a best policy; an earlier run may have left a file in the folder
+    wall_s: float = 0.0  # wall time before this process
     started_s: float = field(default_factory=time.perf_counter)
     keeper: Keeper | None = None
 
     def to_the_end(self, on_progress: Callable[[Progress], None] | None) -> TrainResult:
-        """Spend the budget, or what is left of it."""
+        """Train until the budget is spent."""
         if self.settings.warmup_len:
             self._explore(self.settings.warmup_len, if_random=True)
         for n_updates in range(len(self.history) + 1, self.settings.n_updates + 1):
@@ -310,13 +309,13 @@ class _Run:
             self.history.append(progress)
             if on_progress is not None:
                 on_progress(progress)
-            # Not after the last: what follows is short, and the last policy file is the last update's.
+            # Not after the last update: the rest is short, and the last policy file has the same weights.
             if self.keeper is not None and n_updates < self.settings.n_updates and self.keeper.is_due():
                 self._keep_checkpoint(self.keeper)
         return self._result(self.wall_s + time.perf_counter() - self.started_s)
 
     def _keep_checkpoint(self, keeper: Keeper) -> None:
-        """Write all that the rest of the run follows from. The best policy goes in as the file that it is."""
+        """Write everything that determines the rest of the run, including the best policy's file."""
         started_s = time.monotonic()
         assert self.agent.last_state is not None
         tensors = prefixed("agent", agent_tensors(self.agent)) | prefixed("env", env_tensors(self.env))
@@ -332,19 +331,19 @@ class _Run:
         keeper.write(facts, tensors, started_s)
 
     def go_on(self) -> None:
-        """Take over the latest checkpoint that is this run's; without one nothing changes."""
+        """Resume from the latest checkpoint of this run, if there is one."""
         assert self.keeper is not None
         for path, facts, tensors in self.keeper.usable():
             try:
                 self._take_over(path, facts, tensors)
             except (AgentStateError, EnvStateError, PolicyFileError) as error:
-                log.warning("%s: %s; it is not used", path, error)
+                log.warning("%s: %s; the checkpoint is ignored", path, error)
                 continue
-            log.info("goes on from %s: %d of %d updates are done", path, len(self.history), self.settings.n_updates)
+            log.info("resuming from %s: %d of %d updates are done", path, len(self.history), self.settings.n_updates)
             return
 
     def _take_over(self, path: Path, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """All of it, or an error before anything that the run reads has changed."""
+        """Restore a checkpoint, or raise an error before any state of the run changes."""
         self._keep_the_step(facts)
         if facts["has_best"]:
             best = self.out_dir / BEST_POLICY
@@ -360,7 +359,7 @@ class _Run:
         self.history = [Progress(**row | {"losses": tuple(row["losses"])}) for row in facts["history"]]
 
     def _keep_the_step(self, facts: Mapping[str, Any]) -> None:
-        """Go on with the step that the checkpoint was made with, or say that another takes over."""
+        """Continue with the step implementation of the checkpoint, or log that another one replaces it."""
         before, now = str(facts["stepped_by"]).rpartition(", ")[2], step_name(self.env)
         if PLAIN_STEP in (before, facts["evaluated_by"]) and self.evaluate is not None:
             self.evaluate.env_kwargs["native_step"] = facts["evaluated_by"] != PLAIN_STEP
@@ -369,12 +368,12 @@ class _Run:
         elif before == PLAIN_STEP and isinstance(self.env, VectorizedCryptoEnvAlpacaOptimized):
             use_plain_step(self.env)
             self.metadata["stepped_by"] = facts["stepped_by"]
-            log.info("the environments keep to the plain torch step, which the checkpoint was made with")
+            log.info("using the plain torch step, because the checkpoint was made with it")
         else:
             self.metadata["stepped_by"] = f"{facts['stepped_by']}, {now}"
             why = getattr(self.env, "why_not_native", None)
-            log.warning("the checkpoint was made with the %s step, which is not available now%s: the %s step takes "
-                        "over. Its numbers are equal within rounding, not to the bit", before, f" ({why})" * bool(why),
+            log.warning("the checkpoint was made with the %s step, which is not available now%s: using the %s step. "
+                        "Results are equal up to rounding, not bitwise", before, f" ({why})" * bool(why),
                         "plain torch" if now == PLAIN_STEP else now)  # fmt: skip
 
     def _one_update(self, n_updates: int) -> Progress:
@@ -393,9 +392,9 @@ class _Run:
 
     @property
     def cost_factor(self) -> float:
-        """Share of fees and slippage that the next rollout pays, from the share of the budget spent before it.
+        """Fraction of fees and slippage that the next rollout pays, given the share of the budget spent before it.
 
-        It follows from `env_steps`, which a checkpoint has, so a resumed run pays what an unbroken one pays.
+        The factor depends only on `env_steps`, which is in the checkpoint, so a resumed run pays the same costs.
         """
         ramp = self.settings.fee_ramp * self.settings.total_env_steps
         return min(1.0, self.env_steps / ramp) if ramp > 0.0 else 1.0
@@ -407,7 +406,7 @@ class _Run:
         items = self.agent.explore_env(self.env, n_steps, if_random)
         self.env_steps += n_steps * self.settings.n_envs
         rewards = items[-2]
-        mean_reward = rewards.mean().item()  # waits for the device, so the clock is true
+        mean_reward = rewards.mean().item()  # waits for the device, so the measured time is correct
         self.explore_s += time.perf_counter() - started
         self._check_finite("the mean reward of a rollout", mean_reward)
         least, most = rewards.aminmax()
@@ -434,19 +433,19 @@ class _Run:
     def _check_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
             raise TrainingDiverged(
-                f"{what} is {value}, not a finite number, after {self.env_steps} environment steps; "
-                f"learning_rate is {self.settings.learning_rate}, lower it, or look for it in the data"
+                f"{what} is {value}, not a finite number, after {self.env_steps} environment steps; reduce "
+                f"learning_rate ({self.settings.learning_rate}) or check the data"
             )
 
     def _keep(self) -> tuple[float | None, bool]:
-        """Evaluate and write the policy files; score, and whether it is the best so far."""
+        """Evaluate and write the policy files; return the score and whether it is the best so far."""
         started = time.perf_counter()
         score = None if self.evaluate is None else self.evaluate()
         is_best = score is None or (math.isfinite(score) and score > self.best_score)
         policy = self.agent.policy()
         facts = {**self.metadata, "env_steps": self.env_steps, "validation_score": score}
         save_policy(self.out_dir / LAST_POLICY, policy, facts)
-        # A run whose scores are never finite still leaves a best policy: its first.
+        # A run without any finite score still has a best policy: its first.
         if is_best or not self.has_best:
             save_policy(self.out_dir / BEST_POLICY, policy, facts)
             self.has_best = True

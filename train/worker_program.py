@@ -1,4 +1,4 @@
-"""The program of a worker process (`train.runner.crew`): python -m train.worker_program RESULT_FD."""
+"""Program of a worker process (`train.runner.crew`): python -m train.worker_program RESULT_FD."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from train.validation.splits import SplitError
 
 
 class WorkerReporter(Reporter):
-    """Without progress bars: the bars of several workers would overwrite one another."""
+    """Reporter without progress bars, because the bars of several workers would overwrite one another."""
 
     hides_bars = True
 
 
 def main(result_fd: int) -> None:
-    """Carry the orders out and say what came of it. Signals come blocked, and leave blocked."""
+    """Execute the orders and write the result. Signals are blocked before and after."""
     orders: Orders = pickle.load(sys.stdin.buffer)
     set_up_logging(orders.log_level, f"worker {orders.number}: ")
     threading.Thread(target=_stop_with_parent, daemon=True).start()
@@ -43,14 +43,14 @@ def main(result_fd: int) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         ending = _work(orders, interruption)
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    with suppress(BrokenPipeError):  # the parent was killed: there is nobody to tell
+    with suppress(BrokenPipeError):  # the parent was killed, so nothing reads the result
         os.write(result_fd, pickle.dumps(ending))
     gc.freeze()  # as in `train.finish`
 
 
 def _work(orders: Orders, interruption: Interruption) -> Ending:
     try:
-        # The parent has reached it, but a worker may be started while a server is.
+        # The parent reached the server, but the server may be restarting now.
         wait_for_database(orders.request.storage)
         opened = open_request(orders.request, orders.data.open())
         around_trial = partial(picture_of, pictures=pictures_in(opened.study.user_attrs))
@@ -64,7 +64,10 @@ def _work(orders: Orders, interruption: Interruption) -> Ending:
 
 
 def _stop_with_parent() -> None:
-    """Standard input ends with the parent. Read without Python's buffer, whose lock would be held at exit."""
+    """Stop when standard input closes, because then the parent has ended.
+
+    The read bypasses Python's buffer, whose lock would still be held at exit.
+    """
     while os.read(0, 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

@@ -1,1 +1,1 @@
-"""One module per program: its flags, and `main(argv) -> exit code`. scripts/ and the command `barwise` start them."""
+"""One module per program. Each has a `main(argv)` that returns the exit code; scripts/ and `barwise` call it."""

@@ -1,4 +1,4 @@
-"""Backtest a trial over full paths: at several costs, and with its settings trained again from other seeds."""
+"""Backtest a trial over full paths: at several cost levels, and retrained with other seeds."""
 
 from __future__ import annotations
 
@@ -28,17 +28,20 @@ SEED_COLUMNS = {
     "exposure": ".1%",
 }  # fmt: skip
 SPREAD_COLUMNS = {"figure": "", "trial": ".4f", "mean": ".4f", "std": ".4f", "worst": ".4f"}
-HELD_EASIER = "(equal weight pays the fee times the factor and no slippage, at each block's start and after each gap)"
+HELD_EASIER = "(equal weight pays the scaled fee and no slippage, at the start of each test fold and after each gap)"
 EPILOG = """
-Every block of a path begins with fresh capital, and returns are joined. Costs: the same policies, fees and slippage
-times 0, 1, 2 and 4; means and worst of the paths. Seeds: the budget and settings of the trial on every split; what was
-trained stays in trial_<n>/seed_<i>/ and is not trained again, and a stopped run goes on with the same command. Writes
-backtest.json, paths.npz, costs.csv and seeds.csv into <results>/<study>/trial_<n>/. Exit code: 0, 1 when the machine or
-a training failed, 2 for a bad flag, study, trial or other data."""
+Each test fold of a path starts with fresh capital, and the returns are joined.
+Costs: the same policies are evaluated with fees and slippage multiplied by each factor. The table shows the mean and
+the worst of all paths.
+Seeds: the trial's settings are retrained on every split with its step budget. Completed training runs are kept in
+trial_<n>/seed_<i>/, and the same command resumes an interrupted run.
+The results are written to <results>/<study>/trial_<n>/: backtest.json, paths.npz, costs.csv and seeds.csv.
+
+Exit codes: 0 success; 1 the machine or a training run failed; 2 wrong flag, study, trial or dataset."""
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags."""
+    """Return the command-line parser."""
     p = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -49,20 +52,20 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         default=list(COST_FACTORS),
         metavar="X",
-        help="factors of fees and slippage (default: 0 1 2 4; 1 is always there)",
+        help="factors that fees and slippage are multiplied by; 1 is always included (default: 0 1 2 4)",
     )
     p.add_argument(
         "--seeds",
         type=whole_number(0),
         default=0,
         metavar="N",
-        help="train the settings again with N other seeds on every split (default: 0, none)",
+        help="number of other seeds to retrain the settings with on every split (default: 0)",
     )
     return p  # fmt: skip
 
 
 def backtest(args: argparse.Namespace) -> int:
-    """Evaluate, train, print, write; how many splits could not be trained."""
+    """Run the backtest, print and write its results, and return the number of splits whose training failed."""
     from train.evaluator import step_of
     from train.findings.backtest import cost_rows, path_rows, write_paths
     from train.findings.text_tables import text_table, write_csv
@@ -80,32 +83,32 @@ def backtest(args: argparse.Namespace) -> int:
     content = trial.about | {"stepped_by": stepped_by, "paths": paths, "costs": costs}
     write_json(trial.folder / "backtest.json", with_null(content))
     failed = 0
-    (trial.folder / "seeds.csv").unlink(missing_ok=True)  # of an earlier run; the backtest of this one has none yet
+    (trial.folder / "seeds.csv").unlink(missing_ok=True)  # left by an earlier run
     if args.seeds:
         seeds, content["seeds"] = train_seeds(trial, args)
         failed = sum("failed" in row for row in seeds)
         write_json(trial.folder / "backtest.json", with_null(content))
         write_csv(trial.folder / "seeds.csv", seeds)
-    print(f"\nwritten: {trial.folder / 'backtest.json'}, paths.npz, costs.csv{', seeds.csv' * bool(args.seeds)}")
+    print(f"\nwrote {trial.folder / 'backtest.json'}, paths.npz, costs.csv{', seeds.csv' * bool(args.seeds)}")
     return failed
 
 
 def train_seeds(trial: StoredTrial, args: argparse.Namespace) -> tuple[list[dict], dict]:
-    """Rows by seed and split, and what they come to."""
+    """Retrain with other seeds. Return the results by seed and split, and their summary."""
     from train.findings.reseed import own_rows, retrain, seed_rows, seeds_text, spread_rows
     from train.findings.text_tables import text_table
 
     rows = own_rows(trial) + retrain(trial, trial.stored.seed, args.seeds, args.gpu)
     by_seed = seed_rows(rows)
     spreads = spread_rows(by_seed)
-    print(f"\nSeeds (0 is the trial, which was chosen; means over the splits)\n{text_table(by_seed, SEED_COLUMNS)}")
+    print(f"\nSeeds (seed 0 is the selected trial; means over the splits)\n{text_table(by_seed, SEED_COLUMNS)}")
     spread = text_table(spreads, SPREAD_COLUMNS) if spreads else ""
-    print(f"\nSpread over the new seeds (std of the population): {seeds_text(by_seed)}\n{spread}")
+    print(f"\nSpread over the new seeds (population std): {seeds_text(by_seed)}\n{spread}")
     return rows, {"splits": rows, "seeds": by_seed, "spread": spreads}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, run, report."""
+    """Run the command and return its exit code."""
     args = parser().parse_args(argv)
     plain_logging("train")
     return exit_code("4_backtest.py", lambda: int(backtest(args) > 0))

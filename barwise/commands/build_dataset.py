@@ -25,41 +25,44 @@ from market.names import DEFAULT_TICKERS
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
-        description=f"{__doc__} Bars are put on one UTC time grid and resampled by calendar time; short gaps are "
-        "filled, longer ones split the data into segments; the folder is written whole or not at all. For at most a "
-        "minute the dataset is built again from bars that end or change early: no earlier row may change.",
+        description=f"{__doc__} Bars are aligned to one UTC time grid and resampled by calendar time. Short gaps are "
+        "filled, and longer gaps split the data into segments. The folder is written completely or not at all. A "
+        "look-ahead check of at most one minute rebuilds the dataset from truncated and altered bars: no earlier row "
+        "may change.",
     )
     parser.add_argument(
         "--bars",
         type=Path,
         required=True,
         metavar="FILE",
-        help="tidy .parquet, .csv or .csv.gz: timestamp (UTC), symbol, open, high, low, close, volume",
+        help="bar file (.parquet, .csv or .csv.gz) with columns timestamp (UTC), symbol, open, high, low, close, "
+        "volume",
     )
     add_stamp(parser)
-    add_tickers(parser, DEFAULT_TICKERS)
+    add_tickers(parser, DEFAULT_TICKERS, default_words=(" ".join(DEFAULT_TICKERS), "%(default)s"))
     parser.add_argument(
-        "--start", type=utc_date, metavar="DATE", help="first bar, included (default: the file's first)"
+        "--start", type=utc_date, metavar="DATE", help="open time of the first bar (default: the file's first bar)"
     )
     parser.add_argument(
-        "--end", type=utc_date, metavar="DATE", help="bars before this (default: the file's last, included)"
+        "--end", type=utc_date, metavar="DATE", help="end of the period, exclusive (default: after the file's last bar)"
     )
     parser.add_argument(
         "--max-fill-bars",
         type=whole_number(0),
         default=DEFAULT_MAX_FILL_BARS,
         metavar="N",
-        help="missing bars of the file that are filled in each gap, from its first on, with the last close and zero "
-        "volume; no order fills in them, and a longer gap splits the data; bars of the file that repeat the last close "
-        "without volume are filled bars, however many (default: %(default)s)",
+        help="number of missing bars filled at the start of each gap, with the last close and zero volume; no order "
+        "is filled in them, and a longer gap splits the data. Bars in the file that repeat the last close with zero "
+        "volume also count as filled, without limit (default: %(default)s)",
     )
     add_features(parser)
     parser.add_argument(
         "--synthetic",
         action="store_true",
-        help="label the dataset synthetic: the bars are not from an exchange (those of make_sample.py are marked)",
+        help="label the dataset as synthetic because its bars are not from an exchange (bars from make_sample.py are "
+        "labeled automatically)",
     )
     add_venue(parser)
     add_dataset_folder(parser)
@@ -67,7 +70,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def build(args: argparse.Namespace) -> None:
-    """Do what the command line says."""
+    """Build and write the dataset."""
     from market.bars.candles import read_bars
     from market.build import dataset_from_bars
     from market.dataset import check_target
@@ -97,7 +100,7 @@ def build(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, build, report."""
+    """Run the command and return its exit code."""
     args = parse_arguments(argv)
     plain_logging("market")
     return exit_code("build_dataset.py", lambda: build(args))

@@ -1,4 +1,4 @@
-"""List what studies keep in an artifact store, and remove what deleted studies left there."""
+"""List the files of each study in an artifact store, and remove the files of deleted studies."""
 
 from __future__ import annotations
 
@@ -14,44 +14,45 @@ if TYPE_CHECKING:
     from train.store.artifact_store import Listed
 
 EPILOG = """
-One line per study: its id, its name in the database of --storage, files, bytes, and when the last one was written. A
-study without a name is not in that database: it was deleted there, or it belongs to another database, which this
-program cannot know. So --remove takes ids, and refuses those of studies that are in the database.
-Exit code: 0, 1 when the store or the database failed, 2 for a bad flag."""
+Each line shows one study: its id, its name in the --storage database, the number and size of its files, and the date of
+the newest file. A study without a name is not in that database: it was deleted, or it belongs to another database. This
+program cannot distinguish the two, so --remove takes explicit ids. Ids of studies in the database are refused.
+
+Exit codes: 0 success; 1 the store or the database failed; 2 wrong flag."""
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags."""
+    """Return the command-line parser."""
     p = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_artifacts(p, "the store: a folder or s3://BUCKET/PREFIX", is_required=True)
+    add_artifacts(p, "artifact store: a folder or s3://BUCKET/PREFIX", is_required=True)
     add_storage(p)
-    p.add_argument("--remove", nargs="+", metavar="ID", help="remove the files of these deleted studies")
+    p.add_argument("--remove", nargs="+", metavar="ID", help="ids of deleted studies whose files to remove")
     return p
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What the store has of one study."""
+    """The files of one study in the store."""
 
     uuid: str
-    name: str  # "" where the database has no such study
+    name: str  # "" if the database has no such study
     files: tuple[Listed, ...]
 
     @property
     def line(self) -> str:
-        """For the terminal."""
+        """Summary of the study's files, one line."""
         size, last = sum(file.n_bytes for file in self.files), max(file.changed for file in self.files)
         name = self.name or "(not in this database)"
         return f"{self.uuid}  {name:<30} {len(self.files):>7,} files {size / 2**20:>10,.1f} MiB, last {last:%Y-%m-%d}"
 
 
 def kept_in(files: Sequence[Listed], names: dict[str, str]) -> list[Kept]:
-    """Objects by study; those that no study's id begins are left out.
+    """Group the store's files by study. Files whose key does not start with a study id are ignored.
 
     Args:
-        files: of the store.
+        files: all files in the store.
         names: id -> name of every study in the database.
     """
     by_uuid: dict[str, list[Listed]] = {}
@@ -63,7 +64,7 @@ def kept_in(files: Sequence[Listed], names: dict[str, str]) -> list[Kept]:
 
 
 def clean(args: argparse.Namespace) -> None:
-    """List, or remove."""
+    """List the studies in the store, and remove the files of those selected with --remove."""
     from functools import partial
 
     from train.store.artifact_store import open_artifacts
@@ -76,7 +77,7 @@ def clean(args: argparse.Namespace) -> None:
     for uuid in removed:
         if uuid not in kept:
             raise StudyError(
-                f"--remove {uuid}: {store.url} has no files of such a study; without --remove it is listed"
+                f"--remove {uuid}: {store.url} has no files of this study; run without --remove to list all studies"
             )
         if kept[uuid].name:
             raise StudyError(f"--remove {uuid}: study {kept[uuid].name} is in the database; delete the study first")
@@ -86,10 +87,10 @@ def clean(args: argparse.Namespace) -> None:
         store.insist([partial(store.remove, file.key) for file in kept[uuid].files], lasts_s=0.0)
         print(f"removed {len(kept[uuid].files)} files of {uuid}")
     if not kept:
-        print(f"{store.url} has no files of a study")
+        print(f"{store.url} contains no study files")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, list or remove."""
+    """Run the command and return its exit code."""
     args = parser().parse_args(argv)
     return exit_code("clean_artifacts.py", lambda: clean(args))

@@ -1,4 +1,4 @@
-"""Watch a study; refit its winner, check it on held-out bars, and put it in place of the deployed policy."""
+"""Monitor a study, refit its winner, evaluate it on the hold-out, and deploy it if it passes all gates."""
 
 from __future__ import annotations
 
@@ -19,78 +19,87 @@ if TYPE_CHECKING:
 
 STUDY_NAME = "cappuccino_5m_vectorized"
 EPILOG = """
-deployments/current leads to the folder of the deployed policy and is replaced in one step; earlier folders stay.
-deployments/decisions.jsonl says what was decided and why, every gate with its figure. A candidate is judged once; other
-gates, or another --seed, judge it again, and every look at the held-out bars raises what the next one must show.
-docs/deployment.md has the gates and their reasons.
+deployments/current is a link to the folder of the deployed policy. It is replaced atomically, and earlier deployments
+are kept. Every decision is logged in deployments/decisions.jsonl with the value of each gate. A candidate is evaluated
+once; different gates or another --seed evaluate it again. Every evaluation on the hold-out makes the next test
+stricter. docs/deployment.md explains the gates.
 
-Exit codes: 0 replaced, rolled back, nothing new or not ready yet; 1 the machine or database failed; 2 a bad flag,
-study, data or deployment; 3 --once or --dry-run: the candidate was refused; 4 another process judges for this folder;
-130 or 143 when stopped by Ctrl-C or kill."""
+Exit codes: 0 deployed, rolled back, nothing new or not ready yet; 1 the machine or the database failed; 2 wrong flag,
+study, dataset or deployment; 3 the candidate was refused (--once, --dry-run); 4 another process evaluates candidates
+for this folder; 130 or 143 stopped by Ctrl-C or kill."""
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags."""
+    """Return the command-line parser."""
     p = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("--study-name", "--study", default=STUDY_NAME, metavar="NAME", help=f"(default: {STUDY_NAME})")
+    p.add_argument(
+        "--study-name", "--study", default=STUDY_NAME, metavar="NAME", help=f"name of the study (default: {STUDY_NAME})"
+    )
     add_storage(p)
     add_results_dir(p)
     p.add_argument(
         "--data-dir",
         type=Path,
         metavar="DIR",
-        help="the study's data set, checked by its hash (default: where the study read it)",
+        help="the study's dataset, verified by its hash (default: the folder the study was run with)",
     )
-    p.add_argument("--deployments-dir", type=Path, metavar="DIR", help="(default: deployments in the repository)")
-    p.add_argument("--interval", type=float, default=300.0, metavar="SECONDS", help="between two looks (default: 300)")
-    p.add_argument("--once", action="store_true", help="one look, then the exit code says what came of it")
+    p.add_argument(
+        "--deployments-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder of all deployments (default: deployments in the repository)",
+    )
+    p.add_argument(
+        "--interval", type=float, default=300.0, metavar="SECONDS", help="seconds between checks (default: 300)"
+    )
+    p.add_argument("--once", action="store_true", help="check once and exit; the exit code reports the result")
     p.add_argument(
         "--dry-run",
         action="store_true",
-        help="one look that writes nothing: refits in a temporary folder, asks every gate that needs no "
-        "held-out bars, and does not look at those",
+        help="check once without writing: refit in a temporary folder and run every gate that does not need the "
+        "hold-out",
     )
-    p.add_argument("--rollback", action="store_true", help="lead current back to the deployment before, and end")
+    p.add_argument("--rollback", action="store_true", help="restore the previous deployment and exit")
     p.add_argument(
         "--min-trials",
         type=whole_number(1),
         metavar="N",
-        help="judge a study from N finished trials on (default: when it has reached its --n-trials)",
+        help="finished trials a study needs before its winner is evaluated (default: the study's --n-trials)",
     )
     p.add_argument(
         "--while-running",
         action="store_true",
-        help="judge every new best trial at once; each spends a look at the held-out bars",
+        help="evaluate each new best trial immediately; each evaluation uses the hold-out once more",
     )
     p.add_argument(
         "--seed",
         type=whole_number(0),
         default=0,
         metavar="N",
-        help="of the refit (default: 0, counted from the study's)",
+        help="seed of the refit, added to the study's seed (default: 0)",
     )
-    p.add_argument("--gpu", type=int, default=-1, metavar="N", help="number of the GPU; -1 = CPU (default: -1)")
+    p.add_argument("--gpu", type=int, default=-1, metavar="N", help="GPU number, or -1 for the CPU (default: -1)")
     add_gates(p)
     return p
 
 
 def add_gates(p: argparse.ArgumentParser) -> None:
-    """Thresholds of the gates, and which of them are waived."""
+    """Add the flags that set gate thresholds or waive gates."""
     p.add_argument(
         "--alpha",
         type=float,
         default=ALPHA,
         metavar="P",
-        help=f"error that all tests of the same held-out bars share (default: {ALPHA:g})",
+        help=f"significance level shared by all tests on the same hold-out (default: {ALPHA:g})",
     )
     p.add_argument(
         "--min-deflated-sharpe",
         type=float,
         default=LEAST_CONFIDENCE,
         metavar="P",
-        help="confidence that the winner's lead is no luck of the search; 0 only reports it "
+        help="minimum deflated Sharpe ratio of the winner's alpha returns, a probability; 0 only reports it "
         f"(default: {LEAST_CONFIDENCE:g})",
     )
     p.add_argument(
@@ -98,42 +107,45 @@ def add_gates(p: argparse.ArgumentParser) -> None:
         type=float,
         default=HOLDOUT_DRAWDOWN,
         metavar="FRACTION",
-        help=f"on the held-out bars (default: {HOLDOUT_DRAWDOWN:g})",
+        help=f"maximum drawdown on the hold-out (default: {HOLDOUT_DRAWDOWN:g})",
     )
     p.add_argument(
         "--min-improvement",
         type=float,
         default=MIN_IMPROVEMENT,
         metavar="SHARPE",
-        help="annual Sharpe ratio above the deployed policy's on the same held-out bars, at least 0 "
+        help="minimum improvement of the annual Sharpe ratio over the deployed policy on the same hold-out, at least 0 "
         f"(default: {MIN_IMPROVEMENT:g})",
     )
     p.add_argument(
         "--allow-unproven",
         action="store_true",
-        help="for paper trading: waive the gates that ask for evidence; the deployment says UNPROVEN",
+        help="for paper trading: waive the gates that require evidence; the deployment is marked UNPROVEN",
     )
     p.add_argument(
         "--allow-unverified",
         action="store_true",
-        help="take a study from before the database kept hashes of its files; the deployment says UNPROVEN",
+        help="accept an older study whose database has no file hashes; the deployment is marked UNPROVEN",
     )
     p.add_argument(
         "--allow-unchecked",
         action="store_true",
-        help="take a data set whose features were not made again from cut bars, as those from before that check; the "
-        "deployment says UNPROVEN",
+        help="accept a dataset without a look-ahead check of its features; the deployment is marked UNPROVEN",
     )
-    p.add_argument("--allow-synthetic", action="store_true", help="take a study of a generated market")
+    p.add_argument("--allow-synthetic", action="store_true", help="accept a study of a synthetic market")
     p.add_argument(
         "--replace-other",
         action="store_true",
-        help="replace a deployment of other coins, features or bars, with which it cannot be compared",
+        help="replace a deployment of different coins, features or bars, although the two cannot be compared",
     )
 
 
 def request(args: argparse.Namespace) -> Request:
-    """The flags, checked; raises StudyError."""
+    """Return the flags as a checked request.
+
+    Raises:
+        StudyError: if a flag is invalid.
+    """
     from train.deploy.case import Request
     from train.deploy.gates import Limits
 
@@ -155,7 +167,7 @@ def request(args: argparse.Namespace) -> Request:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Roll back, look once, or watch."""
+    """Roll back, check the study once, or monitor it, depending on the flags. Return the exit code."""
     from train.deploy.service import roll_back, run_for_ever, run_once
 
     wanted = request(args)
@@ -165,11 +177,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, run, report."""
+    """Run the command and return its exit code."""
     p = parser()
     args = p.parse_args(argv)
     if not 0.0 < args.interval < math.inf:
-        p.error(f"--interval is in seconds and above 0; received {args.interval:g}")
+        p.error(f"--interval must be a positive number of seconds; received {args.interval:g}")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S",
                         stream=sys.stdout)  # fmt: skip
     for noisy in ("optuna", "sqlalchemy"):

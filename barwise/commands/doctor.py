@@ -1,4 +1,4 @@
-"""Is this machine ready to train? What is installed, device, data, database and disk, and what to do about problems."""
+"""Check that this machine is ready to train: packages, devices, datasets, database and disk space."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from barwise.setup_checks import BAD, Places, examine, report
 from train.records.keys import DEFAULT_STORAGE
 from train.records.provenance import home
 
-EPILOG = "Changes nothing. Exit code: 0 when training can begin, 1 when a finding is marked BAD."
+EPILOG = "Nothing is changed. Exit codes: 0 ready to train; 1 at least one finding is BAD."
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags."""
+    """Return the command-line parser."""
     p = argparse.ArgumentParser(description=__doc__, epilog=EPILOG)
     p.add_argument(
         "--data-dir",
         type=Path,
         metavar="DIR",
-        help="a dataset, or a folder of datasets (default: data in the repository)",
+        help="dataset folder, or folder of datasets (default: data in the repository)",
     )
     add_storage(p)
     return p  # fmt: skip
 
 
 def check(args: argparse.Namespace) -> int:
-    """Look, say; 1 if something is in the way."""
+    """Run the checks, print the findings, and return 1 if a finding is BAD, otherwise 0."""
     storage = args.storage or f"sqlite:///{home() / DEFAULT_STORAGE.removeprefix('sqlite:///')}"
     findings = examine(Places(home(), here(args.data_dir), storage, Path.cwd()))
     print(report(findings))
@@ -37,6 +37,6 @@ def check(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, look, say."""
+    """Run the command and return its exit code."""
     args = parser().parse_args(argv)
     return exit_code("doctor.py", lambda: check(args))

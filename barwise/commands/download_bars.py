@@ -1,4 +1,4 @@
-"""Real bars without a key, downloaded or from files, as one tidy Parquet or CSV file for build_dataset.py."""
+"""Download real bars without an API key, or join bar files, into one Parquet or CSV file for build_dataset.py."""
 
 from __future__ import annotations
 
@@ -21,58 +21,63 @@ if TYPE_CHECKING:
 
 SERVERS = ("alpaca", "binance")
 DEFAULT_DAYS, DEFAULT_BARS = 240, 2_000  # whichever is longer
-# What each kind of source has no use for: giving it is an error rather than ignored.
+# Flags that apply to one kind of source only; with the other kind they are an error.
 ONLY_FILES, ONLY_SERVERS = ("bars", "stamp", "offset"), ("cache", "no_cache")
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
-        description=f"{__doc__} alpaca: US bars, with holes in thin coins. binance: the public monthly archives of "
-        "spot bars in USDT, checked against their published SHA-256; only months that have ended. file: tidy files "
-        "that you have, joined and aggregated. Timestamps are bar open times in UTC; a bar that has not closed yet is "
+        description=f"{__doc__} alpaca: bars of Alpaca's US market, with gaps in illiquid coins. binance: public "
+        "monthly archives of USDT spot bars, verified by their published SHA-256; complete months only. file: your own "
+        "bar files, joined and aggregated. Timestamps are bar open times in UTC. Bars that have not closed yet are "
         "never written."
     )
-    parser.add_argument("--source", choices=(*SERVERS, "file"), default="alpaca", help="(default: %(default)s)")
-    words = (f"{' '.join(DEFAULT_TICKERS)}; file: all there are", "5m; file: that of the files")
+    parser.add_argument(
+        "--source", choices=(*SERVERS, "file"), default="alpaca", help="source of the bars (default: %(default)s)"
+    )
+    words = (f"{' '.join(DEFAULT_TICKERS)}; file: all coins", "5m; file: timeframe of the files")
     add_tickers(parser, None, None, words)
     parser.add_argument(
         "--start",
         type=utc_date,
         metavar="DATE",
-        help=f"first bar; UTC unless it has a zone (default: {DEFAULT_DAYS} days or "
-        f"{DEFAULT_BARS} bars before the end, whichever is longer; file: its first)",
+        help=f"open time of the first bar, in UTC unless it includes a time zone (default: {DEFAULT_DAYS} days or "
+        f"{DEFAULT_BARS} bars before the end, whichever is longer; file: the first bar)",
     )
     parser.add_argument(
         "--end",
         type=utc_date,
         metavar="DATE",
-        help="bars before this (default: today; binance: the first of this month; file: its last, included)",
+        help="end of the period, exclusive (default: today; binance: the first of this month; file: after the last "
+        "bar)",
     )
     keep = parser.add_mutually_exclusive_group()
     keep.add_argument(
         "--cache",
         type=Path,
         metavar="DIR",
-        help="where downloaded months that have ended are kept, so that a run that was stopped goes on and the "
-        "next one asks for new months only (default: data/cache in the repository)",
+        help="cache folder for complete months, so that an interrupted download resumes and later runs download only "
+        "new months (default: data/cache in the repository)",
     )
-    keep.add_argument("--no-cache", action="store_true", default=None, help="keep and use no downloaded months")
-    parser.add_argument("--bars", nargs="+", type=Path, metavar="FILE", help="file: tidy .parquet, .csv or .csv.gz")
+    keep.add_argument("--no-cache", action="store_true", default=None, help="neither read nor write the cache")
+    parser.add_argument(
+        "--bars", nargs="+", type=Path, metavar="FILE", help="bar files for --source file: .parquet, .csv or .csv.gz"
+    )
     add_stamp(parser, None)
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=".parquet or .csv")
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there already")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write: .parquet or .csv")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     args = parser.parse_args(argv)
     for name in ONLY_SERVERS if args.source == "file" else ONLY_FILES:
         if getattr(args, name) is not None:
             parser.error(f"--{name.replace('_', '-')} does not apply to --source {args.source}; leave it out")
     if args.source == "file" and not args.bars:
-        parser.error("--source file needs --bars FILE")
+        parser.error("--source file requires --bars FILE")
     return args
 
 
 def period_of(args: argparse.Namespace) -> Period:
-    """The period asked for; the end defaults to the last midnight, or to the end of the last whole month."""
+    """Return the requested period. The end defaults to the last UTC midnight, for Binance to the start of the month."""
     from market.sources.periods import Period
 
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -83,7 +88,7 @@ def period_of(args: argparse.Namespace) -> Period:
 
 
 def bars_of(args: argparse.Namespace) -> pd.DataFrame:
-    """Read or download what the command line says."""
+    """Read or download the requested bars."""
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -101,7 +106,7 @@ def bars_of(args: argparse.Namespace) -> pd.DataFrame:
         def show(done: int, total: int) -> None:
             if bar.total is None:
                 bar.reset(total)
-                # Months from the cache took no time and count for no speed.
+                # Cached months take no time and must not count toward the speed.
                 bar.initial = bar.n = bar.last_print_n = done
             bar.update(done - bar.n)
 
@@ -110,16 +115,16 @@ def bars_of(args: argparse.Namespace) -> pd.DataFrame:
 
 
 def write(args: argparse.Namespace) -> None:
-    """Do what the command line says."""
+    """Read or download the bars and write them to --out."""
     from market.bars.candles import write_bars
     from market.times import utc_text
 
     if args.out.suffix not in (".parquet", ".csv"):
-        raise BarsError(f"--out {args.out}: expected a name that ends in .parquet or .csv")
+        raise BarsError(f"--out {args.out}: the file name must end in .parquet or .csv")
     if args.out.exists() and not args.overwrite:
-        raise BarsError(f"--out {args.out}: is there already; pass --overwrite to replace it")
+        raise BarsError(f"--out {args.out}: already exists; pass --overwrite to replace it")
     if any(path.exists() and args.out.exists() and path.samefile(args.out) for path in args.bars or ()):
-        raise BarsError(f"--out {args.out}: is one of --bars, and would be lost; choose another name")
+        raise BarsError(f"--out {args.out}: is one of the --bars files and would be lost; choose another name")
     bars = bars_of(args)
     write_bars(bars, args.out)
     first, last = (utc_text(bars["timestamp"].agg(end).timestamp()) for end in ("min", "max"))
@@ -129,8 +134,8 @@ def write(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, get, write, report."""
+    """Run the command and return its exit code."""
     args = parse_arguments(argv)
     plain_logging("market")
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # its retries are said by market.sources.transport
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # market.sources.transport logs retries
     return exit_code("download_bars.py", lambda: write(args))

@@ -1,4 +1,4 @@
-"""Look-ahead analysis: change only later bars, run again, and report the first earlier bar that differs."""
+"""Look-ahead analysis: change only later bars, rerun, and report the first earlier bar that differs."""
 
 from __future__ import annotations
 
@@ -18,39 +18,40 @@ if TYPE_CHECKING:
 
 
 DEFAULT_STEPS = 500
-BUILD = ("timeframe", "features", "max_fill_bars", "offset")  # the manifest of --record says them
+BUILD = ("timeframe", "features", "max_fill_bars", "offset")  # taken from the manifest of --record
 ONLY_BARS = ("tickers", "stamp", "record", *BUILD)
 ONLY_FOLDER = ("policy", "steps", "declare", "by", "why")
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
-        description=f"{__doc__} With --bars the dataset is rebuilt from the file truncated and scrambled after each "
-        "cut, and every earlier row must stay the same to the last bit. With --data-dir a policy trades a stretch of "
-        "the dataset in all three environments, and again with later rows scrambled or taken away. Both also compare "
-        "every column with later bars, up to 2,048 ahead, which is statistics and not proof. --record and --declare "
-        "write to the manifest of a dataset what its deployment asks for. Exit code 0: clean; 1: look-ahead found, in "
-        "the first line; 2: the command line or the data does not allow the analysis.",
+        description=f"{__doc__} With --bars, the dataset is rebuilt with the bars after each cut removed or altered. "
+        "Every earlier row must stay identical to the last bit. With --data-dir, a policy trades part of the dataset "
+        "in all three environments, then again with later rows altered or removed. Both modes also correlate every "
+        "column with bars up to 2,048 steps later; a correlation is evidence, not proof. --record and --declare write "
+        "the results that a deployment requires to the dataset's manifest. Exit codes: 0 clean; 1 look-ahead found "
+        "(first line of the output); 2 wrong command line, or data that cannot be analyzed.",
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--bars", type=Path, metavar="FILE", help="tidy .parquet, .csv or .csv.gz, as for build_dataset")
-    what.add_argument("--data-dir", type=Path, metavar="DIR", help="dataset folder, for example data/5m")
+    what.add_argument("--bars", type=Path, metavar="FILE", help="bar file to check: .parquet, .csv or .csv.gz")
+    what.add_argument("--data-dir", type=Path, metavar="DIR", help="dataset folder to check, for example data/5m")
     parser.add_argument(
         "--record",
         type=Path,
         metavar="DIR",
-        help="with --bars: the dataset that was built from them. It is built again as its manifest says, must be the "
-        "same to the last bit, and gets the result into its manifest",
+        help="with --bars: dataset built from these bars. It is rebuilt with the settings in its manifest and must be "
+        "identical to the last bit. The result is stored in its manifest",
     )
     parser.add_argument(
         "--declare",
         nargs="+",
         metavar="COLUMN",
-        help="with --data-dir: vouch in the manifest for columns that correlate with later bars, and end",
+        help="with --data-dir: declare in the manifest that these columns are free of look-ahead although they "
+        "correlate with later bars, and exit",
     )
-    parser.add_argument("--by", metavar="NAME", help="with --declare: who vouches")
-    parser.add_argument("--why", metavar="TEXT", help="with --declare: why such a column may be traded on")
+    parser.add_argument("--by", metavar="NAME", help="with --declare: author of the declaration")
+    parser.add_argument("--why", metavar="TEXT", help="with --declare: reason why the columns are free of look-ahead")
     add_tickers(parser, None, None, (" ".join(DEFAULT_TICKERS), "5m"))
     add_features(parser, None)
     add_stamp(parser, None)
@@ -58,45 +59,47 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--max-fill-bars",
         type=whole_number(0),
         metavar="N",
-        help=f"longest run of missing bars that is filled, as for build_dataset (default: {DEFAULT_MAX_FILL_BARS})",
+        help=f"number of missing bars filled per gap, as in build_dataset.py (default: {DEFAULT_MAX_FILL_BARS})",
     )
     parser.add_argument(
         "--policy",
         type=Path,
         metavar="FILE",
-        help="policy to trade with, under the rules it was trained with (default: a fixed function of every column of "
-        "the observation, under the standard rules)",
+        help="policy file, traded under the rule set it was trained with (default: a fixed function of all observation "
+        "columns, under the standard rules)",
     )
     parser.add_argument(
         "--steps",
         type=whole_number(3),
         metavar="N",
-        help=f"length of the stretch that is traded (default: {DEFAULT_STEPS})",
+        help=f"number of steps traded (default: {DEFAULT_STEPS})",
     )
     parser.add_argument(
-        "--cuts", type=whole_number(1), default=8, metavar="N", help="how many moments to cut at (default: %(default)s)"
+        "--cuts", type=whole_number(1), default=8, metavar="N", help="number of cuts (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="(default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=whole_number(0), default=0, metavar="N", help="random seed (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
     refuse_misfits(parser, args)
     return args
 
 
 def refuse_misfits(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """End with a usage error where a flag does not belong to the others."""
+    """Exit with a usage error if flags cannot be combined."""
     for name in ONLY_FOLDER if args.bars else ONLY_BARS:
         if getattr(args, name) is not None:
             used = "--bars" if args.bars else "--data-dir"
             parser.error(f"--{name.replace('_', '-')} does not apply to {used}; leave it out")
     for name in BUILD if args.record else ():
         if getattr(args, name) is not None:
-            parser.error(f"--{name.replace('_', '-')} does not apply to --record, whose manifest says it; leave it out")
+            parser.error(f"--{name.replace('_', '-')} does not apply to --record, whose manifest sets it; leave it out")
     if (args.declare is None) != (args.by is None) or (args.declare is None) != (args.why is None):
-        parser.error("--declare COLUMN, --by NAME and --why TEXT go together")
+        parser.error("--declare COLUMN, --by NAME and --why TEXT must be given together")
 
 
 def lines_of_bars(args: argparse.Namespace) -> Iterator[str]:
-    """Findings first, each marked with `!`, then the report. The dataset of --record gets the result."""
+    """Yield the findings, each prefixed with `!`, and then the report. Write the result to the --record dataset."""
     from tqdm import tqdm
 
     from market.bars.candles import read_bars
@@ -123,18 +126,18 @@ def lines_of_bars(args: argparse.Namespace) -> Iterator[str]:
 
 
 def report_of_bars(dataset: Dataset, report: BarsReport) -> Iterator[str]:
-    """The first row that later bars change, what the columns correlate with, and what was compared."""
+    """Yield the first row changed by later bars, the column correlations, and a summary of the comparisons."""
     from market.lookahead import summary_lines
 
     if report.first is not None:
         yield f"!{report.first} ({len(report.differences)} of {2 * len(report.cuts)} runs differ)"
-    # Where no row changes with later bars, a correlation with them is the market's.
+    # If no row changes with later bars, any correlation with them comes from the market.
     yield from lines_of_features(dataset, is_finding=report.first is not None)
     yield from summary_lines(report, dataset.tickers)
 
 
 def lines_of_folder(args: argparse.Namespace) -> Iterator[str]:
-    """As `lines_of_bars`, for the environments on a dataset folder."""
+    """Yield the findings and the report like `lines_of_bars`, for the environments on a dataset folder."""
     from tqdm import tqdm
 
     from market.dataset import load_dataset
@@ -153,7 +156,7 @@ def lines_of_folder(args: argparse.Namespace) -> Iterator[str]:
 
 
 def lines_of_features(dataset: Dataset, is_finding: bool) -> Iterator[str]:
-    """Columns that correlate with later bars; findings unless they are declared, or known to be the market's."""
+    """Yield the correlations of columns with later bars. With `is_finding`, undeclared suspicious ones are findings."""
     from market.foresight import foresight, foresight_lines
 
     found = foresight(dataset)
@@ -165,7 +168,7 @@ def lines_of_features(dataset: Dataset, is_finding: bool) -> Iterator[str]:
 
 
 def declare(args: argparse.Namespace) -> int:
-    """Write a declaration, and what it is about, into the manifest; the exit code."""
+    """Write a declaration and the correlations it covers to the manifest, and return the exit code."""
     from market.dataset import load_dataset, with_declaration, write_record
     from market.foresight import foresight_lines, tested
 
@@ -178,22 +181,22 @@ def declare(args: argparse.Namespace) -> int:
 
 
 def report_lines(lines: list[str]) -> list[str]:
-    """The verdict first, one line, then everything else."""
+    """Return the verdict, followed by all other lines."""
     findings = [line[1:] for line in lines if line.startswith("!")]
     rest = [line for line in lines if not line.startswith("!")]
     if not findings:
-        return ["clean: nothing at or before a cut changes with what comes after it", *rest]
+        return ["clean: no row at or before a cut changes with the rows after it", *rest]
     return [f"LOOK-AHEAD FOUND: {findings[0]}", *(f"  also: {line}" for line in findings[1:]), *rest]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, analyse, report; 0 clean, 1 look-ahead found, 2 when the analysis cannot be made."""
+    """Run the command and return its exit code: 0 clean, 1 look-ahead found, 2 not analyzable."""
     args = parse_arguments(argv)
     return exit_code("lookahead.py", lambda: analyse(args))
 
 
 def analyse(args: argparse.Namespace) -> int:
-    """Do what the command line says; the exit code."""
+    """Run the analysis and return the exit code."""
     if args.declare:
         return declare(args)
     lines = list(lines_of_bars(args) if args.bars else lines_of_folder(args))

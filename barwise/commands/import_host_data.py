@@ -1,4 +1,4 @@
-"""Make a dataset folder from a host repository's pickles price_array, tech_array and time_array, running no code."""
+"""Build a dataset folder from the price_array, tech_array and time_array pickles of a host, without running code."""
 
 from __future__ import annotations
 
@@ -21,46 +21,46 @@ from market.names import TIMEFRAME_SECONDS, timeframe_seconds
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
-        description=f"{__doc__} The hosts stamp a bar with its open, a dataset with its close. A step longer than a "
-        "bar splits the data; features keep the host's values and are named BTC:column_0 and so on. Columns that "
-        "correlate with later bars are reported: a deployment needs them declared (lookahead.py --declare).",
+        description=f"{__doc__} Open times of the host's bars become close times. A time step longer than one bar "
+        "splits the data. Features keep the host's values and are named BTC:column_0 and so on. Columns that "
+        "correlate with later bars are reported and must be declared before a deployment (lookahead.py --declare).",
     )
-    parser.add_argument("--host-folder", type=Path, required=True, metavar="DIR", help="folder that holds the pickles")
+    parser.add_argument("--host-folder", type=Path, required=True, metavar="DIR", help="folder with the pickle files")
     parser.add_argument(
         "--tickers",
         nargs="+",
         required=True,
         metavar="TICKER",
-        help="coins of the price columns, in the host's order: the files do not say it",
+        help="coins of the price columns in the host's order, which the files do not store",
     )
     parser.add_argument(
-        "--timeframe", choices=TIMEFRAME_SECONDS, required=True, help="bar length: the files do not say it"
+        "--timeframe", choices=TIMEFRAME_SECONDS, required=True, help="bar length, which the files do not store"
     )
     parser.add_argument(
         "--start",
         type=utc_date,
         metavar="DATE",
-        help="open of the first row, UTC, instead of time_array (FinRL_Crypto's is a pandas object, which is never "
-        "loaded): every row then counts as one bar after the last, so a bar that the host left out shifts all "
-        "later ones",
+        help="open time of the first row, in UTC, used instead of time_array (FinRL_Crypto stores a pandas object, "
+        "which is never loaded). Rows are assumed to be consecutive bars, so a bar missing from the host's files "
+        "shifts all later ones",
     )
     parser.add_argument(
         "--warmup-bars",
         type=whole_number(0),
         default=WARMUP_BARS,
         metavar="N",
-        help="bars that a feature reaches back, for purging (default: %(default)s)",
+        help="number of past bars that the features use, which sets the purge length (default: %(default)s)",
     )
-    parser.add_argument("--synthetic", action="store_true", help="label the dataset synthetic: the bars are made up")
+    parser.add_argument("--synthetic", action="store_true", help="label the dataset as synthetic")
     add_venue(parser)
     add_dataset_folder(parser)
     return parser.parse_args(argv)
 
 
 def bring_in(args: argparse.Namespace) -> None:
-    """Do what the command line says."""
+    """Import the host's arrays and write the dataset."""
     from market.dataset import check_target
     from market.describe import feature_lines, quality_lines, segment_lines
     from market.foresight import foresight_lines, tested
@@ -82,12 +82,12 @@ def bring_in(args: argparse.Namespace) -> None:
     for line in (*lines, dataset.standing.line):
         print(line)
     if args.start is not None:
-        print("WARNING the times are counted from --start: they are right only if the host left no bar out")
+        print("WARNING times are counted from --start and are correct only if no bar is missing from the host's files")
     write_dataset(dataset, args)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, import, report."""
+    """Run the command and return its exit code."""
     args = parse_arguments(argv)
     plain_logging("market")
     return exit_code("import_host_data.py", lambda: bring_in(args))

@@ -1,4 +1,4 @@
-"""Print and draw what a dataset folder holds, after checking everything about it."""
+"""Verify a dataset folder, print a summary of it, and draw its prices and features."""
 
 from __future__ import annotations
 
@@ -15,40 +15,44 @@ if TYPE_CHECKING:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
-        description=f"{__doc__} A damaged or edited dataset is one line that says what is wrong, and exit code 2."
+        description=f"{__doc__} For a damaged or edited dataset, the program prints the error and exits with code 2."
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="dataset folder, for example data/5m")
     parser.add_argument(
         "--out",
         type=Path,
         metavar="FILE",
-        help="picture of prices and features, .png (default: DIR.png, beside the folder)",
+        help="PNG file for the plot of prices and features (default: DIR.png next to the folder)",
     )
-    parser.add_argument("--no-picture", action="store_true", help="print only")
+    parser.add_argument("--no-picture", action="store_true", help="print the summary without drawing a plot")
     return parser.parse_args(argv)
 
 
 def picture_path(args: argparse.Namespace) -> Path | None:
-    """Where the picture goes; never into a dataset folder, which holds nothing but its own files."""
+    """Return the path of the picture, or None with --no-picture.
+
+    Raises:
+        DatasetError: if --out is not a PNG file in an existing folder, or is inside the dataset folder.
+    """
     if args.no_picture:
         return None
     folder = args.folder.resolve()
     out = args.out if args.out is not None else folder.with_name(f"{folder.name}.png")
     if out.suffix != ".png":
-        raise DatasetError(f"--out {out}: expected a name that ends in .png")
+        raise DatasetError(f"--out {out}: the file name must end in .png")
     if out.resolve().parent == folder:
-        raise DatasetError(f"--out {out}: lies inside the dataset folder; choose a place outside it")
+        raise DatasetError(f"--out {out}: must be outside the dataset folder")
     if not out.resolve().parent.is_dir():
-        raise DatasetError(f"--out {out}: there is no folder {out.parent}; make it first")
+        raise DatasetError(f"--out {out}: folder {out.parent} does not exist; create it first")
     if out.is_dir():
-        raise DatasetError(f"--out {out}: is a folder; name a file")
+        raise DatasetError(f"--out {out}: is a folder; give the path of a file")
     return out
 
 
 def described(dataset: Dataset, folder: Path) -> Iterator[str]:
-    """Every line of the report, under a heading for each part."""
+    """Yield the lines of the summary, with a heading for each section."""
     from market.describe import feature_lines, price_lines, quality_lines, segment_lines, venue_lines
 
     sizes = [entry.stat().st_size for entry in folder.iterdir() if entry.is_file()]
@@ -57,11 +61,11 @@ def described(dataset: Dataset, folder: Path) -> Iterator[str]:
     yield dataset.standing.line
     yield f"{folder}: {len(sizes)} files, {sum(sizes) / 2**20:.1f} MiB"
     parts = {
-        "quality of the bars": quality_lines(dataset),
-        "bars used": segment_lines(dataset),
+        "bar quality": quality_lines(dataset),
+        "segments": segment_lines(dataset),
         "venue": venue_lines(dataset),
         "prices": price_lines(dataset),
-        f"features: {len(dataset.feature_names)} columns of the set {dataset.feature_set!r}, warm-up "
+        f"features: {len(dataset.feature_names)} columns of feature set {dataset.feature_set!r}, warm-up "
         f"{dataset.warmup_bars} bars": feature_lines(dataset),
     }
     for heading, lines in parts.items():
@@ -70,7 +74,7 @@ def described(dataset: Dataset, folder: Path) -> Iterator[str]:
 
 
 def inspect(args: argparse.Namespace) -> None:
-    """Do what the command line says."""
+    """Verify the dataset, print its summary and draw its picture."""
     from market.dataset import load_dataset
     from market.files import write_whole
     from market.pictures import dataset_picture
@@ -85,6 +89,6 @@ def inspect(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, check, print, draw."""
+    """Run the command and return its exit code."""
     args = parse_arguments(argv)
     return exit_code("inspect_dataset.py", lambda: inspect(args))

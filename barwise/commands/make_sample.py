@@ -1,7 +1,7 @@
-"""Make a dataset folder from the synthetic sample market. Nothing in it is real, and its label says so.
+"""Generate a dataset folder from the synthetic sample market.
 
-By default the market carries a planted signal, so that there is something to learn (market/planted.py documents it).
-Its label is "SYNTHETIC, planted signal". With --no-signal there is nothing to learn: "SYNTHETIC, no signal".
+By default the market contains a planted signal that an agent can learn (see market/planted.py), and the dataset is
+labeled "SYNTHETIC, planted signal". With --no-signal the label is "SYNTHETIC, no signal".
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ from barwise.arguments import (
 from market.defaults import DEMONSTRATION_SEED, MIN_SEGMENT_BARS
 from market.names import DEFAULT_TICKERS, timeframe_seconds
 
-MOST_BARS, MOST_YEARS = 20_000, 20  # of the default; the calendar ends in 2099
+MOST_BARS, MOST_YEARS = 20_000, 20  # limits of the default; the calendar ends in 2099
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    add_tickers(parser, DEFAULT_TICKERS)
+    add_tickers(parser, DEFAULT_TICKERS, default_words=(" ".join(DEFAULT_TICKERS), "%(default)s"))
     parser.add_argument(
         "--n-bars",
         type=whole_number(MIN_SEGMENT_BARS),
         metavar="N",
-        help=f"usable bars per coin (default: {MOST_BARS}, or those of {MOST_YEARS} years where that is fewer)",
+        help=f"usable bars per coin (default: {MOST_BARS} bars or {MOST_YEARS} years, whichever is less)",
     )
     add_features(parser)
-    parser.add_argument("--no-signal", action="store_true", help="leave the planted signal out: nothing can be learned")
+    parser.add_argument("--no-signal", action="store_true", help="omit the planted signal: nothing can be learned")
     parser.add_argument(
         "--seed",
         type=whole_number(0),
         default=DEMONSTRATION_SEED,
         metavar="N",
-        help="(default: %(default)s, with which holding all coins neither earns nor loses much)",
+        help="seed of the market (default: %(default)s, which makes the return of equal weight small)",
     )
     add_venue(parser)
     add_dataset_folder(parser)
-    parser.add_argument("--bars", type=Path, metavar="FILE", help="write the bars too, as .parquet or .csv")
+    parser.add_argument("--bars", type=Path, metavar="FILE", help="also write the bars to this .parquet or .csv file")
     return parser.parse_args(argv)
 
 
 def make(args: argparse.Namespace) -> None:
-    """Do what the command line says."""
+    """Generate and write the sample dataset."""
     from market.bars.candles import write_bars
     from market.dataset import check_target, with_declaration
     from market.planted import Law
@@ -76,6 +76,6 @@ def make(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, make, report."""
+    """Run the command and return its exit code."""
     args = parse_arguments(argv)
     return exit_code("make_sample.py", lambda: make(args))

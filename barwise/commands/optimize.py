@@ -1,4 +1,4 @@
-"""Search for the settings of a trading agent: an Optuna study of its trials on purged splits of a data set."""
+"""Optimize the hyperparameters of a trading agent in an Optuna study on purged splits of a dataset."""
 
 from __future__ import annotations
 
@@ -17,24 +17,27 @@ from train.records.provenance import home
 from train.study.split_plan import COMBINATORIAL_MODES, HOLDOUT_FRACTION, MODES, TIMEFRAMES, SplitPlan
 
 EPILOG = """
-The same command continues a study: trials that finished stay, a killed one is tried again, and --n-trials counts all of
-them. A study keeps its agent and its ranges. A study of the same name with another --agent, other data, --holdout,
-splits, search space, --seed, --n-envs, --volume-30d, --max-drawdown, --min-trades or other rules is refused. Relative
-paths are taken from the current directory; the defaults lie in the repository. Results, one folder per trial and split:
-<results-dir>/<study-name>/.
+The same command resumes a study. Finished trials are kept, interrupted trials are retried, and --n-trials counts all
+trials of the study. A study keeps its agent and its search ranges. To change the agent, data, hold-out, splits, search
+space, rules, --seed, --n-envs, --volume-30d, --max-drawdown or --min-trades, use a new --study-name. Relative paths are
+resolved from the current directory; default paths are in the repository. Results are written to
+<results-dir>/<study-name>/, with one folder per trial and split.
 
-Exit codes: 0 the study has a best trial; 1 it has none, or trials failed again and again; 2 a bad flag; 5 it has none
-because its policies stayed in cash: no tradable signal found at these costs; 130 or 143 when stopped by Ctrl-C or
-kill."""
+Exit codes: 0 the study has a best trial; 1 no best trial, or trials failed repeatedly; 2 wrong flag; 5 no best trial
+because the policies stayed in cash (no tradable signal found at these costs); 130 or 143 stopped by Ctrl-C or kill."""
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags."""
+    """Return the command-line parser."""
     p = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument(
-        "--n-trials", type=int, default=50, metavar="N", help="finished trials the study is to have (default: 50)"
+        "--n-trials",
+        type=int,
+        default=50,
+        metavar="N",
+        help="total number of finished trials in the study (default: 50)",
     )
     add_learner(p)
     add_machine(p)
@@ -45,170 +48,188 @@ def parser() -> argparse.ArgumentParser:
         "--log-level",
         choices=("debug", "info", "warning"),
         default="info",
-        help="debug shows tracebacks (default: info)",
+        help="minimum level of log messages; debug includes tracebacks (default: info)",
     )
     return p
 
 
 def add_learner(p: argparse.ArgumentParser) -> None:
-    """The learner, and how much it learns."""
+    """Add the flags of the agent and its training."""
     p.add_argument(
         "--agent",
         choices=AGENTS,
-        help="the learner, which decides the search space. band: a band of weights per coin, trained by "
-        "exact gradients through the account. ppo: orders, trained by PPO (default: the study's own agent; "
-        f"for a new study {DEFAULT_AGENT})",
+        help="learning algorithm, which determines the search space. band: outputs a band of weights per coin and is "
+        "trained by exact gradients through the account. ppo: outputs orders and is trained by PPO (default: the "
+        f"study's own agent; {DEFAULT_AGENT} for a new study)",
     )
     p.add_argument(
         "--break-step",
         type=int,
         metavar="STEPS",
-        help="environment steps per split, in place of the searched budget; rounded up to whole rollouts",
+        help="environment steps per split, rounded up to whole rollouts (default: part of the search space)",
     )
-    p.add_argument("--episode-bars", type=int, metavar="BARS", help="longest training window, not sampled")
-    p.add_argument("--use-best-ranges", action="store_true", help="search the narrow ranges around known good values")
     p.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of the sampler and of every split's training (default: 0)"
+        "--episode-bars",
+        type=int,
+        metavar="BARS",
+        help="maximum length of a training episode in bars (default: part of the search space)",
+    )
+    p.add_argument("--use-best-ranges", action="store_true", help="search narrow ranges around known good values")
+    p.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the sampler and of all training runs (default: 0)"
     )
 
 
 def add_machine(p: argparse.ArgumentParser) -> None:
-    """Where trials run, and how many at a time."""
+    """Add the flags of devices and parallelism."""
     p.add_argument(
         "--gpu",
         type=gpu_numbers,
         default=(-1,),
         metavar="N[,N...]",
-        help="number of the GPU; -1 = CPU (default: -1); several are given to the workers in turn",
+        help="GPU number, or -1 for the CPU; several GPUs are assigned to the workers in turn (default: -1)",
     )
     p.add_argument(
         "--no-rocm-settings",
         action="store_false",
         dest="rocm_settings",
-        help="on an AMD GPU, leave MIOpen's variables, torch's BLAS library and copies to the GPU as they "
-        "are; by default they are set where your environment does not say (docs/scaling.md)",
+        help="on an AMD GPU, keep the current settings of MIOpen, of torch's BLAS library and of copies to the GPU. "
+        "By default, all settings that your environment leaves unset are tuned (docs/scaling.md)",
     )
     p.add_argument(
         "--workers",
         type=int,
         default=1,
         metavar="N",
-        help="processes that run trials of the study side by side, one CPU thread each (default: 1); more on "
-        "other machines: the same command with --storage postgresql://...",
+        help="worker processes that run trials in parallel, with one CPU thread each (default: 1). To add workers on "
+        "other machines, run the same command there with --storage postgresql://...",
     )
     p.add_argument(
         "--n-envs",
         type=number_or_auto,
         default=1,
         metavar="N",
-        help="environments stepped together (default: 1); with 1 PPO uses the scalar class. auto: the "
-        "study's own number; for a new study 12 for a band, and for PPO as many as memory, device and the "
-        "smallest rollout allow, logged with the reason. A study keeps the number it began with",
+        help="number of environments stepped together (default: 1). With 1, PPO uses the scalar environment. auto: "
+        "the study's own number; for a new study 12 with band, and with ppo as many as the memory, the device and the "
+        "smallest rollout allow. A study keeps its number of environments",
     )
 
 
 def add_places(p: argparse.ArgumentParser) -> None:
-    """Data, database and results."""
-    p.add_argument("--timeframe", choices=TIMEFRAMES, help="of the bars (default: 5m, or that of --data-dir)")
+    """Add the flags of the dataset, the database and the results."""
+    p.add_argument("--timeframe", choices=TIMEFRAMES, help="bar length (default: 5m, or the one of --data-dir)")
     p.add_argument(
         "--data-dir",
         type=Path,
         metavar="DIR",
-        help="a data set, or a folder of data sets named by timeframe (default: data/<timeframe>)",
+        help="dataset, or folder of datasets named by timeframe (default: data/<timeframe>)",
     )
-    p.add_argument("--tickers", nargs="+", metavar="TICKER", help="coins of the data set to trade (default: all)")
-    p.add_argument("--study-name", "--study", metavar="NAME", help="(default: cappuccino_<timeframe>)")
+    p.add_argument("--tickers", nargs="+", metavar="TICKER", help="coins of the dataset to trade (default: all)")
+    p.add_argument(
+        "--study-name", "--study", metavar="NAME", help="name of the study (default: cappuccino_<timeframe>)"
+    )
     add_storage(p)
-    p.add_argument("--results-dir", type=Path, metavar="DIR", help="(default: train_results)")
+    p.add_argument("--results-dir", type=Path, metavar="DIR", help="folder of all results (default: train_results)")
     add_artifacts(
         p,
-        "also keep every split's files here, so that machines without a common --results-dir share them: a folder or "
-        "s3://BUCKET/PREFIX (default: the study's own; a new study has none)",
+        "artifact store that shares the study's files between machines without a common --results-dir: a folder or "
+        "s3://BUCKET/PREFIX (default: the study's own store; none for a new study)",
     )
-    p.add_argument("--resume", action="store_true", help="the study must exist; an error otherwise")
+    p.add_argument("--resume", action="store_true", help="resume an existing study; fail if it does not exist")
 
 
 def add_judgement(p: argparse.ArgumentParser) -> None:
-    """What a trial must keep, and when it is stopped."""
+    """Add the flags of pruning, eligibility and the time limit."""
     p.add_argument(
         "--pruner",
         choices=PRUNERS,
         default="wilcoxon",
-        help="wilcoxon: stop a trial whose splits are worse, pair by pair, than the best trial's (default: wilcoxon)",
+        help="pruning rule; wilcoxon stops a trial that is significantly worse than the best trial on the same splits "
+        "(default: wilcoxon)",
     )
     p.add_argument(
         "--volume-30d",
         type=float,
         metavar="USD",
-        help="30-day volume the account is assumed to have, all study long; by the data set's fee table it "
-        "decides the taker fee that every order pays (default: 0, the highest fee)",
+        help="assumed 30-day trading volume of the account, constant during the study; it selects the taker fee from "
+        "the dataset's fee table (default: 0, the highest fee)",
     )
     p.add_argument(
         "--max-drawdown",
         type=float,
         default=MAX_DRAWDOWN,
         metavar="FRACTION",
-        help="a trial that loses more than this fraction of its highest equity on any split is never best "
-        f"(default: {MAX_DRAWDOWN}; 1 allows everything)",
+        help="maximum drawdown of an eligible trial on any split, as a fraction; 1 disables the limit "
+        f"(default: {MAX_DRAWDOWN})",
     )
     p.add_argument(
         "--min-trades",
         type=int,
         default=MIN_TRADES,
         metavar="N",
-        help=f"nor one that trades less often than this on any split (default: {MIN_TRADES})",
+        help=f"minimum number of trades of an eligible trial on every split (default: {MIN_TRADES})",
     )
-    p.add_argument("--timeout", type=float, metavar="SECONDS", help="begin no trial after this; the running one ends")
+    p.add_argument(
+        "--timeout",
+        type=float,
+        metavar="SECONDS",
+        help="time after which no new trial starts; running trials finish (default: no limit)",
+    )
 
 
 def add_splits(p: argparse.ArgumentParser) -> None:
-    """The flags that divide the bars."""
+    """Add the flags that define the splits."""
     p.add_argument(
         "--mode",
         choices=MODES,
         default="standard",
-        help="standard: combinatorial purged splits; rolling: walk forward, training on the two blocks "
-        "before the test block; expanding: on all blocks before it; kfold: purged k-fold, on all other "
-        "blocks; multi-timeframe: standard, and trials choose among the data sets <timeframe> beside "
-        "--data-dir, cut to the period all cover (default: standard)",
+        help="kind of splits. standard: combinatorial purged splits. rolling: walk-forward splits that train on the "
+        "two folds before the test fold. expanding: walk-forward splits that train on all folds before the test fold. "
+        "kfold: purged k-fold splits that train on all other folds. multi-timeframe: standard splits, with the "
+        "timeframe as a hyperparameter; the datasets are the <timeframe> folders next to --data-dir, limited to their "
+        "common period (default: standard)",
     )
     p.add_argument(
         "--num-paths",
         type=int,
         default=3,
         metavar="N",
-        help="standard: with k = 2 the full test paths, of num_paths + 1 groups; rolling, expanding and "
-        "kfold: test blocks (default: 3)",
+        help="standard: number of full test paths if k = 2; the bars are divided into num_paths + 1 groups. rolling, "
+        "expanding and kfold: number of test folds (default: 3)",
     )
     p.add_argument(
         "--k-test-groups",
         type=int,
         metavar="N",
-        help="groups tested together (default: 2); standard and multi-timeframe mode only",
+        help="number of groups per test set, k; standard and multi-timeframe modes only (default: 2)",
     )
     p.add_argument("--holdout", type=float, default=HOLDOUT_FRACTION, metavar="FRACTION",
-                   help="last part of the data, cut off before the study begins: no trial sees it, and the winner is "
-                   f"scored on it once, when the study first reaches --n-trials (default: {HOLDOUT_FRACTION}); 0 holds "
-                   "nothing out, so that nothing is left to check the winner on")  # fmt: skip
+                   help="fraction of the data reserved at the end as the hold-out. No trial sees it; the winner is "
+                   "evaluated on it once, when the study first reaches --n-trials. 0 disables the hold-out and its "
+                   f"evaluation (default: {HOLDOUT_FRACTION})")  # fmt: skip
 
 
 def number_or_auto(text: str) -> int | None:
-    """A whole number, or None for "auto"."""
+    """Parse an integer, or return None for "auto"."""
     return None if text == "auto" else int(text)
 
 
 def gpu_numbers(text: str) -> tuple[int, ...]:
-    """`0` or `0,1,2`."""
+    """Parse a list of GPU numbers such as `0` or `0,1,2`."""
     return tuple(int(number) for number in text.split(","))
 
 
 def request(args: argparse.Namespace) -> StudyRequest:
-    """The flags as a checked request; raises StudyError."""
+    """Return the flags as a checked request.
+
+    Raises:
+        StudyError: if a flag is invalid.
+    """
     from train.runner.request import StudyRequest
     from train.study.objective import Bounds
 
     if args.mode not in COMBINATORIAL_MODES and args.k_test_groups is not None:
-        raise StudyError(f"--k-test-groups has no meaning with --mode {args.mode}, where a test block is one group")
+        raise StudyError(f"--k-test-groups does not apply to --mode {args.mode}, where each test fold is one group")
     return StudyRequest(
         n_trials=args.n_trials,
         study_name=args.study_name,
@@ -240,7 +261,7 @@ def request(args: argparse.Namespace) -> StudyRequest:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the study; its exit code."""
+    """Run the study and return its exit code."""
     from train.finish import run_study
     from train.runner.crew import set_up_logging
 
@@ -249,8 +270,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, run, report."""
+    """Run the command and return its exit code."""
     args = parser().parse_args(argv)
     return exit_code(
-        "1_optimize_unified.py", lambda: run(args), "the same command resumes the study once that is fixed"
+        "1_optimize_unified.py", lambda: run(args), "once this is fixed, the same command resumes the study"
     )

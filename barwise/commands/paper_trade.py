@@ -1,4 +1,4 @@
-"""Trade the deployed policy: on paper, on recorded bars, or, when two flags say so, with real money."""
+"""Trade the deployed policy on paper, on recorded bars, or with real money if both --live and --live-url are given."""
 
 from __future__ import annotations
 
@@ -22,102 +22,117 @@ if TYPE_CHECKING:
     from paper_trading.stages import Request
 
 EPILOG = """
-The policy in deployments/current sees every bar as in training, and its orders are the simulator's own. Everything is
-in trading/ACCOUNT/journal.jsonl; python paper_trader_dashboard.py shows it. docs/trading.md explains states and limits.
+The policy in deployments/current observes each bar exactly as in training, and the simulator's code computes its
+orders. All events are recorded in trading/ACCOUNT/journal.jsonl; paper_trader_dashboard.py displays them.
+docs/trading.md explains the states and limits.
 
-Without keys (APCA_API_KEY_ID, APCA_API_SECRET_KEY) the bars that were held out are replayed. A file called HALT in
+Without API keys (APCA_API_KEY_ID, APCA_API_SECRET_KEY), the hold-out is replayed. Creating a file named HALT in
 trading/ACCOUNT stops all orders within a second.
 
-Exit codes: 0 done; 1 the machine or the venue failed; 2 a bad flag, key or deployment; 3 --status or --stop: no trader
-runs; 4 another trader has the account; 5 HALTED; 130 or 143 when stopped by Ctrl-C or kill."""
+Exit codes: 0 success; 1 the machine or the venue failed; 2 wrong flag, key or deployment; 3 no trader is running
+(--status, --stop); 4 another trader uses the account; 5 HALTED; 130 or 143 stopped by Ctrl-C or kill."""
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags."""
+    """Return the command-line parser."""
     p = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what = p.add_mutually_exclusive_group()
-    what.add_argument("--once", action="store_true", help="trade one bar, then end")
-    what.add_argument("--status", action="store_true", help="say what trades, and end")
-    what.add_argument("--stop", action="store_true", help="stop the trader; positions stay")
-    what.add_argument("--flatten", action="store_true", help="sell all coins of the trader now, and halt it")
+    what.add_argument("--once", action="store_true", help="trade one bar and exit")
+    what.add_argument("--status", action="store_true", help="print the state of the running trader and exit")
+    what.add_argument("--stop", action="store_true", help="stop the trader and keep its positions")
+    what.add_argument("--flatten", action="store_true", help="sell all coins of the trader now and halt it")
     what.add_argument(
         "--verify",
         type=Path,
         metavar="FILE",
-        help="make the decisions and orders of a live journal again from its bars; names the first difference",
+        help="recompute the decisions and orders of a live journal from its bars and report the first difference",
     )
     p.add_argument(
-        "--broker", choices=("alpaca", "replay"), help="(default: alpaca where its keys are set, else replay)"
+        "--broker",
+        choices=("alpaca", "replay"),
+        help="where orders are sent (default: alpaca if its keys are set, otherwise replay)",
     )
-    p.add_argument("--deployments-dir", type=Path, metavar="DIR", help="(default: deployments in the repository)")
     p.add_argument(
-        "--trading-dir", type=Path, metavar="DIR", help="journals and states (default: trading in the repository)"
+        "--deployments-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder of all deployments (default: deployments in the repository)",
     )
-    p.add_argument("--allow-unproven", action="store_true", help="paper: take a deployment that waived a gate")
-    p.add_argument("--resume", action="store_true", help="be ACTIVE again after REDUCING or HALTED")
+    p.add_argument(
+        "--trading-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder of journals and trader states (default: trading in the repository)",
+    )
+    p.add_argument("--allow-unproven", action="store_true", help="on paper: trade a deployment that waived a gate")
+    p.add_argument("--resume", action="store_true", help="return to ACTIVE from REDUCING or HALTED")
     p.add_argument(
         "--adopt",
         action="store_true",
-        help="take the coins in the account for the trader's own, and be ACTIVE; begins a new journal in place of a "
-        "damaged one",
+        help="treat the coins in the account as the trader's own and return to ACTIVE; a damaged journal is replaced "
+        "by a new one",
     )
     add_replay(p.add_argument_group("replay"))
     add_venue(p.add_argument_group("alpaca"))
-    add_limits(p.add_argument_group("limits, as shares of the account's value"))
+    add_limits(p.add_argument_group("limits, as fractions of equity"))
     return p
 
 
 def add_replay(g: argparse._ArgumentGroup) -> None:
-    """Flags of recorded bars."""
+    """Add the flags of a replay."""
     g.add_argument(
         "--data-dir",
         type=Path,
         metavar="DIR",
-        help="data set to replay (default: the one in data whose bars were held out from the deployment)",
+        help="dataset to replay (default: the dataset in data/ that contains the deployment's hold-out)",
     )
-    g.add_argument("--all-bars", action="store_true", help="replay the whole data set, marked IN-SAMPLE")
-    g.add_argument("--pace", type=factor, default=0.0, metavar="SECONDS", help="between two bars (default: 0)")
+    g.add_argument("--all-bars", action="store_true", help="replay the whole dataset, marked IN-SAMPLE")
+    g.add_argument("--pace", type=factor, default=0.0, metavar="SECONDS", help="seconds between bars (default: 0)")
     g.add_argument(
         "--faults",
         metavar="KIND,...",
-        help=f"faults of a venue, drawn by --seed: {', '.join(TRADING_FAULTS)} (default: none)",
+        help=f"simulated venue faults, drawn with --seed: {', '.join(TRADING_FAULTS)} (default: none)",
     )
-    g.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="of the faults (default: 0)")
+    g.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="seed of the faults (default: 0)")
 
 
 def add_venue(g: argparse._ArgumentGroup) -> None:
-    """Flags of Alpaca."""
-    g.add_argument("--live", action="store_true", help="trade real money; needs --live-url, too")
-    g.add_argument("--live-url", metavar="URL", help=f"address of the live account: {LIVE_URL}")
-    g.add_argument("--paper-url", default=PAPER_URL, metavar="URL", help=f"(default: {PAPER_URL})")
-    g.add_argument("--data-url", metavar="URL", help="of bars and quotes (default: Alpaca's)")
-    g.add_argument("--capital", type=Decimal, metavar="USD", help="trade with so much of the cash (default: all)")
+    """Add the flags of Alpaca."""
+    g.add_argument("--live", action="store_true", help="trade real money; also requires --live-url")
+    g.add_argument("--live-url", metavar="URL", help=f"URL of the live account: {LIVE_URL}")
+    g.add_argument(
+        "--paper-url", default=PAPER_URL, metavar="URL", help=f"URL of the paper account (default: {PAPER_URL})"
+    )
+    g.add_argument("--data-url", metavar="URL", help="URL of the bars and quotes (default: Alpaca's server)")
+    g.add_argument("--capital", type=Decimal, metavar="USD", help="amount of cash to trade with (default: all cash)")
     g.add_argument(
         "--send-at-once",
         action="store_true",
-        help="send an order at the bar of its decision, not at the next close as the simulator does",
+        help="send orders immediately after the decision; the simulator sends them at the next close",
     )
     g.add_argument(
         "--order-timeout",
         type=factor,
         default=20.0,
         metavar="SECONDS",
-        help="an order that is not over by then is cancelled (default: 20)",
+        help="time after which an open order is canceled (default: 20)",
     )
     g.add_argument(
         "--bar-timeout",
         type=factor,
         default=20.0,
         metavar="SECONDS",
-        help="how long after its close a coin's bar is waited for (default: 20)",
+        help="maximum wait for a coin's bar after its close (default: 20)",
     )
-    g.add_argument("--alert-command", metavar="CMD", help="run with one line of text when the state changes")
+    g.add_argument(
+        "--alert-command", metavar="CMD", help="command to run at each state change, with one line of text as argument"
+    )
 
 
 def add_limits(g: argparse._ArgumentGroup) -> None:
-    """Flags of the limits."""
+    """Add the flags of the trading limits."""
     for name, (default, text) in TRADING_LIMITS.items():
         parse = whole_number(1) if isinstance(default, int) else factor
         metavar = "N" if isinstance(default, int) else "FRACTION"
@@ -125,10 +140,10 @@ def add_limits(g: argparse._ArgumentGroup) -> None:
 
 
 def request(args: argparse.Namespace) -> Request:
-    """The flags, checked.
+    """Return the flags as a checked request.
 
     Raises:
-        UserError: flags that contradict each other.
+        UserError: if a flag is invalid or if flags contradict each other.
     """
     from market.errors import UserError
     from paper_trading.risk import Limits
@@ -137,23 +152,23 @@ def request(args: argparse.Namespace) -> Request:
     has_keys = any(all(os.environ.get(name) for name in names) for names in KEY_VARIABLES)
     broker = args.broker or ("alpaca" if has_keys and args.data_dir is None else "replay")
     if args.live != (args.live_url is not None):
-        raise UserError(f"real money needs both --live and --live-url {LIVE_URL}; one alone trades nothing")
+        raise UserError(f"trading real money requires both --live and --live-url {LIVE_URL}")
     check_addresses(args.paper_url, args.live_url)
     if args.live and broker != "alpaca":
-        raise UserError("--live needs --broker alpaca")
+        raise UserError("--live requires --broker alpaca")
     if args.live and args.allow_unproven:
-        raise UserError("--live takes no --allow-unproven: an unproven policy trades on paper only")
+        raise UserError("--live and --allow-unproven cannot be combined: unproven policies trade on paper only")
     if broker == "alpaca" and (args.data_dir or args.all_bars or args.faults or args.pace):
-        raise UserError("--data-dir, --all-bars, --pace and --faults are of a replay; --broker replay asks for one")
+        raise UserError("--data-dir, --all-bars, --pace and --faults apply only to a replay; add --broker replay")
     faults = tuple(kind for kind in (args.faults or "").split(",") if kind)
     unknown = sorted(set(faults) - set(TRADING_FAULTS))
     if unknown:
-        raise UserError(f"--faults {unknown[0]}: no such fault; known are {', '.join(TRADING_FAULTS)}")
+        raise UserError(f"--faults {unknown[0]}: unknown fault; choose from {', '.join(TRADING_FAULTS)}")
     if args.capital is not None and not (args.capital.is_finite() and args.capital > 0):
-        raise UserError(f"--capital {args.capital}: must be an amount above 0")
+        raise UserError(f"--capital must be greater than 0; received {args.capital}")
     if args.max_drawdown > 1.0:
         raise UserError(
-            f"--max-drawdown {args.max_drawdown:g}: is a fraction, 0.25 means 25 %; no account falls further"
+            f"--max-drawdown must be a fraction of at most 1, such as 0.25 for 25 %; received {args.max_drawdown:g}"
         )
     limits = {field.name: getattr(args, field.name) for field in fields(Limits)}
     data_dir = here(args.data_dir)
@@ -171,15 +186,15 @@ def request(args: argparse.Namespace) -> Request:
 
 
 def draw_page(folder: Path, day: date | None) -> Path:
-    """The page of a day, None that of the last bar; what draws it is loaded when it is drawn."""
+    """Write the page of a day, or of the last bar's day if `day` is None, and return its path."""
     from paper_trading.day_page import write_day
 
     return write_day(folder, day)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trade, or one of the other things."""
-    if args.status or args.stop:  # asked every minute by a health check, so that nothing heavy is loaded
+    """Trade, or run the action that the flags select, and return the exit code."""
+    if args.status or args.stop:  # health checks call this every minute, so heavy imports are avoided
         from paper_trading import presence
 
         code, text = (presence.status if args.status else presence.stop)(here(args.trading_dir) or home() / "trading")
@@ -203,7 +218,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, run, report."""
+    """Run the command and return its exit code."""
     args = parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S",
                         stream=sys.stdout)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Is a study's winner skilled, lucky, or just exposed? PBO and deflated Sharpe of its lead, and of its account."""
+"""Estimate backtest overfitting: the PBO and deflated Sharpe ratio of a winner's alpha returns and account returns."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from train.records.defaults import LEAST_TRIALS, N_BLOCKS
 from train.records.errors import StudyError
 
 KINDS: dict[Literal["lead", "account"], str] = {
-    "lead": "returns less beta times equal weight's",
-    "account": "the accounts' returns",
+    "lead": "alpha returns (account returns minus beta times the returns of equal weight)",
+    "account": "account returns",
 }
 TRIAL_COLUMNS = {"trial": "d", "state": "", "value": "+.3f", "sharpe": ".2f", "lead_sharpe": "+.2f", "bars": "d"}
 FIGURES = {
@@ -21,16 +21,18 @@ FIGURES = {
     "probability_of_loss": ".2%", "degradation_slope": "+.2f", "combinations": ",d",
 }  # fmt: skip
 EPILOG = """
-Compared are the completed trials' returns on common test bars, kept in every split's equity.npz; the Sharpe ratio is
-deflated by all finished trials, pruned ones included. Pruned trials have no column in the matrix, and they tend to be
-the bad ones. The lead is what is left of returns after the exposure to the market: less beta times equal weight's, beta
-by least squares; lead_sharpe is its Sharpe ratio. Skill is asked of the lead only: an account may just hold.
-Writes pbo.json, pbo_trials.csv, pbo_lead.npz and pbo_account.npz into <results>/<study>/. Exit code: 0, 1 when the
-machine failed, 2 for a bad flag or study, or too few trials."""
+The program compares the returns of all completed trials on their common test bars, read from each split's equity.npz.
+The Sharpe ratio is deflated by the number of all finished trials, including pruned ones. Pruned trials are not part of
+the return matrix, and most of them performed poorly. Alpha returns ("lead" in the files) are account returns minus beta
+times the returns of equal weight, with beta from least squares; lead_sharpe is their Sharpe ratio. Only alpha returns
+are tested for skill, because an account can also earn by holding the market.
+Files written to <results>/<study>/: pbo.json, pbo_trials.csv, pbo_lead.npz and pbo_account.npz.
+
+Exit codes: 0 success; 1 the machine failed; 2 wrong flag or study, or too few trials."""
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags."""
+    """Return the command-line parser."""
     p = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -40,20 +42,20 @@ def parser() -> argparse.ArgumentParser:
         type=whole_number(2),
         default=N_BLOCKS,
         metavar="S",
-        help=f"runs of bars that are combined, an even number up to 20 (default: {N_BLOCKS})",
+        help=f"number of blocks that the bars are divided into, even and at most 20 (default: {N_BLOCKS})",
     )
     p.add_argument(
         "--least-trials",
         type=whole_number(2),
         default=LEAST_TRIALS,
         metavar="N",
-        help=f"completed trials without which nothing is computed (default: {LEAST_TRIALS})",
+        help=f"minimum number of completed trials (default: {LEAST_TRIALS})",
     )
     return p  # fmt: skip
 
 
 def judge(args: argparse.Namespace) -> None:
-    """Read, compute, print, write."""
+    """Compute the statistics, and print and write them."""
     from train.findings.overfit import assess, require_trials, write_matrix
     from train.findings.returns import read_returns
     from train.findings.text_tables import text_table, write_csv
@@ -62,7 +64,7 @@ def judge(args: argparse.Namespace) -> None:
     from train.study.holdout_figures import is_passed
 
     if args.blocks % 2:
-        raise StudyError(f"--blocks is an even number; received {args.blocks}")
+        raise StudyError(f"--blocks must be even; received {args.blocks}")
     stored = stored_study(args)
     returns = read_returns(stored.study, stored.folder)
     require_trials(returns, args.least_trials)
@@ -74,7 +76,7 @@ def judge(args: argparse.Namespace) -> None:
     for kind in KINDS:
         found = assess(returns, kind, args.blocks, args.least_trials, passed)
         if found.overfitting is None:
-            raise StudyError(f"the probability of overfitting is not defined: {found.undefined}")
+            raise StudyError(f"the probability of backtest overfitting is undefined: {found.undefined}")
         write_matrix(stored.folder / f"pbo_{kind}.npz", returns, found)
         content[kind] = found.to_json()
     write_csv(stored.folder / "pbo_trials.csv", returns.rows)
@@ -84,13 +86,13 @@ def judge(args: argparse.Namespace) -> None:
         table.append({"figure": name, **{kind: format(content[kind][name], spec) for kind in KINDS}})
     print(text_table(table, {"figure": "", **dict.fromkeys(KINDS, "")}))
     for kind, words in KINDS.items():
-        print(f"\nBy {words}: {content[kind]['verdict']}")
+        print(f"\n{words.capitalize()}: {content[kind]['verdict']}")
     write_json(stored.folder / "pbo.json", with_null(content))
-    print(f"\nwritten: {stored.folder / 'pbo.json'}, pbo_trials.csv, pbo_account.npz, pbo_lead.npz")
+    print(f"\nwrote {stored.folder / 'pbo.json'}, pbo_trials.csv, pbo_account.npz, pbo_lead.npz")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, run, report."""
+    """Run the command and return its exit code."""
     args = parser().parse_args(argv)
     plain_logging("train")
     return exit_code("5_pbo.py", lambda: judge(args))

@@ -1,4 +1,4 @@
-"""Draw the picture of a study: best value so far, every split, and the best trial's account against equal weight."""
+"""Plot a study: the best value over time, every split, and the best trial's account compared with equal weight."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from barwise.arguments import add_study, exit_code, file_to_write, plain_logging
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags."""
+    """Return the command-line parser."""
     p = argparse.ArgumentParser(description=__doc__)
     add_study(p)
     p.add_argument(
-        "--out", type=file_to_write, metavar="FILE", help="PNG to write (default: study.png beside the results)"
+        "--out",
+        type=file_to_write,
+        metavar="FILE",
+        help="PNG file to write (default: study.png in the study's results folder)",
     )
     return p
 
 
 def draw(args: argparse.Namespace) -> None:
-    """Read, draw, say where."""
+    """Plot the study and print the path of the picture."""
     from train.report.picture import plot_study
 
     stored = stored_study(args)
@@ -26,7 +29,7 @@ def draw(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, run, report."""
+    """Run the command and return its exit code."""
     args = parser().parse_args(argv)
     plain_logging("train")
     return exit_code("plot_study.py", lambda: draw(args))

@@ -1,4 +1,4 @@
-"""Read Alpaca's order rules (smallest orders, increments) and write them with today's date, saying what changed."""
+"""Download Alpaca's order rules (minimum orders and increments), save them with today's date, and print the changes."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ if TYPE_CHECKING:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     variables = ", or ".join(" and ".join(names) for names in KEY_VARIABLES)
     parser = argparse.ArgumentParser(
-        description=f"{__doc__} Keys are read from the environment ({variables}) and sent to the paper account's "
-        f"server ({PAPER_URL}) only; no order is placed. That server does not tell fees and the smallest notional: "
-        "they are kept from the file that is replaced, or from the built-in table.",
-        epilog="The file has no effect by itself: pass it to build_dataset.py or make_sample.py as --venue FILE.",
+        description=f"{__doc__} API keys are read from the environment ({variables}) and sent only to the paper "
+        f"account's server ({PAPER_URL}). No order is placed. The server does not report fees and the minimum "
+        "notional, so these are copied from the file being replaced or from the built-in table.",
+        epilog="To use the file, pass it to build_dataset.py or make_sample.py with --venue FILE.",
     )
     parser.add_argument(
         "--out",
         type=Path,
         required=True,
         metavar="FILE",
-        help="for example data/venues/alpaca.json; an older table there is compared with and replaced, anything else "
-        "is refused",
+        help="JSON file to write, for example data/venues/alpaca.json; an existing table of Alpaca's rules is compared "
+        "and replaced, any other file is refused",
     )
     return parser.parse_args(argv)
 
 
 def refresh(args: argparse.Namespace) -> None:
-    """Do what the command line says."""
+    """Download the order rules, write them and print the changes."""
     from market.sources.assets import fetch_assets, keys_of, venue_of_assets
     from market.venues import changes, save_venue
 
@@ -48,16 +48,20 @@ def refresh(args: argparse.Namespace) -> None:
     venue, left_out = venue_of_assets(fetch_assets(keys, PAPER_URL), known, today, source)
     save_venue(venue, args.out)
     for line in left_out:
-        print(f"  left out: {line}")
+        print(f"  omitted: {line}")
     moved = changes(known, venue)
-    print(f"  against {named}, {known.label}: {len(moved) or 'no'} rules changed")
+    print(f"  compared with {named}, {known.label}: {len(moved) or 'no'} rules changed")
     for line in moved:
         print(f"  {line}")
-    print(f"wrote {args.out}: {len(venue.rules)} rules, {venue.label}; fees of {venue.fees_as_of}, not read")
+    print(f"wrote {args.out}: {len(venue.rules)} rules, {venue.label}; fees as of {venue.fees_as_of}, not downloaded")
 
 
 def known_rules(path: Path) -> tuple[Venue, str]:
-    """The table to compare with, and what it is called: the file's, or the built-in one where there is none."""
+    """Return the table in the file and its name, or the built-in table if the file does not exist.
+
+    Raises:
+        VenueError: if the file is not a table of Alpaca's rules.
+    """
     from market.venues import ALPACA, load_venue
 
     if not path.exists():
@@ -67,11 +71,11 @@ def known_rules(path: Path) -> tuple[Venue, str]:
     except VenueError as error:
         raise VenueError(f"--out {str(error).partition(';')[0]}; move it away, or choose another file") from error
     if known.name != ALPACA.name:
-        raise VenueError(f"--out {path}: holds the rules of {known.name}; choose another file")
+        raise VenueError(f"--out {path}: contains the rules of {known.name}; choose another file")
     return known, str(path)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, read, report."""
+    """Run the command and return its exit code."""
     args = parse_arguments(argv)
     return exit_code("refresh_venues.py", lambda: refresh(args))

@@ -1,7 +1,7 @@
-"""Evaluate a trial's policies again on their test blocks, by split and by full path, beside simple benchmarks.
+"""Reevaluate a trial's policies on their test folds, per split and per full path, and compare them with benchmarks.
 
-Benchmarks on the same bars, with the same fees: equal weight, each coin bought and held, cash, and accounts that trade
-the agent's turnover in random orders. Test blocks chose the trial, so its figures here are biased upwards.
+Benchmarks on the same bars with the same fees: equal weight, holding each single coin, cash, and accounts that trade
+the agent's turnover with random orders. The trial was selected on these test folds, so its results are biased upward.
 """
 
 from __future__ import annotations
@@ -18,18 +18,23 @@ COLUMNS = {
     "of_hindsight": ".2%", "break_even_cost": ".4f", "beats_random": ".0%", "returns_more": ".0%", "not_traded": ".1%",
 }  # fmt: skip
 EPILOG = """
-Random orders trade what the agent trades, when it does; their exposure is not matched, and they spread over all coins,
-so they are less concentrated than an agent may be. The trial is the best of a search, and no share is corrected for
-that. beats_random and returns_more are the shares of them with a lower Sharpe ratio and a lower total return;
-not_traded is the share of the agent's turnover that they had no money or coins for. of_hindsight is the agent's share
-of the log growth of a trader who knew every later price and paid the same costs; break_even_cost is the cost of one
-side (0.0030 is 30 bp) at which its orders would have earned what equal weight did. Writes validation.json and
-validation.csv (all figures of all accounts) into <results>/<study>/trial_<n>/. The held-out bars are not looked at.
-Exit code: 0, 1 when the machine failed, 2 for a bad flag, study, trial or other data."""
+Random accounts trade the same value as the agent at the same bars, in randomly chosen coins. Their exposure is not
+matched, and their positions may be less concentrated than the agent's. The results are not corrected for the selection
+of the trial.
+
+Columns: beats_random and returns_more are the fractions of random accounts with a lower Sharpe ratio and with a lower
+total return than the agent. not_traded is the fraction of the agent's turnover that random accounts lacked the cash or
+coins to trade. of_hindsight is the agent's log growth as a fraction of the hindsight optimum. break_even_cost is the
+cost per side (0.0030 is 30 bp) at which the agent's orders would have earned as much as equal weight.
+
+The results are written to <results>/<study>/trial_<n>/: validation.json, and validation.csv with all values of all
+accounts. The hold-out is not evaluated.
+
+Exit codes: 0 success; 1 the machine failed; 2 wrong flag, study, trial or dataset."""
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags."""
+    """Return the command-line parser."""
     p = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -39,14 +44,16 @@ def parser() -> argparse.ArgumentParser:
         type=whole_number(0),
         default=RANDOM_DRAWS,
         metavar="K",
-        help="accounts with random orders for each split; 0 for none (default: 100)",
+        help="number of accounts with random orders per split; 0 for none (default: 100)",
     )
-    p.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="of the random orders (default: 0)")
+    p.add_argument(
+        "--seed", type=whole_number(0), default=0, metavar="N", help="seed of the random orders (default: 0)"
+    )
     return p  # fmt: skip
 
 
 def validate(args: argparse.Namespace) -> None:
-    """Evaluate, print, write."""
+    """Evaluate the policies, and print and write the results."""
     from train.evaluator import step_of
     from train.findings.backtest import recorded_text, summary_rows, validation_rows
     from train.findings.stored_trial import evaluate_trial
@@ -59,21 +66,21 @@ def validate(args: argparse.Namespace) -> None:
     rows = validation_rows(trial, by_fold, args.random_draws, args.seed)
     print(f"study {trial.settings.study}, trial {trial.number}: {trial.data.dataset.label}")
     print(recorded)
-    for scope, title in (("split", "Test blocks of each split"), ("path", "Full paths through all test bars")):
+    for scope, title in (("split", "Test folds of each split"), ("path", "Full paths through all test bars")):
         print(f"\n{title}\n{text_table([row for row in rows if row['scope'] == scope], COLUMNS)}")
     summaries = {scope: summary_rows(rows, scope) for scope in ("split", "path")}
     formats = {"account": "", "figure": "", "mean": ".4f", "std": ".4f", "worst": ".4f"}
-    print(f"\nOver the splits (std of the population)\n{text_table(summaries['split'], formats)}")
+    print(f"\nSummary over the splits (population std)\n{text_table(summaries['split'], formats)}")
     content = trial.about | {"recorded": recorded, "random_draws": args.random_draws, "random_seed": args.seed,
                              "stepped_by": step_of(chain.from_iterable(by_fold)), "rows": rows,
                              "summary": summaries}  # fmt: skip
     write_json(trial.folder / "validation.json", with_null(content))
     write_csv(trial.folder / "validation.csv", rows)
-    print(f"\nwritten: {trial.folder / 'validation.json'}, validation.csv")
+    print(f"\nwrote {trial.folder / 'validation.json'}, validation.csv")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, run, report."""
+    """Run the command and return its exit code."""
     args = parser().parse_args(argv)
     plain_logging("train")
     return exit_code("2_validate.py", lambda: validate(args))

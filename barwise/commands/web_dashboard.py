@@ -1,4 +1,4 @@
-"""Serve a study's database to a browser on this machine with optuna-dashboard, each trial's equity curves included."""
+"""Serve a study with optuna-dashboard to browsers on this machine, including the equity curves of each trial."""
 
 from __future__ import annotations
 
@@ -24,49 +24,56 @@ if TYPE_CHECKING:
 
     from train.watch.snapshot import Snapshot
 
-HOST = "127.0.0.1"  # of this machine only: who reaches the page can delete studies
+HOST = "127.0.0.1"  # local access only, because anyone who can open the page can delete studies
 LOCAL_NAMES = (HOST, "localhost", "::1")
 EPILOG = """
-Runs until Ctrl-C, in this terminal. The page is for this machine; from another: ssh -L 8080:127.0.0.1:8080 HOST.
-Relative paths are taken from the current directory; the defaults lie in the repository.
-Exit code: 2 for a bad flag, a missing database or study, or a port in use; 1 when the database cannot be read."""
+The server runs in this terminal until Ctrl-C. It only accepts local connections; from another machine, use
+ssh -L 8080:127.0.0.1:8080 HOST. Relative paths are resolved from the current directory. Default paths are in the
+repository.
+
+Exit codes: 1 the database cannot be read; 2 wrong flag, missing database or study, or port in use."""
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags."""
+    """Return the command-line parser."""
     p = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("--port", type=int, default=8080, metavar="N", help="of 127.0.0.1 (default: 8080)")
+    p.add_argument("--port", type=int, default=8080, metavar="N", help="port on 127.0.0.1 (default: 8080)")
     add_study(p, is_required=False)
     p.add_argument(
         "--artifact-dir",
         type=Path,
         metavar="DIR",
-        help="pictures of the trials (default: the study's artifact store, or artifacts beside its results)",
+        help="folder with the trials' pictures (default: the study's artifact store, or artifacts in its results "
+        "folder)",
     )
     return p  # fmt: skip
 
 
 class Server(ThreadingMixIn, WSGIServer):
-    """A thread a request: browsers keep connections open, and a single thread would wait for them."""
+    """HTTP server with one thread per request, because browsers keep connections open."""
 
     daemon_threads = True
 
 
 class QuietHandler(WSGIRequestHandler):
-    """Says nothing of requests that went well."""
+    """Request handler that does not log successful requests."""
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Log what was refused or failed."""
+        """Log a request unless it succeeded or was redirected."""
         if not str(code).startswith(("2", "3")):
             super().log_request(code, size)
 
 
 def listen(port: int) -> Server:
-    """A server on the port, without anything to serve yet; raises StudyError where it cannot be had."""
+    """Return a server on the port, without an application.
+
+    Raises:
+        StudyError: if the port is invalid, in use or not permitted.
+    """
     if not 1 <= port <= 65_535:
-        raise StudyError(f"--port {port}: ports are 1 to 65535")
+        raise StudyError(f"--port must be from 1 to 65535; received {port}")
     try:
         return Server((HOST, port), QuietHandler)
     except OSError as error:
@@ -77,10 +84,14 @@ def listen(port: int) -> Server:
 
 
 def artifact_dir(snapshot: Snapshot, given: Path | None, results_dir: Path | None = None) -> Path:
-    """The folder of the pictures; raises StudyError for one that was given and is not there."""
+    """Return the folder of the trials' pictures.
+
+    Raises:
+        StudyError: if --artifact-dir does not exist.
+    """
     if given is not None:
         if not given.is_dir():
-            raise StudyError(f"--artifact-dir {given}: there is no such folder")
+            raise StudyError(f"--artifact-dir {given}: the folder does not exist")
         return given
     from train.records.results import artifacts_folder
 
@@ -91,14 +102,14 @@ def artifact_dir(snapshot: Snapshot, given: Path | None, results_dir: Path | Non
 
 
 def serve(args: argparse.Namespace) -> None:
-    """Check everything, then serve until a signal. Its library takes seconds to import: errors come before."""
+    """Serve the study until a signal. All checks run before the slow import of optuna-dashboard."""
     from optuna.artifacts import FileSystemArtifactStore
 
     from train.store.artifact_files import pictures_in
     from train.watch.snapshot import take_snapshot
 
     url = storage_of(args)
-    snapshot = take_snapshot(url, args.study_name)  # first: the server itself would make tables in an empty database
+    snapshot = take_snapshot(url, args.study_name)  # first, because the server would create tables in an empty database
     folder = artifact_dir(snapshot, here(args.artifact_dir), here(args.results_dir))
     in_store = pictures_in(snapshot.user_attrs) if args.artifact_dir is None else None
     with listen(args.port) as server, opened_storage(url) as storage:
@@ -106,36 +117,36 @@ def serve(args: argparse.Namespace) -> None:
 
         server.set_app(only_local(wsgi(storage, artifact_store=in_store or FileSystemArtifactStore(folder))))
         if in_store is None and not folder.is_dir():
-            print(f"no pictures of trials: there is no folder {folder}")
+            print(f"no trial pictures: folder {folder} does not exist")
         page = f"http://{HOST}:{args.port}/dashboard/studies/{snapshot.study_id}"
-        print(f"study {snapshot.name}: {page}   Ctrl-C ends it", flush=True)
+        print(f"study {snapshot.name}: {page}   (Ctrl-C to stop)", flush=True)
         server.serve_forever()
 
 
 def only_local(app: WSGIApplication) -> WSGIApplication:
-    """Refuse requests that a page of another site made in this machine's browser.
+    """Wrap an application to refuse requests from pages of other sites in a local browser.
 
-    A foreign name that leads to 127.0.0.1 (DNS rebinding) is in the Host header, a foreign page in Origin. The port may
-    be that of an ssh tunnel.
+    The Host header reveals a foreign name that resolves to 127.0.0.1 (DNS rebinding), and the Origin header reveals a
+    foreign page. The port is not checked, because it may belong to an SSH tunnel.
     """
 
     def guarded(request: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         host, origin = request.get("HTTP_HOST", ""), request.get("HTTP_ORIGIN")
         try:
             is_local = urlsplit(f"//{host}").hostname in LOCAL_NAMES
-        except ValueError:  # no host at all, as "[::1"
+        except ValueError:  # no valid host, such as "[::1"
             is_local = False
         if is_local and origin in (None, f"http://{host}"):
             return app(request, start_response)
         start_response("403 Forbidden", [("Content-Type", "text/plain")])
-        return [b"This page answers requests for 127.0.0.1 and localhost only, from its own pages.\n"]
+        return [b"This server only answers requests for 127.0.0.1 and localhost from its own pages.\n"]
 
     return guarded
 
 
 @contextmanager
 def opened_storage(url: URL) -> Iterator[RDBStorage]:
-    """The storage as it is: no tables are made. Closed at the end, so that SQLite puts its files in order."""
+    """Open the storage without creating tables. Close it on exit, so that SQLite removes its temporary files."""
     from optuna.storages import RDBStorage
 
     from train.store.address import LOCK_TIMEOUT_S, sqlite_path
@@ -156,6 +167,6 @@ def opened_storage(url: URL) -> Iterator[RDBStorage]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, serve."""
+    """Run the command and return its exit code."""
     args = parser().parse_args(argv)
     return exit_code("web_dashboard.py", lambda: serve(args), faults=(RuntimeError,))

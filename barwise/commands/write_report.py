@@ -1,4 +1,4 @@
-"""Write the page about a study, report.html beside its results; at any time, also while the study runs."""
+"""Write the HTML report of a study, also while the study runs."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from barwise.arguments import add_study, exit_code, file_to_write, plain_logging
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags."""
+    """Return the command-line parser."""
     p = argparse.ArgumentParser(description=__doc__)
     add_study(p)
     p.add_argument(
-        "--out", type=file_to_write, metavar="FILE", help="HTML to write (default: report.html beside the results)"
+        "--out",
+        type=file_to_write,
+        metavar="FILE",
+        help="HTML file to write (default: report.html in the study's results folder)",
     )
     return p
 
 
 def write(args: argparse.Namespace) -> None:
-    """Write the page, say where."""
+    """Write the report and print its path."""
     from train.report.collect import write_report
 
     stored = stored_study(args)
@@ -26,7 +29,7 @@ def write(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, write, report."""
+    """Run the command and return its exit code."""
     args = parser().parse_args(argv)
     plain_logging("train")
     return exit_code("report.py", lambda: write(args))

@@ -10,19 +10,19 @@ from drl_agents.agents.AgentPPO import AgentPPO, Samples
 
 
 class AgentA2C(AgentPPO, StockAgentA2C):
-    """The plain policy gradient: no ratio, no clipping.
+    """Plain policy gradient without ratio or clipping.
 
-    Only the first pass over a rollout is on-policy, so `repeat_times` of 1 is A2C proper; more passes are taken when
-    asked for, as elegantrl does, and `target_kl` can stop them.
+    Only the first pass over a rollout is on-policy, so A2C proper has `repeat_times` 1. As in elegantrl, a larger value
+    takes more passes, and `target_kl` can stop them.
     """
 
     def _policy_loss(self, logprob: Tensor, samples: Samples) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss whose gradient is the policy gradient; divergence; no sample is ever clipped."""
+        """Return the policy gradient loss, the approximate divergence, and a clipped share of 0."""
         log_ratio = (logprob - samples.logprobs).detach()
         kl = (log_ratio.exp() - 1.0 - log_ratio).mean()
         return -(samples.advantages * logprob).mean(), kl, torch.zeros_like(kl)
 
     @property
     def _kernel_clip_range(self) -> float:
-        """No ratio."""
+        """Negative value that selects the loss without a ratio."""
         return -1.0

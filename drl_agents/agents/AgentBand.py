@@ -1,4 +1,4 @@
-"""The band agent: it follows the exact gradient of the account back to the edges of a no-trade band."""
+"""The band agent, which learns no-trade bands from the exact gradient of the account."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from drl_agents.agents.bar_features import BarFeatures
 from drl_agents.host_copies import HOST
 from drl_agents.policy import band_edges
 
-SMALLEST_VOLATILITY = 1e-9  # of one bar's returns, below which a market stands still
+SMALLEST_VOLATILITY = 1e-9  # volatility per bar below which a market counts as flat
 
 
 @dataclass(frozen=True)
 class BandSettings:
-    """What the agent reads from elegantrl's Config beyond AgentBase's."""
+    """Settings that the agent reads from elegantrl's Config in addition to AgentBase's."""
 
     max_grad_norm: float
     weight_decay: float
@@ -43,7 +43,7 @@ class BandSettings:
 
     @classmethod
     def from_args(cls, args: Any) -> BandSettings:
-        """Read `args`, with the agent's usual values where it is silent."""
+        """Read `args`, with the agent's defaults for missing settings."""
         return cls(
             max_grad_norm=args.clip_grad_norm,
             weight_decay=float(getattr(args, "weight_decay", 0.0)),
@@ -54,20 +54,20 @@ class BandSettings:
 
 @dataclass(frozen=True)
 class BandStats:
-    """What one update saw and did."""
+    """Statistics of one update."""
 
-    objective: float  # mean reward of an account-bar
+    objective: float  # mean reward per account-bar
     touched: float  # share of steps and coins at which the weight was outside its band
-    dropped: float  # share of these at which nothing filled
+    dropped: float  # share of these without a fill
     gradient_norm: float  # before clipping
     learning_rate: float
 
 
 class AgentBand(AgentBase):
-    """One gradient step a rollout, on all of the rollout's bars.
+    """Agent that takes one gradient step per rollout, on all bars of the rollout.
 
-    The network gives every coin a band of weights from a bar's features. Exploring is trading: no noise, the held
-    weights are moved into the bands of the bar. `update_net` follows the reward back through the accounts.
+    The network maps a bar's features to a band of weights for every coin. Exploration is trading without noise: the
+    held weights move into the bands of the bar. `update_net` backpropagates the reward through the accounts.
     """
 
     act: ActorBand
@@ -89,28 +89,28 @@ class AgentBand(AgentBase):
         self.record: BandRollout | None = None
         self.masks: list[Tensor] | None = None
         self.last_update: BandStats | None = None
-        self.compiles = True  # False: the plain loop, which gives the same bits
-        self.as_if_filled = True  # what a dropped order's edge learns; benchmarks/band_choices.py compares
+        self.compiles = True  # False: the plain loop, with bitwise equal results
+        self.as_if_filled = True  # gradient of a dropped order's edge; benchmarks/band_choices.py compares both
         self.loop: Any = None
 
     def _adamw(self) -> torch.optim.AdamW:
-        """Adam with decay of the weights only: the biases say where the bands lie, and 0 is no better a place."""
+        """Return AdamW that decays the weights but not the biases, because the biases set the position of the bands."""
         linears = self.act.linears()
         decayed = {"params": [linear.weight for linear in linears], "weight_decay": self.band.weight_decay}
         free = {"params": [linear.bias for linear in linears], "weight_decay": 0.0}
         return torch.optim.AdamW([decayed, free], lr=self.learning_rate, eps=self.adam_eps, fused=True)
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """By name, for saving."""
+        """Return the optimizers by name, for saving."""
         return {"optimizer": self.optimizer}
 
     # --- the market -------------------------------------------------------------------------------------------------
 
     def prepare_for(self, env: Any) -> None:
-        """Take over the training bars of `env`: scaling of the features, mean returns, smallest orders.
+        """Read the training bars of `env`: feature scaling, mean returns and smallest orders.
 
         Raises:
-            ValueError: `env` has other rules than the gradient is written for, or is no environment of ours.
+            ValueError: If the gradient does not support the rules of `env`, or `env` is not from this repository.
         """
         check_environment(env)
         extras = env.params.observe_account
@@ -118,8 +118,8 @@ class AgentBand(AgentBase):
         n_features = self.act.columns.stop - self.act.columns.start
         if market.features.width != n_features:
             raise ValueError(
-                f'agent "band" was built for {n_features} features of a bar, and {type(env).__name__} shows '
-                f"{market.features.width}: give args.observe_account, which is {extras} in this environment"
+                f'agent "band" was built for {n_features} features per bar, but {type(env).__name__} has '
+                f"{market.features.width}; set args.observe_account to {extras}, as in this environment"
             )
         self.market = market
         self.table = EdgeTable(len(market.price), self.action_dim, market.bars())
@@ -130,7 +130,7 @@ class AgentBand(AgentBase):
 
     @torch.no_grad()
     def _scale_features(self, market: BandMarket) -> None:
-        """One pass over the training bars; the account's columns stay as they are."""
+        """Compute the feature statistics over the training bars; the account's columns are not scaled."""
         if not self.normalizes:
             return
         seen, columns = market.feature_statistics(), self.act.columns
@@ -139,7 +139,7 @@ class AgentBand(AgentBase):
         self.act.set_state_norm(average, std)
 
     def observe_bars(self, bars: BarFeatures) -> None:
-        """Explore an environment whose observations name their bar; it makes no difference to what is learned."""
+        """Explore an environment with compact observations; this does not change what is learned."""
         self.bars = bars
 
     # --- exploration ------------------------------------------------------------------------------------------------
@@ -149,7 +149,8 @@ class AgentBand(AgentBase):
         """Trade `horizon_len` bars with N accounts.
 
         Returns:
-            bars (H, N), actions (H, N, A), filled coins (H, N, A), rewards (H, N), undones (H, N); this agent's record.
+            bars (H, N), actions (H, N, A), filled coins (H, N, A), rewards (H, N) and undones (H, N); these tensors are
+            this agent's record.
         """
         record, table = self._begin(env, horizon_len, self.device, if_random)
         rest = (env, torch.as_tensor(self.last_state, dtype=torch.float32), record, table, self.act.least_weight)
@@ -159,10 +160,10 @@ class AgentBand(AgentBase):
 
     @torch.no_grad()
     def explore_one_env(self, env: Any, horizon_len: int, if_random: bool = False) -> tuple[Tensor, ...]:
-        """Trade `horizon_len` bars with one account; returns the same.
+        """Trade `horizon_len` bars with one account and return the same tensors as `explore_vec_env`.
 
-        NumPy observations come from the host, and what is learned from moves to this agent's device afterwards. An
-        environment that restarts its one account by itself speaks tensors and is a batch of one.
+        NumPy observations stay on the host during exploration, and the record then moves to this agent's device. An
+        environment with autoreset uses tensors and counts as a batch of one.
         """
         if getattr(env, "autoreset", False):
             return self.explore_vec_env(env, horizon_len, if_random)
@@ -178,7 +179,7 @@ class AgentBand(AgentBase):
     def _begin(
         self, env: Any, horizon_len: int, device: torch.device, if_random: bool
     ) -> tuple[BandRollout, EdgeTable]:
-        """A record on `device` of the accounts as they are, and the edges of the bars that they can meet."""
+        """Start a record of the current accounts on `device`, and compute the edges of the bars that they can reach."""
         if if_random:
             raise ValueError(f"{type(self).__name__} learns from its own trades only; explore with if_random=False (in "
                              "elegantrl's own loop: args.if_off_policy = False)")  # fmt: skip
@@ -208,7 +209,7 @@ class AgentBand(AgentBase):
         return record.bar, record.action, record.filled, record.reward, (~record.done).float()
 
     def _compiled_loop(self, env: Any) -> Any:
-        """The environment's own compiled loop over bars, where its step has one; None otherwise."""
+        """Return the compiled loop over bars of the environment, or None if its step has none."""
         kernel = getattr(getattr(env, "_fast", None), "kernel", None)
         if kernel is None or not self.compiles:
             return None
@@ -218,9 +219,9 @@ class AgentBand(AgentBase):
         return self.loop
 
     def _draw_masks(self) -> list[Tensor] | None:
-        """Factors of the hidden units: 0 for a share `dropout` of them, the same for all bars of a rollout.
+        """Draw dropout factors of the hidden units, the same for all bars of a rollout; a share `dropout` of them is 0.
 
-        One smaller network trades the whole rollout, and its gradient is exact.
+        One smaller network therefore trades the whole rollout, and its gradient is exact.
         """
         if self.band.dropout == 0.0:
             return None
@@ -229,25 +230,25 @@ class AgentBand(AgentBase):
         return [(draw < kept).float() / max(kept, 1e-9) for draw in draws]
 
     def _project(self, bars: Tensor) -> Tensor:
-        """Bars (U,) -> edges (U, 2 A) of the network that trades this rollout."""
+        """Return the edges (U, 2 A) at bars (U,) from the network that trades this rollout."""
         return torch.cat(band_edges(self._raw(bars)), dim=1)
 
     def _raw(self, bars: Tensor) -> Tensor:
-        """Bars (U,) -> logits of their edges (U, 2 A)."""
+        """Return the edges' logits (U, 2 A) at bars (U,)."""
         assert self.market is not None
         return self.act.raw(self.market.features.windows_at(bars), self.masks)
 
     # --- learning ---------------------------------------------------------------------------------------------------
 
     def update_net(self, buffer: Any = None) -> tuple[float, ...]:
-        """One gradient step on this agent's last rollout.
+        """Take one gradient step on this agent's last rollout.
 
         Args:
-            buffer: what `explore_*_env` returned; ignored, because this agent keeps its own record.
+            buffer: the result of `explore_*_env`; ignored, because this agent keeps its own record.
 
         Returns:
-            Minus the objective of an account-bar (not a number where the network's edges are none), share of touched
-            account-bars, gradient norm.
+            Minus the objective per account-bar (NaN if the network's edges are NaN), the share of touched account-bars,
+            and the gradient norm.
         """
         record, market = self.record, self.market
         if record is None or market is None:
@@ -256,7 +257,7 @@ class AgentBand(AgentBase):
         learning_rate = self.scheduled_learning_rate()
         norm = self._descend(torch.cat((gradient.lo, gradient.hi), dim=1) * self._unit(), learning_rate)
         self.gradient_steps += 1
-        # Without finite edges nobody trades, and an account that stands still has finite rewards.
+        # With edges that are not finite no account trades, and an account without trades has finite rewards.
         assert self.table is not None
         objective = torch.where(self.table.edges.isfinite().all(), record.reward.double().mean(), torch.nan)
         seen = (objective, gradient.touched, gradient.dropped)
@@ -265,9 +266,9 @@ class AgentBand(AgentBase):
         return -objective, touched, norm
 
     def _edge_gradient(self, record: BandRollout, market: BandMarket) -> BandGradient:
-        """Of the rollout's summed rewards, by the edges of every bar, (T, A) each."""
+        """Return the gradient of the rollout's summed rewards with respect to the edges of every bar, (T, A) each."""
         assert self.table is not None
-        lo, hi = self.table.edges.chunk(2, dim=1)  # by bar: accounts at the same bar have the same edges
+        lo, hi = self.table.edges.chunk(2, dim=1)  # per bar, because accounts at the same bar have the same edges
         book = record.book
         steps = BandRecord(
             cash=book["cash"], qty=book["qty"], peak=book["peak"], max_drawdown=book["max_drawdown"], bar=record.bar,
@@ -281,19 +282,20 @@ class AgentBand(AgentBase):
         )  # fmt: skip
 
     def _unit(self) -> float:
-        """Rewards of an account-bar in units of what one coin's volatility earns in a bar.
+        """Return the unit of the objective: account-bars times the reward that one coin's volatility earns in a bar.
 
-        With it, a learning rate and a bound on the gradient's norm mean the same on markets of any volatility, for
-        bars of any length and for any `norm_reward`.
+        In this unit, a learning rate and a gradient norm bound have the same meaning for any volatility, bar length and
+        `norm_reward`.
         """
         assert self.record is not None
         per_bar = self.env_params.norm_reward * max(float(self.volatility), SMALLEST_VOLATILITY)
         return 1.0 / (self.record.reward.numel() * per_bar)
 
     def _descend(self, by_bar: Tensor, learning_rate: float) -> float:
-        """One step along the gradient by the edges, (T, 2 A) -> the norm of the gradient by the weights.
+        """Take one step along the edges' gradient (T, 2 A) and return the norm of the weights' gradient.
 
-        Most bars move nobody: the network runs again, now with gradients, on those where a band was left.
+        In most bars no position moves. Therefore the network runs again, with gradients, only on bars with a touched
+        edge.
         """
         moved = by_bar.ne(0.0).any(1).nonzero()[:, 0]
         self.optimizer.zero_grad(set_to_none=True)
@@ -311,6 +313,6 @@ class AgentBand(AgentBase):
 
 
 def _differences(received: Any, prepared: Any) -> str:
-    """The settings whose values differ, as "name received, prepared for other"."""
+    """Return the settings whose values differ, as "name received, prepared for other"."""
     pairs = ((name, value, getattr(prepared, name)) for name, value in vars(received).items())
     return "; ".join(f"{name} {value!r}, prepared for {other!r}" for name, value, other in pairs if value != other)

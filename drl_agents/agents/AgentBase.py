@@ -1,4 +1,4 @@
-"""What all agents share on top of elegantrl 0.3.6: seeding, exploration, observation statistics, saving."""
+"""Base class of all agents on elegantrl 0.3.6: seeding, exploration, observation statistics, saving."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ STATE_FILE = "agent_state.safetensors"
 
 
 class AgentBase(StockAgentBase):
-    """elegantrl's agent with our exploration. Subclasses say how an action is drawn and how networks learn.
+    """elegantrl's agent with this repository's exploration; subclasses define action sampling and learning.
 
     Args:
         net_dims: widths of the hidden layers.
         state_dim: S.
         action_dim: A.
-        gpu_id: index of the GPU, -1 for the CPU; the CPU also where there is none.
-        args: elegantrl's Config. Read beside its own fields, where present: `random_seed`, `normalize_observations`,
-            `lr_schedule` ("constant" or "linear" over `break_step` time steps) and `adam_eps`.
+        gpu_id: index of the GPU; -1 or an unavailable GPU selects the CPU.
+        args: elegantrl's Config. Optional additional fields are `random_seed`, `normalize_observations`, `lr_schedule`
+            ("constant" or "linear" over `break_step` time steps) and `adam_eps`.
     """
 
     act: PolicyNet
@@ -49,7 +49,7 @@ class AgentBase(StockAgentBase):
     ) -> None:
         args = args or Config()
         seed = int(getattr(args, "random_seed", 0) or 0)
-        # elegantrl's networks draw their weights from torch's global generator; it is put back afterwards.
+        # elegantrl's networks draw their weights from torch's global generator, which is restored afterwards.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             super().__init__(list(net_dims), state_dim, action_dim, gpu_id=gpu_id, args=args)
@@ -64,26 +64,26 @@ class AgentBase(StockAgentBase):
         self.lr_schedule = getattr(args, "lr_schedule", "constant")
         self.adam_eps = float(getattr(args, "adam_eps", 1e-5))
         self.schedule_steps = float(getattr(args, "break_step", float("inf")))  # time steps of one environment
-        self.time_steps = 0  # taken so far by each environment, random warm-ups not counted
-        self.rollout_start = 0  # time_steps when the rollout now learned from began
+        self.time_steps = 0  # steps taken so far by each environment, without random warm-ups
+        self.rollout_start = 0  # time_steps at the start of the current rollout
         self.gradient_steps = 0
         self.bars: BarFeatures | None = None  # set by `observe_bars`
-        self.forward: Forward | None = None  # of the actor, while it explores
+        self.forward: Forward | None = None  # the actor's forward pass during exploration
         self.forward_memory: tuple[object, ...] = ()
         self.env_action = torch.empty(0)
-        # None where there is no GPU; anything that records and replays will do.
+        # None without a GPU; tests may pass any class that records and replays.
         on_gpu = self.device.type == "cuda"
         self.graphs = StepGraphs(functools.partial(CudaGraph, self.device)) if on_gpu else None
         self.rollout: Rollout | None = None
-        self.host_rollout: Rollout | None = None  # staging, when one NumPy environment feeds a GPU
+        self.host_rollout: Rollout | None = None  # staging buffer if one NumPy environment feeds a GPU
 
     # --- exploration ------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def explore_one_env(self, env: Any, horizon_len: int, if_random: bool = False) -> tuple[Tensor, ...]:
-        """Collect `horizon_len` steps from an environment of NumPy states; returns elegantrl's tuple.
+        """Collect `horizon_len` steps from an environment with NumPy states; return elegantrl's tuple.
 
-        The actor is evaluated on the host, where the environment is: no step waits for a GPU.
+        The actor runs on the host next to the environment, so no step waits for a GPU.
         """
         rollout = self._storage(horizon_len)
         host = rollout if self.device == HOST else self._host_storage(rollout)
@@ -95,9 +95,9 @@ class AgentBase(StockAgentBase):
 
     @torch.no_grad()
     def explore_vec_env(self, env: Any, horizon_len: int, if_random: bool = False) -> tuple[Tensor, ...]:
-        """Collect `horizon_len` steps from N environments at once; returns elegantrl's tuple.
+        """Collect `horizon_len` steps from N environments at once; return elegantrl's tuple.
 
-        The tensors are this agent's storage: valid until its next exploration.
+        The tensors are this agent's storage and are valid until its next exploration.
         """
         if self.bars is not None and env.market.windows.data_ptr() != self.bars.windows.data_ptr():
             raise ValueError("the environment shows another market's bars: call observe_bars with its features first")
@@ -113,18 +113,18 @@ class AgentBase(StockAgentBase):
         return self._finish(rollout, if_random)
 
     def observe_bars(self, bars: BarFeatures) -> None:
-        """Explore an environment whose observations name their bar; S stays the width of the full ones."""
+        """Explore an environment with compact observations; S remains the width of full observations."""
         self.bars = bars
 
     def prepare_for(self, env: Any) -> None:
-        """Take from the training environment what the agent needs of it; refuse one in which it cannot learn.
+        """Read what the agent needs from the training environment, and reject an unsuitable environment.
 
-        Most agents learn in any environment and need nothing.
+        Most agents accept any environment and need nothing.
         """
 
     @property
     def row_dim(self) -> int:
-        """Width of an observation as the environment gives it and the rollout keeps it."""
+        """Width of an observation in the environment and in the rollout."""
         return self.state_dim if self.bars is None else self.bars.compact_dim(self.state_dim)
 
     def _storage(self, horizon_len: int) -> Rollout:
@@ -155,7 +155,7 @@ class AgentBase(StockAgentBase):
         explore(choose)
 
     def _forward_on(self, device: torch.device, horizon_len: int) -> Forward:
-        """The actor's forward pass with its present weights: one object for as long as its memory stays the same."""
+        """Return the actor's forward pass with its current weights; the object is reused if its memory is unchanged."""
         norm = (self.act.state_avg, self.act.state_std, self.act.observation_clip)
         layers = self.act.raw_layers()
         tensors = (*norm[:2], *(tensor for layer in layers for tensor in layer))
@@ -163,7 +163,7 @@ class AgentBase(StockAgentBase):
         if self.forward is None or memory != self.forward_memory:
             kind = PolicyForward
             if self.bars is not None:
-                # On a GPU the projection would have to ask which bars are new, so it takes full rows.
+                # On a GPU, finding new bars would synchronize with the device, so full rows are used.
                 expanded = functools.partial(ExpandedForward, bars=self.bars)
                 projected = functools.partial(ProjectedForward, bars=self.bars, horizon_len=horizon_len)
                 kind = projected if device.type == "cpu" else expanded
@@ -174,7 +174,7 @@ class AgentBase(StockAgentBase):
         return self.forward
 
     def _draw_noise(self, rollout: Rollout, if_random: bool) -> None:
-        """All randomness of a rollout in one call: uniform for a warm-up, else standard normal."""
+        """Draw all random numbers of a rollout at once: uniform for a warm-up, otherwise standard normal."""
         generator = self.generator if rollout.device == self.device else self.host_generator
         if if_random:
             rollout.noise.uniform_(-1.0, 1.0, generator=generator)
@@ -182,7 +182,7 @@ class AgentBase(StockAgentBase):
             rollout.noise.normal_(generator=generator)
 
     def _action_sampler(self, device: torch.device) -> Any:
-        """Function (raw actor output, slots, env_action) that writes the stored and the executed action."""
+        """Return a function (raw actor output, slots, env_action) that writes the stored and the executed action."""
         raise NotImplementedError
 
     def _random_action(self, slots: RolloutStep, env_action: Tensor) -> Tensor:
@@ -197,19 +197,19 @@ class AgentBase(StockAgentBase):
         return self._rollout_items(rollout)
 
     def _rollout_items(self, rollout: Rollout) -> tuple[Tensor, ...]:
-        """elegantrl's off-policy tuple: states, actions, rewards, undones."""
+        """Return elegantrl's off-policy tuple: states, actions, rewards, undones."""
         return rollout.states[:-1], rollout.actions, rollout.rewards, (~rollout.done).float()
 
     # --- learning ---------------------------------------------------------------------------------------------------
 
     def _norm_nets(self) -> list[NormBuffers]:
-        """Every network that normalises observations."""
+        """Return every network that normalizes observations."""
         nets = {id(net): net for net in (self.act, self.act_target, self.cri, self.cri_target)}
         return list(nets.values())
 
     @torch.no_grad()
     def _update_obs_norm(self, rows: Tensor) -> None:
-        """Merge observations (M, S), or compact ones, into the running statistics and hand them to the networks."""
+        """Merge full or compact observations (M, S) into the running statistics and copy them to the networks."""
         if not self.normalizes:
             return
         for chunk in rows.split(CHUNK_ROWS):
@@ -219,15 +219,15 @@ class AgentBase(StockAgentBase):
             net.set_state_norm(average, std)
 
     def _optimizer(self, parameters: Any, learning_rate: float) -> torch.optim.Adam:
-        """Adam in one fused kernel. elegantrl's AdamW decays weights by 1 %, which pulls a policy towards 0."""
+        """Return fused Adam without elegantrl's weight decay of 1 %, which pulls a policy towards 0."""
         trainable = [p for p in parameters if p.requires_grad]
         return torch.optim.Adam(trainable, lr=learning_rate, eps=self.adam_eps, fused=True)
 
     def scheduled_learning_rate(self) -> float:
-        """Learning rate of an update now: constant, or falling linearly with the share of `break_step` spent.
+        """Return the learning rate of the current update: constant, or decreasing linearly over `break_step`.
 
-        What counts is what was spent before the rollout learned from: of K updates the first has the whole rate and
-        the last 1/K of it. elegantrl's own loop makes one update beyond `break_step`, which then changes nothing.
+        The rate depends on the steps taken before the current rollout: the first of K updates uses the full rate, the
+        last one 1/K of it. elegantrl's own loop makes one update beyond `break_step`, whose rate is 0.
         """
         if self.lr_schedule == "constant" or self.schedule_steps == float("inf"):
             return self.learning_rate
@@ -236,24 +236,24 @@ class AgentBase(StockAgentBase):
     # --- keeping ----------------------------------------------------------------------------------------------------
 
     def policy(self) -> Policy:
-        """A detached copy of the deterministic policy on the CPU."""
+        """Return a detached copy of the deterministic policy on the CPU."""
         return self.act.to_policy().to(HOST)
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """By name, for saving."""
+        """Return the optimizers by name, for saving."""
         return {"act_optimizer": self.act_optimizer, "cri_optimizer": self.cri_optimizer}
 
     def extra_tensors(self) -> dict[str, Tensor]:
-        """State beyond networks, optimisers and observation statistics, for saving."""
+        """Return the state to save in addition to networks, optimizers and observation statistics."""
         return {}
 
     def load_extra_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what `extra_tensors` returned."""
+        """Restore the state that `extra_tensors` returned."""
 
     def save_or_load_agent(self, cwd: str, if_save: bool) -> None:
-        """Save or load everything needed to go on training, as one safetensors file in `cwd`.
+        """Save or load everything needed to resume training, as one safetensors file in `cwd`.
 
-        elegantrl pickles whole modules here, which torch >= 2.6 refuses to load again.
+        elegantrl pickles whole modules instead, which torch >= 2.6 refuses to load.
         """
         path = os.path.join(cwd, STATE_FILE)
         if if_save:

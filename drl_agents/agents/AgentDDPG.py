@@ -12,7 +12,7 @@ from drl_agents.agents.nets import Actor, Critic
 
 
 class AgentDDPG(AgentTD3, StockAgentDDPG):
-    """TD3 with one critic, no smoothing of the target and an actor step for every critic step."""
+    """TD3 with one critic, without target smoothing, and with one actor step per critic step."""
 
     act_class = Actor
     cri_class = Critic

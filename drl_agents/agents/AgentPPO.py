@@ -1,4 +1,4 @@
-"""Proximal policy optimisation (Schulman et al. 2017), complete, on elegantrl 0.3.6's class."""
+"""Proximal policy optimization (Schulman et al. 2017) on elegantrl 0.3.6's class."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from drl_agents.policy import normalize
 
 Stats = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # policy loss, value loss, entropy, divergence, clipped share
 AUTOGRAD = "autograd"
-WAYS = {"blas": 0, "onednn": 1, AUTOGRAD: 3}  # of a gradient step, by their numbers in saved states; 2 is retired
-CACHED_ROWS = 1 << 8  # states normalised at once on the CPU
-CPU_CHUNK_ROWS, GPU_CHUNK_ROWS = 1 << 11, 1 << 16  # states valued at once
+WAYS = {"blas": 0, "onednn": 1, AUTOGRAD: 3}  # implementation -> its number in saved states; 2 is no longer used
+CACHED_ROWS = 1 << 8  # rows normalized at once on the CPU
+CPU_CHUNK_ROWS, GPU_CHUNK_ROWS = 1 << 11, 1 << 16  # rows per critic call
 
 
 @dataclass(frozen=True)
 class PPOSettings:
-    """What PPO reads from elegantrl's Config, under elegantrl's names where it has one.
+    """Settings that PPO reads from elegantrl's Config, with elegantrl's names where they exist.
 
-    `repeat_times` is the number of epochs: passes over every sample of a rollout, so the number of gradient steps
-    follows `horizon_len * num_envs`.
+    `repeat_times` is the number of epochs, that is, of passes over a rollout. The number of gradient steps is therefore
+    proportional to `horizon_len * num_envs`.
     """
 
     n_epochs: int
@@ -53,7 +53,7 @@ class PPOSettings:
 
     @classmethod
     def from_args(cls, args: Any) -> PPOSettings:
-        """Read `args`, with PPO's usual values where it is silent."""
+        """Read `args`, with PPO's defaults for missing settings."""
         return cls(
             n_epochs=max(1, round(args.repeat_times)),
             gae_lambda=getattr(args, "lambda_gae_adv", 0.95),
@@ -70,19 +70,22 @@ class PPOSettings:
 
 @dataclass(frozen=True)
 class Samples:
-    """Rows to learn from; M of them, in any order."""
+    """M training samples in any order."""
 
-    states: Tensor  # (M, S) normalised; or see `_sample_rows`
+    states: Tensor  # (M, S) normalized, or compact rows, see `_sample_rows`
     actions: Tensor  # (M, A) before the tanh
     logprobs: Tensor  # (M,) under the policy that acted
-    advantages: Tensor  # (M,) standardised
-    targets: Tensor  # (M,) normalised returns
+    advantages: Tensor  # (M,) standardized
+    targets: Tensor  # (M,) normalized returns
 
     def __len__(self) -> int:
         return self.states.shape[0]
 
     def minibatches(self, n_minibatches: int, order: Tensor, room: Tensor | None = None) -> Iterator[Samples]:
-        """Every sample once, in the given order, in parts of nearly equal size; `room` is for the states (M, S)."""
+        """Return minibatches of nearly equal size that cover every sample once in the given order.
+
+        `room` is an optional buffer for the states (M, S).
+        """
         rest = self.actions[order], self.logprobs[order], self.advantages[order], self.targets[order]
         # One gather per field and epoch; the parts are views.
         shuffled = Samples(torch.index_select(self.states, 0, order, out=room), *rest)
@@ -107,12 +110,12 @@ class UpdateStats:
 
 
 class AgentPPO(AgentBase, StockAgentPPO):
-    """Clipped surrogate, GAE, one joint gradient step for actor and critic per minibatch.
+    """PPO with clipped surrogate, GAE, and one joint gradient step for actor and critic per minibatch.
 
-    Differences to elegantrl's: gradient steps follow the number of samples; minibatches are drawn without
-    replacement; ends of data are bootstrapped; observations and returns are normalised. An update reads from the device
-    twice, for the rows of truncated steps and for its statistics, with bars in place of observations once more for the
-    bars it holds, and with `target_kl` once more an epoch.
+    It differs from elegantrl's class in four ways. The number of gradient steps is proportional to the number of
+    samples. Minibatches are drawn without replacement. Truncated episodes are bootstrapped. Observations and returns
+    are normalized. An update synchronizes with the device twice: for the rows of truncated steps and for its
+    statistics. Compact observations add one synchronization, and `target_kl` adds one per epoch.
     """
 
     act_class = ActorPPO
@@ -132,33 +135,33 @@ class AgentPPO(AgentBase, StockAgentPPO):
         self.optimizer = self._optimizer(self.trained_parameters, self.learning_rate)
         self.act_optimizer = self.cri_optimizer = self.optimizer  # elegantrl's names
         self.value_norm = RunningNorm(1, self.device)
-        self.flat: FlatAdam | None = None  # these three where gradients may be by hand
+        self.flat: FlatAdam | None = None  # these three are set if manual gradients are possible
         self.by_hand: tuple[NetGradient, NetGradient] | None = None
         self.compiled_loss: Any = None
         self.rooms: dict[str, Tensor] = {}
-        self.way = ""  # of WAYS, chosen at the first update
-        # Not measured on a GPU: autograd until it is.
+        self.way = ""  # a key of WAYS, selected at the first update
+        # Manual gradients are not measured on a GPU yet, so a GPU uses autograd.
         if self.ppo.gradients == "by_hand" or (self.ppo.gradients == "auto" and self.device.type == "cpu"):
             self.flat = FlatAdam(self.optimizer, self.trained_parameters)
             self.by_hand = NetGradient(self.act.net, self.flat), NetGradient(self.cri.net, self.flat)
             self.compiled_loss = compiled_loss() if self.device.type == "cpu" else None
         self.exploring_std = torch.empty((1, self.action_dim), device=self.device)
-        self.shared_features: Tensor | None = None  # (U, L * F) normalised, while an update shares them
+        self.shared_features: Tensor | None = None  # (U, L * F) normalized, during an update that shares them
         self.last_update: UpdateStats | None = None
 
     @property
     def works_by_hand(self) -> bool:
-        """Whether gradient steps go without autograd in the networks."""
+        """True if gradient steps do not use autograd within the networks."""
         return self.by_hand is not None and self.way != AUTOGRAD
 
     def take_way(self, way: str) -> None:
-        """Make gradient steps by `way`, one of WAYS; "" leaves it to a timing before the next update."""
+        """Select a gradient implementation from WAYS; "" selects the fastest one before the next update."""
         self.way = way
         for net in self.by_hand or ():
             net.products = PRODUCTS.get(way, Products)()
 
     def _prepare_gradients(self, n_samples: int) -> None:
-        """Before an update from so many samples: choose a way, take over tensors that were replaced."""
+        """Select a gradient implementation for `n_samples` and attach replaced tensors, before an update."""
         if self.flat is None:
             return
         if not self.way:
@@ -168,7 +171,7 @@ class AgentPPO(AgentBase, StockAgentPPO):
 
     @torch.enable_grad()
     def _fastest_way(self, n_rows: int) -> str:
-        """The way that a timing on this machine found the fastest for gradient steps of so many samples."""
+        """Return the gradient implementation that is fastest on this machine for `n_rows` samples."""
         ways = ["blas"]
         if self.device.type == "cpu":
             ways += ["onednn"] * has_onednn() + [AUTOGRAD] * (self.ppo.gradients == "auto")
@@ -190,7 +193,7 @@ class AgentPPO(AgentBase, StockAgentPPO):
     def _action_sampler(self, device: torch.device) -> Any:
         if self.exploring_std.device != device:
             self.exploring_std = torch.empty((1, self.action_dim), device=device)
-        std = self.exploring_std.copy_(self.act.action_std_log.detach().exp())  # (1, A), where a graph expects it
+        std = self.exploring_std.copy_(self.act.action_std_log.detach().exp())  # (1, A), where a graph reads it
 
         def draw(mean: Tensor, slots: RolloutStep, env_action: Tensor) -> None:
             torch.addcmul(mean, slots.noise, std, out=slots.action)
@@ -199,21 +202,21 @@ class AgentPPO(AgentBase, StockAgentPPO):
         return draw
 
     def _random_action(self, slots: RolloutStep, env_action: Tensor) -> Tensor:
-        """Refused before the environment is stepped: uniform actions have no log-probability under the policy."""
+        """Raise ValueError: uniform actions have no log-probability under the policy."""
         raise ValueError(f"{type(self).__name__} learns from its own actions only; explore with if_random=False")
 
     def _rollout_items(self, rollout: Rollout) -> tuple[Tensor, ...]:
-        """elegantrl's on-policy tuple: states, actions, logprobs, rewards, undones."""
+        """Return elegantrl's on-policy tuple: states, actions, logprobs, rewards, undones."""
         logprobs = gaussian_log_prob(rollout.noise, self.act.action_std_log.detach())  # (H, N)
         return rollout.states[:-1], rollout.actions, logprobs, rollout.rewards, (~rollout.done).float()
 
     # --- learning ---------------------------------------------------------------------------------------------------
 
     def update_net(self, buffer: Any) -> tuple[float, ...]:
-        """Learn from a rollout: (states, actions, logprobs, rewards, undones), as `explore_*_env` returned it.
+        """Learn from a rollout (states, actions, logprobs, rewards, undones) returned by `explore_*_env`.
 
         Returns:
-            Value loss, surrogate objective and mean action deviation, elegantrl's three numbers.
+            Value loss, surrogate objective and mean action deviation, as elegantrl's agents do.
         """
         is_first = self.obs_norm.count == 0
         self._prepare_gradients(buffer[2].numel())
@@ -236,7 +239,7 @@ class AgentPPO(AgentBase, StockAgentPPO):
                     break
         n_steps = epochs * n_minibatches
         self.gradient_steps += n_steps
-        if not is_first:  # the first rollout's statistics are in already
+        if not is_first:  # the statistics already include the first rollout
             self._update_obs_norm(buffer[0].reshape(-1, self.row_dim))
         action_std = self.act.action_std_log.detach().exp().mean()
         *means, std = torch.cat((totals / n_steps, action_std[None])).tolist()  # waits for the gradient steps
@@ -244,19 +247,19 @@ class AgentPPO(AgentBase, StockAgentPPO):
         return self.last_update.value_loss, -self.last_update.policy_loss, std
 
     def _room(self, name: str, like: Tensor) -> Tensor:
-        """A buffer kept from update to update: fresh memory of some megabytes costs as much as writing to it."""
+        """Return a buffer that is reused across updates, because allocating megabytes costs as much as writing them."""
         room = self.rooms.get(name)
         if room is None or room.shape != like.shape or room.dtype != like.dtype:
             room = self.rooms[name] = torch.empty_like(like)
         return room
 
     def _policy_moved_enough(self, kl_sum: Tensor, n_minibatches: int) -> bool:
-        """Whether the epoch's mean divergence passed the target; reads it back only when there is one."""
+        """Return True if the epoch's mean divergence exceeds `target_kl`; without a target, do not synchronize."""
         return self.ppo.target_kl is not None and (kl_sum / n_minibatches).item() > self.ppo.target_kl
 
     @torch.no_grad()
     def _samples(self, states: Tensor, actions: Tensor, logprobs: Tensor, rewards: Tensor, undones: Tensor) -> Samples:
-        """Rollout (H, N, ...) -> flat samples with advantages and value targets."""
+        """Convert a rollout (H, N, ...) into flat samples with advantages and value targets."""
         if self.normalizes and self.obs_norm.count == 0:
             logprobs = self._adopt_first_statistics(states, actions)
         done = undones < 0.5
@@ -275,10 +278,10 @@ class AgentPPO(AgentBase, StockAgentPPO):
         )
 
     def _adopt_first_statistics(self, states: Tensor, actions: Tensor) -> Tensor:
-        """Before the first update, normalise by the first rollout and score its actions anew, (H, N).
+        """Normalize by the first rollout before the first update, and recompute its log-probabilities (H, N).
 
-        The first policy answers every state almost alike (its last layer is near 0), so the scores hardly change,
-        while a first update on raw observations could be wasted.
+        The first policy maps all states to almost the same action, because its last layer is near 0. The
+        log-probabilities therefore change little, whereas a first update on raw observations could be wasted.
         """
         self._update_obs_norm(states.reshape(-1, self.row_dim))
         parts = [self.act.net(self.act.state_norm(self._full(rows))) for rows in self._in_chunks(states)]
@@ -289,11 +292,10 @@ class AgentPPO(AgentBase, StockAgentPPO):
     def _values(
         self, states: Tensor, done: Tensor, inputs: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Values (H, N) of the states, (N,) after the last, (H, N) where cut off, and the cut-off mask.
+        """Return values (H, N) of states, (N,) of the last states, (H, N) of truncated states, and the truncation mask.
 
-        `inputs` are the states as `_sample_rows` returns them, if they are known.
-
-        How episodes ended is read from this agent's storage; a buffer that is not its own ends in terminals.
+        `inputs` are the states as returned by `_sample_rows`, if available. Truncation is read from this agent's
+        storage; in any other buffer all ends are terminal.
         """
         if inputs is not None and self.bars is None and self.works_by_hand:
             values = torch.cat([self._value_of_inputs(part) for part in inputs.split(CPU_CHUNK_ROWS)]).view(done.shape)
@@ -304,50 +306,50 @@ class AgentPPO(AgentBase, StockAgentPPO):
         truncated = torch.zeros_like(done)
         if self.rollout is not None and self.rollout.states.data_ptr() == states.data_ptr():
             truncated = self.rollout.truncated
-            # Waits for the device, once an update and before its gradient steps are queued: valuing all of
-            # final_states instead would not, but costs a pass over as many states as the rollout has.
+            # Synchronizes with the device once per update, before its gradient steps are queued. Evaluating all of
+            # final_states would avoid this, but needs another pass over as many states as the rollout has.
             rows = truncated.nonzero(as_tuple=True)
             final_values[rows] = self._value_of(self.rollout.final_states[rows])
         return values, last_value, final_values, truncated
 
     def _value_of(self, states: Tensor) -> Tensor:
-        """Critic on observations (..., S), or compact ones -> (...)."""
+        """Return values (...) of full or compact observations (..., S)."""
         if not states.numel():
             return states.new_zeros(states.shape[:-1])
         values = [self._value_of_rows(self._full(rows)) for rows in self._in_chunks(states)]
         return torch.cat(values).view(states.shape[:-1])
 
     def _value_of_rows(self, full: Tensor) -> Tensor:
-        """(M, S) -> (M,), by the faster products where there are such."""
+        """Return values (M,) of full observations (M, S), with the faster matrix products if available."""
         return self._value_of_inputs(self.cri.state_norm(full)) if self.works_by_hand else self.cri(full)
 
     def _value_of_inputs(self, inputs: Tensor) -> Tensor:
-        """Normalised observations (M, S) -> (M,)."""
+        """Return values (M,) of normalized observations (M, S)."""
         assert self.by_hand is not None
         return (self.by_hand[1].forward(inputs) * self.cri.value_std + self.cri.value_avg).squeeze(1)
 
     def _in_chunks(self, states: Tensor) -> tuple[Tensor, ...]:
-        """(..., S) as parts of at most so many rows: what a cache holds on the CPU, else what bounds the memory."""
+        """Split (..., S) into chunks of rows that fit the cache on the CPU, or limit the memory on a GPU."""
         n_rows = CPU_CHUNK_ROWS if self.device.type == "cpu" else GPU_CHUNK_ROWS
         return states.reshape(-1, self.row_dim).split(n_rows)
 
     def _full(self, rows: Tensor) -> Tensor:
-        """Observations as the networks see them, (M, S)."""
+        """Return full observations (M, S)."""
         return rows if self.bars is None else self.bars.expand(rows)
 
     def _sample_rows(self, rows: Tensor) -> Tensor:
-        """What minibatches are drawn from: (M, S) normalised, or compact rows for `_inputs` to complete.
+        """Return the rows to draw minibatches from: normalized (M, S), or compact rows for `_inputs` to expand.
 
-        Where accounts share bars, the account's columns are normalised and the last one is the row of
-        `shared_features`: with at most half as many bars in the rollout as samples in a minibatch, the first layer's
-        product with the features is smaller once a bar.
+        If accounts share bars, the account's columns are normalized, and the last column is a row of `shared_features`.
+        This requires at most half as many bars in the rollout as samples in a minibatch. The first layer then computes
+        its product with the features once per bar.
         """
         self.shared_features = None
         if self.bars is None:
             return self._normalized(rows)
         if not self.works_by_hand:
             return rows
-        bar, index = rows[:, -1].long().unique(return_inverse=True)  # waits for the device, once an update
+        bar, index = rows[:, -1].long().unique(return_inverse=True)  # synchronizes with the device once per update
         if 2 * len(bar) > min(self.batch_size, len(rows)):
             return rows
         average, std, clip = self.act.state_avg, self.act.state_std, self.act.observation_clip
@@ -357,7 +359,7 @@ class AgentPPO(AgentBase, StockAgentPPO):
         return torch.cat((normalize(rows[:, :-1], of(average), of(std), clip), index[:, None]), dim=1)
 
     def _normalized(self, rows: Tensor) -> Tensor:
-        """(M, S) in standard deviations, clipped; on the CPU in parts that stay in the cache. Valid until the next."""
+        """Return clipped z-scores (M, S), valid until the next call; on the CPU, chunks stay in the cache."""
         if self.device.type != "cpu":
             return self.act.state_norm(rows)
         room, clip = self._room("normalized", rows), self.act.observation_clip
@@ -366,7 +368,7 @@ class AgentPPO(AgentBase, StockAgentPPO):
         return room
 
     def _inputs(self, rows: Tensor) -> Tensor | SharedBars:
-        """The networks' input for a minibatch's rows."""
+        """Return the networks' input for a minibatch's rows."""
         if self.bars is None:
             return rows
         if self.shared_features is None:
@@ -378,12 +380,12 @@ class AgentPPO(AgentBase, StockAgentPPO):
             return
         is_first = self.value_norm.count == 0
         self.value_norm.update(returns.reshape(-1, 1))
-        # The untrained critic is better off predicting the first mean than keeping its random predictions.
+        # For an untrained critic, predicting the first mean is better than keeping its random predictions.
         adopt = self.cri.set_value_norm if is_first else self.cri.rescale_values
         adopt(self.value_norm.mean.float(), self.value_norm.std().float())
 
     def _gradient_step(self, samples: Samples) -> Tensor:
-        """One joint step on actor and critic; returns six summed statistics without reading them back."""
+        """Take one joint step on actor and critic; return six statistics without synchronizing."""
         norm, stats = self._gradients(self._inputs(samples.states), samples)
         if self.works_by_hand:
             assert self.flat is not None
@@ -393,7 +395,7 @@ class AgentPPO(AgentBase, StockAgentPPO):
         return torch.stack((*stats, norm)).detach()
 
     def _gradients(self, inputs: Tensor | SharedBars, samples: Samples) -> tuple[Tensor, Stats]:
-        """Clipped gradients in `grad` of the parameters -> their norm before, the loss's statistics."""
+        """Write clipped gradients into the parameters' `grad`; return their norm before clipping and the statistics."""
         if self.works_by_hand:
             return self._gradients_by_hand(inputs, samples)
         assert isinstance(inputs, Tensor)
@@ -404,7 +406,10 @@ class AgentPPO(AgentBase, StockAgentPPO):
         return norm, stats
 
     def _gradients_by_hand(self, inputs: Tensor | SharedBars, samples: Samples) -> tuple[Tensor, Stats]:
-        """The same by hand where the arithmetic is: autograd sees the (B, A) and (B, 1) outputs only."""
+        """Compute clipped gradients and statistics without autograd in the networks.
+
+        Autograd only processes the outputs (B, A) and (B, 1).
+        """
         assert self.flat is not None
         assert self.by_hand is not None
         actor, critic = self.by_hand
@@ -416,14 +421,14 @@ class AgentPPO(AgentBase, StockAgentPPO):
         return self.flat.clip(self.ppo.max_grad_norm), stats
 
     def _output_gradients(self, mean: Tensor, value: Tensor, samples: Samples) -> tuple[Sequence[Tensor], Stats]:
-        """Gradients of the loss by the networks' outputs (B, A) and (B, 1) and by the log deviation; its statistics."""
+        """Return loss gradients w.r.t. the outputs (B, A) and (B, 1) and the log deviation, and the loss statistics."""
         if self.compiled_loss is not None:
             return self._compiled_gradients(mean, value, samples)
         loss, stats = self._loss(mean.requires_grad_(), value.requires_grad_(), samples)
         return torch.autograd.grad(loss, (mean, value, self.act.action_std_log)), stats
 
     def _compiled_gradients(self, mean: Tensor, value: Tensor, samples: Samples) -> tuple[Sequence[Tensor], Stats]:
-        """The same in one compiled pass."""
+        """Return loss gradients and statistics from one compiled pass."""
         assert self.compiled_loss is not None
         log_std = self.act.action_std_log.detach()
         stats = torch.zeros(5, dtype=torch.float64)
@@ -439,11 +444,11 @@ class AgentPPO(AgentBase, StockAgentPPO):
 
     @property
     def _kernel_clip_range(self) -> float:
-        """What `ppo_loss.loss_and_gradient` takes for this class's `_policy_loss`."""
+        """Clip range that makes `ppo_loss.loss_and_gradient` equal to this class's `_policy_loss`."""
         return self.ppo.clip_range
 
     def _loss(self, mean: Tensor, value: Tensor, samples: Samples) -> tuple[Tensor, Stats]:
-        """Joint loss of the actor's means (B, A) and the critic's normalised values (B, 1), and its parts."""
+        """Return the joint loss of action means (B, A) and normalized values (B, 1), and its parts."""
         log_std = self.act.action_std_log
         logprob = gaussian_log_prob((samples.actions - mean) * (-log_std).exp(), log_std)
         entropy = (log_std + 0.5 + 0.5 * math.log(2.0 * math.pi)).sum()
@@ -453,7 +458,7 @@ class AgentPPO(AgentBase, StockAgentPPO):
         return loss, (policy_loss, value_loss, entropy, kl, clipped)
 
     def _policy_loss(self, logprob: Tensor, samples: Samples) -> tuple[Tensor, Tensor, Tensor]:
-        """Clipped surrogate loss, approximate divergence and share of clipped samples, all scalars.
+        """Return clipped surrogate loss, approximate divergence and share of clipped samples, all scalars.
 
         The divergence is Schulman's low-variance estimate `mean(ratio - 1 - log ratio)`.
         """
@@ -466,25 +471,28 @@ class AgentPPO(AgentBase, StockAgentPPO):
         return -surrogate.mean(), kl, clipped
 
     def extra_tensors(self) -> dict[str, Tensor]:
-        """State beyond networks and observation statistics."""
+        """Return the state to save in addition to networks and observation statistics."""
         tensors = {f"value_norm.{name}": value for name, value in self.value_norm.tensors().items()}
         return tensors | {"products": torch.tensor(WAYS.get(self.way, -1))}
 
     def load_extra_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what `extra_tensors` returned; a state of an earlier version has no products, or a retired way."""
+        """Restore the state that `extra_tensors` returned.
+
+        States of earlier versions lack `products`, or contain an implementation that no longer exists.
+        """
         number = int(tensors.pop("products", torch.tensor(-1)))
         kept = next((way for way, known in WAYS.items() if known == number), "")
-        self.take_way("" if kept == AUTOGRAD and self.ppo.gradients != "auto" else kept)  # a setting wins
+        self.take_way("" if kept == AUTOGRAD and self.ppo.gradients != "auto" else kept)  # the setting has priority
         self.value_norm.load({name.removeprefix("value_norm."): value for name, value in tensors.items()})
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """One for both networks."""
+        """Return the joint optimizer of both networks by name."""
         return {"optimizer": self.optimizer}
 
 
 @functools.cache
 def compiled_loss() -> Any:
-    """The compiled loss; None where numba is missing."""
+    """Return the compiled loss, or None without numba."""
     try:
         return importlib.import_module("drl_agents.agents.ppo_loss").loss_and_gradient
     except ImportError:
@@ -492,6 +500,6 @@ def compiled_loss() -> Any:
 
 
 def standardize(x: Tensor) -> Tensor:
-    """Zero mean, unit deviation; all zeros when `x` does not vary."""
+    """Return `x` with zero mean and unit deviation; all zeros if `x` is constant."""
     centred = x - x.mean()
     return centred / (centred.square().mean().sqrt() + 1e-8)

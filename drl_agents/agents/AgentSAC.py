@@ -18,7 +18,7 @@ ALPHA_LOG_RANGE = (-16.0, 2.0)  # as in elegantrl
 
 
 class AgentSAC(OffPolicyAgent, StockAgentSAC):
-    """Twin critics, learned temperature with target entropy -A unless `args.target_entropy` says otherwise."""
+    """SAC with twin critics and a learned temperature; the target entropy is -A or `args.target_entropy`."""
 
     act_class = ActorSAC
     cri_class = CriticTwin
@@ -43,7 +43,7 @@ class AgentSAC(OffPolicyAgent, StockAgentSAC):
     def _gradient_step(
         self, step: int, states: Tensor, actions: Tensor, rewards: Tensor, continues: Tensor, next_states: Tensor
     ) -> Tensor:
-        """Critic, temperature, actor. Statistics: critic loss, actor objective, temperature."""
+        """Update critic, temperature and actor; return critic loss, actor objective and temperature."""
         alpha = self.alpha_log.detach().exp()
         with torch.no_grad():
             next_actions, next_logprob = self.act.sample(next_states, self._noise_like(actions))
@@ -51,7 +51,7 @@ class AgentSAC(OffPolicyAgent, StockAgentSAC):
             targets = rewards + self.gamma * continues * next_values
         critic_loss = self._learn_critic(states, actions, targets)
         own_actions, logprob = self.act.sample(states, self._noise_like(actions))
-        # elegantrl's target_entropy is minus the entropy wanted.
+        # elegantrl's target_entropy has the opposite sign.
         self._descend(
             self.alpha_optimizer, (self.alpha_log * (self.target_entropy - logprob).detach()).mean(), [self.alpha_log]
         )
@@ -62,15 +62,15 @@ class AgentSAC(OffPolicyAgent, StockAgentSAC):
         return torch.stack((critic_loss, objective.detach(), alpha[0]))
 
     def extra_tensors(self) -> dict[str, Tensor]:
-        """The temperature, beside what every off-policy agent has."""
+        """Return the temperature in addition to the state of every off-policy agent."""
         return {**super().extra_tensors(), "alpha_log": self.alpha_log.detach()}
 
     def load_extra_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what `extra_tensors` returned."""
+        """Restore the state that `extra_tensors` returned."""
         super().load_extra_tensors(tensors)
         with torch.no_grad():
             self.alpha_log.copy_(tensors["alpha_log"])
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Actor's, critic's and the temperature's."""
+        """Return the optimizers of actor, critic and temperature by name."""
         return {**super().optimizers(), "alpha_optimizer": self.alpha_optimizer}

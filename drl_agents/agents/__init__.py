@@ -1,4 +1,4 @@
-"""The agents, each a subclass of elegantrl 0.3.6's class of the same name."""
+"""Agents, each a subclass of elegantrl 0.3.6's class of the same name."""
 
 from drl_agents.agents.AgentA2C import AgentA2C
 from drl_agents.agents.AgentBand import AgentBand

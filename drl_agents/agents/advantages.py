@@ -1,4 +1,4 @@
-"""Generalised advantage estimation over a rollout, as pure functions."""
+"""Generalized advantage estimation over a rollout, as pure functions."""
 
 import torch
 from torch import Tensor
@@ -7,20 +7,20 @@ from torch import Tensor
 def bootstrap_values(
     values: Tensor, last_value: Tensor, final_values: Tensor, done: Tensor, truncated: Tensor
 ) -> Tensor:
-    """Value of what follows each step: the next state, the cut-off state, or nothing.
+    """Return the value after each step: of the next state, of the truncated state, or 0.
 
     Args:
-        values: (H, N) value of the state each step started from.
+        values: (H, N) value of the state before each step.
         last_value: (N,) value of the state after the last step.
-        final_values: (H, N) value of an episode's last observation; read only where `truncated`.
-        done: (H, N) bool, the episode ended with this step, for whatever reason.
-        truncated: (H, N) bool, the end was the end of the data or window: the future still has a value.
+        final_values: (H, N) value of an episode's last observation; read only if `truncated`.
+        done: (H, N) bool, the episode ended with this step for any reason.
+        truncated: (H, N) bool, the episode ended with the data or window, so the future still has value.
 
     Returns:
-        (H, N): 0 after a terminal step, `final_values` after a truncated one, else the next row of `values`.
+        (H, N): 0 after a terminal step, `final_values` after a truncated one, otherwise the next row of `values`.
     """
     following = torch.cat((values[1:], last_value[None]))  # (H, N)
-    # where(), not a product with a mask: final_values may hold anything, NaN included, outside its mask.
+    # where() instead of a product with the mask, because final_values may contain NaN outside its mask.
     at_end = torch.where(truncated, final_values, torch.zeros_like(values))  # (H, N)
     return torch.where(done, at_end, following)
 
@@ -28,7 +28,7 @@ def bootstrap_values(
 def generalized_advantages(
     rewards: Tensor, values: Tensor, next_values: Tensor, done: Tensor, gamma: float, gae_lambda: float
 ) -> Tensor:
-    """Schulman et al. 2016, equation 16, cut at every end of an episode.
+    """Return generalized advantages (Schulman et al. 2016, equation 16), reset at every end of an episode.
 
     `adv_t = delta_t + gamma * lambda * (1 - done_t) * adv_{t+1}` with `delta_t = r_t + gamma * next_value_t - value_t`.
     All arguments are (H, N), time first; the result is (H, N).
@@ -39,10 +39,11 @@ def generalized_advantages(
 
 
 def suffix_sums(x: Tensor, carry: Tensor) -> Tensor:
-    """Solve `y_t = x_t + carry_t * y_{t+1}` along the first axis, with nothing after the end.
+    """Solve `y_t = x_t + carry_t * y_{t+1}` along the first axis, with 0 after the end.
 
-    By doubling: after the pass with shift s, row t holds the sum over rows t .. t+2s-1 and `carry` the product over
-    them. log2(H) passes over whole tensors replace H dependent steps, which matters where each is a kernel launch.
+    The method is doubling: after the pass with shift s, row t holds the sum over rows t .. t+2s-1 and `carry` the
+    product over them. log2(H) passes over whole tensors replace H dependent steps, which saves kernel launches on a
+    GPU.
     """
     y, n_rows, shift = x.clone(), x.shape[0], 1
     while shift < n_rows:

@@ -1,6 +1,6 @@
-"""An agent's training state as one safetensors file: networks, optimisers, statistics, random generators.
+"""Training state of an agent in one safetensors file: networks, optimizers, statistics, random generators.
 
-The replay memory of off-policy agents is not in it: an agent that goes on fills a new one.
+The file does not contain the replay memory of off-policy agents. A resumed agent fills a new one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from drl_agents.agents.AgentBase import AgentBase
 
 NETWORKS = ("act", "act_target", "cri", "cri_target")
-SINCE_LATER = ("extra.products",)  # states of earlier versions have none
+SINCE_LATER = ("extra.products",)  # missing in states of earlier versions
 COUNTERS = ("time_steps", "rollout_start", "gradient_steps")
 
 
@@ -28,23 +28,23 @@ NEVER_NEGATIVE = (".exp_avg_sq", ".step", ".count", ".variance", ".state_std", "
 
 
 class AgentStateError(ValueError):
-    """An agent's state file that cannot be used. The message names the file and the reason in one line."""
+    """Raised for an unusable state file; the message names the file and the reason in one line."""
 
 
 def save_agent_state(agent: AgentBase, path: str | Path) -> None:
-    """Write `agent`'s state atomically; the replay memory is left out."""
+    """Write the state of `agent` atomically, without the replay memory."""
     write_atomically(Path(path), safetensors_bytes(agent_tensors(agent), {"agent": type(agent).__name__}))
 
 
 def agent_tensors(agent: AgentBase) -> dict[str, Tensor]:
-    """Copies of every tensor of the state on the CPU, by dotted name; the replay memory is left out."""
+    """Return CPU copies of every state tensor by dotted name, without the replay memory."""
     return {name: value.detach().cpu().contiguous().clone() for name, value in _tensors(agent).items()}
 
 
 def load_agent_state(agent: AgentBase, path: str | Path) -> None:
-    """Put the state in `path` into `agent`, or change nothing and raise AgentStateError.
+    """Load the state in `path` into `agent`; on error, change nothing and raise AgentStateError.
 
-    The replay memory is not part of the state; the agent keeps its own, which is empty in a new process.
+    The state does not contain the replay memory. The agent keeps its own, which is empty in a new process.
     """
     name, stored = _read(path, agent.device)
     own_name = type(agent).__name__
@@ -54,7 +54,7 @@ def load_agent_state(agent: AgentBase, path: str | Path) -> None:
 
 
 def restore_agent(agent: AgentBase, stored: dict[str, Tensor], path: str | Path) -> None:
-    """Put what `agent_tensors` returned into `agent`, or change nothing and raise AgentStateError, naming `path`."""
+    """Restore the result of `agent_tensors`; on error, change nothing and raise AgentStateError, naming `path`."""
     found = {key: (tuple(value.shape), value.dtype) for key, value in stored.items()}
     expected = _expected(agent, stored)
     different = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
@@ -70,7 +70,7 @@ def restore_agent(agent: AgentBase, stored: dict[str, Tensor], path: str | Path)
 
 
 def _read(path: str | Path, device: torch.device) -> tuple[str | None, dict[str, Tensor]]:
-    """The stored agent's class name and its tensors."""
+    """Return the stored agent's class name and its tensors."""
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a dict
@@ -80,10 +80,10 @@ def _read(path: str | Path, device: torch.device) -> tuple[str | None, dict[str,
 
 
 def _expected(agent: AgentBase, stored: dict[str, Tensor]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Shape and dtype of every tensor that a state of `agent` has.
+    """Return shape and dtype of every tensor that a state of `agent` must have.
 
-    An optimiser has moments of the parameters that it stepped on, which a new one does not know yet: those of a
-    parameter are expected in full where `stored` has any of them.
+    An optimizer has moments only for parameters that it has stepped, so a new optimizer has none. If `stored` has any
+    moment of a parameter, all moments of this parameter are expected.
     """
     own = {key: value for key, value in _tensors(agent).items() if not key.startswith("optimizer.")}
     own = {key: value for key, value in own.items() if key in stored or key not in SINCE_LATER}
@@ -106,7 +106,7 @@ def _check_values(path: str | Path, name: str, value: Tensor) -> None:
 
 
 def _check_generators(path: str | Path, agent: AgentBase, stored: dict[str, Tensor]) -> None:
-    """Try the states on generators that nobody draws from."""
+    """Try the states on temporary generators."""
     for name in GENERATORS:
         try:
             torch.Generator(getattr(agent, name).device).set_state(stored[name].cpu())
@@ -115,7 +115,7 @@ def _check_generators(path: str | Path, agent: AgentBase, stored: dict[str, Tens
 
 
 def _tensors(agent: AgentBase) -> dict[str, Tensor]:
-    """Every tensor of the state by its dotted name."""
+    """Return every state tensor by its dotted name."""
     tensors = {f"{name}.{key}": value for name in NETWORKS for key, value in getattr(agent, name).state_dict().items()}
     tensors |= {f"obs_norm.{key}": value for key, value in agent.obs_norm.tensors().items()}
     tensors |= {f"extra.{key}": value for key, value in agent.extra_tensors().items()}
@@ -128,7 +128,7 @@ def _tensors(agent: AgentBase) -> dict[str, Tensor]:
 
 
 def _group(stored: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose name starts with `prefix.`, by the rest of the name."""
+    """Return the tensors whose name starts with `prefix.`, keyed by the rest of the name."""
     return {name.removeprefix(f"{prefix}."): value for name, value in stored.items() if name.startswith(f"{prefix}.")}
 
 

@@ -1,16 +1,16 @@
 """Exact gradient of a rollout's summed rewards with respect to the band's edges.
 
-The band agent cuts every held weight to its band, ``target = clamp(weight, lo, hi)``, and asks for the difference:
-``action = target - weight``. Prices do not react to orders, so how the account follows from `lo` and `hi` is known, and
-so is its derivative. This module follows a recorded rollout backwards, from the last bar to the first.
+The band agent clamps every held weight to its band, ``target = clamp(weight, lo, hi)``, and orders the difference:
+``action = target - weight``. Prices do not react to orders, so the account is a known function of `lo` and `hi`, and so
+is its derivative. This module traverses a recorded rollout backwards, from the last bar to the first.
 
-What is differentiated is the whole bar of docs/simulator.md: the order is chosen at bar t and sized with the equity of
-bar t + 1, then the position cap, sells, proportional buys within the budget, valuation and reward. docs/band.md
-has the formulas. The reference is `torch.autograd` through the `step` of `environment_Alpaca_vectorized.py`, with which
-the tests compare all implementations: a loop over bars in torch for any device, a compiled one for the CPU (numba) and
+It differentiates the whole bar of docs/simulator.md: the order is chosen at bar t and sized with the equity of bar
+t + 1, followed by the position cap, sells, proportional buys within the budget, valuation and reward. docs/band.md has
+the formulas. The reference is `torch.autograd` through the `step` of `environment_Alpaca_vectorized.py`. The tests
+compare three implementations with it: a torch loop over bars for any device, a compiled loop for the CPU (numba), and
 one for GPUs (Triton).
 
-Axes: H steps of the rollout, N accounts, A coins, T bars of the market. Money is in quote currency.
+Axes: H rollout steps, N accounts, A coins, T bars of the market. Money is in quote currency.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from torch import Tensor
 
 from drl_agents.policy import BAND_NEEDS
 
-TARGET_WEIGHT = 0.40  # these three are the simulator's; a test compares them
+TARGET_WEIGHT = 0.40  # these three equal the simulator's; a test compares them
 EQUITY_FLOOR = 1e-6
 INCREMENT_SLACK = 1e-9
-DUST = 1e-9  # of the initial capital: what rounding leaves of the cash is no order
+DUST = 1e-9  # fraction of initial capital; smaller cash amounts are rounding errors
 BACKENDS = {
     "numba": "drl_agents.agents.band_gradient_cpu", "torch": "drl_agents.agents.band_gradient_torch",
     "triton": "drl_agents.agents.band_gradient_gpu",
@@ -40,9 +40,9 @@ BACKENDS = {
 
 @dataclass(frozen=True)
 class BandRecord:
-    """What a rollout leaves behind. Step h is chosen at bar ``bar[h]`` and filled at the close of the next one.
+    """Record of a rollout; step h is chosen at bar ``bar[h]`` and filled at the next close.
 
-    Tensors are on one device. `lo` and `hi` are either one band per step and account, or one per bar of the market.
+    All tensors are on one device. `lo` and `hi` hold one band per step and account, or one per bar of the market.
     """
 
     cash: Tensor  # (N,) float64, quote, before the first step
@@ -52,18 +52,18 @@ class BandRecord:
     bar: Tensor  # (H, N) int64, row of `price` at which the order was chosen
     lo: Tensor  # (H, N, A), or (T, A) by bar: float, lower edge, fraction of equity
     hi: Tensor  # of the same shape: float, upper edge, at least `lo`
-    action: Tensor  # (H, N, A) float, what the environment was given; -1 also closes a target too small to hold
+    action: Tensor  # (H, N, A) float, the environment's action; -1 also closes a target too small to hold
     filled: Tensor  # (H, N, A) float64, coins: bought positive, sold negative
     done: Tensor  # (H, N) bool, the step ended an episode; the next one begins with a fresh account
     price: Tensor  # (T, A) float64, close
     min_qty: Tensor  # (A,) float64, smallest order in coins
-    qty_increment: Tensor  # (A,) float64, 0 where any quantity will do
-    trades: Tensor | None = None  # (T, A), 0 where nobody traded the coin in the bar, so that no order filled
+    qty_increment: Tensor  # (A,) float64, lot size, 0 if there is none
+    trades: Tensor | None = None  # (T, A), 0 in bars without trades of the coin, in which no order fills
 
 
 @dataclass(frozen=True)
 class BandGradient:
-    """Gradient of the objective, to be ascended, and how many touches led to no fill."""
+    """Gradient of the objective (for ascent), and statistics of touched edges."""
 
     lo: Tensor  # of the shape and dtype of the record's `lo`, objective per unit of weight; by bar: summed over
     hi: Tensor  # the steps and accounts at that bar
@@ -72,7 +72,7 @@ class BandGradient:
 
 
 class StepParams(Protocol):
-    """The settings that the gradient reads; `environment_Alpaca_vectorized.EnvParams` has them all."""
+    """Settings that the gradient reads; `environment_Alpaca_vectorized.EnvParams` has all of them."""
 
     initial_capital: float
     buy_fee_rate: float
@@ -91,7 +91,7 @@ class StepParams(Protocol):
     turnover_penalty: float
 
 
-# Settings with which a step has the form that is differentiated here.
+# Settings that the differentiated form of a step requires.
 NEEDED: dict[str, Any] = {
     **BAND_NEEDS, "buys": "proportional", "reward": "weighted_terms", "final_reward": "plain",
     "trailing_stop_pct": 0.0, "stale_bars": 0, "benchmark_weight": 0.0, "whole_coins": False,
@@ -100,7 +100,7 @@ NEEDED: dict[str, Any] = {
 
 
 class StepRules(NamedTuple):
-    """Settings of a step as plain numbers, at the costs in force; a compiled function takes them as they are."""
+    """Settings of a step as plain numbers, at the costs in force, in the form that compiled functions take."""
 
     initial_capital: float
     equity_floor: float  # quote
@@ -112,28 +112,28 @@ class StepRules(NamedTuple):
     reserve: float  # fraction of equity
     reserve_quote: float  # quote; one of the two is 0
     max_position_weight: float  # 0: off
-    growth: float  # weights of the terms, norm_reward included
+    growth: float  # weights of the terms, including norm_reward
     volatility: float
     drawdown: float
     concentration: float
     turnover: float
-    target_weight: float  # positions above it are called concentrated
+    target_weight: float  # larger positions count as concentrated
     increment_slack: float
 
 
 def rules_of(params: StepParams, cost_factor: float = 1.0) -> StepRules:
-    """Settings of the step whose gradient is asked for.
+    """Return the settings of the step to differentiate.
 
     Args:
-        params: of the environment.
+        params: settings of the environment.
         cost_factor: scale of fees and slippage during the rollout, as `env.cost_factor`.
 
     Raises:
-        ValueError: for a setting under which the account is not the one that is differentiated here.
+        ValueError: If a setting leads to an account that this module does not differentiate.
     """
     for name, needed in NEEDED.items():
         if (value := getattr(params, name)) != needed:
-            raise ValueError(f"the band's gradient needs {name} = {needed!r}; received {value!r}")
+            raise ValueError(f"the band gradient requires {name} = {needed!r}; received {value!r}")
     slippage_rate = params.slippage_rate * cost_factor
     of_equity = params.reserve_base == "equity"
     rules = StepRules(
@@ -155,36 +155,36 @@ def rules_of(params: StepParams, cost_factor: float = 1.0) -> StepRules:
         target_weight=TARGET_WEIGHT,
         increment_slack=INCREMENT_SLACK,
     )
-    return StepRules(*map(float, rules))  # an integer would be another type, and another compilation
+    return StepRules(*map(float, rules))  # integers would cause another compilation
 
 
 def band_gradient(
     record: BandRecord, params: StepParams, *, cost_factor: float = 1.0, as_if_filled: bool = True,
     mean_return: Tensor | None = None, final_equity: Tensor | None = None, backend: str | None = None,
 ) -> BandGradient:  # fmt: skip
-    """Gradient of the undiscounted sum of the recorded rewards with respect to both edges.
+    """Return the gradient of the undiscounted sum of recorded rewards with respect to both edges.
 
-    The window's end is valued at the close, marked to market: what the account would earn or pay later counts for
-    nothing, unless `final_equity` says otherwise. An episode's end cuts the gradient off; its successor starts afresh.
+    The last bar of the rollout is marked to market at its close. Later gains and costs count as 0, unless
+    `final_equity` is given. The gradient stops at the end of an episode.
 
     Args:
-        record: of the rollout.
-        params: of the environment, see `NEEDED`.
-        cost_factor: scale of fees and slippage that was in force.
-        as_if_filled: what an order that was dropped because it was too small does. True: its edge gets the gradient of
-            a venue without smallest order and increment, at the account that really was ("straight-through"); also
-            where the action -1 closed a target too small to hold. False: nothing was traded, so nothing has a
-            gradient; neither does a quantity that was rounded to an increment.
-        mean_return: (A,) mean return per bar that is taken out of the objective: every bar counts its growth less
+        record: the recorded rollout.
+        params: settings of the environment, see `NEEDED`.
+        cost_factor: scale of fees and slippage during the rollout.
+        as_if_filled: gradient of orders that were dropped because they were too small. If True, the edge receives the
+            gradient of a venue without minimum order and lot size, at the recorded account ("straight-through"). This
+            includes targets that were too small to hold and were closed by the action -1. If False, dropped orders and
+            quantities rounded to the lot size have no gradient.
+        mean_return: (A,) mean return per bar that is subtracted from the objective: every bar counts its growth minus
             ``growth_weight * norm_reward * sum_i weight_i * mean_return_i``, with the weights held over that bar.
-        final_equity: (N,) derivative of the value of what comes after the rollout by the equity after its last step,
-            per quote; None is 0. An account whose episode ended with the last step should have 0 here.
-        backend: "numba", "torch" or "triton". None takes numba for a record on the CPU and triton for one on a GPU, and
+        final_equity: (N,) derivative of the value after the rollout with respect to the equity after its last step, per
+            unit of quote currency; None means 0. Use 0 for an account whose episode ended with the last step.
+        backend: "numba", "torch" or "triton". None selects numba for a record on the CPU, triton for one on a GPU, and
             torch if that package is not installed.
 
     Raises:
-        ValueError: for settings that are not differentiable in this form, or an unknown backend.
-        ImportError: backend "numba" or "triton" without that package.
+        ValueError: If a setting is not differentiable in this form, or the backend is unknown.
+        ImportError: If the backend is "numba" or "triton" and that package is missing.
     """
     rules = rules_of(params, cost_factor)
     sweep = _sweep_of(backend or fastest_for(record.cash.device))
@@ -192,14 +192,14 @@ def band_gradient(
 
 
 def fastest_for(device: torch.device) -> str:
-    """The fastest backend for records on `device` whose package is installed."""
+    """Return the fastest installed backend for records on `device`."""
     name = {"cpu": "numba", "cuda": "triton"}.get(device.type, "torch")
     return name if is_installed(name) else "torch"
 
 
 @functools.cache
 def is_installed(package: str) -> bool:
-    """Whether `package` can be imported."""
+    """Return True if `package` can be imported."""
     return importlib.util.find_spec(package) is not None
 
 

@@ -1,7 +1,7 @@
-"""The band's gradient as one compiled sweep over the bars (numba, CPU); see band_gradient.py.
+"""Gradient of the band in one compiled sweep over the bars (numba, CPU); see band_gradient.py.
 
-Names and phases are those of band_gradient_torch.py, with a branch in place of a mask. Accounts are handled in blocks:
-within a bar their rows lie side by side in memory, and the accounts that a block keeps of every bar stay in the cache.
+Names and phases match band_gradient_torch.py, with branches instead of masks. Accounts are processed in blocks. Within
+a bar the rows of a block are contiguous in memory, and the stored accounts of a block stay in the cache.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from drl_agents.agents.band_gradient import BandRecord, StepRules
 from drl_agents.numba_cache import cached, sources
 
 Array = np.ndarray
-BLOCK = 32  # accounts; 8, 16, 32 and 64 take 268, 222, 157 and 159 ns an account and bar of seven coins (AMD EPYC)
+BLOCK = 32  # accounts; 8, 16, 32 and 64 take 268, 222, 157 and 159 ns per account-bar of seven coins (AMD EPYC)
 
-# What becomes of a coin's order.
+# Outcomes of a coin's order.
 NOTHING, BUY, PARTIAL_SALE, CLOSING_SALE = range(4)
 
 
 class Tape(NamedTuple):
-    """The record's arrays, see `BandRecord`; `trades` is empty where every coin trades in every bar."""
+    """Arrays of the record, see `BandRecord`; `trades` is empty if every coin trades in every bar."""
 
     bar: Array
     lo: Array  # (H, N, A), or (T, 1, A) by bar
@@ -38,21 +38,21 @@ class Tape(NamedTuple):
     min_qty: Array
     qty_increment: Array
     by_bar: bool
-    drift: Array  # (A,) weight of the reward's growth times mean return; empty: nothing is taken out
+    drift: Array  # (A,) growth weight times mean return; empty if nothing is subtracted
 
 
 class Room(NamedTuple):
-    """Memory of one block of B accounts. The first four are the accounts before each step."""
+    """Buffers of one block of B accounts; the first four hold the accounts before each step."""
 
     cash: Array  # (H, B)
     qty: Array  # (H, B, A)
     peak: Array  # (H, B)
     max_drawdown: Array  # (H, B)
-    d_cash: Array  # (B,) adjoints, from here on
+    d_cash: Array  # (B,) this and the following d_ fields are adjoints
     d_qty: Array  # (B, A)
     d_peak: Array  # (B,)
     d_drawdown: Array  # (B,)
-    action: Array  # (A,) of the order that is differentiated
+    action: Array  # (A,) action of the differentiated order
     order: Array  # (A,) coins bought, after the cap
     d_order: Array  # (A,)
     kind: Array  # (A,) int8
@@ -62,13 +62,13 @@ class Room(NamedTuple):
 
 
 class Values(NamedTuple):
-    """One account over one bar, in quote."""
+    """Values of one account over one bar, in quote currency."""
 
     equity: float  # when the order was chosen
     at_fill: float  # at the next close, before any order
-    after: float  # then, after all of them
+    after: float  # at the next close, after all orders
     cash_after_sells: float
-    notional: float  # traded
+    notional: float  # traded notional
     floored: float  # equity, at least the floor
 
 
@@ -77,7 +77,7 @@ native: Any = njit(_nrt=False, error_model="numpy", forceinline=True)  # pyright
 
 @native
 def fresh_account(h: int, i: int, s: Room, r: StepRules) -> None:
-    """The account with which an episode begins, before step h."""
+    """Write the initial account of an episode before step h."""
     s.cash[h, i], s.peak[h, i], s.max_drawdown[h, i] = r.initial_capital, r.initial_capital, 0.0
     for a in range(s.qty.shape[2]):
         s.qty[h, i, a] = 0.0
@@ -85,7 +85,7 @@ def fresh_account(h: int, i: int, s: Room, r: StepRules) -> None:
 
 @native
 def follow_step(h: int, i: int, n: int, t: Tape, s: Room, r: StepRules) -> None:
-    """One account from before step h to before the next, by its recorded fills."""
+    """Advance one account from step h to the next, using its recorded fills."""
     b = min(t.bar[h, n] + 1, len(t.price) - 1)
     sold, bought, coins = 0.0, 0.0, 0.0
     for a in range(t.price.shape[1]):
@@ -106,7 +106,7 @@ def follow_step(h: int, i: int, n: int, t: Tape, s: Room, r: StepRules) -> None:
 
 @native
 def follow(first: int, n_accounts: int, t: Tape, s: Room, r: StepRules) -> None:
-    """Fill the accounts before each step, added up from the recorded fills; row 0 is given."""
+    """Fill in the accounts before each step by summing the recorded fills; row 0 is given."""
     for h in range(len(t.bar) - 1):
         for i in range(n_accounts):
             if t.done[h, first + i]:
@@ -135,19 +135,22 @@ def value_account(h: int, i: int, n: int, b: int, t: Tape, s: Room, r: StepRules
 
 @native
 def band_at(h: int, n: int, t: Tape) -> tuple[int, int]:
-    """Row and column of an account's band."""
+    """Return row and column of an account's band."""
     return (t.bar[h, n], 0) if t.by_bar else (h, n)
 
 
 @native
 def share_of_new(new: float, old: float) -> float:
-    """Derivative of max(old, new) by `new`; halved at equality, as autograd has it."""
+    """Return the derivative of max(old, new) with respect to `new`; 1/2 at equality, as in autograd."""
     return 1.0 if new > old else (0.5 if new == old else 0.0)
 
 
 @native
 def drawdown_back(h: int, i: int, equity: float, s: Room, r: StepRules) -> float:
-    """Through peak and drawdown -> derivative by the equity after the trades; s.d_peak and s.d_drawdown go back."""
+    """Backpropagate through peak and drawdown; return the derivative w.r.t. equity.
+
+    s.d_peak and s.d_drawdown are updated.
+    """
     if r.drawdown == 0:
         return 0.0
     peak = max(s.peak[h, i], equity)
@@ -162,7 +165,10 @@ def drawdown_back(h: int, i: int, equity: float, s: Room, r: StepRules) -> float
 
 @native
 def concentration_back(h: int, i: int, n: int, b: int, equity: float, t: Tape, s: Room, r: StepRules) -> float:
-    """Through the largest weight -> derivative by the equity; that by the coins is added to s.d_qty."""
+    """Backpropagate through the largest weight; return the derivative w.r.t. equity.
+
+    The derivative w.r.t. the coins is added to s.d_qty.
+    """
     if r.concentration == 0 or equity <= 0:
         return 0.0
     n_assets, largest, n_largest = t.price.shape[1], 0.0, 0
@@ -183,7 +189,7 @@ def concentration_back(h: int, i: int, n: int, b: int, equity: float, t: Tape, s
 def choose_orders(
     h: int, i: int, n: int, b: int, v: Values, t: Tape, s: Room, r: StepRules, as_if_filled: bool, counts: Array
 ) -> float:
-    """Fill the orders of a bar, under the treatment of small ones that was chosen -> cost of the buys, quote."""
+    """Fill in the orders of a bar, with the selected treatment of small orders; return the cost of the buys (quote)."""
     cost = 0.0
     for a in range(t.price.shape[1]):
         action, price, qty = float(t.action[h, n, a]), t.price[b, a], s.qty[h, i, a]
@@ -219,7 +225,7 @@ def choose_orders(
 def classify(
     order: float, qty: float, price: float, filled: float, a: int, t: Tape, r: StepRules, as_if_filled: bool
 ) -> tuple[float, int]:
-    """(order, kind) of one coin."""
+    """Return (order, kind) of one coin."""
     if as_if_filled:
         is_large = abs(order) * price >= r.dust
         if order > 0:
@@ -243,7 +249,7 @@ def buys_back(
     h: int, i: int, n: int, b: int, v: Values, cost: float, d_cash: float, d_notional: float, t: Tape, s: Room,
     r: StepRules, as_if_filled: bool,
 ) -> float:  # fmt: skip
-    """Through the proportional buys: s.d_order of them -> derivative by the cash that may be spent."""
+    """Backpropagate through the proportional buys into s.d_order; return the derivative w.r.t. available cash."""
     if cost <= 0:
         return 0.0
     free = max(v.cash_after_sells - r.reserve * v.at_fill - r.reserve_quote, 0.0)
@@ -271,7 +277,10 @@ def orders_back(
     h: int, i: int, n: int, b: int, v: Values, d_cash: float, d_notional: float, t: Tape, s: Room, r: StepRules,
     as_if_filled: bool, d_lo: Array, d_hi: Array,
 ) -> tuple[float, float]:  # fmt: skip
-    """Through sells, cap and sizing to the edges -> derivatives by (equity at fill, equity before)."""
+    """Backpropagate through sells, cap and sizing to the edges.
+
+    Return the derivatives w.r.t. (equity at fill, equity before).
+    """
     d_at_fill, d_equity = 0.0, 0.0
     for a in range(t.price.shape[1]):
         kind, price = s.kind[a], t.price[b, a]
@@ -303,7 +312,7 @@ def orders_back(
 
 @native
 def weight_back(i: int, a: int, d_weight: float, qty: float, price: float, v: Values, s: Room) -> float:
-    """Through weight = qty * price / equity: the coin's share to s.d_qty -> derivative by the equity."""
+    """Backpropagate through weight = qty * price / equity into s.d_qty; return the derivative w.r.t. equity."""
     d_value = d_weight / v.floored
     s.d_qty[i, a] += d_value * price
     return -d_value * qty * price / v.floored if v.equity >= v.floored else 0.0
@@ -314,7 +323,7 @@ def step_back(
     h: int, i: int, n: int, t: Tape, s: Room, r: StepRules, as_if_filled: bool, d_equity: float, d_lo: Array,
     d_hi: Array, counts: Array,
 ) -> None:  # fmt: skip
-    """Take the adjoints of one account from after step h to before it, and write the edges' gradient."""
+    """Propagate the adjoints of one account backwards over step h, and write the gradient of the edges."""
     n_assets, chosen_at = t.price.shape[1], t.bar[h, n]
     b = min(chosen_at + 1, len(t.price) - 1)
     v = value_account(h, i, n, b, t, s, r)
@@ -351,21 +360,21 @@ def step_back(
 
 @native
 def forget(i: int, s: Room) -> None:
-    """An episode's end cuts the gradient off."""
+    """Stop the gradient at the end of an episode."""
     s.d_cash[i], s.d_peak[i], s.d_drawdown[i] = 0.0, 0.0, 0.0
     for a in range(s.d_qty.shape[1]):
         s.d_qty[i, a] = 0.0
 
 
 def sweep_of(version: int) -> Any:
-    """The compiled sweep, found again on disk by its version where there is a folder to write to."""
+    """Return the compiled sweep, cached on disk by version if a folder is writable."""
 
     def sweep_block(
         first: int, n_accounts: int, t: Tape, s: Room, r: StepRules, as_if_filled: bool, d_equity: Array, d_lo: Array,
         d_hi: Array, counts: Array,
     ) -> None:  # fmt: skip
-        """Gradient of accounts first .. first + n_accounts - 1; row 0 of the room's accounts is given."""
-        _ = version  # captured, and so part of what the cache on disk is asked for
+        """Compute the gradient of accounts first .. first + n_accounts - 1; row 0 of the buffers' accounts is given."""
+        _ = version  # captured, and therefore part of the disk cache key
         follow(first, n_accounts, t, s, r)
         s.d_cash[:], s.d_qty[:], s.d_peak[:], s.d_drawdown[:] = 0.0, 0.0, 0.0, 0.0
         n_steps = len(t.bar)
@@ -380,7 +389,7 @@ def sweep_of(version: int) -> Any:
     return cached(sweep_block, nogil=True, error_model="numpy")
 
 
-# numba looks at one file for changes; the order of StepRules' fields is in another.
+# numba checks one file for changes; the field order of StepRules is in another file.
 sweep_block = sweep_of(sources(__file__, band_gradient.__file__))
 
 
@@ -415,7 +424,10 @@ def _tape(record: BandRecord, drift: Tensor | None) -> Tape:
 def sweep(
     record: BandRecord, rules: StepRules, as_if_filled: bool, mean_return: Tensor | None, final_equity: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(gradient by lo, by hi, share touched, share of those without a fill); the edges' of their shape."""
+    """Return (gradient w.r.t. lo, gradient w.r.t. hi, share of touched edges, share of those without a fill).
+
+    The gradients have the shape of the edges.
+    """
     n_steps, n_accounts, n_assets = record.filled.shape
     d_lo, d_hi = (torch.zeros(x.shape, dtype=x.dtype) for x in (record.lo, record.hi))
     counts = np.zeros(2, np.int64)

@@ -1,10 +1,10 @@
-"""The band's gradient as two Triton kernels that loop over the bars (NVIDIA and AMD GPUs); see band_gradient.py.
+"""Gradient of the band as two Triton kernels that loop over the bars (NVIDIA and AMD GPUs); see band_gradient.py.
 
-Phases and names are those of band_gradient_torch.py, which launches some hundred small kernels per bar. Here a program
-takes `BLOCK` accounts through all bars: forwards once, to add the recorded fills up, then backwards.
+Phases and names match band_gradient_torch.py, which launches about a hundred small kernels per bar. Here one program
+takes `BLOCK` accounts through all bars: once forwards to sum the recorded fills, then backwards.
 """
 
-# Compiled functions are Python in syntax only: their values have no types that a checker of Python could know.
+# Compiled functions are Python only in syntax, so type checkers cannot infer their types.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportOperatorIssue=false
 # pyright: reportInvalidTypeForm=false, reportCallIssue=false, reportIndexIssue=false
 
@@ -20,10 +20,10 @@ from torch import Tensor
 
 from drl_agents.agents.band_gradient import BandRecord, StepRules
 
-BLOCK = 4  # accounts a program: few, because a rollout has few accounts and a GPU many processors
+BLOCK = 4  # accounts per program; few, because a rollout has few accounts and a GPU has many processors
 
 jit: Any = triton.jit
-Lane = tl.tensor  # (BLOCK,), one value an account
+Lane = tl.tensor  # (BLOCK,), one value per account
 Tile = tl.tensor  # (BLOCK, A padded to a power of two); padding has price 0 and is never traded
 Pointer = tl.tensor
 
@@ -31,9 +31,9 @@ Numbers = namedtuple("Numbers", StepRules._fields)
 Tape = namedtuple("Tape", "bar lo hi action filled done price trades min_qty qty_increment drift")
 Path = namedtuple("Path", "cash qty peak max_drawdown")  # (H, N) or (H, N, A), before each step
 Sizes = namedtuple("Sizes", "n_steps n_accounts n_bars")
-# What is compiled in; n_columns is n_assets padded.
+# Compile-time choices; n_columns is n_assets padded.
 Choices = namedtuple("Choices", "as_if_filled by_bar has_trades has_drift caps_positions n_assets n_columns block")
-Bar = namedtuple(  # of one step, as band_gradient_torch.Bar
+Bar = namedtuple(  # one step, as band_gradient_torch.Bar
     "Bar", "cash qty peak max_drawdown price fill_price filled equity at_fill after cash_after_sells notional"
 )
 Order = namedtuple("Order", "qty is_capped is_sold is_closed wanted is_bought is_smooth")
@@ -43,7 +43,7 @@ Adjoint = namedtuple("Adjoint", "cash qty peak max_drawdown")
 
 @jit
 def numbers_at(at: Pointer) -> Numbers:
-    """Read the settings; what a compiled kernel does not use is not read."""
+    """Load the settings; the compiler removes unused loads."""
     return Numbers(
         tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3), tl.load(at + 4), tl.load(at + 5),
         tl.load(at + 6), tl.load(at + 7), tl.load(at + 8), tl.load(at + 9), tl.load(at + 10), tl.load(at + 11),
@@ -53,7 +53,7 @@ def numbers_at(at: Pointer) -> Numbers:
 
 @jit
 def lanes_of(s: Sizes, c: tl.constexpr) -> tuple[Lane, Tile, Lane, Tile]:
-    """(account numbers, column numbers, masks of both)."""
+    """Return (account indices, column indices, masks of both)."""
     n = tl.program_id(0) * c.block + tl.arange(0, c.block)
     a = tl.arange(0, c.n_columns)
     is_lane = n < s.n_accounts
@@ -62,19 +62,19 @@ def lanes_of(s: Sizes, c: tl.constexpr) -> tuple[Lane, Tile, Lane, Tile]:
 
 @jit
 def fill_bar(chosen_at: Lane, s: Sizes) -> Lane:
-    """Row of the price at which an order fills."""
+    """Return the row of the fill price."""
     return tl.minimum(chosen_at + 1, s.n_bars - 1)
 
 
 @jit
 def rows(at: Pointer, row: Lane, a: Tile, mask: Tile, c: tl.constexpr) -> Tile:
-    """A tile of a table (rows, A) as float64."""
+    """Load a tile of a table (rows, A) as float64."""
     return tl.load(at + row[:, None] * c.n_assets + a[None, :], mask=mask, other=0.0).to(tl.float64)
 
 
 @jit
 def follow(t: Tape, path: Path, rules: Pointer, s: Sizes, c: tl.constexpr) -> None:
-    """Fill the accounts before each step, added up from the recorded fills; row 0 is given."""
+    """Fill in the accounts before each step by summing the recorded fills; row 0 is given."""
     n, a, is_lane, is_tile = lanes_of(s, c)
     r = numbers_at(rules)
     cash, qty = tl.load(path.cash + n, mask=is_lane, other=1.0), rows(path.qty, n, a, is_tile, c)
@@ -104,7 +104,7 @@ def follow(t: Tape, path: Path, rules: Pointer, s: Sizes, c: tl.constexpr) -> No
 def bar_of(
     at: Lane, a: Tile, is_lane: Lane, is_tile: Tile, t: Tape, path: Path, r: Numbers, s: Sizes, c: tl.constexpr
 ) -> Bar:  # fmt: skip
-    """The step at row `at` of the record, as it happened."""
+    """Return the recorded step at row `at`."""
     chosen_at = tl.load(t.bar + at, mask=is_lane, other=0)
     price, fill_price = rows(t.price, chosen_at, a, is_tile, c), rows(t.price, fill_bar(chosen_at, s), a, is_tile, c)
     filled, qty = rows(t.filled, at, a, is_tile, c), rows(path.qty, at, a, is_tile, c)
@@ -124,7 +124,7 @@ def bar_of(
 def touch_of(
     at: Lane, a: Tile, is_lane: Lane, is_tile: Tile, b: Bar, t: Tape, r: Numbers, s: Sizes, c: tl.constexpr
 ) -> Touch:  # fmt: skip
-    """Which edge was touched, and the action whose derivative is taken."""
+    """Return which edge was touched, and the action to differentiate."""
     weight = b.qty * b.price / tl.maximum(b.equity, r.equity_floor)[:, None]
     action = rows(t.action, at, a, is_tile, c)
     chosen_at = tl.load(t.bar + at, mask=is_lane, other=0)
@@ -147,7 +147,7 @@ def touch_of(
 
 @jit
 def order_of(a: Tile, b: Bar, action: Tile, t: Tape, r: Numbers, c: tl.constexpr) -> Order:
-    """The orders in coins, under the treatment of small ones that was chosen."""
+    """Return the orders in coins, with the selected treatment of small orders."""
     is_priced = b.fill_price > 0
     per_unit = b.at_fill[:, None] / tl.where(is_priced, b.fill_price, 1.0)
     qty = tl.where(is_priced, action * per_unit, 0.0)
@@ -173,13 +173,16 @@ def order_of(a: Tile, b: Bar, action: Tile, t: Tape, r: Numbers, c: tl.constexpr
 
 @jit
 def share_of_new(new: Lane, old: Lane) -> Lane:
-    """Derivative of maximum(old, new) by `new`; halved at equality, as autograd has it."""
+    """Return the derivative of maximum(old, new) with respect to `new`; 1/2 at equality, as in autograd."""
     return tl.where(new > old, 1.0, tl.where(new == old, 0.5, 0.0)).to(tl.float64)
 
 
 @jit
 def reward_back(b: Bar, later: Adjoint, d_equity: Lane, r: Numbers) -> tuple[Adjoint, Lane, Lane]:
-    """Through reward and valuation -> adjoint after the trades, (N,) of the equity before, of the notional."""
+    """Backpropagate through reward and valuation.
+
+    Return the adjoints after the trades, of the equity before (N,), and of the notional (N,).
+    """
     floored, floored_before = tl.maximum(b.after, r.equity_floor), tl.maximum(b.equity, r.equity_floor)
     d_growth = r.growth - 2.0 * r.volatility * tl.log(floored / floored_before)
     by_floored = d_growth / floored + r.turnover * b.notional / (floored * floored)
@@ -205,7 +208,7 @@ def reward_back(b: Bar, later: Adjoint, d_equity: Lane, r: Numbers) -> tuple[Adj
 
 @jit
 def buys_back(b: Bar, o: Order, after: Adjoint, d_notional: Lane, r: Numbers, c: tl.constexpr) -> tuple[Lane, Tile]:
-    """Through the proportional buys -> derivatives by (the budget (N,), the orders (N, A))."""
+    """Backpropagate through the proportional buys; return derivatives w.r.t. (budget (N,), orders (N, A))."""
     unit_cost = b.fill_price * r.unit_cost
     cost = tl.sum(o.wanted * unit_cost, 1)
     safe_cost = tl.where(cost > 0, cost, 1.0)
@@ -226,7 +229,7 @@ def buys_back(b: Bar, o: Order, after: Adjoint, d_notional: Lane, r: Numbers, c:
 def step_back(
     b: Bar, touch: Touch, o: Order, later: Adjoint, d_equity: Lane, drift: Tile, r: Numbers, c: tl.constexpr
 ) -> tuple[Tile, Adjoint]:  # fmt: skip
-    """(gradient by the edge that was touched (N, A), adjoint before the step), given that after it."""
+    """Return (gradient w.r.t. the touched edge (N, A), adjoint before the step), given the adjoint after it."""
     after, d_before, d_notional = reward_back(b, later, d_equity, r)
     d_budget, d_wanted = buys_back(b, o, after, d_notional, r, c)
     d_cash, price = after.cash + d_budget, b.fill_price
@@ -261,7 +264,7 @@ def sweep_back(
     s: Sizes,
     c: tl.constexpr,
 ) -> None:
-    """Write both edges' gradients (H, N, A), and (2, N) how many coins were touched, and how many of those dropped."""
+    """Write both edges' gradients (H, N, A), and the counts (2, N) of touched coins and of dropped orders."""
     n, a, is_lane, is_tile = lanes_of(s, c)
     r = numbers_at(rules)
     drift = tl.zeros((c.block, c.n_columns), tl.float64)
@@ -293,7 +296,7 @@ def sweep_back(
 
 
 def _tape(record: BandRecord, drift: Tensor | None) -> Tape:
-    absent = record.min_qty  # a pointer that is not read
+    absent = record.min_qty  # placeholder pointer that is never read
     return Tape(
         record.bar.long().contiguous(), record.lo.contiguous(), record.hi.contiguous(), record.action.contiguous(),
         record.filled.contiguous(), record.done.to(torch.uint8).contiguous(), record.price.contiguous(),
@@ -313,7 +316,10 @@ def _path(record: BandRecord) -> Path:
 def sweep(
     record: BandRecord, rules: StepRules, as_if_filled: bool, mean_return: Tensor | None, final_equity: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(gradient by lo, by hi, share touched, share of those without a fill); the edges' of their shape."""
+    """Return (gradient w.r.t. lo, gradient w.r.t. hi, share of touched edges, share of those without a fill).
+
+    The gradients have the shape of the edges.
+    """
     n_steps, n_accounts, n_assets = record.filled.shape
     drift = None if mean_return is None else (rules.growth * mean_return).to(record.min_qty)
     by_bar = record.lo.ndim == 2
@@ -337,6 +343,6 @@ def sweep(
 
 
 def _summed_by_bar(by_step: Tensor, record: BandRecord) -> Tensor:
-    """(H, N, A) -> (T, A)."""
+    """Sum (H, N, A) by bar into (T, A)."""
     total = torch.zeros_like(record.price)
     return total.index_add_(0, record.bar.flatten(), by_step.flatten(0, 1))

@@ -1,4 +1,4 @@
-"""The band's gradient as a loop over bars of torch tensors, on any device; see band_gradient.py."""
+"""Gradient of the band as a loop over bars of torch tensors, on any device; see band_gradient.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from drl_agents.agents.band_gradient import BandRecord, StepRules
 
 @dataclass(frozen=True)
 class Account:
-    """The accounts before a step."""
+    """State of the accounts before a step."""
 
     cash: Tensor  # (N,) quote
     qty: Tensor  # (N, A) coins
@@ -22,7 +22,7 @@ class Account:
 
 @dataclass(frozen=True)
 class Bar:
-    """One step as it happened, and the order whose derivative is taken."""
+    """One recorded step, and the order to differentiate."""
 
     before: Account
     after: Account
@@ -35,14 +35,14 @@ class Bar:
     weight: Tensor  # (N, A) fraction of equity, at `price`
     filled: Tensor  # (N, A) coins
     is_low: Tensor  # (N, A) bool, the weight is below its band
-    is_high: Tensor  # (N, A) bool, it is above
+    is_high: Tensor  # (N, A) bool, the weight is above its band
     follows: Tensor  # (N, A) bool, the order follows the edge that was touched
-    action: Tensor  # (N, A) of the order
+    action: Tensor  # (N, A) action of the order
 
 
 @dataclass(frozen=True)
 class Order:
-    """The orders of a bar in coins, under the treatment of small ones that was chosen."""
+    """Orders of a bar in coins, with the selected treatment of small orders."""
 
     qty: Tensor  # (N, A) after the position cap
     is_capped: Tensor  # (N, A) bool
@@ -56,7 +56,10 @@ class Order:
 def sweep(
     record: BandRecord, rules: StepRules, as_if_filled: bool, mean_return: Tensor | None, final_equity: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(gradient by lo, by hi, share touched, share of those without a fill); the edges' of their shape."""
+    """Return (gradient w.r.t. lo, gradient w.r.t. hi, share of touched edges, share of those without a fill).
+
+    The gradients have the shape of the edges.
+    """
     n_steps = len(record.bar)
     path = _follow(record, rules)
     d_lo, d_hi = (torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in (record.lo, record.hi))
@@ -94,7 +97,7 @@ def _prices(record: BandRecord, h: int) -> tuple[Tensor, Tensor]:
 
 
 def _follow(record: BandRecord, rules: StepRules) -> list[tuple[Account, Account]]:
-    """The accounts (before, after) every step, added up from the recorded fills."""
+    """Return the accounts (before, after) every step by summing the recorded fills."""
     account = Account(record.cash, record.qty, record.peak, record.max_drawdown)
     capital = torch.full_like(record.cash, rules.initial_capital)
     fresh = Account(capital, torch.zeros_like(record.qty), capital, torch.zeros_like(record.cash))
@@ -125,7 +128,7 @@ def _bar(
     of_step = record.bar[h] if record.lo.ndim == 2 else h
     action, lo, hi = record.action[h].double(), record.lo[of_step].double(), record.hi[of_step].double()
     of_band = torch.minimum(torch.maximum(weight, lo), hi) - weight
-    # -1 in place of the band's order: the target was too small to hold, which the recorded action does not show.
+    # -1 replaced the band's order because the target was too small to hold; the recorded action does not show this.
     is_replaced = (action == -1.0) & (of_band != -1.0)
     sign = torch.where(is_replaced, of_band, action)
     if as_if_filled:
@@ -173,7 +176,7 @@ def _step_back(
     bar: Bar, record: BandRecord, later: Account, d_equity: Tensor | None, rules: StepRules, as_if_filled: bool,
     drift: Tensor,
 ) -> tuple[Tensor, Account]:  # fmt: skip
-    """(gradient by the band's edge (N, A), adjoint of the accounts before the step), given that after it."""
+    """Return (gradient w.r.t. the band's edge (N, A), adjoint before the step), given the adjoint after it."""
     order = _orders(bar, record, rules, as_if_filled)
     price = bar.fill_price
     after, d_equity_before, d_notional = _reward_back(bar, later, d_equity, rules)
@@ -185,7 +188,7 @@ def _step_back(
     d_qty = after.qty + torch.where(order.is_closed & order.is_sold, d_sold, 0.0)
 
     safe_price = torch.where(price > 0, price, 1.0)
-    d_cap = torch.where(order.is_capped, d_order, 0.0)  # the room left below the cap
+    d_cap = torch.where(order.is_capped, d_order, 0.0)  # distance to the cap
     d_qty = d_qty - d_cap
     d_order = torch.where(order.is_capped | (price <= 0), 0.0, d_order)
     per_equity = (d_cap * rules.max_position_weight + d_order * bar.action) / safe_price
@@ -204,18 +207,18 @@ def _step_back(
 
 
 def _share_of_new(new: Tensor, old: Tensor) -> Tensor:
-    """Derivative of ``maximum(old, new)`` by `new`; autograd halves it at equality."""
+    """Return the derivative of ``maximum(old, new)`` with respect to `new`; 1/2 at equality, as in autograd."""
     return (new > old).double() + 0.5 * (new == old).double()
 
 
 def _reward_back(
     bar: Bar, later: Account, d_equity: Tensor | None, rules: StepRules
 ) -> tuple[Account, Tensor, Tensor]:  # fmt: skip
-    """Through reward and valuation.
+    """Backpropagate through reward and valuation.
 
     Returns:
-        the adjoint of cash and coins after the trades, with that of peak and drawdown before the step; that of the
-        equity before the step (N,); that of the traded notional (N,).
+        The adjoint of cash and coins after the trades, with that of peak and drawdown before the step; the adjoint of
+        the equity before the step (N,); the adjoint of the traded notional (N,).
     """
     floor, equity, before = rules.equity_floor, bar.equity_after, bar.before
     floored, floored_before = equity.clamp(min=floor), bar.equity.clamp(min=floor)
@@ -253,7 +256,7 @@ def _reward_back(
 def _buys_back(
     bar: Bar, order: Order, after: Account, d_notional: Tensor, rules: StepRules, as_if_filled: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Through the proportional buys -> adjoints of cash after the sells (N,), orders (N, A), equity at fill (N,)."""
+    """Return adjoints of cash after the sells (N,), orders (N, A) and equity at fill (N,) of the proportional buys."""
     price = bar.fill_price
     unit_cost = price * rules.unit_cost
     cost = (order.wanted * unit_cost).sum(-1)

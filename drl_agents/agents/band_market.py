@@ -1,7 +1,7 @@
-"""What the band agent takes from an environment: its training bars, its prices, its account, its smallest orders.
+"""Environment data that the band agent needs: training bars, prices, account rules, smallest orders.
 
-The agent follows the gradient back through the account, so it must know the account's rules. An environment with other
-rules, or one that does not report what was filled, is refused by name.
+The agent backpropagates through the account, so it must know the account's rules. An environment with unsupported
+rules, or one that does not report fills, is rejected with a message that names the cause.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from drl_agents.agents import band_gradient
 from drl_agents.agents.bar_features import BarFeatures
 from drl_agents.agents.normalizer import CHUNK_ROWS, RunningNorm
 
-# Settings of an environment under which the account is the one that the gradient follows.
+# Settings of an environment that the gradient requires.
 NEEDED: dict[str, Any] = {"rules": "standard", "always_allow_close": True, **band_gradient.NEEDED}
 
 
 def check_environment(env: Any) -> None:
-    """Refuse an environment in which the band agent cannot learn.
+    """Reject an environment in which the band agent cannot learn.
 
     Raises:
-        ValueError: naming the class, or the setting with its value and the value that is needed.
+        ValueError: If the class or a setting is unsupported; the message names it and the required value.
     """
     name = type(env).__name__
     for attribute in ("params", "filled", "cost_factor"):
@@ -35,26 +35,28 @@ def check_environment(env: Any) -> None:
                 f"has no {attribute}"
             )
     if getattr(env, "api", "elegantrl") != "elegantrl":
-        raise ValueError(f'agent "band" needs an environment with api="elegantrl"; received {env.api!r}')
+        raise ValueError(f'agent "band" requires an environment with api="elegantrl"; received {env.api!r}')
     if not (getattr(env, "autoreset", True) or env.as_numpy):
-        raise ValueError('agent "band" needs autoreset=True, so that a step restarts finished accounts; received False')
+        raise ValueError(
+            'agent "band" requires autoreset=True, so that a step restarts finished accounts; received False'
+        )
     for setting, needed in NEEDED.items():
         value = getattr(env.params, setting)
         if value != needed:
-            raise ValueError(f'agent "band" needs {setting} {needed!r} in env_params; received {value!r}')
+            raise ValueError(f'agent "band" requires {setting} {needed!r} in env_params; received {value!r}')
 
 
 @dataclass(frozen=True)
 class BandMarket:
-    """The bars of a training environment, shared with it where it is on the agent's device.
+    """Bars of a training environment, sharing its memory if both are on the same device.
 
     Attributes:
-        features: (bar -> features) as observations have them.
+        features: maps bars to features as in observations.
         price: (T, A) float64 closes.
         segments: [(first bar with a full lookback, last bar exclusive)] of every segment.
         min_qty: (A,) float64 smallest order in coins.
-        qty_increment: (A,) float64, 0 where any quantity will do.
-        trades: (T, A) 0 where nobody traded the coin in the bar; None: all trade in every bar.
+        qty_increment: (A,) float64 lot size in coins, 0 if there is none.
+        trades: (T, A) 0 in bars without trades of a coin; None if all coins trade in every bar.
     """
 
     features: BarFeatures
@@ -63,13 +65,13 @@ class BandMarket:
     min_qty: Tensor
     qty_increment: Tensor
     trades: Tensor | None
-    source: Any  # the batch's own market: the same object is the same market; None for one account
+    source: Any  # the vectorized environment's market, compared by identity; None for one account
 
     @classmethod
     def of(cls, env: Any, device: torch.device) -> BandMarket:
-        """Those of a scalar or batched environment of this repository, on `device`."""
+        """Return the market of a scalar or vectorized environment of this repository, on `device`."""
         lookback, market = env.params.lookback, getattr(env, "market", None)
-        if market is None:  # one account: arrays and lists
+        if market is None:  # one account has arrays and lists
             windows = _windows(env.tech_array, env.params.norm_tech, lookback)
             price = torch.from_numpy(np.ascontiguousarray(env.price_array, dtype=np.float64))
             segments, trades = env.segments, torch.from_numpy(np.array(env.trades, dtype=np.float32))
@@ -86,7 +88,7 @@ class BandMarket:
         return cls(features, price.to(device), usable, min_qty, increment, trades, market)
 
     def is_of(self, env: Any) -> bool:
-        """Whether `env` trades these bars: the same segments, prices, features and smallest orders."""
+        """Return True if `env` has the same segments, prices, features and smallest orders."""
         if self.source is not None and self.source is getattr(env, "market", None):
             return True
         other = BandMarket.of(env, self.price.device)
@@ -102,20 +104,20 @@ class BandMarket:
         return [tensor for tensor in known if tensor is not None]
 
     def bars(self) -> Tensor:
-        """Every bar that an account can stand at, in order, (B,) int64."""
+        """Return every bar at which an account can act, in order, (B,) int64."""
         return torch.cat([torch.arange(a, b, device=self.price.device) for a, b in self.segments])
 
     def feature_statistics(self) -> RunningNorm:
-        """Mean and deviation of the features (L * F,) over the training bars, each counted once."""
+        """Return mean and deviation of the features (L * F,) over the training bars, each counted once."""
         norm = RunningNorm(self.features.width, self.price.device)
         for bars in self.bars().split(CHUNK_ROWS):
             norm.update(self.features.windows_at(bars))
         return norm
 
     def returns(self) -> tuple[Tensor, Tensor]:
-        """Simple returns between successive training bars: mean of each coin (A,), and one volatility over all coins.
+        """Return the mean simple return of each coin (A,) between successive bars, and one volatility of all coins.
 
-        A coin without a price at either bar is left out of its mean.
+        Bars where a coin has no price, before or after, do not count in its mean.
         """
         parts = []
         for a, b in self.segments:
@@ -128,12 +130,13 @@ class BandMarket:
         return mean, deviation
 
     def least_weight(self, params: Any) -> Tensor:
-        """Weights (A,) that the smallest orders are worth to an account with its initial capital.
+        """Return the weights (A,) of the smallest orders for an account with its initial capital.
 
-        The larger of the smallest notional and of the smallest quantity at the coin's mean price in training. An
-        account that has grown may trade smaller weights than these; closing them early then costs it nothing. One that
-        has lost most of its capital cannot: a target between this weight and what the order is worth to it then asks
-        again every bar, and nothing fills. A relative observation does not show the equity, so nothing here can know.
+        The weight is the larger of the smallest notional and the smallest quantity at the coin's mean training price.
+        An account that has grown may trade smaller weights; closing them early costs it nothing. An account that has
+        lost most of its capital may have a target above this weight but below the smallest order. It then repeats the
+        order in every bar, and nothing fills. A relative observation does not contain the equity, so the policy cannot
+        detect this.
         """
         prices = torch.cat([self.price[a:b] for a, b in self.segments])
         notional = torch.maximum(self.min_qty * prices.mean(0), torch.tensor(params.min_order_notional))
@@ -141,7 +144,7 @@ class BandMarket:
 
 
 def _windows(tech: np.ndarray, norm_tech: float, lookback: int) -> Tensor:
-    """(T, F) -> (T - L + 1, L * F) float32 windows as `BarFeatures` wants them: the latest bar first, one overlap."""
+    """Return float32 windows (T - L + 1, L * F) of (T, F) for `BarFeatures`: latest bar first, in shared memory."""
     scaled = tech if norm_tech == 1 else tech.astype(np.float64) * norm_tech
     backwards = torch.from_numpy(np.ascontiguousarray(scaled[::-1], dtype=np.float32)).flatten()
     n_bars, n_features = tech.shape

@@ -1,4 +1,4 @@
-"""The network of the band agent: features of a bar -> a band of weights for each coin."""
+"""Network of the band agent, which maps a bar's features to a band of weights for each coin."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from drl_agents.policy import Layers, Policy, action_into_band, band_edges, mlp,
 
 LAST_GAIN = 0.1
 LEAST_SLOPE = 0.05
-LARGEST_LOGIT = 8.0  # 0.03 % of the account, which is less than the smallest order is worth
-FIRST_LO, FIRST_WIDTH = 0.5, 0.05  # of the bands before any learning: lower edges' sum; share of what is above
+LARGEST_LOGIT = 8.0  # 0.03 % of the account, less than the smallest order
+FIRST_LO, FIRST_WIDTH = 0.5, 0.05  # initial bands: sum of lower edges; width as a share of the rest
 
 
 class ActorBand(PolicyNet):
-    """A policy whose network sees features only; its edges do not depend on the account.
+    """Policy network that reads only features, so its edges do not depend on the account.
 
     Args:
         dims: widths of the hidden layers.
         state_dim: S of the observation: cash, A weights, features, and `n_extras` further columns of the account.
         action_dim: A.
-        n_extras: columns behind the features.
+        n_extras: number of columns after the features.
     """
 
     least_weight: Tensor  # (A,)
@@ -47,23 +47,23 @@ class ActorBand(PolicyNet):
             bias[action_dim:] = _logit(FIRST_WIDTH)
 
     def linears(self) -> list[nn.Linear]:
-        """Linear layers, first layer first."""
+        """Return the linear layers, first layer first."""
         return [module for module in self.net if isinstance(module, nn.Linear)]
 
     def raw_layers(self) -> Layers:
-        """Layers from the normalised features to the edges' logits (N, 2 A)."""
+        """Return the layers from normalized features to the edges' logits (N, 2 A)."""
         return linear_layers(self.net)
 
     def normalized(self, features: Tensor) -> Tensor:
-        """Features (M, L * F) in standard deviations, clipped."""
+        """Return clipped z-scores of features (M, L * F)."""
         return normalize(features, self.state_avg[self.columns], self.state_std[self.columns], self.observation_clip)
 
     def raw(self, features: Tensor, masks: Sequence[Tensor] | None = None) -> Tensor:
-        """Features (M, L * F) -> logits of the edges (M, 2 A): see `drl_agents.policy.band_edges`.
+        """Return the edges' logits (M, 2 A) of features (M, L * F); see `drl_agents.policy.band_edges`.
 
         Args:
-            features: as the observation has them.
-            masks: factors (width,) for the units of each hidden layer; None leaves all units as they are.
+            features: as in the observation.
+            masks: factors (width,) for the units of each hidden layer; None keeps all units.
         """
         x = self.normalized(features)
         if masks is None:
@@ -75,22 +75,22 @@ class ActorBand(PolicyNet):
 
     @torch.no_grad()
     def forward(self, state: Tensor) -> Tensor:
-        """Observations (N, S) -> actions (N, A), the same arithmetic as the saved policy's."""
+        """Return actions (N, A) for observations (N, S), with the same arithmetic as the saved policy."""
         lo, hi = band_edges(mlp(self.normalized(state[..., self.columns]), self.raw_layers()))
         return action_into_band(state[..., 1 : 1 + self.action_dim], lo, hi, self.least_weight)
 
     def to_policy(self) -> Policy:
-        """A detached copy of the policy."""
+        """Return a detached copy of the policy."""
         layers = tuple((weight.clone(), bias.clone()) for weight, bias in self.raw_layers())
         average, std, least = self.state_avg.clone(), self.state_std.clone(), self.least_weight.clone()
         return Policy(average, std, layers, self.observation_clip, head="band", least_weight=least)
 
 
 def logit_gradient(raw: Tensor, by_edge: Tensor) -> Tensor:
-    """Gradient by the edges, lower and upper side by side (M, 2 A), to one by their logits (M, 2 A).
+    """Convert the gradient w.r.t. the edges (M, 2 A), lower then upper, into one w.r.t. their logits (M, 2 A).
 
-    The sigmoids' slopes count as at least LEAST_SLOPE: an edge that was driven to 0 or 1 while trading was free would
-    otherwise stay there when it costs. No logit is driven beyond LARGEST_LOGIT.
+    The sigmoids' slopes are at least LEAST_SLOPE. Otherwise an edge that reached 0 or 1 while trading was free would
+    stay there once trading has a cost. No logit moves beyond LARGEST_LOGIT.
     """
     first, second = raw.sigmoid().chunk(2, dim=1)
     by_lo, by_hi = by_edge.chunk(2, dim=1)

@@ -1,4 +1,4 @@
-"""What the band agent records of a rollout, and the loops that fill it from an environment."""
+"""Rollout record of the band agent, and the loops that fill it from an environment."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from drl_agents.host_copies import HOST
 from drl_agents.policy import action_into_band
 
 Project = Callable[[Tensor], Tensor]  # bars (U,) -> lower and upper edges (U, 2 A)
-CHUNK_BARS = 1 << 12  # bars that the network sees at once: their activations fit a cache
-FEWEST_BARS = 16  # that the network sees at once
+CHUNK_BARS = 1 << 12  # most bars per network call: their activations fit a cache
+FEWEST_BARS = 16  # fewest bars per network call
 BOOK = ("cash", "qty", "peak", "max_drawdown")
 
 
 @dataclass
 class BandRollout:
-    """H steps of N accounts. It keeps what the accounts did; what the agent saw follows from the bars.
+    """H steps of N accounts; it stores what the accounts did, and observations follow from the bars.
 
     Attributes:
-        bar: (H, N) int64, the bar at which the action was chosen; it filled at the next one.
+        bar: (H, N) int64, the bar at which the action was chosen; it filled at the next bar.
         action: (H, N, A) float32.
         filled: (H, N, A) float64 coins, bought positive and sold negative.
         reward: (H, N) float32.
-        done: (H, N) bool, a fresh account replaced this one after the step.
-        book: the accounts before the first step, (N,) and qty (N, A) float64, by the names of BOOK.
-        cost_factor: share of fees and slippage that every step paid.
+        done: (H, N) bool, a new account replaced this one after the step.
+        book: state of the accounts before the first step, (N,) and qty (N, A) float64, with the names in BOOK.
+        cost_factor: fraction of fees and slippage charged in every step.
     """
 
     bar: Tensor
@@ -43,7 +43,7 @@ class BandRollout:
 
     @classmethod
     def allocate(cls, horizon_len: int, n_envs: int, n_assets: int, device: torch.device) -> BandRollout:
-        """Room for a rollout."""
+        """Allocate a rollout."""
         rows, coins = (horizon_len, n_envs), (horizon_len, n_envs, n_assets)
         return cls(
             bar=torch.zeros(rows, dtype=torch.int64, device=device), action=torch.zeros(coins, device=device),
@@ -58,7 +58,7 @@ class BandRollout:
         return horizon_len, n_envs, n_assets
 
     def begin(self, env: Any) -> None:
-        """Take down the accounts of `env` and what they pay, before the first step."""
+        """Record the accounts of `env` and their cost factor before the first step."""
         device = self.action.device
         source = env.book if hasattr(env, "book") else env.account
         values = {name: torch.as_tensor(getattr(source, name), dtype=torch.float64, device=device) for name in BOOK}
@@ -67,7 +67,7 @@ class BandRollout:
         self.cost_factor = float(env.cost_factor)
 
     def to(self, device: torch.device) -> BandRollout:
-        """The same on another device."""
+        """Return the rollout on another device."""
         book = {name: value.to(device) for name, value in self.book.items()}
         return BandRollout(
             self.bar.to(device), self.action.to(device), self.filled.to(device), self.reward.to(device),
@@ -76,10 +76,10 @@ class BandRollout:
 
 
 class EdgeTable:
-    """Edges of the bars that a rollout meets, with one set of weights; the network runs once per bar.
+    """Edges of the bars in a rollout for one set of weights; the network runs once per bar.
 
-    On the CPU a bar is projected when an account may reach it. On a GPU, asking which bars those are would wait for the
-    device, so all training bars are projected at once.
+    On the CPU, bars are projected when an account may reach them. On a GPU, finding these bars would synchronize with
+    the device, so all training bars are projected at once.
     """
 
     def __init__(self, n_bars: int, n_assets: int, training_bars: Tensor) -> None:
@@ -92,7 +92,7 @@ class EdgeTable:
         self.project: Project = _no_network
 
     def begin(self, project: Project, bar: Tensor, n_steps: int) -> None:
-        """Forget all edges, then fill in those that accounts at `bar` (N,) can meet in `n_steps` steps."""
+        """Clear all edges, then fill in those that accounts at `bar` (N,) can reach in `n_steps` steps."""
         self.project = project
         self.is_known.zero_()
         if self.edges.device == HOST:
@@ -101,7 +101,7 @@ class EdgeTable:
             self._fill(self.training_bars)
 
     def cover(self, bar: Tensor, n_steps: Tensor) -> int:
-        """Fill in what accounts at `bar` (M,) can meet in their next `n_steps` (M,) steps -> number of new bars."""
+        """Fill in edges that accounts at `bar` (M,) can reach in `n_steps` (M,) steps; return the count of new bars."""
         n_bars = len(self.is_known)
         change = torch.zeros(n_bars + 1, dtype=torch.int64)
         ones = torch.ones_like(bar)
@@ -114,21 +114,21 @@ class EdgeTable:
 
     def _fill(self, bars: Tensor) -> None:
         for part in bars.split(CHUNK_BARS):
-            # A product of a few rows is added up in another order, and the loops ask for different parts.
+            # Products of few rows sum in another order, and the loops request different subsets.
             n_missing = FEWEST_BARS - len(part)
             padded = torch.cat((part, part[-1:].expand(n_missing))) if len(part) > 0 and n_missing > 0 else part
             self.edges[part] = self.project(padded)[: len(part)]
         self.is_known[bars] = True
 
     def on_host(self) -> EdgeTable:
-        """A copy of a device's table, which has the edges of every training bar."""
+        """Return a host copy of a device's table, which has the edges of every training bar."""
         table = EdgeTable(len(self.edges), self.edges.shape[1] // 2, self.training_bars.to(HOST))
         table.edges.copy_(self.edges)
         table.is_known.copy_(self.is_known)
         return table
 
     def lookup(self, bar: Tensor) -> tuple[Tensor, Tensor]:
-        """Bars (...) -> lower and upper edges (..., A)."""
+        """Return lower and upper edges (..., A) at bars (...)."""
         lo, hi = self.edges[bar].chunk(2, dim=-1)
         return lo, hi
 
@@ -138,7 +138,7 @@ def _no_network(_bars: Tensor) -> Tensor:
 
 
 def bar_of(env: Any, state: Tensor) -> Tensor:
-    """Bars that accounts with observations `state` (N, C) stand at, (N,) int64."""
+    """Return the bars (N,) int64 of accounts with observations `state` (N, C)."""
     if getattr(env, "compact", False):
         return state[:, -1].long()
     if hasattr(env, "book"):
@@ -152,10 +152,10 @@ def explore_accounts(env: Any, state: Tensor, rollout: BandRollout, table: EdgeT
     This loop is the reference for the compiled one.
 
     Args:
-        env: steps N accounts and restarts them by itself.
+        env: environment with N accounts and autoreset.
         state: (N, C) observations before the first step.
-        rollout: has begun.
-        table: edges, extended where accounts restart.
+        rollout: a rollout after `begin`.
+        table: edges, extended when accounts restart.
         least_weight: (A,) see `drl_agents.policy.action_into_band`.
 
     Returns:
@@ -176,7 +176,7 @@ def explore_accounts(env: Any, state: Tensor, rollout: BandRollout, table: EdgeT
 def explore_one_account(
     env: Any, state: Tensor, rollout: BandRollout, table: EdgeTable, least_weight: Tensor
 ) -> Tensor:
-    """The same for one account that speaks NumPy and is reset by its caller; all tensors are on the host."""
+    """Fill `rollout` from one NumPy account without autoreset; all tensors are on the host."""
     n_steps, _, n_assets = rollout.shape
     for t in range(n_steps):
         bar = rollout.bar[t] = bar_of(env, state)
@@ -193,17 +193,17 @@ def explore_one_account(
 def explore_compiled(
     loop: Any, env: Any, state: Tensor, rollout: BandRollout, table: EdgeTable, least_weight: Tensor
 ) -> Tensor:
-    """The same as `explore_accounts`, to the bit, in the compiled loop over the environment's own step.
+    """Fill `rollout` with the compiled loop over the environment's step, bitwise equal to `explore_accounts`.
 
-    A block of accounts that meets a bar without edges waits there until they are filled in.
+    A block of accounts that reaches a bar without edges waits there until the edges are filled in.
 
     Args:
         loop: `environment_Alpaca_kernels.bands.BandLoop` of `env`.
-        env: as above.
-        state: as above.
-        rollout: as above.
-        table: as above.
-        least_weight: as above.
+        env: as in `explore_accounts`.
+        state: as in `explore_accounts`.
+        rollout: as in `explore_accounts`.
+        table: as in `explore_accounts`.
+        least_weight: as in `explore_accounts`.
     """
     n_steps, n_envs, n_assets = rollout.shape
     state = state.clone()
@@ -215,5 +215,5 @@ def explore_compiled(
         loop.run(*arrays, record, progress.numpy(), n_steps)
         left = n_steps - progress.repeat_interleave(loop.accounts_per_block)[:n_envs]
         if left.any() and not table.cover(bar_of(env, state), left):
-            raise RuntimeError("accounts stand at bars outside the segments that prepare_for was given")
+            raise RuntimeError("accounts are at bars outside the segments passed to prepare_for")
     return state

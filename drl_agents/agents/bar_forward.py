@@ -1,4 +1,4 @@
-"""A policy's forward pass over compact observations while it explores."""
+"""Forward pass of a policy over compact observations during exploration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHUNK_ROWS = 1 << 12  # bars projected at once: enough for a large product, few 
 
 
 class ExpandedForward(PolicyForward):
-    """The plain way: full observations every step, on any device."""
+    """Forward pass that expands full observations in every step, on any device."""
 
     def __init__(
         self, norm: tuple[Tensor, Tensor, float], layers: Layers, n_rows: int, device: torch.device, bars: BarFeatures
@@ -23,15 +23,15 @@ class ExpandedForward(PolicyForward):
         self.bars = bars
 
     def __call__(self, state: Tensor) -> Tensor:
-        """Compact (N, C) -> (N, out)."""
+        """Map compact observations (N, C) to outputs (N, out)."""
         return super().__call__(self.bars.expand(state))
 
 
 class ProjectedForward:
-    """The first layer's product with the features taken for many bars at once, on the CPU.
+    """Forward pass that computes the first layer's product with the features for many bars at once, on the CPU.
 
-    Time goes on bar by bar, so the next K steps' bars are known and projected together. An account that starts an
-    episode elsewhere is at a bar that nobody foresaw: such bars are projected when they are met.
+    Accounts advance one bar per step, so the bars of the next K steps are known and are projected together. An account
+    that starts an episode elsewhere is at a bar outside this range. Such bars are projected when they occur.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class ProjectedForward:
         self.offsets = torch.arange(self.steps_ahead)[:, None]  # (K, 1)
         self.slot = torch.full((bars.last_bar + 1,), -1, dtype=torch.int64)  # bar -> row of the table
         width = layers[0][0].shape[0]
-        # A projection is replaced when its steps are over; until then every step may bring N unforeseen bars.
+        # A projection is replaced when its steps are used up; until then every step may add N unforeseen bars.
         self.table = torch.empty((self.steps_ahead * 2 * n_rows, width), device=device)
         self.hidden = torch.empty((n_rows, width), device=device)
         self.account = torch.empty((n_rows, bars.compact_dim(len(average)) - 1), device=device)
@@ -56,7 +56,7 @@ class ProjectedForward:
         self.refresh()
 
     def refresh(self) -> None:
-        """Take over the networks' present weights; projections made with others are void."""
+        """Copy the networks' current weights and discard all projections."""
         average, std, weight, bias = (source.to(self.device) for source in self.sources)
         bars = self.bars
         self.average, self.std = bars.account_of(average), bars.account_of(std)  # (C - 1,)
@@ -84,7 +84,7 @@ class ProjectedForward:
         self.known = torch.cat((self.known, bar))
 
     def __call__(self, state: Tensor) -> Tensor:
-        """Compact (N, C) -> (N, out). The result is this object's buffer, valid until the next call."""
+        """Map compact observations (N, C) to outputs (N, out), a buffer that is valid until the next call."""
         bar = state[:, -1].long()
         if self.steps_left == 0:
             self._forget()

@@ -1,4 +1,4 @@
-"""Adam on many parameters as on one: values, gradients and moments each lie in one flat buffer."""
+"""Adam on one flat buffer per kind of tensor: values, gradients and moments of all parameters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.optim.adam import adam
 
 
 class Flat:
-    """One buffer for many parameters, with a view of each parameter's shape."""
+    """One buffer for many parameters, with a view in each parameter's shape."""
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         first, sizes = parameters[0], [p.numel() for p in parameters]
@@ -19,14 +19,15 @@ class Flat:
 
 
 class FlatAdam:
-    """The steps of an `torch.optim.Adam`, each one call, whatever the number of parameters.
+    """Steps of a `torch.optim.Adam`, each in one call for any number of parameters.
 
-    The optimizer keeps its parameter groups and its state, whose tensors are views of the buffers here: what saves and
-    restores it need not know. Neither does what replaces the tensors: `attach` takes over the new ones' values.
+    The optimizer keeps its parameter groups and state, and the state tensors are views of the buffers. Code that saves
+    or restores the optimizer needs no change. After tensors are replaced, `attach` copies the new values into the
+    buffers.
     """
 
     def __init__(self, optimizer: torch.optim.Adam, parameters: Sequence[nn.Parameter]) -> None:
-        """`parameters` are the optimizer's, in the order in which they shall lie."""
+        """`parameters` are the optimizer's, in the order of the buffer."""
         assert len(optimizer.param_groups) == 1
         self.optimizer, self.parameters = optimizer, list(parameters)
         self.values, self.gradients = Flat(parameters), Flat(parameters)
@@ -35,18 +36,18 @@ class FlatAdam:
         self.attach_values()
 
     def gradient_of(self, parameter: Tensor) -> Tensor:
-        """Where the gradient of `parameter` lies, of its shape."""
+        """Return the view of the gradient of `parameter`, in its shape."""
         return self._view_of(parameter, self.gradients)
 
     def attach_values(self) -> None:
-        """Let the parameters lie in the buffer, with the values that they have."""
+        """Move the parameters into the buffer and keep their values."""
         for p, view in zip(self.parameters, self.values.views, strict=True):
             if p.data_ptr() != view.data_ptr():
                 view.copy_(p.data)
                 p.data = view
 
     def attach(self) -> None:
-        """Let parameters, gradients and the optimizer's state lie in the buffers, with the values that they have."""
+        """Move parameters, gradients and the optimizer's state into the buffers and keep their values."""
         self.attach_values()
         state = self.optimizer.state
         steps = [state[p]["step"] for p in self.parameters if state.get(p)]
@@ -64,14 +65,14 @@ class FlatAdam:
             own["step"] = self.n_steps
 
     def clip(self, max_norm: float) -> Tensor:
-        """Scale the gradients to at most `max_norm` as torch's `clip_grad_norm_` -> the norm before, a scalar."""
+        """Scale the gradients to at most `max_norm`, as `clip_grad_norm_` does; return the norm before, a scalar."""
         norm = self.gradients.flat.norm()
         self.gradients.flat.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
         return norm
 
     @torch.no_grad()
     def step(self) -> None:
-        """One step of all parameters."""
+        """Take one step on all parameters."""
         group = self.optimizer.param_groups[0]
         beta1, beta2 = group["betas"]
         adam(

@@ -1,4 +1,4 @@
-"""What SAC, TD3 and DDPG share: replay of true transitions, target networks, the loop of gradient steps."""
+"""Base class of SAC, TD3 and DDPG: replay of complete transitions, target networks, gradient steps."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from drl_agents.agents.nets import Critic, CriticTwin
 from drl_agents.agents.replay import Replay
 from drl_agents.agents.rollout import Rollout
 
-ROUNDING_SLACK = 1e-9  # of owed steps: ten samples at a rate of 0.1 are one step
+ROUNDING_SLACK = 1e-9  # tolerance of owed steps, so that ten samples at a rate of 0.1 are one step
 
 
 class OffPolicyAgent(AgentBase):
-    """Learns from a replay memory that it keeps itself and fills as it explores.
+    """Agent that learns from its own replay memory, which exploration fills.
 
-    Settings beyond AgentBase's, under elegantrl's names: `buffer_size` transitions over all environments and
+    Settings in addition to AgentBase's, with elegantrl's names: `buffer_size` transitions over all environments, and
     `repeat_times` gradient steps per new sample.
     """
 
@@ -46,13 +46,13 @@ class OffPolicyAgent(AgentBase):
         self.cri_optimizer = self._optimizer(self.cri.parameters(), self.learning_rate)
         self.replay_capacity = int(getattr(args, "buffer_size", None) or 1_000_000)
         self.replay: Replay | None = None
-        self.owed_steps = 0.0  # gradient steps that collected samples have still to pay for
+        self.owed_steps = 0.0  # fractional gradient steps carried over to the next update
         self.last_losses = (0.0, 0.0, 0.0)
 
     def observe_bars(self, bars: BarFeatures) -> None:
-        """Refused: the replay memory holds full observations."""
+        """Raise an error, because the replay memory holds full observations."""
         raise ValueError(
-            f"{type(self).__name__} keeps full observations in its replay memory: build its environment without compact"
+            f"{type(self).__name__} stores full observations for replay; build its environment without compact"
         )
 
     # --- exploration ------------------------------------------------------------------------------------------------
@@ -69,16 +69,16 @@ class OffPolicyAgent(AgentBase):
     # --- learning ---------------------------------------------------------------------------------------------------
 
     def update_net(self, buffer: Any = None) -> tuple[float, ...]:
-        """`repeat_times` gradient steps per new sample, from this agent's own replay.
+        """Take `repeat_times` gradient steps per new sample, from this agent's own replay.
 
-        Fractions of a step are owed to the next update. One that owes less than a whole step changes nothing.
+        Fractional steps carry over to the next update. An update with less than one whole step changes nothing.
 
         Args:
-            buffer: elegantrl's, ignored: it holds the same steps with wrong successors at the ends of episodes.
+            buffer: elegantrl's buffer; ignored, because its successors are wrong at the ends of episodes.
 
         Returns:
-            Means of the critic's loss, the actor's objective and one number of the algorithm's own; without a step
-            the last ones again, 0 before there are any.
+            Means of the critic's loss, the actor's objective and one algorithm-specific number. Without a step, the
+            previous values are returned, initially 0.
         """
         if self.replay is None:
             raise RuntimeError("nothing to learn from: call explore_one_env or explore_vec_env first")
@@ -95,26 +95,26 @@ class OffPolicyAgent(AgentBase):
             for step in range(n_steps):
                 totals += self._gradient_step(step, *self.replay.sample(self.batch_size, self.generator))
         self.gradient_steps += n_steps
-        critic_loss, objective, own = totals.tolist()  # the update's one synchronisation
+        critic_loss, objective, own = totals.tolist()  # the only synchronization of the update
         objective = objective / n_actor_steps if n_actor_steps else self.last_losses[1]
         self.last_losses = (critic_loss / n_steps, objective, own / n_steps)
         return self.last_losses
 
     def _actor_steps(self, n_steps: int) -> int:
-        """How many of the next `n_steps` gradient steps move the actor."""
+        """Return how many of the next `n_steps` gradient steps update the actor."""
         return n_steps
 
     def _gradient_step(
         self, step: int, states: Tensor, actions: Tensor, rewards: Tensor, continues: Tensor, next_states: Tensor
     ) -> Tensor:
-        """One step on the critic, one on the actor where due; returns three statistics (3,).
+        """Update the critic, and the actor if due; return three statistics (3,).
 
-        `step` counts within the update; the agent's life has had `gradient_steps + step` of them before.
+        `step` counts within the update; the agent has taken `gradient_steps + step` steps in total.
         """
         raise NotImplementedError
 
     def _learn_critic(self, states: Tensor, actions: Tensor, targets: Tensor) -> Tensor:
-        """Step on the sum of the critics' losses against `targets` (B,); moves the target critic."""
+        """Take a step on the sum of the critics' losses against `targets` (B,), then move the target critic."""
         loss = torch.stack([self.criterion(q, targets) for q in self.cri.q_values(states, actions)]).sum()
         self._descend(self.cri_optimizer, loss, list(self.cri.parameters()))
         self._follow(self.cri_target, self.cri)
@@ -122,7 +122,7 @@ class OffPolicyAgent(AgentBase):
 
     def _descend(self, optimizer: torch.optim.Optimizer, loss: Tensor, parameters: Sequence[Tensor]) -> None:
         optimizer.zero_grad(set_to_none=True)
-        # Gradients of these parameters only: an actor's loss passes through the critic without touching its own.
+        # Only these parameters receive gradients; the actor's loss must not change the critic's gradients.
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             parameter.grad = gradient
         nn.utils.clip_grad_norm_(parameters, self.clip_grad_norm, foreach=True)
@@ -130,18 +130,18 @@ class OffPolicyAgent(AgentBase):
 
     @torch.no_grad()
     def _follow(self, target: nn.Module, current: nn.Module) -> None:
-        """Move `target` a fraction `soft_update_tau` of the way to `current`."""
+        """Move `target` a fraction `soft_update_tau` towards `current`."""
         for ours, theirs in zip(target.parameters(), current.parameters(), strict=True):
             ours.lerp_(theirs, self.soft_update_tau)
 
     def extra_tensors(self) -> dict[str, Tensor]:
-        """The gradient steps owed."""
+        """Return the fractional gradient steps carried over."""
         return {"owed_steps": torch.tensor(self.owed_steps, dtype=torch.float64)}
 
     def load_extra_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what `extra_tensors` returned."""
+        """Restore the state that `extra_tensors` returned."""
         self.owed_steps = float(tensors["owed_steps"])
 
     def _noise_like(self, actions: Tensor) -> Tensor:
-        """Standard normal noise of the shape of `actions`."""
+        """Draw standard normal noise of the shape of `actions`."""
         return torch.randn(actions.shape, generator=self.generator, device=self.device)

@@ -1,7 +1,7 @@
-"""PPO's and A2C's loss and its gradient by the networks' outputs, in one compiled pass over the samples (numba, CPU).
+"""Loss of PPO and A2C and its gradient w.r.t. the networks' outputs, in one compiled pass (numba, CPU).
 
-`AgentPPO._loss` with torch.autograd is the reference. There some fifty small operations take 0.3 ms a gradient step,
-whatever the number of samples; networks of 32 to 128 units take no longer.
+`AgentPPO._loss` with torch.autograd is the reference. Its fifty small operations take 0.3 ms per gradient step for any
+number of samples, as long as networks of 32 to 128 units take.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ def loss_and_gradient(
 ) -> None:  # fmt: skip
     """Write the gradients and add the loss's five statistics to `stats`.
 
-    A `clip_range` below 0 is A2C: the plain policy gradient without a ratio.
+    A negative `clip_range` selects A2C, the plain policy gradient without a ratio.
 
     Args:
-        mean: (B, A) float32, the actor's output.
-        value: (B, 1) float32, the critic's.
+        mean: (B, A) float32, output of the actor.
+        value: (B, 1) float32, output of the critic.
         log_std: (A,) float32.
         actions: (B, A) float32, before the tanh.
         logprobs: (B,) float32, under the policy that acted.
         advantages: (B,) float32.
-        targets: (B,) float32, normalised returns.
-        clip_range: of the ratio.
+        targets: (B,) float32, normalized returns.
+        clip_range: bound on the deviation of the ratio from 1.
         value_coef: weight of the squared error.
         entropy_coef: weight of the entropy.
         d_mean: (B, A) float32, written.
         d_value: (B, 1) float32, written.
         d_log_std: (A,) float32, written.
-        stats: float64: policy loss, value loss, entropy, divergence, clipped share, and what follows is left alone.
+        stats: float64: policy loss, value loss, entropy, divergence, clipped share; further entries are unchanged.
     """
     n, n_actions = mean.shape
     share = 1.0 / n

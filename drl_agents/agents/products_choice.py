@@ -1,7 +1,7 @@
-"""Which way to multiply matrices is the fastest: timed once on a machine for each size, and remembered.
+"""Selection of the fastest matrix product, timed once per machine and size and then cached.
 
-torch's BLAS and oneDNN add up in different orders, so the choice changes bits. It is kept in a file of the user's cache
-folder, written once, so that all processes of a machine choose alike; an agent's saved state holds it too.
+torch's BLAS and oneDNN sum in different orders, so the choice changes results bitwise. It is stored once in the user's
+cache folder, so that all processes of a machine choose the same product. An agent's saved state also contains it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import torch
 
 from drl_agents.atomic_file import create_beside
 
-N_TIMED, LEAST_S = 3, 0.1  # rounds at least, and seconds of them together
+N_TIMED, LEAST_S = 3, 0.1  # minimum number of rounds, and minimum total seconds
 
 
 def choose(sizes: Sequence[int], rows: int, ways: Mapping[str, Callable[[], object]]) -> str:
-    """Name of the fastest way for layers of these sizes and so many rows.
+    """Return the name of the fastest implementation for layers of these sizes and a number of rows.
 
     Args:
         sizes: inputs, hidden widths and outputs.
-        rows: samples that go through the layers together.
-        ways: name -> one pass, run if no choice is known yet.
+        rows: number of samples per pass.
+        ways: name -> one pass, which runs if no choice is stored yet.
     """
     key = (cpu_name(), torch.__version__, str(torch.get_num_threads()), *map(str, (*sizes, rows)), *ways)
     if key not in _known:
@@ -37,12 +37,12 @@ def choose(sizes: Sequence[int], rows: int, ways: Mapping[str, Callable[[], obje
     return _known[key]
 
 
-_known: dict[tuple[str, ...], str] = {}  # of this process
+_known: dict[tuple[str, ...], str] = {}  # choices of this process
 
 
 @functools.cache
 def cpu_name() -> str:
-    """Model and vector instructions of this processor."""
+    """Return model and vector instructions of this processor."""
     name = platform.processor()
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -51,17 +51,17 @@ def cpu_name() -> str:
 
 
 def folder() -> Path:
-    """Where choices are kept; a path that cannot be written to is no error."""
+    """Return the folder of the stored choices; it does not have to be writable."""
     home = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(home):  # as the XDG specification asks
+    if not os.path.isabs(home):  # as the XDG specification requires
         home = os.path.expanduser("~/.cache")
     return Path(home if os.path.isabs(home) else os.devnull, "environment_Alpaca", "products")
 
 
 def fastest(ways: Mapping[str, Callable[[], object]], clock: Callable[[], float] = time.thread_time) -> str:
-    """The way whose fastest run is the fastest, in turns.
+    """Return the implementation with the fastest run, timed in alternation.
 
-    The clock is this thread's time on its core, which stands still while other processes have the core.
+    The clock is this thread's CPU time, which does not advance while other processes use the core.
     """
     least, n_rounds, spent = dict.fromkeys(ways, float("inf")), 0, 0.0
     while n_rounds < N_TIMED or spent < LEAST_S:
@@ -83,7 +83,7 @@ def _read(path: Path, ways: Mapping[str, object]) -> str | None:
 
 
 def _kept(path: Path, name: str, ways: Mapping[str, object]) -> str:
-    """The choice that is in the file from now on: this one, or another process's that was first."""
+    """Store the choice and return the stored one, which may be that of an earlier process."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and _read(path, ways) is None:
@@ -92,7 +92,7 @@ def _kept(path: Path, name: str, ways: Mapping[str, object]) -> str:
         try:
             with os.fdopen(handle, "w") as file:
                 file.write(name)
-            os.link(unfinished, path)  # whole, and never over another process's
+            os.link(unfinished, path)  # complete, and never replaces another process's file
         finally:
             unfinished.unlink()
     return _read(path, ways) or name

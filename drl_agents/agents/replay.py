@@ -1,4 +1,4 @@
-"""Replay memory of whole transitions."""
+"""Replay memory of complete transitions."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from drl_agents.agents.rollout import Rollout
 
 
 class Replay:
-    """Ring of the latest transitions, each with its own successor.
+    """Ring buffer of the latest transitions, each with its own successor.
 
-    elegantrl's buffer takes the next row for the successor. With environments that restart within a step that row
-    belongs to another episode, at the ring's seam it is the oldest state instead of the next one, and the end of a
-    window counts as a terminal. Here successor and terminal flag are stored, so every row can be sampled.
+    elegantrl's buffer uses the next row as the successor. With autoreset, that row may belong to another episode. At
+    the seam of the ring it is the oldest state, and the end of a window counts as terminal. This buffer stores
+    successor and terminal flag, so every row can be sampled.
 
     Args:
-        capacity: transitions kept, over all environments.
-        device: where they are kept.
+        capacity: number of transitions over all environments.
+        device: device of the storage.
     """
 
     def __init__(self, capacity: int, n_envs: int, state_dim: int, action_dim: int, device: torch.device) -> None:
@@ -34,7 +34,7 @@ class Replay:
         return self.filled * self.n_envs
 
     def add(self, rollout: Rollout) -> None:
-        """Append a rollout, overwriting the oldest rows; of one longer than the ring, the last rows."""
+        """Append a rollout and overwrite the oldest rows; of a rollout longer than the ring, keep the last rows."""
         continues = (~rollout.terminal).float()
         fields = (rollout.states[:-1], rollout.next_states(), rollout.actions, rollout.rewards, continues)
         n_new = min(rollout.shape[0], self.n_rows)
@@ -46,7 +46,11 @@ class Replay:
         self.filled = min(self.filled + n_new, self.n_rows)
 
     def sample(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """states, actions, rewards, continues, next states of `batch_size` uniform transitions, with replacement."""
+        """Sample `batch_size` transitions uniformly with replacement.
+
+        Returns:
+            states, actions, rewards, continues and next states.
+        """
         picks = torch.randint(len(self), (batch_size,), generator=generator, device=self.states.device)
         fields = (self.states, self.actions, self.rewards, self.continues, self.next_states)
         return tuple(field.flatten(0, 1)[picks] for field in fields)

@@ -1,7 +1,7 @@
-"""Storage of one rollout and the two loops that fill it. Every agent explores through this file.
+"""Rollout storage and the two loops that fill it; every agent explores through this file.
 
-The environment writes state, reward and done of each step straight into the storage where it can
-(`step(action, out=...)`); nothing is read back inside a loop, so a GPU is never waited for.
+If possible, the environment writes state, reward and done of each step directly into the storage
+(`step(action, out=...)`). The loops never synchronize with a GPU.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from drl_agents.agents.products_choice import choose
 from drl_agents.host_copies import Staging
 from drl_agents.policy import Layers
 
-LEAST_ASKED = 1 << 14  # numbers; 12 observations of 316 copy in 2 us, which is what asking costs
+LEAST_ASKED = 1 << 14  # numbers; copying 12 observations of 316 takes 2 us, as long as the check
 Choose = Callable[["RolloutStep"], Tensor]
 Take = Callable[[Sequence["RolloutStep"]], None]
 
 
 @dataclass(frozen=True)
 class RolloutStep:
-    """Views of one time step's slots in a `Rollout`, made once."""
+    """Views of one time step's slots in a `Rollout`, created once."""
 
     state: Tensor  # (N, S) before the step
-    next_state: Tensor  # (N, S) after it, and after a restart where the episode ended
+    next_state: Tensor  # (N, S) after the step, and after the restart if the episode ended
     final_state: Tensor  # (N, S) last observation of an episode that ended here; meaningless elsewhere
     action: Tensor  # (N, A) as the agent stores it
     noise: Tensor  # (N, A) drawn before the rollout
@@ -42,27 +42,30 @@ class RolloutStep:
 
     @cached_property
     def is_worth_asking(self) -> bool:
-        """Whether asking if an episode ended is cheaper than copying every last observation: on the CPU, when large."""
+        """Return True if checking for ended episodes is cheaper than copying every last observation.
+
+        This is the case for large batches on the CPU.
+        """
         return self.final_state.device.type == "cpu" and self.final_state.numel() >= LEAST_ASKED
 
     @cached_property
     def out(self) -> dict[str, Tensor]:
-        """The slots an environment may write into."""
+        """Return the slots that an environment may write into."""
         return {"state": self.next_state, "reward": self.reward, "done": self.done}
 
 
 class Rollout:
-    """H steps of N environments. Allocated once; each exploration overwrites it.
+    """H steps of N environments; allocated once and overwritten by each exploration.
 
-    All floats live in one buffer and all flags in another, so that a rollout gathered on the host reaches a GPU in
-    two transfers.
+    All floats share one buffer and all flags another, so a rollout collected on the host reaches a GPU in two
+    transfers.
     """
 
     def __init__(
         self, horizon_len: int, n_envs: int, state_dim: int, action_dim: int, device: torch.device,
         staging: Staging | None = None,
     ) -> None:  # fmt: skip
-        """Allocate; a rollout with `staging` is a host buffer, from which `copy_from` does not wait."""
+        """Allocate the storage; with `staging` it is a host buffer for asynchronous `copy_from`."""
         self.shape = (horizon_len, n_envs, state_dim, action_dim)
         self.device, self.staging = device, staging
         rows = horizon_len * n_envs
@@ -71,7 +74,7 @@ class Rollout:
         self.floats = torch.zeros(sum(sizes), **where)
         self.flags = torch.zeros((2, horizon_len, n_envs), dtype=torch.bool, **where)
         states, finals, actions, noise, rewards = self.floats.split(sizes)
-        self.states = states.view(horizon_len + 1, n_envs, state_dim)  # row H is where the next rollout starts
+        self.states = states.view(horizon_len + 1, n_envs, state_dim)  # the next rollout starts from row H
         self.final_states = finals.view(horizon_len, n_envs, state_dim)
         self.actions = actions.view(horizon_len, n_envs, action_dim)
         self.noise = noise.view(horizon_len, n_envs, action_dim)
@@ -92,18 +95,18 @@ class Rollout:
 
     @property
     def terminal(self) -> Tensor:
-        """(H, N) bool: the episode ended and nothing of value follows."""
+        """Return (H, N) bool, True if the episode ended and no future value remains."""
         return self.done & ~self.truncated
 
     def next_states(self) -> Tensor:
-        """(H, N, S) true successor of every step: an episode's own last observation where it ended."""
+        """Return the true successors (H, N, S); at the end of an episode, its own last observation."""
         return torch.where(self.done[..., None], self.final_states, self.states[1:])
 
     def copy_from(self, other: Rollout) -> None:
-        """Take over another rollout of the same shape in two transfers.
+        """Copy another rollout of the same shape in two transfers.
 
-        Transfers from pinned memory are only started. Later work on this device's current stream follows them, and
-        `other` must be `wait`ed for before it is written again.
+        Transfers from pinned memory are asynchronous. Later work on this device's current stream follows them. Call
+        `wait` on `other` before writing to it again.
         """
         pairs = ((self.floats, other.floats), (self.flags, other.flags))
         if other.staging is not None:
@@ -113,17 +116,17 @@ class Rollout:
             target.copy_(source)
 
     def wait(self) -> None:
-        """Wait until no transfer reads this rollout any more."""
+        """Wait until no transfer reads this rollout."""
         if self.staging is not None:
             self.staging.wait()
 
 
 class Layer:
-    """A linear layer over a fixed number of rows, with ReLU unless it is the last, into a buffer of its own.
+    """Linear layer over a fixed number of rows into its own buffer, with ReLU unless it is the last layer.
 
-    The weights of a large layer are packed for oneDNN, which torch's `addmm` does not use for float32, if a timing on
-    this machine finds that faster. 12 rows through 316-512-512-7 took 136 us by `addmm` and 83 us packed, 512 rows 4.2
-    and 1.8 ms (2-core EPYC, one thread, torch 2.13; packing 0.7 ms a rollout).
+    Large weights are packed for oneDNN if a timing on this machine finds that faster; torch's `addmm` does not use
+    oneDNN for float32. For 316-512-512-7, 12 rows took 136 us with `addmm` and 83 us packed, and 512 rows 4.2 ms and
+    1.8 ms (2-core EPYC, one thread, torch 2.13). Packing takes 0.7 ms per rollout.
     """
 
     least_packed = 1 << 20  # multiply-adds: 12 rows through 316-128-128-7 took 25 us by `addmm` and 35 us packed
@@ -131,7 +134,7 @@ class Layer:
     def __init__(self, weight: Tensor, bias: Tensor, n_rows: int, device: torch.device, is_last: bool) -> None:
         self.source = (weight, bias)
         self.n_rows, self.is_last = n_rows, is_last
-        self.weight, self.bias = weight.to(device), bias.to(device)  # the networks' own memory where it is there
+        self.weight, self.bias = weight.to(device), bias.to(device)  # shares the networks' memory on the same device
         self.output = torch.empty((n_rows, len(bias)), device=device, dtype=weight.dtype)
         is_large = n_rows * weight.numel() >= self.least_packed
         self.is_packed = is_large and device.type == "cpu" and weight.dtype == torch.float32 and has_onednn()
@@ -150,7 +153,7 @@ class Layer:
         return choose(self.weight.shape[::-1], self.n_rows, ways) == "packed"
 
     def refresh(self) -> None:
-        """Take over the networks' present weights."""
+        """Copy the networks' current weights."""
         if self.weight.device != self.source[0].device:
             self.weight.copy_(self.source[0])
             self.bias.copy_(self.source[1])
@@ -158,7 +161,7 @@ class Layer:
             self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, self.n_rows)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(N, in) -> (N, out), valid until the next call."""
+        """Map (N, in) to (N, out), valid until the next call."""
         if self.is_packed:
             return torch.ops.mkldnn._linear_pointwise(
                 x, self.packed, self.bias, "none" if self.is_last else "relu", [], ""
@@ -168,12 +171,12 @@ class Layer:
 
 
 class PolicyForward:
-    """Normaliser and layers of an actor over a fixed batch, into buffers of its own.
+    """Normalizer and layers of an actor over a fixed batch, with its own buffers.
 
-    With the outputs preallocated a pass of 12 rows through 80-128-128-7 took 19 us where the module took 36 us
-    (2-core EPYC, one thread, torch 2.13); at that size the calls, not the arithmetic, are what is paid for.
+    With preallocated outputs, 12 rows through 80-128-128-7 took 19 us instead of 36 us for the module (2-core EPYC, one
+    thread, torch 2.13). At that size call overhead dominates.
 
-    What it reads stays where it is in memory, so that a captured graph of it remains valid: `refresh` before a rollout.
+    Its inputs stay at the same addresses, so a captured graph of it remains valid. Call `refresh` before a rollout.
     """
 
     def __init__(self, norm: tuple[Tensor, Tensor, float], layers: Layers, n_rows: int, device: torch.device) -> None:
@@ -184,7 +187,7 @@ class PolicyForward:
         self.state = torch.empty((n_rows, average.shape[0]), device=device)
 
     def refresh(self) -> None:
-        """Take over the networks' present weights and statistics."""
+        """Copy the networks' current weights and statistics."""
         if self.average.device != self.source[0].device:
             self.average.copy_(self.source[0])
             self.std.copy_(self.source[1])
@@ -192,7 +195,7 @@ class PolicyForward:
             layer.refresh()
 
     def __call__(self, state: Tensor) -> Tensor:
-        """(N, S) -> (N, out). The result is this object's buffer, valid until the next call."""
+        """Map (N, S) to (N, out), a buffer that is valid until the next call."""
         torch.sub(state, self.average, out=self.state)
         x = self.state.div_(self.std).clamp_(-self.clip, self.clip)
         for layer in self.layers:
@@ -201,16 +204,16 @@ class PolicyForward:
 
 
 def writes_into_slots(env: Any, device: torch.device) -> bool:
-    """Whether `env.step` takes `out=` and its tensors are where the storage is."""
+    """Return True if `env.step` accepts `out=` and its tensors are on the storage's device."""
     same_device = torch.device(getattr(env, "device", "cpu")) == device
     return same_device and "out" in inspect.signature(env.step).parameters
 
 
 def explore_batch(env: Any, rollout: Rollout, choose: Choose, run: Callable[[Take], None] | None = None) -> None:
-    """Fill `rollout` from a vectorized environment, which restarts finished episodes by itself.
+    """Fill `rollout` from a vectorized environment with autoreset.
 
-    `choose` writes the step's stored action and returns what the environment is to do, (N, A). `run`, where
-    given, is called with what takes steps of the rollout, which write nothing but memory that stays where it is.
+    `choose` writes the step's stored action and returns the environment's action, (N, A). `run`, if given, is called
+    with a function that takes steps of the rollout and only writes to memory at fixed addresses.
     """
     if writes_into_slots(env, rollout.device):
 
@@ -233,7 +236,7 @@ def explore_batch(env: Any, rollout: Rollout, choose: Choose, run: Callable[[Tak
 
 
 def _record_end(slots: RolloutStep, info: Any) -> None:
-    """Keep how episodes ended. An environment that does not tell has terminal ends only."""
+    """Record how episodes ended; without this information all ends are terminal."""
     if isinstance(info, dict) and "truncated" in info:
         slots.truncated.copy_(info["truncated"])
         if slots.is_worth_asking and not slots.done.any():
@@ -244,7 +247,7 @@ def _record_end(slots: RolloutStep, info: Any) -> None:
 
 
 def explore_single(env: Any, rollout: Rollout, choose: Choose) -> None:
-    """Fill a host `rollout` with N = 1 from an environment that speaks NumPy and is reset by its caller."""
+    """Fill a host `rollout` with N = 1 from a NumPy environment without autoreset."""
     states, finals = rollout.states[:, 0].numpy(), rollout.final_states[:, 0].numpy()  # (H + 1, S), (H, S)
     rewards, done = rollout.rewards[:, 0].numpy(), rollout.done[:, 0].numpy()  # (H,)
     truncated = rollout.truncated[:, 0].numpy()

@@ -1,7 +1,7 @@
-"""Rollouts on a GPU as replayed graphs: one launch in place of some thousand.
+"""Rollouts on a GPU as replayed graphs, which replace about a thousand launches with one.
 
-Policy, sampling and environment read and write memory that stays where it is between rollouts (the storage, the
-networks' weights, the environment's books), so what one rollout launched is what the next one launches.
+Policy, sampling and environment use memory at fixed addresses between rollouts: the storage, the networks' weights and
+the account state. Therefore every rollout launches the same work.
 """
 
 from __future__ import annotations
@@ -13,45 +13,48 @@ import torch
 
 from drl_agents.agents.rollout import Rollout, Take
 
-CHUNK_STEPS = 256  # of a graph: bounds its size for long rollouts
+CHUNK_STEPS = 256  # steps per graph, which limits its size for long rollouts
 
 
 class Graph(Protocol):
-    """Work that was recorded once and can be done again."""
+    """Recorded work that can be replayed."""
 
     def capture(self, work: Callable[[], None]) -> None:
-        """Record what `work` launches, without doing it."""
+        """Record the launches of `work` without running them."""
         ...
 
     def replay(self) -> None:
-        """Do what was recorded."""
+        """Run the recorded work."""
         ...
 
 
 class CudaGraph:
-    """torch's graph of a stream on one CUDA or HIP device."""
+    """Torch graph of a stream on one CUDA or HIP device."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.graph = device, torch.cuda.CUDAGraph()
 
     def capture(self, work: Callable[[], None]) -> None:
-        """Record what `work` launches: on a stream of its device, because torch's own is on whichever came first."""
+        """Record the launches of `work` on a stream of its device.
+
+        Torch's default capture stream may be on another device.
+        """
         with torch.cuda.device(self.device):
             stream = torch.cuda.Stream(self.device)
             with torch.cuda.graph(self.graph, stream=stream):
                 work()
 
     def replay(self) -> None:
-        """Launch it."""
+        """Launch the graph."""
         self.graph.replay()
 
 
 class StepGraphs:
     """Graphs of one rollout's steps.
 
-    The first rollout with an environment, a storage and a policy runs eagerly: libraries set themselves up in it,
-    which cannot be recorded. The second is recorded and replayed, the later ones are replayed. Another environment,
-    storage or policy starts afresh. Where recording fails, the rollouts stay eager.
+    The first rollout with an environment, a storage and a policy runs eagerly, because libraries initialize during it
+    and cannot be recorded. The second rollout is recorded and replayed, and later ones are replayed. Another
+    environment, storage or policy starts from the beginning. If recording fails, rollouts stay eager.
     """
 
     def __init__(self, make_graph: Callable[[], Graph]) -> None:
@@ -61,7 +64,7 @@ class StepGraphs:
         self.graphs: list[Graph] | None = None
 
     def run(self, env: Any, rollout: Rollout, policy: object, take: Take) -> None:
-        """Take all steps of `rollout`; `take` is called with some of them in order, eagerly or to be recorded."""
+        """Run all steps of `rollout`; `take` is called with consecutive steps, eagerly or while recording."""
         made_of = (env, rollout, policy)
         is_known = len(self.made_of) == 3 and all(a is b for a, b in zip(made_of, self.made_of, strict=True))
         if not is_known:
@@ -69,7 +72,7 @@ class StepGraphs:
         elif self.graphs is None and not self.is_eager:
             try:
                 self.graphs = self._recorded(rollout, take)
-            except RuntimeError:  # torch's answer where memory or the driver forbids it; nothing has run
+            except RuntimeError:  # raised if memory or the driver prevents capture; nothing has run
                 self.is_eager = True
         if self.graphs is None:
             take(rollout.steps)

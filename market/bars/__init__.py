@@ -1,4 +1,4 @@
-"""Bars of prices: reading, checking, filling gaps, and the report about their quality.
+"""Price bars: reading, checks, gap filling and quality reports.
 
-Imports the ground floor of `market` only (`errors`, `names`, `files`, `times`, `codec`, `defaults`).
+Imports only the base modules of `market` (`errors`, `names`, `files`, `times`, `codec`, `defaults`).
 """

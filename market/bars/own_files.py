@@ -1,4 +1,4 @@
-"""Bars from files of the user's: several tidy Parquet or CSV files joined, selected, cut and aggregated."""
+"""Bars from the user's files: several tidy Parquet or CSV files, joined, filtered, cut and aggregated."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from market.errors import BarsError
 from market.names import currency_of, ticker_for, timeframe_name, timeframe_seconds
 from market.symbols import known_pair
 
-OF_FILES = ("file", "is_last")  # columns while files are joined
+OF_FILES = ("file", "is_last")  # temporary columns while files are joined
 
 LOGGER = logging.getLogger(__name__)
 
@@ -45,25 +45,28 @@ def file_bars(
     now: datetime | None = None,
     offset_s: int = 0,
 ) -> pd.DataFrame:
-    """Tidy bars of one or several files, in the form of `market.bars.candles.read_bars`.
+    """Return tidy bars from one or more files, in the format of `market.bars.candles.read_bars`.
 
     Args:
-        paths: tidy files of one timeframe. A bar of the period that is in two of them must be the same in both, unless
-            one file ends with it and the other does not: it had not closed then, and the other file's is taken.
-        tickers: names in any form; None takes every symbol.
-        timeframe: of the result: the files' own (None) or a longer one. Missing bars are not filled, and a longer bar
-            with a missing part is missing.
-        start: first bar open, UTC, included.
-        end: bar opens before this, UTC.
-        stamp: which time the files' timestamps are, `open` or `close`.
-        now: bars that close after this are left out, which is logged.
-        offset_s: the bars open this many seconds after the UTC grid, those of a longer timeframe, too.
+        paths: tidy files of one timeframe. A bar in two files must be the same in both. The only exception is the last
+            bar of a file that another file continues: it had not closed, so the other file's bar is used.
+        tickers: coin names in any form; None uses every symbol.
+        timeframe: timeframe of the result: None for that of the files, or a longer one. Missing bars are not filled,
+            and a longer bar with a missing part is missing.
+        start: open time of the first bar, UTC, inclusive.
+        end: upper bound of open times, UTC, exclusive.
+        stamp: time that the files' timestamps hold, `open` or `close`.
+        now: bars that close after this time are dropped with a warning.
+        offset_s: offset of the bars' open times from the UTC grid in seconds, also for longer bars.
+
+    Raises:
+        BarsError: the files cannot be used or contradict each other.
     """
     where = ", ".join(map(str, paths))
     bars, step = _join(paths, stamp, start, end)
     if tickers is not None:
         chosen = dict(zip(chosen_symbols(bars, tickers, where), tickers, strict=True))
-        # A symbol that may be a coin or a pair takes the name that says which.
+        # An ambiguous symbol gets an unambiguous name.
         unsure = {symbol: ticker_for(ticker, symbol) for symbol, ticker in chosen.items() if known_pair(symbol) is None}
         bars = bars.loc[bars["symbol"].isin(chosen)].replace({"symbol": unsure})
     symbols = sorted(set(bars["symbol"]))
@@ -81,13 +84,13 @@ def file_bars(
 
 
 def _join(paths: Sequence[Path], stamp: str, start: datetime | None, end: datetime | None) -> tuple[pd.DataFrame, int]:
-    """All rows of all files, each bar once, and the seconds between them."""
+    """Return the rows of all files without duplicate bars, and the seconds between bars."""
     tables = [read_bars(path, stamp) for path in paths]
     steps = [step_between(table, start, end, str(path)) for path, table in zip(paths, tables, strict=True)]
     for path, step in zip(paths, steps, strict=True):
         if step != steps[0]:
             raise BarsError(
-                f"{path} holds {timeframe_name(step)} bars and {paths[0]} {timeframe_name(steps[0])} bars; join files "
+                f"{path} has {timeframe_name(step)} bars and {paths[0]} {timeframe_name(steps[0])} bars; join files "
                 "of one timeframe"
             )
     tables = [table.assign(symbol=table["symbol"].astype(str), file=n) for n, table in enumerate(tables)]
@@ -96,7 +99,7 @@ def _join(paths: Sequence[Path], stamp: str, start: datetime | None, end: dateti
         bars[SYNTHETIC] = bars[SYNTHETIC].eq(True)  # a file without the column holds real bars
     bars["symbol"] = bars["symbol"].replace(spellings(set(bars["symbol"])))
     bars["is_last"] = bars["timestamp"] == bars.groupby(["file", "symbol"])["timestamp"].transform("max")
-    bars = bars.sort_values("is_last", kind="stable")  # of equal bars the one that is certain to have closed is kept
+    bars = bars.sort_values("is_last", kind="stable")  # among equal bars, keep the one that has certainly closed
     bars = bars.drop_duplicates([name for name in bars.columns if name not in OF_FILES])
     bars = _without_forming(bars, paths)
     _check_agreement(bars_between(bars, start, end), paths)
@@ -104,13 +107,13 @@ def _join(paths: Sequence[Path], stamp: str, start: datetime | None, end: dateti
 
 
 def _without_forming(bars: pd.DataFrame, paths: Sequence[Path]) -> pd.DataFrame:
-    """Leave out the last bar of a file that differs from the same bar of a file that continues after it."""
+    """Drop the last bar of a file if it differs from the same bar in a file that continues after it."""
     same = bars.loc[bars.duplicated(["timestamp", "symbol"], keep=False)]
     is_continued = ~same.groupby(["timestamp", "symbol"])["is_last"].transform("all")
     forming = same.loc[same["is_last"] & is_continued]
     for number, left in forming.groupby("file"):
         LOGGER.warning(
-            "%s: its last bar of %s (%s UTC) had not closed, as a later file shows; the later file's is taken",
+            "%s: its last bar of %s (%s UTC) had not closed, so the bar of a later file is used",
             paths[int(str(number))], ", ".join(left["symbol"]), f"{left['timestamp'].max():%Y-%m-%d %H:%M}",
         )  # fmt: skip
     return bars.drop(index=forming.index)
@@ -126,7 +129,7 @@ def _check_agreement(bars: pd.DataFrame, paths: Sequence[Path]) -> None:
     raise BarsError(
         f"{paths[earlier['file']]} and {paths[later['file']]} contradict each other: {later['symbol']} bar "
         f"{later['timestamp']:%Y-%m-%d %H:%M} is {_values(earlier)} and {_values(later)} "
-        f"({int(is_contradicted.sum())} such bars); leave one file out"
+        f"({int(is_contradicted.sum())} such bars); remove one of the files"
     )
 
 
@@ -135,18 +138,18 @@ def _values(bar: pd.Series) -> str:
 
 
 def _by_currency(symbols: Sequence[str]) -> list[list[str]]:
-    """The symbols in groups of one cash currency: a grid has one."""
+    """Group symbols by cash currency, because a grid has only one."""
     return [[s for s in symbols if currency_of(s) == c] for c in sorted(set(map(currency_of, symbols)))]
 
 
 def _longer(
     grid: BarGrid, symbols: Sequence[str], timeframe: str, step: int, offset_s: int, where: str
 ) -> pd.DataFrame:
-    """Bars aggregated by calendar time, without the ones that miss a part."""
+    """Aggregate bars by calendar time and drop bars with a missing part."""
     if grid.bar_seconds != step:
         raise BarsError(
-            f"{where}: {', '.join(symbols)} has {timeframe_name(grid.bar_seconds)} bars among others of "
-            f"{timeframe_name(step)}, so a whole {timeframe} bar cannot be told; give it in a file of its own"
+            f"{where}: {', '.join(symbols)} has {timeframe_name(grid.bar_seconds)} bars, but other symbols have "
+            f"{timeframe_name(step)} bars, so {timeframe} bars cannot be aggregated; put it in a separate file"
         )
     longer = resample(grid, timeframe_seconds(timeframe), offset_s)
     time = pd.to_datetime(longer.time, unit="s", utc=True)
@@ -159,11 +162,11 @@ def _longer(
         n_touched = len(np.unique(first[~grid.missing[:, asset]]))
         if n_touched > len(tables[-1]):
             LOGGER.warning(
-                "%s: %d of %d %s bars of %s miss a part and are left out; build_dataset.py fills short gaps before it "
+                "%s: dropped %d of %d %s bars of %s that lack a part; build_dataset.py fills short gaps before it "
                 "aggregates",
                 where, n_touched - len(tables[-1]), n_touched, timeframe, symbol,
             )  # fmt: skip
     bars = pd.concat(tables, ignore_index=True)
     if len(bars) == 0:
-        raise BarsError(f"{where}: every {timeframe} bar misses a part; choose a shorter --timeframe")
+        raise BarsError(f"{where}: every {timeframe} bar lacks a part; choose a shorter --timeframe")
     return bars

@@ -1,10 +1,10 @@
-"""What the bars of a dataset hold and lack, as plain JSON values: printed, kept in the manifest, and drawn from there.
+"""Quality report of a dataset's source bars, as plain JSON values for printing, the manifest and pictures.
 
-Every number of a coin is over its own span, from its first to its last bar, at the timeframe of the source and before
-anything is resampled. A bar that the source lacks counts as missing, also where `fill_gaps` made one up; prices,
-volumes and moves are those of the bars that are there, one after another. So a move over a gap belongs to the first bar
-after it, and a gap does not end a run of flat bars. A bar of the source that only repeats the last close, without
-volume, is there; it is counted as repeated, and as filled.
+The figures of a coin cover its own span, from its first to its last bar, at the source's timeframe before resampling. A
+bar that the source lacks counts as missing, even if `fill_gaps` filled it. Prices, volumes and moves are those of
+existing bars in sequence. So a move over a gap belongs to the first bar after it, and a gap does not interrupt a run of
+flat bars. A source bar that only repeats the last close without volume exists, and is counted as repeated and as
+filled.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from market.times import utc_text
 
 FILL_RULE = "last close, zero volume"
 LISTED_GAPS = 5
-TIMELINE_BINS = 600  # characters of a timeline, at most
+TIMELINE_BINS = 600  # largest number of characters of a timeline
 TIMELINE_KINDS = ("missing", "filled", "zero_volume", "jumps")
 JUMP = 0.05  # |log return|
 LARGE_JUMP = 0.10
-STRANGE_MOVE = 0.7  # |log return| of one bar that halves or doubles a price: a split, another coin, or a wrong unit
+STRANGE_MOVE = 0.7  # |log return| that halves or doubles a price: a split, a different coin, or a wrong unit
 MANY_MISSING = 0.10
 MANY_FILLED = 0.02
 FEW_USED = 0.5
 
 
 def gap_report(grid: BarGrid, max_fill_bars: int) -> dict[str, Any]:
-    """The report of all coins; `grid` is the result of `fill_gaps`, at the timeframe of the source."""
+    """Return the report of all coins. `grid` is the result of `fill_gaps` at the source's timeframe."""
     bin_bars = max(-(-len(grid.time) // TIMELINE_BINS), 1)
     tickers = {ticker: _ticker_report(grid, a, bin_bars) for a, ticker in enumerate(grid.tickers)}
     return {
@@ -46,18 +46,18 @@ def gap_report(grid: BarGrid, max_fill_bars: int) -> dict[str, Any]:
 
 
 def has_report(quality: Mapping[str, Any], tickers: Sequence[str]) -> bool:
-    """Whether a manifest's `quality` is a report of `gap_report` on these coins; a dataset made by hand has none."""
+    """Return True if `quality` is a report of `gap_report` on these coins. Manually made datasets have none."""
     reports = quality.get("tickers")
     return "timeline_bin_bars" in quality and isinstance(reports, dict) and set(tickers) <= set(reports)
 
 
 def account_of_bars(grid: BarGrid, kept: Sequence[tuple[int, int]], warmup_bars: int) -> dict[str, Any]:
-    """Where the bars of the dataset's timeframe went; `used_bars` and all of `dropped_bars` add up to `grid_bars`.
+    """Count used and dropped bars of the dataset's timeframe. `used_bars` and all `dropped_bars` add up to `grid_bars`.
 
     Args:
         grid: all bars, resampled.
-        kept: those of `segments_of(grid)` that are long enough, warm-up included.
-        warmup_bars: rows that each of them loses at its start.
+        kept: runs from `segments_of(grid)` that are long enough, including warm-up.
+        warmup_bars: number of rows dropped at the start of each run.
     """
     lengths = [last - first for first, last in kept]
     whole = [last - first for first, last in segments_of(grid)]
@@ -79,7 +79,7 @@ def account_of_bars(grid: BarGrid, kept: Sequence[tuple[int, int]], warmup_bars:
 
 
 def warn_of_few(report: dict[str, Any]) -> dict[str, Any]:
-    """A report with a warning first where most bars could not be used, which names the coin that lacks the most."""
+    """Return the report, with a first warning if most bars cannot be used. It names the worst coin."""
     used, there = report["used_bars"], report["grid_bars"]
     if used >= FEW_USED * there:
         return report
@@ -111,34 +111,34 @@ def _ticker_report(grid: BarGrid, asset: int, bin_bars: int) -> dict[str, Any]:
         "longest_gaps": longest,
     }
     if n_repeated := int(_repeated(grid, asset).sum()):
-        report["repeated_bars"] = n_repeated  # only where there are any, so that reports without them keep their hash
+        report["repeated_bars"] = n_repeated  # omitted if 0, so that reports without them keep their hash
     report |= _volume_report(grid, asset, rows) | _flat_report(grid, asset, rows) | _move_report(grid, asset)
     return report | {"timeline": _timeline(grid, asset, rows, bin_bars)}
 
 
 def _present(grid: BarGrid, asset: int) -> np.ndarray:
-    """(T,) bool, bars that came from the source."""
+    """Return the bars from the source, (T,) bool."""
     return _traded(grid, asset) | grid.untraded[:, asset]
 
 
 def _traded(grid: BarGrid, asset: int) -> np.ndarray:
-    """(T,) bool, bars that came from the source and have a price of their own."""
+    """Return the bars from the source with their own price, (T,) bool."""
     return ~(grid.missing[:, asset] | grid.filled[:, asset])
 
 
 def _repeated(grid: BarGrid, asset: int) -> np.ndarray:
-    """(T,) bool, bars of the source that only repeat the last close, which `fill_gaps` takes for filled."""
+    """Return source bars that only repeat the last close, (T,) bool. `fill_gaps` treats them as filled."""
     return grid.untraded[:, asset] & ~_traded(grid, asset)
 
 
 def _runs(mask: np.ndarray) -> np.ndarray:
-    """(runs, 2) first and last_exclusive place of each run of true values."""
+    """Return first and last_exclusive index of each run of True values, (runs, 2)."""
     edges = np.diff(np.concatenate([[0], mask.astype(np.int8), [0]]))
     return np.flatnonzero(edges).reshape(-1, 2)
 
 
 def _longest_run(mask: np.ndarray, time: np.ndarray) -> tuple[int, str | None]:
-    """Length of the longest run of true values, the first of equals, and the time it starts at."""
+    """Return the length of the longest run of True values and its start time. The first of equal runs is used."""
     runs = _runs(mask)
     if len(runs) == 0:
         return 0, None
@@ -147,18 +147,18 @@ def _longest_run(mask: np.ndarray, time: np.ndarray) -> tuple[int, str | None]:
 
 
 def _volume_report(grid: BarGrid, asset: int, rows: np.ndarray) -> dict[str, Any]:
-    """Bars in which nobody traded; unknown (None) when the source has no volumes."""
+    """Report bars without trades, or None if the source has no volumes."""
     is_known = not np.isnan(grid.volume[rows, asset]).all()
     return _run_report("zero_volume", _is_zero_volume(grid, asset)[rows], grid.time[rows], is_known)
 
 
 def _is_zero_volume(grid: BarGrid, asset: int) -> np.ndarray:
-    """(T,) bool; bars made up by filling are among them."""
+    """Return bars without volume, (T,) bool, including filled bars."""
     return grid.untraded[:, asset] | (grid.volume[:, asset] == 0)
 
 
 def _flat_report(grid: BarGrid, asset: int, rows: np.ndarray) -> dict[str, Any]:
-    """Bars with open = high = low = close; unknown (None) when the source has closes only."""
+    """Report bars with open = high = low = close, or None if the source has only closes."""
     opens, high, low, close = (getattr(grid, name)[rows, asset] for name in PRICES)
     is_flat = (high == low) & (opens == close) & (opens == high) | _repeated(grid, asset)[rows]
     return _run_report("flat", is_flat, grid.time[rows], is_known=not np.isnan(opens).all())
@@ -171,13 +171,16 @@ def _run_report(kind: str, is_such: np.ndarray, time: np.ndarray, is_known: bool
 
 
 def _moves(grid: BarGrid, asset: int) -> tuple[np.ndarray, np.ndarray]:
-    """(bars - 1,) log return of each bar that is there over the one before it, and its row; repeated bars move none."""
+    """Return the log return of each existing bar over the previous one, (bars - 1,), and its row.
+
+    Repeated bars are skipped.
+    """
     rows = np.flatnonzero(_traded(grid, asset))
     return np.diff(np.log(grid.close[rows, asset])), rows[1:]
 
 
 def _move_report(grid: BarGrid, asset: int) -> dict[str, Any]:
-    """Jumps: bars whose |log return| exceeds 5 % and 10 %, and the largest one with its sign."""
+    """Report jumps: bars with |log return| above 5 % and 10 %, and the largest one with its sign."""
     moves, rows = _moves(grid, asset)
     report: dict[str, Any] = {
         "ret_gt_5pct": int((np.abs(moves) > JUMP).sum()),
@@ -187,16 +190,16 @@ def _move_report(grid: BarGrid, asset: int) -> dict[str, Any]:
     }
     if len(moves):
         largest = int(np.abs(moves).argmax())
-        # Twelve digits: the last ones of a logarithm differ between processors, and the dataset's hash covers this.
+        # Twelve digits, because the last ones differ between processors and the value is part of the dataset's hash.
         report["max_logret"] = float(f"{moves[largest]:.12g}")
         report["max_logret_at"] = utc_text(int(grid.time[rows[largest]]))
     return report
 
 
 def _timeline(grid: BarGrid, asset: int, rows: np.ndarray, bin_bars: int) -> dict[str, str]:
-    """The grid in equal bins, one character each: `.` for none, else the share of the bin's bars in ninths, rounded up.
+    """Return the grid in equal bins, one character each: `.` for none, else ninths of the bin's bars, rounded up.
 
-    Kinds that never occur are left out; see TIMELINE_KINDS. Bars outside the coin's span are in none.
+    Kinds that never occur are omitted; see TIMELINE_KINDS. Bars outside the coin's span count in no kind.
     """
     n_bars = len(grid.time)
     places = {kind: np.zeros(n_bars, dtype=bool) for kind in TIMELINE_KINDS}
@@ -213,7 +216,7 @@ def _timeline(grid: BarGrid, asset: int, rows: np.ndarray, bin_bars: int) -> dic
 
 
 def _warnings(grid: BarGrid, asset: int) -> Iterator[str]:
-    """What a reader should not overlook, one line each."""
+    """Yield the coin's warnings, one line each."""
     ticker, rows = grid.tickers[asset], np.flatnonzero(_present(grid, asset))
     traded, (moves, moved) = _traded(grid, asset), _moves(grid, asset)
     close, volume = grid.close[traded, asset], grid.volume[traded, asset]

@@ -1,4 +1,4 @@
-"""Symbols of one coin in a table: spellings of one pair are joined, its other pairs are left out by name."""
+"""Symbols of one coin in a table: spellings of the same pair are joined, and other pairs are dropped with a warning."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOGGER = logging.getLogger(__name__)
 
 
 def spellings(symbols: Iterable[str]) -> dict[str, str]:
-    """Every symbol that is written in several ways -> the one of them with a slash, or the first."""
+    """Map every symbol with several spellings to the one with a slash, or to the first."""
     groups: dict[Pair, list[str]] = {}
     for symbol in sorted(symbols):
         if pair := known_pair(symbol):
@@ -27,14 +27,14 @@ def spellings(symbols: Iterable[str]) -> dict[str, str]:
 
 
 def join_spellings(bars: pd.DataFrame, where: str) -> pd.DataFrame:
-    """The bars with one symbol for each pair; a bar that two spellings hold alike is kept once.
+    """Return the bars with one symbol per pair. Duplicate bars of two spellings are kept once.
 
     Args:
-        bars: with a column `symbol` of categories, and `timestamp` in UTC seconds.
-        where: names the table in errors and warnings.
+        bars: a table with categorical `symbol`, and `timestamp` in UTC seconds.
+        where: name of the table in errors and warnings.
 
     Raises:
-        BarsError: two spellings of one pair hold different bars of one time.
+        BarsError: two spellings of one pair have different bars at the same time.
     """
     one_name = spellings(bars["symbol"].cat.categories)
     if not one_name:
@@ -51,25 +51,24 @@ def join_spellings(bars: pd.DataFrame, where: str) -> pd.DataFrame:
         if is_other.any():
             at = group.loc[is_other, "timestamp"].iloc[0]
             raise BarsError(
-                f"{where}: {text} are spellings of one coin, and {int(is_other.sum())} bars of the same time differ, "
+                f"{where}: {text} are spellings of one pair, but {int(is_other.sum())} bars at the same time differ, "
                 f"first {utc_text(int(at))}; keep one of them"
             )
-        LOGGER.warning("%s: %s are spellings of one coin and are joined", where, text)
+        LOGGER.warning("%s: joined %s, which are spellings of one pair", where, text)
         is_copy |= is_second.reindex(bars.index, fill_value=False).to_numpy()
     return bars.loc[~is_copy].reset_index(drop=True)
 
 
 def chosen_symbols(bars: pd.DataFrame, tickers: Sequence[str], where: str) -> tuple[str, ...]:
-    """The symbol for each ticker, in their order; other pairs of the same coins are said to be left out.
+    """Return the symbol for each ticker, in order. Dropped pairs of the same coins are logged.
 
     Args:
-        bars: as `market.bars.candles.read_bars` returns them.
-        tickers: names in any form.
-        where: names the table in errors and warnings.
+        bars: tidy bars, as returned by `market.bars.candles.read_bars`.
+        tickers: coin names in any form.
+        where: name of the table in errors and warnings.
 
     Raises:
-        BarsError: what `match_symbols` refuses; or a coin's bars go on in another pair, and the ticker does not say
-            which pair is meant.
+        BarsError: `match_symbols` fails, or a coin continues under a different pair and the ticker does not name one.
     """
     there = set(map(str, bars["symbol"].unique()))
     try:
@@ -87,7 +86,7 @@ def chosen_symbols(bars: pd.DataFrame, tickers: Sequence[str], where: str) -> tu
 
 
 def perpetual_warnings(symbols: Iterable[str]) -> list[str]:
-    """One line for each perpetual contract, whose bars are taken for those of its coin."""
+    """Return one warning per perpetual contract whose bars are used for its coin."""
     pairs = {symbol: known_pair(symbol) for symbol in symbols}
     return [
         f"{symbol}: is a perpetual contract, traded here as {pair.text} on cash; its funding payments are left out"
@@ -97,13 +96,13 @@ def perpetual_warnings(symbols: Iterable[str]) -> list[str]:
 
 
 def _say_left_out(bars: pd.DataFrame, ticker: str, symbol: str, other: str, where: str) -> None:
-    """Warn of a second pair of a coin; refuse to choose where its bars lie before or after those of the first."""
+    """Log a second pair of a coin. Raise BarsError if its bars are entirely before or after those of the first."""
     times = [bars.loc[(bars["symbol"] == name).to_numpy(), "timestamp"] for name in (symbol, other)]
     (first, last), (begin, end) = ((t.min(), t.max()) for t in times)
     text = [f"{name} ({counted(len(t), 'bar')})" for name, t in zip((symbol, other), times, strict=True)]
     if ticker not in (symbol, other) and (last < begin or end < first):
         raise BarsError(
-            f"{where}: {text[0]} and {text[1]} are both {ticker_of(symbol)} and never overlap; "
-            f"pass {symbol} or {other} in --tickers for one of them, or give both one symbol in the file"
+            f"{where}: {text[0]} and {text[1]} are both {ticker_of(symbol)} and do not overlap; "
+            f"pass {symbol} or {other} in --tickers, or use one symbol for both in the file"
         )
-    LOGGER.warning("%s: %s is taken, %s is left out: %s, %s", where, symbol, other, *text)
+    LOGGER.warning("%s: using %s, dropping %s: %s, %s", where, symbol, other, *text)

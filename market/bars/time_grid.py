@@ -1,8 +1,8 @@
-"""The time grid of bars: its step, its offset from midnight UTC, and the bars that open beside it.
+"""Time grid of bars: its step, its offset from midnight UTC, and bars off the grid.
 
-Bars of one step open at `offset_s + n * step` seconds since 1970-01-01 00:00 UTC. A single bar off that grid is left
-out like a missing one, which is logged. Anything more is refused by what it looks like: an offset, close times, local
-times over a change to or from summer time, or two timeframes in one file.
+Bars open at `offset_s + n * step` seconds since 1970-01-01 00:00 UTC. A few stray bars off this grid are dropped as
+missing and logged. More of them raise an error that names the likely cause: an offset, close times, local times with
+daylight saving changes, or two timeframes in one file.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from market.names import timeframe_name
 from market.times import utc_text
 
 LEAST_BAR_SECONDS = 60
-USUAL_STEPS = 0.8  # share of all steps: then the commonest one is the step, whatever the others are
-STRAY_SHARE = 0.01  # most bars off the grid that are left out
-LEAST_BARS = 20  # below this no bar is called a stray
+USUAL_STEPS = 0.8  # fraction of all steps at which the most common one is the step
+STRAY_SHARE = 0.01  # largest fraction of bars off the grid that may be dropped
+LEAST_BARS = 20  # with fewer bars there are no strays
 HOUR_S, DAY_S, SECONDS_PER_YEAR = 3_600, 86_400, 31_536_000
-MOST_CHANGES = 2  # of clocks in a year
-# One zone for each rule and local hour of a change, if the machine has its rules.
+MOST_CHANGES = 2  # clock changes per year
+# One zone per rule and local hour of a clock change. Zones that the machine lacks are skipped.
 CLOCKS = (
     "Europe/London",
     "Europe/Berlin",
@@ -49,19 +49,25 @@ LOGGER = logging.getLogger(__name__)
 
 
 def bar_seconds_of(bars: pd.DataFrame, where: str) -> int:
-    """Seconds between bars; `bars` is sorted by symbol and time. The step may miss some bars (see `on_grid`)."""
+    """Return the seconds between bars, of which some may be off the grid (see `on_grid`).
+
+    `bars` is sorted by symbol and time.
+
+    Raises:
+        BarsError: every symbol has only one bar.
+    """
     step = _step_of(opens_of(bars), bars["symbol"].cat.codes.to_numpy())
     if step == 0:
-        raise BarsError(f"{where}: one bar per symbol is too few; at least 2 are needed")
+        raise BarsError(f"{where}: one bar per symbol is too few; at least 2 are required")
     return step
 
 
 def _step_of(opens: np.ndarray, codes: np.ndarray) -> int:
-    """The greatest step that every open time is a multiple of, or the usual one; 0 without two bars of a symbol."""
+    """Return the greatest common step of all open times, or the most common step; 0 if no symbol has two bars."""
     steps = np.diff(opens)[np.diff(codes) == 0]
     if len(steps) == 0:
         return 0
-    # Holes leave the common divisor as it is; a stray time makes it tiny, and the commonest step then names it.
+    # Gaps do not change the common divisor. A stray makes it tiny, so the most common step is used then.
     divisor = int(np.gcd.reduce(steps))
     lengths, counts = np.unique(steps, return_counts=True)
     usual = int(lengths[counts.argmax()])
@@ -69,21 +75,21 @@ def _step_of(opens: np.ndarray, codes: np.ndarray) -> int:
 
 
 def opens_of(bars: pd.DataFrame) -> np.ndarray:
-    """(rows,) int64, open times in UTC seconds."""
+    """Return the open times in UTC seconds, (rows,) int64."""
     return bars["timestamp"].dt.as_unit("s").astype("int64").to_numpy()
 
 
 def few_strays(n_off: int, n_bars: int) -> bool:
-    """Whether so few bars can be left out as strays."""
+    """Return True if the bars off the grid are few enough to be dropped."""
     return n_off <= max(STRAY_SHARE * n_bars, int(n_bars >= LEAST_BARS))
 
 
 def off_grid(bars: pd.DataFrame, step: int, offset_s: int = 0, n_all: int | None = None) -> tuple[np.ndarray, bool]:
-    """(rows,) bool, the bars off the grid, and whether all of them are strays.
+    """Return a mask of bars off the grid, (rows,) bool, and whether all of them are strays.
 
-    A stray takes the place of its bar on the grid, or stands alone. Neighbours beside bars on the grid are another,
-    shorter timeframe, whose bars on the grid hold less than a whole step. Strays are few of `n_all` bars, which is
-    the number of bars unless `bars` are cut out of more.
+    A stray replaces its bar on the grid or is isolated. Neighboring bars between bars on the grid belong to a shorter
+    timeframe, whose bars on the grid cover less than a step. `n_all` is the number of bars of which strays must be few;
+    None uses the number of `bars`.
     """
     opens = opens_of(bars)
     is_off = (opens - offset_s) % step != 0
@@ -99,7 +105,7 @@ def off_grid(bars: pd.DataFrame, step: int, offset_s: int = 0, n_all: int | None
 
 
 def on_grid(bars: pd.DataFrame, step: int, offset_s: int, where: str, n_all: int) -> pd.DataFrame:
-    """Leave out strays, which is logged, and refuse other bars off the grid by what they look like (see `off_grid`)."""
+    """Drop and log strays. Raise BarsError with the likely cause for other bars off the grid (see `off_grid`)."""
     is_off, are_strays = off_grid(bars, step, offset_s, n_all)
     if not is_off.any():
         return bars
@@ -107,7 +113,7 @@ def on_grid(bars: pd.DataFrame, step: int, offset_s: int, where: str, n_all: int
         _refuse(bars, is_off, step, where)
     first = bars.iloc[int(is_off.argmax())]
     LOGGER.warning(
-        "%s: %d bars are off the %s grid and left out as missing, first %s %s UTC",
+        "%s: dropped %d bars off the %s grid as missing, first %s %s UTC",
         where, int(is_off.sum()), timeframe_name(step), first["symbol"], f"{first['timestamp']:%Y-%m-%d %H:%M:%S}",
     )  # fmt: skip
     return bars.loc[~is_off]
@@ -122,7 +128,7 @@ def _refuse(bars: pd.DataFrame, is_off: np.ndarray, step: int, where: str) -> No
     are_all_off = len(phases) == 1 and is_off.mean() > 1 - STRAY_SHARE
     if are_all_off and phases[0] % 60:
         raise BarsError(
-            f"{first} is off the {name} grid, like all bars, by {phases[0]} s; if these are close times, pass "
+            f"{first} is off the {name} grid by {phases[0]} s, like all bars; if these are close times, pass "
             "--stamp close"
         )
     if are_all_off:
@@ -134,17 +140,17 @@ def _refuse(bars: pd.DataFrame, is_off: np.ndarray, step: int, where: str) -> No
     change = _moves_by_an_hour(opens, phases, step)
     if change is not None:
         raise BarsError(
-            f"{first} is off the {name} grid, and the open times move by an hour at {utc_text(change)}: local times "
-            f"with summer time; {WRITE_UTC}, or give bars of 1h or shorter and let --timeframe {name} join them"
+            f"{first} is off the {name} grid, and the open times shift by an hour at {utc_text(change)}: local times "
+            f"with daylight saving time; {WRITE_UTC}, or use bars of at most 1h and --timeframe {name}"
         )
     raise BarsError(
-        f"{first} is off the {name} grid ({int(is_off.sum())} such bars); give bars of one timeframe, stamped with "
+        f"{first} is off the {name} grid ({int(is_off.sum())} such bars); use bars of one timeframe, stamped with "
         "their open time"
     )
 
 
 def _moves_by_an_hour(opens: np.ndarray, phases: np.ndarray, step: int) -> int | None:
-    """The first of the open times that lie an hour beside the ones before; None if clocks do not change so."""
+    """Return the first open time that shifts by an hour, or None if the shifts do not look like clock changes."""
     if len(phases) != 2 or phases[1] - phases[0] not in (HOUR_S, step - HOUR_S):
         return None
     usual = np.unique(opens[np.isin(opens % step, phases)])
@@ -153,16 +159,16 @@ def _moves_by_an_hour(opens: np.ndarray, phases: np.ndarray, step: int) -> int |
     return int(changes[0]) if len(changes) <= MOST_CHANGES * (1 + years) else None
 
 
-# ------------------------------------------------------------------------------------------------------- summer time
+# ---------------------------------------------------------------------------------------------- daylight saving time
 
 
 def check_wall_clock(opens: np.ndarray, codes: np.ndarray, where: str) -> None:
-    """Refuse times without a zone that repeat or skip the very hour that clocks do somewhere.
+    """Raise BarsError if times without a zone repeat or skip exactly the hour of a clock change in some zone.
 
     Args:
-        opens: (rows,) int64, sorted by symbol and time, read as if they were UTC.
-        codes: (rows,) int, the symbol of each row.
-        where: begins the error.
+        opens: (rows,) int64, sorted by symbol and time, interpreted as UTC.
+        codes: (rows,) int, symbol of each row.
+        where: start of the error message.
     """
     is_twice = (np.diff(opens) == 0) & (np.diff(codes) == 0)
     step = _step_of(opens[np.append(True, ~is_twice)], codes[np.append(True, ~is_twice)])
@@ -171,19 +177,19 @@ def check_wall_clock(opens: np.ndarray, codes: np.ndarray, where: str) -> None:
     twice = opens[1:][is_twice]
     for zone, first, last, repeats in _changes(int(opens.min()), int(opens.max())):
         if repeats and _repeats(opens, twice, first, last):
-            does = "comes twice"
+            does = "is repeated"
         elif not repeats and _skips(opens, codes, first, last, step):
             does = "is missing"
         else:
             continue
         raise BarsError(
             f"{where}: the hour from {utc_text(first)} {does}, as in local time at the change "
-            f"{'from' if repeats else 'to'} summer time ({zone}); {WRITE_UTC}"
+            f"{'from' if repeats else 'to'} daylight saving time ({zone}); {WRITE_UTC}"
         )
 
 
 def _changes(first_s: int, last_s: int) -> Iterator[tuple[str, int, int, bool]]:
-    """(zone, first, last, whether it repeats) of the local hours [first, last) that clocks repeat or skip."""
+    """Yield (zone, first, last, repeats) for the local hours [first, last) that clock changes repeat or skip."""
     moments = pd.date_range(
         pd.Timestamp(first_s - DAY_S, unit="s").floor("h"),
         pd.Timestamp(last_s + DAY_S, unit="s"),
@@ -200,7 +206,7 @@ def _changes(first_s: int, last_s: int) -> Iterator[tuple[str, int, int, bool]]:
 
 
 def _repeats(opens: np.ndarray, twice: np.ndarray, first: int, last: int) -> bool:
-    """Whether most bars in [first, last) come twice, and none within a day of it."""
+    """Return True if most bars in [first, last) are repeated, and no other bars within a day."""
     n_twice = int(np.sum((twice >= first) & (twice < last)))
     n_near = int(np.sum((twice >= first - DAY_S) & (twice < last + DAY_S)))
     n_bars = int(np.sum((opens >= first) & (opens < last))) - n_twice
@@ -208,7 +214,7 @@ def _repeats(opens: np.ndarray, twice: np.ndarray, first: int, last: int) -> boo
 
 
 def _skips(opens: np.ndarray, codes: np.ndarray, first: int, last: int, step: int) -> bool:
-    """Whether no symbol has a bar in [first, last), and one has all other bars of the three days on either side."""
+    """Return True if no symbol has a bar in [first, last), and one has all other bars within three days of it."""
     is_near = (opens >= first - 3 * DAY_S) & (opens < last + 3 * DAY_S)
     if ((opens >= first) & (opens < last)).any():
         return False

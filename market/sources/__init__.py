@@ -1,4 +1,4 @@
-"""Where bars come from: the exchanges' servers, a cache on disk, and how to talk to them.
+"""Sources of bars: exchange servers, a cache on disk, and HTTP transport.
 
-Imports `market.bars` and the ground floor of `market`; only programs import it.
+Imports `market.bars` and the base modules of `market`. Only programs import this package.
 """

@@ -1,8 +1,8 @@
-"""Alpaca's crypto bars in US dollars, without a key, through alpaca-py: every page, at its rate limit, checked.
+"""Alpaca's crypto bars in US dollars, without API keys, through alpaca-py. Pages are rate-limited and checked.
 
-Alpaca answers an unknown symbol with nothing. So the first request asks for daily bars of all symbols, which names the
-unknown ones before anything is downloaded, and later shows up an answer that lacks days which have bars. No clock is
-trusted alone: what has ended is told by the earlier of this machine's and the server's.
+Alpaca returns an empty response for an unknown symbol. So the first request asks for daily bars of all symbols. It
+detects unknown symbols before the download, and its days later reveal incomplete responses. Bars count as closed only
+if both the local clock and the server's clock say so.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ URL = "https://data.alpaca.markets"
 URL_VARIABLE = "CRYPTO_BARS_ALPACA_URL"
 UNITS = {"m": "Min", "h": "Hour", "d": "Day"}
 FIELDS = {"t": "timestamp", "o": "open", "h": "high", "l": "low", "c": "close", "v": "volume"}
-SETTLED_AFTER = timedelta(days=1)  # late trades may still change the last bars of a month
-PROBE_MARGIN = timedelta(days=2)  # daily bars have opened at other hours than midnight UTC
+SETTLED_AFTER = timedelta(days=1)  # late trades may change the last bars of a month until then
+PROBE_MARGIN = timedelta(days=2)  # some daily bars did not open at midnight UTC
 DAY = timedelta(days=1)
 DAY_SECONDS = 86_400
 
 
 class Alpaca:
-    """Bars of one timeframe from Alpaca or another server with the same interface."""
+    """Source of bars at one timeframe from Alpaca or another server with the same interface."""
 
     title = "Alpaca"
 
@@ -56,24 +56,24 @@ class Alpaca:
         self._timeframe, self._bar_seconds = timeframe, timeframe_seconds(timeframe)
         self._patience = patience or Patience()
         self._days: dict[str, dict[int, float]] = {}  # symbol -> volume of its daily bars by open time, UTC seconds
-        self._server_now: datetime | None = None  # at its last answer
+        self._server_now: datetime | None = None  # time of the server's last response
         self._client = CryptoHistoricalDataClient(raw_data=True, url_override=self.url)
-        # alpaca-py would retry 429 and 504 three times after 3 s each, on top of what the adapter does; one is enough.
+        # Disable alpaca-py's retries (429 and 504, three times after 3 s each), because the adapter retries.
         self._client._retry = 0
         self._pages: set[str] = set()
         be_patient(self._client._session, self._patience, is_paced=True)
         self._client._session.hooks["response"].append(self._inspect_page)
 
     def symbol(self, ticker: str) -> str:
-        """`BTC/USD` for any form of the name."""
+        """Return `BTC/USD` for any form of the name."""
         return pair_of(ticker, "/", "USD")
 
     def check(self, units: Sequence[SymbolMonth], period: Period, now: datetime) -> Period:
-        """Name unknown symbols within seconds; the whole period can be had, as far as its bars have closed."""
+        """Raise BarsError early for unknown symbols. Return the part of the period whose bars have closed."""
         check_reachable(self.url, self._patience)
         symbols = sorted({unit.symbol for unit in units})
         near = Period(period.start - PROBE_MARGIN, period.end + PROBE_MARGIN)
-        # Months that are kept are fetched whole, so all of their days must be known.
+        # Cached months are downloaded completely, so all their days must be known.
         months = [unit.period for unit in units]
         start = min(near.start, *(month.start - PROBE_MARGIN for month in months))
         end = max(near.end, *(month.end + PROBE_MARGIN for month in months))
@@ -88,18 +88,20 @@ class Alpaca:
             )
         closed = finished_before(self._bar_seconds, self._earlier(now))
         if period.start >= closed:
-            raise BarsError(f"Alpaca: no {self._timeframe} bar of this period has closed yet by the server's clock")
+            raise BarsError(
+                f"Alpaca: no {self._timeframe} bar of this period has closed yet according to the server's clock"
+            )
         return Period(period.start, min(period.end, closed))
 
     def is_final(self, unit: SymbolMonth, now: datetime) -> bool:
-        """Whether the month's bars do not change any more."""
+        """Return True if the month's bars no longer change."""
         return unit.period.end + SETTLED_AFTER <= self._earlier(now)
 
     def _earlier(self, now: datetime) -> datetime:
         return now if self._server_now is None else min(now, self._server_now)
 
     def fetch(self, unit: SymbolMonth, period: Period) -> pd.DataFrame:
-        """One symbol's bars of a period within one month."""
+        """Return one symbol's bars in a period within one month."""
         return patiently(lambda: self._month(unit, period), f"Alpaca, {unit}", self._patience)
 
     def _month(self, unit: SymbolMonth, period: Period) -> pd.DataFrame:
@@ -116,7 +118,7 @@ class Alpaca:
         return bars
 
     def rows(self, symbols: list[str], timeframe: str, period: Period) -> dict[str, list[dict[str, Any]]]:
-        """Raw rows by symbol, from all pages. Alpaca includes the end, so it is a second before ours."""
+        """Return raw rows by symbol from all pages. Alpaca's end is inclusive, so the request ends 1 s earlier."""
         from alpaca.common.exceptions import APIError
         from alpaca.data.requests import CryptoBarsRequest
         from alpaca.data.timeframe import TimeFrame, TimeFrameUnit
@@ -134,31 +136,31 @@ class Alpaca:
             what = f"Alpaca, {', '.join(symbols)} {period.start:%Y-%m}"
             raise BarsError(f"{what}: {refusal(error.status_code, one_line(error))}") from error
         except requests.JSONDecodeError as error:
-            raise DamagedAnswerError("the answer is not JSON") from error
+            raise DamagedAnswerError("the response is not JSON") from error
         except (TypeError, AttributeError, KeyError, ValueError) as error:
-            # alpaca-py takes the answer apart without a look at its shape.
-            raise DamagedAnswerError("the answer does not hold bars") from error
+            # alpaca-py does not validate the response.
+            raise DamagedAnswerError("the response does not contain bars") from error
         if not all(isinstance(row, dict) and "t" in row for rows in answer.values() for row in rows or ()):
-            raise DamagedAnswerError("the answer does not hold bars")
+            raise DamagedAnswerError("the response does not contain bars")
         return answer
 
     def _inspect_page(self, response: requests.Response, *_: Any, **__: Any) -> None:
-        """Refuse pages whose way on is a circle, and pages that alpaca-py would take for empty in the middle."""
+        """Raise DamagedAnswerError for pages that repeat, or that are empty although more pages follow."""
         self._server_now = sent_at(response) or self._server_now
         if response.url in self._pages:
-            raise DamagedAnswerError("the pages go round in a circle")
+            raise DamagedAnswerError("the pages form a cycle")
         self._pages.add(response.url)
         try:
             page = response.json() if response.ok else None
         except requests.JSONDecodeError:
-            return  # alpaca-py meets it next
+            return  # alpaca-py raises this error next
         if isinstance(page, dict) and page.get("next_page_token") and not page.get("bars"):
-            raise DamagedAnswerError("a page in the middle is empty")
+            raise DamagedAnswerError("a page is empty although more pages follow")
 
     def _check_covers(self, bars: pd.DataFrame, unit: SymbolMonth, period: Period) -> None:
-        """Compare with the daily bars: a whole day of the period with a daily bar must have bars of its own.
+        """Check that each full day of the period with a daily bar has bars.
 
-        A day that is there in part must span half of it or hold half of its volume: a thin coin may be traded once.
+        A partial day must span half of the day or hold half of its volume, because a thin coin may trade only once.
         """
         if unit.symbol not in self._days:
             return
@@ -168,38 +170,38 @@ class Alpaca:
         begin, end = np.searchsorted(opens, days), np.searchsorted(opens, days + DAY_SECONDS)
         lost = days[begin == end]
         if len(lost) and bars.empty:
-            raise DamagedAnswerError(f"the answer is empty, but there are bars on {len(days)} days")
+            raise DamagedAnswerError(f"the response is empty, but {len(days)} days have bars")
         if len(lost):
             first = utc_text(lost[0])[:10]
-            raise DamagedAnswerError(f"the answer lacks {len(lost)} of {len(days)} days with bars, {first} first")
+            raise DamagedAnswerError(f"the response lacks {len(lost)} of {len(days)} days with bars, first {first}")
         volume = bars["volume"].to_numpy()
         for day, a, b in zip(days.tolist(), begin.tolist(), end.tolist(), strict=True):
             span_s = opens[b - 1] - opens[a] + self._bar_seconds
             if span_s < DAY_SECONDS / 2 and volume[a:b].sum() < volumes[day] / 2:
-                raise DamagedAnswerError(f"the answer lacks the greater part of {utc_text(day)[:10]}")
+                raise DamagedAnswerError(f"the response lacks most of {utc_text(day)[:10]}")
 
     def _check_on_grid(self, bars: pd.DataFrame, unit: SymbolMonth) -> None:
         is_off, are_strays = off_grid(bars, self._bar_seconds)
         if not are_strays:
             first = bars["timestamp"].iloc[int(is_off.argmax())].astimezone(UTC)
             raise BarsError(
-                f"Alpaca, {unit}: the bar of {first:%Y-%m-%d %H:%M} UTC does not open at a whole "
-                f"{timeframe_name(self._bar_seconds)} in UTC; download 1h bars, and let build_dataset.py --timeframe "
-                f"{self._timeframe} join them"
+                f"Alpaca, {unit}: the bar of {first:%Y-%m-%d %H:%M} UTC does not open on the UTC grid of "
+                f"{timeframe_name(self._bar_seconds)}; download 1h bars and aggregate them with build_dataset.py "
+                f"--timeframe {self._timeframe}"
             )
 
 
 def _daily_volume(rows: Sequence[dict[str, Any]], what: str) -> dict[int, float]:
-    """Volume of daily bars by their open time, UTC seconds, in order."""
+    """Return the volume of daily bars by open time in UTC seconds, sorted."""
     try:
         return {
             int(datetime.fromisoformat(row["t"]).timestamp()): float(row.get("v", 0.0))
             for row in sorted(rows, key=lambda row: row["t"])
         }
     except (ValueError, TypeError) as error:
-        raise BarsError(f"{what}: the answer does not hold bars ({one_line(error)})") from error
+        raise BarsError(f"{what}: the response does not contain bars ({one_line(error)})") from error
 
 
 def _inside(days: Iterable[int], start: datetime, end: datetime) -> list[int]:
-    """The open times in [start, end)."""
+    """Return the open times in [start, end)."""
     return [day for day in days if start.timestamp() <= day < end.timestamp()]

@@ -1,4 +1,4 @@
-"""Binance spot bars in USDT from the public monthly archives; each must match its published SHA-256."""
+"""Binance spot bars in USDT from the public monthly archives, each verified by its published SHA-256."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from market.sources.transport import (
 
 URL = "https://data.binance.vision"
 URL_VARIABLE = "CRYPTO_BARS_BINANCE_URL"
-LONGEST_LINE_BYTES = 720  # a bar is about 140; so a month of one-minute bars may have 32 MB
+LONGEST_LINE_BYTES = 720  # a bar has about 140, and a month of one-minute bars may have 32 MB
 LONGEST_MONTH_S = 31 * 86_400
-PUBLISHED_WITHIN = timedelta(days=45)  # of a month's end; archives appear within days
+PUBLISHED_WITHIN = timedelta(days=45)  # after the end of a month; archives usually appear within days
 ENDS_EARLY = timedelta(days=1)
 UNREADABLE = (*DECODER_ERRORS, zipfile.BadZipFile, lzma.LZMAError, struct.error, RuntimeError)
 ARCHIVE_COLUMNS = ("timestamp", "open", "high", "low", "close", "volume")  # the first 6 of 12
@@ -44,7 +44,7 @@ LOGGER = logging.getLogger(__name__)
 
 
 class Binance:
-    """Bars of one timeframe from Binance's archives or another server with the same files."""
+    """Source of bars at one timeframe from Binance's archives or another server with the same files."""
 
     title = "Binance"
 
@@ -57,14 +57,14 @@ class Binance:
         be_patient(self._session, self._patience)
 
     def symbol(self, ticker: str) -> str:
-        """`BTC/USDT` for any form of the name."""
+        """Return `BTC/USDT` for any form of the name."""
         return pair_of(ticker, "/", "USDT")
 
     def check(self, units: Sequence[SymbolMonth], period: Period, now: datetime) -> Period:
-        """Name absent first months before anything is downloaded; leave out a last month that is not published yet.
+        """Raise BarsError early for missing first months, and drop a last month that is not published yet.
 
-        Archives appear some days after their month has ended; one that is absent weeks later will not. A period of a
-        single month stays as it is: that its archive is absent is an error then.
+        Archives are published a few days after the end of their month. If one is still missing weeks later, it will not
+        appear. A period of a single month is never shortened: a missing archive is then an error.
         """
         check_reachable(self.url, self._patience)
         first_months = {unit.symbol: unit for unit in reversed(units)}
@@ -76,7 +76,7 @@ class Binance:
             if late and not absent:
                 self._check_may_be_late(late, now)
                 LOGGER.warning(
-                    "Binance has no %s archive of %s for %s yet; bars end with %s",
+                    "Binance has not published the %s archive of %s for %s yet; bars end with %s",
                     self._timeframe, f"{last_month:%Y-%m}", ", ".join(unit.symbol for unit in late),
                     f"{period.months()[-2]:%Y-%m}",
                 )  # fmt: skip
@@ -86,21 +86,21 @@ class Binance:
         return period
 
     def _check_may_be_late(self, late: Sequence[SymbolMonth], now: datetime) -> None:
-        """Refuse to wait for archives that would have appeared long ago."""
+        """Raise BarsError if an archive should have been published long ago."""
         if now - late[0].period.end > PUBLISHED_WITHIN:
             raise BarsError(
-                f"Binance has no archive: {', '.join(self._archive(unit) for unit in late)}, long after its month; is "
-                f"{', '.join(unit.symbol for unit in late)} delisted or renamed? Leave it out, or choose an --end "
+                f"Binance has no archive {', '.join(self._archive(unit) for unit in late)}, long after its month; "
+                f"{', '.join(unit.symbol for unit in late)} may be delisted or renamed. Remove it, or choose an --end "
                 "before its last month"
             )
 
     def is_final(self, unit: SymbolMonth, now: datetime) -> bool:
-        """Always: an archive is published when its month has ended, and is verified."""
+        """Return True: an archive is published after its month has ended, and is verified."""
         del unit, now
         return True
 
     def fetch(self, unit: SymbolMonth, period: Period) -> pd.DataFrame:
-        """One symbol's bars of one month; an archive is a whole month, so all of them."""
+        """Return one symbol's bars of the whole month, because an archive holds a whole month."""
         del period
         name = self._archive(unit)
         return patiently(lambda: self._month(unit, name), f"Binance, {name}", self._patience)
@@ -113,16 +113,18 @@ class Binance:
         whole = unit.period
         first, last = (pd.Timestamp(bars["timestamp"].iloc[row]) for row in (0, -1))
         if first < whole.start or last >= whole.end:
-            raise BarsError(f"Binance, {name}: holds bars of {first:%Y-%m-%d} .. {last:%Y-%m-%d}; use another source")
+            raise BarsError(
+                f"Binance, {name}: contains bars of {first:%Y-%m-%d} .. {last:%Y-%m-%d}; use a different source"
+            )
         if whole.end - last > ENDS_EARLY:
-            LOGGER.warning("Binance, %s: ends early, with the bar of %s UTC", name, f"{last:%Y-%m-%d %H:%M}")
+            LOGGER.warning("Binance, %s: ends early with the bar of %s UTC", name, f"{last:%Y-%m-%d %H:%M}")
         return bars.assign(symbol=unit.symbol)
 
     def _check_digest(self, archive: bytes, published: bytes, name: str) -> None:
-        """One line, `<sha256>  <file>`, of this file and these bytes."""
+        """Check the published line `<sha256>  <file>` against the file's name and bytes."""
         words = published.split()
         if [word.lstrip(b"*") for word in words[1:]] != [name.encode()]:
-            raise DamagedAnswerError("its published checksum is of another file")
+            raise DamagedAnswerError("its published checksum belongs to a different file")
         if words[0].lower() != hashlib.sha256(archive).hexdigest().encode():
             raise DamagedAnswerError("does not match its published SHA-256")
 
@@ -150,36 +152,42 @@ class Binance:
 
 def _absent(names: str) -> str:
     return (
-        f"Binance has no archive {names}; check the ticker, that the coin was listed by then (a later --start), and "
-        "that the month is complete and past"
+        f"Binance has no archive {names}; check that the ticker is correct, that the coin was listed then, and "
+        "that the month has ended. A later --start may help"
     )
 
 
 def parse_archive(archive: bytes, name: str, timeframe: str) -> pd.DataFrame:
-    """Rows of one monthly archive: no header, 12 columns, open time first, in ms, since 2025 in microseconds.
+    """Parse a monthly archive: 12 columns without a header, open time first, in ms (since 2025 in microseconds).
 
-    It holds one file, of the archive's own name, no larger than a month of the timeframe can be.
+    The archive must hold one file with its own name, no larger than a month of the timeframe can be.
+
+    Raises:
+        BarsError: the content is not that of such an archive.
+        DamagedAnswerError: the archive is damaged or empty.
     """
     largest = (LONGEST_MONTH_S // timeframe_seconds(timeframe) + 1) * LONGEST_LINE_BYTES
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as files:
             members = files.namelist()
             if members != [f"{name.removesuffix('.zip')}.csv"]:
-                raise BarsError(f"Binance, {name}: holds {ascii(members)[:80]}, expected the one .csv of its own name")
+                raise BarsError(
+                    f"Binance, {name}: contains {ascii(members)[:80]}, expected one .csv file with the same name"
+                )
             with files.open(members[0]) as file:
-                lines = file.read(largest + 1)  # whatever its header says
+                lines = file.read(largest + 1)  # regardless of the size in its header
         if len(lines) > largest:
             raise BarsError(
-                f"Binance, {name}: over {largest} bytes unpacked is too large for a month of {timeframe} bars"
+                f"Binance, {name}: more than {largest} bytes decompressed, too large for a month of {timeframe} bars"
             )
         table = pd.read_csv(io.BytesIO(lines), header=None, usecols=range(6), names=ARCHIVE_COLUMNS)
         if table.empty:
-            raise DamagedAnswerError("the archive holds no bars")
+            raise DamagedAnswerError("the archive contains no bars")
     except BarsError:
         raise
     except UNREADABLE as error:
         raise DamagedAnswerError(f"not a readable archive ({one_line(error)})") from error
-    # Some archives carry a header line; it is the only row without numbers.
+    # Some archives have a header line, which is the only row without numbers.
     numbers = pd.DataFrame({column: pd.to_numeric(table[column], errors="coerce") for column in ARCHIVE_COLUMNS})
     has_header = bool(np.isnan(numbers["timestamp"].to_numpy()[0]))
     return numbers.iloc[int(has_header) :]

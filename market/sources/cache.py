@@ -1,7 +1,7 @@
-"""Downloaded bars kept on disk, one Parquet file per server, symbol, timeframe and calendar month.
+"""Cache of downloaded bars, one Parquet file per server, symbol, timeframe and calendar month.
 
-A file is there whole or not at all, says what it holds, and carries a SHA-256 of its values that is checked whenever it
-is read. Whatever fails that check is fetched again. An empty file says that the symbol had no bars in that month.
+Files are written atomically, describe their content, and have a SHA-256 of their values that is checked on every read.
+A file that fails the check is downloaded again. An empty file means that the symbol had no bars in that month.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from market.sources.periods import SymbolMonth
 
 VALUES = (*PRICES, "volume")
 LARGEST_FILE_BYTES = 64 * 2**20  # a month of one-minute bars is about 2 MB
-FEW_STEPS = 10  # too few for the commonest of them to tell the bar length of a thin coin
+FEW_STEPS = 10  # too few steps to determine the bar length of a thin coin by the most common one
 LABEL, DIGEST = b"bars", b"bars_sha256"
 
 LOGGER = logging.getLogger(__name__)
@@ -36,24 +36,24 @@ LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BarsCache:
-    """The months of one server at one timeframe."""
+    """Cached months of one server at one timeframe."""
 
     folder: Path
-    url: str  # of the server
+    url: str  # URL of the server
     timeframe: str
 
     def __post_init__(self) -> None:
-        """Refuse a file where the folder should be."""
+        """Raise BarsError if the folder is a file."""
         if self.folder.exists() and not self.folder.is_dir():
-            raise BarsError(f"cache {self.folder}: is not a folder; name another one, or go without a cache")
+            raise BarsError(f"cache {self.folder}: not a folder; choose a different one, or disable the cache")
 
     def path(self, unit: SymbolMonth) -> Path:
-        """`data.alpaca.markets/BTC-USD/5m/2024-01.parquet` in the folder."""
+        """Return the file of a month, such as `data.alpaca.markets/BTC-USD/5m/2024-01.parquet` in the folder."""
         server, symbol = urlsplit(self.url).netloc.replace(":", "_"), unit.symbol.replace("/", "-")
         return self.folder / server / symbol / self.timeframe / f"{unit.month:%Y-%m}.parquet"
 
     def read(self, unit: SymbolMonth) -> pd.DataFrame | None:
-        """The month's tidy bars, or None where there is no file, or none that passes its check, which is logged."""
+        """Return the month's tidy bars, or None if the file is missing or fails its check. A failed check is logged."""
         path = self.path(unit)
         try:
             return self._checked(path, unit)
@@ -61,31 +61,31 @@ class BarsCache:
             return None
         except DECODER_ERRORS as error:
             reason = ascii(" ".join(str(error).split())[:120])[1:-1]
-            LOGGER.warning("cache %s: cannot be used (%s); fetching %s again", path, reason, unit)
+            LOGGER.warning("cache %s: cannot be used (%s); downloading %s again", path, reason, unit)
             return None
 
     def _checked(self, path: Path, unit: SymbolMonth) -> pd.DataFrame:
         n_bytes = path.stat().st_size
         if n_bytes > LARGEST_FILE_BYTES:
-            raise ValueError(f"{n_bytes} bytes are too many for a month of bars")
+            raise ValueError(f"{n_bytes} bytes is too large for a month of bars")
         table = pq.ParquetFile(path, page_checksum_verification=True).read()
         notes = table.schema.metadata or {}
         if LABEL not in notes or DIGEST not in notes:
             raise ValueError("not a file of this cache")
         if notes[LABEL] != self._label(unit):
-            raise ValueError(f"it holds {notes[LABEL].decode(errors='replace')}")
+            raise ValueError(f"it contains {notes[LABEL].decode(errors='replace')}")
         arrays = {name: table.column(name).to_numpy() for name in ("timestamp", *VALUES)}
         if notes[DIGEST] != _digest(arrays):
-            raise ValueError("its values do not match their SHA-256")
+            raise ValueError("the values do not match their SHA-256")
         bars = _tidy(arrays, unit.symbol)
         check_timeframe(bars, self.timeframe, "the file")
         return bars
 
     def write(self, unit: SymbolMonth, bars: pd.DataFrame) -> None:
-        """Keep one month's tidy bars of one symbol.
+        """Store one month of tidy bars of one symbol.
 
         Raises:
-            BarsError: they are of another timeframe; nothing is written.
+            BarsError: the bars have a different timeframe; nothing is written.
         """
         check_timeframe(bars, self.timeframe, str(unit))
         arrays = {name: bars[name].to_numpy(dtype=np.float64) for name in VALUES}
@@ -101,10 +101,10 @@ class BarsCache:
 
 
 def check_timeframe(bars: pd.DataFrame, timeframe: str, where: str) -> None:
-    """Refuse one symbol's bars that are of another timeframe or open off its UTC grid; holes and strays are fine.
+    """Check that one symbol's bars have a timeframe and open on its UTC grid. Gaps and strays are allowed.
 
     Raises:
-        BarsError: one line that begins with `where`.
+        BarsError: the check failed; the message is one line and starts with `where`.
     """
     step = timeframe_seconds(timeframe)
     opens = opens_of(bars)
@@ -112,7 +112,7 @@ def check_timeframe(bars: pd.DataFrame, timeframe: str, where: str) -> None:
     if not are_strays:
         first = bars["timestamp"].iloc[int(is_off.argmax())]
         raise BarsError(
-            f"{where}: the bar of {first:%Y-%m-%d %H:%M:%S} UTC does not open at a whole {timeframe} in UTC"
+            f"{where}: the bar of {first:%Y-%m-%d %H:%M:%S} UTC does not open on the UTC grid of {timeframe}"
         )
     lengths, counts = np.unique(np.diff(opens), return_counts=True)
     common = lengths[counts == counts.max()] if len(lengths) else lengths
@@ -120,11 +120,13 @@ def check_timeframe(bars: pd.DataFrame, timeframe: str, where: str) -> None:
         common = np.append(common, np.gcd.reduce(lengths))
     if len(opens) > 2 and step not in common:
         found = timeframe_name(int(common[0]))
-        raise BarsError(f"{where}: holds bars {found} apart, expected {timeframe}; use another source or timeframe")
+        raise BarsError(
+            f"{where}: the bars are {found} apart, expected {timeframe}; use a different source or timeframe"
+        )
 
 
 def _digest(arrays: dict[str, np.ndarray]) -> bytes:
-    """SHA-256 of the values in a fixed order of columns, types and bytes."""
+    """Return the SHA-256 of the values in a fixed order of columns, types and bytes."""
     digest = hashlib.sha256()
     for name in ("timestamp", *VALUES):
         digest.update(np.ascontiguousarray(arrays[name], dtype="<i8" if name == "timestamp" else "<f8").tobytes())
@@ -138,5 +140,5 @@ def _tidy(arrays: dict[str, np.ndarray], symbol: str) -> pd.DataFrame:
 
 
 def no_bars(symbol: str) -> pd.DataFrame:
-    """A tidy table without rows."""
+    """Return a tidy table without rows."""
     return _tidy({"timestamp": np.zeros(0, np.int64)} | {name: np.zeros(0) for name in VALUES}, symbol)

@@ -1,7 +1,7 @@
-"""Bars from the network: what is in the cache is taken from there, what is not is fetched, a coin and month at a time.
+"""Download of bars by coin and month. Cached months are read from disk, and the others are downloaded.
 
-Both sources return tidy bars of a half-open period [start, end) in UTC, stamped with their open times, and no bar that
-has not closed yet.
+All sources return tidy bars of a half-open period [start, end) in UTC, stamped with their open times. Bars that have
+not closed yet are never included.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ from market.sources.transport import Patience
 from market.times import finished_before
 
 Progress = Callable[[int, int], None]
-"""Called with (months there, months in all): once for what the cache holds, then after each download."""
+"""Callback with (available months, all months): once after reading the cache, then after each download."""
 
-WITHOUT_BARS = timedelta(days=1)  # at an end of the period; thin coins have no bar in every hour
+WITHOUT_BARS = timedelta(days=1)  # tolerated at either end of the period, because thin coins do not trade every hour
 
 LOGGER = logging.getLogger(__name__)
 
 
 class Source(Protocol):
-    """A server of bars at one timeframe."""
+    """Interface of a server of bars at one timeframe."""
 
     title: str
     url: str
 
     def symbol(self, ticker: str) -> str:
-        """The source's own name of a ticker, `BTC/USD`."""
+        """Return the source's name of a ticker, such as `BTC/USD`."""
         ...
 
     def check(self, units: Sequence[SymbolMonth], period: Period, now: datetime) -> Period:
-        """Fail fast where `units` cannot be had; returns the period, shortened to what can be had."""
+        """Raise BarsError early if `units` are unavailable. Return the available part of the period."""
         ...
 
     def is_final(self, unit: SymbolMonth, now: datetime) -> bool:
-        """Whether the month's bars may be kept."""
+        """Return True if the month's bars may be cached."""
         ...
 
     def fetch(self, unit: SymbolMonth, period: Period) -> pd.DataFrame:
-        """The unit's tidy bars of (at least) a period within its month; no rows where there are none."""
+        """Return the unit's tidy bars of at least a period within its month. The table is empty if there are none."""
         ...
 
 
@@ -66,16 +66,16 @@ def alpaca_bars(
     url: str | None = None,
     patience: Patience | None = None,
 ) -> pd.DataFrame:
-    """Alpaca's crypto bars in US dollars, without a key.
+    """Download Alpaca's crypto bars in US dollars, without API keys.
 
     Args:
-        tickers: coins in any form; each is asked for as `COIN/USD` unless it names another quote.
-        timeframe: such as `5m`.
-        period: half-open, UTC.
-        on_progress: see `Progress`.
-        cache: folder where months that have ended are kept; None for no cache.
-        url: another server with the same interface.
-        patience: waits and retries.
+        tickers: coin names in any form; requested as `COIN/USD` unless they name a different quote.
+        timeframe: bar length, such as `5m`.
+        period: half-open period, UTC.
+        on_progress: callback, see `Progress`.
+        cache: folder for months that have ended; None disables the cache.
+        url: alternative server with the same interface.
+        patience: timeouts and retries.
     """
     return download(Alpaca(timeframe, url, patience), tickers, timeframe, period, on_progress, cache)
 
@@ -90,17 +90,17 @@ def binance_bars(
     url: str | None = None,
     patience: Patience | None = None,
 ) -> pd.DataFrame:
-    """Binance spot bars in USDT from the public monthly archives.
+    """Download Binance spot bars in USDT from the public monthly archives.
 
     Args:
-        tickers: coins in any form; each is asked for as `COINUSDT` unless it names another quote than USD.
-        timeframe: such as `5m`.
-        period: half-open, UTC. A last month that is not published yet for all coins is left out, which is logged; any
-            other absent month is an error.
-        on_progress: see `Progress`.
-        cache: folder where verified months are kept; None for no cache.
-        url: another server with the same files.
-        patience: waits and retries.
+        tickers: coin names in any form; requested as `COINUSDT` unless they name a quote other than USD.
+        timeframe: bar length, such as `5m`.
+        period: half-open period, UTC. A last month that is not published yet for all coins is dropped with a warning.
+            Any other missing month is an error.
+        on_progress: callback, see `Progress`.
+        cache: folder for verified months; None disables the cache.
+        url: alternative server with the same files.
+        patience: timeouts and retries.
     """
     return download(Binance(timeframe, url, patience), tickers, timeframe, period, on_progress, cache)
 
@@ -114,7 +114,7 @@ def download(
     cache_folder: Path | None,
     now: datetime | None = None,
 ) -> pd.DataFrame:
-    """Tidy bars of all tickers in the period; what was fetched before a fault or Ctrl-C stays in the cache."""
+    """Return tidy bars of all tickers in the period. Months downloaded before an error or Ctrl-C stay in the cache."""
     now = now or datetime.now(UTC)
     period = _past(period, timeframe, now)
     symbols = [source.symbol(ticker) for ticker in tickers]
@@ -138,11 +138,11 @@ def download(
 
 
 def _past(period: Period, timeframe: str, now: datetime) -> Period:
-    """The part of a period whose bars have closed."""
+    """Return the part of a period whose bars have closed."""
     end = min(period.end, finished_before(timeframe_seconds(timeframe), now))
     if period.start >= end:
         raise BarsError(
-            f"no {timeframe} bar from {period.start:%Y-%m-%d %H:%M} UTC on has closed yet; choose an earlier --start"
+            f"no {timeframe} bar since {period.start:%Y-%m-%d %H:%M} UTC has closed yet; choose an earlier --start"
         )
     return Period(period.start, end)
 
@@ -150,7 +150,7 @@ def _past(period: Period, timeframe: str, now: datetime) -> Period:
 def _fetch(
     source: Source, unit: SymbolMonth, timeframe: str, period: Period, cache: BarsCache | None, now: datetime
 ) -> pd.DataFrame:
-    """One month from the server: whole where it can be kept, so that another period finds it; else what is needed."""
+    """Download one month. It is complete if it can be cached, so that other periods can use it."""
     is_kept = cache is not None and source.is_final(unit, now)
     bars = source.fetch(unit, unit.period if is_kept else unit.period.within(period))
     check_timeframe(bars, timeframe, f"{source.title}, {unit}")
@@ -162,20 +162,20 @@ def _fetch(
 def _with_what_is_kept(
     stop: BaseException, cache: BarsCache | None, units: Sequence[SymbolMonth], there: Container[SymbolMonth]
 ) -> KeyboardInterrupt | BarsError:
-    """The same stop, saying what the next start needs not fetch again."""
+    """Return the exception with a note on the months that the next run will not download again."""
     n_kept = sum(unit in there and cache.path(unit).is_file() for unit in units) if cache else 0
-    kept = f"{n_kept} of {len(units)} symbol-months are kept in {cache.folder}" if cache and n_kept else ""
+    kept = f"{n_kept} of {len(units)} symbol-months are in the cache {cache.folder}" if cache and n_kept else ""
     if isinstance(stop, BarsError):
         return BarsError(f"{stop}; {kept}" if kept else str(stop))
     if kept:
-        return KeyboardInterrupt(f"{kept}, and the same command goes on from there")
-    return KeyboardInterrupt("nothing was written or kept")
+        return KeyboardInterrupt(f"{kept}; the same command resumes from there")
+    return KeyboardInterrupt("nothing was written or cached")
 
 
 def _joined(
     source: Source, symbols: Sequence[str], timeframe: str, parts: list[pd.DataFrame], period: Period
 ) -> pd.DataFrame:
-    """All months as one tidy table, cut to the period; symbols without bars are named."""
+    """Return all months as one tidy table, cut to the period. Raise BarsError for symbols without bars."""
     whole = pd.concat(parts, ignore_index=True)
     bars = bars_between(whole, period.start, period.end)
     bars = on_grid(bars, timeframe_seconds(timeframe), 0, source.title, n_all=len(whole))

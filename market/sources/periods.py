@@ -1,6 +1,6 @@
-"""A period in UTC and its calendar months: what downloads ask for and a cache keeps, one symbol and month at a time.
+"""A UTC period and its calendar months. Downloads and the cache work on one symbol and month at a time.
 
-Every time here is a bar's OPEN time; a bar closes one bar length later.
+All times in this module are OPEN times of bars. A bar closes one bar length later.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from market.errors import BarsError
 
 @dataclass(frozen=True)
 class Period:
-    """Bars with open times in [start, end), UTC."""
+    """A period of bars with open times in [start, end), UTC."""
 
     start: datetime
     end: datetime
 
     def __post_init__(self) -> None:
-        """Bring both ends to UTC, where no zone means UTC, and refuse an empty period."""
+        """Convert both ends to UTC (the default zone). Raise BarsError if the period is empty."""
         for name in ("start", "end"):
             moment: datetime = getattr(self, name)
             in_utc = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
             object.__setattr__(self, name, in_utc)
         if self.start >= self.end:
-            raise BarsError(f"start {_day(self.start)} is not before end {_day(self.end)}; the end is excluded")
+            raise BarsError(f"start {_day(self.start)} must be before end {_day(self.end)}, which is exclusive")
 
     def months(self) -> list[datetime]:
-        """First moments of the calendar months that the period touches."""
+        """Return the start of each calendar month in the period."""
         month = self.start.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
         months = []
         while month < self.end:
@@ -37,7 +37,7 @@ class Period:
         return months
 
     def within(self, other: Period) -> Period:
-        """The part of this period inside another that it touches."""
+        """Return the intersection with an overlapping period."""
         return Period(max(self.start, other.start), min(self.end, other.end))
 
 
@@ -46,16 +46,16 @@ def _day(moment: datetime) -> str:
 
 
 def next_month(month: datetime) -> datetime:
-    """First moment of the calendar month after the one that starts at `month`."""
+    """Return the start of the next calendar month. `month` is the start of a month."""
     return (month + timedelta(days=32)).replace(day=1)
 
 
 @dataclass(frozen=True)
 class SymbolMonth:
-    """One symbol's bars of one calendar month: what is fetched, retried, counted and cached as a whole."""
+    """One symbol and calendar month: the unit of downloads, retries, progress and caching."""
 
-    symbol: str  # as the source writes it, BTC/USD or BTC/USDT
-    month: datetime  # its first moment, UTC
+    symbol: str  # the source's name, such as BTC/USD or BTC/USDT
+    month: datetime  # start of the month, UTC
 
     @property
     def period(self) -> Period:

@@ -1,9 +1,8 @@
-"""How both download sources talk to a server: time-outs, retries with growing waits, and a limit on requests.
+"""HTTP transport of the sources: timeouts, retries with increasing waits, and a rate limit.
 
-Two layers of patience. One request that is answered with a passing fault (429, 500, 502, 503, 504), or that finds the
-connection refused or dropped, is sent again by urllib3, which waits as long as `Retry-After` says. A body that arrives
-cut short, or is not what it should be, makes the whole symbol-month be fetched again by `patiently`. Other answers
-(403, 404, 422) are final.
+There are two layers of retries. If a request fails temporarily (429, 500, 502, 503, 504), or its connection is refused
+or dropped, urllib3 sends it again and respects `Retry-After`. If a body is truncated or invalid, `patiently` downloads
+the whole symbol-month again. Other errors (403, 404, 422) are final.
 """
 
 from __future__ import annotations
@@ -36,39 +35,39 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a download waits and how often it tries again. Times in seconds."""
+    """Timeouts and retries of a download. Times are in seconds."""
 
-    connect_s: float = 5.0  # for a connection
-    read_s: float = 30.0  # for the next bytes of an answer
-    retries: int = 4  # of one request
-    backoff_s: float = 0.5  # the waits are 0, then twice this, four times this, ...
-    longest_wait_s: float = 60.0  # also where Retry-After asks for more
-    damaged_tries: int = 3  # of a symbol-month whose body is damaged
-    damaged_wait_s: float = 1.0  # before the second try, then twice this, ...
-    requests_per_window: int = 180  # Alpaca allows 200 a minute
+    connect_s: float = 5.0  # timeout of a connection
+    read_s: float = 30.0  # timeout of the next bytes of a response
+    retries: int = 4  # retries per request
+    backoff_s: float = 0.5  # waits are 0, then 2, 4, ... times this value
+    longest_wait_s: float = 60.0  # upper limit of a wait, even if Retry-After is longer
+    damaged_tries: int = 3  # tries per symbol-month if its body is damaged
+    damaged_wait_s: float = 1.0  # wait before the second try, doubled for each further try
+    requests_per_window: int = 180  # Alpaca allows 200 per minute
     window_s: float = 60.0
 
 
 class DamagedAnswerError(Exception):
-    """An answer that arrived, but cut short or with something else in it than bars."""
+    """A response that is truncated or contains something other than bars."""
 
 
 class Pacer:
-    """Lets at most `limit` requests start within any `window_s` seconds; the next one waits its turn."""
+    """Rate limiter: at most `limit` requests start within any `window_s` seconds, and further ones wait."""
 
     def __init__(self, limit: int, window_s: float) -> None:
         self._started: deque[float] = deque(maxlen=limit)
         self._window_s = window_s
 
     def wait(self) -> None:
-        """Return when the next request may start."""
+        """Block until the next request may start."""
         if len(self._started) == self._started.maxlen:
             time.sleep(max(0.0, self._started[0] + self._window_s - time.monotonic()))
         self._started.append(time.monotonic())
 
 
 class _LoggedRetry(Retry):
-    """urllib3's retries, said in the log, each one counted by the pacer, and no wait longer than `longest_wait_s`."""
+    """urllib3's retries, logged, counted by the pacer, and with waits of at most `longest_wait_s`."""
 
     pacer: Pacer | None = None
     longest_wait_s = Patience.longest_wait_s
@@ -83,14 +82,14 @@ class _LoggedRetry(Retry):
 
     def sleep(self, response: Any = None) -> None:
         last = next(reversed(self.history))
-        LOGGER.info("%s; trying again", f"the server answers {last.status}" if last.status else _cause(last.error))
+        LOGGER.info("%s; trying again", f"the server returned {last.status}" if last.status else _cause(last.error))
         super().sleep(response)
         if self.pacer is not None:
             self.pacer.wait()
 
 
 class PatientAdapter(HTTPAdapter):
-    """Gives every request of a session time-outs, retries and, with a pacer, a limit per minute."""
+    """HTTP adapter that adds timeouts, retries and an optional rate limit to every request of a session."""
 
     def __init__(self, patience: Patience, pacer: Pacer | None = None) -> None:
         retry = _LoggedRetry(
@@ -108,7 +107,7 @@ class PatientAdapter(HTTPAdapter):
         super().__init__(max_retries=retry)
 
     def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
-        """As HTTPAdapter's."""
+        """Send a request with the adapter's timeouts, after waiting for the rate limit."""
         if self._pacer is not None:
             self._pacer.wait()
         options["timeout"] = self._timeout
@@ -116,7 +115,7 @@ class PatientAdapter(HTTPAdapter):
 
 
 def be_patient(session: requests.Session, patience: Patience, *, is_paced: bool = False) -> None:
-    """Send every request of the session through one PatientAdapter."""
+    """Mount one PatientAdapter for all requests of the session."""
     pacer = Pacer(patience.requests_per_window, patience.window_s) if is_paced else None
     adapter = PatientAdapter(patience, pacer)
     for scheme in ("https://", "http://"):
@@ -124,7 +123,11 @@ def be_patient(session: requests.Session, patience: Patience, *, is_paced: bool 
 
 
 def patiently(fetch: Callable[[], Result], what: str, patience: Patience) -> Result:
-    """What `fetch` returns, tried again while its body arrives damaged; `what` names it in the error."""
+    """Return the result of `fetch`, retried if its body is damaged. `what` names the download in the error.
+
+    Raises:
+        BarsError: all tries failed, or the error is final.
+    """
     for tried in range(1, patience.damaged_tries + 1):
         try:
             return fetch()
@@ -132,13 +135,13 @@ def patiently(fetch: Callable[[], Result], what: str, patience: Patience) -> Res
             fault = error
         if tried == patience.damaged_tries or not _is_damage(fault):
             raise BarsError(f"{what}: {_cause(fault)}; try again later") from fault
-        LOGGER.info("%s: %s; fetching it again", what, _cause(fault))
+        LOGGER.info("%s: %s; downloading it again", what, _cause(fault))
         time.sleep(min(patience.damaged_wait_s * 2 ** (tried - 1), patience.longest_wait_s))
-    raise BarsError(f"{what}: damaged_tries is {patience.damaged_tries}, expected at least 1")
+    raise BarsError(f"{what}: damaged_tries must be at least 1; received {patience.damaged_tries}")
 
 
 def _is_damage(error: Exception) -> bool:
-    """Whether the answer began and was bad; urllib3 has retried all that happens before an answer."""
+    """Return True if a response started and was invalid. urllib3 has already retried earlier failures."""
     if isinstance(error, (DamagedAnswerError, ChunkedEncodingError, ContentDecodingError)):
         return True
     is_given_up = any(isinstance(argument, MaxRetryError) for argument in error.args)
@@ -146,29 +149,29 @@ def _is_damage(error: Exception) -> bool:
 
 
 def _cause(error: BaseException | None) -> str:
-    """The innermost cause in one line: `Connection refused` rather than a pool's name, address and retries."""
+    """Return the innermost cause in one line, such as `Connection refused`."""
     if error is None:
-        return "no answer"
+        return "no response"
     inner = [getattr(error, "reason", None), *error.args, error.__cause__]
     inner = [cause for cause in inner if isinstance(cause, BaseException)]
     if inner and not isinstance(error, DamagedAnswerError):
         return _cause(inner[0])
-    return "the answer was cut short" if "IncompleteRead" in repr(error) else one_line(error)
+    return "the response was truncated" if "IncompleteRead" in repr(error) else one_line(error)
 
 
 def refusal(status: int | None, detail: str) -> str:
-    """What an answer without bars means, and whether it is worth while to ask again."""
-    advice = "try again later" if status in PASSING_FAULTS else "the same request will not do; check ticker and dates"
-    return f"the server answers {status} {detail}; {advice}"
+    """Describe an HTTP error and state whether to try again."""
+    advice = "try again later" if status in PASSING_FAULTS else "check ticker and dates"
+    return f"the server returned {status} {detail}; {advice}"
 
 
 def one_line(error: BaseException) -> str:
-    """An error's text without line breaks, shortened."""
+    """Return an error's text, shortened and without line breaks."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def sent_at(response: requests.Response) -> datetime | None:
-    """The server's own time when it answered, UTC; None where it does not tell."""
+    """Return the server's time at its response, UTC, or None if the response has no date."""
     try:
         moment = parsedate_to_datetime(response.headers.get("Date", ""))
     except ValueError:
@@ -177,9 +180,9 @@ def sent_at(response: requests.Response) -> datetime | None:
 
 
 def check_reachable(url: str, patience: Patience) -> None:
-    """Raise BarsError within `connect_s` when the server cannot be reached, name look-up included.
+    """Raise BarsError within `connect_s` if the server is unreachable, including the name lookup.
 
-    Behind a proxy only the proxy can tell, so nothing is checked then.
+    Behind a proxy nothing is checked, because only the proxy can connect.
     """
     if requests.utils.get_environ_proxies(url):
         return
@@ -194,13 +197,13 @@ def check_reachable(url: str, patience: Patience) -> None:
         except OSError as error:
             outcome.append(error.strerror or str(error))
 
-    # The system's name look-up has no time-out of its own, so a thread waits for it.
+    # The system's name lookup has no timeout, so it runs in a thread.
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
     thread.join(patience.connect_s)
-    fault = outcome[0] if outcome else f"no answer in {patience.connect_s:g} s"
+    fault = outcome[0] if outcome else f"no response within {patience.connect_s:g} s"
     if fault:
         raise BarsError(
-            f"{host} cannot be reached ({fault}); check the network, or use bars that you have: "
+            f"{host} is unreachable ({fault}); check the network, or use your own bars: "
             "scripts/data/download_bars.py --source file --bars FILE"
         )

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Real bars without a key, downloaded or from files, as one tidy Parquet or CSV file for build_dataset.py."""
+"""Download real bars without an API key, or join bar files, into one Parquet or CSV file for build_dataset.py."""
 
 import sys
 

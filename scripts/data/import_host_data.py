@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make a dataset folder from a host repository's pickles price_array, tech_array and time_array, running no code."""
+"""Build a dataset folder from the price_array, tech_array and time_array pickles of a host, without running code."""
 
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Print and draw what a dataset folder holds, after checking everything about it."""
+"""Verify a dataset folder, print a summary of it, and draw its prices and features."""
 
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make a dataset folder from the synthetic sample market. Nothing in it is real, and its label says so."""
+"""Generate a dataset folder from the synthetic sample market."""
 
 import sys
 

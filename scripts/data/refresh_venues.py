@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Read Alpaca's order rules (smallest orders, increments) and write them with today's date, saying what changed."""
+"""Download Alpaca's order rules (minimum orders and increments), save them with today's date, and print the changes."""
 
 import sys
 

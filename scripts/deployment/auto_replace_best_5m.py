@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Watch a study; refit its winner, check it on held-out bars, and put it in place of the deployed policy."""
+"""Monitor a study, refit its winner, evaluate it on the hold-out, and deploy it if it passes all gates."""
 
 import sys
 

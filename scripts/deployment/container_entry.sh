@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Entry of the container: checks keys, deployments and the trading folder, then becomes the trader, so that SIGTERM
-# reaches it. All flags are the trader's. Exit code 2: something here is missing; else those of the trader.
+# Container entry point: checks the keys, the deployment and the trading folder, then replaces itself with the trader,
+# which therefore receives SIGTERM. All flags are passed to the trader. Exit codes: 2 if a check fails, otherwise the
+# trader's.
 set -euo pipefail
 
 readonly PROGRAM="container_entry.sh"
@@ -12,7 +13,7 @@ refuse() {
     exit 2
 }
 
-# Sets BROKER, DEPLOYMENTS, TRADING and ACTION: trade, flatten (which must work without policy or disk), or ask.
+# Sets BROKER, DEPLOYMENTS, TRADING and ACTION: trade, flatten (must work without a policy or disk), or ask.
 parse_flags() {
     BROKER="" DEPLOYMENTS="$REPO/deployments" TRADING="$REPO/trading" ACTION=trade
     local flag
@@ -32,22 +33,22 @@ parse_flags() {
     done
 }
 
-# Without keys the trader itself would take the replay. In a container a lost secret must not become one unnoticed.
+# Without keys, the trader would silently start a replay. In a container, missing keys must be an error.
 check_keys() {
     if [[ "$BROKER" == replay ]]; then return; fi
     if [[ -n "${APCA_API_KEY_ID:-}" && -n "${APCA_API_SECRET_KEY:-}" ]]; then return; fi
     if [[ -n "${ALPACA_API_KEY:-}" && -n "${ALPACA_API_SECRET:-}" ]]; then return; fi
-    refuse "the keys are not set; pass APCA_API_KEY_ID and APCA_API_SECRET_KEY with --env-file, or --broker replay to the trader"
+    refuse "API keys are not set; pass APCA_API_KEY_ID and APCA_API_SECRET_KEY with --env-file, or use --broker replay"
 }
 
 check_deployment() {
     [[ -e "$DEPLOYMENTS/current" ]] ||
-        refuse "$DEPLOYMENTS/current does not exist; mount the whole deployments folder there, not the one that current leads to"
+        refuse "$DEPLOYMENTS/current does not exist; mount the whole deployments folder there, not the folder that current links to"
 }
 
 check_trading_folder() {
     if mkdir -p -- "$TRADING" 2>/dev/null && [[ -w "$TRADING" ]]; then return; fi
-    refuse "user $(id -u) cannot write in $TRADING; mount a folder there that this user owns (chown $(id -u))"
+    refuse "user $(id -u) cannot write in $TRADING; mount a folder owned by this user there (chown $(id -u))"
 }
 
 main() {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trade the deployed policy on paper, or on recorded bars."""
+"""Trade the deployed policy on paper, on recorded bars, or with real money if both --live and --live-url are given."""
 
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Serve a study's database to a browser on this machine with optuna-dashboard, each trial's equity curves included."""
+"""Serve a study with optuna-dashboard to browsers on this machine, including the equity curves of each trial."""
 
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Shows a study in the browser: optuna-dashboard on 127.0.0.1, in this terminal, with the repository's environment.
+# Runs optuna-dashboard on 127.0.0.1 in the repository's Python environment.
 set -euo pipefail
 
 readonly PROGRAM="web_dashboard.sh"
@@ -15,17 +15,18 @@ usage() {
     cat <<'HELP'
 usage: scripts/monitoring/web_dashboard.sh [--port N] [--study-name NAME] [--storage URL] [--artifact-dir DIR] [--help]
 
-Makes or reuses the Python environment, as ./start_vectorized_training.sh does, and serves the study's database at
-http://127.0.0.1:8080 until Ctrl-C: values, settings and their importance, and each trial's equity curves.
+Creates or reuses the Python environment, as ./start_vectorized_training.sh does, and serves the study's database at
+http://127.0.0.1:8080 until Ctrl-C. The pages show values, hyperparameters and their importance, and equity curves.
 
-  --port N            of 127.0.0.1 (8080)
-  --study-name NAME   whose page is named at the start (the newest)
-  --storage URL       sqlite:///FILE or postgresql://USER@HOST/NAME (databases/optuna_cappuccino.db of the repository)
-  --artifact-dir DIR  pictures of the trials (artifacts, beside the study's results)
-  --help              this text
+  --port N            port on 127.0.0.1 (default: 8080)
+  --study-name NAME   study whose page is printed at the start (default: the newest)
+  --storage URL       study database: sqlite:///FILE or postgresql://USER@HOST/NAME
+                      (default: databases/optuna_cappuccino.db in the repository)
+  --artifact-dir DIR  folder with the trials' pictures (default: artifacts in the study's results folder)
+  --help              print this text
 
-From another machine: ssh -L 8080:127.0.0.1:8080 HOST. Who reaches the page can delete studies, so it is served to this
-machine only.
+To connect from another machine, run ssh -L 8080:127.0.0.1:8080 HOST there. The server only accepts local connections,
+because anyone who can open the page can delete studies.
 HELP
 }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Start the command `barwise doctor` from this checkout: it must work on a Python that has nothing installed."""
+"""Run `barwise doctor` from this checkout, also on a Python without any installed packages."""
 
 import os
 import sys
@@ -11,5 +11,5 @@ if __name__ == "__main__":
     path = os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")]))
     as_this = ["-S"] if sys.flags.no_site else []
     command = [sys.executable, *as_this, "-m", "barwise", "doctor", *sys.argv[1:]]
-    # Safe path: a folder `train` where this runs is not ours.
+    # PYTHONSAFEPATH: a folder named `train` in the current directory must not be imported.
     os.execve(sys.executable, command, os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"})

@@ -1,8 +1,8 @@
-# The Python environment: found or made, filled once, reused after that.
+# Finds or creates the Python environment and installs the requirements once.
 # Sourced by start_vectorized_training.sh and scripts/run_tests.sh, with REPO set.
 # shellcheck shell=bash
 
-# ensure_environment runtime|dev: sets PYTHON to an interpreter that imports what the repository needs.
+# ensure_environment runtime|dev: sets PYTHON to an interpreter that has all requirements.
 ensure_environment() {
     local purpose="$1"
     choose_python
@@ -14,7 +14,7 @@ ensure_environment() {
     mark_environment_current "$purpose"
 }
 
-# An active environment is the user's choice and is respected; .venv in the repository comes next.
+# Prefers an active environment, then .venv in the repository.
 choose_python() {
     local prefix=""
     if [[ -n "${VIRTUAL_ENV:-}" ]]; then
@@ -35,14 +35,14 @@ choose_python() {
 
 make_venv() {
     local base options=()
-    base="$(find_base_python)" || die "needs Python 3.11 or newer and found none on PATH; install it and start again"
-    # A torch that came with the machine (a container for AMD cards, say) stays in use: a bare venv would hide it.
+    base="$(find_base_python)" || die "Python 3.11 or newer not found on PATH; install it and start again"
+    # A preinstalled torch (for example in a container for AMD GPUs) must stay usable; a plain venv would hide it.
     if has_torch "$base"; then options+=(--system-site-packages); fi
     run "$base" -m venv ${options[@]+"${options[@]}"} "$REPO/.venv" ||
-        die "could not make $REPO/.venv; on Debian and Ubuntu the package python3-venv is needed, and space on the disk"
+        die "could not create $REPO/.venv; check the free disk space, and install python3-venv on Debian and Ubuntu"
 }
 
-# Prefers an interpreter that has torch already, then the oldest supported one.
+# Prefers an interpreter that has torch, then the oldest supported version.
 find_base_python() {
     local name path found=""
     for name in python3.11 python3.12 python3.13 python3 python; do
@@ -57,12 +57,12 @@ find_base_python() {
     [[ -n "$found" ]] && printf '%s\n' "$found"
 }
 
-# Asks the package's metadata, not an import: a torch that is there but broken is still not ours to replace.
+# Searches for the package without importing it, because a broken torch must not be replaced either.
 has_torch() {
     "$1" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)' 2>/dev/null
 }
 
-# The build for the CPU and for NVIDIA; taken where no torch is installed.
+# Build for CPUs and NVIDIA GPUs, installed if no torch is present.
 readonly DEFAULT_TORCH="torch==2.13.0"
 
 requirement_files() {
@@ -86,15 +86,15 @@ is_environment_current() {
         is_this_checkout_installed
 }
 
-# -P: barwise must come from the environment, and not from the folder this runs in.
+# -P: barwise must be imported from the environment, not from the current folder.
 is_this_checkout_installed() {
     local where
     where="$("$PYTHON" -P -c 'import barwise; print(barwise.__file__)' 2>/dev/null)" &&
         [[ "$where" -ef "$REPO/barwise/__init__.py" ]]
 }
 
-# What is there for developers is there for the runtime too.
-# A stamp that cannot be written (an environment of somebody else's) only costs time at the next start.
+# A dev environment is also a runtime environment.
+# If the stamp cannot be written (for example in another user's environment), only the next start takes longer.
 mark_environment_current() {
     local level
     for level in runtime "$1"; do
@@ -102,7 +102,7 @@ mark_environment_current() {
     done
 }
 
-# A subshell, so that its scratch folder goes away on every way out.
+# Runs in a subshell, so that its temporary folder is always removed.
 install_requirements() (
     purpose="$1"
     scratch="$(mktemp -d)"
@@ -119,25 +119,25 @@ install_requirements() (
         sources+=(-r "$REPO/requirements-dev.txt" -r "$REPO/requirements-adapters.txt" -r "$REPO/requirements-docs.txt")
     fi
     run "$PYTHON" -m pip install -c "$scratch/constraints.txt" "${sources[@]}" ||
-        die "pip could not install requirements.txt (its reason is above: no network, a full disk, or a version it cannot reconcile)"
+        die "pip could not install requirements.txt (reason above: no network, a full disk, or conflicting versions)"
     run "$PYTHON" -m pip install --no-deps -r "$REPO/requirements-elegantrl.txt" ||
-        die "pip could not install requirements-elegantrl.txt (its reason is above)"
+        die "pip could not install requirements-elegantrl.txt (reason above)"
     run "$PYTHON" -m pip install --no-deps -e "$REPO" ||
-        die "pip could not install this repository (its reason is above)"
+        die "pip could not install this repository (reason above)"
 )
 
-# Pins the torch that is there, so that no package can move it.
+# Pins the installed torch, so that no package changes its version.
 keep_installed_torch() {
     local scratch="$1" version
     version="$("$PYTHON" -c 'import torch; print(torch.__version__)')" ||
-        die "torch is installed for $PYTHON but does not import (reason above); mend it there, this script never replaces a torch"
-    say "environment: torch $version is installed and stays as it is"
+        die "torch is installed for $PYTHON but cannot be imported (reason above); fix it manually, it is never replaced"
+    say "environment: keeping the installed torch $version"
     printf 'torch==%s\n' "$version" >>"$scratch/constraints.txt"
 }
 
 warn_about_amd_card() {
     if [[ -e /dev/kfd ]]; then
-        say "environment: an AMD card is here, and the torch that pip installs by default does not drive it."
-        say "             To use it: stop now, install a ROCm build of torch into $REPO/.venv, start again; it will be kept."
+        say "environment: this machine has an AMD GPU, which the default torch from pip does not support."
+        say "             To use it, stop now, install a ROCm build of torch into $REPO/.venv and start again."
     fi
 }

@@ -1,4 +1,4 @@
-# Plain lines on the terminal; sourced by the launcher and by scripts/run_tests.sh.
+# Terminal output functions; sourced by the launcher and by scripts/run_tests.sh.
 # shellcheck shell=bash
 
 say() { printf '%s\n' "$*"; }
@@ -8,7 +8,7 @@ die() {
     exit 1
 }
 
-# One line that can be pasted into a shell; the password and the options of a storage URL are not shown.
+# Prints the arguments as one shell-quoted line, without the password and options of a storage URL.
 quoted() {
     local argument line=""
     for argument in "$@"; do

@@ -1,9 +1,9 @@
-# One background process, trainer or trader: its pid file, the proof that a process is ours, and stopping it.
+# Manages one background process, trainer or trader: its pid file, its identity and its termination.
 # Sourced by start_vectorized_training.sh, which sets PID_FILE, LOCK_FILE, LOG, PROGRAM, SCRIPT, WORK, FLAG and AFTER_STOP.
 # shellcheck shell=bash
 
-# Clock ticks from boot to the start of process $1: with the pid, a name no other process can have.
-# The command name in field 2 may hold blanks and brackets, so the fields are counted after its last ')'.
+# Prints the start time of process $1 in clock ticks since boot. Together with the pid it identifies a process uniquely.
+# The command name in field 2 may contain spaces and parentheses, so fields are counted after its last ')'.
 process_start_ticks() {
     local stat
     stat="$(cat "/proc/$1/stat" 2>/dev/null)" || return 1
@@ -11,14 +11,14 @@ process_start_ticks() {
     printf '%s\n' "${stat[19]}" # field 22 of the line
 }
 
-# A zombie has ended: only its parent has not asked for the exit code yet.
+# A zombie counts as ended: its parent has not read its exit code yet.
 is_alive() {
     local stat
     stat="$(cat "/proc/$1/stat" 2>/dev/null)" || return 1
     [[ "${stat##*) }" != Z* ]]
 }
 
-# record_process PID COMMAND...: three lines (pid, start ticks, command), complete or not there at all.
+# record_process PID COMMAND...: writes three lines (pid, start ticks, command) atomically.
 record_process() {
     local pid="$1"
     shift
@@ -29,7 +29,7 @@ record_process() {
     } >"$PID_FILE.new" && mv -- "$PID_FILE.new" "$PID_FILE"
 }
 
-# Prints the pid of our running process; fails when the pid file is absent, stale or another process's.
+# Prints the pid of our running process; fails if the pid file is missing, stale or belongs to another process.
 running_pid() {
     local pid ticks
     [[ -f "$PID_FILE" ]] || return 1
@@ -44,7 +44,7 @@ is_same_process() {
     [[ "$(process_start_ticks "$pid")" == "$ticks" ]]
 }
 
-# The same pid, the same start, and our script's own path as one whole argument.
+# Succeeds if the pid and start time match and one argument is exactly our script's path.
 is_ours() {
     local pid="$1" ticks="$2" argument
     is_same_process "$pid" "$ticks" || return 1
@@ -54,7 +54,7 @@ is_ours() {
     return 1
 }
 
-# Prints the pid of the start that holds the lock; fails when it has ended, or has become the process itself (--foreground).
+# Prints the pid of the launcher that holds the lock; fails if it has ended or has become the process (--foreground).
 setup_pid() {
     local pid ticks argument
     [[ -f "$LOCK_FILE" ]] || return 1
@@ -66,27 +66,27 @@ setup_pid() {
     return 1
 }
 
-# Prints process $1 and all it started, parents first.
+# Prints the pid of process $1 and of all its descendants, parents first.
 process_tree() {
     local child
     printf '%s\n' "$1"
     for child in $(ps -o pid= --ppid "$1"); do process_tree "$child"; done
 }
 
-# Parents first, so that none goes on with its next step; pip or a download would outlive the start and keep its lock.
+# Stops parents first, so that none starts its next step. A surviving pip or download would keep the lock.
 stop_setup() {
     local pid="$1" give_up_at=$((SECONDS + STOP_WAIT_S)) member tree
     mapfile -t tree < <(process_tree "$pid")
-    say "set-up is at work (pid $pid); ending it and what it started"
+    say "setup is running (pid $pid); stopping it and its child processes"
     for member in "${tree[@]}"; do kill -TERM "$member" 2>/dev/null || true; done
     for member in "${tree[@]}"; do
         while is_alive "$member"; do
             ((SECONDS < give_up_at)) ||
-                die "pid $member of the set-up still runs $STOP_WAIT_S s after SIGTERM; force it with: kill -KILL $member"
+                die "setup process $member is still running $STOP_WAIT_S s after SIGTERM; kill it with: kill -KILL $member"
             sleep 0.2
         done
     done
-    say "stopped the set-up (pid $pid); the same command starts it again"
+    say "stopped setup (pid $pid); the same command starts it again"
 }
 
 stop_process() {
@@ -96,13 +96,13 @@ stop_process() {
             stop_setup "$pid"
             return
         fi
-        say "no $WORK runs here"
+        say "no $WORK is running here"
         return 0
     }
     run kill -TERM "$pid"
     while running_pid >/dev/null; do
         if ((SECONDS >= give_up_at)); then
-            die "pid $pid still runs $STOP_WAIT_S s after SIGTERM; ask again with $FLAG--stop, or force it with: kill -KILL $pid"
+            die "pid $pid is still running $STOP_WAIT_S s after SIGTERM; retry $FLAG--stop, or kill it with: kill -KILL $pid"
         fi
         sleep 0.2
     done
@@ -114,7 +114,7 @@ show_status() {
     local pid
     pid="$(running_pid)" || {
         if pid="$(setup_pid)"; then
-            say "set-up is running (pid $pid)"
+            say "setup is running (pid $pid)"
             return 0
         fi
         say "not running"

@@ -1,5 +1,5 @@
-# The paper trader: with nothing deployed yet, the sample market's study and its winner come first.
-# Sourced by start_vectorized_training.sh, whose variables and functions it uses.
+# Starts the paper trader. If nothing is deployed yet, it first trains the demonstration study and deploys its winner.
+# Sourced by start_vectorized_training.sh; uses its variables and functions.
 # shellcheck shell=bash
 
 readonly DEPLOYER="$REPO/scripts/deployment/auto_replace_best_5m.py"
@@ -9,28 +9,28 @@ usage_of_trading() {
     cat <<'HELP'
 usage: start_vectorized_training.sh --trade [--foreground | --status | --stop | --flatten | --help] [trader flags]
 
-Starts the paper trader in the background and returns once it has decided on its first bar.
-If deployments/current exists, the trader trades it. If not, the launcher first makes the SYNTHETIC sample market,
-runs the demonstration study on it in this terminal (minutes on two cores) and deploys the study's winner.
-Nothing is downloaded for that, except for the Python packages if they are missing.
+Starts the paper trader in the background and returns after its first decision.
+The trader trades the policy in deployments/current. If nothing is deployed, the launcher first generates the SYNTHETIC
+sample market, runs the demonstration study on it in this terminal (minutes on two cores) and deploys the winner.
+Nothing is downloaded except for missing Python packages.
 
   --foreground  trade in this terminal; Ctrl-C stops the trader
-  --status      say whether the trader runs, and show its last log lines (exit code 0: it or its set-up runs, 3: neither)
-  --stop        send SIGTERM to our own trader, or to a start still in set-up, and wait until it has ended
-  --flatten     the kill switch, at once and without any set-up: paper_trade.py --flatten sells the trader's coins
-  --help        this text; the trader's flags: python scripts/deployment/paper_trade.py --help
+  --status      show the trader's state and last log lines (exit code 0: it or its setup is running, 3: neither)
+  --stop        send SIGTERM to the trader, or to an unfinished setup, and wait until it has ended
+  --flatten     kill switch without any setup: run paper_trade.py --flatten to sell the trader's coins immediately
+  --help        print this text; for the trader's flags: python scripts/deployment/paper_trade.py --help
 
-All other flags go to the trader. A deployment of the sample study is traded on a replay of the bars that the study
-held out, one bar per second: --broker replay --data-dir data/5m_sample --pace 1. Your flags come after these and win.
-With --broker alpaca, --live or --deployments-dir the launcher adds no flags and trains nothing.
-Trader and trainer have their own files: --trade --stop never stops a trainer, and --stop never stops a trader.
-Relative paths start at the folder you are in.
+All other flags are passed to the trader. A deployment of the sample study is traded on a replay of the study's
+hold-out, one bar per second: --broker replay --data-dir data/5m_sample --pace 1. Your flags override these flags.
+With --broker alpaca, --live or --deployments-dir, the launcher adds no flags and trains nothing.
+The trader and the trainer are independent: --trade --stop never stops a trainer, and --stop never stops a trader.
+Relative paths are resolved from the current directory.
 
-Exit codes: those of the trader where it ends before its first bar or runs in the foreground: 2 it refused to start,
-4 another trader has the account, 5 it is halted. 1: the launcher could not set up or start.
+Exit codes: those of the trader if it ends before its first decision or runs in the foreground (2 refused to start,
+4 another trader uses the account, 5 halted); 1 if setup or start failed.
 
-Log: logs/paper_trader.log   Process: logs/paper_trader.pid
-Environment variables: FIRST_BAR_WAIT_S (600), STOP_WAIT_S (120), in seconds.
+Files: log in logs/paper_trader.log, process id in logs/paper_trader.pid.
+Environment variables, in seconds: FIRST_BAR_WAIT_S (default: 600), STOP_WAIT_S (default: 120).
 HELP
 }
 
@@ -42,7 +42,7 @@ asks_for_trading() {
     return 1
 }
 
-# Sets ACTION, MAY_BE_SAMPLE (nothing names another deployment, or a venue) and PASSED (what goes on to the trader).
+# Sets ACTION, MAY_BE_SAMPLE (no flag selects a venue or a deployment) and PASSED (flags passed to the trader).
 # shellcheck disable=SC2034  # the launcher reads ACTION
 parse_trading_flags() {
     local argument previous=""
@@ -71,7 +71,7 @@ start_trading() {
     launch "$1"
 }
 
-# A running trader sells its coins itself; without one this process does.
+# A running trader sells its own coins; otherwise this process sells them.
 flatten() {
     choose_python
     cd -- "$CALLER_DIR" || exit
@@ -86,14 +86,14 @@ prepare_sample() {
     COMMAND+=(--broker replay --data-dir "$SAMPLE_DATA" --pace 1)
 }
 
-# On a file system without links, `current` is a file with the name of the deployment in it.
+# On a file system without links, `current` is a file that contains the name of the deployment.
 deployed_facts() {
     local current="$REPO/deployments/current"
     if [[ -f "$current" ]]; then current="$REPO/deployments/$(<"$current")"; fi
     printf '%s\n' "$current/deployment.json"
 }
 
-# A link that leads nowhere is for the trader to report, and nothing to train over.
+# A broken link counts as deployed: the trader reports it, and no study is trained.
 is_deployed() { [[ -e "$REPO/deployments/current" || -L "$REPO/deployments/current" ]]; }
 
 is_sample_deployed() { grep -Eq "\"study\": *\"$SAMPLE_STUDY\"" "$(deployed_facts)" 2>/dev/null; }
@@ -102,10 +102,10 @@ deploy_sample() {
     local PASSED=() COMMAND code=0
     # shellcheck disable=SC2034  # build_command reads them
     STUDY="$SAMPLE_STUDY" DATA_DIR="$SAMPLE_DATA"
-    say "nothing is deployed: training the demonstration study on the sample market, then deploying its winner"
+    say "no deployment found: training the demonstration study on the sample market, then deploying its winner"
     build_command
     run "${COMMAND[@]}" || code=$?
-    ((code != NO_SIGNAL_CODE)) || die "the study's policies stayed in cash, so there is nothing to trade (log above)"
+    ((code != NO_SIGNAL_CODE)) || die "the study's policies stayed in cash, so there is nothing to trade (see the log above)"
     ((code == 0)) || die "the study ended with exit code $code (reason above); the same command resumes it"
     hand_over
 }
@@ -114,21 +114,21 @@ hand_over() {
     local code=0 command=("$PYTHON" "$DEPLOYER" --once --allow-synthetic --study-name "$STUDY" --storage "$STORAGE")
     run "${command[@]}" || code=$?
     if ((code == 3)) || { ((code == 0)) && ! is_deployed; }; then
-        say "the study's winner did not pass the gates, so nothing was deployed; deployments/decisions.jsonl has the reasons"
-        say "to trade it on paper nevertheless, as UNPROVEN:"
+        say "the study's winner failed a gate, so nothing was deployed; see deployments/decisions.jsonl for the reasons"
+        say "to trade it on paper anyway, marked UNPROVEN:"
         say "  $(quoted "${command[@]}") --allow-unproven"
         say "  $(quoted "$REPO/$PROGRAM") --trade --allow-unproven"
-        die "the study's winner was refused (what to do is above)"
+        die "the study's winner was refused (see above for what to do)"
     fi
-    ((code == 0)) || die "the deployment ended with exit code $code (reason above); the same command tries it again"
+    ((code == 0)) || die "the deployment ended with exit code $code (reason above); the same command retries it"
 }
 
-# With bars of four hours the first decision can take four hours.
+# With 4h bars, the first decision can take four hours.
 give_up_waiting_for_trading() {
-    say "no bar was decided on in $FIRST_WAIT_S s; the trader keeps running, because a bar can be longer than that"
+    say "no decision within $FIRST_WAIT_S s; the trader keeps running, because a bar can be longer than that"
 }
 
-# The trader's own exit code, and what to do.
+# Prints what to do and exits with the trader's exit code.
 report_early_end_of_trading() {
     local code=0 command
     command="$(quoted "$PYTHON" "$TRADER")"
@@ -138,8 +138,8 @@ report_early_end_of_trading() {
     case "$code" in
         0) say "the trader has ended; its last lines are above" ;;
         2) say "the trader refused to start; its reason is above" >&2 ;;
-        4) say "another trader has this account; see it with: $command --status   stop it with: $command --stop" >&2 ;;
-        5) say "trading is halted; the reason is above. To trade on, start with --trade --resume" >&2 ;;
+        4) say "another trader uses this account; show it with: $command --status   stop it with: $command --stop" >&2 ;;
+        5) say "trading is halted; the reason is above. To resume trading, start with --trade --resume" >&2 ;;
         *) say "the trader ended with exit code $code; its last lines are above and in $LOG" >&2 ;;
     esac
     exit "$code"
@@ -150,9 +150,9 @@ explain_next_steps_of_trading() {
     is_alive "$1" || report_early_end_of_trading "$1" "$2"
     me="$(quoted "$REPO/$PROGRAM")"
     say ""
-    say "The paper trader runs in the background (pid $1)."
+    say "The paper trader is running in the background (pid $1)."
     say "  watch:  tail -f $(quoted "$LOG")"
     say "          $(quoted "$PYTHON" "$REPO/paper_trader_dashboard.py")"
-    say "  query:  $me --trade --status"
+    say "  status: $me --trade --status"
     say "  stop:   $me --trade --stop"
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Search for the settings of a trading agent: an Optuna study of its trials on purged splits of a data set."""
+"""Optimize the hyperparameters of a trading agent in an Optuna study on purged splits of a dataset."""
 
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""List what studies keep in an artifact store, and remove what deleted studies left there."""
+"""List the files of each study in an artifact store, and remove the files of deleted studies."""
 
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw the picture of a study: best value so far, every split, and the best trial's account against equal weight."""
+"""Plot a study: the best value over time, every split, and the best trial's account compared with equal weight."""
 
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Evaluate a trial's policies again on their test blocks, by split and by full path, beside simple benchmarks."""
+"""Reevaluate a trial's policies on their test folds, per split and per full path, and compare them with benchmarks."""
 
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Backtest a trial over full paths: at several costs, and with its settings trained again from other seeds."""
+"""Backtest a trial over full paths: at several cost levels, and retrained with other seeds."""
 
 import sys
 

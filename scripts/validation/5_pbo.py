@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Is a study's winner skilled, lucky, or just exposed? PBO and deflated Sharpe of its lead, and of its account."""
+"""Estimate backtest overfitting: the PBO and deflated Sharpe ratio of a winner's alpha returns and account returns."""
 
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Look-ahead analysis: change only later bars, run again, and report the first earlier bar that differs."""
+"""Look-ahead analysis: change only later bars, rerun, and report the first earlier bar that differs."""
 
 import sys
 

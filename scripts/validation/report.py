@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the page about a study, report.html beside its results; at any time, also while the study runs."""
+"""Write the HTML report of a study, also while the study runs."""
 
 import sys
 

@@ -99,5 +99,5 @@ def test_only_one_account_without_restart_is_taken():
     for wrong in ({"n_envs": 2, "autoreset": False}, {"n_envs": 1, "autoreset": True}):
         with pytest.raises(ValueError, match="n_envs=1"):
             CryptoEnv(env=VectorizedCryptoEnvAlpacaOptimized(CONFIG, STANDARD, as_numpy=False, **wrong))
-    with pytest.raises(ValueError, match="needs config"):
+    with pytest.raises(ValueError, match="pass config"):
         CryptoEnv()

@@ -251,7 +251,7 @@ def test_an_environment_that_exists_is_taken_if_it_restarts_as_the_mode_says(mod
 
 
 def test_wrong_settings_are_refused():
-    with pytest.raises(ValueError, match="needs config"):
+    with pytest.raises(ValueError, match="pass config"):
         CryptoVectorEnv()
     with pytest.raises(ValueError, match="output must be"):
         made(output="jax")

@@ -147,5 +147,5 @@ def test_only_a_batch_that_restarts_is_taken():
     assert env.cfg["rules"] == "standard"
     with pytest.raises(ValueError, match="autoreset=True"):
         CryptoVecEnv(env=other)
-    with pytest.raises(ValueError, match="needs config"):
+    with pytest.raises(ValueError, match="pass config"):
         CryptoVecEnv()

@@ -205,5 +205,5 @@ def test_only_a_batch_that_restarts_is_taken():
     assert env.render() is env.close() is None
     with pytest.raises(ValueError, match="autoreset="):
         CryptoWrapper(env=other)
-    with pytest.raises(ValueError, match="needs config"):
+    with pytest.raises(ValueError, match="pass config"):
         CryptoWrapper()

@@ -164,5 +164,5 @@ def test_only_a_batch_that_restarts_is_taken():
     assert CryptoVecEnv(env=restarting).num_envs == 2
     with pytest.raises(ValueError, match="autoreset=True"):
         CryptoVecEnv(env=other)
-    with pytest.raises(ValueError, match="needs config"):
+    with pytest.raises(ValueError, match="pass config"):
         CryptoVecEnv()

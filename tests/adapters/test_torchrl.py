@@ -194,5 +194,5 @@ def test_only_a_batch_without_restarts_is_taken():
     assert isinstance(CryptoEnv(env=resting).reset(), TensorDict)
     with pytest.raises(ValueError, match="autoreset=False"):
         CryptoEnv(env=other)
-    with pytest.raises(ValueError, match="needs config"):
+    with pytest.raises(ValueError, match="pass config"):
         CryptoEnv()

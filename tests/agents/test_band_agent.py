@@ -330,7 +330,7 @@ def test_dropout_leaves_units_out_while_training_and_none_of_the_policy():
 )  # fmt: skip
 def test_a_setting_that_the_gradient_does_not_know_is_refused_by_name(setting, value):
     env = band_env(env_params={setting: value})
-    with pytest.raises(ValueError, match=f'agent "band" needs {setting} .*received {value!r}'):
+    with pytest.raises(ValueError, match=f'agent "band" requires {setting} .*received {value!r}'):
         band_agent(env)
 
 

@@ -103,7 +103,7 @@ def test_options_without_effect_are_named(caplog):
         model = factory.get_model("ppo", 7, {"nonsense": 1})
     assert "use_sentiment" in caplog.text
     assert "nonsense" in caplog.text
-    assert "no GPU 7" in caplog.text
+    assert "GPU 7 does not exist" in caplog.text
     assert "sentiment_service" not in caplog.text
     assert model.config["tickers"] == ["A", "B", "C"]
 

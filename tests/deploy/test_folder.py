@@ -87,7 +87,7 @@ def test_what_was_rolled_back_and_brought_back_by_hand_is_rolled_back_to_again(d
 
 
 def test_a_rollback_to_a_damaged_or_unknown_deployment_is_refused(deployments):
-    with pytest.raises(StudyError, match="nothing is deployed; nothing to roll back"):
+    with pytest.raises(StudyError, match="nothing is deployed; there is nothing to roll back"):
         roll_back(deployments.folder)
     for seed, name in enumerate("ab"):
         install(deployments.folder, name, seed)
@@ -100,7 +100,7 @@ def test_a_rollback_to_a_damaged_or_unknown_deployment_is_refused(deployments):
     (deployments.folder / "b").rename(deployments.folder / "by_hand")
     (deployments.folder / "current").unlink()
     (deployments.folder / "current").symlink_to("by_hand")
-    with pytest.raises(StudyError, match="the log does not know by_hand"):
+    with pytest.raises(StudyError, match="current points to by_hand, which is not in the log"):
         roll_back(deployments.folder)
 
 
@@ -108,7 +108,7 @@ def test_what_was_written_wrongly_is_not_deployed(deployments):
     install(deployments.folder, "a", 1)
 
     def fail(folder):
-        raise StudyError("does not trade as the one that was scored")
+        raise StudyError("does not trade like the policy that was scored")
 
     with pytest.raises(StudyError, match="does not trade"), deployments.locked():
         deployments.install("b", lambda folder: None, fail, {})
@@ -159,7 +159,7 @@ def test_a_promise_that_cannot_be_kept_is_dropped_and_said(deployments, caplog):
     deployments.log.append("accepted", deployment="b", previous="a")
     with deployments.locked():
         assert deployments.current().name == "a"
-    assert "accepted of b cannot be finished" in caplog.text
+    assert "accepted of b could not be completed" in caplog.text
     assert [e["event"] for e in deployments.log.read()][-1] == "broken"
     install(deployments.folder, "c", 2)
     assert deployments.current().name == "c"
@@ -171,7 +171,7 @@ def test_a_link_that_somebody_changed_meanwhile_is_not_changed_back(deployments)
     deployments.log.append("accepted", deployment="b", previous="c")
     (deployments.folder / "current").unlink()
     (deployments.folder / "current").symlink_to("a")
-    with pytest.raises(StudyError, match="somebody else changed it; lead it to c or b by hand"), deployments.locked():
+    with pytest.raises(StudyError, match="point current to c or b manually"), deployments.locked():
         pass
     assert deployments.current().name == "a"
 
@@ -201,7 +201,10 @@ def test_one_process_judges_at_a_time_and_a_kill_lets_the_next_one_in(deployment
     command = [sys.executable, "-c", code, str(deployments.folder)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "in\n"
-        with pytest.raises(BusyError, match=rf"another process \(pid {other.pid}\) judges"), deployments.watched():
+        with (
+            pytest.raises(BusyError, match=rf"another process \(pid {other.pid}\) already judges"),
+            deployments.watched(),
+        ):
             pass
         install(deployments.folder, "a", 1)  # moments need the other lock only: a rollback is possible at any time
         other.kill()
@@ -246,12 +249,12 @@ def replace_often(folder):
 
 def test_the_folder_must_be_one(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StudyError, match=r"--deployments-dir .*file: cannot be made \(is a file\)"):
+    with pytest.raises(StudyError, match=r"--deployments-dir .*file: cannot be created \(is a file\)"):
         Deployments(tmp_path / "file").prepare()
-    with pytest.raises(StudyError, match=r"cannot be made \(No such file or directory\)"):
+    with pytest.raises(StudyError, match=r"cannot be created \(No such file or directory\)"):
         Deployments(tmp_path / "no" / "such").prepare()
     (tmp_path / "current").mkdir()
-    with pytest.raises(DeploymentError, match="is a folder, not a link"):
+    with pytest.raises(DeploymentError, match="is a folder instead of a link"):
         Deployments(tmp_path).current_name()
 
 

@@ -145,8 +145,8 @@ def test_a_reason_names_gate_figure_and_threshold():
     worse = scored(noise(-0.0001, seed=4), noise(0.0, seed=3))
     text = reason(late_gates(worse, 2, STRICT))
     assert text.startswith("hold-out return: -")
-    assert "required: above equal weight's | hold-out confidence: 0." in text
-    assert "required: at least 99.16 %: test 2 of these bars, level 0.05 / 6" in text
+    assert "required: above that of equal weight | hold-out confidence: 0." in text
+    assert "required: at least 99.16 % (test 2 on these bars, level 0.05 / 6)" in text
 
 
 def test_an_undefined_figure_is_no_evidence():
@@ -179,7 +179,7 @@ def test_features_that_were_not_made_again_from_bars_are_refused_or_waived(data)
     old = replace(data.dataset, lookahead=None)
     verdict, text = look_ahead(old, data)
     assert verdict == FAILED
-    assert "not checked: features were not made again from cut bars; run scripts/validation/lookahead.py --bars" in text
+    assert "not checked: features were not rebuilt from cut bars; run scripts/validation/lookahead.py --bars" in text
     verdict, _ = look_ahead(old, data, allow_unchecked=True)
     assert verdict == WAIVED
     waived = early_gates(create_trial(value=1.0), replace(data, dataset=old), None, Limits(allow_unchecked=True))
@@ -266,7 +266,7 @@ def test_improvement():
     assert ask(same, there).verdict == FAILED  # equal Sharpe ratios
     assert ask(present, replace(there, scored=better)).verdict == FAILED
     twin = replace(better, weights_sha256="old")
-    assert "deployed already" in ask(twin, there).figure
+    assert "already deployed" in ask(twin, there).figure
     assert ask(twin, there).verdict == FAILED
     # Proof outranks a figure, both ways.
     assert ask(better, there, proven=False).verdict == FAILED
@@ -288,11 +288,11 @@ def test_who_asks_for_less_evidence_than_the_defaults_gets_nothing_proven():
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"alpha": 0.0}, "--alpha is a number from 0 to 0.5; received 0"),
+        ({"alpha": 0.0}, "--alpha must be a number from 0 to 0.5; received 0"),
         ({"alpha": float("nan")}, "--alpha"),
-        ({"min_deflated_sharpe": 95.0}, "--min-deflated-sharpe is a number from 0 to 1; received 95"),
+        ({"min_deflated_sharpe": 95.0}, "--min-deflated-sharpe must be a number from 0 to 1; received 95"),
         ({"max_drawdown": -0.1}, "--max-drawdown"),
-        ({"min_improvement": float("inf")}, "--min-improvement is a number at least 0; received inf"),
+        ({"min_improvement": float("inf")}, "--min-improvement must be a number at least 0; received inf"),
     ],
 )
 def test_impossible_limits_are_refused_by_flag(values, words):

@@ -166,7 +166,7 @@ def test_a_dry_run_changes_nothing_and_does_not_look_at_the_held_out_bars(plante
     before = tree(planted.root)
     verdict = planted.look(dry_run=True)
     assert verdict.kind == WOULD_LOOK
-    assert "not looked at" in verdict.text
+    assert "not evaluated" in verdict.text
     assert planted.look(dry_run=True, limits={"allow_synthetic": False}).kind == REFUSED
     assert tree(planted.root) == before
     assert not (planted.root / "deployments").exists()
@@ -219,7 +219,7 @@ def test_proof_outranks_a_figure(planted, monkeypatch):
     assert read_deployment(current).proven
     verdict = look_unproven(seed=1)
     assert verdict.kind == REFUSED
-    assert "an unproven policy replaces no proven one" in verdict.text
+    assert "a proven policy can only be replaced by a proven one" in verdict.text
 
 
 def test_other_bars_in_place_of_the_held_out_ones_are_refused(planted, noise_study):
@@ -230,7 +230,7 @@ def test_other_bars_in_place_of_the_held_out_ones_are_refused(planted, noise_stu
     same += ("feature_set", "warmup_bars", "quality", "venue")
     altered = make_dataset(price=price, **{name: getattr(market, name) for name in same})
     save_dataset(altered, planted.root / "altered" / "5m")
-    with pytest.raises(StudyError, match="not those that the study held out"):
+    with pytest.raises(StudyError, match="not the ones that the study held out"):
         planted.look(data_dir=planted.root / "altered" / "5m")
     with pytest.raises(StudyError, match="is not the data of study planted"):
         planted.look(data_dir=noise_study.data_dir)
@@ -249,7 +249,7 @@ def test_weights_swapped_after_scoring_are_not_deployed(planted, monkeypatch):
         honest(folder, other, facts, scored, rows)
 
     monkeypatch.setattr(judge, "write_deployment", swap)
-    with pytest.raises(StudyError, match="does not trade as the one that was scored"):
+    with pytest.raises(StudyError, match="does not trade like the policy that was scored"):
         planted.look()
     assert planted.deployments.current() is None
     assert [e["event"] for e in planted.events()] == ["look"]
@@ -273,7 +273,7 @@ def test_a_new_best_trial_is_judged_again_and_every_look_raises_the_threshold(pl
     number = add_better_trial(planted)
     twin = planted.look()  # the same settings and seed: the same weights, so no new test of these bars
     assert (twin.kind, planted.events("refused")[-1]["candidate"]["trial"]) == (REFUSED, number)
-    assert "these weights are deployed already" in twin.text
+    assert "these weights are already deployed" in twin.text
     assert planted.events("look")[-1]["test"] == 1
     assert planted.look().kind == NOTHING_NEW
     planted.look(seed=1)
@@ -315,7 +315,7 @@ def test_a_deployment_that_changed_while_a_candidate_was_judged_is_not_replaced(
     monkeypatch.setattr(judge, "score_policies", meanwhile)
     monkeypatch.setattr(judge, "improvement_gate", lambda *_: judge.Gate("improvement", "", "", "passed"))
     verdict = planted.look(seed=2)
-    assert (verdict.kind, "changed meanwhile" in verdict.text) == (WAITING, True)
+    assert (verdict.kind, "in the meantime" in verdict.text) == (WAITING, True)
     assert planted.events()[-1]["event"] == "look"
 
 
@@ -323,7 +323,7 @@ def test_a_deployment_whose_folder_is_gone_is_replaced(planted, caplog):
     assert planted.look().kind == REPLACED
     shutil.rmtree(planted.root / "deployments" / planted.deployments.current_name())
     assert planted.look(seed=1, limits={"allow_unproven": True}).kind == REPLACED
-    assert "which is not there: nothing is deployed" in caplog.text
+    assert "which does not exist: nothing is deployed" in caplog.text
     assert planted.deployments.current() is not None
 
 
@@ -343,7 +343,7 @@ def test_a_rollback_while_a_candidate_is_judged_leaves_it_undecided(planted, mon
     monkeypatch.setattr(judge, "score_policies", meanwhile)
     monkeypatch.setattr(judge, "improvement_gate", lambda *_: judge.Gate("improvement", "", "", "FAILED"))
     verdict = planted.look(seed=1)
-    assert (verdict.kind, "changed meanwhile" in verdict.text) == (WAITING, True)
+    assert (verdict.kind, "in the meantime" in verdict.text) == (WAITING, True)
     assert planted.events("refused") == []
     monkeypatch.undo()
     assert planted.look(seed=1).kind in (REPLACED, REFUSED)
@@ -413,7 +413,7 @@ def test_a_study_in_a_folder_of_several_timeframes_is_judged(planted):
         ({"target": 4}, {"min_trials": 3}, ""),
         ({"target": 3}, {"min_trials": 5}, "3 of --min-trials 5 trials finished"),
         ({"holdout_score": {}}, {}, ""),
-        ({}, {}, "it has not reached its --n-trials; --min-trials or --while-running"),
+        ({}, {}, "fewer than --n-trials; pass --min-trials or --while-running"),
     ],
 )
 def test_a_study_is_judged_when_it_has_its_trials(attrs, request_of, words):
@@ -444,7 +444,7 @@ def test_a_trial_that_became_the_best_meanwhile_is_not_judged_by_the_others_figu
     best = stored.study.best_trial
     assert judge._assessed(SimpleNamespace(stored=stored, best=best)).estimate.n_returns > 1000
     number = add_better_trial(planted)
-    with pytest.raises(StudyError, match=f"trial {number} became the best while trial {best.number} was judged"):
+    with pytest.raises(StudyError, match=f"trial {number} became the best while trial {best.number} was being judged"):
         judge._assessed(SimpleNamespace(stored=stored, best=best))
 
 
@@ -574,9 +574,9 @@ def test_the_program_deploys_finds_nothing_new_and_rolls_back(planted, capsys, c
         (["--storage", "nonsense"], 2, "--storage nonsense: not a database URL"),
         (["--data-dir", "none"], 2, "no such dataset folder"),
         (["--results-dir", "none"], 2, "has no results of study planted"),
-        (["--deployments-dir", "no/such"], 2, "cannot be made"),
-        (["--alpha", "5"], 2, "--alpha is a number"),
-        (["--gpu", "99"], 2, "--gpu 99: torch sees GPUs:"),
+        (["--deployments-dir", "no/such"], 2, "cannot be created"),
+        (["--alpha", "5"], 2, "--alpha must be a number"),
+        (["--gpu", "99"], 2, "--gpu 99: not available"),
         (["--gpu", "-2"], 2, "--gpu -2"),
         (["--rollback", "--deployments-dir", "none"], 2, "no such folder"),
     ],

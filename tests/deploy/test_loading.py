@@ -57,21 +57,21 @@ def test_a_deployed_band_trades_as_it_was_scored_and_is_refused_with_another_con
     facts = json.loads((folder / FACTS_FILE).read_text())
     save_policy(folder / POLICY_FILE, other, {name: facts[name] for name in SHARED_FACTS})
     write_facts(folder, facts)
-    with pytest.raises(DeploymentError, match="not those that were scored"):
+    with pytest.raises(DeploymentError, match="not the ones that were scored"):
         load_deployment(folder, **MARKET)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"tickers": ["ETH", "BTC"]}, "tickers are the same in another order: BTC, ETH, not ETH, BTC"),
-        ({"tickers": ["BTC", "LTC"]}, "number 1 of its tickers is ETH, not LTC"),
-        ({"tickers": ["BTC"]}, r"has 2 tickers \(BTC, ETH\), not 1 \(BTC\)"),
-        ({"feature_names": FEATURES[::-1]}, "feature_names are the same in another order"),
-        ({"feature_names": [*FEATURES[:3], "ETH:adx"]}, "number 3 of its feature_names is ETH:macd, not ETH:adx"),
-        ({"feature_names": FEATURES[:3]}, "has 4 feature_names"),
-        ({"bar_seconds": 900}, "trades bars of 300 s, not of 900 s"),
-        ({"data_sha256": "e" * 64}, "was trained on data dddddddddddd, not on eeeeeeeeeeee"),
+        ({"tickers": ["ETH", "BTC"]}, "tickers must be in the order BTC, ETH; received ETH, BTC"),
+        ({"tickers": ["BTC", "LTC"]}, r"tickers\[1\] must be ETH; received LTC"),
+        ({"tickers": ["BTC"]}, r"needs 2 tickers \(BTC, ETH\); received 1 \(BTC\)"),
+        ({"feature_names": FEATURES[::-1]}, "feature_names must be in the order"),
+        ({"feature_names": [*FEATURES[:3], "ETH:adx"]}, r"feature_names\[3\] must be ETH:macd; received ETH:adx"),
+        ({"feature_names": FEATURES[:3]}, "needs 4 feature_names"),
+        ({"bar_seconds": 900}, "trades bars of 300 s; received bars of 900 s"),
+        ({"data_sha256": "e" * 64}, "trained on data dddddddddddd; received eeeeeeeeeeee"),
         ({"layout_of": lambda *_: (("cash_weight", 1), ("tech", 10))}, "this program builds"),
     ],
 )
@@ -117,13 +117,13 @@ def test_weights_that_were_not_scored_are_refused_even_with_fitting_checksums(fo
     metadata = load_policy(folder / POLICY_FILE).metadata
     other = make_policy(seed=1)
     save_policy(folder / POLICY_FILE, other, metadata)
-    with pytest.raises(DeploymentError, match=r"is not the file that deployment\.json was written for"):
+    with pytest.raises(DeploymentError, match=r"does not match the hash in deployment\.json"):
         read_deployment(folder)
     write_facts(folder, facts)
-    with pytest.raises(DeploymentError, match="not those that were scored"):
+    with pytest.raises(DeploymentError, match="not the ones that were scored"):
         read_deployment(folder)
     write_facts(folder, facts | {"weights_sha256": weights_sha256(other)})
-    with pytest.raises(DeploymentError, match="not those that were scored"):
+    with pytest.raises(DeploymentError, match="not the ones that were scored"):
         read_deployment(folder)
 
 
@@ -163,7 +163,7 @@ def test_a_pickle_is_refused_and_not_run(folder, tmp_path, name):
 def test_current_is_followed_once_and_leads_only_beside_itself(folder, tmp_path):
     write(tmp_path / "other", seed=1)
     current = tmp_path / "current"
-    with pytest.raises(DeploymentError, match="no deployment is there"):
+    with pytest.raises(DeploymentError, match="no deployment found"):
         resolve(current)
     current.symlink_to("made")
     found = read_deployment(current)
@@ -173,15 +173,15 @@ def test_current_is_followed_once_and_leads_only_beside_itself(folder, tmp_path)
     assert read_deployment(current).name == pointer_target(current) == "other"
     for bad in ("../made", "", "/etc", "..", "x" * 300):
         current.write_text(bad)
-        with pytest.raises(DeploymentError, match="does not name a deployment beside it"):
+        with pytest.raises(DeploymentError, match="does not contain the name of a deployment"):
             resolve(current)
     current.write_text("gone")
-    with pytest.raises(DeploymentError, match="no deployment is there"):
+    with pytest.raises(DeploymentError, match="no deployment found"):
         resolve(current)
 
 
 def test_an_empty_or_foreign_folder_is_no_deployment(tmp_path):
-    with pytest.raises(DeploymentError, match="so the folder is no deployment"):
+    with pytest.raises(DeploymentError, match="this is not a deployment folder"):
         read_deployment(tmp_path)
     (tmp_path / FACTS_FILE).write_text("[1]")
     with pytest.raises(DeploymentError, match="does not describe a deployment"):

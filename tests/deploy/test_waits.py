@@ -48,7 +48,7 @@ def test_a_judge_that_waits_says_so_and_ends_at_a_signal(planted, program, name,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
     ):
         try:
-            until(process, "watching study")
+            until(process, "checking study")
             began_s = time.monotonic()
             until(process, words)
             assert time.monotonic() - began_s < SAID_S

@@ -290,7 +290,7 @@ def test_settings_without_a_reader_are_refused(panics, capsys):
         ({"price_array": np.ones((9, 2))}, "has no tech_array; it has price_array"),
         ({"price_array": np.ones((9, 2)), "tech_array": np.ones((8, 2))}, "same number of bars"),
         ({"price_array": -np.ones((9, 2)), "tech_array": np.ones((9, 2))}, "price_array is -1 at bar 0"),
-        ({"price_array": np.zeros((9, 2)), "tech_array": np.ones((9, 2)), "cvix_array": np.ones(9)}, "prices above 0"),
+        ({"price_array": np.zeros((9, 2)), "tech_array": np.ones((9, 2)), "cvix_array": np.ones(9)}, "positive prices"),
     ],
 )
 def test_data_that_cannot_be_used_says_why(panics, arrays, message, capsys):
@@ -314,7 +314,7 @@ def test_a_class_of_another_family_needs_its_rules_named(tmp_path, capsys):
     source = "from tests.support.host_scalar import FinRLCryptoLike\nclass Own(FinRLCryptoLike): ..."
     (tmp_path / "host.py").write_text(source)
     assert compare.main(["--compare", "--env-file", str(tmp_path / "host.py")]) == compare.USAGE
-    assert "Own is not recognised; give --rules, one of finrl_crypto" in capsys.readouterr().err
+    assert "Own is not recognized; set --rules to one of finrl_crypto" in capsys.readouterr().err
 
 
 def test_settings_that_the_user_fixes_are_kept_in_every_case():
@@ -359,5 +359,5 @@ def test_an_instance_is_compared_with_the_settings_that_it_has():
     for host in hosts:
         host.safety_factor_stock_buy = 0.7
     assert compare.SideBySide(hosts, batch, watch, 0).run(200) is None
-    with pytest.raises(ValueError, match="is not recognised; give rules"):
+    with pytest.raises(ValueError, match="is not recognized; pass rules"):
         drop_in.from_scalar_env(scalar)

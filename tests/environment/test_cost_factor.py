@@ -129,7 +129,7 @@ def test_accounts_that_restart_within_a_step_pay_the_full_entry_fee_in_their_ben
 def test_a_factor_that_is_no_share_is_refused_and_changes_nothing(env_class, factor):
     env = one_account(env_class)
     env.cost_factor = 0.5
-    with pytest.raises(ValueError, match="cost_factor is the share of fees and slippage charged, 0 to 1; received"):
+    with pytest.raises(ValueError, match="cost_factor must be between 0 and 1; received"):
         env.cost_factor = factor
     assert env.cost_factor == 0.5
 

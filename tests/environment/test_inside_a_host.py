@@ -60,7 +60,7 @@ def policy(n_assets, seed=0):
 def test_without_rules_and_without_a_host_the_choices_are_named():
     with pytest.raises(ValueError, match="finrl_crypto, ccxt, cappuccino, finrl, finrl_meta, standard") as error:
         VectorizedCryptoEnvAlpaca(random_config(60), NORMS, gpu_id=-1)
-    assert "imported here: none" in str(error.value)
+    assert "imported: none" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_smallest_orders_that_are_given_ask_for_no_table(monkeypatch):
     config = random_config(60)
     env = VectorizedCryptoEnvAlpaca(config, NORMS, gpu_id=-1)
     assert env.market.min_qty.tolist() == config["min_order_qty"].tolist()
-    with pytest.raises(ValueError, match="1 coins, price_array has 3"):
+    with pytest.raises(ValueError, match="1 coins, but price_array has 3"):
         VectorizedCryptoEnvAlpaca({k: v for k, v in config.items() if k != "min_order_qty"}, NORMS, gpu_id=-1)
 
 
@@ -153,7 +153,7 @@ def test_rules_that_are_given_inherit_nothing(monkeypatch, caplog):
     with caplog.at_level(logging.INFO):
         env = VectorizedCryptoEnvAlpaca(random_config(60), params_of("cappuccino"), gpu_id=-1)
     assert env.initial_total_asset == 500.0
-    assert [r.message for r in caplog.records] == ["rules 'cappuccino', as given"]
+    assert [r.message for r in caplog.records] == ["rules 'cappuccino', from env_params"]
 
 
 def test_modules_are_looked_at_and_never_imported():

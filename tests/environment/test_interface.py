@@ -465,7 +465,7 @@ def test_bad_settings_are_refused_by_name(env_class, changes, message):
 
 
 def test_a_percentage_given_as_a_fee_fraction_is_refused():
-    with pytest.raises(ValueError, match="buy_fee_rate is a fraction"):
+    with pytest.raises(ValueError, match="buy_fee_rate must be a fraction"):
         make(VectorizedCryptoEnvAlpaca, buy_cost_pct=2.5)
 
 
@@ -497,8 +497,8 @@ def test_every_setting_of_a_rule_set_can_be_changed_alone():
         (lambda c: c["tech_array"].__setitem__((8, 2), np.inf), "tech_array.*bar 8, column 2"),
         (lambda c: c["price_array"].__setitem__((7, 0), -1.0), "price_array is -1 at bar 7"),
         (lambda c: c.update(segments=[(0, 90)]), "segments"),
-        (lambda c: c.update(segments=[(0, 3)]), "lookback 3 needs"),
-        (lambda c: c.update(price_array=c["price_array"].astype(str)), "numbers"),
+        (lambda c: c.update(segments=[(0, 3)]), "lookback 3 requires"),
+        (lambda c: c.update(price_array=c["price_array"].astype(str)), "must be numeric"),
     ],
 )
 def test_arrays_that_cannot_be_traded_are_refused(spoil, message):

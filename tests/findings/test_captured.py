@@ -80,15 +80,15 @@ def test_the_report_of_a_planted_market_says_the_share_and_labels_it_loudly(tmp_
     study, folder = of_law(Law.PLANTED, tmp_path)
     page, html = collect(study, folder), write_report(study, folder).read_text()
     first, second, *_ = page.verdict.sentences
-    assert second.startswith("The market is SYNTHETIC with a planted signal: the best trial captured ")
-    assert page.verdict.numbers[0][0] == "share of the attainable captured"
+    assert second.startswith("The market is SYNTHETIC with a planted signal. The best trial captured ")
+    assert page.verdict.numbers[0][0] == "share of attainable growth captured"
     assert html.count("SYNTHETIC, planted signal: a generated market") == 2
     assert "<title>made_up (SYNTHETIC, planted signal)</title>" in html
     with caplog.at_level(logging.INFO):
         report_ended_study(study, folder)
     said = [message for message in caplog.messages if message.startswith("verdict: ")]
     assert said[0] == f"verdict: {first}"
-    assert "share of the attainable captured" in said[1]
+    assert "share of attainable growth captured" in said[1]
     assert "Hold-out: " in said[2]
 
 
@@ -96,4 +96,4 @@ def test_the_report_of_a_market_without_a_signal_says_so_and_has_no_share(tmp_pa
     study, folder = of_law(Law.NO_SIGNAL, tmp_path)
     html = write_report(study, folder).read_text()
     assert html.count("SYNTHETIC, no signal: a generated market") == 2
-    assert "attainable captured" not in html
+    assert "attainable growth" not in html

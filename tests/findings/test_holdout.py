@@ -119,7 +119,7 @@ def test_other_prices_and_features_in_the_holdout_change_no_trial(market, data, 
     clean, other = (read_equity(tmp_path / name / "equity.npz") for name in ("clean", "poisoned"))
     assert all(np.array_equal(clean[key], other[key]) for key in clean)
     known = {"5m": data.holdout}
-    with pytest.raises(StudyError, match="not those that the study held out"):
+    with pytest.raises(StudyError, match="not the ones that the study held out"):
         load_holdout(tmp_path / "5m", None, None, PLAN, known)
 
 
@@ -152,11 +152,11 @@ def test_no_holdout_and_impossible_ones(market, market_folder):
     assert cut_holdout([market], 0.0, ["a"]) == [(market, None)]
     ((_, rows, _),) = cut_data(market_folder, None, None, replace(PLAN, holdout_fraction=0.0))
     assert rows is None
-    for fraction, words in ((0.95, "of them are purged"), (0.01, "holds 30 bars of 5m out")):
+    for fraction, words in ((0.95, "must be purged"), (0.01, "leaves 30 tradable bars of 5m")):
         with pytest.raises(StudyError, match=words):
             cut_holdout([market], fraction, ["a"])
     for fraction in (-0.1, 1.0, float("nan")):
-        with pytest.raises(StudyError, match="--holdout is a fraction"):
+        with pytest.raises(StudyError, match="--holdout must be a fraction"):
             SplitPlan("standard", 3, 2, fraction)
 
 
@@ -210,14 +210,14 @@ def test_a_second_scoring_reads_and_another_winner_is_refused(study, rows, train
 
     monkeypatch.setattr(holdout, "evaluate_policies", evaluated)
     assert score_holdout(study, tmp_path, rows, 4, policies, env) == first
-    with pytest.raises(StudyError, match="scored for trial 4, so it cannot check trial 5"):
+    with pytest.raises(StudyError, match="scored for trial 4; scoring trial 5"):
         score_holdout(study, tmp_path, rows, 5, policies, env)
     with pytest.raises(StudyError, match="other policies of trial 4"):
         score_holdout(study, tmp_path, rows, 4, policies[:1], env)
     assert (tmp_path / "holdout.json").stat().st_mtime_ns == written
     # Neither a lost file nor a lost mark in the database gives a second look.
     (tmp_path / "holdout.json").unlink()
-    with pytest.raises(StudyError, match="cannot check trial 5"):
+    with pytest.raises(StudyError, match="scoring trial 5 would be selection"):
         score_holdout(study, tmp_path, rows, 5, policies, env)
     assert read_record(tmp_path / "holdout.json", HoldoutScore) == first
     other = optuna.create_study(study_name="s")
@@ -286,8 +286,8 @@ def test_of_two_workers_the_first_to_write_is_kept(study, rows, trained, tmp_pat
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("{", r"holdout\.json: not valid JSON, perhaps truncated; whether the hold-out was scored is not known"),
-     ('{"uuid": "b", "trial": 1}', r"holdout\.json: field study is missing; whether the hold-out was scored"),
+    [("{", r"holdout\.json: not valid JSON, perhaps truncated; it is unknown whether the hold-out was scored"),
+     ('{"uuid": "b", "trial": 1}', r"holdout\.json: field study is missing; it is unknown whether"),
      (json.dumps(plain(holdout_score(uuid="b"))), "another study")],
 )  # fmt: skip
 def test_a_damaged_or_foreign_score_is_not_taken_for_none(study, tmp_path, text, words):
@@ -316,7 +316,7 @@ def test_the_winner_is_scored_once_and_a_failure_is_only_logged(data, rows, trai
     score_winner(study, best, *arguments, lambda: {"5m": rows}, -1)
     missing = f"{tmp_path}/trial_0/settings.json: cannot be read (No such file or directory)"
     assert caplog.messages[-1].startswith(f"hold-out: not scored: StudyError: {missing}")
-    assert "have not checked it yet" in selection_text(study)
+    assert "it has not been checked on the hold-out yet" in selection_text(study)
     for k, path in enumerate(trained[1]):
         target = split_folder(tmp_path, 0, k) / BEST_POLICY
         target.parent.mkdir(parents=True)
@@ -324,10 +324,10 @@ def test_the_winner_is_scored_once_and_a_failure_is_only_logged(data, rows, trai
     write_trial(tmp_path, data, 0, seed=0, drift=0.0, env=trained[0])
     score_winner(study, best, *arguments, lambda: {"5m": rows}, -1)
     assert "trial 0 on 600 bars that no trial saw" in caplog.messages[-1]
-    assert "on the held-out bars the excess Sharpe of its 2 policies is" in selection_text(study)
+    assert "on the hold-out, the excess Sharpe ratio of its 2 policies is" in selection_text(study)
     score_winner(study, finish(study, 2.0), *arguments, lambda: pytest.fail("read again"), -1)
-    assert "scored for trial 0, when that was the best; trial 1" in caplog.messages[-2]
-    assert "were spent on trial 0" in selection_text(study)
+    assert "used up by trial 0, which was the best at that time; trial 1" in caplog.messages[-2]
+    assert "was used for trial 0" in selection_text(study)
     score_winner(study, best, tmp_path, [replace(data, holdout=None)], dict, -1)
     assert "none (--holdout 0)" in caplog.messages[-1]
 
@@ -367,7 +367,7 @@ def test_a_look_that_was_cut_off_is_counted_and_is_finished_for_the_same_trial_o
     again = optuna.create_study(storage=study._storage, study_name="again")
     again.set_user_attr("uuid", "another")
     assert earlier_looks(again, rows.about, is_synthetic=True) == [study.study_name]
-    with pytest.raises(StudyError, match=r"was being scored for trial 3 when .* cannot check trial 4"):
+    with pytest.raises(StudyError, match=r"was being scored for trial 3 when .* cannot be scored for trial 4"):
         score_holdout(study, tmp_path, rows, 4, policies, env)
     assert score_holdout(study, tmp_path, rows, 3, policies, env).trial == 3
 
@@ -428,7 +428,7 @@ def test_other_studies_that_looked_at_these_bars_are_named(study, rows, trained,
     assert earlier_looks(again, rows.about, is_synthetic=False) == []
     second = score_holdout(again, tmp_path / "again", rows, 0, policies, env)
     assert second.earlier_looks == (study.study_name,)
-    assert looks_text(second).startswith(f"1 other study of this database ({study.study_name}) looked at")
+    assert looks_text(second).startswith(f"1 other study in this database ({study.study_name}) already used")
     kept = plain(scored)
     for damaged in (kept | {"policies": [{"agent": {"sharpe": 1.0}}]}, {"uuid": 3}):  # none makes the verdict laxer
         study.set_user_attr("holdout_score", damaged)

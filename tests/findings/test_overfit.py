@@ -17,7 +17,7 @@ from train.findings.stored_trial import StoredStudy
 from train.records.errors import StudyError
 from train.records.keys import IDENTITY
 from train.records.results import read_equity, split_folder
-from train.report.verdict import judge
+from train.report.verdict import ALPHA_PBO, DEFLATED_ALPHA, TRIALS_DIFFER, judge
 from train.study.split_files import write_equity
 from train.validation.choice import CHOICE_LEVEL
 from train.validation.metrics import sharpe
@@ -149,10 +149,10 @@ def test_equally_skilled_trials_are_judged_by_the_holdout(holdout, beginning):
     noise = rng.normal(0.0, 0.3 * market.std(), rest.shape)
     verdict = judge(as_returns(market[:, None] * exposure + noise, market), holdout)
     assert verdict.sentences[0].startswith(beginning)
-    assert "PBO has nothing to test" in verdict.sentences[0]
+    assert "PBO does not apply" in verdict.sentences[0]
     numbers = {name: (number, meaning) for name, number, meaning in verdict.numbers}
-    assert float(numbers["difference of trials"][0].removeprefix("p = ")) >= CHOICE_LEVEL
-    assert numbers["PBO of the lead"][1].endswith("here it has nothing to test")
+    assert float(numbers[TRIALS_DIFFER][0].removeprefix("p = ")) >= CHOICE_LEVEL
+    assert numbers[ALPHA_PBO][1].endswith("it does not apply here")
 
 
 def test_the_fee_that_equal_weight_pays_for_its_coins_is_in_its_first_return():
@@ -185,7 +185,7 @@ def test_pruned_trials_count_and_have_no_column(made):
 def test_the_reports_page_says_what_the_returns_say(made):
     returns = read_returns(made.study, made.folder)
     numbers = {name: number for name, number, _ in judge(returns).numbers}
-    for kind, figure, pbo in (("account", "deflated Sharpe", "PBO"), ("lead", "deflated lead", "PBO of the lead")):
+    for kind, figure, pbo in (("account", "deflated Sharpe", "PBO"), ("lead", DEFLATED_ALPHA, ALPHA_PBO)):
         found = assess(returns, kind)
         own = estimate_sharpe(returns.matrix(kind)[:, 5])
         assert numbers[figure] == f"{np.floor(deflated_sharpe(own, found.search) * 1000) / 10:.1f} %"
@@ -220,13 +220,15 @@ def test_skill_among_noise_is_found(made, tmp_path):
 
 def test_too_few_trials_say_how_many_are_needed(made):
     returns = read_returns(made.study, made.folder)
-    with pytest.raises(StudyError, match=r"needs at least 20; the study has 12 \(2 more finished .* run 8 more"):
+    with pytest.raises(
+        StudyError, match=r"needs at least 20 completed trials; the study has 12 \(2 more ended .* run 8 more"
+    ):
         require_trials(returns, 20)
 
 
 def test_a_missing_curve_is_named(made):
     (split_folder(made.folder, 4, 1) / "equity.npz").unlink()
-    with pytest.raises(StudyError, match=r"trial_4: 2 of 3 splits' equity\.npz are there"):
+    with pytest.raises(StudyError, match=r"trial_4: only 2 of 3 splits have an equity\.npz"):
         read_returns(made.study, made.folder)
 
 
@@ -241,7 +243,7 @@ def test_a_damaged_curve_is_named(made, number, keep):
 
 def test_a_winner_without_files_or_a_record_of_its_splits_is_named(made):
     made.study.add_trial(optuna.trial.create_trial(value=99.0))
-    with pytest.raises(StudyError, match=r"trial_14: 0 of 0 splits' equity\.npz are there; restore"):
+    with pytest.raises(StudyError, match=r"trial_14: only 0 of 0 splits have an equity\.npz; restore"):
         read_returns(made.study, made.folder)
 
 
@@ -260,7 +262,7 @@ def test_other_test_bars_are_refused(made):
     with np.load(late) as file:
         columns = {name: file[name][:-1] for name in file.files}
     np.savez(late, **columns)
-    with pytest.raises(StudyError, match="trial_2: its test bars are not those of the best trial"):
+    with pytest.raises(StudyError, match="trial_2: its test bars differ from those of the best trial"):
         read_returns(made.study, made.folder)
 
 
@@ -276,5 +278,5 @@ def test_trials_of_other_timeframes_count_as_tried_and_are_not_compared(made):
     returns = read_returns(study, made.folder)
     assert returns.numbers == (5, 6)
     assert returns.timeframe == "15m"
-    assert "12 of other timeframes than 15m count as tried and for no more" in returns.count_text()
+    assert "12 of other timeframes count only as trials tried" in returns.count_text()
     assert assess(returns, "account").search.n_trials == 14

@@ -20,7 +20,7 @@ def test_a_failed_seed_leaves_the_worst_unknown():
     assert table["excess_sharpe"]["mean"] == 1.5
     assert math.isnan(table["excess_sharpe"]["worst"])
     assert math.isnan(table["max_drawdown"]["worst"])
-    assert seeds_text(by_seed) == "1 of 3 new seeds failed, so the worst is not known"
+    assert seeds_text(by_seed) == "1 of 3 new seeds failed, so the worst is unknown"
     whole = seed_rows(rows[:3])
     assert {row["figure"]: row["worst"] for row in spread_rows(whole)}["excess_sharpe"] == 1.0
     assert seeds_text(whole) == "0 of 2 new seeds failed"
@@ -33,5 +33,5 @@ def test_a_seed_that_hardly_traded_has_no_sharpe_ratio():
     assert own["objective"] == 1.0
     assert all(math.isnan(idle[name]) for name in ("objective", "excess_sharpe", "sharpe"))
     assert idle["exposure"] == pytest.approx(0.251)
-    assert seeds_text([own, idle]).startswith("0 of 1 new seeds failed; 1 hardly traded (mean exposure under 1%)")
+    assert seeds_text([own, idle]).startswith("0 of 1 new seeds failed; 1 inactive (mean exposure under 1%)")
     assert all(math.isnan(row["mean"]) for row in spread_rows([own, idle]) if row["figure"] == "excess_sharpe")

@@ -85,9 +85,9 @@ def test_an_account_that_differs_from_the_record_is_told(trial, by_fold):
 
 
 @pytest.mark.parametrize(("now", "words"), [
-    ([10.0, 9.0, 0.0, 0.0], "differ from the study's own record by up to 4.0e-04 of the initial capital (that is not"),
-    ([10.0, np.nan, 0.0, 0.0], "differ from the study's own record by up to inf of the initial capital (that is not"),
-    ([10.0, 5.0, 0.0, 1e-9], "differ from the study's own record by up to 1.0e-13 of the initial capital (another"),
+    ([10.0, 9.0, 0.0, 0.0], "differ from the study's own record by up to 4.0e-04 of the initial capital (diff"),
+    ([10.0, np.nan, 0.0, 0.0], "differ from the study's own record by up to inf of the initial capital (diff"),
+    ([10.0, 5.0, 0.0, 1e-9], "differ from the study's own record by up to 1.0e-13 of the initial capital (rounding"),
     ([10.0, 5.0, 0.0, 0.0], "every account equals the study's own record to the last bit"),
 ])  # fmt: skip
 def test_accounts_at_nothing_are_compared_too(trial, by_fold, tmp_path, now, words):
@@ -270,7 +270,7 @@ def test_seeds_of_other_code_settings_or_data_are_trained_again(trial, tmp_path,
     caplog.clear()
     retrain(moved, 0, 1, runner=runner)
     assert calls == [(1, 2)]
-    assert sum("1 of 3 splits were trained by another code version" in message for message in caplog.messages) == 1
+    assert sum("1 of 3 splits were trained with different code" in message for message in caplog.messages) == 1
     assert json.loads(path.read_text()) == content
 
 
@@ -298,17 +298,17 @@ def test_a_folder_of_several_timeframes_is_read_as_it_was_for_training(tmp_path)
     stored = open_stored(url, "hourly", None)
     for folder in (tmp_path / "data", tmp_path / "data" / "1h"):
         assert read_trial(stored, "0", folder).data.timeframe == "1h"
-    with pytest.raises(StudyError, match=r"data/5m is not the data of study hourly: 1h is no such bars"):
+    with pytest.raises(StudyError, match=r"data/5m is not the data of study hourly: 1h is missing"):
         read_trial(stored, "0", tmp_path / "data" / "5m")
 
 
 def test_other_data_is_refused_by_name(stored, tmp_path):
     save_dataset(synthetic_dataset("5m", 3000, TICKERS, seed=2), tmp_path / "5m")
-    with pytest.raises(StudyError, match=r"5m is not the data of study tiny: .* the study stands on SYNTHETIC 5m"):
+    with pytest.raises(StudyError, match=r"5m is not the data of study tiny: .* pass --data-dir with SYNTHETIC 5m"):
         read_trial(stored, "best", tmp_path / "5m")
 
 
-@pytest.mark.parametrize(("which", "message"), [("7", "numbers 0 to 2"), ("x", "numbers 0 to 2"), ("-1", "best")])
+@pytest.mark.parametrize(("which", "message"), [("7", "trials 0 to 2"), ("x", "trials 0 to 2"), ("-1", "best")])
 def test_an_unknown_trial_is_refused(stored, which, message):
     with pytest.raises(StudyError, match=message):
         find_trial(stored, which)
@@ -317,7 +317,7 @@ def test_an_unknown_trial_is_refused(stored, which, message):
 def test_a_missing_policy_or_settings_file_is_named(copied, tiny_study, trial):
     folder = copied.folder / f"trial_{trial.number}"
     (folder / "split_1" / "policy_best.safetensors").unlink()
-    with pytest.raises(StudyError, match=r"lacks 1 of 3 policies, the first .*split_1"):
+    with pytest.raises(StudyError, match=r"lacks 1 of 3 policies \(first: .*split_1"):
         read_trial(copied, "best", tiny_study.data_dir)
     (folder / "settings.json").unlink()
     with pytest.raises(StudyError, match=r"settings\.json: cannot be read \(No such file or directory\)"):
@@ -384,14 +384,14 @@ def test_folds_of_another_version_of_the_code_are_refused(copied, tiny_study, tr
     settings = json.loads(path.read_text())
     settings["folds"][0]["test"][0][0] += 1
     path.write_text(json.dumps(settings))
-    with pytest.raises(StudyError, match="divides the data otherwise"):
+    with pytest.raises(StudyError, match="splits the data differently"):
         read_trial(unsealed(copied), "best", tiny_study.data_dir)
 
 
 def test_results_of_another_study_are_not_taken(tiny_study, tmp_path):
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "study.json").write_text(json.dumps({"study": "tiny", "uuid": "another"}))
-    with pytest.raises(StudyError, match="has no results of study tiny; say where they are with --results-dir"):
+    with pytest.raises(StudyError, match="has no results of study tiny; pass their folder with --results-dir"):
         open_stored(tiny_study.url, "tiny", tmp_path)
 
 

@@ -107,8 +107,8 @@ def test_trials_are_counted_against_every_yardstick(folded, tmp_path):
     assert math.isnan(found[CONSTANT_BAND].mean_sharpe)
     (line,) = yardstick_lines(list(found.values()))
     assert line == (
-        "mean return over the splits' test bars, and how many of 3 completed trials earned more: equal weight +2.00%, "
-        "beaten by 1; cash +0.00%, beaten by 2; best constant band -30.00%, beaten by 3"
+        "reference strategies, mean return per split (and how many of 3 completed trials beat it): equal weight +2.00% "
+        "(beaten by 1), cash +0.00% (beaten by 2), best constant band -30.00% (beaten by 3)"
     )
 
 
@@ -125,7 +125,7 @@ def test_a_study_computes_them_once_and_its_page_shows_them(tiny_study, monkeypa
     monkeypatch.setattr(yardsticks, "compute", lambda *_: pytest.fail("computed again"))
     write_yardsticks(stored.study, tiny_study.folder, [], None)
     page = render(collect(stored.study, tiny_study.folder))
-    assert "What needs no learning" in page
+    assert "Reference strategies" in page
     assert "best constant band" in page
 
 
@@ -141,5 +141,5 @@ def test_a_failure_is_logged_and_raises_nothing(folded, tmp_path, monkeypatch, c
     study, folder = new_study(tmp_path, folded)
     monkeypatch.setattr(yardsticks, "compute", lambda *_: (_ for _ in ()).throw(MemoryError()))
     write_yardsticks(study, folder, [folded], None)
-    assert "yardsticks: not computed: MemoryError" in caplog.text
+    assert "reference strategies: not computed: MemoryError" in caplog.text
     assert not (folder / "yardsticks.json").exists()

@@ -232,7 +232,7 @@ def test_a_policy_of_tensors_is_asked_for_one_account():
 def test_columns_of_an_observation_have_names():
     names = [observation_column(i, STANDARD, ("BTC", "ETH"), ("BTC:rsi", "ETH:rsi")) for i in (0, 2, 3, 6, 9)]
     assert names == [
-        "cash_weight", "weight ETH", "tech BTC:rsi, 0 bars back", "tech ETH:rsi, 1 bars back", "beyond the layout",
+        "cash_weight", "weight ETH", "tech BTC:rsi, 0 bars back", "tech ETH:rsi, 1 bars back", "outside the layout",
     ]  # fmt: skip
 
 

@@ -166,7 +166,7 @@ def test_a_damaged_or_foreign_file_is_fetched_again_and_said(server, source, tmp
     assert n_asked == 1
     (message,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert FIRST[source] in message
-    assert "fetching BTC/" in message
+    assert "downloading BTC/" in message
     assert "\n" not in message
     assert fetch(source, server, tmp_path)[1] == 0
 
@@ -178,7 +178,7 @@ def test_a_file_of_another_timeframe_is_told_by_its_label(server, source, tmp_pa
     minutes.path(unit).parent.mkdir(parents=True)
     minutes.path(unit).write_bytes(hours.path(unit).read_bytes())
     assert minutes.read(unit) is None
-    assert f'it holds ["{server.url}", "{unit.symbol}", "1h", "2024-12"]' in caplog.messages[-1]
+    assert f'it contains ["{server.url}", "{unit.symbol}", "1h", "2024-12"]' in caplog.messages[-1]
 
 
 @pytest.mark.parametrize(("timeframe", "shift"), [("5m", 0), ("1h", 60)])
@@ -188,7 +188,7 @@ def test_bars_of_another_length_are_neither_written_nor_read(tmp_path, monkeypat
     stamps = pd.to_datetime(made.pop("time") + shift, unit="s", utc=True)
     bars = made.assign(timestamp=stamps.dt.as_unit("s"), symbol="BTC/USD")
     cache = BarsCache(tmp_path, "http://server", timeframe)
-    with pytest.raises(BarsError, match=r"expected 5m|does not open at a whole 1h"):
+    with pytest.raises(BarsError, match=r"expected 5m|does not open on the UTC grid of 1h"):
         cache.write(unit, bars)
     assert not cache.path(unit).exists()
     with monkeypatch.context() as patch:
@@ -207,7 +207,7 @@ def test_the_bar_length_of_a_thin_coin_is_told_from_all_its_steps():
     for opens_at in ((), (7,), (7, 19), (0, 2, 5), (0, 1, 2, 9), (0, 12, 24, 25, 26)):
         bars_cache.check_timeframe(few_bars(*opens_at), "5m", "here")
     for opens_at in ((0, 12, 24), range(0, 600, 12), (*range(0, 600, 12), 601)):
-        with pytest.raises(BarsError, match="here: holds bars 1h apart, expected 5m"):
+        with pytest.raises(BarsError, match="here: the bars are 1h apart, expected 5m"):
             bars_cache.check_timeframe(few_bars(*opens_at), "5m", "here")
 
 
@@ -233,7 +233,7 @@ def test_bars_of_another_server_are_not_taken_for_this_ones(server, tmp_path):
 
 def test_a_fault_says_what_is_kept_and_the_next_run_goes_on_from_there(server, source, tmp_path):
     server.fail("422", times=2, where="2025-02" if source == "binance" else "start=2025-02")
-    with pytest.raises(BarsError, match=r"422.*; 2 of 3 symbol-months are kept in ") as caught:
+    with pytest.raises(BarsError, match=r"422.*; 2 of 3 symbol-months are in the cache ") as caught:
         fetch(source, server, tmp_path)
     assert "\n" not in str(caught.value)
     server.faults.clear()
@@ -242,7 +242,7 @@ def test_a_fault_says_what_is_kept_and_the_next_run_goes_on_from_there(server, s
 
 def test_a_file_in_the_place_of_the_cache_is_refused_before_any_request(server, source, tmp_path):
     (tmp_path / "cache").write_text("mine")
-    with pytest.raises(BarsError, match=r"cache .*: is not a folder"):
+    with pytest.raises(BarsError, match=r"cache .*: not a folder"):
         fetch(source, server, tmp_path / "cache")
     assert server.n_requests == 0
     assert (tmp_path / "cache").read_text() == "mine"

@@ -122,14 +122,14 @@ def mixed(value):
     [
         (lambda r: text_of(grouped(r, "{:,.2f}".format), ";"), "row 0: open is '2,100.25', expected a number such as"),
         (lambda r: text_of(grouped(r, "{:,.2f}".format), ","), "row 0: open is '2,100.25', expected a number such as"),
-        (lambda r: text_of(grouped(r, german), ";"), r"holds '2\.100,25' in a file of decimal commas"),
-        (lambda r: text_of(grouped(r, "{:,.0f}".format), ";"), "holds '2,100', with a decimal comma or a thousands"),
-        (lambda r: text_of(grouped(r, mixed), ";"), r"in a file of decimal commas; write decimal"),
+        (lambda r: text_of(grouped(r, german), ";"), r"has '2\.100,25' in a file with decimal commas"),
+        (lambda r: text_of(grouped(r, "{:,.0f}".format), ";"), "has '2,100', with a decimal comma or a thousands"),
+        (lambda r: text_of(grouped(r, mixed), ";"), r"in a file with decimal commas; use decimal"),
         (lambda r: text_of(r, ";", ",").replace(";", ","), "fields.*the header|more fields than the 7 of the header"),
-        (lambda r: text_of(r, " "), "columns are separated by blanks; separate them by commas"),
+        (lambda r: text_of(r, " "), "columns are separated by spaces; separate them by commas"),
         (lambda r: text_of(r.rename(columns={"open": "o", "high": "h"}), ";"), "column open, high is missing"),
-        (lambda r: "", "has no line with the names of its columns"),
-        (lambda r: "\n\n", "has no line with the names of its columns"),
+        (lambda r: "", "has no header line with column names"),
+        (lambda r: "\n\n", "has no header line with column names"),
         (lambda r: "a title\n", "column timestamp, symbol, .* is missing"),
     ],
 )
@@ -139,16 +139,16 @@ def test_what_cannot_be_read_for_certain_is_refused_by_what_it_is(tmp_path, make
         read_bars(path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
-    assert "fetch it again" not in str(caught.value)
+    assert "download it again" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (text_of(rows_of(), ",").encode("utf-16-le"), "UTF-16 text without a byte order mark.*save it as UTF-8"),
-        (text_of(rows_of(), ",").encode("latin-1"), r"is not UTF-8 text \(byte 0xc9\); save it as UTF-8"),
-        (text_of(rows_of(3_000), ",").encode("latin-1"), r"is not UTF-8 text \(byte 0xc9\); save it as UTF-8"),
-        (text_of(rows_of(), ",").encode("utf-16")[:-1], "is not UTF-16 text"),
+        (text_of(rows_of(), ",").encode("latin-1"), r"not UTF-8 text \(byte 0xc9\); save it as UTF-8"),
+        (text_of(rows_of(3_000), ",").encode("latin-1"), r"not UTF-8 text \(byte 0xc9\); save it as UTF-8"),
+        (text_of(rows_of(), ",").encode("utf-16")[:-1], "not UTF-16 text"),
     ],
 )
 def test_an_encoding_that_is_not_told_is_named(tmp_path, content, message):
@@ -161,7 +161,7 @@ def test_one_number_settles_what_a_comma_is_and_none_leaves_it_open(tmp_path):
     rows[NUMBERS] = np.round(rows[NUMBERS], 2)
     rows["volume"] = 1.25
     thousandths = grouped(rows, in_thousandths)
-    with pytest.raises(BarsError, match="holds '1,250', with a decimal comma or a thousands separator"):
+    with pytest.raises(BarsError, match="has '1,250', with a decimal comma or a thousands separator"):
         read_bars(written(tmp_path, text_of(grouped(rows, lambda value: "1,250"), ";").encode()))
     # 2100,250 has four digits before the comma, so 1,250 is 1.25.
     pd.testing.assert_frame_equal(
@@ -193,5 +193,5 @@ def test_a_separator_at_the_end_of_rows_only_is_no_column(tmp_path):
     path = written(tmp_path, "\n".join([header, *(f"{row}," for row in rows)]).encode())
     pd.testing.assert_frame_equal(read_bars(path), EXPECTED)
     path = written(tmp_path, "\n".join([header, *(f"{row}," for row in rows[:-1]), f"{rows[-1]},7"]).encode())
-    with pytest.raises(BarsError, match=r"a row has more fields than the .* of the header; write decimal points"):
+    with pytest.raises(BarsError, match=r"a row has more fields than the .* of the header; use decimal points"):
         read_bars(path)

@@ -91,7 +91,7 @@ def test_a_coin_in_another_currency_is_said_to_have_no_rule(bars, folder):
     write_bars(euros, folder / "bars.csv")
     done = run("build_dataset", "--bars", "bars.csv", "--tickers", "BTC/EUR", "ETH/EUR", "--out", "o", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "no entry for BTC/EUR, ETH/EUR: bound by nothing; scripts/data/refresh_venues.py" in done.stdout
+    assert "no entry for BTC/EUR, ETH/EUR: no minimum order; scripts/data/refresh_venues.py" in done.stdout
     dataset = load_dataset(folder / "o")
     assert dataset.venue.order_rules(dataset.tickers).min_order_notional == 0.0
 
@@ -108,7 +108,7 @@ def test_real_bars_can_be_called_synthetic(bars, folder):
     [
         ("build_dataset", ["--bars", "no.csv", "--out", "o"], "no.csv: no such file"),
         ("build_dataset", ["--bars", "b.csv", "--out", "o", "--tickers", "BTC", "XYZ"], "unknown ticker XYZ"),
-        ("build_dataset", ["--bars", "b.csv", "--out", "o", "--tickers", "BTC", "BTCUSD"], "BTC is given"),
+        ("build_dataset", ["--bars", "b.csv", "--out", "o", "--tickers", "BTC", "BTCUSD"], "BTC given more than once"),
         ("build_dataset", ["--bars", "b.csv", "--out", "b.csv", "--tickers", "BTC"], "is a link or a file"),
         ("build_dataset", ["--bars", "b.csv", "--out", "o", "--timeframe", "7m"], "--timeframe: invalid choice: '7m'"),
         ("build_dataset", ["--bars", "b.csv", "--out", "o", "--start", "soon"], "--start: 'soon' is not an ISO date"),
@@ -118,12 +118,12 @@ def test_real_bars_can_be_called_synthetic(bars, folder):
             ["--bars", "b.csv", "--out", "/dev/null/o", "--tickers", "BTC"],
             "build_dataset.py: /dev/null",
         ),
-        ("make_sample", ["--out", "o", "--n-bars", "3"], "--n-bars: '3' is not a whole number of at least 32"),
+        ("make_sample", ["--out", "o", "--n-bars", "3"], "--n-bars: '3' is not an integer of at least 32"),
         ("make_sample", ["--out", "o", "--bars", "b.txt", "--n-bars", "50"], "b.txt"),
-        ("download_bars", ["--out", "o.txt"], "--out o.txt: expected a name that ends in .parquet or .csv"),
+        ("download_bars", ["--out", "o.txt"], "--out o.txt: the file name must end in .parquet or .csv"),
         ("download_bars", ["--out", "b.csv"], "pass --overwrite"),
         ("download_bars", ["--out", "o.csv", "--source", "cnn"], "--source: invalid choice: 'cnn'"),
-        ("download_bars", ["--out", "o.csv", "--start", "2024-02-01", "--end", "2024-01-01"], "is not before end"),
+        ("download_bars", ["--out", "o.csv", "--start", "2024-02-01", "--end", "2024-01-01"], "must be before end"),
     ],
 )
 def test_a_bad_value_is_refused_by_name_before_anything_is_written(
@@ -171,7 +171,7 @@ def built(folder, dataset):
 def test_a_dataset_is_printed_and_drawn_beside_its_folder(folder, built, dataset):
     done = run("inspect_dataset", "my data/5m", cwd=folder)
     assert done.returncode == 0, done.stderr
-    for part in (dataset.label, dataset.sha256, "quality of the bars", "segments: 1, 300 bars", "warm-up", "PEPE"):
+    for part in (dataset.label, dataset.sha256, "bar quality", "segments: 1, 300 bars", "warm-up", "PEPE"):
         assert part in done.stdout
     assert (built.parent / "5m.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(entry.name for entry in built.parent.iterdir()) == ["5m", "5m.png"]
@@ -195,9 +195,9 @@ def test_the_folder_itself_can_be_the_working_directory(built):
     ("arguments", "message"),
     [
         (["nowhere"], "inspect_dataset.py: nowhere: no such dataset folder"),
-        (["my data/5m", "--out", "x.jpg"], "--out x.jpg: expected a name that ends in .png"),
-        (["my data/5m", "--out", "my data/5m/x.png"], "lies inside the dataset folder"),
-        (["my data/5m", "--out", "no/where/x.png"], "--out no/where/x.png: there is no folder no/where"),
+        (["my data/5m", "--out", "x.jpg"], "--out x.jpg: the file name must end in .png"),
+        (["my data/5m", "--out", "my data/5m/x.png"], "must be outside the dataset folder"),
+        (["my data/5m", "--out", "no/where/x.png"], "--out no/where/x.png: folder no/where does not exist"),
     ],
 )
 def test_what_cannot_be_inspected_or_drawn_is_one_line(folder, built, arguments, message):
@@ -251,7 +251,7 @@ def test_a_hosts_folder_becomes_a_dataset(folder, host_folder):
     command = ["--host-folder", "a host", "--timeframe", "5m", "--out", "data/5m_host", "--tickers", "BTC", "ETH"]
     done = run("import_host_data", *command, cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "WARNING 1 of 4 columns constant, so they teach nothing: ETH:column_1" in done.stdout
+    assert "WARNING 1 of 4 columns are constant and carry no information: ETH:column_1" in done.stdout
     dataset = load_dataset(folder / "data" / "5m_host")
     assert dataset.time[0] == 1_704_067_200 + 300
     assert (folder / "data" / "5m_host" / "quality.png").is_file()
@@ -259,7 +259,7 @@ def test_a_hosts_folder_becomes_a_dataset(folder, host_folder):
     assert again.returncode == 2
     assert "pass --overwrite" in again.stderr
     started = run("import_host_data", *command, "--overwrite", "--start", "2024-01-01", cwd=folder)
-    assert "WARNING the times are counted from --start" in started.stdout
+    assert "WARNING times are counted from --start" in started.stdout
 
 
 def test_coins_that_do_not_fit_the_hosts_columns_are_refused_with_both_numbers(folder, host_folder):

@@ -110,7 +110,7 @@ def test_the_same_command_twice_and_then_without_a_network(server, folder):
     assert (folder / "a.csv").read_bytes() == (folder / "b.csv").read_bytes()
     refused = run(server, folder, "--cache", "kept", "--out", "b.csv")
     assert refused.returncode == 2
-    assert refused.stderr == "download_bars.py: --out b.csv: is there already; pass --overwrite to replace it\n"
+    assert refused.stderr == "download_bars.py: --out b.csv: already exists; pass --overwrite to replace it\n"
 
 
 def test_ctrl_c_says_what_is_kept(server, folder):
@@ -120,7 +120,7 @@ def test_ctrl_c_says_what_is_kept(server, folder):
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=30)
     assert process.returncode == 130
-    kept = "2 of 6 symbol-months are kept in kept, and the same command goes on from there"
+    kept = "2 of 6 symbol-months are in the cache kept; the same command resumes from there"
     assert error == f"download_bars.py: interrupted; {kept}\n"
     assert [path.name for path in folder.iterdir()] == ["kept"]
 
@@ -132,7 +132,7 @@ def test_ctrl_c_without_a_cache_says_that_nothing_is_kept(server, folder):
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert error == "download_bars.py: interrupted; nothing was written or kept\n"
+    assert error == "download_bars.py: interrupted; nothing was written or cached\n"
     assert list(folder.iterdir()) == []
 
 
@@ -143,9 +143,7 @@ def test_a_dead_server_is_one_line_in_seconds(server, folder, source):
     done = run(server, folder, "--cache", "kept", "--out", "bars.parquet", source=source)
     assert time.monotonic() - began < 10.0
     assert done.returncode == 2
-    assert done.stderr.startswith(
-        "download_bars.py: 127.0.0.1 cannot be reached (Connection refused); check the network"
-    )
+    assert done.stderr.startswith("download_bars.py: 127.0.0.1 is unreachable (Connection refused); check the network")
     assert done.stderr.count("\n") == 1
     assert list(folder.iterdir()) == []
 
@@ -156,8 +154,8 @@ def test_passing_faults_and_unknown_coins_are_said_line_by_line(server, folder):
     done = run(server, folder, "--no-cache", "--out", "bars.parquet")
     assert done.returncode == 0
     assert done.stderr.splitlines() == [
-        "the server answers 503; trying again",
-        "Alpaca, BTC/USD 2024-11: the answer was cut short; fetching it again",
+        "the server returned 503; trying again",
+        "Alpaca, BTC/USD 2024-11: the response was truncated; downloading it again",
     ]
     unknown = run(server, folder, "--no-cache", "--out", "more.parquet", tickers=("BTC", "XYZ"))
     assert unknown.returncode == 2
@@ -196,7 +194,7 @@ def test_progress_counts_months_in_the_cache_but_not_for_speed(server, folder, m
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--source", "file", "--out", "o.csv"], "--source file needs --bars FILE"),
+        (["--source", "file", "--out", "o.csv"], "--source file requires --bars FILE"),
         (
             ["--source", "file", "--bars", "b.csv", "--cache", "c", "--out", "o.csv"],
             "--cache does not apply to --source",
@@ -246,7 +244,7 @@ def test_files_are_joined_selected_cut_and_aggregated(folder, monkeypatch, capsy
     )
     assert exit_code_of(["--source", "file", "--bars", "a.csv", "no.csv", "--out", "p.csv"]) == 2
     assert (
-        capsys.readouterr().err == "download_bars.py: no.csv: no such file; give a tidy .parquet or .csv file of bars\n"
+        capsys.readouterr().err == "download_bars.py: no.csv: no such file; pass a tidy .parquet or .csv file of bars\n"
     )
 
 

@@ -109,7 +109,7 @@ def test_features_must_fit_float32_under_every_rule_set_also_once_scaled(env, ru
     values = arrays()
     values["tech_array"][7, 3] = 2e38
     come_in(env, tmp_path, values, rules, norm_tech=1.0)
-    with pytest.raises(ValueError, match=r"is 2e\+38 at bar 7, column 3 \(1 such values\), expected -1\.7.*e\+38"):
+    with pytest.raises(ValueError, match=r"is 2e\+38 at bar 7, column 3 \(1 such values\); it must be -1\.7.*e\+38"):
         come_in(env, tmp_path, values, rules, norm_tech=2.0)
     with pytest.raises(ValueError, match=r"tech_array is 2e\+38 at bar 7"):
         come_in(env, tmp_path, {**values, "tech_array": values["tech_array"].astype(np.float32)}, rules, norm_tech=-2.0)
@@ -176,12 +176,12 @@ def test_the_line_says_how_many_and_which(caplog):
     now = datetime(2024, 3, 1, 12, 3, tzinfo=UTC)
     with caplog.at_level(logging.WARNING):
         dataset_from_bars(recent(now, 0), ["BTC"], "5m", source="b.csv", now=now)
-    assert caplog.messages == ["b.csv: 1 bar has not closed yet and is left out: BTC/USD opens 2024-03-01 12:00 UTC"]
+    assert caplog.messages == ["b.csv: dropped 1 bar that has not closed yet: BTC/USD opens 2024-03-01 12:00 UTC"]
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         dataset_from_bars(recent(now, 2), ["BTC"], "5m", source="b.csv", now=now)
     (line,) = caplog.messages
-    assert line.endswith("are left out: BTC/USD opens 2024-03-01 12:00 .. 2024-03-01 12:10 UTC")
+    assert line.endswith("have not closed yet: BTC/USD opens 2024-03-01 12:00 .. 2024-03-01 12:10 UTC")
     with pytest.raises(BarsError, match="no bar has closed yet"):
         dataset_from_bars(recent(now, 2), ["BTC"], "5m", source="b.csv", now=now - timedelta(days=9))
 

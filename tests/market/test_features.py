@@ -417,7 +417,7 @@ def test_a_gap_splits_segments_and_each_has_its_own_warm_up(bars):
 
 
 def test_too_few_bars_say_how_many_are_needed(bars):
-    with pytest.raises(BarsError, match="is 50; at least 288 are needed"):
+    with pytest.raises(BarsError, match="has 50 bars; at least 288 are required"):
         dataset_from_bars(bars, ["BTC"], "1h", source="sample")
 
 

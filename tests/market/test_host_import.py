@@ -117,7 +117,7 @@ def test_times_can_be_counted_from_a_start_and_the_dataset_says_so(host):
 
 def test_a_pandas_index_is_refused_and_the_way_out_named(host):
     folder = host(time_array=pd.DatetimeIndex(OPEN.astype("M8[s]")))
-    with pytest.raises(DatasetError, match=r"time_array: refused.*asks for 'pandas.*pass --start DATE"):
+    with pytest.raises(DatasetError, match=r"time_array: rejected.*uses 'pandas.*pass --start DATE"):
         bring_in(folder)
 
 
@@ -138,18 +138,18 @@ def poke(name, place, value):
         (poke("time_array", 5, np.nan), "time_array: row 5 is nan, expected whole UTC seconds"),
         (poke("time_array", 5, OPEN[5] + 0.5), "time_array: row 5 is"),
         (poke("time_array", 5, 12.0), "time_array: row 5 is 12.0"),
-        (poke("time_array", 5, OPEN[4]), "time_array: steps 0 s at row 5"),
-        (poke("time_array", 5, OPEN[4] + 60), "steps 60 s at row 5 .*check --timeframe 5m"),
-        ({"time_array": OPEN[::-1].astype(float)}, "steps -300 s at row 1"),
-        ({"time_array": np.append(OPEN[:-1], OPEN[-1] + 300 * 10**5)}, "only 120 rows lie over"),
-        ({"time_array": OPEN[:-1].astype(float)}, "time_array: has 119 rows, price_array has 120"),
+        (poke("time_array", 5, OPEN[4]), "time_array: step of 0 s at row 5"),
+        (poke("time_array", 5, OPEN[4] + 60), "step of 60 s at row 5 .*check --timeframe 5m"),
+        ({"time_array": OPEN[::-1].astype(float)}, "step of -300 s at row 1"),
+        ({"time_array": np.append(OPEN[:-1], OPEN[-1] + 300 * 10**5)}, "only 120 rows cover"),
+        ({"time_array": OPEN[:-1].astype(float)}, "time_array: has 119 rows, but price_array has 120"),
         ({"time_array": np.full(120, "NaT", "M8[ns]")}, "time_array: row 0 is NaT"),
         ({"price_array": np.ones((120, 3))}, r"has 3 columns, but --tickers names 2 coins \(BTC, ETH\)"),
         ({"price_array": np.ones(120)}, r"price_array: has shape \(120,\)"),
-        ({"price_array": OPEN.astype("M8[s]")[:, None]}, "price_array: has shape .* of datetime64"),
-        ({"tech_array": np.ones((120, 5))}, "has 5 columns, not a multiple of the 2 coins"),
+        ({"price_array": OPEN.astype("M8[s]")[:, None]}, "price_array: has shape .* and dtype datetime64"),
+        ({"tech_array": np.ones((120, 5))}, "has 5 columns, not a multiple of 2 coins"),
         ({"tech_array": np.ones((119, 6))}, "tech_array: has 119 rows"),
-        ({"price_array": np.ones((120, 2), dtype=object)}, "price_array: refused"),
+        ({"price_array": np.ones((120, 2), dtype=object)}, "price_array: rejected"),
         ({"price_array": b"garbage"}, "price_array: "),
         ({"tech_array": pickle.dumps(np.ones((120, 6)))[:-30]}, "tech_array: "),
     ],
@@ -162,7 +162,7 @@ def test_what_a_simulator_could_misread_is_refused_in_one_line(host, changes, me
 
 def test_too_few_rows_and_an_absent_folder_are_refused(host, tmp_path):
     few = {name: array[:20] for name, array in host_arrays().items()}
-    with pytest.raises(DatasetError, match="no run of 5m bars has 32 of them"):
+    with pytest.raises(DatasetError, match="no run of 5m bars is 32 bars long"):
         bring_in(host(**few))
     with pytest.raises(DatasetError, match="nowhere: no such folder"):
         bring_in(tmp_path / "nowhere")
@@ -210,7 +210,7 @@ ENCODE = global_name(b"_codecs", b"encode")
 )
 def test_a_pickle_that_asks_for_more_than_arrays_is_refused(tmp_path, content):
     (tmp_path / "price_array").write_bytes(content)
-    with pytest.raises(DatasetError, match="price_array: refused"):
+    with pytest.raises(DatasetError, match="price_array: rejected"):
         load_host_array(tmp_path / "price_array")
 
 
@@ -231,7 +231,7 @@ def test_a_forged_dtype_cannot_make_numbers_into_objects(tmp_path):
 def test_a_shape_that_lies_costs_no_memory(tmp_path, shape):
     state = b"(I1\n" + shape + DTYPE + b"(S'f8'\ntRI00\nC\x08" + bytes(8) + b"tb."
     (tmp_path / "a").write_bytes(b"\x80\x03" + ARRAY + state)
-    with pytest.raises(DatasetError, match="not a whole pickle of an array"):
+    with pytest.raises(DatasetError, match="not a complete pickle of an array"):
         load_host_array(tmp_path / "a")
 
 
@@ -342,5 +342,5 @@ def test_bytes_that_grow_while_an_array_looks_at_them_are_a_damaged_file(tmp_pat
     dtype = named("numpy", "dtype") + b"(X\x02\x00\x00\x00f8I0\nI1\ntR"
     array = named("numpy._core.numeric", "_frombuffer") + b"(h\x01" + dtype + b"(K\x01tX\x01\x00\x00\x00CtR"
     (tmp_path / "a").write_bytes(b"\x80\x05" + content + array + b"q\x020h\x01K\x05a.")
-    with pytest.raises(DatasetError, match="not a whole pickle of an array"):
+    with pytest.raises(DatasetError, match="not a complete pickle of an array"):
         load_host_array(tmp_path / "a")

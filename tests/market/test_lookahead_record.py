@@ -71,9 +71,7 @@ def test_a_build_leaves_a_record_that_is_in_no_hash_of_the_dataset(bars, bars_fi
     assert dataset.standing.kind == CLEAN
     assert (record.cuts, record.finding) == (8, "")
     assert record.rows_compared > 0
-    assert (
-        f"look-ahead: clean; features made again from bars {record.bars_sha256[:12]}, 8 cuts" in capsys.readouterr().out
-    )
+    assert f"look-ahead: clean; features rebuilt from bars {record.bars_sha256[:12]}, 8 cuts" in capsys.readouterr().out
     assert dataset.sha256 == built(bars).sha256  # without a check
 
 
@@ -92,7 +90,7 @@ def test_too_few_bars_for_a_cut_are_said_and_the_dataset_is_written(tmp_path, ca
     write_bars(sample_bars("5m", 256 + 32, COINS, seed=2), tmp_path / "bars.csv")
     dataset, _ = build(tmp_path / "bars.csv")
     assert dataset.standing.kind == UNCHECKED
-    assert "look-ahead: not checked, no bar lies after" in capsys.readouterr().out
+    assert "look-ahead: not checked, no bar is later than" in capsys.readouterr().out
 
 
 def test_the_check_takes_a_minute_at_most(bars, monkeypatch):
@@ -120,9 +118,9 @@ def test_a_dataset_says_how_it_is_built_again(make, options):
 
 def test_other_bars_are_refused(bars):
     later = bars.index % 900 >= 600
-    with pytest.raises(DatasetError, match=r"another dataset \(feature BTC:range_breakout differs at 2024-01-0"):
+    with pytest.raises(DatasetError, match=r"a different dataset \(feature BTC:range_breakout differs at 2024-01-0"):
         checked(built(bars), bars.assign(volume=bars["volume"].where(~later, 5.0)))
-    with pytest.raises(DatasetError, match=r"another dataset \(row differs at 2024-01-0"):
+    with pytest.raises(DatasetError, match=r"a different dataset \(row differs at 2024-01-0"):
         checked(built(bars), bars.loc[bars.index % 900 < 880])
     with pytest.raises(DatasetError, match="these bars make no dataset"):
         checked(built(bars), bars.assign(timestamp=bars["timestamp"] + pd.Timedelta(days=400)))
@@ -132,7 +130,7 @@ def test_other_bars_are_refused(bars):
 
 def test_columns_of_others_cannot_be_made_again(bars):
     dataset = replace(built(bars), feature_set="given")
-    with pytest.raises(DatasetError, match="were not made from bars by this program"):
+    with pytest.raises(DatasetError, match="this program did not compute its columns from bars"):
         checked(dataset, bars)
 
 
@@ -153,17 +151,17 @@ def test_an_edited_record_is_refused(tmp_path, bars, field, value):
     save_dataset(as_checked(built(bars), finding="bar 5: feature x is 1 and 2"), tmp_path / "5m")
     assert load_dataset(tmp_path / "5m").standing.kind == FOUND
     edited(tmp_path / "5m", lambda manifest: manifest["lookahead"].update({field: value}))
-    with pytest.raises(DatasetError, match="field lookahead was edited or is another dataset's"):
+    with pytest.raises(DatasetError, match="field lookahead was edited or belongs to a different dataset"):
         load_dataset(tmp_path / "5m")
 
 
 def test_a_record_of_another_dataset_is_refused(tmp_path, bars):
     dataset, other = as_checked(built(bars)), built(bars, features="host")
     save_dataset(other, tmp_path / "5m")
-    with pytest.raises(DatasetError, match="another dataset's"):
+    with pytest.raises(DatasetError, match="belongs to a different dataset"):
         write_record(tmp_path / "5m", dataset.record)
     edited(tmp_path / "5m", lambda manifest: manifest.update(lookahead=as_manifest(tmp_path, dataset)))
-    with pytest.raises(DatasetError, match="another dataset's"):
+    with pytest.raises(DatasetError, match="belongs to a different dataset"):
         load_dataset(tmp_path / "5m")
 
 
@@ -178,7 +176,7 @@ def test_a_dataset_from_before_the_check_keeps_its_hash_and_is_not_checked(tmp_p
     edited(tmp_path / "5m", lambda manifest: manifest.pop("lookahead"))
     old = load_dataset(tmp_path / "5m")
     assert (old.sha256, old.lookahead) == (dataset.sha256, None)
-    assert old.standing.line.startswith("look-ahead: not checked; features were not made again from cut bars; run ")
+    assert old.standing.line.startswith("look-ahead: not checked; features were not rebuilt from cut bars; run ")
 
 
 def test_rows_and_coins_of_a_checked_dataset_are_checked_but_not_on_disk(tmp_path, bars):
@@ -196,7 +194,7 @@ def lookahead(*words):
 def test_an_old_dataset_is_checked_again_with_its_bars(tmp_path, bars, bars_file, capsys):
     save_dataset(built(bars), tmp_path / "5m")
     assert lookahead("--bars", bars_file, "--record", tmp_path / "5m", "--cuts", 3) == 0
-    assert "5m: look-ahead: clean; features made again" in capsys.readouterr().out
+    assert "5m: look-ahead: clean; features rebuilt" in capsys.readouterr().out
     dataset = load_dataset(tmp_path / "5m")
     assert (dataset.record.cuts, dataset.sha256) == (3, built(bars).sha256)
 
@@ -214,7 +212,7 @@ def test_an_old_dataset_that_looks_ahead_is_found_with_its_bars(tmp_path, bars, 
     [
         (["--bars", "x", "--record", "y", "--timeframe", "5m"], "--timeframe does not apply to --record"),
         (["--data-dir", "x", "--record", "y"], "--record does not apply to --data-dir"),
-        (["--data-dir", "x", "--declare", "BTC:a"], "go together"),
+        (["--data-dir", "x", "--declare", "BTC:a"], "must be given together"),
         (["--bars", "x", "--declare", "BTC:a"], "--declare does not apply to --bars"),
     ],
 )
@@ -280,7 +278,7 @@ def test_a_declaration_names_columns_and_gives_a_name_and_a_reason(tmp_path, bar
     assert lookahead(*words) == 2
     assert "--declare BTC:absent: no such column" in capsys.readouterr().err
     for by, why in (("me", " "), ("", "so")):
-        with pytest.raises(DatasetError, match="needs --by NAME and --why TEXT"):
+        with pytest.raises(DatasetError, match="requires --by NAME and --why TEXT"):
             with_declaration(dataset, ["BTC:rsi_14"], by, why)
 
 

@@ -103,9 +103,9 @@ def test_a_coin_run_together_with_dollars_is_that_coin_or_none(coin):
 
 def test_a_name_that_two_coins_fit_is_refused_with_both():
     for available in (["CRV/USD", "CRVUSD/USD"], ["CRV", "CRVUSD/USD"]):
-        with pytest.raises(BarsError, match=f"CRVUSD may mean {' or '.join(available)}; write it with a mark"):
+        with pytest.raises(BarsError, match=f"CRVUSD could be {' or '.join(available)}; write it with a separator"):
             match_symbols(["CRVUSD"], available)
-    with pytest.raises(BarsError, match="ARBUSD may mean AR/BUSD or ARB/USD"):
+    with pytest.raises(BarsError, match="ARBUSD could be AR/BUSD or ARB/USD"):
         match_symbols(["ARBUSD"], ["AR/BUSD", "ARB/USD"])
     assert match_symbols(["CRVUSD"], ["CRVUSD/USD"]) == ("CRVUSD/USD",)
     assert match_symbols(["CRVUSD"], ["CRV/USDT"]) == ("CRV/USDT",)
@@ -134,7 +134,7 @@ def test_a_spot_pair_is_taken_before_a_perpetual_and_never_for_one():
     for spot in ("BTC/USDT", "BTCUSDT", "METISBTC"):
         with pytest.raises(BarsError, match="unknown ticker BTC/USDT:USDT"):
             match_symbols(["BTC/USDT:USDT"], [spot])
-    with pytest.raises(BarsError, match="spot bars are downloaded; write BTC/USDT"):
+    with pytest.raises(BarsError, match="downloads are spot bars; write BTC/USDT"):
         pair_of("BTC/USDT:USDT", "/", "USDT")
 
 
@@ -156,7 +156,7 @@ def test_the_quote_asked_for_wins_then_dollars_in_order():
     ("wanted", "message"),
     [
         (["BTC", "XYZ", "ABC"], "unknown ticker XYZ, ABC; available: BTC/EUR, BTC/USD, ETH/USD"),
-        (["BTC", "BTCUSD"], "asked for twice"),
+        (["BTC", "BTCUSD"], "is repeated in"),
         (["ETH", "BTC/EUR"], "mix the currencies EUR, USD"),
     ],
 )

@@ -269,7 +269,7 @@ def test_a_constant_price_without_volume_is_built_with_finite_features_and_a_war
 
 
 def test_too_few_bars_say_how_many_are_needed():
-    with pytest.raises(BarsError, match=f"is 100; at least {WARMUP_BARS + MIN_SEGMENT_BARS} are needed"):
+    with pytest.raises(BarsError, match=f"has 100 bars; at least {WARMUP_BARS + MIN_SEGMENT_BARS} are required"):
         dataset_from_bars(sample_bars("5m", 100, ("BTC",)), ["BTC"], "5m", source="t")
 
 

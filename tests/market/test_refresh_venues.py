@@ -113,15 +113,15 @@ def test_rules_come_from_strings_by_name_and_what_is_left_out_is_said():
     assert (venue.name, venue.as_of, venue.source) == ("alpaca", "2026-01-02", "a test")
     assert (venue.fee_tiers, venue.fees_as_of) == (ALPACA.fee_tiers, "2023-03-13")
     assert sorted(left_out) == [
-        "AAPL: is not crypto",
-        "BAT/USD: its min_order_size is no number",
-        "BTC/USDT, BTC/USDC: a dollar pair of a coin that has its rule from another dollar pair",
+        "AAPL: not crypto",
+        "BAT/USD: min_order_size is not a number",
+        "BTC/USDT, BTC/USDC: the coin's rule comes from a different dollar pair",
         "CRV/USD: min_order_qty must be a finite number of at least 0; received nan",
-        "DOT/USD: has no min_order_size or no min_trade_increment",
-        "GRT/USD: has no min_order_size or no min_trade_increment",
-        "MKR/USD: is not active and tradable",
+        "DOT/USD: min_order_size or min_trade_increment is missing",
+        "GRT/USD: min_order_size or min_trade_increment is missing",
+        "MKR/USD: not active and tradable",
         "SUSHI/USD: min_order_qty must be a finite number of at least 0; received -1.0",
-        "YFI/USD: is not active and tradable",
+        "YFI/USD: not active and tradable",
     ]
 
 
@@ -135,7 +135,7 @@ def test_a_strange_asset_is_left_out_and_said_and_the_others_stay():
     strange = [asset("CRVUSD/USD", "3"), asset("PYUSD/USD", "4"), asset("/USD"), asset("A\nB"), asset("BTC/U S"), 7, {}]
     venue, left_out = venue_of_assets([*strange, asset("CRV/USD", "2")], ALPACA, TODAY, "a test")
     assert {name: rule.min_order_qty for name, rule in venue.rules.items()} == {"CRV": 2, "CRVUSD/USD": 3, "PYUSD": 4}
-    assert left_out == [f"{what}: is not the name of a coin" for what in ("'/USD'", r"'A\nB'", "'BTC/U S'", "7", "{}")]
+    assert left_out == [f"{what}: not the name of a coin" for what in ("'/USD'", r"'A\nB'", "'BTC/U S'", "7", "{}")]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_strange_asset_is_left_out_and_said_and_the_others_stay():
     [[], [asset("MKR/USD", tradable=False)], [1, 2], [{}], [{"symbol": 7}], [asset("A\nB")], [asset("x" * 99)]],
 )
 def test_an_answer_without_anything_usable_is_refused(assets):
-    with pytest.raises(VenueError, match="the answer") as caught:
+    with pytest.raises(VenueError, match="in the response is usable") as caught:
         venue_of_assets(assets, ALPACA, TODAY, "a test")
     assert "\n" not in str(caught.value)
 
@@ -161,12 +161,12 @@ def test_the_request_goes_to_the_assets_endpoint_with_the_keys_in_its_headers(se
 @pytest.mark.parametrize(
     ("environ", "message"),
     [
-        ({}, "no keys: set APCA_API_KEY_ID and APCA_API_SECRET_KEY .or ALPACA_API_KEY and ALPACA_API_SECRET."),
-        ({"APCA_API_KEY_ID": "", "APCA_API_SECRET_KEY": ""}, "no keys: set"),
-        ({"APCA_API_KEY_ID": "k"}, "APCA_API_KEY_ID is set and APCA_API_SECRET_KEY is not; set both"),
-        ({"ALPACA_API_SECRET": SECRET}, "ALPACA_API_SECRET is set and ALPACA_API_KEY is not; set both"),
-        ({"APCA_API_KEY_ID": "k", "APCA_API_SECRET_KEY": SECRET + "\n"}, "APCA_API_SECRET_KEY holds blanks"),
-        ({"APCA_API_KEY_ID": "k\u00e9", "APCA_API_SECRET_KEY": SECRET}, "APCA_API_KEY_ID holds blanks"),
+        ({}, "no API keys: set APCA_API_KEY_ID and APCA_API_SECRET_KEY .or ALPACA_API_KEY and ALPACA_API_SECRET."),
+        ({"APCA_API_KEY_ID": "", "APCA_API_SECRET_KEY": ""}, "no API keys: set"),
+        ({"APCA_API_KEY_ID": "k"}, "APCA_API_KEY_ID is set, but APCA_API_SECRET_KEY is not; set both"),
+        ({"ALPACA_API_SECRET": SECRET}, "ALPACA_API_SECRET is set, but ALPACA_API_KEY is not; set both"),
+        ({"APCA_API_KEY_ID": "k", "APCA_API_SECRET_KEY": SECRET + "\n"}, "APCA_API_SECRET_KEY contains spaces"),
+        ({"APCA_API_KEY_ID": "k\u00e9", "APCA_API_SECRET_KEY": SECRET}, "APCA_API_KEY_ID contains spaces"),
     ],
 )
 def test_absent_or_broken_keys_are_named_and_never_shown(environ, message):
@@ -186,16 +186,16 @@ def test_either_pair_of_variables_will_do_and_keys_do_not_print():
     [
         (
             (401, b'{"code": 40110000, "message": "request is not authorized"}'),
-            r"refuses the keys \(401\).*paper account",
+            r"rejected the keys \(401\).*paper account",
         ),
-        ((403, SECRET.encode()), r"refuses the keys \(403\)"),
-        ((404, b"nothing"), "answers 404; try again later"),
-        ((500, SECRET.encode()), "answers 500; try again later"),
-        ((302, b""), "something else than a list of assets"),
-        ((200, b""), "something else than a list of assets"),
-        ((200, b'{"message": "hello"}'), "something else than a list of assets"),
-        ((200, b"<html>" + SECRET.encode()), "something else than JSON"),
-        ((200, b"\xff\xfe\x00"), "something else than JSON"),
+        ((403, SECRET.encode()), r"rejected the keys \(403\)"),
+        ((404, b"nothing"), "returned 404; try again later"),
+        ((500, SECRET.encode()), "returned 500; try again later"),
+        ((302, b""), "not a list of assets"),
+        ((200, b""), "not a list of assets"),
+        ((200, b'{"message": "hello"}'), "not a list of assets"),
+        ((200, b"<html>" + SECRET.encode()), "a response that is not JSON"),
+        ((200, b"\xff\xfe\x00"), "a response that is not JSON"),
     ],
 )
 def test_an_answer_that_is_no_list_of_assets_writes_nothing(server, refresh, tmp_path, answer, message):
@@ -210,7 +210,7 @@ def test_an_answer_that_is_no_list_of_assets_writes_nothing(server, refresh, tmp
 
 
 def test_a_server_that_is_not_there_is_one_line(tmp_path):
-    with pytest.raises(VenueError, match=r"^127\.0\.0\.1 cannot be reached \(Connection refused\); check the network"):
+    with pytest.raises(VenueError, match=r"^127\.0\.0\.1 is unreachable \(Connection refused\); check the network"):
         fetch_assets(keys_of(ENVIRON), "http://127.0.0.1:9")
 
 
@@ -223,10 +223,12 @@ def test_a_server_that_says_nothing_is_given_up(server, monkeypatch):
 def test_without_a_network_the_line_comes_before_any_request(monkeypatch):
     def no_network(url, patience):
         host = url.removeprefix("https://")
-        raise BarsError(f"{host} cannot be reached (no answer in 5 s); check the network, or build something")
+        raise BarsError(f"{host} is unreachable (no response within 5 s); check the network, or build something")
 
     monkeypatch.setattr(alpaca_assets, "check_reachable", no_network)
-    with pytest.raises(VenueError, match=r"^paper-api\.alpaca\.markets cannot be reached .*; the rules you have stay"):
+    with pytest.raises(
+        VenueError, match=r"^paper-api\.alpaca\.markets is unreachable .*existing rules were not changed"
+    ):
         fetch_assets(keys_of(ENVIRON))
 
 
@@ -237,7 +239,7 @@ def test_the_first_refresh_says_what_differs_from_the_built_in_table(refresh, se
     out_file = tmp_path / "a folder" / "alpaca.json"
     code, out, err = refresh("--out", out_file)
     assert (code, err) == (0, "")
-    assert "left out: MKR/USD: is not active and tradable" in out
+    assert "left out: MKR/USD: not active and tradable" in out
     assert "against the built-in table, alpaca of 2024-08-31:" in out
     assert "  BTC: min_order_qty 1.7e-05 -> 1.12e-05, price_increment none -> 0.5\n" in out
     assert "  DOGE: no longer listed\n" in out
@@ -283,7 +285,7 @@ def test_a_dataset_is_made_with_the_refreshed_rules_only_when_they_are_named(ref
     assert default.sha256 != fresh.sha256
     assert "order rules: alpaca of 2024-08-31" in plain.stdout
     assert f"order rules: alpaca of {TODAY}" in named.stdout
-    assert "no entry for NOSUCH: bound by 10 USD an order alone" in named.stdout
+    assert "no entry for NOSUCH: minimum order 10 USD" in named.stdout
     absent, _ = make("none", "--venue", "no.json")
     assert absent.returncode == 2
     assert "no.json: cannot be read" in absent.stderr
@@ -296,6 +298,6 @@ def test_the_script_without_keys_says_which_variables_to_set(tmp_path):
         cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.startswith("refresh_venues.py: no keys: set APCA_API_KEY_ID and APCA_API_SECRET_KEY")
+    assert done.stderr.startswith("refresh_venues.py: no API keys: set APCA_API_KEY_ID and APCA_API_SECRET_KEY")
     assert len(done.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []

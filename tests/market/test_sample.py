@@ -134,7 +134,7 @@ def test_volume_rises_with_the_size_of_the_move():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(("7m", 10), "unknown timeframe '7m'"), (("5m", 0), "at least 1"), (("1d", 10**6), "ask for fewer")],
+    [(("7m", 10), "unknown timeframe '7m'"), (("5m", 0), "at least 1"), (("1d", 10**6), "use fewer bars")],
 )
 def test_impossible_samples_are_refused(arguments, message):
     with pytest.raises(BarsError, match=message):

@@ -94,7 +94,7 @@ def test_alpaca_pages_that_go_round_in_a_circle_are_refused(server, monkeypatch)
     monkeypatch.setattr(
         server, "_alpaca", lambda query, honest=server._alpaca: honest({**query, "page_token": "0"}), raising=True
     )
-    with pytest.raises(BarsError, match="the pages go round in a circle"):
+    with pytest.raises(BarsError, match="the pages form a cycle"):
         fetch("alpaca", server)
 
 
@@ -167,7 +167,7 @@ def test_an_empty_answer_for_a_month_that_has_bars_is_fetched_again(server):
     server.fail("empty", where="timeframe=1Hour")
     assert_is_the_market(fetch("alpaca", server, period=period), server, "alpaca", ("BTC",), period)
     server.fail("empty", 9, where="timeframe=1Hour")
-    with pytest.raises(BarsError, match="BTC/USD 2024-12: the answer is empty, but there are bars on 31 days"):
+    with pytest.raises(BarsError, match="BTC/USD 2024-12: the response is empty, but 31 days have bars"):
         fetch("alpaca", server, period=period)
 
 
@@ -200,10 +200,10 @@ def without_an_evening(query, page):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (without_token, "the answer lacks 27 of 31 days with bars, 2024-12-05 first"),
-        (emptied, "a page in the middle is empty"),
-        (without_days, "the answer lacks 2 of 31 days with bars, 2024-12-11 first"),
-        (without_an_evening, "the answer lacks the greater part of 2024-12-31"),
+        (without_token, "the response lacks 27 of 31 days with bars, first 2024-12-05"),
+        (emptied, "a page is empty although more pages follow"),
+        (without_days, "the response lacks 2 of 31 days with bars, first 2024-12-11"),
+        (without_an_evening, "the response lacks most of 2024-12-31"),
     ],
 )
 @pytest.mark.parametrize("period", [DECEMBER, Period(DECEMBER.start.replace(day=20), DECEMBER.start.replace(day=22))])
@@ -247,7 +247,7 @@ def test_a_clock_that_is_ahead_keeps_no_month_that_runs(server, tmp_path):
     bars = at(ahead, "alpaca", server, period=period, cache=tmp_path)
     assert bars["timestamp"].max() == pd.Timestamp("2025-01-20 02:00", tz="UTC")
     assert [path.name for path in tmp_path.rglob("*.parquet")] == ["2024-12.parquet"]
-    with pytest.raises(BarsError, match="no 1h bar of this period has closed yet by the server's clock"):
+    with pytest.raises(BarsError, match="no 1h bar of this period has closed yet according to the server's clock"):
         at(ahead, "alpaca", server, period=Period(server.now, ahead))
     # A server's clock that is ahead changes nothing either.
     server.now = ahead
@@ -258,9 +258,9 @@ def test_a_clock_that_is_ahead_keeps_no_month_that_runs(server, tmp_path):
 @pytest.mark.parametrize(
     ("step", "shift", "message"),
     [
-        (3_600, 0, "holds bars 1h apart, expected 5m"),
-        (60, 0, "does not open at a whole 5m in UTC"),
-        (300, 60, "2024-12-01 00:01.* UTC does not open at a whole 5m in UTC"),
+        (3_600, 0, "the bars are 1h apart, expected 5m"),
+        (60, 0, "does not open on the UTC grid of 5m"),
+        (300, 60, "2024-12-01 00:01.* UTC does not open on the UTC grid of 5m"),
     ],
 )
 def test_bars_of_another_length_are_refused_and_not_kept(source, tmp_path, step, shift, message):
@@ -286,7 +286,7 @@ def test_a_symbol_with_daily_bars_beside_the_period_only_is_named_at_the_end(ser
 
 
 def test_unknown_binance_coins_are_named_before_anything_is_downloaded(server):
-    with pytest.raises(BarsError, match=r"no archive QQQUSDT-1h-2024-12\.zip, XYZUSDT-1h-2024-12\.zip; check the"):
+    with pytest.raises(BarsError, match=r"no archive QQQUSDT-1h-2024-12\.zip, XYZUSDT-1h-2024-12\.zip; check that the"):
         fetch("binance", server, ("BTC", "XYZ", "QQQ"))
     assert set(server.requests) == {f"{coin}USDT-1h-2024-12.zip.CHECKSUM" for coin in ("BTC", "XYZ", "QQQ")} | {
         f"{coin}USDT-1h-2025-01.zip.CHECKSUM" for coin in ("BTC", "XYZ", "QQQ")
@@ -306,13 +306,13 @@ def test_a_last_binance_month_that_is_not_there_yet_is_left_out_and_said(server,
     bars = at(datetime(2025, 3, 17, tzinfo=UTC), "binance", server, ("BTC", "ETH"))
     shorter = Period(PERIOD.start, datetime(2025, 1, 1, tzinfo=UTC))
     assert_is_the_market(bars, server, "binance", ("BTC", "ETH"), shorter)
-    assert caplog.messages == ["Binance has no 1h archive of 2025-01 for ETH/USDT yet; bars end with 2024-12"]
+    assert caplog.messages == ["Binance has not published the 1h archive of 2025-01 for ETH/USDT yet; bars end with 2024-12"]
 
 
 def test_a_last_binance_month_that_is_absent_for_long_cuts_no_other_coin(server):
     for coin in ("OLD", "ETH"):
         server.market[f"{coin}/USDT"] = made_up_bars(coin, DEC, JAN, 3_600)
-    with pytest.raises(BarsError, match=r"no archive: ETHUSDT-1h-2025-01.*is ETH/USDT, OLD/USDT delisted or renamed"):
+    with pytest.raises(BarsError, match=r"no archive ETHUSDT-1h-2025-01.*ETH/USDT, OLD/USDT may be delisted or renamed"):
         at(datetime(2025, 3, 19, tzinfo=UTC), "binance", server, ("BTC", "ETH", "OLD"))
     assert not [name for name in server.requests if name.endswith(".zip")]
 
@@ -324,13 +324,13 @@ def test_a_coin_whose_bars_end_early_is_said(server, source, caplog):
     fetch(source, server, ("BTC", "OLD"), period=period)
     said = [f"{source.title()}: the last bar of OLD/{DOLLAR[source]} is at 2025-01-09 23:00 UTC"]
     if source == "binance":
-        said.insert(0, "Binance, OLDUSDT-1h-2025-01.zip: ends early, with the bar of 2025-01-09 23:00 UTC")
+        said.insert(0, "Binance, OLDUSDT-1h-2025-01.zip: ends early with the bar of 2025-01-09 23:00 UTC")
     assert caplog.messages == said
 
 
 def test_an_earlier_binance_month_that_is_absent_is_an_error(server):
     server.market["ETH/USDT"] = made_up_bars("ETH", JAN, FEB, 3_600)
-    with pytest.raises(BarsError, match=r"no archive ETHUSDT-1h-2024-12\.zip; check the ticker, that the coin was"):
+    with pytest.raises(BarsError, match=r"no archive ETHUSDT-1h-2024-12\.zip; check that the ticker is correct"):
         fetch("binance", server, ("BTC", "ETH"))
 
 
@@ -344,7 +344,7 @@ def test_a_binance_archive_that_fails_its_checksum_is_refused(server, tmp_path):
 
 def test_a_checksum_of_another_file_is_refused(server, tmp_path):
     server.checksum_names["BTCUSDT-1h-2025-01.zip"] = "BTCUSDT-1h-2024-12.zip"
-    with pytest.raises(BarsError, match=r"BTCUSDT-1h-2025-01\.zip: its published checksum is of another file"):
+    with pytest.raises(BarsError, match=r"BTCUSDT-1h-2025-01\.zip: its published checksum belongs to a different file"):
         fetch("binance", server, cache=tmp_path)
     assert [path.name for path in tmp_path.rglob("*.parquet")] == ["2024-12.parquet"]
 
@@ -382,15 +382,15 @@ def bars_of_january():
         (zip_of((CSV, NOISE), compression=zipfile.ZIP_LZMA, damage_at=5_000), "not a readable archive"),
         (zip_of((CSV, NOISE), compression=zipfile.ZIP_BZIP2, damage_at=5_000), "not a readable archive"),
         (zip_of((CSV, NOISE), damage_at=5_000), "not a readable archive"),
-        (zip_of((CSV, b"")), "the archive holds no bars|not a readable archive"),
-        (zip_of(), "holds .., expected the one .csv of its own name"),
-        (zip_of((CSV, NOISE), ("more.csv", NOISE)), "expected the one .csv of its own name"),
-        (zip_of(("ETHUSDT-1h-2025-01.csv", NOISE)), r"holds .'ETHUSDT-1h-2025-01\.csv'., expected the one .csv"),
-        (zip_of((CSV, BOMB)), "over 536400 bytes unpacked is too large for a month of 1h bars"),
+        (zip_of((CSV, b"")), "the archive contains no bars|not a readable archive"),
+        (zip_of(), "contains .., expected one .csv file with the same name"),
+        (zip_of((CSV, NOISE), ("more.csv", NOISE)), "expected one .csv file with the same name"),
+        (zip_of(("ETHUSDT-1h-2025-01.csv", NOISE)), r"contains .'ETHUSDT-1h-2025-01\.csv'., expected one .csv"),
+        (zip_of((CSV, BOMB)), "more than 536400 bytes decompressed, too large for a month of 1h bars"),
         (zip_of((CSV, BOMB), said_bytes=1_000), "not a readable archive"),
-        (zip_of((CSV, BOMB), said_bytes=2**31), "over 536400 bytes unpacked is too large"),
+        (zip_of((CSV, BOMB), said_bytes=2**31), "more than 536400 bytes decompressed, too large"),
         (archive_of(bars_of_january().assign(close=np.nan), 3_600), "BTC/USDT bar 2025-01-01 00:00: close is not a"),
-        (archive_of(made_up_bars("BTC", DEC, JAN, 3_600), 3_600), "holds bars of 2024-12-01 .. 2024-12-31"),
+        (archive_of(made_up_bars("BTC", DEC, JAN, 3_600), 3_600), "contains bars of 2024-12-01 .. 2024-12-31"),
     ],
 )
 def test_a_verified_archive_that_holds_something_else_is_refused_and_not_cached(server, tmp_path, content, message):
@@ -417,7 +417,7 @@ def test_alpaca_bars_off_the_utc_grid_are_refused_with_a_way_out(server):
     server.market = {"BTC/USD": made_up_bars("BTC", DEC + 6 * 3_600, FEB, 86_400)}
     server.step = 86_400
     period = Period(datetime(2024, 12, 1, tzinfo=UTC), datetime(2025, 1, 20, tzinfo=UTC))
-    with pytest.raises(BarsError, match=r"2024-12-01 06:00 UTC does not open at a whole 1d in UTC; download 1h bars"):
+    with pytest.raises(BarsError, match=r"2024-12-01 06:00 UTC does not open on the UTC grid of 1d; download 1h bars"):
         alpaca_bars(["BTC"], "1d", period, quiet, url=server.url, patience=QUICK)
 
 
@@ -434,7 +434,7 @@ def test_a_bar_that_has_not_closed_is_never_returned(server, source):
 
 def test_a_period_that_lies_ahead_is_refused(server, source):
     now = datetime(2024, 12, 31, 23, 30, tzinfo=UTC)
-    with pytest.raises(BarsError, match="no 1h bar from 2024-12-31 23:00 UTC on has closed yet"):
+    with pytest.raises(BarsError, match="no 1h bar since 2024-12-31 23:00 UTC has closed yet"):
         download(SOURCE[source]("1h", server.url, QUICK), ["BTC"], "1h", PERIOD, quiet, None, now)
     assert server.n_requests == 0
 
@@ -447,7 +447,7 @@ def test_a_ticker_that_is_no_name_goes_into_no_address(server, source, ticker):
 
 
 def test_an_empty_period_is_refused():
-    with pytest.raises(BarsError, match="start 2025-01-01 is not before end 2025-01-01"):
+    with pytest.raises(BarsError, match="start 2025-01-01 must be before end 2025-01-01"):
         Period(datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 1, 1, tzinfo=UTC))
 
 

@@ -52,7 +52,7 @@ def test_two_spellings_of_a_pair_are_one_coin(bars, tmp_path, caplog, first, sec
     expected = to_grid(whole, ["BTC", "ETH"], "whole.csv")
     assert np.array_equal(grid.close, expected.close)
     assert grid.tickers == ("BTC", "ETH")
-    for text in (f"{first} ({HALF} bars)", f"{second} ({HALF} bars)", "are spellings of one coin and are joined"):
+    for text in (f"{first} ({HALF} bars)", f"{second} ({HALF} bars)", "which are spellings of one pair"):
         assert text in caplog.text
     joined = file_bars([path], ["BTC", "ETH"])
     assert len(joined) == 2 * N_BARS
@@ -71,7 +71,7 @@ def test_spellings_that_say_the_same_bar_twice_keep_it_once_and_those_that_diffe
     assert len(same) == 2 * N_BARS
     other = copies.assign(volume=copies["volume"] + 1.0)
     with pytest.raises(
-        BarsError, match=r"BTC/USD \(600 bars\) and BTCUSD \(40 bars\) .* 40 bars of the same time differ"
+        BarsError, match=r"BTC/USD \(600 bars\) and BTCUSD \(40 bars\) .* 40 bars at the same time differ"
     ):
         read_bars(written(pd.concat([bars, other]), tmp_path / "other.csv"))
 
@@ -80,7 +80,7 @@ def test_a_coins_other_pair_is_named_with_its_rows(bars, tmp_path, caplog):
     both = pd.concat([bars, bars[bars["symbol"] == "BTC/USD"].assign(symbol="BTC/USDT")])
     with caplog.at_level(logging.WARNING, "market"):
         to_grid(read_bars(written(both, tmp_path / "bars.csv")), ["BTC", "ETH"], "bars.csv")
-    assert "BTC/USD is taken, BTC/USDT is left out: BTC/USD (600 bars), BTC/USDT (600 bars)" in caplog.text
+    assert "using BTC/USD, dropping BTC/USDT: BTC/USD (600 bars), BTC/USDT (600 bars)" in caplog.text
 
 
 def test_two_pairs_of_a_coin_are_both_kept_where_all_symbols_are(bars, tmp_path, caplog):
@@ -102,19 +102,19 @@ def test_a_file_of_a_pair_without_a_mark_is_read_under_the_name_that_says_what_i
 
 def test_a_coin_that_goes_on_in_another_pair_is_refused_with_both_on_every_way_in(bars, tmp_path, capsys):
     path = written(renamed(bars, "BTC", "BTCUSDT"), tmp_path / "bars.csv")
-    message = r"BTC.* \(300 bars\) and .*BTC.* \(300 bars\) are both BTC and never overlap; pass"
+    message = r"BTC.* \(300 bars\) and .*BTC.* \(300 bars\) are both BTC and do not overlap; pass"
     read = read_bars(path)
     for door in (lambda t: to_grid(read, t, "bars.csv"), lambda t: file_bars([path], t)):
         with pytest.raises(BarsError, match=message):
             door(["BTC/USD", "ETH"])
         door(["BTCUSDT", "ETH"])
     assert build_dataset(["--bars", str(path), "--tickers", "BTC/USD", "ETH", "--out", str(tmp_path / "o")]) == 2
-    assert "never overlap" in capsys.readouterr().err
+    assert "do not overlap" in capsys.readouterr().err
 
 
 def test_a_perpetual_and_its_spot_pair_are_never_joined(bars, tmp_path):
     path = written(renamed(bars, "BTC/USDT:USDT", "BTC/USDT"), tmp_path / "bars.csv")
-    with pytest.raises(BarsError, match="never overlap"):
+    with pytest.raises(BarsError, match="do not overlap"):
         to_grid(read_bars(path), ["BTC", "ETH"], "bars.csv")
     only = read_bars(path).query("symbol == 'BTC/USDT:USDT'")
     dataset = dataset_from_bars(only, ["BTC"], "5m", source="bars.csv", features="host")
@@ -159,7 +159,7 @@ def test_coins_that_never_overlap_are_named_with_their_dates(bars, tmp_path):
     opens = bars["timestamp"].drop_duplicates().sort_values()
     last, first = (f"{opens.iloc[i]:%Y-%m-%d %H:%M}" for i in (HALF - 1, HALF))
     assert f"MATIC ends {last} and POL begins {first}, so no bar has both" in str(caught.value)
-    assert "give its bars one symbol" in str(caught.value)
+    assert "use one symbol for all its bars" in str(caught.value)
     one_name = read_bars(path).assign(symbol=lambda t: t["symbol"].astype(str).replace("MATIC/USD", "POL/USD"))
     joined = dataset_from_bars(
         read_bars(written(one_name, tmp_path / "pol.csv")), ["ETH", "POL"], "5m", source="pol.csv", features="host"

@@ -54,13 +54,13 @@ REFUSED = {
     "inverse": "BTC/USD:BTC BTC-USD-SWAP BTCUSD_PERP BTC-PERPETUAL BTCUSD.P XBTUSDM BTC-PERP "
     "BTCPERP ETH/USD:BTC "
     "BTCUSD_DMCBL BYBIT:BTCUSD.P",
-    "names the currency": "KRW-BTC BTC-ETH BTC_ETH USDT_BTC USDT-BTC BTCETH USDTBTC",
-    "a coin or a pair without a mark": "XYZBTC METISBTC UNIBTC JUPSOL XYZAUD BINANCE:XYZETH",
-    "no exchange": "BITMEX:XBTUSD CME:BTC1! FOO:BTCUSDT BTC:X",
-    "no currency that is known": "BTC-XYZ BTC_FOO tBTCFOO",
-    "exchange's own letter": "sBTCUSDT tBTCUSDT",
+    "has the currency": "KRW-BTC BTC-ETH BTC_ETH USDT_BTC USDT-BTC BTCETH USDTBTC",
+    "could be a coin or a pair": "XYZBTC METISBTC UNIBTC JUPSOL XYZAUD BINANCE:XYZETH",
+    "is not a known exchange": "BITMEX:XBTUSD CME:BTC1! FOO:BTCUSDT BTC:X",
+    "is not a known currency": "BTC-XYZ BTC_FOO tBTCFOO",
+    "exchange's prefix letter": "sBTCUSDT tBTCUSDT",
     "Kraken's futures": "PF_XBTUSD PI_XBTUSD FI_XBTUSD_240628",
-    "no ASCII letter": "\u0412TC/USD BT\u0421USDT BTC\u200b/USD BTC\u2212USD",
+    "not an ASCII letter": "\u0412TC/USD BT\u0421USDT BTC\u200b/USD BTC\u2212USD",
     "is not the name of a coin": "BTC.D USDC.E BTC/ /USD BTC/USD/EUR @107 BTC1! FX_BTC_JPY",
 }  # fmt: skip
 REFUSED_CASES = [(symbol, what) for what, symbols in REFUSED.items() for symbol in symbols.split(" ")]

@@ -75,7 +75,7 @@ def test_a_stray_is_cut_off_first_or_counted_in_a_warning(tmp_path, caplog):
         assert len(file_bars([path], timeframe=timeframe, start=day_2, end=utc(2024, 3, 2, 9))) > 0
     assert caplog.text == ""
     assert len(file_bars([path])) == 798
-    assert "2 bars are off the 5m grid and left out as missing, first BTC/USDT 2024-03-01 16:42:00 UTC" in caplog.text
+    assert "dropped 2 bars off the 5m grid as missing, first BTC/USDT 2024-03-01 16:42:00 UTC" in caplog.text
     # Of a short period, too.
     assert len(file_bars([path], start=utc(2024, 3, 1, 16, 30), end=utc(2024, 3, 1, 17))) == 11
 
@@ -91,7 +91,7 @@ def test_a_shorter_timeframe_in_a_file_is_no_stray(share, step):
     inside = table(24 * 3_600 // step // 6, step, START + 10 * 86_400)
     inside = inside[inside["timestamp"] % 3_600 != 0].sample(frac=share, random_state=0)
     rows = moved(rows, [1_500], 120)  # a stray as well excuses nothing
-    with pytest.raises(BarsError, match=r"is off the 1h grid \(\d+ such bars\); give bars of one timeframe"):
+    with pytest.raises(BarsError, match=r"is off the 1h grid \(\d+ such bars\); use bars of one timeframe"):
         to_grid(tidy_bars(pd.concat([rows, inside]), "t"), ["BTC", "ETH"], "t")
 
 
@@ -116,9 +116,7 @@ def test_an_archive_with_a_stray_bar_serves_every_period(tmp_path, caplog, cache
                 assert caplog.text == ""
             month = binance_bars(["BTC"], "1h", Period(utc(2024, 12, 1), utc(2025, 1, 1)), url=server.url, **get)
             assert len(month) == 31 * 24 - 1
-            assert "Binance: 1 bars are off the 1h grid and left out as missing, first BTC/USDT 2024-12-21 20:0" in (
-                caplog.text
-            )
+            assert "Binance: dropped 1 bars off the 1h grid as missing, first BTC/USDT 2024-12-21 20:0" in (caplog.text)
 
 
 def test_a_stray_bar_of_alpaca_is_missing(caplog):
@@ -127,7 +125,7 @@ def test_a_stray_bar_of_alpaca_is_missing(caplog):
     with BarsServer({"BTC/USD": market}, step=3_600) as server:
         period = Period(utc(2024, 12, 1), utc(2025, 1, 1))
         assert len(alpaca_bars(["BTC"], "1h", period, lambda *_: None, url=server.url)) == 31 * 24 - 1
-    assert "Alpaca: 1 bars are off the 1h grid and left out as missing" in caplog.text
+    assert "Alpaca: dropped 1 bars off the 1h grid as missing" in caplog.text
 
 
 # ------------------------------------------------------------------------------------------------------------ offsets
@@ -157,7 +155,7 @@ def test_longer_bars_open_at_the_offset(tmp_path, caplog):
     days = file_bars([path], timeframe="1d", offset_s=57_600)
     assert set(days["timestamp"].dt.hour) == {16}
     assert len(days) == 2 * 8
-    assert "2 of 10 1d bars of BTC/USDT miss a part" in caplog.text
+    assert "dropped 2 of 10 1d bars of BTC/USDT that lack a part" in caplog.text
     grid = to_grid(tidy_bars(table(24 * 9, 3_600), "t"), ["BTC"], "t")
     first = days[days["symbol"] == "BTC/USDT"].iloc[0]
     assert first["open"] == grid.open[16, 0]
@@ -178,7 +176,7 @@ def test_coins_an_hour_apart_are_not_called_local_times():
 
 
 def test_close_times_without_their_flag_are_named():
-    with pytest.raises(BarsError, match=r"off the 5m grid, like all bars, by 299 s; .* pass --stamp close"):
+    with pytest.raises(BarsError, match=r"off the 5m grid by 299 s, like all bars; .* pass --stamp close"):
         to_grid(tidy_bars(table(first=START + 299), "t"), ["BTC"], "t")
 
 
@@ -264,8 +262,10 @@ def local_rows(zone, around, step, days=3, fmt="%Y-%m-%d %H:%M:%S"):
 def test_local_times_over_a_change_are_named_and_with_a_zone_they_are_read(zone, step, spring):
     hour = CHANGES[zone][0 if spring else 1]
     local, rows, times = local_rows(zone, f"{hour}:00", step)
-    does, change = ("is missing", "to") if spring else ("comes twice", "from")
-    message = f"t: the hour from {hour}:00 {does}, as in local time at the change {change} summer time .*in UTC"
+    does, change = ("is missing", "to") if spring else ("is repeated", "from")
+    message = (
+        f"t: the hour from {hour}:00 {does}, as in local time at the change {change} daylight saving time .*in UTC"
+    )
     with pytest.raises(BarsError, match=message) as caught:
         tidy_bars(local, "t")
     assert any(clock in str(caught.value) for clock in CLOCKS)
@@ -296,7 +296,7 @@ def test_bars_twice_on_another_day_or_all_day_are_no_local_times():
     text = pd.to_datetime(rows["timestamp"], unit="s").astype(str)
     for twice in (rows.index[5:6], rows.index):
         doubled = pd.concat([rows.assign(timestamp=text), rows.assign(timestamp=text).loc[twice]])
-        with pytest.raises(BarsError, match="the same bar comes twice"):
+        with pytest.raises(BarsError, match="the same bar is repeated"):
             tidy_bars(doubled, "t")
 
 
@@ -309,8 +309,6 @@ def test_long_bars_of_local_days_are_named(timeframe, around):
     else:  # local days, stamped in UTC
         days = pd.date_range(pd.Timestamp(around) - pd.Timedelta(days=60), periods=120, tz="Europe/Berlin")
         rows = table(120, step).assign(timestamp=[*days.tz_convert("UTC")] * 2)
-    message = (
-        rf"the open times move by an hour at {around[:8]}.*: local times with summer time; .*--timeframe {timeframe}"
-    )
+    message = rf"the open times shift by an hour at {around[:8]}.*: local times with daylight.*--timeframe {timeframe}"
     with pytest.raises(BarsError, match=message):
         to_grid(tidy_bars(rows, "t"), ["BTC"], "t")

@@ -42,7 +42,7 @@ def session_with(patience):
 @pytest.mark.parametrize("status", ["400", "403", "422"])
 def test_a_final_answer_is_not_asked_for_again(server, source, status):
     server.fail(status, times=9, where="2024-12.zip" if source is binance_bars else "1Hour")
-    with pytest.raises(BarsError, match=f"the server answers {status}.*the same request will not do") as caught:
+    with pytest.raises(BarsError, match=f"the server returned {status}.*check ticker and dates") as caught:
         fetch(source, server.url)
     assert "\n" not in str(caught.value)
     # Binance's checksums are looked up first, and only 404 counts as absent there.
@@ -60,7 +60,7 @@ def test_an_absent_page_is_not_asked_for_again(server, source):
 @each_source
 def test_a_fault_that_does_not_pass_ends_in_one_line_after_a_bounded_number_of_tries(server, source):
     server.fail("503", times=99, where="2024-12.zip" if source is binance_bars else "1Hour")
-    with pytest.raises(BarsError, match=r"the server answers 503 .*; try again later") as caught:
+    with pytest.raises(BarsError, match=r"the server returned 503 .*; try again later") as caught:
         fetch(source, server.url)
     assert "\n" not in str(caught.value)
     assert 99 - len(server.faults) <= 2 * (QUICK.retries + 1)
@@ -69,7 +69,7 @@ def test_a_fault_that_does_not_pass_ends_in_one_line_after_a_bounded_number_of_t
 @each_source
 def test_a_body_that_is_always_cut_short_ends_in_one_line(server, source):
     server.fail("truncate", times=99)
-    with pytest.raises(BarsError, match=r"the answer was cut short; try again later"):
+    with pytest.raises(BarsError, match=r"the response was truncated; try again later"):
         fetch(source, server.url)
     assert server.n_requests == QUICK.damaged_tries
 
@@ -78,7 +78,7 @@ def test_alpaca_py_adds_no_retries_of_its_own(server):
     # It would wait 3 s before each of three more.
     server.fail("429", times=99, where="1Hour")
     began = time.perf_counter()
-    with pytest.raises(BarsError, match="the server answers 429"):
+    with pytest.raises(BarsError, match="the server returned 429"):
         fetch(alpaca_bars, server.url)
     assert 99 - len(server.faults) == QUICK.retries + 1
     assert time.perf_counter() - began < 3.0
@@ -138,7 +138,7 @@ def test_retries_count_for_the_limit(server):
 def test_a_dead_server_is_one_line_in_seconds(server, source):
     server.stop()
     began = time.perf_counter()
-    with pytest.raises(BarsError, match=r"127\.0\.0\.1 cannot be reached \(Connection refused\); check the network"):
+    with pytest.raises(BarsError, match=r"127\.0\.0\.1 is unreachable \(Connection refused\); check the network"):
         fetch(source, server.url, Patience())
     assert time.perf_counter() - began < 5.0
 
@@ -186,7 +186,7 @@ def test_a_name_look_up_that_hangs_is_given_up(monkeypatch):
     monkeypatch.setattr(transport.socket, "create_connection", hang)
     monkeypatch.setattr(transport.requests.utils, "get_environ_proxies", lambda _: {})
     began = time.perf_counter()
-    with pytest.raises(BarsError, match=r"example\.invalid cannot be reached \(no answer in 0.2 s\)"):
+    with pytest.raises(BarsError, match=r"example\.invalid is unreachable \(no response within 0.2 s\)"):
         check_reachable("https://example.invalid", replace(QUICK, connect_s=0.2))
     assert time.perf_counter() - began < 5.0
     released.set()

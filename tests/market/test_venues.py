@@ -59,7 +59,7 @@ def test_a_coin_whose_name_ends_with_dollars_has_a_rule_of_its_own():
     assert [both.rule(name).min_order_qty for name in ("CRV/USD", "CRVUSD/USD", "PYUSD")] == [2.0, 3.0, 4.0]
     assert list(both.only(["CRVUSD/USD"]).rules) == ["CRVUSD/USD"]
     assert both.unlisted(["PYUSD/USD", "PY"]) == ("PY",)
-    with pytest.raises(VenueError, match="CRVUSD may mean CRV or CRVUSD/USD; write it with a mark"):
+    with pytest.raises(VenueError, match="CRVUSD could be CRV or CRVUSD/USD; write it with a separator"):
         both.rule("CRVUSD")
     assert both.only(["CRVUSD/USD"]).rule("CRVUSD") == OrderRule(3.0)
     # AR's rule is not ARB's.
@@ -105,7 +105,7 @@ def test_the_fee_is_that_of_the_tier_the_volume_has_reached(volume, maker_bp, ta
 def test_a_volume_that_is_none_is_refused(volume):
     with pytest.raises(VenueError, match="volume_30d must be a"):
         ALPACA.fee_rate(volume)
-    with pytest.raises(VenueError, match="liquidity is taker or maker; received 'both'"):
+    with pytest.raises(VenueError, match="liquidity must be taker or maker; received 'both'"):
         ALPACA.fee_rate(0, "both")
 
 
@@ -117,13 +117,13 @@ def test_a_volume_that_is_none_is_refused(volume):
     [
         (lambda: OrderRule(-1.0), "min_order_qty must be a finite number of at least 0; received -1.0"),
         (lambda: OrderRule(NAN), "min_order_qty must be a finite"),
-        (lambda: OrderRule(10**400), "min_order_qty is larger"),
+        (lambda: OrderRule(10**400), "min_order_qty is too large"),
         (lambda: OrderRule(1.0, INFINITY), "qty_increment must be a finite"),
         (lambda: OrderRule(1.0, 1.0, "10"), "min_order_notional must be a number; received '10'"),
         (lambda: OrderRule(True), "min_order_qty must be a number; received 'True'"),
         (lambda: OrderRule(1.0, price_increment=-0.1), "price_increment must be a finite"),
         (lambda: FeeTier(0, -0.001, 0.002), "maker_rate must be a finite"),
-        (lambda: FeeTier(0, 0.0015, 25), "taker_rate is a fraction of notional, 0.0025 means 0.25 %; received 25"),
+        (lambda: FeeTier(0, 0.0015, 25), "taker_rate must be a fraction of notional .0.0025 is 0.25 %.; received 25"),
         (lambda: FeeTier(NAN, 0.0, 0.0), "min_volume_30d must be a finite"),
         (lambda: replace(ALPACA, name=""), "name must be one line"),
         (lambda: replace(ALPACA, name=7), "name must be one line"),
@@ -135,9 +135,9 @@ def test_a_volume_that_is_none_is_refused(volume):
         (lambda: replace(ALPACA, fee_tiers=ALPACA.fee_tiers[1:]), "must begin with the tier of volume 0"),
         (lambda: replace(ALPACA, fee_tiers=ALPACA.fee_tiers[:1] * 2), "must be sorted by volume, each once"),
         (lambda: replace(ALPACA, fee_tiers=(*ALPACA.fee_tiers[:1], *ALPACA.fee_tiers[:0:-1])), "sorted by volume"),
-        (lambda: replace(ALPACA, rules={"BTC/USD": OrderRule(1)}), "rules: 'BTC/USD' is not the name of a coin"),
-        (lambda: replace(ALPACA, rules={"btc": OrderRule(1)}), "rules: 'btc' is not the name of a coin"),
-        (lambda: replace(ALPACA, rules={"BTC": 1.0}), "rules: 'BTC' is not the name of a coin"),
+        (lambda: replace(ALPACA, rules={"BTC/USD": OrderRule(1)}), "rules: 'BTC/USD' must be a coin name"),
+        (lambda: replace(ALPACA, rules={"btc": OrderRule(1)}), "rules: 'btc' must be a coin name"),
+        (lambda: replace(ALPACA, rules={"BTC": 1.0}), "rules: 'BTC' must be a coin name"),
     ],
 )
 def test_a_table_that_could_be_misread_is_refused(make, message):
@@ -191,7 +191,10 @@ def changed(*path, value=None, drop=False):
         (changed("rules", "BTC", "min_order_qty", drop=True), "BTC: field min_order_qty is missing"),
         (changed("rules", "BTC", "min_qty", value=1), "BTC: field min_qty is unknown"),
         (changed("default_rule", value=None), "venue: field default_rule: expected object, got null"),
-        (changed("fee_tiers", 3, "taker_rate", value=18), r"venue: field fee_tiers\[3\]: taker_rate is a fraction"),
+        (
+            changed("fee_tiers", 3, "taker_rate", value=18),
+            r"venue: field fee_tiers\[3\]: taker_rate must be a fraction",
+        ),
     ],
 )
 def test_a_damaged_file_is_refused_by_name(tmp_path, content, message):
@@ -243,15 +246,15 @@ def test_quantities_are_cut_with_the_simulators_own_slack():
     [
         ("BTC", 0.4, 100.0, False, None),
         ("BTC", 0.374, 100.0, False, "BTC: 0.374 coins must be above 0.3, in steps of 0.125 (alpaca of 2024-08-31)"),
-        ("BTC", 0.4, 26.0, False, "BTC: 9.75 is below 10 an order"),
+        ("BTC", 0.4, 26.0, False, "BTC: 9.75 is below the minimum order of 10"),
         ("BTC", 0.01, 26.0, True, None),
         ("ETH", 1.0, 10.0, False, None),
-        ("BTC", 0.0, 100.0, True, "a quantity of 0 coins is no order"),
-        ("BTC", NAN, 100.0, False, "a quantity of nan coins is no order"),
-        ("BTC", INFINITY, 100.0, False, "a quantity of inf coins is no order"),
-        ("BTC", -1.0, 100.0, True, "a quantity of -1 coins is no order"),
-        ("BTC", 1.0, 0.0, True, "a price of 0 cannot be traded at"),
-        ("BTC", 1.0, NAN, False, "a price of nan cannot be traded at"),
+        ("BTC", 0.0, 100.0, True, "must be positive and finite; received 0 coins"),
+        ("BTC", NAN, 100.0, False, "must be positive and finite; received nan coins"),
+        ("BTC", INFINITY, 100.0, False, "must be positive and finite; received inf coins"),
+        ("BTC", -1.0, 100.0, True, "must be positive and finite; received -1 coins"),
+        ("BTC", 1.0, 0.0, True, "the price must be positive and finite; received 0"),
+        ("BTC", 1.0, NAN, False, "the price must be positive and finite; received nan"),
     ],
 )
 def test_an_order_that_the_venue_would_refuse_gets_a_reason(ticker, qty, price, closes, reason):

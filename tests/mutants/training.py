@@ -51,8 +51,8 @@ MUTANTS = (
         f"{CHECKPOINT}::test_a_code_bearing_file_is_refused_and_its_code_does_not_run",
         "a checkpoint that is no safetensors file is unpickled",
         "train/checkpoint.py",
-        '        raise CheckpointError(f"{path} is not a whole checkpoint',
-        f'{UNPICKLE}        raise CheckpointError(f"{{path}} is not a whole checkpoint',
+        '        raise CheckpointError(f"{path} is not a complete checkpoint',
+        f'{UNPICKLE}        raise CheckpointError(f"{{path}} is not a complete checkpoint',
     ),
     Mutant(
         "tests/agents/test_policy_file.py::test_code_in_a_file_never_runs",
@@ -65,7 +65,7 @@ MUTANTS = (
         f"{RETRY}::test_a_damaged_checkpoint_of_a_trial_is_refused_and_its_split_begins_anew",
         "a checkpoint that cannot be used fails the split",
         "train/checkpoint.py",
-        'log.warning("%s; it is not used", error)',
+        'log.warning("%s; the checkpoint is ignored", error)',
         "raise",
     ),
     Mutant(

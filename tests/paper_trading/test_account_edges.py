@@ -134,7 +134,7 @@ def test_somebodys_small_order_is_not_taken_for_a_late_fee(tmp_path, server):
     order(world, trader)
     assert (trader.state, trader.ledger.unpaid_of(CASH)) == ("ACTIVE", unpaid)
     assert Decimal(world.events("account")[-1]["fee_cash"]) == 0
-    assert "somebody else: buy 0.15 SOL/USD" in str(world.events("foreign"))
+    assert "foreign order: buy 0.15 SOL/USD" in str(world.events("foreign"))
 
 
 def test_unpaid_fees_lapse_with_the_end_of_the_next_day():
@@ -224,14 +224,14 @@ def test_coins_that_cannot_be_sold_do_not_stand_against_other_coins(tmp_path, se
     whole, tickers = world.deployment, world.tickers
     world.deployment, world.tickers = make_deployment(world.root / "others", ("ETH", "LTC")), ("ETH", "LTC")
     others = begun(world)
-    assert f"BTC: {dust} coins of ours are too few to be sold" in str(world.events("foreign"))
+    assert f"BTC: the trader's {dust} coins are too few to sell" in str(world.events("foreign"))
     account = world.events("account")[-1]
     assert account["qty"]["BTC"] == "0"
     assert account["foreign"]["qty"]["BTC"] == str(dust)
     assert [each["status"] for each in order(world, others, ETH=0.3)] == ["filled"]
     order(world, others, ETH=-9.0)
     world.trader()
-    assert str(world.events("foreign")).count("too few to be sold") == 1
+    assert str(world.events("foreign")).count("too few to sell") == 1
     world.deployment, world.tickers = whole, tickers
     back = make_back(world, others)
     assert back.state == "ACTIVE", back.why
@@ -297,7 +297,7 @@ def test_an_order_of_others_in_a_coin_that_is_not_traded_explains_the_cash(tmp_p
     server.control("foreign_order", symbol="SOL/USD", side="buy", qty="3")
     order(world, trader)
     assert trader.state == "ACTIVE", trader.why
-    assert "somebody else: buy 3 SOL/USD" in str(world.events("foreign"))
+    assert "foreign order: buy 3 SOL/USD" in str(world.events("foreign"))
     world.check_books()
     server.control("foreign_order", symbol="SOL/USD", side="sell", qty="2")
     order(world, trader, BTC=0.3)
@@ -306,7 +306,7 @@ def test_an_order_of_others_in_a_coin_that_is_not_traded_explains_the_cash(tmp_p
     world.check_books()
     server.control("cash", amount=-250)
     order(world, trader)
-    assert "cash: -250 that no order explains" in trader.why
+    assert "cash: -250 not explained by any order" in trader.why
 
 
 def test_cash_of_ours_that_others_spend_is_said_where_ours_is_a_part(tmp_path, server):
@@ -320,6 +320,6 @@ def test_cash_of_ours_that_others_spend_is_said_where_ours_is_a_part(tmp_path, s
     server.control("foreign_order", symbol="SOL/USD", side="buy", qty="4")
     order(world, trader)
     assert trader.state == "REDUCING"
-    assert "of ours was spent by orders that are not ours" in trader.why
+    assert "of the trader's cash was spent by foreign orders" in trader.why
     assert trader.ledger.foreign_cash == 0
     world.check_books()

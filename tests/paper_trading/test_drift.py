@@ -192,7 +192,7 @@ def test_a_fee_that_no_look_at_the_account_told_stays_unknown(tmp_path):
 def test_a_short_record_says_nothing():
     record = track_record([1.0, 1.1, 1.2])
     assert (record.confidence, record.more_bars) == (None, None)
-    assert record.why_unknown == f"2 of the {LEAST_RETURNS} bars that a first figure needs"
+    assert record.why_unknown == f"2 of at least {LEAST_RETURNS} bars"
 
 
 def test_a_record_by_hand():

@@ -178,7 +178,7 @@ def test_refusals_in_a_row_end_in_reducing(world):
     world.server.control("fault", kind="minimum", times=3)
     order(world, trader, BTC=0.3, ETH=0.3, LTC=0.3)
     assert trader.state == "REDUCING"
-    assert "3 orders in a row" in trader.why
+    assert "3 consecutive orders" in trader.why
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_nothing_is_bought_while_it_is_unknown_what_the_sales_brought(world, tra
     )  # that before the bar's orders goes well
     ended = order(world, trader, BTC=0.3, ETH=-1.0)
     assert [each["side"] for each in ended] == ["sell"]
-    assert "did not say what the sales brought" in texts(world, "skip")
+    assert "the proceeds of the sales are unknown" in texts(world, "skip")
     assert trader.state == "ACTIVE"
     idle(world, trader)
     world.check_books()
@@ -215,7 +215,7 @@ def test_nothing_is_bought_while_it_is_unknown_what_the_sales_brought(world, tra
 def test_no_order_is_sent_at_a_bar_before_which_the_venue_did_not_answer(world, trader):
     world.server.control("fault", kind="503", times=2, path="/v2/account")
     assert order(world, trader, BTC=0.3) == []
-    assert "did not say what is in the account" in texts(world, "skip")
+    assert "did not report the account" in texts(world, "skip")
 
 
 # ------------------------------------------------------------------------------------------------- an order's life
@@ -393,7 +393,7 @@ def test_an_order_with_the_id_of_an_intent_that_was_refused_is_not_ours(world, t
     assert owned(trader) == 0
     assert held(world) > 0
     assert trader.state == "REDUCING"
-    assert "another trader of this kind" in trader.why
+    assert "another barwise trader uses this account" in trader.why
     assert order(world, restarted(world), BTC=-1.0) == []
 
 
@@ -402,7 +402,7 @@ def test_an_open_order_that_bears_our_mark_and_is_not_ours_is_another_trader(wor
                          client_order_id=order_id("another", "BTC", 0, "buy"))  # fmt: skip
     idle(world, trader)
     assert trader.state == "REDUCING"
-    assert "another trader of this kind" in trader.why
+    assert "another barwise trader uses this account" in trader.why
 
 
 def test_two_traders_with_one_account_both_go_to_reducing(tmp_path, world, trader):
@@ -414,7 +414,7 @@ def test_two_traders_with_one_account_both_go_to_reducing(tmp_path, world, trade
     order(world, second, ETH=0.3)
     idle(world, trader)
     assert trader.state == "REDUCING"
-    assert "another trader of this kind" in trader.why
+    assert "another barwise trader uses this account" in trader.why
     order(world, trader, BTC=-1.0)
     idle(world, second)
     assert second.state == "REDUCING"
@@ -430,7 +430,7 @@ def test_foreign_orders_in_our_coins_are_named_and_counted_out_once(world, trade
         assert trader.state == "ACTIVE", trader.why
         assert trader.ledger.foreign_qty["BTC"] == n * Decimal("0.009975")
     assert owned(trader) == mine
-    assert "somebody else: buy 0.01 BTC" in texts(world, "foreign")
+    assert "foreign order: buy 0.01 BTC" in texts(world, "foreign")
     world.check_books()
 
 
@@ -482,7 +482,7 @@ def test_somebody_who_sells_our_coins_is_noticed(world, trader):
     world.server.control("foreign_order", symbol="BTC/USD", side="sell", qty="0.01")
     idle(world, trader)
     assert trader.state == "REDUCING"
-    assert "coins of ours were sold" in trader.why
+    assert "of the trader's coins were sold" in trader.why
     world.check_books()
 
 
@@ -504,7 +504,7 @@ def test_cash_that_comes_or_goes_is_counted_out_and_nothing_more_is_bought(world
     world.server.control("cash", amount=amount)
     idle(world, trader)
     assert trader.state == "REDUCING"
-    assert f"{amount:+d} that no order explains" in trader.why
+    assert f"{amount:+d} not explained by any order" in trader.why
     assert trader.ledger.cash == min(before, before + amount)
     assert order(world, trader, ETH=0.3) == []
     assert [each["side"] for each in order(world, trader, ETH=0.3, BTC=-1.0)] == ["sell"]
@@ -582,7 +582,7 @@ def test_a_coin_that_is_delisted_is_said_and_left_alone_and_the_others_go_on(wor
 def test_a_restart_with_other_coins_is_refused_while_ours_are_held(world, trader):
     order(world, trader, BTC=0.3)
     whole, world.deployment = world.deployment, make_deployment(world.root / "others", ("ETH", "LTC"))
-    with pytest.raises(UserError, match="BTC of ours, which others does not trade; sell them with --flatten"):
+    with pytest.raises(UserError, match="BTC, which others does not trade; sell them with --flatten"):
         world.trader()
     world.deployment = whole
     order(world, restarted(world), BTC=-1.0)
@@ -617,7 +617,7 @@ def test_bars_of_all_coins_that_come_very_late_are_not_traded_on(world, trader):
     for ticker in world.tickers:
         world.server.control("late_bar", symbol=f"{ticker}/USD", time=next_open(world), seconds=100)
     assert order(world, trader, BTC=0.3) == []
-    assert "after its close, more than 60 s" in texts(world, "skip")
+    assert "after its close; the limit is 60 s" in texts(world, "skip")
 
 
 @pytest.mark.parametrize("n_missing", [1, 3, 4])
@@ -637,7 +637,7 @@ def test_bars_that_no_coin_has_cost_those_bars_and_many_of_them_the_warm_up(worl
     gap(world, n_missing)
     world.clock.advance(n_missing * STEP_S)
     world.play(trader, 1)
-    assert f"{n_missing} bars were missed; nothing is caught up" in texts(world, "skip")
+    assert f"{n_missing} bars were missed; their orders are not sent later" in texts(world, "skip")
     idle(world, trader)
     assert ("warming up" in texts(world, "skip")) == warms_up
     assert len(order(world, trader, BTC=-1.0)) == (0 if warms_up else 1)
@@ -673,7 +673,7 @@ def test_bars_of_an_absence_are_fetched_and_trading_goes_on_at_the_next_bar(worl
     order(world, trader, BTC=0.3)
     world.clock.advance(10 * STEP_S)
     world.play(trader, 1)
-    assert "9 bars were missed; nothing is caught up" in texts(world, "skip")
+    assert "9 bars were missed; their orders are not sent later" in texts(world, "skip")
     assert "warming up" not in texts(world, "skip")
     (ended,) = order(world, trader, BTC=-1.0)
     assert ended["status"] == "filled"
@@ -763,7 +763,7 @@ def test_a_venue_that_is_away_at_the_start_is_waited_for_and_that_is_said(world,
     world.server.control("fault", kind="503", times=30)
     with caplog.at_level(logging.WARNING):
         trader.begin()
-    said = [record.message for record in caplog.records if "asked again" in record.message]
+    said = [record.message for record in caplog.records if "retrying" in record.message]
     assert len(said) == 1
     world.play(trader, 2)
     assert trader.account is not None
@@ -779,7 +779,7 @@ def test_a_broker_is_made_as_soon_as_the_venue_answers(world, caplog):
         )
     assert broker.account.startswith("paper-")
     assert pauses == [1.0, 1.0, 1.0]
-    assert caplog.text.count("asked again until it does") == 1
+    assert caplog.text.count("retrying until it does") == 1
 
 
 def test_a_signal_ends_the_waiting_at_the_start(world):
@@ -810,7 +810,7 @@ def test_keys_that_are_revoked_end_the_trader_with_one_line(world, trader):
     order(world, trader, BTC=0.3)
     trader.broker._client._secret_key = "another"
     trader.pending = np.array([0.0, 0.3, 0.0], np.float32)
-    with pytest.raises(VenueError, match="refuses the keys") as raised:
+    with pytest.raises(VenueError, match="rejected the API keys") as raised:
         world.play(trader, 8)
     assert "\n" not in str(raised.value)
     assert "another" not in str(raised.value)
@@ -973,4 +973,4 @@ def test_a_venue_that_takes_more_than_the_fee_is_drift(tmp_path, server):
     trader = world.trader(limits=replace(FREE, max_drift=0.004))
     world.play(trader, 35)
     assert trader.state == "REDUCING"
-    assert "from the simulator's, beyond --max-drift" in trader.why
+    assert "from the simulator exceeds --max-drift" in trader.why

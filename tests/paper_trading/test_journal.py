@@ -80,7 +80,7 @@ def test_a_line_that_is_missing_is_found(tmp_path):
     written(path)
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:2] + lines[3:]))
-    with pytest.raises(JournalError, match="line 3 has number 3, so lines before it are missing"):
+    with pytest.raises(JournalError, match="line 3 has number 3, so earlier lines are missing"):
         read(path)
 
 

@@ -46,18 +46,18 @@ def test_the_page_says_what_the_terminal_says(folder):
     text = text_of(write_day(folder, SECOND_DAY))
     for part in (
         "REPLAY · SYNTHETIC · IN-SAMPLE · UNPROVEN", "replay, 2025-12-01", "The account ended the day at",
-        "The market is generated", "The policy was trained on some of these bars", "Since the start the trader is",
-        "rejected: insufficient balance", "trader minus simulator", "Skill (above equal weight)",
+        "The market is synthetic", "The policy was trained on some of these bars", "the trader's equity differs from",
+        "rejected: insufficient balance", "trader minus simulator", "Skill (return above equal weight)",
         "largest buy of the bar", "8 not seen",
     ):  # fmt: skip
         assert part in text, part
-    assert "handed over" not in text  # on the day after
+    assert "was replaced by" not in text  # on the day after
 
 
 def test_the_last_day_is_the_default(folder):
     path = write_day(folder)
     assert path.name == "2025-12-02.html"
-    assert "dep-1 handed over to dep-2" in text_of(path)
+    assert "dep-1 was replaced by dep-2" in text_of(path)
 
 
 def test_a_day_holds_its_own_bars_only(tmp_path):
@@ -69,14 +69,14 @@ def test_a_day_holds_its_own_bars_only(tmp_path):
     trader.bar([110.0])
     first, second = (write_day(trader.folder, day) for day in (FIRST_DAY, SECOND_DAY))
     # fees of 0.25 % of 1,000.5 and 1,050.525 USD are not taken; equity is 9,999.5 and 10,148.975 USD
-    assert ["fees, against the simulator's rate", "+2.50 USD", "+2.50 USD", "+0.025%"] in rows(first)
-    assert ["fees, against the simulator's rate", "+2.63 USD", "+5.13 USD", "+0.051%"] in rows(second)
+    assert ["fees: paid fee vs. simulator's rate", "+2.50 USD", "+2.50 USD", "+0.025%"] in rows(first)
+    assert ["fees: paid fee vs. simulator's rate", "+2.63 USD", "+5.13 USD", "+0.051%"] in rows(second)
     order = ["buy BTC (policy)", "10", "10", "filled", "100", "unknown", "100.05", "100.05 (+5.0 bp)", "2.5013"]
     assert [row for row in rows(first) if "buy BTC (policy)" in row] == [["23:55", *order, "0.0000"]]
     assert [row[0] for row in rows(second) if "buy BTC (policy)" in row] == ["00:00"]
-    assert "ended the day at 10,148.98 USD, +1.49%" in text_of(second)  # from the last decision before the day
+    assert "ended the day at 10,148.98 USD, a return of +1.49%" in text_of(second)
     assert ("of the first day" in text_of(first), "of the first day" in str(rows(second))) == (True, False)
-    assert "2 this day, 4 in all" in text_of(second)
+    assert "2 on this day, 4 in total" in text_of(second)
     assert "PAPER" in text_of(first)
 
 
@@ -86,14 +86,14 @@ def test_an_account_that_begins_anew_has_no_yesterday(tmp_path):
         trader.bar([100.0])
     trader.journal.append("start", **trader.content)
     trader.bar([100.0])
-    assert "1 this day, 1 in all" in text_of(write_day(trader.folder, SECOND_DAY))
+    assert "1 on this day, 1 in total" in text_of(write_day(trader.folder, SECOND_DAY))
 
 
 def test_a_day_without_decisions(tmp_path):
     trader = MadeTrader(tmp_path / "replay")
     text = text_of(write_day(trader.folder))
-    for part in ("The trader decided nothing on this day.", "No curve: fewer than two decisions.",
-                 "No order on this day.", "Unknown: no decision yet.", "unknown: no fill yet"):  # fmt: skip
+    for part in ("The trader made no decisions on this day.", "No curve: fewer than two decisions.",
+                 "No orders on this day.", "Unknown: no decision yet.", "unknown: no fill yet"):  # fmt: skip
         assert part in text, part
 
 
@@ -106,7 +106,7 @@ def test_damage_is_said_first(tmp_path):
     trader.bar([100.0])
     with trader.journal.path.open("ab") as file:
         file.write(b"damage\n")
-    assert "The journal cannot be gone by: " in text_of(write_day(trader.folder))
+    assert "The journal is damaged: " in text_of(write_day(trader.folder))
 
 
 def test_texts_of_others_are_escaped(tmp_path):

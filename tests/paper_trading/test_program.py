@@ -99,28 +99,37 @@ def deploy(root: Path, world: TradingWorld) -> None:
 def test_without_a_deployment_a_line_says_which_command_makes_one(tmp_path):
     done = run(tmp_path)
     assert done.returncode == 2
-    assert "nothing is deployed; scripts/deployment/auto_replace_best_5m.py --once makes one" in done.stderr
+    assert (
+        "nothing is deployed; deploy a finished study with scripts/deployment/auto_replace_best_5m.py --once"
+        in done.stderr
+    )
     assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--live"], "real money needs both --live and --live-url"),
-        (["--live-url", "https://api.alpaca.markets"], "real money needs both --live and --live-url"),
-        (["--live", "--live-url", "https://PAPER-api.alpaca.markets"], "that is the paper account's"),
-        (["--live", "--live-url", "https://evil.example.org"], "is not https://api.alpaca.markets"),
-        (["--live", "--live-url", "http://api.alpaca.markets"], "is not https://api.alpaca.markets"),
-        (["--paper-url", "https://api.alpaca.markets"], "that is the live account's, which needs --live"),
-        (["--paper-url", "https://API.alpaca.markets."], "that is the live account's, which needs --live"),
-        (["--paper-url", "https://x@api.alpaca.markets"], "holds a user or a password"),
-        (["--paper-url", "https://paper-api.alpaca.markets.evil.org"], "is not https://paper-api.alpaca.markets"),
-        (["--live", "--live-url", "https://api.alpaca.markets", "--allow-unproven"], "takes no --allow-unproven"),
-        (["--broker", "alpaca", "--all-bars"], "are of a replay"),
-        (["--broker", "replay", "--faults", "flood"], "--faults flood: no such fault; known are timeout"),
-        (["--max-drawdown", "5"], "is a fraction, 0.25 means 25 %"),
+        (["--live"], "real money requires both --live and --live-url"),
+        (["--live-url", "https://api.alpaca.markets"], "real money requires both --live and --live-url"),
+        (["--live", "--live-url", "https://PAPER-api.alpaca.markets"], "which is the paper account"),
+        (["--live", "--live-url", "https://evil.example.org"], "--live-url must be https://api.alpaca.markets"),
+        (["--live", "--live-url", "http://api.alpaca.markets"], "--live-url must be https://api.alpaca.markets"),
+        (["--paper-url", "https://api.alpaca.markets"], "which is the live account and requires --live"),
+        (["--paper-url", "https://API.alpaca.markets."], "which is the live account and requires --live"),
+        (["--paper-url", "https://x@api.alpaca.markets"], "must not contain a user name or password"),
+        (
+            ["--paper-url", "https://paper-api.alpaca.markets.evil.org"],
+            "--paper-url must be https://paper-api.alpaca.markets",
+        ),
+        (
+            ["--live", "--live-url", "https://api.alpaca.markets", "--allow-unproven"],
+            "--live and --allow-unproven cannot be combined",
+        ),
+        (["--broker", "alpaca", "--all-bars"], "apply only to a replay"),
+        (["--broker", "replay", "--faults", "flood"], "--faults flood: unknown fault; choose from timeout"),
+        (["--max-drawdown", "5"], "must be a fraction of at most 1"),
         (["--max-drawdown", "0"], "--max-drawdown must be above 0"),
-        (["--capital", "-5"], "--capital -5: must be an amount above 0"),
+        (["--capital", "-5"], "--capital must be greater than 0; received -5"),
     ],
 )
 def test_flags_that_contradict_each_other_end_in_one_line(tmp_path, ask, more, words):
@@ -136,8 +145,8 @@ def test_flags_that_contradict_each_other_end_in_one_line(tmp_path, ask, more, w
     [
         ({"synthetic": True}, [], "was trained on a SYNTHETIC market"),
         ({"proven": False, "waived": ["confidence"]}, [], "is unproven (waived: confidence)"),
-        ({"feature_set": "of somebody"}, [], "its columns are those of no feature set here"),
-        ({"rules": "cappuccino"}, [], "was trained under the rules 'cappuccino' of a host"),
+        ({"feature_set": "of somebody"}, [], "its columns belong to no known feature set"),
+        ({"rules": "cappuccino"}, [], "the policy was trained with rule set 'cappuccino'"),
         ({"proven": False}, ["--live", "--live-url", "https://api.alpaca.markets"], "is unproven"),
         ({"synthetic": True}, ["--live", "--live-url", "https://api.alpaca.markets"], "SYNTHETIC"),
     ],
@@ -178,7 +187,7 @@ def test_wrong_keys_are_one_line_without_the_keys(tmp_path, server):
     deploy(tmp_path, world)
     done = run(tmp_path, server=server, APCA_API_KEY_ID="AKWRONG", APCA_API_SECRET_KEY="wrong-secret")
     assert done.returncode == 2
-    assert "refuses the keys" in done.stderr
+    assert "rejected the API keys" in done.stderr
     assert "AKWRONG" not in done.stderr + done.stdout
     assert "wrong-secret" not in done.stderr + done.stdout
 
@@ -190,8 +199,8 @@ def test_without_keys_the_held_out_bars_are_replayed(tmp_path):
     set_out(tmp_path, dataset, 300, 400)
     done = run(tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "replay of held out bars" in done.stdout
-    assert "the replay is over" in done.stdout
+    assert "replaying hold-out bars" in done.stdout
+    assert "replay finished" in done.stdout
     events = read(tmp_path / "trading" / "replay" / "journal.jsonl")
     assert events[0]["in_sample"] is False
     assert {e["bar_s"] for e in events if e["event"] == "bar"} == set(dataset.time[300:].tolist())
@@ -233,7 +242,7 @@ def test_one_trader_an_account_and_the_kill_switch(tmp_path, server):
         wait_for(tmp_path, "decided on the bar of")
         second = run(tmp_path, server=server)
         assert second.returncode == 4
-        assert "another trader has the account paper-" in last_line(second)
+        assert "another trader uses account paper-" in last_line(second)
         status = run(tmp_path, "--status")
         assert status.returncode == 0
         assert f"pid {process.pid}, ACTIVE" in status.stdout
@@ -299,7 +308,7 @@ def test_an_alert_command_gets_one_line_and_its_failure_costs_nothing(tmp_path, 
     end = time.monotonic() + 10
     while not told.exists() and time.monotonic() < end:
         time.sleep(0.05)
-    assert told.read_text().startswith("HALTED: the account fell")
+    assert told.read_text().startswith("HALTED: the drawdown of")
     assert trade(replace(halting, alert_command="/no/such/program")) == HALTED
     end = time.monotonic() + 10
     while "--alert-command failed" not in caplog.text and time.monotonic() < end:
@@ -343,7 +352,7 @@ def test_flatten_without_keys_names_the_account_that_holds_coins(tmp_path, serve
         monkeypatch.delenv(name, raising=False)
     assert main([*flags(tmp_path), "--flatten"]) == 2
     told = capsys.readouterr().err
-    assert f"{folder.name} may hold coins of ours, and no trader runs: set APCA_API_KEY_ID" in told
+    assert f"{folder.name} may hold coins of the trader, which is not running: set APCA_API_KEY_ID" in told
 
 
 def test_flatten_of_one_account_leaves_the_trader_of_another(tmp_path, server, monkeypatch, capsys):
@@ -366,7 +375,7 @@ def test_one_lock_whatever_tmpdir_says(tmp_path, monkeypatch):
     elsewhere.mkdir()
     with sole_trader("paper-0test000", folder):
         monkeypatch.setenv("TMPDIR", str(tmp_path))
-        with pytest.raises(BusyError, match="another trader has the account"), sole_trader("paper-0test000", elsewhere):
+        with pytest.raises(BusyError, match="another trader uses account"), sole_trader("paper-0test000", elsewhere):
             pass
         with pytest.raises(BusyError), sole_trader("paper-0test001", folder):
             pass
@@ -385,7 +394,7 @@ def test_another_capital_than_the_account_began_with_is_refused(tmp_path, server
     folder.mkdir(parents=True)
     world.journal_path.rename(folder / "journal.jsonl")
     assert main([*flags(tmp_path, server), "--once", "--capital", "500"]) == 2
-    assert "--capital 500: this account began with all its cash, as its journal says" in capsys.readouterr().err
+    assert "--capital 500: according to its journal, this account started with all its cash" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------- what the program looks at between two orders
@@ -411,7 +420,7 @@ def test_the_file_halt_is_looked_at_before_every_order(tmp_path, monkeypatch):
     assert len(sent) == 20
     kept = [e for e in read(tmp_path / "trading" / "replay" / "journal.jsonl") if e["event"] == "order"][20:]
     assert all(event["status"] == "canceled" for event in kept)
-    assert all("HALT is there" in event["reason"] for event in kept)
+    assert all("HALT exists" in event["reason"] for event in kept)
 
 
 class FlattenedProgram(Program):

@@ -153,7 +153,9 @@ def test_a_gap_in_the_data_is_waited_out(tmp_path):
     assert trade(request) == ENDED
     skips = events(tmp_path, "skip")
     begin = int(dataset.time[end])
-    assert next(s["why"] for s in skips if s["bar_s"] == begin).endswith("bars were missed; nothing is caught up")
+    assert next(s["why"] for s in skips if s["bar_s"] == begin).endswith(
+        "bars were missed; their orders are not sent later"
+    )
     waits = [s for s in skips if s["why"].startswith("warming up")]
     assert [s["why"] for s in waits] == ["warming up: 1 of 3 bars", "warming up: 2 of 3 bars"]
     assert not {e["bar_s"] for e in events(tmp_path, "intents")} & {begin, begin + 300, begin + 600}
@@ -192,6 +194,6 @@ def test_a_fall_beyond_the_limit_halts(tmp_path):
     assert trade(replace(request, limits=replace(FREE, max_drawdown=0.01))) == HALTED
     (state,) = events(tmp_path, "state")
     assert state["to"] == "HALTED"
-    assert "beyond --max-drawdown" in state["why"]
+    assert "exceeds --max-drawdown" in state["why"]
     halted_s = max(d["bar_s"] for d in events(tmp_path, "decision") if d["state"] == "ACTIVE")
     assert max(e["bar_s"] for e in events(tmp_path, "intents")) <= halted_s + 300

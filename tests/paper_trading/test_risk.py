@@ -33,7 +33,7 @@ def test_a_buy_beyond_a_limit_is_refused_by_its_flag(limit, within, beyond, used
     limits = replace(WIDE, **{limit: 0.5})
     assert refusal(order(within), limits, used, ACCOUNT) is None
     why = refusal(order(beyond), limits, used, ACCOUNT)
-    assert f"beyond --{limit.replace('_', '-')} 0.5 of 1,000.00" in str(why)
+    assert f"exceeds --{limit.replace('_', '-')} 0.5 of equity 1,000.00" in str(why)
 
 
 def test_a_sale_passes_the_limits_of_buys():
@@ -46,8 +46,8 @@ def test_a_price_that_jumped_is_not_traded_at(side):
     limits = replace(WIDE, max_price_move=0.1)
     assert refusal(order(1.0, side, 109.9), limits, Used(), ACCOUNT) is None
     assert refusal(order(1.0, side, 90.1), limits, Used(), ACCOUNT) is None
-    assert "+10.1% since the bar before" in str(refusal(order(1.0, side, 110.1), limits, Used(), ACCOUNT))
-    assert "-10.1% since the bar before" in str(refusal(order(1.0, side, 89.9), limits, Used(), ACCOUNT))
+    assert "+10.1% since the previous bar" in str(refusal(order(1.0, side, 110.1), limits, Used(), ACCOUNT))
+    assert "-10.1% since the previous bar" in str(refusal(order(1.0, side, 89.9), limits, Used(), ACCOUNT))
 
 
 def test_turnover_counts_by_bar_and_by_day():

@@ -199,10 +199,10 @@ def test_states_deployments_strangers_and_the_end(trader):
     story = read(trader)
     assert (story.state, story.why, story.deployment) == ("HALTED", "the file HALT is there", "dep-2")
     assert [note.text for note in story.deployments] == [
-        "dep-1 handed over to dep-2", "dep-2 stays: dep-3 was refused, other coins"
+        "dep-1 was replaced by dep-2", "keeping dep-2: dep-3 was refused, other coins"
     ]  # fmt: skip
     assert [note.text for note in (*story.foreign, *story.drifts, story.ended)] == [
-        "5 XRP", "-6.00% against the simulator, bound 5.00%", "HALTED: the file HALT is there (exit code 5)"
+        "5 XRP", "-6.00% from the simulator, limit 5.00%", "HALTED: the file HALT is there (exit code 5)"
     ]  # fmt: skip
     append("start", **trader.content | {"resumed": True})
     story = read(trader)

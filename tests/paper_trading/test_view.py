@@ -44,12 +44,12 @@ def plain(text: str) -> str:
 def test_a_trader_is_told_in_full(days):
     text = plain(drawn(days))
     for part in (
-        "REPLAY SYNTHETIC IN-SAMPLE UNPROVEN", "account replay 3 coins, bars of 5 min", "deployment dep-2",
+        "REPLAY SYNTHETIC IN-SAMPLE UNPROVEN", "account replay 3 coins, 5-minute bars", "deployment dep-2",
         "REDUCING: 3 orders in a row were rejected", f"alive: pid {os.getpid()}, heartbeat", "300 decisions",
         "coin weight target band action coins why", "inside the band", "open or unknown: none", "equal weight",
         "USD paid", "bp from the close on average, 5.0 bp expected", "trader minus simulator",
-        "return above 0 confidence", "largest buy of the bar", "distance from the simulator", "bars without orders",
-        "(4 not seen; 2 the bar came N s", "dep-1 handed over to dep-2", "5 XRP in the account are not ours",
+        "return above 0 confidence", "largest buy of the bar", "difference from the simulator", "bars without orders",
+        "(4 not seen; 2 the bar came N s", "dep-1 was replaced by dep-2", "5 XRP in the account are not ours",
     ):  # fmt: skip
         assert part in text, part
 
@@ -59,14 +59,14 @@ def test_nothing_is_cut_off(days, width):
     text = drawn(days, width)
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
-    for number in ("10,000.00 USD", "trader minus simulator", "the rest: other coins held, other sizes"):
+    for number in ("10,000.00 USD", "trader minus simulator", "remainder: different positions and sizes"):
         assert number in text
 
 
 def test_a_low_terminal_says_what_is_missing(days):
     lines = drawn(days, height=12).splitlines()
     assert len(lines) == 12
-    assert lines[-1].rstrip().endswith("more lines: a taller terminal shows them")
+    assert lines[-1].rstrip().endswith("more lines; enlarge the terminal to see them")
 
 
 def test_an_ascii_terminal_gets_ascii_bars(days):
@@ -79,8 +79,8 @@ def test_before_the_first_decision_everything_is_unknown(tmp_path):
     trader = MadeTrader(tmp_path / "replay")
     text = plain(drawn(trader.folder))
     for part in (
-        "whether a trader runs is unknown: there is no status file", "unknown: no decision yet", "none yet",
-        "unknown: no fill yet", "unknown: 0 of the 100 bars that a first figure needs",
+        "unknown whether a trader is running: no status file", "unknown: no decision yet", "none yet",
+        "unknown: no fill yet", "unknown: 0 of at least 100 bars",
         "largest position unknown of 80.0%",
     ):  # fmt: skip
         assert part in text, part
@@ -131,7 +131,7 @@ def test_damage_is_said_and_what_came_before_is_shown(tmp_path):
     (trader.folder / "status.json").write_text("{")
     text = plain(drawn(trader.folder))
     assert "line 4 is damaged" in text
-    assert "What came before is shown" in text
+    assert "Only earlier events are shown" in text
     assert "status.json: not valid JSON" in text
     assert "1 decisions" in text
 
@@ -141,8 +141,8 @@ def test_a_fill_without_a_mid_is_not_split(tmp_path):
     trader.bar([100.0])
     trader.bar([100.0], {"BTC": 10.0}, [Sent("BTC", 10.0, worse=0.001)])
     text = plain(drawn(trader.folder))
-    assert "spread: price against the mid, beyond slippage unknown: no mid" in text
-    assert "spread and delay, where no mid is known -1.00 USD" in text
+    assert "spread: fill price vs. mid, beyond slippage unknown: no mid" in text
+    assert "spread and delay of fills without a mid -1.00 USD" in text
 
 
 def test_an_open_order_stands_out(tmp_path):
@@ -159,8 +159,8 @@ def test_an_open_order_stands_out(tmp_path):
     ("decision", "why"),
     [
         ({"lo": [0.1], "hi": [0.2]}, "below the band"), ({"lo": [0.0], "hi": [0.2]}, "inside the band"),
-        ({"target": [0.25]}, "wants +25.0%"), ({"target": [0.0]}, "at its target"),
-        ({"target": None}, "asks for no weight"),
+        ({"target": [0.25]}, "+25.0% to target"), ({"target": [0.0]}, "at target"),
+        ({"target": None}, "no target weight"),
     ],
 )  # fmt: skip
 def test_why_a_coin_is_traded_or_not(tmp_path, decision, why):
@@ -178,7 +178,7 @@ def test_texts_of_others_reach_no_terminal(tmp_path):
 
 def test_records_in_words():
     assert record_text(TrackRecord(599, 0.621, 12_000.0), 300) == (
-        "confidence 62% after 599 bars; 95% needs 12,000 more (41.7 d) at this ratio"
+        "confidence 62% after 599 bars; 95% needs 12,000 more bars (41.7 d) at this ratio"
     )
     assert record_text(TrackRecord(599, 0.9999, 0.0), 300).startswith("confidence above 99% after 599 bars; enough")
     assert usd(-0.001) == "0.00 USD"
@@ -199,7 +199,8 @@ def test_no_trader_is_one_line_with_the_command(capsys, tmp_path):
     code, out, err = call(capsys, "--trading-dir", str(tmp_path))
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert (
-        f"no trader has run in {tmp_path}; start one: python scripts/deployment/paper_trade.py --broker replay" in err
+        f"{tmp_path} contains no account; start a trader with python scripts/deployment/paper_trade.py --broker replay"
+        in err
     )
 
 
@@ -217,10 +218,10 @@ def test_the_newest_heartbeat_is_shown_and_nothing_is_written(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--account", "x"], "has no account x; it has replay"),
-        (["--study-name", "s"], "--study-name: of a study; add --training"),
-        (["--training"], "--trading-dir: of a trader; leave out --training"),
-        (["--refresh", "0"], "--refresh is in seconds"),
+        (["--account", "x"], "has no account x; choose from replay"),
+        (["--study-name", "s"], "--study-name: only for a study; add --training"),
+        (["--training"], "--trading-dir: only for a trader; remove --training"),
+        (["--refresh", "0"], "--refresh must be at least"),
     ],
 )
 def test_wrong_flags_are_named(capsys, tmp_path, flags, said):
@@ -236,7 +237,7 @@ def test_old_figures_are_said_to_be_old(tmp_path):
     trader.journal.path.unlink()
     frame, said = board.frame_or_trouble()
     assert isinstance(frame, TraderFrame)
-    assert "no trader has run" in said
+    assert "contains no account" in said
     assert Reader(trader.journal.path).refresh().start is None
 
 

@@ -141,15 +141,15 @@ def test_random_orders_trade_no_more_than_the_policy(made):
     [
         ("about", ["made_up", "BTC, ETH, LTC", "5m", "2024-01-01", "4 complete, 1 pruned, 1 failed, 1 running"]),
         ("about", ["0.250% and 0.250% of notional", "0.05% of every order", "alpaca", "study 7", "abc123"]),
-        ("verdict", ["Of 5 trials that differ as these do", "With only 5 trials these figures are crude"]),
-        ("verdict", ["PBO is undefined: it compares completed trials, 10 at least, and there are 4"]),
+        ("verdict", ["Luck alone would give the best of 5 trials", "With only 5 trials, these figures are too rough"]),
+        ("verdict", ["PBO is undefined: it needs at least 10 completed trials; the study has 4."]),
         ("verdict", ["No bars were held out"]),
-        ("equity", ["It was chosen by its results on these very blocks, so these curves flatter it"]),
-        ("equity", ["afresh (faint vertical lines): 4 times on each path", "not corrected for that choice"]),
-        ("equity", ["less concentrated than an agent may be"]),
+        ("equity", ["The trial was chosen by its results on these bars, so the curves flatter it"]),
+        ("equity", ["(faint vertical lines): 4 times per path", "not corrected for that selection"]),
+        ("equity", ["less concentrated than the agent"]),
         ("trials", ["&lt;b&gt;no memory&lt;/b&gt;"]),
-        ("reading", ["In mode standard a policy also trains on bars after its test block", "survivorship"]),
-        ("reading", ["Earlier studies of the same bars were tries as well", "again at the first bar after each gap"]),
+        ("reading", ["In mode standard a policy also trains on bars later than its test fold", "Survivorship"]),
+        ("reading", ["Earlier studies of the same bars were attempts too", "after each gap in the data, and held"]),
     ],
 )
 def test_the_page_says_what_the_study_stands_on_and_what_flatters(written, part, texts):
@@ -159,7 +159,7 @@ def test_the_page_says_what_the_study_stands_on_and_what_flatters(written, part,
 
 def test_the_page_begins_with_the_data_and_the_one_conclusion(made, written, folded):
     page = collect(*made)
-    assert page.verdict.sentences[0].startswith("Not evidence of skill: the deflated Sharpe of the lead is")
+    assert page.verdict.sentences[0].startswith("Not evidence of skill: the deflated Sharpe ratio of the alpha returns")
     assert len(re.findall("vidence of skill", written)) == 1
     assert "SYNTHETIC DATA" in written.partition("</header>")[0]
     assert folded.dataset.sha256 in section(written, "about")
@@ -188,13 +188,13 @@ def test_one_trial_alone_has_no_pbo_and_no_importances(folded, tmp_path):
     study, folder = fabricated.new_study(tmp_path, folded)
     fabricated.add_complete(study, folder, folded)
     page = collect(study, folder)
-    assert "PBO is undefined: it compares completed trials, 10 at least, and there is 1." in page.verdict.sentences
-    assert page.importances_note.startswith("With 1 completed trials, which settings mattered cannot be told")
+    assert "PBO is undefined: it needs at least 10 completed trials; the study has 1." in page.verdict.sentences
+    assert page.importances_note.startswith("Too few trials to tell which settings mattered: 1 trial completed")
 
 
 def test_a_study_without_a_completed_trial_has_a_page(folded, tmp_path):
     study, folder = fabricated.new_study(tmp_path, folded)
-    assert "There is no trial yet" in html_of(study, folder)
+    assert "No trial has started yet" in html_of(study, folder)
     fabricated.add_ended(study, TrialState.FAIL, "disk full")
     html = html_of(study, folder)
     assert "cannot be judged: no trial completed (1 failed)" in html
@@ -207,7 +207,7 @@ def test_importances_with_enough_trials(folded, tmp_path, made):
     outcomes = fabricated.write_trial(folder, folded, 0, 0, 0.0)
     for number in range(40):
         fabricated.add_result(study, outcomes, number, folded, folder)
-    assert "of the same value" in collect(study, folder).importances_note
+    assert "have the same value" in collect(study, folder).importances_note
     for number in range(40, 80):
         luckier = [replace(o, agent=replace(o.agent, sharpe=o.agent.sharpe + number * 0.01)) for o in outcomes]
         fabricated.add_result(study, luckier, number, folded, folder)
@@ -265,7 +265,7 @@ def test_a_damaged_file_of_the_best_trial_costs_only_what_it_held(study_and_copy
     assert [row.name for row in page.rows][:6] == [f"split {i}" for i in range(6)]
     if name == "equity.npz":
         assert [path.title for path in page.paths] == ["Path 2 of 3", "Path 3 of 3"]
-        assert "1 not shown, for files are missing" in page.paths_note
+        assert "1 not shown, because files are missing" in page.paths_note
         assert f"equity files of trial {best}, the best, are missing or damaged" in page.verdict.sentences[0]
         assert str(path) in caplog.text
     else:
@@ -275,7 +275,7 @@ def test_a_damaged_file_of_the_best_trial_costs_only_what_it_held(study_and_copy
 @pytest.mark.parametrize(
     ("file_of", "text", "n_paths"),
     [
-        (lambda folder, best: closes_file(folder, "5m"), "closing prices are not kept", 3),
+        (lambda folder, best: closes_file(folder, "5m"), "closing prices were not kept", 3),
         (lambda folder, best: trial_folder(folder, best) / "settings.json", "settings.json is missing or damaged", 0),
     ],
 )
@@ -312,7 +312,7 @@ def test_a_study_from_before_hashes_were_kept_is_judged_and_called_unverified(st
     study, folder = study_and_copy
     sealed = collect(study, folder).verdict
     verdict = collect(unsealed(study), folder).verdict
-    assert "Unverified: the files of 4 trials are read as they are" in " ".join(verdict.sentences)
+    assert "Unverified: the files of 4 trials were read without a check" in " ".join(verdict.sentences)
     assert "Unverified" not in " ".join(sealed.sentences)
     assert verdict.numbers == sealed.numbers
 
@@ -335,7 +335,7 @@ def test_only_trials_on_the_same_bars_are_compared(study_and_copy):
     with pytest.raises(StudyError, match="is not the file that trial"):
         read_returns(study, folder)
     study = unsealed(study)
-    with pytest.raises(StudyError, match=f"trial_{other}: its test bars are not those of the best trial"):
+    with pytest.raises(StudyError, match=f"trial_{other}: its test bars differ from those of the best trial"):
         read_returns(study, folder)
 
 
@@ -352,17 +352,17 @@ def test_two_studies_of_one_name_have_two_pages(folded, tmp_path):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({}, "mean excess Sharpe +0.50 a year, with a standard error of about 3.2 (of a difference of two ratios"),
+        ({}, "mean annual excess Sharpe ratio +0.50 with a standard error of about 3.2"),
         ({}, "which is within the chance error"),
         ({"mean_excess_sharpe": 6.5}, "above what chance explains"),
         ({"mean_excess_sharpe": 6.3}, "which is within the chance error"),
         ({"excess_sharpe_error": None, "sharpe_standard_error": None}, "undefined"),
         ({"mean_excess_sharpe": -9.0}, "clearly worse than equal weight"),
-        ({"mean_excess_sharpe": 9.0}, "above what chance explains; how much of that is exposure to a market that fell"),
-        ({"mean_excess_sharpe": 9.0, "mean_lead_sharpe": 2.0}, "above what chance explains, and so is what it earned"),
-        ({"mean_excess_sharpe": 9.0, "mean_lead_sharpe": 1.9}, "but what it earned beside its exposure to the market"),
+        ({"mean_excess_sharpe": 9.0}, "above what chance explains; the part due to low exposure in a falling market"),
+        ({"mean_excess_sharpe": 9.0, "mean_lead_sharpe": 2.0}, "and so is the Sharpe ratio of alpha returns"),
+        ({"mean_excess_sharpe": 9.0, "mean_lead_sharpe": 1.9}, "but the Sharpe ratio of alpha returns is"),
         ({"mean_excess_sharpe": None}, "undefined"),
-        ({"trial": 77}, "Spent on trial 77"),
+        ({"trial": 77}, "Used up by trial 77"),
         ({"uuid": "other"}, "belongs to another study"),
     ],
 )
@@ -379,7 +379,7 @@ def test_the_holdout_is_said_in_a_sentence(study_and_copy, change, text):
 def test_a_damaged_holdout_file_is_never_taken_for_one_that_was_not_written(study_and_copy):
     study, folder = study_and_copy
     (folder / "holdout.json").write_text('{"uuid": ')
-    assert "damaged, so whether the held-out bars were scored is not known" in collect(study, folder).holdout
+    assert "Unknown, because the file holdout.json is damaged" in collect(study, folder).holdout
     study.set_user_attr("holdout_score", plain(scored_holdout(study_and_copy)))  # the database's copy
     try:
         assert "policies of trial" in collect(study, folder).holdout
@@ -402,9 +402,9 @@ def test_policies_that_hardly_traded_have_no_verdict_on_the_holdout(made):
     assert "above what chance explains" in holdout_text(study, scored, trial)
     scored = scored_holdout(made, exposure=0.0099)
     said = holdout_text(study, scored, trial)
-    assert "hardly traded, so there is no verdict. 1 of 2 policies hardly traded (mean exposure under 1%)" in said
+    assert "no verdict. 1 of 2 policies" in said
     assert "above what chance explains" not in said
-    assert "hardly traded" in check_text({"holdout_score": plain(scored)}, trial.number)
+    assert "were inactive" in check_text({"holdout_score": plain(scored)}, trial.number)
     assert "there is no verdict" in score_text(scored)
 
 
@@ -419,7 +419,7 @@ def test_bars_that_wait_for_the_winner_are_named(made):
     identity = study.user_attrs["identity"]
     study.set_user_attr("identity", identity | {"holdout": {"5m": plain(fabricated.HELD)}})
     try:
-        assert "(480 of 5m) for one look" in collect(study, folder).holdout
+        assert "(480 of 5m) are kept for one evaluation" in collect(study, folder).holdout
     finally:
         study.set_user_attr("identity", identity)
 
@@ -453,7 +453,7 @@ def test_closes_are_written_once_and_refused_for_other_data(folded, tmp_path):
     close, tickers = read_closes(tmp_path, "5m", folded.dataset.sha256)
     assert np.array_equal(close, folded.dataset.price)
     assert tickers == folded.dataset.tickers
-    with pytest.raises(ValueError, match="other data"):
+    with pytest.raises(ValueError, match="does not match the trial's data"):
         read_closes(tmp_path, "5m", "0" * 64)
 
 

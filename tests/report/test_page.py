@@ -128,7 +128,7 @@ def test_a_figure_that_was_not_kept_is_no_undefined_one():
     cells = re.findall(r'<td data-title="Sortino">(.*?)</td>', html)
     assert len(cells) == 1
     assert "undefined" in cells[0]
-    assert "not kept" in cells[0]
+    assert "not recorded" in cells[0]
 
 
 def test_a_study_without_a_completed_trial_says_so_in_every_section():

@@ -216,7 +216,7 @@ def test_three_workers_together_stop_exactly_at_the_target(tmp_path, market_fold
     assert found["COMPLETE"] + found["PRUNED"] == 5 == sum(found.values())
     for trial in load(tmp_path).trials:
         reason = trial.user_attrs.get("pruned", "")
-        assert trial.state.name == "COMPLETE" or "exposure" in reason or "Sharpe is not defined" in reason
+        assert trial.state.name == "COMPLETE" or "exposure" in reason or "Sharpe ratio is undefined" in reason
     assert len({str(t.params) for t in load(tmp_path).trials}) == 5
 
 
@@ -225,7 +225,7 @@ REFUSED = {
     "no environments": (("--n-envs", "0"), "--n-envs must be at least 1"),
     "more environments than samples": (
         ("--agent", "ppo", "--n-envs", "1025"),
-        "--n-envs 1025: an update takes rollout_samples",
+        "--n-envs must be at most 1024, the smallest number of samples per update",
     ),
     "unknown coins": (("--tickers", "BTC", "NOPE"), "NOPE"),
     "no data": (("--data-dir", "nowhere"), "build_dataset.py"),
@@ -234,12 +234,12 @@ REFUSED = {
     "negative timeout": (("--timeout", "-1"), "--timeout"),
     "timeframe of other data": (("--timeframe", "1h"), "--timeframe 1h"),
     "too many groups": (("--k-test-groups", "2"), "--k-test-groups"),
-    "k in rolling mode": (("--mode", "rolling"), "--k-test-groups has no meaning"),
+    "k in rolling mode": (("--mode", "rolling"), "--k-test-groups does not apply"),
     "k in expanding mode": (("--mode", "expanding"), "--mode expanding, where a test block is one group"),
     "k in kfold mode": (("--mode", "kfold"), "--mode kfold, where a test block is one group"),
-    "all held out": (("--holdout", "1"), "--holdout is a fraction of the data"),
-    "too little held out": (("--holdout", "0.001"), "--holdout 0.001 holds 0 bars of 5m out that can be traded"),
-    "one timeframe only": (("--mode", "multi-timeframe"), "fewer than two"),
+    "all held out": (("--holdout", "1"), "--holdout must be a fraction of the data"),
+    "too little held out": (("--holdout", "0.001"), "--holdout 0.001 leaves 0 tradable bars of 5m in the hold-out"),
+    "one timeframe only": (("--mode", "multi-timeframe"), "at least two datasets"),
     "episode too long": (("--agent", "ppo", "--episode-bars", "100000"), "--episode-bars 100000"),
     "budget too small": (("--break-step", "10"), "--break-step must be at least"),
     "name with a slash": (("--study-name", "../x"), "--study-name"),
@@ -277,17 +277,17 @@ def test_another_search_space_on_an_old_study_is_refused(tmp_path, market_folder
     arguments = command(tmp_path, market_folder, "--n-trials", "1", "--timeout", "0.000001")[2:]
     assert script.main(arguments) == 1  # the study exists, no trial began
     for flags, words in (
-        (("--use-best-ranges",), "another search space"),
-        (("--break-step", "600"), "total_env_steps is given: 512 there and given: 600 here"),
+        (("--use-best-ranges",), "differs in its search space"),
+        (("--break-step", "600"), "total_env_steps was given: 512, now given: 600"),
         (("--tickers", "BTC", "ETH"), "another data_sha256"),
         (("--holdout", "0.2"), "has --holdout 0.15, not 0.2"),
-        (("--seed", "7"), "another run: seed is 0 there and 7 here"),
-        (("--n-envs", "2"), "another run: n_envs is 4 there and 2 here"),
+        (("--seed", "7"), "differs in its run: seed was 0, now 7"),
+        (("--n-envs", "2"), "differs in its run: n_envs was 4, now 2"),
     ):
         assert script.main([*arguments, *flags]) == 2
         error = capsys.readouterr().err
         assert words in error
-        assert "give the old flags, or another --study-name" in error
+        assert "pass the original flags, or another --study-name" in error
     assert states(tmp_path) == {}
 
 
@@ -307,7 +307,7 @@ def test_auto_keeps_the_number_of_a_study(tmp_path, market_folder, script, caplo
     arguments = command(tmp_path, market_folder, "--n-trials", "1", "--timeout", "0.000001")[2:]
     assert script.main([*arguments, "--n-envs", "6"]) == 1
     assert script.main([*arguments, "--n-envs", "auto"]) == 1
-    assert "--n-envs auto: 6, the number that study s began with" in caplog.messages
+    assert "--n-envs auto: 6, the number stored in study s" in caplog.messages
     assert load(tmp_path).user_attrs["identity"]["run"]["n_envs"] == 6
 
 
@@ -317,7 +317,7 @@ def test_the_assumed_volume_decides_the_fee_of_every_bar_and_is_written_down(
     caplog.set_level("INFO")
     arguments = command(tmp_path, market_folder, "--n-trials", "1", "--pruner", "none")[2:]
     script.main([*arguments, "--volume-30d", "1e6"])  # the trial may end pruned: it hardly trained
-    assert any("of an account with 1,000,000 USD in 30 days, 0.18 %" in text for text in caplog.messages)
+    assert any("taker fee 0.18 % for a volume of 1,000,000 USD in 30 days" in text for text in caplog.messages)
     split = tmp_path / "results" / "s" / "trial_0" / "split_0"
     curves = read_equity(split / "equity.npz")
     assert curves["fees"].sum() / curves["turnover"].sum() == pytest.approx(0.0018, rel=0.0005)
@@ -331,11 +331,11 @@ def test_the_assumed_volume_decides_the_fee_of_every_bar_and_is_written_down(
     assert metadata["env_params"]["fee_rate"] == 0.0018
     capsys.readouterr()
     for flags, words in (
-        ((), "another venue: volume_30d is 1000000.0 there and 0.0 here"),
-        (("--volume-30d", "2e6"), "another venue: volume_30d is 1000000.0 there and 2000000.0 here"),
-        (("--volume-30d", "-1"), "--volume-30d is in USD and must be at least 0; received -1"),
-        (("--volume-30d", "nan"), "--volume-30d is in USD and must be at least 0; received nan"),
-        (("--volume-30d", "inf"), "--volume-30d is in USD and must be at least 0; received inf"),
+        ((), "differs in its venue: volume_30d was 1000000.0, now 0.0"),
+        (("--volume-30d", "2e6"), "differs in its venue: volume_30d was 1000000.0, now 2000000.0"),
+        (("--volume-30d", "-1"), "--volume-30d must be at least 0 USD; received -1"),
+        (("--volume-30d", "nan"), "--volume-30d must be at least 0 USD; received nan"),
+        (("--volume-30d", "inf"), "--volume-30d must be at least 0 USD; received inf"),
     ):
         assert script.main([*arguments, *flags]) == 2
         assert words in capsys.readouterr().err
@@ -348,11 +348,11 @@ def test_other_rules_on_an_old_study_are_refused(tmp_path, market_folder, script
     with monkeypatch.context() as changed:
         changed.setitem(environment_Alpaca_vectorized.RULES["standard"], "initial_capital", 500.0)
         assert script.main(arguments) == 2
-        assert "another simulator rules: initial_capital is 10000.0 there and 500.0 here" in capsys.readouterr().err
+        assert "differs in its simulator rules: initial_capital was 10000.0, now 500.0" in capsys.readouterr().err
     with monkeypatch.context() as changed:
         changed.setitem(TABLES[DEFAULT_AGENT].fixed_train, "adam_eps", 1e-8)
         assert script.main(arguments) == 2
-        assert "another learner: adam_eps is 1e-05 there and 1e-08 here" in capsys.readouterr().err
+        assert "differs in its learner: adam_eps was 1e-05, now 1e-08" in capsys.readouterr().err
     assert script.main(arguments) == 1  # as before
 
 
@@ -373,11 +373,11 @@ def test_a_study_of_bands_runs_and_resumes_without_naming_its_agent(tmp_path, ma
     arguments = command(tmp_path, market_folder, "--n-trials", "1", "--break-step", "8192", "--min-trades", "1")
     first = run_forked([*arguments, "--agent", "band"], tmp_path)
     assert first.returncode in (0, NO_SIGNAL_CODE), first.stderr
-    assert "agent: band, 15 settings are searched" in first.stdout
+    assert "agent: band, 15 searched settings" in first.stdout
     settings = json.loads((tmp_path / "results/s/trial_0/settings.json").read_text())
     assert settings["train"]["agent"] == "band"
     assert settings["train"]["horizon_len"] >= LEAST_BAND_BARS
     assert run_forked(arguments, tmp_path).returncode == first.returncode  # nothing is left to do
     other = run_forked([*arguments, "--agent", "ppo"], tmp_path)
     assert other.returncode == 2
-    assert "--agent ppo: study s was begun with band" in other.stderr
+    assert "--agent ppo: study s uses agent band" in other.stderr

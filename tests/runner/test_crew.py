@@ -98,8 +98,8 @@ def test_a_study_that_reached_its_target_ends_well_though_a_worker_was_given_up(
     log = tmp_path / "log.txt"
     assert process.wait(300) == 0, log.read_text()
     if number == signal.SIGKILL:
-        assert re.search(r"worker \d was killed 1 time, by SIGKILL; not started again", log.read_text())
-        assert "the study has all its trials nevertheless" in log.read_text()
+        assert re.search(r"worker \d was killed 1 time, by SIGKILL; it is not restarted", log.read_text())
+        assert "the study has all its trials anyway" in log.read_text()
     assert log.read_text().count("hold-out: trial") == 1
     found = states(tmp_path)
     assert found["COMPLETE"] + found["PRUNED"] == 3
@@ -175,7 +175,7 @@ def request(tmp_path, **changed) -> StudyRequest:
         ({"workers": 0}, "--workers must be at least 1; received 0"),
         ({"gpu_ids": (0, -2)}, "--gpu must be at least -1; received -2"),
         ({"gpu_ids": (-1, -1)}, "pass --workers 2"),
-        ({"bounds": Bounds(0.0, 1)}, "--max-drawdown is a fraction, above 0 and at most 1; received 0"),
+        ({"bounds": Bounds(0.0, 1)}, "--max-drawdown must be a fraction, above 0 and at most 1; received 0"),
         ({"bounds": Bounds(0.5, -1)}, "--min-trades must be at least 0; received -1"),
     ],
 )
@@ -232,7 +232,7 @@ def test_a_study_whose_trials_all_break_a_bound_has_no_best(lab):
     study, _ = lab.run(2)
     assert best_trial(study) is None
     assert summary_lines(study)[-1] == (
-        "there is no best trial: none of 2 completed trials is eligible to be best: 2 beyond --min-trades"
+        "there is no best trial: none of 2 completed trials is eligible to be best: --min-trades violated by 2"
     )
     assert NO_SIGNAL not in summary_lines(study)  # they were in the market
 
@@ -243,4 +243,4 @@ def test_other_bounds_are_another_study(tmp_path, market_folder):
     assert subprocess.run(arguments, **run).returncode == 1
     again = subprocess.run([*arguments, "--max-drawdown", "0.3"], **run)
     assert again.returncode == 2
-    assert "another scoring: max_drawdown is 0.5 there and 0.3 here" in again.stderr
+    assert "differs in its scoring: max_drawdown was 0.5, now 0.3" in again.stderr

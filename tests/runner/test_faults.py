@@ -44,7 +44,7 @@ def one_line(text: str) -> str:
 
 @pytest.mark.parametrize(
     ("reward", "words"),
-    [(float("nan"), "the mean reward"), (float("inf"), "the mean reward"), (0.25, "every reward was the same number")],
+    [(float("nan"), "the mean reward"), (float("inf"), "the mean reward"), (0.25, "all rewards are equal")],
 )
 def test_a_trial_of_nan_infinite_or_constant_rewards_fails_and_is_never_best(tmp_path, reward, words):
     step = CryptoEnvAlpaca.step
@@ -118,7 +118,7 @@ def test_a_damaged_database_of_a_study_is_refused_by_name_and_left_as_it_is(
 def test_a_results_folder_that_is_a_file_is_refused(tmp_path, market_folder, script, capsys):
     (tmp_path / "mine").write_text("a file")
     assert script.main([*command(tmp_path, market_folder)[2:], "--results-dir", str(tmp_path / "mine" / "x")]) == 2
-    assert f"{tmp_path / 'mine'} is a file; give a folder" in one_line(capsys.readouterr().err)
+    assert f"{tmp_path / 'mine'} is a file; pass a folder" in one_line(capsys.readouterr().err)
     assert [p.name for p in tmp_path.iterdir()] == ["mine"]
 
 
@@ -144,7 +144,7 @@ def test_a_disk_of_results_that_is_full_stops_the_run_after_five_equal_failures(
     assert process.wait() == 1
     text = log.read_text()
     assert "Traceback" not in text
-    assert f"No space left on device: '{results}/s/trial_" in text.partition("trials fail again and again")[2]
+    assert f"No space left on device: '{results}/s/trial_" in text.partition("trials fail repeatedly")[2]
     found = states(tmp_path)
     assert set(found) == {"FAIL"}
     assert 5 <= found["FAIL"] <= 6  # the first may have failed elsewhere
@@ -189,7 +189,7 @@ def test_a_disk_that_is_full_at_the_log_costs_lines_and_not_the_study(tmp_path, 
     assert done.returncode in (0, 1)
     (trial,) = load(tmp_path).trials
     assert trial.state.name == {0: "COMPLETE", 1: "PRUNED"}[done.returncode]
-    assert done.stderr == "the log cannot be written (No space left on device): the run goes on, lines are lost\n"
+    assert done.stderr == "the log cannot be written (No space left on device); the run continues, but lines are lost\n"
 
 
 # --- terminals -------------------------------------------------------------------------------------------------------

@@ -220,7 +220,7 @@ def test_a_value_that_was_kept_and_not_told_is_told_by_the_next_start(tmp_path, 
     study, _ = cheap_study.work(url, tmp_path, 1, trained.append)
     assert states(study) == {"COMPLETE": 1}
     assert (study.trials[0].value, trained) == (1.0, [])
-    assert "trial 0: had finished when its process was killed; told from its results" in caplog.text
+    assert "trial 0: finished before its process was killed; wrote its stored result" in caplog.text
 
 
 def test_a_kept_value_of_other_settings_or_a_damaged_one_is_not_told(tmp_path):
@@ -277,7 +277,7 @@ def test_a_trial_taken_for_dead_while_it_ran_does_not_stop_its_worker(tmp_path, 
     study, _ = cheap_study.work(url, tmp_path, 1, on_split)
     assert states(study) == {"FAIL": 1, "COMPLETE": 1}
     assert study.trials[1].params == study.trials[0].params
-    assert "trial 0: was taken for dead" in caplog.text
+    assert "trial 0: counted as dead" in caplog.text
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
@@ -375,5 +375,5 @@ def test_other_servers_and_passwords(tmp_path, url, words):
 
 def test_without_psycopg_the_error_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(address.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(StudyError, match=r"needs psycopg; pip install -r requirements-postgresql.txt"):
+    with pytest.raises(StudyError, match=r"requires psycopg; run pip install -r requirements-postgresql.txt"):
         absolute_url("postgresql://me@host/db", tmp_path)

@@ -25,16 +25,16 @@ def short_data_is_enough(monkeypatch):
 def test_a_band_with_more_accounts_than_its_budget_has_bars_for_is_refused():
     space = build_space(agent="band")
     _check_n_envs(1_200, space)
-    with pytest.raises(StudyError, match=r"--n-envs 1201: the largest budget of a split, 1,200,000 .* at most 1200"):
+    with pytest.raises(StudyError, match=r"--n-envs must be at most 1200, .* \(1,200,000\)"):
         _check_n_envs(1_201, space)
 
 
 @pytest.mark.parametrize(
     ("known", "level", "words"),
     [
-        ("checked", "INFO", "look-ahead: clean; features made again from bars bbbbbbbbbbbb, 1 cut, record "),
+        ("checked", "INFO", "look-ahead: clean; features rebuilt from bars bbbbbbbbbbbb, 1 cut, record "),
         ("found", "WARNING", "look-ahead: found; bar 5"),
-        ("old", "WARNING", "look-ahead: not checked; features were not made again from cut bars; run scripts/"),
+        ("old", "WARNING", "look-ahead: not checked; features were not rebuilt from cut bars; run scripts/"),
         ("by hand", "WARNING", "look-ahead: unexplained; BTC:"),
         ("stored", "INFO", "look-ahead: clean; 10 columns compared with later bars, 10 suspicious, record "),
     ],

@@ -107,7 +107,7 @@ def test_a_variable_that_the_user_set_stays_and_is_named(name, a_rocm_build, cap
     apply_rocm_settings(0)
     assert os.environ[name] == ""
     assert set(ours()) == set(OURS)
-    assert f"left as your environment has it: {name}" in lines(caplog)[0]
+    assert f"already set in your environment: {name}" in lines(caplog)[0]
 
 
 @pytest.mark.parametrize("name", rocm.BLAS_VARIABLES)

@@ -186,9 +186,9 @@ def test_a_file_that_was_changed_in_the_store_is_refused(shared, name, caplog):
             shared.trial(name)
 
     ours.store.write(f"{ours.uuid}/{digest}", content[:-1])
-    with pytest.raises(StudyError, match="equity.npz are there" if name == EQUITY else "lacks 1 of 3 policies"):
+    with pytest.raises(StudyError, match="splits have an equity.npz" if name == EQUITY else "lacks 1 of 3 policies"):
         read()
-    assert "was changed, so it is not used" in caplog.text
+    assert "was altered, so it is not used" in caplog.text
     ours.store.write(f"{ours.uuid}/{digest}", content)
     read()
 
@@ -204,7 +204,7 @@ def test_pictures_of_trials_are_in_the_store(shared):
 
 
 def test_a_study_keeps_its_store(shared, tmp_path):
-    with pytest.raises(StudyError, match=rf"study shared keeps its files in {URL}; leave the flag out"):
+    with pytest.raises(StudyError, match=rf"study shared uses {URL}; omit the flag"):
         run_study(changed(shared.request, artifacts="s3://other"))
     assert "artifacts" not in collect_text(shared)
 
@@ -238,8 +238,8 @@ def test_a_killed_trial_goes_on_on_another_machine_from_its_split_and_its_checkp
     assert subprocess.run(command, cwd=REPO, env=environment, check=False).returncode == -signal.SIGKILL
     study, _ = real_study.run(shared, 4, results=shared / "results", artifacts=store)
     assert study.trials[1].user_attrs[RETRY_OF] == [0]
-    assert "trial 1 split 0: taken over from trial 0" in caplog.text
-    assert re.search(r"goes on from .*trial_0/split_1/checkpoint.safetensors: 2 of 5 updates are done", caplog.text)
+    assert "trial 1 split 0: reused from trial 0" in caplog.text
+    assert re.search(r"resuming from .*trial_0/split_1/checkpoint.safetensors: 2 of 5 updates are done", caplog.text)
     first, second = (split_folder(shared / place, n, 0) / EQUITY for n, place in enumerate(("a", "results")))
     assert first.read_bytes() == second.read_bytes()
     uuid = study.user_attrs["uuid"]
@@ -268,7 +268,7 @@ def test_what_a_deleted_study_left_is_listed_and_removed_by_its_id(tmp_path, cap
     assert re.search(rf"{kept}  s ", said)
     with pytest.raises(StudyError, match="study s is in the database"):
         clean("--remove", kept)
-    with pytest.raises(StudyError, match="has no files of such a study"):
+    with pytest.raises(StudyError, match="has no files of this study"):
         clean("--remove", "e" * 32)
     assert f"removed 3 files of {deleted}" in clean("--remove", deleted)
     assert deleted not in clean()

@@ -109,7 +109,7 @@ def test_a_session_that_holds_a_servers_lock_or_a_row_is_waited_for_aloud(postgr
             stack.enter_context(study_lock(url)) if what == "lock" else take_next(study, 0)
         assert interruption.received == signal.SIGTERM
         assert time.monotonic() - began_s < 4.0 + ENDS_S
-    said = {"lock": "another session of the server holds it", "row": "canceling statement due to lock timeout"}[what]
+    said = {"lock": "another session on the server holds it", "row": "canceling statement due to lock timeout"}[what]
     assert [text for text in caplog.messages if text.startswith("waiting for ") and said in text]  # before it ended
     assert study.get_trials() == []
 

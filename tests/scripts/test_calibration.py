@@ -108,8 +108,8 @@ def test_each_kind_is_counted_alone_and_a_target_that_is_missed_is_said():
     assert rows[DEFLATED][DRIFTING] == "none judged"  # its only study had nothing to compare
     assert rows[DEFLATED][PLANTED].startswith("2 of 2: ")
     targets = {item["what"]: item["met"] for item in found["checks"]}
-    assert not targets[f"{NO_SIGNAL}, {DEFLATED}"]
-    assert targets[f"{PLANTED}, {DEFLATED}"]
+    assert not targets[f"false positive rate ({NO_SIGNAL}; {DEFLATED})"]
+    assert targets[f"detection rate ({PLANTED}; {DEFLATED})"]
     assert any(line.startswith("Drifting: 1 more studies") for line in found["notes"])
 
 
@@ -117,7 +117,7 @@ def test_the_negative_control_counts_what_luck_put_at_nothing_would_call():
     lucky = LUCKY | {"probabilistic": 0.97, "deflated": 0.4, "pbo": 0.04}
     lines = summary([study(reading=lucky), study(), study(PLANTED)])["notes"]
     (line,) = (line for line in lines if "Negative" in line)
-    assert "no signal: with luck put at 0 the lead of the winner would pass 95 % on 2 of 2" in line
+    assert "no signal: without deflation, the winner's alpha returns would pass 95 % on 2 of 2" in line
     assert "PBO as well on 1 of 2" in line
 
 
@@ -126,6 +126,7 @@ def test_the_table_and_targets_on_the_page_are_those_of_its_studies():
     found = summary(part["studies"])
     assert found["rows"] == part["rows"]
     assert found["checks"] == part["checks"]
+    assert found["notes"] == part["notes"]
 
 
 def test_the_planted_market_pays_nothing_for_holding():
@@ -163,7 +164,7 @@ def test_a_small_run_writes_what_the_page_shows(tmp_path, monkeypatch):
     assert calibration.main(["--redraw", "--out", str(path)]) == 0
     assert json.loads(path.read_text())["calibration"] == part
     assert (tmp_path / "calibration.png").stat().st_size > 10_000
-    assert "| both, account | 5.0 % |" in readme_table.own_block("calibration", tmp_path)
+    assert "| deflated Sharpe and PBO, account | 5.0 % |" in readme_table.own_block("calibration", tmp_path)
 
 
 def test_the_spread_of_trials_is_read_from_what_luck_is_put_at():

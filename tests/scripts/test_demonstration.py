@@ -21,10 +21,10 @@ def test_with_a_planted_signal_the_small_demonstration_ends_in_skill(tmp_path):
     assert ended.n_compared >= 10
     assert 25 < int(ended.figures["share"].removesuffix(" %")) <= 100
     assert float(ended.figures["deflated"].removesuffix(" %")) >= 95.0
-    assert "above what chance explains, and so is what it earned beside its exposure" in ended.holdout
+    assert "above what chance explains, and so is the Sharpe ratio of alpha returns" in ended.holdout
     assert ended.cpu_s < LARGEST_CPU_S
     (page,) = tmp_path.glob("results/*/report.html")
-    assert "share of the attainable captured" in page.read_text()
+    assert "share of attainable growth captured" in page.read_text()
     log = (tmp_path / "log.txt").read_text()
     assert "verdict: Evidence of skill" in log
     assert "SYNTHETIC, planted signal, a generated market" in log
@@ -44,7 +44,7 @@ def test_the_flags_are_the_launchers():
     assert flags[:2] == ["--n-trials", "12"]
     assert flags[-2:] == ["--pruner", "none"]
     assert words_of(demonstration.DATA_SCRIPT, "SAMPLE_TICKERS") == ["BTC", "ETH", "LTC"]
-    with pytest.raises(ValueError, match="sets no NOTHING"):
+    with pytest.raises(ValueError, match="does not set NOTHING"):
         words_of(demonstration.LAUNCHER, "NOTHING")
 
 
@@ -52,10 +52,10 @@ def test_the_flags_are_the_launchers():
     ("with_signal", "without", "missed"),
     [
         (SKILL, NO_SKILL, set()),
-        (NO_SKILL, NO_SKILL, {"planted signal: evidence of skill"}),
-        (SKILL, SKILL, {"no signal: evidence of skill"}),
-        (replace(SKILL, n_compared=9), NO_SKILL, {"planted signal: comparable trials"}),
-        (replace(SKILL, wall_s=601.0), NO_SKILL, {"planted signal: seconds"}),
+        (NO_SKILL, NO_SKILL, {"evidence of skill (planted signal)"}),
+        (SKILL, SKILL, {"evidence of skill (no signal)"}),
+        (replace(SKILL, n_compared=9), NO_SKILL, {"comparable trials (planted signal)"}),
+        (replace(SKILL, wall_s=601.0), NO_SKILL, {"seconds (planted signal)"}),
     ],
 )
 def test_each_promise_of_the_demonstration_is_checked(with_signal, without, missed):
@@ -71,9 +71,10 @@ def test_the_result_file_is_what_the_page_shows(tmp_path, monkeypatch):
     block = readme_table.own_block("demonstration", tmp_path)
     assert "| SYNTHETIC, planted signal | Evidence of skill: it is. | 70 % |" in block
     assert "| SYNTHETIC, no signal | Not evidence of skill: it is not. |" in block
-    assert "- met: no signal: evidence of skill: 0, wanted at most 0" in block
+    assert "- evidence of skill (no signal): 0 (target <= 0, met)" in block
 
 
 def test_a_script_that_fails_is_an_error_with_its_last_lines(tmp_path):
-    with pytest.raises(RuntimeError, match=r"--tickers BTC BTC .* ended with 2:\n.*BTC is given"):
+    with pytest.raises(RuntimeError, match=r"failed with exit code 2: .*--tickers BTC BTC .*
+.*BTC given more than once"):
         demonstration._run([demonstration.SAMPLE, "--tickers", "BTC", "BTC", "--out", tmp_path / "5m"], tmp_path)

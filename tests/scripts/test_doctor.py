@@ -55,7 +55,7 @@ def test_a_python_without_packages_is_told_what_is_missing_and_nothing_else_brea
     found = subprocess.run(command, cwd=tmp_path, env=bare, capture_output=True, text=True, timeout=60, check=False)
     assert found.returncode == 1
     assert "missing: torch, numpy" in found.stdout
-    assert "torch does not import" in found.stdout
+    assert "torch cannot be imported" in found.stdout
     assert found.stderr == ""
 
 
@@ -70,8 +70,8 @@ def test_a_bad_finding_is_the_exit_code(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("torch==2.12.9", "asked for: ==2.12.9"),
-        ("numpy>=99.1", "asked for: >=99.1"),
+        ("torch==2.12.9", "required: ==2.12.9"),
+        ("numpy>=99.1", "required: >=99.1"),
         ("no-such-package-here>=1.0", "missing: no-such-package-here"),
         ("torch==2.13.0", ""),  # a build such as 2.13.0+cpu is that version
         ("numpy>=2", ""),
@@ -81,7 +81,7 @@ def test_versions_are_compared_by_their_numbers(tmp_path, line, words):
     (tmp_path / "requirements.txt").write_text(f"# a comment\n{line}\n")
     (tmp_path / "requirements-elegantrl.txt").write_text("")
     text = report(packages(tmp_path))
-    assert words in text if words else text.startswith("ok") and "asked for" not in text
+    assert words in text if words else text.startswith("ok") and "required:" not in text
 
 
 # ---------------------------------------------------------------------------------------------------- data and database
@@ -103,7 +103,7 @@ def test_data_is_read_and_a_damaged_file_named(tmp_path):
 @pytest.mark.parametrize("mode", ["delete", "wal"])
 def test_a_database_is_opened_for_reading_only(tmp_path, mode):
     path = tmp_path / "s.db"
-    assert "not there yet" in one(database("sqlite:///s.db", tmp_path)).text
+    assert "does not exist yet" in one(database("sqlite:///s.db", tmp_path)).text
     assert not path.exists()
     optuna.create_study(storage=f"sqlite:///{path}", study_name="mine")
     with sqlite3.connect(path) as connection:
@@ -176,7 +176,7 @@ def test_the_outcome_of_each_devices_first_use_is_shown_with_its_ratio_and_time(
     ("verdict", "facts", "words"),
     [("failed", {"reason": "RuntimeError: unsupported target: 'gfx1030'"}, "failed: RuntimeError: unsupported target"),
      ("differs", {"reason": "step 17, field cash"}, "differs: step 17, field cash"),
-     ("slower", {"ratio": 0.25}, "slower: 0.25 times the plain step's speed")],
+     ("slower", {"ratio": 0.25}, "slower: 0.25 times the speed of the plain step")],
 )  # fmt: skip
 def test_an_outcome_against_a_step_is_a_note_that_says_how_to_try_again(tried, verdict, facts, words):
     tried("triton", "Card B (gfx1030)", "equal", ratio=50.0)
@@ -210,14 +210,14 @@ def test_little_room_is_said(tmp_path, monkeypatch):
 
 def test_only_the_process_of_the_pid_file_is_the_trainer(tmp_path):
     path = tmp_path / "t.pid"
-    assert "none runs" in one(trainer(path)).text
+    assert "not running" in one(trainer(path)).text
     ticks = Path(f"/proc/{os.getpid()}/stat").read_text().rpartition(")")[2].split()[19]
     path.write_text(f"{os.getpid()}\n{ticks}\npython trainer\n")
-    assert f"runs (pid {os.getpid()})" in one(trainer(path)).text
+    assert f"running (pid {os.getpid()})" in one(trainer(path)).text
     path.write_text(f"{os.getpid()}\n{int(ticks) + 1}\npython trainer\n")
     assert "has ended" in one(trainer(path)).text
     path.write_text("garbage")
-    assert "none runs" in one(trainer(path)).text
+    assert "not running" in one(trainer(path)).text
 
 
 def test_keys_are_never_shown(monkeypatch):

@@ -43,7 +43,7 @@ def test_a_start_trains_in_the_background_and_says_how_to_watch_query_and_stop(c
     assert result.returncode == 0, result.stderr
     assert is_running(clone.pid)
     assert os.getsid(clone.pid) == clone.pid, "still in the terminal's session"
-    for word in ("watch:", "tail -f", "query:", "--status", "stop:", "--stop", "Using Vectorized Environments: 12"):
+    for word in ("watch:", "tail -f", "status:", "--status", "stop:", "--stop", "Using Vectorized Environments: 12"):
         assert word in result.stdout
 
 
@@ -147,7 +147,7 @@ def test_a_sample_of_given_data_is_refused(clone, tmp_path):
 def test_a_second_start_is_refused_and_changes_nothing(clone):
     clone.launch()
     first = clone.pid
-    assert_one_line_error(clone.launch(), "runs already", str(first), "--stop")
+    assert_one_line_error(clone.launch(), "already running", str(first), "--stop")
     assert clone.pid == first
     assert is_running(first)
 
@@ -155,7 +155,7 @@ def test_a_second_start_is_refused_and_changes_nothing(clone):
 def test_of_two_simultaneous_starts_exactly_one_trains(clone):
     """Set-up waits until the other start has come as far, or has ended: without the lock both would go on."""
     download = clone.root / "scripts" / "data" / "download_bars.py"
-    at_work, go = clone.root / "at work", clone.root / "go"
+    at_work, go = clone.root / "in progress", clone.root / "go"
     at_work.mkdir()
     wait = f"import os, pathlib, time\npathlib.Path({str(at_work)!r}, str(os.getpid())).touch()\n"
     wait += f"while not os.path.exists({str(go)!r}): time.sleep(0.02)\n"
@@ -180,11 +180,11 @@ def test_a_start_in_set_up_is_seen_by_status_and_ended_by_stop(clone):
     setup = start_in_own_session(clone)
     wait_until(lambda: began.is_file() and began.read_text())
     status = clone.launch("--status")
-    assert (status.returncode, status.stdout) == (0, f"set-up is running (pid {setup.pid})\n")
+    assert (status.returncode, status.stdout) == (0, f"setup is running (pid {setup.pid})\n")
     assert_one_line_error(clone.launch(), "another start", "--status")
     stop = clone.launch("--stop")
     assert stop.returncode == 0, stop.stderr
-    assert f"stopped the set-up (pid {setup.pid})" in stop.stdout
+    assert f"stopped setup (pid {setup.pid})" in stop.stdout
     assert not is_running(int(began.read_text()))
     assert setup.wait(timeout=20) == -signal.SIGTERM
     setup.stdout.close()
@@ -257,7 +257,7 @@ def test_a_damaged_pid_file_is_not_a_running_trainer(clone, content):
 def test_stop_says_so_when_the_trainer_does_not_end(clone):
     clone.launch("--ignore-sigterm")
     pid = clone.pid
-    assert_one_line_error(clone.launch("--stop", STOP_WAIT_S="1"), str(pid), "still runs", "kill -KILL")
+    assert_one_line_error(clone.launch("--stop", STOP_WAIT_S="1"), str(pid), "still running", "kill -KILL")
     assert is_running(pid)
 
 
@@ -288,7 +288,7 @@ def test_a_study_whose_policies_stay_in_cash_is_a_finding_with_a_code_of_its_own
 
 def test_a_trainer_that_never_trains_is_reported_after_the_wait(clone):
     clone.trainer.write_text("import time\nprint('loading', flush=True)\ntime.sleep(90)\n")
-    assert_one_line_error(clone.launch(FIRST_TRIAL_WAIT_S="1"), "no trial trains", "--stop")
+    assert_one_line_error(clone.launch(FIRST_TRIAL_WAIT_S="1"), "no trial has started training", "--stop")
 
 
 def test_status_tells_running_from_not_running(clone):
@@ -305,7 +305,7 @@ def test_the_foreground_trains_in_place_and_ctrl_c_ends_it(clone):
     wait_until(lambda: clone.log.is_file() and "Using Vectorized" in clone.log.read_text())
     assert clone.pid == process.pid
     assert clone.launch("--status").returncode == 0
-    assert_one_line_error(clone.launch(), "runs already")
+    assert_one_line_error(clone.launch(), "already running")
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=20)
     assert process.returncode != 0
@@ -320,7 +320,7 @@ def test_the_wait_survives_ctrl_c_and_training_goes_on(clone):
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert "goes on" in output
+    assert "continues in the background" in output
     assert is_running(clone.pid)
 
 

@@ -18,7 +18,7 @@ from train.lookahead import accounts
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "validation" / "lookahead.py"
 COINS = ("BTC", "ETH")
-CLEAN = "clean: nothing at or before a cut changes with what comes after it"
+CLEAN = "clean: no row at or before a cut changes with the rows after it"
 
 
 @pytest.fixture
@@ -61,14 +61,14 @@ def folder(tmp_path):
 def test_clean_bars(run, bars_file):
     code, lines, err = run("--bars", bars_file, "--tickers", "BTC,ETH", "--cuts", 5)
     assert (code, lines[0]) == (0, CLEAN), err
-    assert any("nobody traded some coin" in line for line in lines)
+    assert any("some coin had no trades" in line for line in lines)
     assert any("0 suspicious" in line for line in lines)
 
 
 def test_a_clean_folder(run, folder):
     code, lines, err = run("--data-dir", folder, "--steps", 60, "--cuts", 3)
     assert (code, lines[0]) == (0, CLEAN), err
-    equal = [line for line in lines if "60 steps, 3 cuts" in line and line.endswith("equal to the last bit")]
+    equal = [line for line in lines if "60 steps, 3 cuts" in line and line.endswith("bitwise equal")]
     assert len(equal) == 3
 
 
@@ -141,9 +141,9 @@ def test_a_policy_trades_under_its_own_rules_and_coins(run, folder, tmp_path, ru
     ("facts", "message"),
     [
         ({"tickers": ["BTC", "DOGE"]}, "trades DOGE, which the dataset lacks"),
-        ({"env_params": None}, "does not say its rules"),
-        ({"feature_names": ["x"]}, "other feature columns"),
-        ({"state_dim": 5}, "takes 5 numbers, the dataset gives"),
+        ({"env_params": None}, "does not contain its rules"),
+        ({"feature_names": ["x"]}, "feature columns that differ"),
+        ({"state_dim": 5}, "expects 5 observation values; the dataset gives"),
     ],
 )
 def test_a_policy_that_does_not_fit_is_refused_in_one_line(run, folder, tmp_path, facts, message):
@@ -161,7 +161,7 @@ def test_a_dataset_too_short_for_the_policy_is_refused_in_one_line(run, tmp_path
     path = policy_file(tmp_path / "policy.safetensors", {"rules": "standard", "lookback": 50}, long)
     code, lines, err = run("--data-dir", tmp_path / "short", "--policy", path)
     assert (code, lines) == (2, [])
-    assert "cannot be traded (no segment is long enough for lookback 50" in err
+    assert "trading failed (no segment is long enough for lookback 50" in err
 
 
 @pytest.mark.parametrize(

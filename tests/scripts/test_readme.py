@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import measuring
+from benchmarks import measuring, step
 from scripts import readme_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,7 +67,7 @@ def test_a_named_script_exists(script):
 
 
 def test_the_flags_of_the_trainer_exist():
-    table = TRAINING.partition("`--help` has them all")[2].partition("Where results go")[0]
+    table = TRAINING.partition("`--help` lists all of them")[2].partition("Where results go")[0]
     command = next(block for block in blocks("bash", TRAINING) if "1_optimize_unified.py" in block)
     assert table.count("\n| `--") > 10
     flags = set(re.findall(r"--[a-z][a-z-]+", table + command))
@@ -109,7 +109,8 @@ def part(**changed) -> dict:
 
 def test_a_table_holds_the_figures_of_the_file_and_the_missed_target(tmp_path):
     rows = [*part()["rows"], measuring.missing_row("theirs", "their-package", 12)]
-    checks = [measuring.check("times the peer", 99.4, least=400.0), measuring.check("seconds", 2.1, most=3.0)]
+    checks = [measuring.check("speedup (net 32)", 99.4, least=400.0), measuring.check("seconds", 2.1, most=3.0)]
+    checks += [measuring.check("share", 0.89985, least=0.9), measuring.check("ratio", None, least=2.0)]
     written(tmp_path, step=part(rows=rows, checks=checks), update=part())
     found = readme_table.machines(tmp_path)
     short = readme_table.render(readme_table.short_blocks(found), found)
@@ -117,12 +118,14 @@ def test_a_table_holds_the_figures_of_the_file_and_the_missed_target(tmp_path):
     assert "| ours | 12 | 1,234,567 |" in long
     assert "| theirs | 12 | not installed: pip install their-package |" in long
     assert "|" not in short
-    assert "- missed: times the peer: 99.4, wanted at least 400" in short
-    assert "- met: seconds: 2.1, wanted at most 3" in short
+    assert "- speedup (net 32): 99.4 (target >= 400, missed)" in short
+    assert "- seconds: 2.1 (target <= 3, met)" in short
+    assert "- share: 0.89985 (target >= 0.9, missed)" in short
+    assert "- ratio: not measured (target >= 2, missed)" in short
     assert "commit abc, 2026-01-02" in short
-    assert "Updating" not in short
-    assert "Not yet measured on a GPU" in short
-    assert "### Updating" in long
+    assert "**Update**" not in short
+    assert "There are no GPU results yet." in short
+    assert "### Update" in long
 
 
 def test_without_results_the_pages_say_so(tmp_path):
@@ -141,6 +144,21 @@ def test_a_section_is_merged_and_leaves_the_others(tmp_path, capsys):
     args.out = None
     measuring.keep(args, "trial", part(), draw=lambda *_: pytest.fail("--quick keeps nothing"))
     assert "What was measured." in capsys.readouterr().out
+
+
+def test_the_first_comparison_is_with_gymnasium_over_the_scalar_class():
+    rows = [
+        {"contender": "gymnasium SyncVectorEnv over CryptoEnvAlpaca, standard", "n_envs": 12, "per_s": 50},
+        {"contender": "VectorizedCryptoEnvAlpacaOptimized, standard, random bars", "n_envs": 12, "per_s": 200},
+        {"contender": "VectorizedCryptoEnvAlpacaOptimized, other, random bars", "n_envs": 12, "per_s": 200},
+        {"contender": "elegantrl StockTradingVmapEnv", "n_envs": 12, "per_s": 10},
+    ]
+    assert [row.get("sync_ratio") for row in step.with_sync_ratios(rows)] == [1.0, 4.0, None, None]
+    for _, content in readme_table.machines():
+        part = content["sections"]["step"]
+        assert step.with_sync_ratios(part["rows"]) == part["rows"]
+        assert step.checks(part["rows"]) == part["checks"]
+        assert "SyncVectorEnv" in part["checks"][0]["what"]
 
 
 def test_a_ratio_is_the_median_within_rounds_and_never_of_medians():

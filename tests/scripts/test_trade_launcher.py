@@ -143,17 +143,17 @@ def test_a_trader_that_ends_after_its_first_bar_is_not_called_running(deployed):
     assert result.returncode == 0, result.stderr
     assert "decided on the bar of" in result.stdout
     assert "the trader has ended" in result.stdout
-    assert "runs in the background" not in result.stdout
+    assert "running in the background" not in result.stdout
 
 
 def test_trader_and_trainer_are_started_seen_and_stopped_apart(deployed):
     deployed.launch()
     trained = deployed.pid
     assert deployed.launch("--trade", "--status").returncode == 3
-    assert "no trading runs here" in deployed.launch("--trade", "--stop").stdout
+    assert "no trading is running here" in deployed.launch("--trade", "--stop").stdout
     assert deployed.launch("--trade").returncode == 0
     trader = deployed.trader_pid
-    assert_one_line_error(deployed.launch("--trade"), "trading runs already", str(trader), "--trade --stop")
+    assert_one_line_error(deployed.launch("--trade"), "trading is already running", str(trader), "--trade --stop")
     status = deployed.launch("--status", "--trade")
     assert (status.returncode, f"pid {trader}" in status.stdout) == (0, True)
     deployed.launch("--stop")
@@ -161,7 +161,7 @@ def test_trader_and_trainer_are_started_seen_and_stopped_apart(deployed):
     deployed.launch()
     trained = deployed.pid
     stop = deployed.launch("--trade", "--stop")
-    assert f"stopped pid {trader}; coins and cash stay as they are" in stop.stdout
+    assert f"stopped pid {trader}; coins and cash are unchanged" in stop.stdout
     assert (is_running(trained), is_running(trader)) == (True, False)
 
 
@@ -171,8 +171,8 @@ def test_a_start_in_set_up_is_seen_and_ended_as_the_traders(fresh):
     setup = start_in_own_session(fresh, "--trade")
     wait_until(lambda: began.is_file() and began.read_text())
     assert fresh.launch("--status").returncode == 3
-    assert "no training runs here" in fresh.launch("--stop").stdout
-    assert fresh.launch("--trade", "--status").stdout == f"set-up is running (pid {setup.pid})\n"
+    assert "no training is running here" in fresh.launch("--stop").stdout
+    assert fresh.launch("--trade", "--status").stdout == f"setup is running (pid {setup.pid})\n"
     assert_one_line_error(fresh.launch("--trade"), "another start", "--trade --status")
     assert fresh.launch("--trade", "--stop").returncode == 0
     assert not is_running(int(began.read_text()))
@@ -193,7 +193,7 @@ def test_the_foreground_trades_in_place_and_ends_with_the_traders_code(deployed)
 def test_bars_longer_than_the_wait_are_no_error(deployed):
     result = deployed.launch("--trade", "--long-bars", FIRST_BAR_WAIT_S="1")
     assert result.returncode == 0, result.stderr
-    assert "no bar was decided on in 1 s" in result.stdout
+    assert "no decision within 1 s" in result.stdout
     assert "--trade --stop" in result.stdout
     assert is_running(deployed.trader_pid)
 
@@ -203,8 +203,8 @@ def test_a_long_log_does_not_end_the_launcher(deployed):
     deployed.trader.write_text(deployed.trader.read_text().replace("\nprint(", "\ntime.sleep(0.3)\nprint(", 1))
     result = deployed.launch("--trade", "--long-log", FIRST_BAR_WAIT_S="10")
     assert result.returncode == 0, result.stderr
-    assert "runs in the background" in result.stdout
-    assert "no bar was decided" not in result.stdout
+    assert "running in the background" in result.stdout
+    assert "no decision within" not in result.stdout
 
 
 def test_the_kill_switch_needs_no_set_up_and_works_beside_a_running_trader(fresh):

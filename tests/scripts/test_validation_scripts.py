@@ -135,7 +135,7 @@ def test_every_file_of_figures_says_what_made_it(tiny_study, flags, two_complete
 def test_pbo_says_how_many_trials_are_needed(flags, capsys):
     assert pbo(flags[:4]) == 2
     shown = capsys.readouterr().err
-    assert shown.startswith("5_pbo.py: the probability of overfitting compares completed trials and needs at least 10")
+    assert shown.startswith("5_pbo.py: PBO needs at least 10 completed trials")
     assert shown.count("\n") == 1
 
 
@@ -191,7 +191,7 @@ def test_a_damaged_result_is_one_line(damaged, capsys):
         ({"--study-name": "nosuch"}, "has no study nosuch; it has tiny"),
         ({"--storage": "sqlite:////nowhere/x.db"}, "there is no database /nowhere/x.db"),
         ({"--data-dir": "/nowhere"}, "/nowhere"),
-        ({"--trial": "9"}, "numbers 0 to 2"),
+        ({"--trial": "9"}, "trials 0 to 2"),
         ({"--results-dir": "/nowhere"}, "/nowhere has no results of study tiny"),
     ],
 )

@@ -84,7 +84,7 @@ def refused(folder: Path, *flags: object) -> str:
 def test_a_browser_gets_the_study_and_its_pictures_until_ctrl_c(folder):
     port = free_port()
     with serving(folder, port) as server:
-        assert server.stdout.readline() == f"study s: http://127.0.0.1:{port}/dashboard/studies/1   Ctrl-C ends it\n"
+        assert server.stdout.readline() == f"study s: http://127.0.0.1:{port}/dashboard/studies/1   (Ctrl-C to stop)\n"
         # A browser keeps connections open that it does not use yet: they must hold nobody up.
         with socket.create_connection(("127.0.0.1", port)):
             (found,) = json.loads(fetch(port, "/api/studies"))["study_summaries"]
@@ -123,8 +123,8 @@ def test_what_is_missing_is_named_and_nothing_is_made(folder, monkeypatch, capsy
         (["--study", "x"], "study.db has no study x; it has s"),
         (["--storage", "sqlite:///none.db"], "there is no database"),
         (["--storage", "what"], "--storage what: not a database URL"),
-        (["--port", "0"], "--port 0: ports are 1 to 65535"),
-        (["--artifact-dir", "none"], "none: there is no such folder"),
+        (["--port", "0"], "--port must be from 1 to 65535; received 0"),
+        (["--artifact-dir", "none"], "none: the folder does not exist"),
     ):
         assert web_dashboard.main(["--storage", "sqlite:///study.db", *flags]) == 2
         (line,) = capsys.readouterr().err.splitlines()
@@ -139,7 +139,7 @@ def test_a_database_of_another_program_is_refused_before_anything_is_made_in_it(
     connection.close()
     before = path.read_bytes()
     assert web_dashboard.main(["--storage", f"sqlite:///{path}"]) == 2
-    assert "holds no Optuna study" in capsys.readouterr().err
+    assert "contains no Optuna study" in capsys.readouterr().err
     assert path.read_bytes() == before
 
 

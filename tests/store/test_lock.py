@@ -72,7 +72,7 @@ def test_a_database_with_two_hard_links_is_refused(tmp_path):
     open_study(url, "s", {}, False, NopPruner())
     os.link(real, tmp_path / "other.db")
     before = real.read_bytes()
-    with pytest.raises(StudyError, match=r"study.db has 2 names \(hard links\).*delete"):
+    with pytest.raises(StudyError, match=r"study.db has 2 hard links.*delete"):
         open_study(url, "s", {}, True, NopPruner())
     assert real.read_bytes() == before
     (tmp_path / "other.db").unlink()
@@ -87,7 +87,7 @@ def test_a_lock_file_that_is_a_link_is_refused_and_nothing_is_made_where_it_lead
     lock.unlink()
     lock.symlink_to(tmp_path / "elsewhere")
     with (
-        pytest.raises(StudyError, match=r"--storage: .*\.lock is a symbolic link.*delete it"),
+        pytest.raises(StudyError, match=r"--storage: .*\.lock must be a lock file, not a symbolic link.*delete it"),
         study_lock(url, purpose),
     ):
         pass

@@ -178,7 +178,7 @@ def test_a_lost_network_is_reported_by_heartbeats_while_nothing_else_asks(postgr
     network.lost = {TO_SERVER}
     with Heartbeat(study, trial._trial_id):
         time.sleep(1.0)
-    assert "to take heartbeats for 0 s: the server did not answer" in caplog.text
+    assert "to accept heartbeats for 0 s: the server did not answer" in caplog.text
     network.lost = set()
 
 

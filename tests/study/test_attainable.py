@@ -38,13 +38,13 @@ def test_the_line_on_power_counts_every_tested_bar_once_and_names_the_costs(fold
         log_power([folded], None)
     (line,) = [r.message for r in caplog.records]
     tested = {bar for fold in folded.folds for a, b in fold.test for bar in range(a, b)}
-    assert f"With {len(tested):,} bars to test on" in line
+    assert f"over {len(tested):,} bars: " in line
     assert "5m: a round trip costs 60 bp (25 bp fee and 5 bp slippage on each side)" in line
 
 
 def test_prices_that_stand_still_can_show_no_edge(folded):
     flat = replace(folded, dataset=replace(folded.dataset, price=np.ones_like(folded.dataset.price)))
-    assert power_line(flat, None) == "prices stand still, so no edge could be shown"
+    assert power_line(flat, None).endswith("prices are constant, so no edge can be detected")
 
 
 def test_bars_that_stand_for_missing_ones_do_not_trade_unless_an_account_sells_unasked():
@@ -90,7 +90,7 @@ def test_the_page_shows_the_share_of_hindsight_beside_every_curve(made):
         assert path.of_hindsight == pytest.approx(np.log(path.agent[-1]) / path.hindsight_growth)
         assert f"{path.of_hindsight:.2%}".replace("%", "\u00a0%") in caption.replace("\u2212", "-")
         assert "of hindsight" in caption
-    assert html.count("A trader who knew every later price") == 3
+    assert html.count("With perfect knowledge of later prices") == 3
     assert html.count("would have earned what equal weight did") >= 3
 
 

@@ -140,5 +140,5 @@ def test_a_damaged_file_leaves_the_page_without_a_band(made, tmp_path):
 
 def test_a_market_without_a_planted_signal_has_no_best_band(made):
     assert curves_of(made[1], source="bars.csv").best_lo is None
-    with pytest.raises(StudyError, match="no closes of the trial's data"):
+    with pytest.raises(StudyError, match="has no closes of the trial's data"):
         curves_of(made[1], sha256="other")

@@ -63,7 +63,7 @@ def test_a_study_of_c6a6d1f_resumes_by_its_own_command_with_its_own_agent_and_ra
     before = load(folder)
     identity, values = before.user_attrs["identity"], [t.value for t in before.trials]
     assert script.main(command(folder, "--n-trials", "4")) == 0
-    assert "agent: ppo, 27 settings are searched" in caplog.messages
+    assert "agent: ppo, 27 searched settings" in caplog.messages
     after = load(folder)
     assert after.user_attrs["identity"] == identity
     assert [t.value for t in after.trials[:3]] == values
@@ -81,10 +81,10 @@ def test_a_study_of_c6a6d1f_resumes_by_its_own_command_with_its_own_agent_and_ra
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--agent", "band"), "--agent band: study old was begun with ppo"),
-        (("--use-best-ranges",), "another search space: --use-best-ranges is False there and True here"),
-        (("--break-step", "4096"), "another search space: total_env_steps is given: 2048 there and given: 4096 here"),
-        (("--seed", "1"), "another run: seed is 0 there and 1 here"),
+        (("--agent", "band"), "--agent band: study old uses agent ppo"),
+        (("--use-best-ranges",), "differs in its search space: --use-best-ranges was False, now True"),
+        (("--break-step", "4096"), "differs in its search space: total_env_steps was given: 2048, now given: 4096"),
+        (("--seed", "1"), "differs in its run: seed was 0, now 1"),
     ],
 )
 def test_a_study_of_c6a6d1f_refuses_what_is_not_its_own(folder, script, capsys, flags, words):
@@ -154,7 +154,7 @@ def test_a_study_of_c6a6d1f_is_reported(folder):
     assert write_report.main([*where(folder), "--out", str(folder / "page.html")]) == 0
     page = (folder / "page.html").read_text()
     assert "SYNTHETIC" in page
-    assert "Spent on" not in page  # its hold-out was scored for the trial that is still the best
+    assert "Used up by" not in page  # its hold-out was scored for the trial that is still the best
     assert "policies of trial 1 on 480 bars" in page
 
 

@@ -50,10 +50,10 @@ def completed(drawdowns=(0.1,), fees=0.0, trades=20) -> FrozenTrial:
         (completed((0.2, 0.62), fees=0.41),
          "it lost 62 % of the account (bound 50 %), 41 % of the account went to fees"),
         (completed((0.62,), fees=0.01), "it lost 62 % of the account (bound 50 %)"),
-        (completed(trades=3), "it traded 3 times on a split (at least 10)"),
-        (completed(trades=1), "it traded 1 time on a split (at least 10)"),
+        (completed(trades=3), "it traded 3 times on a split (minimum 10)"),
+        (completed(trades=1), "it traded 1 time on a split (minimum 10)"),
         (completed((0.9,), fees=0.3, trades=0),
-         "it lost 90 % of the account (bound 50 %), it traded 0 times on a split (at least 10), 30 % of the account "
+         "it lost 90 % of the account (bound 50 %), it traded 0 times on a split (minimum 10), 30 % of the account "
          "went to fees"),
     ],
 )  # fmt: skip
@@ -68,7 +68,7 @@ def test_an_eligible_trial_needs_no_explanation():
 def test_a_bound_without_figures_is_named():
     trial = create_trial(value=1.0)
     trial.system_attrs = {"constraints:max_drawdown": 0.1}
-    assert why_ineligible(trial) == "it does not keep --max-drawdown"
+    assert why_ineligible(trial) == "it violates --max-drawdown"
 
 
 def test_the_log_the_dashboard_and_the_page_say_the_same(lab, make_outcome):
@@ -81,7 +81,7 @@ def test_the_log_the_dashboard_and_the_page_say_the_same(lab, make_outcome):
     assert take_snapshot(lab.url, "s").reasons == {0: why}
     page = collect(study, lab.folder)
     assert page.trials[0].reason == why
-    none = "the completed trial is not eligible to be best: 1 beyond --max-drawdown"
+    none = "the completed trial is not eligible to be best: --max-drawdown violated by 1"
     assert none in page.verdict.sentences[0]
     assert summary_lines(study)[-1] == f"there is no best trial: {none}"
 
@@ -91,7 +91,8 @@ def test_a_study_without_a_best_trial_says_of_what_kind_its_trials_are():
     assert no_best_text(0, 3, 1, [], 3) == "no trial completed (3 pruned, 1 failed); 3 stayed in cash"
     broken = ["max_drawdown", "min_trades", "max_drawdown"]
     assert no_best_text(4, 1, 0, broken) == (
-        "none of 4 completed trials is eligible to be best: 2 beyond --max-drawdown, 1 beyond --min-trades (1 pruned)"
+        "none of 4 completed trials is eligible to be best: --max-drawdown violated by 2, --min-trades violated by 1 "
+        "(1 pruned)"
     )
     assert no_best_text(1, 0, 0, []) == "the completed trial is not eligible to be best: no finite value"
 

@@ -81,7 +81,7 @@ def test_a_folder_of_data_sets_is_searched_by_timeframe(market, tmp_path):
     assert [d.timeframe for d in load_study_data(tmp_path, "1h", None, STANDARD)] == ["1h"]
     with pytest.raises(StudyError, match="--timeframe 4h"):
         load_study_data(tmp_path, "4h", None, STANDARD)
-    with pytest.raises(StudyError, match=r"--timeframe 1h: .* holds 5m bars"):
+    with pytest.raises(StudyError, match=r"--timeframe 1h: .* has 5m bars"):
         load_study_data(tmp_path / "5m", "1h", None, STANDARD)
 
 
@@ -89,7 +89,7 @@ def test_multi_timeframe_takes_the_data_sets_side_by_side(both, tmp_path):
     plan = SplitPlan("multi-timeframe", 3, 2)
     market, longer = both
     save_dataset(market, tmp_path / "5m")
-    with pytest.raises(StudyError, match="fewer than two"):
+    with pytest.raises(StudyError, match="at least two datasets"):
         load_study_data(tmp_path / "5m", None, None, plan)
     save_dataset(longer, tmp_path / "15m")
     data = load_study_data(tmp_path / "5m", None, ["BTC"], plan)
@@ -113,26 +113,26 @@ def test_timeframes_are_cut_to_the_period_that_all_of_them_cover(both):
 
 def test_other_closes_at_the_same_times_are_another_market(both):
     market, long = both
-    with pytest.raises(StudyError, match=r"5m and 15m are not the same market: BTC closes at .* \(7200 of 7200 such"):
+    with pytest.raises(StudyError, match=r"5m and 15m are not the same market: BTC closes at .* \(7200 of 7200 closes"):
         common_market([market, replace(long, price=long.price * 1.01)])
     price = long.price.copy()
     price[70, 1] *= 1.0 + 5e-9
-    with pytest.raises(StudyError, match=r"not the same market: ETH closes at .* \(1 of 7200 such closes\)"):
+    with pytest.raises(StudyError, match=r"not the same market: ETH closes at .* \(1 of 7200 closes differ\)"):
         common_market([market, replace(long, price=price)])
     filled = np.zeros(price.shape, dtype=bool)
     filled[70, 1] = True
     common_market([market, replace(long, price=price, filled=filled)])
     common_market([market, replace(long, price=long.price * (1.0 + 1e-12), source="elsewhere")])
-    with pytest.raises(StudyError, match="5m and 15m have no close in common"):
+    with pytest.raises(StudyError, match="5m and 15m share no close"):
         common_market([market, replace(long, time=long.time + 60)])
 
 
 def test_timeframes_of_other_markets_are_refused(market):
     long = synthetic_dataset("15m", 1000, market.tickers)
     for other, words in (
-        (synthetic_dataset("15m", 1000, ("BTC", "ETH", "SOL")), "5m holds BTC, ETH, LTC and 15m BTC, ETH, SOL"),
-        (replace(long, synthetic=False), "5m holds synthetic bars and 15m real ones"),
-        (replace(long, time=long.time + 10**8), "no period in common"),
+        (synthetic_dataset("15m", 1000, ("BTC", "ETH", "SOL")), "5m has BTC, ETH, LTC but 15m has BTC, ETH, SOL"),
+        (replace(long, synthetic=False), "5m has synthetic bars but 15m has real bars"),
+        (replace(long, time=long.time + 10**8), "share no period"),
         (replace(long, venue=replace(long.venue, as_of="2025-01-01")), "same --venue"),
     ):
         with pytest.raises(StudyError, match=words):

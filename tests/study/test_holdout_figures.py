@@ -52,7 +52,7 @@ def test_timing_is_above_chance():
     rng = np.random.default_rng(1)
     market = 0.001 * rng.normal(-4.0 / math.sqrt(2_000), 1.0, 2_000)
     text, _ = said_of(market, np.where(rng.random(2_000) < 0.5, np.maximum(market, 0.0), market))
-    assert text.startswith("above what chance explains, and so is what it earned beside its exposure")
+    assert text.startswith("above what chance explains, and so is the Sharpe ratio of alpha returns")
 
 
 def test_the_mean_of_errors_is_no_smaller_than_the_error_of_the_mean():

@@ -11,15 +11,18 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from tests.support.lab import outcome
 from train.records.account import Metrics
 from train.records.results import split_folder
 from train.report.picture import figure_of, plot_study
+from train.study.objective import Bounds
 from train.study.progress import Reporter, duration_text, log_data, outcome_text, summary_lines
 from train.study.search_space import build_space
 from train.study.split import SplitOutcome, agent_metrics, equal_weight_metrics, outcome_json
 from train.study.split_files import write_equity
 
 FIGURES = Metrics(100, 0.05, 0.1, 0.2, 1.5, 1.0, 0.08, 12.5, 0.031, 42, 0.375)
+TWO_LINES = 220  # characters of a message: two lines of 120, minus the time
 OUTCOME = SplitOutcome(0, FIGURES, replace(FIGURES, sharpe=0.5), 1000, 54321.0, 9876.0, 10.0)
 
 
@@ -73,11 +76,49 @@ def test_a_splits_line_has_both_sharpes_turnover_fees_and_both_rates():
         "excess +1.00",
         "turnover 12.5",
         "fees 3.10%",
-        "mean exposure 37.5%",
+        "exposure 37.5%",
         "54,321 env-steps/s",
     ):
         assert part in text
     assert "9,876 samples/s" in text
+
+
+def test_the_log_of_a_trial_is_short_and_says_its_value_its_fault_and_the_time_left(lab, caplog):
+    caplog.set_level(logging.INFO)
+    lab.bounds = Bounds(min_trades=10)
+    few, many = ([outcome(fold, 1.0, trades=trades) for fold in range(6)] for trades in (3, 20))
+    lab.runner.results = [*few, RuntimeError("CUDA error\n" + "word " * 200), *many]
+    study, _ = lab.run(2)
+    lines = [*caplog.messages, *summary_lines(study)]
+    assert [line for line in lines if len(line) > TWO_LINES or "\n" in line] == []
+    assert not any("learning_rate" in line for line in lines)
+    assert "trial 0: started, 29 settings in trial_0/settings.json" in lines
+    (first,) = [i for i, line in enumerate(lines) if line.startswith("trial 0: value")]
+    assert "+1.0000, not eligible to be best: it traded 3 times on a split (minimum 10)" in lines[first]
+    assert lines[first + 1].startswith("best: none yet; 1 of 2 trials finished, ETA ")
+    assert any(line.startswith("trial 1: FAILED: split 0: RuntimeError: CUDA error word") for line in lines)
+    assert "best: +1.0000 (trial 2); 2 of 2 trials finished" in lines
+    assert (
+        "best value +1.0000, trial 2: excess Sharpe +1.00 to +1.00 over 6 splits; settings in "
+        + ("trial_2/settings.json")
+        in lines
+    )
+
+
+def test_the_settings_of_a_trial_are_in_the_log_at_level_debug(lab, caplog):
+    caplog.set_level(logging.DEBUG, "train.study.progress")
+    lab.run(1)
+    (line,) = [line for line in caplog.messages if "learning_rate=" in line]
+    assert line.startswith("trial 0: learning_rate=")
+
+
+def test_the_ranges_of_a_split_with_many_seams_are_counted(folded, caplog):
+    caplog.set_level(logging.INFO)
+    pieces = tuple((first, first + 50) for first in range(0, 2000, 100))
+    log_data([replace(folded, folds=tuple(replace(fold, fit=pieces, test=pieces) for fold in folded.folds))])
+    (line,) = [r.message for r in caplog.records if r.message.startswith("split 0: ")]
+    assert "fit 1000 bars, 2024-01-01..2024-01-08 in 20 ranges" in line
+    assert [r.message for r in caplog.records if len(r.message) > TWO_LINES] == []
 
 
 def test_the_log_says_that_the_data_is_synthetic_and_where_every_split_lies(folded, caplog):
@@ -90,13 +131,13 @@ def test_the_log_says_that_the_data_is_synthetic_and_where_every_split_lies(fold
     fewest = min(sum(b - a for a, b in fold.test) for fold in folded.folds)
     error = math.sqrt(365 * 288 / fewest)
     assert caplog.text.count(f"{fewest} test bars of the smallest split has a standard error of about {error:.1f}") == 1
-    assert "validation slice" not in caplog.text
+    assert "validation fold" not in caplog.text
 
 
 def test_a_split_without_validation_bars_is_warned_of(folded, caplog):
     log_data([replace(folded, folds=(replace(folded.folds[0], validation=()), *folded.folds[1:]))])
-    assert caplog.text.count("the last checkpoint is taken for the best") == 1
-    assert "split 0: no training segment is long enough for a validation slice" in caplog.text
+    assert caplog.text.count("so the last checkpoint is used") == 1
+    assert "split 0: no training segment is long enough for a validation fold" in caplog.text
 
 
 def test_durations_read_well():
@@ -133,7 +174,7 @@ def test_the_picture_is_drawn_from_what_the_study_left(lab, folded, tmp_path):
 def test_the_final_table_and_the_picture_say_that_the_best_of_many_is_biased(lab, tmp_path, monkeypatch):
     lab.runner.results = [1.0] * 12 + [math.nan]
     study, _ = lab.run(3)
-    words = "the largest of 2 completed trials on these same test blocks, so it is biased upwards"
+    words = "the largest of 2 completed trials on the same test folds, so it is biased upward"
     assert any(words in line for line in summary_lines(study))
     titles = []
     monkeypatch.setattr(Figure, "suptitle", lambda self, text, **_: titles.append(text))

@@ -120,7 +120,7 @@ def test_an_interrupted_trial_goes_on_from_its_last_checkpoint(where, n_envs, wh
     assert made == [(k, n) for k in range(split, 2) for n in range(first if k == split else 1, 6)]
     assert study.trials[0].user_attrs[FAILURE] == "interrupted by SIGTERM"
     assert study.trials[1].user_attrs[RETRY_OF] == [0]
-    assert ("taken over from trial 0" in caplog.text) == (split == 1)
+    assert ("reused from trial 0" in caplog.text) == (split == 1)
     assert (f"{n_updates - 1} of 5 updates are done" in caplog.text) == (n_updates > 1)
     assert_ends_as(whole(n_envs), tmp_path, study, 1)
     assert leftovers(tmp_path) == []
@@ -200,7 +200,7 @@ def test_a_finished_split_that_is_damaged_or_another_is_not_taken_over(fault, wh
     source = split_folder(results, 0, 0)
     spoil(source)
     assert attempts.take_over(0) is None
-    assert f"{source} is not taken over and trained again" in caplog.text
+    assert "trial 0 split 0: cannot be reused and is retrained" in caplog.text
     assert words in caplog.text
     assert not (split_folder(results, 1, 0) / "result.json").exists()
 
@@ -228,7 +228,7 @@ def test_a_damaged_checkpoint_of_a_trial_is_refused_and_its_split_begins_anew(wh
     made = []
     study, _ = real_study.run(tmp_path, 12, lambda *update: made.append(update))
     assert made[0] == (0, 1)
-    assert f"{found} is not a whole checkpoint" in caplog.text
+    assert f"{found} is not a complete checkpoint" in caplog.text
     assert_ends_as(whole(12), tmp_path, study, 1)
     assert leftovers(tmp_path) == []
 

@@ -206,9 +206,9 @@ def flipped(content, where):
 def test_a_code_bearing_file_is_refused_and_its_code_does_not_run(kept, tmp_path):
     canary = tmp_path / "canary"
     content = pickle.dumps((kept, Payload(str(canary))))
-    assert_begins_anew(tmp_path, content, "is not a whole checkpoint")
+    assert_begins_anew(tmp_path, content, "is not a complete checkpoint")
     torch.save({"state": Payload(str(canary))}, tmp_path / "module.pt")
-    assert_begins_anew(tmp_path, (tmp_path / "module.pt").read_bytes(), "is not a whole checkpoint")
+    assert_begins_anew(tmp_path, (tmp_path / "module.pt").read_bytes(), "is not a complete checkpoint")
     assert not canary.exists()
 
 
@@ -223,11 +223,11 @@ class Payload:
 
 
 DAMAGED = {
-    "empty": (lambda c: b"", "is not a whole checkpoint"),
-    "truncated in the header": (lambda c: c[:60], "is not a whole checkpoint"),
-    "truncated in the tensors": (lambda c: c[:-5], "is not a whole checkpoint"),
-    "zeros": (lambda c: bytes(len(c)), "is not a whole checkpoint"),
-    "a header's size that lies": (lambda c: b"\xff" * 8 + c[8:], "is not a whole checkpoint"),
+    "empty": (lambda c: b"", "is not a complete checkpoint"),
+    "truncated in the header": (lambda c: c[:60], "is not a complete checkpoint"),
+    "truncated in the tensors": (lambda c: c[:-5], "is not a complete checkpoint"),
+    "zeros": (lambda c: bytes(len(c)), "is not a complete checkpoint"),
+    "a header's size that lies": (lambda c: b"\xff" * 8 + c[8:], "is not a complete checkpoint"),
     "bit flipped in the tensors": (lambda c: flipped(c, 0.6), "is damaged"),
     "bit flipped near the end": (lambda c: flipped(c, 0.999), "is damaged"),
 }
@@ -288,7 +288,7 @@ def test_the_checkpoint_of_another_run_is_refused_by_what_differs(fault, kept, t
     run = {"total_env_steps": 512} | changes
     train(tmp_path, Checkpoints(tmp_path, (kept,)), lambda p: seen.append(p.n_updates), **run)
     assert seen[0] == 1
-    assert f"{kept / CHECKPOINT} is of another run" in caplog.text
+    assert f"{kept / CHECKPOINT} belongs to another run" in caplog.text
     assert words in caplog.text
 
 
@@ -309,7 +309,7 @@ def test_other_data_code_or_torch_is_another_run(what, kept, tmp_path, monkeypat
     )  # fmt: skip
     assert seen[0] == 1
     words = {"data": "data_sha256.price is ab", "code": "code_sha256 is ", "torch": "torch is "}
-    assert f"is of another run: its {words[what]}" in caplog.text
+    assert f"belongs to another run: its {words[what]}" in caplog.text
 
 
 @pytest.mark.parametrize(("there", "here", "is_same"), [(0, 3, True), (-1, -1, True), (-1, 0, False), (1, -1, False)])
@@ -332,19 +332,19 @@ def test_data_without_a_name_is_known_by_its_arrays(tmp_path, caplog):
         go(tmp_path / "a", market, Checkpoints(tmp_path / "a", every_s=0.0), stop_at=2)
     changed = market | {"price_array": market["price_array"] * 1.001}
     go(tmp_path / "b", changed, Checkpoints(tmp_path / "b", (tmp_path / "a",)))
-    assert "is of another run: its data_sha256.price_array" in caplog.text
+    assert "belongs to another run: its data_sha256.price_array" in caplog.text
 
 
 def test_another_kind_of_safetensors_file_is_refused(kept, tmp_path):
     path = tmp_path / CHECKPOINT
     save_file({"x": torch.zeros(3)}, path)
-    with pytest.raises(CheckpointError, match="is not a checkpoint of this repository"):
+    with pytest.raises(CheckpointError, match="is not a checkpoint of this project"):
         read_checkpoint(path, {})
     path.write_bytes((kept / BEST_POLICY).read_bytes())
-    with pytest.raises(CheckpointError, match="is not a checkpoint of this repository"):
+    with pytest.raises(CheckpointError, match="is not a checkpoint of this project"):
         read_checkpoint(path, {})
     save_file({"x": torch.zeros(3)}, path, {FORMAT: "[1, 2]"})
-    with pytest.raises(CheckpointError, match="is no table"):
+    with pytest.raises(CheckpointError, match="is not a JSON object"):
         read_checkpoint(path, {})
     save_file({"x": torch.zeros(3)}, path, {FORMAT: '{"format_version": 99}'})
     with pytest.raises(CheckpointError, match="format 99"):
@@ -397,7 +397,7 @@ def test_a_failure_at_any_step_of_writing_leaves_the_old_checkpoint(moment, kept
     monkeypatch.undo()
     assert path.read_bytes() == (kept / CHECKPOINT).read_bytes()
     assert [p.name for p in tmp_path.iterdir()] == [CHECKPOINT]
-    assert caplog.text.count("cannot be written (No space left on device): training goes on") == 1
+    assert caplog.text.count("cannot be written (No space left on device): training continues") == 1
 
 
 def test_a_kill_between_any_two_writes_leaves_the_old_file_or_the_new_one(tmp_path):

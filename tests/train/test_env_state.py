@@ -97,8 +97,8 @@ def test_what_does_not_fit_is_refused_and_changes_nothing():
         (stored | {"another": torch.zeros(1)}, "another of the environment"),
         (stored | {"cash": stored["cash"].float()}, "cash of the environment"),
         (stored | {"cash": stored["cash"][:-1]}, "cash of the environment"),
-        (stored | {"bar": stored["bar"] + 100}, "there are 80 bars"),
-        (stored | {"bar": stored["bar"] * 0}, "there are 80 bars"),
+        (stored | {"bar": stored["bar"] + 100}, "there are only 80 bars"),
+        (stored | {"bar": stored["bar"] * 0}, "there are only 80 bars"),
         (stored | {"cost_factor": stored["cost_factor"] * 2}, "cost_factor of the environment is 2.0"),
         ({k: v for k, v in stored.items() if k != "cost_factor"}, "cost_factor of the environment is None"),
     ):

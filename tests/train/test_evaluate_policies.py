@@ -106,7 +106,7 @@ def test_a_policy_with_only_short_segments_has_no_records_alone_either(config, c
     short = [(0, 2), (10, 13)]
     alone = evaluate_policies([policy], [short], config, params())
     assert caplog.messages == [
-        f"Segment {a} to {b} is too short for one step and is not evaluated" for a, b in short
+        f"segment {a} to {b} is too short for one step and is not evaluated" for a, b in short
     ]  # fmt: skip
     assert alone == [[]] == evaluate_policies([policy, policy], [short, [(0, 9)]], config, params())[:1]
     assert evaluate_policy(policy, {**config, "segments": short}, params()) == []
@@ -148,7 +148,7 @@ def test_bars_that_are_not_evaluated_change_no_number(config, rules):
 
 
 def test_bars_that_there_are_not_are_refused(config):
-    with pytest.raises(ValueError, match=r"within the 600 bars given; received \[\(500, 601\)\]"):
+    with pytest.raises(ValueError, match=r"within the 600 bars; received \[\(500, 601\)\]"):
         evaluate_policies([policy_for(config, 3, 0)], [[(500, 601)]], config, params())
 
 

@@ -71,7 +71,7 @@ def test_a_ruined_account_stays_flat_while_its_benchmark_goes_on(caplog):
         ruined, other = evaluate_policy(lambda state: all_in.expand(len(state), 2), config, params)
         (holder, _) = evaluate_policy(lambda state: torch.zeros(len(state), 2), config, params)
     assert caplog.messages == [
-        f"Segment 0 to 60: ruined at bar 20, 39 bars before its end; the account stays at {ruined.equity[20]:.2f}"
+        f"segment 0 to 60: ruined at bar 20, 39 bars before its end; equity stays at {ruined.equity[20]:.2f}"
     ]
     assert np.array_equal(ruined.bars, np.arange(60))
     assert ruined.equity[19] > 9_000.0

@@ -90,7 +90,7 @@ class HostEnv:
 
 def test_a_class_without_a_cost_factor_is_refused_by_name(tmp_path):
     settings = small_settings(n_envs=1, start=None, episode_bars=None, fee_ramp=0.5)
-    with pytest.raises(ValueError, match=r"fee_ramp needs .* cost_factor, which HostEnv does not have"):
+    with pytest.raises(ValueError, match=r"fee_ramp must be 0 for HostEnv, which has no cost_factor"):
         trained(tmp_path, settings, env_class=HostEnv)
     trained(tmp_path, replace(settings, fee_ramp=0.0), env_class=HostEnv)
 
@@ -132,8 +132,8 @@ def test_a_budget_of_few_rollouts_is_warned_of(tmp_path, caplog):
     warn_once.cache_clear()
     settings = band_settings(n_envs=4, total_env_steps=2000, fee_ramp=0.75)
     train_policy(settings, small_market(segments=TRAIN), BAND_PARAMS, tmp_path)
-    assert "fee_ramp 0.75 with 1 rollouts: none of them pays the full costs" in caplog.text
-    assert "is 500 bars for each of 4 accounts: in fewer than 1000" in caplog.text
+    assert "fee_ramp 0.75 with 1 rollouts: no rollout pays the full costs" in caplog.text
+    assert "gives 500 bars to each of 4 accounts; with fewer than 1000" in caplog.text
 
 
 def test_a_class_that_is_not_ours_hears_the_bands_own_refusal(tmp_path):

@@ -58,7 +58,7 @@ def test_a_class_that_is_not_ours_is_called_by_its_name():
 def test_the_log_says_why_the_plain_step_runs(without_numba, tmp_path, caplog):
     without_numba(True)
     train(tmp_path, **BATCH)
-    (line,) = lines(caplog, "the plain torch step runs in place of the native one")
+    (line,) = lines(caplog, "using the plain torch step instead of the native step")
     assert "numba is not installed here" in line.getMessage()
 
 
@@ -85,8 +85,8 @@ def test_a_run_begun_with_the_plain_step_keeps_it_to_the_bit_though_a_native_one
     resumed = train(second, Checkpoints(second, (first,)), **KINDS[kind])
     assert resumed.stepped_by == "torch"
     assert_same_end(expected, resumed)
-    assert len(lines(caplog, "keep to the plain torch step")) == 1
-    assert lines(caplog, "takes over") == []
+    assert len(lines(caplog, "because the checkpoint was made with it")) == 1
+    assert lines(caplog, "is not available now") == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -97,8 +97,8 @@ def test_a_run_whose_native_step_is_gone_goes_on_with_the_plain_one_and_says_so(
     killed(first, 4, **KINDS[kind])
     without_numba(True)
     resumed = train(second, Checkpoints(second, (first,)), **KINDS[kind])
-    (line,) = lines(caplog, "takes over")
-    for words in ("numba", "numba is not installed here", "plain torch step", "not to the bit"):
+    (line,) = lines(caplog, "is not available now")
+    for words in ("numba", "numba is not installed here", "plain torch step", "not bitwise"):
         assert words in line.getMessage()
     assert resumed.stepped_by == "numba, torch"
     assert load_policy(resumed.last_policy).metadata["stepped_by"] == "numba, torch"
@@ -116,7 +116,7 @@ def test_a_run_that_changed_its_step_keeps_the_later_one(without_numba, tmp_path
     caplog.set_level(logging.INFO, "train.run")
     resumed = train(third, Checkpoints(third, (second, first)), **BATCH)
     assert resumed.stepped_by == "numba, torch"
-    assert len(lines(caplog, "keep to the plain torch step")) == 1
+    assert len(lines(caplog, "because the checkpoint was made with it")) == 1
 
 
 def test_a_run_that_keeps_its_native_step_says_nothing_of_it(tmp_path, caplog):

@@ -296,12 +296,12 @@ def test_a_coin_without_a_price_is_not_traded():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Costs(100.0, 0.25 * 100), "0.0025 means 0.25 %; received 25.0"),
-        (lambda: Costs(0.0, 0.0), "initial_capital is the cash"),
-        (lambda: equal_weight(np.ones(4), FREE), r"closes are \(n \+ 1, A\).*received \(4,\)"),
-        (lambda: equal_weight(np.array([[1.0], [np.nan]]), FREE), "finite and 0 or more"),
-        (lambda: draws(PRICE, np.ones(3), FREE), r"each of 2 steps.*received shape \(3,\)"),
-        (lambda: draws(PRICE, np.array([1.0, -1.0]), FREE), "1 entries below 0 or nan"),
+        (lambda: Costs(100.0, 0.25 * 100), "0.0025 is 0.25 %\\); received 25.0"),
+        (lambda: Costs(0.0, 0.0), "initial_capital must be above 0"),
+        (lambda: equal_weight(np.ones(4), FREE), r"closes must have shape \(n \+ 1, A\).*received \(4,\)"),
+        (lambda: equal_weight(np.array([[1.0], [np.nan]]), FREE), "finite and at least 0"),
+        (lambda: draws(PRICE, np.ones(3), FREE), r"2 values, one per step.*received shape \(3,\)"),
+        (lambda: draws(PRICE, np.array([1.0, -1.0]), FREE), "1 values below 0 or nan"),
     ],
 )
 def test_a_wrong_input_is_named(make, message):

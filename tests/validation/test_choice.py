@@ -50,7 +50,7 @@ def test_equally_good_trials_offer_no_choice_though_pbo_may_be_anything(seed):
     returns = equally_good(seed)
     assert not choice_of(returns).is_real
     assert verdict(returns, holdout=True).startswith("Evidence of skill: ")
-    assert "PBO has nothing to test" in verdict(returns, holdout=True)
+    assert "PBO does not apply" in verdict(returns, holdout=True)
 
 
 def test_pbo_of_equally_good_trials_says_nothing_of_skill():
@@ -59,11 +59,11 @@ def test_pbo_of_equally_good_trials_says_nothing_of_skill():
     assert max(found) > 0.65
 
 
-@pytest.mark.parametrize(("holdout", "said"), [(False, "is not passed."), (None, "has no verdict.")])
+@pytest.mark.parametrize(("holdout", "said"), [(False, "was not passed."), (None, "has no verdict.")])
 def test_without_a_choice_the_holdout_must_be_passed(holdout, said):
     found = verdict(equally_good(0), holdout)
     assert found.startswith("Not evidence of skill: ")
-    assert found.endswith(said)
+    assert f"but the hold-out {said}" in found
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -71,9 +71,7 @@ def test_without_a_choice_the_holdout_must_be_passed(holdout, said):
 def test_one_good_trial_among_noise_is_a_choice_that_pbo_tests(seed, holdout):
     returns = one_good(seed)
     assert choice_of(returns).is_real
-    assert verdict(returns, holdout) == (
-        "Evidence of skill: the lead over its exposure to the market passes the deflated Sharpe and PBO."
-    )
+    assert verdict(returns, holdout) == ("Evidence of skill: the alpha returns pass the deflated Sharpe ratio and PBO.")
 
 
 @pytest.mark.slow
@@ -104,7 +102,7 @@ def test_a_difference_that_changes_sides_is_real_and_refused_by_pbo():
 def test_noise_alone_hardly_ever_passes_the_deflated_sharpe_and_then_the_holdout_decides():
     found = [verdict(noise(seed)) for seed in range(60)]
     assert not any(text.startswith("Evidence") for text in found)
-    assert sum("deflated Sharpe of the lead is" in text for text in found) >= 54
+    assert sum("deflated Sharpe ratio of the alpha returns is" in text for text in found) >= 54
 
 
 def test_one_bad_trial_among_equally_good_ones_is_no_choice():
@@ -122,7 +120,8 @@ def test_trials_that_pay_different_fees_differ():
 def test_a_choice_that_pbo_refuses_is_refused_though_the_holdout_is_passed():
     lead = estimate_sharpe(one_good(0)[:, 3])
     real = Choice(gap=0.1, gap_by_error=0.02, p_value=CHOICE_LEVEL / 2.0)
-    assert "PBO of the lead is 20.0 %" in conclusion(lead, search_of([0.1, 0.09, 0.1]), 0.2, real, holdout=True)
+    said = conclusion(lead, search_of([0.1, 0.09, 0.1]), 0.2, real, holdout=True)
+    assert "PBO of the alpha returns is 20.0 %" in said
 
 
 def test_idle_accounts_and_copies_are_compared_too():
@@ -149,12 +148,14 @@ def test_the_finding_says_how_far_the_best_trial_is_from_the_median_one():
     lead, search = estimate_sharpe(one_good(0)[:, 3]), search_of([0.1, 0.0, 0.01])
     same = finding(lead, search, 100.0, 0.4, Choice(0.02, 0.03, 0.5))
     assert same.endswith(
-        "The best trial's annual Sharpe is 0.20 above the median trial's, and among equally good trials it would be "
-        "0.30 above it by error (p = 0.5): they do not differ by more than their sampling error at the level "
-        "of 0.1 %."
+        "The best trial's annual Sharpe ratio is 0.20 above the median trial's. Among equally good trials the gap "
+        "would be about 0.30 (p = 0.5), so the trials do not differ by more than their sampling error (significance "
+        "level 0.1 %)."
     )
     other = finding(lead, search, 100.0, 0.4, Choice(0.2, 0.03, 0.0005))
-    assert other.endswith("(p = 0.0005): they differ by more than their sampling error at the level of 0.1 %.")
+    assert other.endswith(
+        "(p = 0.0005), so the trials differ by more than their sampling error (significance level 0.1 %)."
+    )
 
 
 def test_what_another_trial_is_ahead_by_makes_a_choice_no_surer():

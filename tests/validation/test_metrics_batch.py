@@ -138,7 +138,7 @@ def test_a_bad_account_does_not_touch_its_neighbours():
 
 
 def test_columns_of_another_length_are_refused():
-    with pytest.raises(ValueError, match=r"one entry per return is expected, shape \(3,\); received \(4,\)"):
+    with pytest.raises(ValueError, match=r"one value per return, shape \(3,\); received \(4,\)"):
         measure_batch(np.ones(4), 50.0, fees_quote=np.ones(4))
 
 

@@ -287,12 +287,12 @@ def test_idle_trials_do_not_flatter_a_winner_that_loses():
 @pytest.mark.parametrize(
     ("change", "n_blocks", "message"),
     [
-        (lambda r: r[:, :1], 4, r"2 trials or more and at least 8 bars, 2 a block; received \(40, 1\)"),
+        (lambda r: r[:, :1], 4, r"N >= 2 and T >= 8 \(2 bars per block\); received \(40, 1\)"),
         (lambda r: r[:7], 4, r"received \(7, 3\)"),
         (lambda r: r, 5, "even number from 2 to 20; received 5"),
         (lambda r: r, 22, "received 22"),
         (lambda r: np.where(np.arange(3) == 1, np.nan, r), 4, r"trials \[1\] have returns that are not finite"),
-        (lambda r: np.where(np.arange(3) == 2, 0.01, r), 4, r"trials \[2\] have a constant return other than 0"),
+        (lambda r: np.where(np.arange(3) == 2, 0.01, r), 4, r"trials \[2\] have a constant nonzero return"),
     ],
 )
 def test_data_that_cannot_be_compared_is_refused(change, n_blocks, message):
@@ -311,13 +311,12 @@ def test_the_paper_sized_problem_takes_seconds():
 # ------------------------------------------------------------------------------------------------------ in plain words
 def test_a_lucky_winner_is_called_lucky():
     assert finding(WINNER, tried(100), 250.0, pbo=0.3) == (
-        "Of 100 trials that differ as these do, the best would be expected to show an annual Sharpe of 1.79 if the "
-        "true one of all were zero; the winner's is 2.50. Deflated Sharpe (one minus the p-value of that after the "
-        "search): 90.0 %. The trial that is best on half of the data ends in the lower half on the rest 30.0 % of the "
-        "time."
+        "Luck alone would give the best of 100 trials an annual Sharpe ratio of about 1.8. The winner has 2.50. "
+        "Deflated Sharpe ratio (1 minus the p-value, corrected for the number of trials): 90.0 %. The best trial on "
+        "one half of the data falls into the lower half of the trials on the other half 30.0 % of the time."
     )
     assert conclusion(WINNER, tried(100), 0.0) == (
-        "Not evidence of skill: the deflated Sharpe of the lead is 90.0 %, and 95.0 % is needed."
+        "Not evidence of skill: the deflated Sharpe ratio of the alpha returns is 90.0 %; at least 95.0 % is needed."
     )
 
 
@@ -326,20 +325,22 @@ def test_a_lucky_winner_is_called_lucky():
     [
         (10, 0.05, "Evidence of skill: "),
         (1, 0.0, "Evidence of skill: "),
-        (46, None, "Not evidence of skill: the lead passes the deflated Sharpe, but too few trials completed to test"),
-        (47, 0.0, "Not evidence of skill: the deflated Sharpe of the lead is 94.9 %"),
-        (10, 0.0501, "Not evidence of skill: the PBO of the lead is 5.1 %, and at most 5.0 %"),
+        (46, None, "Not evidence of skill: the alpha returns pass the deflated Sharpe ratio, but too few trials"),
+        (47, 0.0, "Not evidence of skill: the deflated Sharpe ratio of the alpha returns is 94.9 %"),
+        (10, 0.0501, "Not evidence of skill: the PBO of the alpha returns is 5.1 %; at most 5.0 %"),
         (10, 0.51, "Not evidence of skill: choosing the best trial does worse than chance"),
-        (10, math.nan, "Not evidence of skill: the winner cannot be judged, for a figure is not defined"),
-        (math.nan, 0.0, "Not evidence of skill: the winner cannot be judged, for a figure is not defined"),
+        (10, math.nan, "Not evidence of skill: the winner cannot be judged, because a figure is undefined"),
+        (math.nan, 0.0, "Not evidence of skill: the winner cannot be judged, because a figure is undefined"),
     ],
 )
 def test_the_thresholds_of_the_conclusion(n_trials, pbo, beginning):
     assert conclusion(WINNER, tried(n_trials), pbo).startswith(beginning)
 
 
-@pytest.mark.parametrize(("n_trials", "words"), [(46, "Holding coins may earn that, too"), (47, "is not shown"),
-                                                 (math.nan, "cannot be judged")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("n_trials", "words"),
+    [(46, "Holding coins may earn that, too"), (47, "may have earned no more"), (math.nan, "cannot be judged")],
+)
 def test_what_an_account_earned_is_never_called_skill(n_trials, words):
     said = earning(WINNER, tried(n_trials))
     assert words in said
@@ -348,7 +349,8 @@ def test_what_an_account_earned_is_never_called_skill(n_trials, words):
 
 def test_a_figure_never_looks_better_than_the_threshold_it_missed():
     almost = next(n for n in np.arange(46.0, 47.0, 0.01) if deflated_sharpe(WINNER, tried(n)) < 0.95)
-    assert "search): 94.9 %." in finding(WINNER, tried(almost), 250.0)
-    assert "the rest 5.1 % of the time" in finding(WINNER, tried(10), 250.0, 0.0501)
-    assert "One trial was tried; its annual Sharpe is 2.50. " in finding(WINNER, search_of([2.5], 250.0), 250.0)
-    assert "not defined" in finding(WINNER, tried(math.nan), 250.0)
+    assert "number of trials): 94.9 %." in finding(WINNER, tried(almost), 250.0)
+    assert "the other half 5.1 % of the time" in finding(WINNER, tried(10), 250.0, 0.0501)
+    single = finding(WINNER, search_of([2.5], 250.0), 250.0)
+    assert "a single trial, with an annual Sharpe ratio of 2.50. " in single
+    assert "undefined" in finding(WINNER, tried(math.nan), 250.0)

@@ -179,9 +179,9 @@ def test_purge_counts_bars_across_a_seam():
         ((((0, 9), (5, 20)), 3, 1, 0, 0), "time order"),
         ((((0, 90),), 3, 3, 0, 0), "k_test_groups"),
         ((((0, 90),), 3, 0, 0, 0), "k_test_groups"),
-        ((((0, 2),), 3, 1, 0, 0), "cut into 3 groups"),
+        ((((0, 2),), 3, 1, 0, 0), "divided into 3 groups"),
         ((((0, 30),), 3, 2, 20, 0), "no training segment"),
-        ((((0, 30),), 3, 1, -1, 0), "0 or more"),
+        ((((0, 30),), 3, 1, -1, 0), "at least 0 bars"),
     ],
 )
 def test_impossible_designs_are_refused_with_the_reason(arguments, words):

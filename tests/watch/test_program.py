@@ -78,7 +78,7 @@ def test_what_is_not_there_is_one_line_and_an_exit_code(folder):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--training", "--account", "a"), ["--account: of a trader; leave out --training"]),
+        (("--training", "--account", "a"), ["--account: only for a trader; remove --training"]),
         (("--training", "--refresh", "0"), ["--refresh", "0.2"]),
         (("--training", "--refresh", "nan"), ["--refresh"]),
         (("--training", "--once", "--storage", "what"), ["--storage what: not a database URL"]),
@@ -118,7 +118,7 @@ def test_the_last_frame_stays_while_the_database_is_away(folder):
     (folder / "study.db").rename(folder / "moved.db")
     kept, trouble = dashboard.frame_or_trouble()
     assert "there is no database" in trouble
-    assert "figures of 0 s ago, looking again" in trouble
+    assert "showing figures from 0 s ago, retrying" in trouble
     assert (kept.snapshot, kept.trouble) == (first.snapshot, trouble)
     (folder / "moved.db").rename(folder / "study.db")
     again, trouble = dashboard.frame_or_trouble()

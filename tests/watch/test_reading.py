@@ -87,7 +87,7 @@ def test_a_database_without_studies_is_named(tmp_path):
     connection = sqlite3.connect(tmp_path / "study.db")
     connection.execute("CREATE TABLE recipes (name TEXT)")
     connection.close()
-    with pytest.raises(StudyError, match="holds no Optuna study"):
+    with pytest.raises(StudyError, match="contains no Optuna study"):
         take_snapshot(url_of(tmp_path), None)
 
 

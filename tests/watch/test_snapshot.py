@@ -112,7 +112,7 @@ def test_without_a_name_the_study_with_the_newest_trial_is_taken(tmp_path):
     make_study(tmp_path, [], name="empty")
     seen = snapshot(tmp_path, None)
     assert (seen.name, seen.other_studies) == ("newer", ("empty", "older"))
-    with pytest.raises(StudyError, match="has no study x; it has empty, newer, older"):
+    with pytest.raises(StudyError, match="has no study x; its studies: empty, newer, older"):
         snapshot(tmp_path, "x")
 
 
@@ -174,7 +174,7 @@ def test_times_are_those_that_were_written(tmp_path):
 @pytest.mark.slow
 def test_a_server_is_read_as_a_file_is(postgres):
     url = make_url(postgres.new_database("watched"))
-    with pytest.raises(StudyError, match="holds no Optuna study"):
+    with pytest.raises(StudyError, match="contains no Optuna study"):
         take_snapshot(url, None)
     study = open_study(url, "s", identity(), False, optuna.pruners.NopPruner())
     study.add_trials([trial(value=1.0, splits=(0.5,), split_0=split_figures(7.0, 8.0)), trial(PRUNED, pruned="worse")])

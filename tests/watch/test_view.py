@@ -66,7 +66,7 @@ def test_a_running_study_is_told_in_full(tmp_path):
     snapshot = study(trials, BEST, reasons={4: "split 1: loss is nan", 1: "worse"}, other_studies=("b",))
     text = drawn(snapshot, tmp_path, workers=[worker], machine=replace(MACHINE, gpus=(GPU,)))
     for part in (
-        "study my_study", "1 more here", LABEL[:60],
+        "study my_study", "1 more in this database", LABEL[:60],
         "3 of 20 trials finished (15%)", "2 complete, 1 pruned, 1 failed, 1 running",
         # 3 trials from the start of the oldest, 51 minutes ago, on: 3 / 0.85 h
         "3.5 trials/hour (3 finished in 51 min of the last hour)",
@@ -74,7 +74,7 @@ def test_a_running_study_is_told_in_full(tmp_path):
         "ETA about 4 h 49 min (16:49)",
         "alive box pid 7  trial 3  split 2 (3 of 6), 31% of 100,000 steps", "0.5 cores, 2.0 GiB, validation +0.01",
         "explore 1,234 env-steps/s, update 567 samples/s (now)",
-        "+0.5000  trial 2", "+1.25 -0.25", "largest of 2 completed trials", "have not checked it yet",
+        "+0.5000  trial 2", "+1.25 -0.25", "largest of 2 completed trials", "it has not been checked on the hold-out",
         "CPU 50% of 8 cores, load 3.2; memory 6.0 GiB of 16.0 GiB", "GPU 0: 87% busy, 12.0 GiB used, 250 W, 61 C",
         "4 failed split 1: loss is nan", "1 pruned worse", "2 complete +0.5000",
         "setting_26", "0.026", "last words",
@@ -98,25 +98,25 @@ def test_a_best_trial_that_loses_to_equal_weight_is_said_to(tmp_path):
           "0 failed no reason given"]),
         (study([row(0, "PRUNED")]), [working()], ["1 of 20", "1 pruned", "no trial completed (1 pruned)", "ETA about"]),
         (study([row(0, "RUNNING")]), [working()], ["ETA unknown: no trial has finished yet"]),
-        (study(COMPLETED, BEST), [working(DEAD)], ["no worker is alive", "dead box pid 7", "last sign 5 s ago"]),
+        (study(COMPLETED, BEST), [working(DEAD)], ["no worker is alive", "dead box pid 7", "last heartbeat 5 s ago"]),
         (study(COMPLETED, BEST), [working(SILENT)], ["no worker is alive", "silent box pid 7"]),
         (study(COMPLETED, BEST), [Worker("unknown", None, UNKNOWN, 3, None, None)],
          ["unknown unknown process  trial 3"]),
-        (study(COMPLETED, BEST, OURS | {"target": 3}), [], ["3 of 3 trials finished (100%)", "finished: it has all"]),
-        (study(COMPLETED, BEST, OURS | {"target": 2}), [], ["3 of 2 trials finished (100%)", "finished: it has all"]),
+        (study(COMPLETED, BEST, OURS | {"target": 3}), [], ["3 of 3 trials finished (100%)", "finished: all"]),
+        (study(COMPLETED, BEST, OURS | {"target": 2}), [], ["3 of 2 trials finished (100%)", "finished: all"]),
         (study(COMPLETED, BEST, OURS | {"target": True}), [], ["target unknown"]),
         (study(COMPLETED, Best(2, 0.5, {}, {}), {}, maximize=False), [],
-         ["data unknown: this study was not made by", "(minimised)", "target unknown", "ETA unknown"]),
+         ["data unknown: 1_optimize_unified.py did not", "(minimized)", "target unknown", "ETA unknown"]),
         (study(COMPLETED, BEST, OURS | {"identity": identity(run=1)}), [],
-         ["is not known: the study's identity: field run: expected object, got int"]),
-        (study(COMPLETED, None, {}, n_objectives=2), [], ["2 objectives: there is no single best trial"]),
+         ["cannot be read: the study's identity: field run: expected object, got int"]),
+        (study(COMPLETED, None, {}, n_objectives=2), [], ["with 2 objectives no single trial is best"]),
         (study([row(0, value=None)]), [],
          ["0 complete no finite value", "the completed trial is not eligible to be best: no finite value"]),
         (study([replace(row(0, value=9.0), violates={"max_drawdown": 0.1})], reasons={0: "it lost 60 %"}), [],
          ["0 complete +9.0000, not eligible to be best: it lost 60 %", "the completed trial is not eligible to be best",
-          "1 beyond --max-drawdown"]),
+          "--max-drawdown violated by 1"]),
         (study([row(0, value=1.0, minutes_ago=200)], BEST), [working()],
-         ["0 trials/hour in the last hour; before, one in 3 h 21 min"]),
+         ["0 trials/hour in the last hour; before that, one per 3 h 21 min"]),
         (study(COMPLETED, BEST, rates=Rates(1, 5.0, 6.0)),
          [working(DEAD, explore_steps_per_s=9.0, update_samples_per_s=9.0)],
          ["explore 5 env-steps/s, update 6 samples/s (last split of trial 1)"]),
@@ -140,8 +140,8 @@ def test_a_figure_that_the_driver_does_not_tell_is_unknown():
 
 
 def test_old_figures_are_shown_under_the_reason(tmp_path):
-    first_line = drawn(study(), tmp_path, trouble="database is locked; figures of 9 s ago").splitlines()[0]
-    assert first_line.strip() == "database is locked; figures of 9 s ago"
+    first_line = drawn(study(), tmp_path, trouble="database is locked; showing figures from 9 s ago").splitlines()[0]
+    assert first_line.strip() == "database is locked; showing figures from 9 s ago"
 
 
 # --------------------------------------------------------------------------------------------------------------- shape
@@ -160,7 +160,7 @@ def test_a_low_terminal_shows_the_beginning_and_says_that_there_is_more(tmp_path
     lines = drawn(study(COMPLETED, BEST), tmp_path, width=80, height=24).splitlines()
     assert len(lines) == 24
     assert lines[0].startswith("study my_study")
-    assert lines[-1].split(maxsplit=1)[1].startswith("more lines: a taller terminal shows them")
+    assert lines[-1].split(maxsplit=1)[1].startswith("more lines; enlarge the terminal to see them")
     tall = drawn(study(COMPLETED, BEST), tmp_path, width=80).splitlines()
     assert int(lines[-1].split()[0]) == len(tall) - 23
 
@@ -191,7 +191,7 @@ def test_the_pace_of_a_study_at_rest_is_that_of_the_hour_it_worked(tmp_path):
     trials = [row(n, value=0.0, minutes_ago=600 + 10 * n, took_s=600) for n in range(30)]
     for now in (NOW, NOW + timedelta(days=3)):
         text = drawn(study(trials, BEST), tmp_path, now=now)
-        assert "6.0 trials/hour (6 finished in the last hour it worked)" in text
+        assert "6.0 trials/hour (6 finished in the last active hour)" in text
 
 
 def test_a_pace_without_a_trial_in_the_hour_is_that_of_the_last_few():
@@ -241,11 +241,11 @@ def test_the_log_of_another_study_is_not_shown(tmp_path):
         log.write_text("".join(map(started.format, names)) + "some words\n")
         text = drawn(study(COMPLETED, BEST), tmp_path, width=300)
         assert ("some words" in text) == is_shown
-        assert ("is of study other; give --log FILE" in text) != is_shown
+        assert ("is a log of study other; give --log FILE" in text) != is_shown
 
 
 def test_a_log_that_is_not_there_or_empty_is_said_to_be(tmp_path):
     (tmp_path / "empty").touch()
-    assert last_lines(tmp_path / "none", 5) == ([], f"there is no {tmp_path / 'none'}")
+    assert last_lines(tmp_path / "none", 5) == ([], f"{tmp_path / 'none'} does not exist")
     assert last_lines(tmp_path / "empty", 5) == ([], f"{tmp_path / 'empty'} is empty")
     assert last_lines(tmp_path, 5)[1].endswith("cannot be read: Is a directory")

@@ -1,5 +1,5 @@
-"""From a study's best trial to a deployment: refit, gates, decisions, the folder, the service.
+"""Deployment of a study's best trial: refit, gates, decision log, deployments folder and service.
 
-The only place that writes or reads deployments. Imports `findings` and below; only programs and paper trading import
-it.
+Only this package writes or reads deployments. It imports `findings` and the packages below it. Only programs and paper
+trading import it.
 """

@@ -1,4 +1,4 @@
-"""A study's winner with everything that judging it needs."""
+"""The best trial of a study, together with everything needed to judge it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from train.records.provenance import code_version
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asks for."""
+    """Settings from the command line."""
 
     storage: URL
     study_name: str
     deployments: Path
-    results: Path | None = None  # that holds the study's folder; None: as the study says
-    data_dir: Path | None = None  # None: where the study read it
-    seed: int = 0  # of the refit
+    results: Path | None = None  # parent of the study's results folder; None uses the path stored in the study
+    data_dir: Path | None = None  # None uses the study's own data folder
+    seed: int = 0  # seed of the refit
     gpu_id: int = -1
     min_trials: int | None = None
     while_running: bool = False
@@ -34,16 +34,16 @@ class Request:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        """Refuse a GPU that is not there."""
+        """Reject a GPU that does not exist."""
         n_gpus = torch.cuda.device_count()
         if not -1 <= self.gpu_id < n_gpus:
-            seen = f"numbers 0 to {n_gpus - 1}" if n_gpus else "none"
-            raise StudyError(f"--gpu {self.gpu_id}: torch sees GPUs: {seen}; pass --gpu -1 for the CPU")
+            seen = f"torch finds GPUs 0 to {n_gpus - 1}" if n_gpus else "torch finds no GPU"
+            raise StudyError(f"--gpu {self.gpu_id}: {seen}; pass --gpu -1 for the CPU")
 
 
 @dataclass(frozen=True)
 class Case:
-    """A winner with everything that judging it needs."""
+    """The best trial of a study, together with everything needed to judge it."""
 
     request: Request
     stored: StoredStudy
@@ -53,13 +53,13 @@ class Case:
 
     @property
     def bars(self) -> Bars:
-        """What a look at the hold-out sees."""
+        """The bars that an evaluation on the hold-out uses."""
         held, dataset = self.trial.data.holdout, self.trial.data.dataset
         assert held is not None
         return Bars(held.first_time_s, held.last_time_s, dataset.tickers, dataset.synthetic, dataset.source)
 
     def about(self) -> dict[str, Any]:
-        """For the log."""
+        """Return the description of the candidate for the decision log."""
         return {
             "study": self.stored.study.study_name,
             "candidate": self.candidate.to_json(),

@@ -1,4 +1,4 @@
-"""What is in a deployment's folder: written from what was scored, read back, and scored again."""
+"""Contents of a deployment folder: written from a scored policy, read back, and scored again as a check."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ EQUITY_FILE = "equity.npz"
 
 
 def deployment_facts(case: Case, gates: Sequence[Gate], policy: Policy, scored: Scored, test: int) -> DeploymentFacts:
-    """deployment.json, but for the hashes of the files."""
+    """Return the contents of deployment.json without the file hashes."""
     dataset, settings, held = case.trial.data.dataset, case.trial.settings, case.trial.data.holdout
     assert held is not None
     config, stamp = dataset.env_config(), datetime.fromtimestamp(time.time(), tz=UTC)
@@ -93,7 +93,7 @@ def deployment_facts(case: Case, gates: Sequence[Gate], policy: Policy, scored: 
 
 
 def write_deployment(folder: Path, policy: Policy, facts: DeploymentFacts, scored: Scored, rows: HoldoutRows) -> None:
-    """Fill the folder: the policy with what it must say itself, its facts, its account on the held-out bars."""
+    """Write the policy file, deployment.json and the account on the held-out bars into the folder."""
     content = json.loads(json.dumps(plain(facts)))
     shared = {name: content[name] for name in (*SHARED_FACTS, "scores", "holdout", "warmup_bars", "name")}
     path = save_policy(folder / POLICY_FILE, policy, shared)
@@ -103,13 +103,13 @@ def write_deployment(folder: Path, policy: Policy, facts: DeploymentFacts, score
 
 
 def check_written(folder: Path, scored: Scored, rows: HoldoutRows, gpu_id: int = -1) -> None:
-    """Read the files back as live trading will, score them again, and refuse any difference.
+    """Read the files back as live trading does, score them again, and reject any difference.
 
     Raises:
-        StudyError: what was written is not what was scored.
-        DeploymentError: it cannot be read.
+        StudyError: the written policy is not the scored one.
+        DeploymentError: the folder cannot be read.
     """
     found = read_deployment(folder)
     (again,) = score_policies([found.policy], [found.env_params], rows, gpu_id)
     if not scored.is_same(again):
-        raise StudyError(f"{folder}: the policy that was written does not trade as the one that was scored")
+        raise StudyError(f"{folder}: the written policy does not trade like the policy that was scored")

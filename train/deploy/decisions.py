@@ -1,15 +1,15 @@
-"""`decisions.jsonl`: what was looked at and decided, one JSON object a line, never rewritten.
+"""Decision log `decisions.jsonl`: an append-only file with one JSON object per line.
 
-    look      before a candidate is scored on held-out bars: its weights, the bars, the number of the test
-    refused   a candidate, with every gate and its figure
-    accepted  a candidate: its deployment is whole, and `current` is about to lead to it
-    rollback  `current` is about to lead back to an earlier deployment
-    current   it does now
-    broken    it cannot: the deployment is damaged
+    look      a candidate is about to be scored on held-out bars: its weights, the bars, the test number
+    refused   a candidate was refused, with the figure of every gate
+    accepted  a candidate was accepted: its deployment is complete and `current` is about to point to it
+    rollback  `current` is about to point to an earlier deployment
+    current   `current` now points to this deployment
+    broken    `current` cannot point to this deployment, because it is damaged
     error     nothing could be judged, with the reason; written when the reason changes
 
-A look is written before it happens: a kill cannot hide one. `accepted` and `rollback` are promises that the next start
-keeps if a kill came in between (`train.deploy.folder`).
+A look is written before the evaluation, so that a kill cannot hide it. `accepted` and `rollback` are promises: if the
+process is killed before `current` changes, the next start changes it (`train.deploy.folder`).
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ Event = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A winner as it is judged: other options are another question, other seeds another policy."""
+    """Best trial with its refit seed and options; a change of either makes a new candidate."""
 
-    uuid: str  # of the study
+    uuid: str  # uuid of the study
     trial: int
     seed: int
     options: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain JSON values."""
         return {"uuid": self.uuid, "trial": self.trial, "seed": self.seed, "options": dict(self.options)}
 
 
 @dataclass(frozen=True)
 class Bars:
-    """Which market was looked at, and when it was."""
+    """Market and time range of an evaluation."""
 
     first_time_s: int
     last_time_s: int
@@ -58,27 +58,31 @@ class Bars:
     source: str
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain JSON values."""
         return vars(self) | {"tickers": list(self.tickers)}
 
     def overlap(self, other: Mapping[str, Any]) -> bool:
-        """Whether the other look saw some of the same: overlapping times of a shared coin of the same world."""
+        """Return True if the other evaluation saw some of these bars.
+
+        Two evaluations overlap if their times overlap, they share a coin, and both are real or from the same generated
+        market.
+        """
         is_same_world = self.synthetic == other["synthetic"] and (not self.synthetic or self.source == other["source"])
         meets = self.first_time_s <= other["last_time_s"] and other["first_time_s"] <= self.last_time_s
         return is_same_world and meets and not set(self.tickers).isdisjoint(other["tickers"])
 
 
 class DecisionLog:
-    """The file; whoever appends holds the lock of the deployments."""
+    """The decision log file; a caller that appends must hold the lock of the deployments folder."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / LOG_FILE
 
     def read(self) -> list[dict[str, Any]]:
-        """All events, oldest first; a last line without an end was never finished and is not there.
+        """Return all events, oldest first; an incomplete last line is skipped.
 
         Raises:
-            StudyError: a finished line is damaged.
+            StudyError: a complete line is damaged.
         """
         try:
             lines = self.path.read_bytes().split(b"\n")
@@ -89,14 +93,14 @@ class DecisionLog:
             event = _event(line)
             if event is None:
                 raise StudyError(
-                    f"{self.path}: line {number} is damaged, so how often the held-out bars were looked at is not "
-                    "known; restore the file"
+                    f"{self.path}: line {number} is damaged, so the number of hold-out evaluations is unknown; "
+                    "restore the file"
                 )
             events.append(event)
         return events
 
     def append(self, event: str, **content: Any) -> None:
-        """Write one line and force it onto the disk; what a kill left of a line goes first."""
+        """Append one line and sync it to disk, after removing an incomplete last line that a kill left."""
         stamp = datetime.fromtimestamp(time.time(), tz=UTC).isoformat(timespec="seconds")
         line = (json.dumps({"event": event, "utc": stamp} | content) + "\n").encode()
         with self.path.open("a+b") as file:
@@ -116,7 +120,7 @@ def _event(line: bytes) -> dict[str, Any] | None:
 
 
 def _mend_end(descriptor: int) -> None:
-    """Cut off a last line without an end: it was never finished, so nobody acted on it."""
+    """Remove an incomplete last line; no decision was based on it."""
     size = os.fstat(descriptor).st_size
     content = os.pread(descriptor, size, 0)
     if content and not content.endswith(b"\n"):
@@ -124,32 +128,32 @@ def _mend_end(descriptor: int) -> None:
 
 
 def judgement_of(events: Sequence[Event], candidate: Candidate) -> Event | None:
-    """The latest decision about this very candidate."""
+    """Return the latest decision about this candidate, or None."""
     wanted = candidate.to_json()
     found = (e for e in reversed(events) if e["event"] in JUDGED and e.get("candidate") == wanted)
     return next(found, None)
 
 
 def looks_at(events: Sequence[Event], bars: Bars) -> dict[str, int]:
-    """Weights -> number of their test, of all that were scored on some of these bars."""
+    """Return {weights hash: test number} of all policies that were scored on some of these bars."""
     looks = (e for e in events if e["event"] == "look" and bars.overlap(e["bars"]))
     return {look["weights_sha256"]: look["test"] for look in looks}
 
 
 def lookers_at(events: Sequence[Event], bars: Bars) -> set[str]:
-    """Ids of the studies of these looks."""
+    """Return the uuids of the studies whose policies were scored on some of these bars."""
     looks = (e for e in events if e["event"] == "look" and bars.overlap(e["bars"]))
     return {Candidate(**look["candidate"]).uuid for look in looks}
 
 
 def promised(events: Sequence[Event]) -> Event | None:
-    """The last change of `current` that was announced and is not known to have happened."""
+    """Return the last announced change of `current` that is not confirmed by a later event, or None."""
     last = next((e for e in reversed(events) if e["event"] in (*PROMISES, "current", "broken")), None)
     return last if last is not None and last["event"] in PROMISES else None
 
 
 def deployed_names(events: Sequence[Event]) -> list[str]:
-    """The deployments that `current` has led to and can be rolled back to, the present one last."""
+    """Return the deployments that a rollback can reach, oldest first, with the present one last."""
     stack: list[str] = []
     for event in events:
         if event["event"] != "current":

@@ -1,16 +1,17 @@
-"""The folder of deployments: `current` is replaced in one step, a kill leaves the old one or the new one.
+"""Deployments folder, in which `current` is replaced atomically: a kill leaves the old deployment or the new one.
 
-The order of writing is what makes that so:
+The order of the writes guarantees this:
 
-    1. `.unfinished/` is filled, forced onto the disk, read back and scored again;
-    2. it is renamed to its own name, which nothing leads to yet;
-    3. `decisions.jsonl` says `accepted`;
+    1. `.unfinished/` is filled, synced to disk, read back and scored again;
+    2. it is renamed to its final name, to which nothing points yet;
+    3. `decisions.jsonl` records `accepted`;
     4. a new link is renamed over `current`;
-    5. `decisions.jsonl` says `current`.
+    5. `decisions.jsonl` records `current`.
 
-A kill before 3 leaves the old deployment and an undecided candidate, which is judged again (its look was counted). A
-kill after 3 leaves a promise, which the next start keeps. A rollback is 3 to 5. `current` is a relative link, or a file
-with a name in it where the file system has no links; nobody but 4 changes it.
+A kill before step 3 leaves the old deployment and an undecided candidate. The candidate is judged again, and its
+evaluation has been counted. A kill after step 3 leaves a promise, which the next start fulfills. A rollback consists of
+steps 3 to 5. `current` is a relative link, or a file that contains a name if the file system has no links. Only step 4
+changes it.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
 class BusyError(StudyError):
-    """Another process watches the same folder."""
+    """Another process is judging candidates for the same folder."""
 
     exit_code = 4
 
 
 class Deployments:
-    """A folder of deployments and its log."""
+    """A deployments folder and its decision log."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -53,23 +54,23 @@ class Deployments:
 
     # ------------------------------------------------------------------------------------------------------ locks
     def prepare(self) -> None:
-        """Make the folder, in one that is there.
+        """Create the folder; its parent must exist.
 
         Raises:
-            StudyError: it cannot be made, or is a file.
+            StudyError: the folder cannot be created, or is a file.
         """
         try:
             self.folder.mkdir(exist_ok=True)
         except OSError as error:
             reason = "is a file" if isinstance(error, FileExistsError) else error.strerror
-            raise StudyError(f"--deployments-dir {self.folder}: cannot be made ({reason})") from error
+            raise StudyError(f"--deployments-dir {self.folder}: cannot be created ({reason})") from error
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Held by the one process that judges candidates for this folder.
+        """Hold the lock of the single process that judges candidates for this folder.
 
         Raises:
-            BusyError: another one does.
+            BusyError: another process holds the lock.
         """
         with self._opened(WATCH_LOCK) as handle:
             self._take_watch_lock(handle)
@@ -79,7 +80,7 @@ class Deployments:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Held for moments, around reading and changing the log and `current`; keeps a promise that a kill left."""
+        """Hold the lock for a short read or change of the log and `current`, after completing an interrupted change."""
         with self._opened(LOCK) as handle:
             take_file_lock(handle, f"the deployments in {self.folder}", self.folder / LOCK)
             self._keep_promise()
@@ -87,7 +88,7 @@ class Deployments:
 
     @contextmanager
     def _opened(self, name: str) -> Iterator[int]:
-        """A file to lock, open; closing it lets go of the lock."""
+        """Open a lock file; closing it releases the lock."""
         handle = open_lock_file(self.folder / name, "--deployments-dir")
         try:
             yield handle
@@ -99,45 +100,45 @@ class Deployments:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             pid = os.pread(handle, 32, 0).decode("ascii", "replace").strip()
-            raise BusyError(f"{self.folder}: another process (pid {pid}) judges candidates for it already") from error
+            raise BusyError(f"{self.folder}: another process (pid {pid}) already judges candidates for it") from error
 
     # ---------------------------------------------------------------------------------------------------- reading
     def current_name(self) -> str | None:
-        """Of the folder that `current` leads to, None where nothing is deployed.
+        """Return the name of the folder that `current` points to, or None if nothing is deployed.
 
         Raises:
-            DeploymentError: something else is in its place.
+            DeploymentError: `current` is neither a link nor a pointer file.
         """
         return pointer_target(self.folder / CURRENT)
 
     def current(self) -> Deployment | None:
-        """What is deployed, checked; None where nothing is, or `current` leads to a folder that is gone.
+        """Return the verified current deployment, or None if nothing is deployed or its folder is missing.
 
         Raises:
-            DeploymentError: it is damaged; `--rollback` leads to the one before.
+            DeploymentError: the deployment is damaged; `--rollback` returns to the previous one.
         """
         name = self.deployed_name()
         return None if name is None else read_deployment(self.folder / name)
 
     def deployed_name(self) -> str | None:
-        """As `current_name`, None also where that folder is gone, which is logged."""
+        """Return `current_name`, or None if that folder is missing, which is logged."""
         name = self.current_name()
         if name is None or (self.folder / name).is_dir():
             return name
-        logger.warning("deployments: %s leads to %s, which is not there: nothing is deployed", CURRENT, name)
+        logger.warning("deployments: %s points to %s, which does not exist: nothing is deployed", CURRENT, name)
         return None
 
     # --------------------------------------------------------------------------------------------------- changing
     def install(
         self, name: str, fill: Callable[[Path], None], check: Callable[[Path], None], decision: Mapping[str, Any]
     ) -> None:
-        """Make a deployment and lead `current` to it; under `locked`.
+        """Create a deployment and point `current` to it; the caller must hold `locked`.
 
         Args:
-            name: of its folder.
-            fill: writes the files into the folder it is given.
-            check: raises where what was written is not what was meant.
-            decision: what the log says of it.
+            name: name of the deployment folder.
+            fill: function that writes the files into a given folder.
+            check: function that raises if the written files are not as intended.
+            decision: details for the decision log.
         """
         unfinished, final, previous = self.folder / UNFINISHED, self.folder / name, self.current_name()
         if unfinished.exists():
@@ -152,16 +153,16 @@ class Deployments:
         self._lead_to(name, "accepted")
 
     def rollback_target(self) -> tuple[str, str]:
-        """(present deployment, the one before it), which was checked.
+        """Return (present deployment, previous deployment), after verifying the previous one.
 
         Raises:
-            StudyError: there is none before.
-            DeploymentError: the one before is damaged.
+            StudyError: there is no previous deployment.
+            DeploymentError: the previous deployment is damaged.
         """
         present, names = self.current_name(), deployed_names(self.log.read())
         if present is None or present not in names:
-            there = f"the log does not know {present}, where {CURRENT} leads to" if present else "nothing is deployed"
-            raise StudyError(f"{self.folder}: {there}; nothing to roll back")
+            there = f"{CURRENT} points to {present}, which is not in the log" if present else "nothing is deployed"
+            raise StudyError(f"{self.folder}: {there}; there is nothing to roll back")
         before = names[: names.index(present)]
         if not before:
             raise StudyError(f"{self.folder}: nothing was deployed before {present}")
@@ -169,10 +170,10 @@ class Deployments:
         return present, before[-1]
 
     def roll_back(self) -> tuple[str, str]:
-        """Lead `current` to the deployment before the present one; (from, to). Under `locked`.
+        """Point `current` to the previous deployment and return (from, to); the caller must hold `locked`.
 
         Raises:
-            StudyError, DeploymentError: as `rollback_target`.
+            StudyError, DeploymentError: see `rollback_target`.
         """
         present, before = self.rollback_target()
         self.log.append("rollback", deployment=before, previous=present)
@@ -180,7 +181,7 @@ class Deployments:
         return present, before
 
     def _keep_promise(self) -> None:
-        """Finish what a kill cut off between the log and `current`."""
+        """Complete a change that was interrupted between the log entry and `current`."""
         events = self.log.read()
         promise = promised(events)
         if promise is None:
@@ -189,24 +190,24 @@ class Deployments:
         name, present = promise["deployment"], self.current_name()
         if present not in (name, promise["previous"]):
             raise StudyError(
-                f"{self.folder}: {CURRENT} leads to {present}, and the log ends with {promise['event']} of {name}: "
-                f"somebody else changed it; lead it to {promise['previous']} or {name} by hand"
+                f"{self.folder}: {CURRENT} points to {present}, but the log ends with {promise['event']} of {name}; "
+                f"point {CURRENT} to {promise['previous']} or {name} manually"
             )
         try:
             read_deployment(self.folder / name)
         except DeploymentError as error:
-            logger.warning("deployments: %s of %s cannot be finished: %s", promise["event"], name, error)
+            logger.warning("deployments: %s of %s could not be completed: %s", promise["event"], name, error)
             self.log.append("broken", deployment=name, why=str(error))
             return
-        logger.info("deployments: %s of %s was cut off; finished now", promise["event"], name)
+        logger.info("deployments: %s of %s had been interrupted; completed now", promise["event"], name)
         self._lead_to(name, promise["event"])
 
     def _note_change_by_hand(self, events: Sequence[Event]) -> None:
-        """Write down where somebody led `current` meanwhile, so that a rollback knows the way back to it."""
+        """Log a manual change of `current`, so that a rollback can return to it."""
         present, names = self.current_name(), deployed_names(events)
         is_known = any(event.get("deployment") == present for event in events)
         if present is not None and is_known and names[-1:] != [present]:
-            logger.info("deployments: %s was led to %s by hand", CURRENT, present)
+            logger.info("deployments: %s was changed manually to %s", CURRENT, present)
             self.log.append("current", deployment=present, cause="by hand")
 
     def _lead_to(self, name: str, cause: str) -> None:

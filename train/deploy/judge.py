@@ -1,4 +1,4 @@
-"""From a study to a decision about its winner: early gates, refit, one look at the hold-out, late gates, deployment."""
+"""Decision about a study's best trial: early gates, refit, one evaluation on the hold-out, late gates, deployment."""
 
 from __future__ import annotations
 
@@ -52,37 +52,37 @@ logger = logging.getLogger(__name__)
 
 REPLACED, NOTHING_NEW, WAITING, REFUSED, WOULD_LOOK = "replaced", "nothing new", "waiting", "refused", "would look"
 DRY_RUN = (
-    "dry run: nothing refuses it so far; the held-out bars were not looked at, for a look that is not counted makes "
-    "every later one worth less"
+    "dry run: all gates passed so far. The hold-out was not evaluated, because an uncounted evaluation would weaken "
+    "every later one."
 )
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a look at the study came to."""
+    """Outcome of one check of the study."""
 
     kind: str
     text: str
 
 
-CHANGED = Verdict(WAITING, "what is deployed changed meanwhile; the candidate is judged again")
+CHANGED = Verdict(WAITING, "another policy was deployed in the meantime; the candidate will be judged again")
 
 
 @dataclass(frozen=True)
 class _Compared:
-    """What the held-out bars said."""
+    """Result of the evaluation on the held-out bars."""
 
     scored: Scored
-    test: int  # its number
-    present: Deployment | None  # what was deployed then
+    test: int  # number of this evaluation of the held-out bars
+    present: Deployment | None  # the policy deployed at that time
 
 
 def look(request: Request, deployments: Deployments, interruption: Interruption) -> Verdict:
-    """Look at the study once; judge its winner if there is one that was not judged before.
+    """Check the study once and judge its best trial if it has not been judged before.
 
     Raises:
-        StudyError, DatasetError, SplitError, DeploymentError: something that its user can mend; nothing was decided.
-        Interrupted: a signal, while it trained.
+        StudyError, DatasetError, SplitError, DeploymentError: an error that the user can fix; nothing was decided.
+        Interrupted: a signal arrived during training.
     """
     stored = open_asked(request)
     best = best_trial(stored.study)
@@ -105,10 +105,10 @@ def look(request: Request, deployments: Deployments, interruption: Interruption)
 
 
 def open_asked(request: Request) -> StoredStudy:
-    """The study that is asked for.
+    """Return the study named on the command line.
 
     Raises:
-        StudyError: it, its results or the folder of --data-dir are not there.
+        StudyError: the study, its results or the folder of --data-dir does not exist.
     """
     if request.data_dir is not None and not request.data_dir.is_dir():
         raise StudyError(f"--data-dir {request.data_dir}: no such dataset folder")
@@ -116,25 +116,28 @@ def open_asked(request: Request) -> StoredStudy:
 
 
 def _events(request: Request, deployments: Deployments) -> list[dict[str, Any]]:
-    if request.dry_run:  # takes no lock, which would make a file
+    if request.dry_run:  # takes no lock, because the lock would create a file
         return deployments.log.read()
     with deployments.locked():
         return deployments.log.read()
 
 
 def _not_ready(stored: StoredStudy, request: Request) -> str:
-    """Why the study is not judged yet: held-out bars can be looked at a few times only, so not every best trial is."""
+    """Return why the study is not judged yet, or an empty string.
+
+    The hold-out can be evaluated only a few times, so not every new best trial is judged.
+    """
     study, n = stored.study, n_finished(stored.study)
     if request.while_running:
         return ""
     if request.min_trials is not None:
-        return "" if n >= request.min_trials else f"{n} of --min-trials {request.min_trials} trials finished"
+        return "" if n >= request.min_trials else f"{n} of {request.min_trials} trials finished (--min-trials)"
     target = study.user_attrs.get(TARGET)
     if target is not None:
         return "" if n >= target else f"{n} of {target} trials finished"
-    if HOLDOUT_SCORE in study.user_attrs:  # written when it first reached its target
+    if HOLDOUT_SCORE in study.user_attrs:  # written when the study first reached its target
         return ""
-    return f"{n} trials finished, and it has not reached its --n-trials; --min-trials or --while-running judges it now"
+    return f"{n} trials finished, fewer than --n-trials; pass --min-trials or --while-running to judge it now"
 
 
 def _nothing_new(known: Event, deployments: Deployments) -> Verdict:
@@ -143,7 +146,10 @@ def _nothing_new(known: Event, deployments: Deployments) -> Verdict:
 
 
 def _lookahead_refusal(known: Event) -> dict[str, Any] | None:
-    """The gate that refused the candidate's features: a check or a declaration since then judges it again."""
+    """Return the look-ahead gate that refused the candidate, or None if another gate did.
+
+    A later check or declaration lets such a candidate be judged again.
+    """
     gates = (Gate(**content) for content in known["gates"])
     return next((gate.to_json() for gate in gates if gate.name == LOOKAHEAD and gate.verdict == FAILED), None)
 
@@ -151,7 +157,7 @@ def _lookahead_refusal(known: Event) -> dict[str, Any] | None:
 def _told(known: Event, deployments: Deployments) -> str:
     if known["event"] == "accepted":
         present = deployments.current_name()
-        since = "" if present == known["deployment"] else f", and since then current leads to {present}"
+        since = "" if present == known["deployment"] else f"; {present} has replaced it since"
         return f"deployed as {known['deployment']} on {known['utc']}{since}"
     return f"refused on {known['utc']}: {known['why']}"
 
@@ -164,12 +170,12 @@ def _judge(case: Case, deployments: Deployments, data_dir: Path, interruption: I
     rows = _held_out(case, data_dir)
     gates = early_gates(case.best, case.trial.data, _assessed(case), limits, case.stored.n_unverified)
     if has_failed(gates) or rows is None:
-        return _refuse(case, deployments, gates, "the held-out bars were not looked at")
+        return _refuse(case, deployments, gates, "the hold-out was not evaluated")
     try:
         policy = _refitted(case, interruption)
-    except TrainingDiverged as error:  # with these settings, bars and seed it always does
-        gates.append(Gate("refit", str(error), "trains to its end", FAILED))
-        return _refuse(case, deployments, gates, "the held-out bars were not looked at")
+    except TrainingDiverged as error:  # diverges every time with these settings, bars and seed
+        gates.append(Gate("refit", str(error), "training that does not diverge", FAILED))
+        return _refuse(case, deployments, gates, "the hold-out was not evaluated")
     if case.request.dry_run:
         gates += unlooked_gates(limits, _test_number(case, deployments, policy))
         _log_gates(gates)
@@ -181,12 +187,12 @@ def _judge(case: Case, deployments: Deployments, data_dir: Path, interruption: I
     gates += late_gates(scored, test, limits)
     gates.append(improvement_gate(scored, compared, not waived_names(gates, limits), limits))
     if has_failed(gates):
-        return _refuse(case, deployments, gates, f"test {test} of these bars", _Compared(scored, test, present))
+        return _refuse(case, deployments, gates, f"test {test} on these bars", _Compared(scored, test, present))
     return _accept(case, deployments, gates, policy, scored, rows, present, test)
 
 
 def _held_out(case: Case, data_dir: Path) -> HoldoutRows | None:
-    """The held-out bars, checked against what the study wrote down; None where it held nothing out."""
+    """Return the held-out bars, verified against the study's record, or None if the study has no hold-out."""
     if case.trial.data.holdout is None:
         return None
     known, tickers = case.stored.identity.holdout, case.trial.settings.data.tickers
@@ -196,7 +202,7 @@ def _held_out(case: Case, data_dir: Path) -> HoldoutRows | None:
 
 
 def _assessed(case: Case) -> Assessment | None:
-    """What the report says of the winner's lead; None where that is not defined.
+    """Return the assessment of the winner's alpha returns, or None if it is undefined.
 
     Raises:
         StudyError: another trial became the best.
@@ -205,11 +211,11 @@ def _assessed(case: Case) -> Assessment | None:
     try:
         returns = read_returns(study, case.stored.folder)
     except StudyError as error:
-        logger.warning("the study cannot be judged: %s", error)
+        logger.warning("study cannot be judged: %s", error)
         return None
     winner = returns.numbers[returns.winner]
     if winner != case.best.number:
-        raise StudyError(f"trial {winner} became the best while trial {case.best.number} was judged")
+        raise StudyError(f"trial {winner} became the best while trial {case.best.number} was being judged; run again")
     return assess(returns, "lead", holdout=is_passed(holdout_score_in(study.user_attrs), winner))
 
 
@@ -219,14 +225,14 @@ def _refitted(case: Case, interruption: Interruption) -> Policy:
         with interruption.interruptible():
             return refit(case.trial, study_seed, request.seed, request.gpu_id, keep=not request.dry_run)
     except ValueError as error:
-        raise StudyError(f"trial {case.trial.number} cannot be trained again: {error}") from error
+        raise StudyError(f"trial {case.trial.number} cannot be refitted: {error}") from error
 
 
 def _test_number(case: Case, deployments: Deployments, policy: Policy) -> int:
-    """Of the candidate among all that were scored on these bars, from any study and any folder that is known of.
+    """Return the candidate's number among all evaluations on these bars, from any study and deployments folder.
 
-    Other studies of the database whose own score on these bars was seen count as well, unless their winners are among
-    the tests: whoever chooses among studies by those scores has chosen by these bars.
+    Other studies of the database that scored their own winner on these bars are counted as well, unless their winner is
+    already among the tests. Choosing between studies by those scores is selection on these bars.
     """
     events, study, held = deployments.log.read(), case.stored.study, case.trial.data.holdout
     assert held is not None
@@ -244,15 +250,15 @@ def _test_number(case: Case, deployments: Deployments, policy: Policy) -> int:
 
 
 def _is_of(look: Mapping[str, Any], bars: Bars) -> bool:
-    """Whether a look in the database saw some of these bars; one that does not say which counts."""
+    """Return True if a recorded evaluation used some of these bars; a record without bars counts as well."""
     return "bars" not in look or bars.overlap(look["bars"])
 
 
 def _record_look(case: Case, deployments: Deployments, policy: Policy) -> tuple[Deployment | None, int]:
-    """Write the look down before it happens, in the log and in the study; what is deployed, and the test's number."""
+    """Record the evaluation before it happens, in the log and the study; return the deployed policy and test number."""
     digest = weights_sha256(policy)
-    # Other folders of deployments count looks under the study's lock, too.
-    with study_lock(case.request.storage, "counting looks at held-out bars"), deployments.locked():
+    # Processes with another deployments folder also count evaluations under the study's lock.
+    with study_lock(case.request.storage, "counting evaluations of held-out bars"), deployments.locked():
         present = deployments.current()
         test = _test_number(case, deployments, policy)
         look = {"weights_sha256": digest, "test": test, "bars": case.bars.to_json()}
@@ -262,7 +268,7 @@ def _record_look(case: Case, deployments: Deployments, policy: Policy) -> tuple[
 
 
 def _score(case: Case, rows: HoldoutRows, policy: Policy, present: Deployment | None) -> tuple[Scored, Present | None]:
-    """The candidate on the held-out bars, and beside it what is deployed, where that can be."""
+    """Score the candidate on the held-out bars, together with the deployed policy if the two are comparable."""
     if present is None:
         return score_policies([policy], [case.trial.env], rows, case.request.gpu_id)[0], None
     why = _why_incomparable(present, case)
@@ -272,7 +278,7 @@ def _score(case: Case, rows: HoldoutRows, policy: Policy, present: Deployment | 
     params = [case.trial.env, present.env_params]
     scored, theirs = score_policies([policy, present.policy], params, rows, case.request.gpu_id)
     has_seen = present.facts.data.last_time_s >= case.bars.first_time_s
-    remark = "; it was trained on some of these bars, which favours it" if has_seen else ""
+    remark = "; the deployed policy was trained on some of these bars, which favors it" if has_seen else ""
     return scored, Present(present.name, present.proven, "", remark, theirs)
 
 
@@ -281,10 +287,10 @@ def _why_incomparable(present: Deployment, case: Case) -> str:
     pairs: tuple[tuple[str, Any, Any], ...] = (
         ("coins", present.tickers, dataset.tickers),
         ("features", present.feature_names, dataset.feature_names),
-        ("bars in seconds", present.bar_seconds, dataset.bar_seconds),
-        ("generated market", present.synthetic, dataset.synthetic),
+        ("bar length", present.bar_seconds, dataset.bar_seconds),
+        ("data source (real or generated)", present.synthetic, dataset.synthetic),
     )
-    return ", ".join(f"it has other {what}" for what, theirs, ours in pairs if theirs != ours)
+    return ", ".join(f"different {what}" for what, theirs, ours in pairs if theirs != ours)
 
 
 def _refuse(
@@ -334,7 +340,7 @@ def _accept(
 
 
 def _has_changed(deployments: Deployments, present: Deployment | None) -> bool:
-    """Whether something else is deployed than what the candidate was compared with."""
+    """Return True if the deployed policy is no longer the one that the candidate was compared with."""
     return deployments.deployed_name() != (present.folder.name if present else None)
 
 

@@ -1,13 +1,14 @@
-"""A deployed policy, as live trading loads it: one folder, checked as a whole, refused for any market but its own.
+"""Loading of a deployment for live trading: one folder, verified as a whole, and rejected for any other market.
 
-    deployments/current -> 20260101T120000Z_<study>_trial7_1a2b3c4d     a relative link, replaced in one step
+    deployments/current -> 20260101T120000Z_<study>_trial7_1a2b3c4d     relative link, replaced atomically
     deployments/<name>/policy.safetensors                              weights, scaling, observation, settings, scores
-    deployments/<name>/deployment.json                                 the same facts, gates and provenance, to read
+    deployments/<name>/deployment.json                                 the same facts, gates and provenance as text
 
-Nothing in the folder is code or is run: JSON and safetensors. The two files vouch for each other by hashes. That finds
-damage, mixing and editing by hand; it is no signature, so whoever may write the folder may replace the policy.
+The folder holds only JSON and safetensors; nothing in it is executed. Each file contains hashes that verify the other.
+The hashes detect damage, mixed files and manual edits. They are not a signature: anyone who can write to the folder can
+replace the policy.
 
-This module imports torch and safetensors only; neither optuna nor pandas.
+This module imports torch and safetensors, but neither optuna nor pandas.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ POLICY_FILE, FACTS_FILE = "policy.safetensors", "deployment.json"
 CURRENT = "current"
 LARGEST_FACTS_BYTES = 4 * 2**20
 LARGEST_POINTER_BYTES = 255
-# In both files, and equal there.
+# Stored in both files, with equal values.
 SHARED_FACTS = (
     "study", "trial", "seed", "tickers", "feature_names", "bar_seconds", "data_sha256", "env_params",
     "observation_layout", "synthetic", "proven",
@@ -41,7 +42,7 @@ LayoutOf = Callable[[Mapping[str, Any], int, int], Layout]
 
 
 class DeploymentError(UserError):
-    """A deployment that cannot be used. One line that names the folder, what is wrong and what to do."""
+    """A deployment cannot be used; the message names the folder, the fault and the remedy in one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +52,12 @@ class _WithHashes(DeploymentFacts):
 
 @dataclass(frozen=True)
 class Deployment:
-    """A policy with everything that trading it needs.
+    """A policy with everything needed to trade it.
 
     Attributes:
-        folder: that holds it; never `current`, which may point elsewhere a moment later.
-        policy: (N, S) observations -> (N, A) actions, on the CPU; its scaling is part of it.
-        facts: deployment.json.
+        folder: deployment folder; never `current`, which may change later.
+        policy: maps observations (N, S) to actions (N, A) on the CPU; it includes the scaling of observations.
+        facts: contents of deployment.json.
     """
 
     folder: Path
@@ -65,27 +66,27 @@ class Deployment:
 
     @property
     def name(self) -> str:
-        """Of the folder when it was made."""
+        """Name of the deployment folder when it was created."""
         return self.facts.name
 
     @property
     def tickers(self) -> tuple[str, ...]:
-        """(A,) coins, in the order of the actions."""
+        """Coins (A,) in the order of the actions."""
         return self.facts.tickers
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """(F,) columns of one bar's features, in the order of the observation."""
+        """Feature columns (F,) of one bar, in the order of the observation."""
         return self.facts.feature_names
 
     @property
     def bar_seconds(self) -> int:
-        """Length of a bar."""
+        """Length of a bar in seconds."""
         return self.facts.bar_seconds
 
     @property
     def warmup_bars(self) -> int:
-        """Bars before the first observed one that its features depend on."""
+        """Number of bars before the first observed bar on which its features depend."""
         return self.facts.warmup_bars
 
     @property
@@ -95,17 +96,17 @@ class Deployment:
 
     @property
     def observation_layout(self) -> tuple[tuple[str, int], ...]:
-        """(block, width) of an observation, in order; the widths add up to S."""
+        """(block, width) of each part of an observation, in order; the widths sum to S."""
         return self.facts.observation_layout
 
     @property
     def proven(self) -> bool:
-        """Whether it passed every gate; False where some were waived for paper trading."""
+        """True if the policy passed every gate; False if gates were waived for paper trading."""
         return self.facts.proven
 
     @property
     def synthetic(self) -> bool:
-        """Whether it was trained on a generated market."""
+        """True if the policy was trained on a generated market."""
         return self.facts.synthetic
 
 
@@ -120,37 +121,37 @@ def load_deployment(
     allow_unproven: bool = False,
     allow_synthetic: bool = False,
 ) -> Deployment:
-    """Load a deployment for the market that its caller trades, or refuse it.
+    """Load a deployment for the market that the caller trades, or reject it.
 
     Args:
-        folder: a deployment, or `deployments/current`.
-        tickers: (A,) coins of the caller, in the order in which it reads actions.
-        feature_names: (F,) columns the caller feeds, in order.
-        bar_seconds: length of the caller's bars.
-        data_sha256: of the data set whose bars are fed, where they come from one; None for live bars.
-        layout_of: (env_params, A, F) -> blocks of the observation that the caller builds, as
-            `environment_Alpaca_vectorized.observation_layout` gives them; None leaves the check to the caller.
-        allow_unproven: take a policy that did not pass every gate, for paper trading.
-        allow_synthetic: take one that was trained on a generated market.
+        folder: a deployment folder, or `deployments/current`.
+        tickers: coins (A,) of the caller, in the order in which it reads actions.
+        feature_names: feature columns (F,) that the caller provides, in order.
+        bar_seconds: length of the caller's bars in seconds.
+        data_sha256: hash of the dataset that provides the bars; None for live bars.
+        layout_of: function (env_params, A, F) that returns the blocks of the caller's observation, such as
+            `environment_Alpaca_vectorized.observation_layout`; None leaves this check to the caller.
+        allow_unproven: also accept a policy that did not pass every gate, for paper trading.
+        allow_synthetic: also accept a policy that was trained on a generated market.
 
     Raises:
-        DeploymentError: missing, truncated, damaged, altered or foreign files, or another market.
+        DeploymentError: files are missing, truncated, damaged, altered or of another format, or the market differs.
     """
     found = read_deployment(folder)
     where = found.folder
     _same_names(where, "tickers", found.tickers, tickers)
     _same_names(where, "feature_names", found.feature_names, feature_names)
     if found.bar_seconds != bar_seconds:
-        raise DeploymentError(f"{where}: trades bars of {found.bar_seconds} s, not of {bar_seconds} s")
+        raise DeploymentError(f"{where}: trades bars of {found.bar_seconds} s; received bars of {bar_seconds} s")
     if data_sha256 is not None and data_sha256 != found.facts.data_sha256:
-        raise DeploymentError(f"{where}: was trained on data {found.facts.data_sha256[:12]}, not on {data_sha256[:12]}")
+        raise DeploymentError(f"{where}: trained on data {found.facts.data_sha256[:12]}; received {data_sha256[:12]}")
     if layout_of is not None:
         ours = [list(block) for block in layout_of(found.env_params, len(tickers), len(feature_names))]
         theirs = [list(block) for block in found.observation_layout]
         if ours != theirs:
-            raise DeploymentError(f"{where}: expects the observation {theirs}, and this program builds {ours}")
+            raise DeploymentError(f"{where}: expects the observation {theirs}, but this program builds {ours}")
     if found.synthetic and not allow_synthetic:
-        raise DeploymentError(f"{where}: was trained on a SYNTHETIC market and knows nothing of real coins")
+        raise DeploymentError(f"{where}: was trained on a SYNTHETIC market and cannot trade real coins")
     if not found.proven and not allow_unproven:
         waived = ", ".join(found.facts.waived) or "some"
         raise DeploymentError(f"{where}: is unproven (waived: {waived}); only paper trading may load it")
@@ -158,10 +159,10 @@ def load_deployment(
 
 
 def read_deployment(folder: str | Path) -> Deployment:
-    """Read a deployment and check that it is whole and unaltered; whether it fits a market is not looked at.
+    """Read a deployment and verify that it is complete and unaltered, without comparing it with a market.
 
     Raises:
-        DeploymentError: as `load_deployment`.
+        DeploymentError: see `load_deployment`.
     """
     where = resolve(folder)
     described = _read_facts(where / FACTS_FILE)
@@ -175,44 +176,44 @@ def read_deployment(folder: str | Path) -> Deployment:
     except PolicyFileError as error:
         raise DeploymentError(str(error)) from error
     if hashlib.sha256(content).hexdigest() != facts.policy_sha256:
-        raise DeploymentError(f"{path}: is not the file that {FACTS_FILE} was written for")
+        raise DeploymentError(f"{path}: does not match the hash in {FACTS_FILE}")
     _check_facts(where, facts, described, policy)
     return Deployment(where, policy, facts)
 
 
 def resolve(folder: str | Path) -> Path:
-    """The folder itself: `current` followed once, so that a replacement in between cannot mix two deployments.
+    """Return the deployment folder, following `current` once so that a replacement cannot mix two deployments.
 
     Raises:
-        DeploymentError: nothing is there, or a pointer that leads nowhere.
+        DeploymentError: the folder does not exist, or the pointer is invalid.
     """
     path = Path(folder)
     if path.is_symlink():
         path = path.parent / path.readlink()
-    elif path.is_file():  # where the file system has no links
+    elif path.is_file():  # used if the file system has no symbolic links
         path = path.parent / _pointed_to(path)
     if not path.is_dir():
-        raise DeploymentError(f"{folder}: no deployment is there; scripts/deployment/auto_replace_best_5m.py makes one")
+        raise DeploymentError(f"{folder}: no deployment found; scripts/deployment/auto_replace_best_5m.py creates one")
     return path
 
 
 def pointer_target(link: Path) -> str | None:
-    """Name of the folder that `current` leads to, None where there is none.
+    """Return the name of the folder that `current` points to, or None if `current` does not exist.
 
     Raises:
-        DeploymentError: something else is there.
+        DeploymentError: `current` is a folder.
     """
     if link.is_symlink():
         return link.readlink().name
     if link.is_file():
         return _pointed_to(link)
     if link.exists():
-        raise DeploymentError(f"{link}: is a folder, not a link to one; move it away")
+        raise DeploymentError(f"{link}: is a folder instead of a link to one; move it away")
     return None
 
 
 def facts_sha256(facts: Mapping[str, Any]) -> str:
-    """Hash over deployment.json but for the hash itself."""
+    """Return the hash of deployment.json without its own hash entry."""
     described = {name: value for name, value in facts.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
@@ -222,7 +223,7 @@ def _pointed_to(path: Path) -> str:
     with path.open("rb") as file:
         name = file.read(LARGEST_POINTER_BYTES + 1).decode("utf-8", "replace").strip()
     if not name or len(name) > LARGEST_POINTER_BYTES or name != Path(name).name or name in (".", ".."):
-        raise DeploymentError(f"{path}: does not name a deployment beside it")
+        raise DeploymentError(f"{path}: does not contain the name of a deployment in the same folder")
     return name
 
 
@@ -232,27 +233,27 @@ def _read_facts(path: Path) -> dict[str, Any]:
             content = file.read(LARGEST_FACTS_BYTES + 1)
         facts = json.loads(content)
     except OSError as error:
-        raise DeploymentError(f"{path}: cannot be read ({error.strerror}), so the folder is no deployment") from error
+        raise DeploymentError(f"{path}: cannot be read ({error.strerror}); this is not a deployment folder") from error
     except (ValueError, RecursionError) as error:
-        raise DeploymentError(f"{path}: is not whole JSON; roll back, or restore the folder") from error
+        raise DeploymentError(f"{path}: is not valid JSON; roll back, or restore the folder") from error
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise DeploymentError(f"{path}: does not describe a deployment")
     if facts.get("format_version") != FORMAT_VERSION:
-        raise DeploymentError(f"{path}: has format {facts.get('format_version')}; this code reads {FORMAT_VERSION}")
+        raise DeploymentError(f"{path}: format {facts.get('format_version')} is not supported; need {FORMAT_VERSION}")
     if facts.get("sha256") != facts_sha256(facts):
-        raise DeploymentError(f"{path}: was edited or damaged: it does not have the checksum stored with it")
+        raise DeploymentError(f"{path}: was edited or damaged: its checksum does not match; roll back, or restore it")
     return facts
 
 
 def _check_facts(where: Path, facts: DeploymentFacts, described: Mapping[str, Any], policy: Policy) -> None:
-    """The two files must say the same, and the weights must be those that were scored."""
+    """Verify that the two files agree and that the weights are the scored ones."""
     for name in SHARED_FACTS:
         if policy.metadata.get(name) != described[name]:
             raise DeploymentError(f"{where}: {FACTS_FILE} and {POLICY_FILE} disagree about {name}")
     if not weights_sha256(policy) == facts.weights_sha256 == facts.scored_weights_sha256:
-        raise DeploymentError(f"{where}: its weights are not those that were scored on the hold-out")
-    if sum(width for _, width in facts.observation_layout) != policy.state_dim:
-        raise DeploymentError(f"{where}: its observation is not {policy.state_dim} wide, as the weights are")
+        raise DeploymentError(f"{where}: its weights are not the ones that were scored on the hold-out")
+    if (width := sum(width for _, width in facts.observation_layout)) != policy.state_dim:
+        raise DeploymentError(f"{where}: its observation has {width} values, but its weights expect {policy.state_dim}")
 
 
 def _same_names(where: Path, what: str, theirs: Sequence[str], ours: Sequence[str]) -> None:
@@ -260,11 +261,12 @@ def _same_names(where: Path, what: str, theirs: Sequence[str], ours: Sequence[st
     if ours == tuple(theirs):
         return
     if sorted(ours) == sorted(theirs):
-        raise DeploymentError(f"{where}: {what} are the same in another order: {_brief(theirs)}, not {_brief(ours)}")
+        raise DeploymentError(f"{where}: {what} must be in the order {_brief(theirs)}; received {_brief(ours)}")
     if len(ours) != len(theirs):
-        raise DeploymentError(f"{where}: has {len(theirs)} {what} ({_brief(theirs)}), not {len(ours)} ({_brief(ours)})")
+        expected = f"{len(theirs)} {what} ({_brief(theirs)})"
+        raise DeploymentError(f"{where}: needs {expected}; received {len(ours)} ({_brief(ours)})")
     place = next(i for i, pair in enumerate(zip(theirs, ours, strict=True)) if pair[0] != pair[1])
-    raise DeploymentError(f"{where}: number {place} of its {what} is {theirs[place]}, not {ours[place]}")
+    raise DeploymentError(f"{where}: {what}[{place}] must be {theirs[place]}; received {ours[place]}")
 
 
 def _brief(names: Sequence[str]) -> str:

@@ -1,11 +1,11 @@
-"""The winner trained once more, on all bars of its study, with its settings as they are.
+"""Refit of the best trial: its settings, retrained on all bars before the hold-out.
 
-A trial leaves one policy for each split, none of which saw all the data. The refit sees every bar before the hold-out
-and the purge in front of it. Its checkpoint is chosen as every split's was, on the last part of each training segment,
-because that is the procedure whose results won the study; a last policy, chosen by nothing, was never scored by it.
+A trial leaves one policy per split, and none of them saw all the data. The refit trains on every bar before the
+hold-out and the purge in front of it. Its checkpoint is selected on the last part of each training segment, as in every
+split, because the study's results were earned with that procedure.
 
-A run that was stopped goes on from its last checkpoint (`train.checkpoint`), and one that has finished is taken as it
-is: the same settings, data, seed and code give the same weights.
+An interrupted refit resumes from its last checkpoint (`train.checkpoint`). A finished refit is reused, because the same
+settings, data, seed and code give the same weights.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ from train.validation.splits import bars_in, validation_cut, with_warmup
 
 logger = logging.getLogger(__name__)
 
-FINISHED = "refit.json"  # written last
+FINISHED = "refit.json"  # written last, after the policy files
 
 
 def refit_seed(study_seed: int, n_folds: int, seed: int) -> int:
-    """That of the split after the study's last one; `seed` counts on from 0 as another --seed of a study does."""
+    """Return the seed of the split after the study's last one; `seed` shifts it like another --seed of a study."""
     return split_seed(study_seed + seed, n_folds)
 
 
 def refit_folder(trial: StoredTrial, seed: int) -> Path:
-    """`trial_<n>/refit_<seed>`."""
+    """Return the path `trial_<n>/refit_<seed>`."""
     return trial.folder / f"refit_{seed}"
 
 
 def refit_fold(data: FoldedData) -> Fold:
-    """All bars of the study: fit, and validation slices at the ends of the segments; nothing is tested."""
+    """Return a fold of all the study's bars without test bars; validation bars are at the ends of the segments."""
     fit, validation = validation_cut(
         data.dataset.segments,
         VALIDATION_FRACTION,
@@ -66,17 +66,17 @@ def refit_fold(data: FoldedData) -> Fold:
 
 
 def refit(trial: StoredTrial, study_seed: int, seed: int, gpu_id: int = -1, keep: bool = True) -> Policy:
-    """Train, go on with, or read the refitted policy.
+    """Train, resume or read the refitted policy.
 
     Args:
-        trial: the winner, with its data.
-        study_seed: of the study.
-        seed: 0 for the first refit; others are other luck, and other candidates.
-        gpu_id: -1 is the CPU.
-        keep: in `refit_folder`; otherwise what is there is read, but nothing is written.
+        trial: the best trial, with its data.
+        study_seed: seed of the study.
+        seed: 0 for the first refit; another seed gives another policy and another candidate.
+        gpu_id: GPU number; -1 is the CPU.
+        keep: store the refit in `refit_folder`; if False, an existing refit is read but nothing is written.
 
     Raises:
-        TrainingDiverged, ValueError, RuntimeError, MemoryError, OSError: as `train_policy`.
+        TrainingDiverged, ValueError, RuntimeError, MemoryError, OSError: see `train_policy`.
     """
     fold, folder = refit_fold(trial.data), refit_folder(trial, seed)
     own: dict[str, Any] = {"seed": refit_seed(study_seed, len(trial.data.folds), seed), "gpu_id": gpu_id}
@@ -87,7 +87,7 @@ def refit(trial: StoredTrial, study_seed: int, seed: int, gpu_id: int = -1, keep
     fetch_set(study, trial.folder, in_store)
     finished = _finished(folder, identity, study.user_attrs.get(kept))
     if finished is not None:
-        logger.info("refit: trial %d, seed %d was trained before", trial.number, seed)
+        logger.info("refit: trial %d, seed %d is already trained", trial.number, seed)
         return finished
     if not keep:
         with tempfile.TemporaryDirectory(prefix="refit_") as scratch:
@@ -111,7 +111,7 @@ def _train(
 ) -> Policy:
     dataset = trial.data.dataset
     blocks = with_warmup(fold.validation, dataset.segments, trial.env["lookback"], MAX_LOOKBACK)
-    logger.info("refit: trial %d on %d bars, checkpoint chosen on %d, %d environment steps",
+    logger.info("refit: training trial %d on %d bars, %d validation bars, %d environment steps",
                 trial.number, bars_in(fold.fit), bars_in(blocks), config.total_env_steps)  # fmt: skip
     started = time.monotonic()
     with env_steps_bar(config.total_env_steps, f"refit of trial {trial.number}") as advance:
@@ -130,7 +130,7 @@ def _train(
 
 
 def _identity(trial: StoredTrial, fold: Fold, config: TrainConfig) -> dict[str, Any]:
-    """All that the weights follow from, as plain JSON values."""
+    """Return everything that determines the weights, as plain JSON values."""
     content = {
         "train": vars(config),
         "env": trial.env,
@@ -144,7 +144,7 @@ def _identity(trial: StoredTrial, fold: Fold, config: TrainConfig) -> dict[str, 
 
 
 def _metadata(trial: StoredTrial, fold: Fold, seed: int) -> dict[str, Any]:
-    """What the policy file says of where it comes from; its settings, layout and train seed it knows itself."""
+    """Return the provenance for the policy file, without the settings, layout and seed that training adds."""
     origin = policy_origin(
         trial.data.dataset,
         study=trial.settings.study,
@@ -158,24 +158,24 @@ def _metadata(trial: StoredTrial, fold: Fold, seed: int) -> dict[str, Any]:
 
 
 def _hashes(folder: Path, policy: Policy) -> dict[str, str]:
-    """What the study's database keeps of a finished refit."""
+    """Return the hashes of a finished refit that are stored in the study."""
     return {"weights_sha256": weights_sha256(policy), "policy_sha256": file_sha256(folder / BEST_POLICY)}
 
 
 def _finished(folder: Path, identity: Mapping[str, Any], hashes: Any) -> Policy | None:
-    """The policy of a finished refit of this identity and these hashes; None where there is none."""
+    """Return the policy of a finished refit with this identity and these hashes, or None."""
     try:
         kept = json.loads((folder / FINISHED).read_text())
         policy = load_policy(folder / BEST_POLICY)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, PolicyFileError) as error:
-        logger.warning("refit: %s cannot be used (%s), so it is trained anew", folder, error)
+        logger.warning("refit: %s cannot be used (%s); training again", folder, error)
         return None
     if kept != dict(identity) | {"weights_sha256": weights_sha256(policy)}:
-        logger.info("refit: %s holds one of other settings, data or code, so it is trained anew", folder)
+        logger.info("refit: %s was made with different settings, data or code; training again", folder)
         return None
     if hashes != _hashes(folder, policy):
-        logger.warning("refit: %s is not what the database has hashes of, so it is trained anew", folder)
+        logger.warning("refit: %s does not match the hashes in the database; training again", folder)
         return None
     return policy

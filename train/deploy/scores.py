@@ -1,8 +1,8 @@
-"""What policies did on the hold-out, bar by bar, and how sure that makes one of them.
+"""Results of policies on the hold-out, bar by bar, and the confidence that a policy beats a benchmark.
 
-The test is the probabilistic Sharpe ratio (Bailey and Lopez de Prado 2012) of the paired returns, the policy's minus
-the benchmark's on the same bar, against 0. It corrects for skew and fat tails but takes bars for independent, so the
-number of returns is divided by their serial inflation (Newey and West 1987) where that is above 1.
+The test is the probabilistic Sharpe ratio (Bailey and Lopez de Prado 2012) of paired returns: the policy's return minus
+the benchmark's return on the same bar, tested against 0. It corrects for skew and fat tails but assumes independent
+bars. The number of returns is therefore divided by their serial inflation (Newey and West 1987) if that is above 1.
 """
 
 from __future__ import annotations
@@ -27,44 +27,45 @@ from train.validation.metrics import joined_returns
 from train.validation.overfitting import estimate_sharpe, probabilistic_sharpe
 from train.validation.splits import with_warmup
 
-COSTS = ("fee_rate", "slippage_rate", "min_order_notional")  # the same for all that are compared
+COSTS = ("fee_rate", "slippage_rate", "min_order_notional")  # equal for all policies of one comparison
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One policy on the hold-out."""
+    """Result of one policy on the hold-out."""
 
     weights_sha256: str
     agent: Metrics
     equal_weight: Metrics
-    returns: np.ndarray  # (n,) of one bar
-    benchmark_returns: np.ndarray  # (n,) equal weight, entry fee included
+    returns: np.ndarray  # (n,) one-bar returns
+    benchmark_returns: np.ndarray  # (n,) one-bar returns of equal weight, including the entry fee
     records: Sequence[EpisodeRecord]
     reached: Attainable
 
     @property
     def excess_return(self) -> float:
-        """Compounded return minus equal weight's."""
+        """Compounded return minus that of equal weight."""
         return self.agent.total_return - self.equal_weight.total_return
 
     @property
     def confidence(self) -> float:
-        """That its mean return is above equal weight's, AND above that of equal weight at its own mean exposure.
+        """Confidence that the mean return is above equal weight AND above equal weight at the policy's own exposure.
 
-        The lower of the two: an account that is mostly cash beats equal weight whenever prices fall, without skill.
+        This is the lower of the two confidences. An account that is mostly cash beats equal weight whenever prices
+        fall, without skill.
         """
         matched = self.agent.exposure * self.benchmark_returns
         return _lower(confidence(self.returns - self.benchmark_returns), confidence(self.returns - matched))
 
     def is_same(self, other: Scored) -> bool:
-        """Equal weights that did the very same, to the last bit."""
+        """Return True if the other result has equal weights and a bitwise equal account."""
         pairs = zip(self.records, other.records, strict=True)
         return self.weights_sha256 == other.weights_sha256 and all(
             np.array_equal(a.bars, b.bars) and np.array_equal(a.equity, b.equity) for a, b in pairs
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; what is undefined is null."""
+        """Return plain JSON values; undefined figures are null."""
         figures: dict[str, Any] = {"agent": asdict(self.agent), "equal_weight": asdict(self.equal_weight)}
         figures |= {
             "excess_return": self.excess_return,
@@ -78,16 +79,17 @@ class Scored:
 def score_policies(
     policies: Sequence[Policy], env_params: Sequence[Mapping[str, Any]], rows: HoldoutRows, gpu_id: int = -1
 ) -> list[Scored]:
-    """Trade the held-out bars with each policy, in one call and on the same bars.
+    """Trade the held-out bars with all policies in one call, on the same bars.
 
     Args:
-        policies: on any device.
-        env_params: of each; the first one's costs are put over the others', so that all pay the same.
-        rows: of `train.findings.holdout.load_holdout`.
-        gpu_id: -1 is the CPU.
+        policies: policies on any device.
+        env_params: environment settings of each policy; the costs of the first replace those of the others, so that all
+            policies pay the same.
+        rows: hold-out from `train.findings.holdout.load_holdout`.
+        gpu_id: GPU number; -1 is the CPU.
 
     Raises:
-        ValueError: a policy that does not fit the data.
+        ValueError: a policy does not fit the data.
     """
     costs = {name: env_params[0][name] for name in COSTS if name in env_params[0]}
     each = [dict(params) | costs for params in env_params]
@@ -115,16 +117,16 @@ def _scored(policy: Policy, records: Sequence[EpisodeRecord], per_year: float, r
 
 
 def confidence(returns: np.ndarray) -> float:
-    """That the mean of (n,) returns of one bar is above 0; nan where they do not vary."""
+    """Return the confidence that the mean of one-bar returns (n,) is above 0, or nan if they are constant."""
     estimate = estimate_sharpe(returns)
     independent = max(int(estimate.n_returns / serial_inflation(returns)), 2)
     return probabilistic_sharpe(replace(estimate, n_returns=independent))
 
 
 def serial_inflation(returns: np.ndarray) -> float:
-    """By how much serial correlation raises the variance of the mean of (n,) returns; at least 1.
+    """Return the factor, at least 1, by which serial correlation raises the variance of the mean of returns (n,).
 
-    Bartlett weights (Newey and West 1987) over 12 (n / 100)^(1/4) lags (Schwert 1989).
+    The estimate uses Bartlett weights (Newey and West 1987) over 12 (n / 100)^(1/4) lags (Schwert 1989).
     """
     n = len(returns)
     centred = returns - returns.mean()

@@ -1,7 +1,7 @@
-"""Look at a study again and again, or once; exit codes.
+"""Single or repeated checks of a study for a better policy, with their exit codes.
 
-A database that is missing, locked or not made yet, data that is being rebuilt, memory that is short: one line, and the
-next look. Only the folder of deployments has a memory (`decisions.jsonl`), so a restart goes on where it was.
+If the database is missing, locked or not yet created, if data are being rebuilt, or if memory is short, one line is
+logged and the next check retries. All state is in the deployments folder (`decisions.jsonl`), so a restart resumes.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from train.study.interruption import Interrupted, Interruption
 
 logger = logging.getLogger(__name__)
 
-MENDABLE = (UserError, PolicyFileError)  # by the user
-FAULTS = (StorageInternalError, SQLAlchemyError, RuntimeError, MemoryError, OSError)  # of the machine
+MENDABLE = (UserError, PolicyFileError)  # errors that the user can fix
+FAULTS = (StorageInternalError, SQLAlchemyError, RuntimeError, MemoryError, OSError)  # machine or database faults
 DONE, CANDIDATE_REFUSED = 0, 3  # exit codes
-REMIND_S = 3600.0  # the same line again
+REMIND_S = 3600.0  # seconds before an unchanged line is repeated
 
 
 class Teller:
-    """Logs a line when it is new, and an old one once an hour."""
+    """Logger that writes a new line at once and repeats an unchanged line once per hour."""
 
     def __init__(self) -> None:
         self._text, self._told_s = "", 0.0
 
     def tell(self, text: str, level: int = logging.INFO) -> bool:
-        """Whether it was new."""
+        """Log the text if it is new or due again; return True if it is new."""
         is_new = text != self._text
         if is_new or time.monotonic() - self._told_s >= REMIND_S:
             logger.log(level, "%s", text)
@@ -45,10 +45,10 @@ class Teller:
 
 
 def run_once(request: Request) -> int:
-    """One look; the exit code.
+    """Check the study once and return the exit code.
 
     Raises:
-        what `look` raises.
+        All exceptions of `look`.
     """
     deployments = Deployments(request.deployments)
     with Interruption() as interruption:
@@ -64,22 +64,22 @@ def _one_look(request: Request, deployments: Deployments, interruption: Interrup
     if request.dry_run:
         return look(request, deployments, interruption)
     if not request.deployments.exists():
-        open_asked(request)  # a wrong flag leaves no folder behind
+        open_asked(request)  # raises first, so that a wrong flag creates no folder
     deployments.prepare()
     with deployments.watched():
         return look(request, deployments, interruption)
 
 
 def run_for_ever(request: Request, interval_s: float) -> int:
-    """Look every `interval_s` seconds until a signal; 128 + its number.
+    """Check the study every `interval_s` seconds until a signal; return 128 plus the signal number.
 
     Raises:
-        StudyError: the folder cannot be used, or another process watches it.
+        StudyError: the folder cannot be used, or another process judges candidates for it.
     """
     deployments = Deployments(request.deployments)
     deployments.prepare()
     with deployments.watched(), Interruption() as interruption:
-        logger.info("watching study %s every %g s, deployments in %s", request.study_name, interval_s,
+        logger.info("checking study %s every %g s, deployments in %s", request.study_name, interval_s,
                     request.deployments)  # fmt: skip
         try:
             _watch(request, deployments, interruption, interval_s)
@@ -88,7 +88,7 @@ def run_for_ever(request: Request, interval_s: float) -> int:
 
 
 def _watch(request: Request, deployments: Deployments, interruption: Interruption, interval_s: float) -> NoReturn:
-    """Until a signal raises."""
+    """Check the study repeatedly until a signal raises."""
     teller = Teller()
     while True:
         _look_and_tell(request, deployments, interruption, teller)
@@ -101,14 +101,14 @@ def _look_and_tell(request: Request, deployments: Deployments, interruption: Int
         verdict = look(request, deployments, interruption)
     except (*MENDABLE, *FAULTS) as error:
         text = error_text(error)
-        if teller.tell(f"not judged: {text}; the next look tries again", logging.WARNING):
+        if teller.tell(f"not judged: {text}; retrying at the next check", logging.WARNING):
             _log_error(deployments, request, text)
         return
     teller.tell(f"{verdict.kind}: {verdict.text}")
 
 
 def _log_error(deployments: Deployments, request: Request, text: str) -> None:
-    """Into the decisions too, unless it is they that cannot be used."""
+    """Write the error to the decision log as well, unless the log itself cannot be used."""
     try:
         with deployments.locked():
             deployments.log.append("error", study=request.study_name, why=text)
@@ -117,34 +117,34 @@ def _log_error(deployments: Deployments, request: Request, text: str) -> None:
 
 
 def error_text(error: BaseException) -> str:
-    """One line."""
+    """Return the error in one line."""
     if isinstance(error, StorageInternalError | SQLAlchemyError):
         cause = error.__cause__ or getattr(error, "orig", None) or error
-        return f"the database failed: {str(cause).splitlines()[0]}"
+        return f"database error: {str(cause).splitlines()[0]}"
     if isinstance(error, OSError):
         return f"{error.filename or 'file'}: {error.strerror or error}"
     if isinstance(error, MENDABLE):
         return str(error)
-    return f"{type(error).__name__}: {str(error).strip() or 'no message'}"
+    return f"{type(error).__name__}: {str(error).strip() or 'no details'}"
 
 
 def _stopped(signal: Interrupted) -> int:
-    logger.info("stopped by %s before a decision; the same command goes on", signal)
+    logger.info("stopped by %s before a decision; run the same command again to resume", signal)
     return 128 + signal.signal_number
 
 
 def roll_back(request: Request) -> int:
-    """Lead `current` to the deployment before.
+    """Point `current` to the previous deployment.
 
     Raises:
-        StudyError, DeploymentError: there is none, or it is damaged.
+        StudyError, DeploymentError: there is no previous deployment, or it is damaged.
     """
     deployments = Deployments(request.deployments)
     if not request.deployments.is_dir():
-        raise StudyError(f"--deployments-dir {request.deployments}: no such folder, so nothing to roll back")
+        raise StudyError(f"--deployments-dir {request.deployments}: no such folder, so there is nothing to roll back")
     if request.dry_run:
         present, before = deployments.rollback_target()
-        logger.info("dry run: would lead from %s back to %s", present, before)
+        logger.info("dry run: would roll back from %s to %s", present, before)
         return DONE
     with deployments.locked():
         present, before = deployments.roll_back()

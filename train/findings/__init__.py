@@ -1,4 +1,4 @@
-"""A study read back: stored trials, returns, overfitting, hold-out, backtests, other seeds.
+"""Analysis of stored studies: trials, returns, overfitting, hold-out, backtests and retraining with other seeds.
 
-Imports `study` and below. Reports and deployments build on it; the runner does not know it.
+The package imports `study` and the packages below it. Reports and deployments use it; the runner does not.
 """

@@ -1,4 +1,4 @@
-"""What a trial's policies did, as rows of figures: by split, by full path, beside benchmarks, and at other costs."""
+"""Results of a trial's policies as table rows: by split, by full path, with benchmarks, and at other costs."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from train.validation.benchmarks import (
 from train.validation.metrics import joined_returns
 
 AGENT, EQUAL_WEIGHT, CASH, RANDOM = "agent", "equal weight", "cash", "random orders"
-ROUNDING = 1e-4  # of the initial capital: two roundings of one account stay this close
-# Larger is worse; of the others smaller is.
+ROUNDING = 1e-4  # fraction of the initial capital; accounts that differ only by rounding stay this close
+# Figures for which a larger value is worse.
 LARGER_IS_WORSE = ("max_drawdown", "volatility", "turnover", "fees", "trades", "max_drawdown_bars")
 SUMMARISED = ("sharpe", "excess_sharpe", "total_return", "max_drawdown", "turnover", "fees", "trades", "exposure")
 
@@ -46,16 +46,16 @@ Row = dict[str, Any]
 def validation_rows(
     trial: StoredTrial, by_fold: Sequence[Sequence[EpisodeRecord]], n_draws: int, seed: int = 0
 ) -> list[Row]:
-    """Figures of the agent and of every benchmark, by split and by full path.
+    """Return the metrics of the agent and of every benchmark, by split and by full path.
 
     Args:
-        trial: as read.
-        by_fold: its records.
-        n_draws: accounts with the agent's turnover in random orders; 0 for none.
-        seed: of the draws.
+        trial: trial from `read_trial`.
+        by_fold: records of each fold from `evaluate_trial`.
+        n_draws: number of accounts with random orders and the agent's turnover; 0 for none.
+        seed: seed of the random orders.
     """
     rows: list[Row] = []
-    # A path compounds blocks of several splits. Their draws are the bulk of the memory, so only curves and sums stay.
+    # A path compounds blocks of several splits. Random draws take most of the memory, so only curves and sums are kept.
     drawn: list[list[Draws]] = []
     for fold, records in enumerate(by_fold):
         mark = _benchmarks(trial, records, n_draws, (seed, fold))
@@ -77,7 +77,7 @@ def _benchmarks(
 
 
 def costs_of(env_params: Mapping[str, Any]) -> Costs:
-    """What an account begins with and pays under these settings."""
+    """Return the starting cash and the trading costs under these settings."""
     rules = rules_of(env_params)
     return Costs(rules.initial_capital, rules.buy_fee_rate, rules.slippage_rate)
 
@@ -110,7 +110,7 @@ def _account_rows(
 
 
 def summary_rows(rows: Sequence[Row], scope: str, names: Sequence[str] = SUMMARISED) -> list[Row]:
-    """Mean, standard deviation (population) and worst of the agent's and the equal-weight portfolio's figures."""
+    """Return mean, population standard deviation and worst of the agent's and equal weight's metrics."""
     out = []
     for account in (AGENT, EQUAL_WEIGHT):
         mine = [row for row in rows if row["scope"] == scope and row["account"] == account]
@@ -122,7 +122,7 @@ def summary_rows(rows: Sequence[Row], scope: str, names: Sequence[str] = SUMMARI
 
 
 def spread(name: str, values: Sequence[float]) -> dict[str, float]:
-    """Mean, standard deviation and worst; nan where one of the values is not defined."""
+    """Return mean, standard deviation and worst, each nan if any value is undefined."""
     v = np.asarray(values, dtype=np.float64)
     return {
         "mean": float(v.mean()),
@@ -132,20 +132,20 @@ def spread(name: str, values: Sequence[float]) -> dict[str, float]:
 
 
 def recorded_text(trial: StoredTrial, by_fold: Sequence[Sequence[EpisodeRecord]]) -> str:
-    """Whether the accounts are those that the study recorded when it scored the trial."""
+    """Return a sentence on whether the accounts equal those that the study recorded for the trial."""
     worst, capital = 0.0, costs_of(trial.env).initial_capital
     for fold, records in enumerate(by_fold):
         path = trial.folder / f"split_{fold}" / "equity.npz"
         if not path.exists():
-            return f"{path} is missing, so it is not known whether the study saw the same"
+            return f"{path} is missing, so the accounts cannot be compared with the study's record"
         kept, now = read_equity(path), np.concatenate([r.equity for r in records])
         if not np.array_equal(kept["bar"], np.concatenate([r.bars for r in records])):
-            return f"split {fold}: the study recorded other bars"
-        if not np.array_equal(kept["equity"], now):  # nan is not equal to nan, and infinitely far from it below
+            return f"split {fold}: the study recorded different bars"
+        if not np.array_equal(kept["equity"], now):  # nan never equals nan and counts as an infinite difference
             worst = max(worst, float(np.nan_to_num(np.abs(now - kept["equity"]), nan=np.inf).max()) / capital)
     if worst == 0.0:
         return "every account equals the study's own record to the last bit"
-    cause = "another machine rounds otherwise" if worst < ROUNDING else "that is not rounding: other code or settings"
+    cause = "rounding on a different machine" if worst < ROUNDING else "different code or settings, not just rounding"
     return f"accounts differ from the study's own record by up to {worst:.1e} of the initial capital ({cause})"
 
 
@@ -153,16 +153,17 @@ def recorded_text(trial: StoredTrial, by_fold: Sequence[Sequence[EpisodeRecord]]
 def cost_rows(
     trial: StoredTrial, factors: Sequence[float] = COST_FACTORS, gpu_id: int = -1
 ) -> tuple[list[Row], dict[float, list[list[EpisodeRecord]]]]:
-    """The same policies with fees and slippage times each factor: rows, and the records of every factor.
+    """Evaluate the same policies with fees and slippage multiplied by each factor.
 
-    Each factor is one batch. A row is a factor's figures over the full paths: the mean and the worst.
+    Returns one row per factor, with the mean and the worst of the metrics over the full paths, and the records of
+    every factor. Each factor is one batch.
     """
     rules, rows, found = rules_of(trial.env), [], {}
     per_year = trial.data.dataset.bars_per_year
     for factor in factors:
         rates = {"fee_rate": rules.buy_fee_rate * factor, "slippage_rate": rules.slippage_rate * factor}
         if max(rates.values()) >= 1.0:
-            raise StudyError(f"--costs {factor:g}: a fee of {rates['fee_rate']:.0%} of an order leaves nothing")
+            raise StudyError(f"--costs {factor:g}: the fee would be {rates['fee_rate']:.0%} of each order; use less")
         found[factor] = evaluate_trial(trial, rates, gpu_id)
         paths = join_paths(trial, found[factor])
         agents = [agent_metrics(records, per_year) for records in paths]
@@ -186,7 +187,7 @@ def cost_rows(
 
 
 def path_rows(trial: StoredTrial, by_fold: Sequence[Sequence[EpisodeRecord]]) -> list[Row]:
-    """Figures of the agent over each full path, beside the equal-weight portfolio's."""
+    """Return the metrics of the agent and of equal weight over each full path."""
     per_year, rows = trial.data.dataset.bars_per_year, []
     for path, records in enumerate(join_paths(trial, by_fold)):
         agent, other = agent_metrics(records, per_year), equal_weight_metrics(records, per_year)
@@ -196,9 +197,9 @@ def path_rows(trial: StoredTrial, by_fold: Sequence[Sequence[EpisodeRecord]]) ->
 
 
 def write_paths(path: Path, trial: StoredTrial, by_fold: Sequence[Sequence[EpisodeRecord]]) -> None:
-    """The accounts of every full path: `bar`, `time_s`, `split` (M,) and chained `wealth`, `benchmark_wealth`.
+    """Write the accounts of every full path: `bar`, `time_s`, `split` (M,) and chained `wealth`, `benchmark_wealth`.
 
-    Wealth begins with 1 and is carried on from block to block, columns (P, M) of P paths.
+    Wealth starts at 1 and continues from fold to fold, as columns (P, M) of P paths.
     """
     numbered = [[(fold, record) for record in records] for fold, records in enumerate(by_fold)]
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ("split", "wealth", "benchmark_wealth")}
@@ -216,6 +217,6 @@ def write_paths(path: Path, trial: StoredTrial, by_fold: Sequence[Sequence[Episo
 
 
 def _chained(equities: Sequence[np.ndarray]) -> np.ndarray:
-    """Wealth at every point of several accounts one after the other; it stands still from one to the next."""
+    """Return the wealth at every point of consecutive accounts; it does not change between accounts."""
     steps = [np.concatenate([[0.0], joined_returns([equity])]) for equity in equities]
     return np.cumprod(1.0 + np.concatenate(steps))

@@ -1,8 +1,8 @@
-"""The hold-out: the last bars of the data, scored once, for the study's winner.
+"""Hold-out: the last bars of the dataset, scored once for the study's best trial.
 
-No trial saw these bars, so the winner's figures on them are not biased by the choice among trials. That holds for the
-first look only: a second trial scored on them would be chosen by them. So `<study>/holdout.json` is written once and
-never again, the study keeps a copy in its database, and another winner is refused.
+No trial saw these bars, so the winner's results on them have no selection bias. This holds only for the first
+evaluation; a second trial scored on them would be selected on them. `<study>/holdout.json` is therefore written once,
+the study keeps a copy in its database, and scoring another trial is an error.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ from train.validation.splits import with_warmup
 
 logger = logging.getLogger(__name__)
 
-NOT_KNOWN = "whether the hold-out was scored is not known"
+NOT_KNOWN = "it is unknown whether the hold-out was scored"
 CURVES = "holdout"  # folder of one equity file per policy
-# A full disk, a missing or foreign policy, changed data. A mistake in the program is not here.
+# A full disk, a missing or unknown policy, changed data. Programming errors are not included.
 SCORING_ERRORS = (ValueError, ArithmeticError, RuntimeError, MemoryError, OSError)
 
 
@@ -66,23 +66,23 @@ def load_holdout(
     plan: SplitPlan,
     known: Mapping[str, Holdout | None],
 ) -> dict[str, HoldoutRows]:
-    """Timeframe -> the held-out bars, with the bars before them that an observation reaches back to.
+    """Return {timeframe: held-out bars}, including the preceding bars that observations need.
 
     Args:
-        data_dir: as for `load_study_data`, like the next three.
-        timeframe: of the data set to use.
+        data_dir: see `load_study_data`, also for the next three arguments.
+        timeframe: timeframe of the dataset to use.
         tickers: coins to keep.
-        plan: how the study divides its data.
-        known: timeframe -> what the study wrote down of its hold-out.
+        plan: how the study splits its data.
+        known: timeframe -> the study's record of its hold-out.
 
     Raises:
-        StudyError, DatasetError: no such data, or not the bars that the study held out.
+        StudyError, DatasetError: the data are missing or are not the bars that the study held out.
     """
     found = {}
     for _, rows, _ in cut_data(data_dir, timeframe, tickers, plan):
         name = timeframe_name(rows.dataset.bar_seconds) if rows else "the data"
         if rows is None or known.get(name) != rows.about:
-            raise StudyError(f"{data_dir}: the bars held out of {name} are not those that the study held out")
+            raise StudyError(f"{data_dir}: the held-out bars of {name} are not the ones that the study held out")
         found[name] = rows
     return found
 
@@ -96,23 +96,23 @@ def score_holdout(
     env_params: Mapping[str, Any],
     gpu_id: int = -1,
 ) -> HoldoutScore:
-    """Score policies of the study's winner on the held-out bars, as `run_split` scores test blocks. Once.
+    """Score policies of the study's best trial on the held-out bars, once, as `run_split` scores test folds.
 
-    The result is in `holdout.json` whole or not at all. Asked again for the same policies of the same trial, what was
-    written is returned and nothing is evaluated.
+    `holdout.json` is written atomically. A second call with the same policies of the same trial returns the stored
+    result without a new evaluation.
 
     Args:
-        study: whose winner it is.
-        folder: the study's results.
-        rows: of the timeframe that the trial traded.
-        trial_number: the winner.
-        policies: its policy files, in the order of the result.
+        study: study of the trial.
+        folder: results folder of the study.
+        rows: held-out bars of the timeframe that the trial traded.
+        trial_number: number of the best trial.
+        policies: policy files of the trial, in the order of the result.
         env_params: rules and settings of the environment, as in training.
-        gpu_id: -1 is the CPU.
+        gpu_id: GPU number; -1 is the CPU.
 
     Raises:
         StudyError: the hold-out was scored for another trial or other policies.
-        PolicyFileError, OSError: a policy that cannot be used, or nothing can be written.
+        PolicyFileError, OSError: a policy cannot be used, or a file cannot be written.
     """
     hashes = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in policies]
     scored = read_score(study, folder)
@@ -124,46 +124,46 @@ def score_holdout(
         if is_kept:
             study.set_user_attr(HOLDOUT_SCORE, content)
         write_json(folder / SCORE_FILE, content, overwrites=is_kept)
-        scored = read_score(study, folder)  # another worker's, where that was first
+        scored = read_score(study, folder)  # may be the score of another worker that was first
     assert scored is not None
     if scored.trial != trial_number:
         raise StudyError(
-            f"the hold-out of study {study.study_name} was scored for trial {scored.trial}, so it cannot check "
-            f"trial {trial_number}: it would be a choice by these bars. New bars, under another --study-name, can"
+            f"the hold-out of study {study.study_name} was already scored for trial {scored.trial}; scoring trial "
+            f"{trial_number} would be selection on these bars; use new bars and another --study-name"
         )
     if [policy.sha256 for policy in scored.policies] != hashes:
         raise StudyError(
-            f"the hold-out of study {study.study_name} was scored for other policies of trial {trial_number}; it is "
-            "scored once"
+            f"the hold-out of study {study.study_name} was already scored for other policies of trial "
+            f"{trial_number}; it can be scored only once"
         )
     return scored
 
 
 def _begin(study: optuna.Study, look: Begun) -> None:
-    """Write the look down before it happens, so that a kill cannot hide it.
+    """Record the evaluation before it happens, so that a kill cannot hide it.
 
     Raises:
-        StudyError: one of another trial or of other policies was begun.
+        StudyError: an evaluation of another trial or other policies was started before.
     """
     begun = study.user_attrs.get(HOLDOUT_BEGUN)
     if begun is None:
         study.set_user_attr(HOLDOUT_BEGUN, plain(look))
         return
-    earlier = decode(begun, Begun, "the study's look at the held-out bars", advice=NOT_KNOWN)
+    earlier = decode(begun, Begun, "the study's record of the hold-out evaluation", advice=NOT_KNOWN)
     if (earlier.trial, earlier.policies) != (look.trial, look.policies):
         raise StudyError(
             f"the hold-out of study {study.study_name} was being scored for trial {earlier.trial} when the process "
-            f"ended, so it cannot check trial {look.trial}: whoever saw those scores would choose by these bars"
+            f"ended; it cannot be scored for trial {look.trial}, because that would be selection on these bars"
         )
 
 
 def read_score(study: optuna.Study, folder: Path) -> HoldoutScore | None:
-    """What was scored, as the database has it; None before that. A file that is missing is written anew.
+    """Return the stored score, or None if the hold-out was not scored; a missing file is written again.
 
-    Only of a study from before the database kept hashes is a file believed that the database knows nothing of.
+    A file without a copy in the database is trusted only if the study is older than the hashes in the database.
 
     Raises:
-        StudyError: the file was damaged or is another study's.
+        StudyError: the file is damaged or belongs to another study.
     """
     path = folder / SCORE_FILE
     kept = holdout_score_in(study.user_attrs)
@@ -189,27 +189,27 @@ def score_winner(
     load_rows: Callable[[], Mapping[str, HoldoutRows]],
     gpu_id: int,
 ) -> None:
-    """Score the best policy of each of the winner's splits, once, and log it; a failure is logged with its reason.
+    """Score the best policy of each of the winner's splits once and log the result; a failure is logged and not raised.
 
     Args:
-        study: that reached its target.
-        best: the winner.
-        folder: the study's results.
-        data: of the study.
-        load_rows: reads the held-out bars, by timeframe; not called when they were scored before.
-        gpu_id: -1 is the CPU.
+        study: study that reached its target number of trials.
+        best: best trial of the study.
+        folder: results folder of the study.
+        data: data of the study.
+        load_rows: function that reads the held-out bars by timeframe; not called if the score exists.
+        gpu_id: GPU number; -1 is the CPU.
     """
     by_timeframe = {d.timeframe: d for d in data}
     mine = by_timeframe.get(best.params.get("timeframe", ""), data[0])
     if mine.holdout is None:
-        logger.warning("hold-out: none (--holdout 0), so nothing checks the best trial")
+        logger.warning("hold-out: none (--holdout 0), so the best trial gets no final check")
         return
     try:
         fetch_set(study, folder, CURVES)
         scored = read_score(study, folder)
         if scored is None:
             fetch_splits(study, folder, [best])
-            # What the trial itself was run with, to the letter: fees, rules, lookback.
+            # Exactly the settings that the trial was run with: fees, rules, lookback.
             settings = read_settings(folder, best)
             policies = [check_policy(folder, best, settings, fold.index) for fold in mine.folds]
             scored = score_holdout(
@@ -217,27 +217,27 @@ def score_winner(
             )
         send_set(study, folder, CURVES, [folder / SCORE_FILE, *sorted((folder / CURVES).glob("equity_*.npz"))])
     except SCORING_ERRORS as error:
-        logger.error("hold-out: not scored: %s: %s", type(error).__name__, str(error).strip() or "no message")
+        logger.error("hold-out: not scored: %s: %s", type(error).__name__, str(error).strip() or "no details")
         return
     if scored.trial != best.number:
-        logger.warning("hold-out: scored for trial %d, when that was the best; trial %d, the best now, cannot be "
-                       "checked on the same bars", scored.trial, best.number)  # fmt: skip
+        logger.warning("hold-out: used up by trial %d, which was the best at that time; trial %d, the current best, "
+                       "cannot be checked on the same bars", scored.trial, best.number)  # fmt: skip
     logger.info("hold-out: %s", score_text(scored))
     if looks_text(scored):
         logger.warning("hold-out: %s", looks_text(scored))
 
 
 def score_text(scored: HoldoutScore) -> str:
-    """The result in one line."""
+    """Return the result in one line."""
     about, excess = scored.holdout, [policy.excess_sharpe for policy in scored.policies]
     span = f"{utc_text(about.first_time_s)} .. {utc_text(about.last_time_s)} UTC"
     shown = " ".join("undefined" if value is None else f"{value:+.2f}" for value in excess)
     mean, error = scored.mean_excess_sharpe, error_of(scored)
     idle = idle_text(scored)
     return (
-        f"trial {scored.trial} on {about.bars} bars that no trial saw, {span}: excess Sharpe of its "
-        f"{len(excess)} policies {shown}, mean {'undefined' if mean is None else f'{mean:+.2f}'}; the standard "
-        f"error of that mean is {'undefined' if error is None else f'about {error:.1f}'}"
+        f"trial {scored.trial} on {about.bars} bars that no trial saw, {span}: excess Sharpe ratios of its "
+        f"{len(excess)} policies {shown}, mean {'undefined' if mean is None else f'{mean:+.2f}'}, standard "
+        f"error of the mean {'undefined' if error is None else f'about {error:.1f}'}"
         + (f"; {idle}, and there is no verdict" if idle else "")
     )
 
@@ -251,7 +251,7 @@ def _score(
     env_params: Mapping[str, Any],
     gpu_id: int,
 ) -> dict[str, Any]:
-    """Evaluate policies, given with their hashes, in one batch; curves are written, the result is not."""
+    """Evaluate policies, given as {path: hash}, in one batch; write their curves and return the result."""
     dataset, per_year = rows.dataset, rows.dataset.bars_per_year
     segments = with_warmup(rows.blocks, dataset.segments, env_params["lookback"], MAX_LOOKBACK)
     by_policy = evaluate_policies(
@@ -301,12 +301,12 @@ def _defined(value: float) -> float | None:
 
 
 def earlier_looks(study: optuna.Study, about: Holdout, is_synthetic: bool) -> list[str]:
-    """Other studies of the same database that looked at some of these bars, by name.
+    """Return the names of other studies in the same database that used some of these bars.
 
-    A study looks at the bars that its winner is scored on, from the moment that begins, and at those that its trials
-    are tested on, which are all where it held nothing out. Each was a look: somebody who runs studies until one passes
-    chooses by these bars. Real bars of one period are one market, whichever file or coins they came from; a synthetic
-    market is known by its hash.
+    A study uses the bars on which its winner is scored, from the moment the scoring begins, and the bars on which its
+    trials are tested; without a hold-out these are all bars. Running studies until one passes is selection on these
+    bars. Real bars of one period are one market, whichever file or coins they come from. A synthetic market is
+    identified by its hash.
     """
     own, found, storage = uuid_in(study.user_attrs), [], study._storage
     for other in storage.get_all_studies():
@@ -322,27 +322,27 @@ def earlier_looks(study: optuna.Study, about: Holdout, is_synthetic: bool) -> li
 
 
 def _is_look(content: Any, own_uuid: str, about: Holdout, is_synthetic: bool) -> bool:
-    """Whether a score in the database was a look at some of these bars by another study.
+    """Return True if a score in the database is an evaluation of another study on some of these bars.
 
-    One that cannot be read counts as a look: uncounted, it would make the verdict laxer.
+    An unreadable score counts as well, because ignoring it would weaken the verdict.
     """
     try:
         look = decode(content, Look, "the score of another study")
     except StudyError as error:
-        logger.warning("hold-out: counted as an earlier look at these bars: %s", error)
+        logger.warning("hold-out: counted as an earlier evaluation on these bars: %s", error)
         return True
     return look.uuid != own_uuid and _meets(look.holdout, look.synthetic, about, is_synthetic)
 
 
 def _was_handed_over(attributes: Mapping[str, Any], about: Holdout, is_synthetic: bool) -> bool:
-    """Whether a policy of another study was scored on some of these bars for a deployment."""
+    """Return True if a policy of another study was scored on some of these bars for a deployment."""
     looks = [value.get("bars") for name, value in attributes.items() if name.startswith(LOOKED)]
     seen = (TestedBars(b["first_time_s"], b["last_time_s"], b["synthetic"], "") for b in looks if b)
     return any(_meets(bars, bars.synthetic, about, is_synthetic) for bars in seen)
 
 
 def _has_tested(attributes: Mapping[str, Any], about: Holdout, is_synthetic: bool) -> bool:
-    """Whether another study tested its trials on some of these bars: it held out fewer, or none."""
+    """Return True if another study tested its trials on some of these bars, because it held out fewer or none."""
     if TESTED_BARS in attributes:
         known = decode(attributes[TESTED_BARS], tuple[TestedBars, ...], "the tested bars of another study")
     else:
@@ -351,7 +351,7 @@ def _has_tested(attributes: Mapping[str, Any], about: Holdout, is_synthetic: boo
 
 
 def _tested_of_label(label: str) -> TestedBars | None:
-    """What the label of a data set says, of a study that did not write `tested_bars`."""
+    """Return the bars named in a dataset label, for studies that did not store `tested_bars`."""
     times = re.search(r"(\S+ \S+) \.\. (\S+ \S+) UTC", label)
     if times is None:
         return None
@@ -360,21 +360,21 @@ def _tested_of_label(label: str) -> TestedBars | None:
 
 
 def _meets(theirs: Holdout | TestedBars, theirs_synthetic: bool, about: Holdout, is_synthetic: bool) -> bool:
-    """Whether two ranges share a bar of one market; a synthetic market is known by its hash, "" may be any."""
+    """Return True if two ranges share a bar of one market; an empty hash matches any synthetic market."""
     overlaps = theirs.first_time_s <= about.last_time_s and about.first_time_s <= theirs.last_time_s
     is_same = not is_synthetic or theirs.parent_sha256 in (about.parent_sha256, "")
     return overlaps and is_synthetic == theirs_synthetic and is_same
 
 
 def looks_text(scored: HoldoutScore) -> str:
-    """A warning where other studies looked at these bars before; empty where none did."""
+    """Return a warning if other studies used these bars before, else an empty string."""
     names = scored.earlier_looks
     if not names:
         return ""
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     several = len(names) > 1
     return (
-        f"{len(names)} other stud{'ies' if several else 'y'} of this database ({shown}) looked at some of these bars "
-        "before, so a good result may be the luckiest of several looks: it must be "
-        f"{errors_asked(scored):.1f} standard errors above 0 instead of 2"
+        f"{len(names)} other stud{'ies' if several else 'y'} in this database ({shown}) already used some of these "
+        f"bars, so the result must be {errors_asked(scored):.1f} standard errors above 0 instead of 2, because it may "
+        "be the luckiest of several evaluations"
     )

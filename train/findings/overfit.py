@@ -1,4 +1,4 @@
-"""Whether a study's winner is skilled or the luckiest of many, from its trials' returns on common bars."""
+"""Assessment of a study's winner, skilled or just lucky, from the trials' returns on common bars."""
 
 from __future__ import annotations
 
@@ -38,27 +38,27 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Assessment:
-    """What the returns say of the winner. Sharpe ratios per bar but for what says annual."""
+    """Statistics of the winner's returns; Sharpe ratios are per bar unless named annual."""
 
     kind: Kind
     estimate: SharpeEstimate
     search: Search
     overfitting: Overfitting | None
-    undefined: str  # why there is no overfitting test; empty where there is one
-    choice: Choice | None  # whether there is something for that test to test; None without the test
-    holdout: bool | None  # whether the winner passed the hold-out; None without a verdict
+    undefined: str  # why the overfitting test is undefined; empty if it is defined
+    choice: Choice | None  # whether the trials differ enough for the test; None without the test
+    holdout: bool | None  # True if the winner passed the hold-out; None without a verdict
     effective_trials: float
-    minimum_length: float  # returns until the winner's Sharpe is above 0 with 95 %; infinite where it is not
+    minimum_length: float  # returns needed for a Sharpe ratio above 0 at 95 % confidence; may be infinite
     bars_per_year: float
 
     @property
     def pbo(self) -> float:
-        """nan where it is undefined."""
+        """Probability of backtest overfitting, or nan if undefined."""
         return self.overfitting.pbo if self.overfitting else math.nan
 
     @property
     def conclusion(self) -> str:
-        """Of the lead: whether it is evidence of skill. Of the account: whether it earned money."""
+        """Conclusion in words: skill, if the returns are alpha returns; money earned, if they are account returns."""
         if self.kind == "account":
             return earning(self.estimate, self.search)
         pbo = self.pbo if self.overfitting else None
@@ -66,17 +66,17 @@ class Assessment:
 
     @property
     def is_evidence(self) -> bool:
-        """Whether the lead is evidence of skill."""
+        """True if the alpha returns are evidence of skill."""
         return self.kind == "lead" and self.conclusion.startswith(EVIDENCE)
 
     @property
     def finding(self) -> str:
-        """What that rests on, in words; without the overfitting test where there is none."""
+        """Figures behind the conclusion in words."""
         pbo = self.pbo if self.overfitting else None
         return finding(self.estimate, self.search, self.bars_per_year, pbo, self.choice)
 
     def to_json(self) -> Row:
-        """Plain values but for nan and infinity."""
+        """Return plain JSON values, except that nan and infinity are kept."""
         year, own, found = math.sqrt(self.bars_per_year), self.estimate, self.overfitting
         return {
             "returns": self.kind,
@@ -108,14 +108,14 @@ def assess(
     least_trials: int = LEAST_TRIALS,
     holdout: bool | None = None,
 ) -> Assessment:
-    """The winner's Sharpe deflated by all trials that were tried, and PBO where enough of them can be compared.
+    """Return the winner's Sharpe ratio deflated by all trials, and PBO if enough trials can be compared.
 
     Args:
-        returns: of the study's trials.
-        kind: which of their returns.
-        n_blocks: of PBO.
-        least_trials: without which PBO is undefined.
-        holdout: whether the winner passed the hold-out (`train.study.holdout_figures.is_passed`).
+        returns: returns of the study's trials.
+        kind: account returns or alpha returns ("lead").
+        n_blocks: number of blocks for PBO.
+        least_trials: number of trials below which PBO is undefined.
+        holdout: True if the winner passed the hold-out (`train.study.holdout_figures.is_passed`).
     """
     matrix = returns.matrix(kind)
     own = estimate_sharpe(matrix[:, returns.winner])
@@ -135,22 +135,21 @@ def assess(
 
 
 def require_trials(returns: StudyReturns, least: int = LEAST_TRIALS) -> None:
-    """Refuse a study with too few trials to compare.
+    """Raise an error if the study has too few trials to compare.
 
     Raises:
-        StudyError: says how many more are needed.
+        StudyError: the message states how many more trials are needed.
     """
     n, needed = len(returns.numbers), max(least, 2)
     if n < needed:
         raise StudyError(
-            f"the probability of overfitting compares completed trials and needs at least {needed}; the study has {n} "
-            f"({returns.n_tried - n} more finished without returns on every test bar of {returns.timeframe}), so run "
-            f"{needed - n} more to completion"
+            f"PBO needs at least {needed} completed trials; the study has {n} ({returns.n_tried - n} more ended "
+            f"without returns on every test bar of {returns.timeframe}); run {needed - n} more trials to completion"
         )
 
 
 def write_matrix(path: Path, returns: StudyReturns, found: Assessment) -> None:
-    """The matrix and every combination: `returns` (T, N), `trial` (N,), `bar` (T,), `logit`, `chosen`, ... (C,)."""
+    """Write matrix and combinations: `returns` (T, N), `trial` (N,), `bar` (T,), `logit`, `chosen`, ... (C,)."""
     buffer, test = io.BytesIO(), found.overfitting
     names = ("chosen", "in_sample", "out_of_sample", "sharpe_grid", "chosen_share", "any_share")
     columns = {} if test is None else {"logit": test.logits} | {name: getattr(test, name) for name in names}
@@ -164,8 +163,7 @@ def write_matrix(path: Path, returns: StudyReturns, found: Assessment) -> None:
 def _overfitting(matrix: np.ndarray, n_blocks: int, least_trials: int) -> tuple[Overfitting | None, str]:
     n = matrix.shape[1]
     if n < least_trials:
-        count = "is 1" if n == 1 else f"are {n}"
-        return None, f"it compares completed trials, {least_trials} at least, and there {count}"
+        return None, f"it needs at least {least_trials} completed trials; the study has {n}"
     try:
         return pbo_cscv(matrix, n_blocks), ""
     except ValueError as error:

@@ -1,9 +1,9 @@
-"""A trial's settings trained again from other seeds: how much of its result is the luck of one.
+"""Retraining of a trial with other seeds, to measure how much of its result depends on the seed.
 
-Seed i trains every split as the study would have with `--seed` larger by i, so no seed is the trial's own, which won by
-its luck too. Each split is kept in `trial_<n>/seed_<i>/split_<k>/` as the study keeps its own, `result.json` last: what
-is there, of this code version and of the same settings and data, is not trained again, and a run that was stopped goes
-on from the next split.
+Seed i trains every split as the study would with `--seed` larger by i. The trial's own seed is never repeated, because
+the trial also won by the luck of that seed. Each split is stored in `trial_<n>/seed_<i>/split_<k>/` like a split of the
+study, with `result.json` written last. Splits with the same code version, settings and data are not trained again. An
+interrupted run resumes at the next split.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ from train.study.venue import policy_origin
 logger = logging.getLogger(__name__)
 
 RESULT = "result.json"
-MISSING, OTHER, SAME = "missing", "of other code, settings or data", "the same"
+MISSING, OTHER, SAME = "missing", "from different code, settings or data", "the same"
 FIGURES = ("sharpe", "total_return", "max_drawdown", "turnover", "fees", "exposure")
 
 Row = dict[str, Any]
 
 
 def seed_folder(trial: StoredTrial, seed: int, fold: int) -> Path:
-    """`trial_<n>/seed_<i>/split_<k>`."""
+    """Return the path `trial_<n>/seed_<i>/split_<k>`."""
     return trial.folder / f"seed_{seed}" / f"split_{fold}"
 
 
 def settings_for(trial: StoredTrial, study_seed: int, fold: int, gpu_id: int = -1) -> Resolved:
-    """The trial's settings with the seed that a study of `study_seed` gives to the split."""
+    """Return the trial's settings with the seed that a study with seed `study_seed` gives to the split."""
     train = dict(trial.settings.train) | {"seed": split_seed(study_seed, fold), "gpu_id": gpu_id}
     return Resolved(train, trial.env, trial.settings.timeframe)
 
@@ -58,14 +58,13 @@ def settings_for(trial: StoredTrial, study_seed: int, fold: int, gpu_id: int = -
 def retrain(
     trial: StoredTrial, study_seed: int, n_seeds: int, gpu_id: int = -1, runner: SplitRunner = run_split
 ) -> list[Row]:
-    """Train what is missing of seeds 1 to `n_seeds` on every split; a row for each of them.
+    """Train the missing splits of seeds 1 to `n_seeds` and return one row per split.
 
-    A split that was trained by another version of the code, under other settings or on other data is trained again, so
-    that seeds which are averaged differ by nothing else. One that cannot be trained has its reason under "failed" and
-    is tried again by the next call.
+    A split that was trained with other code, settings or data is trained again, so that the averaged seeds differ in
+    nothing else. A split that cannot be trained has its reason under "failed", and the next call tries it again.
 
     Raises:
-        StudyError: a damaged result; names the file.
+        StudyError: a result is damaged; the message names the file.
     """
     jobs = [(seed, fold) for seed in range(1, n_seeds + 1) for fold in trial.data.folds]
     for seed, fold in jobs:
@@ -74,10 +73,10 @@ def retrain(
     missing = [job for job in jobs if found[job[0], job[1].index] != SAME]
     n_other = sum(state == OTHER for state in found.values())
     if n_other:
-        logger.info("%d of %d splits were trained by another code version than %s, under other settings or on other "
-                    "data, and are trained again", n_other, len(jobs), code_version())  # fmt: skip
+        logger.info("%d of %d splits were trained with different code (now %s), settings or data; training them again",
+                    n_other, len(jobs), code_version())  # fmt: skip
     if missing:
-        logger.info("%d of %d splits are to be trained, %d environment steps each", len(missing), len(jobs),
+        logger.info("training %d of %d splits, %d environment steps each", len(missing), len(jobs),
                     trial.settings.train["total_env_steps"])  # fmt: skip
     failed: dict[tuple[int, int], str] = {}
     started = time.monotonic()
@@ -85,7 +84,7 @@ def retrain(
         try:
             _train(trial, study_seed, seed, fold, gpu_id, runner)
         except SPLIT_ERRORS as error:
-            failed[seed, fold.index] = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
+            failed[seed, fold.index] = f"{type(error).__name__}: {str(error).strip() or 'no details'}"
             logger.error("seed %d split %d failed: %s", seed, fold.index, failed[seed, fold.index])
             continue
         left_s = (time.monotonic() - started) / done * (len(missing) - done)
@@ -95,7 +94,7 @@ def retrain(
 
 
 def _found(trial: StoredTrial, seed: int, fold: int) -> str:
-    """What is there of a split."""
+    """Return the state of a split's stored result."""
     path = seed_folder(trial, seed, fold) / RESULT
     if not path.exists():
         return MISSING
@@ -126,7 +125,7 @@ def _train(trial: StoredTrial, study_seed: int, seed: int, fold: Fold, gpu_id: i
 
 
 def _set_name(trial: StoredTrial, seed: int, fold: int) -> str:
-    """Of a split's files in the artifact store."""
+    """Return the name of a split's files in the artifact store."""
     return f"trial_{trial.number}/seed_{seed}/split_{fold}"
 
 
@@ -138,10 +137,10 @@ def _row(trial: StoredTrial, seed: int, fold: int, failure: str | None) -> Row:
 
 
 def figures_of(path: Path) -> Row:
-    """Figures of a split's result file; what is not defined is nan.
+    """Return the metrics in a split's result file; undefined ones are nan.
 
     Raises:
-        StudyError: missing or damaged; names the file.
+        StudyError: the file is missing or damaged; the message names it.
     """
     result = read_record(path, SplitResult)
     excess = math.nan if result.excess_sharpe is None else result.excess_sharpe
@@ -149,15 +148,15 @@ def figures_of(path: Path) -> Row:
 
 
 def own_rows(trial: StoredTrial) -> list[Row]:
-    """The trial's own splits, as seed 0."""
+    """Return the rows of the trial's own splits, as seed 0."""
     folds = range(len(trial.data.folds))
     return [{"seed": 0, "split": k, **figures_of(trial.folder / f"split_{k}" / RESULT)} for k in folds]
 
 
 def seed_rows(rows: Sequence[Row]) -> list[Row]:
-    """One row a seed: the study's objective, and means over the splits; nothing where a split failed.
+    """Return one row per seed with the study's objective and means over the splits, or no figures if a split failed.
 
-    Where a split hardly traded, Sharpe ratios say nothing: objective and excess Sharpe are nan, as the study prunes.
+    If a split is inactive, objective and excess Sharpe ratio are nan, because the study prunes such trials.
     """
     out: list[Row] = []
     for seed in sorted({row["seed"] for row in rows}):
@@ -177,9 +176,10 @@ def seed_rows(rows: Sequence[Row]) -> list[Row]:
 
 
 def spread_rows(by_seed: Sequence[Row]) -> list[Row]:
-    """Mean, standard deviation and worst over the new seeds, and the trial's own, of every figure.
+    """Return mean, standard deviation and worst over the new seeds, and the trial's own value, of every figure.
 
-    Where a seed failed, mean and deviation are those of the others, and the worst is nan: that one may be it.
+    If a seed failed, mean and deviation are those of the other seeds, and the worst is nan, because the failed seed may
+    be the worst.
     """
     own = next((row for row in by_seed if row["seed"] == 0), {})
     new = [row for row in by_seed if row["seed"] != 0 and not row["failed"]]
@@ -193,10 +193,10 @@ def spread_rows(by_seed: Sequence[Row]) -> list[Row]:
 
 
 def seeds_text(by_seed: Sequence[Row]) -> str:
-    """How many of the new seeds failed, and how many hardly traded."""
+    """Return how many of the new seeds failed and how many were inactive."""
     new = [row for row in by_seed if row["seed"] != 0]
     failed, idle = (sum(row[name] > 0 for row in new) for name in ("failed", "hardly_traded"))
-    text = f"{failed} of {len(new)} new seeds failed" + (", so the worst is not known" if failed else "")
+    text = f"{failed} of {len(new)} new seeds failed" + (", so the worst is unknown" if failed else "")
     if idle:
-        text += f"; {idle} hardly traded (mean exposure under {LEAST_EXPOSURE:.0%}): no Sharpe ratio is taken from them"
+        text += f"; {idle} inactive (mean exposure under {LEAST_EXPOSURE:.0%}), so without a Sharpe ratio"
     return text

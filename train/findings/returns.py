@@ -1,7 +1,7 @@
-"""Returns of a study's trials on common bars: what their Sharpe ratios, their deflation and PBO are computed from.
+"""Returns of a study's trials on common bars, the input of their Sharpe ratios, deflated Sharpe ratios and PBO.
 
-A bar is tested by several splits of a combinatorial study, each with a policy of its own. A trial's return on it is the
-mean over those splits: one account divided equally among their policies. Each bar counts once, so a study does not look
+In a combinatorial study several splits test the same bar, each with its own policy. A trial's return on a bar is the
+mean over these splits: one account divided equally among their policies. Each bar counts once, so a study is not
 longer than its data.
 """
 
@@ -29,12 +29,12 @@ from train.study.eligibility import best_trial, why_no_best
 from train.validation.lead import lead_returns
 from train.validation.metrics import bar_returns, sharpe
 
-MOST_LISTED = 10  # trials in an error
-READERS = 4  # threads: unpacking leaves the interpreter free
+MOST_LISTED = 10  # trials listed in an error
+READERS = 4  # threads; decompression releases the interpreter lock
 YEAR_S = 365.0 * 86_400.0
 
 Columns = Mapping[str, np.ndarray]
-# Returns, and what is left of them after the account's exposure to the market (`train.validation.lead`).
+# The returns of an account, and its alpha returns (`train.validation.lead`).
 Kind = Literal["account", "lead"]
 Row = dict[str, Any]
 
@@ -42,32 +42,32 @@ Row = dict[str, Any]
 # --------------------------------------------------------------------------------------------------------- one trial
 @dataclass(frozen=True)
 class Layout:
-    """Where the returns of each split go on the common axis of T tested bars."""
+    """Positions of each split's returns on the common axis of T tested bars."""
 
-    bars: np.ndarray  # (T,) of the data set: where a return ends
-    n_rows: dict[int, int]  # split -> rows of its equity file
-    steps: dict[int, np.ndarray]  # split -> rows that end a return
-    places: dict[int, np.ndarray]  # split -> their places
-    n_policies: np.ndarray  # (T,) splits that test each bar
-    equal_weight: np.ndarray  # (T,) return of the equal-weight portfolio
+    bars: np.ndarray  # (T,) bar index in the dataset at which each return ends
+    n_rows: dict[int, int]  # split -> number of rows of its equity file
+    steps: dict[int, np.ndarray]  # split -> rows of the equity file at which a return ends
+    places: dict[int, np.ndarray]  # split -> positions of these rows on the common axis
+    n_policies: np.ndarray  # (T,) number of splits that test each bar
+    equal_weight: np.ndarray  # (T,) returns of the equal-weight portfolio
 
 
 def layout_of(splits: Mapping[int, Columns]) -> Layout:
-    """From all splits of one trial; the others of the study trade the very same bars."""
+    """Return the layout of one trial's splits; the other trials of the study trade the same bars."""
     steps = {i: np.flatnonzero(np.diff(c["segment"]) == 0) + 1 for i, c in splits.items()}
     bars = np.unique(np.concatenate([splits[i]["bar"][rows] for i, rows in steps.items()]))
     places = {i: np.searchsorted(bars, splits[i]["bar"][rows]) for i, rows in steps.items()}
     count, held = np.zeros(len(bars)), np.zeros(len(bars))
     for i, c in splits.items():
         is_first = np.diff(c["segment"], prepend=-1) != 0
-        value = np.where(is_first, c["equity"], c["benchmark_equity"])  # from the same cash, the entry fee included
+        value = np.where(is_first, c["equity"], c["benchmark_equity"])  # includes the entry fee
         count[places[i]] += 1.0
         held[places[i]] += bar_returns(value)[steps[i] - 1]
     return Layout(bars, {i: len(c["bar"]) for i, c in splits.items()}, steps, places, count, held / count)
 
 
 def mean_returns(layout: Layout, equities: Mapping[int, np.ndarray]) -> np.ndarray:
-    """(T,) mean return over the given splits that tested each bar; nan where none of them did."""
+    """Return the mean return (T,) over the given splits that tested each bar, or nan if none did."""
     total, count = np.zeros(len(layout.bars)), np.zeros(len(layout.bars))
     for i, equity in equities.items():
         total[layout.places[i]] += bar_returns(equity)[layout.steps[i] - 1]
@@ -78,41 +78,41 @@ def mean_returns(layout: Layout, equities: Mapping[int, np.ndarray]) -> np.ndarr
 # --------------------------------------------------------------------------------------------------------- all trials
 @dataclass(frozen=True)
 class StudyReturns:
-    """The returns of a study's finished trials. Rows of the matrix are common test bars."""
+    """Returns of a study's finished trials; the rows of the matrix are common test bars."""
 
-    account: np.ndarray  # (T, N) of trials that traded every test bar
+    account: np.ndarray  # (T, N) returns of the trials that traded every test bar
     equal_weight: np.ndarray  # (T,)
-    numbers: tuple[int, ...]  # (N,) of those trials
+    numbers: tuple[int, ...]  # (N,) trial number of each column
     bars: np.ndarray  # (T,)
-    winner: int  # column of the study's best trial
+    winner: int  # column index of the study's best trial
     rows: tuple[Row, ...]  # every finished trial of this timeframe: number, state, annual Sharpe ratios
-    n_elsewhere: int  # finished trials of other timeframes, whose bars are not the same
+    n_elsewhere: int  # number of finished trials of other timeframes, which have other bars
     timeframe: str
-    n_unverified: int = 0  # of `rows`: trials whose files have no hash in the database (`train.records.seals`)
+    n_unverified: int = 0  # trials in `rows` whose files have no hash in the database (`train.records.seals`)
 
     @property
     def bars_per_year(self) -> float:
-        """From the real bar spacing."""
+        """Number of bars per year, from the actual bar spacing."""
         return YEAR_S / timeframe_seconds(self.timeframe)
 
     @property
     def n_tried(self) -> int:
-        """Finished trials, of any timeframe: what the winner was chosen from."""
+        """Number of finished trials of all timeframes, from which the winner was chosen."""
         return len(self.rows) + self.n_elsewhere
 
     def matrix(self, kind: Kind) -> np.ndarray:
-        """(T, N) returns of that kind: the accounts', or each less its beta times equal weight's."""
+        """Return the account returns or the alpha returns ("lead") as a matrix (T, N)."""
         if kind == "account":
             return self.account
         return np.stack([lead_returns(column, self.equal_weight) for column in self.account.T], axis=1)
 
     def annual_sharpes(self, kind: Kind) -> np.ndarray:
-        """(n_tried,) of every trial that was tried; nan where it is not known or not defined."""
+        """Return the annual Sharpe ratio of every finished trial (n_tried,), nan if unknown or undefined."""
         name = "sharpe" if kind == "account" else "lead_sharpe"
         return np.array([row[name] for row in self.rows] + [np.nan] * self.n_elsewhere, dtype=np.float64)
 
     def count_text(self) -> str:
-        """Which trials count for what."""
+        """Return the number of trials by state and by use in the statistics."""
         states = [row["state"] for row in self.rows]
         known = int(np.isfinite(self.annual_sharpes("account")).sum())
         text = (
@@ -121,24 +121,24 @@ class StudyReturns:
         )
         if not self.n_elsewhere:
             return text
-        return f"{text}; {self.n_elsewhere} of other timeframes than {self.timeframe} count as tried and for no more"
+        return f"{text}; {self.n_elsewhere} of other timeframes count only as trials tried"
 
 
 def read_returns(study: optuna.Study, folder: Path) -> StudyReturns:
     """Read every finished trial's returns on its test bars.
 
-    A pruned trial was tested on some of the bars only: it has a Sharpe ratio where its returns vary, and no column. A
-    trial that is left out of the matrix still counts as tried.
+    A pruned trial was tested on only some of the bars. It has a Sharpe ratio if its returns vary, but no column in the
+    matrix. Trials without a column still count as tried.
 
-    Every finished trial's files must be there as they were scored: the luck of the best of N is estimated from all N,
-    and whoever removes the others changes it.
+    The files of every finished trial must be unchanged, because the expected best of N trials is estimated from all N.
+    Removing trials would change it.
 
     Args:
-        study: with its identity.
-        folder: of its results.
+        study: study with its identity.
+        folder: results folder of the study.
 
     Raises:
-        StudyError: no best trial, or trials whose files are missing, changed or of other bars; names them.
+        StudyError: the study has no best trial, or files of trials are missing, changed or have other bars.
     """
     best = best_trial(study)
     if best is None:
@@ -170,7 +170,7 @@ def read_returns(study: optuna.Study, folder: Path) -> StudyReturns:
     whole = [i for i, row in enumerate(rows) if row["in_matrix"]]
     numbers = tuple(mine[i].number for i in whole)
     if best.number not in numbers:
-        raise StudyError(f"returns of trial {best.number}, the best, are not finite on every test bar")
+        raise StudyError(f"the returns of trial {best.number}, the best, are not finite on every test bar")
     return StudyReturns(
         account=np.stack([returns[i] for i in whole], axis=1),
         equal_weight=layout.equal_weight,
@@ -190,7 +190,7 @@ def _listed(numbers: Sequence[int]) -> str:
 
 
 def timeframe_of(study: optuna.Study, trial: FrozenTrial) -> str:
-    """Of the bars a trial traded."""
+    """Return the timeframe that a trial traded."""
     if "timeframe" in trial.params:
         return trial.params["timeframe"]
     identity = identity_in(study.user_attrs)
@@ -198,7 +198,7 @@ def timeframe_of(study: optuna.Study, trial: FrozenTrial) -> str:
 
 
 def n_scored(trial: FrozenTrial) -> int:
-    """Splits that the trial was scored on."""
+    """Return the number of splits that the trial was scored on."""
     return sum(name.startswith(SPLIT) for name in trial.user_attrs)
 
 
@@ -232,7 +232,7 @@ def _winner_columns(folder: Path, best: FrozenTrial) -> dict[int, Columns]:
 
 
 def _equities(folder: Path, trial: FrozenTrial, layout: Layout) -> dict[int, np.ndarray]:
-    """Split -> (M,) equity of the splits that the trial was scored on."""
+    """Return {split: equity (M,)} of the splits that the trial was scored on."""
     found = {}
     for k in range(n_scored(trial)):
         path = split_folder(folder, trial.number, k) / EQUITY
@@ -241,13 +241,13 @@ def _equities(folder: Path, trial: FrozenTrial, layout: Layout) -> dict[int, np.
         check_seal(folder, trial, k, EQUITY)
         found[k] = read_equity(path, ("equity",))["equity"]
         if found[k].shape != (layout.n_rows.get(k, -1),):
-            raise StudyError(f"{trial_folder(folder, trial.number)}: its test bars are not those of the best trial")
+            raise StudyError(f"{trial_folder(folder, trial.number)}: its test bars differ from those of the best trial")
     return found
 
 
 def _missing(folder: Path, trial: FrozenTrial) -> str:
     there = len(list(trial_folder(folder, trial.number).glob("split_*/equity.npz")))
     return (
-        f"{trial_folder(folder, trial.number)}: {there} of {n_scored(trial)} splits' equity.npz are there; restore the "
-        "study's results"
+        f"{trial_folder(folder, trial.number)}: only {there} of {n_scored(trial)} splits have an equity.npz; restore "
+        "the study's results"
     )

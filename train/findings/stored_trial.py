@@ -1,7 +1,7 @@
-"""A finished trial read back: its settings, its policies and the very bars it stood on, ready to be evaluated again.
+"""Finished trials read back with their settings, policies and bars, ready to be evaluated again.
 
-What is read is checked against what was written: the data by its hash, the folds one by one, each policy by the data
-that its file names. Anything else is refused by name.
+Everything is verified: the data by its hash, the folds one by one, and each policy by the data named in its file. Any
+mismatch is an error that names the file.
 """
 
 from __future__ import annotations
@@ -39,88 +39,88 @@ Records = Sequence[EpisodeRecord]
 
 @dataclass(frozen=True)
 class StoredStudy:
-    """A study and the folder of its results."""
+    """A study and its results folder."""
 
     study: optuna.Study
     folder: Path
 
     @property
     def uuid(self) -> str:
-        """Id of the study."""
+        """Unique id of the study."""
         return uuid_in(self.study.user_attrs)
 
     @property
     def identity(self) -> Identity:
-        """What the study was begun under; `open_stored` refuses a study without one."""
+        """Settings the study was started with; `open_stored` rejects a study without them."""
         found = identity_in(self.study.user_attrs)
         assert found is not None
         return found
 
     @property
     def seed(self) -> int:
-        """That the study was begun with."""
+        """Seed the study was started with."""
         return self.identity.run.seed
 
     @property
     def n_unverified(self) -> int:
-        """Finished trials whose files have no hash in the database."""
+        """Number of finished trials whose files have no hash in the database."""
         finished = self.study.get_trials(deepcopy=False, states=FINISHED)
         return sum(not is_sealed(trial) for trial in finished)
 
     def about(self, trial: int, data_sha256: str) -> dict[str, Any]:
-        """What a file of figures of its trial begins with: what made it, from what."""
+        """Return the provenance header of a result file."""
         return plain(Made(self.study.study_name, self.uuid, trial, data_sha256, self.seed, code_version()))
 
     @property
     def plan(self) -> SplitPlan:
-        """How the study divides its data."""
+        """How the study splits its data."""
         return SplitPlan(**vars(self.identity.plan), holdout_fraction=self.identity.holdout_fraction)
 
 
 @dataclass(frozen=True)
 class StoredTrial:
-    """A trial, with the data and the policy of each of its splits."""
+    """A trial with its data and the policy of each of its splits."""
 
     number: int
     folder: Path
     settings: TrialSettings
     data: FoldedData
-    policies: tuple[Path, ...]  # of each fold, chosen on its validation slice
+    policies: tuple[Path, ...]  # policy file of each fold, selected on its validation fold
     stored: StoredStudy
 
     @property
     def about(self) -> dict[str, Any]:
-        """What a file of its figures begins with."""
+        """Return the provenance header of a result file."""
         return self.stored.about(self.number, self.data.dataset.sha256) | plain(self.data.origin)
 
     @property
     def env(self) -> dict[str, Any]:
-        """The env_params of training and testing."""
+        """Environment settings of training and testing."""
         return dict(self.settings.env)
 
 
 def open_stored(url: URL, name: str, results: Path | None) -> StoredStudy:
-    """A study with its results.
+    """Return a study with its results.
 
     Args:
-        url: of the database.
-        name: of the study.
-        results: folder that holds the study's folder; None: where the study says it wrote them.
+        url: database URL.
+        name: name of the study.
+        results: parent of the study's results folder; None uses the path stored in the study.
 
     Raises:
-        StudyError: no such study, one that is not ours, or no results.
+        StudyError: the study does not exist, was created by another program, or has no results.
     """
     study = load_study(url, name)
     if identity_in(study.user_attrs) is None:
-        raise StudyError(f"study {name} was not made by this program")
+        raise StudyError(f"study {name} was not created by this program")
     return StoredStudy(study, results_of(study, results))
 
 
 def find_trial(stored: StoredStudy, which: str) -> FrozenTrial:
-    """The trial of that number, or the best.
+    """Return the trial with this number, or the best.
 
     Raises:
-        StudyError: no such trial, or one that did not end.
+        StudyError: the trial does not exist or is not complete.
     """
     study = stored.study
     if which == "best":
@@ -131,8 +131,8 @@ def find_trial(stored: StoredStudy, which: str) -> FrozenTrial:
         return best
     trials = study.get_trials(deepcopy=False)
     if not which.isdecimal() or int(which) >= len(trials):
-        known = f"numbers 0 to {len(trials) - 1}" if trials else "no trials"
-        raise StudyError(f'--trial {which}: study {study.study_name} has {known}; give one of them, or "best"')
+        known = f"trials 0 to {len(trials) - 1}" if trials else "no trials"
+        raise StudyError(f'--trial {which}: study {study.study_name} has {known}; give a trial number or "best"')
     trial = trials[int(which)]
     if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
         raise StudyError(f"--trial {which}: that trial is {trial.state.name.lower()}; choose a completed one")
@@ -140,15 +140,15 @@ def find_trial(stored: StoredStudy, which: str) -> FrozenTrial:
 
 
 def read_trial(stored: StoredStudy, which: str, data_dir: Path) -> StoredTrial:
-    """A trial with everything that evaluating it again needs.
+    """Return a trial with everything needed to evaluate it again.
 
     Args:
-        stored: of `open_stored`.
-        which: a number or "best".
-        data_dir: the study's data set, or the folder of its data sets.
+        stored: study from `open_stored`.
+        which: a trial number or "best".
+        data_dir: dataset folder of the study, or the folder that contains its datasets.
 
     Raises:
-        StudyError, DatasetError: no such trial, a file is missing or damaged, or the data is another.
+        StudyError, DatasetError: the trial does not exist, a file is missing or damaged, or the data differ.
     """
     found = find_trial(stored, which)
     number = found.number
@@ -159,8 +159,8 @@ def read_trial(stored: StoredStudy, which: str, data_dir: Path) -> StoredTrial:
     missing = [path for path in policies if not path.exists()]
     if missing:
         raise StudyError(
-            f"trial {number} of study {stored.study.study_name} lacks {len(missing)} of {len(policies)} policies, the "
-            f"first {missing[0]}; a trial that was stopped before its last split cannot be evaluated again"
+            f"trial {number} of study {stored.study.study_name} lacks {len(missing)} of {len(policies)} policies "
+            f"(first: {missing[0]}); a trial that ended before its last split cannot be evaluated again"
         )
     for fold in data.folds:
         check_policy(stored.folder, found, settings, fold.index)
@@ -168,10 +168,10 @@ def read_trial(stored: StoredStudy, which: str, data_dir: Path) -> StoredTrial:
 
 
 def read_settings(study_folder: Path, trial: FrozenTrial) -> TrialSettings:
-    """The settings that a trial was scored with.
+    """Return the settings that a trial was scored with.
 
     Raises:
-        StudyError: the file is missing or damaged, or another one than the database says.
+        StudyError: the file is missing, damaged or different from the hash in the database.
     """
     check_seal(study_folder, trial, 0, SETTINGS)
     path = trial_folder(study_folder, trial.number) / SETTINGS
@@ -180,15 +180,15 @@ def read_settings(study_folder: Path, trial: FrozenTrial) -> TrialSettings:
         TrainConfig(**{name: value for name, value in settings.train.items() if name != "seed"})
         rules_of(settings.env)
     except (TypeError, ValueError, KeyError) as error:
-        raise StudyError(f"{path}: no run has such settings: {error}; restore the study's results") from error
+        raise StudyError(f"{path}: invalid settings: {error}; restore the study's results") from error
     return settings
 
 
 def check_policy(study_folder: Path, trial: FrozenTrial, settings: TrialSettings, split: int) -> Path:
-    """The policy that a split of a trial was scored with; its file.
+    """Return the policy file that a split of a trial was scored with.
 
     Raises:
-        StudyError: it is missing, cannot be read, or is another split's, trial's or study's.
+        StudyError: the file is missing, unreadable, or from another split, trial or study.
     """
     path = split_folder(study_folder, trial.number, split) / BEST_POLICY
     check_seal(study_folder, trial, split, BEST_POLICY)
@@ -205,19 +205,19 @@ def check_policy(study_folder: Path, trial: FrozenTrial, settings: TrialSettings
 
 # ------------------------------------------------------------------------------------------------------- evaluating
 def tested_segments(trial: StoredTrial, fold: Fold) -> Segments:
-    """A fold's test blocks as an environment needs them, as when the trial was scored."""
+    """Return a fold's test segments with warm-up, as when the trial was scored."""
     return with_warmup(fold.test, trial.data.dataset.segments, trial.env["lookback"], MAX_LOOKBACK)
 
 
 def evaluate_trial(
     trial: StoredTrial, changes: Mapping[str, Any] | None = None, gpu_id: int = -1
 ) -> list[list[EpisodeRecord]]:
-    """Trade every fold's test blocks with that fold's policy, all in one batch -> records of each fold.
+    """Trade every fold's test bars with that fold's policy in one batch and return the records of each fold.
 
     Args:
-        trial: as read.
-        changes: settings of the environment to put over the trial's, such as its fees.
-        gpu_id: -1 is the CPU.
+        trial: trial from `read_trial`.
+        changes: environment settings that replace those of the trial, such as fees.
+        gpu_id: GPU number; -1 is the CPU.
     """
     folds, dataset = trial.data.folds, trial.data.dataset
     segments = [tested_segments(trial, fold) for fold in folds]
@@ -227,10 +227,10 @@ def evaluate_trial(
 
 
 def join_paths(trial: StoredTrial, by_fold: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    """The full paths through all tested bars, each a list of what `by_fold` holds of its blocks, in time order.
+    """Return the full paths through all tested bars, each a list of the elements of `by_fold` in time order.
 
-    Every block begins with fresh capital: a path is measured by its returns, and the step from one block to the next is
-    none. Blocks that were too short to be traded are left out, as they are everywhere.
+    Every test fold starts with fresh capital, so a path is measured by its returns and has no return between folds.
+    Folds that were too short to trade are left out.
     """
     position = [_kept_blocks(trial, fold) for fold in trial.data.folds]
     splits = [Split(fold.fit, fold.test, fold.test_groups) for fold in trial.data.folds]
@@ -241,7 +241,7 @@ def join_paths(trial: StoredTrial, by_fold: Sequence[Sequence[Any]]) -> list[lis
 
 
 def _kept_blocks(trial: StoredTrial, fold: Fold) -> dict[int, int]:
-    """Number of a test block -> its place among those that are traded."""
+    """Return {index of a test block: its index among the traded blocks}."""
     lookback, segments = trial.env["lookback"], trial.data.dataset.segments
     kept = [i for i, block in enumerate(fold.test) if with_warmup((block,), segments, lookback, MAX_LOOKBACK)]
     return {block: place for place, block in enumerate(kept)}
@@ -249,34 +249,34 @@ def _kept_blocks(trial: StoredTrial, fold: Fold) -> dict[int, int]:
 
 # ---------------------------------------------------------------------------------------------------------- checks
 def _same_data(stored: StoredStudy, settings: TrialSettings, data_dir: Path) -> FoldedData:
-    """The folds the trial was run on; other data is refused."""
+    """Return the folds the trial was run on, or raise an error if the data differ."""
     wanted = settings.data
     timeframe = settings.timeframe or next(iter(stored.identity.data_sha256))
     folder = data_folder(stored, timeframe, data_dir)
     found = {d.timeframe: d for d in load_study_data(folder, None, wanted.tickers, stored.plan)}
     data = found.get(timeframe)
     if data is None or data.dataset.sha256 != wanted.sha256:
-        here = "no such bars" if data is None else f"{data.dataset.label}, sha256 {data.dataset.sha256[:12]}"
+        here = "missing" if data is None else f"{data.dataset.label}, sha256 {data.dataset.sha256[:12]}"
         raise StudyError(
-            f"{data_dir} is not the data of study {stored.study.study_name}: {timeframe} is {here}; the study stands "
-            f"on {wanted.label}, sha256 {wanted.sha256[:12]}; give its --data-dir"
+            f"{data_dir} is not the data of study {stored.study.study_name}: {timeframe} is {here}; pass --data-dir "
+            f"with {wanted.label}, sha256 {wanted.sha256[:12]}"
         )
     if tuple(FoldBars(**vars(fold)) for fold in data.folds) != settings.folds:
         raise StudyError(
-            f"study {stored.study.study_name}: this version of the code divides the data otherwise than "
-            f"{settings.code_version or 'the one it was made by'}; use that one"
+            f"study {stored.study.study_name}: this code version splits the data differently; use version "
+            f"{settings.code_version or 'that created the study'}"
         )
     return data
 
 
 def data_folder(stored: StoredStudy, timeframe: str, data_dir: Path) -> Path:
-    """The study's data set in a folder of several, as the trainer's --timeframe chooses it; else the folder itself."""
+    """Return the dataset folder of a timeframe inside a folder of several, or the folder itself."""
     inside = data_dir / timeframe
     is_several = stored.plan.mode != "multi-timeframe" and not (data_dir / "manifest.json").exists()
     return inside if is_several and (inside / "manifest.json").exists() else data_dir
 
 
 def own_data_dir(stored: StoredStudy) -> Path:
-    """Where the study read its data, or the repository's folder for its timeframe."""
+    """Return the folder from which the study read its data, or the repository's folder for its timeframe."""
     known = stored.study.user_attrs.get(DATA_DIR)
     return Path(known) if known else ROOT / "data" / next(iter(stored.identity.data_sha256))

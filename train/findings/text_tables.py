@@ -1,4 +1,4 @@
-"""Rows of figures as plain text and as CSV. A row maps columns to values; what is undefined stays empty."""
+"""Tables of figures as plain text and CSV; a row maps column names to values, and undefined values stay empty."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Row = Mapping[str, Any]
 
 
 def text_table(rows: Sequence[Row], formats: Mapping[str, str]) -> str:
-    """Aligned columns under their names, in the order of `formats` (column -> format specification)."""
+    """Return aligned columns with headers, in the order of `formats` (column -> format specification)."""
     cells = [list(formats)] + [[_shown(row.get(name), spec) for name, spec in formats.items()] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(formats))]
     is_text = [all(isinstance(row.get(name), str | None) for row in rows) for name in formats]
@@ -27,7 +27,7 @@ def text_table(rows: Sequence[Row], formats: Mapping[str, str]) -> str:
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """All columns of all rows, whole or not at all."""
+    """Write all columns of all rows atomically."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, names, restval="", lineterminator="\n")

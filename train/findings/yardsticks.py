@@ -1,10 +1,10 @@
-"""What needs no learning, beside a study's trials: equal weight, cash, and the best constant band.
+"""Reference strategies to compare trials with: equal weight, cash, and the best constant band.
 
-A constant band holds every coin's weight within [lo, hi], the same two numbers on every bar. It is chosen on a split's
-fit and validation bars and traded on its test bars, in the same environment and at the same costs as a policy. First
-every coin gets the same band from a small grid; then each coin is tried without, and left out where that earned more.
+A constant band keeps every coin's weight within [lo, hi] on every bar. It is chosen on a split's training and
+validation folds and traded on its test bars, in the same environment and at the same costs as a policy. First, all
+coins get the same band from a small grid. Then each coin is tried without, and is left out if that earned more.
 
-Computed once per study, when it has all its trials; `<study>/yardsticks.json` keeps it.
+The strategies are computed once per study, when it has all its trials, and stored in `<study>/yardsticks.json`.
 """
 
 from __future__ import annotations
@@ -45,29 +45,29 @@ logger = logging.getLogger(__name__)
 
 YARDSTICKS_FILE, YARDSTICKS = "yardsticks.json", "yardsticks"
 EQUAL_WEIGHT, CASH, CONSTANT_BAND = "equal weight", "cash", "best constant band"
-# Of the grid: lower edges as shares of equal weight, upper edges as multiples of it. A lower edge of 0 never buys.
+# Grid of edges, as multiples of the equal weight of one coin. A lower edge of 0 would never buy.
 LOWER, UPPER = (0.25, 0.5, 0.75, 0.95), (1.0, 1.5, 3.0)
-CHOICE_BARS = 30_000  # the band is chosen on the last so many bars of a split's fit and validation bars
-# What computing them may raise; the study's own results are safe by then.
+CHOICE_BARS = 30_000  # the band is chosen on this many last bars of the training and validation folds
+# Exceptions that are logged; the study's own results are already on disk.
 YARDSTICK_ERRORS = (OSError, ValueError, RuntimeError, ArithmeticError, MemoryError)
 
 
 @dataclass(frozen=True)
 class ConstantBand:
-    """Edges of the weight of each coin, (A,) each, 0 <= lo <= hi <= 1."""
+    """Lower and upper edges of the weight of each coin, (A,) each, 0 <= lo <= hi <= 1."""
 
     lo: tuple[float, ...]
     hi: tuple[float, ...]
 
     def without(self, coin: int) -> ConstantBand:
-        """The band that never holds that coin."""
+        """Return the band that never holds this coin."""
         lo, hi = list(self.lo), list(self.hi)
         lo[coin] = hi[coin] = 0.0
         return ConstantBand(tuple(lo), tuple(hi))
 
 
 class YardstickSplit(msgspec.Struct, frozen=True):
-    """What needs no learning, on the test bars of one split."""
+    """Reference strategies on the test bars of one split."""
 
     fold: int
     band: ConstantBand
@@ -76,7 +76,7 @@ class YardstickSplit(msgspec.Struct, frozen=True):
 
 
 class YardsticksOfBars(msgspec.Struct, frozen=True):
-    """The yardsticks of one data set."""
+    """Reference strategies on one dataset."""
 
     env: dict[str, Any]
     tickers: tuple[str, ...]
@@ -84,7 +84,7 @@ class YardsticksOfBars(msgspec.Struct, frozen=True):
 
 
 class YardsticksFile(msgspec.Struct, frozen=True):
-    """`yardsticks.json`."""
+    """Contents of `yardsticks.json`."""
 
     uuid: str
     timeframes: dict[str, YardsticksOfBars]
@@ -92,17 +92,17 @@ class YardsticksFile(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Yardstick:
-    """One yardstick beside the trials."""
+    """A reference strategy compared with the trials."""
 
     name: str
     mean_return: float  # total return on the test bars, mean over the splits
     mean_sharpe: float  # nan for cash
-    n_beaten_by: int  # completed trials whose mean return is higher
-    n_trials: int  # completed trials that it is compared with
+    n_beaten_by: int  # number of completed trials with a higher mean return
+    n_trials: int  # number of completed trials in the comparison
 
 
 def grid(n_coins: int) -> list[ConstantBand]:
-    """The bands that all coins share."""
+    """Return the candidate bands, each the same for all coins."""
     share = 1.0 / n_coins
     return [ConstantBand((lo * share,) * n_coins, (min(hi * share, 1.0),) * n_coins) for lo in LOWER for hi in UPPER]
 
@@ -115,36 +115,36 @@ def trade_bands(
     env: Mapping[str, Any],
     gpu_id: int = -1,
 ) -> list[list[EpisodeRecord]]:
-    """Trade every band on its own blocks, all in one batch -> records of each band.
+    """Trade every band on its own blocks in one batch and return the records of each band.
 
     Args:
-        bands: one for each entry of `blocks`.
-        blocks: (first, last_exclusive) of each.
-        data: the bars.
-        env: rules and costs of the environment, `norm_action` 1.
-        gpu_id: -1 is the CPU.
+        bands: one band for each entry of `blocks`.
+        blocks: (first, last_exclusive) bar indices of each block of a band.
+        data: bars to trade.
+        env: rules and costs of the environment, with `norm_action` 1.
+        gpu_id: GPU number; -1 is the CPU.
     """
     segments = [with_warmup(b, data.dataset.segments, env["lookback"], MAX_LOOKBACK) for b in blocks]
     counts = [len(s) for s in segments]
-    # Features are not looked at: one column saves copying all of them on every bar.
+    # Bands do not use features; a single column avoids copying all of them on every bar.
     config = dict(data.dataset.env_config()) | {"tech_array": np.zeros((len(data.dataset.price), 1), np.float32)}
     act = _act(bands, counts)
     (records,) = evaluate_policies([act], [[s for each in segments for s in each]], config, env, gpu_id=gpu_id)
     if len(records) != sum(counts):
-        raise StudyError("a block is too short for a constant band; give more data, or a smaller --num-paths")
+        raise StudyError("a test fold is too short for a constant band; use more data or a smaller --num-paths")
     found = iter(records)
     return [[next(found) for _ in range(n)] for n in counts]
 
 
 def _act(bands: Sequence[ConstantBand], counts: Sequence[int]) -> Any:
-    """Observations (N, S) -> orders (N, A) of N accounts, `counts` of each band in turn."""
+    """Return a function from observations (N, S) to orders (N, A); band i trades the next `counts[i]` accounts."""
     rows = [band for band, n in zip(bands, counts, strict=True) for _ in range(n)]
     lo, hi = torch.tensor([b.lo for b in rows]), torch.tensor([b.hi for b in rows])
 
     def act(state: Tensor) -> Tensor:
         weight = state[:, 1 : 1 + lo.shape[1]]
         target = torch.minimum(torch.maximum(weight, lo.to(state.device)), hi.to(state.device))
-        return torch.where(target > 0.0, target - weight, -1.0)  # the whole position, though its price moves on
+        return torch.where(target > 0.0, target - weight, -1.0)  # -1 sells the whole position
 
     return act
 
@@ -154,7 +154,7 @@ def _growth(records: Sequence[EpisodeRecord]) -> float:
 
 
 def choose_bands(data: FoldedData, env: Mapping[str, Any], gpu_id: int = -1) -> list[ConstantBand]:
-    """The best constant band of every split, by log growth on its fit and validation bars."""
+    """Return the best constant band of every split, by log growth on its training and validation folds."""
     n_coins, n_folds = data.dataset.price.shape[1], len(data.folds)
     blocks = [_last_bars(fold) for fold in data.folds]
 
@@ -176,13 +176,13 @@ def choose_bands(data: FoldedData, env: Mapping[str, Any], gpu_id: int = -1) -> 
             band = band.without(int(coin))
         fewer.append(band)
     together = best_of([[band] for band in fewer])
-    # Coins that are each better left out need not be so together; with none left the account is cash.
+    # Coins that are better left out one by one may be worse left out together. Without any coin the account is cash.
     return [less if g[0] > all_coins else band
             for less, band, g, all_coins in zip(fewer, chosen, together, known, strict=True)]  # fmt: skip
 
 
 def _last_bars(fold: Fold) -> Segments:
-    """The last bars of the fold that neither test it nor are purged."""
+    """Return the last bars of the fold that are neither test bars nor purged."""
     left, kept = CHOICE_BARS, []
     for first, last in sorted((*fold.fit, *fold.validation), reverse=True):
         if left < 2 * MAX_LOOKBACK:
@@ -194,13 +194,13 @@ def _last_bars(fold: Fold) -> Segments:
 
 # ------------------------------------------------------------------------------------------------------------- a study
 def band_env(data: FoldedData, volume_30d: float | None) -> dict[str, Any]:
-    """The rules under which a constant band trades: those of the band agent, at the venue's costs."""
+    """Return the rules for a constant band: those of the band agent, at the venue's costs."""
     fixed = dict(TABLES["band"].fixed_env)
     return fixed | {"lookback": 1} | venue_env(data.dataset, volume_30d, fixed["rules"])
 
 
 def compute(data: FoldedData, volume_30d: float | None, gpu_id: int = -1) -> YardsticksOfBars:
-    """The yardsticks of one data set, as `yardsticks.json` keeps them."""
+    """Return the reference strategies of one dataset in the form stored in `yardsticks.json`."""
     env, per_year = band_env(data, volume_30d), data.dataset.bars_per_year
     bands = choose_bands(data, env, gpu_id)
     by_fold = trade_bands(bands, [fold.test for fold in data.folds], data, env, gpu_id)
@@ -212,7 +212,7 @@ def compute(data: FoldedData, volume_30d: float | None, gpu_id: int = -1) -> Yar
 
 
 def of_bars_json(found: YardsticksOfBars) -> dict[str, Any]:
-    """Plain values; null is undefined, and of equal weight there are no figures of trades, which are not kept."""
+    """Return plain JSON values; null means undefined, and trade figures of equal weight are left out."""
     content = plain(found)
     for split in content["splits"]:
         split[EQUAL_WEIGHT] = kept_of_equal_weight(split[EQUAL_WEIGHT])
@@ -222,7 +222,7 @@ def of_bars_json(found: YardsticksOfBars) -> dict[str, Any]:
 def write_yardsticks(
     study: optuna.Study, folder: Path, data: Sequence[FoldedData], volume_30d: float | None, gpu_id: int = -1
 ) -> None:
-    """Compute and keep the yardsticks of a study that does not have them; a failure is logged and raises nothing."""
+    """Compute and store the reference strategies if the study lacks them; a failure is logged and not raised."""
     path, uuid = folder / YARDSTICKS_FILE, uuid_in(study.user_attrs)
     fetch_set(study, folder, YARDSTICKS)
     if path.exists():
@@ -233,12 +233,12 @@ def write_yardsticks(
         write_json(path, plain(made) | {"timeframes": timeframes})
         send_set(study, folder, YARDSTICKS, [path])
     except YARDSTICK_ERRORS as error:
-        logger.error("yardsticks: not computed: %s: %s", type(error).__name__, str(error).strip() or "no message")
-        logger.debug("yardsticks", exc_info=True)
+        logger.error("reference strategies: not computed: %s: %s", type(error).__name__, str(error) or "no details")
+        logger.debug("reference strategies", exc_info=True)
 
 
 def read_yardsticks(study: optuna.Study, folder: Path) -> list[Yardstick]:
-    """The yardsticks beside the study's completed trials; empty where they were not computed or are another study's."""
+    """Return the reference strategies compared with the completed trials, or an empty list if none are stored."""
     try:
         content = read_record(folder / YARDSTICKS_FILE, YardsticksFile)
     except StudyError:
@@ -249,7 +249,7 @@ def read_yardsticks(study: optuna.Study, folder: Path) -> list[Yardstick]:
 
 
 def beside(study: optuna.Study, timeframes: Mapping[str, YardsticksOfBars]) -> list[Yardstick]:
-    """Every yardstick against the completed trials; each trial meets the yardstick of its own timeframe."""
+    """Compare every reference strategy with the completed trials of the same timeframe."""
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     trials = [t for t in done if timeframe_of(study, t) in timeframes and agents_of(t.user_attrs)]
     found = []
@@ -262,7 +262,7 @@ def beside(study: optuna.Study, timeframes: Mapping[str, YardsticksOfBars]) -> l
 
 
 def mean_return(trial: FrozenTrial) -> float:
-    """Total return on the test bars, mean over the trial's splits; nan where it is not known."""
+    """Return the mean total return over the trial's splits, or nan if unknown."""
     return _average(a.total_return for a in agents_of(trial.user_attrs))
 
 
@@ -279,9 +279,9 @@ def _average(values: Iterable[float]) -> float:
 
 
 def yardstick_lines(yardsticks: Sequence[Yardstick]) -> list[str]:
-    """For the log."""
+    """Return the log lines about the reference strategies."""
     if not yardsticks:
         return []
-    texts = [f"{y.name} {y.mean_return:+.2%}, beaten by {y.n_beaten_by}" for y in yardsticks]
+    texts = [f"{y.name} {y.mean_return:+.2%} (beaten by {y.n_beaten_by})" for y in yardsticks]
     n = counted(yardsticks[0].n_trials, "completed trial")
-    return [f"mean return over the splits' test bars, and how many of {n} earned more: {'; '.join(texts)}"]
+    return [f"reference strategies, mean return per split (and how many of {n} beat it): {', '.join(texts)}"]

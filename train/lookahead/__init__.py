@@ -1,4 +1,4 @@
-"""Look-ahead analysis of an environment and of a policy's trades; that of bars and features is in `market`.
+"""Look-ahead analysis of environments and of a policy's trades; the analysis of bars and features is in `market`.
 
-Imports `study` and `market`; only programs import it.
+The package imports `study` and `market`; only programs import it.
 """

@@ -1,16 +1,17 @@
-"""Look-ahead analysis of an environment and a policy: does anything up to bar k change when only later bars change?
+"""Look-ahead analysis of an environment and a policy: values up to bar k must not depend on later bars.
 
-A policy trades a stretch of bars, and again, for each of several bars k, on data that is the same up to k. Rows after k
+A policy trades a stretch of bars. For each of several bars k it trades again on data that is identical up to k, with
+the rows after k
 
-* are scrambled (`scrambled`: other prices, other features, traded in other bars), and
-* are gone (`cut_off`). Where the rules count down to the end of the data (progress in the observation, the hosts' time
-  decay, final reward and early end), taking rows away moves that clock, which is no look-ahead; there the market stands
-  still after k instead (`stopped`).
+* scrambled (`scrambled`: different prices, features and untraded bars), and
+* removed (`cut_off`). Some rules depend on the number of remaining bars (progress in the observation, the hosts' time
+  decay, final reward and early end). Removing rows changes that number, which is not look-ahead, so under such rules
+  prices stay constant after k instead (`stopped`).
 
-Observations and actions AT bars <= k, and rewards, ends of episodes, equity, cash, coins, fees and the equal-weight
-benchmark BOOKED at bars <= k must be equal to the last bit: the code is the same in both runs.
+Observations and actions AT bars <= k must be bitwise equal, and so must rewards, episode ends, equity, cash, coins,
+fees and the equal-weight benchmark BOOKED at bars <= k. Both runs use the same code.
 
-Any environment with the single-account interface of docs/simulator.md will do, a host's own included.
+Any environment with the single-account interface of docs/simulator.md can be analyzed, including a host's own.
 """
 
 from __future__ import annotations
@@ -33,74 +34,74 @@ from environment_Alpaca_vectorized import (
 )
 
 ENVIRONMENTS = (CryptoEnvAlpaca, VectorizedCryptoEnvAlpaca, VectorizedCryptoEnvAlpacaOptimized)
-# Rules for a policy that brings none of its own: every reward term counts, so that each of them is looked at.
+# Rules for a policy without its own: every reward term is active, so that all of them are checked.
 PROBE_RULES: dict[str, Any] = {"rules": "standard", "lookback": 5, "benchmark_weight": 1.0, "drawdown_penalty": 0.5}
 PROBE_RULES |= {"volatility_penalty": 1.0, "concentration_penalty": 0.1, "turnover_penalty": 0.01}
-MakeEnv = Callable[[Mapping[str, Any]], Any]  # config -> an environment of one account that starts at its first bar
+MakeEnv = Callable[[Mapping[str, Any]], Any]  # config -> environment of one account that starts at its first bar
 Act = Callable[[np.ndarray], np.ndarray]  # observation (S,) float32 -> actions (A,)
 MARKET_ROWS = ("price_array", "tech_array", "filled_array")
-ROWS = (*MARKET_ROWS, "time_array")  # entries of a config with one row a bar
+ROWS = (*MARKET_ROWS, "time_array")  # config entries with one row per bar
 INFO = ("fees", "slippage", "turnover", "trades", "benchmark_equity")
 FIELDS = ("observation", "action", "reward", "done", "equity", "cash", "qty", *INFO)
-ORDER = ("episode", *FIELDS)  # of what differs in one bar, the first is reported
+ORDER = ("episode", *FIELDS)  # if several differ in one bar, the first of these is reported
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What happened over n steps: row i belongs to bar `first_bar + i`, row 0 to the reset."""
+    """Values recorded over n steps; row i belongs to bar `first_bar + i`, and row 0 to the reset."""
 
     first_bar: int
-    rows: Mapping[str, np.ndarray]  # FIELDS -> (n + 1, width) float64; NaN where nothing is booked yet
+    rows: Mapping[str, np.ndarray]  # field -> (n + 1, width) float64; nan before anything is booked
 
 
 @dataclass(frozen=True)
 class EnvDifference:
-    """The first value that another future changes."""
+    """The first value that depends on later bars."""
 
     bar: int  # row of the config's arrays
-    field: str  # of FIELDS, or `episode`
+    field: str  # one of FIELDS, or `episode`
     column: int
     full: float
     other: float
-    last_bar: int  # k, the last bar that was the same in both runs
+    last_bar: int  # k, the last bar that is the same in both runs
     variant: str  # `scrambled`, `cut off` or `stopped`
 
     def __str__(self) -> str:
-        """One line for a terminal."""
+        """Return one line for a terminal."""
         after = f"bars {self.variant} after bar {self.last_bar}"
         if self.field == "episode":
-            return f"bar {self.bar}: the episode ends at another bar; {after}"
-        off = f"off by {self.other - self.full:.3g}"
-        return f"bar {self.bar}: {self.field}[{self.column}] is {self.full:.9g} and {self.other:.9g}, {off}; {after}"
+            return f"bar {self.bar}: the episode ends at a different bar; {after}"
+        off = f"differs by {self.other - self.full:.3g}"
+        return f"bar {self.bar}: {self.field}[{self.column}] is {self.full:.9g} or {self.other:.9g}, {off}; {after}"
 
 
 @dataclass(frozen=True)
 class EnvReport:
-    """What the analysis of one environment came to."""
+    """Result of the analysis of one environment."""
 
-    differences: tuple[EnvDifference, ...]  # the first of each cut and variant that has one
-    n_steps: int  # of the stretch
+    differences: tuple[EnvDifference, ...]  # first difference of each cut and variant, if any
+    n_steps: int  # length of the stretch
     n_cuts: int
     variants: tuple[str, str]
 
     @property
     def first(self) -> EnvDifference | None:
-        """The difference with the earliest bar, and of equals the field that comes first."""
+        """The difference at the earliest bar; among those, the one whose field comes first."""
         return min(self.differences, key=lambda found: (found.bar, ORDER.index(found.field)), default=None)
 
     def __str__(self) -> str:
-        """One line for a terminal."""
+        """Return one line for a terminal."""
         n_runs = 2 * self.n_cuts
-        verdict = f"{len(self.differences)} of {n_runs} runs differ" if self.differences else "equal to the last bit"
+        verdict = f"{len(self.differences)} of {n_runs} runs differ" if self.differences else "bitwise equal"
         return f"{self.n_steps:,} steps, {self.n_cuts} cuts, later bars {' and '.join(self.variants)}: {verdict}"
 
 
 # ------------------------------------------------------------------------------------------------------- policies
 def probe_policy(state_dim: int, action_dim: int, seed: int) -> Act:
-    """A fixed function in which every action depends on every column of the observation, whatever its size."""
+    """Return a fixed function in which every action depends on every column of the observation, for any width."""
     weight = np.random.default_rng(seed).uniform(0.5, 1.5, (action_dim, state_dim)) / np.sqrt(state_dim)
     sign = np.random.default_rng(seed + 1).choice([-1.0, 1.0], weight.shape)
-    # One buffer for all calls: a product of matrices may round otherwise on memory that is aligned otherwise.
+    # One buffer for all calls, because a matrix product may round differently on memory with another alignment.
     weight, buffer = weight * sign, np.empty(state_dim)
 
     def act(state: np.ndarray) -> np.ndarray:
@@ -111,7 +112,7 @@ def probe_policy(state_dim: int, action_dim: int, seed: int) -> Act:
 
 
 def numpy_policy(policy: Callable[[torch.Tensor], torch.Tensor]) -> Act:
-    """A policy of tensors (N, S) -> (N, A), such as one from a file, for a single account."""
+    """Adapt a tensor policy (N, S) -> (N, A), such as one from a file, to a single account."""
     buffers: dict[int, torch.Tensor] = {}
 
     @torch.no_grad()
@@ -124,10 +125,10 @@ def numpy_policy(policy: Callable[[torch.Tensor], torch.Tensor]) -> Act:
 
 
 def saved_policy(path: Path) -> tuple[Act, int, dict[str, Any]]:
-    """A policy from a file: what acts, the width of its observation, and what it was trained on.
+    """Return the function of a policy file, the width of its observation, and its metadata.
 
     Raises:
-        ValueError: for a file that is not a whole policy of this repository.
+        ValueError: the file is not a complete policy of this project.
     """
     policy = load_policy(path)
     return numpy_policy(policy), policy.state_dim, policy.metadata
@@ -150,20 +151,20 @@ def trade(env: Any, act: Act, last_bar: int) -> Trace:
         if done or first_bar + len(rows["action"]) > last_bar:
             return Trace(first_bar, {name: np.stack(values) for name, values in rows.items()})
         state, reward, done, info = env.step(action)
-        state = np.array(state, dtype=np.float32)  # the environment may use its buffer again
+        state = np.array(state, dtype=np.float32)  # copied, because the environment may reuse its buffer
 
 
 # ------------------------------------------------------------------------------------------------- other futures
 def stretch(config: Mapping[str, Any], first: int, last: int) -> dict[str, Any]:
-    """The config of bars [first, last) as one segment."""
+    """Return the config of bars [first, last) as one segment."""
     rows = {name: config[name][first:last] for name in ROWS if name in config}
     return {**config, **rows, "segments": [(0, last - first)]}
 
 
 def scrambled(config: Mapping[str, Any], bar: int, rng: np.random.Generator) -> dict[str, Any]:
-    """Another market after `bar`.
+    """Return a config with a different market after `bar`.
 
-    Prices times a factor each, features in another order with noise, and other bars in which nobody trades a coin.
+    Each price is multiplied by a random factor, features are reordered and noisy, and other bars are untraded.
     """
     price, tech = np.array(config["price_array"]), np.array(config["tech_array"])
     later = price[bar + 1 :]
@@ -179,24 +180,24 @@ def scrambled(config: Mapping[str, Any], bar: int, rng: np.random.Generator) -> 
 
 
 def stopped(config: Mapping[str, Any], bar: int) -> dict[str, Any]:
-    """A market that stands still after `bar`."""
+    """Return a config in which prices and features stay constant after `bar`."""
     rows = np.minimum(np.arange(len(config["price_array"])), bar)
     return {**config, **{name: np.asarray(config[name])[rows] for name in MARKET_ROWS if name in config}}
 
 
 def cut_off(config: Mapping[str, Any], bar: int) -> dict[str, Any]:
-    """Bars up to `bar` only."""
+    """Return a config with the bars up to `bar` only."""
     return stretch(config, 0, bar + 1)
 
 
 def stretch_bars(env_params: Mapping[str, Any], n_steps: int) -> int:
-    """Bars of a segment in which `n_steps` steps can be made."""
+    """Return the number of bars that a segment needs for `n_steps` steps."""
     p = EnvParams.from_mapping(env_params)
     return n_steps + p.lookback * (2 if p.ends_lookback_early else 1)
 
 
 def counts_down(p: EnvParams) -> bool:
-    """Whether what an account sees or earns depends on how many bars are left."""
+    """Return True if observations or rewards depend on the number of remaining bars."""
     return p.observe_account or p.ends_lookback_early or p.reward == "cappuccino" or p.final_reward != "plain"
 
 
@@ -210,22 +211,22 @@ def analyse_env(
     seed: int,
     on_run: Callable[[], object] = lambda: None,
 ) -> EnvReport:
-    """Trade one segment as it is and with other futures.
+    """Trade one segment unchanged and with changed later bars, and compare the runs.
 
     Args:
-        make_env: builds the environment under test from a config.
-        act: a deterministic policy.
+        make_env: function that builds the environment under test from a config.
+        act: deterministic policy.
         config: arrays of one segment.
-        env_params: rules and settings that `make_env` uses; they say how rows may be taken away.
-        n_cuts: how many bars k.
-        seed: of the bars k and the scrambled data.
-        on_run: called after each of the 2 * n_cuts + 1 runs.
+        env_params: rules and settings that `make_env` uses; they determine how rows can be removed.
+        n_cuts: number of bars k.
+        seed: seed of the bars k and the scrambled data.
+        on_run: function called after each of the 2 * n_cuts + 1 runs.
     """
     rng = np.random.default_rng(seed)
     full = trade(make_env(config), act, len(config["price_array"]) - 1)
     on_run()
     n_steps = len(full.rows["reward"]) - 1
-    # A cut leaves a step before it and, in a run that is cut off, nothing after it.
+    # Every cut is after the first step and before the last.
     offsets = rng.choice(np.arange(1, max(n_steps, 2)), min(n_cuts, max(n_steps - 1, 1)), replace=False)
     gone, take_away = ("stopped", stopped) if counts_down(EnvParams.from_mapping(env_params)) else ("cut off", cut_off)
     found = []
@@ -239,9 +240,9 @@ def analyse_env(
 
 
 def first_env_difference(full: Trace, other: Trace, last_bar: int, variant: str) -> EnvDifference | None:
-    """The first bar up to `last_bar`, and in it the first of FIELDS, that is not the same to the last bit."""
+    """Return the first bar up to `last_bar`, and in it the first of FIELDS, that is not bitwise equal."""
     n_rows = last_bar - full.first_bar + 1
-    # Where the bars end the episode does too; an earlier end shows in the number of rows.
+    # The episode ends with the bars; an earlier end shows in the number of rows.
     names = [name for name in FIELDS if name != "done" or variant != "cut off"]
     pairs = {name: (full.rows[name][:n_rows], other.rows[name][:n_rows]) for name in names}
     n_both = min(len(values) for pair in pairs.values() for values in pair)
@@ -262,12 +263,12 @@ def first_env_difference(full: Trace, other: Trace, last_bar: int, variant: str)
 def observation_column(
     column: int, env_params: Mapping[str, Any], tickers: Sequence[str], feature_names: Sequence[str]
 ) -> str:
-    """What stands in a column of the observation: `tech BTC:rsi_14, 2 bars back`."""
+    """Return the description of an observation column, such as `tech BTC:rsi_14, 2 bars back`."""
     blocks = observation_layout(env_params, len(tickers), len(feature_names))
     ends = np.cumsum([width for _, width in blocks])
     i = int(np.searchsorted(ends, column, side="right"))
     if i == len(blocks):
-        return "beyond the layout"
+        return "outside the layout"
     block, width = blocks[i]
     place = column - int(ends[i]) + width
     if block == "tech":

@@ -1,7 +1,7 @@
-"""Look-ahead analysis of a dataset as it is traded: every environment of this repository, a policy or a probe.
+"""Look-ahead analysis of trading on a dataset: every environment of this project with a policy or a probe.
 
-A folder holds features and not the bars they were made of, so how a column was made is not seen here: that is
-`market.lookahead`, on bars, and `market.foresight`, on correlations.
+A dataset folder holds features but not the bars they were computed from, so this analysis does not cover the
+computation of features. `market.lookahead` checks it on bars, and `market.foresight` by correlations.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from train.study.venue import venue_env
 
 @dataclass(frozen=True)
 class TradingReport:
-    """What the analysis of all environments came to."""
+    """Result of the analysis of all environments."""
 
     dataset: Dataset  # with the policy's coins
     env_params: dict[str, Any]
-    rows: tuple[int, int]  # of the dataset, the stretch that was traded
-    reports: dict[str, EnvReport]  # by environment
+    rows: tuple[int, int]  # rows of the dataset that were traded
+    reports: dict[str, EnvReport]  # environment -> report
 
     def findings(self) -> Iterator[str]:
-        """One line for each environment that looks ahead."""
+        """One line per environment with look-ahead."""
         for name, report in self.reports.items():
             if (found := report.first) is not None:
                 names = self.env_params, self.dataset.tickers, self.dataset.feature_names
@@ -52,11 +52,11 @@ class TradingReport:
                 yield f"{name}, {at}: {found}{what}; bar 0 is row {self.rows[0]}"
 
     def lines(self) -> Iterator[str]:
-        """What was compared, for a terminal."""
+        """Summary of the comparison for a terminal."""
         first, last = (utc_text(self.dataset.time[row]) for row in (self.rows[0], self.rows[1] - 1))
         yield f"trading {first} .. {last} under the {self.env_params['rules']} rules"
         yield from (f"  {name}: {report}" for name, report in self.reports.items())
-        yield "  how the features were made cannot be rerun from a folder: check their bars with --bars"
+        yield "  the computation of the features was not checked; pass their bars with --bars"
 
 
 def analyse_trading(
@@ -68,16 +68,16 @@ def analyse_trading(
     seed: int,
     on_run: Callable[[], object] = lambda: None,
 ) -> TradingReport:
-    """Trade a stretch of the longest segment in every environment, and again with other futures.
+    """Trade a stretch of the longest segment in every environment, then again with changed later bars.
 
     Args:
-        dataset: what is traded.
-        policy_file: its coins and rules are used; None takes a probe under `PROBE_RULES` and the venue's fees.
-        environments: classes with the hosts' constructor.
-        n_steps: length of the stretch, less where the segment is shorter.
-        n_cuts: bars after which the future is changed.
-        seed: of the stretch, the probe, the cuts and the changed data.
-        on_run: called after each run, of which there are 2 * n_cuts + 1 an environment.
+        dataset: dataset to trade.
+        policy_file: policy whose coins and rules are used; None uses a probe under `PROBE_RULES` and the venue's fees.
+        environments: environment classes with the hosts' constructor.
+        n_steps: length of the stretch; shorter if the segment is shorter.
+        n_cuts: number of bars after which the data are changed.
+        seed: seed of the stretch, the probe, the cuts and the changed data.
+        on_run: function called after each of the 2 * n_cuts + 1 runs per environment.
     """
     dataset, env_params, act = _probed(dataset, seed) if policy_file is None else _with_policy(dataset, policy_file)
     first, last = max(dataset.segments, key=lambda segment: segment[1] - segment[0])
@@ -96,7 +96,7 @@ def _probed(dataset: Dataset, seed: int) -> tuple[Dataset, dict[str, Any], Act]:
 
 
 def _with_policy(dataset: Dataset, path: Path) -> tuple[Dataset, dict[str, Any], Act]:
-    """The dataset with the policy's coins, its rules, and itself."""
+    """Return the dataset with the policy's coins, the policy's rules, and the policy."""
     try:
         act, width, facts = saved_policy(path)
     except ValueError as error:
@@ -104,23 +104,24 @@ def _with_policy(dataset: Dataset, path: Path) -> tuple[Dataset, dict[str, Any],
     tickers, env_params = tuple(facts.get("tickers") or dataset.tickers), facts.get("env_params")
     absent = sorted(set(tickers) - set(dataset.tickers))
     if not env_params or absent:
-        reason = f"trades {', '.join(absent)}, which the dataset lacks" if absent else "does not say its rules"
+        reason = f"trades {', '.join(absent)}, which the dataset lacks" if absent else "does not contain its rules"
         raise DatasetError(f"--policy {path}: {reason}; give another policy or dataset")
     dataset = dataset.with_tickers(tickers) if tickers != dataset.tickers else dataset
     if facts.get("bar_seconds") not in (None, dataset.bar_seconds):
         theirs = timeframe_name(facts["bar_seconds"])
-        raise DatasetError(f"--policy {path}: trades {theirs} bars, not {timeframe_name(dataset.bar_seconds)}")
+        ours = timeframe_name(dataset.bar_seconds)
+        raise DatasetError(f"--policy {path}: trades {theirs} bars, but the dataset has {ours} bars")
     if facts.get("feature_names") not in (None, list(dataset.feature_names)):
-        raise DatasetError(f"--policy {path}: was trained on other feature columns than the dataset has")
+        raise DatasetError(f"--policy {path}: was trained on feature columns that differ from those of the dataset")
     state_dim = _state_dim(dataset, env_params)
     if state_dim != width:
-        raise DatasetError(f"--policy {path}: takes {width} numbers, the dataset gives {state_dim}")
+        raise DatasetError(f"--policy {path}: expects {width} observation values; the dataset gives {state_dim}")
     return dataset, env_params, act
 
 
 def _state_dim(dataset: Dataset, env_params: dict[str, Any]) -> int:
-    """Width of an observation of the dataset under these rules."""
+    """Return the width of an observation of the dataset under these rules."""
     try:
         return make_env(env_class_for(1), dataset.env_config(), env_params).state_dim
     except ValueError as error:
-        raise DatasetError(f"{dataset.label}: cannot be traded ({error})") from error
+        raise DatasetError(f"{dataset.label}: trading failed ({error})") from error

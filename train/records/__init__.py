@@ -1,4 +1,4 @@
-"""What a study leaves behind: names, errors, records and the files that hold them.
+"""Names, errors, records and files of a study's results.
 
-The ground floor. Every other folder of `train` may import it; it imports `market` only.
+This is the lowest layer of `train`: every other folder may import it, and it imports only `market`.
 """

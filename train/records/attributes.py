@@ -1,4 +1,4 @@
-"""What a study keeps in its database, as records: attributes of the study and of its trials."""
+"""Attributes of a study and its trials in the database, as records."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ from train.records.stored import HoldoutScore, Identity, SplitFigures
 
 logger = logging.getLogger(__name__)
 
-SPLIT = "split_"  # and its number: attribute of a trial for every split that it was scored on
+SPLIT = "split_"  # followed by the split's number: trial attribute with the figures of a scored split
 
 
 def uuid_in(attributes: Mapping[str, Any]) -> str:
-    """Id of the study; empty of one that is not ours."""
+    """Return the uuid of a study, or "" if this program did not create it."""
     return str(attributes.get(UUID, ""))
 
 
 def identity_in(attributes: Mapping[str, Any]) -> Identity | None:
-    """What a study was begun under; None of a study that is not ours.
+    """Return the identity of a study, or None if this program did not create it.
 
     Raises:
-        StudyError: it is damaged.
+        StudyError: the stored identity is damaged.
     """
     content = attributes.get(IDENTITY)
     if content is None:
         return None
-    return decode(content, Identity, "the study's identity", advice="another --study-name starts afresh")
+    return decode(content, Identity, "the study's identity", advice="pass another --study-name to start over")
 
 
 def labels_in(attributes: Mapping[str, Any]) -> tuple[str, ...]:
-    """Labels of the study's data sets."""
+    """Return the labels of the study's datasets."""
     return tuple(attributes.get("data", ()))
 
 
 def holdout_score_in(attributes: Mapping[str, Any]) -> HoldoutScore | None:
-    """The study's score on the held-out bars; None before it is there.
+    """Return the study's hold-out score, or None before the hold-out is evaluated.
 
     Raises:
-        StudyError: it is damaged.
+        StudyError: the stored score is damaged.
     """
     content = attributes.get(HOLDOUT_SCORE)
-    return None if content is None else decode(content, HoldoutScore, "the study's score on the held-out bars")
+    return None if content is None else decode(content, HoldoutScore, "the study's hold-out score")
 
 
 def splits_in(attributes: Mapping[str, Any]) -> dict[int, SplitFigures]:
-    """Figures of every split that a trial was scored on, by number; a damaged one is left out."""
+    """Return the figures of every split that a trial was scored on, by split number. Damaged figures are skipped."""
     numbers = {name: name.removeprefix(SPLIT) for name in attributes if name.startswith(SPLIT)}
     found = {}
     for name, number in numbers.items():
         try:
             found[int(number)] = decode(attributes[name], SplitFigures, name)
-        except ValueError as error:  # a StudyError is one, too
-            logger.warning("%s of a trial is left out: %s", name, error)
+        except ValueError as error:  # StudyError is a subclass
+            logger.warning("%s of a trial is skipped, because it cannot be read: %s", name, error)
     return dict(sorted(found.items()))

@@ -1,4 +1,4 @@
-"""Errors whose text is shown to the user."""
+"""Errors whose message is shown to the user."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from market.errors import UserError
 
 
 class StudyError(UserError):
-    """A study that cannot run as asked; one line that names the flag or file and says what to do."""
+    """Raised if a study cannot run as requested. The message names the flag or file and says what to do."""

@@ -1,7 +1,7 @@
-"""The JSON that a study leaves behind, by the codec of `market`: typed records in, typed records out.
+"""JSON files of a study as typed records, using the codec of `market`.
 
-Fields that a record does not have are passed over, so an older program reads what a newer one wrote; a field that came
-later has a default. In the figures of an account null stands for nan.
+Unknown fields are ignored, so that older programs can read newer files. Fields that were added later have defaults. In
+the figures of an account, null stands for nan.
 """
 
 from __future__ import annotations
@@ -20,56 +20,61 @@ from train.records.errors import StudyError
 
 T = TypeVar("T")
 RESTORE = "restore the study's results"
-ACCOUNTS = ("agent", "equal_weight", "best constant band", "equal weight")  # names of `train.records.account.Metrics`
-AS_WRITTEN = ("scores",)  # of a deployment: plain values, which stay what they are
+ACCOUNTS = (
+    "agent",
+    "equal_weight",
+    "best constant band",
+    "equal weight",
+)  # fields of type `Metrics`
+AS_WRITTEN = ("scores",)  # field of a deployment whose plain values are not converted
 
 
 def decode(content: Any, type_: type[T], where: str, error: type[UserError] = StudyError, advice: str = RESTORE) -> T:
-    """Plain JSON values as a record.
+    """Convert plain JSON values to a record.
 
     Args:
-        content: as `json.loads` returns it.
-        type_: of the record.
-        where: the file, or the attribute of a study, for the error's text.
-        error: class that is raised.
-        advice: what to do about it.
+        content: values as returned by `json.loads`.
+        type_: type of the record.
+        where: file or attribute, for the error message.
+        error: class of the error.
+        advice: what to do about the error.
 
     Raises:
-        error: a field is missing or of another type; names it.
+        error: a field is missing or has the wrong type. The message names the field.
     """
     return codec.decode(_with_undefined(content), type_, error, where, advice)
 
 
 def read_record(path: Path, type_: type[T]) -> T:
-    """Read a file of ours.
+    """Read a record from a file.
 
     Raises:
-        StudyError: missing, damaged, or a field is wrong; names the file and the field.
+        StudyError: the file is missing or damaged, or a field is wrong. The message names the file and the field.
     """
     return decode(read_plain(path), type_, str(path))
 
 
 def read_plain(path: Path, advice: str = RESTORE) -> dict[str, Any]:
-    """The named values of a file of ours, not yet checked; `advice` as of `decode`.
+    """Return the named values of a file without checking them. For `advice` see `decode`.
 
     Raises:
-        StudyError: missing or damaged; names the file.
+        StudyError: the file is missing or damaged. The message names the file.
     """
     return codec.read_object(path, StudyError, advice)
 
 
 def write_json(path: Path, content: Any, overwrites: bool = True) -> None:
-    """Write a record, or plain values, whole or not at all; `overwrites` as of `market.files.whole_file`."""
+    """Write a record or plain values atomically. For `overwrites` see `market.files.whole_file`."""
     write_whole(path, codec.encode(content), overwrites)
 
 
 def plain(content: Any) -> Any:
-    """A record, or nested values, as JSON values; nan stays nan."""
+    """Convert a record or nested values to JSON values. nan stays nan."""
     return msgspec.to_builtins(content, enc_hook=codec.plain_value)
 
 
 def _with_undefined(content: Any) -> Any:
-    """The same values; in the figures of an account null, which stands for an undefined one, becomes nan."""
+    """Replace null with nan in the figures of an account."""
     if isinstance(content, list):
         return [_with_undefined(value) for value in content]
     if not isinstance(content, dict):
@@ -84,7 +89,7 @@ def _named(name: str, value: Any) -> Any:
 
 
 def with_null(content: Any) -> Any:
-    """Plain values with null in the place of numbers that are not finite."""
+    """Replace numbers that are not finite with null."""
     if isinstance(content, Mapping):
         return {name: with_null(value) for name, value in content.items()}
     if isinstance(content, list | tuple):
@@ -93,6 +98,6 @@ def with_null(content: Any) -> Any:
 
 
 def reason_of(error: Exception) -> str:
-    """Why a file could not be read, without its name, in one line."""
+    """Return why a file cannot be read, in one line without its name."""
     text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
     return text.partition("\n")[0]

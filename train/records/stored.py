@@ -1,7 +1,7 @@
-"""Records of what a study leaves behind; `train.records.record_files` reads and writes them.
+"""Records of a study's results. `train.records.record_files` reads and writes them.
 
-A field without a default must be in the file. One with a default came later than commit c6a6d1f, or is not known of
-every study. Fields are in the order of the file.
+Fields without a default must be present in the file. Fields with a default were added after commit c6a6d1f, or are
+unknown for some studies. Fields are in the order of the file.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ import msgspec
 
 from train.records.account import Metrics
 
-Blocks = tuple[tuple[int, int], ...]  # first, last_exclusive bar of each
-# A figure that came later than commit c6a6d1f: None is undefined, UNSET that the file does not have it.
+Blocks = tuple[tuple[int, int], ...]  # (first, last_exclusive) bar of each block
+# A figure added after commit c6a6d1f. None: undefined; UNSET: not in the file.
 LaterFigure = float | None | msgspec.UnsetType
 
 
 @dataclass(frozen=True)
 class Holdout:
-    """Which bars of a data set are held out, without the bars themselves."""
+    """Description of the hold-out of a dataset, without its bars."""
 
-    first_time_s: int  # close of the first held-out bar, UTC
+    first_time_s: int  # close of the first bar of the hold-out, UTC
     last_time_s: int
     bars: int
-    purged_bars: int  # between the study's last bar and the first held-out one; of neither
-    sha256: str  # of the held-out bars and the purged ones before them, which an observation reaches back to
-    parent_sha256: str  # of the data set on disk
+    purged_bars: int  # bars dropped between the study's last bar and the hold-out
+    sha256: str  # hash of the hold-out and of the purged bars before it, which observations include
+    parent_sha256: str  # hash of the dataset on disk
 
 
 @dataclass(frozen=True, kw_only=True)
 class VenueTerms:
-    """Whose order rules and fees a study trades under, of when, and at which volume."""
+    """Order rules and fees of a study: source, dates and assumed volume."""
 
     name: str
     volume_30d: float  # USD
@@ -43,7 +43,7 @@ class VenueTerms:
 
 @dataclass(frozen=True)
 class OrderRules:
-    """Smallest order of a coin and the step of its quantity, in coins."""
+    """Smallest order of a coin and the increment of its quantity, in coins."""
 
     min_order_qty: float
     qty_increment: float
@@ -51,7 +51,7 @@ class OrderRules:
 
 @dataclass(frozen=True)
 class Rules:
-    """Rules of the simulator that readers of results use, as `environment_Alpaca_vectorized.EnvParams` has them."""
+    """Simulator rules that readers of results use, as in `environment_Alpaca_vectorized.EnvParams`."""
 
     initial_capital: float
     buy_fee_rate: float  # fraction of notional
@@ -64,7 +64,7 @@ class Rules:
 # ----------------------------------------------------------------------------------------------------------- provenance
 @dataclass(frozen=True)
 class Origin:
-    """Which bars a result stands on."""
+    """Bars that a result was computed on."""
 
     synthetic: bool
     data_label: str
@@ -73,25 +73,25 @@ class Origin:
 
 @dataclass(frozen=True)
 class Made:
-    """What made a file of figures, from what; the first fields of every such file."""
+    """Origin of a file of figures: the first fields of every such file."""
 
     study: str
     uuid: str
     trial: int | None
     data_sha256: str
-    seed: int | None  # of the study; of a split's result, that it was trained from
+    seed: int | None  # the study's seed; in a split's result, the training seed
     code_version: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyOrigin:
-    """What a policy file says of where it comes from, beside the settings and the layout that it knows itself."""
+    """Origin of a policy file, in addition to the settings and the layout that the policy itself stores."""
 
     study: str
-    uuid: str | None = None  # of the study
+    uuid: str | None = None  # uuid of the study
     trial: int
     split: int | None = None
-    reseeded: int | None = None  # number of the other seed
+    reseeded: int | None = None  # number of the additional seed
     refit_seed: int | None = None
     data_sha256: str
     data_source: str
@@ -101,18 +101,18 @@ class PolicyOrigin:
     bar_seconds: int
     venue: VenueTerms | None
     validation_segments: Blocks | None = None
-    seed: int | None = None  # of the training
+    seed: int | None = None  # training seed
     code_version: str
 
     def to_metadata(self) -> dict[str, Any]:
-        """Plain values, without those that do not apply."""
+        """Return plain values without the fields that are None."""
         return {name: value for name, value in msgspec.to_builtins(self).items() if value is not None}
 
 
 # ---------------------------------------------------------------------------------------------------------- study.json
 @dataclass(frozen=True)
 class Owner:
-    """Whose results a folder holds, whatever else its `study.json` says."""
+    """Owner of a results folder: the first fields of its `study.json`."""
 
     study: str
     uuid: str
@@ -120,7 +120,7 @@ class Owner:
 
 @dataclass(frozen=True)
 class StudyFile(Owner):
-    """`study.json`: whose results the folder holds, and which data they stand on."""
+    """`study.json`: owner and data of a results folder."""
 
     synthetic: bool | None = None
     data: tuple[Origin, ...] = ()
@@ -130,11 +130,11 @@ class StudyFile(Owner):
 # ------------------------------------------------------------------------------------------------------- settings.json
 @dataclass(frozen=True, kw_only=True)
 class DataFacts:
-    """The data set of a trial."""
+    """Dataset of a trial."""
 
     label: str
     sha256: str
-    parent_sha256: str = ""  # of the data set on disk
+    parent_sha256: str = ""  # hash of the dataset on disk
     tickers: tuple[str, ...]
     source: str = ""
     synthetic: bool = False
@@ -142,25 +142,25 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class FoldBars:
-    """One split of the data set, as bars."""
+    """One split of the dataset, as ranges of bar indices."""
 
     index: int
     fit: Blocks
     validation: Blocks
     test: Blocks
-    test_groups: tuple[int, ...]  # of each test block
+    test_groups: tuple[int, ...]  # group number of each test fold
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialSettings:
-    """`settings.json`: everything another run needs to repeat a trial."""
+    """`settings.json`: everything that another run needs to repeat a trial."""
 
     study: str
     trial: int
     sampled: dict[str, Any] = field(default_factory=dict)
-    train: dict[str, Any]  # fields of `train.config.TrainConfig`; "seed" has that of every split
-    env: dict[str, Any]  # env_params that the simulator is called with
-    env_resolved: Rules | None = None  # what they come to
+    train: dict[str, Any]  # fields of `train.config.TrainConfig`; "seed" lists the seeds of all splits
+    env: dict[str, Any]  # env_params passed to the simulator
+    env_resolved: Rules | None = None  # resolved from `env`
     venue: VenueTerms | None = None
     data: DataFacts
     folds: tuple[FoldBars, ...]
@@ -171,12 +171,12 @@ class TrialSettings:
 
     @property
     def timeframe(self) -> str | None:
-        """That the trial chose; None where the study has one only."""
+        """Timeframe that the trial chose, or None if the study has only one."""
         return self.sampled.get("timeframe")
 
     @property
     def split_seeds(self) -> tuple[int, ...]:
-        """Seed of the training of every split."""
+        """Training seed of every split."""
         seeds = self.train.get("seed", ())
         return tuple(seeds) if isinstance(seeds, list | tuple) else (seeds,)
 
@@ -184,15 +184,15 @@ class TrialSettings:
 # -------------------------------------------------------------------------------------------------- identity of a study
 @dataclass(frozen=True)
 class Purge:
-    """Bars left out around the test blocks of one timeframe."""
+    """Bars dropped around the test folds of one timeframe."""
 
-    purge_bars: int  # on both sides
-    embargo_bars: int  # more after it
+    purge_bars: int  # before and after the test fold
+    embargo_bars: int  # additional bars after it
 
 
 @dataclass(frozen=True)
 class RunTerms:
-    """How a study's trials are run."""
+    """Run settings common to all trials of a study."""
 
     n_envs: int
     seed: int
@@ -201,7 +201,7 @@ class RunTerms:
 
 @dataclass(frozen=True)
 class PlanTerms:
-    """How a study divides its data."""
+    """Division of a study's data into splits."""
 
     mode: str
     num_paths: int
@@ -209,7 +209,7 @@ class PlanTerms:
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """What a study was begun under, as the database keeps it; only what readers use."""
+    """Identity of a study as stored in the database, limited to the parts that readers use."""
 
     data_sha256: dict[str, str]  # by timeframe
     run: RunTerms
@@ -222,39 +222,39 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     venue: VenueTerms | None = None
 
     def __post_init__(self) -> None:
-        """Read the parts of `splits`, too.
+        """Check the parts of `splits`.
 
         Raises:
-            msgspec.ValidationError: one is missing or of another type.
+            msgspec.ValidationError: a part is missing or has the wrong type.
         """
         _ = self.plan, self.purges
 
     @property
     def agent(self) -> str:
-        """The learner; PPO where the study is older than the choice."""
+        """Agent of the study. Older studies without this entry used PPO."""
         return str(self.learner.get("agent", "ppo"))
 
     @property
     def plan(self) -> PlanTerms:
-        """How the data is divided."""
+        """Division of the data."""
         return msgspec.convert(self.splits, PlanTerms)
 
     @property
     def purges(self) -> dict[str, Purge]:
-        """Bars left out around test blocks, by timeframe."""
+        """Bars dropped around test folds, by timeframe."""
         parts = {name: part for name, part in self.splits.items() if isinstance(part, dict) and "purge_bars" in part}
         return {name: msgspec.convert(part, Purge) for name, part in parts.items()}
 
     @property
     def holds_out(self) -> bool:
-        """Whether bars are held out."""
+        """True if the study has a hold-out."""
         return any(self.holdout.values())
 
 
 # ----------------------------------------------------------------------------------------------------- deployment.json
 @dataclass(frozen=True, kw_only=True)
 class DeployedData:
-    """The bars that a deployment's policy was trained on."""
+    """Bars that a deployed policy was trained on."""
 
     label: str = ""
     source: str = ""
@@ -265,11 +265,11 @@ class DeployedData:
 
 @dataclass(frozen=True, kw_only=True)
 class DeploymentFacts:
-    """`deployment.json`, but for the hashes of the files: everything that trading the policy needs, and why it may."""
+    """`deployment.json` without file hashes: everything needed to trade the policy, and the results of its gates."""
 
     format: str = ""
     format_version: int = 0
-    name: str  # of the folder when it was made
+    name: str  # name of the folder at its creation
     created: str = ""
     study: str
     study_uuid: str = ""
@@ -277,14 +277,14 @@ class DeploymentFacts:
     trial_value: float | None = None
     seed: int
     refit_seed: int = 0
-    proven: bool  # passed every gate
+    proven: bool  # True if every gate passed
     waived: tuple[str, ...] = ()
-    synthetic: bool  # trained on a generated market
+    synthetic: bool  # True if trained on a generated market
     tickers: tuple[str, ...]  # (A,) in the order of the actions
     feature_set: str = ""
     feature_names: tuple[str, ...]  # (F,) in the order of the observation
     bar_seconds: int
-    warmup_bars: int  # before the first observed bar, that its features depend on
+    warmup_bars: int  # bars before the first observed bar that its features depend on
     observation_layout: tuple[tuple[str, int], ...]  # (block, width), in order
     env_params: dict[str, Any]
     env_resolved: dict[str, Any] = field(default_factory=dict)
@@ -294,7 +294,7 @@ class DeploymentFacts:
     data: DeployedData
     holdout: Holdout | None = None
     test: int = 0
-    scores: dict[str, Any]  # on the held-out bars
+    scores: dict[str, Any]  # scores on the hold-out
     gates: tuple[dict[str, Any], ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
@@ -307,14 +307,14 @@ class DeploymentFacts:
 
     @property
     def scored_weights_sha256(self) -> str | None:
-        """Of the weights that the scores are of."""
+        """Hash of the weights that the scores refer to."""
         return self.scores.get("weights_sha256")
 
 
 # ------------------------------------------------------------------------------------------------ attributes of a trial
 @dataclass(frozen=True)
 class SplitFigures:
-    """One split of a trial: `result.json`, and the study's copy of it, as far as readers use it."""
+    """Figures of one split in `result.json` and in the database, limited to those that readers use."""
 
     agent: Metrics
     equal_weight: Metrics
@@ -326,7 +326,7 @@ class SplitFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitResult(SplitFigures):
-    """`result.json`: what one split of one trial showed, written last."""
+    """`result.json`: outcome of one split of one trial, written last."""
 
     fold: int
     env_steps: int
@@ -346,19 +346,19 @@ class SplitResult(SplitFigures):
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerIdentity:
-    """The process that runs a trial."""
+    """Process that runs a trial."""
 
     host: str
     machine: str = ""
     pid: int
-    started: float  # UTC seconds when the process began, by the clock as it is set now; not compared on Linux
-    started_ticks: int | None = None  # clock ticks from the machine's start to the process's; None: not known
+    started: float  # start of the process, UTC seconds by the current clock setting; not compared on Linux
+    started_ticks: int | None = None  # clock ticks from boot to the start of the process; None: unknown
 
 
 # -------------------------------------------------------------------------------------------------------- holdout.json
 @dataclass(frozen=True)
 class Look:
-    """What decides whether another study's score was a look at the same bars."""
+    """Facts that determine if another study was evaluated on the same bars."""
 
     uuid: str
     holdout: Holdout
@@ -367,31 +367,31 @@ class Look:
 
 @dataclass(frozen=True)
 class Begun(Look):
-    """The study's attribute that says whose look at the held-out bars has begun."""
+    """Study attribute that marks the start of a hold-out evaluation."""
 
     trial: int
-    policies: tuple[str, ...]  # SHA-256 of their files
+    policies: tuple[str, ...]  # SHA-256 of the policy files
 
 
 @dataclass(frozen=True)
 class TestedBars:
-    """Bars that a study's trials were tested on, so that whoever chose by them has seen them."""
+    """Bars that a study's trials were tested on, so that a choice among these trials has used them."""
 
     first_time_s: int  # close of the first bar, UTC
     last_time_s: int
     synthetic: bool
-    parent_sha256: str  # of the data set on disk
+    parent_sha256: str  # hash of the dataset on disk
 
 
 @dataclass(frozen=True)
 class PolicyScore:
-    """One policy of the winner on the held-out bars."""
+    """Score of one of the winner's policies on the hold-out."""
 
     file: str
     sha256: str
     agent: Metrics
     equal_weight: Metrics
-    excess_sharpe: float | None  # None: undefined, as everywhere below
+    excess_sharpe: float | None  # None: undefined, also in the fields below
     excess_sharpe_error: float | None = None
     lead_sharpe: float | None = None
     growth: LaterFigure = msgspec.UNSET
@@ -402,7 +402,7 @@ class PolicyScore:
 
 @dataclass(frozen=True, kw_only=True)
 class HoldoutScore:
-    """`holdout.json`: the winner's policies on the bars held out, written once."""
+    """`holdout.json`: scores of the winner's policies on the hold-out, written once."""
 
     study: str
     uuid: str
@@ -411,12 +411,12 @@ class HoldoutScore:
     data_label: str
     synthetic: bool
     env: dict[str, Any]
-    earlier_looks: tuple[str, ...] = ()  # studies that were scored on some of these bars before
+    earlier_looks: tuple[str, ...] = ()  # studies that were scored earlier on some of these bars
     policies: tuple[PolicyScore, ...]
     mean_excess_sharpe: float | None
-    excess_sharpe_error: LaterFigure = msgspec.UNSET  # of the mean
+    excess_sharpe_error: LaterFigure = msgspec.UNSET  # standard error of the mean
     mean_lead_sharpe: float | None = None
-    sharpe_standard_error: float | None = None  # of ONE ratio, such as the lead's
+    sharpe_standard_error: float | None = None  # standard error of a single ratio, such as that of alpha returns
     code_version: str = ""
     stepped_by: str = ""
     scored_s: int = 0

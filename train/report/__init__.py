@@ -1,5 +1,5 @@
-"""The page about a study, and its pictures.
+"""Report page of a study, and its pictures.
 
-`collect` reads, `verdict` judges, the other modules draw. Imports `findings` and below; `train.finish` and the
-programs import it.
+`collect` reads the files, `verdict` writes the conclusions, and the other modules draw. The package imports `findings`
+and the packages below it. `train.finish` and the programs import this package.
 """

@@ -1,8 +1,8 @@
-"""A picture of every trial's accounts, kept as Optuna's artifact: optuna-dashboard shows it on the trial's page.
+"""Pictures of every trial, stored as Optuna artifacts that optuna-dashboard shows on the trial's page.
 
-Drawn while the trial is still RUNNING, because Optuna takes no artifact of a trial that has ended. Stored in
-`<results>/artifacts`, one folder for all studies of the results, as optuna-dashboard wants it, or in the study's
-artifact store if it has one.
+A picture is drawn while the trial is still RUNNING, because Optuna accepts no artifact for a finished trial. It is
+stored in the study's artifact store if there is one. Otherwise it is stored in `<results>/artifacts`, which all
+studies under `<results>` share, as optuna-dashboard requires.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ from train.study.band_file import BAND_FILE, read_band
 logger = logging.getLogger(__name__)
 
 PICTURE, BAND_PICTURE = "equity.png", "band.png"
-MOST_PANELS = 24  # splits drawn, so that a trial with very many does not wait for its picture
+MOST_PANELS = 24  # largest number of splits drawn, which limits the time a picture takes
 N_COLUMNS = 3
 PANEL_INCHES, DOTS_PER_INCH = (3.6, 2.1), 96
 
 
 @contextmanager
 def picture_of(trial: optuna.Trial, study_folder: Path, pictures: Pictures | None = None) -> Iterator[None]:
-    """Runs a trial inside; when it is done, pruned or failed, its picture is drawn and uploaded.
+    """Run a trial in the context, then draw and upload its picture, whether the trial completed, was pruned or failed.
 
-    A picture that cannot be made is said in the log and changes nothing for the trial. After a signal none is made.
+    If the picture cannot be made, a warning is logged and the trial is not affected. After a signal no picture is made.
 
     Args:
-        trial: RUNNING.
-        study_folder: the study's results.
-        pictures: the study's artifact store; None: `<results>/artifacts`.
+        trial: trial in state RUNNING.
+        study_folder: results folder of the study.
+        pictures: artifact store of the study, or None for `<results>/artifacts`.
     """
     try:
         yield
@@ -70,16 +70,16 @@ def _upload(trial: optuna.Trial, study_folder: Path, pictures: Pictures | None) 
     try:
         figure = equity_figure(study_folder, trial.number, trial.user_attrs)
         if figure is None:
-            logger.debug("trial %d: no split has finished, so there is no picture of its equity", trial.number)
+            logger.debug("trial %d: no equity picture, because no split has finished", trial.number)
             return
         _store(figure, PICTURE, trial, study_folder, pictures)
         band = band_of_trial(study_folder, trial.number, trial.user_attrs)
         if band is not None:
             _store(band, BAND_PICTURE, trial, study_folder, pictures)
     except (*UNREADABLE, StorageInternalError) as error:
-        logger.warning("trial %d: no picture of its equity: %s: %s", trial.number, type(error).__name__, error)
+        logger.warning("trial %d: equity picture not made: %s: %s", trial.number, type(error).__name__, error)
         return
-    logger.debug("trial %d: picture of its equity in %.2f s", trial.number, time.monotonic() - started)
+    logger.debug("trial %d: equity picture made in %.2f s", trial.number, time.monotonic() - started)
 
 
 def _store(figure: Figure, name: str, trial: optuna.Trial, study_folder: Path, pictures: Pictures | None) -> None:
@@ -95,17 +95,17 @@ def _store(figure: Figure, name: str, trial: optuna.Trial, study_folder: Path, p
 
 
 def band_of_trial(study_folder: Path, trial_number: int, user_attrs: Mapping[str, Any]) -> Figure | None:
-    """The band on the test blocks of the first split that has one; None of a trial without.
+    """Return the band on the test folds of the first split that has one, or None if no split has a band.
 
     Raises:
-        StudyError, OSError, ValueError: a file that is missing or damaged.
+        StudyError, OSError, ValueError: a file is missing or damaged.
     """
     split = next((k for k in splits_in(user_attrs) if _band_path(study_folder, trial_number, k).is_file()), None)
     if split is None:
         return None
     settings = read_record(trial_folder(study_folder, trial_number) / SETTINGS, TrialSettings)
     curves = read_band(study_folder, _band_path(study_folder, trial_number, split), settings)
-    title = f"Trial {trial_number}, split {split}: band and held weight on the test blocks, blocks joined"
+    title = f"Trial {trial_number}, split {split}: band and held weight on the test folds, joined"
     return band_figure(curves, "\n".join([title, str(user_attrs.get("data_label", ""))]))
 
 
@@ -114,10 +114,12 @@ def _band_path(study_folder: Path, trial_number: int, split: int) -> Path:
 
 
 def equity_figure(study_folder: Path, trial_number: int, user_attrs: Mapping[str, Any]) -> Figure | None:
-    """Agent against equal weight on the test blocks of every split that has finished, each block from 1; None of none.
+    """Return a figure of agent and equal weight on the test folds of every finished split, or None if there is none.
+
+    Each split starts at 1.
 
     Raises:
-        OSError, ValueError, KeyError: an equity file that is damaged.
+        OSError, ValueError, KeyError: an equity file is damaged.
     """
     figures = splits_in(user_attrs)
     paths = {fold: split_folder(study_folder, trial_number, fold) / "equity.npz" for fold in figures}
@@ -127,8 +129,8 @@ def equity_figure(study_folder: Path, trial_number: int, user_attrs: Mapping[str
     n_columns = min(N_COLUMNS, len(drawn))
     n_rows = math.ceil(len(drawn) / n_columns)
     hidden = len(paths) - len(drawn)
-    title = f"Trial {trial_number}: equity on the test blocks of each split, blocks joined, each split from 1"
-    title += f"; {hidden} more splits not drawn" if hidden else ""
+    title = f"Trial {trial_number}: equity on the test folds of each split, joined, starting at 1"
+    title += f"; {hidden} more splits not shown" if hidden else ""
     label = textwrap.wrap(str(user_attrs.get("data_label", "")), 60 * n_columns)
     with rc_context({**STYLE, "font.size": 7.0, "axes.titlesize": 9.0}):
         size = (PANEL_INCHES[0] * n_columns, PANEL_INCHES[1] * n_rows + 0.7)
@@ -147,7 +149,7 @@ def equity_figure(study_folder: Path, trial_number: int, user_attrs: Mapping[str
 
 
 def _draw_split(axes: Axes, blocks: Sequence[Columns]) -> None:
-    """Both accounts, the blocks compounded one after the other; a line where a block ends."""
+    """Draw both accounts, compounded over the blocks, with a vertical line at the end of each block."""
     for values, color, label in (
         ([held(block) for block in blocks], EQUAL, "equal weight"),
         ([block["equity"] for block in blocks], AGENT, "agent"),
@@ -161,10 +163,10 @@ def _draw_split(axes: Axes, blocks: Sequence[Columns]) -> None:
 
 
 def _excess_text(split: SplitFigures) -> str:
-    share = split.of_hindsight  # not known of results of an earlier version
+    share = split.of_hindsight  # unset in results of earlier versions
     beside = f"; {100.0 * share:.2g} % of hindsight" if isinstance(share, float) else ""
     return f"Sharpe {_sharpe(split.agent.sharpe)}, equal weight {_sharpe(split.equal_weight.sharpe)}{beside}"
 
 
 def _sharpe(value: float) -> str:
-    return f"{value:.2f}" if math.isfinite(value) else "not defined"
+    return f"{value:.2f}" if math.isfinite(value) else "undefined"

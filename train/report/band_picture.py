@@ -1,4 +1,4 @@
-"""The band of a policy in pictures: price, edges and held weight of every coin."""
+"""Charts of a band policy: price, band edges and held weight of every coin."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ DAY_S = 86_400
 
 @dataclass(frozen=True)
 class BandView:
-    """What the page shows of a band policy."""
+    """Band charts on the report page."""
 
-    title: str  # whose band, and on which bars
+    title: str  # trial and split of the band
     curves: BandCurves
 
     @property
     def n_hidden(self) -> int:
-        """Coins that are not drawn."""
+        """Number of coins that are not drawn."""
         return max(len(self.curves.tickers) - MOST_COINS, 0)
 
     def charts(self) -> Iterator[tuple[str, str, Markup]]:
-        """Two charts for each coin, with its name and what is shown: all bars, and the stretch it moved most in."""
+        """Yield (ticker, description, chart) twice per coin: for all bars, and for the most active stretch."""
         for coin in shown_coins(self.curves, MOST_COINS):
             ticker, near = self.curves.tickers[coin], close_up(self.curves, coin)
             whole = slice(0, len(self.curves.time_s))
@@ -48,10 +48,10 @@ class BandView:
 
 
 def band_figure(curves: BandCurves, title: str) -> Figure:
-    """All coins as one picture; each on all bars and, next to it, on the busiest stretch."""
+    """Return one figure with two panels per coin: all bars, and next to it the most active stretch."""
     coins = shown_coins(curves, MOST_COINS)
     hidden = len(curves.tickers) - len(coins)
-    title += f"\n{hidden} more coins, which moved less, are not drawn" if hidden else ""
+    title += f"\nthe {hidden} coins whose weights moved least are not shown" if hidden else ""
     with rc_context({**STYLE, "font.size": 8.0, "axes.titlesize": 9.0}):
         figure = Figure((WIDTH_INCHES, HEIGHT_INCHES * len(coins) + 0.6), dpi=DOTS_PER_INCH, layout="constrained")
         FigureCanvasAgg(figure)
@@ -67,12 +67,12 @@ def band_figure(curves: BandCurves, title: str) -> Figure:
 
 
 def draw_coin(figure: FigureBase, curves: BandCurves, coin: int, rows: slice, title: str) -> None:
-    """Draw a coin's price, and beneath it the band and the held weight in percent of the account."""
+    """Draw the price of a coin, and below it the band and the held weight in percent of equity."""
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1.0, 1.9))
     top, curves = highest_share(curves, coin), curves.rows(rows)
     c = coin_columns(curves, coin)
     above.plot(c.row, c.price, color=COIN, linewidth=0.9)
-    # The edges hold for a whole bar, so they are stairs; a line between two bars would show bands that never were.
+    # Edges hold for a whole bar, so they are drawn as steps; sloped lines would show bands that never applied.
     below.fill_between(c.row, 100 * c.lo, 100 * c.hi, step="post", color=BAND, alpha=0.4, linewidth=0,
                        label="band: nothing is traded inside")  # fmt: skip
     for edge, label in ((c.best_lo, "edges of the best band"), (c.best_hi, None)):
@@ -90,10 +90,10 @@ def draw_coin(figure: FigureBase, curves: BandCurves, coin: int, rows: slice, ti
     form = "%d %b %Y" if curves.time_s[-1] - curves.time_s[0] > 3 * DAY_S else "%d %b %H:%M"
 
     def date(row: float, _: object) -> str:
-        """The date of a bar: bars between accounts take no room."""
+        """Return the date of a bar; gaps between accounts take no space on the axis."""
         return datetime.fromtimestamp(int(curves.time_s[int(np.clip(row, 0, last))]), tz=UTC).strftime(form)
 
     above.set_title(title)
-    below.set(title="share of the account, %", xlim=(0, max(last, 1)), ylim=(-2.0 * top, 102.0 * top))
+    below.set(title="share of equity, %", xlim=(0, max(last, 1)), ylim=(-2.0 * top, 102.0 * top))
     below.xaxis.set_major_locator(MaxNLocator(4, integer=True, prune="both"))
     below.xaxis.set_major_formatter(date)

@@ -1,7 +1,7 @@
-"""Charts of a study, drawn by matplotlib: on the page as inline SVG, in the pictures as PNG.
+"""Matplotlib charts of a study, as inline SVG for the page and as PNG for pictures.
 
-On the page a chart's text stays text. It refers to nothing outside itself, and a chart of the same numbers has the same
-bytes. Colours are of Okabe and Ito; what a colour says is also said by a dash, a width or a word.
+Text in an SVG chart stays text. A chart loads no external files, and the same numbers give the same bytes. The colors
+are those of Okabe and Ito. Every color difference is repeated as a dash, a width or a label.
 """
 
 from __future__ import annotations
@@ -41,26 +41,26 @@ STYLE: dict[Any, Any] = {
     "ytick.major.size": 0,
     "legend.frameon": False,
     "date.converter": "concise",
-    "text.parse_math": False,  # a name may hold dollar signs
+    "text.parse_math": False,  # names may contain dollar signs
     "svg.fonttype": "none",
 }
-WIDTH_INCHES = 5.0  # a telephone's width at 72 dots, so its text can be read there
-MOST_POINTS = 400  # drawn of a line
-MANY_DOTS = 400  # from here on they are small and have no tooltips, which would make the page large
+WIDTH_INCHES = 5.0  # the width of a phone at 72 dots per inch, so that text stays legible there
+MOST_POINTS = 400  # largest number of points drawn per line
+MANY_DOTS = 400  # this many dots or more are drawn small and without tooltips, to keep the page small
 DECADE = 10.0
 
 
 # -------------------------------------------------------------------------------------------------------------- drawing
 def inline_svg(said: str, height_inches: float, draw: Callable[[Figure], object]) -> Markup:
-    """A chart as a part of an HTML page.
+    """Return a chart as inline SVG for an HTML page.
 
     Args:
-        said: what it shows, for readers who cannot see it.
-        height_inches: of a chart that is `WIDTH_INCHES` wide; the page scales both.
-        draw: draws it into the figure.
+        said: text description for screen readers.
+        height_inches: height of the chart, which is `WIDTH_INCHES` wide; the page scales both.
+        draw: function that draws the chart into a figure.
     """
     file = io.StringIO()
-    with rc_context({**STYLE, "svg.hashsalt": said}):  # names inside a chart are its own
+    with rc_context({**STYLE, "svg.hashsalt": said}):  # makes element ids unique to this chart
         figure = Figure((WIDTH_INCHES, height_inches), frameon=False)
         figure.subplots_adjust(left=0.12, right=0.88, bottom=0.45 / height_inches, top=1.0 - 0.25 / height_inches)
         draw(figure)
@@ -75,9 +75,9 @@ def inline_svg(said: str, height_inches: float, draw: Callable[[Figure], object]
 
 
 def dots(axes: Axes, x: np.ndarray, y: np.ndarray, color: str, size: float, titles: Sequence[str] = ()) -> None:
-    """Draw points, in SVG each with its title as a tooltip.
+    """Draw points; in SVG each point has its title as a tooltip.
 
-    Points without titles are one path whose round ends are the dots: a fifth of the size of as many markers.
+    Points without titles are drawn as one path with round line caps. That takes a fifth of the space of markers.
     """
     if titles:
         axes.scatter(x, y, size**2, color=color, alpha=0.7, linewidths=0, urls=titles, zorder=3)
@@ -92,7 +92,7 @@ def dots(axes: Axes, x: np.ndarray, y: np.ndarray, color: str, size: float, titl
 
 
 def thinned(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """At most about `most` points of a curve that keep its ends and, in every run of points, its extremes."""
+    """Return about `most` points of a curve at most, including its ends and the extremes of every stretch."""
     if len(x) <= most:
         return x, y
     edges = np.linspace(0, len(x), most // 2 + 1).astype(np.int64)
@@ -105,12 +105,12 @@ def thinned(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> tuple[np.n
 
 
 def name_ends(axes: Axes, ends: Sequence[tuple[str, float, str]], gap: float = 0.065) -> None:
-    """Write names at the right edge, next to the last values, moved apart where they would cover each other.
+    """Write labels at the right edge next to the last values, moved apart if they would overlap.
 
     Args:
-        axes: whose limits are final.
-        ends: (name, last value, colour).
-        gap: least one of two names, as a share of the height.
+        axes: axes with their final limits.
+        ends: (name, last value, color) of each curve.
+        gap: smallest distance between two labels, as a fraction of the height.
     """
     places = (axes.transScale + axes.transLimits).transform([(0.0, value) for _, value, _ in ends])[:, 1]
     order, steps = np.argsort(places, kind="stable"), gap * np.arange(len(ends))
@@ -123,7 +123,7 @@ def name_ends(axes: Axes, ends: Sequence[tuple[str, float, str]], gap: float = 0
 
 # --------------------------------------------------------------------------------------------------------------- charts
 def draw_path(figure: FigureBase, p: PathView, scale: str) -> None:
-    """Draw everybody's equity on a `linear` or `log` scale, and beneath it the drawdowns in percent."""
+    """Draw all equity curves on a `linear` or `log` scale, and below them the drawdowns in percent."""
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2.4, 1.0))
     time = p.time_s.astype("datetime64[s]")
     if p.random is not None:
@@ -145,7 +145,7 @@ def draw_path(figure: FigureBase, p: PathView, scale: str) -> None:
         above.yaxis.set_major_locator(AutoLocator() if high < DECADE * low else LogLocator(subs=(1.0, 2.0, 5.0)))
         above.yaxis.set_major_formatter("{x:g}")
         above.minorticks_off()
-    above.set(title="equity, start = 1", ylim=above.get_ylim(), xlim=(time[0], time[-1]))
+    above.set(title="equity (start = 1)", ylim=above.get_ylim(), xlim=(time[0], time[-1]))
     below.set(title="drawdown, %", ylim=(None, 0.0))
     ends = [(name, float(curve[-1]), FAINT) for name, curve in p.coins.items()]
     name_ends(
@@ -154,7 +154,7 @@ def draw_path(figure: FigureBase, p: PathView, scale: str) -> None:
 
 
 def draw_splits(axes: Axes, trials: Sequence[TrialView], best: int | None) -> None:
-    """Draw the excess Sharpe ratio of every split of every trial: dots, the middle half, the best trial's large."""
+    """Draw the excess Sharpe ratio of all trials on every split, with the middle half and the best trial marked."""
     scored = [t for t in trials if t.is_scored]
     indices = sorted({i for t in scored for i in t.splits})
     middle = [np.quantile([t.splits[i] for t in scored if i in t.splits], (0.25, 0.5, 0.75)) for i in indices]
@@ -168,12 +168,12 @@ def draw_splits(axes: Axes, trials: Sequence[TrialView], best: int | None) -> No
         titles = [f"{words} {t.number}, split {i}: {t.splits[i]:+.2f}" for i, t in shown]
         x, y = np.array([i for i, _ in shown]) + aside, np.array([t.splits[i] for i, t in shown])
         dots(axes, x, y, color, *_size_and_titles(size, titles))
-    axes.set(title="excess Sharpe, by split", xlim=(indices[0] - 0.5, indices[-1] + 0.5))
+    axes.set(title="excess Sharpe by split", xlim=(indices[0] - 0.5, indices[-1] + 0.5))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def draw_values(axes: Axes, trials: Sequence[TrialView]) -> None:
-    """Draw every trial's value and the best so far; trials without a value stand at the bottom."""
+    """Draw the value of every trial and the best so far, with trials without a value at the bottom."""
     done = [t for t in trials if t.state == "complete" and t.value is not None]
     numbers, values = np.array([t.number for t in done]), np.array([t.value for t in done])
     last = max(t.number for t in trials)
@@ -186,18 +186,18 @@ def draw_values(axes: Axes, trials: Sequence[TrialView]) -> None:
         if at:
             label = f"{len(at)} {state} (no value)"
             axes.plot(at, np.full(len(at), floor), marker, color=color, markersize=3, label=label)
-    axes.set(title="value, by trial", xlim=(-0.5, last + 0.5))
+    axes.set(title="value by trial", xlim=(-0.5, last + 0.5))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def draw_cost(axes: Axes, trials: Sequence[TrialView], best: int | None, key: str) -> None:
-    """Draw value by what trading cost: `key` is `turnover` or `fees`."""
+    """Draw value against trading cost; `key` is `turnover` or `fees`."""
     unit, scale = {"turnover": ("times equity", 1.0), "fees": ("% of equity", 100.0)}[key]
     for is_best, color, size in ((False, FAINT, 5.0), (True, AGENT, 8.0)):
         shown = [t for t in trials if (t.number == best) == is_best]
         x, y = np.array([getattr(t, key) * scale for t in shown]), np.array([t.value for t in shown])
         dots(axes, x, y, color, *_size_and_titles(size, _named(shown)))
-    axes.set_title(f"value, by {key}, {unit} (mean of splits)")
+    axes.set_title(f"value by {key} ({unit}, mean over splits)")
 
 
 def _named(trials: Sequence[TrialView]) -> list[str]:

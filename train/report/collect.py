@@ -1,7 +1,7 @@
-"""The report of a study: everything the page says, collected from the study and its folder.
+"""Collection of everything on the report page from the study and its results folder.
 
-Reads only files that are whole and takes no lock, so a study that runs can be reported on; what is missing or damaged
-is left out and the page says so.
+Only complete files are read and no lock is taken, so a running study can be reported on. Missing or damaged parts are
+left out, and the page says so.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from train.report.curves import read_market, read_split, tested_paths
 from train.report.page import FigureRow, Page, Verdict, render
 from train.report.paths import PathView
 from train.report.trials import STATES, trial_views
-from train.report.verdict import holdout_text, judge, unjudged
+from train.report.verdict import ALPHA_PBO, DEFLATED_ALPHA, TRIALS_DIFFER, holdout_text, judge, unjudged
 from train.store.artifact_files import STUDY_SET, TO_SHOW, fetch_set, fetch_splits
 from train.store.database import experimental_allowed
 from train.study.band_file import BAND_FILE, read_band
@@ -68,13 +68,13 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 REPORT_FILE = "report.html"
-UNKNOWN = "not written down"
+UNKNOWN = "not recorded"
 DAY_S = 86_400
 TRAINS_ON_LATER_BARS = (*COMBINATORIAL_MODES, "kfold")
-SHARE = "share of the attainable captured"
-LOGGED = (SHARE, "deflated lead", "PBO of the lead", "difference of trials")  # numbers of the verdict
-LEAST_FOR_IMPORTANCE = 30  # completed trials: the evaluator looks at the best tenth of them
-# The page is about results that are safe on the disk: whatever stops it must not take the study's own ending with it.
+SHARE = "share of attainable growth captured"
+LOGGED = (SHARE, DEFLATED_ALPHA, ALPHA_PBO, TRIALS_DIFFER)  # numbers of the verdict
+LEAST_FOR_IMPORTANCE = 30  # completed trials: the evaluator compares the best tenth with the rest
+# The results are already on disk. A failure to write the page must not change how the study ends.
 REPORT_ERRORS = (
     OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, MemoryError,
     AssertionError, SQLAlchemyError, optuna.exceptions.OptunaError,
@@ -82,7 +82,7 @@ REPORT_ERRORS = (
 
 
 def report_ended_study(study: optuna.Study, folder: Path) -> None:
-    """Write the page and say where; a failure is logged with its reason and raises nothing."""
+    """Write the report page and log its path; a failure is logged with its reason and raises nothing."""
     try:
         page = collect(study, folder)
         write_whole(folder / REPORT_FILE, render(page).encode())
@@ -90,24 +90,24 @@ def report_ended_study(study: optuna.Study, folder: Path) -> None:
             logger.info("%s", line)
         logger.info("report: %s", folder / REPORT_FILE)
     except REPORT_ERRORS as error:
-        logger.error("report: not written: %s: %s", type(error).__name__, str(error).strip() or "no message")
+        logger.error("report: not written: %s: %s", type(error).__name__, str(error).strip() or "no details")
         logger.debug("report", exc_info=True)
 
 
 def verdict_lines(page: Page) -> list[str]:
-    """What the page says first, for a log: the conclusion, the captured share of a planted signal, the hold-out."""
+    """Return the log lines of the verdict: the conclusion, the main figures and the hold-out result."""
     figures = "; ".join(f"{name} {number}" for name, number, _ in page.verdict.numbers if name in LOGGED)
     said = [page.verdict.sentences[0], figures, f"Hold-out: {page.holdout}"]
     return [f"verdict: {text}" for text in said if text]
 
 
 def write_report(study: optuna.Study, folder: Path, out: Path | None = None) -> Path:
-    """Write the page, whole or not at all; returns where.
+    """Write the page atomically and return its path.
 
     Args:
-        study: in any state.
-        folder: its results.
-        out: file to write; `report.html` beside the results without it.
+        study: study in any state.
+        folder: results folder of the study.
+        out: file to write; None writes `report.html` into the results folder.
     """
     path = folder / REPORT_FILE if out is None else out
     write_whole(path, render(collect(study, folder)).encode())
@@ -115,17 +115,17 @@ def write_report(study: optuna.Study, folder: Path, out: Path | None = None) -> 
 
 
 def _settings_of(folder: Path, best: FrozenTrial) -> TrialSettings | None:
-    """The settings that the best trial was scored with; None where they are missing, damaged or others."""
+    """Return the settings the best trial was scored with, or None if the file is missing, damaged or different."""
     try:
         check_seal(folder, best, min(best.intermediate_values, default=0), SETTINGS)
     except StudyError as error:
-        logger.warning("report: not used: %s", error)
+        logger.warning("report: file ignored: %s", error)
         return None
     return found(trial_folder(folder, best.number) / SETTINGS, TrialSettings)
 
 
 def collect(study: optuna.Study, folder: Path) -> Page:
-    """Everything the page says."""
+    """Return everything that the report page shows."""
     trials = study.get_trials(deepcopy=False)
     best = best_trial(study)
     _fetch(study, folder, best or next((t for t in trials if t.intermediate_values), None))
@@ -142,13 +142,13 @@ def collect(study: optuna.Study, folder: Path) -> Page:
         yardsticks=tuple(read_yardsticks(study, folder)),
         left_out=_left_out(study, trials),
         command=str(study.user_attrs.get(COMMAND, "")),
-        made=f"Written {utc_text(time.time())} UTC by code version {code_version()}; one file, complete in itself.",
+        made=f"Written {utc_text(time.time())} UTC by code version {code_version()}. This file is self-contained.",
     )
     return base if best is None else _with_best(base, study, folder, trials, best, settings)
 
 
 def _fetch(study: optuna.Study, folder: Path, shown_trial: FrozenTrial | None) -> None:
-    """Fetch what the page shows and this machine does not have; `read_returns` fetches the other trials' curves."""
+    """Fetch files that the page needs and this machine lacks; `read_returns` fetches the curves of the other trials."""
     for name in (STUDY_SET, YARDSTICKS, CURVES):
         fetch_set(study, folder, name)
     fetch_splits(study, folder, [shown_trial] if shown_trial else [], TO_SHOW)
@@ -168,7 +168,7 @@ def _with_best(
     folds = settings.folds if settings else ()
     known = {i: read_split(folder, best.number, i) for i in sorted(best.intermediate_values)}
     splits = {i: columns for i, columns in known.items() if columns is not None}
-    note, paths = "The best trial's settings.json is missing or damaged, so its paths are not known.", []
+    note, paths = "The best trial's settings.json is missing or damaged, so its paths are unknown.", []
     market = read_market(folder, timeframe, settings) if settings and splits else None
     if folds and splits:
         paths, note = tested_paths(splits, folds, market, per_year)
@@ -201,34 +201,34 @@ def _with_best(
 def _band_view(
     folder: Path, best: FrozenTrial, settings: TrialSettings | None, splits: Sequence[int]
 ) -> BandView | None:
-    """The band of the first split that has one."""
+    """Return the band of the first split that has one, or None."""
     for i in splits:
         path = split_folder(folder, best.number, i) / BAND_FILE
         if settings is not None and path.is_file():
             try:
                 return BandView(f"Trial {best.number}, split {i}", read_band(folder, path, settings))
             except StudyError as error:
-                logger.warning("report: no picture of the band: %s", error)
+                logger.warning("report: band chart left out: %s", error)
     return None
 
 
 def found(path: Path, type_: type[T]) -> T | None:
-    """A record of ours; None where the file is missing, or damaged, which is logged."""
+    """Return the record in a file, or None if the file is missing or damaged; damage is logged."""
     if not path.exists():
         return None
     try:
         return read_record(path, type_)
     except StudyError as error:
-        logger.warning("report: not used: %s", error)
+        logger.warning("report: file ignored: %s", error)
         return None
 
 
 def score_of(study: optuna.Study, folder: Path) -> HoldoutScore | None:
-    """The score on the held-out bars, as the database has it; where it has none, that of holdout.json."""
+    """Return the hold-out score from the database, or from holdout.json if the database has none."""
     try:
         kept = holdout_score_in(study.user_attrs)
     except StudyError as error:
-        logger.warning("report: not used: %s", error)
+        logger.warning("report: file ignored: %s", error)
         kept = None
     return kept or found(folder / SCORE_FILE, HoldoutScore)
 
@@ -244,7 +244,7 @@ def _kind(folder: Path, trials: Sequence[FrozenTrial]) -> str:
 
 
 def _law(study: optuna.Study) -> str:
-    """The law of the sample market that the study stands on; empty for any other data."""
+    """Return the law of the sample market that the study uses, or an empty string for other data."""
     recipes = [recipe_of(label) for label in study.user_attrs.get("data", [])]
     return next((recipe.law.value for recipe in recipes if recipe is not None), "")
 
@@ -265,7 +265,7 @@ def _facts(
         ("timeframe", ", ".join(hashes) or UNKNOWN),
         ("trials", ", ".join(f"{states[s]} {s}" for s in STATES.values() if states[s]) or "none"),
         ("splits", _plan_text(identity)),
-        ("fee, buying and selling", _fees_text(rules)),
+        ("fees for buying and selling", _fees_text(rules)),
         ("slippage", f"{rules.slippage_rate:.2%} of every order" if rules else UNKNOWN),
         ("venue", _venue_text(identity.venue if identity else None)),
         ("capital", f"{rules.initial_capital:,.0f} at each start" if rules else UNKNOWN),
@@ -277,7 +277,7 @@ def _facts(
 
 
 def _coins(folder: Path) -> tuple[str, ...]:
-    """Of the first trial that says it."""
+    """Return the tickers from the first readable trial settings."""
     read = (found(path, TrialSettings) for path in sorted(folder.glob("trial_*/settings.json")))
     return next((settings.data.tickers for settings in read if settings), ())
 
@@ -288,7 +288,7 @@ def _plan_text(identity: Identity | None) -> str:
     plan = identity.plan
     if plan.mode not in COMBINATORIAL_MODES:
         return f"{plan.mode}, {plan.num_paths} splits"
-    return f"{plan.mode}, {plan.num_paths} paths, {counted(plan.k_test_groups, 'group')} tested together"
+    return f"{plan.mode}, {plan.num_paths} paths, {counted(plan.k_test_groups, 'test fold')} per split"
 
 
 def _fees_text(rules: Rules | None) -> str:
@@ -301,8 +301,8 @@ def _venue_text(venue: VenueTerms | None) -> str:
     if venue is None:
         return UNKNOWN
     return (
-        f"{venue.name}, {venue.volume_30d:,.0f} USD traded in 30 days; order rules of {venue.order_rules_as_of}, fees "
-        f"of {venue.fees_as_of}"
+        f"{venue.name}, {venue.volume_30d:,.0f} USD traded in 30 days; order rules as of {venue.order_rules_as_of}, "
+        f"fees as of {venue.fees_as_of}"
     )
 
 
@@ -316,28 +316,29 @@ def _left_out(study: optuna.Study, trials: Sequence[FrozenTrial]) -> tuple[str, 
     identity, texts = identity_in(study.user_attrs), []
     for name, part in (identity.purges if identity else {}).items():
         texts.append(
-            f"{name}: {part.purge_bars} bars are purged on both sides of every test block, and {part.embargo_bars} "
-            "more are embargoed after it; they neither train nor test that split."
+            f"{name}: {part.purge_bars} bars are purged on both sides of every test fold, and {part.embargo_bars} more "
+            "are embargoed after it. The split neither trains nor tests on these bars."
         )
     pruned = sum(t.state == TrialState.PRUNED for t in trials)
     if pruned:
         texts.append(
-            f"Pruned trials ({pruned}) have no value; they count as tried in the deflated Sharpe, and not in PBO."
+            f"Pruned trials ({pruned}) have no value. The deflated Sharpe ratio counts them as trials; PBO does not."
         )
     failed = sum(t.state == TrialState.FAIL for t in trials)
     if failed:
-        texts.append(f"Failed trials ({failed}) count nowhere.")
+        texts.append(f"Failed trials ({failed}) are not counted in any statistic.")
     if identity is not None and identity.plan.mode in TRAINS_ON_LATER_BARS:
         texts.append(
-            f"In mode {identity.plan.mode} a policy also trains on bars after its test block, which nobody can who "
-            "trades; rolling and expanding train on earlier bars only, and the hold-out comes after all of them."
+            f"In mode {identity.plan.mode} a policy also trains on bars later than its test fold. A live trader "
+            "cannot. Modes rolling and expanding train on earlier bars only, and the hold-out is later than all of "
+            "them."
         )
     return tuple(texts)
 
 
 # --------------------------------------------------------------------------------------------------- trials and figures
 def _split_rows(folder: Path, best: FrozenTrial, folds: Sequence[FoldBars], bar_seconds: int) -> list[FigureRow]:
-    """From each split's result.json, or the study's copy of it."""
+    """Return one row per split, from its result.json or from the copy in the database."""
     rows, kept = [], splits_in(best.user_attrs)
     days = {f.index: bars_in(f.test) * bar_seconds / DAY_S for f in folds}
     for i in sorted(best.intermediate_values):
@@ -345,7 +346,7 @@ def _split_rows(folder: Path, best: FrozenTrial, folds: Sequence[FoldBars], bar_
             check_seal(folder, best, i, RESULT)
             file = found(split_folder(folder, best.number, i) / RESULT, SplitFigures)
         except StudyError as error:
-            logger.warning("report: not used: %s", error)
+            logger.warning("report: file ignored: %s", error)
             file = None
         figures = file or kept.get(i)
         if figures is not None:
@@ -354,14 +355,14 @@ def _split_rows(folder: Path, best: FrozenTrial, folds: Sequence[FoldBars], bar_
 
 
 def _figures(scored: SplitFigures | PolicyScore) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Of the agent, with what stands beside it, and of equal weight; what was not kept is left out."""
+    """Return the metrics of the agent, including excess Sharpe and hindsight, and those of equal weight."""
     beside = {"excess_sharpe": scored.excess_sharpe}
     beside |= {name: getattr(scored, name) for name in ATTAINABLE if getattr(scored, name) is not UNSET}
     return with_null(asdict(scored.agent)) | beside, _kept(asdict(scored.equal_weight))
 
 
 def _kept(equal_weight: Mapping[str, Any]) -> dict[str, Any]:
-    """Without trades and exposure, which are not kept for it; as undefined they would look like a finding."""
+    """Return the metrics of equal weight without trades and exposure, which are not recorded for it."""
     return with_null({name: v for name, v in kept_of_equal_weight(equal_weight).items() if name != "exposure"})
 
 
@@ -373,7 +374,7 @@ def _path_rows(paths: Sequence[PathView], bar_seconds: int) -> list[FigureRow]:
     for p in paths:
         excess = p.agent_figures.sharpe - p.equal_weight_figures.sharpe
         other = plain(p.equal_weight_figures)
-        if not p.coins:  # its trades are then not known
+        if not p.coins:  # then the trades of equal weight are unknown
             other = {name: v for name, v in other.items() if name not in ("turnover", "fees", "trades", "exposure")}
         name, days = p.title.lower().partition(" of ")[0], len(p.time_s) * bar_seconds / DAY_S
         reached = {n: getattr(p, n) for n in ATTAINABLE} if p.coins else {}
@@ -391,7 +392,7 @@ def _holdout_rows(study: optuna.Study, folder: Path, best: FrozenTrial, bar_seco
 
 # -------------------------------------------------------------------------------- what the study as a whole says
 def _no_verdict(study: optuna.Study, trials: Sequence[FrozenTrial]) -> Verdict:
-    """What is said of a study without a best trial."""
+    """Return the verdict of a study without a best trial."""
     said = unjudged(why_no_best(trials))
     if has_no_signal(study):
         return replace(said, sentences=(f"{NO_SIGNAL[0].upper()}{NO_SIGNAL[1:]}.", *said.sentences))
@@ -410,8 +411,8 @@ def _verdict(study: optuna.Study, folder: Path, best: FrozenTrial, is_whole: boo
 
 def _with_captured(verdict: Verdict, found: Captured) -> Verdict:
     what = (
-        "log growth of the best trial on its test bars, over that of the best policy for the planted signal on the "
-        "same bars; that policy sees the signal, a trial sees features only"
+        "log growth of the best trial on its test bars, divided by that of the best policy for the planted signal; "
+        "that policy sees the signal itself, whereas a trial sees only features"
     )
     first, *others = verdict.sentences
     numbers = ((SHARE, found.share_text, what), *verdict.numbers)
@@ -419,43 +420,44 @@ def _with_captured(verdict: Verdict, found: Captured) -> Verdict:
 
 
 def _with_path_mean(found: Verdict, paths: Sequence[PathView]) -> Verdict:
-    """The verdict with the single paths' mean Sharpe beside that of the judged account."""
+    """Return the verdict with the mean Sharpe ratio of the single paths added to its numbers."""
     ratios = [p.agent_figures.sharpe for p in paths]
     if not (found.numbers and ratios):
         return found
     mean = float(np.mean(ratios))
     said = f"{mean:.2f}" if np.isfinite(mean) else "undefined"
     what = (
-        f"a year, mean of the {len(ratios)} single paths; the judged account (Sharpe of the best) holds all policies "
-        "at once, which spreads their risk, and is made equal again every bar for nothing"
+        f"mean annual Sharpe ratio of the {len(ratios)} single paths; the judged account (Sharpe of the best) is "
+        "diversified over all policies and rebalanced every bar at no cost"
     )
     return replace(found, numbers=(*found.numbers, ("Sharpe of the paths", said, what)))
 
 
 def importances_of(study: optuna.Study, trials: Sequence[FrozenTrial]) -> tuple[tuple[tuple[str, float], ...], str]:
-    """Share of each setting, largest first, and what has to be said; PED-ANOVA (Watanabe et al. 2023).
+    """Return (name, share) of each hyperparameter, largest first, and a note for the reader.
 
-    It needs no further library and no seed: the same trials give the same shares everywhere.
+    The shares are PED-ANOVA importances (Watanabe et al. 2023). PED-ANOVA needs no additional library and no seed, so
+    the same trials give the same shares on every machine.
     """
     values = [t.value for t in trials if t.state == TrialState.COMPLETE]
     n = len(values)
     if n < LEAST_FOR_IMPORTANCE:
         return (), (
-            f"With {n} completed trials, which settings mattered cannot be told: at least {LEAST_FOR_IMPORTANCE} are "
-            "needed, and more are better."
+            f"Too few trials to tell which settings mattered: {counted(n, 'trial')} completed, and at least "
+            f"{LEAST_FOR_IMPORTANCE} are needed."
         )
     if len(set(values)) == 1:
-        return (), f"Which settings mattered cannot be told: all {n} completed trials are of the same value."
-    # Here, because it brings scikit-learn along where that is installed, whose import draws random numbers.
+        return (), f"No setting can be said to matter, because all {n} completed trials have the same value."
+    # Imported here because it also imports scikit-learn, if installed, and that import draws random numbers.
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
     try:
         with experimental_allowed():
             shares = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(), normalize=True)
     except (ValueError, RuntimeError, ArithmeticError) as error:
-        return (), f"Which settings mattered cannot be told: {error}"
+        return (), f"The importance of the settings could not be computed: {error}"
     ordered = tuple(sorted(((name, float(v)) for name, v in shares.items()), key=lambda pair: -pair[1]))
     return ordered, (
-        f"How much a setting decides whether a trial is among the best tenth of {n} (PED-ANOVA, shares of the sum). "
-        "Settings act together, and small shares may be chance."
+        f"The share of each setting in deciding whether a trial is among the best tenth of {n} (PED-ANOVA). Settings "
+        "interact, and small shares may be due to chance."
     )

@@ -1,7 +1,8 @@
-"""Full test paths of a trial beside benchmarks, read from its folder.
+"""Test paths of a trial and their benchmarks, read from the results folder.
 
-A path takes every tested bar once, each block from one split (`recombined_paths`); accounts start every block afresh,
-so a path compounds them. (What a study is judged by are not paths: see `train.findings.returns`.)
+A path contains every tested bar once and takes each test fold from one split (`recombined_paths`). Every test fold
+starts a new account, so the curve of a path compounds these accounts. The verdict on a study does not use paths; see
+`train.findings.returns`.
 """
 
 from __future__ import annotations
@@ -34,38 +35,38 @@ from train.validation.splits import Split, SplitError, recombined_paths
 
 logger = logging.getLogger(__name__)
 
-PAGE_SEED = 0  # of the random orders: the default of 2_validate.py
+PAGE_SEED = 0  # seed of the random orders, the default of 2_validate.py
 
 
 def read_split(folder: Path, trial_number: int, fold: int) -> Columns | None:
-    """The equity file of a split; None where it is missing or damaged, which is logged."""
+    """Return the equity file of a split, or None if the file is missing or damaged, which is logged."""
     path = split_folder(folder, trial_number, fold) / "equity.npz"
     try:
         return read_equity(path)
     except StudyError as error:
-        logger.warning("report: not used: %s", error)
+        logger.warning("report: file ignored: %s", error)
         return None
 
 
 # ---------------------------------------------------------------------------------------------------------------- paths
 @dataclass(frozen=True)
 class Market:
-    """What benchmarks are made of."""
+    """Prices and costs from which benchmarks are computed."""
 
     bars: Tradable
     tickers: tuple[str, ...]
 
 
 def read_market(folder: Path, timeframe: str, settings: TrialSettings) -> Market | None:
-    """Closes and costs of a trial; None where they are not kept, which is logged."""
+    """Return the closing prices and costs of a trial, or None if they were not kept, which is logged."""
     try:
         digest, rules = settings.data.sha256, settings.env_resolved
         if rules is None:
-            raise StudyError("settings.json does not say the costs")
+            raise StudyError("settings.json does not contain the trading costs")
         close, tickers = read_closes(folder, timeframe, digest)
         bars = tradable(close, read_filled(folder, timeframe, digest), rules)
     except UNREADABLE as error:
-        logger.warning("report: no buy and hold, no random orders, no hindsight: %s", error)
+        logger.warning("report: buy and hold, random orders and hindsight optimum left out: %s", error)
         return None
     return Market(bars, tickers)
 
@@ -73,21 +74,21 @@ def read_market(folder: Path, timeframe: str, settings: TrialSettings) -> Market
 def tested_paths(
     splits: Mapping[int, Columns], folds: Sequence[FoldBars], market: Market | None, bars_per_year: float
 ) -> tuple[list[PathView], str]:
-    """Every full path whose splits are all there; and what has to be said about it.
+    """Return every full path whose splits are all available, and a note for the reader.
 
     Args:
-        splits: columns of each split of one trial, by number.
-        folds: of its settings.
-        market: for benchmarks, None draws equal weight only.
-        bars_per_year: from the real bar spacing.
+        splits: split index -> columns of its equity file, for one trial.
+        folds: folds from the trial's settings.
+        market: prices and costs for benchmarks; with None the only benchmark is equal weight.
+        bars_per_year: number of bars per year at the actual bar spacing.
     """
     plan = [_as_split(fold) for fold in folds]
     try:
         paths = recombined_paths(plan)
-        note = "each takes every tested bar once"
+        note = "each path contains every tested bar once"
     except SplitError as error:
         paths = tuple(tuple((i, b) for b in range(len(split.test))) for i, split in enumerate(plan))
-        note = f"one for each split, because no full path exists ({error})"
+        note = f"one path per split, because no full path exists ({error})"
     views = []
     for number, parts in enumerate(paths):
         if not all(i in splits for i, _ in parts):
@@ -96,10 +97,10 @@ def tested_paths(
         if found:
             blocks, streams = zip(*found, strict=True)
             origin = ", ".join(str(i) for i in dict.fromkeys(i for i, _ in parts))
-            view = _view(f"Path {number + 1} of {len(paths)}", f"blocks of splits {origin}", blocks, bars_per_year)
+            view = _view(f"Path {number + 1} of {len(paths)}", f"test folds of splits {origin}", blocks, bars_per_year)
             views.append(view if market is None else _with_benchmarks(view, blocks, streams, market, bars_per_year))
     missing = len(paths) - len(views)
-    return views, note + (f"; {missing} not shown, for files are missing" if missing else "")
+    return views, note + (f"; {missing} not shown, because files are missing" if missing else "")
 
 
 def _as_split(fold: FoldBars) -> Split:
@@ -107,9 +108,9 @@ def _as_split(fold: FoldBars) -> Split:
 
 
 def _blocks(columns: Columns, fold: int, block: tuple[int, int]) -> list[tuple[Columns, np.random.Generator]]:
-    """The segments of a split's equity file that lie in a test block, each with the generator of its random orders.
+    """Return the segments of an equity file inside a test block, each with the generator of its random orders.
 
-    The generators are those of `benchmarks_of` for the split, so the page and 2_validate.py draw the same accounts.
+    The generators are the same as in `benchmarks_of`, so the page and 2_validate.py draw the same accounts.
     """
     parts = accounts(columns)
     streams = draw_streams((PAGE_SEED, fold), len(parts))
@@ -117,13 +118,13 @@ def _blocks(columns: Columns, fold: int, block: tuple[int, int]) -> list[tuple[C
 
 
 def accounts(columns: Columns) -> list[Columns]:
-    """The columns of an equity file, cut into its segments, each of which is an account that starts afresh."""
+    """Split the columns of an equity file into segments, each of which is a new account."""
     rows = [columns["segment"] == number for number in np.unique(columns["segment"])]
     return [{name: column[of_one] for name, column in columns.items()} for of_one in rows]
 
 
 def held(account: Columns) -> np.ndarray:
-    """Equal weight next to an account, from the same money: its first bar's fee is in its first return."""
+    """Return the equity of equal weight from the account's starting cash, so that the first return includes fees."""
     return np.concatenate([account["equity"][:1], account["benchmark_equity"][1:]])
 
 
@@ -189,7 +190,7 @@ def _with_benchmarks(
 
 
 def compounded(equities: Sequence[np.ndarray]) -> np.ndarray:
-    """Accounts one after the other as one curve from 1: each goes on where the last one ended."""
+    """Join the equity curves of consecutive accounts into one curve that starts at 1."""
     level, parts = 1.0, []
     for equity in equities:
         parts.append(level * equity / equity[0])

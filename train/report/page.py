@@ -1,8 +1,8 @@
-"""The page about a study: what was found, how sure that is, and how it was made. One HTML text, complete in itself.
+"""Report page of a study as one self-contained HTML text.
 
-Pure: plain values in, text out; `page.html.j2` is the page and `page.css` its style. No script, no font, no picture and
-no address is loaded (the page says so to the browser, which then refuses any); charts are inline SVG. All text from a
-study is escaped. An undefined figure reads "undefined", with the reason, and never 0.
+Rendering is pure: plain values in, text out. `page.html.j2` is the template and `page.css` the style sheet. The page
+loads no script, font, picture or address, and its security policy makes the browser refuse them. Charts are inline
+SVG. All text from a study is escaped. An undefined figure reads "undefined" with the reason, never 0.
 """
 
 from __future__ import annotations
@@ -23,16 +23,15 @@ from train.report.paths import PathView
 from train.report.trials import TrialView
 
 MINUS = "\N{MINUS SIGN}"
-NO_VARIATION = "the returns do not vary, or there are none"
-NOT_FINITE = "there are no returns, or they are beyond what a number holds"
-# Returns of a few days, compounded over a year, are fantasies: under a year none are shown, as the Global Investment
-# Performance Standards ask for.
+NO_VARIATION = "the returns are constant or missing"
+NOT_FINITE = "the returns are missing or not finite"
+# The Global Investment Performance Standards do not allow returns over less than a year to be annualized.
 NOT_UNDER_A_YEAR = ("annual_return", "calmar")
 
 
 @dataclass(frozen=True)
 class Column:
-    """A figure in the table: its title, how it is written, and why it may be undefined."""
+    """Column of the metrics table: its title, its number format, and why a figure in it may be undefined."""
 
     key: str
     title: str
@@ -46,7 +45,7 @@ COLUMNS = (
     Column("total_return", "total return", "percent", NOT_FINITE),
     Column("annual_return", "annual return", "percent", NOT_FINITE),
     Column("volatility", "volatility", "percent", NOT_FINITE),
-    Column("sortino", "Sortino", "ratio", "no bar lost anything, or there are none"),
+    Column("sortino", "Sortino", "ratio", "no bar had a loss, or there are no bars"),
     Column("calmar", "Calmar", "ratio", "there was no drawdown"),
     Column("max_drawdown", "max drawdown", "percent", NOT_FINITE),
     Column("max_drawdown_bars", "longest drawdown", "bars", NOT_FINITE),
@@ -54,11 +53,11 @@ COLUMNS = (
     Column("conditional_value_at_risk", "CVaR 5 %, one bar", "fine percent", NOT_FINITE),
     Column("turnover", "turnover", "times", "mean equity is 0"),
     Column("fees", "fees", "percent", "mean equity is 0"),
-    Column("exposure", "exposure", "percent", "not kept"),
-    Column("hit_rate", "hit rate", "percent", "no bar moved the account"),
-    Column("trades", "trades", "count", "not kept"),
-    Column("of_hindsight", "of hindsight", "fine percent", "a trader with hindsight would not have traded"),
-    Column("break_even_cost", "break-even cost, a side", "bp", "it did not trade, or lost everything"),
+    Column("exposure", "exposure", "percent", "not recorded"),
+    Column("hit_rate", "hit rate", "percent", "equity did not change on any bar"),
+    Column("trades", "trades", "count", "not recorded"),
+    Column("of_hindsight", "of hindsight", "fine percent", "the hindsight optimum does not trade"),
+    Column("break_even_cost", "break-even cost, per side", "bp", "the account did not trade or lost everything"),
 )
 
 Figures = Mapping[str, float | None]
@@ -66,17 +65,17 @@ Figures = Mapping[str, float | None]
 
 @dataclass(frozen=True)
 class FigureRow:
-    """One line of the table of figures; None is undefined, an absent name was not kept."""
+    """Row of the metrics table; None means undefined, and a missing name means not recorded."""
 
     name: str
     agent: Figures
     equal_weight: Figures
-    days: float = 0.0  # that it covers
+    days: float = 0.0  # days covered
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Sentences, and the numbers behind them: (name, number, what it means)."""
+    """Sentences of the verdict and the numbers behind it as (name, number, meaning)."""
 
     sentences: tuple[str, ...]
     numbers: tuple[tuple[str, str, str], ...] = ()
@@ -84,7 +83,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Page:
-    """Everything on the page."""
+    """Contents of the report page."""
 
     name: str
     kind: str  # REAL, SYNTHETIC or UNKNOWN
@@ -104,17 +103,17 @@ class Page:
     command: str = ""
     made: str = ""
     bar_seconds: int = 0
-    band: BandView | None = None  # of a band policy
-    law: str = ""  # of a sample market that was made for a demonstration: "planted signal", "no signal"
+    band: BandView | None = None  # None unless the best trial has band policies
+    law: str = ""  # law of a synthetic sample market: "planted signal" or "no signal"
 
 
 def render(page: Page) -> str:
-    """The page as HTML."""
+    """Return the page as HTML."""
     return template().render(vars(page))
 
 
 def environment(*packages: str) -> Environment:
-    """What pages are rendered in: their templates and style lie in these packages, the first that has one."""
+    """Return a Jinja environment that finds templates and styles in the first of these packages that has them."""
     made = Environment(
         loader=ChoiceLoader([PackageLoader(package, "") for package in packages]),
         autoescape=True,
@@ -131,7 +130,7 @@ def environment(*packages: str) -> Environment:
 
 @cache
 def template() -> Template:
-    """The page's template with what it calls."""
+    """Return the template of the page with the functions that it calls."""
     made = environment("train.report")
     made.globals.update(
         columns=COLUMNS,
@@ -145,13 +144,13 @@ def template() -> Template:
 
 
 def _on_one_line(value: Any) -> Any:
-    """Text whose numbers stay on one line with their percent sign."""
+    """Return the text with no-break spaces before percent signs."""
     is_text = isinstance(value, str) and not isinstance(value, Markup)
     return value.replace(" %", "\N{NO-BREAK SPACE}%") if is_text else value
 
 
 def written(value: float, form: str, bar_seconds: int = 0) -> str:
-    """A number as text; minus signs are real ones."""
+    """Return a number as text, with typographic minus signs."""
     duration = f"{value * bar_seconds / 86_400:,.1f} d" if bar_seconds else f"{value:,.0f} bars"
     text = {
         "ratio": f"{value:,.2f}",

@@ -1,4 +1,4 @@
-"""A picture of a study: best value so far, the splits of every trial, and the best trial's account on its test bars."""
+"""Overview picture of a study: value of the trials, splits, and equity of the best trial on its test bars."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from train.study.eligibility import best_trial, why_no_best
 from train.study.progress import selection_text
 
 SIZE_INCHES, DOTS_PER_INCH = (11.0, 9.0), 110
-TITLE_CHARACTERS = 140  # of a line: the width of the picture
+TITLE_CHARACTERS = 140  # characters per line that fit the width of the picture
 
 
 def plot_study(study: optuna.Study, folder: Path, out: Path) -> Path:
-    """Draw the study's picture as PNG; returns `out`. See `figure_of`."""
+    """Draw the study's picture as PNG and return `out`. See `figure_of`."""
     buffer = io.BytesIO()
     figure_of(study, folder).savefig(buffer, format="png")
     write_whole(out, buffer.getvalue())
@@ -37,14 +37,14 @@ def plot_study(study: optuna.Study, folder: Path, out: Path) -> Path:
 
 
 def figure_of(study: optuna.Study, folder: Path) -> Figure:
-    """Values of the trials, splits against equal weight, and the best trial's equity.
+    """Return a figure of the trial values, the excess Sharpe ratio by split, and the equity of the best trial.
 
     Args:
-        study: with a best trial.
-        folder: the study's results.
+        study: study with a best trial.
+        folder: results folder of the study.
 
     Raises:
-        StudyError: no best trial.
+        StudyError: the study has no best trial.
     """
     best = best_trial(study)
     trials = study.get_trials(deepcopy=False)
@@ -57,10 +57,10 @@ def figure_of(study: optuna.Study, folder: Path) -> Figure:
         values, splits, equity = figure.subplot_mosaic([["values", "splits"], ["equity", "equity"]]).values()
         views = trial_views(trials)
         draw_values(values, views)
-        values.set_title("value, by trial: mean excess Sharpe - 0.1 std")
+        values.set_title("value by trial: mean excess Sharpe - 0.1 std")
         values.legend()
         draw_splits(splits, views, best.number)
-        splits.set_title(f"excess Sharpe per year, by split; large: trial {best.number}")
+        splits.set_title(f"annual excess Sharpe by split; large dots: trial {best.number}")
         _draw_equity(equity, best, folder)
         title = f"{study.study_name}: best value {best.value:+.3f} (trial {best.number})"
         texts = (title, selection_text(study), *study.user_attrs.get("data", []))
@@ -69,7 +69,7 @@ def figure_of(study: optuna.Study, folder: Path) -> Figure:
 
 
 def _draw_equity(axes: Axes, best: FrozenTrial, folder: Path) -> None:
-    """The best trial's account and the equal-weight portfolio on every test block, each block starting at 1."""
+    """Draw the best trial's account and equal weight on every test fold, each starting at 1."""
     axes.axhline(1.0, color=INK, linewidth=0.8)
     for fold in sorted(best.intermediate_values):
         path = split_folder(folder, best.number, fold) / "equity.npz"
@@ -79,5 +79,5 @@ def _draw_equity(axes: Axes, best: FrozenTrial, folder: Path) -> None:
             axes.plot(*thinned(time, account["equity"] / start), color=AGENT, linewidth=0.9)
     axes.plot([], [], color=AGENT, label="agent (one line per split)")
     axes.plot([], [], color=EQUAL, label="equal weight")
-    axes.set_title(f"equity of trial {best.number} on its test blocks, each starting at 1")
+    axes.set_title(f"equity of trial {best.number} on its test folds, each starting at 1")
     axes.legend()

@@ -1,4 +1,4 @@
-"""A study's trials as the page and the pictures show them."""
+"""Trials of a study as the report page and the pictures show them."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ STATES = {
 
 @dataclass(frozen=True)
 class TrialView:
-    """One trial."""
+    """One trial as shown on the page."""
 
     number: int
     state: str  # complete, pruned, failed, running, waiting
-    value: float | None  # of a complete one
-    splits: Mapping[int, float]  # excess Sharpe of each split that was scored
-    turnover: float | None  # mean over its splits, times equity
-    fees: float | None  # mean over its splits, share of equity
-    reason: str = ""  # why it cannot be the best: pruned, failed, or beyond a bound
+    value: float | None  # None unless complete
+    splits: Mapping[int, float]  # excess Sharpe ratio of each scored split
+    turnover: float | None  # multiple of equity, mean over the splits
+    fees: float | None  # fraction of equity, mean over the splits
+    reason: str = ""  # why the trial is not eligible: pruned, failed, or a constraint is violated
 
     @property
     def is_scored(self) -> bool:
-        """Whether it ended with a scored split and without a failure."""
+        """True if the trial completed or was pruned and has a scored split."""
         return bool(self.splits) and self.state in ("complete", "pruned")
 
     @property
     def has_costs(self) -> bool:
-        """Whether its value and what trading cost it are known."""
+        """True if the trial is complete and its value, turnover and fees are known."""
         return self.state == "complete" and None not in (self.value, self.turnover, self.fees)
 
 
 def trial_views(trials: Sequence[FrozenTrial]) -> tuple[TrialView, ...]:
-    """The trials of a study, in any state."""
+    """Return the trials of a study, in any state."""
     return tuple(_trial_view(t) for t in trials)
 
 

@@ -1,4 +1,4 @@
-"""Runs a study: the request, its preparation, the session, workers and their processes.
+"""Runs a study: request, preparation, session, workers and their processes.
 
-It imports `study` and `store`, and nothing that reads results back: `train.finish` joins the two.
+The folder imports `study` and `store`, but no module that reads results. `train.finish` imports both kinds.
 """

@@ -1,11 +1,11 @@
-"""Several workers of one study on one machine: processes of their own, looked after by the one that started them.
+"""Worker processes of one study on one machine, supervised by the process that started them.
 
-A worker process runs a module (`train.worker_program`). It gets its orders on standard input, which stays open: when
-it ends the parent is gone, and the worker stops. What came of it is written to a pipe before it exits; a worker that
-was killed has written nothing, and is started again.
+A worker process runs a module (`train.worker_program`). It receives its orders on standard input, which stays open.
+When standard input closes, the parent has ended, and the worker stops. The worker writes its result to a pipe before it
+exits. A killed worker writes no result and is restarted.
 
-Signals are blocked while a worker starts, by the parent and so in the worker too: one that comes before the worker
-listens waits for it.
+The parent blocks signals while a worker starts, and the worker inherits this. A signal that arrives before the worker
+handles signals stays pending.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from train.study.interruption import SIGNALS, Interruption
 
 logger = logging.getLogger(__name__)
 
-MOST_RESTARTS = 5  # of one worker
+MOST_RESTARTS = 5  # per worker
 POLL_S = 0.2
-STOP_S = 6.0  # that a worker has to end after a signal; a trial of one that is killed is mended by the next start
-# A second thread of a worker takes the core of another, and torch's threads, which spin while they wait, then cost more
-# than they give (`train.device`, benchmarks/update.py --threads). A variable that the user has set stays.
+STOP_S = 6.0  # for a worker to end after a signal; the next start repairs the trial of a killed worker
+# Additional threads of a worker compete for the cores of other workers. Torch's threads spin while waiting, which then
+# costs more than it gains (`train.device`, benchmarks/update.py --threads). Variables set by the user are kept.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 NOISY = ("optuna", "matplotlib", "sqlalchemy")
 
 
 @dataclass(frozen=True)
 class Orders:
-    """What a worker process is told."""
+    """Input of a worker process."""
 
     request: Any  # train.runner.request.StudyRequest, for one worker
     data: SharedData
@@ -58,7 +58,7 @@ class _Worker:
     restarts: int
 
     def result(self) -> Ending | None:
-        """What it wrote before it exited; None when it was killed."""
+        """Return what the worker wrote before it exited, or None if it was killed."""
         with open(self.result_fd, "rb") as pipe:
             content = pipe.read()
         assert self.process.stdin is not None
@@ -67,42 +67,44 @@ class _Worker:
 
 
 class _Lines(logging.StreamHandler):
-    """A line that cannot be written (the disk is full, the terminal gone) is no reason to stop; said once."""
+    """Log handler that continues after a write error (a full disk, a closed terminal) and reports it once."""
 
     _has_failed = False
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
-        """As logging does, for every other error."""
+        """Report a write error once; handle other errors as logging does."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)
         elif not self._has_failed:
             self._has_failed = True
             with suppress(OSError):
-                sys.stderr.write(f"the log cannot be written ({error.strerror}): the run goes on, lines are lost\n")
+                sys.stderr.write(
+                    f"the log cannot be written ({error.strerror}); the run continues, but lines are lost\n"
+                )
 
 
 def set_up_logging(level: int | str, prefix: str = "") -> None:
-    """Lines of our own on standard output, with the time; of the libraries only errors."""
+    """Log this program's lines with times to standard output. Libraries log errors only."""
     logging.basicConfig(
         level=level, format=f"%(asctime)s {prefix}%(message)s", datefmt="%Y-%m-%d %H:%M:%S",
         handlers=[_Lines(sys.stdout)],
     )  # fmt: skip
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("environment_Alpaca_vectorized").setLevel(logging.WARNING)  # a study names its rules itself
+    logging.getLogger("environment_Alpaca_vectorized").setLevel(logging.WARNING)  # a study logs its rules itself
 
 
 class Supervisor:
-    """Starts workers, starts killed ones again, and hands on the signal that ends them.
+    """Starts workers, restarts killed ones, and forwards the signal that ends them.
 
     Args:
-        request_of: number of a worker, counted from 0, and seconds left -> its request.
-        shared: the study's data.
-        n_workers: processes.
-        interruption: must be in use.
-        timeout_s: no trial begins after this.
-        program: the module that a worker process runs.
+        request_of: returns the request of a worker from its number, starting at 0, and the remaining seconds.
+        shared: data of the study.
+        n_workers: number of processes.
+        interruption: context manager that is already active.
+        timeout_s: no trial starts after this time.
+        program: module that a worker process runs.
     """
 
     def __init__(
@@ -119,11 +121,11 @@ class Supervisor:
         self._end_s = None if timeout_s is None else time.monotonic() + timeout_s
         self._crew: list[_Worker] = []
         self._results: list[Ending] = []
-        self._kill_s: float | None = None  # when those that were told to stop are killed
+        self._kill_s: float | None = None  # time at which workers that were told to stop are killed
         self._n_workers = n_workers
 
     def run(self) -> Ending:
-        """Until all have ended -> why."""
+        """Run until all workers have ended, and return the reason."""
         try:
             for number in range(self._n_workers):
                 self._start(number, 0)
@@ -131,13 +133,13 @@ class Supervisor:
                 self._look_after()
                 time.sleep(POLL_S)
         finally:
-            for worker in self._crew:  # only after a mistake of ours
+            for worker in self._crew:  # only after a bug in this class
                 worker.process.kill()
         return self._together()
 
     def _start(self, number: int, restarts: int) -> None:
         read_fd, write_fd = os.pipe()
-        # -P: a folder `train` of the host whose folder this runs in is not ours.
+        # -P: do not import a folder `train` from the current folder.
         command = [sys.executable, "-P", "-m", self._program, str(write_fd)]
         environment = ONE_THREAD | os.environ
         if is_checkout():
@@ -156,7 +158,7 @@ class Supervisor:
             process.stdin.write(pickle.dumps(orders))
             process.stdin.flush()
         except BrokenPipeError:
-            logger.debug("worker %d ended before it was told anything", number + 1)
+            logger.debug("worker %d ended before it received its orders", number + 1)
         self._crew.append(_Worker(number, process, read_fd, restarts))
 
     def _look_after(self) -> None:
@@ -164,7 +166,7 @@ class Supervisor:
             self._stop_all(self._interruption.received)
         if self._kill_s is not None and time.monotonic() > self._kill_s:
             for worker in self._crew:
-                logger.warning("worker %d: did not stop in %.0f s; killed", worker.number + 1, STOP_S)
+                logger.warning("worker %d did not stop within %.0f s and was killed", worker.number + 1, STOP_S)
                 worker.process.kill()
             self._kill_s = float("inf")
         for worker in [w for w in self._crew if w.process.poll() is not None]:
@@ -176,7 +178,7 @@ class Supervisor:
         if result is None and self._kill_s is not None:
             return
         if result is None and code >= 0:
-            result = Ending(error=f"worker {worker.number + 1} ended with exit code {code}, see above")
+            result = Ending(error=f"worker {worker.number + 1} ended with exit code {code}; see the log above")
         if result is not None:
             self._results.append(result)
             if result.error or result.repeated_failure:
@@ -187,15 +189,15 @@ class Supervisor:
             n_times = worker.restarts + 1
             times = f"{n_times} times, the last time" if n_times > 1 else "1 time,"
             text = f"worker {worker.number + 1} was killed {times} by {how}"
-            logger.error("%s; not started again", text)
+            logger.error("%s; it is not restarted", text)
             self._results.append(Ending(error=text))
             return
-        logger.warning("worker %d: killed by %s; started again (%d of at most %d times)", worker.number + 1, how,
+        logger.warning("worker %d was killed by %s; restarting (%d of at most %d times)", worker.number + 1, how,
                        worker.restarts + 1, MOST_RESTARTS)  # fmt: skip
         self._start(worker.number, worker.restarts + 1)
 
     def _stop_all(self, number: int) -> None:
-        """Once."""
+        """Forward a signal to all workers, once."""
         if self._kill_s is not None:
             return
         self._kill_s = time.monotonic() + STOP_S
@@ -203,7 +205,7 @@ class Supervisor:
             worker.process.send_signal(number)
 
     def _together(self) -> Ending:
-        """One ending for all: the worst of theirs."""
+        """Return the most severe ending of all workers."""
         if self._interruption.received is not None:
             return Ending(signal_number=self._interruption.received)
         kinds = (lambda e: e.error, lambda e: e.repeated_failure, lambda e: e.timed_out, lambda e: e.signal_number)
@@ -215,7 +217,7 @@ class Supervisor:
 
 
 def _signal_name(number: int) -> str:
-    """Such as SIGKILL; real-time signals have no name."""
+    """Return a name such as SIGKILL. Real-time signals have no name."""
     return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 

@@ -1,4 +1,4 @@
-"""Before a study begins: its agent, its search space, its number of environments, and whether they fit."""
+"""Preparation of a study: agent, search space, number of environments, and a memory check."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PROBED_N_ENVS = 16  # enough that what does not grow with their number hardly counts
-BAND_N_ENVS = 12  # as the launcher's
+PROBED_N_ENVS = 16  # large enough that constant memory is negligible
+BAND_N_ENVS = 12  # as in the launcher
 
 
 def choose_agent(asked: str | None, stored: Identity | None, name: str) -> str:
-    """The agent that was asked for, the study's own, or the default of a new study.
+    """Return the requested agent, the study's own agent, or the default for a new study.
 
     Args:
-        asked: `--agent`, None where it was not given.
-        stored: identity of the study of that name, None where there is none.
-        name: of the study.
+        asked: value of `--agent`, or None.
+        stored: identity of the existing study, or None for a new study.
+        name: name of the study.
 
     Raises:
         StudyError: the study has another agent.
@@ -47,22 +47,24 @@ def choose_agent(asked: str | None, stored: Identity | None, name: str) -> str:
         return asked or DEFAULT_AGENT
     if asked is not None:
         raise StudyError(
-            f"--agent {asked}: study {name} was begun with {own}, and trials of different agents cannot share a search "
-            f"space; leave --agent out to resume it, or give another --study-name"
+            f"--agent {asked}: study {name} uses agent {own}, whose search space differs; omit --agent to resume the "
+            "study, or pass another --study-name"
         )
     if own not in TABLES:
-        raise StudyError(f"study {name} was begun with agent {own}; this version searches {', '.join(TABLES)}")
+        raise StudyError(
+            f"study {name} uses agent {own}, but this version supports {', '.join(TABLES)}; pass another --study-name"
+        )
     return own
 
 
 def make_space(request: StudyRequest, data: Sequence[FoldedData], agent: str, stored: Identity | None = None) -> Space:
-    """The search space that fits the data and the flags; a study keeps the ranges that it was begun with.
+    """Return the search space for the data and the flags. An existing study keeps its original ranges.
 
     Args:
-        request: what is asked for.
-        data: what the trials train on.
-        agent: whose settings are searched.
-        stored: the study's identity, None for a new study.
+        request: the request of the command line.
+        data: data of the trials.
+        agent: agent whose settings are searched.
+        stored: identity of the existing study, or None for a new study.
     """
     longest = min(d.longest_episode_bars for d in data)
     _check_given(request, agent, longest)
@@ -75,7 +77,7 @@ def make_space(request: StudyRequest, data: Sequence[FoldedData], agent: str, st
 
 
 def _own_ranges(space: Space, own: Space) -> Space:
-    """The study's own ranges under today's flags; the study's identity refuses flags that differ."""
+    """Return the study's own ranges with the current flags. The identity check refuses flags that differ."""
     if own.is_narrow != space.is_narrow:
         return space
     names = [name for name in (*own.ranges, *own.given) if name not in space.given]
@@ -86,11 +88,11 @@ def _own_ranges(space: Space, own: Space) -> Space:
 def _check_given(request: StudyRequest, agent: str, longest: int) -> None:
     for name in request.given:
         if name not in {setting.name for setting in TABLES[agent].settings}:
-            raise StudyError(f"--{name.replace('_', '-')} has no meaning for agent {agent}, which has no such setting")
+            raise StudyError(f"--{name.replace('_', '-')} does not apply to agent {agent}; omit the flag")
     if request.episode_bars is not None and request.episode_bars > longest:
         raise StudyError(
-            f"--episode-bars {request.episode_bars}: the shortest of the splits' longest training segments holds "
-            f"windows of {longest} bars; give fewer, or more data"
+            f"--episode-bars must be at most {longest}, the longest window that fits into the training data of every "
+            f"split; received {request.episode_bars}. Provide more data for longer windows"
         )
 
 
@@ -100,21 +102,21 @@ def _check_n_envs(n_envs: int, space: Space) -> None:
         largest = budget.high
         if n_envs * LEAST_BAND_BARS > largest:
             raise StudyError(
-                f"--n-envs {n_envs}: the largest budget of a split, {largest:,} account-bars, has fewer than "
-                f"{LEAST_BAND_BARS} bars for each of so many; give at most {largest // LEAST_BAND_BARS}"
+                f"--n-envs must be at most {largest // LEAST_BAND_BARS}, so that the largest step budget of a split "
+                f"({largest:,}) allows {LEAST_BAND_BARS} bars per environment; received {n_envs}"
             )
     if "rollout_samples" not in space.ranges:
         return
     least = choices(space, "rollout_samples")[0]
     if n_envs > least:
         raise StudyError(
-            f"--n-envs {n_envs}: an update takes rollout_samples of all environments together, and the "
-            f"smallest choice is {least}: more environments than that would be another setting; give at most {least}"
+            f"--n-envs must be at most {least}, the smallest number of samples per update (rollout_samples) in the "
+            f"search space; received {n_envs}"
         )
 
 
 def warn_of_small_budget(space: Space) -> None:
-    """Say which searched settings a small --break-step cuts, so that some of their choices are the same run."""
+    """Log a warning if a small --break-step limits searched settings, so that some of their choices are equal."""
     budget = space.given.get("total_env_steps")
     if budget is None:
         return
@@ -122,20 +124,20 @@ def warn_of_small_budget(space: Space) -> None:
     rollouts = [name for name in ("rollout_samples", "batch_size") if name in space.ranges]
     cut = [name for name in rollouts if choices(space, name)[-1] > most]
     if cut:
-        logger.warning("--break-step %d: a rollout holds at most %d samples, so that there are a few updates; %s above "
-                       "that are cut to it and change nothing", budget, most, " and ".join(cut))  # fmt: skip
+        logger.warning("--break-step %d: rollouts are limited to %d samples to allow a few updates, so larger "
+                       "choices of %s have no effect", budget, most, " and ".join(cut))  # fmt: skip
 
 
 def automatic_n_envs(
     request: StudyRequest, data: tuple[FoldedData, ...], space: Space, name: str, stored: Identity | None
 ) -> int:
-    """The study's own number of environments; for a new study the one that `train.n_envs` chooses. Logs why.
+    """Return the study's number of environments, or the choice of `train.n_envs` for a new study, and log the reason.
 
-    `stored` is the identity of the study of that name, None for a new one.
+    `stored` is the identity of the existing study, or None for a new study.
     """
     if stored is not None:
         n_envs = stored.run.n_envs
-        logger.info("--n-envs auto: %d, the number that study %s began with", n_envs, name)
+        logger.info("--n-envs auto: %d, the number stored in study %s", n_envs, name)
         return n_envs
     devices = request.gpu_ids or (request.gpu_id,)
     choice = choose_for(request.gpu_id, data, space, math.ceil(request.workers / len(devices)))
@@ -144,12 +146,14 @@ def automatic_n_envs(
 
 
 def choose_for(gpu_id: int, data: tuple[FoldedData, ...], space: Space, workers: int = 1) -> Choice:
-    """Count the bytes of the study's largest environment and of its largest rollout, and choose.
+    """Choose the number of environments from the memory of the study's largest environment and rollout.
 
-    `workers` processes share the device's memory.
+    `workers` processes share the memory of the device.
     """
     if space.agent == "band":
-        return Choice(BAND_N_ENVS, "a band's gradient follows every account over the whole horizon, so few are enough")
+        return Choice(
+            BAND_N_ENVS, "the band agent's gradient covers every account over the whole horizon, so few are enough"
+        )
     envs = [largest_environment(d, PROBED_N_ENVS, gpu_id) for d in data]
     samples = choices(space, "rollout_samples")
     budget = most_rollout_samples(space.given.get("total_env_steps", sys.maxsize))
@@ -166,16 +170,16 @@ def choose_for(gpu_id: int, data: tuple[FoldedData, ...], space: Space, workers:
 
 
 def largest_environment(d: FoldedData, n_envs: int, gpu_id: int) -> Any:
-    """A batched environment on the whole data with the widest observation that the study searches."""
+    """Return a batched environment on the whole data with the widest observation of the search space."""
     env_params = FIXED_ENV | {"lookback": MAX_LOOKBACK, "observe_account": True}
     return env_class_for(n_envs)(d.dataset.env_config(), env_params, n_envs=n_envs, gpu_id=gpu_id)
 
 
 def check_environments(n_envs: int, gpu_id: int, data: tuple[FoldedData, ...]) -> None:
-    """Build the largest environments of the study and step them once.
+    """Create the study's largest environments and step them once.
 
-    Too many of them are refused here, and not in every trial; and kernels are compiled before the clock of the first
-    split runs. Evaluation is always vectorized, so one environment is stood in for by two.
+    If too many are requested, this fails here instead of in every trial. Kernels are compiled before the first split is
+    timed. Evaluation is always vectorized, so a request for one environment is checked with two.
     """
     for d in data:
         try:

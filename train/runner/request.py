@@ -1,4 +1,4 @@
-"""What a study is asked to do: the command line as checked values."""
+"""Request for a study: the command line as checked values."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ LEAST_BREAK_STEP = 256
 
 @dataclass(frozen=True)
 class StudyRequest:
-    """What the command line asks for, checked as far as it can be without looking at any file."""
+    """Values of the command line, checked as far as possible without reading files."""
 
     n_trials: int
-    study_name: str | None  # None: named by the timeframe
+    study_name: str | None  # None: derived from the timeframe
     storage: URL
     results_dir: Path
     data_dir: Path
     plan: SplitPlan
-    agent: str | None = None  # None: the study's own, or the default of a new study
-    timeframe: str | None = None  # None: the data set's own
+    agent: str | None = None  # None: the study's own, or the default for a new study
+    timeframe: str | None = None  # None: the dataset's own
     tickers: tuple[str, ...] | None = None
     gpu_id: int = -1
-    gpu_ids: tuple[int, ...] = ()  # several: workers take them in turn, and gpu_id is the first
-    workers: int = 1  # processes on this machine
-    n_envs: int | None = 1  # None: the study's own, or chosen for a new one
+    gpu_ids: tuple[int, ...] = ()  # several GPUs are assigned to workers in turn; gpu_id is the first
+    workers: int = 1  # number of processes on this machine
+    n_envs: int | None = 1  # None: the study's own, or chosen automatically for a new study
     break_step: int | None = None
     episode_bars: int | None = None
     use_best_ranges: bool = False
     pruner: str = "wilcoxon"
     seed: int = 0
-    volume_30d: float | None = None  # USD; None: not said, so 0 where the venue sets the fee
+    volume_30d: float | None = None  # USD; None: not given, which counts as 0 if the venue sets the fee
     bounds: Bounds = DEFAULT_BOUNDS
     timeout_s: float | None = None
     resume: bool = False
-    rocm_settings: bool = True  # `train.rocm`, on AMD GPUs
-    artifacts: str | None = None  # URL of `train.store.artifact_store`; None: the study's own, or none
+    rocm_settings: bool = True  # see `train.rocm`; AMD GPUs only
+    artifacts: str | None = None  # URL for `train.store.artifact_store`; None: the study's own, or none
 
     def __post_init__(self) -> None:
-        """Refuse values by the name of their flag."""
+        """Raise StudyError for invalid values, naming their flag."""
         for flag, value, least in (
             ("--n-trials", self.n_trials, 1),
             ("--n-envs", self.n_envs, 1),
@@ -66,16 +66,17 @@ class StudyRequest:
         if self.agent is not None and self.agent not in TABLES:
             raise StudyError(f"--agent must be one of {', '.join(TABLES)}; received {self.agent}")
         if self.timeout_s is not None and not self.timeout_s > 0:
-            raise StudyError(f"--timeout is in seconds and must be above 0; received {self.timeout_s}")
+            raise StudyError(f"--timeout must be above 0 seconds; received {self.timeout_s}")
         if not 0.0 < self.bounds.max_drawdown <= 1.0:
             raise StudyError(
-                f"--max-drawdown is a fraction, above 0 and at most 1; received {self.bounds.max_drawdown:g}"
+                f"--max-drawdown must be a fraction, above 0 and at most 1; received {self.bounds.max_drawdown:g}"
             )
         if self.volume_30d is not None and not 0.0 <= self.volume_30d < math.inf:
-            raise StudyError(f"--volume-30d is in USD and must be at least 0; received {self.volume_30d:g}")
+            raise StudyError(f"--volume-30d must be at least 0 USD; received {self.volume_30d:g}")
         if self.study_name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", self.study_name):
             raise StudyError(
-                f"--study-name {self.study_name!r} names a folder too: up to 100 letters, digits, _ - and ."
+                f"--study-name must have 1 to 100 letters, digits, _, - or ., because it is also a folder name; "
+                f"received {self.study_name!r}"
             )
         self._check_gpu()
 
@@ -83,16 +84,16 @@ class StudyRequest:
         n_gpus = torch.cuda.device_count()
         for gpu_id in (self.gpu_id, *self.gpu_ids):
             if gpu_id >= n_gpus:
-                seen = f"numbers 0 to {n_gpus - 1}" if n_gpus else "none"
-                raise StudyError(f"--gpu {gpu_id}: torch sees GPUs: {seen}; pass --gpu -1 for the CPU")
+                seen = f"GPUs 0 to {n_gpus - 1}" if n_gpus else "no GPU"
+                raise StudyError(f"--gpu {gpu_id}: not available (torch finds {seen}); pass --gpu -1 for the CPU")
         if len(self.gpu_ids) > self.workers:
             raise StudyError(
-                f"--gpu {','.join(map(str, self.gpu_ids))} names more GPUs than there are workers; a worker uses one: "
+                f"--gpu {','.join(map(str, self.gpu_ids))} names more GPUs than workers, and a worker uses one GPU; "
                 f"pass --workers {len(self.gpu_ids)}"
             )
 
     @property
     def given(self) -> dict[str, Any]:
-        """Settings fixed on the command line, not sampled."""
+        """Settings fixed on the command line. They are not sampled."""
         given = {"total_env_steps": self.break_step, "episode_bars": self.episode_bars}
         return {name: value for name, value in given.items() if value is not None}

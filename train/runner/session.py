@@ -1,4 +1,4 @@
-"""From a request to trials: check everything, open the study, run its workers."""
+"""From a request to trials: check the request, open the study, run its workers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from market.defaults import FEATURE_SET_NAMES
 from market.foresight import tested
 from market.lookahead_record import CLEAN
 from market.names import counted
+from train.messages import brief
 from train.records.attributes import uuid_in
 from train.records.errors import StudyError
 from train.records.keys import COMMAND, DATA_DIR, OWNER_FILE, TARGET, TESTED_BARS, WORKER
@@ -51,31 +52,31 @@ from train.study.venue import venue_env
 
 logger = logging.getLogger(__name__)
 
-OTHER_NAME = "another --study-name starts afresh"
-# One-sided, over at most a dozen splits: 4 splits that are all worse than the best trial's have p = 1/16.
+OTHER_NAME = "pass another --study-name to start over"
+# One-sided test on about a dozen splits or fewer: 4 splits that are all worse than the best trial's have p = 1/16.
 PRUNING_P = 0.1
 
 
 @dataclass(frozen=True)
 class OpenedStudy:
-    """A study with everything its trials need."""
+    """An open study with everything its trials need."""
 
     study: optuna.Study
     data: tuple[FoldedData, ...]
     space: Space
     n_envs: int
-    folder: Path  # results
+    folder: Path  # results of the study
 
 
 def open_request(request: StudyRequest, data: tuple[FoldedData, ...] | None = None) -> OpenedStudy:
-    """Open the study, and load its data where that has not been done.
+    """Open the study, and load its data unless they are given.
 
     Args:
-        request: what is asked for.
-        data: in a worker, what the process that started it has loaded and checked; else None.
+        request: the request of the command line.
+        data: in a worker, the data that the parent process loaded and checked; otherwise None.
 
     Raises:
-        StudyError, DatasetError, SplitError: as `run_study`.
+        StudyError, DatasetError, SplitError: see `run_study`.
     """
     is_first = data is None
     apply_rocm_settings(request.gpu_id, request.rocm_settings)
@@ -104,21 +105,21 @@ def open_request(request: StudyRequest, data: tuple[FoldedData, ...] | None = No
 
 
 def _open_store(asked: str | None, own: Identity | None, name: str, is_first: bool) -> str | None:
-    """The address of the study's artifact store, which answered; None without one.
+    """Return the URL of the study's artifact store after checking that it answers, or None if it has none.
 
     Args:
-        asked: `--artifacts`, None where it was not given.
-        own: identity of the study of that name, None where there is none.
-        name: of the study.
-        is_first: whether the store is to answer; a worker's answered the process that started it.
+        asked: value of `--artifacts`, or None.
+        own: identity of the existing study, or None.
+        name: name of the study.
+        is_first: check that the store answers. Workers skip this, because their parent process did it.
 
     Raises:
-        StudyError: the study has another store or none, or it cannot be used.
+        StudyError: the study uses another store or none, or the store is unavailable.
     """
     known = None if own is None else own.run.artifacts
     if own is not None and asked not in (None, known):
-        kept = f"keeps its files in {known}" if known else "was begun without --artifacts"
-        raise StudyError(f"--artifacts {asked}: study {name} {kept}; leave the flag out, or give another --study-name")
+        kept = f"uses {known}" if known else "was created without --artifacts"
+        raise StudyError(f"--artifacts {asked}: study {name} {kept}; omit the flag, or pass another --study-name")
     url = asked or known
     if url is not None and is_first:
         open_artifacts(url).reach()
@@ -132,7 +133,7 @@ def work_on(
     around_trial: AroundTrial,
     reporter_class: type[Reporter] = Reporter,
 ) -> Ending:
-    """Run trials in this process until the study has its number."""
+    """Run trials in this process until the study reaches its target."""
     run = RunSettings(opened.n_envs, request.seed, request.gpu_id, opened.folder, code_version(), request.volume_30d,
                       bounds=request.bounds, rocm_settings=request.rocm_settings,
                       artifacts=artifacts_of(opened.study))  # fmt: skip
@@ -146,14 +147,14 @@ def work_on(
 def run_workers(
     opened: OpenedStudy, request: StudyRequest, interruption: Interruption, around_trial: AroundTrial, program: str
 ) -> Ending:
-    """Run the trials: with one worker in this process, with several in processes of their own.
+    """Run the trials: a single worker in this process, several workers in separate processes.
 
     Args:
         opened: the study.
-        request: what was asked for.
-        interruption: must be in use.
-        around_trial: entered around every trial (`train.runner.worker`), with one worker.
-        program: the module that a worker process runs, with several.
+        request: the request of the command line.
+        interruption: context manager that is already active.
+        around_trial: context entered around every trial of a single worker (`train.runner.worker`).
+        program: module that each of several worker processes runs.
     """
     with shared_data(opened.data) as shared:
         if request.workers == 1:
@@ -176,7 +177,7 @@ def _run_processes(
 
 
 def log_opened(opened: OpenedStudy, request: StudyRequest) -> None:
-    """Say what is run, and write down what the study's page shows of it."""
+    """Log the data, costs and settings of the run, and store the attributes that the study's page shows."""
     study, data = opened.study, opened.data
     for d in data:
         write_closes(opened.folder, d)
@@ -187,7 +188,7 @@ def log_opened(opened: OpenedStudy, request: StudyRequest) -> None:
     log_venue(data[0], request.volume_30d)
     log_power(data, request.volume_30d)
     warn_of_small_budget(opened.space)
-    logger.info("agent: %s, %d settings are searched", opened.space.agent, len(opened.space.ranges))
+    logger.info("agent: %s, %d searched settings", opened.space.agent, len(opened.space.ranges))
     logger.info("study %s: %d of %d trials finished, database %s, results in %s", study.study_name, n_finished(study),
                 request.n_trials, shown_url(request.storage), opened.folder)  # fmt: skip
     warn_of_other_code(study, code_version())
@@ -201,22 +202,22 @@ def log_opened(opened: OpenedStudy, request: StudyRequest) -> None:
 
 
 def _log_store(study: optuna.Study, folder: Path) -> None:
-    """Say where the study's files go; without a store, which trials of other machines have theirs elsewhere."""
+    """Log the artifact store. Without a store, log the trials whose files are only on other machines."""
     url = url_in(study.user_attrs)
     if url is not None:
-        logger.info("artifacts: files of every split are also kept in %s", url)
+        logger.info("artifacts: files of every split are also stored in %s", url)
         return
     away = missing_here(study, folder)
     if away:
         logger.warning(
-            "%s ran on %s and left no files in %s: the report, the hold-out, retries and deployments here will lack "
-            "them; share --results-dir, or begin a study with --artifacts", counted(sum(away.values()), "trial"),
-            ", ".join(sorted(away)), folder,
+            "%s ran on %s and left no files in %s, so the report, hold-out, retries and deployments will lack them; "
+            "share --results-dir, or start a study with --artifacts", counted(sum(away.values()), "trial"),
+            brief(", ".join(sorted(away)), 60), folder,
         )  # fmt: skip
 
 
 def missing_here(study: optuna.Study, folder: Path) -> Counter[str]:
-    """Host -> trials that ran there, on another machine, and have no folder in the results of this one."""
+    """Count the trials of other machines, by host, that have no folder in this machine's results."""
     signed = {t.number: t.user_attrs[WORKER] for t in study.get_trials(deepcopy=False) if WORKER in t.user_attrs}
     hosts: Counter[str] = Counter()
     for number, content in signed.items():
@@ -227,13 +228,13 @@ def missing_here(study: optuna.Study, folder: Path) -> Counter[str]:
 
 
 def tested_bars(d: FoldedData) -> TestedBars:
-    """Which bars the study's trials are tested on: all but the held-out ones."""
+    """Return the bars that the study's trials are tested on: all bars before the hold-out."""
     time = d.dataset.time
     return TestedBars(int(time[0]), int(time[-1]), d.dataset.synthetic, d.parent_sha256)
 
 
 def log_lookahead(data: tuple[FoldedData, ...]) -> None:
-    """Say whether the features were checked; columns that others made are tested now where that was never done."""
+    """Log the result of the look-ahead check. Custom features that were never checked are tested now."""
     for d in data:
         dataset, record = d.dataset, d.dataset.record
         is_ours = dataset.feature_set in FEATURE_SET_NAMES
@@ -243,17 +244,18 @@ def log_lookahead(data: tuple[FoldedData, ...]) -> None:
 
 
 def log_venue(d: FoldedData, volume_30d: float | None) -> None:
-    """Say whose rules and fees every environment has."""
+    """Log the venue's rules and fees for all environments."""
     venue, rate = d.dataset.venue, venue_env(d.dataset, volume_30d)["fee_rate"]
-    logger.info("venue: %s; market orders pay the taker fee of an account with %s USD in 30 days, %.2f %% (fees of %s)",
-                venue.label, f"{volume_30d or 0.0:,.0f}", 100.0 * rate, venue.fees_as_of)  # fmt: skip
+    logger.info("venue: %s; taker fee %.2f %% for a volume of %s USD in 30 days (fees of %s)",
+                venue.label, 100.0 * rate, f"{volume_30d or 0.0:,.0f}", venue.fees_as_of)  # fmt: skip
     missing = venue.unlisted(d.dataset.tickers)
     if missing:
-        logger.warning("venue: no order rule for %s; they have no minimum quantity", ", ".join(missing))
+        logger.warning("venue: no order rules for %s, so these coins have no minimum quantity",
+                       brief(", ".join(missing), 100))  # fmt: skip
 
 
 def make_pruner(name: str) -> optuna.pruners.BasePruner:
-    """`wilcoxon`: stop a trial whose splits are, pair by pair, worse than the best trial's; `none`: never."""
+    """Return the pruner. `wilcoxon` stops trials whose paired splits are worse than the best trial's; `none` never."""
     if name == "none":
         return optuna.pruners.NopPruner()
     with experimental_allowed():

@@ -1,9 +1,9 @@
-"""A study's bars, held once for all environments and all workers of a machine.
+"""Bars of a study in memory shared by all environments and workers of a machine.
 
-The process that runs the study writes every array into memory without a name (memfd; a nameless temporary file where
-the system has none) and hands its workers the open file. All map the same pages, which are gone with the last process,
-however it ends. Features lie there back in time, as observations hold them: the batched environment takes them as they
-are on a CPU (`environment_Alpaca_vectorized.lookback_windows`) and copies them to a GPU.
+The main process writes every array into an anonymous file (memfd, or an unnamed temporary file) and passes the open
+file to its workers. All processes map the same pages, which are freed when the last process ends. Features are stored
+newest first, as in observations. The batched environment uses them in place on a CPU
+(`environment_Alpaca_vectorized.lookback_windows`) and copies them to a GPU.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import numpy as np
 from market.dataset import Dataset
 from train.study.folds import FoldedData
 
-NEWEST_FIRST = "tech"  # the field of `Dataset` that lies back in time
+NEWEST_FIRST = "tech"  # field of `Dataset` that is stored newest first
 FIELDS = ("price", NEWEST_FIRST, "time", "filled")
 
 
 @dataclass(frozen=True)
 class SharedArray:
-    """Where an array lies, for this process and for those that inherit its file."""
+    """Location of a shared array, valid in this process and in those that inherit the file."""
 
     fd: int
     dtype: str
@@ -33,7 +33,7 @@ class SharedArray:
     is_newest_first: bool
 
     def open(self) -> np.ndarray:
-        """The array, first row first. A write to it would stay private to this process."""
+        """Return the array, first row first. Writes to it are private to this process."""
         with os.fdopen(self.fd, "rb", closefd=False) as file:
             array = np.memmap(file, np.dtype(self.dtype), "c", shape=self.shape)
         return array[::-1] if self.is_newest_first else array
@@ -41,18 +41,18 @@ class SharedArray:
 
 @dataclass(frozen=True)
 class SharedData:
-    """The data sets of a study without their numbers, and where these lie. Small; can be pickled for a worker."""
+    """Datasets of a study without their arrays, and the locations of the arrays. Small, and can be pickled."""
 
-    folded: tuple[FoldedData, ...]  # arrays of no rows
-    arrays: tuple[dict[str, SharedArray], ...]  # of each data set, field -> where
+    folded: tuple[FoldedData, ...]  # with empty arrays
+    arrays: tuple[dict[str, SharedArray], ...]  # per dataset: field -> location
 
     @property
     def fds(self) -> list[int]:
-        """Open files that a worker must inherit under the same numbers."""
+        """File descriptors that a worker must inherit under the same numbers."""
         return [array.fd for arrays in self.arrays for array in arrays.values()]
 
     def open(self) -> tuple[FoldedData, ...]:
-        """The data sets as they were, on shared pages."""
+        """Return the original datasets on shared pages."""
         return tuple(
             replace(d, dataset=replace(d.dataset, **{name: array.open() for name, array in arrays.items()}))
             for d, arrays in zip(self.folded, self.arrays, strict=True)
@@ -61,7 +61,7 @@ class SharedData:
 
 @contextmanager
 def shared_data(data: Sequence[FoldedData]) -> Iterator[SharedData]:
-    """Share the arrays; what was opened stays valid after the block, but no process can open more."""
+    """Share the arrays. Open arrays stay valid after the context, but no process can open more."""
     arrays: list[dict[str, SharedArray]] = []
     try:
         for d in data:

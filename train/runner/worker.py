@@ -1,4 +1,4 @@
-"""One worker of a study: takes trials until the study has as many finished ones as it should."""
+"""One worker of a study, which runs trials until the study reaches its target."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import URL
 
+from train.messages import brief
 from train.records.keys import FAILURE, MISFIT
 from train.store.abandoned import fail_abandoned_trials, fail_and_retry, queue_lost_retries, queue_retry
 from train.store.database import FINISHED, n_finished, take_next
@@ -30,11 +31,11 @@ from train.study.objective import Objective, SplitFailedError
 
 logger = logging.getLogger(__name__)
 
-SAME_FAILURES_ALLOWED = 5  # in a row
-FAILURES_ALLOWED = 20  # in a row, whatever they are
-WAIT_S = 5.0  # between looks at what other workers do
+SAME_FAILURES_ALLOWED = 5  # consecutive equal failures
+FAILURES_ALLOWED = 20  # consecutive failures of any kind
+WAIT_S = 5.0  # between checks of other workers' trials
 
-# (RUNNING trial, results of its study) -> entered around the trial.
+# (RUNNING trial, results of its study) -> context entered around the trial.
 AroundTrial = Callable[[optuna.Trial, Path], AbstractContextManager[None]]
 
 
@@ -45,20 +46,20 @@ def no_hook(trial: optuna.Trial, folder: Path) -> AbstractContextManager[None]:
 
 @dataclass(frozen=True)
 class Limits:
-    """When a worker stops."""
+    """Limits at which a worker stops."""
 
-    target: int  # finished trials in the study, not in this run
-    timeout_s: float | None = None  # no trial begins after this; the one that runs is finished
+    target: int  # number of finished trials in the study, including earlier runs
+    timeout_s: float | None = None  # no trial starts after this time; a running trial is finished
 
 
 @dataclass(frozen=True)
 class Ending:
-    """Why a worker stopped."""
+    """Reason why a worker stopped."""
 
     signal_number: int | None = None
     repeated_failure: str | None = None
     timed_out: bool = False
-    error: str | None = None  # of the worker itself, which no other trial would mend
+    error: str | None = None  # error of the worker itself, independent of the trial
 
 
 def run_worker(
@@ -69,15 +70,15 @@ def run_worker(
     interruption: Interruption,
     around_trial: AroundTrial = no_hook,
 ) -> Ending:
-    """Run trials until the target, the timeout, a signal, or the same failure five times in a row.
+    """Run trials until the target, the timeout, a signal, or repeated failures.
 
     Args:
-        study: opened by `train.store.database.open_study`.
-        objective: what to run.
-        url: of the study's database; counting and taking a trial happens under its lock.
-        limits: when to stop.
-        interruption: must be in use.
-        around_trial: entered with the RUNNING trial and the study's results; such as what draws its picture.
+        study: study from `train.store.database.open_study`.
+        objective: objective to evaluate.
+        url: URL of the study's database. Its lock is held while trials are counted and taken.
+        limits: limits at which the worker stops.
+        interruption: context manager that is already active.
+        around_trial: context entered with the RUNNING trial and the study's results, for example to draw a picture.
     """
     try:
         return _run_trials(study, objective, url, limits, interruption, around_trial)
@@ -102,7 +103,7 @@ def _run_trials(
         taken = _take_trial(study, objective, url, limits.target, interruption)
         if taken is None:
             if not is_waiting:
-                logger.info("other workers run the trials that are left; waiting for them")
+                logger.info("other workers are running the remaining trials; waiting for them")
             is_waiting = True
             with interruption.interruptible():
                 time.sleep(WAIT_S)
@@ -112,7 +113,7 @@ def _run_trials(
         with read_once(study):
             objective.reporter.trial_finished(trial)
         if _reason(trial).startswith(MISFIT):
-            continue  # says nothing of the next one, and a queue ends
+            continue  # not counted: the next trial is unaffected, and a queue is finite
         failures = [*failures, _kind_of_failure(trial)] if trial.state == TrialState.FAIL else []
         if _is_hopeless(failures):
             return Ending(repeated_failure=_reason(trial))
@@ -122,11 +123,11 @@ def _run_trials(
 def _take_trial(
     study: optuna.Study, objective: Objective, url: URL, target: int, interruption: Interruption
 ) -> optuna.Trial | None:
-    """A trial of ours, RUNNING and signed; None when other workers run as many as are still wanted."""
+    """Return a RUNNING trial of this worker, or None if other workers run all remaining trials."""
     interruption.check()
     with study_lock(url) as is_held, read_once(study):
         for number in fail_abandoned_trials(study, objective.run.folder):
-            logger.info("trial %d: its process was killed; marked failed, its settings will be tried again", number)
+            logger.info("trial %d: its process was killed; marked as failed, and its settings will be retried", number)
         queue_lost_retries(study)
         trials = study.get_trials(deepcopy=False)
         if _n_counted(trials) >= target:
@@ -138,24 +139,24 @@ def _take_trial(
 
 
 def _given_up_if_too_many(study: optuna.Study, url: URL, trial: optuna.Trial, target: int) -> optuna.Trial | None:
-    """The server forgot the lock while the trial was taken, and another worker may have counted without it."""
+    """Recount the trials after the server lost the lock, and give up the trial if there are too many."""
     with study_lock(url):
         if _n_counted(study.get_trials(deepcopy=False)) <= target:
             return trial
-        fail_and_retry(study, _trial(study, trial.number), "not needed: others had taken the last trials",
+        fail_and_retry(study, _trial(study, trial.number), "not needed: other workers took the last trials",
                        was_killed=False)  # fmt: skip
         return None
 
 
 def _n_counted(trials: list[FrozenTrial]) -> int:
-    """Finished trials and those that are to become so."""
+    """Return the number of finished and running trials."""
     return sum(t.state in (*FINISHED, TrialState.RUNNING) for t in trials)
 
 
 def _run_trial(
     study: optuna.Study, objective: Objective, trial: optuna.Trial, around_trial: AroundTrial
 ) -> FrozenTrial:
-    """Run a trial that is ours and tell the database how it ended, however long that takes."""
+    """Run a trial of this worker and write its end to the database, waiting as long as necessary."""
     end: TrialEnd | None = None
     with Heartbeat(study, trial._trial_id):
         try:
@@ -167,15 +168,15 @@ def _run_trial(
             if _trial(study, trial.number).state == TrialState.RUNNING:
                 tell(study, trial.number, TrialEnd(TrialState.FAIL))
                 raise
-            logger.warning("trial %d: was taken for dead and queued again while it ran (%s); the new one takes over "
-                           "the splits that it has finished", trial.number, error)  # fmt: skip
+            logger.warning("trial %d: counted as dead and was retried while it ran; the retry reuses its finished "
+                           "splits (%s)", trial.number, brief(str(error), 80))  # fmt: skip
         except Interrupted:
-            with suppress(UpdateFinishedTrialError, ValueError):  # it was told, and only the answer was lost
+            with suppress(UpdateFinishedTrialError, ValueError):  # the end was written, and only the answer was lost
                 tell(study, trial.number, end or TrialEnd(TrialState.FAIL))
             if end is None:
                 queue_retry(study, _trial(study, trial.number), was_killed=False)
             raise
-        except BaseException:  # a mistake in the program stops the run; the trial is not left RUNNING
+        except BaseException:  # a bug stops the run; the trial must not stay RUNNING
             tell(study, trial.number, TrialEnd(TrialState.FAIL))
             raise
     ended = _trial(study, trial.number)
@@ -185,7 +186,7 @@ def _run_trial(
 
 
 def _end_of(objective: Objective, trial: optuna.Trial, around_trial: AroundTrial) -> TrialEnd:
-    """Run it."""
+    """Run a trial and return how it ended."""
     try:
         with around_trial(trial, objective.run.folder):
             value = objective(trial)
@@ -193,14 +194,14 @@ def _end_of(objective: Objective, trial: optuna.Trial, around_trial: AroundTrial
         return TrialEnd(TrialState.PRUNED)
     except SplitFailedError:
         return TrialEnd(TrialState.FAIL)
-    if not math.isfinite(value):  # Optuna would take an infinite one for the best
-        trial.set_user_attr(FAILURE, f"its value is {value}")
+    if not math.isfinite(value):  # Optuna would accept an infinite value as the best
+        trial.set_user_attr(FAILURE, f"its value is not finite ({value})")
         return TrialEnd(TrialState.FAIL)
     return TrialEnd(TrialState.COMPLETE, float(value))
 
 
 def _release_memory() -> None:
-    """Give back what a failed split held (out of memory, say): its tensors are unreachable by now."""
+    """Release the memory of a failed split, whose tensors are unreachable by now."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -215,11 +216,11 @@ def _reason(trial: FrozenTrial) -> str:
 
 
 def _kind_of_failure(trial: FrozenTrial) -> str:
-    """The reason without its numbers: a loss that is nan at step 17 or 40 is the same failure."""
+    """Return the reason without numbers, so that nan losses at different steps are the same failure."""
     return re.sub(r"\d+", "#", _reason(trial))
 
 
 def _is_hopeless(failures: list[str]) -> bool:
-    """Whether the failures in a row so far say that the next trial will fail too."""
+    """Return True if the latest failures indicate that the next trial will also fail."""
     last = failures[-SAME_FAILURES_ALLOWED:]
     return (len(last) == SAME_FAILURES_ALLOWED and len(set(last)) == 1) or len(failures) >= FAILURES_ALLOWED

@@ -1,4 +1,4 @@
-"""Where a study is kept. Its database: address, lock, retries, heartbeats, dead workers. And its artifact store.
+"""Storage of a study: database address, lock, retries, heartbeats, dead workers, and the artifact store.
 
-Imported by whoever opens a study. It knows Optuna, SQLAlchemy and boto3, and nothing about training.
+The folder uses Optuna, SQLAlchemy and boto3, and does not depend on training.
 """

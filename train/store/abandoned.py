@@ -1,4 +1,4 @@
-"""Trials whose worker died: failed, told or queued again."""
+"""Trials of dead workers: marked as failed, completed from their stored end, or queued again."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ logger = logging.getLogger(__name__)
 
 
 def fail_abandoned_trials(study: Study, study_folder: Path | None = None) -> list[int]:
-    """Fail the RUNNING trials whose worker is dead and queue their settings again; returns their numbers.
+    """Fail the RUNNING trials of dead workers, queue their settings again, and return their numbers.
 
-    A worker of this machine is looked up at once; one elsewhere is dead when its heartbeat stopped. A trial that had
-    ended, of which only the database was not told yet, is told and not failed.
+    A worker on this machine is checked directly. A worker elsewhere is dead if its heartbeat stopped. If a trial had
+    already ended and only the database lacks its end, the end is written instead.
 
     Args:
-        study: whose trials.
-        study_folder: its results, where ends are kept.
+        study: study whose trials are checked.
+        study_folder: folder of its results, where ends of trials are stored.
     """
     stale, failed = _stale_trials(study), []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -38,20 +38,20 @@ def fail_abandoned_trials(study: Study, study_folder: Path | None = None) -> lis
         end = kept(study_folder, trial) if study_folder else None
         try:
             if end is None:
-                fail_and_retry(study, trial, f"{KILLED}: its process ended without finishing it")
+                fail_and_retry(study, trial, f"{KILLED}: its process ended before the trial did")
                 failed.append(trial.number)
             else:
                 tell(study, trial.number, end)
-                logger.info("trial %d: had finished when its process was killed; told from its results", trial.number)
+                logger.info("trial %d: finished before its process was killed; wrote its stored result", trial.number)
         except (UpdateFinishedTrialError, ValueError):
-            logger.debug("trial %d: another worker was first", trial.number)
+            logger.debug("trial %d: another worker handled it first", trial.number)
     return failed
 
 
 def _stale_trials(study: Study) -> set[int]:
-    """Ids of RUNNING trials whose heartbeat stopped, and has not come back in the time of two beats.
+    """Return ids of RUNNING trials whose heartbeat stopped and did not return within two intervals.
 
-    All hearts seem to have stopped just after the database was away, and when the clock of its machine was set.
+    All heartbeats appear stale just after the database was unreachable or its clock was changed.
     """
     storage, now_s = patient_storage(study), time.monotonic()
     stale, since_s = storage._get_stale_trial_ids(study._study_id), storage.stale_since_s
@@ -60,7 +60,7 @@ def _stale_trials(study: Study) -> set[int]:
 
 
 def fail_and_retry(study: Study, trial: FrozenTrial, reason: str, was_killed: bool = True) -> None:
-    """Mark a RUNNING trial failed, with the reason, and queue its settings again (`queue_retry`)."""
+    """Mark a RUNNING trial as failed with the reason, and queue its settings again (`queue_retry`)."""
     storage = study._storage
     storage.set_trial_user_attr(trial._trial_id, FAILURE, reason)
     if storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL):
@@ -68,19 +68,19 @@ def fail_and_retry(study: Study, trial: FrozenTrial, reason: str, was_killed: bo
 
 
 def queue_retry(study: Study, trial: FrozenTrial, was_killed: bool = True) -> None:
-    """Queue a failed trial's settings again, unless they may be what kills: then at most MAX_KILLS times."""
+    """Queue a failed trial's settings again, at most MAX_KILLS times after kills, which the settings may cause."""
     history = [*trial.user_attrs.get(RETRY_OF, []), trial.number]
     kills = trial.user_attrs.get(KILLS, 0) + was_killed
-    params = trial.system_attrs.get("fixed_params", {}) | trial.params  # queued for it, and sampled so far
+    params = trial.system_attrs.get("fixed_params", {}) | trial.params  # queued settings, and those sampled so far
     if kills > MAX_KILLS or not params:
         return
     study.enqueue_trial(params, user_attrs={RETRY_OF: history, KILLS: kills})
 
 
 def queue_lost_retries(study: Study) -> None:
-    """Queue the settings of trials where a kill came after they were failed and before their settings were queued.
+    """Queue the settings of failed trials whose worker was killed before it could queue them.
 
-    Not of those that failed just now: their own process may be about to queue them.
+    Trials that failed only recently are skipped, because their own process may be about to queue them.
     """
     trials = study.get_trials(deepcopy=False)
     queued = {trial.user_attrs[RETRY_OF][-1] for trial in trials if RETRY_OF in trial.user_attrs}
@@ -92,9 +92,9 @@ def queue_lost_retries(study: Study) -> None:
 
 
 def _is_abandoned(trial: FrozenTrial, is_stale: bool) -> bool:
-    """Whether a RUNNING trial's process is known to be dead; `is_stale`: its heartbeat stopped."""
+    """Return True if the process of a RUNNING trial is dead. `is_stale` means that its heartbeat stopped."""
     signed = trial.user_attrs.get(WORKER)
-    if signed is None:  # killed between being made and being signed; another worker's is signed within moments
+    if signed is None:  # killed before its worker was recorded, which takes only moments
         return _age_s(trial.datetime_start) > GRACE_S
     worker = decode(signed, WorkerIdentity, f"the worker of trial {trial.number}")
     if not is_this_machine(worker.host, worker.machine):
@@ -103,10 +103,10 @@ def _is_abandoned(trial: FrozenTrial, is_stale: bool) -> bool:
 
 
 def _age_s(moment: datetime | None) -> float:
-    """Seconds since a time that Optuna stored; infinite where it stored none.
+    """Return the seconds since a time that Optuna stored, or infinity for None.
 
-    Optuna 5 stores UTC and hands out this process's local time. An hour that comes twice, when summer time ends, is the
-    later one unless that is still to come.
+    Optuna 5 stores UTC and returns local time. In the hour that occurs twice when daylight saving ends, the later time
+    is used unless it is in the future.
     """
     if moment is None:
         return float("inf")

@@ -1,8 +1,8 @@
-"""Files of a study in its artifact store: sent where they are made, and fetched where they are missing.
+"""Files of a study in its artifact store: sent from where they are created, fetched where they are missing.
 
-The database has a SHA-256 of every file, and the store keeps the file under `<id of the study>/<SHA-256>`: the seal is
-the address, and what comes back is compared with it. The hashes of a split's files are in the trial's attribute
-`split_<k>` (`train.records.seals`); those of other files are in attributes of the study, `files_<set>`.
+The database holds the SHA-256 of every file, and the store holds the file under `<id of the study>/<SHA-256>`. Fetched
+files are verified against this hash. The hashes of a split's files are in the trial's attribute `split_<k>`
+(`train.records.seals`). Those of other files are in the study's attributes `files_<set>`.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ logger = logging.getLogger(__name__)
 
 STUDY_SET = "study"  # study.json and the closing prices
 EVERY_FILE = (SETTINGS, *OF_A_SPLIT)
-TO_SHOW = (SETTINGS, EQUITY, BAND, RESULT)  # what a page takes from the best trial
-AT_A_TIME = 64  # files that are fetched before the next ones are asked for
+TO_SHOW = (SETTINGS, EQUITY, BAND, RESULT)  # files of the best trial that a page needs
+AT_A_TIME = 64  # files fetched in one batch
 
 
 def url_in(attributes: Mapping[str, Any]) -> str | None:
-    """The store that a study was begun with."""
+    """Return the URL of the artifact store from a study's attributes, or None."""
     identity = attributes.get(IDENTITY)
     run = identity.get("run") if isinstance(identity, Mapping) else None
     return run.get("artifacts") if isinstance(run, Mapping) else None
@@ -50,12 +50,12 @@ def url_in(attributes: Mapping[str, Any]) -> str | None:
 
 @dataclass(frozen=True)
 class StudyArtifacts:
-    """A study with its opened store.
+    """A study with its artifact store.
 
     Attributes:
-        study: as its database has it.
-        url: of the store.
-        uuid: of the study, which its keys begin with.
+        study: study as stored in its database.
+        url: URL of the store.
+        uuid: uuid of the study, the first part of its keys.
     """
 
     study: Study
@@ -64,51 +64,51 @@ class StudyArtifacts:
 
     @property
     def store(self) -> Artifacts:
-        """Opened on first use: who has all files here needs no boto3 and no keys."""
+        """The store, opened on first use. A machine that has all files needs neither boto3 nor keys."""
         return open_artifacts(self.url)
 
     @property
     def lasts_s(self) -> float:
-        """How long this program waits for the store: as long as for the database."""
+        """Seconds to wait for the store, equal to the waiting time for the database."""
         return patient_storage(self.study).lasts_s
 
     def send(self, files: Mapping[Path, str]) -> None:
-        """Send files, path -> SHA-256, as they lie on the disk; wait for the store if it is away.
+        """Send files (path -> SHA-256), waiting if the store is unreachable.
 
         Raises:
             OSError: a file cannot be read.
-            StoreAwayError: for longer than `lasts_s`.
+            StoreAwayError: the store is unreachable for longer than `lasts_s`.
         """
         contents = {digest: path.read_bytes() for path, digest in files.items()}
         calls = [partial(self.store.write, f"{self.uuid}/{digest}", content) for digest, content in contents.items()]
         self.store.insist(calls, self.lasts_s)
 
     def send_checkpoint(self, path: Path) -> str:
-        """Send a checkpoint, in one attempt, because the next one comes soon -> its hash, "" if that failed."""
+        """Send a checkpoint without retries, because the next one follows soon. Return its hash, or "" on failure."""
         digest = file_sha256(path)
         try:
             self.store.insist([partial(self.store.write, f"{self.uuid}/{digest}", path.read_bytes())], lasts_s=0.0)
         except OSError as error:
-            logger.warning("%s: not in %s (%s); training continues, and the next checkpoint is sent again",
+            logger.warning("%s: cannot be sent to %s (%s); training continues, and the next checkpoint is sent",
                            path, self.store.url, error.strerror)  # fmt: skip
             return ""
         return digest
 
     def remove(self, digests: Iterable[str]) -> None:
-        """Remove files that are not needed any more; what cannot be removed now stays."""
+        """Remove files that are no longer needed. Files that cannot be removed now remain."""
         try:
             self.store.insist([partial(self.store.remove, f"{self.uuid}/{digest}") for digest in digests], lasts_s=0.0)
         except OSError as error:
-            logger.debug("an old checkpoint stays in %s: %s", self.store.url, error.strerror)
+            logger.debug("an old checkpoint remains in %s: %s", self.store.url, error.strerror)
 
     def fetch(self, wanted: Mapping[Path, str]) -> None:
-        """Fetch files, path -> SHA-256, that are missing on this machine.
+        """Fetch files (path -> SHA-256) that are missing on this machine.
 
-        A file that exists is left as it is: its reader compares it with its hash. What the store does not have, or has
-        changed, is not written, and the log says so.
+        Existing files are not changed; their readers verify the hash. Files that are missing or altered in the store
+        are not written, and a warning is logged.
 
         Raises:
-            StoreAwayError: for longer than `lasts_s`.
+            StoreAwayError: the store is unreachable for longer than `lasts_s`.
         """
         missing = [(path, digest) for path, digest in wanted.items() if not path.exists()]
         for first in range(0, len(missing), AT_A_TIME):
@@ -117,15 +117,15 @@ class StudyArtifacts:
                 logger.warning("%s", reason)
 
     def _fetch_one(self, path: Path, digest: str) -> str:
-        """Fetch a file whole or not at all; why not, in one sentence."""
+        """Fetch a file atomically. Return "" or the reason for a failure as one sentence."""
         content = self.store.read(f"{self.uuid}/{digest}")
         if content is None:
-            return f"{path}: not here, and {self.store.url} does not have it (SHA-256 {digest[:12]})"
+            return f"{path}: missing, and not in {self.store.url} either (SHA-256 {digest[:12]})"
         found = hashlib.sha256(content).hexdigest()
         if found != digest:
             return (
-                f"{path}: not here, and the file in {self.store.url} was changed, so it is not used (SHA-256 "
-                f"{found[:12]}, the database has {digest[:12]})"
+                f"{path}: missing, and the file in {self.store.url} was altered, so it is not used (SHA-256 "
+                f"{found[:12]}, expected {digest[:12]})"
             )
         write_whole(path, content)
         return ""
@@ -133,36 +133,36 @@ class StudyArtifacts:
 
 @dataclass(frozen=True)
 class Pictures:
-    """The store as Optuna and its dashboard use it: pictures of one study's trials, in one attempt each."""
+    """Artifact store for Optuna and its dashboard: pictures of one study's trials, without retries."""
 
     store: Artifacts
     uuid: str
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
-        """As Optuna's."""
+        """See `optuna.artifacts`."""
         (content,) = self.store.insist([lambda: self.store.read(f"{self.uuid}/{artifact_id}")], lasts_s=0.0)
         if content is None:
             raise ArtifactNotFound(artifact_id)
         return io.BytesIO(content)
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        """As Optuna's."""
+        """See `optuna.artifacts`."""
         content = content_body.read()
         self.store.insist([lambda: self.store.write(f"{self.uuid}/{artifact_id}", content)], lasts_s=0.0)
 
     def remove(self, artifact_id: str) -> None:
-        """As Optuna's."""
+        """See `optuna.artifacts`."""
         self.store.insist([lambda: self.store.remove(f"{self.uuid}/{artifact_id}")], lasts_s=0.0)
 
 
 def pictures_in(attributes: Mapping[str, Any]) -> Pictures | None:
-    """Where a study with these attributes keeps its pictures; None without a store."""
+    """Return the picture store of a study with these attributes, or None if it has no artifact store."""
     url = url_in(attributes)
     return None if url is None else Pictures(open_artifacts(url), uuid_in(attributes))
 
 
 def artifacts_of(study: Study) -> StudyArtifacts | None:
-    """The study with its store; None for a study without one."""
+    """Return the study with its artifact store, or None if it has none."""
     attributes = study.user_attrs
     url = url_in(attributes)
     return None if url is None else StudyArtifacts(study, url, uuid_in(attributes))
@@ -170,13 +170,13 @@ def artifacts_of(study: Study) -> StudyArtifacts | None:
 
 # ---------------------------------------------------------------------------------------------------- files of no split
 def send_set(study: Study, folder: Path, name: str, paths: Iterable[Path]) -> None:
-    """Send files that belong to no split, and keep their hashes as the study's attribute `files_<name>`.
+    """Send files that belong to no split, and store their hashes in the study's attribute `files_<name>`.
 
     Args:
-        study: without a store nothing happens.
-        folder: the study's results, or a trial's.
-        name: of the set; files of the set that are not given stay in it.
-        paths: below `folder`; those that exist are sent.
+        study: study; without an artifact store nothing happens.
+        folder: folder of the study's or a trial's results.
+        name: name of the set. Files already in the set remain in it.
+        paths: paths below `folder`. Missing files are skipped.
     """
     ours = artifacts_of(study)
     if ours is None:
@@ -190,7 +190,7 @@ def send_set(study: Study, folder: Path, name: str, paths: Iterable[Path]) -> No
 
 
 def fetch_set(study: Study, folder: Path, name: str) -> None:
-    """Fetch the files of a set that are missing; arguments as of `send_set`."""
+    """Fetch the missing files of a set. For the arguments see `send_set`."""
     ours = artifacts_of(study)
     content = None if ours is None else study.user_attrs.get(f"{STORED_FILES}{name}")
     if ours is not None and isinstance(content, Mapping):
@@ -201,7 +201,7 @@ def fetch_set(study: Study, folder: Path, name: str) -> None:
 def split_files(
     study_folder: Path, trial: FrozenTrial, names: Sequence[str] = EVERY_FILE, split: int | None = None
 ) -> Iterator[tuple[Path, str]]:
-    """Path and SHA-256 of these files of every split that the trial was scored on, or of one split."""
+    """Yield path and SHA-256 of these files for one split, or for every split that the trial was scored on."""
     for key, value in trial.user_attrs.items():
         number = key.removeprefix(SPLIT)
         is_wanted = number != key and number.isdecimal() and split in (None, int(number))
@@ -212,7 +212,7 @@ def split_files(
 
 
 def fetch_splits(study: Study, folder: Path, trials: Iterable[FrozenTrial], names: Sequence[str] = EVERY_FILE) -> None:
-    """Fetch these files of the trials' splits that are missing in the study's results."""
+    """Fetch these files of the trials' splits if they are missing in the study's results."""
     ours = artifacts_of(study)
     if ours is not None:
         ours.fetch({path: digest for trial in trials for path, digest in split_files(folder, trial, names)})
@@ -220,21 +220,21 @@ def fetch_splits(study: Study, folder: Path, trials: Iterable[FrozenTrial], name
 
 # --------------------------------------------------------------------------------------------------- the study's folder
 def results_of(study: Study, results: Path | None) -> Path:
-    """The folder of a study's results on this machine, made from its store if it is not here.
+    """Return the folder of a study's results on this machine. It is created from the artifact store if it is missing.
 
     Args:
-        study: read from its database.
-        results: folder that holds the study's folder; None: where the study says it wrote them, or the default folder
-            if that is not on this machine.
+        study: study as read from its database.
+        results: parent folder of the study's folder. None means the location recorded in the study, or the default
+            folder if that location is not on this machine.
 
     Raises:
-        StudyError: no results here and no store, or a store without the study.
+        StudyError: the results are missing and cannot be fetched from an artifact store.
     """
     attributes = study.user_attrs
     has_store = url_in(attributes) is not None
     if results is None:
         if "results" not in attributes:
-            raise StudyError(f"study {study.study_name} does not say where its results are; give --results-dir")
+            raise StudyError(f"study {study.study_name} has no results folder in its database; pass --results-dir")
         results = Path(attributes["results"]).parent
         if has_store and not results.is_dir():
             results = home() / "train_results"
@@ -249,13 +249,13 @@ def results_of(study: Study, results: Path | None) -> Path:
 
 
 def _owner_file(study: Study) -> StudyFile:
-    """`study.json` from the store."""
+    """Return `study.json` from the artifact store."""
     with tempfile.TemporaryDirectory(prefix="study_") as scratch:
         fetch_set(study, Path(scratch), STUDY_SET)
         path = Path(scratch) / OWNER_FILE
         if not path.exists():
             raise StudyError(
-                f"{url_in(study.user_attrs)} does not have the {OWNER_FILE} of study {study.study_name}; restore the "
-                "artifact store, or start the study's trainer once where its results are"
+                f"{url_in(study.user_attrs)} has no {OWNER_FILE} of study {study.study_name}; restore the store, "
+                "or run the study once more on the machine that has its results"
             )
         return read_record(path, StudyFile)

@@ -1,7 +1,7 @@
-"""The artifact store of a study (`--artifacts URL`): a folder or an S3 bucket that all machines of the study reach.
+"""Artifact store of a study (`--artifacts URL`): a folder or an S3 bucket that all machines of the study can reach.
 
-Optuna's own stores carry the bytes. What is added here: the address with its checks, a prefix in the bucket, folders
-whose files are whole or not there, and waiting. Calls run in threads, so a signal ends a wait whatever a call hangs in.
+Optuna's stores transfer the bytes. This module adds URL checks, a prefix in the bucket, atomic writes to folders, and
+retries. Calls run in threads, so that a signal can end any wait.
 """
 
 from __future__ import annotations
@@ -34,67 +34,65 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-KEYS_ARE_VARIABLES = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or another source that boto3 reads"
+KEYS_ARE_VARIABLES = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or another source that boto3 supports"
 QUIET_S, LONGEST_PAUSE_S = 5.0, 1.0
-SILENCE_S = 60.0  # of one call, after which a program that does not wait takes the store for unreachable
-POLL_S = 0.1  # between two looks at a call that has not answered
-CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 4, 15  # of one step of a call; calls are repeated
+SILENCE_S = 60.0  # after which a call without an answer fails, in programs that do not wait indefinitely
+POLL_S = 0.1  # between two checks of a running call
+CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 4, 15  # for one step of a call; calls are retried
 N_THREADS = 8
 PROBE = "probe"
-LOGGERS = ("boto3", "botocore", "s3transfer")  # at level DEBUG they write the id of the key
+LOGGERS = ("boto3", "botocore", "s3transfer")  # at level DEBUG they log the key id
 
 
 def artifacts_url(text: str, base: Path) -> str:
-    """The address as a study remembers it: `file:///folder` or `s3://bucket/prefix`, without a slash at the end.
+    """Return the normalized URL: `file:///folder` or `s3://bucket/prefix`, without a trailing slash.
 
     Args:
-        text: as it was typed; a path is a folder.
-        base: what a relative path is relative to.
+        text: text of the flag. A path means a folder.
+        base: folder that relative paths refer to.
 
     Raises:
-        StudyError: another kind of address, or one with keys in it, which the error does not repeat.
+        StudyError: the URL has another scheme, or contains keys. The message does not repeat keys.
     """
     scheme, separator, rest = text.partition("://")
     if not separator or scheme == "file":
         folder = Path(unquote(rest) if separator else text)
         if separator and not folder.is_absolute():
-            raise StudyError("--artifacts: write file:///FOLDER with three slashes, or the path alone")
+            raise StudyError("--artifacts must be file:///FOLDER with three slashes, or a path")
         if not text.strip():
-            raise StudyError("--artifacts is empty; give a folder or s3://BUCKET/PREFIX")
+            raise StudyError("--artifacts is empty; pass a folder or s3://BUCKET/PREFIX")
         return f"file://{(base / folder).resolve()}"
     if "@" in text or "?" in text or "#" in text:
-        raise StudyError(f"--artifacts: keys do not belong in the URL; {KEYS_ARE_VARIABLES}")
+        raise StudyError(f"--artifacts must not contain keys; {KEYS_ARE_VARIABLES}")
     if scheme != "s3":
-        raise StudyError(
-            f"--artifacts {scheme}:// has not been tested and is refused; give a folder or s3://BUCKET/PREFIX"
-        )
+        raise StudyError(f"--artifacts {scheme}:// is not supported; pass a folder or s3://BUCKET/PREFIX")
     parts = urlsplit(text)
     if not parts.netloc or ":" in parts.netloc:
-        raise StudyError("--artifacts: write s3://BUCKET/PREFIX; another server than Amazon's is AWS_ENDPOINT_URL_S3")
+        raise StudyError("--artifacts must be s3://BUCKET/PREFIX; other servers need AWS_ENDPOINT_URL_S3")
     return f"s3://{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
 
 
 def folder_of(url: str) -> Path | None:
-    """The folder that an address of `artifacts_url` leads to; None for a bucket."""
+    """Return the folder of a URL from `artifacts_url`, or None for a bucket."""
     return Path(url.removeprefix("file://")) if url.startswith("file://") else None
 
 
 class _Folder(FileSystemArtifactStore):
-    """Optuna's, with files that are whole or not there: a kill in mid-write leaves the old one."""
+    """Optuna's folder store with atomic writes: a killed write leaves the previous file."""
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        if not self._base_path.is_dir():  # a file system that is not mounted is waited for
+        if not self._base_path.is_dir():  # retried: the file system may not be mounted yet
             raise FileNotFoundError(2, "no such folder", str(self._base_path))
         write_whole(self._get_filepath(artifact_id), content_body.read())
 
 
 class StoreAwayError(OSError):
-    """The store could not be reached, refused, or is full, and this program does not wait for it any longer."""
+    """Raised when the store is unreachable, refuses access or is full, and the waiting time is over."""
 
 
 @dataclass(frozen=True)
 class Listed:
-    """An object of the store."""
+    """One object in the store."""
 
     key: str
     n_bytes: int
@@ -103,13 +101,14 @@ class Listed:
 
 @dataclass(frozen=True)
 class Artifacts:
-    """An opened store.
+    """An open artifact store.
 
     Attributes:
-        url: its address, which is also its name in the log.
+        url: URL of the store, which is also its name in the log.
         backend: Optuna's store.
-        prefix: of every key, "" or with a slash at its end.
-        troubles: what the backend raises if it cannot be reached, refuses, or is full.
+        prefix: prefix of every key, either "" or ending in a slash.
+        troubles: exceptions that the backend raises if it is unreachable, refuses access or is full.
+        pool: threads in which calls run.
     """
 
     url: str
@@ -119,11 +118,11 @@ class Artifacts:
     pool: ThreadPool
 
     def write(self, key: str, content: bytes) -> None:
-        """Write one object, in one attempt."""
+        """Write one object, without retries."""
         self.backend.write(f"{self.prefix}{key}", io.BytesIO(content))
 
     def read(self, key: str) -> bytes | None:
-        """One object in one attempt; None if the store does not have it."""
+        """Return one object, without retries, or None if it does not exist."""
         try:
             with self.backend.open_reader(f"{self.prefix}{key}") as reader:
                 return reader.read()
@@ -131,14 +130,14 @@ class Artifacts:
             return None
 
     def remove(self, key: str) -> None:
-        """Remove one object, in one attempt; nothing happens if it is not there."""
+        """Remove one object, without retries. A missing object is ignored."""
         try:
             self.backend.remove(f"{self.prefix}{key}")
         except ArtifactNotFound:
             return
 
     def listed(self, below: str = "") -> Iterator[Listed]:
-        """Every object whose key begins so."""
+        """Yield every object whose key starts with `below`."""
         start = f"{self.prefix}{below}"
         if isinstance(self.backend, Boto3ArtifactStore):
             pages = self.backend.client.get_paginator("list_objects_v2")
@@ -154,10 +153,10 @@ class Artifacts:
                 yield Listed(key, known.st_size, datetime.fromtimestamp(known.st_mtime, UTC))
 
     def reach(self) -> None:
-        """Write and remove a small object: who starts with a wrong address or wrong keys is told at once.
+        """Write and remove a small object, so that a wrong URL or wrong keys fail at the start.
 
         Raises:
-            StudyError: it does not answer, or refuses.
+            StudyError: the store does not answer or refuses access.
         """
         try:
             folder = folder_of(self.url)
@@ -172,19 +171,19 @@ class Artifacts:
         self.remove(PROBE)
 
     def insist(self, calls: Sequence[Callable[[], Result]], lasts_s: float = math.inf) -> list[Result]:
-        """Make calls side by side, each again and again until it works -> their results.
+        """Make calls in parallel, retrying each until it succeeds, and return their results.
 
         Args:
-            calls: may be repeated.
-            lasts_s: seconds of nothing but errors after which the last one is raised.
+            calls: calls to make; they may be repeated.
+            lasts_s: seconds without any success after which the last error is raised.
 
         Raises:
-            StoreAwayError: not in time.
-            Interrupted: a signal asked this process to stop.
+            StoreAwayError: the calls did not succeed in time.
+            Interrupted: a signal was received.
         """
         wait = Wait(f"the artifact store {self.url}", QUIET_S, LONGEST_PAUSE_S)
         done: dict[int, Result] = {}
-        worked_s = time.monotonic()  # when a call last did
+        worked_s = time.monotonic()  # time of the last successful call
         while len(done) < len(calls):
             running = {i: self.pool.apply_async(call) for i, call in enumerate(calls) if i not in done}
             troubles: list[Exception] = []
@@ -199,17 +198,17 @@ class Artifacts:
         return [done[i] for i in range(len(calls))]
 
     def _await(self, call: AsyncResult[Any], wait: Wait, lasts_s: float) -> None:
-        """Return when a call has ended, well or not."""
+        """Wait until a call ends, with or without an error."""
         began_s = time.monotonic()
         call.wait(POLL_S)
         while not call.ready():
             if math.isfinite(lasts_s) and time.monotonic() - began_s >= SILENCE_S:
                 raise StoreAwayError(errno.ETIMEDOUT, f"no answer for {SILENCE_S:.0f} s", self.url)
-            wait.pause("it has not answered yet")
+            wait.pause("no answer yet")
             call.wait(POLL_S)
 
     def _pause_for(self, troubles: Sequence[Exception], wait: Wait, is_enough: bool) -> None:
-        """Pause before the calls that failed are repeated; raise the first trouble if that is enough."""
+        """Pause before failed calls are repeated, or raise the first error if `is_enough`."""
         if not troubles:
             return
         if is_enough:
@@ -219,15 +218,15 @@ class Artifacts:
 
 @cache
 def open_artifacts(url: str) -> Artifacts:
-    """Open the store; nothing is sent yet.
+    """Open the store without connecting to it.
 
     Args:
-        url: of `artifacts_url`.
+        url: URL from `artifacts_url`.
 
     Raises:
         StudyError: boto3 is not installed, or lacks a setting such as the region.
     """
-    pool, folder = ThreadPool(N_THREADS), folder_of(url)  # of daemons: none keeps a process from ending
+    pool, folder = ThreadPool(N_THREADS), folder_of(url)  # daemon threads do not keep a process alive
     atexit.register(pool.terminate)
     if folder is not None:
         return Artifacts(url, _Folder(folder), "", (OSError,), pool)
@@ -238,11 +237,11 @@ def open_artifacts(url: str) -> Artifacts:
         from botocore.exceptions import BotoCoreError, ClientError
         from urllib3.exceptions import HTTPError
     except ModuleNotFoundError as error:
-        raise StudyError(f"--artifacts {url}: needs boto3; pip install -r requirements-artifacts.txt") from error
+        raise StudyError(f"--artifacts {url}: requires boto3; run pip install -r requirements-artifacts.txt") from error
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     bucket, _, prefix = url.removeprefix("s3://").partition("/")
-    # Checksums that came in 2025 are unknown to older servers; every file has a SHA-256 of ours.
+    # Older servers do not support the checksums that boto3 added in 2025. SHA-256 keys verify every file.
     config = Config(
         connect_timeout=CONNECT_TIMEOUT_S, read_timeout=READ_TIMEOUT_S, retries={"total_max_attempts": 1},
         request_checksum_calculation="when_required", response_checksum_validation="when_required",
@@ -258,7 +257,7 @@ def open_artifacts(url: str) -> Artifacts:
 
 
 def reason_of(error: BaseException) -> str:
-    """What the store said, in one line; without what may be a password in an address."""
+    """Return the first line of the store's error message, without passwords in URLs."""
     known = getattr(error, "response", None)
     if isinstance(known, dict) and "Error" in known:
         text = f"{known['Error'].get('Code')}: {known['Error'].get('Message')}"

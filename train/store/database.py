@@ -1,9 +1,8 @@
-"""Where a study is kept: opening it, recognising it, taking its next trial.
+"""The database of a study: open it, check its identity, and take its next trial.
 
-SQLite by default (write-ahead log), PostgreSQL by its URL for workers on several machines; other servers are refused,
-because workers take turns under a lock that only these two have here. A study carries its identity
-(`train.study.identity`) as a user attribute; the same name with another identity is refused, because its trials could
-not be compared.
+The default is SQLite with a write-ahead log. Workers on several machines use PostgreSQL. Other servers are refused,
+because the workers' lock is implemented only for these two. A study stores its identity (`train.study.identity`) as a
+user attribute. A run with the same name and a different identity is refused, because its trials could not be compared.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import uuid
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import optuna
@@ -38,7 +38,7 @@ from train.store.worker_identity import GRACE_S, HEARTBEAT_S, this_worker
 logger = logging.getLogger(__name__)
 
 DIRECTION = "maximize"
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # a failed trial does not count towards the target
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # failed trials do not count towards the target
 
 
 def open_study(
@@ -49,23 +49,23 @@ def open_study(
     pruner: optuna.pruners.BasePruner,
     absent: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Study:
-    """Open the study of that name, or make it.
+    """Open the study with this name, or create it.
 
     Args:
-        url: as `absolute_url` returns it.
-        name: of the study.
-        identity: plain JSON values; must equal the stored ones.
-        must_exist: refuse to make a new study.
-        pruner: decides after every split whether a trial goes on.
-        absent: part -> name -> the value that a stored identity without that name stands for.
+        url: URL from `absolute_url`.
+        name: name of the study.
+        identity: plain JSON values that must equal the stored ones.
+        must_exist: refuse to create a new study.
+        pruner: decides after every split if a trial continues.
+        absent: part -> name -> the value that applies if a stored identity lacks the name.
 
     Raises:
-        StudyError: no such study, another identity or direction, or a database that cannot be used.
+        StudyError: the study is missing, has another identity or direction, or the database cannot be used.
     """
     reach(url)
     if must_exist:
         load_study(url, name, math.inf)
-    with study_lock(url):  # workers that start together would race on creating the tables
+    with study_lock(url):  # otherwise workers that start together race to create the tables
         study = optuna.create_study(
             storage=_open_storage(url, math.inf),
             study_name=name,
@@ -78,41 +78,42 @@ def open_study(
 
 
 def load_study(url: URL, name: str, lasts_s: float | None = None) -> Study:
-    """A study that is there already; nothing is made.
+    """Load an existing study without creating anything.
 
     Args:
-        url: as `absolute_url` returns it.
-        name: of the study.
-        lasts_s: seconds that each operation waits for a database that is away, `LOCK_TIMEOUT_S` unless given.
+        url: URL from `absolute_url`.
+        name: name of the study.
+        lasts_s: seconds for which each operation waits for an unavailable database (default: `LOCK_TIMEOUT_S`).
 
     Raises:
-        StudyError: there is none, or the database cannot be used.
+        StudyError: the study does not exist, or the database cannot be used.
     """
     path = sqlite_path(url)
     if path is not None and not path.exists():
-        raise StudyError(f"there is no database {path}, so no study {name}")
+        raise StudyError(f"there is no database {path}, so there is no study {name}; check --storage")
     storage = _open_storage(url, LOCK_TIMEOUT_S if lasts_s is None else lasts_s)
     names = optuna.study.get_all_study_names(storage)
     if name not in names:
-        raise StudyError(f"{shown_url(url)} has no study {name}; it has {', '.join(sorted(names)) or 'none'}")
+        found = shorten(", ".join(sorted(names)), 100, placeholder=" ...") or "none"
+        raise StudyError(f"{shown_url(url)} has no study {name}; check --study-name. Studies found: {found}")
     return optuna.load_study(study_name=name, storage=storage)
 
 
 def study_names(url: URL) -> dict[str, str]:
-    """Id -> name of every study that this program made in a database; nothing is made.
+    """Return id -> name of every study in a database that this program created, without creating anything.
 
     Raises:
-        StudyError: there is no database, or it cannot be used.
+        StudyError: the database does not exist or cannot be used.
     """
     path = sqlite_path(url)
     if path is not None and not path.exists():
-        raise StudyError(f"there is no database {path}")
+        raise StudyError(f"there is no database {path}; check --storage")
     studies = _open_storage(url, LOCK_TIMEOUT_S).get_all_studies()
     return {str(study.user_attrs[UUID]): study.study_name for study in studies if UUID in study.user_attrs}
 
 
 def stored_identity(url: URL, name: str) -> Mapping[str, Any] | None:
-    """What the study of that name was begun under; None where there is no such study, or one that is not ours.
+    """Return the identity of a study, or None if the study does not exist or was not created by this program.
 
     Raises:
         StudyError: the database cannot be used.
@@ -129,14 +130,14 @@ def stored_identity(url: URL, name: str) -> Mapping[str, Any] | None:
 
 
 def n_finished(study: Study) -> int:
-    """Trials that count towards the target: completed and pruned ones."""
+    """Return the number of completed and pruned trials, which count towards the target."""
     return len(study.get_trials(deepcopy=False, states=FINISHED))
 
 
 def take_next(study: Study, seed: int) -> optuna.Trial:
-    """The next trial, RUNNING, with the process that runs it written down; `seed` is the study's."""
+    """Return the next trial, set to RUNNING, with this process recorded as its worker. `seed` is the study's seed."""
     study.sampler = SamplerByNumber(seed)
-    with warnings.catch_warnings():  # ours beat without `Study.optimize` (`train.store.heartbeat`)
+    with warnings.catch_warnings():  # heartbeats are written without `Study.optimize` (`train.store.heartbeat`)
         warnings.filterwarnings("ignore", "Heartbeat of storage")
         trial = study.ask()
     trial.set_user_attr(WORKER, plain(this_worker()))
@@ -144,7 +145,7 @@ def take_next(study: Study, seed: int) -> optuna.Trial:
 
 
 def _open_storage(url: URL, lasts_s: float) -> PatientStorage:
-    """The database, opened; `lasts_s` as of `load_study`, for the opening too."""
+    """Open the database. `lasts_s`: see `load_study`. It also applies to opening."""
     path = sqlite_path(url)
 
     def opened() -> PatientStorage:
@@ -173,25 +174,25 @@ def _open_storage(url: URL, lasts_s: float) -> PatientStorage:
 
 
 def _server_storage(url: URL, lasts_s: float) -> tuple[type[PatientStorage], dict[str, Any]]:
-    """The storage of a server, and the options of its engine; they need psycopg."""
+    """Return the storage class of a server and the options of its engine, which require psycopg."""
     from train.store.server_connection import engine_options
 
     return ServerStorage, engine_options(url, lasts_s) | {"pool_size": 2}
 
 
 def _prepare_sqlite(path: Path) -> None:
-    """Check that the file is a database or not there yet, and turn the write-ahead log on."""
+    """Check that the file is a database or does not exist, and enable the write-ahead log."""
     if path.exists():
         with path.open("rb") as file:
             head = file.read(len(SQLITE_HEADER))
         if head != SQLITE_HEADER:
             what = "is not an SQLite database" if head else "is empty"
-            raise StudyError(f"--storage: {path} {what}; restore it from a copy, or move it away to start afresh")
+            raise StudyError(f"--storage: {path} {what}; restore it from a backup, or move it away to start over")
         n_names = path.stat().st_nlink
-        if n_names > 1:  # each name has a journal of its own: https://www.sqlite.org/howtocorrupt.html, section 2.5
+        if n_names > 1:  # each name has its own journal: https://www.sqlite.org/howtocorrupt.html, section 2.5
             raise StudyError(
-                f"--storage: {path} has {n_names} names (hard links), by which SQLite would damage it; delete the "
-                "others, or make symbolic links of them"
+                f"--storage: {path} has {n_names} hard links, which could corrupt an SQLite database; delete the "
+                "others, or replace them with symbolic links"
             )
     with sqlite3.connect(path, timeout=ATTEMPT_S) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
@@ -201,7 +202,7 @@ def _prepare_sqlite(path: Path) -> None:
 def _check_identity(
     study: Study, identity: Mapping[str, Any], url: URL, absent: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Give a new study its identity; refuse an old one with another."""
+    """Store the identity in a new study, and raise StudyError if an existing study has another one."""
     stored = study.user_attrs.get(IDENTITY)
     if stored is None and not study.get_trials(deepcopy=False) and study.direction == StudyDirection.MAXIMIZE:
         study.set_user_attr(UUID, uuid.uuid4().hex)
@@ -211,8 +212,8 @@ def _check_identity(
     what = _first_difference(study, stored, identity, absent)
     if what:
         raise StudyError(
-            f"study {study.study_name} in {shown_url(url)} {what}, so new trials could not be compared with its own; "
-            "give the old flags, or another --study-name"
+            f"study {study.study_name} in {shown_url(url)} {what}, so its trials and new ones are not comparable; pass "
+            "the original flags, or another --study-name"
         )
 
 
@@ -222,30 +223,30 @@ def _first_difference(
     identity: Mapping[str, Any],
     absent: Mapping[str, Mapping[str, Any]],
 ) -> str:
-    """What differs, as the predicate of a sentence; empty when nothing does."""
+    """Return the first difference as the predicate of a sentence, or "" if there is none."""
     if len(study.directions) != 1 or study.direction != StudyDirection.MAXIMIZE:
-        return "minimizes or has several objectives, while ours maximizes one"
+        return "minimizes or has several objectives instead of maximizing one"
     if stored is None:
-        return "was not made by this program"
+        return "was not created by this program"
     for part, ours in identity.items():
         theirs = stored.get(part)
         if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
-            # Names that only the stored identity has are compared, names that only `absent` has are not.
+            # Names that exist only in the stored identity are compared; names that exist only in `absent` are not.
             theirs = {name: value for name, value in absent.get(part, {}).items() if name in ours} | dict(theirs)
         if theirs == ours:
             continue
         if theirs is None:
-            return f"was made by a version of this program that did not write down its {part}"
+            return f"was created by a version of this program that did not store its {part}"
         if not isinstance(ours, Mapping) or not isinstance(theirs, Mapping):
             return f"has {part} {theirs!r}, not {ours!r}"
-        missing = object()  # told apart from a None that was written down
+        missing = object()  # different from a stored None
         name = next(n for n in sorted({*ours, *theirs}) if ours.get(n, missing) != theirs.get(n, missing))
-        return f"has another {part}: {name} is {_said(theirs, name)} there and {_said(ours, name)} here"
+        return f"differs in its {part}: {name} was {_said(theirs, name)}, now {_said(ours, name)}"
     return ""
 
 
 def _said(part: Mapping[str, Any], name: str) -> str:
     value = part.get(name)
-    if isinstance(value, Mapping) and "attributes" in value:  # a range, as Optuna writes it
+    if isinstance(value, Mapping) and "attributes" in value:  # a range in Optuna's JSON
         return "searched"
     return "absent" if value is None else str(value)

@@ -1,6 +1,6 @@
-"""A sign of life of a running trial, written to the database every half minute by a thread of its own.
+"""Heartbeat of a running trial, written to the database every half minute by a separate thread.
 
-Optuna's own thread ends, with a traceback, when the database is away for a moment. This one goes on.
+Optuna's heartbeat thread ends with a traceback if the database is briefly unreachable. This thread continues.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from optuna.study import Study
 from train.store.retrying import TROUBLES, patient_storage, reason_of
 from train.store.waiting import QUIET_S, Wait
 
-SOON_S = 2.0  # after a beat that failed
-JOIN_S = 1.0  # a beat that hangs in the database's driver is left behind
+SOON_S = 2.0  # pause after a failed heartbeat
+JOIN_S = 1.0  # after which a heartbeat that hangs in the driver is abandoned
 
 
 class Heartbeat:
-    """Beats while in use as a context manager."""
+    """Context manager that writes heartbeats."""
 
     def __init__(self, study: Study, trial_id: int) -> None:
         self._storage, self._trial_id = patient_storage(study), trial_id
@@ -48,5 +48,5 @@ class Heartbeat:
                 wait = None
 
     def _wait(self) -> Wait:
-        """For the next heartbeat: while a split is trained, nothing else would say that the database is away."""
-        return Wait(f"the database {self._storage.database_name} to take heartbeats", QUIET_S, 0.0)
+        """Return the wait for the next heartbeat, the only wait during training that notices a lost database."""
+        return Wait(f"the database {self._storage.database_name} to accept heartbeats", QUIET_S, 0.0)

@@ -1,4 +1,4 @@
-"""The lock under which workers take turns, and the first connection to a server."""
+"""The lock of a study's workers, and the first connection to a server."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from train.store.waiting import open_lock_file, take_file_lock, take_lock
 
 @contextmanager
 def study_lock(url: URL, purpose: str = "") -> Iterator[Callable[[], bool]]:
-    """Held while a worker counts the trials and takes the next one: workers together then stop exactly at the target.
+    """Hold the lock for counting trials and taking the next one, so that workers stop exactly at the target.
 
-    A lock on a file beside the SQLite database, an advisory lock of a PostgreSQL server; either lets go of it when its
-    holder dies.
+    The lock is a file next to an SQLite database, or an advisory lock of a PostgreSQL server. Either is released when
+    its holder dies.
 
     Args:
-        url: of the database.
-        purpose: locks of other purposes do not exclude one another.
+        url: URL of the database.
+        purpose: locks with different purposes do not exclude one another.
 
     Yields:
-        Whether the lock is still held: a server that is restarted forgets it.
+        A function that returns True while the lock is held. A server that restarts loses its locks.
     """
     path = sqlite_path(url)
     with _server_lock(url, purpose) if path is None else _file_lock(path, purpose) as is_held:
@@ -41,14 +41,14 @@ def study_lock(url: URL, purpose: str = "") -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def _file_lock(path: Path, purpose: str) -> Iterator[Callable[[], bool]]:
-    """On a file next to the real database: one that is reached through links has one lock, as it has one journal."""
+    """Lock a file next to the resolved database path, so that links to one database share its lock."""
     suffix = f".{_digest(purpose).hex()[:8]}.lock" if purpose else ".lock"
     real = path.resolve()
     lock = real.with_name(f"{real.name}{suffix}")
     try:
         real.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StudyError(f"--storage: {real.parent} cannot be made ({error.strerror})") from error
+        raise StudyError(f"--storage: {real.parent} cannot be created ({error.strerror})") from error
     handle = open_lock_file(lock, "--storage")
     try:
         take_file_lock(handle, _about(purpose, str(path)), lock)
@@ -62,10 +62,10 @@ def _about(purpose: str, database: str) -> str:
 
 
 def reach(url: URL) -> None:
-    """One connection to a server: who starts with a wrong address is told at once; only later is a server waited for.
+    """Connect to a server once, so that a wrong address fails immediately instead of being retried.
 
     Raises:
-        StudyError: it does not answer.
+        StudyError: the server does not answer.
     """
     try:
         _connect_once(url)
@@ -75,36 +75,36 @@ def reach(url: URL) -> None:
 
 
 def wait_for_database(url: URL) -> None:
-    """Until a server answers: for a worker, whose study was reached before. A file is always there.
+    """Wait until a server answers. Workers call this, because their server was reached before. SQLite returns at once.
 
     Raises:
-        DBAPIError: what is wrong does not pass.
-        Interrupted: a signal asked this process to stop.
+        DBAPIError: the error is permanent.
+        Interrupted: a signal was received.
     """
     insist(lambda: _connect_once(url), shown_url(url))
 
 
 def _connect_once(url: URL) -> None:
     if sqlite_path(url) is None:
-        from train.store.server_connection import server_engine  # needs psycopg, which SQLite does without
+        from train.store.server_connection import server_engine  # requires psycopg, which SQLite does not need
 
         server_engine(url, poolclass=NullPool).connect().close()
 
 
 @cache
 def _lock_engine(url: URL) -> Engine:
-    """Keeps its connection from lock to lock: over a network a new one costs as much as taking a trial."""
+    """Return an engine that keeps its connection between locks, because a new one costs as much as taking a trial."""
     from train.store.server_connection import server_engine
 
     return server_engine(url, isolation_level="AUTOCOMMIT", pool_size=1)
 
 
-os.register_at_fork(after_in_child=_lock_engine.cache_clear)  # one connection belongs to one process
+os.register_at_fork(after_in_child=_lock_engine.cache_clear)  # a connection must not be shared between processes
 
 
 @contextmanager
 def _server_lock(url: URL, purpose: str) -> Iterator[Callable[[], bool]]:
-    """On a connection of its own, because the lock belongs to its session and ends with it."""
+    """Hold an advisory lock on its own connection, because the lock belongs to a session and ends with it."""
     key = {"key": int.from_bytes(_digest(f"train.study {purpose}")[:8], "big", signed=True)}
     ask, let_go = text("SELECT pg_try_advisory_lock(:key)"), text("SELECT pg_advisory_unlock(:key)")
 
@@ -112,7 +112,7 @@ def _server_lock(url: URL, purpose: str) -> Iterator[Callable[[], bool]]:
         connection = _lock_engine(url).connect()
         try:
             take_lock(lambda: bool(connection.execute(ask, key).scalar()), _about(purpose, shown_url(url)),
-                      "another session of the server holds it (SELECT * FROM pg_locks)")  # fmt: skip
+                      "another session on the server holds it (see pg_locks)")  # fmt: skip
         except BaseException:
             connection.invalidate()
             connection.close()
@@ -127,7 +127,7 @@ def _server_lock(url: URL, purpose: str) -> Iterator[Callable[[], bool]]:
             is_released = bool(connection.execute(let_go, key).scalar())
     finally:
         if not is_released:
-            connection.invalidate()  # ends the session, and with it the lock, also one whose server is gone
+            connection.invalidate()  # ends the session and its lock, even if the server is gone
         connection.close()
 
 

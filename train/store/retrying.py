@@ -1,9 +1,9 @@
-"""A database that is away for a while: locked, full, restarted, out of reach. A study waits for it and loses nothing.
+"""Retries for a database that is locked, full, restarting or unreachable. A study waits for it and loses no results.
 
-Every operation that Optuna makes on the database is tried again, with longer and longer pauses, until it works. All of
-them may be repeated, also when the first attempt was carried out and only its answer was lost: they write what exists
-already, and a trial that is made or taken carries a token by which it is recognised. What only looks like a passing
-trouble but is not (a damaged file, a missing table) is passed on at once.
+Every database operation of Optuna is retried with increasing pauses until it succeeds. All operations can be repeated
+safely, even if the first attempt succeeded and only its answer was lost: they write values that may already be stored,
+and a trial carries a token that identifies the attempt that created or took it. Permanent errors (a damaged file, a
+missing table) are raised immediately.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from train.store.waiting import Wait
 Result = TypeVar("Result")
 
 LONGEST_PAUSE_S = 10.0
-QUIET_S = 1.0  # a trouble that is over by then is not worth a line: two workers wrote at one moment
-# SQLite has one class of error for what passes and for what does not.
+QUIET_S = 1.0  # no log line before: two workers may write at the same time
+# SQLite has the same error class for temporary and permanent errors.
 SQLITE_LOCKED = ("locked", "busy")
 SQLITE_PASSES = (*SQLITE_LOCKED, "disk is full", "disk I/O error", "unable to open database file", "readonly")
 TROUBLES = (StorageInternalError, DBAPIError, PendingRollbackError, sqlite3.Error)
-MADE, TAKEN = "made", "taken"  # system attributes of a trial: tokens of the attempts that made it and set it RUNNING
+MADE, TAKEN = "made", "taken"  # system attributes: tokens of the attempts that created and took the trial
 
 
 def passes(error: BaseException) -> bool:
-    """Whether a database's error is one that time or its administrator mends."""
+    """Return True if a database error is temporary or can be fixed by an administrator."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    if isinstance(cause, PendingRollbackError):  # the server went away in the middle of a transaction
+    if isinstance(cause, PendingRollbackError):  # the connection was lost during a transaction
         return True
     if not isinstance(cause, DBAPIError):
         return is_locked(error)
@@ -53,14 +53,14 @@ def passes(error: BaseException) -> bool:
 
 
 def is_locked(error: BaseException) -> bool:
-    """Whether an SQLite file was locked by another process for as long as one attempt waits."""
+    """Return True if another process held an SQLite lock for the whole duration of an attempt."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     raw = cause.orig if isinstance(cause, DBAPIError) else cause
     return isinstance(raw, sqlite3.Error) and any(words in str(raw) for words in SQLITE_LOCKED)
 
 
 def reason_of(error: BaseException) -> str:
-    """What the database itself said, in one line."""
+    """Return the first line of the database's own error message."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
     lines = str(getattr(cause, "orig", None) or cause).strip().splitlines()
     return lines[0] if lines else type(cause).__name__
@@ -72,17 +72,17 @@ def insist(
     lasts_s: float = math.inf,
     passes: Callable[[BaseException], bool] = passes,
 ) -> Result:
-    """Do something with a database, again and again until it works.
+    """Retry a database operation until it succeeds.
 
     Args:
-        work: may be repeated.
-        database: its name in the log.
-        lasts_s: seconds after which an error is raised and not waited out.
-        passes: whether an error is worth waiting.
+        work: operation; it may be repeated.
+        database: name of the database in the log.
+        lasts_s: seconds after which errors are raised instead of retried.
+        passes: returns True for errors that are retried.
 
     Raises:
-        StorageInternalError, DBAPIError, sqlite3.Error: what does not pass, or not in time.
-        Interrupted: a signal asked this process to stop.
+        StorageInternalError, DBAPIError, sqlite3.Error: the error is permanent, or lasted too long.
+        Interrupted: a signal was received.
     """
     wait = Wait(f"the database {database}", QUIET_S, LONGEST_PAUSE_S)
     while True:
@@ -100,13 +100,13 @@ def insist(
 
 
 class PatientStorage(RDBStorage):
-    """Optuna's database, waited for.
+    """Optuna's RDB storage with retries.
 
-    Heartbeats are not waited for: a late one says nothing (`train.store.heartbeat`).
+    Heartbeats are not retried, because a late heartbeat has no value (`train.store.heartbeat`).
 
     Attributes:
-        lasts_s: seconds that one operation waits for the database; then its error is raised.
-        stale_since_s: trial id -> `time.monotonic()` when its heart was first seen silent (`train.store.abandoned`).
+        lasts_s: seconds for which one operation is retried before its error is raised.
+        stale_since_s: trial id -> `time.monotonic()` when its heartbeat was first seen stale (`train.store.abandoned`).
     """
 
     def __init__(self, url: str, name: str, **options: Any) -> None:
@@ -116,17 +116,17 @@ class PatientStorage(RDBStorage):
         super().__init__(url, **options)
 
     def insist(self, work: Callable[[], Result]) -> Result:
-        """As the function."""
+        """Call the function `insist` for this database."""
         return insist(work, self.database_name, self.lasts_s)
 
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
-        """As Optuna's, but once, however often it is repeated: a trial carries a token by which it is found again."""
+        """Create a trial exactly once, even if the call is repeated. A token in the trial identifies it."""
         trial = _running_trial() if template_trial is None else copy.deepcopy(template_trial)
         trial.system_attrs[MADE] = uuid.uuid4().hex
 
         def create() -> FrozenTrial:
             with _create_scoped_session(self.scoped_session) as session:
-                # Until the end of the transaction, that of a lost answer included: numbers follow one another.
+                # Locked until the end of the transaction, even if its answer is lost, so that numbers are consecutive.
                 models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
                 row: Any = _trial_with(MADE, trial.system_attrs[MADE], session)
                 row = row or self._get_prepared_new_trial(study_id, trial, session)
@@ -136,7 +136,7 @@ class PatientStorage(RDBStorage):
         return self.insist(create)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """As Optuna's. An end that is there already to the letter is a success: its answer may have been lost."""
+        """Set state and values. Repeating an identical end succeeds, because the first answer may be lost."""
         if state == TrialState.RUNNING:
             return self._take(trial_id, uuid.uuid4().hex)
         try:
@@ -148,7 +148,7 @@ class PatientStorage(RDBStorage):
             raise
 
     def _take(self, trial_id: int, token: str) -> bool:
-        """Set a WAITING trial RUNNING; False where somebody else did. The token says who, should an answer be lost."""
+        """Set a WAITING trial RUNNING; return False if another process did. The token identifies retries."""
 
         def take() -> bool:
             with _create_scoped_session(self.scoped_session) as session:
@@ -165,7 +165,7 @@ class PatientStorage(RDBStorage):
 
 
 def _running_trial() -> FrozenTrial:
-    """What Optuna makes of a new trial without a template."""
+    """Return the trial that Optuna creates without a template."""
     return FrozenTrial(number=-1, state=TrialState.RUNNING, value=None, datetime_start=datetime.now(),
                        datetime_complete=None, params={}, distributions={}, user_attrs={}, system_attrs={},
                        intermediate_values={}, trial_id=-1)  # fmt: skip
@@ -178,7 +178,7 @@ def _trial_with(name: str, token: str, session: Session) -> models.TrialModel | 
 
 
 def patient_storage(study: Study) -> PatientStorage:
-    """The storage below Optuna's cache."""
+    """Return the storage behind Optuna's cache."""
     storage = getattr(study._storage, "_backend", study._storage)
     assert isinstance(storage, PatientStorage)
     return storage
@@ -194,7 +194,7 @@ def _insisting(name: str) -> Callable[..., Any]:
     return insisting
 
 
-# What Optuna's cache calls; the underscored ones are called by no other name.
+# Methods that Optuna's cache calls. Some are private.
 for _name in (
     "create_new_study", "set_study_user_attr", "set_study_system_attr", "get_study_id_from_name",
     "get_study_name_from_id", "get_study_directions", "get_study_user_attrs", "get_study_system_attrs",

@@ -1,4 +1,4 @@
-"""The sampler of a study: every trial samples from its own number, whoever runs it and in whatever order."""
+"""Sampler of a study, seeded per trial number, so samples do not depend on the worker or on the order."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from optuna.trial import FrozenTrial
 
 @contextmanager
 def experimental_allowed() -> Iterator[None]:
-    """Heartbeats, the Wilcoxon pruner and what TPE is told are marked experimental in Optuna 5; tests hold them."""
+    """Suppress Optuna's experimental warnings for heartbeats, the Wilcoxon pruner and TPE options."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         yield
 
 
 class SamplerByNumber(BaseSampler):
-    """TPE that is seeded anew for every trial, by the trial's number.
+    """TPE sampler that is reseeded for every trial from the trial's number.
 
-    A study that was stopped goes on as if it had not been, where a sampler seeded once would begin the same random
-    sequence again and repeat its first trials. Workers together do not sample duplicates for the same reason, and
-    trials that were queued with a few of their settings differ in all others. RUNNING trials count as bad ones
-    (`constant_liar`), so that what is being tried is not tried again nearby.
+    A resumed study continues as if it had not been interrupted. A sampler seeded only once would restart its random
+    sequence and repeat its first trials. For the same reason, parallel workers do not sample duplicates, and queued
+    trials with some fixed settings differ in all others. RUNNING trials count as bad ones (`constant_liar`), so that
+    the neighborhood of a running trial is avoided.
 
     Args:
-        seed: of the study.
+        seed: seed of the study.
     """
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Seed."""
+        """Create the TPE sampler of this trial."""
         with experimental_allowed():
             self._tpe = TPESampler(
                 seed=(self._seed * 1_000_003 + trial.number) % 2**32, multivariate=True, group=True, constant_liar=True
@@ -46,17 +46,17 @@ class SamplerByNumber(BaseSampler):
         self._tpe.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """As TPE."""
+        """See `optuna.samplers.BaseSampler`."""
         return self._tpe.infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """As TPE."""
+        """See `optuna.samplers.BaseSampler`."""
         return self._tpe.sample_relative(study, trial, search_space)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """As TPE."""
+        """See `optuna.samplers.BaseSampler`."""
         return self._tpe.sample_independent(study, trial, param_name, param_distribution)

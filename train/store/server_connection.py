@@ -1,8 +1,8 @@
-"""Connections to a PostgreSQL server that wait neither in silence nor for ever.
+"""PostgreSQL connections that log long waits and end them at a signal or a timeout.
 
-psycopg waits for a socket in slices of a tenth of a second, in which Python hears signals. `Connection.wait`, through
-which every answer comes, decides what follows from a signal, how long a server may be silent and what the log says
-meanwhile. A connection is opened in a thread of its own, because resolving a name blocks the thread that does it.
+psycopg waits for a socket in slices of a tenth of a second, between which Python handles signals. Every answer passes
+through `Connection.wait`, which handles signals, limits the server's silence and logs it. A connection is opened in a
+separate thread, because resolving a host name blocks its thread.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from sqlalchemy.engine import URL, Engine
 from train.store.address import connect_args, shown_url
 from train.store.waiting import GRACE_AFTER_SIGNAL_S, Wait, check_for_signals, current_wait
 
-LOOK_S = 0.1  # between looks for a signal
-QUIET_S = 5.0  # an answer that comes by then is not worth a line
-ANSWER_S = 20.0  # without a byte, after which a connection is given up; a frozen server and a lost link look the same
+LOOK_S = 0.1  # between checks for a signal
+QUIET_S = 5.0  # silence before the first log line
+ANSWER_S = 20.0  # silence after which a connection is closed; the server may be frozen or the link lost
 
 Result = TypeVar("Result")
 
 
 class SilenceError(psycopg.OperationalError):
-    """A server was silent for too long."""
+    """Raised when a server did not answer for too long."""
 
 
 class Silence:
-    """A server that does not answer yet."""
+    """Timer for a server that does not answer."""
 
     def __init__(self, database: str, what: str, longest_s: float) -> None:
         self._what, self._longest_s = what, longest_s
@@ -42,15 +42,15 @@ class Silence:
         self._began_s = time.monotonic()
 
     def broken(self) -> None:
-        """The server said something."""
+        """Restart the timer after an answer."""
         self._began_s = time.monotonic()
 
     def look(self) -> None:
-        """Say that it lasts, where that is due.
+        """Check the silence, and log it if a line is due.
 
         Raises:
-            SilenceError: it lasts too long.
-            Interrupted: a signal asked this process to stop, and the server had its time.
+            SilenceError: the silence exceeds the limit.
+            Interrupted: a signal was received, and the server's grace period is over.
         """
         check_for_signals(GRACE_AFTER_SIGNAL_S)
         lasts_s = time.monotonic() - self._began_s
@@ -61,18 +61,21 @@ class Silence:
 
 
 class Connection(psycopg.Connection[Any]):
-    """psycopg's, looked after while it waits.
+    """psycopg connection whose waits are monitored.
 
     Attributes:
-        database: its name in the log.
-        answer_s: seconds without a byte after which it is given up.
+        database: name in the log.
+        answer_s: seconds without a byte after which the connection is closed.
     """
 
     database = "a server"
     answer_s = ANSWER_S
 
     def wait(self, gen: PQGen[Result], *_: Any, **__: Any) -> Result:
-        """As psycopg's, but a signal or a long silence closes the connection: to cancel the query is to wait again."""
+        """Wait as psycopg does, but close the connection at a signal or after a long silence.
+
+        Canceling the query instead would require another wait.
+        """
         silence = Silence(self.database, "the server did not answer", self.answer_s)
         try:
             return psycopg_waiting.wait(_watched(gen, silence), self.pgconn.socket, interval=LOOK_S)
@@ -82,7 +85,7 @@ class Connection(psycopg.Connection[Any]):
 
 
 def _watched(gen: PQGen[Result], silence: Silence) -> PQGen[Result]:
-    """The same steps; between two of them the silence is looked at."""
+    """Run the same steps, and check the silence between them."""
     try:
         wanted = next(gen)
         while True:
@@ -97,11 +100,11 @@ def _watched(gen: PQGen[Result], silence: Silence) -> PQGen[Result]:
 
 
 def connect(url: URL, answer_s: float) -> Connection:
-    """A new connection.
+    """Open a new connection.
 
     Raises:
-        psycopg.Error: it cannot be made, or not in `answer_s` seconds.
-        Interrupted: a signal asked this process to stop.
+        psycopg.Error: the connection failed, or took longer than `answer_s` seconds.
+        Interrupted: a signal was received.
     """
     dialect: Any = url.get_dialect()
     _, parameters = dialect(dbapi=psycopg).create_connect_args(url)
@@ -112,14 +115,14 @@ def connect(url: URL, answer_s: float) -> Connection:
 
 
 def _in_thread(work: Callable[[], Connection], silence: Silence) -> Connection:
-    """Connect in a thread that is left behind when the silence becomes too long, or at a signal."""
+    """Connect in a thread that is abandoned at a signal or if the silence lasts too long."""
     results: list[Connection | Exception] = []
     is_done, is_left = threading.Event(), threading.Event()
 
     def run() -> None:
         try:
             results.append(work())
-        except (psycopg.Error, OSError, ValueError) as error:  # the last: a name that no resolver takes
+        except (psycopg.Error, OSError, ValueError) as error:  # ValueError: an invalid host name
             results.append(error)
         finally:
             is_done.set()
@@ -140,15 +143,15 @@ def _in_thread(work: Callable[[], Connection], silence: Silence) -> Connection:
 
 
 def engine_options(url: URL, lasts_s: float = math.inf) -> dict[str, Any]:
-    """What SQLAlchemy is told, so that a server's connections are made here.
+    """Return the SQLAlchemy options that create connections with this module.
 
     Args:
-        url: of the server.
-        lasts_s: seconds that an operation may take; the server may be silent as long, and no longer than `ANSWER_S`.
+        url: URL of the server.
+        lasts_s: seconds that an operation may take. This also limits the server's silence, up to `ANSWER_S`.
     """
     return {"creator": lambda: connect(url, min(ANSWER_S, lasts_s))}
 
 
 def server_engine(url: URL, lasts_s: float = math.inf, **options: Any) -> Engine:
-    """An engine with such connections."""
+    """Return an engine with monitored connections."""
     return create_engine(url, **engine_options(url, lasts_s), **options)

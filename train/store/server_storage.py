@@ -1,9 +1,9 @@
-"""Optuna's storage on a server that is far away: the same rows, in few round trips.
+"""Optuna storage for a remote PostgreSQL server: the same rows in fewer round trips.
 
-Optuna writes a setting in four round trips (begin, find the trial, write, commit) and reads the trials in nine. Here
-one statement writes it: the statement checks the trial's state and needs no transaction. One message reads all tables
-of the trials. Settings and attributes that belong together are written together (`together`). The operations that lock
-rows, which make, take and finish a trial, are Optuna's.
+Optuna needs four round trips to write a setting (begin, find the trial, write, commit) and nine to read the trials.
+Here one statement checks the trial's state and writes the setting without a transaction, and one message reads all
+tables. Settings and attributes that belong together are written together (`together`). Operations that lock rows, to
+create, take and finish a trial, remain Optuna's.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ USER, SYSTEM = models.TrialUserAttributeModel, models.TrialSystemAttributeModel
 # Attribute of a trial's model -> the model of its rows.
 ROWS = {"params": PARAM, "values": models.TrialValueModel, "user_attributes": USER, "system_attributes": SYSTEM,
         "intermediate_values": VALUE}  # fmt: skip
-NAME_IN = {PARAM: "param_name", VALUE: "step", USER: "key", SYSTEM: "key"}  # with the trial, unique in its table
+NAME_IN = {PARAM: "param_name", VALUE: "step", USER: "key", SYSTEM: "key"}  # unique per trial in its table
 OPEN = (TrialState.RUNNING, TrialState.WAITING)  # states in which a trial may be written
 
 
 class ServerStorage(PatientStorage):
-    """As Optuna's, on PostgreSQL; every operation is waited for (`PatientStorage`)."""
+    """Optuna storage on PostgreSQL with few round trips. Every operation is retried (`PatientStorage`)."""
 
-    _kept: dict[tuple[Model, int], dict[Any, Row]] | None = None  # name -> row; None where nothing is kept back
+    _kept: dict[tuple[Model, int], dict[Any, Row]] | None = None  # name -> row; None: writes are not collected
 
     def __init__(self, url: str, name: str, **options: Any) -> None:
-        # Trial and setting -> its range, where those of other trials are not known.
+        # (trial, setting) -> range that has not been compared with other trials.
         self._unchecked: dict[tuple[int, str], BaseDistribution] = {}
         self._reads_once = False
-        self._fresh: set[int] = set()  # studies whose trials were read and need not be read again
+        self._fresh: set[int] = set()  # studies whose trials are up to date in the cache
         super().__init__(url, name, **options)
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Inside, what trials write is kept back: until the end, or until something is read."""
+        """Collect the writes of trials inside this context. They are sent at its end, or before the next read."""
         self._kept = {}
         try:
             yield
@@ -70,7 +70,7 @@ class ServerStorage(PatientStorage):
 
     @contextmanager
     def read_once(self) -> Iterator[None]:
-        """Inside, trials that were read are taken from Optuna's cache until this process writes something."""
+        """Serve trials from Optuna's cache inside this context, until this process writes."""
         self._reads_once = True
         try:
             yield
@@ -78,15 +78,15 @@ class ServerStorage(PatientStorage):
             self._reads_once, self._fresh = False, set()
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """As Optuna's."""
+        """See `optuna.storages.BaseStorage`."""
         self._write(USER, trial_id, {"key": key, "value_json": json.dumps(value)})
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """As Optuna's."""
+        """See `optuna.storages.BaseStorage`."""
         self._write(SYSTEM, trial_id, {"key": key, "value_json": json.dumps(value)})
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        """As Optuna's."""
+        """See `optuna.storages.BaseStorage`."""
         stored, kind = VALUE.intermediate_value_to_stored_repr(intermediate_value)
         self._write(VALUE, trial_id, {"step": step, "intermediate_value": stored, "intermediate_value_type": kind})
 
@@ -98,7 +98,7 @@ class ServerStorage(PatientStorage):
         distribution: BaseDistribution,
         previous_distribution: BaseDistribution | None,
     ) -> None:
-        """As Optuna's."""
+        """See `optuna.storages.RDBStorage`."""
         if previous_distribution is not None:
             check_distribution_compatibility(previous_distribution, distribution)
         else:
@@ -108,7 +108,7 @@ class ServerStorage(PatientStorage):
         self._write(PARAM, trial_id, row)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        """As Optuna's."""
+        """See `optuna.storages.BaseStorage`."""
         found = self._read_trials(f"trial_id = {int(trial_id)}")
         if not found:
             raise KeyError(models.NOT_FOUND_MSG)
@@ -121,7 +121,7 @@ class ServerStorage(PatientStorage):
         included_trial_ids: set[int],
         trial_id_greater_than: int,
     ) -> list[FrozenTrial]:
-        """As Optuna's; of a study that was deleted there are none. What its cache has already is not read again."""
+        """Return new or requested trials without rereading cached ones. A deleted study has no trials."""
         if study_id in self._fresh and trial_id_greater_than > -1:
             return []
         ids = [f"trial_id = {int(trial_id)}" for trial_id in included_trial_ids if trial_id <= trial_id_greater_than]
@@ -132,14 +132,14 @@ class ServerStorage(PatientStorage):
         return [trial for trial in found if states is None or trial.state in states]
 
     def record_heartbeat(self, trial_id: int) -> None:
-        """As Optuna's, and not waited for."""
+        """Record a heartbeat, without retries."""
         beat = insert(HEART).values(trial_id=trial_id, heartbeat=func.now())
         beat = beat.on_conflict_do_update(index_elements=["trial_id"], set_={"heartbeat": func.now()})
         with self._connected() as connection:
             connection.execute(beat)
 
     def _get_stale_trial_ids(self, study_id: int) -> list[int]:
-        """As Optuna's."""
+        """See `optuna.storages.RDBStorage`."""
         trial, silent = models.TrialModel, cast(func.now(), DateTime) - HEART.heartbeat
         stale = (
             select(trial.trial_id)
@@ -153,7 +153,7 @@ class ServerStorage(PatientStorage):
         return list(self._ask(lambda connection: connection.execute(stale).scalars().all()))
 
     def _get_best_trial_id(self, study_id: int, direction: StudyDirection) -> int:
-        """As Optuna's, in a session without a transaction."""
+        """Return the id of the best trial, in a session without a transaction."""
         model = models.TrialModel
         find = model.find_max_value_trial_id if direction == StudyDirection.MAXIMIZE else model.find_min_value_trial_id
 
@@ -164,7 +164,7 @@ class ServerStorage(PatientStorage):
         return self._ask(best)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """As Optuna's."""
+        """See `optuna.storages.BaseStorage`."""
         self._write_kept()
         self._fresh = set()
         return super().set_trial_state_values(trial_id, state, values)
@@ -185,12 +185,12 @@ class ServerStorage(PatientStorage):
             self._write_rows(model, trial_id, list(rows.values()))
 
     def _write_rows(self, model: Model, trial_id: int, rows: list[Row]) -> None:
-        """Write rows of an unfinished trial; those that are there are replaced.
+        """Insert or replace rows of an unfinished trial.
 
         Raises:
-            UpdateFinishedTrialError: it is finished.
-            KeyError: there is no such trial.
-            ValueError: a setting has a range of another kind than in other trials of its study.
+            UpdateFinishedTrialError: the trial is finished.
+            KeyError: the trial does not exist.
+            ValueError: a setting has a different kind of range in other trials of the study.
         """
         if model is PARAM:
             self._check_distributions(trial_id, rows)
@@ -199,7 +199,7 @@ class ServerStorage(PatientStorage):
         numbered = [(place, *(row[column] for column in columns)) for place, row in enumerate(rows)]
         given = values(column("place", Integer), *(column(c, table.c[c].type) for c in columns), name="given")
         given = given.data(numbered)
-        # PostgreSQL takes a list of values for text where nothing says otherwise; a cast of text would cut long names.
+        # PostgreSQL treats untyped values as text. Text itself is not cast, which would cut long names.
         typed = [cast(given.c[c], t) if isinstance(t := table.c[c].type, Enum | Float) else given.c[c] for c in columns]
         source = select(trial.c.trial_id, *typed).join_from(trial, given, true()).where(trial.c.trial_id == trial_id)
         source = source.where(trial.c.state.in_(OPEN)).order_by(given.c.place)
@@ -211,7 +211,7 @@ class ServerStorage(PatientStorage):
             self.check_trial_is_updatable(trial_id, self.get_trial(trial_id).state)
 
     def _check_distributions(self, trial_id: int, rows: list[Row]) -> None:
-        """A setting has one kind of range in all trials of a study."""
+        """Raise ValueError if a setting has a different kind of range in other trials of the study."""
         names = [row["param_name"] for row in rows]
         new = {name: self._unchecked.pop((trial_id, name)) for name in names if (trial_id, name) in self._unchecked}
         if not new:
@@ -229,7 +229,7 @@ class ServerStorage(PatientStorage):
 
     # --------------------------------------------------------------------------------------------------------- reading
     def _read_trials(self, which: str) -> list[FrozenTrial]:
-        """The trials of a condition, in the order of their ids: all their tables by one message."""
+        """Return the trials that match an SQL condition, ordered by id. One message reads all their tables."""
         self._write_kept()
         chosen = f"WHERE trial_id IN (SELECT trial_id FROM trials WHERE {which}) ORDER BY 1"
         queries = [f"SELECT * FROM {model.__tablename__} {chosen}" for model in (models.TrialModel, *ROWS.values())]
@@ -242,7 +242,7 @@ class ServerStorage(PatientStorage):
         return [self._build_frozen_trial_from_trial_model(_trial(row, rows)) for row in found]
 
     def _ask(self, work: Callable[[Connection], Result]) -> Result:
-        """Run one statement, again and again until it works."""
+        """Execute one statement, retrying until it succeeds."""
 
         def once() -> Result:
             with self._connected() as connection:
@@ -252,13 +252,13 @@ class ServerStorage(PatientStorage):
 
     @contextmanager
     def _connected(self) -> Iterator[Connection]:
-        """A connection on which every statement is carried out at once."""
+        """Yield a connection in autocommit mode."""
         with self.engine.connect() as connection:
             yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
 
 def _results(connection: Connection, queries: str) -> list[list[Row]]:
-    """The rows of several queries that are sent together; they have no parameters."""
+    """Return the rows of several queries without parameters that are sent together."""
     cursor: Any = connection.exec_driver_sql(queries).cursor
     results: list[list[Row]] = []
     while True:
@@ -269,7 +269,7 @@ def _results(connection: Connection, queries: str) -> list[list[Row]]:
 
 
 def _object(model: Model, row: Row) -> Any:
-    """A row as Optuna's model has it: the driver knows nothing of its enumerations."""
+    """Return a row in the form of Optuna's model, with its enumerations, which the driver does not convert."""
     kinds: dict[str, Any] = {c.name: c.type.enum_class for c in model.__table__.columns if isinstance(c.type, Enum)}
     return SimpleNamespace(**row | {name: kind[row[name]] for name, kind in kinds.items()})
 
@@ -283,12 +283,12 @@ def _trial(row: Row, parts: Mapping[str, Mapping[int, list[Any]]]) -> Any:
 
 
 def together(study: Study) -> AbstractContextManager[None]:
-    """As `ServerStorage.together`; a study that is kept elsewhere writes at once, as it always does."""
+    """Apply `ServerStorage.together`. Other storages write immediately, as usual."""
     storage = getattr(study._storage, "_backend", None)  # below Optuna's cache
     return storage.together() if isinstance(storage, ServerStorage) else nullcontext()
 
 
 def read_once(study: Study) -> AbstractContextManager[None]:
-    """As `ServerStorage.read_once`; a study that is kept elsewhere is read each time."""
+    """Apply `ServerStorage.read_once`. Other storages read each time."""
     storage = getattr(study._storage, "_backend", None)
     return storage.read_once() if isinstance(storage, ServerStorage) else nullcontext()

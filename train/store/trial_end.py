@@ -1,7 +1,7 @@
-"""How a trial ended, kept in its results folder before the database is told.
+"""The end of a trial, stored in its results folder before it is written to the database.
 
-A database can be away for hours, and the process can be killed while it waits. The next start then tells what is kept
-here and does not run the trial again.
+The database can be unreachable for hours, and the process can be killed meanwhile. The next start then writes the
+stored end to the database and does not repeat the trial.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ KEPT_STATES = (TrialState.COMPLETE, TrialState.PRUNED)
 
 @dataclass(frozen=True)
 class TrialEnd:
-    """How a trial ended."""
+    """Final state and value of a trial."""
 
     state: TrialState
-    value: float | None = None  # of a COMPLETE one
+    value: float | None = None  # only if COMPLETE
 
 
 def keep(study_folder: Path, trial: FrozenTrial, end: TrialEnd) -> None:
-    """Write the end of a trial into its folder; a disk that is full is a warning, the database may still have room."""
+    """Write the end of a trial into its folder. A failed write is only logged; the database may still accept it."""
     path = trial_folder(study_folder, trial.number) / VALUE
     try:
         write_json(path, {"state": end.state.name, "value": end.value, "params": trial.params})
     except OSError as error:
-        logger.warning("%s: not written (%s); should this process be killed before the database is told, the trial is "
-                       "run again", path, error.strerror)  # fmt: skip
+        logger.warning("%s: cannot be written (%s); if this process is killed before the database has the result, the "
+                       "trial is repeated", path, error.strerror)  # fmt: skip
 
 
 def kept(study_folder: Path, trial: FrozenTrial) -> TrialEnd | None:
-    """The end that was kept of this trial; None without one, or where it is damaged or of other settings."""
+    """Return the stored end of this trial, or None if it is missing, damaged, or belongs to other settings."""
     path = trial_folder(study_folder, trial.number) / VALUE
     try:
         content = json.loads(path.read_text())
@@ -53,7 +53,7 @@ def kept(study_folder: Path, trial: FrozenTrial) -> TrialEnd | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        logger.warning("%s: not used: %s: %s", path, type(error).__name__, error)
+        logger.warning("%s: ignored, because it cannot be read (%s: %s)", path, type(error).__name__, error)
         return None
     return end if is_same and end.state in KEPT_STATES else None
 
@@ -62,7 +62,7 @@ def tell(study: Study, number: int, end: TrialEnd) -> None:
     """Write the end of a RUNNING trial into the database.
 
     Raises:
-        ValueError, UpdateFinishedTrialError: it is not RUNNING any more.
+        ValueError, UpdateFinishedTrialError: the trial is no longer RUNNING.
     """
     study.tell(number, values=end.value, state=end.state)
 

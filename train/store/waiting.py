@@ -1,7 +1,7 @@
-"""Waiting for what another process holds, or for a database that is away: said in the log, and ended by a signal.
+"""Waits for locks and unavailable services. Waits are logged and can be ended by a signal.
 
-Every wait of a study is one of these. A signal does not break into a system call, so what is waited for is tried again
-and again; no attempt lasts longer than a few seconds. A server that does not answer is looked after within an attempt
+Every wait of a study uses this module. A signal does not interrupt a system call, so the operation is repeated in
+attempts of a few seconds at most. A server that does not answer is monitored within an attempt
 (`train.store.server_connection`).
 """
 
@@ -24,25 +24,25 @@ from train.records.errors import StudyError
 logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.05
-QUIET_S = 5.0  # a lock that is free by then is not worth a line
-REPEAT_S = 60.0  # between lines about one wait
+QUIET_S = 5.0  # seconds before the first log line
+REPEAT_S = 60.0  # between two lines about one wait
 LONGEST_LOCK_PAUSE_S = 0.5
-GRACE_AFTER_SIGNAL_S = 1.5  # in which a server may still be told how a trial ended
+GRACE_AFTER_SIGNAL_S = 1.5  # in which the end of a trial may still be sent to a server
 
-# Each raises if a signal asked this process to stop, at least so many seconds ago; `train.study.interruption` puts its
-# own here while it listens.
+# Each raises Interrupted if a signal was received at least so many seconds ago. `train.study.interruption` registers
+# its check here while it handles signals.
 interruption_checks: list[Callable[[float], None]] = []
 
 _current: ContextVar[Wait | None] = ContextVar("wait", default=None)
 
 
 class Wait:
-    """Pauses between attempts, and the log's lines about them.
+    """Pauses between attempts, with log lines.
 
     Args:
-        what: is waited for.
-        quiet_s: no line before so many seconds.
-        longest_pause_s: between two attempts; pauses double from `FIRST_PAUSE_S`.
+        what: name of the awaited resource.
+        quiet_s: seconds before the first log line.
+        longest_pause_s: longest pause between two attempts. Pauses double from `FIRST_PAUSE_S`.
     """
 
     def __init__(self, what: str, quiet_s: float, longest_pause_s: float) -> None:
@@ -53,19 +53,19 @@ class Wait:
 
     @property
     def lasts_s(self) -> float:
-        """Seconds since it began."""
+        """Seconds since the wait began."""
         return time.monotonic() - self._began_s
 
     def pause(self, reason: str) -> None:
-        """Pause before the next attempt; of unequal length, so that workers do not come back all at once.
+        """Pause before the next attempt. The length is random, so that workers do not return simultaneously.
 
         Raises:
-            Interrupted: a signal asked this process to stop, before the pause or in it.
+            Interrupted: a signal was received before or during the pause.
         """
         self.say(reason)
         now = time.monotonic()
         end = now + self._pause_s * random.uniform(0.5, 1.0)
-        if self._said_s is None:  # look again when it would be said, and do not sleep over the whole wait in silence
+        if self._said_s is None:  # do not sleep beyond the time of the first log line
             end = min(end, max(self._began_s + self._quiet_s, now + FIRST_PAUSE_S))
         self._pause_s = min(2.0 * self._pause_s, self._longest_pause_s)
         try:
@@ -75,7 +75,7 @@ class Wait:
             raise
 
     def say(self, reason: str) -> None:
-        """A line in the log where one is due: after the quiet time, then every minute."""
+        """Log the wait if a line is due: after the quiet time, then every minute."""
         now = time.monotonic()
         if self.lasts_s >= self._quiet_s and (self._said_s is None or now - self._said_s >= REPEAT_S):
             self._said_s = now
@@ -83,7 +83,7 @@ class Wait:
 
     @contextmanager
     def is_current(self) -> Iterator[None]:
-        """Inside, a server that does not answer is reported as this wait (`current_wait`)."""
+        """Report a server that does not answer as this wait inside this context (`current_wait`)."""
         token = _current.set(self)
         try:
             yield
@@ -91,18 +91,18 @@ class Wait:
             _current.reset(token)
 
     def is_over(self) -> None:
-        """Say so if it was said that something is waited for."""
+        """Log the end of the wait if the wait was logged."""
         if self._said_s is not None:
             logger.info("%s: available after %.0f s", self._what, self.lasts_s)
 
 
 def current_wait() -> Wait | None:
-    """The wait that this thread is in."""
+    """Return the current wait of this thread."""
     return _current.get()
 
 
 def check_for_signals(grace_s: float = 0.0) -> None:
-    """Raise Interrupted if a signal came at least `grace_s` seconds ago; other threads than the main one go on."""
+    """Raise Interrupted in the main thread if a signal was received at least `grace_s` seconds ago."""
     if threading.current_thread() is threading.main_thread():
         for check in interruption_checks:
             check(grace_s)
@@ -118,15 +118,15 @@ def _sleep_until(end_s: float) -> None:
 
 
 def take_lock(is_taken: Callable[[], bool], what: str, holder: str) -> None:
-    """Take a lock, however long another process holds it.
+    """Take a lock, waiting as long as another process holds it.
 
     Args:
-        is_taken: tries once, without waiting.
-        what: the lock is for, for the log.
-        holder: who has it meanwhile, as a sentence.
+        is_taken: tries once without waiting and returns True on success.
+        what: purpose of the lock, for the log.
+        holder: current holder, as a sentence.
 
     Raises:
-        Interrupted: a signal asked this process to stop.
+        Interrupted: a signal was received.
     """
     wait = Wait(f"the lock for {what}", QUIET_S, LONGEST_LOCK_PAUSE_S)
     with wait.is_current():
@@ -136,25 +136,25 @@ def take_lock(is_taken: Callable[[], bool], what: str, holder: str) -> None:
 
 
 def open_lock_file(path: Path, flag: str) -> int:
-    """Open the file that a lock is put on, made where it is missing; the caller closes it.
+    """Open a lock file, creating it if it is missing. The caller closes it.
 
     Args:
-        path: must not be a link: that would lock, and make, a file elsewhere.
-        flag: that leads to it, for the error.
+        path: path of the file. It must not be a link, which could create and lock a file elsewhere.
+        flag: command-line flag that determines the path, for the error message.
 
     Raises:
-        StudyError: it is a link or cannot be made.
+        StudyError: the path is a link, or the file cannot be created.
     """
     try:
         return os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise StudyError(f"{flag}: {path} is a symbolic link, which a lock file must not be; delete it") from error
+            raise StudyError(f"{flag}: {path} must be a lock file, not a symbolic link; delete it") from error
         raise StudyError(f"{flag}: {path.parent} cannot be written ({error.strerror})") from error
 
 
 def take_file_lock(handle: int, what: str, path: Path) -> None:
-    """Lock an open file exclusively, until its handle is closed; as `take_lock`."""
+    """Lock an open file exclusively until its handle is closed. See `take_lock` for waiting."""
 
     def is_taken() -> bool:
         try:

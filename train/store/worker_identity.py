@@ -1,4 +1,4 @@
-"""Which process works on a trial, and after how long without a heartbeat it counts as dead."""
+"""Identity of the process that runs a trial, and the time after which it counts as dead."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import psutil
 
 from train.records.stored import WorkerIdentity
 
-MAX_KILLS = 2  # after which a trial is tried again; one that was interrupted by its user always is
+MAX_KILLS = 2  # kills after which a trial is still retried; trials interrupted by the user always are
 HEARTBEAT_S = 30
-GRACE_S = 120  # without a heartbeat a worker on another machine counts as dead
+GRACE_S = 120  # time without a heartbeat after which a worker on another machine counts as dead
 
 
 def this_worker() -> WorkerIdentity:
-    """This process, such that a later one on the same machine can tell whether it still lives."""
+    """Return the identity of this process, so that other processes can check if it is alive."""
     process = psutil.Process()
     return WorkerIdentity(
         host=socket.gethostname(),
@@ -28,9 +28,9 @@ def this_worker() -> WorkerIdentity:
 
 
 def start_ticks(pid: int) -> int | None:
-    """Clock ticks from the machine's start to that of a process, which no setting of the clock changes.
+    """Return the clock ticks from boot to the start of a process. They do not depend on the system clock's setting.
 
-    None where there is no such process, or no /proc. Source: proc(5), field `starttime` of /proc/pid/stat.
+    Return None if the process or /proc does not exist. Source: proc(5), field `starttime` of /proc/pid/stat.
     """
     try:
         after_name = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2]
@@ -40,7 +40,7 @@ def start_ticks(pid: int) -> int | None:
 
 
 def is_running(pid: int, started: float | None, started_ticks: int | None = None) -> bool:
-    """Whether a process of this machine is alive and the one that began then, not a later one with its number."""
+    """Return True if the process is alive on this machine and its start time matches, so its pid was not reused."""
     try:
         process = psutil.Process(pid)
         if started_ticks is not None and (ticks := start_ticks(pid)) is not None:
@@ -53,13 +53,13 @@ def is_running(pid: int, started: float | None, started_ticks: int | None = None
 
 
 def is_this_machine(host: str, machine: str) -> bool:
-    """Whether a worker that signed so shares our process numbers; one that did not say its machine goes by its host."""
+    """Return True if a worker runs on this machine. If `machine` is empty, only the host is compared."""
     return (host, machine or this_machine()) == (socket.gethostname(), this_machine())
 
 
 @cache
 def this_machine() -> str:
-    """Where a process number means one process: host names repeat, among containers and cloned machines."""
+    """Return boot id and pid namespace. Host names alone are not unique among containers and cloned machines."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"

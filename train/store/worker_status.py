@@ -1,8 +1,8 @@
-"""What a worker says of itself while it trains: one small file a process, for who watches on the same file system.
+"""Status of a worker during training: one small file per process, for monitoring on the same file system.
 
-`<study's results>/workers/<host>-<pid>.json` is replaced at most every few seconds and removed when the worker ends. It
-is a convenience, not a record: it is not forced onto the disk, and a file that cannot be written costs a line in the
-log and nothing else. A killed worker leaves its file behind; the next worker of that machine removes it.
+`<study's results>/workers/<host>-<pid>.json` is replaced at most every few seconds and removed when the worker ends.
+The file is a convenience, not a record: it is not synced to disk, and a failed write is only logged. The file of a
+killed worker is removed by the next worker on that machine.
 """
 
 from __future__ import annotations
@@ -28,46 +28,46 @@ logger = logging.getLogger(__name__)
 
 WORKERS_FOLDER = "workers"
 EVERY_S = 5.0  # between two writes
-FORGOTTEN_S = 3600.0  # without a word
+FORGOTTEN_S = 3600.0  # without an update
 LARGEST_FILE_BYTES = 65_536
 
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """Where a worker stands. None: not known, or nothing to say."""
+    """Progress of a worker. None means unknown or not applicable."""
 
     host: str
     pid: int
-    started: float  # with `started_ticks`, as in `WorkerIdentity`: tells the process from a later one's pid
-    updated: float  # when this was written, UTC seconds
+    started: float  # with `started_ticks`, distinguishes processes with a reused pid, as in `WorkerIdentity`
+    updated: float  # time of this update, UTC seconds
     rss_bytes: int | None = None
     trial: int | None = None  # None: between trials
     split: int | None = None
     n_splits: int | None = None
-    env_steps: int | None = None  # of this split, all environments together
+    env_steps: int | None = None  # steps of this split, summed over environments
     total_env_steps: int | None = None
-    explore_steps_per_s: float | None = None  # environment steps per second of exploring
-    update_samples_per_s: float | None = None  # samples through gradient steps per second of updating
-    validation_score: float | None = None  # the split's last one
-    machine: str = ""  # as in `train.store.worker_identity.this_worker`: host names repeat among containers
+    explore_steps_per_s: float | None = None  # environment steps per second of exploration
+    update_samples_per_s: float | None = None  # samples in gradient steps per second of updates
+    validation_score: float | None = None  # latest of this split
+    machine: str = ""  # as in `train.store.worker_identity.this_worker`; host names are not unique
     started_ticks: int | None = None
 
     @property
     def is_of_this_machine(self) -> bool:
-        """Whether its process number means one of our processes."""
+        """True if the process number belongs to this machine."""
         return is_this_machine(self.host, self.machine)
 
     @property
     def is_left_over(self) -> bool:
-        """Whether nobody will write or remove its file any more."""
+        """True if no process will update or remove the file any more."""
         if self.is_of_this_machine:
             return not is_running(self.pid, self.started, self.started_ticks)
-        # Of a machine with our name: this one before it was started anew, or another container.
+        # Same host name: this machine before a reboot, or another container.
         return self.host == socket.gethostname() and time.time() - self.updated > FORGOTTEN_S
 
 
 class StatusFile:
-    """This process's file; in use as a context manager."""
+    """Status file of this process; a context manager."""
 
     def __init__(self, study_folder: Path, every_s: float = EVERY_S) -> None:
         process = psutil.Process()
@@ -91,11 +91,11 @@ class StatusFile:
 
     @property
     def is_due(self) -> bool:
-        """Whether the last write is long enough ago; costs a look at the clock."""
+        """True if the next write is due. The check only reads the clock."""
         return time.monotonic() >= self._next_s
 
     def write(self, **known: Any) -> None:
-        """Replace the file now. `known`: fields of `WorkerStatus`; the others are unknown."""
+        """Replace the file now. `known` are fields of `WorkerStatus`; the others are unknown."""
         self._next_s = time.monotonic() + self._every_s
         rss = self._process.memory_info().rss
         content = asdict(WorkerStatus(**vars(self._me), updated=time.time(), rss_bytes=rss, **known))
@@ -104,24 +104,24 @@ class StatusFile:
                 file.write(json.dumps(content).encode())
         except OSError as error:
             if not self._is_broken:
-                logger.warning("%s: cannot be written (%s); dashboards will not show how far this worker is",
+                logger.warning("%s: cannot be written (%s); dashboards will not show the progress of this worker",
                                self.path, error.strerror)  # fmt: skip
             self._is_broken = True
 
 
 def _remove(path: Path) -> None:
-    """A file that stays is no harm: its process is seen to have ended."""
+    """Remove the file if possible. A remaining file is harmless, because its process is recognized as ended."""
     with suppress(OSError):
         path.unlink()
 
 
 def status_path(study_folder: Path, host: str, pid: int) -> Path:
-    """`<study>/workers/<host>-<pid>.json`."""
+    """Return `<study>/workers/<host>-<pid>.json`."""
     return study_folder / WORKERS_FOLDER / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', host)}-{pid}.json"
 
 
 def read_statuses(study_folder: Path) -> list[WorkerStatus]:
-    """Every worker's last word; files that are not ours, or not whole, are left out."""
+    """Return the latest status of every worker. Foreign or incomplete files are skipped."""
     found = [_read(path) for path in sorted((study_folder / WORKERS_FOLDER).glob("[!.]*.json"))]
     return [status for status in found if status is not None]
 
@@ -136,10 +136,10 @@ def _read(path: Path) -> WorkerStatus | None:
 
 
 def _checked(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a status, each of the kind it should be.
+    """Return the fields of a status after checking their types.
 
     Raises:
-        ValueError, TypeError: it is no status.
+        ValueError, TypeError: the content is not a status.
     """
     known = {field.name: str(field.type) for field in fields(WorkerStatus)}
     values = {name: value for name, value in dict(content).items() if name in known}

@@ -1,5 +1,5 @@
-"""One trial of a study: folds, search space, identity, objective, splits, progress.
+"""One trial of a study: splits, search space, identity, objective and progress.
 
-Imports `train` (one run), `store`, `validation` and `records`. It runs trials one at a time and knows no worker,
-no page and no deployment.
+The folder imports `train` (one run), `store`, `validation` and `records`. It runs one trial at a time and does not
+import workers, reports or deployments.
 """

@@ -1,4 +1,4 @@
-"""The band of a split's policy on its test bars, in `split_<k>/band.npz`; of band policies only."""
+"""Band of a policy on its test bars, stored in `split_<k>/band.npz` for band policies."""
 
 from __future__ import annotations
 
@@ -25,21 +25,22 @@ if TYPE_CHECKING:
 
 BAND_FILE = BAND
 SHARES = ("lo", "hi", "weight")
-STEPS = 10_000  # shares of the account are kept as whole numbers of these: a quarter of the size
+STEPS = 10_000  # weights are stored as integer multiples of 1 / STEPS, in a quarter of the space
 UNKNOWN = -1
 
 
 def write_band(path: Path, bands: Sequence[BandTrace], bars: Sequence[np.ndarray], time_s: np.ndarray) -> None:
-    """Write the edges and held weights of every bar.
+    """Write the band edges and held weights of every bar.
 
-    Columns: `segment`, `bar`, `time_s` (M,), and `lo`, `hi`, `weight` (M, A) int16, of `STEPS`. A row's edges are those
-    that its orders aimed at, decided a bar before; -1 on a segment's first row, where nothing was decided.
+    Columns: `segment`, `bar`, `time_s` (M,), and `lo`, `hi`, `weight` (M, A) int16, in units of 1 / `STEPS`. The edges
+    of a row were decided one bar earlier and are the targets of its orders. Edges are -1 on the first row of a segment,
+    because no decision precedes it.
 
     Args:
         path: file to write.
-        bands: of each segment.
-        bars: (n_i + 1,) of each segment, rows of the data set.
-        time_s: of the data set.
+        bands: band of each segment.
+        bars: (n_i + 1,) bar indices of each segment.
+        time_s: (T,) close times of the dataset.
     """
     columns = {
         "segment": np.concatenate([np.full(len(rows), i) for i, rows in enumerate(bars)]),
@@ -55,15 +56,15 @@ def write_band(path: Path, bands: Sequence[BandTrace], bars: Sequence[np.ndarray
 
 
 def read_band(study_folder: Path, path: Path, settings: TrialSettings) -> BandCurves:
-    """The curves of a split's band, with the prices of the study and, of a planted market, the best band.
+    """Return the band curves of a split with the study's prices and, for a planted market, the best band.
 
     Args:
-        study_folder: of the study's results.
-        path: of the band file.
-        settings: of the trial, as in its settings.json.
+        study_folder: folder of the study's results.
+        path: path of the band file.
+        settings: the trial's settings.json.
 
     Raises:
-        StudyError: a file is missing, damaged or of other data.
+        StudyError: a file is missing, damaged, or belongs to other data.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -77,13 +78,13 @@ def read_band(study_folder: Path, path: Path, settings: TrialSettings) -> BandCu
 
 
 def _with_best(curves: BandCurves, close: np.ndarray, settings: TrialSettings) -> BandCurves:
-    """With the solved band where the bars are a planted sample market: all coins alike, or none."""
+    """Add the solved band if the bars are a planted sample market. The band holds all coins alike, or none."""
     recipe, rules = recipe_of(settings.data.source), settings.env_resolved
     if rules is None or recipe is None or recipe.law is not Law.PLANTED or len(curves.time_s) < 2:
         return curves
     bar_seconds = int(np.diff(curves.time_s).min())
     rule = best_rule(bar_seconds, market_volatility([close]), rules.buy_fee_rate + rules.slippage_rate)
-    signal = signal_at(recipe, curves.time_s - bar_seconds, bar_seconds)[:, None]  # of the bar that decided
+    signal = signal_at(recipe, curves.time_s - bar_seconds, bar_seconds)[:, None]  # at the decision, one bar earlier
     share = np.full((1, len(curves.tickers)), 1.0 / len(curves.tickers))
     return replace(
         curves,

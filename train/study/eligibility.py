@@ -1,6 +1,6 @@
-"""Which trial of a study is the best, why another one cannot be, and whether the study's policies stayed in cash.
+"""Best trial of a study, reasons why trials are not eligible, and detection of policies that stayed in cash.
 
-The log, the dashboard, the report and every error take their words from here.
+The log, the dashboard, the report and every error take their text from this module.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from train.study.holdout_figures import hardly_traded
 MAX_DRAWDOWN, MIN_TRADES = "max_drawdown", "min_trades"  # names of the constraints
 PRUNED = "pruned"  # user attribute: why the trial was pruned
 NO_SIGNAL = "no tradable signal found at these costs"
-NO_SIGNAL_CODE = 5  # exit code of a study that ends with it; 3 and 4 are other programs'
+NO_SIGNAL_CODE = 5  # exit code of a study without a signal; other programs use 3 and 4
 NO_REASON = "no reason given"
-# From here on fees are named among the reasons of a lost account.
+# Fees of at least this fraction are reported as a reason for a lost account.
 NOTABLE_FEES = 0.05
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
-    """The completed trial with the largest finite value that keeps the study's bounds, None without one."""
+    """Return the eligible trial with the largest finite value, or None if there is none."""
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     scored = [t for t in done if t.value is not None and math.isfinite(t.value) and not broken_bounds(t.constraints)]
     return max(scored, key=lambda t: t.value or 0.0, default=None)
 
 
 def broken_bounds(constraints: Mapping[str, float]) -> dict[str, float]:
-    """Name of each bound that is not kept -> by how much."""
+    """Return the violated bounds, name -> amount of the violation."""
     return {name: beyond for name, beyond in constraints.items() if beyond > 0.0}
 
 
 def why_ineligible(trial: FrozenTrial) -> str:
-    """Why a trial that ended cannot be the best; empty for one that can."""
+    """Return why a finished trial is not eligible to be best, or "" if it is eligible."""
     if trial.state == TrialState.PRUNED:
         return str(trial.user_attrs.get(PRUNED, NO_REASON))
     if trial.state == TrialState.FAIL:
@@ -50,17 +50,17 @@ def why_ineligible(trial: FrozenTrial) -> str:
 
 
 def ineligible_text(trial: FrozenTrial) -> str:
-    """`trial 7 is not eligible to be best: it lost 62 % of ...`; empty for one that is."""
+    """Return `trial 7 is not eligible to be best: it lost 62 % of ...`, or "" if the trial is eligible."""
     why = why_ineligible(trial)
     return f"trial {trial.number} is not eligible to be best: {why}" if why else ""
 
 
 def beyond_bounds(constraints: Mapping[str, float], attributes: Mapping[str, Any]) -> str:
-    """Which bounds a completed trial does not keep, with its own figure and the bound; empty when it keeps all.
+    """Return which bounds a completed trial violates, with its figures and the bounds, or "" if it violates none.
 
     Args:
-        constraints: name -> by how much the worst split is beyond the bound; at most 0 where it is kept.
-        attributes: user attributes of the trial, its splits' figures among them.
+        constraints: name -> violation of the bound on the worst split. 0 or less means no violation.
+        attributes: user attributes of the trial, including the figures of its splits.
     """
     broken, agents = broken_bounds(constraints), agents_of(attributes)
     texts = [_beyond_text(name, beyond, agents) for name, beyond in broken.items()]
@@ -76,23 +76,23 @@ def _beyond_text(name: str, beyond: float, agents: Sequence[Metrics]) -> str:
         return f"it lost {worst:.0%} of the account (bound {worst - beyond:.0%})"
     if name == MIN_TRADES and agents:
         fewest = min(_known(a.trades) for a in agents)
-        return f"it traded {counted(int(fewest), 'time')} on a split (at least {fewest + beyond:.0f})"
-    return f"it does not keep --{name.replace('_', '-')}"
+        return f"it traded {counted(int(fewest), 'time')} on a split (minimum {fewest + beyond:.0f})"
+    return f"it violates --{name.replace('_', '-')}"
 
 
 def _known(value: float) -> float:
-    """The value, 0 where it is not known."""
+    """Return the value, or 0 if it is nan."""
     return 0.0 if math.isnan(value) else value
 
 
 def agents_of(attributes: Mapping[str, Any]) -> list[Metrics]:
-    """The account's figures on every split that a trial was scored on."""
+    """Return the account's figures on every split that the trial was scored on."""
     return [split.agent for split in splits_in(attributes).values()]
 
 
 # ------------------------------------------------------------------------------------------------------- a whole study
 def why_no_best(trials: Sequence[FrozenTrial]) -> str:
-    """Why none of a study's trials is the best, in one sentence without a full stop."""
+    """Return why a study has no best trial, as a sentence without a final period."""
     states = [t.state for t in trials]
     return no_best_text(
         states.count(TrialState.COMPLETE), states.count(TrialState.PRUNED), states.count(TrialState.FAIL),
@@ -102,22 +102,22 @@ def why_no_best(trials: Sequence[FrozenTrial]) -> str:
 
 
 def no_best_text(n_complete: int, n_pruned: int, n_failed: int, broken: Sequence[str], n_in_cash: int = 0) -> str:
-    """The same from counts; `broken` has the names of the bounds that completed trials do not keep."""
+    """Return the text of `why_no_best` from counts. `broken` lists the bounds that completed trials violate."""
     others = [f"{n} {what}" for n, what in ((n_pruned, "pruned"), (n_failed, "failed")) if n]
     ended = f" ({', '.join(others)})" if others else ""
     in_cash = f"; {n_in_cash} stayed in cash" if n_in_cash else ""
     if not n_complete:
         return f"no trial completed{ended}{in_cash}"
     names = dict.fromkeys(broken)
-    flags = [f"{broken.count(name)} beyond --{name.replace('_', '-')}" for name in names]
+    flags = [f"--{name.replace('_', '-')} violated by {broken.count(name)}" for name in names]
     what = "the completed trial is not" if n_complete == 1 else f"none of {n_complete} completed trials is"
     return f"{what} eligible to be best: {', '.join(flags) or 'no finite value'}{ended}{in_cash}"
 
 
 def stayed_in_cash(trial: FrozenTrial) -> bool:
-    """Whether a finished trial's policies were hardly ever in the market on one of its splits, and lost no account.
+    """Return True if a finished trial was inactive on one of its splits and within the drawdown bound.
 
-    Few trades are no sign of it: whoever buys once and holds is in the market.
+    The test uses exposure and not the number of trades, because an account that buys once and holds is in the market.
     """
     if trial.state not in FINISHED or MAX_DRAWDOWN in broken_bounds(trial.constraints):
         return False
@@ -125,9 +125,9 @@ def stayed_in_cash(trial: FrozenTrial) -> bool:
 
 
 def has_no_signal(study: optuna.Study) -> bool:
-    """Whether a study has all its trials and no best one, because its policies stayed in cash.
+    """Return True if all trials finished and none is eligible, because the policies stayed in cash.
 
-    Half of the finished trials or more must have stayed in cash; those that lost more than the bound did not.
+    At least half of the finished trials must have stayed in cash. Trials that violate the drawdown bound do not count.
     """
     finished = study.get_trials(deepcopy=False, states=FINISHED)
     if len(finished) < max(study.user_attrs.get(TARGET, 1), 1) or best_trial(study) is not None:

@@ -1,4 +1,4 @@
-"""What a scored hold-out says: how sure its excess Sharpe is, and which policies were hardly in the market."""
+"""Hold-out score of a study: standard error of its excess Sharpe ratio, verdict, and inactive policies."""
 
 from __future__ import annotations
 
@@ -22,39 +22,40 @@ FIRST_ERRORS_ASKED = 2.0
 
 
 def excess_error(records: Sequence[EpisodeRecord], bars_per_year: float) -> float:
-    """Standard error of a policy's annual excess Sharpe: of a difference of two ratios on the same bars."""
+    """Return the standard error of a policy's annual excess Sharpe ratio, computed from paired returns."""
     return sharpe_difference_error(*_returns(records), bars_per_year)
 
 
 def lead_sharpe(records: Sequence[EpisodeRecord], bars_per_year: float) -> float:
-    """Annual Sharpe ratio of what the account earned beside its exposure to equal weight.
+    """Return the annual Sharpe ratio of the account's alpha returns relative to equal weight.
 
-    Where prices fall, whoever is seldom in the market has a better Sharpe ratio than equal weight, and no skill.
+    If prices fall, an account that is rarely in the market has a higher Sharpe ratio than equal weight without any
+    skill. Alpha returns remove that effect.
     """
     return float(sharpe(lead_returns(*_returns(records)), bars_per_year))
 
 
 def _returns(records: Sequence[EpisodeRecord]) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) of the account and (n,) of equal weight, which starts from the same cash."""
+    """Return the returns of the account and of equal weight, (n,) each. Both start from the same cash."""
     held = [np.concatenate([r.equity[:1], r.benchmark_equity[1:]]) for r in records]
     return joined_returns([r.equity for r in records]), joined_returns(held)
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:
-    """Over policies; None where one is undefined.
+    """Return the mean over policies, or None if a value is undefined.
 
-    The mean of their errors is the error of their mean as if all erred together: they share the bars and were trained
-    on overlapping ones, so their number makes nothing surer.
+    For standard errors this is the error of the mean under perfect correlation. The policies share their bars and were
+    trained on overlapping bars, so a larger number of policies does not reduce the error.
     """
     known = [value for value in values if value is not None and math.isfinite(value)]
     return float(np.mean(known)) if known and len(known) == len(values) else None
 
 
 def error_of(scored: HoldoutScore) -> float | None:
-    """Standard error of the mean excess Sharpe.
+    """Return the standard error of the mean excess Sharpe ratio, or None if it is unknown.
 
-    A file from before it was kept has the error of ONE ratio; the difference of two that have nothing to do with each
-    other has sqrt(2) times that, which claims least.
+    Older files hold the error of a single ratio. The difference of two independent ratios has sqrt(2) times that error,
+    which is the conservative choice.
     """
     if scored.excess_sharpe_error is not UNSET:
         return scored.excess_sharpe_error
@@ -63,15 +64,16 @@ def error_of(scored: HoldoutScore) -> float | None:
 
 
 def lead_in_errors(scored: HoldoutScore) -> float | None:
-    """The mean over policies of the lead's Sharpe ratio, in standard errors of one; None where it is not kept."""
+    """Return the mean Sharpe ratio of alpha returns in standard errors, or None if it was not stored."""
     mean, error = scored.mean_lead_sharpe, scored.sharpe_standard_error
     return None if mean is None or error is None else mean / error
 
 
 def is_passed(scored: HoldoutScore | None, trial: int) -> bool | None:
-    """Whether a trial passed the hold-out: its mean excess Sharpe and its lead are `errors_asked` above 0.
+    """Return True if the trial's mean excess Sharpe and alpha Sharpe are both `errors_asked` standard errors above 0.
 
-    None without a verdict: not scored, spent on another trial, hardly traded, or a figure that is undefined.
+    Return None if there is no verdict: not scored, another trial was scored, a policy is inactive, or a figure is
+        undefined.
     """
     if scored is None or scored.trial != trial or n_idle(scored):
         return None
@@ -83,10 +85,10 @@ def is_passed(scored: HoldoutScore | None, trial: int) -> bool | None:
 
 
 def errors_asked(scored: HoldoutScore) -> float:
-    """Standard errors above 0 that count as more than chance: two at the first look at these bars, then more.
+    """Return the required distance from 0 in standard errors: 2 for the first evaluation of these bars, later more.
 
-    With k earlier looks by other studies the level is that of two errors times 2 / ((k + 1) (k + 2)), so that all looks
-    together are wrong at most twice as often as one.
+    After k earlier evaluations by other studies, the significance level is that of two standard errors times
+    2 / ((k + 1) (k + 2)). The total error probability of all evaluations is then at most twice that of one.
     """
     k = len(scored.earlier_looks)
     if not k:
@@ -95,46 +97,43 @@ def errors_asked(scored: HoldoutScore) -> float:
 
 
 def found_text(scored: HoldoutScore, mean: float, error: float) -> str:
-    """What a mean excess Sharpe with its error says; above chance only where the lead is, too."""
+    """Return the interpretation of a mean excess Sharpe ratio with its error, taking alpha returns into account."""
     asked = errors_asked(scored)
     if abs(mean) < asked * error:
-        return "which is within the chance error: neither skill nor its absence is shown"
+        return "which is within the chance error, so it shows neither skill nor its absence"
     if mean < 0:
         return "clearly worse than equal weight"
     lead = lead_in_errors(scored)
     if lead is None:
-        return "above what chance explains; how much of that is exposure to a market that fell was not kept"
+        return "above what chance explains; the part due to low exposure in a falling market was not stored"
     if lead < asked:
         return (
-            f"but what it earned beside its exposure to the market is {lead:+.1f} standard errors, within the chance "
-            "error: neither skill nor its absence is shown"
+            f"but the Sharpe ratio of alpha returns is {lead:+.1f} standard errors, within the chance error, so it "
+            "shows neither skill nor its absence"
         )
-    return (
-        f"above what chance explains, and so is what it earned beside its exposure to the market ({lead:+.1f} standard "
-        "errors)"
-    )
+    return f"above what chance explains, and so is the Sharpe ratio of alpha returns ({lead:+.1f} standard errors)"
 
 
 def hardly_traded(exposure: float) -> bool:
-    """Whether an account was too little in the market for its Sharpe ratio to say anything of an invested one.
+    """Return True if an account was inactive: its exposure is too low for its Sharpe ratio to be meaningful.
 
     Args:
-        exposure: mean share of equity in coins; nan, where it is not known, is not too little.
+        exposure: mean fraction of equity in coins. nan (unknown) returns False.
     """
     return exposure < LEAST_EXPOSURE
 
 
 def n_idle(scored: HoldoutScore) -> int:
-    """Policies that hardly traded: where there are some, the mean excess Sharpe is no verdict."""
+    """Return the number of inactive policies. If there is one, the mean excess Sharpe ratio gives no verdict."""
     return sum(hardly_traded(policy.agent.exposure) for policy in scored.policies)
 
 
 def idle_text(scored: HoldoutScore) -> str:
-    """Why there is no verdict; empty where all policies were in the market."""
+    """Return why inactive policies prevent a verdict, or "" if all policies were active."""
     n = n_idle(scored)
     if not n:
         return ""
     return (
-        f"{n} of {len(scored.policies)} policies hardly traded (mean exposure under {LEAST_EXPOSURE:.0%}), so their "
-        "Sharpe ratios say nothing of an invested account"
+        f"{n} of {len(scored.policies)} policies were inactive (mean exposure below {LEAST_EXPOSURE:.0%}), so their "
+        "Sharpe ratios are not meaningful"
     )

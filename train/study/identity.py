@@ -1,6 +1,6 @@
-"""What makes the trials of a study comparable: the bars, their division, and every rule they are run under.
+"""Identity of a study: the bars, their division, and every rule that makes its trials comparable.
 
-Written to the study when it is made; a run under anything else is refused (`train.store.database`).
+The identity is stored when the study is created. A run with a different identity is refused (`train.store.database`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import optuna
 
 from train.config import TrainConfig
 from train.env_factory import resolved_rules
+from train.messages import brief
 from train.records.keys import CODE_VERSION
 from train.records.record_files import plain
 from train.records.stored import Identity
@@ -27,7 +28,7 @@ from train.study.venue import venue_env, venue_terms
 
 logger = logging.getLogger(__name__)
 
-# Of TrainConfig; the first two stand under "run", and any device may help out.
+# Fields of TrainConfig that are not part of "learner". The first two are in "run"; any device may run trials.
 RUN_FIELDS = ("n_envs", "seed", "gpu_id", "rocm_settings")
 
 
@@ -42,11 +43,11 @@ def study_identity(
     bounds: Bounds = DEFAULT_BOUNDS,
     artifacts: str | None = None,
 ) -> dict[str, Any]:
-    """Plain JSON values: part -> name -> value. Equal identities mean comparable trials."""
+    """Return the identity as plain JSON values: part -> name -> value. Equal identities mean comparable trials."""
     fixed_train, fixed_env = dict(TABLES[space.agent].fixed_train), dict(TABLES[space.agent].fixed_env)
-    market = data[0].dataset  # all have one venue (`train.study.folds.common_market`)
+    market = data[0].dataset  # all datasets have the same venue (`train.study.folds.common_market`)
     parts = {
-        # Before the data, whose hash covers the rules: a difference is told by its name.
+        # Compared before the data, whose hash includes the rules, so that an error names the rule.
         "venue": plain(venue_terms(market, volume_30d)),
         "--holdout": plan.holdout_fraction,
         "data_sha256": {d.timeframe: d.dataset.sha256 for d in data},
@@ -65,9 +66,9 @@ def study_identity(
 
 
 def absent_values(stored: Identity) -> dict[str, dict[str, Any]]:
-    """Part -> name -> what a stored identity that does not have the name was run with.
+    """Return the values that a stored identity without some names was run with: part -> name -> value.
 
-    A setting that came after the study has a default that changes nothing.
+    A setting that was added after the study has a default that changes nothing.
     """
     return {
         "search space": {NARROW: stored_narrow(stored.search_space)},
@@ -77,13 +78,13 @@ def absent_values(stored: Identity) -> dict[str, dict[str, Any]]:
 
 
 def warn_of_other_code(study: optuna.Study, version: str) -> None:
-    """Say when earlier trials ran another version of the code: the rules are equal, the program may not be."""
+    """Log a warning if earlier trials ran another version of the code. Its rules are equal, but its code may differ."""
     trials = study.get_trials(deepcopy=False)
     others = sorted({t.user_attrs[CODE_VERSION] for t in trials if CODE_VERSION in t.user_attrs} - {version})
     if others:
         logger.warning(
-            "code: this is %s, earlier trials of the study ran %s; where the change matters their values cannot be "
-            "compared, and another --study-name starts afresh", version, ", ".join(others),
+            "code: this is version %s, but earlier trials ran %s; their values may not be comparable. Another "
+            "--study-name starts from scratch", version, brief(", ".join(others), 80),
         )  # fmt: skip
 
 
@@ -96,7 +97,7 @@ def _learner(train: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _order_rules(data: Sequence[FoldedData]) -> dict[str, Any]:
-    """Coin -> smallest order and increment, in coins."""
+    """Return the smallest order and the increment of each coin, in coins."""
     rules = {}
     for d in data:
         config = d.dataset.env_config()

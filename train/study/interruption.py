@@ -1,8 +1,7 @@
-"""Ctrl-C, `kill` and a closed terminal, turned into an exception where a trial computes and into a flag elsewhere.
+"""Signals (Ctrl-C, `kill`, a closed terminal) as an exception during training and as a flag elsewhere.
 
-An exception in the middle of a database write would leave a session open or a trial RUNNING, so signals interrupt only
-inside `interruptible()` and where something is waited for (`train.store.waiting`); everywhere else they are remembered
-until the next check.
+An exception during a database write would leave a session open or a trial RUNNING. Signals therefore interrupt only
+inside `interruptible()` and during waits (`train.store.waiting`). Elsewhere they are stored until the next check.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked this process to stop. A KeyboardInterrupt, so Optuna fails the running trial and stops."""
+    """Raised when a signal stops this process. Like a KeyboardInterrupt, it makes Optuna fail the trial and stop."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal.Signals(signal_number).name)
@@ -29,10 +28,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruption:
-    """Listens for the signals while in use as a context manager, then restores the old handlers.
+    """Context manager that handles the signals and restores the previous handlers on exit.
 
     Attributes:
-        received: number of the first signal, None so far.
+        received: number of the first signal, or None before any signal.
     """
 
     def __init__(self) -> None:
@@ -47,7 +46,7 @@ class Interruption:
         sys.unraisablehook = self._on_unraisable
         for number in SIGNALS:
             old = signal.getsignal(number)
-            if old is not signal.SIG_IGN:  # nohup ignores SIGHUP, and so do we then
+            if old is not signal.SIG_IGN:  # under nohup, SIGHUP stays ignored
                 self._old[number] = old
                 signal.signal(number, self._on_signal)
         interruption_checks.append(self.check)
@@ -61,7 +60,7 @@ class Interruption:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Inside, a signal raises Interrupted at once; one that came before raises on entry."""
+        """Let signals raise Interrupted immediately inside this context. An earlier signal raises on entry."""
         self.check()
         self._raises = True
         try:
@@ -71,7 +70,7 @@ class Interruption:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Inside, a signal is remembered; one that came meanwhile raises on leaving, if it may be raised there."""
+        """Hold signals back inside this context. On exit, a held signal raises if the outer context allows it."""
         raises, self._raises = self._raises, False
         try:
             yield
@@ -81,7 +80,7 @@ class Interruption:
             self.check()
 
     def check(self, grace_s: float = 0.0) -> None:
-        """Raise Interrupted if a signal came, at least `grace_s` seconds ago."""
+        """Raise Interrupted if a signal was received at least `grace_s` seconds ago."""
         if self.received is not None and time.monotonic() - self._received_s >= grace_s:
             raise Interrupted(self.received)
 
@@ -89,10 +88,10 @@ class Interruption:
         if self.received is None:
             self.received, self._received_s = number, time.monotonic()
         if self._raises:
-            self._raises = False  # once: a second Ctrl-C must not break the clearing up
+            self._raises = False  # only once: a second Ctrl-C must not interrupt the cleanup
             raise Interrupted(self.received)
 
     def _on_unraisable(self, dropped: Any) -> None:
-        """Ours, dropped in a finalizer, is raised again by the next check: not worth a traceback."""
+        """Suppress the traceback of an Interrupted dropped in a finalizer. The next check raises it again."""
         if not isinstance(dropped.exc_value, Interrupted):
             self._old_hook(dropped)

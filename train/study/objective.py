@@ -1,18 +1,19 @@
-"""The objective of a study: one setting, tried on every split.
+"""Objective of a study: one set of hyperparameters, evaluated on every split.
 
-value = mean over splits of (agent's annualised Sharpe - equal-weight portfolio's, same bars and fees) - 0.1 * std.
+value = mean over splits of (annual Sharpe ratio of the agent - that of equal weight, same bars and fees) - 0.1 * std.
 
-* A split whose Sharpe is undefined (the policy never traded, so its account never moved), or whose account was hardly
-  ever in the market (mean exposure under 1 %), makes the trial PRUNED with the reason: finished, counted, never best.
-  Nothing is put in the split's place. (Optuna gives every PRUNED trial its last report, an earlier split's excess, as
-  its value; `best_trial` and `study.best_trial` look at COMPLETE trials only.)
-* A trial that loses more than --max-drawdown, or trades less than --min-trades, on any split is COMPLETE with its value
-  and never best (Optuna's constraints; `best_trial` and `study.best_trial` pass it over).
-* A split that fails makes the trial FAIL with the reason; the study goes on. One that ran out of memory is tried once
-  more with half the environments and rollouts twice as long, so the setting stays what it is; the next trial has all.
-* A trial that was killed is tried again (`train.store.abandoned`) and goes on where it stood (`train.study.retry`).
-* Every split's excess Sharpe is reported as step k, where the pruner pairs it with the best trial's split k.
-* Split k of every trial trains from the same seed, so settings are compared on equal luck.
+* A split makes the trial PRUNED if its Sharpe ratio is undefined (the policy never traded), or if the account was
+  inactive (mean exposure below 1 %). The trial is finished and counted, but not eligible. The undefined ratio is not
+  replaced. (Optuna gives a PRUNED trial its last report as its value; `best_trial` and `study.best_trial` consider
+  COMPLETE trials only.)
+* A trial that exceeds --max-drawdown or falls short of --min-trades on any split is COMPLETE with its value, but not
+  eligible. The bounds are Optuna constraints, so `best_trial` and `study.best_trial` skip the trial.
+* A failed split makes the trial FAIL with the reason, and the study continues. After running out of memory, a split is
+  retried once with half the environments and rollouts twice as long. The next trial uses all environments again.
+* A trial whose worker was killed is retried (`train.store.abandoned`) and resumes where it stopped
+  (`train.study.retry`).
+* The excess Sharpe ratio of split k is reported as step k. The pruner pairs it with the best trial's split k.
+* Split k of every trial is trained from the same seed, so that the seed does not affect the comparison of settings.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from train.checkpoint import EVERY_S, Checkpoints
 from train.config import TrainConfig
 from train.device import is_out_of_memory, release_memory
 from train.env_factory import resolved_rules
+from train.messages import brief
 from train.records.account import LEAST_EXPOSURE
 from train.records.attributes import uuid_in
 from train.records.defaults import MAX_DRAWDOWN, MIN_TRADES
@@ -45,7 +47,7 @@ from train.store.artifact_files import StudyArtifacts
 from train.store.server_storage import read_once, together
 from train.study.folds import Fold, FoldedData
 from train.study.interruption import Interrupted, Interruption
-from train.study.progress import Reporter, outcome_text
+from train.study.progress import Reporter
 from train.study.retry import Attempts
 from train.study.search_space import Resolved, Space, misfits, resolve, sample, with_half_the_envs
 from train.study.split import SplitOutcome, outcome_json, run_split
@@ -54,16 +56,16 @@ from train.study.venue import policy_origin, venue_env, venue_terms
 logger = logging.getLogger(__name__)
 
 SPREAD_WEIGHT = 0.1
-# What a bad setting, a full disk or too little memory raises. A mistake in the program (TypeError, KeyError, ...) is
-# not here: it stops the run.
+# Raised by bad settings, a full disk or too little memory. A bug (TypeError, KeyError, ...) is not listed: it stops
+# the run.
 SPLIT_ERRORS = (TrainingDiverged, ValueError, ArithmeticError, RuntimeError, MemoryError, OSError)
 
 
-OUT_OF_MEMORY = "out_of_memory"  # user attribute: split -> what it was tried again with
+OUT_OF_MEMORY = "out_of_memory"  # user attribute: split -> reduced settings of its retry
 
 
 class SplitRunner(Protocol):
-    """As `train.study.split.run_split`."""
+    """A function with the signature of `train.study.split.run_split`."""
 
     def __call__(
         self,
@@ -75,17 +77,17 @@ class SplitRunner(Protocol):
         on_progress: Callable[[Progress], None] | None = None,
         checkpoints: Checkpoints | None = None,
     ) -> SplitOutcome:
-        """Train and score."""
+        """Train and score one split."""
         ...
 
 
 class SplitFailedError(Exception):
-    """A split that could not be trained or scored; the message says which and why."""
+    """Raised if a split cannot be trained or scored. The message gives the split and the reason."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an attempt at a split ended. It keeps no traceback, whose frames would keep the split's tensors alive."""
+    """Reason for a failed attempt at a split. It has no traceback, whose frames would keep tensors alive."""
 
     cause: str
     is_out_of_memory: bool
@@ -93,13 +95,13 @@ class Failure:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a trial must keep on every split to become the best."""
+    """Requirements on every split for a trial to be eligible."""
 
-    max_drawdown: float = 1.0  # fraction; 1 allows every one
+    max_drawdown: float = 1.0  # fraction; 1 allows any drawdown
     min_trades: int = 0
 
     def violations(self, outcomes: Sequence[SplitOutcome]) -> dict[str, float]:
-        """Name -> by how much the worst split so far is beyond the bound; at most 0 where it is kept."""
+        """Return name -> violation on the worst split so far; 0 or less means no violation."""
         return {
             "max_drawdown": max(o.agent.max_drawdown for o in outcomes) - self.max_drawdown,
             "min_trades": float(self.min_trades - min(o.agent.trades for o in outcomes)),
@@ -112,33 +114,33 @@ DEFAULT_BOUNDS = Bounds(MAX_DRAWDOWN, MIN_TRADES)
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How trials are run, beside what is searched."""
+    """Settings of a run that are not searched."""
 
     n_envs: int
     seed: int
     gpu_id: int
-    folder: Path  # the study's results
+    folder: Path  # folder of the study's results
     code_version: str
-    volume_30d: float | None = None  # USD, None: not said
+    volume_30d: float | None = None  # USD; None: not given
     checkpoint_every_s: float = EVERY_S
     bounds: Bounds = ANYTHING
     rocm_settings: bool = True  # `train.rocm`
-    artifacts: StudyArtifacts | None = None  # the study's store; None without one
+    artifacts: StudyArtifacts | None = None  # the study's store, or None
 
 
 def score(excess_sharpes: Sequence[float]) -> float:
-    """Mean minus a tenth of the (population) standard deviation over the splits."""
+    """Return the mean over splits minus a tenth of the population standard deviation."""
     values = np.asarray(excess_sharpes, dtype=np.float64)
     return float(values.mean() - SPREAD_WEIGHT * values.std())
 
 
 def split_seed(study_seed: int, fold: int) -> int:
-    """Seed of split `fold`, the same in every trial."""
+    """Return the seed of split `fold`, which is the same in every trial."""
     return (study_seed * 1_000_003 + fold * 7_919) % 2**31
 
 
 class Objective:
-    """Called by Optuna with a trial; returns its value."""
+    """Objective function for Optuna: takes a trial and returns its value."""
 
     def __init__(
         self,
@@ -155,12 +157,12 @@ class Objective:
         self._uuids: dict[str, str] = {}
 
     def __call__(self, trial: optuna.Trial) -> float:
-        """Try the trial's settings on every split.
+        """Evaluate the trial's settings on every split.
 
         Raises:
-            optuna.TrialPruned: clearly worse than the best so far, or a Sharpe that is not defined.
-            SplitFailedError: a split that failed, or settings that cannot be written.
-            Interrupted: a signal.
+            optuna.TrialPruned: the trial is clearly worse than the best one, or a Sharpe ratio is undefined.
+            SplitFailedError: a split failed, or the settings cannot be written.
+            Interrupted: a signal was received.
         """
         with together(trial.study):
             trial.set_user_attr(CODE_VERSION, self.run.code_version)
@@ -172,19 +174,19 @@ class Objective:
         self.reporter.trial_started(trial.number, values)
         try:
             self._write_settings(trial, values, data)
-        except OSError as error:  # a full disk, say, as in a split
+        except OSError as error:  # such as a full disk; handled as in a split
             raise _failed(trial, f"{type(error).__name__}: {error}") from error
         attempts = Attempts.of(self.run.folder, trial, self.run.artifacts)
         try:
             value = self._over_splits(trial, values, data, attempts)
-        except (optuna.TrialPruned, SplitFailedError):  # not Interrupted: the next attempt goes on from there
+        except (optuna.TrialPruned, SplitFailedError):  # not Interrupted: the next attempt resumes from checkpoints
             attempts.discard_checkpoints(len(data.folds))
             raise
         attempts.discard_checkpoints(len(data.folds))
         return value
 
     def _refuse_misfits(self, trial: optuna.Trial) -> None:
-        """A trial that somebody queued with settings of another space fails, and costs nothing else."""
+        """Fail a trial that was queued with settings outside the search space, before any training."""
         found = misfits(self.space, trial._fixed_params)
         if found:
             raise _failed(trial, f"{MISFIT}: {'; '.join(found)}")
@@ -204,7 +206,7 @@ class Objective:
             try:
                 excess.append(_defined(trial, outcome))
             except optuna.TrialPruned:
-                self._set_constraints(trial, outcomes)  # a trial that lost its account did not stay in cash
+                self._set_constraints(trial, outcomes)  # marks a trial that lost its account, unlike one in cash
                 raise
             trial.report(excess[-1], step=fold.index)
             if fold is not data.folds[-1] and _is_worse(trial):
@@ -214,28 +216,28 @@ class Objective:
         return score(excess)
 
     def _send(self, trial: optuna.Trial, fold: Fold, hashes: Mapping[str, str], is_first: bool) -> None:
-        """Send a split's files to the artifact store before the database names them; settings.json once a trial."""
+        """Send a split's files to the artifact store before the database refers to them."""
         if self.run.artifacts is not None:
             paths = file_paths(self.run.folder, trial.number, fold.index)
             files = {paths[n]: digest for n, digest in hashes.items() if is_first or n != SETTINGS}
             try:
                 self.run.artifacts.send(files)
-            except OSError as error:  # a file cannot be read; a store that is away is waited for
+            except OSError as error:  # a file cannot be read; an unreachable store is retried
                 raise _failed(trial, f"split {fold.index}: {type(error).__name__}: {error}") from error
 
     def _set_constraints(self, trial: optuna.Trial, outcomes: Sequence[SplitOutcome]) -> None:
-        """Once a trial: Optuna takes no second value."""
+        """Set the constraints once per trial, because Optuna does not accept a second value."""
         for name, violation in self.run.bounds.violations(outcomes).items():
             trial.set_constraint(name, violation)
 
     def _taken_over(self, trial: optuna.Trial, fold: Fold, attempts: Attempts) -> SplitOutcome | None:
-        """What an earlier attempt at this trial has finished."""
+        """Return the outcome of this split from an earlier attempt, or None if no attempt finished it."""
         found = attempts.take_over(fold.index)
         if found is None:
             return None
         number, outcome = found
-        logger.info("trial %d split %d: taken over from trial %d, which was killed later: %s",
-                    trial.number, fold.index, number, outcome_text(outcome))  # fmt: skip
+        logger.info("trial %d split %d: reused from trial %d, which was interrupted later; excess Sharpe %+.2f",
+                    trial.number, fold.index, number, outcome.excess_sharpe)  # fmt: skip
         earlier = trial.study.get_trials(deepcopy=False)[number].user_attrs.get(OUT_OF_MEMORY, {})
         _note_out_of_memory(trial, fold, earlier.get(f"split_{fold.index}"))
         return outcome
@@ -255,8 +257,8 @@ class Objective:
             settings = with_half_the_envs(settings)
             smaller = {name: settings.train[name] for name in ("n_envs", "horizon_len")}
             logger.warning(
-                "trial %d split %d: out of memory with %d environments (%s); tried again with %d, and rollouts of %d "
-                "steps", trial.number, fold.index, n_envs, result.cause, *smaller.values(),
+                "trial %d split %d: out of memory with %d environments; retrying with %d and rollouts of %d steps (%s)",
+                trial.number, fold.index, n_envs, *smaller.values(), brief(result.cause, 100),
             )  # fmt: skip
             _note_out_of_memory(trial, fold, smaller | {"cause": result.cause})
             result = self._try(trial, settings, data, fold, checkpoints)
@@ -266,7 +268,7 @@ class Objective:
         return result
 
     def _send_checkpoint(self, trial: optuna.Trial, fold: Fold, attempts: Attempts, path: Path) -> None:
-        """Send a split's checkpoint; a signal does not break into the write to the database."""
+        """Send a split's checkpoint to the store. Signals do not interrupt the database write."""
 
         def remember(digest: str) -> None:
             with self._interruption.held():
@@ -277,7 +279,7 @@ class Objective:
     def _try(
         self, trial: optuna.Trial, settings: Resolved, data: FoldedData, fold: Fold, checkpoints: Checkpoints
     ) -> SplitOutcome | Failure:
-        """Train and score a split; what went wrong comes back as a value, when its frames are gone."""
+        """Train and score a split. An error is returned as a value so that its frames are released."""
         out_dir = split_folder(self.run.folder, trial.number, fold.index)
         origin = self._origin(trial, settings, data, fold)
         try:
@@ -294,7 +296,7 @@ class Objective:
         return outcome
 
     def _checking(self, bar: Callable[[Progress], None] | None) -> Callable[[Progress], None]:
-        """Also looks for a signal: Python drops an exception that a handler raises inside a finalizer."""
+        """Return a progress callback that also checks for signals. Python drops exceptions raised in finalizers."""
 
         def step(progress: Progress) -> None:
             self._interruption.check()
@@ -322,13 +324,13 @@ class Objective:
         )
 
     def _uuid_of(self, study: optuna.Study) -> str:
-        """The study's uuid, read once: it never changes, and every reading is a round trip."""
+        """Return the study's uuid. It is cached, because it never changes and each read is a round trip."""
         if study.study_name not in self._uuids:
             self._uuids[study.study_name] = uuid_in(study.user_attrs)
         return self._uuids[study.study_name]
 
     def _write_settings(self, trial: optuna.Trial, values: Mapping[str, Any], data: FoldedData) -> None:
-        """Everything another run needs to repeat this trial; one file."""
+        """Write everything that another run needs to repeat this trial into one file."""
         first = self._resolve(values, data, data.folds[0])
         seeds = [split_seed(self.run.seed, fold.index) for fold in data.folds]
         settings = TrialSettings(
@@ -345,7 +347,7 @@ class Objective:
             code_version=self.run.code_version,
             code_sha256=trial_code_sha256(),
         )
-        # The file has every rule; the record those that readers use.
+        # The file has every rule; the record has only the rules that readers use.
         content = plain(settings) | {"env_resolved": resolved_rules(first.env)}
         write_json(trial_folder(self.run.folder, trial.number) / SETTINGS, content)
 
@@ -363,32 +365,32 @@ def _data_facts(data: FoldedData) -> DataFacts:
 
 
 def _note_out_of_memory(trial: optuna.Trial, fold: Fold, smaller: Mapping[str, Any] | None) -> None:
-    """Keep what a split was tried again with among the trial's attributes."""
+    """Store the reduced settings of a retried split in the trial's attributes."""
     if smaller is not None:
         noted = trial.user_attrs.get(OUT_OF_MEMORY, {})
         trial.set_user_attr(OUT_OF_MEMORY, noted | {f"split_{fold.index}": dict(smaller)})
 
 
 def _defined(trial: optuna.Trial, outcome: SplitOutcome) -> float:
-    """The split's excess Sharpe, if there is one and the account was in the market."""
+    """Return the split's excess Sharpe ratio, or prune the trial if it is undefined or the account was inactive."""
     if math.isfinite(outcome.excess_sharpe):
         if outcome.agent.exposure >= LEAST_EXPOSURE:
             return outcome.excess_sharpe
         raise _pruned(
             trial,
-            f"split {outcome.fold}: mean exposure {outcome.agent.exposure:.3%} is under {LEAST_EXPOSURE:.0%}, so its "
-            f"Sharpe says nothing of an invested account",
+            f"split {outcome.fold}: inactive, its mean exposure of {outcome.agent.exposure:.3%} is below "
+            f"{LEAST_EXPOSURE:.0%}",
         )
     if not math.isfinite(outcome.equal_weight.sharpe):
         raise _pruned(
-            trial, f"split {outcome.fold}: the equal-weight portfolio's Sharpe is not defined, prices stand still"
+            trial, f"split {outcome.fold}: the Sharpe ratio of equal weight is undefined, because prices are constant"
         )
-    reason = "the policy never traded" if outcome.agent.trades == 0 else "its returns do not vary"
-    raise _pruned(trial, f"split {outcome.fold}: the agent's Sharpe is not defined, {reason}")
+    reason = "the policy never traded" if outcome.agent.trades == 0 else "its returns are constant"
+    raise _pruned(trial, f"split {outcome.fold}: the agent's Sharpe ratio is undefined, because {reason}")
 
 
 def _is_worse(trial: optuna.Trial) -> bool:
-    """The pruner's answer; it looks at all trials several times."""
+    """Return True if the pruner stops the trial. The pruner reads all trials several times, so they are cached."""
     with read_once(trial.study):
         return trial.should_prune()
 

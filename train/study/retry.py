@@ -1,8 +1,8 @@
-"""What killed attempts at a trial left for the next one: finished splits, and the checkpoint of one that was not.
+"""Reuse of an interrupted trial's work: finished splits, and the checkpoint of the unfinished split.
 
-A retried trial (`train.store.abandoned.queue_retry`) has a number and a folder of its own. What an earlier attempt at
-the same settings, on the same data and by the same code, has finished is copied there and not trained again; of the
-policy files only the trial's number changes.
+A retried trial (`train.store.abandoned.queue_retry`) has its own number and folder. Splits that an earlier attempt
+finished with the same settings, data and code are copied there and not trained again. In the policy files only the
+trial number changes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial
 from market.files import write_whole
 from train.checkpoint import CHECKPOINT as CHECKPOINT_FILE
 from train.checkpoint import Checkpoints, anywhere, copy_policy, differences
+from train.messages import brief
 from train.records.keys import CHECKPOINT, RETRY_OF, SETTINGS
 from train.records.record_files import plain, read_record
 from train.records.results import read_equity, split_folder, trial_folder
@@ -34,14 +35,14 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
 
 @dataclass(frozen=True)
 class Attempts:
-    """A trial and the attempts at the same settings before it.
+    """A trial and the earlier attempts at the same settings.
 
     Attributes:
-        study_folder: the study's results.
-        number: of the trial.
+        study_folder: folder of the study's results.
+        number: number of the trial.
         earlier: numbers of the earlier attempts, the latest first.
-        ended: what the database has of each of them, for the hashes of its files; {} leaves those unchecked.
-        artifacts: the study's store, where files of attempts on other machines are; None without one.
+        ended: database records of the earlier attempts, with the hashes of their files. {} skips the hash check.
+        artifacts: the study's store, which holds files of attempts on other machines, or None.
         sent: split -> hash of the checkpoint that this attempt has in the store.
     """
 
@@ -54,18 +55,18 @@ class Attempts:
 
     @classmethod
     def of(cls, study_folder: Path, trial: optuna.Trial, artifacts: StudyArtifacts | None = None) -> Attempts:
-        """Those of a running trial."""
+        """Return the attempts of a running trial."""
         earlier = tuple(reversed(trial.user_attrs.get(RETRY_OF, [])))
         trials = trial.study.get_trials(deepcopy=False) if earlier else []
         return cls(study_folder, trial.number, earlier, {number: trials[number] for number in earlier}, artifacts)
 
     def checkpoints(self, fold: int, every_s: float, on_written: Callable[[Path], None] | None = None) -> Checkpoints:
-        """Where a split's checkpoint is kept, and where earlier attempts may have left theirs."""
+        """Return the checkpoint locations of a split, in this attempt and in earlier ones."""
         own, *earlier = (split_folder(self.study_folder, n, fold) for n in (self.number, *self.earlier))
         return Checkpoints(own, tuple(earlier), every_s, on_written)
 
     def fetch_checkpoints(self, fold: int) -> None:
-        """Fetch the checkpoints that earlier attempts at a split left on other machines."""
+        """Fetch the checkpoints of a split that earlier attempts left on other machines."""
         if self.artifacts is not None:
             key = f"{CHECKPOINT}{fold}"
             known = {n: t.user_attrs[key] for n, t in self.ended.items() if key in t.user_attrs}
@@ -77,8 +78,9 @@ class Attempts:
 
         Args:
             fold: number of the split.
-            path: of the new checkpoint.
-            remember: writes its hash into the database, which names one that exists at every moment.
+            path: path of the new checkpoint.
+            remember: writes the hash into the database. The hash in the database always refers to an existing
+                checkpoint.
         """
         if self.artifacts is None:
             return
@@ -89,9 +91,9 @@ class Attempts:
             self.artifacts.remove([old] if old else [])
 
     def take_over(self, fold: int) -> tuple[int, SplitOutcome] | None:
-        """The attempt that has finished a split and what it showed, its files copied; None where none has.
+        """Copy a split that an earlier attempt finished, and return (attempt number, outcome); None if there is none.
 
-        An attempt whose settings.json differs from this trial's, which must be there, is left alone.
+        Attempts whose settings.json differs from this trial's are skipped. This trial's settings.json must exist.
         """
         for number in self.earlier:
             source = split_folder(self.study_folder, number, fold)
@@ -105,11 +107,12 @@ class Attempts:
                     check_seal(self.study_folder, self.ended[number], fold, name)
                 return number, self._copy(source, split_folder(self.study_folder, self.number, fold))
             except UNREADABLE as error:
-                logger.warning("%s is not taken over and trained again: %s: %s", source, type(error).__name__, error)
+                logger.warning("trial %d split %d: cannot be reused and is retrained: %s: %s",
+                               number, fold, type(error).__name__, brief(str(error)))  # fmt: skip
         return None
 
     def discard_checkpoints(self, n_folds: int) -> None:
-        """Remove those of every split: the trial is over, so nobody goes on from them."""
+        """Remove the checkpoints of every split, because no attempt will resume this trial."""
         for fold in range(n_folds):
             self.checkpoints(fold, 0.0).discard()
         if self.artifacts is not None:
@@ -125,10 +128,10 @@ class Attempts:
         different = next(differences(*compared), None)
         if different is not None:
             name, there, here = different
-            raise ValueError(f"{name} was {there} in trial {number} and is {here} now")
+            raise ValueError(f"{name} was {there} in trial {number}; it is now {here}")
 
     def _copy(self, source: Path, target: Path) -> SplitOutcome:
-        """`result.json` last, as where it was made: with it the split is finished."""
+        """Copy a split's files, `result.json` last because it marks the split as finished."""
         result = (source / RESULT).read_bytes()
         outcome = outcome_of(read_record(source / RESULT, SplitResult))
         read_equity(source / EQUITY)

@@ -1,6 +1,6 @@
-"""The search space of one study: its ranges, a sample of them, and what a sample comes to as the arguments of a run.
+"""Search space of one study: its ranges, sampling, and resolution of a sample into the arguments of a run.
 
-`train.study.search_tables` has the tables, one per agent.
+The tables, one per agent, are in `train.study.search_tables`.
 """
 
 from __future__ import annotations
@@ -25,49 +25,49 @@ from train.study.search_tables import ABSENT, TABLES
 
 
 class Suggests(Protocol):
-    """The part of an optuna Trial that sampling needs; `optuna.trial.FixedTrial` has it too."""
+    """The part of `optuna.Trial` that sampling needs. `optuna.trial.FixedTrial` also provides it."""
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        """A real number from [low, high]."""
+        """Return a float from [low, high]."""
         ...
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        """A whole number from [low, high]."""
+        """Return an integer from [low, high]."""
         ...
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """One of the choices."""
+        """Return one of the choices."""
         ...
 
 
 LEAST_EPISODE_BARS = 16
-# A budget much smaller than a rollout still gets a few updates.
+# A step budget smaller than a rollout still allows a few updates.
 LEAST_UPDATES = 4
-# The largest of every table, and the same for every study: it decides which bars are tested.
+# Largest lookback of all tables. It is the same for every study, because it determines the test bars.
 MAX_LOOKBACK = 8
 
-NARROW = "--use-best-ranges"  # name of the flag in a stored space
+NARROW = "--use-best-ranges"  # key of the flag in a stored space
 GIVEN = "given: "
 
 
 @dataclass(frozen=True)
 class Space:
-    """The searched settings of one study with their final ranges, and the values given on the command line."""
+    """Searched settings of one study with their final ranges, and the values fixed on the command line."""
 
     ranges: Mapping[str, BaseDistribution]
     given: Mapping[str, Any]
     agent: str = DEFAULT_AGENT
-    is_narrow: bool = False  # the best ranges, not the broad ones
+    is_narrow: bool = False  # True: the best ranges instead of the broad ones
 
     def to_json(self) -> dict[str, str]:
-        """Name -> distribution or value: two spaces are the same study's when these are equal."""
+        """Return name -> distribution or value. Two spaces are equal if their dicts are equal."""
         searched = {name: distribution_to_json(range_) for name, range_ in self.ranges.items()}
         given = {name: f"{GIVEN}{value!r}" for name, value in self.given.items()}
         return {NARROW: str(self.is_narrow)} | searched | given
 
     @classmethod
     def from_json(cls, stored: Mapping[str, str], agent: str) -> Space:
-        """The space that `to_json` wrote down, with the ranges of then."""
+        """Return the space that `to_json` stored, with its original ranges."""
         names = [name for name in stored if name != NARROW]
         given = {name: literal_eval(stored[name][len(GIVEN) :]) for name in names if stored[name].startswith(GIVEN)}
         ranges = {name: json_to_distribution(stored[name]) for name in names if name not in given}
@@ -75,9 +75,10 @@ class Space:
 
 
 def stored_narrow(stored: Mapping[str, str]) -> str:
-    """Whether a stored space has the best ranges, "True" or "False".
+    """Return "True" if a stored space has the best ranges, otherwise "False".
 
-    Spaces stored up to commit c6a6d1f do not say so; their best ranges of `gamma` began at 0.97, the broad ones at 0.9.
+    Spaces stored up to commit c6a6d1f lack this entry. Their best ranges of `gamma` began at 0.97, the broad ones at
+    0.9.
     """
     if NARROW in stored:
         return stored[NARROW]
@@ -87,11 +88,11 @@ def stored_narrow(stored: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class Resolved:
-    """One trial's settings, complete: what TrainConfig and the environment are made with."""
+    """Complete settings of one trial: the arguments of TrainConfig and of the environment."""
 
     train: dict[str, Any]
     env: dict[str, Any]
-    timeframe: str | None  # None: the study has only one
+    timeframe: str | None  # None: the study has only one timeframe
 
 
 def build_space(
@@ -101,14 +102,14 @@ def build_space(
     given: Mapping[str, Any] | None = None,
     agent: str = DEFAULT_AGENT,
 ) -> Space:
-    """The space of a study.
+    """Build the search space of a study.
 
     Args:
-        use_best_ranges: the narrow column of the table.
-        longest_episode_bars: what every split's training data can hold; longer windows would all be the same one.
-        timeframes: searched as a setting when there are several.
-        given: settings fixed by the caller, by name; they are not sampled.
-        agent: whose table.
+        use_best_ranges: use the narrow ranges of the table.
+        longest_episode_bars: longest window that fits into the training data of every split.
+        timeframes: timeframes to search over if there are several.
+        given: settings fixed by the caller, by name. They are not sampled.
+        agent: agent whose table is used.
     """
     fixed, rows = dict(given or {}), TABLES[agent].settings
     ranges = {s.name: s.best if use_best_ranges else s.broad for s in rows if s.name not in fixed}
@@ -121,25 +122,25 @@ def build_space(
 
 
 def sample(space: Space, trial: Suggests) -> dict[str, Any]:
-    """One value for every setting of the space; given ones included."""
+    """Return one value for every setting of the space, including fixed ones."""
     return {name: _suggest(trial, name, range_) for name, range_ in space.ranges.items()} | dict(space.given)
 
 
 def misfits(space: Space, queued: Mapping[str, Any]) -> list[str]:
-    """What of the settings that a trial was queued with is not in the space, one clause each; empty if all are.
+    """Return one clause for each queued setting outside the space, or [] if all settings fit.
 
-    Optuna would take a number outside its range as it is, stop at a choice that is none, and pass over unknown names.
+    Optuna would accept an out-of-range number, raise on an unknown choice, and ignore an unknown name.
     """
     found = []
     for name, value in queued.items():
         shown = str(value)[:40]
         if name in space.ranges:
             if not _is_in(space.ranges[name], value):
-                found.append(f"{name} is {shown}, not {_range_text(space.ranges[name])}")
+                found.append(f"{name} must be {_range_text(space.ranges[name])}; received {shown}")
         elif name not in space.given:
-            found.append(f"{name[:40]} is no setting of this study")
+            found.append(f"{name[:40]} is not a setting of this study")
         elif value != space.given[name]:
-            found.append(f"{name} is {shown}, and this study fixes it at {space.given[name]}")
+            found.append(f"{name} must be {space.given[name]}, fixed by this study; received {shown}")
     return found
 
 
@@ -157,12 +158,12 @@ def _range_text(range_: BaseDistribution) -> str:
     if isinstance(range_, CategoricalDistribution):
         return f"one of {', '.join(map(str, range_.choices))}"
     assert isinstance(range_, FloatDistribution | IntDistribution)
-    kind = "a whole number" if isinstance(range_, IntDistribution) else "a number"
+    kind = "an integer" if isinstance(range_, IntDistribution) else "a number"
     return f"{kind} from {range_.low:g} to {range_.high:g}"
 
 
 def resolve(values: Mapping[str, Any], n_envs: int, seed: int, gpu_id: int, agent: str = DEFAULT_AGENT) -> Resolved:
-    """Sampled values as the arguments of a run; a setting that the study does not have takes its value of `ABSENT`."""
+    """Convert sampled values to the arguments of a run. Settings that the study lacks take their value in `ABSENT`."""
     table = TABLES[agent]
     known = ABSENT | dict(values)
     train = {s.name: known[s.name] for s in table.settings if s.target == "train"}
@@ -177,11 +178,11 @@ def resolve(values: Mapping[str, Any], n_envs: int, seed: int, gpu_id: int, agen
 
 
 def _resolve_ppo(train: dict[str, Any], env: dict[str, Any], n_envs: int) -> None:
-    """Lengths of rollouts, minibatches and holding times, in place.
+    """Resolve the lengths of rollouts, minibatches and holding times in place.
 
-    `rollout_samples` counts all environments together, so the learner sees the same number of samples an update
-    whatever `n_envs` is. `stale_share` becomes bars of the training window: a position held for longer is sold bit
-    by bit, which the policy must meet while it learns. A minibatch cannot hold more than a rollout.
+    `rollout_samples` counts all environments together, so an update sees the same number of samples for every `n_envs`.
+    `stale_share` becomes bars of the training window. Positions held longer are sold gradually, and the policy must
+    experience that during training. A minibatch is at most as large as a rollout.
     """
     horizon_len = max(min(train.pop("rollout_samples"), most_rollout_samples(train["total_env_steps"])) // n_envs, 1)
     train["horizon_len"] = horizon_len
@@ -191,9 +192,10 @@ def _resolve_ppo(train: dict[str, Any], env: dict[str, Any], n_envs: int) -> Non
 
 
 def with_half_the_envs(settings: Resolved) -> Resolved:
-    """Half as many environments, and PPO's rollouts twice as long: as many samples an update, to a step of all.
+    """Return the settings with half as many environments and, for PPO, rollouts twice as long.
 
-    A band's horizon is in bars, whatever the number of environments.
+    An update then sees as many samples as before, up to one step of all environments. A band's horizon is in bars and
+    does not change.
     """
     train = settings.train
     n_envs = train["n_envs"] // 2
@@ -206,19 +208,19 @@ def with_half_the_envs(settings: Resolved) -> Resolved:
 
 
 def most_rollout_samples(total_env_steps: int) -> int:
-    """Samples of a rollout that the budget has room for, when it is to hold a few updates."""
+    """Return the largest rollout, in samples, with which the step budget still allows `LEAST_UPDATES` updates."""
     return max(total_env_steps // LEAST_UPDATES, 1)
 
 
 def choices(space: Space, name: str) -> list[int]:
-    """The whole numbers that a setting is chosen from, the smallest first."""
+    """Return the integer choices of a setting in ascending order."""
     range_ = space.ranges[name]
     assert isinstance(range_, CategoricalDistribution)
     return sorted(choice for choice in range_.choices if isinstance(choice, int))
 
 
 def expected_env_steps(space: Space) -> float:
-    """Mean budget of a trial's split before it is sampled: the log-uniform mean."""
+    """Return the expected step budget of a split: the fixed value, or the log-uniform mean of the range."""
     if "total_env_steps" in space.given:
         return float(space.given["total_env_steps"])
     range_ = space.ranges["total_env_steps"]
@@ -236,7 +238,7 @@ def _suggest(trial: Suggests, name: str, range_: BaseDistribution) -> Any:
 
 
 def _shortened(range_: BaseDistribution, longest: int, least: int) -> IntDistribution:
-    """The part of the range up to `longest`; nothing in it is below `least`."""
+    """Clip the range at `longest`; no value falls below `least`."""
     assert isinstance(range_, IntDistribution)
     high = max(min(range_.high, longest), least)
     return IntDistribution(max(min(range_.low, high // 4), least), high, log=True)

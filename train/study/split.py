@@ -1,4 +1,4 @@
-"""One split of one trial: train on fit bars, choose the checkpoint on validation bars, score on test bars."""
+"""One split of a trial: train on fit bars, select the checkpoint on validation bars, score on test bars."""
 
 from __future__ import annotations
 
@@ -38,24 +38,24 @@ NOT_OF_EQUAL_WEIGHT = ("turnover", "fees", "trades")
 
 @dataclass(frozen=True)
 class SplitOutcome:
-    """What one split showed."""
+    """Figures of one split."""
 
     fold: int
     agent: Metrics
     equal_weight: Metrics
     env_steps: int
     explore_steps_per_s: float  # environment steps
-    update_samples_per_s: float  # samples, each counted once an epoch
+    update_samples_per_s: float  # samples, counted once per epoch
     wall_s: float
-    stepped_by: str = ""  # the step of the training environments, and of those that were scored
+    stepped_by: str = ""  # step implementation of the training environments; the next field: of the scored ones
     scoring_stepped_by: str = ""
-    hindsight_growth: float = math.nan  # log growth of a trader who knows every later price (`train.study.attainable`)
-    of_hindsight: float = math.nan  # the agent's share of it
-    break_even_cost: float = math.nan  # of one side, a fraction of notional, at which the excess return is 0
+    hindsight_growth: float = math.nan  # log growth of the hindsight optimum (`train.study.attainable`)
+    of_hindsight: float = math.nan  # the agent's fraction of it
+    break_even_cost: float = math.nan  # cost per side, a fraction of notional, at which the excess return is 0
 
     @property
     def excess_sharpe(self) -> float:
-        """The agent's annualised Sharpe minus the equal-weight portfolio's; nan where either is undefined."""
+        """Annual Sharpe ratio of the agent minus that of equal weight; nan if either is undefined."""
         return self.agent.sharpe - self.equal_weight.sharpe
 
 
@@ -68,12 +68,13 @@ def run_split(
     on_progress: Callable[[Progress], None] | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> SplitOutcome:
-    """Train and score; policies, curves and figures are written to `out_dir`, `result.json` last.
+    """Train and score one split. Policies, curves and figures are written to `out_dir`, `result.json` last.
 
-    With `checkpoints` a split that was killed while it trained is gone on from; they are gone when it has finished.
+    With `checkpoints`, a split whose process was killed resumes from its checkpoint. Checkpoints are deleted at the
+    end.
 
     Raises:
-        TrainingDiverged: a reward, loss or weight stopped being finite, or every reward was the same.
+        TrainingDiverged: a reward, loss or weight is not finite, or all rewards are equal.
     """
     started = time.monotonic()
     dataset, lookback = data.dataset, settings.env["lookback"]
@@ -89,9 +90,9 @@ def run_split(
         checkpoints=checkpoints,
     )
     if not result.rewards_vary:
-        raise TrainingDiverged("every reward was the same number, so nothing was learned; look for it in the data")
+        raise TrainingDiverged("all rewards are equal, so nothing was learned; check the data for constant prices")
     test_config = _traded_config(data, fold.test, lookback)
-    assert test_config is not None  # `fold_data` refuses folds without bars to test
+    assert test_config is not None  # `fold_data` refuses splits without test bars
     records, bands = evaluate_with_band(result.best_policy, test_config, settings.env, gpu_id=config.gpu_id)
     rules = rules_of(settings.env)
     reached = attainable_by(records, tradable(dataset.price, dataset.filled, rules))
@@ -119,7 +120,7 @@ def run_split(
 
 
 def agent_metrics(records: Sequence[EpisodeRecord], bars_per_year: float) -> Metrics:
-    """The account's figures over all test blocks."""
+    """Return the account's figures over all test bars."""
     return measure(
         [r.equity for r in records],
         bars_per_year,
@@ -131,21 +132,21 @@ def agent_metrics(records: Sequence[EpisodeRecord], bars_per_year: float) -> Met
 
 
 def equal_weight_metrics(records: Sequence[EpisodeRecord], bars_per_year: float) -> Metrics:
-    """The equal-weight portfolio's figures on the same bars.
+    """Return the figures of equal weight on the same bars.
 
-    The environment values it after its entry fee from the first bar on. It starts from the same cash as the agent here,
-    so the fee it pays for its coins is part of its first return, as the agent's fees are of its own.
+    The environment reports its value after the entry fee from the first bar. Here it starts from the same cash as the
+    agent, so its entry fee is part of its first return, just as the agent's fees are part of the agent's returns.
     """
     return measure([np.concatenate([r.equity[:1], r.benchmark_equity[1:]]) for r in records], bars_per_year)
 
 
 def outcome_json(outcome: SplitOutcome) -> dict[str, Any]:
-    """Plain values; what is undefined becomes null."""
+    """Return the outcome as plain values, with null for undefined figures."""
     return figures_json({**asdict(outcome), "excess_sharpe": outcome.excess_sharpe})
 
 
 def outcome_of(result: SplitResult) -> SplitOutcome:
-    """What `outcome_json` described; what it has no figure for is nan."""
+    """Return the outcome that `outcome_json` described. Missing figures are nan."""
     known: dict[str, Any] = {}
     for name in (field.name for field in fields(SplitOutcome)):
         value = getattr(result, name)
@@ -154,20 +155,20 @@ def outcome_of(result: SplitResult) -> SplitOutcome:
 
 
 def figures_json(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Figures under "agent" and "equal_weight", and others, as plain values; null is undefined.
+    """Return the figures under "agent", "equal_weight" and other names as plain values, with null for undefined ones.
 
-    The equal-weight portfolio's equity has paid its entry fee, but its trades are not kept: it has no such figures.
+    The value of equal weight includes its entry fee, but its trades are not recorded, so it has no trade figures.
     """
     figures = plain(dict(content))
     return with_null(figures | {EQUAL_WEIGHT: kept_of_equal_weight(figures[EQUAL_WEIGHT])})
 
 
 def kept_of_equal_weight(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Figures of the equal-weight portfolio without those of trades, which are not kept."""
+    """Return the figures of equal weight without trade figures, which are not recorded."""
     return {name: value for name, value in figures.items() if name not in NOT_OF_EQUAL_WEIGHT}
 
 
 def _traded_config(data: FoldedData, blocks: Segments, lookback: int) -> dict[str, Any] | None:
-    """The environment's config for blocks that are traded from their first bar on; None when there are none."""
+    """Return the environment config that trades `blocks` from their first bar, or None if there are no blocks."""
     segments = with_warmup(blocks, data.dataset.segments, lookback, MAX_LOOKBACK)
     return data.dataset.env_config(segments) if segments else None

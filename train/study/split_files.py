@@ -1,4 +1,4 @@
-"""Files that a split and its study write: accounts, closing prices, and the hash of the settings."""
+"""Files of a split and its study: equity curves, closing prices, and the hash of the settings."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from train.records.record_files import plain
 from train.records.results import closes_file
 from train.study.folds import FoldedData
 
-if TYPE_CHECKING:  # loads torch, which who only looks at a study does without
+if TYPE_CHECKING:  # loads torch, which readers of a study do not need
     from train.evaluator import EpisodeRecord
-CAME_LATER = ("fee_ramp", "weight_decay", "dropout", "remove_drift")  # settings that commit c6a6d1f did not have
+CAME_LATER = ("fee_ramp", "weight_decay", "dropout", "remove_drift")  # settings added after commit c6a6d1f
 
 
 def settings_sha256(train: TrainConfig, env: Mapping[str, Any]) -> str:
-    """Which settings something was trained under; seed and device, which settings are tried on, are not among them.
+    """Return the hash of the training settings without seed and device.
 
-    A setting that came later counts where it is not at its default, so that earlier hashes stay what they are.
+    Settings that were added later enter the hash only if they differ from their default, so earlier hashes stay valid.
     """
     apart = ("seed", "gpu_id", "rocm_settings")
     values, defaults = asdict(train), asdict(TrainConfig())
@@ -37,10 +37,11 @@ def settings_sha256(train: TrainConfig, env: Mapping[str, Any]) -> str:
 
 
 def write_equity(path: Path, records: Sequence[EpisodeRecord], time_s: np.ndarray) -> None:
-    """Write the segments one after the other.
+    """Write the equity curves of all segments, one after another.
 
-    Columns, all (M,): `segment` number, `bar` of the data set, `time_s` (UTC, bar close), `equity`, `benchmark_equity`,
-    `exposure`, and `turnover`, `fees`, `trades` of the step that led to the bar (0 on a segment's first).
+    Columns, all (M,): `segment` number, `bar` index in the dataset, `time_s` (UTC, bar close), `equity`,
+    `benchmark_equity`, `exposure`, and `turnover`, `fees`, `trades` of the step that led to the bar (0 on the first bar
+    of a segment).
     """
     columns = {
         "segment": np.concatenate([np.full(len(r.bars), i) for i, r in enumerate(records)]),
@@ -57,9 +58,9 @@ def write_equity(path: Path, records: Sequence[EpisodeRecord], time_s: np.ndarra
 
 
 def write_closes(study_folder: Path, data: FoldedData) -> None:
-    """Write the closes (T, A), which of them are filled, and their coins, once: a study keeps its bars.
+    """Write the study's closes (T, A), its filled bars and its coins, unless the file exists.
 
-    What is held out is not among them.
+    The hold-out is not included.
     """
     path = closes_file(study_folder, data.timeframe)
     if path.exists():

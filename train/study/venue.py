@@ -1,7 +1,7 @@
-"""What the venue of the bars asks of every environment of a study, in training, validation and testing alike.
+"""Venue rules of a study's environments, the same in training, validation and testing.
 
-Every order of the simulator is a market order, so it pays the taker rate. The tier is an assumption about the account
-that is fixed for the whole study and not the account's own running volume: see "Fees" in data/README.md.
+Every order of the simulator is a market order, so it pays the taker rate. The fee tier is an assumption that is fixed
+for the whole study. It does not follow the account's own volume: see "Fees" in data/README.md.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ LIQUIDITY = "taker"
 
 
 def venue_env(dataset: Dataset, volume_30d: float | None, rules: str = "standard") -> dict[str, Any]:
-    """The env_params that the venue sets.
+    """Return the env_params that the venue sets.
 
     Args:
-        dataset: carries its venue.
-        volume_30d: USD the account is assumed to have traded in 30 days; None: not said, so 0.
-        rules: rule set of the environments. The hosts' sets keep their own fee unless the volume is said, and their own
-            smallest orders.
+        dataset: dataset with its venue.
+        volume_30d: assumed trading volume of the account over 30 days, in USD. None means not given and counts as 0.
+        rules: rule set of the environments. Host rule sets keep their own minimum order, and keep their own fee unless
+            the volume is given.
     """
     fee = {"fee_rate": dataset.venue.fee_rate(volume_30d or 0.0, LIQUIDITY)}
     if rules != "standard":
@@ -30,7 +30,7 @@ def venue_env(dataset: Dataset, volume_30d: float | None, rules: str = "standard
 
 
 def venue_terms(dataset: Dataset, volume_30d: float | None) -> VenueTerms:
-    """The same for the reader of a study, a trial or a policy: whose rules, of when, at which volume."""
+    """Return the record of the venue's rules that studies, trials and policies store."""
     venue = dataset.venue
     return VenueTerms(
         name=venue.name,
@@ -42,7 +42,7 @@ def venue_terms(dataset: Dataset, volume_30d: float | None) -> VenueTerms:
 
 
 def policy_origin(dataset: Dataset, **facts: Any) -> PolicyOrigin:
-    """What a policy trained on these bars says of where it comes from; `facts` are the other fields."""
+    """Return the origin that a policy trained on these bars stores. `facts` are the remaining fields."""
     return PolicyOrigin(
         data_sha256=dataset.sha256,
         data_source=dataset.source,

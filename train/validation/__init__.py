@@ -1,4 +1,4 @@
-"""Numbers only: splits, metrics, benchmarks, overfitting statistics.
+"""Numerical functions: splits, metrics, benchmarks and overfitting statistics.
 
-NumPy in, NumPy out; no files, no study, no text for users. It imports nothing of ours.
+They take and return NumPy arrays and use no files and no studies. The package imports only `records` and `market`.
 """

@@ -1,10 +1,10 @@
-"""A band policy on its bars: edges, held weight and price of every coin, reduced to what a picture can show.
+"""Curves of a band policy (edges, held weight and price of every coin), reduced to the resolution of a chart.
 
-Pure functions on arrays; `train.report.band_picture` draws them, on the page as SVG and as a picture as PNG.
+Pure functions on arrays. `train.report.band_picture` draws the curves, as SVG on the page and as a PNG picture.
 
-A picture has a few hundred columns, and a study tens of thousands of bars. So many bars go into one column: of the
-edges their mean, of the weight its mean and its range, of the price the last. Nothing is left out by taking every so
-manieth bar, which would miss short trades or make patterns of its own.
+A chart has a few hundred columns, whereas a study has tens of thousands of bars, so each column stands for many bars.
+It shows the mean of the edges, the mean and range of the weight, and the last price. Subsampling is not used, because
+it would miss short trades and create aliasing patterns.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ CLOSE_UP_BARS = 300
 
 @dataclass(frozen=True)
 class BandCurves:
-    """One account of a band policy, or of several one after the other. The weight is that after the bar's orders."""
+    """One account of a band policy, or several joined; the weight is the one after the bar's orders."""
 
     tickers: tuple[str, ...]
     time_s: np.ndarray  # (M,) UTC, bar close
-    segment: np.ndarray  # (M,) number of the account that a row belongs to; accounts begin in cash
-    price: np.ndarray  # (M, A) quote
-    lo: np.ndarray  # (M, A) lower edge that the order filled at this bar aimed at; nan on an account's first bar
+    segment: np.ndarray  # (M,) number of the account that a row belongs to; accounts start in cash
+    price: np.ndarray  # (M, A) in quote currency
+    lo: np.ndarray  # (M, A) lower edge targeted by the order filled at this bar; nan on an account's first bar
     hi: np.ndarray  # (M, A) upper edge
-    weight: np.ndarray  # (M, A) share of the account in the coin
-    best_lo: np.ndarray | None = None  # (M, A) edges of the best band, where it is known: a planted market
+    weight: np.ndarray  # (M, A) fraction of equity in the coin
+    best_lo: np.ndarray | None = None  # (M, A) edges of the best band, which is known only for a planted market
     best_hi: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        """Refuse arrays that do not fit together."""
+        """Reject arrays whose shapes do not match."""
         expected = (len(self.time_s), len(self.tickers))
         for name in ("price", "lo", "hi", "weight", "best_lo", "best_hi"):
             values = getattr(self, name)
@@ -42,11 +42,11 @@ class BandCurves:
 
     @property
     def starts(self) -> np.ndarray:
-        """Rows on which an account begins."""
+        """Rows at which an account starts."""
         return np.flatnonzero(np.diff(self.segment, prepend=self.segment[:1] - 1))
 
     def rows(self, rows: slice | np.ndarray) -> BandCurves:
-        """These bars alone."""
+        """Return the curves on these rows only."""
         names = ("time_s", "segment", "price", "lo", "hi", "weight", "best_lo", "best_hi")
         known = {name: getattr(self, name) for name in names}
         return replace(self, **{name: None if values is None else values[rows] for name, values in known.items()})
@@ -54,21 +54,21 @@ class BandCurves:
 
 @dataclass(frozen=True)
 class CoinColumns:
-    """One coin in B columns of a picture."""
+    """One coin in B columns of a chart."""
 
     row: np.ndarray  # (B,) last row of the column
-    price: np.ndarray  # (B,) of that row; nan where the coin has none
-    lo: np.ndarray  # (B,) means of the column's bars; nan where none is known
+    price: np.ndarray  # (B,) price on that row; nan if the coin has none
+    lo: np.ndarray  # (B,) mean over the column's bars; nan if none is known
     hi: np.ndarray
-    weight: np.ndarray  # (B,) mean
-    weight_low: np.ndarray  # (B,) range of the column's bars
+    weight: np.ndarray  # (B,) mean over the column's bars
+    weight_low: np.ndarray  # (B,) minimum over the column's bars
     weight_high: np.ndarray
-    best_lo: np.ndarray | None = None  # None too where many bars share a column: the mean of steps is no band
+    best_lo: np.ndarray | None = None  # also None if many bars share a column, because a mean of steps is not a band
     best_hi: np.ndarray | None = None
 
 
 def coin_columns(curves: BandCurves, coin: int, most: int = MOST_COLUMNS) -> CoinColumns:
-    """Reduce one coin's curves to at most `most` columns of nearly equal numbers of bars."""
+    """Reduce one coin's curves to at most `most` columns with nearly equal numbers of bars."""
     n = len(curves.time_s)
     first = np.unique(np.linspace(0, n, min(n, most), endpoint=False).astype(np.int64))
     last = np.append(first[1:], n) - 1
@@ -91,20 +91,20 @@ def coin_columns(curves: BandCurves, coin: int, most: int = MOST_COLUMNS) -> Coi
 
 
 def shown_coins(curves: BandCurves, most: int) -> list[int]:
-    """The coins to draw, in their own order: those whose weight moved most."""
+    """Return the coins to draw, in their own order: the ones whose weight moved most."""
     moved = np.abs(np.diff(curves.weight, axis=0)).sum(axis=0)
     return sorted(np.argsort(-moved, kind="stable")[:most].tolist())
 
 
 def highest_share(curves: BandCurves, coin: int) -> float:
-    """The top of an axis for the coin's shares: the next quarter of the account above all that is drawn."""
+    """Return the upper limit of the axis for a coin's weight: the next quarter above everything drawn."""
     drawn = (curves.hi, curves.weight, curves.best_hi)
     most = max(float(np.nanmax(values[:, coin], initial=0.0)) for values in drawn if values is not None)
     return min(max(math.ceil(most * 4.0 - 1e-9), 1) / 4.0, 1.0)
 
 
 def close_up(curves: BandCurves, coin: int, n_bars: int = CLOSE_UP_BARS) -> slice:
-    """The run of `n_bars` rows of one account in which the coin's weight was moved most; fewer of short accounts."""
+    """Return the `n_bars` rows of one account in which the coin's weight moved most; fewer if the account is short."""
     best, most = slice(0, 0), -1.0
     ends = np.append(curves.starts[1:], len(curves.time_s))
     for start, end in zip(curves.starts.tolist(), ends.tolist(), strict=True):
@@ -119,7 +119,7 @@ def close_up(curves: BandCurves, coin: int, n_bars: int = CLOSE_UP_BARS) -> slic
 
 
 def _mean_of_known(values: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """(B,) mean of each run of rows that begins at `first`, without nan; nan where all are."""
+    """Return the mean (B,) of each run of rows that starts at `first`, ignoring nan; nan if all values are nan."""
     is_known = np.isfinite(values)
     n_known = np.add.reduceat(is_known.astype(np.float64), first)
     total = np.add.reduceat(np.where(is_known, values, 0.0), first)

@@ -1,8 +1,9 @@
-"""What anybody could have had on the same bars: equal weight, each coin, cash, and random orders of the same size.
+"""Benchmarks on the same bars: equal weight, each coin, cash, and random orders with the same turnover.
 
-Pure functions on the closes of ONE segment, (n + 1, A) for n steps: `close[record.bars]` of an evaluated policy. Every
-account begins with the same cash on the same bar as the policy. Buy and hold buys at the first bar's close, and what
-that costs is part of its first return; orders of a step are filled at the close the step leads to, as the policy's.
+Pure functions on the closes of ONE segment, (n + 1, A) for n steps, such as `close[record.bars]` of an evaluated
+policy. Every account starts with the same cash on the same bar as the policy. Buy and hold buys at the close of the
+first bar, and the cost of buying is part of its first return. The orders of a step fill at the close at the end of the
+step, as in the environment.
 
     close 0          close 1                        close n
     capital          orders of step 0, valued       orders of step n - 1, valued
@@ -23,48 +24,48 @@ from train.records.account import Metrics
 from train.records.defaults import RANDOM_DRAWS
 from train.validation.metrics import MetricsBatch, join_points, join_steps, measure_batch, segment_ids
 
-DRAWS_AT_ONCE = 20  # of them measured together: measuring takes ten arrays of their equity's size
-DUST = 1e-9  # of the initial capital: smaller amounts are rounding and are not traded
+DRAWS_AT_ONCE = 20  # accounts measured together; measuring needs ten arrays of the size of their equity
+DUST = 1e-9  # fraction of the initial capital; smaller amounts are rounding and are not traded
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What every account begins with and pays."""
+    """Starting cash and trading costs of every account."""
 
     initial_capital: float  # quote
-    fee_rate: float  # fraction of what changes hands, buying and selling
-    # Buys pay, sells receive this fraction less. Buy and hold pays none, as in the environment: it trades once, and
-    # the policy is compared with a portfolio that has it a little easier.
+    fee_rate: float  # fraction of notional, for buys and sells
+    # Buys pay this fraction more, and sells receive this fraction less. Buy and hold pays no slippage, as in the
+    # environment, which slightly favors it over the policy.
     slippage_rate: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse percentages."""
+        """Reject percentages."""
         for name in ("fee_rate", "slippage_rate"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(
-                    f"{name} is a fraction of notional, so 0.0025 means 0.25 %; received {getattr(self, name)}"
+                    f"{name} must be a fraction of notional (0.0025 is 0.25 %); received {getattr(self, name)}"
                 )
         if not self.initial_capital > 0.0:
-            raise ValueError(f"initial_capital is the cash an account begins with; received {self.initial_capital}")
+            raise ValueError(f"initial_capital must be above 0; received {self.initial_capital}")
 
 
 @dataclass(frozen=True)
 class Account:
-    """One segment of one account, or of several in front of the last axis; as in an episode record."""
+    """One segment of one account, or of several accounts along leading axes, as in an episode record."""
 
     equity: np.ndarray  # (..., n + 1) quote
-    turnover: np.ndarray  # (..., n) quote, traded notional
+    turnover: np.ndarray  # (..., n) traded notional, quote
     fees: np.ndarray  # (..., n) quote
-    trades: np.ndarray  # (..., n) int64, orders filled
-    exposure: np.ndarray  # (..., n + 1) share of equity in coins
+    trades: np.ndarray  # (..., n) int64, number of filled orders
+    exposure: np.ndarray  # (..., n + 1) fraction of equity in coins
 
 
 @dataclass(frozen=True)
 class Draws:
-    """What is kept of K accounts over G segments: their curves, and sums. A fifth of their `Account`s."""
+    """Curves and sums of K accounts over G segments; they take a fifth of the memory of the `Account`s."""
 
-    equity: tuple[np.ndarray, ...]  # G of (K, n + 1) quote
-    turnover: np.ndarray  # (K, G) quote, of all steps of a segment
+    equity: tuple[np.ndarray, ...]  # G arrays (K, n + 1), quote
+    turnover: np.ndarray  # (K, G) quote, sum over the steps of a segment
     fees: np.ndarray  # (K, G) quote
     trades: np.ndarray  # (K, G) int64
     exposure: np.ndarray  # (K, G) sum over a segment's points
@@ -72,12 +73,12 @@ class Draws:
 
 @dataclass(frozen=True)
 class Benchmarks:
-    """One entry per segment in each list."""
+    """Benchmark accounts, with one entry per segment in each list."""
 
     equal_weight: list[Account]
     coins: list[Account]  # (A, ...) buy and hold of each coin
     cash: list[Account]
-    random: list[Account]  # (K, ...) draws; empty without any
+    random: list[Account]  # (K, ...) random-order accounts; empty if there are none
 
 
 def benchmarks_of(
@@ -88,9 +89,9 @@ def benchmarks_of(
     n_draws: int = RANDOM_DRAWS,
     seed: int | Sequence[int] = 0,
 ) -> Benchmarks:
-    """All benchmarks of a policy that traded several segments: (n_i + 1, A) closes and its (n_i,) turnover of each.
+    """Return all benchmarks of a policy from the closes (n_i + 1, A) and turnover (n_i,) of its segments.
 
-    The draws of a segment depend on `seed` and the segment's place in the list alone.
+    The random orders of a segment depend only on `seed` and the position of the segment in the list.
     """
     streams = draw_streams(seed, len(closes))
     return Benchmarks(
@@ -106,16 +107,16 @@ def benchmarks_of(
 
 
 def draw_streams(seed: int | Sequence[int], n_segments: int) -> list[np.random.Generator]:
-    """One generator a segment.
+    """Return one random generator per segment.
 
-    For the random orders of a study's split the seed is (seed, split): their sum would give split 0 under seed 1 the
-    draws of split 1 under seed 0.
+    For the random orders of a study's split, pass the pair (seed, split). With their sum, split 0 under seed 1 would
+    get the random orders of split 1 under seed 0.
     """
     return [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(n_segments)]
 
 
 def measure_accounts(segments: Sequence[Account], bars_per_year: float) -> MetricsBatch:
-    """The figures of the accounts over all their segments; of the leading shape."""
+    """Return the metrics of the accounts over all their segments, in arrays of the leading shape."""
     return measure_batch(
         join_points([s.equity for s in segments]),
         bars_per_year,
@@ -128,7 +129,7 @@ def measure_accounts(segments: Sequence[Account], bars_per_year: float) -> Metri
 
 
 def draws_of(accounts: Sequence[Account]) -> Draws:
-    """The part of several segments' draws that their figures need."""
+    """Return the curves and sums of several segments that the metrics need."""
     totals = {
         name: np.stack([getattr(a, name).sum(axis=-1) for a in accounts], axis=-1)
         for name in ("turnover", "fees", "trades", "exposure")
@@ -137,13 +138,13 @@ def draws_of(accounts: Sequence[Account]) -> Draws:
 
 
 def joined_draws(parts: Sequence[Draws]) -> Draws:
-    """The segments of all parts one after the other."""
+    """Join the segments of all parts."""
     totals = {f.name: np.concatenate([getattr(p, f.name) for p in parts], axis=-1) for f in fields(Draws)[1:]}
     return Draws(tuple(equity for part in parts for equity in part.equity), **totals)
 
 
 def measure_draws(draws: Draws, bars_per_year: float) -> MetricsBatch:
-    """The figures of K draws over all their segments, as `measure_accounts` gives them; some draws at a time."""
+    """Return the metrics of K accounts over all their segments, like `measure_accounts`, a few accounts at a time."""
     ids, n_draws = segment_ids([equity.shape[-1] for equity in draws.equity]), len(draws.turnover)
     parts = []
     for first in range(0, n_draws, DRAWS_AT_ONCE):
@@ -163,13 +164,13 @@ def measure_draws(draws: Draws, bars_per_year: float) -> MetricsBatch:
 
 
 def with_trades_of(own: Metrics, anew: Metrics) -> Metrics:
-    """The recorded equal-weight portfolio's figures, with the orders of one made anew: its own are not kept."""
+    """Return the recorded metrics of equal weight plus unrecorded trade figures from a recomputed account."""
     return replace(own, turnover=anew.turnover, fees=anew.fees, trades=anew.trades, exposure=anew.exposure)
 
 
 # ---------------------------------------------------------------------------------------------------- nothing to decide
 def cash_only(close: ArrayLike, costs: Costs) -> Account:
-    """Never trades."""
+    """Return an account that never trades."""
     n_points = len(checked_closes(close))
     steps = np.zeros(n_points - 1)
     return Account(
@@ -178,7 +179,7 @@ def cash_only(close: ArrayLike, costs: Costs) -> Account:
 
 
 def equal_weight(close: ArrayLike, costs: Costs) -> Account:
-    """The same amount of every coin that has a price at the first close, and never again; cash where none has."""
+    """Buy the same amount of every coin that has a price at the first close and hold it; stay in cash if none has."""
     price = checked_closes(close)
     is_priced = price[0] > 0.0
     if not is_priced.any():
@@ -188,13 +189,13 @@ def equal_weight(close: ArrayLike, costs: Costs) -> Account:
 
 
 def buy_and_hold_each(close: ArrayLike, costs: Costs) -> Account:
-    """All the cash in one coin, for each of the A coins; nan for a coin without a price at the first close."""
+    """Return one account per coin that holds only this coin; nan for a coin without a price at the first close."""
     price = checked_closes(close)
     return _bought_at_first(price, np.eye(price.shape[1]), costs)
 
 
 def _bought_at_first(price: np.ndarray, weight: np.ndarray, costs: Costs) -> Account:
-    """M accounts with weight (M, A) of their cash in coins, the fee paid out of it."""
+    """Return M accounts that put the weights (M, A) of their cash into coins and pay the fee from the cash."""
     cost_of_coin = np.where(price[0] > 0.0, price[0] * (1.0 + costs.fee_rate), np.nan)
     qty = np.where(weight > 0.0, costs.initial_capital * weight / cost_of_coin, 0.0)  # (M, A)
     equity = qty @ price.T  # (M, n + 1)
@@ -214,30 +215,30 @@ def _bought_at_first(price: np.ndarray, weight: np.ndarray, costs: Costs) -> Acc
 def random_orders(
     close: ArrayLike, turnover: ArrayLike, costs: Costs, n_draws: int, rng: np.random.Generator
 ) -> Account:
-    """K accounts that trade what the policy traded, at the same bars, in random coins and a random direction.
+    """Return K accounts that trade the policy's turnover at the same bars, in random coins and a random direction.
 
-    On every step an account may trade the notional that the policy has traded up to then and it has not. A fair coin
-    says whether it buys first or sells first; the amount is spread over the coins at random (uniformly over all
-    spreads) and limited by its cash or its coins; what is left of it goes the other way, and what is left even then
-    to the next step. So it is long only, without leverage, and its total equals the policy's to rounding whenever
-    its last steps have room for it: an account that has lost most of its money, or begins with a sale, may trade less
-    (`turnover_gap` says by how much), and none ever trades more. Exposure is not matched.
+    On every step an account may trade the notional that the policy has traded so far and the account has not. A fair
+    coin decides if it buys or sells first. The amount is spread uniformly at random over the coins and limited by the
+    account's cash or coins. The remainder goes into the other direction, and what still remains is carried to the next
+    step. The account is long only and has no leverage. Its total turnover equals the policy's up to rounding, unless
+    the last steps lack cash or coins. An account that has lost most of its money, or starts with a sale, may trade less
+    (`turnover_gap`). None trades more. Exposure is not matched.
 
     Args:
-        close: (n + 1, A) quote.
-        turnover: (n,) quote, of the policy.
-        costs: fees and slippage are paid on every order.
-        n_draws: K.
-        rng: every draw of a step is made before its prices are looked at.
+        close: closing prices (n + 1, A) in quote currency.
+        turnover: notional (n,) in quote currency that the policy traded.
+        costs: starting cash, and fees and slippage that every order pays.
+        n_draws: number of accounts K.
+        rng: generator; all draws of a step are made before its prices are used.
 
-    Returns: arrays of (K, n + 1) and (K, n).
+    Returns: an account with arrays of shape (K, n + 1) and (K, n).
     """
     price = checked_closes(close)
     traded = np.asarray(turnover, dtype=np.float64)
     if traded.shape != (len(price) - 1,) or not (np.isfinite(traded) & (traded >= 0.0)).all():
         raise ValueError(
-            f"turnover is the notional of each of {len(price) - 1} steps, finite and 0 or more; received shape "
-            f"{traded.shape} with {np.count_nonzero(~(traded >= 0.0))} entries below 0 or nan"
+            f"turnover must have {len(price) - 1} values, one per step, finite and at least 0; received shape "
+            f"{traded.shape} with {np.count_nonzero(~(traded >= 0.0))} values below 0 or nan"
         )
     book = _Book(np.full(n_draws, costs.initial_capital), np.zeros((n_draws, price.shape[1])), costs)
     allowance = np.zeros(n_draws)
@@ -245,7 +246,7 @@ def random_orders(
     equity, exposure = np.full((n_draws, len(price)), costs.initial_capital), np.zeros((n_draws, len(price)))
     is_order, t = traded > 0.0, 0
     while t < len(traded):
-        if not is_order[t] and book.is_dust(allowance).all():  # nobody trades until the policy does again
+        if not is_order[t] and book.is_dust(allowance).all():  # no account trades until the policy trades again
             end = t + 1 + int(np.argmax(is_order[t + 1 :])) if is_order[t + 1 :].any() else len(traded)
             equity[:, t + 1 : end + 1], exposure[:, t + 1 : end + 1] = book.value(price[t + 1 : end + 1])
             t = end
@@ -262,7 +263,7 @@ def random_orders(
 
 
 def turnover_gap(account: Account | Draws, turnover: ArrayLike) -> np.ndarray:
-    """(...) share of the policy's total notional that the accounts did not trade; 0 for a policy without trades."""
+    """Return the fraction (...) of the policy's notional that the accounts did not trade; 0 without trades."""
     wanted = float(np.sum(np.asarray(turnover, dtype=np.float64)))
     return 1.0 - account.turnover.sum(axis=-1) / wanted if wanted > 0.0 else np.zeros(account.turnover.shape[:-1])
 
@@ -270,7 +271,7 @@ def turnover_gap(account: Account | Draws, turnover: ArrayLike) -> np.ndarray:
 def _trade(
     book: _Book, allowance: np.ndarray, buys_first: np.ndarray, spread: np.ndarray, price: np.ndarray
 ) -> np.ndarray:
-    """One step of random orders; returns what is left of the allowance (K,)."""
+    """Trade one step of random orders and return the unused allowance (K,)."""
     left = np.where(buys_first, book.buy(np.where(buys_first, allowance, 0.0), spread[0], price), allowance)
     left = book.sell(left, spread[1], price)
     return np.where(buys_first, left, book.buy(np.where(buys_first, 0.0, left), spread[0], price))
@@ -278,7 +279,7 @@ def _trade(
 
 @dataclass
 class _Book:
-    """K accounts in trade; `buy` and `sell` return what they could not do of the amounts asked for."""
+    """State of K accounts; `buy` and `sell` return the part of an amount that could not be traded."""
 
     cash: np.ndarray  # (K,) quote
     qty: np.ndarray  # (K, A) coins
@@ -291,7 +292,7 @@ class _Book:
         self.turnover, self.fees, self.trades = (np.zeros(len(self.cash)) for _ in range(3))
 
     def buy(self, amount: np.ndarray, spread: np.ndarray, price: np.ndarray) -> np.ndarray:
-        """Buy `amount` (K,) of notional over the coins as `spread` (K, A) says, as far as the cash goes."""
+        """Buy a notional `amount` (K,), spread over the coins by `spread` (K, A), as far as the cash allows."""
         unit_cost = (1.0 + self.costs.slippage_rate) * (1.0 + self.costs.fee_rate)
         done = self._no_dust(np.minimum(amount, self.cash / unit_cost) * (price > 0.0).any())
         bought = done[:, None] * _shares(spread, price)
@@ -301,7 +302,7 @@ class _Book:
         return np.maximum(amount - done, 0.0)
 
     def sell(self, amount: np.ndarray, spread: np.ndarray, price: np.ndarray) -> np.ndarray:
-        """Sell `amount` (K,) of notional as `spread` (K, A) says; where a coin runs out, of the others alike."""
+        """Sell a notional `amount` (K,), spread by `spread` (K, A); if a coin runs out, more of the others is sold."""
         held = self.qty * price
         done = self._no_dust(np.minimum(amount, held.sum(axis=1)))
         asked = np.minimum(done[:, None] * _shares(spread, price), held)
@@ -315,13 +316,13 @@ class _Book:
         return np.maximum(amount - sold.sum(axis=1), 0.0)  # rounding only
 
     def value(self, price: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Equity and share of it in coins, (K, M) each, at M bars' prices (M, A)."""
+        """Return equity and exposure, (K, M) each, at the prices (M, A) of M bars."""
         coins = self.qty @ price.T
         equity = self.cash[:, None] + coins
         return equity, coins / _divisor(equity)
 
     def is_dust(self, amount: np.ndarray) -> np.ndarray:
-        """Amounts too small to be traded."""
+        """Return which amounts are too small to trade."""
         return amount <= DUST * self.costs.initial_capital
 
     def _no_dust(self, amount: np.ndarray) -> np.ndarray:
@@ -334,7 +335,7 @@ class _Book:
 
 
 def _shares(spread: np.ndarray, price: np.ndarray) -> np.ndarray:
-    """(K, A) adding up to 1 over the coins with a price; 0 where none has."""
+    """Return shares (K, A) that sum to 1 over the coins with a price, or zeros if no coin has one."""
     share = np.where(price > 0.0, spread, 0.0)
     return share / _divisor(share.sum(axis=1, keepdims=True))
 
@@ -344,14 +345,14 @@ def _divisor(values: np.ndarray) -> np.ndarray:
 
 
 def checked_closes(close: ArrayLike) -> np.ndarray:
-    """(n + 1, A) float64 closes.
+    """Return closes (n + 1, A) as float64.
 
     Raises:
-        ValueError: another shape, or a price that is below 0 or not finite.
+        ValueError: the shape is wrong, or a price is negative or not finite.
     """
     price = np.asarray(close, dtype=np.float64)
     if price.ndim != 2 or len(price) < 1 or not (np.isfinite(price) & (price >= 0.0)).all():
         raise ValueError(
-            f"closes are (n + 1, A), finite and 0 or more, 0 for a coin without a price; received {price.shape}"
+            f"closes must have shape (n + 1, A) and be finite and at least 0 (0: no price); received {price.shape}"
         )
     return price

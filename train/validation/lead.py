@@ -1,7 +1,7 @@
-"""What an account earned beside its exposure to the market, and how sure a difference of two Sharpe ratios is.
+"""Alpha returns of an account, and the standard error of a difference of two Sharpe ratios.
 
-An account that only holds less of the market than equal weight earns more where prices fall, and one that holds more
-earns more where they rise. Neither is skill, so the lead is what is left after the exposure is taken out.
+An account that holds less of the market than equal weight earns more if prices fall. An account that holds more earns
+more if prices rise. Neither is skill, so alpha returns are what remains after the exposure is removed.
 
     beta, appraisal ratio  Treynor and Black 1973, "How to Use Security Analysis to Improve Portfolio Selection"
     difference of Sharpes  Jobson and Korkie 1981, corrected by Memmel 2003, "Performance Hypothesis Testing with the
@@ -19,10 +19,9 @@ from train.validation.metrics import LEAST_RELATIVE_SPREAD, sharpe
 
 
 def market_beta(returns: ArrayLike, market: ArrayLike) -> float:
-    """Exposure to the market: slope of the least-squares line, with a constant, of (n,) returns on (n,) of the market.
+    """Return the least-squares slope, with intercept, of returns (n,) on market returns (n,): the market exposure.
 
-    0 where the market does not vary (nothing can be exposed to it); nan where something is not finite, or without
-    returns.
+    The exposure is 0 if the market does not vary, and nan if a value is not finite or there are no returns.
     """
     r, m = np.asarray(returns, dtype=np.float64), np.asarray(market, dtype=np.float64)
     if not r.size or not (np.isfinite(r).all() and np.isfinite(m).all()):
@@ -34,21 +33,21 @@ def market_beta(returns: ArrayLike, market: ArrayLike) -> float:
 
 
 def lead_returns(returns: ArrayLike, market: ArrayLike) -> np.ndarray:
-    """(n,) returns less `market_beta` times the market's: the constant (alpha) and what the market does not explain.
+    """Return alpha returns (n,): returns minus `market_beta` times the market's returns, including the intercept.
 
-    Their Sharpe ratio is the appraisal ratio. An account of constant exposure keeps its costs and nothing else.
+    Their Sharpe ratio is the appraisal ratio. For an account with constant exposure only its costs remain.
     """
     r, m = np.asarray(returns, dtype=np.float64), np.asarray(market, dtype=np.float64)
     return r - market_beta(r, m) * m
 
 
 def sharpe_difference_error(returns: ArrayLike, other: ArrayLike, bars_per_year: float) -> float:
-    """Standard error of the annual Sharpe ratio of (n,) returns minus that of (n,) others on the same bars.
+    """Return the standard error of the difference of two annual Sharpe ratios of returns (n,) on the same bars.
 
-    By the correlation rho of the two and their Sharpe ratios a and b per bar, after Memmel:
-    variance = (2 (1 - rho) + (a^2 + b^2 - 2 a b rho^2) / 2) / n. The closer they move together, the surer their
-    difference; the error of a single ratio, 1 / n, is right for rho = 1/2 only. Bars are taken for independent and
-    returns for normal. nan where a Sharpe ratio is undefined.
+    With the correlation rho of the returns and their Sharpe ratios a and b per bar, after Memmel: variance = (2 (1 -
+    rho) + (a^2 + b^2 - 2 a b rho^2) / 2) / n. The higher the correlation, the smaller the error. The variance of a
+    single ratio, 1 / n, is correct only for rho = 1/2. Bars are assumed independent and returns normal. The result is
+    nan if a Sharpe ratio is undefined.
     """
     r, o = np.asarray(returns, dtype=np.float64), np.asarray(other, dtype=np.float64)
     a, b = float(sharpe(r, 1.0)), float(sharpe(o, 1.0))

@@ -1,13 +1,12 @@
-"""What an account did, as numbers: pure functions on per-bar equity and returns.
+"""Performance metrics of an account: pure functions of per-bar equity and returns.
 
-Axes: the LAST axis is time, anything in front of it is a batch (policies, splits). Returns are simple returns of one
-bar. `counted` (..., n) says which returns are real; the others are padding or the step from one segment to the next,
-and whatever they hold is ignored. Crypto trades every day, so a year is 365 days of `86_400 / bar_seconds` bars.
+The LAST axis is time; leading axes are a batch (policies, splits). Returns are simple one-bar returns. The mask
+`counted` (..., n) marks real returns. The others are padding or steps between segments, and their values are ignored.
+Crypto trades every day, so a year is 365 days of `86_400 / bar_seconds` bars.
 
-A figure that is not defined for the input (no returns, no variance, beyond float range) is nan and stays nan; nothing
-is replaced by 0. A counted return that is not finite makes every figure of its account's returns nan. One case looks
-undefined and is not: an account at 0 that stays there has lost everything and goes on returning 0, so that ruin is
-never left out.
+A metric that is undefined for the input (no returns, no variance, beyond float range) is nan and is never replaced by
+0. A counted return that is not finite makes all metrics of its account's returns nan. One case is defined although it
+may not look so: an account that stays at 0 has lost everything and returns 0 from then on, so ruin is never ignored.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from numpy.typing import ArrayLike
 
 from train.records.account import Metrics
 
-# Returns that differ by rounding only: their spread relative to the largest is this small, and its reciprocal would
-# look like a magnificent Sharpe ratio. A running maximum is reached again when wealth is this close to it.
+# Relative spread below which returns differ only by rounding and have no Sharpe ratio. A running maximum counts as
+# reached again if wealth is this close to it.
 LEAST_RELATIVE_SPREAD = 1e-9
-TAIL = 0.05  # share of the worst bars in VaR and CVaR
+TAIL = 0.05  # fraction of the worst bars in VaR and CVaR
 
 
 @dataclass(frozen=True)
 class MetricsBatch:
-    """The figures of `Metrics`, each an array over the batch; `bars` and `trades` are int64."""
+    """`Metrics` of many accounts, as arrays over the batch; `bars` and `trades` are int64."""
 
     bars: np.ndarray
     total_return: np.ndarray
@@ -48,13 +47,13 @@ class MetricsBatch:
     hit_rate: np.ndarray
 
     def at(self, *index: int) -> Metrics:
-        """One account's figures as plain numbers."""
+        """Return the metrics of one account as plain numbers."""
         return Metrics(**{field.name: getattr(self, field.name)[index].item() for field in fields(self)})
 
 
 # ----------------------------------------------------------------------------------------------- from equity to returns
 def bar_returns(equity: ArrayLike) -> np.ndarray:
-    """(..., n) simple returns of (..., n + 1) equity; 0 from 0 to 0, nan or infinite from 0 to anything else."""
+    """Return simple returns (..., n) of equity (..., n + 1); 0 from 0 to 0, nan or infinite from 0 to anything else."""
     value = np.asarray(equity, dtype=np.float64)
     before, after = value[..., :-1], value[..., 1:]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -62,19 +61,19 @@ def bar_returns(equity: ArrayLike) -> np.ndarray:
 
 
 def joined_returns(equities: Sequence[ArrayLike]) -> np.ndarray:
-    """(n,) returns of several accounts one after the other; the step from one account to the next is no return."""
+    """Return the joined returns (n,) of several accounts, without the steps between accounts."""
     return np.concatenate([bar_returns(equity) for equity in equities]) if equities else np.empty(0)
 
 
 def total_return(returns: ArrayLike, counted: ArrayLike | None = None) -> np.ndarray:
-    """Compounded return of the whole period; nan without returns."""
+    """Return the compounded return of the whole period; nan without returns."""
     r, _, n = _counted(returns, counted)
     with np.errstate(over="ignore", invalid="ignore"):
         return _finite(np.prod(1.0 + r, axis=-1) - 1.0, n > 0)
 
 
 def annual_return(returns: ArrayLike, bars_per_year: float, counted: ArrayLike | None = None) -> np.ndarray:
-    """Compounded return per year; nan without returns, when the account went negative, or beyond float range."""
+    """Return the compounded annual return; nan without returns, for negative equity, or beyond float range."""
     growth = 1.0 + total_return(returns, counted)
     n = _counted(returns, counted)[2]
     with np.errstate(invalid="ignore", over="ignore"):
@@ -83,12 +82,12 @@ def annual_return(returns: ArrayLike, bars_per_year: float, counted: ArrayLike |
 
 
 def volatility(returns: ArrayLike, bars_per_year: float, counted: ArrayLike | None = None) -> np.ndarray:
-    """Standard deviation (n - 1) per year; nan with fewer than 2 returns."""
+    """Return the annual standard deviation (n - 1); nan with fewer than 2 returns."""
     return _finite(_spread(*_counted(returns, counted)) * np.sqrt(bars_per_year))
 
 
 def sharpe(returns: ArrayLike, bars_per_year: float, counted: ArrayLike | None = None) -> np.ndarray:
-    """Mean over standard deviation (n - 1), times sqrt(bars per year); nan where the returns do not vary."""
+    """Return mean over standard deviation (n - 1), times sqrt(bars per year); nan for constant returns."""
     r, c, n = _counted(returns, counted)
     spread = _spread(r, c, n)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -97,7 +96,7 @@ def sharpe(returns: ArrayLike, bars_per_year: float, counted: ArrayLike | None =
 
 
 def sortino(returns: ArrayLike, bars_per_year: float, counted: ArrayLike | None = None) -> np.ndarray:
-    """Mean over downside deviation (root mean square of the negative returns over ALL bars); nan without a loss."""
+    """Return mean over downside deviation (root mean square of negative returns over ALL bars); nan without a loss."""
     r, _, n = _counted(returns, counted)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         downside = np.sqrt(_mean(np.minimum(r, 0.0) ** 2, n))
@@ -106,9 +105,9 @@ def sortino(returns: ArrayLike, bars_per_year: float, counted: ArrayLike | None 
 
 # ---------------------------------------------------------------------------------------------------- drawdown and tail
 def max_drawdown(returns: ArrayLike, counted: ArrayLike | None = None) -> np.ndarray:
-    """Largest loss from a running maximum (the start included), as a positive fraction; nan without returns.
+    """Return the largest loss from a running maximum, including the start, as a positive fraction; nan without returns.
 
-    Above 1 only for an account that went negative.
+    The result is above 1 only if equity became negative.
     """
     r, _, n = _counted(returns, counted)
     wealth, peak = _wealth_and_peak(r)
@@ -117,10 +116,10 @@ def max_drawdown(returns: ArrayLike, counted: ArrayLike | None = None) -> np.nda
 
 
 def max_drawdown_bars(returns: ArrayLike, counted: ArrayLike | None = None) -> np.ndarray:
-    """Longest run of bars whose close is below the running maximum (the start included); nan without returns.
+    """Return the longest run of bars below the running maximum, including the start; nan without returns.
 
-    A drawdown that the data ends in counts with the bars it has lasted so far. The bar that reaches the old maximum
-    again is not below it: down for one bar and back on the next is a run of 1.
+    A drawdown that lasts until the end of the data counts with its bars so far. The bar that reaches the old maximum
+    again is not below it: one bar down and the next bar back is a run of 1.
     """
     r, c, n = _counted(returns, counted)
     wealth, peak = _wealth_and_peak(r)
@@ -132,16 +131,16 @@ def max_drawdown_bars(returns: ArrayLike, counted: ArrayLike | None = None) -> n
 
 
 def calmar(returns: ArrayLike, bars_per_year: float, counted: ArrayLike | None = None) -> np.ndarray:
-    """Annual return over maximum drawdown; nan without a drawdown."""
+    """Return annual return over maximum drawdown; nan without a drawdown."""
     drawdown = max_drawdown(returns, counted)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         return _finite(annual_return(returns, bars_per_year, counted) / drawdown, drawdown > 0.0)
 
 
 def value_at_risk(returns: ArrayLike, tail: float = TAIL, counted: ArrayLike | None = None) -> np.ndarray:
-    """The `tail` quantile of one bar's returns, interpolated linearly; a loss is negative, as in empyrical.
+    """Return the `tail` quantile of one-bar returns, linearly interpolated; losses are negative, as in empyrical.
 
-    Historical: no distribution is assumed. nan without returns.
+    The quantile is historical, without an assumed distribution; nan without returns.
     """
     r, c, n = _counted(returns, counted)
     ordered = _ascending(r, c)
@@ -153,7 +152,7 @@ def value_at_risk(returns: ArrayLike, tail: float = TAIL, counted: ArrayLike | N
 
 
 def conditional_value_at_risk(returns: ArrayLike, tail: float = TAIL, counted: ArrayLike | None = None) -> np.ndarray:
-    """Mean of the `floor((n - 1) * tail) + 1` lowest returns of one bar; a loss is negative, as in empyrical."""
+    """Return the mean of the `floor((n - 1) * tail) + 1` lowest one-bar returns, as in empyrical."""
     r, c, n = _counted(returns, counted)
     last = np.maximum((n - 1) * tail, 0.0).astype(np.int64)
     with np.errstate(invalid="ignore"):
@@ -162,7 +161,7 @@ def conditional_value_at_risk(returns: ArrayLike, tail: float = TAIL, counted: A
 
 
 def hit_rate(returns: ArrayLike, counted: ArrayLike | None = None) -> np.ndarray:
-    """Positive returns among those that are not 0: bars out of the market count neither way; nan when all are."""
+    """Return the fraction of positive returns among nonzero ones; nan if all are 0."""
     r, _, _ = _counted(returns, counted)
     n_moves = np.count_nonzero(r, axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -179,15 +178,15 @@ def measure(
     trades: Sequence[ArrayLike] = (),
     exposure: Sequence[ArrayLike] = (),
 ) -> Metrics:
-    """All figures of an account that traded several segments, one entry per segment in each list.
+    """Return all metrics of an account that traded several segments; each list has one entry per segment.
 
     Args:
-        equities: (n_i + 1,) quote, the first entry before the first trade.
-        bars_per_year: from the real bar spacing.
-        turnover_notional: (n_i,) quote traded on each bar.
-        fees_quote: (n_i,) quote paid on each bar.
-        trades: (n_i,) orders filled on each bar.
-        exposure: (n_i + 1,) share of equity in coins.
+        equities: equity (n_i + 1,) in quote currency; the first entry is before the first trade.
+        bars_per_year: number of bars per year at the actual bar spacing.
+        turnover_notional: notional (n_i,) in quote currency traded on each bar.
+        fees_quote: fees (n_i,) in quote currency paid on each bar.
+        trades: number of orders (n_i,) filled on each bar.
+        exposure: fraction of equity in coins (n_i + 1,).
     """
     batch = measure_batch(
         join_points(equities),
@@ -211,20 +210,20 @@ def measure_batch(
     trades: ArrayLike | None = None,
     exposure: ArrayLike | None = None,
 ) -> MetricsBatch:
-    """The figures of many accounts at once; the same numbers as `measure` of each, in arrays of the leading shape.
+    """Return the metrics of many accounts at once, equal to `measure` of each, in arrays of the leading shape.
 
-    Works on about ten arrays of equity's size at a time. `join_points`, `join_steps`, `segment_ids` and `pad_rows`
-    build the arguments from lists of segments.
+    About ten arrays of the size of `equity` are in memory at a time. `join_points`, `join_steps`, `segment_ids` and
+    `pad_rows` build the arguments from lists of segments.
 
     Args:
-        equity: (..., T) quote, T points in time; each segment's first point is before its first trade.
-        bars_per_year: from the real bar spacing.
-        segment: (T,) or (..., T) number of the segment a point belongs to, negative where a row is padded; without
-            it every row is one segment. A return counts where both its ends belong to the same segment.
-        turnover_notional: (..., T - 1) quote traded on the way to each point but the first; 0 where not given.
-        fees_quote: (..., T - 1) quote paid, likewise.
-        trades: (..., T - 1) orders filled, likewise.
-        exposure: (..., T) share of equity in coins.
+        equity: equity (..., T) in quote currency at T points; the first point of a segment is before its first trade.
+        bars_per_year: number of bars per year at the actual bar spacing.
+        segment: segment number (T,) or (..., T) of each point, negative for padding; None means one segment per row. A
+            return counts if both its ends belong to the same segment.
+        turnover_notional: notional (..., T - 1) in quote currency traded up to each point except the first; default 0.
+        fees_quote: fees (..., T - 1) paid, likewise.
+        trades: number of orders (..., T - 1) filled, likewise.
+        exposure: fraction of equity in coins (..., T).
     """
     value = np.asarray(equity, dtype=np.float64)
     number = np.broadcast_to(0 if segment is None else np.asarray(segment), value.shape)
@@ -254,23 +253,23 @@ def measure_batch(
 
 
 def join_points(columns: Sequence[ArrayLike]) -> np.ndarray:
-    """(..., T) one after the other of (..., n_i + 1): equity or exposure of an account's segments."""
+    """Join arrays (..., n_i + 1) of an account's segments, such as equity or exposure, into one (..., T)."""
     return np.concatenate([np.asarray(c, np.float64) for c in columns], axis=-1) if columns else np.empty(0)
 
 
 def join_steps(columns: Sequence[ArrayLike]) -> np.ndarray:
-    """(..., T - 1) of (..., n_i): turnover, fees or trades of an account's segments, 0 from one to the next."""
+    """Join arrays (..., n_i) of segments, such as turnover or fees, into one (..., T - 1), with 0 in between."""
     spaced = [_with_seam(np.asarray(column, dtype=np.float64)) for column in columns]
     return np.concatenate(spaced, axis=-1)[..., :-1] if spaced else np.empty(0)
 
 
 def segment_ids(lengths: Sequence[int]) -> np.ndarray:
-    """(T,) number of the segment each of the joined points belongs to; `lengths` in points."""
+    """Return the segment number (T,) of each joined point; `lengths` are in points."""
     return np.repeat(np.arange(len(lengths)), np.asarray(lengths, dtype=np.int64))
 
 
 def pad_rows(rows: Sequence[ArrayLike], fill: float = np.nan) -> np.ndarray:
-    """(P, T) of P rows of different lengths, filled up at their ends; pad segment numbers with -1."""
+    """Return P rows of different lengths as one array (P, T), padded at their ends; pad segment numbers with -1."""
     arrays = [np.asarray(row) for row in rows]
     width = max((a.size for a in arrays), default=0)
     padded = [np.pad(a, (0, width - a.size), constant_values=fill) for a in arrays]
@@ -282,39 +281,39 @@ def _with_seam(steps: np.ndarray) -> np.ndarray:
 
 
 def _counted(returns: ArrayLike, counted: ArrayLike | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns with 0 where they do not count, which ones count, both (..., n), and how many (...)."""
+    """Return returns with 0 where not counted (..., n), the mask of counted ones (..., n), and their number (...)."""
     r = np.asarray(returns, dtype=np.float64)
     c = np.ones(r.shape, dtype=bool) if counted is None else np.broadcast_to(np.asarray(counted, dtype=bool), r.shape)
     return np.where(c, np.where(np.isfinite(r), r, np.nan), 0.0), c, np.asarray(np.count_nonzero(c, axis=-1))
 
 
 def _mean(values: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """Sum over n; nan where n is 0."""
+    """Return the sum divided by n; nan if n is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(values.sum(axis=-1) / n)
 
 
 def _spread(r: np.ndarray, counted: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """Standard deviation (n - 1) of the counted returns; nan with fewer than 2."""
+    """Return the standard deviation (n - 1) of the counted returns; nan with fewer than 2."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         deviation = np.where(counted, r - _mean(r, n)[..., None], 0.0)
         return np.where(n > 1, np.sqrt((deviation**2).sum(axis=-1) / (n - 1)), np.nan)
 
 
 def _wealth_and_peak(r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Value (..., n) of an account that began with 1, and its maximum so far, the beginning included."""
+    """Return the value (..., n) of an account that started at 1, and its running maximum, including the start."""
     with np.errstate(over="ignore", invalid="ignore"):
         wealth = np.cumprod(1.0 + r, axis=-1)
         return wealth, np.maximum(np.maximum.accumulate(wealth, axis=-1), 1.0)
 
 
 def _ascending(r: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    """Counted returns from the lowest up, the others behind them."""
+    """Return the counted returns in ascending order, followed by the others."""
     return np.sort(np.where(counted, r, np.inf), axis=-1)
 
 
 def _take(values: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """The entry at `index` (...) of each row; nan where rows are empty."""
+    """Return the entry at `index` (...) of each row; nan for empty rows."""
     if values.shape[-1] == 0:
         return np.full(values.shape[:-1], np.nan)
     return np.take_along_axis(values, index[..., None], axis=-1)[..., 0]
@@ -325,12 +324,12 @@ def _finite(values: np.ndarray, is_defined: np.ndarray | np.bool | bool = True) 
 
 
 def _total(column: ArrayLike | None, is_step: np.ndarray) -> np.ndarray:
-    """Sum of (..., T - 1) over the steps that count; 0 without a column."""
+    """Return the sum of (..., T - 1) over the counted steps; 0 without a column."""
     if column is None:
         return np.zeros(is_step.shape[:-1])
     values = np.asarray(column, dtype=np.float64)
     if values.shape != is_step.shape:
-        raise ValueError(f"one entry per return is expected, shape {is_step.shape}; received {values.shape}")
+        raise ValueError(f"the array must have one value per return, shape {is_step.shape}; received {values.shape}")
     return np.where(is_step, values, 0.0).sum(axis=-1)
 
 

@@ -1,15 +1,15 @@
-"""Is the winner of a search skilled, or the luckiest? Probabilistic and deflated Sharpe, track record length, PBO.
+"""Statistics of selection bias: probabilistic and deflated Sharpe ratio, minimum track record length, and PBO.
 
-Sharpe ratios are PER BAR in here, mean over standard deviation (n - 1) of one bar's returns; multiply by
-sqrt(bars per year) for the annual figure, and the variance of several by bars per year. Kurtosis is 3 for a normal
-distribution. Undefined inputs give nan.
+Sharpe ratios in this module are PER BAR: mean over standard deviation (n - 1) of one-bar returns. Multiply by
+sqrt(bars per year) for the annual ratio, and the variance of several ratios by bars per year. Kurtosis is 3 for a
+normal distribution. Undefined inputs give nan.
 
     PSR, MinTRL  Bailey and Lopez de Prado 2012, "The Sharpe Ratio Efficient Frontier"
     DSR          Bailey and Lopez de Prado 2014, "The Deflated Sharpe Ratio"
     PBO          Bailey, Borwein, Lopez de Prado and Zhu 2015, "The Probability of Backtest Overfitting"
 
-All of them take bars for independent of each other: returns that trend or reverse make them too sure. A "confidence"
-is one minus a p-value: how often chance alone would show less. It is not the probability that there is skill.
+All of them assume that bars are independent; serially correlated returns make them overconfident. A "confidence" is one
+minus a p-value: the probability that chance alone would give a lower value. It is not the probability of skill.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from train.records.defaults import LEAST_CONFIDENCE
 from train.validation.choice import CHOICE_LEVEL, Choice
 from train.validation.metrics import LEAST_RELATIVE_SPREAD, sharpe
 
-LARGEST_PBO = 0.05  # above: no evidence of skill; above one half: choosing the best in-sample does harm
+LARGEST_PBO = 0.05  # above: no evidence of skill; above 0.5: choosing the best in-sample is harmful
 MAX_BLOCKS = 20  # 184,756 combinations
-CHUNK = 512  # combinations worked on at a time
+CHUNK = 512  # combinations processed at a time
 
 
 # ------------------------------------------------------------------------------------------ Sharpe ratio with its error
 @dataclass(frozen=True)
 class SharpeEstimate:
-    """A Sharpe ratio and what its uncertainty depends on."""
+    """A Sharpe ratio and the moments that determine its uncertainty."""
 
     sharpe: float  # per bar
     n_returns: int
@@ -44,14 +44,14 @@ class SharpeEstimate:
 
 @dataclass(frozen=True)
 class Search:
-    """What was tried before the winner was chosen."""
+    """Number and variance of the trials from which the winner was chosen."""
 
     n_trials: float  # a count, or an effective number of independent trials
-    sharpe_variance: float  # of the trials' per-bar Sharpe ratios
+    sharpe_variance: float  # variance of the trials' per-bar Sharpe ratios
 
 
 def estimate_sharpe(returns: ArrayLike) -> SharpeEstimate:
-    """From (n,) returns of one bar; skew and kurtosis are the moments of the sample, without bias correction."""
+    """Return the estimate from one-bar returns (n,), with sample skew and kurtosis without bias correction."""
     r = np.asarray(returns, dtype=np.float64)
     ratio = float(sharpe(r, 1.0))
     if isnan(ratio):
@@ -61,7 +61,7 @@ def estimate_sharpe(returns: ArrayLike) -> SharpeEstimate:
 
 
 def probabilistic_sharpe(estimate: SharpeEstimate, benchmark: float = 0.0) -> float:
-    """Confidence that the true Sharpe is above `benchmark` (per bar): 2012."""
+    """Return the confidence that the true Sharpe ratio is above `benchmark` (per bar), from the 2012 paper."""
     deviation = _deviation(estimate)
     if not deviation > 0.0 or estimate.n_returns < 2:
         return nan
@@ -71,12 +71,12 @@ def probabilistic_sharpe(estimate: SharpeEstimate, benchmark: float = 0.0) -> fl
 def minimum_track_record_length(
     estimate: SharpeEstimate, benchmark: float = 0.0, confidence: float = LEAST_CONFIDENCE
 ) -> float:
-    """Returns needed until `probabilistic_sharpe` reaches `confidence`, the estimate staying as it is: 2012.
+    """Return the number of returns at which `probabilistic_sharpe` reaches `confidence`, from the 2012 paper.
 
-    Infinite where the Sharpe is not above the benchmark: no length will do.
+    The estimate is assumed to stay the same. The length is infinite if the Sharpe ratio is not above the benchmark.
     """
     if not 0.5 < confidence < 1.0:
-        raise ValueError(f"confidence is a probability between 0.5 and 1, such as 0.95; received {confidence}")
+        raise ValueError(f"confidence must be between 0.5 and 1, such as 0.95; received {confidence}")
     deviation, lead = _deviation(estimate), estimate.sharpe - benchmark
     if isnan(deviation) or isnan(lead):
         return nan
@@ -84,7 +84,7 @@ def minimum_track_record_length(
 
 
 def _deviation(estimate: SharpeEstimate) -> float:
-    """Standard error of the Sharpe times sqrt(n - 1); nan for moments that no distribution has."""
+    """Return the standard error of the Sharpe ratio times sqrt(n - 1); nan for impossible moments."""
     ratio = estimate.sharpe
     variance = 1.0 - estimate.skew * ratio + (estimate.kurtosis - 1.0) / 4.0 * ratio**2
     return sqrt(variance) if variance >= 0.0 else nan
@@ -92,15 +92,15 @@ def _deviation(estimate: SharpeEstimate) -> float:
 
 # ------------------------------------------------------------------------------------------------ the price of a search
 def search_of(trial_sharpes: ArrayLike, bars_per_year: float = 1.0, n_trials: float | None = None) -> Search:
-    """Number and variance of a study's trials, from their ANNUAL Sharpe ratios (N,); per bar with 1 bar per year.
+    """Return number and variance of a study's trials from their ANNUAL Sharpe ratios (N,).
 
-    A trial whose Sharpe is undefined was tried all the same: it counts in the number and has no part in the variance,
-    which is nan with fewer than 2 others (0 for a single trial: nothing was chosen).
+    A trial with an undefined Sharpe ratio counts as a trial, but has no part in the variance. The variance is nan with
+    fewer than 2 defined ratios, and 0 for a single trial, because nothing was chosen.
 
     Args:
-        trial_sharpes: every finished trial, the winner included.
-        bars_per_year: of the annualisation.
-        n_trials: such as `effective_trials`; the plain count otherwise, which claims least for the winner.
+        trial_sharpes: annual Sharpe ratio of every finished trial, including the winner.
+        bars_per_year: number of bars per year used to annualize the ratios; 1 if they are per bar.
+        n_trials: number of trials to use, such as `effective_trials`; default is the plain count, the strictest choice.
     """
     ratios = np.asarray(trial_sharpes, dtype=np.float64)
     known = ratios[np.isfinite(ratios)]
@@ -111,10 +111,11 @@ def search_of(trial_sharpes: ArrayLike, bars_per_year: float = 1.0, n_trials: fl
 
 
 def effective_trials(returns: ArrayLike) -> float:
-    """Independent trials that N correlated ones amount to: rho + (1 - rho) N, rho the mean correlation of pairs.
+    """Return the number of independent trials equivalent to N correlated ones: rho + (1 - rho) N.
 
-    2014, appendix. `returns` is (T, N). A pair without a correlation (an account that never traded) counts as
-    uncorrelated, a negative mean as 0: neither makes the number smaller.
+    From the appendix of the 2014 paper; `returns` is (T, N) and rho the mean pairwise correlation. A pair without a
+    correlation (an account that never traded) counts as uncorrelated, and a negative mean as 0, so that neither reduces
+    the number.
     """
     r = np.asarray(returns, dtype=np.float64)
     n = r.shape[1]
@@ -127,9 +128,10 @@ def effective_trials(returns: ArrayLike) -> float:
 
 
 def expected_maximum_sharpe(search: Search) -> float:
-    """Best Sharpe (per bar) to expect of trials without skill: 2014.
+    """Return the expected highest Sharpe ratio (per bar) among trials without skill, from the 2014 paper.
 
-    An approximation for many trials, within 3 % from 10 on; 0 for a single trial, and never below.
+    The formula is an approximation for many trials, accurate within 3 % for at least 10. The result is 0 for a single
+    trial and never negative.
     """
     n = search.n_trials
     if isnan(n) or n < 1.0 or not search.sharpe_variance >= 0.0:
@@ -141,9 +143,9 @@ def expected_maximum_sharpe(search: Search) -> float:
 
 
 def deflated_sharpe(estimate: SharpeEstimate, search: Search) -> float:
-    """One minus the p-value of the winner's Sharpe after its choice among the trials: 2014.
+    """Return one minus the p-value of the winner's Sharpe ratio, corrected for its selection, from the 2014 paper.
 
-    The probabilistic Sharpe against what the best of as many trials without skill would be expected to show.
+    This is the probabilistic Sharpe ratio with the expected maximum among trials without skill as the benchmark.
     """
     return probabilistic_sharpe(estimate, expected_maximum_sharpe(search))
 
@@ -151,45 +153,46 @@ def deflated_sharpe(estimate: SharpeEstimate, search: Search) -> float:
 # ---------------------------------------------------------------------------------- probability of backtest overfitting
 @dataclass(frozen=True)
 class Overfitting:
-    """Combinatorially symmetric cross-validation. C combinations of blocks; Sharpe ratios are per bar.
+    """Result of combinatorially symmetric cross-validation over C combinations of blocks; Sharpe ratios are per bar.
 
-    The dominance columns are distribution functions of the out-of-sample Sharpe: of the trial chosen in-sample, and
-    of any trial. Choosing is better than drawing at random (first-order dominance) where `chosen_share` is nowhere
-    above `any_share`.
+    `chosen_share` and `any_share` are distribution functions of the out-of-sample Sharpe ratio of the trial chosen
+    in-sample and of any trial. Choosing beats drawing at random (first-order stochastic dominance) if `chosen_share` is
+    nowhere above `any_share`.
     """
 
-    pbo: float  # share of combinations whose choice ends in the lower half, the middle included
-    logits: np.ndarray  # (C,) of the choice's relative rank out-of-sample; positive is above the middle
+    pbo: float  # fraction of combinations in which the chosen trial ranks in the lower half or the middle
+    logits: np.ndarray  # (C,) logit of the chosen trial's relative rank out-of-sample; positive is above the middle
     chosen: np.ndarray  # (C,) int64, the trial that was best in-sample
-    in_sample: np.ndarray  # (C,) its Sharpe there
-    out_of_sample: np.ndarray  # (C,) and in the other half
-    degradation_slope: float  # of out_of_sample on in_sample; nan when in_sample does not vary
+    in_sample: np.ndarray  # (C,) Sharpe ratio of the chosen trial in-sample
+    out_of_sample: np.ndarray  # (C,) Sharpe ratio of the chosen trial out-of-sample
+    degradation_slope: float  # slope of out_of_sample on in_sample; nan if in_sample is constant
     degradation_intercept: float
-    probability_of_loss: float  # share of combinations with out_of_sample below 0
+    probability_of_loss: float  # fraction of combinations with out_of_sample below 0
     sharpe_grid: np.ndarray  # (101,)
-    chosen_share: np.ndarray  # (101,) share of choices at or below the grid's Sharpe
-    any_share: np.ndarray  # (101,) share of all trials at or below it
+    chosen_share: np.ndarray  # (101,) fraction of chosen trials at or below each Sharpe ratio of the grid
+    any_share: np.ndarray  # (101,) fraction of all trials at or below it
 
 
 def pbo_cscv(returns: ArrayLike, n_blocks: int = 16) -> Overfitting:
-    """How often the trial that is best on half of the data is in the lower half of the trials on the other half.
+    """Return how often the best trial on one half of the data ranks in the lower half of the trials on the other half.
 
-    The bars are cut into `n_blocks` runs of equal length (to one bar: none is thrown away); every choice of half of
-    them is in-sample once, the rest out-of-sample. Trials are compared by Sharpe; equal ones share their average
-    rank, and the first of equals is chosen. Relative rank is rank / (N + 1), from the worst up.
+    The bars are divided into `n_blocks` blocks whose lengths differ by at most one bar. Every choice of half of the
+    blocks is in-sample once, with the rest out-of-sample. Trials are compared by Sharpe ratio. Equal trials share their
+    average rank, and the first of equals is chosen. The relative rank is rank / (N + 1), from the worst up.
 
-    An account that did nothing in a half (every return 0) has a Sharpe of 0 there: it beats those that lost. Ranked
-    last instead, idle trials would flatter any winner. Returns that are constant and not 0 have no Sharpe: an error.
+    An account that was inactive in a half (all returns 0) has a Sharpe ratio of 0 there and beats accounts that lost.
+    If inactive trials were ranked last, they would flatter every winner. Constant nonzero returns have no Sharpe ratio
+    and are an error.
 
-    Memory is that of the (C, N) float64 Sharpe ratios and as much again for a moment; 12,870 x 500 are 51 MB.
+    Peak memory is twice the (C, N) float64 array of Sharpe ratios; 12,870 x 500 take 51 MB.
 
     Args:
-        returns: (T, N) of one bar, the same bars for every trial.
-        n_blocks: even; 16 in the paper.
+        returns: one-bar returns (T, N) on the same bars for every trial.
+        n_blocks: number of blocks, even; 16 in the paper.
     """
     r = _checked(returns, n_blocks)
-    ratios = _half_sharpes(r, n_blocks)  # (C, N), of the half that each combination takes in
-    # The combinations come in lexicographic order, so the complement of the first is the last, and so on inwards.
+    ratios = _half_sharpes(r, n_blocks)  # (C, N), for the half that each combination contains
+    # Combinations are in lexicographic order, so the complement of the first is the last, and so on.
     elsewhere = ratios[::-1]
     chosen = ratios.argmax(axis=1)
     row = np.arange(len(chosen))
@@ -216,10 +219,10 @@ def pbo_cscv(returns: ArrayLike, n_blocks: int = 16) -> Overfitting:
 def _checked(returns: ArrayLike, n_blocks: int) -> np.ndarray:
     r = np.asarray(returns, dtype=np.float64)
     if n_blocks % 2 or not 2 <= n_blocks <= MAX_BLOCKS:
-        raise ValueError(f"n_blocks is an even number from 2 to {MAX_BLOCKS}; received {n_blocks}")
+        raise ValueError(f"n_blocks must be an even number from 2 to {MAX_BLOCKS}; received {n_blocks}")
     if r.ndim != 2 or r.shape[1] < 2 or r.shape[0] < 2 * n_blocks:
         raise ValueError(
-            f"returns are (T, N) with 2 trials or more and at least {2 * n_blocks} bars, 2 a block; received {r.shape}"
+            f"returns must have shape (T, N) with N >= 2 and T >= {2 * n_blocks} (2 bars per block); received {r.shape}"
         )
     broken = np.flatnonzero(~np.isfinite(r).all(axis=0))
     if broken.size:
@@ -228,8 +231,8 @@ def _checked(returns: ArrayLike, n_blocks: int) -> np.ndarray:
 
 
 def _half_sharpes(r: np.ndarray, n_blocks: int) -> np.ndarray:
-    """(C, N) Sharpe ratios of every half of the blocks, from each block's sums of returns and of their squares."""
-    centre = r.mean(axis=0)  # sums of squares around it keep their digits
+    """Return Sharpe ratios (C, N) of every half of the blocks, from each block's sums of returns and squares."""
+    centre = r.mean(axis=0)  # sums of squares around the mean keep their precision
     edges = np.linspace(0, len(r), n_blocks + 1).astype(np.int64)
     length = np.diff(edges).astype(np.float64)  # (S,)
     sums = np.add.reduceat(r - centre, edges[:-1], axis=0)  # (S, N)
@@ -257,17 +260,17 @@ def _refuse_constant(is_constant: np.ndarray) -> None:
     columns = np.flatnonzero(is_constant.any(axis=0))
     if columns.size:
         raise ValueError(
-            f"trials {columns.tolist()} have a constant return other than 0 over half of the bars, and so no Sharpe "
+            f"trials {columns.tolist()} have a constant nonzero return over half of the bars and therefore no Sharpe "
             "ratio; leave them out"
         )
 
 
 def _average_rank(ratios: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """(C,) rank of `own` (C,) among the (C, N) ratios that include it, from 1 for the lowest; equals share theirs."""
+    """Return the rank (C,) of `own` (C,) among the ratios (C, N), from 1 for the lowest; ties share their mean rank."""
     rank = np.empty(len(own))
     for first in range(0, len(own), CHUNK):
         rows, mine = ratios[first : first + CHUNK], own[first : first + CHUNK, None]
-        # Rounding of the sums differs by column, by less than this.
+        # Rounding errors of the sums differ between columns by less than this.
         is_equal = np.abs(rows - mine) <= LEAST_RELATIVE_SPREAD * np.abs(mine) + 1e-12
         n_below = np.count_nonzero((rows < mine) & ~is_equal, axis=1)
         rank[first : first + CHUNK] = n_below + (np.count_nonzero(is_equal, axis=1) + 1) / 2.0
@@ -275,7 +278,7 @@ def _average_rank(ratios: np.ndarray, own: np.ndarray) -> np.ndarray:
 
 
 def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Slope and intercept by least squares; nan where x does not vary."""
+    """Return slope and intercept by least squares; nan if x is constant."""
     deviation = x - x.mean()
     variation = float(deviation @ deviation)
     if variation <= (LEAST_RELATIVE_SPREAD * float(np.abs(x).max())) ** 2 * x.size:
@@ -290,7 +293,7 @@ def _share_up_to(grid: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------------------------------- in plain words
-EVIDENCE = "Evidence of skill: "  # how a conclusion begins that is one
+EVIDENCE = "Evidence of skill: "  # start of a positive conclusion
 
 
 def conclusion(
@@ -300,31 +303,31 @@ def conclusion(
     choice: Choice | None = None,
     holdout: bool | None = None,
 ) -> str:
-    """Whether the winner's lead (`train.validation.lead`) is evidence of skill, in a sentence.
+    """Return a sentence on whether the winner's alpha returns (`train.validation.lead`) are evidence of skill.
 
-    That takes a deflated Sharpe of `LEAST_CONFIDENCE` or more AND a PBO of at most `LARGEST_PBO`. If the trials do not
-    differ by more than their sampling error, PBO has nothing to test, and the hold-out must be passed instead. To be
-    asked of the lead only: an account's own returns may be the market's.
+    Evidence requires a deflated Sharpe ratio of at least `LEAST_CONFIDENCE` AND a PBO of at most `LARGEST_PBO`. If the
+    trials do not differ by more than their sampling error, PBO does not apply and the winner must pass the hold-out
+    instead. Use this for alpha returns only, because the returns of an account may be those of the market.
 
     Args:
-        lead: the winner's.
-        search: the leads of all trials it was chosen from.
-        pbo: of the leads; None where it was not computed.
-        choice: how far the best of the leads is from the median one; without it the choice is tested by PBO.
-        holdout: whether the winner passed the hold-out; None without a verdict.
+        lead: estimate for the winner's alpha returns.
+        search: alpha returns of all trials from which it was chosen.
+        pbo: PBO of the alpha returns, or None if it was not computed.
+        choice: gap between the best and the median trial; None means that PBO applies.
+        holdout: True if the winner passed the hold-out; None without a verdict.
     """
     confidence = deflated_sharpe(lead, search)
     if not isfinite(confidence) or (pbo is not None and isnan(pbo)):
-        return "Not evidence of skill: the winner cannot be judged, for a figure is not defined."
+        return "Not evidence of skill: the winner cannot be judged, because a figure is undefined."
     if confidence < LEAST_CONFIDENCE:
         return (
-            f"Not evidence of skill: the deflated Sharpe of the lead is {_percent(confidence)}, and "
-            f"{_percent(LEAST_CONFIDENCE)} is needed."
+            f"Not evidence of skill: the deflated Sharpe ratio of the alpha returns is {_percent(confidence)}; at "
+            f"least {_percent(LEAST_CONFIDENCE)} is needed."
         )
     if pbo is None:
         return (
-            "Not evidence of skill: the lead passes the deflated Sharpe, but too few trials completed to test whether "
-            "the choice is overfitted (PBO)."
+            "Not evidence of skill: the alpha returns pass the deflated Sharpe ratio, but too few trials completed to "
+            "test for overfitting (PBO)."
         )
     if choice is not None and not choice.is_real:
         return _without_a_choice(holdout)
@@ -332,36 +335,36 @@ def conclusion(
         return "Not evidence of skill: choosing the best trial does worse than chance (PBO above one half)."
     if pbo > LARGEST_PBO:
         return (
-            f"Not evidence of skill: the PBO of the lead is {_percent(pbo, np.ceil)}, and at most "
-            f"{_percent(LARGEST_PBO)} is asked for."
+            f"Not evidence of skill: the PBO of the alpha returns is {_percent(pbo, np.ceil)}; at most "
+            f"{_percent(LARGEST_PBO)} is allowed."
         )
-    return f"{EVIDENCE}the lead over its exposure to the market passes the deflated Sharpe and PBO."
+    return f"{EVIDENCE}the alpha returns pass the deflated Sharpe ratio and PBO."
 
 
 def _without_a_choice(holdout: bool | None) -> str:
     if holdout:
         return (
-            f"{EVIDENCE}the lead over its exposure to the market passes the deflated Sharpe, and so does the hold-out. "
-            " PBO has nothing to test: the trials do not differ by more than their sampling error."
+            f"{EVIDENCE}the alpha returns pass the deflated Sharpe ratio, and the winner passed the hold-out. PBO does "
+            "not apply, because the trials do not differ by more than their sampling error."
         )
-    said = "is not passed" if holdout is False else "has no verdict"
+    said = "was not passed" if holdout is False else "has no verdict"
     return (
-        "Not evidence of skill: the lead passes the deflated Sharpe, but PBO has nothing to test, because the trials "
-        f"do not differ by more than their sampling error, and the hold-out, which must be passed instead, {said}."
+        f"Not evidence of skill: the alpha returns pass the deflated Sharpe ratio, but the hold-out {said}. The "
+        "hold-out decides here: PBO does not apply, because the trials do not differ by more than their sampling error."
     )
 
 
 def earning(account: SharpeEstimate, search: Search) -> str:
-    """Whether the winner earned money beyond the luck of the search, in a sentence; that says nothing of skill."""
+    """Return a sentence on whether the winner earned more than luck explains, which is not evidence of skill."""
     confidence = deflated_sharpe(account, search)
     if not isfinite(confidence):
-        return "Whether it earned money cannot be judged: a figure is not defined."
+        return "The return of the account cannot be judged, because a figure is undefined."
     if confidence < LEAST_CONFIDENCE:
         return (
-            f"Whether the account earned more than the luckiest of so many trials would is not shown with "
-            f"{_percent(LEAST_CONFIDENCE)} confidence."
+            "The account may have earned no more than the luckiest of this many trials would "
+            f"(confidence below {_percent(LEAST_CONFIDENCE)})."
         )
-    return "The account earned more than the luckiest of so many trials would. Holding coins may earn that, too."
+    return "The account earned more than the luckiest of this many trials would. Holding coins may earn that, too."
 
 
 def finding(
@@ -371,44 +374,44 @@ def finding(
     pbo: float | None = None,
     choice: Choice | None = None,
 ) -> str:
-    """The figures behind a conclusion, in a few sentences.
+    """Return the figures behind a conclusion in a few sentences.
 
     Args:
-        estimate: the winner.
-        search: all trials it was chosen from.
-        bars_per_year: from the real bar spacing.
-        pbo: None where it was not computed.
-        choice: how far the best trial is from the median one; None where it was not computed.
+        estimate: estimate for the winner.
+        search: all trials from which it was chosen.
+        bars_per_year: number of bars per year at the actual bar spacing.
+        pbo: PBO, or None if it was not computed.
+        choice: gap between the best and the median trial, or None if it was not computed.
     """
     confidence = deflated_sharpe(estimate, search)
     trials = f"{search.n_trials:.4g} trial{'' if search.n_trials == 1 else 's'}"
     if not isfinite(confidence) or (pbo is not None and isnan(pbo)):
-        return f"Of {trials}, the best has a figure that is not defined."
+        return f"The best of {trials} has an undefined figure."
     luck, won = (ratio * sqrt(bars_per_year) for ratio in (expected_maximum_sharpe(search), estimate.sharpe))
     if search.n_trials == 1.0:
-        found = f"One trial was tried; its annual Sharpe is {won:.2f}. "
+        found = f"The study has a single trial, with an annual Sharpe ratio of {won:.2f}. "
     else:
         found = (
-            f"Of {trials} that differ as these do, the best would be expected to show an annual Sharpe of {luck:.2f} "
-            f"if the true one of all were zero; the winner's is {won:.2f}. "
+            f"Luck alone would give the best of {trials} an annual Sharpe ratio of about {luck:.1f}. "
+            f"The winner has {won:.2f}. "
         )
-    found += f"Deflated Sharpe (one minus the p-value of that after the search): {_percent(confidence)}."
+    found += f"Deflated Sharpe ratio (1 minus the p-value, corrected for the number of trials): {_percent(confidence)}."
     if pbo is not None:
-        found += " The trial that is best on half of the data ends in the lower half on the rest "
+        found += " The best trial on one half of the data falls into the lower half of the trials on the other half "
         found += f"{_percent(pbo, np.ceil)} of the time."
     return found if choice is None else f"{found} {_choice_text(choice, sqrt(bars_per_year))}"
 
 
 def _choice_text(choice: Choice, root: float) -> str:
-    differs = "they differ" if choice.is_real else "they do not differ"
+    differ = "differ" if choice.is_real else "do not differ"
     return (
-        f"The best trial's annual Sharpe is {choice.gap * root:.2f} above the median trial's, and among equally good "
-        f"trials it would be {choice.gap_by_error * root:.2f} above it by error (p = {choice.p_value:.2g}): {differs} "
-        f"by more than their sampling error at the level of {CHOICE_LEVEL:.1%}.".replace("%", " %")
+        f"The best trial's annual Sharpe ratio is {choice.gap * root:.2f} above the median trial's. Among equally good "
+        f"trials the gap would be about {choice.gap_by_error * root:.2f} (p = {choice.p_value:.2g}), so the trials "
+        f"{differ} by more than their sampling error (significance level {CHOICE_LEVEL:.1%}).".replace("%", " %")
     )
 
 
 def _percent(share: float, rounding: np.ufunc = np.floor) -> str:
-    """Rounded against the winner, so that a figure never looks better than the threshold it missed."""
+    """Return a percentage rounded against the winner, so that it never looks better than the threshold it missed."""
     tenths = rounding(round(share * 1000.0, 6))
     return f"{tenths / 10.0:.1f} %"

@@ -1,4 +1,4 @@
-"""What a data set can show at all: the edge that pays the costs, and the smallest edge that would be noticed."""
+"""Statistical power of a dataset: the edge that pays the costs, and the smallest edge that could be detected."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ BASIS_POINTS = 1e4
 
 @dataclass(frozen=True)
 class DetectableEdge:
-    """Rates are fractions, 0.0001 is 1 bp."""
+    """Smallest detectable edge and the costs it must cover; rates are fractions, so 0.0001 is 1 bp."""
 
     n_bars: int
-    volatility: float  # standard deviation of one bar's return
-    round_trip: float  # cost of buying and selling once, of what is traded
+    volatility: float  # standard deviation of one-bar returns
+    round_trip: float  # cost of buying and selling once, as a fraction of notional
     bars_per_year: float
-    smallest: float  # mean excess return per bar that would be noticed
+    smallest: float  # smallest mean excess return per bar that would be detected
 
     @property
     def per_year(self) -> float:
-        """The smallest noticeable mean, summed over a year."""
+        """Smallest detectable mean excess return per year."""
         return self.smallest * self.bars_per_year
 
     @property
     def sharpe(self) -> float:
-        """The smallest noticeable mean as an annualised Sharpe ratio of the excess returns; volatility cancels."""
+        """Smallest detectable annual Sharpe ratio of the excess returns, which does not depend on volatility."""
         return self.smallest / self.volatility * math.sqrt(self.bars_per_year) if self.volatility > 0.0 else math.nan
 
     def gross_per_bar(self, bars_held: float) -> float:
-        """The edge before costs that a trader needs who holds each position for `bars_held` bars."""
+        """Return the edge per bar before costs that is needed if each position is held for `bars_held` bars."""
         return self.smallest + self.round_trip / bars_held
 
 
@@ -47,35 +47,36 @@ def detectable_edge(
     confidence: float = CONFIDENCE,
     power: float = POWER,
 ) -> DetectableEdge:
-    """The smallest mean excess return per bar that a one-sided test on `n_bars` returns would find.
+    """Return the smallest mean excess return per bar that a one-sided test on `n_bars` returns would detect.
 
-    The mean of n independent returns has the standard error sigma / sqrt(n). A test at level 1 - confidence rejects "no
-    edge" above z_confidence standard errors, and does so with the probability `power` if the true mean is
+    The mean of n independent returns has the standard error sigma / sqrt(n). A test at level 1 - confidence rejects the
+    null hypothesis of no edge above z_confidence standard errors. It does so with probability `power` if the true mean
+    is
 
         (z_confidence + z_power) * sigma / sqrt(n)
 
     (Cohen 1988, Statistical Power Analysis for the Behavioral Sciences, section 2.4; z are normal quantiles, 1.645 and
-    0.842). Nothing is corrected for a choice among many trials, which needs more. Returns that cluster need more, too.
+    0.842). There is no correction for selection among many trials or for clustered returns; both require a larger edge.
 
     Args:
-        n_bars: returns that test, trained on by nobody who is tested.
-        volatility: standard deviation of the excess return of one bar, as a fraction.
-        cost_per_side: fee and slippage, as a fraction of notional.
-        bars_per_year: from the real bar spacing.
-        confidence: one minus the level of the test.
-        power: probability that the edge is found.
+        n_bars: number of test returns, on which no tested policy was trained.
+        volatility: standard deviation of the one-bar excess return, as a fraction.
+        cost_per_side: fee plus slippage, as a fraction of notional.
+        bars_per_year: number of bars per year at the actual bar spacing.
+        confidence: one minus the significance level of the test.
+        power: probability that the edge is detected.
     """
     if n_bars < 1 or not volatility >= 0.0:
-        raise ValueError(f"at least 1 bar and a volatility of 0 or more are needed; received {n_bars} and {volatility}")
+        raise ValueError(f"n_bars must be >= 1 and volatility >= 0; received {n_bars} and {volatility}")
     z = NormalDist().inv_cdf(confidence) + NormalDist().inv_cdf(power)
     return DetectableEdge(n_bars, volatility, 2.0 * cost_per_side, bars_per_year, z * volatility / math.sqrt(n_bars))
 
 
 def market_volatility(closes: list[np.ndarray]) -> float:
-    """Standard deviation of one bar's return of holding all coins alike, over several segments (n_i + 1, A).
+    """Return the standard deviation of one-bar returns of equal weight over several segments (n_i + 1, A).
 
-    That is the excess return over cash of an account that is in the market, and minus the excess return over equal
-    weight of one that is not. A coin counts where it has a price on both bars.
+    This is the volatility of the excess return over cash for an account that is invested, and of the excess return over
+    equal weight for an account that is not. A coin counts if it has a price on both bars.
     """
     found = [_mean_returns(close) for close in closes if len(close) > 1]
     every = np.concatenate(found) if found else np.empty(0)
@@ -90,21 +91,19 @@ def _mean_returns(close: ArrayLike) -> np.ndarray:
 
 
 def power_text(edge: DetectableEdge, cost_text: str, bars_held: float) -> str:
-    """One line for the log.
+    """Return the result as one log line.
 
     Args:
-        edge: as found.
-        cost_text: what one side of a trade costs, and of what parts.
-        bars_held: example of a holding time, in bars.
+        edge: result of `detectable_edge`.
+        cost_text: cost of one side of a trade and its components.
+        bars_held: example holding time in bars.
     """
 
     def bp(value: float) -> str:
         return f"{value * BASIS_POINTS:.3g} bp"
 
     return (
-        f"a round trip costs {bp(edge.round_trip)} ({cost_text} on each side), so a position must gain more than that "
-        f"while it is held. With {edge.n_bars:,} bars to test on and {bp(edge.volatility)} of volatility per bar, the "
-        f"smallest mean excess return that would be found (95 % confidence, 80 % power) is {bp(edge.smallest)} per bar "
-        f"after costs, {edge.per_year:.0%} a year, a Sharpe ratio of {edge.sharpe:.1f}; before costs it is "
-        f"{bp(edge.gross_per_bar(bars_held))} per bar for positions held {bars_held:,.0f} bars"
+        f"a round trip costs {bp(edge.round_trip)} ({cost_text} on each side). Smallest detectable edge over "
+        f"{edge.n_bars:,} bars: {bp(edge.smallest)} per bar after costs (Sharpe ratio {edge.sharpe:.1f}), "
+        f"{bp(edge.gross_per_bar(bars_held))} per bar before costs if held {bars_held:,.0f} bars"
     )

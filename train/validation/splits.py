@@ -1,22 +1,22 @@
-"""Which bars train and which bars test: purged splits over a list of contiguous segments.
+"""Purged cross-validation splits over a list of contiguous segments.
 
-Four designs: combinatorial (every choice of k groups is tested), k-fold (k = 1), and walk-forward with a training
-window that rolls or expands. The first two train on both sides of a test block, the last two only before it.
+There are four designs: combinatorial (every choice of k groups is tested), k-fold (k = 1), and walk-forward with a
+rolling or an expanding training window. The first two train on both sides of a test block, the last two only before it.
 
-Bars are numbered over the whole data set; a segment `(first, last_exclusive)` is a run of bars without a gap. Every
-list of blocks made here is cut at the data's own seams, so no episode, lookback window or return can cross one.
+Bars are numbered over the whole dataset. A segment `(first, last_exclusive)` is a run of bars without a gap. All blocks
+are cut at the gaps of the data, so no episode, lookback window or return crosses a gap.
 
-Three distances keep a test block's information out of training (Lopez de Prado 2018, ch. 7 and 12):
+Three distances keep information about a test block out of training (Lopez de Prado 2018, ch. 7 and 12):
 
-* `purge_bars` on BOTH sides of a test block: an observation reaches back by the lookback and by the bars its features
-  need to settle, and an order decided on bar t is filled on bar t+1. Episodes need no more, because an episode never
-  leaves its training segment.
-* `embargo_bars` more AFTER a test block, for what lingers longer than a window. A block that ends near the end of the
-  data is embargoed as far as the data goes.
-* the validation slice, on which checkpoints are chosen, is cut from the ends of the training segments with the same
-  purge before it. Test bars are never used to choose anything.
+* `purge_bars` on BOTH sides of a test block. An observation reaches back by the lookback and by the warm-up of its
+  features, and an order decided on bar t is filled on bar t+1. Episodes need no more, because an episode never leaves
+  its training segment.
+* `embargo_bars` more AFTER a test block, for effects that outlast a window. Near the end of the data the embargo ends
+  with the data.
+* the validation fold, on which checkpoints are selected, is taken from the ends of the training segments, with the same
+  purge before it. Test bars never select anything.
 
-Distances count bars, and a seam counts as no distance: gaps in time only make the true distance longer.
+Distances are counted in bars across gaps, so gaps in time only make the true distance longer.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ FullPath = tuple[tuple[int, int], ...]  # (index of a split, index of a block in
 
 
 class SplitError(UserError):
-    """Splits that cannot be made; the message says what is missing and what to change."""
+    """The requested splits cannot be made; the message names what is missing and what to change."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """One division of the data."""
+    """One division of the data into training and test blocks."""
 
     train: Segments  # contiguous, in time order, at least `min_train_bars` each
-    test: Segments  # contiguous, in time order; groups that touch stay separate blocks
+    test: Segments  # contiguous, in time order; adjacent groups remain separate blocks
     test_groups: tuple[int, ...]  # group number of each test block, same length as `test`
 
 
@@ -54,21 +54,20 @@ def combinatorial_purged_splits(
     embargo_bars: int,
     min_train_bars: int = 2,
 ) -> tuple[Split, ...]:
-    """Every choice of `k_test_groups` out of `n_groups` as test set; the rest trains.
+    """Return one split for every choice of `k_test_groups` out of `n_groups` test groups; the rest trains.
 
-    Each bar is tested in C(n_groups - 1, k_test_groups - 1) splits, which is the number of full paths the results
-    can be joined to.
+    Each bar is tested in C(n_groups - 1, k_test_groups - 1) splits, which is also the number of full paths.
 
     Args:
-        segments: the data's contiguous runs, in time order.
-        n_groups: groups of (nearly) equal numbers of bars the data is cut into.
-        k_test_groups: groups tested together.
-        purge_bars: bars kept out of training on each side of a test block.
-        embargo_bars: bars kept out after a test block, beyond the purge.
-        min_train_bars: shorter pieces of training data are dropped.
+        segments: contiguous runs of the data, in time order.
+        n_groups: number of groups with (nearly) equal numbers of bars.
+        k_test_groups: number of groups tested together.
+        purge_bars: bars removed from training on each side of a test block.
+        embargo_bars: bars removed after a test block, in addition to the purge.
+        min_train_bars: training blocks shorter than this are dropped.
 
     Raises:
-        SplitError: arguments out of range, or a split without training data.
+        SplitError: an argument is out of range, or a split has no training data.
     """
     check_segments(segments)
     if n_groups < 2 or not 1 <= k_test_groups < n_groups:
@@ -91,10 +90,10 @@ def rolling_splits(
     embargo_bars: int = 0,
     min_train_bars: int = 2,
 ) -> tuple[Split, ...]:
-    """Walk forward with a window of constant length: train on `train_groups` groups, test on the next, move on by one.
+    """Return walk-forward splits with a fixed window: train on `train_groups` groups, test on the next, advance by one.
 
-    The data is cut into `n_folds + train_groups` groups; every bar after the first window is tested once. Training ends
-    before its test begins, so only the purge before the test block has an effect.
+    The data are divided into `n_folds + train_groups` groups. Every bar after the first window is tested once. Training
+    ends before the test starts, so only the purge before the test block has an effect.
     """
     check_segments(segments)
     if n_folds < 1 or train_groups < 1:
@@ -113,10 +112,10 @@ def expanding_splits(
     embargo_bars: int = 0,
     min_train_bars: int = 2,
 ) -> tuple[Split, ...]:
-    """Walk forward with a window that grows: train on everything before the test block, which moves on by one group.
+    """Return walk-forward splits with a growing window: train on everything before the test block, advance a group.
 
-    The data is cut into `n_folds + first_train_groups` groups, as for `rolling_splits`: both test the same blocks, and
-    this one trains on what the other trains on and on all that came before it.
+    The data are divided into `n_folds + first_train_groups` groups, as for `rolling_splits`. Both test the same blocks,
+    but this design also trains on everything before the rolling window.
     """
     check_segments(segments)
     if n_folds < 1 or first_train_groups < 1:
@@ -134,37 +133,38 @@ def purged_kfold_splits(
     embargo_bars: int,
     min_train_bars: int = 2,
 ) -> tuple[Split, ...]:
-    """Each of `n_folds` groups is tested once, in time order, and the rest trains (Lopez de Prado 2018, section 7.4).
+    """Return k-fold splits: each of `n_folds` groups is tested once, in time order (Lopez de Prado 2018, section 7.4).
 
-    The combinatorial design with one test group: one path, and training data on both sides of a test block.
+    This is the combinatorial design with one test group. It has one path and training data on both sides of a test
+    block.
     """
     if n_folds < 2:
-        raise SplitError(f"purged k-fold needs at least 2 folds, of which one is tested; received {n_folds}")
+        raise SplitError(f"purged k-fold needs at least 2 folds; received {n_folds}")
     return combinatorial_purged_splits(segments, n_folds, 1, purge_bars, embargo_bars, min_train_bars)
 
 
 def recombined_paths(splits: Sequence[Split]) -> tuple[FullPath, ...]:
-    """The full paths that the test blocks of a design join to, each through every tested bar once, in time order.
+    """Return the full paths that the test blocks can be joined to, each through every tested bar once, in time order.
 
-    Path p takes, for every group, the p-th of the splits that test it. A combinatorial design has
-    C(n_groups - 1, k_test_groups - 1) paths, the other designs one. A seam cuts a group into several blocks, all of
-    which the path takes from the same split.
+    Path p takes every group from the p-th split that tests it. A combinatorial design has C(n_groups - 1, k_test_groups
+    - 1) paths; the other designs have one. A gap divides a group into several blocks, and the path takes all of them
+    from the same split.
 
     Returns:
-        Per path its parts, each (index of the split, index of the block in that split's `test`).
+        The parts of each path, each (index of the split, index of the block in that split's `test`).
 
     Raises:
         SplitError: some groups are tested more often than others, so no full path exists.
     """
-    testers: dict[int, list[int]] = {}  # group -> the splits that test it
+    testers: dict[int, list[int]] = {}  # group -> splits that test it
     for i, split in enumerate(splits):
         for group in sorted(set(split.test_groups)):
             testers.setdefault(group, []).append(i)
     counts = {len(indices) for indices in testers.values()}
     if len(counts) != 1:
         raise SplitError(
-            f"paths need every group tested equally often; the {len(splits)} splits test some groups {min(counts)} "
-            f"and others {max(counts)} times"
+            f"full paths need every group to be tested equally often; the {len(splits)} splits test some groups "
+            f"{min(counts)} times and others {max(counts)} times"
             if counts
             else "there are no splits to join to paths"
         )
@@ -172,12 +172,12 @@ def recombined_paths(splits: Sequence[Split]) -> tuple[FullPath, ...]:
 
 
 def n_paths(n_groups: int, k_test_groups: int) -> int:
-    """How many times a combinatorial design tests each bar."""
+    """Return how many times a combinatorial design tests each bar."""
     return comb(n_groups - 1, k_test_groups - 1)
 
 
 def cut_into_groups(segments: Sequence[Segment], n_groups: int) -> tuple[Segments, ...]:
-    """The data in time order, cut into groups whose sizes differ by at most one bar; a group is a list of blocks."""
+    """Divide the data in time order into groups whose sizes differ by at most one bar; a group is a list of blocks."""
     edges = _group_edges(segments, n_groups)
     return tuple(_by_position(segments, start, end) for start, end in pairwise(edges))
 
@@ -185,10 +185,11 @@ def cut_into_groups(segments: Sequence[Segment], n_groups: int) -> tuple[Segment
 def validation_cut(
     train: Sequence[Segment], fraction: float, purge_bars: int, min_fit_bars: int, min_validation_bars: int
 ) -> tuple[Segments, Segments]:
-    """Cut the end of each training segment off for choosing checkpoints.
+    """Take the validation fold from the end of each training segment.
 
-    Each segment gives its last `fraction`, with `purge_bars` unused bars before it. A segment too short to leave
-    `min_fit_bars` and `min_validation_bars` stays whole for fitting. When none is long enough, validation is empty.
+    Each segment gives its last `fraction`, with `purge_bars` unused bars before it. A segment that would leave fewer
+    than `min_fit_bars` or `min_validation_bars` is used entirely for training. If all segments are too short,
+    validation is empty.
 
     Returns:
         (fit, validation), each in time order.
@@ -207,17 +208,17 @@ def validation_cut(
 
 
 def with_warmup(blocks: Iterable[Segment], segments: Sequence[Segment], lookback: int, max_lookback: int) -> Segments:
-    """Blocks as an environment needs them: with the `lookback - 1` bars before the first one that trades.
+    """Return blocks with the `lookback - 1` bars before the first traded bar, as an environment needs them.
 
-    An environment's first trading bar is its segment's first + lookback - 1. The blocks are moved so that this bar is
-    the same for every lookback up to `max_lookback`: a block's own first bar where the data before it has no gap, else
-    the first bar with `max_lookback` bars behind it. Settings are then compared on the very same bars. The bars added
-    in front are observed, never traded. Blocks with fewer than `max_lookback` bars left to trade (at least 2) are
-    dropped: no warm-up then reaches back to where another block begins to trade.
+    An environment's first traded bar is the first bar of its segment plus lookback - 1. The blocks are shifted so that
+    this bar is the same for every lookback up to `max_lookback`: the block's own first bar if the data before it have
+    no gap, otherwise the first bar with `max_lookback` bars before it. All settings are then compared on the same bars.
+    The bars added in front are observed but never traded. Blocks with fewer than `max_lookback` (at least 2) remaining
+    bars are dropped, so that no warm-up reaches back to the start of trading in another block.
     """
     if not 1 <= lookback <= max_lookback:
         raise SplitError(
-            f"lookback must be between 1 and the largest in the search ({max_lookback}); received {lookback}"
+            f"lookback must be from 1 to the largest of the search space ({max_lookback}); received {lookback}"
         )
     out = []
     for first, last in blocks:
@@ -229,26 +230,26 @@ def with_warmup(blocks: Iterable[Segment], segments: Sequence[Segment], lookback
 
 
 def bars_in(segments: Iterable[Segment]) -> int:
-    """Number of bars in a list of blocks."""
+    """Return the number of bars in a list of blocks."""
     return sum(last - first for first, last in segments)
 
 
 def check_segments(segments: Sequence[Segment]) -> None:
-    """Refuse segments that are empty, overlap or are out of order."""
+    """Raise an error if segments are empty, overlap or are out of order."""
     if not segments:
-        raise SplitError("the data has no segments, so there is nothing to split")
+        raise SplitError("the data have no segments, so there is nothing to split")
     for first, last in segments:
         if not 0 <= first < last:
-            raise SplitError(f"a segment is (first, last_exclusive) with first < last; received ({first}, {last})")
+            raise SplitError(f"segments must be (first, last_exclusive) with first < last; received ({first}, {last})")
     for (_, last), (first, _) in pairwise(segments):
         if first < last:
             raise SplitError(
-                f"segments must be in time order, none over another; one ends at {last}, the next is at {first}"
+                f"segments must be in time order without overlap; one ends at {last}, and the next starts at {first}"
             )
 
 
 def subtract(segments: Iterable[Segment], holes: Iterable[Segment]) -> Segments:
-    """What is left of `segments` when the bars of `holes` are taken out; still contiguous blocks in order."""
+    """Return `segments` without the bars of `holes`, as contiguous blocks in order."""
     left = list(segments)
     for hole_first, hole_last in holes:
         pieces = []
@@ -259,10 +260,10 @@ def subtract(segments: Iterable[Segment], holes: Iterable[Segment]) -> Segments:
 
 
 def _group_edges(segments: Sequence[Segment], n_groups: int) -> list[int]:
-    """Positions at which the groups begin, and the end of the last one."""
+    """Return the positions at which the groups start, and the end of the last group."""
     total = bars_in(segments)
     if total < n_groups:
-        raise SplitError(f"{total} bars cannot be cut into {n_groups} groups; give more bars or fewer groups")
+        raise SplitError(f"{total} bars cannot be divided into {n_groups} groups; use more bars or fewer groups")
     return [total * i // n_groups for i in range(n_groups + 1)]
 
 
@@ -274,7 +275,7 @@ def _walk_forward(
     embargo_bars: int,
     min_train_bars: int,
 ) -> tuple[Split, ...]:
-    """Fold i tests group i + `train_groups` and trains on the groups from `first_groups[i]` up to it."""
+    """Return splits; fold i tests group i + `train_groups` and trains on the groups from `first_groups[i]` up to it."""
     n_groups = len(first_groups) + train_groups
     groups, edges = cut_into_groups(segments, n_groups), _group_edges(segments, n_groups)
     splits = []
@@ -285,7 +286,7 @@ def _walk_forward(
 
 
 def _path_parts(splits: Sequence[Split], testers: Mapping[int, Sequence[int]], path: int) -> Iterator[tuple[int, int]]:
-    """The parts of path number `path`, given which splits test which group."""
+    """Return the parts of path number `path`, given the splits that test each group."""
     for group in sorted(testers):
         split = testers[group][path]
         yield from ((split, block) for block, g in enumerate(splits[split].test_groups) if g == group)
@@ -300,17 +301,17 @@ def _split(
     embargo_bars: int,
     min_train_bars: int,
 ) -> Split:
-    """The split that tests the `chosen` groups and trains on what is left of `trainable`."""
+    """Return the split that tests the `chosen` groups and trains on the rest of `trainable`."""
     if purge_bars < 0 or embargo_bars < 0:
-        raise SplitError(f"purge and embargo are numbers of bars, 0 or more; received {purge_bars} and {embargo_bars}")
+        raise SplitError(f"purge and embargo must be at least 0 bars; received {purge_bars} and {embargo_bars}")
     blocks = [(g, block) for g in chosen for block in groups[g]]
     train = _keep_out(segments, trainable, [block for _, block in blocks], purge_bars, embargo_bars)
     train = tuple((first, last) for first, last in train if last - first >= min_train_bars)
     if not train:
         raise SplitError(
-            f"no training segment of {min_train_bars} bars is left beside test groups {list(chosen)} of {len(groups)}: "
+            f"test groups {list(chosen)} of {len(groups)} leave no training segment of {min_train_bars} bars: "
             f"{bars_in(segments)} bars, purge {purge_bars} on both sides, embargo {embargo_bars}. "
-            "Give more bars, or fewer or larger groups"
+            "Use more bars, or fewer or larger groups"
         )
     return Split(train=train, test=tuple(block for _, block in blocks), test_groups=tuple(g for g, _ in blocks))
 
@@ -322,9 +323,9 @@ def _keep_out(
     purge_bars: int,
     embargo_bars: int,
 ) -> Segments:
-    """`trainable` without the test blocks and the bars around them.
+    """Return `trainable` without the test blocks and the bars around them.
 
-    Distances are counted in positions, so they reach across a seam as if the next segment followed at once.
+    Distances are counted in positions, so they reach across a gap as if the next segment followed directly.
     """
     holes: list[Segment] = []
     for first, last in test:
@@ -334,12 +335,12 @@ def _keep_out(
 
 
 def _position(segments: Sequence[Segment], bar: int) -> int:
-    """How many bars of the data come before `bar`."""
+    """Return the number of bars of the data before `bar`."""
     return sum(min(last, bar) - first for first, last in segments if first < bar)
 
 
 def _by_position(segments: Sequence[Segment], start: int, end: int) -> Segments:
-    """The blocks that hold the bars number `start` to `end` (exclusive) of the data, cut at its seams."""
+    """Return the blocks with bars number `start` to `end` (exclusive) of the data, cut at its gaps."""
     out = []
     before = 0
     for first, last in segments:

@@ -1,4 +1,4 @@
-"""The terminal dashboard: what a running study's database, workers and log say.
+"""Terminal dashboard of a running study: its database, its workers and its log.
 
-Reads only. It imports `study`, `store` and `records`; only programs import it.
+The dashboard only reads. It imports `study`, `store` and `records`; only programs import it.
 """

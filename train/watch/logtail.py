@@ -1,4 +1,4 @@
-"""The last lines of a log that somebody writes to."""
+"""Last lines of a log that another process is writing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 TAIL_BYTES = 32_768
-# Colours, cursor movements and titles: a log may hold anything, and none of it is to reach the terminal.
+# Colors, cursor movements and titles; a log may contain any of them, and none may reach the terminal.
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?")
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -16,7 +16,7 @@ SEARCHED_BYTES = 4 << 20
 
 
 def study_of(path: Path) -> str | None:
-    """The study that the trainer whose log this is was last started for; None where its last 4 MiB do not say."""
+    """Return the study that the trainer writing this log last started, or None if the last 4 MiB do not contain it."""
     try:
         with path.open("rb") as file:
             file.seek(max(file.seek(0, 2) - SEARCHED_BYTES, 0))
@@ -27,18 +27,21 @@ def study_of(path: Path) -> str | None:
 
 
 def last_lines(path: Path, n: int) -> tuple[list[str], str]:
-    """At most `n` lines and, where there are none, why. Of a line that a progress bar drew over, what was seen last."""
+    """Return the last `n` lines at most and, if there are none, the reason.
+
+    If a progress bar overwrote a line, only its last state is returned.
+    """
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)
             file.seek(max(size - TAIL_BYTES, 0))
             lines = file.read(TAIL_BYTES).decode("utf-8", "replace").split("\n")
     except FileNotFoundError:
-        return [], f"there is no {path}"
+        return [], f"{path} does not exist"
     except OSError as error:
         return [], f"{path} cannot be read: {error.strerror}"
     if size > TAIL_BYTES:
-        lines = lines[1:]  # its beginning is not here
+        lines = lines[1:]  # the first line is incomplete
     shown = [line for line in map(_last_drawn, lines) if line.strip()]
     return (shown[-n:] if n > 0 else []), "" if shown else f"{path} is empty"
 
@@ -48,5 +51,5 @@ def _last_drawn(line: str) -> str:
 
 
 def plain_text(text: str) -> str:
-    """Without anything that a terminal would obey; a tab is four blanks."""
+    """Return the text without control sequences, with tabs replaced by four spaces."""
     return CONTROLS.sub("", ESCAPES.sub("", text).replace("\t", "    "))

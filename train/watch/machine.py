@@ -1,4 +1,4 @@
-"""Load of this machine, of its GPUs and of the workers' processes. A figure that nobody tells is None."""
+"""Load of this machine, its GPUs and the worker processes; an unavailable figure is None."""
 
 from __future__ import annotations
 
@@ -10,51 +10,51 @@ from pathlib import Path
 
 import psutil
 
-# Without one of these no NVIDIA or AMD driver is loaded, and importing torch (2 s) would find none either.
+# If none of these exists, no NVIDIA or AMD driver is loaded, and importing torch (2 s) would find no GPU either.
 GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU as its driver tells it."""
+    """One GPU as reported by its driver."""
 
     number: int
     busy: float | None  # fraction of the last sample period
-    memory_used_bytes: int | None  # of all processes
+    memory_used_bytes: int | None  # by all processes
     power_w: float | None
     temperature_c: float | None
 
 
 @dataclass(frozen=True)
 class Machine:
-    """This machine."""
+    """Load of this machine."""
 
     n_cores: int
-    cpu: float  # fraction of all cores since the last look
+    cpu: float  # fraction of all cores since the previous measurement
     load_1min: float
     memory_used_bytes: int
     memory_total_bytes: int
     gpus: tuple[Gpu, ...]
-    gpu_note: str  # why there is none; empty where there is
+    gpu_note: str  # why no GPU is listed; empty if one is
 
 
 @dataclass(frozen=True)
 class ProcessLoad:
-    """What a process uses."""
+    """CPU and memory use of a process."""
 
-    cores: float | None  # since the last look; None on the first
+    cores: float | None  # cores used since the previous measurement; None on the first
     rss_bytes: int
 
 
 class Meter:
-    """Looks again and again: loads are measured between one look and the next."""
+    """Repeated load measurements; each covers the time since the previous one."""
 
     def __init__(self) -> None:
         self._processes: dict[int, psutil.Process] = {}
-        psutil.cpu_percent()  # begins the first interval
+        psutil.cpu_percent()  # starts the first interval
 
     def machine(self) -> Machine:
-        """The machine now."""
+        """Return the current load of the machine."""
         memory = psutil.virtual_memory()
         gpus, note = read_gpus()
         return Machine(
@@ -68,7 +68,7 @@ class Meter:
         )
 
     def process(self, pid: int) -> ProcessLoad | None:
-        """A process of this machine; None where there is none, or it may not be looked at."""
+        """Return the load of a process on this machine, or None if it does not exist or cannot be inspected."""
         is_first = pid not in self._processes
         try:
             process = self._processes.setdefault(pid, psutil.Process(pid))
@@ -80,14 +80,14 @@ class Meter:
 
 
 def read_gpus() -> tuple[tuple[Gpu, ...], str]:
-    """The GPUs that torch sees, and why there is none. Nothing is allocated on them."""
+    """Return the GPUs that torch finds, or a reason why there are none; nothing is allocated on them."""
     if not any(Path(path).exists() for path in GPU_DRIVERS):
         return (), "none: no NVIDIA or AMD driver is loaded on this machine"
-    import torch  # takes seconds, and a machine without a GPU does without it
+    import torch  # takes seconds, so machines without a GPU skip it
 
     n = torch.cuda.device_count()
     if not n:
-        return (), f"none that torch {torch.__version__} sees, though a driver is loaded"
+        return (), f"none: torch {torch.__version__} finds no GPU, although a driver is loaded"
     return tuple(_gpu(number) for number in range(n)), ""
 
 
@@ -97,7 +97,7 @@ def _gpu(number: int) -> Gpu:
     is_amd = torch.version.hip is not None
     busy = _asked(torch.cuda.utilization, number)
     power = _asked(torch.cuda.power_draw, number)
-    # torch hands on what the drivers say: milliwatts of NVIDIA's, watts of AMD's, where 0 stands for no answer.
+    # torch returns the drivers' units: milliwatts for NVIDIA, watts for AMD, where 0 means unknown.
     watts = None if power is None or (is_amd and power == 0) else power if is_amd else power / 1000.0
     memory = _asked(torch.cuda.device_memory_used, number)
     return Gpu(
@@ -110,16 +110,16 @@ def _gpu(number: int) -> Gpu:
 
 
 def _asked(question: Callable[[int], float], number: int) -> float | None:
-    """The driver's answer; None where it has none (a laptop's power, a virtual GPU's temperature, no library)."""
+    """Return the driver's answer, or None if it has none (laptop power, virtual GPU temperature, missing library)."""
     try:
         answer = question(number)
     except _refusals():
         return None
-    return float(answer) if isinstance(answer, int | float) else None  # AMD's says "N/A" in words
+    return float(answer) if isinstance(answer, int | float) else None  # AMD drivers may return the string "N/A"
 
 
 def _refusals() -> tuple[type[Exception], ...]:
-    """What torch raises for a figure it cannot get; the drivers' own classes are there only where torch loaded them."""
+    """Return the exceptions that torch raises for an unavailable figure, including those of loaded driver libraries."""
     own = [getattr(sys.modules.get(module), name, None) for module, name in DRIVER_ERRORS]
     return (RuntimeError, ImportError, AttributeError, KeyError, OSError, *(kind for kind in own if kind is not None))
 

@@ -1,4 +1,4 @@
-"""What follows from a snapshot: pace, time left, best so far."""
+"""Pace, remaining time and best value so far, computed from a snapshot."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from datetime import datetime, timedelta
 from train.watch.snapshot import FINISHED, TrialRow
 
 HOUR_S = 3600.0
-FEW = 5  # finished trials that the pace is taken from when none finished within the hour
+FEW = 5  # number of finished trials that give the pace if none finished within the last hour
 BARS, ASCII_BARS = "▁▂▃▄▅▆▇█", "_.-=+*#@"
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast trials finish."""
+    """Rate at which trials finish."""
 
-    in_last_hour: int  # trials that finished in it
-    per_hour: float | None  # None: no trial has finished
-    window_s: float  # what it was measured over
+    in_last_hour: int  # trials that finished in the last hour
+    per_hour: float | None  # trials per hour; None if no trial has finished
+    window_s: float  # length of the measured interval in seconds
 
 
 def pace_of(trials: Sequence[TrialRow], now: datetime) -> Pace:
-    """Trials that finished within the last hour, over the part of it in which trials ran.
+    """Return the rate of the trials that finished within the last hour, over the part of it in which trials ran.
 
-    A study that went on ten minutes ago is measured over ten minutes. When none finished in the hour, over the
-    time that the last few took. A worker whose clock is ahead of this machine's is measured by its own.
+    A study that resumed ten minutes ago is measured over ten minutes. If no trial finished within the hour, the time of
+    the last few trials is used. If a worker's clock is ahead of this machine's clock, the worker's time counts.
 
     Args:
-        trials: of the study.
-        now: with its zone.
+        trials: trials of the study.
+        now: current time with its time zone.
     """
     finished = [t for t in trials if t.state in FINISHED and t.started is not None and t.ended is not None]
     now = max([now, *(t.ended for t in finished)])  # type: ignore[type-var]
@@ -47,14 +47,14 @@ def pace_of(trials: Sequence[TrialRow], now: datetime) -> Pace:
 
 
 def time_left_s(n_finished: int, target: int | None, pace: Pace) -> float | None:
-    """Seconds until the target at this pace; None where either is unknown."""
+    """Return the seconds until the target at this pace, or None if the target or the pace is unknown."""
     if target is None or pace.per_hour is None:
         return None
     return max(target - n_finished, 0) * HOUR_S / pace.per_hour
 
 
 def best_so_far(trials: Sequence[TrialRow], maximize: bool) -> list[float]:
-    """The best value after each completed trial that breaks no constraint, in the order of their numbers."""
+    """Return the best value after each completed trial that violates no constraint, in the order of trial numbers."""
     better = max if maximize else min
     found: list[float] = []
     for trial in trials:
@@ -64,7 +64,7 @@ def best_so_far(trials: Sequence[TrialRow], maximize: bool) -> list[float]:
 
 
 def sparkline(values: Sequence[float], width: int, bars: str = BARS) -> str:
-    """At most `width` bars; of more values every bar shows the last of its share."""
+    """Return a sparkline of at most `width` bars; each bar shows the last value of its share."""
     if not values or width < 1:
         return ""
     n = min(len(values), width)

@@ -1,4 +1,4 @@
-"""The dashboard's loop: look, draw, wait; what cannot be read is said, and looked for again."""
+"""Main loop of the dashboard: read, draw, wait; unreadable data are reported and read again."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from train.watch.view import Frame
 from train.watch.workers import find_workers, results_folder
 
 ONCE_PATIENCE_S = 10.0
-LOAD_WINDOW_S = 0.3  # loads of the first frame are measured over this
+LOAD_WINDOW_S = 0.3  # interval in seconds over which the first frame measures loads
 
 Drawn = TypeVar("Drawn", bound=Any)
 
 
 class Board(Generic[Drawn]):
-    """Frames of something that changes; a frame has a field `trouble`."""
+    """Source of frames; a frame has a field `trouble`."""
 
     _last: Drawn | None = None
-    _looked_s = 0.0  # when `_last` was taken, on the monotonic clock
+    _looked_s = 0.0  # monotonic time at which `_last` was made
 
     def frame(self) -> Drawn:
-        """A new frame.
+        """Return a new frame and remember it.
 
         Raises:
             UserError: there is nothing to show.
@@ -44,42 +44,42 @@ class Board(Generic[Drawn]):
         return self._last
 
     def look(self) -> Drawn:
-        """A new frame, which `frame` keeps."""
+        """Return a new frame."""
         raise NotImplementedError
 
     def frame_or_trouble(self) -> tuple[RenderableType, str]:
-        """A new frame, or the last one under a line that says why it is old; and that line."""
+        """Return a new frame, or the last frame under a line that says why it is old, together with that line."""
         try:
             return self.frame(), ""
         except UserError as error:
             if self._last is None:
-                return Text(f"{error}; looking again", style="bold yellow"), str(error)
+                return Text(f"{error}; retrying", style="bold yellow"), str(error)
             age_s = time.monotonic() - self._looked_s
-            said = f"{error}; figures of {age_s:.0f} s ago, looking again"
+            said = f"{error}; showing figures from {age_s:.0f} s ago, retrying"
             return replace(self._last, trouble=said), said
 
 
 @dataclass
 class Dashboard(Board[Frame]):
-    """Frames of one study."""
+    """Source of frames of one study."""
 
     url: URL
-    study: str | None  # None: the one whose trials are newest
+    study: str | None  # None selects the study with the newest trials
     log: Path
-    results_dir: Path | None = None  # holds the study's folder; None: where the study wrote it
+    results_dir: Path | None = None  # parent of the study's results; None uses the path stored in the study
 
     def __post_init__(self) -> None:
         self._meter = Meter()
 
     def look(self) -> Frame:
-        """A new frame.
+        """Return a new frame.
 
         Raises:
-            StudyError: there is no such study.
+            StudyError: the study does not exist.
             UnavailableError: the database cannot be read now.
         """
         snapshot = take_snapshot(self.url, self.study)
-        self.study = snapshot.name  # stays, should another study begin a trial
+        self.study = snapshot.name  # keeps the choice if another study starts a trial
         workers = find_workers(snapshot, self._meter, self.results_dir)
         if self._last is None:
             time.sleep(LOAD_WINDOW_S)
@@ -89,14 +89,14 @@ class Dashboard(Board[Frame]):
 
 
 def how_far_note(results: object) -> str:
-    """Why workers cannot be asked how far they are."""
+    """Return the reason why the progress of workers is unknown."""
     if not isinstance(results, str):
-        return "how far each is: unknown, the study does not say where its results are"
-    return f"how far each is: unknown, {results} is not on this machine"
+        return "progress of each worker unknown: the study does not record its results folder"
+    return f"progress of each worker unknown: {results} is not on this machine"
 
 
 def show_once(dashboard: Board[Any], console: Console) -> int:
-    """Print one frame; an exit code. A locked database is waited for a little."""
+    """Print one frame and return an exit code; a locked database is retried for a few seconds."""
     give_up_at = time.monotonic() + ONCE_PATIENCE_S
     while True:
         try:
@@ -111,7 +111,7 @@ def show_once(dashboard: Board[Any], console: Console) -> int:
 
 
 def show_live(dashboard: Board[Any], console: Console, refresh_s: float) -> int:
-    """Draw frame after frame until Ctrl-C; an exit code."""
+    """Draw frames until Ctrl-C and return an exit code."""
     try:
         if not console.is_terminal:
             return _print_frames(dashboard, console, refresh_s)
@@ -124,7 +124,7 @@ def show_live(dashboard: Board[Any], console: Console, refresh_s: float) -> int:
 
 
 def _print_frames(dashboard: Board[Any], console: Console, refresh_s: float) -> int:
-    """Frames below one another, for a file or a pipe."""
+    """Print frames one below the other, for a file or a pipe."""
     while True:
         console.print(dashboard.frame_or_trouble()[0])
         sys.stdout.flush()

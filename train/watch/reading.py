@@ -1,9 +1,9 @@
-"""Reading a database that others write, and leaving no trace in it.
+"""Read-only access to a database that other processes write.
 
-Optuna's own storage object creates tables and stamps versions when it is made, so a watcher does not make one. SQLite
-files are opened read-only. A file with a write-ahead log needs care: even a read-only connection creates the `-wal` and
-`-shm` files where they are not there, and cannot remove them again. They are not there when nobody has the database
-open; then it is read as an immutable file, and read again should anybody have opened or changed it meanwhile.
+Creating Optuna's storage object also creates tables and writes versions, so the dashboard does not use it. SQLite files
+are opened read-only. Even a read-only connection to a file with a write-ahead log creates missing `-wal` and `-shm`
+files, and it cannot remove them. These files are missing if no process has the database open. The file is then read as
+immutable, and read again if a process opened or changed it in the meantime.
 """
 
 from __future__ import annotations
@@ -24,26 +24,27 @@ from market.errors import UserError
 from train.records.errors import StudyError
 from train.store.address import SQLITE_HEADER, shown_url, sqlite_path
 
-PATIENCE_S = 2.0  # with a locked file, before this says so
-ANSWER_S = 4.0  # that a server may be silent; less than after what a wait is logged, which would break the screen
-ATTEMPTS = 5  # to read a file that others open or change just then
+PATIENCE_S = 2.0  # timeout for a locked file
+# Timeout for a server. It is shorter than the delay after which a wait is logged; a log line would break the screen.
+ANSWER_S = 4.0
+ATTEMPTS = 5  # reads of a file that other processes keep opening or changing
 WRITE_AHEAD = 2  # byte 18 of an SQLite file
 
 T = TypeVar("T")
 
 
 class UnavailableError(UserError):
-    """The database is there but cannot be read now: locked, damaged or away. One line, ready to be shown."""
+    """The database exists but is locked, damaged or unreachable; the message is one line, ready to be shown."""
 
     exit_code = 1
 
 
 def read(url: URL, work: Callable[[Connection], T]) -> T:
-    """What `work` finds in one read-only transaction.
+    """Return the result of `work` in one read-only transaction.
 
     Raises:
-        StudyError: there is no such database, or it is not one.
-        UnavailableError: it cannot be read now.
+        StudyError: the database does not exist, or the file is not a database.
+        UnavailableError: the database cannot be read now.
     """
     path = sqlite_path(url)
     shown = shown_url(url)
@@ -57,7 +58,7 @@ def read(url: URL, work: Callable[[Connection], T]) -> T:
 
 
 def _read_server(url: URL, work: Callable[[Connection], T]) -> T:
-    from train.store.server_connection import server_engine  # needs psycopg, which SQLite does without
+    from train.store.server_connection import server_engine  # needs psycopg, which SQLite users may not have
 
     engine = server_engine(url, ANSWER_S, poolclass=NullPool)
     with engine.connect() as connection:
@@ -71,18 +72,18 @@ def _read_file(path: Path, work: Callable[[Connection], T]) -> T:
         try:
             with _open_file(path, is_immutable=before is not None) as connection:
                 found = work(connection)
-        except (SQLAlchemyError, StudyError, ValueError):  # half a change can look like any of them
+        except (SQLAlchemyError, StudyError, ValueError):  # a half-written change can raise any of these
             if before is None or before == _write_state(path):
                 raise
         else:
             if before is None or before == _write_state(path):
                 return found
         time.sleep(0.05)
-    raise UnavailableError(f"{path} cannot be read now: it is opened and closed again and again")
+    raise UnavailableError(f"{path} cannot be read now: other processes keep opening and closing it")
 
 
 def _write_state(path: Path) -> tuple[int, int] | None:
-    """Time and size of a file that nobody has open for writing; None where SQLite's own locks are to be used."""
+    """Return time and size of a file that no process has open, or None if SQLite's own locks must be used."""
     try:
         with path.open("rb") as file:
             head = file.read(len(SQLITE_HEADER) + 4)

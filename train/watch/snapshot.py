@@ -1,8 +1,8 @@
-"""One look at a study: what a dashboard shows of its database, in a handful of queries.
+"""Snapshot of a study for the dashboard, read from the database in a few queries.
 
-Plain SQL on the tables of Optuna's storage: of five thousand trials only the columns that are shown travel, never all
-their attributes. Optuna's own storage object reads them all: a frame of 500 trials takes it 60 times as long (360 ms,
-not 6 ms), and it needs several transactions for what belongs to one moment.
+The queries are plain SQL on the tables of Optuna's storage and read only the columns that are shown. Optuna's own
+storage object reads every attribute of every trial and needs several transactions, which may see different states. With
+500 trials it takes 360 ms per frame instead of 6 ms.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from train.watch.reading import read
 
 COMPLETE, PRUNED, FAIL, RUNNING, WAITING = "COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING"
 FINISHED = (COMPLETE, PRUNED)  # as in `train.store.database`
-LATEST = 8  # ended trials whose reasons and rates are read
+LATEST = 8  # number of ended trials for which reasons and rates are read
 TABLES = {
     "studies", "trials", "trial_values", "trial_params", "trial_user_attributes", "trial_system_attributes",
     "trial_intermediate_values",
@@ -36,43 +36,43 @@ TABLES = {
 
 @dataclass(frozen=True)
 class TrialRow:
-    """A trial's line in the database. Times are UTC by the worker's clock, as Optuna 5 stores them."""
+    """A trial's row in the database; times are UTC by the worker's clock, as Optuna 5 stores them."""
 
     number: int
     state: str
     started: datetime | None
     ended: datetime | None
-    value: float | None  # a completed trial's, finite; of several objectives the first
-    violates: Mapping[str, float] = field(default_factory=dict)  # constraints that it breaks -> by how much
+    value: float | None  # finite value of a completed trial; the first of several objectives
+    violates: Mapping[str, float] = field(default_factory=dict)  # violated constraint -> excess
 
     @property
     def may_be_best(self) -> bool:
-        """Completed, with a value, and breaking no constraint."""
+        """True if the trial has a value and violates no constraint."""
         return self.value is not None and not self.violates
 
 
 @dataclass(frozen=True)
 class Best:
-    """The best completed trial that breaks no constraint."""
+    """The best completed trial that violates no constraint."""
 
     number: int
     value: float
     params: Mapping[str, Any]
-    splits: Mapping[int, float]  # what was reported at every step
+    splits: Mapping[int, float]  # step -> reported value
 
 
 @dataclass(frozen=True)
 class Running:
-    """A trial that is under way."""
+    """A running trial."""
 
     number: int
-    worker: Mapping[str, Any] | None  # host, pid, started; None where nobody signed
+    worker: Mapping[str, Any] | None  # host, pid, started; None if no worker identity was stored
     heartbeat_age_s: float | None
 
 
 @dataclass(frozen=True)
 class Rates:
-    """How fast the last finished split was."""
+    """Speed of the last finished split."""
 
     trial: int
     explore_steps_per_s: float
@@ -85,26 +85,26 @@ class Snapshot:
 
     study_id: int
     name: str
-    other_studies: tuple[str, ...]  # of the same database
+    other_studies: tuple[str, ...]  # other studies in the same database
     maximize: bool
     n_objectives: int
     user_attrs: Mapping[str, Any]
-    trials: tuple[TrialRow, ...]  # by number
+    trials: tuple[TrialRow, ...]  # ordered by number
     best: Best | None
     running: tuple[Running, ...]
-    reasons: Mapping[int, str]  # why the latest trials cannot be the best
+    reasons: Mapping[int, str]  # trial number -> why it is not eligible, for the latest trials
     rates: Rates | None
 
     def count(self, *states: str) -> int:
-        """Trials in any of these states."""
+        """Return the number of trials in any of these states."""
         return sum(trial.state in states for trial in self.trials)
 
 
 def take_snapshot(url: URL, name: str | None) -> Snapshot:
-    """Look at a study; without a name at the one whose trials are newest.
+    """Return a snapshot of a study; without a name, of the study with the newest trials.
 
     Raises:
-        StudyError: there is none.
+        StudyError: the study does not exist.
         UnavailableError: the database cannot be read now.
     """
     return read(url, lambda connection: _snapshot(connection, url, name))
@@ -113,12 +113,12 @@ def take_snapshot(url: URL, name: str | None) -> Snapshot:
 def _snapshot(connection: Connection, url: URL, name: str | None) -> Snapshot:
     shown = shown_url(url)
     if not set(inspect(connection).get_table_names()) >= TABLES:
-        raise StudyError(f"{shown} holds no Optuna study")
+        raise StudyError(f"{shown} contains no Optuna study")
     studies = {row.study_name: row.study_id for row in _rows(connection, "SELECT study_id, study_name FROM studies")}
     name = name or _newest(connection, studies)
     if name is None or name not in studies:
         known = plain_text(", ".join(sorted(studies))) or "none"
-        raise StudyError(f"{shown} has no study {name}; it has {known}" if name else f"{shown} has no study yet")
+        raise StudyError(f"{shown} has no study {name}; its studies: {known}" if name else f"{shown} has no study yet")
     study = studies[name]
     query = "SELECT direction FROM study_directions WHERE study_id = :study ORDER BY objective"
     directions = [row.direction for row in _rows(connection, query, study=study)]
@@ -148,21 +148,21 @@ def _rows(connection: Connection, query: str, **values: Any) -> Sequence[Any]:
 
 
 def _rows_of(connection: Connection, query: str, ids: Collection[int]) -> Sequence[Any]:
-    """Rows of the trials with these ids; `query` says `IN :ids`."""
+    """Return the rows of the trials with these ids; the query must contain `IN :ids`."""
     if not ids:
         return []
     return connection.execute(text(query).bindparams(bindparam("ids", expanding=True)), {"ids": list(ids)}).all()
 
 
 def _newest(connection: Connection, studies: Mapping[str, int]) -> str | None:
-    """The study that began a trial last; else the one made last."""
+    """Return the study that started a trial last, or the study created last if there are no trials."""
     began = _rows(connection, "SELECT study_id, MAX(datetime_start) AS began FROM trials GROUP BY study_id")
     last = {row.study_id: str(row.began or "") for row in began}
     return max(studies, key=lambda name: (last.get(studies[name], ""), studies[name]), default=None)
 
 
 def _trials(connection: Connection, study: int) -> tuple[dict[int, int], tuple[TrialRow, ...]]:
-    """Ids by number, and the trials by number, which Optuna counts from 0 without a gap."""
+    """Return {number: id} and the trials ordered by number, which Optuna counts from 0 without gaps."""
     rows = _rows(
         connection,
         "SELECT t.trial_id, t.number, t.state, t.datetime_start, t.datetime_complete, v.value FROM trials t "
@@ -180,7 +180,7 @@ def _trials(connection: Connection, study: int) -> tuple[dict[int, int], tuple[T
 
 
 def _violations(connection: Connection, study: int) -> dict[int, dict[str, float]]:
-    """Constraints that trials break, by id: name and excess of what Optuna stores as `constraints:<name>`, above 0."""
+    """Return {trial id: {constraint: excess}} of violated constraints, which Optuna stores as `constraints:<name>`."""
     rows = _rows(
         connection,
         "SELECT a.trial_id, a.key, a.value_json FROM trial_system_attributes a "
@@ -221,7 +221,7 @@ def _best(connection: Connection, ids: Mapping[int, int], trials: Sequence[Trial
 def _running(
     connection: Connection, trials: Mapping[int, int], attributes: Mapping[int, Mapping[str, Any]]
 ) -> tuple[Running, ...]:
-    """From id -> number of the running trials, and what they say of themselves."""
+    """Return the running trials, given as {id: number}, with their workers and heartbeat ages."""
     query = "SELECT trial_id, heartbeat, CURRENT_TIMESTAMP AS now FROM trial_heartbeats WHERE trial_id IN :ids"
     rows = _rows_of(connection, query, trials)
     beats = {row.trial_id: (_time(row.now) - _time(row.heartbeat)).total_seconds() for row in rows}
@@ -229,7 +229,7 @@ def _running(
 
 
 def _trial_attributes(connection: Connection, trials: Mapping[int, int]) -> dict[int, dict[str, Any]]:
-    """Reasons, splits and workers, by number."""
+    """Return the reasons, splits and workers of trials by number."""
     found: dict[int, dict[str, Any]] = {number: {} for number in trials.values()}
     rows = _rows_of(
         connection,
@@ -251,7 +251,7 @@ def _reasons(attributes: Mapping[int, Mapping[str, Any]], trials: Sequence[Trial
 
 
 def _rates(attributes: Mapping[int, Mapping[str, Any]], latest: Sequence[int]) -> Rates | None:
-    """Of the last split of the trial that ended last and has one."""
+    """Return the speed of the last split of the trial that ended last and has a split."""
     for number in reversed(latest[-LATEST:]):
         splits = {key: value for key, value in attributes[number].items() if key.startswith("split_")}
         if not splits:
@@ -265,7 +265,7 @@ def _rates(attributes: Mapping[int, Mapping[str, Any]], latest: Sequence[int]) -
 
 
 def _value(text: str) -> Any:
-    """An attribute; its texts go to a terminal, so they lose their control characters."""
+    """Return an attribute without control characters, because its text is shown in a terminal."""
     return _shown(json.loads(text))
 
 
@@ -278,7 +278,7 @@ def _shown(value: Any) -> Any:
 
 
 def _time(value: Any) -> Any:
-    """A column's time, with its zone; those without one are UTC. SQLite hands out texts."""
+    """Return a column's time with its time zone; times without a zone are UTC, and SQLite returns strings."""
     if isinstance(value, str):
         value = datetime.fromisoformat(value)
     return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value

@@ -1,4 +1,4 @@
-"""One frame of the dashboard as rich draws it: two columns where there is room, one below the other where not."""
+"""One frame of the dashboard, drawn by rich: two columns in a wide terminal, otherwise one."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ MISSING = "unknown"
 
 @dataclass(frozen=True)
 class Frame:
-    """Everything that is shown, at one moment."""
+    """Everything shown at one moment."""
 
     snapshot: Snapshot
     workers: Sequence[Worker]
-    how_far_note: str  # why nobody says how far it is; empty where they do
+    how_far_note: str  # why the progress of workers is unknown; empty if it is known
     machine: Machine
     log: Path
-    now: datetime  # with its zone; shown as it is
-    trouble: str = ""  # why these figures are old; empty where they are new
+    now: datetime  # time of the frame, with its time zone
+    trouble: str = ""  # why the figures are old; empty if they are current
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Draw it, the log as long as a terminal's height leaves room for; a line says what was cut off."""
+        """Draw the frame, with as much of the log as the terminal's height allows; a last line counts hidden lines."""
         body = rendered(_body(self, options.max_width, console.encoding), console, options)
         height = height_of(console, options)
         room = MOST_LOG_LINES if height is None else min(max(height - len(body) - 1, FEWEST_LOG_LINES), MOST_LOG_LINES)
@@ -56,17 +56,17 @@ class Frame:
 
 
 def rendered(part: RenderableType, console: Console, options: ConsoleOptions) -> list[list[Segment]]:
-    """The lines of a part, however many."""
+    """Return the rendered lines of a part."""
     return console.render_lines(part, options.update(height=None), pad=False)
 
 
 def fitted(
     lines: list[list[Segment]], console: Console, options: ConsoleOptions, height: int | None
 ) -> Iterator[Segment]:
-    """As many lines as a terminal has; the last one says how many were cut off."""
+    """Yield as many lines as the terminal has; the last one gives the number of hidden lines."""
     if height is not None and len(lines) > height:
         hidden = len(lines) - height + 1
-        note = Text(f"{hidden} more lines: a taller terminal shows them", style="dim", no_wrap=True)
+        note = Text(f"{hidden} more lines; enlarge the terminal to see them", style="dim", no_wrap=True)
         lines = lines[: height - 1] + rendered(note, console, options)
     for number, line in enumerate(lines):
         yield from line
@@ -75,12 +75,12 @@ def fitted(
 
 
 def height_of(console: Console, options: ConsoleOptions) -> int | None:
-    """Lines that there is room for; None where there is no end, as in a file."""
+    """Return the number of lines available, or None if unlimited, as in a file."""
     return options.height or (console.height if console.is_terminal else None)
 
 
 def _body(frame: Frame, width: int, encoding: str) -> RenderableType:
-    """What matters most comes first: a low terminal shows the beginning."""
+    """Return the panels, most important first, because a small terminal shows only the beginning."""
     is_wide = width >= TWO_COLUMNS
     half = width // 2 - 2 if is_wide else width
     how = [_progress(frame, half, encoding), _workers(frame)]
@@ -96,7 +96,7 @@ def _body(frame: Frame, width: int, encoding: str) -> RenderableType:
 def _title(frame: Frame) -> RenderableType:
     s = frame.snapshot
     head = Table.grid(Column(ratio=1), Column(justify="right", no_wrap=True), expand=True, padding=(0, 1))
-    others = f"  ({len(s.other_studies)} more here: --study NAME)" if s.other_studies else ""
+    others = f"  ({len(s.other_studies)} more in this database: --study NAME)" if s.other_studies else ""
     head.add_row(
         Text.assemble(("study ", "dim"), (plain_text(s.name), "bold"), (others, "dim")),
         Text(f"{frame.now:%H:%M:%S}", style="dim"),
@@ -107,13 +107,13 @@ def _title(frame: Frame) -> RenderableType:
             Text(str(label), style="bold black on yellow" if "SYNTHETIC" in str(label) else "green") for label in labels
         ]
     else:
-        data = [Text(f"data {MISSING}: this study was not made by 1_optimize_unified.py", style="yellow")]
+        data = [Text(f"data {MISSING}: 1_optimize_unified.py did not create this study", style="yellow")]
     trouble = [Text(frame.trouble, style="bold white on red")] if frame.trouble else []
     return Group(*trouble, head, *data)
 
 
 def section(title: str, *parts: RenderableType) -> RenderableType:
-    """Parts under a rule with a title."""
+    """Return parts under a rule with a title."""
     return Group(Rule(Text(title, style="bold blue"), align="left", style="blue"), *parts)
 
 
@@ -147,12 +147,12 @@ def _bar(share: float, width: int, encoding: str) -> str:
 
 
 def is_unicode(encoding: str) -> bool:
-    """Whether a terminal of this encoding has block characters."""
+    """Return True if a terminal with this encoding can show block characters."""
     return encoding.lower().startswith("utf")
 
 
 def target_of(snapshot: Snapshot) -> int | None:
-    """Finished trials the study is to have; None for a study that does not say."""
+    """Return the target number of finished trials, or None if the study has none."""
     target = snapshot.user_attrs.get(TARGET)
     return target if isinstance(target, int) and not isinstance(target, bool) else None
 
@@ -162,29 +162,32 @@ def _is_at_work(frame: Frame) -> bool:
 
 
 def pace_text(pace: Pace, is_at_work: bool = True) -> str:
-    """`33.1 trials/hour (18 finished in 33 min of the last hour)`; of a study at rest, in the last hour it worked."""
+    """Return text such as `33.1 trials/hour (18 finished in 33 min of the last hour)`.
+
+    For an inactive study the last hour is the last one in which it was active.
+    """
     if pace.per_hour is None:
-        return f"trials/hour {MISSING}: none has finished"
+        return f"trials/hour {MISSING}: no trial has finished"
     if not pace.in_last_hour:
-        return f"0 trials/hour in the last hour; before, one in {duration_text(3600.0 / pace.per_hour)}"
-    hour = "the last hour" if is_at_work else "the last hour it worked"
+        return f"0 trials/hour in the last hour; before that, one per {duration_text(3600.0 / pace.per_hour)}"
+    hour = "the last hour" if is_at_work else "the last active hour"
     window = hour if pace.window_s >= 3600.0 else f"{duration_text(pace.window_s)} of {hour}"
     return f"{pace.per_hour:.1f} trials/hour ({pace.in_last_hour} finished in {window})"
 
 
 def left_text(frame: Frame, pace: Pace, target: int | None, n_finished: int) -> str:
-    """How long it will take, or why nobody can say."""
+    """Return the remaining time, or the reason why it is unknown."""
     if target is not None and n_finished >= target:
-        return "finished: it has all its trials"
+        return "finished: all trials are done"
     if target is None:
-        return f"ETA {MISSING}: the study does not say how many trials it is to have"
+        return f"ETA {MISSING}: the study has no trial target"
     if not _is_at_work(frame):
         return f"no ETA: {target - n_finished} trials are left and no worker is alive"
     seconds = time_left_s(n_finished, target, pace)
     if seconds is None:
         return f"ETA {MISSING}: no trial has finished yet"
     try:
-        end = (frame.now + timedelta(seconds=seconds)).astimezone()  # the clocks may change before it
+        end = (frame.now + timedelta(seconds=seconds)).astimezone()  # daylight saving may begin or end before then
     except OverflowError:
         return f"ETA about {duration_text(seconds)} at this pace"
     day = "" if end.date() == frame.now.date() else f"{end:%a %d %b} "
@@ -195,14 +198,14 @@ def left_text(frame: Frame, pace: Pace, target: int | None, n_finished: int) -> 
 def _best(s: Snapshot, width: int, encoding: str) -> RenderableType:
     if s.n_objectives > 1:
         return section(
-            "best trial", Text(f"{s.n_objectives} objectives: there is no single best trial", style="yellow")
+            "best trial", Text(f"none: with {s.n_objectives} objectives no single trial is best", style="yellow")
         )
     if s.best is None:
         return section("best trial", Text(f"none: {_why_no_best(s)}"))
     best, is_ours = s.best, "identity" in s.user_attrs
     loses = is_ours and best.value <= 0.0
     head = Text.assemble((f"{best.value:+.4f}", "bold red" if loses else "bold green"), f"  trial {best.number}")
-    head.append("" if s.maximize else "  (minimised)", "dim")
+    head.append("" if s.maximize else "  (minimized)", "dim")
     head.append("  not better than equal weight" if loses else "", "red")
     parts: list[RenderableType] = [head]
     if best.splits:
@@ -220,7 +223,7 @@ def _why_no_best(s: Snapshot) -> str:
 
 
 def _course(s: Snapshot, width: int, encoding: str) -> RenderableType:
-    """Best so far, from the first completed trial to the last."""
+    """Return a sparkline of the best value so far, from the first completed trial to the last."""
     values = best_so_far(s.trials, s.maximize)
     first, last = f"{values[0]:+.2f} ", f" {values[-1]:+.2f}"
     bars = BARS if is_unicode(encoding) else ASCII_BARS
@@ -229,7 +232,7 @@ def _course(s: Snapshot, width: int, encoding: str) -> RenderableType:
 
 
 def _settings(s: Snapshot) -> RenderableType:
-    """Names and values of the best trial, in as many columns as fit."""
+    """Return names and values of the best trial's settings, in as many columns as fit."""
     pairs = [(name, shown(value)) for name, value in s.best.params.items()] if s.best else []
     if s.best is None or not pairs:
         return Group()
@@ -263,13 +266,14 @@ def _worker(w: Worker) -> list[RenderableType]:
     if w.status is not None and w.status.validation_score is not None:
         loads.append(f"validation {w.status.validation_score:+.4g}")
     if w.is_status_old or w.state in (DEAD, SILENT):
-        loads.append("no sign of it yet" if w.sign_age_s is None else f"last sign {duration_text(w.sign_age_s)} ago")
+        age = None if w.sign_age_s is None else duration_text(w.sign_age_s)
+        loads.append("no heartbeat yet" if age is None else f"last heartbeat {age} ago")
     detail = Text("  " + ", ".join(loads), style="dim")
     return [line, detail] if loads else [line]
 
 
 def _how_far(w: Worker) -> str:
-    """`split 2 (3 of 6), 31% of 40,000 steps`; splits are numbered from 0, as in the log."""
+    """Return text such as `split 2 (3 of 6), 31% of 40,000 steps`; splits are numbered from 0, as in the log."""
     s = w.status
     if s is None or s.split is None:
         return ""
@@ -279,7 +283,7 @@ def _how_far(w: Worker) -> str:
 
 
 def rates_text(frame: Frame) -> str:
-    """How fast it explores and updates: what workers say now, else what the last finished split says."""
+    """Return the exploration and update rates of the live workers, or those of the last finished split."""
     said = [w.status for w in frame.workers if w.state == ALIVE and w.status and not w.is_status_old]
     now = [s for s in said if s.explore_steps_per_s is not None and s.update_samples_per_s is not None]
     if now:
@@ -306,7 +310,7 @@ def _machine(m: Machine) -> RenderableType:
 
 
 def gpu_text(gpu: Gpu) -> str:
-    """`GPU 0: 87 % busy, 12.3 GiB used, 250 W, 61 C`; a figure that the driver does not tell is unknown."""
+    """Return text such as `GPU 0: 87 % busy, 12.3 GiB used, 250 W, 61 C`; an unavailable figure reads unknown."""
     memory = None if gpu.memory_used_bytes is None else _bytes(gpu.memory_used_bytes)
     figures = (
         ("busy", gpu.busy, "{:.0%} busy"),
@@ -350,6 +354,7 @@ def _ended_line(t: TrialRow, reason: str) -> RenderableType:
 
 def _log(path: Path, n: int, study: str) -> RenderableType:
     other = study_of(path)
-    lines, why = last_lines(path, n) if other in (None, study) else ([], f"{path} is of study {other}; give --log FILE")
+    wrong = f"{path} is a log of study {other}; give --log FILE"
+    lines, why = last_lines(path, n) if other in (None, study) else ([], wrong)
     body = [Text(line, no_wrap=True, overflow="ellipsis") for line in lines] or [Text(why, style="dim")]
     return section(f"log {path.name}", *body)

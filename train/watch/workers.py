@@ -1,4 +1,4 @@
-"""Who works on a study: what the database says of running trials, what workers say of themselves, what lives."""
+"""Workers of a study, from running trials in the database, status files and the processes of this machine."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from train.watch.machine import Meter
 from train.watch.snapshot import Running, Snapshot
 
 ALIVE, DEAD, SILENT, UNKNOWN = "alive", "dead", "silent", "unknown"
-OLD_STATUS_S = 60.0  # of a live worker: an update takes long, or it evaluates
+OLD_STATUS_S = 60.0  # age in seconds from which the status of a live worker counts as old
 
 
 @dataclass(frozen=True)
 class Worker:
-    """One process. None: not known."""
+    """A worker process; None means unknown."""
 
     host: str
     pid: int | None
-    state: str  # alive; dead: this machine has no such process; silent: no sign for long
+    state: str  # alive; dead: no such process on this machine; silent: heartbeat overdue; unknown
     trial: int | None
-    status: WorkerStatus | None  # its own words, about this trial
-    sign_age_s: float | None  # since its last word or heartbeat
+    status: WorkerStatus | None  # status file of the worker, if it is about this trial
+    sign_age_s: float | None  # seconds since the last status or heartbeat
     cores: float | None = None
     rss_bytes: int | None = None
 
     @property
     def is_status_old(self) -> bool:
-        """Whether its own words may not hold any more."""
+        """True if the status may be out of date."""
         return self.status is not None and (self.state != ALIVE or time.time() - self.status.updated > OLD_STATUS_S)
 
     @property
     def split_share(self) -> float | None:
-        """How much of its split's budget is spent, 0 to 1."""
+        """Fraction (0 to 1) of the current split's step budget that is used."""
         s = self.status
         if s is None or s.env_steps is None or not s.total_env_steps:
             return None
@@ -50,7 +50,7 @@ class Worker:
 
 
 def results_folder(snapshot: Snapshot, results_dir: Path | None = None) -> Path | None:
-    """The study's results on this machine: inside `results_dir`, or where the study says; None if they are not here."""
+    """Return the study's results, in `results_dir` or at the path stored in the study, or None if they are missing."""
     if results_dir is not None:
         with suppress(StudyError):
             return find_study_folder(results_dir, snapshot.name, uuid_in(snapshot.user_attrs))
@@ -60,7 +60,7 @@ def results_folder(snapshot: Snapshot, results_dir: Path | None = None) -> Path 
 
 
 def find_workers(snapshot: Snapshot, meter: Meter, results_dir: Path | None = None) -> list[Worker]:
-    """Every worker that runs a trial or wrote a status file, the living first."""
+    """Return every worker that runs a trial or wrote a status file, live workers first."""
     folder = results_folder(snapshot, results_dir)
     statuses = {(s.host, s.pid): s for s in read_statuses(folder)} if folder is not None else {}
     found = [_of_trial(running, statuses, meter) for running in snapshot.running]
@@ -72,7 +72,7 @@ def find_workers(snapshot: Snapshot, meter: Meter, results_dir: Path | None = No
 def _of_trial(running: Running, statuses: dict[tuple[str, int], WorkerStatus], meter: Meter) -> Worker:
     try:
         signed_by = decode(running.worker, WorkerIdentity, f"the worker of trial {running.number}")
-    except StudyError:  # another program's trial, or one that is being signed just now
+    except StudyError:  # trial of another program, or one whose worker has not written its identity yet
         return Worker("unknown", None, UNKNOWN, running.number, None, running.heartbeat_age_s)
     status = statuses.get((signed_by.host, signed_by.pid))
     if status is not None and status.trial != running.number:
@@ -82,7 +82,7 @@ def _of_trial(running: Running, statuses: dict[tuple[str, int], WorkerStatus], m
 
 
 def _of_status(status: WorkerStatus, meter: Meter) -> Worker:
-    """A worker between two trials, or one that is dead."""
+    """Return a worker without a running trial, either between two trials or dead."""
     age_s = time.time() - status.updated
     return _living(status, status.trial, status, [age_s], meter)
 

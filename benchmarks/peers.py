@@ -1,0 +1,232 @@
+#!/usr/bin/env python3
+"""Environment steps per second of other projects' trading environments and of ours, taking turns on one machine.
+
+Every peer runs in a virtual environment of its own, because peers exclude each other's dependencies and ours.
+`--install` creates the environments first; that takes some ten minutes and 6 GB of disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks import measuring
+
+TORCH = "torch==2.13.0"
+FEW, MANY = 12, 4096
+COLUMNS = measuring.columns(contender="environment class", n_envs="environments", per_s="env-steps/s")
+COLUMNS |= {"n_coins": "coins", "ratio": "ours is faster by"}
+ABOUT = (
+    "Environment steps per second on the CPU. 30,000 five-minute bars, 77 feature columns, a window of 5 bars, "
+    "random actions drawn beforehand. The last column divides the rate of VectorizedCryptoEnvAlpacaOptimized, which "
+    f"trades 7 coins, by the rate of the row; it has {FEW} environments, or {MANY:,} if the row has {MANY:,}. A peer "
+    "without a vectorized environment steps one environment in a loop."
+)
+OPTIONS: tuple[measuring.Option, ...] = (
+    (
+        "--environments",
+        {
+            "type": Path,
+            "default": measuring.REPO / "build" / "peers",
+            "metavar": "DIR",
+            "help": "folder of the peers' virtual environments (default: build/peers)",
+        },
+    ),
+    ("--install", {"action": "store_true", "help": "create the virtual environments that do not exist yet"}),
+)
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a project offers around the step, as the comparison in README.md shows it. "no" is a finding, not a gap.
+
+    Each was read in the source of the version that is installed here.
+    """
+
+    vectorized: str
+    coins: str
+    costs: str
+    checks: str
+    trading: str
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A project, how to install it, and which of its environments is stepped."""
+
+    project: str
+    environment: str
+    requirements: tuple[str, ...]
+    n_coins: int
+    features: Features
+    sizes: tuple[int, ...] = (1,)
+    without_dependencies: tuple[str, ...] = ()
+
+    def folder(self, environments: Path) -> Path:
+        """Return the folder of the peer's virtual environment."""
+        return environments / self.project.lower()
+
+
+OWN_FEATURES = Features(
+    "CPU, GPU",
+    "many",
+    "fee, slippage, minimum order, lot size",
+    "look-ahead, purged splits, hold-out, deflated Sharpe ratio, PBO",
+    "paper: Alpaca",
+)
+PEERS = (
+    Peer(
+        "gym-trading-env",
+        "TradingEnv",
+        ("gym-trading-env==0.3.5",),
+        1,
+        Features("no", "one", "fee, borrow interest", "no", "no"),
+    ),
+    # finrl's file of this environment needs NumPy only.
+    Peer(
+        "FinRL",
+        "CryptoEnv",
+        ("numpy",),
+        7,
+        Features("no", "many", "fee", "no", "paper: Alpaca"),
+        (1,),
+        ("finrl==0.3.7",),
+    ),
+    Peer(
+        "ElegantRL",
+        "StockTradingVmapEnv",
+        (TORCH, "gymnasium", "matplotlib", "tqdm", "pandas"),
+        7,
+        Features("CPU, GPU; all on the same bar", "many", "fee", "no", "no"),
+        (FEW, MANY),
+        ("elegantrl==0.3.6",),
+    ),
+    Peer(
+        "TorchTrade",
+        "VectorizedSequentialTradingEnv",
+        (TORCH, "torchtrade==0.1.0"),
+        1,
+        Features("CPU", "one", "fee, slippage, liquidation", "no", "live: five exchanges"),
+        (FEW, MANY),
+    ),
+    Peer(
+        "freqtrade",
+        "Base5ActionRLEnv",
+        (TORCH, "freqtrade[freqai-rl]==2026.9"),
+        1,
+        Features("no", "one", "fee", "look-ahead, sliding-window retraining", "live: many exchanges"),
+    ),
+)
+
+
+def install(peer: Peer, environments: Path) -> None:
+    """Create the peer's virtual environment. A failure is kept in `failed.txt`, which becomes the peer's row."""
+    folder = peer.folder(environments)
+    python, failed = folder / "bin" / "python", folder / "failed.txt"
+    if python.exists() and not failed.exists():
+        return
+    print(f"installing {peer.project} in {folder}", file=sys.stderr, flush=True)
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    pip = [str(python), "-m", "pip", "install", "--quiet"]
+    commands = [[*pip, *peer.requirements]]
+    if peer.without_dependencies:
+        commands.append([*pip, "--no-deps", *peer.without_dependencies])
+    failed.unlink(missing_ok=True)
+    for command in commands:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+            failed.write_text((errors or ["pip failed"])[0])
+            return
+
+
+@dataclass
+class Remote:
+    """A peer in its own interpreter; stands in for `measuring.Local` between turns."""
+
+    n_envs: int
+    process: subprocess.Popen[str]
+    name: str
+    row: dict[str, Any] = field(default_factory=dict)
+
+    def ask(self, line: str = "") -> str:
+        """Send a line if there is one, and return the peer's next line. Raises RuntimeError if the peer has ended."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        if line:
+            print(line, file=self.process.stdin, flush=True)
+        if answer := self.process.stdout.readline().strip():
+            return answer
+        self.process.wait()
+        assert self.process.stderr is not None
+        raise RuntimeError((self.process.stderr.read().strip().splitlines() or ["ended without a word"])[-1])
+
+    def rate(self, seconds: float) -> float:
+        """Return environment steps per second over about `seconds`."""
+        return float(self.ask(str(seconds)))
+
+
+def started(peer: Peer, n_envs: int, environments: Path) -> Remote | dict[str, Any]:
+    """Start a peer, or return the row that says why it does not run."""
+    name = f"{peer.project} {peer.environment}"
+    row = {"contender": name, "n_envs": n_envs, "n_coins": peer.n_coins, "features": asdict(peer.features)}
+    folder = peer.folder(environments)
+    if (folder / "failed.txt").exists():
+        return row | {"note": f"cannot be installed: {(folder / 'failed.txt').read_text()}"}
+    if not (folder / "bin" / "python").exists():
+        return row | {"note": "not installed: run benchmarks/peers.py --install"}
+    program = Path(__file__).with_name("peer_environments.py")
+    command = [str(folder / "bin" / "python"), "-P", str(program), peer.project, str(n_envs)]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    remote = Remote(n_envs, subprocess.Popen(command, text=True, **pipes), name)
+    try:
+        remote.name = f"{peer.project} {remote.ask()} {peer.environment}"
+    except RuntimeError as error:
+        return row | {"note": f"does not run: {error}"}
+    remote.row = {"n_coins": peer.n_coins, "features": row["features"]}
+    return remote
+
+
+def own() -> list[measuring.Local]:
+    """Return our contenders; the two fast ones come first."""
+    from benchmarks import contenders as who
+
+    made = [who.batched(True, "standard", n_envs) for n_envs in (FEW, MANY)]
+    made += [who.batched(False, "standard", FEW), who.scalar_loop("standard", 1)]
+    made.append(who.gymnasium_vector("Sync", "standard", FEW))
+    for contender in made:
+        contender.row = {"n_coins": who.N_ASSETS, "features": asdict(OWN_FEATURES)}
+    return made
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the section "peers"."""
+    if args.install:
+        for peer in PEERS:
+            install(peer, args.environments)
+    ours = own()
+    found = [started(peer, n_envs, args.environments) for peer in PEERS for n_envs in peer.sizes]
+    remotes = [item for item in found if isinstance(item, Remote)]
+    rates = measuring.interleaved([*ours, *remotes], *measuring.rounds_of(args))
+    for remote in remotes:
+        remote.process.terminate()
+        remote.process.wait()
+    rows = measuring.rows_of([*ours, *remotes], rates, "")
+    for row, own_rates in zip(rows, rates, strict=True):
+        row["ratio"] = measuring.ratio(rates[1 if row["n_envs"] == MANY else 0], own_rates)
+    missing = [item for item in found if not isinstance(item, Remote)]
+    return measuring.section(args, ABOUT, COLUMNS, rows=[*rows, *missing], unit="env-steps/s")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print and write the section."""
+    return measuring.run("peers", __doc__, measure, learns=False, options=OPTIONS, argv=argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
