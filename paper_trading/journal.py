@@ -57,7 +57,7 @@ class Journal:
         """
         stamp = datetime.fromtimestamp(time.time(), tz=UTC).isoformat(timespec="milliseconds")
         line: dict[str, Any] = {"n": self._next, "utc": stamp, "event": event, **content}
-        text = json.dumps(line | {"crc": checksum(line)}, separators=(",", ":")).encode() + b"\n"
+        text = encoded(line)
         try:
             written = os.write(self._descriptor, text)
             if written != len(text):
@@ -76,10 +76,18 @@ class Journal:
         os.close(self._descriptor)
 
 
-def checksum(line: Event) -> str:
-    """Return the CRC-32 of a line without its checksum, as 8 hexadecimal digits."""
-    content = {name: value for name, value in line.items() if name != "crc"}
-    return f"{zlib.crc32(json.dumps(content, separators=(',', ':')).encode()):08x}"
+def encoded(line: Event) -> bytes:
+    """Return the bytes of a line with a new checksum."""
+    content = json.dumps({name: value for name, value in line.items() if name != "crc"}, separators=(",", ":")).encode()
+    return content[:-1] + ending(content)
+
+
+def ending(content: bytes) -> bytes:
+    """Return what follows the last value of a line: its CRC-32 as the field `crc`, the closing brace and a newline.
+
+    The checksum covers the bytes of the JSON object without that field, so every changed bit is found.
+    """
+    return b',"crc":"%08x"}\n' % zlib.crc32(content)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -110,11 +118,12 @@ def checked(path: Path, number: int, text: bytes) -> dict[str, Any]:
     Raises:
         JournalError: if the line is damaged or has a different number.
     """
+    content = text[: -len(ending(b""))] + b"}"
     try:
-        line = json.loads(text)
+        line = json.loads(text) if text.endswith(ending(content)) else None
     except ValueError:
         line = None
-    if not isinstance(line, dict) or line.get("crc") != checksum(line):
+    if not isinstance(line, dict):
         raise JournalError(
             f"{path}: line {number + 1} is damaged; restore the file, or begin a new journal with --adopt"
         )

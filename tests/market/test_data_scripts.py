@@ -228,7 +228,7 @@ def test_the_quality_of_real_gaps_is_printed_saved_and_drawn(real_bars_dir, fold
     for text in (
         "WARNING BTC/EUR: 657 of 4320 bars are missing (15%)",
         "431",
-        "left out: 0 where",
+        "dropped: 0 before",
         "BTC/EUR 8 bars from",
     ):
         assert text in done.stdout

@@ -98,8 +98,8 @@ MUTANTS = (
         "tests/paper_trading/test_journal.py::test_a_changed_bit_is_found_wherever_it_is",
         "the checksum of a line is not looked at",
         "paper_trading/journal.py",
-        ' or line.get("crc") != checksum(line)',
-        "",
+        "json.loads(text) if text.endswith(ending(content)) else None",
+        "json.loads(text)",
     ),
     Mutant(
         "tests/paper_trading/test_program.py::test_one_trader_an_account_and_the_kill_switch",

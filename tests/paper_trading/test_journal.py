@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paper_trading.journal import Journal, JournalError, checksum, read
+from paper_trading.journal import Journal, JournalError, encoded, read
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLED = """
@@ -97,10 +96,14 @@ def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
     assert [line["event"] for line in read(path)] == ["bar", "bar", "bar"]
 
 
-def test_the_checksum_is_of_the_line_without_it():
-    line = {"n": 0, "event": "bar", "bar_s": 1}
-    assert checksum(line) == checksum(line | {"crc": "anything"})
-    assert checksum(json.loads(json.dumps(line))) == checksum(line)
+def test_a_number_in_another_spelling_is_a_changed_line(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    line = encoded({"n": 0, "event": "bar", "price": 1e-09})
+    path.write_bytes(line)
+    assert read(path)[0]["price"] == 1e-09
+    path.write_bytes(line.replace(b"1e-09", b"1E-09"))
+    with pytest.raises(JournalError, match="line 1 is damaged"):
+        read(path)
 
 
 def test_a_link_is_no_journal(tmp_path):

@@ -8,7 +8,7 @@ from datetime import date
 
 import pytest
 
-from paper_trading.journal import checksum
+from paper_trading.journal import encoded
 from paper_trading.story import NOT_SEEN, Reader, Story
 from tests.support.made_journal import BAR_SECONDS, FIRST_S, MadeTrader, Sent, made_days
 
@@ -104,9 +104,9 @@ def test_what_came_before_damage_is_kept(trader, damage):
 @pytest.mark.parametrize(("name", "value"), [("equity", "much"), ("qty", [1.0, 2.0, 3.0]), ("bar_s", None)])
 def test_a_field_of_another_kind_is_damage(trader, name, value):
     trader.bar([100.0, 10.0])
-    lines = trader.journal.path.read_text().splitlines()
+    lines = trader.journal.path.read_bytes().splitlines(keepends=True)
     line = json.loads(lines[-1]) | {name: value}
-    trader.journal.path.write_text("\n".join([*lines[:-1], json.dumps(line | {"crc": checksum(line)})]) + "\n")
+    trader.journal.path.write_bytes(b"".join([*lines[:-1], encoded(line)]))
     reader = Reader(trader.journal.path)
     for _ in range(2):
         story = reader.refresh()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from market.errors import UserError
-from paper_trading.journal import checksum
+from paper_trading.journal import encoded
 from paper_trading.verify import verify
 from tests.support.alpaca_stand_in import StandIn
 from tests.support.trading_world import TradingWorld
@@ -54,9 +54,8 @@ def test_a_difference_is_named(tmp_path, server, event, change, words):
     lines = [json.loads(line) for line in world.journal_path.read_text().splitlines()]
     chosen = [line for line in lines if line["event"] == event][5]
     change(chosen)
-    chosen["crc"] = checksum(chosen)
     changed = tmp_path / "changed.jsonl"
-    changed.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+    changed.write_bytes(b"".join(map(encoded, lines)))
     with pytest.raises(UserError, match=words):
         verify(changed, tmp_path)
 

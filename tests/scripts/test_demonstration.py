@@ -75,6 +75,7 @@ def test_the_result_file_is_what_the_page_shows(tmp_path, monkeypatch):
 
 
 def test_a_script_that_fails_is_an_error_with_its_last_lines(tmp_path):
-    with pytest.raises(RuntimeError, match=r"failed with exit code 2: .*--tickers BTC BTC .*
-.*BTC given more than once"):
+    with pytest.raises(
+        RuntimeError, match=r"failed with exit code 2: .*--tickers BTC BTC .*\n.*BTC given more than once"
+    ):
         demonstration._run([demonstration.SAMPLE, "--tickers", "BTC", "BTC", "--out", tmp_path / "5m"], tmp_path)

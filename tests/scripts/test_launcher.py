@@ -333,7 +333,7 @@ def test_a_lock_file_that_is_a_link_is_refused_and_what_it_leads_to_stays(clone)
     (clone.root / "logs").mkdir(exist_ok=True)
     (clone.root / "mine").write_text("keep")
     (clone.root / "logs" / "worker_vectorized.lock").symlink_to(clone.root / "mine")
-    assert_one_line_error(clone.launch(), "worker_vectorized.lock is a symbolic link", "delete it")
+    assert_one_line_error(clone.launch(), "worker_vectorized.lock must not be a symbolic link", "delete it")
     assert (clone.root / "mine").read_text() == "keep"
 
 
