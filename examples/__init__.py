@@ -1,1 +1,1 @@
-"""Short programs, one per library, and PPO in a single file; run them with `python -m examples.NAME`."""
+"""Short programs that answer one question each. Run them with `python -m examples.NAME`."""

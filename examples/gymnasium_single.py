@@ -1,4 +1,4 @@
-"""Trade one account through Gymnasium's scalar interface. Run: python -m examples.gymnasium_single."""
+"""How do I trade one account through Gymnasium? Run: python -m examples.gymnasium_single."""
 
 import gymnasium
 import numpy as np

@@ -1,4 +1,4 @@
-"""Trade 64 accounts through Gymnasium's vector interface. Run: python -m examples.gymnasium_vector."""
+"""How do I trade 64 accounts through Gymnasium's vector interface? Run: python -m examples.gymnasium_vector."""
 
 import gymnasium
 import numpy as np

@@ -1,4 +1,4 @@
-"""Train rsl_rl's PPO on 64 accounts. Run: python -m examples.train_rsl_rl."""
+"""How do I train with rsl_rl? Run: python -m examples.train_rsl_rl."""
 
 import numpy as np
 from rsl_rl.runners import OnPolicyRunner

@@ -1,4 +1,4 @@
-"""Train skrl's PPO on 64 accounts. Run: python -m examples.train_skrl."""
+"""How do I train with skrl? Run: python -m examples.train_skrl."""
 
 import numpy as np
 from skrl.agents.torch.ppo import PPO, PPO_CFG

@@ -1,4 +1,4 @@
-"""Train Stable-Baselines3's PPO on 64 accounts. Run: python -m examples.train_stable_baselines3."""
+"""How do I train with Stable-Baselines3? Run: python -m examples.train_stable_baselines3."""
 
 import numpy as np
 from stable_baselines3 import PPO

@@ -1,4 +1,4 @@
-"""Train TorchRL's PPO on 64 accounts. Run: python -m examples.train_torchrl."""
+"""How do I train with TorchRL? Run: python -m examples.train_torchrl."""
 
 import torch
 from torchrl.collectors import Collector

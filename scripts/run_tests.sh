@@ -19,9 +19,10 @@ usage() {
 usage: scripts/run_tests.sh [--fast | --mutants | --trading-walk [STEPS] | --machines] [--help]
 
 Creates or reuses the Python environment, then runs shellcheck, ruff, the type checker, a study with two trials, every
-benchmark with --quick, and the tests. Stops at the first failure.
+benchmark with --quick, the documentation site and its pages in a browser if one is installed, and the tests. Stops at
+the first failure.
 
-  --fast     skip the benchmarks, the study and the slow tests
+  --fast     skip the benchmarks, the study, the pages and the slow tests
   --mutants  run only the mutation tests: break the code behind each row of docs/faults.md in a copy of the repository,
              check that the row's test fails, and write docs/mutants.md
   --trading-walk [STEPS]
@@ -56,7 +57,7 @@ step() { printf '\n=== %s (%s s since the start)\n' "$1" "$SECONDS"; }
 
 lint() {
     step "lint"
-    run "$BIN/shellcheck" -x start_vectorized_training.sh scripts/run_tests.sh scripts/setup/*.sh \
+    run "$BIN/shellcheck" -x start_vectorized_training.sh scripts/*.sh scripts/setup/*.sh \
         scripts/monitoring/*.sh scripts/deployment/*.sh
     run "$BIN/ruff" check .
     run "$BIN/ruff" format --check --quiet .
@@ -125,6 +126,8 @@ main() {
     if ! $FAST; then
         smoke_study
         smoke_benchmarks
+        step "the documentation site"
+        PYTHON="$PYTHON" run scripts/check_pages.sh
     fi
     step "tests"
     if $FAST; then

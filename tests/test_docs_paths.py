@@ -118,8 +118,8 @@ def test_a_link_leads_somewhere(page):
 
 
 def test_every_page_is_in_the_index():
-    index = (ROOT / "docs" / "README.md").read_text()
-    names = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    index = (ROOT / "docs" / "index.md").read_text()
+    names = {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"}
     assert {name for name in names if f"* [{name}]({name}): " not in index} == set()
 
 

@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "environment_Alpaca_kernels": {"environment_Alpaca_vectorized"},
     "environment_Alpaca": {"environment_Alpaca_vectorized"},
     "adapters": {"environment_Alpaca_vectorized"},
-    "examples": {"adapters", "environment_Alpaca_vectorized"},
+    "examples": {"adapters", "barwise", *ONE_TRIAL},
     "drl_agents": set(),
     "drl_agents.elegantrl_models": {"train", "drl_agents"},
     # market: ground floor, bars, data sets, sources

@@ -46,7 +46,7 @@ def test_the_programs_import_runtime_requirements_only():
     with_torch = {"triton"}  # a torch for a GPU brings its own; without one nothing imports it
     with_boto3 = {"botocore"}
     optional = ("requirements-artifacts.txt", "requirements-postgresql.txt")
-    files = ("requirements.txt", *optional, "requirements-elegantrl.txt", *BENCHMARKS)
+    files = ("requirements.txt", *optional, "requirements-elegantrl.txt", "requirements-docs.txt", *BENCHMARKS)
     known = required(*files) | with_torch | with_boto3
     assert imported_packages(paths) - known == set()
 
@@ -58,7 +58,8 @@ def test_the_adapters_and_examples_import_runtime_and_adapter_requirements_only(
 
 def test_the_tests_import_nothing_else_but_developer_requirements():
     paths = list((ROOT / "tests").rglob("*.py"))
-    files = ("requirements.txt", "requirements-elegantrl.txt", "requirements-dev.txt", "requirements-adapters.txt")
+    files = ("requirements.txt", "requirements-elegantrl.txt",
+             *(f"requirements-{extra}.txt" for extra in ("dev", "adapters", "docs")))  # fmt: skip
     local = {"example", "script-under-test"}
     assert imported_packages(paths) - required(*files) - local == set()
 

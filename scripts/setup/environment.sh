@@ -67,7 +67,7 @@ readonly DEFAULT_TORCH="torch==2.13.0"
 
 requirement_files() {
     printf '%s\n' constraints.txt requirements.txt requirements-elegantrl.txt
-    if [[ "$1" == dev ]]; then printf '%s\n' requirements-dev.txt requirements-adapters.txt; fi
+    if [[ "$1" == dev ]]; then printf '%s\n' requirements-dev.txt requirements-adapters.txt requirements-docs.txt; fi
 }
 
 requirements_digest() {
@@ -116,7 +116,7 @@ install_requirements() (
     fi
     sources=(-r "$REPO/requirements.txt")
     if [[ "$purpose" == dev ]]; then
-        sources+=(-r "$REPO/requirements-dev.txt" -r "$REPO/requirements-adapters.txt")
+        sources+=(-r "$REPO/requirements-dev.txt" -r "$REPO/requirements-adapters.txt" -r "$REPO/requirements-docs.txt")
     fi
     run "$PYTHON" -m pip install -c "$scratch/constraints.txt" "${sources[@]}" ||
         die "pip could not install requirements.txt (reason above: no network, a full disk, or conflicting versions)"

@@ -29,7 +29,7 @@ def elements(html: str) -> list[ElementTree.Element]:
 
 
 def ids(html: str) -> list[str]:
-    return [e.get("id") for e in elements(html) if e.tag in ("header", "section")]
+    return [e.get("id") for e in elements(html) if e.tag in ("header", "section") and e.get("id")]
 
 
 def path_view(title: str = "Path 1 of 1", ticker: str = "BTC") -> PathView:
@@ -72,7 +72,7 @@ def test_the_sections_stand_in_the_order_a_sceptic_reads_them():
 def test_the_banner_stands_first_and_last(kind, word):
     html = render(page(kind=kind))
     body = html.partition("<body>")[2]
-    assert body.lstrip().startswith('<p class="banner')
+    assert body.lstrip().startswith('<header><p class="banner')
     assert body.count('class="banner') == 2
     assert word in body
 

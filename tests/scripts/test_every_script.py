@@ -20,6 +20,7 @@ COMMANDS = [path for path in SCRIPTS if '__name__ == "__main__"' in path.read_te
 SHELL_COMMANDS = [
     ROOT / "start_vectorized_training.sh",
     ROOT / "scripts" / "run_tests.sh",
+    ROOT / "scripts" / "check_pages.sh",
     ROOT / "scripts" / "monitoring" / "web_dashboard.sh",
 ]
 
