@@ -125,7 +125,7 @@ PEERS = (
 
 
 def install(peer: Peer, environments: Path) -> None:
-    """Create the peer's virtual environment. A failure is kept in `failed.txt`, which becomes the peer's row."""
+    """Create the peer's virtual environment. A failure is stored in the folder and becomes the peer's row."""
     folder = peer.folder(environments)
     python, failed = folder / "bin" / "python", folder / "failed.txt"
     if python.exists() and not failed.exists():
