@@ -11,6 +11,7 @@ are random and drawn beforehand. An environment that does not reset itself is re
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import logging
@@ -208,16 +209,19 @@ def rate(work: Work, n_envs: int, seconds: float) -> float:
 
 def main() -> None:
     """Step the peer named on the command line, with as many environments, for each duration on standard input."""
-    name, n_envs = sys.argv[1], int(sys.argv[2])
-    make, distribution = PEERS[name]
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("peer", choices=PEERS)
+    parser.add_argument("n_envs", type=int)
+    arguments = parser.parse_args()
+    make, distribution = PEERS[arguments.peer]
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     with contextlib.redirect_stdout(io.StringIO()):
-        work = make(n_envs)
+        work = make(arguments.n_envs)
         work()
     print(version(distribution), flush=True)
     for line in sys.stdin:
-        print(rate(work, n_envs, float(line)), flush=True)
+        print(rate(work, arguments.n_envs, float(line)), flush=True)
 
 
 if __name__ == "__main__":

@@ -358,7 +358,7 @@ def test_an_unprepared_agent_prepares_itself_when_it_explores():
 
 def test_account_columns_that_were_not_announced_are_named():
     env = band_env(env_params={"observe_account": True})
-    with pytest.raises(ValueError, match=r"args\.observe_account, which is True"):
+    with pytest.raises(ValueError, match=r"set args\.observe_account to True"):
         band_agent(env, observe_account=False)
 
 

@@ -200,7 +200,7 @@ def test_paper_trading_may_take_it_and_says_so_and_it_replaces_nothing_proven(no
     shutil.copytree(noise.root / "deployments", planted.root / "deployments", symlinks=True)
     refused = planted.look()
     assert refused.kind == REFUSED
-    assert "cannot be compared: it has other features" in refused.text
+    assert "cannot be compared: different features" in refused.text
     assert read_deployment(planted.root / "deployments" / "current").facts.study == "noise"
     assert planted.look(limits={"replace_other": True}).kind == REPLACED
     assert planted.events("accepted")[-1]["test"] == 1  # other markets, other tests
@@ -280,7 +280,7 @@ def test_a_new_best_trial_is_judged_again_and_every_look_raises_the_threshold(pl
     look = planted.events("look")[-1]
     assert look["test"] == 2
     gate = next(g for g in planted.events("refused", "accepted")[-1]["gates"] if g["name"] == "hold-out confidence")
-    assert gate["threshold"] == "at least 99.16 %: test 2 of these bars, level 0.05 / 6"
+    assert gate["threshold"] == "at least 99.16 % (test 2 on these bars, level 0.05 / 6)"
     # A second folder of deployments knows of the looks too: the study wrote them down.
     shutil.rmtree(planted.root / "deployments")
     planted.look(limits={"alpha": 0.04})
@@ -411,7 +411,7 @@ def test_a_study_in_a_folder_of_several_timeframes_is_judged(planted):
         ({"target": 4}, {}, "3 of 4 trials finished"),
         ({"target": 4}, {"while_running": True}, ""),
         ({"target": 4}, {"min_trials": 3}, ""),
-        ({"target": 3}, {"min_trials": 5}, "3 of --min-trials 5 trials finished"),
+        ({"target": 3}, {"min_trials": 5}, "3 of 5 trials finished (--min-trials)"),
         ({"holdout_score": {}}, {}, ""),
         ({}, {}, "fewer than --n-trials; pass --min-trials or --while-running"),
     ],
@@ -482,7 +482,7 @@ def test_a_refit_that_diverges_is_a_refusal_and_one_that_cannot_begin_is_not(pla
     shutil.rmtree(refit_folder(planted.trial(), 0))
     with monkeypatch.context() as patch:
         patch.setattr(refit_module, "train_policy", lambda *_, **__: (_ for _ in ()).throw(ValueError("no room")))
-        with pytest.raises(StudyError, match="cannot be trained again: no room"):
+        with pytest.raises(StudyError, match="cannot be refitted: no room"):
             planted.look()
         assert planted.events() == []
     settings = trial_folder(planted.root / "results" / "planted", planted.trial().number) / "settings.json"
@@ -562,7 +562,7 @@ def test_the_program_deploys_finds_nothing_new_and_rolls_back(planted, capsys, c
     assert main([*flags, "--rollback"]) == 0
     assert planted.deployments.current_name() == "earlier"
     assert main([*flags, "--once", "--allow-synthetic"]) == 0  # it does not come back by itself
-    assert caplog.messages[-1].endswith("since then current leads to earlier")
+    assert caplog.messages[-1].endswith("earlier has replaced it since")
     assert main([*flags, "--once", "--allow-synthetic", "--data-dir", "none"]) == 2  # of a judged one too
 
 
@@ -576,7 +576,7 @@ def test_the_program_deploys_finds_nothing_new_and_rolls_back(planted, capsys, c
         (["--results-dir", "none"], 2, "has no results of study planted"),
         (["--deployments-dir", "no/such"], 2, "cannot be created"),
         (["--alpha", "5"], 2, "--alpha must be a number"),
-        (["--gpu", "99"], 2, "--gpu 99: not available"),
+        (["--gpu", "99"], 2, "--gpu 99: torch finds no GPU"),
         (["--gpu", "-2"], 2, "--gpu -2"),
         (["--rollback", "--deployments-dir", "none"], 2, "no such folder"),
     ],

@@ -337,7 +337,7 @@ def test_the_command_line_next_to_a_host_with_file_and_folder_copied(tmp_path):
     choice = ("--class", "FinRLCryptoLike", "--rules", "finrl_crypto", "--n-coins", "3")
     done = run_in(tmp_path, "--compare", *choice, "--steps", "60", "--seconds", "0")
     assert done.returncode == compare.EQUAL, done.stdout + done.stderr
-    assert "rules finrl_crypto, 3 coins" in done.stdout
+    assert "rules: finrl_crypto; 3 coins" in done.stdout
     assert "equal over" in done.stdout
 
 

@@ -198,7 +198,7 @@ def test_a_step_that_differs_is_never_used_and_the_field_and_step_are_named(to, 
 def test_more_coins_than_the_stack_holds_take_the_plain_step():
     price = np.full((8, 1001), 10.0)
     config = {"price_array": price, "tech_array": np.zeros((8, 1))}
-    with pytest.warns(RuntimeWarning, match="1001 coins"):
+    with pytest.warns(RuntimeWarning, match="at most 1000 coins; received 1001"):
         env = VectorizedCryptoEnvAlpacaOptimized(config, {"rules": "standard", "lookback": 1}, n_envs=2, gpu_id=-1)
     assert env.stepped_by == "torch"
 

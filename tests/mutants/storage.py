@@ -231,8 +231,8 @@ MUTANTS = (
         "tests/store/test_lost_answers.py::test_the_answer_to_any_commit_may_be_lost",
         "a trial that was made already is not looked for",
         "train/store/retrying.py",
-        "                row: Any = _trial_with(MADE, trial.system_attrs[MADE], session)\n",
-        "                row: Any = None\n",
+        "row: Any = _trial_with(MADE, token, session) or self",
+        "row: Any = self",
     ),
     Mutant(
         "tests/store/test_lost_answers.py::test_the_answer_to_any_commit_that_makes_a_study_may_be_lost",

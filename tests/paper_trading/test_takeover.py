@@ -60,7 +60,7 @@ def test_a_replay_takes_the_new_deployment_over_with_its_positions(tmp_path):
     taken, refused = events(tmp_path, "deployment")
     assert (taken["from"], taken["to"], taken["bar_s"]) == ("made", "new", int(dataset.time[300]))
     assert (refused["from"], refused["refused"]) == ("new", "other")
-    assert "has 1 tickers (BTC), not 2" in refused["why"]
+    assert "needs 1 tickers (BTC); received 2" in refused["why"]
     decisions = {d["bar_s"]: d for d in events(tmp_path, "decision")}
     at = [int(t) for t in dataset.time[299:302]]
     assert decisions[at[0]]["lo"] is None

@@ -235,12 +235,12 @@ REFUSED = {
     "timeframe of other data": (("--timeframe", "1h"), "--timeframe 1h"),
     "too many groups": (("--k-test-groups", "2"), "--k-test-groups"),
     "k in rolling mode": (("--mode", "rolling"), "--k-test-groups does not apply"),
-    "k in expanding mode": (("--mode", "expanding"), "--mode expanding, where a test block is one group"),
-    "k in kfold mode": (("--mode", "kfold"), "--mode kfold, where a test block is one group"),
+    "k in expanding mode": (("--mode", "expanding"), "--mode expanding, where each test fold is one group"),
+    "k in kfold mode": (("--mode", "kfold"), "--mode kfold, where each test fold is one group"),
     "all held out": (("--holdout", "1"), "--holdout must be a fraction of the data"),
     "too little held out": (("--holdout", "0.001"), "--holdout 0.001 leaves 0 tradable bars of 5m in the hold-out"),
     "one timeframe only": (("--mode", "multi-timeframe"), "at least two datasets"),
-    "episode too long": (("--agent", "ppo", "--episode-bars", "100000"), "--episode-bars 100000"),
+    "episode too long": (("--agent", "ppo", "--episode-bars", "100000"), "--episode-bars must be at most"),
     "budget too small": (("--break-step", "10"), "--break-step must be at least"),
     "name with a slash": (("--study-name", "../x"), "--study-name"),
     "resume without a study": (("--resume",), "there is no database"),
@@ -279,7 +279,7 @@ def test_another_search_space_on_an_old_study_is_refused(tmp_path, market_folder
     for flags, words in (
         (("--use-best-ranges",), "differs in its search space"),
         (("--break-step", "600"), "total_env_steps was given: 512, now given: 600"),
-        (("--tickers", "BTC", "ETH"), "another data_sha256"),
+        (("--tickers", "BTC", "ETH"), "differs in its data_sha256"),
         (("--holdout", "0.2"), "has --holdout 0.15, not 0.2"),
         (("--seed", "7"), "differs in its run: seed was 0, now 7"),
         (("--n-envs", "2"), "differs in its run: n_envs was 4, now 2"),
@@ -298,7 +298,9 @@ def test_auto_chooses_a_number_of_environments_and_says_why(tmp_path, market_fol
     assert script.main([*arguments, "--n-envs", "auto"]) == 1  # the study exists, no trial began
     (line,) = [text for text in caplog.messages if text.startswith("--n-envs auto")]
     # 4096 steps in four rollouts of at most 1024 samples, so 16 environments take 64 steps each.
-    assert line.startswith("--n-envs auto: 16: the smallest rollout, 1,024 samples, then has 64 steps of each")
+    assert line.startswith(
+        "--n-envs auto: 16: with more, the smallest rollout (1,024 samples) has only 64 steps of each"
+    )
     assert load(tmp_path).user_attrs["identity"]["run"]["n_envs"] == 16
 
 

@@ -72,7 +72,7 @@ def test_a_killed_worker_is_started_again_and_the_end_comes_once(tmp_path, marke
     wait_for(lambda: stopped_in_mid_trial(process, tmp_path)).kill()
     assert process.wait(300) == 0, log.read_text()
     text = log.read_text()
-    assert "killed by SIGKILL; started again (1 of at most 5 times)" in text
+    assert "killed by SIGKILL; restarting (1 of at most 5 times)" in text
     assert re.search(r"worker \d: trial \d: its process was killed", text)
     found = states(tmp_path)
     assert found["COMPLETE"] + found["PRUNED"] == 4
@@ -110,8 +110,8 @@ def test_a_study_that_reached_its_target_ends_well_though_a_worker_was_given_up(
     [
         ("os.kill(os.getpid(), signal.SIGKILL)", "worker 1 was killed 3 times, the last time by SIGKILL"),
         ("os.kill(os.getpid(), signal.SIGRTMIN + 3)", "worker 1 was killed 3 times, the last time by signal 37"),
-        ("os._exit(0)", "worker 1 ended with exit code 0, see above"),
-        ("os._exit(7)", "worker 1 ended with exit code 7, see above"),
+        ("os._exit(0)", "worker 1 ended with exit code 0; see the log above"),
+        ("os._exit(7)", "worker 1 ended with exit code 7; see the log above"),
     ],
 )
 def test_a_worker_that_always_dies_is_counted_and_its_signal_named(tmp_path, monkeypatch, caplog, code, words):
@@ -121,7 +121,7 @@ def test_a_worker_that_always_dies_is_counted_and_its_signal_named(tmp_path, mon
     with Interruption() as interruption:
         ending = crew.Supervisor(lambda *_: None, SharedData((), ()), 1, interruption, None, "dies").run()
     assert ending == Ending(error=words)
-    assert caplog.text.count("started again (") == (2 if "killed" in words else 0)
+    assert caplog.text.count("restarting (") == (2 if "killed" in words else 0)
 
 
 @pytest.mark.slow

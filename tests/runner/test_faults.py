@@ -130,7 +130,8 @@ def test_a_folder_that_cannot_be_written_is_refused_before_a_study_begins(disks,
     before = partial(small_disk.mount, folder, 65536, read_only=True)
     arguments = command(tmp_path, market_folder, "--n-trials", "1", *flags[what])
     assert start_forked(arguments, tmp_path, before=before).wait(30) == 2
-    assert f"{folder} cannot be written" in one_line((tmp_path / "log.txt").read_text())
+    words = {"results": "is not writable", "database": "cannot be written"}[what]
+    assert f"{folder} {words}" in one_line((tmp_path / "log.txt").read_text())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["log.txt", "read only"]
 
 

@@ -286,7 +286,7 @@ def test_a_value_that_is_no_number_is_never_best(lab, monkeypatch, value):
     monkeypatch.setattr(objective, "score", lambda _: next(values))  # finite splits whose mean overflows, say
     study, _ = lab.run(1)
     assert [t.state.name for t in study.trials] == ["FAIL", "COMPLETE"]
-    assert study.trials[0].user_attrs[FAILURE] == f"its value is {value}"
+    assert study.trials[0].user_attrs[FAILURE] == f"its value is not finite ({value})"
     assert study.best_trial.number == 1
 
 
@@ -354,7 +354,7 @@ def test_a_database_that_time_does_not_mend_is_not_waited_for(tmp_path):
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("mysql://me:hidden@host/db", "mysql has no lock"),
+        ("mysql://me:hidden@host/db", "mysql is not supported, because the workers need a lock"),
         ("postgresql://me:hidden@host:port/db", "not a database URL"),
         ("postgresql:/me:hidden@host/db", "not a database URL"),
         ("host=db password=hidden", "not a database URL"),
@@ -363,8 +363,8 @@ def test_a_database_that_time_does_not_mend_is_not_waited_for(tmp_path):
         ("postgresql://me:a@hidden/b@host/db", "more than one @"),
         ("postgresql://me:one@host/db?password=hidden", "more than one user or password"),
         ("postgresql://host/db?password=hidden&password=hidden", "more than one user or password"),
-        ("mysql://me@host/db?password=hidden", "mysql has no lock"),
-        ("mysql://me@host/db?pass%77ord=hidden", "mysql has no lock"),
+        ("mysql://me@host/db?password=hidden", "mysql is not supported, because the workers need a lock"),
+        ("mysql://me@host/db?pass%77ord=hidden", "mysql is not supported, because the workers need a lock"),
     ],
 )
 def test_other_servers_and_passwords(tmp_path, url, words):

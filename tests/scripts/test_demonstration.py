@@ -27,7 +27,7 @@ def test_with_a_planted_signal_the_small_demonstration_ends_in_skill(tmp_path):
     assert "share of attainable growth captured" in page.read_text()
     log = (tmp_path / "log.txt").read_text()
     assert "verdict: Evidence of skill" in log
-    assert "SYNTHETIC, planted signal, a generated market" in log
+    assert "SYNTHETIC, planted signal: a generated market" in log
 
 
 @pytest.mark.slow
@@ -36,7 +36,7 @@ def test_without_a_signal_the_small_demonstration_ends_in_no_skill(tmp_path):
     assert ended.verdict.startswith("Not evidence of skill")
     assert "share" not in ended.figures
     assert ended.cpu_s < LARGEST_CPU_S
-    assert "SYNTHETIC, no signal, a generated market" in (tmp_path / "log.txt").read_text()
+    assert "SYNTHETIC, no signal: a generated market" in (tmp_path / "log.txt").read_text()
 
 
 def test_the_flags_are_the_launchers():

@@ -188,7 +188,7 @@ def test_a_damaged_result_is_one_line(damaged, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"--study-name": "nosuch"}, "has no study nosuch; it has tiny"),
+        ({"--study-name": "nosuch"}, "has no study nosuch; check --study-name. Studies found: tiny"),
         ({"--storage": "sqlite:////nowhere/x.db"}, "there is no database /nowhere/x.db"),
         ({"--data-dir": "/nowhere"}, "/nowhere"),
         ({"--trial": "9"}, "trials 0 to 2"),

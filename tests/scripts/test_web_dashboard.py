@@ -120,7 +120,7 @@ def test_what_is_missing_is_named_and_nothing_is_made(folder, monkeypatch, capsy
     monkeypatch.chdir(folder)
     before = {path.name for path in folder.iterdir()}
     for flags, words in (
-        (["--study", "x"], "study.db has no study x; it has s"),
+        (["--study", "x"], "study.db has no study x; its studies: s"),
         (["--storage", "sqlite:///none.db"], "there is no database"),
         (["--storage", "what"], "--storage what: not a database URL"),
         (["--port", "0"], "--port must be from 1 to 65535; received 0"),

@@ -89,9 +89,9 @@ def test_the_page_shows_the_share_of_hindsight_beside_every_curve(made):
     for path, caption in zip(page.paths, captions, strict=True):
         assert path.of_hindsight == pytest.approx(np.log(path.agent[-1]) / path.hindsight_growth)
         assert f"{path.of_hindsight:.2%}".replace("%", "\u00a0%") in caption.replace("\u2212", "-")
-        assert "of hindsight" in caption
+        assert "of the hindsight optimum" in caption
     assert html.count("With perfect knowledge of later prices") == 3
-    assert html.count("would have earned what equal weight did") >= 3
+    assert html.count("would have earned as much as equal weight") >= 3
 
 
 def test_closes_of_an_earlier_version_count_every_bar_as_traded(made, folded):

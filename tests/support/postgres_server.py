@@ -18,7 +18,8 @@ import pytest
 BINARIES = Path("/usr/lib/postgresql/15/bin")
 USER = "postgres"  # the server refuses to run as root
 PASSWORD = "not-to-be-printed"
-SETTINGS = ("listen_addresses=127.0.0.1", "fsync=off", "synchronous_commit=off", "full_page_writes=off")
+SETTINGS = ("listen_addresses=127.0.0.1", "fsync=off", "synchronous_commit=off", "full_page_writes=off",
+            "max_connections=300")  # fmt: skip
 
 
 def why_not() -> str | None:

@@ -41,7 +41,7 @@ def test_the_line_says_costs_bars_and_edges():
     edge = detectable_edge(40_000, 0.0025, 0.003, BARS_PER_YEAR)
     text = power_text(edge, "25 bp fee + 5 bp slippage", 288)
     assert "a round trip costs 60 bp (25 bp fee + 5 bp slippage on each side)" in text
-    assert "40,000 test bars" in text
+    assert "over 40,000 bars" in text
     assert "0.311 bp per bar after costs" in text
     assert "0.519 bp per bar before costs if held 288 bars" in text
 

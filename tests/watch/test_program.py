@@ -93,7 +93,7 @@ def test_a_flag_that_cannot_be_is_named(flags, words, capsys):
 def test_a_study_that_is_not_there_is_named(folder, capsys):
     close(make_study(folder))
     assert main(["--training", "--once", "--storage", f"sqlite:///{folder}/study.db", "--study", "x"]) == 2
-    assert capsys.readouterr().err.endswith("study.db has no study x; it has s\n")
+    assert capsys.readouterr().err.endswith("study.db has no study x; its studies: s\n")
 
 
 def test_a_database_that_stays_locked_is_an_exit_code(folder, capsys, monkeypatch):
