@@ -249,7 +249,7 @@ def test_the_first_refresh_says_what_differs_from_the_built_in_table(refresh, se
 
     code, out, _ = refresh("--out", out_file)
     assert code == 0
-    assert f"against {out_file}, alpaca of {TODAY}: no rules changed" in out
+    assert f"compared with {out_file}, alpaca of {TODAY}: no rules changed" in out
 
     server.answer = (200, json.dumps([asset("BTC/USD", "0.00002"), *ASSETS[3:5]]).encode())
     code, out, _ = refresh("--out", out_file)
