@@ -352,7 +352,7 @@ def test_two_studies_of_one_name_have_two_pages(folded, tmp_path):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({}, "mean annual excess Sharpe ratio +0.50 with a standard error of about 3.2"),
+        ({}, "mean annual excess Sharpe ratio is +0.50 with a standard error of about 3.2"),
         ({}, "which is within the chance error"),
         ({"mean_excess_sharpe": 6.5}, "above what chance explains"),
         ({"mean_excess_sharpe": 6.3}, "which is within the chance error"),
@@ -402,7 +402,7 @@ def test_policies_that_hardly_traded_have_no_verdict_on_the_holdout(made):
     assert "above what chance explains" in holdout_text(study, scored, trial)
     scored = scored_holdout(made, exposure=0.0099)
     said = holdout_text(study, scored, trial)
-    assert "no verdict. 1 of 2 policies" in said
+    assert "There is no verdict: 1 of 2 policies" in said
     assert "above what chance explains" not in said
     assert "were inactive" in check_text({"holdout_score": plain(scored)}, trial.number)
     assert "there is no verdict" in score_text(scored)

@@ -155,7 +155,7 @@ def test_a_study_of_c6a6d1f_is_reported(folder):
     page = (folder / "page.html").read_text()
     assert "SYNTHETIC" in page
     assert "Used up by" not in page  # its hold-out was scored for the trial that is still the best
-    assert "policies of trial 1 on 480 bars" in page
+    assert "policies of trial 1 were evaluated on 480 bars" in page
 
 
 @pytest.mark.slow

@@ -156,16 +156,17 @@ def holdout_text(
         )
     about, mean, error = scored.holdout, scored.mean_excess_sharpe, error_of(scored)
     span = f"{utc_text(about.first_time_s)} to {utc_text(about.last_time_s)} UTC"
-    where = f"{len(scored.policies)} policies of trial {best.number} on {about.bars:,} bars that no trial saw, {span}"
+    begin = f"{len(scored.policies)} policies of trial {best.number} were evaluated "
+    begin += f"on {about.bars:,} bars that no trial saw, {span}. "
     if idle_text(scored):
-        return f"{where}: no verdict. {idle_text(scored)}."
+        return f"{begin}There is no verdict: {idle_text(scored)}."
     if mean is None or error is None:
-        return f"{where}: no verdict, because the excess Sharpe ratio of at least one policy is undefined."
+        return f"{begin}There is no verdict, because the excess Sharpe ratio of at least one policy is undefined."
     found = _text(mean, 2) if mean < 0 else f"+{mean:.2f}"
     said = found_text(scored, mean, error)
     looks = looks_text(scored)
     return (
-        f"{where}: mean annual excess Sharpe ratio {found} with a standard error of about {error:.1f}, {said}. "
+        f"{begin}Their mean annual excess Sharpe ratio is {found} with a standard error of about {error:.1f}, {said}. "
         "The error assumes that the errors of all policies are fully correlated."
         + (f" {looks[0].upper()}{looks[1:]}." if looks else "")
     )
