@@ -13,12 +13,12 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "mutants.md"
 MUTANTS = (*training.MUTANTS, *command_line.MUTANTS, *storage.MUTANTS, *machines.MUTANTS, *trading.MUTANTS)
 NEVER = "not yet run"
-HEAD = """# The tests of faults.md, held against broken code
+HEAD = """# Mutation tests
 
-Each line is one promise of [faults.md](faults.md), the change that breaks it, and what the test that the promise names
-said of the broken code: FAILED is as it should be, and so is HUNG for a test that had to be ended.
-`scripts/run_tests.sh --mutants` makes each change in a copy of the repository, runs that one test and writes this page.
-The changes are in `tests/mutants`; `tests/test_mutants.py` checks that each row of faults.md has one.
+Each row shows a fault from [faults.md](faults.md), a code change that breaks its handling, and the outcome of the fault's
+test with this change. The test must fail: FAILED and HUNG (the test had to be killed) are correct outcomes.
+`scripts/run_tests.sh --mutants` makes each change in a copy of the repository, runs the test and writes this page. The
+changes are in `tests/mutants`. `tests/test_mutants.py` checks that each row of faults.md has one.
 
 | fault | the change | its test |
 |---|---|---|
