@@ -107,7 +107,7 @@ MUTANTS = (
         f"{STORE}::test_a_wait_says_so_within_ten_seconds_and_ends_within_five_of_a_signal",
         "a store that does not answer is waited for without looking for signals",
         "train/store/artifact_store.py",
-        '            wait.pause("it has not answered yet")\n',
+        '            wait.pause("no answer yet")\n',
         "",
     ),
     Mutant(
