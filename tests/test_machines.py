@@ -19,4 +19,4 @@ def test_trainers_survive_an_unplugged_cable_and_a_link_that_is_lost_while_a_tri
     if "skipped:" in done.stdout:
         pytest.skip(done.stdout.strip())
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("| kept |") == 4  # each row is printed when its case ends, and again in the table
+    assert done.stdout.count("| passed |") == 4  # each row is printed when its case ends, and again in the table

@@ -15,8 +15,8 @@ MUTANTS = (*training.MUTANTS, *command_line.MUTANTS, *storage.MUTANTS, *machines
 NEVER = "not yet run"
 HEAD = """# Mutation tests
 
-Each row shows a fault from [faults.md](faults.md), a code change that breaks its handling, and the outcome of the fault's
-test with this change. The test must fail: FAILED and HUNG (the test had to be killed) are correct outcomes.
+Each row shows a fault from [faults.md](faults.md), a code change that breaks its handling, and the outcome of the test
+of that fault with this change. The test must fail: FAILED and HUNG (the test had to be killed) are correct outcomes.
 `scripts/run_tests.sh --mutants` makes each change in a copy of the repository, runs the test and writes this page. The
 changes are in `tests/mutants`. `tests/test_mutants.py` checks that each row of faults.md has one.
 
