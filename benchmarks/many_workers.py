@@ -77,9 +77,9 @@ def about() -> str:
         f"study, take trials of {N_SPLITS} splits under its lock, sample the settings of {AGENT}, prune, send "
         "heartbeats, write the files of each split and send them to an artifact store (a folder). "
         f"{WORKERS_A_HOST} workers share a host name. PostgreSQL 15 runs on the same machine, with fsync, behind a "
-        "process that delays every byte. The ideal throughput is the number of workers divided by the duration of a trial. CPU time includes workers, server and "
-        "network. The lock or the CPU is called the limit if it is busy for more than "
-        f"{AT_ITS_LIMIT:.0%} of the time."
+        "process that delays every byte. The ideal throughput is the number of workers divided by the duration of a "
+        "trial. CPU time includes workers, server and network. The lock or the CPU is called the limit if it is busy "
+        f"for more than {AT_ITS_LIMIT:.0%} of the time."
     )
 
 

@@ -1,4 +1,4 @@
-"""Two cases of the bench of machines, run with every change; `scripts/run_tests.sh --machines` runs all of them."""
+"""Two cases of the simulated machines run with every change. `scripts/run_tests.sh --machines` runs all cases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One promise of docs/faults.md broken: a mutant of the code behind a row."""
+"""Mutant: a code change that breaks the handling of one fault in docs/faults.md."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""All mutants, by the rows of docs/faults.md, and the page about them."""
+"""All mutants in the order of the rows of docs/faults.md, and the page docs/mutants.md."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ changes are in `tests/mutants`. `tests/test_mutants.py` checks that each row of 
 
 
 def faults() -> dict[str, str]:
-    """Test -> fault, of the rows of docs/faults.md."""
+    """Return test -> fault for the rows of docs/faults.md."""
     rows = re.findall(r"^\| (.+?) \| .* \| `(tests/\S+::\w+)` \|$", (ROOT / "docs" / "faults.md").read_text(), re.M)
     return {test: fault for fault, test in rows}
 
 
 def write_page(results: Mapping[Mutant, str]) -> None:
-    """Write docs/mutants.md: new results, and for the other mutants what the page says already."""
+    """Write docs/mutants.md with the new results, and the existing results of all other mutants."""
     before, fault_of = known_results(), faults()
     rows = [
         f"| {fault_of[m.test]} | {m.broken} | {results.get(m) or before.get((fault_of[m.test], m.broken), NEVER)} |\n"
@@ -42,6 +42,6 @@ def write_page(results: Mapping[Mutant, str]) -> None:
 
 
 def known_results() -> dict[tuple[str, str], str]:
-    """(fault, change) -> result, of the page as it is."""
+    """Return (fault, change) -> result from the current page."""
     text = PAGE.read_text() if PAGE.exists() else ""
     return {(fault, broken): said for fault, broken, said in re.findall(r"^\| (.+) \| (.+) \| (.+) \|$", text, re.M)}

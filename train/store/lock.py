@@ -74,7 +74,7 @@ def reach(url: URL) -> None:
 
 
 def wait_for_database(url: URL) -> None:
-    """Wait until a server answers. Workers call this, because their server was reached before. SQLite returns at once.
+    """Wait until a server answers. Workers call this, as their server was reached before. SQLite needs no wait.
 
     Raises:
         DBAPIError: the error is permanent.
