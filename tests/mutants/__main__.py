@@ -1,9 +1,9 @@
-"""Break the code behind every row of docs/faults.md, one mutant at a time, and see that the row's test fails.
+"""Break the code behind every row of docs/faults.md, one mutant at a time, and check that the test of the row fails.
 
     python -m tests.mutants [--only WORDS] [--jobs N] [--write] [--list]
 
-The tests run in copies of the repository: all of them without any change first, when they must pass, then each with its
-mutant. Exit code: 0 when each failed with it, as it should, or was skipped, for which this machine lacks something.
+The tests run in copies of the repository. First all tests must pass without changes. Then each test runs with its
+mutant and must fail, or be skipped if this machine lacks a requirement. The exit code is 0 if all tests do so.
 """
 
 from __future__ import annotations
