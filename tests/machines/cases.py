@@ -69,7 +69,7 @@ def in_world(name: str, n_machines: int, n_trials: int, body: Callable[[World], 
 # ------------------------------------------------------------------------------------------------ faults that end
 def in_sampling(first: Program, world: World) -> None:
     """Wait until machine 0 takes a trial under the study's lock. A slow network prolongs this moment."""
-    first.wait_for("trial 0: learning_rate")
+    first.wait_for("trial 0: started")
     world.networks[0].delay_s = 0.05
     first.wait_for(r"trial \d+: (value|pruned)")
     time.sleep(0.8)
@@ -77,7 +77,7 @@ def in_sampling(first: Program, world: World) -> None:
 
 def in_a_split(first: Program, world: World) -> None:
     """Wait until machine 0 trains."""
-    first.wait_for(r"trial \d+: learning_rate")
+    first.wait_for(r"trial \d+: started")
 
 
 def at_the_end(first: Program, world: World) -> None:
@@ -110,7 +110,7 @@ def stopped(fault: str, moment: str, workers: int, number: int, world: World) ->
     """Send a signal while a study waits between trials, or while it trains and does not wait yet."""
     is_between = moment == "between trials"
     trainer = world.train(0, *(SHORT if is_between else LONG), "--workers", str(workers))
-    trainer.wait_for(r"trial 1: (value|pruned)" if is_between else "trial 0: learning_rate")
+    trainer.wait_for(r"trial 1: (value|pruned)" if is_between else "trial 0: started")
     after, said_s = len(trainer.log), None
     with world.broken(fault):
         if is_between:
@@ -152,7 +152,7 @@ def dashboard(world: World) -> Seen:
     assert trainer.process.wait(LONGEST_S) in (0, 5), trainer.log
     program = world.run(0, REPO / "scripts/monitoring/web_dashboard.py", "--study-name", "s", "--port", "8080",
                         "--results-dir", str(world.folder / "machine0" / "results"))  # fmt: skip
-    program.wait_for("Ctrl-C ends it")
+    program.wait_for("Ctrl-C to stop")
     asked = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-m", "40", "http://127.0.0.1:8080/api/studies"]
 
     def answer() -> str:
@@ -188,7 +188,7 @@ def restored(world: World) -> Seen:
 def vanishes(world: World) -> Seen:
     """Cut the power of a machine during a split. The other machine must repeat its trial."""
     first, second = world.train(0, *SPLIT), world.train(1, *SPLIT)
-    second.wait_for(r"trial \d+: learning_rate")
+    second.wait_for(r"trial \d+: started")
     time.sleep(1.0)
     world.machines[1].vanish()
     world.programs.remove(second)
@@ -224,7 +224,7 @@ def refused(what: str, words: str, world: World) -> Seen:
         split = repo / "train" / "study" / "split.py"
         split.write_text(split.read_text() + "\n# another version\n")
     first = world.train(0, *LONG)
-    first.wait_for("trial 0: learning_rate")
+    first.wait_for("trial 0: started")
     second = world.train(1, *LONG, repo=repo, data=data)
     code = second.process.wait(LONGEST_S)
     world.programs.remove(second)
@@ -256,7 +256,7 @@ def cases() -> Iterator[Case]:
                            partial(ends, fault, moment, 10.0))  # fmt: skip
     yield in_world("the server is replaced by an earlier copy", 2, 16, restored)
     yield in_world("a machine joins late", 2, 30, joins_late)
-    yield in_world("other data on one machine", 2, 2, partial(refused, "data", "has another data_sha256"))
+    yield in_world("other data on one machine", 2, 2, partial(refused, "data", "differs in its data_sha256"))
     yield in_world("other code on one machine", 2, 2, partial(refused, "code", "runs other code"))
     yield in_world("the artifact store is lost in an upload", 2, 8, partial(away_in_upload, "alone"), has_bucket=True)
     yield in_world("the artifact store is lost in an upload, and the database", 2, 8,
@@ -276,7 +276,7 @@ def cases() -> Iterator[Case]:
                        partial(interrupted, "scripts/setup/doctor.py", (), "", number))  # fmt: skip
         deploy = ("--study-name", "s", "--allow-synthetic", "--allow-unproven", "--interval", "0.2")
         yield in_world(f"{number.name}, deploy_best and a frozen server", 1, 1,
-                       partial(interrupted, "scripts/deployment/auto_replace_best_5m.py", deploy, "watching study",
+                       partial(interrupted, "scripts/deployment/auto_replace_best_5m.py", deploy, "checking study",
                                number))  # fmt: skip
     yield in_world("web dashboard and a frozen server", 1, 1, dashboard)
     for lasts_s in (60.0, 150.0):

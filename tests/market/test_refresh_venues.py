@@ -239,17 +239,17 @@ def test_the_first_refresh_says_what_differs_from_the_built_in_table(refresh, se
     out_file = tmp_path / "a folder" / "alpaca.json"
     code, out, err = refresh("--out", out_file)
     assert (code, err) == (0, "")
-    assert "left out: MKR/USD: not active and tradable" in out
-    assert "against the built-in table, alpaca of 2024-08-31:" in out
+    assert "omitted: MKR/USD: not active and tradable" in out
+    assert "compared with the built-in table, alpaca of 2024-08-31:" in out
     assert "  BTC: min_order_qty 1.7e-05 -> 1.12e-05, price_increment none -> 0.5\n" in out
     assert "  DOGE: no longer listed\n" in out
-    assert f"wrote {out_file}: 4 rules, alpaca of {TODAY}; fees of 2023-03-13, not read" in out
+    assert f"wrote {out_file}: 4 rules, alpaca of {TODAY}; fees as of 2023-03-13, not downloaded" in out
     assert SECRET not in out_file.read_text()
     assert load_venue(out_file).as_of == TODAY
 
     code, out, _ = refresh("--out", out_file)
     assert code == 0
-    assert f"against {out_file}, alpaca of {TODAY}: no rules changed" in out
+    assert f"compared with {out_file}, alpaca of {TODAY}: no rules changed" in out
 
     server.answer = (200, json.dumps([asset("BTC/USD", "0.00002"), *ASSETS[3:5]]).encode())
     code, out, _ = refresh("--out", out_file)
@@ -266,7 +266,7 @@ def test_only_a_table_of_this_venue_is_replaced(refresh, tmp_path):
     save_venue(ALPACA.from_json(other), tmp_path / "other.json")
     code, _, err = refresh("--out", tmp_path / "other.json")
     assert code == 2
-    assert "holds the rules of elsewhere" in err
+    assert "contains the rules of elsewhere" in err
     assert refresh("--out", tmp_path)[0] == 2
 
 
